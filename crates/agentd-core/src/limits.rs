@@ -1,0 +1,82 @@
+//! What an exec or a sandbox may use at most.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr, time::Duration};
+
+/// A number of bytes. Parsed from and printed with binary suffixes: `512M` is 512 × 2²⁰.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Bytes(pub u64);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("'{text}' is not a size; write for example 1048576, 512K, 64M or 2G");
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+            "" | "b" => 0,
+            "k" | "kb" | "kib" => 10,
+            "m" | "mb" | "mib" => 20,
+            "g" | "gb" | "gib" => 30,
+            "t" | "tb" | "tib" => 40,
+            _ => return Err(bad()),
+        };
+        let number: u64 = digits.parse().map_err(|_| bad())?;
+        number.checked_mul(1 << shift).map(Self).ok_or_else(bad)
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
+        match units.iter().find(|(shift, _)| self.0 != 0 && self.0 % (1 << shift) == 0) {
+            Some((shift, unit)) => write!(f, "{}{unit}", self.0 >> shift),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// Processor time per wall time, in thousandths of one CPU: `1.5` is 1500.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CpuQuota(pub u32);
+
+impl FromStr for CpuQuota {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("'{text}' is not a number of CPUs between 0.01 and 4096, e.g. 1.5");
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        if fraction.is_empty() || fraction.len() > 3 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(bad());
+        }
+        let whole: u32 = whole.parse().map_err(|_| bad())?;
+        let thousandths: u32 = format!("{fraction:0<3}").parse().map_err(|_| bad())?;
+        let quota = whole.checked_mul(1000).and_then(|w| w.checked_add(thousandths)).ok_or_else(bad)?;
+        if (10..=4_096_000).contains(&quota) { Ok(Self(quota)) } else { Err(bad()) }
+    }
+}
+
+/// Limits of a sandbox and of the commands in it. `None` means the system's own.
+///
+/// `memory`, `processes`, `cpu_quota` and `cpu_weight` hold for the sandbox as a whole; the others for each command.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Wall-clock time.
+    pub wall: Option<Duration>,
+    /// Processor time, user and system (`RLIMIT_CPU`; whole seconds, rounded up).
+    pub cpu_time: Option<Duration>,
+    /// Memory, page cache and tmpfs included; swap is off.
+    pub memory: Option<Bytes>,
+    /// Processes and threads alive at once.
+    pub processes: Option<u32>,
+    /// Open file descriptors of one process (`RLIMIT_NOFILE`).
+    pub open_files: Option<u64>,
+    /// Size of any one file written (`RLIMIT_FSIZE`).
+    pub file_size: Option<Bytes>,
+    /// Bytes written to stdout and stderr together.
+    pub output: Option<Bytes>,
+    /// Share of the machine's processors.
+    pub cpu_quota: Option<CpuQuota>,
+    /// Relative weight when processors are contended, 1–10000, 100 being the usual (`cgroup-v2.rst`, `cpu.weight`).
+    pub cpu_weight: Option<u32>,
+}

@@ -1,0 +1,107 @@
+//! What a sandbox is asked to be, and what is run in it.
+
+use crate::Limits;
+use serde::{Deserialize, Serialize};
+use std::{ffi::OsString, path::PathBuf};
+
+/// What a sandbox may do with a granted path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// Read and execute.
+    ReadOnly,
+    /// Read, execute, write, create, remove.
+    ReadWrite,
+}
+
+/// A path of the host that the sandbox may use, at the same place inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// An absolute path on the host. Symbolic links in it are resolved once, when the sandbox is planned.
+    pub path: PathBuf,
+    /// What may be done with it.
+    pub access: Access,
+    /// Names below `path` that stay read-only although the grant is read-write, where they exist.
+    pub protect: Vec<PathBuf>,
+}
+
+/// What of the network a sandbox sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// A network namespace with loopback only.
+    #[default]
+    Off,
+    /// The host's network.
+    Host,
+}
+
+/// A named bundle of isolation choices.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// The fewest system calls that ordinary programs run with; loopback sockets and Unix sockets refused.
+    Strict,
+    /// What compilers, interpreters and their tests need.
+    #[default]
+    Default,
+    /// As `Default`, and the system calls of debuggers and profilers that stay inside the sandbox.
+    Permissive,
+}
+
+/// What a sandbox is asked to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// Paths of the host to be seen, beside the system's read-only directories.
+    pub grants: Vec<Grant>,
+    /// The directory of the host that is shown, empty and private, as the home directory.
+    pub home: Option<PathBuf>,
+    /// The network.
+    pub network: Network,
+    /// The profile.
+    pub profile: Profile,
+    /// Limits of the sandbox as a whole, and the default ones of its commands.
+    pub limits: Limits,
+    /// Whether to go on where a layer cannot be applied. The outcome says which.
+    pub allow_degraded: bool,
+}
+
+/// Rows and columns of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PtySize {
+    /// Rows, in characters.
+    pub rows: u16,
+    /// Columns, in characters.
+    pub cols: u16,
+}
+
+/// Where standard input comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StdinSource {
+    /// `/dev/null`.
+    #[default]
+    Null,
+    /// These bytes, then end of file.
+    Bytes(Vec<u8>),
+    /// What the caller writes to the exec's handle.
+    Stream,
+}
+
+/// One command to be run in a sandbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Program and arguments. A program without `/` is looked up in the `PATH` of `env`.
+    pub argv: Vec<OsString>,
+    /// The whole environment; nothing is inherited.
+    pub env: Vec<(OsString, OsString)>,
+    /// Working directory inside the sandbox; `/` when absent.
+    pub cwd: Option<PathBuf>,
+    /// Standard input.
+    pub stdin: StdinSource,
+    /// A pseudo-terminal of this size instead of pipes.
+    pub pty: Option<PtySize>,
+    /// Limits of this command. A sandbox's own limits hold beside them.
+    pub limits: Limits,
+    /// How many bytes of each stream to keep in the outcome.
+    pub capture: u64,
+}
