@@ -1,0 +1,97 @@
+//! Landlock (`landlock(7)`): nothing outside the rules can be opened, created, renamed, or removed; on newer kernels also TCP,
+//! abstract sockets and signals are fenced.
+
+use crate::syscall;
+use ::landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, Scope,
+};
+use agentd_core::{Access, Layer, LayerError, LayerStatus, Network};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The first ABI whose file rights leave no known gap (truncation came with 3, `ioctl` on devices with 5).
+const COMPLETE_ABI: i32 = 5;
+
+/// One allowed hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// Its root. One that does not exist is passed over when `optional`.
+    pub path: PathBuf,
+    /// What may be done below it.
+    pub access: Access,
+    /// Whether it may be missing.
+    pub optional: bool,
+}
+
+/// The rules of a sandbox. All rights that the kernel knows are handled, so that what no rule grants is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LandlockPlan {
+    /// Whether to use Landlock at all.
+    pub enabled: bool,
+    /// Allowed hierarchies.
+    pub rules: Vec<Rule>,
+    /// With [`Network::Off`], TCP is not restricted by Landlock: the network namespace has loopback only.
+    pub network: Network,
+}
+
+/// The ABI of this kernel, 0 for none.
+pub fn abi() -> i32 {
+    syscall::landlock_abi()
+}
+
+/// Restricts this process and its future children. no_new_privs must be set.
+pub fn apply(plan: &LandlockPlan) -> Result<(LayerStatus, String), LayerError> {
+    let version = abi();
+    if version == 0 {
+        return Err(LayerError::new(Layer::Landlock, "landlock_create_ruleset", Some(libc::ENOSYS))
+            .remedy("boot a kernel ≥ 5.13 with landlock in the lsm= list"));
+    }
+    let failed = |call: &str, error: &dyn std::fmt::Display| LayerError::new(Layer::Landlock, format!("{call}: {error}"), None);
+    let abi = ABI::from(version);
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(abi))
+        .map_err(|e| failed("handle file rights", &e))?;
+    let scopes = Scope::from_all(abi);
+    if !scopes.is_empty() {
+        ruleset = ruleset.scope(scopes).map_err(|e| failed("scope signals and abstract sockets", &e))?;
+    }
+    let net = AccessNet::from_all(abi) & AccessNet::BindTcp;
+    if !net.is_empty() && plan.network == Network::Host {
+        // Listening on the host's addresses is not part of "may use the network".
+        ruleset = ruleset.handle_access(net).map_err(|e| failed("handle TCP rights", &e))?;
+    }
+    let mut created = ruleset.create().map_err(|e| failed("create ruleset", &e))?;
+    let mut rules = 0;
+    for rule in &plan.rules {
+        let path = match PathFd::new(&rule.path) {
+            Ok(path) => path,
+            Err(_) if rule.optional => continue,
+            Err(error) => {
+                return Err(failed(&format!("open {}", rule.path.display()), &error).remedy("create the path, or drop the grant"));
+            }
+        };
+        created = created
+            .add_rule(PathBeneath::new(path, rights(rule, abi)))
+            .map_err(|e| failed(&format!("add rule for {} ({:?})", rule.path.display(), rule.access), &e))?;
+        rules += 1;
+    }
+    created.restrict_self().map_err(|e| failed("restrict self", &e))?;
+    let status = if version >= COMPLETE_ABI {
+        LayerStatus::Enforced
+    } else {
+        LayerStatus::Partial(format!("ABI {version} of this kernel does not know every right; {COMPLETE_ABI} does"))
+    };
+    Ok((status, format!("ABI {version}, {rules} rules")))
+}
+
+/// The rights of a rule, as far as they exist for what its path is.
+fn rights(rule: &Rule, abi: ABI) -> BitFlags<AccessFs> {
+    let granted = match rule.access {
+        Access::ReadOnly => AccessFs::from_read(abi),
+        // Device nodes are never made inside.
+        Access::ReadWrite => AccessFs::from_all(abi) & !(AccessFs::MakeChar | AccessFs::MakeBlock),
+    };
+    if rule.path.is_dir() { granted } else { granted & AccessFs::from_file(abi) }
+}

@@ -1,0 +1,117 @@
+//! The private mount view (`mount_namespaces(7)`): what of the host's tree a sandbox can name at all.
+//!
+//! An empty tmpfs covers every directory below `/` that is not part of the system; grants are attached over that. Path-based
+//! Unix sockets, which Landlock does not fence, are thereby out of reach too. The order matters: trees of the grants are
+//! cloned first, while the host's view is still whole, and attached last.
+
+mod dev;
+mod proc;
+mod tree;
+
+pub use tree::clone_tree;
+
+use crate::At;
+use agentd_core::{Access, Layer, LayerError};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use serde::{Deserialize, Serialize};
+use std::{
+    ffi::CString,
+    fs,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    path::{Path, PathBuf},
+};
+
+/// A granted path, resolved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantPlan {
+    /// Absolute, without symbolic links.
+    pub path: PathBuf,
+    /// What may be done with it.
+    pub access: Access,
+    /// Paths below it, relative, that stay read-only where they exist.
+    pub protect: Vec<PathBuf>,
+    /// Owner of `path` on the host: user and group.
+    pub owner: (u32, u32),
+}
+
+/// The view of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewPlan {
+    /// Whether there is a view of its own.
+    pub enabled: bool,
+    /// Directories to be covered, absolute.
+    pub masks: Vec<PathBuf>,
+    /// Where the private home directory appears.
+    pub home: PathBuf,
+    /// Grants, parents before children.
+    pub grants: Vec<GrantPlan>,
+    /// Size limit of each private tmpfs, bytes.
+    pub scratch_bytes: u64,
+}
+
+/// Directories that are private and writable in every view.
+pub const SCRATCH: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
+
+/// Builds the view in this process's (new) mount namespace. `trees` are the grants' id-mapped trees, in order, where the
+/// launcher made them; else they are cloned here. Returns what was noteworthy.
+pub fn apply(plan: &ViewPlan, trees: Vec<OwnedFd>) -> Result<Vec<String>, LayerError> {
+    let mut notes = Vec::new();
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .at(Layer::Mounts, || "make / private".to_owned())?;
+    let trees =
+        if trees.is_empty() { plan.grants.iter().map(|g| clone_tree(&g.path)).collect::<Result<Vec<_>, _>>()? } else { trees };
+    let devices = dev::clone_nodes()?;
+    proc::apply()?;
+    dev::apply(devices)?;
+    tmpfs(Path::new("/tmp"), "1777", plan.scratch_bytes, MountFlags::empty())?;
+    for mask in &plan.masks {
+        tmpfs(mask, "755", plan.scratch_bytes, MountFlags::empty())?;
+    }
+    directory(Path::new("/var/tmp"), 0o1777)?;
+    directory(&plan.home, 0o700)?;
+    for (grant, tree) in plan.grants.iter().zip(trees) {
+        attach(grant, tree, &mut notes)?;
+    }
+    rustix::process::chdir("/").at(Layer::Mounts, || "chdir /".to_owned())?;
+    Ok(notes)
+}
+
+fn attach(grant: &GrantPlan, tree: OwnedFd, notes: &mut Vec<String>) -> Result<(), LayerError> {
+    let is_dir = rustix::fs::fstat(&tree)
+        .map(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_dir())
+        .at(Layer::Mounts, || format!("stat the tree of {}", grant.path.display()))?;
+    if is_dir {
+        directory(&grant.path, 0o755)?;
+    } else {
+        if let Some(parent) = grant.path.parent() {
+            directory(parent, 0o755)?;
+        }
+        if !grant.path.exists() {
+            fs::write(&grant.path, []).at(Layer::Mounts, || format!("make a place for {}", grant.path.display()))?;
+        }
+    }
+    if grant.access == Access::ReadOnly {
+        tree::make_read_only(&tree, &grant.path)?;
+    }
+    tree::attach(tree, &grant.path)?;
+    for relative in &grant.protect {
+        tree::protect(&grant.path, relative, notes)?;
+    }
+    Ok(())
+}
+
+/// Mounts an empty tmpfs, `nosuid,nodev`.
+pub(crate) fn tmpfs(target: &Path, mode: &str, bytes: u64, extra: MountFlags) -> Result<(), LayerError> {
+    let options = CString::new(format!("mode={mode},size={bytes},nr_inodes=1m"))
+        .map_err(|_| LayerError::new(Layer::Mounts, "tmpfs options", Some(libc::EINVAL)))?;
+    mount("tmpfs", target, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV | extra, Some(options.as_c_str()))
+        .at(Layer::Mounts, || format!("mount tmpfs on {}", target.display()))
+}
+
+/// Makes a directory and its parents where they are missing.
+fn directory(path: &Path, mode: u32) -> Result<(), LayerError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path).at(Layer::Mounts, || format!("mkdir {}", path.display()))
+}

@@ -1,0 +1,79 @@
+//! Detached mount trees (`open_tree(2)`, `move_mount(2)`, `mount_setattr(2)`).
+
+use crate::{At, syscall};
+use agentd_core::{Layer, LayerError};
+use rustix::{
+    fs::{CWD, Mode, OFlags, ResolveFlags},
+    io::Errno,
+    mount::{MoveMountFlags, OpenTreeFlags},
+};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+/// A detached copy of the mount tree at `path`, which must not contain symbolic links.
+pub fn clone_tree(path: &Path) -> Result<OwnedFd, LayerError> {
+    let at = open_beneath(CWD, path, OFlags::PATH).at(Layer::Mounts, || format!("open {}", path.display()))?;
+    clone_at(at.as_fd(), path)
+}
+
+fn clone_at(at: rustix::fd::BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, LayerError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    rustix::mount::open_tree(at, c"", flags).at(Layer::Mounts, || format!("open_tree {}", path.display()))
+}
+
+fn open_beneath<Fd: AsFd>(dir: Fd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), resolve)
+}
+
+/// Attaches a detached tree at `target`, which must not contain symbolic links.
+pub fn attach(tree: OwnedFd, target: &Path) -> Result<(), LayerError> {
+    let place = open_beneath(CWD, target, OFlags::PATH).at(Layer::Mounts, || format!("open {}", target.display()))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(&tree, c"", &place, c"", flags)
+        .at(Layer::Mounts, || format!("move_mount onto {}", target.display()))
+}
+
+/// Makes a whole detached tree read-only.
+pub fn make_read_only(tree: &OwnedFd, path: &Path) -> Result<(), LayerError> {
+    syscall::mount_setattr(tree.as_fd(), true, libc::MOUNT_ATTR_RDONLY, None)
+        .at(Layer::Mounts, || format!("make {} read-only", path.display()))
+}
+
+/// Keeps `root/relative` read-only. Each directory on the way becomes a mount point, because one that is not could be renamed
+/// away and made anew.
+pub fn protect(root: &Path, relative: &Path, notes: &mut Vec<String>) -> Result<(), LayerError> {
+    let mut path = PathBuf::from(root);
+    let parts: Vec<_> = relative.components().collect();
+    for (index, part) in parts.iter().enumerate() {
+        path.push(part);
+        let at = match open_beneath(CWD, &path, OFlags::PATH) {
+            Ok(at) => at,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            Err(Errno::LOOP) => {
+                notes.push(format!("{} is a symbolic link and was not made read-only", path.display()));
+                return Ok(());
+            }
+            Err(errno) => {
+                return Err(LayerError::new(Layer::Mounts, format!("open {}", path.display()), Some(errno.raw_os_error())));
+            }
+        };
+        // O_PATH with O_NOFOLLOW opens a symbolic link itself.
+        let kind = rustix::fs::fstat(&at).at(Layer::Mounts, || format!("stat {}", path.display()))?;
+        if rustix::fs::FileType::from_raw_mode(kind.st_mode).is_symlink() {
+            notes.push(format!("{} is a symbolic link and was not made read-only", path.display()));
+            return Ok(());
+        }
+        let tree = clone_at(at.as_fd(), &path)?;
+        if index + 1 == parts.len() {
+            make_read_only(&tree, &path)?;
+        }
+        attach(tree, &path)?;
+    }
+    Ok(())
+}

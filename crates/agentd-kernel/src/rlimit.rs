@@ -1,0 +1,44 @@
+//! Resource limits of a command (`setrlimit(2)`).
+
+use agentd_core::Limits;
+use rustix::process::{Resource, Rlimit};
+use serde::{Deserialize, Serialize};
+
+/// Limits of one command; set between fork and exec.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RlimitPlan {
+    /// `RLIMIT_CPU`, seconds: `SIGXCPU` at the limit, `SIGKILL` one second later.
+    pub cpu_seconds: Option<u64>,
+    /// `RLIMIT_NOFILE`.
+    pub open_files: Option<u64>,
+    /// `RLIMIT_FSIZE`, bytes.
+    pub file_size: Option<u64>,
+    /// `RLIMIT_NPROC`: tasks of the payload's user in its user namespace, the supervisor's included.
+    pub processes: Option<u64>,
+}
+
+impl RlimitPlan {
+    /// The limits of a command. `RLIMIT_NPROC` stands in where no cgroup counts the processes.
+    pub fn from_limits(limits: &Limits, cgroup_counts_processes: bool) -> Self {
+        Self {
+            cpu_seconds: limits.cpu_time.map(|t| t.as_secs() + u64::from(t.subsec_nanos() > 0)),
+            open_files: limits.open_files,
+            file_size: limits.file_size.map(|b| b.0),
+            // One for the supervisor, and one above the limit, so that going over it can be seen.
+            processes: limits.processes.filter(|_| !cgroup_counts_processes).map(|n| u64::from(n) + 2),
+        }
+    }
+
+    /// Sets them on this process. Async-signal-safe: it allocates nothing.
+    pub fn apply(&self) -> rustix::io::Result<()> {
+        let set = |resource, soft: Option<u64>, hard: Option<u64>| match soft {
+            Some(_) => rustix::process::setrlimit(resource, Rlimit { current: soft, maximum: hard }),
+            None => Ok(()),
+        };
+        rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+        set(Resource::Cpu, self.cpu_seconds, self.cpu_seconds.map(|s| s + 1))?;
+        set(Resource::Nofile, self.open_files, self.open_files)?;
+        set(Resource::Fsize, self.file_size, self.file_size)?;
+        set(Resource::Nproc, self.processes, self.processes)
+    }
+}
