@@ -1,1 +1,78 @@
-//! agentd-attack
+//! Attacks that run *inside* a sandbox and try to get out. A claim of the probe and the attack that checks it are one definition:
+//! a [`Check`]. The program that makes the sandbox executes its own image in it under the name [`ROLE`]; [`main`] then runs.
+//!
+//! An attack only shows that a way is open; it changes nothing on the other side.
+
+mod files;
+mod network;
+mod privileges;
+mod processes;
+mod runner;
+mod sys;
+mod syscalls;
+
+pub use runner::{main, parse_line};
+
+use agentd_core::Bit;
+use std::collections::BTreeMap;
+
+/// `argv[0]` under which the attacks run. The other arguments are `key=value` facts and names of checks.
+pub const ROLE: &str = "agentd-attack";
+
+/// What an attack came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The sandbox held.
+    Held,
+    /// It did not; the text says what was possible.
+    Broken(String),
+    /// The attack could not be tried, which proves nothing.
+    NotTried(String),
+}
+
+/// One attack.
+pub struct Check {
+    /// Its name: the line of PITFALLS it replays, and what it tries.
+    pub name: &'static str,
+    /// The claim that it checks.
+    pub bit: Bit,
+    /// What to do when it does not hold.
+    pub remedy: &'static str,
+    run: fn(&Facts) -> Verdict,
+}
+
+/// What the outside prepared: `secret_path`, `host_file`, `loopback_port`, `abstract_name`, `unix_path`, `host_pid`, `workspace`,
+/// `readonly`, `shm_id`.
+#[derive(Debug, Default, Clone)]
+pub struct Facts(BTreeMap<String, String>);
+
+impl Facts {
+    /// From pairs of names and values.
+    pub fn new(pairs: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self(pairs.into_iter().collect())
+    }
+
+    /// As arguments for [`main`].
+    pub fn to_args(&self) -> Vec<String> {
+        self.0.iter().map(|(key, value)| format!("{key}={value}")).collect()
+    }
+
+    fn get(&self, key: &str) -> Result<&str, Verdict> {
+        self.0.get(key).map(String::as_str).ok_or_else(|| Verdict::NotTried(format!("the fact {key} is missing")))
+    }
+}
+
+/// Every attack.
+pub fn checks() -> impl Iterator<Item = &'static Check> {
+    [files::CHECKS, network::CHECKS, processes::CHECKS, privileges::CHECKS, syscalls::CHECKS].into_iter().flatten()
+}
+
+/// Shorthand for checks that have nothing more to say than whether a thing was possible.
+fn refused(possible: bool, what: impl FnOnce() -> String) -> Verdict {
+    if possible { Verdict::Broken(what()) } else { Verdict::Held }
+}
+
+/// The first of many verdicts that is not [`Verdict::Held`].
+fn first(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
+    verdicts.into_iter().find(|v| *v != Verdict::Held).unwrap_or(Verdict::Held)
+}

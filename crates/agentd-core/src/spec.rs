@@ -26,7 +26,7 @@ pub struct Grant {
 }
 
 /// What of the network a sandbox sees.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Network {
     /// A network namespace with loopback only.
@@ -37,7 +37,7 @@ pub enum Network {
 }
 
 /// A named bundle of isolation choices.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
     /// The fewest system calls that ordinary programs run with; loopback sockets and Unix sockets refused.

@@ -1,1 +1,24 @@
-//! agentd-isolation
+//! Isolation backends: the registry of them, the choice among them by what each has *proven*, and the backends themselves.
+//!
+//! A program that embeds this library calls [`take_role`] first in its `main`: sandboxes are made by a small process that is
+//! this same program, executed anew.
+
+mod exec;
+mod host_direct;
+mod launcher;
+mod linux_native;
+mod output;
+mod probe;
+mod ready;
+mod registry;
+mod role;
+mod sandbox;
+mod select;
+mod tracker;
+
+pub use agentd_core::*;
+pub use host_direct::HostDirectBackend;
+pub use linux_native::{LinuxNativeBackend, SYSTEM_DIRECTORIES};
+pub use registry::{Factory, available_backends, canonical_backend_name, create_backend, register_backend_factory};
+pub use role::take_role;
+pub use select::{detect_best_backend, require_backend};

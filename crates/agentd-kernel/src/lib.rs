@@ -1,14 +1,14 @@
 //! The Linux isolation mechanisms that backends share. Each is a *plan*, a value that can be printed and compared, and an
 //! *apply* step that says what was enforced. Nothing here decides; nothing here knows a backend.
 
-//CG pub mod cgroup;
+pub mod cgroup;
 pub mod idmap;
 pub mod landlock;
 pub mod mount;
 pub mod namespace;
 pub mod privileges;
 pub mod rlimit;
-//SC pub mod seccomp;
+pub mod seccomp;
 mod syscall;
 
 use agentd_core::{Layer, LayerError};

@@ -11,6 +11,9 @@ fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
     Ok(result)
 }
 
+/// `clone(2)`. The constant of the libc crate is too narrow for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// What `clone3` returned.
 pub enum Cloned {
     /// In the new process.
@@ -32,7 +35,7 @@ pub unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone
     args.pidfd = (&raw mut pidfd) as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     if let Some(cgroup) = cgroup {
-        args.flags |= libc::CLONE_INTO_CGROUP as u64;
+        args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
     }
     // SAFETY: `args` lives across the call and its size is given; without CLONE_VM the child has its own copy of the stack.

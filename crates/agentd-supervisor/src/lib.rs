@@ -1,1 +1,14 @@
-//! agentd-supervisor
+//! Process 1 of every sandbox (the *supervisor*), the single-threaded process that makes sandboxes (the *launcher*), and the
+//! protocol they speak with the library.
+//!
+//! One file per part that takes part: [`launcher`] makes the process, `seal` is what that process does before anything
+//! foreign runs, `serve` is what it does afterwards, `spawn` is the short way between fork and exec.
+
+pub mod channel;
+pub mod launcher;
+pub mod plan;
+pub mod protocol;
+mod seal;
+mod serve;
+mod spawn;
+mod sweep;

@@ -1,1 +1,6 @@
-fn main() {}
+//! The program. It is also the launcher and the supervisor of every sandbox; see `agentd::isolation::take_role`.
+
+fn main() -> std::process::ExitCode {
+    agentd::isolation::take_role();
+    agentd::cli::main()
+}

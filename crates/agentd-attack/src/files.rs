@@ -1,0 +1,120 @@
+//! A3, A7, A9: files outside the grants.
+
+use crate::{Check, Facts, Verdict, first, refused, sys};
+use agentd_core::Bit::Filesystem;
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::fs::symlink,
+};
+
+const LANDLOCK: &str = "boot a kernel ≥ 5.13 with landlock in the lsm= list";
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check { name: "a3_create_outside_the_grants", bit: Filesystem, remedy: LANDLOCK, run: create_outside },
+    Check { name: "a3_write_or_truncate_a_host_file", bit: Filesystem, remedy: LANDLOCK, run: write_host_file },
+    Check { name: "a3_change_a_read_only_grant", bit: Filesystem, remedy: LANDLOCK, run: change_read_only },
+    Check { name: "a3_follow_a_link_out_of_the_workspace", bit: Filesystem, remedy: LANDLOCK, run: follow_link },
+    Check { name: "a7_read_a_secret_outside_the_grants", bit: Filesystem, remedy: LANDLOCK, run: read_secret },
+    Check { name: "a7_read_accounts_and_homes", bit: Filesystem, remedy: LANDLOCK, run: read_accounts },
+    Check { name: "a9_reach_the_host_binary", bit: Filesystem, remedy: LANDLOCK, run: host_binary },
+];
+
+fn create_outside(_: &Facts) -> Verdict {
+    first(["/", "/etc", "/usr", "/usr/local/bin", "/var", "/run", "/opt", "/proc", "/sys"].map(|dir| {
+        let path = format!("{}/agentd-attack-{}", dir.trim_end_matches('/'), std::process::id());
+        let made = [
+            ("a file", File::create(&path).is_ok()),
+            ("a directory", fs::create_dir(format!("{path}.d")).is_ok()),
+            ("a symbolic link", symlink("/", format!("{path}.l")).is_ok()),
+            ("a FIFO", sys::mknod(&format!("{path}.p"), libc::S_IFIFO, 0)),
+            ("a socket", std::os::unix::net::UnixListener::bind(format!("{path}.s")).is_ok()),
+            ("a hard link", fs::hard_link("/etc/passwd", format!("{path}.h")).is_ok()),
+            // Major 1, minor 3 is /dev/null.
+            ("a device", sys::mknod(&format!("{path}.c"), libc::S_IFCHR, 0x103)),
+        ];
+        for end in ["", ".l", ".p", ".s", ".h", ".c"] {
+            fs::remove_file(format!("{path}{end}")).ok();
+        }
+        fs::remove_dir(format!("{path}.d")).ok();
+        first(made.map(|(what, possible)| refused(possible, || format!("made {what} in {dir}"))))
+    }))
+}
+
+/// The ways to a path that a sandbox might have forgotten.
+fn ways(path: &str) -> [String; 4] {
+    [path.to_owned(), format!("/proc/self/root{path}"), format!("/proc/1/root{path}"), format!("/proc/1/cwd{path}")]
+}
+
+fn write_host_file(facts: &Facts) -> Verdict {
+    let path = match facts.get("host_file") {
+        Ok(path) => path,
+        Err(verdict) => return verdict,
+    };
+    first(ways(path).map(|way| {
+        let opened = OpenOptions::new().write(true).open(&way).is_ok() || OpenOptions::new().append(true).open(&way).is_ok();
+        refused(opened, || format!("opened {way} for writing"))
+    }))
+}
+
+fn read_secret(facts: &Facts) -> Verdict {
+    match facts.get("secret_path") {
+        Ok(path) => first(ways(path).map(|way| refused(fs::read(&way).is_ok(), || format!("read {way}")))),
+        Err(verdict) => verdict,
+    }
+}
+
+fn change_read_only(facts: &Facts) -> Verdict {
+    let (dir, workspace) = match (facts.get("readonly"), facts.get("workspace")) {
+        (Ok(dir), Ok(workspace)) => (dir, workspace),
+        (Err(verdict), _) | (_, Err(verdict)) => return verdict,
+    };
+    let Some(Ok(entry)) = fs::read_dir(dir).ok().and_then(|mut list| list.next()) else {
+        return Verdict::NotTried(format!("{dir} cannot be read, or is empty"));
+    };
+    let file = entry.path();
+    let moved = format!("{workspace}/agentd-attack-moved");
+    let rename = fs::rename(&file, &moved).is_ok();
+    if rename {
+        fs::rename(&moved, &file).ok();
+    }
+    first([
+        refused(OpenOptions::new().write(true).open(&file).is_ok(), || "opened a file for writing".to_owned()),
+        refused(File::create(format!("{dir}/agentd-attack-new")).is_ok(), || "made a file".to_owned()),
+        refused(rename, || "moved a file away".to_owned()),
+        refused(fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).is_ok(), || {
+            "changed a mode".to_owned()
+        }),
+    ])
+}
+
+fn follow_link(facts: &Facts) -> Verdict {
+    let (secret, workspace) = match (facts.get("secret_path"), facts.get("workspace")) {
+        (Ok(secret), Ok(workspace)) => (secret, workspace),
+        (Err(verdict), _) | (_, Err(verdict)) => return verdict,
+    };
+    let link = format!("{workspace}/agentd-attack-outside");
+    if let Err(error) = symlink("/", &link) {
+        return Verdict::NotTried(format!("symlink in the workspace: {error}"));
+    }
+    let read = fs::read(format!("{link}{secret}")).is_ok();
+    fs::remove_file(&link).ok();
+    refused(read, || format!("read {secret} through a link in the workspace"))
+}
+
+fn read_accounts(_: &Facts) -> Verdict {
+    let home = std::env::var("HOME").unwrap_or_default();
+    let files = ["/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/root/.bashrc", "/root/.ssh/id_rsa"];
+    let secrets = [".ssh", ".aws", ".gnupg", ".netrc", ".config/gcloud"];
+    first(
+        files.into_iter().map(|path| refused(fs::read(path).is_ok(), || format!("read {path}"))).chain(
+            secrets.map(|name| refused(fs::symlink_metadata(format!("{home}/{name}")).is_ok(), || format!("found ~/{name}"))),
+        ),
+    )
+}
+
+fn host_binary(_: &Facts) -> Verdict {
+    first([
+        refused(File::open("/proc/1/exe").is_ok(), || "opened /proc/1/exe".to_owned()),
+        refused(OpenOptions::new().write(true).open("/proc/self/exe").is_ok(), || "opened /proc/self/exe for writing".to_owned()),
+    ])
+}

@@ -1,0 +1,64 @@
+//! A6, A8, A15: privileges kept, and what leaked in from the daemon.
+
+use crate::{Check, Facts, Verdict, first, refused, sys};
+use agentd_core::Bit::Process;
+use std::fs;
+
+const BUG: &str = "this is a defect of agentd: please report it";
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check { name: "a6_keep_a_capability", bit: Process, remedy: BUG, run: capabilities },
+    Check { name: "a6_be_root_of_the_host", bit: Process, remedy: BUG, run: root_of_host },
+    Check { name: "a8_inherit_a_descriptor", bit: Process, remedy: BUG, run: descriptors },
+    Check { name: "a8_inherit_the_environment", bit: Process, remedy: BUG, run: environment },
+    Check { name: "a8_reach_the_hosts_terminal", bit: Process, remedy: BUG, run: terminal },
+    Check { name: "a15_dump_core_on_the_host", bit: Process, remedy: BUG, run: core },
+];
+
+fn status(key: &str) -> Option<String> {
+    let text = fs::read_to_string("/proc/self/status").ok()?;
+    text.lines().find_map(|line| Some(line.strip_prefix(key)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+fn capabilities(_: &Facts) -> Verdict {
+    first(["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| match status(set) {
+        Some(value) => refused(value.bytes().any(|b| b != b'0'), || format!("{set} is {value}")),
+        None => Verdict::NotTried("/proc/self/status cannot be read".to_owned()),
+    }))
+}
+
+fn root_of_host(_: &Facts) -> Verdict {
+    let Ok(map) = fs::read_to_string("/proc/self/uid_map") else { return Verdict::NotTried("uid_map cannot be read".to_owned()) };
+    let outside: Vec<&str> = map.lines().filter_map(|line| line.split_ascii_whitespace().nth(1)).collect();
+    first([
+        refused(outside.contains(&"0"), || "its user is mapped to root".to_owned()),
+        refused(status("NoNewPrivs").as_deref() != Some("1"), || "no_new_privs is not set".to_owned()),
+    ])
+}
+
+fn descriptors(_: &Facts) -> Verdict {
+    // 3 and 4 are the pipe of the runner, 5 the listing itself.
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return Verdict::NotTried("/proc/self/fd cannot be read".to_owned()) };
+    let foreign = entries.flatten().filter_map(|entry| {
+        let number: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let target = fs::read_link(entry.path()).ok()?.display().to_string();
+        let own = number <= 2 || target.starts_with("pipe:") || target.contains("/fd") || target.starts_with("/proc/");
+        (!own).then(|| format!("{number} -> {target}"))
+    });
+    foreign.into_iter().next().map_or(Verdict::Held, |what| Verdict::Broken(format!("inherited descriptor {what}")))
+}
+
+fn environment(facts: &Facts) -> Verdict {
+    match facts.get("env_marker") {
+        Ok(marker) => refused(std::env::var_os(marker).is_some(), || format!("sees the daemon's variable {marker}")),
+        Err(verdict) => verdict,
+    }
+}
+
+fn terminal(_: &Facts) -> Verdict {
+    refused(fs::File::open("/dev/tty").is_ok(), || "opened the controlling terminal".to_owned())
+}
+
+fn core(_: &Facts) -> Verdict {
+    refused(sys::core_limit() != 0, || "may dump core".to_owned())
+}

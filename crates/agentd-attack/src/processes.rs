@@ -1,0 +1,112 @@
+//! A5, A11, A14: processes of the host, the supervisor, and memory shared with either.
+
+use crate::{Check, Facts, Verdict, first, refused, sys};
+use agentd_core::Bit::Process;
+use std::fs::{self, File, OpenOptions};
+
+const NAMESPACE: &str = "allow user namespaces, from which the pid namespace comes";
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check { name: "a5_see_or_signal_a_host_process", bit: Process, remedy: NAMESPACE, run: host_process },
+    Check { name: "a5_read_kernel_and_host_secrets_in_proc", bit: Process, remedy: NAMESPACE, run: proc_secrets },
+    Check { name: "a5_write_kernel_settings", bit: Process, remedy: NAMESPACE, run: kernel_settings },
+    Check { name: "a11_attack_the_supervisor", bit: Process, remedy: NAMESPACE, run: supervisor },
+    Check { name: "a14_share_memory_with_the_host", bit: Process, remedy: NAMESPACE, run: shared_memory },
+];
+
+fn host_process(facts: &Facts) -> Verdict {
+    let pid = match facts.get("host_pid") {
+        Ok(pid) => pid,
+        Err(verdict) => return verdict,
+    };
+    let marker = match facts.get("host_marker") {
+        Ok(marker) => marker,
+        Err(verdict) => return verdict,
+    };
+    let Ok(entries) = fs::read_dir("/proc") else { return Verdict::NotTried("/proc cannot be read".to_owned()) };
+    // Pids mean other processes here, so the host's is known by its name.
+    for entry in entries.flatten() {
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if name.trim() == marker {
+            return Verdict::Broken(format!("sees the host's process {marker}"));
+        }
+    }
+    let mine = fs::read_link("/proc/self").map(|p| p.display().to_string()).unwrap_or_default();
+    let foreign = pid.parse().is_ok_and(|pid: i32| pid > 300 && sys::can_signal(pid, 0)) && mine != pid;
+    refused(foreign, || format!("can signal {pid}"))
+}
+
+fn proc_secrets(_: &Facts) -> Verdict {
+    let not_empty = |path: &str| fs::read(path).is_ok_and(|content| !content.is_empty());
+    first(
+        [
+            "/proc/1/environ",
+            "/proc/1/maps",
+            "/proc/keys",
+            "/proc/kallsyms",
+            "/proc/timer_list",
+            "/proc/cmdline",
+            "/proc/sched_debug",
+        ]
+        .map(|path| refused(not_empty(path), || format!("read {path}")))
+        .into_iter()
+        .chain(["/proc/kcore", "/proc/kmsg", "/dev/kmsg", "/dev/mem", "/proc/1/mem"].map(|path| {
+            // The covered ones open as /dev/null, which is empty.
+            let mut byte = [0u8; 1];
+            let read = File::open(path).and_then(|mut f| std::io::Read::read(&mut f, &mut byte));
+            refused(read.is_ok_and(|n| n > 0), || format!("read {path}"))
+        })),
+    )
+}
+
+fn kernel_settings(_: &Facts) -> Verdict {
+    let files = [
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/kernel/modprobe",
+        "/proc/sys/vm/overcommit_memory",
+        "/proc/sys/user/max_user_namespaces",
+        "/proc/self/uid_map",
+        "/sys/kernel/uevent_helper",
+        "/sys/fs/cgroup/memory/release_agent",
+        "/sys/fs/cgroup/release_agent",
+        "/sys/fs/cgroup/cgroup.procs",
+    ];
+    first(files.map(|path| refused(OpenOptions::new().write(true).open(path).is_ok(), || format!("opened {path} for writing"))))
+}
+
+fn supervisor(_: &Facts) -> Verdict {
+    let mut verdicts = vec![
+        refused(fs::read_dir("/proc/1/fd").is_ok(), || "listed the supervisor's descriptors".to_owned()),
+        refused(OpenOptions::new().write(true).open("/proc/1/mem").is_ok(), || "opened the supervisor's memory".to_owned()),
+        refused(sys::can_set_limits(1), || "set the supervisor's limits".to_owned()),
+        refused(sys::call(libc::SYS_ptrace, [libc::PTRACE_SEIZE as usize, 1, 0, 0, 0]) == 0, || {
+            "traced the supervisor".to_owned()
+        }),
+    ];
+    // In a pid namespace process 1 gets no signal from inside that it does not ask for (`pid_namespaces(7)`); on the host it must
+    // not be tried.
+    if std::os::unix::process::parent_id() < 300 && fs::read_link("/proc/1/ns/pid").is_err() {
+        for signal in [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGHUP] {
+            sys::can_signal(1, signal);
+        }
+        // Whoever could be killed would have taken this process along.
+        verdicts.push(Verdict::Held);
+    }
+    first(verdicts)
+}
+
+fn shared_memory(facts: &Facts) -> Verdict {
+    let id = match facts.get("shm_id").map(str::parse) {
+        Ok(Ok(id)) => id,
+        Ok(Err(_)) => return Verdict::NotTried("shm_id is not a number".to_owned()),
+        Err(verdict) => return verdict,
+    };
+    let name = match facts.get("shm_file") {
+        Ok(name) => name,
+        Err(verdict) => return verdict,
+    };
+    first([
+        refused(sys::can_see_shm(id), || "sees the host's shared memory segment".to_owned()),
+        refused(fs::metadata(name).is_ok(), || format!("sees {name}")),
+    ])
+}

@@ -1,0 +1,73 @@
+//! A2, A13: system calls that open the kernel's side doors. The arguments are such that an unfiltered kernel answers an ordinary
+//! user with something else than `EPERM`: success, or an errno that shows that it looked at them.
+
+use crate::{Check, Facts, Verdict, first, refused, sys};
+use agentd_core::Bit::Syscalls;
+
+const FILTER: &str = "the kernel needs CONFIG_SECCOMP_FILTER, and an outer sandbox must allow seccomp(2)";
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check { name: "a2_make_a_namespace", bit: Syscalls, remedy: FILTER, run: namespaces },
+    Check { name: "a2_call_what_no_program_needs", bit: Syscalls, remedy: FILTER, run: dangerous },
+    Check { name: "a2_enter_by_the_32_bit_door", bit: Syscalls, remedy: FILTER, run: interrupt },
+    Check { name: "a2_enter_by_the_x32_door", bit: Syscalls, remedy: FILTER, run: x32 },
+    Check { name: "a2_type_into_a_terminal", bit: Syscalls, remedy: FILTER, run: terminal },
+];
+
+/// What a filter answers.
+fn filtered(errno: i32) -> bool {
+    matches!(errno, libc::EPERM | libc::ENOSYS)
+}
+
+fn namespaces(_: &Facts) -> Verdict {
+    let user = libc::CLONE_NEWUSER.unsigned_abs() as usize;
+    let signal = libc::SIGCHLD.unsigned_abs() as usize;
+    first([
+        refused(!filtered(sys::call(libc::SYS_unshare, [user, 0, 0, 0, 0])), || "unshare of the user namespace".to_owned()),
+        refused(!filtered(sys::call_forking(libc::SYS_clone, [user | signal, 0, 0, 0, 0])), || {
+            "clone of a user namespace".to_owned()
+        }),
+        // A filter cannot see the flags of clone3, so it must not be there at all.
+        refused(sys::call(libc::SYS_clone3, [0; 5]) != libc::ENOSYS, || "clone3".to_owned()),
+    ])
+}
+
+fn dangerous(_: &Facts) -> Verdict {
+    const BAD: usize = usize::MAX;
+    let calls: &[(&str, libc::c_long, [usize; 5])] = &[
+        ("setns", libc::SYS_setns, [BAD, 0, 0, 0, 0]),
+        ("keyctl", libc::SYS_keyctl, [0, BAD - 2, 0, 0, 0]),
+        ("add_key", libc::SYS_add_key, [0, 0, 0, 0, 0]),
+        ("request_key", libc::SYS_request_key, [0, 0, 0, 0, 0]),
+        ("perf_event_open", libc::SYS_perf_event_open, [0, 0, 0, 0, 0]),
+        ("userfaultfd", libc::SYS_userfaultfd, [1, 0, 0, 0, 0]),
+        ("io_uring_setup", libc::SYS_io_uring_setup, [1, 0, 0, 0, 0]),
+        ("io_uring_enter", libc::SYS_io_uring_enter, [BAD, 0, 0, 0, 0]),
+        ("bpf", libc::SYS_bpf, [0, 0, 0, 0, 0]),
+        ("name_to_handle_at", libc::SYS_name_to_handle_at, [BAD, 0, 0, 0, 0]),
+        ("open_tree", libc::SYS_open_tree, [BAD, 0, 0, 0, 0]),
+        ("move_mount", libc::SYS_move_mount, [BAD, 0, BAD, 0, 0]),
+        ("fsopen", libc::SYS_fsopen, [0, 0, 0, 0, 0]),
+        ("mount_setattr", libc::SYS_mount_setattr, [BAD, 0, 0, 0, 0]),
+        ("pidfd_getfd", libc::SYS_pidfd_getfd, [BAD, 0, 0, 0, 0]),
+        ("personality", libc::SYS_personality, [0x0040_0000, 0, 0, 0, 0]),
+        ("fanotify_init", libc::SYS_fanotify_init, [0x200, 0, 0, 0, 0]),
+    ];
+    first(calls.iter().map(|(name, number, args)| refused(!filtered(sys::call(*number, *args)), || (*name).to_owned())))
+}
+
+fn interrupt(_: &Facts) -> Verdict {
+    refused(sys::interrupt_entry(), || "int 0x80 was answered".to_owned())
+}
+
+fn x32(_: &Facts) -> Verdict {
+    refused(sys::call(0x4000_0000 + libc::SYS_getpid, [0; 5]) == 0, || "an x32 call was answered".to_owned())
+}
+
+fn terminal(_: &Facts) -> Verdict {
+    // On what is no terminal an unfiltered kernel answers ENOTTY.
+    first([("TIOCSTI", 0x5412), ("TIOCLINUX", 0x541c)].map(|(name, request)| {
+        let errno = sys::call(libc::SYS_ioctl, [0, request, 0, 0, 0]);
+        refused(!filtered(errno), || format!("{name} reached the terminal layer"))
+    }))
+}

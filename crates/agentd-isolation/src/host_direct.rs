@@ -1,0 +1,77 @@
+//! `host-direct`: no boundary. Commands run as the caller, with the same care for trees, limits, output and environment as
+//! everywhere else, and every isolation bit false. It must be asked for by name.
+
+use crate::{launcher, sandbox::LinkedSandbox, tracker::Tracker};
+use agentd_core::{BackendCapabilities, IsolationBackend, IsolationError, Network, Sandbox, SandboxId, SandboxSpec};
+use agentd_kernel::{cgroup::CgroupPlan, landlock::LandlockPlan, mount::ViewPlan, namespace::NamespacePlan};
+use agentd_supervisor::plan::SandboxPlan;
+use async_trait::async_trait;
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+};
+
+/// See the head of this module.
+pub struct HostDirectBackend {
+    me: Weak<Self>,
+    live: Tracker,
+}
+
+impl HostDirectBackend {
+    /// The canonical name.
+    pub const NAME: &'static str = "host-direct";
+
+    /// A backend. `work_root` is not used: it makes no files.
+    pub fn new(_work_root: &Path) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self { me: me.clone(), live: Tracker::default() })
+    }
+
+    /// What a spec comes to here.
+    pub fn plan(spec: &SandboxSpec) -> SandboxPlan {
+        SandboxPlan {
+            namespaces: NamespacePlan { enabled: false, network: Network::Host },
+            view: ViewPlan { enabled: false, masks: Vec::new(), home: PathBuf::new(), grants: Vec::new(), scratch_bytes: 0 },
+            landlock: LandlockPlan { enabled: false, rules: Vec::new(), network: Network::Host },
+            seccomp: None,
+            cgroup: CgroupPlan::from_limits(&spec.limits),
+            process_rlimit: None,
+            allow_degraded: spec.allow_degraded,
+        }
+    }
+}
+
+#[async_trait]
+impl IsolationBackend for HostDirectBackend {
+    fn name(&self) -> &str {
+        Self::NAME
+    }
+
+    async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
+        Ok(BackendCapabilities::from_evidence(Self::NAME, Vec::new()))
+    }
+
+    async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
+        let launcher = launcher::get()?;
+        let made = launcher.create(Self::plan(&spec)).await?;
+        let me = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
+        let sandbox = LinkedSandbox::open(made, launcher, me, spec.limits).await?;
+        self.live.add(&sandbox);
+        Ok(sandbox)
+    }
+
+    async fn list_sandboxes(&self) -> Result<Vec<SandboxId>, IsolationError> {
+        Ok(self.live.ids().await)
+    }
+
+    async fn get_sandbox(&self, id: &SandboxId) -> Result<Option<Arc<dyn Sandbox>>, IsolationError> {
+        Ok(self.live.get(id).await)
+    }
+
+    async fn destroy_all(&self) -> Result<(), IsolationError> {
+        self.live.destroy_all().await
+    }
+
+    async fn health_check(&self) -> Result<(), IsolationError> {
+        launcher::get().map(drop)
+    }
+}

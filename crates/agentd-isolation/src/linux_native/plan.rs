@@ -1,0 +1,115 @@
+//! From a spec to the plan of every layer.
+
+use agentd_core::{Access, Grant, IsolationError, SandboxSpec};
+use agentd_kernel::{
+    cgroup::{CgroupPlan, Controller, Hierarchy},
+    landlock::{LandlockPlan, Rule},
+    mount::{GrantPlan, SCRATCH, ViewPlan},
+    namespace::NamespacePlan,
+    seccomp::SeccompPlan,
+};
+use agentd_supervisor::plan::SandboxPlan;
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Component, Path, PathBuf},
+};
+
+/// Directories of the system that every sandbox may read and execute, where they exist.
+pub const SYSTEM_DIRECTORIES: [&str; 11] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix/store", "/gnu/store"];
+
+/// Directories below `/` that stay visible beside those: made anew by the view, or read through Landlock rules of their own.
+const KEPT: [&str; 6] = ["/proc", "/sys", "/dev", "/tmp", "/nix", "/gnu"];
+
+/// Parts of `/sys` that runtimes read to size their thread pools.
+const READABLE_SYS: [&str; 2] = ["/sys/devices/system/cpu", "/sys/devices/system/node"];
+
+/// Where the home directory appears when the spec names none.
+const DEFAULT_HOME: &str = "/home/agent";
+
+/// Size limit of each private tmpfs when the sandbox has no memory limit.
+const SCRATCH_BYTES: u64 = 2 << 30;
+
+pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+    let mut grants = spec.grants.iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
+    // Parents before children, so that a grant inside another is attached over it.
+    grants.sort_by_key(|g| g.path.components().count());
+    let home = spec.home.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_HOME));
+    if !home.is_absolute() || home.components().any(|c| c == Component::ParentDir) {
+        return Err(invalid("home", &home, "it must be an absolute path without '..'"));
+    }
+    let masks = masks()?;
+    if !masks.iter().any(|mask| home.starts_with(mask)) {
+        return Err(invalid("home", &home, "it must lie in a directory that is not the system's, such as /home or /root"));
+    }
+    let rules = rules(&grants, &home);
+    let counted = Hierarchy::detect();
+    let mut cgroup = CgroupPlan::from_limits(&spec.limits);
+    let process_rlimit = spec.limits.processes.filter(|_| !counted.has(Controller::Pids)).map(|n| u64::from(n) + 2);
+    if process_rlimit.is_some() {
+        // RLIMIT_NPROC counts per user namespace (since Linux 5.14), and a sandbox has one of its own.
+        cgroup.processes = None;
+    }
+    Ok(SandboxPlan {
+        namespaces: NamespacePlan { enabled: true, network: spec.network },
+        view: ViewPlan { enabled: true, masks, home, grants, scratch_bytes: spec.limits.memory.map_or(SCRATCH_BYTES, |b| b.0) },
+        landlock: LandlockPlan { enabled: true, rules, network: spec.network },
+        seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network }),
+        cgroup,
+        process_rlimit,
+        allow_degraded: spec.allow_degraded,
+    })
+}
+
+fn invalid(what: &str, path: &Path, reason: &str) -> IsolationError {
+    IsolationError::Invalid { what: format!("{what} {}", path.display()), reason: reason.to_owned() }
+}
+
+/// Follows the symbolic links of a grant once. What is carried out afterwards follows none.
+fn resolve(grant: &Grant) -> Result<GrantPlan, IsolationError> {
+    if !grant.path.is_absolute() {
+        return Err(invalid("grant", &grant.path, "it must be an absolute path"));
+    }
+    let path =
+        grant.path.canonicalize().map_err(|e| invalid("grant", &grant.path, &format!("{e}; create it, or drop the grant")))?;
+    let meta = path.metadata().map_err(|e| invalid("grant", &path, &e.to_string()))?;
+    for protected in &grant.protect {
+        if protected.components().any(|c| !matches!(c, Component::Normal(_))) {
+            return Err(invalid("protected path", protected, "it must be relative and without '..'"));
+        }
+    }
+    let reserved = ["/", "/proc", "/sys", "/dev"];
+    if reserved.iter().any(|r| path == Path::new(r)) || ["/proc", "/sys", "/dev"].iter().any(|r| path.starts_with(r)) {
+        return Err(invalid(
+            "grant",
+            &path,
+            "the sandbox has its own; grant a directory below / that is not /proc, /sys or /dev",
+        ));
+    }
+    Ok(GrantPlan { path, access: grant.access, protect: grant.protect.clone(), owner: (meta.uid(), meta.gid()) })
+}
+
+/// The directories below `/` that are neither the system's nor made anew.
+fn masks() -> Result<Vec<PathBuf>, IsolationError> {
+    let entries = std::fs::read_dir("/").map_err(|source| IsolationError::Io { context: "list /".to_owned(), source })?;
+    let mut masks: Vec<PathBuf> = entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|entry| entry.path())
+        .filter(|path| !SYSTEM_DIRECTORIES.iter().chain(&KEPT).any(|kept| path == Path::new(kept)))
+        .collect();
+    masks.sort();
+    Ok(masks)
+}
+
+fn rules(grants: &[GrantPlan], home: &Path) -> Vec<Rule> {
+    let rule = |path: &str, access, optional| Rule { path: PathBuf::from(path), access, optional };
+    let mut rules: Vec<Rule> = SYSTEM_DIRECTORIES.iter().chain(&READABLE_SYS).map(|p| rule(p, Access::ReadOnly, true)).collect();
+    rules.push(rule("/proc", Access::ReadOnly, false));
+    rules.extend(SCRATCH.iter().map(|p| rule(p, Access::ReadWrite, false)));
+    // All of the private /dev: harmless nodes and an own devpts.
+    rules.push(rule("/dev", Access::ReadWrite, false));
+    rules.push(Rule { path: home.to_path_buf(), access: Access::ReadWrite, optional: false });
+    rules.extend(grants.iter().map(|g| Rule { path: g.path.clone(), access: g.access, optional: false }));
+    rules
+}

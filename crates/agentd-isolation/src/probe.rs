@@ -1,0 +1,186 @@
+//! The probe: makes things on the host that a sandbox must not reach, builds a small sandbox, and lets the attack suite loose in it.
+
+use crate::linux_native::LinuxNativeBackend;
+use agentd_attack::{Facts, Verdict};
+use agentd_core::{
+    Access, BackendCapabilities, Bit, Bytes, Command, EndReason, Evidence, EvidenceResult, Grant, IsolationBackend,
+    IsolationError, Limits, Sandbox, SandboxSpec,
+};
+use std::{
+    net::TcpListener,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+/// How long all attacks together may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the attacks aim at; gone when dropped.
+struct Targets {
+    facts: Facts,
+    workspace: PathBuf,
+    readonly: PathBuf,
+    root: PathBuf,
+    shm_id: i32,
+    shm_file: PathBuf,
+    _listeners: (TcpListener, UnixListener, UnixListener),
+}
+
+impl Targets {
+    fn make(work_root: &Path) -> std::io::Result<Self> {
+        let unique = format!("agentd-probe-{}-{}", std::process::id(), nonce());
+        let root = work_root.join(&unique);
+        let (workspace, readonly) = (root.join("workspace"), root.join("readonly"));
+        std::fs::create_dir_all(&workspace)?;
+        std::fs::create_dir_all(&readonly)?;
+        let root = root.canonicalize()?;
+        let (workspace, readonly) = (root.join("workspace"), root.join("readonly"));
+        let (secret, host_file, unix_path) = (root.join("secret"), root.join("host-file"), root.join("socket"));
+        std::fs::write(readonly.join("file"), "read me")?;
+        std::fs::write(&secret, "secret")?;
+        std::fs::write(&host_file, "host")?;
+        let tcp = TcpListener::bind("127.0.0.1:0")?;
+        let name = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&unique)?)?;
+        let file = UnixListener::bind(&unix_path)?;
+        let shm_file = Path::new("/dev/shm").join(&unique);
+        std::fs::write(&shm_file, "shared")?;
+        // SAFETY: integers only; the segment is removed when this value is dropped.
+        let shm_id = unsafe { libc::shmget(libc::IPC_PRIVATE, 4096, libc::IPC_CREAT | 0o666) };
+        let show = |path: &Path| path.display().to_string();
+        let facts = Facts::new(
+            [
+                ("secret_path", show(&secret)),
+                ("host_file", show(&host_file)),
+                ("unix_path", show(&unix_path)),
+                ("workspace", show(&workspace)),
+                ("readonly", show(&readonly)),
+                ("shm_file", show(&shm_file)),
+                ("shm_id", shm_id.to_string()),
+                ("abstract_name", unique.clone()),
+                ("loopback_port", tcp.local_addr()?.port().to_string()),
+                ("host_pid", std::process::id().to_string()),
+                ("host_marker", own_name()),
+                ("env_marker", "PATH".to_owned()),
+            ]
+            .map(|(key, value)| (key.to_owned(), value)),
+        );
+        Ok(Self { facts, workspace, readonly, root, shm_id, shm_file, _listeners: (tcp, name, file) })
+    }
+}
+
+impl Drop for Targets {
+    fn drop(&mut self) {
+        // What cannot be removed is small and lies below the work root.
+        std::fs::remove_dir_all(&self.root).ok();
+        std::fs::remove_file(&self.shm_file).ok();
+        // SAFETY: removing a segment by its number; no memory is involved.
+        unsafe { libc::shmctl(self.shm_id, libc::IPC_RMID, std::ptr::null_mut()) };
+    }
+}
+
+fn nonce() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| u64::from(t.subsec_nanos()))
+}
+
+fn own_name() -> String {
+    std::fs::read_to_string("/proc/self/comm").unwrap_or_default().trim().to_owned()
+}
+
+/// Attacks `backend` and says what held.
+pub(crate) async fn probe(backend: Arc<LinuxNativeBackend>, work_root: &Path) -> Result<BackendCapabilities, IsolationError> {
+    let io = |source| IsolationError::Io { context: "prepare the probe".to_owned(), source };
+    let targets = Targets::make(work_root).map_err(io)?;
+    let grant = |path: &Path, access| Grant { path: path.to_path_buf(), access, protect: Vec::new() };
+    let spec = SandboxSpec {
+        grants: vec![grant(&targets.workspace, Access::ReadWrite), grant(&targets.readonly, Access::ReadOnly)],
+        ..SandboxSpec::default()
+    };
+    let sandbox = backend.create_linked(spec).await?;
+    let mut argv = vec![agentd_attack::ROLE.to_owned()];
+    argv.extend(targets.facts.to_args());
+    let command = Command {
+        argv: argv.into_iter().map(Into::into).collect(),
+        env: vec![("HOME".into(), "/home/agent".into())],
+        limits: Limits { wall: Some(PATIENCE), ..Limits::default() },
+        ..Command::default()
+    };
+    let outcome = sandbox.attack(command).await;
+    sandbox.destroy().await?;
+    let said = outcome?.stdout.to_bytes();
+    let said = String::from_utf8_lossy(&said);
+    let mut evidence: Vec<Evidence> = agentd_attack::checks()
+        .map(|check| {
+            let verdict = said.lines().filter_map(agentd_attack::parse_line).find(|(name, _)| *name == check.name);
+            let result = match verdict {
+                Some((_, Verdict::Held)) => EvidenceResult::Held,
+                Some((_, Verdict::Broken(how))) => EvidenceResult::Broken(how),
+                Some((_, Verdict::NotTried(why))) => EvidenceResult::NotTried(why),
+                None => EvidenceResult::NotTried("the attack did not report".to_owned()),
+            };
+            Evidence { bit: check.bit, check: check.name.to_owned(), result, remedy: check.remedy.to_owned() }
+        })
+        .collect();
+    for (check, limits, script, reason) in limit_checks() {
+        evidence.push(exceed(&backend, check, limits, script, reason).await);
+    }
+    let mut proven = BackendCapabilities::from_evidence(LinuxNativeBackend::NAME, evidence);
+    proven.platform_features = features();
+    Ok(proven)
+}
+
+type LimitCheck = (&'static str, Limits, &'static str, EndReason);
+
+/// A4: each limit, and a command that goes over it.
+fn limit_checks() -> Vec<LimitCheck> {
+    let wall = Some(Duration::from_secs(20));
+    vec![
+        (
+            "a4_allocate_beyond_the_memory_limit",
+            Limits { memory: Some(Bytes(32 << 20)), wall, ..Limits::default() },
+            "head -c 134217728 /dev/zero | tail",
+            EndReason::OutOfMemory,
+        ),
+        (
+            "a4_fork_beyond_the_process_limit",
+            Limits { processes: Some(8), wall, ..Limits::default() },
+            "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 30 & done; wait",
+            EndReason::ProcessLimit,
+        ),
+    ]
+}
+
+async fn exceed(backend: &Arc<LinuxNativeBackend>, check: &str, limits: Limits, script: &str, reason: EndReason) -> Evidence {
+    let tried = async {
+        let sandbox = backend.create_sandbox(SandboxSpec { limits, ..SandboxSpec::default() }).await?;
+        let argv = ["/bin/sh", "-c", script].map(Into::into).to_vec();
+        let outcome =
+            sandbox.exec(Command { argv, env: vec![("PATH".into(), "/usr/bin:/bin".into())], ..Command::default() }).await;
+        sandbox.destroy().await?;
+        outcome
+    };
+    let (result, remedy) = match tried.await {
+        Ok(outcome) if outcome.reason == reason => (EvidenceResult::Held, String::new()),
+        Ok(outcome) => (EvidenceResult::Broken(format!("it ended as {:?}", outcome.reason)), String::new()),
+        Err(IsolationError::Layer(error)) => {
+            let remedy = error.remedy.clone();
+            (EvidenceResult::NotTried(error.call), remedy)
+        }
+        Err(error) => (EvidenceResult::NotTried(error.to_string()), String::new()),
+    };
+    Evidence { bit: Bit::Resources, check: check.to_owned(), result, remedy }
+}
+
+fn features() -> Vec<String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    vec![
+        format!("kernel {}", release.trim()),
+        format!("landlock ABI {}", agentd_kernel::landlock::abi()),
+        format!("cgroup: {}", agentd_kernel::cgroup::Hierarchy::detect().describe()),
+        format!("user {}", if rustix::process::geteuid().is_root() { "root" } else { "ordinary" }),
+    ]
+}

@@ -1,0 +1,50 @@
+//! Removing what killed makers left. A group's name says who made it: `agentd.<pid>.<start time>.<number>`.
+
+use super::{Hierarchy, group};
+
+/// The prefix of the groups of this process: its pid and start time, which together name it for as long as the machine runs.
+pub fn owner_prefix() -> String {
+    let pid = std::process::id();
+    format!("agentd.{pid}.{}", start_time(pid).unwrap_or(0))
+}
+
+/// When a process started, in clock ticks since boot (`proc_pid_stat(5)`, field 22).
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Whether the process that made the group `name` is gone. Names that are not ours are nobody's to remove.
+pub(super) fn is_orphaned(name: &str) -> bool {
+    let mut parts = name.split('.');
+    let (Some("agentd"), Some(pid), Some(started), Some(_), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    match (pid.parse::<u32>(), started.parse::<u64>()) {
+        (Ok(pid), Ok(started)) => start_time(pid) != Some(started),
+        _ => false,
+    }
+}
+
+impl Hierarchy {
+    /// A name for the group number `number` of this process.
+    pub fn name(number: u32) -> String {
+        format!("{}.{number}", owner_prefix())
+    }
+
+    /// Ends and removes the groups whose maker is dead; says how many.
+    pub fn sweep(&self) -> usize {
+        let mut swept = 0;
+        for (_, parent) in self.parents.values() {
+            let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+            for entry in entries.filter(|e| e.file_name().to_str().is_some_and(is_orphaned)) {
+                group::kill_all(&entry.path());
+                // What cannot be removed now is met again by the next sweep.
+                swept += usize::from(group::remove(&entry.path()).is_ok());
+            }
+        }
+        swept
+    }
+}

@@ -1,0 +1,311 @@
+//! The launcher: a small single-threaded process that makes sandboxes for a library that may have many threads, and removes what
+//! is left of them whatever happens to that library.
+//!
+//! It is this same program, executed anew from a sealed copy in memory (CVE-2019-5736: what runs in a sandbox must not be able
+//! to reach and overwrite the host's binary). [`start`] is called by the library, [`main`] is what then runs.
+
+use crate::{
+    channel::{Channel, ChannelError, send},
+    plan::SandboxPlan,
+    protocol::{self, Order, Report},
+    seal::{self, Go, Inherited},
+};
+use agentd_core::{Layer, LayerError, LayerReport, LayerStatus};
+use agentd_kernel::{
+    cgroup::{Cgroup, Hierarchy, Watch},
+    idmap::{self, Identity},
+    namespace::{self, Cloned},
+    seccomp::{Program, SeccompPlan},
+};
+use rustix::{
+    fs::{MemfdFlags, Mode, OFlags, SealFlags},
+    io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType},
+    process::{Pid, Signal, WaitOptions},
+};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
+};
+
+/// `argv[0]` of a launcher. Its control socket is standard input, its image descriptor [`IMAGE_FD`].
+pub const ROLE: &str = "agentd-launcher";
+
+/// Where a launcher finds the sealed copy of its program.
+const IMAGE_FD: i32 = 3;
+
+/// A launcher as its library sees it.
+#[derive(Debug)]
+pub struct Running {
+    /// The control socket: orders out, reports in.
+    pub control: OwnedFd,
+    /// Its pid.
+    pub pid: u32,
+    /// The child to be reaped.
+    pub child: std::process::Child,
+}
+
+/// Starts a launcher. The calling program must have called `take_role` at the head of its `main`.
+pub fn start() -> io::Result<Running> {
+    let image = sealed_image()?;
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(io::Error::from)?;
+    let image_fd = image.as_raw_fd();
+    let mut command = Command::new(format!("/proc/self/fd/{image_fd}"));
+    command.arg0(ROLE).env_clear().stdin(theirs).stdout(std::process::Stdio::null());
+    let install = move || {
+        // SAFETY: dup2 of two integers is async-signal-safe. The copy at IMAGE_FD lacks close-on-exec, so it survives.
+        let result = unsafe {
+            if image_fd == IMAGE_FD { libc::fcntl(IMAGE_FD, libc::F_SETFD, 0) } else { libc::dup2(image_fd, IMAGE_FD) }
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: the closure makes one async-signal-safe call and allocates nothing.
+    unsafe { command.pre_exec(install) };
+    let child = command.spawn()?;
+    Ok(Running { control: ours, pid: child.id(), child })
+}
+
+/// A copy of this program in memory that can't be changed any more (`memfd_create(2)`, `F_ADD_SEALS`).
+fn sealed_image() -> io::Result<OwnedFd> {
+    let mut source = File::open("/proc/self/exe")?;
+    let image = rustix::fs::memfd_create("agentd", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut copy = File::from(image);
+    io::copy(&mut source, &mut copy)?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&copy, seals)?;
+    // Executing needs a descriptor that is not open for writing (`execve(2)`, ETXTBSY).
+    Ok(rustix::fs::open(format!("/proc/self/fd/{}", copy.as_raw_fd()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+struct Live {
+    pid: Pid,
+    pidfd: OwnedFd,
+    cgroup: Option<Cgroup>,
+    namespaced: bool,
+}
+
+struct Launcher {
+    image: OwnedFd,
+    hierarchy: Option<Hierarchy>,
+    filters: HashMap<SeccompPlan, Program>,
+    sandboxes: HashMap<u32, Live>,
+    groups: u32,
+}
+
+/// What a launcher does until its library is gone; then everything it made is ended and removed.
+pub fn main() -> i32 {
+    // SAFETY: `start` put the control socket and the image there, and nothing else in this process owns them.
+    let (control, image) = unsafe { (OwnedFd::from_raw_fd(0), OwnedFd::from_raw_fd(IMAGE_FD)) };
+    if rustix::io::fcntl_setfd(&image, rustix::io::FdFlags::CLOEXEC).is_err() {
+        return 125;
+    }
+    // Orphans of sandboxes without a pid namespace come here.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).ok();
+    // The terminal's Ctrl-C is for the library, which decides what it means.
+    rustix::process::setsid().ok();
+    let mut launcher = Launcher { image, hierarchy: None, filters: HashMap::new(), sandboxes: HashMap::new(), groups: 0 };
+    let mut channel = Channel::new(control, protocol::MAX_REQUEST);
+    let ended = loop {
+        match channel.receive::<Order>() {
+            Ok((order, _)) => {
+                if let Err(error) = launcher.handle(&channel, order) {
+                    break error;
+                }
+            }
+            Err(error) => break error,
+        }
+    };
+    let ids: Vec<u32> = launcher.sandboxes.keys().copied().collect();
+    for id in ids {
+        // Nobody is left to be told.
+        launcher.destroy(id).ok();
+    }
+    i32::from(!matches!(ended, ChannelError::Closed))
+}
+
+impl Launcher {
+    fn handle(&mut self, channel: &Channel, order: Order) -> Result<(), ChannelError> {
+        match order {
+            Order::Create { id, plan } => match self.create(id, &plan) {
+                Ok((report, fds)) => {
+                    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+                    channel.send(&report, &fds)
+                }
+                Err(error) => channel.send(&Report::Failed { id, error }, &[]),
+            },
+            Order::Destroy { id } => {
+                let error = self.destroy(id).err();
+                channel.send(&Report::Destroyed { id, error }, &[])
+            }
+            Order::Freeze { id, .. } => {
+                let error = Some(LayerError::new(Layer::Cgroup, "freeze", Some(libc::EOPNOTSUPP)));
+                channel.send(&Report::Frozen { id, error }, &[])
+            }
+        }
+    }
+
+    fn create(&mut self, id: u32, plan: &SandboxPlan) -> Result<(Report, Vec<OwnedFd>), LayerError> {
+        let (cgroup, cgroup_report) = self.group(plan)?;
+        match self.create_in(id, plan, cgroup) {
+            Ok((pid, mut fds, watches)) => {
+                let kinds = watches.iter().map(|w| w.kind).collect();
+                fds.extend(watches.into_iter().map(|w| w.fd));
+                Ok((Report::Created { id, pid, watches: kinds, cgroup: cgroup_report }, fds))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn group(&mut self, plan: &SandboxPlan) -> Result<(Option<Cgroup>, Option<LayerReport>), LayerError> {
+        if plan.cgroup.is_empty() {
+            return Ok((None, None));
+        }
+        let hierarchy = self.hierarchy.get_or_insert_with(|| {
+            let hierarchy = Hierarchy::detect();
+            hierarchy.sweep();
+            hierarchy
+        });
+        self.groups += 1;
+        let detail = format!("{:?}", plan.cgroup);
+        match hierarchy.create(&Hierarchy::name(self.groups), &plan.cgroup) {
+            Ok(group) => Ok((Some(group), Some(LayerReport { layer: Layer::Cgroup, status: LayerStatus::Enforced, detail }))),
+            Err(error) if plan.allow_degraded => {
+                Ok((None, Some(LayerReport { layer: Layer::Cgroup, status: LayerStatus::Missing(error), detail })))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn create_in(
+        &mut self,
+        id: u32,
+        plan: &SandboxPlan,
+        mut cgroup: Option<Cgroup>,
+    ) -> Result<(i32, Vec<OwnedFd>, Vec<Watch>), LayerError> {
+        let made = self.spawn(plan, cgroup.as_ref());
+        let (pid, pidfd, channel) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                if let Some(cgroup) = &mut cgroup {
+                    // The first error is the one to tell; the group is empty.
+                    cgroup.remove().ok();
+                }
+                return Err(error);
+            }
+        };
+        let process = |e: Errno| LayerError::new(Layer::Process, "duplicate the pidfd", Some(e.raw_os_error()));
+        let watches = cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::watches);
+        let live = Live { pid, pidfd, cgroup, namespaced: plan.namespaces.enabled };
+        let copy = rustix::io::fcntl_dupfd_cloexec(&live.pidfd, 3).map_err(process);
+        self.sandboxes.insert(id, live);
+        match (watches, copy) {
+            (Ok(watches), Ok(copy)) => Ok((pid.as_raw_nonzero().get(), vec![channel, copy], watches)),
+            (Err(error), _) | (_, Err(error)) => {
+                self.destroy(id).ok();
+                Err(error)
+            }
+        }
+    }
+
+    fn spawn(&mut self, plan: &SandboxPlan, cgroup: Option<&Cgroup>) -> Result<(Pid, OwnedFd, OwnedFd), LayerError> {
+        let process = |call: &'static str| move |e: Errno| LayerError::new(Layer::Process, call, Some(e.raw_os_error()));
+        let filter = match plan.seccomp {
+            None => None,
+            Some(wanted) => {
+                if !self.filters.contains_key(&wanted) {
+                    self.filters.insert(wanted, wanted.compile()?);
+                }
+                self.filters.get(&wanted)
+            }
+        };
+        let pair = || {
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .map_err(process("socketpair"))
+        };
+        let (channel, inner_channel) = pair()?;
+        let (go, inner_go) = pair()?;
+        let image = rustix::io::fcntl_dupfd_cloexec(&self.image, 3).map_err(process("dup"))?;
+        // SAFETY: the launcher is single-threaded: it starts no thread, and its libraries are only those of this crate.
+        let cloned = unsafe { namespace::start(plan.namespaces, cgroup.and_then(Cgroup::clone_into)) }?;
+        let (pid, pidfd) = match cloned {
+            Cloned::Child => {
+                drop((channel, go));
+                seal::run(Inherited { plan, cgroup, filter, channel: inner_channel, go: inner_go, image })
+            }
+            Cloned::Parent(pid, pidfd) => (pid, pidfd),
+        };
+        drop((inner_channel, inner_go, image));
+        let raw = Pid::from_raw(pid).ok_or_else(|| LayerError::new(Layer::Process, "clone3", None))?;
+        if let Err(error) = admit(plan, pid, &go) {
+            kill(&pidfd, raw);
+            return Err(error);
+        }
+        Ok((raw, pidfd, channel))
+    }
+
+    /// Ends a sandbox and waits until its processes are gone.
+    fn destroy(&mut self, id: u32) -> Result<(), LayerError> {
+        let Some(mut live) = self.sandboxes.remove(&id) else { return Ok(()) };
+        if live.namespaced {
+            kill(&live.pidfd, live.pid);
+        } else {
+            // It has no namespace that dies with it: it ends its tree itself, and what it leaves is adopted here and ended.
+            rustix::process::pidfd_send_signal(&live.pidfd, Signal::TERM).ok();
+            rustix::process::waitpid(Some(live.pid), WaitOptions::empty()).ok();
+            let keep = self.sandboxes.values().map(|l| l.pid.as_raw_nonzero().get()).collect();
+            crate::sweep::kill_trees(&[], &keep);
+        }
+        match &mut live.cgroup {
+            Some(cgroup) => {
+                cgroup.kill();
+                cgroup.remove()
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writes the maps of the new process and lets it go on.
+fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<(), LayerError> {
+    let privileged = rustix::process::geteuid().is_root();
+    let identity = if privileged { Identity::own(pid) } else { Identity::caller() };
+    let mut trees = Vec::new();
+    if plan.namespaces.enabled {
+        idmap::write_maps(pid, identity, privileged)?;
+        if privileged && plan.view.enabled {
+            trees = mapped_trees(plan, identity)?;
+        }
+    }
+    let trees: Vec<BorrowedFd<'_>> = trees.iter().map(AsFd::as_fd).collect();
+    send(go.as_fd(), &Go { identity: (identity.uid, identity.gid, privileged) }, &trees)
+        .map_err(|e| LayerError::new(Layer::Process, format!("speak to the new process: {e}"), None))
+}
+
+/// The grants' trees, each showing its owner's files as the payload's. One user namespace serves all grants of one owner.
+fn mapped_trees(plan: &SandboxPlan, identity: Identity) -> Result<Vec<OwnedFd>, LayerError> {
+    let shown = (identity.host_uid, identity.host_gid);
+    let mut maps: HashMap<(u32, u32), OwnedFd> = HashMap::new();
+    plan.view
+        .grants
+        .iter()
+        .map(|grant| {
+            if !maps.contains_key(&grant.owner) {
+                maps.insert(grant.owner, idmap::mapping(grant.owner, shown)?);
+            }
+            idmap::mapped_tree(&grant.path, &maps[&grant.owner])
+        })
+        .collect()
+}
+
+fn kill(pidfd: &OwnedFd, pid: Pid) {
+    // It may be gone already, which is what is wanted.
+    rustix::process::pidfd_send_signal(pidfd, Signal::KILL).ok();
+    rustix::process::waitpid(Some(pid), WaitOptions::empty()).ok();
+}

@@ -1,0 +1,252 @@
+//! What a sealed supervisor does: starts commands, reaps, ends trees, reports. Single-threaded; one `poll` for all it waits for.
+
+use crate::{
+    channel::{Channel, ChannelError},
+    protocol::{Event, Exec, ExecUsage, Request, SpawnStep},
+    spawn::{self, Prepared, Program, Stack},
+    sweep,
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Mode, OFlags},
+    io::Errno,
+    pty::OpenptFlags,
+};
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::{CString, OsStr},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+};
+
+/// How often the process limit is looked at where no cgroup counts. 20 times a second.
+const LIMIT_LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+/// What a supervisor serves with.
+pub struct Supervisor {
+    /// To the library.
+    pub channel: Channel,
+    /// Readable when a child has changed state, or when the launcher asks to end.
+    pub signals: OwnedFd,
+    /// agentd's own image, for attacks.
+    pub image: OwnedFd,
+    /// Whether this is process 1 of a pid namespace.
+    pub namespaced: bool,
+    /// See [`crate::plan::SandboxPlan::process_rlimit`].
+    pub watch_processes: bool,
+}
+
+struct Leader {
+    id: u32,
+    process_limit: bool,
+}
+
+/// Serves until the library is gone or the launcher ends it.
+pub fn serve(mut supervisor: Supervisor) {
+    let mut leaders: HashMap<i32, Leader> = HashMap::new();
+    let mut stack = Stack::new();
+    loop {
+        match step(&mut supervisor, &mut leaders, &mut stack) {
+            Ok(true) => {}
+            Ok(false) | Err(_) => break,
+        }
+    }
+    if supervisor.namespaced {
+        sweep::kill_namespace();
+    } else {
+        sweep::kill_trees(&leaders.keys().copied().collect::<Vec<_>>(), &HashSet::new());
+    }
+    sweep::reap_all();
+}
+
+fn step(supervisor: &mut Supervisor, leaders: &mut HashMap<i32, Leader>, stack: &mut Stack) -> Result<bool, ChannelError> {
+    let timeout = (supervisor.watch_processes && !leaders.is_empty()).then_some(LIMIT_LOOK);
+    let mut ready = [PollFd::new(&supervisor.channel, PollFlags::IN), PollFd::new(&supervisor.signals, PollFlags::IN)];
+    match poll(&mut ready, timeout.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let [requests, signals] = [!ready[0].revents().is_empty(), !ready[1].revents().is_empty()];
+    if timeout.is_some() && at_process_limit() {
+        for (pid, leader) in leaders.iter_mut() {
+            leader.process_limit = true;
+            end(supervisor.namespaced, *pid, &HashSet::new());
+        }
+    }
+    if signals {
+        if asked_to_end(supervisor.signals.as_fd()) {
+            return Ok(false);
+        }
+        reap(supervisor, leaders)?;
+    }
+    if requests {
+        supervisor.channel.fill()?;
+        while let Some((request, fds)) = supervisor.channel.buffered::<Request>()? {
+            handle(supervisor, leaders, stack, request, fds)?;
+        }
+    }
+    Ok(true)
+}
+
+/// Whether the kernel refuses this user another process (`fork(2)`, `EAGAIN` by `RLIMIT_NPROC`).
+fn at_process_limit() -> bool {
+    // SAFETY: the child does nothing but exit; nothing is shared with it.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0usize, 0usize, 0usize, 0usize) };
+    if pid == 0 {
+        // SAFETY: leaves the child without running anything of the parent's.
+        unsafe { libc::_exit(0) };
+    }
+    pid < 0
+}
+
+/// Drains the signal descriptor; SIGTERM from the launcher means to end.
+fn asked_to_end(signals: BorrowedFd<'_>) -> bool {
+    let mut end = false;
+    let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
+    while rustix::io::read(signals, &mut info) == Ok(info.len()) {
+        let number = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
+        end |= number == libc::SIGTERM.unsigned_abs();
+    }
+    end
+}
+
+fn reap(supervisor: &mut Supervisor, leaders: &mut HashMap<i32, Leader>) -> Result<(), ChannelError> {
+    loop {
+        let mut status = 0;
+        // SAFETY: all-zero is a valid rusage.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: both pointers are to live values of the right type.
+        let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
+        if pid <= 0 {
+            return Ok(());
+        }
+        let Some(leader) = leaders.remove(&pid) else { continue };
+        // What the leader left behind belongs to no exec any more.
+        let others: HashSet<i32> = leaders.keys().copied().collect();
+        if supervisor.namespaced && others.is_empty() {
+            sweep::kill_namespace();
+        } else {
+            sweep::kill_trees(&[], &others);
+        }
+        let mut used = ExecUsage::default();
+        add(&mut used, &usage);
+        if others.is_empty() {
+            reap_rest(&mut used);
+        }
+        supervisor
+            .channel
+            .send(&Event::Ended { id: leader.id, status, usage: used, process_limit: leader.process_limit }, &[])?;
+    }
+}
+
+/// Reaps what was just killed, and counts it.
+fn reap_rest(used: &mut ExecUsage) {
+    loop {
+        // SAFETY: all-zero is a valid rusage.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: a null status pointer is allowed; `usage` is live.
+        if unsafe { libc::wait4(-1, std::ptr::null_mut(), 0, &raw mut usage) } <= 0 {
+            return;
+        }
+        add(used, &usage);
+    }
+}
+
+fn add(used: &mut ExecUsage, usage: &libc::rusage) {
+    let micros = |t: libc::timeval| u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(t.tv_usec).unwrap_or(0);
+    used.user_us += micros(usage.ru_utime);
+    used.system_us += micros(usage.ru_stime);
+    used.max_rss_kib = used.max_rss_kib.max(u64::try_from(usage.ru_maxrss).unwrap_or(0));
+}
+
+/// Kills a leader's tree. The leader's own end is then reaped and reported as any other.
+fn end(namespaced: bool, pid: i32, others: &HashSet<i32>) {
+    if namespaced && others.is_empty() {
+        sweep::kill_namespace();
+    } else {
+        sweep::kill_trees(&[pid], others);
+    }
+}
+
+fn handle(
+    supervisor: &mut Supervisor,
+    leaders: &mut HashMap<i32, Leader>,
+    stack: &mut Stack,
+    request: Request,
+    fds: Vec<OwnedFd>,
+) -> Result<(), ChannelError> {
+    match request {
+        Request::Exec(exec) => {
+            let id = exec.id;
+            match start(supervisor, stack, exec, fds) {
+                Ok((pid, terminal)) => {
+                    leaders.insert(pid, Leader { id, process_limit: false });
+                    if let Some(terminal) = terminal {
+                        supervisor.channel.send(&Event::Terminal { id }, &[terminal.as_fd()])?;
+                    }
+                }
+                Err((step, errno)) => supervisor.channel.send(&Event::SpawnFailed { id, errno, step }, &[])?,
+            }
+        }
+        Request::Signal { id, signal } => {
+            if let Some((pid, _)) = leaders.iter().find(|(_, leader)| leader.id == id) {
+                // SAFETY: integer arguments; the leader is not reaped yet, so its group is its own.
+                unsafe { libc::kill(-pid, signal) };
+            }
+        }
+        Request::End { id } => {
+            let found = leaders.iter().find(|(_, leader)| leader.id == id).map(|(pid, _)| *pid);
+            if let Some(pid) = found {
+                let others = leaders.keys().copied().filter(|other| *other != pid).collect();
+                end(supervisor.namespaced, pid, &others);
+            }
+        }
+        Request::Open { id, path, write } => {
+            let flags = if write { OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC } else { OFlags::RDONLY };
+            // Not blocking, so that a FIFO put there cannot hold the supervisor up.
+            let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+            match rustix::fs::open(OsStr::from_bytes(&path), flags, Mode::from(0o644)) {
+                Ok(file) => supervisor.channel.send(&Event::Opened { id, errno: 0 }, &[file.as_fd()])?,
+                Err(errno) => supervisor.channel.send(&Event::Opened { id, errno: errno.raw_os_error() }, &[])?,
+            }
+        }
+    }
+    Ok(())
+}
+
+type Started = (i32, Option<OwnedFd>);
+
+fn start(supervisor: &Supervisor, stack: &mut Stack, exec: Exec, fds: Vec<OwnedFd>) -> Result<Started, (SpawnStep, i32)> {
+    let invalid = |_| (SpawnStep::Exec, libc::EINVAL);
+    let strings = |list: Vec<Vec<u8>>| list.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(invalid);
+    let argv = strings(exec.argv)?;
+    let env = strings(exec.env)?;
+    let program = match argv.first() {
+        _ if exec.own_image => Program::Image(supervisor.image.as_raw_fd()),
+        Some(program) => Program::Candidates(spawn::candidates(program, &env)),
+        None => return Err((SpawnStep::Exec, libc::EINVAL)),
+    };
+    let cwd = CString::new(exec.cwd).map_err(invalid)?;
+    let prepared = Prepared { program, argv, env, cwd, rlimits: exec.rlimits, terminal: exec.pty.is_some() };
+    if let Some(size) = exec.pty {
+        let (master, peer) = terminal(size).map_err(|errno| (SpawnStep::Fork, errno.raw_os_error()))?;
+        let pid = spawn::start(&prepared, [peer.as_fd(); 3], stack)?;
+        return Ok((pid, Some(master)));
+    }
+    let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| (SpawnStep::Fork, libc::EBADF))?;
+    let pid = spawn::start(&prepared, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], stack)?;
+    Ok((pid, None))
+}
+
+/// A new terminal of the sandbox's own devpts.
+fn terminal((rows, cols): (u16, u16)) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = rustix::pty::openpt(flags)?;
+    rustix::pty::unlockpt(&master)?;
+    let peer = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+    let size = rustix::termios::Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&peer, size)?;
+    Ok((master, peer))
+}

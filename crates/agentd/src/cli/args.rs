@@ -1,0 +1,170 @@
+//! The arguments.
+
+use super::duration;
+use agentd_core::{Bytes, CpuQuota, Network, Profile};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+/// Run what an agent asks for in a sandbox that is proven.
+#[derive(Debug, Parser)]
+#[command(name = "agentd", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub command: Sub,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sub {
+    /// Run a command in a sandbox
+    Run(Box<RunArgs>),
+    /// Attack this machine's sandboxes from inside and show what was proven
+    Doctor(DoctorArgs),
+    /// Measure the sandboxes against a bare spawn and against what else is installed
+    Bench(BenchArgs),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ProfileArg {
+    Strict,
+    Default,
+    Permissive,
+}
+
+impl From<ProfileArg> for Profile {
+    fn from(arg: ProfileArg) -> Self {
+        match arg {
+            ProfileArg::Strict => Self::Strict,
+            ProfileArg::Default => Self::Default,
+            ProfileArg::Permissive => Self::Permissive,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum NetworkArg {
+    /// Loopback only
+    Off,
+    /// The host's network
+    Host,
+}
+
+impl From<NetworkArg> for Network {
+    fn from(arg: NetworkArg) -> Self {
+        match arg {
+            NetworkArg::Off => Self::Off,
+            NetworkArg::Host => Self::Host,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentd run -- python3 -c 'print(6*7)'
+  agentd run --memory 512M --timeout 2m -- make test
+  agentd run --workspace none --ro ./data -- sort data/words
+  agentd run -it -- bash
+
+Exit codes: the command's own; 124 deadline; 125 agentd itself could not;
+126 not executable; 127 not found; 128+n ended by signal n.")]
+pub(crate) struct RunArgs {
+    /// Backend by name, or the best that proves files, processes, network and system calls
+    #[arg(long, default_value = "auto", value_name = "auto|NAME")]
+    pub backend: String,
+    /// Which system calls are let through
+    #[arg(long, value_enum, default_value = "default")]
+    pub profile: ProfileArg,
+    /// Directory that the command may change: the current one, another, or none
+    #[arg(long, value_name = "DIR|none")]
+    pub workspace: Option<PathBuf>,
+    /// The workspace may be read only
+    #[arg(long)]
+    pub workspace_ro: bool,
+    /// Another path that the command may read
+    #[arg(long, value_name = "PATH")]
+    pub ro: Vec<PathBuf>,
+    /// Another path that the command may change
+    #[arg(long, value_name = "PATH")]
+    pub rw: Vec<PathBuf>,
+    /// The network
+    #[arg(long, value_enum, default_value = "off")]
+    pub net: NetworkArg,
+    /// Memory of all its processes together, e.g. 512M
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Bytes>,
+    /// Processors it may use, e.g. 1.5
+    #[arg(long, value_name = "NUMBER")]
+    pub cpus: Option<CpuQuota>,
+    /// Weight when processors are contended, 100 being the usual
+    #[arg(long, value_name = "1-10000", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub cpu_weight: Option<u32>,
+    /// Processor time of a process, e.g. 10s
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub cpu_time: Option<Duration>,
+    /// Processes and threads alive at once
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
+    pub pids: Option<u32>,
+    /// Files open in a process
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(3..=1_000_000))]
+    pub open_files: Option<u64>,
+    /// Size of any file written
+    #[arg(long, value_name = "SIZE")]
+    pub file_size: Option<Bytes>,
+    /// Wall-clock time, e.g. 500ms, 30s, 2m
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub timeout: Option<Duration>,
+    /// Bytes of output, after which the command is ended
+    #[arg(long, value_name = "SIZE")]
+    pub max_output: Option<Bytes>,
+    /// Give it a variable, the caller's or another value; it inherits none
+    #[arg(long, value_name = "K[=V]")]
+    pub env: Vec<String>,
+    /// Working directory; the current one where it is granted
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// Pass standard input on
+    #[arg(short = 'i', long)]
+    pub interactive: bool,
+    /// Give it a terminal
+    #[arg(short = 't', long)]
+    pub tty: bool,
+    /// Print one JSON object about the run, with the output in it
+    #[arg(long, conflicts_with_all = ["interactive", "tty"])]
+    pub json: bool,
+    /// Print the plan of every layer and run nothing
+    #[arg(long)]
+    pub explain: bool,
+    /// Go on where a layer cannot be applied, and say which
+    #[arg(long)]
+    pub allow_degraded: bool,
+    /// The command
+    #[arg(trailing_var_arg = true, required = true, value_name = "CMD", allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Only this backend
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Rounds; each measures every row once
+    #[arg(long, value_name = "NUMBER", default_value = "200", value_parser = clap::value_parser!(u32).range(5..=10_000))]
+    pub rounds: u32,
+}

@@ -1,0 +1,114 @@
+//! The environment of a command, built from nothing.
+
+use agentd_core::{Grant, IsolationError};
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+};
+
+/// What the path ends with, so that the system's programs are always found.
+const SYSTEM_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// Variables that say nothing but language and time zone, or where a granted tool lives.
+const PASSED: [&str; 8] = ["LANG", "LANGUAGE", "TZ", "COLORTERM", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "PYENV_ROOT", "NVM_DIR"];
+
+/// The environment for a command: the caller's language, a path of what is visible, a home, and what `extra` asks for
+/// (`NAME` for the caller's value, or `NAME=value`).
+pub(crate) fn build(
+    caller: &BTreeMap<OsString, OsString>,
+    extra: &[String],
+    home: &Path,
+    grants: &[Grant],
+    terminal: bool,
+) -> Result<Vec<(OsString, OsString)>, IsolationError> {
+    let mut env: BTreeMap<OsString, OsString> = BTreeMap::new();
+    for (name, value) in caller {
+        if PASSED.iter().any(|p| name == p) || name.as_bytes().starts_with(b"LC_") {
+            env.insert(name.clone(), value.clone());
+        }
+    }
+    let user = caller.get(OsStr::new("USER")).cloned().unwrap_or_else(|| "agent".into());
+    env.insert("USER".into(), user.clone());
+    env.insert("LOGNAME".into(), user);
+    env.insert("HOME".into(), home.into());
+    env.insert("SHELL".into(), "/bin/sh".into());
+    env.insert("TMPDIR".into(), "/tmp".into());
+    env.insert("PATH".into(), path(caller.get(OsStr::new("PATH")), grants));
+    if terminal {
+        env.insert("TERM".into(), caller.get(OsStr::new("TERM")).cloned().unwrap_or_else(|| "xterm".into()));
+    }
+    for wish in extra {
+        let (name, value) = match wish.split_once('=') {
+            Some((name, value)) => (name, Some(OsString::from(value))),
+            None => (wish.as_str(), caller.get(OsStr::new(wish)).cloned()),
+        };
+        let invalid = |reason: &str| IsolationError::Invalid { what: format!("--env {wish}"), reason: reason.to_owned() };
+        let valid =
+            name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.starts_with(|c: char| c.is_ascii_digit());
+        if name.is_empty() || !valid {
+            return Err(invalid("a name has letters, digits and _, and starts with no digit"));
+        }
+        let value = value.ok_or_else(|| invalid("the caller has no such variable; write NAME=VALUE"))?;
+        env.insert(name.into(), value);
+    }
+    Ok(env.into_iter().collect())
+}
+
+/// The caller's entries that can be seen inside, then the system's.
+fn path(caller: Option<&OsString>, grants: &[Grant]) -> OsString {
+    let visible = |entry: &Path| {
+        entry.is_absolute()
+            && (agentd_isolation::SYSTEM_DIRECTORIES.iter().any(|d| entry.starts_with(d))
+                || grants.iter().any(|g| entry.starts_with(&g.path)))
+    };
+    let mut entries: Vec<OsString> = Vec::new();
+    let callers = caller.map(|p| std::env::split_paths(p).filter(|e| visible(e)).collect::<Vec<_>>()).unwrap_or_default();
+    for entry in callers.into_iter().map(OsString::from).chain(SYSTEM_PATH.map(OsString::from)) {
+        if !entries.contains(&entry) {
+            entries.push(entry);
+        }
+    }
+    entries.join(OsStr::new(":"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller() -> BTreeMap<OsString, OsString> {
+        [
+            ("PATH", "/usr/bin:/home/u/bin:relative"),
+            ("AWS_SECRET_ACCESS_KEY", "x"),
+            ("LANG", "C.UTF-8"),
+            ("LD_PRELOAD", "/evil.so"),
+        ]
+        .map(|(k, v)| (k.into(), v.into()))
+        .into()
+    }
+
+    fn get(env: &[(OsString, OsString)], name: &str) -> Option<String> {
+        env.iter().find(|(n, _)| n == name).map(|(_, v)| v.to_string_lossy().into_owned())
+    }
+
+    #[test]
+    fn nothing_is_inherited_but_language() {
+        let env = build(&caller(), &[], Path::new("/home/u"), &[], false).unwrap();
+        assert_eq!(get(&env, "AWS_SECRET_ACCESS_KEY"), None);
+        assert_eq!(get(&env, "LD_PRELOAD"), None);
+        assert_eq!(get(&env, "LANG").as_deref(), Some("C.UTF-8"));
+        assert_eq!(get(&env, "PATH").as_deref(), Some("/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin"));
+    }
+
+    #[test]
+    fn what_is_asked_for_is_passed() {
+        let wishes = ["A=b=c".to_owned(), "AWS_SECRET_ACCESS_KEY".to_owned()];
+        let env = build(&caller(), &wishes, Path::new("/h"), &[], false).unwrap();
+        assert_eq!(get(&env, "A").as_deref(), Some("b=c"));
+        assert_eq!(get(&env, "AWS_SECRET_ACCESS_KEY").as_deref(), Some("x"));
+        for bad in ["", "=x", "1A=b", "A-B=c", "UNSET_HERE"] {
+            assert!(build(&caller(), &[bad.to_owned()], Path::new("/h"), &[], false).is_err(), "{bad}");
+        }
+    }
+}

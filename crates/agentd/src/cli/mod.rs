@@ -1,0 +1,60 @@
+//! The command line.
+
+mod args;
+mod bench;
+mod doctor;
+mod duration;
+mod environment;
+mod explain;
+mod grants;
+mod probe_cache;
+mod run;
+mod terminal;
+
+use args::{Cli, Sub};
+use clap::{CommandFactory, Parser};
+use std::process::ExitCode;
+
+/// agentd itself could not do what was asked.
+pub(crate) const CANNOT: u8 = 125;
+
+/// Parses the arguments and does what they say.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody is left to be told when printing fails.
+            error.print().ok();
+            return ExitCode::from(if error.use_stderr() { CANNOT } else { 0 });
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("agentd: cannot start: {error}");
+            return ExitCode::from(CANNOT);
+        }
+    };
+    let result = match cli.command {
+        Sub::Run(args) => runtime.block_on(run::run(*args)),
+        Sub::Doctor(args) => runtime.block_on(doctor::doctor(&args)),
+        Sub::Bench(args) => runtime.block_on(bench::bench(&args)),
+        Sub::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "agentd", &mut std::io::stdout());
+            Ok(0)
+        }
+        Sub::Man => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).map(|()| 0).map_err(Into::into),
+    };
+    // A reader of standard input may be blocked for ever.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("agentd: {error}");
+            ExitCode::from(CANNOT)
+        }
+    }
+}
+
+/// Anything that stops a command of the command line.
+pub(crate) type Failure = Box<dyn std::error::Error>;
