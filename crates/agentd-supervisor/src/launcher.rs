@@ -220,7 +220,7 @@ impl Launcher {
             None => None,
             Some(wanted) => {
                 if !self.filters.contains_key(&wanted) {
-                    self.filters.insert(wanted, wanted.compile()?);
+                    self.filters.insert(wanted, wanted.compile());
                 }
                 self.filters.get(&wanted)
             }

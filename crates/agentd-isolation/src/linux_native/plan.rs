@@ -43,9 +43,9 @@ pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
         return Err(invalid("home", &home, "it must lie in a directory that is not the system's, such as /home or /root"));
     }
     let rules = rules(&grants, &home);
-    let counted = Hierarchy::detect();
     let mut cgroup = CgroupPlan::from_limits(&spec.limits);
-    let process_rlimit = spec.limits.processes.filter(|_| !counted.has(Controller::Pids)).map(|n| u64::from(n) + 2);
+    let process_rlimit =
+        spec.limits.processes.filter(|_| !Hierarchy::detect().has(Controller::Pids)).map(|n| u64::from(n) + 2);
     if process_rlimit.is_some() {
         // RLIMIT_NPROC counts per user namespace (since Linux 5.14), and a sandbox has one of its own.
         cgroup.processes = None;

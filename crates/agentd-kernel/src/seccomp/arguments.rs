@@ -1,114 +1,77 @@
 //! System calls that are allowed with some arguments only.
 
+use super::assemble::{Condition, Rule};
 use agentd_core::Profile;
-use seccompiler::{
-    BackendError,
-    SeccompCmpArgLen::{Dword, Qword},
-    SeccompCmpOp::{Eq, MaskedEq, Ne},
-    SeccompCondition, SeccompRule,
-};
 
 /// Namespace flags of `clone(2)`. `CLONE_NEWTIME` cannot be asked for by `clone`.
-const NAMESPACES: u64 = 0x7e02_0000;
+const NAMESPACES: u32 = 0x7e02_0000;
 /// The type argument of `socket(2)` without `SOCK_CLOEXEC` and `SOCK_NONBLOCK`.
-const SOCKET_TYPE: u64 = 0xf;
-/// `PR_SET_MM` changes what /proc says of the process, `PR_SET_SECCOMP` is the old way to `seccomp(2)` and harmless.
-const PR_SET_MM: u64 = 35;
+const SOCKET_TYPE: u32 = 0xf;
+/// Changes what /proc says of the process (`prctl(2)`).
+const PR_SET_MM: u32 = 35;
 /// Ioctls that type into a terminal or change what serves it: CVE-2017-5226, and the console's own (`ioctl_console(2)`).
-const TIOCSTI: u64 = 0x5412;
-const TIOCLINUX: u64 = 0x541c;
-const TIOCCONS: u64 = 0x541d;
-const TIOCSETD: u64 = 0x5423;
+const TERMINAL: [u32; 4] =
+    [0x5412 /* TIOCSTI */, 0x541c /* TIOCLINUX */, 0x541d /* TIOCCONS */, 0x5423 /* TIOCSETD */];
 /// Personalities that change no protection: Linux, the query, and 32-bit Linux (`personality(2)`).
-const PERSONALITIES: [u64; 3] = [0, 0xffff_ffff, 8];
+const PERSONALITIES: [u32; 3] = [0, 0xffff_ffff, 8];
 
-type Checks = Vec<(i64, Vec<SeccompRule>)>;
-
-/// Names and numbers of the calls in [`rules`].
-pub(super) fn checked_names() -> &'static [(&'static str, i64)] {
-    &[
-        ("clone", libc::SYS_clone),
-        ("ioctl", libc::SYS_ioctl),
-        ("socket", libc::SYS_socket),
-        ("socketpair", libc::SYS_socketpair),
-        ("prlimit64", libc::SYS_prlimit64),
-        ("prctl", libc::SYS_prctl),
-        ("personality", libc::SYS_personality),
-        ("mknodat", libc::SYS_mknodat),
-        ("fchmod", libc::SYS_fchmod),
-        ("fchmodat", libc::SYS_fchmodat),
+/// The calls and their rules in a profile. Any one of a call's rules lets it through; without rules it is refused.
+pub(super) fn rules(profile: Profile) -> Vec<(&'static str, i64, Vec<Rule>)> {
+    vec![
+        ("clone", libc::SYS_clone, vec![vec![masked(0, NAMESPACES, 0)]]),
+        ("ioctl", libc::SYS_ioctl, vec![TERMINAL.map(|request| is_not(1, request)).to_vec()]),
+        ("socket", libc::SYS_socket, sockets(profile)),
+        ("socketpair", libc::SYS_socketpair, vec![vec![constant(0, libc::AF_UNIX)]]),
+        // Own limits only: the supervisor has the same user id.
+        ("prlimit64", libc::SYS_prlimit64, vec![vec![is(0, 0)]]),
+        ("prctl", libc::SYS_prctl, vec![vec![is_not(0, PR_SET_MM)]]),
+        ("personality", libc::SYS_personality, PERSONALITIES.map(|p| vec![is(0, p)]).to_vec()),
+        ("mknodat", libc::SYS_mknodat, plain_nodes(2)),
+        ("fchmod", libc::SYS_fchmod, no_set_ids(1)),
+        ("fchmodat", libc::SYS_fchmodat, no_set_ids(2)),
         #[cfg(target_arch = "x86_64")]
-        ("chmod", libc::SYS_chmod),
+        ("chmod", libc::SYS_chmod, no_set_ids(1)),
         #[cfg(target_arch = "x86_64")]
-        ("mknod", libc::SYS_mknod),
+        ("mknod", libc::SYS_mknod, plain_nodes(1)),
     ]
 }
 
-/// The rules of a profile. Any one of a call's rules lets it through.
-pub(super) fn rules(profile: Profile) -> Result<Checks, BackendError> {
-    let mut checks = vec![
-        (libc::SYS_clone, vec![all(&[SeccompCondition::new(0, Qword, MaskedEq(NAMESPACES), 0)?])?]),
-        // The kernel looks at the low 32 bits of the request only.
-        (
-            libc::SYS_ioctl,
-            vec![all(&[TIOCSTI, TIOCLINUX, TIOCCONS, TIOCSETD]
-                .into_iter()
-                .map(|request| SeccompCondition::new(1, Dword, Ne, request))
-                .collect::<Result<Vec<_>, _>>()?)?],
-        ),
-        (libc::SYS_socketpair, vec![all(&[argument(0, libc::AF_UNIX)?])?]),
-        // Own limits only: the supervisor has the same user id.
-        (libc::SYS_prlimit64, vec![all(&[SeccompCondition::new(0, Dword, Eq, 0)?])?]),
-        (libc::SYS_prctl, vec![all(&[SeccompCondition::new(0, Dword, Ne, PR_SET_MM)?])?]),
-        (
-            libc::SYS_personality,
-            PERSONALITIES.into_iter().map(|p| all(&[SeccompCondition::new(0, Dword, Eq, p)?])).collect::<Result<_, _>>()?,
-        ),
-        (libc::SYS_socket, sockets(profile)?),
-        (libc::SYS_mknodat, plain_nodes(2)?),
-        (libc::SYS_fchmod, no_set_ids(1)?),
-        (libc::SYS_fchmodat, no_set_ids(2)?),
-    ];
-    #[cfg(target_arch = "x86_64")]
-    checks.extend([(libc::SYS_chmod, no_set_ids(1)?), (libc::SYS_mknod, plain_nodes(1)?)]);
-    Ok(checks)
-}
-
 /// Families that stay inside the network namespace; of netlink only routes, which resolvers ask for.
-fn sockets(profile: Profile) -> Result<Vec<SeccompRule>, BackendError> {
+fn sockets(profile: Profile) -> Vec<Rule> {
     if profile == Profile::Strict {
-        // No rule would let every call through; this one matches no family.
-        return Ok(vec![all(&[SeccompCondition::new(0, Dword, Eq, 0xffff)?])?]);
+        return Vec::new();
     }
-    let mut rules =
-        vec![all(&[argument(0, libc::AF_UNIX)?])?, all(&[argument(0, libc::AF_NETLINK)?, argument(2, libc::NETLINK_ROUTE)?])?];
+    let mut rules = vec![vec![constant(0, libc::AF_UNIX)], vec![constant(0, libc::AF_NETLINK), constant(2, libc::NETLINK_ROUTE)]];
     for family in [libc::AF_INET, libc::AF_INET6] {
         for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
-            let kind = SeccompCondition::new(1, Dword, MaskedEq(SOCKET_TYPE), u64::from(kind.unsigned_abs()))?;
-            rules.push(all(&[argument(0, family)?, kind])?);
+            rules.push(vec![constant(0, family), masked(1, SOCKET_TYPE, kind.unsigned_abs())]);
         }
     }
-    Ok(rules)
+    rules
 }
 
 /// Regular files, FIFOs and sockets; no devices.
-fn plain_nodes(index: u8) -> Result<Vec<SeccompRule>, BackendError> {
-    [0, libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK]
-        .into_iter()
-        .map(|kind| all(&[SeccompCondition::new(index, Dword, MaskedEq(u64::from(libc::S_IFMT)), u64::from(kind))?]))
-        .collect()
+fn plain_nodes(argument: u8) -> Vec<Rule> {
+    [0, libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK].map(|kind| vec![masked(argument, libc::S_IFMT, kind)]).to_vec()
 }
 
 /// Modes without set-user-id and set-group-id.
-fn no_set_ids(index: u8) -> Result<Vec<SeccompRule>, BackendError> {
-    let bits = u64::from(libc::S_ISUID | libc::S_ISGID);
-    Ok(vec![all(&[SeccompCondition::new(index, Dword, MaskedEq(bits), 0)?])?])
+fn no_set_ids(argument: u8) -> Vec<Rule> {
+    vec![vec![masked(argument, libc::S_ISUID | libc::S_ISGID, 0)]]
 }
 
-fn argument(index: u8, value: libc::c_int) -> Result<SeccompCondition, BackendError> {
-    SeccompCondition::new(index, Dword, Eq, u64::from(value.unsigned_abs()))
+fn masked(argument: u8, mask: u32, value: u32) -> Condition {
+    Condition { argument, mask, value, equal: true }
 }
 
-fn all(conditions: &[SeccompCondition]) -> Result<SeccompRule, BackendError> {
-    SeccompRule::new(conditions.to_vec())
+fn is(argument: u8, value: u32) -> Condition {
+    masked(argument, u32::MAX, value)
+}
+
+fn is_not(argument: u8, value: u32) -> Condition {
+    Condition { argument, mask: u32::MAX, value, equal: false }
+}
+
+fn constant(argument: u8, value: libc::c_int) -> Condition {
+    is(argument, value.unsigned_abs())
 }

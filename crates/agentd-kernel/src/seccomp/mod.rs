@@ -1,16 +1,15 @@
-//! The system call filter (`seccomp(2)`): what a profile does not list is refused with `EPERM`.
-//!
-//! Two filters are installed. The first is the allow-list. The second answers `ENOSYS` for calls whose callers fall back to an
-//! older one when they hear that; the kernel takes the answer of the filter that was added last. Another architecture's entry
-//! (32-bit on x86-64) kills the process; x32 numbers are in no list.
+//! The system call filter (`seccomp(2)`): what a profile does not list is refused with `EPERM`; what callers have an older way
+//! for is answered with `ENOSYS`. Another architecture's entry (32-bit on x86-64) kills the process; x32 numbers are in no list.
 
 mod arguments;
+mod assemble;
 mod syscalls;
 #[cfg(test)]
 mod tests;
 
 use agentd_core::{Layer, LayerError, Network, Profile};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch};
+use assemble::Decision;
+use seccompiler::BpfProgram;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -25,66 +24,45 @@ pub struct SeccompPlan {
 
 /// A compiled filter.
 #[derive(Debug, Clone)]
-pub struct Program {
-    allow: BpfProgram,
-    absent: BpfProgram,
-}
+pub struct Program(BpfProgram);
 
 impl Program {
-    /// BPF instructions of both filters.
+    /// How many BPF instructions it has; the kernel takes 4096 at most.
     pub fn instructions(&self) -> usize {
-        self.allow.len() + self.absent.len()
+        self.0.len()
     }
 }
 
 impl SeccompPlan {
     /// The system calls that the profile lets through, by name and number; some of them only with certain arguments.
     pub fn allowed(&self) -> Vec<(&'static str, i64)> {
-        let mut list: Vec<_> = syscalls::ALWAYS.iter().chain(arguments::checked_names()).copied().collect();
-        if self.profile >= Profile::Default {
-            list.extend_from_slice(syscalls::DEFAULT);
-        }
-        if self.profile >= Profile::Permissive {
-            list.extend_from_slice(syscalls::PERMISSIVE);
-        }
+        let checked = arguments::rules(self.profile);
+        let checked = checked.iter().filter(|(_, _, rules)| !rules.is_empty()).map(|(name, number, _)| (*name, *number));
+        let mut list: Vec<_> = self.unconditional().chain(checked).collect();
         list.sort_by_key(|(_, number)| *number);
-        list.dedup();
         list
     }
 
-    /// Compiles the filter.
-    pub fn compile(&self) -> Result<Program, LayerError> {
-        let failed = |e: &dyn std::fmt::Display| LayerError::new(Layer::Seccomp, format!("compile filter: {e}"), None);
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = self.allowed().into_iter().map(|(_, nr)| (nr, Vec::new())).collect();
-        for (number, checks) in arguments::rules(self.profile).map_err(|e| failed(&e))? {
-            rules.insert(number, checks);
-        }
-        let absent = syscalls::ABSENT.iter().map(|(_, nr)| (*nr, Vec::new())).collect();
-        let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-        let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-        Ok(Program {
-            allow: build(rules, refuse, SeccompAction::Allow).map_err(|e| failed(&e))?,
-            absent: build(absent, SeccompAction::Allow, missing).map_err(|e| failed(&e))?,
-        })
+    fn unconditional(&self) -> impl Iterator<Item = (&'static str, i64)> {
+        let default = if self.profile >= Profile::Default { syscalls::DEFAULT } else { &[] };
+        let permissive = if self.profile >= Profile::Permissive { syscalls::PERMISSIVE } else { &[] };
+        syscalls::ALWAYS.iter().chain(default).chain(permissive).copied()
     }
-}
 
-fn build(
-    rules: BTreeMap<i64, Vec<SeccompRule>>,
-    mismatch: SeccompAction,
-    matched: SeccompAction,
-) -> Result<BpfProgram, seccompiler::BackendError> {
-    let arch = if cfg!(target_arch = "aarch64") { TargetArch::aarch64 } else { TargetArch::x86_64 };
-    SeccompFilter::new(rules, mismatch, matched, arch)?.try_into()
+    /// Compiles the filter.
+    pub fn compile(&self) -> Program {
+        let number = |nr: i64| u32::try_from(nr).unwrap_or(u32::MAX);
+        let mut decisions: BTreeMap<u32, Decision> = self.unconditional().map(|(_, nr)| (number(nr), Decision::Allow)).collect();
+        decisions.extend(syscalls::ABSENT.iter().map(|(_, nr)| (number(*nr), Decision::Fail(libc::ENOSYS))));
+        decisions.extend(arguments::rules(self.profile).into_iter().map(|(_, nr, rules)| (number(nr), Decision::Check(rules))));
+        Program(assemble::assemble(&decisions.into_iter().collect::<Vec<_>>()))
+    }
 }
 
 /// Installs the filter on this process and its future children. no_new_privs must be set.
 pub fn apply(program: &Program) -> Result<(), LayerError> {
-    for part in [&program.allow, &program.absent] {
-        seccompiler::apply_filter(part).map_err(|error| {
-            LayerError::new(Layer::Seccomp, format!("install filter: {error}"), None)
-                .remedy("the kernel needs CONFIG_SECCOMP_FILTER, and an outer sandbox must allow seccomp(2)")
-        })?;
-    }
-    Ok(())
+    seccompiler::apply_filter(&program.0).map_err(|error| {
+        LayerError::new(Layer::Seccomp, format!("install filter: {error}"), None)
+            .remedy("the kernel needs CONFIG_SECCOMP_FILTER, and an outer sandbox must allow seccomp(2)")
+    })
 }

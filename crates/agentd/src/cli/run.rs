@@ -2,8 +2,7 @@
 
 use super::{CANNOT, Failure, args::RunArgs, environment, explain, grants, probe_cache, terminal};
 use agentd_core::{
-    Command, EndReason, IsolationBackend, IsolationError, LayerStatus, Limits, Outcome, Sandbox, SandboxSpec,
-    StdinSource,
+    Command, EndReason, IsolationBackend, IsolationError, LayerStatus, Limits, Outcome, Sandbox, SandboxSpec, StdinSource,
 };
 use agentd_isolation::{LinuxNativeBackend, create_backend};
 use std::{
