@@ -71,27 +71,27 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<Owne
     if let Some(cgroup) = inherited.cgroup {
         cgroup.join()?;
     }
+    let mut record = Record { layers, degrade: plan.allow_degraded };
+    // What needs no ids is done while the launcher writes the id maps.
+    if plan.namespaces.enabled {
+        record.layer(Layer::Namespaces, || {
+            namespace::furnish(plan.namespaces)?;
+            Ok((LayerStatus::Enforced, plan.namespaces.describe()))
+        })?;
+    }
+    if plan.namespaces.enabled && plan.namespaces.network == agentd_core::Network::Off {
+        record.enforced(Layer::Network, "loopback only".to_owned());
+    }
     let mut go = Channel::new(inherited.go.try_clone().map_err(|e| io("dup", &e))?, protocol::MAX_EVENT);
     let (Go { identity: (uid, gid, privileged) }, trees) =
         go.receive().map_err(|e| LayerError::new(Layer::Process, format!("hear from the launcher: {e}"), None))?;
     drop(go);
 
-    let mut record = Record { layers, degrade: plan.allow_degraded };
     if plan.namespaces.enabled {
         let identity = idmap::Identity { uid, gid, host_uid: uid, host_gid: gid };
         idmap::assume(identity, privileged)?;
-        record.enforced(
-            Layer::Idmap,
-            format!("uid {uid} inside, {}", if privileged { "own host uid" } else { "the caller's host uid" }),
-        );
-        let network = plan.namespaces.network;
-        record.layer(Layer::Namespaces, || {
-            namespace::furnish(plan.namespaces)?;
-            Ok((LayerStatus::Enforced, plan.namespaces.describe()))
-        })?;
-        if network == agentd_core::Network::Off {
-            record.enforced(Layer::Network, "loopback only".to_owned());
-        }
+        let host = if privileged { "own host uid" } else { "the caller's host uid" };
+        record.enforced(Layer::Idmap, format!("uid {uid} inside, {host}"));
     }
     if plan.view.enabled {
         record.layer(Layer::Mounts, || {

@@ -44,8 +44,7 @@ pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     }
     let rules = rules(&grants, &home);
     let mut cgroup = CgroupPlan::from_limits(&spec.limits);
-    let process_rlimit =
-        spec.limits.processes.filter(|_| !Hierarchy::detect().has(Controller::Pids)).map(|n| u64::from(n) + 2);
+    let process_rlimit = spec.limits.processes.filter(|_| !Hierarchy::detect().has(Controller::Pids)).map(|n| u64::from(n) + 2);
     if process_rlimit.is_some() {
         // RLIMIT_NPROC counts per user namespace (since Linux 5.14), and a sandbox has one of its own.
         cgroup.processes = None;

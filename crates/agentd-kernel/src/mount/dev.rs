@@ -1,6 +1,6 @@
 //! A minimal `/dev`: the harmless nodes, a devpts instance and shared memory of its own.
 
-use super::{tmpfs, tree};
+use super::{scratch::Scratch, tree};
 use crate::At;
 use agentd_core::{Layer, LayerError};
 use rustix::mount::{MountFlags, mount};
@@ -11,38 +11,40 @@ use std::{
 };
 
 /// Nodes bound from the host's `/dev`.
-const NODES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Links as every Linux system has them.
 const LINKS: [(&str, &str); 5] = [
-    ("/proc/self/fd", "/dev/fd"),
-    ("/proc/self/fd/0", "/dev/stdin"),
-    ("/proc/self/fd/1", "/dev/stdout"),
-    ("/proc/self/fd/2", "/dev/stderr"),
-    ("pts/ptmx", "/dev/ptmx"),
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
 ];
 
-/// Size of `/dev/shm`, bytes.
-const SHM_BYTES: u64 = 256 << 20;
-
 pub(super) fn clone_nodes() -> Result<Vec<OwnedFd>, LayerError> {
-    NODES.iter().map(|node| tree::clone_tree(Path::new(node))).collect()
+    NODES.iter().map(|node| tree::clone_tree(&Path::new("/dev").join(node))).collect()
 }
 
-pub(super) fn apply(nodes: Vec<OwnedFd>) -> Result<(), LayerError> {
-    tmpfs(Path::new("/dev"), "755", 1 << 16, MountFlags::NOEXEC)?;
-    for (path, tree) in NODES.iter().zip(nodes) {
-        fs::write(path, []).at(Layer::Mounts, || format!("make a place for {path}"))?;
-        tree::attach(tree, Path::new(path))?;
+pub(super) fn apply(scratch: &Scratch, nodes: Vec<OwnedFd>) -> Result<(), LayerError> {
+    let dev = scratch.directory("dev", 0o755)?;
+    for name in NODES {
+        fs::write(dev.join(name), []).at(Layer::Mounts, || format!("make a place for /dev/{name}"))?;
     }
-    for dir in ["/dev/pts", "/dev/shm"] {
-        fs::create_dir(dir).at(Layer::Mounts, || format!("mkdir {dir}"))?;
+    for name in ["pts", "shm"] {
+        fs::create_dir(dev.join(name)).at(Layer::Mounts, || format!("mkdir /dev/{name}"))?;
+    }
+    for (target, name) in LINKS {
+        symlink(target, dev.join(name)).at(Layer::Mounts, || format!("symlink /dev/{name}"))?;
+    }
+    scratch.show("dev", 0o755, Path::new("/dev"))?;
+    for (name, node) in NODES.iter().zip(nodes) {
+        tree::attach(node, &Path::new("/dev").join(name))?;
     }
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     mount("devpts", "/dev/pts", "devpts", flags, Some(c"newinstance,ptmxmode=0666,mode=620"))
         .at(Layer::Mounts, || "mount devpts on /dev/pts".to_owned())?;
-    for (target, link) in LINKS {
-        symlink(target, link).at(Layer::Mounts, || format!("symlink {link}"))?;
-    }
-    tmpfs(Path::new("/dev/shm"), "1777", SHM_BYTES, MountFlags::NOEXEC)
+    let shm = tree::clone_tree(&scratch.directory("shm", 0o1777)?)?;
+    tree::restrict(&shm, libc::MOUNT_ATTR_NOEXEC, Path::new("/dev/shm"))?;
+    tree::attach(shm, Path::new("/dev/shm"))
 }

@@ -1,21 +1,25 @@
 //! The private mount view (`mount_namespaces(7)`): what of the host's tree a sandbox can name at all.
 //!
-//! An empty tmpfs covers every directory below `/` that is not part of the system; grants are attached over that. Path-based
+//! An empty directory covers every directory below `/` that is not part of the system; grants are attached over that. Path-based
 //! Unix sockets, which Landlock does not fence, are thereby out of reach too. The order matters: trees of the grants are
 //! cloned first, while the host's view is still whole, and attached last.
+//!
+//! All that is private (`/tmp`, the home directory, `/dev/shm`, the covers) are directories of one tmpfs: a file system costs more
+//! to make than everything else here, and one size limit holds for all of them together.
 
 mod dev;
 mod proc;
+mod scratch;
 mod tree;
 
 pub use tree::clone_tree;
 
 use crate::At;
 use agentd_core::{Access, Layer, LayerError};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use scratch::Scratch;
 use serde::{Deserialize, Serialize};
 use std::{
-    ffi::CString,
     fs,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
@@ -39,13 +43,13 @@ pub struct GrantPlan {
 pub struct ViewPlan {
     /// Whether there is a view of its own.
     pub enabled: bool,
-    /// Directories to be covered, absolute.
+    /// Directories below `/` to be covered, absolute.
     pub masks: Vec<PathBuf>,
     /// Where the private home directory appears.
     pub home: PathBuf,
     /// Grants, parents before children.
     pub grants: Vec<GrantPlan>,
-    /// Size limit of each private tmpfs, bytes.
+    /// Size limit of all that is private together, bytes.
     pub scratch_bytes: u64,
 }
 
@@ -61,12 +65,20 @@ pub fn apply(plan: &ViewPlan, trees: Vec<OwnedFd>) -> Result<Vec<String>, LayerE
     let trees =
         if trees.is_empty() { plan.grants.iter().map(|g| clone_tree(&g.path)).collect::<Result<Vec<_>, _>>()? } else { trees };
     let devices = dev::clone_nodes()?;
-    proc::apply()?;
-    dev::apply(devices)?;
-    tmpfs(Path::new("/tmp"), "1777", plan.scratch_bytes, MountFlags::empty())?;
+    let scratch = Scratch::mount(plan.scratch_bytes)?;
+    dev::apply(&scratch, devices)?;
+    scratch.show("tmp", 0o1777, Path::new("/tmp"))?;
     for mask in &plan.masks {
-        tmpfs(mask, "755", plan.scratch_bytes, MountFlags::empty())?;
+        let used =
+            plan.home.starts_with(mask) || mask == Path::new("/var") || plan.grants.iter().any(|g| g.path.starts_with(mask));
+        match (used, mask.file_name().and_then(|name| name.to_str())) {
+            // One that something is attached below needs a directory of its own.
+            (true, Some(name)) => scratch.show(name, 0o755, mask)?,
+            _ => scratch.show("empty", 0o555, mask)?,
+        }
     }
+    // Over the place where the scratch file system itself is.
+    proc::apply()?;
     directory(Path::new("/var/tmp"), 0o1777)?;
     directory(&plan.home, 0o700)?;
     for (grant, tree) in plan.grants.iter().zip(trees) {
@@ -91,21 +103,13 @@ fn attach(grant: &GrantPlan, tree: OwnedFd, notes: &mut Vec<String>) -> Result<(
         }
     }
     if grant.access == Access::ReadOnly {
-        tree::make_read_only(&tree, &grant.path)?;
+        tree::restrict(&tree, libc::MOUNT_ATTR_RDONLY, &grant.path)?;
     }
     tree::attach(tree, &grant.path)?;
     for relative in &grant.protect {
         tree::protect(&grant.path, relative, notes)?;
     }
     Ok(())
-}
-
-/// Mounts an empty tmpfs, `nosuid,nodev`.
-pub(crate) fn tmpfs(target: &Path, mode: &str, bytes: u64, extra: MountFlags) -> Result<(), LayerError> {
-    let options = CString::new(format!("mode={mode},size={bytes},nr_inodes=1m"))
-        .map_err(|_| LayerError::new(Layer::Mounts, "tmpfs options", Some(libc::EINVAL)))?;
-    mount("tmpfs", target, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV | extra, Some(options.as_c_str()))
-        .at(Layer::Mounts, || format!("mount tmpfs on {}", target.display()))
 }
 
 /// Makes a directory and its parents where they are missing.

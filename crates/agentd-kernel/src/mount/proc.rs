@@ -4,11 +4,11 @@ use super::tree;
 use crate::At;
 use agentd_core::{Layer, LayerError};
 use rustix::mount::{MountFlags, mount};
-use std::path::Path;
+use std::{os::unix::fs::MetadataExt, path::Path};
 
-/// Files that say something about the host or act on it. The payload has no capability that would let it use most of them;
-/// they are covered so that this does not hang on one line of defence.
-const MASKED: [&str; 12] = [
+/// Entries that tell of the host or act on it. Most of them only root of the host may open, which a payload never is; those that
+/// this kernel gives to others are covered. All of `/proc` is read-only by Landlock.
+const DANGEROUS: [&str; 14] = [
     "/proc/kcore",
     "/proc/keys",
     "/proc/key-users",
@@ -19,25 +19,29 @@ const MASKED: [&str; 12] = [
     "/proc/sysrq-trigger",
     "/proc/latency_stats",
     "/proc/kpagecount",
+    "/proc/kpageflags",
     "/proc/cmdline",
     "/proc/modules",
+    "/proc/slabinfo",
 ];
+
+/// Permission bits for others.
+const OTHERS: u32 = 0o007;
 
 pub(super) fn apply() -> Result<(), LayerError> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", "/proc", "proc", flags, Some(c"hidepid=2")).at(Layer::Mounts, || "mount proc on /proc".to_owned()).map_err(
         |error| {
-            error.remedy("the kernel refuses a new /proc where parts of the present one are covered, as in most containers: run agentd outside, or with an unmasked /proc")
+            error.remedy(
+                "the kernel refuses a new /proc where parts of the present one are covered, as in most containers: \
+                 run agentd outside, or with an unmasked /proc",
+            )
         },
     )?;
-    for path in MASKED {
-        let path = Path::new(path);
-        if path.symlink_metadata().is_ok() {
+    for path in DANGEROUS.map(Path::new) {
+        if path.symlink_metadata().is_ok_and(|meta| meta.mode() & OTHERS != 0) {
             tree::attach(tree::clone_tree(Path::new("/dev/null"))?, path)?;
         }
     }
-    // Everything below is the kernel's settings.
-    let sys = tree::clone_tree(Path::new("/proc/sys"))?;
-    tree::make_read_only(&sys, Path::new("/proc/sys"))?;
-    tree::attach(sys, Path::new("/proc/sys"))
+    Ok(())
 }

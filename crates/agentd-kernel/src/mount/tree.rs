@@ -39,10 +39,10 @@ pub fn attach(tree: OwnedFd, target: &Path) -> Result<(), LayerError> {
         .at(Layer::Mounts, || format!("move_mount onto {}", target.display()))
 }
 
-/// Makes a whole detached tree read-only.
-pub fn make_read_only(tree: &OwnedFd, path: &Path) -> Result<(), LayerError> {
-    syscall::mount_setattr(tree.as_fd(), true, libc::MOUNT_ATTR_RDONLY, None)
-        .at(Layer::Mounts, || format!("make {} read-only", path.display()))
+/// Sets attributes on a whole detached tree, e.g. `MOUNT_ATTR_RDONLY`.
+pub fn restrict(tree: &OwnedFd, attributes: u64, path: &Path) -> Result<(), LayerError> {
+    syscall::mount_setattr(tree.as_fd(), true, attributes, None)
+        .at(Layer::Mounts, || format!("mount_setattr {attributes:#x} for {}", path.display()))
 }
 
 /// Keeps `root/relative` read-only. Each directory on the way becomes a mount point, because one that is not could be renamed
@@ -71,7 +71,7 @@ pub fn protect(root: &Path, relative: &Path, notes: &mut Vec<String>) -> Result<
         }
         let tree = clone_at(at.as_fd(), &path)?;
         if index + 1 == parts.len() {
-            make_read_only(&tree, &path)?;
+            restrict(&tree, libc::MOUNT_ATTR_RDONLY, &path)?;
         }
         attach(tree, &path)?;
     }
