@@ -13,7 +13,10 @@ use agentd_kernel::{
     cgroup::{GroupUsage, WatchKind},
     rlimit::RlimitPlan,
 };
-use agentd_supervisor::protocol::{Exec, ExecUsage, Request};
+use agentd_supervisor::{
+    launcher::sealed_image,
+    protocol::{Exec, ExecUsage, Request},
+};
 use async_trait::async_trait;
 use rustix::pipe::PipeFlags;
 use std::{
@@ -143,7 +146,15 @@ impl Running {
             StdinSource::Bytes(_) | StdinSource::Stream => Some(rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io)?),
         };
         let stdin_inner: BorrowedFd<'_> = stdin.as_ref().map_or(running.link.null.as_fd(), |(inner, _)| inner.as_fd());
-        running.link.request(&Request::Exec(exec), &[stdin_inner, stdout_inner.as_fd(), stderr_inner.as_fd()])?;
+        let own = match image {
+            Image::Named => None,
+            Image::Own => {
+                Some(sealed_image().map_err(|source| IsolationError::Io { context: "copy agentd's image".to_owned(), source })?)
+            }
+        };
+        let mut fds = vec![stdin_inner, stdout_inner.as_fd(), stderr_inner.as_fd()];
+        fds.extend(own.as_ref().map(AsFd::as_fd));
+        running.link.request(&Request::Exec(exec), &fds)?;
         running.streams =
             ExecStreams { stdin: stdin.map(|(_, ours)| ours), stdout: Some(stdout), stderr: Some(stderr), pty: None };
         Ok(running)

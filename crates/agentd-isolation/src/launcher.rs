@@ -50,10 +50,10 @@ pub(crate) fn get() -> Result<Arc<Launcher>, IsolationError> {
         return Ok(launcher.clone());
     }
     let io = |source| IsolationError::Io { context: "start the launcher".to_owned(), source };
-    let running = process::start().map_err(io)?;
-    rustix::io::ioctl_fionbio(&running.control, true).map_err(|e| io(e.into()))?;
+    let control = process::start().map_err(io)?;
+    rustix::io::ioctl_fionbio(&control, true).map_err(|e| io(e.into()))?;
     let launcher = Arc::new(Launcher {
-        control: tokio::sync::Mutex::new(Channel::new(running.control, protocol::MAX_EVENT)),
+        control: tokio::sync::Mutex::new(Channel::new(control, protocol::MAX_EVENT)),
         next: AtomicU32::new(1),
         abandoned: Mutex::new(Vec::new()),
     });

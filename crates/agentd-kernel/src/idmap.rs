@@ -2,7 +2,6 @@
 
 use crate::{At, syscall};
 use agentd_core::{Layer, LayerError};
-use rustix::process::Pid;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -60,15 +59,16 @@ pub fn assume(identity: Identity, privileged: bool) -> Result<(), LayerError> {
 
 /// A user namespace in which `owner` of a file system is shown as the host id `shown` (`mount_setattr(2)`, `MOUNT_ATTR_IDMAP`).
 pub fn mapping(owner: (u32, u32), shown: (u32, u32)) -> Result<OwnedFd, LayerError> {
-    let pid = syscall::park_in_user_namespace().at(Layer::Idmap, || "clone a user namespace for id-mapped mounts".to_owned())?;
-    let made = (|| {
-        let identity = Identity { uid: owner.0, gid: owner.1, host_uid: shown.0, host_gid: shown.1 };
-        write_maps(pid, identity, true)?;
-        rustix::fs::open(format!("/proc/{pid}/ns/user"), rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, 0o0.into())
-            .at(Layer::Idmap, || "open the user namespace for id-mapped mounts".to_owned())
-    })();
-    syscall::unpark(pid);
-    made
+    let helper =
+        syscall::Helper::in_user_namespace().at(Layer::Idmap, || "clone a user namespace for id-mapped mounts".to_owned())?;
+    let identity = Identity { uid: owner.0, gid: owner.1, host_uid: shown.0, host_gid: shown.1 };
+    write_maps(helper.pid(), identity, true)?;
+    rustix::fs::open(
+        format!("/proc/{}/ns/user", helper.pid()),
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .at(Layer::Idmap, || "open the user namespace for id-mapped mounts".to_owned())
 }
 
 /// A detached, id-mapped copy of the mount tree at `path`.
@@ -80,9 +80,4 @@ pub fn mapped_tree(path: &Path, userns: &OwnedFd) -> Result<OwnedFd, LayerError>
             error.remedy("its file system does not support id-mapped mounts: use a directory on ext4, xfs, btrfs or tmpfs, or run agentd as the owner of the files")
         })?;
     Ok(tree)
-}
-
-/// This process's pid as a [`Pid`].
-pub fn self_pid() -> Pid {
-    rustix::process::getpid()
 }

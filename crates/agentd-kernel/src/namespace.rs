@@ -2,9 +2,8 @@
 
 use crate::{At, syscall};
 use agentd_core::{Layer, LayerError, Network};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub use syscall::Cloned;
 
@@ -18,15 +17,12 @@ pub struct NamespacePlan {
 }
 
 impl NamespacePlan {
-    /// The flags for `clone3(2)`.
+    /// The flags for `clone3(2)`. The network namespace is made beside; see [`Beside`].
     pub fn flags(&self) -> u64 {
         if !self.enabled {
             return 0;
         }
-        let mut flags = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-        if self.network == Network::Off {
-            flags |= libc::CLONE_NEWNET;
-        }
+        let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         u64::from(flags.unsigned_abs())
     }
 
@@ -56,19 +52,39 @@ pub unsafe fn start(plan: NamespacePlan, cgroup: Option<BorrowedFd<'_>>) -> Resu
     )
 }
 
-/// The steps that can only be done inside: a cgroup namespace, a host name, loopback.
-pub fn furnish(plan: NamespacePlan) -> Result<(), LayerError> {
-    if !plan.enabled {
-        return Ok(());
-    }
+/// The steps that can only be done inside: a cgroup namespace and a host name.
+pub fn furnish() -> Result<(), LayerError> {
     let unshare = rustix::thread::UnshareFlags::NEWCGROUP;
     // SAFETY: a new cgroup namespace changes nothing that Rust relies on.
     unsafe { rustix::thread::unshare_unsafe(unshare) }.at(Layer::Namespaces, || "unshare cgroup".to_owned())?;
-    rustix::system::sethostname(b"agentd").at(Layer::Namespaces, || "sethostname".to_owned())?;
-    if plan.network == Network::Off {
-        let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-            .at(Layer::Network, || "socket for loopback".to_owned())?;
-        syscall::loopback_up(socket.as_fd()).at(Layer::Network, || "bring lo up".to_owned())?;
+    rustix::system::sethostname(b"agentd").at(Layer::Namespaces, || "sethostname".to_owned())
+}
+
+/// A network namespace with loopback only, being made by a helper process while the caller does something else: making one takes
+/// as long as everything else in a sandbox together.
+pub struct Beside {
+    helper: syscall::Helper,
+    done: OwnedFd,
+}
+
+impl Beside {
+    /// Starts making it. The caller must be single-threaded and in the user namespace that will own it.
+    pub fn start() -> Result<Self, LayerError> {
+        let (ours, theirs) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at(Layer::Network, || "pipe".to_owned())?;
+        let helper = syscall::Helper::start(theirs).at(Layer::Network, || "clone a helper".to_owned())?;
+        Ok(Self { helper, done: ours })
     }
-    Ok(())
+
+    /// Waits until it is made, and moves this process into it.
+    pub fn join(self) -> Result<(), LayerError> {
+        let mut answer = [0u8; 4];
+        let heard = rustix::io::retry_on_intr(|| rustix::io::read(&self.done, &mut answer[..]));
+        let answer = if heard == Ok(answer.len()) { i32::from_ne_bytes(answer) } else { -libc::EPIPE };
+        drop(self.helper);
+        if answer < 0 {
+            return Err(LayerError::new(Layer::Network, "make a network namespace and bring lo up", Some(-answer)));
+        }
+        syscall::enter_network(answer).at(Layer::Network, || "setns to the new network namespace".to_owned())
+    }
 }

@@ -1,7 +1,7 @@
 //! System calls that no safe crate wraps.
 
 use rustix::io::Errno;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
     if result < 0 {
@@ -133,36 +133,103 @@ pub fn clear_capabilities() -> Result<(), Errno> {
     Ok(())
 }
 
-/// A child in a user namespace of its own that does nothing until it is killed; it shares this address space.
-pub fn park_in_user_namespace() -> Result<i32, Errno> {
-    extern "C" fn park(_: *mut libc::c_void) -> libc::c_int {
-        loop {
-            // SAFETY: pause(2) touches no memory.
-            unsafe { libc::pause() };
+/// A process that shares this one's memory and descriptors, but not its namespaces. Killed and reaped when dropped.
+pub struct Helper {
+    pid: libc::pid_t,
+    /// Written to by the helper, kept open for it.
+    _done: Option<OwnedFd>,
+    _stack: Box<[u128]>,
+}
+
+/// Gives a descriptor of a socket's network namespace (`linux/sockios.h`).
+const SIOCGSKNS: libc::Ioctl = 0x894c;
+
+/// Bytes of a helper's stack: it calls a handful of system calls.
+const HELPER_STACK: usize = 32 << 10;
+
+impl Helper {
+    fn clone(flags: libc::c_int, body: extern "C" fn(*mut libc::c_void) -> libc::c_int, argument: usize) -> Result<Self, Errno> {
+        let mut stack = vec![0u128; HELPER_STACK / size_of::<u128>()].into_boxed_slice();
+        let top = stack.as_mut_ptr_range().end;
+        // SAFETY: `top` is the aligned end of a stack that lives until the helper has been reaped. The bodies allocate nothing, take
+        // no lock, and never return into code of the parent's. Both share one thread area, so a failing call of theirs may set
+        // the parent's errno: then the parent fails too.
+        let pid = unsafe {
+            libc::clone(
+                body,
+                top.cast(),
+                flags | libc::CLONE_VM | libc::CLONE_FILES,
+                std::ptr::with_exposed_provenance_mut(argument),
+            )
+        };
+        check(libc::c_long::from(pid))?;
+        Ok(Self { pid, _done: None, _stack: stack })
+    }
+
+    /// A helper that does nothing, in a user namespace of its own.
+    pub fn in_user_namespace() -> Result<Self, Errno> {
+        extern "C" fn body(_: *mut libc::c_void) -> libc::c_int {
+            park()
+        }
+        Self::clone(libc::CLONE_NEWUSER, body, 0)
+    }
+
+    /// A helper that makes a network namespace, brings its loopback up, and writes to `done`: the number of a descriptor of that
+    /// namespace, or a negated errno.
+    pub fn start(done: OwnedFd) -> Result<Self, Errno> {
+        extern "C" fn body(argument: *mut libc::c_void) -> libc::c_int {
+            let answer = make_network().unwrap_or_else(|errno| -errno.raw_os_error());
+            // SAFETY: the parent keeps the descriptor open until this helper is gone.
+            let done = unsafe { BorrowedFd::borrow_raw(libc::c_int::try_from(argument.addr()).unwrap_or(-1)) };
+            // A parent that hears nothing takes it for a failure.
+            rustix::io::write(done, &answer.to_ne_bytes()).ok();
+            park()
+        }
+        let number = usize::try_from(done.as_raw_fd()).unwrap_or(0);
+        let mut helper = Self::clone(0, body, number)?;
+        helper._done = Some(done);
+        Ok(helper)
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> libc::pid_t {
+        self.pid
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // SAFETY: integer arguments and a null status pointer, which waitpid(2) allows. Without an exit signal a child needs __WALL.
+        unsafe {
+            libc::kill(self.pid, libc::SIGKILL);
+            libc::waitpid(self.pid, std::ptr::null_mut(), libc::__WALL);
         }
     }
-    let mut stack = vec![0u64; 1024].into_boxed_slice();
-    let top = stack.as_mut_ptr_range().end;
-    // SAFETY: `top` is the aligned end of an 8 KiB stack, which `park` does not exceed; it is leaked below, so it outlives
-    // the child. Without SIGCHLD in the flags the child needs __WCLONE to be waited for.
-    let pid = check(libc::c_long::from(unsafe {
-        libc::clone(park, top.cast(), libc::CLONE_VM | libc::CLONE_NEWUSER, std::ptr::null_mut())
-    }))?;
-    PARKED_STACKS.with_borrow_mut(|stacks| stacks.push(stack));
-    Ok(i32::try_from(pid).unwrap_or(-1))
 }
 
-/// Kills and reaps a child made by [`park_in_user_namespace`].
-pub fn unpark(pid: i32) {
-    // SAFETY: integer arguments and a null status pointer, which waitpid(2) allows.
-    unsafe {
-        libc::kill(pid, libc::SIGKILL);
-        libc::waitpid(pid, std::ptr::null_mut(), libc::__WCLONE);
+fn make_network() -> Result<libc::c_int, Errno> {
+    // SAFETY: the helper's own network namespace is nothing that Rust relies on.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    loopback_up(socket.as_fd())?;
+    // By way of the socket, because /proc may be gone from the view by now. The descriptor table is the parent's too.
+    // SAFETY: this ioctl takes no argument and returns a descriptor.
+    let namespace = check(libc::c_long::from(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) }))?;
+    Ok(libc::c_int::try_from(namespace).unwrap_or(-libc::EMFILE))
+}
+
+/// Moves the calling process into the network namespace `number` is a descriptor of, and closes it.
+pub fn enter_network(number: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: the helper opened it in the shared table and does not use it any more.
+    let namespace = unsafe { OwnedFd::from_raw_fd(number) };
+    // SAFETY: integers only; the network namespace is nothing that Rust relies on.
+    check(libc::c_long::from(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }))?;
+    Ok(())
+}
+
+fn park() -> ! {
+    loop {
+        // SAFETY: pause(2) touches no memory.
+        unsafe { libc::pause() };
     }
-    PARKED_STACKS.with_borrow_mut(|stacks| stacks.pop());
-}
-
-thread_local! {
-    /// Stacks in use by parked children, last one newest.
-    static PARKED_STACKS: std::cell::RefCell<Vec<Box<[u64]>>> = const { std::cell::RefCell::new(Vec::new()) };
 }

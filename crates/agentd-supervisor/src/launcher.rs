@@ -34,46 +34,56 @@ use std::{
     process::Command,
 };
 
-/// `argv[0]` of a launcher. Its control socket is standard input, its image descriptor [`IMAGE_FD`].
+/// `argv[0]` of a launcher. Its control socket is standard input.
 pub const ROLE: &str = "agentd-launcher";
 
-/// Where a launcher finds the sealed copy of its program.
-const IMAGE_FD: i32 = 3;
-
-/// A launcher as its library sees it.
-#[derive(Debug)]
-pub struct Running {
-    /// The control socket: orders out, reports in.
-    pub control: OwnedFd,
-    /// Its pid.
-    pub pid: u32,
-    /// The child to be reaped.
-    pub child: std::process::Child,
+/// Starts a launcher; gives its control socket: orders out, reports in.
+///
+/// A program with one thread is its own best launcher: a fork of it, which costs a tenth of executing it anew. One with more
+/// threads can't be forked safely; it is executed anew, from a sealed copy, and must have called `take_role` at the head of `main`.
+pub fn start() -> io::Result<OwnedFd> {
+    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    if single_threaded()? {
+        fork(theirs)?
+    } else {
+        execute(theirs)?
+    }
+    Ok(ours)
 }
 
-/// Starts a launcher. The calling program must have called `take_role` at the head of its `main`.
-pub fn start() -> io::Result<Running> {
+fn single_threaded() -> io::Result<bool> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count() == 1)
+}
+
+fn fork(control: OwnedFd) -> io::Result<()> {
+    // SAFETY: this process has one thread, so the child may do whatever the parent may.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // SAFETY: integers and constants only. Whatever else the program had open, the launcher has not; what it owned is
+            // never dropped, because the launcher leaves by `_exit`.
+            unsafe {
+                libc::dup2(control.as_raw_fd(), 0);
+                libc::dup2(libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY), 1);
+                libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
+                libc::prctl(libc::PR_SET_NAME, c"agentd-launcher".as_ptr());
+                libc::_exit(main())
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn execute(control: OwnedFd) -> io::Result<()> {
     let image = sealed_image()?;
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(io::Error::from)?;
-    let image_fd = image.as_raw_fd();
-    let mut command = Command::new(format!("/proc/self/fd/{image_fd}"));
-    command.arg0(ROLE).env_clear().stdin(theirs).stdout(std::process::Stdio::null());
-    let install = move || {
-        // SAFETY: dup2 of two integers is async-signal-safe. The copy at IMAGE_FD lacks close-on-exec, so it survives.
-        let result = unsafe {
-            if image_fd == IMAGE_FD { libc::fcntl(IMAGE_FD, libc::F_SETFD, 0) } else { libc::dup2(image_fd, IMAGE_FD) }
-        };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    };
-    // SAFETY: the closure makes one async-signal-safe call and allocates nothing.
-    unsafe { command.pre_exec(install) };
-    let child = command.spawn()?;
-    Ok(Running { control: ours, pid: child.id(), child })
+    let mut command = Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()));
+    command.arg0(ROLE).env_clear().stdin(control).stdout(std::process::Stdio::null());
+    // It is reaped by whoever reaps this process's children, or by init after it.
+    command.spawn().map(drop)
 }
 
 /// A copy of this program in memory that can't be changed any more (`memfd_create(2)`, `F_ADD_SEALS`).
-fn sealed_image() -> io::Result<OwnedFd> {
+pub fn sealed_image() -> io::Result<OwnedFd> {
     let mut source = File::open("/proc/self/exe")?;
     let image = rustix::fs::memfd_create("agentd", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut copy = File::from(image);
@@ -92,7 +102,6 @@ struct Live {
 }
 
 struct Launcher {
-    image: OwnedFd,
     hierarchy: Option<Hierarchy>,
     filters: HashMap<SeccompPlan, Program>,
     sandboxes: HashMap<u32, Live>,
@@ -101,16 +110,13 @@ struct Launcher {
 
 /// What a launcher does until its library is gone; then everything it made is ended and removed.
 pub fn main() -> i32 {
-    // SAFETY: `start` put the control socket and the image there, and nothing else in this process owns them.
-    let (control, image) = unsafe { (OwnedFd::from_raw_fd(0), OwnedFd::from_raw_fd(IMAGE_FD)) };
-    if rustix::io::fcntl_setfd(&image, rustix::io::FdFlags::CLOEXEC).is_err() {
-        return 125;
-    }
+    // SAFETY: `start` put the control socket there, and nothing else in this process owns it.
+    let control = unsafe { OwnedFd::from_raw_fd(0) };
     // Orphans of sandboxes without a pid namespace come here.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).ok();
     // The terminal's Ctrl-C is for the library, which decides what it means.
     rustix::process::setsid().ok();
-    let mut launcher = Launcher { image, hierarchy: None, filters: HashMap::new(), sandboxes: HashMap::new(), groups: 0 };
+    let mut launcher = Launcher { hierarchy: None, filters: HashMap::new(), sandboxes: HashMap::new(), groups: 0 };
     let mut channel = Channel::new(control, protocol::MAX_REQUEST);
     let ended = loop {
         match channel.receive::<Order>() {
@@ -231,17 +237,16 @@ impl Launcher {
         };
         let (channel, inner_channel) = pair()?;
         let (go, inner_go) = pair()?;
-        let image = rustix::io::fcntl_dupfd_cloexec(&self.image, 3).map_err(process("dup"))?;
         // SAFETY: the launcher is single-threaded: it starts no thread, and its libraries are only those of this crate.
         let cloned = unsafe { namespace::start(plan.namespaces, cgroup.and_then(Cgroup::clone_into)) }?;
         let (pid, pidfd) = match cloned {
             Cloned::Child => {
                 drop((channel, go));
-                seal::run(Inherited { plan, cgroup, filter, channel: inner_channel, go: inner_go, image })
+                seal::run(Inherited { plan, cgroup, filter, channel: inner_channel, go: inner_go })
             }
             Cloned::Parent(pid, pidfd) => (pid, pidfd),
         };
-        drop((inner_channel, inner_go, image));
+        drop((inner_channel, inner_go));
         let raw = Pid::from_raw(pid).ok_or_else(|| LayerError::new(Layer::Process, "clone3", None))?;
         if let Err(error) = admit(plan, pid, &go) {
             kill(&pidfd, raw);

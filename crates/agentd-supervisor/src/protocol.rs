@@ -67,7 +67,7 @@ pub struct Exec {
     pub pty: Option<(u16, u16)>,
     /// Limits of the command.
     pub rlimits: RlimitPlan,
-    /// Execute agentd's own image instead of a file named by `argv[0]`.
+    /// Execute the file behind a further descriptor instead of one named by `argv[0]`.
     pub own_image: bool,
 }
 

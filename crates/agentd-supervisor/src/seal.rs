@@ -32,8 +32,6 @@ pub struct Inherited<'a> {
     pub channel: OwnedFd,
     /// Where [`Go`] comes from.
     pub go: OwnedFd,
-    /// agentd's own image.
-    pub image: OwnedFd,
 }
 
 /// Runs the new process to its end.
@@ -54,7 +52,7 @@ pub fn run(inherited: Inherited<'_>) -> ! {
     if channel.send(&Event::Hello { version: protocol::VERSION, layers: Ok(layers) }, &[]).is_err() {
         exit(1);
     }
-    serve::serve(Supervisor { channel, signals, image: inherited.image, namespaced, watch_processes });
+    serve::serve(Supervisor { channel, signals, namespaced, watch_processes });
     exit(0)
 }
 
@@ -73,14 +71,15 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<Owne
     }
     let mut record = Record { layers, degrade: plan.allow_degraded };
     // What needs no ids is done while the launcher writes the id maps.
+    let mut network = None;
     if plan.namespaces.enabled {
+        if plan.namespaces.network == agentd_core::Network::Off {
+            network = Some(namespace::Beside::start()?);
+        }
         record.layer(Layer::Namespaces, || {
-            namespace::furnish(plan.namespaces)?;
+            namespace::furnish()?;
             Ok((LayerStatus::Enforced, plan.namespaces.describe()))
         })?;
-    }
-    if plan.namespaces.enabled && plan.namespaces.network == agentd_core::Network::Off {
-        record.enforced(Layer::Network, "loopback only".to_owned());
     }
     let mut go = Channel::new(inherited.go.try_clone().map_err(|e| io("dup", &e))?, protocol::MAX_EVENT);
     let (Go { identity: (uid, gid, privileged) }, trees) =
@@ -100,13 +99,19 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<Owne
             Ok(if notes.is_empty() { (LayerStatus::Enforced, detail) } else { (LayerStatus::Partial(notes.join("; ")), detail) })
         })?;
     }
+    if let Some(network) = network {
+        record.layer(Layer::Network, || {
+            network.join()?;
+            Ok((LayerStatus::Enforced, "loopback only".to_owned()))
+        })?;
+    }
     // After the change of ids, which clears it.
     privileges::die_with_parent(if plan.namespaces.enabled { libc::SIGKILL } else { libc::SIGTERM })?;
     privileges::drop_all(plan.namespaces.enabled)?;
     if plan.namespaces.enabled {
         record.enforced(Layer::Privileges, privileges::DESCRIPTION.to_owned());
     }
-    close_others(&[inherited.channel.as_raw_fd(), inherited.image.as_raw_fd(), signals.as_raw_fd()])?;
+    close_others(&[inherited.channel.as_raw_fd(), signals.as_raw_fd()])?;
     if let Some(limit) = plan.process_rlimit {
         rustix::process::setrlimit(
             rustix::process::Resource::Nproc,

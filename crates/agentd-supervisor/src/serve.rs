@@ -16,7 +16,7 @@ use std::{
     collections::{HashMap, HashSet},
     ffi::{CString, OsStr},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
 };
@@ -30,8 +30,6 @@ pub struct Supervisor {
     pub channel: Channel,
     /// Readable when a child has changed state, or when the launcher asks to end.
     pub signals: OwnedFd,
-    /// agentd's own image, for attacks.
-    pub image: OwnedFd,
     /// Whether this is process 1 of a pid namespace.
     pub namespaced: bool,
     /// See [`crate::plan::SandboxPlan::process_rlimit`].
@@ -180,7 +178,7 @@ fn handle(
     match request {
         Request::Exec(exec) => {
             let id = exec.id;
-            match start(supervisor, stack, exec, fds) {
+            match start(stack, exec, fds) {
                 Ok((pid, terminal)) => {
                     leaders.insert(pid, Leader { id, process_limit: false });
                     if let Some(terminal) = terminal {
@@ -218,13 +216,13 @@ fn handle(
 
 type Started = (i32, Option<OwnedFd>);
 
-fn start(supervisor: &Supervisor, stack: &mut Stack, exec: Exec, fds: Vec<OwnedFd>) -> Result<Started, (SpawnStep, i32)> {
+fn start(stack: &mut Stack, exec: Exec, mut fds: Vec<OwnedFd>) -> Result<Started, (SpawnStep, i32)> {
     let invalid = |_| (SpawnStep::Exec, libc::EINVAL);
     let strings = |list: Vec<Vec<u8>>| list.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(invalid);
     let argv = strings(exec.argv)?;
     let env = strings(exec.env)?;
     let program = match argv.first() {
-        _ if exec.own_image => Program::Image(supervisor.image.as_raw_fd()),
+        Some(_) if exec.own_image => Program::Image(fds.pop().ok_or((SpawnStep::Exec, libc::EBADF))?),
         Some(program) => Program::Candidates(spawn::candidates(program, &env)),
         None => return Err((SpawnStep::Exec, libc::EINVAL)),
     };

@@ -9,7 +9,7 @@ use agentd_kernel::rlimit::RlimitPlan;
 use rustix::io::Errno;
 use std::{
     ffi::{CStr, CString},
-    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
 /// The child's stack. `execve` with a long argument list needs none of it: the kernel copies from where the strings are.
@@ -20,7 +20,7 @@ pub enum Program {
     /// The first of these that exists and may be executed.
     Candidates(Vec<CString>),
     /// The file behind a descriptor (`execveat(2)`, `AT_EMPTY_PATH`).
-    Image(RawFd),
+    Image(OwnedFd),
 }
 
 /// A command, prepared so that the child needs no memory of its own.
@@ -131,7 +131,14 @@ fn execute(work: &Work<'_>) -> (SpawnStep, i32) {
         Program::Image(fd) => {
             // SAFETY: all pointers are to NUL-terminated strings and lists that `Work` owns.
             unsafe {
-                libc::syscall(libc::SYS_execveat, *fd, c"".as_ptr(), work.argv.as_ptr(), work.env.as_ptr(), libc::AT_EMPTY_PATH);
+                libc::syscall(
+                    libc::SYS_execveat,
+                    fd.as_raw_fd(),
+                    c"".as_ptr(),
+                    work.argv.as_ptr(),
+                    work.env.as_ptr(),
+                    libc::AT_EMPTY_PATH,
+                );
             }
             (SpawnStep::Exec, last())
         }

@@ -23,7 +23,7 @@ const LINKS: [(&str, &str); 5] = [
 ];
 
 pub(super) fn clone_nodes() -> Result<Vec<OwnedFd>, LayerError> {
-    NODES.iter().map(|node| tree::clone_tree(&Path::new("/dev").join(node))).collect()
+    NODES.iter().map(|node| tree::clone_own(&Path::new("/dev").join(node))).collect()
 }
 
 pub(super) fn apply(scratch: &Scratch, nodes: Vec<OwnedFd>) -> Result<(), LayerError> {
@@ -39,12 +39,12 @@ pub(super) fn apply(scratch: &Scratch, nodes: Vec<OwnedFd>) -> Result<(), LayerE
     }
     scratch.show("dev", 0o755, Path::new("/dev"))?;
     for (name, node) in NODES.iter().zip(nodes) {
-        tree::attach(node, &Path::new("/dev").join(name))?;
+        tree::attach_own(&node, &Path::new("/dev").join(name))?;
     }
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     mount("devpts", "/dev/pts", "devpts", flags, Some(c"newinstance,ptmxmode=0666,mode=620"))
         .at(Layer::Mounts, || "mount devpts on /dev/pts".to_owned())?;
-    let shm = tree::clone_tree(&scratch.directory("shm", 0o1777)?)?;
+    let shm = tree::clone_own(&scratch.directory("shm", 0o1777)?)?;
     tree::restrict(&shm, libc::MOUNT_ATTR_NOEXEC, Path::new("/dev/shm"))?;
-    tree::attach(shm, Path::new("/dev/shm"))
+    tree::attach_own(&shm, Path::new("/dev/shm"))
 }

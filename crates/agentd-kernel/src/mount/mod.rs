@@ -60,6 +60,8 @@ pub const SCRATCH: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 /// launcher made them; else they are cloned here. Returns what was noteworthy.
 pub fn apply(plan: &ViewPlan, trees: Vec<OwnedFd>) -> Result<Vec<String>, LayerError> {
     let mut notes = Vec::new();
+    // Modes are meant as they are written here; commands get the usual one back.
+    let umask = rustix::process::umask(rustix::fs::Mode::empty());
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .at(Layer::Mounts, || "make / private".to_owned())?;
     let trees =
@@ -84,6 +86,7 @@ pub fn apply(plan: &ViewPlan, trees: Vec<OwnedFd>) -> Result<Vec<String>, LayerE
     for (grant, tree) in plan.grants.iter().zip(trees) {
         attach(grant, tree, &mut notes)?;
     }
+    rustix::process::umask(umask);
     rustix::process::chdir("/").at(Layer::Mounts, || "chdir /".to_owned())?;
     Ok(notes)
 }

@@ -7,7 +7,7 @@ use rustix::mount::{MountFlags, mount};
 use std::{
     ffi::CString,
     fs, io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -32,16 +32,12 @@ impl Scratch {
         let path = Path::new(PLACE).join(name);
         match fs::DirBuilder::new().mode(mode).create(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(path),
-            // mkdir(2) leaves out what the umask says, and the sticky bit on some systems.
-            made => made
-                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)))
-                .at(Layer::Mounts, || format!("mkdir {name} for the view"))
-                .map(|()| path),
+            made => made.at(Layer::Mounts, || format!("mkdir {name} for the view")).map(|()| path),
         }
     }
 
     /// Shows its directory `name` at `target`.
     pub(super) fn show(&self, name: &str, mode: u32, target: &Path) -> Result<(), LayerError> {
-        tree::attach(tree::clone_tree(&self.directory(name, mode)?)?, target)
+        tree::show(&self.directory(name, mode)?, target)
     }
 }

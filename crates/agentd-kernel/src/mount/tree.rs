@@ -26,6 +26,25 @@ fn clone_at(at: rustix::fd::BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Laye
     rustix::mount::open_tree(at, c"", flags).at(Layer::Mounts, || format!("open_tree {}", path.display()))
 }
 
+/// As [`clone_tree`] followed by [`attach`], for paths below which nobody but root, or the sandbox being made, can put a link: it
+/// takes half the system calls.
+pub fn show(source: &Path, target: &Path) -> Result<(), LayerError> {
+    let tree = clone_own(source)?;
+    attach_own(&tree, target)
+}
+
+/// As [`clone_tree`], for such paths.
+pub fn clone_own(source: &Path) -> Result<OwnedFd, LayerError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    rustix::mount::open_tree(CWD, source, flags).at(Layer::Mounts, || format!("open_tree {}", source.display()))
+}
+
+/// As [`attach`], for such paths.
+pub fn attach_own(tree: &OwnedFd, target: &Path) -> Result<(), LayerError> {
+    rustix::mount::move_mount(tree, c"", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .at(Layer::Mounts, || format!("move_mount onto {}", target.display()))
+}
+
 fn open_beneath<Fd: AsFd>(dir: Fd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), resolve)
