@@ -168,7 +168,7 @@ impl Running {
                 self.terminal = Some(fd);
                 Ok(())
             }
-            Some(News::SpawnFailed { errno, .. }) => Err(IsolationError::Spawn { program: self.program.clone(), errno }),
+            Some(News::SpawnFailed(error)) => Err(self.named(error)),
             _ => Err(IsolationError::Lost("supervisor".to_owned())),
         }
     }
@@ -209,7 +209,7 @@ impl Running {
     fn hear(&self, news: Option<News>) -> Result<End, IsolationError> {
         match news {
             Some(News::Ended { status, usage, process_limit }) => Ok(End { status, usage, process_limit }),
-            Some(News::SpawnFailed { errno, .. }) => Err(IsolationError::Spawn { program: self.program.clone(), errno }),
+            Some(News::SpawnFailed(error)) => Err(self.named(error)),
             Some(News::Lost(_)) | None if self.reason.is_some() => {
                 Ok(End { status: libc::SIGKILL, usage: ExecUsage::default(), process_limit: false })
             }
@@ -223,6 +223,13 @@ impl Running {
             if let Some(end) = self.next().await? {
                 return Ok(self.outcome(&end));
             }
+        }
+    }
+
+    fn named(&self, error: IsolationError) -> IsolationError {
+        match error {
+            IsolationError::Spawn { errno, .. } => IsolationError::Spawn { program: self.program.clone(), errno },
+            other => other,
         }
     }
 

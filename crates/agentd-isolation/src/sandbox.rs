@@ -6,8 +6,8 @@ use crate::{
     ready,
 };
 use agentd_core::{
-    BackendCapabilities, Command, ExecHandle, IsolationBackend, IsolationError, LayerReport, Limits, Outcome, Sandbox, SandboxId,
-    Usage,
+    BackendCapabilities, Command, ExecHandle, IsolationBackend, IsolationError, Layer, LayerError, LayerReport, Limits, Outcome,
+    Sandbox, SandboxId, Usage,
 };
 use agentd_kernel::cgroup::{GroupUsage, Watch};
 use agentd_supervisor::{
@@ -36,7 +36,7 @@ use tokio::{io::unix::AsyncFd, sync::mpsc};
 pub(crate) enum News {
     Terminal(OwnedFd),
     Ended { status: i32, usage: ExecUsage, process_limit: bool },
-    SpawnFailed { errno: i32, step: SpawnStep },
+    SpawnFailed(IsolationError),
     Opened(Result<OwnedFd, i32>),
     Lost(String),
 }
@@ -90,7 +90,7 @@ impl Link {
                 None => return,
             },
             Event::Ended { id, status, usage, process_limit } => (id, News::Ended { status, usage, process_limit }),
-            Event::SpawnFailed { id, errno, step } => (id, News::SpawnFailed { errno, step }),
+            Event::SpawnFailed { id, errno, step } => (id, News::SpawnFailed(spawn_error(step, errno))),
             Event::Opened { id, errno } => (id, News::Opened(fds.pop().filter(|_| errno == 0).ok_or(errno))),
         };
         if let Some(listener) = lock(&self.listeners).get(&id) {
@@ -112,6 +112,19 @@ impl Link {
         // It may be gone already, which is what is wanted.
         rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).ok();
     }
+}
+
+/// What a step between fork and exec failed with. The program itself is named by whoever asked for it.
+fn spawn_error(step: SpawnStep, errno: i32) -> IsolationError {
+    let (layer, call, remedy) = match step {
+        SpawnStep::Exec => return IsolationError::Spawn { program: String::new(), errno },
+        SpawnStep::Chdir => (Layer::Exec, "chdir to the working directory", "name one that exists in the sandbox, in a grant"),
+        SpawnStep::Rlimits => {
+            (Layer::Rlimits, "set the limits of the command", "ask for no more than the caller's own hard limits")
+        }
+        SpawnStep::Fork => (Layer::Exec, "start a process", "raise the limit of processes"),
+    };
+    LayerError::new(layer, call, Some(errno)).remedy(remedy).into()
 }
 
 /// Reads a supervisor's events until it is gone.

@@ -73,7 +73,7 @@ pub fn apply(plan: &LandlockPlan) -> Result<(LayerStatus, String), LayerError> {
             }
         };
         created = created
-            .add_rule(PathBeneath::new(path, rights(rule, abi)))
+            .add_rule(PathBeneath::new(&path, rights(rule.access, is_directory(&path), abi)))
             .map_err(|e| failed(&format!("add rule for {} ({:?})", rule.path.display(), rule.access), &e))?;
         rules += 1;
     }
@@ -86,12 +86,16 @@ pub fn apply(plan: &LandlockPlan) -> Result<(LayerStatus, String), LayerError> {
     Ok((status, format!("ABI {version}, {rules} rules")))
 }
 
+fn is_directory(path: &PathFd) -> bool {
+    rustix::fs::fstat(path).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
+}
+
 /// The rights of a rule, as far as they exist for what its path is.
-fn rights(rule: &Rule, abi: ABI) -> BitFlags<AccessFs> {
-    let granted = match rule.access {
+fn rights(access: Access, directory: bool, abi: ABI) -> BitFlags<AccessFs> {
+    let granted = match access {
         Access::ReadOnly => AccessFs::from_read(abi),
         // Device nodes are never made inside.
         Access::ReadWrite => AccessFs::from_all(abi) & !(AccessFs::MakeChar | AccessFs::MakeBlock),
     };
-    if rule.path.is_dir() { granted } else { granted & AccessFs::from_file(abi) }
+    if directory { granted } else { granted & AccessFs::from_file(abi) }
 }

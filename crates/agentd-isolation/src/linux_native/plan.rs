@@ -103,10 +103,17 @@ fn masks() -> Result<Vec<PathBuf>, IsolationError> {
 
 fn rules(grants: &[GrantPlan], home: &Path) -> Vec<Rule> {
     let rule = |path: &str, access, optional| Rule { path: PathBuf::from(path), access, optional };
-    let mut rules: Vec<Rule> = SYSTEM_DIRECTORIES.iter().chain(&READABLE_SYS).map(|p| rule(p, Access::ReadOnly, true)).collect();
+    // On most systems /bin, /lib and /sbin are links into /usr, which has a rule already.
+    let linked = |path: &str| Path::new(path).read_link().is_ok_and(|target| Path::new("/").join(target).starts_with("/usr"));
+    let mut rules: Vec<Rule> = SYSTEM_DIRECTORIES
+        .iter()
+        .chain(&READABLE_SYS)
+        .filter(|path| Path::new(path).exists() && !linked(path))
+        .map(|path| rule(path, Access::ReadOnly, true))
+        .collect();
     rules.push(rule("/proc", Access::ReadOnly, false));
-    rules.extend(SCRATCH.iter().map(|p| rule(p, Access::ReadWrite, false)));
-    // All of the private /dev: harmless nodes and an own devpts.
+    rules.extend(SCRATCH.iter().filter(|p| !p.starts_with("/dev")).map(|p| rule(p, Access::ReadWrite, false)));
+    // All of the private /dev: harmless nodes, shared memory and an own devpts.
     rules.push(rule("/dev", Access::ReadWrite, false));
     rules.push(Rule { path: home.to_path_buf(), access: Access::ReadWrite, optional: false });
     rules.extend(grants.iter().map(|g| Rule { path: g.path.clone(), access: g.access, optional: false }));

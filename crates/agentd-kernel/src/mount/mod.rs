@@ -70,13 +70,14 @@ pub fn apply(plan: &ViewPlan, trees: Vec<OwnedFd>) -> Result<Vec<String>, LayerE
     let scratch = Scratch::mount(plan.scratch_bytes)?;
     dev::apply(&scratch, devices)?;
     scratch.show("tmp", 0o1777, Path::new("/tmp"))?;
+    let empty = scratch.directory("empty", 0o555)?;
     for mask in &plan.masks {
         let used =
             plan.home.starts_with(mask) || mask == Path::new("/var") || plan.grants.iter().any(|g| g.path.starts_with(mask));
         match (used, mask.file_name().and_then(|name| name.to_str())) {
             // One that something is attached below needs a directory of its own.
             (true, Some(name)) => scratch.show(name, 0o755, mask)?,
-            _ => scratch.show("empty", 0o555, mask)?,
+            _ => tree::show(&empty, mask)?,
         }
     }
     // Over the place where the scratch file system itself is.

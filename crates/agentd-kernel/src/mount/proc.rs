@@ -6,23 +6,16 @@ use agentd_core::{Layer, LayerError};
 use rustix::mount::{MountFlags, mount};
 use std::{os::unix::fs::MetadataExt, path::Path};
 
-/// Entries that tell of the host or act on it. Most of them only root of the host may open, which a payload never is; those that
-/// this kernel gives to others are covered. All of `/proc` is read-only by Landlock.
-const DANGEROUS: [&str; 14] = [
-    "/proc/kcore",
+/// Entries that tell of the host and that some kernels let everybody read. What only root of the host may open (`kcore`, `kmsg`,
+/// `sysrq-trigger`, `timer_list` …) a payload can't, because it is never that; and all of `/proc` is read-only by Landlock.
+const DANGEROUS: [&str; 7] = [
     "/proc/keys",
     "/proc/key-users",
     "/proc/kallsyms",
-    "/proc/kmsg",
-    "/proc/timer_list",
-    "/proc/sched_debug",
-    "/proc/sysrq-trigger",
-    "/proc/latency_stats",
-    "/proc/kpagecount",
-    "/proc/kpageflags",
     "/proc/cmdline",
     "/proc/modules",
-    "/proc/slabinfo",
+    "/proc/sched_debug",
+    "/proc/timer_list",
 ];
 
 /// Permission bits for others.
