@@ -66,6 +66,10 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<Owne
     let process = |call: &str, errno: rustix::io::Errno| LayerError::new(Layer::Process, call, Some(errno.raw_os_error()));
     let signals = signals()?;
     rustix::process::setsid().map_err(|e| process("setsid", e))?;
+    if !plan.namespaces.enabled {
+        // Process 1 of a pid namespace adopts its orphans anyway.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|e| process("become a subreaper", e))?;
+    }
     if let Some(cgroup) = inherited.cgroup {
         cgroup.join()?;
     }

@@ -1,0 +1,124 @@
+//! Ending an exec ends its whole tree, and nobody waits for a pipe.
+
+use crate::{support::*, table};
+use agentd_isolation::{Command, EndReason, Limits};
+use libtest_mimic::Trial;
+use std::time::Duration;
+
+pub fn trials(backend: &'static str) -> Vec<Trial> {
+    table!(
+        backend,
+        a_deadline_ends_the_whole_tree,
+        a_command_that_ignores_signals_is_ended_all_the_same,
+        what_a_command_leaves_behind_ends_with_it,
+        a_pipe_held_open_does_not_hold_the_outcome_up,
+        ending_one_exec_spares_the_others,
+        a_dropped_exec_is_ended,
+        a_cancelled_exec_says_so,
+        a_deadline_keeps_the_output_so_far,
+    )
+}
+
+fn within(limit: Duration, text: &str) -> Command {
+    Command { limits: Limits { wall: Some(limit), ..Limits::default() }, ..script(text) }
+}
+
+/// A number of seconds that no other test sleeps.
+fn unique(backend: &str, number: u32) -> String {
+    format!("{}{}{:03}", backend.len(), std::process::id(), number)
+}
+
+async fn a_deadline_ends_the_whole_tree(backend: &str) {
+    let sandbox = bare(backend).await;
+    let n = unique(backend, 1);
+    let text = format!("sleep {n} & setsid sleep {n} & (setsid sh -c '(sleep {n} &) ; sleep {n}' &) ; sleep 0.1; wait");
+    let outcome = sandbox.exec(within(Duration::from_millis(700), &text)).await.unwrap();
+    assert_eq!(outcome.reason, EndReason::WallDeadline);
+    assert_eq!(outcome.shell_code(), 124);
+    assert!(!runs(&format!("sleep {n}")), "a process outlived its exec");
+    assert!(sandbox.is_alive().await);
+    sandbox.destroy().await.unwrap();
+}
+
+async fn a_command_that_ignores_signals_is_ended_all_the_same(backend: &str) {
+    let sandbox = bare(backend).await;
+    let n = unique(backend, 2);
+    let text = format!("trap '' TERM INT HUP; sleep {n} & while :; do wait; done");
+    let outcome = sandbox.exec(within(Duration::from_millis(300), &text)).await.unwrap();
+    assert_eq!((outcome.reason, outcome.signal), (EndReason::WallDeadline, Some(9)));
+    assert!(!runs(&format!("sleep {n}")));
+    sandbox.destroy().await.unwrap();
+}
+
+async fn what_a_command_leaves_behind_ends_with_it(backend: &str) {
+    let sandbox = bare(backend).await;
+    let n = unique(backend, 3);
+    let outcome = sh(&sandbox, &format!("setsid sleep {n} >/dev/null 2>&1 & (sleep {n} >/dev/null 2>&1 &); exit 3")).await;
+    assert_eq!(outcome.exit_code, Some(3));
+    assert!(!runs(&format!("sleep {n}")));
+    sandbox.destroy().await.unwrap();
+}
+
+async fn a_pipe_held_open_does_not_hold_the_outcome_up(backend: &str) {
+    let sandbox = bare(backend).await;
+    let n = unique(backend, 4);
+    // The background process has the output pipe; the outcome comes all the same, with what was written.
+    let outcome = sh(&sandbox, &format!("setsid sleep {n} & echo done")).await;
+    assert_eq!((outcome.exit_code, out(&outcome).as_str()), (Some(0), "done\n"));
+    sandbox.destroy().await.unwrap();
+}
+
+async fn ending_one_exec_spares_the_others(backend: &str) {
+    let sandbox = bare(backend).await;
+    let (short, long) = (unique(backend, 5), unique(backend, 6));
+    let survivor = {
+        let sandbox = sandbox.clone();
+        let text = format!("setsid sleep {long} & read line; echo $line; kill %1 2>/dev/null; exit 5");
+        async move {
+            let mut handle =
+                sandbox.exec_streaming(Command { stdin: agentd_isolation::StdinSource::Stream, ..script(&text) }).await.unwrap();
+            (handle.take_streams(), handle)
+        }
+    };
+    let (streams, mut handle) = survivor.await;
+    let ended = sandbox.exec(within(Duration::from_millis(400), &format!("setsid sleep {short} & sleep {short}"))).await.unwrap();
+    assert_eq!(ended.reason, EndReason::WallDeadline);
+    assert!(!runs(&format!("sleep {short}")));
+    assert!(runs(&format!("sleep {long}")), "another exec's process was ended too");
+    rustix::io::write(streams.stdin.as_ref().unwrap(), b"still here\n").unwrap();
+    let outcome = handle.wait().await.unwrap();
+    assert_eq!(outcome.exit_code, Some(5));
+    assert!(!runs(&format!("sleep {long}")));
+    sandbox.destroy().await.unwrap();
+}
+
+async fn a_dropped_exec_is_ended(backend: &str) {
+    let sandbox = bare(backend).await;
+    let n = unique(backend, 7);
+    let handle = sandbox.exec_streaming(script(&format!("sleep {n}"))).await.unwrap();
+    // Another exec is answered after the first was started, so that one runs by now.
+    sh(&sandbox, ":").await;
+    assert!(runs(&format!("sleep {n}")));
+    drop(handle);
+    // And this one after it was ended.
+    while runs(&format!("sleep {n}")) {
+        sh(&sandbox, ":").await;
+    }
+    sandbox.destroy().await.unwrap();
+}
+
+async fn a_cancelled_exec_says_so(backend: &str) {
+    let sandbox = bare(backend).await;
+    let mut handle = sandbox.exec_streaming(script("sleep 1000")).await.unwrap();
+    handle.end(EndReason::Cancelled).await.unwrap();
+    let outcome = handle.wait().await.unwrap();
+    assert_eq!((outcome.reason, outcome.signal), (EndReason::Cancelled, Some(9)));
+    sandbox.destroy().await.unwrap();
+}
+
+async fn a_deadline_keeps_the_output_so_far(backend: &str) {
+    let sandbox = bare(backend).await;
+    let outcome = sandbox.exec(within(Duration::from_millis(400), "echo before; sleep 100; echo after")).await.unwrap();
+    assert_eq!((outcome.reason, out(&outcome).as_str()), (EndReason::WallDeadline, "before\n"));
+    sandbox.destroy().await.unwrap();
+}

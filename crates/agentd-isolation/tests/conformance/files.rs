@@ -1,0 +1,43 @@
+//! Files, read and written by the supervisor from inside the boundary.
+
+use crate::{support::*, table};
+use agentd_isolation::IsolationError;
+use libtest_mimic::Trial;
+use std::path::Path;
+
+pub fn trials(backend: &'static str) -> Vec<Trial> {
+    table!(backend, bytes_come_back_as_they_were_written, what_is_not_a_file_is_an_error, a_limit_on_reading_holds)
+}
+
+async fn bytes_come_back_as_they_were_written(backend: &str) {
+    let sandbox = bare(backend).await;
+    let path = format!("/tmp/agentd-test-{}-{backend}", std::process::id());
+    let path = Path::new(&path);
+    let content: Vec<u8> = (0..=255u8).cycle().take(300_000).collect();
+    sandbox.write_file(path, &content).await.unwrap();
+    assert_eq!(sandbox.read_file(path, 1 << 20).await.unwrap(), content);
+    sandbox.write_file(path, b"").await.unwrap();
+    assert_eq!(sandbox.read_file(path, 1 << 20).await.unwrap(), b"");
+    sh(&sandbox, &format!("rm {}", path.display())).await;
+    sandbox.destroy().await.unwrap();
+}
+
+async fn what_is_not_a_file_is_an_error(backend: &str) {
+    let sandbox = bare(backend).await;
+    let errno = |result: Result<Vec<u8>, IsolationError>| match result {
+        Err(IsolationError::File { errno, .. }) => errno,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(errno(sandbox.read_file(Path::new("/no/such/file"), 10).await), libc::ENOENT);
+    assert_eq!(errno(sandbox.read_file(Path::new("/usr"), 10).await), libc::EISDIR);
+    // A device has no end.
+    assert_eq!(errno(sandbox.read_file(Path::new("/dev/zero"), 10).await), libc::EISDIR);
+    sandbox.destroy().await.unwrap();
+}
+
+async fn a_limit_on_reading_holds(backend: &str) {
+    let sandbox = bare(backend).await;
+    let result = sandbox.read_file(Path::new("/etc/passwd"), 3).await;
+    assert!(matches!(result, Err(IsolationError::File { errno: libc::EFBIG, .. })), "{result:?}");
+    sandbox.destroy().await.unwrap();
+}

@@ -1,0 +1,134 @@
+//! Each limit is exceeded, and the outcome says which one it was.
+
+use crate::{support::*, table};
+use agentd_isolation::{Bytes, Command, CpuQuota, EndReason, IsolationError, Layer, Limits, Outcome, Sandbox, SandboxSpec};
+use libtest_mimic::Trial;
+use std::{sync::Arc, time::Duration};
+
+pub fn trials(backend: &'static str) -> Vec<Trial> {
+    table!(
+        backend,
+        output_over_the_limit_ends_the_command,
+        output_over_the_capture_is_cut_in_the_middle_and_counted,
+        processor_time_over_the_limit_ends_the_command,
+        a_file_over_the_limit_ends_the_command,
+        descriptors_over_the_limit_are_refused,
+        memory_over_the_limit_ends_the_command_or_is_refused_beforehand,
+        processes_over_the_limit_end_the_command_or_are_refused_beforehand,
+        a_cpu_quota_slows_the_command_or_is_refused_beforehand,
+        limits_that_are_kept_change_nothing,
+    )
+}
+
+fn limited(limits: Limits, text: &str) -> Command {
+    Command { limits, ..script(text) }
+}
+
+async fn output_over_the_limit_ends_the_command(backend: &str) {
+    let sandbox = bare(backend).await;
+    let limits = Limits { output: Some(Bytes(1 << 20)), ..Limits::default() };
+    let outcome = sandbox.exec(limited(limits, "yes")).await.unwrap();
+    assert_eq!((outcome.reason, outcome.shell_code()), (EndReason::OutputLimit, 137));
+    assert!(outcome.stdout.total() > 1 << 20);
+    sandbox.destroy().await.unwrap();
+}
+
+async fn output_over_the_capture_is_cut_in_the_middle_and_counted(backend: &str) {
+    let sandbox = bare(backend).await;
+    let outcome = sandbox.exec(Command { capture: 20, ..script("seq 1 100000") }).await.unwrap();
+    assert_eq!(outcome.reason, EndReason::Exited);
+    assert_eq!(outcome.stdout.head, b"1\n2\n3\n4\n5\n");
+    assert_eq!(outcome.stdout.tail, b"99\n100000\n");
+    assert_eq!(outcome.stdout.total(), 588_895);
+    sandbox.destroy().await.unwrap();
+}
+
+async fn processor_time_over_the_limit_ends_the_command(backend: &str) {
+    let sandbox = bare(backend).await;
+    let limits = Limits { cpu_time: Some(Duration::from_secs(1)), ..Limits::default() };
+    let outcome = sandbox.exec(limited(limits, "while :; do :; done")).await.unwrap();
+    assert_eq!(outcome.reason, EndReason::CpuLimit);
+    assert!(outcome.usage.cpu_user + outcome.usage.cpu_system >= Duration::from_secs(1));
+    sandbox.destroy().await.unwrap();
+}
+
+async fn a_file_over_the_limit_ends_the_command(backend: &str) {
+    let sandbox = bare(backend).await;
+    let limits = Limits { file_size: Some(Bytes(1 << 20)), ..Limits::default() };
+    let file = format!("/tmp/agentd-test-big-{}", std::process::id());
+    let outcome = sandbox.exec(limited(limits, &format!("exec head -c 3000000 /dev/zero > {file}"))).await.unwrap();
+    sh(&sandbox, &format!("rm -f {file}")).await;
+    assert_eq!((outcome.reason, outcome.signal), (EndReason::DiskLimit, Some(libc::SIGXFSZ)));
+    sandbox.destroy().await.unwrap();
+}
+
+async fn descriptors_over_the_limit_are_refused(backend: &str) {
+    let sandbox = bare(backend).await;
+    let limits = Limits { open_files: Some(8), ..Limits::default() };
+    let outcome = sandbox.exec(limited(limits, "f=/etc/passwd; exec 3<$f 4<$f 5<$f 6<$f 7<$f && echo five; exec 8<$f && echo six")).await.unwrap();
+    assert_eq!(out(&outcome), "five\n");
+    sandbox.destroy().await.unwrap();
+}
+
+/// Runs in a sandbox with `limits`; `None` where this user has no cgroup for them and is told so.
+async fn in_group(backend: &str, limits: Limits, text: &str) -> Option<Outcome> {
+    match support_sandbox(backend, limits).await {
+        Ok(sandbox) => {
+            let outcome = sh(&sandbox, text).await;
+            sandbox.destroy().await.unwrap();
+            Some(outcome)
+        }
+        Err(IsolationError::Layer(error)) => {
+            assert_eq!(error.layer, Layer::Cgroup);
+            assert!(!error.remedy.is_empty());
+            assert!(!rustix::process::geteuid().is_root(), "root has cgroups: {error}");
+            None
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+async fn support_sandbox(name: &str, limits: Limits) -> Result<Arc<dyn Sandbox>, IsolationError> {
+    backend(name).create_sandbox(SandboxSpec { limits, ..SandboxSpec::default() }).await
+}
+
+async fn memory_over_the_limit_ends_the_command_or_is_refused_beforehand(backend: &str) {
+    let limits = Limits { memory: Some(Bytes(64 << 20)), wall: Some(Duration::from_secs(30)), ..Limits::default() };
+    // The shell would go on after its child's death; the group does not.
+    if let Some(outcome) = in_group(backend, limits, "head -c 800000000 /dev/zero | tail >/dev/null; sleep 1000").await {
+        assert_eq!(outcome.reason, EndReason::OutOfMemory);
+        assert!(outcome.usage.peak_memory_is_group && outcome.usage.peak_memory <= 64 << 20, "{:?}", outcome.usage);
+    }
+}
+
+async fn processes_over_the_limit_end_the_command_or_are_refused_beforehand(backend: &str) {
+    let limits = Limits { processes: Some(8), wall: Some(Duration::from_secs(30)), ..Limits::default() };
+    let text = "i=0; while [ $i -lt 60 ]; do sleep 1000 & i=$((i+1)); done; wait";
+    if let Some(outcome) = in_group(backend, limits, text).await {
+        assert_eq!(outcome.reason, EndReason::ProcessLimit);
+    }
+}
+
+async fn a_cpu_quota_slows_the_command_or_is_refused_beforehand(backend: &str) {
+    let limits = Limits { cpu_quota: Some(CpuQuota(200)), wall: Some(Duration::from_secs(2)), ..Limits::default() };
+    if let Some(outcome) = in_group(backend, limits, "while :; do :; done").await {
+        // Two seconds at a fifth of a processor are 0.4 seconds of its time.
+        let used = outcome.usage.cpu_user + outcome.usage.cpu_system;
+        assert!(used < Duration::from_millis(1000), "{used:?}");
+    }
+}
+
+async fn limits_that_are_kept_change_nothing(backend: &str) {
+    let sandbox = bare(backend).await;
+    let limits = Limits {
+        wall: Some(Duration::from_secs(50)),
+        cpu_time: Some(Duration::from_secs(50)),
+        open_files: Some(100),
+        file_size: Some(Bytes(1 << 20)),
+        output: Some(Bytes(3)),
+        ..Limits::default()
+    };
+    let outcome = sandbox.exec(limited(limits, "echo ab")).await.unwrap();
+    assert_eq!((outcome.reason, outcome.exit_code, out(&outcome).as_str()), (EndReason::Exited, Some(0), "ab\n"));
+    sandbox.destroy().await.unwrap();
+}

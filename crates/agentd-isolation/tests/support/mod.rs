@@ -1,0 +1,81 @@
+//! What the suites share: a runtime for each test, commands in few words, and the backends.
+#![allow(dead_code, reason = "each suite uses a part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use agentd_isolation::{Access, Command, Grant, IsolationBackend, Outcome, Sandbox, SandboxSpec, create_backend};
+use libtest_mimic::{Failed, Trial};
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
+
+/// No test waits longer for anything.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A test that runs in a runtime of its own.
+pub fn trial<F, Fut>(name: String, test: F) -> Trial
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = ()>,
+{
+    Trial::test(name, move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failed::from)?;
+        runtime.block_on(async { tokio::time::timeout(PATIENCE, test()).await }).map_err(|_| Failed::from("it took too long"))
+    })
+}
+
+/// A backend by name.
+pub fn backend(name: &str) -> Arc<dyn IsolationBackend> {
+    create_backend(name, &std::env::temp_dir()).unwrap()
+}
+
+/// A sandbox with nothing granted.
+pub async fn bare(name: &str) -> Arc<dyn Sandbox> {
+    with(name, SandboxSpec::default()).await
+}
+
+/// A sandbox of a spec.
+pub async fn with(name: &str, spec: SandboxSpec) -> Arc<dyn Sandbox> {
+    backend(name).create_sandbox(spec).await.unwrap()
+}
+
+/// A grant.
+pub fn grant(path: &Path, access: Access) -> Grant {
+    Grant { path: path.to_path_buf(), access, protect: Vec::new() }
+}
+
+/// A command with a usual path.
+pub fn command(argv: &[&str]) -> Command {
+    Command {
+        argv: argv.iter().map(Into::into).collect(),
+        env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into()), ("HOME".into(), "/home/agent".into())],
+        ..Command::default()
+    }
+}
+
+/// A shell script.
+pub fn script(text: &str) -> Command {
+    command(&["/bin/sh", "-c", text])
+}
+
+/// Runs a script.
+pub async fn sh(sandbox: &Arc<dyn Sandbox>, text: &str) -> Outcome {
+    sandbox.exec(script(text)).await.unwrap()
+}
+
+/// The output as text.
+pub fn out(outcome: &Outcome) -> String {
+    String::from_utf8_lossy(&outcome.stdout.to_bytes()).into_owned()
+}
+
+/// A directory that the caller alone can enter, below a place that sandboxes cover or keep private.
+pub fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// Whether a process whose command line contains `needle` lives on the host.
+pub fn runs(needle: &str) -> bool {
+    std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+        std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| {
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            line.contains(needle)
+        })
+    })
+}
