@@ -42,7 +42,7 @@ pub struct Check {
 }
 
 /// What the outside prepared: `secret_path`, `host_file`, `loopback_port`, `abstract_name`, `unix_path`, `host_pid`, `workspace`,
-/// `readonly`, `shm_id`.
+/// `readonly`, `shm_id`, `shm_file`, `queue`, `host_marker`, `env_marker`.
 #[derive(Debug, Default, Clone)]
 pub struct Facts(BTreeMap<String, String>);
 

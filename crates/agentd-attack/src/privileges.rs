@@ -9,10 +9,12 @@ const BUG: &str = "this is a defect of agentd: please report it";
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a6_keep_a_capability", bit: Process, remedy: BUG, run: capabilities },
     Check { name: "a6_be_root_of_the_host", bit: Process, remedy: BUG, run: root_of_host },
+    Check { name: "a6_make_a_device_of_the_hosts_disk", bit: Process, remedy: BUG, run: root_disk },
+    Check { name: "a8_work_in_a_directory_outside", bit: Process, remedy: BUG, run: working_directory },
     Check { name: "a8_inherit_a_descriptor", bit: Process, remedy: BUG, run: descriptors },
     Check { name: "a8_inherit_the_environment", bit: Process, remedy: BUG, run: environment },
     Check { name: "a8_reach_the_hosts_terminal", bit: Process, remedy: BUG, run: terminal },
-    Check { name: "a15_dump_core_on_the_host", bit: Process, remedy: BUG, run: core },
+    Check { name: "a15_dump_core_or_crash_into_the_host", bit: Process, remedy: BUG, run: core },
 ];
 
 fn status(key: &str) -> Option<String> {
@@ -60,5 +62,31 @@ fn terminal(_: &Facts) -> Verdict {
 }
 
 fn core(_: &Facts) -> Verdict {
-    refused(sys::core_limit() != 0, || "may dump core".to_owned())
+    // At 1 the kernel runs no crash handler of the host's, at 0 it does (`core(5)`).
+    first([
+        refused(sys::core_limit() > 1, || "may dump core".to_owned()),
+        refused(sys::can_lower_core_limit(), || "may have the host run its crash handler".to_owned()),
+    ])
+}
+
+fn root_disk(_: &Facts) -> Verdict {
+    let devices = [("a block device", libc::S_IFBLK, 0xfe00), ("the kernel's memory", libc::S_IFCHR, 0x101)];
+    first(["/tmp", "/dev/shm", "/dev"].into_iter().flat_map(|dir| {
+        devices.map(|(what, kind, number)| {
+            let path = format!("{dir}/agentd-attack-device-{}", std::process::id());
+            let made = sys::mknod(&path, kind, number);
+            if made {
+                fs::remove_file(&path).ok();
+            }
+            refused(made, || format!("made {what} in {dir}"))
+        })
+    }))
+}
+
+fn working_directory(_: &Facts) -> Verdict {
+    match std::env::current_dir() {
+        // What lies outside the root is shown as "(unreachable)…" by the kernel.
+        Ok(path) => refused(!path.is_absolute(), || format!("works in {}", path.display())),
+        Err(error) => Verdict::NotTried(format!("getcwd: {error}")),
+    }
 }

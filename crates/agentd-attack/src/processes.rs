@@ -62,6 +62,7 @@ fn proc_secrets(_: &Facts) -> Verdict {
 fn kernel_settings(_: &Facts) -> Verdict {
     let files = [
         "/proc/sys/kernel/core_pattern",
+        "/proc/sysrq-trigger",
         "/proc/sys/kernel/modprobe",
         "/proc/sys/vm/overcommit_memory",
         "/proc/sys/user/max_user_namespaces",
@@ -101,12 +102,13 @@ fn shared_memory(facts: &Facts) -> Verdict {
         Ok(Err(_)) => return Verdict::NotTried("shm_id is not a number".to_owned()),
         Err(verdict) => return verdict,
     };
-    let name = match facts.get("shm_file") {
-        Ok(name) => name,
-        Err(verdict) => return verdict,
+    let (name, queue) = match (facts.get("shm_file"), facts.get("queue")) {
+        (Ok(name), Ok(queue)) => (name, queue),
+        (Err(verdict), _) | (_, Err(verdict)) => return verdict,
     };
     first([
         refused(sys::can_see_shm(id), || "sees the host's shared memory segment".to_owned()),
         refused(fs::metadata(name).is_ok(), || format!("sees {name}")),
+        refused(sys::can_open_queue(queue), || format!("opened the host's message queue {queue}")),
     ])
 }

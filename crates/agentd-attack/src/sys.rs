@@ -96,6 +96,20 @@ pub(crate) fn core_limit() -> u64 {
     }
 }
 
+/// Whether the core file size limit of this process could be set to 0.
+pub(crate) fn can_lower_core_limit() -> bool {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct is live and of the right type.
+    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) == 0 }
+}
+
+/// Whether the POSIX message queue `name` can be opened (`mq_open(3)`: the system call wants the name without its slash).
+pub(crate) fn can_open_queue(name: &str) -> bool {
+    let Ok(name) = CString::new(name) else { return false };
+    // SAFETY: the name is NUL-terminated and lives across the call; without O_CREAT nothing else is read.
+    unsafe { libc::syscall(libc::SYS_mq_open, name.as_ptr(), libc::O_RDONLY, 0, 0) >= 0 }
+}
+
 /// Whether the SysV shared memory segment `id` can be seen.
 pub(crate) fn can_see_shm(id: i32) -> bool {
     // SAFETY: the struct is live and of the right type.

@@ -35,6 +35,17 @@ fn namespaces(_: &Facts) -> Verdict {
 fn dangerous(_: &Facts) -> Verdict {
     const BAD: usize = usize::MAX;
     let calls: &[(&str, libc::c_long, [usize; 5])] = &[
+        ("mount", libc::SYS_mount, [0, 0, 0, 0, 0]),
+        ("umount2", libc::SYS_umount2, [0, 0, 0, 0, 0]),
+        ("pivot_root", libc::SYS_pivot_root, [0, 0, 0, 0, 0]),
+        ("chroot", libc::SYS_chroot, [0, 0, 0, 0, 0]),
+        ("ptrace", libc::SYS_ptrace, [libc::PTRACE_TRACEME as usize, 0, 0, 0, 0]),
+        ("process_vm_readv", libc::SYS_process_vm_readv, [1, 0, 0, 0, 0]),
+        ("init_module", libc::SYS_init_module, [0, 0, 0, 0, 0]),
+        ("finit_module", libc::SYS_finit_module, [BAD, 0, 0, 0, 0]),
+        ("kexec_load", libc::SYS_kexec_load, [0, 17, 0, 0, 0]),
+        ("open_by_handle_at", libc::SYS_open_by_handle_at, [BAD, 0, 0, 0, 0]),
+        ("syslog", libc::SYS_syslog, [10, 0, 0, 0, 0]),
         ("setns", libc::SYS_setns, [BAD, 0, 0, 0, 0]),
         ("keyctl", libc::SYS_keyctl, [0, BAD - 2, 0, 0, 0]),
         ("add_key", libc::SYS_add_key, [0, 0, 0, 0, 0]),

@@ -25,7 +25,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -56,7 +56,7 @@ pub(crate) enum Image {
 pub(crate) struct Running {
     link: Arc<Link>,
     id: u32,
-    news: mpsc::UnboundedReceiver<News>,
+    news: mpsc::Receiver<News>,
     streams: ExecStreams,
     terminal: Option<OwnedFd>,
     program: String,
@@ -112,6 +112,16 @@ fn request(id: u32, command: &Command, limits: &Limits, counts_processes: bool) 
     Ok(Exec { id, argv, env, cwd, pty, rlimits, own_image: false })
 }
 
+/// The standard input of commands that have none; opened once.
+fn null() -> std::io::Result<BorrowedFd<'static>> {
+    static NULL: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(null) = NULL.get() {
+        return Ok(null.as_fd());
+    }
+    let opened = std::fs::File::open("/dev/null")?;
+    Ok(NULL.get_or_init(|| opened.into()).as_fd())
+}
+
 impl Running {
     /// Sends the command to the supervisor.
     pub(crate) async fn start(link: Arc<Link>, command: &Command, image: Image) -> Result<Self, IsolationError> {
@@ -145,7 +155,10 @@ impl Running {
             StdinSource::Null => None,
             StdinSource::Bytes(_) | StdinSource::Stream => Some(rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io)?),
         };
-        let stdin_inner: BorrowedFd<'_> = stdin.as_ref().map_or(running.link.null.as_fd(), |(inner, _)| inner.as_fd());
+        let stdin_inner = match &stdin {
+            Some((inner, _)) => inner.as_fd(),
+            None => null().map_err(|source| IsolationError::Io { context: "open /dev/null".to_owned(), source })?,
+        };
         let own = match image {
             Image::Named => None,
             Image::Own => {
@@ -169,7 +182,8 @@ impl Running {
                 Ok(())
             }
             Some(News::SpawnFailed(error)) => Err(self.named(error)),
-            _ => Err(IsolationError::Lost("supervisor".to_owned())),
+            None => Err(self.link.why_lost()),
+            Some(_) => Err(IsolationError::Protocol("news out of order".to_owned())),
         }
     }
 
@@ -210,10 +224,8 @@ impl Running {
         match news {
             Some(News::Ended { status, usage, process_limit }) => Ok(End { status, usage, process_limit }),
             Some(News::SpawnFailed(error)) => Err(self.named(error)),
-            Some(News::Lost(_)) | None if self.reason.is_some() => {
-                Ok(End { status: libc::SIGKILL, usage: ExecUsage::default(), process_limit: false })
-            }
-            Some(News::Lost(why)) => Err(IsolationError::Lost(why)),
+            None if self.reason.is_some() => Ok(End { status: libc::SIGKILL, usage: ExecUsage::default(), process_limit: false }),
+            None => Err(self.link.why_lost()),
             _ => Err(IsolationError::Protocol("news out of order".to_owned())),
         }
     }

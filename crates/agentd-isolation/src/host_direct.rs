@@ -52,9 +52,9 @@ impl IsolationBackend for HostDirectBackend {
 
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
         let launcher = launcher::get()?;
-        let made = launcher.create(Self::plan(&spec)).await?;
+        let ordered = launcher.create(Self::plan(&spec)).await?;
         let me = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
-        let sandbox = LinkedSandbox::open(made, launcher, me, spec.limits).await?;
+        let sandbox = LinkedSandbox::open(ordered, me, spec.limits).await?;
         self.live.add(&sandbox);
         Ok(sandbox)
     }

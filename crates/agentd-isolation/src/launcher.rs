@@ -1,29 +1,51 @@
 //! The library's side of the launcher.
 
 use crate::{ready, role};
-use agentd_core::{IsolationError, LayerReport};
-use agentd_kernel::cgroup::Watch;
+use agentd_core::{IsolationError, LayerError};
 use agentd_supervisor::{
     channel::{Channel, ChannelError},
     launcher as process,
     plan::SandboxPlan,
     protocol::{self, Order, Report},
 };
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::{
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
+use tokio::io::Interest;
 
-/// A sandbox's process, as the launcher made it.
-pub(crate) struct Made {
+/// A sandbox that the launcher was told to make. Dropped without having been destroyed, it is destroyed.
+pub(crate) struct Ordered {
     pub id: u32,
-    pub channel: OwnedFd,
-    pub pidfd: OwnedFd,
-    pub watches: Vec<Watch>,
-    pub cgroup: Option<LayerReport>,
+    /// Whether killing its first process ends all others (`pid_namespaces(7)`).
+    pub namespaced: bool,
+    /// Our end of the channel to its supervisor, non-blocking, until it is taken.
+    pub channel: Option<OwnedFd>,
+    launcher: Arc<Launcher>,
+    destroyed: AtomicBool,
+}
+
+impl Ordered {
+    /// Ends it and waits until nothing of it is left. The second time there is nothing to do.
+    pub(crate) async fn destroy(&self) -> Result<(), IsolationError> {
+        if self.destroyed.swap(true, Ordering::Relaxed) { Ok(()) } else { self.launcher.destroy(self.id).await }
+    }
+
+    pub(crate) fn is_destroyed(&self) -> bool {
+        self.destroyed.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Ordered {
+    fn drop(&mut self) {
+        if !self.is_destroyed() {
+            self.launcher.abandon(self.id);
+        }
+    }
 }
 
 /// The launcher of this process.
@@ -70,56 +92,63 @@ fn lost(error: &ChannelError) -> IsolationError {
 }
 
 impl Launcher {
-    /// Makes a sandbox's process.
-    pub(crate) async fn create(&self, plan: SandboxPlan) -> Result<Made, IsolationError> {
+    /// Has a sandbox made. Its supervisor says over the channel when it is sealed, or why there is none.
+    pub(crate) async fn create(self: &Arc<Self>, plan: SandboxPlan) -> Result<Ordered, IsolationError> {
+        let io = |e: rustix::io::Errno| IsolationError::Io { context: "socketpair".to_owned(), source: e.into() };
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(io)?;
+        rustix::io::ioctl_fionbio(&ours, true).map_err(io)?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (report, mut fds) = self.order(&Order::Create { id, plan: Box::new(plan) }, id).await?;
-        match report {
-            Report::Created { watches, cgroup, .. } if fds.len() == watches.len() + 2 => {
-                let watches = watches.into_iter().zip(fds.split_off(2)).map(|(kind, fd)| Watch { kind, fd }).collect();
-                let (Some(pidfd), Some(channel)) = (fds.pop(), fds.pop()) else {
-                    return Err(IsolationError::Protocol("descriptors are missing".to_owned()));
-                };
-                Ok(Made { id, channel, pidfd, watches, cgroup })
-            }
-            Report::Failed { error, .. } => Err(error.into()),
-            other => Err(IsolationError::Protocol(format!("unexpected report {other:?}"))),
-        }
+        let namespaced = plan.namespaces.enabled;
+        let ordered = Ordered { id, namespaced, channel: Some(ours), launcher: self.clone(), destroyed: AtomicBool::new(false) };
+        let control = self.control.lock().await;
+        let order = Order::Create { id, plan: Box::new(plan) };
+        control.send(&order, &[theirs.as_fd()]).map_err(|e| lost(&e))?;
+        drop(control);
+        Ok(ordered)
     }
 
     /// Ends a sandbox and waits until nothing of it is left.
-    pub(crate) async fn destroy(&self, id: u32) -> Result<(), IsolationError> {
-        match self.order(&Order::Destroy { id }, id).await?.0 {
-            Report::Destroyed { error: None, .. } => Ok(()),
-            Report::Destroyed { error: Some(error), .. } => Err(error.into()),
-            other => Err(IsolationError::Protocol(format!("unexpected report {other:?}"))),
-        }
+    async fn destroy(&self, id: u32) -> Result<(), IsolationError> {
+        let result = self.exchange(id).await;
+        self.clear_abandoned();
+        result?.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Notes that a sandbox has no owner any more; it is destroyed with the next order.
-    pub(crate) fn abandon(&self, id: u32) {
-        self.abandoned.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(id);
+    /// Has a sandbox destroyed that has no owner any more. It never waits: whoever holds the channel does it, at once or when done.
+    fn abandon(&self, id: u32) {
+        self.abandoned().push(id);
+        self.clear_abandoned();
     }
 
-    async fn order(&self, order: &Order, id: u32) -> Result<(Report, Vec<OwnedFd>), IsolationError> {
-        let mut channel = self.control.lock().await;
-        let abandoned = std::mem::take(&mut *self.abandoned.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-        for id in abandoned {
-            channel.send(&Order::Destroy { id }, &[]).map_err(|e| lost(&e))?;
-        }
-        channel.send(order, &[]).map_err(|e| lost(&e))?;
-        loop {
-            while let Some((report, fds)) = channel.buffered::<Report>().map_err(|e| lost(&e))? {
-                match &report {
-                    Report::Created { id: of, .. } | Report::Failed { id: of, .. } if *of != id => {
-                        // Its caller gave up waiting.
-                        channel.send(&Order::Destroy { id: *of }, &[]).map_err(|e| lost(&e))?;
-                    }
-                    Report::Destroyed { id: of, .. } | Report::Frozen { id: of, .. } if *of != id => {}
-                    _ => return Ok((report, fds)),
+    fn abandoned(&self) -> std::sync::MutexGuard<'_, Vec<u32>> {
+        self.abandoned.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn clear_abandoned(&self) {
+        while !self.abandoned().is_empty() {
+            // Who holds it calls this when it is free again.
+            let Ok(channel) = self.control.try_lock() else { return };
+            for id in std::mem::take(&mut *self.abandoned()) {
+                if let Err(error) = channel.send(&Order::Destroy { id }, &[]) {
+                    lost(&error);
+                    return;
                 }
             }
-            ready::readable(&channel)
+        }
+    }
+
+    async fn exchange(&self, id: u32) -> Result<Option<LayerError>, IsolationError> {
+        let mut channel = self.control.lock().await;
+        channel.send(&Order::Destroy { id }, &[]).map_err(|e| lost(&e))?;
+        loop {
+            while let Some((Report::Destroyed { id: of, error }, _)) = channel.buffered().map_err(|e| lost(&e))? {
+                // Others are those of sandboxes that nobody waits for.
+                if of == id {
+                    return Ok(error);
+                }
+            }
+            ready::once(channel.as_fd(), Interest::READABLE)
                 .await
                 .map_err(|source| IsolationError::Io { context: "wait for the launcher".to_owned(), source })?;
             channel.fill().map_err(|e| lost(&e))?;

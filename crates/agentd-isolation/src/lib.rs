@@ -7,6 +7,7 @@ mod exec;
 mod host_direct;
 mod launcher;
 mod linux_native;
+mod outbox;
 mod output;
 mod probe;
 mod ready;

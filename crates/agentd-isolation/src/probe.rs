@@ -28,6 +28,7 @@ struct Targets {
     root: PathBuf,
     shm_id: i32,
     shm_file: PathBuf,
+    queue: std::ffi::CString,
     _listeners: (TcpListener, UnixListener, UnixListener),
 }
 
@@ -51,6 +52,14 @@ impl Targets {
         std::fs::write(&shm_file, "shared")?;
         // SAFETY: integers only; the segment is removed when this value is dropped.
         let shm_id = unsafe { libc::shmget(libc::IPC_PRIVATE, 4096, libc::IPC_CREAT | 0o666) };
+        let queue = std::ffi::CString::new(format!("/{unique}"))?;
+        // SAFETY: the name is NUL-terminated; null attributes mean the system's. The queue is removed when this value is dropped.
+        let opened =
+            unsafe { libc::mq_open(queue.as_ptr(), libc::O_CREAT | libc::O_RDONLY, 0o666, std::ptr::null::<libc::mq_attr>()) };
+        if opened >= 0 {
+            // SAFETY: `mq_open` gave this descriptor, and nobody else owns it.
+            unsafe { libc::mq_close(opened) };
+        }
         let show = |path: &Path| path.display().to_string();
         let facts = Facts::new(
             [
@@ -61,6 +70,7 @@ impl Targets {
                 ("readonly", show(&readonly)),
                 ("shm_file", show(&shm_file)),
                 ("shm_id", shm_id.to_string()),
+                ("queue", unique.clone()),
                 ("abstract_name", unique.clone()),
                 ("loopback_port", tcp.local_addr()?.port().to_string()),
                 ("host_pid", std::process::id().to_string()),
@@ -69,7 +79,7 @@ impl Targets {
             ]
             .map(|(key, value)| (key.to_owned(), value)),
         );
-        Ok(Self { facts, workspace, readonly, root, shm_id, shm_file, _listeners: (tcp, name, file) })
+        Ok(Self { facts, workspace, readonly, root, shm_id, shm_file, queue, _listeners: (tcp, name, file) })
     }
 }
 
@@ -78,8 +88,11 @@ impl Drop for Targets {
         // What cannot be removed is small and lies below the work root.
         std::fs::remove_dir_all(&self.root).ok();
         std::fs::remove_file(&self.shm_file).ok();
-        // SAFETY: removing a segment by its number; no memory is involved.
-        unsafe { libc::shmctl(self.shm_id, libc::IPC_RMID, std::ptr::null_mut()) };
+        // SAFETY: removing a segment by its number, and a queue by its NUL-terminated name.
+        unsafe {
+            libc::shmctl(self.shm_id, libc::IPC_RMID, std::ptr::null_mut());
+            libc::mq_unlink(self.queue.as_ptr());
+        }
     }
 }
 

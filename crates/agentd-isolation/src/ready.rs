@@ -3,7 +3,7 @@
 use agentd_supervisor::channel::Channel;
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -19,11 +19,10 @@ pub(crate) fn channel(channel: Channel) -> io::Result<AsyncFd<Channel>> {
     unsafe { AsyncFd::register_with_interest(channel, Interest::READABLE) }.map_err(|e| e.into_parts().1)
 }
 
-/// Waits until a channel that no runtime keeps registered has something to read.
-pub(crate) async fn readable(channel: &Channel) -> io::Result<()> {
-    let fd: BorrowedFd<'_> = channel.as_fd();
+/// Waits until a descriptor that no runtime keeps registered is ready.
+pub(crate) async fn once(fd: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
     // SAFETY: the descriptor is borrowed for longer than the registration lives.
-    let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
-    fd.readable().await?.clear_ready();
+    let fd = unsafe { AsyncFd::register_with_interest(fd, interest) }?;
+    fd.ready(interest).await?.clear_ready();
     Ok(())
 }

@@ -2,22 +2,25 @@
 
 use crate::{
     exec::{Image, Running, run_to_end},
-    launcher::{Launcher, Made},
+    launcher::Ordered,
+    outbox::Outbox,
     ready,
 };
 use agentd_core::{
     BackendCapabilities, Command, ExecHandle, IsolationBackend, IsolationError, Layer, LayerError, LayerReport, Limits, Outcome,
     Sandbox, SandboxId, Usage,
 };
-use agentd_kernel::cgroup::{GroupUsage, Watch};
+use agentd_kernel::cgroup::{GroupUsage, Watch, WatchKind};
 use agentd_supervisor::{
-    channel::{Channel, ChannelError, send},
+    channel::{Channel, ChannelError},
     protocol::{self, Event, ExecUsage, Request, SpawnStep},
 };
 use async_trait::async_trait;
+use rustix::io::Errno;
 use std::{
     collections::HashMap,
     fs::File,
+    future::pending,
     io::{Read, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -26,10 +29,13 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
 };
-use tokio::{io::unix::AsyncFd, sync::mpsc};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{Notify, mpsc},
+};
 
 /// What a supervisor says of one exec.
 #[derive(Debug)]
@@ -38,20 +44,24 @@ pub(crate) enum News {
     Ended { status: i32, usage: ExecUsage, process_limit: bool },
     SpawnFailed(IsolationError),
     Opened(Result<OwnedFd, i32>),
-    Lost(String),
 }
+
+/// How much news of one exec may wait to be heard: a terminal and its end. A supervisor that says more is not ours any more.
+const NEWS: usize = 4;
 
 /// The connection to one supervisor, shared by the sandbox and its execs.
 pub(crate) struct Link {
-    socket: OwnedFd,
-    pub(crate) pidfd: OwnedFd,
+    outbox: Mutex<Outbox>,
+    /// Tells the reading task that something waits to be sent.
+    waiting: Notify,
+    pidfd: OwnedFd,
+    namespaced: bool,
     pub(crate) watches: Vec<Watch>,
     pub(crate) limits: Limits,
     pub(crate) counts_processes: bool,
-    listeners: Mutex<HashMap<u32, mpsc::UnboundedSender<News>>>,
+    listeners: Mutex<HashMap<u32, mpsc::Sender<News>>>,
     next: AtomicU32,
     lost: Mutex<Option<String>>,
-    pub(crate) null: OwnedFd,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -59,15 +69,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Link {
-    /// A new exec's number and its news.
-    pub(crate) fn listen(&self) -> (u32, mpsc::UnboundedReceiver<News>) {
+    /// A new exec's number and its news, which end when the sandbox is lost.
+    pub(crate) fn listen(&self) -> (u32, mpsc::Receiver<News>) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = mpsc::unbounded_channel();
-        if let Some(why) = &*lock(&self.lost) {
-            // The receiver is right here.
-            sender.send(News::Lost(why.clone())).ok();
+        let (sender, receiver) = mpsc::channel(NEWS);
+        let lost = lock(&self.lost);
+        if lost.is_none() {
+            lock(&self.listeners).insert(id, sender);
         }
-        lock(&self.listeners).insert(id, sender);
         (id, receiver)
     }
 
@@ -75,36 +84,44 @@ impl Link {
         lock(&self.listeners).remove(&id);
     }
 
+    /// Sends a request, now or as soon as the supervisor reads. It never waits.
     pub(crate) fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), IsolationError> {
-        send(self.socket.as_fd(), request, fds).map_err(|error| match error {
-            ChannelError::Frame(e) => IsolationError::Invalid { what: "command".to_owned(), reason: e.to_string() },
-            other => IsolationError::Lost(format!("supervisor: {other}")),
-        })
+        match lock(&self.outbox).push(request, fds) {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                self.waiting.notify_one();
+                Ok(())
+            }
+            Err(ChannelError::Frame(e)) => Err(IsolationError::Invalid { what: "command".to_owned(), reason: e.to_string() }),
+            Err(other) => Err(IsolationError::Lost(format!("supervisor: {other}"))),
+        }
     }
 
-    fn dispatch(&self, event: Event, mut fds: Vec<OwnedFd>) {
+    fn dispatch(&self, event: Event, mut fds: Vec<OwnedFd>) -> Result<(), &'static str> {
         let (id, news) = match event {
-            Event::Hello { .. } => return,
-            Event::Terminal { id } => match fds.pop() {
-                Some(fd) => (id, News::Terminal(fd)),
-                None => return,
-            },
+            Event::Hello { .. } => return Err("a second greeting"),
+            Event::Terminal { id } => (id, News::Terminal(fds.pop().ok_or("a terminal without a descriptor")?)),
             Event::Ended { id, status, usage, process_limit } => (id, News::Ended { status, usage, process_limit }),
             Event::SpawnFailed { id, errno, step } => (id, News::SpawnFailed(spawn_error(step, errno))),
             Event::Opened { id, errno } => (id, News::Opened(fds.pop().filter(|_| errno == 0).ok_or(errno))),
         };
-        if let Some(listener) = lock(&self.listeners).get(&id) {
+        match lock(&self.listeners).get(&id).map(|listener| listener.try_send(news)) {
+            Some(Err(mpsc::error::TrySendError::Full(_))) => Err("more news of one exec than there can be"),
             // An exec that nobody waits for has no listener.
-            listener.send(news).ok();
+            _ => Ok(()),
         }
     }
 
     fn lose(&self, why: &str) {
-        *lock(&self.lost) = Some(why.to_owned());
-        for (_, listener) in lock(&self.listeners).drain() {
-            // As above.
-            listener.send(News::Lost(why.to_owned())).ok();
-        }
+        let mut lost = lock(&self.lost);
+        lost.get_or_insert_with(|| why.to_owned());
+        // Whoever listens hears of it by the end of the news, and asks [`Link::why_lost`].
+        lock(&self.listeners).clear();
+    }
+
+    /// Why there is no more news.
+    pub(crate) fn why_lost(&self) -> IsolationError {
+        IsolationError::Lost(lock(&self.lost).clone().unwrap_or_else(|| "supervisor".to_owned()))
     }
 
     /// Kills the whole sandbox at once.
@@ -127,104 +144,129 @@ fn spawn_error(step: SpawnStep, errno: i32) -> IsolationError {
     LayerError::new(layer, call, Some(errno)).remedy(remedy).into()
 }
 
-/// Reads a supervisor's events until it is gone.
-async fn read_events(channel: AsyncFd<Channel>, link: Weak<Link>) {
-    let mut channel = channel;
+/// Reads a supervisor's events, and sends what waits for it, until it is gone.
+async fn serve(mut channel: AsyncFd<Channel>, link: Weak<Link>) {
     let why = loop {
-        let event = channel.get_mut().buffered::<Event>();
-        match event {
-            Ok(Some((event, fds))) => match link.upgrade() {
-                Some(link) => link.dispatch(event, fds),
+        match channel.get_mut().buffered::<Event>() {
+            Ok(Some((event, fds))) => match link.upgrade().map(|link| link.dispatch(event, fds)) {
+                Some(Ok(())) => {}
+                Some(Err(nonsense)) => break nonsense.to_owned(),
                 None => return,
             },
-            Ok(None) => match channel.readable_mut().await {
-                Ok(mut guard) => match guard.get_inner_mut().fill() {
-                    Ok(true) => {}
-                    Ok(false) => guard.clear_ready(),
-                    Err(error) => break error.to_string(),
-                },
-                Err(error) => break error.to_string(),
-            },
+            Ok(None) => {
+                if let Err(error) = exchange(&mut channel, &link).await {
+                    break error.to_string();
+                }
+            }
             Err(error) => break error.to_string(),
         }
     };
     if let Some(link) = link.upgrade() {
+        // One that speaks nonsense runs nothing any more either.
+        link.kill();
         link.lose(&why);
+    }
+}
+
+/// Waits until something could be read, and sends meanwhile.
+async fn exchange(channel: &mut AsyncFd<Channel>, link: &Weak<Link>) -> Result<(), ChannelError> {
+    let failed = |e: std::io::Error| ChannelError::Socket(Errno::from_io_error(&e).unwrap_or(Errno::IO));
+    let Some(link) = link.upgrade() else { return Err(ChannelError::Closed) };
+    let full = {
+        let mut outbox = lock(&link.outbox);
+        outbox.flush()?.then(|| outbox.socket())
+    };
+    let room = async {
+        match &full {
+            // Asked for only now: otherwise every request that is read at the other end would wake this one.
+            Some(socket) => ready::once(socket.as_fd(), Interest::WRITABLE).await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        readable = channel.readable_mut() => {
+            let mut guard = readable.map_err(failed)?;
+            if !guard.get_inner_mut().fill()? {
+                guard.clear_ready();
+            }
+            Ok(())
+        }
+        writable = room => writable.map_err(failed),
+        () = link.waiting.notified() => Ok(()),
     }
 }
 
 /// A live sandbox.
 pub(crate) struct LinkedSandbox {
     id: SandboxId,
-    number: u32,
+    ordered: Ordered,
     link: Arc<Link>,
-    launcher: Arc<Launcher>,
     layers: Vec<LayerReport>,
     backend: Arc<dyn IsolationBackend>,
-    destroyed: AtomicBool,
     reader: tokio::task::JoinHandle<()>,
 }
 
 impl LinkedSandbox {
     /// Waits until the supervisor has sealed itself, and takes over.
     pub(crate) async fn open(
-        made: Made,
-        launcher: Arc<Launcher>,
+        mut ordered: Ordered,
         backend: Arc<dyn IsolationBackend>,
         limits: Limits,
     ) -> Result<Arc<Self>, IsolationError> {
-        let number = made.id;
-        match Self::greet(made, launcher.clone(), backend, limits).await {
-            Ok(sandbox) => Ok(Arc::new(sandbox)),
+        match Self::greet(&mut ordered, limits).await {
+            Ok((link, layers, reader)) => {
+                let id = SandboxId(format!("{}-{}-{}", backend.name(), std::process::id(), ordered.id));
+                Ok(Arc::new(Self { id, ordered, link, layers, backend, reader }))
+            }
             Err(error) => {
                 // The first error is the one to tell.
-                launcher.destroy(number).await.ok();
+                ordered.destroy().await.ok();
                 Err(error)
             }
         }
     }
 
     async fn greet(
-        made: Made,
-        launcher: Arc<Launcher>,
-        backend: Arc<dyn IsolationBackend>,
+        ordered: &mut Ordered,
         limits: Limits,
-    ) -> Result<Self, IsolationError> {
+    ) -> Result<(Arc<Link>, Vec<LayerReport>, tokio::task::JoinHandle<()>), IsolationError> {
         let io = |context: &'static str| move |source| IsolationError::Io { context: context.to_owned(), source };
-        rustix::io::ioctl_fionbio(&made.channel, true).map_err(|e| io("channel")(e.into()))?;
-        let socket = made.channel.try_clone().map_err(io("channel"))?;
-        let channel = Channel::new(made.channel, protocol::MAX_EVENT);
-        let mut channel = ready::channel(channel).map_err(io("channel"))?;
         let lost = |e: ChannelError| IsolationError::Lost(format!("supervisor: {e}"));
-        let layers = loop {
-            match channel.get_mut().buffered::<Event>().map_err(lost)? {
-                Some((Event::Hello { version, layers }, _)) if version == protocol::VERSION => break layers?,
-                Some((other, _)) => return Err(IsolationError::Protocol(format!("unexpected greeting {other:?}"))),
-                None => {
-                    let mut guard = channel.readable_mut().await.map_err(io("channel"))?;
-                    if !guard.get_inner_mut().fill().map_err(lost)? {
-                        guard.clear_ready();
-                    }
-                }
+        let ours = ordered.channel.take().ok_or_else(|| IsolationError::Lost("channel".to_owned()))?;
+        let socket = ours.try_clone().map_err(io("channel"))?;
+        let mut channel = ready::channel(Channel::new(ours, protocol::MAX_EVENT)).map_err(io("channel"))?;
+        let (event, mut fds) = loop {
+            if let Some(event) = channel.get_mut().buffered::<Event>().map_err(lost)? {
+                break event;
+            }
+            let mut guard = channel.readable_mut().await.map_err(io("channel"))?;
+            if !guard.get_inner_mut().fill().map_err(lost)? {
+                guard.clear_ready();
             }
         };
-        let null = File::options().read(true).write(true).open("/dev/null").map_err(io("open /dev/null"))?;
-        let layers: Vec<_> = layers.into_iter().chain(made.cgroup).collect();
-        let counts_processes = made.watches.iter().any(|w| w.kind == agentd_kernel::cgroup::WatchKind::PidsEvents);
+        let Event::Hello { version: protocol::VERSION, layers, watches: kinds } = event else {
+            return Err(IsolationError::Protocol(format!("unexpected greeting {event:?}")));
+        };
+        let layers = layers?;
+        if fds.len() != kinds.len() + 1 {
+            return Err(IsolationError::Protocol(format!("a greeting with {} descriptors", fds.len())));
+        }
+        let watches: Vec<Watch> = kinds.into_iter().zip(fds.drain(1..)).map(|(kind, fd)| Watch { kind, fd }).collect();
+        let pidfd = fds.pop().ok_or_else(|| IsolationError::Protocol("a greeting without a pidfd".to_owned()))?;
         let link = Arc::new(Link {
-            socket,
-            pidfd: made.pidfd,
-            watches: made.watches,
+            outbox: Mutex::new(Outbox::new(socket)),
+            waiting: Notify::new(),
+            pidfd,
+            namespaced: ordered.namespaced,
+            counts_processes: watches.iter().any(|w| w.kind == WatchKind::PidsEvents),
+            watches,
             limits,
-            counts_processes,
             listeners: Mutex::new(HashMap::new()),
             next: AtomicU32::new(1),
             lost: Mutex::new(None),
-            null: null.into(),
         });
-        let reader = tokio::spawn(read_events(channel, Arc::downgrade(&link)));
-        let id = SandboxId(format!("{}-{}-{}", backend.name(), std::process::id(), made.id));
-        Ok(Self { id, number: made.id, link, launcher, layers, backend, destroyed: AtomicBool::new(false), reader })
+        let reader = tokio::spawn(serve(channel, Arc::downgrade(&link)));
+        Ok((link, layers, reader))
     }
 
     /// Runs agentd's own image in the sandbox.
@@ -255,7 +297,7 @@ impl LinkedSandbox {
                 if regular { Ok(file) } else { Err(failed(libc::EISDIR)) }
             }
             Some(News::Opened(Err(errno))) => Err(failed(errno)),
-            _ => Err(IsolationError::Lost("supervisor".to_owned())),
+            _ => Err(self.link.why_lost()),
         }
     }
 }
@@ -297,7 +339,7 @@ impl Sandbox for LinkedSandbox {
     }
 
     async fn is_alive(&self) -> bool {
-        !self.destroyed.load(Ordering::Relaxed) && lock(&self.link.lost).is_none()
+        !self.ordered.is_destroyed() && lock(&self.link.lost).is_none()
     }
 
     async fn suspend(&self) -> Result<(), IsolationError> {
@@ -329,10 +371,11 @@ impl Sandbox for LinkedSandbox {
     }
 
     async fn destroy(&self) -> Result<(), IsolationError> {
-        if self.destroyed.swap(true, Ordering::Relaxed) {
-            return Ok(());
+        if self.link.namespaced && !self.ordered.is_destroyed() {
+            // The launcher would do it first of all; this way it is under way when that wakes up.
+            self.link.kill();
         }
-        let result = self.launcher.destroy(self.number).await;
+        let result = self.ordered.destroy().await;
         self.link.lose("destroyed");
         result
     }
@@ -341,9 +384,9 @@ impl Sandbox for LinkedSandbox {
 impl Drop for LinkedSandbox {
     fn drop(&mut self) {
         self.reader.abort();
-        if !self.destroyed.load(Ordering::Relaxed) {
+        self.link.lose("nobody holds it any more");
+        if self.link.namespaced && !self.ordered.is_destroyed() {
             self.link.kill();
-            self.launcher.abandon(self.number);
         }
     }
 }

@@ -4,7 +4,7 @@
 use crate::syscall;
 use ::landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, Scope,
+    RulesetCreated, RulesetCreatedAttr, Scope,
 };
 use agentd_core::{Access, Layer, LayerError, LayerStatus, Network};
 use serde::{Deserialize, Serialize};
@@ -40,14 +40,20 @@ pub fn abi() -> i32 {
     syscall::landlock_abi()
 }
 
-/// Restricts this process and its future children. no_new_privs must be set.
-pub fn apply(plan: &LandlockPlan) -> Result<(LayerStatus, String), LayerError> {
+/// A ruleset in the kernel, not yet enforced on anyone.
+pub struct Prepared {
+    ruleset: RulesetCreated,
+    version: i32,
+    rules: usize,
+}
+
+/// Makes the ruleset of a plan. The paths are those of this process's mount namespace, at this moment.
+pub fn prepare(plan: &LandlockPlan) -> Result<Prepared, LayerError> {
     let version = abi();
     if version == 0 {
         return Err(LayerError::new(Layer::Landlock, "landlock_create_ruleset", Some(libc::ENOSYS))
             .remedy("boot a kernel ≥ 5.13 with landlock in the lsm= list"));
     }
-    let failed = |call: &str, error: &dyn std::fmt::Display| LayerError::new(Layer::Landlock, format!("{call}: {error}"), None);
     let abi = ABI::from(version);
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
@@ -77,13 +83,25 @@ pub fn apply(plan: &LandlockPlan) -> Result<(LayerStatus, String), LayerError> {
             .map_err(|e| failed(&format!("add rule for {} ({:?})", rule.path.display(), rule.access), &e))?;
         rules += 1;
     }
-    created.restrict_self().map_err(|e| failed("restrict self", &e))?;
-    let status = if version >= COMPLETE_ABI {
-        LayerStatus::Enforced
-    } else {
-        LayerStatus::Partial(format!("ABI {version} of this kernel does not know every right; {COMPLETE_ABI} does"))
-    };
-    Ok((status, format!("ABI {version}, {rules} rules")))
+    Ok(Prepared { ruleset: created, version, rules })
+}
+
+impl Prepared {
+    /// Restricts this process and its future children. no_new_privs must be set.
+    pub fn enforce(self) -> Result<(LayerStatus, String), LayerError> {
+        self.ruleset.restrict_self().map_err(|e| failed("restrict self", &e))?;
+        let version = self.version;
+        let status = if version >= COMPLETE_ABI {
+            LayerStatus::Enforced
+        } else {
+            LayerStatus::Partial(format!("ABI {version} of this kernel does not know every right; {COMPLETE_ABI} does"))
+        };
+        Ok((status, format!("ABI {version}, {} rules", self.rules)))
+    }
+}
+
+fn failed(call: &str, error: &dyn std::fmt::Display) -> LayerError {
+    LayerError::new(Layer::Landlock, format!("{call}: {error}"), None)
 }
 
 fn is_directory(path: &PathFd) -> bool {

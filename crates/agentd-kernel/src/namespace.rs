@@ -3,7 +3,7 @@
 use crate::{At, syscall};
 use agentd_core::{Layer, LayerError, Network};
 use serde::{Deserialize, Serialize};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 pub use syscall::Cloned;
 
@@ -62,29 +62,17 @@ pub fn furnish() -> Result<(), LayerError> {
 
 /// A network namespace with loopback only, being made by a helper process while the caller does something else: making one takes
 /// as long as everything else in a sandbox together.
-pub struct Beside {
-    helper: syscall::Helper,
-    done: OwnedFd,
-}
+pub struct Beside(syscall::Helper);
 
 impl Beside {
     /// Starts making it. The caller must be single-threaded and in the user namespace that will own it.
     pub fn start() -> Result<Self, LayerError> {
-        let (ours, theirs) =
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at(Layer::Network, || "pipe".to_owned())?;
-        let helper = syscall::Helper::start(theirs).at(Layer::Network, || "clone a helper".to_owned())?;
-        Ok(Self { helper, done: ours })
+        syscall::Helper::make_network().at(Layer::Network, || "clone a helper".to_owned()).map(Self)
     }
 
     /// Waits until it is made, and moves this process into it.
     pub fn join(self) -> Result<(), LayerError> {
-        let mut answer = [0u8; 4];
-        let heard = rustix::io::retry_on_intr(|| rustix::io::read(&self.done, &mut answer[..]));
-        let answer = if heard == Ok(answer.len()) { i32::from_ne_bytes(answer) } else { -libc::EPIPE };
-        drop(self.helper);
-        if answer < 0 {
-            return Err(LayerError::new(Layer::Network, "make a network namespace and bring lo up", Some(-answer)));
-        }
-        syscall::enter_network(answer).at(Layer::Network, || "setns to the new network namespace".to_owned())
+        let namespace = self.0.finish().at(Layer::Network, || "make a network namespace and bring lo up".to_owned())?;
+        syscall::enter_network(namespace).at(Layer::Network, || "setns to the new network namespace".to_owned())
     }
 }

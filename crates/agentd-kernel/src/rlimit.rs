@@ -35,10 +35,18 @@ impl RlimitPlan {
             Some(_) => rustix::process::setrlimit(resource, Rlimit { current: soft, maximum: hard }),
             None => Ok(()),
         };
-        rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
         set(Resource::Cpu, self.cpu_seconds, self.cpu_seconds.map(|s| s + 1))?;
         set(Resource::Nofile, self.open_files, self.open_files)?;
         set(Resource::Fsize, self.file_size, self.file_size)?;
         set(Resource::Nproc, self.processes, self.processes)
     }
+}
+
+/// Keeps this process and its children from leaving core dumps, and the host from running its crash handler on them: 0 would
+/// prevent files only, 1 is the value at which the kernel does not start the program in `core_pattern` either (`core(5)`,
+/// `fs/coredump.c`).
+pub fn no_core_dumps() {
+    let wanted = Rlimit { current: Some(1), maximum: Some(1) };
+    // Only a caller whose own hard limit is 0 is refused, and then there are no files at least.
+    rustix::process::setrlimit(Resource::Core, wanted).ok();
 }

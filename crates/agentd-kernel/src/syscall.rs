@@ -1,7 +1,10 @@
 //! System calls that no safe crate wraps.
 
 use rustix::io::Errno;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    sync::atomic::{AtomicI32, Ordering},
+};
 
 fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
     if result < 0 {
@@ -136,8 +139,8 @@ pub fn clear_capabilities() -> Result<(), Errno> {
 /// A process that shares this one's memory and descriptors, but not its namespaces. Killed and reaped when dropped.
 pub struct Helper {
     pid: libc::pid_t,
-    /// Written to by the helper, kept open for it.
-    _done: Option<OwnedFd>,
+    /// What it came to: a number that is not negative, or a negated errno. Shared with it.
+    answer: Box<AtomicI32>,
     _stack: Box<[u128]>,
 }
 
@@ -145,49 +148,44 @@ pub struct Helper {
 const SIOCGSKNS: libc::Ioctl = 0x894c;
 
 /// Bytes of a helper's stack: it calls a handful of system calls.
-const HELPER_STACK: usize = 32 << 10;
+const HELPER_STACK: usize = 16 << 10;
 
 impl Helper {
-    fn clone(flags: libc::c_int, body: extern "C" fn(*mut libc::c_void) -> libc::c_int, argument: usize) -> Result<Self, Errno> {
+    fn clone(flags: libc::c_int, body: extern "C" fn(*mut libc::c_void) -> libc::c_int) -> Result<Self, Errno> {
         let mut stack = vec![0u128; HELPER_STACK / size_of::<u128>()].into_boxed_slice();
         let top = stack.as_mut_ptr_range().end;
-        // SAFETY: `top` is the aligned end of a stack that lives until the helper has been reaped. The bodies allocate nothing, take
-        // no lock, and never return into code of the parent's. Both share one thread area, so a failing call of theirs may set
-        // the parent's errno: then the parent fails too.
+        let answer = Box::new(AtomicI32::new(-libc::EPIPE));
+        // SAFETY: `top` is the aligned end of a stack, and `answer` a value, that live until the helper has been reaped. The bodies
+        // allocate nothing, take no lock, and never return into code of the parent's. Both share one thread area, so a failing
+        // call of theirs may set the parent's errno: then the parent fails too.
         let pid = unsafe {
-            libc::clone(
-                body,
-                top.cast(),
-                flags | libc::CLONE_VM | libc::CLONE_FILES,
-                std::ptr::with_exposed_provenance_mut(argument),
-            )
+            libc::clone(body, top.cast(), flags | libc::CLONE_VM | libc::CLONE_FILES, (&raw const *answer).cast_mut().cast())
         };
         check(libc::c_long::from(pid))?;
-        Ok(Self { pid, _done: None, _stack: stack })
+        Ok(Self { pid, answer, _stack: stack })
     }
 
     /// A helper that does nothing, in a user namespace of its own.
     pub fn in_user_namespace() -> Result<Self, Errno> {
         extern "C" fn body(_: *mut libc::c_void) -> libc::c_int {
-            park()
+            loop {
+                // SAFETY: pause(2) touches no memory.
+                unsafe { libc::pause() };
+            }
         }
-        Self::clone(libc::CLONE_NEWUSER, body, 0)
+        Self::clone(libc::CLONE_NEWUSER, body)
     }
 
-    /// A helper that makes a network namespace, brings its loopback up, and writes to `done`: the number of a descriptor of that
-    /// namespace, or a negated errno.
-    pub fn start(done: OwnedFd) -> Result<Self, Errno> {
-        extern "C" fn body(argument: *mut libc::c_void) -> libc::c_int {
-            let answer = make_network().unwrap_or_else(|errno| -errno.raw_os_error());
-            // SAFETY: the parent keeps the descriptor open until this helper is gone.
-            let done = unsafe { BorrowedFd::borrow_raw(libc::c_int::try_from(argument.addr()).unwrap_or(-1)) };
-            // A parent that hears nothing takes it for a failure.
-            rustix::io::write(done, &answer.to_ne_bytes()).ok();
-            park()
+    /// A helper that makes a network namespace and brings its loopback up. [`Helper::finish`] gives a descriptor of it.
+    pub fn make_network() -> Result<Self, Errno> {
+        extern "C" fn body(answer: *mut libc::c_void) -> libc::c_int {
+            let made = make_network().unwrap_or_else(|errno| -errno.raw_os_error());
+            // SAFETY: the parent keeps the value until this helper has been reaped.
+            unsafe { &*answer.cast::<AtomicI32>() }.store(made, Ordering::Release);
+            0
         }
-        let number = usize::try_from(done.as_raw_fd()).unwrap_or(0);
-        let mut helper = Self::clone(0, body, number)?;
-        helper._done = Some(done);
+        let helper = Self::clone(0, body)?;
+        leave_this_processor(helper.pid);
         Ok(helper)
     }
 
@@ -195,15 +193,42 @@ impl Helper {
     pub fn pid(&self) -> libc::pid_t {
         self.pid
     }
+
+    /// Waits for its end; gives its answer.
+    pub fn finish(mut self) -> Result<i32, Errno> {
+        self.reap();
+        let answer = self.answer.load(Ordering::Acquire);
+        if answer < 0 { Err(Errno::from_raw_os_error(-answer)) } else { Ok(answer) }
+    }
+
+    fn reap(&mut self) {
+        // Without an exit signal a child needs __WALL.
+        // SAFETY: integers and a null status pointer, which waitpid(2) allows.
+        while unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), libc::__WALL) } < 0
+            && std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted
+        {}
+        self.pid = 0;
+    }
 }
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        // SAFETY: integer arguments and a null status pointer, which waitpid(2) allows. Without an exit signal a child needs __WALL.
-        unsafe {
-            libc::kill(self.pid, libc::SIGKILL);
-            libc::waitpid(self.pid, std::ptr::null_mut(), libc::__WALL);
+        if self.pid > 0 {
+            // SAFETY: integers only; it is not reaped yet, so the pid is its own.
+            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            self.reap();
         }
+    }
+}
+
+/// Keeps a new process off the processor of this one, which goes on working: the scheduler, seeing the others busy for a moment
+/// longer, would queue it here. Where there is no other processor nothing is changed.
+fn leave_this_processor(pid: libc::pid_t) {
+    let Ok(mut others) = rustix::thread::sched_getaffinity(None) else { return };
+    others.unset(rustix::thread::sched_getcpu());
+    if others.count() > 0 {
+        // It is a matter of speed only.
+        rustix::thread::sched_setaffinity(rustix::process::Pid::from_raw(pid), &others).ok();
     }
 }
 
@@ -218,18 +243,11 @@ fn make_network() -> Result<libc::c_int, Errno> {
     Ok(libc::c_int::try_from(namespace).unwrap_or(-libc::EMFILE))
 }
 
-/// Moves the calling process into the network namespace `number` is a descriptor of, and closes it.
+/// Moves the calling process into the network namespace that [`Helper::finish`] gave the number of, and closes that.
 pub fn enter_network(number: libc::c_int) -> Result<(), Errno> {
-    // SAFETY: the helper opened it in the shared table and does not use it any more.
+    // SAFETY: the helper opened it in the shared table and is gone.
     let namespace = unsafe { OwnedFd::from_raw_fd(number) };
     // SAFETY: integers only; the network namespace is nothing that Rust relies on.
     check(libc::c_long::from(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }))?;
     Ok(())
-}
-
-fn park() -> ! {
-    loop {
-        // SAFETY: pause(2) touches no memory.
-        unsafe { libc::pause() };
-    }
 }

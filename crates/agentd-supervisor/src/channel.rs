@@ -69,7 +69,8 @@ impl Channel {
 
     /// Reads from the socket once. `Ok(false)` when it would block.
     pub fn fill(&mut self) -> Result<bool, ChannelError> {
-        let mut chunk = [0u8; 16 << 10];
+        // Small: each page of it is copied anew after every fork of the launcher.
+        let mut chunk = [0u8; 4 << 10];
         let mut space = [MaybeUninit::uninit(); SPACE];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
@@ -123,23 +124,33 @@ impl AsFd for Channel {
 /// Sends one message; see [`Channel::send`].
 pub fn send<M: Serialize>(socket: BorrowedFd<'_>, message: &M, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
     let frame = protocol::encode(message, fds.len())?;
-    let mut space = [MaybeUninit::uninit(); SPACE];
     let mut sent = 0;
     while sent < frame.len() {
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if sent == 0 && !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-            return Err(FrameError::TooManyFds(fds.len()).into());
-        }
-        match sendmsg(socket, &[IoSlice::new(&frame[sent..])], &mut ancillary, SendFlags::NOSIGNAL) {
-            Ok(count) => sent += count,
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
+        match send_some(socket, &frame[sent..], if sent == 0 { fds } else { &[] })? {
+            Some(count) => sent += count,
+            None => {
                 let mut ready = [rustix::event::PollFd::from_borrowed_fd(socket, rustix::event::PollFlags::OUT)];
                 rustix::event::poll(&mut ready, None)?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Sends what of `bytes` the socket takes at once, and `fds` beside the first of them; `None` when it would block.
+pub fn send_some(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Option<usize>, ChannelError> {
+    let mut space = [MaybeUninit::uninit(); SPACE];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(FrameError::TooManyFds(fds.len()).into());
+    }
+    loop {
+        match sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL) {
+            Ok(count) => return Ok(Some(count)),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(None),
             Err(Errno::PIPE | Errno::CONNRESET) => return Err(ChannelError::Closed),
             Err(errno) => return Err(errno.into()),
         }
     }
-    Ok(())
 }

@@ -7,19 +7,18 @@
 use crate::{
     channel::{Channel, ChannelError, send},
     plan::SandboxPlan,
-    protocol::{self, Order, Report},
+    protocol::{self, Event, Order, Report},
     seal::{self, Go, Inherited},
 };
 use agentd_core::{Layer, LayerError, LayerReport, LayerStatus};
 use agentd_kernel::{
-    cgroup::{Cgroup, Hierarchy, Watch},
+    cgroup::{Cgroup, Hierarchy},
     idmap::{self, Identity},
     namespace::{self, Cloned},
     seccomp::{Program, SeccompPlan},
 };
 use rustix::{
     fs::{MemfdFlags, Mode, OFlags, SealFlags},
-    io::Errno,
     net::{AddressFamily, SocketFlags, SocketType},
     process::{Pid, Signal, WaitOptions},
 };
@@ -66,7 +65,6 @@ fn fork(control: OwnedFd) -> io::Result<()> {
                 libc::dup2(control.as_raw_fd(), 0);
                 libc::dup2(libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY), 1);
                 libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
-                libc::prctl(libc::PR_SET_NAME, c"agentd-launcher".as_ptr());
                 libc::_exit(main())
             }
         }
@@ -112,6 +110,10 @@ struct Launcher {
 pub fn main() -> i32 {
     // SAFETY: `start` put the control socket there, and nothing else in this process owns it.
     let control = unsafe { OwnedFd::from_raw_fd(0) };
+    // SAFETY: the name is a NUL-terminated constant.
+    unsafe { libc::prctl(libc::PR_SET_NAME, c"agentd-launcher".as_ptr()) };
+    default_signals();
+    agentd_kernel::rlimit::no_core_dumps();
     // Orphans of sandboxes without a pid namespace come here.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).ok();
     // The terminal's Ctrl-C is for the library, which decides what it means.
@@ -120,8 +122,8 @@ pub fn main() -> i32 {
     let mut channel = Channel::new(control, protocol::MAX_REQUEST);
     let ended = loop {
         match channel.receive::<Order>() {
-            Ok((order, _)) => {
-                if let Err(error) = launcher.handle(&channel, order) {
+            Ok((order, fds)) => {
+                if let Err(error) = launcher.handle(&channel, order, fds) {
                     break error;
                 }
             }
@@ -136,36 +138,49 @@ pub fn main() -> i32 {
     i32::from(!matches!(ended, ChannelError::Closed))
 }
 
+/// Gives all signals their default action, which supervisors and their commands inherit: Rust ignores SIGPIPE, and whoever started
+/// agentd may have ignored more (`nohup(1)`).
+fn default_signals() {
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: no handler is installed. What cannot be changed (SIGKILL, SIGSTOP) is the default already.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+}
+
 impl Launcher {
-    fn handle(&mut self, channel: &Channel, order: Order) -> Result<(), ChannelError> {
+    fn handle(&mut self, control: &Channel, order: Order, mut fds: Vec<OwnedFd>) -> Result<(), ChannelError> {
         match order {
-            Order::Create { id, plan } => match self.create(id, &plan) {
-                Ok((report, fds)) => {
-                    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-                    channel.send(&report, &fds)
+            Order::Create { id, plan } => {
+                let channel = fds.pop().ok_or(ChannelError::MissingFds)?;
+                if let Err(error) = self.create(id, &plan, &channel) {
+                    let hello = Event::Hello { version: protocol::VERSION, layers: Err(error), watches: Vec::new() };
+                    // Whoever wanted it may have given up.
+                    send(channel.as_fd(), &hello, &[]).ok();
                 }
-                Err(error) => channel.send(&Report::Failed { id, error }, &[]),
-            },
+                Ok(())
+            }
             Order::Destroy { id } => {
                 let error = self.destroy(id).err();
-                channel.send(&Report::Destroyed { id, error }, &[])
-            }
-            Order::Freeze { id, .. } => {
-                let error = Some(LayerError::new(Layer::Cgroup, "freeze", Some(libc::EOPNOTSUPP)));
-                channel.send(&Report::Frozen { id, error }, &[])
+                control.send(&Report::Destroyed { id, error }, &[])
             }
         }
     }
 
-    fn create(&mut self, id: u32, plan: &SandboxPlan) -> Result<(Report, Vec<OwnedFd>), LayerError> {
-        let (cgroup, cgroup_report) = self.group(plan)?;
-        match self.create_in(id, plan, cgroup) {
-            Ok((pid, mut fds, watches)) => {
-                let kinds = watches.iter().map(|w| w.kind).collect();
-                fds.extend(watches.into_iter().map(|w| w.fd));
-                Ok((Report::Created { id, pid, watches: kinds, cgroup: cgroup_report }, fds))
+    /// Makes a sandbox whose supervisor speaks over `channel`, and says there when it is sealed. When this fails, nothing is left.
+    fn create(&mut self, id: u32, plan: &SandboxPlan, channel: &OwnedFd) -> Result<(), LayerError> {
+        let (mut cgroup, report) = self.group(plan)?;
+        match self.spawn(plan, cgroup.as_ref(), report, channel) {
+            Ok((pid, pidfd)) => {
+                self.sandboxes.insert(id, Live { pid, pidfd, cgroup, namespaced: plan.namespaces.enabled });
+                Ok(())
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                if let Some(cgroup) = &mut cgroup {
+                    // The first error is the one to tell; the group is empty.
+                    cgroup.remove().ok();
+                }
+                Err(error)
+            }
         }
     }
 
@@ -189,39 +204,14 @@ impl Launcher {
         }
     }
 
-    fn create_in(
+    fn spawn(
         &mut self,
-        id: u32,
         plan: &SandboxPlan,
-        mut cgroup: Option<Cgroup>,
-    ) -> Result<(i32, Vec<OwnedFd>, Vec<Watch>), LayerError> {
-        let made = self.spawn(plan, cgroup.as_ref());
-        let (pid, pidfd, channel) = match made {
-            Ok(made) => made,
-            Err(error) => {
-                if let Some(cgroup) = &mut cgroup {
-                    // The first error is the one to tell; the group is empty.
-                    cgroup.remove().ok();
-                }
-                return Err(error);
-            }
-        };
-        let process = |e: Errno| LayerError::new(Layer::Process, "duplicate the pidfd", Some(e.raw_os_error()));
-        let watches = cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::watches);
-        let live = Live { pid, pidfd, cgroup, namespaced: plan.namespaces.enabled };
-        let copy = rustix::io::fcntl_dupfd_cloexec(&live.pidfd, 3).map_err(process);
-        self.sandboxes.insert(id, live);
-        match (watches, copy) {
-            (Ok(watches), Ok(copy)) => Ok((pid.as_raw_nonzero().get(), vec![channel, copy], watches)),
-            (Err(error), _) | (_, Err(error)) => {
-                self.destroy(id).ok();
-                Err(error)
-            }
-        }
-    }
-
-    fn spawn(&mut self, plan: &SandboxPlan, cgroup: Option<&Cgroup>) -> Result<(Pid, OwnedFd, OwnedFd), LayerError> {
-        let process = |call: &'static str| move |e: Errno| LayerError::new(Layer::Process, call, Some(e.raw_os_error()));
+        cgroup: Option<&Cgroup>,
+        group: Option<LayerReport>,
+        channel: &OwnedFd,
+    ) -> Result<(Pid, OwnedFd), LayerError> {
+        let watches = cgroup.map_or(Ok(Vec::new()), Cgroup::watches)?;
         let filter = match plan.seccomp {
             None => None,
             Some(wanted) => {
@@ -231,28 +221,24 @@ impl Launcher {
                 self.filters.get(&wanted)
             }
         };
-        let pair = || {
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-                .map_err(process("socketpair"))
-        };
-        let (channel, inner_channel) = pair()?;
-        let (go, inner_go) = pair()?;
+        let (go, inner_go) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(|e| LayerError::new(Layer::Process, "socketpair", Some(e.raw_os_error())))?;
         // SAFETY: the launcher is single-threaded: it starts no thread, and its libraries are only those of this crate.
         let cloned = unsafe { namespace::start(plan.namespaces, cgroup.and_then(Cgroup::clone_into)) }?;
         let (pid, pidfd) = match cloned {
             Cloned::Child => {
-                drop((channel, go));
-                seal::run(Inherited { plan, cgroup, filter, channel: inner_channel, go: inner_go })
+                drop(go);
+                seal::run(Inherited { plan, cgroup, group, watches, filter, channel, go: inner_go })
             }
             Cloned::Parent(pid, pidfd) => (pid, pidfd),
         };
-        drop((inner_channel, inner_go));
+        drop(inner_go);
         let raw = Pid::from_raw(pid).ok_or_else(|| LayerError::new(Layer::Process, "clone3", None))?;
         if let Err(error) = admit(plan, pid, &go) {
             kill(&pidfd, raw);
             return Err(error);
         }
-        Ok((raw, pidfd, channel))
+        Ok((raw, pidfd))
     }
 
     /// Ends a sandbox and waits until its processes are gone.
@@ -277,20 +263,23 @@ impl Launcher {
     }
 }
 
-/// Writes the maps of the new process and lets it go on.
+/// Writes the maps of the new process and lets it go on; then makes what it needs last.
 fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<(), LayerError> {
+    let tell = |message: &Go, fds: &[BorrowedFd<'_>]| {
+        send(go.as_fd(), message, fds)
+            .map_err(|e| LayerError::new(Layer::Process, format!("speak to the new process: {e}"), None))
+    };
     let privileged = rustix::process::geteuid().is_root();
     let identity = if privileged { Identity::own(pid) } else { Identity::caller() };
-    let mut trees = Vec::new();
     if plan.namespaces.enabled {
         idmap::write_maps(pid, identity, privileged)?;
-        if privileged && plan.view.enabled {
-            trees = mapped_trees(plan, identity)?;
-        }
     }
-    let trees: Vec<BorrowedFd<'_>> = trees.iter().map(AsFd::as_fd).collect();
-    send(go.as_fd(), &Go { identity: (identity.uid, identity.gid, privileged) }, &trees)
-        .map_err(|e| LayerError::new(Layer::Process, format!("speak to the new process: {e}"), None))
+    tell(&Go::Identity { uid: identity.uid, gid: identity.gid, privileged }, &[])?;
+    if plan.namespaces.enabled && plan.view.enabled && privileged && !plan.view.grants.is_empty() {
+        let trees = mapped_trees(plan, identity)?;
+        tell(&Go::Trees, &trees.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+    }
+    Ok(())
 }
 
 /// The grants' trees, each showing its owner's files as the payload's. One user namespace serves all grants of one owner.

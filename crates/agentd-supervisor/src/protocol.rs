@@ -6,7 +6,7 @@
 
 use crate::plan::SandboxPlan;
 use agentd_core::{LayerError, LayerReport};
-use agentd_kernel::rlimit::RlimitPlan;
+use agentd_kernel::{cgroup::WatchKind, rlimit::RlimitPlan};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Changes whenever a message changes.
@@ -85,12 +85,15 @@ pub struct ExecUsage {
 /// Supervisor to library.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    /// The first event: every layer is applied, or why not.
+    /// The first event: every layer is applied, or why not; in the latter case nothing is left of the sandbox. Descriptors: a pidfd
+    /// of the supervisor, then one per entry of `watches`.
     Hello {
         /// [`VERSION`] of the supervisor.
         version: u16,
         /// What became of each layer.
         layers: Result<Vec<LayerReport>, LayerError>,
+        /// What the descriptors after the first are.
+        watches: Vec<WatchKind>,
     },
     /// The terminal of an exec; its master side is the descriptor.
     Terminal {
@@ -142,7 +145,7 @@ pub enum SpawnStep {
 /// Library to launcher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
-    /// Make a sandbox.
+    /// Make a sandbox. The descriptor is the supervisor's end of its channel; the answer comes over that.
     Create {
         /// Chosen by the caller; names the sandbox from then on.
         id: u32,
@@ -154,48 +157,16 @@ pub enum Order {
         /// The sandbox.
         id: u32,
     },
-    /// Stop or continue all its processes.
-    Freeze {
-        /// The sandbox.
-        id: u32,
-        /// Whether to stop them.
-        frozen: bool,
-    },
 }
 
 /// Launcher to library.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
-    /// The process exists. Descriptors: its channel, its pidfd, then one per entry of `watches`.
-    Created {
-        /// The sandbox.
-        id: u32,
-        /// Its pid as the launcher sees it.
-        pid: i32,
-        /// What the descriptors after the first two are.
-        watches: Vec<agentd_kernel::cgroup::WatchKind>,
-        /// The cgroup layer, where one was planned.
-        cgroup: Option<LayerReport>,
-    },
-    /// It could not be made; nothing is left of it.
-    Failed {
-        /// The sandbox.
-        id: u32,
-        /// Why.
-        error: LayerError,
-    },
     /// Ordered destruction is complete.
     Destroyed {
         /// The sandbox.
         id: u32,
         /// What could not be removed.
-        error: Option<LayerError>,
-    },
-    /// [`Order::Freeze`] is done, or why not.
-    Frozen {
-        /// The sandbox.
-        id: u32,
-        /// Why not.
         error: Option<LayerError>,
     },
 }

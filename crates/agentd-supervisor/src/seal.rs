@@ -2,22 +2,35 @@
 //! what an earlier one gave away. Then it serves.
 
 use crate::{
-    channel::Channel,
+    channel::{Channel, send},
     plan::SandboxPlan,
     protocol::{self, Event},
     serve::{self, Supervisor},
 };
-use agentd_core::{Layer, LayerError, LayerReport, LayerStatus};
-use agentd_kernel::{cgroup::Cgroup, idmap, landlock, mount, namespace, privileges, seccomp};
+use agentd_core::{Layer, LayerError, LayerReport, LayerStatus, Network};
+use agentd_kernel::{
+    cgroup::{Cgroup, Watch},
+    idmap, landlock, mount, namespace, privileges, seccomp,
+};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// What the launcher tells the new process once its id maps are written; the descriptors beside it are id-mapped trees.
+/// What the launcher tells the new process while that seals itself.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Go {
-    /// User and group id inside, and whether the launcher is root.
-    pub identity: (u32, u32, bool),
+pub enum Go {
+    /// The id maps are written.
+    Identity {
+        /// User id inside.
+        uid: u32,
+        /// Group id inside.
+        gid: u32,
+        /// Whether the launcher is root.
+        privileged: bool,
+    },
+    /// The descriptors beside it are the grants' id-mapped trees, in order. Comes only from a launcher that is root, and after the
+    /// first: making them takes as long as the view they are attached to.
+    Trees,
 }
 
 /// What the new process inherits from the launcher.
@@ -26,10 +39,14 @@ pub struct Inherited<'a> {
     pub plan: &'a SandboxPlan,
     /// The sandbox's group.
     pub cgroup: Option<&'a Cgroup>,
+    /// What became of that.
+    pub group: Option<LayerReport>,
+    /// What the library will watch the group by.
+    pub watches: Vec<Watch>,
     /// The compiled filter.
     pub filter: Option<&'a seccomp::Program>,
     /// The channel to the library.
-    pub channel: OwnedFd,
+    pub channel: &'a OwnedFd,
     /// Where [`Go`] comes from.
     pub go: OwnedFd,
 }
@@ -38,20 +55,30 @@ pub struct Inherited<'a> {
 pub fn run(inherited: Inherited<'_>) -> ! {
     let watch_processes = inherited.plan.process_rlimit.is_some();
     let namespaced = inherited.plan.namespaces.enabled;
-    let mut layers = Vec::new();
+    let mut layers: Vec<LayerReport> = inherited.group.iter().cloned().collect();
     let sealed = seal(&inherited, &mut layers);
-    let channel = Channel::new(inherited.channel, protocol::MAX_REQUEST);
-    let signals = match sealed {
-        Ok(signals) => signals,
+    let say = |layers, watches, fds: &[BorrowedFd<'_>]| {
+        send(inherited.channel.as_fd(), &Event::Hello { version: protocol::VERSION, layers, watches }, fds)
+    };
+    let (signals, own) = match sealed {
+        Ok(sealed) => sealed,
         Err(error) => {
             // The library hears why, or is gone and needs not.
-            channel.send(&Event::Hello { version: protocol::VERSION, layers: Err(error) }, &[]).ok();
+            say(Err(error), Vec::new(), &[]).ok();
             exit(1);
         }
     };
-    if channel.send(&Event::Hello { version: protocol::VERSION, layers: Ok(layers) }, &[]).is_err() {
+    let kinds = inherited.watches.iter().map(|w| w.kind).collect();
+    let fds: Vec<BorrowedFd<'_>> =
+        std::iter::once(&own).chain(inherited.watches.iter().map(|w| &w.fd)).map(AsFd::as_fd).collect();
+    if say(Ok(layers), kinds, &fds).is_err() {
         exit(1);
     }
+    drop((own, inherited.watches));
+    let channel = match rustix::io::fcntl_dupfd_cloexec(inherited.channel, 3) {
+        Ok(channel) => Channel::new(channel, protocol::MAX_REQUEST),
+        Err(_) => exit(1),
+    };
     serve::serve(Supervisor { channel, signals, namespaced, watch_processes });
     exit(0)
 }
@@ -61,9 +88,12 @@ fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<OwnedFd, LayerError> {
+/// Gives what the supervisor waits for signals by, and a pidfd of its own.
+fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<(OwnedFd, OwnedFd), LayerError> {
     let plan = inherited.plan;
     let process = |call: &str, errno: rustix::io::Errno| LayerError::new(Layer::Process, call, Some(errno.raw_os_error()));
+    // First of all, because it takes longest.
+    let network = (plan.namespaces.enabled && plan.namespaces.network == Network::Off).then(namespace::Beside::start);
     let signals = signals()?;
     rustix::process::setsid().map_err(|e| process("setsid", e))?;
     if !plan.namespaces.enabled {
@@ -75,20 +105,14 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<Owne
     }
     let mut record = Record { layers, degrade: plan.allow_degraded };
     // What needs no ids is done while the launcher writes the id maps.
-    let mut network = None;
     if plan.namespaces.enabled {
-        if plan.namespaces.network == agentd_core::Network::Off {
-            network = Some(namespace::Beside::start()?);
-        }
         record.layer(Layer::Namespaces, || {
             namespace::furnish()?;
             Ok((LayerStatus::Enforced, plan.namespaces.describe()))
         })?;
     }
     let mut go = Channel::new(inherited.go.try_clone().map_err(|e| io("dup", &e))?, protocol::MAX_EVENT);
-    let (Go { identity: (uid, gid, privileged) }, trees) =
-        go.receive().map_err(|e| LayerError::new(Layer::Process, format!("hear from the launcher: {e}"), None))?;
-    drop(go);
+    let (Go::Identity { uid, gid, privileged }, _) = hear(&mut go)? else { return Err(out_of_order()) };
 
     if plan.namespaces.enabled {
         let identity = idmap::Identity { uid, gid, host_uid: uid, host_gid: gid };
@@ -98,24 +122,40 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<Owne
     }
     if plan.view.enabled {
         record.layer(Layer::Mounts, || {
-            let notes = mount::apply(&plan.view, trees)?;
             let detail = format!("{} masks, {} grants", plan.view.masks.len(), plan.view.grants.len());
+            let notes = if privileged && !plan.view.grants.is_empty() {
+                let view = mount::build(&plan.view)?;
+                let (Go::Trees, trees) = hear(&mut go)? else { return Err(out_of_order()) };
+                view.attach(trees)?
+            } else {
+                let trees = mount::clone_grants(&plan.view)?;
+                mount::build(&plan.view)?.attach(trees)?
+            };
             Ok(if notes.is_empty() { (LayerStatus::Enforced, detail) } else { (LayerStatus::Partial(notes.join("; ")), detail) })
         })?;
     }
+    drop(go);
+    // What can be done before the network is there.
+    if plan.namespaces.enabled {
+        privileges::empty_bounding_set()?;
+    }
+    privileges::own_keyring()?;
+    let landlock = plan.landlock.enabled.then(|| landlock::prepare(&plan.landlock));
     if let Some(network) = network {
         record.layer(Layer::Network, || {
-            network.join()?;
+            network?.join()?;
             Ok((LayerStatus::Enforced, "loopback only".to_owned()))
         })?;
     }
     // After the change of ids, which clears it.
     privileges::die_with_parent(if plan.namespaces.enabled { libc::SIGKILL } else { libc::SIGTERM })?;
-    privileges::drop_all(plan.namespaces.enabled)?;
+    if plan.namespaces.enabled {
+        privileges::drop_capabilities()?;
+    }
+    privileges::harden()?;
     if plan.namespaces.enabled {
         record.enforced(Layer::Privileges, privileges::DESCRIPTION.to_owned());
     }
-    close_others(&[inherited.channel.as_raw_fd(), signals.as_raw_fd()])?;
     if let Some(limit) = plan.process_rlimit {
         rustix::process::setrlimit(
             rustix::process::Resource::Nproc,
@@ -123,20 +163,32 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<Owne
         )
         .map_err(|e| LayerError::new(Layer::Rlimits, format!("set RLIMIT_NPROC to {limit}"), Some(e.raw_os_error())))?;
     }
-    if plan.landlock.enabled {
-        record.layer(Layer::Landlock, || landlock::apply(&plan.landlock))?;
+    if let Some(prepared) = landlock {
+        record.layer(Layer::Landlock, || prepared?.enforce())?;
     }
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+        .map_err(|e| process("pidfd_open", e))?;
+    let watches = inherited.watches.iter().map(|w| w.fd.as_raw_fd());
+    close_others(watches.chain([inherited.channel.as_raw_fd(), signals.as_raw_fd(), own.as_raw_fd()]).collect())?;
     if let Some(filter) = inherited.filter {
         record.layer(Layer::Seccomp, || {
             seccomp::apply(filter)?;
             Ok((LayerStatus::Enforced, format!("{} instructions", filter.instructions())))
         })?;
     }
-    Ok(signals)
+    Ok((signals, own))
 }
 
 fn io(call: &str, error: &std::io::Error) -> LayerError {
     LayerError::new(Layer::Process, call, error.raw_os_error())
+}
+
+fn hear(go: &mut Channel) -> Result<(Go, Vec<OwnedFd>), LayerError> {
+    go.receive().map_err(|e| LayerError::new(Layer::Process, format!("hear from the launcher: {e}"), None))
+}
+
+fn out_of_order() -> LayerError {
+    LayerError::new(Layer::Process, "hear from the launcher: a message out of order", None)
 }
 
 /// What became of each layer so far.
@@ -186,7 +238,7 @@ fn signals() -> Result<OwnedFd, LayerError> {
 }
 
 /// Closes every descriptor above 2 but `keep`, whatever the launcher had open; 0 to 2 are `/dev/null`.
-fn close_others(keep: &[i32]) -> Result<(), LayerError> {
+fn close_others(mut keep: Vec<i32>) -> Result<(), LayerError> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| LayerError::new(Layer::Process, "open /dev/null", Some(e.raw_os_error())))?;
     for target in 0..=2 {
@@ -196,7 +248,6 @@ fn close_others(keep: &[i32]) -> Result<(), LayerError> {
         }
     }
     drop(null);
-    let mut keep: Vec<i32> = keep.to_vec();
     keep.sort_unstable();
     let mut first = 3;
     for fd in keep.into_iter().chain([i32::MAX]) {

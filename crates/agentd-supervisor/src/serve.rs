@@ -121,15 +121,16 @@ fn reap(supervisor: &mut Supervisor, leaders: &mut HashMap<i32, Leader>) -> Resu
             return Ok(());
         }
         let Some(leader) = leaders.remove(&pid) else { continue };
-        // What the leader left behind belongs to no exec any more.
-        let others: HashSet<i32> = leaders.keys().copied().collect();
-        if supervisor.namespaced && others.is_empty() {
-            sweep::kill_namespace();
-        } else {
-            sweep::kill_trees(&[], &others);
-        }
         let mut used = ExecUsage::default();
         add(&mut used, &usage);
+        // What the leader left behind belongs to no exec any more.
+        let others: HashSet<i32> = leaders.keys().copied().collect();
+        if !supervisor.namespaced || !others.is_empty() {
+            sweep::kill_trees(&[], &others);
+        } else if sweep::has_children() {
+            // Process 1 adopts all orphans: without children it is alone.
+            sweep::kill_namespace();
+        }
         if others.is_empty() {
             reap_rest(&mut used);
         }

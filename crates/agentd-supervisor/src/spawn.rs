@@ -118,8 +118,6 @@ fn execute(work: &Work<'_>) -> (SpawnStep, i32) {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-        // Rust ignores SIGPIPE, and ignored signals stay ignored across execve.
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         if libc::chdir(prepared.cwd.as_ptr()) < 0 {
             return (SpawnStep::Chdir, last());
         }

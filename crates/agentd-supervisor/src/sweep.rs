@@ -1,7 +1,10 @@
 //! Ending process trees. An exec's leader is a child subreaper, so while it lives its whole tree is below it; what is orphaned
 //! after that comes to the supervisor, belongs to no exec, and is killed.
 
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions},
+};
 use std::collections::{HashMap, HashSet};
 
 /// Kills everything but the supervisor. In a pid namespace `kill(-1)` reaches all of it and nothing else (`kill(2)`).
@@ -76,6 +79,12 @@ fn signal(pid: i32, signal: Signal) {
         // It may be gone already, which is what is wanted.
         rustix::process::kill_process(pid, signal).ok();
     }
+}
+
+/// Whether this process has a child, reaped ones aside.
+pub fn has_children() -> bool {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(rustix::process::waitid(WaitId::All, look), Err(Errno::CHILD))
 }
 
 /// Reaps every child until none is left. All of them have been killed.

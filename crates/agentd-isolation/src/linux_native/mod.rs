@@ -41,9 +41,9 @@ impl LinuxNativeBackend {
     /// [`IsolationBackend::create_sandbox`], for the probe, which asks more of a sandbox than the trait has.
     pub(crate) async fn create_linked(&self, spec: SandboxSpec) -> Result<Arc<LinkedSandbox>, IsolationError> {
         let launcher = launcher::get()?;
-        let made = launcher.create(plan::plan(&spec)?).await?;
+        let ordered = launcher.create(plan::plan(&spec)?).await?;
         let me = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
-        let sandbox = LinkedSandbox::open(made, launcher, me, spec.limits).await?;
+        let sandbox = LinkedSandbox::open(ordered, me, spec.limits).await?;
         self.live.add(&sandbox);
         Ok(sandbox)
     }

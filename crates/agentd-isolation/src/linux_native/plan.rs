@@ -12,6 +12,7 @@ use agentd_supervisor::plan::SandboxPlan;
 use std::{
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
+    sync::OnceLock,
 };
 
 /// Directories of the system that every sandbox may read and execute, where they exist.
@@ -101,21 +102,27 @@ fn masks() -> Result<Vec<PathBuf>, IsolationError> {
     Ok(masks)
 }
 
+/// The rules that every sandbox has: what of the system is there, looked up once.
+fn system_rules() -> &'static [Rule] {
+    static RULES: OnceLock<Vec<Rule>> = OnceLock::new();
+    RULES.get_or_init(|| {
+        // On most systems /bin, /lib and /sbin are links into /usr, which has a rule already.
+        let linked = |path: &str| Path::new(path).read_link().is_ok_and(|target| Path::new("/").join(target).starts_with("/usr"));
+        let found = SYSTEM_DIRECTORIES.iter().chain(&READABLE_SYS).filter(|path| Path::new(path).exists() && !linked(path));
+        let mut rules: Vec<Rule> = found.map(|path| rule(path, Access::ReadOnly, true)).collect();
+        rules.push(rule("/proc", Access::ReadOnly, false));
+        rules.extend(SCRATCH.iter().filter(|p| !p.starts_with("/dev")).map(|p| rule(p, Access::ReadWrite, false)));
+        // All of the private /dev: harmless nodes, shared memory and an own devpts.
+        rules.push(rule("/dev", Access::ReadWrite, false));
+        rules
+    })
+}
+
+fn rule(path: impl Into<PathBuf>, access: Access, optional: bool) -> Rule {
+    Rule { path: path.into(), access, optional }
+}
+
 fn rules(grants: &[GrantPlan], home: &Path) -> Vec<Rule> {
-    let rule = |path: &str, access, optional| Rule { path: PathBuf::from(path), access, optional };
-    // On most systems /bin, /lib and /sbin are links into /usr, which has a rule already.
-    let linked = |path: &str| Path::new(path).read_link().is_ok_and(|target| Path::new("/").join(target).starts_with("/usr"));
-    let mut rules: Vec<Rule> = SYSTEM_DIRECTORIES
-        .iter()
-        .chain(&READABLE_SYS)
-        .filter(|path| Path::new(path).exists() && !linked(path))
-        .map(|path| rule(path, Access::ReadOnly, true))
-        .collect();
-    rules.push(rule("/proc", Access::ReadOnly, false));
-    rules.extend(SCRATCH.iter().filter(|p| !p.starts_with("/dev")).map(|p| rule(p, Access::ReadWrite, false)));
-    // All of the private /dev: harmless nodes, shared memory and an own devpts.
-    rules.push(rule("/dev", Access::ReadWrite, false));
-    rules.push(Rule { path: home.to_path_buf(), access: Access::ReadWrite, optional: false });
-    rules.extend(grants.iter().map(|g| Rule { path: g.path.clone(), access: g.access, optional: false }));
-    rules
+    let granted = grants.iter().map(|g| rule(&g.path, g.access, false));
+    system_rules().iter().cloned().chain([rule(home, Access::ReadWrite, false)]).chain(granted).collect()
 }

@@ -65,7 +65,10 @@ async fn a_file_over_the_limit_ends_the_command(backend: &str) {
 async fn descriptors_over_the_limit_are_refused(backend: &str) {
     let sandbox = bare(backend).await;
     let limits = Limits { open_files: Some(8), ..Limits::default() };
-    let outcome = sandbox.exec(limited(limits, "f=/etc/passwd; exec 3<$f 4<$f 5<$f 6<$f 7<$f && echo five; exec 8<$f && echo six")).await.unwrap();
+    let outcome = sandbox
+        .exec(limited(limits, "f=/etc/passwd; exec 3<$f 4<$f 5<$f 6<$f 7<$f && echo five; exec 8<$f && echo six"))
+        .await
+        .unwrap();
     assert_eq!(out(&outcome), "five\n");
     sandbox.destroy().await.unwrap();
 }

@@ -3,7 +3,10 @@
 use super::{scratch::Scratch, tree};
 use crate::At;
 use agentd_core::{Layer, LayerError};
-use rustix::mount::{MountFlags, mount};
+use rustix::{
+    fs::{CWD, FileType, Mode},
+    mount::{MountFlags, mount},
+};
 use std::{
     fs,
     os::{fd::OwnedFd, unix::fs::symlink},
@@ -29,7 +32,8 @@ pub(super) fn clone_nodes() -> Result<Vec<OwnedFd>, LayerError> {
 pub(super) fn apply(scratch: &Scratch, nodes: Vec<OwnedFd>) -> Result<(), LayerError> {
     let dev = scratch.directory("dev", 0o755)?;
     for name in NODES {
-        fs::write(dev.join(name), []).at(Layer::Mounts, || format!("make a place for /dev/{name}"))?;
+        rustix::fs::mknodat(CWD, dev.join(name), FileType::RegularFile, Mode::empty(), 0)
+            .at(Layer::Mounts, || format!("make a place for /dev/{name}"))?;
     }
     for name in ["pts", "shm"] {
         fs::create_dir(dev.join(name)).at(Layer::Mounts, || format!("mkdir /dev/{name}"))?;

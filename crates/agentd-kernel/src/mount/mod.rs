@@ -56,16 +56,20 @@ pub struct ViewPlan {
 /// Directories that are private and writable in every view.
 pub const SCRATCH: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 
-/// Builds the view in this process's (new) mount namespace. `trees` are the grants' id-mapped trees, in order, where the
-/// launcher made them; else they are cloned here. Returns what was noteworthy.
-pub fn apply(plan: &ViewPlan, trees: Vec<OwnedFd>) -> Result<Vec<String>, LayerError> {
-    let mut notes = Vec::new();
+/// A view that is built but for its grants.
+pub struct View<'a>(&'a ViewPlan);
+
+/// Detached trees of the grants, in order, from this process's view, which must still be the host's.
+pub fn clone_grants(plan: &ViewPlan) -> Result<Vec<OwnedFd>, LayerError> {
+    plan.grants.iter().map(|grant| clone_tree(&grant.path)).collect()
+}
+
+/// Builds the view in this process's (new) mount namespace.
+pub fn build(plan: &ViewPlan) -> Result<View<'_>, LayerError> {
     // Modes are meant as they are written here; commands get the usual one back.
     let umask = rustix::process::umask(rustix::fs::Mode::empty());
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .at(Layer::Mounts, || "make / private".to_owned())?;
-    let trees =
-        if trees.is_empty() { plan.grants.iter().map(|g| clone_tree(&g.path)).collect::<Result<Vec<_>, _>>()? } else { trees };
     let devices = dev::clone_nodes()?;
     let scratch = Scratch::mount(plan.scratch_bytes)?;
     dev::apply(&scratch, devices)?;
@@ -84,12 +88,20 @@ pub fn apply(plan: &ViewPlan, trees: Vec<OwnedFd>) -> Result<Vec<String>, LayerE
     proc::apply()?;
     directory(Path::new("/var/tmp"), 0o1777)?;
     directory(&plan.home, 0o700)?;
-    for (grant, tree) in plan.grants.iter().zip(trees) {
-        attach(grant, tree, &mut notes)?;
-    }
     rustix::process::umask(umask);
-    rustix::process::chdir("/").at(Layer::Mounts, || "chdir /".to_owned())?;
-    Ok(notes)
+    Ok(View(plan))
+}
+
+impl View<'_> {
+    /// Attaches the grants' trees. Returns what was noteworthy.
+    pub fn attach(self, trees: Vec<OwnedFd>) -> Result<Vec<String>, LayerError> {
+        let mut notes = Vec::new();
+        for (grant, tree) in self.0.grants.iter().zip(trees) {
+            attach(grant, tree, &mut notes)?;
+        }
+        rustix::process::chdir("/").at(Layer::Mounts, || "chdir /".to_owned())?;
+        Ok(notes)
+    }
 }
 
 fn attach(grant: &GrantPlan, tree: OwnedFd, notes: &mut Vec<String>) -> Result<(), LayerError> {

@@ -4,9 +4,9 @@ use super::tree;
 use crate::At;
 use agentd_core::{Layer, LayerError};
 use rustix::mount::{MountFlags, mount};
-use std::{os::unix::fs::MetadataExt, path::Path};
+use std::path::Path;
 
-/// Entries that tell of the host and that some kernels let everybody read. What only root of the host may open (`kcore`, `kmsg`,
+/// Entries that tell of the host and that some kernels have and let everybody read. What only root of the host may open (`kcore`, `kmsg`,
 /// `sysrq-trigger`, `timer_list` …) a payload can't, because it is never that; and all of `/proc` is read-only by Landlock.
 const DANGEROUS: [&str; 7] = [
     "/proc/keys",
@@ -18,9 +18,6 @@ const DANGEROUS: [&str; 7] = [
     "/proc/timer_list",
 ];
 
-/// Permission bits for others.
-const OTHERS: u32 = 0o007;
-
 pub(super) fn apply() -> Result<(), LayerError> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", "/proc", "proc", flags, Some(c"hidepid=2")).at(Layer::Mounts, || "mount proc on /proc".to_owned()).map_err(
@@ -31,10 +28,5 @@ pub(super) fn apply() -> Result<(), LayerError> {
             )
         },
     )?;
-    for path in DANGEROUS.map(Path::new) {
-        if path.symlink_metadata().is_ok_and(|meta| meta.mode() & OTHERS != 0) {
-            tree::show(Path::new("/dev/null"), path)?;
-        }
-    }
-    Ok(())
+    DANGEROUS.iter().try_for_each(|path| tree::cover(Path::new("/dev/null"), Path::new(path)))
 }

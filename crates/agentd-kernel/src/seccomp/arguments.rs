@@ -17,15 +17,22 @@ const PERSONALITIES: [u32; 3] = [0, 0xffff_ffff, 8];
 
 /// The calls and their rules in a profile. Any one of a call's rules lets it through; without rules it is refused.
 pub(super) fn rules(profile: Profile) -> Vec<(&'static str, i64, Vec<Rule>)> {
+    let core = [libc::RLIMIT_CORE];
     vec![
-        ("clone", libc::SYS_clone, vec![vec![masked(0, NAMESPACES, 0)]]),
-        ("ioctl", libc::SYS_ioctl, vec![TERMINAL.map(|request| is_not(1, request)).to_vec()]),
+        ("clone", libc::SYS_clone, vec![vec![masked(0, NAMESPACES, &[0])]]),
+        ("ioctl", libc::SYS_ioctl, vec![vec![none_of(1, &TERMINAL)]]),
         ("socket", libc::SYS_socket, sockets(profile)),
-        ("socketpair", libc::SYS_socketpair, vec![vec![constant(0, libc::AF_UNIX)]]),
-        // Own limits only: the supervisor has the same user id.
-        ("prlimit64", libc::SYS_prlimit64, vec![vec![is(0, 0)]]),
-        ("prctl", libc::SYS_prctl, vec![vec![is_not(0, PR_SET_MM)]]),
-        ("personality", libc::SYS_personality, PERSONALITIES.map(|p| vec![is(0, p)]).to_vec()),
+        ("socketpair", libc::SYS_socketpair, vec![vec![one_of(0, &numbers([libc::AF_UNIX]))]]),
+        // Own limits only: the supervisor has the same user id. And of those not the one that keeps the host from running its
+        // crash handler (`core(5)`), which a process could otherwise lower to 0; reading it is harmless.
+        (
+            "prlimit64",
+            libc::SYS_prlimit64,
+            vec![vec![one_of(0, &[0]), none_of(1, &core)], vec![one_of(0, &[0]), one_of(2, &[0]), null(2)]],
+        ),
+        ("setrlimit", libc::SYS_setrlimit, vec![vec![none_of(0, &core)]]),
+        ("prctl", libc::SYS_prctl, vec![vec![none_of(0, &[PR_SET_MM])]]),
+        ("personality", libc::SYS_personality, vec![vec![one_of(0, &PERSONALITIES)]]),
         ("mknodat", libc::SYS_mknodat, plain_nodes(2)),
         ("fchmod", libc::SYS_fchmod, no_set_ids(1)),
         ("fchmodat", libc::SYS_fchmodat, no_set_ids(2)),
@@ -36,42 +43,50 @@ pub(super) fn rules(profile: Profile) -> Vec<(&'static str, i64, Vec<Rule>)> {
     ]
 }
 
-/// Families that stay inside the network namespace; of netlink only routes, which resolvers ask for.
+/// Families that stay inside the network namespace; of netlink only routes, which resolvers ask for; of the internet's only TCP and
+/// UDP: other protocols (SCTP, DCCP, UDP-Lite …) would load kernel modules that hardly anyone uses.
 fn sockets(profile: Profile) -> Vec<Rule> {
     if profile == Profile::Strict {
         return Vec::new();
     }
-    let mut rules = vec![vec![constant(0, libc::AF_UNIX)], vec![constant(0, libc::AF_NETLINK), constant(2, libc::NETLINK_ROUTE)]];
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
-            rules.push(vec![constant(0, family), masked(1, SOCKET_TYPE, kind.unsigned_abs())]);
-        }
-    }
-    rules
+    vec![
+        vec![one_of(0, &numbers([libc::AF_UNIX]))],
+        vec![one_of(0, &numbers([libc::AF_NETLINK])), one_of(2, &numbers([libc::NETLINK_ROUTE]))],
+        vec![
+            one_of(0, &numbers([libc::AF_INET, libc::AF_INET6])),
+            masked(1, SOCKET_TYPE, &numbers([libc::SOCK_STREAM, libc::SOCK_DGRAM])),
+            one_of(2, &numbers([0, libc::IPPROTO_TCP, libc::IPPROTO_UDP])),
+        ],
+    ]
 }
 
 /// Regular files, FIFOs and sockets; no devices.
 fn plain_nodes(argument: u8) -> Vec<Rule> {
-    [0, libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK].map(|kind| vec![masked(argument, libc::S_IFMT, kind)]).to_vec()
+    vec![vec![masked(argument, libc::S_IFMT, &[0, libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK])]]
 }
 
 /// Modes without set-user-id and set-group-id.
 fn no_set_ids(argument: u8) -> Vec<Rule> {
-    vec![vec![masked(argument, libc::S_ISUID | libc::S_ISGID, 0)]]
+    vec![vec![masked(argument, libc::S_ISUID | libc::S_ISGID, &[0])]]
 }
 
-fn masked(argument: u8, mask: u32, value: u32) -> Condition {
-    Condition { argument, mask, value, equal: true }
+fn masked(argument: u8, mask: u32, values: &[u32]) -> Condition {
+    Condition { argument, upper: false, mask, values: values.to_vec(), among: true }
 }
 
-fn is(argument: u8, value: u32) -> Condition {
-    masked(argument, u32::MAX, value)
+fn one_of(argument: u8, values: &[u32]) -> Condition {
+    masked(argument, u32::MAX, values)
 }
 
-fn is_not(argument: u8, value: u32) -> Condition {
-    Condition { argument, mask: u32::MAX, value, equal: false }
+fn none_of(argument: u8, values: &[u32]) -> Condition {
+    Condition { among: false, ..one_of(argument, values) }
 }
 
-fn constant(argument: u8, value: libc::c_int) -> Condition {
-    is(argument, value.unsigned_abs())
+/// The upper half of a null pointer; [`one_of`] 0 is the lower.
+fn null(argument: u8) -> Condition {
+    Condition { upper: true, ..one_of(argument, &[0]) }
+}
+
+fn numbers<const N: usize>(constants: [libc::c_int; N]) -> [u32; N] {
+    constants.map(libc::c_int::unsigned_abs)
 }

@@ -1,11 +1,14 @@
 //! From decisions to BPF (`Documentation/userspace-api/seccomp_filter.rst`).
 //!
 //! Installing a filter makes the kernel run it once for every system call number of every architecture, to find out which ones it
-//! always allows (`seccomp_cache_prepare`). A list of comparisons, as `seccompiler` emits it, costs 600 µs there, more than
-//! everything else in the making of a sandbox. So the numbers are cut into ranges of equal decision and searched by halves, which
-//! costs a tenth of that. `seccompiler` installs the result.
+//! always allows (`seccomp_cache_prepare`), and translate each instruction to machine code. A list of comparisons, as `seccompiler`
+//! emits it, costs 600 µs there, more than everything else in the making of a sandbox. So the numbers are cut into ranges of equal
+//! decision and searched by halves, and all answers are shared, which costs a tenth of that. `seccompiler` installs the result.
+//!
+//! The program is built from its end: a jump of BPF goes forward only, so what it goes to is there already.
 
 use seccompiler::sock_filter;
+use std::collections::HashMap;
 
 /// What becomes of one system call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,14 +24,22 @@ pub(super) enum Decision {
 /// Conditions that hold together.
 pub(super) type Rule = Vec<Condition>;
 
-/// `(argument & mask) == value`, or `!=`. Only the low 32 bits of arguments are looked at, as the kernel does for the calls in
-/// question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether `word & mask`, of a 32-bit word of an argument, is one of `values`, or is none of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Condition {
     pub argument: u8,
+    /// Whether it is the upper word. The kernel looks only at the lower one of `int` arguments; pointers have both.
+    pub upper: bool,
     pub mask: u32,
-    pub value: u32,
-    pub equal: bool,
+    pub values: Vec<u32>,
+    pub among: bool,
+}
+
+impl Condition {
+    /// Where its word is in `struct seccomp_data`, on a little-endian machine.
+    fn offset(&self) -> u32 {
+        ARGUMENTS + 8 * u32::from(self.argument) + 4 * u32::from(self.upper)
+    }
 }
 
 /// Offsets in `struct seccomp_data`.
@@ -50,29 +61,121 @@ const KILL_PROCESS: u32 = 0x8000_0000;
 const ERRNO: u32 = 0x0005_0000;
 const ALLOW: u32 = 0x7fff_0000;
 
-fn instruction(code: u16, k: u32, jt: usize, jf: usize) -> sock_filter {
-    let short = |offset: usize| u8::try_from(offset).unwrap_or(u8::MAX);
-    sock_filter { code, jt: short(jt), jf: short(jf), k }
-}
-
-fn answer(value: u32) -> sock_filter {
-    instruction(RETURN, value, 0, 0)
-}
-
-fn fail(errno: i32) -> sock_filter {
-    answer(ERRNO | errno.unsigned_abs())
-}
-
 /// The filter for `decisions`, sorted by number; what is not among them fails with `EPERM`, another architecture's entry kills.
 pub(super) fn assemble(decisions: &[(u32, Decision)]) -> Vec<sock_filter> {
-    let mut program = vec![
-        instruction(LOAD, ARCHITECTURE, 0, 0),
-        instruction(IF_EQUAL, OWN_ARCHITECTURE, 1, 0),
-        answer(KILL_PROCESS),
-        instruction(LOAD, NUMBER, 0, 0),
-    ];
-    program.extend(search(&ranges(decisions)));
-    program
+    let mut program = Program::default();
+    let search = program.search(&ranges(decisions));
+    let number = program.load(NUMBER, search);
+    let kill = program.answer(KILL_PROCESS);
+    let own = program.branch(IF_EQUAL, OWN_ARCHITECTURE, number, kill);
+    program.load(ARCHITECTURE, own);
+    program.0.reverse();
+    program.0
+}
+
+/// A program from its last instruction to its first.
+#[derive(Default)]
+struct Program(Vec<sock_filter>, HashMap<u32, Place>);
+
+/// An instruction, by its distance from the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place(usize);
+
+impl Program {
+    fn push(&mut self, code: u16, k: u32, jt: u8, jf: u8) -> Place {
+        self.0.push(sock_filter { code, jt, jf, k });
+        Place(self.0.len() - 1)
+    }
+
+    /// How many instructions lie between the next one and `to`.
+    fn distance(&self, to: Place) -> usize {
+        self.0.len() - to.0 - 1
+    }
+
+    /// A return, shared by all that can reach it.
+    fn answer(&mut self, value: u32) -> Place {
+        match self.1.get(&value) {
+            // As far as two conditional jumps with their trampolines may be apart.
+            Some(place) if self.distance(*place) < usize::from(u8::MAX) - 4 => *place,
+            _ => {
+                let place = self.push(RETURN, value, 0, 0);
+                self.1.insert(value, place);
+                place
+            }
+        }
+    }
+
+    fn fail(&mut self, errno: i32) -> Place {
+        self.answer(ERRNO | errno.unsigned_abs())
+    }
+
+    /// `to`, or a jump to it, as near as a conditional jump must have it: it reaches 255 instructions.
+    fn near(&mut self, to: Place) -> Place {
+        // One more for the other branch's own trampoline.
+        if self.distance(to) < usize::from(u8::MAX) {
+            return to;
+        }
+        let far = u32::try_from(self.distance(to)).unwrap_or(u32::MAX);
+        self.push(JUMP, far, 0, 0)
+    }
+
+    fn branch(&mut self, code: u16, k: u32, yes: Place, no: Place) -> Place {
+        let (yes, no) = (self.near(yes), self.near(no));
+        let short = |distance: usize| u8::try_from(distance).unwrap_or(u8::MAX);
+        let (jt, jf) = (short(self.distance(yes)), short(self.distance(no)));
+        self.push(code, k, jt, jf)
+    }
+
+    /// A load, which goes on with the instruction after it, that must be `next`.
+    fn load(&mut self, offset: u32, next: Place) -> Place {
+        self.step(LOAD, offset, next)
+    }
+
+    fn step(&mut self, code: u16, k: u32, next: Place) -> Place {
+        if self.distance(next) > 0 {
+            let far = u32::try_from(self.distance(next)).unwrap_or(u32::MAX);
+            self.push(JUMP, far, 0, 0);
+        }
+        self.push(code, k, 0, 0)
+    }
+
+    fn search(&mut self, ranges: &[(u32, Decision)]) -> Place {
+        match ranges {
+            [] => self.fail(libc::EPERM),
+            [(_, decision)] => self.decide(decision),
+            _ => {
+                let (low, high) = ranges.split_at(ranges.len() / 2);
+                let above = self.search(high);
+                let below = self.search(low);
+                self.branch(IF_AT_LEAST, high[0].0, above, below)
+            }
+        }
+    }
+
+    fn decide(&mut self, decision: &Decision) -> Place {
+        match decision {
+            Decision::Allow => self.answer(ALLOW),
+            Decision::Fail(errno) => self.fail(*errno),
+            Decision::Check(rules) => {
+                let refuse = self.fail(libc::EPERM);
+                rules.iter().rev().fold(refuse, |otherwise, rule| self.check(rule, otherwise))
+            }
+        }
+    }
+
+    /// Allows when all conditions hold, and goes on with `otherwise` when one does not.
+    fn check(&mut self, rule: &[Condition], otherwise: Place) -> Place {
+        let mut next = self.answer(ALLOW);
+        for condition in rule.iter().rev() {
+            let (hit, miss) = if condition.among { (next, otherwise) } else { (otherwise, next) };
+            next = condition.values.iter().rev().fold(miss, |at, value| self.branch(IF_EQUAL, *value, hit, at));
+            if condition.mask != u32::MAX {
+                next = self.step(AND, condition.mask, next);
+            }
+            next = self.load(condition.offset(), next);
+        }
+        next
+    }
 }
 
 /// Ranges of equal decision by their first numbers; together they cover all numbers.
@@ -93,63 +196,13 @@ fn ranges(decisions: &[(u32, Decision)]) -> Vec<(u32, Decision)> {
     ranges
 }
 
-fn search(ranges: &[(u32, Decision)]) -> Vec<sock_filter> {
-    match ranges {
-        [] => vec![fail(libc::EPERM)],
-        [(_, decision)] => leaf(decision),
-        _ => {
-            let (low, high) = ranges.split_at(ranges.len() / 2);
-            let (middle, below, above) = (high[0].0, search(low), search(high));
-            let mut code = if below.len() <= usize::from(u8::MAX) {
-                vec![instruction(IF_AT_LEAST, middle, below.len(), 0)]
-            } else {
-                // A conditional jump reaches 255 instructions; this one goes by an unconditional one.
-                let far = u32::try_from(below.len()).unwrap_or(u32::MAX);
-                vec![instruction(IF_AT_LEAST, middle, 0, 1), instruction(JUMP, far, 0, 0)]
-            };
-            code.extend(below);
-            code.extend(above);
-            code
-        }
-    }
-}
-
-fn leaf(decision: &Decision) -> Vec<sock_filter> {
-    match decision {
-        Decision::Allow => vec![answer(ALLOW)],
-        Decision::Fail(errno) => vec![fail(*errno)],
-        Decision::Check(rules) => {
-            let mut code: Vec<sock_filter> = rules.iter().flat_map(|rule| check(rule)).collect();
-            code.push(fail(libc::EPERM));
-            code
-        }
-    }
-}
-
-/// Allows when all conditions hold, and falls through to what follows when one does not.
-fn check(rule: &[Condition]) -> Vec<sock_filter> {
-    let mut code = vec![answer(ALLOW)];
-    for condition in rule.iter().rev() {
-        let miss = code.len();
-        let (jt, jf) = if condition.equal { (0, miss) } else { (miss, 0) };
-        let mut test = vec![instruction(LOAD, ARGUMENTS + 8 * u32::from(condition.argument), 0, 0)];
-        if condition.mask != u32::MAX {
-            test.push(instruction(AND, condition.mask, 0, 0));
-        }
-        test.push(instruction(IF_EQUAL, condition.value, jt, jf));
-        test.extend(code);
-        code = test;
-    }
-    code
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     /// What the kernel would do: the return value of `program` for a call.
-    fn run(program: &[sock_filter], number: u32, arguments: [u32; 6]) -> u32 {
+    fn run(program: &[sock_filter], number: u32, arguments: [u32; 12]) -> u32 {
         let (mut at, mut a) = (0usize, 0u32);
         loop {
             let i = &program[at];
@@ -158,7 +211,7 @@ mod tests {
             match i.code {
                 LOAD if i.k == NUMBER => a = number,
                 LOAD if i.k == ARCHITECTURE => a = OWN_ARCHITECTURE,
-                LOAD => a = arguments[usize::try_from((i.k - ARGUMENTS) / 8).unwrap()],
+                LOAD => a = arguments[usize::try_from((i.k - ARGUMENTS) / 4).unwrap()],
                 AND => a &= i.k,
                 JUMP => at += usize::try_from(i.k).unwrap(),
                 IF_EQUAL => at += jump(a == i.k),
@@ -170,8 +223,9 @@ mod tests {
     }
 
     /// The same, from the decisions themselves.
-    fn expected(decisions: &[(u32, Decision)], number: u32, arguments: [u32; 6]) -> u32 {
-        let holds = |c: &Condition| ((arguments[usize::from(c.argument)] & c.mask) == c.value) == c.equal;
+    fn expected(decisions: &[(u32, Decision)], number: u32, arguments: [u32; 12]) -> u32 {
+        let word = |c: &Condition| arguments[2 * usize::from(c.argument) + usize::from(c.upper)];
+        let holds = |c: &Condition| c.values.contains(&(word(c) & c.mask)) == c.among;
         match decisions.iter().find(|(n, _)| *n == number).map(|(_, d)| d) {
             Some(Decision::Allow) => ALLOW,
             Some(Decision::Fail(errno)) => ERRNO | errno.unsigned_abs(),
@@ -181,8 +235,9 @@ mod tests {
     }
 
     fn condition() -> impl Strategy<Value = Condition> {
-        (0..6u8, prop_oneof![Just(u32::MAX), Just(0xf), Just(0x6000)], 0..4u32, any::<bool>())
-            .prop_map(|(argument, mask, value, equal)| Condition { argument, mask, value: value & mask, equal })
+        let mask = prop_oneof![Just(u32::MAX), Just(0xf), Just(0x6000)];
+        (0..6u8, any::<bool>(), mask, prop::collection::vec(0..4u32, 1..4), any::<bool>())
+            .prop_map(|(argument, upper, mask, values, among)| Condition { argument, upper, mask, values, among })
     }
 
     fn decision() -> impl Strategy<Value = Decision> {
@@ -198,7 +253,7 @@ mod tests {
         fn the_program_decides_as_it_was_told(
             decisions in prop::collection::btree_map(0..500u32, decision(), 0..300),
             numbers in prop::collection::vec(0..520u32, 50),
-            arguments in prop::array::uniform6(0..4u32),
+            arguments in prop::array::uniform12(0..4u32),
         ) {
             let decisions: Vec<_> = decisions.into_iter().collect();
             let program = assemble(&decisions);

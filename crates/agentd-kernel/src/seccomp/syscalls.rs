@@ -79,7 +79,6 @@ pub(super) const ALWAYS: &[Entry] = &[
     ("umask", libc::SYS_umask),
     ("gettimeofday", libc::SYS_gettimeofday),
     ("getrlimit", libc::SYS_getrlimit),
-    ("setrlimit", libc::SYS_setrlimit),
     ("getrusage", libc::SYS_getrusage),
     ("sysinfo", libc::SYS_sysinfo),
     ("times", libc::SYS_times),

@@ -29,7 +29,7 @@ macro_rules! call {
 
 #[test]
 fn dangerous_calls_are_refused_in_every_profile() {
-    let attempts: [(&str, fn() -> libc::c_long, i32); 20] = [
+    let attempts: [(&str, fn() -> libc::c_long, i32); 23] = [
         ("unshare user", call!(libc::SYS_unshare, libc::CLONE_NEWUSER), libc::EPERM),
         ("clone user", call!(libc::SYS_clone, libc::CLONE_NEWUSER | libc::SIGCHLD, 0, 0, 0, 0), libc::EPERM),
         ("clone3", call!(libc::SYS_clone3, 0, 0), libc::ENOSYS),
@@ -50,6 +50,9 @@ fn dangerous_calls_are_refused_in_every_profile() {
         ("packet socket", call!(libc::SYS_socket, libc::AF_PACKET, libc::SOCK_RAW, 0), libc::EPERM),
         ("netfilter", call!(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, 12), libc::EPERM),
         ("limits of another process", call!(libc::SYS_prlimit64, 1, 7, 0, 0), libc::EPERM),
+        ("the core limit", call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 8, 0), libc::EPERM),
+        ("the core limit from a high address", call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 1_u64 << 32, 0), libc::EPERM),
+        ("SCTP", call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 132), libc::EPERM),
     ];
     for profile in PROFILES {
         for (name, attempt, errno) in attempts {
@@ -60,10 +63,12 @@ fn dangerous_calls_are_refused_in_every_profile() {
 
 #[test]
 fn ordinary_calls_reach_the_kernel() {
-    let attempts: [(&str, fn() -> libc::c_long, i32); 5] = [
+    let attempts: [(&str, fn() -> libc::c_long, i32); 7] = [
         ("getpid", call!(libc::SYS_getpid), 0),
         ("ioctl", call!(libc::SYS_ioctl, -1, 0x5401, 0), libc::EBADF),
         ("own limits", call!(libc::SYS_prlimit64, 0, 7, 0, 0), 0),
+        ("reading the core limit", call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 0, 0), 0),
+        ("UDP socket", call!(libc::SYS_socket, libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP), 0),
         ("TCP socket", call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0), 0),
         ("routes", call!(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, 0), 0),
     ];

@@ -1,10 +1,13 @@
 //! `agentd bench`: this machine's figures, each as a ratio to `posix_spawn` of the same program in the same round.
 
+mod peers;
+
 use super::{Failure, args::BenchArgs};
 use agentd_core::{Command, IsolationBackend, Sandbox, SandboxSpec};
 use agentd_isolation::LinuxNativeBackend;
+use peers::Peer;
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command as Spawn, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -28,26 +31,34 @@ struct Figure {
 
 /// Measures all rows in turn, round by round, and prints their medians.
 pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
-    let backend: Arc<dyn IsolationBackend> = LinuxNativeBackend::new(&std::env::temp_dir());
+    let scratch = Scratch::make()?;
+    let backend: Arc<dyn IsolationBackend> = LinuxNativeBackend::new(&scratch.0);
     let live = backend.create_sandbox(SandboxSpec::default()).await?;
     let own = std::env::current_exe()?.display().to_string();
+    let whole = [own.as_str(), "run", "--workspace", "none", "--", PROGRAM].map(str::to_owned).to_vec();
     let mut figures = vec![
         figure("posix_spawn + wait", Row::Spawn),
         figure("linux-native: exec in a live sandbox", Row::Exec(live.clone())),
         figure("linux-native: create + exec + destroy", Row::Cold(backend)),
-        figure("agentd run, whole process", Row::Program(words(&format!("{own} run --workspace none -- {PROGRAM}")))),
+        figure("agentd run, whole process", Row::Program(whole)),
     ];
-    for (name, line) in peers() {
-        if installed(&line[0]) {
-            figures.push(figure(name, Row::Program(line)));
+    for Peer { name, line } in peers::installed(&scratch.0, PROGRAM)? {
+        // One that does not run here (it may want privileges, or another kernel) has no row.
+        match spawn(&line) {
+            Ok(()) => figures.push(figure(name, Row::Program(line))),
+            Err(error) => eprintln!("agentd: not measured: {name}: {error}"),
         }
     }
+    let mut order: Vec<usize> = (0..figures.len()).collect();
+    let mut dice = 1u64;
     for round in 0..=args.rounds {
-        for figure in &mut figures {
-            let took = measure(&figure.row).await?;
+        // Namespaces are torn down some milliseconds after their end: in a changing order, each row pays for each other in turn.
+        shuffle(&mut order, &mut dice);
+        for figure in &order {
+            let took = measure(&figures[*figure].row).await?;
             // The first round warms up.
             if round > 0 {
-                figure.samples.push(took);
+                figures[*figure].samples.push(took);
             }
         }
     }
@@ -71,34 +82,37 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// What peers need on disk; gone when dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make() -> std::io::Result<Self> {
+        let dir = std::env::temp_dir().join(format!("agentd-bench-{}", std::process::id()));
+        std::fs::create_dir(&dir)?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed is small and lies in the directory for temporary files.
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// Fisher and Yates' shuffle, with dice that fall alike in every run (Marsaglia's xorshift).
+fn shuffle(order: &mut [usize], dice: &mut u64) {
+    for last in (1..order.len()).rev() {
+        *dice ^= *dice << 13;
+        *dice ^= *dice >> 7;
+        *dice ^= *dice << 17;
+        let other = usize::try_from(*dice % (last as u64 + 1)).unwrap_or(0);
+        order.swap(last, other);
+    }
+}
+
 fn figure(name: &str, row: Row) -> Figure {
     Figure { name: name.to_owned(), row, samples: Vec::new() }
-}
-
-fn words(line: &str) -> Vec<String> {
-    line.split(' ').map(str::to_owned).collect()
-}
-
-/// Others that are measured when they are installed, with everything unshared that they can unshare.
-fn peers() -> Vec<(&'static str, Vec<String>)> {
-    vec![
-        (
-            "bwrap, everything unshared",
-            words(&format!(
-                "bwrap --unshare-all --die-with-parent --new-session --ro-bind /usr /usr --symlink usr/bin /bin --symlink usr/lib /lib --symlink usr/lib64 /lib64 --proc /proc --dev /dev --tmpfs /tmp {PROGRAM}"
-            )),
-        ),
-        (
-            "unshare, everything",
-            words(&format!(
-                "unshare --user --map-root-user --pid --fork --mount --net --ipc --uts --cgroup --mount-proc {PROGRAM}"
-            )),
-        ),
-    ]
-}
-
-fn installed(program: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 
 async fn measure(row: &Row) -> Result<Duration, Failure> {

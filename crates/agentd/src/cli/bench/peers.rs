@@ -1,0 +1,112 @@
+//! Other programs that make sandboxes, measured when they are installed: showing and hiding what a sandbox of ours does, and
+//! unsharing what it unshares, as far as they can.
+
+use serde_json::{Value, json};
+use std::{fs, io, path::Path};
+
+/// Bind mounts of the system that every peer gets, besides a private /tmp, /var/tmp and /home.
+const SYSTEM: [&str; 3] = ["/usr", "/etc", "/opt"];
+const PRIVATE: [&str; 3] = ["/tmp", "/var/tmp", "/home"];
+/// Links as they are on systems that have everything in /usr.
+const LINKS: [(&str, &str); 4] = [("usr/bin", "/bin"), ("usr/sbin", "/sbin"), ("usr/lib", "/lib"), ("usr/lib64", "/lib64")];
+
+/// A peer: its name in the table, and the command that runs `program` in it.
+pub(super) struct Peer {
+    pub name: &'static str,
+    pub line: Vec<String>,
+}
+
+/// The peers that are installed. What they need on disk is made below `dir`, which outlives them.
+pub(super) fn installed(dir: &Path, program: &str) -> io::Result<Vec<Peer>> {
+    let mut peers = Vec::new();
+    if found("bwrap") {
+        peers.push(Peer { name: "bwrap, everything unshared", line: bwrap(program) });
+    }
+    for (name, runtime, options) in [
+        ("crun, an OCI bundle of the same", "crun", &["--cgroup-manager=disabled"][..]),
+        ("runsc, an OCI bundle of the same", "runsc", &["--network=none", "--ignore-cgroups"][..]),
+    ] {
+        if found(runtime) {
+            let bundle = bundle(&dir.join(runtime), program)?;
+            let root = dir.join(format!("{runtime}-state")).display().to_string();
+            let mut line = vec![runtime.to_owned(), "--root".to_owned(), root];
+            line.extend(options.iter().map(|o| (*o).to_owned()));
+            line.extend(["run".to_owned(), "--bundle".to_owned(), bundle, format!("agentd-bench-{}", std::process::id())]);
+            peers.push(Peer { name, line });
+        }
+    }
+    if found("unshare") {
+        let line = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount", "--net", "--ipc", "--uts", "--cgroup"];
+        let line = line.into_iter().chain(["--mount-proc", program]).map(str::to_owned).collect();
+        peers.push(Peer { name: "unshare, namespaces and /proc only", line });
+    }
+    Ok(peers)
+}
+
+fn found(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+}
+
+fn bwrap(program: &str) -> Vec<String> {
+    let options = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"];
+    let mut line: Vec<&str> = options.to_vec();
+    line.extend(["--hostname", "agentd", "--proc", "/proc", "--dev", "/dev"]);
+    for dir in SYSTEM {
+        line.extend(["--ro-bind", dir, dir]);
+    }
+    for (target, link) in LINKS {
+        line.extend(["--symlink", target, link]);
+    }
+    for dir in PRIVATE {
+        line.extend(["--tmpfs", dir]);
+    }
+    line.push(program);
+    line.into_iter().map(str::to_owned).collect()
+}
+
+/// A bundle of the OCI runtime specification below `dir`; its path.
+fn bundle(dir: &Path, program: &str) -> io::Result<String> {
+    let root = dir.join("rootfs");
+    for place in SYSTEM.iter().chain(&PRIVATE).chain(&["/proc", "/dev"]) {
+        fs::create_dir_all(root.join(place.trim_start_matches('/')))?;
+    }
+    for (target, link) in LINKS {
+        std::os::unix::fs::symlink(target, root.join(link.trim_start_matches('/')))?;
+    }
+    fs::write(dir.join("config.json"), config(program).to_string())?;
+    Ok(dir.display().to_string())
+}
+
+fn config(program: &str) -> Value {
+    let tmpfs = |place: &str| json!({ "destination": place, "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev"] });
+    let bind =
+        |place: &str| json!({ "destination": place, "type": "bind", "source": place, "options": ["rbind", "ro", "nosuid"] });
+    let mut mounts = vec![json!({ "destination": "/proc", "type": "proc", "source": "proc" }), tmpfs("/dev")];
+    mounts.push(
+        json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"] }),
+    );
+    mounts.extend(SYSTEM.into_iter().map(bind));
+    mounts.extend(PRIVATE.into_iter().map(tmpfs));
+    let namespaces: Vec<Value> =
+        ["pid", "network", "ipc", "uts", "mount", "user", "cgroup"].into_iter().map(|kind| json!({ "type": kind })).collect();
+    let map = |host: u32| json!([{ "containerID": 0, "hostID": host, "size": 1 }]);
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": { "uid": 0, "gid": 0 },
+            "args": [program],
+            "env": ["PATH=/usr/bin:/bin"],
+            "cwd": "/",
+            "capabilities": {},
+            "noNewPrivileges": true,
+        },
+        "root": { "path": "rootfs", "readonly": false },
+        "hostname": "agentd",
+        "mounts": mounts,
+        "linux": {
+            "namespaces": namespaces,
+            "uidMappings": map(rustix::process::geteuid().as_raw()),
+            "gidMappings": map(rustix::process::getegid().as_raw()),
+        },
+    })
+}
