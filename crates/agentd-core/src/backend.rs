@@ -47,7 +47,7 @@ pub struct ExecStreams {
     pub pty: Option<OwnedFd>,
 }
 
-/// A running exec.
+/// A running exec. Dropped before its end, it is ended.
 #[async_trait]
 pub trait ExecHandle: Send {
     /// Takes the streams; they are there once.
@@ -58,7 +58,8 @@ pub trait ExecHandle: Send {
     async fn resize(&self, size: PtySize) -> Result<(), IsolationError>;
     /// Ends its whole process tree for `reason`; [`ExecHandle::wait`] then gives that reason.
     async fn end(&self, reason: crate::EndReason) -> Result<(), IsolationError>;
-    /// Waits for the end. Limits that hold from outside (wall clock, memory, processes) are watched while it is awaited.
+    /// Waits for the end, which is told once. Limits are watched whether this is awaited or not, but for that of output: its bytes
+    /// pass through the caller's hands only.
     async fn wait(&mut self) -> Result<Outcome, IsolationError>;
 }
 

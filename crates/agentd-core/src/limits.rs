@@ -58,12 +58,14 @@ impl FromStr for CpuQuota {
 
 /// Limits of a sandbox and of the commands in it. `None` means the system's own.
 ///
-/// `memory`, `processes`, `cpu_quota` and `cpu_weight` hold for the sandbox as a whole; the others for each command.
+/// `memory`, `processes`, `cpu_quota` and `cpu_weight` hold for the sandbox as a whole; the others for each command. A command's
+/// `cpu_time` is that of the whole sandbox while it runs, where the sandbox was made with one and a cgroup counts it; else it holds
+/// for each of its processes alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Wall-clock time.
     pub wall: Option<Duration>,
-    /// Processor time, user and system (`RLIMIT_CPU`; whole seconds, rounded up).
+    /// Processor time, user and system.
     pub cpu_time: Option<Duration>,
     /// Memory, page cache and tmpfs included; swap is off.
     pub memory: Option<Bytes>,

@@ -31,7 +31,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest, unix::AsyncFd},
     net::unix::pipe,
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 
 /// How long a supervisor may take to end an exec before its sandbox is killed.
@@ -39,6 +39,9 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// How often counters are read after the kernel has told of memory running out: it tells before it kills.
 const RECHECK: Duration = Duration::from_millis(5);
+
+/// See [`Running::outcome`].
+const TICKS: Duration = Duration::from_millis(100);
 
 /// What is kept of each stream when a command does not say.
 const DEFAULT_CAPTURE: u64 = 1 << 20;
@@ -65,8 +68,8 @@ pub(crate) struct Running {
     baseline: GroupUsage,
     reason: Option<EndReason>,
     asked: Option<Instant>,
-    /// What the caller ended it for.
-    told: std::sync::Mutex<Option<EndReason>>,
+    /// What a handle asks it to be ended for. A handle that is gone asks too.
+    wishes: Option<mpsc::UnboundedReceiver<EndReason>>,
 }
 
 struct End {
@@ -136,7 +139,7 @@ impl Running {
             terminal: None,
             reason: None,
             asked: None,
-            told: std::sync::Mutex::new(None),
+            wishes: None,
             link,
             id,
             news,
@@ -207,16 +210,25 @@ impl Running {
                 None => pending().await,
             }
         };
+        let wish = async {
+            match &mut self.wishes {
+                Some(wishes) if self.asked.is_none() => wishes.recv().await.unwrap_or(EndReason::Cancelled),
+                _ => pending().await,
+            }
+        };
         tokio::select! {
             biased;
             news = self.news.recv() => self.hear(news).map(Some),
+            reason = wish => self.end_for(reason).map(|()| None),
             () = at(deadline) => self.end_for(EndReason::WallDeadline).map(|()| None),
             () = at(patience) => {
                 self.asked = None;
                 self.link.kill();
                 Ok(None)
             }
-            reason = limit_hit(&self.link, self.baseline), if self.reason.is_none() => self.end_for(reason).map(|()| None),
+            reason = limit_hit(&self.link, self.baseline, self.limits.cpu_time), if self.reason.is_none() => {
+                self.end_for(reason).map(|()| None)
+            }
         }
     }
 
@@ -250,9 +262,9 @@ impl Running {
         let exited = libc::WIFEXITED(end.status);
         let signal = libc::WIFSIGNALED(end.status).then(|| libc::WTERMSIG(end.status));
         let cpu = Duration::from_micros(end.usage.user_us + end.usage.system_us);
-        let cpu_over = self.limits.cpu_time.is_some_and(|limit| cpu >= limit);
-        let told = *self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let reason = match (self.reason.or(told), signal) {
+        // The kernel compares with time counted in ticks, and reports time counted exactly; the two differ by some of them.
+        let cpu_over = self.limits.cpu_time.is_some_and(|limit| cpu + TICKS >= limit);
+        let reason = match (self.reason, signal) {
             (Some(reason), _) => reason,
             _ if end.process_limit || group.pids_hits > self.baseline.pids_hits => EndReason::ProcessLimit,
             _ if group.oom_kills > self.baseline.oom_kills => EndReason::OutOfMemory,
@@ -286,8 +298,34 @@ impl Drop for Running {
     }
 }
 
-/// Waits until a counter of the sandbox's cgroup has moved.
-async fn limit_hit(link: &Link, baseline: GroupUsage) -> EndReason {
+/// Waits until a counter of the sandbox's cgroup is over a limit.
+async fn limit_hit(link: &Link, baseline: GroupUsage, cpu_time: Option<Duration>) -> EndReason {
+    let cpu = async {
+        match cpu_time {
+            Some(limit) => cpu_time_over(link, baseline, limit).await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        reason = counter_moved(link, baseline) => reason,
+        reason = cpu => reason,
+    }
+}
+
+/// Waits until the group has used `limit` of processor time. It cannot have before all processors together could have.
+async fn cpu_time_over(link: &Link, baseline: GroupUsage, limit: Duration) -> EndReason {
+    let processors = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+    loop {
+        let (Some(now), Some(before)) = (GroupUsage::read(&link.watches).cpu, baseline.cpu) else { return pending().await };
+        let left = limit.saturating_sub(now.saturating_sub(before));
+        if left.is_zero() {
+            return EndReason::CpuLimit;
+        }
+        tokio::time::sleep((left / processors).max(RECHECK)).await;
+    }
+}
+
+async fn counter_moved(link: &Link, baseline: GroupUsage) -> EndReason {
     let over = || {
         let now = GroupUsage::read(&link.watches);
         if now.oom_kills > baseline.oom_kills {
@@ -303,7 +341,7 @@ async fn limit_hit(link: &Link, baseline: GroupUsage) -> EndReason {
         let interest = match watch.kind {
             WatchKind::OomEvent => Interest::READABLE,
             WatchKind::MemoryEvents | WatchKind::PidsEvents => Interest::PRIORITY,
-            WatchKind::OomControl | WatchKind::MemoryPeak => continue,
+            WatchKind::OomControl | WatchKind::MemoryPeak | WatchKind::CpuNanoseconds | WatchKind::CpuStat => continue,
         };
         // Each exec registers a copy: one descriptor can be registered once.
         if let Ok(source) = watch.fd.try_clone().and_then(|fd| ready::owned(fd, interest)) {
@@ -340,8 +378,33 @@ async fn first_ready(sources: &[(AsyncFd<OwnedFd>, Interest)]) {
     .await;
 }
 
+/// A running exec in the caller's hands. Its limits are watched whether it is waited for or not.
+struct Handle {
+    link: Arc<Link>,
+    id: u32,
+    streams: ExecStreams,
+    terminal: Option<OwnedFd>,
+    wishes: mpsc::UnboundedSender<EndReason>,
+    outcome: oneshot::Receiver<Result<Outcome, IsolationError>>,
+}
+
+/// Starts a command whose streams the caller serves.
+pub(crate) async fn stream(link: Arc<Link>, command: &Command) -> Result<Box<dyn ExecHandle>, IsolationError> {
+    let mut running = Running::start(link.clone(), command, Image::Named).await?;
+    let (wishes, wanted) = mpsc::unbounded_channel();
+    let (teller, outcome) = oneshot::channel();
+    running.wishes = Some(wanted);
+    let (id, streams, terminal) = (running.id, std::mem::take(&mut running.streams), running.terminal.take());
+    tokio::spawn(async move {
+        let outcome = running.ended().await;
+        // Nobody need be waiting.
+        teller.send(outcome).ok();
+    });
+    Ok(Box::new(Handle { link, id, streams, terminal, wishes, outcome }))
+}
+
 #[async_trait]
-impl ExecHandle for Running {
+impl ExecHandle for Handle {
     fn take_streams(&mut self) -> ExecStreams {
         std::mem::take(&mut self.streams)
     }
@@ -360,12 +423,13 @@ impl ExecHandle for Running {
     }
 
     async fn end(&self, reason: EndReason) -> Result<(), IsolationError> {
-        *self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(reason);
-        self.link.request(&Request::End { id: self.id }, &[])
+        // One that has ended already needs no ending.
+        self.wishes.send(reason).ok();
+        Ok(())
     }
 
     async fn wait(&mut self) -> Result<Outcome, IsolationError> {
-        self.ended().await
+        (&mut self.outcome).await.unwrap_or_else(|_| Err(IsolationError::Lost("the outcome was told before".to_owned())))
     }
 }
 
@@ -376,7 +440,7 @@ pub(crate) async fn run_to_end(link: Arc<Link>, command: Command, image: Image) 
     }
     let io = |source| IsolationError::Io { context: "pipe".to_owned(), source };
     let mut running = Running::start(link, &command, image).await?;
-    let streams = running.take_streams();
+    let streams = std::mem::take(&mut running.streams);
     let receiver = |fd: Option<OwnedFd>| fd.map(pipe::Receiver::from_owned_fd).transpose().map_err(io);
     let (mut stdout, mut stderr) = (receiver(streams.stdout)?, receiver(streams.stderr)?);
     let mut stdin = streams.stdin.map(pipe::Sender::from_owned_fd).transpose().map_err(io)?;

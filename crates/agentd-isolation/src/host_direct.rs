@@ -28,13 +28,16 @@ impl HostDirectBackend {
 
     /// What a spec comes to here.
     pub fn plan(spec: &SandboxSpec) -> SandboxPlan {
+        let mut cgroup = CgroupPlan::from_limits(&spec.limits);
+        let rlimit_notes = crate::fallback::cpu_time(&mut cgroup).into_iter().collect();
         SandboxPlan {
             namespaces: NamespacePlan { enabled: false, network: Network::Host },
             view: ViewPlan { enabled: false, masks: Vec::new(), home: PathBuf::new(), grants: Vec::new(), scratch_bytes: 0 },
             landlock: LandlockPlan { enabled: false, rules: Vec::new(), network: Network::Host },
             seccomp: None,
-            cgroup: CgroupPlan::from_limits(&spec.limits),
+            cgroup,
             process_rlimit: None,
+            rlimit_notes,
             allow_degraded: spec.allow_degraded,
         }
     }

@@ -4,6 +4,7 @@
 //! this same program, executed anew.
 
 mod exec;
+mod fallback;
 mod host_direct;
 mod launcher;
 mod linux_native;

@@ -1,7 +1,7 @@
 //! A sandbox over a channel to its supervisor, the same for every backend whose supervisor shares the kernel.
 
 use crate::{
-    exec::{Image, Running, run_to_end},
+    exec::{self, Image, run_to_end},
     launcher::Ordered,
     outbox::Outbox,
     ready,
@@ -321,7 +321,7 @@ impl Sandbox for LinkedSandbox {
     }
 
     async fn exec_streaming(&self, command: Command) -> Result<Box<dyn ExecHandle>, IsolationError> {
-        Ok(Box::new(Running::start(self.link.clone(), &command, Image::Named).await?))
+        exec::stream(self.link.clone(), &command).await
     }
 
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, IsolationError> {

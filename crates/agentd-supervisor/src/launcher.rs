@@ -194,7 +194,7 @@ impl Launcher {
             hierarchy
         });
         self.groups += 1;
-        let detail = format!("{:?}", plan.cgroup);
+        let detail = plan.cgroup.describe();
         match hierarchy.create(&Hierarchy::name(self.groups), &plan.cgroup) {
             Ok(group) => Ok((Some(group), Some(LayerReport { layer: Layer::Cgroup, status: LayerStatus::Enforced, detail }))),
             Err(error) if plan.allow_degraded => {
@@ -251,7 +251,7 @@ impl Launcher {
             rustix::process::pidfd_send_signal(&live.pidfd, Signal::TERM).ok();
             rustix::process::waitpid(Some(live.pid), WaitOptions::empty()).ok();
             let keep = self.sandboxes.values().map(|l| l.pid.as_raw_nonzero().get()).collect();
-            crate::sweep::kill_trees(&[], &keep);
+            crate::sweep::kill_orphans(&keep, |_| ());
         }
         match &mut live.cgroup {
             Some(cgroup) => {

@@ -21,6 +21,8 @@ pub struct SandboxPlan {
     /// Tasks that the supervisor may see at once before it reports the process limit, where no cgroup counts them
     /// (`RLIMIT_NPROC` of the payload).
     pub process_rlimit: Option<u64>,
+    /// What of the limits holds less than it says, in words.
+    pub rlimit_notes: Vec<String>,
     /// Whether a layer that cannot be applied is reported instead of ending the sandbox.
     pub allow_degraded: bool,
 }

@@ -163,6 +163,10 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<(Own
         )
         .map_err(|e| LayerError::new(Layer::Rlimits, format!("set RLIMIT_NPROC to {limit}"), Some(e.raw_os_error())))?;
     }
+    if !plan.rlimit_notes.is_empty() {
+        let status = LayerStatus::Partial(plan.rlimit_notes.join("; "));
+        record.layers.push(LayerReport { layer: Layer::Rlimits, status, detail: String::new() });
+    }
     if let Some(prepared) = landlock {
         record.layer(Layer::Landlock, || prepared?.enforce())?;
     }

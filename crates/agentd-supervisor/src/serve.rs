@@ -54,7 +54,7 @@ pub fn serve(mut supervisor: Supervisor) {
     if supervisor.namespaced {
         sweep::kill_namespace();
     } else {
-        sweep::kill_trees(&leaders.keys().copied().collect::<Vec<_>>(), &HashSet::new());
+        sweep::kill_orphans(&HashSet::new(), |_| ());
     }
     sweep::reap_all();
 }
@@ -70,7 +70,7 @@ fn step(supervisor: &mut Supervisor, leaders: &mut HashMap<i32, Leader>, stack: 
     if timeout.is_some() && at_process_limit() {
         for (pid, leader) in leaders.iter_mut() {
             leader.process_limit = true;
-            end(supervisor.namespaced, *pid, &HashSet::new());
+            end(supervisor.namespaced, *pid, true);
         }
     }
     if signals {
@@ -125,14 +125,14 @@ fn reap(supervisor: &mut Supervisor, leaders: &mut HashMap<i32, Leader>) -> Resu
         add(&mut used, &usage);
         // What the leader left behind belongs to no exec any more.
         let others: HashSet<i32> = leaders.keys().copied().collect();
-        if !supervisor.namespaced || !others.is_empty() {
-            sweep::kill_trees(&[], &others);
-        } else if sweep::has_children() {
+        if supervisor.namespaced && others.is_empty() {
             // Process 1 adopts all orphans: without children it is alone.
-            sweep::kill_namespace();
-        }
-        if others.is_empty() {
-            reap_rest(&mut used);
+            if sweep::has_children() {
+                sweep::kill_namespace();
+                reap_rest(&mut used);
+            }
+        } else {
+            sweep::kill_orphans(&others, |usage| add(&mut used, usage));
         }
         supervisor
             .channel
@@ -161,11 +161,11 @@ fn add(used: &mut ExecUsage, usage: &libc::rusage) {
 }
 
 /// Kills a leader's tree. The leader's own end is then reaped and reported as any other.
-fn end(namespaced: bool, pid: i32, others: &HashSet<i32>) {
-    if namespaced && others.is_empty() {
+fn end(namespaced: bool, pid: i32, alone: bool) {
+    if namespaced && alone {
         sweep::kill_namespace();
     } else {
-        sweep::kill_trees(&[pid], others);
+        sweep::kill_tree(pid);
     }
 }
 
@@ -198,8 +198,7 @@ fn handle(
         Request::End { id } => {
             let found = leaders.iter().find(|(_, leader)| leader.id == id).map(|(pid, _)| *pid);
             if let Some(pid) = found {
-                let others = leaders.keys().copied().filter(|other| *other != pid).collect();
-                end(supervisor.namespaced, pid, &others);
+                end(supervisor.namespaced, pid, leaders.len() == 1);
             }
         }
         Request::Open { id, path, write } => {

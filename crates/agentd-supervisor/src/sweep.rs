@@ -1,11 +1,14 @@
-//! Ending process trees. An exec's leader is a child subreaper, so while it lives its whole tree is below it; what is orphaned
-//! after that comes to the supervisor, belongs to no exec, and is killed.
+//! Ending process trees. An exec's leader is a child subreaper, so while it lives its whole tree is below it; what it leaves when
+//! it ends comes to the supervisor, belongs to no exec, and is killed.
+//!
+//! Orphans are found among this process's own children, which the kernel tells of whatever a process does to hide: one that is not
+//! dumpable has no entry in a /proc with `hidepid`.
 
 use rustix::{
     io::Errno,
     process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions},
 };
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 /// Kills everything but the supervisor. In a pid namespace `kill(-1)` reaches all of it and nothing else (`kill(2)`).
 pub fn kill_namespace() {
@@ -13,21 +16,18 @@ pub fn kill_namespace() {
     unsafe { libc::kill(-1, libc::SIGKILL) };
 }
 
-/// Kills the trees below `roots`, the roots included, and every other child of this process that is not in `keep`.
-/// Goes on until a pass finds nothing new: a process that forks while being looked at is found in the next one.
-pub fn kill_trees(roots: &[i32], keep: &HashSet<i32>) {
-    let me = rustix::process::getpid().as_raw_nonzero().get();
-    let mut stopped: HashSet<i32> = HashSet::new();
-    loop {
-        let parents = parents();
-        let doomed: Vec<i32> = parents.keys().copied().filter(|pid| is_doomed(*pid, me, roots, keep, &parents)).collect();
-        let fresh: Vec<i32> = doomed.iter().copied().filter(|pid| stopped.insert(*pid)).collect();
-        // Stopped first and killed last, so that no parent can react to a child's death by forking another.
-        for pid in &fresh {
-            signal(*pid, Signal::STOP);
-        }
-        if fresh.is_empty() {
-            break;
+/// Kills `root`, a child of this process, and what is below it. What hides, or is forked meanwhile, is orphaned by that and left
+/// for [`kill_orphans`].
+pub fn kill_tree(root: i32) {
+    let mut stopped = Vec::new();
+    let mut seen = HashSet::new();
+    let mut next = vec![root];
+    // Stopped on the way down and killed last, so that no parent can react to a child's death by forking another.
+    while let Some(pid) = next.pop() {
+        if seen.insert(pid) {
+            signal(pid, Signal::STOP);
+            next.extend(descend(pid));
+            stopped.push(pid);
         }
     }
     for pid in stopped {
@@ -35,35 +35,56 @@ pub fn kill_trees(roots: &[i32], keep: &HashSet<i32>) {
     }
 }
 
-fn is_doomed(pid: i32, me: i32, roots: &[i32], keep: &HashSet<i32>, parents: &HashMap<i32, i32>) -> bool {
-    let mut at = pid;
-    // A cycle cannot be, but /proc is read while it changes.
-    for _ in 0..parents.len() + 1 {
-        if roots.contains(&at) {
-            return true;
+/// Kills and reaps every child of this process that is not in `keep`, and what they leave, until there is none; `reaped` is told
+/// of each.
+pub fn kill_orphans(keep: &HashSet<i32>, mut reaped: impl FnMut(&libc::rusage)) {
+    loop {
+        let orphans: Vec<i32> = own_children().into_iter().filter(|pid| !keep.contains(pid)).collect();
+        if orphans.is_empty() {
+            return;
         }
-        if keep.contains(&at) {
-            return false;
+        for pid in &orphans {
+            kill_tree(*pid);
         }
-        match parents.get(&at) {
-            Some(parent) if *parent == me => return true,
-            Some(parent) => at = *parent,
-            None => return false,
+        for pid in orphans {
+            // SAFETY: all-zero is a valid rusage.
+            let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+            // SAFETY: a null status pointer is allowed; `usage` is live.
+            if unsafe { libc::wait4(pid, std::ptr::null_mut(), 0, &raw mut usage) } == pid {
+                reaped(&usage);
+            }
         }
     }
-    false
 }
 
-/// Every visible process and its parent (`proc_pid_stat(5)`).
-fn parents() -> HashMap<i32, i32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return HashMap::new() };
+/// The children of this single-threaded process (`proc_tid_children(5)`).
+fn own_children() -> Vec<i32> {
+    match std::fs::read_to_string("/proc/thread-self/children") {
+        Ok(list) => numbers(&list),
+        // A kernel without CONFIG_PROC_CHILDREN.
+        Err(_) => below(rustix::process::getpid().as_raw_nonzero().get()),
+    }
+}
+
+/// The children of another process, as far as they show.
+fn descend(pid: i32) -> Vec<i32> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let lists: std::io::Result<Vec<String>> =
+        tasks.flatten().map(|task| std::fs::read_to_string(task.path().join("children"))).collect();
+    lists.map_or_else(|_| below(pid), |lists| lists.iter().flat_map(|list| numbers(list)).collect())
+}
+
+fn numbers(list: &str) -> Vec<i32> {
+    list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// The same by way of every process's parent (`proc_pid_stat(5)`).
+fn below(parent: i32) -> Vec<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter_map(|pid| {
-            let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-            Some((pid, parent_of(&stat)?))
-        })
+        .filter(|pid| std::fs::read(format!("/proc/{pid}/stat")).is_ok_and(|stat| parent_of(&stat) == Some(parent)))
         .collect()
 }
 
@@ -102,5 +123,16 @@ mod tests {
         assert_eq!(parent_of(b"12 (sh) S 3 7"), Some(3));
         assert_eq!(parent_of(b"12 sh"), None);
         assert_eq!(parent_of(b""), None);
+    }
+
+    #[test]
+    fn both_ways_find_the_same_children() {
+        let mut child = std::process::Command::new("/bin/sleep").arg("100").spawn().unwrap();
+        let me = rustix::process::getpid().as_raw_nonzero().get();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert!(below(me).contains(&pid));
+        assert!(descend(me).contains(&pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

@@ -1,14 +1,15 @@
 //! From a spec to the plan of every layer.
 
+use crate::fallback;
 use agentd_core::{Access, Grant, IsolationError, SandboxSpec};
 use agentd_kernel::{
-    cgroup::{CgroupPlan, Controller, Hierarchy},
+    cgroup::CgroupPlan,
     landlock::{LandlockPlan, Rule},
     mount::{GrantPlan, SCRATCH, ViewPlan},
     namespace::NamespacePlan,
     seccomp::SeccompPlan,
 };
-use agentd_supervisor::plan::SandboxPlan;
+use agentd_supervisor::{plan::SandboxPlan, protocol};
 use std::{
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
@@ -33,6 +34,10 @@ const SCRATCH_BYTES: u64 = 2 << 30;
 
 pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     let mut grants = spec.grants.iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
+    if grants.len() > protocol::MAX_FDS {
+        let reason = format!("{} are more than {}; grant a directory above them", grants.len(), protocol::MAX_FDS);
+        return Err(IsolationError::Invalid { what: "grants".to_owned(), reason });
+    }
     // Parents before children, so that a grant inside another is attached over it.
     grants.sort_by_key(|g| g.path.components().count());
     let home = spec.home.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_HOME));
@@ -45,11 +50,8 @@ pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     }
     let rules = rules(&grants, &home);
     let mut cgroup = CgroupPlan::from_limits(&spec.limits);
-    let process_rlimit = spec.limits.processes.filter(|_| !Hierarchy::detect().has(Controller::Pids)).map(|n| u64::from(n) + 2);
-    if process_rlimit.is_some() {
-        // RLIMIT_NPROC counts per user namespace (since Linux 5.14), and a sandbox has one of its own.
-        cgroup.processes = None;
-    }
+    let process_rlimit = fallback::processes(&mut cgroup);
+    let rlimit_notes = fallback::cpu_time(&mut cgroup).into_iter().collect();
     Ok(SandboxPlan {
         namespaces: NamespacePlan { enabled: true, network: spec.network },
         view: ViewPlan { enabled: true, masks, home, grants, scratch_bytes: spec.limits.memory.map_or(SCRATCH_BYTES, |b| b.0) },
@@ -57,6 +59,7 @@ pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
         seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network }),
         cgroup,
         process_rlimit,
+        rlimit_notes,
         allow_degraded: spec.allow_degraded,
     })
 }

@@ -16,6 +16,9 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
         a_dropped_exec_is_ended,
         a_cancelled_exec_says_so,
         a_deadline_keeps_the_output_so_far,
+        a_deadline_holds_though_nobody_waits,
+        a_process_that_hides_is_ended_with_its_exec,
+        a_command_inherits_no_ignored_signal,
     )
 }
 
@@ -120,5 +123,44 @@ async fn a_deadline_keeps_the_output_so_far(backend: &str) {
     let sandbox = bare(backend).await;
     let outcome = sandbox.exec(within(Duration::from_millis(400), "echo before; sleep 100; echo after")).await.unwrap();
     assert_eq!((outcome.reason, out(&outcome).as_str()), (EndReason::WallDeadline, "before\n"));
+    sandbox.destroy().await.unwrap();
+}
+
+async fn a_deadline_holds_though_nobody_waits(backend: &str) {
+    let sandbox = bare(backend).await;
+    let n = unique(backend, 8);
+    let handle = sandbox.exec_streaming(within(Duration::from_millis(300), &format!("sleep {n}"))).await.unwrap();
+    sh(&sandbox, ":").await;
+    assert!(runs(&format!("sleep {n}")));
+    while runs(&format!("sleep {n}")) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(handle);
+    sandbox.destroy().await.unwrap();
+}
+
+async fn a_process_that_hides_is_ended_with_its_exec(backend: &str) {
+    let sandbox = bare(backend).await;
+    let (hidden, other) = (unique(backend, 9), unique(backend, 10));
+    let other = sandbox.exec_streaming(script(&format!("sleep {other}"))).await.unwrap();
+    // 4 is PR_SET_DUMPABLE: without it, a process of the same user has no entry in /proc with hidepid.
+    let hide = format!(
+        "import ctypes, os, time\n\
+         ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\n\
+         if os.fork() == 0:\n  os.setsid()\n  if os.fork() == 0: time.sleep({hidden})\n  time.sleep({hidden})\n"
+    );
+    let outcome = sandbox.exec(command(&["/usr/bin/python3", "-c", &hide])).await.unwrap();
+    assert_eq!(outcome.exit_code, Some(0), "{outcome:?}");
+    assert!(!runs(&format!("time.sleep({hidden})")));
+    drop(other);
+    sandbox.destroy().await.unwrap();
+}
+
+async fn a_command_inherits_no_ignored_signal(backend: &str) {
+    let sandbox = bare(backend).await;
+    let text = out(&sh(&sandbox, "grep SigIgn /proc/self/status").await);
+    let ignored = u64::from_str_radix(text.trim().rsplit('\t').next().unwrap(), 16).unwrap();
+    // 32 and 33 are the C library's own.
+    assert_eq!(ignored & !(3 << 31), 0, "{text}");
     sandbox.destroy().await.unwrap();
 }

@@ -1,7 +1,9 @@
 //! Each limit is exceeded, and the outcome says which one it was.
 
 use crate::{support::*, table};
-use agentd_isolation::{Bytes, Command, CpuQuota, EndReason, IsolationError, Layer, Limits, Outcome, Sandbox, SandboxSpec};
+use agentd_isolation::{
+    Bytes, Command, CpuQuota, EndReason, IsolationError, Layer, LayerStatus, Limits, Outcome, Sandbox, SandboxSpec,
+};
 use libtest_mimic::Trial;
 use std::{sync::Arc, time::Duration};
 
@@ -11,6 +13,7 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
         output_over_the_limit_ends_the_command,
         output_over_the_capture_is_cut_in_the_middle_and_counted,
         processor_time_over_the_limit_ends_the_command,
+        processor_time_is_counted_over_all_processes,
         a_file_over_the_limit_ends_the_command,
         descriptors_over_the_limit_are_refused,
         memory_over_the_limit_ends_the_command_or_is_refused_beforehand,
@@ -49,6 +52,20 @@ async fn processor_time_over_the_limit_ends_the_command(backend: &str) {
     let outcome = sandbox.exec(limited(limits, "while :; do :; done")).await.unwrap();
     assert_eq!(outcome.reason, EndReason::CpuLimit);
     assert!(outcome.usage.cpu_user + outcome.usage.cpu_system >= Duration::from_secs(1));
+    sandbox.destroy().await.unwrap();
+}
+
+async fn processor_time_is_counted_over_all_processes(backend: &str) {
+    let limits = Limits { cpu_time: Some(Duration::from_secs(1)), wall: Some(Duration::from_secs(30)), ..Limits::default() };
+    let sandbox = support_sandbox(backend, limits).await.unwrap();
+    // None of them lives long enough to be over the limit alone.
+    let text = "while :; do sh -c 'i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done'; done";
+    let outcome = sh(&sandbox, text).await;
+    match sandbox.layers().iter().find(|l| l.layer == Layer::Rlimits) {
+        None => assert_eq!(outcome.reason, EndReason::CpuLimit),
+        // Without a cgroup that is more than can be done, and the sandbox says so.
+        Some(report) => assert!(matches!(report.status, LayerStatus::Partial(_))),
+    }
     sandbox.destroy().await.unwrap();
 }
 

@@ -110,6 +110,12 @@ impl Cgroup {
                 (Controller::Pids, _) => {
                     add(WatchKind::PidsEvents, "pids.events")?;
                 }
+                (Controller::CpuTime, Version::V1) => {
+                    add(WatchKind::CpuNanoseconds, "cpuacct.usage")?;
+                }
+                (Controller::CpuTime, Version::V2) => {
+                    add(WatchKind::CpuStat, "cpu.stat")?;
+                }
                 (Controller::Cpu, _) => {}
             }
         }
@@ -117,15 +123,16 @@ impl Cgroup {
     }
 
     fn directory(&self, controller: Controller) -> Option<(Version, &Path)> {
-        // On version 1 the file tells which directory is the controller's.
+        // The file tells which directory is the controller's: its name on version 1, and on version 2.
         let marker = match controller {
             Controller::Memory => ["memory.limit_in_bytes", "memory.max"],
             Controller::Pids => ["pids.max", "pids.max"],
             Controller::Cpu => ["cpu.shares", "cpu.max"],
+            Controller::CpuTime => ["cpuacct.usage", "cpu.stat"],
         };
         self.dirs
             .iter()
-            .find(|(_, dir)| marker.iter().any(|file| dir.join(file).exists()))
+            .find(|(version, dir)| dir.join(marker[usize::from(*version == Version::V2)]).exists())
             .map(|(version, dir)| (*version, dir.as_path()))
     }
 
@@ -203,6 +210,7 @@ fn limit(version: Version, dir: &Path, controller: Controller, plan: &CgroupPlan
                 set("pids.max", (u64::from(count) + 1).to_string())?;
             }
         }
+        (Controller::CpuTime, _) => {}
         (Controller::Cpu, version) => {
             if let Some(quota) = plan.cpu_quota {
                 let us = u64::from(quota.0) * PERIOD_US / 1000;

@@ -14,7 +14,7 @@ pub use group::Cgroup;
 pub use hierarchy::Hierarchy;
 pub use stats::{GroupUsage, Watch, WatchKind};
 
-use agentd_core::{CpuQuota, Limits};
+use agentd_core::{Bytes, CpuQuota, Limits};
 use serde::{Deserialize, Serialize};
 
 /// A controller that a limit needs.
@@ -24,8 +24,10 @@ pub enum Controller {
     Memory,
     /// Number of tasks.
     Pids,
-    /// Processor time.
+    /// Share of processor time.
     Cpu,
+    /// Processor time used. On version 2 every group counts it.
+    CpuTime,
 }
 
 impl Controller {
@@ -35,6 +37,7 @@ impl Controller {
             Self::Memory => "memory",
             Self::Pids => "pids",
             Self::Cpu => "cpu",
+            Self::CpuTime => "cpuacct",
         }
     }
 }
@@ -50,6 +53,8 @@ pub struct CgroupPlan {
     pub cpu_quota: Option<CpuQuota>,
     /// 1–10000.
     pub cpu_weight: Option<u32>,
+    /// Whether processor time is to be counted. The limit itself is watched from outside: the kernel has none for a group.
+    pub count_cpu_time: bool,
 }
 
 impl CgroupPlan {
@@ -60,6 +65,7 @@ impl CgroupPlan {
             processes: limits.processes,
             cpu_quota: limits.cpu_quota,
             cpu_weight: limits.cpu_weight,
+            count_cpu_time: limits.cpu_time.is_some(),
         }
     }
 
@@ -75,7 +81,23 @@ impl CgroupPlan {
         if self.cpu_quota.is_some() || self.cpu_weight.is_some() {
             needed.push(Controller::Cpu);
         }
+        if self.count_cpu_time {
+            needed.push(Controller::CpuTime);
+        }
         needed
+    }
+
+    /// What it limits, in words.
+    pub fn describe(&self) -> String {
+        let parts = [
+            self.memory.map(|bytes| format!("memory {}, no swap", Bytes(bytes))),
+            self.processes.map(|count| format!("{count} processes")),
+            self.cpu_quota.map(|quota| format!("{}.{:03} CPUs", quota.0 / 1000, quota.0 % 1000)),
+            self.cpu_weight.map(|weight| format!("CPU weight {weight}")),
+            self.count_cpu_time.then(|| "processor time counted".to_owned()),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        if parts.is_empty() { "no limits".to_owned() } else { parts.join("; ") }
     }
 
     /// Whether it limits nothing.

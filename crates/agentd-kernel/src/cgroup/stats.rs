@@ -1,7 +1,7 @@
 //! What a group counted, read through descriptors that outlive its path.
 
 use serde::{Deserialize, Serialize};
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, time::Duration};
 
 /// What a descriptor of [`Watch`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,10 @@ pub enum WatchKind {
     PidsEvents,
     /// `memory.peak` or `memory.max_usage_in_bytes`.
     MemoryPeak,
+    /// `cpuacct.usage`, version 1.
+    CpuNanoseconds,
+    /// `cpu.stat`, version 2.
+    CpuStat,
 }
 
 /// A descriptor that tells of a group.
@@ -36,6 +40,8 @@ pub struct GroupUsage {
     pub pids_hits: u64,
     /// Peak memory in bytes, where the kernel keeps it.
     pub peak_memory: Option<u64>,
+    /// Processor time of all its processes, dead ones included, where it is counted.
+    pub cpu: Option<Duration>,
 }
 
 impl GroupUsage {
@@ -48,6 +54,8 @@ impl GroupUsage {
                 WatchKind::OomControl | WatchKind::MemoryEvents => usage.oom_kills = counter(&text(&watch.fd), "oom_kill"),
                 WatchKind::PidsEvents => usage.pids_hits = counter(&text(&watch.fd), "max"),
                 WatchKind::MemoryPeak => usage.peak_memory = text(&watch.fd).trim().parse().ok(),
+                WatchKind::CpuNanoseconds => usage.cpu = text(&watch.fd).trim().parse().ok().map(Duration::from_nanos),
+                WatchKind::CpuStat => usage.cpu = Some(Duration::from_micros(counter(&text(&watch.fd), "usage_usec"))),
             }
         }
         usage

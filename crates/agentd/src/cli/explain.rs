@@ -32,10 +32,13 @@ pub(crate) fn text(backend: &str, spec: &SandboxSpec) -> Result<String, Isolatio
     if let Some(seccomp) = plan.seccomp {
         line("seccomp", format!("{:?}: {} system calls allowed", seccomp.profile, seccomp.allowed().len()).to_lowercase());
     }
-    line("cgroup", format!("{:?}", plan.cgroup));
+    line("cgroup", plan.cgroup.describe());
     if let Some(limit) = plan.process_rlimit {
         line("rlimit", format!("RLIMIT_NPROC {limit}, counted in the sandbox's user namespace"));
     }
-    line("privileges", "no capability, no_new_privs, not dumpable, own session keyring".to_owned());
+    for note in plan.rlimit_notes {
+        line("rlimit", note);
+    }
+    line("privileges", "all capability sets empty, no_new_privs, not dumpable, own session keyring".to_owned());
     Ok(out)
 }
