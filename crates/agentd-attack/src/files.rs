@@ -113,8 +113,17 @@ fn read_accounts(_: &Facts) -> Verdict {
 }
 
 fn host_binary(_: &Facts) -> Verdict {
-    first([
-        refused(File::open("/proc/1/exe").is_ok(), || "opened /proc/1/exe".to_owned()),
-        refused(OpenOptions::new().write(true).open("/proc/self/exe").is_ok(), || "opened /proc/self/exe for writing".to_owned()),
-    ])
+    // This process is a child of the attack suite's own, which the supervisor started.
+    let suite = std::os::unix::process::parent_id();
+    let status = fs::read_to_string(format!("/proc/{suite}/status")).unwrap_or_default();
+    let supervisor = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap_or("1").trim();
+    let supervisor = format!("/proc/{supervisor}/exe");
+    first(
+        ["/proc/1/exe", &supervisor]
+            .map(|path| refused(File::open(path).is_ok(), || format!("opened {path}")))
+            .into_iter()
+            .chain([refused(OpenOptions::new().write(true).open("/proc/self/exe").is_ok(), || {
+                "opened /proc/self/exe for writing".to_owned()
+            })]),
+    )
 }

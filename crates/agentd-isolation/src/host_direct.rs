@@ -1,8 +1,8 @@
 //! `host-direct`: no boundary. Commands run as the caller, with the same care for trees, limits, output and environment as
 //! everywhere else, and every isolation bit false. It must be asked for by name.
 
-use crate::{launcher, sandbox::LinkedSandbox, tracker::Tracker};
-use agentd_core::{BackendCapabilities, IsolationBackend, IsolationError, Network, Sandbox, SandboxId, SandboxSpec};
+use crate::{launcher, probe, sandbox::LinkedSandbox, tracker::Tracker};
+use agentd_core::{BackendCapabilities, Evidence, IsolationBackend, IsolationError, Network, Sandbox, SandboxId, SandboxSpec};
 use agentd_kernel::{cgroup::CgroupPlan, landlock::LandlockPlan, mount::ViewPlan, namespace::NamespacePlan};
 use agentd_supervisor::plan::SandboxPlan;
 use async_trait::async_trait;
@@ -41,6 +41,21 @@ impl HostDirectBackend {
             allow_degraded: spec.allow_degraded,
         }
     }
+
+    /// What the attack suite does where there is no boundary: an attack that does not succeed here proves nothing where it is held.
+    /// The attacks only show that a way is open; they change nothing.
+    pub async fn attack(&self, work_root: &Path) -> Result<Vec<Evidence>, IsolationError> {
+        probe::attack(|spec| self.create_linked(spec), work_root).await
+    }
+
+    async fn create_linked(&self, spec: SandboxSpec) -> Result<Arc<LinkedSandbox>, IsolationError> {
+        let launcher = launcher::get()?;
+        let ordered = launcher.create(Self::plan(&spec)).await?;
+        let me = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
+        let sandbox = LinkedSandbox::open(ordered, me, spec.limits).await?;
+        self.live.add(&sandbox);
+        Ok(sandbox)
+    }
 }
 
 #[async_trait]
@@ -54,12 +69,7 @@ impl IsolationBackend for HostDirectBackend {
     }
 
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
-        let launcher = launcher::get()?;
-        let ordered = launcher.create(Self::plan(&spec)).await?;
-        let me = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
-        let sandbox = LinkedSandbox::open(ordered, me, spec.limits).await?;
-        self.live.add(&sandbox);
-        Ok(sandbox)
+        Ok(self.create_linked(spec).await?)
     }
 
     async fn list_sandboxes(&self) -> Result<Vec<SandboxId>, IsolationError> {

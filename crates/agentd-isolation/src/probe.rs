@@ -1,10 +1,10 @@
 //! The probe: makes things on the host that a sandbox must not reach, builds a small sandbox, and lets the attack suite loose in it.
 
-use crate::linux_native::LinuxNativeBackend;
+use crate::{linux_native::LinuxNativeBackend, sandbox::LinkedSandbox};
 use agentd_attack::{Facts, Verdict};
 use agentd_core::{
     Access, BackendCapabilities, Bit, Bytes, Command, EndReason, Evidence, EvidenceResult, Grant, IsolationBackend,
-    IsolationError, Limits, Sandbox, SandboxSpec,
+    IsolationError, Limits, Outcome, Sandbox, SandboxSpec,
 };
 use std::{
     net::TcpListener,
@@ -104,16 +104,19 @@ fn own_name() -> String {
     std::fs::read_to_string("/proc/self/comm").unwrap_or_default().trim().to_owned()
 }
 
-/// Attacks `backend` and says what held.
-pub(crate) async fn probe(backend: Arc<LinuxNativeBackend>, work_root: &Path) -> Result<BackendCapabilities, IsolationError> {
+/// Lets the attacks loose in a sandbox that `create` makes, and says what held.
+pub(crate) async fn attack<Made>(
+    create: impl FnOnce(SandboxSpec) -> Made,
+    work_root: &Path,
+) -> Result<Vec<Evidence>, IsolationError>
+where
+    Made: Future<Output = Result<Arc<LinkedSandbox>, IsolationError>>,
+{
     let io = |source| IsolationError::Io { context: "prepare the probe".to_owned(), source };
     let targets = Targets::make(work_root).map_err(io)?;
     let grant = |path: &Path, access| Grant { path: path.to_path_buf(), access, protect: Vec::new() };
-    let spec = SandboxSpec {
-        grants: vec![grant(&targets.workspace, Access::ReadWrite), grant(&targets.readonly, Access::ReadOnly)],
-        ..SandboxSpec::default()
-    };
-    let sandbox = backend.create_linked(spec).await?;
+    let grants = vec![grant(&targets.workspace, Access::ReadWrite), grant(&targets.readonly, Access::ReadOnly)];
+    let sandbox = create(SandboxSpec { grants, ..SandboxSpec::default() }).await?;
     let mut argv = vec![agentd_attack::ROLE.to_owned()];
     argv.extend(targets.facts.to_args());
     let command = Command {
@@ -126,7 +129,7 @@ pub(crate) async fn probe(backend: Arc<LinuxNativeBackend>, work_root: &Path) ->
     sandbox.destroy().await?;
     let said = outcome?.stdout.to_bytes();
     let said = String::from_utf8_lossy(&said);
-    let mut evidence: Vec<Evidence> = agentd_attack::checks()
+    Ok(agentd_attack::checks()
         .map(|check| {
             let verdict = said.lines().filter_map(agentd_attack::parse_line).find(|(name, _)| *name == check.name);
             let result = match verdict {
@@ -137,47 +140,76 @@ pub(crate) async fn probe(backend: Arc<LinuxNativeBackend>, work_root: &Path) ->
             };
             Evidence { bit: check.bit, check: check.name.to_owned(), result, remedy: check.remedy.to_owned() }
         })
-        .collect();
-    for (check, limits, script, reason) in limit_checks() {
-        evidence.push(exceed(&backend, check, limits, script, reason).await);
+        .collect())
+}
+
+/// Attacks `backend`, exceeds its limits, and says what it has proven.
+pub(crate) async fn probe(backend: Arc<LinuxNativeBackend>, work_root: &Path) -> Result<BackendCapabilities, IsolationError> {
+    let mut evidence = attack(|spec| backend.create_linked(spec), work_root).await?;
+    for check in limit_checks() {
+        evidence.push(exceed(&backend, check).await);
     }
     let mut proven = BackendCapabilities::from_evidence(LinuxNativeBackend::NAME, evidence);
     proven.platform_features = features();
     Ok(proven)
 }
 
-type LimitCheck = (&'static str, Limits, &'static str, EndReason);
+/// A4: a limit, a command that goes over it, and how that must end.
+struct LimitCheck {
+    name: &'static str,
+    limits: Limits,
+    script: &'static str,
+    held: fn(&Outcome) -> bool,
+}
 
-/// A4: each limit, and a command that goes over it.
 fn limit_checks() -> Vec<LimitCheck> {
     let wall = Some(Duration::from_secs(20));
     vec![
-        (
-            "a4_allocate_beyond_the_memory_limit",
-            Limits { memory: Some(Bytes(32 << 20)), wall, ..Limits::default() },
-            "head -c 134217728 /dev/zero | tail",
-            EndReason::OutOfMemory,
-        ),
-        (
-            "a4_fork_beyond_the_process_limit",
-            Limits { processes: Some(8), wall, ..Limits::default() },
-            "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 30 & done; wait",
-            EndReason::ProcessLimit,
-        ),
+        LimitCheck {
+            name: "a4_allocate_beyond_the_memory_limit",
+            limits: Limits { memory: Some(Bytes(32 << 20)), wall, ..Limits::default() },
+            script: "head -c 134217728 /dev/zero | tail",
+            held: |outcome| outcome.reason == EndReason::OutOfMemory,
+        },
+        LimitCheck {
+            name: "a4_fork_beyond_the_process_limit",
+            limits: Limits { processes: Some(8), wall, ..Limits::default() },
+            script: "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 30 & done; wait",
+            held: |outcome| outcome.reason == EndReason::ProcessLimit,
+        },
+        LimitCheck {
+            name: "a4_open_beyond_the_file_limit",
+            limits: Limits { open_files: Some(6), wall, ..Limits::default() },
+            script: "exec 3</dev/null 4</dev/null 5</dev/null && (exec 6</dev/null 7</dev/null && echo opened) 2>/dev/null; exit 0",
+            held: |outcome| outcome.exit_code == Some(0) && outcome.stdout.total() == 0,
+        },
+        LimitCheck {
+            name: "a4_write_beyond_the_file_size",
+            limits: Limits { file_size: Some(Bytes(1 << 16)), wall, ..Limits::default() },
+            script: "exec head -c 200000 /dev/zero > /tmp/big",
+            held: |outcome| outcome.reason == EndReason::DiskLimit,
+        },
+        LimitCheck {
+            name: "a4_print_beyond_the_output_limit",
+            limits: Limits { output: Some(Bytes(1 << 16)), wall, ..Limits::default() },
+            script: "exec yes",
+            held: |outcome| outcome.reason == EndReason::OutputLimit,
+        },
     ]
 }
 
-async fn exceed(backend: &Arc<LinuxNativeBackend>, check: &str, limits: Limits, script: &str, reason: EndReason) -> Evidence {
+async fn exceed(backend: &Arc<LinuxNativeBackend>, check: LimitCheck) -> Evidence {
+    let LimitCheck { name, limits, script, held } = check;
     let tried = async {
         let sandbox = backend.create_sandbox(SandboxSpec { limits, ..SandboxSpec::default() }).await?;
         let argv = ["/bin/sh", "-c", script].map(Into::into).to_vec();
-        let outcome =
-            sandbox.exec(Command { argv, env: vec![("PATH".into(), "/usr/bin:/bin".into())], ..Command::default() }).await;
+        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let outcome = sandbox.exec(Command { argv, env, ..Command::default() }).await;
         sandbox.destroy().await?;
         outcome
     };
     let (result, remedy) = match tried.await {
-        Ok(outcome) if outcome.reason == reason => (EvidenceResult::Held, String::new()),
+        Ok(outcome) if held(&outcome) => (EvidenceResult::Held, String::new()),
         Ok(outcome) => (EvidenceResult::Broken(format!("it ended as {:?}", outcome.reason)), String::new()),
         Err(IsolationError::Layer(error)) => {
             let remedy = error.remedy.clone();
@@ -185,7 +217,7 @@ async fn exceed(backend: &Arc<LinuxNativeBackend>, check: &str, limits: Limits, 
         }
         Err(error) => (EvidenceResult::NotTried(error.to_string()), String::new()),
     };
-    Evidence { bit: Bit::Resources, check: check.to_owned(), result, remedy }
+    Evidence { bit: Bit::Resources, check: name.to_owned(), result, remedy }
 }
 
 fn features() -> Vec<String> {

@@ -1,1 +1,219 @@
-fn main() {}
+//! Nothing is left behind: not by thousands of sandboxes, and not by a parent that is killed at any moment.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use agentd_isolation::{Bytes, Limits, SandboxSpec};
+use libtest_mimic::Arguments;
+use rustix::process::{Pid, Signal, WaitOptions};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+use support::{backend, bare, runs, sh, trial};
+
+/// `argv[1]` of a process that makes sandboxes until it is killed.
+const VICTIM: &str = "--make-sandboxes-until-killed";
+
+/// `argv[1]` of a process that makes one sandbox with limits.
+const NEXT: &str = "--make-one-sandbox";
+
+/// Moments at which a parent is killed.
+const KILLS: u32 = 200;
+
+/// Sandboxes of the churn test.
+const CHURN: u32 = 2000;
+
+fn main() {
+    agentd_isolation::take_role();
+    let mut args = std::env::args().skip(1);
+    match args.next().as_deref() {
+        Some(VICTIM) => victim(&args.next().unwrap()),
+        Some(NEXT) => next(),
+        _ => {}
+    }
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    let mut arguments = Arguments::from_args();
+    // They count what is there, so they take turns.
+    arguments.test_threads = Some(1);
+    let trials = vec![
+        trial("thousands_of_sandboxes_leave_nothing".to_owned(), churn),
+        trial("a_parent_killed_at_any_moment_leaves_nothing".to_owned(), killed_parents),
+        trial("a_killed_launcher_takes_its_sandboxes_along".to_owned(), killed_launchers),
+    ];
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// What can be left on a host, by name.
+#[derive(Debug)]
+struct Inventory {
+    processes: BTreeSet<i32>,
+    descriptors: usize,
+    mounts: usize,
+    groups: BTreeSet<PathBuf>,
+    files: BTreeSet<PathBuf>,
+}
+
+impl Inventory {
+    fn take() -> Self {
+        let list = |dir: &str| fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect::<BTreeSet<_>>();
+        let ours = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("agentd"));
+        Self {
+            processes: processes(),
+            descriptors: list("/proc/self/fd").len(),
+            mounts: fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count(),
+            groups: groups(),
+            files: ["/tmp", "/dev/shm", "/var/tmp"].into_iter().flat_map(list).filter(ours).collect(),
+        }
+    }
+
+    /// Whether nothing is here that was not there before. What was left by somebody else may go meanwhile.
+    fn adds_nothing_to(&self, before: &Self) -> bool {
+        self.processes.is_subset(&before.processes)
+            && self.descriptors <= before.descriptors
+            && self.mounts <= before.mounts
+            && self.groups.is_subset(&before.groups)
+            && self.files.is_subset(&before.files)
+    }
+}
+
+/// Launchers and supervisors, which both have the launcher's name.
+fn processes() -> BTreeSet<i32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "agentd-launcher"))
+        .collect()
+}
+
+/// Control groups that agentd makes, wherever they are.
+fn groups() -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut next = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(dir) = next.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+            if entry.file_name().to_string_lossy().starts_with("agentd.") {
+                found.insert(entry.path());
+            }
+            next.push(entry.path());
+        }
+    }
+    found
+}
+
+/// Limits for which a cgroup is made, where this user may make one.
+fn limits() -> Limits {
+    let privileged = rustix::process::geteuid().is_root();
+    Limits { memory: privileged.then_some(Bytes(64 << 20)), processes: privileged.then_some(32), ..Limits::default() }
+}
+
+async fn churn() {
+    // The launcher, and what is opened once.
+    for name in ["linux-native", "host-direct"] {
+        let sandbox = bare(name).await;
+        sh(&sandbox, ":").await;
+        sandbox.destroy().await.unwrap();
+    }
+    let before = Inventory::take();
+    for number in 0..CHURN {
+        let name = if number % 4 == 0 { "host-direct" } else { "linux-native" };
+        let limits = if number % 8 == 1 { limits() } else { Limits::default() };
+        let sandbox = backend(name).create_sandbox(SandboxSpec { limits, ..SandboxSpec::default() }).await.unwrap();
+        if number % 3 == 0 {
+            sh(&sandbox, "sleep 1000 & setsid sleep 1000 & exit 0").await;
+        }
+        // Every second one is dropped instead.
+        if number % 2 == 0 {
+            sandbox.destroy().await.unwrap();
+        }
+    }
+    bare("linux-native").await.destroy().await.unwrap();
+    let after = Inventory::take();
+    assert!(after.adds_nothing_to(&before), "{after:?} {before:?}");
+}
+
+fn victim(mark: &str) -> ! {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        loop {
+            let spec = SandboxSpec { limits: limits(), ..SandboxSpec::default() };
+            let (native, direct) = (backend("linux-native"), backend("host-direct"));
+            let made = tokio::join!(native.create_sandbox(spec), direct.create_sandbox(SandboxSpec::default()));
+            let (fenced, open) = (made.0.unwrap(), made.1.unwrap());
+            let text = format!("sleep {mark} & setsid sleep {mark} & exit 0");
+            tokio::join!(sh(&fenced, &text), sh(&open, &text));
+            let handle = fenced.exec_streaming(support::script(&format!("setsid sleep {mark} & sleep {mark}"))).await.unwrap();
+            open.destroy().await.unwrap();
+            drop(handle);
+            fenced.destroy().await.unwrap();
+        }
+    })
+}
+
+fn start_victim(mark: &str) -> Child {
+    Command::new(std::env::current_exe().unwrap()).args([VICTIM, mark]).stdout(Stdio::null()).spawn().unwrap()
+}
+
+/// Waits until the host is as it was.
+fn settle(before: &Inventory, mark: &str) {
+    let patience = Instant::now() + Duration::from_secs(20);
+    loop {
+        // Orphans come here, because some inits take seconds to reap them.
+        while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+        let (now, alive) = (Inventory::take(), runs(&format!("sleep {mark}")));
+        if now.adds_nothing_to(before) && !alive {
+            return;
+        }
+        assert!(Instant::now() < patience, "left behind: {now:?}, a command alive: {alive}; before: {before:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+async fn killed_parents() {
+    let mark = format!("99{}", std::process::id());
+    let before = Inventory::take();
+    for number in 0..KILLS {
+        let mut victim = start_victim(&mark);
+        // Any moment of its first 40 milliseconds, by which it has made several sandboxes.
+        std::thread::sleep(Duration::from_micros(u64::from(number) * 200));
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        settle(&before, &mark);
+    }
+}
+
+async fn killed_launchers() {
+    let mark = format!("98{}", std::process::id());
+    let before = Inventory::take();
+    for number in 0..20u64 {
+        let mut victim = start_victim(&mark);
+        let pid = i32::try_from(victim.id()).unwrap();
+        let launcher = loop {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+            if let Some(pid) = children.split_ascii_whitespace().next() {
+                break pid.parse::<i32>().unwrap();
+            }
+        };
+        std::thread::sleep(Duration::from_millis(2 * number));
+        rustix::process::kill_process(Pid::from_raw(launcher).unwrap(), Signal::KILL).unwrap();
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        // What a dead launcher could not remove, the next one does when it makes its first group.
+        let next = Command::new(std::env::current_exe().unwrap()).arg(NEXT).status().unwrap();
+        assert!(next.success());
+        settle(&before, &mark);
+    }
+}
+
+/// What the next agentd does: one sandbox.
+fn next() -> ! {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let spec = SandboxSpec { limits: limits(), ..SandboxSpec::default() };
+        let sandbox = backend("linux-native").create_sandbox(spec).await.unwrap();
+        sandbox.destroy().await.unwrap();
+    });
+    std::process::exit(0)
+}

@@ -8,10 +8,14 @@ pub fn owner_prefix() -> String {
     format!("agentd.{pid}.{}", start_time(pid).unwrap_or(0))
 }
 
-/// When a process started, in clock ticks since boot (`proc_pid_stat(5)`, field 22).
+/// When a process started, in clock ticks since boot (`proc_pid_stat(5)`, field 22). A dead one that nobody has reaped yet did not.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
 }
 
 /// Whether the process that made the group `name` is gone. Names that are not ours are nobody's to remove.
