@@ -48,6 +48,9 @@ pub struct Usage {
     pub peak_memory_is_group: bool,
 }
 
+/// `SIGKILL` (`signal(7)`).
+const KILL: i32 = 9;
+
 /// Output kept from one stream: the head, and the tail when something between is missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Captured {
@@ -117,12 +120,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The exit code a shell would see: 124 for a deadline, 128+n for signal n, else the command's own.
+    /// The exit code a shell would see: 124 for a deadline, 128+n for signal n, else the command's own. A leader may exit well in the
+    /// very moment its tree is ended for a limit: that is no success, but counts as killed.
     pub fn shell_code(&self) -> u8 {
-        if self.reason == EndReason::WallDeadline {
-            return 124;
-        }
         let code = match (self.exit_code, self.signal) {
+            _ if self.reason == EndReason::WallDeadline => 124,
+            (Some(0), _) if self.reason != EndReason::Exited => 128 + KILL,
             (Some(code), _) => code,
             (None, Some(signal)) => 128 + signal,
             (None, None) => 125,

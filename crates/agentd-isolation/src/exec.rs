@@ -40,6 +40,9 @@ const GRACE: Duration = Duration::from_millis(500);
 /// How often counters are read after the kernel has told of memory running out: it tells before it kills.
 const RECHECK: Duration = Duration::from_millis(5);
 
+/// How often a counter is read whose changes the kernel does not tell of.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// See [`Running::outcome`].
 const TICKS: Duration = Duration::from_millis(100);
 
@@ -336,46 +339,39 @@ async fn counter_moved(link: &Link, baseline: GroupUsage) -> EndReason {
             None
         }
     };
-    let mut sources = Vec::new();
-    for watch in &link.watches {
-        let interest = match watch.kind {
-            WatchKind::OomEvent => Interest::READABLE,
-            WatchKind::MemoryEvents | WatchKind::PidsEvents => Interest::PRIORITY,
-            WatchKind::OomControl | WatchKind::MemoryPeak | WatchKind::CpuNanoseconds | WatchKind::CpuStat => continue,
-        };
+    let source = |wanted: WatchKind, interest: Interest| {
+        let watch = link.watches.iter().find(|watch| watch.kind == wanted)?;
         // Each exec registers a copy: one descriptor can be registered once.
-        if let Ok(source) = watch.fd.try_clone().and_then(|fd| ready::owned(fd, interest)) {
-            sources.push((source, interest));
-        }
-    }
-    if sources.is_empty() {
+        Some((watch.fd.try_clone().and_then(|fd| ready::owned(fd, interest)).ok()?, interest))
+    };
+    let memory = source(WatchKind::OomEvent, Interest::READABLE).or_else(|| source(WatchKind::MemoryEvents, Interest::PRIORITY));
+    let processes = source(WatchKind::PidsEvents, Interest::PRIORITY);
+    let silent = link.watches.iter().any(|watch| watch.kind == WatchKind::SilentPidsEvents);
+    if memory.is_none() && processes.is_none() && !silent {
         return pending().await;
     }
-    let mut recheck = false;
+    let mut recheck = silent.then_some(LOOK);
     loop {
         if let Some(reason) = over() {
             return reason;
         }
-        let woken = first_ready(&sources);
         tokio::select! {
-            () = woken => recheck = true,
-            () = tokio::time::sleep(RECHECK), if recheck => {}
+            () = moved(memory.as_ref()) => recheck = Some(RECHECK),
+            () = moved(processes.as_ref()) => recheck = Some(RECHECK),
+            () = tokio::time::sleep(recheck.unwrap_or(LOOK)), if recheck.is_some() => {}
         }
     }
 }
 
-async fn first_ready(sources: &[(AsyncFd<OwnedFd>, Interest)]) {
-    std::future::poll_fn(|context| {
-        for (source, interest) in sources {
-            let mut ready = std::pin::pin!(source.ready(*interest));
-            if let std::task::Poll::Ready(Ok(mut guard)) = std::future::Future::poll(ready.as_mut(), context) {
-                guard.clear_ready();
-                return std::task::Poll::Ready(());
-            }
-        }
-        std::task::Poll::Pending
-    })
-    .await;
+/// Waits until the kernel tells of a change; for ever where there is nothing to tell.
+async fn moved(source: Option<&(AsyncFd<OwnedFd>, Interest)>) {
+    if let Some((fd, interest)) = source
+        && let Ok(mut guard) = fd.ready(*interest).await
+    {
+        guard.clear_ready();
+        return;
+    }
+    pending().await
 }
 
 /// A running exec in the caller's hands. Its limits are watched whether it is waited for or not.

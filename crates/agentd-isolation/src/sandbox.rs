@@ -258,7 +258,7 @@ impl LinkedSandbox {
             waiting: Notify::new(),
             pidfd,
             namespaced: ordered.namespaced,
-            counts_processes: watches.iter().any(|w| w.kind == WatchKind::PidsEvents),
+            counts_processes: watches.iter().any(|w| matches!(w.kind, WatchKind::PidsEvents | WatchKind::SilentPidsEvents)),
             watches,
             limits,
             listeners: Mutex::new(HashMap::new()),

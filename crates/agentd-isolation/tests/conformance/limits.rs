@@ -51,12 +51,13 @@ async fn processor_time_over_the_limit_ends_the_command(backend: &str) {
     let limits = Limits { cpu_time: Some(Duration::from_secs(1)), ..Limits::default() };
     let outcome = sandbox.exec(limited(limits, "while :; do :; done")).await.unwrap();
     assert_eq!(outcome.reason, EndReason::CpuLimit);
-    assert!(outcome.usage.cpu_user + outcome.usage.cpu_system >= Duration::from_secs(1));
+    // The kernel compares ticks and reports exact times.
+    assert!(outcome.usage.cpu_user + outcome.usage.cpu_system >= Duration::from_millis(900));
     sandbox.destroy().await.unwrap();
 }
 
 async fn processor_time_is_counted_over_all_processes(backend: &str) {
-    let limits = Limits { cpu_time: Some(Duration::from_secs(1)), wall: Some(Duration::from_secs(30)), ..Limits::default() };
+    let limits = Limits { cpu_time: Some(Duration::from_secs(1)), wall: Some(Duration::from_secs(8)), ..Limits::default() };
     let sandbox = support_sandbox(backend, limits).await.unwrap();
     // None of them lives long enough to be over the limit alone.
     let text = "while :; do sh -c 'i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done'; done";
@@ -123,7 +124,8 @@ async fn memory_over_the_limit_ends_the_command_or_is_refused_beforehand(backend
 
 async fn processes_over_the_limit_end_the_command_or_are_refused_beforehand(backend: &str) {
     let limits = Limits { processes: Some(8), wall: Some(Duration::from_secs(30)), ..Limits::default() };
-    let text = "i=0; while [ $i -lt 60 ]; do sleep 1000 & i=$((i+1)); done; wait";
+    // The leader itself survives, and waits.
+    let text = "(i=0; while [ $i -lt 60 ]; do sleep 1000 & i=$((i+1)); done; wait); sleep 1000";
     if let Some(outcome) = in_group(backend, limits, text).await {
         assert_eq!(outcome.reason, EndReason::ProcessLimit);
     }

@@ -107,8 +107,9 @@ impl Cgroup {
                     // Linux 5.19 and later.
                     add(WatchKind::MemoryPeak, "memory.peak").ok();
                 }
-                (Controller::Pids, _) => {
-                    add(WatchKind::PidsEvents, "pids.events")?;
+                (Controller::Pids, version) => {
+                    let told = version == Version::V2;
+                    add(if told { WatchKind::PidsEvents } else { WatchKind::SilentPidsEvents }, "pids.events")?;
                 }
                 (Controller::CpuTime, Version::V1) => {
                     add(WatchKind::CpuNanoseconds, "cpuacct.usage")?;

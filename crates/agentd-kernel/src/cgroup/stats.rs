@@ -12,8 +12,10 @@ pub enum WatchKind {
     OomControl,
     /// `memory.events`, version 2; `POLLPRI` when it changed.
     MemoryEvents,
-    /// `pids.events`; `POLLPRI` when it changed.
+    /// `pids.events`, version 2; `POLLPRI` when it changed.
     PidsEvents,
+    /// `pids.events`, version 1, whose changes nobody is told of (seen on Linux 6.18).
+    SilentPidsEvents,
     /// `memory.peak` or `memory.max_usage_in_bytes`.
     MemoryPeak,
     /// `cpuacct.usage`, version 1.
@@ -52,7 +54,7 @@ impl GroupUsage {
             match watch.kind {
                 WatchKind::OomEvent => {}
                 WatchKind::OomControl | WatchKind::MemoryEvents => usage.oom_kills = counter(&text(&watch.fd), "oom_kill"),
-                WatchKind::PidsEvents => usage.pids_hits = counter(&text(&watch.fd), "max"),
+                WatchKind::PidsEvents | WatchKind::SilentPidsEvents => usage.pids_hits = counter(&text(&watch.fd), "max"),
                 WatchKind::MemoryPeak => usage.peak_memory = text(&watch.fd).trim().parse().ok(),
                 WatchKind::CpuNanoseconds => usage.cpu = text(&watch.fd).trim().parse().ok().map(Duration::from_nanos),
                 WatchKind::CpuStat => usage.cpu = Some(Duration::from_micros(counter(&text(&watch.fd), "usage_usec"))),

@@ -105,7 +105,7 @@ pub(crate) struct RunArgs {
     /// Weight when processors are contended, 100 being the usual
     #[arg(long, value_name = "1-10000", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub cpu_weight: Option<u32>,
-    /// Processor time of a process, e.g. 10s
+    /// Processor time of all its processes together, e.g. 10s
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub cpu_time: Option<Duration>,
     /// Processes and threads alive at once
@@ -145,7 +145,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub allow_degraded: bool,
     /// The command
-    #[arg(trailing_var_arg = true, required = true, value_name = "CMD", allow_hyphen_values = true)]
+    #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
 }
 

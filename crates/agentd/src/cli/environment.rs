@@ -5,23 +5,33 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// What the path ends with, so that the system's programs are always found.
 const SYSTEM_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// Variables that say nothing but language and time zone, or where a granted tool lives.
-const PASSED: [&str; 8] = ["LANG", "LANGUAGE", "TZ", "COLORTERM", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "PYENV_ROOT", "NVM_DIR"];
+/// Variables that say nothing but language and time zone, or which of the granted tools to use.
+const PASSED: [&str; 6] = ["LANG", "LANGUAGE", "TZ", "COLORTERM", "RUSTUP_TOOLCHAIN", "PYENV_VERSION"];
+
+/// What a command is told of the place it is in.
+pub(crate) struct Place<'a> {
+    /// Its home directory.
+    pub home: &'a Path,
+    /// What it may use.
+    pub grants: &'a [Grant],
+    /// Where its tools are.
+    pub tools: &'a [(&'static str, PathBuf)],
+    /// Whether it has a terminal.
+    pub terminal: bool,
+}
 
 /// The environment for a command: the caller's language, a path of what is visible, a home, and what `extra` asks for
 /// (`NAME` for the caller's value, or `NAME=value`).
 pub(crate) fn build(
     caller: &BTreeMap<OsString, OsString>,
     extra: &[String],
-    home: &Path,
-    grants: &[Grant],
-    terminal: bool,
+    place: &Place<'_>,
 ) -> Result<Vec<(OsString, OsString)>, IsolationError> {
     let mut env: BTreeMap<OsString, OsString> = BTreeMap::new();
     for (name, value) in caller {
@@ -29,14 +39,16 @@ pub(crate) fn build(
             env.insert(name.clone(), value.clone());
         }
     }
-    let user = caller.get(OsStr::new("USER")).cloned().unwrap_or_else(|| "agent".into());
+    // Root's command is not root.
+    let user = caller.get(OsStr::new("USER")).filter(|user| *user != "root").cloned().unwrap_or_else(|| "agent".into());
     env.insert("USER".into(), user.clone());
     env.insert("LOGNAME".into(), user);
-    env.insert("HOME".into(), home.into());
+    env.insert("HOME".into(), place.home.into());
     env.insert("SHELL".into(), "/bin/sh".into());
     env.insert("TMPDIR".into(), "/tmp".into());
-    env.insert("PATH".into(), path(caller.get(OsStr::new("PATH")), grants));
-    if terminal {
+    env.insert("PATH".into(), path(caller.get(OsStr::new("PATH")), place.grants));
+    env.extend(place.tools.iter().map(|(name, path)| ((*name).into(), path.into())));
+    if place.terminal {
         env.insert("TERM".into(), caller.get(OsStr::new("TERM")).cloned().unwrap_or_else(|| "xterm".into()));
     }
     for wish in extra {
@@ -88,13 +100,17 @@ mod tests {
         .into()
     }
 
+    fn at(home: &str) -> Place<'_> {
+        Place { home: Path::new(home), grants: &[], tools: &[], terminal: false }
+    }
+
     fn get(env: &[(OsString, OsString)], name: &str) -> Option<String> {
         env.iter().find(|(n, _)| n == name).map(|(_, v)| v.to_string_lossy().into_owned())
     }
 
     #[test]
     fn nothing_is_inherited_but_language() {
-        let env = build(&caller(), &[], Path::new("/home/u"), &[], false).unwrap();
+        let env = build(&caller(), &[], &at("/home/u")).unwrap();
         assert_eq!(get(&env, "AWS_SECRET_ACCESS_KEY"), None);
         assert_eq!(get(&env, "LD_PRELOAD"), None);
         assert_eq!(get(&env, "LANG").as_deref(), Some("C.UTF-8"));
@@ -104,11 +120,11 @@ mod tests {
     #[test]
     fn what_is_asked_for_is_passed() {
         let wishes = ["A=b=c".to_owned(), "AWS_SECRET_ACCESS_KEY".to_owned()];
-        let env = build(&caller(), &wishes, Path::new("/h"), &[], false).unwrap();
+        let env = build(&caller(), &wishes, &at("/h")).unwrap();
         assert_eq!(get(&env, "A").as_deref(), Some("b=c"));
         assert_eq!(get(&env, "AWS_SECRET_ACCESS_KEY").as_deref(), Some("x"));
         for bad in ["", "=x", "1A=b", "A-B=c", "UNSET_HERE"] {
-            assert!(build(&caller(), &[bad.to_owned()], Path::new("/h"), &[], false).is_err(), "{bad}");
+            assert!(build(&caller(), &[bad.to_owned()], &at("/h")).is_err(), "{bad}");
         }
     }
 }

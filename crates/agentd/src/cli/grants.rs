@@ -58,19 +58,28 @@ const SECRETS: [&str; 12] = [
     ".local/share/keyrings",
 ];
 
-/// Tool installations below a home directory: what must be on the caller's `PATH`, and what is then granted read-only.
-const TOOLS: [(&str, &[&str]); 11] = [
-    (".cargo/bin", &[".cargo/bin", ".rustup"]),
-    (".pyenv", &[".pyenv"]),
-    (".nvm", &[".nvm"]),
-    (".volta", &[".volta"]),
-    (".asdf", &[".asdf"]),
-    (".local/bin", &[".local/bin", ".local/share/uv", ".local/share/pipx"]),
-    (".local/share/mise", &[".local/share/mise"]),
-    (".deno/bin", &[".deno/bin"]),
-    (".bun/bin", &[".bun/bin"]),
-    ("go/bin", &["go/bin"]),
-    (".sdkman", &[".sdkman"]),
+/// A tool installation below a home directory.
+struct Tool {
+    /// What must be on the caller's `PATH`.
+    marker: &'static str,
+    /// What is then granted read-only.
+    granted: &'static [&'static str],
+    /// The variable by which the tool finds the first of these from another home, and its value below the caller's.
+    variable: Option<(&'static str, &'static str)>,
+}
+
+const TOOLS: [Tool; 11] = [
+    Tool { marker: ".cargo/bin", granted: &[".cargo/bin", ".rustup"], variable: Some(("RUSTUP_HOME", ".rustup")) },
+    Tool { marker: ".pyenv", granted: &[".pyenv"], variable: Some(("PYENV_ROOT", ".pyenv")) },
+    Tool { marker: ".nvm", granted: &[".nvm"], variable: Some(("NVM_DIR", ".nvm")) },
+    Tool { marker: ".volta", granted: &[".volta"], variable: Some(("VOLTA_HOME", ".volta")) },
+    Tool { marker: ".asdf", granted: &[".asdf"], variable: Some(("ASDF_DATA_DIR", ".asdf")) },
+    Tool { marker: ".local/bin", granted: &[".local/bin", ".local/share/uv", ".local/share/pipx"], variable: None },
+    Tool { marker: ".local/share/mise", granted: &[".local/share/mise"], variable: Some(("MISE_DATA_DIR", ".local/share/mise")) },
+    Tool { marker: ".deno/bin", granted: &[".deno/bin"], variable: None },
+    Tool { marker: ".bun/bin", granted: &[".bun/bin"], variable: None },
+    Tool { marker: "go/bin", granted: &["go/bin"], variable: None },
+    Tool { marker: ".sdkman", granted: &[".sdkman"], variable: Some(("SDKMAN_DIR", ".sdkman")) },
 ];
 
 /// What the caller asked for.
@@ -122,19 +131,26 @@ fn grant(path: &Path, access: Access, home: Option<&Path>) -> Result<Grant, Isol
     Ok(Grant { path: resolved, access, protect })
 }
 
-/// Read-only grants for tools of the caller's that are on `path` and below `home`.
-pub(crate) fn tools(home: &Path, path: &OsStr) -> Vec<Grant> {
+/// What tools of the caller's need that are on `path` and below `home`: read-only grants, and variables.
+pub(crate) fn tools(home: &Path, path: &OsStr) -> (Vec<Grant>, Vec<(&'static str, PathBuf)>) {
     let entries: Vec<PathBuf> = std::env::split_paths(path).collect();
     let mut found: Vec<PathBuf> = Vec::new();
-    for (marker, granted) in TOOLS {
-        if entries.iter().any(|entry| entry.starts_with(home.join(marker))) {
-            let existing =
-                granted.iter().map(|g| home.join(g)).filter_map(|g| g.canonicalize().ok()).filter(|g| g.starts_with(home));
-            found.extend(existing);
-        }
+    let mut variables = Vec::new();
+    for tool in TOOLS.iter().filter(|tool| entries.iter().any(|entry| entry.starts_with(home.join(tool.marker)))) {
+        let existing =
+            tool.granted.iter().map(|g| home.join(g)).filter_map(|g| g.canonicalize().ok()).filter(|g| g.starts_with(home));
+        found.extend(existing);
+        variables.extend(tool.variable.map(|(name, place)| (name, home.join(place))));
     }
     found.dedup();
-    found.into_iter().map(|path| Grant { path, access: Access::ReadOnly, protect: Vec::new() }).collect()
+    (found.into_iter().map(|path| Grant { path, access: Access::ReadOnly, protect: Vec::new() }).collect(), variables)
+}
+
+/// Protected paths of a read-write grant that are not there, and so can be made. What appears at them while a command runs is
+/// worth a warning.
+pub(crate) fn unprotected(grants: &[Grant]) -> Vec<PathBuf> {
+    let paths = grants.iter().flat_map(|grant| grant.protect.iter().map(|name| grant.path.join(name)));
+    paths.filter(|path| path.symlink_metadata().is_err()).collect()
 }
 
 #[cfg(test)]
@@ -173,9 +189,10 @@ mod tests {
         let home = home.path().canonicalize().unwrap();
         std::fs::create_dir_all(home.join(".cargo/bin")).unwrap();
         std::fs::create_dir_all(home.join(".rustup")).unwrap();
-        assert!(tools(&home, OsStr::new("/usr/bin")).is_empty());
+        assert!(tools(&home, OsStr::new("/usr/bin")).0.is_empty());
         let path = home.join(".cargo/bin").into_os_string();
-        let granted: Vec<_> = tools(&home, &path).into_iter().map(|g| g.path).collect();
-        assert_eq!(granted, [home.join(".cargo/bin"), home.join(".rustup")]);
+        let (grants, variables) = tools(&home, &path);
+        assert_eq!(grants.into_iter().map(|g| g.path).collect::<Vec<_>>(), [home.join(".cargo/bin"), home.join(".rustup")]);
+        assert_eq!(variables, [("RUSTUP_HOME", home.join(".rustup"))]);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{CANNOT, Failure, args::RunArgs, environment, explain, grants, probe_cache, terminal};
 use agentd_core::{
-    Command, EndReason, IsolationBackend, IsolationError, LayerStatus, Limits, Outcome, Sandbox, SandboxSpec, StdinSource,
+    Command, EndReason, IsolationBackend, IsolationError, Layer, LayerStatus, Limits, Outcome, Sandbox, SandboxSpec, StdinSource,
 };
 use agentd_isolation::{LinuxNativeBackend, create_backend};
 use std::{
@@ -42,12 +42,24 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
     };
     // Signals that come from now on end the command, not agentd before it has cleaned up.
     let mut stops = Stops::new()?;
+    let unprotected = grants::unprotected(&spec.grants);
     let sandbox = backend.create_sandbox(spec).await?;
+    if !args.json {
+        warn_of_weaknesses(&*sandbox);
+    }
     let ran = if args.json {
-        in_json(&sandbox, command, &*backend, &mut stops).await
+        in_json(&sandbox, command, &*backend, &mut stops, &unprotected).await
     } else {
         stream(&sandbox, command, &args, &mut stops).await
     };
+    if !args.json {
+        for path in appeared(&unprotected) {
+            eprintln!(
+                "agentd: the command made {}, which programs outside may execute or obey: look at it first",
+                path.display()
+            );
+        }
+    }
     let destroyed = sandbox.destroy().await;
     let code = match ran {
         Err(IsolationError::Spawn { program, errno }) => {
@@ -77,13 +89,16 @@ fn request(args: &RunArgs) -> Result<(SandboxSpec, Command), Failure> {
         home: host_home.as_deref(),
     };
     let mut granted = grants::plan(&wishes)?;
-    // A home that is part of the system's directories cannot be covered; another place stands in for it.
-    let home = host_home.clone().filter(|h| h.starts_with("/home") || h.starts_with("/root"));
-    if let (Some(home), Some(path)) = (&home, std::env::var_os("PATH")) {
-        granted.extend(grants::tools(home, &path));
+    let mut tools = Vec::new();
+    if let (Some(home), Some(path)) = (&host_home, std::env::var_os("PATH")) {
+        let (grants, variables) = grants::tools(home, &path);
+        granted.extend(grants);
+        tools = variables;
     }
-    let shown_home = home.unwrap_or_else(|| PathBuf::from("/home/agent"));
-    let env = environment::build(&caller, &args.env, &shown_home, &granted, args.tty)?;
+    // The same place where it can be covered and is an ordinary user's, because tools remember paths. Root's command is not root.
+    let shown_home = host_home.filter(|h| h.starts_with("/home")).unwrap_or_else(|| PathBuf::from("/home/agent"));
+    let place = environment::Place { home: &shown_home, grants: &granted, tools: &tools, terminal: args.tty };
+    let env = environment::build(&caller, &args.env, &place)?;
     let cwd = match &args.cwd {
         Some(cwd) => cwd.clone(),
         None => {
@@ -122,6 +137,23 @@ fn request(args: &RunArgs) -> Result<(SandboxSpec, Command), Failure> {
     Ok((spec, command))
 }
 
+/// Says what was asked for and holds less than that, or not at all (`--allow-degraded`).
+fn warn_of_weaknesses(sandbox: &dyn Sandbox) {
+    for report in sandbox.layers() {
+        match &report.status {
+            LayerStatus::Missing(error) => eprintln!("agentd: not enforced: {error}"),
+            // An old kernel's Landlock is the same at every run: `agentd doctor` tells.
+            LayerStatus::Partial(why) if report.layer != Layer::Landlock => eprintln!("agentd: {}: {why}", report.layer),
+            _ => {}
+        }
+    }
+}
+
+/// Those of `paths` that are there now.
+fn appeared(paths: &[PathBuf]) -> impl Iterator<Item = &PathBuf> {
+    paths.iter().filter(|path| path.symlink_metadata().is_ok())
+}
+
 /// Signals that ask agentd to stop.
 struct Stops(Vec<(i32, tokio::signal::unix::Signal)>);
 
@@ -153,6 +185,7 @@ async fn in_json(
     command: Command,
     backend: &dyn IsolationBackend,
     stops: &mut Stops,
+    unprotected: &[PathBuf],
 ) -> Result<u8, IsolationError> {
     let outcome = tokio::select! {
         outcome = sandbox.exec(command) => outcome?,
@@ -183,13 +216,14 @@ async fn in_json(
             "peak_memory_of": if outcome.usage.peak_memory_is_group { "cgroup" } else { "largest process" },
         },
         "enforced": {
-            "files": enforced(sandbox, &[agentd_core::Layer::Mounts, agentd_core::Layer::Landlock]),
-            "processes": enforced(sandbox, &[agentd_core::Layer::Namespaces, agentd_core::Layer::Privileges]),
-            "network": enforced(sandbox, &[agentd_core::Layer::Network]),
-            "syscalls": enforced(sandbox, &[agentd_core::Layer::Seccomp]),
+            "files": enforced(sandbox, &[Layer::Mounts, Layer::Landlock]),
+            "processes": enforced(sandbox, &[Layer::Namespaces, Layer::Privileges]),
+            "network": enforced(sandbox, &[Layer::Network]),
+            "syscalls": enforced(sandbox, &[Layer::Seccomp]),
         },
         "layers": sandbox.layers(),
         "degraded": degraded,
+        "made_unprotected": appeared(unprotected).collect::<Vec<_>>(),
         "stdout": stream(&outcome.stdout),
         "stderr": stream(&outcome.stderr),
     });
@@ -199,7 +233,7 @@ async fn in_json(
 }
 
 /// Whether all of `layers` were applied, in full or as far as the kernel goes.
-fn enforced(sandbox: &Arc<dyn Sandbox>, layers: &[agentd_core::Layer]) -> bool {
+fn enforced(sandbox: &Arc<dyn Sandbox>, layers: &[Layer]) -> bool {
     layers.iter().all(|layer| {
         sandbox.layers().iter().any(|report| report.layer == *layer && !matches!(report.status, LayerStatus::Missing(_)))
     })
