@@ -94,13 +94,16 @@ pub fn join_session_keyring() -> Result<(), Errno> {
     Ok(())
 }
 
+/// `IFF_UP | IFF_RUNNING`, as wide as `ifreq` has them.
+const LOOPBACK_FLAGS: libc::c_short = 0x41;
+
 /// Brings the interface `lo` up (`netdevice(7)`).
 pub fn loopback_up(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: all-zero is a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     request.ifr_name[0] = b'l' as libc::c_char;
     request.ifr_name[1] = b'o' as libc::c_char;
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    request.ifr_ifru.ifru_flags = LOOPBACK_FLAGS;
     // SAFETY: `request` is a complete ifreq for SIOCSIFFLAGS and lives across the call.
     check(libc::c_long::from(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &raw const request) }))?;
     Ok(())

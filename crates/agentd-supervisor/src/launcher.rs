@@ -23,7 +23,7 @@ use rustix::{
     process::{Pid, Signal, WaitOptions},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fs::File,
     io,
     os::{
@@ -212,15 +212,7 @@ impl Launcher {
         channel: &OwnedFd,
     ) -> Result<(Pid, OwnedFd), LayerError> {
         let watches = cgroup.map_or(Ok(Vec::new()), Cgroup::watches)?;
-        let filter = match plan.seccomp {
-            None => None,
-            Some(wanted) => {
-                if !self.filters.contains_key(&wanted) {
-                    self.filters.insert(wanted, wanted.compile());
-                }
-                self.filters.get(&wanted)
-            }
-        };
+        let filter = plan.seccomp.map(|wanted| &*self.filters.entry(wanted).or_insert_with(|| wanted.compile()));
         let (go, inner_go) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(|e| LayerError::new(Layer::Process, "socketpair", Some(e.raw_os_error())))?;
         // SAFETY: the launcher is single-threaded: it starts no thread, and its libraries are only those of this crate.
@@ -290,10 +282,11 @@ fn mapped_trees(plan: &SandboxPlan, identity: Identity) -> Result<Vec<OwnedFd>, 
         .grants
         .iter()
         .map(|grant| {
-            if !maps.contains_key(&grant.owner) {
-                maps.insert(grant.owner, idmap::mapping(grant.owner, shown)?);
-            }
-            idmap::mapped_tree(&grant.path, &maps[&grant.owner])
+            let map = match maps.entry(grant.owner) {
+                Entry::Occupied(made) => made.into_mut(),
+                Entry::Vacant(place) => place.insert(idmap::mapping(grant.owner, shown)?),
+            };
+            idmap::mapped_tree(&grant.path, map)
         })
         .collect()
 }

@@ -45,12 +45,7 @@ struct Leader {
 pub fn serve(mut supervisor: Supervisor) {
     let mut leaders: HashMap<i32, Leader> = HashMap::new();
     let mut stack = Stack::new();
-    loop {
-        match step(&mut supervisor, &mut leaders, &mut stack) {
-            Ok(true) => {}
-            Ok(false) | Err(_) => break,
-        }
-    }
+    while let Ok(true) = step(&mut supervisor, &mut leaders, &mut stack) {}
     if supervisor.namespaced {
         sweep::kill_namespace();
     } else {

@@ -1,6 +1,9 @@
 use super::*;
 use crate::privileges;
 
+/// A name, a call, and the errno it must come to.
+type Attempt = (&'static str, fn() -> libc::c_long, i32);
+
 const PROFILES: [Profile; 3] = [Profile::Strict, Profile::Default, Profile::Permissive];
 
 /// Runs `attempt` in a child under the filter; gives its errno (0 for success), or the negated signal that killed it.
@@ -29,7 +32,7 @@ macro_rules! call {
 
 #[test]
 fn dangerous_calls_are_refused_in_every_profile() {
-    let attempts: [(&str, fn() -> libc::c_long, i32); 23] = [
+    let attempts: [Attempt; 23] = [
         ("unshare user", call!(libc::SYS_unshare, libc::CLONE_NEWUSER), libc::EPERM),
         ("clone user", call!(libc::SYS_clone, libc::CLONE_NEWUSER | libc::SIGCHLD, 0, 0, 0, 0), libc::EPERM),
         ("clone3", call!(libc::SYS_clone3, 0, 0), libc::ENOSYS),
@@ -63,7 +66,7 @@ fn dangerous_calls_are_refused_in_every_profile() {
 
 #[test]
 fn ordinary_calls_reach_the_kernel() {
-    let attempts: [(&str, fn() -> libc::c_long, i32); 7] = [
+    let attempts: [Attempt; 7] = [
         ("getpid", call!(libc::SYS_getpid), 0),
         ("ioctl", call!(libc::SYS_ioctl, -1, 0x5401, 0), libc::EBADF),
         ("own limits", call!(libc::SYS_prlimit64, 0, 7, 0, 0), 0),
