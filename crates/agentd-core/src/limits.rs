@@ -82,3 +82,40 @@ pub struct Limits {
     /// Relative weight when processors are contended, 1–10000, 100 being the usual (`cgroup-v2.rst`, `cpu.weight`).
     pub cpu_weight: Option<u32>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sizes_and_processors_are_read_as_people_write_them() {
+        for (text, bytes) in
+            [("0", 0), ("1048576", 1 << 20), ("512K", 512 << 10), ("64m", 64 << 20), ("2GiB", 2 << 30), ("1T", 1 << 40)]
+        {
+            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
+        }
+        for text in ["", "K", "-1", "1.5G", "1X", "1 G", "99999999999999999999", "99999999T"] {
+            assert!(text.parse::<Bytes>().is_err(), "{text}");
+        }
+        for (text, thousandths) in [("1", 1000), ("1.5", 1500), ("0.01", 10), ("4096", 4_096_000), ("2.125", 2125)] {
+            assert_eq!(text.parse(), Ok(CpuQuota(thousandths)), "{text}");
+        }
+        for text in ["", "0", "0.001", "1.", ".5", "1.2345", "-1", "4097", "1e3"] {
+            assert!(text.parse::<CpuQuota>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_printed_size_is_read_as_the_same(bytes in any::<u64>()) {
+            prop_assert_eq!(Bytes(bytes).to_string().parse(), Ok(Bytes(bytes)));
+        }
+
+        #[test]
+        fn no_text_makes_the_parsers_panic(text in ".{0,24}") {
+            text.parse::<Bytes>().ok();
+            text.parse::<CpuQuota>().ok();
+        }
+    }
+}

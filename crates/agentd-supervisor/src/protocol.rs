@@ -227,3 +227,59 @@ pub fn decode<M: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<Option<
     }
     Ok(Some((message, fds, HEAD + length)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn strings() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..5)
+    }
+
+    fn request() -> impl Strategy<Value = Request> {
+        let rlimits = any::<Option<u64>>().prop_map(|limit| RlimitPlan { open_files: limit, ..RlimitPlan::default() });
+        let exec =
+            (any::<u32>(), strings(), strings(), prop::collection::vec(any::<u8>(), 0..20), any::<Option<(u16, u16)>>(), rlimits)
+                .prop_map(|(id, argv, env, cwd, pty, rlimits)| Exec { id, argv, env, cwd, pty, rlimits, own_image: false });
+        prop_oneof![
+            exec.prop_map(Request::Exec),
+            (any::<u32>(), any::<i32>()).prop_map(|(id, signal)| Request::Signal { id, signal }),
+            any::<u32>().prop_map(|id| Request::End { id }),
+            (any::<u32>(), prop::collection::vec(any::<u8>(), 0..99), any::<bool>())
+                .prop_map(|(id, path, write)| Request::Open { id, path, write }),
+        ]
+    }
+
+    #[test]
+    fn frames_over_the_limits_are_refused_before_they_have_come() {
+        let head = |length: u32, fds: u8| [&length.to_le_bytes()[..], &[fds]].concat();
+        let too_long = u32::try_from(MAX_EVENT + 1).unwrap();
+        assert!(matches!(decode::<Event>(&head(too_long, 0), MAX_EVENT), Err(FrameError::TooLong { .. })));
+        assert!(matches!(decode::<Event>(&head(4, 65), MAX_EVENT), Err(FrameError::TooManyFds(65))));
+        let long = Request::Open { id: 1, path: vec![0; MAX_REQUEST], write: false };
+        assert!(matches!(encode(&long, 0), Err(FrameError::TooLong { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded_and_every_part_of_it_is_incomplete(request in request(), fds in 0..=MAX_FDS, rest in any::<[u8; 3]>()) {
+            let frame = encode(&request, fds).unwrap();
+            for end in 0..frame.len() {
+                prop_assert_eq!(decode::<Request>(&frame[..end], MAX_REQUEST), Ok(None));
+            }
+            let more = [&frame[..], &rest].concat();
+            prop_assert_eq!(decode(&more, MAX_REQUEST), Ok(Some((request, fds, frame.len()))));
+        }
+
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            decode::<Event>(&bytes, MAX_EVENT).ok();
+            decode::<Request>(&bytes, MAX_REQUEST).ok();
+            // And as the body of a frame that is whole.
+            let framed = [&u32::try_from(bytes.len()).unwrap().to_le_bytes()[..], &[0], &bytes].concat();
+            decode::<Event>(&framed, MAX_EVENT).ok();
+            decode::<Request>(&framed, MAX_REQUEST).ok();
+        }
+    }
+}

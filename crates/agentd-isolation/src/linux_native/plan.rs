@@ -129,3 +129,60 @@ fn rules(grants: &[GrantPlan], home: &Path) -> Vec<Rule> {
     let granted = grants.iter().map(|g| rule(&g.path, g.access, false));
     system_rules().iter().cloned().chain([rule(home, Access::ReadWrite, false)]).chain(granted).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn grant(path: &Path) -> Grant {
+        Grant { path: path.to_path_buf(), access: Access::ReadOnly, protect: Vec::new() }
+    }
+
+    fn planned(grants: Vec<Grant>) -> Result<SandboxPlan, IsolationError> {
+        plan(&SandboxSpec { grants, ..SandboxSpec::default() })
+    }
+
+    #[test]
+    fn what_the_sandbox_has_of_its_own_is_not_granted() {
+        for path in ["relative", "/", "/proc", "/proc/1", "/sys", "/dev", "/dev/null", "/no/such/path"] {
+            assert!(planned(vec![grant(Path::new(path))]).is_err(), "{path}");
+        }
+        let protect = |path: &str| Grant { protect: vec![path.into()], ..grant(Path::new("/usr")) };
+        for path in ["/etc", "..", "a/../b"] {
+            assert!(planned(vec![protect(path)]).is_err(), "{path}");
+        }
+        for home in ["relative", "/usr", "/home/../etc", "/tmp"] {
+            assert!(plan(&SandboxSpec { home: Some(home.into()), ..SandboxSpec::default() }).is_err(), "{home}");
+        }
+        assert!(planned(vec![grant(Path::new("/usr")); protocol::MAX_FDS + 1]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn grants_are_resolved_once_and_ordered_from_the_top(
+            links in prop::collection::vec(("[abc](/[abc]){0,2}", prop_oneof![Just(".."), Just("/"), Just("a"), Just("b/c")]), 0..8),
+            wanted in prop::collection::vec("[abc](/[abc]){0,2}", 1..5),
+        ) {
+            let root = tempfile::tempdir().unwrap();
+            let root = root.path().canonicalize().unwrap();
+            for (path, target) in links {
+                let path = root.join(path);
+                // What cannot be made is another tree.
+                std::fs::create_dir_all(path.parent().unwrap()).ok();
+                std::os::unix::fs::symlink(target, path).ok();
+            }
+            let grants: Vec<Grant> = wanted.iter().map(|path| grant(&root.join(path))).filter(|g| g.path.exists()).collect();
+            let count = grants.len();
+            if let Ok(plan) = planned(grants) {
+                let paths: Vec<&PathBuf> = plan.view.grants.iter().map(|g| &g.path).collect();
+                prop_assert_eq!(paths.len(), count);
+                prop_assert!(paths.iter().all(|path| path.canonicalize().unwrap() == **path));
+                for (index, path) in paths.iter().enumerate() {
+                    prop_assert!(!paths[..index].iter().any(|before| before.starts_with(path) && before != path));
+                }
+                prop_assert!(plan.landlock.rules.iter().all(|rule| rule.path != Path::new("/")));
+            }
+        }
+    }
+}

@@ -88,6 +88,7 @@ fn path(caller: Option<&OsString>, grants: &[Grant]) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn caller() -> BTreeMap<OsString, OsString> {
         [
@@ -125,6 +126,26 @@ mod tests {
         assert_eq!(get(&env, "AWS_SECRET_ACCESS_KEY").as_deref(), Some("x"));
         for bad in ["", "=x", "1A=b", "A-B=c", "UNSET_HERE"] {
             assert!(build(&caller(), &[bad.to_owned()], &at("/h")).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_variable_of_the_callers_is_passed_unasked(
+            vars in prop::collection::btree_map("[A-Z_]{1,12}", "[ -~]{0,20}", 0..20),
+            asked in "[A-Z_]{1,12}",
+        ) {
+            let mut caller: BTreeMap<OsString, OsString> = vars.iter().map(|(k, v)| (k.into(), v.into())).collect();
+            caller.insert(asked.clone().into(), "asked for".into());
+            let env = build(&caller, std::slice::from_ref(&asked), &at("/home/u")).unwrap();
+            let made = ["USER", "LOGNAME", "HOME", "SHELL", "TMPDIR", "PATH"];
+            for (name, value) in &env {
+                let name = name.to_str().unwrap();
+                let known = made.contains(&name) || PASSED.contains(&name) || name.starts_with("LC_") || name == asked;
+                prop_assert!(known, "{} = {:?}", name, value);
+            }
+            prop_assert_eq!(get(&env, &asked), Some("asked for".to_owned()));
+            prop_assert!(env.is_sorted_by(|a, b| a.0 < b.0));
         }
     }
 }

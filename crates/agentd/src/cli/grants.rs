@@ -156,6 +156,7 @@ pub(crate) fn unprotected(grants: &[Grant]) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn wishes<'a>(workspace: &'a Path, home: &'a Path) -> Wishes<'a> {
         Wishes { workspace: Some(workspace), workspace_ro: false, ro: &[], rw: &[], home: Some(home) }
@@ -194,5 +195,37 @@ mod tests {
         let (grants, variables) = tools(&home, &path);
         assert_eq!(grants.into_iter().map(|g| g.path).collect::<Vec<_>>(), [home.join(".cargo/bin"), home.join(".rustup")]);
         assert_eq!(variables, [("RUSTUP_HOME", home.join(".rustup"))]);
+    }
+
+    /// A tree of directories and of links to anywhere in it, above it, or nowhere; its steps.
+    fn tree() -> impl Strategy<Value = Vec<(String, Option<String>)>> {
+        let name = "[abs]{1,2}(/[abs]{1,2}){0,2}";
+        let target =
+            prop_oneof![Just("..".to_owned()), Just("/".to_owned()), Just(".ssh".to_owned()), Just("nowhere".to_owned()), name];
+        prop::collection::vec((name, prop::option::of(target)), 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_links_say_no_grant_holds_more_than_a_project(steps in tree(), wanted in "[abs]{1,2}(/[abs]{1,2}){0,3}") {
+            let root = tempfile::tempdir().unwrap();
+            let home = root.path().canonicalize().unwrap().join("home");
+            std::fs::create_dir_all(home.join(".ssh/deep")).unwrap();
+            for (path, link) in steps {
+                let path = home.join(path);
+                // What cannot be made is another tree.
+                match link {
+                    None => std::fs::create_dir_all(path).ok(),
+                    Some(target) => std::os::unix::fs::symlink(target, path).ok(),
+                };
+            }
+            if let Ok(grants) = plan(&wishes(&home.join(wanted), &home)) {
+                let path = &grants[0].path;
+                prop_assert_eq!(path.canonicalize().unwrap(), path.clone(), "links are resolved");
+                prop_assert!(!home.starts_with(path), "{:?} holds the home", path);
+                prop_assert!(!path.starts_with(home.join(".ssh")), "{:?} holds secrets", path);
+                prop_assert!(!NEVER.iter().any(|n| path == Path::new(n)), "{:?}", path);
+            }
+        }
     }
 }
