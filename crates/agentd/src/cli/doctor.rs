@@ -1,6 +1,6 @@
 //! `agentd doctor`: every backend attacked anew, and what held.
 
-use super::{Failure, args::DoctorArgs, probe_cache::REQUIRED};
+use super::{Failure, args::DoctorArgs, probe_cache::REQUIRED, terminal::Progress};
 use agentd_core::{BackendCapabilities, Bit, EvidenceResult};
 use agentd_isolation::{available_backends, create_backend};
 use std::fmt::Write;
@@ -16,12 +16,14 @@ pub(crate) async fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
         Some(name) => vec![name.clone()],
         None => available_backends(),
     };
+    let progress = Progress::of("attacking every backend");
     let mut rows = Vec::new();
     for name in names {
         let backend = create_backend(&name, &std::env::temp_dir())?;
         let probed = backend.probe().await.map_err(|e| e.to_string());
         rows.push(Row { name: backend.name().to_owned(), probed });
     }
+    drop(progress);
     let auto = auto(&rows);
     let text = if args.json { json(&rows, auto)? } else { table(&rows, auto) };
     use std::io::Write as _;

@@ -1,5 +1,6 @@
 //! What the probe proved, kept for this boot, kernel, user and build, so that a second run pays nothing.
 
+use super::terminal::Progress;
 use agentd_core::{BackendCapabilities, Bit, IsolationBackend, IsolationError};
 use agentd_isolation::{available_backends, create_backend, require_backend};
 use serde::{Deserialize, Serialize};
@@ -30,10 +31,9 @@ pub(crate) async fn backend(work_root: &Path) -> Result<Arc<dyn IsolationBackend
             return create_backend(&entry.backend, work_root);
         }
     }
-    if super::terminal::watched() {
-        eprintln!("agentd: proving the sandbox on this machine (once per boot) …");
-    }
+    let progress = Progress::of("attacking the sandbox to prove it on this machine, once per boot");
     let (backend, proven) = require_backend(work_root, &REQUIRED).await?;
+    drop(progress);
     if let (Some(file), Some(key)) = (file, key) {
         let entry = Entry { key, backend: backend.name().to_owned(), proven };
         // Without a cache the next run proves again.

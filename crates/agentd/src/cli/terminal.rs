@@ -2,6 +2,13 @@
 
 use agentd_core::PtySize;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 /// Raw mode until dropped.
 pub(crate) struct Raw(Termios);
@@ -33,7 +40,33 @@ pub(crate) fn size() -> PtySize {
         .map_or(PtySize { rows: 24, cols: 80 }, |size| PtySize { rows: size.ws_row, cols: size.ws_col })
 }
 
-/// Whether a person watches standard error.
-pub(crate) fn watched() -> bool {
-    isatty(rustix::stdio::stderr())
+/// A line that says what takes so long, after a second, to a person who watches standard error; gone when dropped.
+pub(crate) struct Progress(Option<tokio::task::JoinHandle<()>>, Arc<AtomicBool>);
+
+impl Progress {
+    /// Starts the clock.
+    pub(crate) fn of(what: &'static str) -> Self {
+        let shown = Arc::new(AtomicBool::new(false));
+        let clock = isatty(rustix::stdio::stderr()).then(|| {
+            let shown = shown.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                shown.store(true, Ordering::Relaxed);
+                eprint!("agentd: {what} …");
+            })
+        });
+        Self(clock, shown)
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(clock) = &self.0 {
+            clock.abort();
+        }
+        if self.1.load(Ordering::Relaxed) {
+            // To the head of the line, and clear it (ECMA-48, EL).
+            eprint!("\r\x1b[K");
+        }
+    }
 }

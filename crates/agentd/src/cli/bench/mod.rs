@@ -2,7 +2,7 @@
 
 mod peers;
 
-use super::{Failure, args::BenchArgs};
+use super::{Failure, args::BenchArgs, terminal::Progress};
 use agentd_core::{Command, IsolationBackend, Sandbox, SandboxSpec};
 use agentd_isolation::LinuxNativeBackend;
 use peers::Peer;
@@ -31,6 +31,7 @@ struct Figure {
 
 /// Measures all rows in turn, round by round, and prints their medians.
 pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
+    let progress = Progress::of("measuring");
     let scratch = Scratch::make()?;
     let backend: Arc<dyn IsolationBackend> = LinuxNativeBackend::new(&scratch.0);
     let live = backend.create_sandbox(SandboxSpec::default()).await?;
@@ -63,6 +64,7 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
         }
     }
     live.destroy().await?;
+    drop(progress);
     let base = median(&mut figures[0].samples);
     let rows: Vec<_> = figures.iter_mut().map(|f| (f.name.clone(), median(&mut f.samples))).collect();
     use std::io::Write;
