@@ -17,6 +17,7 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
         a_cancelled_exec_says_so,
         a_deadline_keeps_the_output_so_far,
         a_deadline_holds_though_nobody_waits,
+        a_deadline_holds_under_a_flood_of_output,
         a_process_that_hides_is_ended_with_its_exec,
         a_command_inherits_no_ignored_signal,
     )
@@ -162,5 +163,12 @@ async fn a_command_inherits_no_ignored_signal(backend: &str) {
     let ignored = u64::from_str_radix(text.trim().rsplit('\t').next().unwrap(), 16).unwrap();
     // 32 and 33 are the C library's own.
     assert_eq!(ignored & !(3 << 31), 0, "{text}");
+    sandbox.destroy().await.unwrap();
+}
+
+async fn a_deadline_holds_under_a_flood_of_output(backend: &str) {
+    let sandbox = bare(backend).await;
+    let outcome = sandbox.exec(within(Duration::from_millis(300), "yes & yes >&2")).await.unwrap();
+    assert_eq!(outcome.reason, EndReason::WallDeadline);
     sandbox.destroy().await.unwrap();
 }

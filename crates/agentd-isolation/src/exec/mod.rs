@@ -3,21 +3,20 @@
 //! Limits are enforced here or by the kernel, not by the goodwill of the supervisor: an exec that does not end when told to takes
 //! its sandbox with it.
 
-use crate::{
-    output::Keeper,
-    ready,
-    sandbox::{Link, News},
-};
-use agentd_core::{Command, EndReason, ExecHandle, ExecStreams, IsolationError, Limits, Outcome, PtySize, StdinSource, Usage};
-use agentd_kernel::{
-    cgroup::{GroupUsage, WatchKind},
-    rlimit::RlimitPlan,
-};
+mod capture;
+mod handle;
+mod limits;
+
+pub(crate) use capture::run_to_end;
+pub(crate) use handle::stream;
+
+use crate::sandbox::{Link, News};
+use agentd_core::{Command, EndReason, ExecStreams, IsolationError, Limits, Outcome, StdinSource, Usage};
+use agentd_kernel::{cgroup::GroupUsage, rlimit::RlimitPlan};
 use agentd_supervisor::{
     launcher::sealed_image,
     protocol::{Exec, ExecUsage, Request},
 };
-use async_trait::async_trait;
 use rustix::pipe::PipeFlags;
 use std::{
     future::pending,
@@ -28,26 +27,13 @@ use std::{
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Interest, unix::AsyncFd},
-    net::unix::pipe,
-    sync::{mpsc, oneshot},
-};
+use tokio::sync::mpsc;
 
 /// How long a supervisor may take to end an exec before its sandbox is killed.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// How often counters are read after the kernel has told of memory running out: it tells before it kills.
-const RECHECK: Duration = Duration::from_millis(5);
-
-/// How often a counter is read whose changes the kernel does not tell of.
-const LOOK: Duration = Duration::from_millis(50);
-
 /// See [`Running::outcome`].
 const TICKS: Duration = Duration::from_millis(100);
-
-/// What is kept of each stream when a command does not say.
-const DEFAULT_CAPTURE: u64 = 1 << 20;
 
 /// Which program is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,7 +215,7 @@ impl Running {
                 self.link.kill();
                 Ok(None)
             }
-            reason = limit_hit(&self.link, self.baseline, self.limits.cpu_time), if self.reason.is_none() => {
+            reason = limits::limit_hit(&self.link, self.baseline, self.limits.cpu_time), if self.reason.is_none() => {
                 self.end_for(reason).map(|()| None)
             }
         }
@@ -299,217 +285,4 @@ impl Drop for Running {
         self.link.request(&Request::End { id: self.id }, &[]).ok();
         self.link.forget(self.id);
     }
-}
-
-/// Waits until a counter of the sandbox's cgroup is over a limit.
-async fn limit_hit(link: &Link, baseline: GroupUsage, cpu_time: Option<Duration>) -> EndReason {
-    let cpu = async {
-        match cpu_time {
-            Some(limit) => cpu_time_over(link, baseline, limit).await,
-            None => pending().await,
-        }
-    };
-    tokio::select! {
-        reason = counter_moved(link, baseline) => reason,
-        reason = cpu => reason,
-    }
-}
-
-/// Waits until the group has used `limit` of processor time. It cannot have before all processors together could have.
-async fn cpu_time_over(link: &Link, baseline: GroupUsage, limit: Duration) -> EndReason {
-    let processors = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
-    loop {
-        let (Some(now), Some(before)) = (GroupUsage::read(&link.watches).cpu, baseline.cpu) else { return pending().await };
-        let left = limit.saturating_sub(now.saturating_sub(before));
-        if left.is_zero() {
-            return EndReason::CpuLimit;
-        }
-        tokio::time::sleep((left / processors).max(RECHECK)).await;
-    }
-}
-
-async fn counter_moved(link: &Link, baseline: GroupUsage) -> EndReason {
-    let over = || {
-        let now = GroupUsage::read(&link.watches);
-        if now.oom_kills > baseline.oom_kills {
-            Some(EndReason::OutOfMemory)
-        } else if now.pids_hits > baseline.pids_hits {
-            Some(EndReason::ProcessLimit)
-        } else {
-            None
-        }
-    };
-    let source = |wanted: WatchKind, interest: Interest| {
-        let watch = link.watches.iter().find(|watch| watch.kind == wanted)?;
-        // Each exec registers a copy: one descriptor can be registered once.
-        Some((watch.fd.try_clone().and_then(|fd| ready::owned(fd, interest)).ok()?, interest))
-    };
-    let memory = source(WatchKind::OomEvent, Interest::READABLE).or_else(|| source(WatchKind::MemoryEvents, Interest::PRIORITY));
-    let processes = source(WatchKind::PidsEvents, Interest::PRIORITY);
-    let silent = link.watches.iter().any(|watch| watch.kind == WatchKind::SilentPidsEvents);
-    if memory.is_none() && processes.is_none() && !silent {
-        return pending().await;
-    }
-    let mut recheck = silent.then_some(LOOK);
-    loop {
-        if let Some(reason) = over() {
-            return reason;
-        }
-        tokio::select! {
-            () = moved(memory.as_ref()) => recheck = Some(RECHECK),
-            () = moved(processes.as_ref()) => recheck = Some(RECHECK),
-            () = tokio::time::sleep(recheck.unwrap_or(LOOK)), if recheck.is_some() => {}
-        }
-    }
-}
-
-/// Waits until the kernel tells of a change; for ever where there is nothing to tell.
-async fn moved(source: Option<&(AsyncFd<OwnedFd>, Interest)>) {
-    if let Some((fd, interest)) = source
-        && let Ok(mut guard) = fd.ready(*interest).await
-    {
-        guard.clear_ready();
-        return;
-    }
-    pending().await
-}
-
-/// A running exec in the caller's hands. Its limits are watched whether it is waited for or not.
-struct Handle {
-    link: Arc<Link>,
-    id: u32,
-    streams: ExecStreams,
-    terminal: Option<OwnedFd>,
-    wishes: mpsc::UnboundedSender<EndReason>,
-    outcome: oneshot::Receiver<Result<Outcome, IsolationError>>,
-}
-
-/// Starts a command whose streams the caller serves.
-pub(crate) async fn stream(link: Arc<Link>, command: &Command) -> Result<Box<dyn ExecHandle>, IsolationError> {
-    let mut running = Running::start(link.clone(), command, Image::Named).await?;
-    let (wishes, wanted) = mpsc::unbounded_channel();
-    let (teller, outcome) = oneshot::channel();
-    running.wishes = Some(wanted);
-    let (id, streams, terminal) = (running.id, std::mem::take(&mut running.streams), running.terminal.take());
-    tokio::spawn(async move {
-        let outcome = running.ended().await;
-        // Nobody need be waiting.
-        teller.send(outcome).ok();
-    });
-    Ok(Box::new(Handle { link, id, streams, terminal, wishes, outcome }))
-}
-
-#[async_trait]
-impl ExecHandle for Handle {
-    fn take_streams(&mut self) -> ExecStreams {
-        std::mem::take(&mut self.streams)
-    }
-
-    async fn signal(&self, signal: i32) -> Result<(), IsolationError> {
-        self.link.request(&Request::Signal { id: self.id, signal }, &[])
-    }
-
-    async fn resize(&self, size: PtySize) -> Result<(), IsolationError> {
-        let Some(terminal) = &self.terminal else {
-            return Err(IsolationError::Invalid { what: "resize".to_owned(), reason: "the command has no terminal".to_owned() });
-        };
-        let size = rustix::termios::Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(terminal, size)
-            .map_err(|e| IsolationError::Io { context: "resize the terminal".to_owned(), source: e.into() })
-    }
-
-    async fn end(&self, reason: EndReason) -> Result<(), IsolationError> {
-        // One that has ended already needs no ending.
-        self.wishes.send(reason).ok();
-        Ok(())
-    }
-
-    async fn wait(&mut self) -> Result<Outcome, IsolationError> {
-        (&mut self.outcome).await.unwrap_or_else(|_| Err(IsolationError::Lost("the outcome was told before".to_owned())))
-    }
-}
-
-/// Runs a command to its end, keeping its output.
-pub(crate) async fn run_to_end(link: Arc<Link>, command: Command, image: Image) -> Result<Outcome, IsolationError> {
-    if command.pty.is_some() {
-        return Err(IsolationError::Invalid { what: "command".to_owned(), reason: "a terminal needs exec_streaming".to_owned() });
-    }
-    let io = |source| IsolationError::Io { context: "pipe".to_owned(), source };
-    let mut running = Running::start(link, &command, image).await?;
-    let streams = std::mem::take(&mut running.streams);
-    let receiver = |fd: Option<OwnedFd>| fd.map(pipe::Receiver::from_owned_fd).transpose().map_err(io);
-    let (mut stdout, mut stderr) = (receiver(streams.stdout)?, receiver(streams.stderr)?);
-    let mut stdin = streams.stdin.map(pipe::Sender::from_owned_fd).transpose().map_err(io)?;
-    let StdinSource::Bytes(input) = command.stdin else {
-        return collect(&mut running, &mut stdout, &mut stderr, command.capture).await;
-    };
-    let feed = async {
-        if let Some(mut pipe) = stdin.take() {
-            // A command that does not read its input is no error.
-            pipe.write_all(&input).await.ok();
-        }
-        pending::<()>().await;
-    };
-    tokio::select! {
-        outcome = collect(&mut running, &mut stdout, &mut stderr, command.capture) => outcome,
-        () = feed => Err(IsolationError::Lost("input".to_owned())),
-    }
-}
-
-async fn collect(
-    running: &mut Running,
-    stdout: &mut Option<pipe::Receiver>,
-    stderr: &mut Option<pipe::Receiver>,
-    capture: u64,
-) -> Result<Outcome, IsolationError> {
-    let budget = if capture == 0 { DEFAULT_CAPTURE } else { capture };
-    let mut kept = [Keeper::new(budget), Keeper::new(budget)];
-    let mut buffers = (vec![0u8; 16 << 10], vec![0u8; 16 << 10]);
-    let mut total = 0u64;
-    let limit = running.limits.output.map_or(u64::MAX, |b| b.0);
-    let end = loop {
-        let (stream, bytes) = tokio::select! {
-            biased;
-            read = read_some(stdout, &mut buffers.0) => (0, &buffers.0[..read]),
-            read = read_some(stderr, &mut buffers.1) => (1, &buffers.1[..read]),
-            end = running.next() => match end? {
-                Some(end) => break end,
-                None => continue,
-            },
-        };
-        total += bytes.len() as u64;
-        kept[stream].push(bytes);
-        if total > limit && running.reason.is_none() {
-            running.end_for(EndReason::OutputLimit)?;
-        }
-    };
-    // The tree is gone: what it wrote is in the pipes, and nothing is added any more.
-    for (stream, pipe) in [(0, stdout), (1, stderr)] {
-        while let Some(pipe) = pipe {
-            match pipe.try_read(&mut buffers.0) {
-                Ok(0) | Err(_) => break,
-                Ok(read) => {
-                    total += read as u64;
-                    kept[stream].push(&buffers.0[..read]);
-                }
-            }
-        }
-    }
-    if total > limit {
-        running.reason.get_or_insert(EndReason::OutputLimit);
-    }
-    let mut outcome = running.outcome(&end);
-    [outcome.stdout, outcome.stderr] = kept.map(Keeper::finish);
-    Ok(outcome)
-}
-
-/// Reads what there is; waits for ever at the end of a stream.
-async fn read_some(pipe: &mut Option<pipe::Receiver>, buffer: &mut [u8]) -> usize {
-    if let Some(open) = pipe {
-        match open.read(buffer).await {
-            Ok(read) if read > 0 => return read,
-            _ => *pipe = None,
-        }
-    }
-    pending().await
 }

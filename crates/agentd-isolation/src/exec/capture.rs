@@ -1,0 +1,98 @@
+//! An exec that is run to its end while its output is kept.
+
+use super::{Image, Running};
+use crate::{output::Keeper, sandbox::Link};
+use agentd_core::{Command, EndReason, IsolationError, Outcome, StdinSource};
+use std::{future::pending, os::fd::OwnedFd, sync::Arc};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::unix::pipe,
+};
+
+/// What is kept of each stream when a command does not say.
+const DEFAULT_CAPTURE: u64 = 1 << 20;
+
+/// Runs a command to its end, keeping its output.
+pub(crate) async fn run_to_end(link: Arc<Link>, command: Command, image: Image) -> Result<Outcome, IsolationError> {
+    if command.pty.is_some() {
+        return Err(IsolationError::Invalid { what: "command".to_owned(), reason: "a terminal needs exec_streaming".to_owned() });
+    }
+    let io = |source| IsolationError::Io { context: "pipe".to_owned(), source };
+    let mut running = Running::start(link, &command, image).await?;
+    let streams = std::mem::take(&mut running.streams);
+    let receiver = |fd: Option<OwnedFd>| fd.map(pipe::Receiver::from_owned_fd).transpose().map_err(io);
+    let (mut stdout, mut stderr) = (receiver(streams.stdout)?, receiver(streams.stderr)?);
+    let mut stdin = streams.stdin.map(pipe::Sender::from_owned_fd).transpose().map_err(io)?;
+    let StdinSource::Bytes(input) = command.stdin else {
+        return collect(&mut running, &mut stdout, &mut stderr, command.capture).await;
+    };
+    let feed = async {
+        if let Some(mut pipe) = stdin.take() {
+            // A command that does not read its input is no error.
+            pipe.write_all(&input).await.ok();
+        }
+        pending::<()>().await;
+    };
+    tokio::select! {
+        outcome = collect(&mut running, &mut stdout, &mut stderr, command.capture) => outcome,
+        () = feed => Err(IsolationError::Lost("input".to_owned())),
+    }
+}
+
+async fn collect(
+    running: &mut Running,
+    stdout: &mut Option<pipe::Receiver>,
+    stderr: &mut Option<pipe::Receiver>,
+    capture: u64,
+) -> Result<Outcome, IsolationError> {
+    let budget = if capture == 0 { DEFAULT_CAPTURE } else { capture };
+    let mut kept = [Keeper::new(budget), Keeper::new(budget)];
+    let mut buffers = (vec![0u8; 16 << 10], vec![0u8; 16 << 10]);
+    let mut total = 0u64;
+    let limit = running.limits.output.map_or(u64::MAX, |b| b.0);
+    let end = loop {
+        // Not biased: a command that writes without end must not keep its end from being heard.
+        let (stream, bytes) = tokio::select! {
+            read = read_some(stdout, &mut buffers.0) => (0, &buffers.0[..read]),
+            read = read_some(stderr, &mut buffers.1) => (1, &buffers.1[..read]),
+            end = running.next() => match end? {
+                Some(end) => break end,
+                None => continue,
+            },
+        };
+        total += bytes.len() as u64;
+        kept[stream].push(bytes);
+        if total > limit && running.reason.is_none() {
+            running.end_for(EndReason::OutputLimit)?;
+        }
+    };
+    // The tree is gone: what it wrote is in the pipes, and nothing is added any more.
+    for (stream, pipe) in [(0, stdout), (1, stderr)] {
+        while let Some(pipe) = pipe {
+            match pipe.try_read(&mut buffers.0) {
+                Ok(0) | Err(_) => break,
+                Ok(read) => {
+                    total += read as u64;
+                    kept[stream].push(&buffers.0[..read]);
+                }
+            }
+        }
+    }
+    if total > limit {
+        running.reason.get_or_insert(EndReason::OutputLimit);
+    }
+    let mut outcome = running.outcome(&end);
+    [outcome.stdout, outcome.stderr] = kept.map(Keeper::finish);
+    Ok(outcome)
+}
+
+/// Reads what there is; waits for ever at the end of a stream.
+async fn read_some(pipe: &mut Option<pipe::Receiver>, buffer: &mut [u8]) -> usize {
+    if let Some(open) = pipe {
+        match open.read(buffer).await {
+            Ok(read) if read > 0 => return read,
+            _ => *pipe = None,
+        }
+    }
+    pending().await
+}

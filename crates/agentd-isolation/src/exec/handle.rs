@@ -1,0 +1,64 @@
+//! An exec whose streams the caller serves.
+
+use super::{Image, Running};
+use crate::sandbox::Link;
+use agentd_core::{Command, EndReason, ExecHandle, ExecStreams, IsolationError, Outcome, PtySize};
+use agentd_supervisor::protocol::Request;
+use async_trait::async_trait;
+use std::{os::fd::OwnedFd, sync::Arc};
+use tokio::sync::{mpsc, oneshot};
+
+/// A running exec in the caller's hands. Its limits are watched whether it is waited for or not.
+struct Handle {
+    link: Arc<Link>,
+    id: u32,
+    streams: ExecStreams,
+    terminal: Option<OwnedFd>,
+    wishes: mpsc::UnboundedSender<EndReason>,
+    outcome: oneshot::Receiver<Result<Outcome, IsolationError>>,
+}
+
+/// Starts a command whose streams the caller serves.
+pub(crate) async fn stream(link: Arc<Link>, command: &Command) -> Result<Box<dyn ExecHandle>, IsolationError> {
+    let mut running = Running::start(link.clone(), command, Image::Named).await?;
+    let (wishes, wanted) = mpsc::unbounded_channel();
+    let (teller, outcome) = oneshot::channel();
+    running.wishes = Some(wanted);
+    let (id, streams, terminal) = (running.id, std::mem::take(&mut running.streams), running.terminal.take());
+    tokio::spawn(async move {
+        let outcome = running.ended().await;
+        // Nobody need be waiting.
+        teller.send(outcome).ok();
+    });
+    Ok(Box::new(Handle { link, id, streams, terminal, wishes, outcome }))
+}
+
+#[async_trait]
+impl ExecHandle for Handle {
+    fn take_streams(&mut self) -> ExecStreams {
+        std::mem::take(&mut self.streams)
+    }
+
+    async fn signal(&self, signal: i32) -> Result<(), IsolationError> {
+        self.link.request(&Request::Signal { id: self.id, signal }, &[])
+    }
+
+    async fn resize(&self, size: PtySize) -> Result<(), IsolationError> {
+        let Some(terminal) = &self.terminal else {
+            return Err(IsolationError::Invalid { what: "resize".to_owned(), reason: "the command has no terminal".to_owned() });
+        };
+        let size = rustix::termios::Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(terminal, size)
+            .map_err(|e| IsolationError::Io { context: "resize the terminal".to_owned(), source: e.into() })
+    }
+
+    async fn end(&self, reason: EndReason) -> Result<(), IsolationError> {
+        // One that has ended already needs no ending.
+        self.wishes.send(reason).ok();
+        Ok(())
+    }
+
+    async fn wait(&mut self) -> Result<Outcome, IsolationError> {
+        (&mut self.outcome).await.unwrap_or_else(|_| Err(IsolationError::Lost("the outcome was told before".to_owned())))
+    }
+}

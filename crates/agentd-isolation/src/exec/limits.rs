@@ -1,0 +1,86 @@
+//! The limits that are watched from outside: those whose counters the kernel keeps per control group.
+
+use crate::{ready, sandbox::Link};
+use agentd_core::EndReason;
+use agentd_kernel::cgroup::{GroupUsage, WatchKind};
+use std::{future::pending, os::fd::OwnedFd, time::Duration};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// How often counters are read after the kernel has told of memory running out: it tells before it kills.
+const RECHECK: Duration = Duration::from_millis(5);
+
+/// How often a counter is read whose changes the kernel does not tell of.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Waits until a counter of the sandbox's cgroup is over a limit.
+pub(super) async fn limit_hit(link: &Link, baseline: GroupUsage, cpu_time: Option<Duration>) -> EndReason {
+    let cpu = async {
+        match cpu_time {
+            Some(limit) => cpu_time_over(link, baseline, limit).await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        reason = counter_moved(link, baseline) => reason,
+        reason = cpu => reason,
+    }
+}
+
+/// Waits until the group has used `limit` of processor time. It cannot have before all processors together could have.
+async fn cpu_time_over(link: &Link, baseline: GroupUsage, limit: Duration) -> EndReason {
+    let processors = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+    loop {
+        let (Some(now), Some(before)) = (GroupUsage::read(&link.watches).cpu, baseline.cpu) else { return pending().await };
+        let left = limit.saturating_sub(now.saturating_sub(before));
+        if left.is_zero() {
+            return EndReason::CpuLimit;
+        }
+        tokio::time::sleep((left / processors).max(RECHECK)).await;
+    }
+}
+
+async fn counter_moved(link: &Link, baseline: GroupUsage) -> EndReason {
+    let over = || {
+        let now = GroupUsage::read(&link.watches);
+        if now.oom_kills > baseline.oom_kills {
+            Some(EndReason::OutOfMemory)
+        } else if now.pids_hits > baseline.pids_hits {
+            Some(EndReason::ProcessLimit)
+        } else {
+            None
+        }
+    };
+    let source = |wanted: WatchKind, interest: Interest| {
+        let watch = link.watches.iter().find(|watch| watch.kind == wanted)?;
+        // Each exec registers a copy: one descriptor can be registered once.
+        Some((watch.fd.try_clone().and_then(|fd| ready::owned(fd, interest)).ok()?, interest))
+    };
+    let memory = source(WatchKind::OomEvent, Interest::READABLE).or_else(|| source(WatchKind::MemoryEvents, Interest::PRIORITY));
+    let processes = source(WatchKind::PidsEvents, Interest::PRIORITY);
+    let silent = link.watches.iter().any(|watch| watch.kind == WatchKind::SilentPidsEvents);
+    if memory.is_none() && processes.is_none() && !silent {
+        return pending().await;
+    }
+    let mut recheck = silent.then_some(LOOK);
+    loop {
+        if let Some(reason) = over() {
+            return reason;
+        }
+        tokio::select! {
+            () = moved(memory.as_ref()) => recheck = Some(RECHECK),
+            () = moved(processes.as_ref()) => recheck = Some(RECHECK),
+            () = tokio::time::sleep(recheck.unwrap_or(LOOK)), if recheck.is_some() => {}
+        }
+    }
+}
+
+/// Waits until the kernel tells of a change; for ever where there is nothing to tell.
+async fn moved(source: Option<&(AsyncFd<OwnedFd>, Interest)>) {
+    if let Some((fd, interest)) = source
+        && let Ok(mut guard) = fd.ready(*interest).await
+    {
+        guard.clear_ready();
+        return;
+    }
+    pending().await
+}
