@@ -7,6 +7,7 @@ mod exec;
 mod fallback;
 mod host_direct;
 mod launcher;
+mod link;
 mod linux_native;
 mod outbox;
 mod output;

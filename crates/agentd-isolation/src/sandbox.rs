@@ -3,198 +3,27 @@
 use crate::{
     exec::{self, Image, run_to_end},
     launcher::Ordered,
-    outbox::Outbox,
+    link::{Link, News},
     ready,
 };
 use agentd_core::{
-    BackendCapabilities, Command, ExecHandle, IsolationBackend, IsolationError, Layer, LayerError, LayerReport, Limits, Outcome,
-    Sandbox, SandboxId, Usage,
+    BackendCapabilities, Command, ExecHandle, IsolationBackend, IsolationError, LayerReport, Limits, Outcome, Sandbox, SandboxId,
+    Usage,
 };
-use agentd_kernel::cgroup::{GroupUsage, Watch, WatchKind};
+use agentd_kernel::cgroup::{GroupUsage, Watch};
 use agentd_supervisor::{
     channel::{Channel, ChannelError},
-    protocol::{self, Event, ExecUsage, Request, SpawnStep},
+    protocol::{self, Event, Request},
 };
 use async_trait::async_trait;
-use rustix::io::Errno;
 use std::{
-    collections::HashMap,
     fs::File,
-    future::pending,
     io::{Read, Write},
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::unix::ffi::OsStrExt,
     path::Path,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
 };
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    sync::{Notify, mpsc},
-};
-
-/// What a supervisor says of one exec.
-#[derive(Debug)]
-pub(crate) enum News {
-    Terminal(OwnedFd),
-    Ended { status: i32, usage: ExecUsage, process_limit: bool },
-    SpawnFailed(IsolationError),
-    Opened(Result<OwnedFd, i32>),
-}
-
-/// How much news of one exec may wait to be heard: a terminal and its end. A supervisor that says more is not ours any more.
-const NEWS: usize = 4;
-
-/// The connection to one supervisor, shared by the sandbox and its execs.
-pub(crate) struct Link {
-    outbox: Mutex<Outbox>,
-    /// Tells the reading task that something waits to be sent.
-    waiting: Notify,
-    pidfd: OwnedFd,
-    namespaced: bool,
-    pub(crate) watches: Vec<Watch>,
-    pub(crate) limits: Limits,
-    pub(crate) counts_processes: bool,
-    listeners: Mutex<HashMap<u32, mpsc::Sender<News>>>,
-    next: AtomicU32,
-    lost: Mutex<Option<String>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Link {
-    /// A new exec's number and its news, which end when the sandbox is lost.
-    pub(crate) fn listen(&self) -> (u32, mpsc::Receiver<News>) {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = mpsc::channel(NEWS);
-        let lost = lock(&self.lost);
-        if lost.is_none() {
-            lock(&self.listeners).insert(id, sender);
-        }
-        (id, receiver)
-    }
-
-    pub(crate) fn forget(&self, id: u32) {
-        lock(&self.listeners).remove(&id);
-    }
-
-    /// Sends a request, now or as soon as the supervisor reads. It never waits.
-    pub(crate) fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), IsolationError> {
-        match lock(&self.outbox).push(request, fds) {
-            Ok(false) => Ok(()),
-            Ok(true) => {
-                self.waiting.notify_one();
-                Ok(())
-            }
-            Err(ChannelError::Frame(e)) => Err(IsolationError::Invalid { what: "command".to_owned(), reason: e.to_string() }),
-            Err(other) => Err(IsolationError::Lost(format!("supervisor: {other}"))),
-        }
-    }
-
-    fn dispatch(&self, event: Event, mut fds: Vec<OwnedFd>) -> Result<(), &'static str> {
-        let (id, news) = match event {
-            Event::Hello { .. } => return Err("a second greeting"),
-            Event::Terminal { id } => (id, News::Terminal(fds.pop().ok_or("a terminal without a descriptor")?)),
-            Event::Ended { id, status, usage, process_limit } => (id, News::Ended { status, usage, process_limit }),
-            Event::SpawnFailed { id, errno, step } => (id, News::SpawnFailed(spawn_error(step, errno))),
-            Event::Opened { id, errno } => (id, News::Opened(fds.pop().filter(|_| errno == 0).ok_or(errno))),
-        };
-        match lock(&self.listeners).get(&id).map(|listener| listener.try_send(news)) {
-            Some(Err(mpsc::error::TrySendError::Full(_))) => Err("more news of one exec than there can be"),
-            // An exec that nobody waits for has no listener.
-            _ => Ok(()),
-        }
-    }
-
-    fn lose(&self, why: &str) {
-        let mut lost = lock(&self.lost);
-        lost.get_or_insert_with(|| why.to_owned());
-        // Whoever listens hears of it by the end of the news, and asks [`Link::why_lost`].
-        lock(&self.listeners).clear();
-    }
-
-    /// Why there is no more news.
-    pub(crate) fn why_lost(&self) -> IsolationError {
-        IsolationError::Lost(lock(&self.lost).clone().unwrap_or_else(|| "supervisor".to_owned()))
-    }
-
-    /// Kills the whole sandbox at once.
-    pub(crate) fn kill(&self) {
-        // It may be gone already, which is what is wanted.
-        rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).ok();
-    }
-}
-
-/// What a step between fork and exec failed with. The program itself is named by whoever asked for it.
-fn spawn_error(step: SpawnStep, errno: i32) -> IsolationError {
-    let (layer, call, remedy) = match step {
-        SpawnStep::Exec => return IsolationError::Spawn { program: String::new(), errno },
-        SpawnStep::Chdir => (Layer::Exec, "chdir to the working directory", "name one that exists in the sandbox, in a grant"),
-        SpawnStep::Rlimits => {
-            (Layer::Rlimits, "set the limits of the command", "ask for no more than the caller's own hard limits")
-        }
-        SpawnStep::Fork => (Layer::Exec, "start a process", "raise the limit of processes"),
-    };
-    LayerError::new(layer, call, Some(errno)).remedy(remedy).into()
-}
-
-/// Reads a supervisor's events, and sends what waits for it, until it is gone.
-async fn serve(mut channel: AsyncFd<Channel>, link: Weak<Link>) {
-    let why = loop {
-        match channel.get_mut().buffered::<Event>() {
-            Ok(Some((event, fds))) => match link.upgrade().map(|link| link.dispatch(event, fds)) {
-                Some(Ok(())) => {}
-                Some(Err(nonsense)) => break nonsense.to_owned(),
-                None => return,
-            },
-            Ok(None) => {
-                if let Err(error) = exchange(&mut channel, &link).await {
-                    break error.to_string();
-                }
-            }
-            Err(error) => break error.to_string(),
-        }
-    };
-    if let Some(link) = link.upgrade() {
-        // One that speaks nonsense runs nothing any more either.
-        link.kill();
-        link.lose(&why);
-    }
-}
-
-/// Waits until something could be read, and sends meanwhile.
-async fn exchange(channel: &mut AsyncFd<Channel>, link: &Weak<Link>) -> Result<(), ChannelError> {
-    let failed = |e: std::io::Error| ChannelError::Socket(Errno::from_io_error(&e).unwrap_or(Errno::IO));
-    let Some(link) = link.upgrade() else { return Err(ChannelError::Closed) };
-    let full = {
-        let mut outbox = lock(&link.outbox);
-        outbox.flush()?.then(|| outbox.socket())
-    };
-    let room = async {
-        match &full {
-            // Asked for only now: otherwise every request that is read at the other end would wake this one.
-            Some(socket) => ready::once(socket.as_fd(), Interest::WRITABLE).await,
-            None => pending().await,
-        }
-    };
-    tokio::select! {
-        readable = channel.readable_mut() => {
-            let mut guard = readable.map_err(failed)?;
-            if !guard.get_inner_mut().fill()? {
-                guard.clear_ready();
-            }
-            Ok(())
-        }
-        writable = room => writable.map_err(failed),
-        () = link.waiting.notified() => Ok(()),
-    }
-}
+use tokio::task::JoinHandle;
 
 /// A live sandbox.
 pub(crate) struct LinkedSandbox {
@@ -203,7 +32,7 @@ pub(crate) struct LinkedSandbox {
     link: Arc<Link>,
     layers: Vec<LayerReport>,
     backend: Arc<dyn IsolationBackend>,
-    reader: tokio::task::JoinHandle<()>,
+    reader: JoinHandle<()>,
 }
 
 impl LinkedSandbox {
@@ -229,7 +58,7 @@ impl LinkedSandbox {
     async fn greet(
         ordered: &mut Ordered,
         limits: Limits,
-    ) -> Result<(Arc<Link>, Vec<LayerReport>, tokio::task::JoinHandle<()>), IsolationError> {
+    ) -> Result<(Arc<Link>, Vec<LayerReport>, JoinHandle<()>), IsolationError> {
         let io = |context: &'static str| move |source| IsolationError::Io { context: context.to_owned(), source };
         let lost = |e: ChannelError| IsolationError::Lost(format!("supervisor: {e}"));
         let ours = ordered.channel.take().ok_or_else(|| IsolationError::Lost("channel".to_owned()))?;
@@ -253,19 +82,7 @@ impl LinkedSandbox {
         }
         let watches: Vec<Watch> = kinds.into_iter().zip(fds.drain(1..)).map(|(kind, fd)| Watch { kind, fd }).collect();
         let pidfd = fds.pop().ok_or_else(|| IsolationError::Protocol("a greeting without a pidfd".to_owned()))?;
-        let link = Arc::new(Link {
-            outbox: Mutex::new(Outbox::new(socket)),
-            waiting: Notify::new(),
-            pidfd,
-            namespaced: ordered.namespaced,
-            counts_processes: watches.iter().any(|w| matches!(w.kind, WatchKind::PidsEvents | WatchKind::SilentPidsEvents)),
-            watches,
-            limits,
-            listeners: Mutex::new(HashMap::new()),
-            next: AtomicU32::new(1),
-            lost: Mutex::new(None),
-        });
-        let reader = tokio::spawn(serve(channel, Arc::downgrade(&link)));
+        let (link, reader) = Link::start(channel, socket, pidfd, ordered.namespaced, watches, limits);
         Ok((link, layers, reader))
     }
 
@@ -339,7 +156,7 @@ impl Sandbox for LinkedSandbox {
     }
 
     async fn is_alive(&self) -> bool {
-        !self.ordered.is_destroyed() && lock(&self.link.lost).is_none()
+        !self.ordered.is_destroyed() && self.link.is_alive()
     }
 
     async fn suspend(&self) -> Result<(), IsolationError> {

@@ -1,7 +1,7 @@
 //! An exec that is run to its end while its output is kept.
 
 use super::{Image, Running};
-use crate::{output::Keeper, sandbox::Link};
+use crate::{link::Link, output::Keeper};
 use agentd_core::{Command, EndReason, IsolationError, Outcome, StdinSource};
 use std::{future::pending, os::fd::OwnedFd, sync::Arc};
 use tokio::{

@@ -1,7 +1,7 @@
 //! An exec whose streams the caller serves.
 
 use super::{Image, Running};
-use crate::sandbox::Link;
+use crate::link::Link;
 use agentd_core::{Command, EndReason, ExecHandle, ExecStreams, IsolationError, Outcome, PtySize};
 use agentd_supervisor::protocol::Request;
 use async_trait::async_trait;

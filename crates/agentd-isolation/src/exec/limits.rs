@@ -1,6 +1,6 @@
 //! The limits that are watched from outside: those whose counters the kernel keeps per control group.
 
-use crate::{ready, sandbox::Link};
+use crate::{link::Link, ready};
 use agentd_core::EndReason;
 use agentd_kernel::cgroup::{GroupUsage, WatchKind};
 use std::{future::pending, os::fd::OwnedFd, time::Duration};

@@ -10,7 +10,7 @@ mod limits;
 pub(crate) use capture::run_to_end;
 pub(crate) use handle::stream;
 
-use crate::sandbox::{Link, News};
+use crate::link::{Link, News};
 use agentd_core::{Command, EndReason, ExecStreams, IsolationError, Limits, Outcome, StdinSource, Usage};
 use agentd_kernel::{cgroup::GroupUsage, rlimit::RlimitPlan};
 use agentd_supervisor::{

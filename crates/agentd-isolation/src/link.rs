@@ -1,0 +1,289 @@
+//! The connection to one supervisor: requests out, news in. What comes from a supervisor is untrusted.
+
+use crate::{outbox::Outbox, ready};
+use agentd_core::{IsolationError, Layer, LayerError, Limits};
+use agentd_kernel::cgroup::{Watch, WatchKind};
+use agentd_supervisor::{
+    channel::{Channel, ChannelError},
+    protocol::{Event, ExecUsage, Request, SpawnStep},
+};
+use rustix::io::Errno;
+use std::{
+    collections::HashMap,
+    future::pending,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
+
+/// What a supervisor says of one exec.
+#[derive(Debug)]
+pub(crate) enum News {
+    Terminal(OwnedFd),
+    Ended { status: i32, usage: ExecUsage, process_limit: bool },
+    SpawnFailed(IsolationError),
+    Opened(Result<OwnedFd, i32>),
+}
+
+/// How much news of one exec may wait to be heard: a terminal and its end. A supervisor that says more is not ours any more.
+const NEWS: usize = 4;
+
+/// The connection to one supervisor, shared by the sandbox and its execs.
+pub(crate) struct Link {
+    outbox: Mutex<Outbox>,
+    /// Tells the reading task that something waits to be sent.
+    waiting: Notify,
+    pidfd: OwnedFd,
+    /// Whether killing its first process ends all others (`pid_namespaces(7)`).
+    pub(crate) namespaced: bool,
+    pub(crate) watches: Vec<Watch>,
+    pub(crate) limits: Limits,
+    pub(crate) counts_processes: bool,
+    listeners: Mutex<HashMap<u32, mpsc::Sender<News>>>,
+    next: AtomicU32,
+    lost: Mutex<Option<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Link {
+    /// Starts serving a supervisor that has greeted over `channel`, whose descriptor `socket` is another of.
+    pub(crate) fn start(
+        channel: AsyncFd<Channel>,
+        socket: OwnedFd,
+        pidfd: OwnedFd,
+        namespaced: bool,
+        watches: Vec<Watch>,
+        limits: Limits,
+    ) -> (Arc<Self>, JoinHandle<()>) {
+        let link = Arc::new(Self {
+            outbox: Mutex::new(Outbox::new(socket)),
+            waiting: Notify::new(),
+            pidfd,
+            namespaced,
+            counts_processes: watches.iter().any(|w| matches!(w.kind, WatchKind::PidsEvents | WatchKind::SilentPidsEvents)),
+            watches,
+            limits,
+            listeners: Mutex::new(HashMap::new()),
+            next: AtomicU32::new(1),
+            lost: Mutex::new(None),
+        });
+        let reader = tokio::spawn(serve(channel, Arc::downgrade(&link)));
+        (link, reader)
+    }
+
+    /// A new exec's number and its news, which end when the sandbox is lost.
+    pub(crate) fn listen(&self) -> (u32, mpsc::Receiver<News>) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = mpsc::channel(NEWS);
+        let lost = lock(&self.lost);
+        if lost.is_none() {
+            lock(&self.listeners).insert(id, sender);
+        }
+        (id, receiver)
+    }
+
+    pub(crate) fn forget(&self, id: u32) {
+        lock(&self.listeners).remove(&id);
+    }
+
+    /// Sends a request, now or as soon as the supervisor reads. It never waits.
+    pub(crate) fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), IsolationError> {
+        match lock(&self.outbox).push(request, fds) {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                self.waiting.notify_one();
+                Ok(())
+            }
+            Err(ChannelError::Frame(e)) => Err(IsolationError::Invalid { what: "command".to_owned(), reason: e.to_string() }),
+            Err(other) => Err(IsolationError::Lost(format!("supervisor: {other}"))),
+        }
+    }
+
+    fn dispatch(&self, event: Event, mut fds: Vec<OwnedFd>) -> Result<(), &'static str> {
+        let (id, news) = match event {
+            Event::Hello { .. } => return Err("a second greeting"),
+            Event::Terminal { id } => (id, News::Terminal(fds.pop().ok_or("a terminal without a descriptor")?)),
+            Event::Ended { id, status, usage, process_limit } => (id, News::Ended { status, usage, process_limit }),
+            Event::SpawnFailed { id, errno, step } => (id, News::SpawnFailed(spawn_error(step, errno))),
+            Event::Opened { id, errno } => (id, News::Opened(fds.pop().filter(|_| errno == 0).ok_or(errno))),
+        };
+        match lock(&self.listeners).get(&id).map(|listener| listener.try_send(news)) {
+            Some(Err(mpsc::error::TrySendError::Full(_))) => Err("more news of one exec than there can be"),
+            // An exec that nobody waits for has no listener.
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells everybody who listens that there is no more news, and why.
+    pub(crate) fn lose(&self, why: &str) {
+        let mut lost = lock(&self.lost);
+        lost.get_or_insert_with(|| why.to_owned());
+        // Whoever listens hears of it by the end of the news, and asks [`Link::why_lost`].
+        lock(&self.listeners).clear();
+    }
+
+    /// Why there is no more news.
+    pub(crate) fn why_lost(&self) -> IsolationError {
+        IsolationError::Lost(lock(&self.lost).clone().unwrap_or_else(|| "supervisor".to_owned()))
+    }
+
+    /// Whether there may be more news.
+    pub(crate) fn is_alive(&self) -> bool {
+        lock(&self.lost).is_none()
+    }
+
+    /// Kills the whole sandbox at once.
+    pub(crate) fn kill(&self) {
+        // It may be gone already, which is what is wanted.
+        rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).ok();
+    }
+}
+
+/// What a step between fork and exec failed with. The program itself is named by whoever asked for it.
+fn spawn_error(step: SpawnStep, errno: i32) -> IsolationError {
+    let (layer, call, remedy) = match step {
+        SpawnStep::Exec => return IsolationError::Spawn { program: String::new(), errno },
+        SpawnStep::Chdir => (Layer::Exec, "chdir to the working directory", "name one that exists in the sandbox, in a grant"),
+        SpawnStep::Rlimits => {
+            (Layer::Rlimits, "set the limits of the command", "ask for no more than the caller's own hard limits")
+        }
+        SpawnStep::Fork => (Layer::Exec, "start a process", "raise the limit of processes"),
+    };
+    LayerError::new(layer, call, Some(errno)).remedy(remedy).into()
+}
+
+/// Reads a supervisor's events, and sends what waits for it, until it is gone.
+async fn serve(mut channel: AsyncFd<Channel>, link: Weak<Link>) {
+    let why = loop {
+        match channel.get_mut().buffered::<Event>() {
+            Ok(Some((event, fds))) => match link.upgrade().map(|link| link.dispatch(event, fds)) {
+                Some(Ok(())) => {}
+                Some(Err(nonsense)) => break nonsense.to_owned(),
+                None => return,
+            },
+            Ok(None) => {
+                if let Err(error) = exchange(&mut channel, &link).await {
+                    break error.to_string();
+                }
+            }
+            Err(error) => break error.to_string(),
+        }
+    };
+    if let Some(link) = link.upgrade() {
+        // One that speaks nonsense runs nothing any more either.
+        link.kill();
+        link.lose(&why);
+    }
+}
+
+/// Waits until something could be read, and sends meanwhile.
+async fn exchange(channel: &mut AsyncFd<Channel>, link: &Weak<Link>) -> Result<(), ChannelError> {
+    let failed = |e: std::io::Error| ChannelError::Socket(Errno::from_io_error(&e).unwrap_or(Errno::IO));
+    let Some(link) = link.upgrade() else { return Err(ChannelError::Closed) };
+    let full = {
+        let mut outbox = lock(&link.outbox);
+        outbox.flush()?.then(|| outbox.socket())
+    };
+    let room = async {
+        match &full {
+            // Asked for only now: otherwise every request that is read at the other end would wake this one.
+            Some(socket) => ready::once(socket.as_fd(), Interest::WRITABLE).await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        readable = channel.readable_mut() => {
+            let mut guard = readable.map_err(failed)?;
+            if !guard.get_inner_mut().fill()? {
+                guard.clear_ready();
+            }
+            Ok(())
+        }
+        writable = room => writable.map_err(failed),
+        () = link.waiting.notified() => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agentd_supervisor::{channel::send, protocol};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use std::{io::Write, os::unix::process::ExitStatusExt, process::Child};
+
+    /// A link to a process that is no supervisor, our end of its channel, and that process.
+    fn impostor() -> (Arc<Link>, JoinHandle<()>, OwnedFd, Child) {
+        let child = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
+        let socket = ours.try_clone().unwrap();
+        let channel = ready::channel(Channel::new(ours, protocol::MAX_EVENT)).unwrap();
+        let (link, reader) = Link::start(channel, socket, pidfd, true, Vec::new(), Limits::default());
+        (link, reader, theirs, child)
+    }
+
+    async fn loses_its_sandbox(say: impl FnOnce(&Link, OwnedFd)) {
+        let (link, reader, theirs, mut child) = impostor();
+        let (_, mut news) = link.listen();
+        say(&link, theirs);
+        reader.await.unwrap();
+        while news.recv().await.is_some() {}
+        assert!(!link.is_alive());
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        assert!(link.listen().1.recv().await.is_none());
+    }
+
+    fn ended(id: u32) -> Event {
+        Event::Ended { id, status: 0, usage: ExecUsage::default(), process_limit: false }
+    }
+
+    #[tokio::test]
+    async fn a_supervisor_that_speaks_nonsense_loses_its_sandbox() {
+        let bytes: [&[u8]; 4] = [b"garbage garbage garbage", &[0xff; 64], &[3, 0, 0, 0, 0, 99, 99, 99], &[1, 0, 0, 0, 0]];
+        for bytes in bytes {
+            loses_its_sandbox(|_, peer| std::fs::File::from(peer).write_all(bytes).unwrap()).await;
+        }
+        loses_its_sandbox(|_, peer| {
+            let hello = Event::Hello { version: protocol::VERSION, layers: Ok(Vec::new()), watches: Vec::new() };
+            send(peer.as_fd(), &hello, &[]).unwrap();
+        })
+        .await;
+        loses_its_sandbox(|_, peer| send(peer.as_fd(), &Event::Terminal { id: 1 }, &[]).unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn a_supervisor_that_floods_an_exec_with_news_loses_its_sandbox() {
+        loses_its_sandbox(|_, peer| {
+            for _ in 0..=NEWS {
+                send(peer.as_fd(), &ended(1), &[]).unwrap();
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn news_of_unknown_execs_is_passed_over() {
+        let (link, reader, theirs, mut child) = impostor();
+        let (id, mut news) = link.listen();
+        for other in 100..200 {
+            send(theirs.as_fd(), &ended(other), &[]).unwrap();
+        }
+        send(theirs.as_fd(), &ended(id), &[]).unwrap();
+        assert!(matches!(news.recv().await, Some(News::Ended { status: 0, .. })));
+        assert!(link.is_alive());
+        reader.abort();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
