@@ -32,9 +32,6 @@ use tokio::sync::mpsc;
 /// How long a supervisor may take to end an exec before its sandbox is killed.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// See [`Running::outcome`].
-const TICKS: Duration = Duration::from_millis(100);
-
 /// Which program is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Image {
@@ -251,13 +248,16 @@ impl Running {
         let exited = libc::WIFEXITED(end.status);
         let signal = libc::WIFSIGNALED(end.status).then(|| libc::WTERMSIG(end.status));
         let cpu = Duration::from_micros(end.usage.user_us + end.usage.system_us);
-        // The kernel compares with time counted in ticks, and reports time counted exactly; the two differ by some of them.
-        let cpu_over = self.limits.cpu_time.is_some_and(|limit| cpu + TICKS >= limit);
+        // The kernel compares with time that it samples by ticks, and reports time that it measures: when processors are contended the
+        // two differ, so its signal is believed.
+        let limited = self.limits.cpu_time.is_some();
+        let cpu_over = self.limits.cpu_time.is_some_and(|limit| cpu >= limit);
         let reason = match (self.reason, signal) {
             (Some(reason), _) => reason,
             _ if end.process_limit || group.pids_hits > self.baseline.pids_hits => EndReason::ProcessLimit,
             _ if group.oom_kills > self.baseline.oom_kills => EndReason::OutOfMemory,
-            (None, Some(libc::SIGXCPU | libc::SIGKILL)) if cpu_over => EndReason::CpuLimit,
+            (None, Some(libc::SIGXCPU)) if limited => EndReason::CpuLimit,
+            (None, Some(libc::SIGKILL)) if cpu_over => EndReason::CpuLimit,
             (None, Some(libc::SIGXFSZ)) => EndReason::DiskLimit,
             (None, Some(_)) => EndReason::Signalled,
             (None, None) => EndReason::Exited,

