@@ -19,8 +19,11 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a9_reach_the_host_binary", bit: Filesystem, remedy: LANDLOCK, run: host_binary },
 ];
 
-fn create_outside(_: &Facts) -> Verdict {
-    first(["/", "/etc", "/usr", "/usr/local/bin", "/var", "/run", "/opt", "/proc", "/sys"].map(|dir| {
+fn create_outside(facts: &Facts) -> Verdict {
+    let shared = ["/usr", "/usr/local/bin", "/opt", "/proc", "/sys"];
+    // In a root of its own these are the sandbox's; whether what is made there stays there, the outside looks.
+    let own: &[&str] = if facts.has_own_root() { &[] } else { &["/", "/etc", "/var", "/run"] };
+    first(shared.iter().chain(own).map(|dir| {
         let path = format!("{}/agentd-attack-{}", dir.trim_end_matches('/'), std::process::id());
         let made = [
             ("a file", File::create(&path).is_ok()),

@@ -42,7 +42,8 @@ pub struct Check {
 }
 
 /// What the outside prepared: `secret_path`, `host_file`, `loopback_port`, `abstract_name`, `unix_path`, `host_pid`, `workspace`,
-/// `readonly`, `shm_id`, `shm_file`, `queue`, `host_marker`, `env_marker`.
+/// `readonly`, `shm_id`, `shm_file`, `queue`, `host_marker`, `env_marker`;
+/// of a sandbox with a root of its own also `own_root` and `capabilities`, a hexadecimal mask of those it keeps.
 #[derive(Debug, Default, Clone)]
 pub struct Facts(BTreeMap<String, String>);
 
@@ -55,6 +56,18 @@ impl Facts {
     /// As arguments for [`main`].
     pub fn to_args(&self) -> Vec<String> {
         self.0.iter().map(|(key, value)| format!("{key}={value}")).collect()
+    }
+
+    /// Whether the root is the sandbox's own (`own_root=1`), so that changing it changes nothing of the host's.
+    fn has_own_root(&self) -> bool {
+        self.0.get("own_root").is_some_and(|value| value == "1")
+    }
+
+    /// The same facts and one more.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: String) -> Self {
+        self.0.insert(key.to_owned(), value);
+        self
     }
 
     fn get(&self, key: &str) -> Result<&str, Verdict> {

@@ -14,11 +14,13 @@ pub enum Access {
     ReadWrite,
 }
 
-/// A path of the host that the sandbox may use, at the same place inside.
+/// A path of the host that the sandbox may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// An absolute path on the host. Symbolic links in it are resolved once, when the sandbox is planned.
     pub path: PathBuf,
+    /// Where it is shown inside; at the same place when absent. Only backends with a root of their own show it elsewhere.
+    pub target: Option<PathBuf>,
     /// What may be done with it.
     pub access: Access,
     /// Names below `path` that stay read-only although the grant is read-write, where they exist.
@@ -49,9 +51,22 @@ pub enum Profile {
     Permissive,
 }
 
+/// What a sandbox has as its root.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Root {
+    /// The host's programs.
+    #[default]
+    Host,
+    /// The unpacked layers of an image, the lowest first; they are not changed.
+    Layers(Vec<PathBuf>),
+}
+
 /// What a sandbox is asked to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
+    /// The root.
+    pub root: Root,
     /// Paths of the host to be seen, beside the system's read-only directories.
     pub grants: Vec<Grant>,
     /// The directory of the host that is shown, empty and private, as the home directory.

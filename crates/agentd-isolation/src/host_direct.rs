@@ -3,7 +3,9 @@
 
 use crate::{launcher, probe, sandbox::LinkedSandbox, tracker::Tracker};
 use agentd_core::{BackendCapabilities, Evidence, IsolationBackend, IsolationError, Network, Sandbox, SandboxId, SandboxSpec};
-use agentd_kernel::{cgroup::CgroupPlan, landlock::LandlockPlan, mount::ViewPlan, namespace::NamespacePlan};
+use agentd_kernel::{
+    cgroup::CgroupPlan, landlock::LandlockPlan, mount::ViewPlan, namespace::NamespacePlan, privileges::Capabilities,
+};
 use agentd_supervisor::plan::SandboxPlan;
 use async_trait::async_trait;
 use std::{
@@ -33,6 +35,8 @@ impl HostDirectBackend {
         SandboxPlan {
             namespaces: NamespacePlan { enabled: false, network: Network::Host },
             view: ViewPlan { enabled: false, masks: Vec::new(), home: PathBuf::new(), grants: Vec::new(), scratch_bytes: 0 },
+            root: None,
+            capabilities: Capabilities::NONE,
             landlock: LandlockPlan { enabled: false, rules: Vec::new(), network: Network::Host },
             seccomp: None,
             cgroup,
@@ -45,7 +49,7 @@ impl HostDirectBackend {
     /// What the attack suite does where there is no boundary: an attack that does not succeed here proves nothing where it is held.
     /// The attacks only show that a way is open; they change nothing.
     pub async fn attack(&self, work_root: &Path) -> Result<Vec<Evidence>, IsolationError> {
-        probe::attack(|spec| self.create_linked(spec), work_root).await
+        probe::attack(|spec| self.create_linked(spec), None, work_root).await
     }
 
     async fn create_linked(&self, spec: SandboxSpec) -> Result<Arc<LinkedSandbox>, IsolationError> {

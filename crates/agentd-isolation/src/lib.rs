@@ -3,8 +3,10 @@
 //! A program that embeds this library calls [`take_role`] first in its `main`: sandboxes are made by a small process that is
 //! this same program, executed anew.
 
+mod container;
 mod exec;
 mod fallback;
+mod grants;
 mod host_direct;
 mod launcher;
 mod link;
@@ -20,6 +22,7 @@ mod select;
 mod tracker;
 
 pub use agentd_core::*;
+pub use container::ContainerBackend;
 pub use host_direct::HostDirectBackend;
 pub use linux_native::{LinuxNativeBackend, SYSTEM_DIRECTORIES};
 pub use registry::{Factory, available_backends, canonical_backend_name, create_backend, register_backend_factory};

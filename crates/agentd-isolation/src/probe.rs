@@ -1,11 +1,12 @@
 //! The probe: makes things on the host that a sandbox must not reach, builds a small sandbox, and lets the attack suite loose in it.
 
-use crate::{linux_native::LinuxNativeBackend, sandbox::LinkedSandbox};
+use crate::sandbox::LinkedSandbox;
 use agentd_attack::{Facts, Verdict};
 use agentd_core::{
     Access, BackendCapabilities, Bit, Bytes, Command, EndReason, Evidence, EvidenceResult, Grant, IsolationBackend,
     IsolationError, Limits, Outcome, Sandbox, SandboxSpec,
 };
+use agentd_kernel::privileges::Capabilities;
 use std::{
     net::TcpListener,
     os::{
@@ -104,9 +105,11 @@ fn own_name() -> String {
     std::fs::read_to_string("/proc/self/comm").unwrap_or_default().trim().to_owned()
 }
 
-/// Lets the attacks loose in a sandbox that `create` makes, and says what held.
+/// Lets the attacks loose in a sandbox that `create` makes, and says what held. One with a root of its own keeps `own_root` of
+/// capabilities.
 pub(crate) async fn attack<Made>(
     create: impl FnOnce(SandboxSpec) -> Made,
+    own_root: Option<Capabilities>,
     work_root: &Path,
 ) -> Result<Vec<Evidence>, IsolationError>
 where
@@ -114,11 +117,15 @@ where
 {
     let io = |source| IsolationError::Io { context: "prepare the probe".to_owned(), source };
     let targets = Targets::make(work_root).map_err(io)?;
-    let grant = |path: &Path, access| Grant { path: path.to_path_buf(), access, protect: Vec::new() };
+    let grant = |path: &Path, access| Grant { path: path.to_path_buf(), target: None, access, protect: Vec::new() };
     let grants = vec![grant(&targets.workspace, Access::ReadWrite), grant(&targets.readonly, Access::ReadOnly)];
     let sandbox = create(SandboxSpec { grants, ..SandboxSpec::default() }).await?;
     let mut argv = vec![agentd_attack::ROLE.to_owned()];
-    argv.extend(targets.facts.to_args());
+    let facts = match own_root {
+        Some(kept) => targets.facts.clone().with("own_root", "1".to_owned()).with("capabilities", format!("{:x}", kept.0)),
+        None => targets.facts.clone(),
+    };
+    argv.extend(facts.to_args());
     let command = Command {
         argv: argv.into_iter().map(Into::into).collect(),
         env: vec![("HOME".into(), "/home/agent".into())],
@@ -143,15 +150,58 @@ where
         .collect())
 }
 
-/// Attacks `backend`, exceeds its limits, and says what it has proven.
-pub(crate) async fn probe(backend: Arc<LinuxNativeBackend>, work_root: &Path) -> Result<BackendCapabilities, IsolationError> {
-    let mut evidence = attack(|spec| backend.create_linked(spec), work_root).await?;
-    for check in limit_checks() {
-        evidence.push(exceed(&backend, check).await);
+/// Attacks `backend`, whose sandboxes `create` makes, exceeds its limits, and says what it has proven.
+pub(crate) async fn probe<Made>(
+    backend: &dyn IsolationBackend,
+    create: impl FnOnce(SandboxSpec) -> Made,
+    own_root: Option<Capabilities>,
+    work_root: &Path,
+) -> Result<BackendCapabilities, IsolationError>
+where
+    Made: Future<Output = Result<Arc<LinkedSandbox>, IsolationError>>,
+{
+    let mut evidence = attack(create, own_root, work_root).await?;
+    if own_root.is_some() {
+        evidence.push(change_own_root(backend).await);
     }
-    let mut proven = BackendCapabilities::from_evidence(LinuxNativeBackend::NAME, evidence);
+    for check in limit_checks() {
+        evidence.push(exceed(backend, check).await);
+    }
+    let mut proven = BackendCapabilities::from_evidence(backend.name(), evidence);
     proven.platform_features = features();
     Ok(proven)
+}
+
+/// A3: what is made or taken away in a root of its own stays there.
+async fn change_own_root(backend: &dyn IsolationBackend) -> Evidence {
+    let mark = format!("agentd-probe-{}-{}", std::process::id(), nonce());
+    let script =
+        format!("for dir in / /etc /root /run /var /home /tmp; do echo x > $dir/{mark} || exit 9; done; rm -rf /etc/passwd /bin");
+    let tried = async {
+        let sandbox = backend.create_sandbox(SandboxSpec::default()).await?;
+        let argv = ["/bin/sh", "-c", &script].map(Into::into).to_vec();
+        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let outcome = sandbox.exec(Command { argv, env, ..Command::default() }).await;
+        sandbox.destroy().await?;
+        outcome
+    };
+    let outside = |dir: &str| Path::new(dir).join(&mark);
+    let result = match tried.await {
+        Ok(outcome) if outcome.exit_code == Some(0) => {
+            let left =
+                ["/", "/etc", "/root", "/run", "/var", "/home", "/tmp"].map(outside).into_iter().find(|path| path.exists());
+            match left {
+                Some(path) => EvidenceResult::Broken(format!("made {}", path.display())),
+                None if !Path::new("/etc/passwd").exists() || !Path::new("/bin").exists() => {
+                    EvidenceResult::Broken("took away the host's files".to_owned())
+                }
+                None => EvidenceResult::Held,
+            }
+        }
+        Ok(outcome) => EvidenceResult::NotTried(format!("it ended as {:?} {:?}", outcome.reason, outcome.exit_code)),
+        Err(error) => EvidenceResult::NotTried(error.to_string()),
+    };
+    Evidence { bit: Bit::Filesystem, check: "a3_change_the_root".to_owned(), result, remedy: String::new() }
 }
 
 /// A4: a limit, a command that goes over it, and how that must end.
@@ -198,7 +248,7 @@ fn limit_checks() -> Vec<LimitCheck> {
     ]
 }
 
-async fn exceed(backend: &Arc<LinuxNativeBackend>, check: LimitCheck) -> Evidence {
+async fn exceed(backend: &dyn IsolationBackend, check: LimitCheck) -> Evidence {
     let LimitCheck { name, limits, script, held } = check;
     let tried = async {
         let sandbox = backend.create_sandbox(SandboxSpec { limits, ..SandboxSpec::default() }).await?;

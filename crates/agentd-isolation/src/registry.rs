@@ -1,6 +1,6 @@
 //! Names of backends, and how to make the backends they name.
 
-use crate::{HostDirectBackend, LinuxNativeBackend};
+use crate::{ContainerBackend, HostDirectBackend, LinuxNativeBackend};
 use agentd_core::{IsolationBackend, IsolationError};
 use std::{
     path::Path,
@@ -27,6 +27,7 @@ fn registry() -> &'static RwLock<Vec<Entry>> {
         RwLock::new(vec![
             entry(HostDirectBackend::NAME, &["none", "host", "workstation"], Arc::new(|root| Ok(HostDirectBackend::new(root)))),
             entry(LinuxNativeBackend::NAME, &["linux", "native", "landlock"], Arc::new(|root| Ok(LinuxNativeBackend::new(root)))),
+            entry(ContainerBackend::NAME, &["namespace", "mount-ns"], Arc::new(|root| Ok(ContainerBackend::new(root)))),
         ])
     })
 }

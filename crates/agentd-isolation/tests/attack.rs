@@ -1,9 +1,10 @@
-//! The attack suite: every attack is tried inside `linux-native` and must fail, and is tried without a boundary, where it must
+//! The attack suite: every attack is tried inside each backend with a boundary and must fail, and is tried without a boundary, where it must
 //! succeed. One that fails there too would prove nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use agentd_isolation::{Evidence, EvidenceResult, HostDirectBackend, IsolationBackend, LinuxNativeBackend};
+use agentd_isolation::{ContainerBackend, Evidence, EvidenceResult, HostDirectBackend, IsolationBackend, LinuxNativeBackend};
 use libtest_mimic::{Arguments, Failed, Trial};
+use std::sync::Arc;
 
 /// Attacks on what `host-direct` does keep: its commands get no descriptors, environment, terminal, privileges or core dumps of the
 /// caller's either.
@@ -21,12 +22,17 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let root = std::env::temp_dir();
     let (fenced, open) = runtime.block_on(async {
-        let fenced = LinuxNativeBackend::new(&root).probe().await.unwrap();
-        (fenced.evidence, HostDirectBackend::new(&root).attack(&root).await.unwrap())
+        let backends: [Arc<dyn IsolationBackend>; 2] = [LinuxNativeBackend::new(&root), ContainerBackend::new(&root)];
+        let mut fenced = Vec::new();
+        for backend in backends {
+            let proven = backend.probe().await.unwrap();
+            fenced.extend(proven.evidence.into_iter().map(|evidence| (proven.name.clone(), evidence)));
+        }
+        (fenced, HostDirectBackend::new(&root).attack(&root).await.unwrap())
     });
     let privileged = rustix::process::geteuid().is_root();
-    let held = fenced.into_iter().map(|evidence| {
-        Trial::test(format!("linux-native::{}", evidence.check), move || match evidence.result {
+    let held = fenced.into_iter().map(|(backend, evidence)| {
+        Trial::test(format!("{backend}::{}", evidence.check), move || match evidence.result {
             EvidenceResult::Held => Ok(()),
             // Only an ordinary user without a delegated cgroup may be without these, and is told.
             EvidenceResult::NotTried(why) if !privileged && evidence.check.starts_with("a4_") && !evidence.remedy.is_empty() => {

@@ -111,14 +111,14 @@ fn limits() -> Limits {
 
 async fn churn() {
     // The launcher, and what is opened once.
-    for name in ["linux-native", "host-direct"] {
+    for name in ["linux-native", "host-direct", "container"] {
         let sandbox = bare(name).await;
         sh(&sandbox, ":").await;
         sandbox.destroy().await.unwrap();
     }
     let before = Inventory::take();
     for number in 0..CHURN {
-        let name = if number % 4 == 0 { "host-direct" } else { "linux-native" };
+        let name = ["host-direct", "linux-native", "container"][usize::try_from(number % 3).unwrap()];
         let limits = if number % 8 == 1 { limits() } else { Limits::default() };
         let sandbox = backend(name).create_sandbox(SandboxSpec { limits, ..SandboxSpec::default() }).await.unwrap();
         if number % 3 == 0 {
@@ -145,9 +145,9 @@ async fn churn() {
 fn victim(mark: &str) -> ! {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        loop {
+        for round in 0u64.. {
             let spec = SandboxSpec { limits: limits(), ..SandboxSpec::default() };
-            let (native, direct) = (backend("linux-native"), backend("host-direct"));
+            let (native, direct) = (backend(if round % 2 == 0 { "linux-native" } else { "container" }), backend("host-direct"));
             let made = tokio::join!(native.create_sandbox(spec), direct.create_sandbox(SandboxSpec::default()));
             let (fenced, open) = (made.0.unwrap(), made.1.unwrap());
             let text = format!("sleep {mark} & setsid sleep {mark} & exit 0");
@@ -157,7 +157,8 @@ fn victim(mark: &str) -> ! {
             drop(handle);
             fenced.destroy().await.unwrap();
         }
-    })
+    });
+    std::process::exit(1)
 }
 
 fn start_victim(mark: &str) -> Child {

@@ -2,14 +2,33 @@
 
 use crate::{At, syscall};
 use agentd_core::{Layer, LayerError};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags},
+    io::Errno,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
 
 /// First host id given to sandboxes. `systemd`'s UIDS-GIDS document lists 1879048192 and up as unused.
 pub const FIRST_HOST_ID: u32 = 0x7000_0000;
 
-/// Who the payload is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// First host id of those given in ranges, above all that are given by pid (`PID_MAX_LIMIT` is 2²²).
+const FIRST_RANGE: u32 = FIRST_HOST_ID + (1 << 22);
+
+/// Ids of one range: all that Linux distributions use.
+pub const RANGE: u32 = 1 << 16;
+
+/// How many ranges there are, below the end of the unused ids at 2³¹.
+const RANGES: u32 = (0x8000_0000 - FIRST_RANGE) / RANGE;
+
+/// Where a range that is in use has a locked file.
+const CLAIMS: &str = "/run/agentd/ids";
+
+/// Who the payload is: the first of `count` ids inside and on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// User id inside.
     pub uid: u32,
@@ -19,6 +38,8 @@ pub struct Identity {
     pub host_uid: u32,
     /// Group id on the host.
     pub host_gid: u32,
+    /// How many ids follow each other, these included.
+    pub count: u32,
 }
 
 impl Identity {
@@ -26,13 +47,50 @@ impl Identity {
     /// live process has this pid.
     pub fn own(supervisor: i32) -> Self {
         let host = FIRST_HOST_ID + supervisor.unsigned_abs();
-        Self { uid: 1000, gid: 1000, host_uid: host, host_gid: host }
+        Self { uid: 1000, gid: 1000, host_uid: host, host_gid: host, count: 1 }
     }
 
     /// For a launcher that is an ordinary user: the same user.
     pub fn caller() -> Self {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Self { uid, gid, host_uid: uid, host_gid: gid }
+        Self { uid, gid, host_uid: uid, host_gid: gid, count: 1 }
+    }
+
+    /// Root inside; on the host what it is.
+    #[must_use]
+    pub fn as_root(self) -> Self {
+        Self { uid: 0, gid: 0, ..self }
+    }
+}
+
+/// A range of host ids that no other sandbox on this host has for as long as this lives.
+#[derive(Debug)]
+pub struct Claim {
+    /// The range: root inside is its first id.
+    pub identity: Identity,
+    /// Locked until it is closed, by whoever's death (`flock(2)`).
+    _lock: OwnedFd,
+}
+
+impl Claim {
+    /// Takes the first free range. Needs root.
+    pub fn take() -> Result<Self, LayerError> {
+        std::fs::create_dir_all(CLAIMS).at(Layer::Idmap, || format!("mkdir {CLAIMS}"))?;
+        for number in 0..RANGES {
+            let path = format!("{CLAIMS}/{number}");
+            let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let file = rustix::fs::open(&path, flags, Mode::from(0o600)).at(Layer::Idmap, || format!("open {path}"))?;
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {
+                    let host = FIRST_RANGE + number * RANGE;
+                    let identity = Identity { uid: 0, gid: 0, host_uid: host, host_gid: host, count: RANGE };
+                    return Ok(Self { identity, _lock: file });
+                }
+                Err(Errno::WOULDBLOCK) => {}
+                Err(errno) => return Err(LayerError::new(Layer::Idmap, format!("lock {path}"), Some(errno.raw_os_error()))),
+            }
+        }
+        Err(LayerError::new(Layer::Idmap, format!("find a free range of ids among {RANGES}"), None).remedy("end some sandboxes"))
     }
 }
 
@@ -45,8 +103,8 @@ pub fn write_maps(pid: i32, identity: Identity, privileged: bool) -> Result<(), 
     if !privileged {
         write("setgroups", "deny".to_owned())?;
     }
-    write("gid_map", format!("{} {} 1", identity.gid, identity.host_gid))?;
-    write("uid_map", format!("{} {} 1", identity.uid, identity.host_uid))
+    write("gid_map", format!("{} {} {}", identity.gid, identity.host_gid, identity.count))?;
+    write("uid_map", format!("{} {} {}", identity.uid, identity.host_uid, identity.count))
 }
 
 /// Inside the new user namespace: becomes the mapped user. All capabilities in the namespace are kept.
@@ -57,18 +115,15 @@ pub fn assume(identity: Identity, privileged: bool) -> Result<(), LayerError> {
     syscall::set_ids(identity.uid, identity.gid).at(Layer::Idmap, || format!("become uid {} inside", identity.uid))
 }
 
-/// A user namespace in which `owner` of a file system is shown as the host id `shown` (`mount_setattr(2)`, `MOUNT_ATTR_IDMAP`).
-pub fn mapping(owner: (u32, u32), shown: (u32, u32)) -> Result<OwnedFd, LayerError> {
+/// A user namespace in which `count` ids of a file system from `owner` on are shown as the host ids from `shown` on
+/// (`mount_setattr(2)`, `MOUNT_ATTR_IDMAP`).
+pub fn mapping(owner: (u32, u32), shown: (u32, u32), count: u32) -> Result<OwnedFd, LayerError> {
     let helper =
         syscall::Helper::in_user_namespace().at(Layer::Idmap, || "clone a user namespace for id-mapped mounts".to_owned())?;
-    let identity = Identity { uid: owner.0, gid: owner.1, host_uid: shown.0, host_gid: shown.1 };
+    let identity = Identity { uid: owner.0, gid: owner.1, host_uid: shown.0, host_gid: shown.1, count };
     write_maps(helper.pid(), identity, true)?;
-    rustix::fs::open(
-        format!("/proc/{}/ns/user", helper.pid()),
-        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )
-    .at(Layer::Idmap, || "open the user namespace for id-mapped mounts".to_owned())
+    rustix::fs::open(format!("/proc/{}/ns/user", helper.pid()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .at(Layer::Idmap, || "open the user namespace for id-mapped mounts".to_owned())
 }
 
 /// A detached, id-mapped copy of the mount tree at `path`.

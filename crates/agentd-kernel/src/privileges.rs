@@ -2,13 +2,35 @@
 
 use crate::{At, syscall};
 use agentd_core::{Layer, LayerError};
+use serde::{Deserialize, Serialize};
 
-/// What is done to a supervisor's privileges, in words.
-pub const DESCRIPTION: &str = "all capability sets empty, no_new_privs, not dumpable, own session keyring";
+/// A set of capabilities, by their numbers (`capabilities(7)`, `linux/capability.h`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities(pub u64);
 
-/// Empties the capability bounding set, so that no program can give any back. Needs CAP_SETPCAP, and keeps what the process has.
-pub fn empty_bounding_set() -> Result<(), LayerError> {
-    for capability in 0..64 {
+impl Capabilities {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// What installing packages takes inside a root of its own: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID,
+    /// NET_BIND_SERVICE. They hold in the sandbox's user namespace only.
+    pub const OWN_ROOT: Self = Self(0x4fb);
+
+    fn has(self, number: libc::c_ulong) -> bool {
+        self.0 >> number & 1 == 1
+    }
+
+    /// What is done to a supervisor's privileges, in words.
+    pub fn describe(self) -> String {
+        let sets =
+            if self == Self::NONE { "all capability sets empty".to_owned() } else { format!("capabilities {:#x} kept", self.0) };
+        format!("{sets}, no_new_privs, not dumpable, own session keyring")
+    }
+}
+
+/// Takes all but `kept` from the capability bounding set, so that no program can give any back. Needs CAP_SETPCAP, and keeps what
+/// the process has.
+pub fn limit_bounding_set(kept: Capabilities) -> Result<(), LayerError> {
+    for capability in (0..64).filter(|number| !kept.has(*number)) {
         match syscall::prctl(libc::PR_CAPBSET_DROP, capability, 0) {
             Ok(()) => {}
             // The first number that this kernel does not know.
@@ -25,11 +47,11 @@ pub fn empty_bounding_set() -> Result<(), LayerError> {
     Ok(())
 }
 
-/// Empties the ambient, effective, permitted and inheritable sets.
-pub fn drop_capabilities() -> Result<(), LayerError> {
+/// Leaves `kept` in the effective and permitted sets, and nothing in the ambient and inheritable ones.
+pub fn drop_capabilities(kept: Capabilities) -> Result<(), LayerError> {
     syscall::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0)
         .at(Layer::Privileges, || "clear ambient capabilities".to_owned())?;
-    syscall::clear_capabilities().at(Layer::Privileges, || "capset to none".to_owned())
+    syscall::set_capabilities(kept.0).at(Layer::Privileges, || format!("capset to {:#x}", kept.0))
 }
 
 /// Gives the process a session keyring of its own.

@@ -125,15 +125,17 @@ pub fn set_ids(uid: u32, gid: u32) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Empties effective, permitted and inheritable capability sets (`capset(2)`, version 3).
-pub fn clear_capabilities() -> Result<(), Errno> {
+/// Sets the effective and permitted capability sets, and empties the inheritable one (`capset(2)`, version 3).
+pub fn set_capabilities(kept: u64) -> Result<(), Errno> {
     #[repr(C)]
     struct Header {
         version: u32,
         pid: i32,
     }
     let header = Header { version: 0x2008_0522, pid: 0 };
-    let data = [0u32; 6];
+    let [low, high] = [kept & u64::from(u32::MAX), kept >> 32].map(|half| u32::try_from(half).unwrap_or(0));
+    // Effective, permitted, inheritable; of the lower 32 numbers, then of the upper ones.
+    let data = [low, low, 0, high, high, 0];
     // SAFETY: version 3 reads a header and two triples of 32-bit words, which is what is passed.
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })?;
     Ok(())

@@ -13,7 +13,7 @@ use crate::{
 use agentd_core::{Layer, LayerError, LayerReport, LayerStatus};
 use agentd_kernel::{
     cgroup::{Cgroup, Hierarchy},
-    idmap::{self, Identity},
+    idmap::{self, Claim, Identity},
     namespace::{self, Cloned},
     seccomp::{Program, SeccompPlan},
 };
@@ -97,6 +97,8 @@ struct Live {
     pidfd: OwnedFd,
     cgroup: Option<Cgroup>,
     namespaced: bool,
+    /// Its range of host ids, given back when it is gone.
+    _claim: Option<Claim>,
 }
 
 struct Launcher {
@@ -170,8 +172,9 @@ impl Launcher {
     fn create(&mut self, id: u32, plan: &SandboxPlan, channel: &OwnedFd) -> Result<(), LayerError> {
         let (mut cgroup, report) = self.group(plan)?;
         match self.spawn(plan, cgroup.as_ref(), report, channel) {
-            Ok((pid, pidfd)) => {
-                self.sandboxes.insert(id, Live { pid, pidfd, cgroup, namespaced: plan.namespaces.enabled });
+            Ok((pid, pidfd, claim)) => {
+                let live = Live { pid, pidfd, cgroup, namespaced: plan.namespaces.enabled, _claim: claim };
+                self.sandboxes.insert(id, live);
                 Ok(())
             }
             Err(error) => {
@@ -210,7 +213,7 @@ impl Launcher {
         cgroup: Option<&Cgroup>,
         group: Option<LayerReport>,
         channel: &OwnedFd,
-    ) -> Result<(Pid, OwnedFd), LayerError> {
+    ) -> Result<(Pid, OwnedFd, Option<Claim>), LayerError> {
         let watches = cgroup.map_or(Ok(Vec::new()), Cgroup::watches)?;
         let filter = plan.seccomp.map(|wanted| &*self.filters.entry(wanted).or_insert_with(|| wanted.compile()));
         let (go, inner_go) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
@@ -226,11 +229,13 @@ impl Launcher {
         };
         drop(inner_go);
         let raw = Pid::from_raw(pid).ok_or_else(|| LayerError::new(Layer::Process, "clone3", None))?;
-        if let Err(error) = admit(plan, pid, &go) {
-            kill(&pidfd, raw);
-            return Err(error);
+        match admit(plan, pid, &go) {
+            Ok(claim) => Ok((raw, pidfd, claim)),
+            Err(error) => {
+                kill(&pidfd, raw);
+                Err(error)
+            }
         }
-        Ok((raw, pidfd))
     }
 
     /// Ends a sandbox and waits until its processes are gone.
@@ -256,39 +261,53 @@ impl Launcher {
 }
 
 /// Writes the maps of the new process and lets it go on; then makes what it needs last.
-fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<(), LayerError> {
+fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, LayerError> {
     let tell = |message: &Go, fds: &[BorrowedFd<'_>]| {
         send(go.as_fd(), message, fds)
             .map_err(|e| LayerError::new(Layer::Process, format!("speak to the new process: {e}"), None))
     };
     let privileged = rustix::process::geteuid().is_root();
-    let identity = if privileged { Identity::own(pid) } else { Identity::caller() };
+    let claim = if privileged && plan.root.is_some() { Some(Claim::take()?) } else { None };
+    let identity = match (&claim, &plan.root) {
+        (Some(claim), _) => claim.identity,
+        (None, Some(_)) => Identity::caller().as_root(),
+        (None, None) if privileged => Identity::own(pid),
+        (None, None) => Identity::caller(),
+    };
     if plan.namespaces.enabled {
         idmap::write_maps(pid, identity, privileged)?;
     }
-    tell(&Go::Identity { uid: identity.uid, gid: identity.gid, privileged }, &[])?;
-    if plan.namespaces.enabled && plan.view.enabled && privileged && !plan.view.grants.is_empty() {
+    tell(&Go::Identity { identity, privileged }, &[])?;
+    if plan.namespaces.enabled && privileged {
         let trees = mapped_trees(plan, identity)?;
-        tell(&Go::Trees, &trees.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+        if !trees.is_empty() {
+            tell(&Go::Trees, &trees.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+        }
     }
-    Ok(())
+    Ok(claim)
 }
 
-/// The grants' trees, each showing its owner's files as the payload's. One user namespace serves all grants of one owner.
+/// The trees of the layers, each id of theirs shown as the same of the payload's, and of the grants, each showing its owner's files as
+/// the payload's. One user namespace serves all that are mapped alike.
 fn mapped_trees(plan: &SandboxPlan, identity: Identity) -> Result<Vec<OwnedFd>, LayerError> {
     let shown = (identity.host_uid, identity.host_gid);
+    let mut trees = Vec::new();
+    if let Some(root) = plan.root.as_ref().filter(|root| !root.layers.is_empty()) {
+        let map = idmap::mapping((0, 0), shown, identity.count)?;
+        for layer in &root.layers {
+            trees.push(idmap::mapped_tree(layer, &map)?);
+        }
+    }
     let mut maps: HashMap<(u32, u32), OwnedFd> = HashMap::new();
-    plan.view
-        .grants
-        .iter()
-        .map(|grant| {
-            let map = match maps.entry(grant.owner) {
-                Entry::Occupied(made) => made.into_mut(),
-                Entry::Vacant(place) => place.insert(idmap::mapping(grant.owner, shown)?),
-            };
-            idmap::mapped_tree(&grant.path, map)
-        })
-        .collect()
+    let grants = plan.root.as_ref().map_or(&plan.view.grants, |root| &root.grants);
+    for grant in grants {
+        let map = match maps.entry(grant.owner) {
+            Entry::Occupied(made) => made.into_mut(),
+            Entry::Vacant(place) => place.insert(idmap::mapping(grant.owner, shown, 1)?),
+        };
+        trees.push(idmap::mapped_tree(&grant.path, map)?);
+    }
+    Ok(trees)
 }
 
 fn kill(pidfd: &OwnedFd, pid: Pid) {

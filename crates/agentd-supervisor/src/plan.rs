@@ -1,7 +1,12 @@
 //! What a sandbox will be, resolved: the value that `agentd run --explain` prints and the launcher carries out.
 
 use agentd_kernel::{
-    cgroup::CgroupPlan, landlock::LandlockPlan, mount::ViewPlan, namespace::NamespacePlan, seccomp::SeccompPlan,
+    cgroup::CgroupPlan,
+    landlock::LandlockPlan,
+    mount::{ViewPlan, root::RootPlan},
+    namespace::NamespacePlan,
+    privileges::Capabilities,
+    seccomp::SeccompPlan,
 };
 use serde::{Deserialize, Serialize};
 
@@ -10,8 +15,12 @@ use serde::{Deserialize, Serialize};
 pub struct SandboxPlan {
     /// The namespaces.
     pub namespaces: NamespacePlan,
-    /// The mount view.
+    /// The mount view of the host's own tree.
     pub view: ViewPlan,
+    /// A root of its own instead, in which the payload is root.
+    pub root: Option<RootPlan>,
+    /// The capabilities it keeps, in its own user namespace.
+    pub capabilities: Capabilities,
     /// The Landlock rules.
     pub landlock: LandlockPlan,
     /// The system call filter; `None` for none.

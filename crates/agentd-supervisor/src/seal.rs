@@ -10,7 +10,8 @@ use crate::{
 use agentd_core::{Layer, LayerError, LayerReport, LayerStatus, Network};
 use agentd_kernel::{
     cgroup::{Cgroup, Watch},
-    idmap, landlock, mount, namespace, privileges, seccomp,
+    idmap::{self, Identity},
+    landlock, mount, namespace, privileges, seccomp,
 };
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -21,14 +22,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 pub enum Go {
     /// The id maps are written.
     Identity {
-        /// User id inside.
-        uid: u32,
-        /// Group id inside.
-        gid: u32,
+        /// Who the payload is.
+        identity: Identity,
         /// Whether the launcher is root.
         privileged: bool,
     },
-    /// The descriptors beside it are the grants' id-mapped trees, in order. Comes only from a launcher that is root, and after the
+    /// The descriptors beside it are the id-mapped trees of the layers and the grants, in order. Comes only from a launcher that is root, and after the
     /// first: making them takes as long as the view they are attached to.
     Trees,
 }
@@ -112,32 +111,42 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<(Own
         })?;
     }
     let mut go = Channel::new(inherited.go.try_clone().map_err(|e| io("dup", &e))?, protocol::MAX_EVENT);
-    let (Go::Identity { uid, gid, privileged }, _) = hear(&mut go)? else { return Err(out_of_order()) };
+    let (Go::Identity { identity, privileged }, _) = hear(&mut go)? else { return Err(out_of_order()) };
 
     if plan.namespaces.enabled {
-        let identity = idmap::Identity { uid, gid, host_uid: uid, host_gid: gid };
         idmap::assume(identity, privileged)?;
-        let host = if privileged { "own host uid" } else { "the caller's host uid" };
-        record.enforced(Layer::Idmap, format!("uid {uid} inside, {host}"));
+        let host = if privileged { "own host ids" } else { "the caller's host uid" };
+        record.enforced(Layer::Idmap, format!("uid {} inside, {host}", identity.uid));
     }
-    if plan.view.enabled {
+    if let Some(root) = &plan.root {
         record.layer(Layer::Mounts, || {
-            let detail = format!("{} masks, {} grants", plan.view.masks.len(), plan.view.grants.len());
+            let notes = if privileged && !(root.layers.is_empty() && root.grants.is_empty()) {
+                let (Go::Trees, mut layers) = hear(&mut go)? else { return Err(out_of_order()) };
+                let grants = layers.split_off(root.layers.len());
+                mount::root::build(root, layers)?.enter(grants)?
+            } else {
+                let (layers, grants) = (mount::root::clone_layers(root)?, mount::clone_grants(&root.grants)?);
+                mount::root::build(root, layers)?.enter(grants)?
+            };
+            Ok(noted(notes, format!("own root, {} layers, {} grants", root.layers.len(), root.grants.len())))
+        })?;
+    } else if plan.view.enabled {
+        record.layer(Layer::Mounts, || {
             let notes = if privileged && !plan.view.grants.is_empty() {
                 let view = mount::build(&plan.view)?;
                 let (Go::Trees, trees) = hear(&mut go)? else { return Err(out_of_order()) };
                 view.attach(trees)?
             } else {
-                let trees = mount::clone_grants(&plan.view)?;
+                let trees = mount::clone_grants(&plan.view.grants)?;
                 mount::build(&plan.view)?.attach(trees)?
             };
-            Ok(if notes.is_empty() { (LayerStatus::Enforced, detail) } else { (LayerStatus::Partial(notes.join("; ")), detail) })
+            Ok(noted(notes, format!("{} masks, {} grants", plan.view.masks.len(), plan.view.grants.len())))
         })?;
     }
     drop(go);
     // What can be done before the network is there.
     if plan.namespaces.enabled {
-        privileges::empty_bounding_set()?;
+        privileges::limit_bounding_set(plan.capabilities)?;
     }
     privileges::own_keyring()?;
     let landlock = plan.landlock.enabled.then(|| landlock::prepare(&plan.landlock));
@@ -150,11 +159,11 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<(Own
     // After the change of ids, which clears it.
     privileges::die_with_parent(if plan.namespaces.enabled { libc::SIGKILL } else { libc::SIGTERM })?;
     if plan.namespaces.enabled {
-        privileges::drop_capabilities()?;
+        privileges::drop_capabilities(plan.capabilities)?;
     }
     privileges::harden()?;
     if plan.namespaces.enabled {
-        record.enforced(Layer::Privileges, privileges::DESCRIPTION.to_owned());
+        record.enforced(Layer::Privileges, plan.capabilities.describe());
     }
     if let Some(limit) = plan.process_rlimit {
         rustix::process::setrlimit(
@@ -185,6 +194,11 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<(Own
 
 fn io(call: &str, error: &std::io::Error) -> LayerError {
     LayerError::new(Layer::Process, call, error.raw_os_error())
+}
+
+/// How a layer stands that was applied with `notes`.
+fn noted(notes: Vec<String>, detail: String) -> (LayerStatus, String) {
+    if notes.is_empty() { (LayerStatus::Enforced, detail) } else { (LayerStatus::Partial(notes.join("; ")), detail) }
 }
 
 fn hear(go: &mut Channel) -> Result<(Go, Vec<OwnedFd>), LayerError> {

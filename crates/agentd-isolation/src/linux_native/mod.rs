@@ -6,6 +6,7 @@
 
 mod plan;
 
+pub(crate) use plan::SCRATCH_BYTES;
 pub use plan::SYSTEM_DIRECTORIES;
 
 use crate::{launcher, probe, sandbox::LinkedSandbox, tracker::Tracker};
@@ -38,8 +39,7 @@ impl LinuxNativeBackend {
         plan::plan(spec)
     }
 
-    /// [`IsolationBackend::create_sandbox`], for the probe, which asks more of a sandbox than the trait has.
-    pub(crate) async fn create_linked(&self, spec: SandboxSpec) -> Result<Arc<LinkedSandbox>, IsolationError> {
+    async fn create_linked(&self, spec: SandboxSpec) -> Result<Arc<LinkedSandbox>, IsolationError> {
         let launcher = launcher::get()?;
         let ordered = launcher.create(plan::plan(&spec)?).await?;
         let me = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
@@ -56,8 +56,7 @@ impl IsolationBackend for LinuxNativeBackend {
     }
 
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
-        let me = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
-        let mut proven = probe::probe(me, &self.work_root).await?;
+        let mut proven = probe::probe(self, |spec| self.create_linked(spec), None, &self.work_root).await?;
         proven.available_profiles = vec![Profile::Strict, Profile::Default, Profile::Permissive];
         Ok(proven)
     }

@@ -1,17 +1,20 @@
 //! From a spec to the plan of every layer.
 
-use crate::fallback;
-use agentd_core::{Access, Grant, IsolationError, SandboxSpec};
+use crate::{
+    fallback,
+    grants::{self, invalid},
+};
+use agentd_core::{Access, IsolationError, Root, SandboxSpec};
 use agentd_kernel::{
     cgroup::CgroupPlan,
     landlock::{LandlockPlan, Rule},
     mount::{GrantPlan, SCRATCH, ViewPlan},
     namespace::NamespacePlan,
+    privileges::Capabilities,
     seccomp::SeccompPlan,
 };
 use agentd_supervisor::{plan::SandboxPlan, protocol};
 use std::{
-    os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
     sync::OnceLock,
 };
@@ -29,17 +32,18 @@ const READABLE_SYS: [&str; 2] = ["/sys/devices/system/cpu", "/sys/devices/system
 /// Where the home directory appears when the spec names none.
 const DEFAULT_HOME: &str = "/home/agent";
 
-/// Size limit of each private tmpfs when the sandbox has no memory limit.
-const SCRATCH_BYTES: u64 = 2 << 30;
+/// Size limit of all that is private when the sandbox has no memory limit.
+pub(crate) const SCRATCH_BYTES: u64 = 2 << 30;
 
 pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
-    let mut grants = spec.grants.iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
-    if grants.len() > protocol::MAX_FDS {
-        let reason = format!("{} are more than {}; grant a directory above them", grants.len(), protocol::MAX_FDS);
-        return Err(IsolationError::Invalid { what: "grants".to_owned(), reason });
+    if spec.root != Root::Host {
+        let reason = "linux-native shows the host's own tree: use the container backend for an image".to_owned();
+        return Err(IsolationError::Invalid { what: "root".to_owned(), reason });
     }
-    // Parents before children, so that a grant inside another is attached over it.
-    grants.sort_by_key(|g| g.path.components().count());
+    let grants = grants::resolve(&spec.grants, protocol::MAX_FDS)?;
+    if let Some(moved) = grants.iter().find(|grant| grant.target != grant.path) {
+        return Err(invalid("grant", &moved.path, "linux-native shows what it grants at the same place"));
+    }
     let home = spec.home.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_HOME));
     if !home.is_absolute() || home.components().any(|c| c == Component::ParentDir) {
         return Err(invalid("home", &home, "it must be an absolute path without '..'"));
@@ -56,40 +60,14 @@ pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
         namespaces: NamespacePlan { enabled: true, network: spec.network },
         view: ViewPlan { enabled: true, masks, home, grants, scratch_bytes: spec.limits.memory.map_or(SCRATCH_BYTES, |b| b.0) },
         landlock: LandlockPlan { enabled: true, rules, network: spec.network },
-        seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network }),
+        root: None,
+        capabilities: Capabilities::NONE,
+        seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network, set_ids: false }),
         cgroup,
         process_rlimit,
         rlimit_notes,
         allow_degraded: spec.allow_degraded,
     })
-}
-
-fn invalid(what: &str, path: &Path, reason: &str) -> IsolationError {
-    IsolationError::Invalid { what: format!("{what} {}", path.display()), reason: reason.to_owned() }
-}
-
-/// Follows the symbolic links of a grant once. What is carried out afterwards follows none.
-fn resolve(grant: &Grant) -> Result<GrantPlan, IsolationError> {
-    if !grant.path.is_absolute() {
-        return Err(invalid("grant", &grant.path, "it must be an absolute path"));
-    }
-    let path =
-        grant.path.canonicalize().map_err(|e| invalid("grant", &grant.path, &format!("{e}; create it, or drop the grant")))?;
-    let meta = path.metadata().map_err(|e| invalid("grant", &path, &e.to_string()))?;
-    for protected in &grant.protect {
-        if protected.components().any(|c| !matches!(c, Component::Normal(_))) {
-            return Err(invalid("protected path", protected, "it must be relative and without '..'"));
-        }
-    }
-    let reserved = ["/", "/proc", "/sys", "/dev"];
-    if reserved.iter().any(|r| path == Path::new(r)) || ["/proc", "/sys", "/dev"].iter().any(|r| path.starts_with(r)) {
-        return Err(invalid(
-            "grant",
-            &path,
-            "the sandbox has its own; grant a directory below / that is not /proc, /sys or /dev",
-        ));
-    }
-    Ok(GrantPlan { path, access: grant.access, protect: grant.protect.clone(), owner: (meta.uid(), meta.gid()) })
 }
 
 /// The directories below `/` that are neither the system's nor made anew.
@@ -133,10 +111,11 @@ fn rules(grants: &[GrantPlan], home: &Path) -> Vec<Rule> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agentd_core::Grant;
     use proptest::prelude::*;
 
     fn grant(path: &Path) -> Grant {
-        Grant { path: path.to_path_buf(), access: Access::ReadOnly, protect: Vec::new() }
+        Grant { path: path.to_path_buf(), target: None, access: Access::ReadOnly, protect: Vec::new() }
     }
 
     fn planned(grants: Vec<Grant>) -> Result<SandboxPlan, IsolationError> {

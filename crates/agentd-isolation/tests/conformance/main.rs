@@ -14,7 +14,7 @@ mod streams;
 use libtest_mimic::{Arguments, Trial};
 
 /// The backends under test.
-const BACKENDS: [&str; 2] = ["host-direct", "linux-native"];
+const BACKENDS: [&str; 3] = ["host-direct", "linux-native", "container"];
 
 fn main() {
     agentd_isolation::take_role();

@@ -38,7 +38,7 @@ pub async fn with(name: &str, spec: SandboxSpec) -> Arc<dyn Sandbox> {
 
 /// A grant.
 pub fn grant(path: &Path, access: Access) -> Grant {
-    Grant { path: path.to_path_buf(), access, protect: Vec::new() }
+    Grant { path: path.to_path_buf(), target: None, access, protect: Vec::new() }
 }
 
 /// A command with a usual path.

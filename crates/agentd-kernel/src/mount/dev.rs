@@ -29,8 +29,8 @@ pub(super) fn clone_nodes() -> Result<Vec<OwnedFd>, LayerError> {
     NODES.iter().map(|node| tree::clone_own(&Path::new("/dev").join(node))).collect()
 }
 
-pub(super) fn apply(scratch: &Scratch, nodes: Vec<OwnedFd>) -> Result<(), LayerError> {
-    let dev = scratch.directory("dev", 0o755)?;
+/// Makes what is in a `/dev`, but for the mounts, in the empty directory `dev`.
+pub(super) fn populate(dev: &Path) -> Result<(), LayerError> {
     for name in NODES {
         rustix::fs::mknodat(CWD, dev.join(name), FileType::RegularFile, Mode::empty(), 0)
             .at(Layer::Mounts, || format!("make a place for /dev/{name}"))?;
@@ -41,14 +41,19 @@ pub(super) fn apply(scratch: &Scratch, nodes: Vec<OwnedFd>) -> Result<(), LayerE
     for (target, name) in LINKS {
         symlink(target, dev.join(name)).at(Layer::Mounts, || format!("symlink /dev/{name}"))?;
     }
-    scratch.show("dev", 0o755, Path::new("/dev"))?;
+    Ok(())
+}
+
+/// Attaches the mounts of a `/dev` that is shown at `dev`.
+pub(super) fn furnish(dev: &Path, nodes: Vec<OwnedFd>, scratch: &Scratch) -> Result<(), LayerError> {
     for (name, node) in NODES.iter().zip(nodes) {
-        tree::attach_own(&node, &Path::new("/dev").join(name))?;
+        tree::attach_own(&node, &dev.join(name))?;
     }
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
-    mount("devpts", "/dev/pts", "devpts", flags, Some(c"newinstance,ptmxmode=0666,mode=620"))
+    mount("devpts", dev.join("pts"), "devpts", flags, Some(c"newinstance,ptmxmode=0666,mode=620"))
         .at(Layer::Mounts, || "mount devpts on /dev/pts".to_owned())?;
+    let place = dev.join("shm");
     let shm = tree::clone_own(&scratch.directory("shm", 0o1777)?)?;
-    tree::restrict(&shm, libc::MOUNT_ATTR_NOEXEC, Path::new("/dev/shm"))?;
-    tree::attach_own(&shm, Path::new("/dev/shm"))
+    tree::restrict(&shm, libc::MOUNT_ATTR_NOEXEC, &place)?;
+    tree::attach_own(&shm, &place)
 }

@@ -8,7 +8,9 @@
 //! to make than everything else here, and one size limit holds for all of them together.
 
 mod dev;
+mod place;
 mod proc;
+pub mod root;
 mod scratch;
 mod tree;
 
@@ -30,6 +32,8 @@ use std::{
 pub struct GrantPlan {
     /// Absolute, without symbolic links.
     pub path: PathBuf,
+    /// Where it is shown; the same place in a view of the host's own tree.
+    pub target: PathBuf,
     /// What may be done with it.
     pub access: Access,
     /// Paths below it, relative, that stay read-only where they exist.
@@ -60,8 +64,8 @@ pub const SCRATCH: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 pub struct View<'a>(&'a ViewPlan);
 
 /// Detached trees of the grants, in order, from this process's view, which must still be the host's.
-pub fn clone_grants(plan: &ViewPlan) -> Result<Vec<OwnedFd>, LayerError> {
-    plan.grants.iter().map(|grant| clone_tree(&grant.path)).collect()
+pub fn clone_grants(grants: &[GrantPlan]) -> Result<Vec<OwnedFd>, LayerError> {
+    grants.iter().map(|grant| clone_tree(&grant.path)).collect()
 }
 
 /// Builds the view in this process's (new) mount namespace.
@@ -72,7 +76,9 @@ pub fn build(plan: &ViewPlan) -> Result<View<'_>, LayerError> {
         .at(Layer::Mounts, || "make / private".to_owned())?;
     let devices = dev::clone_nodes()?;
     let scratch = Scratch::mount(plan.scratch_bytes)?;
-    dev::apply(&scratch, devices)?;
+    dev::populate(&scratch.directory("dev", 0o755)?)?;
+    scratch.show("dev", 0o755, Path::new("/dev"))?;
+    dev::furnish(Path::new("/dev"), devices, &scratch)?;
     scratch.show("tmp", 0o1777, Path::new("/tmp"))?;
     let empty = scratch.directory("empty", 0o555)?;
     for mask in &plan.masks {
@@ -85,7 +91,7 @@ pub fn build(plan: &ViewPlan) -> Result<View<'_>, LayerError> {
         }
     }
     // Over the place where the scratch file system itself is.
-    proc::apply()?;
+    proc::apply(Path::new("/proc"))?;
     directory(Path::new("/var/tmp"), 0o1777)?;
     directory(&plan.home, 0o700)?;
     rustix::process::umask(umask);

@@ -8,19 +8,12 @@ use std::path::Path;
 
 /// Entries that tell of the host and that some kernels have and let everybody read. What only root of the host may open (`kcore`, `kmsg`,
 /// `sysrq-trigger`, `timer_list` …) a payload can't, because it is never that; and all of `/proc` is read-only by Landlock.
-const DANGEROUS: [&str; 7] = [
-    "/proc/keys",
-    "/proc/key-users",
-    "/proc/kallsyms",
-    "/proc/cmdline",
-    "/proc/modules",
-    "/proc/sched_debug",
-    "/proc/timer_list",
-];
+const DANGEROUS: [&str; 7] = ["keys", "key-users", "kallsyms", "cmdline", "modules", "sched_debug", "timer_list"];
 
-pub(super) fn apply() -> Result<(), LayerError> {
+/// Mounts it at `place`, below which nobody but the sandbox being made can put a link.
+pub(super) fn apply(place: &Path) -> Result<(), LayerError> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("proc", "/proc", "proc", flags, Some(c"hidepid=2")).at(Layer::Mounts, || "mount proc on /proc".to_owned()).map_err(
+    mount("proc", place, "proc", flags, Some(c"hidepid=2")).at(Layer::Mounts, || "mount proc on /proc".to_owned()).map_err(
         |error| {
             error.remedy(
                 "the kernel refuses a new /proc where parts of the present one are covered, as in most containers: \
@@ -28,5 +21,12 @@ pub(super) fn apply() -> Result<(), LayerError> {
             )
         },
     )?;
-    DANGEROUS.iter().try_for_each(|path| tree::cover(Path::new("/dev/null"), Path::new(path)))
+    DANGEROUS.iter().try_for_each(|name| tree::cover(Path::new("/dev/null"), &place.join(name)))
+}
+
+/// Makes the `/proc` at `place` read-only, where all below `/` is the sandbox's own and Landlock does not tell the two apart.
+pub(super) fn protect(place: &Path) -> Result<(), LayerError> {
+    let at =
+        tree::open_beneath(rustix::fs::CWD, place, rustix::fs::OFlags::PATH).at(Layer::Mounts, || "open /proc".to_owned())?;
+    tree::restrict(&at, libc::MOUNT_ATTR_RDONLY, place)
 }

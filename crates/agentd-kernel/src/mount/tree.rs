@@ -52,7 +52,7 @@ pub fn attach_own(tree: &OwnedFd, target: &Path) -> Result<(), LayerError> {
         .at(Layer::Mounts, || format!("move_mount onto {}", target.display()))
 }
 
-fn open_beneath<Fd: AsFd>(dir: Fd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(super) fn open_beneath<Fd: AsFd>(dir: Fd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), resolve)
 }
@@ -60,9 +60,13 @@ fn open_beneath<Fd: AsFd>(dir: Fd, path: &Path, flags: OFlags) -> rustix::io::Re
 /// Attaches a detached tree at `target`, which must not contain symbolic links.
 pub fn attach(tree: OwnedFd, target: &Path) -> Result<(), LayerError> {
     let place = open_beneath(CWD, target, OFlags::PATH).at(Layer::Mounts, || format!("open {}", target.display()))?;
+    attach_at(&tree, &place, target)
+}
+
+/// Attaches a detached tree on what `place` is opened on.
+pub fn attach_at(tree: &OwnedFd, place: &OwnedFd, target: &Path) -> Result<(), LayerError> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(&tree, c"", &place, c"", flags)
-        .at(Layer::Mounts, || format!("move_mount onto {}", target.display()))
+    rustix::mount::move_mount(tree, c"", place, c"", flags).at(Layer::Mounts, || format!("move_mount onto {}", target.display()))
 }
 
 /// Sets attributes on a whole detached tree, e.g. `MOUNT_ATTR_RDONLY`.

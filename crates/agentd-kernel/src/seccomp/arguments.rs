@@ -1,6 +1,9 @@
 //! System calls that are allowed with some arguments only.
 
-use super::assemble::{Condition, Rule};
+use super::{
+    SeccompPlan,
+    assemble::{Condition, Rule},
+};
 use agentd_core::Profile;
 
 /// Namespace flags of `clone(2)`. `CLONE_NEWTIME` cannot be asked for by `clone`.
@@ -16,12 +19,12 @@ const TERMINAL: [u32; 4] =
 const PERSONALITIES: [u32; 3] = [0, 0xffff_ffff, 8];
 
 /// The calls and their rules in a profile. Any one of a call's rules lets it through; without rules it is refused.
-pub(super) fn rules(profile: Profile) -> Vec<(&'static str, i64, Vec<Rule>)> {
+pub(super) fn rules(plan: SeccompPlan) -> Vec<(&'static str, i64, Vec<Rule>)> {
     let core = [libc::RLIMIT_CORE];
     vec![
         ("clone", libc::SYS_clone, vec![vec![masked(0, NAMESPACES, &[0])]]),
         ("ioctl", libc::SYS_ioctl, vec![vec![none_of(1, &TERMINAL)]]),
-        ("socket", libc::SYS_socket, sockets(profile)),
+        ("socket", libc::SYS_socket, sockets(plan.profile)),
         ("socketpair", libc::SYS_socketpair, vec![vec![one_of(0, &numbers([libc::AF_UNIX]))]]),
         // Own limits only: the supervisor has the same user id. And of those not the one that keeps the host from running its
         // crash handler (`core(5)`), which a process could otherwise lower to 0; reading it is harmless.
@@ -34,10 +37,10 @@ pub(super) fn rules(profile: Profile) -> Vec<(&'static str, i64, Vec<Rule>)> {
         ("prctl", libc::SYS_prctl, vec![vec![none_of(0, &[PR_SET_MM])]]),
         ("personality", libc::SYS_personality, vec![vec![one_of(0, &PERSONALITIES)]]),
         ("mknodat", libc::SYS_mknodat, plain_nodes(2)),
-        ("fchmod", libc::SYS_fchmod, no_set_ids(1)),
-        ("fchmodat", libc::SYS_fchmodat, no_set_ids(2)),
+        ("fchmod", libc::SYS_fchmod, modes(1, plan)),
+        ("fchmodat", libc::SYS_fchmodat, modes(2, plan)),
         #[cfg(target_arch = "x86_64")]
-        ("chmod", libc::SYS_chmod, no_set_ids(1)),
+        ("chmod", libc::SYS_chmod, modes(1, plan)),
         #[cfg(target_arch = "x86_64")]
         ("mknod", libc::SYS_mknod, plain_nodes(1)),
     ]
@@ -65,9 +68,10 @@ fn plain_nodes(argument: u8) -> Vec<Rule> {
     vec![vec![masked(argument, libc::S_IFMT, &[0, libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK])]]
 }
 
-/// Modes without set-user-id and set-group-id.
-fn no_set_ids(argument: u8) -> Vec<Rule> {
-    vec![vec![masked(argument, libc::S_ISUID | libc::S_ISGID, &[0])]]
+/// Modes without set-user-id and set-group-id, unless the plan lets them through.
+fn modes(argument: u8, plan: SeccompPlan) -> Vec<Rule> {
+    let refused = if plan.set_ids { 0 } else { libc::S_ISUID | libc::S_ISGID };
+    vec![vec![masked(argument, refused, &[0])]]
 }
 
 fn masked(argument: u8, mask: u32, values: &[u32]) -> Condition {

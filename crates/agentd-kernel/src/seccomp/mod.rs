@@ -20,6 +20,8 @@ pub struct SeccompPlan {
     pub profile: Profile,
     /// The network decides nothing by address here, only which socket families exist.
     pub network: Network,
+    /// Whether set-user-id and set-group-id bits may be given: in a root of the sandbox's own they mean nothing (`nosuid`).
+    pub set_ids: bool,
 }
 
 /// A compiled filter.
@@ -36,7 +38,7 @@ impl Program {
 impl SeccompPlan {
     /// The system calls that the profile lets through, by name and number; some of them only with certain arguments.
     pub fn allowed(&self) -> Vec<(&'static str, i64)> {
-        let checked = arguments::rules(self.profile);
+        let checked = arguments::rules(*self);
         let checked = checked.iter().filter(|(_, _, rules)| !rules.is_empty()).map(|(name, number, _)| (*name, *number));
         let mut list: Vec<_> = self.unconditional().chain(checked).collect();
         list.sort_by_key(|(_, number)| *number);
@@ -54,7 +56,7 @@ impl SeccompPlan {
         let number = |nr: i64| u32::try_from(nr).unwrap_or(u32::MAX);
         let mut decisions: BTreeMap<u32, Decision> = self.unconditional().map(|(_, nr)| (number(nr), Decision::Allow)).collect();
         decisions.extend(syscalls::ABSENT.iter().map(|(_, nr)| (number(*nr), Decision::Fail(libc::ENOSYS))));
-        decisions.extend(arguments::rules(self.profile).into_iter().map(|(_, nr, rules)| (number(nr), Decision::Check(rules))));
+        decisions.extend(arguments::rules(*self).into_iter().map(|(_, nr, rules)| (number(nr), Decision::Check(rules))));
         Program(assemble::assemble(&decisions.into_iter().collect::<Vec<_>>()))
     }
 }

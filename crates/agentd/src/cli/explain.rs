@@ -39,6 +39,6 @@ pub(crate) fn text(backend: &str, spec: &SandboxSpec) -> Result<String, Isolatio
     for note in plan.rlimit_notes {
         line("rlimit", note);
     }
-    line("privileges", "all capability sets empty, no_new_privs, not dumpable, own session keyring".to_owned());
+    line("privileges", plan.capabilities.describe());
     Ok(out)
 }

@@ -128,7 +128,7 @@ fn grant(path: &Path, access: Access, home: Option<&Path>) -> Result<Grant, Isol
         return Err(refuse(format!("~/{secret} holds secrets: copy what the command needs into a directory of its own")));
     }
     let protect = if access == Access::ReadWrite { PROTECTED.iter().map(PathBuf::from).collect() } else { Vec::new() };
-    Ok(Grant { path: resolved, access, protect })
+    Ok(Grant { path: resolved, target: None, access, protect })
 }
 
 /// What tools of the caller's need that are on `path` and below `home`: read-only grants, and variables.
@@ -143,7 +143,10 @@ pub(crate) fn tools(home: &Path, path: &OsStr) -> (Vec<Grant>, Vec<(&'static str
         variables.extend(tool.variable.map(|(name, place)| (name, home.join(place))));
     }
     found.dedup();
-    (found.into_iter().map(|path| Grant { path, access: Access::ReadOnly, protect: Vec::new() }).collect(), variables)
+    (
+        found.into_iter().map(|path| Grant { path, target: None, access: Access::ReadOnly, protect: Vec::new() }).collect(),
+        variables,
+    )
 }
 
 /// Protected paths of a read-write grant that are not there, and so can be made. What appears at them while a command runs is

@@ -2,7 +2,8 @@
 
 use super::{CANNOT, Failure, args::RunArgs, environment, explain, grants, probe_cache, terminal};
 use agentd_core::{
-    Command, EndReason, IsolationBackend, IsolationError, Layer, LayerStatus, Limits, Outcome, Sandbox, SandboxSpec, StdinSource,
+    Command, EndReason, IsolationBackend, IsolationError, Layer, LayerStatus, Limits, Outcome, Root, Sandbox, SandboxSpec,
+    StdinSource,
 };
 use agentd_isolation::{LinuxNativeBackend, create_backend};
 use std::{
@@ -127,6 +128,7 @@ fn request(args: &RunArgs) -> Result<(SandboxSpec, Command), Failure> {
         capture: args.max_output.map_or(JSON_CAPTURE, |b| b.0.min(64 << 20)),
     };
     let spec = SandboxSpec {
+        root: Root::Host,
         grants: granted,
         home: Some(shown_home),
         network: args.net.into(),

@@ -1,0 +1,100 @@
+//! From a spec to the plan of every layer.
+
+use crate::{fallback, grants, linux_native::SCRATCH_BYTES};
+use agentd_core::{Access, IsolationError, Root, SandboxSpec};
+use agentd_kernel::{
+    cgroup::CgroupPlan,
+    landlock::{LandlockPlan, Rule},
+    mount::{ViewPlan, root::RootPlan},
+    namespace::NamespacePlan,
+    privileges::Capabilities,
+    seccomp::SeccompPlan,
+};
+use agentd_supervisor::{plan::SandboxPlan, protocol};
+use std::path::{Path, PathBuf};
+
+/// The host's programs, and the parts of its `/etc` that they need and that tell nothing of its users. Those that exist are shown.
+const SYSTEM: [&str; 21] = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/opt",
+    "/nix/store",
+    "/gnu/store",
+    "/etc/alternatives",
+    "/etc/ca-certificates",
+    "/etc/debian_version",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/mime.types",
+    "/etc/os-release",
+    "/etc/protocols",
+    "/etc/ssl/certs",
+];
+
+/// Files of a root of the host's programs.
+const FILES: [(&str, &str); 5] = [
+    ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+    ("/etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
+    ("/etc/hosts", "127.0.0.1 localhost agentd\n::1 localhost\n"),
+    ("/etc/hostname", "agentd\n"),
+    ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n"),
+];
+
+pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+    let layers = match &spec.root {
+        Root::Host => Vec::new(),
+        Root::Layers(layers) if layers.is_empty() => {
+            return Err(IsolationError::Invalid {
+                what: "root".to_owned(),
+                reason: "an image has at least one layer".to_owned(),
+            });
+        }
+        Root::Layers(layers) => layers.clone(),
+    };
+    let room = protocol::MAX_FDS.checked_sub(layers.len()).ok_or_else(|| IsolationError::Invalid {
+        what: "root".to_owned(),
+        reason: format!("{} layers are more than {}; squash the image", layers.len(), protocol::MAX_FDS),
+    })?;
+    let grants = grants::resolve(&spec.grants, room)?;
+    let scratch_bytes = spec.limits.memory.map_or(SCRATCH_BYTES, |b| b.0);
+    let (system, links) = if layers.is_empty() { host_programs() } else { (Vec::new(), Vec::new()) };
+    let files = if layers.is_empty() { &FILES[..] } else { &[] };
+    let files = files.iter().map(|(path, content)| (PathBuf::from(path), (*content).to_owned())).collect();
+    let mut cgroup = CgroupPlan::from_limits(&spec.limits);
+    let process_rlimit = fallback::processes(&mut cgroup);
+    let rlimit_notes = fallback::cpu_time(&mut cgroup).into_iter().collect();
+    // All below it is the sandbox's own; what is not, its mounts keep read-only.
+    let rules = vec![Rule { path: PathBuf::from("/"), access: Access::ReadWrite, optional: false }];
+    Ok(SandboxPlan {
+        namespaces: NamespacePlan { enabled: true, network: spec.network },
+        view: ViewPlan { enabled: false, masks: Vec::new(), home: PathBuf::new(), grants: Vec::new(), scratch_bytes: 0 },
+        root: Some(RootPlan { layers, system, files, links, grants, scratch_bytes }),
+        capabilities: Capabilities::OWN_ROOT,
+        landlock: LandlockPlan { enabled: true, rules, network: spec.network },
+        seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network, set_ids: true }),
+        cgroup,
+        process_rlimit,
+        rlimit_notes,
+        allow_degraded: spec.allow_degraded,
+    })
+}
+
+/// What of the host's programs is there: directories and files to show, and links to make as the host has them.
+fn host_programs() -> (Vec<PathBuf>, Vec<(PathBuf, PathBuf)>) {
+    let (mut system, mut links) = (Vec::new(), Vec::new());
+    for path in SYSTEM.map(Path::new) {
+        match path.read_link() {
+            Ok(target) => links.push((path.to_path_buf(), target)),
+            Err(_) if path.exists() => system.push(path.to_path_buf()),
+            Err(_) => {}
+        }
+    }
+    (system, links)
+}
