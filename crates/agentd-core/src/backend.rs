@@ -82,7 +82,8 @@ pub trait Sandbox: Send + Sync {
     async fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), IsolationError>;
     /// Whether it can run commands.
     async fn is_alive(&self) -> bool;
-    /// Stops all its processes until [`Sandbox::resume`].
+    /// Stops all its processes until [`Sandbox::resume`]. A deadline that passes meanwhile may take effect only then (with version 1
+    /// of cgroups).
     async fn suspend(&self) -> Result<(), IsolationError>;
     /// Lets them go on.
     async fn resume(&self) -> Result<(), IsolationError>;

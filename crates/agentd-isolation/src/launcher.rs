@@ -32,7 +32,15 @@ pub(crate) struct Ordered {
 impl Ordered {
     /// Ends it and waits until nothing of it is left. The second time there is nothing to do.
     pub(crate) async fn destroy(&self) -> Result<(), IsolationError> {
-        if self.destroyed.swap(true, Ordering::Relaxed) { Ok(()) } else { self.launcher.destroy(self.id).await }
+        if self.destroyed.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.launcher.order(Order::Destroy { id: self.id }, self.id).await
+    }
+
+    /// Stops all its processes, or lets them go on.
+    pub(crate) async fn freeze(&self, frozen: bool) -> Result<(), IsolationError> {
+        self.launcher.order(Order::Freeze { id: self.id, frozen }, self.id).await
     }
 
     pub(crate) fn is_destroyed(&self) -> bool {
@@ -108,9 +116,9 @@ impl Launcher {
         Ok(ordered)
     }
 
-    /// Ends a sandbox and waits until nothing of it is left.
-    async fn destroy(&self, id: u32) -> Result<(), IsolationError> {
-        let result = self.exchange(id).await;
+    /// Gives an order and waits until it has been carried out.
+    async fn order(&self, order: Order, id: u32) -> Result<(), IsolationError> {
+        let result = self.exchange(order, id).await;
         self.clear_abandoned();
         result?.map_or(Ok(()), |error| Err(error.into()))
     }
@@ -138,14 +146,17 @@ impl Launcher {
         }
     }
 
-    async fn exchange(&self, id: u32) -> Result<Option<LayerError>, IsolationError> {
+    async fn exchange(&self, order: Order, id: u32) -> Result<Option<LayerError>, IsolationError> {
+        let freezes = matches!(order, Order::Freeze { .. });
         let mut channel = self.control.lock().await;
-        channel.send(&Order::Destroy { id }, &[]).map_err(|e| lost(&e))?;
+        channel.send(&order, &[]).map_err(|e| lost(&e))?;
         loop {
-            while let Some((Report::Destroyed { id: of, error }, _)) = channel.buffered().map_err(|e| lost(&e))? {
-                // Others are those of sandboxes that nobody waits for.
-                if of == id {
-                    return Ok(error);
+            while let Some((report, _)) = channel.buffered::<Report>().map_err(|e| lost(&e))? {
+                match report {
+                    Report::Destroyed { id: of, error } if of == id && !freezes => return Ok(error),
+                    Report::Frozen { id: of, error } if of == id && freezes => return Ok(error),
+                    // Those of sandboxes that nobody waits for.
+                    _ => {}
                 }
             }
             ready::once(channel.as_fd(), Interest::READABLE)

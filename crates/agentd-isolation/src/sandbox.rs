@@ -95,6 +95,17 @@ impl LinkedSandbox {
         Err(IsolationError::Unsupported { backend: self.backend.name().to_owned(), operation })
     }
 
+    /// Without a namespace a sandbox's processes cannot be told from those they left.
+    async fn freeze(&self, frozen: bool, operation: &'static str) -> Result<(), IsolationError> {
+        if !self.link.namespaced {
+            return self.unsupported(operation);
+        }
+        if !self.is_alive().await {
+            return Err(self.link.why_lost());
+        }
+        self.ordered.freeze(frozen).await
+    }
+
     async fn open_file(&self, path: &Path, write: bool) -> Result<File, IsolationError> {
         let (id, mut news) = self.link.listen();
         let request = Request::Open { id, path: path.as_os_str().as_bytes().to_vec(), write };
@@ -160,11 +171,11 @@ impl Sandbox for LinkedSandbox {
     }
 
     async fn suspend(&self) -> Result<(), IsolationError> {
-        self.unsupported("suspend")
+        self.freeze(true, "suspend").await
     }
 
     async fn resume(&self) -> Result<(), IsolationError> {
-        self.unsupported("resume")
+        self.freeze(false, "resume").await
     }
 
     async fn snapshot(&self, _name: &str) -> Result<(), IsolationError> {

@@ -154,6 +154,10 @@ fn victim(mark: &str) -> ! {
             tokio::join!(sh(&fenced, &text), sh(&open, &text));
             let handle = fenced.exec_streaming(support::script(&format!("setsid sleep {mark} & sleep {mark}"))).await.unwrap();
             open.destroy().await.unwrap();
+            // Only root can, without a delegated cgroup.
+            if fenced.suspend().await.is_ok() && round % 3 == 0 {
+                fenced.resume().await.unwrap();
+            }
             drop(handle);
             fenced.destroy().await.unwrap();
         }
@@ -214,6 +218,10 @@ async fn killed_launchers() {
         rustix::process::kill_process(Pid::from_raw(launcher).unwrap(), Signal::KILL).unwrap();
         victim.kill().unwrap();
         victim.wait().unwrap();
+        // It is dying, and nobody tells when it is dead.
+        while fs::read_to_string(format!("/proc/{launcher}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+            std::thread::yield_now();
+        }
         // What a dead launcher could not remove, the next one does when it makes its first group.
         let next = Command::new(std::env::current_exe().unwrap()).arg(NEXT).status().unwrap();
         assert!(next.success());

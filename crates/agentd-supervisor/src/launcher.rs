@@ -12,7 +12,7 @@ use crate::{
 };
 use agentd_core::{Layer, LayerError, LayerReport, LayerStatus};
 use agentd_kernel::{
-    cgroup::{Cgroup, Hierarchy},
+    cgroup::{Cgroup, Freezer, Hierarchy},
     idmap::{self, Claim, Identity},
     namespace::{self, Cloned},
     seccomp::{Program, SeccompPlan},
@@ -97,6 +97,8 @@ struct Live {
     pidfd: OwnedFd,
     cgroup: Option<Cgroup>,
     namespaced: bool,
+    /// What stops it, once it has been stopped.
+    freezer: Option<Freezer>,
     /// Its range of host ids, given back when it is gone.
     _claim: Option<Claim>,
 }
@@ -165,6 +167,10 @@ impl Launcher {
                 let error = self.destroy(id).err();
                 control.send(&Report::Destroyed { id, error }, &[])
             }
+            Order::Freeze { id, frozen } => {
+                let error = self.freeze(id, frozen).err();
+                control.send(&Report::Frozen { id, error }, &[])
+            }
         }
     }
 
@@ -173,7 +179,7 @@ impl Launcher {
         let (mut cgroup, report) = self.group(plan)?;
         match self.spawn(plan, cgroup.as_ref(), report, channel) {
             Ok((pid, pidfd, claim)) => {
-                let live = Live { pid, pidfd, cgroup, namespaced: plan.namespaces.enabled, _claim: claim };
+                let live = Live { pid, pidfd, cgroup, namespaced: plan.namespaces.enabled, freezer: None, _claim: claim };
                 self.sandboxes.insert(id, live);
                 Ok(())
             }
@@ -191,11 +197,7 @@ impl Launcher {
         if plan.cgroup.is_empty() {
             return Ok((None, None));
         }
-        let hierarchy = self.hierarchy.get_or_insert_with(|| {
-            let hierarchy = Hierarchy::detect();
-            hierarchy.sweep();
-            hierarchy
-        });
+        let hierarchy = hierarchy(&mut self.hierarchy);
         self.groups += 1;
         let detail = plan.cgroup.describe();
         match hierarchy.create(&Hierarchy::name(self.groups), &plan.cgroup) {
@@ -238,9 +240,29 @@ impl Launcher {
         }
     }
 
+    fn freeze(&mut self, id: u32, frozen: bool) -> Result<(), LayerError> {
+        let gone = || LayerError::new(Layer::Process, "find the sandbox", Some(libc::ESRCH));
+        let live = self.sandboxes.get_mut(&id).ok_or_else(gone)?;
+        if live.freezer.is_none() && !frozen {
+            return Ok(());
+        }
+        if live.freezer.is_none() {
+            self.groups += 1;
+            let root = live.pid.as_raw_nonzero().get();
+            let members = || crate::sweep::tree(root, |_| ());
+            let name = Hierarchy::name(self.groups);
+            live.freezer = Some(hierarchy(&mut self.hierarchy).freezer(&name, live.cgroup.as_ref(), members)?);
+        }
+        live.freezer.as_ref().map_or(Ok(()), |freezer| freezer.set(frozen))
+    }
+
     /// Ends a sandbox and waits until its processes are gone.
     fn destroy(&mut self, id: u32) -> Result<(), LayerError> {
         let Some(mut live) = self.sandboxes.remove(&id) else { return Ok(()) };
+        if let Some(freezer) = &live.freezer {
+            // On version 1, what is stopped does not even die. What cannot be thawed is told by what cannot be removed.
+            freezer.set(false).ok();
+        }
         if live.namespaced {
             kill(&live.pidfd, live.pid);
         } else {
@@ -250,14 +272,22 @@ impl Launcher {
             let keep = self.sandboxes.values().map(|l| l.pid.as_raw_nonzero().get()).collect();
             crate::sweep::kill_orphans(&keep, |_| ());
         }
-        match &mut live.cgroup {
-            Some(cgroup) => {
-                cgroup.kill();
-                cgroup.remove()
-            }
-            None => Ok(()),
+        let thawed = live.freezer.map_or(Ok(()), Freezer::remove);
+        if let Some(cgroup) = &mut live.cgroup {
+            cgroup.kill();
+            cgroup.remove()?;
         }
+        thawed
     }
+}
+
+/// Where groups are made; looked up, and cleared of what dead launchers left, at the first use.
+fn hierarchy(known: &mut Option<Hierarchy>) -> &Hierarchy {
+    known.get_or_insert_with(|| {
+        let hierarchy = Hierarchy::detect();
+        hierarchy.sweep();
+        hierarchy
+    })
 }
 
 /// Writes the maps of the new process and lets it go on; then makes what it needs last.

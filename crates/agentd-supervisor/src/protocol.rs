@@ -157,11 +157,25 @@ pub enum Order {
         /// The sandbox.
         id: u32,
     },
+    /// Stop all processes of a sandbox, or let them go on.
+    Freeze {
+        /// The sandbox.
+        id: u32,
+        /// Whether to stop them.
+        frozen: bool,
+    },
 }
 
 /// Launcher to library.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
+    /// [`Order::Freeze`] is done, or why not.
+    Frozen {
+        /// The sandbox.
+        id: u32,
+        /// Why not.
+        error: Option<LayerError>,
+    },
     /// Ordered destruction is complete.
     Destroyed {
         /// The sandbox.

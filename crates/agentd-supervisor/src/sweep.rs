@@ -19,20 +19,25 @@ pub fn kill_namespace() {
 /// Kills `root`, a child of this process, and what is below it. What hides, or is forked meanwhile, is orphaned by that and left
 /// for [`kill_orphans`].
 pub fn kill_tree(root: i32) {
-    let mut stopped = Vec::new();
-    let mut seen = HashSet::new();
-    let mut next = vec![root];
     // Stopped on the way down and killed last, so that no parent can react to a child's death by forking another.
-    while let Some(pid) = next.pop() {
-        if seen.insert(pid) {
-            signal(pid, Signal::STOP);
-            next.extend(descend(pid));
-            stopped.push(pid);
-        }
-    }
-    for pid in stopped {
+    for pid in tree(root, |pid| signal(pid, Signal::STOP)) {
         signal(pid, Signal::KILL);
     }
+}
+
+/// `root` and what is below it, as far as it shows; each is met before its children are looked for.
+pub fn tree(root: i32, mut met: impl FnMut(i32)) -> Vec<i32> {
+    let mut found = Vec::new();
+    let mut seen = HashSet::new();
+    let mut next = vec![root];
+    while let Some(pid) = next.pop() {
+        if seen.insert(pid) {
+            met(pid);
+            next.extend(descend(pid));
+            found.push(pid);
+        }
+    }
+    found
 }
 
 /// Kills and reaps every child of this process that is not in `keep`, and what they leave, until there is none; `reaped` is told

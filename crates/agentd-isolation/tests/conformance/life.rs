@@ -13,6 +13,8 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
         a_dropped_sandbox_is_ended,
         many_commands_run_at_once,
         what_cannot_be_done_is_said,
+        a_suspended_sandbox_stands_still_until_it_is_resumed,
+        a_suspended_sandbox_is_destroyed,
         a_backend_is_healthy,
     )
 }
@@ -80,10 +82,72 @@ async fn what_cannot_be_done_is_said(name: &str) {
     assert!(matches!(sandbox.snapshot("x").await, Err(IsolationError::Unsupported { operation: "snapshot", .. })));
     assert!(matches!(sandbox.restore("x").await, Err(IsolationError::Unsupported { operation: "restore", .. })));
     assert!(matches!(sandbox.fork().await, Err(IsolationError::Unsupported { operation: "fork", .. })));
-    assert!(matches!(sandbox.suspend().await, Err(IsolationError::Unsupported { operation: "suspend", .. })));
     sandbox.destroy().await.unwrap();
 }
 
 async fn a_backend_is_healthy(name: &str) {
     backend(name).health_check().await.unwrap();
+}
+
+/// Suspends; `false` where this backend, or this user without a cgroup, cannot and says so.
+async fn suspended(sandbox: &std::sync::Arc<dyn agentd_isolation::Sandbox>, name: &str) -> bool {
+    match sandbox.suspend().await {
+        Ok(()) => true,
+        Err(IsolationError::Unsupported { operation: "suspend", .. }) => {
+            assert_eq!(name, "host-direct");
+            false
+        }
+        Err(IsolationError::Layer(error)) => {
+            assert!(error.to_string().contains("find a writable cgroup with the freezer controller"), "{error}");
+            assert!(!rustix::process::geteuid().is_root());
+            false
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+async fn a_suspended_sandbox_stands_still_until_it_is_resumed(name: &str) {
+    let sandbox = bare(name).await;
+    if name == "host-direct" {
+        assert!(!suspended(&sandbox, name).await);
+        return;
+    }
+    let text = "while :; do (:); date +%s%N > /tmp/beat.new; mv /tmp/beat.new /tmp/beat; done & echo; wait";
+    let mut handle = sandbox.exec_streaming(script(text)).await.unwrap();
+    let stdout = handle.take_streams().stdout.unwrap();
+    rustix::io::read(&stdout, &mut [0u8; 1][..]).unwrap();
+    // It can be read only while it runs; what is written meanwhile shows whether it stood still.
+    let beat = || async { sandbox.read_file(std::path::Path::new("/tmp/beat"), 100).await };
+    while beat().await.is_err() {}
+    if suspended(&sandbox, name).await {
+        let elapsed = std::time::Duration::from_millis(300);
+        let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        tokio::time::sleep(elapsed).await;
+        let read = {
+            let sandbox = sandbox.clone();
+            tokio::spawn(async move { sandbox.read_file(std::path::Path::new("/tmp/beat"), 100).await.unwrap() })
+        };
+        tokio::task::yield_now().await;
+        assert!(!read.is_finished(), "a suspended supervisor answered");
+        sandbox.resume().await.unwrap();
+        read.await.unwrap();
+        // It goes on.
+        let ago = |beat: Vec<u8>| String::from_utf8(beat).unwrap().trim().parse::<u128>().unwrap();
+        while beat().await.map_or(0, ago) < before.as_nanos() + elapsed.as_nanos() {}
+        // Twice is as good as once.
+        assert!(suspended(&sandbox, name).await);
+        sandbox.resume().await.unwrap();
+        sandbox.resume().await.unwrap();
+    }
+    sandbox.destroy().await.unwrap();
+}
+
+async fn a_suspended_sandbox_is_destroyed(name: &str) {
+    let sandbox = bare(name).await;
+    let seconds = format!("{}99{}", name.len(), std::process::id());
+    let _handle = sandbox.exec_streaming(script(&format!("setsid sleep {seconds} & sleep {seconds}"))).await.unwrap();
+    sh(&sandbox, ":").await;
+    suspended(&sandbox, name).await;
+    sandbox.destroy().await.unwrap();
+    assert!(!runs(&format!("sleep {seconds}")));
 }

@@ -74,6 +74,11 @@ impl Cgroup {
         self.v2.as_ref().map(AsFd::as_fd)
     }
 
+    /// Its directory on version 2, where one directory is in all controllers.
+    pub(super) fn unified(&self) -> Option<&Path> {
+        self.dirs.iter().find(|(version, _)| *version == Version::V2).map(|(_, dir)| dir.as_path())
+    }
+
     /// Moves the calling (single-threaded) process into the group's version 1 directories. A thread that moves itself through
     /// `tasks` is spared the kernel's global lock, whose writer waits for an RCU grace period (`cgroup_procs_write_start`).
     pub fn join(&self) -> Result<(), LayerError> {
@@ -117,7 +122,7 @@ impl Cgroup {
                 (Controller::CpuTime, Version::V2) => {
                     add(WatchKind::CpuStat, "cpu.stat")?;
                 }
-                (Controller::Cpu, _) => {}
+                (Controller::Cpu | Controller::Freezer, _) => {}
             }
         }
         Ok(watches)
@@ -130,6 +135,7 @@ impl Cgroup {
             Controller::Pids => ["pids.max", "pids.max"],
             Controller::Cpu => ["cpu.shares", "cpu.max"],
             Controller::CpuTime => ["cpuacct.usage", "cpu.stat"],
+            Controller::Freezer => ["freezer.state", "cgroup.freeze"],
         };
         self.dirs
             .iter()
@@ -211,7 +217,7 @@ fn limit(version: Version, dir: &Path, controller: Controller, plan: &CgroupPlan
                 set("pids.max", (u64::from(count) + 1).to_string())?;
             }
         }
-        (Controller::CpuTime, _) => {}
+        (Controller::CpuTime | Controller::Freezer, _) => {}
         (Controller::Cpu, version) => {
             if let Some(quota) = plan.cpu_quota {
                 let us = u64::from(quota.0) * PERIOD_US / 1000;

@@ -66,7 +66,7 @@ impl Hierarchy {
         let mounts = parse_mounts(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
         let places = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mut parents = BTreeMap::new();
-        for controller in [Controller::Memory, Controller::Pids, Controller::Cpu, Controller::CpuTime] {
+        for controller in [Controller::Memory, Controller::Pids, Controller::Cpu, Controller::CpuTime, Controller::Freezer] {
             let found = mounts.iter().find_map(|mount| match mount.version {
                 Version::V1 => v1_parent(mount, &places, controller),
                 Version::V2 => v2_parent(mount, &places, controller),
@@ -133,7 +133,7 @@ fn v2_parent(mount: &Mount, places: &str, controller: Controller) -> Option<(Ver
 fn gives(dir: &Path, controller: Controller) -> bool {
     let file = dir.join("cgroup.subtree_control");
     let listed = || std::fs::read_to_string(&file).is_ok_and(|list| list.split_whitespace().any(|c| c == controller.name()));
-    if controller == Controller::CpuTime {
+    if matches!(controller, Controller::CpuTime | Controller::Freezer) {
         return true;
     }
     // Refused with EBUSY where processes are, unless it is the root.

@@ -3,6 +3,7 @@
 //! [`Hierarchy`] finds where groups may be made; [`Cgroup`] is one made group, with a directory per controller on version 1.
 //! Whoever makes a group removes it; what a killed maker left, [`Hierarchy::sweep`] removes.
 
+mod freezer;
 mod group;
 mod hierarchy;
 mod stats;
@@ -10,6 +11,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
+pub use freezer::Freezer;
 pub use group::Cgroup;
 pub use hierarchy::Hierarchy;
 pub use stats::{GroupUsage, Watch, WatchKind};
@@ -28,6 +30,8 @@ pub enum Controller {
     Cpu,
     /// Processor time used. On version 2 every group counts it.
     CpuTime,
+    /// Stopping. On version 2 every group can be stopped.
+    Freezer,
 }
 
 impl Controller {
@@ -38,6 +42,7 @@ impl Controller {
             Self::Pids => "pids",
             Self::Cpu => "cpu",
             Self::CpuTime => "cpuacct",
+            Self::Freezer => "freezer",
         }
     }
 }

@@ -40,15 +40,19 @@ impl Hierarchy {
 
     /// Ends and removes the groups whose maker is dead; says how many.
     pub fn sweep(&self) -> usize {
-        let mut swept = 0;
-        for (_, parent) in self.parents.values() {
+        let orphaned = |(_, parent): &(super::hierarchy::Version, std::path::PathBuf)| {
             let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
-            for entry in entries.filter(|e| e.file_name().to_str().is_some_and(is_orphaned)) {
-                group::kill_all(&entry.path());
-                // What cannot be removed now is met again by the next sweep.
-                swept += usize::from(group::remove(&entry.path()).is_ok());
-            }
+            entries.filter(|e| e.file_name().to_str().is_some_and(is_orphaned)).map(|e| e.path()).collect::<Vec<_>>()
+        };
+        let orphans: Vec<_> = self.parents.values().flat_map(orphaned).collect();
+        for state in orphans.iter().map(|dir| dir.join("freezer.state")).filter(|file| file.exists()) {
+            // On version 1, what is stopped does not die: this comes before all else. Where it fails, the removal will too.
+            std::fs::write(state, "THAWED").ok();
         }
-        swept
+        for dir in &orphans {
+            group::kill_all(dir);
+        }
+        // What cannot be removed now is met again by the next sweep.
+        orphans.iter().filter(|dir| group::remove(dir).is_ok()).count()
     }
 }
