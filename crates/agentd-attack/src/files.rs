@@ -11,6 +11,12 @@ const LANDLOCK: &str = "boot a kernel ≥ 5.13 with landlock in the lsm= list";
 
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a3_create_outside_the_grants", bit: Filesystem, remedy: LANDLOCK, run: create_outside },
+    Check {
+        name: "a3_find_the_system_writable",
+        bit: Filesystem,
+        remedy: "this is a defect of agentd: please report it",
+        run: writable_system,
+    },
     Check { name: "a3_write_or_truncate_a_host_file", bit: Filesystem, remedy: LANDLOCK, run: write_host_file },
     Check { name: "a3_change_a_read_only_grant", bit: Filesystem, remedy: LANDLOCK, run: change_read_only },
     Check { name: "a3_follow_a_link_out_of_the_workspace", bit: Filesystem, remedy: LANDLOCK, run: follow_link },
@@ -40,6 +46,16 @@ fn create_outside(facts: &Facts) -> Verdict {
         }
         fs::remove_dir(format!("{path}.d")).ok();
         first(made.map(|(what, possible)| refused(possible, || format!("made {what} in {dir}"))))
+    }))
+}
+
+/// Modes, times and attributes are not fenced by Landlock: only a read-only mount keeps them, from whoever owns the files.
+fn writable_system(facts: &Facts) -> Verdict {
+    let etc = if facts.has_own_root() { None } else { Some("/etc") };
+    first(["/usr", "/opt"].into_iter().chain(etc).map(|path| match sys::is_read_only(path) {
+        Some(read_only) => refused(!read_only, || format!("{path} is mounted read-write")),
+        // What is not there cannot be changed.
+        None => Verdict::Held,
     }))
 }
 

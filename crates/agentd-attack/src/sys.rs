@@ -70,6 +70,16 @@ pub(crate) fn interrupt_entry() -> bool {
     false
 }
 
+/// Whether the mount that `path` is on is read-only; `None` where there is no such path.
+pub(crate) fn is_read_only(path: &str) -> Option<bool> {
+    let path = CString::new(path).ok()?;
+    // SAFETY: the path is NUL-terminated, the struct is live and of the right type.
+    unsafe {
+        let mut info: libc::statvfs = zeroed();
+        (libc::statvfs(path.as_ptr(), &raw mut info) == 0).then_some(info.f_flag & libc::ST_RDONLY != 0)
+    }
+}
+
 /// Whether a signal could be sent to `pid`.
 pub(crate) fn can_signal(pid: i32, signal: i32) -> bool {
     // SAFETY: integers only.

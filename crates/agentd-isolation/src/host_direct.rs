@@ -34,7 +34,14 @@ impl HostDirectBackend {
         let rlimit_notes = crate::fallback::cpu_time(&mut cgroup).into_iter().collect();
         SandboxPlan {
             namespaces: NamespacePlan { enabled: false, network: Network::Host },
-            view: ViewPlan { enabled: false, masks: Vec::new(), home: PathBuf::new(), grants: Vec::new(), scratch_bytes: 0 },
+            view: ViewPlan {
+                enabled: false,
+                masks: Vec::new(),
+                shown: Vec::new(),
+                home: PathBuf::new(),
+                grants: Vec::new(),
+                scratch_bytes: 0,
+            },
             root: None,
             capabilities: Capabilities::NONE,
             landlock: LandlockPlan { enabled: false, rules: Vec::new(), network: Network::Host },
@@ -53,6 +60,7 @@ impl HostDirectBackend {
     }
 
     async fn create_linked(&self, spec: SandboxSpec) -> Result<Arc<LinkedSandbox>, IsolationError> {
+        crate::fallback::check(&spec.limits)?;
         let launcher = launcher::get()?;
         let ordered = launcher.create(Self::plan(&spec)).await?;
         let me = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;

@@ -26,16 +26,21 @@ pub(crate) struct Ordered {
     /// Our end of the channel to its supervisor, non-blocking, until it is taken.
     pub channel: Option<OwnedFd>,
     launcher: Arc<Launcher>,
-    destroyed: AtomicBool,
+    /// Whether it has been destroyed; held while that is under way.
+    destroyed: tokio::sync::Mutex<bool>,
+    gone: AtomicBool,
 }
 
 impl Ordered {
     /// Ends it and waits until nothing of it is left. The second time there is nothing to do.
     pub(crate) async fn destroy(&self) -> Result<(), IsolationError> {
-        if self.destroyed.swap(true, Ordering::Relaxed) {
-            return Ok(());
+        self.gone.store(true, Ordering::Relaxed);
+        let mut destroyed = self.destroyed.lock().await;
+        if !*destroyed {
+            self.launcher.order(Order::Destroy { id: self.id }, self.id).await?;
+            *destroyed = true;
         }
-        self.launcher.order(Order::Destroy { id: self.id }, self.id).await
+        Ok(())
     }
 
     /// Stops all its processes, or lets them go on.
@@ -43,14 +48,15 @@ impl Ordered {
         self.launcher.order(Order::Freeze { id: self.id, frozen }, self.id).await
     }
 
-    pub(crate) fn is_destroyed(&self) -> bool {
-        self.destroyed.load(Ordering::Relaxed)
+    /// Whether it has been destroyed, or is about to be.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Ordered {
     fn drop(&mut self) {
-        if !self.is_destroyed() {
+        if !*self.destroyed.get_mut() {
             self.launcher.abandon(self.id);
         }
     }
@@ -59,10 +65,12 @@ impl Drop for Ordered {
 /// The launcher of this process.
 pub(crate) struct Launcher {
     control: tokio::sync::Mutex<Channel>,
-    next: AtomicU32,
     /// Sandboxes that were dropped without being destroyed.
     abandoned: Mutex<Vec<u32>>,
 }
+
+/// The number of the next sandbox: no two of this process have the same, whichever launcher makes them.
+static NEXT: AtomicU32 = AtomicU32::new(1);
 
 static LAUNCHER: OnceLock<Mutex<Option<Arc<Launcher>>>> = OnceLock::new();
 
@@ -84,34 +92,46 @@ pub(crate) fn get() -> Result<Arc<Launcher>, IsolationError> {
     rustix::io::ioctl_fionbio(&control, true).map_err(|e| io(e.into()))?;
     let launcher = Arc::new(Launcher {
         control: tokio::sync::Mutex::new(Channel::new(control, protocol::MAX_EVENT)),
-        next: AtomicU32::new(1),
         abandoned: Mutex::new(Vec::new()),
     });
     *slot = Some(launcher.clone());
     Ok(launcher)
 }
 
-fn lost(error: &ChannelError) -> IsolationError {
-    // The next call starts a new launcher.
-    if let Some(slot) = LAUNCHER.get() {
-        *slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
-    }
-    IsolationError::Lost(format!("launcher: {error}"))
-}
-
 impl Launcher {
+    /// What a failure of the channel comes to. The next call starts a new launcher, unless that has happened already.
+    fn lost(&self, error: ChannelError) -> IsolationError {
+        if let ChannelError::Frame(error) = error {
+            return IsolationError::Invalid { what: "sandbox".to_owned(), reason: error.to_string() };
+        }
+        if let Some(slot) = LAUNCHER.get() {
+            let mut slot = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if slot.as_ref().is_some_and(|current| std::ptr::eq(Arc::as_ptr(current), self)) {
+                *slot = None;
+            }
+        }
+        IsolationError::Lost(format!("launcher: {error}"))
+    }
+
     /// Has a sandbox made. Its supervisor says over the channel when it is sealed, or why there is none.
     pub(crate) async fn create(self: &Arc<Self>, plan: SandboxPlan) -> Result<Ordered, IsolationError> {
         let io = |e: rustix::io::Errno| IsolationError::Io { context: "socketpair".to_owned(), source: e.into() };
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(io)?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(io)?;
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let namespaced = plan.namespaces.enabled;
-        let ordered = Ordered { id, namespaced, channel: Some(ours), launcher: self.clone(), destroyed: AtomicBool::new(false) };
+        let ordered = Ordered {
+            id,
+            namespaced,
+            channel: Some(ours),
+            launcher: self.clone(),
+            destroyed: tokio::sync::Mutex::new(false),
+            gone: AtomicBool::new(false),
+        };
         let control = self.control.lock().await;
         let order = Order::Create { id, plan: Box::new(plan) };
-        control.send(&order, &[theirs.as_fd()]).map_err(|e| lost(&e))?;
+        control.send(&order, &[theirs.as_fd()]).map_err(|e| self.lost(e))?;
         drop(control);
         Ok(ordered)
     }
@@ -139,7 +159,7 @@ impl Launcher {
             let Ok(channel) = self.control.try_lock() else { return };
             for id in std::mem::take(&mut *self.abandoned()) {
                 if let Err(error) = channel.send(&Order::Destroy { id }, &[]) {
-                    lost(&error);
+                    self.lost(error);
                     return;
                 }
             }
@@ -149,9 +169,9 @@ impl Launcher {
     async fn exchange(&self, order: Order, id: u32) -> Result<Option<LayerError>, IsolationError> {
         let freezes = matches!(order, Order::Freeze { .. });
         let mut channel = self.control.lock().await;
-        channel.send(&order, &[]).map_err(|e| lost(&e))?;
+        channel.send(&order, &[]).map_err(|e| self.lost(e))?;
         loop {
-            while let Some((report, _)) = channel.buffered::<Report>().map_err(|e| lost(&e))? {
+            while let Some((report, _)) = channel.buffered::<Report>().map_err(|e| self.lost(e))? {
                 match report {
                     Report::Destroyed { id: of, error } if of == id && !freezes => return Ok(error),
                     Report::Frozen { id: of, error } if of == id && freezes => return Ok(error),
@@ -162,7 +182,7 @@ impl Launcher {
             ready::once(channel.as_fd(), Interest::READABLE)
                 .await
                 .map_err(|source| IsolationError::Io { context: "wait for the launcher".to_owned(), source })?;
-            channel.fill().map_err(|e| lost(&e))?;
+            channel.fill().map_err(|e| self.lost(e))?;
         }
     }
 }

@@ -35,6 +35,15 @@ pub(crate) enum News {
 /// How much news of one exec may wait to be heard: a terminal and its end. A supervisor that says more is not ours any more.
 const NEWS: usize = 4;
 
+/// What is known of a sandbox from its making.
+#[derive(Default)]
+pub(crate) struct Traits {
+    pub namespaced: bool,
+    pub owner: Option<(u32, u32)>,
+    pub watches: Vec<Watch>,
+    pub limits: Limits,
+}
+
 /// The connection to one supervisor, shared by the sandbox and its execs.
 pub(crate) struct Link {
     outbox: Mutex<Outbox>,
@@ -43,6 +52,8 @@ pub(crate) struct Link {
     pidfd: OwnedFd,
     /// Whether killing its first process ends all others (`pid_namespaces(7)`).
     pub(crate) namespaced: bool,
+    /// Host user and group that commands' pipes must belong to.
+    pub(crate) owner: Option<(u32, u32)>,
     pub(crate) watches: Vec<Watch>,
     pub(crate) limits: Limits,
     pub(crate) counts_processes: bool,
@@ -61,15 +72,14 @@ impl Link {
         channel: AsyncFd<Channel>,
         socket: OwnedFd,
         pidfd: OwnedFd,
-        namespaced: bool,
-        watches: Vec<Watch>,
-        limits: Limits,
+        Traits { namespaced, owner, watches, limits }: Traits,
     ) -> (Arc<Self>, JoinHandle<()>) {
         let link = Arc::new(Self {
             outbox: Mutex::new(Outbox::new(socket)),
             waiting: Notify::new(),
             pidfd,
             namespaced,
+            owner,
             counts_processes: watches.iter().any(|w| matches!(w.kind, WatchKind::PidsEvents | WatchKind::SilentPidsEvents)),
             watches,
             limits,
@@ -229,7 +239,7 @@ mod tests {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
         let socket = ours.try_clone().unwrap();
         let channel = ready::channel(Channel::new(ours, protocol::MAX_EVENT)).unwrap();
-        let (link, reader) = Link::start(channel, socket, pidfd, true, Vec::new(), Limits::default());
+        let (link, reader) = Link::start(channel, socket, pidfd, Traits { namespaced: true, ..Traits::default() });
         (link, reader, theirs, child)
     }
 
@@ -255,7 +265,7 @@ mod tests {
             loses_its_sandbox(|_, peer| std::fs::File::from(peer).write_all(bytes).unwrap()).await;
         }
         loses_its_sandbox(|_, peer| {
-            let hello = Event::Hello { version: protocol::VERSION, layers: Ok(Vec::new()), watches: Vec::new() };
+            let hello = Event::Hello { version: protocol::VERSION, layers: Ok(Vec::new()), watches: Vec::new(), owner: None };
             send(peer.as_fd(), &hello, &[]).unwrap();
         })
         .await;

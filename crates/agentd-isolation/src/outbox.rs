@@ -51,11 +51,11 @@ impl Outbox {
         if self.bytes + bytes.len() > LIMIT {
             return Err(FrameError::TooLong { length: self.bytes + bytes.len(), limit: LIMIT }.into());
         }
-        self.bytes += bytes.len();
         // Descriptors travel with the first byte.
         let rest = if sent > 0 { &[][..] } else { fds };
         let fds = rest.iter().map(|fd| fd.try_clone_to_owned()).collect::<Result<_, _>>();
         let fds = fds.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::MFILE))?;
+        self.bytes += bytes.len();
         self.waiting.push_back(Frame { bytes, sent, fds });
         Ok(true)
     }

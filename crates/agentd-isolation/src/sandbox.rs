@@ -3,7 +3,7 @@
 use crate::{
     exec::{self, Image, run_to_end},
     launcher::Ordered,
-    link::{Link, News},
+    link::{Link, News, Traits},
     ready,
 };
 use agentd_core::{
@@ -73,7 +73,7 @@ impl LinkedSandbox {
                 guard.clear_ready();
             }
         };
-        let Event::Hello { version: protocol::VERSION, layers, watches: kinds } = event else {
+        let Event::Hello { version: protocol::VERSION, layers, watches: kinds, owner } = event else {
             return Err(IsolationError::Protocol(format!("unexpected greeting {event:?}")));
         };
         let layers = layers?;
@@ -82,7 +82,8 @@ impl LinkedSandbox {
         }
         let watches: Vec<Watch> = kinds.into_iter().zip(fds.drain(1..)).map(|(kind, fd)| Watch { kind, fd }).collect();
         let pidfd = fds.pop().ok_or_else(|| IsolationError::Protocol("a greeting without a pidfd".to_owned()))?;
-        let (link, reader) = Link::start(channel, socket, pidfd, ordered.namespaced, watches, limits);
+        let (link, reader) =
+            Link::start(channel, socket, pidfd, Traits { namespaced: ordered.namespaced, owner, watches, limits });
         Ok((link, layers, reader))
     }
 
@@ -156,7 +157,9 @@ impl Sandbox for LinkedSandbox {
         let failed = |errno| IsolationError::File { path: path.display().to_string(), errno };
         let file = self.open_file(path, false).await?;
         let mut content = Vec::new();
-        file.take(limit + 1).read_to_end(&mut content).map_err(|e| failed(e.raw_os_error().unwrap_or(libc::EIO)))?;
+        file.take(limit.saturating_add(1))
+            .read_to_end(&mut content)
+            .map_err(|e| failed(e.raw_os_error().unwrap_or(libc::EIO)))?;
         if content.len() as u64 > limit { Err(failed(libc::EFBIG)) } else { Ok(content) }
     }
 
@@ -167,7 +170,7 @@ impl Sandbox for LinkedSandbox {
     }
 
     async fn is_alive(&self) -> bool {
-        !self.ordered.is_destroyed() && self.link.is_alive()
+        !self.ordered.is_gone() && self.link.is_alive()
     }
 
     async fn suspend(&self) -> Result<(), IsolationError> {
@@ -199,7 +202,7 @@ impl Sandbox for LinkedSandbox {
     }
 
     async fn destroy(&self) -> Result<(), IsolationError> {
-        if self.link.namespaced && !self.ordered.is_destroyed() {
+        if self.link.namespaced && !self.ordered.is_gone() {
             // The launcher would do it first of all; this way it is under way when that wakes up.
             self.link.kill();
         }
@@ -213,7 +216,7 @@ impl Drop for LinkedSandbox {
     fn drop(&mut self) {
         self.reader.abort();
         self.link.lose("nobody holds it any more");
-        if self.link.namespaced && !self.ordered.is_destroyed() {
+        if self.link.namespaced && !self.ordered.is_gone() {
             self.link.kill();
         }
     }

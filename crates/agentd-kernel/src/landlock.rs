@@ -8,7 +8,7 @@ use ::landlock::{
 };
 use agentd_core::{Access, Layer, LayerError, LayerStatus, Network};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The first ABI whose file rights leave no known gap (truncation came with 3, `ioctl` on devices with 5).
 const COMPLETE_ABI: i32 = 5;
@@ -17,6 +17,7 @@ const COMPLETE_ABI: i32 = 5;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// Its root. One that does not exist is passed over when `optional`.
+    #[serde(with = "crate::path_bytes::one")]
     pub path: PathBuf,
     /// What may be done below it.
     pub access: Access,
@@ -33,6 +34,21 @@ pub struct LandlockPlan {
     pub rules: Vec<Rule>,
     /// With [`Network::Off`], TCP is not restricted by Landlock: the network namespace has loopback only.
     pub network: Network,
+}
+
+impl LandlockPlan {
+    /// The same rules for a process that has no view of its own after all: what would have been private is not granted, and of `/dev`
+    /// only the harmless nodes are.
+    #[must_use]
+    pub fn without_view(&self, private: &[&Path]) -> Self {
+        let shared = |rule: &&Rule| rule.access == Access::ReadOnly || !private.contains(&rule.path.as_path());
+        let nodes = crate::mount::NODES.iter().map(|node| Rule {
+            path: Path::new("/dev").join(node),
+            access: Access::ReadWrite,
+            optional: true,
+        });
+        Self { rules: self.rules.iter().filter(shared).cloned().chain(nodes).collect(), ..self.clone() }
+    }
 }
 
 /// The ABI of this kernel, 0 for none.

@@ -6,6 +6,7 @@ pub mod idmap;
 pub mod landlock;
 pub mod mount;
 pub mod namespace;
+mod path_bytes;
 pub mod privileges;
 pub mod rlimit;
 pub mod seccomp;

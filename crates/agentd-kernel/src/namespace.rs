@@ -3,7 +3,7 @@
 use crate::{At, syscall};
 use agentd_core::{Layer, LayerError, Network};
 use serde::{Deserialize, Serialize};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 pub use syscall::Cloned;
 
@@ -58,6 +58,20 @@ pub fn furnish() -> Result<(), LayerError> {
     // SAFETY: a new cgroup namespace changes nothing that Rust relies on.
     unsafe { rustix::thread::unshare_unsafe(unshare) }.at(Layer::Namespaces, || "unshare cgroup".to_owned())?;
     rustix::system::sethostname(b"agentd").at(Layer::Namespaces, || "sethostname".to_owned())
+}
+
+/// A mount namespace of the process's own, a copy of the one it is in.
+pub(crate) fn new_mounts() -> Result<(), LayerError> {
+    // SAFETY: a new mount namespace changes nothing that Rust relies on; this process has one thread.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
+        .at(Layer::Mounts, || "unshare mounts".to_owned())
+}
+
+/// Moves the process into a mount namespace it was in before.
+pub(crate) fn enter_mounts(namespace: &OwnedFd) -> Result<(), LayerError> {
+    let kind = Some(rustix::thread::LinkNameSpaceType::Mount);
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)
+        .at(Layer::Mounts, || "setns to the mounts before".to_owned())
 }
 
 /// A network namespace with loopback only, being made by a helper process while the caller does something else: making one takes

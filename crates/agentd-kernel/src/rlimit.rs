@@ -21,7 +21,7 @@ impl RlimitPlan {
     /// The limits of a command. `RLIMIT_NPROC` stands in where no cgroup counts the processes.
     pub fn from_limits(limits: &Limits, cgroup_counts_processes: bool) -> Self {
         Self {
-            cpu_seconds: limits.cpu_time.map(|t| t.as_secs() + u64::from(t.subsec_nanos() > 0)),
+            cpu_seconds: limits.cpu_time.map(|t| t.as_secs().saturating_add(u64::from(t.subsec_nanos() > 0))),
             open_files: limits.open_files,
             file_size: limits.file_size.map(|b| b.0),
             // One for the supervisor, and one above the limit, so that going over it can be seen.
@@ -35,7 +35,7 @@ impl RlimitPlan {
             Some(_) => rustix::process::setrlimit(resource, Rlimit { current: soft, maximum: hard }),
             None => Ok(()),
         };
-        set(Resource::Cpu, self.cpu_seconds, self.cpu_seconds.map(|s| s + 1))?;
+        set(Resource::Cpu, self.cpu_seconds, self.cpu_seconds.map(|s| s.saturating_add(1)))?;
         set(Resource::Nofile, self.open_files, self.open_files)?;
         set(Resource::Fsize, self.file_size, self.file_size)?;
         set(Resource::Nproc, self.processes, self.processes)
@@ -45,8 +45,13 @@ impl RlimitPlan {
 /// Keeps this process and its children from leaving core dumps, and the host from running its crash handler on them: 0 would
 /// prevent files only, 1 is the value at which the kernel does not start the program in `core_pattern` either (`core(5)`,
 /// `fs/coredump.c`).
-pub fn no_core_dumps() {
+///
+/// Says what is left open: a caller who is not root, with a hard limit of 0, cannot raise it to 1, and then there are no files at
+/// least.
+pub fn no_core_dumps() -> Option<String> {
     let wanted = Rlimit { current: Some(1), maximum: Some(1) };
-    // Only a caller whose own hard limit is 0 is refused, and then there are no files at least.
-    rustix::process::setrlimit(Resource::Core, wanted).ok();
+    let piped = || std::fs::read_to_string("/proc/sys/kernel/core_pattern").is_ok_and(|pattern| pattern.starts_with('|'));
+    (rustix::process::setrlimit(Resource::Core, wanted).is_err() && piped()).then(|| {
+        "a crash runs the host's handler in core_pattern: the caller's hard limit of core size is 0 (ulimit -Hc 1 prevents that)".to_owned()
+    })
 }

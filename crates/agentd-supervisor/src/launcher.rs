@@ -108,6 +108,7 @@ struct Launcher {
     filters: HashMap<SeccompPlan, Program>,
     sandboxes: HashMap<u32, Live>,
     groups: u32,
+    core_note: Option<String>,
 }
 
 /// What a launcher does until its library is gone; then everything it made is ended and removed.
@@ -117,12 +118,12 @@ pub fn main() -> i32 {
     // SAFETY: the name is a NUL-terminated constant.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"agentd-launcher".as_ptr()) };
     default_signals();
-    agentd_kernel::rlimit::no_core_dumps();
+    let core_note = agentd_kernel::rlimit::no_core_dumps();
     // Orphans of sandboxes without a pid namespace come here.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).ok();
     // The terminal's Ctrl-C is for the library, which decides what it means.
     rustix::process::setsid().ok();
-    let mut launcher = Launcher { hierarchy: None, filters: HashMap::new(), sandboxes: HashMap::new(), groups: 0 };
+    let mut launcher = Launcher { hierarchy: None, filters: HashMap::new(), sandboxes: HashMap::new(), groups: 0, core_note };
     let mut channel = Channel::new(control, protocol::MAX_REQUEST);
     let ended = loop {
         match channel.receive::<Order>() {
@@ -157,7 +158,7 @@ impl Launcher {
             Order::Create { id, plan } => {
                 let channel = fds.pop().ok_or(ChannelError::MissingFds)?;
                 if let Err(error) = self.create(id, &plan, &channel) {
-                    let hello = Event::Hello { version: protocol::VERSION, layers: Err(error), watches: Vec::new() };
+                    let hello = Event::Hello { version: protocol::VERSION, layers: Err(error), watches: Vec::new(), owner: None };
                     // Whoever wanted it may have given up.
                     send(channel.as_fd(), &hello, &[]).ok();
                 }
@@ -225,7 +226,8 @@ impl Launcher {
         let (pid, pidfd) = match cloned {
             Cloned::Child => {
                 drop(go);
-                seal::run(Inherited { plan, cgroup, group, watches, filter, channel, go: inner_go })
+                let core_note = self.core_note.as_ref();
+                seal::run(Inherited { plan, cgroup, group, watches, filter, core_note, channel, go: inner_go })
             }
             Cloned::Parent(pid, pidfd) => (pid, pidfd),
         };

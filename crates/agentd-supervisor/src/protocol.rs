@@ -67,6 +67,9 @@ pub struct Exec {
     pub pty: Option<(u16, u16)>,
     /// Limits of the command.
     pub rlimits: RlimitPlan,
+    /// Milliseconds after which the supervisor ends it by itself: a little more than its wall-clock limit, which the library holds
+    /// unless it is stopped.
+    pub wall_ms: Option<u64>,
     /// Execute the file behind a further descriptor instead of one named by `argv[0]`.
     pub own_image: bool,
 }
@@ -94,6 +97,8 @@ pub enum Event {
         layers: Result<Vec<LayerReport>, LayerError>,
         /// What the descriptors after the first are.
         watches: Vec<WatchKind>,
+        /// Host user and group that the commands' pipes must belong to, for them to open these by name; `None` for the library's.
+        owner: Option<(u32, u32)>,
     },
     /// The terminal of an exec; its master side is the descriptor.
     Terminal {
@@ -255,7 +260,16 @@ mod tests {
         let rlimits = any::<Option<u64>>().prop_map(|limit| RlimitPlan { open_files: limit, ..RlimitPlan::default() });
         let exec =
             (any::<u32>(), strings(), strings(), prop::collection::vec(any::<u8>(), 0..20), any::<Option<(u16, u16)>>(), rlimits)
-                .prop_map(|(id, argv, env, cwd, pty, rlimits)| Exec { id, argv, env, cwd, pty, rlimits, own_image: false });
+                .prop_map(|(id, argv, env, cwd, pty, rlimits)| Exec {
+                    id,
+                    argv,
+                    env,
+                    cwd,
+                    pty,
+                    rlimits,
+                    wall_ms: None,
+                    own_image: false,
+                });
         prop_oneof![
             exec.prop_map(Request::Exec),
             (any::<u32>(), any::<i32>()).prop_map(|(id, signal)| Request::Signal { id, signal }),

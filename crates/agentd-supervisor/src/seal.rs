@@ -15,7 +15,10 @@ use agentd_kernel::{
 };
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    path::Path,
+};
 
 /// What the launcher tells the new process while that seals itself.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,6 +47,8 @@ pub struct Inherited<'a> {
     pub watches: Vec<Watch>,
     /// The compiled filter.
     pub filter: Option<&'a seccomp::Program>,
+    /// What of core dumps is left open; see [`agentd_kernel::rlimit::no_core_dumps`].
+    pub core_note: Option<&'a String>,
     /// The channel to the library.
     pub channel: &'a OwnedFd,
     /// Where [`Go`] comes from.
@@ -56,21 +61,21 @@ pub fn run(inherited: Inherited<'_>) -> ! {
     let namespaced = inherited.plan.namespaces.enabled;
     let mut layers: Vec<LayerReport> = inherited.group.iter().cloned().collect();
     let sealed = seal(&inherited, &mut layers);
-    let say = |layers, watches, fds: &[BorrowedFd<'_>]| {
-        send(inherited.channel.as_fd(), &Event::Hello { version: protocol::VERSION, layers, watches }, fds)
+    let say = |layers, watches, owner, fds: &[BorrowedFd<'_>]| {
+        send(inherited.channel.as_fd(), &Event::Hello { version: protocol::VERSION, layers, watches, owner }, fds)
     };
-    let (signals, own) = match sealed {
+    let Sealed { signals, own, owner } = match sealed {
         Ok(sealed) => sealed,
         Err(error) => {
             // The library hears why, or is gone and needs not.
-            say(Err(error), Vec::new(), &[]).ok();
+            say(Err(error), Vec::new(), None, &[]).ok();
             exit(1);
         }
     };
     let kinds = inherited.watches.iter().map(|w| w.kind).collect();
     let fds: Vec<BorrowedFd<'_>> =
         std::iter::once(&own).chain(inherited.watches.iter().map(|w| &w.fd)).map(AsFd::as_fd).collect();
-    if say(Ok(layers), kinds, &fds).is_err() {
+    if say(Ok(layers), kinds, owner, &fds).is_err() {
         exit(1);
     }
     drop((own, inherited.watches));
@@ -87,13 +92,22 @@ fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Gives what the supervisor waits for signals by, and a pidfd of its own.
-fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<(OwnedFd, OwnedFd), LayerError> {
+/// What a sealed supervisor serves with.
+struct Sealed {
+    /// What it waits for signals by.
+    signals: OwnedFd,
+    /// A pidfd of its own.
+    own: OwnedFd,
+    /// Host ids that pipes must belong to for commands to open them by name.
+    owner: Option<(u32, u32)>,
+}
+
+fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<Sealed, LayerError> {
     let plan = inherited.plan;
     let process = |call: &str, errno: rustix::io::Errno| LayerError::new(Layer::Process, call, Some(errno.raw_os_error()));
     // First of all, because it takes longest.
     let network = (plan.namespaces.enabled && plan.namespaces.network == Network::Off).then(namespace::Beside::start);
-    let signals = signals()?;
+    let signals = signals(plan.namespaces.enabled)?;
     rustix::process::setsid().map_err(|e| process("setsid", e))?;
     if !plan.namespaces.enabled {
         // Process 1 of a pid namespace adopts its orphans anyway.
@@ -118,18 +132,20 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<(Own
         let host = if privileged { "own host ids" } else { "the caller's host uid" };
         record.enforced(Layer::Idmap, format!("uid {} inside, {host}", identity.uid));
     }
+    let owner = (plan.namespaces.enabled && privileged).then_some((identity.host_uid, identity.host_gid));
+    let fallback = if plan.allow_degraded && plan.namespaces.enabled { Some(mount::Fallback::keep()?) } else { None };
     if let Some(root) = &plan.root {
-        record.layer(Layer::Mounts, || {
-            let notes = if privileged && !(root.layers.is_empty() && root.grants.is_empty()) {
-                let (Go::Trees, mut layers) = hear(&mut go)? else { return Err(out_of_order()) };
-                let grants = layers.split_off(root.layers.len());
-                mount::root::build(root, layers)?.enter(grants)?
-            } else {
-                let (layers, grants) = (mount::root::clone_layers(root)?, mount::clone_grants(&root.grants)?);
-                mount::root::build(root, layers)?.enter(grants)?
-            };
-            Ok(noted(notes, format!("own root, {} layers, {} grants", root.layers.len(), root.grants.len())))
-        })?;
+        // Its payload is root inside and keeps capabilities, which only a root of its own makes harmless: there is no less of it.
+        let notes = if privileged && !(root.layers.is_empty() && root.grants.is_empty()) {
+            let (Go::Trees, mut layers) = hear(&mut go)? else { return Err(out_of_order()) };
+            let grants = layers.split_off(root.layers.len().min(layers.len()));
+            mount::root::build(root, layers)?.enter(grants)?
+        } else {
+            let (layers, grants) = (mount::root::clone_layers(root)?, mount::clone_grants(&root.grants)?);
+            mount::root::build(root, layers)?.enter(grants)?
+        };
+        let (status, detail) = noted(notes, format!("own root, {} layers, {} grants", root.layers.len(), root.grants.len()));
+        record.layers.push(LayerReport { layer: Layer::Mounts, status, detail });
     } else if plan.view.enabled {
         record.layer(Layer::Mounts, || {
             let notes = if privileged && !plan.view.grants.is_empty() {
@@ -144,12 +160,24 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<(Own
         })?;
     }
     drop(go);
+    let has_view = !record.layers.iter().any(|l| l.layer == Layer::Mounts && matches!(l.status, LayerStatus::Missing(_)));
+    if let Some(fallback) = fallback.filter(|_| !has_view) {
+        fallback.restore()?;
+    }
     // What can be done before the network is there.
     if plan.namespaces.enabled {
         privileges::limit_bounding_set(plan.capabilities)?;
     }
     privileges::own_keyring()?;
-    let landlock = plan.landlock.enabled.then(|| landlock::prepare(&plan.landlock));
+    let landlock = plan.landlock.enabled.then(|| {
+        if has_view {
+            return landlock::prepare(&plan.landlock);
+        }
+        let private = mount::SCRATCH.map(Path::new);
+        let private: Vec<&Path> =
+            private.into_iter().chain([Path::new("/dev"), Path::new("/"), plan.view.home.as_path()]).collect();
+        landlock::prepare(&plan.landlock.without_view(&private))
+    });
     if let Some(network) = network {
         record.layer(Layer::Network, || {
             network?.join()?;
@@ -172,8 +200,9 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<(Own
         )
         .map_err(|e| LayerError::new(Layer::Rlimits, format!("set RLIMIT_NPROC to {limit}"), Some(e.raw_os_error())))?;
     }
-    if !plan.rlimit_notes.is_empty() {
-        let status = LayerStatus::Partial(plan.rlimit_notes.join("; "));
+    let notes: Vec<String> = plan.rlimit_notes.iter().chain(inherited.core_note).cloned().collect();
+    if !notes.is_empty() {
+        let status = LayerStatus::Partial(notes.join("; "));
         record.layers.push(LayerReport { layer: Layer::Rlimits, status, detail: String::new() });
     }
     if let Some(prepared) = landlock {
@@ -189,7 +218,7 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<(Own
             Ok((LayerStatus::Enforced, format!("{} instructions", filter.instructions())))
         })?;
     }
-    Ok((signals, own))
+    Ok(Sealed { signals, own, owner })
 }
 
 fn io(call: &str, error: &std::io::Error) -> LayerError {
@@ -237,14 +266,18 @@ impl Record<'_> {
     }
 }
 
-/// SIGCHLD and SIGTERM become readable instead of being delivered (`signalfd(2)`).
-fn signals() -> Result<OwnedFd, LayerError> {
+/// SIGCHLD becomes readable instead of being delivered (`signalfd(2)`). So does SIGTERM for a supervisor without a pid namespace, by
+/// which its launcher asks it to end. Process 1 of a namespace takes no signal from anyone inside (`pid_namespaces(7)`), as long as it
+/// asks for none.
+fn signals(namespaced: bool) -> Result<OwnedFd, LayerError> {
     // SAFETY: an all-zero set is initialised by sigemptyset before use; all pointers are to it.
     let fd = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, libc::SIGCHLD);
-        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        if !namespaced {
+            libc::sigaddset(&raw mut set, libc::SIGTERM);
+        }
         libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
         libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
     };

@@ -19,10 +19,11 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
+    time::{Duration, Instant},
 };
 
 /// How often the process limit is looked at where no cgroup counts. 20 times a second.
-const LIMIT_LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+const LIMIT_LOOK: Duration = Duration::from_millis(50);
 
 /// What a supervisor serves with.
 pub struct Supervisor {
@@ -39,6 +40,8 @@ pub struct Supervisor {
 struct Leader {
     id: u32,
     process_limit: bool,
+    /// When it is ended, should the library not do it.
+    deadline: Option<Instant>,
 }
 
 /// Serves until the library is gone or the launcher ends it.
@@ -55,14 +58,26 @@ pub fn serve(mut supervisor: Supervisor) {
 }
 
 fn step(supervisor: &mut Supervisor, leaders: &mut HashMap<i32, Leader>, stack: &mut Stack) -> Result<bool, ChannelError> {
-    let timeout = (supervisor.watch_processes && !leaders.is_empty()).then_some(LIMIT_LOOK);
+    let looks = supervisor.watch_processes && !leaders.is_empty();
+    let now = Instant::now();
+    let deadline = leaders.values().filter_map(|leader| leader.deadline).min();
+    let patience = deadline.map(|at| at.saturating_duration_since(now)).into_iter().chain(looks.then_some(LIMIT_LOOK)).min();
+    let timeout = patience.and_then(|patience| Timespec::try_from(patience).ok());
     let mut ready = [PollFd::new(&supervisor.channel, PollFlags::IN), PollFd::new(&supervisor.signals, PollFlags::IN)];
     match poll(&mut ready, timeout.as_ref()) {
         Ok(_) | Err(Errno::INTR) => {}
         Err(errno) => return Err(errno.into()),
     }
     let [requests, signals] = [!ready[0].revents().is_empty(), !ready[1].revents().is_empty()];
-    if timeout.is_some() && at_process_limit() {
+    let overdue: Vec<i32> =
+        leaders.iter().filter(|(_, l)| l.deadline.is_some_and(|at| at <= Instant::now())).map(|(pid, _)| *pid).collect();
+    for pid in overdue {
+        end(supervisor.namespaced, pid, leaders.len() == 1);
+        if let Some(leader) = leaders.get_mut(&pid) {
+            leader.deadline = None;
+        }
+    }
+    if looks && at_process_limit() {
         for (pid, leader) in leaders.iter_mut() {
             leader.process_limit = true;
             end(supervisor.namespaced, *pid, true);
@@ -174,9 +189,10 @@ fn handle(
     match request {
         Request::Exec(exec) => {
             let id = exec.id;
+            let deadline = exec.wall_ms.and_then(|wall| Instant::now().checked_add(Duration::from_millis(wall)));
             match start(stack, exec, fds) {
                 Ok((pid, terminal)) => {
-                    leaders.insert(pid, Leader { id, process_limit: false });
+                    leaders.insert(pid, Leader { id, process_limit: false, deadline });
                     if let Some(terminal) = terminal {
                         supervisor.channel.send(&Event::Terminal { id }, &[terminal.as_fd()])?;
                     }

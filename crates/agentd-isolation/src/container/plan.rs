@@ -58,6 +58,7 @@ pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
         }
         Root::Layers(layers) => layers.clone(),
     };
+    fallback::check(&spec.limits)?;
     let room = protocol::MAX_FDS.checked_sub(layers.len()).ok_or_else(|| IsolationError::Invalid {
         what: "root".to_owned(),
         reason: format!("{} layers are more than {}; squash the image", layers.len(), protocol::MAX_FDS),
@@ -74,7 +75,14 @@ pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     let rules = vec![Rule { path: PathBuf::from("/"), access: Access::ReadWrite, optional: false }];
     Ok(SandboxPlan {
         namespaces: NamespacePlan { enabled: true, network: spec.network },
-        view: ViewPlan { enabled: false, masks: Vec::new(), home: PathBuf::new(), grants: Vec::new(), scratch_bytes: 0 },
+        view: ViewPlan {
+            enabled: false,
+            masks: Vec::new(),
+            shown: Vec::new(),
+            home: PathBuf::new(),
+            grants: Vec::new(),
+            scratch_bytes: 0,
+        },
         root: Some(RootPlan { layers, system, files, links, grants, scratch_bytes }),
         capabilities: Capabilities::OWN_ROOT,
         landlock: LandlockPlan { enabled: true, rules, network: spec.network },

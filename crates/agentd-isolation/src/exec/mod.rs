@@ -64,16 +64,21 @@ struct End {
     process_limit: bool,
 }
 
-/// `command`'s own limits, and the sandbox's where it has none.
+/// The tighter of two limits.
+fn tighter<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    one.into_iter().chain(other).min()
+}
+
+/// What holds for a command: its own limits and the sandbox's.
 fn effective(command: &Limits, sandbox: &Limits) -> Limits {
     Limits {
-        wall: command.wall.or(sandbox.wall),
-        cpu_time: command.cpu_time.or(sandbox.cpu_time),
+        wall: tighter(command.wall, sandbox.wall),
+        cpu_time: tighter(command.cpu_time, sandbox.cpu_time),
         memory: sandbox.memory,
         processes: sandbox.processes,
-        open_files: command.open_files.or(sandbox.open_files),
-        file_size: command.file_size.or(sandbox.file_size),
-        output: command.output.or(sandbox.output),
+        open_files: tighter(command.open_files, sandbox.open_files),
+        file_size: tighter(command.file_size, sandbox.file_size),
+        output: tighter(command.output, sandbox.output),
         cpu_quota: sandbox.cpu_quota,
         cpu_weight: sandbox.cpu_weight,
     }
@@ -98,7 +103,10 @@ fn request(id: u32, command: &Command, limits: &Limits, counts_processes: bool) 
     }
     let pty = command.pty.map(|size| (size.rows, size.cols));
     let rlimits = RlimitPlan::from_limits(limits, counts_processes);
-    Ok(Exec { id, argv, env, cwd, pty, rlimits, own_image: false })
+    // Later than the deadline that is held here, so that this one is met first.
+    let wall = limits.wall.and_then(|wall| wall.checked_add(2 * GRACE));
+    let wall_ms = wall.and_then(|wall| u64::try_from(wall.as_millis()).ok());
+    Ok(Exec { id, argv, env, cwd, pty, rlimits, wall_ms, own_image: false })
 }
 
 /// The standard input of commands that have none; opened once.
@@ -144,6 +152,17 @@ impl Running {
             StdinSource::Null => None,
             StdinSource::Bytes(_) | StdinSource::Stream => Some(rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io)?),
         };
+        if let Some((user, group)) = running.link.owner {
+            let own = |fd: &OwnedFd| {
+                // A pipe's two ends are one file, which its owner may open by name (/dev/stdout).
+                rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(user)), Some(rustix::fs::Gid::from_raw(group))).map_err(io)
+            };
+            own(&stdout_inner)?;
+            own(&stderr_inner)?;
+            if let Some((inner, _)) = &stdin {
+                own(inner)?;
+            }
+        }
         let stdin_inner = match &stdin {
             Some((inner, _)) => inner.as_fd(),
             None => null().map_err(|source| IsolationError::Io { context: "open /dev/null".to_owned(), source })?,
@@ -186,10 +205,11 @@ impl Running {
     /// Waits for the end or for a limit. `None` when a limit has been acted on and the wait goes on.
     async fn next(&mut self) -> Result<Option<End>, IsolationError> {
         let deadline = match (self.reason, self.limits.wall) {
-            (None, Some(wall)) => Some(self.started + wall),
+            // One that is past the end of time never comes.
+            (None, Some(wall)) => self.started.checked_add(wall),
             _ => None,
         };
-        let patience = self.asked.map(|at| at + GRACE);
+        let patience = self.asked.and_then(|at| at.checked_add(GRACE));
         let at = |when: Option<Instant>| async move {
             match when {
                 Some(when) => tokio::time::sleep_until(when.into()).await,
@@ -258,6 +278,10 @@ impl Running {
             _ if group.oom_kills > self.baseline.oom_kills => EndReason::OutOfMemory,
             (None, Some(libc::SIGXCPU)) if limited => EndReason::CpuLimit,
             (None, Some(libc::SIGKILL)) if cpu_over => EndReason::CpuLimit,
+            // The supervisor held the deadline, because this process was stopped.
+            (None, Some(libc::SIGKILL)) if self.limits.wall.is_some_and(|wall| self.started.elapsed() > wall) => {
+                EndReason::WallDeadline
+            }
             (None, Some(libc::SIGXFSZ)) => EndReason::DiskLimit,
             (None, Some(_)) => EndReason::Signalled,
             (None, None) => EndReason::Exited,

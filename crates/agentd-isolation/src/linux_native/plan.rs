@@ -23,11 +23,12 @@ use std::{
 pub const SYSTEM_DIRECTORIES: [&str; 11] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix/store", "/gnu/store"];
 
-/// Directories below `/` that stay visible beside those: made anew by the view, or read through Landlock rules of their own.
-const KEPT: [&str; 6] = ["/proc", "/sys", "/dev", "/tmp", "/nix", "/gnu"];
+/// Directories below `/` that the view makes anew.
+const KEPT: [&str; 3] = ["/proc", "/dev", "/tmp"];
 
-/// Parts of `/sys` that runtimes read to size their thread pools.
-const READABLE_SYS: [&str; 2] = ["/sys/devices/system/cpu", "/sys/devices/system/node"];
+/// What is shown of directories that are covered otherwise: the parts of `/sys` that runtimes read to size their thread pools, and
+/// stores of programs, beside which sockets of their daemons lie.
+const SHOWN: [&str; 4] = ["/sys/devices/system/cpu", "/sys/devices/system/node", "/nix/store", "/gnu/store"];
 
 /// Where the home directory appears when the spec names none.
 const DEFAULT_HOME: &str = "/home/agent";
@@ -48,17 +49,26 @@ pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     if !home.is_absolute() || home.components().any(|c| c == Component::ParentDir) {
         return Err(invalid("home", &home, "it must be an absolute path without '..'"));
     }
+    fallback::check(&spec.limits)?;
     let masks = masks()?;
     if !masks.iter().any(|mask| home.starts_with(mask)) {
         return Err(invalid("home", &home, "it must lie in a directory that is not the system's, such as /home or /root"));
     }
     let rules = rules(&grants, &home);
+    let shown = SHOWN.iter().filter_map(|path| Path::new(path).canonicalize().ok()).filter(|path| path.is_dir()).collect();
     let mut cgroup = CgroupPlan::from_limits(&spec.limits);
     let process_rlimit = fallback::processes(&mut cgroup);
     let rlimit_notes = fallback::cpu_time(&mut cgroup).into_iter().collect();
     Ok(SandboxPlan {
         namespaces: NamespacePlan { enabled: true, network: spec.network },
-        view: ViewPlan { enabled: true, masks, home, grants, scratch_bytes: spec.limits.memory.map_or(SCRATCH_BYTES, |b| b.0) },
+        view: ViewPlan {
+            enabled: true,
+            masks,
+            shown,
+            home,
+            grants,
+            scratch_bytes: spec.limits.memory.map_or(SCRATCH_BYTES, |b| b.0),
+        },
         landlock: LandlockPlan { enabled: true, rules, network: spec.network },
         root: None,
         capabilities: Capabilities::NONE,
@@ -72,13 +82,16 @@ pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
 
 /// The directories below `/` that are neither the system's nor made anew.
 fn masks() -> Result<Vec<PathBuf>, IsolationError> {
-    let entries = std::fs::read_dir("/").map_err(|source| IsolationError::Io { context: "list /".to_owned(), source })?;
-    let mut masks: Vec<PathBuf> = entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
-        .map(|entry| entry.path())
-        .filter(|path| !SYSTEM_DIRECTORIES.iter().chain(&KEPT).any(|kept| path == Path::new(kept)))
-        .collect();
+    let failed = |source| IsolationError::Io { context: "list /".to_owned(), source };
+    let mut masks = Vec::new();
+    for entry in std::fs::read_dir("/").map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let path = entry.path();
+        let visible = SYSTEM_DIRECTORIES.iter().chain(&KEPT).any(|kept| path == Path::new(kept));
+        if !visible && entry.file_type().map_err(failed)?.is_dir() {
+            masks.push(path);
+        }
+    }
     masks.sort();
     Ok(masks)
 }
@@ -89,7 +102,7 @@ fn system_rules() -> &'static [Rule] {
     RULES.get_or_init(|| {
         // On most systems /bin, /lib and /sbin are links into /usr, which has a rule already.
         let linked = |path: &str| Path::new(path).read_link().is_ok_and(|target| Path::new("/").join(target).starts_with("/usr"));
-        let found = SYSTEM_DIRECTORIES.iter().chain(&READABLE_SYS).filter(|path| Path::new(path).exists() && !linked(path));
+        let found = SYSTEM_DIRECTORIES.iter().chain(&SHOWN[..2]).filter(|path| Path::new(path).exists() && !linked(path));
         let mut rules: Vec<Rule> = found.map(|path| rule(path, Access::ReadOnly, true)).collect();
         rules.push(rule("/proc", Access::ReadOnly, false));
         rules.extend(SCRATCH.iter().filter(|p| !p.starts_with("/dev")).map(|p| rule(p, Access::ReadWrite, false)));

@@ -17,6 +17,7 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
         more_input_than_a_pipe_holds_is_taken_while_output_is_read,
         input_that_nobody_reads_does_no_harm,
         no_descriptor_is_inherited,
+        its_streams_can_be_opened_by_name,
         malformed_commands_are_refused_and_change_nothing,
         arguments_are_passed_byte_by_byte,
     )
@@ -95,6 +96,14 @@ async fn input_that_nobody_reads_does_no_harm(backend: &str) {
     let sandbox = bare(backend).await;
     let deaf = Command { stdin: StdinSource::Bytes(vec![0; 1 << 20]), ..command(&["/bin/true"]) };
     assert_eq!(sandbox.exec(deaf).await.unwrap().exit_code, Some(0));
+    sandbox.destroy().await.unwrap();
+}
+
+async fn its_streams_can_be_opened_by_name(backend: &str) {
+    let sandbox = bare(backend).await;
+    let text = "cat /dev/stdin > /dev/stdout; echo e > /dev/stderr; echo f | tee /dev/fd/2 >/dev/null";
+    let outcome = sandbox.exec(Command { stdin: StdinSource::Bytes(b"in\n".to_vec()), ..script(text) }).await.unwrap();
+    assert_eq!((outcome.stdout.to_bytes(), outcome.stderr.to_bytes()), (b"in\n".to_vec(), b"e\nf\n".to_vec()));
     sandbox.destroy().await.unwrap();
 }
 

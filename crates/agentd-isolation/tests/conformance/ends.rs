@@ -20,6 +20,7 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
         a_deadline_holds_under_a_flood_of_output,
         a_process_that_hides_is_ended_with_its_exec,
         a_command_inherits_no_ignored_signal,
+        a_command_cannot_end_its_supervisor,
     )
 }
 
@@ -170,5 +171,19 @@ async fn a_deadline_holds_under_a_flood_of_output(backend: &str) {
     let sandbox = bare(backend).await;
     let outcome = sandbox.exec(within(Duration::from_millis(300), "yes & yes >&2")).await.unwrap();
     assert_eq!(outcome.reason, EndReason::WallDeadline);
+    sandbox.destroy().await.unwrap();
+}
+
+async fn a_command_cannot_end_its_supervisor(backend: &str) {
+    let sandbox = bare(backend).await;
+    if backend == "host-direct" {
+        // There the supervisor is a process like any other of the caller's.
+        sandbox.destroy().await.unwrap();
+        return;
+    }
+    let outcome =
+        sh(&sandbox, "for s in 1 2 3 6 10 12 13 14 15 17 19 9; do kill -$s 1; done; echo still; sleep 0.1; exit 6").await;
+    assert_eq!((outcome.exit_code, out(&outcome).as_str()), (Some(6), "still\n"));
+    assert_eq!(sh(&sandbox, "exit 0").await.exit_code, Some(0));
     sandbox.destroy().await.unwrap();
 }

@@ -20,6 +20,8 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
         processes_over_the_limit_end_the_command_or_are_refused_beforehand,
         a_cpu_quota_slows_the_command_or_is_refused_beforehand,
         limits_that_are_kept_change_nothing,
+        the_tighter_limit_of_sandbox_and_command_holds,
+        limits_beyond_all_reason_are_no_limits_and_those_below_it_are_refused,
     )
 }
 
@@ -154,4 +156,26 @@ async fn limits_that_are_kept_change_nothing(backend: &str) {
     let outcome = sandbox.exec(limited(limits, "echo ab")).await.unwrap();
     assert_eq!((outcome.reason, outcome.exit_code, out(&outcome).as_str()), (EndReason::Exited, Some(0), "ab\n"));
     sandbox.destroy().await.unwrap();
+}
+
+async fn the_tighter_limit_of_sandbox_and_command_holds(backend: &str) {
+    let wall = |millis| Limits { wall: Some(Duration::from_millis(millis)), ..Limits::default() };
+    for (of_sandbox, of_command) in [(300, 60_000), (60_000, 300)] {
+        let sandbox = support_sandbox(backend, wall(of_sandbox)).await.unwrap();
+        let outcome = sandbox.exec(limited(wall(of_command), "sleep 50")).await.unwrap();
+        assert_eq!(outcome.reason, EndReason::WallDeadline);
+        sandbox.destroy().await.unwrap();
+    }
+}
+
+async fn limits_beyond_all_reason_are_no_limits_and_those_below_it_are_refused(backend: &str) {
+    let sandbox = bare(backend).await;
+    let limits =
+        Limits { wall: Some(Duration::MAX), cpu_time: Some(Duration::MAX), output: Some(Bytes(u64::MAX)), ..Limits::default() };
+    assert_eq!(sandbox.exec(limited(limits, "exit 4")).await.unwrap().exit_code, Some(4));
+    sandbox.destroy().await.unwrap();
+    for limits in [Limits { memory: Some(Bytes(4096)), ..Limits::default() }, Limits { processes: Some(0), ..Limits::default() }]
+    {
+        assert!(matches!(support_sandbox(backend, limits).await, Err(IsolationError::Invalid { .. })));
+    }
 }

@@ -7,6 +7,7 @@ mod support;
 mod commands;
 mod ends;
 mod files;
+mod grants;
 mod life;
 mod limits;
 mod streams;
@@ -26,6 +27,7 @@ fn main() {
                 commands::trials(backend),
                 ends::trials(backend),
                 files::trials(backend),
+                grants::trials(backend),
                 life::trials(backend),
                 limits::trials(backend),
                 streams::trials(backend),

@@ -198,6 +198,10 @@ fn limit(version: Version, dir: &Path, controller: Controller, plan: &CgroupPlan
             if let Some(bytes) = plan.memory {
                 set("memory.limit_in_bytes", bytes.to_string())?;
                 set("memory.swappiness", "0".to_owned())?;
+                // Buffers of TCP are counted apart on version 1.
+                if dir.join("memory.kmem.tcp.limit_in_bytes").exists() {
+                    set("memory.kmem.tcp.limit_in_bytes", bytes.to_string())?;
+                }
                 if dir.join("memory.memsw.limit_in_bytes").exists() {
                     set("memory.memsw.limit_in_bytes", bytes.to_string())?;
                 }

@@ -1,11 +1,19 @@
-//! Removing what killed makers left. A group's name says who made it: `agentd.<pid>.<start time>.<number>`.
+//! Removing what killed makers left. A group's name says who made it: `agentd.<pid namespace>.<pid>.<start time>.<number>`. Only makers
+//! of this process's own pid namespace can be known to be dead.
 
 use super::{Hierarchy, group};
+use std::os::unix::fs::MetadataExt;
 
-/// The prefix of the groups of this process: its pid and start time, which together name it for as long as the machine runs.
+/// The prefix of the groups of this process: its pid namespace, pid and start time, which together name it for as long as the machine
+/// runs.
 pub fn owner_prefix() -> String {
     let pid = std::process::id();
-    format!("agentd.{pid}.{}", start_time(pid).unwrap_or(0))
+    format!("agentd.{}.{pid}.{}", pid_namespace(), start_time(pid).unwrap_or(0))
+}
+
+/// The number of this process's pid namespace (`namespaces(7)`, "The /proc/pid/ns/ directory").
+fn pid_namespace() -> u64 {
+    std::fs::metadata("/proc/self/ns/pid").map_or(0, |meta| meta.ino())
 }
 
 /// When a process started, in clock ticks since boot (`proc_pid_stat(5)`, field 22). A dead one that nobody has reaped yet did not.
@@ -21,13 +29,13 @@ fn start_time(pid: u32) -> Option<u64> {
 /// Whether the process that made the group `name` is gone. Names that are not ours are nobody's to remove.
 pub(super) fn is_orphaned(name: &str) -> bool {
     let mut parts = name.split('.');
-    let (Some("agentd"), Some(pid), Some(started), Some(_), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+    let (Some("agentd"), Some(namespace), Some(pid), Some(started), Some(_), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return false;
     };
-    match (pid.parse::<u32>(), started.parse::<u64>()) {
-        (Ok(pid), Ok(started)) => start_time(pid) != Some(started),
+    match (namespace.parse::<u64>(), pid.parse::<u32>(), started.parse::<u64>()) {
+        (Ok(namespace), Ok(pid), Ok(started)) => namespace == pid_namespace() && start_time(pid) != Some(started),
         _ => false,
     }
 }

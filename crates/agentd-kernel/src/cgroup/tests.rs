@@ -34,8 +34,12 @@ fn counters_are_read_by_their_whole_name() {
 #[test]
 fn only_groups_of_dead_makers_are_orphaned() {
     assert!(!sweep::is_orphaned(&Hierarchy::name(1)));
-    assert!(sweep::is_orphaned("agentd.1.99999999999.4"));
-    for foreign in ["agentd", "agentd.1.2", "system.slice", "agentd.x.1.2", "agentd.1.2.3.4"] {
+    let own = Hierarchy::name(1);
+    let namespace = own.split('.').nth(1).unwrap();
+    assert!(sweep::is_orphaned(&format!("agentd.{namespace}.1.99999999999.4")));
+    // Of another pid namespace nothing is known.
+    assert!(!sweep::is_orphaned("agentd.1.1.99999999999.4"));
+    for foreign in ["agentd", "agentd.1.2", "system.slice", "agentd.x.1.2.3", "agentd.1.2.3.4.5"] {
         assert!(!sweep::is_orphaned(foreign), "{foreign}");
     }
 }

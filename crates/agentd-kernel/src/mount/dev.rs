@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Nodes bound from the host's `/dev`.
-const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+pub(crate) const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Links as every Linux system has them.
 const LINKS: [(&str, &str); 5] = [

@@ -1,8 +1,9 @@
 //! The private mount view (`mount_namespaces(7)`): what of the host's tree a sandbox can name at all.
 //!
 //! An empty directory covers every directory below `/` that is not part of the system; grants are attached over that. Path-based
-//! Unix sockets, which Landlock does not fence, are thereby out of reach too. The order matters: trees of the grants are
-//! cloned first, while the host's view is still whole, and attached last.
+//! Unix sockets, which Landlock does not fence, are thereby out of reach too, unless they lie among the system's programs. All that
+//! is left of the host's tree becomes read-only, because Landlock does not fence changes of modes, times and attributes either. The
+//! order matters: trees of the grants are cloned first, while the host's view is still whole, and attached last.
 //!
 //! All that is private (`/tmp`, the home directory, `/dev/shm`, the covers) are directories of one tmpfs: a file system costs more
 //! to make than everything else here, and one size limit holds for all of them together.
@@ -14,6 +15,7 @@ pub mod root;
 mod scratch;
 mod tree;
 
+pub(crate) use dev::NODES;
 pub use tree::clone_tree;
 
 use crate::At;
@@ -31,12 +33,15 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrantPlan {
     /// Absolute, without symbolic links.
+    #[serde(with = "crate::path_bytes::one")]
     pub path: PathBuf,
     /// Where it is shown; the same place in a view of the host's own tree.
+    #[serde(with = "crate::path_bytes::one")]
     pub target: PathBuf,
     /// What may be done with it.
     pub access: Access,
     /// Paths below it, relative, that stay read-only where they exist.
+    #[serde(with = "crate::path_bytes::many")]
     pub protect: Vec<PathBuf>,
     /// Owner of `path` on the host: user and group.
     pub owner: (u32, u32),
@@ -48,8 +53,13 @@ pub struct ViewPlan {
     /// Whether there is a view of its own.
     pub enabled: bool,
     /// Directories below `/` to be covered, absolute.
+    #[serde(with = "crate::path_bytes::many")]
     pub masks: Vec<PathBuf>,
+    /// What of the covered directories is shown all the same, read-only: absolute, without symbolic links.
+    #[serde(with = "crate::path_bytes::many")]
+    pub shown: Vec<PathBuf>,
     /// Where the private home directory appears.
+    #[serde(with = "crate::path_bytes::one")]
     pub home: PathBuf,
     /// Grants, parents before children.
     pub grants: Vec<GrantPlan>,
@@ -59,6 +69,32 @@ pub struct ViewPlan {
 
 /// Directories that are private and writable in every view.
 pub const SCRATCH: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
+
+/// The host's view, kept while another is tried.
+pub struct Fallback {
+    namespace: OwnedFd,
+    umask: rustix::fs::Mode,
+}
+
+impl Fallback {
+    /// Keeps this process's mount namespace, and goes on in a copy.
+    pub fn keep() -> Result<Self, LayerError> {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        let namespace = rustix::fs::open("/proc/self/ns/mnt", flags, rustix::fs::Mode::empty())
+            .at(Layer::Mounts, || "open /proc/self/ns/mnt".to_owned())?;
+        crate::namespace::new_mounts()?;
+        let umask = rustix::process::umask(rustix::fs::Mode::from(0o022));
+        rustix::process::umask(umask);
+        Ok(Self { namespace, umask })
+    }
+
+    /// Goes back to it: what was built by half is gone.
+    pub fn restore(self) -> Result<(), LayerError> {
+        rustix::process::umask(self.umask);
+        crate::namespace::enter_mounts(&self.namespace)?;
+        rustix::process::chdir("/").at(Layer::Mounts, || "chdir /".to_owned())
+    }
+}
 
 /// A view that is built but for its grants.
 pub struct View<'a>(&'a ViewPlan);
@@ -75,6 +111,8 @@ pub fn build(plan: &ViewPlan) -> Result<View<'_>, LayerError> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .at(Layer::Mounts, || "make / private".to_owned())?;
     let devices = dev::clone_nodes()?;
+    let shown = plan.shown.iter().map(|path| clone_tree(path)).collect::<Result<Vec<_>, _>>()?;
+    tree::restrict_all(Path::new("/"), libc::MOUNT_ATTR_RDONLY)?;
     let scratch = Scratch::mount(plan.scratch_bytes)?;
     dev::populate(&scratch.directory("dev", 0o755)?)?;
     scratch.show("dev", 0o755, Path::new("/dev"))?;
@@ -82,8 +120,9 @@ pub fn build(plan: &ViewPlan) -> Result<View<'_>, LayerError> {
     scratch.show("tmp", 0o1777, Path::new("/tmp"))?;
     let empty = scratch.directory("empty", 0o555)?;
     for mask in &plan.masks {
-        let used =
-            plan.home.starts_with(mask) || mask == Path::new("/var") || plan.grants.iter().any(|g| g.path.starts_with(mask));
+        let used = plan.home.starts_with(mask)
+            || mask == Path::new("/var")
+            || plan.shown.iter().chain(plan.grants.iter().map(|g| &g.path)).any(|path| path.starts_with(mask));
         match (used, mask.file_name().and_then(|name| name.to_str())) {
             // One that something is attached below needs a directory of its own.
             (true, Some(name)) => scratch.show(name, 0o755, mask)?,
@@ -94,6 +133,11 @@ pub fn build(plan: &ViewPlan) -> Result<View<'_>, LayerError> {
     proc::apply(Path::new("/proc"))?;
     directory(Path::new("/var/tmp"), 0o1777)?;
     directory(&plan.home, 0o700)?;
+    for (path, tree) in plan.shown.iter().zip(shown) {
+        directory(path, 0o755)?;
+        tree::restrict(&tree, libc::MOUNT_ATTR_RDONLY, path)?;
+        tree::attach(tree, path)?;
+    }
     rustix::process::umask(umask);
     Ok(View(plan))
 }
@@ -102,15 +146,32 @@ impl View<'_> {
     /// Attaches the grants' trees. Returns what was noteworthy.
     pub fn attach(self, trees: Vec<OwnedFd>) -> Result<Vec<String>, LayerError> {
         let mut notes = Vec::new();
-        for (grant, tree) in self.0.grants.iter().zip(trees) {
-            attach(grant, tree, &mut notes)?;
+        let grants = &self.0.grants;
+        for (index, (grant, tree)) in grants.iter().zip(trees).enumerate() {
+            pin_between(Path::new("/"), &grants[..index], grant)?;
+            attach(grant, tree)?;
+        }
+        // When all is in place: one grant may lie in another's protected part.
+        for grant in grants {
+            for relative in &grant.protect {
+                tree::protect(&grant.path, relative, &mut notes)?;
+            }
         }
         rustix::process::chdir("/").at(Layer::Mounts, || "chdir /".to_owned())?;
         Ok(notes)
     }
 }
 
-fn attach(grant: &GrantPlan, tree: OwnedFd, notes: &mut Vec<String>) -> Result<(), LayerError> {
+/// Where `grant` lies in one of `earlier`, makes the directories between the two mount points: otherwise one could be renamed away, and
+/// another made in its place. All lie below `root`.
+fn pin_between(root: &Path, earlier: &[GrantPlan], grant: &GrantPlan) -> Result<(), LayerError> {
+    let around = earlier.iter().rev().find(|outer| grant.target.starts_with(&outer.target) && grant.target != outer.target);
+    let Some((outer, parent)) = around.zip(grant.target.parent()) else { return Ok(()) };
+    let below = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    tree::pin(&below(&outer.target), parent.strip_prefix(&outer.target).unwrap_or(parent))
+}
+
+fn attach(grant: &GrantPlan, tree: OwnedFd) -> Result<(), LayerError> {
     let is_dir = rustix::fs::fstat(&tree)
         .map(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_dir())
         .at(Layer::Mounts, || format!("stat the tree of {}", grant.path.display()))?;
@@ -127,11 +188,7 @@ fn attach(grant: &GrantPlan, tree: OwnedFd, notes: &mut Vec<String>) -> Result<(
     if grant.access == Access::ReadOnly {
         tree::restrict(&tree, libc::MOUNT_ATTR_RDONLY, &grant.path)?;
     }
-    tree::attach(tree, &grant.path)?;
-    for relative in &grant.protect {
-        tree::protect(&grant.path, relative, notes)?;
-    }
-    Ok(())
+    tree::attach(tree, &grant.path)
 }
 
 /// Makes a directory and its parents where they are missing.

@@ -23,12 +23,15 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootPlan {
     /// Unpacked layers of an image, the lowest first; none for a root of the host's programs.
+    #[serde(with = "crate::path_bytes::many")]
     pub layers: Vec<PathBuf>,
     /// Directories and files of the host that are shown read-only, at the same place.
+    #[serde(with = "crate::path_bytes::many")]
     pub system: Vec<PathBuf>,
     /// Files that are made: place and content.
     pub files: Vec<(PathBuf, String)>,
     /// Symbolic links that are made: place and target.
+    #[serde(with = "crate::path_bytes::pairs")]
     pub links: Vec<(PathBuf, PathBuf)>,
     /// Grants, parents before children.
     pub grants: Vec<GrantPlan>,
@@ -99,7 +102,8 @@ impl Root<'_> {
     /// Attaches the grants' trees and makes the root this process's. Returns what was noteworthy.
     pub fn enter(self, trees: Vec<OwnedFd>) -> Result<Vec<String>, LayerError> {
         let mut notes = Vec::new();
-        for (grant, tree) in self.plan.grants.iter().zip(trees) {
+        for (index, (grant, tree)) in self.plan.grants.iter().zip(trees).enumerate() {
+            super::pin_between(&self.path, &self.plan.grants[..index], grant)?;
             let read_only = if grant.access == Access::ReadOnly { libc::MOUNT_ATTR_RDONLY } else { 0 };
             attach(&self.root, &tree, &grant.target, read_only | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV)?;
         }

@@ -75,8 +75,23 @@ pub fn restrict(tree: &OwnedFd, attributes: u64, path: &Path) -> Result<(), Laye
         .at(Layer::Mounts, || format!("mount_setattr {attributes:#x} for {}", path.display()))
 }
 
-/// Keeps `root/relative` read-only. Each directory on the way becomes a mount point, because one that is not could be renamed
-/// away and made anew.
+/// Sets attributes on the mount at `path` and all below it.
+pub fn restrict_all(path: &Path, attributes: u64) -> Result<(), LayerError> {
+    let at = open_beneath(CWD, path, OFlags::PATH).at(Layer::Mounts, || format!("open {}", path.display()))?;
+    restrict(&at, attributes, path)
+}
+
+/// Makes each directory from below `root` to `root/relative` a mount point, so that none can be renamed away and made anew.
+pub fn pin(root: &Path, relative: &Path) -> Result<(), LayerError> {
+    let mut path = PathBuf::from(root);
+    for part in relative.components() {
+        path.push(part);
+        attach(clone_tree(&path)?, &path)?;
+    }
+    Ok(())
+}
+
+/// Keeps `root/relative` read-only. Each directory on the way becomes a mount point; see [`pin`].
 pub fn protect(root: &Path, relative: &Path, notes: &mut Vec<String>) -> Result<(), LayerError> {
     let mut path = PathBuf::from(root);
     let parts: Vec<_> = relative.components().collect();

@@ -1,0 +1,56 @@
+//! Paths as bytes on the wire: serde's own form of a path is text, which not every path is.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::{
+    ffi::OsString,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+};
+
+/// One path.
+pub mod one {
+    use super::*;
+
+    /// As bytes.
+    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_os_str().as_bytes().serialize(serializer)
+    }
+
+    /// From bytes.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Vec::<u8>::deserialize(deserializer).map(|bytes| OsString::from_vec(bytes).into())
+    }
+}
+
+/// A list of paths.
+pub mod many {
+    use super::*;
+
+    /// Each as bytes.
+    pub fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(paths.iter().map(|path| path.as_os_str().as_bytes()))
+    }
+
+    /// Each from bytes.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+        let list = Vec::<Vec<u8>>::deserialize(deserializer)?;
+        Ok(list.into_iter().map(|bytes| OsString::from_vec(bytes).into()).collect())
+    }
+}
+
+/// A list of pairs of paths.
+pub mod pairs {
+    use super::*;
+
+    /// Each as bytes.
+    pub fn serialize<S: Serializer>(pairs: &[(PathBuf, PathBuf)], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(pairs.iter().map(|(a, b)| (a.as_os_str().as_bytes(), b.as_os_str().as_bytes())))
+    }
+
+    /// Each from bytes.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(PathBuf, PathBuf)>, D::Error> {
+        let path = |bytes| PathBuf::from(OsString::from_vec(bytes));
+        let list = Vec::<(Vec<u8>, Vec<u8>)>::deserialize(deserializer)?;
+        Ok(list.into_iter().map(|(a, b)| (path(a), path(b))).collect())
+    }
+}
