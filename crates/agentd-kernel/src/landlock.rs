@@ -47,7 +47,9 @@ impl LandlockPlan {
             access: Access::ReadWrite,
             optional: true,
         });
-        Self { rules: self.rules.iter().filter(shared).cloned().chain(nodes).collect(), ..self.clone() }
+        // Without its id-mapped mount, a grant may be one that this process's user cannot reach.
+        let reachable = |rule: &Rule| Rule { optional: true, ..rule.clone() };
+        Self { rules: self.rules.iter().filter(shared).map(reachable).chain(nodes).collect(), ..self.clone() }
     }
 }
 
