@@ -288,6 +288,14 @@ fn started(place: &Place, script: &str) -> Child {
     child
 }
 
+fn signal(child: &Child, signal: i32) {
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(),
+        rustix::process::Signal::from_named_raw(signal).unwrap(),
+    )
+    .unwrap();
+}
+
 /// Whether a process lives whose whole command line is this. (That of a launcher is its parent's.)
 fn alive(command: &str) -> bool {
     let line = command.replace(' ', "\0") + "\0";
@@ -303,11 +311,7 @@ fn an_interrupt_ends_the_tree() {
     for (number, signal, code) in [(1, libc::SIGINT, 130), (2, libc::SIGTERM, 143)] {
         let seconds = format!("77{number}{}", std::process::id());
         let mut child = started(&place, &format!("echo; trap '' INT TERM; setsid sleep {seconds} & sleep {seconds}"));
-        rustix::process::kill_process(
-            rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(),
-            rustix::process::Signal::from_named_raw(signal).unwrap(),
-        )
-        .unwrap();
+        self::signal(&child, signal);
         let status = child.wait().unwrap();
         assert_eq!((status.code(), status.signal()), (Some(code), None));
         assert!(!alive(&format!("sleep {seconds}")));
@@ -367,4 +371,65 @@ fn the_other_commands_answer() {
     }
     assert!(said(&["man"]).contains(".TH agentd 1"));
     assert!(said(&["run", "--help"]).contains("--allow-degraded"));
+}
+
+/// Waits for an end that must not need its reader; the exit code.
+fn ends_by_itself(mut child: Child) -> Option<i32> {
+    for _ in 0..300 {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    child.kill().unwrap();
+    panic!("it goes on for ever: {:?}", child.wait());
+}
+
+#[test]
+fn deadlines_and_signals_hold_while_the_reader_stands_still() {
+    let place = Place::new();
+    for options in [&["--timeout", "1s"][..], &["--timeout", "1s", "-t"]] {
+        let child = place.command(options, &["yes"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        assert_eq!(ends_by_itself(child), Some(124), "{options:?}");
+    }
+    // Nor is there a reader of what agentd says.
+    let both = ["--timeout", "1s"];
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let child = place.command(&both, &["yes"]).stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap();
+    assert_eq!(ends_by_itself(child), Some(124));
+    for (script, options) in
+        [("yes", &[][..]), ("yes", &["-t"]), ("yes | head -c 300000", &[]), ("yes | head -c 300000", &["--json"])]
+    {
+        let mut child =
+            place.command(options, &["sh", "-c", script]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0u8; 1]).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        signal(&child, libc::SIGTERM);
+        assert_eq!(ends_by_itself(child), Some(143), "{script} {options:?}");
+    }
+}
+
+#[test]
+fn callers_with_nonblocking_streams_lose_nothing() {
+    let nonblocking = |pipe: &dyn std::os::fd::AsFd| rustix::fs::fcntl_setfl(pipe.as_fd(), rustix::fs::OFlags::NONBLOCK).unwrap();
+    let place = Place::new();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    nonblocking(&writer);
+    let mut command = place.command(&[], &["head", "-c", "1000000", "/dev/zero"]);
+    let mut child = command.stdout(writer).spawn().unwrap();
+    drop(command);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).unwrap();
+    assert_eq!((all.len(), child.wait().unwrap().code()), (1_000_000, Some(0)));
+
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    nonblocking(&reader);
+    let child = place.command(&["-i"], &["cat"]).stdin(reader).stdout(Stdio::piped()).spawn().unwrap();
+    for line in ["one\n", "two\n"] {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        writer.write_all(line.as_bytes()).unwrap();
+    }
+    drop(writer);
+    assert_eq!(text(&child.wait_with_output().unwrap().stdout), "one\ntwo\n");
 }
