@@ -433,3 +433,39 @@ fn callers_with_nonblocking_streams_lose_nothing() {
     drop(writer);
     assert_eq!(text(&child.wait_with_output().unwrap().stdout), "one\ntwo\n");
 }
+
+#[test]
+fn no_home_is_a_workspace_whatever_home_says() {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    let me = rustix::process::geteuid().as_raw().to_string();
+    let home = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|entry| entry[2] == me).unwrap()[5].to_owned();
+    let place = Place::new();
+    for other in [None, Some("/nonexistent")] {
+        let mut command = place.command(&["--workspace", &home], &["true"]);
+        match other {
+            None => command.env_remove("HOME"),
+            Some(home) => command.env("HOME", home),
+        };
+        // That of the user nobody may not exist, and is refused for that.
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{other:?}: {output:?}");
+    }
+    fs::create_dir_all(place.root.path().join("home/.config/gh")).unwrap();
+    for path in ["/tmp", "../home", "../home/.config", "../home/.ssh"] {
+        let output = place.run(&["--rw", path], &["true"]);
+        assert_eq!(output.status.code(), Some(125), "{path}: {output:?}");
+    }
+}
+
+#[test]
+fn a_tool_that_leads_to_the_home_grants_nothing() {
+    let place = Place::new();
+    let home = place.root.path().canonicalize().unwrap().join("home");
+    fs::create_dir(home.join(".local")).unwrap();
+    std::os::unix::fs::symlink("..", home.join(".local/bin")).unwrap();
+    let key = home.join(".ssh/id_rsa");
+    let path = format!("{}:/usr/bin:/bin", home.join(".local/bin").display());
+    let mut command = place.command(&[], &["cat", key.to_str().unwrap()]);
+    let output = command.env("HOME", &home).env("PATH", path).output().unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+}

@@ -68,7 +68,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
 
 fn request(args: &RunArgs) -> Result<(SandboxSpec, Command), Failure> {
     let caller: BTreeMap<_, _> = std::env::vars_os().collect();
-    let host_home = std::env::var_os("HOME").map(PathBuf::from).filter(|h| h.is_absolute() && h != Path::new("/"));
+    let guard = grants::Guard::of(std::env::var_os("HOME").as_deref());
     let here = std::env::current_dir()?;
     let workspace = match args.workspace.as_deref() {
         Some(path) if path == Path::new("none") => None,
@@ -80,17 +80,13 @@ fn request(args: &RunArgs) -> Result<(SandboxSpec, Command), Failure> {
         workspace_ro: args.workspace_ro,
         ro: &args.ro,
         rw: &args.rw,
-        home: host_home.as_deref(),
+        guard: &guard,
     };
     let mut granted = grants::plan(&wishes)?;
-    let mut tools = Vec::new();
-    if let (Some(home), Some(path)) = (&host_home, std::env::var_os("PATH")) {
-        let (grants, variables) = grants::tools(home, &path);
-        granted.extend(grants);
-        tools = variables;
-    }
+    let (own, tools) = grants::tools(&guard, &std::env::var_os("PATH").unwrap_or_default());
+    granted.extend(own);
     // The same place where it can be covered and is an ordinary user's, because tools remember paths. Root's command is not root.
-    let shown_home = host_home.filter(|h| h.starts_with("/home")).unwrap_or_else(|| PathBuf::from("/home/agent"));
+    let shown_home = guard.home().filter(|home| home.starts_with("/home")).unwrap_or(Path::new("/home/agent")).to_path_buf();
     let place = environment::Place { home: &shown_home, grants: &granted, tools: &tools, terminal: args.tty };
     let env = environment::build(&caller, &args.env, &place)?;
     let cwd = match &args.cwd {
