@@ -199,8 +199,38 @@ fn hooks_and_settings_in_the_workspace_stay_as_they_are() {
     }
     assert_eq!(fs::read_to_string(place.work().join(".bashrc")).unwrap(), "# mine\n");
     // What was not there can be made; the caller is told.
-    let output = place.sh("echo evil > .envrc");
-    assert!(text(&output.stderr).contains(".envrc, which programs outside may execute or obey"), "{output:?}");
+    let output = place.sh("echo evil > .envrc; echo evil > .git/commondir; echo evil > AGENTS.md");
+    for made in [".envrc", ".git/commondir", "AGENTS.md"] {
+        assert!(text(&output.stderr).contains(&format!("{made}, which programs outside may execute or obey")), "{output:?}");
+    }
+    // Now they are there.
+    for made in [".envrc", ".git/commondir", "AGENTS.md"] {
+        assert!(!place.sh(&format!("echo evil > {made}")).status.success(), "{made}");
+    }
+}
+
+#[test]
+fn hooks_stay_as_they_are_wherever_git_finds_them() {
+    let place = Place::new();
+    fs::create_dir_all(place.work().join(".git/hooks")).unwrap();
+    for part in [".git/objects", ".git/refs", "tools/hooks"] {
+        fs::create_dir_all(place.work().join(part)).unwrap();
+    }
+    fs::write(place.work().join(".git/HEAD"), "ref: refs/heads/main\n").unwrap();
+    fs::write(place.work().join(".git/config"), "[core]\n\thooksPath = tools/hooks\n").unwrap();
+    assert!(!place.sh("echo evil > tools/hooks/pre-commit").status.success());
+    let git = place.work().join(".git").display().to_string();
+    for path in ["hooks/x", "config"] {
+        let script = format!("echo evil > {path}");
+        assert!(!place.run(&["--workspace", &git, "--cwd", &git], &["sh", "-c", &script]).status.success(), "{path}");
+    }
+    assert_eq!(place.run(&["--rw", ".git/hooks"], &["true"]).status.code(), Some(125));
+
+    let place = Place::new();
+    fs::write(place.work().join(".git"), "gitdir: ../elsewhere\n").unwrap();
+    for script in ["echo evil > .git", "rm .git", "mv .git x"] {
+        assert!(!place.sh(script).status.success(), "{script}");
+    }
 }
 
 #[test]

@@ -1,43 +1,15 @@
 //! What of the host a run may use: the workspace, what the caller names, and the tools on the caller's path.
 
 mod guard;
+mod protected;
 mod tools;
 
 pub(crate) use guard::Guard;
+pub(crate) use protected::unprotected;
 pub(crate) use tools::tools;
 
 use agentd_core::{Access, Grant, IsolationError};
 use std::path::{Path, PathBuf};
-
-/// Paths in a workspace that the trusted side outside executes or obeys later: hooks and settings of git, shells, editors and
-/// agents. They stay read-only where they exist.
-const PROTECTED: [&str; 22] = [
-    // Programs that git runs, and settings that name programs (core.fsmonitor, core.sshCommand, filters).
-    ".git/hooks",
-    ".git/config",
-    ".git/info/attributes",
-    ".git/config.worktree",
-    ".gitmodules",
-    ".gitconfig",
-    // Read by shells, and by direnv on entering the directory.
-    ".bashrc",
-    ".bash_profile",
-    ".profile",
-    ".zshrc",
-    ".zprofile",
-    ".zshenv",
-    ".envrc",
-    // Tasks, extensions and hooks of editors and agents.
-    ".vscode",
-    ".idea",
-    ".cursor",
-    ".claude",
-    ".mcp.json",
-    ".vimrc",
-    ".exrc",
-    ".nvimrc",
-    ".nvim.lua",
-];
 
 /// What the caller asked for.
 pub(crate) struct Wishes<'a> {
@@ -75,15 +47,11 @@ fn grant(path: &Path, access: Access, guard: &Guard) -> Result<Grant, IsolationE
     if let Some(reason) = guard.refusal(&resolved) {
         return Err(refuse(reason));
     }
-    let protect = if access == Access::ReadWrite { PROTECTED.iter().map(PathBuf::from).collect() } else { Vec::new() };
+    let protect = match access {
+        Access::ReadOnly => Vec::new(),
+        Access::ReadWrite => protected::names(&resolved).map_err(refuse)?,
+    };
     Ok(Grant { path: resolved, target: None, access, protect })
-}
-
-/// Protected paths of a read-write grant that are not there, and so can be made. What appears at them while a command runs is
-/// worth a warning.
-pub(crate) fn unprotected(grants: &[Grant]) -> Vec<PathBuf> {
-    let paths = grants.iter().flat_map(|grant| grant.protect.iter().map(|name| grant.path.join(name)));
-    paths.filter(|path| path.symlink_metadata().is_err()).collect()
 }
 
 #[cfg(test)]
