@@ -499,3 +499,99 @@ fn a_tool_that_leads_to_the_home_grants_nothing() {
     let output = command.env("HOME", &home).env("PATH", path).output().unwrap();
     assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
 }
+
+#[test]
+fn relative_and_linked_directories_are_those_they_lead_to() {
+    let place = Place::new();
+    let work = place.work().canonicalize().unwrap();
+    fs::create_dir(work.join("sub")).unwrap();
+    std::os::unix::fs::symlink(work.join("sub"), work.join("link")).unwrap();
+    let (sub, link) = (work.join("sub").display().to_string() + "\n", work.join("link").display().to_string());
+    // The current directory lies above the workspaces of the first three.
+    let cases: [&[&str]; 6] = [
+        &["--workspace", "./sub"],
+        &["--workspace", "link"],
+        &["--workspace", &link],
+        &["--cwd", "sub"],
+        &["--cwd", "./link/."],
+        &["--cwd", &link],
+    ];
+    for options in cases {
+        let output = place.run(options, &["/bin/pwd"]);
+        assert_eq!(text(&output.stdout), sub, "{options:?}: {output:?}");
+    }
+    let output = place.run(&["--cwd", "no/such"], &["/bin/pwd"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("create it, or give an absolute path inside the sandbox"), "{output:?}");
+}
+
+#[test]
+fn a_current_directory_that_is_gone_matters_only_where_it_is_needed() {
+    let place = Place::new();
+    // The shell's directory goes, then agentd starts in it.
+    let run = |options: &str| {
+        let gone = place.work().join("gone");
+        fs::create_dir(&gone).unwrap();
+        let script = format!("rmdir {} && exec {} run {options} -- /bin/pwd", gone.display(), program());
+        let inner = place.command(&[], &[]);
+        let mut shell = Command::new("sh");
+        shell.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+        shell.args(["-c", &script]).current_dir(&gone).output().unwrap()
+    };
+    let work = place.work().canonicalize().unwrap().display().to_string();
+    assert_eq!(text(&run("--workspace none --cwd /").stdout), "/\n");
+    assert_eq!(text(&run(&format!("--workspace {work}")).stdout), format!("{work}\n"));
+    let output = run("");
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("go into a directory that exists, or name one with --workspace"), "{output:?}");
+}
+
+#[test]
+fn host_direct_refuses_what_it_cannot_hold() {
+    let place = Place::new();
+    for options in [&["--workspace-ro"][..], &["--ro", "/usr"], &["--profile", "strict"], &["--net", "off"], &["--rw", ".:/x"]] {
+        for backend in ["host-direct", "none"] {
+            let output = place.run(&[&["--backend", backend], options].concat(), &["touch", "made"]);
+            assert_eq!(output.status.code(), Some(125), "{options:?}: {output:?}");
+            assert!(text(&output.stderr).contains("choose another backend or drop the option"), "{output:?}");
+        }
+    }
+    assert!(!place.work().join("made").exists());
+    assert!(place.run(&["--backend", "host-direct", "--net", "host", "--workspace", "none"], &["true"]).status.success());
+}
+
+#[test]
+fn a_grant_is_shown_at_its_target() {
+    let place = Place::new();
+    fs::create_dir(place.work().join("data")).unwrap();
+    fs::write(place.work().join("data/file"), "here").unwrap();
+    for options in [&["--rw", "data:/data", "--cwd", "/data"][..], &["--ro", "data:/data", "--cwd", "data"]] {
+        let options = [&["--backend", "container", "--workspace", "none"], options].concat();
+        let output = place.run(&options, &["cat", "/data/file", "file"]);
+        assert_eq!(text(&output.stdout), "herehere", "{options:?}: {output:?}");
+    }
+    let output = place.run(&["--backend", "linux-native", "--rw", "data:/data"], &["true"]);
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    // A path with a colon is a path.
+    fs::create_dir_all(place.work().join("a:/b")).unwrap();
+    fs::write(place.work().join("a:/b/file"), "colon").unwrap();
+    let file = place.work().canonicalize().unwrap().join("a:/b/file");
+    let output = place.run(&["--workspace", "none", "--ro", "a:/b"], &["cat", file.to_str().unwrap()]);
+    assert_eq!(text(&output.stdout), "colon", "{output:?}");
+}
+
+#[test]
+fn a_container_has_a_root_that_may_be_destroyed() {
+    let place = Place::new();
+    let before = fs::read("/etc/passwd").unwrap();
+    let output = place.run(&["--backend", "container"], &["sh", "-c", "id -u; touch /x && rm -rf /etc/passwd && echo ok"]);
+    assert_eq!((text(&output.stdout).as_str(), output.status.code()), ("0\nok\n", Some(0)), "{output:?}");
+    assert_eq!(fs::read("/etc/passwd").unwrap(), before);
+    assert!(!Path::new("/x").exists());
+    // It starts in a home that is its own where no directory is named.
+    let output = place.run(&["--backend", "container", "--workspace", "none"], &["sh", "-c", "pwd; cd && echo x > f && cat f"]);
+    assert_eq!(text(&output.stdout), "/root\nx\n", "{output:?}");
+    // What it makes in the workspace belongs to the caller.
+    assert!(place.run(&["--backend", "container"], &["touch", "made"]).status.success());
+    assert_eq!(fs::metadata(place.work().join("made")).unwrap().uid(), rustix::process::geteuid().as_raw());
+}

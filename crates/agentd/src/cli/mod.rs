@@ -8,6 +8,7 @@ mod environment;
 mod explain;
 mod grants;
 mod probe_cache;
+mod request;
 mod run;
 mod stream;
 mod terminal;

@@ -1,30 +1,18 @@
 //! `agentd run`.
 
-use super::{Failure, args::RunArgs, environment, explain, grants, probe_cache, stream, terminal, writer};
-use agentd_core::{
-    Command, IsolationBackend, IsolationError, Layer, LayerStatus, Limits, Root, Sandbox, SandboxSpec, StdinSource,
-};
+use super::{Failure, args::RunArgs, explain, grants, probe_cache, request, stream, writer};
+use agentd_core::{Command, IsolationBackend, IsolationError, Layer, LayerStatus, Sandbox};
 use agentd_isolation::{LinuxNativeBackend, create_backend};
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 use tokio::signal::unix::{SignalKind, signal};
-
-/// How much of the output `--json` holds when no limit says otherwise.
-const JSON_CAPTURE: u64 = 1 << 20;
 
 /// Plans, creates, runs, destroys; gives the exit code.
 pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let work_root = std::env::temp_dir();
-    let (spec, command) = request(&args)?;
     if args.explain {
-        let name = if args.backend == "auto" {
-            LinuxNativeBackend::NAME.to_owned()
-        } else {
-            create_backend(&args.backend, &work_root)?.name().to_owned()
-        };
+        let named = if args.backend == "auto" { LinuxNativeBackend::NAME } else { &args.backend };
+        let name = create_backend(named, &work_root)?.name().to_owned();
+        let (spec, _) = request::request(&args, &name)?;
         use std::io::Write;
         std::io::stdout().write_all(explain::text(&name, &spec)?.as_bytes())?;
         return Ok(0);
@@ -34,6 +22,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
         "auto" => probe_cache::backend(&work_root).await?,
         name => create_backend(name, &work_root)?,
     };
+    let (spec, command) = request::request(&args, backend.name())?;
     // Signals that come from now on end the command, not agentd before it has cleaned up.
     let mut stops = Stops::new()?;
     let unprotected = grants::unprotected(&spec.grants);
@@ -64,68 +53,6 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
     }?;
     destroyed?;
     Ok(code)
-}
-
-fn request(args: &RunArgs) -> Result<(SandboxSpec, Command), Failure> {
-    let caller: BTreeMap<_, _> = std::env::vars_os().collect();
-    let guard = grants::Guard::of(std::env::var_os("HOME").as_deref());
-    let here = std::env::current_dir()?;
-    let workspace = match args.workspace.as_deref() {
-        Some(path) if path == Path::new("none") => None,
-        Some(path) => Some(path.to_path_buf()),
-        None => Some(here.clone()),
-    };
-    let wishes = grants::Wishes {
-        workspace: workspace.as_deref(),
-        workspace_ro: args.workspace_ro,
-        ro: &args.ro,
-        rw: &args.rw,
-        guard: &guard,
-    };
-    let mut granted = grants::plan(&wishes)?;
-    let (own, tools) = grants::tools(&guard, &std::env::var_os("PATH").unwrap_or_default());
-    granted.extend(own);
-    // The same place where it can be covered and is an ordinary user's, because tools remember paths. Root's command is not root.
-    let shown_home = guard.home().filter(|home| home.starts_with("/home")).unwrap_or(Path::new("/home/agent")).to_path_buf();
-    let place = environment::Place { home: &shown_home, grants: &granted, tools: &tools, terminal: args.tty };
-    let env = environment::build(&caller, &args.env, &place)?;
-    let cwd = match &args.cwd {
-        Some(cwd) => cwd.clone(),
-        None => {
-            let here = here.canonicalize()?;
-            if granted.iter().any(|g| here.starts_with(&g.path)) { here } else { workspace.clone().unwrap_or(shown_home.clone()) }
-        }
-    };
-    let limits = Limits {
-        wall: args.timeout,
-        cpu_time: args.cpu_time,
-        memory: args.memory,
-        processes: args.pids,
-        open_files: args.open_files,
-        file_size: args.file_size,
-        output: args.max_output,
-        cpu_quota: args.cpus,
-        cpu_weight: args.cpu_weight,
-    };
-    let command = Command {
-        argv: args.command.clone(),
-        env,
-        cwd: Some(cwd),
-        stdin: if args.interactive && !args.tty { StdinSource::Stream } else { StdinSource::Null },
-        pty: args.tty.then(terminal::size),
-        limits: Limits::default(),
-        capture: args.max_output.map_or(JSON_CAPTURE, |b| b.0.min(64 << 20)),
-    };
-    let spec = SandboxSpec {
-        root: Root::Host,
-        grants: granted,
-        home: Some(shown_home),
-        network: args.net.into(),
-        profile: args.profile.into(),
-        limits,
-        allow_degraded: args.allow_degraded,
-    };
-    Ok((spec, command))
 }
 
 /// Says what was asked for and holds less than that, or not at all (`--allow-degraded`).

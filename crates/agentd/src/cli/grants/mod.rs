@@ -9,7 +9,11 @@ pub(crate) use protected::unprotected;
 pub(crate) use tools::tools;
 
 use agentd_core::{Access, Grant, IsolationError};
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
 
 /// What the caller asked for.
 pub(crate) struct Wishes<'a> {
@@ -30,20 +34,33 @@ pub(crate) fn plan(wishes: &Wishes<'_>) -> Result<Vec<Grant>, IsolationError> {
     let mut grants = Vec::new();
     if let Some(workspace) = wishes.workspace {
         let access = if wishes.workspace_ro { Access::ReadOnly } else { Access::ReadWrite };
-        grants.push(grant(workspace, access, wishes.guard)?);
+        grants.push(grant(workspace, None, access, wishes.guard)?);
     }
-    for path in wishes.ro {
-        grants.push(grant(path, Access::ReadOnly, wishes.guard)?);
-    }
-    for path in wishes.rw {
-        grants.push(grant(path, Access::ReadWrite, wishes.guard)?);
+    for (paths, access) in [(wishes.ro, Access::ReadOnly), (wishes.rw, Access::ReadWrite)] {
+        for wish in paths {
+            let (path, target) = split(wish);
+            grants.push(grant(path, target, access, wishes.guard)?);
+        }
     }
     Ok(grants)
 }
 
-fn grant(path: &Path, access: Access, guard: &Guard) -> Result<Grant, IsolationError> {
+/// The path of a wish, and where it is to be shown. A path that exists as it is written, colon included, is that path.
+pub(crate) fn split(wish: &Path) -> (&Path, Option<&Path>) {
+    let bytes = wish.as_os_str().as_bytes();
+    let colon = bytes.windows(2).rposition(|pair| pair == b":/");
+    match colon {
+        Some(colon) if wish.symlink_metadata().is_err() => {
+            let path = |bytes| Path::new(OsStr::from_bytes(bytes));
+            (path(&bytes[..colon]), Some(path(&bytes[colon + 1..])))
+        }
+        _ => (wish, None),
+    }
+}
+
+fn grant(path: &Path, target: Option<&Path>, access: Access, guard: &Guard) -> Result<Grant, IsolationError> {
     let refuse = |reason: String| IsolationError::Invalid { what: format!("path {}", path.display()), reason };
-    let resolved = path.canonicalize().map_err(|e| refuse(e.to_string()))?;
+    let resolved = path.canonicalize().map_err(|e| refuse(format!("{e}: create it, or drop the option")))?;
     if let Some(reason) = guard.refusal(&resolved) {
         return Err(refuse(reason));
     }
@@ -51,7 +68,7 @@ fn grant(path: &Path, access: Access, guard: &Guard) -> Result<Grant, IsolationE
         Access::ReadOnly => Vec::new(),
         Access::ReadWrite => protected::names(&resolved).map_err(refuse)?,
     };
-    Ok(Grant { path: resolved, target: None, access, protect })
+    Ok(Grant { path: resolved, target: target.map(Path::to_path_buf), access, protect })
 }
 
 #[cfg(test)]
@@ -83,6 +100,26 @@ mod tests {
         let parent = home.path().parent().unwrap().to_path_buf();
         for path in [PathBuf::from("/"), "/etc".into(), home.path().to_path_buf(), parent, home.path().join(".ssh"), link] {
             assert!(planned(&path, home.path()).is_err(), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_target_follows_the_last_colon_unless_the_path_is_there() {
+        let root = tempfile::tempdir().unwrap();
+        let there = root.path().join("a:");
+        std::fs::create_dir_all(there.join("b")).unwrap();
+        let there = there.join("b");
+        let moved = there.display().to_string() + ":/x:y";
+        for (wish, path, target) in [
+            ("/w", "/w", None),
+            ("/w:/t", "/w", Some("/t")),
+            ("w:/t/u", "w", Some("/t/u")),
+            ("/no:/w:/t", "/no:/w", Some("/t")),
+            ("/w:t", "/w:t", None),
+            (there.to_str().unwrap(), there.to_str().unwrap(), None),
+            (&moved, there.to_str().unwrap(), Some("/x:y")),
+        ] {
+            assert_eq!(split(Path::new(wish)), (Path::new(path), target.map(Path::new)), "{wish}");
         }
     }
 
