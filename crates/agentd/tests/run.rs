@@ -369,6 +369,21 @@ fn the_plan_is_shown_and_nothing_is_run() {
     {
         assert!(plan.contains(part), "{part} in {plan}");
     }
+    let options = ["--explain", "--backend", "container", "--ro", "/usr/share:/share"];
+    let plan = text(&place.run(&options, &["touch", "made"]).stdout);
+    for part in [
+        "root         its own",
+        "system ",
+        "/etc/passwd",
+        "grant        /usr/share at /share (read-only)",
+        "seccomp",
+        "privileges",
+    ] {
+        assert!(plan.contains(part), "{part} in {plan}");
+    }
+    assert!(!plan.contains("boundary") && !plan.contains("masked"), "{plan}");
+    let plan = text(&place.run(&["--explain", "--backend", "none"], &["touch", "made"]).stdout);
+    assert!(plan.contains("boundary     none"), "{plan}");
     assert!(!place.work().join("made").exists());
 }
 
@@ -395,7 +410,12 @@ fn the_other_commands_answer() {
     let report: Value = serde_json::from_str(&said(&["doctor", "--json", "--backend", "linux"])).unwrap();
     assert!(report["backends"][0]["evidence"].as_array().unwrap().len() > 30);
     let table: Value = serde_json::from_str(&said(&["bench", "--json", "--rounds", "5"])).unwrap();
-    assert!(table["rows"].as_array().unwrap().len() >= 4);
+    let names: Vec<&str> = table["rows"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    for backend in ["linux-native", "container"] {
+        for what in ["exec in a live sandbox", "create + exec + destroy"] {
+            assert!(names.contains(&format!("{backend}: {what}").as_str()), "{names:?}");
+        }
+    }
     for shell in ["bash", "zsh", "fish"] {
         assert!(said(&["completions", shell]).contains("workspace-ro"));
     }

@@ -59,9 +59,11 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
 fn warn_of_weaknesses(sandbox: &dyn Sandbox) {
     for report in sandbox.layers() {
         match &report.status {
-            LayerStatus::Missing(error) => eprintln!("agentd: not enforced: {error}"),
+            LayerStatus::Missing(error) => writer::say(format_args!("not enforced: {error}")),
             // An old kernel's Landlock is the same at every run: `agentd doctor` tells.
-            LayerStatus::Partial(why) if report.layer != Layer::Landlock => eprintln!("agentd: {}: {why}", report.layer),
+            LayerStatus::Partial(why) if report.layer != Layer::Landlock => {
+                writer::say(format_args!("{}: {why}", report.layer));
+            }
             _ => {}
         }
     }
