@@ -199,8 +199,38 @@ fn hooks_and_settings_in_the_workspace_stay_as_they_are() {
     }
     assert_eq!(fs::read_to_string(place.work().join(".bashrc")).unwrap(), "# mine\n");
     // What was not there can be made; the caller is told.
-    let output = place.sh("echo evil > .envrc");
-    assert!(text(&output.stderr).contains(".envrc, which programs outside may execute or obey"), "{output:?}");
+    let output = place.sh("echo evil > .envrc; echo evil > .git/commondir; echo evil > AGENTS.md");
+    for made in [".envrc", ".git/commondir", "AGENTS.md"] {
+        assert!(text(&output.stderr).contains(&format!("{made}, which programs outside may execute or obey")), "{output:?}");
+    }
+    // Now they are there.
+    for made in [".envrc", ".git/commondir", "AGENTS.md"] {
+        assert!(!place.sh(&format!("echo evil > {made}")).status.success(), "{made}");
+    }
+}
+
+#[test]
+fn hooks_stay_as_they_are_wherever_git_finds_them() {
+    let place = Place::new();
+    fs::create_dir_all(place.work().join(".git/hooks")).unwrap();
+    for part in [".git/objects", ".git/refs", "tools/hooks"] {
+        fs::create_dir_all(place.work().join(part)).unwrap();
+    }
+    fs::write(place.work().join(".git/HEAD"), "ref: refs/heads/main\n").unwrap();
+    fs::write(place.work().join(".git/config"), "[core]\n\thooksPath = tools/hooks\n").unwrap();
+    assert!(!place.sh("echo evil > tools/hooks/pre-commit").status.success());
+    let git = place.work().join(".git").display().to_string();
+    for path in ["hooks/x", "config"] {
+        let script = format!("echo evil > {path}");
+        assert!(!place.run(&["--workspace", &git, "--cwd", &git], &["sh", "-c", &script]).status.success(), "{path}");
+    }
+    assert_eq!(place.run(&["--rw", ".git/hooks"], &["true"]).status.code(), Some(125));
+
+    let place = Place::new();
+    fs::write(place.work().join(".git"), "gitdir: ../elsewhere\n").unwrap();
+    for script in ["echo evil > .git", "rm .git", "mv .git x"] {
+        assert!(!place.sh(script).status.success(), "{script}");
+    }
 }
 
 #[test]
@@ -288,6 +318,14 @@ fn started(place: &Place, script: &str) -> Child {
     child
 }
 
+fn signal(child: &Child, signal: i32) {
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(),
+        rustix::process::Signal::from_named_raw(signal).unwrap(),
+    )
+    .unwrap();
+}
+
 /// Whether a process lives whose whole command line is this. (That of a launcher is its parent's.)
 fn alive(command: &str) -> bool {
     let line = command.replace(' ', "\0") + "\0";
@@ -303,11 +341,7 @@ fn an_interrupt_ends_the_tree() {
     for (number, signal, code) in [(1, libc::SIGINT, 130), (2, libc::SIGTERM, 143)] {
         let seconds = format!("77{number}{}", std::process::id());
         let mut child = started(&place, &format!("echo; trap '' INT TERM; setsid sleep {seconds} & sleep {seconds}"));
-        rustix::process::kill_process(
-            rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(),
-            rustix::process::Signal::from_named_raw(signal).unwrap(),
-        )
-        .unwrap();
+        self::signal(&child, signal);
         let status = child.wait().unwrap();
         assert_eq!((status.code(), status.signal()), (Some(code), None));
         assert!(!alive(&format!("sleep {seconds}")));
@@ -335,6 +369,21 @@ fn the_plan_is_shown_and_nothing_is_run() {
     {
         assert!(plan.contains(part), "{part} in {plan}");
     }
+    let options = ["--explain", "--backend", "container", "--ro", "/usr/share:/share"];
+    let plan = text(&place.run(&options, &["touch", "made"]).stdout);
+    for part in [
+        "root         its own",
+        "system ",
+        "/etc/passwd",
+        "grant        /usr/share at /share (read-only)",
+        "seccomp",
+        "privileges",
+    ] {
+        assert!(plan.contains(part), "{part} in {plan}");
+    }
+    assert!(!plan.contains("boundary") && !plan.contains("masked"), "{plan}");
+    let plan = text(&place.run(&["--explain", "--backend", "none"], &["touch", "made"]).stdout);
+    assert!(plan.contains("boundary     none"), "{plan}");
     assert!(!place.work().join("made").exists());
 }
 
@@ -361,10 +410,208 @@ fn the_other_commands_answer() {
     let report: Value = serde_json::from_str(&said(&["doctor", "--json", "--backend", "linux"])).unwrap();
     assert!(report["backends"][0]["evidence"].as_array().unwrap().len() > 30);
     let table: Value = serde_json::from_str(&said(&["bench", "--json", "--rounds", "5"])).unwrap();
-    assert!(table["rows"].as_array().unwrap().len() >= 4);
+    let names: Vec<&str> = table["rows"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    for backend in ["linux-native", "container"] {
+        for what in ["exec in a live sandbox", "create + exec + destroy"] {
+            assert!(names.contains(&format!("{backend}: {what}").as_str()), "{names:?}");
+        }
+    }
     for shell in ["bash", "zsh", "fish"] {
         assert!(said(&["completions", shell]).contains("workspace-ro"));
     }
     assert!(said(&["man"]).contains(".TH agentd 1"));
     assert!(said(&["run", "--help"]).contains("--allow-degraded"));
+}
+
+/// Waits for an end that must not need its reader; the exit code.
+fn ends_by_itself(mut child: Child) -> Option<i32> {
+    for _ in 0..300 {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    child.kill().unwrap();
+    panic!("it goes on for ever: {:?}", child.wait());
+}
+
+#[test]
+fn deadlines_and_signals_hold_while_the_reader_stands_still() {
+    let place = Place::new();
+    for options in [&["--timeout", "1s"][..], &["--timeout", "1s", "-t"]] {
+        let child = place.command(options, &["yes"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        assert_eq!(ends_by_itself(child), Some(124), "{options:?}");
+    }
+    // Nor is there a reader of what agentd says.
+    let both = ["--timeout", "1s"];
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let child = place.command(&both, &["yes"]).stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap();
+    assert_eq!(ends_by_itself(child), Some(124));
+    for (script, options) in
+        [("yes", &[][..]), ("yes", &["-t"]), ("yes | head -c 300000", &[]), ("yes | head -c 300000", &["--json"])]
+    {
+        let mut child =
+            place.command(options, &["sh", "-c", script]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0u8; 1]).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        signal(&child, libc::SIGTERM);
+        assert_eq!(ends_by_itself(child), Some(143), "{script} {options:?}");
+    }
+}
+
+#[test]
+fn callers_with_nonblocking_streams_lose_nothing() {
+    let nonblocking = |pipe: &dyn std::os::fd::AsFd| rustix::fs::fcntl_setfl(pipe.as_fd(), rustix::fs::OFlags::NONBLOCK).unwrap();
+    let place = Place::new();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    nonblocking(&writer);
+    let mut command = place.command(&[], &["head", "-c", "1000000", "/dev/zero"]);
+    let mut child = command.stdout(writer).spawn().unwrap();
+    drop(command);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).unwrap();
+    assert_eq!((all.len(), child.wait().unwrap().code()), (1_000_000, Some(0)));
+
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    nonblocking(&reader);
+    let child = place.command(&["-i"], &["cat"]).stdin(reader).stdout(Stdio::piped()).spawn().unwrap();
+    for line in ["one\n", "two\n"] {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        writer.write_all(line.as_bytes()).unwrap();
+    }
+    drop(writer);
+    assert_eq!(text(&child.wait_with_output().unwrap().stdout), "one\ntwo\n");
+}
+
+#[test]
+fn no_home_is_a_workspace_whatever_home_says() {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    let me = rustix::process::geteuid().as_raw().to_string();
+    let home = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|entry| entry[2] == me).unwrap()[5].to_owned();
+    let place = Place::new();
+    for other in [None, Some("/nonexistent")] {
+        let mut command = place.command(&["--workspace", &home], &["true"]);
+        match other {
+            None => command.env_remove("HOME"),
+            Some(home) => command.env("HOME", home),
+        };
+        // That of the user nobody may not exist, and is refused for that.
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{other:?}: {output:?}");
+    }
+    fs::create_dir_all(place.root.path().join("home/.config/gh")).unwrap();
+    for path in ["/tmp", "../home", "../home/.config", "../home/.ssh"] {
+        let output = place.run(&["--rw", path], &["true"]);
+        assert_eq!(output.status.code(), Some(125), "{path}: {output:?}");
+    }
+}
+
+#[test]
+fn a_tool_that_leads_to_the_home_grants_nothing() {
+    let place = Place::new();
+    let home = place.root.path().canonicalize().unwrap().join("home");
+    fs::create_dir(home.join(".local")).unwrap();
+    std::os::unix::fs::symlink("..", home.join(".local/bin")).unwrap();
+    let key = home.join(".ssh/id_rsa");
+    let path = format!("{}:/usr/bin:/bin", home.join(".local/bin").display());
+    let mut command = place.command(&[], &["cat", key.to_str().unwrap()]);
+    let output = command.env("HOME", &home).env("PATH", path).output().unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+}
+
+#[test]
+fn relative_and_linked_directories_are_those_they_lead_to() {
+    let place = Place::new();
+    let work = place.work().canonicalize().unwrap();
+    fs::create_dir(work.join("sub")).unwrap();
+    std::os::unix::fs::symlink(work.join("sub"), work.join("link")).unwrap();
+    let (sub, link) = (work.join("sub").display().to_string() + "\n", work.join("link").display().to_string());
+    // The current directory lies above the workspaces of the first three.
+    let cases: [&[&str]; 6] = [
+        &["--workspace", "./sub"],
+        &["--workspace", "link"],
+        &["--workspace", &link],
+        &["--cwd", "sub"],
+        &["--cwd", "./link/."],
+        &["--cwd", &link],
+    ];
+    for options in cases {
+        let output = place.run(options, &["/bin/pwd"]);
+        assert_eq!(text(&output.stdout), sub, "{options:?}: {output:?}");
+    }
+    let output = place.run(&["--cwd", "no/such"], &["/bin/pwd"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("create it, or give an absolute path inside the sandbox"), "{output:?}");
+}
+
+#[test]
+fn a_current_directory_that_is_gone_matters_only_where_it_is_needed() {
+    let place = Place::new();
+    // The shell's directory goes, then agentd starts in it.
+    let run = |options: &str| {
+        let gone = place.work().join("gone");
+        fs::create_dir(&gone).unwrap();
+        let script = format!("rmdir {} && exec {} run {options} -- /bin/pwd", gone.display(), program());
+        let inner = place.command(&[], &[]);
+        let mut shell = Command::new("sh");
+        shell.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+        shell.args(["-c", &script]).current_dir(&gone).output().unwrap()
+    };
+    let work = place.work().canonicalize().unwrap().display().to_string();
+    assert_eq!(text(&run("--workspace none --cwd /").stdout), "/\n");
+    assert_eq!(text(&run(&format!("--workspace {work}")).stdout), format!("{work}\n"));
+    let output = run("");
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("go into a directory that exists, or name one with --workspace"), "{output:?}");
+}
+
+#[test]
+fn host_direct_refuses_what_it_cannot_hold() {
+    let place = Place::new();
+    for options in [&["--workspace-ro"][..], &["--ro", "/usr"], &["--profile", "strict"], &["--net", "off"], &["--rw", ".:/x"]] {
+        for backend in ["host-direct", "none"] {
+            let output = place.run(&[&["--backend", backend], options].concat(), &["touch", "made"]);
+            assert_eq!(output.status.code(), Some(125), "{options:?}: {output:?}");
+            assert!(text(&output.stderr).contains("choose another backend or drop the option"), "{output:?}");
+        }
+    }
+    assert!(!place.work().join("made").exists());
+    assert!(place.run(&["--backend", "host-direct", "--net", "host", "--workspace", "none"], &["true"]).status.success());
+}
+
+#[test]
+fn a_grant_is_shown_at_its_target() {
+    let place = Place::new();
+    fs::create_dir(place.work().join("data")).unwrap();
+    fs::write(place.work().join("data/file"), "here").unwrap();
+    for options in [&["--rw", "data:/data", "--cwd", "/data"][..], &["--ro", "data:/data", "--cwd", "data"]] {
+        let options = [&["--backend", "container", "--workspace", "none"], options].concat();
+        let output = place.run(&options, &["cat", "/data/file", "file"]);
+        assert_eq!(text(&output.stdout), "herehere", "{options:?}: {output:?}");
+    }
+    let output = place.run(&["--backend", "linux-native", "--rw", "data:/data"], &["true"]);
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    // A path with a colon is a path.
+    fs::create_dir_all(place.work().join("a:/b")).unwrap();
+    fs::write(place.work().join("a:/b/file"), "colon").unwrap();
+    let file = place.work().canonicalize().unwrap().join("a:/b/file");
+    let output = place.run(&["--workspace", "none", "--ro", "a:/b"], &["cat", file.to_str().unwrap()]);
+    assert_eq!(text(&output.stdout), "colon", "{output:?}");
+}
+
+#[test]
+fn a_container_has_a_root_that_may_be_destroyed() {
+    let place = Place::new();
+    let before = fs::read("/etc/passwd").unwrap();
+    let output = place.run(&["--backend", "container"], &["sh", "-c", "id -u; touch /x && rm -rf /etc/passwd && echo ok"]);
+    assert_eq!((text(&output.stdout).as_str(), output.status.code()), ("0\nok\n", Some(0)), "{output:?}");
+    assert_eq!(fs::read("/etc/passwd").unwrap(), before);
+    assert!(!Path::new("/x").exists());
+    // It starts in a home that is its own where no directory is named.
+    let output = place.run(&["--backend", "container", "--workspace", "none"], &["sh", "-c", "pwd; cd && echo x > f && cat f"]);
+    assert_eq!(text(&output.stdout), "/root\nx\n", "{output:?}");
+    // What it makes in the workspace belongs to the caller.
+    assert!(place.run(&["--backend", "container"], &["touch", "made"]).status.success());
+    assert_eq!(fs::metadata(place.work().join("made")).unwrap().uid(), rustix::process::geteuid().as_raw());
 }

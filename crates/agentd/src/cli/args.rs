@@ -47,7 +47,7 @@ impl From<ProfileArg> for Profile {
     }
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum NetworkArg {
     /// Loopback only
     Off,
@@ -78,24 +78,24 @@ pub(crate) struct RunArgs {
     /// Backend by name, or the best that proves files, processes, network and system calls
     #[arg(long, default_value = "auto", value_name = "auto|NAME")]
     pub backend: String,
-    /// Which system calls are let through
-    #[arg(long, value_enum, default_value = "default")]
-    pub profile: ProfileArg,
+    /// Which system calls are let through [default: default]
+    #[arg(long, value_enum)]
+    pub profile: Option<ProfileArg>,
     /// Directory that the command may change: the current one, another, or none
     #[arg(long, value_name = "DIR|none")]
     pub workspace: Option<PathBuf>,
     /// The workspace may be read only
     #[arg(long)]
     pub workspace_ro: bool,
-    /// Another path that the command may read
-    #[arg(long, value_name = "PATH")]
+    /// Another path that the command may read, shown at the same place or at TARGET
+    #[arg(long, value_name = "PATH[:TARGET]")]
     pub ro: Vec<PathBuf>,
     /// Another path that the command may change
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH[:TARGET]")]
     pub rw: Vec<PathBuf>,
-    /// The network
-    #[arg(long, value_enum, default_value = "off")]
-    pub net: NetworkArg,
+    /// The network [default: off]
+    #[arg(long, value_enum)]
+    pub net: Option<NetworkArg>,
     /// Memory of all its processes together, e.g. 512M
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Bytes>,

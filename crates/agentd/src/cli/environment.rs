@@ -24,6 +24,8 @@ pub(crate) struct Place<'a> {
     pub tools: &'a [(&'static str, PathBuf)],
     /// Whether it has a terminal.
     pub terminal: bool,
+    /// Whether it is root there.
+    pub root: bool,
 }
 
 /// The environment for a command: the caller's language, a path of what is visible, a home, and what `extra` asks for
@@ -39,8 +41,9 @@ pub(crate) fn build(
             env.insert(name.clone(), value.clone());
         }
     }
-    // Root's command is not root.
-    let user = caller.get(OsStr::new("USER")).filter(|user| *user != "root").cloned().unwrap_or_else(|| "agent".into());
+    // Root's command is root only where it has a root of its own, and there everybody's is.
+    let ordinary = || caller.get(OsStr::new("USER")).filter(|user| *user != "root").cloned().unwrap_or_else(|| "agent".into());
+    let user = if place.root { "root".into() } else { ordinary() };
     env.insert("USER".into(), user.clone());
     env.insert("LOGNAME".into(), user);
     env.insert("HOME".into(), place.home.into());
@@ -73,7 +76,7 @@ fn path(caller: Option<&OsString>, grants: &[Grant]) -> OsString {
     let visible = |entry: &Path| {
         entry.is_absolute()
             && (agentd_isolation::SYSTEM_DIRECTORIES.iter().any(|d| entry.starts_with(d))
-                || grants.iter().any(|g| entry.starts_with(&g.path)))
+                || grants.iter().any(|g| g.target.is_none() && entry.starts_with(&g.path)))
     };
     let mut entries: Vec<OsString> = Vec::new();
     let callers = caller.map(|p| std::env::split_paths(p).filter(|e| visible(e)).collect::<Vec<_>>()).unwrap_or_default();
@@ -102,7 +105,7 @@ mod tests {
     }
 
     fn at(home: &str) -> Place<'_> {
-        Place { home: Path::new(home), grants: &[], tools: &[], terminal: false }
+        Place { home: Path::new(home), grants: &[], tools: &[], terminal: false, root: false }
     }
 
     fn get(env: &[(OsString, OsString)], name: &str) -> Option<String> {

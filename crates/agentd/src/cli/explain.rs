@@ -1,44 +1,81 @@
 //! `agentd run --explain`: the plan of every layer.
 
 use agentd_core::{Access, IsolationError, SandboxSpec};
-use agentd_isolation::LinuxNativeBackend;
-use std::fmt::Write;
+use agentd_isolation::{ContainerBackend, HostDirectBackend, LinuxNativeBackend};
+use std::{fmt::Write, path::PathBuf};
+
+/// A line of the plan: its layer, and what it says.
+type Line = (&'static str, String);
 
 /// The plan as text.
 pub(crate) fn text(backend: &str, spec: &SandboxSpec) -> Result<String, IsolationError> {
-    let mut out = String::new();
-    // Writing to a string does not fail.
-    let mut line = |name: &str, value: String| writeln!(out, "{name:<12} {value}").unwrap_or_default();
-    line("backend", backend.to_owned());
-    if backend != LinuxNativeBackend::NAME {
-        line("boundary", "none: the command runs as the caller".to_owned());
-        return Ok(out);
+    let plan = match backend {
+        LinuxNativeBackend::NAME => LinuxNativeBackend::plan(spec)?,
+        ContainerBackend::NAME => ContainerBackend::plan(spec)?,
+        HostDirectBackend::NAME => {
+            let boundary = "none: the command runs as the caller".to_owned();
+            return Ok(print(vec![("backend", backend.to_owned()), ("boundary", boundary)]));
+        }
+        other => {
+            return Err(IsolationError::Unsupported { backend: other.to_owned(), operation: "--explain" });
+        }
+    };
+    let mut lines = vec![("backend", backend.to_owned()), ("namespaces", plan.namespaces.describe())];
+    if plan.view.enabled {
+        lines.push(("masked", list(&plan.view.masks)));
+        lines.push(("home", format!("{} (private, empty)", plan.view.home.display())));
     }
-    let plan = LinuxNativeBackend::plan(spec)?;
-    line("namespaces", plan.namespaces.describe());
-    line("masked", plan.view.masks.iter().map(|m| m.display().to_string()).collect::<Vec<_>>().join(" "));
-    line("home", format!("{} (private, empty)", plan.view.home.display()));
-    for grant in &plan.view.grants {
-        let access = if grant.access == Access::ReadOnly { "read-only" } else { "read-write" };
-        line("grant", format!("{} ({access})", grant.path.display()));
-        for protected in grant.protect.iter().map(|p| grant.path.join(p)).filter(|p| p.exists()) {
-            line("protected", format!("{} (read-only)", protected.display()));
+    if let Some(root) = &plan.root {
+        lines.extend(root.layers.iter().map(|layer| ("layer", format!("{} (unchanged)", layer.display()))));
+        lines.push(("root", format!("its own; at most {} MiB of it written, in memory", root.scratch_bytes >> 20)));
+        if !root.system.is_empty() {
+            lines.push(("system", format!("{} (read-only)", list(&root.system))));
+        }
+        if !root.files.is_empty() {
+            lines.push(("files", format!("{} (made)", list(root.files.iter().map(|(path, _)| path)))));
+        }
+        lines.extend(root.links.iter().map(|(path, target)| ("link", format!("{} → {}", path.display(), target.display()))));
+    }
+    let grants = plan.root.as_ref().map_or(&plan.view.grants, |root| &root.grants);
+    for grant in grants {
+        let moved = if grant.target == grant.path { String::new() } else { format!(" at {}", grant.target.display()) };
+        lines.push(("grant", format!("{}{moved} ({})", grant.path.display(), access(grant.access))));
+        for protected in grant.protect.iter().filter(|name| grant.path.join(name).exists()) {
+            lines.push(("protected", format!("{} (read-only)", grant.target.join(protected).display())));
         }
     }
-    for rule in &plan.landlock.rules {
-        let access = if rule.access == Access::ReadOnly { "read-only" } else { "read-write" };
-        line("landlock", format!("{} ({access})", rule.path.display()));
-    }
+    lines.extend(
+        plan.landlock.rules.iter().map(|rule| ("landlock", format!("{} ({})", rule.path.display(), access(rule.access)))),
+    );
     if let Some(seccomp) = plan.seccomp {
-        line("seccomp", format!("{:?}: {} system calls allowed", seccomp.profile, seccomp.allowed().len()).to_lowercase());
+        lines
+            .push(("seccomp", format!("{:?}: {} system calls allowed", seccomp.profile, seccomp.allowed().len()).to_lowercase()));
     }
-    line("cgroup", plan.cgroup.describe());
+    lines.push(("cgroup", plan.cgroup.describe()));
     if let Some(limit) = plan.process_rlimit {
-        line("rlimit", format!("RLIMIT_NPROC {limit}, counted in the sandbox's user namespace"));
+        lines.push(("rlimit", format!("RLIMIT_NPROC {limit}, counted in the sandbox's user namespace")));
     }
-    for note in plan.rlimit_notes {
-        line("rlimit", note);
+    lines.extend(plan.rlimit_notes.into_iter().map(|note| ("rlimit", note)));
+    lines.push(("privileges", plan.capabilities.describe()));
+    Ok(print(lines))
+}
+
+fn access(access: Access) -> &'static str {
+    match access {
+        Access::ReadOnly => "read-only",
+        Access::ReadWrite => "read-write",
     }
-    line("privileges", plan.capabilities.describe());
-    Ok(out)
+}
+
+fn list<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> String {
+    paths.into_iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
+}
+
+fn print(lines: Vec<Line>) -> String {
+    let mut out = String::new();
+    for (name, value) in lines {
+        // Writing to a string does not fail.
+        writeln!(out, "{name:<12} {value}").unwrap_or_default();
+    }
+    out
 }

@@ -8,8 +8,11 @@ mod environment;
 mod explain;
 mod grants;
 mod probe_cache;
+mod request;
 mod run;
+mod stream;
 mod terminal;
+mod writer;
 
 use args::{Cli, Sub};
 use clap::{CommandFactory, Parser};
@@ -50,7 +53,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("agentd: {error}");
+            writer::say(format_args!("{error}"));
             ExitCode::from(CANNOT)
         }
     }

@@ -1,37 +1,18 @@
 //! `agentd run`.
 
-use super::{CANNOT, Failure, args::RunArgs, environment, explain, grants, probe_cache, terminal};
-use agentd_core::{
-    Command, EndReason, IsolationBackend, IsolationError, Layer, LayerStatus, Limits, Outcome, Root, Sandbox, SandboxSpec,
-    StdinSource,
-};
+use super::{Failure, args::RunArgs, explain, grants, probe_cache, request, stream, writer};
+use agentd_core::{Command, IsolationBackend, IsolationError, Layer, LayerStatus, Sandbox};
 use agentd_isolation::{LinuxNativeBackend, create_backend};
-use std::{
-    collections::BTreeMap,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    net::unix::pipe,
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
-
-/// How much of the output `--json` holds when no limit says otherwise.
-const JSON_CAPTURE: u64 = 1 << 20;
+use std::{path::PathBuf, sync::Arc};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Plans, creates, runs, destroys; gives the exit code.
 pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let work_root = std::env::temp_dir();
-    let (spec, command) = request(&args)?;
     if args.explain {
-        let name = if args.backend == "auto" {
-            LinuxNativeBackend::NAME.to_owned()
-        } else {
-            create_backend(&args.backend, &work_root)?.name().to_owned()
-        };
+        let named = if args.backend == "auto" { LinuxNativeBackend::NAME } else { &args.backend };
+        let name = create_backend(named, &work_root)?.name().to_owned();
+        let (spec, _) = request::request(&args, &name)?;
         use std::io::Write;
         std::io::stdout().write_all(explain::text(&name, &spec)?.as_bytes())?;
         return Ok(0);
@@ -41,6 +22,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
         "auto" => probe_cache::backend(&work_root).await?,
         name => create_backend(name, &work_root)?,
     };
+    let (spec, command) = request::request(&args, backend.name())?;
     // Signals that come from now on end the command, not agentd before it has cleaned up.
     let mut stops = Stops::new()?;
     let unprotected = grants::unprotected(&spec.grants);
@@ -51,20 +33,20 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let ran = if args.json {
         in_json(&sandbox, command, &*backend, &mut stops, &unprotected).await
     } else {
-        stream(&sandbox, command, &args, &mut stops).await
+        stream::stream(&sandbox, command, &args, &mut stops).await
     };
     if !args.json {
         for path in appeared(&unprotected) {
-            eprintln!(
-                "agentd: the command made {}, which programs outside may execute or obey: look at it first",
+            writer::say(format_args!(
+                "the command made {}, which programs outside may execute or obey: look at it first",
                 path.display()
-            );
+            ));
         }
     }
     let destroyed = sandbox.destroy().await;
     let code = match ran {
         Err(IsolationError::Spawn { program, errno }) => {
-            eprintln!("agentd: {program}: {}", std::io::Error::from_raw_os_error(errno));
+            writer::say(format_args!("{program}: {}", std::io::Error::from_raw_os_error(errno)));
             Ok(if errno == libc::ENOENT { 127 } else { 126 })
         }
         other => other,
@@ -73,79 +55,15 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
     Ok(code)
 }
 
-fn request(args: &RunArgs) -> Result<(SandboxSpec, Command), Failure> {
-    let caller: BTreeMap<_, _> = std::env::vars_os().collect();
-    let host_home = std::env::var_os("HOME").map(PathBuf::from).filter(|h| h.is_absolute() && h != Path::new("/"));
-    let here = std::env::current_dir()?;
-    let workspace = match args.workspace.as_deref() {
-        Some(path) if path == Path::new("none") => None,
-        Some(path) => Some(path.to_path_buf()),
-        None => Some(here.clone()),
-    };
-    let wishes = grants::Wishes {
-        workspace: workspace.as_deref(),
-        workspace_ro: args.workspace_ro,
-        ro: &args.ro,
-        rw: &args.rw,
-        home: host_home.as_deref(),
-    };
-    let mut granted = grants::plan(&wishes)?;
-    let mut tools = Vec::new();
-    if let (Some(home), Some(path)) = (&host_home, std::env::var_os("PATH")) {
-        let (grants, variables) = grants::tools(home, &path);
-        granted.extend(grants);
-        tools = variables;
-    }
-    // The same place where it can be covered and is an ordinary user's, because tools remember paths. Root's command is not root.
-    let shown_home = host_home.filter(|h| h.starts_with("/home")).unwrap_or_else(|| PathBuf::from("/home/agent"));
-    let place = environment::Place { home: &shown_home, grants: &granted, tools: &tools, terminal: args.tty };
-    let env = environment::build(&caller, &args.env, &place)?;
-    let cwd = match &args.cwd {
-        Some(cwd) => cwd.clone(),
-        None => {
-            let here = here.canonicalize()?;
-            if granted.iter().any(|g| here.starts_with(&g.path)) { here } else { workspace.clone().unwrap_or(shown_home.clone()) }
-        }
-    };
-    let limits = Limits {
-        wall: args.timeout,
-        cpu_time: args.cpu_time,
-        memory: args.memory,
-        processes: args.pids,
-        open_files: args.open_files,
-        file_size: args.file_size,
-        output: args.max_output,
-        cpu_quota: args.cpus,
-        cpu_weight: args.cpu_weight,
-    };
-    let command = Command {
-        argv: args.command.clone(),
-        env,
-        cwd: Some(cwd),
-        stdin: if args.interactive && !args.tty { StdinSource::Stream } else { StdinSource::Null },
-        pty: args.tty.then(terminal::size),
-        limits: Limits::default(),
-        capture: args.max_output.map_or(JSON_CAPTURE, |b| b.0.min(64 << 20)),
-    };
-    let spec = SandboxSpec {
-        root: Root::Host,
-        grants: granted,
-        home: Some(shown_home),
-        network: args.net.into(),
-        profile: args.profile.into(),
-        limits,
-        allow_degraded: args.allow_degraded,
-    };
-    Ok((spec, command))
-}
-
 /// Says what was asked for and holds less than that, or not at all (`--allow-degraded`).
 fn warn_of_weaknesses(sandbox: &dyn Sandbox) {
     for report in sandbox.layers() {
         match &report.status {
-            LayerStatus::Missing(error) => eprintln!("agentd: not enforced: {error}"),
+            LayerStatus::Missing(error) => writer::say(format_args!("not enforced: {error}")),
             // An old kernel's Landlock is the same at every run: `agentd doctor` tells.
-            LayerStatus::Partial(why) if report.layer != Layer::Landlock => eprintln!("agentd: {}: {why}", report.layer),
+            LayerStatus::Partial(why) if report.layer != Layer::Landlock => {
+                writer::say(format_args!("{}: {why}", report.layer));
+            }
             _ => {}
         }
     }
@@ -157,7 +75,7 @@ fn appeared(paths: &[PathBuf]) -> impl Iterator<Item = &PathBuf> {
 }
 
 /// Signals that ask agentd to stop.
-struct Stops(Vec<(i32, tokio::signal::unix::Signal)>);
+pub(crate) struct Stops(Vec<(i32, tokio::signal::unix::Signal)>);
 
 impl Stops {
     fn new() -> std::io::Result<Self> {
@@ -169,7 +87,7 @@ impl Stops {
     }
 
     /// The first that comes.
-    async fn next(&mut self) -> i32 {
+    pub(crate) async fn next(&mut self) -> i32 {
         std::future::poll_fn(|context| {
             for (number, stop) in &mut self.0 {
                 if stop.poll_recv(context).is_ready() {
@@ -229,9 +147,15 @@ async fn in_json(
         "stdout": stream(&outcome.stdout),
         "stderr": stream(&outcome.stderr),
     });
-    use std::io::Write;
-    writeln!(std::io::stdout(), "{object:#}").map_err(|source| IsolationError::Io { context: "print".to_owned(), source })?;
-    Ok(outcome.shell_code())
+    let io = |source| IsolationError::Io { context: "print".to_owned(), source };
+    let (sender, mut written) = writer::start().map_err(io)?;
+    // The channel is empty and the writer lives.
+    sender.send(writer::Piece::Out(format!("{object:#}\n").into_bytes())).await.ok();
+    drop(sender);
+    match stream::drain(&mut written, stops, None).await? {
+        Some(stop) => Ok(128 + u8::try_from(stop).unwrap_or(0)),
+        None => Ok(outcome.shell_code()),
+    }
 }
 
 /// Whether all of `layers` were applied, in full or as far as the kernel goes.
@@ -243,147 +167,4 @@ fn enforced(sandbox: &Arc<dyn Sandbox>, layers: &[Layer]) -> bool {
 
 fn micros(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// One piece of output, or the end of a stream.
-enum Piece {
-    Out(Vec<u8>),
-    Err(Vec<u8>),
-}
-
-async fn stream(sandbox: &Arc<dyn Sandbox>, command: Command, args: &RunArgs, stops: &mut Stops) -> Result<u8, IsolationError> {
-    let io = |source| IsolationError::Io { context: "streams".to_owned(), source };
-    let mut handle = sandbox.exec_streaming(command).await?;
-    let streams = handle.take_streams();
-    let (sender, mut pieces) = mpsc::channel(4);
-    let raw = if args.tty && args.interactive { terminal::Raw::enter() } else { None };
-    let mut resized = signal(SignalKind::window_change()).map_err(io)?;
-    if let Some(master) = streams.pty {
-        let input = master.try_clone().map_err(io)?;
-        if args.interactive {
-            std::thread::spawn(move || copy_stdin(&input));
-        }
-        std::thread::spawn(move || read_terminal(&master, &sender));
-    } else {
-        for (fd, wrap) in [(streams.stdout, Piece::Out as fn(Vec<u8>) -> Piece), (streams.stderr, Piece::Err)] {
-            if let Some(fd) = fd {
-                tokio::spawn(forward(pipe::Receiver::from_owned_fd(fd).map_err(io)?, sender.clone(), wrap));
-            }
-        }
-        drop(sender);
-    }
-    if let Some(stdin) = streams.stdin {
-        std::thread::spawn(move || copy_stdin(&stdin));
-    }
-    let limit = args.max_output.map_or(u64::MAX, |b| b.0);
-    let mut total = 0u64;
-    let mut stopped = None;
-    let mut open = true;
-    let outcome = loop {
-        tokio::select! {
-            biased;
-            piece = pieces.recv(), if open => match piece {
-                Some(piece) => {
-                    let before = total;
-                    total += print(piece, limit.saturating_sub(before)).await.map_err(io)?;
-                    if total > limit && before <= limit {
-                        handle.end(EndReason::OutputLimit).await?;
-                    }
-                }
-                None => open = false,
-            },
-            stop = stops.next() => {
-                stopped = Some(stop);
-                handle.end(EndReason::Cancelled).await?;
-            }
-            Some(()) = resized.recv(), if args.tty => handle.resize(terminal::size()).await?,
-            outcome = handle.wait() => break outcome?,
-        }
-    };
-    // The tree is gone, so the streams end; what is in them is still printed.
-    while let Some(piece) = pieces.recv().await {
-        total += print(piece, limit.saturating_sub(total)).await.map_err(io)?;
-    }
-    drop(raw);
-    Ok(report(&outcome, stopped))
-}
-
-/// Says why a command did not end by itself, and gives the exit code.
-fn report(outcome: &Outcome, stopped: Option<i32>) -> u8 {
-    let said = match outcome.reason {
-        EndReason::Exited | EndReason::Signalled => None,
-        EndReason::WallDeadline => Some("ended at its deadline (--timeout)"),
-        EndReason::CpuLimit => Some("ended at its processor time (--cpu-time)"),
-        EndReason::OutOfMemory => Some("ended out of memory (--memory)"),
-        EndReason::ProcessLimit => Some("ended at its number of processes (--pids)"),
-        EndReason::DiskLimit => Some("ended at its file size (--file-size)"),
-        EndReason::OutputLimit => Some("ended at its output (--max-output)"),
-        EndReason::Cancelled => Some("cancelled"),
-        _ => Some("ended by agentd"),
-    };
-    if let Some(said) = said {
-        eprintln!("agentd: {said}");
-    }
-    match stopped {
-        Some(signal) => u8::try_from(128 + signal).unwrap_or(CANNOT),
-        None => outcome.shell_code(),
-    }
-}
-
-async fn forward(mut from: impl AsyncRead + Unpin, to: mpsc::Sender<Piece>, wrap: fn(Vec<u8>) -> Piece) {
-    let mut buffer = vec![0u8; 64 << 10];
-    while let Ok(read) = from.read(&mut buffer).await {
-        if read == 0 || to.send(wrap(buffer[..read].to_vec())).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Reads a terminal's master until its other side is closed, which reads as EIO.
-fn read_terminal(master: &OwnedFd, to: &mpsc::Sender<Piece>) {
-    let mut buffer = vec![0u8; 64 << 10];
-    while let Ok(read) = rustix::io::read(master, &mut buffer) {
-        if read == 0 || to.blocking_send(Piece::Out(buffer[..read].to_vec())).is_err() {
-            return;
-        }
-    }
-}
-
-/// Copies standard input until either side ends. It runs in a thread of its own, because a terminal or file cannot be polled.
-fn copy_stdin(to: &OwnedFd) {
-    let mut buffer = vec![0u8; 64 << 10];
-    while let Ok(read) = rustix::io::read(rustix::stdio::stdin(), &mut buffer) {
-        let mut rest = &buffer[..read];
-        if rest.is_empty() {
-            return;
-        }
-        while !rest.is_empty() {
-            match rustix::io::write(to, rest) {
-                Ok(written) => rest = &rest[written..],
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return,
-            }
-        }
-    }
-}
-
-/// Prints at most `room` bytes of a piece; gives the length of the whole.
-async fn print(piece: Piece, room: u64) -> std::io::Result<u64> {
-    let room = usize::try_from(room).unwrap_or(usize::MAX);
-    let (bytes, error) = match &piece {
-        Piece::Out(bytes) => (bytes, false),
-        Piece::Err(bytes) => (bytes, true),
-    };
-    let shown = &bytes[..bytes.len().min(room)];
-    use std::io::Write;
-    // Blocking is right here: a reader that is slow must hold the command up.
-    let written = if error {
-        std::io::stderr().write_all(shown)
-    } else {
-        std::io::stdout().write_all(shown).and_then(|()| std::io::stdout().flush())
-    };
-    match written {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(bytes.len() as u64),
-        other => other.map(|()| bytes.len() as u64),
-    }
 }

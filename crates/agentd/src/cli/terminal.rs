@@ -1,7 +1,7 @@
 //! The caller's terminal, raw while a command has a terminal of its own.
 
 use agentd_core::PtySize;
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{OptionalActions, QueueSelector, Termios, isatty, tcflush, tcgetattr, tcgetwinsize, tcsetattr};
 use std::{
     sync::{
         Arc,
@@ -27,8 +27,10 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // A terminal that is gone needs no restoring.
-        tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &self.0).ok();
+        // A terminal that is gone needs no restoring. To restore it "after output" would wait for a writer that may stand still.
+        tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.0).ok();
+        // Keys that the command did not read were not meant for whoever reads next.
+        tcflush(rustix::stdio::stdin(), QueueSelector::IFlush).ok();
     }
 }
 

@@ -4,7 +4,7 @@ mod peers;
 
 use super::{Failure, args::BenchArgs, terminal::Progress};
 use agentd_core::{Command, IsolationBackend, Sandbox, SandboxSpec};
-use agentd_isolation::LinuxNativeBackend;
+use agentd_isolation::{ContainerBackend, LinuxNativeBackend};
 use peers::Peer;
 use std::{
     path::{Path, PathBuf},
@@ -43,6 +43,19 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
         figure("linux-native: create + exec + destroy", Row::Cold(backend)),
         figure("agentd run, whole process", Row::Program(whole)),
     ];
+    let container: Arc<dyn IsolationBackend> = ContainerBackend::new(&scratch.0);
+    // As a peer: where it cannot be made, it has no row.
+    let live_container = match container.create_sandbox(SandboxSpec::default()).await {
+        Ok(live) => {
+            figures.push(figure("container: exec in a live sandbox", Row::Exec(live.clone())));
+            figures.push(figure("container: create + exec + destroy", Row::Cold(container)));
+            Some(live)
+        }
+        Err(error) => {
+            eprintln!("agentd: not measured: container: {error}");
+            None
+        }
+    };
     for Peer { name, line } in peers::installed(&scratch.0, PROGRAM)? {
         // One that does not run here (it may want privileges, or another kernel) has no row.
         match spawn(&line) {
@@ -63,7 +76,9 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
             }
         }
     }
-    live.destroy().await?;
+    for sandbox in [Some(live), live_container].into_iter().flatten() {
+        sandbox.destroy().await?;
+    }
     drop(progress);
     let base = median(&mut figures[0].samples);
     let rows: Vec<_> = figures.iter_mut().map(|f| (f.name.clone(), median(&mut f.samples))).collect();
