@@ -37,7 +37,7 @@ impl Ordered {
         self.gone.store(true, Ordering::Relaxed);
         let mut destroyed = self.destroyed.lock().await;
         if !*destroyed {
-            self.launcher.order(Order::Destroy { id: self.id }, self.id).await?;
+            self.launcher.order(Order::Destroy { id: self.id, report: true }, self.id).await?;
             *destroyed = true;
         }
         Ok(())
@@ -158,7 +158,7 @@ impl Launcher {
             // Who holds it calls this when it is free again.
             let Ok(channel) = self.control.try_lock() else { return };
             for id in std::mem::take(&mut *self.abandoned()) {
-                if let Err(error) = channel.send(&Order::Destroy { id }, &[]) {
+                if let Err(error) = channel.send(&Order::Destroy { id, report: false }, &[]) {
                     self.lost(error);
                     return;
                 }

@@ -164,9 +164,9 @@ impl Launcher {
                 }
                 Ok(())
             }
-            Order::Destroy { id } => {
+            Order::Destroy { id, report } => {
                 let error = self.destroy(id).err();
-                control.send(&Report::Destroyed { id, error }, &[])
+                if report { control.send(&Report::Destroyed { id, error }, &[]) } else { Ok(()) }
             }
             Order::Freeze { id, frozen } => {
                 let error = self.freeze(id, frozen).err();

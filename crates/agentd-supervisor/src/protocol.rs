@@ -161,6 +161,8 @@ pub enum Order {
     Destroy {
         /// The sandbox.
         id: u32,
+        /// Whether to report it. Reports that nobody reads would fill the socket, and a launcher that waits for room serves nobody.
+        report: bool,
     },
     /// Stop all processes of a sandbox, or let them go on.
     Freeze {
