@@ -438,25 +438,38 @@ fn ends_by_itself(mut child: Child) -> Option<i32> {
 #[test]
 fn deadlines_and_signals_hold_while_the_reader_stands_still() {
     let place = Place::new();
-    for options in [&["--timeout", "1s"][..], &["--timeout", "1s", "-t"]] {
-        let child = place.command(options, &["yes"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        assert_eq!(ends_by_itself(child), Some(124), "{options:?}");
-    }
+    let start = |options: &[&str], script: &str| {
+        place.command(options, &["sh", "-c", script]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut late: Vec<Child> = [&["--timeout", "1s"][..], &["--timeout", "1s", "-t"]].map(|options| start(options, "yes")).into();
     // Nor is there a reader of what agentd says.
-    let both = ["--timeout", "1s"];
     let (_reader, writer) = std::io::pipe().unwrap();
-    let child = place.command(&both, &["yes"]).stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap();
-    assert_eq!(ends_by_itself(child), Some(124));
-    for (script, options) in
-        [("yes", &[][..]), ("yes", &["-t"]), ("yes | head -c 300000", &[]), ("yes | head -c 300000", &["--json"])]
-    {
-        let mut child =
-            place.command(options, &["sh", "-c", script]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut silent = place.command(&["--timeout", "1s"], &["yes"]);
+    late.push(silent.stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap());
+    let enough = "yes | head -c 300000";
+    let mut stopped = [("yes", &[][..]), ("yes", &["-t"]), (enough, &[]), (enough, &["--json"])]
+        .map(|(script, options)| start(options, script));
+    for child in &mut stopped {
         child.stdout.as_mut().unwrap().read_exact(&mut [0u8; 1]).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        signal(&child, libc::SIGTERM);
-        assert_eq!(ends_by_itself(child), Some(143), "{script} {options:?}");
     }
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    for child in &stopped {
+        signal(child, libc::SIGTERM);
+    }
+    for child in late {
+        assert_eq!(ends_by_itself(child), Some(124));
+    }
+    for child in stopped {
+        assert_eq!(ends_by_itself(child), Some(143));
+    }
+}
+
+#[test]
+fn a_command_ends_with_its_reader() {
+    let place = Place::new();
+    let mut child = place.command(&[], &["yes"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(ends_by_itself(child), Some(128 + libc::SIGPIPE));
 }
 
 #[test]

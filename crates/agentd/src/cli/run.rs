@@ -148,7 +148,7 @@ async fn in_json(
         "stderr": stream(&outcome.stderr),
     });
     let io = |source| IsolationError::Io { context: "print".to_owned(), source };
-    let (sender, mut written) = writer::start().map_err(io)?;
+    let (sender, mut written, _) = writer::start().map_err(io)?;
     // The channel is empty and the writer lives.
     sender.send(writer::Piece::Out(format!("{object:#}\n").into_bytes())).await.ok();
     drop(sender);

@@ -13,7 +13,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -66,10 +66,8 @@ pub(crate) async fn stream(
     let raw = if args.tty && args.interactive { terminal::Raw::enter() } else { None };
     let mut resized = signal(SignalKind::window_change()).map_err(io)?;
     let meter = Meter::new(args.max_output.map_or(u64::MAX, |b| b.0));
-    let (sender, mut written) = writer::start().map_err(io)?;
-    connect(streams, args.interactive, &sender, &meter).map_err(io)?;
-    // Those who read the command's streams hold the others.
-    drop(sender);
+    let (sender, mut written, gone) = writer::start().map_err(io)?;
+    connect(streams, args.interactive, &Sink { to: sender, meter: meter.clone(), gone }).map_err(io)?;
     let mut stopped = None;
     let mut all_written = false;
     let mut outcome = loop {
@@ -137,20 +135,29 @@ fn told(result: Result<std::io::Result<()>, tokio::sync::oneshot::error::RecvErr
     }
 }
 
+/// Where the command's output goes. Its end is reached when all copies are gone.
+#[derive(Clone)]
+struct Sink {
+    to: mpsc::Sender<Piece>,
+    meter: Arc<Meter>,
+    gone: Arc<writer::Gone>,
+}
+
 /// Starts what carries the bytes of each stream.
-fn connect(streams: ExecStreams, interactive: bool, to: &mpsc::Sender<Piece>, meter: &Arc<Meter>) -> std::io::Result<()> {
+fn connect(streams: ExecStreams, interactive: bool, sink: &Sink) -> std::io::Result<()> {
     if let Some(master) = streams.pty {
         if interactive {
             let input = master.try_clone()?;
             std::thread::Builder::new().spawn(move || copy_stdin(&input))?;
         }
-        let (to, meter) = (to.clone(), meter.clone());
-        std::thread::Builder::new().spawn(move || read_terminal(&master, &to, &meter))?;
+        let sink = sink.clone();
+        std::thread::Builder::new().spawn(move || read_terminal(&master, &sink))?;
     }
-    for (fd, wrap) in [(streams.stdout, Piece::Out as fn(Vec<u8>) -> Piece), (streams.stderr, Piece::Err)] {
-        if let Some(fd) = fd {
-            tokio::spawn(forward(pipe::Receiver::from_owned_fd(fd)?, to.clone(), meter.clone(), wrap));
-        }
+    if let Some(fd) = streams.stdout {
+        tokio::spawn(forward(pipe::Receiver::from_owned_fd(fd)?, sink.clone(), Piece::Out, |gone| &gone.out));
+    }
+    if let Some(fd) = streams.stderr {
+        tokio::spawn(forward(pipe::Receiver::from_owned_fd(fd)?, sink.clone(), Piece::Err, |gone| &gone.err));
     }
     if let Some(stdin) = streams.stdin {
         std::thread::Builder::new().spawn(move || copy_stdin(&stdin))?;
@@ -180,20 +187,26 @@ fn report(outcome: &Outcome, stopped: Option<i32>) -> u8 {
     }
 }
 
-async fn forward(mut from: impl AsyncRead + Unpin, to: mpsc::Sender<Piece>, meter: Arc<Meter>, wrap: fn(Vec<u8>) -> Piece) {
+async fn forward(
+    mut from: impl AsyncRead + Unpin,
+    sink: Sink,
+    wrap: fn(Vec<u8>) -> Piece,
+    gone: fn(&writer::Gone) -> &AtomicBool,
+) {
     let mut buffer = vec![0u8; 64 << 10];
     while let Ok(read) = from.read(&mut buffer).await {
-        if read == 0 || to.send(wrap(meter.admit(&buffer[..read]).to_vec())).await.is_err() {
+        let ended = read == 0 || gone(&sink.gone).load(Ordering::Relaxed);
+        if ended || sink.to.send(wrap(sink.meter.admit(&buffer[..read]).to_vec())).await.is_err() {
             return;
         }
     }
 }
 
 /// Reads a terminal's master until its other side is closed, which reads as EIO.
-fn read_terminal(master: &OwnedFd, to: &mpsc::Sender<Piece>, meter: &Meter) {
+fn read_terminal(master: &OwnedFd, sink: &Sink) {
     let mut buffer = vec![0u8; 64 << 10];
     while let Ok(read) = writer::read(master, &mut buffer) {
-        if read == 0 || to.blocking_send(Piece::Out(meter.admit(&buffer[..read]).to_vec())).is_err() {
+        if read == 0 || sink.to.blocking_send(Piece::Out(sink.meter.admit(&buffer[..read]).to_vec())).is_err() {
             return;
         }
     }

@@ -9,6 +9,10 @@ use std::{
     fmt,
     io::Write,
     os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,26 +31,35 @@ pub(crate) enum Piece {
 /// Resolves when all was written and nobody can send more, or when writing failed.
 pub(crate) type Written = oneshot::Receiver<std::io::Result<()>>;
 
+/// Which streams have lost their reader. Who feeds them stops, so that the command meets a closed pipe, as it would without agentd.
+#[derive(Default)]
+pub(crate) struct Gone {
+    pub out: AtomicBool,
+    pub err: AtomicBool,
+}
+
 /// Starts the thread. To be called when the launcher was started: that is a fork, which wants a process of one thread.
-pub(crate) fn start() -> std::io::Result<(mpsc::Sender<Piece>, Written)> {
+pub(crate) fn start() -> std::io::Result<(mpsc::Sender<Piece>, Written, Arc<Gone>)> {
     let (sender, pieces) = mpsc::channel(PIECES);
+    let gone = Arc::new(Gone::default());
+    let told = gone.clone();
     let (teller, written) = oneshot::channel();
     std::thread::Builder::new().name("writer".to_owned()).spawn(move || {
         // Nobody need be waiting any more.
-        teller.send(print(pieces)).ok();
+        teller.send(print(pieces, &told)).ok();
     })?;
-    Ok((sender, written))
+    Ok((sender, written, gone))
 }
 
-fn print(mut pieces: mpsc::Receiver<Piece>) -> std::io::Result<()> {
+fn print(mut pieces: mpsc::Receiver<Piece>, gone: &Gone) -> std::io::Result<()> {
     while let Some(piece) = pieces.blocking_recv() {
-        let written = match &piece {
-            Piece::Out(bytes) => write_all(rustix::stdio::stdout(), bytes),
-            Piece::Err(bytes) => write_all(rustix::stdio::stderr(), bytes),
+        let (written, gone) = match &piece {
+            Piece::Out(bytes) => (write_all(rustix::stdio::stdout(), bytes), &gone.out),
+            Piece::Err(bytes) => (write_all(rustix::stdio::stderr(), bytes), &gone.err),
         };
         match written {
-            // A reader that has gone is no fault of the command.
-            Ok(()) | Err(Errno::PIPE) => {}
+            Ok(()) => {}
+            Err(Errno::PIPE) => gone.store(true, Ordering::Relaxed),
             Err(errno) => return Err(errno.into()),
         }
     }
