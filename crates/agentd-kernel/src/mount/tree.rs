@@ -3,7 +3,7 @@
 use crate::{At, syscall};
 use agentd_core::{Layer, LayerError};
 use rustix::{
-    fs::{CWD, Mode, OFlags, ResolveFlags},
+    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags},
     io::Errno,
     mount::{MoveMountFlags, OpenTreeFlags},
 };
@@ -86,9 +86,21 @@ pub fn pin(root: &Path, relative: &Path) -> Result<(), LayerError> {
     let mut path = PathBuf::from(root);
     for part in relative.components() {
         path.push(part);
-        attach(clone_tree(&path)?, &path)?;
+        let at = open_beneath(CWD, &path, OFlags::PATH).at(Layer::Mounts, || format!("open {}", path.display()))?;
+        pin_one(&at, &path)?;
     }
     Ok(())
+}
+
+/// Makes what `at` is opened on a mount point, where it is none yet (`statx(2)`, `STATX_ATTR_MOUNT_ROOT`): again and again, each
+/// with all below it, they would double every time.
+fn pin_one(at: &OwnedFd, path: &Path) -> Result<(), LayerError> {
+    let stat = rustix::fs::statx(at, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())
+        .at(Layer::Mounts, || format!("statx {}", path.display()))?;
+    if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        return Ok(());
+    }
+    attach(clone_at(at.as_fd(), path)?, path)
 }
 
 /// Keeps `root/relative` read-only. Each directory on the way becomes a mount point; see [`pin`].
@@ -114,11 +126,13 @@ pub fn protect(root: &Path, relative: &Path, notes: &mut Vec<String>) -> Result<
             notes.push(format!("{} is a symbolic link and was not made read-only", path.display()));
             return Ok(());
         }
-        let tree = clone_at(at.as_fd(), &path)?;
-        if index + 1 == parts.len() {
+        if index + 1 < parts.len() {
+            pin_one(&at, &path)?;
+        } else {
+            let tree = clone_at(at.as_fd(), &path)?;
             restrict(&tree, libc::MOUNT_ATTR_RDONLY, &path)?;
+            attach(tree, &path)?;
         }
-        attach(tree, &path)?;
     }
     Ok(())
 }
