@@ -10,6 +10,7 @@ use crate::{
     manifest::{Config, Descriptor, LAYER, Manifest},
     source::{Described, Source, write_directory},
     store::{Staging, Store},
+    unpack::Bounds,
 };
 use layer::{Done, Expected, take_in};
 use oci_client::Reference;
@@ -24,7 +25,7 @@ impl Store {
         match Source::detect(source, reference, staging.path())? {
             Source::Described(described) => self.take_described(&staging, &described, reference),
             Source::Tar(file) => {
-                let layer = take_in(&staging, self.ownership(), "of the archive", file, &Expected::default())?;
+                let layer = take_in(&staging, self.ownership(), file, &Expected::nothing("of the archive", &Bounds::default()))?;
                 self.take_tree(&staging, &layer, reference)
             }
             Source::Directory(directory) => {
@@ -42,13 +43,19 @@ impl Store {
         reference: &Reference,
     ) -> Result<Image, ImageError> {
         let config = Config::parse(&image.config, image.layers.len())?;
+        // What a layer may be, all of them together may be.
+        let mut bounds = Bounds::default();
         for (layer, diff_id) in image.layers.iter().zip(config.rootfs.diff_ids) {
             if self.pin(staging, diff_id)? || staging.layer(diff_id).exists() {
                 continue;
             }
             let blob = image.files.open(&layer.name)?.ok_or_else(|| ImageError::Missing { part: layer.name.clone() })?;
-            let expected = Expected { blob: layer.descriptor.as_ref(), diff_id: Some(diff_id) };
-            take_in(staging, self.ownership(), &layer.name, blob.content, &expected)?.keep(staging)?;
+            let expected =
+                Expected { name: &layer.name, bounds: &bounds, blob: layer.descriptor.as_ref(), diff_id: Some(diff_id) };
+            let done = take_in(staging, self.ownership(), blob.content, &expected)?;
+            done.keep(staging)?;
+            bounds.total = bounds.total.saturating_sub(done.size);
+            bounds.entries = bounds.entries.saturating_sub(done.about.entries);
         }
         self.commit(staging, reference, &image.manifest, &image.config)
     }
@@ -66,7 +73,7 @@ impl Store {
         let (from, to) = io::pipe().doing("read", path)?;
         let (written, taken) = thread::scope(|scope| {
             let writer = scope.spawn(move || write_directory(directory, io::BufWriter::with_capacity(64 << 10, to)));
-            let taken = take_in(staging, self.ownership(), "of the directory", from, &Expected::default());
+            let taken = take_in(staging, self.ownership(), from, &Expected::nothing("of the directory", &Bounds::default()));
             (writer.join(), taken)
         });
         match written.map_err(|_| ImageError::GivenUp)? {

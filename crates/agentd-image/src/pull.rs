@@ -32,7 +32,8 @@ impl Store {
     /// Fetches `reference` from its registry, for this machine's platform. The login is Docker's (`~/.docker/config.json`, or where
     /// `DOCKER_CONFIG` says, credential helpers included); a registry on this machine's loopback is spoken to without TLS.
     ///
-    /// To be called on a Tokio runtime. Dropping the future gives up; nothing of the image stays.
+    /// To be called on a Tokio runtime. When the future is dropped while layers are on their way, nothing of the image stays; when all have
+    /// come, it is taken in nevertheless.
     pub async fn pull(&self, reference: &Reference, mut progress: impl FnMut(Progress) + Send) -> Result<Image, ImageError> {
         let staging = self.stage()?;
         let layout = staging.path().join("layout");

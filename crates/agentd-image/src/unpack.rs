@@ -1,8 +1,8 @@
 //! One layer's tar stream, applied to a directory so that overlayfs can stack it.
 //!
-//! The archive is hostile until proven otherwise. Each record passes [`record`] (one reading of the archive, bounded memory), its
-//! name [`name`] (no way out), and only [`tree`] touches the file system, relative to descriptors that the kernel resolved
-//! beneath the layer's root. [`attributes`] decides about owners, modes and extended attributes, [`Bounds`] how big a layer may be.
+//! The archive is hostile until proven otherwise. Each record passes `record` (one reading of the archive, bounded memory), its
+//! name `name` (no way out), and only `tree` touches the file system, relative to descriptors that the kernel resolved
+//! beneath the layer's root. `attributes` decides about owners, modes and extended attributes, [`Bounds`] how big a layer may be.
 
 mod attributes;
 mod bounds;

@@ -15,15 +15,18 @@ pub(super) struct Done {
     pub(super) diff_id: Digest,
     /// The length of that stream.
     pub(super) size: u64,
-    about: Unpacked,
+    pub(super) about: Unpacked,
 }
 
-/// What a layer must turn out to be.
-#[derive(Default)]
+/// What is known of a layer before it is unpacked.
 pub(super) struct Expected<'a> {
-    /// As it lies in the source.
+    /// Its name in the source, for errors.
+    pub(super) name: &'a str,
+    /// The most it may be.
+    pub(super) bounds: &'a Bounds,
+    /// What it must be as it lies in the source.
     pub(super) blob: Option<&'a Descriptor>,
-    /// Unpacked.
+    /// What it must be when unpacked.
     pub(super) diff_id: Option<Digest>,
 }
 
@@ -31,20 +34,19 @@ pub(super) struct Expected<'a> {
 pub(super) fn take_in(
     staging: &Staging,
     ownership: Ownership,
-    name: &str,
     blob: impl Read,
     expected: &Expected<'_>,
 ) -> Result<Done, ImageError> {
-    let failed = |source| ImageError::Layer { layer: name.to_owned(), source };
+    let failed = |source| ImageError::Layer { layer: expected.name.to_owned(), source };
     let stream = |error| failed(UnpackError::from_stream(error));
+    let bounds = expected.bounds;
     let tree = staging.begin_layer()?;
     let root = File::open(&tree).doing("open", &tree)?;
-    let bounds = Bounds::default();
 
     let most = expected.blob.map_or(u64::MAX, |descriptor| descriptor.size);
     let mut packed = Hashing::new(blob.take(most));
-    let mut plain = Hashing::new(decompress(&mut packed, &bounds).map_err(stream)?);
-    let about = unpack(&mut plain, root.as_fd(), ownership, &bounds).map_err(failed)?;
+    let mut plain = Hashing::new(decompress(&mut packed, bounds).map_err(stream)?);
+    let about = unpack(&mut plain, root.as_fd(), ownership, bounds).map_err(failed)?;
     plain.drain().map_err(stream)?;
     let (diff_id, size) = plain.finish();
     packed.drain().map_err(stream)?;
@@ -57,6 +59,13 @@ pub(super) fn take_in(
         check("an unpacked layer", expected, diff_id)?;
     }
     Ok(Done { diff_id, size, about })
+}
+
+impl<'a> Expected<'a> {
+    /// Of a layer that nothing described.
+    pub(super) fn nothing(name: &'a str, bounds: &'a Bounds) -> Self {
+        Self { name, bounds, blob: None, diff_id: None }
+    }
 }
 
 impl Done {

@@ -69,3 +69,39 @@ impl Store {
 fn named_by_one_of(path: &std::path::Path, needed: &HashSet<Digest>) -> bool {
     path.file_name().and_then(|name| name.to_str()).and_then(Digest::from_hex).is_some_and(|digest| needed.contains(&digest))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let place = tempfile::tempdir().unwrap();
+        let store = Store::open(&place.path().join("store")).unwrap();
+        (place, store)
+    }
+
+    #[test]
+    fn what_a_live_import_has_looked_for_stays() {
+        let (_place, store) = store();
+        let layer = Digest::of(b"layer");
+        let import = store.stage().unwrap();
+        fs::create_dir(store.layer(layer)).unwrap();
+        assert!(store.pin(&import, layer).unwrap());
+        assert_eq!(store.gc().unwrap().layers, 0);
+        assert!(store.layer(layer).exists());
+
+        drop(import);
+        assert_eq!(store.gc().unwrap().layers, 1);
+        assert!(!store.layer(layer).exists());
+    }
+
+    #[test]
+    fn opening_a_store_removes_what_the_dead_left_and_nothing_of_the_living() {
+        let (_place, store) = store();
+        let live = store.stage().unwrap();
+        let dead = store.staging().join("0123456789abcdef");
+        fs::create_dir_all(dead.join("pins")).unwrap();
+        Store::open(&store.root).unwrap();
+        assert!(live.path().exists() && !dead.exists());
+    }
+}

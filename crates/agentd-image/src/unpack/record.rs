@@ -9,9 +9,7 @@ use super::{
     pax,
 };
 use rustix::fs::Timespec;
-use std::{
-    io::{self, Read},
-};
+use std::io::{self, Read};
 use tar::{Archive, EntryType};
 
 /// What a record is.
