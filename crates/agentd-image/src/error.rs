@@ -1,0 +1,146 @@
+//! Why an image could not be taken in, found or given back.
+
+use crate::{digest::Digest, unpack::UnpackError};
+use oci_client::{Reference, errors::OciDistributionError};
+use std::{io, path::PathBuf};
+
+/// Why an image could not be taken in, found or given back.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// The store's directory cannot hold a store.
+    #[error("image store {path:?}: {why}")]
+    Place {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        why: &'static str,
+    },
+    /// A file of the store or of the source could not be used.
+    #[error("image store: {doing} {path:?}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of the store does not say what it must.
+    #[error("image store: {path:?} is damaged: {source} — remove the image and take it in again")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// No image has this reference.
+    #[error("no image {reference} — see `agentd image ls`, or get it with `agentd image pull`")]
+    NotFound {
+        /// The reference.
+        reference: Reference,
+    },
+    /// The store lost a part of an image.
+    #[error("image {image} lacks its {part} — remove the image and take it in again")]
+    Incomplete {
+        /// The image's manifest.
+        image: Digest,
+        /// What is missing.
+        part: String,
+    },
+    /// The source is nothing that can be taken in.
+    #[error("{path:?} is no image: {why}")]
+    NotAnImage {
+        /// The source.
+        path: PathBuf,
+        /// What it is instead.
+        why: &'static str,
+    },
+    /// The source holds several images.
+    #[error("the source holds several images — name one of: {}", .names.join(", "))]
+    Ambiguous {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// The image is made for other machines.
+    #[error("the image is not made for {wanted}, only for {} — take another image", .offered.join(", "))]
+    Platform {
+        /// This machine, as `os/architecture`.
+        wanted: String,
+        /// What the image is made for.
+        offered: Vec<String>,
+    },
+    /// The source lacks a part that its manifest names.
+    #[error("the image lacks {part} — fetch or build it again")]
+    Missing {
+        /// The part.
+        part: String,
+    },
+    /// A manifest or configuration cannot be read.
+    #[error("{what} of the image cannot be read: {source} — fetch or build it again")]
+    Metadata {
+        /// Which.
+        what: &'static str,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A manifest or configuration says what cannot be.
+    #[error("the image contradicts itself: {0} — fetch or build it again")]
+    Contradiction(&'static str),
+    /// Content is not what its digest says.
+    #[error("{what} has digest {actual}, not {expected} — it was damaged or tampered with; fetch it again")]
+    Digest {
+        /// Which part of the image.
+        what: &'static str,
+        /// What was named.
+        expected: Digest,
+        /// What was found.
+        actual: Digest,
+    },
+    /// A layer could not be unpacked.
+    #[error("layer {layer}: {source}")]
+    Layer {
+        /// The layer, as its manifest names it.
+        layer: String,
+        /// Why.
+        #[source]
+        source: UnpackError,
+    },
+    /// The name of a lease is no file name.
+    #[error("{0:?} cannot name a lease — use letters, digits, `-`, `_` and `.`, at most 128, a letter or digit first")]
+    LeaseName(String),
+    /// The registry did not give the image.
+    #[error("registry {registry}: {source} — check the name, the network and your login")]
+    Registry {
+        /// The registry.
+        registry: String,
+        /// Why.
+        #[source]
+        source: Box<OciDistributionError>,
+    },
+    /// The login for a registry could not be read.
+    #[error("login for {registry}: {why} — log in again, or unset DOCKER_CONFIG")]
+    Login {
+        /// The registry.
+        registry: String,
+        /// Why.
+        why: String,
+    },
+    /// A thread of this process that did the work is gone.
+    #[error("the work was given up before it was done")]
+    GivenUp,
+}
+
+/// Names what was being done to which file when an I/O error came.
+pub(crate) trait Doing<T> {
+    fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, ImageError>;
+}
+
+impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
+    fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, ImageError> {
+        self.map_err(|error| ImageError::Io { doing, path: path.into(), source: error.into() })
+    }
+}

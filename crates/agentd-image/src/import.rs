@@ -1,0 +1,94 @@
+//! Taking an image into the store: find out what the source is, stage each layer that is not there yet, then make all of it an image in
+//! one step.
+
+mod layer;
+
+use crate::{
+    digest::Digest,
+    error::{Doing as _, ImageError},
+    image::Image,
+    manifest::{Config, Descriptor, LAYER, Manifest},
+    source::{Described, Source, write_directory},
+    store::{Staging, Store},
+    unpack::Bounds,
+};
+use layer::{Done, Expected, take_in};
+use oci_client::Reference;
+use std::{fs::File, io, path::Path, thread};
+
+impl Store {
+    /// Takes in the image at `source` as `reference`: an OCI image layout (a directory or an archive), an archive of `docker save`, an
+    /// archive of a file system (`.tar`, `.tar.gz`, `.tar.zst`), or a directory that holds one. Of several images in a source the one with
+    /// this reference is taken.
+    pub fn import(&self, source: &Path, reference: &Reference) -> Result<Image, ImageError> {
+        let staging = self.stage()?;
+        match Source::detect(source, reference, staging.path())? {
+            Source::Described(described) => self.take_described(&staging, &described, reference),
+            Source::Tar(file) => {
+                let layer = take_in(&staging, self.ownership(), file, &Expected::nothing("of the archive", &Bounds::default()))?;
+                self.take_tree(&staging, &layer, reference)
+            }
+            Source::Directory(directory) => {
+                let layer = self.take_directory(&staging, &directory, source)?;
+                self.take_tree(&staging, &layer, reference)
+            }
+        }
+    }
+
+    /// Takes in an image whose digests are known beforehand. Layers that are in the store already are not looked at.
+    pub(crate) fn take_described(
+        &self,
+        staging: &Staging,
+        image: &Described,
+        reference: &Reference,
+    ) -> Result<Image, ImageError> {
+        let config = Config::parse(&image.config, image.layers.len())?;
+        // What a layer may be, all of them together may be.
+        let mut bounds = Bounds::default();
+        for (layer, diff_id) in image.layers.iter().zip(config.rootfs.diff_ids) {
+            if self.pin(staging, diff_id)? || staging.layer(diff_id).exists() {
+                continue;
+            }
+            let blob = image.files.open(&layer.name)?.ok_or_else(|| ImageError::Missing { part: layer.name.clone() })?;
+            let expected =
+                Expected { name: &layer.name, bounds: &bounds, blob: layer.descriptor.as_ref(), diff_id: Some(diff_id) };
+            let done = take_in(staging, self.ownership(), blob.content, &expected)?;
+            done.keep(staging)?;
+            bounds.total = bounds.total.saturating_sub(done.size);
+            bounds.entries = bounds.entries.saturating_sub(done.about.entries);
+        }
+        self.commit(staging, reference, &image.manifest, &image.config)
+    }
+
+    /// Makes an image of a single layer, which nothing described.
+    fn take_tree(&self, staging: &Staging, layer: &Done, reference: &Reference) -> Result<Image, ImageError> {
+        self.pin(staging, layer.diff_id)?;
+        layer.keep(staging)?;
+        let (manifest, config) = describe(layer.diff_id, layer.size)?;
+        self.commit(staging, reference, &manifest, &config)
+    }
+
+    /// One thread writes the directory as a stream, this one takes it in.
+    fn take_directory(&self, staging: &Staging, directory: &File, path: &Path) -> Result<Done, ImageError> {
+        let (from, to) = io::pipe().doing("read", path)?;
+        let (written, taken) = thread::scope(|scope| {
+            let writer = scope.spawn(move || write_directory(directory, io::BufWriter::with_capacity(64 << 10, to)));
+            let taken = take_in(staging, self.ownership(), from, &Expected::nothing("of the directory", &Bounds::default()));
+            (writer.join(), taken)
+        });
+        match written.map_err(|_| ImageError::GivenUp)? {
+            // The cause is at the other end.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            other => other.doing("read", path)?,
+        }
+        taken
+    }
+}
+
+/// The manifest and configuration of a bare file system.
+fn describe(diff_id: Digest, size: u64) -> Result<(Vec<u8>, Vec<u8>), ImageError> {
+    let json = |source| ImageError::Metadata { what: "the manifest", source };
+    let config = serde_json::to_vec(&Config::of_tree(vec![diff_id])).map_err(json)?;
+    let manifest = Manifest::new(&config, vec![Descriptor::new(LAYER, diff_id, size)]);
+    Ok((serde_json::to_vec(&manifest).map_err(json)?, config))
+}

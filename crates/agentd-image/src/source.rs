@@ -1,0 +1,101 @@
+//! What images come from. A source either *describes* an image (an OCI layout, `docker save`), with digests to hold it to, or is a bare
+//! file system (an archive, a directory), which becomes an image of one layer.
+
+mod archive;
+mod directory;
+mod docker;
+mod files;
+mod layout;
+
+pub(crate) use directory::write as write_directory;
+pub(crate) use files::{Files, blob};
+
+use crate::{
+    error::{Doing as _, ImageError},
+    manifest::Descriptor,
+    unpack::{Bounds, decompress, is_compressed},
+};
+use archive::Archive;
+use oci_client::Reference;
+use std::{
+    fs::{self, File},
+    io::{self, Read, Seek},
+    path::Path,
+};
+
+/// An image before it is taken in.
+pub(crate) enum Source {
+    /// One that says what it is made of.
+    Described(Described),
+    /// A tar archive of a file system.
+    Tar(File),
+    /// A directory that holds a file system.
+    Directory(File),
+}
+
+/// An image that says what it is made of.
+pub(crate) struct Described {
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) config: Vec<u8>,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) files: Files,
+}
+
+/// Where a layer of a described image is.
+pub(crate) struct Layer {
+    /// Its name among the source's files.
+    pub(crate) name: String,
+    /// What it must be as it lies there, where the source says so.
+    pub(crate) descriptor: Option<Descriptor>,
+}
+
+impl Source {
+    /// Finds out what is at `path`. A compressed archive is decompressed into `staging` first: what it holds is known only at its end,
+    /// and its parts are needed in an order of their own.
+    pub(crate) fn detect(path: &Path, reference: &Reference, staging: &Path) -> Result<Self, ImageError> {
+        let mut file = File::open(path).doing("open", path)?;
+        let metadata = file.metadata().doing("look at", path)?;
+        if metadata.is_dir() {
+            let files = Files::Directory(file.try_clone().doing("open", path)?);
+            let is_layout = files.has("oci-layout")? && files.has("index.json")?;
+            return if is_layout { Ok(Self::Described(layout::describe(files, reference)?)) } else { Ok(Self::Directory(file)) };
+        }
+        if !metadata.is_file() {
+            return Err(ImageError::NotAnImage {
+                path: path.to_owned(),
+                why: "neither a file nor a directory — name one of these",
+            });
+        }
+        let mut head = Vec::new();
+        (&mut file).take(4).read_to_end(&mut head).doing("read", path)?;
+        file.rewind().doing("read", path)?;
+        if is_compressed(&head) {
+            file = plain(file, path, &staging.join("source"))?;
+        }
+        let not_a_tar = || ImageError::NotAnImage {
+            path: path.to_owned(),
+            why: "not a tar archive, plain or compressed with gzip or zstd — name an archive, an OCI layout or a directory",
+        };
+        let files = Archive::scan(file.try_clone().doing("open", path)?).map_err(|_| not_a_tar())?;
+        if files.is_empty() {
+            return Err(not_a_tar());
+        }
+        let files = Files::Archive(files);
+        if files.has("oci-layout")? && files.has("index.json")? {
+            return Ok(Self::Described(layout::describe(files, reference)?));
+        }
+        if let Some(saved) = docker::list(&files)? {
+            return Ok(Self::Described(docker::describe(files, saved, reference)?));
+        }
+        file.rewind().doing("read", path)?;
+        Ok(Self::Tar(file))
+    }
+}
+
+fn plain(file: File, from: &Path, to: &Path) -> Result<File, ImageError> {
+    let mut copy = fs::OpenOptions::new().create_new(true).read(true).write(true).open(to).doing("make", to)?;
+    let mut plain = decompress(file, &Bounds::default()).doing("read", from)?;
+    io::copy(&mut plain, &mut copy).doing("decompress", from)?;
+    copy.rewind().doing("read", to)?;
+    Ok(copy)
+}

@@ -1,0 +1,124 @@
+//! A tar archive whose files can be read in any order.
+
+use super::files::Opened;
+use crate::unpack::{Bounds, Kind, Record, UnpackError, for_each};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, BufReader, Read},
+    os::unix::fs::FileExt,
+    sync::Arc,
+};
+
+/// How often a link may lead to a link. `docker save` wrote links from layer to layer when two were the same.
+const MOST_LINKS: usize = 8;
+
+/// An archive and where its files are in it. Only such files as a description of an image names are remembered.
+pub(crate) struct Archive {
+    file: Arc<File>,
+    parts: HashMap<String, Part>,
+    entries: u64,
+}
+
+enum Part {
+    Data { position: u64, size: u64 },
+    Link(String),
+}
+
+impl Archive {
+    /// Reads through an archive.
+    pub(super) fn scan(file: File) -> Result<Self, UnpackError> {
+        let file = Arc::new(file);
+        let mut parts = HashMap::new();
+        let mut entries = 0;
+        let whole = Section { file: Arc::clone(&file), position: 0, end: u64::MAX };
+        for_each(BufReader::with_capacity(64 << 10, whole), &Bounds::default(), |record, _| {
+            entries += 1;
+            if let Some((name, part)) = part(&record) {
+                parts.insert(name, part);
+            }
+            Ok::<_, UnpackError>(())
+        })?;
+        Ok(Self { file, parts, entries })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    pub(super) fn open(&self, name: &str) -> Option<Opened> {
+        let mut name = name;
+        for _ in 0..MOST_LINKS {
+            match self.parts.get(name)? {
+                Part::Link(target) => name = target,
+                Part::Data { position, size } => {
+                    let section =
+                        Section { file: Arc::clone(&self.file), position: *position, end: position.saturating_add(*size) };
+                    return Some(Opened { content: Box::new(section), size: *size });
+                }
+            }
+        }
+        None
+    }
+}
+
+/// The name and place of a file that a description may name.
+fn part(record: &Record) -> Option<(String, Part)> {
+    let name = plain(str::from_utf8(&record.path).ok()?)?;
+    let of_a_description = name == "oci-layout"
+        || name.starts_with("blobs/")
+        || name.ends_with("/layer.tar")
+        || (name.ends_with(".json") && !name.contains('/'));
+    if !of_a_description {
+        return None;
+    }
+    let link = || str::from_utf8(&record.link).ok();
+    let part = match record.kind {
+        Kind::File => Part::Data { position: record.position, size: record.size },
+        Kind::HardLink => Part::Link(plain(link()?)?),
+        Kind::Symlink => Part::Link(plain(&format!("{}/../{}", name, link()?))?),
+        _ => return None,
+    };
+    Some((name, part))
+}
+
+/// A name without `.` and `..`; `None` when it leads out of the archive.
+fn plain(name: &str) -> Option<String> {
+    let mut plain = Vec::new();
+    for component in name.split('/') {
+        match component {
+            "" | "." => {}
+            ".." => drop(plain.pop()?),
+            _ => plain.push(component),
+        }
+    }
+    Some(plain.join("/"))
+}
+
+/// A part of a file, with a position of its own.
+struct Section {
+    file: Arc<File>,
+    position: u64,
+    end: u64,
+}
+
+impl Read for Section {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.position)).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.file.read_at(&mut buffer[..left], self.position)?;
+        self.position += read as u64;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn a_link_leads_to_a_place_in_the_archive_or_nowhere() {
+        assert_eq!(plain("a/layer.tar/../../b/layer.tar").as_deref(), Some("b/layer.tar"));
+        assert_eq!(plain("./a//b").as_deref(), Some("a/b"));
+        assert_eq!(plain("a/../../b"), None);
+    }
+}

@@ -1,0 +1,79 @@
+//! The named files of a source, whether they lie in a directory or in an archive.
+
+use super::archive::Archive;
+use crate::{
+    digest::Digest,
+    error::{Doing as _, ImageError},
+    manifest::{Descriptor, MOST},
+};
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags},
+    io::Errno,
+};
+use std::{fs::File, io::Read};
+
+/// The named files of a source.
+pub(crate) enum Files {
+    Directory(File),
+    Archive(Archive),
+}
+
+/// One of them.
+pub(crate) struct Opened {
+    pub(crate) content: Box<dyn Read + Send>,
+    pub(crate) size: u64,
+}
+
+impl Files {
+    pub(crate) fn has(&self, name: &str) -> Result<bool, ImageError> {
+        self.open(name).map(|found| found.is_some())
+    }
+
+    /// Opens a file; `None` when there is no such regular file.
+    pub(crate) fn open(&self, name: &str) -> Result<Option<Opened>, ImageError> {
+        match self {
+            Self::Directory(directory) => open_beneath(directory, name),
+            Self::Archive(archive) => Ok(archive.open(name)),
+        }
+    }
+
+    /// Reads a small file.
+    pub(crate) fn document(&self, name: &str) -> Result<Option<Vec<u8>>, ImageError> {
+        let Some(Opened { content, size }) = self.open(name)? else { return Ok(None) };
+        if size > MOST {
+            return Err(ImageError::Contradiction("a document of it is bigger than 8 MiB"));
+        }
+        let mut bytes = Vec::new();
+        content.take(MOST).read_to_end(&mut bytes).doing("read", name)?;
+        Ok(Some(bytes))
+    }
+
+    /// Reads the document of an OCI layout that `descriptor` points to.
+    pub(super) fn described(&self, what: &'static str, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
+        let missing = || ImageError::Missing { part: format!("{what} ({})", descriptor.digest) };
+        let bytes = self.document(&blob(descriptor.digest))?.ok_or_else(missing)?;
+        match Digest::of(&bytes) {
+            actual if actual == descriptor.digest => Ok(bytes),
+            actual => Err(ImageError::Digest { what, expected: descriptor.digest, actual }),
+        }
+    }
+}
+
+/// Where an OCI layout keeps content.
+pub(crate) fn blob(digest: Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// A directory that is taken in may be somebody else's: its links lead nowhere else, and a pipe in it blocks nobody.
+fn open_beneath(directory: &File, name: &str) -> Result<Option<Opened>, ImageError> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let file = match rustix::fs::openat2(directory, name, flags, Mode::empty(), resolve) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(errno) => return Err(errno).doing("open", name),
+    };
+    let metadata = file.metadata().doing("look at", name)?;
+    let size = metadata.len();
+    Ok(metadata.is_file().then(|| Opened { content: Box::new(file), size }))
+}

@@ -1,0 +1,73 @@
+//! OCI image layouts (`oci-layout`, `index.json`, `blobs/`), from a directory or an archive; what `skopeo`, `buildah`, `docker buildx` and
+//! newer `docker save` write.
+
+use super::{Described, Files, Layer, files::blob};
+use crate::{
+    error::ImageError,
+    manifest::{self, Descriptor, Document, Index, MOST_INDEXES, Manifest, choose},
+};
+use oci_client::Reference;
+use std::collections::BTreeSet;
+
+/// Where a layout keeps the names of its images.
+const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
+
+/// Finds the image that `reference` means, or the only one.
+pub(super) fn describe(files: Files, reference: &Reference) -> Result<Described, ImageError> {
+    let index = files.document("index.json")?.ok_or_else(|| ImageError::Missing { part: "index.json".into() })?;
+    let index: Index = manifest::parse("index.json", &index)?;
+    let mut chosen = select(&index.manifests, reference)?.clone();
+    for _ in 0..MOST_INDEXES {
+        let bytes = files.described("the manifest", &chosen)?;
+        match Document::parse(&bytes)? {
+            Document::Index(index) => chosen = choose(&index.manifests)?.clone(),
+            Document::Manifest(manifest) => return of_manifest(files, bytes, manifest),
+        }
+    }
+    Err(ImageError::Contradiction("its indexes lead to indexes without end"))
+}
+
+fn of_manifest(files: Files, bytes: Vec<u8>, manifest: Manifest) -> Result<Described, ImageError> {
+    let config = files.described("the configuration", &manifest.config)?;
+    let layers = manifest.layers.into_iter().map(|one| Layer { name: blob(one.digest), descriptor: Some(one) }).collect();
+    Ok(Described { manifest: bytes, config, layers, files })
+}
+
+/// Of the images at the top of a layout: the one with the reference's name, else the only name's one for this machine.
+fn select<'a>(manifests: &'a [Descriptor], reference: &Reference) -> Result<&'a Descriptor, ImageError> {
+    let tag = reference.tag().unwrap_or_default();
+    let wanted = |name: &str| name == tag || name.parse::<Reference>().is_ok_and(|name| name == *reference);
+    let named: Vec<_> = manifests.iter().filter(|one| names(one).any(wanted)).cloned().collect();
+    let candidates = if named.is_empty() { manifests } else { &named };
+    let all: BTreeSet<_> = candidates.iter().filter_map(|one| names(one).next()).collect();
+    if named.is_empty() && all.len() > 1 {
+        return Err(ImageError::Ambiguous { names: all.into_iter().map(str::to_owned).collect() });
+    }
+    let digest = choose(candidates)?.digest;
+    manifests.iter().find(|one| one.digest == digest).ok_or(ImageError::Contradiction("its index holds no image"))
+}
+
+fn names(descriptor: &Descriptor) -> impl Iterator<Item = &str> {
+    NAMES.iter().filter_map(|key| descriptor.annotations.get(*key)).map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{digest::Digest, manifest::MANIFEST};
+
+    fn named(name: &str) -> Descriptor {
+        let mut descriptor = Descriptor::new(MANIFEST, Digest::of(name.as_bytes()), 1);
+        descriptor.annotations.insert(NAMES[1].into(), name.into());
+        descriptor
+    }
+
+    #[test]
+    fn of_several_images_the_named_one_is_taken() {
+        let all = [named("1.0"), named("example.org/b:2.0")];
+        let select = |reference: &str| select(&all, &reference.parse().unwrap()).map(|one| one.digest);
+        assert_eq!(select("a:1.0").unwrap(), all[0].digest);
+        assert_eq!(select("example.org/b:2.0").unwrap(), all[1].digest);
+        assert!(matches!(select("c:3.0"), Err(ImageError::Ambiguous { names }) if names == ["1.0", "example.org/b:2.0"]));
+    }
+}

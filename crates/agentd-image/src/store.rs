@@ -1,0 +1,217 @@
+//! The store's directory and what may be asked of it.
+//!
+//! ```text
+//! root/                    0700, its owner's alone
+//! ├── lock                 held (flock) for each step that must be one: never for long
+//! ├── images.json          references → manifests
+//! ├── blobs/sha256/        manifests and configurations
+//! ├── layers/<diff id>/    one unpacked layer: `tree`, and `about.json` beside it
+//! ├── leases/<name>        layers that are in use, by whom
+//! └── staging/<random>/    what is being made; held (flock) by its maker
+//! ```
+//!
+//! **Why a crash leaves it consistent.** A layer, a blob and `images.json` each come into being by one `rename`, after what they hold was
+//! flushed. References come last, so everything that `images.json` leads to is there. All else is in a staging directory, and the
+//! next [`Store::open`] removes those whose maker is dead: the kernel gave up its lock with it.
+//!
+//! **Why collecting is safe beside it.** An import *pins* each layer of its image before it looks whether the layer is there, both
+//! under the lock; [`Store::gc`] reads the pins, leases and references, and takes layers away, under the same lock.
+
+mod blobs;
+mod collect;
+mod durable;
+mod index;
+mod layers;
+mod leases;
+mod lock;
+mod staging;
+
+pub use collect::Collected;
+pub(crate) use layers::About;
+pub use leases::Lease;
+pub(crate) use staging::Staging;
+
+use crate::{
+    digest::Digest,
+    error::{Doing as _, ImageError},
+    image::{Image, ImageConfig},
+    manifest::{self, Config, Manifest},
+    unpack::Ownership,
+};
+use index::Index;
+use lock::Lock;
+use oci_client::Reference;
+use std::{
+    collections::HashSet,
+    fs, io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+/// A store of images. Any number of them, in any number of processes, may be open on one directory.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+    ownership: Ownership,
+}
+
+impl Store {
+    /// Opens the store at `root`, which is made if it is not there, and removes what dead imports left in it.
+    pub fn open(root: &Path) -> Result<Self, ImageError> {
+        make_private(root)?;
+        // Absolute: the paths that are given out outlive the caller's working directory.
+        let root = fs::canonicalize(root).doing("find", root)?;
+        let store = Self { root, ownership: Ownership::of_this_process() };
+        for folder in [store.layers(), store.leases_folder(), store.staging(), store.blobs()] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).doing("make", &folder)?;
+        }
+        let abandoned = staging::abandoned(&store.staging(), &store.lock()?)?;
+        abandoned.into_iter().try_for_each(Staging::remove)?;
+        Ok(store)
+    }
+
+    /// The image with this reference.
+    pub fn image(&self, reference: &Reference) -> Result<Image, ImageError> {
+        let digest =
+            Index::read(&self.root)?.get(reference).ok_or_else(|| ImageError::NotFound { reference: reference.clone() })?;
+        self.load(reference.clone(), digest)
+    }
+
+    /// All images, by reference.
+    pub fn images(&self) -> Result<Vec<Image>, ImageError> {
+        Index::read(&self.root)?.into_iter().map(|(reference, digest)| self.load(reference, digest)).collect()
+    }
+
+    /// Forgets a reference. What only it led to is there until [`Store::gc`].
+    pub fn remove(&self, reference: &Reference) -> Result<(), ImageError> {
+        let lock = self.lock()?;
+        let mut index = Index::read(&self.root)?;
+        if !index.remove(reference) {
+            return Err(ImageError::NotFound { reference: reference.clone() });
+        }
+        let staging = Staging::make(&self.staging(), &lock)?;
+        index.write(&self.root, staging.path())
+    }
+
+    pub(crate) fn stage(&self) -> Result<Staging, ImageError> {
+        Staging::make(&self.staging(), &self.lock()?)
+    }
+
+    /// Keeps a layer from being collected while `staging` lives, and says whether it is there.
+    pub(crate) fn pin(&self, staging: &Staging, layer: Digest) -> Result<bool, ImageError> {
+        let _lock = self.lock()?;
+        staging.pin(layer)?;
+        Ok(self.layer(layer).exists())
+    }
+
+    /// Makes an image of what was staged: its layers first, its reference last.
+    pub(crate) fn commit(
+        &self,
+        staging: &Staging,
+        reference: &Reference,
+        manifest: &[u8],
+        config: &[u8],
+    ) -> Result<Image, ImageError> {
+        durable::flush_all(staging.path())?;
+        let lock = self.lock()?;
+        for layer in staging.layers()? {
+            layers::adopt(&staging.layer(layer), &self.layer(layer))?;
+        }
+        durable::flush_directory(&self.layers())?;
+        for blob in [config, manifest] {
+            blobs::write(&self.blobs(), staging.path(), blob)?;
+        }
+        durable::flush_directory(&self.blobs())?;
+        let digest = Digest::of(manifest);
+        let mut index = Index::read(&self.root)?;
+        index.set(reference, digest);
+        index.write(&self.root, staging.path())?;
+        drop(lock);
+        self.load(reference.clone(), digest)
+    }
+
+    pub(crate) fn ownership(&self) -> Ownership {
+        self.ownership
+    }
+
+    fn load(&self, reference: Reference, digest: Digest) -> Result<Image, ImageError> {
+        let (_, config) = self.described(digest)?;
+        let mut layers = Vec::new();
+        let mut size = 0;
+        let mut seen = HashSet::new();
+        // From the top, so that of a layer that is there twice the upper one stays: it alone decides what is seen.
+        for diff_id in config.rootfs.diff_ids.iter().rev().filter(|diff_id| seen.insert(**diff_id)) {
+            let about = About::read(&self.layer(*diff_id)).map_err(|error| match error {
+                ImageError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                    ImageError::Incomplete { image: digest, part: format!("layer {diff_id}") }
+                }
+                other => other,
+            })?;
+            layers.push(layers::tree(&self.layer(*diff_id)));
+            size += about.bytes;
+            if about.hides_all_below {
+                break;
+            }
+        }
+        layers.reverse();
+        Ok(Image { reference, digest, config: ImageConfig::of(config), layers, size })
+    }
+
+    /// The manifest and configuration of an image.
+    fn described(&self, digest: Digest) -> Result<(Manifest, Config), ImageError> {
+        let lost = |part: &str| ImageError::Incomplete { image: digest, part: part.into() };
+        let manifest = blobs::read(&self.blobs(), digest)?.ok_or_else(|| lost("manifest"))?;
+        let manifest: Manifest = manifest::parse("the manifest", &manifest)?;
+        let config = blobs::read(&self.blobs(), manifest.config.digest)?.ok_or_else(|| lost("configuration"))?;
+        let config = Config::parse(&config, manifest.layers.len())?;
+        Ok((manifest, config))
+    }
+
+    fn lock(&self) -> Result<Lock, ImageError> {
+        Lock::take(&self.root.join("lock"))
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
+    fn layers(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    fn layer(&self, diff_id: Digest) -> PathBuf {
+        self.layers().join(diff_id.hex())
+    }
+
+    fn leases_folder(&self) -> PathBuf {
+        self.root.join("leases")
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+}
+
+/// Makes the store's directory, or checks that it is ours alone. Set-id files of strangers lie in it, and whoever can rename in it
+/// decides what sandboxes are made of.
+fn make_private(root: &Path) -> Result<(), ImageError> {
+    if let Some(parent) = root.parent() {
+        fs::create_dir_all(parent).doing("make", parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(root) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other.doing("make", root)?,
+    }
+    let refuse = |why| Err(ImageError::Place { path: root.to_owned(), why });
+    let found = fs::symlink_metadata(root).doing("look at", root)?;
+    if !found.is_dir() {
+        return refuse("is not a directory — name another place");
+    }
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        return refuse("belongs to another user — name another place, or run as its owner");
+    }
+    if found.mode() & 0o077 != 0 {
+        return refuse("can be entered by others — chmod 700 it");
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! `images.json`: which manifest each reference means.
+
+use super::durable;
+use crate::{
+    digest::Digest,
+    error::{Doing as _, ImageError},
+};
+use oci_client::Reference;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+const NAME: &str = "images.json";
+
+/// References and the manifests that they mean. Reading needs no lock, since it is replaced as a whole; changing does.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Index {
+    /// A store of a later version must not be read as this one.
+    version: Version,
+    images: BTreeMap<String, Digest>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+enum Version {
+    #[default]
+    #[serde(rename = "1")]
+    One,
+}
+
+impl Index {
+    pub(super) fn read(root: &Path) -> Result<Self, ImageError> {
+        let path = root.join(NAME);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| ImageError::Damaged { path, source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).doing("read", path),
+        }
+    }
+
+    pub(super) fn write(&self, root: &Path, staging: &Path) -> Result<(), ImageError> {
+        let path = root.join(NAME);
+        let bytes = serde_json::to_vec_pretty(self).map_err(|source| ImageError::Damaged { path: path.clone(), source })?;
+        durable::write(&path, &bytes, staging)?;
+        durable::flush_directory(root)
+    }
+
+    pub(super) fn get(&self, reference: &Reference) -> Option<Digest> {
+        self.images.get(&reference.whole()).copied()
+    }
+
+    pub(super) fn set(&mut self, reference: &Reference, digest: Digest) {
+        self.images.insert(reference.whole(), digest);
+    }
+
+    pub(super) fn remove(&mut self, reference: &Reference) -> bool {
+        self.images.remove(&reference.whole()).is_some()
+    }
+
+    /// The manifests that are meant by some reference.
+    pub(super) fn digests(&self) -> impl Iterator<Item = Digest> {
+        self.images.values().copied()
+    }
+}
+
+impl IntoIterator for Index {
+    type Item = (Reference, Digest);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        let known = |(text, digest): (String, Digest)| text.parse().ok().map(|reference| (reference, digest));
+        self.images.into_iter().filter_map(known).collect::<Vec<_>>().into_iter()
+    }
+}

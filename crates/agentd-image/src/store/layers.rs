@@ -1,0 +1,41 @@
+//! An unpacked layer: a directory of ours that holds the `tree` and `about.json`. The tree is one level down because its root has the
+//! owner and mode that the archive gave it: a directory of mode 000 or 777 could not be renamed, or would be everybody's.
+
+use crate::{
+    error::{Doing as _, ImageError},
+    unpack::Unpacked,
+};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// What unpacking a layer told.
+pub(crate) type About = Unpacked;
+
+/// The tree of a layer.
+pub(super) fn tree(layer: &Path) -> PathBuf {
+    layer.join("tree")
+}
+
+impl About {
+    pub(super) fn read(layer: &Path) -> Result<Self, ImageError> {
+        let path = layer.join("about.json");
+        let bytes = fs::read(&path).doing("read", &path)?;
+        serde_json::from_slice(&bytes).map_err(|source| ImageError::Damaged { path, source })
+    }
+
+    pub(super) fn write(&self, layer: &Path) -> Result<(), ImageError> {
+        let path = layer.join("about.json");
+        let bytes = serde_json::to_vec(self).map_err(|source| ImageError::Damaged { path: path.clone(), source })?;
+        fs::write(&path, bytes).doing("write", path)
+    }
+}
+
+/// Moves a finished layer to its place, unless another import was faster.
+pub(super) fn adopt(staged: &Path, place: &Path) -> Result<(), ImageError> {
+    match fs::rename(staged, place) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => Ok(()),
+        other => other.doing("rename to", place),
+    }
+}

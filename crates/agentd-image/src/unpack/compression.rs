@@ -1,0 +1,175 @@
+//! What a stream is compressed with is read from its first bytes, not from a media type: the two disagree in the wild.
+//! Both decoders are Rust without C: they read what strangers wrote, as root.
+
+use super::{
+    bounds::{Bound, Bounds},
+    error::UnpackError,
+};
+use flate2::bufread::MultiGzDecoder;
+use ruzstd::decoding::{
+    BlockDecodingStrategy, FrameDecoder,
+    errors::{FrameDecoderError, ReadFrameHeaderError},
+};
+use std::io::{self, BufRead, BufReader, Read};
+
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// Where the magic numbers of zstd's skippable frames begin; the last hexadecimal digit is free.
+const ZSTD_SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
+
+/// Whether a stream that begins so is compressed.
+pub(crate) fn is_compressed(head: &[u8]) -> bool {
+    head.starts_with(&GZIP) || is_zstd(head)
+}
+
+fn is_zstd(head: &[u8]) -> bool {
+    head.starts_with(&ZSTD) || (head.len() >= 4 && head[0] & 0xf0 == 0x50 && head[1..4] == ZSTD_SKIPPABLE)
+}
+
+/// The plain bytes of `stream`, of which no more than [`Bounds::total`] can be read.
+pub(crate) fn decompress<'a>(mut stream: impl Read + 'a, bounds: &Bounds) -> io::Result<Bounded<Box<dyn Read + 'a>>> {
+    let mut head = Vec::new();
+    (&mut stream).take(4).read_to_end(&mut head)?;
+    let (gzip, zstd) = (head.starts_with(&GZIP), is_zstd(&head));
+    let whole = BufReader::with_capacity(64 << 10, io::Cursor::new(head).chain(stream));
+    let plain: Box<dyn Read + 'a> = if gzip {
+        Box::new(MultiGzDecoder::new(whole))
+    } else if zstd {
+        Box::new(Zstd { source: whole, decoder: FrameDecoder::new() })
+    } else {
+        Box::new(whole)
+    };
+    Ok(Bounded { inner: plain, left: bounds.total, most: bounds.total })
+}
+
+/// A reader that fails, with a typed error, after so many bytes.
+pub(crate) struct Bounded<R> {
+    inner: R,
+    left: u64,
+    most: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        match self.left.checked_sub(read as u64) {
+            Some(left) => self.left = left,
+            None => return Err(io::Error::other(UnpackError::TooLarge { bound: Bound::Total, most: self.most, path: None })),
+        }
+        Ok(read)
+    }
+}
+
+/// All frames of a zstd stream, one after the other: parallel compressors and `zstd:chunked` write many.
+struct Zstd<R> {
+    source: R,
+    decoder: FrameDecoder,
+}
+
+impl<R: BufRead> Zstd<R> {
+    /// Begins the next frame that holds data; false at the end of the stream.
+    fn next_frame(&mut self) -> io::Result<bool> {
+        while !self.source.fill_buf()?.is_empty() {
+            match self.decoder.reset(&mut self.source) {
+                Ok(()) => return Ok(true),
+                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
+                    let skipped = io::copy(&mut (&mut self.source).take(length.into()), &mut io::sink())?;
+                    if skipped != u64::from(length) {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl<R: BufRead> Read for Zstd<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.decoder.can_collect() == 0 {
+            if self.decoder.is_finished() {
+                if !self.next_frame()? {
+                    return Ok(0);
+                }
+            } else {
+                self.decoder
+                    .decode_blocks(&mut self.source, BlockDecodingStrategy::UptoBlocks(1))
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            }
+        }
+        self.decoder.read(buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::{Compression, write::GzEncoder};
+    use proptest::prelude::*;
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+    use std::io::Write;
+
+    fn plain(stream: &[u8]) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        decompress(stream, &Bounds::default())?.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        compress_to_vec(bytes, CompressionLevel::Fastest)
+    }
+
+    #[test]
+    fn a_stream_may_be_made_of_many() {
+        let data = b"some words, some words, some words".repeat(5000);
+        let skippable = [&[0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3][..]].concat();
+        for stream in [
+            [gzip(&data), gzip(&data)].concat(),
+            [zstd(&data), zstd(&data)].concat(),
+            [skippable.clone(), zstd(&data), skippable, zstd(&data)].concat(),
+            data.repeat(2),
+        ] {
+            assert_eq!(plain(&stream).unwrap(), data.repeat(2));
+        }
+    }
+
+    #[test]
+    fn a_bomb_goes_off_at_the_bound() {
+        let bounds = Bounds { total: 1 << 20, ..Bounds::default() };
+        for stream in [gzip(&vec![0; 8 << 20]), zstd(&vec![0; 8 << 20])] {
+            let error = io::copy(&mut decompress(&stream[..], &bounds).unwrap(), &mut io::sink()).unwrap_err();
+            assert!(matches!(UnpackError::from_stream(error), UnpackError::TooLarge { bound: Bound::Total, .. }));
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_cut_short_is_an_error() {
+        for stream in [gzip(b"words"), zstd(b"words")] {
+            assert!(plain(&stream[..stream.len() - 6]).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_stream_makes_a_decoder_panic(kind in 0..4usize, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let heads: [&[u8]; 4] = [&[], &GZIP, &ZSTD, &[0x50, 0x2a, 0x4d, 0x18]];
+            let _ = plain(&[heads[kind], &bytes].concat());
+        }
+
+        #[test]
+        fn no_flipped_byte_makes_a_decoder_panic(at in 0..200usize, with in 1u8..) {
+            for mut stream in [gzip(&b"words and words ".repeat(200)), zstd(&b"words and words ".repeat(200))] {
+                let length = stream.len();
+                stream[at % length] ^= with;
+                let _ = plain(&stream);
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! A tar stream as a sequence of records: header, the headers that extend it, and data. The `tar` crate reads the blocks; the
+//! extensions (`pax`, GNU long names) are read here, because that crate holds them in memory without a bound and ends a `pax`
+//! value at its first newline. Where two readers could read an archive differently, it is refused.
+
+use super::{
+    bounds::{Bound, Bounds},
+    error::UnpackError,
+    name::lossy,
+    pax,
+};
+use rustix::fs::Timespec;
+use std::io::{self, Read};
+use tar::{Archive, EntryType};
+
+/// What a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    Directory,
+    Symlink,
+    HardLink,
+    Fifo,
+    Device,
+}
+
+/// One entry of an archive, its data aside.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) path: Vec<u8>,
+    pub(crate) link: Vec<u8>,
+    pub(crate) kind: Kind,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) modified: Timespec,
+    pub(crate) attributes: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) size: u64,
+    /// Where its data begins in the stream.
+    pub(crate) position: u64,
+}
+
+/// The headers that came before the one they extend.
+#[derive(Default)]
+struct Extension {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    pax: pax::Records,
+}
+
+/// Reads `stream` to the end of the archive in it and gives each record, with its data, to `each`.
+pub(crate) fn for_each<E: From<UnpackError>>(
+    stream: impl Read,
+    bounds: &Bounds,
+    mut each: impl FnMut(Record, &mut dyn Read) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut archive = Archive::new(stream);
+    let entries = archive.entries().map_err(UnpackError::from_stream)?;
+    let mut extension = Extension::default();
+    let mut count = 0;
+    for entry in entries.raw(true) {
+        let mut entry = entry.map_err(UnpackError::from_stream)?;
+        count += 1;
+        if count > bounds.entries {
+            return Err(UnpackError::TooLarge { bound: Bound::Entries, most: bounds.entries, path: None }.into());
+        }
+        match entry.header().entry_type() {
+            EntryType::GNULongName => extension.path = Some(until_zero(contents(&mut entry, bounds)?)),
+            EntryType::GNULongLink => extension.link = Some(until_zero(contents(&mut entry, bounds)?)),
+            EntryType::XHeader => extension.pax = pax::parse(&contents(&mut entry, bounds)?)?,
+            // Defaults for all that follows: a comment (git), never what an image needs.
+            EntryType::XGlobalHeader => {}
+            _ => {
+                let record = record(entry.header(), entry.raw_file_position(), std::mem::take(&mut extension), bounds)?;
+                each(record, &mut entry)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn contents(entry: &mut tar::Entry<'_, impl Read>, bounds: &Bounds) -> Result<Vec<u8>, UnpackError> {
+    let size = entry.header().entry_size().map_err(UnpackError::Archive)?;
+    if size > bounds.extension {
+        return Err(UnpackError::TooLarge { bound: Bound::Extension, most: bounds.extension, path: None });
+    }
+    let mut bytes = Vec::new();
+    entry.read_to_end(&mut bytes).map_err(UnpackError::from_stream)?;
+    if bytes.len() as u64 != size {
+        return Err(UnpackError::Archive(io::ErrorKind::UnexpectedEof.into()));
+    }
+    Ok(bytes)
+}
+
+fn until_zero(mut bytes: Vec<u8>) -> Vec<u8> {
+    if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
+        bytes.truncate(end);
+    }
+    bytes
+}
+
+fn record(header: &tar::Header, position: u64, extension: Extension, bounds: &Bounds) -> Result<Record, UnpackError> {
+    let Extension { path, link, pax } = extension;
+    let path = pax.path.or(path).unwrap_or_else(|| header.path_bytes().into_owned());
+    let link = pax.link.or(link).unwrap_or_else(|| header.link_name_bytes().map(|name| name.into_owned()).unwrap_or_default());
+    let unsupported = |what| UnpackError::Unsupported { path: lossy(&path), what };
+    let number = |value: io::Result<u64>, what| value.ok().and_then(id).ok_or_else(|| unsupported(what));
+
+    let kind = match header.entry_type() {
+        // Before POSIX, a directory was a file with a slash.
+        EntryType::Regular | EntryType::Continuous if path.ends_with(b"/") => Kind::Directory,
+        EntryType::Regular | EntryType::Continuous => Kind::File,
+        EntryType::Directory => Kind::Directory,
+        EntryType::Symlink => Kind::Symlink,
+        EntryType::Link => Kind::HardLink,
+        EntryType::Fifo => Kind::Fifo,
+        EntryType::Char | EntryType::Block => Kind::Device,
+        EntryType::GNUSparse => return Err(unsupported("a sparse file in GNU's format")),
+        _ => return Err(unsupported("an entry of unknown type")),
+    };
+    if pax.sparse {
+        return Err(unsupported("a sparse file in GNU's format"));
+    }
+    let size = header.entry_size().map_err(UnpackError::Archive)?;
+    if pax.size.is_some_and(|said| said != size) {
+        return Err(unsupported("two different sizes in its headers"));
+    }
+    if kind != Kind::File && size != 0 {
+        return Err(unsupported("data where the entry's type has none"));
+    }
+    if size > bounds.file {
+        return Err(UnpackError::TooLarge { bound: Bound::File, most: bounds.file, path: Some(lossy(&path)) });
+    }
+    let seconds = header.mtime().ok().and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(0);
+    Ok(Record {
+        kind,
+        mode: header.mode().map_err(UnpackError::Archive)? & 0o7777,
+        uid: number(pax.uid.map_or_else(|| header.uid(), Ok), "an impossible user id")?,
+        gid: number(pax.gid.map_or_else(|| header.gid(), Ok), "an impossible group id")?,
+        modified: pax.modified.unwrap_or(Timespec { tv_sec: seconds, tv_nsec: 0 }),
+        attributes: pax.attributes,
+        size,
+        position,
+        path,
+        link,
+    })
+}
+
+/// A user or group id; the last number means "none" to the kernel.
+fn id(number: u64) -> Option<u32> {
+    u32::try_from(number).ok().filter(|id| *id != u32::MAX)
+}

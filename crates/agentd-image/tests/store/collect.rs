@@ -1,0 +1,108 @@
+//! What is collected, what is kept, and several at one store.
+
+use crate::{
+    import::{assert_empty, layers, reference},
+    made::{Layout, archive, docker_save, file, gzip, zstd},
+    place::Place,
+};
+use agentd_image::{Collected, ImageError, Store};
+use std::{fs, os::unix::fs::PermissionsExt, sync::Barrier, thread};
+
+#[test]
+fn what_no_image_needs_is_collected_and_what_one_needs_is_not() {
+    let place = Place::new();
+    let store = Store::open(&place.at("store")).unwrap();
+    // The second shares a layer with the first.
+    fs::write(place.at("first"), docker_save(&layers()[..2], "first")).unwrap();
+    fs::write(place.at("second"), docker_save(&layers()[..1], "second")).unwrap();
+    let first = store.import(&place.at("first"), &reference("first")).unwrap();
+    let second = store.import(&place.at("second"), &reference("second")).unwrap();
+    assert_eq!(store.gc().unwrap(), Collected::default());
+
+    store.remove(&reference("first")).unwrap();
+    assert!(matches!(store.remove(&reference("first")), Err(ImageError::NotFound { .. })));
+    assert!(matches!(store.image(&reference("first")), Err(ImageError::NotFound { .. })));
+    assert!(first.layers[1].exists());
+    assert_eq!(store.gc().unwrap(), Collected { layers: 1, blobs: 2, bytes: 6 });
+    assert!(!first.layers[1].exists());
+    assert_eq!(store.images().unwrap(), [second]);
+
+    store.remove(&reference("second")).unwrap();
+    store.gc().unwrap();
+    fs::remove_file(place.at("store/images.json")).unwrap();
+    assert_empty(&place.at("store"));
+}
+
+#[test]
+fn leased_layers_stay_until_they_are_released() {
+    let place = Place::new();
+    let store = Store::open(&place.at("store")).unwrap();
+    fs::write(place.at("saved"), docker_save(&layers(), "a")).unwrap();
+    let image = store.import(&place.at("saved"), &reference("a")).unwrap();
+    store.lease("sandbox-1", &image).unwrap();
+    store.remove(&reference("a")).unwrap();
+    // Another process, after a restart.
+    let store = Store::open(&place.at("store")).unwrap();
+    assert_eq!(store.gc().unwrap().layers, 0);
+    assert!(image.layers.iter().all(|layer| layer.exists()));
+    assert_eq!(store.leases().unwrap()[0].0, "sandbox-1");
+
+    store.release("sandbox-1").unwrap();
+    store.release("sandbox-1").unwrap();
+    assert_eq!(store.gc().unwrap().layers, 2);
+    assert!(matches!(store.lease("sandbox-2", &image), Err(ImageError::Incomplete { .. })));
+}
+
+#[test]
+fn a_lease_is_a_name_and_not_a_path() {
+    let place = Place::new();
+    let store = Store::open(&place.at("store")).unwrap();
+    for name in ["", ".", "..", "../x", "a/b", ".hidden", "a\0", &"n".repeat(129)] {
+        assert!(matches!(store.release(name), Err(ImageError::LeaseName(_))), "{name}");
+    }
+}
+
+#[test]
+fn many_at_once_import_the_same_image_while_others_collect() {
+    let place = Place::new();
+    fs::create_dir(place.at("layout")).unwrap();
+    let many: Vec<_> = (0..300).map(|at| file(&format!("f{at}"), [1; 300])).collect();
+    Layout(&place.at("layout")).with_image(&[archive(&many), layers().remove(1)], &[gzip, zstd], "1");
+    let start = Barrier::new(6);
+    let images: Vec<_> = thread::scope(|scope| {
+        let importers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let store = Store::open(&place.at("store")).unwrap();
+                    start.wait();
+                    store.import(&place.at("layout"), &reference("a:1")).unwrap()
+                })
+            })
+            .collect();
+        for _ in 0..2 {
+            scope.spawn(|| {
+                start.wait();
+                for _ in 0..20 {
+                    Store::open(&place.at("store")).unwrap().gc().unwrap();
+                }
+            });
+        }
+        importers.into_iter().map(|importer| importer.join().unwrap()).collect()
+    });
+    assert!(images.iter().all(|image| *image == images[0]));
+    assert_eq!(fs::read_dir(&images[0].layers[0]).unwrap().count(), 300);
+    assert_eq!(fs::read_dir(place.at("store/staging")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(place.at("store/layers")).unwrap().count(), 2);
+}
+
+#[test]
+fn a_store_that_others_can_enter_is_refused() {
+    let place = Place::new();
+    fs::create_dir(place.at("store")).unwrap();
+    fs::set_permissions(place.at("store"), fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(matches!(Store::open(&place.at("store")), Err(ImageError::Place { .. })));
+    std::os::unix::fs::symlink("store", place.at("link")).unwrap();
+    assert!(matches!(Store::open(&place.at("link")), Err(ImageError::Place { .. })));
+    Store::open(&place.at("new")).unwrap();
+    assert_eq!(fs::metadata(place.at("new")).unwrap().permissions().mode() & 0o777, 0o700);
+}

@@ -1,0 +1,90 @@
+//! An importer that is killed at any moment leaves a store that opens clean. The importer is this program again.
+
+use crate::{
+    import::{layers, reference},
+    made::{Layout, archive, dir, file, gzip, zstd},
+    place::Place,
+};
+use agentd_image::Store;
+use std::{
+    env, fs,
+    io::{self, BufRead, BufReader, Write},
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Tells this program to be the importer, and where.
+const IMPORTER: &str = "AGENTD_TEST_IMPORTER";
+/// What the importer says when it begins.
+const BEGUN: &str = "importing";
+const MOMENTS: u32 = 50;
+const FILES: usize = 400;
+
+#[test]
+fn importer() {
+    let Some(place) = env::var_os(IMPORTER).map(PathBuf::from) else { return };
+    let store = Store::open(&place.join("store")).unwrap();
+    writeln!(io::stdout(), "{BEGUN}").unwrap();
+    // Until it is killed.
+    loop {
+        store.import(&place.join("layout"), &reference("a:1")).unwrap();
+        store.remove(&reference("a:1")).unwrap();
+        store.gc().unwrap();
+    }
+}
+
+/// An importer that has begun.
+fn start(place: &Path) -> Child {
+    let mut importer = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "crash::importer", "--nocapture"])
+        .env(IMPORTER, place)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(importer.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().contains(BEGUN)));
+    importer
+}
+
+#[test]
+fn a_store_opens_clean_whenever_its_importer_was_killed() {
+    let place = Place::new();
+    fs::create_dir(place.at("layout")).unwrap();
+    let many: Vec<_> = (0..FILES).map(|at| file(&format!("d/f{at}"), [1; 2000])).collect();
+    let many = [&[dir("d").mode(0o500)], &many[..]].concat();
+    Layout(&place.at("layout")).with_image(&[archive(&many), layers().remove(1)], &[gzip, zstd], "1");
+
+    let began = Instant::now();
+    assert_clean(&place);
+    let whole = began.elapsed();
+    let mut left_behind = 0;
+    for moment in 0..MOMENTS {
+        let mut importer = start(place.path());
+        // Any moment will do, and all of them together: nothing is waited for.
+        thread::sleep(whole * moment / MOMENTS + Duration::from_micros(u64::from(moment * 7919 % 1000)));
+        importer.kill().unwrap();
+        assert_eq!(importer.wait().unwrap().signal(), Some(9));
+        left_behind += u32::from(fs::read_dir(place.at("store/staging")).unwrap().count() > 0);
+        assert_clean(&place);
+    }
+    assert!(left_behind > 0, "no import was interrupted");
+}
+
+fn assert_clean(place: &Place) {
+    let store = Store::open(&place.at("store")).unwrap();
+    assert_eq!(fs::read_dir(place.at("store/staging")).unwrap().count(), 0);
+    // Every layer that is there is whole, whether an image leads to it or not.
+    for layer in fs::read_dir(place.at("store/layers")).unwrap() {
+        let tree = layer.unwrap().path().join("tree");
+        let files = fs::read_dir(tree.join("d")).map_or(FILES, Iterator::count);
+        assert!(files == FILES && (tree.join("d").exists() || tree.join("etc/other").exists()), "{tree:?}: {files}");
+    }
+    let known = store.images().unwrap();
+    store.gc().unwrap();
+    assert_eq!(store.images().unwrap(), known);
+    let image = store.import(&place.at("layout"), &reference("a:1")).unwrap();
+    assert_eq!(image.layers.len(), 2);
+}

@@ -1,0 +1,246 @@
+//! What can be taken in, and what is refused without a trace.
+
+use crate::{
+    made::{self, Layout, Pack, archive, config, dir, docker_save, file, gzip, hard_link, symlink, zstd},
+    place::Place,
+};
+use agentd_image::{Image, ImageConfig, ImageError, Reference, Store};
+use serde_json::json;
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+};
+
+pub fn reference(text: &str) -> Reference {
+    text.parse().unwrap()
+}
+
+/// Three layers, the third the same as the first.
+pub fn layers() -> Vec<Vec<u8>> {
+    let first = archive(&[dir("./"), dir("etc/"), file("etc/name", "first")]);
+    let second = archive(&[dir("etc/"), file("etc/.wh.name", ""), file("etc/other", "second")]);
+    vec![first.clone(), second, first]
+}
+
+const PACK: [Pack; 3] = [gzip, zstd, gzip];
+
+/// What is left of an import that failed: nothing.
+pub fn assert_empty(store: &Path) {
+    for folder in ["blobs/sha256", "layers", "staging", "leases"] {
+        assert_eq!(fs::read_dir(store.join(folder)).unwrap().count(), 0, "{folder}");
+    }
+    assert!(!store.join("images.json").exists());
+}
+
+fn assert_whole(image: &Image) {
+    // The first layer came again as the third, and stays where it was last.
+    assert_eq!(image.layers.len(), 2);
+    assert_eq!(fs::read(image.layers[0].join("etc/other")).unwrap(), b"second");
+    assert_eq!(fs::read(image.layers[1].join("etc/name")).unwrap(), b"first");
+    assert_eq!(image.size, 11);
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let expected = ImageConfig {
+        env: vec![pair("PATH", "/bin"), pair("A", "b=c")],
+        entrypoint: vec!["/bin/sh".into()],
+        cmd: vec!["-c".into(), "id".into()],
+        working_dir: "/srv".into(),
+        user: "1000:1000".into(),
+    };
+    assert_eq!(image.config, expected);
+}
+
+#[test]
+fn an_oci_layout_is_taken_in_from_a_directory_and_from_an_archive() {
+    let place = Place::new();
+    let descriptor = Layout(&place.at("layout")).with_image_in_new_folder();
+    for (name, bytes) in [("plain.tar", None), ("packed.tar.gz", Some(gzip as Pack))] {
+        let archive = Layout(&place.at("layout")).archive();
+        fs::write(place.at(name), bytes.map_or(archive.clone(), |pack| pack(&archive))).unwrap();
+    }
+    for source in ["layout", "plain.tar", "packed.tar.gz"] {
+        let store = Store::open(&place.at(&format!("store of {source}"))).unwrap();
+        let image = store.import(&place.at(source), &reference("example.org/a:1")).unwrap();
+        assert_whole(&image);
+        assert_eq!(json!(image.digest.to_string()), descriptor["digest"]);
+        assert_eq!(store.image(&reference("example.org/a:1")).unwrap(), image);
+        assert_eq!(store.images().unwrap(), [image]);
+    }
+}
+
+impl Layout<'_> {
+    fn with_image_in_new_folder(&self) -> serde_json::Value {
+        fs::create_dir(self.0).unwrap();
+        self.with_image(&layers(), &PACK, "1")
+    }
+}
+
+#[test]
+fn an_archive_of_docker_save_is_taken_in() {
+    let place = Place::new();
+    fs::write(place.at("saved.tar"), docker_save(&layers(), "a:1")).unwrap();
+    fs::write(place.at("saved.tar.gz"), gzip(&docker_save(&layers(), "a:1"))).unwrap();
+    let store = Store::open(&place.at("store")).unwrap();
+    let image = store.import(&place.at("saved.tar"), &reference("a:1")).unwrap();
+    assert_whole(&image);
+    assert_eq!(store.import(&place.at("saved.tar.gz"), &reference("a:1")).unwrap(), image);
+}
+
+#[test]
+fn an_archive_of_a_file_system_is_one_layer_however_it_is_compressed() {
+    let place = Place::new();
+    let root = archive(&[dir("bin/"), file("bin/sh", "#!"), file("manifest.json", "{}")]);
+    let store = Store::open(&place.at("store")).unwrap();
+    let packs: [Pack; 3] = [<[u8]>::to_vec, gzip, zstd];
+    let images = packs.map(|pack| {
+        fs::write(place.at("root"), pack(&root)).unwrap();
+        store.import(&place.at("root"), &reference("root:1")).unwrap()
+    });
+    assert_eq!(images[0].layers.len(), 1);
+    assert_eq!(fs::read(images[0].layers[0].join("bin/sh")).unwrap(), b"#!");
+    assert_eq!((&images[1], &images[2]), (&images[0], &images[0]));
+    assert_eq!(images[0].config, ImageConfig { working_dir: "/".into(), ..ImageConfig::default() });
+}
+
+#[test]
+fn a_directory_is_one_layer_and_nothing_from_outside_gets_in() {
+    let place = Place::new();
+    let root = place.at("root");
+    fs::create_dir_all(root.join("d/empty")).unwrap();
+    let long = "n".repeat(150);
+    fs::write(root.join("d").join(&long), "long").unwrap();
+    fs::write(place.at("outside"), "secret").unwrap();
+    std::os::unix::fs::symlink("../../outside", root.join("d/link")).unwrap();
+    fs::hard_link(root.join("d").join(&long), root.join("again")).unwrap();
+    fs::set_permissions(root.join("d/empty"), fs::Permissions::from_mode(0o711)).unwrap();
+    rustix::fs::setxattr(root.join("again"), "user.note", b"n\n=", rustix::fs::XattrFlags::empty()).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+
+    let store = Store::open(&place.at("store")).unwrap();
+    let image = store.import(&root, &reference("tree")).unwrap();
+    let layer = &image.layers[0];
+    let file = fs::metadata(layer.join("again")).unwrap();
+    assert_eq!(fs::read(layer.join("again")).unwrap(), b"long");
+    assert_eq!(file.ino(), fs::metadata(layer.join("d").join(&long)).unwrap().ino());
+    assert_eq!(file.mtime(), fs::metadata(root.join("again")).unwrap().mtime());
+    assert_eq!(fs::read_link(layer.join("d/link")).unwrap(), Path::new("../../outside"));
+    assert_eq!(fs::metadata(layer.join("d/empty")).unwrap().mode() & 0o7777, 0o711);
+    let mut value = [0; 10];
+    assert_eq!(rustix::fs::getxattr(layer.join("again"), "user.note", &mut value[..]), Ok(3));
+    assert!(!layer.join("socket").exists());
+    assert_eq!(store.import(&root, &reference("again")).unwrap().digest, image.digest);
+}
+
+#[test]
+fn of_several_platforms_this_machines_is_taken() {
+    let place = Place::new();
+    fs::create_dir(place.at("layout")).unwrap();
+    let layout = Layout(&place.at("layout"));
+    let layers = [layers().remove(0)];
+    let platform = |descriptor: &serde_json::Value, architecture: &str| {
+        let mut descriptor = descriptor.clone();
+        descriptor["platform"] = json!({"os": "linux", "architecture": architecture, "variant": "v8"});
+        descriptor
+    };
+    let mut foreign = config(&layers);
+    foreign["architecture"] = json!("s390x");
+    let foreign = layout.image(&foreign, &layers);
+    let ours = layout.image(&config(&layers), &layers);
+    let index = |manifests: &[serde_json::Value]| json!({"schemaVersion": 2, "manifests": manifests});
+    let inner = index(&[platform(&foreign, "s390x"), platform(&ours, made::architecture())]);
+    let inner = layout.blob("application/vnd.oci.image.index.v1+json", inner.to_string().as_bytes());
+    layout.index(&index(&[inner]));
+    let store = Store::open(&place.at("store")).unwrap();
+    let image = store.import(&place.at("layout"), &reference("a")).unwrap();
+    assert_eq!(json!(image.digest.to_string()), ours["digest"]);
+
+    // Whether an index says so, or only the image itself.
+    for only in [platform(&foreign, "s390x"), foreign] {
+        layout.index(&index(&[only]));
+        let error = store.import(&place.at("layout"), &reference("b")).unwrap_err();
+        assert!(matches!(&error, ImageError::Platform { offered, .. } if offered == &["linux/s390x"]), "{error}");
+    }
+}
+
+#[test]
+fn content_that_is_not_what_its_digest_says_is_refused_and_nothing_is_left() {
+    let place = Place::new();
+    let layout = place.at("layout");
+    Layout(&layout).with_image_in_new_folder();
+    let store = Store::open(&place.at("store")).unwrap();
+    for blob in fs::read_dir(layout.join("blobs/sha256")).unwrap() {
+        let path = blob.unwrap().path();
+        let whole = fs::read(&path).unwrap();
+        for at in [0, whole.len() / 2, whole.len() - 1] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, damaged).unwrap();
+            let error = store.import(&layout, &reference("a:1")).unwrap_err();
+            // A damaged stream may be no stream at all.
+            assert!(matches!(error, ImageError::Digest { .. } | ImageError::Layer { .. }), "{error}");
+            assert_empty(&place.at("store"));
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    store.import(&layout, &reference("a:1")).unwrap();
+}
+
+#[test]
+fn a_layer_that_is_not_what_the_configuration_says_is_refused() {
+    let place = Place::new();
+    fs::create_dir(place.at("layout")).unwrap();
+    let layout = Layout(&place.at("layout"));
+    let (said, given) = (archive(&[file("a", "1")]), archive(&[file("a", "2")]));
+    let descriptor = layout.image(&config(std::slice::from_ref(&said)), &[gzip(&given)]);
+    layout.index(&json!({"schemaVersion": 2, "manifests": [descriptor]}));
+    fs::write(place.at("saved.tar"), {
+        let saved = docker_save(&[said], "a");
+        let at = saved.windows(4).position(|window| window == b"1\0\0\0").unwrap();
+        [&saved[..at], b"2", &saved[at + 1..]].concat()
+    })
+    .unwrap();
+    let store = Store::open(&place.at("store")).unwrap();
+    for source in ["layout", "saved.tar"] {
+        let error = store.import(&place.at(source), &reference("a")).unwrap_err();
+        assert!(matches!(error, ImageError::Digest { what: "an unpacked layer", .. }), "{source}: {error}");
+        assert_empty(&place.at("store"));
+    }
+}
+
+#[test]
+fn a_hostile_layer_is_refused_and_nothing_is_left() {
+    let place = Place::new();
+    fs::write(place.at("root.tar"), archive(&[file("fine", ""), symlink("l", ".."), file("l/f", "")])).unwrap();
+    fs::write(place.at("links.tar"), archive(&[file("fine", ""), hard_link("h", "/../../outside")])).unwrap();
+    let store = Store::open(&place.at("store")).unwrap();
+    for source in ["root.tar", "links.tar"] {
+        let error = store.import(&place.at(source), &reference("a")).unwrap_err();
+        assert!(matches!(error, ImageError::Layer { .. }), "{error}");
+        assert_empty(&place.at("store"));
+    }
+}
+
+#[test]
+fn what_is_no_image_is_refused() {
+    let place = Place::new();
+    fs::write(place.at("words"), "words ".repeat(1000)).unwrap();
+    fs::write(place.at("packed words"), gzip(b"words")).unwrap();
+    fs::write(place.at("nothing"), "").unwrap();
+    let store = Store::open(&place.at("store")).unwrap();
+    for source in ["words", "packed words", "nothing"] {
+        let error = store.import(&place.at(source), &reference("a")).unwrap_err();
+        assert!(matches!(error, ImageError::NotAnImage { .. }), "{source}: {error}");
+    }
+    assert!(matches!(store.import(&place.at("absent"), &reference("a")), Err(ImageError::Io { .. })));
+    assert_empty(&place.at("store"));
+}
+
+#[test]
+fn a_digest_that_is_a_path_is_refused() {
+    let place = Place::new();
+    fs::create_dir(place.at("layout")).unwrap();
+    let descriptor = json!({"mediaType": "x", "digest": "sha256:../../../../../../outside", "size": 1});
+    Layout(&place.at("layout")).index(&json!({"schemaVersion": 2, "manifests": [descriptor]}));
+    let store = Store::open(&place.at("store")).unwrap();
+    assert!(matches!(store.import(&place.at("layout"), &reference("a")), Err(ImageError::Metadata { .. })));
+}

@@ -1,0 +1,12 @@
+//! The store through its public interface, as root and as an ordinary user alike.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod collect;
+mod crash;
+mod hostile;
+mod import;
+mod made;
+mod overlay;
+mod place;
+mod pull;
+mod unpack;

@@ -1,0 +1,71 @@
+//! Overlayfs, asked whether it reads the layers as they were meant.
+
+use crate::{
+    import::reference,
+    made::{Layout, archive, dir, file, gzip},
+    place::Place,
+};
+use agentd_image::Store;
+use std::{fs, process::Command};
+
+/// The layers of an image in which each way of hiding something is used, and what must be seen of them.
+fn hiding() -> (Vec<Vec<u8>>, &'static str) {
+    let lower = archive(&[
+        dir("./"),
+        dir("kept/"),
+        file("kept/file", ""),
+        file("kept/gone", ""),
+        dir("opaque/"),
+        file("opaque/old", ""),
+        dir("replaced/"),
+        file("replaced/old", ""),
+        dir("gone/"),
+        file("gone/file", ""),
+    ]);
+    let upper = archive(&[
+        dir("./"),
+        dir("kept/"),
+        file("kept/.wh.gone", ""),
+        dir("opaque/"),
+        file("opaque/.wh..wh..opq", ""),
+        file("opaque/new", ""),
+        file(".wh.replaced", ""),
+        dir("replaced/"),
+        file("replaced/new", ""),
+        file(".wh.gone", ""),
+    ]);
+    (vec![lower, upper], "./kept/file ./opaque/new ./replaced/new ")
+}
+
+/// Mounts the image in a mount namespace of its own and lists the files in it.
+fn seen(unshare: &[&str], options: &str) {
+    let place = Place::new();
+    fs::create_dir(place.at("layout")).unwrap();
+    let (layers, expected) = hiding();
+    Layout(&place.at("layout")).with_image(&layers, &[gzip, gzip], "1");
+    let store = Store::open(&place.at("store")).unwrap();
+    let image = store.import(&place.at("layout"), &reference("a:1")).unwrap();
+    let lower: Vec<_> = image.layers.iter().rev().map(|layer| layer.to_str().unwrap()).collect();
+    fs::create_dir(place.at("merged")).unwrap();
+    let script = r#"mount -t overlay overlay -o "lowerdir=$1$2" "$3" && cd "$3" && find . -type f | sort | tr '\n' ' '"#;
+    let output = Command::new("unshare")
+        .args(unshare)
+        .args(["sh", "-c", script, "sh", &lower.join(":"), options])
+        .arg(place.at("merged"))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_mount_in_a_user_namespace_shows_what_the_layers_say() {
+    seen(&["--user", "--map-root-user", "--mount"], ",userxattr");
+}
+
+#[test]
+fn a_mount_by_root_shows_what_the_layers_say() {
+    // An ordinary user has no other mounts than those above.
+    if rustix::process::geteuid().is_root() {
+        seen(&["--mount"], "");
+    }
+}
