@@ -2,6 +2,7 @@
 
 use super::duration;
 use agentd_core::{Bytes, CpuQuota, Network, Profile};
+use agentd_image::Reference;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -21,6 +22,9 @@ pub(crate) enum Sub {
     Doctor(DoctorArgs),
     /// Measure the sandboxes against a bare spawn and against what else is installed
     Bench(BenchArgs),
+    /// Keep images for `run --image`
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -28,6 +32,36 @@ pub(crate) enum Sub {
     },
     /// Print the manual page
     Man,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Fetch an image from its registry
+    Pull {
+        /// Its name there, e.g. debian:12
+        reference: Reference,
+    },
+    /// Take in an image or a root file system that is here
+    Import {
+        /// An OCI layout, an archive of `docker save`, a root file system in a tar file, or a directory
+        source: PathBuf,
+        /// What it is to be called
+        reference: Reference,
+    },
+    /// List the images
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forget images; `gc` frees what only they used
+    Rm {
+        /// Their names
+        #[arg(required = true)]
+        references: Vec<Reference>,
+    },
+    /// Free what no image uses
+    Gc,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -81,6 +115,9 @@ pub(crate) struct RunArgs {
     /// Which system calls are let through [default: default]
     #[arg(long, value_enum)]
     pub profile: Option<ProfileArg>,
+    /// Image to run in, in a container; see `agentd image`
+    #[arg(long, value_name = "REF")]
+    pub image: Option<Reference>,
     /// Directory that the command may change: the current one, another, or none
     #[arg(long, value_name = "DIR|none")]
     pub workspace: Option<PathBuf>,

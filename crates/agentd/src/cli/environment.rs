@@ -71,6 +71,15 @@ pub(crate) fn build(
     Ok(env.into_iter().collect())
 }
 
+/// Sets what an image asks for, where the caller did not ask for another value (`NAME` or `NAME=value`).
+pub(crate) fn of_image(env: &mut Vec<(OsString, OsString)>, image: &[(String, String)], asked: &[String]) {
+    let asked = |name: &str| asked.iter().any(|wish| wish.split('=').next() == Some(name));
+    for (name, value) in image.iter().filter(|(name, _)| !name.is_empty() && !asked(name)) {
+        env.retain(|(known, _)| known != OsStr::new(name));
+        env.push((name.into(), value.into()));
+    }
+}
+
 /// The caller's entries that can be seen inside, then the system's.
 fn path(caller: Option<&OsString>, grants: &[Grant]) -> OsString {
     let visible = |entry: &Path| {

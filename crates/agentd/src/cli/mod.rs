@@ -7,6 +7,7 @@ mod duration;
 mod environment;
 mod explain;
 mod grants;
+mod image;
 mod probe_cache;
 mod request;
 mod run;
@@ -40,6 +41,7 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Sub::Run(args) => runtime.block_on(run::run(*args)),
+        Sub::Image(command) => runtime.block_on(image::image(&command)),
         Sub::Doctor(args) => runtime.block_on(doctor::doctor(&args)),
         Sub::Bench(args) => runtime.block_on(bench::bench(&args)),
         Sub::Completions { shell } => {

@@ -21,10 +21,10 @@ struct Entry {
     proven: BackendCapabilities,
 }
 
-/// The best backend that proves [`REQUIRED`], from the cache where it is current.
-pub(crate) async fn backend(work_root: &Path) -> Result<Arc<dyn IsolationBackend>, IsolationError> {
+/// The best backend that proves [`REQUIRED`], or `only` this one if it does, from the cache where that is current.
+pub(crate) async fn backend(work_root: &Path, only: Option<&str>) -> Result<Arc<dyn IsolationBackend>, IsolationError> {
     let key = key();
-    let file = directory().map(|dir| dir.join("probe.json"));
+    let file = directory().map(|dir| dir.join(format!("probe-{}.json", only.unwrap_or("auto"))));
     if let (Some(file), Some(key)) = (&file, &key) {
         let cached = read(file).filter(|entry| entry.key == *key && REQUIRED.iter().all(|bit| entry.proven.has(*bit)));
         if let Some(entry) = cached.filter(|e| available_backends().contains(&e.backend)) {
@@ -32,7 +32,18 @@ pub(crate) async fn backend(work_root: &Path) -> Result<Arc<dyn IsolationBackend
         }
     }
     let progress = Progress::of("attacking the sandbox to prove it on this machine, once per boot");
-    let (backend, proven) = require_backend(work_root, &REQUIRED).await?;
+    let (backend, proven) = match only {
+        Some(name) => {
+            let backend = create_backend(name, work_root)?;
+            let proven = backend.probe().await?;
+            let missing: Vec<String> = REQUIRED.iter().filter(|bit| !proven.has(**bit)).map(Bit::to_string).collect();
+            if !missing.is_empty() {
+                return Err(IsolationError::Requirement { missing: missing.join(", ") });
+            }
+            (backend, proven)
+        }
+        None => require_backend(work_root, &REQUIRED).await?,
+    };
     drop(progress);
     if let (Some(file), Some(key)) = (file, key) {
         let entry = Entry { key, backend: backend.name().to_owned(), proven };

@@ -6,6 +6,7 @@ use super::{
     environment, grants, terminal,
 };
 use agentd_core::{Command, Grant, IsolationError, Limits, Root, SandboxSpec, StdinSource};
+use agentd_image::Image;
 use agentd_isolation::{ContainerBackend, HostDirectBackend};
 use std::{
     collections::BTreeMap,
@@ -16,7 +17,7 @@ use std::{
 const JSON_CAPTURE: u64 = 1 << 20;
 
 /// The sandbox and the command that `args` ask of the backend with this canonical name.
-pub(crate) fn request(args: &RunArgs, backend: &str) -> Result<(SandboxSpec, Command), Failure> {
+pub(crate) fn request(args: &RunArgs, backend: &str, image: Option<&Image>) -> Result<(SandboxSpec, Command), Failure> {
     if backend == HostDirectBackend::NAME {
         refuse_what_cannot_hold(args)?;
     }
@@ -37,15 +38,27 @@ pub(crate) fn request(args: &RunArgs, backend: &str) -> Result<(SandboxSpec, Com
     let mut granted = grants::plan(&wishes)?;
     // Links in its name are resolved: the supervisor knows nothing of the directory that a relative one starts from.
     let workspace = workspace.and(granted.first()).map(|grant| grant.path.clone());
-    let (own, tools) = grants::tools(&guard, &std::env::var_os("PATH").unwrap_or_default());
-    granted.extend(own);
+    let mut tools = Vec::new();
+    // An image has its own.
+    if image.is_none() {
+        let (own, variables) = grants::tools(&guard, &std::env::var_os("PATH").unwrap_or_default());
+        granted.extend(own);
+        tools = variables;
+    }
     let home = home(backend, &guard);
     let root = backend == ContainerBackend::NAME;
     let place = environment::Place { home: &home, grants: &granted, tools: &tools, terminal: args.tty, root };
-    let env = environment::build(&caller, &args.env, &place)?;
+    let mut env = environment::build(&caller, &args.env, &place)?;
+    if let Some(image) = image {
+        environment::of_image(&mut env, &image.config.env, &args.env);
+    }
     let cwd = match &args.cwd {
         Some(cwd) => named_directory(cwd, &granted)?,
-        None => here().ok().and_then(|here| inside(&here, &granted)).or(workspace).unwrap_or_else(|| home.clone()),
+        None => here()
+            .ok()
+            .and_then(|here| inside(&here, &granted))
+            .or(workspace)
+            .unwrap_or_else(|| image.map_or_else(|| home.clone(), |image| image.config.working_dir.clone())),
     };
     let limits = Limits {
         wall: args.timeout,
@@ -68,7 +81,7 @@ pub(crate) fn request(args: &RunArgs, backend: &str) -> Result<(SandboxSpec, Com
         capture: args.max_output.map_or(JSON_CAPTURE, |b| b.0.min(64 << 20)),
     };
     let spec = SandboxSpec {
-        root: Root::Host,
+        root: image.map_or(Root::Host, |image| Root::Layers(image.layers.clone())),
         grants: granted,
         home: Some(home),
         network: args.net.map(Into::into).unwrap_or_default(),

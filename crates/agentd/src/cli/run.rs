@@ -1,8 +1,8 @@
 //! `agentd run`.
 
-use super::{Failure, args::RunArgs, explain, grants, probe_cache, request, stream, writer};
+use super::{Failure, args::RunArgs, explain, grants, image, probe_cache, request, stream, writer};
 use agentd_core::{Command, IsolationBackend, IsolationError, Layer, LayerStatus, Sandbox};
-use agentd_isolation::{LinuxNativeBackend, create_backend};
+use agentd_isolation::{ContainerBackend, LinuxNativeBackend, create_backend};
 use std::{path::PathBuf, sync::Arc};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -10,19 +10,24 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let work_root = std::env::temp_dir();
     if args.explain {
-        let named = if args.backend == "auto" { LinuxNativeBackend::NAME } else { &args.backend };
+        let auto = if args.image.is_some() { ContainerBackend::NAME } else { LinuxNativeBackend::NAME };
+        let named = if args.backend == "auto" { auto } else { &args.backend };
         let name = create_backend(named, &work_root)?.name().to_owned();
-        let (spec, _) = request::request(&args, &name)?;
+        let image = args.image.as_ref().map(image::find).transpose()?;
+        let (spec, _) = request::request(&args, &name, image.as_ref())?;
         use std::io::Write;
         std::io::stdout().write_all(explain::text(&name, &spec)?.as_bytes())?;
         return Ok(0);
     }
     let backend = match args.backend.as_str() {
+        "auto" if args.image.is_some() => probe_cache::backend(&work_root, Some(ContainerBackend::NAME)).await?,
         "auto" if args.allow_degraded => create_backend(LinuxNativeBackend::NAME, &work_root)?,
-        "auto" => probe_cache::backend(&work_root).await?,
+        "auto" => probe_cache::backend(&work_root, None).await?,
         name => create_backend(name, &work_root)?,
     };
-    let (spec, command) = request::request(&args, backend.name())?;
+    // Held until the sandbox is gone, so that nobody collects what it is made of.
+    let held = args.image.as_ref().map(image::Held::take).transpose()?;
+    let (spec, command) = request::request(&args, backend.name(), held.as_ref().map(image::Held::image))?;
     // Signals that come from now on end the command, not agentd before it has cleaned up.
     let mut stops = Stops::new()?;
     let unprotected = grants::unprotected(&spec.grants);
@@ -44,6 +49,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
         }
     }
     let destroyed = sandbox.destroy().await;
+    drop(held);
     let code = match ran {
         Err(IsolationError::Spawn { program, errno }) => {
             writer::say(format_args!("{program}: {}", std::io::Error::from_raw_os_error(errno)));

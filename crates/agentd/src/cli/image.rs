@@ -1,0 +1,123 @@
+//! `agentd image`: what `agentd run --image` runs in.
+
+use super::{Failure, args::ImageCommand, terminal::Progress as Waiting};
+use agentd_core::Bytes;
+use agentd_image::{Image, Reference, Store};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+/// Where images are kept: root's for all of its sandboxes, an ordinary user's below their data directory (XDG Base Directory
+/// Specification).
+pub(crate) fn store() -> Result<Store, Failure> {
+    let root = if rustix::process::geteuid().is_root() {
+        PathBuf::from("/var/lib/agentd/images")
+    } else {
+        let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share"));
+        data.or_else(home).ok_or("there is no place for images: set HOME or XDG_DATA_HOME")?.join("agentd/images")
+    };
+    Ok(Store::open(&root)?)
+}
+
+/// Carries out one of the commands.
+pub(crate) async fn image(command: &ImageCommand) -> Result<u8, Failure> {
+    let store = store()?;
+    let mut out = std::io::stdout().lock();
+    match command {
+        ImageCommand::Pull { reference } => {
+            let waiting = Waiting::of("pulling");
+            let image = store.pull(reference, |_| ()).await?;
+            drop(waiting);
+            writeln!(out, "{}", line(&image))?;
+        }
+        ImageCommand::Import { source, reference } => {
+            let waiting = Waiting::of("importing");
+            let image = store.import(source, reference)?;
+            drop(waiting);
+            writeln!(out, "{}", line(&image))?;
+        }
+        ImageCommand::Ls { json } => {
+            let images = store.images()?;
+            if *json {
+                let list: Vec<_> = images.iter().map(describe).collect();
+                writeln!(out, "{:#}", serde_json::Value::from(list))?;
+            } else {
+                for image in &images {
+                    writeln!(out, "{}", line(image))?;
+                }
+            }
+        }
+        ImageCommand::Rm { references } => {
+            for reference in references {
+                store.remove(reference)?;
+            }
+        }
+        ImageCommand::Gc => {
+            let gone = store.gc()?;
+            writeln!(out, "{} layers removed, {} freed", gone.layers, Bytes(gone.bytes))?;
+        }
+    }
+    Ok(0)
+}
+
+fn line(image: &Image) -> String {
+    let digest = image.digest.to_string();
+    let short = digest.get(..19).unwrap_or(&digest);
+    format!("{:<48} {short:<20} {:>3} layers {:>10}", image.reference.to_string(), image.layers.len(), megabytes(image.size))
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+fn describe(image: &Image) -> serde_json::Value {
+    serde_json::json!({
+        "reference": image.reference.to_string(),
+        "digest": image.digest.to_string(),
+        "layers": image.layers.len(),
+        "bytes": image.size,
+    })
+}
+
+/// An image by what a user calls it.
+pub(crate) fn find(reference: &Reference) -> Result<Image, Failure> {
+    Ok(store()?.image(reference)?)
+}
+
+/// An image that is in use: nobody collects its layers while this lives.
+pub(crate) struct Held {
+    store: Store,
+    lease: String,
+    image: Image,
+}
+
+impl Held {
+    /// Takes one, and gives back what runs that were killed had taken.
+    pub(crate) fn take(reference: &Reference) -> Result<Self, Failure> {
+        let store = store()?;
+        for (name, _) in store.leases()? {
+            let dead = name.strip_prefix("run-").is_some_and(|pid| !Path::new("/proc").join(pid).exists());
+            if dead {
+                store.release(&name)?;
+            }
+        }
+        let image = store.image(reference)?;
+        let lease = format!("run-{}", std::process::id());
+        store.lease(&lease, &image)?;
+        Ok(Self { store, lease, image })
+    }
+
+    /// The image.
+    pub(crate) fn image(&self) -> &Image {
+        &self.image
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // The next run gives it back otherwise.
+        self.store.release(&self.lease).ok();
+    }
+}

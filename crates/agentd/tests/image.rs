@@ -1,0 +1,128 @@
+//! `agentd image`, and `agentd run --image`: an image is run in, changed inside, and the same afterwards.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+use tempfile::TempDir;
+
+/// The program under test; another copy of it where this user cannot reach cargo's.
+fn program() -> String {
+    std::env::var("AGENTD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agentd").to_owned())
+}
+
+/// An image's tree, a store of its own, and a workspace.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        let root = place.path("tree");
+        for dir in ["bin", "etc", "usr/share/doc"] {
+            fs::create_dir_all(root.join(dir)).unwrap();
+        }
+        fs::copy("/bin/busybox", root.join("bin/busybox")).expect("./test installs busybox-static");
+        for name in ["sh", "id", "touch", "rm", "cat", "ls", "chmod", "ln", "chown", "stat", "mknod"] {
+            symlink("busybox", root.join("bin").join(name)).unwrap();
+        }
+        fs::write(root.join("etc/os-release"), "NAME=tiny\n").unwrap();
+        fs::write(root.join("usr/share/doc/readme"), "read me\n").unwrap();
+        fs::create_dir(place.path("work")).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Root's store is the machine's, so what is made there has a name of this test's.
+    fn name(&self) -> String {
+        format!("agentd-test-{}", self.0.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.').to_lowercase())
+    }
+
+    fn agentd(&self, args: &[&str]) -> Output {
+        let cache = std::env::temp_dir().join(format!("agentd-test-cache-{}", rustix::process::geteuid().as_raw()));
+        let mut command = Command::new(program());
+        command.args(args).current_dir(self.path("work")).env("XDG_CACHE_HOME", cache).env("XDG_DATA_HOME", self.path("data"));
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+
+    fn imported(&self) -> String {
+        let name = self.name();
+        let tree = self.path("tree");
+        let output = self.agentd(&["image", "import", tree.to_str().unwrap(), &name]);
+        assert!(output.status.success(), "{output:?}");
+        name
+    }
+
+    fn sh(&self, image: &str, script: &str) -> Output {
+        self.agentd(&["run", "--image", image, "--", "sh", "-c", script])
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.agentd(&["image", "rm", &self.name()]);
+        self.agentd(&["image", "gc"]);
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_command_is_root_of_an_image_that_stays_as_it_is() {
+    let place = Place::new();
+    let image = place.imported();
+    for _ in 0..2 {
+        let script =
+            "id -u; cat /etc/os-release; touch /x && rm -rf /usr && test ! -e /usr && echo gone > /etc/os-release && echo ok";
+        let output = place.sh(&image, script);
+        assert_eq!(text(&output.stdout), "0\nNAME=tiny\nok\n", "{output:?}");
+    }
+    assert!(Path::new("/usr/bin").exists() && !Path::new("/x").exists());
+    assert_eq!(fs::read_to_string(place.path("tree/usr/share/doc/readme")).unwrap(), "read me\n");
+}
+
+#[test]
+fn packages_can_be_unpacked_in_it() {
+    let place = Place::new();
+    let image = place.imported();
+    let output = place.sh(
+        &image,
+        "touch /a && chmod 4755 /a && stat -c %a /a && ln /a /b && stat -c %h /b && ln -s /a /c && cat /c && echo ok",
+    );
+    assert_eq!(text(&output.stdout), "4755\n2\nok\n", "{output:?}");
+    // Devices are refused cleanly.
+    let output = place.sh(&image, "mknod /d b 8 0 || echo refused");
+    assert_eq!(text(&output.stdout), "refused\n", "{output:?}");
+    if rustix::process::geteuid().is_root() {
+        let output = place.sh(&image, "touch /a && chown 33:44 /a && stat -c %u:%g /a");
+        assert_eq!(text(&output.stdout), "33:44\n", "{output:?}");
+    }
+}
+
+#[test]
+fn what_is_made_in_the_workspace_is_the_callers() {
+    let place = Place::new();
+    let image = place.imported();
+    let output = place.sh(&image, "echo made > made && chmod 600 made && cat made");
+    assert_eq!(text(&output.stdout), "made\n", "{output:?}");
+    let made = fs::metadata(place.path("work/made")).unwrap();
+    assert_eq!((made.uid(), made.permissions().mode() & 0o777), (rustix::process::geteuid().as_raw(), 0o600));
+}
+
+#[test]
+fn an_image_that_is_not_there_is_an_error_and_runs_nothing() {
+    let place = Place::new();
+    let output = place.sh("agentd-test-nowhere", "touch made");
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("no image"), "{output:?}");
+    assert!(!place.path("work/made").exists());
+    let output = place.agentd(&["run", "--backend", "linux-native", "--image", &place.imported(), "--", "true"]);
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+}
