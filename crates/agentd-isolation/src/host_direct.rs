@@ -2,7 +2,9 @@
 //! everywhere else, and every isolation bit false. It must be asked for by name.
 
 use crate::{launcher, probe, sandbox::LinkedSandbox, tracker::Tracker};
-use agentd_core::{BackendCapabilities, Evidence, IsolationBackend, IsolationError, Network, Sandbox, SandboxId, SandboxSpec};
+use agentd_core::{
+    BackendCapabilities, Evidence, IsolationBackend, IsolationError, Network, Root, Sandbox, SandboxId, SandboxSpec,
+};
 use agentd_kernel::{
     cgroup::CgroupPlan, landlock::LandlockPlan, mount::ViewPlan, namespace::NamespacePlan, privileges::Capabilities,
 };
@@ -29,10 +31,22 @@ impl HostDirectBackend {
     }
 
     /// What a spec comes to here.
-    pub fn plan(spec: &SandboxSpec) -> SandboxPlan {
+    ///
+    /// # Errors
+    /// [`IsolationError::Invalid`] for what only another file tree than the host's could be: a command that was written for an image
+    /// must not meet the host instead.
+    pub fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+        let invalid = |what: &str, reason: &str| IsolationError::Invalid { what: what.to_owned(), reason: reason.to_owned() };
+        if spec.root != Root::Host {
+            return Err(invalid("root", "host-direct runs on the host's own tree: use the container backend for an image"));
+        }
+        if spec.grants.iter().any(|grant| grant.target.as_ref().is_some_and(|target| *target != grant.path)) {
+            return Err(invalid("grant", "host-direct shows nothing elsewhere than where it is"));
+        }
+        crate::fallback::check(&spec.limits)?;
         let mut cgroup = CgroupPlan::from_limits(&spec.limits);
         let rlimit_notes = crate::fallback::cpu_time(&mut cgroup).into_iter().collect();
-        SandboxPlan {
+        Ok(SandboxPlan {
             namespaces: NamespacePlan { enabled: false, network: Network::Host },
             view: ViewPlan {
                 enabled: false,
@@ -50,7 +64,7 @@ impl HostDirectBackend {
             process_rlimit: None,
             rlimit_notes,
             allow_degraded: spec.allow_degraded,
-        }
+        })
     }
 
     /// What the attack suite does where there is no boundary: an attack that does not succeed here proves nothing where it is held.
@@ -60,9 +74,8 @@ impl HostDirectBackend {
     }
 
     async fn create_linked(&self, spec: SandboxSpec) -> Result<Arc<LinkedSandbox>, IsolationError> {
-        crate::fallback::check(&spec.limits)?;
         let launcher = launcher::get()?;
-        let ordered = launcher.create(Self::plan(&spec)).await?;
+        let ordered = launcher.create(Self::plan(&spec)?).await?;
         let me = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
         let sandbox = LinkedSandbox::open(ordered, me, spec.limits).await?;
         self.live.add(&sandbox);

@@ -123,6 +123,18 @@ fn an_image_that_is_not_there_is_an_error_and_runs_nothing() {
     assert_eq!(output.status.code(), Some(125));
     assert!(text(&output.stderr).contains("no image"), "{output:?}");
     assert!(!place.path("work/made").exists());
-    let output = place.agentd(&["run", "--backend", "linux-native", "--image", &place.imported(), "--", "true"]);
-    assert_eq!(output.status.code(), Some(125), "{output:?}");
+}
+
+#[test]
+fn a_command_for_an_image_never_meets_the_host() {
+    let place = Place::new();
+    let image = place.imported();
+    for backend in ["linux-native", "host-direct"] {
+        for more in [&["--explain"][..], &[]] {
+            let run = ["run", "--backend", backend, "--image", &image];
+            let output = place.agentd(&[&run, more, &["--", "touch", "made"]].concat());
+            assert_eq!(output.status.code(), Some(125), "{backend}: {output:?}");
+        }
+    }
+    assert!(!place.path("work/made").exists());
 }

@@ -1,12 +1,35 @@
 //! Files, read and written by the supervisor from inside the boundary.
 
 use crate::{support::*, table};
-use agentd_isolation::IsolationError;
+use agentd_isolation::{Access, Grant, IsolationError, Root, SandboxSpec};
 use libtest_mimic::Trial;
 use std::path::Path;
 
 pub fn trials(backend: &'static str) -> Vec<Trial> {
-    table!(backend, bytes_come_back_as_they_were_written, what_is_not_a_file_is_an_error, a_limit_on_reading_holds)
+    table!(
+        backend,
+        bytes_come_back_as_they_were_written,
+        what_is_not_a_file_is_an_error,
+        a_limit_on_reading_holds,
+        what_belongs_into_another_root_is_not_shown_the_hosts,
+    )
+}
+
+async fn what_belongs_into_another_root_is_not_shown_the_hosts(name: &str) {
+    let layer = directory();
+    let moved = Grant { target: Some("/elsewhere".into()), ..grant(layer.path(), Access::ReadOnly) };
+    for spec in [
+        SandboxSpec { root: Root::Layers(vec![layer.path().into()]), ..SandboxSpec::default() },
+        SandboxSpec { grants: vec![moved], ..SandboxSpec::default() },
+    ] {
+        match backend(name).create_sandbox(spec).await {
+            Ok(sandbox) => {
+                assert_eq!(name, "container");
+                sandbox.destroy().await.unwrap();
+            }
+            Err(error) => assert!(name != "container" && matches!(error, IsolationError::Invalid { .. }), "{error}"),
+        }
+    }
 }
 
 async fn bytes_come_back_as_they_were_written(backend: &str) {

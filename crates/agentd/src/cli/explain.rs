@@ -13,6 +13,7 @@ pub(crate) fn text(backend: &str, spec: &SandboxSpec) -> Result<String, Isolatio
         LinuxNativeBackend::NAME => LinuxNativeBackend::plan(spec)?,
         ContainerBackend::NAME => ContainerBackend::plan(spec)?,
         HostDirectBackend::NAME => {
+            HostDirectBackend::plan(spec)?;
             let boundary = "none: the command runs as the caller".to_owned();
             return Ok(print(vec![("backend", backend.to_owned()), ("boundary", boundary)]));
         }

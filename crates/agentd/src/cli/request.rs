@@ -96,6 +96,7 @@ pub(crate) fn request(args: &RunArgs, backend: &str, image: Option<&Image>) -> R
 fn refuse_what_cannot_hold(args: &RunArgs) -> Result<(), IsolationError> {
     let moved = args.rw.iter().any(|wish| grants::split(wish).1.is_some());
     let asked = [
+        ("--image", args.image.is_some()),
         ("--workspace-ro", args.workspace_ro),
         ("--ro", !args.ro.is_empty()),
         ("--rw PATH:TARGET", moved),
