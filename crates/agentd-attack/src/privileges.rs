@@ -10,6 +10,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a6_keep_a_capability", bit: Process, remedy: BUG, run: capabilities },
     Check { name: "a6_be_root_of_the_host", bit: Process, remedy: BUG, run: root_of_host },
     Check { name: "a6_make_a_device_of_the_hosts_disk", bit: Process, remedy: BUG, run: root_disk },
+    Check { name: "a6_find_set_id_programs_or_devices", bit: Process, remedy: BUG, run: mounts },
     Check { name: "a8_work_in_a_directory_outside", bit: Process, remedy: BUG, run: working_directory },
     Check { name: "a8_inherit_a_descriptor", bit: Process, remedy: BUG, run: descriptors },
     Check { name: "a8_inherit_the_environment", bit: Process, remedy: BUG, run: environment },
@@ -39,6 +40,27 @@ fn root_of_host(_: &Facts) -> Verdict {
         refused(outside.contains(&"0"), || "its user is mapped to root".to_owned()),
         refused(status("NoNewPrivs").as_deref() != Some("1"), || "no_new_privs is not set".to_owned()),
     ])
+}
+
+/// Single nodes that are shown as they are: they are harmless, and what lies over entries of `/proc` is `/dev/null`.
+const NODES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+
+fn mounts(_: &Facts) -> Verdict {
+    let Ok(list) = fs::read_to_string("/proc/self/mountinfo") else {
+        return Verdict::NotTried("/proc/self/mountinfo cannot be read".to_owned());
+    };
+    first(list.lines().map(|line| {
+        // Fields 5 and 6: the mount point, and options of this mount (`proc_pid_mountinfo(5)`).
+        let mut fields = line.split(' ').skip(4);
+        let (Some(point), Some(options)) = (fields.next(), fields.next()) else {
+            return Verdict::NotTried(format!("cannot read '{line}'"));
+        };
+        let lacks = |wanted| !options.split(',').any(|option| option == wanted);
+        let node = NODES.contains(&point) || point.starts_with("/proc/");
+        // Terminals are devices.
+        let weak = !node && (lacks("nosuid") || lacks("nodev") && point != "/dev/pts");
+        refused(weak, || format!("{point} is mounted {options}"))
+    }))
 }
 
 fn descriptors(_: &Facts) -> Verdict {

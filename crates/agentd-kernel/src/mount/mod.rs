@@ -2,8 +2,8 @@
 //!
 //! An empty directory covers every directory below `/` that is not part of the system; grants are attached over that. Path-based
 //! Unix sockets, which Landlock does not fence, are thereby out of reach too, unless they lie among the system's programs. All that
-//! is left of the host's tree becomes read-only, because Landlock does not fence changes of modes, times and attributes either. The
-//! order matters: trees of the grants are cloned first, while the host's view is still whole, and attached last.
+//! is left of the host's tree becomes read-only, because Landlock does not fence changes of modes, times and attributes either, and
+//! `nosuid,nodev`, as the grants do. The order matters: trees of the grants are cloned first, while the host's view is still whole, and attached last.
 //!
 //! All that is private (`/tmp`, the home directory, `/dev/shm`, the covers) are directories of one tmpfs: a file system costs more
 //! to make than everything else here, and one size limit holds for all of them together.
@@ -112,7 +112,7 @@ pub fn build(plan: &ViewPlan) -> Result<View<'_>, LayerError> {
         .at(Layer::Mounts, || "make / private".to_owned())?;
     let devices = dev::clone_nodes()?;
     let shown = plan.shown.iter().map(|path| clone_tree(path)).collect::<Result<Vec<_>, _>>()?;
-    tree::restrict_all(Path::new("/"), libc::MOUNT_ATTR_RDONLY)?;
+    tree::restrict_all(Path::new("/"), tree::READ_ONLY)?;
     let scratch = Scratch::mount(plan.scratch_bytes)?;
     dev::populate(&scratch.directory("dev", 0o755)?)?;
     scratch.show("dev", 0o755, Path::new("/dev"))?;
@@ -135,7 +135,7 @@ pub fn build(plan: &ViewPlan) -> Result<View<'_>, LayerError> {
     directory(&plan.home, 0o700)?;
     for (path, tree) in plan.shown.iter().zip(shown) {
         directory(path, 0o755)?;
-        tree::restrict(&tree, libc::MOUNT_ATTR_RDONLY, path)?;
+        tree::restrict(&tree, tree::READ_ONLY, path)?;
         tree::attach(tree, path)?;
     }
     rustix::process::umask(umask);
@@ -185,9 +185,7 @@ fn attach(grant: &GrantPlan, tree: OwnedFd) -> Result<(), LayerError> {
             fs::write(&grant.path, []).at(Layer::Mounts, || format!("make a place for {}", grant.path.display()))?;
         }
     }
-    if grant.access == Access::ReadOnly {
-        tree::restrict(&tree, libc::MOUNT_ATTR_RDONLY, &grant.path)?;
-    }
+    tree::restrict(&tree, tree::attributes(grant.access), &grant.path)?;
     tree::attach(tree, &grant.path)
 }
 

@@ -6,7 +6,7 @@
 
 use super::{GrantPlan, dev, place, proc, scratch::Scratch, tree};
 use crate::At;
-use agentd_core::{Access, Layer, LayerError};
+use agentd_core::{Layer, LayerError};
 use rustix::{
     fs::{Mode, OFlags},
     mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
@@ -76,8 +76,7 @@ pub fn build(plan: &RootPlan, layers: Vec<OwnedFd>) -> Result<Root<'_>, LayerErr
         place::directory(&root, Path::new(name), Mode::from(mode))?;
     }
     for (path, tree) in plan.system.iter().zip(system) {
-        let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-        attach(&root, &tree, path, attributes)?;
+        attach(&root, &tree, path, tree::READ_ONLY)?;
     }
     for (name, content) in &plan.files {
         place::file(&root, name)?;
@@ -104,8 +103,7 @@ impl Root<'_> {
         let mut notes = Vec::new();
         for (index, (grant, tree)) in self.plan.grants.iter().zip(trees).enumerate() {
             super::pin_between(&self.path, &self.plan.grants[..index], grant)?;
-            let read_only = if grant.access == Access::ReadOnly { libc::MOUNT_ATTR_RDONLY } else { 0 };
-            attach(&self.root, &tree, &grant.target, read_only | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV)?;
+            attach(&self.root, &tree, &grant.target, tree::attributes(grant.access))?;
         }
         rustix::process::chdir(&self.path).at(Layer::Mounts, || "chdir to the new root".to_owned())?;
         // With both places the same, the old root comes to lie over the new one, and is taken away from there (`pivot_root(2)`).
@@ -138,7 +136,7 @@ fn attach(root: &OwnedFd, tree: &OwnedFd, target: &Path, attributes: u64) -> Res
 fn overlay(scratch: &Scratch, layers: &[OwnedFd], place: &Path) -> Result<(), LayerError> {
     for (number, layer) in layers.iter().enumerate() {
         let at = scratch.directory(&format!("l{number}"), 0o700)?;
-        tree::restrict(layer, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV, &at)?;
+        tree::restrict(layer, tree::READ_ONLY, &at)?;
         tree::attach_own(layer, &at)?;
     }
     scratch.directory("upper", 0o755)?;

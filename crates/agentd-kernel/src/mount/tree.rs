@@ -1,7 +1,7 @@
 //! Detached mount trees (`open_tree(2)`, `move_mount(2)`, `mount_setattr(2)`).
 
 use crate::{At, syscall};
-use agentd_core::{Layer, LayerError};
+use agentd_core::{Access, Layer, LayerError};
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags},
     io::Errno,
@@ -11,6 +11,20 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
+
+/// What holds for everything of the host's that is shown: no program changes its ids there, and no device is one (`mount(2)`).
+pub const SHOWN: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+
+/// The same, and nothing can be changed.
+pub const READ_ONLY: u64 = SHOWN | libc::MOUNT_ATTR_RDONLY;
+
+/// The attributes of a grant.
+pub fn attributes(access: Access) -> u64 {
+    match access {
+        Access::ReadOnly => READ_ONLY,
+        Access::ReadWrite => SHOWN,
+    }
+}
 
 /// A detached copy of the mount tree at `path`, which must not contain symbolic links.
 pub fn clone_tree(path: &Path) -> Result<OwnedFd, LayerError> {
@@ -130,7 +144,7 @@ pub fn protect(root: &Path, relative: &Path, notes: &mut Vec<String>) -> Result<
             pin_one(&at, &path)?;
         } else {
             let tree = clone_at(at.as_fd(), &path)?;
-            restrict(&tree, libc::MOUNT_ATTR_RDONLY, &path)?;
+            restrict(&tree, READ_ONLY, &path)?;
             attach(tree, &path)?;
         }
     }
