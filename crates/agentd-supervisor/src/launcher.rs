@@ -245,17 +245,20 @@ impl Launcher {
     fn freeze(&mut self, id: u32, frozen: bool) -> Result<(), LayerError> {
         let gone = || LayerError::new(Layer::Process, "find the sandbox", Some(libc::ESRCH));
         let live = self.sandboxes.get_mut(&id).ok_or_else(gone)?;
-        if live.freezer.is_none() && !frozen {
-            return Ok(());
+        if !frozen {
+            return live.freezer.as_ref().map_or(Ok(()), Freezer::resume);
         }
-        if live.freezer.is_none() {
-            self.groups += 1;
-            let root = live.pid.as_raw_nonzero().get();
-            let members = || crate::sweep::tree(root, |_| ());
-            let name = Hierarchy::name(self.groups);
-            live.freezer = Some(hierarchy(&mut self.hierarchy).freezer(&name, live.cgroup.as_ref(), members)?);
-        }
-        live.freezer.as_ref().map_or(Ok(()), |freezer| freezer.set(frozen))
+        let freezer = match &mut live.freezer {
+            Some(made) => made,
+            none => {
+                self.groups += 1;
+                let name = Hierarchy::name(self.groups);
+                // Kept before it is filled: what fails half way is removed with the sandbox.
+                none.insert(hierarchy(&mut self.hierarchy).freezer(&name, live.cgroup.as_ref())?)
+            }
+        };
+        let root = live.pid.as_raw_nonzero().get();
+        freezer.stop(|| crate::sweep::tree(root, |_| ()))
     }
 
     /// Ends a sandbox and waits until its processes are gone.
@@ -263,7 +266,7 @@ impl Launcher {
         let Some(mut live) = self.sandboxes.remove(&id) else { return Ok(()) };
         if let Some(freezer) = &live.freezer {
             // On version 1, what is stopped does not even die. What cannot be thawed is told by what cannot be removed.
-            freezer.set(false).ok();
+            freezer.resume().ok();
         }
         if live.namespaced {
             kill(&live.pidfd, live.pid);

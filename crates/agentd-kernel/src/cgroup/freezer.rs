@@ -26,41 +26,56 @@ pub struct Freezer {
 }
 
 impl Hierarchy {
-    /// A group called `name` for the processes that `members` lists, the sandbox's own `group` where that can be stopped.
-    pub fn freezer(
-        &self,
-        name: &str,
-        group: Option<&Cgroup>,
-        mut members: impl FnMut() -> Vec<i32>,
-    ) -> Result<Freezer, LayerError> {
+    /// A group called `name` to stop a sandbox in; the sandbox's own `group` where that can be stopped.
+    pub fn freezer(&self, name: &str, group: Option<&Cgroup>) -> Result<Freezer, LayerError> {
         if let Some(dir) = group.and_then(Cgroup::unified) {
             return Ok(Freezer { version: Version::V2, dir: dir.to_path_buf(), own: false });
         }
         let (version, parent) = self.parent(Controller::Freezer)?;
         let dir = parent.join(name);
         fs::create_dir(&dir).at(Layer::Cgroup, || format!("mkdir {}", dir.display()))?;
-        let freezer = Freezer { version: *version, dir, own: true };
-        let mut moved = HashSet::new();
-        loop {
-            let fresh: Vec<i32> = members().into_iter().filter(|pid| !moved.contains(pid)).collect();
-            if fresh.is_empty() {
-                return Ok(freezer);
-            }
-            for pid in fresh {
-                moved.insert(pid);
-                match fs::write(freezer.dir.join("cgroup.procs"), pid.to_string()) {
-                    // Gone meanwhile.
-                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                    written => written.at(Layer::Cgroup, || format!("move process {pid} into {}", freezer.dir.display()))?,
-                }
-            }
-        }
+        Ok(Freezer { version: *version, dir, own: true })
     }
 }
 
 impl Freezer {
-    /// Stops all processes, or lets them go on; waits until it is so.
-    pub fn set(&self, frozen: bool) -> Result<(), LayerError> {
+    /// Stops all processes that `members` lists, and waits until they stand. When it fails, none of them does.
+    pub fn stop(&self, members: impl FnMut() -> Vec<i32>) -> Result<(), LayerError> {
+        let stopped = self.gather(members).and_then(|()| self.set(true));
+        if stopped.is_err() {
+            // The first error is the one to tell.
+            self.set(false).ok();
+        }
+        stopped
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) -> Result<(), LayerError> {
+        self.set(false)
+    }
+
+    /// Moves the processes here, until there is none that was not moved.
+    fn gather(&self, mut members: impl FnMut() -> Vec<i32>) -> Result<(), LayerError> {
+        if !self.own {
+            return Ok(());
+        }
+        let mut moved = HashSet::new();
+        loop {
+            let fresh: Vec<i32> = members().into_iter().filter(|pid| moved.insert(*pid)).collect();
+            if fresh.is_empty() {
+                return Ok(());
+            }
+            for pid in fresh {
+                match fs::write(self.dir.join("cgroup.procs"), pid.to_string()) {
+                    // Gone meanwhile.
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    written => written.at(Layer::Cgroup, || format!("move process {pid} into {}", self.dir.display()))?,
+                }
+            }
+        }
+    }
+
+    fn set(&self, frozen: bool) -> Result<(), LayerError> {
         let (file, wanted) = match (self.version, frozen) {
             (Version::V1, true) => ("freezer.state", "FROZEN"),
             (Version::V1, false) => ("freezer.state", "THAWED"),

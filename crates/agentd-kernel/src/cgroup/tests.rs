@@ -43,3 +43,23 @@ fn only_groups_of_dead_makers_are_orphaned() {
         assert!(!sweep::is_orphaned(foreign), "{foreign}");
     }
 }
+
+#[test]
+fn what_cannot_be_stopped_as_a_whole_goes_on_and_its_group_can_be_removed() {
+    let hierarchy = Hierarchy::detect();
+    let freezer = match hierarchy.freezer(&Hierarchy::name(9_000), None) {
+        Ok(freezer) => freezer,
+        Err(error) => {
+            assert!(!rustix::process::geteuid().is_root(), "{error}");
+            return;
+        }
+    };
+    let mut child = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+    let pid = i32::try_from(child.id()).unwrap();
+    // There is no such number (EINVAL).
+    assert!(freezer.stop(|| vec![pid, -1]).is_err());
+    // One that stands would not die.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    freezer.remove().unwrap();
+}
