@@ -1,6 +1,6 @@
 //! The probe: makes things on the host that a sandbox must not reach, builds a small sandbox, and lets the attack suite loose in it.
 
-use crate::sandbox::LinkedSandbox;
+use crate::linked::{Kind, LinkedBackend};
 use agentd_attack::{Facts, Verdict};
 use agentd_core::{
     Access, BackendCapabilities, Bit, Bytes, Command, EndReason, Evidence, EvidenceResult, Grant, IsolationBackend,
@@ -14,7 +14,6 @@ use std::{
         unix::net::{SocketAddr, UnixListener},
     },
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -105,23 +104,15 @@ fn own_name() -> String {
     std::fs::read_to_string("/proc/self/comm").unwrap_or_default().trim().to_owned()
 }
 
-/// Lets the attacks loose in a sandbox that `create` makes, and says what held. One with a root of its own keeps `own_root` of
-/// capabilities.
-pub(crate) async fn attack<Made>(
-    create: impl FnOnce(SandboxSpec) -> Made,
-    own_root: Option<Capabilities>,
-    work_root: &Path,
-) -> Result<Vec<Evidence>, IsolationError>
-where
-    Made: Future<Output = Result<Arc<LinkedSandbox>, IsolationError>>,
-{
+/// Lets the attacks loose in a sandbox of `backend`'s, and says what held.
+pub(crate) async fn attack<K: Kind>(backend: &LinkedBackend<K>, work_root: &Path) -> Result<Vec<Evidence>, IsolationError> {
     let io = |source| IsolationError::Io { context: "prepare the probe".to_owned(), source };
     let targets = Targets::make(work_root).map_err(io)?;
     let grant = |path: &Path, access| Grant { path: path.to_path_buf(), target: None, access, protect: Vec::new() };
     let grants = vec![grant(&targets.workspace, Access::ReadWrite), grant(&targets.readonly, Access::ReadOnly)];
-    let sandbox = create(SandboxSpec { grants, ..SandboxSpec::default() }).await?;
+    let sandbox = backend.create_linked(SandboxSpec { grants, ..SandboxSpec::default() }).await?;
     let mut argv = vec![agentd_attack::ROLE.to_owned()];
-    let facts = match own_root {
+    let facts = match own_root::<K>() {
         Some(kept) => targets.facts.clone().with("own_root", "1".to_owned()).with("capabilities", format!("{:x}", kept.0)),
         None => targets.facts.clone(),
     };
@@ -150,18 +141,15 @@ where
         .collect())
 }
 
-/// Attacks `backend`, whose sandboxes `create` makes, exceeds its limits, and says what it has proven.
-pub(crate) async fn probe<Made>(
-    backend: &dyn IsolationBackend,
-    create: impl FnOnce(SandboxSpec) -> Made,
-    own_root: Option<Capabilities>,
-    work_root: &Path,
-) -> Result<BackendCapabilities, IsolationError>
-where
-    Made: Future<Output = Result<Arc<LinkedSandbox>, IsolationError>>,
-{
-    let mut evidence = attack(create, own_root, work_root).await?;
-    if own_root.is_some() {
+/// The capabilities of a payload that has a root of its own.
+fn own_root<K: Kind>() -> Option<Capabilities> {
+    K::BOUNDARY.filter(|kept| *kept != Capabilities::NONE)
+}
+
+/// Attacks `backend`, exceeds its limits, and says what it has proven.
+pub(crate) async fn probe<K: Kind>(backend: &LinkedBackend<K>, work_root: &Path) -> Result<BackendCapabilities, IsolationError> {
+    let mut evidence = attack(backend, work_root).await?;
+    if own_root::<K>().is_some() {
         evidence.push(change_own_root(backend).await);
     }
     for check in limit_checks() {

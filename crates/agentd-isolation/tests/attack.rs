@@ -28,7 +28,7 @@ fn main() {
             let proven = backend.probe().await.unwrap();
             fenced.extend(proven.evidence.into_iter().map(|evidence| (proven.name.clone(), evidence)));
         }
-        (fenced, HostDirectBackend::new(&root).attack(&root).await.unwrap())
+        (fenced, HostDirectBackend::new(&root).attack().await.unwrap())
     });
     let privileged = rustix::process::geteuid().is_root();
     let held = fenced.into_iter().map(|(backend, evidence)| {

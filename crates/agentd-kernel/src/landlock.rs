@@ -28,8 +28,6 @@ pub struct Rule {
 /// The rules of a sandbox. All rights that the kernel knows are handled, so that what no rule grants is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LandlockPlan {
-    /// Whether to use Landlock at all.
-    pub enabled: bool,
     /// Allowed hierarchies.
     pub rules: Vec<Rule>,
     /// With [`Network::Off`], TCP is not restricted by Landlock: the network namespace has loopback only.

@@ -6,7 +6,7 @@
 
 use crate::{
     channel::{Channel, ChannelError, send},
-    plan::SandboxPlan,
+    plan::{SandboxPlan, Tree},
     protocol::{self, Event, Order, Report},
     seal::{self, Go, Inherited},
 };
@@ -302,12 +302,13 @@ fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, La
             .map_err(|e| LayerError::new(Layer::Process, format!("speak to the new process: {e}"), None))
     };
     let privileged = rustix::process::geteuid().is_root();
-    let claim = if privileged && plan.root.is_some() { Some(Claim::take()?) } else { None };
-    let identity = match (&claim, &plan.root) {
-        (Some(claim), _) => claim.identity,
-        (None, Some(_)) => Identity::caller().as_root(),
-        (None, None) if privileged => Identity::own(pid),
-        (None, None) => Identity::caller(),
+    let is_root = matches!(plan.tree, Tree::Root(_));
+    let claim = if privileged && is_root { Some(Claim::take()?) } else { None };
+    let identity = match &claim {
+        Some(claim) => claim.identity,
+        None if is_root => Identity::caller().as_root(),
+        None if privileged => Identity::own(pid),
+        None => Identity::caller(),
     };
     if plan.namespaces.enabled {
         idmap::write_maps(pid, identity, privileged)?;
@@ -327,15 +328,14 @@ fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, La
 fn mapped_trees(plan: &SandboxPlan, identity: Identity) -> Result<Vec<OwnedFd>, LayerError> {
     let shown = (identity.host_uid, identity.host_gid);
     let mut trees = Vec::new();
-    if let Some(root) = plan.root.as_ref().filter(|root| !root.layers.is_empty()) {
+    if !plan.tree.layers().is_empty() {
         let map = idmap::mapping((0, 0), shown, identity.count)?;
-        for layer in &root.layers {
+        for layer in plan.tree.layers() {
             trees.push(idmap::mapped_tree(layer, &map)?);
         }
     }
     let mut maps: HashMap<(u32, u32), OwnedFd> = HashMap::new();
-    let grants = plan.root.as_ref().map_or(&plan.view.grants, |root| &root.grants);
-    for grant in grants {
+    for grant in plan.tree.grants() {
         let map = match maps.entry(grant.owner) {
             Entry::Occupied(made) => made.into_mut(),
             Entry::Vacant(place) => place.insert(idmap::mapping(grant.owner, shown, 1)?),

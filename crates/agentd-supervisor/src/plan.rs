@@ -3,26 +3,25 @@
 use agentd_kernel::{
     cgroup::CgroupPlan,
     landlock::LandlockPlan,
-    mount::{ViewPlan, root::RootPlan},
+    mount::{GrantPlan, ViewPlan, root::RootPlan},
     namespace::NamespacePlan,
     privileges::Capabilities,
     seccomp::SeccompPlan,
 };
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// Every layer of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxPlan {
     /// The namespaces.
     pub namespaces: NamespacePlan,
-    /// The mount view of the host's own tree.
-    pub view: ViewPlan,
-    /// A root of its own instead, in which the payload is root.
-    pub root: Option<RootPlan>,
+    /// The file tree.
+    pub tree: Tree,
     /// The capabilities it keeps, in its own user namespace.
     pub capabilities: Capabilities,
-    /// The Landlock rules.
-    pub landlock: LandlockPlan,
+    /// The Landlock rules; `None` for none.
+    pub landlock: Option<LandlockPlan>,
     /// The system call filter; `None` for none.
     pub seccomp: Option<SeccompPlan>,
     /// Limits of the whole sandbox.
@@ -34,4 +33,34 @@ pub struct SandboxPlan {
     pub rlimit_notes: Vec<String>,
     /// Whether a layer that cannot be applied is reported instead of ending the sandbox.
     pub allow_degraded: bool,
+}
+
+/// What a sandbox sees of files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tree {
+    /// The host's, as it is.
+    Host,
+    /// A view of the host's own.
+    View(ViewPlan),
+    /// A root of its own, in which the payload is root.
+    Root(RootPlan),
+}
+
+impl Tree {
+    /// The host's paths that are shown in it, parents before children.
+    pub fn grants(&self) -> &[GrantPlan] {
+        match self {
+            Self::Host => &[],
+            Self::View(view) => &view.grants,
+            Self::Root(root) => &root.grants,
+        }
+    }
+
+    /// The layers of its image, the lowest first.
+    pub fn layers(&self) -> &[PathBuf] {
+        match self {
+            Self::Root(root) => &root.layers,
+            _ => &[],
+        }
+    }
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     channel::{Channel, send},
-    plan::SandboxPlan,
+    plan::{SandboxPlan, Tree},
     protocol::{self, Event},
     serve::{self, Supervisor},
 };
@@ -134,30 +134,33 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<Seal
     }
     let owner = (plan.namespaces.enabled && privileged).then_some((identity.host_uid, identity.host_gid));
     let fallback = if plan.allow_degraded && plan.namespaces.enabled { Some(mount::Fallback::keep()?) } else { None };
-    if let Some(root) = &plan.root {
+    // Id-mapped trees come from a launcher that is root, where there is anything to map.
+    let mapped = privileged && !(plan.tree.layers().is_empty() && plan.tree.grants().is_empty());
+    match &plan.tree {
+        Tree::Host => {}
         // Its payload is root inside and keeps capabilities, which only a root of its own makes harmless: there is no less of it.
-        let notes = if privileged && !(root.layers.is_empty() && root.grants.is_empty()) {
-            let (Go::Trees, mut layers) = hear(&mut go)? else { return Err(out_of_order()) };
-            let grants = layers.split_off(root.layers.len().min(layers.len()));
-            mount::root::build(root, layers)?.enter(grants)?
-        } else {
-            let (layers, grants) = (mount::root::clone_layers(root)?, mount::clone_grants(&root.grants)?);
-            mount::root::build(root, layers)?.enter(grants)?
-        };
-        let (status, detail) = noted(notes, format!("own root, {} layers, {} grants", root.layers.len(), root.grants.len()));
-        record.layers.push(LayerReport { layer: Layer::Mounts, status, detail });
-    } else if plan.view.enabled {
-        record.layer(Layer::Mounts, || {
-            let notes = if privileged && !plan.view.grants.is_empty() {
-                let view = mount::build(&plan.view)?;
-                let (Go::Trees, trees) = hear(&mut go)? else { return Err(out_of_order()) };
-                view.attach(trees)?
+        Tree::Root(root) => {
+            let notes = if mapped {
+                let mut layers = trees(&mut go)?;
+                let grants = layers.split_off(root.layers.len().min(layers.len()));
+                mount::root::build(root, layers)?.enter(grants)?
             } else {
-                let trees = mount::clone_grants(&plan.view.grants)?;
-                mount::build(&plan.view)?.attach(trees)?
+                let (layers, grants) = (mount::root::clone_layers(root)?, mount::clone_grants(&root.grants)?);
+                mount::root::build(root, layers)?.enter(grants)?
             };
-            Ok(noted(notes, format!("{} masks, {} grants", plan.view.masks.len(), plan.view.grants.len())))
-        })?;
+            let (status, detail) = noted(notes, format!("own root, {} layers, {} grants", root.layers.len(), root.grants.len()));
+            record.layers.push(LayerReport { layer: Layer::Mounts, status, detail });
+        }
+        Tree::View(view) => record.layer(Layer::Mounts, || {
+            let notes = if mapped {
+                let built = mount::build(view)?;
+                built.attach(trees(&mut go)?)?
+            } else {
+                let grants = mount::clone_grants(&view.grants)?;
+                mount::build(view)?.attach(grants)?
+            };
+            Ok(noted(notes, format!("{} masks, {} grants", view.masks.len(), view.grants.len())))
+        })?,
     }
     drop(go);
     let has_view = !record.layers.iter().any(|l| l.layer == Layer::Mounts && matches!(l.status, LayerStatus::Missing(_)));
@@ -169,14 +172,13 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<Seal
         privileges::limit_bounding_set(plan.capabilities)?;
     }
     privileges::own_keyring()?;
-    let landlock = plan.landlock.enabled.then(|| {
-        if has_view {
-            return landlock::prepare(&plan.landlock);
+    let landlock = plan.landlock.as_ref().map(|rules| match &plan.tree {
+        Tree::View(view) if !has_view => {
+            let private = mount::SCRATCH.map(Path::new);
+            let private: Vec<&Path> = private.into_iter().chain([Path::new("/dev"), view.home.as_path()]).collect();
+            landlock::prepare(&rules.without_view(&private))
         }
-        let private = mount::SCRATCH.map(Path::new);
-        let private: Vec<&Path> =
-            private.into_iter().chain([Path::new("/dev"), Path::new("/"), plan.view.home.as_path()]).collect();
-        landlock::prepare(&plan.landlock.without_view(&private))
+        _ => landlock::prepare(rules),
     });
     if let Some(network) = network {
         record.layer(Layer::Network, || {
@@ -232,6 +234,12 @@ fn noted(notes: Vec<String>, detail: String) -> (LayerStatus, String) {
 
 fn hear(go: &mut Channel) -> Result<(Go, Vec<OwnedFd>), LayerError> {
     go.receive().map_err(|e| LayerError::new(Layer::Process, format!("hear from the launcher: {e}"), None))
+}
+
+/// The id-mapped trees, when they are made.
+fn trees(go: &mut Channel) -> Result<Vec<OwnedFd>, LayerError> {
+    let (Go::Trees, trees) = hear(go)? else { return Err(out_of_order()) };
+    Ok(trees)
 }
 
 fn out_of_order() -> LayerError {

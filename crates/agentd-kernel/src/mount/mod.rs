@@ -50,8 +50,6 @@ pub struct GrantPlan {
 /// The view of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViewPlan {
-    /// Whether there is a view of its own.
-    pub enabled: bool,
     /// Directories below `/` to be covered, absolute.
     #[serde(with = "crate::path_bytes::many")]
     pub masks: Vec<PathBuf>,

@@ -1,7 +1,7 @@
 //! `agentd run --explain`: the plan of every layer.
 
 use agentd_core::{Access, IsolationError, SandboxSpec};
-use agentd_isolation::{ContainerBackend, HostDirectBackend, LinuxNativeBackend};
+use agentd_isolation::{ContainerBackend, HostDirectBackend, LinuxNativeBackend, RootPlan, Tree};
 use std::{fmt::Write, path::PathBuf};
 
 /// A line of the plan: its layer, and what it says.
@@ -22,32 +22,23 @@ pub(crate) fn text(backend: &str, spec: &SandboxSpec) -> Result<String, Isolatio
         }
     };
     let mut lines = vec![("backend", backend.to_owned()), ("namespaces", plan.namespaces.describe())];
-    if plan.view.enabled {
-        lines.push(("masked", list(&plan.view.masks)));
-        lines.push(("home", format!("{} (private, empty)", plan.view.home.display())));
-    }
-    if let Some(root) = &plan.root {
-        lines.extend(root.layers.iter().map(|layer| ("layer", format!("{} (unchanged)", layer.display()))));
-        lines.push(("root", format!("its own; at most {} MiB of it written, in memory", root.scratch_bytes >> 20)));
-        if !root.system.is_empty() {
-            lines.push(("system", format!("{} (read-only)", list(&root.system))));
+    match &plan.tree {
+        Tree::Host => {}
+        Tree::View(view) => {
+            lines.push(("masked", list(&view.masks)));
+            lines.push(("home", format!("{} (private, empty)", view.home.display())));
         }
-        if !root.files.is_empty() {
-            lines.push(("files", format!("{} (made)", list(root.files.iter().map(|(path, _)| path)))));
-        }
-        lines.extend(root.links.iter().map(|(path, target)| ("link", format!("{} → {}", path.display(), target.display()))));
+        Tree::Root(root) => own_root(root, &mut lines),
     }
-    let grants = plan.root.as_ref().map_or(&plan.view.grants, |root| &root.grants);
-    for grant in grants {
+    for grant in plan.tree.grants() {
         let moved = if grant.target == grant.path { String::new() } else { format!(" at {}", grant.target.display()) };
         lines.push(("grant", format!("{}{moved} ({})", grant.path.display(), access(grant.access))));
         for protected in grant.protect.iter().filter(|name| grant.path.join(name).exists()) {
             lines.push(("protected", format!("{} (read-only)", grant.target.join(protected).display())));
         }
     }
-    lines.extend(
-        plan.landlock.rules.iter().map(|rule| ("landlock", format!("{} ({})", rule.path.display(), access(rule.access)))),
-    );
+    let rules = plan.landlock.iter().flat_map(|landlock| &landlock.rules);
+    lines.extend(rules.map(|rule| ("landlock", format!("{} ({})", rule.path.display(), access(rule.access)))));
     if let Some(seccomp) = plan.seccomp {
         lines
             .push(("seccomp", format!("{:?}: {} system calls allowed", seccomp.profile, seccomp.allowed().len()).to_lowercase()));
@@ -59,6 +50,18 @@ pub(crate) fn text(backend: &str, spec: &SandboxSpec) -> Result<String, Isolatio
     lines.extend(plan.rlimit_notes.into_iter().map(|note| ("rlimit", note)));
     lines.push(("privileges", plan.capabilities.describe()));
     Ok(print(lines))
+}
+
+fn own_root(root: &RootPlan, lines: &mut Vec<Line>) {
+    lines.extend(root.layers.iter().map(|layer| ("layer", format!("{} (unchanged)", layer.display()))));
+    lines.push(("root", format!("its own; at most {} MiB of it written, in memory", root.scratch_bytes >> 20)));
+    if !root.system.is_empty() {
+        lines.push(("system", format!("{} (read-only)", list(&root.system))));
+    }
+    if !root.files.is_empty() {
+        lines.push(("files", format!("{} (made)", list(root.files.iter().map(|(path, _)| path)))));
+    }
+    lines.extend(root.links.iter().map(|(path, target)| ("link", format!("{} → {}", path.display(), target.display()))));
 }
 
 fn access(access: Access) -> &'static str {

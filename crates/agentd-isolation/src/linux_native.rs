@@ -1,8 +1,13 @@
-//! From a spec to the plan of every layer.
+//! `linux-native`: the host's own file tree, fenced, for root and for ordinary users.
+//!
+//! Namespaces take away the host's processes, network and ipc; a private mount view takes away the names of what is not granted;
+//! Landlock refuses what the view still names; seccomp refuses system calls that no ordinary program makes; a cgroup holds the
+//! limits. The payload has no capability and is never uid 0 of the host.
 
 use crate::{
     fallback,
     grants::{self, invalid},
+    linked::{Kind, LinkedBackend},
 };
 use agentd_core::{Access, IsolationError, Root, SandboxSpec};
 use agentd_kernel::{
@@ -13,7 +18,10 @@ use agentd_kernel::{
     privileges::Capabilities,
     seccomp::SeccompPlan,
 };
-use agentd_supervisor::{plan::SandboxPlan, protocol};
+use agentd_supervisor::{
+    plan::{SandboxPlan, Tree},
+    protocol,
+};
 use std::{
     path::{Component, Path, PathBuf},
     sync::OnceLock,
@@ -36,7 +44,22 @@ const DEFAULT_HOME: &str = "/home/agent";
 /// Size limit of all that is private when the sandbox has no memory limit.
 pub(crate) const SCRATCH_BYTES: u64 = 2 << 30;
 
-pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+/// See the head of this module.
+pub type LinuxNativeBackend = LinkedBackend<LinuxNative>;
+
+/// The kind of [`LinuxNativeBackend`].
+pub struct LinuxNative;
+
+impl Kind for LinuxNative {
+    const NAME: &'static str = "linux-native";
+    const BOUNDARY: Option<Capabilities> = Some(Capabilities::NONE);
+
+    fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+        plan(spec)
+    }
+}
+
+fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     if spec.root != Root::Host {
         let reason = "linux-native shows the host's own tree: use the container backend for an image".to_owned();
         return Err(IsolationError::Invalid { what: "root".to_owned(), reason });
@@ -61,16 +84,14 @@ pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     let rlimit_notes = fallback::cpu_time(&mut cgroup).into_iter().collect();
     Ok(SandboxPlan {
         namespaces: NamespacePlan { enabled: true, network: spec.network },
-        view: ViewPlan {
-            enabled: true,
+        tree: Tree::View(ViewPlan {
             masks,
             shown,
             home,
             grants,
             scratch_bytes: spec.limits.memory.map_or(SCRATCH_BYTES, |b| b.0),
-        },
-        landlock: LandlockPlan { enabled: true, rules, network: spec.network },
-        root: None,
+        }),
+        landlock: Some(LandlockPlan { rules, network: spec.network }),
         capabilities: Capabilities::NONE,
         seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network, set_ids: false }),
         cgroup,
@@ -172,13 +193,13 @@ mod tests {
             let grants: Vec<Grant> = wanted.iter().map(|path| grant(&root.join(path))).filter(|g| g.path.exists()).collect();
             let count = grants.len();
             if let Ok(plan) = planned(grants) {
-                let paths: Vec<&PathBuf> = plan.view.grants.iter().map(|g| &g.path).collect();
+                let paths: Vec<&PathBuf> = plan.tree.grants().iter().map(|g| &g.path).collect();
                 prop_assert_eq!(paths.len(), count);
                 prop_assert!(paths.iter().all(|path| path.canonicalize().unwrap() == **path));
                 for (index, path) in paths.iter().enumerate() {
                     prop_assert!(!paths[..index].iter().any(|before| before.starts_with(path) && before != path));
                 }
-                prop_assert!(plan.landlock.rules.iter().all(|rule| rule.path != Path::new("/")));
+                prop_assert!(plan.landlock.unwrap().rules.iter().all(|rule| rule.path != Path::new("/")));
             }
         }
     }

@@ -1,16 +1,27 @@
-//! From a spec to the plan of every layer.
+//! `container`: a root of its own, in which the payload is root and which may be changed and thrown away.
+//!
+//! Beside what [`crate::LinuxNativeBackend`] has — namespaces, seccomp, Landlock, cgroups — the host's tree is gone (`pivot_root(2)`):
+//! the root is an image's layers under a writable one, or a read-only view of the host's programs. As root's, each sandbox has
+//! 65536 host ids that no other live one has; as an ordinary user's, its root is that user.
 
-use crate::{fallback, grants, linux_native::SCRATCH_BYTES};
+use crate::{
+    fallback, grants,
+    linked::{Kind, LinkedBackend},
+    linux_native::SCRATCH_BYTES,
+};
 use agentd_core::{Access, IsolationError, Root, SandboxSpec};
 use agentd_kernel::{
     cgroup::CgroupPlan,
     landlock::{LandlockPlan, Rule},
-    mount::{ViewPlan, root::RootPlan},
+    mount::root::RootPlan,
     namespace::NamespacePlan,
     privileges::Capabilities,
     seccomp::SeccompPlan,
 };
-use agentd_supervisor::{plan::SandboxPlan, protocol};
+use agentd_supervisor::{
+    plan::{SandboxPlan, Tree},
+    protocol,
+};
 use std::path::{Path, PathBuf};
 
 /// The host's programs, and the parts of its `/etc` that they need and that tell nothing of its users. Those that exist are shown.
@@ -47,7 +58,22 @@ const FILES: [(&str, &str); 5] = [
     ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n"),
 ];
 
-pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+/// See the head of this module.
+pub type ContainerBackend = LinkedBackend<Container>;
+
+/// The kind of [`ContainerBackend`].
+pub struct Container;
+
+impl Kind for Container {
+    const NAME: &'static str = "container";
+    const BOUNDARY: Option<Capabilities> = Some(Capabilities::OWN_ROOT);
+
+    fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+        plan(spec)
+    }
+}
+
+fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     let layers = match &spec.root {
         Root::Host => Vec::new(),
         Root::Layers(layers) if layers.is_empty() => {
@@ -75,17 +101,9 @@ pub(super) fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     let rules = vec![Rule { path: PathBuf::from("/"), access: Access::ReadWrite, optional: false }];
     Ok(SandboxPlan {
         namespaces: NamespacePlan { enabled: true, network: spec.network },
-        view: ViewPlan {
-            enabled: false,
-            masks: Vec::new(),
-            shown: Vec::new(),
-            home: PathBuf::new(),
-            grants: Vec::new(),
-            scratch_bytes: 0,
-        },
-        root: Some(RootPlan { layers, system, files, links, grants, scratch_bytes }),
+        tree: Tree::Root(RootPlan { layers, system, files, links, grants, scratch_bytes }),
         capabilities: Capabilities::OWN_ROOT,
-        landlock: LandlockPlan { enabled: true, rules, network: spec.network },
+        landlock: Some(LandlockPlan { rules, network: spec.network }),
         seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network, set_ids: true }),
         cgroup,
         process_rlimit,
