@@ -93,7 +93,7 @@ pub trait Sandbox: Send + Sync {
     async fn restore(&self, name: &str) -> Result<(), IsolationError>;
     /// Makes another sandbox with the same state.
     async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError>;
-    /// What it has used so far.
+    /// What it has used so far: time since it was made, and processor time of the execs that have ended.
     async fn resource_usage(&self) -> Result<Usage, IsolationError>;
     /// Ends it and waits until nothing of it is left. Ending one that is gone is no error.
     async fn destroy(&self) -> Result<(), IsolationError>;

@@ -33,12 +33,12 @@ pub enum EndReason {
     BackendLost,
 }
 
-/// What the kernel counted for an exec. A figure the kernel did not keep is `None`.
+/// What the kernel counted for an exec, or for a sandbox.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Wall-clock time from the request to the end.
+    /// Wall-clock time from the request to the end; of a sandbox, since it was made.
     pub wall: Duration,
-    /// Processor time in user mode, of all reaped processes of the exec (`getrusage(2)`).
+    /// Processor time in user mode, of all reaped processes (`getrusage(2)`).
     pub cpu_user: Duration,
     /// Processor time in the kernel, likewise.
     pub cpu_system: Duration,

@@ -1,8 +1,8 @@
 //! The connection to one supervisor: requests out, news in. What comes from a supervisor is untrusted.
 
-use crate::{outbox::Outbox, ready};
-use agentd_core::{IsolationError, Layer, LayerError, Limits};
-use agentd_kernel::cgroup::{Watch, WatchKind};
+use crate::{exec, outbox::Outbox, ready};
+use agentd_core::{IsolationError, Layer, LayerError, Limits, Usage};
+use agentd_kernel::cgroup::{GroupUsage, Watch, WatchKind};
 use agentd_supervisor::{
     channel::{Channel, ChannelError},
     protocol::{Event, ExecUsage, Request, SpawnStep},
@@ -16,6 +16,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
+    time::Instant,
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -60,6 +61,9 @@ pub(crate) struct Link {
     listeners: Mutex<HashMap<u32, mpsc::Sender<News>>>,
     next: AtomicU32,
     lost: Mutex<Option<String>>,
+    made: Instant,
+    /// By execs that have ended.
+    used: Mutex<ExecUsage>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -86,6 +90,8 @@ impl Link {
             listeners: Mutex::new(HashMap::new()),
             next: AtomicU32::new(1),
             lost: Mutex::new(None),
+            made: Instant::now(),
+            used: Mutex::default(),
         });
         let reader = tokio::spawn(serve(channel, Arc::downgrade(&link)));
         (link, reader)
@@ -123,7 +129,10 @@ impl Link {
         let (id, news) = match event {
             Event::Hello { .. } => return Err("a second greeting"),
             Event::Terminal { id } => (id, News::Terminal(fds.pop().ok_or("a terminal without a descriptor")?)),
-            Event::Ended { id, status, usage, process_limit } => (id, News::Ended { status, usage, process_limit }),
+            Event::Ended { id, status, usage, process_limit } => {
+                lock(&self.used).add(usage);
+                (id, News::Ended { status, usage, process_limit })
+            }
             Event::SpawnFailed { id, errno, step } => (id, News::SpawnFailed(spawn_error(step, errno))),
             Event::Opened { id, errno } => (id, News::Opened(fds.pop().filter(|_| errno == 0).ok_or(errno))),
         };
@@ -150,6 +159,11 @@ impl Link {
     /// Whether there may be more news.
     pub(crate) fn is_alive(&self) -> bool {
         lock(&self.lost).is_none()
+    }
+
+    /// What the sandbox used so far.
+    pub(crate) fn usage(&self) -> Usage {
+        exec::usage(self.made.elapsed(), *lock(&self.used), GroupUsage::read(&self.watches))
     }
 
     /// Kills the whole sandbox at once.
@@ -280,6 +294,21 @@ mod tests {
             }
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn figures_of_a_supervisor_do_not_overflow() {
+        let (link, reader, theirs, mut child) = impostor();
+        let (id, mut news) = link.listen();
+        let most = ExecUsage { user_us: u64::MAX, system_us: u64::MAX, max_rss_kib: u64::MAX };
+        for id in [id + 1, id] {
+            send(theirs.as_fd(), &Event::Ended { id, status: 0, usage: most, process_limit: false }, &[]).unwrap();
+        }
+        assert!(matches!(news.recv().await, Some(News::Ended { .. })));
+        assert_eq!(link.usage().peak_memory, u64::MAX);
+        reader.abort();
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[tokio::test]

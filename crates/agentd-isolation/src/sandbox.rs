@@ -10,7 +10,7 @@ use agentd_core::{
     BackendCapabilities, Command, ExecHandle, IsolationBackend, IsolationError, LayerReport, Limits, Outcome, Sandbox, SandboxId,
     Usage,
 };
-use agentd_kernel::cgroup::{GroupUsage, Watch};
+use agentd_kernel::cgroup::Watch;
 use agentd_supervisor::{
     channel::{Channel, ChannelError},
     protocol::{self, Event, Request},
@@ -194,11 +194,7 @@ impl Sandbox for LinkedSandbox {
     }
 
     async fn resource_usage(&self) -> Result<Usage, IsolationError> {
-        let group = GroupUsage::read(&self.link.watches);
-        match group.peak_memory {
-            Some(peak) => Ok(Usage { peak_memory: peak, peak_memory_is_group: true, ..Usage::default() }),
-            None => self.unsupported("usage of a sandbox without a memory cgroup"),
-        }
+        Ok(self.link.usage())
     }
 
     async fn destroy(&self) -> Result<(), IsolationError> {

@@ -85,6 +85,15 @@ pub struct ExecUsage {
     pub max_rss_kib: u64,
 }
 
+impl ExecUsage {
+    /// Adds what others used. A supervisor may say any figures: no sum of them overflows.
+    pub fn add(&mut self, other: Self) {
+        self.user_us = self.user_us.saturating_add(other.user_us);
+        self.system_us = self.system_us.saturating_add(other.system_us);
+        self.max_rss_kib = self.max_rss_kib.max(other.max_rss_kib);
+    }
+}
+
 /// Supervisor to library.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {

@@ -131,8 +131,7 @@ fn reap(supervisor: &mut Supervisor, leaders: &mut HashMap<i32, Leader>) -> Resu
             return Ok(());
         }
         let Some(leader) = leaders.remove(&pid) else { continue };
-        let mut used = ExecUsage::default();
-        add(&mut used, &usage);
+        let mut used = counted(&usage);
         // What the leader left behind belongs to no exec any more.
         let others: HashSet<i32> = leaders.keys().copied().collect();
         if supervisor.namespaced && others.is_empty() {
@@ -142,7 +141,7 @@ fn reap(supervisor: &mut Supervisor, leaders: &mut HashMap<i32, Leader>) -> Resu
                 reap_rest(&mut used);
             }
         } else {
-            sweep::kill_orphans(&others, |usage| add(&mut used, usage));
+            sweep::kill_orphans(&others, |usage| used.add(counted(usage)));
         }
         supervisor
             .channel
@@ -159,15 +158,17 @@ fn reap_rest(used: &mut ExecUsage) {
         if unsafe { libc::wait4(-1, std::ptr::null_mut(), 0, &raw mut usage) } <= 0 {
             return;
         }
-        add(used, &usage);
+        used.add(counted(&usage));
     }
 }
 
-fn add(used: &mut ExecUsage, usage: &libc::rusage) {
+fn counted(usage: &libc::rusage) -> ExecUsage {
     let micros = |t: libc::timeval| u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(t.tv_usec).unwrap_or(0);
-    used.user_us += micros(usage.ru_utime);
-    used.system_us += micros(usage.ru_stime);
-    used.max_rss_kib = used.max_rss_kib.max(u64::try_from(usage.ru_maxrss).unwrap_or(0));
+    ExecUsage {
+        user_us: micros(usage.ru_utime),
+        system_us: micros(usage.ru_stime),
+        max_rss_kib: u64::try_from(usage.ru_maxrss).unwrap_or(0),
+    }
 }
 
 /// Kills a leader's tree. The leader's own end is then reaped and reported as any other.

@@ -267,7 +267,8 @@ impl Running {
         let group = GroupUsage::read(&self.link.watches);
         let exited = libc::WIFEXITED(end.status);
         let signal = libc::WIFSIGNALED(end.status).then(|| libc::WTERMSIG(end.status));
-        let cpu = Duration::from_micros(end.usage.user_us + end.usage.system_us);
+        let usage = usage(self.started.elapsed(), end.usage, group);
+        let cpu = usage.cpu_user.saturating_add(usage.cpu_system);
         // The kernel compares with time that it samples by ticks, and reports time that it measures: when processors are contended the
         // two differ, so its signal is believed.
         let limited = self.limits.cpu_time.is_some();
@@ -290,16 +291,21 @@ impl Running {
             reason,
             exit_code: exited.then(|| libc::WEXITSTATUS(end.status)),
             signal,
-            usage: Usage {
-                wall: self.started.elapsed(),
-                cpu_user: Duration::from_micros(end.usage.user_us),
-                cpu_system: Duration::from_micros(end.usage.system_us),
-                peak_memory: group.peak_memory.unwrap_or(end.usage.max_rss_kib * 1024),
-                peak_memory_is_group: group.peak_memory.is_some(),
-            },
+            usage,
             stdout: agentd_core::Captured::default(),
             stderr: agentd_core::Captured::default(),
         }
+    }
+}
+
+/// What was used within `wall`, by the processes that were reaped and by the group.
+pub(crate) fn usage(wall: Duration, reaped: ExecUsage, group: GroupUsage) -> Usage {
+    Usage {
+        wall,
+        cpu_user: Duration::from_micros(reaped.user_us),
+        cpu_system: Duration::from_micros(reaped.system_us),
+        peak_memory: group.peak_memory.unwrap_or(reaped.max_rss_kib.saturating_mul(1024)),
+        peak_memory_is_group: group.peak_memory.is_some(),
     }
 }
 

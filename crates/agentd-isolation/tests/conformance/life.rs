@@ -15,6 +15,7 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
         what_cannot_be_done_is_said,
         a_suspended_sandbox_stands_still_until_it_is_resumed,
         a_suspended_sandbox_is_destroyed,
+        what_it_used_is_told,
         a_backend_is_healthy,
     )
 }
@@ -82,6 +83,24 @@ async fn what_cannot_be_done_is_said(name: &str) {
     assert!(matches!(sandbox.snapshot("x").await, Err(IsolationError::Unsupported { operation: "snapshot", .. })));
     assert!(matches!(sandbox.restore("x").await, Err(IsolationError::Unsupported { operation: "restore", .. })));
     assert!(matches!(sandbox.fork().await, Err(IsolationError::Unsupported { operation: "fork", .. })));
+    sandbox.destroy().await.unwrap();
+}
+
+async fn what_it_used_is_told(name: &str) {
+    let sandbox = bare(name).await;
+    let before = sandbox.resource_usage().await.unwrap();
+    assert!(before.cpu_user.is_zero() && !before.wall.is_zero());
+    let used =
+        sh(&sandbox, "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; (i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done)")
+            .await
+            .usage;
+    let again = sh(&sandbox, ":").await.usage;
+    let all = sandbox.resource_usage().await.unwrap();
+    assert!(!used.cpu_user.is_zero() && used.peak_memory > 0);
+    assert_eq!(all.cpu_user, used.cpu_user + again.cpu_user);
+    assert_eq!(all.cpu_system, used.cpu_system + again.cpu_system);
+    assert_eq!((all.peak_memory, all.peak_memory_is_group), (used.peak_memory.max(again.peak_memory), false));
+    assert!(all.wall > before.wall);
     sandbox.destroy().await.unwrap();
 }
 
