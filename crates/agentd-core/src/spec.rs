@@ -69,7 +69,8 @@ pub struct SandboxSpec {
     pub root: Root,
     /// Paths of the host to be seen, beside the system's read-only directories.
     pub grants: Vec<Grant>,
-    /// The directory of the host that is shown, empty and private, as the home directory.
+    /// Where the home directory is: empty and private where the host's own tree is shown, made where an image has none. Without a
+    /// boundary it means nothing.
     pub home: Option<PathBuf>,
     /// The network.
     pub network: Network,

@@ -90,6 +90,8 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
         reason: format!("{} layers are more than {}; squash the image", layers.len(), protocol::MAX_FDS),
     })?;
     let grants = grants::resolve(&spec.grants, room)?;
+    let home = spec.home.clone().unwrap_or_else(|| PathBuf::from("/root"));
+    grants::check_place("home", &home)?;
     let scratch_bytes = spec.limits.memory.map_or(SCRATCH_BYTES, |b| b.0);
     let (system, links) = if layers.is_empty() { host_programs() } else { (Vec::new(), Vec::new()) };
     let files = if layers.is_empty() { &FILES[..] } else { &[] };
@@ -101,7 +103,7 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     let rules = vec![Rule { path: PathBuf::from("/"), access: Access::ReadWrite, optional: false }];
     Ok(SandboxPlan {
         namespaces: NamespacePlan { enabled: true, network: spec.network },
-        tree: Tree::Root(RootPlan { layers, system, files, links, grants, scratch_bytes }),
+        tree: Tree::Root(RootPlan { layers, system, files, links, home, grants, scratch_bytes }),
         capabilities: Capabilities::OWN_ROOT,
         landlock: Some(LandlockPlan { rules, network: spec.network }),
         seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network, set_ids: true }),

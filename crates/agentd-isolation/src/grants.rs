@@ -26,6 +26,15 @@ pub(crate) fn invalid(what: &str, path: &Path, reason: &str) -> IsolationError {
     IsolationError::Invalid { what: format!("{what} {}", path.display()), reason: reason.to_owned() }
 }
 
+/// Refuses a place inside where a root of its own cannot show anything.
+pub(crate) fn check_place(what: &str, place: &Path) -> Result<(), IsolationError> {
+    let upward = place.components().any(|c| c == Component::ParentDir);
+    if !place.is_absolute() || upward || RESERVED.iter().any(|reserved| place == Path::new(reserved)) {
+        return Err(invalid(what, place, "it must be an absolute path without '..', and not /, /proc, /sys or /dev"));
+    }
+    Ok(())
+}
+
 fn resolve_one(grant: &Grant) -> Result<GrantPlan, IsolationError> {
     if !grant.path.is_absolute() {
         return Err(invalid("grant", &grant.path, "it must be an absolute path"));
@@ -46,11 +55,6 @@ fn resolve_one(grant: &Grant) -> Result<GrantPlan, IsolationError> {
         ));
     }
     let target = grant.target.clone().unwrap_or_else(|| path.clone());
-    if !target.is_absolute()
-        || target.components().any(|c| c == Component::ParentDir)
-        || RESERVED.iter().any(|r| target == Path::new(r))
-    {
-        return Err(invalid("target", &target, "it must be an absolute path without '..', and not /, /proc, /sys or /dev"));
-    }
+    check_place("target", &target)?;
     Ok(GrantPlan { path, target, access: grant.access, protect: grant.protect.clone(), owner: (meta.uid(), meta.gid()) })
 }

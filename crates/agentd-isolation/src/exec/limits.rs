@@ -50,14 +50,17 @@ async fn counter_moved(link: &Link, baseline: GroupUsage) -> EndReason {
             None
         }
     };
-    let source = |wanted: WatchKind, interest: Interest| {
+    let mut silent = link.watches.iter().any(|watch| watch.kind == WatchKind::SilentPidsEvents);
+    let mut source = |wanted: WatchKind, interest: Interest| {
         let watch = link.watches.iter().find(|watch| watch.kind == wanted)?;
-        // Each exec registers a copy: one descriptor can be registered once.
-        Some((watch.fd.try_clone().and_then(|fd| ready::owned(fd, interest)).ok()?, interest))
+        // Each exec registers a copy: one descriptor can be registered once. Where no more can be, the counter is looked at as one
+        // whose changes nobody is told of.
+        let registered = watch.fd.try_clone().and_then(|fd| ready::owned(fd, interest));
+        silent |= registered.is_err();
+        Some((registered.ok()?, interest))
     };
     let memory = source(WatchKind::OomEvent, Interest::READABLE).or_else(|| source(WatchKind::MemoryEvents, Interest::PRIORITY));
     let processes = source(WatchKind::PidsEvents, Interest::PRIORITY);
-    let silent = link.watches.iter().any(|watch| watch.kind == WatchKind::SilentPidsEvents);
     if memory.is_none() && processes.is_none() && !silent {
         return pending().await;
     }

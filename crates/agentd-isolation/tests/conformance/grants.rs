@@ -1,7 +1,7 @@
 //! What is granted, and what that must not open. `host-direct` has no grants.
 
 use crate::{support::*, table};
-use agentd_isolation::{Access, Grant, SandboxSpec};
+use agentd_isolation::{Access, Grant, IsolationError, SandboxSpec};
 use libtest_mimic::Trial;
 use std::{fs, os::unix::ffi::OsStrExt, path::Path};
 
@@ -15,6 +15,7 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
         a_read_only_grant_in_a_writable_one_cannot_be_replaced,
         a_protected_path_stays_as_it_is_though_another_grant_shows_it,
         any_bytes_are_a_path,
+        a_home_is_where_it_is_asked_for,
     )
 }
 
@@ -78,5 +79,17 @@ async fn any_bytes_are_a_path(backend: &str) {
     for sandbox in [before, sandbox] {
         assert!(sandbox.read_file(Path::new("/etc/passwd"), 1 << 20).await.is_ok());
         sandbox.destroy().await.unwrap();
+    }
+}
+
+async fn a_home_is_where_it_is_asked_for(name: &str) {
+    let home = format!("/home/agentd-test-{}", std::process::id());
+    let sandbox = with(name, SandboxSpec { home: Some(home.clone().into()), ..SandboxSpec::default() }).await;
+    assert_eq!(out(&sh(&sandbox, &format!("cd {home} && touch made && ls -A")).await), "made\n");
+    assert!(!Path::new(&home).exists());
+    sandbox.destroy().await.unwrap();
+    for bad in ["relative", "/home/../etc", "/", "/proc"] {
+        let spec = SandboxSpec { home: Some(bad.into()), ..SandboxSpec::default() };
+        assert!(matches!(backend(name).create_sandbox(spec).await, Err(IsolationError::Invalid { .. })), "{bad}");
     }
 }

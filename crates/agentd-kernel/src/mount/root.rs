@@ -33,6 +33,9 @@ pub struct RootPlan {
     /// Symbolic links that are made: place and target.
     #[serde(with = "crate::path_bytes::pairs")]
     pub links: Vec<(PathBuf, PathBuf)>,
+    /// The home directory, made where the image has none.
+    #[serde(with = "crate::path_bytes::one")]
+    pub home: PathBuf,
     /// Grants, parents before children.
     pub grants: Vec<GrantPlan>,
     /// Size limit of all that is written, bytes.
@@ -40,8 +43,8 @@ pub struct RootPlan {
 }
 
 /// Directories that every root has.
-const DIRECTORIES: [(&str, u32); 7] =
-    [("dev", 0o755), ("proc", 0o555), ("tmp", 0o1777), ("var/tmp", 0o1777), ("root", 0o700), ("run", 0o755), ("home", 0o755)];
+const DIRECTORIES: [(&str, u32); 6] =
+    [("dev", 0o755), ("proc", 0o555), ("tmp", 0o1777), ("var/tmp", 0o1777), ("run", 0o755), ("home", 0o755)];
 
 /// A root that is built but for its grants.
 pub struct Root<'a> {
@@ -75,6 +78,7 @@ pub fn build(plan: &RootPlan, layers: Vec<OwnedFd>) -> Result<Root<'_>, LayerErr
     for (name, mode) in DIRECTORIES {
         place::directory(&root, Path::new(name), Mode::from(mode))?;
     }
+    place::directory(&root, &plan.home, Mode::from(0o700))?;
     for (path, tree) in plan.system.iter().zip(system) {
         attach(&root, &tree, path, tree::READ_ONLY)?;
     }
