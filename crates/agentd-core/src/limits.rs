@@ -58,8 +58,8 @@ impl FromStr for CpuQuota {
 
 /// Limits of a sandbox and of the commands in it. `None` means the system's own.
 ///
-/// `memory`, `processes`, `cpu_quota` and `cpu_weight` hold for the sandbox as a whole; the others for each command. A command's
-/// `cpu_time` is that of the whole sandbox while it runs, where the sandbox was made with one and a cgroup counts it; else it holds
+/// `memory`, `processes`, `cpu_quota` and `cpu_weight` hold for the sandbox as a whole, and a command that asks for more of them than
+/// its sandbox holds is refused; the others hold for each command. A command's `cpu_time` is that of the whole sandbox while it runs, where the sandbox was made with one and a cgroup counts it; else it holds
 /// for each of its processes alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {

@@ -69,19 +69,32 @@ fn tighter<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
     one.into_iter().chain(other).min()
 }
 
-/// What holds for a command: its own limits and the sandbox's.
-fn effective(command: &Limits, sandbox: &Limits) -> Limits {
-    Limits {
+/// What holds for a command: its own limits and the sandbox's. One of its own that only a whole sandbox can hold is refused, unless
+/// that holds as much.
+fn effective(command: &Limits, sandbox: &Limits) -> Result<Limits, IsolationError> {
+    let whole = [
+        ("memory", beyond(command.memory, sandbox.memory)),
+        ("processes", beyond(command.processes, sandbox.processes)),
+        ("cpu_quota", beyond(command.cpu_quota, sandbox.cpu_quota)),
+        ("cpu_weight", command.cpu_weight.is_some() && command.cpu_weight != sandbox.cpu_weight),
+    ];
+    if let Some((limit, _)) = whole.into_iter().find(|(_, beyond)| *beyond) {
+        let reason = "it holds for a sandbox as a whole: ask for it in the sandbox's spec".to_owned();
+        return Err(IsolationError::Invalid { what: format!("command limit {limit}"), reason });
+    }
+    Ok(Limits {
         wall: tighter(command.wall, sandbox.wall),
         cpu_time: tighter(command.cpu_time, sandbox.cpu_time),
-        memory: sandbox.memory,
-        processes: sandbox.processes,
         open_files: tighter(command.open_files, sandbox.open_files),
         file_size: tighter(command.file_size, sandbox.file_size),
         output: tighter(command.output, sandbox.output),
-        cpu_quota: sandbox.cpu_quota,
-        cpu_weight: sandbox.cpu_weight,
-    }
+        ..sandbox.clone()
+    })
+}
+
+/// Whether a command asks for a tighter limit than its sandbox holds.
+fn beyond<T: Ord>(command: Option<T>, sandbox: Option<T>) -> bool {
+    command.is_some_and(|command| sandbox.is_none_or(|sandbox| command < sandbox))
 }
 
 fn request(id: u32, command: &Command, limits: &Limits, counts_processes: bool) -> Result<Exec, IsolationError> {
@@ -123,7 +136,7 @@ impl Running {
     /// Sends the command to the supervisor.
     pub(crate) async fn start(link: Arc<Link>, command: &Command, image: Image) -> Result<Self, IsolationError> {
         let io = |source: rustix::io::Errno| IsolationError::Io { context: "pipe".to_owned(), source: source.into() };
-        let limits = effective(&command.limits, &link.limits);
+        let limits = effective(&command.limits, &link.limits)?;
         let (id, news) = link.listen();
         let mut running = Self {
             program: command.argv.first().map(|a| a.to_string_lossy().into_owned()).unwrap_or_default(),

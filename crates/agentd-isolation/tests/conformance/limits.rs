@@ -19,6 +19,7 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
         memory_over_the_limit_ends_the_command_or_is_refused_beforehand,
         processes_over_the_limit_end_the_command_or_are_refused_beforehand,
         a_cpu_quota_slows_the_command_or_is_refused_beforehand,
+        a_command_cannot_ask_for_what_only_its_sandbox_can_hold,
         limits_that_are_kept_change_nothing,
         the_tighter_limit_of_sandbox_and_command_holds,
         limits_beyond_all_reason_are_no_limits_and_those_below_it_are_refused,
@@ -132,6 +133,20 @@ async fn processes_over_the_limit_end_the_command_or_are_refused_beforehand(back
     if let Some(outcome) = in_group(backend, limits, text).await {
         assert_eq!(outcome.reason, EndReason::ProcessLimit);
     }
+}
+
+async fn a_command_cannot_ask_for_what_only_its_sandbox_can_hold(backend: &str) {
+    let sandbox = bare(backend).await;
+    for limits in [
+        Limits { memory: Some(Bytes(64 << 20)), ..Limits::default() },
+        Limits { processes: Some(8), ..Limits::default() },
+        Limits { cpu_quota: Some(CpuQuota(500)), ..Limits::default() },
+        Limits { cpu_weight: Some(10), ..Limits::default() },
+    ] {
+        let result = sandbox.exec(limited(limits, ":")).await;
+        assert!(matches!(result, Err(IsolationError::Invalid { .. })), "{result:?}");
+    }
+    sandbox.destroy().await.unwrap();
 }
 
 async fn a_cpu_quota_slows_the_command_or_is_refused_beforehand(backend: &str) {
