@@ -50,6 +50,12 @@ pub enum ImageError {
         /// What is missing.
         part: String,
     },
+    /// A name with a digest was to be given to what an import finds, whatever that is.
+    #[error("what is imported cannot be called {reference}: nothing holds it to that digest — name it without the digest")]
+    NamedByDigest {
+        /// The name.
+        reference: Reference,
+    },
     /// The source is nothing that can be taken in.
     #[error("{path:?} is no image: {why}")]
     NotAnImage {

@@ -19,8 +19,11 @@ use std::{fs::File, io, path::Path, thread};
 impl Store {
     /// Takes in the image at `source` as `reference`: an OCI image layout (a directory or an archive), an archive of `docker save`, an
     /// archive of a file system (`.tar`, `.tar.gz`, `.tar.zst`), or a directory that holds one. Of several images in a source the one with
-    /// this reference is taken.
+    /// this reference is taken. The reference has no digest: whoever runs an image by its digest relies on its being just that one.
     pub fn import(&self, source: &Path, reference: &Reference) -> Result<Image, ImageError> {
+        if reference.digest().is_some() {
+            return Err(ImageError::NamedByDigest { reference: reference.clone() });
+        }
         let staging = self.stage()?;
         match Source::detect(source, reference, staging.path())? {
             Source::Described(described) => self.take_described(&staging, &described, reference),

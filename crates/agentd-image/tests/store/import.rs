@@ -236,6 +236,24 @@ fn what_is_no_image_is_refused() {
 }
 
 #[test]
+fn what_is_imported_is_not_called_by_a_digest() {
+    let place = Place::new();
+    let layout = place.at("layout");
+    let descriptor = Layout(&layout).with_image_in_new_folder();
+    let store = Store::open(&place.at("store")).unwrap();
+    // Not even by its own: one rule for all sources, most of which have none.
+    let own = descriptor["digest"].as_str().unwrap();
+    for digest in [own, &format!("sha256:{}", "0".repeat(64)), &format!("sha512:{}", "0".repeat(128))] {
+        for name in ["good", "good:1"] {
+            let error = store.import(&layout, &reference(&format!("{name}@{digest}"))).unwrap_err();
+            assert!(matches!(error, ImageError::NamedByDigest { .. }), "{error}");
+            assert!(error.to_string().contains("without the digest"), "{error}");
+        }
+    }
+    assert_empty(&place.at("store"));
+}
+
+#[test]
 fn a_digest_that_is_a_path_is_refused() {
     let place = Place::new();
     fs::create_dir(place.at("layout")).unwrap();
