@@ -115,9 +115,6 @@ pub enum ImageError {
         #[source]
         source: UnpackError,
     },
-    /// The name of a lease is no file name.
-    #[error("{0:?} cannot name a lease — use letters, digits, `-`, `_` and `.`, at most 128, a letter or digit first")]
-    LeaseName(String),
     /// The registry did not give the image.
     #[error("registry {registry}: {source} — check the name, the network and your login")]
     Registry {

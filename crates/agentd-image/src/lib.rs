@@ -31,4 +31,4 @@ pub use error::ImageError;
 pub use image::{Image, ImageConfig};
 pub use oci_client::{ParseError, Reference};
 pub use pull::Progress;
-pub use store::{Collected, Lease, Store};
+pub use store::{Collected, Hold, Store};

@@ -6,8 +6,7 @@
 //! ├── images.json          references → manifests
 //! ├── blobs/sha256/        manifests and configurations
 //! ├── layers/<diff id>/    one unpacked layer: `tree`, and `about.json` beside it
-//! ├── leases/<name>        layers that are in use, by whom
-//! └── staging/<random>/    what is being made; held (flock) by its maker
+//! └── staging/<random>/    what is being made, or layers that are in use; held (flock) by its maker
 //! ```
 //!
 //! **Why a crash leaves it consistent.** A layer, a blob and `images.json` each come into being by one `rename`, after what they hold was
@@ -15,20 +14,20 @@
 //! next [`Store::open`] removes those whose maker is dead: the kernel gave up its lock with it.
 //!
 //! **Why collecting is safe beside it.** An import *pins* each layer of its image before it looks whether the layer is there, both
-//! under the lock; [`Store::gc`] reads the pins, leases and references, and takes layers away, under the same lock.
+//! under the lock, and so does a [`Hold`]; [`Store::gc`] reads the pins and references, and takes layers away, under the same lock.
 
 mod blobs;
 mod collect;
 mod durable;
+mod hold;
 mod index;
 mod layers;
-mod leases;
 mod lock;
 mod staging;
 
 pub use collect::Collected;
+pub use hold::Hold;
 pub(crate) use layers::About;
-pub use leases::Lease;
 pub(crate) use staging::Staging;
 
 use crate::{
@@ -56,13 +55,13 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store at `root`, which is made if it is not there, and removes what dead imports left in it.
+    /// Opens the store at `root`, which is made if it is not there, and removes what the dead left in it: imports and holds.
     pub fn open(root: &Path) -> Result<Self, ImageError> {
         make_private(root)?;
         // Absolute: the paths that are given out outlive the caller's working directory.
         let root = fs::canonicalize(root).doing("find", root)?;
         let store = Self { root, ownership: Ownership::of_this_process() };
-        for folder in [store.layers(), store.leases_folder(), store.staging(), store.blobs()] {
+        for folder in [store.layers(), store.staging(), store.blobs()] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).doing("make", &folder)?;
         }
         let abandoned = staging::abandoned(&store.staging(), &store.lock()?)?;
@@ -181,10 +180,6 @@ impl Store {
 
     fn layer(&self, diff_id: Digest) -> PathBuf {
         self.layers().join(diff_id.hex())
-    }
-
-    fn leases_folder(&self) -> PathBuf {
-        self.root.join("leases")
     }
 
     fn staging(&self) -> PathBuf {

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Write},
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::Path,
     process::{Command, Output, Stdio},
@@ -43,11 +44,15 @@ impl Place {
         format!("agentd-test-{}", self.0.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.').to_lowercase())
     }
 
-    fn agentd(&self, args: &[&str]) -> Output {
+    fn command(&self, args: &[&str]) -> Command {
         let cache = std::env::temp_dir().join(format!("agentd-test-cache-{}", rustix::process::geteuid().as_raw()));
         let mut command = Command::new(program());
         command.args(args).current_dir(self.path("work")).env("XDG_CACHE_HOME", cache).env("XDG_DATA_HOME", self.path("data"));
-        command.stdin(Stdio::null()).output().unwrap()
+        command
+    }
+
+    fn agentd(&self, args: &[&str]) -> Output {
+        self.command(args).stdin(Stdio::null()).output().unwrap()
     }
 
     fn imported(&self) -> String {
@@ -114,6 +119,25 @@ fn what_is_made_in_the_workspace_is_the_callers() {
     assert_eq!(text(&output.stdout), "made\n", "{output:?}");
     let made = fs::metadata(place.path("work/made")).unwrap();
     assert_eq!((made.uid(), made.permissions().mode() & 0o777), (rustix::process::geteuid().as_raw(), 0o600));
+}
+
+#[test]
+fn what_a_command_runs_in_is_not_collected_though_its_image_is_removed() {
+    let place = Place::new();
+    let image = place.imported();
+    let script = "echo up; read go; cat /usr/share/doc/readme";
+    let mut run = place.command(&["run", "-i", "--image", &image, "--", "sh", "-c", script]);
+    let mut run = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(run.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "up");
+    assert!(place.agentd(&["image", "rm", &image]).status.success());
+    assert!(place.agentd(&["image", "gc"]).status.success());
+
+    writeln!(run.stdin.take().unwrap(), "go").unwrap();
+    assert_eq!(said.next().unwrap().unwrap(), "read me");
+    assert!(run.wait().unwrap().success());
+    let output = place.agentd(&["image", "gc"]);
+    assert!(!text(&output.stdout).starts_with("0 layers"), "{output:?}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub struct Collected {
 }
 
 impl Store {
-    /// Removes the layers, manifests and configurations that no reference, no lease and no import needs. Others may use the store
+    /// Removes the layers, manifests and configurations that no reference, no hold and no import needs. Others may use the store
     /// meanwhile: under the lock things are only moved away, and removed after.
     pub fn gc(&self) -> Result<Collected, ImageError> {
         let lock = self.lock()?;
@@ -54,7 +54,7 @@ impl Store {
 
     /// The layers and the blobs that something needs.
     fn needed(&self, lock: &Lock) -> Result<(HashSet<Digest>, HashSet<Digest>), ImageError> {
-        let mut layers: HashSet<_> = self.leased(lock)?.into_iter().chain(staging::pinned(&self.staging(), lock)?).collect();
+        let mut layers: HashSet<_> = staging::pinned(&self.staging(), lock)?.into_iter().collect();
         let mut blobs = HashSet::new();
         for digest in Index::read(&self.root)?.digests() {
             // An image that cannot be read ends the collection: what it needs is not known.

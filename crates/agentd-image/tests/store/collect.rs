@@ -34,35 +34,6 @@ fn what_no_image_needs_is_collected_and_what_one_needs_is_not() {
 }
 
 #[test]
-fn leased_layers_stay_until_they_are_released() {
-    let place = Place::new();
-    let store = Store::open(&place.at("store")).unwrap();
-    fs::write(place.at("saved"), docker_save(&layers(), "a")).unwrap();
-    let image = store.import(&place.at("saved"), &reference("a")).unwrap();
-    store.lease("sandbox-1", &image).unwrap();
-    store.remove(&reference("a")).unwrap();
-    // Another process, after a restart.
-    let store = Store::open(&place.at("store")).unwrap();
-    assert_eq!(store.gc().unwrap().layers, 0);
-    assert!(image.layers.iter().all(|layer| layer.exists()));
-    assert_eq!(store.leases().unwrap()[0].0, "sandbox-1");
-
-    store.release("sandbox-1").unwrap();
-    store.release("sandbox-1").unwrap();
-    assert_eq!(store.gc().unwrap().layers, 2);
-    assert!(matches!(store.lease("sandbox-2", &image), Err(ImageError::Incomplete { .. })));
-}
-
-#[test]
-fn a_lease_is_a_name_and_not_a_path() {
-    let place = Place::new();
-    let store = Store::open(&place.at("store")).unwrap();
-    for name in ["", ".", "..", "../x", "a/b", ".hidden", "a\0", &"n".repeat(129)] {
-        assert!(matches!(store.release(name), Err(ImageError::LeaseName(_))), "{name}");
-    }
-}
-
-#[test]
 fn many_at_once_import_the_same_image_while_others_collect() {
     let place = Place::new();
     fs::create_dir(place.at("layout")).unwrap();

@@ -27,7 +27,7 @@ const PACK: [Pack; 3] = [gzip, zstd, gzip];
 
 /// What is left of an import that failed: nothing.
 pub fn assert_empty(store: &Path) {
-    for folder in ["blobs/sha256", "layers", "staging", "leases"] {
+    for folder in ["blobs/sha256", "layers", "staging"] {
         assert_eq!(fs::read_dir(store.join(folder)).unwrap().count(), 0, "{folder}");
     }
     assert!(!store.join("images.json").exists());

@@ -3,6 +3,7 @@
 
 mod collect;
 mod crash;
+mod hold;
 mod hostile;
 mod import;
 mod made;

@@ -2,7 +2,7 @@
 
 use super::{Failure, args::ImageCommand, terminal::Progress as Waiting};
 use agentd_core::Bytes;
-use agentd_image::{Image, Reference, Store};
+use agentd_image::{Hold, Image, Reference, Store};
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -86,38 +86,10 @@ pub(crate) fn find(reference: &Reference) -> Result<Image, Failure> {
     Ok(store()?.image(reference)?)
 }
 
-/// An image that is in use: nobody collects its layers while this lives.
-pub(crate) struct Held {
-    store: Store,
-    lease: String,
-    image: Image,
-}
-
-impl Held {
-    /// Takes one, and gives back what runs that were killed had taken.
-    pub(crate) fn take(reference: &Reference) -> Result<Self, Failure> {
-        let store = store()?;
-        for (name, _) in store.leases()? {
-            let dead = name.strip_prefix("run-").is_some_and(|pid| !Path::new("/proc").join(pid).exists());
-            if dead {
-                store.release(&name)?;
-            }
-        }
-        let image = store.image(reference)?;
-        let lease = format!("run-{}", std::process::id());
-        store.lease(&lease, &image)?;
-        Ok(Self { store, lease, image })
-    }
-
-    /// The image.
-    pub(crate) fn image(&self) -> &Image {
-        &self.image
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // The next run gives it back otherwise.
-        self.store.release(&self.lease).ok();
-    }
+/// An image that is in use: nobody collects its layers while the hold lives.
+pub(crate) fn hold(reference: &Reference) -> Result<(Image, Hold), Failure> {
+    let store = store()?;
+    let image = store.image(reference)?;
+    let hold = store.hold(&image)?;
+    Ok((image, hold))
 }

@@ -26,8 +26,8 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
         name => create_backend(name, &work_root)?,
     };
     // Held until the sandbox is gone, so that nobody collects what it is made of.
-    let held = args.image.as_ref().map(image::Held::take).transpose()?;
-    let (spec, command) = request::request(&args, backend.name(), held.as_ref().map(image::Held::image))?;
+    let held = args.image.as_ref().map(image::hold).transpose()?;
+    let (spec, command) = request::request(&args, backend.name(), held.as_ref().map(|(image, _)| image))?;
     // Signals that come from now on end the command, not agentd before it has cleaned up.
     let mut stops = Stops::new()?;
     let unprotected = grants::unprotected(&spec.grants);
