@@ -78,7 +78,6 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
         return Err(invalid("home", &home, "it must lie in a directory that is not the system's, such as /home or /root"));
     }
     let rules = rules(&grants, &home);
-    let shown = SHOWN.iter().filter_map(|path| Path::new(path).canonicalize().ok()).filter(|path| path.is_dir()).collect();
     let mut cgroup = CgroupPlan::from_limits(&spec.limits);
     let process_rlimit = fallback::processes(&mut cgroup);
     let rlimit_notes = fallback::cpu_time(&mut cgroup).into_iter().collect();
@@ -86,7 +85,7 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
         namespaces: NamespacePlan { enabled: true, network: spec.network },
         tree: Tree::View(ViewPlan {
             masks,
-            shown,
+            shown: shown().to_vec(),
             home,
             grants,
             scratch_bytes: spec.limits.memory.map_or(SCRATCH_BYTES, |b| b.0),
@@ -115,6 +114,14 @@ fn masks() -> Result<Vec<PathBuf>, IsolationError> {
     }
     masks.sort();
     Ok(masks)
+}
+
+/// What there is of [`SHOWN`], looked up once.
+fn shown() -> &'static [PathBuf] {
+    static THERE: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    THERE.get_or_init(|| {
+        SHOWN.iter().filter_map(|path| Path::new(path).canonicalize().ok()).filter(|path| path.is_dir()).collect()
+    })
 }
 
 /// The rules that every sandbox has: what of the system is there, looked up once.

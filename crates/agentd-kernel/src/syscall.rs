@@ -2,6 +2,7 @@
 
 use rustix::io::Errno;
 use std::{
+    mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     sync::atomic::{AtomicI32, Ordering},
 };
@@ -146,7 +147,7 @@ pub struct Helper {
     pid: libc::pid_t,
     /// What it came to: a number that is not negative, or a negated errno. Shared with it.
     answer: Box<AtomicI32>,
-    _stack: Box<[u128]>,
+    _stack: Box<[MaybeUninit<u128>]>,
 }
 
 /// Gives a descriptor of a socket's network namespace (`linux/sockios.h`).
@@ -157,7 +158,8 @@ const HELPER_STACK: usize = 16 << 10;
 
 impl Helper {
     fn clone(flags: libc::c_int, body: extern "C" fn(*mut libc::c_void) -> libc::c_int) -> Result<Self, Errno> {
-        let mut stack = vec![0u128; HELPER_STACK / size_of::<u128>()].into_boxed_slice();
+        // Not filled with anything: each page of it would be a page fault.
+        let mut stack = Box::new_uninit_slice(HELPER_STACK / size_of::<u128>());
         let top = stack.as_mut_ptr_range().end;
         let answer = Box::new(AtomicI32::new(-libc::EPIPE));
         // SAFETY: `top` is the aligned end of a stack, and `answer` a value, that live until the helper has been reaped. The bodies

@@ -121,7 +121,8 @@ pub fn main() -> i32 {
     let core_note = agentd_kernel::rlimit::no_core_dumps();
     // Orphans of sandboxes without a pid namespace come here.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).ok();
-    // The terminal's Ctrl-C is for the library, which decides what it means.
+    // The terminal's Ctrl-C is for the library, which decides what it means. Supervisors stay in this session: making one costs a
+    // scheduling group (`sched(7)`, autogroup), and each of their commands has its own.
     rustix::process::setsid().ok();
     let mut launcher = Launcher { hierarchy: None, filters: HashMap::new(), sandboxes: HashMap::new(), groups: 0, core_note };
     let mut channel = Channel::new(control, protocol::MAX_REQUEST);

@@ -108,7 +108,6 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<Seal
     // First of all, because it takes longest.
     let network = (plan.namespaces.enabled && plan.namespaces.network == Network::Off).then(namespace::Beside::start);
     let signals = signals(plan.namespaces.enabled)?;
-    rustix::process::setsid().map_err(|e| process("setsid", e))?;
     if !plan.namespaces.enabled {
         // Process 1 of a pid namespace adopts its orphans anyway.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|e| process("become a subreaper", e))?;

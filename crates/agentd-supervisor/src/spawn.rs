@@ -9,6 +9,7 @@ use agentd_kernel::rlimit::RlimitPlan;
 use rustix::io::Errno;
 use std::{
     ffi::{CStr, CString},
+    mem::MaybeUninit,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
@@ -48,12 +49,13 @@ struct Work<'a> {
 }
 
 /// A stack for children, made once: only one child uses it at a time, because the supervisor waits until it has executed.
-pub struct Stack(Box<[u128]>);
+pub struct Stack(Box<[MaybeUninit<u128>]>);
 
 impl Stack {
     /// A new stack.
     pub fn new() -> Self {
-        Self(vec![0; STACK_BYTES / size_of::<u128>()].into_boxed_slice())
+        // Not filled with anything: each page of it would be a page fault.
+        Self(Box::new_uninit_slice(STACK_BYTES / size_of::<u128>()))
     }
 }
 

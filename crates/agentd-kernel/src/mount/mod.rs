@@ -109,7 +109,6 @@ pub fn build(plan: &ViewPlan) -> Result<View<'_>, LayerError> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .at(Layer::Mounts, || "make / private".to_owned())?;
     let devices = dev::clone_nodes()?;
-    let shown = plan.shown.iter().map(|path| clone_tree(path)).collect::<Result<Vec<_>, _>>()?;
     tree::restrict_all(Path::new("/"), tree::READ_ONLY)?;
     let scratch = Scratch::mount(plan.scratch_bytes)?;
     dev::populate(&scratch.directory("dev", 0o755)?)?;
@@ -117,27 +116,41 @@ pub fn build(plan: &ViewPlan) -> Result<View<'_>, LayerError> {
     dev::furnish(Path::new("/dev"), devices, &scratch)?;
     scratch.show("tmp", 0o1777, Path::new("/tmp"))?;
     let empty = scratch.directory("empty", 0o555)?;
-    for mask in &plan.masks {
-        let used = plan.home.starts_with(mask)
-            || mask == Path::new("/var")
-            || plan.shown.iter().chain(plan.grants.iter().map(|g| &g.path)).any(|path| path.starts_with(mask));
-        match (used, mask.file_name().and_then(|name| name.to_str())) {
-            // One that something is attached below needs a directory of its own.
-            (true, Some(name)) => scratch.show(name, 0o755, mask)?,
-            _ => tree::show(&empty, mask)?,
-        }
+    for (number, mask) in plan.masks.iter().enumerate() {
+        cover(plan, mask, &empty, || scratch.directory(&number.to_string(), 0o755))?;
     }
     // Over the place where the scratch file system itself is.
     proc::apply(Path::new("/proc"))?;
-    directory(Path::new("/var/tmp"), 0o1777)?;
-    directory(&plan.home, 0o700)?;
-    for (path, tree) in plan.shown.iter().zip(shown) {
-        directory(path, 0o755)?;
-        tree::restrict(&tree, tree::READ_ONLY, path)?;
-        tree::attach(tree, path)?;
-    }
     rustix::process::umask(umask);
     Ok(View(plan))
+}
+
+/// Covers `mask` with `empty`, or, where something private, shown or granted lies below, with a directory of its own that holds it.
+fn cover(
+    plan: &ViewPlan,
+    mask: &Path,
+    empty: &Path,
+    own: impl FnOnce() -> Result<PathBuf, LayerError>,
+) -> Result<(), LayerError> {
+    fn below<'a>(mask: &Path, paths: impl IntoIterator<Item = &'a Path>) -> Vec<&'a Path> {
+        paths.into_iter().filter_map(|path| path.strip_prefix(mask).ok()).collect()
+    }
+    let public = below(mask, [Path::new("/var/tmp")]);
+    let home = below(mask, [plan.home.as_path()]);
+    let shown = below(mask, plan.shown.iter().map(PathBuf::as_path));
+    let granted = plan.grants.iter().any(|grant| grant.path.starts_with(mask));
+    if public.is_empty() && home.is_empty() && shown.is_empty() && !granted {
+        return tree::show(empty, mask);
+    }
+    let own = own()?;
+    for (relative, mode) in public.iter().map(|path| (path, 0o1777)).chain(home.iter().map(|path| (path, 0o700))) {
+        make(&own.join(relative), mode)?;
+    }
+    for relative in &shown {
+        make(&own.join(relative), 0o755)?;
+        tree::show_all(&mask.join(relative), &own.join(relative))?;
+    }
+    if shown.is_empty() { tree::show(&own, mask) } else { tree::show_all(&own, mask) }
 }
 
 impl View<'_> {
@@ -174,10 +187,10 @@ fn attach(grant: &GrantPlan, tree: OwnedFd) -> Result<(), LayerError> {
         .map(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_dir())
         .at(Layer::Mounts, || format!("stat the tree of {}", grant.path.display()))?;
     if is_dir {
-        directory(&grant.path, 0o755)?;
+        directory(&grant.path)?;
     } else {
         if let Some(parent) = grant.path.parent() {
-            directory(parent, 0o755)?;
+            directory(parent)?;
         }
         if !grant.path.exists() {
             fs::write(&grant.path, []).at(Layer::Mounts, || format!("make a place for {}", grant.path.display()))?;
@@ -188,9 +201,10 @@ fn attach(grant: &GrantPlan, tree: OwnedFd) -> Result<(), LayerError> {
 }
 
 /// Makes a directory and its parents where they are missing.
-fn directory(path: &Path, mode: u32) -> Result<(), LayerError> {
-    if path.is_dir() {
-        return Ok(());
-    }
+fn directory(path: &Path) -> Result<(), LayerError> {
+    if path.is_dir() { Ok(()) } else { make(path, 0o755) }
+}
+
+fn make(path: &Path, mode: u32) -> Result<(), LayerError> {
     fs::DirBuilder::new().recursive(true).mode(mode).create(path).at(Layer::Mounts, || format!("mkdir {}", path.display()))
 }

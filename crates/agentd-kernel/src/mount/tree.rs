@@ -46,6 +46,12 @@ pub fn show(source: &Path, target: &Path) -> Result<(), LayerError> {
     rustix::mount::mount_bind(source, target).at(Layer::Mounts, || format!("bind {} on {}", source.display(), target.display()))
 }
 
+/// As [`show`], with the mounts below it.
+pub fn show_all(source: &Path, target: &Path) -> Result<(), LayerError> {
+    rustix::mount::mount_bind_recursive(source, target)
+        .at(Layer::Mounts, || format!("bind all of {} on {}", source.display(), target.display()))
+}
+
 /// As [`show`], where there is such a target.
 pub fn cover(source: &Path, target: &Path) -> Result<(), LayerError> {
     match rustix::mount::mount_bind(source, target) {
