@@ -30,7 +30,8 @@ pub struct Progress {
 
 impl Store {
     /// Fetches `reference` from its registry, for this machine's platform. The login is Docker's (`~/.docker/config.json`, or where
-    /// `DOCKER_CONFIG` says, credential helpers included); a registry on this machine's loopback is spoken to without TLS.
+    /// `DOCKER_CONFIG` says, credential helpers included). A registry on this machine's loopback is spoken to without TLS and past any
+    /// proxy, all others with TLS and through the proxy that the environment names (`https_proxy`).
     ///
     /// To be called on a Tokio runtime. When the future is dropped while layers are on their way, nothing of the image stays; when all have
     /// come, it is taken in nevertheless.

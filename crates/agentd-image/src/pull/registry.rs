@@ -17,6 +17,9 @@ use std::{path::Path, time::Duration};
 /// A registry that does not answer for so long will not.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Every host there is, as `no_proxy` lists them: `*` is those with a name, addresses are networks.
+const EVERYBODY: &str = "*,0.0.0.0/0,::/0";
+
 /// A registry, seen from one repository.
 pub(super) struct Registry {
     client: Client,
@@ -30,14 +33,11 @@ impl Registry {
         // The process has one provider of cryptography; when the embedding program chose one already, that is it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let host = reference.resolve_registry();
-        let protocol = if is_loopback(host) { ClientProtocol::Http } else { ClientProtocol::Https };
-        let user_agent = concat!("agentd/", env!("CARGO_PKG_VERSION"));
         let config = ClientConfig {
-            protocol,
             connect_timeout: Some(PATIENCE),
             read_timeout: Some(PATIENCE),
-            user_agent,
-            ..ClientConfig::default()
+            user_agent: concat!("agentd/", env!("CARGO_PKG_VERSION")),
+            ..transport(is_loopback(host))
         };
         // Not `Client::new`, which falls back to another configuration when it fails.
         let client = Client::try_from(config).map_err(|source| failed(reference, source))?;
@@ -98,7 +98,21 @@ fn failed(reference: &Reference, source: OciDistributionError) -> ImageError {
     ImageError::Registry { registry: reference.registry().to_owned(), source: Box::new(source) }
 }
 
-/// Whether a registry is on this machine: there is no wire to listen on.
+/// How a registry is spoken to: one on this machine without TLS, and so past any proxy, which would be told the login.
+fn transport(on_this_machine: bool) -> ClientConfig {
+    if !on_this_machine {
+        return ClientConfig { protocol: ClientProtocol::Https, ..ClientConfig::default() };
+    }
+    ClientConfig {
+        protocol: ClientProtocol::Http,
+        // Only where one is named does the client not take the environment's (`http_proxy`). This one is for nobody.
+        http_proxy: Some("http://127.0.0.1".into()),
+        no_proxy: Some(EVERYBODY.into()),
+        ..ClientConfig::default()
+    }
+}
+
+/// Whether a registry is on this machine: there is no wire to listen on, as long as no proxy is asked.
 fn is_loopback(registry: &str) -> bool {
     let host = match registry.strip_prefix('[') {
         Some(address) => address.split(']').next().unwrap_or_default(),

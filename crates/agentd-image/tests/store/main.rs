@@ -3,6 +3,7 @@
 
 mod collect;
 mod crash;
+mod ear;
 mod hold;
 mod hostile;
 mod import;
@@ -10,4 +11,5 @@ mod made;
 mod overlay;
 mod place;
 mod pull;
+mod registry;
 mod unpack;

@@ -1,117 +1,21 @@
 //! Pulling from a real registry on this machine's loopback: Debian's `docker-registry`.
 
 use crate::{
+    ear::Ear,
     import::{assert_empty, layers, reference},
-    made::{architecture, config, gzip, zstd},
+    made::{config, gzip},
     place::Place,
+    registry::Registry,
 };
 use agentd_image::{Digest, Image, ImageError, Progress, Store};
-use oci_client::{
-    Client, Reference,
-    client::{ClientConfig, ClientProtocol, Config, ImageLayer},
-    manifest::OciImageManifest,
-    secrets::RegistryAuth,
-};
+use oci_client::{Reference, secrets::RegistryAuth};
 use serde_json::json;
 use std::{
     env, fs,
     future::Future,
-    net::{TcpListener, TcpStream},
     path::PathBuf,
-    process::{Child, Command, Stdio},
-    thread,
-    time::Duration,
+    process::{Command, Stdio},
 };
-
-/// A registry that ends with its test.
-struct Registry {
-    server: Child,
-    address: String,
-    place: Place,
-}
-
-impl Registry {
-    fn start(login: bool) -> Self {
-        let place = Place::new();
-        // Free a moment ago.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        // agent / secret
-        let known = "agent:$2b$04$XC1UHdrdM6JebyJOQB5aVOiaOMH6i080GWvgiCfDyjlUiO0W8sXje\n";
-        fs::write(place.at("users"), known).unwrap();
-        let auth = json!({"htpasswd": {"realm": "test", "path": place.at("users")}});
-        let mut settings = json!({
-            "version": 0.1, "log": {"level": "error"}, "http": {"addr": address},
-            "storage": {"filesystem": {"rootdirectory": place.at("registry")}, "delete": {"enabled": true}},
-        });
-        if login {
-            settings["auth"] = auth;
-        }
-        // JSON is YAML.
-        fs::write(place.at("settings"), settings.to_string()).unwrap();
-        let server = Command::new("docker-registry")
-            .arg("serve")
-            .arg(place.at("settings"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("docker-registry is not installed: run ./test, which installs it");
-        let mut registry = Self { server, address, place };
-        while TcpStream::connect(&registry.address).is_err() {
-            assert!(registry.server.try_wait().unwrap().is_none(), "docker-registry ended at once");
-            thread::sleep(Duration::from_millis(10));
-        }
-        registry
-    }
-
-    fn reference(&self, name: &str) -> Reference {
-        reference(&format!("{}/{name}", self.address))
-    }
-
-    /// Pushes an image of the three layers and returns the digest of its manifest.
-    async fn push(&self, name: &str, auth: &RegistryAuth) -> Digest {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
-        let plain = layers();
-        let packed: Vec<_> =
-            plain.iter().zip([gzip, zstd, gzip]).map(|(layer, pack)| ImageLayer::oci_v1_gzip(pack(layer), None)).collect();
-        let config = Config::oci_v1(config(&plain).to_string().into_bytes(), None);
-        let manifest = OciImageManifest::build(&packed, &config, None);
-        client.push(&self.reference(name), &packed, config, auth, Some(manifest)).await.unwrap();
-        let (bytes, _) =
-            client.pull_manifest_raw(&self.reference(name), auth, &["application/vnd.oci.image.manifest.v1+json"]).await.unwrap();
-        Digest::of(&bytes)
-    }
-
-    /// Pushes an index that leads to `manifest` on this machine and to nothing on others.
-    async fn push_index(&self, name: &str, manifest: Digest) {
-        let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
-        let entry = |architecture: &str| {
-            json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": manifest.to_string(), "size": 700,
-                   "platform": {"os": "linux", "architecture": architecture}})
-        };
-        let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
-                           "manifests": [entry("s390x"), entry(architecture())]});
-        let index = serde_json::from_value(index).unwrap();
-        client.push_manifest_list(&self.reference(name), &RegistryAuth::Anonymous, index).await.unwrap();
-    }
-
-    /// Changes a byte of each blob of the registry that is longer than a manifest's link.
-    fn damage(&self, digest: &str) {
-        let hex = digest.trim_start_matches("sha256:");
-        let path = self.place.at("registry/docker/registry/v2/blobs/sha256").join(&hex[..2]).join(hex).join("data");
-        let mut bytes = fs::read(&path).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        fs::write(path, bytes).unwrap();
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.server.kill().unwrap();
-        self.server.wait().unwrap();
-    }
-}
 
 fn wait_for<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
@@ -190,6 +94,29 @@ fn puller() {
     wait_for(store.pull(&reference(image.to_str().unwrap()), |_| {})).unwrap();
 }
 
+/// Has another process pull with the login in `login`: the environment is a process's own. Says whether that went well.
+fn pulled(image: &str, login: &Place, environment: &[(&str, &str)]) -> bool {
+    Command::new(env::current_exe().unwrap())
+        .args(["--exact", "pull::puller"])
+        .env(PULLER, image)
+        .env("DOCKER_CONFIG", login.path())
+        // The caller's may excuse what these tests ask about.
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy")
+        .envs(environment.iter().copied())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap()
+        .success()
+}
+
+/// Logs `agent` with the password `secret` in.
+fn log_in(login: &Place, registry: &str) {
+    let login_of = json!({"auths": {registry: {"auth": "YWdlbnQ6c2VjcmV0"}}});
+    fs::write(login.at("config.json"), login_of.to_string()).unwrap();
+}
+
 #[test]
 fn a_registry_that_wants_a_login_gets_the_callers() {
     let registry = Registry::start(true);
@@ -198,20 +125,22 @@ fn a_registry_that_wants_a_login_gets_the_callers() {
     // By name, so that names are resolved too, which a static program does without the C library's plug-ins.
     let registry_name = registry.address.replace("127.0.0.1", "localhost");
     let image = format!("{registry_name}/image:1");
-    // The environment is a process's own: that of another is set.
-    let pull = || {
-        Command::new(env::current_exe().unwrap())
-            .args(["--exact", "pull::puller"])
-            .env(PULLER, &image)
-            .env("DOCKER_CONFIG", place.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .unwrap()
-            .success()
-    };
-    assert!(!pull());
-    // agent:secret
-    fs::write(place.at("config.json"), json!({"auths": {registry_name: {"auth": "YWdlbnQ6c2VjcmV0"}}}).to_string()).unwrap();
-    assert!(pull());
+    assert!(!pulled(&image, &place, &[]));
+    log_in(&place, &registry_name);
+    assert!(pulled(&image, &place, &[]));
+}
+
+#[test]
+fn what_is_said_to_a_registry_on_this_machine_is_said_to_no_proxy() {
+    for host in ["localhost", "127.0.0.1"] {
+        let (registry, proxy) = (Ear::start(), Ear::start());
+        let place = Place::new();
+        let name = format!("{host}:{}", registry.address.port());
+        log_in(&place, &name);
+        let url = format!("http://{}", proxy.address);
+        let environment = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"].map(|variable| (variable, url.as_str()));
+        assert!(!pulled(&format!("{name}/image:1"), &place, &environment));
+        assert_eq!(proxy.heard(), [""; 0], "{name}");
+        assert_eq!(registry.heard().first().map(String::as_str), Some("GET /v2/ HTTP/1.1"), "{name}");
+    }
 }
