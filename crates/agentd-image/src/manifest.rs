@@ -17,7 +17,8 @@ pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// An index may lead to an index; more than this is a loop or a joke.
 pub(crate) const MOST_INDEXES: usize = 4;
-/// The most bytes of one such document; registries refuse manifests above 4 MiB.
+/// The most bytes of one such document that is looked into; registries refuse manifests above 4 MiB. None that is longer is read into
+/// memory, but for a registry's manifest (see `pull::registry`).
 pub(crate) const MOST: u64 = 8 << 20;
 /// The most layers of one image; overlayfs stacks no more than 500.
 const MOST_LAYERS: usize = 500;

@@ -1,5 +1,5 @@
 //! An image from a registry: its manifest and configuration first, then the layers that the store lacks, into a staging directory; from
-//! there it is taken in like any other image, with every digest checked again.
+//! there it is taken in like any other image. `oci-client` holds all that comes to its digest; layers are hashed again as they are unpacked.
 
 mod download;
 mod login;

@@ -3,7 +3,6 @@
 
 mod collect;
 mod crash;
-mod ear;
 mod hold;
 mod hostile;
 mod import;
@@ -11,5 +10,6 @@ mod made;
 mod overlay;
 mod place;
 mod pull;
+mod puppet;
 mod registry;
 mod unpack;

@@ -1,16 +1,17 @@
 //! Pulling from a real registry on this machine's loopback: Debian's `docker-registry`.
 
 use crate::{
-    ear::Ear,
     import::{assert_empty, layers, reference},
     made::{config, gzip},
     place::Place,
+    puppet::Puppet,
     registry::Registry,
 };
 use agentd_image::{Digest, Image, ImageError, Progress, Store};
 use oci_client::{Reference, secrets::RegistryAuth};
 use serde_json::json;
 use std::{
+    collections::HashMap,
     env, fs,
     future::Future,
     path::PathBuf,
@@ -83,6 +84,43 @@ fn an_image_that_is_not_there_is_an_error_that_names_the_registry() {
     assert_empty(&place.at("store"));
 }
 
+#[test]
+fn a_manifest_is_no_bigger_than_a_manifest_may_be() {
+    let manifest = |length| {
+        let config = json!({"mediaType": "x", "digest": Digest::of(b"").to_string(), "size": 2});
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": []}).to_string();
+        [manifest.as_bytes(), &b" ".repeat(length - manifest.len())].concat()
+    };
+    for (length, fits) in [(8 << 20, true), ((8 << 20) + 1, false)] {
+        let registry = Puppet::start([("/v2/", vec![]), ("/v2/image/manifests/1", manifest(length))].into());
+        let place = Place::new();
+        let store = Store::open(&place.at("store")).unwrap();
+        let error = wait_for(pull(&store, &reference(&format!("{}/image:1", registry.address)))).0.unwrap_err();
+        // The configuration of the one that fits is not there.
+        let refused = matches!(error, ImageError::Contradiction("its manifest is bigger than 8 MiB"));
+        assert!(if fits { matches!(error, ImageError::Registry { .. }) } else { refused }, "{error}");
+        let asked_for_more = registry.heard().iter().any(|line| line.contains("/blobs/"));
+        assert_eq!(asked_for_more, fits);
+        assert_empty(&place.at("store"));
+    }
+}
+
+#[test]
+fn a_manifest_is_what_its_digest_says_whether_a_reference_or_an_index_names_it() {
+    let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let index = json!({"schemaVersion": 2, "manifests": [{"mediaType": "x", "digest": digest, "size": 2}]}).to_string();
+    let place = Place::new();
+    let store = Store::open(&place.at("store")).unwrap();
+    for name in [&format!("image@{digest}"), "image:1"] {
+        let by_digest = "/v2/image/manifests/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let answers = [("/v2/", vec![]), ("/v2/image/manifests/1", index.clone().into()), (by_digest, b"{}".into())];
+        let registry = Puppet::start(answers.into());
+        let error = wait_for(pull(&store, &reference(&format!("{}/{name}", registry.address)))).0.unwrap_err();
+        assert!(error.to_string().contains(&format!("Invalid digest. Expected {digest}")), "{error}");
+        assert_empty(&place.at("store"));
+    }
+}
+
 /// Tells this program to pull with a login, from where, and into which place.
 const PULLER: &str = "AGENTD_TEST_PULLER";
 
@@ -133,7 +171,7 @@ fn a_registry_that_wants_a_login_gets_the_callers() {
 #[test]
 fn what_is_said_to_a_registry_on_this_machine_is_said_to_no_proxy() {
     for host in ["localhost", "127.0.0.1"] {
-        let (registry, proxy) = (Ear::start(), Ear::start());
+        let (registry, proxy) = (Puppet::start(HashMap::new()), Puppet::start(HashMap::new()));
         let place = Place::new();
         let name = format!("{host}:{}", registry.address.port());
         log_in(&place, &name);
