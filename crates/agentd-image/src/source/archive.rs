@@ -65,10 +65,11 @@ impl Archive {
 /// The name and place of a file that a description may name.
 fn part(record: &Record) -> Option<(String, Part)> {
     let name = plain(str::from_utf8(&record.path).ok()?)?;
+    let at_the_top = !name.contains('/');
     let of_a_description = name == "oci-layout"
         || name.starts_with("blobs/")
         || name.ends_with("/layer.tar")
-        || (name.ends_with(".json") && !name.contains('/'));
+        || (at_the_top && (name.ends_with(".json") || name.ends_with(".tar")));
     if !of_a_description {
         return None;
     }

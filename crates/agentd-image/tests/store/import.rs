@@ -1,7 +1,7 @@
 //! What can be taken in, and what is refused without a trace.
 
 use crate::{
-    made::{self, Layout, Pack, archive, config, dir, docker_save, file, gzip, hard_link, symlink, zstd},
+    made::{self, Layout, Pack, archive, config, dir, docker_save, file, gzip, hard_link, podman_save, symlink, zstd},
     place::Place,
 };
 use agentd_image::{Image, ImageConfig, ImageError, Reference, Store};
@@ -76,14 +76,16 @@ impl Layout<'_> {
 }
 
 #[test]
-fn an_archive_of_docker_save_is_taken_in() {
+fn an_archive_of_docker_save_and_of_podman_save_is_taken_in() {
     let place = Place::new();
-    fs::write(place.at("saved.tar"), docker_save(&layers(), "a:1")).unwrap();
-    fs::write(place.at("saved.tar.gz"), gzip(&docker_save(&layers(), "a:1"))).unwrap();
-    let store = Store::open(&place.at("store")).unwrap();
-    let image = store.import(&place.at("saved.tar"), &reference("a:1")).unwrap();
-    assert_whole(&image);
-    assert_eq!(store.import(&place.at("saved.tar.gz"), &reference("a:1")).unwrap(), image);
+    for (program, save) in [("docker", docker_save as fn(&[Vec<u8>], &str) -> Vec<u8>), ("podman", podman_save)] {
+        fs::write(place.at("saved.tar"), save(&layers(), "a:1")).unwrap();
+        fs::write(place.at("saved.tar.gz"), gzip(&save(&layers(), "a:1"))).unwrap();
+        let store = Store::open(&place.at(&format!("store of {program}"))).unwrap();
+        let image = store.import(&place.at("saved.tar"), &reference("a:1")).unwrap();
+        assert_whole(&image);
+        assert_eq!(store.import(&place.at("saved.tar.gz"), &reference("a:1")).unwrap(), image);
+    }
 }
 
 #[test]

@@ -163,8 +163,6 @@ impl Layout<'_> {
 
 /// What `docker save` wrote before version 25: a layer that comes twice is a link the second time.
 pub fn docker_save(layers: &[Vec<u8>], tag: &str) -> Vec<u8> {
-    let config = config(layers).to_string();
-    let config_name = format!("{}.json", Digest::of(config.as_bytes()).hex());
     let mut entries = Vec::new();
     let mut names: Vec<String> = Vec::new();
     for (at, layer) in layers.iter().enumerate() {
@@ -176,6 +174,25 @@ pub fn docker_save(layers: &[Vec<u8>], tag: &str) -> Vec<u8> {
         }
         names.push(name);
     }
+    saved(entries, &names, layers, tag)
+}
+
+/// What `podman save` writes: the layers are at the top, and what Docker called them leads there.
+pub fn podman_save(layers: &[Vec<u8>], tag: &str) -> Vec<u8> {
+    let names: Vec<_> = layers.iter().map(|layer| format!("{}.tar", Digest::of(layer).hex())).collect();
+    let mut entries = Vec::new();
+    for (at, (name, layer)) in names.iter().zip(layers).enumerate() {
+        if !names[..at].contains(name) {
+            entries.push(file(name, layer.clone()));
+        }
+        entries.push(symlink(&format!("{at:064}/layer.tar"), &format!("../{name}")));
+    }
+    saved(entries, &names, layers, tag)
+}
+
+fn saved(mut entries: Vec<Entry>, names: &[String], layers: &[Vec<u8>], tag: &str) -> Vec<u8> {
+    let config = config(layers).to_string();
+    let config_name = format!("{}.json", Digest::of(config.as_bytes()).hex());
     entries.push(file(&config_name, config));
     entries.push(file("manifest.json", json!([{"Config": config_name, "RepoTags": [tag], "Layers": names}]).to_string()));
     archive(&entries)
