@@ -64,6 +64,15 @@ pub enum ImageError {
         /// What it is instead.
         why: &'static str,
     },
+    /// The source is an archive that is too big, or holds what is not read.
+    #[error("{path:?}: {source}")]
+    Archive {
+        /// The source.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: UnpackError,
+    },
     /// The source holds several images.
     #[error("the source holds several images — name one of: {}", .names.join(", "))]
     Ambiguous {

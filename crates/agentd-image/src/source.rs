@@ -13,7 +13,7 @@ pub(crate) use files::{Files, blob};
 use crate::{
     error::{Doing as _, ImageError},
     manifest::Descriptor,
-    unpack::{Bounds, decompress, is_compressed},
+    unpack::{Bounds, UnpackError, decompress, is_compressed},
 };
 use archive::Archive;
 use oci_client::Reference;
@@ -76,7 +76,11 @@ impl Source {
             path: path.to_owned(),
             why: "not a tar archive, plain or compressed with gzip or zstd — name an archive, an OCI layout or a directory",
         };
-        let files = Archive::scan(file.try_clone().doing("open", path)?).map_err(|_| not_a_tar())?;
+        let scanned = Archive::scan(file.try_clone().doing("open", path)?, &Bounds::default());
+        let files = scanned.map_err(|error| match error {
+            UnpackError::Archive(_) => not_a_tar(),
+            source => ImageError::Archive { path: path.to_owned(), source },
+        })?;
         if files.is_empty() {
             return Err(not_a_tar());
         }

@@ -1,7 +1,7 @@
 //! A tar archive whose files can be read in any order.
 
 use super::files::Opened;
-use crate::unpack::{Bounds, Kind, Record, UnpackError, for_each};
+use crate::unpack::{Bound, Bounds, Kind, Record, UnpackError, for_each};
 use std::{
     collections::HashMap,
     fs::File,
@@ -25,16 +25,28 @@ enum Part {
     Link(String),
 }
 
+impl Part {
+    /// The bytes that it and its name hold in memory.
+    fn cost(&self, name: &str) -> usize {
+        let link = if let Self::Link(target) = self { target.len() } else { 0 };
+        name.len() + link + size_of::<(String, Self)>()
+    }
+}
+
 impl Archive {
     /// Reads through an archive.
-    pub(super) fn scan(file: File) -> Result<Self, UnpackError> {
+    pub(super) fn scan(file: File, bounds: &Bounds) -> Result<Self, UnpackError> {
         let file = Arc::new(file);
         let mut parts = HashMap::new();
-        let mut entries = 0;
+        let (mut entries, mut names) = (0, 0);
         let whole = Section { file: Arc::clone(&file), position: 0, end: u64::MAX };
-        for_each(BufReader::with_capacity(64 << 10, whole), &Bounds::default(), |record, _| {
+        for_each(BufReader::with_capacity(64 << 10, whole), bounds, |record, _| {
             entries += 1;
-            if let Some((name, part)) = part(&record) {
+            if let Some((name, part)) = part(&record, bounds) {
+                names += part.cost(&name);
+                if names > bounds.names {
+                    return Err(UnpackError::TooLarge { bound: Bound::Names, most: bounds.names as u64, path: None });
+                }
                 parts.insert(name, part);
             }
             Ok::<_, UnpackError>(())
@@ -62,8 +74,11 @@ impl Archive {
     }
 }
 
-/// The name and place of a file that a description may name.
-fn part(record: &Record) -> Option<(String, Part)> {
+/// The name and place of a file that a description may name. A longer name than a path may be is none.
+fn part(record: &Record, bounds: &Bounds) -> Option<(String, Part)> {
+    if record.path.len() > bounds.path || record.link.len() > bounds.path {
+        return None;
+    }
     let name = plain(str::from_utf8(&record.path).ok()?)?;
     let at_the_top = !name.contains('/');
     let of_a_description = name == "oci-layout"
@@ -114,7 +129,54 @@ impl Read for Section {
 
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use super::*;
+    use std::io::Write;
+    use tar::{Builder, EntryType, Header};
+
+    /// Scans an archive of files, each with what it links to (nothing: it is data).
+    fn scan(entries: &[(&str, &str)], bounds: &Bounds) -> Result<Archive, UnpackError> {
+        let mut archive = Builder::new(tempfile::tempfile().unwrap());
+        for (name, link) in entries {
+            let mut header = Header::new_ustar();
+            header.set_entry_type(if link.is_empty() { EntryType::Regular } else { EntryType::Link });
+            header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_size(0);
+            let long = [("path", name.as_bytes()), ("linkpath", link.as_bytes())];
+            archive.append_pax_extensions(long.into_iter().filter(|(_, value)| !value.is_empty())).unwrap();
+            header.set_cksum();
+            archive.append(&header, io::empty()).unwrap();
+        }
+        let mut file = archive.into_inner().unwrap();
+        file.flush().unwrap();
+        io::Seek::rewind(&mut file).unwrap();
+        Archive::scan(file, bounds)
+    }
+
+    #[test]
+    fn what_is_remembered_of_an_archive_has_an_end() {
+        let bounds = Bounds { names: 10_000, path: 1000, ..Bounds::default() };
+        let names: Vec<_> = (0..20).map(|at| format!("blobs/{at:0600}")).collect();
+        let data: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
+        let links: Vec<_> = names.iter().map(|name| ("a.json", name.as_str())).collect();
+        let short = [("blobs/a", ""); 200];
+        for many in [&data[..], &links, &short] {
+            assert_eq!(scan(&many[..10], &bounds).unwrap().entries, 10);
+            assert!(matches!(scan(many, &bounds), Err(UnpackError::TooLarge { bound: Bound::Names, .. })));
+        }
+        // Nor does a description name these.
+        let others: Vec<_> = names.iter().map(|name| (&name[5..], "")).collect();
+        assert_eq!(scan(&others, &bounds).unwrap().entries, 20);
+    }
+
+    #[test]
+    fn a_name_that_is_no_path_is_not_remembered() {
+        let long = format!("blobs/{}", "n".repeat(100));
+        let archive =
+            scan(&[(&long, ""), ("a.json", &long), ("b.json", "")], &Bounds { path: 100, ..Bounds::default() }).unwrap();
+        assert_eq!(archive.parts.keys().collect::<Vec<_>>(), ["b.json"]);
+    }
 
     #[test]
     fn a_link_leads_to_a_place_in_the_archive_or_nowhere() {

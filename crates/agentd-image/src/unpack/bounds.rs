@@ -17,6 +17,8 @@ pub struct Bounds {
     pub extension: u64,
     /// Bytes of the names of all directories: they are held in memory until the end.
     pub directories: usize,
+    /// Bytes that are held in memory for the names of the files and links of an archive that may describe an image.
+    pub names: usize,
 }
 
 impl Default for Bounds {
@@ -32,6 +34,7 @@ impl Default for Bounds {
             depth: 256,
             extension: 1 << 20,
             directories: 256 << 20,
+            names: 64 << 20,
         }
     }
 }
@@ -54,6 +57,8 @@ pub enum Bound {
     Extension,
     /// [`Bounds::directories`].
     Directories,
+    /// [`Bounds::names`].
+    Names,
 }
 
 impl std::fmt::Display for Bound {
@@ -66,6 +71,7 @@ impl std::fmt::Display for Bound {
             Self::Depth => "components in a path",
             Self::Extension => "bytes in an extended header",
             Self::Directories => "bytes in names of directories",
+            Self::Names => "bytes in names of an image's files",
         })
     }
 }

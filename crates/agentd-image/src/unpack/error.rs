@@ -11,8 +11,8 @@ pub enum UnpackError {
     /// The stream is not a readable archive.
     #[error("the layer is not a readable tar archive (plain, gzip or zstd): {0} — fetch or build the image again")]
     Archive(#[source] io::Error),
-    /// The layer is bigger than a layer may be.
-    #[error("the layer holds more than {most} {bound}{} — split it, or take a smaller image", at(.path))]
+    /// The layer, or the archive that holds layers, is bigger than it may be.
+    #[error("it holds more than {most} {bound}{} — split it, or take a smaller image", at(.path))]
     TooLarge {
         /// The dimension.
         bound: Bound,

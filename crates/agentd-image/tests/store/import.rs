@@ -1,10 +1,13 @@
 //! What can be taken in, and what is refused without a trace.
 
 use crate::{
-    made::{self, Layout, Pack, archive, config, dir, docker_save, file, gzip, hard_link, podman_save, symlink, zstd},
+    made::{self, Entry, Layout, Pack, archive, config, dir, docker_save, file, gzip, hard_link, podman_save, symlink, zstd},
     place::Place,
 };
-use agentd_image::{Image, ImageConfig, ImageError, Reference, Store};
+use agentd_image::{
+    Image, ImageConfig, ImageError, Reference, Store,
+    unpack::{Bound, UnpackError},
+};
 use serde_json::json;
 use std::{
     fs,
@@ -234,6 +237,25 @@ fn what_is_no_image_is_refused() {
         assert!(matches!(error, ImageError::NotAnImage { .. }), "{source}: {error}");
     }
     assert!(matches!(store.import(&place.at("absent"), &reference("a")), Err(ImageError::Io { .. })));
+    assert_empty(&place.at("store"));
+}
+
+#[test]
+fn an_archive_that_is_not_read_to_its_end_says_why() {
+    let place = Place::new();
+    let mut huge = tar::Header::new_ustar();
+    huge.set_path("huge").unwrap();
+    huge.set_size(9 << 30);
+    huge.set_cksum();
+    fs::write(place.at("huge"), [huge.as_bytes(), &[0; 1024][..]].concat()).unwrap();
+    fs::write(place.at("sparse"), archive(&[Entry { kind: tar::EntryType::GNUSparse, ..file("f", "") }])).unwrap();
+    let store = Store::open(&place.at("store")).unwrap();
+    let refused = |source: &str| match store.import(&place.at(source), &reference("a")).unwrap_err() {
+        ImageError::Archive { source, .. } => source,
+        other => panic!("{other}"),
+    };
+    assert!(matches!(refused("huge"), UnpackError::TooLarge { bound: Bound::File, .. }));
+    assert!(matches!(refused("sparse"), UnpackError::Unsupported { .. }));
     assert_empty(&place.at("store"));
 }
 
