@@ -27,14 +27,28 @@ pub enum ImageError {
         #[source]
         source: io::Error,
     },
-    /// A file of the store does not say what it must.
-    #[error("image store: {path:?} is damaged: {source} — remove the image and take it in again")]
-    Damaged {
-        /// The file.
+    /// The list of the images cannot be read.
+    #[error("image store: {path:?} is damaged, or a later agentd's: {source} — remove that file and take the images in again")]
+    Index {
+        /// Its file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         #[source]
         source: serde_json::Error,
+    },
+    /// The store has an image, but not as it took it in. Others may share the part.
+    #[error(
+        "image {reference} is damaged: its {part} {damage} — remove all images that `agentd image ls` calls damaged, \
+         then `agentd image gc`, and take them in again"
+    )]
+    Damaged {
+        /// Its reference.
+        reference: String,
+        /// The part of it.
+        part: String,
+        /// What became of that.
+        #[source]
+        damage: Damage,
     },
     /// No image has this reference.
     #[error("no image {reference} — see `agentd image ls`, or get it with `agentd image pull`")]
@@ -42,13 +56,11 @@ pub enum ImageError {
         /// The reference.
         reference: Reference,
     },
-    /// The store lost a part of an image.
-    #[error("image {image} lacks its {part} — remove the image and take it in again")]
-    Incomplete {
-        /// The image's manifest.
-        image: Digest,
-        /// What is missing.
-        part: String,
+    /// An image was removed, and its layers collected, after it was found.
+    #[error("image {reference} was removed a moment ago — take it in again")]
+    Gone {
+        /// What it was called.
+        reference: Reference,
     },
     /// A name with a digest was to be given to what an import finds, whatever that is.
     #[error("what is imported cannot be called {reference}: nothing holds it to that digest — name it without the digest")]
@@ -144,6 +156,21 @@ pub enum ImageError {
     /// A thread of this process that did the work is gone.
     #[error("the work was given up before it was done")]
     GivenUp,
+}
+
+/// What became of a part of an image in the store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// Its file is gone.
+    #[error("is not there")]
+    Lost,
+    /// It is other content.
+    #[error("has digest {0}")]
+    Changed(Digest),
+    /// It says nothing.
+    #[error("cannot be read: {0}")]
+    Unreadable(#[source] serde_json::Error),
 }
 
 /// Names what was being done to which file when an I/O error came.

@@ -27,7 +27,7 @@ mod store;
 pub mod unpack;
 
 pub use digest::{Digest, NotADigest};
-pub use error::ImageError;
+pub use error::{Damage, ImageError};
 pub use image::{Image, ImageConfig};
 pub use oci_client::{ParseError, Reference};
 pub use pull::Progress;

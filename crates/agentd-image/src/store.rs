@@ -32,7 +32,7 @@ pub(crate) use staging::Staging;
 
 use crate::{
     digest::Digest,
-    error::{Doing as _, ImageError},
+    error::{Damage, Doing as _, ImageError},
     image::{Image, ImageConfig},
     manifest::{self, Config, Manifest},
     unpack::Ownership,
@@ -76,9 +76,9 @@ impl Store {
         self.load(reference.clone(), digest)
     }
 
-    /// All images, by reference.
-    pub fn images(&self) -> Result<Vec<Image>, ImageError> {
-        Index::read(&self.root)?.into_iter().map(|(reference, digest)| self.load(reference, digest)).collect()
+    /// All images, by reference; of one that is damaged, how.
+    pub fn images(&self) -> Result<Vec<Result<Image, ImageError>>, ImageError> {
+        Ok(Index::read(&self.root)?.into_iter().map(|(reference, digest)| self.load(reference, digest)).collect())
     }
 
     /// Forgets a reference. What only it led to is there until [`Store::gc`].
@@ -103,7 +103,8 @@ impl Store {
         Ok(self.layer(layer).exists())
     }
 
-    /// Makes an image of what was staged: its layers first, its reference last.
+    /// Makes an image of what was staged: its layers first, its reference last, and that only when all of it is there and whole. A layer
+    /// that was in the store already may not be.
     pub(crate) fn commit(
         &self,
         staging: &Staging,
@@ -112,7 +113,7 @@ impl Store {
         config: &[u8],
     ) -> Result<Image, ImageError> {
         durable::flush_all(staging.path())?;
-        let lock = self.lock()?;
+        let _lock = self.lock()?;
         for layer in staging.layers()? {
             layers::adopt(&staging.layer(layer), &self.layer(layer))?;
         }
@@ -121,12 +122,11 @@ impl Store {
             blobs::write(&self.blobs(), staging.path(), blob)?;
         }
         durable::flush_directory(&self.blobs())?;
-        let digest = Digest::of(manifest);
+        let image = self.load(reference.clone(), Digest::of(manifest))?;
         let mut index = Index::read(&self.root)?;
-        index.set(reference, digest);
+        index.set(reference, image.digest);
         index.write(&self.root, staging.path())?;
-        drop(lock);
-        self.load(reference.clone(), digest)
+        Ok(image)
     }
 
     pub(crate) fn ownership(&self) -> Ownership {
@@ -134,35 +134,32 @@ impl Store {
     }
 
     fn load(&self, reference: Reference, digest: Digest) -> Result<Image, ImageError> {
-        let (_, config) = self.described(digest)?;
+        let name = reference.whole();
+        let (_, config) = self.described(&name, digest)?;
         let mut layers = Vec::new();
         let mut size = 0;
         let mut seen = HashSet::new();
+        let mut hidden = false;
         // From the top, so that of a layer that is there twice the upper one stays: it alone decides what is seen.
         for diff_id in config.rootfs.diff_ids.iter().rev().filter(|diff_id| seen.insert(**diff_id)) {
-            let about = About::read(&self.layer(*diff_id)).map_err(|error| match error {
-                ImageError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                    ImageError::Incomplete { image: digest, part: format!("layer {diff_id}") }
-                }
-                other => other,
-            })?;
-            layers.push(layers::tree(&self.layer(*diff_id)));
-            size += about.bytes;
-            if about.hides_all_below {
-                break;
+            let layer = self.layer(*diff_id);
+            // Of a hidden one too: who shares a damaged layer must be found, or it would never be collected.
+            let about = About::read(&layer)?.map_err(|damage| damaged(&name, format!("layer {diff_id}"), damage))?;
+            if !hidden {
+                layers.push(layers::tree(&layer));
+                size += about.bytes;
+                hidden = about.hides_all_below;
             }
         }
         layers.reverse();
         Ok(Image { reference, digest, config: ImageConfig::of(config), layers, size })
     }
 
-    /// The manifest and configuration of an image.
-    fn described(&self, digest: Digest) -> Result<(Manifest, Config), ImageError> {
-        let lost = |part: &str| ImageError::Incomplete { image: digest, part: part.into() };
-        let manifest = blobs::read(&self.blobs(), digest)?.ok_or_else(|| lost("manifest"))?;
-        let manifest: Manifest = manifest::parse("the manifest", &manifest)?;
-        let config = blobs::read(&self.blobs(), manifest.config.digest)?.ok_or_else(|| lost("configuration"))?;
-        let config = Config::parse(&config, manifest.layers.len())?;
+    /// The manifest and configuration of the image that is called `name`.
+    fn described(&self, name: &str, digest: Digest) -> Result<(Manifest, Config), ImageError> {
+        let read = |part: &str, digest| blobs::read(&self.blobs(), digest)?.map_err(|damage| damaged(name, part.into(), damage));
+        let manifest: Manifest = manifest::parse("the manifest", &read("manifest", digest)?)?;
+        let config = Config::parse(&read("configuration", manifest.config.digest)?, manifest.layers.len())?;
         Ok((manifest, config))
     }
 
@@ -185,6 +182,10 @@ impl Store {
     fn staging(&self) -> PathBuf {
         self.root.join("staging")
     }
+}
+
+fn damaged(reference: &str, part: String, damage: Damage) -> ImageError {
+    ImageError::Damaged { reference: reference.to_owned(), part, damage }
 }
 
 /// Makes the store's directory, or checks that it is ours alone. Set-id files of strangers lie in it, and whoever can rename in it

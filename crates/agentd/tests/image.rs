@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 use tempfile::TempDir;
@@ -31,11 +31,13 @@ impl Place {
         }
         fs::write(root.join("etc/os-release"), "NAME=tiny\n").unwrap();
         fs::write(root.join("usr/share/doc/readme"), "read me\n").unwrap();
+        // What makes its layer no other place's.
+        fs::write(root.join("etc/mark"), place.name()).unwrap();
         fs::create_dir(place.path("work")).unwrap();
         place
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -57,10 +59,23 @@ impl Place {
 
     fn imported(&self) -> String {
         let name = self.name();
-        let tree = self.path("tree");
-        let output = self.agentd(&["image", "import", tree.to_str().unwrap(), &name]);
-        assert!(output.status.success(), "{output:?}");
+        self.import("tree", &name);
         name
+    }
+
+    /// Takes one of the place's directories in, and returns what was said.
+    fn import(&self, tree: &str, name: &str) -> Output {
+        let output = self.agentd(&["image", "import", self.path(tree).to_str().unwrap(), name]);
+        assert!(output.status.success(), "{output:?}");
+        output
+    }
+
+    /// The layer in which this file bears this place's name.
+    fn layer(&self, marked: &str) -> Option<PathBuf> {
+        let is_root = rustix::process::geteuid().is_root();
+        let store = if is_root { "/var/lib/agentd/images".into() } else { self.path("data/agentd/images") };
+        let mut layers = fs::read_dir(store.join("layers")).unwrap().map(|layer| layer.unwrap().path());
+        layers.find(|layer| fs::read_to_string(layer.join("tree").join(marked)).is_ok_and(|mark| mark == self.name()))
     }
 
     fn sh(&self, image: &str, script: &str) -> Output {
@@ -132,12 +147,34 @@ fn what_a_command_runs_in_is_not_collected_though_its_image_is_removed() {
     assert_eq!(said.next().unwrap().unwrap(), "up");
     assert!(place.agentd(&["image", "rm", &image]).status.success());
     assert!(place.agentd(&["image", "gc"]).status.success());
+    assert!(place.layer("etc/mark").is_some());
 
     writeln!(run.stdin.take().unwrap(), "go").unwrap();
     assert_eq!(said.next().unwrap().unwrap(), "read me");
     assert!(run.wait().unwrap().success());
-    let output = place.agentd(&["image", "gc"]);
-    assert!(!text(&output.stdout).starts_with("0 layers"), "{output:?}");
+    // Whoever collects it.
+    assert!(place.agentd(&["image", "gc"]).status.success());
+    assert_eq!(place.layer("etc/mark"), None);
+}
+
+#[test]
+fn a_damaged_image_is_named_and_the_good_ones_are_listed() {
+    let place = Place::new();
+    let (good, damaged) = (format!("{}-good", place.name()), place.name());
+    place.import("tree", &good);
+    fs::write(place.path("tree/etc/another"), place.name()).unwrap();
+    place.import("tree", &damaged);
+    fs::remove_file(place.layer("etc/another").unwrap().join("about.json")).unwrap();
+
+    let outputs = [&["image", "ls"][..], &["image", "ls", "--json"]].map(|list| place.agentd(list));
+    place.agentd(&["image", "rm", &good]);
+    for output in outputs {
+        assert_eq!(output.status.code(), Some(125));
+        let (listed, said) = (text(&output.stdout), text(&output.stderr));
+        assert!(listed.contains(&good) && !listed.contains(&format!("{damaged}:")), "{listed}");
+        assert!(said.contains(&format!("{damaged}:latest is damaged")) && said.contains("agentd image gc"), "{said}");
+    }
+    assert!(text(&place.sh(&damaged, "true").stderr).contains("is damaged"));
 }
 
 #[test]

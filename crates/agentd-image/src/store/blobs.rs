@@ -3,9 +3,9 @@
 use super::durable;
 use crate::{
     digest::Digest,
-    error::{Doing as _, ImageError},
+    error::{Damage, ImageError},
 };
-use std::{fs, io, path::Path};
+use std::path::Path;
 
 pub(super) fn write(blobs: &Path, staging: &Path, bytes: &[u8]) -> Result<(), ImageError> {
     let path = blobs.join(Digest::of(bytes).hex());
@@ -13,18 +13,9 @@ pub(super) fn write(blobs: &Path, staging: &Path, bytes: &[u8]) -> Result<(), Im
     durable::write(&path, bytes, staging)
 }
 
-/// The content of a blob; `None` when it is not there.
-pub(super) fn read(blobs: &Path, digest: Digest) -> Result<Option<Vec<u8>>, ImageError> {
-    let path = blobs.join(digest.hex());
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).doing("read", path),
-    };
+/// The content of a blob, or what became of it.
+pub(super) fn read(blobs: &Path, digest: Digest) -> Result<Result<Vec<u8>, Damage>, ImageError> {
+    let Some(bytes) = durable::read(&blobs.join(digest.hex()))? else { return Ok(Err(Damage::Lost)) };
     let actual = Digest::of(&bytes);
-    if actual == digest {
-        Ok(Some(bytes))
-    } else {
-        Err(ImageError::Digest { what: "a document in the store", expected: digest, actual })
-    }
+    Ok(if actual == digest { Ok(bytes) } else { Err(Damage::Changed(actual)) })
 }

@@ -36,7 +36,7 @@ impl Store {
                 continue;
             }
             // A layer that cannot say how big it is goes all the same.
-            collected.bytes += About::read(&path).map_or(0, |about| about.bytes);
+            collected.bytes += About::read(&path).ok().and_then(Result::ok).map_or(0, |about| about.bytes);
             collected.layers += 1;
             let moved = bin.path().join(collected.layers.to_string());
             fs::rename(&path, &moved).doing("move away", &path)?;
@@ -56,9 +56,9 @@ impl Store {
     fn needed(&self, lock: &Lock) -> Result<(HashSet<Digest>, HashSet<Digest>), ImageError> {
         let mut layers: HashSet<_> = staging::pinned(&self.staging(), lock)?.into_iter().collect();
         let mut blobs = HashSet::new();
-        for digest in Index::read(&self.root)?.digests() {
+        for (reference, digest) in Index::read(&self.root)?.iter() {
             // An image that cannot be read ends the collection: what it needs is not known.
-            let (manifest, config) = self.described(digest)?;
+            let (manifest, config) = self.described(reference, digest)?;
             blobs.extend([digest, manifest.config.digest]);
             layers.extend(config.rootfs.diff_ids);
         }

@@ -3,7 +3,7 @@
 use crate::error::{Doing as _, ImageError};
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{self, Write},
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::Path,
 };
@@ -15,6 +15,15 @@ pub(super) fn write(to: &Path, bytes: &[u8], staging: &Path) -> Result<(), Image
     file.write_all(bytes).doing("write", &draft)?;
     file.sync_all().doing("flush", &draft)?;
     fs::rename(&draft, to).doing("rename to", to)
+}
+
+/// Reads a file that was written so; `None` when it is absent.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, ImageError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).doing("read", path),
+    }
 }
 
 /// Makes durable what was renamed into, or out of, a directory.

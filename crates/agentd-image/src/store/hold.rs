@@ -23,8 +23,8 @@ impl Store {
 
     /// The layer that a tree belongs to, which may have been collected since the image was found.
     fn present(&self, image: &Image, tree: &Path) -> Result<Digest, ImageError> {
-        let lost = || ImageError::Incomplete { image: image.digest, part: format!("layer {}", tree.display()) };
-        let hex = tree.parent().and_then(Path::file_name).and_then(|name| name.to_str()).ok_or_else(lost)?;
-        Digest::from_hex(hex).filter(|digest| self.layer(*digest).exists()).ok_or_else(lost)
+        let gone = || ImageError::Gone { reference: image.reference.clone() };
+        let hex = tree.parent().and_then(Path::file_name).and_then(|name| name.to_str()).ok_or_else(gone)?;
+        Digest::from_hex(hex).filter(|digest| self.layer(*digest).exists()).ok_or_else(gone)
     }
 }

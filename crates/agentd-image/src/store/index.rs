@@ -7,7 +7,7 @@ use crate::{
 };
 use oci_client::Reference;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 const NAME: &str = "images.json";
 
@@ -30,16 +30,13 @@ enum Version {
 impl Index {
     pub(super) fn read(root: &Path) -> Result<Self, ImageError> {
         let path = root.join(NAME);
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| ImageError::Damaged { path, source }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error).doing("read", path),
-        }
+        let Some(bytes) = durable::read(&path)? else { return Ok(Self::default()) };
+        serde_json::from_slice(&bytes).map_err(|source| ImageError::Index { path, source })
     }
 
     pub(super) fn write(&self, root: &Path, staging: &Path) -> Result<(), ImageError> {
         let path = root.join(NAME);
-        let bytes = serde_json::to_vec_pretty(self).map_err(|source| ImageError::Damaged { path: path.clone(), source })?;
+        let bytes = serde_json::to_vec_pretty(self).doing("write", &path)?;
         durable::write(&path, &bytes, staging)?;
         durable::flush_directory(root)
     }
@@ -56,9 +53,9 @@ impl Index {
         self.images.remove(&reference.whole()).is_some()
     }
 
-    /// The manifests that are meant by some reference.
-    pub(super) fn digests(&self) -> impl Iterator<Item = Digest> {
-        self.images.values().copied()
+    /// Every reference, and the manifest that it means.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Digest)> {
+        self.images.iter().map(|(reference, digest)| (reference.as_str(), *digest))
     }
 }
 

@@ -1,8 +1,9 @@
 //! An unpacked layer: a directory of ours that holds the `tree` and `about.json`. The tree is one level down because its root has the
 //! owner and mode that the archive gave it: a directory of mode 000 or 777 could not be renamed, or would be everybody's.
 
+use super::durable;
 use crate::{
-    error::{Doing as _, ImageError},
+    error::{Damage, Doing as _, ImageError},
     unpack::Unpacked,
 };
 use std::{
@@ -19,15 +20,15 @@ pub(super) fn tree(layer: &Path) -> PathBuf {
 }
 
 impl About {
-    pub(super) fn read(layer: &Path) -> Result<Self, ImageError> {
-        let path = layer.join("about.json");
-        let bytes = fs::read(&path).doing("read", &path)?;
-        serde_json::from_slice(&bytes).map_err(|source| ImageError::Damaged { path, source })
+    /// What is known of a layer, or what became of it.
+    pub(super) fn read(layer: &Path) -> Result<Result<Self, Damage>, ImageError> {
+        let bytes = durable::read(&layer.join("about.json"))?;
+        Ok(bytes.ok_or(Damage::Lost).and_then(|bytes| serde_json::from_slice(&bytes).map_err(Damage::Unreadable)))
     }
 
     pub(super) fn write(&self, layer: &Path) -> Result<(), ImageError> {
         let path = layer.join("about.json");
-        let bytes = serde_json::to_vec(self).map_err(|source| ImageError::Damaged { path: path.clone(), source })?;
+        let bytes = serde_json::to_vec(self).doing("write", &path)?;
         fs::write(&path, bytes).doing("write", path)
     }
 }

@@ -56,7 +56,7 @@ fn what_was_collected_cannot_be_held() {
     let (store, image) = imported(&place);
     store.remove(&reference("a")).unwrap();
     assert_eq!(collected(&place), 2);
-    assert!(matches!(store.hold(&image), Err(ImageError::Incomplete { .. })));
+    assert!(matches!(store.hold(&image), Err(ImageError::Gone { .. })));
     assert_eq!(fs::read_dir(place.at("store/staging")).unwrap().count(), 0);
 }
 

@@ -3,6 +3,7 @@
 
 mod collect;
 mod crash;
+mod damage;
 mod hold;
 mod hostile;
 mod import;

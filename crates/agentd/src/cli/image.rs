@@ -1,6 +1,6 @@
 //! `agentd image`: what `agentd run --image` runs in.
 
-use super::{Failure, args::ImageCommand, terminal::Progress as Waiting};
+use super::{CANNOT, Failure, args::ImageCommand, terminal::Progress as Waiting, writer};
 use agentd_core::Bytes;
 use agentd_image::{Hold, Image, Reference, Store};
 use std::{
@@ -40,13 +40,15 @@ pub(crate) async fn image(command: &ImageCommand) -> Result<u8, Failure> {
         }
         ImageCommand::Ls { json } => {
             let images = store.images()?;
+            let good = images.iter().filter_map(|image| image.as_ref().ok());
             if *json {
-                let list: Vec<_> = images.iter().map(describe).collect();
-                writeln!(out, "{:#}", serde_json::Value::from(list))?;
+                writeln!(out, "{:#}", serde_json::Value::from_iter(good.map(describe)))?;
             } else {
-                for image in &images {
-                    writeln!(out, "{}", line(image))?;
-                }
+                good.map(line).try_for_each(|line| writeln!(out, "{line}"))?;
+            }
+            let damaged = images.iter().filter_map(|image| image.as_ref().err());
+            if damaged.map(|error| writer::say(format_args!("{error}"))).count() > 0 {
+                return Ok(CANNOT);
             }
         }
         ImageCommand::Rm { references } => {
