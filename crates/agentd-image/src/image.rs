@@ -1,9 +1,6 @@
 //! An image as it lies in the store.
 
-use crate::{
-    digest::Digest,
-    manifest::{Config, Run},
-};
+use crate::{digest::Digest, manifest::Run};
 use oci_client::Reference;
 use std::path::PathBuf;
 
@@ -21,6 +18,10 @@ pub struct Image {
     pub layers: Vec<PathBuf>,
     /// Bytes of the files in these layers.
     pub size: u64,
+    /// Device nodes that were left out of these layers: a sandbox has its own.
+    pub skipped_devices: u64,
+    /// Extended attributes that were left out of these layers: all that are authority, and those that the store's file system cannot keep.
+    pub skipped_attributes: u64,
 }
 
 /// How an image is run. Everything here is what the image asks for, not what it gets.
@@ -39,8 +40,8 @@ pub struct ImageConfig {
 }
 
 impl ImageConfig {
-    pub(crate) fn of(config: Config) -> Self {
-        let Run { user, env, entrypoint, cmd, working_dir } = config.config.unwrap_or_default();
+    pub(crate) fn of(run: Option<Run>) -> Self {
+        let Run { user, env, entrypoint, cmd, working_dir } = run.unwrap_or_default();
         let pair = |entry: String| entry.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
         Self {
             env: env.unwrap_or_default().into_iter().filter_map(pair).collect(),

@@ -135,24 +135,27 @@ impl Store {
 
     fn load(&self, reference: Reference, digest: Digest) -> Result<Image, ImageError> {
         let name = reference.whole();
-        let (_, config) = self.described(&name, digest)?;
-        let mut layers = Vec::new();
-        let mut size = 0;
+        let (_, Config { config, rootfs, .. }) = self.described(&name, digest)?;
+        let config = ImageConfig::of(config);
+        let mut image =
+            Image { reference, digest, config, layers: Vec::new(), size: 0, skipped_devices: 0, skipped_attributes: 0 };
         let mut seen = HashSet::new();
         let mut hidden = false;
         // From the top, so that of a layer that is there twice the upper one stays: it alone decides what is seen.
-        for diff_id in config.rootfs.diff_ids.iter().rev().filter(|diff_id| seen.insert(**diff_id)) {
+        for diff_id in rootfs.diff_ids.iter().rev().filter(|diff_id| seen.insert(**diff_id)) {
             let layer = self.layer(*diff_id);
             // Of a hidden one too: who shares a damaged layer must be found, or it would never be collected.
             let about = About::read(&layer)?.map_err(|damage| damaged(&name, format!("layer {diff_id}"), damage))?;
             if !hidden {
-                layers.push(layers::tree(&layer));
-                size += about.bytes;
+                image.layers.push(layers::tree(&layer));
+                image.size += about.bytes;
+                image.skipped_devices += about.skipped_devices;
+                image.skipped_attributes += about.skipped_attributes;
                 hidden = about.hides_all_below;
             }
         }
-        layers.reverse();
-        Ok(Image { reference, digest, config: ImageConfig::of(config), layers, size })
+        image.layers.reverse();
+        Ok(image)
     }
 
     /// The manifest and configuration of the image that is called `name`.

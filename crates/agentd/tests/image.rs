@@ -1,6 +1,7 @@
 //! `agentd image`, and `agentd run --image`: an image is run in, changed inside, and the same afterwards.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
+use rustix::fs::{XattrFlags, setxattr};
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
@@ -155,6 +156,29 @@ fn what_a_command_runs_in_is_not_collected_though_its_image_is_removed() {
     // Whoever collects it.
     assert!(place.agentd(&["image", "gc"]).status.success());
     assert_eq!(place.layer("etc/mark"), None);
+}
+
+#[test]
+fn what_an_image_is_taken_in_without_is_said() {
+    let place = Place::new();
+    let said = text(&place.import("tree", &place.name()).stderr);
+    assert_eq!(said, "");
+    // What steers overlayfs is no image's to say.
+    for name in ["tree/etc", "tree/etc/os-release"] {
+        setxattr(place.path(name), "user.overlay.redirect", b"/etc", XattrFlags::empty()).unwrap();
+    }
+    let said = text(&place.import("tree", &place.name()).stderr);
+    assert_eq!(said, "agentd: left out: 2 extended attributes\n");
+}
+
+#[test]
+fn what_is_collected_is_said() {
+    let place = Place::new();
+    place.imported();
+    place.agentd(&["image", "rm", &place.name()]);
+    let said = text(&place.agentd(&["image", "gc"]).stdout);
+    // How much it is depends on who else collects.
+    assert!(said.contains(" layer") && said.contains(" blob") && said.ends_with(" MB freed\n"), "{said}");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! What can be taken in, and what is refused without a trace.
 
 use crate::{
-    made::{self, Entry, Layout, Pack, archive, config, dir, docker_save, file, gzip, hard_link, podman_save, symlink, zstd},
+    made::{
+        self, Entry, Layout, Pack, archive, config, device, dir, docker_save, file, gzip, hard_link, podman_save, symlink, zstd,
+    },
     place::Place,
 };
 use agentd_image::{
@@ -262,6 +264,20 @@ fn an_archive_that_is_not_read_to_its_end_says_why() {
     assert!(matches!(refused("huge"), UnpackError::TooLarge { bound: Bound::File, .. }));
     assert!(matches!(refused("sparse"), UnpackError::Unsupported { .. }));
     assert_empty(&place.at("store"));
+}
+
+#[test]
+fn what_is_left_out_of_the_layers_of_an_image_is_counted() {
+    let place = Place::new();
+    let with_capability = |name: &str| file(name, "").attribute("SCHILY.xattr.security.capability", b"1");
+    let layers =
+        [archive(&[device("a"), device("b"), with_capability("f")]), archive(&[device("c"), with_capability("d"), dir("e")])];
+    fs::write(place.at("saved"), docker_save(&layers, "a")).unwrap();
+    let store = Store::open(&place.at("store")).unwrap();
+    let image = store.import(&place.at("saved"), &reference("a")).unwrap();
+    assert_eq!((image.skipped_devices, image.skipped_attributes), (3, 2));
+    // Also of one whose layers were there already.
+    assert_eq!(store.import(&place.at("saved"), &reference("b")).unwrap().skipped_devices, 3);
 }
 
 #[test]

@@ -115,7 +115,7 @@ pub(crate) struct RunArgs {
     /// Which system calls are let through [default: default]
     #[arg(long, value_enum)]
     pub profile: Option<ProfileArg>,
-    /// Image to run in, in a container; see `agentd image`
+    /// Image to run in (see `agentd image`), with its env and workdir, without its USER, ENTRYPOINT and CMD
     #[arg(long, value_name = "REF")]
     pub image: Option<Reference>,
     /// Directory that the command may change: the current one, another, or none

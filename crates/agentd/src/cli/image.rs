@@ -1,7 +1,6 @@
 //! `agentd image`: what `agentd run --image` runs in.
 
 use super::{CANNOT, Failure, args::ImageCommand, terminal::Progress as Waiting, writer};
-use agentd_core::Bytes;
 use agentd_image::{Hold, Image, Reference, Store};
 use std::{
     io::Write,
@@ -31,12 +30,14 @@ pub(crate) async fn image(command: &ImageCommand) -> Result<u8, Failure> {
             let image = store.pull(reference, |_| ()).await?;
             drop(waiting);
             writeln!(out, "{}", line(&image))?;
+            tell_what_is_left_out(&image);
         }
         ImageCommand::Import { source, reference } => {
             let waiting = Waiting::of("importing");
             let image = store.import(source, reference)?;
             drop(waiting);
             writeln!(out, "{}", line(&image))?;
+            tell_what_is_left_out(&image);
         }
         ImageCommand::Ls { json } => {
             let images = store.images()?;
@@ -58,7 +59,8 @@ pub(crate) async fn image(command: &ImageCommand) -> Result<u8, Failure> {
         }
         ImageCommand::Gc => {
             let gone = store.gc()?;
-            writeln!(out, "{} layers removed, {} freed", gone.layers, Bytes(gone.bytes))?;
+            let (layers, blobs) = (count(gone.layers as u64, "layer"), count(gone.blobs as u64, "blob"));
+            writeln!(out, "{layers} and {blobs} removed, {} freed", megabytes(gone.bytes))?;
         }
     }
     Ok(0)
@@ -68,6 +70,22 @@ fn line(image: &Image) -> String {
     let digest = image.digest.to_string();
     let short = digest.get(..19).unwrap_or(&digest);
     format!("{:<48} {short:<20} {:>3} layers {:>10}", image.reference.to_string(), image.layers.len(), megabytes(image.size))
+}
+
+fn tell_what_is_left_out(image: &Image) {
+    if let Some(what) = left_out(image.skipped_devices, image.skipped_attributes) {
+        writer::say(format_args!("{what}"));
+    }
+}
+
+fn left_out(devices: u64, attributes: u64) -> Option<String> {
+    let all = [(devices, "device node"), (attributes, "extended attribute")];
+    let some: Vec<_> = all.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| count(number, what)).collect();
+    (!some.is_empty()).then(|| format!("left out: {}", some.join(", ")))
+}
+
+fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn megabytes(bytes: u64) -> String {
@@ -94,4 +112,17 @@ pub(crate) fn hold(reference: &Reference) -> Result<(Image, Hold), Failure> {
     let image = store.image(reference)?;
     let hold = store.hold(&image)?;
     Ok((image, hold))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::left_out;
+
+    #[test]
+    fn what_is_left_out_is_said_and_nothing_is_not() {
+        assert_eq!(left_out(3, 2).as_deref(), Some("left out: 3 device nodes, 2 extended attributes"));
+        assert_eq!(left_out(1, 0).as_deref(), Some("left out: 1 device node"));
+        assert_eq!(left_out(0, 1).as_deref(), Some("left out: 1 extended attribute"));
+        assert_eq!(left_out(0, 0), None);
+    }
 }
