@@ -2,14 +2,14 @@
 
 use crate::{
     import::reference,
-    made::{Layout, archive, dir, file, gzip},
+    made::{Layout, Pack, archive, dir, file, gzip},
     place::Place,
 };
 use agentd_image::Store;
 use std::{fs, process::Command};
 
-/// The layers of an image in which each way of hiding something is used, and what must be seen of them.
-fn hiding() -> (Vec<Vec<u8>>, &'static str) {
+/// The layers of images in which each way of hiding something is used, and what must be seen of them.
+fn hiding() -> [(Vec<Vec<u8>>, &'static str); 2] {
     let lower = archive(&[
         dir("./"),
         dir("kept/"),
@@ -34,15 +34,22 @@ fn hiding() -> (Vec<Vec<u8>>, &'static str) {
         file("replaced/new", ""),
         file(".wh.gone", ""),
     ]);
-    (vec![lower, upper], "./kept/file ./opaque/new ./replaced/new ")
+    let above_all = archive(&[dir("./"), file(".wh..wh..opq", ""), dir("kept/"), file("kept/new", "")]);
+    let top = archive(&[dir("./"), file("top", "")]);
+    [(vec![lower.clone(), upper], "./kept/file ./opaque/new ./replaced/new "), (vec![lower, above_all, top], "./kept/new ./top ")]
+}
+
+fn all_are_seen(unshare: &[&str], options: &str) {
+    for (layers, expected) in hiding() {
+        seen(unshare, options, &layers, expected);
+    }
 }
 
 /// Mounts the image in a mount namespace of its own and lists the files in it.
-fn seen(unshare: &[&str], options: &str) {
+fn seen(unshare: &[&str], options: &str, layers: &[Vec<u8>], expected: &str) {
     let place = Place::new();
     fs::create_dir(place.at("layout")).unwrap();
-    let (layers, expected) = hiding();
-    Layout(&place.at("layout")).with_image(&layers, &[gzip, gzip], "1");
+    Layout(&place.at("layout")).with_image(layers, &[gzip as Pack; 3], "1");
     let store = Store::open(&place.at("store")).unwrap();
     let image = store.import(&place.at("layout"), &reference("a:1")).unwrap();
     let lower: Vec<_> = image.layers.iter().rev().map(|layer| layer.to_str().unwrap()).collect();
@@ -59,13 +66,13 @@ fn seen(unshare: &[&str], options: &str) {
 
 #[test]
 fn a_mount_in_a_user_namespace_shows_what_the_layers_say() {
-    seen(&["--user", "--map-root-user", "--mount"], ",userxattr");
+    all_are_seen(&["--user", "--map-root-user", "--mount"], ",userxattr");
 }
 
 #[test]
 fn a_mount_by_root_shows_what_the_layers_say() {
     // An ordinary user has no other mounts than those above.
     if rustix::process::geteuid().is_root() {
-        seen(&["--mount"], "");
+        all_are_seen(&["--mount"], "");
     }
 }
