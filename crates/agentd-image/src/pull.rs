@@ -9,7 +9,7 @@ use crate::{
     digest::Digest,
     error::{Doing as _, ImageError},
     image::Image,
-    manifest::{Config, Descriptor, Document, MOST_INDEXES, Manifest, choose},
+    manifest::{Config, Document, MOST_INDEXES, Manifest, choose},
     source::{Described, Files, Layer, blob},
     store::{Staging, Store},
 };
@@ -52,7 +52,7 @@ impl Store {
         }
 
         let files = Files::Directory(File::open(&layout).doing("open", &layout)?);
-        let layers = manifest.layers.into_iter().map(from_layout).collect();
+        let layers = manifest.layers.into_iter().map(Layer::of_layout).collect();
         let described = Described { manifest: bytes, config, layers, files };
         self.take_in_background(staging, described, reference.clone()).await
     }
@@ -63,10 +63,6 @@ impl Store {
         let work = move || store.take_described(&staging, &image, &reference);
         tokio::task::spawn_blocking(work).await.map_err(|_| ImageError::GivenUp)?
     }
-}
-
-fn from_layout(descriptor: Descriptor) -> Layer {
-    Layer { name: blob(descriptor.digest), descriptor: Some(descriptor) }
 }
 
 /// The manifest that `reference` leads to on this machine.

@@ -49,6 +49,13 @@ pub(crate) struct Layer {
     pub(crate) descriptor: Option<Descriptor>,
 }
 
+impl Layer {
+    /// In an OCI layout, where a digest is a name.
+    pub(crate) fn of_layout(descriptor: Descriptor) -> Self {
+        Self { name: blob(descriptor.digest), descriptor: Some(descriptor) }
+    }
+}
+
 impl Source {
     /// Finds out what is at `path`. A compressed archive is decompressed into `staging` first: what it holds is known only at its end,
     /// and its parts are needed in an order of their own.

@@ -199,10 +199,7 @@ impl Growing<'_> {
 
     fn parent(&mut self, name: &Name) -> Result<OwnedFd, UnpackError> {
         let mut made = Vec::new();
-        let parent = self.tree.parent(name, |directory| {
-            made.push(directory);
-            Ok(())
-        });
+        let parent = self.tree.parent(name, |directory| made.push(directory));
         for directory in made {
             self.remember(directory, Look::of_nothing())?;
         }

@@ -1,7 +1,7 @@
 //! OCI image layouts (`oci-layout`, `index.json`, `blobs/`), from a directory or an archive; what `skopeo`, `buildah`, `docker buildx` and
 //! newer `docker save` write.
 
-use super::{Described, Files, Layer, files::blob};
+use super::{Described, Files, Layer};
 use crate::{
     error::ImageError,
     manifest::{self, Descriptor, Document, Index, MOST_INDEXES, Manifest, choose},
@@ -29,7 +29,7 @@ pub(super) fn describe(files: Files, reference: &Reference) -> Result<Described,
 
 fn of_manifest(files: Files, bytes: Vec<u8>, manifest: Manifest) -> Result<Described, ImageError> {
     let config = files.described("the configuration", &manifest.config)?;
-    let layers = manifest.layers.into_iter().map(|one| Layer { name: blob(one.digest), descriptor: Some(one) }).collect();
+    let layers = manifest.layers.into_iter().map(Layer::of_layout).collect();
     Ok(Described { manifest: bytes, config, layers, files })
 }
 

@@ -50,11 +50,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Opens the directory that `name` lies in; `made` hears of each that was missing and is there now.
-    pub(super) fn parent(
-        &self,
-        name: &Name,
-        mut made: impl FnMut(Name) -> Result<(), UnpackError>,
-    ) -> Result<OwnedFd, UnpackError> {
+    pub(super) fn parent(&self, name: &Name, mut made: impl FnMut(Name)) -> Result<OwnedFd, UnpackError> {
         let parent = name.parent();
         match self.directory(&parent) {
             Err(Errno::NOENT) => {}
@@ -63,7 +59,7 @@ impl<'a> Tree<'a> {
         for ancestor in parent.ancestors_and_self() {
             let above = self.directory(&ancestor.parent()).map_err(|errno| blocked(errno, name))?;
             match rustix::fs::mkdirat(&above, ancestor.last(), DURING) {
-                Ok(()) => made(ancestor)?,
+                Ok(()) => made(ancestor),
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(errno).at("mkdirat", ancestor.path()),
             }
