@@ -6,24 +6,31 @@ use crate::{
     place::Place,
 };
 use agentd_image::{Digest, Image, ImageError, Store};
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Takes an image of these layers in.
-fn import(place: &Place, store: &Store, layers: &[Vec<u8>], name: &str) -> Result<Image, ImageError> {
+fn import(place: &Place, store: &Store, layers: &[Vec<u8>], name: &str) -> Image {
+    store.import(&saved(place, layers, name), &reference(name)).unwrap()
+}
+
+fn saved(place: &Place, layers: &[Vec<u8>], name: &str) -> PathBuf {
     fs::write(place.at("saved"), docker_save(layers, name)).unwrap();
-    store.import(&place.at("saved"), &reference(name))
+    place.at("saved")
 }
 
 /// What is known of the layer with this tree.
-fn about(image: &Image, layer: usize) -> std::path::PathBuf {
+fn about(image: &Image, layer: usize) -> PathBuf {
     image.layers[layer].with_file_name("about.json")
 }
 
-fn blob(place: &Place, digest: Digest) -> std::path::PathBuf {
+fn blob(place: &Place, digest: Digest) -> PathBuf {
     place.at("store/blobs/sha256").join(digest.hex())
 }
 
-fn configuration(place: &Place, image: &Image) -> std::path::PathBuf {
+fn configuration(place: &Place, image: &Image) -> PathBuf {
     let manifest: serde_json::Value = serde_json::from_slice(&fs::read(blob(place, image.digest)).unwrap()).unwrap();
     blob(place, manifest["config"]["digest"].as_str().unwrap().parse().unwrap())
 }
@@ -42,14 +49,14 @@ fn damaged_images_are_told_from_good_ones_and_what_their_error_says_mends_them()
     for (hurt, what) in ways {
         let place = Place::new();
         let store = Store::open(&place.at("store")).unwrap();
-        let first = import(&place, &store, &layers(), "first:1").unwrap();
+        let first = import(&place, &store, &layers(), "first:1");
         // Of the same layers.
-        import(&place, &store, &layers(), "second:1").unwrap();
-        let whole = import(&place, &store, &[archive(&[file("f", "")])], "whole:1").unwrap();
+        import(&place, &store, &layers(), "second:1");
+        let whole = import(&place, &store, &[archive(&[file("f", "")])], "whole:1");
         hurt(&place, &first);
 
         let (good_ones, damaged): (Vec<_>, Vec<_>) = store.images().unwrap().into_iter().partition(Result::is_ok);
-        assert_eq!(good_ones.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [whole.clone()]);
+        assert_eq!(good_ones.into_iter().map(Result::unwrap).collect::<Vec<_>>(), std::slice::from_ref(&whole));
         let mut names = Vec::new();
         for error in damaged.into_iter().map(Result::unwrap_err) {
             let text = error.to_string();
@@ -63,7 +70,7 @@ fn damaged_images_are_told_from_good_ones_and_what_their_error_says_mends_them()
 
         names.iter().for_each(|name| store.remove(&reference(name)).unwrap());
         store.gc().unwrap();
-        assert_eq!(import(&place, &store, &layers(), "first:1").unwrap(), first);
+        assert_eq!(import(&place, &store, &layers(), "first:1"), first);
         assert_eq!(good(&store), [first, whole]);
     }
 }
@@ -72,24 +79,24 @@ fn damaged_images_are_told_from_good_ones_and_what_their_error_says_mends_them()
 fn an_image_whose_layer_in_the_store_is_damaged_is_not_taken_in() {
     let place = Place::new();
     let store = Store::open(&place.at("store")).unwrap();
-    let old = import(&place, &store, &layers(), "old").unwrap();
+    let old = import(&place, &store, &layers(), "old");
     store.remove(&reference("old")).unwrap();
     fs::remove_file(about(&old, 0)).unwrap();
-    let error = import(&place, &store, &layers(), "new").unwrap_err();
+    let error = store.import(&saved(&place, &layers(), "new"), &reference("new")).unwrap_err();
     assert!(matches!(&error, ImageError::Damaged { reference: of, .. } if *of == reference("new").whole()), "{error}");
     assert_eq!(good(&store), []);
 
     store.gc().unwrap();
-    import(&place, &store, &layers(), "new").unwrap();
+    import(&place, &store, &layers(), "new");
 }
 
 #[test]
 fn an_image_is_damaged_too_by_what_it_hides() {
     let place = Place::new();
     let store = Store::open(&place.at("store")).unwrap();
-    let shared = import(&place, &store, &layers()[..1], "shared").unwrap();
+    let shared = import(&place, &store, &layers()[..1], "shared");
     let hiding = archive(&[file(".wh..wh..opq", "")]);
-    let hides = import(&place, &store, &[layers().remove(0), hiding], "hides").unwrap();
+    let hides = import(&place, &store, &[layers().remove(0), hiding], "hides");
     assert_eq!(hides.layers.len(), 1);
     fs::remove_file(about(&shared, 0)).unwrap();
     // While it kept the layer, nobody could say which image to remove.
@@ -100,15 +107,17 @@ fn an_image_is_damaged_too_by_what_it_hides() {
 fn a_damaged_list_of_images_is_replaced_as_its_error_says() {
     let place = Place::new();
     let store = Store::open(&place.at("store")).unwrap();
-    let image = import(&place, &store, &layers(), "a").unwrap();
+    let image = import(&place, &store, &layers(), "a");
     let list = place.at("store/images.json");
     fs::write(&list, "{").unwrap();
-    for error in [store.images().unwrap_err(), store.gc().unwrap_err(), import(&place, &store, &layers(), "a").unwrap_err()] {
+    for error in
+        [store.images().unwrap_err(), store.gc().unwrap_err(), store.import(&place.at("saved"), &reference("a")).unwrap_err()]
+    {
         assert!(matches!(&error, ImageError::Index { path, .. } if same(path, &list)), "{error}");
         assert!(error.to_string().contains("remove that file"), "{error}");
     }
     fs::remove_file(list).unwrap();
-    assert_eq!(import(&place, &store, &layers(), "a").unwrap(), image);
+    assert_eq!(import(&place, &store, &layers(), "a"), image);
 }
 
 fn same(one: &Path, other: &Path) -> bool {
