@@ -14,4 +14,4 @@ pub use capabilities::{BackendCapabilities, Bit, Evidence, EvidenceResult};
 pub use error::{IsolationError, Layer, LayerError};
 pub use limits::{Bytes, CpuQuota, Limits};
 pub use outcome::{Captured, EndReason, LayerReport, LayerStatus, Outcome, Usage};
-pub use spec::{Access, Command, Grant, Network, Profile, PtySize, Root, SandboxSpec, StdinSource};
+pub use spec::{Access, Command, DiskLayers, Grant, Network, Profile, PtySize, Root, SandboxSpec, StdinSource, Writable};

@@ -62,11 +62,34 @@ pub enum Root {
     Layers(Vec<PathBuf>),
 }
 
+/// Where what a sandbox changes in its root is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Writable {
+    /// In memory; gone with the sandbox.
+    #[default]
+    Memory,
+    /// On disk.
+    Disk(DiskLayers),
+}
+
+/// What was changed in a root, in layers over those of its image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskLayers {
+    /// Changes of before, the lowest first; they are not changed any more, and any number of sandboxes may have them.
+    pub sealed: Vec<PathBuf>,
+    /// Where changes go: a directory in which are `tree`, which takes them, and `work`, empty, which overlayfs needs. No other sandbox
+    /// that lives has it.
+    pub top: PathBuf,
+}
+
 /// What a sandbox is asked to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// The root.
     pub root: Root,
+    /// Where changes of the root are kept. Only a backend with a root of its own keeps any.
+    pub writable: Writable,
     /// Paths of the host to be seen, beside the system's read-only directories.
     pub grants: Vec<Grant>,
     /// Where the home directory is: empty and private where the host's own tree is shown, made where an image has none. Without a

@@ -9,7 +9,7 @@ use crate::{
     linked::{Kind, LinkedBackend},
     linux_native::SCRATCH_BYTES,
 };
-use agentd_core::{Access, IsolationError, Root, SandboxSpec};
+use agentd_core::{Access, IsolationError, Root, SandboxSpec, Writable};
 use agentd_kernel::{
     cgroup::CgroupPlan,
     landlock::{LandlockPlan, Rule},
@@ -84,17 +84,24 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
         }
         Root::Layers(layers) => layers.clone(),
     };
+    let of_the_host = layers.is_empty();
+    let (sealed, top) = match &spec.writable {
+        Writable::Memory => (&[][..], None),
+        Writable::Disk(disk) => (&disk.sealed[..], Some(disk.top.clone())),
+    };
+    let layers = [layers, sealed.to_vec()].concat();
     fallback::check(&spec.limits)?;
-    let room = protocol::MAX_FDS.checked_sub(layers.len()).ok_or_else(|| IsolationError::Invalid {
+    let trees = layers.len() + usize::from(top.is_some());
+    let room = protocol::MAX_FDS.checked_sub(trees).ok_or_else(|| IsolationError::Invalid {
         what: "root".to_owned(),
-        reason: format!("{} layers are more than {}; squash the image", layers.len(), protocol::MAX_FDS),
+        reason: format!("{trees} layers are more than {}; squash the image", protocol::MAX_FDS),
     })?;
     let grants = grants::resolve(&spec.grants, room)?;
     let home = spec.home.clone().unwrap_or_else(|| PathBuf::from("/root"));
     grants::check_place("home", &home)?;
     let scratch_bytes = spec.limits.memory.map_or(SCRATCH_BYTES, |b| b.0);
-    let (system, links) = if layers.is_empty() { host_programs() } else { (Vec::new(), Vec::new()) };
-    let files = if layers.is_empty() { &FILES[..] } else { &[] };
+    let (system, links) = if of_the_host { host_programs() } else { (Vec::new(), Vec::new()) };
+    let files = if of_the_host { &FILES[..] } else { &[] };
     let files = files.iter().map(|(path, content)| (PathBuf::from(path), (*content).to_owned())).collect();
     let mut cgroup = CgroupPlan::from_limits(&spec.limits);
     let process_rlimit = fallback::processes(&mut cgroup);
@@ -103,7 +110,7 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     let rules = vec![Rule { path: PathBuf::from("/"), access: Access::ReadWrite, optional: false }];
     Ok(SandboxPlan {
         namespaces: NamespacePlan { enabled: true, network: spec.network },
-        tree: Tree::Root(RootPlan { layers, system, files, links, home, grants, scratch_bytes }),
+        tree: Tree::Root(RootPlan { layers, top, system, files, links, home, grants, scratch_bytes }),
         capabilities: Capabilities::OWN_ROOT,
         landlock: Some(LandlockPlan { rules, network: spec.network }),
         seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network, set_ids: true }),

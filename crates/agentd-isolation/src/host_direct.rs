@@ -5,7 +5,7 @@ use crate::{
     fallback,
     linked::{Kind, LinkedBackend},
 };
-use agentd_core::{IsolationError, Network, Root, SandboxSpec};
+use agentd_core::{IsolationError, Network, Root, SandboxSpec, Writable};
 use agentd_kernel::{cgroup::CgroupPlan, namespace::NamespacePlan, privileges::Capabilities};
 use agentd_supervisor::plan::{SandboxPlan, Tree};
 
@@ -28,6 +28,12 @@ impl Kind for HostDirect {
         }
         if spec.grants.iter().any(|grant| grant.target.as_ref().is_some_and(|target| *target != grant.path)) {
             return Err(invalid("grant", "host-direct shows nothing elsewhere than where it is"));
+        }
+        if spec.writable != Writable::Memory {
+            return Err(invalid(
+                "writable",
+                "host-direct has no root of its own whose changes could be kept: use the container backend",
+            ));
         }
         fallback::check(&spec.limits)?;
         let mut cgroup = CgroupPlan::from_limits(&spec.limits);

@@ -9,7 +9,7 @@ use crate::{
     grants::{self, invalid},
     linked::{Kind, LinkedBackend},
 };
-use agentd_core::{Access, IsolationError, Root, SandboxSpec};
+use agentd_core::{Access, IsolationError, Root, SandboxSpec, Writable};
 use agentd_kernel::{
     cgroup::CgroupPlan,
     landlock::{LandlockPlan, Rule},
@@ -63,6 +63,10 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     if spec.root != Root::Host {
         let reason = "linux-native shows the host's own tree: use the container backend for an image".to_owned();
         return Err(IsolationError::Invalid { what: "root".to_owned(), reason });
+    }
+    if spec.writable != Writable::Memory {
+        let reason = "linux-native has no root of its own whose changes could be kept: use the container backend".to_owned();
+        return Err(IsolationError::Invalid { what: "writable".to_owned(), reason });
     }
     let grants = grants::resolve(&spec.grants, protocol::MAX_FDS)?;
     if let Some(moved) = grants.iter().find(|grant| grant.target != grant.path) {

@@ -329,9 +329,10 @@ fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, La
 fn mapped_trees(plan: &SandboxPlan, identity: Identity) -> Result<Vec<OwnedFd>, LayerError> {
     let shown = (identity.host_uid, identity.host_gid);
     let mut trees = Vec::new();
-    if !plan.tree.layers().is_empty() {
+    let mut stack = plan.tree.stack().peekable();
+    if stack.peek().is_some() {
         let map = idmap::mapping((0, 0), shown, identity.count)?;
-        for layer in plan.tree.layers() {
+        for layer in stack {
             trees.push(idmap::mapped_tree(layer, &map)?);
         }
     }

@@ -56,11 +56,12 @@ impl Tree {
         }
     }
 
-    /// The layers of its image, the lowest first.
-    pub fn layers(&self) -> &[PathBuf] {
-        match self {
-            Self::Root(root) => &root.layers,
-            _ => &[],
-        }
+    /// What its root is stacked of: the layers that are not changed, the lowest first, and then the one that is, if it is on disk.
+    pub fn stack(&self) -> impl Iterator<Item = &PathBuf> {
+        let root = match self {
+            Self::Root(root) => Some(root),
+            _ => None,
+        };
+        root.into_iter().flat_map(|root| root.layers.iter().chain(&root.top))
     }
 }

@@ -1,9 +1,9 @@
 //! Files, read and written by the supervisor from inside the boundary.
 
 use crate::{support::*, table};
-use agentd_isolation::{Access, Grant, IsolationError, Root, SandboxSpec};
+use agentd_isolation::{Access, DiskLayers, Grant, IsolationError, Root, SandboxSpec, Writable};
 use libtest_mimic::Trial;
-use std::path::Path;
+use std::{os::unix::fs::MetadataExt, path::Path};
 
 pub fn trials(backend: &'static str) -> Vec<Trial> {
     table!(
@@ -12,7 +12,46 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
         what_is_not_a_file_is_an_error,
         a_limit_on_reading_holds,
         what_belongs_into_another_root_is_not_shown_the_hosts,
+        changes_on_disk_are_kept_and_stacked,
     )
+}
+
+/// A directory that takes the changes of a root.
+fn top() -> tempfile::TempDir {
+    let top = directory();
+    for name in ["tree", "work"] {
+        std::fs::create_dir(top.path().join(name)).unwrap();
+    }
+    top
+}
+
+async fn changes_on_disk_are_kept_and_stacked(name: &str) {
+    let tops = [top(), top(), top()];
+    let spec = |sealed, top: std::path::PathBuf| SandboxSpec {
+        writable: Writable::Disk(DiskLayers { sealed, top }),
+        ..SandboxSpec::default()
+    };
+    if name != "container" {
+        let refused = backend(name).create_sandbox(spec(Vec::new(), tops[0].path().into())).await.err();
+        assert!(matches!(refused, Some(IsolationError::Invalid { .. })), "{refused:?}");
+        return;
+    }
+    let steps = [
+        (0, "echo one >/kept; mkdir -p /etc/dir; echo two >/etc/dir/file; echo own >/etc/hostname"),
+        (1, "test $(cat /kept /etc/dir/file /etc/hostname | tr -d '\\n') = onetwoown; rm /kept; rm -r /etc/dir; mkdir /etc/dir"),
+        (2, "! test -e /kept; test -z \"$(ls /etc/dir)\"; test $(cat /etc/hostname) = own"),
+    ];
+    for (below, script) in steps {
+        let sealed = tops[..below].iter().map(|top| top.path().join("tree")).collect();
+        let sandbox = backend(name).create_sandbox(spec(sealed, tops[below].path().into())).await.unwrap();
+        let outcome = sh(&sandbox, &format!("set -e; {script}")).await;
+        assert_eq!(outcome.exit_code, Some(0), "{script}: {outcome:?}");
+        sandbox.destroy().await.unwrap();
+    }
+    // What was below is as it was, and its files belong to who made the sandbox.
+    let kept = tops[0].path().join("tree/kept");
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), "one\n");
+    assert_eq!(std::fs::metadata(kept).unwrap().uid(), rustix::process::geteuid().as_raw());
 }
 
 async fn what_belongs_into_another_root_is_not_shown_the_hosts(name: &str) {

@@ -99,7 +99,12 @@ pub struct View<'a>(&'a ViewPlan);
 
 /// Detached trees of the grants, in order, from this process's view, which must still be the host's.
 pub fn clone_grants(grants: &[GrantPlan]) -> Result<Vec<OwnedFd>, LayerError> {
-    grants.iter().map(|grant| clone_tree(&grant.path)).collect()
+    clone_trees(grants.iter().map(|grant| &grant.path))
+}
+
+/// Detached trees of what is at `paths`, likewise.
+pub fn clone_trees<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<Vec<OwnedFd>, LayerError> {
+    paths.into_iter().map(|path| clone_tree(path)).collect()
 }
 
 /// Builds the view in this process's (new) mount namespace.

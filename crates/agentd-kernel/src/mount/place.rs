@@ -10,6 +10,8 @@ use rustix::{
 };
 use std::{
     ffi::OsStr,
+    fs::File,
+    io::Write as _,
     os::fd::OwnedFd,
     path::{Component, Path},
 };
@@ -35,6 +37,23 @@ pub(super) fn file(root: &OwnedFd, path: &Path) -> Result<OwnedFd, LayerError> {
         Err(errno) => return Err(LayerError::new(Layer::Mounts, failed(), Some(errno.raw_os_error()))),
     }
     open_beneath(&parent, Path::new(name), OFlags::PATH).at(Layer::Mounts, failed)
+}
+
+/// Makes the file `path` below `root` with this content, where there is nothing yet.
+pub(super) fn new_file(root: &OwnedFd, path: &Path, content: &str) -> Result<(), LayerError> {
+    let failed = || format!("make {} in the root", path.display());
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(LayerError::new(Layer::Mounts, failed(), Some(libc::EINVAL)));
+    };
+    let parent = directory(root, parent, Mode::from(0o755))?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    match rustix::fs::openat(&parent, name, flags, Mode::from(0o644)) {
+        Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(LayerError::new(Layer::Mounts, failed(), Some(errno.raw_os_error()))),
+        Ok(file) => File::from(file)
+            .write_all(content.as_bytes())
+            .map_err(|error| LayerError::new(Layer::Mounts, failed(), error.raw_os_error())),
+    }
 }
 
 fn step(at: &OwnedFd, name: &OsStr, path: &Path, mode: Mode) -> Result<OwnedFd, LayerError> {

@@ -9,12 +9,12 @@ use crate::At;
 use agentd_core::{Layer, LayerError};
 use rustix::{
     fs::{Mode, OFlags},
+    io::Errno,
     mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
 };
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::CString,
-    fs,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
@@ -22,9 +22,12 @@ use std::{
 /// The root of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootPlan {
-    /// Unpacked layers of an image, the lowest first; none for a root of the host's programs.
+    /// Layers that are not changed, the lowest first: of an image, and of changes that were made before.
     #[serde(with = "crate::path_bytes::many")]
     pub layers: Vec<PathBuf>,
+    /// Where changes go on disk: a directory with `tree` and `work` in it. Without it they are in memory.
+    #[serde(with = "crate::path_bytes::maybe")]
+    pub top: Option<PathBuf>,
     /// Directories and files of the host that are shown read-only, at the same place.
     #[serde(with = "crate::path_bytes::many")]
     pub system: Vec<PathBuf>,
@@ -53,13 +56,9 @@ pub struct Root<'a> {
     root: OwnedFd,
 }
 
-/// Detached trees of a plan's layers, the lowest first, from this process's view, which must still be the host's.
-pub fn clone_layers(plan: &RootPlan) -> Result<Vec<OwnedFd>, LayerError> {
-    plan.layers.iter().map(|path| tree::clone_tree(path)).collect()
-}
-
-/// Builds the root in this process's (new) mount namespace, in which it is root.
-pub fn build(plan: &RootPlan, layers: Vec<OwnedFd>) -> Result<Root<'_>, LayerError> {
+/// Builds the root in this process's (new) mount namespace, in which it is root. `stack` has the detached trees of its layers, the lowest
+/// first, and of its top.
+pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>) -> Result<Root<'_>, LayerError> {
     let umask = rustix::process::umask(Mode::empty());
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .at(Layer::Mounts, || "make / private".to_owned())?;
@@ -68,10 +67,11 @@ pub fn build(plan: &RootPlan, layers: Vec<OwnedFd>) -> Result<Root<'_>, LayerErr
     let system = plan.system.iter().map(|path| tree::clone_tree(path)).collect::<Result<Vec<_>, _>>()?;
     let scratch = Scratch::mount(plan.scratch_bytes)?;
     let path = scratch.directory("root", 0o755)?;
-    if layers.is_empty() {
+    if stack.is_empty() {
         tree::show(&path, &path)?;
     } else {
-        overlay(&scratch, &layers, &path)?;
+        let (layers, top) = stack.split_at(plan.layers.len().min(stack.len()));
+        overlay(&scratch, layers, top.first(), &path)?;
     }
     let root = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .at(Layer::Mounts, || "open the new root".to_owned())?;
@@ -83,13 +83,15 @@ pub fn build(plan: &RootPlan, layers: Vec<OwnedFd>) -> Result<Root<'_>, LayerErr
         attach(&root, &tree, path, tree::READ_ONLY)?;
     }
     for (name, content) in &plan.files {
-        place::file(&root, name)?;
-        let place = path.join(name.strip_prefix("/").unwrap_or(name));
-        fs::write(place, content).at(Layer::Mounts, || format!("write {}", name.display()))?;
+        place::new_file(&root, name, content)?;
     }
     for (name, target) in &plan.links {
         let name = name.strip_prefix("/").unwrap_or(name);
-        rustix::fs::symlinkat(target, &root, name).at(Layer::Mounts, || format!("symlink /{}", name.display()))?;
+        match rustix::fs::symlinkat(target, &root, name) {
+            // It was made when the root was made first; what it has become since is the sandbox's own matter.
+            Err(Errno::EXIST) => {}
+            made => made.at(Layer::Mounts, || format!("symlink /{}", name.display()))?,
+        }
     }
     let dev = scratch.directory("dev", 0o755)?;
     dev::populate(&dev)?;
@@ -135,18 +137,32 @@ fn attach(root: &OwnedFd, tree: &OwnedFd, target: &Path, attributes: u64) -> Res
     tree::attach_at(tree, &place, target)
 }
 
-/// Mounts an overlay of `layers`, the lowest first, with a writable layer on the scratch file system
+/// Mounts an overlay of `layers`, the lowest first, under a writable one: `top`, or a part of the scratch file system
 /// (`Documentation/filesystems/overlayfs.rst`). Layers lie at short relative paths, because all of them must fit into one page.
-fn overlay(scratch: &Scratch, layers: &[OwnedFd], place: &Path) -> Result<(), LayerError> {
+///
+/// `volatile`: what is written reaches the disk when the kernel writes it back, and no later than that; nobody waits for it. Without it
+/// the end of every sandbox, and every snapshot, would take as long as writing all that is not yet on the disk.
+fn overlay(scratch: &Scratch, layers: &[OwnedFd], top: Option<&OwnedFd>, place: &Path) -> Result<(), LayerError> {
     for (number, layer) in layers.iter().enumerate() {
         let at = scratch.directory(&format!("l{number}"), 0o700)?;
         tree::restrict(layer, tree::READ_ONLY, &at)?;
         tree::attach_own(layer, &at)?;
     }
-    scratch.directory("upper", 0o755)?;
-    scratch.directory("work", 0o755)?;
-    let lower: Vec<String> = (0..layers.len()).rev().map(|number| format!("l{number}")).collect();
-    let options = format!("lowerdir={},upperdir=upper,workdir=work,userxattr", lower.join(":"));
+    let at = scratch.directory("top", 0o700)?;
+    if let Some(top) = top {
+        tree::restrict(top, tree::SHOWN, &at)?;
+        tree::attach_own(top, &at)?;
+    } else {
+        scratch.directory("top/tree", 0o755)?;
+        scratch.directory("top/work", 0o755)?;
+    }
+    let mut lower: Vec<String> = (0..layers.len()).rev().map(|number| format!("l{number}")).collect();
+    if lower.is_empty() {
+        // There must be one.
+        scratch.directory("none", 0o755)?;
+        lower.push("none".to_owned());
+    }
+    let options = format!("lowerdir={},upperdir=top/tree,workdir=top/work,userxattr,volatile", lower.join(":"));
     let options = CString::new(options).map_err(|_| LayerError::new(Layer::Mounts, "overlay options", Some(libc::EINVAL)))?;
     let parent = place.parent().unwrap_or(place);
     rustix::process::chdir(parent).at(Layer::Mounts, || "chdir to the scratch file system".to_owned())?;

@@ -54,7 +54,11 @@ pub(crate) fn text(backend: &str, spec: &SandboxSpec) -> Result<String, Isolatio
 
 fn own_root(root: &RootPlan, lines: &mut Vec<Line>) {
     lines.extend(root.layers.iter().map(|layer| ("layer", format!("{} (unchanged)", layer.display()))));
-    lines.push(("root", format!("its own; at most {} MiB of it written, in memory", root.scratch_bytes >> 20)));
+    let changes = match &root.top {
+        Some(top) => format!("its own; changes go to {}", top.display()),
+        None => format!("its own; at most {} MiB of it written, in memory", root.scratch_bytes >> 20),
+    };
+    lines.push(("root", changes));
     lines.push(("home", root.home.display().to_string()));
     if !root.system.is_empty() {
         lines.push(("system", format!("{} (read-only)", list(&root.system))));

@@ -5,7 +5,7 @@ use super::{
     args::{NetworkArg, RunArgs},
     environment, grants, terminal,
 };
-use agentd_core::{Command, Grant, IsolationError, Limits, Root, SandboxSpec, StdinSource};
+use agentd_core::{Command, Grant, IsolationError, Limits, Root, SandboxSpec, StdinSource, Writable};
 use agentd_image::Image;
 use agentd_isolation::{ContainerBackend, HostDirectBackend};
 use std::{
@@ -82,6 +82,7 @@ pub(crate) fn request(args: &RunArgs, backend: &str, image: Option<&Image>) -> R
     };
     let spec = SandboxSpec {
         root: image.map_or(Root::Host, |image| Root::Layers(image.layers.clone())),
+        writable: Writable::Memory,
         grants: granted,
         home: Some(home),
         network: args.net.map(Into::into).unwrap_or_default(),
