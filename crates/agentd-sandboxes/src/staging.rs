@@ -1,0 +1,102 @@
+//! Where things are made and removed: a directory that its maker holds locked (`flock`) and that goes when the maker does. What another
+//! process died over is known by its lock, which can be taken.
+
+use crate::{
+    durable::{entries, make_folder},
+    error::{Doing as _, StateError},
+    layer_id::LayerId,
+    lock::Lock,
+    tree::erase,
+};
+use std::{
+    collections::HashSet,
+    fs::{File, TryLockError},
+    io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+/// A staging directory that this process holds.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    path: PathBuf,
+    /// Holds the lock until it is closed.
+    held: File,
+    keep: bool,
+}
+
+impl Staging {
+    /// Makes one. Under the lock: between its making and its locking it looks abandoned.
+    pub(crate) fn make(folder: &Path, _lock: &Lock) -> Result<Self, StateError> {
+        let path = folder.join(LayerId::draw().doing("name", folder)?.to_string());
+        make_folder(&path)?;
+        let held = File::open(&path).doing("open", &path)?;
+        held.lock().doing("lock", &path)?;
+        make_folder(&path.join("pins"))?;
+        Ok(Self { path, held, keep: false })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keeps a layer from being collected while this lives.
+    pub(crate) fn pin(&self, layer: LayerId, _lock: &Lock) -> Result<(), StateError> {
+        let path = self.path.join("pins").join(layer.to_string());
+        File::create(&path).map(drop).doing("make", path)
+    }
+
+    /// Gives it up as it is.
+    pub(crate) fn leave(mut self) -> PathBuf {
+        self.keep = true;
+        self.path.clone()
+    }
+
+    /// Removes it, and says if that failed.
+    pub(crate) fn remove(self) -> Result<(), StateError> {
+        clear(&self.path)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next to open the state: `held` is closed after this.
+        if !self.keep {
+            let _ = clear(&self.path);
+        }
+        let _ = &self.held;
+    }
+}
+
+/// What the dead left in the staging folder; it is held by us from now on. Among it is a draft of a record: who writes one has the lock.
+pub(crate) fn abandoned(folder: &Path, _lock: &Lock) -> Result<Vec<Staging>, StateError> {
+    let mut abandoned = Vec::new();
+    for path in entries(folder)? {
+        let held = match File::open(&path) {
+            // Its maker, who is alive, removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.doing("open", &path)?,
+        };
+        match held.try_lock() {
+            Ok(()) => abandoned.push(Staging { path, held, keep: false }),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error).doing("lock", path),
+        }
+    }
+    Ok(abandoned)
+}
+
+/// The layers that are pinned by anything staged.
+pub(crate) fn pinned(folder: &Path, _lock: &Lock) -> Result<HashSet<LayerId>, StateError> {
+    let mut all = HashSet::new();
+    for path in entries(folder)? {
+        all.extend(entries(&path.join("pins"))?.iter().filter_map(|pin| LayerId::of(pin)));
+    }
+    Ok(all)
+}
+
+fn clear(path: &Path) -> Result<(), StateError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let parent = File::open(parent).doing("open", parent)?;
+    erase(parent.as_fd(), name).doing("remove", path)
+}

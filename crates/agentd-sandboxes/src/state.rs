@@ -1,0 +1,191 @@
+//! The directory of all sandboxes and what may be asked of it.
+//!
+//! ```text
+//! root/                      0700, its owner's alone
+//! ├── lock                   held (flock) for each step that must be one: never for long
+//! ├── named/<name>/          a sandbox: its `record.json`, and `log` for whoever runs it
+//! ├── layers/<id>/           changes: `tree`, and `work` beside it
+//! ├── staging/<id>/          what is being made or removed, or layers that are in use; held (flock) by its maker
+//! └── promised/              sandboxes that are to appear together, while they do
+//! ```
+//!
+//! **Why a crash leaves it consistent.** A layer, a sandbox and each change of its record come into being by one `rename`. Layers
+//! come first and records after, so everything that a record names is there; what no record names is [`State::collect`]ed. All else
+//! is in a staging directory, and the next [`State::open`] removes those whose maker is dead: the kernel gave up its lock with it.
+//!
+//! **Why it is safe beside others.** What is long is done without the lock, on layers that are pinned in a staging directory; then,
+//! under the lock, the record is read anew and changed only if what was done is still right for it.
+//!
+//! **What a power failure takes.** No record, and no layer of one. What is in a layer is on the disk when [`State::snapshot`] or
+//! [`State::squash`] returns; before that, as with all files, when the kernel has written it.
+
+mod collect;
+mod diff;
+mod fork;
+mod fsck;
+mod hold;
+mod named;
+mod promise;
+mod restore;
+mod run;
+mod seal;
+mod snapshot;
+mod squash;
+
+pub use collect::Collected;
+pub use fork::Of;
+pub use fsck::Problem;
+pub use hold::Hold;
+pub use seal::How;
+pub use squash::Squashed;
+
+use crate::{
+    durable::{self, entries},
+    error::{Doing as _, StateError},
+    layer,
+    layer_id::LayerId,
+    lock::Lock,
+    name::Name,
+    record::{Record, exists},
+    staging::{self, Staging},
+};
+use agentd_core::DiskLayers;
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+/// All sandboxes of one directory. Any number of these, in any number of processes, may be open on it.
+#[derive(Debug, Clone)]
+pub struct State {
+    root: PathBuf,
+}
+
+impl State {
+    /// Opens the directory `root`, which is made if it is not there, and removes what the dead left in it.
+    pub fn open(root: &Path) -> Result<Self, StateError> {
+        make_private(root)?;
+        // Absolute: the paths that are given out outlive the caller's working directory.
+        let state = Self { root: fs::canonicalize(root).doing("find", root)? };
+        for folder in [state.named(), state.layers(), state.staging()] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).doing("make", &folder)?;
+        }
+        state.bury()?;
+        Ok(state)
+    }
+
+    /// Where the layers of a sandbox are.
+    pub fn layer_paths(&self, record: &Record) -> DiskLayers {
+        let sealed = record.sealed.iter().map(|layer| self.tree(*layer)).collect();
+        DiskLayers { sealed, top: self.layer(record.top) }
+    }
+
+    /// Empties the `work` of a sandbox's top, which nobody may have mounted: what overlayfs leaves there after a crash
+    /// (`work/incompat/volatile`) forbids the next mount.
+    pub fn fresh_work(&self, record: &Record) -> Result<(), StateError> {
+        layer::fresh_work(&self.layer(record.top))
+    }
+
+    /// Where whoever runs a sandbox keeps what its commands said. It goes with the sandbox.
+    pub fn log_directory(&self, name: &Name) -> PathBuf {
+        self.sandbox(name).join("log")
+    }
+
+    /// Removes what the dead left in staging.
+    fn bury(&self) -> Result<(), StateError> {
+        let abandoned = staging::abandoned(&self.staging(), &self.lock()?)?;
+        abandoned.into_iter().try_for_each(Staging::remove)
+    }
+
+    /// Waits for the lock, and keeps the promise of one who died over it.
+    fn lock(&self) -> Result<Lock, StateError> {
+        let lock = Lock::take(&self.root.join("lock"))?;
+        self.keep_promise(&lock)?;
+        Ok(lock)
+    }
+
+    fn stage(&self, lock: &Lock) -> Result<Staging, StateError> {
+        Staging::make(&self.staging(), lock)
+    }
+
+    /// The record of a sandbox.
+    fn load(&self, name: &Name) -> Result<Record, StateError> {
+        let directory = self.sandbox(name);
+        match Record::read(&directory, name)? {
+            Ok(record) => Ok(record),
+            Err(_) if !exists(&directory)? => Err(StateError::NotFound { name: name.clone() }),
+            Err(damage) => Err(StateError::Damaged { name: name.clone(), damage }),
+        }
+    }
+
+    /// Every record. One that is damaged is an error: what it needs is not known.
+    fn load_all(&self, _lock: &Lock) -> Result<Vec<Record>, StateError> {
+        self.names()?.iter().map(|name| self.load(name)).collect()
+    }
+
+    /// Puts a record in the place of what it was.
+    fn replace(&self, record: &Record, _lock: &Lock) -> Result<(), StateError> {
+        // One name will do for all: who writes has the lock.
+        record.write(&self.sandbox(&record.name), &self.staging().join("draft"))
+    }
+
+    /// The names of all sandboxes, sorted.
+    fn names(&self) -> Result<Vec<Name>, StateError> {
+        let name = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
+        Ok(entries(&self.named())?.into_iter().filter_map(name).collect())
+    }
+
+    /// Makes durable that layers came, which a record is about to name.
+    fn flush_layers(&self) -> Result<(), StateError> {
+        durable::flush_directory(&self.layers())
+    }
+
+    fn named(&self) -> PathBuf {
+        self.root.join("named")
+    }
+
+    fn sandbox(&self, name: &Name) -> PathBuf {
+        self.named().join(name)
+    }
+
+    fn layers(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    fn layer(&self, layer: LayerId) -> PathBuf {
+        self.layers().join(layer.to_string())
+    }
+
+    fn tree(&self, layer: LayerId) -> PathBuf {
+        layer::tree(&self.layer(layer))
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+}
+
+/// Makes the directory, or checks that it is ours alone. Set-id files of strangers lie in it, and whoever can rename in it decides
+/// what sandboxes are made of.
+fn make_private(root: &Path) -> Result<(), StateError> {
+    if let Some(parent) = root.parent() {
+        fs::create_dir_all(parent).doing("make", parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(root) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other.doing("make", root)?,
+    }
+    let refuse = |why| Err(StateError::Place { path: root.to_owned(), why });
+    let found = fs::symlink_metadata(root).doing("look at", root)?;
+    if !found.is_dir() {
+        return refuse("is not a directory — name another place");
+    }
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        return refuse("belongs to another user — name another place, or run as its owner");
+    }
+    if found.mode() & 0o077 != 0 {
+        return refuse("can be entered by others — chmod 700 it");
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! Sandboxes that begin as another one is, or was.
+
+use super::{How, State, snapshot};
+use crate::{error::StateError, layer::Draft, layer_id::LayerId, lock::Lock, name::Name, record::Record, staging::Staging};
+use std::path::Path;
+
+/// What of a sandbox is forked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of<'a> {
+    /// What it is now.
+    Now(How),
+    /// What it was when this snapshot was made.
+    Snapshot(&'a Name),
+}
+
+impl State {
+    /// Makes sandboxes that begin as `name` is or was; they share its layers and each has a top of its own. All of them appear, or none,
+    /// whenever this process is killed or the power goes. What may be seen after a kill, beside nothing and everything, is that the
+    /// top of `name` is sealed (which changes nothing of what it shows) and no new sandbox is there.
+    ///
+    /// It does not wait until what was changed in `name` is on the disk; [`State::snapshot`] does.
+    ///
+    /// # Errors
+    /// [`StateError::Taken`] if there is a sandbox of a name, or a name comes twice.
+    pub fn fork(&self, name: &Name, of: Of<'_>, new: &[Name]) -> Result<Vec<Record>, StateError> {
+        self.are_free(new)?;
+        match of {
+            Of::Snapshot(snapshot) => {
+                let lock = self.lock()?;
+                let record = self.load(name)?;
+                let layers = snapshot::find(&record, snapshot)?.layers.clone();
+                let staging = self.stage(&lock)?;
+                let below = self.highest(&layers);
+                let origin = Origin { record, layers, parent: format!("{name}@{snapshot}") };
+                self.multiply(&origin, below.as_deref(), new, &staging, &lock)
+            }
+            Of::Now(how) => {
+                let mut prepared = self.prepare(name, how)?;
+                let lock = self.lock()?;
+                let mut record = self.load(name)?;
+                // Before anything is changed: who is refused has changed nothing.
+                self.are_free(new)?;
+                let old_top = record.top;
+                let below = self.tree(old_top);
+                let layers = self.seal(&mut record, &mut prepared, &lock)?;
+                if record.top != old_top {
+                    self.flush_layers()?;
+                    // First: what is sealed for the new sandboxes must be the top of none.
+                    self.replace(&record, &lock)?;
+                }
+                let origin = Origin { record, layers, parent: name.to_string() };
+                self.multiply(&origin, Some(&below), new, prepared.staging(), &lock)
+            }
+        }
+    }
+
+    fn multiply(
+        &self,
+        origin: &Origin,
+        below: Option<&Path>,
+        new: &[Name],
+        staging: &Staging,
+        lock: &Lock,
+    ) -> Result<Vec<Record>, StateError> {
+        self.are_free(new)?;
+        let mut records = Vec::new();
+        for name in new {
+            let top = Draft::make_over(staging, below)?.adopt(&self.layers(), lock)?;
+            let (about, parent) = (origin.record.about.clone(), Some(origin.parent.clone()));
+            records.push(Record::new(name, about, origin.layers.clone(), top, parent));
+        }
+        if !records.is_empty() {
+            self.appear(&records, staging, lock)?;
+        }
+        Ok(records)
+    }
+
+    fn are_free(&self, new: &[Name]) -> Result<(), StateError> {
+        for (at, name) in new.iter().enumerate() {
+            self.is_free(name)?;
+            if new[..at].contains(name) {
+                return Err(StateError::Taken { name: name.clone() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What new sandboxes begin as.
+struct Origin {
+    record: Record,
+    layers: Vec<LayerId>,
+    parent: String,
+}

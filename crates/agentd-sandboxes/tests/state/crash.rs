@@ -1,0 +1,292 @@
+//! Whenever a process that changes sandboxes is killed, all that it said it had done is there, whole, and what it was doing is done or
+//! not begun. The process is this program again.
+
+use crate::place::{Place, name};
+use agentd_sandboxes::{About, How, Name, Of, Record, State};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::{self, BufRead, BufReader, Write},
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+/// Tells this program to be the one that changes sandboxes, and where.
+const CHANGER: &str = "AGENTD_TEST_CHANGER";
+/// How often it is killed.
+const MOMENTS: u32 = 100;
+/// Sandboxes there are at most, and snapshots of each.
+const MOST: usize = 5;
+
+/// What is seen of a sandbox: the number in a file of its, now and in each of its snapshots.
+type Seen = (Option<u64>, BTreeMap<String, Option<u64>>);
+/// What is seen of all.
+type All = BTreeMap<String, Seen>;
+
+fn seen(place: &Path, record: &Record) -> Seen {
+    let number = |layers: &mut dyn Iterator<Item = String>| {
+        let files: Vec<_> = layers.map(|layer| place.join("layers").join(layer).join("tree/number")).collect();
+        let highest = files.iter().rev().find(|file| file.exists());
+        highest.map(|file| fs::read_to_string(file).unwrap().parse().unwrap())
+    };
+    let now = number(&mut record.sealed.iter().chain([&record.top]).map(ToString::to_string));
+    let then = |(name, snapshot): (&Name, &agentd_sandboxes::Snapshot)| {
+        (name.to_string(), number(&mut snapshot.layers.iter().map(ToString::to_string)))
+    };
+    (now, record.snapshots.iter().map(then).collect())
+}
+
+fn all(place: &Path, state: &State) -> All {
+    let records = state.list().unwrap().into_iter().map(Result::unwrap);
+    records.map(|record| (record.name.to_string(), seen(place, &record))).collect()
+}
+
+/// Says it on a line of its own, whatever the test program has said on this one.
+fn say(what: &str, all: &All) {
+    let line = format!("\n{what} {}\n", serde_json::to_string(all).unwrap());
+    io::stdout().lock().write_all(line.as_bytes()).unwrap();
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).unwrap();
+    u64::from_ne_bytes(bytes)
+}
+
+fn any<T>(of: impl IntoIterator<Item = T>) -> Option<T> {
+    let mut of: Vec<_> = of.into_iter().collect();
+    if of.is_empty() { None } else { Some(of.swap_remove(usize::try_from(random() % of.len() as u64).unwrap())) }
+}
+
+/// One who changes sandboxes, and says before each change what will be, and after it that it is.
+struct Changer {
+    place: PathBuf,
+    state: State,
+    now: All,
+}
+
+impl Changer {
+    fn change<S, R>(&mut self, work: impl FnOnce(&mut All) -> S, real: impl FnOnce(&State) -> R) {
+        let mut after = self.now.clone();
+        work(&mut after);
+        say("doing", &after);
+        real(&self.state);
+        say("done", &after);
+        self.now = after;
+    }
+
+    /// Changes anything, in any way.
+    fn step(&mut self) {
+        let free: Vec<_> = (0..MOST).map(|at| format!("s{at}")).filter(|name| !self.now.contains_key(name)).collect();
+        let Some(called) = any(self.now.keys().cloned()) else { return self.create(free[0].clone()) };
+        let (one, how) = (name(&called), any([How::Seal, How::Copy]).unwrap());
+        let (number, snapshots) = self.now[&called].clone();
+        let snapshot = any(snapshots.into_keys());
+        match (random() % 20, snapshot) {
+            (0..2, _) if !free.is_empty() => self.create(free[0].clone()),
+            (2..7, _) => self.write(&called),
+            (7..10, _) => {
+                let new = format!("p{}", random() % MOST as u64);
+                if !self.now[&called].1.contains_key(&new) {
+                    let saved = |all: &mut All| all.get_mut(&called).unwrap().1.insert(new.clone(), number);
+                    self.change(saved, |state| state.snapshot(&one, &name(&new), how).unwrap());
+                }
+            }
+            (10..13, of) if !free.is_empty() => {
+                let of = of.filter(|_| random().is_multiple_of(2));
+                let number = of.as_ref().map_or(number, |of| self.now[&called].1[of]);
+                let of = of.map(|of| name(&of));
+                let new: Vec<_> = free.iter().take(3).map(|new| name(new)).collect();
+                let made = |all: &mut All| all.extend(new.iter().map(|new| (new.to_string(), (number, BTreeMap::new()))));
+                self.change(made, |state| state.fork(&one, of.as_ref().map_or(Of::Now(how), Of::Snapshot), &new).unwrap());
+            }
+            (13..15, Some(snapshot)) => {
+                let restored = |all: &mut All| {
+                    let seen = all.get_mut(&called).unwrap();
+                    seen.0 = seen.1[&snapshot];
+                };
+                self.change(restored, |state| state.restore(&one, &name(&snapshot)).unwrap());
+            }
+            (15, Some(snapshot)) => {
+                let dropped = |all: &mut All| all.get_mut(&called).unwrap().1.remove(&snapshot);
+                self.change(dropped, |state| state.drop_snapshot(&one, &name(&snapshot)).unwrap());
+            }
+            (16, _) => self.change(|all| all.remove(&called), |state| state.remove(&one).unwrap()),
+            (17, _) => self.change(|_| (), |state| state.touch(&one).unwrap()),
+            (18, _) => self.change(|_| (), |state| state.collect().unwrap()),
+            (19, _) => self.deepen(&called),
+            _ => {}
+        }
+    }
+
+    fn create(&mut self, called: String) {
+        let new = name(&called);
+        let made = |all: &mut All| all.insert(called, (None, BTreeMap::new()));
+        self.change(made, |state| state.create(&new, About::default()).unwrap());
+    }
+
+    /// Writes another number, as a command would.
+    fn write(&mut self, called: &str) {
+        let number = random();
+        let written = |all: &mut All| all.get_mut(called).unwrap().0 = Some(number);
+        self.change(written, |state| {
+            let tree = state.layer_paths(&state.record(&name(called)).unwrap()).top.join("tree");
+            fs::write(tree.join("draft"), number.to_string()).unwrap();
+            fs::rename(tree.join("draft"), tree.join("number")).unwrap();
+        });
+    }
+
+    /// Seals until it is deep, and squashes.
+    fn deepen(&mut self, called: &str) {
+        let (one, passing) = (name(called), name("passing"));
+        while self.state.record(&one).unwrap().sealed.len() < 14 {
+            self.write(called);
+            let number = self.now[called].0;
+            let saved = |all: &mut All| all.get_mut(called).unwrap().1.insert("passing".to_owned(), number);
+            self.change(saved, |state| state.snapshot(&one, &passing, How::Seal).unwrap());
+            let dropped = |all: &mut All| all.get_mut(called).unwrap().1.remove("passing");
+            self.change(dropped, |state| state.drop_snapshot(&one, &passing).unwrap());
+        }
+        self.change(|_| (), |state| state.squash(&one).unwrap());
+        self.change(|_| (), |state| state.collect().unwrap());
+        assert_eq!(all(&self.place, &self.state), self.now);
+    }
+}
+
+#[test]
+fn changer() {
+    let Some(place) = env::var_os(CHANGER).map(PathBuf::from) else { return };
+    let state = State::open(&place).unwrap();
+    let now = all(&place, &state);
+    let mut changer = Changer { place, state, now };
+    // A snapshot that a kill left behind.
+    for called in changer.now.clone().into_keys() {
+        if changer.now[&called].1.contains_key("passing") {
+            let dropped = |all: &mut All| all.get_mut(&called).unwrap().1.remove("passing");
+            changer.change(dropped, |state| state.drop_snapshot(&name(&called), &name("passing")).unwrap());
+        }
+    }
+    changer.change(|_| (), |_| ());
+    // Until it is killed.
+    loop {
+        changer.step();
+    }
+}
+
+/// Lets one change sandboxes and kills it; what it said was done, and what it said it was doing when it was killed.
+fn killed(place: &Path) -> (All, Option<All>) {
+    let mut changer = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "crash::changer", "--nocapture"])
+        .env(CHANGER, place)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(changer.stdout.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("done ") {
+        assert_ne!(out.read_line(&mut said).unwrap(), 0, "it ended itself: {said}");
+    }
+    let reader = thread::spawn(move || {
+        while out.read_line(&mut said).unwrap() > 0 {}
+        said
+    });
+    // Any moment will do: nothing is waited for.
+    thread::sleep(Duration::from_micros(random() % 150_000));
+    changer.kill().unwrap();
+    assert_eq!(changer.wait().unwrap().signal(), Some(9));
+    let said = reader.join().unwrap();
+    let (mut done, mut doing) = (All::new(), None);
+    // What is said without an end was not said.
+    for line in said.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+        if let Some(after) = line.strip_prefix("doing ") {
+            doing = Some(serde_json::from_str(after).unwrap());
+        } else if let Some(after) = line.strip_prefix("done ") {
+            (done, doing) = (serde_json::from_str(after).unwrap(), None);
+        }
+    }
+    (done, doing)
+}
+
+#[test]
+fn what_was_said_to_be_done_is_there_whenever_its_process_was_killed() {
+    let place = Place::new();
+    let root = place.at("state");
+    let (mut interrupted, mut left_behind, mut changed) = (0, 0, 0);
+    for moment in 0.. {
+        let (done, doing) = killed(&root);
+        interrupted += u32::from(doing.is_some());
+        left_behind += u32::from(place.count("staging") > 0);
+        let state = State::open(&root).unwrap();
+        let damages = || state.fsck().unwrap().into_iter().filter(agentd_sandboxes::Problem::is_damage).collect::<Vec<_>>();
+        assert_eq!(damages().len(), 0, "{:?}", damages());
+        let now = all(&root, &state);
+        changed += u32::from(!now.is_empty());
+        let after = doing.unwrap_or_else(|| done.clone());
+        for called in done.keys().chain(after.keys()).chain(now.keys()) {
+            let possible = [done.get(called), after.get(called)];
+            assert!(possible.contains(&now.get(called)), "{called}: {:?} is none of {possible:?}", now.get(called));
+        }
+        // What appears together is there or not.
+        let new = || after.keys().filter(|called| !done.contains_key(*called));
+        assert!(new().all(|called| now.contains_key(called)) || !new().any(|called| now.contains_key(called)), "{now:?}");
+
+        state.collect().unwrap();
+        place.assert_clean();
+        assert_eq!(all(&root, &state), now);
+        // Kills that all fell between two changes show nothing.
+        if moment + 1 >= MOMENTS && interrupted > 0 && left_behind > 0 && changed > 0 {
+            break;
+        }
+        assert!(moment < 20 * MOMENTS, "nothing was interrupted");
+    }
+}
+
+#[test]
+fn many_who_change_at_once_leave_it_whole() {
+    let place = Place::new();
+    let root = place.at("state");
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let state = State::open(&root).unwrap();
+                for _ in 0..60 {
+                    disturb(&state);
+                }
+            });
+        }
+    });
+    place.state.collect().unwrap();
+    place.assert_clean();
+    assert!(place.state.list().unwrap().iter().all(Result::is_ok));
+}
+
+/// Changes anything. It may be refused because of what others do, and for no other reason.
+fn disturb(state: &State) {
+    use agentd_sandboxes::StateError::{Changed, Gone, NoSnapshot, NotFound, SnapshotTaken, Taken};
+    let one = any(["a", "b", "c"].map(name)).unwrap();
+    let (other, snapshot) = (any(["a", "b", "c"].map(name)).unwrap(), any(["s", "t"].map(name)).unwrap());
+    let how = any([How::Seal, How::Copy]).unwrap();
+    let done = match random() % 10 {
+        0 | 1 => state.create(&one, About::default()).map(drop),
+        2 | 3 => state.snapshot(&one, &snapshot, how).map(drop),
+        4 => state.fork(&one, Of::Now(how), &[other]).map(drop),
+        5 => state.restore(&one, &snapshot).map(drop),
+        6 => state.drop_snapshot(&one, &snapshot).map(drop),
+        7 => state.diff(&one, None, &[]).map(drop),
+        8 => state.record(&one).and_then(|record| state.hold(&record)).map(drop),
+        _ if random().is_multiple_of(2) => state.remove(&one),
+        _ => state.collect().map(drop),
+    };
+    if let Ok(record) = state.record(&one)
+        && let Ok(_hold) = state.hold(&record)
+    {
+        let _ = fs::write(state.layer_paths(&record).top.join("tree").join(random().to_string()), "x");
+    }
+    let refused = |error: &_| {
+        matches!(error, Changed { .. } | Gone { .. } | NoSnapshot { .. } | NotFound { .. } | SnapshotTaken { .. } | Taken { .. })
+    };
+    assert!(done.as_ref().err().is_none_or(refused), "{done:?}");
+}

@@ -1,0 +1,16 @@
+//! The state of sandboxes through its public interface, as root and as an ordinary user alike.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod collect;
+mod copy;
+mod crash;
+mod diff;
+mod fork;
+mod fsck;
+mod layers;
+mod model;
+mod named;
+mod overlay;
+mod place;
+mod snapshot;
+mod squash;

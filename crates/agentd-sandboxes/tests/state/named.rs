@@ -1,0 +1,160 @@
+//! Sandboxes come, are looked at, and go.
+
+use crate::place::{Place, name};
+use agentd_core::{Access, Grant, SandboxSpec};
+use agentd_sandboxes::{About, State, StateError};
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    path::PathBuf,
+};
+
+fn about() -> About {
+    About {
+        spec: SandboxSpec { allow_degraded: true, ..SandboxSpec::default() },
+        backend: "container".to_owned(),
+        image: Some("alpine:3".to_owned()),
+        image_layers: vec!["sha256:a".to_owned(), "sha256:b".to_owned()],
+        idle_ttl: Some(60),
+        total_ttl: None,
+    }
+}
+
+#[test]
+fn what_was_made_is_read_again_by_whoever_opens_the_state() {
+    let place = Place::new();
+    let record = place.state.create(&name("a"), about()).unwrap();
+    assert_eq!((record.name.as_str(), &record.about, record.sealed.len()), ("a", &about(), 0));
+    let other = State::open(&place.at("state")).unwrap();
+    assert_eq!(other.record(&name("a")).unwrap(), record);
+    let top = other.layer_paths(&record).top;
+    assert!(top.join("tree").is_dir() && top.join("work").is_dir() && other.log_directory(&name("a")).is_dir());
+    assert_eq!(fs::metadata(top.join("tree")).unwrap().permissions().mode() & 0o7777, 0o755);
+    assert_eq!(fs::metadata(&top).unwrap().permissions().mode() & 0o7777, 0o700);
+    place.assert_clean();
+}
+
+#[test]
+fn a_name_is_given_once() {
+    let place = Place::new();
+    place.sandbox("a");
+    assert!(matches!(place.state.create(&name("a"), about()), Err(StateError::Taken { .. })));
+    assert_eq!((place.count("layers"), place.count("staging")), (1, 0));
+    place.state.remove(&name("a")).unwrap();
+    assert_eq!(place.state.create(&name("a"), about()).unwrap().about, about());
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let place = Place::new();
+    let (missing, record) = (name("missing"), place.sandbox("a"));
+    let not_found = |result: Result<(), StateError>| assert!(matches!(result, Err(StateError::NotFound { .. })), "{result:?}");
+    not_found(place.state.record(&missing).map(drop));
+    not_found(place.state.touch(&missing).map(drop));
+    not_found(place.state.remove(&missing));
+    not_found(place.state.squash(&missing).map(drop));
+    not_found(place.state.diff(&missing, None, &[]).map(drop));
+    let said = place.state.restore(&record.name, &missing).unwrap_err().to_string();
+    assert!(said.contains("sandbox a has no snapshot missing"), "{said}");
+}
+
+#[test]
+fn a_use_is_noted_and_nothing_else() {
+    let place = Place::new();
+    let record = place.sandbox("a");
+    let path = place.at("state/named/a/record.json");
+    let text = fs::read_to_string(&path).unwrap().replace(&format!("\"used\": {}", record.used), "\"used\": 7");
+    fs::write(&path, text).unwrap();
+    assert_eq!(place.state.record(&name("a")).unwrap().used, 7);
+    let touched = place.state.touch(&name("a")).unwrap();
+    assert!(touched.used >= record.used);
+    assert_eq!(place.state.record(&name("a")).unwrap(), touched);
+    assert_eq!((touched.made, touched.top), (record.made, record.top));
+    place.assert_clean();
+}
+
+#[test]
+fn a_damaged_record_is_named_beside_the_good_ones_and_can_be_removed() {
+    let place = Place::new();
+    for called in ["bad", "empty", "good", "later", "lost", "moved", "more"] {
+        place.sandbox(called);
+    }
+    let path = |called: &str| place.at("state/named").join(called).join("record.json");
+    let good = fs::read_to_string(path("good")).unwrap();
+    fs::write(path("bad"), good.replace("good", "bad").replace("\"top\": \"", "\"top\": \"../")).unwrap();
+    fs::write(path("empty"), "").unwrap();
+    fs::write(path("later"), good.replace("good", "later").replace("\"version\": 1", "\"version\": 2")).unwrap();
+    fs::remove_file(path("lost")).unwrap();
+    fs::write(path("moved"), &good).unwrap();
+    fs::write(path("more"), good.replace("good", "more").replacen('{', "{\"more\": 1,", 1)).unwrap();
+    let list = place.state.list().unwrap();
+    let damaged = list.iter().filter_map(|found| match found {
+        Err(StateError::Damaged { name, .. }) => Some(name.as_str()),
+        _ => None,
+    });
+    assert_eq!(damaged.collect::<Vec<_>>(), ["bad", "empty", "later", "lost", "more", "moved"]);
+    assert_eq!(list.iter().flatten().map(|record| record.name.as_str()).collect::<Vec<_>>(), ["good"]);
+    // What they need is not known, so nothing goes while they are there.
+    assert!(matches!(place.state.collect(), Err(StateError::Damaged { .. })));
+    assert!(place.state.needed_image_layers().is_err());
+    assert_eq!(place.state.fsck().unwrap().iter().filter(|problem| problem.is_damage()).count(), 6);
+    for called in ["bad", "empty", "later", "lost", "more", "moved"] {
+        place.state.remove(&name(called)).unwrap();
+    }
+    assert_eq!(place.state.collect().unwrap().layers, 6);
+    place.assert_clean();
+}
+
+#[test]
+fn what_cannot_be_written_down_leaves_nothing() {
+    let place = Place::new();
+    let path = PathBuf::from(OsStr::from_bytes(b"/data/\xff"));
+    let grant = Grant { path, target: None, access: Access::ReadOnly, protect: Vec::new() };
+    let about = About { spec: SandboxSpec { grants: vec![grant], ..SandboxSpec::default() }, ..About::default() };
+    assert!(matches!(place.state.create(&name("a"), about), Err(StateError::Unwritable { .. })));
+    assert_eq!(place.state.list().unwrap().len(), 0);
+    place.state.collect().unwrap();
+    place.assert_clean();
+}
+
+#[test]
+fn the_layers_of_images_that_are_needed_are_known() {
+    let place = Place::new();
+    place.state.create(&name("a"), about()).unwrap();
+    let other = About { image_layers: vec!["sha256:b".to_owned(), "sha256:c".to_owned()], ..about() };
+    place.state.create(&name("b"), other).unwrap();
+    let mut needed: Vec<_> = place.state.needed_image_layers().unwrap().into_iter().collect();
+    needed.sort();
+    assert_eq!(needed, ["sha256:a", "sha256:b", "sha256:c"]);
+    place.state.remove(&name("b")).unwrap();
+    assert_eq!(place.state.needed_image_layers().unwrap().len(), 2);
+}
+
+#[test]
+fn a_place_that_others_can_enter_is_refused() {
+    let place = Place::new();
+    fs::create_dir(place.at("open")).unwrap();
+    fs::set_permissions(place.at("open"), fs::Permissions::from_mode(0o711)).unwrap();
+    fs::write(place.at("file"), "").unwrap();
+    std::os::unix::fs::symlink("state", place.at("link")).unwrap();
+    for bad in ["open", "file", "link"] {
+        assert!(matches!(State::open(&place.at(bad)), Err(StateError::Place { .. })), "{bad}");
+    }
+}
+
+#[test]
+fn the_work_directory_is_made_anew() {
+    let place = Place::new();
+    let record = place.sandbox("a");
+    let work = place.state.layer_paths(&record).top.join("work");
+    fs::create_dir_all(work.join("work/deep")).unwrap();
+    fs::create_dir_all(work.join("incompat/volatile")).unwrap();
+    fs::set_permissions(work.join("work"), fs::Permissions::from_mode(0o000)).unwrap();
+    place.state.fresh_work(&record).unwrap();
+    assert_eq!(fs::read_dir(&work).unwrap().count(), 0);
+    fs::remove_dir(&work).unwrap();
+    assert_eq!(place.state.fsck().unwrap().iter().filter(|problem| problem.is_damage()).count(), 1);
+    place.state.fresh_work(&record).unwrap();
+    place.assert_clean();
+}
