@@ -8,7 +8,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -129,10 +129,15 @@ pub fn mapping(owner: (u32, u32), shown: (u32, u32), count: u32) -> Result<Owned
 /// A detached, id-mapped copy of the mount tree at `path`.
 pub fn mapped_tree(path: &Path, userns: &OwnedFd) -> Result<OwnedFd, LayerError> {
     let tree = crate::mount::clone_tree(path)?;
-    syscall::mount_setattr(tree.as_fd(), true, libc::MOUNT_ATTR_IDMAP, Some(userns.as_fd()))
+    map(tree.as_fd(), path, userns)?;
+    Ok(tree)
+}
+
+/// Maps the ids of a mount tree that is attached nowhere; `path` is what it shows.
+pub fn map(tree: BorrowedFd<'_>, path: &Path, userns: &OwnedFd) -> Result<(), LayerError> {
+    syscall::mount_setattr(tree, true, libc::MOUNT_ATTR_IDMAP, Some(userns.as_fd()))
         .at(Layer::Idmap, || format!("mount_setattr idmap for {}", path.display()))
         .map_err(|error| {
             error.remedy("its file system does not support id-mapped mounts: use a directory on ext4, xfs, btrfs or tmpfs, or run agentd as the owner of the files")
-        })?;
-    Ok(tree)
+        })
 }
