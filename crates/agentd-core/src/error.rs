@@ -30,6 +30,8 @@ pub enum Layer {
     Process,
     /// Executing a command.
     Exec,
+    /// The file system on disk that holds what a sandbox writes.
+    Volume,
 }
 
 impl fmt::Display for Layer {
@@ -46,6 +48,7 @@ impl fmt::Display for Layer {
             Self::Rlimits => "rlimits",
             Self::Process => "process",
             Self::Exec => "exec",
+            Self::Volume => "volume",
         })
     }
 }

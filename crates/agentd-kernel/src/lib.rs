@@ -11,6 +11,7 @@ pub mod privileges;
 pub mod rlimit;
 pub mod seccomp;
 mod syscall;
+pub mod volume;
 
 use agentd_core::{Layer, LayerError};
 use rustix::io::Errno;

@@ -17,6 +17,7 @@ mod tree;
 
 pub(crate) use dev::NODES;
 pub use tree::clone_tree;
+pub(crate) use tree::{attach_at, open_beneath};
 
 use crate::At;
 use agentd_core::{Access, Layer, LayerError};

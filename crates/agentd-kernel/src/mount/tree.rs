@@ -72,7 +72,8 @@ pub fn attach_own(tree: &OwnedFd, target: &Path) -> Result<(), LayerError> {
         .at(Layer::Mounts, || format!("move_mount onto {}", target.display()))
 }
 
-pub(super) fn open_beneath<Fd: AsFd>(dir: Fd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+/// Opens what `path` names, of which no part may be a symbolic link (`openat2(2)`).
+pub fn open_beneath<Fd: AsFd>(dir: Fd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), resolve)
 }
