@@ -17,7 +17,7 @@ use tempfile::TempDir;
 fn main() {
     let arguments = Arguments::from_args();
     let debian = if arguments.list { None } else { Some(Arc::new(Debian::new())) };
-    let tests: [(&str, fn(&Debian)); 5] = [
+    let tests: [(&str, Test); 5] = [
         ("a_package_is_unpacked_with_its_modes_and_links", modes_and_links),
         ("apt_installs_a_package", apt),
         ("an_owner_is_kept_or_refused", owner),
@@ -36,6 +36,9 @@ fn main() {
     drop(debian);
     conclusion.exit();
 }
+
+/// One statement about it.
+type Test = fn(&Debian);
 
 /// The image, and a workspace with the packages.
 struct Debian {
