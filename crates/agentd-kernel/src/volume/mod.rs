@@ -37,8 +37,8 @@ use std::{
 
 pub use format::LEAST_BYTES;
 
-/// How the file system is mounted (`ext4(5)`), beside `errors`: the host gets the room of deleted files back, and nothing fills the
-/// inode tables of a sparse file with zeroes in the background: 3 % of its size, when nobody has written anything yet.
+/// How the file system is mounted (`ext4(5)`), beside `errors`: the host gets the room of deleted files back, after a moment and
+/// while it is mounted; and nothing fills the inode tables of a sparse file with zeroes in the background, 3 % of its size.
 const OPTIONS: [&str; 2] = ["discard", "noinit_itable"];
 
 /// A file system on disk, mounted. Unmounted when dropped; what others have open of it they keep until they close it.
