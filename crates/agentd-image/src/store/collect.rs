@@ -10,7 +10,11 @@ use crate::{
     digest::Digest,
     error::{Doing as _, ImageError},
 };
-use std::{collections::HashSet, fs};
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// What was taken away.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,15 +28,26 @@ pub struct Collected {
 }
 
 impl Store {
-    /// Removes the layers, manifests and configurations that no reference, no hold and no import needs. Others may use the store
-    /// meanwhile: under the lock things are only moved away, and removed after.
-    pub fn gc(&self) -> Result<Collected, ImageError> {
+    /// Removes the layers, manifests and configurations that no reference, no hold and no import needs, and nobody outside: `others` gives the
+    /// trees ([`crate::Image::layers`]) that are in use by what is not in the store. It is asked after the holds were looked at, so that
+    /// whoever holds an image until its use is written down loses nothing.
+    ///
+    /// Others may use the store meanwhile: under the lock things are only moved away, and removed after.
+    ///
+    /// # Errors
+    /// Besides the store's own, that of `others`; nothing was removed then.
+    pub fn gc<E: From<ImageError>>(&self, others: impl FnOnce() -> Result<Vec<PathBuf>, E>) -> Result<Collected, E> {
         let lock = self.lock()?;
-        let (layers, blobs) = self.needed(&lock)?;
+        let (mut layers, blobs) = self.needed(&lock)?;
+        layers.extend(others()?.iter().filter_map(|tree| tree.parent()).filter_map(digest));
+        Ok(self.sweep(lock, &layers, &blobs)?)
+    }
+
+    fn sweep(&self, lock: Lock, layers: &HashSet<Digest>, blobs: &HashSet<Digest>) -> Result<Collected, ImageError> {
         let bin = Staging::make(&self.staging(), &lock)?;
         let mut collected = Collected::default();
         for path in entries(&self.layers())? {
-            if named_by_one_of(&path, &layers) {
+            if digest(&path).is_some_and(|digest| layers.contains(&digest)) {
                 continue;
             }
             // A layer that cannot say how big it is goes all the same.
@@ -42,7 +57,7 @@ impl Store {
             fs::rename(&path, &moved).doing("move away", &path)?;
         }
         for path in entries(&self.blobs())? {
-            if !named_by_one_of(&path, &blobs) {
+            if !digest(&path).is_some_and(|digest| blobs.contains(&digest)) {
                 fs::remove_file(&path).doing("remove", &path)?;
                 collected.blobs += 1;
             }
@@ -66,13 +81,18 @@ impl Store {
     }
 }
 
-fn named_by_one_of(path: &std::path::Path, needed: &HashSet<Digest>) -> bool {
-    path.file_name().and_then(|name| name.to_str()).and_then(Digest::from_hex).is_some_and(|digest| needed.contains(&digest))
+/// The digest that a layer or a blob is named by.
+fn digest(path: &Path) -> Option<Digest> {
+    path.file_name().and_then(|name| name.to_str()).and_then(Digest::from_hex)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn nobody() -> Result<Vec<PathBuf>, ImageError> {
+        Ok(Vec::new())
+    }
 
     fn store() -> (tempfile::TempDir, Store) {
         let place = tempfile::tempdir().unwrap();
@@ -87,11 +107,11 @@ mod tests {
         let import = store.stage().unwrap();
         fs::create_dir(store.layer(layer)).unwrap();
         assert!(store.pin(&import, layer).unwrap());
-        assert_eq!(store.gc().unwrap().layers, 0);
+        assert_eq!(store.gc(nobody).unwrap().layers, 0);
         assert!(store.layer(layer).exists());
 
         drop(import);
-        assert_eq!(store.gc().unwrap().layers, 1);
+        assert_eq!(store.gc(nobody).unwrap().layers, 1);
         assert!(!store.layer(layer).exists());
     }
 

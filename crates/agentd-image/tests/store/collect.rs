@@ -3,7 +3,7 @@
 use crate::{
     import::{assert_empty, good, layers, reference},
     made::{Layout, archive, docker_save, file, gzip, zstd},
-    place::Place,
+    place::{Place, nobody},
 };
 use agentd_image::{Collected, ImageError, Store};
 use std::{fs, os::unix::fs::PermissionsExt, sync::Barrier, thread};
@@ -17,18 +17,18 @@ fn what_no_image_needs_is_collected_and_what_one_needs_is_not() {
     fs::write(place.at("second"), docker_save(&layers()[..1], "second")).unwrap();
     let first = store.import(&place.at("first"), &reference("first")).unwrap();
     let second = store.import(&place.at("second"), &reference("second")).unwrap();
-    assert_eq!(store.gc().unwrap(), Collected::default());
+    assert_eq!(store.gc(nobody).unwrap(), Collected::default());
 
     store.remove(&reference("first")).unwrap();
     assert!(matches!(store.remove(&reference("first")), Err(ImageError::NotFound { .. })));
     assert!(matches!(store.image(&reference("first")), Err(ImageError::NotFound { .. })));
     assert!(first.layers[1].exists());
-    assert_eq!(store.gc().unwrap(), Collected { layers: 1, blobs: 2, bytes: 6 });
+    assert_eq!(store.gc(nobody).unwrap(), Collected { layers: 1, blobs: 2, bytes: 6 });
     assert!(!first.layers[1].exists());
     assert_eq!(good(&store), [second]);
 
     store.remove(&reference("second")).unwrap();
-    store.gc().unwrap();
+    store.gc(nobody).unwrap();
     fs::remove_file(place.at("store/images.json")).unwrap();
     assert_empty(&place.at("store"));
 }
@@ -54,7 +54,7 @@ fn many_at_once_import_the_same_image_while_others_collect() {
             scope.spawn(|| {
                 start.wait();
                 for _ in 0..20 {
-                    Store::open(&place.at("store")).unwrap().gc().unwrap();
+                    Store::open(&place.at("store")).unwrap().gc(nobody).unwrap();
                 }
             });
         }

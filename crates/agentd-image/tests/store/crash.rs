@@ -3,7 +3,7 @@
 use crate::{
     import::{good, layers, reference},
     made::{Layout, archive, dir, file, gzip, zstd},
-    place::Place,
+    place::{Place, nobody},
 };
 use agentd_image::Store;
 use std::{
@@ -34,7 +34,7 @@ fn importer() {
     loop {
         store.import(&place.join("layout"), &reference).unwrap();
         store.remove(&reference).unwrap();
-        store.gc().unwrap();
+        store.gc(nobody).unwrap();
     }
 }
 
@@ -91,7 +91,7 @@ fn assert_clean(place: &Place) {
         assert!(files == FILES && (tree.join("d").exists() || tree.join("etc/other").exists()), "{tree:?}: {files}");
     }
     let known = good(&store);
-    store.gc().unwrap();
+    store.gc(nobody).unwrap();
     assert_eq!(good(&store), known);
     let image = store.import(&place.at("layout"), &reference("a:1")).unwrap();
     assert_eq!(image.layers.len(), 2);

@@ -3,7 +3,7 @@
 use crate::{
     import::{good, layers, reference},
     made::{archive, docker_save, file},
-    place::Place,
+    place::{Place, nobody},
 };
 use agentd_image::{Digest, Image, ImageError, Store};
 use std::{
@@ -69,7 +69,7 @@ fn damaged_images_are_told_from_good_ones_and_what_their_error_says_mends_them()
         assert!(matches!(store.image(&reference("first:1")), Err(ImageError::Damaged { .. })));
 
         names.iter().for_each(|name| store.remove(&reference(name)).unwrap());
-        store.gc().unwrap();
+        store.gc(nobody).unwrap();
         assert_eq!(import(&place, &store, &layers(), "first:1"), first);
         assert_eq!(good(&store), [first, whole]);
     }
@@ -86,7 +86,7 @@ fn an_image_whose_layer_in_the_store_is_damaged_is_not_taken_in() {
     assert!(matches!(&error, ImageError::Damaged { reference: of, .. } if *of == reference("new").whole()), "{error}");
     assert_eq!(good(&store), []);
 
-    store.gc().unwrap();
+    store.gc(nobody).unwrap();
     import(&place, &store, &layers(), "new");
 }
 
@@ -110,9 +110,11 @@ fn a_damaged_list_of_images_is_replaced_as_its_error_says() {
     let image = import(&place, &store, &layers(), "a");
     let list = place.at("store/images.json");
     fs::write(&list, "{").unwrap();
-    for error in
-        [store.images().unwrap_err(), store.gc().unwrap_err(), store.import(&place.at("saved"), &reference("a")).unwrap_err()]
-    {
+    for error in [
+        store.images().unwrap_err(),
+        store.gc(nobody).unwrap_err(),
+        store.import(&place.at("saved"), &reference("a")).unwrap_err(),
+    ] {
         assert!(matches!(&error, ImageError::Index { path, .. } if same(path, &list)), "{error}");
         assert!(error.to_string().contains("remove that file"), "{error}");
     }

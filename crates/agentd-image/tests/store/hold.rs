@@ -3,7 +3,7 @@
 use crate::{
     import::{layers, reference},
     made::docker_save,
-    place::Place,
+    place::{Place, nobody},
 };
 use agentd_image::{Image, ImageError, Store};
 use std::{
@@ -31,7 +31,7 @@ fn imported(place: &Place) -> (Store, Image) {
 
 /// Collects as another process would, after opening the store anew; how many layers went.
 fn collected(place: &Place) -> usize {
-    Store::open(&place.at("store")).unwrap().gc().unwrap().layers
+    Store::open(&place.at("store")).unwrap().gc(nobody).unwrap().layers
 }
 
 #[test]
@@ -48,6 +48,18 @@ fn held_layers_stay_though_their_image_is_removed_until_the_hold_ends() {
     }
     assert_eq!(collected(&place), 2);
     assert_eq!(fs::read_dir(place.at("store/staging")).unwrap().count(), 0);
+}
+
+#[test]
+fn layers_that_others_use_stay_and_an_error_of_theirs_removes_nothing() {
+    let place = Place::new();
+    let (store, image) = imported(&place);
+    store.remove(&reference("a")).unwrap();
+    let upper = vec![image.layers[1].clone()];
+    assert!(store.gc(|| Err(ImageError::Gone { reference: reference("a") })).is_err());
+    assert!(image.layers.iter().all(|layer| layer.exists()));
+    assert_eq!(store.gc(|| Ok::<_, ImageError>(upper)).unwrap().layers, 1);
+    assert!(!image.layers[0].exists() && image.layers[1].exists());
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The store through its public interface, as root and as an ordinary user alike.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(clippy::result_large_err, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod collect;
 mod crash;
