@@ -27,6 +27,14 @@ impl Capabilities {
     }
 }
 
+/// Has programs that this process executes inherit nothing but their standard streams: whoever started this process may have left it
+/// more, and what lives on would hold that open.
+pub fn bequeath_nothing() -> Result<(), LayerError> {
+    syscall::close_others_on_exec()
+        .at(Layer::Process, || "close_range 3.. CLOSE_RANGE_CLOEXEC".to_owned())
+        .map_err(|error| error.remedy("Linux 5.11 is needed"))
+}
+
 /// Takes all but `kept` from the capability bounding set, so that no program can give any back. Needs CAP_SETPCAP, and keeps what
 /// the process has.
 pub fn limit_bounding_set(kept: Capabilities) -> Result<(), LayerError> {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     io,
-    path::Path,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -48,12 +48,12 @@ pub struct Record {
 pub struct About {
     /// What its backend makes it of.
     pub spec: SandboxSpec,
-    /// The name of that backend.
-    pub backend: String,
-    /// The image that it was made from.
+    /// The image that it was made from; the layers of that, in the spec, must be kept as long as the sandbox is.
     pub image: Option<String>,
-    /// The digests of that image's layers, which must be kept as long as the sandbox is.
-    pub image_layers: Vec<String>,
+    /// The environment of a command that asks for nothing of its own.
+    pub env: Vec<(String, String)>,
+    /// The directory that a command starts in.
+    pub cwd: PathBuf,
     /// How many seconds it may be unused.
     pub idle_ttl: Option<u64>,
     /// How many seconds after its making it ends.

@@ -16,8 +16,8 @@
 //! **Why it is safe beside others.** What is long is done without the lock, on layers that are pinned in a staging directory; then,
 //! under the lock, the record is read anew and changed only if what was done is still right for it.
 //!
-//! **What a power failure takes.** No record, and no layer of one. What is in a layer is on the disk when [`State::snapshot`] or
-//! [`State::squash`] returns; before that, as with all files, when the kernel has written it.
+//! **What a power failure takes.** No record, and no layer of one. What is *in* a layer is on the disk when the kernel has written it, as
+//! with all files, some tens of seconds after a payload wrote it: a snapshot that waited for that would take the longer, the more is in it.
 
 mod collect;
 mod diff;

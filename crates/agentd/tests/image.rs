@@ -32,7 +32,7 @@ impl Place {
         }
         fs::write(root.join("etc/os-release"), "NAME=tiny\n").unwrap();
         fs::write(root.join("usr/share/doc/readme"), "read me\n").unwrap();
-        // What makes its layer no other place's.
+        // What its layer is known by.
         fs::write(root.join("etc/mark"), place.name()).unwrap();
         fs::create_dir(place.path("work")).unwrap();
         place
@@ -42,7 +42,7 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// Root's store is the machine's, so what is made there has a name of this test's.
+    /// A name of this test's.
     fn name(&self) -> String {
         format!("agentd-test-{}", self.0.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.').to_lowercase())
     }
@@ -50,7 +50,7 @@ impl Place {
     fn command(&self, args: &[&str]) -> Command {
         let cache = std::env::temp_dir().join(format!("agentd-test-cache-{}", rustix::process::geteuid().as_raw()));
         let mut command = Command::new(program());
-        command.args(args).current_dir(self.path("work")).env("XDG_CACHE_HOME", cache).env("XDG_DATA_HOME", self.path("data"));
+        command.args(args).current_dir(self.path("work")).env("XDG_CACHE_HOME", cache).env("AGENTD_DATA_DIR", self.path("data"));
         command
     }
 
@@ -73,9 +73,7 @@ impl Place {
 
     /// The layer in which this file bears this place's name.
     fn layer(&self, marked: &str) -> Option<PathBuf> {
-        let is_root = rustix::process::geteuid().is_root();
-        let store = if is_root { "/var/lib/agentd/images".into() } else { self.path("data/agentd/images") };
-        let mut layers = fs::read_dir(store.join("layers")).unwrap().map(|layer| layer.unwrap().path());
+        let mut layers = fs::read_dir(self.path("data/images/layers")).unwrap().map(|layer| layer.unwrap().path());
         layers.find(|layer| fs::read_to_string(layer.join("tree").join(marked)).is_ok_and(|mark| mark == self.name()))
     }
 
@@ -199,6 +197,33 @@ fn a_damaged_image_is_named_and_the_good_ones_are_listed() {
         assert!(said.contains(&format!("{damaged}:latest is damaged")) && said.contains("agentd image gc"), "{said}");
     }
     assert!(text(&place.sh(&damaged, "true").stderr).contains("is damaged"));
+}
+
+#[test]
+fn what_a_named_sandbox_is_made_of_is_not_collected_though_its_image_is_removed() {
+    let place = Place::new();
+    let image = place.imported();
+    assert!(place.agentd(&["sandbox", "create", "dev", "--image", &image]).status.success());
+    assert!(place.agentd(&["image", "rm", &image]).status.success());
+    assert!(place.agentd(&["image", "gc"]).status.success());
+    assert!(place.layer("etc/mark").is_some());
+    let output = place.agentd(&[
+        "sandbox",
+        "exec",
+        "dev",
+        "--",
+        "sh",
+        "-c",
+        "cat /usr/share/doc/readme; rm -r /usr; echo new >/etc/os-release",
+    ]);
+    assert_eq!(text(&output.stdout), "read me\n", "{output:?}");
+    let changed = place.agentd(&["sandbox", "diff", "dev"]);
+    let changed = text(&changed.stdout);
+    assert!(changed.contains("C /etc/os-release\n") && changed.contains("D /usr\n"), "{changed}");
+
+    assert!(place.agentd(&["sandbox", "rm", "dev"]).status.success());
+    assert!(place.agentd(&["image", "gc"]).status.success());
+    assert_eq!(place.layer("etc/mark"), None);
 }
 
 #[test]

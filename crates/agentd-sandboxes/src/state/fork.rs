@@ -18,7 +18,7 @@ impl State {
     /// whenever this process is killed or the power goes. What may be seen after a kill, beside nothing and everything, is that the
     /// top of `name` is sealed (which changes nothing of what it shows) and no new sandbox is there.
     ///
-    /// It does not wait until what was changed in `name` is on the disk; [`State::snapshot`] does.
+    /// It does not wait until what was changed in `name` is on the disk.
     ///
     /// # Errors
     /// [`StateError::Taken`] if there is a sandbox of a name, or a name comes twice.

@@ -125,7 +125,7 @@ impl State {
             problems.extend(entries(folder)?.into_iter().filter(unknown).map(Problem::Unknown));
             Ok(())
         };
-        look(&self.root, &|name| ["lock", "named", "layers", "staging"].contains(&name))?;
+        look(&self.root, &|name| ["keeper", "lock", "named", "layers", "staging"].contains(&name))?;
         look(&self.named(), &|name| name.parse::<Name>().is_ok())?;
         look(&self.layers(), &|name| name.parse::<LayerId>().is_ok())?;
         for name in self.names()? {

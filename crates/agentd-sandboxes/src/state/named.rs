@@ -8,7 +8,8 @@ use crate::{
     name::Name,
     record::{About, Record, exists, now},
 };
-use std::{collections::HashSet, fs};
+use agentd_core::Root;
+use std::{fs, path::PathBuf};
 
 impl State {
     /// Makes a sandbox.
@@ -63,10 +64,15 @@ impl State {
         staging.remove()
     }
 
-    /// The digests of all layers of images that sandboxes need.
-    pub fn needed_image_layers(&self) -> Result<HashSet<String>, StateError> {
+    /// The trees of all layers of images that sandboxes need.
+    ///
+    /// # Errors
+    /// [`StateError::Damaged`] if a record cannot be read: what it needs is not known.
+    pub fn needed_image_layers(&self) -> Result<Vec<PathBuf>, StateError> {
         let lock = self.lock()?;
-        Ok(self.load_all(&lock)?.into_iter().flat_map(|record| record.about.image_layers).collect())
+        let roots = self.load_all(&lock)?.into_iter().map(|record| record.about.spec.root);
+        let layers = roots.filter_map(|root| if let Root::Layers(layers) = root { Some(layers) } else { None });
+        Ok(layers.flatten().collect())
     }
 
     /// Refuses a name that a sandbox has.

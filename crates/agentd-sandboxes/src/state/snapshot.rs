@@ -2,14 +2,13 @@
 
 use super::{How, State};
 use crate::{
-    durable,
     error::StateError,
     name::Name,
     record::{Record, Snapshot, now},
 };
 
 impl State {
-    /// Saves what a sandbox is now under a name, and waits until it is on the disk.
+    /// Saves what a sandbox is now under a name. It does not wait until what is in the layer is on the disk.
     ///
     /// # Errors
     /// [`StateError::SnapshotTaken`] if it has a snapshot of that name, [`StateError::Changed`] if another process gave it another top
@@ -17,7 +16,6 @@ impl State {
     pub fn snapshot(&self, name: &Name, snapshot: &Name, how: How) -> Result<Record, StateError> {
         refuse_taken(&self.record(name)?, snapshot)?;
         let mut prepared = self.prepare(name, how)?;
-        durable::flush_all(prepared.staging().path())?;
         let lock = self.lock()?;
         let mut record = self.load(name)?;
         refuse_taken(&record, snapshot)?;

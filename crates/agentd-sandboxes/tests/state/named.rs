@@ -1,7 +1,7 @@
 //! Sandboxes come, are looked at, and go.
 
 use crate::place::{Place, name};
-use agentd_core::{Access, Grant, SandboxSpec};
+use agentd_core::{Access, Grant, Root, SandboxSpec};
 use agentd_sandboxes::{About, State, StateError};
 use std::{
     ffi::OsStr,
@@ -12,10 +12,10 @@ use std::{
 
 fn about() -> About {
     About {
-        spec: SandboxSpec { allow_degraded: true, ..SandboxSpec::default() },
-        backend: "container".to_owned(),
+        spec: SandboxSpec { root: Root::Layers(vec!["/a".into(), "/b".into()]), ..SandboxSpec::default() },
         image: Some("alpine:3".to_owned()),
-        image_layers: vec!["sha256:a".to_owned(), "sha256:b".to_owned()],
+        env: vec![("PATH".to_owned(), "/bin".to_owned())],
+        cwd: "/work".into(),
         idle_ttl: Some(60),
         total_ttl: None,
     }
@@ -122,13 +122,18 @@ fn what_cannot_be_written_down_leaves_nothing() {
 fn the_layers_of_images_that_are_needed_are_known() {
     let place = Place::new();
     place.state.create(&name("a"), about()).unwrap();
-    let other = About { image_layers: vec!["sha256:b".to_owned(), "sha256:c".to_owned()], ..about() };
-    place.state.create(&name("b"), other).unwrap();
-    let mut needed: Vec<_> = place.state.needed_image_layers().unwrap().into_iter().collect();
-    needed.sort();
-    assert_eq!(needed, ["sha256:a", "sha256:b", "sha256:c"]);
+    let spec = SandboxSpec { root: Root::Layers(vec!["/b".into(), "/c".into()]), ..SandboxSpec::default() };
+    place.state.create(&name("b"), About { spec, ..about() }).unwrap();
+    place.state.create(&name("c"), About::default()).unwrap();
+    let needed = || {
+        let mut needed = place.state.needed_image_layers().unwrap();
+        needed.sort();
+        needed.dedup();
+        needed
+    };
+    assert_eq!(needed(), ["/a", "/b", "/c"].map(PathBuf::from));
     place.state.remove(&name("b")).unwrap();
-    assert_eq!(place.state.needed_image_layers().unwrap().len(), 2);
+    assert_eq!(needed(), ["/a", "/b"].map(PathBuf::from));
 }
 
 #[test]

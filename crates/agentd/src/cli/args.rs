@@ -1,10 +1,14 @@
 //! The arguments.
 
-use super::duration;
-use agentd_core::{Bytes, CpuQuota, Network, Profile};
+mod run;
+mod sandbox;
+
+pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RunArgs};
+pub(crate) use sandbox::{CreateArgs, ExecArgs, SandboxCommand};
+
 use agentd_image::Reference;
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
 
 /// Run what an agent asks for in a sandbox that is proven.
 #[derive(Debug, Parser)]
@@ -18,6 +22,15 @@ pub(crate) struct Cli {
 pub(crate) enum Sub {
     /// Run a command in a sandbox
     Run(Box<RunArgs>),
+    /// Keep sandboxes that live on
+    #[command(subcommand)]
+    Sandbox(Box<SandboxCommand>),
+    /// Have the sandboxes in a folder, for those who ask
+    #[command(hide = true)]
+    Keeper {
+        /// The folder
+        folder: PathBuf,
+    },
     /// Attack this machine's sandboxes from inside and show what was proven
     Doctor(DoctorArgs),
     /// Measure the sandboxes against a bare spawn and against what else is installed
@@ -62,128 +75,6 @@ pub(crate) enum ImageCommand {
     },
     /// Free what no image uses
     Gc,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum ProfileArg {
-    Strict,
-    Default,
-    Permissive,
-}
-
-impl From<ProfileArg> for Profile {
-    fn from(arg: ProfileArg) -> Self {
-        match arg {
-            ProfileArg::Strict => Self::Strict,
-            ProfileArg::Default => Self::Default,
-            ProfileArg::Permissive => Self::Permissive,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum NetworkArg {
-    /// Loopback only
-    Off,
-    /// The host's network
-    Host,
-}
-
-impl From<NetworkArg> for Network {
-    fn from(arg: NetworkArg) -> Self {
-        match arg {
-            NetworkArg::Off => Self::Off,
-            NetworkArg::Host => Self::Host,
-        }
-    }
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  agentd run -- python3 -c 'print(6*7)'
-  agentd run --memory 512M --timeout 2m -- make test
-  agentd run --workspace none --ro ./data -- sort data/words
-  agentd run -it -- bash
-
-Exit codes: the command's own; 124 deadline; 125 agentd itself could not;
-126 not executable; 127 not found; 128+n ended by signal n.")]
-pub(crate) struct RunArgs {
-    /// Backend by name, or the best that proves files, processes, network and system calls
-    #[arg(long, default_value = "auto", value_name = "auto|NAME")]
-    pub backend: String,
-    /// Which system calls are let through [default: default]
-    #[arg(long, value_enum)]
-    pub profile: Option<ProfileArg>,
-    /// Image to run in (see `agentd image`), with its env and workdir, without its USER, ENTRYPOINT and CMD
-    #[arg(long, value_name = "REF")]
-    pub image: Option<Reference>,
-    /// Directory that the command may change: the current one, another, or none
-    #[arg(long, value_name = "DIR|none")]
-    pub workspace: Option<PathBuf>,
-    /// The workspace may be read only
-    #[arg(long)]
-    pub workspace_ro: bool,
-    /// Another path that the command may read, shown at the same place or at TARGET
-    #[arg(long, value_name = "PATH[:TARGET]")]
-    pub ro: Vec<PathBuf>,
-    /// Another path that the command may change
-    #[arg(long, value_name = "PATH[:TARGET]")]
-    pub rw: Vec<PathBuf>,
-    /// The network [default: off]
-    #[arg(long, value_enum)]
-    pub net: Option<NetworkArg>,
-    /// Memory of all its processes together, e.g. 512M
-    #[arg(long, value_name = "SIZE")]
-    pub memory: Option<Bytes>,
-    /// Processors it may use, e.g. 1.5
-    #[arg(long, value_name = "NUMBER")]
-    pub cpus: Option<CpuQuota>,
-    /// Weight when processors are contended, 100 being the usual
-    #[arg(long, value_name = "1-10000", value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub cpu_weight: Option<u32>,
-    /// Processor time of all its processes together, e.g. 10s
-    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
-    pub cpu_time: Option<Duration>,
-    /// Processes and threads alive at once
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
-    pub pids: Option<u32>,
-    /// Files open in a process
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(3..=1_000_000))]
-    pub open_files: Option<u64>,
-    /// Size of any file written
-    #[arg(long, value_name = "SIZE")]
-    pub file_size: Option<Bytes>,
-    /// Wall-clock time, e.g. 500ms, 30s, 2m
-    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
-    pub timeout: Option<Duration>,
-    /// Bytes of output, after which the command is ended
-    #[arg(long, value_name = "SIZE")]
-    pub max_output: Option<Bytes>,
-    /// Give it a variable, the caller's or another value; it inherits none
-    #[arg(long, value_name = "K[=V]")]
-    pub env: Vec<String>,
-    /// Working directory; the current one where it is granted
-    #[arg(long, value_name = "DIR")]
-    pub cwd: Option<PathBuf>,
-    /// Pass standard input on
-    #[arg(short = 'i', long)]
-    pub interactive: bool,
-    /// Give it a terminal
-    #[arg(short = 't', long)]
-    pub tty: bool,
-    /// Print one JSON object about the run, with the output in it
-    #[arg(long, conflicts_with_all = ["interactive", "tty"])]
-    pub json: bool,
-    /// Print the plan of every layer and run nothing
-    #[arg(long)]
-    pub explain: bool,
-    /// Go on where a layer cannot be applied, and say which
-    #[arg(long)]
-    pub allow_degraded: bool,
-    /// The command
-    #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
-    pub command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -22,20 +22,21 @@ pub(crate) struct Place<'a> {
     pub grants: &'a [Grant],
     /// Where its tools are.
     pub tools: &'a [(&'static str, PathBuf)],
-    /// Whether it has a terminal.
-    pub terminal: bool,
     /// Whether it is root there.
     pub root: bool,
 }
 
-/// The environment for a command: the caller's language, a path of what is visible, a home, and what `extra` asks for
-/// (`NAME` for the caller's value, or `NAME=value`).
-pub(crate) fn build(
-    caller: &BTreeMap<OsString, OsString>,
-    extra: &[String],
-    place: &Place<'_>,
-) -> Result<Vec<(OsString, OsString)>, IsolationError> {
-    let mut env: BTreeMap<OsString, OsString> = BTreeMap::new();
+/// The environment of a command.
+pub(crate) type Environment = BTreeMap<OsString, OsString>;
+
+/// The caller's own.
+pub(crate) fn callers() -> Environment {
+    std::env::vars_os().collect()
+}
+
+/// What every command is told: the caller's language, a path of what is visible, a home.
+pub(crate) fn build(caller: &Environment, place: &Place<'_>) -> Environment {
+    let mut env = Environment::new();
     for (name, value) in caller {
         if PASSED.iter().any(|p| name == p) || name.as_bytes().starts_with(b"LC_") {
             env.insert(name.clone(), value.clone());
@@ -51,10 +52,17 @@ pub(crate) fn build(
     env.insert("TMPDIR".into(), "/tmp".into());
     env.insert("PATH".into(), path(caller.get(OsStr::new("PATH")), place.grants));
     env.extend(place.tools.iter().map(|(name, path)| ((*name).into(), path.into())));
-    if place.terminal {
-        env.insert("TERM".into(), caller.get(OsStr::new("TERM")).cloned().unwrap_or_else(|| "xterm".into()));
-    }
-    for wish in extra {
+    env
+}
+
+/// Adds what a command with a terminal needs to know.
+pub(crate) fn for_terminal(env: &mut Environment, caller: &Environment) {
+    env.insert("TERM".into(), caller.get(OsStr::new("TERM")).cloned().unwrap_or_else(|| "xterm".into()));
+}
+
+/// Sets what is asked for: `NAME` for the caller's value, or `NAME=value`.
+pub(crate) fn set(env: &mut Environment, caller: &Environment, asked: &[String]) -> Result<(), IsolationError> {
+    for wish in asked {
         let (name, value) = match wish.split_once('=') {
             Some((name, value)) => (name, Some(OsString::from(value))),
             None => (wish.as_str(), caller.get(OsStr::new(wish)).cloned()),
@@ -68,16 +76,12 @@ pub(crate) fn build(
         let value = value.ok_or_else(|| invalid("the caller has no such variable; write NAME=VALUE"))?;
         env.insert(name.into(), value);
     }
-    Ok(env.into_iter().collect())
+    Ok(())
 }
 
-/// Sets what an image asks for, where the caller did not ask for another value (`NAME` or `NAME=value`).
-pub(crate) fn of_image(env: &mut Vec<(OsString, OsString)>, image: &[(String, String)], asked: &[String]) {
-    let asked = |name: &str| asked.iter().any(|wish| wish.split('=').next() == Some(name));
-    for (name, value) in image.iter().filter(|(name, _)| !name.is_empty() && !asked(name)) {
-        env.retain(|(known, _)| known != OsStr::new(name));
-        env.push((name.into(), value.into()));
-    }
+/// Sets what an image asks for.
+pub(crate) fn of_image(env: &mut Environment, image: &[(String, String)]) {
+    env.extend(image.iter().filter(|(name, _)| !name.is_empty()).map(|(name, value)| (name.into(), value.into())));
 }
 
 /// The caller's entries that can be seen inside, then the system's.
@@ -102,7 +106,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn caller() -> BTreeMap<OsString, OsString> {
+    fn caller() -> Environment {
         [
             ("PATH", "/usr/bin:/home/u/bin:relative"),
             ("AWS_SECRET_ACCESS_KEY", "x"),
@@ -114,16 +118,16 @@ mod tests {
     }
 
     fn at(home: &str) -> Place<'_> {
-        Place { home: Path::new(home), grants: &[], tools: &[], terminal: false, root: false }
+        Place { home: Path::new(home), grants: &[], tools: &[], root: false }
     }
 
-    fn get(env: &[(OsString, OsString)], name: &str) -> Option<String> {
-        env.iter().find(|(n, _)| n == name).map(|(_, v)| v.to_string_lossy().into_owned())
+    fn get(env: &Environment, name: &str) -> Option<String> {
+        env.get(OsStr::new(name)).map(|value| value.to_string_lossy().into_owned())
     }
 
     #[test]
     fn nothing_is_inherited_but_language() {
-        let env = build(&caller(), &[], &at("/home/u")).unwrap();
+        let env = build(&caller(), &at("/home/u"));
         assert_eq!(get(&env, "AWS_SECRET_ACCESS_KEY"), None);
         assert_eq!(get(&env, "LD_PRELOAD"), None);
         assert_eq!(get(&env, "LANG").as_deref(), Some("C.UTF-8"));
@@ -133,11 +137,12 @@ mod tests {
     #[test]
     fn what_is_asked_for_is_passed() {
         let wishes = ["A=b=c".to_owned(), "AWS_SECRET_ACCESS_KEY".to_owned()];
-        let env = build(&caller(), &wishes, &at("/h")).unwrap();
+        let mut env = build(&caller(), &at("/h"));
+        set(&mut env, &caller(), &wishes).unwrap();
         assert_eq!(get(&env, "A").as_deref(), Some("b=c"));
         assert_eq!(get(&env, "AWS_SECRET_ACCESS_KEY").as_deref(), Some("x"));
         for bad in ["", "=x", "1A=b", "A-B=c", "UNSET_HERE"] {
-            assert!(build(&caller(), &[bad.to_owned()], &at("/h")).is_err(), "{bad}");
+            assert!(set(&mut env, &caller(), &[bad.to_owned()]).is_err(), "{bad}");
         }
     }
 
@@ -147,9 +152,10 @@ mod tests {
             vars in prop::collection::btree_map("[A-Z_]{1,12}", "[ -~]{0,20}", 0..20),
             asked in "[A-Z_]{1,12}",
         ) {
-            let mut caller: BTreeMap<OsString, OsString> = vars.iter().map(|(k, v)| (k.into(), v.into())).collect();
+            let mut caller: Environment = vars.iter().map(|(k, v)| (k.into(), v.into())).collect();
             caller.insert(asked.clone().into(), "asked for".into());
-            let env = build(&caller, std::slice::from_ref(&asked), &at("/home/u")).unwrap();
+            let mut env = build(&caller, &at("/home/u"));
+            set(&mut env, &caller, std::slice::from_ref(&asked)).unwrap();
             let made = ["USER", "LOGNAME", "HOME", "SHELL", "TMPDIR", "PATH"];
             for (name, value) in &env {
                 let name = name.to_str().unwrap();
@@ -157,7 +163,6 @@ mod tests {
                 prop_assert!(known, "{} = {:?}", name, value);
             }
             prop_assert_eq!(get(&env, &asked), Some("asked for".to_owned()));
-            prop_assert!(env.is_sorted_by(|a, b| a.0 < b.0));
         }
     }
 }

@@ -1,23 +1,12 @@
 //! `agentd image`: what `agentd run --image` runs in.
 
-use super::{CANNOT, Failure, args::ImageCommand, terminal::Progress as Waiting, writer};
+use super::{CANNOT, Failure, args::ImageCommand, data, sandbox, terminal::Progress as Waiting, writer};
 use agentd_image::{Hold, Image, Reference, Store};
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::io::Write;
 
-/// Where images are kept: root's for all of its sandboxes, an ordinary user's below their data directory (XDG Base Directory
-/// Specification).
+/// The images.
 pub(crate) fn store() -> Result<Store, Failure> {
-    let root = if rustix::process::geteuid().is_root() {
-        PathBuf::from("/var/lib/agentd/images")
-    } else {
-        let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-        let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share"));
-        data.or_else(home).ok_or("there is no place for images: set HOME or XDG_DATA_HOME")?.join("agentd/images")
-    };
-    Ok(Store::open(&root)?)
+    Ok(Store::open(&data::folder()?.join("images"))?)
 }
 
 /// Carries out one of the commands.
@@ -58,7 +47,7 @@ pub(crate) async fn image(command: &ImageCommand) -> Result<u8, Failure> {
             }
         }
         ImageCommand::Gc => {
-            let gone = store.gc()?;
+            let gone = store.gc(sandbox::layers)?;
             let (layers, blobs) = (count(gone.layers as u64, "layer"), count(gone.blobs as u64, "blob"));
             writeln!(out, "{layers} and {blobs} removed, {} freed", megabytes(gone.bytes))?;
         }

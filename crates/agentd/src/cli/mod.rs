@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod data;
 mod doctor;
 mod duration;
 mod environment;
@@ -11,6 +12,7 @@ mod image;
 mod probe_cache;
 mod request;
 mod run;
+mod sandbox;
 mod stream;
 mod terminal;
 mod writer;
@@ -41,6 +43,8 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Sub::Run(args) => runtime.block_on(run::run(*args)),
+        Sub::Sandbox(command) => runtime.block_on(sandbox::sandbox(*command)),
+        Sub::Keeper { folder } => runtime.block_on(agentd_keeper::keep(&folder)).map(|()| 0).map_err(Into::into),
         Sub::Image(command) => runtime.block_on(image::image(&command)),
         Sub::Doctor(args) => runtime.block_on(doctor::doctor(&args)),
         Sub::Bench(args) => runtime.block_on(bench::bench(&args)),

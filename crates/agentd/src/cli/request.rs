@@ -2,39 +2,65 @@
 
 use super::{
     Failure,
-    args::{NetworkArg, RunArgs},
-    environment, grants, terminal,
+    args::{BoundaryArgs, CommandArgs, NetworkArg, RunArgs},
+    environment::{self, Environment},
+    grants, terminal,
 };
 use agentd_core::{Command, Grant, IsolationError, Limits, Root, SandboxSpec, StdinSource, Writable};
 use agentd_image::Image;
 use agentd_isolation::{ContainerBackend, HostDirectBackend};
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// How much of the output `--json` holds when no limit says otherwise.
 const JSON_CAPTURE: u64 = 1 << 20;
 
+/// A sandbox that is asked for, and what a command in it starts with.
+pub(crate) struct Asked {
+    /// The sandbox.
+    pub spec: SandboxSpec,
+    /// The environment of a command that asks for nothing of its own.
+    pub env: Environment,
+    /// Its home directory.
+    pub home: PathBuf,
+    /// The directory that it may change.
+    workspace: Option<PathBuf>,
+}
+
 /// The sandbox and the command that `args` ask of the backend with this canonical name.
 pub(crate) fn request(args: &RunArgs, backend: &str, image: Option<&Image>) -> Result<(SandboxSpec, Command), Failure> {
     if backend == HostDirectBackend::NAME {
-        refuse_what_cannot_hold(args)?;
+        refuse_what_cannot_hold(&args.boundary)?;
     }
-    let caller: BTreeMap<_, _> = std::env::vars_os().collect();
-    let guard = grants::Guard::of(std::env::var_os("HOME").as_deref());
-    let workspace = match &args.workspace {
+    let workspace = match &args.boundary.workspace {
         Some(path) if path == Path::new("none") => None,
         Some(path) => Some(path.clone()),
         None => Some(here()?),
     };
-    let wishes = grants::Wishes {
-        workspace: workspace.as_deref(),
-        workspace_ro: args.workspace_ro,
-        ro: &args.ro,
-        rw: &args.rw,
-        guard: &guard,
+    let Asked { mut spec, env, home, workspace } = sandbox(&args.boundary, workspace.as_deref(), backend, image)?;
+    let cwd = match &args.command.cwd {
+        Some(cwd) => named_directory(cwd, &spec.grants)?,
+        None => here()
+            .ok()
+            .and_then(|here| inside(&here, &spec.grants))
+            .or(workspace)
+            .unwrap_or_else(|| image.map_or(home, |image| image.config.working_dir.clone())),
     };
+    let mut command = command(&args.command, env, cwd)?;
+    // With one command in it, they are the sandbox's.
+    spec.limits = Limits { wall: command.limits.wall, output: command.limits.output, ..spec.limits };
+    command.limits = Limits::default();
+    Ok((spec, command))
+}
+
+/// The sandbox that `args` ask of a backend.
+pub(crate) fn sandbox(
+    args: &BoundaryArgs,
+    workspace: Option<&Path>,
+    backend: &str,
+    image: Option<&Image>,
+) -> Result<Asked, Failure> {
+    let guard = grants::Guard::of(std::env::var_os("HOME").as_deref());
+    let wishes = grants::Wishes { workspace, workspace_ro: args.workspace_ro, ro: &args.ro, rw: &args.rw, guard: &guard };
     let mut granted = grants::plan(&wishes)?;
     // Links in its name are resolved: the supervisor knows nothing of the directory that a relative one starts from.
     let workspace = workspace.and(granted.first()).map(|grant| grant.path.clone());
@@ -46,55 +72,54 @@ pub(crate) fn request(args: &RunArgs, backend: &str, image: Option<&Image>) -> R
         tools = variables;
     }
     let home = home(backend, &guard);
-    let root = backend == ContainerBackend::NAME;
-    let place = environment::Place { home: &home, grants: &granted, tools: &tools, terminal: args.tty, root };
-    let mut env = environment::build(&caller, &args.env, &place)?;
+    let place = environment::Place { home: &home, grants: &granted, tools: &tools, root: backend == ContainerBackend::NAME };
+    let mut env = environment::build(&environment::callers(), &place);
     if let Some(image) = image {
-        environment::of_image(&mut env, &image.config.env, &args.env);
+        environment::of_image(&mut env, &image.config.env);
     }
-    let cwd = match &args.cwd {
-        Some(cwd) => named_directory(cwd, &granted)?,
-        None => here()
-            .ok()
-            .and_then(|here| inside(&here, &granted))
-            .or(workspace)
-            .unwrap_or_else(|| image.map_or_else(|| home.clone(), |image| image.config.working_dir.clone())),
-    };
     let limits = Limits {
-        wall: args.timeout,
         cpu_time: args.cpu_time,
         memory: args.memory,
         processes: args.pids,
         open_files: args.open_files,
         file_size: args.file_size,
-        output: args.max_output,
         cpu_quota: args.cpus,
         cpu_weight: args.cpu_weight,
-    };
-    let command = Command {
-        argv: args.command.clone(),
-        env,
-        cwd: Some(cwd),
-        stdin: if args.interactive && !args.tty { StdinSource::Stream } else { StdinSource::Null },
-        pty: args.tty.then(terminal::size),
-        limits: Limits::default(),
-        capture: args.max_output.map_or(JSON_CAPTURE, |b| b.0.min(64 << 20)),
+        ..Limits::default()
     };
     let spec = SandboxSpec {
         root: image.map_or(Root::Host, |image| Root::Layers(image.layers.clone())),
         writable: Writable::Memory,
         grants: granted,
-        home: Some(home),
+        home: Some(home.clone()),
         network: args.net.map(Into::into).unwrap_or_default(),
         profile: args.profile.map(Into::into).unwrap_or_default(),
         limits,
         allow_degraded: args.allow_degraded,
     };
-    Ok((spec, command))
+    Ok(Asked { spec, env, home, workspace })
+}
+
+/// The command that `args` ask for, in `cwd`, which starts with `env`.
+pub(crate) fn command(args: &CommandArgs, mut env: Environment, cwd: PathBuf) -> Result<Command, IsolationError> {
+    let caller = environment::callers();
+    if args.tty {
+        environment::for_terminal(&mut env, &caller);
+    }
+    environment::set(&mut env, &caller, &args.env)?;
+    Ok(Command {
+        argv: args.argv.clone(),
+        env: env.into_iter().collect(),
+        cwd: Some(cwd),
+        stdin: if args.interactive && !args.tty { StdinSource::Stream } else { StdinSource::Null },
+        pty: args.tty.then(terminal::size),
+        limits: Limits { wall: args.timeout, output: args.max_output, ..Limits::default() },
+        capture: args.max_output.map_or(JSON_CAPTURE, |b| b.0.min(64 << 20)),
+    })
 }
 
 /// Without a boundary nothing is kept from the command; who asks for that is told, not disappointed.
-fn refuse_what_cannot_hold(args: &RunArgs) -> Result<(), IsolationError> {
+fn refuse_what_cannot_hold(args: &BoundaryArgs) -> Result<(), IsolationError> {
     let moved = args.rw.iter().any(|wish| grants::split(wish).1.is_some());
     let asked = [
         ("--image", args.image.is_some()),

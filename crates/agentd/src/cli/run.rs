@@ -10,23 +10,23 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let work_root = std::env::temp_dir();
     if args.explain {
-        let auto = if args.image.is_some() { ContainerBackend::NAME } else { LinuxNativeBackend::NAME };
+        let auto = if args.boundary.image.is_some() { ContainerBackend::NAME } else { LinuxNativeBackend::NAME };
         let named = if args.backend == "auto" { auto } else { &args.backend };
         let name = create_backend(named, &work_root)?.name().to_owned();
-        let image = args.image.as_ref().map(image::find).transpose()?;
+        let image = args.boundary.image.as_ref().map(image::find).transpose()?;
         let (spec, _) = request::request(&args, &name, image.as_ref())?;
         use std::io::Write;
         std::io::stdout().write_all(explain::text(&name, &spec)?.as_bytes())?;
         return Ok(0);
     }
     let backend = match args.backend.as_str() {
-        "auto" if args.image.is_some() => probe_cache::backend(&work_root, Some(ContainerBackend::NAME)).await?,
-        "auto" if args.allow_degraded => create_backend(LinuxNativeBackend::NAME, &work_root)?,
+        "auto" if args.boundary.image.is_some() => probe_cache::backend(&work_root, Some(ContainerBackend::NAME)).await?,
+        "auto" if args.boundary.allow_degraded => create_backend(LinuxNativeBackend::NAME, &work_root)?,
         "auto" => probe_cache::backend(&work_root, None).await?,
         name => create_backend(name, &work_root)?,
     };
     // Held until the sandbox is gone, so that nobody collects what it is made of.
-    let held = args.image.as_ref().map(image::hold).transpose()?;
+    let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let (spec, command) = request::request(&args, backend.name(), held.as_ref().map(|(image, _)| image))?;
     // Signals that come from now on end the command, not agentd before it has cleaned up.
     let mut stops = Stops::new()?;
@@ -38,7 +38,10 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let ran = if args.json {
         in_json(&sandbox, command, &*backend, &mut stops, &unprotected).await
     } else {
-        stream::stream(&sandbox, command, &args, &mut stops).await
+        match sandbox.exec_streaming(command).await {
+            Ok(handle) => stream::stream(handle, &args.command, &mut stops).await,
+            Err(error) => Err(error),
+        }
     };
     if !args.json {
         for path in appeared(&unprotected) {
@@ -51,14 +54,17 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let destroyed = sandbox.destroy().await;
     drop(held);
     let code = match ran {
-        Err(IsolationError::Spawn { program, errno }) => {
-            writer::say(format_args!("{program}: {}", std::io::Error::from_raw_os_error(errno)));
-            Ok(if errno == libc::ENOENT { 127 } else { 126 })
-        }
+        Err(IsolationError::Spawn { program, errno }) => Ok(not_executed(&program, errno)),
         other => other,
     }?;
     destroyed?;
     Ok(code)
+}
+
+/// Says why a program could not be executed; gives the exit code that a shell would (`sh(1p)`).
+pub(crate) fn not_executed(program: &str, errno: i32) -> u8 {
+    writer::say(format_args!("{program}: {}", std::io::Error::from_raw_os_error(errno)));
+    if errno == libc::ENOENT { 127 } else { 126 }
 }
 
 /// Says what was asked for and holds less than that, or not at all (`--allow-degraded`).
@@ -84,7 +90,7 @@ fn appeared(paths: &[PathBuf]) -> impl Iterator<Item = &PathBuf> {
 pub(crate) struct Stops(Vec<(i32, tokio::signal::unix::Signal)>);
 
 impl Stops {
-    fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
             .into_iter()
             .map(|kind| Ok((kind.as_raw_value(), signal(kind)?)))

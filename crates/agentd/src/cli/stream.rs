@@ -3,12 +3,12 @@
 
 use super::{
     CANNOT,
-    args::RunArgs,
+    args::CommandArgs,
     run::Stops,
     terminal,
     writer::{self, Piece, Written},
 };
-use agentd_core::{Command, EndReason, ExecStreams, IsolationError, Outcome, Sandbox};
+use agentd_core::{EndReason, ExecHandle, ExecStreams, IsolationError, Outcome};
 use std::{
     os::fd::OwnedFd,
     sync::{
@@ -54,14 +54,8 @@ impl Meter {
     }
 }
 
-/// Runs a command with the caller's streams; gives the exit code.
-pub(crate) async fn stream(
-    sandbox: &Arc<dyn Sandbox>,
-    command: Command,
-    args: &RunArgs,
-    stops: &mut Stops,
-) -> Result<u8, IsolationError> {
-    let mut handle = sandbox.exec_streaming(command).await?;
+/// Serves the streams of a command with the caller's, to its end; gives the exit code.
+pub(crate) async fn stream(mut handle: Box<dyn ExecHandle>, args: &CommandArgs, stops: &mut Stops) -> Result<u8, IsolationError> {
     let streams = handle.take_streams();
     let raw = if args.tty && args.interactive { terminal::Raw::enter() } else { None };
     let mut resized = signal(SignalKind::window_change()).map_err(io)?;

@@ -81,7 +81,7 @@ impl Debian {
         let cache = std::env::temp_dir().join(format!("agentd-test-cache-{}", rustix::process::geteuid().as_raw()));
         let mut command = Command::new(program);
         command.args(args).current_dir(self.path("work")).stdin(Stdio::null());
-        command.env("XDG_CACHE_HOME", cache).env("XDG_DATA_HOME", self.path("data")).output().unwrap()
+        command.env("XDG_CACHE_HOME", cache).env("AGENTD_DATA_DIR", self.path("data")).output().unwrap()
     }
 
     /// What a script says, on both streams, in a sandbox of the image.

@@ -1,0 +1,148 @@
+//! The keeper's process: its lock, its socket, its end.
+
+use crate::{connection::Connection, error::KeeperError, live::Slots, serve::Keeper};
+use agentd_sandboxes::State;
+use rustix::{
+    fs::{AtFlags, FlockOperation, Mode, OFlags},
+    io::Errno,
+};
+use std::{
+    fs::DirBuilder,
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{fs::DirBuilderExt, net::UnixStream},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+};
+
+/// Where its lock and its socket are, in the folder of the sandboxes.
+const FOLDER: &str = "keeper";
+const LOCK: &str = "lock";
+const SOCKET: &str = "socket";
+
+/// How often it looks for what is over.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long it stays when nothing lives and nobody asks.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Keeps the sandboxes below `place` until nothing of them lives and nobody has asked for anything for some seconds, or a signal ends it
+/// (SIGTERM, SIGINT). At once when another keeper has them already.
+///
+/// # Errors
+/// [`KeeperError::Unreachable`] when it cannot have its lock or its socket.
+pub async fn keep(place: &Path) -> Result<(), KeeperError> {
+    let failed = |context| move |source| KeeperError::Unreachable { place: place.to_path_buf(), context, source };
+    let state = Arc::new(State::open(place)?);
+    let folder = open_folder(place).map_err(failed("open"))?;
+    // Given up by the kernel, however this process ends.
+    let lock =
+        rustix::fs::openat(&folder, LOCK, OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::from(0o600))
+            .map_err(|e| failed("open its lock")(e.into()))?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Ok(()),
+        Err(errno) => return Err(failed("take its lock")(errno.into())),
+    }
+    // For whoever looks for it; the lock is what counts.
+    let pid = format!("{}\n", std::process::id());
+    rustix::fs::ftruncate(&lock, 0)
+        .and_then(|()| rustix::io::write(&lock, pid.as_bytes()))
+        .map_err(|e| failed("write its lock")(e.into()))?;
+    // The terminal's signals are for its client.
+    rustix::process::setsid().ok();
+    let mut ends = [SignalKind::terminate(), SignalKind::interrupt()]
+        .map(signal)
+        .into_iter()
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(failed("wait for signals"))?;
+    let listener = listen(&folder).map_err(failed("listen on its socket"))?;
+    let keeper = Arc::new(Keeper { state, slots: Slots::new() });
+    let served = Arc::new(());
+    let mut asked = Instant::now();
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            client = accept(&listener) => {
+                asked = Instant::now();
+                if let Ok(client) = client {
+                    let (keeper, served) = (keeper.clone(), served.clone());
+                    tokio::spawn(async move {
+                        keeper.serve(client).await;
+                        drop(served);
+                    });
+                }
+            }
+            _ = tick.tick() => {
+                let busy = keeper.look_after().await || Arc::strong_count(&served) > 1;
+                if busy {
+                    asked = Instant::now();
+                } else if asked.elapsed() >= IDLE {
+                    break;
+                }
+            }
+            () = any(&mut ends) => break,
+        }
+    }
+    // While it still has the lock: who finds nobody listening starts the next keeper, which waits for that.
+    rustix::fs::unlinkat(&folder, SOCKET, AtFlags::empty()).ok();
+    keeper.end().await;
+    drop(lock);
+    Ok(())
+}
+
+async fn any(signals: &mut [tokio::signal::unix::Signal]) {
+    std::future::poll_fn(|context| {
+        if signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready()) {
+            return std::task::Poll::Ready(());
+        }
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
+/// The folder by which its socket is reached, made where it is not: a socket's path has at most 107 bytes (`unix(7)`), the folder's may have
+/// more.
+pub(crate) fn open_folder(place: &Path) -> io::Result<OwnedFd> {
+    let place = place.join(FOLDER);
+    match DirBuilder::new().mode(0o700).create(&place) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    Ok(rustix::fs::open(&place, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn address(folder: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd()))
+}
+
+fn listen(folder: &OwnedFd) -> io::Result<UnixListener> {
+    // One that a dead keeper left: whoever has the lock is alone.
+    match rustix::fs::unlinkat(folder, SOCKET, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    UnixListener::bind(address(folder))
+}
+
+/// A connection to the keeper that listens in `folder`.
+pub(crate) fn connect(folder: &OwnedFd) -> io::Result<UnixStream> {
+    UnixStream::connect(address(folder))
+}
+
+async fn accept(listener: &UnixListener) -> io::Result<Connection> {
+    let (socket, _) = listener.accept().await?;
+    // The folder is the user's alone; this is for the day it is not (`unix(7)`, SO_PEERCRED).
+    let peer = socket.peer_cred()?.uid();
+    if peer != rustix::process::geteuid().as_raw() && peer != 0 {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Connection::new(socket.into_std()?)
+}

@@ -1,0 +1,368 @@
+//! What the keeper does for a client.
+
+use crate::{
+    connection::Connection,
+    error::KeeperError,
+    live::{Slot, Slots},
+    log,
+    protocol::{During, Failure, Hello, MAX_FILE, Reply, Request, Status, Stream, VERSION},
+    ttl,
+};
+use agentd_core::{Command, EndReason, ExecHandle, ExecStreams, StdinSource};
+use agentd_sandboxes::{About, How, Name, Of, State, StateError};
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+/// How long a sandbox's processes stay when nobody uses them. What they are made of stays.
+const WARM: Duration = Duration::from_secs(300);
+
+/// All that the keeper has.
+pub(crate) struct Keeper {
+    pub state: Arc<State>,
+    pub slots: Slots,
+}
+
+impl Keeper {
+    /// Serves one connection to its end.
+    pub(crate) async fn serve(self: Arc<Self>, mut client: Connection) {
+        // A client that is gone hears nothing, and what it asked for is done all the same.
+        let Ok((hello, fds)) = client.receive::<Hello>().await else { return };
+        let reply = if hello.version == VERSION {
+            self.answer(hello.request, fds, &mut client).await
+        } else {
+            Ok(Some((Reply::Failed(Failure::Version(VERSION)), None)))
+        };
+        let (reply, fd) = match reply {
+            Ok(None) => return,
+            Ok(Some(reply)) => reply,
+            Err(error) => (Reply::Failed(error.into()), None),
+        };
+        let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
+        client.send(&reply, &fds).ok();
+    }
+
+    /// `None` where all that is to be said was said.
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request,
+        mut fds: Vec<OwnedFd>,
+        client: &mut Connection,
+    ) -> Result<Option<(Reply, Option<OwnedFd>)>, KeeperError> {
+        match request {
+            Request::Create { name, about } => self.create(name, *about).await?,
+            Request::Exec { name, command, detach: true } => self.detach(&name, *command).await?,
+            Request::Exec { name, command, detach: false } => {
+                self.exec(&name, *command, client).await?;
+                return Ok(None);
+            }
+            Request::Status => return Ok(Some((Reply::Status(self.status().await), None))),
+            Request::Pause { name } => self.pause(&name).await?,
+            Request::Resume { name } => self.resume(&name).await?,
+            Request::Snapshot { name, snapshot } => {
+                let of = name.clone();
+                self.sealed(&name, move |state, how| state.snapshot(&of, &snapshot, how).map(drop)).await?;
+                self.settle(name);
+            }
+            Request::Fork { name, snapshot: Some(snapshot), new } => {
+                self.on_disk(move |state| state.fork(&name, Of::Snapshot(&snapshot), &new).map(drop)).await?;
+            }
+            Request::Fork { name, snapshot: None, new } => {
+                let of = name.clone();
+                self.sealed(&name, move |state, how| state.fork(&of, Of::Now(how), &new).map(drop)).await?;
+                self.settle(name);
+            }
+            Request::Restore { name, snapshot } => self.restore(name, snapshot).await?,
+            Request::Forget { name, snapshot } => {
+                self.on_disk(move |state| state.drop_snapshot(&name, &snapshot).map(drop)).await?
+            }
+            Request::Remove { name } => self.remove(&name).await?,
+            Request::Read { name, path } => {
+                let content = self.read(&name, &path).await?;
+                return Ok(Some((Reply::Done, Some(content))));
+            }
+            Request::Write { name, path } => {
+                let from =
+                    fds.pop().ok_or_else(|| KeeperError::Refused("a file to write came without its content".to_owned()))?;
+                self.write(&name, &path, from).await?;
+            }
+            Request::Collect => {
+                let layers = self.collect().await?;
+                return Ok(Some((Reply::Collected { layers }, None)));
+            }
+        }
+        Ok(Some((Reply::Done, None)))
+    }
+
+    /// Does what may take long, because it goes through files, beside everything else.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&State) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, KeeperError> {
+        let state = self.state.clone();
+        match tokio::task::spawn_blocking(move || work(&state)).await {
+            Ok(done) => Ok(done?),
+            Err(error) => Err(KeeperError::Refused(format!("the keeper failed: {error}"))),
+        }
+    }
+
+    /// Makes a sandbox and starts its processes: one that could never start is not made.
+    async fn create(&self, name: Name, about: About) -> Result<(), KeeperError> {
+        let slot = self.slots.of(&name);
+        let mut slot = slot.lock().await;
+        let of = name.clone();
+        self.on_disk(move |state| state.create(&of, about)).await?;
+        if let Err(error) = self.slots.start(&self.state, &name, &mut slot).await {
+            // The first error is the one to tell.
+            self.on_disk(move |state| state.remove(&name)).await.ok();
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Merges layers where there are many, beside everything else, and removes what nobody needs then.
+    fn settle(self: &Arc<Self>, name: Name) {
+        let keeper = self.clone();
+        tokio::spawn(async move {
+            // What could not be done now is done after the next.
+            keeper.on_disk(move |state| state.squash(&name)).await.ok();
+            keeper.collect().await.ok();
+        });
+    }
+
+    /// Starts a command, and counts it for as long as what is given lives.
+    async fn start(&self, name: &Name, command: Command) -> Result<(Box<dyn ExecHandle>, Arc<()>), KeeperError> {
+        let slot = self.slots.of(name);
+        let mut slot = slot.lock().await;
+        if slot.paused {
+            return Err(KeeperError::Refused(format!("{name} is paused: `agentd sandbox resume {name}` first")));
+        }
+        let live = self.slots.start(&self.state, name, &mut slot).await?;
+        let handle = live.sandbox.exec_streaming(command).await?;
+        Ok((handle, live.commands.clone()))
+    }
+
+    async fn exec(&self, name: &Name, command: Command, client: &mut Connection) -> Result<(), KeeperError> {
+        let (mut handle, running) = self.start(name, command).await?;
+        send_streams(client, handle.take_streams())?;
+        let outcome = loop {
+            tokio::select! {
+                outcome = handle.wait() => break outcome,
+                said = client.receive::<During>() => match said {
+                    Ok((During::Signal(signal), _)) => handle.signal(signal).await?,
+                    Ok((During::Resize(size), _)) => handle.resize(size).await?,
+                    Ok((During::End(reason), _)) => handle.end(reason).await?,
+                    // Nobody waits for it any more.
+                    Err(_) => {
+                        handle.end(EndReason::Cancelled).await?;
+                        break handle.wait().await;
+                    }
+                },
+            }
+        };
+        drop(running);
+        self.used(name);
+        client.send(&Reply::Ended(Box::new(outcome?)), &[])?;
+        Ok(())
+    }
+
+    async fn detach(self: &Arc<Self>, name: &Name, mut command: Command) -> Result<(), KeeperError> {
+        self.state.record(name)?;
+        command.stdin = StdinSource::Null;
+        command.pty = None;
+        let folder = self.state.log_directory(name);
+        let kept = |source| KeeperError::Refused(format!("the log in {}: {source}", folder.display()));
+        let logs = [log::open(&folder).map_err(kept)?, log::open(&folder).map_err(kept)?];
+        let (mut handle, running) = self.start(name, command).await?;
+        let streams = handle.take_streams();
+        for (from, to) in [streams.stdout, streams.stderr].into_iter().flatten().zip(logs) {
+            // What cannot be kept (the disk is full) is lost; the command goes on with a pipe that nobody reads closed.
+            tokio::spawn(async move { log::append(from, to).await.ok() });
+        }
+        let (keeper, name) = (self.clone(), name.clone());
+        tokio::spawn(async move {
+            handle.wait().await.ok();
+            drop(running);
+            keeper.used(&name);
+        });
+        Ok(())
+    }
+
+    /// Remembers that it was used now, where anything depends on that.
+    fn used(&self, name: &Name) {
+        if self.state.record(name).is_ok_and(|record| record.about.idle_ttl.is_some()) {
+            // Lost, it is removed a little early.
+            self.state.touch(name).ok();
+        }
+    }
+
+    async fn status(&self) -> Vec<Status> {
+        let mut all = Vec::new();
+        for (name, slot) in self.slots.each() {
+            let slot = slot.lock().await;
+            if let Some(live) = &slot.live {
+                all.push(Status { name, paused: slot.paused, commands: live.running() });
+            }
+        }
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
+    async fn pause(&self, name: &Name) -> Result<(), KeeperError> {
+        let slot = self.slots.of(name);
+        let mut slot = slot.lock().await;
+        if !slot.paused {
+            self.slots.start(&self.state, name, &mut slot).await?.sandbox.suspend().await?;
+            slot.paused = true;
+        }
+        Ok(())
+    }
+
+    async fn resume(&self, name: &Name) -> Result<(), KeeperError> {
+        self.state.record(name)?;
+        let slot = self.slots.of(name);
+        let mut slot = slot.lock().await;
+        if let (true, Some(live)) = (slot.paused, &slot.live) {
+            live.sandbox.resume().await?;
+        }
+        slot.paused = false;
+        Ok(())
+    }
+
+    /// Does something that keeps the changes of a sandbox as a layer. Where no command runs, its processes are ended and the layer is sealed as it
+    /// is, in a time that does not depend on how much is in it. Where one runs, which may write to any file it has open, all processes
+    /// are stopped meanwhile and the layer is copied.
+    async fn sealed(
+        &self,
+        name: &Name,
+        work: impl FnOnce(&State, How) -> Result<(), StateError> + Send + 'static,
+    ) -> Result<(), KeeperError> {
+        let slot = self.slots.of(name);
+        let mut slot = slot.lock().await;
+        let Some(live) = slot.live.as_ref().filter(|live| live.running() > 0) else {
+            let paused = slot.paused;
+            slot.end().await?;
+            slot.paused = paused && self.state.record(name).is_ok();
+            return self.on_disk(|state| work(state, How::Seal)).await;
+        };
+        if !slot.paused {
+            live.sandbox.suspend().await?;
+        }
+        let done = self.on_disk(|state| work(state, How::Copy)).await;
+        if !slot.paused {
+            live.sandbox.resume().await?;
+        }
+        done
+    }
+
+    async fn restore(&self, name: Name, snapshot: Name) -> Result<(), KeeperError> {
+        let slot = self.slots.of(&name);
+        let mut slot = slot.lock().await;
+        // Before anything is ended: it may not exist.
+        if !self.state.record(&name)?.snapshots.contains_key(&snapshot) {
+            return Err(KeeperError::Refused(format!("{name} has no snapshot {snapshot}")));
+        }
+        slot.end().await?;
+        self.on_disk(move |state| state.restore(&name, &snapshot).map(drop)).await
+    }
+
+    async fn remove(&self, name: &Name) -> Result<(), KeeperError> {
+        let slot = self.slots.of(name);
+        let mut slot = slot.lock().await;
+        slot.end().await?;
+        let name = name.clone();
+        self.on_disk(move |state| state.remove(&name)).await?;
+        drop(slot);
+        self.collect().await?;
+        Ok(())
+    }
+
+    /// Removes layers that nothing needs.
+    async fn collect(&self) -> Result<u64, KeeperError> {
+        Ok(self.on_disk(State::collect).await?.layers as u64)
+    }
+
+    async fn read(&self, name: &Name, path: &Path) -> Result<OwnedFd, KeeperError> {
+        let slot = self.slots.of(name);
+        let mut slot = slot.lock().await;
+        let content = self.slots.start(&self.state, name, &mut slot).await?.sandbox.read_file(path, MAX_FILE).await?;
+        let kept = |source: std::io::Error| KeeperError::Refused(format!("keep {} for the copy: {source}", path.display()));
+        let memory = rustix::fs::memfd_create("copy", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| kept(e.into()))?;
+        let mut file = File::from(memory);
+        file.write_all(&content).map_err(kept)?;
+        std::io::Seek::rewind(&mut file).map_err(kept)?;
+        Ok(file.into())
+    }
+
+    async fn write(&self, name: &Name, path: &Path, from: OwnedFd) -> Result<(), KeeperError> {
+        let mut content = Vec::new();
+        let read = File::from(from).take(MAX_FILE + 1).read_to_end(&mut content);
+        read.map_err(|source| KeeperError::Refused(format!("read what is to be copied: {source}")))?;
+        if content.len() as u64 > MAX_FILE {
+            return Err(KeeperError::Refused(format!("a file to be copied has at most {MAX_FILE} bytes")));
+        }
+        let slot = self.slots.of(name);
+        let mut slot = slot.lock().await;
+        self.slots.start(&self.state, name, &mut slot).await?.sandbox.write_file(path, &content).await?;
+        Ok(())
+    }
+
+    /// Removes the sandboxes whose time is over, and ends the processes of those that nobody uses. Gives whether any lives.
+    pub(crate) async fn look_after(&self) -> bool {
+        let now = ttl::now();
+        let mut busy = false;
+        for record in self.state.list().into_iter().flatten().flatten() {
+            let slot = self.slots.of(&record.name);
+            // One that is being worked with is not idle; it is looked at next time.
+            let Ok(mut slot) = slot.try_lock() else {
+                busy = true;
+                continue;
+            };
+            let running = slot.live.as_ref().is_some_and(|live| live.running() > 0);
+            if ttl::over(&record, running, now) {
+                drop(slot);
+                // What cannot be removed now is tried again.
+                self.remove(&record.name).await.ok();
+                continue;
+            }
+            self.rest(&mut slot, running).await;
+            busy |= slot.live.is_some() || record.about.idle_ttl.is_some() || record.about.total_ttl.is_some();
+        }
+        self.slots.tidy();
+        busy
+    }
+
+    async fn rest(&self, slot: &mut Slot, running: bool) {
+        let unused = slot.used.is_none_or(|used| used.elapsed() >= WARM);
+        if unused && !running && !slot.paused {
+            slot.end().await.ok();
+        }
+    }
+
+    /// Ends all processes of all sandboxes.
+    pub(crate) async fn end(&self) {
+        for (_, slot) in self.slots.each() {
+            // Its launcher ends what cannot be ended here.
+            slot.lock().await.end().await.ok();
+        }
+    }
+}
+
+/// Gives a client the streams of its command. Ours are closed then: they would keep the command waiting for a reader, or its reader for an
+/// end.
+fn send_streams(client: &Connection, streams: ExecStreams) -> Result<(), KeeperError> {
+    let all = [
+        (Stream::Stdin, streams.stdin),
+        (Stream::Stdout, streams.stdout),
+        (Stream::Stderr, streams.stderr),
+        (Stream::Pty, streams.pty),
+    ];
+    let there: Vec<_> = all.iter().filter_map(|(stream, fd)| Some((*stream, fd.as_ref()?.as_fd()))).collect();
+    let fds: Vec<BorrowedFd<'_>> = there.iter().map(|(_, fd)| *fd).collect();
+    Ok(client.send(&Reply::Started(there.iter().map(|(stream, _)| *stream).collect()), &fds)?)
+}

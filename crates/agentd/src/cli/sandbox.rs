@@ -1,0 +1,274 @@
+//! `agentd sandbox`: named sandboxes, which the keeper has.
+
+use super::{
+    CANNOT, Failure,
+    args::{CreateArgs, ExecArgs, SandboxCommand},
+    data, environment, image, probe_cache, request,
+    run::{Stops, not_executed},
+    stream, writer,
+};
+use agentd_core::{IsolationError, Root};
+use agentd_isolation::ContainerBackend;
+use agentd_keeper::{Client, Status};
+use agentd_sandboxes::{About, Kind, Name, Record, State};
+use std::{
+    fs::File,
+    io::{self, Read, Seek, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How often `logs --follow` looks for more.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Carries out one of the commands.
+pub(crate) async fn sandbox(command: SandboxCommand) -> Result<u8, Failure> {
+    let folder = data::folder()?.join("sandboxes");
+    let state = State::open(&folder)?;
+    let keeper = [std::env::current_exe()?.into_os_string(), "keeper".into(), folder.clone().into_os_string()];
+    let client = Client::new(&folder, keeper.into());
+    match command {
+        SandboxCommand::Create(args) => create(&client, *args).await?,
+        SandboxCommand::Exec(args) => return exec(&client, &state, *args).await,
+        SandboxCommand::Ls { json } => return list(&client, &state, json).await,
+        SandboxCommand::Inspect { name } => {
+            let record = state.record(&name)?;
+            let status = client.status().await?;
+            writeln!(io::stdout(), "{:#}", describe(&record, &status, true))?;
+        }
+        SandboxCommand::Logs { name, follow } => logs(&state, &name, follow).await?,
+        SandboxCommand::Cp { from, to } => copy(&client, &from, &to).await?,
+        SandboxCommand::Pause { name } => client.pause(&name).await?,
+        SandboxCommand::Resume { name } => client.resume(&name).await?,
+        SandboxCommand::Snapshot { name, snapshot, forget: true } => client.forget(&name, &snapshot).await?,
+        SandboxCommand::Snapshot { name, snapshot, forget: false } => client.snapshot(&name, &snapshot).await?,
+        SandboxCommand::Fork { name, of, new } => client.fork(&name, of.as_ref(), &new).await?,
+        SandboxCommand::Restore { name, snapshot } => client.restore(&name, &snapshot).await?,
+        SandboxCommand::Diff { name, since } => diff(&state, &name, since.as_ref())?,
+        SandboxCommand::Rm { names } => {
+            for name in &names {
+                client.remove(name).await?;
+            }
+        }
+        SandboxCommand::Fsck => return check(&state),
+    }
+    Ok(0)
+}
+
+/// The layers of images that named sandboxes need.
+pub(crate) fn layers() -> Result<Vec<PathBuf>, Failure> {
+    let folder = data::folder()?.join("sandboxes");
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    Ok(State::open(&folder)?.needed_image_layers()?)
+}
+
+async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
+    // Proven on this machine before anything is promised in its name.
+    probe_cache::backend(&std::env::temp_dir(), Some(ContainerBackend::NAME)).await?;
+    // Held until its record says that it needs these layers.
+    let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
+    let image = held.as_ref().map(|(image, _)| image);
+    // Nothing of the host's unasked: it is a machine of its own.
+    let workspace = args.boundary.workspace.as_deref().filter(|path| *path != Path::new("none"));
+    let asked = request::sandbox(&args.boundary, workspace, ContainerBackend::NAME, image)?;
+    let about = About {
+        spec: asked.spec,
+        image: image.map(|image| image.reference.to_string()),
+        env: in_text(asked.env)?,
+        cwd: image.map_or(asked.home, |image| image.config.working_dir.clone()),
+        idle_ttl: args.idle_ttl.map(|ttl| ttl.as_secs().max(1)),
+        total_ttl: args.ttl.map(|ttl| ttl.as_secs().max(1)),
+    };
+    Ok(client.create(&args.name, about).await?)
+}
+
+/// Variables as a record keeps them.
+fn in_text(env: environment::Environment) -> Result<Vec<(String, String)>, Failure> {
+    let text =
+        |value: std::ffi::OsString| value.into_string().map_err(|value| format!("{value:?} in the environment is not text"));
+    env.into_iter().map(|(name, value)| Ok((text(name)?, text(value)?))).collect()
+}
+
+async fn exec(client: &Client, state: &State, args: ExecArgs) -> Result<u8, Failure> {
+    let record = state.record(&args.name)?;
+    let env = record.about.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+    let cwd = args.command.cwd.clone().unwrap_or_else(|| record.about.cwd.clone());
+    if !cwd.is_absolute() {
+        return Err(format!("--cwd {}: give an absolute path in the sandbox", cwd.display()).into());
+    }
+    let command = request::command(&args.command, env, cwd)?;
+    if args.detach {
+        client.detach(&args.name, command).await?;
+        return Ok(0);
+    }
+    let mut stops = Stops::new()?;
+    let started = client.exec(&args.name, command).await?;
+    match stream::stream(Box::new(started), &args.command, &mut stops).await {
+        Err(IsolationError::Spawn { program, errno }) => Ok(not_executed(&program, errno)),
+        other => Ok(other?),
+    }
+}
+
+async fn list(client: &Client, state: &State, json: bool) -> Result<u8, Failure> {
+    let all = state.list()?;
+    let status = client.status().await?;
+    let good = all.iter().filter_map(|record| record.as_ref().ok());
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{:#}", serde_json::Value::from_iter(good.map(|record| describe(record, &status, false))))?;
+    } else {
+        for record in good {
+            let image = record.about.image.as_deref().unwrap_or("(the host's programs)");
+            writeln!(out, "{:<32} {:<28} {:>3} snapshots  {image}", record.name, now(record, &status), record.snapshots.len())?;
+        }
+    }
+    let damaged = all.iter().filter_map(|record| record.as_ref().err());
+    if damaged.map(|error| writer::say(format_args!("{error}"))).count() > 0 {
+        return Ok(CANNOT);
+    }
+    Ok(0)
+}
+
+/// How it is now, in words.
+fn now(record: &Record, status: &[Status]) -> String {
+    match status.iter().find(|status| status.name == record.name) {
+        None => "at rest".to_owned(),
+        Some(status) if status.paused => format!("paused, {} commands", status.commands),
+        Some(status) => format!("live, {} commands", status.commands),
+    }
+}
+
+fn describe(record: &Record, status: &[Status], whole: bool) -> serde_json::Value {
+    let live = status.iter().find(|status| status.name == record.name);
+    let mut value = serde_json::json!({
+        "name": record.name,
+        "state": match live { None => "at-rest", Some(live) if live.paused => "paused", Some(_) => "live" },
+        "commands": live.map_or(0, |live| live.commands),
+        "image": record.about.image,
+        "made": record.made,
+        "idle_ttl_s": record.about.idle_ttl,
+        "ttl_s": record.about.total_ttl,
+        "parent": record.parent,
+        "snapshots": record.snapshots.iter().map(|(name, snapshot)| serde_json::json!({
+            "name": name, "made": snapshot.made, "layers": snapshot.layers.len(),
+        })).collect::<Vec<_>>(),
+    });
+    if whole {
+        value["layers"] = record.sealed.iter().chain([&record.top]).map(ToString::to_string).collect();
+        // A spec that was kept as JSON is JSON.
+        value["spec"] = serde_json::to_value(&record.about.spec).unwrap_or_default();
+    }
+    value
+}
+
+async fn logs(state: &State, name: &Name, follow: bool) -> Result<(), Failure> {
+    let path = agentd_keeper::log_path(&state.log_directory(name));
+    let mut from = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !follow => return Ok(()),
+        Err(error) => return Err(format!("{name} has no log yet: {error}").into()),
+    };
+    let mut stops = Stops::new()?;
+    loop {
+        io::copy(&mut from, &mut io::stdout())?;
+        io::stdout().flush()?;
+        if !follow {
+            return Ok(());
+        }
+        tokio::select! {
+            _ = stops.next() => return Ok(()),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// Where a side of `cp` is: in a sandbox, or here.
+enum Side<'a> {
+    There(Name, &'a Path),
+    Here(&'a Path),
+}
+
+fn side(text: &str) -> Side<'_> {
+    let there = text.split_once(':').filter(|(_, path)| path.starts_with('/'));
+    match there.and_then(|(name, path)| Some((name.parse().ok()?, path))) {
+        Some((name, path)) => Side::There(name, Path::new(path)),
+        None => Side::Here(Path::new(text)),
+    }
+}
+
+async fn copy(client: &Client, from: &str, to: &str) -> Result<(), Failure> {
+    match (side(from), side(to)) {
+        (Side::There(name, path), Side::Here(to)) => {
+            let mut content = File::from(client.read(&name, path).await?);
+            if to == Path::new("-") {
+                io::copy(&mut content, &mut io::stdout())?;
+                return Ok(());
+            }
+            // As `cp` does: into a directory, under its own name.
+            let place = match path.file_name() {
+                Some(own) if to.is_dir() => to.join(own),
+                _ => to.to_path_buf(),
+            };
+            let mut made = File::create(&place).map_err(|error| format!("{}: {error}", place.display()))?;
+            io::copy(&mut content, &mut made)?;
+        }
+        (Side::Here(from), Side::There(name, path)) => {
+            let content: OwnedFd = if from == Path::new("-") {
+                let mut memory = File::from(rustix::fs::memfd_create("stdin", rustix::fs::MemfdFlags::CLOEXEC)?);
+                io::copy(&mut io::stdin().lock().take(1 << 30), &mut memory)?;
+                memory.rewind()?;
+                memory.into()
+            } else {
+                File::open(from).map_err(|error| format!("{}: {error}", from.display()))?.into()
+            };
+            let place = match (path.as_os_str().as_bytes().ends_with(b"/"), from.file_name()) {
+                (true, Some(own)) => path.join(own),
+                _ => PathBuf::from(path),
+            };
+            client.write(&name, &place, content.as_fd()).await?;
+        }
+        _ => return Err("one of the two is NAME:PATH, the other a file here".into()),
+    }
+    Ok(())
+}
+
+fn diff(state: &State, name: &Name, since: Option<&Name>) -> Result<(), Failure> {
+    let record = state.record(name)?;
+    let image = match &record.about.spec.root {
+        Root::Layers(layers) => layers.as_slice(),
+        Root::Host => &[],
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for change in state.diff(name, since, image)? {
+        let kind = match change.kind {
+            Kind::Added => b"A /",
+            Kind::Changed => b"C /",
+            Kind::Removed => b"D /",
+        };
+        out.write_all(kind)?;
+        out.write_all(change.path.as_os_str().as_bytes())?;
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn check(state: &State) -> Result<u8, Failure> {
+    let problems = state.fsck()?;
+    let mut damages = 0;
+    for problem in &problems {
+        writeln!(io::stdout(), "{problem}")?;
+        damages += usize::from(problem.is_damage());
+    }
+    if damages == 0 {
+        writeln!(io::stdout(), "clean")?;
+        return Ok(0);
+    }
+    Ok(CANNOT)
+}

@@ -1,0 +1,379 @@
+//! `agentd sandbox`: named sandboxes across invocations, as their user meets them. Each test has a folder and so a keeper of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The program under test; another copy of it where this user cannot reach cargo's.
+fn program() -> String {
+    std::env::var("AGENTD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agentd").to_owned())
+}
+
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let cache = std::env::temp_dir().join(format!("agentd-test-cache-{}", rustix::process::geteuid().as_raw()));
+        let mut command = Command::new(program());
+        command.arg("sandbox").args(args).current_dir(self.0.path());
+        command.env("XDG_CACHE_HOME", cache).env("AGENTD_DATA_DIR", self.path("data"));
+        command
+    }
+
+    fn output(&self, args: &[&str]) -> Output {
+        self.command(args).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// What a command that succeeds prints.
+    fn agentd(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        text(&output.stdout)
+    }
+
+    /// What a command that is refused says.
+    fn refused(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        assert_eq!(output.status.code(), Some(125), "{args:?}: {output:?}");
+        text(&output.stderr)
+    }
+
+    fn sh(&self, name: &str, script: &str) -> String {
+        self.agentd(&["exec", name, "--", "sh", "-c", script])
+    }
+
+    /// The keeper that has these sandboxes, if one lives.
+    fn keeper(&self) -> Option<rustix::process::Pid> {
+        let pid = fs::read_to_string(self.path("data/sandboxes/keeper/lock")).ok()?.trim().parse().ok()?;
+        let pid = rustix::process::Pid::from_raw(pid)?;
+        let command = fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
+        (command.contains("keeper") && command.contains(self.0.path().to_str()?)).then_some(pid)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(keeper) = self.keeper() {
+            rustix::process::kill_process(keeper, rustix::process::Signal::TERM).unwrap();
+            until("the keeper ends", || self.keeper().is_none());
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn until(what: &str, mut met: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !met() {
+        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether a process of the host's has this in its command line.
+fn runs(mark: &str) -> bool {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok()).any(|line| text(&line).contains(mark))
+}
+
+#[test]
+fn what_is_written_is_there_the_next_time_and_gone_when_the_sandbox_is() {
+    let place = Place::new();
+    place.agentd(&["create", "dev"]);
+    assert_eq!(place.sh("dev", "id -u; echo kept >/file; rm -f /etc/hosts; mkdir -p /srv/a"), "0\n");
+    assert_eq!(place.sh("dev", "cat /file; ls /etc/hosts 2>&1 || true").lines().next(), Some("kept"));
+    assert!(place.agentd(&["ls"]).contains("dev"));
+    assert!(place.agentd(&["inspect", "dev"]).contains("\"state\": \"live\""));
+    assert!(place.refused(&["create", "dev"]).contains("dev"));
+    let changed = place.agentd(&["diff", "dev"]);
+    assert!(changed.lines().any(|line| line == "A /file"), "{changed}");
+    assert_eq!(place.agentd(&["fsck"]), "clean\n");
+
+    place.agentd(&["rm", "dev"]);
+    assert!(place.refused(&["exec", "dev", "--", "true"]).contains("dev"));
+    assert_eq!(place.agentd(&["ls"]), "");
+    assert_eq!(fs::read_dir(place.path("data/sandboxes/layers")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_commands_end_is_what_the_caller_gets() {
+    let place = Place::new();
+    place.agentd(&["create", "dev"]);
+    for (args, code) in [
+        (&["exec", "dev", "--", "sh", "-c", "exit 7"][..], 7),
+        (&["exec", "dev", "--", "no-such-program"], 127),
+        (&["exec", "dev", "--", "/etc/passwd"], 126),
+        (&["exec", "--timeout", "100ms", "dev", "--", "sleep", "60"], 124),
+    ] {
+        let output = place.output(args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
+    }
+    let mut cat =
+        place.command(&["exec", "-i", "dev", "--", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    cat.stdin.take().unwrap().write_all(b"through").unwrap();
+    assert_eq!(text(&cat.wait_with_output().unwrap().stdout), "through");
+}
+
+#[test]
+fn a_command_ends_with_its_client_and_a_detached_one_does_not() {
+    let place = Place::new();
+    let mark = format!("{}", 100_000 + std::process::id());
+    place.agentd(&["create", "dev"]);
+    let mut client = place.command(&["exec", "dev", "--", "sleep", &mark]).spawn().unwrap();
+    until("it runs", || place.agentd(&["ls"]).contains("live, 1 commands"));
+    client.kill().unwrap();
+    client.wait().unwrap();
+    until("it has ended", || place.agentd(&["ls"]).contains("live, 0 commands"));
+
+    place.agentd(&[
+        "exec",
+        "-d",
+        "dev",
+        "--",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; while true; do date +%s%N >/tick; sleep 0.01; done",
+    ]);
+    until("its output is kept", || {
+        let log = place.agentd(&["logs", "dev"]);
+        log.contains("out\n") && log.contains("err\n")
+    });
+    assert!(place.agentd(&["ls"]).contains("live, 1 commands"));
+}
+
+#[test]
+fn a_paused_sandbox_stands_still() {
+    let place = Place::new();
+    place.agentd(&["create", "dev"]);
+    let layer = |place: &Place| fs::read_dir(place.path("data/sandboxes/layers")).unwrap().next().unwrap().unwrap().path();
+    let tick = layer(&place).join("tree/tick");
+    place.agentd(&["exec", "-d", "dev", "--", "sh", "-c", "while true; do date +%s%N >/new; mv /new /tick; done"]);
+    until("it runs", || tick.exists());
+    let now = || fs::read(&tick).unwrap();
+    place.agentd(&["pause", "dev"]);
+    let (stands, began) = (now(), Instant::now());
+    while began.elapsed() < Duration::from_millis(300) {
+        assert_eq!(now(), stands);
+    }
+    assert!(place.refused(&["exec", "dev", "--", "true"]).contains("paused"));
+    place.agentd(&["resume", "dev"]);
+    until("it goes on", || now() != stands);
+}
+
+#[test]
+fn a_snapshot_is_gone_back_to_and_forks_share_it() {
+    let place = Place::new();
+    place.agentd(&["create", "dev"]);
+    place.sh("dev", "echo one >/file; echo same >/other");
+    place.agentd(&["snapshot", "dev", "first"]);
+    place.sh("dev", "echo two >/file; rm /other; echo new >/new");
+    assert_eq!(place.agentd(&["diff", "dev", "--since", "first"]), "C /file\nA /new\nD /other\n");
+    place.agentd(&["fork", "dev", "a", "b"]);
+    place.sh("a", "echo a >/file");
+    assert_eq!(place.sh("b", "cat /file /new; ! test -e /other"), "two\nnew\n");
+    assert_eq!(place.sh("dev", "cat /file"), "two\n");
+    assert_eq!(place.sh("a", "cat /file"), "a\n");
+    place.agentd(&["restore", "dev", "first"]);
+    assert_eq!(place.sh("dev", "cat /file /other; ! test -e /new"), "one\nsame\n");
+    assert!(place.refused(&["restore", "dev", "second"]).contains("second"));
+    assert_eq!(place.sh("dev", "cat /file"), "one\n");
+    place.agentd(&["rm", "dev", "a"]);
+    assert_eq!(place.sh("b", "cat /file"), "two\n");
+    assert_eq!(place.agentd(&["fsck"]), "clean\n");
+}
+
+#[test]
+fn a_snapshot_of_what_runs_is_of_one_moment_and_disturbs_nothing() {
+    let place = Place::new();
+    place.agentd(&["create", "dev"]);
+    // The two files are equal but for one step, at any moment.
+    let script = "exec 3>/open; i=0; while true; do i=$((i+1)); echo $i >/t; mv /t /a; echo $i >/t; mv /t /b; echo $i >&3; done";
+    place.agentd(&["exec", "-d", "dev", "--", "sh", "-c", script]);
+    until("it runs", || place.output(&["exec", "dev", "--", "test", "-s", "/b"]).status.success());
+    place.agentd(&["snapshot", "dev", "running"]);
+    assert!(place.agentd(&["ls"]).contains("live, 1 commands"));
+    place.agentd(&["fork", "dev", "still"]);
+    let read = |script: &str| place.sh("still", script).split_whitespace().map(|n| n.parse::<u64>().unwrap()).collect::<Vec<_>>();
+    let pair = read("cat /a /b");
+    assert!(pair[0] - pair[1] <= 1, "{pair:?}");
+    assert_eq!(read("cat /a /b"), pair);
+    let count = |name: &str| place.sh(name, "wc -l </open").trim().parse::<u64>().unwrap();
+    let before = count("dev");
+    until("it goes on", || count("dev") > before);
+    assert_eq!(place.agentd(&["fsck"]), "clean\n");
+}
+
+#[test]
+fn a_keeper_that_is_killed_leaves_no_process_and_loses_no_sandbox() {
+    let place = Place::new();
+    let mark = format!("{}", 200_000 + std::process::id());
+    for name in ["one", "two"] {
+        place.agentd(&["create", name]);
+        place.sh(name, &format!("echo {name} >/file"));
+        place.agentd(&["exec", "-d", name, "--", "sleep", &mark]);
+    }
+    until("they run", || runs(&format!("sleep\0{mark}")));
+    rustix::process::kill_process(place.keeper().unwrap(), rustix::process::Signal::KILL).unwrap();
+    until("nothing of them is left", || !runs(&format!("sleep\0{mark}")));
+    assert_eq!(place.agentd(&["fsck"]), "clean\n");
+    for name in ["one", "two"] {
+        assert_eq!(place.sh(name, "cat /file"), format!("{name}\n"));
+    }
+}
+
+#[test]
+fn one_that_nobody_uses_is_removed_when_its_time_is_over() {
+    let place = Place::new();
+    place.agentd(&["create", "short", "--idle-ttl", "1s"]);
+    place.agentd(&["create", "total", "--ttl", "1s"]);
+    place.agentd(&["create", "long"]);
+    place.agentd(&["exec", "-d", "total", "--", "sleep", "600"]);
+    until("they are gone", || !place.agentd(&["ls"]).contains("short") && !place.agentd(&["ls"]).contains("total"));
+    assert!(place.agentd(&["ls"]).contains("long"));
+}
+
+#[test]
+fn files_are_copied_in_and_out() {
+    let place = Place::new();
+    place.agentd(&["create", "dev"]);
+    let content: Vec<u8> = (0..=255u8).cycle().take(100_000).collect();
+    fs::write(place.path("here"), &content).unwrap();
+    place.agentd(&["cp", "here", "dev:/srv-here"]);
+    place.agentd(&["cp", "dev:/srv-here", "back"]);
+    assert_eq!(fs::read(place.path("back")).unwrap(), content);
+    assert!(place.refused(&["cp", "dev:/no/such", "x"]).contains("/no/such"));
+    assert!(!place.path("x").exists());
+    assert!(place.refused(&["cp", "here", "back"]).contains("NAME:PATH"));
+}
+
+#[test]
+fn what_the_first_client_had_open_is_not_held_by_the_keeper() {
+    let place = Place::new();
+    let script = format!("exec 9>{}; exec {} sandbox create dev", place.path("held").display(), program());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).env("AGENTD_DATA_DIR", place.path("data"));
+    assert!(shell.status().unwrap().success());
+    let keeper = place.keeper().unwrap().as_raw_nonzero();
+    let open =
+        fs::read_dir(format!("/proc/{keeper}/fd")).unwrap().map(|fd| fs::read_link(fd.unwrap().path()).unwrap_or_default());
+    assert!(!open.collect::<Vec<_>>().contains(&place.path("held")));
+}
+
+#[test]
+fn a_name_is_no_path_and_a_sandbox_that_cannot_start_is_not_made() {
+    let place = Place::new();
+    for name in ["", "..", "../x", "a/b", "A", ".a", "a b"] {
+        assert!(!place.output(&["create", name]).status.success(), "{name}");
+    }
+    assert!(!place.output(&["create", "dev", "--rw", "/no/such/place"]).status.success());
+    assert_eq!(place.agentd(&["ls"]), "");
+    assert_eq!(place.agentd(&["fsck"]), "clean\n");
+}
+
+#[test]
+fn a_log_is_followed() {
+    let place = Place::new();
+    place.agentd(&["create", "dev"]);
+    place.agentd(&["exec", "-d", "dev", "--", "sh", "-c", "echo first; while ! test -e /go; do sleep 0.01; done; echo second"]);
+    until("there is a log", || place.agentd(&["logs", "dev"]).contains("first"));
+    let mut follow = place.command(&["logs", "-f", "dev"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().as_deref(), Some("first"));
+    place.sh("dev", "touch /go");
+    assert_eq!(lines.next().as_deref(), Some("second"));
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+}
+
+/// A number that differs from call to call; what it is says the failure.
+fn dice() -> u64 {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).unwrap();
+    u64::from_ne_bytes(bytes)
+}
+
+#[test]
+fn killed_at_any_moment_the_keeper_or_its_client_lose_nothing_that_was_acknowledged() {
+    let place = Place::new();
+    let mark = format!("{}", 300_000 + std::process::id());
+    place.agentd(&["create", "base"]);
+    place.sh("base", "echo base >/file");
+    let mut known = vec!["base".to_owned()];
+    for round in 0..40 {
+        let moment = Duration::from_micros(dice() % 40_000);
+        let (made, snapshot, fork) = (format!("made-{round}"), format!("snapshot-{round}"), format!("fork-{round}"));
+        let of = known[usize::try_from(dice()).unwrap_or(usize::MAX) % known.len()].clone();
+        let wanted: [&[&str]; 5] = [
+            &["exec", "-d", &of, "--", "sleep", &mark],
+            &["create", &made],
+            &["snapshot", &of, &snapshot],
+            &["fork", &of, &fork],
+            &["restore", "base", "snapshot-0"],
+        ];
+        let began = Instant::now();
+        for (number, args) in wanted.iter().enumerate() {
+            let mut client = place.command(args).stderr(Stdio::null()).spawn().unwrap();
+            let ended = loop {
+                if let Some(status) = client.try_wait().unwrap() {
+                    break Some(status);
+                }
+                if began.elapsed() >= moment {
+                    break None;
+                }
+            };
+            match (ended, place.keeper()) {
+                (Some(status), _) if status.success() && number == 1 => known.push(made.clone()),
+                (Some(status), _) if status.success() && number == 3 => known.push(fork.clone()),
+                (Some(_), _) => {}
+                (None, Some(keeper)) if round % 2 == 0 => {
+                    rustix::process::kill_process(keeper, rustix::process::Signal::KILL).unwrap();
+                    client.wait().unwrap();
+                    // A client that asked just then may have started the next keeper.
+                    let next = || place.keeper().is_some_and(|next| next != keeper);
+                    until("nothing of it runs any more", || next() || !runs(&format!("sleep\0{mark}")));
+                    break;
+                }
+                (None, _) => {
+                    client.kill().unwrap();
+                    client.wait().unwrap();
+                    break;
+                }
+            }
+        }
+        let state = place.agentd(&["fsck"]);
+        assert_eq!(state.lines().last(), Some("clean"), "round {round}, {moment:?}: {state}");
+        let listed = place.agentd(&["ls"]);
+        for name in &known {
+            assert!(listed.lines().any(|line| line.split_whitespace().next() == Some(name)), "round {round}: {name} is lost");
+        }
+        if round == 0 && !place.agentd(&["inspect", "base"]).contains("snapshot-0") {
+            place.agentd(&["snapshot", "base", "snapshot-0"]);
+        }
+    }
+    assert_eq!(place.sh("base", "cat /file"), "base\n");
+    let all = place.agentd(&["ls"]);
+    let names: Vec<&str> = all.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    place.agentd(&[&["rm"], names.as_slice()].concat());
+    assert_eq!(fs::read_dir(place.path("data/sandboxes/layers")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(place.path("data/sandboxes/staging")).unwrap().count(), 0);
+}
