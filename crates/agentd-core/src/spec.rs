@@ -1,6 +1,6 @@
 //! What a sandbox is asked to be, and what is run in it.
 
-use crate::Limits;
+use crate::{Bytes, Limits};
 use serde::{Deserialize, Serialize};
 use std::{ffi::OsString, path::PathBuf};
 
@@ -69,7 +69,9 @@ pub enum Writable {
     /// In memory; gone with the sandbox.
     #[default]
     Memory,
-    /// On disk.
+    /// On disk, in a file system of this size; gone with the sandbox. Needs root of the host.
+    Volume(Bytes),
+    /// On disk, to be kept.
     Disk(DiskLayers),
 }
 

@@ -13,7 +13,7 @@ use agentd_core::{Access, IsolationError, Root, SandboxSpec, Writable};
 use agentd_kernel::{
     cgroup::CgroupPlan,
     landlock::{LandlockPlan, Rule},
-    mount::root::RootPlan,
+    mount::root::{RootPlan, Top},
     namespace::NamespacePlan,
     privileges::Capabilities,
     seccomp::SeccompPlan,
@@ -87,7 +87,8 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     let of_the_host = layers.is_empty();
     let (sealed, top) = match &spec.writable {
         Writable::Memory => (&[][..], None),
-        Writable::Disk(disk) => (&disk.sealed[..], Some(disk.top.clone())),
+        Writable::Volume(bytes) => (&[][..], Some(Top::Volume(bytes.0))),
+        Writable::Disk(disk) => (&disk.sealed[..], Some(Top::Directory(disk.top.clone()))),
     };
     let layers = [layers, sealed.to_vec()].concat();
     fallback::check(&spec.limits)?;

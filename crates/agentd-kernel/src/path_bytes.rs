@@ -38,21 +38,6 @@ pub mod many {
     }
 }
 
-/// A path that may be absent.
-pub mod maybe {
-    use super::*;
-
-    /// As bytes.
-    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
-        path.as_ref().map(|path| path.as_os_str().as_bytes()).serialize(serializer)
-    }
-
-    /// From bytes.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-        Ok(Option::<Vec<u8>>::deserialize(deserializer)?.map(|bytes| OsString::from_vec(bytes).into()))
-    }
-}
-
 /// A list of pairs of paths.
 pub mod pairs {
     use super::*;

@@ -14,6 +14,7 @@ use agentd_core::{Layer, LayerError, LayerReport, LayerStatus};
 use agentd_kernel::{
     cgroup::{Cgroup, Freezer, Hierarchy},
     idmap::{self, Claim, Identity},
+    mount,
     namespace::{self, Cloned},
     seccomp::{Program, SeccompPlan},
 };
@@ -30,6 +31,7 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::process::CommandExt,
     },
+    path::Path,
     process::Command,
 };
 
@@ -329,11 +331,11 @@ fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, La
 fn mapped_trees(plan: &SandboxPlan, identity: Identity) -> Result<Vec<OwnedFd>, LayerError> {
     let shown = (identity.host_uid, identity.host_gid);
     let mut trees = Vec::new();
-    let mut stack = plan.tree.stack().peekable();
-    if stack.peek().is_some() {
+    if let Some(root) = plan.tree.root().filter(|root| root.trees() > 0) {
         let map = idmap::mapping((0, 0), shown, identity.count)?;
-        for layer in stack {
-            trees.push(idmap::mapped_tree(layer, &map)?);
+        for tree in mount::root::clone_stack(root)? {
+            idmap::map(tree.as_fd(), Path::new("a layer"), &map)?;
+            trees.push(tree);
         }
     }
     let mut maps: HashMap<(u32, u32), OwnedFd> = HashMap::new();

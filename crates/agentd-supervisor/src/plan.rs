@@ -9,7 +9,6 @@ use agentd_kernel::{
     seccomp::SeccompPlan,
 };
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
 /// Every layer of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,12 +55,11 @@ impl Tree {
         }
     }
 
-    /// What its root is stacked of: the layers that are not changed, the lowest first, and then the one that is, if it is on disk.
-    pub fn stack(&self) -> impl Iterator<Item = &PathBuf> {
-        let root = match self {
+    /// The root, where it is one of the sandbox's own.
+    pub fn root(&self) -> Option<&RootPlan> {
+        match self {
             Self::Root(root) => Some(root),
             _ => None,
-        };
-        root.into_iter().flat_map(|root| root.layers.iter().chain(&root.top))
+        }
     }
 }

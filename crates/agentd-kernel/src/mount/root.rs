@@ -5,7 +5,7 @@
 //! long as the host's is in this namespace, though covered (`mount_too_revealing`).
 
 use super::{GrantPlan, dev, place, proc, scratch::Scratch, tree};
-use crate::At;
+use crate::{At, volume::Volume};
 use agentd_core::{Layer, LayerError};
 use rustix::{
     fs::{Mode, OFlags},
@@ -25,9 +25,8 @@ pub struct RootPlan {
     /// Layers that are not changed, the lowest first: of an image, and of changes that were made before.
     #[serde(with = "crate::path_bytes::many")]
     pub layers: Vec<PathBuf>,
-    /// Where changes go on disk: a directory with `tree` and `work` in it. Without it they are in memory.
-    #[serde(with = "crate::path_bytes::maybe")]
-    pub top: Option<PathBuf>,
+    /// Where changes go on disk. Without it they are in memory.
+    pub top: Option<Top>,
     /// Directories and files of the host that are shown read-only, at the same place.
     #[serde(with = "crate::path_bytes::many")]
     pub system: Vec<PathBuf>,
@@ -43,6 +42,33 @@ pub struct RootPlan {
     pub grants: Vec<GrantPlan>,
     /// Size limit of all that is written, bytes.
     pub scratch_bytes: u64,
+}
+
+/// Where the changes of a root go on disk: `tree` takes them, and `work` beside it is overlayfs's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Top {
+    /// A directory in which these two are.
+    Directory(#[serde(with = "crate::path_bytes::one")] PathBuf),
+    /// A file system of its own of so many bytes, which goes with the sandbox.
+    Volume(u64),
+}
+
+impl RootPlan {
+    /// How many trees it is stacked of: those of its layers, and that of its top.
+    pub fn trees(&self) -> usize {
+        self.layers.len() + usize::from(self.top.is_some())
+    }
+}
+
+/// Detached trees of a plan's layers, the lowest first, and of its top, from this process's view, which must still be the host's.
+pub fn clone_stack(plan: &RootPlan) -> Result<Vec<OwnedFd>, LayerError> {
+    let mut stack = super::clone_trees(&plan.layers)?;
+    match &plan.top {
+        None => {}
+        Some(Top::Directory(top)) => stack.push(tree::clone_tree(top)?),
+        Some(Top::Volume(bytes)) => stack.push(Volume::for_changes(*bytes)?),
+    }
+    Ok(stack)
 }
 
 /// Directories that every root has.

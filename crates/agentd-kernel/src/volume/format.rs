@@ -47,15 +47,26 @@ const OPTIONS: [&str; 14] = [
 /// See [`super::Volume::format`].
 pub fn format(image: &Path, bytes: u64) -> Result<(), LayerError> {
     let at = |call: &str| format!("{call} {}", image.display());
-    if bytes < LEAST_BYTES {
-        return Err(LayerError::new(Layer::Volume, at(&format!("make a volume of {bytes} bytes at")), Some(libc::EINVAL))
-            .remedy(format!("give it {LEAST_BYTES} bytes or more")));
-    }
     let Some(Component::Normal(name)) = image.components().next_back() else {
         return Err(LayerError::new(Layer::Volume, at("make"), Some(libc::EINVAL)).remedy("name a file"));
     };
     let parent = image.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+    let file = nameless(parent, bytes)?;
+    rustix::fs::fsync(&file).at(Layer::Volume, || at("flush"))?;
     let parent = open_named(parent, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    // By its name in /proc, because AT_EMPTY_PATH is a privilege (`linkat(2)`).
+    rustix::fs::linkat(CWD, through(&file), &parent, name, AtFlags::SYMLINK_FOLLOW).at(Layer::Volume, || at("name"))?;
+    rustix::fs::fsync(&parent).at(Layer::Volume, || at("flush the directory of"))
+}
+
+/// Makes one in `folder` that has no name, and so goes with whoever has it open.
+pub fn nameless(folder: &Path, bytes: u64) -> Result<OwnedFd, LayerError> {
+    let at = |call: &str| format!("{call} a volume in {}", folder.display());
+    if bytes < LEAST_BYTES {
+        return Err(LayerError::new(Layer::Volume, at(&format!("make {bytes} bytes of")), Some(libc::EINVAL))
+            .remedy(format!("give it {LEAST_BYTES} bytes or more")));
+    }
+    let parent = open_named(folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = rustix::fs::openat(&parent, c".", flags, Mode::from(0o600)).at(Layer::Volume, || at("make a file for")).map_err(
         |error| match error.errno {
@@ -67,10 +78,7 @@ pub fn format(image: &Path, bytes: u64) -> Result<(), LayerError> {
     )?;
     rustix::fs::ftruncate(&file, bytes / BLOCK * BLOCK).at(Layer::Volume, || at("set the size of"))?;
     make(&file)?;
-    rustix::fs::fsync(&file).at(Layer::Volume, || at("flush"))?;
-    // By its name in /proc, because AT_EMPTY_PATH is a privilege (`linkat(2)`).
-    rustix::fs::linkat(CWD, through(&file), &parent, name, AtFlags::SYMLINK_FOLLOW).at(Layer::Volume, || at("name"))?;
-    rustix::fs::fsync(&parent).at(Layer::Volume, || at("flush the directory of"))
+    Ok(file)
 }
 
 /// Runs `mkfs.ext4`, which has nothing of this process's but the file.

@@ -50,6 +50,9 @@ pub struct Volume {
     image: OwnedFd,
 }
 
+/// Where volumes without a name take their room from: what is kept across restarts is on a disk (File System Hierarchy Standard).
+const NAMELESS: &str = "/var/tmp";
+
 /// How much of a volume is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
@@ -84,7 +87,25 @@ impl Volume {
     /// `EWOULDBLOCK` when it is mounted already, `EACCES` or `EPERM` for who is not root of the host, `ELOOP` or `ENOTDIR` when part of
     /// the name is a symbolic link, `EINVAL` when it is not a whole ext4 file system.
     pub fn open(image: &Path) -> Result<Self, LayerError> {
-        let locked = open_image(image)?;
+        Self::over(open_image(image)?, image)
+    }
+
+    /// The mount of a volume without a name, for the changes of one sandbox: `tree` and `work` are in it, and nothing is left of it
+    /// when it is gone. It is attached nowhere.
+    ///
+    /// # Errors
+    /// As [`Volume::format`] and [`Volume::open`].
+    pub fn for_changes(bytes: u64) -> Result<OwnedFd, LayerError> {
+        let folder = Path::new(NAMELESS);
+        let volume = Self::over(format::nameless(folder, bytes)?, folder)?;
+        for name in ["tree", "work"] {
+            rustix::fs::mkdirat(&volume.mount, name, Mode::from(0o755))
+                .at(Layer::Volume, || format!("make {name} in the volume"))?;
+        }
+        volume.mount.try_clone().at(Layer::Volume, || "dup".to_owned())
+    }
+
+    fn over(locked: OwnedFd, image: &Path) -> Result<Self, LayerError> {
         lock(&locked, image)?;
         let anew = rustix::fs::open(through(&locked), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .at(Layer::Volume, || format!("open {} anew", image.display()))?;

@@ -1,7 +1,7 @@
 //! `agentd run --explain`: the plan of every layer.
 
 use agentd_core::{Access, IsolationError, SandboxSpec};
-use agentd_isolation::{ContainerBackend, HostDirectBackend, LinuxNativeBackend, RootPlan, Tree};
+use agentd_isolation::{ContainerBackend, HostDirectBackend, LinuxNativeBackend, RootPlan, Top, Tree};
 use std::{fmt::Write, path::PathBuf};
 
 /// A line of the plan: its layer, and what it says.
@@ -55,7 +55,8 @@ pub(crate) fn text(backend: &str, spec: &SandboxSpec) -> Result<String, Isolatio
 fn own_root(root: &RootPlan, lines: &mut Vec<Line>) {
     lines.extend(root.layers.iter().map(|layer| ("layer", format!("{} (unchanged)", layer.display()))));
     let changes = match &root.top {
-        Some(top) => format!("its own; changes go to {}", top.display()),
+        Some(Top::Directory(top)) => format!("its own; changes go to {}", top.display()),
+        Some(Top::Volume(bytes)) => format!("its own; at most {} MiB of it written, on disk", bytes >> 20),
         None => format!("its own; at most {} MiB of it written, in memory", root.scratch_bytes >> 20),
     };
     lines.push(("root", changes));

@@ -46,6 +46,7 @@ pub(crate) fn request(args: &RunArgs, backend: &str, image: Option<&Image>) -> R
             .unwrap_or_else(|| image.map_or(home, |image| image.config.working_dir.clone())),
     };
     let mut command = command(&args.command, env, cwd)?;
+    spec.writable = args.disk.map_or(Writable::Memory, Writable::Volume);
     // With one command in it, they are the sandbox's.
     spec.limits = Limits { wall: command.limits.wall, output: command.limits.output, ..spec.limits };
     command.limits = Limits::default();

@@ -9,8 +9,10 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Plans, creates, runs, destroys; gives the exit code.
 pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let work_root = std::env::temp_dir();
+    // Only one backend gives these.
+    let own_root = args.boundary.image.is_some() || args.disk.is_some();
     if args.explain {
-        let auto = if args.boundary.image.is_some() { ContainerBackend::NAME } else { LinuxNativeBackend::NAME };
+        let auto = if own_root { ContainerBackend::NAME } else { LinuxNativeBackend::NAME };
         let named = if args.backend == "auto" { auto } else { &args.backend };
         let name = create_backend(named, &work_root)?.name().to_owned();
         let image = args.boundary.image.as_ref().map(image::find).transpose()?;
@@ -20,7 +22,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
         return Ok(0);
     }
     let backend = match args.backend.as_str() {
-        "auto" if args.boundary.image.is_some() => probe_cache::backend(&work_root, Some(ContainerBackend::NAME)).await?,
+        "auto" if own_root => probe_cache::backend(&work_root, Some(ContainerBackend::NAME)).await?,
         "auto" if args.boundary.allow_degraded => create_backend(LinuxNativeBackend::NAME, &work_root)?,
         "auto" => probe_cache::backend(&work_root, None).await?,
         name => create_backend(name, &work_root)?,

@@ -58,6 +58,9 @@ pub(crate) struct RunArgs {
     pub boundary: BoundaryArgs,
     #[command(flatten)]
     pub command: CommandArgs,
+    /// Keep what it writes in its own root on disk, at most so much, instead of in memory (as root; backend container)
+    #[arg(long, value_name = "SIZE")]
+    pub disk: Option<Bytes>,
     /// Print one JSON object about the run, with the output in it
     #[arg(long, conflicts_with_all = ["interactive", "tty"])]
     pub json: bool,
