@@ -131,9 +131,10 @@ impl Launcher {
         };
         let control = self.control.lock().await;
         let order = Order::Create { id, plan: Box::new(plan) };
-        control.send(&order, &[theirs.as_fd()]).map_err(|e| self.lost(e))?;
+        let sent = control.send(&order, &[theirs.as_fd()]).map_err(|e| self.lost(e));
         drop(control);
-        Ok(ordered)
+        self.clear_abandoned();
+        sent.map(|()| ordered)
     }
 
     /// Gives an order and waits until it has been carried out.
