@@ -7,7 +7,10 @@ use agentd_supervisor::{
     channel::{Channel, ChannelError},
     protocol::{Event, ExecUsage, Request, SpawnStep},
 };
-use rustix::io::Errno;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 use std::{
     collections::HashMap,
     future::pending,
@@ -156,9 +159,16 @@ impl Link {
         IsolationError::Lost(lock(&self.lost).clone().unwrap_or_else(|| "supervisor".to_owned()))
     }
 
-    /// Whether there may be more news.
+    /// Whether there may be more news: nothing has been heard of its end, and it has not ended unheard.
     pub(crate) fn is_alive(&self) -> bool {
-        lock(&self.lost).is_none()
+        lock(&self.lost).is_none() && !self.has_exited()
+    }
+
+    /// Whether the supervisor is dead, asked of the kernel (`pidfd_open(2)`: readable when it has ended). The task that would hear of
+    /// it may not have run yet.
+    fn has_exited(&self) -> bool {
+        let mut ended = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        matches!(poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
     }
 
     /// What the sandbox used so far.
