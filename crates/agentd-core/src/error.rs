@@ -145,6 +145,9 @@ pub enum IsolationError {
     /// The sandbox is gone: destroyed, or its supervisor or launcher died.
     #[error("the sandbox is gone: {0}")]
     Lost(String),
+    /// A pool of sandboxes gives none any more.
+    #[error("the pool has been drained — make another one")]
+    PoolDrained,
     /// A file operation inside the sandbox failed.
     #[error("{path}: {}", std::io::Error::from_raw_os_error(*.errno))]
     File {
