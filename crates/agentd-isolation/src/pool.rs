@@ -31,9 +31,13 @@ pub struct PoolLimits {
     /// How long a pool that was full waits before it fills up again. Making a sandbox takes both processors of a small machine, and
     /// whoever has just taken one is about to use it. Once begun, filling goes on until the pool is full.
     pub rest: Duration,
-    /// A spare that is older is replaced, and never given out: what it shows is as of its making.
+    /// A spare that is older is replaced, and never given out: what it shows is as of its making. At least a second, so that the
+    /// background does something else than replacing.
     pub max_age: Duration,
 }
+
+/// The least that [`PoolLimits::max_age`] may be.
+const LEAST_MAX_AGE: Duration = Duration::from_secs(1);
 
 impl Default for PoolLimits {
     fn default() -> Self {
@@ -102,13 +106,16 @@ impl SandboxPool {
     /// sandboxes.
     ///
     /// # Errors
-    /// [`IsolationError::Invalid`] for a spec that no two sandboxes can have at once, or outside a tokio runtime. What the
-    /// backend finds wrong with it is told by [`SandboxPool::filled`] and [`SandboxPool::take`].
+    /// [`IsolationError::Invalid`] for a spec that no two sandboxes can have at once, limits that cannot be, or outside a tokio
+    /// runtime. What the backend finds wrong with it is told by [`SandboxPool::filled`] and [`SandboxPool::take`].
     pub fn new(backend: Arc<dyn IsolationBackend>, spec: SandboxSpec, limits: PoolLimits) -> Result<Self, IsolationError> {
         let invalid = |what: &str, reason: &str| IsolationError::Invalid { what: what.to_owned(), reason: reason.to_owned() };
         if spec.writable != Writable::Memory {
             let reason = "a directory of changes belongs to one sandbox, and a pool has several: use memory, or create_sandbox";
             return Err(invalid("writable", reason));
+        }
+        if limits.max_age < LEAST_MAX_AGE {
+            return Err(invalid("max_age", "a spare may live for a second at least"));
         }
         let runtime = Handle::try_current().map_err(|_| invalid("pool", "it must be made in a tokio runtime"))?;
         let making = Semaphore::new(limits.making.get().min(Semaphore::MAX_PERMITS));

@@ -4,17 +4,19 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use agentd_isolation::{Bytes, Limits, SandboxSpec};
+use agentd_isolation::{Limits, SandboxSpec};
 use libtest_mimic::Arguments;
 use rustix::process::{Pid, Signal, WaitOptions};
 use std::{
-    collections::BTreeSet,
     fs,
-    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
-use support::{backend, bare, runs, sh, trial};
+use support::{
+    backend, bare,
+    inventory::{Inventory, limits},
+    runs, sh, trial,
+};
 
 /// `argv[1]` of a process that makes sandboxes until it is killed.
 const VICTIM: &str = "--make-sandboxes-until-killed";
@@ -46,67 +48,6 @@ fn main() {
         trial("a_killed_launcher_takes_its_sandboxes_along".to_owned(), killed_launchers),
     ];
     libtest_mimic::run(&arguments, trials).exit();
-}
-
-/// What can be left on a host, by name.
-#[derive(Debug)]
-struct Inventory {
-    processes: BTreeSet<i32>,
-    descriptors: usize,
-    mounts: usize,
-    groups: BTreeSet<PathBuf>,
-    files: BTreeSet<PathBuf>,
-}
-
-impl Inventory {
-    fn take() -> Self {
-        let list = |dir: &str| fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect::<BTreeSet<_>>();
-        let ours = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("agentd"));
-        Self {
-            processes: processes(),
-            descriptors: list("/proc/self/fd").len(),
-            mounts: fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count(),
-            groups: groups(),
-            files: ["/tmp", "/dev/shm", "/var/tmp"].into_iter().flat_map(list).filter(ours).collect(),
-        }
-    }
-
-    /// Whether nothing is here that was not there before. What was left by somebody else may go meanwhile.
-    fn adds_nothing_to(&self, before: &Self) -> bool {
-        self.processes.is_subset(&before.processes)
-            && self.descriptors <= before.descriptors
-            && self.mounts <= before.mounts
-            && self.groups.is_subset(&before.groups)
-            && self.files.is_subset(&before.files)
-    }
-}
-
-/// Launchers and supervisors, which both have the launcher's name.
-fn processes() -> BTreeSet<i32> {
-    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "agentd-launcher"))
-        .collect()
-}
-
-/// Control groups that agentd makes, wherever they are.
-fn groups() -> BTreeSet<PathBuf> {
-    let mut found = BTreeSet::new();
-    let mut next = vec![PathBuf::from("/sys/fs/cgroup")];
-    while let Some(dir) = next.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
-            if entry.file_name().to_string_lossy().starts_with("agentd.") {
-                found.insert(entry.path());
-            }
-            next.push(entry.path());
-        }
-    }
-    found
-}
-
-/// Limits for which a cgroup is made, where this user may make one.
-fn limits() -> Limits {
-    let privileged = rustix::process::geteuid().is_root();
-    Limits { memory: privileged.then_some(Bytes(64 << 20)), processes: privileged.then_some(32), ..Limits::default() }
 }
 
 async fn churn() {

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each suite uses a part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+pub mod inventory;
+
 use agentd_isolation::{Access, Command, Grant, IsolationBackend, Outcome, Sandbox, SandboxSpec, create_backend};
 use libtest_mimic::{Failed, Trial};
 use std::{future::Future, path::Path, sync::Arc, time::Duration};
