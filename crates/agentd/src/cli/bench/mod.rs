@@ -69,7 +69,7 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     };
     for Peer { name, line } in peers::installed(&scratch.0, PROGRAM)? {
         // One that does not run here (it may want privileges, or another kernel) has no row.
-        match spawn(&line) {
+        match try_out(&line) {
             Ok(()) => figures.push(figure(name, Row::Program(line))),
             Err(error) => eprintln!("agentd: not measured: {name}: {error}"),
         }
@@ -186,6 +186,17 @@ fn spawn(line: &[String]) -> Result<(), Failure> {
     let status =
         Spawn::new(&line[0]).args(&line[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
     if status.success() { Ok(()) } else { Err(format!("{}: {status}", line.join(" ")).into()) }
+}
+
+/// Runs a peer once, to see whether it can be measured here. Its error is what it says itself.
+fn try_out(line: &[String]) -> Result<(), Failure> {
+    let output = Spawn::new(&line[0]).args(&line[1..]).stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let first = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it said nothing");
+    Err(format!("{first} ({})", output.status).into())
 }
 
 fn median(samples: &mut [Duration]) -> Duration {

@@ -22,8 +22,12 @@ pub(super) fn installed(dir: &Path, program: &str) -> io::Result<Vec<Peer>> {
     if found("bwrap") {
         peers.push(Peer { name: "bwrap, everything unshared", line: bwrap(program) });
     }
+    // Every account but root's is rootless to runc, which finds it out by itself only in some cases.
+    let rootless = if rustix::process::geteuid().is_root() { "--rootless=false" } else { "--rootless=true" };
     for (name, runtime, options) in [
         ("crun, an OCI bundle of the same", "crun", &["--cgroup-manager=disabled"][..]),
+        // It cannot be told to make no control group; as an ordinary user it makes none.
+        ("runc, an OCI bundle of the same", "runc", &[rootless][..]),
         ("runsc, an OCI bundle of the same", "runsc", &["--network=none", "--ignore-cgroups"][..]),
     ] {
         if found(runtime) {
