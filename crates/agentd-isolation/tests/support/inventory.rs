@@ -7,10 +7,10 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 #[derive(Debug)]
 pub struct Inventory {
     pub processes: BTreeSet<i32>,
-    descriptors: usize,
-    mounts: usize,
+    pub descriptors: usize,
+    pub mounts: usize,
     pub groups: BTreeSet<PathBuf>,
-    files: BTreeSet<PathBuf>,
+    pub files: BTreeSet<PathBuf>,
 }
 
 impl Inventory {
