@@ -79,10 +79,11 @@ async fn until(done: impl Fn() -> bool) {
     }
 }
 
-/// The wrapped backend, broken on order, and counting what is in the making.
+/// The wrapped backend, broken or slow on order, and counting what is in the making.
 struct Faulty {
     inner: Arc<dyn IsolationBackend>,
     broken: AtomicBool,
+    slow: AtomicBool,
     making: AtomicUsize,
     most: AtomicUsize,
 }
@@ -90,7 +91,8 @@ struct Faulty {
 impl Faulty {
     fn of(name: &str) -> Arc<Self> {
         let zero = || AtomicUsize::new(0);
-        Arc::new(Self { inner: backend(name), broken: AtomicBool::new(false), making: zero(), most: zero() })
+        let no = || AtomicBool::new(false);
+        Arc::new(Self { inner: backend(name), broken: no(), slow: no(), making: zero(), most: zero() })
     }
 }
 
@@ -111,6 +113,9 @@ impl IsolationBackend for Faulty {
         let now = self.making.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(now, Ordering::SeqCst);
         let made = self.inner.create_sandbox(spec).await;
+        if self.slow.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         self.making.fetch_sub(1, Ordering::SeqCst);
         made
     }
@@ -238,20 +243,23 @@ async fn aged(name: &'static str) {
 }
 
 async fn drained(name: &'static str) {
-    let backend = backend(name);
+    let faulty = Faulty::of(name);
+    let backend: Arc<dyn IsolationBackend> = faulty.clone();
     let before = settled(&backend).await;
+    let more = || Inventory::take().processes.difference(&before.processes).count();
     // At once, when it is full, and while it fills up again.
-    for round in 0..12 {
+    for round in 0..9 {
         let pool = SandboxPool::new(backend.clone(), limited(), with(4, 2)).unwrap();
         if round % 3 > 0 {
             pool.filled().await.unwrap();
-            let now = Inventory::take();
-            assert!(now.processes.difference(&before.processes).count() >= 4);
-            assert_eq!(now.groups.is_subset(&before.groups), limited().limits.memory.is_none());
+            assert!(more() >= 4);
+            assert_eq!(Inventory::take().groups.is_subset(&before.groups), limited().limits.memory.is_none());
         }
         if round % 3 == 2 {
+            faulty.slow.store(true, Ordering::SeqCst);
             pool.take().await.unwrap().destroy().await.unwrap();
-            tokio::time::sleep(PoolLimits::default().rest + Duration::from_micros(300 * round)).await;
+            // One is made, and the pool has not got it yet.
+            until(|| faulty.making.load(Ordering::SeqCst) > 0 && more() >= 4).await;
         }
         pool.drain().await.unwrap();
         // At once; but for this program's own ends of channels, which the runtime closes when it comes to their tasks.
@@ -261,6 +269,7 @@ async fn drained(name: &'static str) {
         assert!(matches!(pool.take().await, Err(IsolationError::PoolDrained)));
         assert!(matches!(pool.filled().await, Err(IsolationError::PoolDrained)));
         pool.drain().await.unwrap();
+        faulty.slow.store(false, Ordering::SeqCst);
     }
     assert!(backend.list_sandboxes().await.unwrap().is_empty());
 }
