@@ -87,8 +87,7 @@ impl Slots {
         };
         if !alive {
             slot.end().await?;
-            let record = state.record(name)?;
-            let held = state.hold(&record)?;
+            let (record, held) = state.hold(name)?;
             state.fresh_work(&record)?;
             slot.live = Some(self.make(state, &record, held).await?);
         }

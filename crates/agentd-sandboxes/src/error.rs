@@ -80,8 +80,8 @@ pub enum StateError {
         /// The sandbox.
         name: Name,
     },
-    /// A layer of a sandbox is not there: the record is of before a change, or the layer is lost.
-    #[error("layer {layer} of sandbox {name} is not there — look at the sandbox anew; if that does not help, remove it")]
+    /// A layer of a sandbox is lost.
+    #[error("layer {layer} of sandbox {name} is not there — restore a snapshot that does without it, or remove the sandbox")]
     Gone {
         /// The sandbox.
         name: Name,

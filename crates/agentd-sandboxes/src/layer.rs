@@ -64,7 +64,11 @@ impl Draft {
 
     /// The tree, to be filled.
     pub(crate) fn tree(&self) -> Result<Tree, StateError> {
-        Tree::open(&tree(&self.path))
+        Tree::open(&self.tree_path())
+    }
+
+    pub(crate) fn tree_path(&self) -> PathBuf {
+        tree(&self.path)
     }
 
     /// Moves the layer to the others, in `layers`. It is durable when that folder is flushed.

@@ -71,7 +71,8 @@ impl State {
         for folder in [state.named(), state.layers(), state.staging()] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).doing("make", &folder)?;
         }
-        state.bury()?;
+        // What cannot be removed does not keep anybody from his sandboxes: fsck finds it, and collecting it says why.
+        drop(state.abandoned()?);
         Ok(state)
     }
 
@@ -92,10 +93,9 @@ impl State {
         self.sandbox(name).join("log")
     }
 
-    /// Removes what the dead left in staging.
-    fn bury(&self) -> Result<(), StateError> {
-        let abandoned = staging::abandoned(&self.staging(), &self.lock()?)?;
-        abandoned.into_iter().try_for_each(Staging::remove)
+    /// What the dead left in staging; it goes when it is dropped.
+    fn abandoned(&self) -> Result<Vec<Staging>, StateError> {
+        staging::abandoned(&self.staging(), &self.lock()?)
     }
 
     /// Waits for the lock, and keeps the promise of one who died over it.

@@ -1,7 +1,14 @@
 //! Takes away the layers that nothing leads to. What is needed is found anew each time: there is no counter that could be wrong.
 
 use super::State;
-use crate::{durable::entries, error::StateError, layer, layer_id::LayerId, record::Record, staging};
+use crate::{
+    durable::entries,
+    error::StateError,
+    layer,
+    layer_id::LayerId,
+    record::Record,
+    staging::{self, Staging},
+};
 use std::collections::HashSet;
 
 /// What was taken away.
@@ -18,7 +25,7 @@ impl State {
     /// # Errors
     /// [`StateError::Damaged`] if a record cannot be read: what it needs is not known, so nothing is removed.
     pub fn collect(&self) -> Result<Collected, StateError> {
-        self.bury()?;
+        self.abandoned()?.into_iter().try_for_each(Staging::remove)?;
         let lock = self.lock()?;
         let records = self.load_all(&lock)?;
         let mut needed: HashSet<LayerId> = records.iter().flat_map(Record::needs).collect();

@@ -4,6 +4,7 @@
 use super::State;
 use crate::{
     error::StateError,
+    layer_id::LayerId,
     name::Name,
     record::{Record, exists},
     staging::Staging,
@@ -14,30 +15,28 @@ use crate::{
 pub struct Hold(#[expect(dead_code, reason = "held, not used: its pins go with it")] Staging);
 
 impl State {
-    /// Keeps the layers that `record` names for the sandbox as it is now (not those of its snapshots alone) from being collected, also
-    /// when the sandbox is restored, squashed or removed. Who mounts a sandbox holds it first.
+    /// The record of a sandbox, whose layers as it is now (not those of its snapshots alone) are kept from being collected from this
+    /// moment on, also when the sandbox is restored, squashed or removed. Who mounts a sandbox holds it first.
     ///
     /// # Errors
-    /// [`StateError::Gone`] if the record is of before a change, and a layer was collected since.
-    pub fn hold(&self, record: &Record) -> Result<Hold, StateError> {
-        let lock = self.lock()?;
-        let staging = self.stage(&lock)?;
-        for layer in record.sealed.iter().chain([&record.top]) {
-            if !exists(&self.layer(*layer))? {
-                return Err(StateError::Gone { name: record.name.clone(), layer: *layer });
-            }
-            // Under the lock: what is there now stays.
-            staging.pin(*layer, &lock)?;
-        }
-        Ok(Hold(staging))
+    /// [`StateError::Gone`] if a layer is lost.
+    pub fn hold(&self, name: &Name) -> Result<(Record, Hold), StateError> {
+        let (record, staging) = self.pin(name, |record| record.sealed.iter().copied().chain([record.top]).collect())?;
+        Ok((record, Hold(staging)))
     }
 
-    /// A sandbox, all whose layers are pinned, those of its snapshots too: for what is done without the lock.
-    pub(super) fn pin(&self, name: &Name) -> Result<(Record, Staging), StateError> {
+    /// A sandbox, some of whose layers are pinned.
+    pub(super) fn pin(&self, name: &Name, layers: impl FnOnce(&Record) -> Vec<LayerId>) -> Result<(Record, Staging), StateError> {
         let lock = self.lock()?;
         let record = self.load(name)?;
         let staging = self.stage(&lock)?;
-        record.needs().try_for_each(|layer| staging.pin(layer, &lock))?;
+        for layer in layers(&record) {
+            if !exists(&self.layer(layer))? {
+                return Err(StateError::Gone { name: record.name, layer });
+            }
+            // Under the lock: what is there now stays.
+            staging.pin(layer, &lock)?;
+        }
         Ok((record, staging))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::State;
 use crate::{
+    durable,
     error::StateError,
     layer::{self, Draft},
     layer_id::LayerId,
@@ -38,12 +39,19 @@ impl Prepared {
     pub(super) fn staging(&self) -> &Staging {
         &self.staging
     }
+
+    /// Waits until what is saved is on the disk.
+    pub(super) fn flush(&self, state: &State) -> Result<(), StateError> {
+        // A layer may be a file system of its own.
+        durable::flush_all(&self.copy.as_ref().map_or_else(|| state.tree(self.top), Draft::tree_path))
+    }
 }
 
 impl State {
     /// Does what takes long, without the lock.
     pub(super) fn prepare(&self, name: &Name, how: How) -> Result<Prepared, StateError> {
-        let (record, staging) = self.pin(name)?;
+        let (record, staging) =
+            self.pin(name, |record| record.sealed.last().copied().into_iter().chain([record.top]).collect())?;
         let top = record.top;
         let copy = match how {
             How::Copy if !self.is_unchanged(&record)? => {

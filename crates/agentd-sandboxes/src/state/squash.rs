@@ -53,7 +53,7 @@ impl State {
         let trees = run.iter().map(|layer| Tree::open(&self.tree(*layer))).collect::<Result<Vec<_>, _>>()?;
         merge(&trees, &draft.tree()?)?;
         // What it is made of may go when it is there.
-        durable::flush_all(staging.path())?;
+        durable::flush_all(&draft.tree_path())?;
         Ok(draft)
     }
 

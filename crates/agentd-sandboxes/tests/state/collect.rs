@@ -22,7 +22,8 @@ fn layers_go_when_the_last_that_needs_them_is_gone() {
 fn what_is_held_stays_until_it_is_let_go() {
     let place = Place::new();
     let record = place.sandbox("a");
-    let (hold, another) = (place.state.hold(&record).unwrap(), place.state.hold(&record).unwrap());
+    let (hold, another) = (place.state.hold(&name("a")).unwrap(), place.state.hold(&name("a")).unwrap());
+    assert_eq!(hold.0, record);
     place.state.remove(&name("a")).unwrap();
     for hold in [hold, another] {
         // As another process would.
@@ -31,8 +32,13 @@ fn what_is_held_stays_until_it_is_let_go() {
         drop(hold);
     }
     assert_eq!(place.state.collect().unwrap().layers, 1);
-    assert!(matches!(place.state.hold(&record), Err(StateError::Gone { .. })));
+    assert!(matches!(place.state.hold(&name("a")), Err(StateError::NotFound { .. })));
     place.assert_clean();
+    // What is lost is not held.
+    let record = place.sandbox("b");
+    fs::remove_dir_all(place.at("state/layers").join(record.top.to_string())).unwrap();
+    assert!(matches!(place.state.hold(&name("b")), Err(StateError::Gone { .. })));
+    assert_eq!(place.count("staging"), 0);
 }
 
 #[test]

@@ -265,7 +265,7 @@ fn many_who_change_at_once_leave_it_whole() {
 
 /// Changes anything. It may be refused because of what others do, and for no other reason.
 fn disturb(state: &State) {
-    use agentd_sandboxes::StateError::{Changed, Gone, NoSnapshot, NotFound, SnapshotTaken, Taken};
+    use agentd_sandboxes::StateError::{Changed, NoSnapshot, NotFound, SnapshotTaken, Taken};
     let one = any(["a", "b", "c"].map(name)).unwrap();
     let (other, snapshot) = (any(["a", "b", "c"].map(name)).unwrap(), any(["s", "t"].map(name)).unwrap());
     let how = any([How::Seal, How::Copy]).unwrap();
@@ -276,17 +276,14 @@ fn disturb(state: &State) {
         5 => state.restore(&one, &snapshot).map(drop),
         6 => state.drop_snapshot(&one, &snapshot).map(drop),
         7 => state.diff(&one, None, &[]).map(drop),
-        8 => state.record(&one).and_then(|record| state.hold(&record)).map(drop),
+        8 => state.hold(&one).map(drop),
         _ if random().is_multiple_of(2) => state.remove(&one),
         _ => state.collect().map(drop),
     };
-    if let Ok(record) = state.record(&one)
-        && let Ok(_hold) = state.hold(&record)
-    {
+    if let Ok((record, _hold)) = state.hold(&one) {
         let _ = fs::write(state.layer_paths(&record).top.join("tree").join(random().to_string()), "x");
     }
-    let refused = |error: &_| {
-        matches!(error, Changed { .. } | Gone { .. } | NoSnapshot { .. } | NotFound { .. } | SnapshotTaken { .. } | Taken { .. })
-    };
+    let refused =
+        |error: &_| matches!(error, Changed { .. } | NoSnapshot { .. } | NotFound { .. } | SnapshotTaken { .. } | Taken { .. });
     assert!(done.as_ref().err().is_none_or(refused), "{done:?}");
 }

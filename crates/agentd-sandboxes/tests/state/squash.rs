@@ -83,12 +83,27 @@ fn where_every_layer_is_somebodys_nothing_is_merged() {
 }
 
 #[test]
+fn a_file_that_has_as_many_names_as_it_may_have_is_copied_and_keeps_them() {
+    let place = Place::new();
+    place.sandbox("a");
+    fs::write(place.top("a").join("many"), "content").unwrap();
+    let link = |number: u32| fs::hard_link(place.top("a").join("many"), place.top("a").join(format!("many-{number}")));
+    // Not every file system has a limit.
+    let names = 1 + (0..70_000).take_while(|number| link(*number).is_ok()).count();
+    deepen(&place, 13);
+    assert_eq!(place.state.squash(&name("a")).unwrap().layers, 13);
+    let merged = place.trees("a").remove(0);
+    let found = fs::metadata(merged.join("many-7")).unwrap();
+    assert_eq!(fs::read_to_string(merged.join("many-7")).unwrap(), "content");
+    assert!(found.nlink() >= names as u64 && fs::metadata(merged.join("many")).unwrap().ino() == found.ino());
+}
+
+#[test]
 fn what_is_mounted_stays_while_it_is_held() {
     let place = Place::new();
     place.sandbox("a");
     deepen(&place, 13);
-    let record = place.state.record(&name("a")).unwrap();
-    let hold = place.state.hold(&record).unwrap();
+    let hold = place.state.hold(&name("a")).unwrap();
     place.state.squash(&name("a")).unwrap();
     assert_eq!(place.state.collect().unwrap().layers, 0);
     drop(hold);
