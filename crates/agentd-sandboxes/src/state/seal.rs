@@ -2,7 +2,6 @@
 
 use super::State;
 use crate::{
-    durable,
     error::StateError,
     layer::{self, Draft},
     layer_id::LayerId,
@@ -38,12 +37,6 @@ pub(super) struct Prepared {
 impl Prepared {
     pub(super) fn staging(&self) -> &Staging {
         &self.staging
-    }
-
-    /// Waits until what is saved is on the disk.
-    pub(super) fn flush(&self, state: &State) -> Result<(), StateError> {
-        // A layer may be a file system of its own.
-        durable::flush_all(&self.copy.as_ref().map_or_else(|| state.tree(self.top), Draft::tree_path))
     }
 }
 

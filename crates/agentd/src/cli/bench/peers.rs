@@ -7,6 +7,10 @@ use std::{fs, io, path::Path};
 /// Bind mounts of the system that every peer gets, besides a private /tmp, /var/tmp and /home.
 const SYSTEM: [&str; 3] = ["/usr", "/etc", "/opt"];
 const PRIVATE: [&str; 3] = ["/tmp", "/var/tmp", "/home"];
+/// What runtimes read to size their thread pools.
+const PROCESSORS: [&str; 2] = ["/sys/devices/system/cpu", "/sys/devices/system/node"];
+/// Entries of `/proc` that tell of the host and that everybody can read.
+const COVERED: [&str; 5] = ["/proc/keys", "/proc/key-users", "/proc/kallsyms", "/proc/cmdline", "/proc/modules"];
 /// Links as they are on systems that have everything in /usr.
 const LINKS: [(&str, &str); 4] = [("usr/bin", "/bin"), ("usr/sbin", "/sbin"), ("usr/lib", "/lib"), ("usr/lib64", "/lib64")];
 
@@ -47,6 +51,11 @@ pub(super) fn installed(dir: &Path, program: &str) -> io::Result<Vec<Peer>> {
     Ok(peers)
 }
 
+/// Those of `paths` that this machine has.
+fn there(paths: &[&'static str]) -> impl Iterator<Item = &'static str> {
+    paths.iter().copied().filter(|path| Path::new(path).exists())
+}
+
 fn found(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
@@ -55,8 +64,11 @@ fn bwrap(program: &str) -> Vec<String> {
     let options = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"];
     let mut line: Vec<&str> = options.to_vec();
     line.extend(["--hostname", "agentd", "--proc", "/proc", "--dev", "/dev"]);
-    for dir in SYSTEM {
+    for dir in SYSTEM.into_iter().chain(there(&PROCESSORS)) {
         line.extend(["--ro-bind", dir, dir]);
+    }
+    for entry in there(&COVERED) {
+        line.extend(["--ro-bind", "/dev/null", entry]);
     }
     for (target, link) in LINKS {
         line.extend(["--symlink", target, link]);
@@ -89,7 +101,7 @@ fn config(program: &str) -> Value {
     mounts.push(
         json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"] }),
     );
-    mounts.extend(SYSTEM.into_iter().map(bind));
+    mounts.extend(SYSTEM.into_iter().chain(there(&PROCESSORS)).map(bind));
     mounts.extend(PRIVATE.into_iter().map(tmpfs));
     let namespaces: Vec<Value> =
         ["pid", "network", "ipc", "uts", "mount", "user", "cgroup"].into_iter().map(|kind| json!({ "type": kind })).collect();
@@ -111,6 +123,7 @@ fn config(program: &str) -> Value {
             "namespaces": namespaces,
             "uidMappings": map(rustix::process::geteuid().as_raw()),
             "gidMappings": map(rustix::process::getegid().as_raw()),
+            "maskedPaths": COVERED,
         },
     })
 }
