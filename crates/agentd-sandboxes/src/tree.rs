@@ -27,7 +27,7 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
     },
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -51,6 +51,9 @@ impl Tree {
 
     /// Opens a directory of the tree, so that it can be listed and what is in it used.
     pub(crate) fn enter(&self, at: &Path) -> Result<Entered, Errno> {
+        if !at.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(Errno::INVAL);
+        }
         match self.reach(at) {
             Ok(fd) if rustix::process::geteuid().is_root() || allows(&rustix::fs::fstat(&fd)?, Mode::RUSR | Mode::XUSR) => {
                 Ok(Entered { fd, unlocked: Vec::new() })
@@ -215,4 +218,41 @@ fn of_descriptor(file: BorrowedFd<'_>) -> PathBuf {
 /// Where `name` in `directory` is, for calls that take no descriptor. Its last part is no link of `/proc`.
 fn in_descriptor(directory: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
     of_descriptor(directory).join(OsStr::from_bytes(name.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::symlink};
+
+    #[test]
+    fn no_name_leads_out_of_a_tree() {
+        let place = tempfile::tempdir().unwrap();
+        fs::create_dir_all(place.path().join("out/inner")).unwrap();
+        fs::create_dir_all(place.path().join("tree/own")).unwrap();
+        let root = place.path().join("tree");
+        symlink("../out", root.join("link")).unwrap();
+        symlink("own", root.join("inside")).unwrap();
+        symlink("/proc/self/root", root.join("magic")).unwrap();
+        let tree = Tree::open(&root).unwrap();
+        assert!(tree.enter(Path::new("own")).is_ok());
+        for name in ["link", "link/inner", "inside", "magic", "..", "own/../../out", "/"] {
+            assert!(tree.enter(Path::new(name)).is_err(), "{name}");
+        }
+        // Each of the two ways keeps inside by itself.
+        for name in ["link", "link/inner", "inside", "magic"] {
+            assert!(tree.reach(Path::new(name)).is_err() && tree.unlock(Path::new(name)).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_a_regular_file_is_read() {
+        let place = tempfile::tempdir().unwrap();
+        fs::write(place.path().join("file"), "").unwrap();
+        symlink("file", place.path().join("link")).unwrap();
+        rustix::fs::mknodat(CWD, place.path().join("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let tree = Tree::open(place.path()).unwrap();
+        let is_read = |name: &str| read(tree.root.as_fd(), OsStr::new(name)).unwrap().is_some();
+        assert_eq!(["file", "link", "fifo", "nothing"].map(is_read), [true, false, false, false]);
+    }
 }

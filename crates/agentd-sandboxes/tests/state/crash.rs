@@ -16,8 +16,10 @@ use std::{
 
 /// Tells this program to be the one that changes sandboxes, and where.
 const CHANGER: &str = "AGENTD_TEST_CHANGER";
+/// What it is killed over.
+const KINDS: [&str; 9] = ["fork", "snapshot", "restore", "create", "squash", "remove", "collect", "drop", "fork"];
 /// How often it is killed.
-const MOMENTS: u32 = 100;
+const MOMENTS: usize = 100;
 /// Sandboxes there are at most, and snapshots of each.
 const MOST: usize = 5;
 
@@ -69,10 +71,10 @@ struct Changer {
 }
 
 impl Changer {
-    fn change<S, R>(&mut self, work: impl FnOnce(&mut All) -> S, real: impl FnOnce(&State) -> R) {
+    fn change<S, R>(&mut self, kind: &str, work: impl FnOnce(&mut All) -> S, real: impl FnOnce(&State) -> R) {
         let mut after = self.now.clone();
         work(&mut after);
-        say("doing", &after);
+        say(&format!("doing {kind}"), &after);
         real(&self.state);
         say("done", &after);
         self.now = after;
@@ -92,7 +94,7 @@ impl Changer {
                 let new = format!("p{}", random() % MOST as u64);
                 if !self.now[&called].1.contains_key(&new) {
                     let saved = |all: &mut All| all.get_mut(&called).unwrap().1.insert(new.clone(), number);
-                    self.change(saved, |state| state.snapshot(&one, &name(&new), how).unwrap());
+                    self.change("snapshot", saved, |state| state.snapshot(&one, &name(&new), how).unwrap());
                 }
             }
             (10..13, of) if !free.is_empty() => {
@@ -101,22 +103,24 @@ impl Changer {
                 let of = of.map(|of| name(&of));
                 let new: Vec<_> = free.iter().take(3).map(|new| name(new)).collect();
                 let made = |all: &mut All| all.extend(new.iter().map(|new| (new.to_string(), (number, BTreeMap::new()))));
-                self.change(made, |state| state.fork(&one, of.as_ref().map_or(Of::Now(how), Of::Snapshot), &new).unwrap());
+                self.change("fork", made, |state| {
+                    state.fork(&one, of.as_ref().map_or(Of::Now(how), Of::Snapshot), &new).unwrap()
+                });
             }
             (13..15, Some(snapshot)) => {
                 let restored = |all: &mut All| {
                     let seen = all.get_mut(&called).unwrap();
                     seen.0 = seen.1[&snapshot];
                 };
-                self.change(restored, |state| state.restore(&one, &name(&snapshot)).unwrap());
+                self.change("restore", restored, |state| state.restore(&one, &name(&snapshot)).unwrap());
             }
             (15, Some(snapshot)) => {
                 let dropped = |all: &mut All| all.get_mut(&called).unwrap().1.remove(&snapshot);
-                self.change(dropped, |state| state.drop_snapshot(&one, &name(&snapshot)).unwrap());
+                self.change("drop", dropped, |state| state.drop_snapshot(&one, &name(&snapshot)).unwrap());
             }
-            (16, _) => self.change(|all| all.remove(&called), |state| state.remove(&one).unwrap()),
-            (17, _) => self.change(|_| (), |state| state.touch(&one).unwrap()),
-            (18, _) => self.change(|_| (), |state| state.collect().unwrap()),
+            (16, _) => self.change("remove", |all| all.remove(&called), |state| state.remove(&one).unwrap()),
+            (17, _) => self.change("touch", |_| (), |state| state.touch(&one).unwrap()),
+            (18, _) => self.change("collect", |_| (), |state| state.collect().unwrap()),
             (19, _) => self.deepen(&called),
             _ => {}
         }
@@ -125,14 +129,14 @@ impl Changer {
     fn create(&mut self, called: String) {
         let new = name(&called);
         let made = |all: &mut All| all.insert(called, (None, BTreeMap::new()));
-        self.change(made, |state| state.create(&new, About::default()).unwrap());
+        self.change("create", made, |state| state.create(&new, About::default()).unwrap());
     }
 
     /// Writes another number, as a command would.
     fn write(&mut self, called: &str) {
         let number = random();
         let written = |all: &mut All| all.get_mut(called).unwrap().0 = Some(number);
-        self.change(written, |state| {
+        self.change("write", written, |state| {
             let tree = state.layer_paths(&state.record(&name(called)).unwrap()).top.join("tree");
             fs::write(tree.join("draft"), number.to_string()).unwrap();
             fs::rename(tree.join("draft"), tree.join("number")).unwrap();
@@ -146,12 +150,12 @@ impl Changer {
             self.write(called);
             let number = self.now[called].0;
             let saved = |all: &mut All| all.get_mut(called).unwrap().1.insert("passing".to_owned(), number);
-            self.change(saved, |state| state.snapshot(&one, &passing, How::Seal).unwrap());
+            self.change("snapshot", saved, |state| state.snapshot(&one, &passing, How::Seal).unwrap());
             let dropped = |all: &mut All| all.get_mut(called).unwrap().1.remove("passing");
-            self.change(dropped, |state| state.drop_snapshot(&one, &passing).unwrap());
+            self.change("drop", dropped, |state| state.drop_snapshot(&one, &passing).unwrap());
         }
-        self.change(|_| (), |state| state.squash(&one).unwrap());
-        self.change(|_| (), |state| state.collect().unwrap());
+        self.change("squash", |_| (), |state| state.squash(&one).unwrap());
+        self.change("collect", |_| (), |state| state.collect().unwrap());
         assert_eq!(all(&self.place, &self.state), self.now);
     }
 }
@@ -166,18 +170,18 @@ fn changer() {
     for called in changer.now.clone().into_keys() {
         if changer.now[&called].1.contains_key("passing") {
             let dropped = |all: &mut All| all.get_mut(&called).unwrap().1.remove("passing");
-            changer.change(dropped, |state| state.drop_snapshot(&name(&called), &name("passing")).unwrap());
+            changer.change("drop", dropped, |state| state.drop_snapshot(&name(&called), &name("passing")).unwrap());
         }
     }
-    changer.change(|_| (), |_| ());
+    changer.change("nothing", |_| (), |_| ());
     // Until it is killed.
     loop {
         changer.step();
     }
 }
 
-/// Lets one change sandboxes and kills it; what it said was done, and what it said it was doing when it was killed.
-fn killed(place: &Path) -> (All, Option<All>) {
+/// Lets one change sandboxes and kills it while it does `kind`; what it said was done, and what it said it was doing when it was killed.
+fn killed(place: &Path, kind: &str) -> (All, Option<All>) {
     let mut changer = Command::new(env::current_exe().unwrap())
         .args(["--exact", "crash::changer", "--nocapture"])
         .env(CHANGER, place)
@@ -186,23 +190,20 @@ fn killed(place: &Path) -> (All, Option<All>) {
         .unwrap();
     let mut out = BufReader::new(changer.stdout.take().unwrap());
     let mut said = String::new();
-    while !said.contains("done ") {
+    let begins = format!("doing {kind} ");
+    while !said.lines().next_back().is_some_and(|line| line.starts_with(&begins)) {
         assert_ne!(out.read_line(&mut said).unwrap(), 0, "it ended itself: {said}");
     }
-    let reader = thread::spawn(move || {
-        while out.read_line(&mut said).unwrap() > 0 {}
-        said
-    });
-    // Any moment will do: nothing is waited for.
-    thread::sleep(Duration::from_micros(random() % 150_000));
+    // Any moment will do, early and late ones: nothing is waited for.
+    thread::sleep(Duration::from_micros(random() % (1 << (random() % 14))));
     changer.kill().unwrap();
     assert_eq!(changer.wait().unwrap().signal(), Some(9));
-    let said = reader.join().unwrap();
+    while out.read_line(&mut said).unwrap() > 0 {}
     let (mut done, mut doing) = (All::new(), None);
     // What is said without an end was not said.
     for line in said.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
         if let Some(after) = line.strip_prefix("doing ") {
-            doing = Some(serde_json::from_str(after).unwrap());
+            doing = Some(serde_json::from_str(after.split_once(' ').unwrap().1).unwrap());
         } else if let Some(after) = line.strip_prefix("done ") {
             (done, doing) = (serde_json::from_str(after).unwrap(), None);
         }
@@ -216,7 +217,7 @@ fn what_was_said_to_be_done_is_there_whenever_its_process_was_killed() {
     let root = place.at("state");
     let (mut interrupted, mut left_behind, mut changed) = (0, 0, 0);
     for moment in 0.. {
-        let (done, doing) = killed(&root);
+        let (done, doing) = killed(&root, KINDS[moment % KINDS.len()]);
         interrupted += u32::from(doing.is_some());
         left_behind += u32::from(place.count("staging") > 0);
         let state = State::open(&root).unwrap();

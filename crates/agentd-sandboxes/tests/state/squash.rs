@@ -99,6 +99,30 @@ fn a_file_that_has_as_many_names_as_it_may_have_is_copied_and_keeps_them() {
 }
 
 #[test]
+fn what_is_removed_while_it_is_squashed_is_read_to_the_end() {
+    for _ in 0..3 {
+        let place = Place::new();
+        place.sandbox("a");
+        deepen(&place, 12);
+        // Enough to do.
+        (0..3000).for_each(|number| fs::write(place.top("a").join(format!("f{number}")), "").unwrap());
+        deepen(&place, 1);
+        std::thread::scope(|scope| {
+            let squashed = scope.spawn(|| place.state.squash(&name("a")));
+            while place.count("staging") == 0 && !squashed.is_finished() {}
+            place.state.remove(&name("a")).unwrap();
+            place.state.collect().unwrap();
+            // It may have been done, or not begun.
+            let squashed = squashed.join().unwrap();
+            assert!(matches!(squashed, Ok(_) | Err(agentd_sandboxes::StateError::NotFound { .. })), "{squashed:?}");
+        });
+        place.state.collect().unwrap();
+        assert_eq!(place.count("layers"), 0);
+        place.assert_clean();
+    }
+}
+
+#[test]
 fn what_is_mounted_stays_while_it_is_held() {
     let place = Place::new();
     place.sandbox("a");
