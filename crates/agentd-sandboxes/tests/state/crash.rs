@@ -17,7 +17,7 @@ use std::{
 /// Tells this program to be the one that changes sandboxes, and where.
 const CHANGER: &str = "AGENTD_TEST_CHANGER";
 /// What it is killed over.
-const KINDS: [&str; 9] = ["fork", "snapshot", "restore", "create", "squash", "remove", "collect", "drop", "fork"];
+const KINDS: [&str; 10] = ["fork", "snapshot", "restore", "create", "fork", "squash", "remove", "collect", "fork", "restore"];
 /// How often it is killed.
 const MOMENTS: usize = 100;
 /// Sandboxes there are at most, and snapshots of each.
@@ -194,8 +194,8 @@ fn killed(place: &Path, kind: &str) -> (All, Option<All>) {
     while !said.lines().next_back().is_some_and(|line| line.starts_with(&begins)) {
         assert_ne!(out.read_line(&mut said).unwrap(), 0, "it ended itself: {said}");
     }
-    // Any moment will do, early and late ones: nothing is waited for.
-    thread::sleep(Duration::from_micros(random() % (1 << (random() % 14))));
+    // Any moment will do, early and late ones, of what takes half a millisecond or fifty: nothing is waited for.
+    thread::sleep(Duration::from_micros(random() % (1 << (9 + random() % 7))));
     changer.kill().unwrap();
     assert_eq!(changer.wait().unwrap().signal(), Some(9));
     while out.read_line(&mut said).unwrap() > 0 {}
