@@ -39,6 +39,8 @@ const IDLE: Duration = Duration::from_secs(5);
 /// # Errors
 /// [`KeeperError::Unreachable`] when it cannot have its lock or its socket.
 pub async fn keep(place: &Path) -> Result<(), KeeperError> {
+    // Of what its first client left it, this is in the way of all others.
+    rustix::process::umask(Mode::from(0o022));
     let failed = |context| move |source| KeeperError::Unreachable { place: place.to_path_buf(), context, source };
     let state = Arc::new(State::open(place)?);
     let folder = open_folder(place).map_err(failed("open"))?;

@@ -17,6 +17,9 @@ mod protocol;
 mod serve;
 mod ttl;
 
+/// The state in which a sandbox was made, among its snapshots.
+pub const CREATED: &str = "created";
+
 pub use client::{Client, Started};
 pub use error::KeeperError;
 pub use keeper::keep;

@@ -1,6 +1,7 @@
 //! What the keeper does for a client.
 
 use crate::{
+    CREATED,
     connection::Connection,
     error::KeeperError,
     live::{Slot, Slots},
@@ -111,7 +112,8 @@ impl Keeper {
         }
     }
 
-    /// Makes a sandbox and starts its processes: one that could never start is not made.
+    /// Makes a sandbox and starts its processes: one that could never start is not made. What starting it has made in its root, as it is
+    /// before anybody uses it, is its first state.
     async fn create(&self, name: Name, about: About) -> Result<(), KeeperError> {
         let slot = self.slots.of(&name);
         let mut slot = slot.lock().await;
@@ -122,7 +124,9 @@ impl Keeper {
             self.on_disk(move |state| state.remove(&name)).await.ok();
             return Err(error);
         }
-        Ok(())
+        slot.end().await?;
+        let Ok(created) = CREATED.parse() else { return Ok(()) };
+        self.on_disk(move |state| state.snapshot(&name, &created, How::Seal).map(drop)).await
     }
 
     /// Merges layers where there are many, beside everything else, and removes what nobody needs then.

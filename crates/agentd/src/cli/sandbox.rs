@@ -9,7 +9,7 @@ use super::{
 };
 use agentd_core::{IsolationError, Root};
 use agentd_isolation::ContainerBackend;
-use agentd_keeper::{Client, Status};
+use agentd_keeper::{CREATED, Client, Status};
 use agentd_sandboxes::{About, Kind, Name, Record, State};
 use std::{
     fs::File,
@@ -68,9 +68,14 @@ pub(crate) fn layers() -> Result<Vec<PathBuf>, Failure> {
     Ok(State::open(&folder)?.needed_image_layers()?)
 }
 
-async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
-    // Proven on this machine before anything is promised in its name.
+/// The boundary is proven on this machine, as it is now, before anything runs behind it.
+async fn proven() -> Result<(), Failure> {
     probe_cache::backend(&std::env::temp_dir(), Some(ContainerBackend::NAME)).await?;
+    Ok(())
+}
+
+async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
+    proven().await?;
     // Held until its record says that it needs these layers.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let image = held.as_ref().map(|(image, _)| image);
@@ -103,6 +108,7 @@ async fn exec(client: &Client, state: &State, args: ExecArgs) -> Result<u8, Fail
         return Err(format!("--cwd {}: give an absolute path in the sandbox", cwd.display()).into());
     }
     let command = request::command(&args.command, env, cwd)?;
+    proven().await?;
     if args.detach {
         client.detach(&args.name, command).await?;
         return Ok(0);
@@ -244,8 +250,9 @@ fn diff(state: &State, name: &Name, since: Option<&Name>) -> Result<(), Failure>
         Root::Layers(layers) => layers.as_slice(),
         Root::Host => &[],
     };
+    let created = record.snapshots.keys().find(|snapshot| snapshot.as_str() == CREATED);
     let mut out = io::BufWriter::new(io::stdout().lock());
-    for change in state.diff(name, since, image)? {
+    for change in state.diff(name, since.or(created), image)? {
         let kind = match change.kind {
             Kind::Added => b"A /",
             Kind::Changed => b"C /",
