@@ -78,9 +78,14 @@ impl Keeper {
                 self.sealed(&name, move |state, how| state.fork(&of, Of::Now(how), &new).map(drop)).await?;
                 self.settle(name);
             }
-            Request::Restore { name, snapshot } => self.restore(name, snapshot).await?,
+            Request::Restore { name, snapshot } => {
+                self.restore(name.clone(), snapshot).await?;
+                self.settle(name);
+            }
             Request::Forget { name, snapshot } => {
-                self.on_disk(move |state| state.drop_snapshot(&name, &snapshot).map(drop)).await?
+                let of = name.clone();
+                self.on_disk(move |state| state.drop_snapshot(&of, &snapshot).map(drop)).await?;
+                self.settle(name);
             }
             Request::Remove { name } => self.remove(&name).await?,
             Request::Read { name, path } => {
