@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Tells this program to be the one that changes sandboxes, and where.
@@ -97,7 +97,11 @@ impl Changer {
                     self.change("snapshot", saved, |state| state.snapshot(&one, &name(&new), how).unwrap());
                 }
             }
-            (10..13, of) if !free.is_empty() => {
+            // Of one sandbox nothing can be half there.
+            (10..13, _) if free.len() < 3 => {
+                self.change("remove", |all| all.remove(&called), |state| state.remove(&one).unwrap())
+            }
+            (10..13, of) => {
                 let of = of.filter(|_| random().is_multiple_of(2));
                 let number = of.as_ref().map_or(number, |of| self.now[&called].1[of]);
                 let of = of.map(|of| name(&of));
@@ -190,12 +194,19 @@ fn killed(place: &Path, kind: &str) -> (All, Option<All>) {
         .unwrap();
     let mut out = BufReader::new(changer.stdout.take().unwrap());
     let mut said = String::new();
-    let begins = format!("doing {kind} ");
-    while !said.lines().next_back().is_some_and(|line| line.starts_with(&begins)) {
-        assert_ne!(out.read_line(&mut said).unwrap(), 0, "it ended itself: {said}");
-    }
-    // Any moment will do, early and late ones, of what takes half a millisecond or fifty: nothing is waited for.
-    thread::sleep(Duration::from_micros(random() % (1 << (9 + random() % 7))));
+    let mut until = |begins: &str| {
+        while !said.lines().next_back().is_some_and(|line| line.starts_with(begins)) {
+            assert_ne!(out.read_line(&mut said).unwrap(), 0, "it ended itself: {said}");
+        }
+    };
+    // How long it takes, so that each part of it is as likely to be hit.
+    until(&format!("doing {kind} "));
+    let began = Instant::now();
+    until("done ");
+    let whole = u64::try_from(began.elapsed().as_micros()).unwrap();
+    until(&format!("doing {kind} "));
+    // Any moment will do: nothing is waited for.
+    thread::sleep(Duration::from_micros(random() % whole));
     changer.kill().unwrap();
     assert_eq!(changer.wait().unwrap().signal(), Some(9));
     while out.read_line(&mut said).unwrap() > 0 {}
