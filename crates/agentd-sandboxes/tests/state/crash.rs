@@ -205,8 +205,8 @@ fn killed(place: &Path, kind: &str) -> (All, Option<All>) {
     until("done ");
     let whole = u64::try_from(began.elapsed().as_micros()).unwrap();
     until(&format!("doing {kind} "));
-    // Any moment will do: nothing is waited for.
-    thread::sleep(Duration::from_micros(random() % whole));
+    // Any moment will do, and a little after too, since what decides comes last: nothing is waited for.
+    thread::sleep(Duration::from_micros(random() % (whole + whole / 2)));
     changer.kill().unwrap();
     assert_eq!(changer.wait().unwrap().signal(), Some(9));
     while out.read_line(&mut said).unwrap() > 0 {}
