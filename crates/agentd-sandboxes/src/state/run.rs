@@ -4,7 +4,8 @@
 use crate::layer_id::LayerId;
 use std::collections::{HashMap, HashSet};
 
-/// The longest run in `stack` that every one of `stacks` has as a whole or not at all; none of fewer than two layers. `stack` is one of `stacks`.
+/// The longest run in `stack` that every one of `stacks` has as a whole or not at all; none of fewer than two layers.
+/// `stack` is one of `stacks`.
 pub(super) fn longest(stack: &[LayerId], stacks: &[&Vec<LayerId>]) -> Vec<LayerId> {
     let mut above: HashMap<LayerId, HashSet<Option<LayerId>>> = HashMap::new();
     let mut below: HashMap<LayerId, HashSet<Option<LayerId>>> = HashMap::new();
@@ -78,7 +79,10 @@ mod tests {
         #[test]
         fn what_is_found_is_whole_for_all(stacks in proptest::collection::vec("[a-f]{0,6}", 1..6)) {
             // A stack has a layer once.
-            let once = |stack: &String| { let mut seen = HashSet::new(); layers(stack).into_iter().filter(|layer| seen.insert(*layer)).collect::<Vec<_>>() };
+            let once = |stack: &String| {
+                let mut seen = HashSet::new();
+                layers(stack).into_iter().filter(|layer| seen.insert(*layer)).collect::<Vec<_>>()
+            };
             let all: Vec<_> = stacks.iter().map(once).collect();
             let all: Vec<_> = all.iter().collect();
             let run = longest(all[0], &all);

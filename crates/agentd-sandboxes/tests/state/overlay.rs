@@ -23,7 +23,10 @@ fn inside(place: &Place, script: &str) -> String {
     let lower: Vec<_> = layers.sealed.iter().rev().map(|path| path.to_str().unwrap()).collect();
     let image = place.at("image");
     let lower = [lower, vec![image.to_str().unwrap()]].concat().join(":");
-    let mount = r#"mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/tree,workdir=$2/work,userxattr,volatile" "$3" && cd "$3" && eval "$4""#;
+    let mount = r#"
+        mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/tree,workdir=$2/work,userxattr,volatile" "$3"
+        cd "$3"
+        eval "$4""#;
     let output = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-euc", mount, "sh", &lower])
         .arg(&layers.top)
