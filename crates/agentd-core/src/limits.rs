@@ -62,6 +62,7 @@ impl FromStr for CpuQuota {
 /// its sandbox holds is refused; the others hold for each command. A command's `cpu_time` is that of the whole sandbox while it runs, where the sandbox was made with one and a cgroup counts it; else it holds
 /// for each of its processes alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Wall-clock time.
     pub wall: Option<Duration>,

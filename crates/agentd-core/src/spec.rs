@@ -87,6 +87,8 @@ pub struct DiskLayers {
 
 /// What a sandbox is asked to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+// Records of named sandboxes have it: of an older agentd's, what is missing is as if it had not been asked for; a later one's is refused.
+#[serde(default, deny_unknown_fields)]
 pub struct SandboxSpec {
     /// The root.
     pub root: Root,
