@@ -136,14 +136,6 @@ impl Client {
         finished(self.ask(request, Some(content)).await?.receive::<Reply>().await?.0)
     }
 
-    /// Removes what no sandbox needs; gives how many layers that were.
-    pub async fn collect(&self) -> Result<u64, KeeperError> {
-        match self.ask(Request::Collect, None).await?.receive::<Reply>().await? {
-            (Reply::Collected { layers }, _) => Ok(layers),
-            (other, _) => Err(unexpected(other)),
-        }
-    }
-
     async fn done(&self, request: Request) -> Result<(), KeeperError> {
         finished(self.ask(request, None).await?.receive::<Reply>().await?.0)
     }

@@ -8,8 +8,10 @@
 //! Bytes of a command's streams never pass through the keeper: a client gets the descriptors.
 
 mod client;
+mod commands;
 mod connection;
 mod error;
+mod files;
 mod keeper;
 mod live;
 mod log;

@@ -49,8 +49,6 @@ pub(crate) enum Request {
     Read { name: Name, path: PathBuf },
     /// A file into one. Comes with a descriptor of its content.
     Write { name: Name, path: PathBuf },
-    /// Remove what no sandbox needs.
-    Collect,
 }
 
 /// What a client says while its command runs.
@@ -77,8 +75,6 @@ pub(crate) enum Reply {
     Ended(Box<Outcome>),
     /// The sandboxes whose processes live.
     Status(Vec<Status>),
-    /// What was removed.
-    Collected { layers: u64 },
 }
 
 /// Why something could not be done.

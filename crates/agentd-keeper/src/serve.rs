@@ -5,17 +5,13 @@ use crate::{
     connection::Connection,
     error::KeeperError,
     live::{Slot, Slots},
-    log,
-    protocol::{During, Failure, Hello, MAX_FILE, Reply, Request, Status, Stream, VERSION},
+    protocol::{Failure, Hello, Reply, Request, Status, VERSION},
     ttl,
 };
-use agentd_core::{Command, EndReason, ExecHandle, ExecStreams, StdinSource};
+use agentd_core::{Command, ExecHandle};
 use agentd_sandboxes::{About, How, Name, Of, State, StateError};
 use std::{
-    fs::File,
-    io::{Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -97,10 +93,6 @@ impl Keeper {
                     fds.pop().ok_or_else(|| KeeperError::Refused("a file to write came without its content".to_owned()))?;
                 self.write(&name, &path, from).await?;
             }
-            Request::Collect => {
-                let layers = self.collect().await?;
-                return Ok(Some((Reply::Collected { layers }, None)));
-            }
         }
         Ok(Some((Reply::Done, None)))
     }
@@ -127,6 +119,7 @@ impl Keeper {
         if let Err(error) = self.slots.start(&self.state, &name, &mut slot).await {
             // The first error is the one to tell.
             self.on_disk(move |state| state.remove(&name)).await.ok();
+            self.collect().await.ok();
             return Err(error);
         }
         slot.end().await?;
@@ -145,7 +138,7 @@ impl Keeper {
     }
 
     /// Starts a command, and counts it for as long as what is given lives.
-    async fn start(&self, name: &Name, command: Command) -> Result<(Box<dyn ExecHandle>, Arc<()>), KeeperError> {
+    pub(crate) async fn start(&self, name: &Name, command: Command) -> Result<(Box<dyn ExecHandle>, Arc<()>), KeeperError> {
         let slot = self.slots.of(name);
         let mut slot = slot.lock().await;
         if slot.paused {
@@ -156,54 +149,8 @@ impl Keeper {
         Ok((handle, live.commands.clone()))
     }
 
-    async fn exec(&self, name: &Name, command: Command, client: &mut Connection) -> Result<(), KeeperError> {
-        let (mut handle, running) = self.start(name, command).await?;
-        send_streams(client, handle.take_streams())?;
-        let outcome = loop {
-            tokio::select! {
-                outcome = handle.wait() => break outcome,
-                said = client.receive::<During>() => match said {
-                    Ok((During::Signal(signal), _)) => handle.signal(signal).await?,
-                    Ok((During::Resize(size), _)) => handle.resize(size).await?,
-                    Ok((During::End(reason), _)) => handle.end(reason).await?,
-                    // Nobody waits for it any more.
-                    Err(_) => {
-                        handle.end(EndReason::Cancelled).await?;
-                        break handle.wait().await;
-                    }
-                },
-            }
-        };
-        drop(running);
-        self.used(name);
-        client.send(&Reply::Ended(Box::new(outcome?)), &[])?;
-        Ok(())
-    }
-
-    async fn detach(self: &Arc<Self>, name: &Name, mut command: Command) -> Result<(), KeeperError> {
-        self.state.record(name)?;
-        command.stdin = StdinSource::Null;
-        command.pty = None;
-        let folder = self.state.log_directory(name);
-        let kept = |source| KeeperError::Refused(format!("the log in {}: {source}", folder.display()));
-        let logs = [log::open(&folder).map_err(kept)?, log::open(&folder).map_err(kept)?];
-        let (mut handle, running) = self.start(name, command).await?;
-        let streams = handle.take_streams();
-        for (from, to) in [streams.stdout, streams.stderr].into_iter().flatten().zip(logs) {
-            // What cannot be kept (the disk is full) is lost; the command goes on with a pipe that nobody reads closed.
-            tokio::spawn(async move { log::append(from, to).await.ok() });
-        }
-        let (keeper, name) = (self.clone(), name.clone());
-        tokio::spawn(async move {
-            handle.wait().await.ok();
-            drop(running);
-            keeper.used(&name);
-        });
-        Ok(())
-    }
-
     /// Remembers that it was used now, where anything depends on that.
-    fn used(&self, name: &Name) {
+    pub(crate) fn used(&self, name: &Name) {
         if self.state.record(name).is_ok_and(|record| record.about.idle_ttl.is_some()) {
             // Lost, it is removed a little early.
             self.state.touch(name).ok();
@@ -287,38 +234,12 @@ impl Keeper {
         let name = name.clone();
         self.on_disk(move |state| state.remove(&name)).await?;
         drop(slot);
-        self.collect().await?;
-        Ok(())
+        self.collect().await
     }
 
     /// Removes layers that nothing needs.
-    async fn collect(&self) -> Result<u64, KeeperError> {
-        Ok(self.on_disk(State::collect).await?.layers as u64)
-    }
-
-    async fn read(&self, name: &Name, path: &Path) -> Result<OwnedFd, KeeperError> {
-        let slot = self.slots.of(name);
-        let mut slot = slot.lock().await;
-        let content = self.slots.start(&self.state, name, &mut slot).await?.sandbox.read_file(path, MAX_FILE).await?;
-        let kept = |source: std::io::Error| KeeperError::Refused(format!("keep {} for the copy: {source}", path.display()));
-        let memory = rustix::fs::memfd_create("copy", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| kept(e.into()))?;
-        let mut file = File::from(memory);
-        file.write_all(&content).map_err(kept)?;
-        std::io::Seek::rewind(&mut file).map_err(kept)?;
-        Ok(file.into())
-    }
-
-    async fn write(&self, name: &Name, path: &Path, from: OwnedFd) -> Result<(), KeeperError> {
-        let mut content = Vec::new();
-        let read = File::from(from).take(MAX_FILE + 1).read_to_end(&mut content);
-        read.map_err(|source| KeeperError::Refused(format!("read what is to be copied: {source}")))?;
-        if content.len() as u64 > MAX_FILE {
-            return Err(KeeperError::Refused(format!("a file to be copied has at most {MAX_FILE} bytes")));
-        }
-        let slot = self.slots.of(name);
-        let mut slot = slot.lock().await;
-        self.slots.start(&self.state, name, &mut slot).await?.sandbox.write_file(path, &content).await?;
-        Ok(())
+    async fn collect(&self) -> Result<(), KeeperError> {
+        self.on_disk(State::collect).await.map(drop)
     }
 
     /// Removes the sandboxes whose time is over, and ends the processes of those that nobody uses. Gives whether any lives.
@@ -360,18 +281,4 @@ impl Keeper {
             slot.lock().await.end().await.ok();
         }
     }
-}
-
-/// Gives a client the streams of its command. Ours are closed then: they would keep the command waiting for a reader, or its reader for an
-/// end.
-fn send_streams(client: &Connection, streams: ExecStreams) -> Result<(), KeeperError> {
-    let all = [
-        (Stream::Stdin, streams.stdin),
-        (Stream::Stdout, streams.stdout),
-        (Stream::Stderr, streams.stderr),
-        (Stream::Pty, streams.pty),
-    ];
-    let there: Vec<_> = all.iter().filter_map(|(stream, fd)| Some((*stream, fd.as_ref()?.as_fd()))).collect();
-    let fds: Vec<BorrowedFd<'_>> = there.iter().map(|(_, fd)| *fd).collect();
-    Ok(client.send(&Reply::Started(there.iter().map(|(stream, _)| *stream).collect()), &fds)?)
 }
