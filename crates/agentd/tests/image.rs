@@ -222,6 +222,9 @@ fn what_a_named_sandbox_is_made_of_is_not_collected_though_its_image_is_removed(
     assert!(changed.contains("C /etc/os-release\n") && changed.contains("D /usr\n"), "{changed}");
 
     assert!(place.agentd(&["sandbox", "rm", "dev"]).status.success());
+    let keeper = fs::read_to_string(place.path("data/sandboxes/keeper/lock")).unwrap();
+    let keeper = rustix::process::Pid::from_raw(keeper.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(keeper, rustix::process::Signal::TERM).unwrap();
     assert!(place.agentd(&["image", "gc"]).status.success());
     assert_eq!(place.layer("etc/mark"), None);
 }

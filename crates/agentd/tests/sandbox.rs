@@ -158,10 +158,10 @@ fn a_command_ends_with_its_client_and_a_detached_one_does_not() {
     let mark = format!("{}", 100_000 + std::process::id());
     place.agentd(&["create", "dev"]);
     let mut client = place.command(&["exec", "dev", "--", "sleep", &mark]).spawn().unwrap();
-    until("it runs", || place.agentd(&["ls"]).contains("live, 1 commands"));
+    until("it runs", || place.agentd(&["ls"]).contains("live, 1 running"));
     client.kill().unwrap();
     client.wait().unwrap();
-    until("it has ended", || place.agentd(&["ls"]).contains("live, 0 commands"));
+    until("it has ended", || place.agentd(&["ls"]).contains("live, 0 running"));
 
     place.agentd(&[
         "exec",
@@ -176,7 +176,7 @@ fn a_command_ends_with_its_client_and_a_detached_one_does_not() {
         let log = place.agentd(&["logs", "dev"]);
         log.contains("out\n") && log.contains("err\n")
     });
-    assert!(place.agentd(&["ls"]).contains("live, 1 commands"));
+    assert!(place.agentd(&["ls"]).contains("live, 1 running"));
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn two_hundred_forks_run_at_once_and_share_what_they_were_made_of() {
     for name in &names {
         place.agentd(&["exec", "-d", name, "--", "sh", "-c", &format!("test $(stat -c %s /big) = 20971520 && sleep {mark}")]);
     }
-    until("all run", || place.agentd(&["ls"]).matches("live, 1 commands").count() == names.len());
+    until("all run", || place.agentd(&["ls"]).matches("live, 1 running").count() == names.len());
     place.agentd(&[&["rm"], names.as_slice()].concat());
     assert!(!runs(&format!("sleep\0{mark}")));
     assert!(blocks(&layers) < 30 << 20);
@@ -268,7 +268,7 @@ fn a_snapshot_of_what_runs_is_of_one_moment_and_disturbs_nothing() {
         assert!(!place.agentd(&["inspect", "dev"]).contains("running"));
         return;
     }
-    assert!(place.agentd(&["ls"]).contains("live, 1 commands"));
+    assert!(place.agentd(&["ls"]).contains("live, 1 running"));
     place.agentd(&["fork", "dev", "still"]);
     let read = |script: &str| place.sh("still", script).split_whitespace().map(|n| n.parse::<u64>().unwrap()).collect::<Vec<_>>();
     let pair = read("cat /a /b");

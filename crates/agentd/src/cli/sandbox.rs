@@ -145,8 +145,8 @@ async fn list(client: &Client, state: &State, json: bool) -> Result<u8, Failure>
 fn now(record: &Record, status: &[Status]) -> String {
     match status.iter().find(|status| status.name == record.name) {
         None => "at rest".to_owned(),
-        Some(status) if status.paused => format!("paused, {} commands", status.commands),
-        Some(status) => format!("live, {} commands", status.commands),
+        Some(status) if status.paused => format!("paused, {} running", status.commands),
+        Some(status) => format!("live, {} running", status.commands),
     }
 }
 
