@@ -6,7 +6,7 @@ use crate::{
     keeper,
     protocol::{During, Failure, Hello, Reply, Request, Status, Stream, VERSION},
 };
-use agentd_core::{Command, EndReason, ExecHandle, ExecStreams, IsolationError, Outcome, PtySize};
+use agentd_core::{Command, EndReason, ExecHandle, ExecStreams, IsolationError, LayerReport, Outcome, PtySize};
 use agentd_kernel::privileges;
 use agentd_sandboxes::{About, Name};
 use async_trait::async_trait;
@@ -32,6 +32,7 @@ pub struct Client {
 pub struct Started {
     connection: Connection,
     streams: ExecStreams,
+    layers: Vec<LayerReport>,
 }
 
 impl Client {
@@ -40,17 +41,17 @@ impl Client {
         Self { place: place.to_path_buf(), keeper }
     }
 
-    /// Makes a sandbox.
-    pub async fn create(&self, name: &Name, about: About) -> Result<(), KeeperError> {
-        self.done(Request::Create { name: name.clone(), about: Box::new(about) }).await
+    /// Makes a sandbox; gives what became of each layer.
+    pub async fn create(&self, name: &Name, about: About) -> Result<Vec<LayerReport>, KeeperError> {
+        self.made(Request::Create { name: name.clone(), about: Box::new(about) }).await
     }
 
     /// Starts a command in one.
     pub async fn exec(&self, name: &Name, command: Command) -> Result<Started, KeeperError> {
         let request = Request::Exec { name: name.clone(), command: Box::new(command), detach: false };
         let mut connection = self.ask(request, None).await?;
-        let (streams, fds) = match connection.receive::<Reply>().await? {
-            (Reply::Started(streams), fds) => (streams, fds),
+        let (streams, layers, fds) = match connection.receive::<Reply>().await? {
+            (Reply::Started { streams, layers }, fds) => (streams, layers, fds),
             (other, _) => return Err(unexpected(other)),
         };
         let mut all = ExecStreams::default();
@@ -63,12 +64,13 @@ impl Client {
             };
             *place = Some(fd);
         }
-        Ok(Started { connection, streams: all })
+        Ok(Started { connection, streams: all, layers })
     }
 
-    /// Starts a command in one, and leaves it to the keeper. Its output goes to the sandbox's log.
-    pub async fn detach(&self, name: &Name, command: Command) -> Result<(), KeeperError> {
-        self.done(Request::Exec { name: name.clone(), command: Box::new(command), detach: true }).await
+    /// Starts a command in one, and leaves it to the keeper. Its output goes to the sandbox's log. Gives what became
+    /// of each layer.
+    pub async fn detach(&self, name: &Name, command: Command) -> Result<Vec<LayerReport>, KeeperError> {
+        self.made(Request::Exec { name: name.clone(), command: Box::new(command), detach: true }).await
     }
 
     /// How those are whose processes live.
@@ -136,6 +138,13 @@ impl Client {
         finished(self.ask(request, Some(content)).await?.receive::<Reply>().await?.0)
     }
 
+    async fn made(&self, request: Request) -> Result<Vec<LayerReport>, KeeperError> {
+        match self.ask(request, None).await?.receive::<Reply>().await?.0 {
+            Reply::Made(layers) => Ok(layers),
+            other => Err(unexpected(other)),
+        }
+    }
+
     async fn done(&self, request: Request) -> Result<(), KeeperError> {
         finished(self.ask(request, None).await?.receive::<Reply>().await?.0)
     }
@@ -199,6 +208,11 @@ fn unexpected(reply: Reply) -> KeeperError {
 }
 
 impl Started {
+    /// What became of each layer of its sandbox.
+    pub fn layers(&self) -> &[LayerReport] {
+        &self.layers
+    }
+
     fn say(&self, during: &During) -> Result<(), IsolationError> {
         self.connection.send(during, &[]).map_err(|error| IsolationError::Lost(format!("keeper: {error}")))
     }

@@ -7,7 +7,7 @@ use crate::{
     protocol::{During, Reply, Stream},
     serve::Keeper,
 };
-use agentd_core::{Command, EndReason, ExecStreams, StdinSource};
+use agentd_core::{Command, EndReason, ExecStreams, LayerReport, StdinSource};
 use agentd_sandboxes::Name;
 use std::{
     os::fd::{AsFd, BorrowedFd},
@@ -16,8 +16,9 @@ use std::{
 
 impl Keeper {
     pub(crate) async fn exec(&self, name: &Name, command: Command, client: &mut Connection) -> Result<(), KeeperError> {
-        let (mut handle, running) = self.start(name, command).await?;
-        send_streams(client, handle.take_streams())?;
+        let (sandbox, running) = self.used_by(name).await?;
+        let mut handle = sandbox.exec_streaming(command).await?;
+        send_streams(client, handle.take_streams(), sandbox.layers())?;
         let outcome = loop {
             tokio::select! {
                 outcome = handle.wait() => break outcome,
@@ -39,14 +40,15 @@ impl Keeper {
         Ok(())
     }
 
-    pub(crate) async fn detach(self: &Arc<Self>, name: &Name, mut command: Command) -> Result<(), KeeperError> {
+    pub(crate) async fn detach(self: &Arc<Self>, name: &Name, mut command: Command) -> Result<Vec<LayerReport>, KeeperError> {
         self.state.record(name)?;
         command.stdin = StdinSource::Null;
         command.pty = None;
         let folder = self.state.log_directory(name);
         let kept = |source| KeeperError::Refused(format!("the log in {}: {source}", folder.display()));
         let logs = [log::open(&folder).map_err(kept)?, log::open(&folder).map_err(kept)?];
-        let (mut handle, running) = self.start(name, command).await?;
+        let (sandbox, running) = self.used_by(name).await?;
+        let mut handle = sandbox.exec_streaming(command).await?;
         let streams = handle.take_streams();
         for (from, to) in [streams.stdout, streams.stderr].into_iter().flatten().zip(logs) {
             // What cannot be kept (the disk is full) is lost; the command goes on with a pipe that nobody reads closed.
@@ -58,13 +60,13 @@ impl Keeper {
             drop(running);
             keeper.used(&name);
         });
-        Ok(())
+        Ok(sandbox.layers().to_vec())
     }
 }
 
 /// Gives a client the streams of its command. Ours are closed then: they would keep the command waiting for a reader, or its reader for an
 /// end.
-fn send_streams(client: &Connection, streams: ExecStreams) -> Result<(), KeeperError> {
+fn send_streams(client: &Connection, streams: ExecStreams, layers: &[LayerReport]) -> Result<(), KeeperError> {
     let all = [
         (Stream::Stdin, streams.stdin),
         (Stream::Stdout, streams.stdout),
@@ -73,5 +75,6 @@ fn send_streams(client: &Connection, streams: ExecStreams) -> Result<(), KeeperE
     ];
     let there: Vec<_> = all.iter().filter_map(|(stream, fd)| Some((*stream, fd.as_ref()?.as_fd()))).collect();
     let fds: Vec<BorrowedFd<'_>> = there.iter().map(|(_, fd)| *fd).collect();
-    Ok(client.send(&Reply::Started(there.iter().map(|(stream, _)| *stream).collect()), &fds)?)
+    let streams = there.iter().map(|(stream, _)| *stream).collect();
+    Ok(client.send(&Reply::Started { streams, layers: layers.to_vec() }, &fds)?)
 }

@@ -81,6 +81,10 @@ impl Slots {
 
     /// The processes of a sandbox, started from what is on disk where there are none.
     pub(crate) async fn start<'a>(&self, state: &State, name: &Name, slot: &'a mut Slot) -> Result<&'a Live, KeeperError> {
+        if slot.paused {
+            // What stands still answers nothing: who waited for it would wait for whoever lets it go on.
+            return Err(KeeperError::Refused(format!("{name} is paused: `agentd sandbox resume {name}` first")));
+        }
         let alive = match &slot.live {
             Some(live) => live.sandbox.is_alive().await,
             None => false,

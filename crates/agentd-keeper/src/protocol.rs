@@ -1,7 +1,7 @@
 //! What clients and the keeper say to each other: frames of `agentd_supervisor::channel`, one request on each connection, and what follows
 //! from it.
 
-use agentd_core::{Command, EndReason, Outcome, PtySize};
+use agentd_core::{Command, EndReason, LayerReport, Outcome, PtySize};
 use agentd_sandboxes::{About, Name};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ pub(crate) struct Hello {
 pub(crate) enum Request {
     /// A new sandbox.
     Create { name: Name, about: Box<About> },
-    /// A command in one. Answered by [`Reply::Started`] and, at its end, [`Reply::Ended`]; a detached one by [`Reply::Done`] at once.
+    /// A command in one. Answered by [`Reply::Started`] and, at its end, [`Reply::Ended`]; a detached one by [`Reply::Made`] at once.
     Exec { name: Name, command: Box<Command>, detach: bool },
     /// How the sandboxes are whose processes live.
     Status,
@@ -69,8 +69,10 @@ pub(crate) enum Reply {
     Done,
     /// It could not be done; nothing was changed.
     Failed(Failure),
+    /// A sandbox was made, or a detached command runs in one; what became of each layer.
+    Made(Vec<LayerReport>),
     /// A command runs. The descriptors are those of the streams that are named, in this order.
-    Started(Vec<Stream>),
+    Started { streams: Vec<Stream>, layers: Vec<LayerReport> },
     /// It has ended.
     Ended(Box<Outcome>),
     /// The sandboxes whose processes live.

@@ -8,13 +8,14 @@ use crate::{
     protocol::{Failure, Hello, Reply, Request, Status, VERSION},
     ttl,
 };
-use agentd_core::{Command, ExecHandle};
+use agentd_core::{LayerReport, Sandbox};
 use agentd_sandboxes::{About, How, Name, Of, State, StateError};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Duration,
 };
+use tokio::sync::MutexGuard;
 
 /// How long a sandbox's processes stay when nobody uses them. What they are made of stays.
 const WARM: Duration = Duration::from_secs(300);
@@ -52,8 +53,14 @@ impl Keeper {
         client: &mut Connection,
     ) -> Result<Option<(Reply, Option<OwnedFd>)>, KeeperError> {
         match request {
-            Request::Create { name, about } => self.create(name, *about).await?,
-            Request::Exec { name, command, detach: true } => self.detach(&name, *command).await?,
+            Request::Create { name, about } => {
+                let layers = self.create(name, *about).await?;
+                return Ok(Some((Reply::Made(layers), None)));
+            }
+            Request::Exec { name, command, detach: true } => {
+                let layers = self.detach(&name, *command).await?;
+                return Ok(Some((Reply::Made(layers), None)));
+            }
             Request::Exec { name, command, detach: false } => {
                 self.exec(&name, *command, client).await?;
                 return Ok(None);
@@ -83,7 +90,10 @@ impl Keeper {
                 self.on_disk(move |state| state.drop_snapshot(&of, &snapshot).map(drop)).await?;
                 self.settle(name);
             }
-            Request::Remove { name } => self.remove(&name).await?,
+            Request::Remove { name } => {
+                let slot = self.slots.of(&name);
+                self.remove(&name, slot.lock().await).await?;
+            }
             Request::Read { name, path } => {
                 let content = self.read(&name, &path).await?;
                 return Ok(Some((Reply::Done, Some(content))));
@@ -111,20 +121,25 @@ impl Keeper {
 
     /// Makes a sandbox and starts its processes: one that could never start is not made. What starting it has made in its root, as it is
     /// before anybody uses it, is its first state.
-    async fn create(&self, name: Name, about: About) -> Result<(), KeeperError> {
+    async fn create(&self, name: Name, about: About) -> Result<Vec<LayerReport>, KeeperError> {
         let slot = self.slots.of(&name);
         let mut slot = slot.lock().await;
         let of = name.clone();
         self.on_disk(move |state| state.create(&of, about)).await?;
-        if let Err(error) = self.slots.start(&self.state, &name, &mut slot).await {
-            // The first error is the one to tell.
-            self.on_disk(move |state| state.remove(&name)).await.ok();
-            self.collect().await.ok();
-            return Err(error);
-        }
+        let layers = match self.slots.start(&self.state, &name, &mut slot).await {
+            Ok(live) => live.sandbox.layers().to_vec(),
+            Err(error) => {
+                // The first error is the one to tell.
+                self.on_disk(move |state| state.remove(&name)).await.ok();
+                self.collect().await.ok();
+                return Err(error);
+            }
+        };
         slot.end().await?;
-        let Ok(created) = CREATED.parse() else { return Ok(()) };
-        self.on_disk(move |state| state.snapshot(&name, &created, How::Seal).map(drop)).await
+        if let Ok(created) = CREATED.parse() {
+            self.on_disk(move |state| state.snapshot(&name, &created, How::Seal).map(drop)).await?;
+        }
+        Ok(layers)
     }
 
     /// Merges layers where there are many, beside everything else, and removes what nobody needs then.
@@ -137,16 +152,12 @@ impl Keeper {
         });
     }
 
-    /// Starts a command, and counts it for as long as what is given lives.
-    pub(crate) async fn start(&self, name: &Name, command: Command) -> Result<(Box<dyn ExecHandle>, Arc<()>), KeeperError> {
+    /// A sandbox whose processes live, and that counts as used by a command for as long as the second lives.
+    pub(crate) async fn used_by(&self, name: &Name) -> Result<(Arc<dyn Sandbox>, Arc<()>), KeeperError> {
         let slot = self.slots.of(name);
         let mut slot = slot.lock().await;
-        if slot.paused {
-            return Err(KeeperError::Refused(format!("{name} is paused: `agentd sandbox resume {name}` first")));
-        }
         let live = self.slots.start(&self.state, name, &mut slot).await?;
-        let handle = live.sandbox.exec_streaming(command).await?;
-        Ok((handle, live.commands.clone()))
+        Ok((live.sandbox.clone(), live.commands.clone()))
     }
 
     /// Remembers that it was used now, where anything depends on that.
@@ -227,9 +238,7 @@ impl Keeper {
         self.on_disk(move |state| state.restore(&name, &snapshot).map(drop)).await
     }
 
-    async fn remove(&self, name: &Name) -> Result<(), KeeperError> {
-        let slot = self.slots.of(name);
-        let mut slot = slot.lock().await;
+    async fn remove(&self, name: &Name, mut slot: MutexGuard<'_, Slot>) -> Result<(), KeeperError> {
         slot.end().await?;
         let name = name.clone();
         self.on_disk(move |state| state.remove(&name)).await?;
@@ -255,9 +264,8 @@ impl Keeper {
             };
             let running = slot.live.as_ref().is_some_and(|live| live.running() > 0);
             if ttl::over(&record, running, now) {
-                drop(slot);
                 // What cannot be removed now is tried again.
-                self.remove(&record.name).await.ok();
+                self.remove(&record.name, slot).await.ok();
                 continue;
             }
             self.rest(&mut slot, running).await;

@@ -199,6 +199,7 @@ fn a_paused_sandbox_stands_still() {
         assert_eq!(now(), stands);
     }
     assert!(place.refused(&["exec", "dev", "--", "true"]).contains("paused"));
+    assert!(place.refused(&["cp", "dev:/etc/hostname", "-"]).contains("paused"));
     place.agentd(&["resume", "dev"]);
     until("it goes on", || now() != stands);
 }
@@ -310,6 +311,28 @@ fn one_that_nobody_uses_is_removed_when_its_time_is_over() {
 }
 
 #[test]
+fn a_layer_that_is_missing_is_told_each_time() {
+    let place = Place::new();
+    if rustix::process::geteuid().is_root() {
+        // Nothing is missing, and nothing is said.
+        let output = place.output(&["create", "dev", "--allow-degraded", "--memory", "64M"]);
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        return;
+    }
+    let limited = &["create", "dev", "--allow-degraded", "--memory", "64M"];
+    let output = place.output(limited);
+    let told = |output: &Output| text(&output.stderr).contains("not enforced");
+    // Where a group is delegated, the limit holds.
+    if told(&output) {
+        for args in [&["exec", "dev", "--", "true"][..], &["exec", "-d", "dev", "--", "true"]] {
+            let output = place.output(args);
+            assert!(output.status.success() && told(&output), "{output:?}");
+        }
+        assert!(!place.output(&["create", "strict", "--memory", "64M"]).status.success());
+    }
+}
+
+#[test]
 fn files_are_copied_in_and_out() {
     let place = Place::new();
     place.agentd(&["create", "dev"]);
@@ -321,6 +344,17 @@ fn files_are_copied_in_and_out() {
     assert!(place.refused(&["cp", "dev:/no/such", "x"]).contains("/no/such"));
     assert!(!place.path("x").exists());
     assert!(place.refused(&["cp", "here", "back"]).contains("NAME:PATH"));
+
+    // One who copies from a pipe that nobody writes to waits alone.
+    rustix::fs::mkfifoat(rustix::fs::CWD, place.path("pipe"), 0o600.into()).unwrap();
+    let _writer = fs::OpenOptions::new().read(true).write(true).open(place.path("pipe")).unwrap();
+    let mut waiting = place.command(&["cp", "pipe", "dev:/srv-pipe"]).stderr(Stdio::null()).spawn().unwrap();
+    let open = format!("/proc/{}/fd", place.keeper().unwrap().as_raw_nonzero());
+    let has = |fd: fs::DirEntry| fs::read_link(fd.path()).is_ok_and(|path| path == place.path("pipe"));
+    until("the keeper has it", || fs::read_dir(&open).unwrap().flatten().any(has));
+    assert_eq!(place.sh("dev", "echo served"), "served\n");
+    waiting.kill().unwrap();
+    waiting.wait().unwrap();
 }
 
 #[test]

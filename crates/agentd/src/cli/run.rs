@@ -1,7 +1,7 @@
 //! `agentd run`.
 
 use super::{Failure, args::RunArgs, explain, grants, image, probe_cache, request, stream, writer};
-use agentd_core::{Command, IsolationBackend, IsolationError, Layer, LayerStatus, Sandbox};
+use agentd_core::{Command, IsolationBackend, IsolationError, Layer, LayerReport, LayerStatus, Sandbox};
 use agentd_isolation::{ContainerBackend, LinuxNativeBackend, create_backend};
 use std::{path::PathBuf, sync::Arc};
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,7 +35,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let unprotected = grants::unprotected(&spec.grants);
     let sandbox = backend.create_sandbox(spec).await?;
     if !args.json {
-        warn_of_weaknesses(&*sandbox);
+        warn_of_weaknesses(sandbox.layers());
     }
     let ran = if args.json {
         in_json(&sandbox, command, &*backend, &mut stops, &unprotected).await
@@ -70,8 +70,8 @@ pub(crate) fn not_executed(program: &str, errno: i32) -> u8 {
 }
 
 /// Says what was asked for and holds less than that, or not at all (`--allow-degraded`).
-fn warn_of_weaknesses(sandbox: &dyn Sandbox) {
-    for report in sandbox.layers() {
+pub(crate) fn warn_of_weaknesses(layers: &[LayerReport]) {
+    for report in layers {
         match &report.status {
             LayerStatus::Missing(error) => writer::say(format_args!("not enforced: {error}")),
             // An old kernel's Landlock is the same at every run: `agentd doctor` tells.

@@ -4,7 +4,7 @@ use super::{
     CANNOT, Failure,
     args::{CreateArgs, ExecArgs, SandboxCommand},
     data, environment, image, probe_cache, request,
-    run::{Stops, not_executed},
+    run::{Stops, not_executed, warn_of_weaknesses},
     stream, writer,
 };
 use agentd_core::{IsolationError, Root};
@@ -90,7 +90,8 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
         idle_ttl: args.idle_ttl.map(|ttl| ttl.as_secs().max(1)),
         total_ttl: args.ttl.map(|ttl| ttl.as_secs().max(1)),
     };
-    Ok(client.create(&args.name, about).await?)
+    warn_of_weaknesses(&client.create(&args.name, about).await?);
+    Ok(())
 }
 
 /// Variables as a record keeps them.
@@ -110,11 +111,12 @@ async fn exec(client: &Client, state: &State, args: ExecArgs) -> Result<u8, Fail
     let command = request::command(&args.command, env, cwd)?;
     proven().await?;
     if args.detach {
-        client.detach(&args.name, command).await?;
+        warn_of_weaknesses(&client.detach(&args.name, command).await?);
         return Ok(0);
     }
     let mut stops = Stops::new()?;
     let started = client.exec(&args.name, command).await?;
+    warn_of_weaknesses(started.layers());
     match stream::stream(Box::new(started), &args.command, &mut stops).await {
         Err(IsolationError::Spawn { program, errno }) => Ok(not_executed(&program, errno)),
         other => Ok(other?),
