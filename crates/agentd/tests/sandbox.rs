@@ -333,6 +333,17 @@ fn a_layer_that_is_missing_is_told_each_time() {
 }
 
 #[test]
+fn what_programs_outside_may_obey_is_told_of() {
+    let place = Place::new();
+    fs::create_dir(place.path("work")).unwrap();
+    place.agentd(&["create", "dev", "--workspace", place.path("work").to_str().unwrap()]);
+    let make = format!("echo evil >{}/.bashrc", place.path("work").display());
+    let output = place.output(&["exec", "dev", "--", "sh", "-c", &make]);
+    assert!(text(&output.stderr).contains(".bashrc, which programs outside may execute"), "{output:?}");
+    assert!(place.output(&["exec", "dev", "--", "true"]).stderr.is_empty());
+}
+
+#[test]
 fn files_are_copied_in_and_out() {
     let place = Place::new();
     place.agentd(&["create", "dev"]);

@@ -46,12 +46,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
         }
     };
     if !args.json {
-        for path in appeared(&unprotected) {
-            writer::say(format_args!(
-                "the command made {}, which programs outside may execute or obey: look at it first",
-                path.display()
-            ));
-        }
+        tell_what_appeared(&unprotected);
     }
     let destroyed = sandbox.destroy().await;
     drop(held);
@@ -80,6 +75,16 @@ pub(crate) fn warn_of_weaknesses(layers: &[LayerReport]) {
             }
             _ => {}
         }
+    }
+}
+
+/// Says which of `unprotected` are there now.
+pub(crate) fn tell_what_appeared(unprotected: &[PathBuf]) {
+    for path in appeared(unprotected) {
+        writer::say(format_args!(
+            "the command made {}, which programs outside may execute or obey: look at it first",
+            path.display()
+        ));
     }
 }
 

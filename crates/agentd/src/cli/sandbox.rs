@@ -3,8 +3,8 @@
 use super::{
     CANNOT, Failure,
     args::{CreateArgs, ExecArgs, SandboxCommand},
-    data, environment, image, probe_cache, request,
-    run::{Stops, not_executed, warn_of_weaknesses},
+    data, environment, grants, image, probe_cache, request,
+    run::{Stops, not_executed, tell_what_appeared, warn_of_weaknesses},
     stream, writer,
 };
 use agentd_core::{IsolationError, Root};
@@ -114,10 +114,13 @@ async fn exec(client: &Client, state: &State, args: ExecArgs) -> Result<u8, Fail
         warn_of_weaknesses(&client.detach(&args.name, command).await?);
         return Ok(0);
     }
+    let unprotected = grants::unprotected(&record.about.spec.grants);
     let mut stops = Stops::new()?;
     let started = client.exec(&args.name, command).await?;
     warn_of_weaknesses(started.layers());
-    match stream::stream(Box::new(started), &args.command, &mut stops).await {
+    let ran = stream::stream(Box::new(started), &args.command, &mut stops).await;
+    tell_what_appeared(&unprotected);
+    match ran {
         Err(IsolationError::Spawn { program, errno }) => Ok(not_executed(&program, errno)),
         other => Ok(other?),
     }
