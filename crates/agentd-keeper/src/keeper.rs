@@ -5,6 +5,7 @@ use agentd_sandboxes::State;
 use rustix::{
     fs::{AtFlags, FlockOperation, Mode, OFlags},
     io::Errno,
+    net::SocketFlags,
 };
 use std::{
     fs::DirBuilder,
@@ -65,7 +66,7 @@ pub async fn keep(place: &Path) -> Result<(), KeeperError> {
         .into_iter()
         .collect::<io::Result<Vec<_>>>()
         .map_err(failed("wait for signals"))?;
-    let listener = listen(&folder).map_err(failed("listen on its socket"))?;
+    let mut listener = listen(&folder).map_err(failed("listen on its socket"))?;
     let keeper = Arc::new(Keeper { state, slots: Slots::new() });
     let served = Arc::new(());
     let mut asked = Instant::now();
@@ -75,11 +76,7 @@ pub async fn keep(place: &Path) -> Result<(), KeeperError> {
             client = accept(&listener) => {
                 asked = Instant::now();
                 if let Ok(client) = client {
-                    let (keeper, served) = (keeper.clone(), served.clone());
-                    tokio::spawn(async move {
-                        keeper.serve(client).await;
-                        drop(served);
-                    });
+                    serve(&keeper, &served, client);
                 }
             }
             _ = tick.tick() => {
@@ -87,17 +84,47 @@ pub async fn keep(place: &Path) -> Result<(), KeeperError> {
                 if busy {
                     asked = Instant::now();
                 } else if asked.elapsed() >= IDLE {
-                    break;
+                    // No new client finds it then; who has found it just before is served yet.
+                    forget(&folder);
+                    let late = waiting(&listener);
+                    if late.is_empty() {
+                        break;
+                    }
+                    listener = listen(&folder).map_err(failed("listen on its socket"))?;
+                    for client in late {
+                        serve(&keeper, &served, client);
+                    }
+                    asked = Instant::now();
                 }
             }
             () = any(&mut ends) => break,
         }
     }
     // While it still has the lock: who finds nobody listening starts the next keeper, which waits for that.
-    rustix::fs::unlinkat(&folder, SOCKET, AtFlags::empty()).ok();
+    forget(&folder);
     keeper.end().await;
     drop(lock);
     Ok(())
+}
+
+/// Serves a client beside all others; `served` has a holder for each.
+fn serve(keeper: &Arc<Keeper>, served: &Arc<()>, client: Connection) {
+    let (keeper, served) = (keeper.clone(), served.clone());
+    tokio::spawn(async move {
+        keeper.serve(client).await;
+        drop(served);
+    });
+}
+
+/// Takes the socket's name away.
+fn forget(folder: &OwnedFd) {
+    rustix::fs::unlinkat(folder, SOCKET, AtFlags::empty()).ok();
+}
+
+/// The clients that have connected and were not accepted yet.
+fn waiting(listener: &UnixListener) -> Vec<Connection> {
+    let next = || rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok();
+    std::iter::from_fn(next).filter_map(|socket| admit(socket.into()).ok()).collect()
 }
 
 async fn any(signals: &mut [tokio::signal::unix::Signal]) {
@@ -141,10 +168,31 @@ pub(crate) fn connect(folder: &OwnedFd) -> io::Result<UnixStream> {
 
 async fn accept(listener: &UnixListener) -> io::Result<Connection> {
     let (socket, _) = listener.accept().await?;
+    admit(socket.into_std()?)
+}
+
+fn admit(socket: UnixStream) -> io::Result<Connection> {
     // The folder is the user's alone; this is for the day it is not (`unix(7)`, SO_PEERCRED).
-    let peer = socket.peer_cred()?.uid();
-    if peer != rustix::process::geteuid().as_raw() && peer != 0 {
+    let peer = rustix::net::sockopt::socket_peercred(&socket)?.uid;
+    if peer != rustix::process::geteuid() && !peer.is_root() {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    Connection::new(socket.into_std()?)
+    Connection::new(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_connected_before_the_end_is_found() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = open_folder(place.path()).unwrap();
+        let listener = listen(&folder).unwrap();
+        let clients = [(); 3].map(|()| connect(&folder).unwrap());
+        forget(&folder);
+        assert!(connect(&folder).is_err());
+        assert_eq!(waiting(&listener).len(), clients.len());
+        assert!(waiting(&listener).is_empty());
+    }
 }

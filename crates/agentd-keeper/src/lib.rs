@@ -19,11 +19,8 @@ mod protocol;
 mod serve;
 mod ttl;
 
-/// The state in which a sandbox was made, among its snapshots.
-pub const CREATED: &str = "created";
-
 pub use client::{Client, Started};
 pub use error::KeeperError;
 pub use keeper::keep;
 pub use log::path as log_path;
-pub use protocol::Status;
+pub use protocol::{Doing, Status};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Changes whenever a message changes: a keeper that was started by another build refuses, and says so.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// The largest frame, either way: a command's arguments and environment are at most 2 MiB (`execve(2)`).
 pub(crate) const MAX_FRAME: usize = 4 << 20;
@@ -75,7 +75,7 @@ pub(crate) enum Reply {
     Started { streams: Vec<Stream>, layers: Vec<LayerReport> },
     /// It has ended.
     Ended(Box<Outcome>),
-    /// The sandboxes whose processes live.
+    /// The sandboxes that are not at rest.
     Status(Vec<Status>),
 }
 
@@ -99,13 +99,28 @@ pub(crate) enum Stream {
     Pty,
 }
 
-/// How a sandbox is whose processes live.
+/// How a sandbox is that is not at rest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Its name.
     pub name: Name,
-    /// Whether its processes are stopped.
-    pub paused: bool,
-    /// Commands that run in it.
-    pub commands: usize,
+    /// How it is.
+    pub doing: Doing,
+}
+
+/// What a sandbox does that is not at rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Doing {
+    /// Its processes live.
+    Lives {
+        /// Commands that run in it.
+        commands: usize,
+    },
+    /// Its processes are stopped.
+    Stands {
+        /// Commands that would run in it.
+        commands: usize,
+    },
+    /// It is being started, saved, restored or removed.
+    Changes,
 }

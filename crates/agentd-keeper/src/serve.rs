@@ -1,11 +1,10 @@
 //! What the keeper does for a client.
 
 use crate::{
-    CREATED,
     connection::Connection,
     error::KeeperError,
     live::{Slot, Slots},
-    protocol::{Failure, Hello, Reply, Request, Status, VERSION},
+    protocol::{Doing, Failure, Hello, Reply, Request, Status, VERSION},
     ttl,
 };
 use agentd_core::{LayerReport, Sandbox};
@@ -65,7 +64,7 @@ impl Keeper {
                 self.exec(&name, *command, client).await?;
                 return Ok(None);
             }
-            Request::Status => return Ok(Some((Reply::Status(self.status().await), None))),
+            Request::Status => return Ok(Some((Reply::Status(self.status()), None))),
             Request::Pause { name } => self.pause(&name).await?,
             Request::Resume { name } => self.resume(&name).await?,
             Request::Snapshot { name, snapshot } => {
@@ -136,9 +135,7 @@ impl Keeper {
             }
         };
         slot.end().await?;
-        if let Ok(created) = CREATED.parse() {
-            self.on_disk(move |state| state.snapshot(&name, &created, How::Seal).map(drop)).await?;
-        }
+        self.on_disk(move |state| state.snapshot(&name, &Name::created(), How::Seal).map(drop)).await?;
         Ok(layers)
     }
 
@@ -168,13 +165,19 @@ impl Keeper {
         }
     }
 
-    async fn status(&self) -> Vec<Status> {
+    fn status(&self) -> Vec<Status> {
         let mut all = Vec::new();
         for (name, slot) in self.slots.each() {
-            let slot = slot.lock().await;
-            if let Some(live) = &slot.live {
-                all.push(Status { name, paused: slot.paused, commands: live.running() });
-            }
+            // One that is being copied may be so for long, and who only looks does not wait for it.
+            let doing = match slot.try_lock() {
+                Err(_) => Doing::Changes,
+                Ok(slot) => match &slot.live {
+                    Some(live) if slot.paused => Doing::Stands { commands: live.running() },
+                    Some(live) => Doing::Lives { commands: live.running() },
+                    None => continue,
+                },
+            };
+            all.push(Status { name, doing });
         }
         all.sort_by(|one, other| one.name.cmp(&other.name));
         all
@@ -288,5 +291,23 @@ impl Keeper {
             // Its launcher ends what cannot be ended here.
             slot.lock().await.end().await.ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_only_looks_waits_for_nobody() {
+        let place = tempfile::tempdir().unwrap();
+        let state = Arc::new(State::open(&place.path().join("sandboxes")).unwrap());
+        let keeper = Keeper { state, slots: Slots::new() };
+        let name: Name = "dev".parse().unwrap();
+        let slot = keeper.slots.of(&name);
+        let held = slot.lock().await;
+        assert_eq!(keeper.status(), [Status { name, doing: Doing::Changes }]);
+        drop(held);
+        assert_eq!(keeper.status(), []);
     }
 }

@@ -17,6 +17,11 @@ pub struct Name(String);
 pub struct NotAName(pub String);
 
 impl Name {
+    /// What the state is called in which a sandbox was made, among its snapshots.
+    pub fn created() -> Self {
+        Self("created".to_owned())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,7 +1,15 @@
 //! Sandboxes that begin as another one is, or was.
 
 use super::{How, State, snapshot};
-use crate::{error::StateError, layer::Draft, layer_id::LayerId, lock::Lock, name::Name, record::Record, staging::Staging};
+use crate::{
+    error::StateError,
+    layer::Draft,
+    layer_id::LayerId,
+    lock::Lock,
+    name::Name,
+    record::{Record, Snapshot},
+    staging::Staging,
+};
 use std::path::Path;
 
 /// What of a sandbox is forked.
@@ -18,7 +26,7 @@ impl State {
     /// whenever this process is killed or the power goes. What may be seen after a kill, beside nothing and everything, is that the
     /// top of `name` is sealed (which changes nothing of what it shows) and no new sandbox is there.
     ///
-    /// It does not wait until what was changed in `name` is on the disk.
+    /// It does not wait until what was changed in `name` is on the disk. What they begin as is the snapshot [`Name::created`] of each.
     ///
     /// # Errors
     /// [`StateError::Taken`] if there is a sandbox of a name, or a name comes twice.
@@ -67,7 +75,9 @@ impl State {
         for name in new {
             let top = Draft::make_over(staging, below)?.adopt(&self.layers(), lock)?;
             let (about, parent) = (origin.record.about.clone(), Some(origin.parent.clone()));
-            records.push(Record::new(name, about, origin.layers.clone(), top, parent));
+            let mut record = Record::new(name, about, origin.layers.clone(), top, parent);
+            record.snapshots.insert(Name::created(), Snapshot { layers: origin.layers.clone(), made: record.made });
+            records.push(record);
         }
         if !records.is_empty() {
             self.appear(&records, staging, lock)?;

@@ -106,7 +106,8 @@ impl Changer {
                 let number = of.as_ref().map_or(number, |of| self.now[&called].1[of]);
                 let of = of.map(|of| name(&of));
                 let new: Vec<_> = free.iter().take(3).map(|new| name(new)).collect();
-                let made = |all: &mut All| all.extend(new.iter().map(|new| (new.to_string(), (number, BTreeMap::new()))));
+                let first = || BTreeMap::from([(Name::created().to_string(), number)]);
+                let made = |all: &mut All| all.extend(new.iter().map(|new| (new.to_string(), (number, first()))));
                 self.change("fork", made, |state| {
                     state.fork(&one, of.as_ref().map_or(Of::Now(how), Of::Snapshot), &new).unwrap()
                 });

@@ -9,7 +9,7 @@ use super::{
 };
 use agentd_core::{IsolationError, Root};
 use agentd_isolation::ContainerBackend;
-use agentd_keeper::{CREATED, Client, Status};
+use agentd_keeper::{Client, Doing, Status};
 use agentd_sandboxes::{About, Kind, Name, Record, State};
 use std::{
     fs::File,
@@ -150,17 +150,23 @@ async fn list(client: &Client, state: &State, json: bool) -> Result<u8, Failure>
 fn now(record: &Record, status: &[Status]) -> String {
     match status.iter().find(|status| status.name == record.name) {
         None => "at rest".to_owned(),
-        Some(status) if status.paused => format!("paused, {} running", status.commands),
-        Some(status) => format!("live, {} running", status.commands),
+        Some(Status { doing: Doing::Stands { commands }, .. }) => format!("paused, {commands} running"),
+        Some(Status { doing: Doing::Lives { commands }, .. }) => format!("live, {commands} running"),
+        Some(Status { doing: Doing::Changes, .. }) => "changing".to_owned(),
     }
 }
 
 fn describe(record: &Record, status: &[Status], whole: bool) -> serde_json::Value {
-    let live = status.iter().find(|status| status.name == record.name);
+    let (now, commands) = match status.iter().find(|status| status.name == record.name).map(|status| status.doing) {
+        None => ("at-rest", Some(0)),
+        Some(Doing::Stands { commands }) => ("paused", Some(commands)),
+        Some(Doing::Lives { commands }) => ("live", Some(commands)),
+        Some(Doing::Changes) => ("changing", None),
+    };
     let mut value = serde_json::json!({
         "name": record.name,
-        "state": match live { None => "at-rest", Some(live) if live.paused => "paused", Some(_) => "live" },
-        "commands": live.map_or(0, |live| live.commands),
+        "state": now,
+        "commands": commands,
         "image": record.about.image,
         "made": record.made,
         "idle_ttl_s": record.about.idle_ttl,
@@ -255,7 +261,8 @@ fn diff(state: &State, name: &Name, since: Option<&Name>) -> Result<(), Failure>
         Root::Layers(layers) => layers.as_slice(),
         Root::Host => &[],
     };
-    let created = record.snapshots.keys().find(|snapshot| snapshot.as_str() == CREATED);
+    let created = Name::created();
+    let created = record.snapshots.contains_key(&created).then_some(&created);
     let mut out = io::BufWriter::new(io::stdout().lock());
     for change in state.diff(name, since.or(created), image)? {
         let kind = match change.kind {

@@ -1,116 +1,17 @@
 //! `agentd sandbox`: named sandboxes across invocations, as their user meets them. Each test has a folder and so a keeper of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
+mod crash;
+mod place;
+
+use place::{Place, program, runs, text, until};
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
     os::unix::fs::MetadataExt,
-    path::PathBuf,
     process::{Command, Output, Stdio},
-    thread::sleep,
     time::{Duration, Instant},
 };
-use tempfile::TempDir;
-
-/// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The program under test; another copy of it where this user cannot reach cargo's.
-fn program() -> String {
-    std::env::var("AGENTD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agentd").to_owned())
-}
-
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let cache = std::env::temp_dir().join(format!("agentd-test-cache-{}", rustix::process::geteuid().as_raw()));
-        let mut command = Command::new(program());
-        command.arg("sandbox").args(args).current_dir(self.0.path());
-        command.env("XDG_CACHE_HOME", cache).env("AGENTD_DATA_DIR", self.path("data"));
-        command
-    }
-
-    fn output(&self, args: &[&str]) -> Output {
-        self.command(args).stdin(Stdio::null()).output().unwrap()
-    }
-
-    /// What a command that succeeds prints.
-    fn agentd(&self, args: &[&str]) -> String {
-        let output = self.output(args);
-        assert!(output.status.success(), "{args:?}: {output:?}");
-        text(&output.stdout)
-    }
-
-    /// Whether a command that stops processes could. Where there is no freezer for an ordinary user, it is refused, and that is said.
-    fn stops(&self, args: &[&str]) -> bool {
-        let output = self.output(args);
-        if !output.status.success() {
-            assert!(!rustix::process::geteuid().is_root() && text(&output.stderr).contains("freezer"), "{args:?}: {output:?}");
-        }
-        output.status.success()
-    }
-
-    /// What a command that is refused says.
-    fn refused(&self, args: &[&str]) -> String {
-        let output = self.output(args);
-        assert_eq!(output.status.code(), Some(125), "{args:?}: {output:?}");
-        text(&output.stderr)
-    }
-
-    /// Nothing of what is kept is damaged; what is no longer needed may not have gone yet.
-    fn is_whole(&self) {
-        let state = self.agentd(&["fsck"]);
-        assert_eq!(state.lines().last(), Some("clean"), "{state}");
-    }
-
-    fn sh(&self, name: &str, script: &str) -> String {
-        self.agentd(&["exec", name, "--", "sh", "-c", script])
-    }
-
-    /// The keeper that has these sandboxes, if one lives.
-    fn keeper(&self) -> Option<rustix::process::Pid> {
-        let pid = fs::read_to_string(self.path("data/sandboxes/keeper/lock")).ok()?.trim().parse().ok()?;
-        let pid = rustix::process::Pid::from_raw(pid)?;
-        let command = fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
-        (command.contains("keeper") && command.contains(self.0.path().to_str()?)).then_some(pid)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(keeper) = self.keeper() {
-            rustix::process::kill_process(keeper, rustix::process::Signal::TERM).unwrap();
-            until("the keeper ends", || self.keeper().is_none());
-        }
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn until(what: &str, mut met: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !met() {
-        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        sleep(Duration::from_millis(20));
-    }
-}
-
-/// Whether a process of the host's has this in its command line.
-fn runs(mark: &str) -> bool {
-    let all = fs::read_dir("/proc").unwrap().flatten();
-    all.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok()).any(|line| text(&line).contains(mark))
-}
 
 #[test]
 fn what_is_written_is_there_the_next_time_and_gone_when_the_sandbox_is() {
@@ -213,7 +114,9 @@ fn a_snapshot_is_gone_back_to_and_forks_share_it() {
     place.sh("dev", "echo two >/file; rm /other; echo new >/new");
     assert_eq!(place.agentd(&["diff", "dev", "--since", "first"]), "C /file\nA /new\nD /other\n");
     place.agentd(&["fork", "dev", "a", "b"]);
+    assert_eq!(place.agentd(&["diff", "a"]), "");
     place.sh("a", "echo a >/file");
+    assert_eq!(place.agentd(&["diff", "a"]), "C /file\n");
     assert_eq!(place.sh("b", "cat /file /new; ! test -e /other"), "two\nnew\n");
     assert_eq!(place.sh("dev", "cat /file"), "two\n");
     assert_eq!(place.sh("a", "cat /file"), "a\n");
@@ -406,77 +309,4 @@ fn a_log_is_followed() {
     assert_eq!(lines.next().as_deref(), Some("second"));
     follow.kill().unwrap();
     follow.wait().unwrap();
-}
-
-/// A number that differs from call to call; what it is says the failure.
-fn dice() -> u64 {
-    let mut bytes = [0; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).unwrap();
-    u64::from_ne_bytes(bytes)
-}
-
-#[test]
-fn killed_at_any_moment_the_keeper_or_its_client_lose_nothing_that_was_acknowledged() {
-    let place = Place::new();
-    let mark = format!("{}", 300_000 + std::process::id());
-    place.agentd(&["create", "base"]);
-    place.sh("base", "echo base >/file");
-    let mut known = vec!["base".to_owned()];
-    for round in 0..40 {
-        let moment = Duration::from_micros(dice() % 40_000);
-        let (made, snapshot, fork) = (format!("made-{round}"), format!("snapshot-{round}"), format!("fork-{round}"));
-        let of = known[usize::try_from(dice()).unwrap_or(usize::MAX) % known.len()].clone();
-        let wanted: [&[&str]; 5] = [
-            &["exec", "-d", &of, "--", "sleep", &mark],
-            &["create", &made],
-            &["snapshot", &of, &snapshot],
-            &["fork", &of, &fork],
-            &["restore", "base", "snapshot-0"],
-        ];
-        let began = Instant::now();
-        for (number, args) in wanted.iter().enumerate() {
-            let mut client = place.command(args).stderr(Stdio::null()).spawn().unwrap();
-            let ended = loop {
-                if let Some(status) = client.try_wait().unwrap() {
-                    break Some(status);
-                }
-                if began.elapsed() >= moment {
-                    break None;
-                }
-            };
-            match (ended, place.keeper()) {
-                (Some(status), _) if status.success() && number == 1 => known.push(made.clone()),
-                (Some(status), _) if status.success() && number == 3 => known.push(fork.clone()),
-                (Some(_), _) => {}
-                (None, Some(keeper)) if round % 2 == 0 => {
-                    rustix::process::kill_process(keeper, rustix::process::Signal::KILL).unwrap();
-                    client.wait().unwrap();
-                    // A client that asked just then may have started the next keeper.
-                    let next = || place.keeper().is_some_and(|next| next != keeper);
-                    until("nothing of it runs any more", || next() || !runs(&format!("sleep\0{mark}")));
-                    break;
-                }
-                (None, _) => {
-                    client.kill().unwrap();
-                    client.wait().unwrap();
-                    break;
-                }
-            }
-        }
-        let state = place.agentd(&["fsck"]);
-        assert_eq!(state.lines().last(), Some("clean"), "round {round}, {moment:?}: {state}");
-        let listed = place.agentd(&["ls"]);
-        for name in &known {
-            assert!(listed.lines().any(|line| line.split_whitespace().next() == Some(name)), "round {round}: {name} is lost");
-        }
-        if round == 0 && !place.agentd(&["inspect", "base"]).contains("snapshot-0") {
-            place.agentd(&["snapshot", "base", "snapshot-0"]);
-        }
-    }
-    assert_eq!(place.sh("base", "cat /file"), "base\n");
-    let all = place.agentd(&["ls"]);
-    let names: Vec<&str> = all.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    place.agentd(&[&["rm"], names.as_slice()].concat());
-    assert_eq!(fs::read_dir(place.path("data/sandboxes/layers")).unwrap().count(), 0);
-    assert_eq!(fs::read_dir(place.path("data/sandboxes/staging")).unwrap().count(), 0);
 }
