@@ -1,0 +1,117 @@
+//! Running the command.
+
+use super::{cgroup, ports::Ports};
+use crate::{
+    error::{Calling, LabError},
+    message::{Report, Request, STDERR, STDOUT},
+};
+use rustix::{
+    io::Errno,
+    process::{WaitOptions, WaitStatus},
+};
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+    thread,
+};
+
+/// The ordinary user of the disk.
+const USER: u32 = 1000;
+
+/// Runs it to its end, and all that it left to theirs, which are made to come.
+pub fn run(request: &Request, ports: &Ports) -> Result<Report, LabError> {
+    let mut command = prepare(request);
+    let group = if request.user { cgroup::of_user(USER)? } else { cgroup::of_root()? };
+    let copies = if request.console {
+        let terminal = File::options().read(true).write(true).open("/dev/ttyS0").calling(|| "open the console".to_owned())?;
+        let copy = |file: &File| file.try_clone().calling(|| "dup".to_owned());
+        command.stdin(copy(&terminal)?).stdout(copy(&terminal)?).stderr(terminal);
+        None
+    } else {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Some((ports.open(STDOUT)?, ports.open(STDERR)?))
+    };
+    // What is forked stays where this process is then.
+    cgroup::enter(&group)?;
+    let child = command.spawn();
+    cgroup::leave()?;
+    let mut child = child.calling(|| format!("execute {:?}", request.command))?;
+    let copies: Vec<_> = copies.map_or_else(Vec::new, |(stdout, stderr)| {
+        let out = child.stdout.take().map(|from| pass(from, stdout));
+        let err = child.stderr.take().map(|from| pass(from, stderr));
+        [out, err].into_iter().flatten().collect()
+    });
+    let report = wait(&child)?;
+    end_all()?;
+    for copy in copies {
+        copy.join().ok();
+    }
+    Ok(report)
+}
+
+fn prepare(request: &Request) -> Command {
+    let argv: Vec<&str> = match request.console {
+        // With a session and a controlling terminal, for job control.
+        true => vec!["/usr/bin/setsid", "--ctty", "--wait", "/bin/bash", "-l"],
+        false => request.command.iter().map(String::as_str).collect(),
+    };
+    let (program, arguments) = argv.split_first().unwrap_or((&"", &[]));
+    let (name, home) = if request.user { ("user", "/home/user") } else { ("root", "/root") };
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().current_dir(home);
+    command.env("PATH", "/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.envs([("HOME", home), ("USER", name), ("TERM", "vt220"), ("LANG", "C.UTF-8")]);
+    command.envs(request.env.iter().map(|(name, value)| (name, value)));
+    if request.user {
+        command.uid(USER).gid(USER);
+    }
+    command
+}
+
+fn pass(mut from: impl Read + Send + 'static, mut port: File) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        // Not `io::copy`, which splices: a port has that say that an empty pipe is at its end (seen on Linux 6.12).
+        while let Ok(read @ 1..) = from.read(&mut buffer) {
+            // When the other side is gone, so is the machine.
+            if port.write_all(&buffer[..read]).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Waits for the command; whatever else became a child of process 1 and ends meanwhile is collected.
+fn wait(child: &Child) -> Result<Report, LabError> {
+    loop {
+        let ended = rustix::process::wait(WaitOptions::empty()).calling(|| "wait".to_owned())?;
+        if let Some((pid, status)) = ended
+            && i64::from(pid.as_raw_pid()) == i64::from(child.id())
+        {
+            return Ok(report(status));
+        }
+    }
+}
+
+fn report(status: WaitStatus) -> Report {
+    let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
+    match (code, status.terminating_signal()) {
+        (Some(code), _) => Report::Exited(code),
+        (None, Some(signal)) => Report::Killed(signal),
+        (None, None) => Report::Failed(format!("wait answered {status:?}")),
+    }
+}
+
+/// Ends what the command left, which has its ends of the streams.
+fn end_all() -> Result<(), LabError> {
+    cgroup::kill_all()?;
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(_) => {}
+            Err(Errno::CHILD) => return Ok(()),
+            Err(error) => return Err(error).calling(|| "wait".to_owned()),
+        }
+    }
+}

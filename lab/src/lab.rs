@@ -1,0 +1,105 @@
+//! The story of one run.
+
+use crate::{
+    args::{Args, Lab, Task},
+    error::{Calling, LabError},
+    firecracker, kernel,
+    machine::{Accelerator, Console, Machine},
+    message::{Report, Request},
+    root, share, talk,
+};
+use sha2::{Digest, Sha256};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// What a machine that can boot under KVM needs at most, by far.
+const TRIAL: Duration = Duration::from_secs(10);
+
+/// Runs the task; the exit code.
+pub fn main(args: Args) -> Result<u8, LabError> {
+    let Task::Lab(lab) = args.task;
+    let cache = cache()?;
+    let kernel = kernel::prepare(lab.kernel, &cache)?;
+    let root = root::prepare(&cache)?;
+    let scratch = tempfile::tempdir_in(&cache).on("make a folder in", &cache)?;
+    let share = share(&lab, &kernel.vmlinux, &cache, scratch.path())?;
+    let mut machine = Machine {
+        kernel: &kernel,
+        root: &root,
+        share: share.as_deref(),
+        memory: lab.memory,
+        cpus: lab.cpus,
+        accelerator: Accelerator::Software,
+        console: Console::Log(scratch.path().to_path_buf()),
+    };
+    if kvm_boots(&mut machine, &cache)? {
+        machine.accelerator = Accelerator::Kvm;
+    }
+    let console = lab.command == ["shell"];
+    let limit = (!console).then_some(Duration::from_secs(lab.timeout));
+    if console {
+        machine.console = Console::Terminal;
+    }
+    let Lab { command, env, user, copy_out, into, .. } = lab;
+    match talk::run(&machine, &Request { command, env, user, console, copy_out }, &into, limit)? {
+        Report::Failed(why) => Err(LabError::Guest(why)),
+        report => report.code().ok_or_else(|| LabError::Guest(format!("{report:?}"))),
+    }
+}
+
+/// What is kept between runs: `target/lab` of this project. Without it all is fetched and made anew.
+fn cache() -> Result<PathBuf, LabError> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let cache = manifest.parent().unwrap_or(manifest).join("target/lab");
+    fs::create_dir_all(&cache).on("mkdir", &cache)?;
+    Ok(cache)
+}
+
+/// The disk of what is brought into the machine, if anything is.
+fn share(lab: &Lab, vmlinux: &Path, cache: &Path, scratch: &Path) -> Result<Option<PathBuf>, LabError> {
+    let mut brought = lab.bring.clone();
+    if lab.firecracker {
+        brought.extend([firecracker::prepare(cache)?, vmlinux.to_path_buf()]);
+    }
+    if brought.is_empty() {
+        return Ok(None);
+    }
+    let image = scratch.join("share.ext4");
+    share::make(brought.iter().map(PathBuf::as_path), scratch, &image)?;
+    Ok(Some(image))
+}
+
+/// Whether KVM boots this kernel here, which is tried: a device that answers may still not be able to. The answer is kept for as long as
+/// kernel, processor and QEMU are the same.
+fn kvm_boots(machine: &mut Machine<'_>, cache: &Path) -> Result<bool, LabError> {
+    if !Path::new("/dev/kvm").exists() {
+        return Ok(false);
+    }
+    let processor = fs::read_to_string("/proc/cpuinfo").on("read", Path::new("/proc/cpuinfo"))?;
+    let processor = processor.lines().find(|line| line.starts_with("model name")).unwrap_or_default();
+    let host = fs::read_to_string("/proc/version").on("read", Path::new("/proc/version"))?;
+    let all = format!("{}\n{processor}\n{host}\n{}", machine.kernel.name, talk::qemu_version()?);
+    let key: String = Sha256::digest(all).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let known = cache.join(format!("kvm-{key}"));
+    if let Ok(answer) = fs::read_to_string(&known) {
+        return Ok(answer == "yes");
+    }
+    let started = Instant::now();
+    machine.accelerator = Accelerator::Kvm;
+    let answer = match talk::boots(machine, TRIAL) {
+        Ok(()) => "yes".to_owned(),
+        Err(error) => format!("no: {error}"),
+    };
+    machine.accelerator = Accelerator::Software;
+    eprintln!(
+        "lab: KVM boots {}: {} ({:.1} s)",
+        machine.kernel.name,
+        answer.lines().next().unwrap_or_default(),
+        started.elapsed().as_secs_f32()
+    );
+    fs::write(&known, &answer).on("write", &known)?;
+    Ok(answer == "yes")
+}

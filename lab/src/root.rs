@@ -1,0 +1,62 @@
+//! The Debian that machines start from: a disk with what the suites run inside sandboxes. No machine changes it: what they write goes
+//! elsewhere and is thrown away.
+
+use crate::{
+    error::{Calling, LabError},
+    packages, tool,
+};
+use sha2::{Digest, Sha256};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// What is in it beside Debian's minimum.
+const PACKAGES: &str = "python3,git,gcc,libc6-dev,nodejs,busybox-static,e2fsprogs,iproute2,procps,uidmap";
+
+/// What makes it a machine, once it is a tree.
+const FINISH: &str = "
+cd \"$1\"
+chroot . useradd --create-home --uid 1000 --shell /bin/bash user
+echo lab >etc/hostname
+printf '127.0.0.1 localhost\\n127.0.1.1 lab\\n::1 localhost\\n' >etc/hosts
+rm -rf var/lib/apt/lists/* var/cache/apt/* var/log/* usr/share/doc usr/share/man usr/share/locale
+mkdir lab
+";
+
+/// The disk, made when there is none.
+pub fn prepare(cache: &Path) -> Result<PathBuf, LabError> {
+    let key = Sha256::digest([PACKAGES, FINISH].concat());
+    let image = cache.join(format!("root-{:x}.ext4", u64::from_be_bytes(key[..8].try_into().unwrap_or_default())));
+    if image.exists() {
+        return Ok(image);
+    }
+    let (mirror, release) = packages::mirror()?;
+    eprintln!("lab: making a Debian with {PACKAGES}");
+    let staging = tempfile::tempdir_in(cache).on("make a folder in", cache)?;
+    let (tree, new) = (staging.path().join("tree"), staging.path().join("image"));
+    let made = make(&tree, &new, &release, &mirror);
+    // It is root's, whom this program need not be.
+    tool::output(tool::as_root("rm").arg("-rf").arg(&tree))?;
+    made?;
+    fs::rename(&new, &image).on("rename to", &image)?;
+    Ok(image)
+}
+
+fn make(tree: &Path, image: &Path, release: &str, mirror: &str) -> Result<(), LabError> {
+    let include = format!("--include={PACKAGES}");
+    let mut debootstrap = tool::as_root("/usr/sbin/debootstrap");
+    tool::output(debootstrap.args(["--variant=minbase", &include, release]).arg(tree).arg(mirror))?;
+    tool::output(tool::as_root("sh").args(["-euc", FINISH, "sh"]).arg(tree))?;
+    format(tree, image, "6G", tool::as_root("/sbin/mke2fs"))?;
+    let user = format!("{}", rustix::process::getuid().as_raw());
+    tool::output(tool::as_root("chown").arg(user).arg(image))?;
+    Ok(())
+}
+
+/// A disk with a copy of a folder. Without a journal: no machine is started twice from the same.
+pub fn format(folder: &Path, image: &Path, size: &str, mut mke2fs: Command) -> Result<(), LabError> {
+    let options = ["-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", "nodiscard", "-d"];
+    tool::output(mke2fs.args(options).arg(folder).arg(image).arg(size)).map(drop)
+}
