@@ -21,7 +21,7 @@ pub struct Kernel {
     pub vmlinux: PathBuf,
     /// The archive that it starts from.
     pub initramfs: PathBuf,
-    /// The package's name, which has the version in it.
+    /// The package's name, which has the version in it, and which modules were taken.
     pub name: String,
 }
 
@@ -37,15 +37,16 @@ impl Line {
 
 /// The kernel of a line: as it was when first asked for, as long as `cache` is kept.
 pub fn prepare(line: Line, cache: &Path) -> Result<Kernel, LabError> {
-    let known = cache.join(line.package());
+    let known = cache.join(format!("{}-{}", line.package(), modules::key()));
     let name = match fs::read_link(&known) {
         Ok(name) => name.to_string_lossy().into_owned(),
         Err(_) => {
             let package = packages::stands_for(line.package())?;
             eprintln!("lab: fetching {package}");
-            make(&package, &cache.join(&package))?;
-            symlink(&package, &known).on("link", &known)?;
-            package
+            let folder = format!("{package}-{}", modules::key());
+            make(&package, &cache.join(&folder))?;
+            symlink(&folder, &known).on("link", &known)?;
+            folder
         }
     };
     let folder = cache.join(&name);
@@ -56,20 +57,24 @@ pub fn prepare(line: Line, cache: &Path) -> Result<Kernel, LabError> {
 
 /// Everything of a kernel that does not change with this program: `vmlinux` and the modules in the order of loading.
 fn make(package: &str, folder: &Path) -> Result<(), LabError> {
-    let unpacked = folder.with_extension("package");
+    let staging = tempfile::tempdir_in(folder.parent().unwrap_or(folder)).on("make a folder beside", folder)?;
+    let unpacked = staging.path().join("package");
     packages::unpack(package, &unpacked)?;
-    fs::create_dir_all(folder.join("modules")).on("mkdir", folder)?;
+    let new = staging.path().join("kernel");
+    fs::create_dir_all(new.join("modules")).on("mkdir", &new)?;
     let boot = unpacked.join("boot");
     let image = fs::read_dir(&boot).on("list", &boot)?.flatten().map(|entry| entry.path());
     let image = image.into_iter().find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")));
     let image = image.ok_or_else(|| format_error(package, "there is no vmlinuz in it"))?;
     let vmlinux = extract(&fs::read(&image).on("read", &image)?).map_err(|detail| format_error(image.display(), detail))?;
-    fs::write(folder.join("vmlinux"), vmlinux).on("write", folder)?;
+    fs::write(new.join("vmlinux"), vmlinux).on("write", &new)?;
     for (number, module) in modules::collect(&unpacked.join("lib/modules"))?.into_iter().enumerate() {
-        let file = folder.join("modules").join(format!("{number:02}-{}.ko", module.name));
+        let file = new.join("modules").join(format!("{number:02}-{}.ko", module.name));
         fs::write(&file, module.image).on("write", &file)?;
     }
-    fs::remove_dir_all(&unpacked).on("remove", &unpacked)
+    // What a run before this one was killed over.
+    fs::remove_dir_all(folder).ok();
+    fs::rename(&new, folder).on("rename to", folder)
 }
 
 /// The archive of modules and this program, made anew when the program is.

@@ -97,7 +97,7 @@ fn kvm_boots(machine: &mut Machine<'_>, cache: &Path) -> Result<bool, LabError> 
     eprintln!(
         "lab: KVM boots {}: {} ({:.1} s)",
         machine.kernel.name,
-        answer.lines().next().unwrap_or_default(),
+        answer.lines().last().unwrap_or_default(),
         started.elapsed().as_secs_f32()
     );
     fs::write(&known, &answer).on("write", &known)?;

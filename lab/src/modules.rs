@@ -3,6 +3,7 @@
 
 use crate::error::{Calling, LabError, format_error};
 use crate::tool;
+use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
@@ -11,7 +12,7 @@ use std::{
 };
 
 /// What the lab loads. What a kernel has built in, or not at all, is passed over.
-const WANTED: [&str; 12] = [
+const WANTED: [&str; 13] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_console",
@@ -19,6 +20,7 @@ const WANTED: [&str; 12] = [
     "overlay",
     "fuse",
     "tun",
+    "dummy",
     "vsock",
     "vsock_loopback",
     "vhost_vsock",
@@ -33,6 +35,11 @@ pub struct Module {
     pub name: String,
     /// The ELF file.
     pub image: Vec<u8>,
+}
+
+/// Names the choice of modules: what was made with another is of no use.
+pub fn key() -> String {
+    Sha256::digest(WANTED.join(" ")).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The modules that the lab loads, each after those that it depends on.

@@ -18,11 +18,8 @@ fn first_dependency(shown: &str) -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// Downloads `package` and unpacks it to `folder`, which then exists as a whole or not at all.
+/// Downloads `package` and unpacks it to `folder`, which is not there yet.
 pub fn unpack(package: &str, folder: &Path) -> Result<(), LabError> {
-    if folder.exists() {
-        return Ok(());
-    }
     let parent = folder.parent().unwrap_or(Path::new("."));
     let staging = tempfile::tempdir_in(parent).on("make a folder in", parent)?;
     // Not as the user _apt, to whom the folder is closed.
@@ -30,9 +27,7 @@ pub fn unpack(package: &str, folder: &Path) -> Result<(), LabError> {
     tool::output(download.args(["-q", "-o", "APT::Sandbox::User=", "download", package]).current_dir(staging.path()))?;
     let archive = fs::read_dir(staging.path()).on("list", staging.path())?.flatten().map(|entry| entry.path()).next();
     let archive = archive.ok_or_else(|| format_error(package, "apt-get downloaded nothing"))?;
-    let tree = staging.path().join("tree");
-    tool::output(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&tree))?;
-    fs::rename(&tree, folder).on("rename to", folder)
+    tool::output(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(folder)).map(drop)
 }
 
 /// The archive of this machine's own packages, and the release: what debootstrap wants.

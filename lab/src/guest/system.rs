@@ -61,7 +61,17 @@ pub fn arrange() -> Result<(), LabError> {
     rustix::process::setrlimit(Resource::Nofile, files).calling(|| "setrlimit".to_owned())?;
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
     rustix::system::sethostname(b"lab").calling(|| "sethostname".to_owned())?;
-    tool::output(Command::new("/sbin/ip").args(["link", "set", "lo", "up"])).map(drop)
+    network()
+}
+
+/// Loopback, and an interface with a way out that leads nowhere: what a sandbox must not see needs to be there.
+fn network() -> Result<(), LabError> {
+    let calls =
+        ["link set lo up", "link set dummy0 up", "address add 192.0.2.2/24 dev dummy0", "route add default via 192.0.2.1"];
+    for call in calls {
+        tool::output(Command::new("/sbin/ip").args(call.split(' ')))?;
+    }
+    Ok(())
 }
 
 fn attach(source: &str, target: &str, kind: &str, flags: MountFlags, data: &str) -> Result<(), LabError> {
