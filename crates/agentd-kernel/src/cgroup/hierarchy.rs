@@ -7,6 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+const ALL: [Controller; 5] = [Controller::Memory, Controller::Pids, Controller::Cpu, Controller::CpuTime, Controller::Freezer];
+
+/// Those that a group has on version 2 only when its parent gives them.
+const GIVEN: [Controller; 3] = [Controller::Memory, Controller::Pids, Controller::Cpu];
+
 /// Which interface a directory has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
@@ -66,13 +71,13 @@ impl Hierarchy {
         let mounts = parse_mounts(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
         let places = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mut parents = BTreeMap::new();
-        for controller in [Controller::Memory, Controller::Pids, Controller::Cpu, Controller::CpuTime, Controller::Freezer] {
-            let found = mounts.iter().find_map(|mount| match mount.version {
-                Version::V1 => v1_parent(mount, &places, controller),
-                Version::V2 => v2_parent(mount, &places, controller),
-            });
-            if let Some(parent) = found {
-                parents.insert(controller, parent);
+        for mount in &mounts {
+            let found = match mount.version {
+                Version::V1 => v1_parents(mount, &places),
+                Version::V2 => v2_parents(mount, &places),
+            };
+            for (controller, dir) in found {
+                parents.entry(controller).or_insert((mount.version, dir));
             }
         }
         Self { parents }
@@ -111,31 +116,60 @@ fn own_directory(mount: &Mount, place: &str) -> PathBuf {
     mount.point.join(below.trim_start_matches('/'))
 }
 
-fn v1_parent(mount: &Mount, places: &str, controller: Controller) -> Option<(Version, PathBuf)> {
-    if !mount.options.split(',').any(|o| o == controller.name()) {
-        return None;
-    }
-    let own = own_directory(mount, parse_place(places, controller.name())?);
-    [own, mount.point.clone()].into_iter().find(|dir| writable(dir)).map(|dir| (Version::V1, dir))
+fn v1_parents(mount: &Mount, places: &str) -> Vec<(Controller, PathBuf)> {
+    let here = ALL.into_iter().filter(|controller| mount.options.split(',').any(|o| o == controller.name()));
+    let parent = |controller: Controller| {
+        let own = own_directory(mount, parse_place(places, controller.name())?);
+        [own, mount.point.clone()].into_iter().find(|dir| writable(dir)).map(|dir| (controller, dir))
+    };
+    here.filter_map(parent).collect()
 }
 
-/// On version 2 a group with processes cannot give controllers to its children, so groups are made beside this process's own, in
-/// the nearest writable ancestor that gives the controller, or can be made to.
-fn v2_parent(mount: &Mount, places: &str, controller: Controller) -> Option<(Version, PathBuf)> {
-    let own = own_directory(mount, parse_place(places, "")?);
-    own.ancestors()
-        .take_while(|dir| dir.starts_with(&mount.point))
-        .filter(|dir| writable(dir))
-        .find(|dir| gives(dir, controller))
-        .map(|dir| (Version::V2, dir.to_path_buf()))
+/// On version 2 a process is in one group for all controllers, so all have the same parent: the nearest writable one that gives all
+/// that a limit may need, or as many of them as any does.
+pub(super) fn v2_parents(mount: &Mount, places: &str) -> Vec<(Controller, PathBuf)> {
+    let Some(place) = parse_place(places, "") else { return Vec::new() };
+    let own = own_directory(mount, place);
+    let above = own.ancestors().take_while(|dir| dir.starts_with(&mount.point)).filter(|dir| writable(dir) && may_give(dir));
+    let Some((dir, given)) = most(above.map(|dir| (dir, given(dir)))) else { return Vec::new() };
+    // Counting and stopping is what every group can.
+    let all = given.into_iter().chain([Controller::CpuTime, Controller::Freezer]);
+    all.map(|controller| (controller, dir.to_path_buf())).collect()
 }
 
-fn gives(dir: &Path, controller: Controller) -> bool {
-    let file = dir.join("cgroup.subtree_control");
-    let listed = || std::fs::read_to_string(&file).is_ok_and(|list| list.split_whitespace().any(|c| c == controller.name()));
-    if matches!(controller, Controller::CpuTime | Controller::Freezer) {
-        return true;
+/// The first of those that give most, looking no further than the first that gives all.
+fn most<'a>(candidates: impl Iterator<Item = (&'a Path, Vec<Controller>)>) -> Option<(&'a Path, Vec<Controller>)> {
+    let mut best: Option<(&Path, Vec<Controller>)> = None;
+    for (dir, given) in candidates {
+        let complete = given.len() == GIVEN.len();
+        if best.as_ref().is_none_or(|(_, most)| given.len() > most.len()) {
+            best = Some((dir, given));
+        }
+        if complete {
+            break;
+        }
     }
-    // Refused with EBUSY where processes are, unless it is the root.
-    listed() || (std::fs::write(&file, format!("+{}", controller.name())).is_ok() && listed())
+    best
+}
+
+/// Whether a group can have children with controllers: it is the root of all, or has no processes itself. The kernel would give some
+/// controllers to the children of another, but as threaded ones, and no process can be put there (`cgroup-v2.rst`, "Threads").
+fn may_give(dir: &Path) -> bool {
+    let is_root = !dir.join("cgroup.type").exists();
+    is_root || std::fs::read(dir.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty())
+}
+
+/// The controllers that a group gives to its children, or can be made to.
+fn given(dir: &Path) -> Vec<Controller> {
+    let lists = |file: &str, controller: Controller| {
+        std::fs::read_to_string(dir.join(file)).is_ok_and(|list| list.split_whitespace().any(|name| name == controller.name()))
+    };
+    let gives = |controller: Controller| lists("cgroup.subtree_control", controller);
+    let made = |controller: Controller| {
+        let word = format!("+{}", controller.name());
+        lists("cgroup.controllers", controller)
+            && std::fs::write(dir.join("cgroup.subtree_control"), word).is_ok()
+            && gives(controller)
+    };
+    GIVEN.into_iter().filter(|controller| gives(*controller) || made(*controller)).collect()
 }

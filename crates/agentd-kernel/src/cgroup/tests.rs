@@ -63,3 +63,43 @@ fn what_cannot_be_stopped_as_a_whole_goes_on_and_its_group_can_be_removed() {
     child.wait().unwrap();
     freezer.remove().unwrap();
 }
+
+/// A directory as a group on version 2: `type` but for the root, and what it lists.
+fn group(dir: &std::path::Path, processes: &str, given: &str) {
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::write(dir.join("cgroup.type"), "domain\n").unwrap();
+    std::fs::write(dir.join("cgroup.procs"), processes).unwrap();
+    std::fs::write(dir.join("cgroup.subtree_control"), given).unwrap();
+}
+
+#[test]
+fn on_version_2_groups_are_made_in_one_place_that_has_no_processes() {
+    let root = tempfile::tempdir().unwrap();
+    let own = root.path().join("user.slice/app.slice/x.scope");
+    group(root.path(), "", "cpu memory pids\n");
+    group(&root.path().join("user.slice"), "", "cpu memory pids\n");
+    // It would give all as well, but its children could not be entered.
+    group(&root.path().join("user.slice/app.slice"), "7\n", "cpu memory pids\n");
+    group(&own, "8\n", "pids\n");
+    let mount = Mount { point: root.path().into(), root: "/".into(), version: Version::V2, options: "rw".into() };
+    let parents = v2_parents(&mount, "0::/user.slice/app.slice/x.scope\n");
+    let expected: Vec<_> = [Controller::Memory, Controller::Pids, Controller::Cpu, Controller::CpuTime, Controller::Freezer]
+        .map(|controller| (controller, root.path().join("user.slice")))
+        .into();
+    assert_eq!(parents, expected);
+}
+
+#[test]
+fn on_version_2_the_place_that_gives_most_is_taken() {
+    let root = tempfile::tempdir().unwrap();
+    let near = root.path().join("a");
+    group(root.path(), "1\n", "cpu memory pids\n");
+    group(&near, "", "pids\n");
+    group(&near.join("b"), "", "");
+    group(&near.join("b/own"), "8\n", "");
+    let mount = Mount { point: root.path().into(), root: "/".into(), version: Version::V2, options: "rw".into() };
+    let parents = v2_parents(&mount, "0::/a/b/own\n");
+    let expected: Vec<_> =
+        [Controller::Pids, Controller::CpuTime, Controller::Freezer].map(|controller| (controller, near.clone())).into();
+    assert_eq!(parents, expected);
+}
