@@ -59,6 +59,8 @@ pub async fn keep(place: &Path) -> Result<(), KeeperError> {
     rustix::fs::ftruncate(&lock, 0)
         .and_then(|()| rustix::io::write(&lock, pid.as_bytes()))
         .map_err(|e| failed("write its lock")(e.into()))?;
+    // It has pipes to each of its sandboxes.
+    agentd_kernel::rlimit::raise_open_files(None);
     // The terminal's signals are for its client.
     rustix::process::setsid().ok();
     let mut ends = [SignalKind::terminate(), SignalKind::interrupt()]

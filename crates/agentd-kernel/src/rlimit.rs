@@ -3,13 +3,14 @@
 use agentd_core::Limits;
 use rustix::process::{Resource, Rlimit};
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Limits of one command; set between fork and exec.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RlimitPlan {
     /// `RLIMIT_CPU`, seconds: `SIGXCPU` at the limit, `SIGKILL` one second later.
     pub cpu_seconds: Option<u64>,
-    /// `RLIMIT_NOFILE`.
+    /// `RLIMIT_NOFILE`; without it, what this process had before [`raise_open_files`].
     pub open_files: Option<u64>,
     /// `RLIMIT_FSIZE`, bytes.
     pub file_size: Option<u64>,
@@ -36,9 +37,33 @@ impl RlimitPlan {
             None => Ok(()),
         };
         set(Resource::Cpu, self.cpu_seconds, self.cpu_seconds.map(|s| s.saturating_add(1)))?;
-        set(Resource::Nofile, self.open_files, self.open_files)?;
+        match (self.open_files, usual_open_files()) {
+            (None, Some(usual)) => {
+                let now = rustix::process::getrlimit(Resource::Nofile);
+                rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(usual), ..now })?;
+            }
+            (given, _) => set(Resource::Nofile, given, given)?,
+        }
         set(Resource::Fsize, self.file_size, self.file_size)?;
         set(Resource::Nproc, self.processes, self.processes)
+    }
+}
+
+/// The soft limit of open files before it was raised; 0 until then.
+static USUAL_OPEN_FILES: AtomicU64 = AtomicU64::new(0);
+
+/// The soft limit of open files that commands of this process get, once [`raise_open_files`] was called.
+pub fn usual_open_files() -> Option<u64> {
+    Some(USUAL_OPEN_FILES.load(Ordering::Relaxed)).filter(|files| *files > 0)
+}
+
+/// Lets this process have as many open files as its hard limit allows. The soft one, 1024 as a rule, is for programs that use
+/// `select(2)`; commands get that again, or `usual`, when a process that raised its own tells it.
+pub fn raise_open_files(usual: Option<u64>) {
+    let now = rustix::process::getrlimit(Resource::Nofile);
+    let usual = usual.or(usual_open_files()).or(now.current).unwrap_or(0);
+    if rustix::process::setrlimit(Resource::Nofile, Rlimit { current: now.maximum, ..now }).is_ok() {
+        USUAL_OPEN_FILES.store(usual, Ordering::Relaxed);
     }
 }
 

@@ -16,6 +16,7 @@ use agentd_kernel::{
     idmap::{self, Claim, Identity},
     mount,
     namespace::{self, Cloned},
+    rlimit,
     seccomp::{Program, SeccompPlan},
 };
 use rustix::{
@@ -67,7 +68,8 @@ fn fork(control: OwnedFd) -> io::Result<()> {
                 libc::dup2(control.as_raw_fd(), 0);
                 libc::dup2(libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY), 1);
                 libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
-                libc::_exit(main())
+                rlimit::raise_open_files(None);
+                libc::_exit(serve())
             }
         }
         _ => Ok(()),
@@ -77,7 +79,8 @@ fn fork(control: OwnedFd) -> io::Result<()> {
 fn execute(control: OwnedFd) -> io::Result<()> {
     let image = sealed_image()?;
     let mut command = Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()));
-    command.arg0(ROLE).env_clear().stdin(control).stdout(std::process::Stdio::null());
+    command.arg0(ROLE).args(rlimit::usual_open_files().map(|files| files.to_string()));
+    command.env_clear().stdin(control).stdout(std::process::Stdio::null());
     // It is reaped by whoever reaps this process's children, or by init after it.
     command.spawn().map(drop)
 }
@@ -113,14 +116,21 @@ struct Launcher {
     core_note: Option<String>,
 }
 
-/// What a launcher does until its library is gone; then everything it made is ended and removed.
+/// A launcher that was executed anew. Its argument is the limit of open files for commands, when the process that started it has raised
+/// its own.
 pub fn main() -> i32 {
+    rlimit::raise_open_files(std::env::args().nth(1).and_then(|files| files.parse().ok()));
+    serve()
+}
+
+/// What a launcher does until its library is gone; then everything it made is ended and removed.
+fn serve() -> i32 {
     // SAFETY: `start` put the control socket there, and nothing else in this process owns it.
     let control = unsafe { OwnedFd::from_raw_fd(0) };
     // SAFETY: the name is a NUL-terminated constant.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"agentd-launcher".as_ptr()) };
     default_signals();
-    let core_note = agentd_kernel::rlimit::no_core_dumps();
+    let core_note = rlimit::no_core_dumps();
     // Orphans of sandboxes without a pid namespace come here.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).ok();
     // The terminal's Ctrl-C is for the library, which decides what it means. Supervisors stay in this session: making one costs a

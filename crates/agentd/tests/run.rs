@@ -164,6 +164,21 @@ fn ordinary_work_works() {
 }
 
 #[test]
+fn a_command_may_open_as_many_files_as_its_caller() {
+    let place = Place::new();
+    // The launcher itself takes all that it may.
+    let agentd = place.command(&[], &["sh", "-c", "ulimit -Sn"]);
+    let mut limited = Command::new("/bin/sh");
+    limited.args(["-c", "ulimit -Sn 500 && exec \"$@\"", "sh"]).arg(agentd.get_program()).args(agentd.get_args());
+    limited.envs(agentd.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(directory) = agentd.get_current_dir() {
+        limited.current_dir(directory);
+    }
+    let output = limited.output().unwrap();
+    assert_eq!(text(&output.stdout), "500\n", "{output:?}");
+}
+
+#[test]
 fn a_crate_is_built_with_the_callers_toolchain() {
     // It lies in the caller's home.
     let Some(real_home) = std::env::var_os("HOME").filter(|home| Path::new(home).join(".cargo/bin/cargo").exists()) else {

@@ -8,8 +8,8 @@ use agentd_isolation::{Access, Command, Grant, IsolationBackend, Outcome, Sandbo
 use libtest_mimic::{Failed, Trial};
 use std::{future::Future, path::Path, sync::Arc, time::Duration};
 
-/// No test waits longer for anything.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// No test takes longer, where thousands of sandboxes are made under emulation.
+const PATIENCE: Duration = Duration::from_secs(400);
 
 /// A test that runs in a runtime of its own.
 pub fn trial<F, Fut>(name: String, test: F) -> Trial

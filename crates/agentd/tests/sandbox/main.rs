@@ -206,8 +206,9 @@ fn a_keeper_that_is_killed_leaves_no_process_and_loses_no_sandbox() {
 fn one_that_nobody_uses_is_removed_when_its_time_is_over() {
     let place = Place::new();
     place.agentd(&["create", "short", "--idle-ttl", "1s"]);
-    place.agentd(&["create", "total", "--ttl", "1s"]);
     place.agentd(&["create", "long"]);
+    // Long enough for the next command to find it on a slow machine.
+    place.agentd(&["create", "total", "--ttl", "6s"]);
     place.agentd(&["exec", "-d", "total", "--", "sleep", "600"]);
     until("they are gone", || !place.agentd(&["ls"]).contains("short") && !place.agentd(&["ls"]).contains("total"));
     assert!(place.agentd(&["ls"]).contains("long"));
