@@ -28,6 +28,9 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
     trials
 }
 
+/// Enough to come to what a test is about before the deadline, on a busy or an emulated machine too.
+const SOON: Duration = Duration::from_millis(1500);
+
 fn within(limit: Duration, text: &str) -> Command {
     Command { limits: Limits { wall: Some(limit), ..Limits::default() }, ..script(text) }
 }
@@ -41,7 +44,7 @@ async fn a_deadline_ends_the_whole_tree(backend: &str) {
     let sandbox = bare(backend).await;
     let n = unique(backend, 1);
     let text = format!("sleep {n} & setsid sleep {n} & (setsid sh -c '(sleep {n} &) ; sleep {n}' &) ; sleep 0.1; wait");
-    let outcome = sandbox.exec(within(Duration::from_millis(700), &text)).await.unwrap();
+    let outcome = sandbox.exec(within(SOON, &text)).await.unwrap();
     assert_eq!(outcome.reason, EndReason::WallDeadline);
     assert_eq!(outcome.shell_code(), 124);
     assert!(!runs(&format!("sleep {n}")), "a process outlived its exec");
@@ -90,7 +93,7 @@ async fn ending_one_exec_spares_the_others(backend: &str) {
         }
     };
     let (streams, mut handle) = survivor.await;
-    let ended = sandbox.exec(within(Duration::from_millis(400), &format!("setsid sleep {short} & sleep {short}"))).await.unwrap();
+    let ended = sandbox.exec(within(SOON, &format!("setsid sleep {short} & sleep {short}"))).await.unwrap();
     assert_eq!(ended.reason, EndReason::WallDeadline);
     assert!(!runs(&format!("sleep {short}")));
     assert!(runs(&format!("sleep {long}")), "another exec's process was ended too");
@@ -127,7 +130,7 @@ async fn a_cancelled_exec_says_so(backend: &str) {
 
 async fn a_deadline_keeps_the_output_so_far(backend: &str) {
     let sandbox = bare(backend).await;
-    let outcome = sandbox.exec(within(Duration::from_millis(400), "echo before; sleep 100; echo after")).await.unwrap();
+    let outcome = sandbox.exec(within(SOON, "echo before; sleep 100; echo after")).await.unwrap();
     assert_eq!((outcome.reason, out(&outcome).as_str()), (EndReason::WallDeadline, "before\n"));
     sandbox.destroy().await.unwrap();
 }
@@ -135,7 +138,7 @@ async fn a_deadline_keeps_the_output_so_far(backend: &str) {
 async fn a_deadline_holds_though_nobody_waits(backend: &str) {
     let sandbox = bare(backend).await;
     let n = unique(backend, 8);
-    let handle = sandbox.exec_streaming(within(Duration::from_millis(300), &format!("sleep {n}"))).await.unwrap();
+    let handle = sandbox.exec_streaming(within(SOON, &format!("sleep {n}"))).await.unwrap();
     sh(&sandbox, ":").await;
     assert!(runs(&format!("sleep {n}")));
     while runs(&format!("sleep {n}")) {
