@@ -13,8 +13,8 @@ use agentd_core::{Access, IsolationError, Root, SandboxSpec, Writable};
 use agentd_kernel::{
     cgroup::CgroupPlan,
     landlock::{LandlockPlan, Rule},
-    mount::root::{RootPlan, Top},
-    namespace::NamespacePlan,
+    mount::root::{Base, RootPlan, Top},
+    namespace::{Ids, NamespacePlan},
     privileges::Capabilities,
     seccomp::SeccompPlan,
 };
@@ -110,8 +110,8 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     // All below it is the sandbox's own; what is not, its mounts keep read-only.
     let rules = vec![Rule { path: PathBuf::from("/"), access: Access::ReadWrite, optional: false }];
     Ok(SandboxPlan {
-        namespaces: NamespacePlan { enabled: true, network: spec.network },
-        tree: Tree::Root(RootPlan { layers, top, system, files, links, home, grants, scratch_bytes }),
+        namespaces: NamespacePlan { enabled: true, network: spec.network, ids: Ids::Apart },
+        tree: Tree::Root(RootPlan { base: Base::Stack { layers, top }, system, files, links, home, grants, scratch_bytes }),
         capabilities: Capabilities::OWN_ROOT,
         landlock: Some(LandlockPlan { rules, network: spec.network }),
         seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network, set_ids: true }),

@@ -6,7 +6,11 @@ use crate::{
     linked::{Kind, LinkedBackend},
 };
 use agentd_core::{IsolationError, Network, Root, SandboxSpec, Writable};
-use agentd_kernel::{cgroup::CgroupPlan, namespace::NamespacePlan, privileges::Capabilities};
+use agentd_kernel::{
+    cgroup::CgroupPlan,
+    namespace::{Ids, NamespacePlan},
+    privileges::Capabilities,
+};
 use agentd_supervisor::plan::{SandboxPlan, Tree};
 
 /// See the head of this module.
@@ -39,7 +43,7 @@ impl Kind for HostDirect {
         let mut cgroup = CgroupPlan::from_limits(&spec.limits);
         let rlimit_notes = fallback::cpu_time(&mut cgroup).into_iter().collect();
         Ok(SandboxPlan {
-            namespaces: NamespacePlan { enabled: false, network: Network::Host },
+            namespaces: NamespacePlan { enabled: false, network: Network::Host, ids: Ids::Apart },
             tree: Tree::Host,
             capabilities: Capabilities::NONE,
             landlock: None,

@@ -24,7 +24,7 @@ mod select;
 mod tracker;
 
 pub use agentd_core::*;
-pub use agentd_kernel::mount::root::{RootPlan, Top};
+pub use agentd_kernel::mount::root::{Base, RootPlan, Top};
 pub use agentd_supervisor::plan::{SandboxPlan, Tree};
 pub use container::ContainerBackend;
 pub use host_direct::HostDirectBackend;

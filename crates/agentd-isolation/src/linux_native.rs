@@ -14,7 +14,7 @@ use agentd_kernel::{
     cgroup::CgroupPlan,
     landlock::{LandlockPlan, Rule},
     mount::{GrantPlan, SCRATCH, ViewPlan},
-    namespace::NamespacePlan,
+    namespace::{Ids, NamespacePlan},
     privileges::Capabilities,
     seccomp::SeccompPlan,
 };
@@ -86,7 +86,7 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     let process_rlimit = fallback::processes(&mut cgroup);
     let rlimit_notes = fallback::cpu_time(&mut cgroup).into_iter().collect();
     Ok(SandboxPlan {
-        namespaces: NamespacePlan { enabled: true, network: spec.network },
+        namespaces: NamespacePlan { enabled: true, network: spec.network, ids: Ids::Apart },
         tree: Tree::View(ViewPlan {
             masks,
             shown: shown().to_vec(),

@@ -56,6 +56,11 @@ impl Identity {
         Self { uid, gid, host_uid: uid, host_gid: gid, count: 1 }
     }
 
+    /// For a launcher that is root of a machine which is the sandbox's alone: all ids that distributions use, as they are.
+    pub fn same() -> Self {
+        Self { uid: 0, gid: 0, host_uid: 0, host_gid: 0, count: RANGE }
+    }
+
     /// Root inside; on the host what it is.
     #[must_use]
     pub fn as_root(self) -> Self {

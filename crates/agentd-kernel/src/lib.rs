@@ -3,6 +3,7 @@
 
 pub mod cgroup;
 pub mod idmap;
+pub mod individual;
 pub mod landlock;
 pub mod mount;
 pub mod namespace;

@@ -7,6 +7,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 pub use syscall::Cloned;
 
+/// Which host ids a sandbox gets that has a root of its own and is made by root.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ids {
+    /// A range that no other live sandbox has.
+    #[default]
+    Apart,
+    /// The machine's own, as far as distributions use them: in a virtual machine that is the sandbox's alone. No mount needs to be
+    /// id-mapped, which not every file system can be.
+    Same,
+}
+
 /// Which namespaces a sandbox gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespacePlan {
@@ -14,6 +25,8 @@ pub struct NamespacePlan {
     pub enabled: bool,
     /// The network; [`Network::Host`] keeps the host's network namespace.
     pub network: Network,
+    /// Its ids.
+    pub ids: Ids,
 }
 
 impl NamespacePlan {
@@ -58,6 +71,18 @@ pub fn furnish() -> Result<(), LayerError> {
     // SAFETY: a new cgroup namespace changes nothing that Rust relies on.
     unsafe { rustix::thread::unshare_unsafe(unshare) }.at(Layer::Namespaces, || "unshare cgroup".to_owned())?;
     rustix::system::sethostname(b"agentd").at(Layer::Namespaces, || "sethostname".to_owned())
+}
+
+/// Sets the host name in the UTS namespace of another process. The caller is moved there and back, so it must have one thread.
+pub fn rename(of: BorrowedFd<'_>, name: &[u8]) -> Result<(), LayerError> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let own = rustix::fs::open("/proc/self/ns/uts", flags, rustix::fs::Mode::empty())
+        .at(Layer::Namespaces, || "open /proc/self/ns/uts".to_owned())?;
+    let enter = |fd: BorrowedFd<'_>| syscall::enter_host_name(fd).at(Layer::Namespaces, || "setns to a host name".to_owned());
+    enter(of)?;
+    let set = rustix::system::sethostname(name).at(Layer::Namespaces, || "sethostname".to_owned());
+    enter(own.as_fd())?;
+    set
 }
 
 /// A mount namespace of the process's own, a copy of the one it is in.

@@ -259,6 +259,38 @@ pub fn enter_network(number: libc::c_int) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Moves this thread into the UTS namespace that `of` is a pidfd of a member of, or is opened on (`setns(2)`).
+pub fn enter_host_name(of: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: integers only; the host name is nothing that Rust relies on.
+    check(libc::c_long::from(unsafe { libc::setns(of.as_raw_fd(), libc::CLONE_NEWUTS) }))?;
+    Ok(())
+}
+
+/// `RNDADDENTROPY` and `RNDRESEEDCRNG` (`random(4)`).
+const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+
+/// Bytes of a seed.
+pub const SEED: usize = 32;
+const SEED_BYTES: libc::c_int = 32;
+
+/// Mixes `seed` into the kernel's pool, counted as entropy, and has its generator seeded anew from that. Needs `CAP_SYS_ADMIN`.
+pub fn seed_random(device: BorrowedFd<'_>, seed: &[u8; SEED]) -> Result<(), Errno> {
+    /// `struct rand_pool_info`.
+    #[repr(C)]
+    struct Pool {
+        bits: libc::c_int,
+        bytes: libc::c_int,
+        seed: [u8; SEED],
+    }
+    let pool = Pool { bits: 8 * SEED_BYTES, bytes: SEED_BYTES, seed: *seed };
+    // SAFETY: `pool` is laid out as the kernel's structure, states its own length, and lives across the call.
+    check(libc::c_long::from(unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &raw const pool) }))?;
+    // SAFETY: this ioctl takes no argument.
+    check(libc::c_long::from(unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) }))?;
+    Ok(())
+}
+
 /// `LOOP_CTL_GET_FREE` (`linux/loop.h`).
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 

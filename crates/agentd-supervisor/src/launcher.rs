@@ -15,7 +15,7 @@ use agentd_kernel::{
     cgroup::{Cgroup, Freezer, Hierarchy},
     idmap::{self, Claim, Identity},
     mount,
-    namespace::{self, Cloned},
+    namespace::{self, Cloned, Ids},
     rlimit,
     seccomp::{Program, SeccompPlan},
 };
@@ -316,9 +316,11 @@ fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, La
     };
     let privileged = rustix::process::geteuid().is_root();
     let is_root = matches!(plan.tree, Tree::Root(_));
-    let claim = if privileged && is_root { Some(Claim::take()?) } else { None };
+    let same = plan.namespaces.ids == Ids::Same;
+    let claim = if privileged && is_root && !same { Some(Claim::take()?) } else { None };
     let identity = match &claim {
         Some(claim) => claim.identity,
+        None if is_root && privileged => Identity::same(),
         None if is_root => Identity::caller().as_root(),
         None if privileged => Identity::own(pid),
         None => Identity::caller(),
@@ -339,6 +341,12 @@ fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, La
 /// The trees of the layers, each id of theirs shown as the same of the payload's, and of the grants, each showing its owner's files as
 /// the payload's. One user namespace serves all that are mapped alike.
 fn mapped_trees(plan: &SandboxPlan, identity: Identity) -> Result<Vec<OwnedFd>, LayerError> {
+    if plan.namespaces.ids == Ids::Same {
+        // Nothing to map, and the root's directory can be cloned without what is mounted below it only from here.
+        let mut trees = plan.tree.root().map_or(Ok(Vec::new()), mount::root::clone_stack)?;
+        trees.extend(mount::clone_grants(plan.tree.grants())?);
+        return Ok(trees);
+    }
     let shown = (identity.host_uid, identity.host_gid);
     let mut trees = Vec::new();
     if let Some(root) = plan.tree.root().filter(|root| root.trees() > 0) {

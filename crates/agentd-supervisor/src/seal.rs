@@ -147,7 +147,7 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<Seal
                 (mount::root::clone_stack(root)?, mount::clone_grants(&root.grants)?)
             };
             let notes = mount::root::build(root, stack)?.enter(grants)?;
-            let (status, detail) = noted(notes, format!("own root, {} layers, {} grants", root.layers.len(), root.grants.len()));
+            let (status, detail) = noted(notes, root.describe());
             record.layers.push(LayerReport { layer: Layer::Mounts, status, detail });
         }
         Tree::View(view) => record.layer(Layer::Mounts, || {

@@ -22,11 +22,8 @@ use std::{
 /// The root of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootPlan {
-    /// Layers that are not changed, the lowest first: of an image, and of changes that were made before.
-    #[serde(with = "crate::path_bytes::many")]
-    pub layers: Vec<PathBuf>,
-    /// Where changes go on disk. Without it they are in memory.
-    pub top: Option<Top>,
+    /// What it is made of.
+    pub base: Base,
     /// Directories and files of the host that are shown read-only, at the same place.
     #[serde(with = "crate::path_bytes::many")]
     pub system: Vec<PathBuf>,
@@ -44,6 +41,22 @@ pub struct RootPlan {
     pub scratch_bytes: u64,
 }
 
+/// What a root is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Base {
+    /// Layers under a writable one.
+    Stack {
+        /// Layers that are not changed, the lowest first: of an image, and of changes that were made before.
+        #[serde(with = "crate::path_bytes::many")]
+        layers: Vec<PathBuf>,
+        /// Where changes go on disk. Without it they are in memory.
+        top: Option<Top>,
+    },
+    /// A directory as it is, without what is mounted below it: what the sandbox changes is changed there. In a virtual machine, whose root
+    /// is the sandbox's own already.
+    Directory(#[serde(with = "crate::path_bytes::one")] PathBuf),
+}
+
 /// Where the changes of a root go on disk: `tree` takes them, and `work` beside it is overlayfs's own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Top {
@@ -56,14 +69,32 @@ pub enum Top {
 impl RootPlan {
     /// How many trees it is stacked of: those of its layers, and that of its top.
     pub fn trees(&self) -> usize {
-        self.layers.len() + usize::from(self.top.is_some())
+        match &self.base {
+            Base::Stack { layers, top } => layers.len() + usize::from(top.is_some()),
+            Base::Directory(_) => 1,
+        }
     }
 }
 
-/// Detached trees of a plan's layers, the lowest first, and of its top, from this process's view, which must still be the host's.
+impl RootPlan {
+    /// What it is, in a few words.
+    pub fn describe(&self) -> String {
+        match &self.base {
+            Base::Stack { layers, .. } => format!("own root, {} layers, {} grants", layers.len(), self.grants.len()),
+            Base::Directory(_) => format!("own root, a directory, {} grants", self.grants.len()),
+        }
+    }
+}
+
+/// Detached trees of a plan's layers, the lowest first, and of its top, or of its directory, from this process's view, which must still
+/// be the host's.
 pub fn clone_stack(plan: &RootPlan) -> Result<Vec<OwnedFd>, LayerError> {
-    let mut stack = super::clone_trees(&plan.layers)?;
-    match &plan.top {
+    let (layers, top) = match &plan.base {
+        Base::Stack { layers, top } => (layers, top),
+        Base::Directory(path) => return Ok(vec![tree::clone_own(path)?]),
+    };
+    let mut stack = super::clone_trees(layers)?;
+    match top {
         None => {}
         Some(Top::Directory(top)) => stack.push(tree::clone_tree(top)?),
         Some(Top::Volume(bytes)) => stack.push(Volume::for_changes(*bytes)?),
@@ -83,7 +114,7 @@ pub struct Root<'a> {
 }
 
 /// Builds the root in this process's (new) mount namespace, in which it is root. `stack` has the detached trees of its layers, the lowest
-/// first, and of its top.
+/// first, and of its top, or that of its directory.
 pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>) -> Result<Root<'_>, LayerError> {
     let umask = rustix::process::umask(Mode::empty());
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
@@ -93,11 +124,16 @@ pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>) -> Result<Root<'_>, LayerErro
     let system = plan.system.iter().map(|path| tree::clone_tree(path)).collect::<Result<Vec<_>, _>>()?;
     let scratch = Scratch::mount(plan.scratch_bytes)?;
     let path = scratch.directory("root", 0o755)?;
-    if stack.is_empty() {
-        tree::show(&path, &path)?;
-    } else {
-        let (layers, top) = stack.split_at(plan.layers.len().min(stack.len()));
-        overlay(&scratch, layers, top.first(), &path)?;
+    match (&plan.base, stack.first()) {
+        (Base::Directory(of), Some(tree)) => {
+            tree::restrict(tree, tree::SHOWN, of)?;
+            tree::attach_own(tree, &path)?;
+        }
+        (Base::Stack { layers, .. }, Some(_)) => {
+            let (layers, top) = stack.split_at(layers.len().min(stack.len()));
+            overlay(&scratch, layers, top.first(), &path)?;
+        }
+        (_, None) => tree::show(&path, &path)?,
     }
     let root = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .at(Layer::Mounts, || "open the new root".to_owned())?;

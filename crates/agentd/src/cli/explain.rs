@@ -1,7 +1,7 @@
 //! `agentd run --explain`: the plan of every layer.
 
 use agentd_core::{Access, IsolationError, SandboxSpec};
-use agentd_isolation::{ContainerBackend, HostDirectBackend, LinuxNativeBackend, RootPlan, Top, Tree};
+use agentd_isolation::{Base, ContainerBackend, HostDirectBackend, LinuxNativeBackend, RootPlan, Top, Tree};
 use std::{fmt::Write, path::PathBuf};
 
 /// A line of the plan: its layer, and what it says.
@@ -53,11 +53,18 @@ pub(crate) fn text(backend: &str, spec: &SandboxSpec) -> Result<String, Isolatio
 }
 
 fn own_root(root: &RootPlan, lines: &mut Vec<Line>) {
-    lines.extend(root.layers.iter().map(|layer| ("layer", format!("{} (unchanged)", layer.display()))));
-    let changes = match &root.top {
-        Some(Top::Directory(top)) => format!("its own; changes go to {}", top.display()),
-        Some(Top::Volume(bytes)) => format!("its own; at most {} MiB of it written, on disk", bytes >> 20),
-        None => format!("its own; at most {} MiB of it written, in memory", root.scratch_bytes >> 20),
+    if let Base::Stack { layers, .. } = &root.base {
+        lines.extend(layers.iter().map(|layer| ("layer", format!("{} (unchanged)", layer.display()))));
+    }
+    let changes = match &root.base {
+        Base::Stack { top: Some(Top::Directory(top)), .. } => format!("its own; changes go to {}", top.display()),
+        Base::Stack { top: Some(Top::Volume(bytes)), .. } => {
+            format!("its own; at most {} MiB of it written, on disk", bytes >> 20)
+        }
+        Base::Stack { top: None, .. } => {
+            format!("its own; at most {} MiB of it written, in memory", root.scratch_bytes >> 20)
+        }
+        Base::Directory(path) => format!("{} itself", path.display()),
     };
     lines.push(("root", changes));
     lines.push(("home", root.home.display().to_string()));
