@@ -91,8 +91,31 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
         Writable::Disk(disk) => (&disk.sealed[..], Some(Top::Directory(disk.top.clone()))),
     };
     let layers = [layers, sealed.to_vec()].concat();
+    let (system, links) = if of_the_host { host_programs() } else { (Vec::new(), Vec::new()) };
+    let files = if of_the_host { &FILES[..] } else { &[] };
+    let files = files.iter().map(|(path, content)| (PathBuf::from(path), (*content).to_owned())).collect();
+    rooted(spec, Parts { base: Base::Stack { layers, top }, ids: Ids::Apart, system, links, files })
+}
+
+/// What a spec comes to in a machine that is the sandbox's alone, over a directory of it.
+pub(crate) fn plan_over(directory: &Path, spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+    let base = Base::Directory(directory.to_path_buf());
+    rooted(spec, Parts { base, ids: Ids::Same, system: Vec::new(), links: Vec::new(), files: Vec::new() })
+}
+
+/// What the root of a sandbox is made of.
+struct Parts {
+    base: Base,
+    ids: Ids,
+    system: Vec<PathBuf>,
+    links: Vec<(PathBuf, PathBuf)>,
+    files: Vec<(PathBuf, String)>,
+}
+
+fn rooted(spec: &SandboxSpec, parts: Parts) -> Result<SandboxPlan, IsolationError> {
+    let Parts { base, ids, system, links, files } = parts;
     fallback::check(&spec.limits)?;
-    let trees = layers.len() + usize::from(top.is_some());
+    let trees = base.trees();
     let room = protocol::MAX_FDS.checked_sub(trees).ok_or_else(|| IsolationError::Invalid {
         what: "root".to_owned(),
         reason: format!("{trees} layers are more than {}; squash the image", protocol::MAX_FDS),
@@ -101,17 +124,14 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     let home = spec.home.clone().unwrap_or_else(|| PathBuf::from("/root"));
     grants::check_place("home", &home)?;
     let scratch_bytes = spec.limits.memory.map_or(SCRATCH_BYTES, |b| b.0);
-    let (system, links) = if of_the_host { host_programs() } else { (Vec::new(), Vec::new()) };
-    let files = if of_the_host { &FILES[..] } else { &[] };
-    let files = files.iter().map(|(path, content)| (PathBuf::from(path), (*content).to_owned())).collect();
     let mut cgroup = CgroupPlan::from_limits(&spec.limits);
     let process_rlimit = fallback::processes(&mut cgroup);
     let rlimit_notes = fallback::cpu_time(&mut cgroup).into_iter().collect();
     // All below it is the sandbox's own; what is not, its mounts keep read-only.
     let rules = vec![Rule { path: PathBuf::from("/"), access: Access::ReadWrite, optional: false }];
     Ok(SandboxPlan {
-        namespaces: NamespacePlan { enabled: true, network: spec.network, ids: Ids::Apart },
-        tree: Tree::Root(RootPlan { base: Base::Stack { layers, top }, system, files, links, home, grants, scratch_bytes }),
+        namespaces: NamespacePlan { enabled: true, network: spec.network, ids },
+        tree: Tree::Root(RootPlan { base, system, files, links, home, grants, scratch_bytes }),
         capabilities: Capabilities::OWN_ROOT,
         landlock: Some(LandlockPlan { rules, network: spec.network }),
         seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network, set_ids: true }),

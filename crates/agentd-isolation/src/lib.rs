@@ -4,9 +4,11 @@
 //! this same program, executed anew.
 
 mod container;
+mod descriptor;
 mod exec;
 mod fallback;
 mod grants;
+pub mod guest;
 mod host_direct;
 mod launcher;
 mod link;

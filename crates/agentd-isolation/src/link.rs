@@ -176,6 +176,11 @@ impl Link {
         exec::usage(self.made.elapsed(), *lock(&self.used), GroupUsage::read(&self.watches))
     }
 
+    /// Its first process.
+    pub(crate) fn pidfd(&self) -> &OwnedFd {
+        &self.pidfd
+    }
+
     /// Kills the whole sandbox at once.
     pub(crate) fn kill(&self) {
         // It may be gone already, which is what is wanted.

@@ -1,5 +1,6 @@
-//! This program is also the launcher and the attack suite; which one a process is, its `argv[0]` says.
+//! This program is also the launcher, the attack suite, and the agent in virtual machines; which one a process is, its `argv[0]` says.
 
+use crate::guest;
 use std::{
     os::unix::ffi::OsStrExt,
     sync::atomic::{AtomicBool, Ordering},
@@ -18,6 +19,10 @@ pub fn take_role() {
     if name.as_bytes() == agentd_attack::ROLE.as_bytes() {
         let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
         std::process::exit(agentd_attack::main(args));
+    }
+    // Not every way of starting a program in a machine lets its name be chosen apart from its path.
+    if std::path::Path::new(&name).file_name().is_some_and(|name| name.as_bytes() == guest::ROLE.as_bytes()) {
+        std::process::exit(guest::main(std::env::args_os().skip(1)));
     }
 }
 

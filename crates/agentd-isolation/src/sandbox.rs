@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use std::{
     fs::File,
     io::{Read, Write},
-    os::unix::ffi::OsStrExt,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::Path,
     sync::Arc,
 };
@@ -92,6 +92,16 @@ impl LinkedSandbox {
         run_to_end(self.link.clone(), command, Image::Own).await
     }
 
+    /// Starts a command, or agentd's own image, whose streams the caller serves.
+    pub(crate) async fn stream(&self, command: &Command, image: Image) -> Result<Box<dyn ExecHandle>, IsolationError> {
+        exec::stream(self.link.clone(), command, image).await
+    }
+
+    /// Its first process.
+    pub(crate) fn pidfd(&self) -> &OwnedFd {
+        self.link.pidfd()
+    }
+
     fn unsupported<T>(&self, operation: &'static str) -> Result<T, IsolationError> {
         Err(IsolationError::Unsupported { backend: self.backend.name().to_owned(), operation })
     }
@@ -107,7 +117,8 @@ impl LinkedSandbox {
         self.ordered.freeze(frozen).await
     }
 
-    async fn open_file(&self, path: &Path, write: bool) -> Result<File, IsolationError> {
+    /// Opens a regular file, from inside.
+    pub(crate) async fn open_file(&self, path: &Path, write: bool) -> Result<File, IsolationError> {
         let (id, mut news) = self.link.listen();
         let request = Request::Open { id, path: path.as_os_str().as_bytes().to_vec(), write };
         let answer = match self.link.request(&request, &[]) {
@@ -150,7 +161,7 @@ impl Sandbox for LinkedSandbox {
     }
 
     async fn exec_streaming(&self, command: Command) -> Result<Box<dyn ExecHandle>, IsolationError> {
-        exec::stream(self.link.clone(), &command).await
+        self.stream(&command, Image::Named).await
     }
 
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, IsolationError> {

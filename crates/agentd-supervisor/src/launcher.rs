@@ -349,7 +349,7 @@ fn mapped_trees(plan: &SandboxPlan, identity: Identity) -> Result<Vec<OwnedFd>, 
     }
     let shown = (identity.host_uid, identity.host_gid);
     let mut trees = Vec::new();
-    if let Some(root) = plan.tree.root().filter(|root| root.trees() > 0) {
+    if let Some(root) = plan.tree.root().filter(|root| root.base.trees() > 0) {
         let map = idmap::mapping((0, 0), shown, identity.count)?;
         for tree in mount::root::clone_stack(root)? {
             idmap::map(tree.as_fd(), Path::new("a layer"), &map)?;

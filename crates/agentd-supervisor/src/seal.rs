@@ -134,14 +134,14 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<Seal
     let owner = (plan.namespaces.enabled && privileged).then_some((identity.host_uid, identity.host_gid));
     let fallback = if plan.allow_degraded && plan.namespaces.enabled { Some(mount::Fallback::keep()?) } else { None };
     // Id-mapped trees come from a launcher that is root, where there is anything to map.
-    let mapped = privileged && (plan.tree.root().is_some_and(|root| root.trees() > 0) || !plan.tree.grants().is_empty());
+    let mapped = privileged && (plan.tree.root().is_some_and(|root| root.base.trees() > 0) || !plan.tree.grants().is_empty());
     match &plan.tree {
         Tree::Host => {}
         // Its payload is root inside and keeps capabilities, which only a root of its own makes harmless: there is no less of it.
         Tree::Root(root) => {
             let (stack, grants) = if mapped {
                 let mut stack = trees(&mut go)?;
-                let grants = stack.split_off(root.trees().min(stack.len()));
+                let grants = stack.split_off(root.base.trees().min(stack.len()));
                 (stack, grants)
             } else {
                 (mount::root::clone_stack(root)?, mount::clone_grants(&root.grants)?)

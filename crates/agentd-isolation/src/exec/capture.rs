@@ -10,7 +10,7 @@ use tokio::{
 };
 
 /// What is kept of each stream when a command does not say.
-const DEFAULT_CAPTURE: u64 = 1 << 20;
+pub(crate) const DEFAULT_CAPTURE: u64 = 1 << 20;
 
 /// Runs a command to its end, keeping its output.
 pub(crate) async fn run_to_end(link: Arc<Link>, command: Command, image: Image) -> Result<Outcome, IsolationError> {

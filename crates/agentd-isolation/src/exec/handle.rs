@@ -19,8 +19,8 @@ struct Handle {
 }
 
 /// Starts a command whose streams the caller serves.
-pub(crate) async fn stream(link: Arc<Link>, command: &Command) -> Result<Box<dyn ExecHandle>, IsolationError> {
-    let mut running = Running::start(link.clone(), command, Image::Named).await?;
+pub(crate) async fn stream(link: Arc<Link>, command: &Command, image: Image) -> Result<Box<dyn ExecHandle>, IsolationError> {
+    let mut running = Running::start(link.clone(), command, image).await?;
     let (wishes, wanted) = mpsc::unbounded_channel();
     let (teller, outcome) = oneshot::channel();
     running.wishes = Some(wanted);

@@ -7,7 +7,7 @@ mod capture;
 mod handle;
 mod limits;
 
-pub(crate) use capture::run_to_end;
+pub(crate) use capture::{DEFAULT_CAPTURE, run_to_end};
 pub(crate) use handle::stream;
 
 use crate::link::{Link, News};
@@ -71,7 +71,7 @@ fn tighter<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
 
 /// What holds for a command: its own limits and the sandbox's. One of its own that only a whole sandbox can hold is refused, unless
 /// that holds as much.
-fn effective(command: &Limits, sandbox: &Limits) -> Result<Limits, IsolationError> {
+pub(crate) fn effective(command: &Limits, sandbox: &Limits) -> Result<Limits, IsolationError> {
     let whole = [
         ("memory", beyond(command.memory, sandbox.memory)),
         ("processes", beyond(command.processes, sandbox.processes)),

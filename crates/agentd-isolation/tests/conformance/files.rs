@@ -57,16 +57,16 @@ async fn changes_on_disk_are_kept_and_stacked(name: &str) {
 async fn what_belongs_into_another_root_is_not_shown_the_hosts(name: &str) {
     let layer = directory();
     let moved = Grant { target: Some("/elsewhere".into()), ..grant(layer.path(), Access::ReadOnly) };
-    for spec in [
-        SandboxSpec { root: Root::Layers(vec![layer.path().into()]), ..SandboxSpec::default() },
-        SandboxSpec { grants: vec![moved], ..SandboxSpec::default() },
-    ] {
+    let layers = SandboxSpec { root: Root::Layers(vec![layer.path().into()]), ..SandboxSpec::default() };
+    let grants = SandboxSpec { grants: vec![moved], ..SandboxSpec::default() };
+    // Those with a root of their own show a grant elsewhere; what a machine is made of is not its agent's matter.
+    for (spec, able) in [(layers, &["container"][..]), (grants, &["container", machine::NAME])] {
         match backend(name).create_sandbox(spec).await {
             Ok(sandbox) => {
-                assert_eq!(name, "container");
+                assert!(able.contains(&name));
                 sandbox.destroy().await.unwrap();
             }
-            Err(error) => assert!(name != "container" && matches!(error, IsolationError::Invalid { .. }), "{error}"),
+            Err(error) => assert!(!able.contains(&name) && matches!(error, IsolationError::Invalid { .. }), "{error}"),
         }
     }
 }

@@ -17,10 +17,18 @@ use libtest_mimic::{Arguments, Trial};
 /// The backends under test.
 const BACKENDS: [&str; 3] = ["host-direct", "linux-native", "container"];
 
+/// Beside them, what all virtual machines have in common: the agent in a machine, which only root can be.
+fn backends() -> Vec<&'static str> {
+    let machine = rustix::process::geteuid().is_root().then_some(support::machine::NAME);
+    BACKENDS.into_iter().chain(machine).collect()
+}
+
 fn main() {
+    support::machine::take_role();
     agentd_isolation::take_role();
+    support::machine::register();
     let arguments = Arguments::from_args();
-    let trials: Vec<Trial> = BACKENDS
+    let trials: Vec<Trial> = backends()
         .into_iter()
         .flat_map(|backend| {
             [

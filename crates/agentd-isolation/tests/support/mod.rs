@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 pub mod inventory;
+pub mod machine;
 
 use agentd_isolation::{Access, Command, Grant, IsolationBackend, Outcome, Sandbox, SandboxSpec, create_backend};
 use libtest_mimic::{Failed, Trial};
@@ -11,14 +12,14 @@ use std::{future::Future, path::Path, sync::Arc, time::Duration};
 /// No test takes longer, where thousands of sandboxes are made under emulation.
 const PATIENCE: Duration = Duration::from_secs(400);
 
-/// A test that runs in a runtime of its own.
+/// A test that runs in a runtime of its own. It has a thread beside the test's, which may wait for what the bytes of a stream come by.
 pub fn trial<F, Fut>(name: String, test: F) -> Trial
 where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = ()>,
 {
     Trial::test(name, move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failed::from)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(Failed::from)?;
         runtime.block_on(async { tokio::time::timeout(PATIENCE, test()).await }).map_err(|_| Failed::from("it took too long"))
     })
 }

@@ -66,12 +66,12 @@ pub enum Top {
     Volume(u64),
 }
 
-impl RootPlan {
-    /// How many trees it is stacked of: those of its layers, and that of its top.
+impl Base {
+    /// How many trees it is made of: those of its layers, and that of its top.
     pub fn trees(&self) -> usize {
-        match &self.base {
-            Base::Stack { layers, top } => layers.len() + usize::from(top.is_some()),
-            Base::Directory(_) => 1,
+        match self {
+            Self::Stack { layers, top } => layers.len() + usize::from(top.is_some()),
+            Self::Directory(_) => 1,
         }
     }
 }

@@ -1,0 +1,53 @@
+//! What tells one machine from another made of the same memory.
+
+use agentd_kernel::individual::SEED;
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt, io,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Who a machine is.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its host name.
+    pub hostname: String,
+    /// Its `machine-id(5)`.
+    pub machine_id: [u8; 16],
+    /// The time, in nanoseconds since 1970.
+    pub realtime_ns: u64,
+    /// For the kernel's random numbers; counted as entropy.
+    pub seed: [u8; SEED],
+}
+
+impl Identity {
+    /// A new one, with the time of now.
+    ///
+    /// # Errors
+    /// `getrandom(2)`.
+    pub fn new(hostname: impl Into<String>) -> io::Result<Self> {
+        let (mut machine_id, mut seed) = ([0; 16], [0; SEED]);
+        for bytes in [&mut machine_id[..], &mut seed[..]] {
+            let mut done = 0;
+            while done < bytes.len() {
+                done += rustix::rand::getrandom(&mut bytes[done..], rustix::rand::GetRandomFlags::empty())?;
+            }
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let realtime_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        Ok(Self { hostname: hostname.into(), machine_id, realtime_ns, seed })
+    }
+
+    /// As a machine's file has it.
+    pub(super) fn machine_id_text(&self) -> String {
+        let digits: String = self.machine_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        digits + "\n"
+    }
+}
+
+// The seed is a secret of the machine's.
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({}, {})", self.hostname, self.machine_id_text().trim())
+    }
+}

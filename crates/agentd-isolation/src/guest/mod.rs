@@ -1,0 +1,31 @@
+//! Sandboxes in virtual machines: agentd's own program runs in the machine as its *agent*, makes one sandbox there as `container` makes
+//! them, over the machine's own root, and serves it over one byte stream, the *carrier*.
+//!
+//! So everything that a sandbox is — limits, ends, terminals, files — is done in every kind of machine by the same code, which also does it
+//! on the host. What a backend adds is a [`Machine`]: how to end it, stop it, save it.
+//!
+//! - [`frame`], [`protocol`]: what is said; [`carrier`], [`mux`], [`stream`]: how it is carried.
+//! - [`agent`], [`serve`], [`work`]: the guest's side.
+//! - [`session`], [`host`], [`exec`], [`sandbox`]: the host's side. All that comes from a guest is untrusted.
+
+mod agent;
+mod carrier;
+mod exec;
+mod frame;
+mod host;
+mod identity;
+mod machine;
+mod mux;
+mod protocol;
+mod sandbox;
+mod serve;
+mod session;
+mod stream;
+mod work;
+
+pub use agent::{ROLE, main};
+pub use host::Guest;
+pub use identity::Identity;
+pub use machine::{Attach, GuestSpec, Machine};
+pub use sandbox::GuestSandbox;
+pub use serve::serve;

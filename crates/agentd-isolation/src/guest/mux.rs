@@ -1,0 +1,441 @@
+//! Many streams, and messages between them, on one carrier.
+//!
+//! A stream's bytes are sent as far as its reader has given credit, so what waits to be read is bounded by [`WINDOW`] for each stream, and
+//! the other side is lost when it sends more. Messages go first; streams then take turns. What waits to be sent outlives a carrier: after
+//! [`Mux::hold`] nothing is in flight, and another one may be [run](Mux::run).
+
+use super::{
+    frame::{self, CHUNK, Frame, MAX_TO_GUEST, StreamId},
+    stream::{Inlet, Outlet, Stop},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    collections::{HashMap, VecDeque},
+    future::pending,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::Notify,
+};
+
+/// The most bytes of a stream that may wait for its reader.
+pub(super) const WINDOW: u32 = 256 << 10;
+
+/// Bytes that are written at once, as far as there are so many.
+const BATCH: usize = 64 << 10;
+
+/// Bytes of messages that may wait to be sent. Two of the largest.
+const MESSAGES: usize = 2 * MAX_TO_GUEST;
+
+/// Streams that may be open in each direction: those count that the other side does not end although their reader is gone.
+const STREAMS: usize = 4096;
+
+/// One side of a connection.
+pub(super) struct Mux {
+    state: Mutex<State>,
+    /// Something waits to be sent.
+    work: Notify,
+    /// The largest frame that is sent, and that is taken.
+    limits: (usize, usize),
+}
+
+/// Whether there is more to be heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// There is.
+    More,
+    /// That was the last.
+    Stop,
+}
+
+#[derive(Default)]
+struct State {
+    messages: VecDeque<Vec<u8>>,
+    message_bytes: usize,
+    inlets: HashMap<StreamId, Incoming>,
+    outlets: HashMap<StreamId, Outgoing>,
+    /// Inlets that have credit to give, or are to be closed.
+    replies: VecDeque<StreamId>,
+    /// Outlets that have bytes or an end to send.
+    turns: VecDeque<StreamId>,
+    /// The last frame before silence, and whether [`Mux::run`] is then done.
+    last: Option<(Vec<u8>, bool)>,
+    silent: bool,
+    lost: Option<String>,
+}
+
+#[derive(Default)]
+struct Incoming {
+    waiting: Vec<u8>,
+    /// What may still come.
+    allowed: u32,
+    /// What was read since credit was given last.
+    read: u32,
+    ended: bool,
+    /// Its reader is gone.
+    closed: bool,
+    queued: bool,
+    ready: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Outgoing {
+    /// At most [`CHUNK`].
+    waiting: Vec<u8>,
+    credit: u32,
+    /// No more is written.
+    ended: bool,
+    /// The other side does not read any more.
+    closed: bool,
+    queued: bool,
+    ready: Arc<Notify>,
+}
+
+impl Mux {
+    /// One side that sends frames of at most `to` bytes, and takes those of at most `from`.
+    pub(super) fn new(to: usize, from: usize) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), work: Notify::new(), limits: (to, from) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a message, as soon as the other side reads. It never waits. What is said to one that is lost goes nowhere.
+    pub(super) fn say<M: Serialize>(&self, message: &M) -> Result<(), frame::FrameError> {
+        let mut bytes = Vec::new();
+        frame::encode(&Frame::Message(message), self.limits.0, &mut bytes)?;
+        let mut state = self.lock();
+        if state.lost.is_some() {
+            return Ok(());
+        }
+        let length = state.message_bytes + bytes.len();
+        if length > MESSAGES {
+            return Err(frame::FrameError::TooLong { length, limit: MESSAGES });
+        }
+        state.message_bytes = length;
+        state.messages.push_back(bytes);
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Opens a stream whose bytes come. The other side opens its end when it hears of it by a message, sent afterwards.
+    pub(super) fn inlet(self: &Arc<Self>, id: StreamId) -> Result<Inlet, frame::FrameError> {
+        let incoming = Incoming { allowed: WINDOW, ..Incoming::default() };
+        let ready = incoming.ready.clone();
+        let mut state = self.lock();
+        check_room(state.inlets.len())?;
+        state.inlets.insert(id, incoming);
+        drop(state);
+        Ok(Inlet::new(self.clone(), id, ready))
+    }
+
+    /// Opens a stream whose bytes go.
+    pub(super) fn outlet(self: &Arc<Self>, id: StreamId) -> Result<Outlet, frame::FrameError> {
+        let outgoing = Outgoing { credit: WINDOW, ..Outgoing::default() };
+        let ready = outgoing.ready.clone();
+        let mut state = self.lock();
+        check_room(state.outlets.len())?;
+        state.outlets.insert(id, outgoing);
+        drop(state);
+        Ok(Outlet::new(self.clone(), id, ready))
+    }
+
+    /// Says `last` after all messages that wait, and then nothing any more, until a new carrier is run. `stop`: [`Mux::run`] is done then.
+    pub(super) fn hold<M: Serialize>(&self, last: &M, stop: bool) -> Result<(), frame::FrameError> {
+        let mut bytes = Vec::new();
+        frame::encode(&Frame::Message(last), self.limits.0, &mut bytes)?;
+        self.lock().last = Some((bytes, stop));
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Ends all streams and what carries them, and says why to whoever asks. The first reason stays.
+    pub(super) fn lose(&self, why: &str) {
+        let mut state = self.lock();
+        state.lost.get_or_insert_with(|| why.to_owned());
+        state.messages.clear();
+        state.message_bytes = 0;
+        state.inlets.values().for_each(|inlet| inlet.ready.notify_one());
+        state.outlets.values().for_each(|outlet| outlet.ready.notify_one());
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// Why it is lost, when it is.
+    pub(super) fn lost(&self) -> Option<String> {
+        self.lock().lost.clone()
+    }
+
+    /// Carries everything over a carrier, until `hear` or [`Mux::hold`] says that it is done; otherwise it ends with why the other side is lost.
+    pub(super) async fn run<M: DeserializeOwned>(
+        &self,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+        hear: impl FnMut(M) -> Result<Next, String>,
+    ) -> Result<(), String> {
+        self.lock().silent = false;
+        tokio::select! {
+            end = self.read(reader, hear) => end,
+            end = self.write(writer) => end.map_err(|e| e.to_string()),
+        }
+    }
+
+    async fn read<M: DeserializeOwned>(
+        &self,
+        reader: &mut (impl AsyncRead + Unpin),
+        mut hear: impl FnMut(M) -> Result<Next, String>,
+    ) -> Result<(), String> {
+        let mut bytes = Vec::new();
+        let mut piece = vec![0; BATCH];
+        loop {
+            let mut done = 0;
+            while let Some((frame, length)) = frame::decode::<M>(&bytes[done..], self.limits.1).map_err(|e| e.to_string())? {
+                done += length;
+                let next = match frame {
+                    Frame::Message(message) => hear(message)?,
+                    other => self.lock().take(other).map(|()| Next::More)?,
+                };
+                if next == Next::Stop {
+                    return Ok(());
+                }
+            }
+            bytes.drain(..done);
+            match reader.read(&mut piece).await {
+                Ok(0) => return Err("the connection ended".to_owned()),
+                Ok(read) => bytes.extend_from_slice(&piece[..read]),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    async fn write(&self, writer: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
+        let mut batch = Vec::with_capacity(2 * BATCH);
+        loop {
+            batch.clear();
+            if let Some(why) = self.lost() {
+                return Err(std::io::Error::other(why));
+            }
+            let last = self.lock().fill(&mut batch);
+            if !batch.is_empty() {
+                writer.write_all(&batch).await?;
+                writer.flush().await?;
+            }
+            match last {
+                Some(true) => return Ok(()),
+                Some(false) => return pending().await,
+                None if batch.is_empty() => self.work.notified().await,
+                None => batch.shrink_to(2 * BATCH),
+            }
+        }
+    }
+}
+
+/// What streams are to their two ends.
+impl Mux {
+    /// What has come of a stream; `None` at its end, `Some` of nothing when there is nothing yet.
+    pub(super) fn take(&self, id: StreamId) -> Option<Vec<u8>> {
+        let mut state = self.lock();
+        let lost = state.lost.is_some();
+        let incoming = state.inlets.get_mut(&id)?;
+        let bytes = std::mem::take(&mut incoming.waiting);
+        if bytes.is_empty() && (incoming.ended || lost) {
+            return None;
+        }
+        // What waited was allowed, so it is no more than the window.
+        incoming.read += u32::try_from(bytes.len()).unwrap_or(WINDOW);
+        if incoming.read >= WINDOW / 2 && !incoming.ended {
+            state.reply(id);
+            drop(state);
+            self.work.notify_one();
+        }
+        Some(bytes)
+    }
+
+    /// The reader of a stream is gone.
+    pub(super) fn leave(&self, id: StreamId) {
+        let mut state = self.lock();
+        let lost = state.lost.is_some();
+        let Some(incoming) = state.inlets.get_mut(&id) else { return };
+        if incoming.ended || lost {
+            state.inlets.remove(&id);
+            return;
+        }
+        incoming.closed = true;
+        incoming.waiting = Vec::new();
+        state.reply(id);
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// Gives as many of the bytes to a stream as it takes now, and says how many.
+    pub(super) fn put(&self, id: StreamId, bytes: &[u8]) -> Result<usize, Stop> {
+        let mut state = self.lock();
+        if state.lost.is_some() {
+            return Err(Stop::Lost);
+        }
+        let outgoing = state.outlets.get_mut(&id).filter(|outgoing| !outgoing.closed).ok_or(Stop::Closed)?;
+        if !outgoing.waiting.is_empty() {
+            return Ok(0);
+        }
+        let length = bytes.len().min(CHUNK).min(usize::try_from(outgoing.credit).unwrap_or(CHUNK));
+        outgoing.waiting.extend_from_slice(&bytes[..length]);
+        // No more than the credit.
+        outgoing.credit -= u32::try_from(length).unwrap_or(outgoing.credit);
+        if length > 0 {
+            state.turn(id);
+            drop(state);
+            self.work.notify_one();
+        }
+        Ok(length)
+    }
+
+    /// No more is written to a stream.
+    pub(super) fn finish(&self, id: StreamId) {
+        let mut state = self.lock();
+        if state.lost.is_some() {
+            state.outlets.remove(&id);
+        } else if let Some(outgoing) = state.outlets.get_mut(&id) {
+            outgoing.ended = true;
+            state.turn(id);
+            drop(state);
+            self.work.notify_one();
+        }
+    }
+
+    /// Why nothing can be written to a stream any more, when that is so.
+    pub(super) fn stopped(&self, id: StreamId) -> Option<Stop> {
+        let state = self.lock();
+        match state.outlets.get(&id) {
+            _ if state.lost.is_some() => Some(Stop::Lost),
+            Some(outgoing) if !outgoing.closed => None,
+            _ => Some(Stop::Closed),
+        }
+    }
+
+    /// Whether all of a stream, and its end, has been sent, or never will be.
+    pub(super) fn is_finished(&self, id: StreamId) -> bool {
+        let state = self.lock();
+        state.lost.is_some() || !state.outlets.contains_key(&id)
+    }
+}
+
+fn check_room(open: usize) -> Result<(), frame::FrameError> {
+    if open < STREAMS { Ok(()) } else { Err(frame::FrameError::TooMany { limit: STREAMS }) }
+}
+
+impl State {
+    fn reply(&mut self, id: StreamId) {
+        if let Some(incoming) = self.inlets.get_mut(&id).filter(|incoming| !incoming.queued) {
+            incoming.queued = true;
+            self.replies.push_back(id);
+        }
+    }
+
+    fn turn(&mut self, id: StreamId) {
+        if let Some(outgoing) = self.outlets.get_mut(&id).filter(|outgoing| !outgoing.queued) {
+            outgoing.queued = true;
+            self.turns.push_back(id);
+        }
+    }
+
+    /// A frame of a stream from the other side.
+    fn take<M>(&mut self, frame: Frame<'_, M>) -> Result<(), String> {
+        match frame {
+            Frame::Message(_) => {}
+            Frame::Data { stream, bytes } => {
+                let incoming = self.inlets.get_mut(&stream).filter(|i| !i.ended).ok_or("bytes of a stream that is not open")?;
+                let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                incoming.allowed = incoming.allowed.checked_sub(length).ok_or("more bytes of a stream than it was allowed")?;
+                if !incoming.closed {
+                    incoming.waiting.extend_from_slice(&bytes);
+                    incoming.ready.notify_one();
+                }
+            }
+            Frame::Eof { stream } => {
+                let incoming = self.inlets.get_mut(&stream).filter(|i| !i.ended).ok_or("the end of a stream that is not open")?;
+                incoming.ended = true;
+                incoming.ready.notify_one();
+                if incoming.closed {
+                    self.inlets.remove(&stream);
+                }
+            }
+            // The end of a stream may have been on its way meanwhile.
+            Frame::Credit { stream, bytes } => {
+                if let Some(outgoing) = self.outlets.get_mut(&stream) {
+                    let credit = outgoing.credit.checked_add(bytes).filter(|credit| *credit <= WINDOW);
+                    outgoing.credit = credit.ok_or("more credit for a stream than there is room")?;
+                    outgoing.ready.notify_one();
+                }
+            }
+            Frame::Close { stream } => {
+                if let Some(outgoing) = self.outlets.get_mut(&stream) {
+                    outgoing.closed = true;
+                    outgoing.waiting = Vec::new();
+                    outgoing.ready.notify_one();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills a batch with what is to be sent. `Some` after the last frame before silence.
+    fn fill(&mut self, batch: &mut Vec<u8>) -> Option<bool> {
+        if self.silent {
+            return None;
+        }
+        self.messages.drain(..).for_each(|message| batch.extend(message));
+        self.message_bytes = 0;
+        if let Some((last, stop)) = self.last.take() {
+            batch.extend(last);
+            self.silent = true;
+            return Some(stop);
+        }
+        while let Some(id) = self.replies.pop_front() {
+            self.answer(id, batch);
+        }
+        while batch.len() < BATCH
+            && let Some(id) = self.turns.pop_front()
+        {
+            self.send(id, batch);
+        }
+        None
+    }
+
+    fn answer(&mut self, id: StreamId, batch: &mut Vec<u8>) {
+        let Some(incoming) = self.inlets.get_mut(&id) else { return };
+        incoming.queued = false;
+        if incoming.closed {
+            append(&Frame::Close { stream: id }, batch);
+        } else if incoming.read > 0 {
+            let bytes = std::mem::take(&mut incoming.read);
+            incoming.allowed += bytes;
+            append(&Frame::Credit { stream: id, bytes }, batch);
+        }
+    }
+
+    fn send(&mut self, id: StreamId, batch: &mut Vec<u8>) {
+        let Some(outgoing) = self.outlets.get_mut(&id) else { return };
+        outgoing.queued = false;
+        if !outgoing.waiting.is_empty() {
+            append(&Frame::Data { stream: id, bytes: (&outgoing.waiting[..]).into() }, batch);
+            outgoing.waiting.clear();
+        }
+        outgoing.ready.notify_one();
+        if outgoing.ended {
+            append(&Frame::Eof { stream: id }, batch);
+            self.outlets.remove(&id);
+        }
+    }
+}
+
+/// Frames of streams are never too long: their bytes are at most [`CHUNK`].
+fn append(frame: &Frame<'_, ()>, batch: &mut Vec<u8>) {
+    frame::encode(frame, frame::MAX_FROM_GUEST, batch).ok();
+}
+
+#[cfg(test)]
+#[path = "mux_tests.rs"]
+mod tests;

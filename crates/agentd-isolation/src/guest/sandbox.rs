@@ -1,0 +1,151 @@
+//! A sandbox in a virtual machine, like any other to its user.
+
+use super::{
+    Attach, Guest, Machine, exec,
+    frame::{StreamId, Which},
+    protocol::{FromGuest, ToGuest, bytes},
+    session::{Operation, refused},
+};
+use crate::exec::Image;
+use agentd_core::{BackendCapabilities, Command, ExecHandle, IsolationError, LayerReport, Outcome, Sandbox, SandboxId, Usage};
+use async_trait::async_trait;
+use std::{path::Path, sync::Arc};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// See the head of this module.
+pub struct GuestSandbox {
+    id: SandboxId,
+    guest: Arc<Guest>,
+}
+
+impl GuestSandbox {
+    /// Attaches to the agent of a machine over a carrier. It waits as long as the agent takes; dropped meanwhile, the machine is as it was.
+    ///
+    /// # Errors
+    /// What hinders the sandbox from being made, as on the host; [`IsolationError::Lost`] when there is no agent of this version of agentd.
+    /// The machine is then to be destroyed.
+    pub async fn open<C>(id: SandboxId, machine: Arc<dyn Machine>, carrier: C, how: Attach) -> Result<Arc<Self>, IsolationError>
+    where
+        C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        Ok(Arc::new(Self { id, guest: Guest::attach(machine, carrier, how).await? }))
+    }
+
+    /// Its connection.
+    pub fn guest(&self) -> &Guest {
+        &self.guest
+    }
+
+    /// Runs agentd's own image in the sandbox.
+    #[allow(dead_code, reason = "used by the probes of backends with machines")]
+    pub(crate) async fn attack(&self, command: Command) -> Result<Outcome, IsolationError> {
+        exec::run_to_end(self.guest.clone(), command, Image::Own).await
+    }
+
+    fn begin(&self) -> Result<Operation, IsolationError> {
+        self.guest.session().begin()
+    }
+}
+
+#[async_trait]
+impl Sandbox for GuestSandbox {
+    fn id(&self) -> &SandboxId {
+        &self.id
+    }
+
+    fn layers(&self) -> &[LayerReport] {
+        &self.guest.layers
+    }
+
+    async fn capabilities(&self) -> Result<BackendCapabilities, IsolationError> {
+        self.guest.machine.backend().probe().await
+    }
+
+    async fn exec(&self, command: Command) -> Result<Outcome, IsolationError> {
+        exec::run_to_end(self.guest.clone(), command, Image::Named).await
+    }
+
+    async fn exec_streaming(&self, command: Command) -> Result<Box<dyn ExecHandle>, IsolationError> {
+        exec::stream(self.guest.clone(), &command)
+    }
+
+    async fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, IsolationError> {
+        let subject = path.display().to_string();
+        let mut operation = self.begin()?;
+        let stream = StreamId { of: operation.id, which: Which::Output };
+        let mut from = operation.session.mux.inlet(stream).map_err(refused)?;
+        operation.session.request(&ToGuest::Read { id: operation.id, path: bytes(path) })?;
+        let mut content = Vec::new();
+        while let Some(bytes) = from.read().await {
+            content.extend_from_slice(&bytes);
+            if content.len() as u64 > limit {
+                return Err(IsolationError::File { path: subject, errno: libc::EFBIG });
+            }
+        }
+        match operation.answer(&subject).await? {
+            FromGuest::Done { bytes, .. } if bytes == content.len() as u64 => Ok(content),
+            _ => Err(Operation::out_of_order()),
+        }
+    }
+
+    async fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), IsolationError> {
+        let mut operation = self.begin()?;
+        let stream = StreamId { of: operation.id, which: Which::Input };
+        let mut to = operation.session.mux.outlet(stream).map_err(refused)?;
+        operation.session.request(&ToGuest::Write { id: operation.id, path: bytes(path) })?;
+        // Where the guest stops reading, its answer says why.
+        to.write(content).await.ok();
+        drop(to);
+        match operation.answer(&path.display().to_string()).await? {
+            FromGuest::Done { bytes, .. } if bytes == content.len() as u64 => Ok(()),
+            _ => Err(Operation::out_of_order()),
+        }
+    }
+
+    async fn is_alive(&self) -> bool {
+        self.guest.is_alive()
+    }
+
+    async fn suspend(&self) -> Result<(), IsolationError> {
+        self.guest.suspend(true).await
+    }
+
+    async fn resume(&self) -> Result<(), IsolationError> {
+        self.guest.suspend(false).await
+    }
+
+    async fn snapshot(&self, name: &str) -> Result<(), IsolationError> {
+        self.guest.machine.snapshot(&self.guest, name).await
+    }
+
+    async fn restore(&self, name: &str) -> Result<(), IsolationError> {
+        if !self.guest.machine.restores() {
+            return self.guest.machine.restore(&self.guest, name).await;
+        }
+        self.guest.let_go("it goes back to what it was");
+        let restored = self.guest.machine.restore(&self.guest, name).await;
+        if restored.is_err() {
+            self.guest.end("it could not go back to what it was");
+        }
+        restored
+    }
+
+    async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError> {
+        self.guest.machine.fork(&self.guest).await
+    }
+
+    async fn resource_usage(&self) -> Result<Usage, IsolationError> {
+        self.guest.usage().await
+    }
+
+    async fn destroy(&self) -> Result<(), IsolationError> {
+        self.guest.let_go("destroyed");
+        self.guest.machine.destroy().await
+    }
+}
+
+impl Drop for GuestSandbox {
+    fn drop(&mut self) {
+        self.guest.end("nobody holds it any more");
+    }
+}

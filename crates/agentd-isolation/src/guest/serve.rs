@@ -1,0 +1,137 @@
+//! The guest's side: connections, one after the other, to the one sandbox that is made there.
+
+use super::{
+    Identity, carrier,
+    frame::{MAX_FROM_GUEST, MAX_TO_GUEST},
+    protocol::{Attaching, Failure, FromGuest, ToGuest},
+    work::{Ended, Work},
+};
+use crate::{ContainerBackend, container, launcher, sandbox::LinkedSandbox};
+use agentd_core::{IsolationError, LayerReport, Sandbox, SandboxSpec};
+use agentd_kernel::{individual, namespace};
+use std::{
+    future::Future,
+    io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Serves connections, one after the other, until told to end: makes one sandbox with `root` as its root, which is changed by it. A
+/// connection that ends without having been made to rest ends everything, and nothing is left of the sandbox in any case.
+///
+/// The process must be root of its machine, have called [`crate::take_role`], and should have one thread.
+///
+/// # Errors
+/// What `accept` says, and the end of a connection that was not asked for.
+pub async fn serve<A, F, R, W>(mut accept: A, root: PathBuf) -> io::Result<()>
+where
+    A: FnMut() -> F,
+    F: Future<Output = io::Result<(R, W)>>,
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut work = None;
+    let served = connections(&mut accept, &root, &mut work).await;
+    if let Some(work) = work {
+        // The machine ends next, and with it whatever could not be ended.
+        work.sandbox.destroy().await.ok();
+    }
+    rustix::fs::sync();
+    served
+}
+
+async fn connections<A, F, R, W>(accept: &mut A, root: &Path, work: &mut Option<Work>) -> io::Result<()>
+where
+    A: FnMut() -> F,
+    F: Future<Output = io::Result<(R, W)>>,
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut resting: Option<(R, W)> = None;
+    loop {
+        let (mut reader, mut writer) = accept().await?;
+        drop(resting.take());
+        match attach(&mut reader, &mut writer, root, work).await {
+            Ok(true) => {}
+            // Not a host of ours, or one that wanted what cannot be: it has been told.
+            Ok(false) | Err(_) => continue,
+        }
+        let Some(work) = work.as_mut() else { continue };
+        match work.serve(&mut reader, &mut writer).await.map_err(io::Error::other)? {
+            Ended::ToRest => resting = Some((reader, writer)),
+            Ended::ForEver => return Ok(()),
+        }
+    }
+}
+
+/// Hears what a connection is for, does that, and answers. Whether it is served.
+async fn attach<R, W>(reader: &mut R, writer: &mut W, root: &Path, work: &mut Option<Work>) -> io::Result<bool>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    carrier::greet(reader, writer).await?;
+    let asked = match carrier::hear(reader, MAX_TO_GUEST).await? {
+        ToGuest::Attach(asked) => prepare(asked, root, work).await,
+        _ => Err(invalid("a request before its connection")),
+    };
+    let served = asked.is_ok();
+    carrier::say(writer, &FromGuest::Attached(asked.map_err(Failure::from)), MAX_FROM_GUEST).await?;
+    Ok(served)
+}
+
+async fn prepare(asked: Attaching, root: &Path, work: &mut Option<Work>) -> Result<Vec<LayerReport>, IsolationError> {
+    match (asked, work) {
+        (Attaching::New(spec), none @ None) => {
+            let (spec, identity) = spec.into_spec();
+            if let Some(identity) = &identity {
+                become_machine(identity)?;
+            }
+            let sandbox = make(spec, root).await?;
+            if let Some(identity) = &identity {
+                become_sandbox(identity, &sandbox).await?;
+            }
+            let layers = sandbox.layers().to_vec();
+            *none = Some(Work::new(sandbox));
+            Ok(layers)
+        }
+        (Attaching::Adopt(identity), Some(work)) => {
+            become_machine(&identity)?;
+            become_sandbox(&identity, &work.sandbox).await?;
+            work.renew();
+            Ok(work.sandbox.layers().to_vec())
+        }
+        (Attaching::Proceed, Some(work)) => Ok(work.sandbox.layers().to_vec()),
+        (Attaching::New(_), Some(_)) => Err(invalid("the sandbox is made already")),
+        (_, None) => Err(invalid("there is no sandbox yet")),
+    }
+}
+
+fn invalid(reason: &str) -> IsolationError {
+    IsolationError::Invalid { what: "attaching to the guest".to_owned(), reason: reason.to_owned() }
+}
+
+async fn make(spec: SandboxSpec, root: &Path) -> Result<Arc<LinkedSandbox>, IsolationError> {
+    let ordered = launcher::get()?.create(container::plan_over(root, &spec)?).await?;
+    LinkedSandbox::open(ordered, ContainerBackend::new(root), spec.limits).await
+}
+
+/// Random numbers first: whatever comes next may need some.
+fn become_machine(identity: &Identity) -> Result<(), IsolationError> {
+    individual::seed(&identity.seed)?;
+    individual::set_clock(identity.realtime_ns)?;
+    individual::set_host_name(identity.hostname.as_bytes())?;
+    Ok(())
+}
+
+async fn become_sandbox(identity: &Identity, sandbox: &LinkedSandbox) -> Result<(), IsolationError> {
+    namespace::rename(sandbox.pidfd().as_fd(), identity.hostname.as_bytes())?;
+    // Written from inside: its root may have links that lead nowhere good.
+    match sandbox.write_file(Path::new("/etc/machine-id"), identity.machine_id_text().as_bytes()).await {
+        // A root without that directory has no such file.
+        Err(IsolationError::File { errno: libc::ENOENT, .. }) => Ok(()),
+        written => written,
+    }
+}
