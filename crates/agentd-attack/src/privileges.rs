@@ -2,7 +2,10 @@
 
 use crate::{Check, Facts, Verdict, first, refused, sys};
 use agentd_core::Bit::Process;
-use std::fs;
+use std::{
+    fs::{self, File},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+};
 
 const BUG: &str = "this is a defect of agentd: please report it";
 
@@ -11,6 +14,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a6_be_root_of_the_host", bit: Process, remedy: BUG, run: root_of_host },
     Check { name: "a6_make_a_device_of_the_hosts_disk", bit: Process, remedy: BUG, run: root_disk },
     Check { name: "a6_find_set_id_programs_or_devices", bit: Process, remedy: BUG, run: mounts },
+    Check { name: "a6_leave_a_set_id_program_in_the_workspace", bit: Process, remedy: BUG, run: leave_set_id },
     Check { name: "a8_work_in_a_directory_outside", bit: Process, remedy: BUG, run: working_directory },
     Check { name: "a8_inherit_a_descriptor", bit: Process, remedy: BUG, run: descriptors },
     Check { name: "a8_inherit_the_environment", bit: Process, remedy: BUG, run: environment },
@@ -60,6 +64,26 @@ fn mounts(_: &Facts) -> Verdict {
         // Terminals are devices.
         let weak = !node && (lacks("nosuid") || lacks("nodev") && point != "/dev/pts");
         refused(weak, || format!("{point} is mounted {options}"))
+    }))
+}
+
+/// Whoever runs it outside, where no `nosuid` holds, would be the workspace's owner.
+fn leave_set_id(facts: &Facts) -> Verdict {
+    let workspace = match facts.get("workspace") {
+        Ok(workspace) => workspace,
+        Err(missing) => return missing,
+    };
+    let path = format!("{workspace}/agentd-attack-set-id");
+    let set_id = 0o4755;
+    let ways = [
+        ("chmod", fs::write(&path, "").and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(set_id))).is_ok()),
+        ("open", File::options().write(true).create_new(true).mode(set_id).open(format!("{path}.o")).is_ok()),
+        ("mknod", sys::mknod(&format!("{path}.m"), libc::S_IFREG | set_id, 0)),
+    ];
+    let made = |path: &str| fs::metadata(path).is_ok_and(|file| file.mode() & 0o6000 != 0);
+    let left = [&path, &format!("{path}.o"), &format!("{path}.m")].map(|path| (made(path), fs::remove_file(path)).0);
+    first(ways.into_iter().zip(left).map(|((call, succeeded), left)| {
+        refused(succeeded && left, || format!("{call} gave a file in the workspace set-id bits"))
     }))
 }
 

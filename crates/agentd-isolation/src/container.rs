@@ -127,6 +127,9 @@ fn rooted(spec: &SandboxSpec, parts: Parts) -> Result<SandboxPlan, IsolationErro
     let mut cgroup = CgroupPlan::from_limits(&spec.limits);
     let process_rlimit = fallback::processes(&mut cgroup);
     let rlimit_notes = fallback::cpu_time(&mut cgroup).into_iter().collect();
+    // In its own root the bits mean nothing to anybody. In a granted directory they are the caller's, on a mount of the host's that obeys
+    // them: whoever finds the file there would become the caller. The filter cannot tell the two apart.
+    let set_ids = spec.grants.iter().all(|grant| grant.access == Access::ReadOnly);
     // All below it is the sandbox's own; what is not, its mounts keep read-only.
     let rules = vec![Rule { path: PathBuf::from("/"), access: Access::ReadWrite, optional: false }];
     Ok(SandboxPlan {
@@ -134,7 +137,7 @@ fn rooted(spec: &SandboxSpec, parts: Parts) -> Result<SandboxPlan, IsolationErro
         tree: Tree::Root(RootPlan { base, system, files, links, home, grants, scratch_bytes }),
         capabilities: Capabilities::OWN_ROOT,
         landlock: Some(LandlockPlan { rules, network: spec.network }),
-        seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network, set_ids: true }),
+        seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network, set_ids }),
         cgroup,
         process_rlimit,
         rlimit_notes,

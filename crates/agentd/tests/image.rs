@@ -111,11 +111,12 @@ fn a_command_is_root_of_an_image_that_stays_as_it_is() {
 fn packages_can_be_unpacked_in_it() {
     let place = Place::new();
     let image = place.imported();
-    let output = place.sh(
-        &image,
-        "touch /a && chmod 4755 /a && stat -c %a /a && ln /a /b && stat -c %h /b && ln -s /a /c && cat /c && echo ok",
-    );
+    let script = "touch /a && chmod 4755 /a && stat -c %a /a && ln /a /b && stat -c %h /b && ln -s /a /c && cat /c && echo ok";
+    let output = place.agentd(&["run", "--image", &image, "--workspace", "none", "--", "sh", "-c", script]);
     assert_eq!(text(&output.stdout), "4755\n2\nok\n", "{output:?}");
+    // They would be the caller's in a workspace that can be changed.
+    let output = place.sh(&image, "touch /a; chmod 4755 /a");
+    assert!(text(&output.stderr).contains("not permitted"), "{output:?}");
     // Devices are refused cleanly.
     let output = place.sh(&image, "mknod /d b 8 0 || echo refused");
     assert_eq!(text(&output.stdout), "refused\n", "{output:?}");

@@ -3,7 +3,11 @@
 use crate::{support::*, table};
 use agentd_isolation::{Access, Grant, IsolationError, SandboxSpec};
 use libtest_mimic::Trial;
-use std::{fs, os::unix::ffi::OsStrExt, path::Path};
+use std::{
+    fs,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    path::Path,
+};
 
 pub fn trials(backend: &'static str) -> Vec<Trial> {
     if backend == "host-direct" {
@@ -14,6 +18,7 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
         a_grant_shows_what_it_names_and_nothing_beside_it,
         a_read_only_grant_in_a_writable_one_cannot_be_replaced,
         a_protected_path_stays_as_it_is_though_another_grant_shows_it,
+        nobody_becomes_the_caller_by_what_is_left_in_a_grant,
         any_bytes_are_a_path,
         a_home_is_where_it_is_asked_for,
     )
@@ -64,6 +69,25 @@ async fn a_protected_path_stays_as_it_is_though_another_grant_shows_it(backend: 
     let outcome = sh(&sandbox, &format!("echo evil > {}/.git/hooks/pre-commit", root.path().display())).await;
     assert_ne!(outcome.exit_code, Some(0));
     assert_eq!(fs::read_to_string(root.path().join(".git/hooks/pre-commit")).unwrap(), "mine");
+    sandbox.destroy().await.unwrap();
+}
+
+async fn nobody_becomes_the_caller_by_what_is_left_in_a_grant(backend: &str) {
+    let root = directory();
+    let sandbox = granted(backend, vec![grant(root.path(), Access::ReadWrite)]).await;
+    let bits = "import os, sys\n\
+                def made(name, call):\n  try: call()\n  except OSError: return\n  print(name)\n\
+                os.chdir(sys.argv[1]); open('f', 'w'); os.mkdir('d')\n\
+                made('chmod', lambda: os.chmod('f', 0o4755)); made('fchmod', lambda: os.chmod(os.open('f', 0), 0o2755))\n\
+                made('open', lambda: os.open('g', os.O_CREAT, 0o4755)); made('unnamed', lambda: os.open('.', os.O_TMPFILE | 1, 0o4755))\n\
+                made('group', lambda: os.chmod('d', 0o2777)); made('mknod', lambda: os.mknod('h', 0o104755))\n\
+                import shutil; made('copy', lambda: shutil.copymode('/usr/bin/passwd', 'f'))\n";
+    let outcome = sandbox.exec(command(&["/usr/bin/python3", "-c", bits, root.path().to_str().unwrap()])).await.unwrap();
+    for entry in fs::read_dir(root.path()).unwrap() {
+        let (name, mode) = entry.map(|entry| (entry.file_name(), entry.metadata().unwrap().permissions().mode())).unwrap();
+        assert_eq!(mode & 0o6000, 0, "{name:?} in {}: {outcome:?}", root.path().display());
+    }
+    assert_eq!((out(&outcome).as_str(), outcome.exit_code), ("", Some(0)), "{outcome:?}");
     sandbox.destroy().await.unwrap();
 }
 

@@ -36,13 +36,18 @@ pub(super) fn rules(plan: SeccompPlan) -> Vec<(&'static str, i64, Vec<Rule>)> {
         ("setrlimit", libc::SYS_setrlimit, vec![vec![none_of(0, &core)]]),
         ("prctl", libc::SYS_prctl, vec![vec![none_of(0, &[PR_SET_MM])]]),
         ("personality", libc::SYS_personality, vec![vec![one_of(0, &PERSONALITIES)]]),
-        ("mknodat", libc::SYS_mknodat, plain_nodes(2)),
-        ("fchmod", libc::SYS_fchmod, modes(1, plan)),
-        ("fchmodat", libc::SYS_fchmodat, modes(2, plan)),
+        ("mknodat", libc::SYS_mknodat, plain_nodes(2, plan)),
+        ("fchmod", libc::SYS_fchmod, vec![vec![plain_mode(1, plan)]]),
+        ("fchmodat", libc::SYS_fchmodat, vec![vec![plain_mode(2, plan)]]),
+        ("openat", libc::SYS_openat, opening(2, plan)),
         #[cfg(target_arch = "x86_64")]
-        ("chmod", libc::SYS_chmod, modes(1, plan)),
+        ("chmod", libc::SYS_chmod, vec![vec![plain_mode(1, plan)]]),
         #[cfg(target_arch = "x86_64")]
-        ("mknod", libc::SYS_mknod, plain_nodes(1)),
+        ("mknod", libc::SYS_mknod, plain_nodes(1, plan)),
+        #[cfg(target_arch = "x86_64")]
+        ("open", libc::SYS_open, opening(1, plan)),
+        #[cfg(target_arch = "x86_64")]
+        ("creat", libc::SYS_creat, vec![vec![plain_mode(1, plan)]]),
     ]
 }
 
@@ -64,14 +69,22 @@ fn sockets(profile: Profile) -> Vec<Rule> {
 }
 
 /// Regular files, FIFOs and sockets; no devices.
-fn plain_nodes(argument: u8) -> Vec<Rule> {
-    vec![vec![masked(argument, libc::S_IFMT, &[0, libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK])]]
+fn plain_nodes(argument: u8, plan: SeccompPlan) -> Vec<Rule> {
+    let plain = masked(argument, libc::S_IFMT, &[0, libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK]);
+    vec![vec![plain, plain_mode(argument, plan)]]
 }
 
-/// Modes without set-user-id and set-group-id, unless the plan lets them through.
-fn modes(argument: u8, plan: SeccompPlan) -> Vec<Rule> {
+/// A mode without set-user-id and set-group-id, unless the plan lets them through.
+fn plain_mode(argument: u8, plan: SeccompPlan) -> Condition {
     let refused = if plan.set_ids { 0 } else { libc::S_ISUID | libc::S_ISGID };
-    vec![vec![masked(argument, refused, &[0])]]
+    masked(argument, refused, &[0])
+}
+
+/// Opening what exists, or making a file with such a mode, which is the argument after the flags.
+fn opening(flags: u8, plan: SeccompPlan) -> Vec<Rule> {
+    let makes = numbers([libc::O_CREAT, libc::O_TMPFILE & !libc::O_DIRECTORY]);
+    let makes = makes.iter().fold(0, |all, flag| all | flag);
+    vec![vec![masked(flags, makes, &[0])], vec![plain_mode(flags + 1, plan)]]
 }
 
 fn masked(argument: u8, mask: u32, values: &[u32]) -> Condition {

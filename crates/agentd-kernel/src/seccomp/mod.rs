@@ -20,7 +20,8 @@ pub struct SeccompPlan {
     pub profile: Profile,
     /// The network decides nothing by address here, only which socket families exist.
     pub network: Network,
-    /// Whether set-user-id and set-group-id bits may be given: in a root of the sandbox's own they mean nothing (`nosuid`).
+    /// Whether set-user-id and set-group-id bits may be given: in a root of the sandbox's own they mean nothing (`nosuid`), in a directory
+    /// of the caller's they would.
     pub set_ids: bool,
 }
 
@@ -48,14 +49,16 @@ impl SeccompPlan {
     fn unconditional(&self) -> impl Iterator<Item = (&'static str, i64)> {
         let default = if self.profile >= Profile::Default { syscalls::DEFAULT } else { &[] };
         let permissive = if self.profile >= Profile::Permissive { syscalls::PERMISSIVE } else { &[] };
-        syscalls::ALWAYS.iter().chain(default).chain(permissive).copied()
+        let open = self.set_ids.then_some(&syscalls::OPENAT2);
+        syscalls::ALWAYS.iter().chain(default).chain(permissive).chain(open).copied()
     }
 
     /// Compiles the filter.
     pub fn compile(&self) -> Program {
         let number = |nr: i64| u32::try_from(nr).unwrap_or(u32::MAX);
-        let mut decisions: BTreeMap<u32, Decision> = self.unconditional().map(|(_, nr)| (number(nr), Decision::Allow)).collect();
-        decisions.extend(syscalls::ABSENT.iter().map(|(_, nr)| (number(*nr), Decision::Fail(libc::ENOSYS))));
+        let absent = syscalls::ABSENT.iter().chain([&syscalls::OPENAT2]);
+        let mut decisions: BTreeMap<u32, Decision> = absent.map(|(_, nr)| (number(*nr), Decision::Fail(libc::ENOSYS))).collect();
+        decisions.extend(self.unconditional().map(|(_, nr)| (number(nr), Decision::Allow)));
         decisions.extend(arguments::rules(*self).into_iter().map(|(_, nr, rules)| (number(nr), Decision::Check(rules))));
         Program(assemble::assemble(&decisions.into_iter().collect::<Vec<_>>()))
     }

@@ -164,8 +164,6 @@ pub(super) const ALWAYS: &[Entry] = &[
     ("epoll_pwait", libc::SYS_epoll_pwait),
     ("epoll_pwait2", libc::SYS_epoll_pwait2),
     ("epoll_create1", libc::SYS_epoll_create1),
-    ("openat", libc::SYS_openat),
-    ("openat2", libc::SYS_openat2),
     ("mkdirat", libc::SYS_mkdirat),
     ("newfstatat", libc::SYS_newfstatat),
     ("unlinkat", libc::SYS_unlinkat),
@@ -215,7 +213,6 @@ pub(super) const ALWAYS: &[Entry] = &[
     ("process_madvise", libc::SYS_process_madvise),
     ("getdents64", libc::SYS_getdents64),
     #[cfg(target_arch = "x86_64")]
-    ("open", libc::SYS_open),
     #[cfg(target_arch = "x86_64")]
     ("stat", libc::SYS_stat),
     #[cfg(target_arch = "x86_64")]
@@ -247,7 +244,6 @@ pub(super) const ALWAYS: &[Entry] = &[
     #[cfg(target_arch = "x86_64")]
     ("rmdir", libc::SYS_rmdir),
     #[cfg(target_arch = "x86_64")]
-    ("creat", libc::SYS_creat),
     #[cfg(target_arch = "x86_64")]
     ("link", libc::SYS_link),
     #[cfg(target_arch = "x86_64")]
@@ -339,3 +335,6 @@ pub(super) const PERMISSIVE: &[Entry] = &[
 /// can follow, `fchmodat2` has a second way to set-id bits.
 pub(super) const ABSENT: &[Entry] =
     &[("clone3", libc::SYS_clone3), ("fchmodat2", 452), ("io_uring_setup", libc::SYS_io_uring_setup)];
+
+/// Likewise where set-id bits may not be given: its mode is behind a pointer.
+pub(super) const OPENAT2: Entry = ("openat2", libc::SYS_openat2);

@@ -32,7 +32,7 @@ macro_rules! call {
 
 #[test]
 fn dangerous_calls_are_refused_in_every_profile() {
-    let attempts: [Attempt; 23] = [
+    let attempts: [Attempt; 31] = [
         ("unshare user", call!(libc::SYS_unshare, libc::CLONE_NEWUSER), libc::EPERM),
         ("clone user", call!(libc::SYS_clone, libc::CLONE_NEWUSER | libc::SIGCHLD, 0, 0, 0, 0), libc::EPERM),
         ("clone3", call!(libc::SYS_clone3, 0, 0), libc::ENOSYS),
@@ -55,6 +55,14 @@ fn dangerous_calls_are_refused_in_every_profile() {
         ("limits of another process", call!(libc::SYS_prlimit64, 1, 7, 0, 0), libc::EPERM),
         ("the core limit", call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 8, 0), libc::EPERM),
         ("the core limit from a high address", call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 1_u64 << 32, 0), libc::EPERM),
+        ("set-id by chmod", call!(libc::SYS_fchmodat, -1, c"x".as_ptr(), 0o4755), libc::EPERM),
+        ("set-id by open", call!(libc::SYS_openat, -1, c"x".as_ptr(), libc::O_CREAT, 0o2755), libc::EPERM),
+        ("set-id without a name", call!(libc::SYS_openat, -1, c"x".as_ptr(), libc::O_TMPFILE, 0o4755), libc::EPERM),
+        ("set-id by creat", call!(libc::SYS_creat, c"/nowhere/x".as_ptr(), 0o4755), libc::EPERM),
+        ("set-id by mknod", call!(libc::SYS_mknodat, -1, c"x".as_ptr(), libc::S_IFREG | 0o4755, 0), libc::EPERM),
+        ("set-id behind a pointer", call!(libc::SYS_openat2, -1, 0, 0, 24), libc::ENOSYS),
+        ("a new file with high bits", call!(libc::SYS_openat, -1, c"x".as_ptr(), libc::O_CREAT, 0x1_0000_0800_u64), libc::EPERM),
+        ("a device", call!(libc::SYS_mknodat, -1, c"x".as_ptr(), libc::S_IFBLK, 0), libc::EPERM),
         ("SCTP", call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 132), libc::EPERM),
     ];
     for profile in PROFILES {
@@ -66,11 +74,14 @@ fn dangerous_calls_are_refused_in_every_profile() {
 
 #[test]
 fn ordinary_calls_reach_the_kernel() {
-    let attempts: [Attempt; 7] = [
+    let attempts: [Attempt; 9] = [
         ("getpid", call!(libc::SYS_getpid), 0),
         ("ioctl", call!(libc::SYS_ioctl, -1, 0x5401, 0), libc::EBADF),
         ("own limits", call!(libc::SYS_prlimit64, 0, 7, 0, 0), 0),
         ("reading the core limit", call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 0, 0), 0),
+        ("a new file", call!(libc::SYS_openat, -1, c"x".as_ptr(), libc::O_CREAT, 0o1777), libc::EBADF),
+        // The mode means nothing then, and may be anything.
+        ("a file that exists", call!(libc::SYS_openat, -1, c"x".as_ptr(), libc::O_DIRECTORY, 0o7777), libc::EBADF),
         ("UDP socket", call!(libc::SYS_socket, libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP), 0),
         ("TCP socket", call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0), 0),
         ("routes", call!(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, 0), 0),

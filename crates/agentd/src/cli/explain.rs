@@ -40,8 +40,9 @@ pub(crate) fn text(backend: &str, spec: &SandboxSpec) -> Result<String, Isolatio
     let rules = plan.landlock.iter().flat_map(|landlock| &landlock.rules);
     lines.extend(rules.map(|rule| ("landlock", format!("{} ({})", rule.path.display(), access(rule.access)))));
     if let Some(seccomp) = plan.seccomp {
-        lines
-            .push(("seccomp", format!("{:?}: {} system calls allowed", seccomp.profile, seccomp.allowed().len()).to_lowercase()));
+        let set_ids = if seccomp.set_ids { "" } else { "; no set-id bits, which would be the caller's" };
+        let profile = format!("{:?}", seccomp.profile).to_lowercase();
+        lines.push(("seccomp", format!("{profile}: {} system calls allowed{set_ids}", seccomp.allowed().len())));
     }
     lines.push(("cgroup", plan.cgroup.describe()));
     if let Some(limit) = plan.process_rlimit {

@@ -86,8 +86,12 @@ impl Debian {
 
     /// What a script says, on both streams, in a sandbox of the image.
     fn sh(&self, script: &str) -> String {
-        let script = format!("exec 2>&1; export LC_ALL=C DEBIAN_FRONTEND=noninteractive; {script}");
-        let output = self.agentd(&["run", "--backend", "container", "--image", &self.image, "--", "sh", "-c", &script]);
+        // The packages read-only: where the caller's files can be changed, set-id bits are refused.
+        let work = self.path("work");
+        let work = work.to_str().unwrap();
+        let script = format!("exec 2>&1; export LC_ALL=C DEBIAN_FRONTEND=noninteractive; cd {work}; {script}");
+        let options = ["run", "--backend", "container", "--image", &self.image, "--workspace", "none", "--ro", work];
+        let output = self.agentd(&[&options[..], &["--", "sh", "-c", &script]].concat());
         assert!(output.stderr.is_empty(), "{output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
