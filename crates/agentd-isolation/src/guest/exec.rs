@@ -138,7 +138,7 @@ impl Running {
 
     fn hear(&self, news: Option<FromGuest>) -> Result<End, IsolationError> {
         match news {
-            Some(FromGuest::Ended { end, .. }) => Ok(end),
+            Some(FromGuest::Ended { end, .. }) => Ok(end.within_reason()),
             Some(FromGuest::Failed { failure, .. }) => Err(failure.into_error(&self.program)),
             None => match self.reason {
                 Some(reason) if self.asked => {

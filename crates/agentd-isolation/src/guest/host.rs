@@ -3,7 +3,7 @@
 use super::{
     Attach, Identity, Machine, carrier,
     frame::{MAX_FROM_GUEST, MAX_TO_GUEST},
-    protocol::{Attaching, FromGuest, Spec, ToGuest},
+    protocol::{Attaching, FromGuest, Spec, ToGuest, told, within_reason},
     session::{Operation, Session, refused},
 };
 use agentd_core::{IsolationError, LayerReport, Limits, Root, SandboxSpec, Usage, Writable};
@@ -16,7 +16,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
-    task::JoinHandle,
+    task::{AbortHandle, JoinHandle},
 };
 
 /// A guest. What is lost of it is never found again, but for [`Guest::adopt`].
@@ -42,6 +42,12 @@ struct Connection {
 struct Still {
     suspended: bool,
     quiet: bool,
+}
+
+impl Still {
+    fn runs(self) -> bool {
+        !self.suspended && !self.quiet
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,7 +95,9 @@ impl Guest {
             end.map_err(|why| {
                 // One that speaks nonsense, or nothing, runs nothing any more either.
                 session.lose(&format!("guest: {why}"));
-                machine.kill();
+                if !session.is_ending() {
+                    machine.kill();
+                }
                 session.why_lost()
             })
         }));
@@ -106,7 +114,8 @@ impl Guest {
     }
 
     /// Both sides stop sending, and nothing is in flight: the machine's memory may be saved when this returns. What is asked for meanwhile
-    /// waits until [`Guest::proceed`]. The carrier is closed on this side.
+    /// waits until [`Guest::proceed`]. The carrier is closed on this side. A guest that does not come to rest makes this wait for ever; given
+    /// up before, its machine is killed.
     ///
     /// # Errors
     /// [`IsolationError::Lost`] with a guest that ended instead; [`IsolationError::Invalid`] for one that is quiet already.
@@ -120,7 +129,10 @@ impl Guest {
         };
         self.still.send_modify(|still| still.quiet = true);
         session.mux.hold(&ToGuest::Quiesce, false).map_err(refused)?;
-        task.await.unwrap_or_else(|error| Err(IsolationError::Lost(error.to_string())))
+        let mut unfinished = Unfinished { guest: Some(self), task: task.abort_handle() };
+        task.await.unwrap_or_else(|error| Err(IsolationError::Lost(error.to_string())))?;
+        unfinished.guest = None;
+        Ok(())
     }
 
     /// Goes on over a new carrier to the same guest after [`Guest::quiesce`], with all streams and execs as they were.
@@ -154,15 +166,15 @@ impl Guest {
         Ok(())
     }
 
-    /// Asks the agent to end everything, flush the file systems and exit; returns when the carrier has ended. Its machine is then killed.
-    /// A guest that does not end makes this wait for ever.
+    /// Asks the agent to end everything, flush the file systems and exit; returns when the carrier has ended. What it wrote is then on disk,
+    /// and the machine is still to be destroyed. A guest that does not end makes this wait for ever.
     pub async fn shutdown(&self) {
         let (task, session) = {
             let mut connection = lock(&self.connection);
             (connection.task.take(), connection.session.clone())
         };
         if let Some(task) = task
-            && session.request(&ToGuest::Shutdown).is_ok()
+            && session.shut_down().is_ok()
         {
             // It ends in any case.
             task.await.ok();
@@ -204,33 +216,15 @@ impl Guest {
         Ok(())
     }
 
-    fn stands_still(&self) -> bool {
-        let still = *self.still.borrow();
-        still.suspended || still.quiet
-    }
-
     /// Waits for so long in which the machine runs, without a break.
     pub(super) fn running_for(&self, patience: std::time::Duration) -> impl Future<Output = ()> + use<> {
         let mut still = self.still.subscribe();
         async move {
-            loop {
-                let moved = async {
-                    // The guest is gone with it.
-                    if still.wait_for(|still| !still.suspended && !still.quiet).await.is_err() {
-                        return;
-                    }
-                    tokio::select! {
-                        () = tokio::time::sleep(patience) => {}
-                        _ = still.changed() => {}
-                    }
-                };
-                moved.await;
-                let stopped = {
-                    let now = *still.borrow();
-                    now.suspended || now.quiet
-                };
-                if !stopped {
-                    return;
+            // What tells of it is gone with the guest.
+            while still.wait_for(|still| still.runs()).await.is_ok() {
+                tokio::select! {
+                    () = tokio::time::sleep(patience) => return,
+                    _ = still.changed() => {}
                 }
             }
         }
@@ -239,17 +233,32 @@ impl Guest {
     /// What the sandbox used so far, as the guest counts it. One that stands still has used what it told last.
     pub(super) async fn usage(&self) -> Result<Usage, IsolationError> {
         let mut usage = *lock(&self.used);
-        if !self.stands_still() && self.is_alive() {
+        if self.still.borrow().runs() && self.is_alive() {
             let mut operation = self.session().begin()?;
             operation.session.request(&ToGuest::Usage { id: operation.id })?;
             match operation.answer("").await? {
-                FromGuest::Used { usage: told, .. } => usage = told,
+                FromGuest::Used { usage: told, .. } => usage = within_reason(told),
                 _ => return Err(Operation::out_of_order()),
             }
             *lock(&self.used) = usage;
         }
         usage.wall = self.made.elapsed();
         Ok(usage)
+    }
+}
+
+/// A guest that was told to be quiet: nobody knows what it still says when that is given up.
+struct Unfinished<'a> {
+    guest: Option<&'a Guest>,
+    task: AbortHandle,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(guest) = self.guest {
+            self.task.abort();
+            guest.end("it did not come to rest");
+        }
     }
 }
 
@@ -277,7 +286,8 @@ async fn ask<C: AsyncRead + AsyncWrite + Unpin>(
     carrier::greet(&mut reader, &mut writer).await.map_err(|e| lost(&e))?;
     carrier::say(&mut writer, &ToGuest::Attach(attaching), MAX_TO_GUEST).await.map_err(|e| lost(&e))?;
     match carrier::hear(&mut reader, MAX_FROM_GUEST).await.map_err(|e| lost(&e))? {
-        FromGuest::Attached(attached) => attached.map_err(|failure| failure.into_error("guest")),
+        FromGuest::Attached(Ok(layers)) => Ok(told(layers)),
+        FromGuest::Attached(Err(failure)) => Err(failure.into_error("guest")),
         _ => Err(IsolationError::Lost("guest: it said something before it attached".to_owned())),
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Mux {
     state: Mutex<State>,
     /// Something waits to be sent.
     work: Notify,
+    /// It is lost.
+    over: Notify,
     /// The largest frame that is sent, and that is taken.
     limits: (usize, usize),
 }
@@ -95,7 +97,7 @@ struct Outgoing {
 impl Mux {
     /// One side that sends frames of at most `to` bytes, and takes those of at most `from`.
     pub(super) fn new(to: usize, from: usize) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), work: Notify::new(), limits: (to, from) })
+        Arc::new(Self { state: Mutex::default(), work: Notify::new(), over: Notify::new(), limits: (to, from) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -161,7 +163,7 @@ impl Mux {
         state.inlets.values().for_each(|inlet| inlet.ready.notify_one());
         state.outlets.values().for_each(|outlet| outlet.ready.notify_one());
         drop(state);
-        self.work.notify_one();
+        self.over.notify_one();
     }
 
     /// Why it is lost, when it is.
@@ -180,6 +182,17 @@ impl Mux {
         tokio::select! {
             end = self.read(reader, hear) => end,
             end = self.write(writer) => end.map_err(|e| e.to_string()),
+            why = self.over() => Err(why),
+        }
+    }
+
+    /// Waits until it is lost.
+    async fn over(&self) -> String {
+        loop {
+            if let Some(why) = self.lost() {
+                return why;
+            }
+            self.over.notified().await;
         }
     }
 
@@ -215,9 +228,6 @@ impl Mux {
         let mut batch = Vec::with_capacity(2 * BATCH);
         loop {
             batch.clear();
-            if let Some(why) = self.lost() {
-                return Err(std::io::Error::other(why));
-            }
             let last = self.lock().fill(&mut batch);
             if !batch.is_empty() {
                 writer.write_all(&batch).await?;

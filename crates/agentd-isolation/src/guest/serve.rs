@@ -34,15 +34,22 @@ where
 {
     let mut work = None;
     let served = connections(&mut accept, &root, &mut work).await;
+    end(work.as_ref()).await;
+    // Its carrier, if it has one still, ends only now: its host may end the machine then.
+    served.map(drop)
+}
+
+/// Ends the sandbox, and has what it wrote on disk.
+async fn end(work: Option<&Work>) {
     if let Some(work) = work {
         // The machine ends next, and with it whatever could not be ended.
         work.sandbox.destroy().await.ok();
     }
     rustix::fs::sync();
-    served
 }
 
-async fn connections<A, F, R, W>(accept: &mut A, root: &Path, work: &mut Option<Work>) -> io::Result<()>
+/// Gives the last carrier.
+async fn connections<A, F, R, W>(accept: &mut A, root: &Path, work: &mut Option<Work>) -> io::Result<(R, W)>
 where
     A: FnMut() -> F,
     F: Future<Output = io::Result<(R, W)>>,
@@ -61,7 +68,7 @@ where
         let Some(work) = work.as_mut() else { continue };
         match work.serve(&mut reader, &mut writer).await.map_err(io::Error::other)? {
             Ended::ToRest => resting = Some((reader, writer)),
-            Ended::ForEver => return Ok(()),
+            Ended::ForEver => return Ok((reader, writer)),
         }
     }
 }

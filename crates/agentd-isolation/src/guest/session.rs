@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 use tokio::sync::mpsc;
@@ -23,6 +23,8 @@ pub(super) struct Session {
     pub(super) mux: Arc<Mux>,
     listeners: Mutex<HashMap<u32, mpsc::Sender<FromGuest>>>,
     next: AtomicU32,
+    /// The guest has been asked to end.
+    ending: AtomicBool,
 }
 
 /// An exec or operation: its number, and what the guest says of it, which ends when the guest is lost.
@@ -34,7 +36,12 @@ pub(super) struct Operation {
 
 impl Session {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { mux: Mux::new(MAX_TO_GUEST, MAX_FROM_GUEST), listeners: Mutex::default(), next: AtomicU32::new(1) })
+        Arc::new(Self {
+            mux: Mux::new(MAX_TO_GUEST, MAX_FROM_GUEST),
+            listeners: Mutex::default(),
+            next: AtomicU32::new(1),
+            ending: AtomicBool::new(false),
+        })
     }
 
     fn listeners(&self) -> MutexGuard<'_, HashMap<u32, mpsc::Sender<FromGuest>>> {
@@ -57,6 +64,17 @@ impl Session {
     /// Sends a request. It never waits.
     pub(super) fn request(&self, request: &ToGuest) -> Result<(), IsolationError> {
         self.mux.say(request).map_err(refused)
+    }
+
+    /// Asks the guest to end.
+    pub(super) fn shut_down(&self) -> Result<(), IsolationError> {
+        self.ending.store(true, Ordering::Relaxed);
+        self.request(&ToGuest::Shutdown)
+    }
+
+    /// Whether the end of the connection is what was asked for.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
     }
 
     /// What a guest says.

@@ -44,7 +44,7 @@ pub fn take_role() {
     if std::env::args_os().nth(2).is_some_and(|arg| arg == ISOLATE) {
         isolate();
         let first = Command::new("/proc/self/exe").arg(carrier).spawn().unwrap().wait().unwrap();
-        std::process::exit(first.code().unwrap_or(1));
+        std::process::exit(first.code().unwrap_or(99));
     }
     rustix::mount::mount("proc", "/proc", "proc", MountFlags::empty(), None).unwrap();
     let root = make_root(Path::new(&place)).unwrap();
@@ -56,7 +56,7 @@ pub fn take_role() {
 
 /// How a host connects to a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carrier {
+enum Carrier {
     /// By its standard input and output, once.
     Stdio,
     /// To a socket that listens as its standard input.
@@ -117,20 +117,40 @@ pub struct Process {
     init: (Pid, OwnedFd),
     /// What stops it, once it has been stopped.
     freezer: Mutex<Option<Freezer>>,
-    _place: tempfile::TempDir,
+    place: tempfile::TempDir,
 }
 
 impl Process {
     /// Starts one with a descriptor as its standard input and output.
-    pub fn start(backend: &Arc<Machines>, carrier: OwnedFd, how: Carrier) -> Arc<Self> {
-        let place = tempfile::tempdir().unwrap();
+    pub fn start(backend: &Arc<Machines>, carrier: OwnedFd) -> Arc<Self> {
+        Self::start_in(tempfile::tempdir().unwrap(), backend, carrier, Carrier::Stdio)
+    }
+
+    fn start_in(place: tempfile::TempDir, backend: &Arc<Machines>, carrier: OwnedFd, how: Carrier) -> Arc<Self> {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg(if how == Carrier::Listener { "listener" } else { "stdio" }).arg(ISOLATE).env(PLACE, place.path());
+        command
+            .arg(if how == Carrier::Listener { "listener" } else { "stdio" })
+            .arg(ISOLATE)
+            .env(PLACE, place.path().join("machine"));
+        std::fs::create_dir(place.path().join("machine")).unwrap();
         command.stdout(Stdio::from(carrier.try_clone().unwrap())).stdin(carrier);
         let outer = command.spawn().unwrap();
         let init = first_child(outer.id());
         let freezer = Mutex::default();
-        Arc::new(Self { backend: backend.clone(), outer: Mutex::new(outer), init, freezer, _place: place })
+        Arc::new(Self { backend: backend.clone(), outer: Mutex::new(outer), init, freezer, place })
+    }
+
+    /// One with a socket to connect to.
+    pub fn listening(backend: &Arc<Machines>) -> (Arc<Self>, PathBuf) {
+        let place = tempfile::tempdir().unwrap();
+        let socket = place.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        (Self::start_in(place, backend, listener.into(), Carrier::Listener), socket)
+    }
+
+    /// Its exit code, when it has ended.
+    pub fn wait(&self) -> Option<i32> {
+        self.outer.lock().unwrap().wait().unwrap().code()
     }
 
     /// Waits until nothing of it is left.
@@ -255,7 +275,7 @@ impl IsolationBackend for Machines {
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let machine = Process::start(&self.me.upgrade().unwrap(), theirs.into(), Carrier::Stdio);
+        let machine = Process::start(&self.me.upgrade().unwrap(), theirs.into());
         let carrier = tokio::net::UnixStream::from_std(ours).unwrap();
         let identity = Some(Identity::new("guest").unwrap());
         let sandbox = GuestSandbox::open(self.id(), machine, carrier, Attach::New(GuestSpec { spec, identity }.into())).await?;
