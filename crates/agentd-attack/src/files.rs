@@ -26,10 +26,11 @@ pub(crate) const CHECKS: &[Check] = &[
 ];
 
 fn create_outside(facts: &Facts) -> Verdict {
-    let shared = ["/usr", "/usr/local/bin", "/opt", "/proc", "/sys"];
+    // The `/sys` of a machine's own root is an empty directory.
+    let shared: &[&str] = if facts.has_own_machine() { &[] } else { &["/usr", "/usr/local/bin", "/opt", "/sys"] };
     // In a root of its own these are the sandbox's; whether what is made there stays there, the outside looks.
     let own: &[&str] = if facts.has_own_root() { &[] } else { &["/", "/etc", "/var", "/run"] };
-    first(shared.iter().chain(own).map(|dir| {
+    first(["/proc"].iter().chain(shared).chain(own).map(|dir| {
         let path = format!("{}/agentd-attack-{}", dir.trim_end_matches('/'), std::process::id());
         let made = [
             ("a file", File::create(&path).is_ok()),

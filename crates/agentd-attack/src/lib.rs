@@ -43,7 +43,8 @@ pub struct Check {
 
 /// What the outside prepared: `secret_path`, `host_file`, `loopback_port`, `abstract_name`, `unix_path`, `host_pid`, `workspace`,
 /// `readonly`, `shm_id`, `shm_file`, `queue`, `host_marker`, `env_marker`;
-/// of a sandbox with a root of its own also `own_root` and `capabilities`, a hexadecimal mask of those it keeps.
+/// of a sandbox with a root of its own also `own_root` and `capabilities`, a hexadecimal mask of those it keeps; of one in a machine of its
+/// own also `own_machine`.
 #[derive(Debug, Default, Clone)]
 pub struct Facts(BTreeMap<String, String>);
 
@@ -63,6 +64,11 @@ impl Facts {
         self.0.get("own_root").is_some_and(|value| value == "1")
     }
 
+    /// Whether the machine is the sandbox's own (`own_machine=1`), with its programs, accounts and ids.
+    fn has_own_machine(&self) -> bool {
+        self.0.get("own_machine").is_some_and(|value| value == "1")
+    }
+
     /// The same facts and one more.
     #[must_use]
     pub fn with(mut self, key: &str, value: String) -> Self {
@@ -75,8 +81,17 @@ impl Facts {
     }
 }
 
+/// Attacks on what a machine of the sandbox's own has for itself: there they would prove nothing.
+const ON_A_SHARED_SYSTEM: [&str; 2] = ["a3_find_the_system_writable", "a7_read_accounts_and_homes"];
+
+/// Every attack that these facts give a meaning.
+pub fn checks(facts: &Facts) -> impl Iterator<Item = &'static Check> + use<> {
+    let shared = !facts.has_own_machine();
+    all().filter(move |check| shared || !ON_A_SHARED_SYSTEM.contains(&check.name))
+}
+
 /// Every attack.
-pub fn checks() -> impl Iterator<Item = &'static Check> {
+fn all() -> impl Iterator<Item = &'static Check> {
     [files::CHECKS, network::CHECKS, processes::CHECKS, privileges::CHECKS, syscalls::CHECKS].into_iter().flatten()
 }
 

@@ -1,7 +1,14 @@
 //! The backends whose sandboxes share the host's kernel: the launcher makes them all, and what tells one from another is the plan.
 
-use crate::{launcher, probe, sandbox::LinkedSandbox, tracker::Tracker};
-use agentd_core::{BackendCapabilities, Evidence, IsolationBackend, IsolationError, Profile, Sandbox, SandboxId, SandboxSpec};
+use crate::{
+    launcher,
+    probe::{self, Attackable},
+    sandbox::LinkedSandbox,
+    tracker::Tracker,
+};
+use agentd_core::{
+    BackendCapabilities, Command, Evidence, IsolationBackend, IsolationError, Outcome, Profile, Sandbox, SandboxId, SandboxSpec,
+};
 use agentd_kernel::privileges::Capabilities;
 use agentd_supervisor::plan::SandboxPlan;
 use async_trait::async_trait;
@@ -17,6 +24,8 @@ pub trait Kind: Send + Sync + 'static {
     const NAME: &'static str;
     /// The capabilities that a payload keeps behind the boundary; `None` where there is none.
     const BOUNDARY: Option<Capabilities>;
+    /// Whether a sandbox has a machine of its own, with its programs, accounts and ids.
+    const OWN_MACHINE: bool = false;
     /// What a spec comes to on this machine.
     fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError>;
 }
@@ -24,7 +33,7 @@ pub trait Kind: Send + Sync + 'static {
 /// A backend of this kind.
 pub struct LinkedBackend<K> {
     me: Weak<Self>,
-    live: Tracker,
+    live: Tracker<LinkedSandbox>,
     work_root: PathBuf,
     kind: PhantomData<K>,
 }
@@ -64,6 +73,24 @@ impl<K: Kind> LinkedBackend<K> {
         let sandbox = LinkedSandbox::open(ordered, me, spec.limits).await?;
         self.live.add(&sandbox);
         Ok(sandbox)
+    }
+}
+
+#[async_trait]
+impl<K: Kind> Attackable for LinkedBackend<K> {
+    fn own_root(&self) -> Option<Capabilities> {
+        K::BOUNDARY.filter(|kept| *kept != Capabilities::NONE)
+    }
+
+    fn own_machine(&self) -> bool {
+        K::OWN_MACHINE
+    }
+
+    async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError> {
+        let sandbox = self.create_linked(spec).await?;
+        let outcome = sandbox.attack(command).await;
+        sandbox.destroy().await?;
+        outcome
     }
 }
 

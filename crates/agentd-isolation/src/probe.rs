@@ -1,12 +1,12 @@
 //! The probe: makes things on the host that a sandbox must not reach, builds a small sandbox, and lets the attack suite loose in it.
 
-use crate::linked::{Kind, LinkedBackend};
 use agentd_attack::{Facts, Verdict};
 use agentd_core::{
     Access, BackendCapabilities, Bit, Bytes, Command, EndReason, Evidence, EvidenceResult, Grant, IsolationBackend,
-    IsolationError, Limits, Outcome, Sandbox, SandboxSpec,
+    IsolationError, Limits, Outcome, SandboxSpec,
 };
 use agentd_kernel::privileges::Capabilities;
+use async_trait::async_trait;
 use std::{
     net::TcpListener,
     os::{
@@ -19,6 +19,21 @@ use std::{
 
 /// How long all attacks together may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A backend that the attack suite can be let loose in.
+#[async_trait]
+pub(crate) trait Attackable: IsolationBackend {
+    /// The capabilities of a payload that has a root of its own; `None` where it has not.
+    fn own_root(&self) -> Option<Capabilities>;
+
+    /// Whether a sandbox has a machine of its own, with its programs, accounts and ids.
+    fn own_machine(&self) -> bool {
+        false
+    }
+
+    /// Runs a command of agentd's own image to its end, in a sandbox made for it.
+    async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError>;
+}
 
 /// What the attacks aim at; gone when dropped.
 struct Targets {
@@ -105,17 +120,17 @@ fn own_name() -> String {
 }
 
 /// Lets the attacks loose in a sandbox of `backend`'s, and says what held.
-pub(crate) async fn attack<K: Kind>(backend: &LinkedBackend<K>, work_root: &Path) -> Result<Vec<Evidence>, IsolationError> {
+pub(crate) async fn attack(backend: &impl Attackable, work_root: &Path) -> Result<Vec<Evidence>, IsolationError> {
     let io = |source| IsolationError::Io { context: "prepare the probe".to_owned(), source };
     let targets = Targets::make(work_root).map_err(io)?;
     let grant = |path: &Path, access| Grant { path: path.to_path_buf(), target: None, access, protect: Vec::new() };
     let grants = vec![grant(&targets.workspace, Access::ReadWrite), grant(&targets.readonly, Access::ReadOnly)];
-    let sandbox = backend.create_linked(SandboxSpec { grants, ..SandboxSpec::default() }).await?;
     let mut argv = vec![agentd_attack::ROLE.to_owned()];
-    let facts = match own_root::<K>() {
+    let facts = match backend.own_root() {
         Some(kept) => targets.facts.clone().with("own_root", "1".to_owned()).with("capabilities", format!("{:x}", kept.0)),
         None => targets.facts.clone(),
     };
+    let facts = if backend.own_machine() { facts.with("own_machine", "1".to_owned()) } else { facts };
     argv.extend(facts.to_args());
     let command = Command {
         argv: argv.into_iter().map(Into::into).collect(),
@@ -123,11 +138,10 @@ pub(crate) async fn attack<K: Kind>(backend: &LinkedBackend<K>, work_root: &Path
         limits: Limits { wall: Some(PATIENCE), ..Limits::default() },
         ..Command::default()
     };
-    let outcome = sandbox.attack(command).await;
-    sandbox.destroy().await?;
-    let said = outcome?.stdout.to_bytes();
+    let outcome = backend.attack_in(SandboxSpec { grants, ..SandboxSpec::default() }, command).await?;
+    let said = outcome.stdout.to_bytes();
     let said = String::from_utf8_lossy(&said);
-    Ok(agentd_attack::checks()
+    Ok(agentd_attack::checks(&facts)
         .map(|check| {
             let verdict = said.lines().filter_map(agentd_attack::parse_line).find(|(name, _)| *name == check.name);
             let result = match verdict {
@@ -141,20 +155,13 @@ pub(crate) async fn attack<K: Kind>(backend: &LinkedBackend<K>, work_root: &Path
         .collect())
 }
 
-/// The capabilities of a payload that has a root of its own.
-fn own_root<K: Kind>() -> Option<Capabilities> {
-    K::BOUNDARY.filter(|kept| *kept != Capabilities::NONE)
-}
-
 /// Attacks `backend`, exceeds its limits, and says what it has proven.
-pub(crate) async fn probe<K: Kind>(backend: &LinkedBackend<K>, work_root: &Path) -> Result<BackendCapabilities, IsolationError> {
+pub(crate) async fn probe(backend: &impl Attackable, work_root: &Path) -> Result<BackendCapabilities, IsolationError> {
     let mut evidence = attack(backend, work_root).await?;
-    if own_root::<K>().is_some() {
+    if backend.own_root().is_some() {
         evidence.push(change_own_root(backend).await);
     }
-    for check in limit_checks() {
-        evidence.push(exceed(backend, check).await);
-    }
+    evidence.extend(limits(backend).await);
     let mut proven = BackendCapabilities::from_evidence(backend.name(), evidence);
     proven.platform_features = features();
     Ok(proven)
@@ -234,6 +241,15 @@ fn limit_checks() -> Vec<LimitCheck> {
             held: |outcome| outcome.reason == EndReason::OutputLimit,
         },
     ]
+}
+
+/// Exceeds the limits of `backend`'s sandboxes, and says what held.
+pub(crate) async fn limits(backend: &dyn IsolationBackend) -> Vec<Evidence> {
+    let mut evidence = Vec::new();
+    for check in limit_checks() {
+        evidence.push(exceed(backend, check).await);
+    }
+    evidence
 }
 
 async fn exceed(backend: &dyn IsolationBackend, check: LimitCheck) -> Evidence {

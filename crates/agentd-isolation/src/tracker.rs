@@ -1,27 +1,31 @@
 //! Which sandboxes of a backend live. It holds them weakly: a sandbox that nobody uses any more is ended by being dropped.
 
-use crate::sandbox::LinkedSandbox;
 use agentd_core::{IsolationError, Sandbox, SandboxId};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-#[derive(Default)]
-pub(crate) struct Tracker(Mutex<BTreeMap<SandboxId, Weak<LinkedSandbox>>>);
+pub(crate) struct Tracker<S>(Mutex<BTreeMap<SandboxId, Weak<S>>>);
 
-impl Tracker {
-    pub(crate) fn add(&self, sandbox: &Arc<LinkedSandbox>) {
+impl<S> Default for Tracker<S> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<S: Sandbox + 'static> Tracker<S> {
+    pub(crate) fn add(&self, sandbox: &Arc<S>) {
         let mut live = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         live.retain(|_, sandbox| sandbox.strong_count() > 0);
         live.insert(sandbox.id().clone(), Arc::downgrade(sandbox));
     }
 
-    fn all(&self) -> Vec<Arc<LinkedSandbox>> {
+    fn all(&self) -> Vec<Arc<S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().filter_map(Weak::upgrade).collect()
     }
 
-    async fn alive(&self) -> Vec<Arc<LinkedSandbox>> {
+    async fn alive(&self) -> Vec<Arc<S>> {
         let mut alive = Vec::new();
         for sandbox in self.all() {
             if sandbox.is_alive().await {

@@ -6,7 +6,7 @@
 mod support;
 
 use agentd_isolation::{
-    Command, IsolationError, Limits, Sandbox, SandboxSpec, StdinSource,
+    Command, EvidenceResult, IsolationError, Limits, Sandbox, SandboxSpec, StdinSource,
     guest::{Attach, GuestSandbox, GuestSpec, Identity, Machine},
 };
 use libtest_mimic::{Arguments, Trial};
@@ -46,6 +46,7 @@ fn trials() -> Vec<Trial> {
         strangers_change_nothing,
         a_sandbox_is_made_once,
         it_ends_when_told_to,
+        every_attack_is_held_inside,
         a_large_file_comes_back_as_it_was,
     )
 }
@@ -242,6 +243,15 @@ async fn it_ends_when_told_to() {
     assert!(matches!(handle.wait().await, Err(IsolationError::Lost(_))));
     assert!(!made.sandbox.is_alive().await);
     made.machine.destroy().await.unwrap();
+}
+
+async fn every_attack_is_held_inside() {
+    let made = Made::new().await;
+    let evidence = made.sandbox.probe_inside().await.unwrap();
+    let broken: Vec<_> = evidence.iter().filter(|evidence| evidence.result != EvidenceResult::Held).collect();
+    assert!(broken.is_empty() && evidence.len() > 30, "{} attacks, of which {broken:?}", evidence.len());
+    assert_eq!(made.sh("ls -d /tmp/agentd* | wc -l").await, "0\n");
+    made.sandbox.destroy().await.unwrap();
 }
 
 async fn a_large_file_comes_back_as_it_was() {

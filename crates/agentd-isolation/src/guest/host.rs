@@ -3,8 +3,9 @@
 use super::{
     Attach, Identity, Machine, carrier,
     frame::{MAX_FROM_GUEST, MAX_TO_GUEST},
-    protocol::{Attaching, FromGuest, Spec, ToGuest, told, within_reason},
+    protocol::{Attaching, FromGuest, Spec, ToGuest},
     session::{Operation, Session, refused},
+    told::{told, within_reason},
 };
 use agentd_core::{IsolationError, LayerReport, Limits, Root, SandboxSpec, Usage, Writable};
 use std::{

@@ -4,8 +4,8 @@
 //! So everything that a sandbox is — limits, ends, terminals, files — is done in every kind of machine by the same code, which also does it
 //! on the host. What a backend adds is a [`Machine`]: how to end it, stop it, save it.
 //!
-//! - [`frame`], [`protocol`]: what is said; [`carrier`], [`mux`], [`stream`]: how it is carried.
-//! - [`agent`], [`serve`], [`work`]: the guest's side.
+//! - [`frame`], [`protocol`], [`told`]: what is said; [`carrier`], [`mux`], [`stream`]: how it is carried.
+//! - [`agent`], [`serve`], [`work`], [`inside`]: the guest's side.
 //! - [`session`], [`host`], [`exec`], [`sandbox`]: the host's side. All that comes from a guest is untrusted.
 
 mod agent;
@@ -14,6 +14,7 @@ mod exec;
 mod frame;
 mod host;
 mod identity;
+mod inside;
 mod machine;
 mod mux;
 mod protocol;
@@ -21,6 +22,7 @@ mod sandbox;
 mod serve;
 mod session;
 mod stream;
+mod told;
 mod work;
 
 pub use agent::{ROLE, main};

@@ -1,15 +1,12 @@
 //! The messages between a host and the agent in its guest. All that names something is bytes: not every path or argument is text.
 
-use super::Identity;
-use agentd_core::{
-    EndReason, Grant, IsolationError, LayerError, LayerReport, LayerStatus, Limits, Network, Profile, SandboxSpec, Usage,
-};
+use super::{Identity, told::Failure};
+use agentd_core::{EndReason, Evidence, Grant, LayerReport, Limits, Network, Profile, SandboxSpec, Usage};
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 /// Host to guest.
@@ -56,6 +53,11 @@ pub enum ToGuest {
     },
     /// Say what the sandbox has used.
     Usage {
+        /// The operation.
+        id: u32,
+    },
+    /// Attack a sandbox like the one that is made, and exceed its limits.
+    Probe {
         /// The operation.
         id: u32,
     },
@@ -211,6 +213,13 @@ pub enum FromGuest {
         /// That.
         usage: Usage,
     },
+    /// What held, and what did not.
+    Probed {
+        /// The operation.
+        id: u32,
+        /// That.
+        evidence: Vec<Evidence>,
+    },
     /// Nothing more is sent on this connection.
     Quiesced,
 }
@@ -228,117 +237,13 @@ pub struct End {
     pub usage: Usage,
 }
 
-/// No processor time is longer, in seconds: what a guest tells is added up.
-const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
-
-impl End {
-    /// As a guest tells it, within what can be.
-    pub fn within_reason(self) -> Self {
-        Self {
-            exit_code: self.exit_code.map(|code| code & 0xff),
-            signal: self.signal.map(|signal| signal & 0x7f),
-            usage: within_reason(self.usage),
-            ..self
-        }
-    }
-}
-
-/// Figures as a guest tells them, within what can be.
-pub fn within_reason(usage: Usage) -> Usage {
-    Usage { cpu_user: usage.cpu_user.min(LONGEST), cpu_system: usage.cpu_system.min(LONGEST), ..usage }
-}
-
-/// An [`IsolationError`] on its way. What the host knows itself — the program, the path — stays out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Failure {
-    /// [`IsolationError::Layer`].
-    Layer(LayerError),
-    /// [`IsolationError::Invalid`].
-    Invalid {
-        /// Which part of the request.
-        what: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// [`IsolationError::Spawn`].
-    Spawn(i32),
-    /// [`IsolationError::File`].
-    File(i32),
-    /// [`IsolationError::Lost`].
-    Lost(String),
-    /// Any other, in words.
-    Other(String),
-}
-
-/// The most bytes of a text in a failure: a frame takes it.
-const TEXT: usize = 4 << 10;
-
-/// A text without what a terminal would obey.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
-/// Layers as a guest tells them.
-pub fn told(layers: Vec<LayerReport>) -> Vec<LayerReport> {
-    let told = |LayerReport { layer, status, detail }| {
-        let status = match status {
-            LayerStatus::Partial(what) => LayerStatus::Partial(printable(&what)),
-            LayerStatus::Missing(error) => {
-                LayerStatus::Missing(LayerError { call: printable(&error.call), remedy: printable(&error.remedy), ..error })
-            }
-            enforced => enforced,
-        };
-        LayerReport { layer, status, detail: printable(&detail) }
-    };
-    layers.into_iter().map(told).collect()
-}
-
-fn short(mut text: String) -> String {
-    if text.len() > TEXT {
-        let end = (0..=TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text.truncate(end);
-    }
-    text
-}
-
-impl From<IsolationError> for Failure {
-    fn from(error: IsolationError) -> Self {
-        match error {
-            IsolationError::Layer(error) => {
-                Self::Layer(LayerError { call: short(error.call), remedy: short(error.remedy), ..error })
-            }
-            IsolationError::Invalid { what, reason } => Self::Invalid { what: short(what), reason: short(reason) },
-            IsolationError::Spawn { errno, .. } => Self::Spawn(errno),
-            IsolationError::File { errno, .. } => Self::File(errno),
-            IsolationError::Lost(why) => Self::Lost(short(why)),
-            other => Self::Other(short(other.to_string())),
-        }
-    }
-}
-
-impl Failure {
-    /// The error again; `subject` is the program or path that it is about. What a guest says is shown to people: no terminal obeys it.
-    pub fn into_error(self, subject: &str) -> IsolationError {
-        match self {
-            Self::Layer(error) => LayerError { call: printable(&error.call), remedy: printable(&error.remedy), ..error }.into(),
-            Self::Invalid { what, reason } => IsolationError::Invalid { what: printable(&what), reason: printable(&reason) },
-            Self::Spawn(errno) => IsolationError::Spawn { program: subject.to_owned(), errno },
-            Self::File(errno) => IsolationError::File { path: subject.to_owned(), errno },
-            Self::Lost(why) => IsolationError::Lost(printable(&why)),
-            Self::Other(said) => {
-                IsolationError::Io { context: "the guest".to_owned(), source: std::io::Error::other(printable(&said)) }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::{
         super::frame::{Frame, MAX_FROM_GUEST, MAX_TO_GUEST, decode, encode},
         *,
     };
-    use agentd_core::Layer;
+    use agentd_core::{IsolationError, Layer, LayerError};
     use proptest::prelude::*;
 
     fn blob() -> impl Strategy<Value = Vec<u8>> {
@@ -385,24 +290,6 @@ mod tests {
             }),
             Just(FromGuest::Quiesced),
         ]
-    }
-
-    #[test]
-    fn any_failure_fits_into_a_frame() {
-        let long = "ä".repeat(MAX_FROM_GUEST);
-        let failure = IsolationError::Layer(LayerError::new(Layer::Exec, long.clone(), None).remedy(long)).into();
-        let mut to = Vec::new();
-        encode(&Frame::Message(FromGuest::Failed { id: 1, failure }), MAX_FROM_GUEST, &mut to).unwrap();
-    }
-
-    #[test]
-    fn what_a_guest_tells_is_neither_obeyed_by_a_terminal_nor_too_much_to_be_added_up() {
-        let failure = Failure::Other("\x1b]0;title\x07 \u{9b}2J text\n".to_owned());
-        assert_eq!(failure.into_error("").to_string(), "the guest: \u{fffd}]0;title\u{fffd} \u{fffd}2J text\u{fffd}");
-        let usage = Usage { cpu_user: Duration::MAX, cpu_system: Duration::MAX, ..Usage::default() };
-        let end = End { reason: EndReason::Exited, exit_code: Some(-1), signal: Some(i32::MAX), usage }.within_reason();
-        assert_eq!((end.exit_code, end.signal), (Some(255), Some(127)));
-        assert!(end.usage.cpu_user + end.usage.cpu_system < Duration::MAX);
     }
 
     proptest! {

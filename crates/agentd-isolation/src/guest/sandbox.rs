@@ -5,9 +5,12 @@ use super::{
     frame::{StreamId, Which},
     protocol::{FromGuest, ToGuest, bytes},
     session::{Operation, refused},
+    told::shown,
 };
 use crate::exec::Image;
-use agentd_core::{BackendCapabilities, Command, ExecHandle, IsolationError, LayerReport, Outcome, Sandbox, SandboxId, Usage};
+use agentd_core::{
+    BackendCapabilities, Command, Evidence, ExecHandle, IsolationError, LayerReport, Outcome, Sandbox, SandboxId, Usage,
+};
 use async_trait::async_trait;
 use std::{path::Path, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -34,6 +37,20 @@ impl GuestSandbox {
     /// Its connection.
     pub fn guest(&self) -> &Guest {
         &self.guest
+    }
+
+    /// Attacks a sandbox like this one beside it in the guest, and exceeds its limits: what holds there, between a payload and its guest.
+    /// It takes some seconds.
+    ///
+    /// # Errors
+    /// What hinders the agent from preparing it.
+    pub async fn probe_inside(&self) -> Result<Vec<Evidence>, IsolationError> {
+        let mut operation = self.begin()?;
+        operation.session.request(&ToGuest::Probe { id: operation.id })?;
+        match operation.answer("probe").await? {
+            FromGuest::Probed { evidence, .. } => Ok(shown(evidence)),
+            _ => Err(Operation::out_of_order()),
+        }
     }
 
     /// Runs agentd's own image in the sandbox.

@@ -3,11 +3,13 @@
 use super::{
     Identity, carrier,
     frame::{MAX_FROM_GUEST, MAX_TO_GUEST},
-    protocol::{Attaching, Failure, FromGuest, ToGuest},
+    inside::Inside,
+    protocol::{Attaching, FromGuest, ToGuest},
+    told::Failure,
     work::{Ended, Work},
 };
-use crate::{ContainerBackend, container, launcher, sandbox::LinkedSandbox};
-use agentd_core::{IsolationError, LayerReport, Sandbox, SandboxSpec};
+use crate::sandbox::LinkedSandbox;
+use agentd_core::{IsolationError, LayerReport, Sandbox};
 use agentd_kernel::{individual, namespace};
 use std::{
     future::Future,
@@ -32,8 +34,9 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
+    let around = Inside::new(&root);
     let mut work = None;
-    let served = connections(&mut accept, &root, &mut work).await;
+    let served = connections(&mut accept, &around, &mut work).await;
     end(work.as_ref()).await;
     // Its carrier, if it has one still, ends only now: its host may end the machine then.
     served.map(drop)
@@ -49,7 +52,7 @@ async fn end(work: Option<&Work>) {
 }
 
 /// Gives the last carrier.
-async fn connections<A, F, R, W>(accept: &mut A, root: &Path, work: &mut Option<Work>) -> io::Result<(R, W)>
+async fn connections<A, F, R, W>(accept: &mut A, around: &Arc<Inside>, work: &mut Option<Work>) -> io::Result<(R, W)>
 where
     A: FnMut() -> F,
     F: Future<Output = io::Result<(R, W)>>,
@@ -60,7 +63,7 @@ where
     loop {
         let (mut reader, mut writer) = accept().await?;
         drop(resting.take());
-        match attach(&mut reader, &mut writer, root, work).await {
+        match attach(&mut reader, &mut writer, around, work).await {
             Ok(true) => {}
             // Not a host of ours, or one that wanted what cannot be: it has been told.
             Ok(false) | Err(_) => continue,
@@ -74,14 +77,14 @@ where
 }
 
 /// Hears what a connection is for, does that, and answers. Whether it is served.
-async fn attach<R, W>(reader: &mut R, writer: &mut W, root: &Path, work: &mut Option<Work>) -> io::Result<bool>
+async fn attach<R, W>(reader: &mut R, writer: &mut W, around: &Arc<Inside>, work: &mut Option<Work>) -> io::Result<bool>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     carrier::greet(reader, writer).await?;
     let asked = match carrier::hear(reader, MAX_TO_GUEST).await? {
-        ToGuest::Attach(asked) => prepare(asked, root, work).await,
+        ToGuest::Attach(asked) => prepare(asked, around, work).await,
         _ => Err(invalid("a request before its connection")),
     };
     let served = asked.is_ok();
@@ -89,19 +92,19 @@ where
     Ok(served)
 }
 
-async fn prepare(asked: Attaching, root: &Path, work: &mut Option<Work>) -> Result<Vec<LayerReport>, IsolationError> {
+async fn prepare(asked: Attaching, around: &Arc<Inside>, work: &mut Option<Work>) -> Result<Vec<LayerReport>, IsolationError> {
     match (asked, work) {
         (Attaching::New(spec), none @ None) => {
             let (spec, identity) = spec.into_spec();
             if let Some(identity) = &identity {
                 become_machine(identity)?;
             }
-            let sandbox = make(spec, root).await?;
+            let sandbox = around.make(spec).await?;
             if let Some(identity) = &identity {
                 become_sandbox(identity, &sandbox).await?;
             }
             let layers = sandbox.layers().to_vec();
-            *none = Some(Work::new(sandbox));
+            *none = Some(Work::new(around.clone(), sandbox));
             Ok(layers)
         }
         (Attaching::Adopt(identity), Some(work)) => {
@@ -118,11 +121,6 @@ async fn prepare(asked: Attaching, root: &Path, work: &mut Option<Work>) -> Resu
 
 fn invalid(reason: &str) -> IsolationError {
     IsolationError::Invalid { what: "attaching to the guest".to_owned(), reason: reason.to_owned() }
-}
-
-async fn make(spec: SandboxSpec, root: &Path) -> Result<Arc<LinkedSandbox>, IsolationError> {
-    let ordered = launcher::get()?.create(container::plan_over(root, &spec)?).await?;
-    LinkedSandbox::open(ordered, ContainerBackend::new(root), spec.limits).await
 }
 
 /// Random numbers first: whatever comes next may need some.

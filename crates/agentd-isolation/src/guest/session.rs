@@ -85,6 +85,7 @@ impl Session {
             FromGuest::Ended { id, .. }
             | FromGuest::Failed { id, .. }
             | FromGuest::Done { id, .. }
+            | FromGuest::Probed { id, .. }
             | FromGuest::Used { id, .. } => *id,
         };
         if id == 0 || id >= self.next.load(Ordering::Relaxed) {

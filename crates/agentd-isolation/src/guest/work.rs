@@ -2,9 +2,11 @@
 
 use super::{
     frame::{CHUNK, MAX_FROM_GUEST, MAX_TO_GUEST, StreamId, Which},
+    inside::Inside,
     mux::{Mux, Next},
-    protocol::{End, Exec, Failure, FromGuest, ToGuest, path},
+    protocol::{End, Exec, FromGuest, ToGuest, path},
     stream::{Inlet, Outlet, Stop},
+    told::Failure,
 };
 use crate::{descriptor::Descriptor, exec::Image, sandbox::LinkedSandbox};
 use agentd_core::{Command, EndReason, ExecHandle, ExecStreams, IsolationError, PtySize, Sandbox, StdinSource};
@@ -34,6 +36,8 @@ pub(super) enum Ended {
 /// The sandbox, and what is done in it.
 pub(super) struct Work {
     pub(super) sandbox: Arc<LinkedSandbox>,
+    /// What made it.
+    around: Arc<Inside>,
     mux: Arc<Mux>,
     execs: HashMap<u32, mpsc::UnboundedSender<Control>>,
 }
@@ -46,8 +50,8 @@ enum Control {
 }
 
 impl Work {
-    pub(super) fn new(sandbox: Arc<LinkedSandbox>) -> Self {
-        Self { sandbox, mux: Mux::new(MAX_FROM_GUEST, MAX_TO_GUEST), execs: HashMap::new() }
+    pub(super) fn new(around: Arc<Inside>, sandbox: Arc<LinkedSandbox>) -> Self {
+        Self { sandbox, around, mux: Mux::new(MAX_FROM_GUEST, MAX_TO_GUEST), execs: HashMap::new() }
     }
 
     /// Forgets the host of before: what it had started goes on, and its streams lead nowhere.
@@ -100,6 +104,10 @@ impl Work {
             }
             ToGuest::Usage { id } => {
                 answer(mux, id, async move { sandbox.resource_usage().await.map(|usage| FromGuest::Used { id, usage }) });
+            }
+            ToGuest::Probe { id } => {
+                let around = self.around.clone();
+                answer(mux, id, async move { around.probe().await.map(|evidence| FromGuest::Probed { id, evidence }) });
             }
             ToGuest::Quiesce => mux.hold(&FromGuest::Quiesced, true)?,
             // A second one changes nothing, and the end is not heard here.

@@ -10,10 +10,11 @@ use std::path::Path;
 /// `sysrq-trigger`, `timer_list` …) a payload can't, because it is never that; and all of `/proc` is read-only by Landlock.
 const DANGEROUS: [&str; 7] = ["keys", "key-users", "kallsyms", "cmdline", "modules", "sched_debug", "timer_list"];
 
-/// Mounts it at `place`, below which nobody but the sandbox being made can put a link.
+/// Mounts it at `place`, below which nobody but the sandbox being made can put a link. Who may not trace a process does not see it, of
+/// whatever group he is (since Linux 5.8): with `hidepid=2` the group 0 sees all, and a sandbox that has the machine's ids may be in it.
 pub(super) fn apply(place: &Path) -> Result<(), LayerError> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("proc", place, "proc", flags, Some(c"hidepid=2")).at(Layer::Mounts, || "mount proc on /proc".to_owned()).map_err(
+    mount("proc", place, "proc", flags, Some(c"hidepid=4")).at(Layer::Mounts, || "mount proc on /proc".to_owned()).map_err(
         |error| {
             error.remedy(
                 "the kernel refuses a new /proc where parts of the present one are covered, as in most containers: \
