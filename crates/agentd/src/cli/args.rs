@@ -2,9 +2,11 @@
 
 mod run;
 mod sandbox;
+mod vm;
 
 pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RunArgs};
 pub(crate) use sandbox::{CreateArgs, ExecArgs, SandboxCommand};
+pub(crate) use vm::{VmBuildArgs, VmCommand};
 
 use agentd_image::Reference;
 use clap::{Args, Parser, Subcommand};
@@ -38,6 +40,9 @@ pub(crate) enum Sub {
     /// Keep images for `run --image`
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Make what the backend firecracker starts from
+    #[command(subcommand)]
+    Vm(VmCommand),
     /// Print completions for a shell
     Completions {
         /// The shell

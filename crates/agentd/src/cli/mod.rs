@@ -15,6 +15,7 @@ mod run;
 mod sandbox;
 mod stream;
 mod terminal;
+mod vm;
 mod writer;
 
 use args::{Cli, Sub};
@@ -46,6 +47,7 @@ pub fn main() -> ExitCode {
         Sub::Sandbox(command) => runtime.block_on(sandbox::sandbox(*command)),
         Sub::Keeper { folder } => runtime.block_on(agentd_keeper::keep(&folder)).map(|()| 0).map_err(Into::into),
         Sub::Image(command) => runtime.block_on(image::image(&command)),
+        Sub::Vm(command) => vm::vm(&command),
         Sub::Doctor(args) => runtime.block_on(doctor::doctor(&args)),
         Sub::Bench(args) => runtime.block_on(bench::bench(&args)),
         Sub::Completions { shell } => {

@@ -1,0 +1,5 @@
+//! `firecracker`: hardware isolation by the Firecracker virtual machine monitor.
+
+mod config;
+
+pub use config::FirecrackerConfig;

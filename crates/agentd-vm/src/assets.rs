@@ -1,0 +1,116 @@
+//! A directory of assets.
+
+use crate::{
+    error::{AssetError, Context},
+    manifest::{FORMAT, FileDigest, Manifest},
+};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+pub(crate) const VMLINUX: &str = "vmlinux";
+pub(crate) const MODULES_CPIO: &str = "modules.cpio";
+pub(crate) const ROOT_EXT4: &str = "root.ext4";
+pub(crate) const MANIFEST: &str = "manifest.json";
+
+/// Assets that are there.
+#[derive(Debug, Clone)]
+pub struct Assets {
+    dir: PathBuf,
+    manifest: Manifest,
+}
+
+impl Assets {
+    /// Those in `dir`. Each file must be there and have the length that the manifest says; what is in it, [`Assets::verify`] looks at.
+    ///
+    /// # Errors
+    /// [`AssetError::NotBuilt`] says what is missing, and which command makes it.
+    pub fn open(dir: &Path) -> Result<Self, AssetError> {
+        let not_built = |path: PathBuf, reason: String| AssetError::NotBuilt { path, reason };
+        let path = dir.join(MANIFEST);
+        let text = fs::read(&path).map_err(|error| not_built(path.clone(), error.to_string()))?;
+        let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| not_built(path.clone(), error.to_string()))?;
+        if manifest.format != FORMAT {
+            return Err(not_built(path, format!("it has form {}, not {FORMAT}", manifest.format)));
+        }
+        let assets = Self { dir: dir.to_path_buf(), manifest };
+        for (path, digest) in assets.files() {
+            let length = fs::metadata(&path).map_err(|error| not_built(path.clone(), error.to_string()))?.len();
+            if length != digest.bytes {
+                return Err(not_built(path, format!("it has {length} bytes, not {}", digest.bytes)));
+            }
+        }
+        Ok(assets)
+    }
+
+    /// Reads every file and compares it with the manifest.
+    ///
+    /// # Errors
+    /// [`AssetError::NotBuilt`] for the first that differs.
+    pub fn verify(&self) -> Result<(), AssetError> {
+        for (path, wanted) in self.files() {
+            if digest(&path)? != *wanted {
+                return Err(AssetError::NotBuilt { path, reason: "its content is not what the manifest says".to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    /// What they are.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The kernel, an ELF file.
+    pub fn vmlinux(&self) -> PathBuf {
+        self.dir.join(VMLINUX)
+    }
+
+    /// The first part of the initramfs: `modules/` and the list `modules/order`.
+    pub fn modules_cpio(&self) -> PathBuf {
+        self.dir.join(MODULES_CPIO)
+    }
+
+    /// The root file system, which is not written to.
+    pub fn root_ext4(&self) -> PathBuf {
+        self.dir.join(ROOT_EXT4)
+    }
+
+    fn files(&self) -> [(PathBuf, &FileDigest); 3] {
+        let manifest = &self.manifest;
+        [
+            (self.vmlinux(), &manifest.vmlinux),
+            (self.modules_cpio(), &manifest.modules_cpio),
+            (self.root_ext4(), &manifest.root_ext4),
+        ]
+    }
+}
+
+pub(crate) fn digest(path: &Path) -> Result<FileDigest, AssetError> {
+    let read = || -> io::Result<FileDigest> {
+        let mut hasher = Sha256::new();
+        let bytes = io::copy(&mut File::open(path)?, &mut HashWriter(&mut hasher))?;
+        Ok(FileDigest { bytes, sha256: hex(&hasher.finalize()) })
+    };
+    read().context(|| format!("read {}", path.display()))
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

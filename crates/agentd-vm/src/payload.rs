@@ -1,0 +1,147 @@
+//! Plain bytes of what kernels, their modules and packages are compressed with. The first bytes say which it is.
+
+use flate2::bufread::MultiGzDecoder;
+use lzma_rust2::XzReader;
+use ruzstd::decoding::StreamingDecoder;
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+
+/// No kernel and no module is bigger when it is plain.
+const MOST_BYTES: u64 = 512 << 20;
+/// Memory that an xz stream may ask for, in KiB: those of `xz -9`.
+const XZ_MEMORY_KIB: u32 = 128 << 10;
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
+/// The legacy frame of `lz4 -l`, which has no length and no checksum: blocks of 8 MiB, each with its compressed length before it
+/// (lz4's `doc/lz4_Frame_format.md`).
+const LZ4_LEGACY: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
+const LZ4_BLOCK: usize = 8 << 20;
+const LZMA: &[u8] = &[0x5d, 0, 0];
+const BZIP2: &[u8] = b"BZh";
+const LZO: &[u8] = &[0x89, b'L', b'Z', b'O'];
+
+/// The plain bytes of a stream.
+pub(crate) fn reader<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let mut stream = BufReader::with_capacity(64 << 10, stream);
+    let head = stream.fill_buf()?;
+    if head.starts_with(GZIP) {
+        return Ok(Box::new(MultiGzDecoder::new(stream)));
+    }
+    if head.starts_with(ZSTD) {
+        let decoder = StreamingDecoder::new(stream).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        return Ok(Box::new(decoder));
+    }
+    if head.starts_with(XZ) {
+        return Ok(Box::new(XzReader::new_mem_limit(stream, true, XZ_MEMORY_KIB)));
+    }
+    for (magic, name) in [(LZMA, "lzma"), (BZIP2, "bzip2"), (LZO, "lzo")] {
+        if head.starts_with(magic) {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("it is compressed with {name}, which is not read here"),
+            ));
+        }
+    }
+    Ok(Box::new(stream))
+}
+
+/// The plain bytes of a whole file. What follows the end of the compressed stream is not looked at.
+pub(crate) fn plain(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    if let Some(blocks) = bytes.strip_prefix(LZ4_LEGACY) {
+        return lz4_legacy(blocks);
+    }
+    let mut plain = Vec::new();
+    // One frame: behind a kernel's lies its length, which is no other frame.
+    let source: Box<dyn Read + '_> = if bytes.starts_with(GZIP) {
+        Box::new(flate2::bufread::GzDecoder::new(bytes))
+    } else if bytes.starts_with(XZ) {
+        Box::new(XzReader::new_mem_limit(bytes, false, XZ_MEMORY_KIB))
+    } else {
+        reader(Cursor::new(bytes))?
+    };
+    source.take(MOST_BYTES + 1).read_to_end(&mut plain)?;
+    if plain.len() as u64 > MOST_BYTES { Err(too_large()) } else { Ok(plain) }
+}
+
+fn lz4_legacy(mut blocks: &[u8]) -> io::Result<Vec<u8>> {
+    let mut plain = Vec::new();
+    let mut block = vec![0; LZ4_BLOCK];
+    while let Some((length, rest)) = blocks.split_first_chunk::<4>() {
+        let length = u32::from_le_bytes(*length) as usize;
+        // The last one is shorter than a whole block when plain; after it comes the length of all, or nothing.
+        if !plain.is_empty() && (plain.len() % LZ4_BLOCK != 0 || length > rest.len()) {
+            break;
+        }
+        let compressed = rest.get(..length).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let read = lz4_flex::block::decompress_into(compressed, &mut block)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        plain.extend_from_slice(&block[..read]);
+        if plain.len() as u64 > MOST_BYTES {
+            return Err(too_large());
+        }
+        blocks = &rest[length..];
+    }
+    Ok(plain)
+}
+
+fn too_large() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("it is larger than {MOST_BYTES} bytes when plain"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// Literals only, as the block format has them: a token, the rest of the length, the bytes.
+    fn lz4(bytes: &[u8]) -> Vec<u8> {
+        let mut out = LZ4_LEGACY.to_vec();
+        for part in bytes.chunks(LZ4_BLOCK) {
+            let mut block = vec![0xf0];
+            let mut left = part.len() - 15;
+            while left >= 255 {
+                block.push(255);
+                left -= 255;
+            }
+            block.push(u8::try_from(left).unwrap());
+            block.extend_from_slice(part);
+            out.extend_from_slice(&u32::try_from(block.len()).unwrap().to_le_bytes());
+            out.extend_from_slice(&block);
+        }
+        out
+    }
+
+    #[test]
+    fn each_compression_gives_the_plain_bytes_also_with_a_length_behind() {
+        let data = b"kernel ".repeat(2_000_000);
+        let length = u32::try_from(data.len()).unwrap().to_le_bytes();
+        for stream in [gzip(&data), lz4(&data), data.clone()] {
+            assert_eq!(plain(&stream).unwrap(), data);
+        }
+        for stream in [gzip(&data), lz4(&data)] {
+            assert_eq!(plain(&[&stream[..], &length].concat()).unwrap(), data);
+        }
+    }
+
+    #[test]
+    fn a_compression_that_is_not_read_is_named() {
+        for (magic, name) in [(LZMA, "lzma"), (BZIP2, "bzip2"), (LZO, "lzo")] {
+            assert!(plain(magic).unwrap_err().to_string().contains(name));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_decoder_panic(kind in 0..5usize, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let heads: [&[u8]; 5] = [&[], GZIP, ZSTD, XZ, LZ4_LEGACY];
+            let _ = plain(&[heads[kind], &bytes].concat());
+        }
+    }
+}
