@@ -4,6 +4,7 @@
 //! this same program, executed anew.
 
 mod container;
+mod data;
 mod descriptor;
 mod exec;
 mod fallback;
@@ -30,6 +31,7 @@ pub use agentd_core::*;
 pub use agentd_kernel::mount::root::{Base, RootPlan, Top};
 pub use agentd_supervisor::plan::{SandboxPlan, Tree};
 pub use container::ContainerBackend;
+pub use data::data_directory;
 pub use firecracker::FirecrackerConfig;
 pub use host_direct::HostDirectBackend;
 pub use linked::LinkedBackend;

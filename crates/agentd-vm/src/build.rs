@@ -6,7 +6,7 @@ use crate::{
     error::{AssetError, Context},
     kernel,
     manifest::{FORMAT, Kernel, Manifest},
-    modules::Module,
+    modules::{Module, NEEDED, WELCOME},
     root,
 };
 use std::{
@@ -36,7 +36,7 @@ impl Builder {
     /// What is missing or cannot be read, and the remedy.
     pub fn build(&self, out: &Path) -> Result<Assets, AssetError> {
         let found = kernel::find(self.kernel.as_deref())?;
-        let modules = found.modules.needed(&found.release)?;
+        let modules = found.modules.needed(&found.release, &NEEDED, &WELCOME)?;
         if out.symlink_metadata().is_ok() && !out.join(MANIFEST).is_file() {
             return Err(AssetError::Root(format!("{} is there and holds no assets: name another place with -o", out.display())));
         }
@@ -47,7 +47,7 @@ impl Builder {
         let place = |name: &str| fresh.path().join(name);
         fs::write(place(VMLINUX), &found.elf).context(|| "write the kernel".to_owned())?;
         write_modules(&place(MODULES_CPIO), &modules).context(|| "write the modules".to_owned())?;
-        root::make(&self.layers, &place(ROOT_EXT4))?;
+        root::make(&self.layers, 0, &place(ROOT_EXT4))?;
         let manifest = Manifest {
             format: FORMAT,
             kernel: Kernel { release: found.release },

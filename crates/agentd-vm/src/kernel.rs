@@ -3,7 +3,7 @@
 use crate::{
     bzimage,
     error::{AssetError, Context},
-    modules::Modules,
+    modules::{Module, Modules},
     package,
 };
 use std::{
@@ -83,6 +83,31 @@ fn installed_with(file: &Path, release: &str) -> Result<Modules, AssetError> {
         }
     }
     Ok(Modules::default())
+}
+
+/// A kernel as QEMU starts it, which decompresses itself.
+#[derive(Debug)]
+pub struct BootKernel {
+    /// What it says of itself.
+    pub release: String,
+    /// The bzImage.
+    pub image: Vec<u8>,
+    /// What was asked for and is not built in, each module after those it depends on.
+    pub modules: Vec<Module>,
+}
+
+impl BootKernel {
+    /// That of a Debian package, with the modules `needed`, and those of `welcome` that it has.
+    ///
+    /// # Errors
+    /// [`AssetError::Kernel`] for what is no such package, [`AssetError::NoModule`] for what is missing.
+    pub fn of_package(file: &Path, needed: &[&str], welcome: &[&str]) -> Result<Self, AssetError> {
+        let refuse = |reason: &str| AssetError::Kernel { file: file.to_path_buf(), reason: reason.to_owned() };
+        let (image, modules) = of_package(file)?;
+        let release = bzimage::release(&image).ok_or_else(|| refuse("its kernel is no bzImage that says its release"))?;
+        let modules = modules.needed(&release, needed, welcome)?;
+        Ok(Self { release, image, modules })
+    }
 }
 
 /// The bzImage of a package, and its modules.

@@ -24,4 +24,8 @@ pub use assets::Assets;
 pub use build::Builder;
 pub use error::AssetError;
 pub use install::{FIRECRACKER_VERSION, install};
+pub use kernel::BootKernel;
 pub use manifest::{Kernel, Manifest};
+pub use modules::Module;
+pub use package::file_of_package;
+pub use root::make as make_root;

@@ -8,17 +8,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a machine needs of its kernel, built in or as a module: its devices, and the file systems of its root.
-const NEEDED: [&str; 5] = ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "overlay", "ext4"];
+/// What one of Firecracker's machines needs of its kernel, built in or as a module: its devices, and the file systems of its root.
+pub(crate) const NEEDED: [&str; 5] = ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "overlay", "ext4"];
 /// What it takes where it is there.
-const WELCOME: [&str; 2] = ["virtio_rng", "virtio_balloon"];
+pub(crate) const WELCOME: [&str; 2] = ["virtio_rng", "virtio_balloon"];
 /// The list of what is built in (`kmod(8)`), beside the modules.
 const BUILT_IN: &str = "modules.builtin";
 
 /// One module, plain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Module {
+pub struct Module {
+    /// Its name, as the kernel spells it.
     pub name: String,
+    /// The ELF file.
     pub content: Vec<u8>,
 }
 
@@ -85,17 +87,17 @@ impl Modules {
     }
 
     /// What a machine needs, each after those it depends on. A kernel of which no modules are known is taken to have everything built in.
-    pub(crate) fn needed(&self, release: &str) -> Result<Vec<Module>, AssetError> {
+    pub(crate) fn needed(&self, release: &str, needed: &[&str], welcome: &[&str]) -> Result<Vec<Module>, AssetError> {
         let mut order = Vec::new();
         if self.is_empty() {
             return Ok(order);
         }
-        for name in NEEDED.iter().chain(&WELCOME) {
+        for name in needed.iter().chain(welcome) {
             if self.built_in.contains(*name) {
                 continue;
             }
             if !self.found.contains_key(*name) {
-                if WELCOME.contains(name) {
+                if welcome.contains(name) {
                     continue;
                 }
                 return Err(AssetError::NoModule { release: release.to_owned(), name: (*name).to_owned() });
@@ -163,9 +165,9 @@ mod tests {
     fn a_kernel_without_something_needed_is_refused_and_one_that_has_it_built_in_is_not() {
         let mut modules = Modules::default();
         modules.take_built_in("kernel/virtio_mmio.ko\nkernel/virtio_blk.ko\nkernel/overlay.ko\nkernel/ext4.ko\n");
-        let error = modules.needed("6.1").unwrap_err().to_string();
+        let error = modules.needed("6.1", &NEEDED, &WELCOME).unwrap_err().to_string();
         assert!(error.contains("kernel 6.1 has no vmw_vsock_virtio_transport"), "{error}");
         modules.take_built_in("kernel/vmw_vsock_virtio_transport.ko");
-        assert_eq!(modules.needed("6.1").unwrap(), []);
+        assert_eq!(modules.needed("6.1", &NEEDED, &WELCOME).unwrap(), []);
     }
 }

@@ -1,6 +1,9 @@
 //! A Debian package (`deb(5)`): an `ar` archive in which a tar archive holds the files.
 
-use crate::payload;
+use crate::{
+    error::{AssetError, Context},
+    payload,
+};
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
@@ -15,6 +18,24 @@ const MOST_BYTES: u64 = 256 << 20;
 /// Whether a file that begins so is an `ar` archive.
 pub(crate) fn is(head: &[u8]) -> bool {
     head.starts_with(MAGIC)
+}
+
+/// The content of one file of a Debian package; its path has no leading `/`.
+///
+/// # Errors
+/// [`AssetError::Io`], also when the package has no such file.
+pub fn file_of_package(package: &Path, wanted: &Path) -> Result<Vec<u8>, AssetError> {
+    let mut found = None;
+    files(
+        package,
+        |path| path == wanted,
+        |_, content| {
+            found = Some(content);
+            Ok(())
+        },
+    )
+    .and_then(|()| found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("it has no {}", wanted.display()))))
+    .context(|| format!("read {}", package.display()))
 }
 
 /// Calls `with` for each regular file whose path `wants`, a path without a leading `/` or `./`.

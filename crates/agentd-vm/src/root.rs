@@ -27,6 +27,8 @@ const BLOCK: u64 = 4096;
 /// Beside what files take: group descriptors, bitmaps, the directory of what is found.
 const FIXED_BYTES: u64 = 16 << 20;
 const INODE_BYTES: u64 = 256;
+/// As many files fit into what is free as `mke2fs` would reckon with.
+const BYTES_PER_SPARE_INODE: u64 = 16 << 10;
 /// Descriptors from here on are free in the process that becomes `mke2fs`: short names, so that many layers fit into a page.
 const FIRST_LAYER: i32 = 100;
 
@@ -37,8 +39,11 @@ struct Room {
     inodes: u64,
 }
 
-/// Makes the file `out` from `layers`, the lowest first.
-pub(crate) fn make(layers: &[PathBuf], out: &Path) -> Result<(), AssetError> {
+/// Makes the file `out` from `layers`, the lowest first, with `spare` bytes that are free. Free ones take no room in the file.
+///
+/// # Errors
+/// [`AssetError::Root`] says what is missing.
+pub fn make(layers: &[PathBuf], spare: u64, out: &Path) -> Result<(), AssetError> {
     let mut room = Room::default();
     for layer in layers {
         measure(layer, &mut room).context(|| format!("measure {}", layer.display()))?;
@@ -46,8 +51,8 @@ pub(crate) fn make(layers: &[PathBuf], out: &Path) -> Result<(), AssetError> {
     if room.inodes == 0 {
         return Err(AssetError::Root("the image has no files".to_owned()));
     }
-    let inodes = room.inodes + room.inodes / 16 + 64;
-    let bytes = (room.blocks + room.blocks / 16) * BLOCK + inodes * INODE_BYTES + FIXED_BYTES;
+    let inodes = room.inodes + room.inodes / 16 + 64 + spare / BYTES_PER_SPARE_INODE;
+    let bytes = (room.blocks + room.blocks / 16) * BLOCK + inodes * INODE_BYTES + FIXED_BYTES + spare;
     let file = File::create_new(out).context(|| format!("make {}", out.display()))?;
     file.set_len(bytes.next_multiple_of(BLOCK)).context(|| format!("set the size of {}", out.display()))?;
     let target = tempfile::tempdir().context(|| "make a mount point".to_owned())?;
@@ -174,7 +179,7 @@ mod tests {
             fs::write(layer.join("etc").join(file), file.repeat(3000)).unwrap();
         }
         let out = dir.path().join("root.ext4");
-        make(&layers, &out).unwrap();
+        make(&layers, 0, &out).unwrap();
         for file in ["below", "above"] {
             let shown = Command::new("/sbin/debugfs").args(["-R", &format!("stat /etc/{file}")]).arg(&out).output().unwrap();
             let shown = String::from_utf8_lossy(&shown.stdout).into_owned();

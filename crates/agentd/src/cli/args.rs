@@ -1,9 +1,11 @@
 //! The arguments.
 
+mod gondolin;
 mod run;
 mod sandbox;
 mod vm;
 
+pub(crate) use gondolin::GondolinCommand;
 pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RunArgs};
 pub(crate) use sandbox::{CreateArgs, ExecArgs, SandboxCommand};
 pub(crate) use vm::{VmBuildArgs, VmCommand};
@@ -43,6 +45,9 @@ pub(crate) enum Sub {
     /// Make what the backend firecracker starts from
     #[command(subcommand)]
     Vm(VmCommand),
+    /// Install what the backend gondolin drives
+    #[command(subcommand)]
+    Gondolin(GondolinCommand),
     /// Print completions for a shell
     Completions {
         /// The shell

@@ -7,6 +7,7 @@ mod doctor;
 mod duration;
 mod environment;
 mod explain;
+mod gondolin;
 mod grants;
 mod image;
 mod probe_cache;
@@ -47,6 +48,7 @@ pub fn main() -> ExitCode {
         Sub::Sandbox(command) => runtime.block_on(sandbox::sandbox(*command)),
         Sub::Keeper { folder } => runtime.block_on(agentd_keeper::keep(&folder)).map(|()| 0).map_err(Into::into),
         Sub::Image(command) => runtime.block_on(image::image(&command)),
+        Sub::Gondolin(command) => gondolin::gondolin(command),
         Sub::Vm(command) => vm::vm(&command),
         Sub::Doctor(args) => runtime.block_on(doctor::doctor(&args)),
         Sub::Bench(args) => runtime.block_on(bench::bench(&args)),

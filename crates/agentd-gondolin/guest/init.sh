@@ -1,0 +1,46 @@
+#!/bin/sh
+# Process 1 of the guest until Gondolin's own daemon takes its place: what that needs, and no more. As Gondolin's own script it reads where
+# the host's files are to be shown from the kernel's command line; without that, none are.
+b=/usr/lib/gondolin/busybox
+$b mount -t devtmpfs devtmpfs /dev
+$b mount -t proc proc /proc
+$b mount -t sysfs sysfs /sys
+$b mount -t cgroup2 cgroup2 /sys/fs/cgroup
+$b mkdir -p /dev/pts /dev/shm /dev/virtio-ports
+$b mount -t devpts -o ptmxmode=666 devpts /dev/pts
+$b mount -t tmpfs tmpfs /dev/shm
+$b chmod 1777 /dev/shm
+$b ip link set lo up
+for port in /sys/class/virtio-ports/vport*; do
+    read -r name <"$port/name"
+    $b ln -sf "../${port##*/}" "/dev/virtio-ports/$name"
+done
+read -r words </proc/cmdline
+mount='' shown=''
+for word in $words; do
+    case $word in
+        sandboxfs.mount=*) mount=${word#*=} ;;
+        sandboxfs.bind=*) shown=${word#*=} ;;
+    esac
+done
+if [ -n "$shown" ]; then
+    $b mkdir -p "$mount"
+    /usr/bin/sandboxfs --mount "$mount" --rpc-path /dev/virtio-ports/virtio-fs >/dev/console 2>&1 &
+    tries=0
+    until $b grep -q " $mount fuse.sandboxfs " /proc/mounts; do
+        tries=$((tries + 1))
+        [ $tries -lt 500 ] || { echo "the host's files are not there" >/run/sandboxfs.failed; break; }
+        $b sleep 0.02
+    done
+    IFS=,
+    for place in $shown; do
+        $b mkdir -p "$place"
+        $b mount --bind "$mount$place" "$place"
+    done
+    unset IFS
+fi
+[ -e /run/sandboxfs.failed ] || echo ok >/run/sandboxfs.ready
+/usr/bin/sandboxssh >/dev/null 2>&1 &
+/usr/bin/sandboxingress >/dev/null 2>&1 &
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+exec /usr/bin/sandboxd

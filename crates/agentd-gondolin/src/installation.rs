@@ -1,0 +1,100 @@
+//! An installation that is there.
+
+use crate::{error::SetupError, programs::NODE};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The version of Gondolin that agentd is made for.
+pub const GONDOLIN_VERSION: &str = "0.12.0";
+
+/// Where npm puts the package.
+pub(crate) const GONDOLIN: &str = "node_modules/@earendil-works/gondolin";
+
+/// What Gondolin calls the assets.
+pub(crate) const KERNEL: &str = "vmlinuz-virt";
+pub(crate) const INITRAMFS: &str = "initramfs.cpio.lz4";
+pub(crate) const ROOT: &str = "rootfs.ext4";
+
+/// The file that names the parts.
+pub(crate) const RECORD: &str = "installation.json";
+
+/// The form of the record.
+const FORMAT: u32 = 1;
+
+/// What the record says: names of directories beside it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    format: u32,
+    pub node: String,
+    pub package: String,
+    pub guest: String,
+}
+
+impl Record {
+    pub(crate) fn new(node: &Path, package: &Path, guest: &Path) -> Self {
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self { format: FORMAT, node: name(node), package: name(package), guest: name(guest) }
+    }
+}
+
+/// An installation of [`GONDOLIN_VERSION`].
+#[derive(Debug, Clone)]
+pub struct Installation {
+    home: PathBuf,
+    record: Record,
+}
+
+impl Installation {
+    /// That in `home`.
+    ///
+    /// # Errors
+    /// [`SetupError::NotInstalled`] says what is missing.
+    pub fn open(home: &Path) -> Result<Self, SetupError> {
+        let path = home.join(RECORD);
+        let not_installed = |path: PathBuf, reason: String| SetupError::NotInstalled { path, reason };
+        let text =
+            fs::read(&path).map_err(|error| not_installed(path.clone(), format!("no Gondolin is installed there ({error})")))?;
+        let record: Record = serde_json::from_slice(&text).map_err(|error| not_installed(path.clone(), error.to_string()))?;
+        if record.format != FORMAT {
+            return Err(not_installed(path, format!("it is of another agentd (form {}, not {FORMAT})", record.format)));
+        }
+        let installation = Self { home: home.to_path_buf(), record };
+        let manifest = installation.package().join(GONDOLIN).join("package.json");
+        let package = fs::read(&manifest).map_err(|error| not_installed(manifest.clone(), error.to_string()))?;
+        let package: serde_json::Value =
+            serde_json::from_slice(&package).map_err(|error| not_installed(manifest.clone(), error.to_string()))?;
+        if package["version"] != GONDOLIN_VERSION {
+            return Err(not_installed(manifest, format!("it is version {}, not {GONDOLIN_VERSION}", package["version"])));
+        }
+        let guest = installation.guest();
+        let files = [installation.node(), guest.join(KERNEL), guest.join(INITRAMFS), guest.join(ROOT)];
+        for file in files {
+            fs::metadata(&file).map_err(|error| not_installed(file.clone(), error.to_string()))?;
+        }
+        Ok(installation)
+    }
+
+    /// The program `node`.
+    pub fn node(&self) -> PathBuf {
+        self.home.join(&self.record.node).join(NODE)
+    }
+
+    /// The directory with `node_modules`.
+    pub fn package(&self) -> PathBuf {
+        self.home.join(&self.record.package)
+    }
+
+    /// The directory of the assets.
+    pub fn guest(&self) -> PathBuf {
+        self.home.join(&self.record.guest)
+    }
+
+    /// The initramfs, to which an archive may be added at its end.
+    pub fn initramfs(&self) -> PathBuf {
+        self.guest().join(INITRAMFS)
+    }
+}
