@@ -126,6 +126,14 @@ pub enum IsolationError {
         /// What is wrong, and what would be right.
         reason: String,
     },
+    /// Something that the backend drives is not installed.
+    #[error("backend '{backend}' is not available: {reason}")]
+    Unavailable {
+        /// Canonical backend name.
+        backend: String,
+        /// What is missing, and the command that provides it.
+        reason: String,
+    },
     /// The backend has no such ability.
     #[error("backend '{backend}' does not support {operation}")]
     Unsupported {

@@ -1,6 +1,6 @@
 //! Names of backends, and how to make the backends they name.
 
-use crate::{ContainerBackend, HostDirectBackend, LinuxNativeBackend};
+use crate::{ContainerBackend, GondolinBackend, HostDirectBackend, LinuxNativeBackend};
 use agentd_core::{IsolationBackend, IsolationError};
 use std::{
     path::Path,
@@ -26,6 +26,7 @@ fn registry() -> &'static RwLock<Vec<Entry>> {
         };
         RwLock::new(vec![
             entry(HostDirectBackend::NAME, &["none", "host", "workstation"], Arc::new(|root| Ok(HostDirectBackend::new(root)))),
+            entry(GondolinBackend::NAME, &[], Arc::new(|root| Ok(GondolinBackend::installed(root)?))),
             entry(LinuxNativeBackend::NAME, &["linux", "native", "landlock"], Arc::new(|root| Ok(LinuxNativeBackend::new(root)))),
             entry(ContainerBackend::NAME, &["namespace", "mount-ns"], Arc::new(|root| Ok(ContainerBackend::new(root)))),
         ])
@@ -114,7 +115,10 @@ mod tests {
     #[test]
     fn an_unknown_name_says_which_are_known() {
         let error = create_backend("x", Path::new("/tmp")).err().unwrap().to_string();
-        assert!(error.starts_with("Unknown isolation backend 'x'. Available backends: host-direct, linux-native"), "{error}");
+        assert!(
+            error.starts_with("Unknown isolation backend 'x'. Available backends: host-direct, gondolin, linux-native"),
+            "{error}"
+        );
     }
 
     #[test]

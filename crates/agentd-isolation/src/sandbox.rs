@@ -102,6 +102,16 @@ impl LinkedSandbox {
         self.link.pidfd()
     }
 
+    /// Starts a command whose standard input is `stdin`, which may be a socket, and whose output the caller serves.
+    pub(crate) async fn stream_on(&self, command: &Command, stdin: OwnedFd) -> Result<Box<dyn ExecHandle>, IsolationError> {
+        exec::stream_on(self.link.clone(), command, stdin).await
+    }
+
+    /// Ends it at once; never waits.
+    pub(crate) fn kill(&self) {
+        self.link.kill();
+    }
+
     fn unsupported<T>(&self, operation: &'static str) -> Result<T, IsolationError> {
         Err(IsolationError::Unsupported { backend: self.backend.name().to_owned(), operation })
     }

@@ -20,17 +20,26 @@ struct Handle {
 
 /// Starts a command whose streams the caller serves.
 pub(crate) async fn stream(link: Arc<Link>, command: &Command, image: Image) -> Result<Box<dyn ExecHandle>, IsolationError> {
-    let mut running = Running::start(link.clone(), command, image).await?;
+    Ok(hand_over(Running::start(link, command, image).await?))
+}
+
+/// The same, for one whose standard input is `stdin`, which may be a socket.
+pub(crate) async fn stream_on(link: Arc<Link>, command: &Command, stdin: OwnedFd) -> Result<Box<dyn ExecHandle>, IsolationError> {
+    Ok(hand_over(Running::start_on(link, command, Image::Named, Some(stdin)).await?))
+}
+
+fn hand_over(mut running: Running) -> Box<dyn ExecHandle> {
     let (wishes, wanted) = mpsc::unbounded_channel();
     let (teller, outcome) = oneshot::channel();
     running.wishes = Some(wanted);
-    let (id, streams, terminal) = (running.id, std::mem::take(&mut running.streams), running.terminal.take());
+    let (link, id) = (running.link.clone(), running.id);
+    let (streams, terminal) = (std::mem::take(&mut running.streams), running.terminal.take());
     tokio::spawn(async move {
         let outcome = running.ended().await;
         // Nobody need be waiting.
         teller.send(outcome).ok();
     });
-    Ok(Box::new(Handle { link, id, streams, terminal, wishes, outcome }))
+    Box::new(Handle { link, id, streams, terminal, wishes, outcome })
 }
 
 #[async_trait]

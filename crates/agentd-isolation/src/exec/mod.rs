@@ -8,7 +8,7 @@ mod handle;
 mod limits;
 
 pub(crate) use capture::{DEFAULT_CAPTURE, run_to_end};
-pub(crate) use handle::stream;
+pub(crate) use handle::{stream, stream_on};
 
 use crate::link::{Link, News};
 use agentd_core::{Command, EndReason, ExecStreams, IsolationError, Limits, Outcome, StdinSource, Usage};
@@ -135,6 +135,11 @@ fn null() -> std::io::Result<BorrowedFd<'static>> {
 impl Running {
     /// Sends the command to the supervisor.
     pub(crate) async fn start(link: Arc<Link>, command: &Command, image: Image) -> Result<Self, IsolationError> {
+        Self::start_on(link, command, image, None).await
+    }
+
+    /// Sends the command to the supervisor, with `given` as its standard input instead of what it says itself.
+    async fn start_on(link: Arc<Link>, command: &Command, image: Image, given: Option<OwnedFd>) -> Result<Self, IsolationError> {
         let io = |source: rustix::io::Errno| IsolationError::Io { context: "pipe".to_owned(), source: source.into() };
         let limits = effective(&command.limits, &link.limits)?;
         let (id, news) = link.listen();
@@ -176,9 +181,10 @@ impl Running {
                 own(inner)?;
             }
         }
-        let stdin_inner = match &stdin {
-            Some((inner, _)) => inner.as_fd(),
-            None => null().map_err(|source| IsolationError::Io { context: "open /dev/null".to_owned(), source })?,
+        let stdin_inner = match (&given, &stdin) {
+            (Some(given), _) => given.as_fd(),
+            (None, Some((inner, _))) => inner.as_fd(),
+            (None, None) => null().map_err(|source| IsolationError::Io { context: "open /dev/null".to_owned(), source })?,
         };
         let own = match image {
             Image::Named => None,

@@ -1,0 +1,51 @@
+// The host's side of one of Gondolin's machines. It has its own file system, in which it is what there is: standard input is the carrier, a
+// socket that the machine gets as a port; on standard output it says in lines of JSON what becomes of the machine.
+import child_process from "node:child_process";
+
+const say = (what) => process.stdout.write(`${JSON.stringify(what)}\n`);
+const asked = JSON.parse(process.env.AGENTD_MACHINE);
+
+// Gondolin starts QEMU, which gets the carrier as descriptor 3, and may then start nothing and become nobody else.
+const CARRIER = 3;
+const spawn = child_process.spawn;
+child_process.spawn = (program, args, options) => {
+    const more = [
+        "-chardev", `socket,id=agentd,fd=${CARRIER}`,
+        "-device", "virtserialport,chardev=agentd,name=agentd,bus=virtio-serial0.0",
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    ];
+    return spawn(program, [...args, ...more], { ...options, stdio: ["ignore", "pipe", "pipe", 0] });
+};
+
+const begun = performance.now();
+const { VM, RealFSProvider } = await import("/agentd/package/node_modules/@earendil-works/gondolin/dist/src/index.js");
+const shown = asked.grants ? { mounts: { [asked.grants]: new RealFSProvider(asked.grants) } } : null;
+const machine = await VM.create({
+    sandbox: {
+        imagePath: { kernelPath: "/agentd/guest/vmlinuz-virt", initrdPath: "/tmp/initramfs", rootfsPath: "/agentd/guest/rootfs.ext4" },
+        memory: `${asked.memory_mib}M`,
+        cpus: asked.cpus,
+        netEnabled: false,
+        append: "console=ttyS0 quiet",
+    },
+    // What is written is kept in a file without a name.
+    rootfs: { mode: "memory" },
+    vfs: shown,
+    sessionLabel: "agentd",
+});
+let console = "";
+machine.server.on("log", (text) => {
+    console = (console + text).slice(-2000);
+});
+try {
+    await machine.start();
+} catch (error) {
+    say({ failed: `${error?.message ?? error}; the machine said: ${console.trim()}` });
+    process.exit(1);
+}
+say({ started_ms: Math.round(performance.now() - begun) });
+
+// The agent in the guest, whose standard input and output are the carrier. A port can be opened once.
+const agent = await machine.exec(["/bin/sh", "-c", "exec 0<>/dev/virtio-ports/agentd 1>&0 && exec /run/agentd-guest /"]);
+say({ failed: `the agent in the guest ended: ${agent.signal ?? agent.exitCode} ${agent.stderr.trim()}; the machine said: ${console.trim()}` });
+process.exit(1);

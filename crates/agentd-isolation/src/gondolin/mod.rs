@@ -1,0 +1,180 @@
+//! `gondolin`: machines of the real Gondolin, a programmable VM monitor that is driven by its SDK in Node and runs QEMU.
+//!
+//! A sandbox is three boundaries: agentd's own sandbox in the guest, which behaves as `container` does because the same code makes it; the
+//! machine; and a sandbox of our own around Node and QEMU ([`host`]). Gondolin makes the machine and shows the granted files in it
+//! (`machine.mjs`); commands do not go through Gondolin, whose protocol can neither end nor signal them, but over a port of the machine's
+//! to our agent, a socket with nothing between.
+
+mod host;
+mod initramfs;
+mod machine;
+mod plan;
+
+use crate::{
+    ContainerBackend, data,
+    guest::{Attach, GuestSandbox, GuestSpec, Identity},
+    probe::{self, Attackable},
+    tracker::Tracker,
+};
+use agentd_core::{
+    BackendCapabilities, Command, IsolationBackend, IsolationError, Outcome, Profile, Sandbox, SandboxId, SandboxSpec,
+};
+use agentd_gondolin::{GONDOLIN_VERSION, Installation};
+use agentd_kernel::privileges::Capabilities;
+use async_trait::async_trait;
+use host::Host;
+use machine::GondolinMachine;
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+/// Where the backend finds what it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GondolinConfig {
+    /// The directory that `agentd gondolin setup` makes.
+    pub installation: PathBuf,
+}
+
+impl GondolinConfig {
+    /// The place in agentd's data directory.
+    pub fn below(data: &Path) -> Self {
+        Self { installation: data.join("gondolin") }
+    }
+}
+
+/// See the head of this module.
+pub struct GondolinBackend {
+    me: Weak<Self>,
+    live: Tracker<GuestSandbox>,
+    /// Makes what is around Node and QEMU.
+    around: Arc<ContainerBackend>,
+    config: GondolinConfig,
+    work_root: PathBuf,
+    next: AtomicU32,
+    /// How long the last machine took to start.
+    started_in: Mutex<Option<Duration>>,
+}
+
+impl GondolinBackend {
+    /// The canonical name.
+    pub const NAME: &'static str = "gondolin";
+
+    /// A backend with this installation, whose probe makes its targets below `work_root`.
+    pub fn new(config: GondolinConfig, work_root: &Path) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            live: Tracker::default(),
+            around: ContainerBackend::new(work_root),
+            config,
+            work_root: work_root.to_path_buf(),
+            next: AtomicU32::new(1),
+            started_in: Mutex::default(),
+        })
+    }
+
+    /// One with the installation in agentd's data directory.
+    pub(crate) fn installed(work_root: &Path) -> Result<Arc<Self>, IsolationError> {
+        let data = data::data_directory().ok_or_else(|| IsolationError::Unavailable {
+            backend: Self::NAME.to_owned(),
+            reason: "there is no place for an installation: set HOME, XDG_DATA_HOME or AGENTD_DATA_DIR".to_owned(),
+        })?;
+        Ok(Self::new(GondolinConfig::below(&data), work_root))
+    }
+
+    fn unavailable(reason: &dyn std::fmt::Display) -> IsolationError {
+        IsolationError::Unavailable { backend: Self::NAME.to_owned(), reason: reason.to_string() }
+    }
+
+    async fn create(&self, spec: SandboxSpec) -> Result<Arc<GuestSandbox>, IsolationError> {
+        let installed = Installation::open(&self.config.installation).map_err(|error| Self::unavailable(&error))?;
+        if !["/usr/bin", "/bin", "/usr/local/bin"].iter().any(|dir| Path::new(dir).join(QEMU).exists()) {
+            return Err(Self::unavailable(&format_args!("there is no {QEMU} — install it: apt-get install qemu-system-x86")));
+        }
+        let backend = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
+        let plan = plan::plan(&spec, &installed)?;
+        let around = self.around.create_linked(plan.host.clone()).await?;
+        let (host, carrier) = Host::start(around, &plan, &installed.initramfs()).await?;
+        *self.started_in.lock().unwrap_or_else(PoisonError::into_inner) = Some(host.started_in);
+        let host = Arc::new(host);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = SandboxId(format!("{}-{}-{number}", Self::NAME, std::process::id()));
+        let identity =
+            Identity::new("agentd").map_err(|source| IsolationError::Io { context: "random bytes".to_owned(), source })?;
+        let wanted = Attach::New(Box::new(GuestSpec { spec: plan.guest, identity: Some(identity) }));
+        let machine = Arc::new(GondolinMachine { backend, host: host.clone() });
+        let opened = tokio::select! {
+            opened = GuestSandbox::open(id, machine, carrier, wanted) => opened,
+            why = host.ended() => Err(why),
+        };
+        match opened {
+            Ok(sandbox) => {
+                self.live.add(&sandbox);
+                Ok(sandbox)
+            }
+            Err(error) => {
+                // The first error is the one to tell.
+                host.sandbox().destroy().await.ok();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The monitor that Gondolin starts.
+const QEMU: &str = "qemu-system-x86_64";
+
+#[async_trait]
+impl Attackable for GondolinBackend {
+    fn own_root(&self) -> Option<Capabilities> {
+        Some(Capabilities::OWN_ROOT)
+    }
+
+    async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError> {
+        let sandbox = self.create(spec).await?;
+        let outcome = sandbox.attack(command).await;
+        sandbox.destroy().await?;
+        outcome
+    }
+}
+
+#[async_trait]
+impl IsolationBackend for GondolinBackend {
+    fn name(&self) -> &str {
+        Self::NAME
+    }
+
+    async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
+        let mut proven = probe::probe(self, &self.work_root).await?;
+        proven.available_profiles = vec![Profile::Strict, Profile::Default, Profile::Permissive];
+        let started_in = self.started_in.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_default();
+        proven.platform_features.push(format!("Gondolin {GONDOLIN_VERSION}, QEMU"));
+        proven.platform_features.push(format!("a machine starts in {:.1} s", started_in.as_secs_f64()));
+        Ok(proven)
+    }
+
+    async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
+        Ok(self.create(spec).await?)
+    }
+
+    async fn list_sandboxes(&self) -> Result<Vec<SandboxId>, IsolationError> {
+        Ok(self.live.ids().await)
+    }
+
+    async fn get_sandbox(&self, id: &SandboxId) -> Result<Option<Arc<dyn Sandbox>>, IsolationError> {
+        Ok(self.live.get(id).await)
+    }
+
+    async fn destroy_all(&self) -> Result<(), IsolationError> {
+        self.live.destroy_all().await
+    }
+
+    async fn health_check(&self) -> Result<(), IsolationError> {
+        self.create(SandboxSpec::default()).await?.destroy().await
+    }
+}
