@@ -56,7 +56,6 @@ pub struct GondolinBackend {
     around: Arc<ContainerBackend>,
     config: GondolinConfig,
     work_root: PathBuf,
-    next: AtomicU32,
     /// How long the last machine took to start.
     started_in: Mutex<Option<Duration>>,
 }
@@ -73,7 +72,6 @@ impl GondolinBackend {
             around: ContainerBackend::new(work_root),
             config,
             work_root: work_root.to_path_buf(),
-            next: AtomicU32::new(1),
             started_in: Mutex::default(),
         })
     }
@@ -102,7 +100,7 @@ impl GondolinBackend {
         let (host, carrier) = Host::start(around, &plan, &installed.initramfs()).await?;
         *self.started_in.lock().unwrap_or_else(PoisonError::into_inner) = Some(host.started_in);
         let host = Arc::new(host);
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = SandboxId(format!("{}-{}-{number}", Self::NAME, std::process::id()));
         let identity =
             Identity::new("agentd").map_err(|source| IsolationError::Io { context: "random bytes".to_owned(), source })?;
@@ -125,6 +123,9 @@ impl GondolinBackend {
         }
     }
 }
+
+/// The number of the next sandbox: no two of this process have the same.
+static NEXT: AtomicU32 = AtomicU32::new(1);
 
 /// The monitor that Gondolin starts.
 const QEMU: &str = "qemu-system-x86_64";

@@ -15,7 +15,7 @@ mod streams;
 use libtest_mimic::{Arguments, Trial};
 
 /// The backends under test.
-const BACKENDS: [&str; 3] = ["host-direct", "linux-native", "container"];
+const BACKENDS: [&str; 4] = ["host-direct", "linux-native", "container", "gondolin"];
 
 /// Beside them, what all virtual machines have in common: the agent in a machine, which only root can be.
 fn backends() -> Vec<&'static str> {

@@ -5,9 +5,16 @@
 pub mod inventory;
 pub mod machine;
 
-use agentd_isolation::{Access, Command, Grant, IsolationBackend, Outcome, Sandbox, SandboxSpec, create_backend};
+use agentd_isolation::{
+    Access, Command, GondolinBackend, GondolinConfig, Grant, IsolationBackend, Outcome, Sandbox, SandboxSpec, create_backend,
+};
 use libtest_mimic::{Failed, Trial};
-use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 /// No test takes longer, where thousands of sandboxes are made under emulation.
 const PATIENCE: Duration = Duration::from_secs(400);
@@ -26,7 +33,17 @@ where
 
 /// A backend by name.
 pub fn backend(name: &str) -> Arc<dyn IsolationBackend> {
-    create_backend(name, &std::env::temp_dir()).unwrap()
+    match name {
+        GondolinBackend::NAME => gondolin(),
+        _ => create_backend(name, &std::env::temp_dir()).unwrap(),
+    }
+}
+
+/// The Gondolin that `./test` sets up.
+pub fn gondolin() -> Arc<GondolinBackend> {
+    let data = std::env::var_os("AGENTD_TEST_DATA").map(PathBuf::from);
+    let data = data.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/agentd"));
+    GondolinBackend::new(GondolinConfig::below(&data), &std::env::temp_dir())
 }
 
 /// A sandbox with nothing granted.
@@ -71,6 +88,19 @@ pub fn out(outcome: &Outcome) -> String {
 /// A directory that the caller alone can enter, below a place that sandboxes cover or keep private.
 pub fn directory() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
+}
+
+/// Whether a process whose command line contains `needle` lives, seen from the host, or from inside where a machine has its own.
+pub async fn lives(sandbox: &Arc<dyn Sandbox>, needle: &str) -> bool {
+    if !sandbox.id().0.starts_with(GondolinBackend::NAME) {
+        return runs(needle);
+    }
+    // What looks for it must not have it in its own command line.
+    let mut look = script(
+        "for line in /proc/[0-9]*/cmdline; do case $(tr '\\0' ' ' <$line 2>/dev/null) in *\"$NEEDLE\"*) exit 0 ;; esac; done; exit 1",
+    );
+    look.env.push(("NEEDLE".into(), needle.into()));
+    sandbox.exec(look).await.unwrap().exit_code == Some(0)
 }
 
 /// Whether a process whose command line contains `needle` lives on the host.
