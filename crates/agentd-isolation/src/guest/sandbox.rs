@@ -166,3 +166,7 @@ impl Drop for GuestSandbox {
         self.guest.end("nobody holds it any more");
     }
 }
+
+#[cfg(test)]
+#[path = "sandbox_tests.rs"]
+mod tests;
