@@ -40,7 +40,7 @@ impl GuestSandbox {
     }
 
     /// Attacks a sandbox like this one beside it in the guest, and exceeds its limits: what holds there, between a payload and its guest.
-    /// It takes some seconds.
+    /// It takes some seconds, and leaves empty directories in the root, where grants were.
     ///
     /// # Errors
     /// What hinders the agent from preparing it.
