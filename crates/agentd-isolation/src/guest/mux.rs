@@ -5,12 +5,12 @@
 //! [`Mux::hold`] nothing is in flight, and another one may be [run](Mux::run).
 
 use super::{
+    flow::{BATCH, Incoming, Outgoing, State, WINDOW},
     frame::{self, CHUNK, Frame, MAX_TO_GUEST, StreamId},
     stream::{Inlet, Outlet, Stop},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    collections::{HashMap, VecDeque},
     future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -18,12 +18,6 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::Notify,
 };
-
-/// The most bytes of a stream that may wait for its reader.
-pub(super) const WINDOW: u32 = 256 << 10;
-
-/// Bytes that are written at once, as far as there are so many.
-const BATCH: usize = 64 << 10;
 
 /// Bytes of messages that may wait to be sent. Two of the largest.
 const MESSAGES: usize = 2 * MAX_TO_GUEST;
@@ -49,49 +43,6 @@ pub(super) enum Next {
     More,
     /// That was the last.
     Stop,
-}
-
-#[derive(Default)]
-struct State {
-    messages: VecDeque<Vec<u8>>,
-    message_bytes: usize,
-    inlets: HashMap<StreamId, Incoming>,
-    outlets: HashMap<StreamId, Outgoing>,
-    /// Inlets that have credit to give, or are to be closed.
-    replies: VecDeque<StreamId>,
-    /// Outlets that have bytes or an end to send.
-    turns: VecDeque<StreamId>,
-    /// The last frame before silence, and whether [`Mux::run`] is then done.
-    last: Option<(Vec<u8>, bool)>,
-    silent: bool,
-    lost: Option<String>,
-}
-
-#[derive(Default)]
-struct Incoming {
-    waiting: Vec<u8>,
-    /// What may still come.
-    allowed: u32,
-    /// What was read since credit was given last.
-    read: u32,
-    ended: bool,
-    /// Its reader is gone.
-    closed: bool,
-    queued: bool,
-    ready: Arc<Notify>,
-}
-
-#[derive(Default)]
-struct Outgoing {
-    /// At most [`CHUNK`].
-    waiting: Vec<u8>,
-    credit: u32,
-    /// No more is written.
-    ended: bool,
-    /// The other side does not read any more.
-    closed: bool,
-    queued: bool,
-    ready: Arc<Notify>,
 }
 
 impl Mux {
@@ -334,116 +285,6 @@ impl Mux {
 
 fn check_room(open: usize) -> Result<(), frame::FrameError> {
     if open < STREAMS { Ok(()) } else { Err(frame::FrameError::TooMany { limit: STREAMS }) }
-}
-
-impl State {
-    fn reply(&mut self, id: StreamId) {
-        if let Some(incoming) = self.inlets.get_mut(&id).filter(|incoming| !incoming.queued) {
-            incoming.queued = true;
-            self.replies.push_back(id);
-        }
-    }
-
-    fn turn(&mut self, id: StreamId) {
-        if let Some(outgoing) = self.outlets.get_mut(&id).filter(|outgoing| !outgoing.queued) {
-            outgoing.queued = true;
-            self.turns.push_back(id);
-        }
-    }
-
-    /// A frame of a stream from the other side.
-    fn take<M>(&mut self, frame: Frame<'_, M>) -> Result<(), String> {
-        match frame {
-            Frame::Message(_) => {}
-            Frame::Data { stream, bytes } => {
-                let incoming = self.inlets.get_mut(&stream).filter(|i| !i.ended).ok_or("bytes of a stream that is not open")?;
-                let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                incoming.allowed = incoming.allowed.checked_sub(length).ok_or("more bytes of a stream than it was allowed")?;
-                if !incoming.closed {
-                    incoming.waiting.extend_from_slice(&bytes);
-                    incoming.ready.notify_one();
-                }
-            }
-            Frame::Eof { stream } => {
-                let incoming = self.inlets.get_mut(&stream).filter(|i| !i.ended).ok_or("the end of a stream that is not open")?;
-                incoming.ended = true;
-                incoming.ready.notify_one();
-                if incoming.closed {
-                    self.inlets.remove(&stream);
-                }
-            }
-            // The end of a stream may have been on its way meanwhile.
-            Frame::Credit { stream, bytes } => {
-                if let Some(outgoing) = self.outlets.get_mut(&stream) {
-                    let credit = outgoing.credit.checked_add(bytes).filter(|credit| *credit <= WINDOW);
-                    outgoing.credit = credit.ok_or("more credit for a stream than there is room")?;
-                    outgoing.ready.notify_one();
-                }
-            }
-            Frame::Close { stream } => {
-                if let Some(outgoing) = self.outlets.get_mut(&stream) {
-                    outgoing.closed = true;
-                    outgoing.waiting = Vec::new();
-                    outgoing.ready.notify_one();
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Fills a batch with what is to be sent. `Some` after the last frame before silence.
-    fn fill(&mut self, batch: &mut Vec<u8>) -> Option<bool> {
-        if self.silent {
-            return None;
-        }
-        self.messages.drain(..).for_each(|message| batch.extend(message));
-        self.message_bytes = 0;
-        if let Some((last, stop)) = self.last.take() {
-            batch.extend(last);
-            self.silent = true;
-            return Some(stop);
-        }
-        while let Some(id) = self.replies.pop_front() {
-            self.answer(id, batch);
-        }
-        while batch.len() < BATCH
-            && let Some(id) = self.turns.pop_front()
-        {
-            self.send(id, batch);
-        }
-        None
-    }
-
-    fn answer(&mut self, id: StreamId, batch: &mut Vec<u8>) {
-        let Some(incoming) = self.inlets.get_mut(&id) else { return };
-        incoming.queued = false;
-        if incoming.closed {
-            append(&Frame::Close { stream: id }, batch);
-        } else if incoming.read > 0 {
-            let bytes = std::mem::take(&mut incoming.read);
-            incoming.allowed += bytes;
-            append(&Frame::Credit { stream: id, bytes }, batch);
-        }
-    }
-
-    fn send(&mut self, id: StreamId, batch: &mut Vec<u8>) {
-        let Some(outgoing) = self.outlets.get_mut(&id) else { return };
-        outgoing.queued = false;
-        if !outgoing.waiting.is_empty() {
-            append(&Frame::Data { stream: id, bytes: (&outgoing.waiting[..]).into() }, batch);
-            outgoing.waiting.clear();
-        }
-        outgoing.ready.notify_one();
-        if outgoing.ended {
-            append(&Frame::Eof { stream: id }, batch);
-            self.outlets.remove(&id);
-        }
-    }
-}
-
-/// Frames of streams are never too long: their bytes are at most [`CHUNK`].
-fn append(frame: &Frame<'_, ()>, batch: &mut Vec<u8>) {
-    frame::encode(frame, frame::MAX_FROM_GUEST, batch).ok();
 }
 
 #[cfg(test)]
