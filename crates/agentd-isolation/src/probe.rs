@@ -168,7 +168,7 @@ pub(crate) async fn probe(backend: &impl Attackable, work_root: &Path) -> Result
 }
 
 /// A3: what is made or taken away in a root of its own stays there.
-async fn change_own_root(backend: &dyn IsolationBackend) -> Evidence {
+pub(crate) async fn change_own_root(backend: &dyn IsolationBackend) -> Evidence {
     let mark = format!("agentd-probe-{}-{}", std::process::id(), nonce());
     let script =
         format!("for dir in / /etc /root /run /var /home /tmp; do echo x > $dir/{mark} || exit 9; done; rm -rf /etc/passwd /bin");
@@ -274,7 +274,8 @@ async fn exceed(backend: &dyn IsolationBackend, check: LimitCheck) -> Evidence {
     Evidence { bit: Bit::Resources, check: name.to_owned(), result, remedy }
 }
 
-fn features() -> Vec<String> {
+/// Facts about the platform.
+pub(crate) fn features() -> Vec<String> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     vec![
         format!("kernel {}", release.trim()),

@@ -2,6 +2,9 @@
 //! succeed. One that fails there too would prove nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[path = "support/mod.rs"]
+mod support;
+
 use agentd_isolation::{ContainerBackend, Evidence, EvidenceResult, HostDirectBackend, IsolationBackend, LinuxNativeBackend};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::sync::Arc;
@@ -22,7 +25,8 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let root = std::env::temp_dir();
     let (fenced, open) = runtime.block_on(async {
-        let backends: [Arc<dyn IsolationBackend>; 2] = [LinuxNativeBackend::new(&root), ContainerBackend::new(&root)];
+        let backends: [Arc<dyn IsolationBackend>; 3] =
+            [LinuxNativeBackend::new(&root), ContainerBackend::new(&root), support::gondolin()];
         let mut fenced = Vec::new();
         for backend in backends {
             let proven = backend.probe().await.unwrap();

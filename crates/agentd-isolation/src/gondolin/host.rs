@@ -10,7 +10,7 @@ use crate::sandbox::LinkedSandbox;
 use agentd_core::{Command, ExecHandle, IsolationError, Sandbox};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::Deserialize;
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     net::{UnixStream, unix::pipe},
@@ -22,34 +22,28 @@ const PROGRAM: &str = include_str!("machine.mjs");
 /// The most that is kept of what Node says when it fails.
 const SAID: u64 = 4 << 10;
 
-/// How long Node, QEMU and the guest may take to start: emulated, and while the host is busy.
-const PATIENCE: Duration = Duration::from_secs(150);
-
 /// What `machine.mjs` says.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Said {
-    /// The guest runs, after so many milliseconds.
-    StartedMs(u64),
-    /// It does not, or not any more.
+    /// What QEMU was started with.
+    Accelerator(String),
+    /// The machine did not start, or has ended.
     Failed(String),
 }
 
-/// How far a machine has come.
+/// What is known of a machine from what its host side says.
 #[derive(Debug, Clone, Default)]
-enum State {
-    #[default]
-    Starting,
-    Started(Duration),
-    Failed(String),
+struct State {
+    accelerator: Option<String>,
+    /// Why it is no more.
+    ended: Option<String>,
 }
 
-/// A machine's host side, with a guest that runs.
+/// A machine's host side.
 pub(super) struct Host {
     sandbox: Arc<LinkedSandbox>,
     state: watch::Receiver<State>,
-    /// From the start of Node until the guest ran.
-    pub started_in: Duration,
 }
 
 fn io(context: &str) -> impl Fn(std::io::Error) -> IsolationError + '_ {
@@ -57,7 +51,7 @@ fn io(context: &str) -> impl Fn(std::io::Error) -> IsolationError + '_ {
 }
 
 impl Host {
-    /// Starts a machine in `sandbox`, and gives the carrier to the agent in its guest. What it has is gone when this fails.
+    /// Starts a machine in `sandbox`, and gives the carrier to the agent that will be in its guest. What it has is gone when this fails.
     pub(super) async fn start(
         sandbox: Arc<LinkedSandbox>,
         plan: &Plan,
@@ -85,18 +79,19 @@ impl Host {
         let carrier = std::os::unix::net::UnixStream::from(ours);
         carrier.set_nonblocking(true).map_err(io("make the carrier"))?;
         let carrier = UnixStream::from_std(carrier).map_err(io("make the carrier"))?;
-        let started_in = wait_for_start(state.clone()).await?;
-        Ok((Self { sandbox: sandbox.clone(), state, started_in }, carrier))
+        Ok((Self { sandbox: sandbox.clone(), state }, carrier))
     }
 
     /// Returns when the machine has ended, with why.
     pub(super) async fn ended(&self) -> IsolationError {
         let mut state = self.state.clone();
-        let why = match state.wait_for(|state| matches!(state, State::Failed(_))).await.as_deref() {
-            Ok(State::Failed(why)) => why.clone(),
-            _ => "its host side ended".to_owned(),
-        };
-        IsolationError::Lost(format!("gondolin: {why}"))
+        let ended = state.wait_for(|state| state.ended.is_some()).await.ok().and_then(|state| state.ended.clone());
+        IsolationError::Lost(format!("gondolin: {}", ended.as_deref().unwrap_or("its host side ended")))
+    }
+
+    /// What makes it fast, or `tcg`, which emulates it.
+    pub(super) fn accelerator(&self) -> String {
+        self.state.borrow().accelerator.clone().unwrap_or_default()
     }
 
     /// Ends it at once; never waits.
@@ -146,14 +141,12 @@ fn watch_over(mut node: Box<dyn ExecHandle>) -> Result<watch::Receiver<State>, I
             String::from_utf8_lossy(&said).trim().to_owned()
         };
         let news = async {
-            // The program is ours and says little; a line without end would be no line of its.
+            // The program is ours and says little.
             let mut lines = BufReader::new(stdout.take(1 << 20)).lines();
             let mut failed = None;
             while let Ok(Some(line)) = lines.next_line().await {
                 match serde_json::from_str(&line) {
-                    Ok(Said::StartedMs(ms)) => {
-                        teller.send_replace(State::Started(Duration::from_millis(ms)));
-                    }
+                    Ok(Said::Accelerator(name)) => teller.send_modify(|state| state.accelerator = Some(name)),
                     Ok(Said::Failed(why)) => failed = Some(why),
                     Err(_) => failed = Some(format!("Node said {line:?}")),
                 }
@@ -161,17 +154,7 @@ fn watch_over(mut node: Box<dyn ExecHandle>) -> Result<watch::Receiver<State>, I
             failed
         };
         let (complaints, failed) = tokio::join!(complaints, news);
-        teller.send_replace(State::Failed(failed.unwrap_or_else(|| format!("Node ended: {complaints}"))));
+        teller.send_modify(|state| state.ended = Some(failed.unwrap_or_else(|| format!("Node ended: {complaints}"))));
     });
     Ok(state)
-}
-
-async fn wait_for_start(mut state: watch::Receiver<State>) -> Result<Duration, IsolationError> {
-    let lost = |why: &str| IsolationError::Lost(format!("gondolin: {why}"));
-    let over = tokio::time::timeout(PATIENCE, state.wait_for(|state| !matches!(state, State::Starting)));
-    match over.await.map_err(|_| lost("the machine did not start in time"))?.as_deref() {
-        Ok(State::Started(after)) => Ok(*after),
-        Ok(State::Failed(why)) => Err(lost(why)),
-        _ => Err(lost("its host side ended")),
-    }
 }

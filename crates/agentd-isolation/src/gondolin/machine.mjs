@@ -14,10 +14,10 @@ child_process.spawn = (program, args, options) => {
         "-device", "virtserialport,chardev=agentd,name=agentd,bus=virtio-serial0.0",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     ];
+    say({ accelerator: args[args.indexOf("-accel") + 1] });
     return spawn(program, [...args, ...more], { ...options, stdio: ["ignore", "pipe", "pipe", 0] });
 };
 
-const begun = performance.now();
 const { VM, RealFSProvider } = await import("/agentd/package/node_modules/@earendil-works/gondolin/dist/src/index.js");
 const shown = asked.grants ? { mounts: { [asked.grants]: new RealFSProvider(asked.grants) } } : null;
 const machine = await VM.create({
@@ -43,7 +43,6 @@ try {
     say({ failed: `${error?.message ?? error}; the machine said: ${console.trim()}` });
     process.exit(1);
 }
-say({ started_ms: Math.round(performance.now() - begun) });
 
 // The agent in the guest, whose standard input and output are the carrier. A port can be opened once.
 const agent = await machine.exec(["/bin/sh", "-c", "exec 0<>/dev/virtio-ports/agentd 1>&0 && exec /run/agentd-guest /"]);

@@ -17,7 +17,8 @@ use crate::{
     tracker::Tracker,
 };
 use agentd_core::{
-    BackendCapabilities, Command, IsolationBackend, IsolationError, Outcome, Profile, Sandbox, SandboxId, SandboxSpec,
+    BackendCapabilities, Bit, Command, Evidence, IsolationBackend, IsolationError, Outcome, Profile, Sandbox, SandboxId,
+    SandboxSpec,
 };
 use agentd_gondolin::{GONDOLIN_VERSION, Installation};
 use agentd_kernel::privileges::Capabilities;
@@ -30,7 +31,7 @@ use std::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Where the backend finds what it needs.
@@ -56,8 +57,8 @@ pub struct GondolinBackend {
     around: Arc<ContainerBackend>,
     config: GondolinConfig,
     work_root: PathBuf,
-    /// How long the last machine took to start.
-    started_in: Mutex<Option<Duration>>,
+    /// What made the last machine fast, and how long it took to start.
+    last: Mutex<Option<(String, Duration)>>,
 }
 
 impl GondolinBackend {
@@ -72,7 +73,7 @@ impl GondolinBackend {
             around: ContainerBackend::new(work_root),
             config,
             work_root: work_root.to_path_buf(),
-            started_in: Mutex::default(),
+            last: Mutex::default(),
         })
     }
 
@@ -89,6 +90,18 @@ impl GondolinBackend {
         IsolationError::Unavailable { backend: Self::NAME.to_owned(), reason: reason.to_string() }
     }
 
+    /// What holds in a guest. Beside the limits, the checks are those that are tried against the host too.
+    async fn probe_inside(&self) -> Result<Vec<Evidence>, IsolationError> {
+        let sandbox = self.create(SandboxSpec::default()).await?;
+        let probed = sandbox.probe_inside().await;
+        sandbox.destroy().await?;
+        let named = |evidence: Evidence| match evidence.bit {
+            Bit::Resources => evidence,
+            _ => Evidence { check: format!("inside_{}", evidence.check), ..evidence },
+        };
+        Ok(probed?.into_iter().map(named).collect())
+    }
+
     async fn create(&self, spec: SandboxSpec) -> Result<Arc<GuestSandbox>, IsolationError> {
         let installed = Installation::open(&self.config.installation).map_err(|error| Self::unavailable(&error))?;
         if !["/usr/bin", "/bin", "/usr/local/bin"].iter().any(|dir| Path::new(dir).join(QEMU).exists()) {
@@ -96,9 +109,9 @@ impl GondolinBackend {
         }
         let backend = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
         let plan = plan::plan(&spec, &installed)?;
+        let begun = Instant::now();
         let around = self.around.create_linked(plan.host.clone()).await?;
         let (host, carrier) = Host::start(around, &plan, &installed.initramfs()).await?;
-        *self.started_in.lock().unwrap_or_else(PoisonError::into_inner) = Some(host.started_in);
         let host = Arc::new(host);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = SandboxId(format!("{}-{}-{number}", Self::NAME, std::process::id()));
@@ -109,9 +122,11 @@ impl GondolinBackend {
         let opened = tokio::select! {
             opened = GuestSandbox::open(id, machine, carrier, wanted) => opened,
             why = host.ended() => Err(why),
+            () = tokio::time::sleep(PATIENCE) => Err(IsolationError::Lost("gondolin: the machine did not start in time".to_owned())),
         };
         match opened {
             Ok(sandbox) => {
+                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((host.accelerator(), begun.elapsed()));
                 self.live.add(&sandbox);
                 Ok(sandbox)
             }
@@ -127,6 +142,9 @@ impl GondolinBackend {
 /// The number of the next sandbox: no two of this process have the same.
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
+/// How long Node, QEMU and the guest may take to start: emulated, and while the host is busy.
+const PATIENCE: Duration = Duration::from_secs(150);
+
 /// The monitor that Gondolin starts.
 const QEMU: &str = "qemu-system-x86_64";
 
@@ -134,6 +152,10 @@ const QEMU: &str = "qemu-system-x86_64";
 impl Attackable for GondolinBackend {
     fn own_root(&self) -> Option<Capabilities> {
         Some(Capabilities::OWN_ROOT)
+    }
+
+    fn own_machine(&self) -> bool {
+        true
     }
 
     async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError> {
@@ -150,12 +172,22 @@ impl IsolationBackend for GondolinBackend {
         Self::NAME
     }
 
+    /// What of the host can be reached from a machine, and what holds inside it between a payload and the guest. An accelerator is told, and
+    /// how long a machine takes to start.
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
-        let mut proven = probe::probe(self, &self.work_root).await?;
+        // Alone, because the time it takes is told.
+        let mut evidence = probe::attack(self, &self.work_root).await?;
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (root, inside) = tokio::join!(probe::change_own_root(self), self.probe_inside());
+        evidence.push(root);
+        evidence.extend(inside?);
+        let mut proven = BackendCapabilities::from_evidence(Self::NAME, evidence);
         proven.available_profiles = vec![Profile::Strict, Profile::Default, Profile::Permissive];
-        let started_in = self.started_in.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_default();
-        proven.platform_features.push(format!("Gondolin {GONDOLIN_VERSION}, QEMU"));
-        proven.platform_features.push(format!("a machine starts in {:.1} s", started_in.as_secs_f64()));
+        proven.platform_features = probe::features();
+        proven.platform_features.push(format!("Gondolin {GONDOLIN_VERSION}"));
+        if let Some((accelerator, after)) = last {
+            proven.platform_features.push(format!("a machine by {accelerator} starts in {:.1} s", after.as_secs_f64()));
+        }
         Ok(proven)
     }
 
