@@ -40,6 +40,8 @@ struct Running {
     reason: Option<EndReason>,
     /// Whether the guest has been asked to end it.
     asked: bool,
+    /// Whether it has told the end.
+    told: bool,
     /// What a handle asks it to be ended for. A handle that is gone asks too.
     wishes: Option<mpsc::UnboundedReceiver<EndReason>>,
 }
@@ -89,6 +91,7 @@ impl Running {
             started: Instant::now(),
             reason: None,
             asked: false,
+            told: false,
             wishes: None,
             guest,
             operation,
@@ -136,7 +139,8 @@ impl Running {
         }
     }
 
-    fn hear(&self, news: Option<FromGuest>) -> Result<End, IsolationError> {
+    fn hear(&mut self, news: Option<FromGuest>) -> Result<End, IsolationError> {
+        self.told = news.is_some();
         match news {
             Some(FromGuest::Ended { end, .. }) => Ok(end.within_reason()),
             Some(FromGuest::Failed { failure, .. }) => Err(failure.into_error(&self.program)),
@@ -174,7 +178,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Nobody waits any more, so nothing of it may go on. Without effect on one that has ended.
+        if self.told {
+            return;
+        }
+        // Nobody waits any more, so nothing of it may go on.
         let end = ToGuest::End { id: self.operation.id, reason: EndReason::Cancelled };
         self.operation.session.request(&end).ok();
     }

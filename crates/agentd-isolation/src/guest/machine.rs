@@ -43,8 +43,8 @@ pub trait Machine: Send + Sync {
         Err(self.unsupported("fork"))
     }
 
-    /// Whether [`Machine::restore`] can be asked for at all: what runs is lost by it.
-    fn restores(&self) -> bool {
+    /// Whether there is such a state, so that [`Machine::restore`] can be asked for: what runs is lost by it.
+    fn restores(&self, _name: &str) -> bool {
         false
     }
 

@@ -4,9 +4,9 @@
 //! So everything that a sandbox is — limits, ends, terminals, files — is done in every kind of machine by the same code, which also does it
 //! on the host. What a backend adds is a [`Machine`]: how to end it, stop it, save it.
 //!
-//! - [`frame`], [`protocol`], [`told`]: what is said; [`carrier`], [`mux`], [`flow`], [`stream`]: how it is carried.
-//! - [`agent`], [`serve`], [`work`], [`inside`]: the guest's side.
-//! - [`session`], [`host`], [`exec`], [`sandbox`]: the host's side. All that comes from a guest is untrusted.
+//! - `frame`, `protocol`, `told`: what is said; `carrier`, `mux`, `flow`, `stream`: how it is carried.
+//! - `agent`, `serve`, `work`, `inside`: the guest's side.
+//! - `session`, `host`, `exec`, `sandbox`: the host's side. All that comes from a guest is untrusted.
 
 mod agent;
 mod carrier;

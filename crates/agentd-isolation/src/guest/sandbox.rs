@@ -136,7 +136,7 @@ impl Sandbox for GuestSandbox {
     }
 
     async fn restore(&self, name: &str) -> Result<(), IsolationError> {
-        if !self.guest.machine.restores() {
+        if !self.guest.machine.restores(name) {
             return self.guest.machine.restore(&self.guest, name).await;
         }
         self.guest.let_go("it goes back to what it was");

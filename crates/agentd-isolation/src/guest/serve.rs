@@ -17,8 +17,12 @@ use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
+
+/// How long one that connects may take to say what for: others wait behind it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves connections, one after the other, until told to end: makes one sandbox with `root` as its root, which is changed by it. A
 /// connection that ends without having been made to rest ends everything, and nothing is left of the sandbox in any case.
@@ -82,8 +86,11 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    carrier::greet(reader, writer).await?;
-    let asked = match carrier::hear(reader, MAX_TO_GUEST).await? {
+    let said = async {
+        carrier::greet(reader, writer).await?;
+        carrier::hear(reader, MAX_TO_GUEST).await
+    };
+    let asked = match tokio::time::timeout(PATIENCE, said).await.map_err(io::Error::from)?? {
         ToGuest::Attach(asked) => prepare(asked, around, work).await,
         _ => Err(invalid("a request before its connection")),
     };
