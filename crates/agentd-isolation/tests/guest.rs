@@ -7,7 +7,7 @@ mod support;
 
 use agentd_isolation::{
     Command, EvidenceResult, IsolationError, Limits, Sandbox, SandboxSpec, StdinSource,
-    guest::{Attach, GuestSandbox, GuestSpec, Identity, Machine},
+    guest::{Attach, GuestSandbox, GuestSpec, Machine},
 };
 use libtest_mimic::{Arguments, Trial};
 use std::{
@@ -18,7 +18,7 @@ use std::{
     sync::Arc,
 };
 use support::{
-    machine::{Machines, Process},
+    machine::{Machines, Process, identity},
     out, script, trial,
 };
 use tokio::net::UnixStream;
@@ -48,10 +48,6 @@ fn trials() -> Vec<Trial> {
         every_attack_is_held_inside,
         a_large_file_comes_back_as_it_was,
     )
-}
-
-fn identity(name: &str) -> Identity {
-    Identity::new(name).unwrap()
 }
 
 struct Made {

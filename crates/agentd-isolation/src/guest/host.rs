@@ -3,6 +3,7 @@
 use super::{
     Attach, Identity, Machine, carrier,
     frame::{MAX_FROM_GUEST, MAX_TO_GUEST},
+    identity::now,
     protocol::{Attaching, FromGuest, Spec, ToGuest},
     session::{Operation, Session, refused},
     told::{told, within_reason},
@@ -11,7 +12,10 @@ use agentd_core::{IsolationError, LayerReport, Limits, Root, SandboxSpec, Usage,
 use std::{
     future::Future,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 use tokio::{
@@ -26,6 +30,8 @@ pub struct Guest {
     pub(super) limits: Limits,
     pub(super) layers: Vec<LayerReport>,
     connection: Mutex<Connection>,
+    /// Whether its clock is told the time whenever it may have stood still.
+    clock: AtomicBool,
     /// Whether it stands still, so that nothing can be expected of it.
     still: watch::Sender<Still>,
     made: Instant,
@@ -72,12 +78,14 @@ impl Guest {
             }
             Attach::Adopt { identity, limits } => (Attaching::Adopt(identity), limits),
         };
+        let clock = attaching.identity().is_some_and(|identity| identity.realtime_ns.is_some());
         let layers = ask(&mut carrier, attaching).await?;
         let guest = Arc::new(Self {
             machine,
             limits,
             layers,
             connection: Mutex::new(Connection { session: Session::new(), task: None }),
+            clock: AtomicBool::new(clock),
             still: watch::Sender::default(),
             made: Instant::now(),
             used: Mutex::default(),
@@ -144,7 +152,8 @@ impl Guest {
     where
         C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        ask(&mut carrier, Attaching::Proceed).await?;
+        let realtime_ns = self.clock.load(Ordering::Relaxed).then(now);
+        ask(&mut carrier, Attaching::Proceed { realtime_ns }).await?;
         self.listen(carrier);
         self.still.send_modify(|still| still.quiet = false);
         Ok(())
@@ -160,6 +169,7 @@ impl Guest {
         C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         self.let_go("it went back to what it was");
+        self.clock.store(identity.realtime_ns.is_some(), Ordering::Relaxed);
         ask(&mut carrier, Attaching::Adopt(identity)).await?;
         lock(&self.connection).session = Session::new();
         self.listen(carrier);
@@ -214,6 +224,9 @@ impl Guest {
         }
         self.machine.resume().await?;
         self.still.send_modify(|still| still.suspended = false);
+        if self.clock.load(Ordering::Relaxed) {
+            self.session().request(&ToGuest::Clock { realtime_ns: now() })?;
+        }
         Ok(())
     }
 
@@ -281,10 +294,14 @@ fn check(spec: &SandboxSpec) -> Result<(), IsolationError> {
 /// Greets the agent at the other end, and says what the connection is for.
 async fn ask<C: AsyncRead + AsyncWrite + Unpin>(
     carrier: &mut C,
-    attaching: Attaching,
+    mut attaching: Attaching,
 ) -> Result<Vec<LayerReport>, IsolationError> {
     let (mut reader, mut writer) = tokio::io::split(carrier);
     carrier::greet(&mut reader, &mut writer).await.map_err(|e| lost(&e))?;
+    // Greeting may have taken as long as a machine takes to start.
+    if let Some(realtime_ns) = attaching.realtime_ns() {
+        *realtime_ns = now();
+    }
     carrier::say(&mut writer, &ToGuest::Attach(attaching), MAX_TO_GUEST).await.map_err(|e| lost(&e))?;
     match carrier::hear(&mut reader, MAX_FROM_GUEST).await.map_err(|e| lost(&e))? {
         FromGuest::Attached(Ok(layers)) => Ok(told(layers)),

@@ -14,8 +14,9 @@ pub struct Identity {
     pub hostname: String,
     /// Its `machine-id(5)`.
     pub machine_id: [u8; 16],
-    /// The time, in nanoseconds since 1970.
-    pub realtime_ns: u64,
+    /// The time, in nanoseconds since 1970; made that of the moment at which it is told. Without it the machine's clock is right already, and
+    /// is left alone.
+    pub realtime_ns: Option<u64>,
     /// For the kernel's random numbers; counted as entropy.
     pub seed: [u8; SEED],
 }
@@ -33,9 +34,7 @@ impl Identity {
                 done += rustix::rand::getrandom(&mut bytes[done..], rustix::rand::GetRandomFlags::empty())?;
             }
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let realtime_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        Ok(Self { hostname: hostname.into(), machine_id, realtime_ns, seed })
+        Ok(Self { hostname: hostname.into(), machine_id, realtime_ns: Some(now()), seed })
     }
 
     /// As a machine's file has it.
@@ -43,6 +42,12 @@ impl Identity {
         let digits: String = self.machine_id.iter().map(|byte| format!("{byte:02x}")).collect();
         digits + "\n"
     }
+}
+
+/// The time, in nanoseconds since 1970.
+pub(super) fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 // The seed is a secret of the machine's.

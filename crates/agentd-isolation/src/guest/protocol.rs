@@ -56,6 +56,11 @@ pub enum ToGuest {
         /// The operation.
         id: u32,
     },
+    /// The machine stood still: set its clock.
+    Clock {
+        /// Nanoseconds since 1970.
+        realtime_ns: u64,
+    },
     /// Attack a sandbox like the one that is made, and exceed its limits.
     Probe {
         /// The operation.
@@ -75,7 +80,30 @@ pub enum Attaching {
     /// It is made already, and this is another machine now: what runs goes on, with nobody at its streams.
     Adopt(Identity),
     /// Go on after [`ToGuest::Quiesce`].
-    Proceed,
+    Proceed {
+        /// The time, as [`Identity::realtime_ns`] has it.
+        realtime_ns: Option<u64>,
+    },
+}
+
+impl Attaching {
+    /// What the machine becomes.
+    pub fn identity(&self) -> Option<&Identity> {
+        match self {
+            Self::New(spec) => spec.identity.as_ref(),
+            Self::Adopt(identity) => Some(identity),
+            Self::Proceed { .. } => None,
+        }
+    }
+
+    /// The time that is told, where one is.
+    pub fn realtime_ns(&mut self) -> Option<&mut u64> {
+        match self {
+            Self::New(spec) => spec.identity.as_mut()?.realtime_ns.as_mut(),
+            Self::Adopt(identity) => identity.realtime_ns.as_mut(),
+            Self::Proceed { realtime_ns } => realtime_ns.as_mut(),
+        }
+    }
 }
 
 /// What a sandbox in a guest is asked to be.

@@ -59,11 +59,12 @@ fn new() -> Attach {
 struct Peer(DuplexStream);
 
 impl Peer {
-    async fn attach(&mut self) {
+    async fn attach(&mut self) -> ToGuest {
         let (mut reader, mut writer) = tokio::io::split(&mut self.0);
         carrier::greet(&mut reader, &mut writer).await.unwrap();
-        carrier::hear::<ToGuest>(&mut reader, MAX_TO_GUEST).await.unwrap();
+        let asked = carrier::hear(&mut reader, MAX_TO_GUEST).await.unwrap();
         carrier::say(&mut writer, &FromGuest::Attached(Ok(Vec::new())), MAX_FROM_GUEST).await.unwrap();
+        asked
     }
 
     async fn hear(&mut self) -> ToGuest {
@@ -265,6 +266,32 @@ async fn one_that_does_not_come_to_rest_is_ended_when_that_is_given_up() {
     assert!(tokio::time::timeout(Duration::from_secs(1), sandbox.guest().quiesce()).await.is_err());
     assert!(machine.is_killed() && !sandbox.is_alive().await);
     assert!(matches!(sandbox.exec(true_command()).await, Err(IsolationError::Lost(_))));
+}
+
+#[tokio::test]
+async fn a_machine_that_stood_still_is_told_the_time_unless_its_clock_is_right() {
+    for right in [false, true] {
+        let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let (ours, theirs) = duplex(64 << 10);
+        tokio::spawn(async move {
+            let mut peer = Peer(theirs);
+            told.send(peer.attach().await).unwrap();
+            loop {
+                told.send(peer.hear().await).unwrap();
+            }
+        });
+        let identity = Identity { realtime_ns: (!right).then_some(1), ..Identity::new("x").unwrap() };
+        let how = Attach::New(Box::new(GuestSpec { spec: SandboxSpec::default(), identity: Some(identity) }));
+        let sandbox = GuestSandbox::open(SandboxId("x".to_owned()), Arc::new(Counted::default()), ours, how).await.unwrap();
+        let Some(ToGuest::Attach(mut attaching)) = heard.recv().await else { panic!() };
+        // That of the moment, and not what it was when it was made.
+        assert!(right == attaching.realtime_ns().is_none() && attaching.realtime_ns().is_none_or(|time| *time > 1));
+        sandbox.suspend().await.unwrap();
+        sandbox.resume().await.unwrap();
+        sandbox.begin().unwrap().session.request(&ToGuest::Usage { id: 1 }).unwrap();
+        let clock = matches!(heard.recv().await, Some(ToGuest::Clock { .. }));
+        assert_eq!(clock, !right);
+    }
 }
 
 #[tokio::test]

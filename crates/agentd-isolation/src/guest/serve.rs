@@ -120,7 +120,10 @@ async fn prepare(asked: Attaching, around: &Arc<Inside>, work: &mut Option<Work>
             work.renew();
             Ok(work.sandbox.layers().to_vec())
         }
-        (Attaching::Proceed, Some(work)) => Ok(work.sandbox.layers().to_vec()),
+        (Attaching::Proceed { realtime_ns }, Some(work)) => {
+            realtime_ns.map_or(Ok(()), individual::set_clock)?;
+            Ok(work.sandbox.layers().to_vec())
+        }
         (Attaching::New(_), Some(_)) => Err(invalid("the sandbox is made already")),
         (_, None) => Err(invalid("there is no sandbox yet")),
     }
@@ -133,7 +136,7 @@ fn invalid(reason: &str) -> IsolationError {
 /// Random numbers first: whatever comes next may need some.
 fn become_machine(identity: &Identity) -> Result<(), IsolationError> {
     individual::seed(&identity.seed)?;
-    individual::set_clock(identity.realtime_ns)?;
+    identity.realtime_ns.map_or(Ok(()), individual::set_clock)?;
     individual::set_host_name(identity.hostname.as_bytes())?;
     Ok(())
 }
@@ -145,5 +148,31 @@ async fn become_sandbox(identity: &Identity, sandbox: &LinkedSandbox) -> Result<
         // A root without that directory has no such file.
         Err(IsolationError::File { errno: libc::ENOENT, .. }) => Ok(()),
         written => written,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_connects_and_says_nothing_does_not_hold_the_next_up() {
+        let (mut silent, first) = tokio::io::duplex(100);
+        let (mut host, second) = tokio::io::duplex(100);
+        let mut carriers = VecDeque::from([first, second]);
+        let accept = move || {
+            let carrier = carriers.pop_front();
+            async move { carrier.map(tokio::io::split).ok_or_else(|| io::Error::other("no more")) }
+        };
+        let served = tokio::spawn(serve(accept, PathBuf::from("/no/such/root")));
+        let (mut reader, mut writer) = tokio::io::split(&mut host);
+        carrier::greet(&mut reader, &mut writer).await.unwrap();
+        let asked = ToGuest::Attach(Attaching::Proceed { realtime_ns: None });
+        carrier::say(&mut writer, &asked, MAX_TO_GUEST).await.unwrap();
+        let answer = carrier::hear(&mut reader, MAX_FROM_GUEST).await.unwrap();
+        assert!(matches!(answer, FromGuest::Attached(Err(Failure::Invalid { .. }))));
+        assert_eq!(served.await.unwrap().unwrap_err().to_string(), "no more");
+        tokio::io::AsyncWriteExt::write_all(&mut silent, b"late").await.unwrap_err();
     }
 }

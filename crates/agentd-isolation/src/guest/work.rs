@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{descriptor::Descriptor, exec::Image, sandbox::LinkedSandbox};
 use agentd_core::{Command, EndReason, ExecHandle, ExecStreams, IsolationError, PtySize, Sandbox, StdinSource};
+use agentd_kernel::individual;
 use std::{
     collections::HashMap,
     ffi::OsString,
@@ -105,6 +106,8 @@ impl Work {
             ToGuest::Usage { id } => {
                 answer(mux, id, async move { sandbox.resource_usage().await.map(|usage| FromGuest::Used { id, usage }) });
             }
+            // One that cannot be set is wrong, and hinders nothing.
+            ToGuest::Clock { realtime_ns } => drop(individual::set_clock(realtime_ns)),
             ToGuest::Probe { id } => {
                 let around = self.around.clone();
                 answer(mux, id, async move { around.probe().await.map(|evidence| FromGuest::Probed { id, evidence }) });
