@@ -5,7 +5,7 @@ use super::{
     frame::{MAX_FROM_GUEST, MAX_TO_GUEST},
     identity::now,
     protocol::{Attaching, FromGuest, Spec, ToGuest},
-    session::{Operation, Session, refused},
+    session::{Operation, Session},
     told::{told, within_reason},
 };
 use agentd_core::{IsolationError, LayerReport, Limits, Root, SandboxSpec, Usage, Writable};
@@ -137,7 +137,7 @@ impl Guest {
             return Err(IsolationError::Invalid { what: "quiesce".to_owned(), reason: "it is quiet already".to_owned() });
         };
         self.still.send_modify(|still| still.quiet = true);
-        session.mux.hold(&ToGuest::Quiesce, false).map_err(refused)?;
+        session.rest()?;
         let mut unfinished = Unfinished { guest: Some(self), task: task.abort_handle() };
         task.await.unwrap_or_else(|error| Err(IsolationError::Lost(error.to_string())))?;
         unfinished.guest = None;
@@ -258,6 +258,17 @@ impl Guest {
         }
         usage.wall = self.made.elapsed();
         Ok(usage)
+    }
+}
+
+/// While it is held, a guest may rest; one that is left at rest by whoever gives up what it rests for is ended.
+pub(super) struct Rest<'a>(pub(super) &'a Guest);
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        if self.0.still.borrow().quiet {
+            self.0.end("it was left at rest");
+        }
     }
 }
 

@@ -27,7 +27,8 @@ pub trait Machine: Send + Sync {
         Err(self.unsupported("resume"))
     }
 
-    /// Saves its state: between [`Guest::quiesce`] and [`Guest::proceed`], where its memory is part of that.
+    /// Saves its state: between [`Guest::quiesce`] and [`Guest::proceed`], where its memory is part of that. A guest that still rests when
+    /// this is done, or given up, is ended.
     async fn snapshot(&self, _guest: &Guest, _name: &str) -> Result<(), IsolationError> {
         Err(self.unsupported("snapshot"))
     }

@@ -3,6 +3,7 @@
 use super::{
     Attach, Guest, Machine, exec,
     frame::{StreamId, Which},
+    host::Rest,
     protocol::{FromGuest, ToGuest, bytes},
     session::{Operation, refused},
     told::shown,
@@ -19,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub struct GuestSandbox {
     id: SandboxId,
     guest: Arc<Guest>,
+    /// Held while its state is saved or replaced.
+    state: tokio::sync::Mutex<()>,
 }
 
 impl GuestSandbox {
@@ -31,7 +34,8 @@ impl GuestSandbox {
     where
         C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        Ok(Arc::new(Self { id, guest: Guest::attach(machine, carrier, how).await? }))
+        let guest = Guest::attach(machine, carrier, how).await?;
+        Ok(Arc::new(Self { id, guest, state: tokio::sync::Mutex::default() }))
     }
 
     /// Its connection.
@@ -132,10 +136,13 @@ impl Sandbox for GuestSandbox {
     }
 
     async fn snapshot(&self, name: &str) -> Result<(), IsolationError> {
+        let _one = self.state.lock().await;
+        let _rest = Rest(&self.guest);
         self.guest.machine.snapshot(&self.guest, name).await
     }
 
     async fn restore(&self, name: &str) -> Result<(), IsolationError> {
+        let _one = self.state.lock().await;
         if !self.guest.machine.restores(name) {
             return self.guest.machine.restore(&self.guest, name).await;
         }
@@ -148,6 +155,8 @@ impl Sandbox for GuestSandbox {
     }
 
     async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError> {
+        let _one = self.state.lock().await;
+        let _rest = Rest(&self.guest);
         self.guest.machine.fork(&self.guest).await
     }
 

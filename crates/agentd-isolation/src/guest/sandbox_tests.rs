@@ -40,6 +40,12 @@ impl Machine for Counted {
         Ok(())
     }
 
+    /// Fails half way.
+    async fn snapshot(&self, guest: &Guest, _name: &str) -> Result<(), IsolationError> {
+        guest.quiesce().await?;
+        Err(self.unsupported("snapshot"))
+    }
+
     async fn resume(&self) -> Result<(), IsolationError> {
         Ok(())
     }
@@ -128,6 +134,7 @@ async fn one_that_speaks_nonsense_loses_its_machine() {
         (vec![done(0)], "news of 0, which was never asked for"),
         (vec![done(7)], "news of 7, which was never asked for"),
         (vec![done(1), done(1)], "more news of 1 than there can be"),
+        (vec![FromGuest::Quiesced], "it came to rest unasked"),
     ];
     for (said, expected) in cases {
         let (sandbox, machine) = with(|mut peer| async move {
@@ -266,6 +273,19 @@ async fn one_that_does_not_come_to_rest_is_ended_when_that_is_given_up() {
     assert!(tokio::time::timeout(Duration::from_secs(1), sandbox.guest().quiesce()).await.is_err());
     assert!(machine.is_killed() && !sandbox.is_alive().await);
     assert!(matches!(sandbox.exec(true_command()).await, Err(IsolationError::Lost(_))));
+}
+
+#[tokio::test]
+async fn one_that_is_left_at_rest_is_ended() {
+    let (sandbox, machine) = with(|mut peer| async move {
+        while peer.hear().await != ToGuest::Quiesce {}
+        peer.say(FromGuest::Quiesced).await;
+    })
+    .await;
+    assert!(sandbox.snapshot("x").await.is_err());
+    assert!(machine.is_killed());
+    let error = sandbox.exec(true_command()).await.unwrap_err().to_string();
+    assert!(error.contains("left at rest"), "{error}");
 }
 
 #[tokio::test]

@@ -25,6 +25,8 @@ pub(super) struct Session {
     next: AtomicU32,
     /// The guest has been asked to end.
     ending: AtomicBool,
+    /// The guest has been asked to come to rest.
+    resting: AtomicBool,
 }
 
 /// An exec or operation: its number, and what the guest says of it, which ends when the guest is lost.
@@ -41,6 +43,7 @@ impl Session {
             listeners: Mutex::default(),
             next: AtomicU32::new(1),
             ending: AtomicBool::new(false),
+            resting: AtomicBool::new(false),
         })
     }
 
@@ -72,6 +75,12 @@ impl Session {
         self.request(&ToGuest::Shutdown)
     }
 
+    /// Asks the guest to come to rest: this is the last that it is told on this connection.
+    pub(super) fn rest(&self) -> Result<(), IsolationError> {
+        self.resting.store(true, Ordering::Relaxed);
+        self.mux.hold(&ToGuest::Quiesce, false).map_err(refused)
+    }
+
     /// Whether the end of the connection is what was asked for.
     pub(super) fn is_ending(&self) -> bool {
         self.ending.load(Ordering::Relaxed)
@@ -80,7 +89,8 @@ impl Session {
     /// What a guest says.
     pub(super) fn hear(&self, said: FromGuest) -> Result<Next, String> {
         let id = match &said {
-            FromGuest::Quiesced => return Ok(Next::Stop),
+            FromGuest::Quiesced if self.resting.swap(false, Ordering::Relaxed) => return Ok(Next::Stop),
+            FromGuest::Quiesced => return Err("it came to rest unasked".to_owned()),
             FromGuest::Attached(_) => return Err("it attached a second time".to_owned()),
             FromGuest::Ended { id, .. }
             | FromGuest::Failed { id, .. }
