@@ -1,0 +1,263 @@
+//! What only machines of Gondolin's can leave behind, or lose: Node, QEMU, their sockets and disks.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use agentd_isolation::{IsolationBackend, IsolationError, Sandbox, SandboxSpec};
+use libtest_mimic::Arguments;
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, WaitOptions},
+};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use support::{PATIENCE, gondolin, inventory::Inventory, out, sh, trial};
+
+/// `argv[1]` of a process that makes machines until it is killed.
+const VICTIM: &str = "--make-machines-until-killed";
+
+/// `argv[1]` of a process that does what the next agentd does.
+const NEXT: &str = "--make-one-sandbox";
+
+/// Moments at which a parent is killed.
+const KILLS: u32 = 20;
+
+fn main() {
+    agentd_isolation::take_role();
+    match std::env::args().nth(1).as_deref() {
+        Some(VICTIM) => victim(),
+        Some(NEXT) => next(),
+        _ => {}
+    }
+    // Whoever loses its parent comes here, so that nobody is missed.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    let mut arguments = Arguments::from_args();
+    // They count what is there, so they take turns.
+    arguments.test_threads = Some(1);
+    let trials = vec![
+        trial("a_parent_killed_at_any_moment_leaves_no_machine".to_owned(), killed_parents),
+        trial("a_machine_whose_host_side_is_killed_is_lost_and_leaves_nothing".to_owned(), killed_host_sides),
+        trial("a_dropped_machine_leaves_nothing".to_owned(), dropped),
+        trial("a_large_file_comes_back_as_it_was".to_owned(), large_file),
+        trial("what_is_not_installed_is_said_with_the_command_that_installs_it".to_owned(), not_installed),
+    ];
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Files that Gondolin and QEMU make where temporary files are, by what their names begin with.
+fn temporary() -> BTreeSet<PathBuf> {
+    let list = |dir: &str| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+    let made = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        ["gondolin", "vl.", "qemu"].iter().any(|start| name.starts_with(start))
+    };
+    ["/tmp", "/var/tmp", "/dev/shm", "/root/.cache"].into_iter().flat_map(list).filter(made).collect()
+}
+
+#[derive(Debug)]
+struct Before {
+    inventory: Inventory,
+    temporary: BTreeSet<PathBuf>,
+    /// Whether this process had children: the launcher.
+    children: usize,
+}
+
+impl Before {
+    fn take() -> Self {
+        Self { inventory: Inventory::take(), temporary: temporary(), children: children().len() }
+    }
+
+    /// Waits until the host is as it was.
+    fn settle(&self) {
+        let patience = Instant::now() + Duration::from_secs(30);
+        loop {
+            for child in children().into_iter().skip(self.children) {
+                // Only zombies are reaped, and those of other tests' are theirs.
+                rustix::process::waitpid(Pid::from_raw(child), WaitOptions::NOHANG).ok();
+            }
+            let (now, files) = (Inventory::take(), temporary());
+            let added: Vec<_> = files.difference(&self.temporary).chain(now.files.difference(&self.inventory.files)).collect();
+            // All that ever was below this process is its child by now, or dead. Groups are made for limits only.
+            let same = now.descriptors <= self.inventory.descriptors && now.mounts <= self.inventory.mounts;
+            if same && added.is_empty() && children().len() <= self.children {
+                return;
+            }
+            assert!(
+                Instant::now() < patience,
+                "left behind: {} descriptors, {} mounts, {added:?}, children {:?}; before: {self:?}",
+                now.descriptors,
+                now.mounts,
+                children()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The processes whose parent is this one.
+fn children() -> Vec<i32> {
+    let mut all: Vec<i32> = fs::read_dir("/proc/self/task")
+        .unwrap()
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|text| text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>())
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+/// The process below this one whose command line contains `needle`.
+fn descendant(needle: &str) -> Option<Pid> {
+    let parent = |pid: i32| -> Option<i32> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    };
+    let own = i32::try_from(std::process::id()).unwrap();
+    let below = |mut pid: i32| loop {
+        match parent(pid) {
+            Some(above) if above == own => return true,
+            Some(above) if above > 1 => pid = above,
+            _ => return false,
+        }
+    };
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let found = pids.into_iter().find(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).replace('\0', " ").contains(needle) && below(*pid)
+    });
+    found.and_then(Pid::from_raw)
+}
+
+async fn machine() -> Arc<dyn Sandbox> {
+    gondolin().create_sandbox(SandboxSpec::default()).await.unwrap()
+}
+
+/// Starts the launcher, and opens what is opened once.
+async fn once() {
+    let sandbox = machine().await;
+    sh(&sandbox, ":").await;
+    sandbox.destroy().await.unwrap();
+}
+
+fn victim() -> ! {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        loop {
+            let sandbox = machine().await;
+            sh(&sandbox, "sleep 1000 & setsid sleep 1000 & echo x >/kept").await;
+            sandbox.destroy().await.unwrap();
+        }
+    })
+}
+
+/// What the next agentd does.
+fn next() -> ! {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let sandbox = support::bare("container").await;
+        sandbox.destroy().await.unwrap();
+    });
+    std::process::exit(0)
+}
+
+async fn killed_parents() {
+    let before = Before::take();
+    for number in 0..KILLS {
+        let mut victim = Command::new(std::env::current_exe().unwrap())
+            .arg(VICTIM)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Any moment of the time in which it makes, uses and destroys its first machine, and begins with the second.
+        std::thread::sleep(Duration::from_millis(u64::from(number) * 370));
+        if number % 3 == 2 {
+            // Its launcher first: nobody is left to clean up.
+            let pid = victim.id();
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+            for launcher in children.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+                rustix::process::kill_process(launcher, Signal::KILL).ok();
+            }
+        }
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        if number % 3 == 2 {
+            assert!(Command::new(std::env::current_exe().unwrap()).arg(NEXT).status().unwrap().success());
+        }
+        before.settle();
+    }
+}
+
+async fn killed_host_sides() {
+    // The launcher, and what is opened once.
+    once().await;
+    let before = Before::take();
+    for program in ["/tmp/machine.mjs", "name=agentd,bus=virtio-serial0.0"] {
+        let sandbox = machine().await;
+        let running = {
+            let sandbox = sandbox.clone();
+            tokio::spawn(async move { sandbox.exec(support::script("sleep 1000")).await })
+        };
+        sh(&sandbox, ":").await;
+        let victim = descendant(program).unwrap();
+        rustix::process::kill_process(victim, Signal::KILL).unwrap();
+        let ended = running.await.unwrap();
+        assert!(matches!(ended, Err(IsolationError::Lost(_))), "{ended:?}");
+        assert!(!sandbox.is_alive().await);
+        assert!(matches!(sandbox.exec(support::script(":")).await, Err(IsolationError::Lost(_))));
+        sandbox.destroy().await.unwrap();
+        assert_eq!(rustix::process::test_kill_process(victim), Err(Errno::SRCH));
+        drop(sandbox);
+        before.settle();
+    }
+}
+
+async fn dropped() {
+    once().await;
+    let before = Before::take();
+    let sandbox = machine().await;
+    let running = sandbox.exec_streaming(support::script("sleep 1000")).await.unwrap();
+    drop(sandbox);
+    drop(running);
+    before.settle();
+    // And one that is not there yet.
+    let backend = gondolin();
+    let making = tokio::spawn(async move { backend.create_sandbox(SandboxSpec::default()).await.map(drop) });
+    let patience = Instant::now() + PATIENCE;
+    while descendant("name=agentd,bus=virtio-serial0.0").is_none() {
+        assert!(Instant::now() < patience, "it did not start");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    making.abort();
+    assert!(making.await.unwrap_err().is_cancelled());
+    before.settle();
+}
+
+async fn large_file() {
+    let sandbox = machine().await;
+    let content: Vec<u8> = (0..64u32 << 20).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let path = std::path::Path::new("/var/large");
+    sandbox.write_file(path, &content).await.unwrap();
+    let sum = out(&sh(&sandbox, "stat -c %s /var/large").await);
+    assert_eq!(sum.trim(), content.len().to_string());
+    assert!(sandbox.read_file(path, u64::MAX).await.unwrap() == content);
+    sandbox.destroy().await.unwrap();
+}
+
+async fn not_installed() {
+    let nowhere = support::directory();
+    let config = agentd_isolation::GondolinConfig::below(nowhere.path());
+    let backend = agentd_isolation::GondolinBackend::new(config, nowhere.path());
+    for error in [backend.probe().await.err(), backend.create_sandbox(SandboxSpec::default()).await.err()] {
+        let error = error.unwrap();
+        assert!(matches!(error, IsolationError::Unavailable { .. }), "{error}");
+        assert!(error.to_string().contains("agentd gondolin setup"), "{error}");
+    }
+}
