@@ -23,7 +23,7 @@ pub(crate) const DEBOOTSTRAP: &str = "install it: apt-get install debootstrap; o
 const KERNEL: &str = "linux-image-cloud-amd64";
 
 /// What of Debian is in a guest, beside the least.
-const GUEST_PACKAGES: &str = "ca-certificates,curl,git,procps,python3-minimal";
+const GUEST_PACKAGES: &str = "ca-certificates,curl,git,procps,python3";
 
 /// A directory of downloads.
 pub(crate) struct Downloads {

@@ -5,9 +5,8 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use agentd_isolation::{ContainerBackend, Evidence, EvidenceResult, HostDirectBackend, IsolationBackend, LinuxNativeBackend};
+use agentd_isolation::{Evidence, EvidenceResult, HostDirectBackend};
 use libtest_mimic::{Arguments, Failed, Trial};
-use std::sync::Arc;
 
 /// Attacks on what `host-direct` does keep: its commands get no descriptors, environment, terminal, privileges or core dumps of the
 /// caller's either.
@@ -25,10 +24,11 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let root = std::env::temp_dir();
     let (fenced, open) = runtime.block_on(async {
-        let backends: [Arc<dyn IsolationBackend>; 3] =
-            [LinuxNativeBackend::new(&root), ContainerBackend::new(&root), support::gondolin()];
         let mut fenced = Vec::new();
-        for backend in backends {
+        for name in
+            support::backends().into_iter().filter(|name| ![HostDirectBackend::NAME, support::machine::NAME].contains(name))
+        {
+            let backend = support::backend(name);
             let proven = backend.probe().await.unwrap();
             fenced.extend(proven.evidence.into_iter().map(|evidence| (proven.name.clone(), evidence)));
         }

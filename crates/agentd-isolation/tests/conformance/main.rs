@@ -14,21 +14,12 @@ mod streams;
 
 use libtest_mimic::{Arguments, Trial};
 
-/// The backends under test.
-const BACKENDS: [&str; 4] = ["host-direct", "linux-native", "container", "gondolin"];
-
-/// Beside them, what all virtual machines have in common: the agent in a machine, which only root can be.
-fn backends() -> Vec<&'static str> {
-    let machine = rustix::process::geteuid().is_root().then_some(support::machine::NAME);
-    BACKENDS.into_iter().chain(machine).collect()
-}
-
 fn main() {
     support::machine::take_role();
     agentd_isolation::take_role();
     support::machine::register();
     let arguments = Arguments::from_args();
-    let trials: Vec<Trial> = backends()
+    let trials: Vec<Trial> = support::backends()
         .into_iter()
         .flat_map(|backend| {
             [

@@ -17,7 +17,7 @@ use std::{
 };
 
 /// No test takes longer, where thousands of sandboxes are made under emulation.
-const PATIENCE: Duration = Duration::from_secs(400);
+pub const PATIENCE: Duration = Duration::from_secs(400);
 
 /// A test that runs in a runtime of its own. It has a thread beside the test's, which may wait for what the bytes of a stream come by.
 pub fn trial<F, Fut>(name: String, test: F) -> Trial
@@ -29,6 +29,16 @@ where
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(Failed::from)?;
         runtime.block_on(async { tokio::time::timeout(PATIENCE, test()).await }).map_err(|_| Failed::from("it took too long"))
     })
+}
+
+/// The backends under test: what runs on any machine, or those that `AGENTD_TEST_BACKENDS` names, separated by blanks. `test-machine` is what
+/// all virtual machines have in common, the agent in a machine, which only root can be.
+pub fn backends() -> Vec<&'static str> {
+    let named = std::env::var("AGENTD_TEST_BACKENDS").ok();
+    let named = named.as_deref().map(str::split_whitespace).map(|names| names.collect::<Vec<_>>());
+    let all = ["host-direct", "linux-native", "container", "gondolin", machine::NAME];
+    let chosen = all.into_iter().filter(|name| named.as_ref().is_none_or(|named| named.contains(name)));
+    chosen.filter(|name| *name != machine::NAME || rustix::process::geteuid().is_root()).collect()
 }
 
 /// A backend by name.
