@@ -105,9 +105,10 @@ impl Downloads {
     pub(crate) fn debian(&self) -> Result<(PathBuf, Origin), SetupError> {
         let said = self.dir.join("debian.origin");
         let packages = self.dir.join("debian.tgz");
-        if !packages.is_file() {
+        // A download made for another choice of packages is of no use.
+        if !packages.is_file() || parse_origin(&said).is_none() {
             if !self.fetches {
-                return Err(self.missing("debian.tgz", ""));
+                return Err(self.missing(&format!("debian.tgz with {GUEST_PACKAGES}"), ""));
             }
             let origin = origin()?;
             let scratch = tempfile::tempdir_in(&self.dir).context(|| "make a directory".to_owned())?;
@@ -116,13 +117,12 @@ impl Downloads {
             let mut make = debootstrap();
             make.arg(format!("--make-tarball={}", fresh.display())).arg(&origin.release);
             tool::run(make.arg(scratch.path().join("tree")).arg(&origin.mirror), DEBOOTSTRAP)?;
-            fs::write(&said, format!("{} {}", origin.release, origin.mirror)).context(|| format!("write {}", said.display()))?;
             fs::rename(&fresh, &packages).context(|| format!("put in place {}", packages.display()))?;
+            let origin = format!("{} {} {GUEST_PACKAGES}", origin.release, origin.mirror);
+            fs::write(&said, origin).context(|| format!("write {}", said.display()))?;
         }
-        let text = fs::read_to_string(&said).context(|| format!("read {}", said.display()))?;
-        let (release, mirror) =
-            text.split_once(' ').ok_or_else(|| self.missing("debian.origin that says release and mirror", ""))?;
-        Ok((packages, Origin { release: release.to_owned(), mirror: mirror.trim().to_owned() }))
+        let origin = parse_origin(&said).ok_or_else(|| self.missing("debian.origin", ""))?;
+        Ok((packages, origin))
     }
 
     fn find(&self, sub: &str, prefix: &str, suffix: &str) -> Option<PathBuf> {
@@ -137,6 +137,14 @@ impl Downloads {
     fn missing(&self, what: &str, sub: &str) -> SetupError {
         SetupError::NotDownloaded { what: what.to_owned(), place: self.dir.join(sub) }
     }
+}
+
+/// What was written beside the packages of a Debian, when they are those that are wanted now.
+fn parse_origin(said: &Path) -> Option<Origin> {
+    let text = fs::read_to_string(said).ok()?;
+    let mut words = text.split_whitespace();
+    let (release, mirror, packages) = (words.next()?, words.next()?, words.next()?);
+    (packages == GUEST_PACKAGES).then(|| Origin { release: release.to_owned(), mirror: mirror.to_owned() })
 }
 
 /// `debootstrap` for a guest; release, target and mirror are still to be said.
