@@ -44,7 +44,7 @@ pub struct Check {
 /// What the outside prepared: `secret_path`, `host_file`, `loopback_port`, `abstract_name`, `unix_path`, `host_pid`, `workspace`,
 /// `readonly`, `shm_id`, `shm_file`, `queue`, `host_marker`, `env_marker`;
 /// of a sandbox with a root of its own also `own_root` and `capabilities`, a hexadecimal mask of those it keeps; of one in a machine of its
-/// own also `own_machine`.
+/// own also `own_machine`; of one that is granted nothing also `no_grants`.
 #[derive(Debug, Default, Clone)]
 pub struct Facts(BTreeMap<String, String>);
 
@@ -69,6 +69,11 @@ impl Facts {
         self.0.get("own_machine").is_some_and(|value| value == "1")
     }
 
+    /// Whether nothing of the host is granted (`no_grants=1`); the workspace is a directory of the sandbox's own then.
+    fn has_no_grants(&self) -> bool {
+        self.0.get("no_grants").is_some_and(|value| value == "1")
+    }
+
     /// The same facts and one more.
     #[must_use]
     pub fn with(mut self, key: &str, value: String) -> Self {
@@ -84,10 +89,16 @@ impl Facts {
 /// Attacks on what a machine of the sandbox's own has for itself: there they would prove nothing.
 const ON_A_SHARED_SYSTEM: [&str; 2] = ["a3_find_the_system_writable", "a7_read_accounts_and_homes"];
 
+/// Attacks on what is granted of the host.
+const ON_GRANTS: [&str; 1] = ["a3_change_a_read_only_grant"];
+
 /// Every attack that these facts give a meaning.
 pub fn checks(facts: &Facts) -> impl Iterator<Item = &'static Check> + use<> {
     let shared = !facts.has_own_machine();
-    all().filter(move |check| shared || !ON_A_SHARED_SYSTEM.contains(&check.name))
+    let granted = !facts.has_no_grants();
+    all().filter(move |check| {
+        (shared || !ON_A_SHARED_SYSTEM.contains(&check.name)) && (granted || !ON_GRANTS.contains(&check.name))
+    })
 }
 
 /// Every attack.

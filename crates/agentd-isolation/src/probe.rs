@@ -31,6 +31,11 @@ pub(crate) trait Attackable: IsolationBackend {
         false
     }
 
+    /// Whether paths of the host can be granted. Without, there is nothing of them to attack.
+    fn shows_grants(&self) -> bool {
+        true
+    }
+
     /// Runs a command of agentd's own image to its end, in a sandbox made for it.
     async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError>;
 }
@@ -131,6 +136,10 @@ pub(crate) async fn attack(backend: &impl Attackable, work_root: &Path) -> Resul
         None => targets.facts.clone(),
     };
     let facts = if backend.own_machine() { facts.with("own_machine", "1".to_owned()) } else { facts };
+    let (grants, facts) = match backend.shows_grants() {
+        true => (grants, facts),
+        false => (Vec::new(), facts.with("workspace", "/tmp".to_owned()).with("no_grants", "1".to_owned())),
+    };
     argv.extend(facts.to_args());
     let command = Command {
         argv: argv.into_iter().map(Into::into).collect(),

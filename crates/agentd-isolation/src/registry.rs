@@ -1,6 +1,6 @@
 //! Names of backends, and how to make the backends they name.
 
-use crate::{ContainerBackend, GondolinBackend, HostDirectBackend, LinuxNativeBackend};
+use crate::{ContainerBackend, FirecrackerBackend, GondolinBackend, HostDirectBackend, LinuxNativeBackend};
 use agentd_core::{IsolationBackend, IsolationError};
 use std::{
     path::Path,
@@ -29,6 +29,7 @@ fn registry() -> &'static RwLock<Vec<Entry>> {
             entry(GondolinBackend::NAME, &[], Arc::new(|root| Ok(GondolinBackend::installed(root)?))),
             entry(LinuxNativeBackend::NAME, &["linux", "native", "landlock"], Arc::new(|root| Ok(LinuxNativeBackend::new(root)))),
             entry(ContainerBackend::NAME, &["namespace", "mount-ns"], Arc::new(|root| Ok(ContainerBackend::new(root)))),
+            entry(FirecrackerBackend::NAME, &["microvm", "vm"], Arc::new(|root| Ok(FirecrackerBackend::installed(root)?))),
         ])
     })
 }

@@ -1,6 +1,6 @@
 //! This program is also the launcher, the attack suite, and the agent in virtual machines; which one a process is, its `argv[0]` says.
 
-use crate::guest;
+use crate::{firecracker, guest};
 use std::{
     os::unix::ffi::OsStrExt,
     sync::atomic::{AtomicBool, Ordering},
@@ -13,6 +13,12 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 pub fn take_role() {
     TAKEN.store(true, Ordering::Relaxed);
     let Some(name) = std::env::args_os().next() else { return };
+    if firecracker::boot::is_wanted() {
+        firecracker::boot::main();
+    }
+    if name.as_bytes() == firecracker::room::ROLE.as_bytes() {
+        std::process::exit(firecracker::room::main(std::env::args_os().skip(1)));
+    }
     if name.as_bytes() == agentd_supervisor::launcher::ROLE.as_bytes() {
         std::process::exit(agentd_supervisor::launcher::main());
     }

@@ -13,6 +13,7 @@ pub mod rlimit;
 pub mod seccomp;
 mod syscall;
 pub mod volume;
+pub mod vsock;
 
 use agentd_core::{Layer, LayerError};
 use rustix::io::Errno;

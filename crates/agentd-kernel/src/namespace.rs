@@ -29,6 +29,10 @@ pub struct NamespacePlan {
     pub ids: Ids,
 }
 
+/// What to do where they may not be made.
+const USER_NAMESPACES: &str = "allow user namespaces: sysctl user.max_user_namespaces > 0, and where they exist \
+     kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0";
+
 impl NamespacePlan {
     /// The flags for `clone3(2)`. The network namespace is made beside; see [`Beside`].
     pub fn flags(&self) -> u64 {
@@ -55,14 +59,23 @@ impl NamespacePlan {
 /// The caller must be single-threaded; see `fork(2)`.
 pub unsafe fn start(plan: NamespacePlan, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, LayerError> {
     // SAFETY: the caller promises what clone3 asks for.
-    unsafe { syscall::clone3(plan.flags(), cgroup) }.at(Layer::Namespaces, || format!("clone3 with {}", plan.describe())).map_err(
-        |error| {
-            error.remedy(
-                "allow user namespaces: sysctl user.max_user_namespaces > 0, and where they exist \
-                 kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0",
-            )
-        },
-    )
+    unsafe { syscall::clone3(plan.flags(), cgroup) }
+        .at(Layer::Namespaces, || format!("clone3 with {}", plan.describe()))
+        .map_err(|error| error.remedy(USER_NAMESPACES))
+}
+
+/// Starts a process in namespaces for a program of the host's that is to be alone — pid, mount, network, IPC and host name, and as an
+/// ordinary user's also a user namespace — and on cgroup v2 in `cgroup`. When that process ends, so do all others there.
+///
+/// # Safety
+/// As [`start`].
+pub unsafe fn start_apart(privileged: bool, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, LayerError> {
+    let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    let flags = if privileged { flags } else { flags | libc::CLONE_NEWUSER };
+    // SAFETY: the caller promises what clone3 asks for.
+    unsafe { syscall::clone3(u64::from(flags.unsigned_abs()), cgroup) }
+        .at(Layer::Namespaces, || "clone3 with pid mount net ipc uts".to_owned())
+        .map_err(|error| if privileged { error } else { error.remedy(USER_NAMESPACES) })
 }
 
 /// The steps that can only be done inside: a cgroup namespace and a host name.

@@ -346,3 +346,33 @@ pub fn close_others_on_exec() -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
     Ok(())
 }
+
+/// `bind(2)` to an address of `vsock(7)`.
+pub fn bind_vsock(socket: BorrowedFd<'_>, cid: u32, port: u32) -> Result<(), Errno> {
+    let (address, length) = vsock_address(cid, port);
+    // SAFETY: `address` is a complete address of its family, its length is given, and it lives across the call.
+    check(libc::c_long::from(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) }))?;
+    Ok(())
+}
+
+/// `connect(2)` to an address of `vsock(7)`.
+pub fn connect_vsock(socket: BorrowedFd<'_>, cid: u32, port: u32) -> Result<(), Errno> {
+    let (address, length) = vsock_address(cid, port);
+    // SAFETY: as in `bind_vsock`.
+    check(libc::c_long::from(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) }))?;
+    Ok(())
+}
+
+/// `AF_VSOCK`, as wide as `sockaddr_vm` has it, and the size of that.
+const AF_VSOCK: libc::sa_family_t = 40;
+const VSOCK_ADDRESS: libc::socklen_t = 16;
+const _: () = assert!(AF_VSOCK as libc::c_int == libc::AF_VSOCK && VSOCK_ADDRESS as usize == size_of::<libc::sockaddr_vm>());
+
+fn vsock_address(cid: u32, port: u32) -> (libc::sockaddr_vm, libc::socklen_t) {
+    // SAFETY: all-zero is a valid `sockaddr_vm`.
+    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    address.svm_family = AF_VSOCK;
+    address.svm_cid = cid;
+    address.svm_port = port;
+    (address, VSOCK_ADDRESS)
+}

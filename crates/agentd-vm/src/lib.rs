@@ -18,6 +18,7 @@ mod manifest;
 mod modules;
 mod package;
 mod payload;
+mod program;
 mod root;
 
 pub use assets::Assets;
@@ -28,4 +29,5 @@ pub use kernel::BootKernel;
 pub use manifest::{Kernel, Manifest};
 pub use modules::Module;
 pub use package::file_of_package;
+pub use program::loadable;
 pub use root::make as make_root;

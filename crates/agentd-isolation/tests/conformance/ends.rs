@@ -56,7 +56,7 @@ async fn a_command_that_ignores_signals_is_ended_all_the_same(backend: &str) {
     let sandbox = bare(backend).await;
     let n = unique(backend, 2);
     let text = format!("trap '' TERM INT HUP; sleep {n} & while :; do wait; done");
-    let outcome = sandbox.exec(within(Duration::from_millis(300), &text)).await.unwrap();
+    let outcome = sandbox.exec(within(slow(Duration::from_millis(300)), &text)).await.unwrap();
     assert_eq!((outcome.reason, outcome.signal), (EndReason::WallDeadline, Some(9)));
     assert!(!lives(&sandbox, &format!("sleep {n}")).await);
     sandbox.destroy().await.unwrap();
@@ -176,7 +176,7 @@ async fn a_command_inherits_no_ignored_signal(backend: &str) {
 
 async fn a_deadline_holds_under_a_flood_of_output(backend: &str) {
     let sandbox = bare(backend).await;
-    let outcome = sandbox.exec(within(Duration::from_millis(300), "yes & yes >&2")).await.unwrap();
+    let outcome = sandbox.exec(within(slow(Duration::from_millis(300)), "yes & yes >&2")).await.unwrap();
     assert_eq!(outcome.reason, EndReason::WallDeadline);
     sandbox.destroy().await.unwrap();
 }

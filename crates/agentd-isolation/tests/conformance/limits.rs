@@ -174,7 +174,7 @@ async fn limits_that_are_kept_change_nothing(backend: &str) {
 }
 
 async fn the_tighter_limit_of_sandbox_and_command_holds(backend: &str) {
-    let wall = |millis| Limits { wall: Some(Duration::from_millis(millis)), ..Limits::default() };
+    let wall = |millis| Limits { wall: Some(slow(Duration::from_millis(millis))), ..Limits::default() };
     for (of_sandbox, of_command) in [(300, 60_000), (60_000, 300)] {
         let sandbox = support_sandbox(backend, wall(of_sandbox)).await.unwrap();
         let outcome = sandbox.exec(limited(wall(of_command), "sleep 50")).await.unwrap();

@@ -6,7 +6,8 @@ pub mod inventory;
 pub mod machine;
 
 use agentd_isolation::{
-    Access, Command, GondolinBackend, GondolinConfig, Grant, IsolationBackend, Outcome, Sandbox, SandboxSpec, create_backend,
+    Access, Command, FirecrackerBackend, GondolinBackend, GondolinConfig, Grant, IsolationBackend, Outcome, Sandbox, SandboxSpec,
+    create_backend,
 };
 use libtest_mimic::{Failed, Trial};
 use std::{
@@ -102,7 +103,7 @@ pub fn directory() -> tempfile::TempDir {
 
 /// Whether a process whose command line contains `needle` lives, seen from the host, or from inside where a machine has its own.
 pub async fn lives(sandbox: &Arc<dyn Sandbox>, needle: &str) -> bool {
-    if !sandbox.id().0.starts_with(GondolinBackend::NAME) {
+    if ![GondolinBackend::NAME, FirecrackerBackend::NAME].iter().any(|name| sandbox.id().0.starts_with(name)) {
         return runs(needle);
     }
     // What looks for it must not have it in its own command line.
@@ -111,6 +112,12 @@ pub async fn lives(sandbox: &Arc<dyn Sandbox>, needle: &str) -> bool {
     );
     look.env.push(("NEEDLE".into(), needle.into()));
     sandbox.exec(look).await.unwrap().exit_code == Some(0)
+}
+
+/// A time that was chosen for machines which are not emulated; in the lab, one that is by so much longer.
+pub fn slow(time: Duration) -> Duration {
+    let factor = std::env::var("AGENTD_SUITE_SLOW").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1);
+    time * factor
 }
 
 /// Whether a process whose command line contains `needle` lives on the host.

@@ -8,7 +8,7 @@ use super::{
 };
 use agentd_core::{Command, Grant, IsolationError, Limits, Root, SandboxSpec, StdinSource, Writable};
 use agentd_image::Image;
-use agentd_isolation::{ContainerBackend, HostDirectBackend};
+use agentd_isolation::{ContainerBackend, FirecrackerBackend, HostDirectBackend};
 use std::path::{Path, PathBuf};
 
 /// How much of the output `--json` holds when no limit says otherwise.
@@ -34,6 +34,8 @@ pub(crate) fn request(args: &RunArgs, backend: &str, image: Option<&Image>) -> R
     let workspace = match &args.boundary.workspace {
         Some(path) if path == Path::new("none") => None,
         Some(path) => Some(path.clone()),
+        // What is shown in a machine is copied: only what is named.
+        None if backend == FirecrackerBackend::NAME => None,
         None => Some(here()?),
     };
     let Asked { mut spec, env, home, workspace } = sandbox(&args.boundary, workspace.as_deref(), backend, image)?;
@@ -66,14 +68,14 @@ pub(crate) fn sandbox(
     // Links in its name are resolved: the supervisor knows nothing of the directory that a relative one starts from.
     let workspace = workspace.and(granted.first()).map(|grant| grant.path.clone());
     let mut tools = Vec::new();
-    // An image has its own.
-    if image.is_none() {
+    // An image has its own, and so has a machine.
+    if image.is_none() && backend != FirecrackerBackend::NAME {
         let (own, variables) = grants::tools(&guard, &std::env::var_os("PATH").unwrap_or_default());
         granted.extend(own);
         tools = variables;
     }
     let home = home(backend, &guard);
-    let place = environment::Place { home: &home, grants: &granted, tools: &tools, root: backend == ContainerBackend::NAME };
+    let place = environment::Place { home: &home, grants: &granted, tools: &tools, root: own_root(backend) };
     let mut env = environment::build(&environment::callers(), &place);
     if let Some(image) = image {
         environment::of_image(&mut env, &image.config.env);
@@ -147,12 +149,17 @@ fn here() -> Result<PathBuf, IsolationError> {
     })
 }
 
+/// Whether sandboxes of this backend have a root of their own, in which the command is root.
+fn own_root(backend: &str) -> bool {
+    [ContainerBackend::NAME, FirecrackerBackend::NAME].contains(&backend)
+}
+
 /// What the command is told is its home.
 fn home(backend: &str, guard: &grants::Guard) -> PathBuf {
     let own = guard.home();
     let home = match backend {
         // Root's, in a root of its own.
-        ContainerBackend::NAME => Path::new("/root"),
+        _ if own_root(backend) => Path::new("/root"),
         HostDirectBackend::NAME => own.unwrap_or(Path::new("/")),
         // The same place where it can be covered and is an ordinary user's, because tools remember paths. Root's command is not root.
         _ => own.filter(|home| home.starts_with("/home")).unwrap_or(Path::new("/home/agent")),

@@ -1,0 +1,246 @@
+//! The backend: makes machines of the assets that were built, and has their agents make sandboxes.
+
+use super::{
+    FirecrackerConfig,
+    config::unavailable,
+    disk,
+    initramfs::Program,
+    machine::{FirecrackerMachine, blocking, identity},
+    size::Size,
+    store::{Fresh, Store},
+    template::Templates,
+    vm::{self, Vm},
+};
+use crate::{
+    container, data_directory,
+    guest::{Attach, GuestSandbox, GuestSpec},
+    probe::{self, Attackable},
+    tracker::Tracker,
+};
+use agentd_core::{
+    BackendCapabilities, Bit, Command, Evidence, IsolationBackend, IsolationError, Outcome, Profile, Sandbox, SandboxId,
+    SandboxSpec, Writable,
+};
+use agentd_kernel::privileges::Capabilities;
+use agentd_vm::{Assets, FIRECRACKER_VERSION};
+use async_trait::async_trait;
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+/// Sandboxes in virtual machines of Firecracker's.
+pub struct FirecrackerBackend {
+    me: Weak<Self>,
+    config: FirecrackerConfig,
+    store: Store,
+    live: Tracker<GuestSandbox>,
+    work_root: PathBuf,
+    program: OnceLock<Arc<Program>>,
+}
+
+/// Numbers the sandboxes of this process.
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+impl FirecrackerBackend {
+    /// The canonical name.
+    pub const NAME: &'static str = "firecracker";
+
+    /// A backend whose probe makes its targets below `work_root`.
+    pub fn new(config: FirecrackerConfig, work_root: &Path) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            store: Store::new(&config.machines),
+            config,
+            live: Tracker::default(),
+            work_root: work_root.to_path_buf(),
+            program: OnceLock::new(),
+        })
+    }
+
+    /// One with what is in agentd's data directory.
+    pub(crate) fn installed(work_root: &Path) -> Result<Arc<Self>, IsolationError> {
+        let data = data_directory().ok_or_else(|| {
+            unavailable("there is no place for programs and machines: set HOME, XDG_DATA_HOME or AGENTD_DATA_DIR".to_owned())
+        })?;
+        Ok(Self::new(FirecrackerConfig::below(&data), work_root))
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn add(&self, sandbox: &Arc<GuestSandbox>) {
+        self.live.add(sandbox);
+    }
+
+    fn shown_assets(&self) -> (PathBuf, String) {
+        (self.config.assets.clone(), vm::ASSETS.to_owned())
+    }
+
+    pub(super) fn next_id(&self) -> SandboxId {
+        SandboxId(format!("{}-{}-{}", Self::NAME, std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// A folder for a machine.
+    async fn fresh(&self) -> Result<Fresh, IsolationError> {
+        let store = self.store.clone();
+        blocking(move || store.make()).await
+    }
+
+    /// This program, as machines execute it.
+    fn program(&self) -> Result<Arc<Program>, IsolationError> {
+        match self.program.get() {
+            Some(program) => Ok(program.clone()),
+            None => {
+                let program = Arc::new(Program::own()?);
+                Ok(self.program.get_or_init(|| program).clone())
+            }
+        }
+    }
+
+    /// A machine that waits to be attached to: from a template, which the first one of its size becomes.
+    async fn machine(&self, size: Size) -> Result<Vm, IsolationError> {
+        let assets = self.config.assets()?;
+        let failed = |source| IsolationError::Io { context: "look for templates".to_owned(), source };
+        let templates = Templates::of(&self.config).map_err(failed)?;
+        if let Some(template) = templates.find(size) {
+            return self.resume(template.folder(), size).await;
+        }
+        let vm = self.boot(assets, size).await?;
+        match templates.make(size, &vm).await {
+            Ok(()) => Ok(vm),
+            Err(error) => {
+                // The first error is the one to tell.
+                vm.destroy().await.ok();
+                Err(error)
+            }
+        }
+    }
+
+    /// A machine that goes on from a snapshot.
+    pub(super) async fn resume(&self, snapshot: &Path, size: Size) -> Result<Vm, IsolationError> {
+        let shown = vec![self.shown_assets(), (snapshot.to_path_buf(), vm::SNAPSHOT.to_owned())];
+        let furnish = |root: &Path| disk::copy(&snapshot.join(vm::DISK), &root.join(vm::DISK));
+        let vm = Vm::start(self.fresh().await?, &self.config.programs, size, shown, furnish).await?;
+        match vm.load().await {
+            Ok(()) => Ok(vm),
+            Err(error) => {
+                // The first error is the one to tell.
+                vm.destroy().await.ok();
+                Err(error)
+            }
+        }
+    }
+
+    /// A machine that has booted.
+    async fn boot(&self, assets: Assets, size: Size) -> Result<Vm, IsolationError> {
+        let program = self.program()?;
+        let disks = self.config.disks.clone();
+        let furnish = move |root: &Path| {
+            program.initramfs(&assets, &root.join(vm::INITRAMFS))?;
+            disk::make(&disks, size.disk, &root.join(vm::DISK))
+        };
+        let vm = Vm::start(self.fresh().await?, &self.config.programs, size, vec![self.shown_assets()], furnish).await?;
+        match vm.boot(size).await {
+            Ok(()) => Ok(vm),
+            Err(error) => {
+                // The first error is the one to tell.
+                vm.destroy().await.ok();
+                Err(error)
+            }
+        }
+    }
+
+    /// What holds in a guest. Beside the limits, the checks are those that are tried against the host too.
+    async fn probe_inside(&self) -> Result<Vec<Evidence>, IsolationError> {
+        let sandbox = self.create(SandboxSpec::default()).await?;
+        let probed = sandbox.probe_inside().await;
+        sandbox.destroy().await?;
+        let named = |evidence: Evidence| match evidence.bit {
+            Bit::Resources => evidence,
+            _ => Evidence { check: format!("inside_{}", evidence.check), ..evidence },
+        };
+        Ok(probed?.into_iter().map(named).collect())
+    }
+
+    async fn create(&self, spec: SandboxSpec) -> Result<Arc<GuestSandbox>, IsolationError> {
+        let processors = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
+        // What the agent would refuse is refused before there is a machine.
+        container::plan_over(Path::new("/"), &spec)?;
+        let size = Size::of(&spec, processors, self.program()?.bytes())?;
+        let me = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
+        let limits = spec.limits.clone();
+        // What is written goes to the machine's own disk.
+        let spec = SandboxSpec { writable: Writable::default(), ..spec };
+        let machine = FirecrackerMachine::new(me, self.machine(size).await?, size, limits);
+        let how = Attach::New(Box::new(GuestSpec { spec, identity: Some(identity()?) }));
+        machine.open(self.next_id(), how).await
+    }
+}
+
+#[async_trait]
+impl Attackable for FirecrackerBackend {
+    fn own_root(&self) -> Option<Capabilities> {
+        Some(Capabilities::OWN_ROOT)
+    }
+
+    fn own_machine(&self) -> bool {
+        true
+    }
+
+    fn shows_grants(&self) -> bool {
+        false
+    }
+
+    async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError> {
+        let sandbox = self.create(spec).await?;
+        let outcome = sandbox.attack(command).await;
+        sandbox.destroy().await?;
+        outcome
+    }
+}
+
+#[async_trait]
+impl IsolationBackend for FirecrackerBackend {
+    fn name(&self) -> &str {
+        Self::NAME
+    }
+
+    async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
+        let mut evidence = probe::attack(self, &self.work_root).await?;
+        evidence.push(probe::change_own_root(self).await);
+        evidence.extend(self.probe_inside().await?);
+        let mut proven = BackendCapabilities::from_evidence(Self::NAME, evidence);
+        proven.snapshots = true;
+        proven.available_profiles = vec![Profile::Strict, Profile::Default, Profile::Permissive];
+        proven.platform_features = probe::features();
+        proven.platform_features.push(format!("Firecracker {FIRECRACKER_VERSION}"));
+        Ok(proven)
+    }
+
+    async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
+        Ok(self.create(spec).await?)
+    }
+
+    async fn list_sandboxes(&self) -> Result<Vec<SandboxId>, IsolationError> {
+        Ok(self.live.ids().await)
+    }
+
+    async fn get_sandbox(&self, id: &SandboxId) -> Result<Option<Arc<dyn Sandbox>>, IsolationError> {
+        Ok(self.live.get(id).await)
+    }
+
+    async fn destroy_all(&self) -> Result<(), IsolationError> {
+        let destroyed = self.live.destroy_all().await;
+        self.store.clear()?;
+        destroyed
+    }
+
+    async fn health_check(&self) -> Result<(), IsolationError> {
+        self.create(SandboxSpec::default()).await?.destroy().await
+    }
+}

@@ -1,0 +1,181 @@
+//! A machine under a sandbox: ended, stopped, saved, started again and copied. A snapshot is its memory, its devices and its disk at one
+//! moment; machines that are started from one map its memory privately, and share what they do not change.
+
+use super::{FirecrackerBackend, size::Size, snapshot::Snapshot, vm::Vm};
+use crate::guest::{Attach, Guest, GuestSandbox, Identity, Machine};
+use agentd_core::{IsolationBackend, IsolationError, Limits, Sandbox, SandboxId};
+use async_trait::async_trait;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::time::timeout;
+
+/// How long an agent may take to make its sandbox.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(30);
+
+/// See the head of this module.
+pub(super) struct FirecrackerMachine {
+    backend: Arc<FirecrackerBackend>,
+    /// Another one after a restore.
+    vm: Mutex<Arc<Vm>>,
+    size: Size,
+    limits: Limits,
+    /// Whether it is suspended; held while something is done with it as a whole.
+    suspended: tokio::sync::Mutex<bool>,
+    snapshots: Mutex<HashMap<String, Arc<Snapshot>>>,
+}
+
+impl FirecrackerMachine {
+    pub(super) fn new(backend: Arc<FirecrackerBackend>, vm: Vm, size: Size, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            backend,
+            vm: Mutex::new(Arc::new(vm)),
+            size,
+            limits,
+            suspended: tokio::sync::Mutex::default(),
+            snapshots: Mutex::default(),
+        })
+    }
+
+    fn snapshots(&self) -> MutexGuard<'_, HashMap<String, Arc<Snapshot>>> {
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn vm(&self) -> Arc<Vm> {
+        self.vm.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Saves the machine, which goes on afterwards as it was.
+    async fn save(&self, guest: &Guest, suspended: bool) -> Result<Snapshot, IsolationError> {
+        let vm = self.vm();
+        if suspended {
+            // Its agent must answer. What was stopped runs for that long.
+            vm.pause(false).await?;
+        }
+        guest.quiesce().await?;
+        let store = self.backend.store().clone();
+        let saved = vm.save(move |written, disk| Snapshot::take(&store, written, disk)).await;
+        guest.proceed(vm.carrier().await?).await?;
+        if suspended {
+            vm.pause(true).await?;
+        }
+        saved
+    }
+}
+
+#[async_trait]
+impl Machine for FirecrackerMachine {
+    fn backend(&self) -> Arc<dyn IsolationBackend> {
+        self.backend.clone()
+    }
+
+    fn kill(&self) {
+        self.vm().end();
+    }
+
+    async fn destroy(&self) -> Result<(), IsolationError> {
+        self.vm().destroy().await?;
+        self.snapshots().clear();
+        Ok(())
+    }
+
+    async fn suspend(&self) -> Result<(), IsolationError> {
+        let mut suspended = self.suspended.lock().await;
+        self.vm().pause(true).await?;
+        *suspended = true;
+        Ok(())
+    }
+
+    async fn resume(&self) -> Result<(), IsolationError> {
+        let mut suspended = self.suspended.lock().await;
+        self.vm().pause(false).await?;
+        *suspended = false;
+        Ok(())
+    }
+
+    async fn snapshot(&self, guest: &Guest, name: &str) -> Result<(), IsolationError> {
+        let suspended = self.suspended.lock().await;
+        let taken = Arc::new(self.save(guest, *suspended).await?);
+        self.snapshots().insert(name.to_owned(), taken);
+        Ok(())
+    }
+
+    async fn restore(&self, guest: &Guest, name: &str) -> Result<(), IsolationError> {
+        let mut suspended = self.suspended.lock().await;
+        let snapshot = self.snapshots().get(name).cloned();
+        let snapshot = snapshot.ok_or_else(|| IsolationError::Invalid {
+            what: "snapshot".to_owned(),
+            reason: format!("there is none called '{name}' of this sandbox"),
+        })?;
+        self.vm().destroy().await?;
+        let started = Arc::new(self.backend.resume(snapshot.folder(), self.size).await?);
+        *self.vm.lock().unwrap_or_else(PoisonError::into_inner) = started.clone();
+        *suspended = false;
+        guest.adopt(started.carrier().await?, identity()?).await
+    }
+
+    async fn fork(&self, guest: &Guest) -> Result<Arc<dyn Sandbox>, IsolationError> {
+        let snapshot = {
+            let suspended = self.suspended.lock().await;
+            self.save(guest, *suspended).await?
+        };
+        let vm = self.backend.resume(snapshot.folder(), self.size).await?;
+        // It is mapped by now.
+        drop(snapshot);
+        let id = self.backend.next_id();
+        let machine = Self::new(self.backend.clone(), vm, self.size, self.limits.clone());
+        let how = Attach::Adopt { identity: identity()?, limits: self.limits.clone() };
+        Ok(machine.open(id, how).await?)
+    }
+
+    fn restores(&self, name: &str) -> bool {
+        self.snapshots().contains_key(name)
+    }
+}
+
+impl FirecrackerMachine {
+    /// Attaches to the agent.
+    pub(super) async fn open(self: Arc<Self>, id: SandboxId, how: Attach) -> Result<Arc<GuestSandbox>, IsolationError> {
+        let opened = match self.vm().carrier().await {
+            Ok(carrier) => match timeout(ATTACH_PATIENCE, GuestSandbox::open(id, self.clone(), carrier, how)).await {
+                Ok(opened) => opened,
+                Err(_) => {
+                    Err(IsolationError::Lost(format!("the machine's agent said nothing for {} s", ATTACH_PATIENCE.as_secs())))
+                }
+            },
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(sandbox) => {
+                self.backend.add(&sandbox);
+                Ok(sandbox)
+            }
+            Err(error) => {
+                // The first error is the one to tell.
+                self.vm().destroy().await.ok();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A new one for a machine.
+pub(super) fn identity() -> Result<Identity, IsolationError> {
+    let failed = |source| IsolationError::Io { context: "draw random numbers".to_owned(), source };
+    let mut identity = Identity::new("").map_err(failed)?;
+    let digits: String = identity.machine_id[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    identity.hostname = format!("agentd-{digits}");
+    Ok(identity)
+}
+
+/// Has work done that waits for disks.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, IsolationError> + Send + 'static,
+) -> Result<T, IsolationError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(IsolationError::Lost(format!("a thread that waited for a disk: {error}"))),
+    }
+}

@@ -1,0 +1,82 @@
+//! The library's side of a warden: starts it, ends it, keeps the last of what is said.
+
+use super::room::{self, Room};
+use agentd_core::IsolationError;
+use agentd_supervisor::launcher;
+use std::{
+    fs::File,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::{io::AsyncReadExt, net::unix::pipe, sync::watch};
+
+/// Bytes of what is said that are kept.
+const KEPT: usize = 4 << 10;
+
+/// A warden, and with it a Firecracker. Dropped, it ends.
+pub(super) struct Process {
+    /// The room is emptied when this is closed.
+    hold: Mutex<Option<OwnedFd>>,
+    /// Whether the warden is gone.
+    gone: watch::Receiver<bool>,
+    said: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Process {
+    /// Starts it. `lock` is the machine's, kept by it as long as it lives.
+    pub(super) fn start(room: &Room, lock: File) -> Result<Self, IsolationError> {
+        let io = |context: &'static str| move |source| IsolationError::Io { context: context.to_owned(), source };
+        let (library, hold) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| io("make a pipe")(e.into()))?;
+        let (said, speaks) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| io("make a pipe")(e.into()))?;
+        rustix::io::ioctl_fionbio(&said, true).map_err(|e| io("make a pipe")(e.into()))?;
+        // Not by the name of its file, which may be another program by now.
+        let image = launcher::sealed_image().map_err(io("copy agentd"))?;
+        let mut command = std::process::Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()));
+        command.arg0(room::ROLE).args(room.to_args()).env_clear();
+        command.stdin(library).stdout(Stdio::from(lock)).stderr(speaks);
+        let mut child = tokio::process::Command::from(command).spawn().map_err(io("start a warden"))?;
+        let (gone, is_gone) = watch::channel(false);
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let reader = pipe::Receiver::from_owned_fd(said).map_err(io("read from a warden"))?;
+        tokio::spawn(listen(reader, kept.clone()));
+        tokio::spawn(async move {
+            // It has been reaped, or there is nothing to reap.
+            child.wait().await.ok();
+            gone.send_replace(true);
+        });
+        Ok(Self { hold: Mutex::new(Some(hold)), gone: is_gone, said: kept })
+    }
+
+    /// Has it end; does not wait.
+    pub(super) fn end(&self) {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Waits until nothing of it is left.
+    pub(super) async fn gone(&self) {
+        // The sender says so before it goes; when it goes without, the runtime is ending.
+        self.gone.clone().wait_for(|gone| *gone).await.ok();
+    }
+
+    /// The last of what warden and Firecracker said.
+    pub(super) fn said(&self) -> String {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&said).trim().to_owned()
+    }
+}
+
+async fn listen(mut from: pipe::Receiver, kept: Arc<Mutex<Vec<u8>>>) {
+    let mut buffer = [0; 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend_from_slice(&buffer[..read]);
+        let over = kept.len().saturating_sub(KEPT);
+        kept.drain(..over);
+    }
+}

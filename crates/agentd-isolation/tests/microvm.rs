@@ -1,0 +1,269 @@
+//! What `firecracker` does beside what all backends do: snapshots, copies, and nothing left of any of it. It needs a machine on which
+//! Firecracker runs, with its programs and assets in place, and says so where it is not one; `./test` runs it in the lab.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use agentd_isolation::{IsolationError, Sandbox, StdinSource, data_directory};
+use libtest_mimic::{Arguments, Trial};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use support::{backend, bare, out, script, sh};
+
+const NAME: &str = "firecracker";
+
+/// How long a test may take: each starts many machines, which in an emulated one are slow.
+const PATIENCE: Duration = Duration::from_secs(400);
+
+/// Machines that are made, used and destroyed, one after the other.
+const CYCLES: u32 = 50;
+
+fn main() {
+    agentd_isolation::take_role();
+    let mut arguments = Arguments::from_args();
+    // They count what is there, so they take turns.
+    arguments.test_threads = Some(1);
+    let trials = vec![
+        trial("five_forks_go_on_counting_and_differ", five_forks_go_on_counting_and_differ),
+        trial("a_snapshot_is_memory_and_disk_of_one_moment", a_snapshot_is_memory_and_disk_of_one_moment),
+        trial("a_suspended_sandbox_is_saved_and_stays_suspended", a_suspended_sandbox_is_saved_and_stays_suspended),
+        trial("what_is_killed_leaves_nothing_after_the_next_start", what_is_killed_leaves_nothing_after_the_next_start),
+        trial("fifty_sandboxes_leave_nothing", fifty_sandboxes_leave_nothing),
+    ];
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn trial<F, Fut>(name: &str, test: F) -> Trial
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = ()>,
+{
+    Trial::test(name, move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async { tokio::time::timeout(PATIENCE, test()).await }).map_err(|_| "it took too long".into())
+    })
+}
+
+/// A command that counts in a file, and never ends.
+const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i >/tmp/count.new; mv /tmp/count.new /tmp/count; sleep 0.05; done";
+
+async fn count(sandbox: &Arc<dyn Sandbox>) -> u64 {
+    out(&sh(sandbox, "cat /tmp/count 2>/dev/null || echo 0").await).trim().parse().unwrap()
+}
+
+async fn counts_beyond(sandbox: &Arc<dyn Sandbox>, least: u64) -> u64 {
+    loop {
+        let now = count(sandbox).await;
+        if now > least {
+            return now;
+        }
+    }
+}
+
+/// Host name, machine-id, random numbers, time.
+async fn identity(sandbox: &Arc<dyn Sandbox>) -> [String; 4] {
+    let text = out(&sh(sandbox, "hostname; cat /etc/machine-id; head -c 16 /dev/urandom | od -An -tx1; date +%s").await);
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.try_into().unwrap()
+}
+
+async fn five_forks_go_on_counting_and_differ() {
+    let parent = bare(NAME).await;
+    let counting = parent.exec_streaming(script(COUNT)).await.unwrap();
+    let before = counts_beyond(&parent, 3).await;
+    let mut all = vec![parent.clone()];
+    for _ in 0..5 {
+        let fork = parent.fork().await.unwrap();
+        // It goes on from where it was copied, and does not begin anew.
+        let first = count(&fork).await;
+        assert!(first >= before, "{first} < {before}");
+        counts_beyond(&fork, first).await;
+        all.push(fork);
+    }
+    counts_beyond(&parent, before).await;
+    let mut seen = BTreeSet::new();
+    for sandbox in &all {
+        let [name, machine, random, time] = identity(sandbox).await;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        assert!(now.abs_diff(time.parse().unwrap()) < 30, "its clock says {time}, not {now}");
+        for mark in [name, machine, random] {
+            assert!(seen.insert(mark.clone()), "two have {mark}");
+        }
+    }
+    // What one writes the others do not have.
+    sh(&all[1], "echo mine >/root/mine").await;
+    assert_eq!(sh(&all[2], "test -e /root/mine").await.exit_code, Some(1));
+    drop(counting);
+    for sandbox in all {
+        sandbox.destroy().await.unwrap();
+    }
+}
+
+async fn a_snapshot_is_memory_and_disk_of_one_moment() {
+    let sandbox = bare(NAME).await;
+    // An exec and its streams survive being saved.
+    let text = "while read line; do echo \"got $line\"; done";
+    let mut reader =
+        sandbox.exec_streaming(agentd_isolation::Command { stdin: StdinSource::Stream, ..script(text) }).await.unwrap();
+    let streams = reader.take_streams();
+    let _counting = sandbox.exec_streaming(script(COUNT)).await.unwrap();
+    sh(&sandbox, "echo before >/root/file; sync").await;
+    counts_beyond(&sandbox, 2).await;
+    sandbox.snapshot("one").await.unwrap();
+    rustix::io::write(streams.stdin.as_ref().unwrap(), b"hello\n").unwrap();
+    let mut said = [0; 10];
+    let mut length = 0;
+    while length < said.len() {
+        length += read(streams.stdout.as_ref().unwrap(), &mut said[length..]).await;
+    }
+    assert_eq!(&said, b"got hello\n");
+    let at = count(&sandbox).await;
+    sh(&sandbox, "echo after >/root/file; sync").await;
+    let far = counts_beyond(&sandbox, at + 20).await;
+
+    assert!(matches!(sandbox.restore("two").await, Err(IsolationError::Invalid { .. })));
+    assert!(sandbox.is_alive().await);
+    for _ in 0..2 {
+        sandbox.restore("one").await.unwrap();
+        assert_eq!(out(&sh(&sandbox, "cat /root/file").await), "before\n");
+        let again = count(&sandbox).await;
+        assert!(again < far, "{again} is not before {far}");
+        counts_beyond(&sandbox, again).await;
+    }
+    // What ran over the old machine's connection is lost, and says so.
+    assert!(matches!(reader.wait().await, Err(IsolationError::Lost(_))));
+    sandbox.destroy().await.unwrap();
+}
+
+async fn read(from: &std::os::fd::OwnedFd, buffer: &mut [u8]) -> usize {
+    let copy = from.try_clone().unwrap();
+    let wanted = buffer.len();
+    let (read, bytes) = tokio::task::spawn_blocking(move || {
+        let mut bytes = vec![0; wanted];
+        loop {
+            match rustix::io::read(&copy, &mut bytes[..]) {
+                Ok(read) => return (read, bytes),
+                Err(rustix::io::Errno::AGAIN) => std::thread::yield_now(),
+                Err(errno) => panic!("{errno}"),
+            }
+        }
+    })
+    .await
+    .unwrap();
+    assert!(read > 0, "it ended");
+    buffer[..read].copy_from_slice(&bytes[..read]);
+    read
+}
+
+async fn a_suspended_sandbox_is_saved_and_stays_suspended() {
+    let sandbox = bare(NAME).await;
+    let _counting = sandbox.exec_streaming(script(COUNT)).await.unwrap();
+    counts_beyond(&sandbox, 0).await;
+    sandbox.suspend().await.unwrap();
+    let fork = sandbox.fork().await.unwrap();
+    counts_beyond(&fork, 0).await;
+    let waits = sandbox.exec(script(":"));
+    let answered = tokio::time::timeout(Duration::from_millis(500), waits).await;
+    assert!(answered.is_err(), "a suspended sandbox answered");
+    sandbox.resume().await.unwrap();
+    counts_beyond(&sandbox, 0).await;
+    fork.destroy().await.unwrap();
+    sandbox.destroy().await.unwrap();
+}
+
+/// The folders of machines, and the processes of Firecracker's and of its wardens.
+fn left() -> (Vec<PathBuf>, Vec<String>) {
+    let machines = data_directory().unwrap().join("vm/machines");
+    let folders = fs::read_dir(machines).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    (folders, processes())
+}
+
+fn processes() -> Vec<String> {
+    let named = |entry: &fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        let program = line.split(|byte| *byte == 0).next()?.to_vec();
+        let program = String::from_utf8(program).ok()?;
+        let ours = ["firecracker", "jailer", "agentd-warden"].iter().any(|name| program.rsplit('/').next() == Some(name));
+        ours.then(|| format!("{} {program}", entry.file_name().display()))
+    };
+    fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| named(&entry)).collect()
+}
+
+/// The groups that are there.
+fn groups() -> BTreeSet<PathBuf> {
+    let mut next = vec![PathBuf::from("/sys/fs/cgroup")];
+    let mut found = BTreeSet::new();
+    while let Some(folder) = next.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                next.push(entry.path());
+                if entry.file_name().to_string_lossy().starts_with("agentd.") {
+                    found.insert(entry.path());
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Waits until nothing is there but these groups.
+async fn settle(before: &BTreeSet<PathBuf>) {
+    let patience = Instant::now() + Duration::from_secs(30);
+    loop {
+        let (folders, processes) = left();
+        let more: Vec<_> = groups().difference(before).cloned().collect();
+        if folders.is_empty() && processes.is_empty() && more.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < patience, "left behind: {folders:?} {processes:?} {more:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn pids(name: &str) -> Vec<i32> {
+    processes().iter().filter(|line| line.ends_with(name)).map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect()
+}
+
+async fn what_is_killed_leaves_nothing_after_the_next_start() {
+    bare(NAME).await.destroy().await.unwrap();
+    let before = groups();
+    for victim in ["firecracker", "agentd-warden"] {
+        let sandbox = bare(NAME).await;
+        let _counting = sandbox.exec_streaming(script(COUNT)).await.unwrap();
+        counts_beyond(&sandbox, 0).await;
+        for pid in pids(victim) {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+        }
+        while sandbox.is_alive().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(matches!(sandbox.exec(script(":")).await, Err(IsolationError::Lost(_))));
+        drop(sandbox);
+        // The next start.
+        let backend = backend(NAME);
+        backend.create_sandbox(agentd_isolation::SandboxSpec::default()).await.unwrap().destroy().await.unwrap();
+        settle(&before).await;
+    }
+}
+
+async fn fifty_sandboxes_leave_nothing() {
+    bare(NAME).await.destroy().await.unwrap();
+    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let (before, open) = (groups(), descriptors());
+    for number in 0..CYCLES {
+        let sandbox = bare(NAME).await;
+        assert_eq!(out(&sh(&sandbox, &format!("echo {number}")).await), format!("{number}\n"));
+        // Some are dropped instead.
+        if number % 5 == 0 { drop(sandbox) } else { sandbox.destroy().await.unwrap() }
+    }
+    settle(&before).await;
+    assert!(descriptors() <= open + 2, "{} descriptors, {open} before", descriptors());
+    assert!(Path::new("/dev/kvm").exists());
+}
