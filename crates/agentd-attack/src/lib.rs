@@ -90,7 +90,7 @@ impl Facts {
 const ON_A_SHARED_SYSTEM: [&str; 2] = ["a3_find_the_system_writable", "a7_read_accounts_and_homes"];
 
 /// Attacks on what is granted of the host.
-const ON_GRANTS: [&str; 1] = ["a3_change_a_read_only_grant"];
+const ON_GRANTS: [&str; 2] = ["a3_change_a_read_only_grant", "a6_leave_a_set_id_program_in_the_workspace"];
 
 /// Every attack that these facts give a meaning.
 pub fn checks(facts: &Facts) -> impl Iterator<Item = &'static Check> + use<> {

@@ -98,6 +98,13 @@ pub fn rename(of: BorrowedFd<'_>, name: &[u8]) -> Result<(), LayerError> {
     set
 }
 
+/// Brings the loopback interface up, in the network that this process is in.
+pub fn loopback_up() -> Result<(), LayerError> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
+        .at(Layer::Network, || "socket".to_owned())?;
+    syscall::loopback_up(socket.as_fd()).at(Layer::Network, || "bring lo up".to_owned())
+}
+
 /// A mount namespace of the process's own, a copy of the one it is in.
 pub(crate) fn new_mounts() -> Result<(), LayerError> {
     // SAFETY: a new mount namespace changes nothing that Rust relies on; this process has one thread.

@@ -5,7 +5,7 @@
 
 use crate::{guest, ready};
 use agentd_core::{IsolationError, Layer, LayerError};
-use agentd_kernel::vsock;
+use agentd_kernel::{namespace, vsock};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -148,7 +148,10 @@ fn prepare() -> Result<(), LayerError> {
         make(name)?;
         mount_at(kind, name, kind, MountFlags::NOSUID, "")?;
     }
+    make("/dev/shm")?;
+    mount_at("tmpfs", "/dev/shm", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, "mode=1777")?;
     load_modules()?;
+    namespace::loopback_up()?;
     make(AGENT)?;
     mount_at("tmpfs", AGENT, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, "mode=0700")?;
     let below = |name: &str| format!("{AGENT}/{name}");
