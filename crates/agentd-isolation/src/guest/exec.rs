@@ -22,10 +22,14 @@ use std::{
     future::pending,
     io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 
 /// How long a guest may take to end an exec before its machine is ended: an emulated one is slow.
 const GRACE: Duration = Duration::from_secs(5);
@@ -154,6 +158,33 @@ impl Running {
         }
     }
 
+    /// Waits until what carries its output is done, and sees to it that no reader waits for ever: nothing of an exec that has ended holds its
+    /// streams open.
+    async fn streams_ended(&self, carriers: Vec<JoinHandle<()>>) {
+        let streams = [Which::Output, Which::Error].map(|which| StreamId { of: self.operation.id, which });
+        let owed = || streams.map(|stream| self.operation.session.mux.owes(stream));
+        let mut done = pin!(async {
+            for carrier in carriers {
+                carrier.await.ok();
+            }
+        });
+        let mut before = owed();
+        loop {
+            tokio::select! {
+                () = &mut done => return,
+                () = self.guest.running_for(GRACE) => {}
+            }
+            if self.operation.session.mux.lost().is_some() {
+                return;
+            }
+            let now = owed();
+            if now == before && now.iter().any(Option::is_some) {
+                return self.guest.end("it did not end the streams of a command that has ended");
+            }
+            before = now;
+        }
+    }
+
     async fn ended(&mut self) -> Result<Outcome, IsolationError> {
         loop {
             if let Some(end) = self.next().await? {
@@ -267,7 +298,7 @@ struct Handle {
 pub(super) fn stream(guest: Arc<Guest>, command: &Command) -> Result<Box<dyn ExecHandle>, IsolationError> {
     let (mut running, ends) = Running::start(guest, command, Image::Named, false)?;
     let terminal = command.pty.is_some();
-    let streams = connect(ends, terminal).map_err(io_error)?;
+    let (streams, carriers) = connect(ends, terminal).map_err(io_error)?;
     let (wishes, wanted) = mpsc::unbounded_channel();
     let (teller, outcome) = oneshot::channel();
     running.wishes = Some(wanted);
@@ -276,12 +307,13 @@ pub(super) fn stream(guest: Arc<Guest>, command: &Command) -> Result<Box<dyn Exe
         let outcome = running.ended().await;
         // Nobody need be waiting.
         teller.send(outcome).ok();
+        running.streams_ended(carriers).await;
     });
     Ok(Box::new(Handle { session, id, terminal, streams, wishes, outcome }))
 }
 
-/// Gives the caller descriptors, and carries their bytes.
-fn connect(ends: Ends, terminal: bool) -> io::Result<ExecStreams> {
+/// Gives the caller descriptors, and carries their bytes; also what carries those of the output.
+fn connect(ends: Ends, terminal: bool) -> io::Result<(ExecStreams, Vec<JoinHandle<()>>)> {
     let feed = |from: OwnedFd, mut to: Outlet| {
         Descriptor::reader(from).map(|mut from| {
             tokio::spawn(async move { to.carry(&mut from).await.ok() });
@@ -293,12 +325,13 @@ fn connect(ends: Ends, terminal: bool) -> io::Result<ExecStreams> {
         if let Some(input) = ends.input {
             feed(ours.try_clone()?, input)?;
         }
-        tokio::spawn(ends.output.pour(Descriptor::writer(ours)?));
-        return Ok(ExecStreams { pty: Some(theirs), ..ExecStreams::default() });
+        let carrier = tokio::spawn(ends.output.pour(Descriptor::writer(ours)?));
+        return Ok((ExecStreams { pty: Some(theirs), ..ExecStreams::default() }, vec![carrier]));
     }
-    let drain = |from: Inlet| {
+    let mut carriers = Vec::new();
+    let mut drain = |from: Inlet| {
         let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
-        tokio::spawn(from.pour(Descriptor::writer(ours)?));
+        carriers.push(tokio::spawn(from.pour(Descriptor::writer(ours)?)));
         io::Result::Ok(theirs)
     };
     let stdin = match ends.input {
@@ -309,7 +342,8 @@ fn connect(ends: Ends, terminal: bool) -> io::Result<ExecStreams> {
         }
         None => None,
     };
-    Ok(ExecStreams { stdin, stdout: Some(drain(ends.output)?), stderr: ends.error.map(drain).transpose()?, pty: None })
+    let (stdout, stderr) = (Some(drain(ends.output)?), ends.error.map(drain).transpose()?);
+    Ok((ExecStreams { stdin, stdout, stderr, pty: None }, carriers))
 }
 
 #[async_trait]

@@ -36,6 +36,8 @@ pub(super) struct Incoming {
     pub(super) allowed: u32,
     /// What was read since credit was given last.
     pub(super) read: u32,
+    /// All that came.
+    pub(super) total: u64,
     pub(super) ended: bool,
     /// Its reader is gone.
     pub(super) closed: bool,
@@ -79,6 +81,7 @@ impl State {
                 let incoming = self.inlets.get_mut(&stream).filter(|i| !i.ended).ok_or("bytes of a stream that is not open")?;
                 let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 incoming.allowed = incoming.allowed.checked_sub(length).ok_or("more bytes of a stream than it was allowed")?;
+                incoming.total += u64::from(length);
                 if !incoming.closed {
                     incoming.waiting.extend_from_slice(&bytes);
                     incoming.ready.notify_one();

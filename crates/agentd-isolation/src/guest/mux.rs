@@ -215,6 +215,13 @@ impl Mux {
         Some(bytes)
     }
 
+    /// How much came of a stream that its reader waits for; `None` when he has bytes to read, has all, or is gone.
+    pub(super) fn owes(&self, id: StreamId) -> Option<u64> {
+        let state = self.lock();
+        let waits = |incoming: &&Incoming| incoming.waiting.is_empty() && !incoming.ended && !incoming.closed;
+        state.inlets.get(&id).filter(|_| state.lost.is_none()).filter(waits).map(|incoming| incoming.total)
+    }
+
     /// The reader of a stream is gone.
     pub(super) fn leave(&self, id: StreamId) {
         let mut state = self.lock();

@@ -58,7 +58,6 @@ impl GuestSandbox {
     }
 
     /// Runs agentd's own image in the sandbox.
-    #[allow(dead_code, reason = "used by the probes of backends with machines")]
     pub(crate) async fn attack(&self, command: Command) -> Result<Outcome, IsolationError> {
         exec::run_to_end(self.guest.clone(), command, Image::Own).await
     }

@@ -228,6 +228,34 @@ async fn one_that_does_not_end_a_command_is_ended_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_does_not_end_the_streams_of_what_has_ended_is_ended_itself() {
+    for honest in [false, true] {
+        let (sandbox, machine) = with(move |mut peer| async move {
+            peer.hear().await;
+            let end = End { reason: EndReason::Exited, exit_code: Some(0), signal: None, usage: Usage::default() };
+            peer.say(FromGuest::Ended { id: 1, end }).await;
+            for which in [Which::Output, Which::Error] {
+                let stream = StreamId { of: 1, which };
+                // One that still has something to send may take its time.
+                for _ in 0..5 {
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                    peer.frame(&Frame::Data { stream, bytes: b"x".into() }).await;
+                }
+                if honest {
+                    peer.frame(&Frame::Eof { stream }).await;
+                }
+            }
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let mut handle = sandbox.exec_streaming(true_command()).await.unwrap();
+        assert_eq!(handle.wait().await.unwrap().exit_code, Some(0));
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert_eq!(machine.is_killed(), !honest);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_stands_still_is_not_ended_by_a_deadline() {
     let (sandbox, machine) = with(|mut peer| async move {
         loop {
