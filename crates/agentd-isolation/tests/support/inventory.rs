@@ -45,7 +45,7 @@ fn processes() -> BTreeSet<i32> {
 }
 
 /// Control groups that agentd makes, wherever they are.
-fn groups() -> BTreeSet<PathBuf> {
+pub fn groups() -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut next = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(dir) = next.pop() {

@@ -1,6 +1,7 @@
 //! A backend whose machine is a process in namespaces of its own, in which agentd's agent runs as it does in a virtual machine: what the
 //! kinds of real machines share is tested here, without one.
 
+use super::inventory;
 use agentd_isolation::{
     BackendCapabilities, IsolationBackend, IsolationError, Sandbox, SandboxId, SandboxSpec,
     guest::{self, Attach, GuestSandbox, GuestSpec, Identity, Machine},
@@ -17,7 +18,7 @@ use std::{
     ffi::CString,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{net::UnixStream, process::CommandExt},
+        unix::{fs::MetadataExt, net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -115,6 +116,8 @@ pub struct Process {
     outer: Mutex<Child>,
     /// Its first process.
     init: (Pid, OwnedFd),
+    /// The number of its pid namespace.
+    namespace: u64,
     /// What stops it, once it has been stopped.
     freezer: Mutex<Option<Freezer>>,
     place: tempfile::TempDir,
@@ -136,8 +139,9 @@ impl Process {
         command.stdout(Stdio::from(carrier.try_clone().unwrap())).stdin(carrier);
         let outer = command.spawn().unwrap();
         let init = first_child(outer.id());
-        let freezer = Mutex::default();
-        Arc::new(Self { backend: backend.clone(), outer: Mutex::new(outer), init, freezer, place })
+        let namespace = std::fs::metadata(format!("/proc/{}/ns/pid", init.0.as_raw_nonzero())).unwrap().ino();
+        let (outer, freezer) = (Mutex::new(outer), Mutex::default());
+        Arc::new(Self { backend: backend.clone(), outer, init, namespace, freezer, place })
     }
 
     /// One with a socket to connect to.
@@ -159,6 +163,21 @@ impl Process {
         self.outer.lock().unwrap().wait().unwrap();
         if let Some(freezer) = self.freezer.lock().unwrap().take() {
             freezer.remove().unwrap();
+        }
+        self.remove_groups();
+    }
+
+    /// A real machine's control groups end with it; those of a killed process in a pid namespace of its own are nobody's.
+    fn remove_groups(&self) {
+        let own = format!("agentd.{}.", self.namespace);
+        for group in inventory::groups() {
+            while group.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&own)) {
+                match std::fs::remove_dir(&group) {
+                    // The kernel may take a moment to see that the last process is gone.
+                    Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => std::thread::yield_now(),
+                    _ => break,
+                }
+            }
         }
     }
 }
