@@ -77,6 +77,14 @@ impl GondolinBackend {
         })
     }
 
+    /// Whether a machine can be what a spec asks for.
+    ///
+    /// # Errors
+    /// [`IsolationError::Invalid`] for what this backend cannot give.
+    pub fn check(spec: &SandboxSpec) -> Result<(), IsolationError> {
+        plan::check(spec).map(drop)
+    }
+
     /// One with the installation in agentd's data directory.
     pub(crate) fn installed(work_root: &Path) -> Result<Arc<Self>, IsolationError> {
         let data = data::data_directory().ok_or_else(|| IsolationError::Unavailable {

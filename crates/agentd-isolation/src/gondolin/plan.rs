@@ -42,8 +42,8 @@ pub(super) struct Plan {
     pub guest: SandboxSpec,
 }
 
-/// Refuses what a machine of Gondolin's cannot give.
-pub(super) fn plan(spec: &SandboxSpec, installed: &Installation) -> Result<Plan, IsolationError> {
+/// Refuses what a machine of Gondolin's cannot give; gives the grants, resolved.
+pub(super) fn check(spec: &SandboxSpec) -> Result<Vec<GrantPlan>, IsolationError> {
     let invalid = |what: &str, reason: &str| Err(IsolationError::Invalid { what: what.to_owned(), reason: reason.to_owned() });
     if spec.root != Root::Host {
         return invalid(
@@ -61,7 +61,12 @@ pub(super) fn plan(spec: &SandboxSpec, installed: &Installation) -> Result<Plan,
         return invalid("network", "a machine of Gondolin's is not connected to the host's network");
     }
     crate::fallback::check(&spec.limits)?;
-    let resolved = grants::resolve(&spec.grants, protocol::MAX_FDS - OWN_GRANTS)?;
+    grants::resolve(&spec.grants, protocol::MAX_FDS - OWN_GRANTS)
+}
+
+/// What a spec comes to with this installation.
+pub(super) fn plan(spec: &SandboxSpec, installed: &Installation) -> Result<Plan, IsolationError> {
+    let resolved = check(spec)?;
     let places = places(&resolved);
     let own = |path: PathBuf, target: &str| Grant {
         path,

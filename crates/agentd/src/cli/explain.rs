@@ -1,7 +1,7 @@
 //! `agentd run --explain`: the plan of every layer.
 
 use agentd_core::{Access, IsolationError, SandboxSpec};
-use agentd_isolation::{Base, ContainerBackend, HostDirectBackend, LinuxNativeBackend, RootPlan, Top, Tree};
+use agentd_isolation::{Base, ContainerBackend, GondolinBackend, HostDirectBackend, LinuxNativeBackend, RootPlan, Top, Tree};
 use std::{fmt::Write, path::PathBuf};
 
 /// A line of the plan: its layer, and what it says.
@@ -16,6 +16,10 @@ pub(crate) fn text(backend: &str, spec: &SandboxSpec) -> Result<String, Isolatio
             HostDirectBackend::plan(spec)?;
             let boundary = "none: the command runs as the caller".to_owned();
             return Ok(print(vec![("backend", backend.to_owned()), ("boundary", boundary)]));
+        }
+        GondolinBackend::NAME => {
+            GondolinBackend::check(spec)?;
+            return Ok(print(machine(spec)));
         }
         other => {
             return Err(IsolationError::Unsupported { backend: other.to_owned(), operation: "--explain" });
@@ -51,6 +55,18 @@ pub(crate) fn text(backend: &str, spec: &SandboxSpec) -> Result<String, Isolatio
     lines.extend(plan.rlimit_notes.into_iter().map(|note| ("rlimit", note)));
     lines.push(("privileges", plan.capabilities.describe()));
     Ok(print(lines))
+}
+
+/// What a spec comes to in a machine of Gondolin's. What is in the guest is planned there.
+fn machine(spec: &SandboxSpec) -> Vec<Line> {
+    let mut lines = vec![
+        ("backend", GondolinBackend::NAME.to_owned()),
+        ("machine", "its own kernel, and the root that `agentd gondolin setup` made; changes are thrown away".to_owned()),
+        ("host side", "Node and QEMU in a sandbox as container makes them, with loopback only".to_owned()),
+        ("inside", "a sandbox as container makes them, over the machine's root".to_owned()),
+    ];
+    lines.extend(spec.grants.iter().map(|grant| ("grant", format!("{} ({})", grant.path.display(), access(grant.access)))));
+    lines
 }
 
 fn own_root(root: &RootPlan, lines: &mut Vec<Line>) {
