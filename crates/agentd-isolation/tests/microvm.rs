@@ -5,7 +5,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use agentd_isolation::{IsolationError, Sandbox, StdinSource, data_directory};
+use agentd_isolation::{Bytes, Command, IsolationError, Limits, Sandbox, SandboxSpec, StdinSource, data_directory};
 use libtest_mimic::{Arguments, Trial};
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use support::{backend, bare, out, script, sh};
+use support::{backend, out, script, sh, with};
 
 const NAME: &str = "firecracker";
 
@@ -50,6 +50,12 @@ where
     })
 }
 
+/// A sandbox in a small machine: there is less to be saved.
+async fn small() -> Arc<dyn Sandbox> {
+    let limits = Limits { memory: Some(Bytes(64 << 20)), ..Limits::default() };
+    with(NAME, SandboxSpec { limits, ..SandboxSpec::default() }).await
+}
+
 /// A command that counts in a file, and never ends.
 const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i >/tmp/count.new; mv /tmp/count.new /tmp/count; sleep 0.05; done";
 
@@ -74,7 +80,7 @@ async fn identity(sandbox: &Arc<dyn Sandbox>) -> [String; 4] {
 }
 
 async fn five_forks_go_on_counting_and_differ() {
-    let parent = bare(NAME).await;
+    let parent = small().await;
     let counting = parent.exec_streaming(script(COUNT)).await.unwrap();
     let before = counts_beyond(&parent, 3).await;
     let mut all = vec![parent.clone()];
@@ -106,11 +112,10 @@ async fn five_forks_go_on_counting_and_differ() {
 }
 
 async fn a_snapshot_is_memory_and_disk_of_one_moment() {
-    let sandbox = bare(NAME).await;
+    let sandbox = small().await;
     // An exec and its streams survive being saved.
     let text = "while read line; do echo \"got $line\"; done";
-    let mut reader =
-        sandbox.exec_streaming(agentd_isolation::Command { stdin: StdinSource::Stream, ..script(text) }).await.unwrap();
+    let mut reader = sandbox.exec_streaming(Command { stdin: StdinSource::Stream, ..script(text) }).await.unwrap();
     let streams = reader.take_streams();
     let _counting = sandbox.exec_streaming(script(COUNT)).await.unwrap();
     sh(&sandbox, "echo before >/root/file; sync").await;
@@ -162,7 +167,7 @@ async fn read(from: &std::os::fd::OwnedFd, buffer: &mut [u8]) -> usize {
 }
 
 async fn a_suspended_sandbox_is_saved_and_stays_suspended() {
-    let sandbox = bare(NAME).await;
+    let sandbox = small().await;
     let _counting = sandbox.exec_streaming(script(COUNT)).await.unwrap();
     counts_beyond(&sandbox, 0).await;
     sandbox.suspend().await.unwrap();
@@ -231,10 +236,10 @@ fn pids(name: &str) -> Vec<i32> {
 }
 
 async fn what_is_killed_leaves_nothing_after_the_next_start() {
-    bare(NAME).await.destroy().await.unwrap();
+    small().await.destroy().await.unwrap();
     let before = groups();
     for victim in ["firecracker", "agentd-warden"] {
-        let sandbox = bare(NAME).await;
+        let sandbox = small().await;
         let _counting = sandbox.exec_streaming(script(COUNT)).await.unwrap();
         counts_beyond(&sandbox, 0).await;
         for pid in pids(victim) {
@@ -248,17 +253,17 @@ async fn what_is_killed_leaves_nothing_after_the_next_start() {
         drop(sandbox);
         // The next start.
         let backend = backend(NAME);
-        backend.create_sandbox(agentd_isolation::SandboxSpec::default()).await.unwrap().destroy().await.unwrap();
+        backend.create_sandbox(SandboxSpec::default()).await.unwrap().destroy().await.unwrap();
         settle(&before).await;
     }
 }
 
 async fn fifty_sandboxes_leave_nothing() {
-    bare(NAME).await.destroy().await.unwrap();
+    small().await.destroy().await.unwrap();
     let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
     let (before, open) = (groups(), descriptors());
     for number in 0..CYCLES {
-        let sandbox = bare(NAME).await;
+        let sandbox = small().await;
         assert_eq!(out(&sh(&sandbox, &format!("echo {number}")).await), format!("{number}\n"));
         // Some are dropped instead.
         if number % 5 == 0 { drop(sandbox) } else { sandbox.destroy().await.unwrap() }
