@@ -57,7 +57,7 @@ impl FirecrackerMachine {
         guest.quiesce().await?;
         let store = self.backend.store().clone();
         let saved = vm.save(move |written, disk| Snapshot::take(&store, written, disk)).await;
-        guest.proceed(vm.carrier().await?).await?;
+        vm.attached(async |carrier| guest.proceed(carrier).await).await?;
         if suspended {
             vm.pause(true).await?;
         }
@@ -113,7 +113,8 @@ impl Machine for FirecrackerMachine {
         let started = Arc::new(self.backend.resume(snapshot.folder(), self.size).await?);
         *self.vm.lock().unwrap_or_else(PoisonError::into_inner) = started.clone();
         *suspended = false;
-        guest.adopt(started.carrier().await?, identity()?).await
+        let identity = identity()?;
+        started.attached(async |carrier| guest.adopt(carrier, identity.clone()).await).await
     }
 
     async fn fork(&self, guest: &Guest) -> Result<Arc<dyn Sandbox>, IsolationError> {
@@ -138,16 +139,17 @@ impl Machine for FirecrackerMachine {
 impl FirecrackerMachine {
     /// Attaches to the agent.
     pub(super) async fn open(self: Arc<Self>, id: SandboxId, how: Attach) -> Result<Arc<GuestSandbox>, IsolationError> {
-        let opened = match self.vm().carrier().await {
-            Ok(carrier) => match timeout(ATTACH_PATIENCE, GuestSandbox::open(id, self.clone(), carrier, how)).await {
+        let vm = self.vm();
+        let attach =
+            async |carrier| match timeout(ATTACH_PATIENCE, GuestSandbox::open(id.clone(), self.clone(), carrier, how.clone()))
+                .await
+            {
                 Ok(opened) => opened,
                 Err(_) => {
                     Err(IsolationError::Lost(format!("the machine's agent said nothing for {} s", ATTACH_PATIENCE.as_secs())))
                 }
-            },
-            Err(error) => Err(error),
-        };
-        match opened {
+            };
+        match vm.attached(attach).await {
             Ok(sandbox) => {
                 self.backend.add(&sandbox);
                 Ok(sandbox)

@@ -57,6 +57,10 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 const BOOT_PATIENCE: Duration = Duration::from_secs(60);
 /// When one that has given no sign of life is given up: a kernel that starts talks to devices within a fraction of that.
 const LIFE_PATIENCE: Duration = Duration::from_secs(7);
+/// How often an agent is attached to.
+const TRIES: u32 = 4;
+/// How long a new lifeline may take when a connection is gone.
+const RENEWAL: Duration = Duration::from_secs(3);
 /// Between two tries to reach Firecracker's socket, which nobody tells to be there.
 const PAUSE: Duration = Duration::from_millis(2);
 /// The longest line that Firecracker answers to a `CONNECT`.
@@ -66,6 +70,15 @@ const MOST_WHY: usize = 4 << 10;
 
 /// Memory of Firecracker itself, beside the guest's. Its own pages are few megabytes; page tables and I/O come to more.
 const OVERHEAD: u64 = 128 << 20;
+
+/// What a machine that is waited for starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    /// Its kernel. One that gives no sign of life is given up early.
+    Boot,
+    /// What it was doing.
+    Memory,
+}
 
 /// A running Firecracker. Dropped, it ends.
 pub(super) struct Vm {
@@ -158,11 +171,11 @@ impl Vm {
             api.put("/entropy", &Entropy {}).await?;
             api.put("/actions", &Action::InstanceStart).await?;
         }
-        self.wait_until_ready().await
+        self.wait_until_ready(From::Boot).await
     }
 
     /// Waits until the agent says that it listens, as long as the machine shows that it lives.
-    async fn wait_until_ready(&self) -> Result<(), IsolationError> {
+    async fn wait_until_ready(&self, from: From) -> Result<(), IsolationError> {
         let begin = Instant::now();
         let ready = async {
             let (mut stream, _) = self.ready.accept().await?;
@@ -177,11 +190,13 @@ impl Vm {
             }
         };
         let life = async {
-            tokio::time::sleep(LIFE_PATIENCE).await;
-            match self.has_done_anything().await {
-                Ok(false) => {}
-                Ok(true) | Err(_) => tokio::time::sleep_until(begin + BOOT_PATIENCE).await,
+            if from == From::Boot {
+                tokio::time::sleep(LIFE_PATIENCE).await;
+                if let Ok(false) = self.has_done_anything().await {
+                    return;
+                }
             }
+            tokio::time::sleep_until(begin + BOOT_PATIENCE).await;
         };
         let failed = |why: String| Err(unavailable(why));
         tokio::select! {
@@ -219,7 +234,7 @@ impl Vm {
         let (state, memory) = (format!("{SNAPSHOT}/{STATE}"), format!("{SNAPSHOT}/{MEMORY}"));
         let load = SnapshotLoad { snapshot_path: &state, mem_backend: MemoryBackend::File(&memory), resume_vm: true };
         self.put("/snapshot/load", &load).await?;
-        self.wait_until_ready().await
+        self.wait_until_ready(From::Memory).await
     }
 
     /// Saves the machine: stops it, writes memory and devices to two files, and has `keep` take them out of the directory that it is
@@ -238,7 +253,7 @@ impl Vm {
             Err(error) => Err(error),
         };
         self.pause(false).await?;
-        self.wait_until_ready().await?;
+        self.wait_until_ready(From::Memory).await?;
         kept
     }
 
@@ -258,8 +273,27 @@ impl Vm {
         Ok(self.api.lock().await.put(path, body).await?)
     }
 
+    /// What `attach` makes of a connection to the agent. A machine that goes on from memory may see late that its connections are gone, and
+    /// then also those are that were made meanwhile: its lifeline is a new one then, and this is tried again.
+    pub(super) async fn attached<T, F>(&self, attach: impl Fn(UnixStream) -> F) -> Result<T, IsolationError>
+    where
+        F: Future<Output = Result<T, IsolationError>>,
+    {
+        for _ in 1..TRIES {
+            let tried = match self.carrier().await {
+                Ok(carrier) => attach(carrier).await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = tried else { return tried };
+            if !matches!(timeout(RENEWAL, self.wait_until_ready(From::Memory)).await, Ok(Ok(()))) {
+                return Err(error);
+            }
+        }
+        attach(self.carrier().await?).await
+    }
+
     /// A connection to the agent.
-    pub(super) async fn carrier(&self) -> Result<UnixStream, IsolationError> {
+    async fn carrier(&self) -> Result<UnixStream, IsolationError> {
         let io = |source| IsolationError::Io { context: "connect to a machine's agent".to_owned(), source };
         let mut stream = UnixStream::connect(through(&self.root, VSOCK)).await.map_err(io)?;
         let port = self.lifeline.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, port)| *port);
