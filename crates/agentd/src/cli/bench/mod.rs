@@ -4,11 +4,13 @@
 //! spares when the clock starts, and is given the time to make the next one when it has stopped, before any other row is measured: that
 //! is the meaning of *warm*. Who takes faster than sandboxes can be made pays for making them, as the rows of `create` say.
 
+mod gondolin;
 mod peers;
 
 use super::{Failure, args::BenchArgs, terminal::Progress};
 use agentd_core::{Command, IsolationBackend, Sandbox, SandboxSpec};
 use agentd_isolation::{ContainerBackend, LinuxNativeBackend, PoolLimits, SandboxPool};
+use gondolin::{Alone, Machines};
 use peers::Peer;
 use std::{
     path::{Path, PathBuf},
@@ -26,6 +28,8 @@ enum Row {
     Cold(Arc<dyn IsolationBackend>),
     Warm(Arc<SandboxPool>),
     Program(Vec<String>),
+    /// In one of the ways that Gondolin itself has.
+    Alone(Arc<Alone>, &'static str),
 }
 
 struct Figure {
@@ -67,6 +71,12 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
             None
         }
     };
+    let machines = Machines::start(&scratch.0).await?;
+    if let Some(machines) = &machines {
+        figures.push(figure("gondolin: exec in a live machine", Row::Exec(machines.sandbox.clone())));
+        figures.push(figure("Gondolin alone: exec by its session socket", Row::Alone(machines.alone.clone(), "session")));
+        figures.push(figure("Gondolin alone: exec by its SDK", Row::Alone(machines.alone.clone(), "sdk")));
+    }
     for Peer { name, line } in peers::installed(&scratch.0, PROGRAM)? {
         // One that does not run here (it may want privileges, or another kernel) has no row.
         match try_out(&line) {
@@ -93,6 +103,10 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     for pool in pools {
         pool.drain().await?;
     }
+    let memory = machines.as_ref().map(|machines| machines.memory);
+    if let Some(machines) = machines {
+        machines.destroy().await?;
+    }
     drop(progress);
     let base = median(&mut figures[0].samples);
     let rows: Vec<_> = figures.iter_mut().map(|f| (f.name.clone(), median(&mut f.samples))).collect();
@@ -103,11 +117,14 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
             .iter()
             .map(|(name, p50)| serde_json::json!({ "name": name, "p50_us": p50.as_micros() as f64, "ratio": ratio(*p50, base) }))
             .collect();
-        writeln!(out, "{:#}", serde_json::json!({ "rounds": args.rounds, "rows": rows }))?;
+        writeln!(out, "{:#}", serde_json::json!({ "rounds": args.rounds, "rows": rows, "gondolin_memory_bytes": memory }))?;
     } else {
         writeln!(out, "{:<48}{:>12}{:>10}", format!("p50 of {} rounds of {PROGRAM}", args.rounds), "µs", "ratio")?;
         for (name, p50) in rows {
             writeln!(out, "{name:<48}{:>12}{:>9.2}×", p50.as_micros(), ratio(p50, base))?;
+        }
+        if let Some(memory) = memory {
+            writeln!(out, "gondolin: host memory of a machine that has just started: {} MiB", memory >> 20)?;
         }
     }
     Ok(0)
@@ -151,6 +168,7 @@ async fn measure(row: &Row) -> Result<Duration, Failure> {
     match row {
         Row::Spawn => spawn(&[PROGRAM.to_owned()])?,
         Row::Program(line) => spawn(line)?,
+        Row::Alone(alone, way) => return alone.execute(way),
         Row::Exec(sandbox) => exec(sandbox).await?,
         Row::Cold(backend) => {
             let sandbox = backend.create_sandbox(SandboxSpec::default()).await?;
