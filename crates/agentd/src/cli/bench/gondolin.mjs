@@ -10,7 +10,9 @@ const machine = await VM.create({
     rootfs: { mode: "memory" },
     vfs: null,
 });
+// Without files of the host's it does not wait for the guest by itself.
 await machine.start();
+await machine.exec([process.argv[2]]);
 
 // Frames: a type, a length, and for type 0 a message in JSON.
 const sessions = process.env.GONDOLIN_SESSIONS_DIR;

@@ -46,7 +46,9 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     let live = backend.create_sandbox(SandboxSpec::default()).await?;
     let pool = warm_pool(backend.clone()).await?;
     let own = std::env::current_exe()?.display().to_string();
-    let whole = [own.as_str(), "run", "--workspace", "none", "--", PROGRAM].map(str::to_owned).to_vec();
+    let whole = [own.as_str(), "run", "--backend", LinuxNativeBackend::NAME, "--workspace", "none", "--", PROGRAM]
+        .map(str::to_owned)
+        .to_vec();
     let mut figures = vec![
         figure("posix_spawn + wait", Row::Spawn),
         figure("linux-native: exec in a live sandbox", Row::Exec(live.clone())),
