@@ -1,19 +1,17 @@
 //! The project's own tasks. There is one: `cargo xtask lab`, a virtual machine of another kernel than this machine's, in which a command
 //! runs: cgroup version 2 with all controllers, older Landlock, KVM where there is none.
 //!
-//! `lab.rs` tells the story: `packages` gets a kernel and a Debian, `modules` says what is to be loaded, `initramfs` packs it with this
-//! very program, which is process 1 of the machine ([`guest`]), `machine` starts QEMU, `talk` hands over the command and waits.
+//! `lab.rs` tells the story: `packages` gets a kernel and a Debian, `kernel` packs what is to be loaded with this very program, which is
+//! process 1 of the machine ([`guest`]), `machine` starts QEMU, `talk` hands over the command and waits.
 
 mod args;
 mod error;
 mod firecracker;
 mod guest;
-mod initramfs;
 mod kernel;
 mod lab;
 mod machine;
 mod message;
-mod modules;
 mod packages;
 mod root;
 mod share;

@@ -4,6 +4,7 @@ use crate::{
     error::{Context, SetupError},
     tool,
 };
+use agentd_vm::first_dependency;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -177,29 +178,9 @@ fn origin() -> Result<Origin, SetupError> {
     Ok(Origin { release: release.to_owned(), mirror: mirror.to_owned() })
 }
 
-fn first_dependency(shown: &str) -> Option<String> {
-    let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: "))?;
-    let name = depends.split([',', '|', ' ', '(']).next()?.trim();
-    (!name.is_empty()).then(|| name.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_package_without_contents_stands_for_what_it_depends_on() {
-        for (shown, name) in [
-            (
-                "Package: x\nDepends: linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2), linux-base\n",
-                "linux-image-6.1.0-56-cloud-amd64",
-            ),
-            ("Depends: b | c\n", "b"),
-        ] {
-            assert_eq!(first_dependency(shown).as_deref(), Some(name));
-        }
-        assert_eq!(first_dependency("Package: a\nPre-Depends: b\n"), None);
-    }
 
     #[test]
     fn what_may_not_be_fetched_is_named() {

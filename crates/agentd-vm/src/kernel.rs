@@ -66,7 +66,7 @@ fn read(file: &Path) -> Result<Found, AssetError> {
         return Err(refuse("it is neither a Debian package, a bzImage nor an ELF file".to_owned()));
     };
     if !elf.starts_with(ELF) {
-        return Err(refuse("what it carries is no ELF file".to_owned()));
+        return Err(unreadable(no_elf()));
     }
     let modules = if modules.is_empty() && !release.is_empty() { installed_with(file, &release)? } else { modules };
     Ok(Found { elf, release, modules })
@@ -108,6 +108,19 @@ impl BootKernel {
         let modules = modules.needed(&release, needed, welcome)?;
         Ok(Self { release, image, modules })
     }
+
+    /// The ELF file that the bzImage carries, for what starts that.
+    ///
+    /// # Errors
+    /// What is wrong with the bzImage.
+    pub fn elf(&self) -> io::Result<Vec<u8>> {
+        let elf = bzimage::kernel(&self.image)?;
+        if elf.starts_with(ELF) { Ok(elf) } else { Err(no_elf()) }
+    }
+}
+
+fn no_elf() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "what it carries is no ELF file")
 }
 
 /// The bzImage of a package, and its modules.

@@ -28,6 +28,6 @@ pub use install::{FIRECRACKER_VERSION, install};
 pub use kernel::BootKernel;
 pub use manifest::{Kernel, Manifest};
 pub use modules::Module;
-pub use package::file_of_package;
+pub use package::{file_of_package, first_dependency};
 pub use program::loadable;
 pub use root::make as make_root;

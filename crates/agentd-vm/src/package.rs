@@ -38,6 +38,13 @@ pub fn file_of_package(package: &Path, wanted: &Path) -> Result<Vec<u8>, AssetEr
     .context(|| format!("read {}", package.display()))
 }
 
+/// The first package that one depends on, in what `apt-cache show` says of it: what a package without contents stands for.
+pub fn first_dependency(shown: &str) -> Option<String> {
+    let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: "))?;
+    let name = depends.split([',', '|', ' ', '(']).next()?.trim();
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
 /// Calls `with` for each regular file whose path `wants`, a path without a leading `/` or `./`.
 pub(crate) fn files(
     package: &Path,
@@ -82,5 +89,19 @@ fn find_data(file: &mut File) -> io::Result<u64> {
         }
         let next = i64::try_from(length.next_multiple_of(2)).map_err(|_| bad("a member is too long"))?;
         file.seek(SeekFrom::Current(next))?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_dependency;
+
+    #[test]
+    fn a_package_without_contents_stands_for_what_it_depends_on() {
+        let shown = "Package: linux-image-cloud-amd64\nDepends: linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2), linux-base\n";
+        for (shown, name) in [(shown, "linux-image-6.1.0-56-cloud-amd64"), ("Depends: b | c\n", "b")] {
+            assert_eq!(first_dependency(shown).as_deref(), Some(name));
+        }
+        assert_eq!(first_dependency("Package: a\nPre-Depends: b\n"), None);
     }
 }
