@@ -1,9 +1,10 @@
 //! The probe: makes things on the host that a sandbox must not reach, builds a small sandbox, and lets the attack suite loose in it.
 
+use crate::guest::GuestSandbox;
 use agentd_attack::{Facts, Verdict};
 use agentd_core::{
     Access, BackendCapabilities, Bit, Bytes, Command, EndReason, Evidence, EvidenceResult, Grant, IsolationBackend,
-    IsolationError, Limits, Outcome, SandboxSpec,
+    IsolationError, Limits, Outcome, Sandbox, SandboxSpec,
 };
 use agentd_kernel::privileges::Capabilities;
 use async_trait::async_trait;
@@ -14,6 +15,7 @@ use std::{
         unix::net::{SocketAddr, UnixListener},
     },
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -251,6 +253,18 @@ fn limit_checks() -> Vec<LimitCheck> {
             held: |outcome| outcome.reason == EndReason::OutputLimit,
         },
     ]
+}
+
+/// What holds in a guest, told by the agent of a machine that is made for it. Beside the limits, the checks are those that are tried against
+/// the host too, and are named apart from them.
+pub(crate) async fn inside(sandbox: Arc<GuestSandbox>) -> Result<Vec<Evidence>, IsolationError> {
+    let probed = sandbox.probe_inside().await;
+    sandbox.destroy().await?;
+    let named = |evidence: Evidence| match evidence.bit {
+        Bit::Resources => evidence,
+        _ => Evidence { check: format!("inside_{}", evidence.check), ..evidence },
+    };
+    Ok(probed?.into_iter().map(named).collect())
 }
 
 /// Exceeds the limits of `backend`'s sandboxes, and says what held.

@@ -18,8 +18,7 @@ use crate::{
     tracker::Tracker,
 };
 use agentd_core::{
-    BackendCapabilities, Bit, Command, Evidence, IsolationBackend, IsolationError, Outcome, Profile, Sandbox, SandboxId,
-    SandboxSpec, Writable,
+    BackendCapabilities, Command, IsolationBackend, IsolationError, Outcome, Profile, Sandbox, SandboxId, SandboxSpec, Writable,
 };
 use agentd_kernel::privileges::Capabilities;
 use agentd_vm::{Assets, FIRECRACKER_VERSION};
@@ -155,18 +154,6 @@ impl FirecrackerBackend {
         }
     }
 
-    /// What holds in a guest. Beside the limits, the checks are those that are tried against the host too.
-    async fn probe_inside(&self) -> Result<Vec<Evidence>, IsolationError> {
-        let sandbox = self.create(SandboxSpec::default()).await?;
-        let probed = sandbox.probe_inside().await;
-        sandbox.destroy().await?;
-        let named = |evidence: Evidence| match evidence.bit {
-            Bit::Resources => evidence,
-            _ => Evidence { check: format!("inside_{}", evidence.check), ..evidence },
-        };
-        Ok(probed?.into_iter().map(named).collect())
-    }
-
     async fn create(&self, spec: SandboxSpec) -> Result<Arc<GuestSandbox>, IsolationError> {
         let processors = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
         // What the agent would refuse is refused before there is a machine.
@@ -213,8 +200,9 @@ impl IsolationBackend for FirecrackerBackend {
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
         let mut evidence = probe::attack(self, &self.work_root).await?;
         evidence.push(probe::change_own_root(self).await);
-        evidence.extend(self.probe_inside().await?);
+        evidence.extend(probe::inside(self.create(SandboxSpec::default()).await?).await?);
         let mut proven = BackendCapabilities::from_evidence(Self::NAME, evidence);
+        // All machines of this probe but the first went on from a snapshot.
         proven.snapshots = true;
         proven.available_profiles = vec![Profile::Strict, Profile::Default, Profile::Permissive];
         proven.platform_features = probe::features();

@@ -17,8 +17,7 @@ use crate::{
     tracker::Tracker,
 };
 use agentd_core::{
-    BackendCapabilities, Bit, Command, Evidence, IsolationBackend, IsolationError, Outcome, Profile, Sandbox, SandboxId,
-    SandboxSpec,
+    BackendCapabilities, Command, IsolationBackend, IsolationError, Outcome, Profile, Sandbox, SandboxId, SandboxSpec,
 };
 use agentd_gondolin::{GONDOLIN_VERSION, Installation};
 use agentd_kernel::privileges::Capabilities;
@@ -98,18 +97,6 @@ impl GondolinBackend {
         IsolationError::Unavailable { backend: Self::NAME.to_owned(), reason: reason.to_string() }
     }
 
-    /// What holds in a guest. Beside the limits, the checks are those that are tried against the host too.
-    async fn probe_inside(&self) -> Result<Vec<Evidence>, IsolationError> {
-        let sandbox = self.create(SandboxSpec::default()).await?;
-        let probed = sandbox.probe_inside().await;
-        sandbox.destroy().await?;
-        let named = |evidence: Evidence| match evidence.bit {
-            Bit::Resources => evidence,
-            _ => Evidence { check: format!("inside_{}", evidence.check), ..evidence },
-        };
-        Ok(probed?.into_iter().map(named).collect())
-    }
-
     async fn create(&self, spec: SandboxSpec) -> Result<Arc<GuestSandbox>, IsolationError> {
         let installed = Installation::open(&self.config.installation).map_err(|error| Self::unavailable(&error))?;
         if !["/usr/bin", "/bin", "/usr/local/bin"].iter().any(|dir| Path::new(dir).join(QEMU).exists()) {
@@ -186,7 +173,8 @@ impl IsolationBackend for GondolinBackend {
         // Alone, because the time it takes is told.
         let mut evidence = probe::attack(self, &self.work_root).await?;
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (root, inside) = tokio::join!(probe::change_own_root(self), self.probe_inside());
+        let inside = async { probe::inside(self.create(SandboxSpec::default()).await?).await };
+        let (root, inside) = tokio::join!(probe::change_own_root(self), inside);
         evidence.push(root);
         evidence.extend(inside?);
         let mut proven = BackendCapabilities::from_evidence(Self::NAME, evidence);
