@@ -75,9 +75,12 @@ fn leave_set_id(facts: &Facts) -> Verdict {
         Err(missing) => return missing,
     };
     let path = format!("{workspace}/agentd-attack-set-id");
+    if let Err(error) = fs::write(&path, "") {
+        return Verdict::NotTried(format!("write in the workspace: {error}"));
+    }
     let set_id = 0o4755;
     let ways = [
-        ("chmod", fs::write(&path, "").and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(set_id))).is_ok()),
+        ("chmod", fs::set_permissions(&path, fs::Permissions::from_mode(set_id)).is_ok()),
         ("open", File::options().write(true).create_new(true).mode(set_id).open(format!("{path}.o")).is_ok()),
         ("mknod", sys::mknod(&format!("{path}.m"), libc::S_IFREG | set_id, 0)),
     ];
