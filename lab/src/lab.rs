@@ -22,6 +22,7 @@ const TRIAL: Duration = Duration::from_secs(10);
 pub fn main(args: Args) -> Result<u8, LabError> {
     let Task::Lab(lab) = args.task;
     let cache = cache()?;
+    let preparing = lock(&cache)?;
     let kernel = kernel::prepare(lab.kernel, &cache)?;
     let root = root::prepare(&cache)?;
     let scratch = tempfile::tempdir_in(&cache).on("make a folder in", &cache)?;
@@ -38,6 +39,7 @@ pub fn main(args: Args) -> Result<u8, LabError> {
     if kvm_boots(&mut machine, &cache)? {
         machine.accelerator = Accelerator::Kvm;
     }
+    drop(preparing);
     let console = lab.command == ["shell"];
     let limit = (!console).then_some(Duration::from_secs(lab.timeout));
     if console {
@@ -56,6 +58,14 @@ fn cache() -> Result<PathBuf, LabError> {
     let cache = manifest.parent().unwrap_or(manifest).join("target/lab");
     fs::create_dir_all(&cache).on("mkdir", &cache)?;
     Ok(cache)
+}
+
+/// Held while something may be fetched or made, so that of several runs at once one does it.
+fn lock(cache: &Path) -> Result<fs::File, LabError> {
+    let path = cache.join("lock");
+    let file = fs::File::create(&path).on("make", &path)?;
+    file.lock().on("lock", &path)?;
+    Ok(file)
 }
 
 /// The disk of what is brought into the machine, if anything is.
