@@ -29,8 +29,12 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// How long a supervisor may take to end an exec before its sandbox is killed.
-const GRACE: Duration = Duration::from_millis(500);
+/// How long a supervisor may take to end an exec before its sandbox is killed, and every other exec in it. It needs a millisecond; on a
+/// busy or an emulated machine it may have to wait for a processor.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How much later the supervisor itself ends an exec, should this process be stopped when its deadline comes.
+const BEHIND: Duration = Duration::from_secs(1);
 
 /// Which program is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +121,7 @@ fn request(id: u32, command: &Command, limits: &Limits, counts_processes: bool) 
     let pty = command.pty.map(|size| (size.rows, size.cols));
     let rlimits = RlimitPlan::from_limits(limits, counts_processes);
     // Later than the deadline that is held here, so that this one is met first.
-    let wall = limits.wall.and_then(|wall| wall.checked_add(2 * GRACE));
+    let wall = limits.wall.and_then(|wall| wall.checked_add(BEHIND));
     let wall_ms = wall.and_then(|wall| u64::try_from(wall.as_millis()).ok());
     Ok(Exec { id, argv, env, cwd, pty, rlimits, wall_ms, own_image: false })
 }

@@ -138,9 +138,9 @@ async fn a_deadline_keeps_the_output_so_far(backend: &str) {
 async fn a_deadline_holds_though_nobody_waits(backend: &str) {
     let sandbox = bare(backend).await;
     let n = unique(backend, 8);
-    let handle = sandbox.exec_streaming(within(SOON, &format!("sleep {n}"))).await.unwrap();
-    sh(&sandbox, ":").await;
-    assert!(lives(&sandbox, &format!("sleep {n}")).await);
+    let mut handle = sandbox.exec_streaming(within(SOON, &format!("sleep {n} & echo; wait"))).await.unwrap();
+    let stdout = handle.take_streams().stdout.unwrap();
+    assert_eq!(rustix::io::read(&stdout, &mut [0u8; 1][..]), Ok(1), "it never began");
     while lives(&sandbox, &format!("sleep {n}")).await {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
