@@ -2,7 +2,8 @@
 //!
 //! Beside what [`crate::LinuxNativeBackend`] has — namespaces, seccomp, Landlock, cgroups — the host's tree is gone (`pivot_root(2)`):
 //! the root is an image's layers under a writable one, or a read-only view of the host's programs. As root's, each sandbox has
-//! 65536 host ids that no other live one has; as an ordinary user's, its root is that user.
+//! 65536 host ids that no other live one has; as an ordinary user's, its root is that user, and the others inside are subordinate ids of
+//! theirs, where there are any.
 
 use crate::{
     fallback, grants,
@@ -127,6 +128,8 @@ fn rooted(spec: &SandboxSpec, parts: Parts) -> Result<SandboxPlan, IsolationErro
     let mut cgroup = CgroupPlan::from_limits(&spec.limits);
     let process_rlimit = fallback::processes(&mut cgroup);
     let rlimit_notes = fallback::cpu_time(&mut cgroup).into_iter().collect();
+    // RLIMIT_NPROC counts the processes of each user apart (`setrlimit(2)`): there must be one only.
+    let kept = if process_rlimit.is_some() { Capabilities::OWN_ROOT.as_one_user() } else { Capabilities::OWN_ROOT };
     // In its own root the bits mean nothing to anybody. In a granted directory they are the caller's, on a mount of the host's that obeys
     // them: whoever finds the file there would become the caller. The filter cannot tell the two apart.
     let set_ids = spec.grants.iter().all(|grant| grant.access == Access::ReadOnly);
@@ -135,7 +138,7 @@ fn rooted(spec: &SandboxSpec, parts: Parts) -> Result<SandboxPlan, IsolationErro
     Ok(SandboxPlan {
         namespaces: NamespacePlan { enabled: true, network: spec.network, ids },
         tree: Tree::Root(RootPlan { base, system, files, links, home, grants, scratch_bytes }),
-        capabilities: Capabilities::OWN_ROOT,
+        capabilities: kept,
         landlock: Some(LandlockPlan { rules, network: spec.network }),
         seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network, set_ids }),
         cgroup,

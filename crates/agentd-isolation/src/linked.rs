@@ -7,9 +7,10 @@ use crate::{
     tracker::Tracker,
 };
 use agentd_core::{
-    BackendCapabilities, Command, Evidence, IsolationBackend, IsolationError, Outcome, Profile, Sandbox, SandboxId, SandboxSpec,
+    BackendCapabilities, Command, Evidence, IsolationBackend, IsolationError, Layer, Outcome, Profile, Sandbox, SandboxId,
+    SandboxSpec,
 };
-use agentd_kernel::privileges::Capabilities;
+use agentd_kernel::{idmap::Subordinate, privileges::Capabilities};
 use agentd_supervisor::plan::SandboxPlan;
 use async_trait::async_trait;
 use std::{
@@ -86,6 +87,11 @@ impl<K: Kind> Attackable for LinkedBackend<K> {
         K::OWN_MACHINE
     }
 
+    fn has_more_ids_without_grants(&self) -> bool {
+        // As root, all sandboxes have them.
+        self.own_root().is_some() && !K::OWN_MACHINE && !rustix::process::geteuid().is_root() && Subordinate::of_caller().is_ok()
+    }
+
     async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError> {
         let sandbox = self.create_linked(spec).await?;
         let outcome = sandbox.attack(command).await;
@@ -106,6 +112,11 @@ impl<K: Kind> IsolationBackend for LinkedBackend<K> {
         }
         let mut proven = probe::probe(self, &self.work_root).await?;
         proven.available_profiles = vec![Profile::Strict, Profile::Default, Profile::Permissive];
+        let sandbox = self.create_linked(SandboxSpec::default()).await?;
+        proven
+            .platform_features
+            .extend(sandbox.layers().iter().filter(|made| made.layer == Layer::Idmap).map(|made| made.detail.clone()));
+        sandbox.destroy().await?;
         Ok(proven)
     }
 

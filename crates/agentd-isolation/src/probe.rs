@@ -38,6 +38,11 @@ pub(crate) trait Attackable: IsolationBackend {
         true
     }
 
+    /// Whether a sandbox to which nothing writable is granted has ids that others have not.
+    fn has_more_ids_without_grants(&self) -> bool {
+        false
+    }
+
     /// Runs a command of agentd's own image to its end, in a sandbox made for it.
     async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError>;
 }
@@ -128,6 +133,15 @@ fn own_name() -> String {
 
 /// Lets the attacks loose in a sandbox of `backend`'s, and says what held.
 pub(crate) async fn attack(backend: &impl Attackable, work_root: &Path) -> Result<Vec<Evidence>, IsolationError> {
+    let mut evidence = attack_in(backend, work_root, backend.shows_grants()).await?;
+    if backend.has_more_ids_without_grants() {
+        let apart = |evidence: Evidence| Evidence { check: format!("subordinate_ids_{}", evidence.check), ..evidence };
+        evidence.extend(attack_in(backend, work_root, false).await?.into_iter().map(apart));
+    }
+    Ok(evidence)
+}
+
+async fn attack_in(backend: &impl Attackable, work_root: &Path, with_grants: bool) -> Result<Vec<Evidence>, IsolationError> {
     let io = |source| IsolationError::Io { context: "prepare the probe".to_owned(), source };
     let targets = Targets::make(work_root).map_err(io)?;
     let grant = |path: &Path, access| Grant { path: path.to_path_buf(), target: None, access, protect: Vec::new() };
@@ -138,7 +152,7 @@ pub(crate) async fn attack(backend: &impl Attackable, work_root: &Path) -> Resul
         None => targets.facts.clone(),
     };
     let facts = if backend.own_machine() { facts.with("own_machine", "1".to_owned()) } else { facts };
-    let (grants, facts) = match backend.shows_grants() {
+    let (grants, facts) = match with_grants {
         true => (grants, facts),
         false => (Vec::new(), facts.with("workspace", "/tmp".to_owned()).with("no_grants", "1".to_owned())),
     };

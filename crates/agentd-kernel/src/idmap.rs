@@ -1,5 +1,9 @@
 //! Id maps (`user_namespaces(7)`): who the payload is on the host, and mounts that show a host user's files as the payload's.
 
+mod subordinate;
+
+pub use subordinate::Subordinate;
+
 use crate::{At, syscall};
 use agentd_core::{Layer, LayerError};
 use rustix::{
@@ -40,6 +44,19 @@ pub struct Identity {
     pub host_gid: u32,
     /// How many ids follow each other, these included.
     pub count: u32,
+    /// The ids that follow inside, where on the host they lie elsewhere.
+    pub rest: Option<Rest>,
+}
+
+/// Host ids that follow each other: their first ones, and how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rest {
+    /// The first user id.
+    pub host_uid: u32,
+    /// The first group id.
+    pub host_gid: u32,
+    /// How many.
+    pub count: u32,
 }
 
 impl Identity {
@@ -47,18 +64,18 @@ impl Identity {
     /// live process has this pid.
     pub fn own(supervisor: i32) -> Self {
         let host = FIRST_HOST_ID + supervisor.unsigned_abs();
-        Self { uid: 1000, gid: 1000, host_uid: host, host_gid: host, count: 1 }
+        Self { uid: 1000, gid: 1000, host_uid: host, host_gid: host, count: 1, rest: None }
     }
 
     /// For a launcher that is an ordinary user: the same user.
     pub fn caller() -> Self {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Self { uid, gid, host_uid: uid, host_gid: gid, count: 1 }
+        Self { uid, gid, host_uid: uid, host_gid: gid, count: 1, rest: None }
     }
 
     /// For a launcher that is root of a machine which is the sandbox's alone: all ids that distributions use, as they are.
     pub fn same() -> Self {
-        Self { uid: 0, gid: 0, host_uid: 0, host_gid: 0, count: RANGE }
+        Self { uid: 0, gid: 0, host_uid: 0, host_gid: 0, count: RANGE, rest: None }
     }
 
     /// Root inside; on the host what it is.
@@ -68,16 +85,21 @@ impl Identity {
     }
 }
 
-/// A range of host ids that no other sandbox on this host has for as long as this lives.
+/// A range of host ids, for as long as this lives. No other sandbox on this host has it, unless it [is shared](Claim::is_shared).
 #[derive(Debug)]
 pub struct Claim {
     /// The range: root inside is its first id.
     pub identity: Identity,
-    /// Locked until it is closed, by whoever's death (`flock(2)`).
-    _lock: OwnedFd,
+    /// Taken until it is closed, by whoever's death.
+    lock: Option<OwnedFd>,
 }
 
 impl Claim {
+    /// Whether other sandboxes may have it too.
+    pub fn is_shared(&self) -> bool {
+        self.lock.is_none()
+    }
+
     /// Takes the first free range. Needs root.
     pub fn take() -> Result<Self, LayerError> {
         std::fs::create_dir_all(CLAIMS).at(Layer::Idmap, || format!("mkdir {CLAIMS}"))?;
@@ -88,8 +110,8 @@ impl Claim {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
                     let host = FIRST_RANGE + number * RANGE;
-                    let identity = Identity { uid: 0, gid: 0, host_uid: host, host_gid: host, count: RANGE };
-                    return Ok(Self { identity, _lock: file });
+                    let identity = Identity { uid: 0, gid: 0, host_uid: host, host_gid: host, count: RANGE, rest: None };
+                    return Ok(Self { identity, lock: Some(file) });
                 }
                 Err(Errno::WOULDBLOCK) => {}
                 Err(errno) => return Err(LayerError::new(Layer::Idmap, format!("lock {path}"), Some(errno.raw_os_error()))),
@@ -99,7 +121,7 @@ impl Claim {
     }
 }
 
-/// Writes the maps of the user namespace of `pid`. Called by the parent, once.
+/// Writes the maps of the user namespace of `pid`, of ids that follow each other. Called by the parent, once.
 pub fn write_maps(pid: i32, identity: Identity, privileged: bool) -> Result<(), LayerError> {
     let write = |file: &str, content: String| {
         std::fs::write(format!("/proc/{pid}/{file}"), &content)
@@ -112,9 +134,10 @@ pub fn write_maps(pid: i32, identity: Identity, privileged: bool) -> Result<(), 
     write("uid_map", format!("{} {} {}", identity.uid, identity.host_uid, identity.count))
 }
 
-/// Inside the new user namespace: becomes the mapped user. All capabilities in the namespace are kept.
+/// Inside the new user namespace: becomes the mapped user. All capabilities in the namespace are kept. Supplementary groups are
+/// dropped where that is allowed, as it is to root and with subordinate ids (`user_namespaces(7)`).
 pub fn assume(identity: Identity, privileged: bool) -> Result<(), LayerError> {
-    if privileged {
+    if privileged || identity.rest.is_some() {
         syscall::clear_groups().at(Layer::Idmap, || "setgroups to none".to_owned())?;
     }
     syscall::set_ids(identity.uid, identity.gid).at(Layer::Idmap, || format!("become uid {} inside", identity.uid))
@@ -125,7 +148,7 @@ pub fn assume(identity: Identity, privileged: bool) -> Result<(), LayerError> {
 pub fn mapping(owner: (u32, u32), shown: (u32, u32), count: u32) -> Result<OwnedFd, LayerError> {
     let helper =
         syscall::Helper::in_user_namespace().at(Layer::Idmap, || "clone a user namespace for id-mapped mounts".to_owned())?;
-    let identity = Identity { uid: owner.0, gid: owner.1, host_uid: shown.0, host_gid: shown.1, count };
+    let identity = Identity { uid: owner.0, gid: owner.1, host_uid: shown.0, host_gid: shown.1, count, rest: None };
     write_maps(helper.pid(), identity, true)?;
     rustix::fs::open(format!("/proc/{}/ns/user", helper.pid()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .at(Layer::Idmap, || "open the user namespace for id-mapped mounts".to_owned())

@@ -15,6 +15,12 @@ impl Capabilities {
     /// NET_BIND_SERVICE. They hold in the sandbox's user namespace only.
     pub const OWN_ROOT: Self = Self(0x4fb);
 
+    /// The same, but that no program becomes another user (CAP_SETUID).
+    #[must_use]
+    pub fn as_one_user(self) -> Self {
+        Self(self.0 & !(1 << 7))
+    }
+
     fn has(self, number: libc::c_ulong) -> bool {
         self.0 >> number & 1 == 1
     }

@@ -6,7 +6,8 @@
 
 use crate::{
     channel::{Channel, ChannelError, send},
-    plan::{SandboxPlan, Tree},
+    ids::{Mapped, map_ids},
+    plan::SandboxPlan,
     protocol::{self, Event, Order, Report},
     seal::{self, Go, Inherited},
 };
@@ -315,20 +316,8 @@ fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, La
             .map_err(|e| LayerError::new(Layer::Process, format!("speak to the new process: {e}"), None))
     };
     let privileged = rustix::process::geteuid().is_root();
-    let is_root = matches!(plan.tree, Tree::Root(_));
-    let same = plan.namespaces.ids == Ids::Same;
-    let claim = if privileged && is_root && !same { Some(Claim::take()?) } else { None };
-    let identity = match &claim {
-        Some(claim) => claim.identity,
-        None if is_root && privileged => Identity::same(),
-        None if is_root => Identity::caller().as_root(),
-        None if privileged => Identity::own(pid),
-        None => Identity::caller(),
-    };
-    if plan.namespaces.enabled {
-        idmap::write_maps(pid, identity, privileged)?;
-    }
-    tell(&Go::Identity { identity, privileged }, &[])?;
+    let Mapped { identity, map, claim } = map_ids(plan, pid, privileged)?;
+    tell(&Go::Identity { identity, privileged, map }, &[])?;
     if plan.namespaces.enabled && privileged {
         let trees = mapped_trees(plan, identity)?;
         if !trees.is_empty() {

@@ -29,6 +29,8 @@ pub enum Go {
         identity: Identity,
         /// Whether the launcher is root.
         privileged: bool,
+        /// How the map stands, and what it is in words.
+        map: (LayerStatus, String),
     },
     /// The descriptors beside it are the id-mapped trees of the layers and the grants, in order. Comes only from a launcher that is root, and after the
     /// first: making them takes as long as the view they are attached to.
@@ -124,12 +126,12 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<Seal
         })?;
     }
     let mut go = Channel::new(inherited.go.try_clone().map_err(|e| io("dup", &e))?, protocol::MAX_EVENT);
-    let (Go::Identity { identity, privileged }, _) = hear(&mut go)? else { return Err(out_of_order()) };
+    let (Go::Identity { identity, privileged, map }, _) = hear(&mut go)? else { return Err(out_of_order()) };
 
     if plan.namespaces.enabled {
         idmap::assume(identity, privileged)?;
-        let host = if privileged { "own host ids" } else { "the caller's host uid" };
-        record.enforced(Layer::Idmap, format!("uid {} inside, {host}", identity.uid));
+        let (status, detail) = map;
+        record.layers.push(LayerReport { layer: Layer::Idmap, status, detail });
     }
     let owner = (plan.namespaces.enabled && privileged).then_some((identity.host_uid, identity.host_gid));
     let fallback = if plan.allow_degraded && plan.namespaces.enabled { Some(mount::Fallback::keep()?) } else { None };

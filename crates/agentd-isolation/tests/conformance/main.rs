@@ -8,6 +8,7 @@ mod commands;
 mod ends;
 mod files;
 mod grants;
+mod ids;
 mod life;
 mod limits;
 mod streams;
@@ -27,6 +28,7 @@ fn main() {
                 ends::trials(backend),
                 files::trials(backend),
                 grants::trials(backend),
+                ids::trials(backend),
                 life::trials(backend),
                 limits::trials(backend),
                 streams::trials(backend),

@@ -1,0 +1,107 @@
+//! An ordinary user whom `/etc/subuid` gives ids, and what can be wrong with that. Root tries it, in mount namespaces in which these files are
+//! others.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    process::{Command, Output},
+};
+use tempfile::TempDir;
+
+/// An ordinary user.
+const USER: u32 = 54_321;
+
+struct Place(TempDir);
+
+impl Place {
+    /// With the program where the user can execute it.
+    fn new() -> Self {
+        assert!(rustix::process::geteuid().is_root(), "only root can show another /etc/subuid");
+        let place = tempfile::tempdir().unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_agentd"), place.path().join("agentd")).unwrap();
+        fs::create_dir(place.path().join("home")).unwrap();
+        chown(place.path().join("home"), Some(USER), Some(USER)).unwrap();
+        Self(place)
+    }
+
+    /// What `agentd run --backend container` with these arguments says to the user, where `/etc/subuid` and `/etc/subgid` give `count` ids
+    /// and root has done `first`.
+    fn run(&self, count: u32, first: &str, arguments: &[&str]) -> Output {
+        let at = self.0.path().display();
+        fs::write(self.0.path().join("ids"), format!("tester:{}:{count}\n", 0x6000_0000)).unwrap();
+        // Without a name, newuidmap does nothing.
+        fs::write(self.0.path().join("passwd"), format!("root:x:0:0::/root:/bin/sh\ntester:x:{USER}:{USER}::/:/bin/sh\n"))
+            .unwrap();
+        let setup = format!(
+            "set -e; cd {at}/home; mount --bind {at}/ids /etc/subuid; mount --bind {at}/ids /etc/subgid; mount --bind {at}/passwd /etc/passwd; {first}\n\
+             exec setpriv --reuid {USER} --regid {USER} --clear-groups \"$@\""
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &setup, "sh"]).arg(self.0.path().join("agentd"));
+        command.args(["run", "--backend", "container", "--workspace", "none"]).args(arguments);
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", self.0.path().join("home"));
+        command.output().unwrap()
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
+}
+
+const MAP: [&str; 3] = ["--", "cat", "/proc/self/uid_map"];
+
+/// A map, without its blanks.
+fn map(output: &Output) -> Vec<String> {
+    said(output).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[test]
+fn the_ids_that_are_given_are_there() {
+    let place = Place::new();
+    assert_eq!(map(&place.run(65536, "", &MAP)), ["0 54321 1", "1 1610612736 65535"]);
+    assert_eq!(map(&place.run(100, "", &MAP)), ["0 54321 1", "1 1610612736 100"]);
+    assert_eq!(map(&place.run(0, "", &MAP)), ["0 54321 1"]);
+}
+
+#[test]
+fn what_the_caller_could_not_remove_is_not_made() {
+    let place = Place::new();
+    let work = place.0.path().join("home/work");
+    fs::create_dir(&work).unwrap();
+    chown(&work, Some(USER), Some(USER)).unwrap();
+    let granted = |access| [&[access, work.to_str().unwrap()][..], &MAP].concat();
+    assert_eq!(map(&place.run(65536, "", &granted("--rw"))), ["0 54321 1"]);
+    assert_eq!(map(&place.run(65536, "", &granted("--ro"))), ["0 54321 1", "1 1610612736 65535"]);
+}
+
+#[test]
+fn ids_that_are_given_and_cannot_be_used_are_an_error_or_named() {
+    let place = Place::new();
+    let broken = "mount --bind /bin/false /usr/bin/newuidmap;";
+    let refused = place.run(65536, broken, &MAP);
+    assert_eq!(refused.status.code(), Some(125), "{refused:?}");
+    for part in ["idmap: /usr/bin/newuidmap 0 54321 1 1 1610612736 65535: exit status: 1", "--allow-degraded"] {
+        assert!(said(&refused).contains(part), "{refused:?}");
+    }
+    let degraded = place.run(65536, broken, &[&["--allow-degraded"][..], &MAP].concat());
+    let (stdout, stderr) = (String::from_utf8_lossy(&degraded.stdout), String::from_utf8_lossy(&degraded.stderr));
+    assert_eq!(stdout.split_whitespace().collect::<Vec<_>>(), ["0", "54321", "1"], "{degraded:?}");
+    assert!(stderr.contains("newuidmap"), "{degraded:?}");
+    // Half a map is no map.
+    let half = place.run(65536, "mount --bind /bin/false /usr/bin/newgidmap;", &[&["--allow-degraded"][..], &MAP].concat());
+    assert_eq!((half.status.code(), &half.stdout[..]), (Some(125), &b""[..]), "{half:?}");
+}
+
+#[test]
+fn ids_that_cannot_be_mapped_by_anybody_are_none() {
+    let place = Place::new();
+    for (first, why) in [
+        ("mount --bind /dev/null /etc/subgid;", "/etc/subgid gives you none"),
+        ("set -- setpriv --no-new-privs \"$@\";", "no program can gain privileges here"),
+    ] {
+        let json = said(&place.run(65536, first, &["--json", "--", "cat", "/proc/self/uid_map"]));
+        assert!(json.contains(&format!("there is no other: {why}")), "{json}");
+    }
+}
