@@ -4,12 +4,14 @@
 //! spares when the clock starts, and is given the time to make the next one when it has stopped, before any other row is measured: that
 //! is the meaning of *warm*. Who takes faster than sandboxes can be made pays for making them, as the rows of `create` say.
 
+mod firecracker;
 mod gondolin;
 mod peers;
 
 use super::{Failure, args::BenchArgs, terminal::Progress};
 use agentd_core::{Command, IsolationBackend, Sandbox, SandboxSpec};
 use agentd_isolation::{ContainerBackend, LinuxNativeBackend, PoolLimits, SandboxPool};
+use firecracker::Bare;
 use gondolin::{Alone, Machines};
 use peers::Peer;
 use std::{
@@ -21,6 +23,10 @@ use std::{
 
 const PROGRAM: &str = "/bin/true";
 
+/// Two rows that are compared with each other.
+const FIRST: &str = "firecracker: restore + first exec";
+const BARE: &str = "Firecracker alone: snapshot/load + round trip";
+
 /// What a row measures.
 enum Row {
     Spawn,
@@ -30,6 +36,10 @@ enum Row {
     Program(Vec<String>),
     /// In one of the ways that Gondolin itself has.
     Alone(Arc<Alone>, &'static str),
+    /// Until the first exec has ended.
+    First(Arc<dyn IsolationBackend>),
+    /// Firecracker alone, loading what its machines go on from.
+    Bare(Arc<Bare>),
 }
 
 struct Figure {
@@ -79,6 +89,12 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
         figures.push(figure("Gondolin alone: exec by its session socket", Row::Alone(machines.alone.clone(), "session")));
         figures.push(figure("Gondolin alone: exec by its SDK", Row::Alone(machines.alone.clone(), "sdk")));
     }
+    let microvms = firecracker::Machines::start(&scratch.0).await?;
+    if let Some(firecracker::Machines { backend, live, bare }) = &microvms {
+        figures.push(figure("firecracker: exec in a live machine", Row::Exec(live.clone())));
+        figures.push(figure(FIRST, Row::First(backend.clone())));
+        figures.push(figure(BARE, Row::Bare(bare.clone())));
+    }
     for Peer { name, line } in peers::installed(&scratch.0, PROGRAM)? {
         // One that does not run here (it may want privileges, or another kernel) has no row.
         match try_out(&line) {
@@ -99,7 +115,8 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
             }
         }
     }
-    for sandbox in [Some(live), live_container].into_iter().flatten() {
+    let live_machine = microvms.map(|microvms| microvms.live);
+    for sandbox in [Some(live), live_container, live_machine].into_iter().flatten() {
         sandbox.destroy().await?;
     }
     for pool in pools {
@@ -112,6 +129,8 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     drop(progress);
     let base = median(&mut figures[0].samples);
     let rows: Vec<_> = figures.iter_mut().map(|f| (f.name.clone(), median(&mut f.samples))).collect();
+    let p50 = |name: &str| rows.iter().find(|row| row.0 == name).map(|row| row.1);
+    let restore = p50(FIRST).zip(p50(BARE)).map(|(first, bare)| ratio(first, bare));
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     if args.json {
@@ -119,14 +138,20 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
             .iter()
             .map(|(name, p50)| serde_json::json!({ "name": name, "p50_us": p50.as_micros() as f64, "ratio": ratio(*p50, base) }))
             .collect();
-        writeln!(out, "{:#}", serde_json::json!({ "rounds": args.rounds, "rows": rows, "gondolin_memory_bytes": memory }))?;
+        let all = serde_json::json!({
+            "rounds": args.rounds, "rows": rows, "gondolin_memory_bytes": memory, "firecracker_restore_ratio": restore
+        });
+        writeln!(out, "{all:#}")?;
     } else {
         writeln!(out, "{:<48}{:>12}{:>10}", format!("p50 of {} rounds of {PROGRAM}", args.rounds), "µs", "ratio")?;
-        for (name, p50) in rows {
-            writeln!(out, "{name:<48}{:>12}{:>9.2}×", p50.as_micros(), ratio(p50, base))?;
+        for (name, p50) in &rows {
+            writeln!(out, "{name:<48}{:>12}{:>9.2}×", p50.as_micros(), ratio(*p50, base))?;
         }
         if let Some(memory) = memory {
             writeln!(out, "gondolin: host memory of a machine that has just started: {} MiB", memory >> 20)?;
+        }
+        if let Some(restore) = restore {
+            writeln!(out, "firecracker: restore + first exec is {restore:.2}× what Firecracker alone takes")?;
         }
     }
     Ok(0)
@@ -171,7 +196,15 @@ async fn measure(row: &Row) -> Result<Duration, Failure> {
         Row::Spawn => spawn(&[PROGRAM.to_owned()])?,
         Row::Program(line) => spawn(line)?,
         Row::Alone(alone, way) => return alone.execute(way),
+        Row::Bare(bare) => return bare.load(),
         Row::Exec(sandbox) => exec(sandbox).await?,
+        Row::First(backend) => {
+            let sandbox = backend.create_sandbox(SandboxSpec::default()).await?;
+            exec(&sandbox).await?;
+            let took = started.elapsed();
+            sandbox.destroy().await?;
+            return Ok(took);
+        }
         Row::Cold(backend) => {
             let sandbox = backend.create_sandbox(SandboxSpec::default()).await?;
             exec(&sandbox).await?;
