@@ -198,6 +198,8 @@ impl IsolationBackend for FirecrackerBackend {
     }
 
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
+        // What is missing is the first thing to know.
+        self.config.assets()?;
         let mut evidence = probe::attack(self, &self.work_root).await?;
         evidence.push(probe::change_own_root(self).await);
         evidence.extend(probe::inside(self.create(SandboxSpec::default()).await?).await?);
