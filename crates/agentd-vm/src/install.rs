@@ -8,7 +8,7 @@ use crate::{
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File, Permissions},
-    io::{self, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -48,19 +48,18 @@ pub fn install(file: &Path, into: &Path) -> Result<Vec<PathBuf>, AssetError> {
     Ok(installed)
 }
 
-/// The file itself, or the programs in an archive.
+/// The file itself, or the programs in an archive. It is read once, to its end, for it may be a pipe.
 fn contents(path: &Path) -> io::Result<Vec<Vec<u8>>> {
     let bounded = |source: &mut dyn Read| {
         let mut bytes = Vec::new();
         source.take(MOST_BYTES).read_to_end(&mut bytes)?;
         Ok::<_, io::Error>(bytes)
     };
-    let mut head = [0; 2];
-    let read = File::open(path)?.read(&mut head)?;
-    if head[..read] != [0x1f, 0x8b] {
-        return Ok(vec![bounded(&mut File::open(path)?)?]);
+    let mut file = BufReader::new(File::open(path)?);
+    if !file.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
+        return Ok(vec![bounded(&mut file)?]);
     }
-    let mut archive = tar::Archive::new(payload::reader(File::open(path)?)?);
+    let mut archive = tar::Archive::new(payload::reader(file)?);
     let mut found = Vec::new();
     for entry in archive.entries()? {
         let mut entry = entry?;
@@ -70,6 +69,7 @@ fn contents(path: &Path) -> io::Result<Vec<Vec<u8>>> {
             found.push(bounded(&mut entry)?);
         }
     }
+    io::copy(&mut archive.into_inner(), &mut io::sink())?;
     Ok(found)
 }
 
@@ -80,4 +80,38 @@ fn place(content: &[u8], into: &Path, path: &Path) -> io::Result<()> {
     fresh.as_file().set_permissions(Permissions::from_mode(0o755))?;
     fresh.as_file().sync_all()?;
     fresh.persist(path).map(drop).map_err(|error| error.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::{Compression, write::GzEncoder};
+
+    #[test]
+    fn an_archive_may_come_through_a_pipe_and_is_read_to_its_end() {
+        let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+        for (name, content) in
+            [("r/firecracker-v1", "one"), ("r/jailer-v1", "two"), ("r/NOTICE", "no"), ("r/jailer-v1.debug", "no")]
+        {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            archive.append_data(&mut header, name, content.as_bytes()).unwrap();
+        }
+        // With more after its end than a pipe holds: a writer that is not heard out fails.
+        let mut compressed = archive.into_inner().unwrap();
+        compressed.write_all(&vec![0; 1 << 20]).unwrap();
+        let mut bytes = compressed.finish().unwrap();
+        let mut rest = GzEncoder::new(Vec::new(), Compression::none());
+        rest.write_all(&vec![0; 1 << 20]).unwrap();
+        bytes.extend_from_slice(&rest.finish().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let writer = {
+            let pipe = pipe.clone();
+            std::thread::spawn(move || fs::write(pipe, bytes))
+        };
+        assert_eq!(contents(&pipe).unwrap(), [b"one".to_vec(), b"two".to_vec()]);
+        writer.join().unwrap().unwrap();
+    }
 }
