@@ -49,7 +49,7 @@ pub struct ExecStreams {
 
 /// A running exec. Dropped before its end, it is ended.
 #[async_trait]
-pub trait ExecHandle: Send {
+pub trait ExecHandle: Send + Sync {
     /// Takes the streams; they are there once.
     fn take_streams(&mut self) -> ExecStreams;
     /// Sends a signal to the command's process group.
@@ -87,11 +87,12 @@ pub trait Sandbox: Send + Sync {
     async fn suspend(&self) -> Result<(), IsolationError>;
     /// Lets them go on.
     async fn resume(&self) -> Result<(), IsolationError>;
-    /// Saves its state under a name.
+    /// Saves its state under a name, instead of what was saved under it before. In `container` that is what its files are, where
+    /// [`crate::Writable::Layers`] was asked for: commands go on, and are no part of it. In a virtual machine it is all that runs, too.
     async fn snapshot(&self, name: &str) -> Result<(), IsolationError>;
-    /// Goes back to a saved state.
+    /// Goes back to a saved state; what runs is ended, unless it is part of that.
     async fn restore(&self, name: &str) -> Result<(), IsolationError>;
-    /// Makes another sandbox with the same state.
+    /// Makes another sandbox with the same state. They share no file that either can write to.
     async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError>;
     /// What it has used so far: time since it was made, and processor time of the execs that have ended.
     async fn resource_usage(&self) -> Result<Usage, IsolationError>;

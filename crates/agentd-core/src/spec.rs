@@ -71,6 +71,8 @@ pub enum Writable {
     Memory,
     /// On disk, in a file system of this size; gone with the sandbox. Needs root of the host.
     Volume(Bytes),
+    /// On disk, so that the sandbox can be saved, restored and forked; gone with it.
+    Layers,
     /// On disk, to be kept.
     Disk(DiskLayers),
 }

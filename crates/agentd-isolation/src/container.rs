@@ -68,6 +68,7 @@ pub struct Container;
 impl Kind for Container {
     const NAME: &'static str = "container";
     const BOUNDARY: Option<Capabilities> = Some(Capabilities::OWN_ROOT);
+    const LAYERS: bool = true;
 
     fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
         plan(spec)
@@ -89,6 +90,10 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     let (sealed, top) = match &spec.writable {
         Writable::Memory => (&[][..], None),
         Writable::Volume(bytes) => (&[][..], Some(Top::Volume(bytes.0))),
+        Writable::Layers => {
+            let reason = "its layers are made with the sandbox, and are not there before".to_owned();
+            return Err(IsolationError::Invalid { what: "writable".to_owned(), reason });
+        }
         Writable::Disk(disk) => (&disk.sealed[..], Some(Top::Directory(disk.top.clone()))),
     };
     let layers = [layers, sealed.to_vec()].concat();

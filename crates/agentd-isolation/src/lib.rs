@@ -14,6 +14,7 @@ mod grants;
 pub mod guest;
 mod host_direct;
 mod launcher;
+pub mod layered;
 mod link;
 mod linked;
 mod linux_native;
@@ -26,6 +27,7 @@ mod registry;
 mod role;
 mod sandbox;
 mod select;
+mod store;
 mod tracker;
 
 pub use agentd_core::*;

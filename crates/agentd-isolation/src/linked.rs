@@ -2,13 +2,14 @@
 
 use crate::{
     launcher,
+    layered::{Home, LayeredSandbox},
     probe::{self, Attackable},
     sandbox::LinkedSandbox,
     tracker::Tracker,
 };
 use agentd_core::{
     BackendCapabilities, Command, Evidence, IsolationBackend, IsolationError, Layer, Outcome, Profile, Sandbox, SandboxId,
-    SandboxSpec,
+    SandboxSpec, Writable,
 };
 use agentd_kernel::{idmap::Subordinate, privileges::Capabilities};
 use agentd_supervisor::plan::SandboxPlan;
@@ -18,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Weak},
 };
+use tokio::sync::OnceCell;
 
 /// What one of them is.
 pub trait Kind: Send + Sync + 'static {
@@ -27,6 +29,8 @@ pub trait Kind: Send + Sync + 'static {
     const BOUNDARY: Option<Capabilities>;
     /// Whether a sandbox has a machine of its own, with its programs, accounts and ids.
     const OWN_MACHINE: bool = false;
+    /// Whether it runs over layers on disk.
+    const LAYERS: bool = false;
     /// What a spec comes to on this machine.
     fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError>;
 }
@@ -35,6 +39,9 @@ pub trait Kind: Send + Sync + 'static {
 pub struct LinkedBackend<K> {
     me: Weak<Self>,
     live: Tracker<LinkedSandbox>,
+    layered: Arc<Tracker<LayeredSandbox>>,
+    /// Where their layers are, once there are some.
+    home: OnceCell<Arc<Home>>,
     work_root: PathBuf,
     kind: PhantomData<K>,
 }
@@ -48,6 +55,8 @@ impl<K: Kind> LinkedBackend<K> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             live: Tracker::default(),
+            layered: Arc::default(),
+            home: OnceCell::new(),
             work_root: work_root.to_path_buf(),
             kind: PhantomData,
         })
@@ -67,10 +76,26 @@ impl<K: Kind> LinkedBackend<K> {
         probe::attack(self, &self.work_root).await
     }
 
+    fn me(&self) -> Result<Arc<Self>, IsolationError> {
+        self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))
+    }
+
+    async fn create_layered(&self, spec: SandboxSpec) -> Result<Arc<LayeredSandbox>, IsolationError> {
+        let make = || async {
+            let work_root = self.work_root.clone();
+            match tokio::task::spawn_blocking(move || Home::below(&work_root)).await {
+                Ok(home) => home,
+                Err(error) => Err(IsolationError::Lost(format!("a thread that waited for a disk: {error}"))),
+            }
+        };
+        let home = self.home.get_or_try_init(make).await?.clone();
+        LayeredSandbox::create(home, self.me()?, &self.layered, spec).await
+    }
+
     pub(crate) async fn create_linked(&self, spec: SandboxSpec) -> Result<Arc<LinkedSandbox>, IsolationError> {
         let launcher = launcher::get()?;
         let ordered = launcher.create(K::plan(&spec)?).await?;
-        let me = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
+        let me = self.me()?;
         let sandbox = LinkedSandbox::open(ordered, me, spec.limits).await?;
         self.live.add(&sandbox);
         Ok(sandbox)
@@ -117,23 +142,36 @@ impl<K: Kind> IsolationBackend for LinkedBackend<K> {
             .platform_features
             .extend(sandbox.layers().iter().filter(|made| made.layer == Layer::Idmap).map(|made| made.detail.clone()));
         sandbox.destroy().await?;
+        if K::LAYERS {
+            match probe::snapshots(self).await {
+                Ok(()) => proven.snapshots = true,
+                Err(why) => proven.platform_features.push(format!("no snapshots: {why}")),
+            }
+        }
         Ok(proven)
     }
 
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
+        if K::LAYERS && spec.writable == Writable::Layers {
+            return Ok(self.create_layered(spec).await?);
+        }
         Ok(self.create_linked(spec).await?)
     }
 
     async fn list_sandboxes(&self) -> Result<Vec<SandboxId>, IsolationError> {
-        Ok(self.live.ids().await)
+        Ok([self.live.ids().await, self.layered.ids().await].concat())
     }
 
     async fn get_sandbox(&self, id: &SandboxId) -> Result<Option<Arc<dyn Sandbox>>, IsolationError> {
-        Ok(self.live.get(id).await)
+        match self.live.get(id).await {
+            None => Ok(self.layered.get(id).await),
+            found => Ok(found),
+        }
     }
 
     async fn destroy_all(&self) -> Result<(), IsolationError> {
-        self.live.destroy_all().await
+        let linked = self.live.destroy_all().await;
+        self.layered.destroy_all().await.and(linked)
     }
 
     async fn health_check(&self) -> Result<(), IsolationError> {

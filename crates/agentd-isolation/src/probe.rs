@@ -4,7 +4,7 @@ use crate::guest::GuestSandbox;
 use agentd_attack::{Facts, Verdict};
 use agentd_core::{
     Access, BackendCapabilities, Bit, Bytes, Command, EndReason, Evidence, EvidenceResult, Grant, IsolationBackend,
-    IsolationError, Limits, Outcome, Sandbox, SandboxSpec,
+    IsolationError, Limits, Outcome, Sandbox, SandboxSpec, Writable,
 };
 use agentd_kernel::privileges::Capabilities;
 use async_trait::async_trait;
@@ -310,6 +310,28 @@ async fn exceed(backend: &dyn IsolationBackend, check: LimitCheck) -> Evidence {
         Err(error) => (EvidenceResult::NotTried(error.to_string()), String::new()),
     };
     Evidence { bit: Bit::Resources, check: name.to_owned(), result, remedy }
+}
+
+/// Whether sandboxes whose changes are layers go back to what was saved, and share nothing with their copies; else why not.
+pub(crate) async fn snapshots(backend: &dyn IsolationBackend) -> Result<(), String> {
+    let told = |error: IsolationError| error.to_string();
+    let file = Path::new("/probe");
+    let sandbox =
+        backend.create_sandbox(SandboxSpec { writable: Writable::Layers, ..SandboxSpec::default() }).await.map_err(told)?;
+    let tried = async {
+        sandbox.write_file(file, b"saved").await?;
+        sandbox.snapshot("probe").await?;
+        let copy = sandbox.fork().await?;
+        copy.write_file(file, b"copy").await?;
+        sandbox.write_file(file, b"later").await?;
+        let kept = [copy.read_file(file, 100).await?, sandbox.read_file(file, 100).await?];
+        copy.destroy().await?;
+        sandbox.restore("probe").await?;
+        Ok(kept == [&b"copy"[..], b"later"] && sandbox.read_file(file, 100).await? == b"saved")
+    };
+    let tried = tried.await;
+    sandbox.destroy().await.map_err(told)?;
+    if tried.map_err(told)? { Ok(()) } else { Err("what was saved is not what comes back".to_owned()) }
 }
 
 /// Facts about the platform.

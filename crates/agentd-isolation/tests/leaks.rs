@@ -4,7 +4,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use agentd_isolation::{Limits, SandboxSpec};
+use agentd_isolation::{IsolationBackend, Limits, SandboxSpec};
 use libtest_mimic::Arguments;
 use rustix::process::{Pid, Signal, WaitOptions};
 use std::{
@@ -21,11 +21,17 @@ use support::{
 /// `argv[1]` of a process that makes sandboxes until it is killed.
 const VICTIM: &str = "--make-sandboxes-until-killed";
 
-/// `argv[1]` of a process that makes one sandbox with limits.
+/// `argv[1]` of a process that saves and copies sandboxes until it is killed.
+const VICTIM_OF_LAYERS: &str = "--copy-sandboxes-until-killed";
+
+/// `argv[1]` of a process that makes one sandbox with limits, and one of layers.
 const NEXT: &str = "--make-one-sandbox";
 
 /// Moments at which a parent is killed.
 const KILLS: u32 = 200;
+
+/// Moments at which a parent is killed whose sandboxes are of layers.
+const KILLS_OF_LAYERS: u32 = 40;
 
 /// Sandboxes of the churn test.
 const CHURN: u32 = 2000;
@@ -35,6 +41,7 @@ fn main() {
     let mut args = std::env::args().skip(1);
     match args.next().as_deref() {
         Some(VICTIM) => victim(&args.next().unwrap()),
+        Some(VICTIM_OF_LAYERS) => victim_of_layers(&args.next().unwrap()),
         Some(NEXT) => next(),
         _ => {}
     }
@@ -45,6 +52,7 @@ fn main() {
     let trials = vec![
         trial("thousands_of_sandboxes_leave_nothing".to_owned(), churn),
         trial("a_parent_killed_at_any_moment_leaves_nothing".to_owned(), killed_parents),
+        trial("a_parent_killed_at_any_moment_leaves_layers_only_until_the_next_comes".to_owned(), killed_parents_of_layers),
         trial("a_killed_launcher_takes_its_sandboxes_along".to_owned(), killed_launchers),
     ];
     libtest_mimic::run(&arguments, trials).exit();
@@ -106,13 +114,46 @@ fn victim(mark: &str) -> ! {
     std::process::exit(1)
 }
 
+fn victim_of_layers(mark: &str) -> ! {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let layers = support::layers::Layers::new();
+        loop {
+            let sandbox = layers.create_sandbox(SandboxSpec::default()).await.unwrap();
+            sh(&sandbox, "mkdir -p /dir/deep; echo x >/dir/deep/file; chmod 0 /dir").await;
+            sandbox.snapshot("one").await.unwrap();
+            let copy = sandbox.fork().await.unwrap();
+            let handle = copy.exec_streaming(support::script(&format!("setsid sleep {mark} & sleep {mark}"))).await.unwrap();
+            sandbox.restore("one").await.unwrap();
+            drop(handle);
+            sandbox.destroy().await.unwrap();
+        }
+    });
+    std::process::exit(1)
+}
+
+async fn killed_parents_of_layers() {
+    let mark = format!("97{}", std::process::id());
+    let before = Inventory::take();
+    for number in 0..KILLS_OF_LAYERS {
+        let mut victim = start(VICTIM_OF_LAYERS, &mark);
+        std::thread::sleep(Duration::from_millis(u64::from(number) * 2));
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+    }
+    let next = Command::new(std::env::current_exe().unwrap()).arg(NEXT).status().unwrap();
+    assert!(next.success());
+    settle(&before, &mark);
+    let layers = std::env::temp_dir().join(format!("agentd-layers-{}", rustix::process::geteuid().as_raw()));
+    assert!(!layers.exists(), "{}", layers.display());
+}
+
 fn start_victim(mark: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args([VICTIM, mark])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+    start(VICTIM, mark)
+}
+
+fn start(what: &str, mark: &str) -> Child {
+    Command::new(std::env::current_exe().unwrap()).args([what, mark]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// Waits until the host is as it was.
@@ -177,6 +218,9 @@ fn next() -> ! {
         let spec = SandboxSpec { limits: limits(), ..SandboxSpec::default() };
         let sandbox = backend("linux-native").create_sandbox(spec).await.unwrap();
         sandbox.destroy().await.unwrap();
+        // Not the registry's, which has its backends for as long as the process lives.
+        let layers = support::layers::Layers::new();
+        layers.create_sandbox(SandboxSpec::default()).await.unwrap().destroy().await.unwrap();
     });
     std::process::exit(0)
 }

@@ -2,6 +2,7 @@
 
 use crate::protocol::Failure;
 use agentd_core::IsolationError;
+use agentd_isolation::layered::LayeredError;
 use agentd_sandboxes::StateError;
 use agentd_supervisor::channel::ChannelError;
 use std::{io, path::PathBuf};
@@ -38,6 +39,16 @@ pub enum KeeperError {
     /// The sandbox.
     #[error(transparent)]
     Isolation(#[from] IsolationError),
+}
+
+impl From<LayeredError> for KeeperError {
+    fn from(error: LayeredError) -> Self {
+        match error {
+            LayeredError::State(error) => Self::State(error),
+            LayeredError::Isolation(error) => Self::Isolation(error),
+            other => Self::Refused(other.to_string()),
+        }
+    }
 }
 
 impl From<KeeperError> for Failure {

@@ -3,11 +3,12 @@
 use crate::{
     connection::Connection,
     error::KeeperError,
-    live::{Slot, Slots},
+    live::Slots,
     protocol::{Doing, Failure, Hello, Reply, Request, Status, VERSION},
     ttl,
 };
 use agentd_core::{LayerReport, Sandbox};
+use agentd_isolation::layered::slot::{self, Slot};
 use agentd_sandboxes::{About, How, Name, Of, State, StateError};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -70,7 +71,7 @@ impl Keeper {
             Request::Snapshot { name, snapshot } => {
                 let of = name.clone();
                 self.sealed(&name, move |state, how| state.snapshot(&of, &snapshot, how).map(drop)).await?;
-                self.settle(name);
+                slot::settle(&self.state, name);
             }
             Request::Fork { name, snapshot: Some(snapshot), new } => {
                 self.on_disk(move |state| state.fork(&name, Of::Snapshot(&snapshot), &new).map(drop)).await?;
@@ -78,16 +79,16 @@ impl Keeper {
             Request::Fork { name, snapshot: None, new } => {
                 let of = name.clone();
                 self.sealed(&name, move |state, how| state.fork(&of, Of::Now(how), &new).map(drop)).await?;
-                self.settle(name);
+                slot::settle(&self.state, name);
             }
             Request::Restore { name, snapshot } => {
-                self.restore(name.clone(), snapshot).await?;
-                self.settle(name);
+                self.restore(&name, snapshot).await?;
+                slot::settle(&self.state, name);
             }
             Request::Forget { name, snapshot } => {
                 let of = name.clone();
                 self.on_disk(move |state| state.drop_snapshot(&of, &snapshot).map(drop)).await?;
-                self.settle(name);
+                slot::settle(&self.state, name);
             }
             Request::Remove { name } => {
                 let slot = self.slots.of(&name);
@@ -111,11 +112,7 @@ impl Keeper {
         &self,
         work: impl FnOnce(&State) -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, KeeperError> {
-        let state = self.state.clone();
-        match tokio::task::spawn_blocking(move || work(&state)).await {
-            Ok(done) => Ok(done?),
-            Err(error) => Err(KeeperError::Refused(format!("the keeper failed: {error}"))),
-        }
+        Ok(slot::on_disk(&self.state, work).await?)
     }
 
     /// Makes a sandbox and starts its processes: one that could never start is not made. What starting it has made in its root, as it is
@@ -137,16 +134,6 @@ impl Keeper {
         slot.end().await?;
         self.on_disk(move |state| state.snapshot(&name, &Name::created(), How::Seal).map(drop)).await?;
         Ok(layers)
-    }
-
-    /// Merges layers where there are many, beside everything else, and removes what nobody needs then.
-    fn settle(self: &Arc<Self>, name: Name) {
-        let keeper = self.clone();
-        tokio::spawn(async move {
-            // What could not be done now is done after the next.
-            keeper.on_disk(move |state| state.squash(&name)).await.ok();
-            keeper.collect().await.ok();
-        });
     }
 
     /// A sandbox whose processes live, and that counts as used by a command for as long as the second lives.
@@ -186,27 +173,17 @@ impl Keeper {
     async fn pause(&self, name: &Name) -> Result<(), KeeperError> {
         let slot = self.slots.of(name);
         let mut slot = slot.lock().await;
-        if !slot.paused {
-            self.slots.start(&self.state, name, &mut slot).await?.sandbox.suspend().await?;
-            slot.paused = true;
-        }
-        Ok(())
+        Ok(slot.pause(self.slots.place(&self.state, name)).await?)
     }
 
     async fn resume(&self, name: &Name) -> Result<(), KeeperError> {
         self.state.record(name)?;
         let slot = self.slots.of(name);
         let mut slot = slot.lock().await;
-        if let (true, Some(live)) = (slot.paused, &slot.live) {
-            live.sandbox.resume().await?;
-        }
-        slot.paused = false;
-        Ok(())
+        Ok(slot.resume().await?)
     }
 
-    /// Does something that keeps the changes of a sandbox as a layer. Where no command runs, its processes are ended and the layer is sealed as it
-    /// is, in a time that does not depend on how much is in it. Where one runs, which may write to any file it has open, all processes
-    /// are stopped meanwhile and the layer is copied.
+    /// Does something that keeps the changes of a sandbox as a layer; see [`Slot::sealed`].
     async fn sealed(
         &self,
         name: &Name,
@@ -214,31 +191,13 @@ impl Keeper {
     ) -> Result<(), KeeperError> {
         let slot = self.slots.of(name);
         let mut slot = slot.lock().await;
-        let Some(live) = slot.live.as_ref().filter(|live| live.running() > 0) else {
-            let paused = slot.paused;
-            slot.end().await?;
-            slot.paused = paused && self.state.record(name).is_ok();
-            return self.on_disk(|state| work(state, How::Seal)).await;
-        };
-        if !slot.paused {
-            live.sandbox.suspend().await?;
-        }
-        let done = self.on_disk(|state| work(state, How::Copy)).await;
-        if !slot.paused {
-            live.sandbox.resume().await?;
-        }
-        done
+        Ok(slot.sealed(self.slots.place(&self.state, name), work).await?)
     }
 
-    async fn restore(&self, name: Name, snapshot: Name) -> Result<(), KeeperError> {
-        let slot = self.slots.of(&name);
+    async fn restore(&self, name: &Name, snapshot: Name) -> Result<(), KeeperError> {
+        let slot = self.slots.of(name);
         let mut slot = slot.lock().await;
-        // Before anything is ended: it may not exist.
-        if !self.state.record(&name)?.snapshots.contains_key(&snapshot) {
-            return Err(KeeperError::Refused(format!("{name} has no snapshot {snapshot}")));
-        }
-        slot.end().await?;
-        self.on_disk(move |state| state.restore(&name, &snapshot).map(drop)).await
+        Ok(slot.restore(self.slots.place(&self.state, name), snapshot).await?)
     }
 
     async fn remove(&self, name: &Name, mut slot: MutexGuard<'_, Slot>) -> Result<(), KeeperError> {

@@ -7,7 +7,6 @@ use super::{
     initramfs::Program,
     machine::{FirecrackerMachine, blocking, identity},
     size::Size,
-    store::{Fresh, Store},
     template::Templates,
     vm::{self, Vm},
 };
@@ -15,6 +14,7 @@ use crate::{
     container, data_directory,
     guest::{Attach, GuestSandbox, GuestSpec},
     probe::{self, Attackable},
+    store::{Fresh, Store},
     tracker::Tracker,
 };
 use agentd_core::{
@@ -52,7 +52,7 @@ impl FirecrackerBackend {
     pub fn new(config: FirecrackerConfig, work_root: &Path) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
-            store: Store::new(&config.machines),
+            store: Store::new(&config.machines, |dead| std::fs::remove_dir_all(dead)),
             config,
             live: Tracker::default(),
             work_root: work_root.to_path_buf(),

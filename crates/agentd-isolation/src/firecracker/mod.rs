@@ -1,7 +1,7 @@
 //! `firecracker`: hardware isolation by the Firecracker virtual machine monitor, in its jailer where agentd is root.
 //!
 //! - `config`, `size`: what there is, and what a spec comes to.
-//! - `store`, `disk`, `initramfs`, `snapshot`, `template`: what a machine has on disk.
+//! - `disk`, `initramfs`, `snapshot`, `template`: what a machine has on disk.
 //! - `room`: the processes that keep Firecracker; `process`: the library's hold on them. `api`, `vitals`: what Firecracker is asked.
 //! - `vm`: one Firecracker with its machine; `machine`: what a sandbox does with it; `backend`: how sandboxes come to be.
 //! - `boot`: process 1 of the machine, on the other side.
@@ -17,7 +17,6 @@ mod process;
 pub(crate) mod room;
 mod size;
 mod snapshot;
-mod store;
 mod template;
 mod vitals;
 mod vm;

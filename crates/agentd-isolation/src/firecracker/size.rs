@@ -38,7 +38,7 @@ impl Size {
             return refuse("grants", "nothing of the host is shown in firecracker's machines");
         }
         let disk = match &spec.writable {
-            Writable::Memory => USUAL_DISK,
+            Writable::Memory | Writable::Layers => USUAL_DISK,
             Writable::Volume(bytes) => bytes.0,
             Writable::Disk(_) => return refuse("writable", "firecracker keeps no layers on the host: use its snapshots"),
         };

@@ -1,10 +1,7 @@
 //! A machine's state on disk.
 
-use super::{
-    disk,
-    store::{Fresh, Store},
-    vm,
-};
+use super::{disk, vm};
+use crate::store::{Fresh, Store};
 use agentd_core::IsolationError;
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
 

@@ -1,7 +1,8 @@
 //! Machines that have booted and wait for a host, as snapshots: every further machine of that size goes on from one of them instead of
 //! booting. It has no secret, no identity and no sandbox yet, all of which it is given when it is attached to.
 
-use super::{FirecrackerConfig, size::Size, snapshot, store, vm::Vm};
+use super::{FirecrackerConfig, size::Size, snapshot, vm::Vm};
+use crate::store;
 use agentd_core::IsolationError;
 use agentd_vm::FIRECRACKER_VERSION;
 use rustix::fs::FlockOperation;

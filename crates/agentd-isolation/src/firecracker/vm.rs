@@ -9,9 +9,9 @@ use super::{
     process::Process,
     room::{self, Room},
     size::Size,
-    store::Fresh,
     vitals::Vitals,
 };
+use crate::store::Fresh;
 use agentd_core::IsolationError;
 use rustix::fs::{Mode, OFlags};
 use serde::Serialize;

@@ -11,6 +11,7 @@ mod grants;
 mod ids;
 mod life;
 mod limits;
+mod snapshots;
 mod streams;
 
 use libtest_mimic::{Arguments, Trial};
@@ -31,6 +32,7 @@ fn main() {
                 ids::trials(backend),
                 life::trials(backend),
                 limits::trials(backend),
+                snapshots::trials(backend),
                 streams::trials(backend),
             ]
         })

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 pub mod inventory;
+pub mod layers;
 pub mod machine;
 
 use agentd_isolation::{
@@ -33,17 +34,18 @@ where
 }
 
 /// The backends under test: what runs on any machine, or those that `AGENTD_TEST_BACKENDS` names, separated by blanks. `test-machine` is what
-/// all virtual machines have in common, the agent in a machine, which only root can be.
+/// all virtual machines have in common, the agent in a machine, which only root can be. [`layers::NAME`] is tested where `container` is.
 pub fn backends() -> Vec<&'static str> {
     let Ok(named) = std::env::var("AGENTD_TEST_BACKENDS") else {
         return ANYWHERE.into_iter().filter(|name| possible(name)).collect();
     };
     let named: Vec<&str> = named.split_whitespace().collect();
     let all = ANYWHERE.into_iter().chain(["firecracker"]);
-    all.filter(|name| named.contains(name) && possible(name)).collect()
+    let asked = |name: &str| named.contains(&if name == layers::NAME { "container" } else { name });
+    all.filter(|name| asked(name) && possible(name)).collect()
 }
 
-const ANYWHERE: [&str; 5] = ["host-direct", "linux-native", "container", "gondolin", machine::NAME];
+const ANYWHERE: [&str; 6] = ["host-direct", "linux-native", "container", layers::NAME, "gondolin", machine::NAME];
 
 fn possible(name: &str) -> bool {
     name != machine::NAME || rustix::process::geteuid().is_root()
@@ -53,6 +55,7 @@ fn possible(name: &str) -> bool {
 pub fn backend(name: &str) -> Arc<dyn IsolationBackend> {
     match name {
         GondolinBackend::NAME => gondolin(),
+        layers::NAME => layers::Layers::new(),
         _ => create_backend(name, &std::env::temp_dir()).unwrap(),
     }
 }

@@ -1,0 +1,244 @@
+//! A sandbox of layers, like any other to its user.
+
+use super::{
+    Home,
+    slot::{Live, Place, Slot, on_disk, settle},
+};
+use crate::tracker::Tracker;
+use agentd_core::{
+    BackendCapabilities, Command, EndReason, ExecHandle, ExecStreams, IsolationBackend, IsolationError, LayerReport, Outcome,
+    PtySize, Sandbox, SandboxId, SandboxSpec, Usage,
+};
+use agentd_sandboxes::{Name, Of, State};
+use async_trait::async_trait;
+use std::{
+    path::Path,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use tokio::{runtime::Handle, sync::Mutex};
+
+/// See the head of this module.
+pub(crate) struct LayeredSandbox {
+    id: SandboxId,
+    name: Name,
+    origin: Origin,
+    layers: Vec<LayerReport>,
+    slot: Mutex<Slot>,
+    gone: AtomicBool,
+}
+
+/// What a sandbox has in common with its copies.
+#[derive(Clone)]
+struct Origin {
+    spec: Arc<SandboxSpec>,
+    home: Arc<Home>,
+    /// What has been proven is its backend's to say.
+    backend: Arc<dyn IsolationBackend>,
+    /// Where they are listed.
+    live: Weak<Tracker<LayeredSandbox>>,
+}
+
+impl LayeredSandbox {
+    /// Makes one of `spec`.
+    pub(crate) async fn create(
+        home: Arc<Home>,
+        backend: Arc<dyn IsolationBackend>,
+        live: &Arc<Tracker<Self>>,
+        spec: SandboxSpec,
+    ) -> Result<Arc<Self>, IsolationError> {
+        let name = home.create().await?;
+        let origin = Origin { spec: Arc::new(spec), home, backend, live: Arc::downgrade(live) };
+        Self::open(origin, name).await
+    }
+
+    /// Starts the processes of one that is on disk. Where they cannot be, it is removed.
+    async fn open(origin: Origin, name: Name) -> Result<Arc<Self>, IsolationError> {
+        let id = SandboxId(format!("{}-{}-{name}", origin.backend.name(), std::process::id()));
+        let (slot, gone) = (Mutex::default(), AtomicBool::new(false));
+        let mut sandbox = Self { id, name, origin, layers: Vec::new(), slot, gone };
+        let started = sandbox.slot.lock().await.start(sandbox.place()).await.map(|live| live.sandbox.layers().to_vec());
+        sandbox.layers = started?;
+        let sandbox = Arc::new(sandbox);
+        if let Some(live) = sandbox.origin.live.upgrade() {
+            live.add(&sandbox);
+        }
+        Ok(sandbox)
+    }
+
+    fn place(&self) -> Place<'_> {
+        let Origin { spec, home, .. } = &self.origin;
+        Place { backend: &*home.backend, state: &home.state, name: &self.name, spec: Some(spec) }
+    }
+
+    fn check(&self) -> Result<(), IsolationError> {
+        if self.gone.load(Ordering::Acquire) { Err(IsolationError::Lost("destroyed".to_owned())) } else { Ok(()) }
+    }
+
+    /// Its place, as long as it is not destroyed.
+    async fn slot(&self) -> Result<tokio::sync::MutexGuard<'_, Slot>, IsolationError> {
+        let slot = self.slot.lock().await;
+        self.check()?;
+        Ok(slot)
+    }
+
+    /// Its processes, and what says that a command of theirs runs for as long as it lives.
+    async fn used(&self) -> Result<(Arc<dyn Sandbox>, Arc<()>), IsolationError> {
+        let mut slot = self.slot().await?;
+        let Live { sandbox, commands, .. } = slot.start(self.place()).await?;
+        Ok((sandbox.clone(), commands.clone()))
+    }
+}
+
+/// A command, which is counted as long as it runs.
+struct Counted {
+    handle: Box<dyn ExecHandle>,
+    running: Option<Arc<()>>,
+}
+
+#[async_trait]
+impl ExecHandle for Counted {
+    fn take_streams(&mut self) -> ExecStreams {
+        self.handle.take_streams()
+    }
+
+    async fn signal(&self, signal: i32) -> Result<(), IsolationError> {
+        self.handle.signal(signal).await
+    }
+
+    async fn resize(&self, size: PtySize) -> Result<(), IsolationError> {
+        self.handle.resize(size).await
+    }
+
+    async fn end(&self, reason: EndReason) -> Result<(), IsolationError> {
+        self.handle.end(reason).await
+    }
+
+    async fn wait(&mut self) -> Result<Outcome, IsolationError> {
+        let outcome = self.handle.wait().await;
+        self.running = None;
+        outcome
+    }
+}
+
+#[async_trait]
+impl Sandbox for LayeredSandbox {
+    fn id(&self) -> &SandboxId {
+        &self.id
+    }
+
+    fn layers(&self) -> &[LayerReport] {
+        &self.layers
+    }
+
+    async fn capabilities(&self) -> Result<BackendCapabilities, IsolationError> {
+        self.origin.backend.probe().await
+    }
+
+    async fn exec(&self, command: Command) -> Result<Outcome, IsolationError> {
+        let (sandbox, _running) = self.used().await?;
+        sandbox.exec(command).await
+    }
+
+    async fn exec_streaming(&self, command: Command) -> Result<Box<dyn ExecHandle>, IsolationError> {
+        let (sandbox, running) = self.used().await?;
+        let handle = sandbox.exec_streaming(command).await?;
+        Ok(Box::new(Counted { handle, running: Some(running) }))
+    }
+
+    async fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, IsolationError> {
+        let (sandbox, _running) = self.used().await?;
+        sandbox.read_file(path, limit).await
+    }
+
+    async fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), IsolationError> {
+        let (sandbox, _running) = self.used().await?;
+        sandbox.write_file(path, content).await
+    }
+
+    /// Processes that have ended are started again when they are needed.
+    async fn is_alive(&self) -> bool {
+        self.check().is_ok()
+    }
+
+    async fn suspend(&self) -> Result<(), IsolationError> {
+        Ok(self.slot().await?.pause(self.place()).await?)
+    }
+
+    async fn resume(&self) -> Result<(), IsolationError> {
+        Ok(self.slot().await?.resume().await?)
+    }
+
+    async fn snapshot(&self, name: &str) -> Result<(), IsolationError> {
+        let (of, snapshot) = (self.name.clone(), snapshot_name(name)?);
+        let mut slot = self.slot().await?;
+        slot.sealed(self.place(), move |state, how| {
+            if state.record(&of)?.snapshots.contains_key(&snapshot) {
+                state.drop_snapshot(&of, &snapshot)?;
+            }
+            state.snapshot(&of, &snapshot, how).map(drop)
+        })
+        .await?;
+        settle(&self.origin.home.state, self.name.clone());
+        Ok(())
+    }
+
+    async fn restore(&self, name: &str) -> Result<(), IsolationError> {
+        let snapshot = snapshot_name(name)?;
+        self.slot().await?.restore(self.place(), snapshot).await?;
+        settle(&self.origin.home.state, self.name.clone());
+        Ok(())
+    }
+
+    async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError> {
+        let (of, new) = (self.name.clone(), Home::fresh_name()?);
+        let made = new.clone();
+        let mut slot = self.slot().await?;
+        slot.sealed(self.place(), move |state, how| state.fork(&of, Of::Now(how), &[made]).map(drop)).await?;
+        drop(slot);
+        settle(&self.origin.home.state, self.name.clone());
+        Ok(Self::open(self.origin.clone(), new).await?)
+    }
+
+    async fn resource_usage(&self) -> Result<Usage, IsolationError> {
+        Ok(self.slot().await?.usage().await?)
+    }
+
+    async fn destroy(&self) -> Result<(), IsolationError> {
+        let mut slot = self.slot.lock().await;
+        slot.end().await?;
+        if self.gone.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let name = self.name.clone();
+        Ok(on_disk(&self.origin.home.state, move |state| remove(state, &name)).await?)
+    }
+}
+
+impl Drop for LayeredSandbox {
+    fn drop(&mut self) {
+        if self.gone.load(Ordering::Acquire) {
+            return;
+        }
+        // Its processes are ended by being dropped. What is not removed now goes with the home.
+        let (home, name) = (self.origin.home.clone(), self.name.clone());
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn_blocking(move || remove(&home.state, &name).ok());
+        }
+    }
+}
+
+fn remove(state: &State, name: &Name) -> Result<(), agentd_sandboxes::StateError> {
+    state.remove(name)?;
+    state.collect().map(drop)
+}
+
+/// The name of a snapshot, which becomes part of a file.
+fn snapshot_name(name: &str) -> Result<Name, IsolationError> {
+    name.parse().map_err(|error: agentd_sandboxes::NotAName| IsolationError::Invalid {
+        what: "snapshot".to_owned(),
+        reason: error.to_string(),
+    })
+}
