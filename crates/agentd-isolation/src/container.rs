@@ -98,7 +98,10 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     };
     let layers = [layers, sealed.to_vec()].concat();
     let (system, links) = if of_the_host { host_programs() } else { (Vec::new(), Vec::new()) };
-    let files = if of_the_host { &FILES[..] } else { &[] };
+    // They were made when the root was made first: what became of them since, nothing too, is in its layers.
+    let made = !sealed.is_empty();
+    let links = if made { Vec::new() } else { links };
+    let files = if of_the_host && !made { &FILES[..] } else { &[] };
     let files = files.iter().map(|(path, content)| (PathBuf::from(path), (*content).to_owned())).collect();
     rooted(spec, Parts { base: Base::Stack { layers, top }, ids: Ids::Apart, system, links, files })
 }

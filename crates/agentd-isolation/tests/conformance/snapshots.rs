@@ -43,12 +43,21 @@ async fn what_was_saved_comes_back(name: &str) {
     let before = done(sh(&sandbox, look).await);
     sandbox.snapshot("one").await.unwrap();
     assert_eq!(done(sh(&sandbox, look).await), before);
-    done(sh(&sandbox, "set -e; echo two >/file; chmod 600 /file; rm -r /dir /gone; mkdir /dir; echo new >/dir/new").await);
+    done(
+        sh(
+            &sandbox,
+            "set -e; echo two >/file; chmod 600 /file; rm -r /dir /gone; rm -f /etc/hosts /sbin; mkdir /dir; echo new >/dir/new",
+        )
+        .await,
+    );
     sandbox.snapshot("two").await.unwrap();
     sandbox.restore("one").await.unwrap();
     assert_eq!(done(sh(&sandbox, &format!("test -d /gone; {look}")).await), before);
     sandbox.restore("two").await.unwrap();
-    assert_eq!(done(sh(&sandbox, "cat /file; ls /dir; ! test -e /gone").await), "two\nnew\n");
+    assert_eq!(
+        done(sh(&sandbox, "cat /file; ls /dir; ! test -e /gone; ! test -e /etc/hosts; ! test -L /sbin").await),
+        "two\nnew\n"
+    );
     // The name is given to what is saved last.
     done(sh(&sandbox, "echo three >/file").await);
     sandbox.snapshot("one").await.unwrap();
