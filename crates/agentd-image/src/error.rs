@@ -178,6 +178,13 @@ pub(crate) trait Doing<T> {
     fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, ImageError>;
 }
 
+impl From<agentd_disk::DiskError> for ImageError {
+    fn from(error: agentd_disk::DiskError) -> Self {
+        let agentd_disk::DiskError { doing, path, source } = error;
+        Self::Io { doing, path, source }
+    }
+}
+
 impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
     fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, ImageError> {
         self.map_err(|error| ImageError::Io { doing, path: path.into(), source: error.into() })

@@ -16,7 +16,6 @@
 //! Images are hostile input, read by a process that may be root. [`unpack`] says what keeps an archive inside its directory.
 
 mod digest;
-mod erase;
 mod error;
 mod image;
 mod import;

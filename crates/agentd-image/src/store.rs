@@ -18,11 +18,9 @@
 
 mod blobs;
 mod collect;
-mod durable;
 mod hold;
 mod index;
 mod layers;
-mod lock;
 mod staging;
 
 pub use collect::Collected;
@@ -37,13 +35,13 @@ use crate::{
     manifest::{self, Config, Manifest},
     unpack::Ownership,
 };
+use agentd_disk::{Lock, NotPrivate};
 use index::Index;
-use lock::Lock;
 use oci_client::Reference;
 use std::{
     collections::HashSet,
-    fs, io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    fs,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -64,8 +62,8 @@ impl Store {
         for folder in [store.layers(), store.staging(), store.blobs()] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).doing("make", &folder)?;
         }
-        let abandoned = staging::abandoned(&store.staging(), &store.lock()?)?;
-        abandoned.into_iter().try_for_each(Staging::remove)?;
+        let abandoned = agentd_disk::abandoned(&store.staging(), &store.lock()?)?;
+        abandoned.into_iter().try_for_each(agentd_disk::Staging::remove)?;
         Ok(store)
     }
 
@@ -89,7 +87,7 @@ impl Store {
             return Err(ImageError::NotFound { reference: reference.clone() });
         }
         let staging = Staging::make(&self.staging(), &lock)?;
-        index.write(&self.root, staging.path())
+        index.write(&self.root, &staging.draft())
     }
 
     pub(crate) fn stage(&self) -> Result<Staging, ImageError> {
@@ -98,8 +96,8 @@ impl Store {
 
     /// Keeps a layer from being collected while `staging` lives, and says whether it is there.
     pub(crate) fn pin(&self, staging: &Staging, layer: Digest) -> Result<bool, ImageError> {
-        let _lock = self.lock()?;
-        staging.pin(layer)?;
+        let lock = self.lock()?;
+        staging.pin(layer, &lock)?;
         Ok(self.layer(layer).exists())
     }
 
@@ -112,20 +110,20 @@ impl Store {
         manifest: &[u8],
         config: &[u8],
     ) -> Result<Image, ImageError> {
-        durable::flush_all(staging.path())?;
+        agentd_disk::flush_all(staging.path())?;
         let _lock = self.lock()?;
         for layer in staging.layers()? {
             layers::adopt(&staging.layer(layer), &self.layer(layer))?;
         }
-        durable::flush_directory(&self.layers())?;
+        agentd_disk::flush_directory(&self.layers())?;
         for blob in [config, manifest] {
-            blobs::write(&self.blobs(), staging.path(), blob)?;
+            blobs::write(&self.blobs(), &staging.draft(), blob)?;
         }
-        durable::flush_directory(&self.blobs())?;
+        agentd_disk::flush_directory(&self.blobs())?;
         let image = self.load(reference.clone(), Digest::of(manifest))?;
         let mut index = Index::read(&self.root)?;
         index.set(reference, image.digest);
-        index.write(&self.root, staging.path())?;
+        index.write(&self.root, &staging.draft())?;
         Ok(image)
     }
 
@@ -167,7 +165,7 @@ impl Store {
     }
 
     fn lock(&self) -> Result<Lock, ImageError> {
-        Lock::take(&self.root.join("lock"))
+        Ok(Lock::take(&self.root.join("lock"))?)
     }
 
     fn blobs(&self) -> PathBuf {
@@ -191,26 +189,10 @@ fn damaged(reference: &str, part: String, damage: Damage) -> ImageError {
     ImageError::Damaged { reference: reference.to_owned(), part, damage }
 }
 
-/// Makes the store's directory, or checks that it is ours alone. Set-id files of strangers lie in it, and whoever can rename in it
-/// decides what sandboxes are made of.
+/// Makes the directory, or checks that it is ours alone.
 fn make_private(root: &Path) -> Result<(), ImageError> {
-    if let Some(parent) = root.parent() {
-        fs::create_dir_all(parent).doing("make", parent)?;
-    }
-    match fs::DirBuilder::new().mode(0o700).create(root) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        other => other.doing("make", root)?,
-    }
-    let refuse = |why| Err(ImageError::Place { path: root.to_owned(), why });
-    let found = fs::symlink_metadata(root).doing("look at", root)?;
-    if !found.is_dir() {
-        return refuse("is not a directory — name another place");
-    }
-    if found.uid() != rustix::process::geteuid().as_raw() {
-        return refuse("belongs to another user — name another place, or run as its owner");
-    }
-    if found.mode() & 0o077 != 0 {
-        return refuse("can be entered by others — chmod 700 it");
-    }
-    Ok(())
+    agentd_disk::make_private(root).map_err(|error| match error {
+        NotPrivate::Disk(error) => error.into(),
+        NotPrivate::Refused(why) => ImageError::Place { path: root.to_owned(), why },
+    })
 }

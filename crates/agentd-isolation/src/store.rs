@@ -2,6 +2,7 @@
 //! known.
 
 use agentd_core::IsolationError;
+use agentd_disk::NotPrivate;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::{
     fs::{self, DirBuilder, File},
@@ -123,21 +124,13 @@ impl Store {
     }
 }
 
-/// Makes a directory that is the caller's alone, and those above it as they usually are.
+/// Makes a directory that is the caller's alone, and those above it as they usually are. In a place where others can make directories
+/// too, what is there may be one of theirs.
 pub(crate) fn private(folder: &Path) -> io::Result<()> {
-    if let Some(parent) = folder.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        made => return made,
-    }
-    // In a place where others can make directories too, it may be one of theirs.
-    let found = fs::symlink_metadata(folder)?;
-    if found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0 {
-        return Ok(());
-    }
-    Err(io::Error::other("it is no directory of this user's alone — remove it"))
+    agentd_disk::make_private(folder).map_err(|error| match error {
+        NotPrivate::Disk(error) => error.source,
+        refused => io::Error::other(refused),
+    })
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -105,6 +105,13 @@ pub enum Damage {
     Unreadable(#[source] serde_json::Error),
 }
 
+impl From<agentd_disk::DiskError> for StateError {
+    fn from(error: agentd_disk::DiskError) -> Self {
+        let agentd_disk::DiskError { doing, path, source } = error;
+        Self::Io { doing, path, source }
+    }
+}
+
 /// Names what was being done to which file when an I/O error came.
 pub(crate) trait Doing<T> {
     fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, StateError>;

@@ -4,13 +4,11 @@
 //! The tree is one level down because its root has the owner and mode that a payload gave it.
 
 use crate::{
-    durable::{flush_directory, make_folder},
     error::{Doing as _, StateError},
     layer_id::LayerId,
-    lock::Lock,
-    staging::Staging,
     tree::{Dress, Tree, dress_like, dress_of, empty, look, names},
 };
+use agentd_disk::{Lock, Staging, flush_directory, make_folder};
 use rustix::fs::{CWD, Mode};
 use std::{
     ffi::OsStr,

@@ -20,14 +20,11 @@
 //! Nothing here runs or mounts anything: whoever does *holds* the layers meanwhile ([`State::hold`]), and says how a top that is in use
 //! is to be saved ([`How`]). Trees of layers are hostile: a payload wrote them. They are read through no link and to no depth.
 
-mod durable;
 mod error;
 mod layer;
 mod layer_id;
-mod lock;
 mod name;
 mod record;
-mod staging;
 mod state;
 mod tree;
 

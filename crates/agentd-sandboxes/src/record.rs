@@ -1,7 +1,6 @@
 //! What is written down of a named sandbox, and how it is read again.
 
 use crate::{
-    durable,
     error::{Damage, Doing as _, StateError},
     layer_id::LayerId,
     name::Name,
@@ -113,7 +112,7 @@ impl Record {
 
     /// The record in `directory`, or what became of it.
     pub(crate) fn read(directory: &Path, name: &Name) -> Result<Result<Self, Damage>, StateError> {
-        let Some(bytes) = durable::read(&directory.join(FILE))? else { return Ok(Err(Damage::Lost)) };
+        let Some(bytes) = agentd_disk::read(&directory.join(FILE))? else { return Ok(Err(Damage::Lost)) };
         Ok(match serde_json::from_slice::<Self>(&bytes) {
             Err(source) => Err(Damage::Unreadable(source)),
             Ok(record) if record.name != *name => Err(Damage::Another(record.name)),
@@ -125,8 +124,8 @@ impl Record {
     pub(crate) fn write(&self, directory: &Path, draft: &Path) -> Result<(), StateError> {
         let bytes = serde_json::to_vec_pretty(self);
         let bytes = bytes.map_err(|source| StateError::Unwritable { name: self.name.clone(), source })?;
-        durable::write(&directory.join(FILE), &bytes, draft)?;
-        durable::flush_directory(directory)
+        agentd_disk::write(&directory.join(FILE), &bytes, draft)?;
+        Ok(agentd_disk::flush_directory(directory)?)
     }
 }
 
@@ -137,8 +136,8 @@ pub(crate) fn now() -> u64 {
 
 /// Makes the directory of a sandbox, with its record in it.
 pub(crate) fn make_directory(directory: &Path, record: &Record) -> Result<(), StateError> {
-    durable::make_folder(directory)?;
-    durable::make_folder(&directory.join("log"))?;
+    agentd_disk::make_folder(directory)?;
+    agentd_disk::make_folder(&directory.join("log"))?;
     record.write(directory, &directory.join("draft"))
 }
 

@@ -40,19 +40,17 @@ pub use seal::How;
 pub use squash::Squashed;
 
 use crate::{
-    durable::{self, entries},
     error::{Doing as _, StateError},
     layer,
     layer_id::LayerId,
-    lock::Lock,
     name::Name,
     record::{Record, exists},
-    staging::{self, Staging},
 };
 use agentd_core::DiskLayers;
+use agentd_disk::{Lock, NotPrivate, Staging, entries};
 use std::{
-    fs, io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    fs,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -95,7 +93,12 @@ impl State {
 
     /// What the dead left in staging; it goes when it is dropped.
     fn abandoned(&self) -> Result<Vec<Staging>, StateError> {
-        staging::abandoned(&self.staging(), &self.lock()?)
+        Ok(agentd_disk::abandoned(&self.staging(), &self.lock()?)?)
+    }
+
+    /// The layers that are pinned by anything staged.
+    fn pinned(&self, lock: &Lock) -> Result<impl Iterator<Item = LayerId> + use<>, StateError> {
+        Ok(agentd_disk::pinned(&self.staging(), lock)?.into_iter().filter_map(|pin| pin.parse().ok()))
     }
 
     /// Waits for the lock, and keeps the promise of one who died over it.
@@ -106,7 +109,7 @@ impl State {
     }
 
     fn stage(&self, lock: &Lock) -> Result<Staging, StateError> {
-        Staging::make(&self.staging(), lock)
+        Ok(Staging::make(&self.staging(), lock)?)
     }
 
     /// The record of a sandbox.
@@ -138,7 +141,7 @@ impl State {
 
     /// Makes durable that layers came, which a record is about to name.
     fn flush_layers(&self) -> Result<(), StateError> {
-        durable::flush_directory(&self.layers())
+        Ok(agentd_disk::flush_directory(&self.layers())?)
     }
 
     fn named(&self) -> PathBuf {
@@ -166,26 +169,10 @@ impl State {
     }
 }
 
-/// Makes the directory, or checks that it is ours alone. Set-id files of strangers lie in it, and whoever can rename in it decides
-/// what sandboxes are made of.
+/// Makes the directory, or checks that it is ours alone.
 fn make_private(root: &Path) -> Result<(), StateError> {
-    if let Some(parent) = root.parent() {
-        fs::create_dir_all(parent).doing("make", parent)?;
-    }
-    match fs::DirBuilder::new().mode(0o700).create(root) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        other => other.doing("make", root)?,
-    }
-    let refuse = |why| Err(StateError::Place { path: root.to_owned(), why });
-    let found = fs::symlink_metadata(root).doing("look at", root)?;
-    if !found.is_dir() {
-        return refuse("is not a directory — name another place");
-    }
-    if found.uid() != rustix::process::geteuid().as_raw() {
-        return refuse("belongs to another user — name another place, or run as its owner");
-    }
-    if found.mode() & 0o077 != 0 {
-        return refuse("can be entered by others — chmod 700 it");
-    }
-    Ok(())
+    agentd_disk::make_private(root).map_err(|error| match error {
+        NotPrivate::Disk(error) => error.into(),
+        NotPrivate::Refused(why) => StateError::Place { path: root.to_owned(), why },
+    })
 }

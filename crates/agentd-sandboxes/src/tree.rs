@@ -5,27 +5,26 @@
 mod attributes;
 mod compare;
 mod copy;
-mod erase;
 mod merge;
 mod stack;
 
+pub(crate) use agentd_disk::{empty, look, names};
 pub(crate) use attributes::{Dress, dress_like, dress_of};
 pub use compare::{Change, Kind};
 pub(crate) use compare::{Stacks, compare};
 pub(crate) use copy::copy;
-pub(crate) use erase::{empty, erase};
 pub(crate) use merge::merge;
 
 use crate::error::{Doing as _, StateError};
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, ResolveFlags, Stat},
+    fs::{CWD, FileType, Mode, OFlags, RawMode, ResolveFlags, Stat},
     io::Errno,
 };
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::ffi::{OsStrExt, OsStringExt},
+        unix::ffi::OsStrExt,
     },
     path::{Component, Path, PathBuf},
 };
@@ -171,27 +170,6 @@ fn unlock(directory: BorrowedFd<'_>, name: &OsStr, needed: Mode) -> Result<Optio
     let handle = rustix::fs::openat(directory, name, HANDLE, Mode::empty())?;
     // A mode is never given to what a link leads to: the kernel refuses to change that of a link.
     Unlocked::new(&handle, needed)
-}
-
-/// What is called `name` in `directory`, if anything is. No link is followed.
-pub(crate) fn look(directory: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Stat>, Errno> {
-    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(stat)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// The names in a directory.
-pub(crate) fn names(directory: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(OsString::from_vec(name));
-        }
-    }
-    Ok(names)
 }
 
 /// The type of what was looked at.

@@ -1,15 +1,11 @@
 //! Takes away what nothing leads to.
 
-use super::{
-    About, Staging, Store,
-    index::Index,
-    lock::Lock,
-    staging::{self, entries},
-};
+use super::{About, Staging, Store, index::Index};
 use crate::{
     digest::Digest,
     error::{Doing as _, ImageError},
 };
+use agentd_disk::{Lock, entries};
 use std::{
     collections::HashSet,
     fs,
@@ -69,7 +65,8 @@ impl Store {
 
     /// The layers and the blobs that something needs.
     fn needed(&self, lock: &Lock) -> Result<(HashSet<Digest>, HashSet<Digest>), ImageError> {
-        let mut layers: HashSet<_> = staging::pinned(&self.staging(), lock)?.into_iter().collect();
+        let mut layers: HashSet<_> =
+            agentd_disk::pinned(&self.staging(), lock)?.iter().filter_map(|hex| Digest::from_hex(hex)).collect();
         let mut blobs = HashSet::new();
         for (reference, digest) in Index::read(&self.root)?.iter() {
             // An image that cannot be read ends the collection: what it needs is not known.

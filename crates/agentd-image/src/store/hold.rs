@@ -16,7 +16,7 @@ impl Store {
         let staging = Staging::make(&self.staging(), &lock)?;
         for tree in &image.layers {
             // Under the lock: what is there now stays.
-            staging.pin(self.present(image, tree)?)?;
+            staging.pin(self.present(image, tree)?, &lock)?;
         }
         Ok(Hold(staging))
     }

@@ -1,6 +1,5 @@
 //! `images.json`: which manifest each reference means.
 
-use super::durable;
 use crate::{
     digest::Digest,
     error::{Doing as _, ImageError},
@@ -30,15 +29,15 @@ enum Version {
 impl Index {
     pub(super) fn read(root: &Path) -> Result<Self, ImageError> {
         let path = root.join(NAME);
-        let Some(bytes) = durable::read(&path)? else { return Ok(Self::default()) };
+        let Some(bytes) = agentd_disk::read(&path)? else { return Ok(Self::default()) };
         serde_json::from_slice(&bytes).map_err(|source| ImageError::Index { path, source })
     }
 
-    pub(super) fn write(&self, root: &Path, staging: &Path) -> Result<(), ImageError> {
+    pub(super) fn write(&self, root: &Path, draft: &Path) -> Result<(), ImageError> {
         let path = root.join(NAME);
         let bytes = serde_json::to_vec_pretty(self).doing("write", &path)?;
-        durable::write(&path, &bytes, staging)?;
-        durable::flush_directory(root)
+        agentd_disk::write(&path, &bytes, draft)?;
+        Ok(agentd_disk::flush_directory(root)?)
     }
 
     pub(super) fn get(&self, reference: &Reference) -> Option<Digest> {

@@ -1,7 +1,6 @@
 //! An unpacked layer: a directory of ours that holds the `tree` and `about.json`. The tree is one level down because its root has the
 //! owner and mode that the archive gave it: a directory of mode 000 or 777 could not be renamed, or would be everybody's.
 
-use super::durable;
 use crate::{
     error::{Damage, Doing as _, ImageError},
     unpack::Unpacked,
@@ -22,7 +21,7 @@ pub(super) fn tree(layer: &Path) -> PathBuf {
 impl About {
     /// What is known of a layer, or what became of it.
     pub(super) fn read(layer: &Path) -> Result<Result<Self, Damage>, ImageError> {
-        let bytes = durable::read(&layer.join("about.json"))?;
+        let bytes = agentd_disk::read(&layer.join("about.json"))?;
         Ok(bytes.ok_or(Damage::Lost).and_then(|bytes| serde_json::from_slice(&bytes).map_err(Damage::Unreadable)))
     }
 

@@ -8,7 +8,7 @@ use super::{
     name::Name,
     record::Record,
 };
-use crate::erase::erase;
+use agentd_disk::erase;
 use rustix::{
     fs::{AtFlags, FileType, Gid, Mode, OFlags, RawMode, ResolveFlags, Stat, Timespec, Timestamps, Uid},
     io::Errno,

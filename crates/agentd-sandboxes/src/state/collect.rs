@@ -1,14 +1,8 @@
 //! Takes away the layers that nothing leads to. What is needed is found anew each time: there is no counter that could be wrong.
 
 use super::State;
-use crate::{
-    durable::entries,
-    error::StateError,
-    layer,
-    layer_id::LayerId,
-    record::Record,
-    staging::{self, Staging},
-};
+use crate::{error::StateError, layer, layer_id::LayerId, record::Record};
+use agentd_disk::{Staging, entries};
 use std::collections::HashSet;
 
 /// What was taken away.
@@ -29,7 +23,7 @@ impl State {
         let lock = self.lock()?;
         let records = self.load_all(&lock)?;
         let mut needed: HashSet<LayerId> = records.iter().flat_map(Record::needs).collect();
-        needed.extend(staging::pinned(&self.staging(), &lock)?);
+        needed.extend(self.pinned(&lock)?);
         let bin = self.stage(&lock)?;
         let mut collected = Collected::default();
         for path in entries(&self.layers())? {

@@ -5,11 +5,10 @@ use crate::{
     error::StateError,
     layer::Draft,
     layer_id::LayerId,
-    lock::Lock,
     name::Name,
     record::{Record, Snapshot},
-    staging::Staging,
 };
+use agentd_disk::{Lock, Staging};
 use std::path::Path;
 
 /// What of a sandbox is forked.

@@ -2,14 +2,13 @@
 
 use super::State;
 use crate::{
-    durable::entries,
     error::StateError,
     layer,
     layer_id::LayerId,
     name::Name,
     record::{FILE, Record},
-    staging,
 };
+use agentd_disk::entries;
 use std::{
     collections::{BTreeMap, HashSet},
     fmt,
@@ -95,13 +94,13 @@ impl State {
         // What a record needs that cannot be read is not known.
         if all_read {
             let mut needed: HashSet<_> = records.iter().flat_map(Record::needs).collect();
-            needed.extend(staging::pinned(&self.staging(), &lock)?);
+            needed.extend(self.pinned(&lock)?);
             let layers = entries(&self.layers())?.into_iter();
             let garbage = layers.filter(|path| LayerId::of(path).is_some_and(|layer| !needed.contains(&layer)));
             problems.extend(garbage.map(Problem::Garbage));
         }
         // Held until it is listed, and not removed: this only looks.
-        for left in staging::abandoned(&self.staging(), &lock)? {
+        for left in agentd_disk::abandoned(&self.staging(), &lock)? {
             problems.push(Problem::Garbage(left.leave()));
         }
         self.unknown(&mut problems)?;

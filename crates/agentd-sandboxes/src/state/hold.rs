@@ -7,8 +7,8 @@ use crate::{
     layer_id::LayerId,
     name::Name,
     record::{Record, exists},
-    staging::Staging,
 };
+use agentd_disk::Staging;
 
 /// Keeps the layers of a sandbox, until it is dropped or its process dies.
 #[derive(Debug)]

@@ -2,13 +2,13 @@
 
 use super::State;
 use crate::{
-    durable::flush_directory,
     error::{Doing as _, StateError},
     layer::Draft,
     name::Name,
     record::{About, Record, exists, now},
 };
 use agentd_core::Root;
+use agentd_disk::flush_directory;
 use std::{fs, path::PathBuf};
 
 impl State {
@@ -61,7 +61,7 @@ impl State {
         fs::rename(&place, staging.path().join("removed")).doing("move away", place)?;
         flush_directory(&self.named())?;
         drop(lock);
-        staging.remove()
+        Ok(staging.remove()?)
     }
 
     /// The trees of all layers of images that sandboxes need.

@@ -3,12 +3,10 @@
 
 use super::State;
 use crate::{
-    durable::{entries, flush_directory, make_folder},
     error::{Doing as _, StateError},
-    lock::Lock,
     record::{self, Record, exists},
-    staging::Staging,
 };
+use agentd_disk::{Lock, Staging, entries, flush_directory, make_folder};
 use std::{fs, path::PathBuf};
 
 impl State {
@@ -23,7 +21,7 @@ impl State {
         if let [record] = records {
             let place = self.sandbox(&record.name);
             fs::rename(made.join(&record.name), &place).doing("rename to", place)?;
-            return flush_directory(&self.named());
+            return Ok(flush_directory(&self.named())?);
         }
         flush_directory(&made)?;
         fs::rename(&made, self.promised()).doing("rename to", self.promised())?;

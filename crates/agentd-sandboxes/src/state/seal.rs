@@ -5,12 +5,11 @@ use crate::{
     error::StateError,
     layer::{self, Draft},
     layer_id::LayerId,
-    lock::Lock,
     name::Name,
     record::Record,
-    staging::Staging,
     tree,
 };
+use agentd_disk::{Lock, Staging};
 use std::path::PathBuf;
 
 /// How the top of a sandbox is saved. A top in which nothing is changed needs no saving.

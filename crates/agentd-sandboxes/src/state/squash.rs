@@ -2,16 +2,14 @@
 
 use super::{State, run};
 use crate::{
-    durable,
     error::StateError,
     layer::Draft,
     layer_id::LayerId,
-    lock::Lock,
     name::Name,
     record::Record,
-    staging::Staging,
     tree::{Tree, merge},
 };
+use agentd_disk::{Lock, Staging};
 
 /// How many sealed layers a sandbox may have before they are merged.
 const DEEPEST: usize = 12;
@@ -53,7 +51,7 @@ impl State {
         let trees = run.iter().map(|layer| Tree::open(&self.tree(*layer))).collect::<Result<Vec<_>, _>>()?;
         merge(&trees, &draft.tree()?)?;
         // What it is made of may go when it is there.
-        durable::flush_all(&draft.tree_path())?;
+        agentd_disk::flush_all(&draft.tree_path())?;
         Ok(draft)
     }
 

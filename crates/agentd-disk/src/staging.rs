@@ -3,13 +3,12 @@
 
 use crate::{
     durable::{entries, make_folder},
-    error::{Doing as _, StateError},
-    layer_id::LayerId,
+    erase::erase,
+    error::{DiskError, Doing as _},
     lock::Lock,
-    tree::erase,
 };
+use rustix::rand::{GetRandomFlags, getrandom};
 use std::{
-    collections::HashSet,
     fs::{File, TryLockError},
     io,
     os::fd::AsFd,
@@ -18,7 +17,7 @@ use std::{
 
 /// A staging directory that this process holds.
 #[derive(Debug)]
-pub(crate) struct Staging {
+pub struct Staging {
     path: PathBuf,
     /// Holds the lock until it is closed.
     held: File,
@@ -27,8 +26,10 @@ pub(crate) struct Staging {
 
 impl Staging {
     /// Makes one. Under the lock: between its making and its locking it looks abandoned.
-    pub(crate) fn make(folder: &Path, _lock: &Lock) -> Result<Self, StateError> {
-        let path = folder.join(LayerId::draw().doing("name", folder)?.to_string());
+    pub fn make(folder: &Path, _lock: &Lock) -> Result<Self, DiskError> {
+        let mut name = [0; 8];
+        getrandom(&mut name, GetRandomFlags::empty()).doing("name", folder)?;
+        let path = folder.join(format!("{:016x}", u64::from_ne_bytes(name)));
         make_folder(&path)?;
         let held = File::open(&path).doing("open", &path)?;
         held.lock().doing("lock", &path)?;
@@ -36,31 +37,32 @@ impl Staging {
         Ok(Self { path, held, keep: false })
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Keeps a layer from being collected while this lives.
-    pub(crate) fn pin(&self, layer: LayerId, _lock: &Lock) -> Result<(), StateError> {
+    pub fn pin(&self, layer: impl std::fmt::Display, _lock: &Lock) -> Result<(), DiskError> {
         let path = self.path.join("pins").join(layer.to_string());
         File::create(&path).map(drop).doing("make", path)
     }
 
     /// Gives it up as it is.
-    pub(crate) fn leave(mut self) -> PathBuf {
+    pub fn leave(mut self) -> PathBuf {
         self.keep = true;
         self.path.clone()
     }
 
     /// Removes it, and says if that failed.
-    pub(crate) fn remove(self) -> Result<(), StateError> {
+    pub fn remove(self) -> Result<(), DiskError> {
         clear(&self.path)
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // What cannot be removed now is removed by the next to open the state: `held` is closed after this.
+        // What cannot be removed now is removed by the next to open the store: `held` is closed after this.
         if !self.keep {
             let _ = clear(&self.path);
         }
@@ -69,7 +71,7 @@ impl Drop for Staging {
 }
 
 /// What the dead left in the staging folder; it is held by us from now on. Among it is a draft of a record: who writes one has the lock.
-pub(crate) fn abandoned(folder: &Path, _lock: &Lock) -> Result<Vec<Staging>, StateError> {
+pub fn abandoned(folder: &Path, _lock: &Lock) -> Result<Vec<Staging>, DiskError> {
     let mut abandoned = Vec::new();
     for path in entries(folder)? {
         let held = match File::open(&path) {
@@ -87,15 +89,16 @@ pub(crate) fn abandoned(folder: &Path, _lock: &Lock) -> Result<Vec<Staging>, Sta
 }
 
 /// The layers that are pinned by anything staged.
-pub(crate) fn pinned(folder: &Path, _lock: &Lock) -> Result<HashSet<LayerId>, StateError> {
-    let mut all = HashSet::new();
+pub fn pinned(folder: &Path, _lock: &Lock) -> Result<Vec<String>, DiskError> {
+    let mut all = Vec::new();
     for path in entries(folder)? {
-        all.extend(entries(&path.join("pins"))?.iter().filter_map(|pin| LayerId::of(pin)));
+        let pins = entries(&path.join("pins"))?;
+        all.extend(pins.iter().filter_map(|pin| Some(pin.file_name()?.to_str()?.to_owned())));
     }
     Ok(all)
 }
 
-fn clear(path: &Path) -> Result<(), StateError> {
+fn clear(path: &Path) -> Result<(), DiskError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
     let parent = File::open(parent).doing("open", parent)?;
     erase(parent.as_fd(), name).doing("remove", path)

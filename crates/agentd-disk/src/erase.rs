@@ -1,0 +1,138 @@
+//! Removes a tree that a payload or an archive made: no link is followed, a directory that its owner may not enter is made enterable first, and one
+//! that is too deep is first moved up.
+
+use crate::directory::{look, names};
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, RawMode, RenameFlags},
+    io::Errno,
+};
+use std::{
+    ffi::OsStr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
+
+/// How many directories are open at once, and how deep the calls here go.
+const DEEPEST: u32 = 32;
+
+/// Removes `name` in `parent`, whatever it is, with all below it; nothing there is no error.
+pub fn erase(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+    if unlink(parent, name)? {
+        return Ok(());
+    }
+    empty(&enter(parent, name)?)?;
+    remove_directory(parent, name)
+}
+
+/// Removes all that is in `directory`.
+pub fn empty(directory: &OwnedFd) -> Result<(), Errno> {
+    let mut top = Top { directory, moved: 0 };
+    loop {
+        let before = top.moved;
+        top.clear(directory, 0)?;
+        if top.moved == before {
+            return Ok(());
+        }
+    }
+}
+
+/// Where directories that lie too deep are moved to.
+struct Top<'a> {
+    directory: &'a OwnedFd,
+    moved: u64,
+}
+
+impl Top<'_> {
+    fn clear(&mut self, directory: &OwnedFd, depth: u32) -> Result<(), Errno> {
+        for name in names(directory.as_fd())? {
+            if unlink(directory.as_fd(), &name)? {
+                continue;
+            }
+            let child = enter(directory.as_fd(), &name)?;
+            if depth == DEEPEST {
+                self.take(directory, &name)?;
+            } else {
+                self.clear(&child, depth + 1)?;
+                remove_directory(directory.as_fd(), &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a directory to the top, where the next round finds it.
+    fn take(&mut self, directory: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+        loop {
+            self.moved += 1;
+            let free = format!("moved-{}", self.moved);
+            match rustix::fs::renameat_with(directory, name, self.directory, free, RenameFlags::NOREPLACE) {
+                Err(Errno::EXIST) => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+/// Removes what is not a directory, or is nothing; says whether that is done.
+fn unlink(parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool, Errno> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        // A directory: Linux says the first, POSIX the second.
+        Err(Errno::ISDIR | Errno::PERM) if look(parent, name)?.is_some() => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn remove_directory(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Opens a directory so that it can be emptied. Its owner may do so whatever its mode was: it goes.
+fn enter(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let handle = rustix::fs::openat(parent, name, flags | OFlags::PATH, Mode::empty())?;
+    let needed = RawMode::from(Mode::RWXU.bits());
+    if rustix::fs::fstat(&handle)?.st_mode & needed != needed {
+        // By the descriptor, not by a name that may be another's by now. `fchmod` refuses one opened with `O_PATH`.
+        rustix::fs::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU)?;
+    }
+    rustix::fs::openat(&handle, ".", flags | OFlags::RDONLY, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    #[test]
+    fn a_tree_goes_and_what_its_links_point_to_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let tree = place.path().join("tree");
+        fs::create_dir_all(tree.join("closed/inner")).unwrap();
+        fs::write(tree.join("closed/inner/file"), "").unwrap();
+        fs::create_dir(place.path().join("kept")).unwrap();
+        fs::write(place.path().join("kept/file"), "kept").unwrap();
+        std::os::unix::fs::symlink("../kept", tree.join("link")).unwrap();
+        fs::set_permissions(tree.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
+
+        let parent = fs::File::open(place.path()).unwrap();
+        erase(parent.as_fd(), OsStr::new("tree")).unwrap();
+        erase(parent.as_fd(), OsStr::new("tree")).unwrap();
+        assert!(!tree.exists());
+        assert_eq!(fs::read_to_string(place.path().join("kept/file")).unwrap(), "kept");
+    }
+
+    #[test]
+    fn a_tree_that_is_deeper_than_any_stack_goes() {
+        let place = tempfile::tempdir().unwrap();
+        let root: OwnedFd = fs::File::open(place.path()).unwrap().into();
+        let mut at = root.try_clone().unwrap();
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, "d", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        erase(root.as_fd(), OsStr::new("d")).unwrap();
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    }
+}
