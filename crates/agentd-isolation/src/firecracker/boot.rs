@@ -74,9 +74,12 @@ fn run() -> Result<(), IsolationError> {
         .map_err(|source| IsolationError::Io { context: "start a runtime".to_owned(), source })?;
     runtime
         .block_on(async {
+            let root = Path::new("/").join(GUEST);
+            // The host saves the machine when it hears that the agent listens.
+            guest::rehearse(&root).await.map_err(io::Error::other)?;
             let (listens, listener) = watch::channel(Arc::new(listen(FIRST_PORT)?));
             tokio::select! {
-                served = guest::serve(|| accept(listener.clone()), Path::new("/").join(GUEST)) => served,
+                served = guest::serve(|| accept(listener.clone()), root) => served,
                 error = lifeline(listens) => Err(error),
             }
         })

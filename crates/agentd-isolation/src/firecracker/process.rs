@@ -5,12 +5,13 @@ use agentd_core::IsolationError;
 use agentd_supervisor::launcher;
 use std::{
     fs::File,
+    io,
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::process::CommandExt,
     },
     process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 use tokio::{io::AsyncReadExt, net::unix::pipe, sync::watch};
 
@@ -29,21 +30,21 @@ pub(super) struct Process {
 impl Process {
     /// Starts it. `lock` is the machine's, kept by it as long as it lives.
     pub(super) fn start(room: &Room, lock: File) -> Result<Self, IsolationError> {
-        let io = |context: &'static str| move |source| IsolationError::Io { context: context.to_owned(), source };
+        let failed = |context: &'static str| move |source| IsolationError::Io { context: context.to_owned(), source };
         let (library, hold) =
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| io("make a pipe")(e.into()))?;
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed("make a pipe")(e.into()))?;
         let (said, speaks) =
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| io("make a pipe")(e.into()))?;
-        rustix::io::ioctl_fionbio(&said, true).map_err(|e| io("make a pipe")(e.into()))?;
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed("make a pipe")(e.into()))?;
+        rustix::io::ioctl_fionbio(&said, true).map_err(|e| failed("make a pipe")(e.into()))?;
         // Not by the name of its file, which may be another program by now.
-        let image = launcher::sealed_image().map_err(io("copy agentd"))?;
+        let image = image().map_err(failed("copy agentd"))?;
         let mut command = std::process::Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()));
         command.arg0(room::ROLE).args(room.to_args()).env_clear();
         command.stdin(library).stdout(Stdio::from(lock)).stderr(speaks);
-        let mut child = tokio::process::Command::from(command).spawn().map_err(io("start a warden"))?;
+        let mut child = tokio::process::Command::from(command).spawn().map_err(failed("start a warden"))?;
         let (gone, is_gone) = watch::channel(false);
         let kept = Arc::new(Mutex::new(Vec::new()));
-        let reader = pipe::Receiver::from_owned_fd(said).map_err(io("read from a warden"))?;
+        let reader = pipe::Receiver::from_owned_fd(said).map_err(failed("read from a warden"))?;
         tokio::spawn(listen(reader, kept.clone()));
         tokio::spawn(async move {
             // It has been reaped, or there is nothing to reap.
@@ -68,6 +69,18 @@ impl Process {
     pub(super) fn said(&self) -> String {
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&said).trim().to_owned()
+    }
+}
+
+/// This program, copied once: it is the same one all the time.
+fn image() -> io::Result<&'static OwnedFd> {
+    static IMAGE: OnceLock<OwnedFd> = OnceLock::new();
+    match IMAGE.get() {
+        Some(image) => Ok(image),
+        None => {
+            let image = launcher::sealed_image()?;
+            Ok(IMAGE.get_or_init(|| image))
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! on the host. What a backend adds is a [`Machine`]: how to end it, stop it, save it.
 //!
 //! - `frame`, `protocol`, `told`: what is said; `carrier`, `mux`, `flow`, `stream`: how it is carried.
-//! - `agent`, `serve`, `work`, `inside`: the guest's side.
+//! - `agent`, `rehearse`, `serve`, `work`, `inside`: the guest's side.
 //! - `session`, `host`, `exec`, `sandbox`: the host's side. All that comes from a guest is untrusted.
 
 mod agent;
@@ -19,6 +19,7 @@ mod inside;
 mod machine;
 mod mux;
 mod protocol;
+mod rehearse;
 mod sandbox;
 mod serve;
 mod session;
@@ -30,5 +31,6 @@ pub use agent::{ROLE, main};
 pub use host::Guest;
 pub use identity::Identity;
 pub use machine::{Attach, GuestSpec, Machine};
+pub use rehearse::rehearse;
 pub use sandbox::GuestSandbox;
 pub use serve::serve;
