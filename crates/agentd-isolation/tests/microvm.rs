@@ -24,8 +24,17 @@ const PATIENCE: Duration = Duration::from_secs(400);
 /// Machines that are made, used and destroyed, one after the other.
 const CYCLES: u32 = 50;
 
+/// Moments at which a process that has machines is killed.
+const KILLS: u32 = 9;
+
+/// `argv[1]` of such a process.
+const VICTIM: &str = "--make-machines-until-killed";
+
 fn main() {
     agentd_isolation::take_role();
+    if std::env::args().nth(1).as_deref() == Some(VICTIM) {
+        victim();
+    }
     let mut arguments = Arguments::from_args();
     // They count what is there, so they take turns.
     arguments.test_threads = Some(1);
@@ -34,6 +43,10 @@ fn main() {
         trial("a_snapshot_is_memory_and_disk_of_one_moment", a_snapshot_is_memory_and_disk_of_one_moment),
         trial("a_suspended_sandbox_is_saved_and_stays_suspended", a_suspended_sandbox_is_saved_and_stays_suspended),
         trial("what_is_killed_leaves_nothing_after_the_next_start", what_is_killed_leaves_nothing_after_the_next_start),
+        trial(
+            "an_agentd_that_is_killed_leaves_nothing_after_the_next_start",
+            an_agentd_that_is_killed_leaves_nothing_after_the_next_start,
+        ),
         trial("fifty_sandboxes_leave_nothing", fifty_sandboxes_leave_nothing),
     ];
     libtest_mimic::run(&arguments, trials).exit();
@@ -242,10 +255,7 @@ async fn what_is_killed_leaves_nothing_after_the_next_start() {
         let sandbox = small().await;
         let _counting = sandbox.exec_streaming(script(COUNT)).await.unwrap();
         counts_beyond(&sandbox, 0).await;
-        for pid in pids(victim) {
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
-        }
+        kill(victim);
         while sandbox.is_alive().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -254,6 +264,58 @@ async fn what_is_killed_leaves_nothing_after_the_next_start() {
         // The next start.
         let backend = backend(NAME);
         backend.create_sandbox(SandboxSpec::default()).await.unwrap().destroy().await.unwrap();
+        settle(&before).await;
+    }
+}
+
+fn kill(name: &str) {
+    for pid in pids(name) {
+        // Or it has ended by itself.
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).ok();
+    }
+}
+
+/// Makes a machine, uses it and destroys it.
+async fn cycle() {
+    let sandbox = small().await;
+    sh(&sandbox, "sleep 1000 & setsid sleep 1000 & echo x >/kept").await;
+    sandbox.destroy().await.unwrap();
+}
+
+fn victim() -> ! {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        loop {
+            cycle().await;
+        }
+    })
+}
+
+async fn an_agentd_that_is_killed_leaves_nothing_after_the_next_start() {
+    cycle().await;
+    let before = groups();
+    let begin = Instant::now();
+    cycle().await;
+    let whole = begin.elapsed();
+    for number in 0..KILLS {
+        let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
+            .arg(VICTIM)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // Any moment of the time in which it makes, uses and destroys its first machine, and begins with the second.
+        tokio::time::sleep(whole.mul_f64(1.2 * f64::from(number + 1) / f64::from(KILLS))).await;
+        // Alone; or after those that would clean up; or after what it waits for.
+        match number % 3 {
+            0 => {}
+            1 => kill("agentd-warden"),
+            _ => ["jailer", "firecracker"].into_iter().for_each(kill),
+        }
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        // The next start.
+        cycle().await;
         settle(&before).await;
     }
 }
