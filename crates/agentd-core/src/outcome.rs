@@ -46,6 +46,9 @@ pub struct Usage {
     pub peak_memory: u64,
     /// Whether `peak_memory` is the cgroup's figure.
     pub peak_memory_is_group: bool,
+    /// Memory that the sandbox's machine uses now, its kernel and agent included, in bytes, as that tells it; of a sandbox, where it has a
+    /// machine that tells.
+    pub machine_memory: Option<u64>,
 }
 
 /// `SIGKILL` (`signal(7)`).

@@ -74,7 +74,7 @@ impl Made {
 
 async fn open(machine: &Arc<Process>, socket: &Path) -> Result<Arc<GuestSandbox>, IsolationError> {
     let carrier = UnixStream::connect(socket).await.unwrap();
-    let spec = GuestSpec { spec: SandboxSpec::default(), identity: Some(identity("first")) };
+    let spec = GuestSpec { spec: SandboxSpec::default(), identity: Some(identity("first")), copies: None };
     GuestSandbox::open(Machines::new().id(), machine.clone(), carrier, Attach::New(spec.into())).await
 }
 
@@ -172,7 +172,7 @@ async fn a_host_that_goes_away_takes_everything_with_it() {
         // The host does not know yet, so that the guest must end by itself.
         std::future::pending::<()>().await;
     });
-    let spec = GuestSpec { spec: SandboxSpec::default(), identity: None };
+    let spec = GuestSpec { spec: SandboxSpec::default(), identity: None, copies: None };
     let sandbox = GuestSandbox::open(Machines::new().id(), machine.clone(), ours, Attach::New(spec.into())).await.unwrap();
     let seconds = format!("5{}", std::process::id());
     let _handle = sandbox.exec_streaming(script(&format!("sleep {seconds}"))).await.unwrap();

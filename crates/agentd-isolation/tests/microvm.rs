@@ -5,7 +5,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use agentd_isolation::{Bytes, Command, IsolationError, Limits, Sandbox, SandboxSpec, StdinSource, data_directory};
+use agentd_isolation::{Access, Bytes, Command, IsolationError, Limits, Sandbox, SandboxSpec, StdinSource, data_directory};
 use libtest_mimic::{Arguments, Trial};
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use support::{backend, out, script, sh, with};
+use support::{backend, directory, grant, out, script, sh, with};
 
 const NAME: &str = "firecracker";
 
@@ -42,6 +42,9 @@ fn main() {
         trial("five_forks_go_on_counting_and_differ", five_forks_go_on_counting_and_differ),
         trial("a_snapshot_is_memory_and_disk_of_one_moment", a_snapshot_is_memory_and_disk_of_one_moment),
         trial("a_suspended_sandbox_is_saved_and_stays_suspended", a_suspended_sandbox_is_saved_and_stays_suspended),
+        trial("the_memory_that_a_machine_uses_is_told", the_memory_that_a_machine_uses_is_told),
+        trial("what_is_granted_is_copied_and_comes_back", what_is_granted_is_copied_and_comes_back),
+        trial("forks_have_the_copies_of_what_is_read_only", forks_have_the_copies_of_what_is_read_only),
         trial("what_is_killed_leaves_nothing_after_the_next_start", what_is_killed_leaves_nothing_after_the_next_start),
         trial(
             "an_agentd_that_is_killed_leaves_nothing_after_the_next_start",
@@ -193,6 +196,80 @@ async fn a_suspended_sandbox_is_saved_and_stays_suspended() {
     counts_beyond(&sandbox, 0).await;
     fork.destroy().await.unwrap();
     sandbox.destroy().await.unwrap();
+}
+
+/// Waits until the machine tells that it uses so much memory.
+async fn uses(sandbox: &Arc<dyn Sandbox>, wanted: impl Fn(u64) -> bool) -> u64 {
+    loop {
+        match sandbox.resource_usage().await.unwrap().machine_memory {
+            Some(told) if wanted(told) => return told,
+            _ => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+async fn the_memory_that_a_machine_uses_is_told() {
+    const TAKEN: u64 = 48 << 20;
+    let sandbox = small().await;
+    let before = uses(&sandbox, |told| told > 0).await;
+    let text = format!("x = bytearray({TAKEN}); print(len(x), flush=True); input()");
+    let command = Command { argv: ["/usr/bin/python3", "-c", &text].map(Into::into).into(), ..script("") };
+    let mut taking = sandbox.exec_streaming(Command { stdin: StdinSource::Stream, ..command }).await.unwrap();
+    let streams = taking.take_streams();
+    read(streams.stdout.as_ref().unwrap(), &mut [0; 1]).await;
+    let most = uses(&sandbox, |told| told > before + TAKEN / 2).await;
+    drop(streams);
+    taking.wait().await.unwrap();
+    uses(&sandbox, |told| told < most - TAKEN / 2).await;
+    sandbox.destroy().await.unwrap();
+}
+
+/// Shell, in a directory.
+async fn sh_in(sandbox: &Arc<dyn Sandbox>, place: &Path, text: &str) -> String {
+    let outcome = sandbox.exec(Command { cwd: Some(place.to_path_buf()), ..script(text) }).await.unwrap();
+    assert_eq!(outcome.exit_code, Some(0), "{text}: {outcome:?}");
+    out(&outcome)
+}
+
+async fn what_is_granted_is_copied_and_comes_back() {
+    let root = directory();
+    let place = root.path();
+    let mut sum = 0;
+    for number in 0..300u32 {
+        fs::create_dir_all(place.join(format!("d{}", number % 10))).unwrap();
+        let bytes = vec![u8::try_from(number % 256).unwrap(); usize::try_from(number).unwrap() * 200];
+        sum += bytes.len();
+        fs::write(place.join(format!("d{}/{number}", number % 10)), bytes).unwrap();
+    }
+    let limits = Limits { memory: Some(Bytes(64 << 20)), ..Limits::default() };
+    let sandbox =
+        with(NAME, SandboxSpec { limits, grants: vec![grant(place, Access::ReadWrite)], ..SandboxSpec::default() }).await;
+    assert_eq!(sh_in(&sandbox, place, "cat d*/* | wc -c").await, format!("{sum}\n"));
+    sh_in(&sandbox, place, "cat d*/* >all; mv d1 moved; rm -r d2; ln -s all link").await;
+    assert_eq!(fs::metadata(place.join("all")).unwrap().len(), sum as u64);
+    assert_eq!(fs::read_link(place.join("link")).unwrap(), Path::new("all"));
+    assert!(!place.join("d1").exists() && !place.join("d2").exists());
+    assert_eq!(fs::read(place.join("moved/11")).unwrap(), vec![11; 2200]);
+    assert!(matches!(sandbox.fork().await.map(drop), Err(IsolationError::Unsupported { .. })));
+    assert!(matches!(sandbox.snapshot("x").await, Err(IsolationError::Unsupported { .. })));
+    sandbox.destroy().await.unwrap();
+}
+
+async fn forks_have_the_copies_of_what_is_read_only() {
+    let root = directory();
+    fs::write(root.path().join("file"), "then").unwrap();
+    let limits = Limits { memory: Some(Bytes(64 << 20)), ..Limits::default() };
+    let grants = vec![grant(root.path(), Access::ReadOnly)];
+    let sandbox = with(NAME, SandboxSpec { limits, grants, ..SandboxSpec::default() }).await;
+    fs::write(root.path().join("file"), "now").unwrap();
+    let fork = sandbox.fork().await.unwrap();
+    for sandbox in [&sandbox, &fork] {
+        assert_eq!(sh_in(sandbox, root.path(), "cat file; ! printf x 2>/dev/null >file").await, "then");
+    }
+    assert_eq!(fs::read_to_string(root.path().join("file")).unwrap(), "now");
+    for sandbox in [sandbox, fork] {
+        sandbox.destroy().await.unwrap();
+    }
 }
 
 /// The folders of machines, and the processes of Firecracker's and of its wardens.

@@ -2,6 +2,7 @@
 //! *apply* step that says what was enforced. Nothing here decides; nothing here knows a backend.
 
 pub mod cgroup;
+pub mod errand;
 pub mod idmap;
 pub mod individual;
 pub mod landlock;

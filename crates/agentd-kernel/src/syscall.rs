@@ -142,6 +142,18 @@ pub fn set_capabilities(kept: u64) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Sets this thread's ids for access to files (`setfsuid(2)`, `setfsgid(2)`), the group's first: without its rights a user cannot set it.
+pub fn set_fs_ids(user: u32, group: u32) -> Result<(), Errno> {
+    // They do not fail, but give what was before; asked for what cannot be, they change nothing.
+    // SAFETY: integers only.
+    let after = unsafe {
+        libc::setfsgid(group);
+        libc::setfsuid(user);
+        (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX))
+    };
+    if after == (user.cast_signed(), group.cast_signed()) { Ok(()) } else { Err(Errno::PERM) }
+}
+
 /// A process that shares this one's memory and descriptors, but not its namespaces. Killed and reaped when dropped.
 pub struct Helper {
     pid: libc::pid_t,

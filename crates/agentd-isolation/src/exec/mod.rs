@@ -329,6 +329,7 @@ pub(crate) fn usage(wall: Duration, reaped: ExecUsage, group: GroupUsage) -> Usa
         cpu_system: Duration::from_micros(reaped.system_us),
         peak_memory: group.peak_memory.unwrap_or(reaped.max_rss_kib.saturating_mul(1024)),
         peak_memory_is_group: group.peak_memory.is_some(),
+        machine_memory: None,
     }
 }
 

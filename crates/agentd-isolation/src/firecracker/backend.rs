@@ -1,7 +1,7 @@
 //! The backend: makes machines of the assets that were built, and has their agents make sandboxes.
 
 use super::{
-    FirecrackerConfig,
+    FirecrackerConfig, boot,
     config::unavailable,
     disk,
     initramfs::Program,
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     container, data_directory,
-    guest::{Attach, GuestSandbox, GuestSpec},
+    guest::{Attach, Copies, GuestSandbox, GuestSpec},
     probe::{self, Attackable},
     store::{Fresh, Store},
     tracker::Tracker,
@@ -161,10 +161,13 @@ impl FirecrackerBackend {
         let size = Size::of(&spec, processors, self.program()?.bytes())?;
         let me = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
         let limits = spec.limits.clone();
+        // The other half is for what the sandbox makes of them, and of its root.
+        let copies = Copies::plan(&spec.grants, Path::new(boot::COPIES), size.disk / 2).await?;
+        let grants = copies.as_ref().map(|copies| copies.granted()).unwrap_or_default();
         // What is written goes to the machine's own disk.
-        let spec = SandboxSpec { writable: Writable::default(), ..spec };
+        let spec = SandboxSpec { grants, writable: Writable::default(), ..spec };
         let machine = FirecrackerMachine::new(me, self.machine(size).await?, size, limits);
-        let how = Attach::New(Box::new(GuestSpec { spec, identity: Some(identity()?) }));
+        let how = Attach::New(Box::new(GuestSpec { spec, identity: Some(identity()?), copies }));
         machine.open(self.next_id(), how).await
     }
 }
@@ -177,10 +180,6 @@ impl Attackable for FirecrackerBackend {
 
     fn own_machine(&self) -> bool {
         true
-    }
-
-    fn shows_grants(&self) -> bool {
-        false
     }
 
     async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError> {

@@ -49,6 +49,9 @@ const AGENT: &str = "/agent";
 /// What becomes the sandbox's root, in process 1's.
 const GUEST: &str = "guest";
 
+/// Where copies of what is granted lie: on the machine's own disk, and in no sandbox's root.
+pub(super) const COPIES: &str = "/disk/copies";
+
 /// Whether this process is process 1 of a machine.
 pub(crate) fn is_wanted() -> bool {
     std::process::id() == 1 && std::env::var_os(VARIABLE).is_some()

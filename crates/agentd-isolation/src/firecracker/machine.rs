@@ -131,6 +131,11 @@ impl Machine for FirecrackerMachine {
         Ok(machine.open(id, how).await?)
     }
 
+    async fn memory(&self) -> Result<Option<u64>, IsolationError> {
+        let most = self.size.memory_mib << 20;
+        Ok(self.vm().memory().await?.map(|told| told.min(most)))
+    }
+
     fn restores(&self, name: &str) -> bool {
         self.snapshots().contains_key(name)
     }
@@ -140,6 +145,11 @@ impl FirecrackerMachine {
     /// Attaches to the agent.
     pub(super) async fn open(self: Arc<Self>, id: SandboxId, how: Attach) -> Result<Arc<GuestSandbox>, IsolationError> {
         let vm = self.vm();
+        if let Err(error) = fill(&vm, &how).await {
+            // The first error is the one to tell.
+            vm.destroy().await.ok();
+            return Err(error);
+        }
         let attach =
             async |carrier| match timeout(ATTACH_PATIENCE, GuestSandbox::open(id.clone(), self.clone(), carrier, how.clone()))
                 .await
@@ -161,6 +171,16 @@ impl FirecrackerMachine {
             }
         }
     }
+}
+
+/// Copies what is granted into the guest. A copy that a lost connection cuts off is made anew over the next one.
+async fn fill(vm: &Vm, how: &Attach) -> Result<(), IsolationError> {
+    let Attach::New(wanted) = how else { return Ok(()) };
+    let Some(copies) = &wanted.copies else { return Ok(()) };
+    for number in 0..copies.count() {
+        vm.attached(async |carrier| copies.fill(number, carrier).await).await?;
+    }
+    Ok(())
 }
 
 /// A new one for a machine.

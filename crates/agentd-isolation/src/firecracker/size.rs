@@ -34,9 +34,6 @@ impl Size {
         if spec.root != Root::Host {
             return refuse("root", "firecracker's machines have the root that was built for them: agentd vm build --image REF");
         }
-        if !spec.grants.is_empty() {
-            return refuse("grants", "nothing of the host is shown in firecracker's machines");
-        }
         let disk = match &spec.writable {
             Writable::Memory | Writable::Layers => USUAL_DISK,
             Writable::Volume(bytes) => bytes.0,

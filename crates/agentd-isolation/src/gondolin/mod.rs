@@ -112,7 +112,7 @@ impl GondolinBackend {
         let id = SandboxId(format!("{}-{}-{number}", Self::NAME, std::process::id()));
         let identity =
             Identity::new("agentd").map_err(|source| IsolationError::Io { context: "random bytes".to_owned(), source })?;
-        let wanted = Attach::New(Box::new(GuestSpec { spec: plan.guest, identity: Some(identity) }));
+        let wanted = Attach::New(Box::new(GuestSpec { spec: plan.guest, identity: Some(identity), copies: None }));
         let machine = Arc::new(GondolinMachine { backend, host: host.clone() });
         let opened = tokio::select! {
             opened = GuestSandbox::open(id, machine, carrier, wanted) => opened,

@@ -231,10 +231,11 @@ pub(super) async fn run_to_end(guest: Arc<Guest>, command: Command, image: Image
         }
         pending::<()>().await;
     };
-    tokio::select! {
+    let outcome = tokio::select! {
         outcome = collect(&mut running, [Some(ends.output), ends.error], command.capture) => outcome,
         () = feed => Err(running.operation.session.why_lost()),
-    }
+    }?;
+    running.guest.bring_back().await.map(|()| outcome)
 }
 
 async fn collect(running: &mut Running, mut pipes: [Option<Inlet>; 2], capture: u64) -> Result<Outcome, IsolationError> {
@@ -304,7 +305,12 @@ pub(super) fn stream(guest: Arc<Guest>, command: &Command) -> Result<Box<dyn Exe
     running.wishes = Some(wanted);
     let (session, id) = (running.operation.session.clone(), running.operation.id);
     tokio::spawn(async move {
-        let outcome = running.ended().await;
+        let mut outcome = running.ended().await;
+        if outcome.is_ok()
+            && let Err(error) = running.guest.bring_back().await
+        {
+            outcome = Err(error);
+        }
         // Nobody need be waiting.
         teller.send(outcome).ok();
         running.streams_ended(carriers).await;

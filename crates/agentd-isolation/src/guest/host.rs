@@ -1,7 +1,7 @@
 //! The host's hold on a guest: its connection, which may be replaced by another one.
 
 use super::{
-    Attach, Identity, Machine, carrier,
+    Attach, Copies, Identity, Machine, carrier,
     frame::{MAX_FROM_GUEST, MAX_TO_GUEST},
     identity::now,
     protocol::{Attaching, FromGuest, Spec, ToGuest},
@@ -33,8 +33,9 @@ pub struct Guest {
     /// Whether its clock is told the time whenever it may have stood still.
     clock: AtomicBool,
     /// Whether it stands still, so that nothing can be expected of it.
-    still: watch::Sender<Still>,
+    pub(super) still: watch::Sender<Still>,
     made: Instant,
+    pub(super) copies: Option<Arc<Copies>>,
     /// The last that was told.
     used: Mutex<Usage>,
 }
@@ -46,13 +47,13 @@ struct Connection {
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Still {
+pub(super) struct Still {
     suspended: bool,
     quiet: bool,
 }
 
 impl Still {
-    fn runs(self) -> bool {
+    pub(super) fn runs(self) -> bool {
         !self.suspended && !self.quiet
     }
 }
@@ -71,12 +72,12 @@ impl Guest {
     where
         C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (attaching, limits) = match how {
+        let (attaching, limits, copies) = match how {
             Attach::New(wanted) => {
                 check(&wanted.spec)?;
-                (Attaching::New(Box::new(Spec::new(&wanted.spec, wanted.identity))), wanted.spec.limits)
+                (Attaching::New(Box::new(Spec::new(&wanted.spec, wanted.identity))), wanted.spec.limits, wanted.copies)
             }
-            Attach::Adopt { identity, limits } => (Attaching::Adopt(identity), limits),
+            Attach::Adopt { identity, limits } => (Attaching::Adopt(identity), limits, None),
         };
         let clock = attaching.identity().is_some_and(|identity| identity.realtime_ns.is_some());
         let layers = ask(&mut carrier, attaching).await?;
@@ -88,6 +89,7 @@ impl Guest {
             clock: AtomicBool::new(clock),
             still: watch::Sender::default(),
             made: Instant::now(),
+            copies,
             used: Mutex::default(),
         });
         guest.listen(carrier);
@@ -120,6 +122,11 @@ impl Guest {
     /// Whether anything can be asked of it.
     pub(super) fn is_alive(&self) -> bool {
         self.session().mux.lost().is_none()
+    }
+
+    /// Whether it answers what it is asked: it lives, and does not stand still.
+    pub(super) fn answers(&self) -> bool {
+        self.is_alive() && self.still.borrow().runs()
     }
 
     /// Both sides stop sending, and nothing is in flight: the machine's memory may be saved when this returns. What is asked for meanwhile
@@ -247,13 +254,14 @@ impl Guest {
     /// What the sandbox used so far, as the guest counts it. One that stands still has used what it told last.
     pub(super) async fn usage(&self) -> Result<Usage, IsolationError> {
         let mut usage = *lock(&self.used);
-        if self.still.borrow().runs() && self.is_alive() {
+        if self.answers() {
             let mut operation = self.session().begin()?;
             operation.session.request(&ToGuest::Usage { id: operation.id })?;
             match operation.answer("").await? {
                 FromGuest::Used { usage: told, .. } => usage = within_reason(told),
                 _ => return Err(Operation::out_of_order()),
             }
+            usage.machine_memory = self.machine.memory().await?;
             *lock(&self.used) = usage;
         }
         usage.wall = self.made.elapsed();

@@ -1,6 +1,6 @@
 //! What makes sandboxes in a guest, over a directory of it.
 
-use super::told::shown;
+use super::{copies::Held, told::shown};
 use crate::{
     container,
     linked::{Kind, LinkedBackend},
@@ -12,10 +12,12 @@ use agentd_kernel::privileges::Capabilities;
 use agentd_supervisor::plan::SandboxPlan;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
+use tokio::sync::{Mutex, MutexGuard};
 
 /// The directory that becomes the root of sandboxes, of which a guest has one.
 static ROOT: OnceLock<PathBuf> = OnceLock::new();
@@ -35,25 +37,34 @@ impl Kind for Over {
 }
 
 /// See the head of this module.
-pub(super) struct Inside(Arc<LinkedBackend<Over>>);
+pub(super) struct Inside {
+    backend: Arc<LinkedBackend<Over>>,
+    /// What was copied here, by its number.
+    copies: Mutex<BTreeMap<u32, Held>>,
+}
 
 impl Inside {
     pub(super) fn new(root: &Path) -> Arc<Self> {
         ROOT.get_or_init(|| root.to_path_buf());
-        Arc::new(Self(LinkedBackend::new(root)))
+        Arc::new(Self { backend: LinkedBackend::new(root), copies: Mutex::default() })
     }
 
     /// Makes a sandbox.
     pub(super) async fn make(&self, spec: SandboxSpec) -> Result<Arc<LinkedSandbox>, IsolationError> {
-        self.0.create_linked(spec).await
+        self.backend.create_linked(spec).await
+    }
+
+    /// What was copied here.
+    pub(super) async fn copies(&self) -> MutexGuard<'_, BTreeMap<u32, Held>> {
+        self.copies.lock().await
     }
 
     /// Attacks such a sandbox, and exceeds its limits. Changing the root is no attack: it is the sandbox's own.
     pub(super) async fn probe(&self) -> Result<Vec<Evidence>, IsolationError> {
         let io = |source| IsolationError::Io { context: "a place for the probe in the guest".to_owned(), source };
         let place = Place::make().map_err(io)?;
-        let mut evidence = probe::attack(&*self.0, &place.0).await?;
-        evidence.extend(probe::limits(&*self.0).await);
+        let mut evidence = probe::attack(&*self.backend, &place.0).await?;
+        evidence.extend(probe::limits(&*self.backend).await);
         Ok(shown(evidence))
     }
 }

@@ -1,6 +1,6 @@
 //! What of a virtual machine its backend knows how to do.
 
-use super::{Guest, Identity};
+use super::{Copies, Guest, Identity};
 use agentd_core::{IsolationBackend, IsolationError, Limits, Sandbox, SandboxSpec};
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -44,6 +44,11 @@ pub trait Machine: Send + Sync {
         Err(self.unsupported("fork"))
     }
 
+    /// How many bytes of its memory it uses now, where it tells.
+    async fn memory(&self) -> Result<Option<u64>, IsolationError> {
+        Ok(None)
+    }
+
     /// Whether there is such a state, so that [`Machine::restore`] can be asked for: what runs is lost by it.
     fn restores(&self, _name: &str) -> bool {
         false
@@ -63,6 +68,8 @@ pub struct GuestSpec {
     pub spec: SandboxSpec,
     /// What the machine becomes first; it stays as it is when absent.
     pub identity: Option<Identity>,
+    /// What the grants are copies of, which the guest has been filled with already; none when they are the guest's own.
+    pub copies: Option<Arc<Copies>>,
 }
 
 /// What a host wants of a guest's agent.

@@ -5,11 +5,14 @@
 //! on the host. What a backend adds is a [`Machine`]: how to end it, stop it, save it.
 //!
 //! - `frame`, `protocol`, `told`: what is said; `carrier`, `mux`, `flow`, `stream`: how it is carried.
+//! - `copies`: grants, in a machine that is shown nothing of the host; `bring_back`: how the host asks for what was changed in them.
 //! - `agent`, `rehearse`, `serve`, `work`, `inside`: the guest's side.
 //! - `session`, `host`, `exec`, `sandbox`: the host's side. All that comes from a guest is untrusted.
 
 mod agent;
+mod bring_back;
 mod carrier;
+mod copies;
 mod exec;
 mod flow;
 mod frame;
@@ -28,6 +31,7 @@ mod told;
 mod work;
 
 pub use agent::{ROLE, main};
+pub use copies::Copies;
 pub use host::Guest;
 pub use identity::Identity;
 pub use machine::{Attach, GuestSpec, Machine};

@@ -51,6 +51,15 @@ pub enum ToGuest {
         /// Absolute path.
         path: Vec<u8>,
     },
+    /// Send what was changed in a copy, by the operation's output, and then [`FromGuest::Done`] or [`FromGuest::Failed`].
+    Changes {
+        /// The operation.
+        id: u32,
+        /// Which copy.
+        number: u32,
+        /// Whether what was sent of it last has been taken. Else it is sent again.
+        taken: bool,
+    },
     /// Say what the sandbox has used.
     Usage {
         /// The operation.
@@ -75,6 +84,15 @@ pub enum ToGuest {
 /// What a connection is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Attaching {
+    /// Take a copy of what is granted, which follows (`copies`), before there is a sandbox. It is not gone on with after the answer.
+    Fill {
+        /// Which one.
+        number: u32,
+        /// The directory that it is to be in.
+        place: Vec<u8>,
+        /// Whether [`ToGuest::Changes`] will be asked for.
+        changes: bool,
+    },
     /// Make the sandbox.
     New(Box<Spec>),
     /// It is made already, and this is another machine now: what runs goes on, with nobody at its streams.
@@ -92,7 +110,7 @@ impl Attaching {
         match self {
             Self::New(spec) => spec.identity.as_ref(),
             Self::Adopt(identity) => Some(identity),
-            Self::Proceed { .. } => None,
+            Self::Proceed { .. } | Self::Fill { .. } => None,
         }
     }
 
@@ -102,6 +120,7 @@ impl Attaching {
             Self::New(spec) => spec.identity.as_mut()?.realtime_ns.as_mut(),
             Self::Adopt(identity) => identity.realtime_ns.as_mut(),
             Self::Proceed { realtime_ns } => realtime_ns.as_mut(),
+            Self::Fill { .. } => None,
         }
     }
 }

@@ -62,6 +62,11 @@ impl GuestSandbox {
         exec::run_to_end(self.guest.clone(), command, Image::Own).await
     }
 
+    /// Refuses what cannot be done while the host's files follow those of the sandbox.
+    fn refuse_to_part(&self, operation: &'static str) -> Result<(), IsolationError> {
+        if self.guest.brings_back() { Err(self.guest.machine.unsupported(operation)) } else { Ok(()) }
+    }
+
     fn begin(&self) -> Result<Operation, IsolationError> {
         self.guest.session().begin()
     }
@@ -117,7 +122,7 @@ impl Sandbox for GuestSandbox {
         to.write(content).await.ok();
         drop(to);
         match operation.answer(&path.display().to_string()).await? {
-            FromGuest::Done { bytes, .. } if bytes == content.len() as u64 => Ok(()),
+            FromGuest::Done { bytes, .. } if bytes == content.len() as u64 => self.guest.bring_back().await,
             _ => Err(Operation::out_of_order()),
         }
     }
@@ -135,6 +140,7 @@ impl Sandbox for GuestSandbox {
     }
 
     async fn snapshot(&self, name: &str) -> Result<(), IsolationError> {
+        self.refuse_to_part("snapshots of a sandbox with a read-write grant, whose files on the host they could not take back")?;
         let _one = self.state.lock().await;
         let _rest = Rest(&self.guest);
         self.guest.machine.snapshot(&self.guest, name).await
@@ -154,6 +160,7 @@ impl Sandbox for GuestSandbox {
     }
 
     async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError> {
+        self.refuse_to_part("forks of a sandbox with a read-write grant, whose files on the host both would change")?;
         let _one = self.state.lock().await;
         let _rest = Rest(&self.guest);
         self.guest.machine.fork(&self.guest).await
@@ -164,8 +171,11 @@ impl Sandbox for GuestSandbox {
     }
 
     async fn destroy(&self) -> Result<(), IsolationError> {
+        // What a command changed that still runs. One that stands still, or is no more, has nothing to say.
+        let brought_back = if self.guest.answers() { self.guest.bring_back().await } else { Ok(()) };
         self.guest.let_go("destroyed");
-        self.guest.machine.destroy().await
+        self.guest.machine.destroy().await?;
+        brought_back
     }
 }
 

@@ -9,6 +9,9 @@ use super::{
     },
     *,
 };
+#[path = "sandbox_copies_tests.rs"]
+mod copies;
+
 use crate::HostDirectBackend;
 use agentd_core::{EndReason, IsolationBackend, Limits, SandboxSpec};
 use std::{
@@ -58,7 +61,7 @@ impl Counted {
 }
 
 fn new() -> Attach {
-    Attach::New(Box::new(GuestSpec { spec: SandboxSpec::default(), identity: Some(Identity::new("x").unwrap()) }))
+    Attach::New(Box::new(GuestSpec { spec: SandboxSpec::default(), identity: Some(Identity::new("x").unwrap()), copies: None }))
 }
 
 /// A guest's side of a carrier.
@@ -92,6 +95,13 @@ impl Peer {
 async fn with<F: Future<Output = ()> + Send + 'static>(
     peer: impl FnOnce(Peer) -> F + Send + 'static,
 ) -> (Arc<GuestSandbox>, Arc<Counted>) {
+    attached(new(), peer).await
+}
+
+async fn attached<F: Future<Output = ()> + Send + 'static>(
+    how: Attach,
+    peer: impl FnOnce(Peer) -> F + Send + 'static,
+) -> (Arc<GuestSandbox>, Arc<Counted>) {
     let (ours, theirs) = duplex(64 << 10);
     let machine = Arc::new(Counted::default());
     tokio::spawn(async move {
@@ -99,7 +109,7 @@ async fn with<F: Future<Output = ()> + Send + 'static>(
         guest.attach().await;
         peer(guest).await;
     });
-    let sandbox = GuestSandbox::open(SandboxId("x".to_owned()), machine.clone(), ours, new()).await.unwrap();
+    let sandbox = GuestSandbox::open(SandboxId("x".to_owned()), machine.clone(), ours, how).await.unwrap();
     (sandbox, machine)
 }
 
@@ -329,7 +339,7 @@ async fn a_machine_that_stood_still_is_told_the_time_unless_its_clock_is_right()
             }
         });
         let identity = Identity { realtime_ns: (!right).then_some(1), ..Identity::new("x").unwrap() };
-        let how = Attach::New(Box::new(GuestSpec { spec: SandboxSpec::default(), identity: Some(identity) }));
+        let how = Attach::New(Box::new(GuestSpec { spec: SandboxSpec::default(), identity: Some(identity), copies: None }));
         let sandbox = GuestSandbox::open(SandboxId("x".to_owned()), Arc::new(Counted::default()), ours, how).await.unwrap();
         let Some(ToGuest::Attach(mut attaching)) = heard.recv().await else { panic!() };
         // That of the moment, and not what it was when it was made.
@@ -361,7 +371,7 @@ async fn what_is_dropped_or_destroyed_ends() {
 async fn what_a_machine_is_made_of_is_not_left_out_unsaid() {
     let (ours, _theirs) = duplex(100);
     let spec = SandboxSpec { root: agentd_core::Root::Layers(vec!["/x".into()]), ..SandboxSpec::default() };
-    let how = Attach::New(Box::new(GuestSpec { spec, identity: None }));
+    let how = Attach::New(Box::new(GuestSpec { spec, identity: None, copies: None }));
     let opened = GuestSandbox::open(SandboxId("x".to_owned()), Arc::new(Counted::default()), ours, how).await;
     assert!(matches!(opened.err(), Some(IsolationError::Invalid { .. })));
 }

@@ -2,9 +2,10 @@
 
 use super::{
     Identity, carrier,
+    copies::Held,
     frame::{MAX_FROM_GUEST, MAX_TO_GUEST},
     inside::Inside,
-    protocol::{Attaching, FromGuest, ToGuest},
+    protocol::{Attaching, FromGuest, ToGuest, path},
     told::Failure,
     work::{Ended, Work},
 };
@@ -91,12 +92,38 @@ where
         carrier::hear(reader, MAX_TO_GUEST).await
     };
     let asked = match tokio::time::timeout(PATIENCE, said).await.map_err(io::Error::from)?? {
+        ToGuest::Attach(Attaching::Fill { number, place, changes }) => {
+            return fill(reader, writer, around, (number, path(place), changes)).await;
+        }
         ToGuest::Attach(asked) => prepare(asked, around, work).await,
         _ => Err(invalid("a request before its connection")),
     };
     let served = asked.is_ok();
     carrier::say(writer, &FromGuest::Attached(asked.map_err(Failure::from)), MAX_FROM_GUEST).await?;
     Ok(served)
+}
+
+/// Takes a copy. Such a connection is not served.
+async fn fill<R, W>(
+    reader: &mut R,
+    writer: &mut W,
+    around: &Arc<Inside>,
+    (number, place, changes): (u32, PathBuf, bool),
+) -> io::Result<bool>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let filled = Held::fill(&place, changes, reader).await;
+    let failed = filled.is_err();
+    let mut copies = around.copies().await;
+    let answer = filled.map(|held| drop(copies.insert(number, held))).map(|()| Vec::new()).map_err(Failure::from);
+    carrier::say(writer, &FromGuest::Attached(answer), MAX_FROM_GUEST).await?;
+    if failed {
+        // A connection that is closed with something unread may lose the answer, too.
+        tokio::io::copy(reader, &mut tokio::io::sink()).await?;
+    }
+    Ok(false)
 }
 
 async fn prepare(asked: Attaching, around: &Arc<Inside>, work: &mut Option<Work>) -> Result<Vec<LayerReport>, IsolationError> {
@@ -124,6 +151,7 @@ async fn prepare(asked: Attaching, around: &Arc<Inside>, work: &mut Option<Work>
             realtime_ns.map_or(Ok(()), individual::set_clock)?;
             Ok(work.sandbox.layers().to_vec())
         }
+        (Attaching::Fill { .. }, _) => Err(invalid("a copy comes before the sandbox")),
         (Attaching::New(_), Some(_)) => Err(invalid("the sandbox is made already")),
         (_, None) => Err(invalid("there is no sandbox yet")),
     }

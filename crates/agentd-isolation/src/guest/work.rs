@@ -103,6 +103,14 @@ impl Work {
                 let from = mux.inlet(StreamId { of: id, which: Which::Input })?;
                 answer(mux, id, async move { write(&sandbox, path, from).await.map(|bytes| FromGuest::Done { id, bytes }) });
             }
+            ToGuest::Changes { id, number, taken } => {
+                let to = mux.outlet(StreamId { of: id, which: Which::Output })?;
+                let running = self.execs.values().any(|running| !running.is_closed());
+                let around = self.around.clone();
+                answer(mux, id, async move {
+                    changes(&around, (number, taken, running), to).await.map(|bytes| FromGuest::Done { id, bytes })
+                });
+            }
             ToGuest::Usage { id } => {
                 answer(mux, id, async move { sandbox.resource_usage().await.map(|usage| FromGuest::Used { id, usage }) });
             }
@@ -264,6 +272,21 @@ async fn read(sandbox: &LinkedSandbox, name: Vec<u8>, mut to: Outlet) -> Result<
             break;
         }
         total += read as u64;
+    }
+    to.finish().await;
+    Ok(total)
+}
+
+/// Sends what was changed in a copy.
+async fn changes(around: &Inside, (number, taken, running): (u32, bool, bool), mut to: Outlet) -> Result<u64, IsolationError> {
+    let none = || IsolationError::Invalid { what: "copy".to_owned(), reason: format!("there is none of the number {number}") };
+    let mut sender = around.copies().await.get_mut(&number).ok_or_else(none)?.changes(taken, running)?;
+    let mut total = 0;
+    while let Some(piece) = sender.next_piece()? {
+        if to.write(&piece).await.is_err() {
+            break;
+        }
+        total += piece.len() as u64;
     }
     to.finish().await;
     Ok(total)

@@ -182,6 +182,7 @@ fn sum(past: &Usage, now: &Usage) -> Usage {
         } else {
             now.peak_memory_is_group
         },
+        machine_memory: now.machine_memory,
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is granted, and what that must not open. `host-direct` has no grants, and `firecracker` refuses them.
+//! What is granted, and what that must not open. `host-direct` has no grants.
 
 use crate::{support::*, table};
 use agentd_isolation::{Access, Grant, IsolationError, SandboxSpec};
@@ -13,10 +13,6 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
     if backend == "host-direct" {
         return Vec::new();
     }
-    // Nothing of the host can be shown in a machine without a file server.
-    if backend == "firecracker" {
-        return table!(backend, a_grant_is_refused_and_changes_nothing, a_home_is_where_it_is_asked_for);
-    }
     table!(
         backend,
         a_grant_shows_what_it_names_and_nothing_beside_it,
@@ -30,16 +26,6 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
 
 async fn granted(backend: &str, grants: Vec<Grant>) -> std::sync::Arc<dyn agentd_isolation::Sandbox> {
     with(backend, SandboxSpec { grants, ..SandboxSpec::default() }).await
-}
-
-async fn a_grant_is_refused_and_changes_nothing(backend: &str) {
-    let root = directory();
-    for access in [Access::ReadOnly, Access::ReadWrite] {
-        let spec = SandboxSpec { grants: vec![grant(root.path(), access)], ..SandboxSpec::default() };
-        let refused = crate::support::backend(backend).create_sandbox(spec).await.err().unwrap();
-        assert!(matches!(&refused, IsolationError::Invalid { what, .. } if what == "grants"), "{refused}");
-    }
-    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
 }
 
 async fn a_grant_shows_what_it_names_and_nothing_beside_it(backend: &str) {

@@ -4,7 +4,7 @@
 use super::inventory;
 use agentd_isolation::{
     BackendCapabilities, IsolationBackend, IsolationError, Sandbox, SandboxId, SandboxSpec,
-    guest::{self, Attach, GuestSandbox, GuestSpec, Identity, Machine},
+    guest::{self, Attach, Copies, GuestSandbox, GuestSpec, Identity, Machine},
 };
 use agentd_kernel::cgroup::{Freezer, Hierarchy};
 use async_trait::async_trait;
@@ -18,7 +18,7 @@ use std::{
     ffi::CString,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{fs::MetadataExt, net::UnixStream, process::CommandExt},
+        unix::{fs::MetadataExt, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -33,6 +33,9 @@ pub const NAME: &str = "test-machine";
 
 /// Tells a process of this program that it is a machine that starts, and where it may make its root.
 const PLACE: &str = "AGENTD_TEST_MACHINE";
+
+/// The most bytes of grants that are copied into one.
+pub const MOST_COPIED: u64 = 1 << 20;
 
 /// What such a process is to do.
 const ISOLATE: &str = "isolate";
@@ -297,12 +300,8 @@ impl IsolationBackend for Machines {
     }
 
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        let machine = Process::start(&self.me.upgrade().unwrap(), theirs.into());
-        let carrier = tokio::net::UnixStream::from_std(ours).unwrap();
-        let identity = Some(identity("guest"));
-        let sandbox = GuestSandbox::open(self.id(), machine, carrier, Attach::New(GuestSpec { spec, identity }.into())).await?;
+        let (machine, socket) = Process::listening(&self.me.upgrade().unwrap());
+        let sandbox = open_with_copies(self.id(), &machine, &socket, spec).await?;
         self.live.lock().unwrap().push(Arc::downgrade(&sandbox));
         Ok(sandbox)
     }
@@ -325,6 +324,23 @@ impl IsolationBackend for Machines {
     async fn health_check(&self) -> Result<(), IsolationError> {
         self.create_sandbox(SandboxSpec::default()).await?.destroy().await
     }
+}
+
+/// Makes a sandbox in a machine that is shown nothing of the host: what is granted is copied.
+pub async fn open_with_copies(
+    id: SandboxId,
+    machine: &Arc<Process>,
+    socket: &Path,
+    spec: SandboxSpec,
+) -> Result<Arc<GuestSandbox>, IsolationError> {
+    let connect = async || tokio::net::UnixStream::connect(socket).await.unwrap();
+    let copies = Copies::plan(&spec.grants, &machine.place.path().join("machine/copies"), MOST_COPIED).await?;
+    for number in 0..copies.as_ref().map_or(0, |copies| copies.count()) {
+        copies.as_ref().unwrap().fill(number, connect().await).await?;
+    }
+    let grants = copies.as_ref().map(|copies| copies.granted()).unwrap_or_default();
+    let spec = GuestSpec { spec: SandboxSpec { grants, ..spec }, identity: Some(identity("guest")), copies };
+    GuestSandbox::open(id, machine.clone(), connect().await, Attach::New(spec.into())).await
 }
 
 /// Puts it into the registry.

@@ -34,8 +34,6 @@ pub(crate) fn request(args: &RunArgs, backend: &str, image: Option<&Image>) -> R
     let workspace = match &args.boundary.workspace {
         Some(path) if path == Path::new("none") => None,
         Some(path) => Some(path.clone()),
-        // What is shown in a machine is copied: only what is named.
-        None if backend == FirecrackerBackend::NAME => None,
         None => Some(here()?),
     };
     let Asked { mut spec, env, home, workspace } = sandbox(&args.boundary, workspace.as_deref(), backend, image)?;
