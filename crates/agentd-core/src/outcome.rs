@@ -46,8 +46,8 @@ pub struct Usage {
     pub peak_memory: u64,
     /// Whether `peak_memory` is the cgroup's figure.
     pub peak_memory_is_group: bool,
-    /// Memory that the sandbox's machine uses now, its kernel and agent included, in bytes, as that tells it; of a sandbox, where it has a
-    /// machine that tells.
+    /// Memory that a sandbox's machine uses now, its kernel and agent included, in bytes, as its kernel tells it (`MemTotal` without
+    /// `MemAvailable`, `proc_meminfo(5)`). Only of a sandbox that has a machine of its own.
     pub machine_memory: Option<u64>,
 }
 

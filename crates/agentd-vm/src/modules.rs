@@ -11,7 +11,7 @@ use std::{
 /// What one of Firecracker's machines needs of its kernel, built in or as a module: its devices, and the file systems of its root.
 pub(crate) const NEEDED: [&str; 5] = ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "overlay", "ext4"];
 /// What it takes where it is there.
-pub(crate) const WELCOME: [&str; 2] = ["virtio_rng", "virtio_balloon"];
+pub(crate) const WELCOME: [&str; 1] = ["virtio_rng"];
 /// The list of what is built in (`kmod(8)`), beside the modules.
 const BUILT_IN: &str = "modules.builtin";
 

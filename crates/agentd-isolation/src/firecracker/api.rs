@@ -8,7 +8,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
     header::CONTENT_TYPE,
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tokio::{io::AsyncRead, net::UnixStream};
 
@@ -67,22 +67,6 @@ pub(crate) struct Vsock<'a> {
 /// `PUT /entropy`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Entropy {}
-
-/// `PUT /balloon`.
-#[derive(Debug, Serialize)]
-pub(crate) struct Balloon {
-    pub amount_mib: u32,
-    pub deflate_on_oom: bool,
-    /// How often the guest is asked for its statistics, seconds.
-    pub stats_polling_interval_s: u16,
-}
-
-/// `GET /balloon/statistics`: what the guest said last, in bytes, as far as it has said anything.
-#[derive(Debug, Default, Deserialize)]
-pub(crate) struct BalloonStatistics {
-    pub total_memory: Option<u64>,
-    pub available_memory: Option<u64>,
-}
 
 /// `PUT /actions`.
 #[derive(Debug, Serialize)]
@@ -155,23 +139,17 @@ impl Api {
     }
 
     pub(crate) async fn put(&mut self, path: &str, body: &(impl Serialize + Sync)) -> Result<(), ApiError> {
-        self.send(Method::PUT, path, body).await.map(drop)
+        self.send(Method::PUT, path, body).await
     }
 
     pub(crate) async fn patch(&mut self, path: &str, body: &(impl Serialize + Sync)) -> Result<(), ApiError> {
-        self.send(Method::PATCH, path, body).await.map(drop)
+        self.send(Method::PATCH, path, body).await
     }
 
-    pub(crate) async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ApiError> {
-        let said = self.send(Method::GET, path, &()).await?;
-        serde_json::from_slice(&said).map_err(|e| ApiError::Transport { request: format!("GET {path}"), source: e.into() })
-    }
-
-    async fn send(&mut self, method: Method, path: &str, body: &(impl Serialize + Sync)) -> Result<Bytes, ApiError> {
+    async fn send(&mut self, method: Method, path: &str, body: &(impl Serialize + Sync)) -> Result<(), ApiError> {
         let request = format!("{method} {path}");
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| ApiError::Transport { request: request.clone(), source };
-        // One that asks has none.
-        let body = if method == Method::GET { Vec::new() } else { serde_json::to_vec(body).map_err(|e| failed(e.into()))? };
+        let body = serde_json::to_vec(body).map_err(|e| failed(e.into()))?;
         let message = Request::builder()
             .method(method)
             .uri(path)
@@ -184,7 +162,7 @@ impl Api {
         let status = answer.status();
         let said = read(answer.into_body()).await.map_err(failed)?;
         if status == StatusCode::NO_CONTENT || status == StatusCode::OK {
-            return Ok(said);
+            return Ok(());
         }
         let fault = serde_json::from_slice::<Fault>(&said)
             .map_or_else(|_| String::from_utf8_lossy(&said).into_owned(), |fault| fault.fault_message);

@@ -131,11 +131,6 @@ impl Machine for FirecrackerMachine {
         Ok(machine.open(id, how).await?)
     }
 
-    async fn memory(&self) -> Result<Option<u64>, IsolationError> {
-        let most = self.size.memory_mib << 20;
-        Ok(self.vm().memory().await?.map(|told| told.min(most)))
-    }
-
     fn restores(&self, name: &str) -> bool {
         self.snapshots().contains_key(name)
     }

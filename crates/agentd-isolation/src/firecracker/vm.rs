@@ -1,10 +1,7 @@
 //! One running Firecracker: started, asked by its API, reached over vsock, ended.
 
 use super::{
-    api::{
-        Action, Api, Balloon, BalloonStatistics, BootSource, Drive, Entropy, MachineConfig, MemoryBackend, SnapshotCreate,
-        SnapshotLoad, SnapshotType,
-    },
+    api::{Action, Api, BootSource, Drive, Entropy, MachineConfig, MemoryBackend, SnapshotCreate, SnapshotLoad, SnapshotType},
     api::{VmState, Vsock},
     boot,
     config::unavailable,
@@ -70,9 +67,6 @@ const PAUSE: Duration = Duration::from_millis(2);
 const MOST_ANSWER: usize = 32;
 /// The most bytes of why a guest has no agent.
 const MOST_WHY: usize = 4 << 10;
-
-/// How often a machine is asked how much memory it uses, seconds.
-const STATISTICS: u16 = 1;
 
 /// Memory of Firecracker itself, beside the guest's. Its own pages are few megabytes; page tables and I/O come to more.
 const OVERHEAD: u64 = 128 << 20;
@@ -175,8 +169,6 @@ impl Vm {
             api.put("/drives/disk", &own).await?;
             api.put("/vsock", &Vsock { guest_cid: GUEST_CID, uds_path: VSOCK }).await?;
             api.put("/entropy", &Entropy {}).await?;
-            let asked = Balloon { amount_mib: 0, deflate_on_oom: false, stats_polling_interval_s: STATISTICS };
-            api.put("/balloon", &asked).await?;
             api.put("/actions", &Action::InstanceStart).await?;
         }
         self.wait_until_ready(From::Boot).await
@@ -275,13 +267,6 @@ impl Vm {
     pub(super) async fn pause(&self, paused: bool) -> Result<(), IsolationError> {
         let state = if paused { VmState::Paused } else { VmState::Resumed };
         Ok(self.api.lock().await.patch("/vm", &state).await?)
-    }
-
-    /// How many bytes of memory the machine uses, by what its kernel told in the last seconds (`proc_meminfo(5)`, `MemTotal` without
-    /// `MemAvailable`); `None` of one that has told nothing yet. A guest may say what it likes.
-    pub(super) async fn memory(&self) -> Result<Option<u64>, IsolationError> {
-        let said: BalloonStatistics = self.api.lock().await.get("/balloon/statistics").await?;
-        Ok(said.total_memory.zip(said.available_memory).map(|(total, available)| total.saturating_sub(available)))
     }
 
     async fn put(&self, path: &str, body: &(impl Serialize + Sync)) -> Result<(), IsolationError> {

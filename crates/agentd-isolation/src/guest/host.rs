@@ -261,7 +261,6 @@ impl Guest {
                 FromGuest::Used { usage: told, .. } => usage = within_reason(told),
                 _ => return Err(Operation::out_of_order()),
             }
-            usage.machine_memory = self.machine.memory().await?;
             *lock(&self.used) = usage;
         }
         usage.wall = self.made.elapsed();

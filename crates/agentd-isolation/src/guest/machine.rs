@@ -44,11 +44,6 @@ pub trait Machine: Send + Sync {
         Err(self.unsupported("fork"))
     }
 
-    /// How many bytes of its memory it uses now, where it tells.
-    async fn memory(&self) -> Result<Option<u64>, IsolationError> {
-        Ok(None)
-    }
-
     /// Whether there is such a state, so that [`Machine::restore`] can be asked for: what runs is lost by it.
     fn restores(&self, _name: &str) -> bool {
         false

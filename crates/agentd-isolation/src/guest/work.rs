@@ -9,7 +9,7 @@ use super::{
     told::Failure,
 };
 use crate::{descriptor::Descriptor, exec::Image, sandbox::LinkedSandbox};
-use agentd_core::{Command, EndReason, ExecHandle, ExecStreams, IsolationError, PtySize, Sandbox, StdinSource};
+use agentd_core::{Command, EndReason, ExecHandle, ExecStreams, IsolationError, PtySize, Sandbox, StdinSource, Usage};
 use agentd_kernel::individual;
 use std::{
     collections::HashMap,
@@ -112,7 +112,7 @@ impl Work {
                 });
             }
             ToGuest::Usage { id } => {
-                answer(mux, id, async move { sandbox.resource_usage().await.map(|usage| FromGuest::Used { id, usage }) });
+                answer(mux, id, async move { used(&sandbox).await.map(|usage| FromGuest::Used { id, usage }) });
             }
             // One that cannot be set is wrong, and hinders nothing.
             ToGuest::Clock { realtime_ns } => drop(individual::set_clock(realtime_ns)),
@@ -258,6 +258,22 @@ async fn send(mut from: Descriptor, mut to: Outlet) {
     }
 }
 
+/// What the sandbox has used, and its machine uses.
+async fn used(sandbox: &LinkedSandbox) -> Result<Usage, IsolationError> {
+    let failed = |source| IsolationError::Io { context: "read /proc/meminfo".to_owned(), source };
+    let figures = std::fs::read_to_string("/proc/meminfo").map_err(failed)?;
+    Ok(Usage { machine_memory: memory_in_use(&figures), ..sandbox.resource_usage().await? })
+}
+
+/// Bytes of memory that could not be had by somebody else, by what the kernel says (`proc_meminfo(5)`).
+fn memory_in_use(figures: &str) -> Option<u64> {
+    let figure = |name: &str| -> Option<u64> {
+        let line = figures.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    Some(figure("MemTotal")?.saturating_sub(figure("MemAvailable")?))
+}
+
 fn file_error(error: std::io::Error) -> IsolationError {
     IsolationError::File { path: String::new(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
@@ -300,4 +316,17 @@ async fn write(sandbox: &LinkedSandbox, name: Vec<u8>, mut from: Inlet) -> Resul
         total += bytes.len() as u64;
     }
     Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_in_use_is_what_is_not_available() {
+        let figures = "MemTotal:         640000 kB\nMemFree:           10000 kB\nMemAvailable:     600000 kB\n";
+        assert_eq!(memory_in_use(figures), Some(40_000 << 10));
+        assert_eq!(memory_in_use("MemTotal: 5 kB\n"), None);
+        assert_eq!(memory_in_use("MemTotal: x kB\nMemAvailable: 1 kB\n"), None);
+    }
 }

@@ -106,6 +106,8 @@ async fn what_it_used_is_told(name: &str) {
     assert_eq!(all.cpu_system, used.cpu_system + again.cpu_system);
     assert_eq!((all.peak_memory, all.peak_memory_is_group), (used.peak_memory.max(again.peak_memory), false));
     assert!(all.wall > before.wall);
+    let own_machine = ["gondolin", "firecracker", machine::NAME].contains(&name);
+    assert_eq!(all.machine_memory.is_some_and(|bytes| bytes > 0), own_machine);
     sandbox.destroy().await.unwrap();
 }
 
