@@ -38,7 +38,7 @@ pub use data::data_directory;
 pub use firecracker::{FirecrackerBackend, FirecrackerConfig};
 pub use gondolin::{GondolinBackend, GondolinConfig};
 pub use host_direct::HostDirectBackend;
-pub use linked::LinkedBackend;
+pub use linked::{LinkedBackend, has_subordinate_ids};
 pub use linux_native::{LinuxNativeBackend, SYSTEM_DIRECTORIES};
 pub use pool::{PoolLimits, SandboxPool};
 pub use registry::{Factory, available_backends, canonical_backend_name, create_backend, register_backend_factory};

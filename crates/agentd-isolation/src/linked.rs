@@ -21,6 +21,12 @@ use std::{
 };
 use tokio::sync::OnceCell;
 
+/// Whether the caller is an ordinary user with subordinate ids that `container` can use: what is proven depends on it.
+pub fn has_subordinate_ids() -> bool {
+    // As root, all sandboxes have ids of their own.
+    !rustix::process::geteuid().is_root() && Subordinate::of_caller().is_ok()
+}
+
 /// What one of them is.
 pub trait Kind: Send + Sync + 'static {
     /// Its canonical name.
@@ -113,8 +119,7 @@ impl<K: Kind> Attackable for LinkedBackend<K> {
     }
 
     fn has_more_ids_without_grants(&self) -> bool {
-        // As root, all sandboxes have them.
-        self.own_root().is_some() && !K::OWN_MACHINE && !rustix::process::geteuid().is_root() && Subordinate::of_caller().is_ok()
+        self.own_root().is_some() && !K::OWN_MACHINE && has_subordinate_ids()
     }
 
     async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError> {

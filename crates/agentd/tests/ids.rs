@@ -26,9 +26,13 @@ impl Place {
         Self(place)
     }
 
-    /// What `agentd run --backend container` with these arguments says to the user, where `/etc/subuid` and `/etc/subgid` give `count` ids
-    /// and root has done `first`.
+    /// What `agentd run --backend container` with these arguments says to the user, likewise.
     fn run(&self, count: u32, first: &str, arguments: &[&str]) -> Output {
+        self.agentd(count, first, &[&["run", "--backend", "container", "--workspace", "none"], arguments].concat())
+    }
+
+    /// What `agentd` says to the user, where `/etc/subuid` and `/etc/subgid` give `count` ids and root has done `first`.
+    fn agentd(&self, count: u32, first: &str, arguments: &[&str]) -> Output {
         let at = self.0.path().display();
         fs::write(self.0.path().join("ids"), format!("tester:{}:{count}\n", 0x6000_0000)).unwrap();
         // Without a name, newuidmap does nothing.
@@ -40,7 +44,7 @@ impl Place {
         );
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", &setup, "sh"]).arg(self.0.path().join("agentd"));
-        command.args(["run", "--backend", "container", "--workspace", "none"]).args(arguments);
+        command.args(arguments);
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", self.0.path().join("home"));
         command.output().unwrap()
     }
@@ -63,6 +67,24 @@ fn the_ids_that_are_given_are_there() {
     assert_eq!(map(&place.run(65536, "", &MAP)), ["0 54321 1", "1 1610612736 65535"]);
     assert_eq!(map(&place.run(100, "", &MAP)), ["0 54321 1", "1 1610612736 100"]);
     assert_eq!(map(&place.run(0, "", &MAP)), ["0 54321 1"]);
+}
+
+#[test]
+fn what_was_proven_without_them_is_not_believed_with_them() {
+    let place = Place::new();
+    let image = place.0.path().join("home/image");
+    fs::create_dir_all(image.join("bin")).unwrap();
+    fs::copy("/bin/busybox", image.join("bin/true")).unwrap();
+    let imported = place.agentd(0, "", &["image", "import", image.to_str().unwrap(), "small"]);
+    assert!(imported.status.success(), "{imported:?}");
+    // Whose backend is not named, so that one is asked for that is proven.
+    let proven = |count| {
+        let ran = place.agentd(count, "", &["run", "--image", "small", "--workspace", "none", "--", "/bin/true"]);
+        assert!(ran.status.success(), "{ran:?}");
+        let kept = fs::read_to_string(place.0.path().join("home/.cache/agentd/probe-container.json")).unwrap();
+        kept.contains("subordinate_ids_a6_be_root_of_the_host")
+    };
+    assert_eq!([proven(0), proven(65536), proven(0)], [false, true, false]);
 }
 
 #[test]

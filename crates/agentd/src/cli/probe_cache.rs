@@ -2,7 +2,7 @@
 
 use super::terminal::Progress;
 use agentd_core::{BackendCapabilities, Bit, IsolationBackend, IsolationError};
-use agentd_isolation::{available_backends, create_backend, require_backend};
+use agentd_isolation::{available_backends, create_backend, has_subordinate_ids, require_backend};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -67,7 +67,11 @@ fn key() -> Option<String> {
     let user = rustix::process::geteuid().as_raw();
     let own_cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let changed = exe.ctime();
-    Some([boot.trim(), kernel.trim(), &settings, &build, &changed.to_string(), &user.to_string(), own_cgroup.trim()].join("|"))
+    let ids = if has_subordinate_ids() { "subordinate ids" } else { "" };
+    Some(
+        [boot.trim(), kernel.trim(), &settings, &build, &changed.to_string(), &user.to_string(), own_cgroup.trim(), ids]
+            .join("|"),
+    )
 }
 
 /// The user's cache directory (XDG Base Directory Specification).
