@@ -14,18 +14,25 @@ use async_trait::async_trait;
 use std::{
     path::Path,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
-use tokio::{runtime::Handle, sync::Mutex};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, MutexGuard},
+};
 
-/// See the head of this module.
-pub(crate) struct LayeredSandbox {
+/// See the head of this module. What is begun with its processes or its layers is done to its end, also when nobody waits for it: half a
+/// snapshot would leave commands standing still.
+pub(crate) struct LayeredSandbox(Arc<Inner>);
+
+struct Inner {
     id: SandboxId,
     name: Name,
     origin: Origin,
-    layers: Vec<LayerReport>,
+    /// Told when it is started first.
+    layers: OnceLock<Vec<LayerReport>>,
     slot: Mutex<Slot>,
     gone: AtomicBool,
 }
@@ -57,17 +64,35 @@ impl LayeredSandbox {
     /// Starts the processes of one that is on disk. Where they cannot be, it is removed.
     async fn open(origin: Origin, name: Name) -> Result<Arc<Self>, IsolationError> {
         let id = SandboxId(format!("{}-{}-{name}", origin.backend.name(), std::process::id()));
-        let (slot, gone) = (Mutex::default(), AtomicBool::new(false));
-        let mut sandbox = Self { id, name, origin, layers: Vec::new(), slot, gone };
-        let started = sandbox.slot.lock().await.start(sandbox.place()).await.map(|live| live.sandbox.layers().to_vec());
-        sandbox.layers = started?;
-        let sandbox = Arc::new(sandbox);
-        if let Some(live) = sandbox.origin.live.upgrade() {
+        let (layers, slot, gone) = (OnceLock::new(), Mutex::default(), AtomicBool::new(false));
+        let sandbox = Arc::new(Self(Arc::new(Inner { id, name, origin, layers, slot, gone })));
+        let (started, _) = sandbox.used().await?;
+        let inner = &sandbox.0;
+        inner.layers.get_or_init(|| started.layers().to_vec());
+        if let Some(live) = inner.origin.live.upgrade() {
             live.add(&sandbox);
         }
         Ok(sandbox)
     }
 
+    /// See [`Inner::used`]. One that is started by half would still have its layers when the next is.
+    async fn used(&self) -> Result<(Arc<dyn Sandbox>, Arc<()>), IsolationError> {
+        let inner = self.0.clone();
+        whole(async move { inner.used().await }).await
+    }
+}
+
+/// Does it to its end, whether that is waited for or not.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, IsolationError>> + Send + 'static,
+) -> Result<T, IsolationError> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(error) => Err(IsolationError::Lost(format!("a task of the sandbox: {error}"))),
+    }
+}
+
+impl Inner {
     fn place(&self) -> Place<'_> {
         let Origin { spec, home, .. } = &self.origin;
         Place { backend: &*home.backend, state: &home.state, name: &self.name, spec: Some(spec) }
@@ -78,7 +103,7 @@ impl LayeredSandbox {
     }
 
     /// Its place, as long as it is not destroyed.
-    async fn slot(&self) -> Result<tokio::sync::MutexGuard<'_, Slot>, IsolationError> {
+    async fn slot(&self) -> Result<MutexGuard<'_, Slot>, IsolationError> {
         let slot = self.slot.lock().await;
         self.check()?;
         Ok(slot)
@@ -89,6 +114,48 @@ impl LayeredSandbox {
         let mut slot = self.slot().await?;
         let Live { sandbox, commands, .. } = slot.start(self.place()).await?;
         Ok((sandbox.clone(), commands.clone()))
+    }
+
+    async fn snapshot(&self, snapshot: Name) -> Result<(), IsolationError> {
+        let of = self.name.clone();
+        let save = move |state: &State, how| {
+            if state.record(&of)?.snapshots.contains_key(&snapshot) {
+                state.drop_snapshot(&of, &snapshot)?;
+            }
+            state.snapshot(&of, &snapshot, how).map(drop)
+        };
+        self.slot().await?.sealed(self.place(), save).await?;
+        settle(&self.origin.home.state, self.name.clone());
+        Ok(())
+    }
+
+    async fn restore(&self, snapshot: Name) -> Result<(), IsolationError> {
+        self.slot().await?.restore(self.place(), snapshot).await?;
+        settle(&self.origin.home.state, self.name.clone());
+        Ok(())
+    }
+
+    async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError> {
+        let (of, new) = (self.name.clone(), Home::fresh_name()?);
+        let made = new.clone();
+        let multiply = move |state: &State, how| state.fork(&of, Of::Now(how), &[made]).map(drop);
+        self.slot().await?.sealed(self.place(), multiply).await?;
+        settle(&self.origin.home.state, self.name.clone());
+        Ok(LayeredSandbox::open(self.origin.clone(), new).await?)
+    }
+
+    async fn destroy(&self) -> Result<(), IsolationError> {
+        let mut slot = self.slot.lock().await;
+        slot.end().await?;
+        if self.gone.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let name = self.name.clone();
+        let remove = move |state: &State| {
+            state.remove(&name)?;
+            state.collect().map(drop)
+        };
+        Ok(on_disk(&self.origin.home.state, remove).await?)
     }
 }
 
@@ -126,15 +193,15 @@ impl ExecHandle for Counted {
 #[async_trait]
 impl Sandbox for LayeredSandbox {
     fn id(&self) -> &SandboxId {
-        &self.id
+        &self.0.id
     }
 
     fn layers(&self) -> &[LayerReport] {
-        &self.layers
+        self.0.layers.get().map_or(&[], Vec::as_slice)
     }
 
     async fn capabilities(&self) -> Result<BackendCapabilities, IsolationError> {
-        self.origin.backend.probe().await
+        self.0.origin.backend.probe().await
     }
 
     async fn exec(&self, command: Command) -> Result<Outcome, IsolationError> {
@@ -160,79 +227,52 @@ impl Sandbox for LayeredSandbox {
 
     /// Processes that have ended are started again when they are needed.
     async fn is_alive(&self) -> bool {
-        self.check().is_ok()
+        self.0.check().is_ok()
     }
 
     async fn suspend(&self) -> Result<(), IsolationError> {
-        Ok(self.slot().await?.pause(self.place()).await?)
+        let inner = self.0.clone();
+        whole(async move { Ok(inner.slot().await?.pause(inner.place()).await?) }).await
     }
 
     async fn resume(&self) -> Result<(), IsolationError> {
-        Ok(self.slot().await?.resume().await?)
+        let inner = self.0.clone();
+        whole(async move { Ok(inner.slot().await?.resume().await?) }).await
     }
 
     async fn snapshot(&self, name: &str) -> Result<(), IsolationError> {
-        let (of, snapshot) = (self.name.clone(), snapshot_name(name)?);
-        let mut slot = self.slot().await?;
-        slot.sealed(self.place(), move |state, how| {
-            if state.record(&of)?.snapshots.contains_key(&snapshot) {
-                state.drop_snapshot(&of, &snapshot)?;
-            }
-            state.snapshot(&of, &snapshot, how).map(drop)
-        })
-        .await?;
-        settle(&self.origin.home.state, self.name.clone());
-        Ok(())
+        let (inner, snapshot) = (self.0.clone(), snapshot_name(name)?);
+        whole(async move { inner.snapshot(snapshot).await }).await
     }
 
     async fn restore(&self, name: &str) -> Result<(), IsolationError> {
-        let snapshot = snapshot_name(name)?;
-        self.slot().await?.restore(self.place(), snapshot).await?;
-        settle(&self.origin.home.state, self.name.clone());
-        Ok(())
+        let (inner, snapshot) = (self.0.clone(), snapshot_name(name)?);
+        whole(async move { inner.restore(snapshot).await }).await
     }
 
     async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError> {
-        let (of, new) = (self.name.clone(), Home::fresh_name()?);
-        let made = new.clone();
-        let mut slot = self.slot().await?;
-        slot.sealed(self.place(), move |state, how| state.fork(&of, Of::Now(how), &[made]).map(drop)).await?;
-        drop(slot);
-        settle(&self.origin.home.state, self.name.clone());
-        Ok(Self::open(self.origin.clone(), new).await?)
+        let inner = self.0.clone();
+        whole(async move { inner.fork().await }).await
     }
 
     async fn resource_usage(&self) -> Result<Usage, IsolationError> {
-        Ok(self.slot().await?.usage().await?)
+        Ok(self.0.slot().await?.usage().await?)
     }
 
     async fn destroy(&self) -> Result<(), IsolationError> {
-        let mut slot = self.slot.lock().await;
-        slot.end().await?;
-        if self.gone.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        let name = self.name.clone();
-        Ok(on_disk(&self.origin.home.state, move |state| remove(state, &name)).await?)
+        let inner = self.0.clone();
+        whole(async move { inner.destroy().await }).await
     }
 }
 
 impl Drop for LayeredSandbox {
     fn drop(&mut self) {
-        if self.gone.load(Ordering::Acquire) {
-            return;
-        }
-        // Its processes are ended by being dropped. What is not removed now goes with the home.
-        let (home, name) = (self.origin.home.clone(), self.name.clone());
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn_blocking(move || remove(&home.state, &name).ok());
+        let inner = self.0.clone();
+        // Outside a runtime its processes are ended with what holds them, and its layers are gone with the home.
+        if let (Ok(()), Ok(runtime)) = (inner.check(), Handle::try_current()) {
+            runtime.spawn(async move { inner.destroy().await.ok() });
         }
     }
-}
-
-fn remove(state: &State, name: &Name) -> Result<(), agentd_sandboxes::StateError> {
-    state.remove(name)?;
-    state.collect().map(drop)
 }
 
 /// The name of a snapshot, which becomes part of a file.

@@ -1,12 +1,16 @@
 //! What is saved of a sandbox, comes back, and is copied: files, whatever else a backend saves beside them.
 
-use crate::{support::*, table};
+use crate::{
+    support::{self, *},
+    table,
+};
 use agentd_isolation::{IsolationError, Sandbox, SandboxSpec, Writable};
 use libtest_mimic::Trial;
 use std::{path::Path, sync::Arc};
 
 pub fn trials(backend: &'static str) -> Vec<Trial> {
     match backend {
+        support::layers::NAME => table!(backend, a_save_that_nobody_waits_for_leaves_nothing_half_done),
         "container" | "firecracker" => table!(
             backend,
             what_was_saved_comes_back,
@@ -165,5 +169,32 @@ async fn many_copies_of_copies_outlive_their_origins(name: &str) {
     }
     let grown: String = (0..generations).map(|generation| format!("{generation}\n")).collect();
     assert_eq!(done(sh(&sandbox, "cat /grown; ls / | grep -c only-").await), format!("{grown}{generations}\n"));
+    sandbox.destroy().await.unwrap();
+}
+
+async fn a_save_that_nobody_waits_for_leaves_nothing_half_done(name: &str) {
+    let sandbox = bare(name).await;
+    let mut handle = sandbox
+        .exec_streaming(script("i=0; while :; do i=$((i+1)); echo $i >/beat.new; mv /beat.new /beat; done & echo; wait"))
+        .await
+        .unwrap();
+    let stdout = handle.take_streams().stdout.unwrap();
+    rustix::io::read(&stdout, &mut [0u8; 1][..]).unwrap();
+    let beat = async || sandbox.read_file(Path::new("/beat"), 100).await;
+    while beat().await.is_err() {}
+    for moment in 0..20 {
+        let patience = std::time::Duration::from_micros(moment * 200);
+        drop(tokio::time::timeout(patience, sandbox.snapshot("moment")).await);
+        drop(tokio::time::timeout(patience, sandbox.fork()).await);
+        // What ran goes on.
+        let now = beat().await.unwrap();
+        while beat().await.unwrap() == now {}
+    }
+    handle.end(agentd_isolation::EndReason::Cancelled).await.unwrap();
+    handle.wait().await.unwrap();
+    // And nothing hinders the next.
+    sandbox.snapshot("moment").await.unwrap();
+    sandbox.restore("moment").await.unwrap();
+    assert!(!beat().await.unwrap().is_empty());
     sandbox.destroy().await.unwrap();
 }
