@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, Weak,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -38,7 +38,6 @@ pub struct FirecrackerBackend {
     store: Store,
     live: Tracker<GuestSandbox>,
     work_root: PathBuf,
-    program: OnceLock<Arc<Program>>,
 }
 
 /// Numbers the sandboxes of this process.
@@ -56,7 +55,6 @@ impl FirecrackerBackend {
             config,
             live: Tracker::default(),
             work_root: work_root.to_path_buf(),
-            program: OnceLock::new(),
         })
     }
 
@@ -88,17 +86,6 @@ impl FirecrackerBackend {
     async fn fresh(&self) -> Result<Fresh, IsolationError> {
         let store = self.store.clone();
         blocking(move || store.make()).await
-    }
-
-    /// This program, as machines execute it.
-    fn program(&self) -> Result<Arc<Program>, IsolationError> {
-        match self.program.get() {
-            Some(program) => Ok(program.clone()),
-            None => {
-                let program = Arc::new(Program::own()?);
-                Ok(self.program.get_or_init(|| program).clone())
-            }
-        }
     }
 
     /// A machine that waits to be attached to: from a template, which the first one of its size becomes.
@@ -137,7 +124,7 @@ impl FirecrackerBackend {
 
     /// A machine that has booted.
     async fn boot(&self, assets: Assets, size: Size) -> Result<Vm, IsolationError> {
-        let program = self.program()?;
+        let program = Program::own()?;
         let disks = self.config.disks.clone();
         let furnish = move |root: &Path| {
             program.initramfs(&assets, &root.join(vm::INITRAMFS))?;
@@ -158,7 +145,7 @@ impl FirecrackerBackend {
         let processors = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
         // What the agent would refuse is refused before there is a machine.
         container::plan_over(Path::new("/"), &spec)?;
-        let size = Size::of(&spec, processors, self.program()?.bytes())?;
+        let size = Size::of(&spec, processors, Program::own()?.bytes())?;
         let me = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
         let limits = spec.limits.clone();
         // The other half is for what the sandbox makes of them, and of its root.

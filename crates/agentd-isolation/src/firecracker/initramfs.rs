@@ -6,16 +6,22 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
     path::Path,
+    sync::OnceLock,
 };
 
 /// This program, as far as a machine needs it. Read once, at the first machine: what is executed is what is in memory then.
 pub(super) struct Program(Vec<u8>);
 
 impl Program {
-    /// Reads it.
-    pub(super) fn own() -> Result<Self, IsolationError> {
+    /// This process's.
+    pub(super) fn own() -> Result<&'static Self, IsolationError> {
+        static OWN: OnceLock<Program> = OnceLock::new();
+        if let Some(own) = OWN.get() {
+            return Ok(own);
+        }
         let read = || agentd_vm::loadable(&fs::read("/proc/self/exe")?);
-        read().map(Self).map_err(|source| IsolationError::Io { context: "read agentd's own program".to_owned(), source })
+        let read = read().map_err(|source| IsolationError::Io { context: "read agentd's own program".to_owned(), source })?;
+        Ok(OWN.get_or_init(|| Self(read)))
     }
 
     /// Its size, bytes.
