@@ -80,6 +80,12 @@ pub trait Sandbox: Send + Sync {
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, IsolationError>;
     /// Writes a whole file, creating it when needed.
     async fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), IsolationError>;
+    /// Carries a whole file of at most `limit` bytes to `to`, which may be a file, a pipe, a socket or a terminal, in pieces: little of it is
+    /// in memory, whatever its size. Gives how many bytes it has. After an error, `to` may have got some of them.
+    async fn read_file_to(&self, path: &Path, limit: u64, to: OwnedFd) -> Result<u64, IsolationError>;
+    /// Writes a whole file, creating it when needed, with all that `from` gives to its end, likewise. Gives how many bytes that was. After
+    /// an error, some of them may have been written.
+    async fn write_file_from(&self, path: &Path, from: OwnedFd) -> Result<u64, IsolationError>;
     /// Whether it can run commands.
     async fn is_alive(&self) -> bool;
     /// Stops all its processes until [`Sandbox::resume`]. A deadline that passes meanwhile may take effect only then (with version 1

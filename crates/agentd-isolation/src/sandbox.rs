@@ -1,6 +1,7 @@
 //! A sandbox over a channel to its supervisor, the same for every backend whose supervisor shares the kernel.
 
 use crate::{
+    descriptor::{self, Failed},
     exec::{self, Image, run_to_end},
     launcher::Ordered,
     link::{Link, News, Traits},
@@ -152,6 +153,21 @@ impl LinkedSandbox {
     }
 }
 
+/// What failed with a file of the sandbox's.
+fn inside(path: &Path, error: &std::io::Error) -> IsolationError {
+    IsolationError::File { path: path.display().to_string(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
+}
+
+/// A file of the sandbox's that is larger than its reader wants.
+pub(crate) fn too_large(path: &Path) -> IsolationError {
+    IsolationError::File { path: path.display().to_string(), errno: libc::EFBIG }
+}
+
+/// What failed with the caller's end of what is carried from or to such a file.
+pub(crate) fn outside(path: &Path, source: std::io::Error) -> IsolationError {
+    IsolationError::Io { context: format!("the caller's end of {}", path.display()), source }
+}
+
 #[async_trait]
 impl Sandbox for LinkedSandbox {
     fn id(&self) -> &SandboxId {
@@ -175,19 +191,35 @@ impl Sandbox for LinkedSandbox {
     }
 
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, IsolationError> {
-        let failed = |errno| IsolationError::File { path: path.display().to_string(), errno };
         let file = self.open_file(path, false).await?;
         let mut content = Vec::new();
-        file.take(limit.saturating_add(1))
-            .read_to_end(&mut content)
-            .map_err(|e| failed(e.raw_os_error().unwrap_or(libc::EIO)))?;
-        if content.len() as u64 > limit { Err(failed(libc::EFBIG)) } else { Ok(content) }
+        file.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(|error| inside(path, &error))?;
+        if content.len() as u64 > limit { Err(too_large(path)) } else { Ok(content) }
     }
 
     async fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), IsolationError> {
-        let failed = |errno| IsolationError::File { path: path.display().to_string(), errno };
         let mut file = self.open_file(path, true).await?;
-        file.write_all(content).map_err(|e| failed(e.raw_os_error().unwrap_or(libc::EIO)))
+        file.write_all(content).map_err(|error| inside(path, &error))
+    }
+
+    async fn read_file_to(&self, path: &Path, limit: u64, to: OwnedFd) -> Result<u64, IsolationError> {
+        let mut from = tokio::fs::File::from_std(self.open_file(path, false).await?);
+        let mut to = descriptor::sink(to).map_err(|source| outside(path, source))?;
+        descriptor::carry(&mut from, &mut to, limit).await.map_err(|failed| match failed {
+            Failed::Reading(error) => inside(path, &error),
+            Failed::Writing(source) => outside(path, source),
+            Failed::TooLarge => too_large(path),
+        })
+    }
+
+    async fn write_file_from(&self, path: &Path, from: OwnedFd) -> Result<u64, IsolationError> {
+        let mut from = descriptor::source(from).map_err(|source| outside(path, source))?;
+        let mut to = tokio::fs::File::from_std(self.open_file(path, true).await?);
+        descriptor::carry(&mut from, &mut to, u64::MAX).await.map_err(|failed| match failed {
+            Failed::Reading(source) => outside(path, source),
+            Failed::Writing(error) => inside(path, &error),
+            Failed::TooLarge => too_large(path),
+        })
     }
 
     async fn is_alive(&self) -> bool {

@@ -11,7 +11,7 @@ use agentd::isolation::{
     SandboxSpec, Usage, create_backend, register_backend_factory, take_role,
 };
 use async_trait::async_trait;
-use std::{path::Path, sync::Arc};
+use std::{os::fd::OwnedFd, path::Path, sync::Arc};
 
 struct Logged(Arc<dyn IsolationBackend>);
 
@@ -82,6 +82,14 @@ impl Sandbox for LoggedSandbox {
 
     async fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), IsolationError> {
         self.0.write_file(path, content).await
+    }
+
+    async fn read_file_to(&self, path: &Path, limit: u64, to: OwnedFd) -> Result<u64, IsolationError> {
+        self.0.read_file_to(path, limit, to).await
+    }
+
+    async fn write_file_from(&self, path: &Path, from: OwnedFd) -> Result<u64, IsolationError> {
+        self.0.write_file_from(path, from).await
     }
 
     async fn is_alive(&self) -> bool {

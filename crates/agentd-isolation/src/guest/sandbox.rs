@@ -8,13 +8,17 @@ use super::{
     session::{Operation, refused},
     told::shown,
 };
-use crate::exec::Image;
+use crate::{
+    descriptor,
+    exec::Image,
+    sandbox::{outside, too_large},
+};
 use agentd_core::{
     BackendCapabilities, Command, Evidence, ExecHandle, IsolationError, LayerReport, Outcome, Sandbox, SandboxId, Usage,
 };
 use async_trait::async_trait;
-use std::{path::Path, sync::Arc};
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::{os::fd::OwnedFd, path::Path, sync::Arc};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 /// See the head of this module.
 pub struct GuestSandbox {
@@ -67,6 +71,49 @@ impl GuestSandbox {
         if self.guest.brings_back() { Err(self.guest.machine.unsupported(operation)) } else { Ok(()) }
     }
 
+    /// Carries what is in a file of the guest's to `to`, as it comes.
+    async fn fetch(&self, path: &Path, limit: u64, to: &mut (dyn AsyncWrite + Send + Unpin)) -> Result<u64, IsolationError> {
+        let mut operation = self.begin()?;
+        let stream = StreamId { of: operation.id, which: Which::Output };
+        let mut from = operation.session.mux.inlet(stream).map_err(refused)?;
+        operation.session.request(&ToGuest::Read { id: operation.id, path: bytes(path) })?;
+        let mut total = 0;
+        while let Some(bytes) = from.read().await {
+            total += bytes.len() as u64;
+            if total > limit {
+                return Err(too_large(path));
+            }
+            to.write_all(&bytes).await.map_err(|source| outside(path, source))?;
+        }
+        to.flush().await.map_err(|source| outside(path, source))?;
+        match operation.answer(&path.display().to_string()).await? {
+            FromGuest::Done { bytes, .. } if bytes == total => Ok(total),
+            _ => Err(Operation::out_of_order()),
+        }
+    }
+
+    /// Carries all that `from` gives to a file of the guest's.
+    async fn store(&self, path: &Path, from: &mut (dyn AsyncRead + Send + Unpin)) -> Result<u64, IsolationError> {
+        let mut operation = self.begin()?;
+        let stream = StreamId { of: operation.id, which: Which::Input };
+        let mut to = operation.session.mux.outlet(stream).map_err(refused)?;
+        operation.session.request(&ToGuest::Write { id: operation.id, path: bytes(path) })?;
+        // Where the guest stops reading, its answer says why.
+        let carried = to.carry(from).await;
+        drop(to);
+        let total = match carried {
+            Ok(read) => Some(read.map_err(|source| outside(path, source))?),
+            Err(_) => None,
+        };
+        match operation.answer(&path.display().to_string()).await? {
+            FromGuest::Done { bytes, .. } if Some(bytes) == total => {
+                self.guest.bring_back().await?;
+                Ok(bytes)
+            }
+            _ => Err(Operation::out_of_order()),
+        }
+    }
+
     fn begin(&self) -> Result<Operation, IsolationError> {
         self.guest.session().begin()
     }
@@ -95,36 +142,23 @@ impl Sandbox for GuestSandbox {
     }
 
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, IsolationError> {
-        let subject = path.display().to_string();
-        let mut operation = self.begin()?;
-        let stream = StreamId { of: operation.id, which: Which::Output };
-        let mut from = operation.session.mux.inlet(stream).map_err(refused)?;
-        operation.session.request(&ToGuest::Read { id: operation.id, path: bytes(path) })?;
         let mut content = Vec::new();
-        while let Some(bytes) = from.read().await {
-            content.extend_from_slice(&bytes);
-            if content.len() as u64 > limit {
-                return Err(IsolationError::File { path: subject, errno: libc::EFBIG });
-            }
-        }
-        match operation.answer(&subject).await? {
-            FromGuest::Done { bytes, .. } if bytes == content.len() as u64 => Ok(content),
-            _ => Err(Operation::out_of_order()),
-        }
+        self.fetch(path, limit, &mut content).await?;
+        Ok(content)
     }
 
-    async fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), IsolationError> {
-        let mut operation = self.begin()?;
-        let stream = StreamId { of: operation.id, which: Which::Input };
-        let mut to = operation.session.mux.outlet(stream).map_err(refused)?;
-        operation.session.request(&ToGuest::Write { id: operation.id, path: bytes(path) })?;
-        // Where the guest stops reading, its answer says why.
-        to.write(content).await.ok();
-        drop(to);
-        match operation.answer(&path.display().to_string()).await? {
-            FromGuest::Done { bytes, .. } if bytes == content.len() as u64 => self.guest.bring_back().await,
-            _ => Err(Operation::out_of_order()),
-        }
+    async fn write_file(&self, path: &Path, mut content: &[u8]) -> Result<(), IsolationError> {
+        self.store(path, &mut content).await.map(drop)
+    }
+
+    async fn read_file_to(&self, path: &Path, limit: u64, to: OwnedFd) -> Result<u64, IsolationError> {
+        let mut to = descriptor::sink(to).map_err(|source| outside(path, source))?;
+        self.fetch(path, limit, &mut to).await
+    }
+
+    async fn write_file_from(&self, path: &Path, from: OwnedFd) -> Result<u64, IsolationError> {
+        let mut from = descriptor::source(from).map_err(|source| outside(path, source))?;
+        self.store(path, &mut from).await
     }
 
     async fn is_alive(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The two ends of a stream on a carrier, and what carries its bytes to and from a descriptor.
 
 use super::{frame::StreamId, mux::Mux};
-use std::sync::Arc;
+use std::{io, sync::Arc};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::Notify,
@@ -91,18 +91,23 @@ impl Outlet {
         }
     }
 
-    /// Carries all that `from` gives to its end, or until nobody reads it any more.
-    pub(super) async fn carry(&mut self, from: &mut (impl AsyncRead + Unpin)) -> Result<(), Stop> {
+    /// Carries all that `from` gives to its end, or until nobody reads it any more; gives how many bytes that was, or the error that was
+    /// the end: that of a terminal whose other side is closed is one.
+    pub(super) async fn carry(&mut self, from: &mut (impl AsyncRead + Unpin + ?Sized)) -> Result<io::Result<u64>, Stop> {
         let mut buffer = vec![0; 16 << 10];
+        let mut total = 0;
         loop {
             let read = tokio::select! {
                 read = from.read(&mut buffer) => read,
                 stop = self.stopped() => return Err(stop),
             };
             match read {
-                Ok(read @ 1..) => self.write(&buffer[..read]).await?,
-                // A terminal whose other side is closed is an error.
-                _ => return Ok(()),
+                Ok(0) => return Ok(Ok(total)),
+                Ok(read) => {
+                    self.write(&buffer[..read]).await?;
+                    total += read as u64;
+                }
+                Err(error) => return Ok(Err(error)),
             }
         }
     }

@@ -251,7 +251,7 @@ async fn send(mut from: Descriptor, mut to: Outlet) {
             let mut nowhere = vec![0; 16 << 10];
             while let Ok(1..) = from.read(&mut nowhere).await {}
         }
-        Ok(()) | Err(Stop::Closed) => {
+        Ok(_) | Err(Stop::Closed) => {
             drop(from);
             to.finish().await;
         }

@@ -12,6 +12,7 @@ use agentd_core::{
 use agentd_sandboxes::{Name, Of, State};
 use async_trait::async_trait;
 use std::{
+    os::fd::OwnedFd,
     path::Path,
     sync::{
         Arc, OnceLock, Weak,
@@ -223,6 +224,16 @@ impl Sandbox for LayeredSandbox {
     async fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), IsolationError> {
         let (sandbox, _running) = self.used().await?;
         sandbox.write_file(path, content).await
+    }
+
+    async fn read_file_to(&self, path: &Path, limit: u64, to: OwnedFd) -> Result<u64, IsolationError> {
+        let (sandbox, _running) = self.used().await?;
+        sandbox.read_file_to(path, limit, to).await
+    }
+
+    async fn write_file_from(&self, path: &Path, from: OwnedFd) -> Result<u64, IsolationError> {
+        let (sandbox, _running) = self.used().await?;
+        sandbox.write_file_from(path, from).await
     }
 
     /// Processes that have ended are started again when they are needed.

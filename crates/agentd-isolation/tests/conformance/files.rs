@@ -3,7 +3,12 @@
 use crate::{support::*, table};
 use agentd_isolation::{Access, DiskLayers, Grant, IsolationError, Root, SandboxSpec, Writable};
 use libtest_mimic::Trial;
-use std::{os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs::File,
+    io::{Read, Seek, Write},
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
 
 pub fn trials(backend: &'static str) -> Vec<Trial> {
     table!(
@@ -11,6 +16,8 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
         bytes_come_back_as_they_were_written,
         what_is_not_a_file_is_an_error,
         a_limit_on_reading_holds,
+        a_file_is_carried_between_descriptors_in_pieces,
+        what_hinders_a_file_from_being_carried_is_an_error,
         what_belongs_into_another_root_is_not_shown_the_hosts,
         changes_on_disk_are_kept_and_stacked,
     )
@@ -104,5 +111,59 @@ async fn a_limit_on_reading_holds(backend: &str) {
     let result = sandbox.read_file(Path::new("/etc/passwd"), 3).await;
     assert!(matches!(result, Err(IsolationError::File { errno: libc::EFBIG, .. })), "{result:?}");
     assert!(!sandbox.read_file(Path::new("/etc/passwd"), u64::MAX).await.unwrap().is_empty());
+    sandbox.destroy().await.unwrap();
+}
+
+async fn a_file_is_carried_between_descriptors_in_pieces(backend: &str) {
+    let sandbox = bare(backend).await;
+    let path = format!("/tmp/agentd-carried-{}-{backend}", std::process::id());
+    let path = Path::new(&path);
+    // More than any pipe, window or buffer has room for.
+    let content: Vec<u8> = (0..3u32 << 20).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let length = content.len() as u64;
+    let (from, mut to) = std::io::pipe().unwrap();
+    let given = content.clone();
+    let giver = std::thread::spawn(move || to.write_all(&given).unwrap());
+    assert_eq!(sandbox.write_file_from(path, from.into()).await.unwrap(), length);
+    giver.join().unwrap();
+    let (mut from, to) = std::io::pipe().unwrap();
+    let taker = std::thread::spawn(move || {
+        let mut taken = Vec::new();
+        from.read_to_end(&mut taken).unwrap();
+        taken
+    });
+    assert_eq!(sandbox.read_file_to(path, length, to.into()).await.unwrap(), length);
+    assert!(taker.join().unwrap() == content);
+    // And between files.
+    let mut file = tempfile::tempfile().unwrap();
+    assert_eq!(sandbox.read_file_to(path, length, file.try_clone().unwrap().into()).await.unwrap(), length);
+    file.rewind().unwrap();
+    assert_eq!(sandbox.write_file_from(path, file.into()).await.unwrap(), length);
+    assert!(sandbox.read_file(path, u64::MAX).await.unwrap() == content);
+    sh(&sandbox, &format!("rm {}", path.display())).await;
+    sandbox.destroy().await.unwrap();
+}
+
+async fn what_hinders_a_file_from_being_carried_is_an_error(backend: &str) {
+    let sandbox = bare(backend).await;
+    let nowhere = || File::options().write(true).open("/dev/null").unwrap().into();
+    for (path, limit, expected) in
+        [("/no/such/file", 10, libc::ENOENT), ("/usr", 10, libc::EISDIR), ("/etc/passwd", 3, libc::EFBIG)]
+    {
+        let error = sandbox.read_file_to(Path::new(path), limit, nowhere()).await;
+        assert!(matches!(error, Err(IsolationError::File { errno, .. }) if errno == expected), "{path}: {error:?}");
+    }
+    let from = File::open("/dev/null").unwrap().into();
+    let error = sandbox.write_file_from(Path::new("/no/such/directory/file"), from).await;
+    assert!(matches!(error, Err(IsolationError::File { errno: libc::ENOENT, .. })), "{error:?}");
+    // The caller's own ends: one that nobody reads, and one that cannot be read.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let error = sandbox.read_file_to(Path::new("/etc/passwd"), u64::MAX, writer.into()).await;
+    assert!(matches!(error, Err(IsolationError::Io { .. })), "{error:?}");
+    let path = format!("/tmp/agentd-carried-{}-{backend}", std::process::id());
+    let error = sandbox.write_file_from(Path::new(&path), File::open("/").unwrap().into()).await;
+    assert!(matches!(error, Err(IsolationError::Io { .. })), "{error:?}");
+    sh(&sandbox, &format!("rm -f {path}; :")).await;
     sandbox.destroy().await.unwrap();
 }

@@ -27,6 +27,10 @@ const PROGRAM: &str = "/bin/true";
 const FIRST: &str = "firecracker: restore + first exec";
 const BARE: &str = "Firecracker alone: snapshot/load + round trip";
 
+/// An exec in a machine of Gondolin's: by our agent, and in the ways that Gondolin itself has.
+const GONDOLIN: [&str; 3] =
+    ["gondolin: exec in a live machine", "Gondolin alone: exec by its session socket", "Gondolin alone: exec by its SDK"];
+
 /// What a row measures.
 enum Row {
     Spawn,
@@ -85,9 +89,9 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     };
     let machines = Machines::start(&scratch.0).await?;
     if let Some(machines) = &machines {
-        figures.push(figure("gondolin: exec in a live machine", Row::Exec(machines.sandbox.clone())));
-        figures.push(figure("Gondolin alone: exec by its session socket", Row::Alone(machines.alone.clone(), "session")));
-        figures.push(figure("Gondolin alone: exec by its SDK", Row::Alone(machines.alone.clone(), "sdk")));
+        figures.push(figure(GONDOLIN[0], Row::Exec(machines.sandbox.clone())));
+        figures.push(figure(GONDOLIN[1], Row::Alone(machines.alone.clone(), "session")));
+        figures.push(figure(GONDOLIN[2], Row::Alone(machines.alone.clone(), "sdk")));
     }
     let microvms = firecracker::Machines::start(&scratch.0).await?;
     if let Some(firecracker::Machines { backend, live, bare }) = &microvms {
@@ -129,8 +133,12 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     drop(progress);
     let base = median(&mut figures[0].samples);
     let rows: Vec<_> = figures.iter_mut().map(|f| (f.name.clone(), median(&mut f.samples))).collect();
-    let p50 = |name: &str| rows.iter().find(|row| row.0 == name).map(|row| row.1);
-    let restore = p50(FIRST).zip(p50(BARE)).map(|(first, bare)| ratio(first, bare));
+    let row = |name: &str| rows.iter().find_map(|(row, p50)| (row == name).then_some(*p50));
+    let gondolin = match GONDOLIN.map(row) {
+        [Some(exec), Some(session), Some(sdk)] => Some([exec, session, sdk]),
+        _ => None,
+    };
+    let restore = row(FIRST).zip(row(BARE)).map(|(first, bare)| ratio(first, bare));
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     if args.json {
@@ -146,6 +154,14 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
         writeln!(out, "{:<48}{:>12}{:>10}", format!("p50 of {} rounds of {PROGRAM}", args.rounds), "µs", "ratio")?;
         for (name, p50) in &rows {
             writeln!(out, "{name:<48}{:>12}{:>9.2}×", p50.as_micros(), ratio(*p50, base))?;
+        }
+        if let Some([exec, session, sdk]) = gondolin {
+            writeln!(
+                out,
+                "gondolin: exec takes {:.2}× of the time by its session socket, {:.2}× of that by its SDK",
+                ratio(exec, session),
+                ratio(exec, sdk)
+            )?;
         }
         if let Some(memory) = memory {
             writeln!(out, "gondolin: host memory of a machine that has just started: {} MiB", memory >> 20)?;
