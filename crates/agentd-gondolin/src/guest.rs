@@ -31,8 +31,8 @@ const WELCOME: [&str; 3] = ["virtio_rng", "overlay", "loop"];
 /// Where Debian's package has it.
 const BUSYBOX: &str = "bin/busybox";
 
-/// Free room in the root file system: what all sandboxes together that are made from it may write is less than what each may.
-const SPARE_BYTES: u64 = 8 << 30;
+/// Free room in the root file system. What a machine writes there lies in the host's memory, so that this is a part of its limit.
+const SPARE_BYTES: u64 = 2 << 30;
 
 /// The parts it is made with.
 pub(crate) struct Parts<'a> {
@@ -46,7 +46,8 @@ pub(crate) struct Parts<'a> {
 pub(crate) fn guest(home: &Path, downloads: &Downloads, parts: &Parts<'_>) -> Result<PathBuf, SetupError> {
     let (kernel, busybox) = (downloads.kernel()?, downloads.package("busybox-static")?);
     let daemons = parts.daemons.file_name().unwrap_or_default().to_string_lossy();
-    let ingredients = [INIT, FIRST, MANIFEST, &digest(&kernel)?, &digest(&busybox)?, &daemons, &parts.root.identity];
+    let spare = SPARE_BYTES.to_string();
+    let ingredients = [INIT, FIRST, MANIFEST, &spare, &digest(&kernel)?, &digest(&busybox)?, &daemons, &parts.root.identity];
     part(home, "guest", &ingredients, |dir| {
         let kernel = BootKernel::of_package(&kernel, &NEEDED, &WELCOME)?;
         let busybox = agentd_vm::file_of_package(&busybox, Path::new(BUSYBOX))?;

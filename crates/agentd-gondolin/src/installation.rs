@@ -46,6 +46,7 @@ impl Record {
 pub struct Installation {
     home: PathBuf,
     record: Record,
+    disk_bytes: u64,
 }
 
 impl Installation {
@@ -62,7 +63,7 @@ impl Installation {
         if record.format != FORMAT {
             return Err(not_installed(path, format!("it is of another agentd (form {}, not {FORMAT})", record.format)));
         }
-        let installation = Self { home: home.to_path_buf(), record };
+        let mut installation = Self { home: home.to_path_buf(), record, disk_bytes: 0 };
         let manifest = installation.package().join(GONDOLIN).join("package.json");
         let package = fs::read(&manifest).map_err(|error| not_installed(manifest.clone(), error.to_string()))?;
         let package: serde_json::Value =
@@ -71,10 +72,11 @@ impl Installation {
             return Err(not_installed(manifest, format!("it is version {}, not {GONDOLIN_VERSION}", package["version"])));
         }
         let guest = installation.guest();
-        let files = [installation.node(), guest.join(KERNEL), guest.join(INITRAMFS), guest.join(ROOT)];
-        for file in files {
-            fs::metadata(&file).map_err(|error| not_installed(file.clone(), error.to_string()))?;
+        let there = |file: PathBuf| fs::metadata(&file).map_err(|error| not_installed(file, error.to_string()));
+        for file in [installation.node(), guest.join(KERNEL), guest.join(INITRAMFS)] {
+            there(file)?;
         }
+        installation.disk_bytes = there(guest.join(ROOT))?.len();
         Ok(installation)
     }
 
@@ -91,6 +93,11 @@ impl Installation {
     /// The directory of the assets.
     pub fn guest(&self) -> PathBuf {
         self.home.join(&self.record.guest)
+    }
+
+    /// The size of the disk that its machines have, bytes: all that one of them can write to it.
+    pub fn disk_bytes(&self) -> u64 {
+        self.disk_bytes
     }
 
     /// The initramfs, to which an archive may be added at its end.

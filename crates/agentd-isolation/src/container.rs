@@ -145,7 +145,7 @@ fn rooted(spec: &SandboxSpec, parts: Parts) -> Result<SandboxPlan, IsolationErro
     let rules = vec![Rule { path: PathBuf::from("/"), access: Access::ReadWrite, optional: false }];
     Ok(SandboxPlan {
         namespaces: NamespacePlan { enabled: true, network: spec.network, ids },
-        tree: Tree::Root(RootPlan { base, system, files, links, home, grants, scratch_bytes }),
+        tree: Tree::Root(RootPlan { base, system, files, links, home, grants, devices: Vec::new(), scratch_bytes }),
         capabilities: kept,
         landlock: Some(LandlockPlan { rules, network: spec.network }),
         seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network, set_ids }),

@@ -8,8 +8,8 @@ use crate::{
     tracker::Tracker,
 };
 use agentd_core::{
-    BackendCapabilities, Command, Evidence, IsolationBackend, IsolationError, Layer, Outcome, Profile, Sandbox, SandboxId,
-    SandboxSpec, Writable,
+    BackendCapabilities, Command, Evidence, IsolationBackend, IsolationError, Layer, Limits, Outcome, Profile, Sandbox,
+    SandboxId, SandboxSpec, Writable,
 };
 use agentd_kernel::{idmap::Subordinate, privileges::Capabilities};
 use agentd_supervisor::plan::SandboxPlan;
@@ -99,10 +99,15 @@ impl<K: Kind> LinkedBackend<K> {
     }
 
     pub(crate) async fn create_linked(&self, spec: SandboxSpec) -> Result<Arc<LinkedSandbox>, IsolationError> {
+        self.create_planned(K::plan(&spec)?, spec.limits).await
+    }
+
+    /// A sandbox of a plan of this kind, for what a spec has no words for; `limits` are those that it was made from.
+    pub(crate) async fn create_planned(&self, plan: SandboxPlan, limits: Limits) -> Result<Arc<LinkedSandbox>, IsolationError> {
         let launcher = launcher::get()?;
-        let ordered = launcher.create(K::plan(&spec)?).await?;
+        let ordered = launcher.create(plan).await?;
         let me = self.me()?;
-        let sandbox = LinkedSandbox::open(ordered, me, spec.limits).await?;
+        let sandbox = LinkedSandbox::open(ordered, me, limits).await?;
         self.live.add(&sandbox);
         Ok(sandbox)
     }

@@ -44,6 +44,10 @@ fn main() {
     let trials = vec![
         trial("a_parent_killed_at_any_moment_leaves_no_machine".to_owned(), killed_parents),
         trial("a_machine_whose_host_side_is_killed_is_lost_and_leaves_nothing".to_owned(), killed_host_sides),
+        trial("kvm_is_used_only_where_it_was_tried_and_works".to_owned(), accelerators),
+        trial("a_guest_that_uses_up_its_memory_or_its_disk_keeps_its_machine".to_owned(), used_up),
+        trial("the_monitor_has_limits_of_its_own".to_owned(), limited),
+        trial("a_name_that_is_not_utf8_is_never_another_files".to_owned(), strange_names),
         trial("a_dropped_machine_leaves_nothing".to_owned(), dropped),
         trial("a_large_file_passes_in_little_memory_and_comes_back_as_it_was".to_owned(), large_file),
         trial("what_is_not_installed_is_said_with_the_command_that_installs_it".to_owned(), not_installed),
@@ -253,43 +257,155 @@ fn forget_peak() {
 }
 
 async fn large_file() {
-    const PIECE: usize = 1 << 20;
+    const PIECE: u32 = 1 << 20;
     // One of a gigabyte passes alike, in minutes: an emulated guest carries some megabytes in a second.
-    const SIZE: u64 = 96 << 20;
-    const WRITTEN: u64 = 32 << 20;
+    const SIZE: u32 = 96 << 20;
+    const WRITTEN: u32 = 32 << 20;
     const BOUND: u64 = 16 << 20;
     let sandbox = machine().await;
-    let piece = |number: u32| (0..PIECE as u32).map(move |at| ((at ^ number).wrapping_mul(2_654_435_761) >> 24) as u8);
+    let piece = |number: u32| (0..PIECE).map(move |at| ((at ^ number).wrapping_mul(2_654_435_761) >> 24) as u8);
     sh(&sandbox, "truncate -s 96M /var/sparse").await;
     forget_peak();
     let before = peak();
     let (from, mut to) = std::io::pipe().unwrap();
     let giver = std::thread::spawn(move || {
-        for number in 0..(WRITTEN / PIECE as u64) as u32 {
+        for number in 0..WRITTEN / PIECE {
             std::io::Write::write_all(&mut to, &piece(number).collect::<Vec<u8>>()).unwrap();
         }
     });
     let path = std::path::Path::new("/var/large");
-    assert_eq!(sandbox.write_file_from(path, from.into()).await.unwrap(), WRITTEN);
+    assert_eq!(sandbox.write_file_from(path, from.into()).await.unwrap(), u64::from(WRITTEN));
     giver.join().unwrap();
     assert_eq!(out(&sh(&sandbox, "stat -c %s /var/large").await).trim(), WRITTEN.to_string());
     let (mut from, to) = std::io::pipe().unwrap();
     let taker = std::thread::spawn(move || {
-        let mut taken = vec![0; PIECE];
-        for number in 0..(WRITTEN / PIECE as u64) as u32 {
+        let mut taken = vec![0; PIECE.try_into().unwrap()];
+        for number in 0..WRITTEN / PIECE {
             std::io::Read::read_exact(&mut from, &mut taken).unwrap();
             assert!(taken.iter().copied().eq(piece(number)), "piece {number}");
         }
         std::io::Read::read(&mut from, &mut taken).unwrap()
     });
-    assert_eq!(sandbox.read_file_to(path, u64::MAX, to.into()).await.unwrap(), WRITTEN);
+    assert_eq!(sandbox.read_file_to(path, u64::MAX, to.into()).await.unwrap(), u64::from(WRITTEN));
     assert_eq!(taker.join().unwrap(), 0);
     let file = tempfile::tempfile().unwrap();
-    let carried = sandbox.read_file_to(std::path::Path::new("/var/sparse"), SIZE, file.try_clone().unwrap().into()).await;
-    assert_eq!(carried.unwrap(), SIZE);
-    assert_eq!(file.metadata().unwrap().len(), SIZE);
+    let carried = sandbox.read_file_to(std::path::Path::new("/var/sparse"), SIZE.into(), file.try_clone().unwrap().into()).await;
+    assert_eq!(carried.unwrap(), u64::from(SIZE));
+    assert_eq!(file.metadata().unwrap().len(), u64::from(SIZE));
     let more = peak() - before;
     assert!(more < BOUND, "{more} bytes for files of {SIZE} and {WRITTEN}");
+    sandbox.destroy().await.unwrap();
+}
+
+/// What QEMU is started with.
+const QEMU: &str = "name=agentd,bus=virtio-serial0.0";
+
+/// The one word after another in a process's command line.
+fn word_after(pid: Pid, option: &str) -> String {
+    let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap();
+    let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+    let at = words.iter().position(|word| word == option).unwrap();
+    words[at + 1].clone().into_owned()
+}
+
+async fn accelerators() {
+    let user = rustix::process::geteuid();
+    let kept = support::data().join(format!("gondolin/accelerator-{}.json", user.as_raw()));
+    // Tried anew, where what was found before could be kept.
+    fs::remove_file(&kept).ok();
+    let can_open = fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
+    for _ in 0..2 {
+        let sandbox = machine().await;
+        let qemu = descendant(QEMU).unwrap();
+        let accelerator = word_after(qemu, "-accel");
+        let verdict: Option<serde_json::Value> = fs::read(&kept).ok().map(|kept| serde_json::from_slice(&kept).unwrap());
+        if let Some(verdict) = verdict {
+            assert!(can_open);
+            let verdict = &verdict["verdict"];
+            assert!(accelerator.starts_with(verdict["accelerator"].as_str().unwrap()), "{accelerator}: {verdict}");
+            // Why not is told, and nothing else.
+            assert_eq!(accelerator == "kvm", verdict["without_kvm"] == "", "{verdict}");
+        } else {
+            assert!(!can_open || !user.is_root());
+        }
+        assert!(can_open || accelerator.starts_with("tcg"));
+        // Its monitor has the device then, and only then. As an ordinary user's, one cannot look into it.
+        if user.is_root() {
+            let there = fs::exists(format!("/proc/{}/root/dev/kvm", qemu.as_raw_nonzero())).unwrap();
+            assert_eq!(there, accelerator == "kvm");
+        }
+        // And none of it leads into the guest; an emulated one may believe what it likes of its processor.
+        let inside = out(&sh(&sandbox, "ls /dev/kvm 2>/dev/null; grep -cwE 'svm|vmx' /proc/cpuinfo").await);
+        assert!(!inside.contains("kvm") && (accelerator != "kvm" || inside.trim() == "0"), "{inside}");
+        sandbox.destroy().await.unwrap();
+    }
+}
+
+async fn used_up() {
+    let sandbox = machine().await;
+    // All that the machine has: the command is ended, or told that there is no more.
+    let memory = "import os\nblocks = []\nwhile True: blocks.append(os.urandom(1 << 20) * 16)";
+    let memory = sandbox.exec(support::command(&["python3", "-c", memory])).await.unwrap();
+    assert_ne!(memory.exit_code, Some(0));
+    // There is less room than the host has for what is written, so that it is the guest that says so.
+    let disk = sh(&sandbox, "fallocate -l 4G /var/file; echo $?; rm -f /var/file").await;
+    assert_eq!(out(&disk).trim(), "1", "{disk:?}");
+    assert_eq!(out(&sh(&sandbox, "echo there").await).trim(), "there");
+    sandbox.destroy().await.unwrap();
+}
+
+async fn limited() {
+    let sandbox = machine().await;
+    let qemu = descendant(QEMU).unwrap();
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", qemu.as_raw_nonzero())).unwrap();
+    let group = |controller: &str| {
+        let line = groups.lines().find(|line| line.split(':').nth(1).is_some_and(|of| of.split(',').any(|of| of == controller)));
+        line.and_then(|line| Some(PathBuf::from(format!("/sys/fs/cgroup/{controller}{}", line.splitn(3, ':').nth(2)?))))
+    };
+    let unified = groups.lines().find_map(|line| line.strip_prefix("0::")).map(|path| format!("/sys/fs/cgroup{path}"));
+    let limit = |controller: &str, one: &str, two: &str| {
+        let file = group(controller).map(|group| group.join(one)).or(unified.clone().map(|group| PathBuf::from(group).join(two)));
+        fs::read_to_string(file.unwrap()).unwrap().trim().parse::<u64>().unwrap_or(u64::MAX)
+    };
+    let memory = limit("memory", "memory.limit_in_bytes", "memory.max");
+    let tasks = limit("pids", "pids.max", "pids.max");
+    if rustix::process::geteuid().is_root() {
+        // Memory and disk of a machine that nothing was asked of, and what Node and QEMU need.
+        assert!((2 << 30..6 << 30).contains(&memory), "{memory}");
+        assert!(tasks < 1000, "{tasks}");
+    } else {
+        // Nothing was asked for, so it goes without where no group can be made.
+        assert!(memory > 2 << 30);
+    }
+    sandbox.destroy().await.unwrap();
+}
+
+async fn strange_names() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+    let dir = support::directory();
+    let name = |bytes: &[u8]| dir.path().join(OsStr::from_bytes(bytes));
+    fs::write(name(b"host-\xff"), "host").unwrap();
+    // What a careless decoder makes of it.
+    fs::write(name("host-\u{fffd}".as_bytes()), "other").unwrap();
+    fs::write(name("h\u{f6}st".as_bytes()), "plain").unwrap();
+    let spec =
+        SandboxSpec { grants: vec![support::grant(dir.path(), agentd_isolation::Access::ReadWrite)], ..SandboxSpec::default() };
+    let sandbox = gondolin().create_sandbox(spec).await.unwrap();
+    let at = dir.path().display();
+    assert_eq!(out(&sh(&sandbox, &format!("cat '{at}/h\u{f6}st'")).await), "plain");
+    // To name such a file, or to make one, is an error in the guest; it may end Gondolin's file server there, and with that all grants.
+    let attempts = ["cat \"$(printf 'host-\\377')\"", "echo guest >\"$(printf 'guest-\\377')\"", "rm \"$(printf 'host-\\377')\""];
+    for attempt in attempts {
+        let outcome = sh(&sandbox, &format!("cd '{at}' && {attempt}")).await;
+        assert_ne!(outcome.exit_code, Some(0), "{attempt}: {outcome:?}");
+        assert_eq!(out(&outcome), "", "{attempt}");
+    }
+    // The machine is there, and the host's files are what they were.
+    assert_eq!(out(&sh(&sandbox, "echo there").await).trim(), "there");
+    let mut files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let contents: Vec<_> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    assert_eq!(contents, ["other", "host", "plain"], "{files:?}");
     sandbox.destroy().await.unwrap();
 }
 

@@ -327,16 +327,17 @@ fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, La
     Ok(claim)
 }
 
-/// The trees of the layers, each id of theirs shown as the same of the payload's, and of the grants, each showing its owner's files as
+/// The trees of the layers, each id of theirs shown as the same of the payload's, of devices, and of the grants, each showing its owner's files as
 /// the payload's. One user namespace serves all that are mapped alike.
 fn mapped_trees(plan: &SandboxPlan, identity: Identity) -> Result<Vec<OwnedFd>, LayerError> {
+    let shown = (identity.host_uid, identity.host_gid);
     if plan.namespaces.ids == Ids::Same {
         // Nothing to map, and the root's directory can be cloned without what is mounted below it only from here.
         let mut trees = plan.tree.root().map_or(Ok(Vec::new()), mount::root::clone_stack)?;
+        trees.extend(devices(plan, shown)?);
         trees.extend(mount::clone_grants(plan.tree.grants())?);
         return Ok(trees);
     }
-    let shown = (identity.host_uid, identity.host_gid);
     let mut trees = Vec::new();
     if let Some(root) = plan.tree.root().filter(|root| root.base.trees() > 0) {
         let map = idmap::mapping((0, 0), shown, identity.count)?;
@@ -346,6 +347,7 @@ fn mapped_trees(plan: &SandboxPlan, identity: Identity) -> Result<Vec<OwnedFd>, 
         }
     }
     let mut maps: HashMap<(u32, u32), OwnedFd> = HashMap::new();
+    trees.extend(devices(plan, shown)?);
     for grant in plan.tree.grants() {
         let map = match maps.entry(grant.owner) {
             Entry::Occupied(made) => made.into_mut(),
@@ -354,6 +356,12 @@ fn mapped_trees(plan: &SandboxPlan, identity: Identity) -> Result<Vec<OwnedFd>, 
         trees.push(idmap::mapped_tree(&grant.path, map)?);
     }
     Ok(trees)
+}
+
+/// The tree of the devices, where there are any.
+fn devices(plan: &SandboxPlan, owner: (u32, u32)) -> Result<Option<OwnedFd>, LayerError> {
+    let devices = plan.tree.root().map(|root| &root.devices).filter(|devices| !devices.is_empty());
+    devices.map(|devices| mount::device::own_nodes(devices, owner)).transpose()
 }
 
 fn kill(pidfd: &OwnedFd, pid: Pid) {

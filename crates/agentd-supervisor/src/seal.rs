@@ -11,7 +11,9 @@ use agentd_core::{Layer, LayerError, LayerReport, LayerStatus, Network};
 use agentd_kernel::{
     cgroup::{Cgroup, Watch},
     idmap::{self, Identity},
-    landlock, mount, namespace, privileges, seccomp,
+    landlock,
+    mount::{self, device::Devices},
+    namespace, privileges, seccomp,
 };
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -32,7 +34,7 @@ pub enum Go {
         /// How the map stands, and what it is in words.
         map: (LayerStatus, String),
     },
-    /// The descriptors beside it are the id-mapped trees of the layers and the grants, in order. Comes only from a launcher that is root, and after the
+    /// The descriptors beside it are the id-mapped trees of the layers, of the devices, where there are any, and of the grants, in order. Comes only from a launcher that is root, and after the
     /// first: making them takes as long as the view they are attached to.
     Trees,
 }
@@ -136,19 +138,24 @@ fn seal(inherited: &Inherited<'_>, layers: &mut Vec<LayerReport>) -> Result<Seal
     let owner = (plan.namespaces.enabled && privileged).then_some((identity.host_uid, identity.host_gid));
     let fallback = if plan.allow_degraded && plan.namespaces.enabled { Some(mount::Fallback::keep()?) } else { None };
     // Id-mapped trees come from a launcher that is root, where there is anything to map.
-    let mapped = privileged && (plan.tree.root().is_some_and(|root| root.base.trees() > 0) || !plan.tree.grants().is_empty());
+    let mapped = privileged
+        && (plan.tree.root().is_some_and(|root| root.base.trees() > 0 || !root.devices.is_empty())
+            || !plan.tree.grants().is_empty());
     match &plan.tree {
         Tree::Host => {}
         // Its payload is root inside and keeps capabilities, which only a root of its own makes harmless: there is no less of it.
         Tree::Root(root) => {
-            let (stack, grants) = if mapped {
-                let mut stack = trees(&mut go)?;
-                let grants = stack.split_off(root.base.trees().min(stack.len()));
-                (stack, grants)
+            let has_devices = !root.devices.is_empty();
+            let (stack, devices, grants) = if mapped {
+                let mut trees = trees(&mut go)?.into_iter();
+                let stack = trees.by_ref().take(root.base.trees()).collect();
+                let devices = if has_devices { trees.next().map(Devices::Own) } else { None };
+                (stack, devices, trees.collect())
             } else {
-                (mount::root::clone_stack(root)?, mount::clone_grants(&root.grants)?)
+                let devices = if has_devices { Some(Devices::callers(&root.devices)?) } else { None };
+                (mount::root::clone_stack(root)?, devices, mount::clone_grants(&root.grants)?)
             };
-            let notes = mount::root::build(root, stack)?.enter(grants)?;
+            let notes = mount::root::build(root, stack, devices)?.enter(grants)?;
             let (status, detail) = noted(notes, root.describe());
             record.layers.push(LayerReport { layer: Layer::Mounts, status, detail });
         }

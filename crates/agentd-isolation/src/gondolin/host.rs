@@ -26,8 +26,6 @@ const SAID: u64 = 4 << 10;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Said {
-    /// What QEMU was started with.
-    Accelerator(String),
     /// The machine did not start, or has ended.
     Failed(String),
 }
@@ -35,7 +33,6 @@ enum Said {
 /// What is known of a machine from what its host side says.
 #[derive(Debug, Clone, Default)]
 struct State {
-    accelerator: Option<String>,
     /// Why it is no more.
     ended: Option<String>,
 }
@@ -87,11 +84,6 @@ impl Host {
         let mut state = self.state.clone();
         let ended = state.wait_for(|state| state.ended.is_some()).await.ok().and_then(|state| state.ended.clone());
         IsolationError::Lost(format!("gondolin: {}", ended.as_deref().unwrap_or("its host side ended")))
-    }
-
-    /// What makes it fast, or `tcg`, which emulates it.
-    pub(super) fn accelerator(&self) -> String {
-        self.state.borrow().accelerator.clone().unwrap_or_default()
     }
 
     /// Ends it at once; never waits.
@@ -146,7 +138,6 @@ fn watch_over(mut node: Box<dyn ExecHandle>) -> Result<watch::Receiver<State>, I
             let mut failed = None;
             while let Ok(Some(line)) = lines.next_line().await {
                 match serde_json::from_str(&line) {
-                    Ok(Said::Accelerator(name)) => teller.send_modify(|state| state.accelerator = Some(name)),
                     Ok(Said::Failed(why)) => failed = Some(why),
                     Err(_) => failed = Some(format!("Node said {line:?}")),
                 }

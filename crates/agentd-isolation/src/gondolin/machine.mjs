@@ -3,6 +3,11 @@
 import child_process from "node:child_process";
 
 const say = (what) => process.stdout.write(`${JSON.stringify(what)}\n`);
+// What nothing else here catches is the end of the machine, above all that of QEMU.
+process.on("uncaughtException", (error) => {
+    say({ failed: `${error?.message ?? error}` });
+    process.exit(1);
+});
 const asked = JSON.parse(process.env.AGENTD_MACHINE);
 
 // Gondolin starts QEMU, which gets the carrier as descriptor 3, and may then start nothing and become nobody else.
@@ -14,7 +19,6 @@ child_process.spawn = (program, args, options) => {
         "-device", "virtserialport,chardev=agentd,name=agentd,bus=virtio-serial0.0",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     ];
-    say({ accelerator: args[args.indexOf("-accel") + 1] });
     return spawn(program, [...args, ...more], { ...options, stdio: ["ignore", "pipe", "pipe", 0] });
 };
 
@@ -25,6 +29,11 @@ const machine = await VM.create({
         imagePath: { kernelPath: "/agentd/guest/vmlinuz-virt", initrdPath: "/tmp/initramfs", rootfsPath: "/agentd/guest/rootfs.ext4" },
         memory: `${asked.memory_mib}M`,
         cpus: asked.cpus,
+        accel: asked.accelerator,
+        machineType: "q35",
+        // A guest needs no machines of its own, and nested ones are where the kernel has been broken out of. (Emulated, Debian's kernel does
+        // not start without.)
+        cpu: asked.accelerator === "kvm" ? "host,-svm,-vmx" : "max",
         netEnabled: false,
         append: "console=ttyS0 quiet",
     },

@@ -5,6 +5,7 @@
 //! (`machine.mjs`); commands do not go through Gondolin, whose protocol can neither end nor signal them, but over a port of the machine's
 //! to our agent, a socket with nothing between.
 
+mod accelerator;
 mod host;
 mod initramfs;
 mod machine;
@@ -16,6 +17,7 @@ use crate::{
     probe::{self, Attackable},
     tracker::Tracker,
 };
+use accelerator::{Accelerator, Kept, Verdict};
 use agentd_core::{
     BackendCapabilities, Command, IsolationBackend, IsolationError, Outcome, Profile, Sandbox, SandboxId, SandboxSpec,
 };
@@ -32,6 +34,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tokio::sync::OnceCell;
 
 /// Where the backend finds what it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,8 +59,12 @@ pub struct GondolinBackend {
     around: Arc<ContainerBackend>,
     config: GondolinConfig,
     work_root: PathBuf,
-    /// What made the last machine fast, and how long it took to start.
-    last: Mutex<Option<(String, Duration)>>,
+    /// What runs the machines' processors.
+    verdict: OnceCell<Verdict>,
+    /// Where that is to be kept when it has proved good.
+    unkept: Mutex<Option<Kept>>,
+    /// How long the last machine took to start.
+    last: Mutex<Option<Duration>>,
 }
 
 impl GondolinBackend {
@@ -72,6 +79,8 @@ impl GondolinBackend {
             around: ContainerBackend::new(work_root),
             config,
             work_root: work_root.to_path_buf(),
+            verdict: OnceCell::new(),
+            unkept: Mutex::default(),
             last: Mutex::default(),
         })
     }
@@ -99,13 +108,58 @@ impl GondolinBackend {
 
     async fn create(&self, spec: SandboxSpec) -> Result<Arc<GuestSandbox>, IsolationError> {
         let installed = Installation::open(&self.config.installation).map_err(|error| Self::unavailable(&error))?;
-        if !["/usr/bin", "/bin", "/usr/local/bin"].iter().any(|dir| Path::new(dir).join(QEMU).exists()) {
+        let places = ["/usr/bin", "/bin", "/usr/local/bin"].map(|dir| Path::new(dir).join(QEMU));
+        let Some(qemu) = places.iter().find(|place| place.exists()) else {
             return Err(Self::unavailable(&format_args!("there is no {QEMU} — install it: apt-get install qemu-system-x86")));
-        }
-        let backend = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
-        let plan = plan::plan(&spec, &installed)?;
+        };
+        // What cannot be is refused before anything is tried.
+        plan::check(&spec)?;
+        let verdict = self.verdict.get_or_init(|| self.judge(&installed, qemu)).await;
         let begun = Instant::now();
-        let around = self.around.create_linked(plan.host.clone()).await?;
+        let sandbox = self.start(spec, &installed, verdict.accelerator).await?;
+        // Only now: a trial may have failed for what has nothing to do with KVM.
+        if let Some(kept) = self.unkept.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            kept.write(verdict);
+        }
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun.elapsed());
+        self.live.add(&sandbox);
+        Ok(sandbox)
+    }
+
+    /// Whether KVM starts a machine here: what is kept, or a trial.
+    async fn judge(&self, installed: &Installation, qemu: &Path) -> Verdict {
+        // No trial, and may change at any time.
+        if let Some(why) = accelerator::closed() {
+            return Verdict::tcg(why);
+        }
+        let kept = Kept::of(&self.config.installation, &installed.guest(), qemu);
+        if let Some(verdict) = kept.read() {
+            return verdict;
+        }
+        let begun = Instant::now();
+        let trial = self.start(SandboxSpec::default(), installed, Accelerator::Kvm);
+        let verdict = match tokio::time::timeout(accelerator::PATIENCE, trial).await {
+            Ok(Ok(sandbox)) => {
+                // It has started, which was the question.
+                sandbox.destroy().await.ok();
+                Verdict::kvm()
+            }
+            Ok(Err(error)) => Verdict::tcg(format_args!("{error} (found out in {:.1} s)", begun.elapsed().as_secs_f64())),
+            Err(_) => Verdict::tcg(format_args!("no machine had started after {} s", accelerator::PATIENCE.as_secs())),
+        };
+        *self.unkept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        verdict
+    }
+
+    async fn start(
+        &self,
+        spec: SandboxSpec,
+        installed: &Installation,
+        accelerator: Accelerator,
+    ) -> Result<Arc<GuestSandbox>, IsolationError> {
+        let backend = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
+        let plan = plan::plan(&spec, installed, accelerator)?;
+        let around = self.around.create_planned(plan.around()?, plan.host.limits.clone()).await?;
         let (host, carrier) = Host::start(around, &plan, &installed.initramfs()).await?;
         let host = Arc::new(host);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -119,18 +173,11 @@ impl GondolinBackend {
             why = host.ended() => Err(why),
             () = tokio::time::sleep(PATIENCE) => Err(IsolationError::Lost("gondolin: the machine did not start in time".to_owned())),
         };
-        match opened {
-            Ok(sandbox) => {
-                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((host.accelerator(), begun.elapsed()));
-                self.live.add(&sandbox);
-                Ok(sandbox)
-            }
-            Err(error) => {
-                // The first error is the one to tell.
-                host.sandbox().destroy().await.ok();
-                Err(error)
-            }
+        if opened.is_err() {
+            // The first error is the one to tell.
+            host.sandbox().destroy().await.ok();
         }
+        opened
     }
 }
 
@@ -172,7 +219,7 @@ impl IsolationBackend for GondolinBackend {
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
         // Alone, because the time it takes is told.
         let mut evidence = probe::attack(self, &self.work_root).await?;
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let inside = async { probe::inside(self.create(SandboxSpec::default()).await?).await };
         let (root, inside) = tokio::join!(probe::change_own_root(self), inside);
         evidence.push(root);
@@ -181,8 +228,12 @@ impl IsolationBackend for GondolinBackend {
         proven.available_profiles = vec![Profile::Strict, Profile::Default, Profile::Permissive];
         proven.platform_features = probe::features();
         proven.platform_features.push(format!("Gondolin {GONDOLIN_VERSION}"));
-        if let Some((accelerator, after)) = last {
+        if let Some((verdict, after)) = self.verdict.get().zip(last) {
+            let Verdict { accelerator, without_kvm } = verdict;
             proven.platform_features.push(format!("a machine by {accelerator} starts in {:.1} s", after.as_secs_f64()));
+            if !without_kvm.is_empty() {
+                proven.platform_features.push(format!("KVM is not used: {without_kvm}"));
+            }
         }
         Ok(proven)
     }

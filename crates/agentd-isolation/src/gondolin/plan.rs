@@ -1,10 +1,17 @@
 //! What a spec comes to: one for the machine's host side, one for the sandbox in the guest, and the machine between them.
 
-use crate::grants;
-use agentd_core::{Access, Grant, IsolationError, Network, Root, SandboxSpec, Writable};
+use super::accelerator::Accelerator;
+use crate::{ContainerBackend, grants};
+use agentd_core::{Access, Bytes, Grant, IsolationError, Limits, Network, Root, SandboxSpec, Writable};
 use agentd_gondolin::Installation;
-use agentd_kernel::mount::GrantPlan;
-use agentd_supervisor::protocol;
+use agentd_kernel::{
+    cgroup::{Controller, Hierarchy},
+    mount::GrantPlan,
+};
+use agentd_supervisor::{
+    plan::{SandboxPlan, Tree},
+    protocol,
+};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +27,19 @@ const MEMORY_MIB: u64 = 1024;
 /// What a guest's kernel, daemons and agent take beside the sandbox.
 const GUEST_MIB: u64 = 320;
 
+/// What Node and QEMU take beside the machine's memory and disk: 125 MiB and 100 MiB when a machine has started, and QEMU's translations
+/// ([`TRANSLATIONS_MIB`]); the rest is for what passes through them.
+const MONITOR_MIB: u64 = 768;
+
+/// The most memory for what emulating makes of the guest's code. Without it, QEMU may take a gigabyte.
+const TRANSLATIONS_MIB: u64 = 256;
+
+/// Tasks of the monitor: Node has about 11, QEMU some for each processor, and up to 64 for the disk.
+const TASKS: u32 = 256;
+
+/// Files beside the machine's disk in the private file system of Node and QEMU: sockets, the initramfs with this program, what Node keeps.
+const FILES_MIB: u64 = 256;
+
 /// Processors of a machine whose sandbox has no quota, where the host has as many.
 const PROCESSORS: usize = 2;
 
@@ -28,6 +48,8 @@ const PROCESSORS: usize = 2;
 pub(super) struct MachinePlan {
     pub memory_mib: u64,
     pub cpus: usize,
+    /// As QEMU has it, with its options.
+    pub accelerator: String,
     /// The directory that is shown in the guest at the same place; none when nothing is granted.
     pub grants: Option<&'static str>,
 }
@@ -37,9 +59,25 @@ pub(super) struct MachinePlan {
 pub(super) struct Plan {
     /// For Node and QEMU.
     pub host: SandboxSpec,
+    /// What of the host's devices they are shown.
+    pub devices: Vec<PathBuf>,
+    /// How much they may write to their private file system: all that a machine may to its disk, so that this is never what is full.
+    pub scratch_bytes: u64,
     pub machine: MachinePlan,
     /// For the agent in the guest.
     pub guest: SandboxSpec,
+}
+
+impl Plan {
+    /// What is around Node and QEMU.
+    pub(super) fn around(&self) -> Result<SandboxPlan, IsolationError> {
+        let mut around = ContainerBackend::plan(&self.host)?;
+        if let Tree::Root(root) = &mut around.tree {
+            root.devices.clone_from(&self.devices);
+            root.scratch_bytes = self.scratch_bytes;
+        }
+        Ok(around)
+    }
 }
 
 /// Refuses what a machine of Gondolin's cannot give; gives the grants, resolved.
@@ -65,7 +103,7 @@ pub(super) fn check(spec: &SandboxSpec) -> Result<Vec<GrantPlan>, IsolationError
 }
 
 /// What a spec comes to with this installation.
-pub(super) fn plan(spec: &SandboxSpec, installed: &Installation) -> Result<Plan, IsolationError> {
+pub(super) fn plan(spec: &SandboxSpec, installed: &Installation, accelerator: Accelerator) -> Result<Plan, IsolationError> {
     let resolved = check(spec)?;
     let places = places(&resolved);
     let own = |path: PathBuf, target: &str| Grant {
@@ -93,13 +131,27 @@ pub(super) fn plan(spec: &SandboxSpec, installed: &Installation) -> Result<Plan,
     let machine = MachinePlan {
         memory_mib: spec.limits.memory.map_or(MEMORY_MIB, |bytes| bytes.0.div_ceil(1 << 20).saturating_add(GUEST_MIB)),
         cpus: processors(spec),
+        accelerator: accelerator.option(TRANSLATIONS_MIB),
         grants: (!guest.is_empty()).then_some(GRANTS),
     };
+    let scratch_bytes = installed.disk_bytes().saturating_add(FILES_MIB << 20);
+    let memory = Bytes((machine.memory_mib.saturating_add(MONITOR_MIB) << 20).saturating_add(scratch_bytes));
     Ok(Plan {
-        host: SandboxSpec { grants: host, ..SandboxSpec::default() },
+        host: SandboxSpec { grants: host, limits: monitor(memory, &Hierarchy::detect()), ..SandboxSpec::default() },
+        scratch_bytes,
+        devices: accelerator.device().map(PathBuf::from).into_iter().collect(),
         machine,
         guest: SandboxSpec { grants: guest, ..spec.clone() },
     })
+}
+
+/// What holds for Node and QEMU, where a group can hold it: an escape into them exhausts nothing of the host's.
+fn monitor(memory: Bytes, groups: &Hierarchy) -> Limits {
+    Limits {
+        memory: groups.has(Controller::Memory).then_some(memory),
+        processes: groups.has(Controller::Pids).then_some(TASKS),
+        ..Limits::default()
+    }
 }
 
 /// As many as a quota can use, and no more than the host has.

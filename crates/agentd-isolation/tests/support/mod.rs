@@ -62,9 +62,13 @@ pub fn backend(name: &str) -> Arc<dyn IsolationBackend> {
 
 /// The Gondolin that `./test` sets up.
 pub fn gondolin() -> Arc<GondolinBackend> {
+    GondolinBackend::new(GondolinConfig::below(&data()), &std::env::temp_dir())
+}
+
+/// Where it is.
+pub fn data() -> PathBuf {
     let data = std::env::var_os("AGENTD_TEST_DATA").map(PathBuf::from);
-    let data = data.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/agentd"));
-    GondolinBackend::new(GondolinConfig::below(&data), &std::env::temp_dir())
+    data.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/agentd"))
 }
 
 /// A sandbox with nothing granted.

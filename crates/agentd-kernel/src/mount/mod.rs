@@ -9,6 +9,7 @@
 //! to make than everything else here, and one size limit holds for all of them together.
 
 mod dev;
+pub mod device;
 mod place;
 mod proc;
 pub mod root;

@@ -4,7 +4,7 @@
 //! Everything writable is one tmpfs, mounted where the host's `/proc` is while the root is built: the kernel allows a new `/proc` only as
 //! long as the host's is in this namespace, though covered (`mount_too_revealing`).
 
-use super::{GrantPlan, dev, place, proc, scratch::Scratch, tree};
+use super::{GrantPlan, dev, device::Devices, place, proc, scratch::Scratch, tree};
 use crate::{At, volume::Volume};
 use agentd_core::{Layer, LayerError};
 use rustix::{
@@ -37,6 +37,9 @@ pub struct RootPlan {
     pub home: PathBuf,
     /// Grants, parents before children.
     pub grants: Vec<GrantPlan>,
+    /// Character devices of the host's that are shown in `/dev`, by their own names, beside the harmless ones.
+    #[serde(with = "crate::path_bytes::many")]
+    pub devices: Vec<PathBuf>,
     /// Size limit of all that is written, bytes.
     pub scratch_bytes: u64,
 }
@@ -114,13 +117,13 @@ pub struct Root<'a> {
 }
 
 /// Builds the root in this process's (new) mount namespace, in which it is root. `stack` has the detached trees of its layers, the lowest
-/// first, and of its top, or that of its directory.
-pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>) -> Result<Root<'_>, LayerError> {
+/// first, and of its top, or that of its directory; `devices` are those of the plan.
+pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>, devices: Option<Devices>) -> Result<Root<'_>, LayerError> {
     let umask = rustix::process::umask(Mode::empty());
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .at(Layer::Mounts, || "make / private".to_owned())?;
     // While the host's tree is whole.
-    let devices = dev::clone_nodes()?;
+    let nodes = dev::clone_nodes()?;
     let system = plan.system.iter().map(|path| tree::clone_tree(path)).collect::<Result<Vec<_>, _>>()?;
     let scratch = Scratch::mount(plan.scratch_bytes)?;
     let path = scratch.directory("root", 0o755)?;
@@ -158,7 +161,10 @@ pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>) -> Result<Root<'_>, LayerErro
     let dev = scratch.directory("dev", 0o755)?;
     dev::populate(&dev)?;
     tree::show(&dev, &path.join("dev"))?;
-    dev::furnish(&path.join("dev"), devices, &scratch)?;
+    dev::furnish(&path.join("dev"), nodes, &scratch)?;
+    if let Some(devices) = devices {
+        devices.show(&plan.devices, &path.join("dev"), &scratch.directory("devices", 0o700)?)?;
+    }
     proc::apply(&path.join("proc"))?;
     proc::protect(&path.join("proc"))?;
     rustix::process::umask(umask);
