@@ -107,12 +107,12 @@ async fn ending_one_exec_spares_the_others(backend: &str) {
 async fn a_dropped_exec_is_ended(backend: &str) {
     let sandbox = bare(backend).await;
     let n = unique(backend, 7);
-    let handle = sandbox.exec_streaming(script(&format!("sleep {n}"))).await.unwrap();
-    // Another exec is answered after the first was started, so that one runs by now.
-    sh(&sandbox, ":").await;
+    let mut handle = sandbox.exec_streaming(script(&format!("echo; sleep {n}; :"))).await.unwrap();
+    let stdout = handle.take_streams().stdout.unwrap();
+    assert_eq!(rustix::io::read(&stdout, &mut [0u8; 1][..]), Ok(1), "it never began");
     assert!(lives(&sandbox, &format!("sleep {n}")).await);
     drop(handle);
-    // And this one after it was ended.
+    // Another exec is answered after it was ended.
     while lives(&sandbox, &format!("sleep {n}")).await {
         sh(&sandbox, ":").await;
     }
