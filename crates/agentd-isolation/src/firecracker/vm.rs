@@ -61,10 +61,8 @@ const LIFE_PATIENCE: Duration = Duration::from_secs(7);
 const TRIES: u32 = 4;
 /// How long a new lifeline may take when a connection is gone.
 const RENEWAL: Duration = Duration::from_secs(3);
-/// Between two tries to reach Firecracker's socket, which nobody tells to be there: the shortest pause, and which part of the time that it
-/// took so far. Where starting takes long, looking for it more often would be much of what it takes.
-const PAUSE: Duration = Duration::from_millis(1);
-const PAUSE_PART: u32 = 8;
+/// Between two tries to reach Firecracker's socket, which nobody tells to be there.
+const PAUSE: Duration = Duration::from_millis(2);
 /// The longest line that Firecracker answers to a `CONNECT`.
 const MOST_ANSWER: usize = 32;
 /// The most bytes of why a guest has no agent.
@@ -342,12 +340,11 @@ fn through(root: &OwnedFd, name: &str) -> PathBuf {
 /// Waits until Firecracker listens.
 async fn connect(root: &OwnedFd, process: &Process) -> Result<Api, IsolationError> {
     let path = through(root, room::API);
-    let begin = Instant::now();
     let connect = async {
         loop {
             match Api::connect(&path).await {
                 Ok(api) => return api,
-                Err(_) => tokio::time::sleep(PAUSE.max(begin.elapsed() / PAUSE_PART)).await,
+                Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
     };
