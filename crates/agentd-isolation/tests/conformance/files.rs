@@ -161,7 +161,7 @@ async fn what_hinders_a_file_from_being_carried_is_an_error(backend: &str) {
     drop(reader);
     let error = sandbox.read_file_to(Path::new("/etc/passwd"), u64::MAX, writer.into()).await;
     assert!(matches!(error, Err(IsolationError::Io { .. })), "{error:?}");
-    let path = format!("/tmp/agentd-carried-{}-{backend}", std::process::id());
+    let path = format!("/tmp/agentd-hindered-{}-{backend}", std::process::id());
     let error = sandbox.write_file_from(Path::new(&path), File::open("/").unwrap().into()).await;
     assert!(matches!(error, Err(IsolationError::Io { .. })), "{error:?}");
     sh(&sandbox, &format!("rm -f {path}; :")).await;
