@@ -67,9 +67,10 @@ async fn what_belongs_into_another_root_is_not_shown_the_hosts(name: &str) {
     let layers = SandboxSpec { root: Root::Layers(vec![layer.path().into()]), ..SandboxSpec::default() };
     let grants = SandboxSpec { grants: vec![moved], ..SandboxSpec::default() };
     // Those with a root of their own show a grant elsewhere; what a machine is made of is not its agent's matter.
-    for (spec, able) in
-        [(layers, &["container", layers::NAME][..]), (grants, &["container", layers::NAME, "gondolin", machine::NAME])]
-    {
+    for (spec, able) in [
+        (layers, &["container", layers::NAME][..]),
+        (grants, &["container", layers::NAME, "gondolin", "firecracker", machine::NAME]),
+    ] {
         match backend(name).create_sandbox(spec).await {
             Ok(sandbox) => {
                 assert!(able.contains(&name));
