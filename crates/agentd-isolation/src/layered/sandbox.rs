@@ -119,12 +119,7 @@ impl Inner {
 
     async fn snapshot(&self, snapshot: Name) -> Result<(), IsolationError> {
         let of = self.name.clone();
-        let save = move |state: &State, how| {
-            if state.record(&of)?.snapshots.contains_key(&snapshot) {
-                state.drop_snapshot(&of, &snapshot)?;
-            }
-            state.snapshot(&of, &snapshot, how).map(drop)
-        };
+        let save = move |state: &State, how| state.snapshot_anew(&of, &snapshot, how).map(drop);
         self.slot().await?.sealed(self.place(), save).await?;
         settle(&self.origin.home.state, self.name.clone());
         Ok(())

@@ -54,7 +54,6 @@ impl Slot {
     /// # Errors
     /// What of them could not be removed.
     pub async fn end(&mut self) -> Result<(), LayeredError> {
-        self.paused = false;
         if let Some(live) = &self.live {
             // Of one that is lost nothing is known any more.
             let used = live.sandbox.resource_usage().await.unwrap_or_default();
@@ -62,6 +61,7 @@ impl Slot {
             self.past = sum(&self.past, &used);
             self.live = None;
         }
+        self.paused = false;
         Ok(())
     }
 
@@ -94,10 +94,12 @@ impl Slot {
             let mut spec = place.spec.unwrap_or(&record.about.spec).clone();
             spec.writable = Writable::Disk(place.state.layer_paths(&record));
             let sandbox = place.backend.create_sandbox(spec).await?;
-            let live = self.live.insert(Live { sandbox, commands: Arc::new(()), _held: held });
-            if paused {
-                live.sandbox.suspend().await?;
+            if paused && let Err(error) = sandbox.suspend().await {
+                // The first error is the one to tell. What is paused does not run, and this would.
+                sandbox.destroy().await.ok();
+                return Err(error.into());
             }
+            self.live = Some(Live { sandbox, commands: Arc::new(()), _held: held });
         }
         self.used = Some(Instant::now());
         self.live.as_ref().ok_or_else(|| IsolationError::Lost(format!("{} could not be started", place.name)).into())

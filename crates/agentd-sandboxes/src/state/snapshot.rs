@@ -14,11 +14,29 @@ impl State {
     /// [`StateError::SnapshotTaken`] if it has a snapshot of that name, [`StateError::Changed`] if another process gave it another top
     /// meanwhile.
     pub fn snapshot(&self, name: &Name, snapshot: &Name, how: How) -> Result<Record, StateError> {
-        refuse_taken(&self.record(name)?, snapshot)?;
+        self.save(name, snapshot, how, refuse_taken)
+    }
+
+    /// The same instead of a snapshot of that name, if there is one, which is there until the new one is.
+    ///
+    /// # Errors
+    /// [`StateError::Changed`] as above.
+    pub fn snapshot_anew(&self, name: &Name, snapshot: &Name, how: How) -> Result<Record, StateError> {
+        self.save(name, snapshot, how, |_, _| Ok(()))
+    }
+
+    fn save(
+        &self,
+        name: &Name,
+        snapshot: &Name,
+        how: How,
+        check: impl Fn(&Record, &Name) -> Result<(), StateError>,
+    ) -> Result<Record, StateError> {
+        check(&self.record(name)?, snapshot)?;
         let mut prepared = self.prepare(name, how)?;
         let lock = self.lock()?;
         let mut record = self.load(name)?;
-        refuse_taken(&record, snapshot)?;
+        check(&record, snapshot)?;
         let layers = self.seal(&mut record, &mut prepared, &lock)?;
         self.flush_layers()?;
         record.snapshots.insert(snapshot.clone(), Snapshot { layers, made: now() });

@@ -48,6 +48,13 @@ pub(super) enum What {
     },
 }
 
+impl What {
+    /// Whether a file stays a file with this, and a directory a directory.
+    pub fn keeps_place(&self) -> bool {
+        matches!(self, Self::File { .. } | Self::Directory { .. })
+    }
+}
+
 impl Entry {
     /// Appends its head to `to`.
     pub fn encode(&self, to: &mut Vec<u8>) -> Result<(), CopyError> {

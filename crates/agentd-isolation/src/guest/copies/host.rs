@@ -2,6 +2,7 @@
 //! it with the rights of whoever owns it.
 
 use super::{
+    entry::What,
     error::{At, CopyError},
     plan::{self, Copied, Rules},
     send::Sender,
@@ -98,7 +99,8 @@ impl Copies {
         let mut sum = 0u64;
         for open in &self.all {
             let found = open.survey().await?;
-            sum += found.values().filter(|stamp| stamp.kind == Kind::File).map(|stamp| stamp.size).sum::<u64>();
+            // Holes count, and a file may be all hole.
+            sum = found.values().filter(|stamp| stamp.kind == Kind::File).fold(sum, |sum, stamp| sum.saturating_add(stamp.size));
         }
         if sum > self.most {
             return Err(CopyError::TooMuch { what: "bytes", most: self.most }.meet("copy what is granted into the machine"));
@@ -217,7 +219,7 @@ impl Return<'_> {
         let (pieces, mut come) = mpsc::channel::<Vec<u8>>(WAITING);
         let (tell, done) = oneshot::channel();
         errand(self.open.copied.owner, move |became| {
-            let allow = Box::new(move |name: &Name| rules.allow(&directory.join(name.path())));
+            let allow = Box::new(move |name: &Name, what: &What| rules.allow(&directory.join(name.path()), what));
             let took = became.and_then(|()| take_all(Taker::new(root, allow, most), &mut come));
             drop(come);
             // Nobody need be waiting.

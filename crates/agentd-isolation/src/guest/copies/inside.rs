@@ -29,7 +29,7 @@ impl Held {
     pub async fn fill(place: &Path, changes: bool, from: &mut (impl AsyncRead + Unpin)) -> Result<Self, IsolationError> {
         let root = Arc::new(make(place).map_err(|error| error.meet("make a place for a copy"))?);
         // The host may do here what it likes.
-        let mut taker = Taker::new(root.clone(), Box::new(|_| true), u64::MAX);
+        let mut taker = Taker::new(root.clone(), Box::new(|_, _| true), u64::MAX);
         let mut chunk = vec![0; CHUNK];
         while !taker.is_ended() {
             let read = from

@@ -1,6 +1,7 @@
 //! Which directories are copied for a list of grants, what the guest's sandbox is granted of the copies, and what of the host may be
 //! changed. Values only.
 
+use super::entry::What;
 use agentd_core::{Access, Grant};
 use agentd_kernel::mount::GrantPlan;
 use std::{
@@ -91,8 +92,9 @@ impl Rules {
         self.grants.iter().rfind(|grant| place.starts_with(&grant.target))
     }
 
-    /// Whether what is at this path of the host may be changed: it is seen somewhere where it can be written to, and protected nowhere.
-    pub fn allow(&self, path: &Path) -> bool {
+    /// Whether this may come to be at this path of the host: that is seen somewhere where it can be written to, and protected nowhere. What
+    /// was granted itself is a mount point inside: what it holds can be changed, but it can be neither removed nor made a link.
+    pub fn allow(&self, path: &Path, what: &What) -> bool {
         let mut allowed = false;
         for grant in self.grants.iter().filter(|grant| path.starts_with(&grant.path)) {
             let place = grant.target.join(below(path, &grant.path));
@@ -103,7 +105,7 @@ impl Rules {
             if self.protected.iter().any(|protected| place.starts_with(protected)) {
                 return false;
             }
-            allowed |= grant.access == Access::ReadWrite;
+            allowed |= grant.access == Access::ReadWrite && (path != grant.path || what.keeps_place());
         }
         allowed
     }
@@ -147,6 +149,23 @@ mod tests {
         assert_eq!(shown, wanted.map(|(path, target)| (path.into(), target.into())));
     }
 
+    fn file() -> What {
+        What::File { mode: 0o644, modified: (0, 0), size: 0 }
+    }
+
+    #[test]
+    fn what_was_granted_itself_stays_what_it_is() {
+        let link = What::Link { to: b"/elsewhere".to_vec() };
+        let grants = [grant("/w", "/w", Access::ReadWrite, &[]), grant("/w/f", "/w/f", Access::ReadWrite, &[])];
+        let rules = Rules::new(&grants, |_| true);
+        let path = Path::new("/w/f");
+        assert!(rules.allow(path, &file()) && !rules.allow(path, &link) && !rules.allow(path, &What::Nothing));
+        assert!(rules.allow(Path::new("/w/g"), &link));
+        // Where it is seen as part of another grant, it can be removed there.
+        let elsewhere = [grants[0].clone(), grant("/w/f", "/f", Access::ReadWrite, &[])];
+        assert!(Rules::new(&elsewhere, |_| true).allow(path, &What::Nothing));
+    }
+
     #[test]
     fn only_what_could_be_written_to_may_be_changed() {
         use Access::{ReadOnly, ReadWrite};
@@ -159,10 +178,10 @@ mod tests {
         ];
         let rules = Rules::new(&grants, |path| path != Path::new("/w/.envrc"));
         for path in ["/w/x", "/w/.git/config", "/w/.git/hooksx", "/w/ro/rw/x", "/w/.envrc", "/w/rox"] {
-            assert!(rules.allow(Path::new(path)), "{path}");
+            assert!(rules.allow(Path::new(path), &file()), "{path}");
         }
         for path in ["/w/.git/hooks", "/w/.git/hooks/pre-commit", "/w/ro", "/w/ro/x", "/r/x", "/r", "/etc/passwd", "/"] {
-            assert!(!rules.allow(Path::new(path)), "{path}");
+            assert!(!rules.allow(Path::new(path), &file()), "{path}");
         }
     }
 
@@ -170,6 +189,7 @@ mod tests {
     fn what_is_shown_elsewhere_is_known_by_where_it_is_seen() {
         let grants = [grant("/a", "/in", Access::ReadOnly, &[]), grant("/a/b", "/in/b", Access::ReadWrite, &["p"])];
         let rules = Rules::new(&grants, |_| true);
-        assert!(rules.allow(Path::new("/a/b/x")) && !rules.allow(Path::new("/a/x")) && !rules.allow(Path::new("/a/b/p/x")));
+        let allow = |path: &str| rules.allow(Path::new(path), &file());
+        assert!(allow("/a/b/x") && !allow("/a/x") && !allow("/a/b/p/x"));
     }
 }

@@ -26,21 +26,25 @@ use std::{
 /// The longest target of a link that the kernel takes.
 const MOST_LINK: usize = 4095;
 
-/// Which names may be changed.
-pub(super) type Allow = Box<dyn Fn(&Name) -> bool + Send>;
+/// The most bytes of all names: what is known of a directory until the end has its name.
+const MOST_NAMES: u64 = 128 << 20;
+
+/// What may come to be where.
+pub(super) type Allow = Box<dyn Fn(&Name, &What) -> bool + Send>;
 
 /// See the head of this module.
 pub(super) struct Taker {
     root: Arc<Root>,
     allow: Allow,
-    /// How many bytes of files may come, and how many entries.
+    /// How many bytes of files have come, how many entries, and how many bytes of their names.
     bytes: u64,
     entries: u64,
+    names: u64,
     most_bytes: u64,
     /// What has come of a head.
     head: Vec<u8>,
     file: Option<Growing>,
-    /// Modes that directories get at the end: before, something is made in them.
+    /// Modes that directories get at the end, whatever that is: before, something is made in them.
     modes: BTreeMap<PathBuf, u32>,
     ended: bool,
 }
@@ -60,8 +64,8 @@ struct Growing {
 impl Taker {
     /// Takes at most so many bytes of files.
     pub fn new(root: Arc<Root>, allow: Allow, most_bytes: u64) -> Self {
-        let (bytes, entries, head, modes) = (0, 0, Vec::new(), BTreeMap::new());
-        Self { root, allow, bytes, entries, most_bytes, head, file: None, modes, ended: false }
+        let (bytes, entries, names, head, modes) = (0, 0, 0, Vec::new(), BTreeMap::new());
+        Self { root, allow, bytes, entries, names, most_bytes, head, file: None, modes, ended: false }
     }
 
     /// Whether all has come.
@@ -112,17 +116,22 @@ impl Taker {
         Ok(())
     }
 
-    /// Gives directories their modes, the innermost first: the mode of an outer one may end the way to an inner one.
-    pub fn finish(self) -> Result<(), CopyError> {
+    /// Gives directories their modes, when all has come.
+    pub fn finish(mut self) -> Result<(), CopyError> {
         if !self.ended {
             return Err(CopyError::Malformed("it ended before its end".to_owned()));
         }
-        for (path, mode) in self.modes.iter().rev() {
-            match tree::directory(&self.root.directory, path) {
-                Ok(directory) => rustix::fs::fchmod(&directory, mode_of(*mode, 0o1777)).at("chmod", path)?,
+        self.settle()
+    }
+
+    /// Gives directories their modes, the innermost first: the mode of an outer one may end the way to an inner one.
+    fn settle(&mut self) -> Result<(), CopyError> {
+        while let Some((path, mode)) = self.modes.pop_last() {
+            match tree::directory(&self.root.directory, &path) {
+                Ok(directory) => rustix::fs::fchmod(&directory, mode_of(mode, 0o1777)).at("chmod", &path)?,
                 // It was removed afterwards.
                 Err(Errno::NOENT) => {}
-                Err(errno) => return Err(errno).at("open", path),
+                Err(errno) => return Err(errno).at("open", &path),
             }
         }
         Ok(())
@@ -134,8 +143,12 @@ impl Taker {
         if self.entries > 2 * MOST_ENTRIES {
             return Err(CopyError::TooMuch { what: "files", most: MOST_ENTRIES });
         }
+        self.names += path.len() as u64;
+        if self.names > MOST_NAMES {
+            return Err(CopyError::TooMuch { what: "bytes of names", most: MOST_NAMES });
+        }
         let name = Name::parse(&path)?;
-        if !(self.allow)(&name) {
+        if !(self.allow)(&name, &what) {
             return Err(CopyError::Forbidden(name.path().to_owned()));
         }
         match what {
@@ -271,6 +284,16 @@ impl Drop for Growing {
         if let Some(called) = &self.called {
             // Whoever sees what is left knows whose it is.
             rustix::fs::unlinkat(&self.parent, called, AtFlags::empty()).ok();
+        }
+    }
+}
+
+impl Drop for Taker {
+    /// What was opened for what did not come to its end is closed again.
+    fn drop(&mut self) {
+        // One that cannot be is no reason to leave the others.
+        while !self.modes.is_empty() {
+            self.settle().ok();
         }
     }
 }

@@ -29,7 +29,7 @@ impl Place {
     fn taker(&self) -> Taker {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(self.inside(""), flags, Mode::empty()).unwrap();
-        let allow = |name: &Name| !name.path().starts_with("protected");
+        let allow = |name: &Name, _: &What| !name.path().starts_with("protected");
         Taker::new(Arc::new(Root { directory, only: None }), Box::new(allow), 1000)
     }
 
@@ -64,6 +64,25 @@ impl Place {
         assert_eq!(fs::read(self.outside("secret")).unwrap(), b"secret");
         assert!(names(&self.inside("")).iter().all(|name| !name.to_string_lossy().starts_with(".agentd")));
     }
+}
+
+#[test]
+fn directories_get_their_modes_also_where_something_is_refused() {
+    let place = Place::new();
+    assert!(matches!(place.take(&[("d", directory()), ("protected", file(1))]), Err(CopyError::Forbidden(_))));
+    assert_eq!(fs::metadata(place.inside("d")).unwrap().mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn names_have_a_bound_together() {
+    let entry = |path: &str| Entry { path: path.as_bytes().to_vec(), what: What::Nothing };
+    let place = Place::new();
+    let mut taker = place.taker();
+    taker.entry(entry("four")).unwrap();
+    assert_eq!(taker.names, 4);
+    taker.names = MOST_NAMES - 4;
+    assert_eq!(taker.entry(entry("four")), Ok(()));
+    assert!(matches!(taker.entry(entry("x")), Err(CopyError::TooMuch { .. })));
 }
 
 fn file(size: u64) -> What {
@@ -236,7 +255,7 @@ fn all_of_a_tree_comes_over() {
     fs::write(from.inside("a").join(odd), "odd").unwrap();
     symlink("../nowhere", from.inside("a/link")).unwrap();
     let to = Place::new();
-    let root = from.taker().root;
+    let root = from.taker().root.clone();
     let steps = survey::steps(&survey::Survey::new(), &survey::survey(&root).unwrap());
     let (mut sender, mut taker) = (Sender::new(root, steps), to.taker());
     while let Some(piece) = sender.next().unwrap() {
