@@ -44,6 +44,11 @@ impl Staging {
 
     /// Keeps a layer from being collected while this lives.
     pub fn pin(&self, layer: impl std::fmt::Display, _lock: &Lock) -> Result<(), DiskError> {
+        self.pin_new(layer)
+    }
+
+    /// The same for one that is not there yet and has a name that nothing had: its pin comes first, so the lock is not needed.
+    pub fn pin_new(&self, layer: impl std::fmt::Display) -> Result<(), DiskError> {
         let path = self.path.join("pins").join(layer.to_string());
         File::create(&path).map(drop).doing("make", path)
     }

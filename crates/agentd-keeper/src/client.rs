@@ -5,10 +5,11 @@ use crate::{
     error::KeeperError,
     keeper,
     protocol::{During, Failure, Hello, Reply, Request, Status, Stream, VERSION},
+    report::{self, Finding},
 };
 use agentd_core::{Command, EndReason, ExecHandle, ExecStreams, IsolationError, LayerReport, Outcome, PtySize};
 use agentd_kernel::privileges;
-use agentd_sandboxes::{About, Name};
+use agentd_sandboxes::{About, Change, Name};
 use async_trait::async_trait;
 use std::{
     io,
@@ -121,9 +122,23 @@ impl Client {
         self.done(Request::Remove { name: name.clone() }).await
     }
 
+    /// What one changed since a state, or of these layers of its image: the paths, sorted.
+    pub async fn diff(&self, name: &Name, since: Option<&Name>, image: &[PathBuf]) -> Result<Vec<Change>, KeeperError> {
+        let request = Request::Diff { name: name.clone(), since: since.cloned(), image: image.to_vec() };
+        report::read_changes(self.file(request).await?)
+    }
+
+    /// What is not as it should be in what is kept on disk. By the keeper, which alone sees into the disks of sandboxes that have a limit.
+    pub async fn check(&self) -> Result<Vec<Finding>, KeeperError> {
+        report::read_findings(self.file(Request::Check).await?)
+    }
+
     /// A descriptor of the content of a file in one.
     pub async fn read(&self, name: &Name, path: &Path) -> Result<OwnedFd, KeeperError> {
-        let request = Request::Read { name: name.clone(), path: path.to_path_buf() };
+        self.file(Request::Read { name: name.clone(), path: path.to_path_buf() }).await
+    }
+
+    async fn file(&self, request: Request) -> Result<OwnedFd, KeeperError> {
         match self.ask(request, None).await?.receive::<Reply>().await? {
             (Reply::Done, fds) => {
                 fds.into_iter().next().ok_or_else(|| KeeperError::Refused("the keeper sent no file".to_owned()))

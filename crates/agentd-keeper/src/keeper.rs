@@ -1,6 +1,7 @@
 //! The keeper's process: its lock, its socket, its end.
 
 use crate::{connection::Connection, error::KeeperError, live::Slots, serve::Keeper};
+use agentd_kernel::mount::OwnMounts;
 use agentd_sandboxes::State;
 use rustix::{
     fs::{AtFlags, FlockOperation, Mode, OFlags},
@@ -35,15 +36,18 @@ const TICK: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(5);
 
 /// Keeps the sandboxes below `place` until nothing of them lives and nobody has asked for anything for some seconds, or a signal ends it
-/// (SIGTERM, SIGINT). At once when another keeper has them already.
+/// (SIGTERM, SIGINT). At once when another keeper has them already. Disks with a limit are mounted in `own`, if there is one.
 ///
 /// # Errors
 /// [`KeeperError::Unreachable`] when it cannot have its lock or its socket.
-pub async fn keep(place: &Path) -> Result<(), KeeperError> {
+pub async fn keep(place: &Path, own: Option<OwnMounts>) -> Result<(), KeeperError> {
     // Of what its first client left it, this is in the way of all others.
     rustix::process::umask(Mode::from(0o022));
     let failed = |context| move |source| KeeperError::Unreachable { place: place.to_path_buf(), context, source };
-    let state = Arc::new(State::open(place)?);
+    let state = Arc::new(match own {
+        Some(own) => State::open_with_volumes(place, own)?,
+        None => State::open(place)?,
+    });
     let folder = open_folder(place).map_err(failed("open"))?;
     // Given up by the kernel, however this process ends.
     let lock =

@@ -16,11 +16,14 @@ mod keeper;
 mod live;
 mod log;
 mod protocol;
+mod report;
 mod serve;
 mod ttl;
 
+pub use agentd_kernel::mount::OwnMounts;
 pub use client::{Client, Started};
 pub use error::KeeperError;
 pub use keeper::keep;
 pub use log::path as log_path;
 pub use protocol::{Doing, Status};
+pub use report::Finding;

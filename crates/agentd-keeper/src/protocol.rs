@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Changes whenever a message changes: a keeper that was started by another build refuses, and says so.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// The largest frame, either way: a command's arguments and environment are at most 2 MiB (`execve(2)`).
 pub(crate) const MAX_FRAME: usize = 4 << 20;
@@ -43,6 +43,10 @@ pub(crate) enum Request {
     Restore { name: Name, snapshot: Name },
     /// Forget a state.
     Forget { name: Name, snapshot: Name },
+    /// What one changed since a state, or of these layers of its image. The answer has a descriptor of it.
+    Diff { name: Name, since: Option<Name>, image: Vec<PathBuf> },
+    /// What is not as it should be on disk. The answer has a descriptor of it.
+    Check,
     /// End and remove one.
     Remove { name: Name },
     /// A file out of one. The answer has a descriptor of its content.

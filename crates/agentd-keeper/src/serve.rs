@@ -5,7 +5,7 @@ use crate::{
     error::KeeperError,
     live::Slots,
     protocol::{Doing, Failure, Hello, Reply, Request, Status, VERSION},
-    ttl,
+    report, ttl,
 };
 use agentd_core::{LayerReport, Sandbox};
 use agentd_isolation::layered::slot::{self, Slot};
@@ -19,6 +19,9 @@ use tokio::sync::MutexGuard;
 
 /// How long a sandbox's processes stay when nobody uses them. What they are made of stays.
 const WARM: Duration = Duration::from_secs(300);
+
+/// How long the disk of one stays mounted that has no processes: so long as it is likely to get some again.
+const MOUNTED: Duration = Duration::from_secs(10);
 
 /// All that the keeper has.
 pub(crate) struct Keeper {
@@ -74,11 +77,13 @@ impl Keeper {
                 slot::settle(&self.state, name);
             }
             Request::Fork { name, snapshot: Some(snapshot), new } => {
-                self.on_disk(move |state| state.fork(&name, Of::Snapshot(&snapshot), &new).map(drop)).await?;
+                let forked = self.on_disk(move |state| state.fork(&name, Of::Snapshot(&snapshot), &new).map(drop)).await;
+                self.collected_unless(forked).await?;
             }
             Request::Fork { name, snapshot: None, new } => {
                 let of = name.clone();
-                self.sealed(&name, move |state, how| state.fork(&of, Of::Now(how), &new).map(drop)).await?;
+                let forked = self.sealed(&name, move |state, how| state.fork(&of, Of::Now(how), &new).map(drop)).await;
+                self.collected_unless(forked).await?;
                 slot::settle(&self.state, name);
             }
             Request::Restore { name, snapshot } => {
@@ -89,6 +94,14 @@ impl Keeper {
                 let of = name.clone();
                 self.on_disk(move |state| state.drop_snapshot(&of, &snapshot).map(drop)).await?;
                 slot::settle(&self.state, name);
+            }
+            Request::Diff { name, since, image } => {
+                let changes = self.on_disk(move |state| state.diff(&name, since.as_ref(), &image)).await?;
+                return Ok(Some((Reply::Done, Some(report::write_changes(&changes)?))));
+            }
+            Request::Check => {
+                let problems = self.on_disk(State::fsck).await?;
+                return Ok(Some((Reply::Done, Some(report::write_problems(&problems)?))));
             }
             Request::Remove { name } => {
                 let slot = self.slots.of(&name);
@@ -121,7 +134,8 @@ impl Keeper {
         let slot = self.slots.of(&name);
         let mut slot = slot.lock().await;
         let of = name.clone();
-        self.on_disk(move |state| state.create(&of, about)).await?;
+        let created = self.on_disk(move |state| state.create(&of, about).map(drop)).await;
+        self.collected_unless(created).await?;
         let layers = match self.slots.start(&self.state, &name, &mut slot).await {
             Ok(live) => live.sandbox.layers().to_vec(),
             Err(error) => {
@@ -208,6 +222,15 @@ impl Keeper {
         self.collect().await
     }
 
+    /// What was made for what could not be done, disks among it, is removed at once.
+    async fn collected_unless(&self, done: Result<(), KeeperError>) -> Result<(), KeeperError> {
+        if done.is_err() {
+            // The first error is the one to tell.
+            self.collect().await.ok();
+        }
+        done
+    }
+
     /// Removes layers that nothing needs.
     async fn collect(&self) -> Result<(), KeeperError> {
         self.on_disk(State::collect).await.map(drop)
@@ -234,6 +257,7 @@ impl Keeper {
             busy |= slot.live.is_some() || record.about.idle_ttl.is_some() || record.about.total_ttl.is_some();
         }
         self.slots.tidy();
+        self.rest_disks(MOUNTED).await;
         busy
     }
 
@@ -244,12 +268,22 @@ impl Keeper {
         }
     }
 
-    /// Ends all processes of all sandboxes.
+    /// Unmounts what has not been used for so long.
+    async fn rest_disks(&self, unused: Duration) {
+        let rest = move |state: &State| {
+            state.rest(unused);
+            Ok(())
+        };
+        self.on_disk(rest).await.ok();
+    }
+
+    /// Ends all processes of all sandboxes, and unmounts their disks.
     pub(crate) async fn end(&self) {
         for (_, slot) in self.slots.each() {
             // Its launcher ends what cannot be ended here.
             slot.lock().await.end().await.ok();
         }
+        self.rest_disks(Duration::ZERO).await;
     }
 }
 

@@ -107,7 +107,7 @@ pub fn loopback_up() -> Result<(), LayerError> {
 
 /// A mount namespace of the process's own, a copy of the one it is in.
 pub(crate) fn new_mounts() -> Result<(), LayerError> {
-    // SAFETY: a new mount namespace changes nothing that Rust relies on; this process has one thread.
+    // SAFETY: a new mount namespace changes nothing that Rust relies on; it is the calling thread's, and of those that it starts.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
         .at(Layer::Mounts, || "unshare mounts".to_owned())
 }

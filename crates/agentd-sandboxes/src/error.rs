@@ -80,6 +80,26 @@ pub enum StateError {
         /// The sandbox.
         name: Name,
     },
+    /// The file system of a sandbox with a limit could not be made or mounted.
+    #[error("sandboxes: {0}")]
+    Volume(#[from] agentd_core::LayerError),
+    /// What a sandbox may keep is used up.
+    #[error(
+        "the disk of sandbox {name} is full: nothing was changed — remove files in it, or snapshots that are not needed \
+         (`agentd sandbox snapshot --forget`), or go back to one"
+    )]
+    Full {
+        /// The sandbox.
+        name: Name,
+    },
+    /// Layers of too many sandboxes would be below one.
+    #[error("{name} was forked from forks {deepest} deep, each with a disk of its own — fork one of those that it comes from")]
+    TooDeep {
+        /// The sandbox that was to be forked.
+        name: Name,
+        /// How many it may be.
+        deepest: usize,
+    },
     /// A layer of a sandbox is lost.
     #[error("layer {layer} of sandbox {name} is not there — restore a snapshot that does without it, or remove the sandbox")]
     Gone {

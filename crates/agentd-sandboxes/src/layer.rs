@@ -1,5 +1,6 @@
 //! A layer's directory: `tree`, which holds the changes, and beside it `work`, which overlayfs needs of a top, on the same file system.
-//! All that makes, moves or removes a layer is here, so that a layer can become a file system of its own.
+//! All that makes, moves or removes a layer is here. One of a sandbox with a limit is made in the sandbox's volume, where it stays; what makes
+//! it a layer is a link to it among the others.
 //!
 //! The tree is one level down because its root has the owner and mode that a payload gave it.
 
@@ -7,15 +8,16 @@ use crate::{
     error::{Doing as _, StateError},
     layer_id::LayerId,
     tree::{Dress, Tree, dress_like, dress_of, empty, look, names},
+    volume_id::VolumeId,
 };
-use agentd_disk::{Lock, Staging, flush_directory, make_folder};
+use agentd_disk::{Lock, Staging, erase, flush_directory, make_folder};
 use rustix::fs::{CWD, Mode};
 use std::{
     ffi::OsStr,
     fs::{self, File},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::PermissionsExt,
+        unix::fs::{PermissionsExt, symlink},
     },
     path::{Path, PathBuf},
 };
@@ -30,34 +32,99 @@ pub(crate) fn work(layer: &Path) -> PathBuf {
     layer.join("work")
 }
 
-/// A layer that is made and not yet among the others. It is in a staging directory, and goes with that.
+/// Where the layers are in a volume.
+pub(crate) const INSIDE: &str = "layers";
+
+/// What the link to a layer in a volume leads to.
+pub(crate) fn target(volume: VolumeId, layer: LayerId) -> PathBuf {
+    PathBuf::from(format!("../volumes/{volume}/at/{INSIDE}/{layer}"))
+}
+
+/// A volume that is mounted, for layers to be made in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Home {
+    pub(crate) volume: VolumeId,
+    /// Where they are in it.
+    pub(crate) layers: PathBuf,
+}
+
+impl Home {
+    /// What a top is made of where nothing can be made any more.
+    fn spare(&self) -> PathBuf {
+        self.layers.with_file_name("spare")
+    }
+
+    /// Sees to it that there is one. The volume may be full: then it comes when there is room.
+    pub(crate) fn keep_spare(&self, _lock: &Lock) -> Result<(), StateError> {
+        if !crate::record::exists(&self.spare())? {
+            let draft = self.layers.with_file_name("draft");
+            // Who was killed over it.
+            remove(&draft)?;
+            make_empty(&draft)?;
+            fs::rename(&draft, self.spare()).doing("rename to", self.spare())?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the directory of a layer in which nothing is changed.
+fn make_empty(path: &Path) -> Result<(), StateError> {
+    make_folder(path)?;
+    make_folder(&tree(path))?;
+    make_folder(&work(path))?;
+    // As a root is everywhere. A directory above keeps others out.
+    fs::set_permissions(tree(path), fs::Permissions::from_mode(0o755)).doing("open up", tree(path))
+}
+
+/// A layer that is made and not yet among the others. It is in a staging directory, and goes with that, or in a volume, where its name
+/// is pinned by that directory.
 pub(crate) struct Draft {
     pub(crate) id: LayerId,
     path: PathBuf,
+    home: Option<Home>,
+    adopted: bool,
 }
 
 impl Draft {
     /// Makes a layer in which nothing is changed.
-    pub(crate) fn make(staging: &Staging) -> Result<Self, StateError> {
-        let id = LayerId::draw().doing("name", staging.path())?;
-        let path = staging.path().join(id.to_string());
-        make_folder(&path)?;
-        make_folder(&tree(&path))?;
-        make_folder(&work(&path))?;
-        // As a root is everywhere. A directory above keeps others out.
-        fs::set_permissions(tree(&path), fs::Permissions::from_mode(0o755)).doing("open up", tree(&path))?;
-        Ok(Self { id, path })
+    pub(crate) fn make(staging: &Staging, home: Option<&Home>) -> Result<Self, StateError> {
+        let draft = Self::named(staging, home)?;
+        make_empty(&draft.path)?;
+        Ok(draft)
     }
 
-    /// Makes a top for a stack whose highest tree is `below`: of the root of a stack, the highest layer says owner and mode.
-    pub(crate) fn make_over(staging: &Staging, below: Option<&Path>) -> Result<Self, StateError> {
-        let draft = Self::make(staging)?;
+    /// Makes a top for a stack whose highest tree is `below`.
+    pub(crate) fn make_over(staging: &Staging, home: Option<&Home>, below: Option<&Path>) -> Result<Self, StateError> {
+        Self::make(staging, home)?.over(below)
+    }
+
+    /// The same of what was kept for a volume that is full, for who has to free it.
+    pub(crate) fn of_spare(staging: &Staging, home: &Home, below: Option<&Path>) -> Result<Self, StateError> {
+        let draft = Self::named(staging, Some(home))?;
+        let spare = home.spare();
+        fs::rename(&spare, &draft.path).doing("use", spare)?;
+        draft.over(below)
+    }
+
+    /// One with a name, and nothing in its place yet.
+    fn named(staging: &Staging, home: Option<&Home>) -> Result<Self, StateError> {
+        let id = LayerId::draw().doing("name", staging.path())?;
+        if home.is_some() {
+            // Before it is there: who collects reads the pins after he has seen what is there.
+            staging.pin_new(id)?;
+        }
+        let path = home.map_or(staging.path(), |home| &home.layers).join(id.to_string());
+        Ok(Self { id, path, home: home.cloned(), adopted: false })
+    }
+
+    /// Of the root of a stack, the highest layer says owner and mode.
+    fn over(self, below: Option<&Path>) -> Result<Self, StateError> {
         if let Some(below) = below {
-            let tree = tree(&draft.path);
+            let tree = tree(&self.path);
             let directory = File::open(&tree).doing("open", &tree)?;
             dress_like(directory.as_fd(), OsStr::new("."), &dress_of_root(below)?).doing("dress", &tree)?;
         }
-        Ok(draft)
+        Ok(self)
     }
 
     /// The tree, to be filled.
@@ -70,13 +137,36 @@ impl Draft {
     }
 
     /// Moves the layer to the others, in `layers`. It is durable when that folder is flushed.
-    pub(crate) fn adopt(self, layers: &Path, _lock: &Lock) -> Result<LayerId, StateError> {
+    pub(crate) fn adopt(mut self, layers: &Path, _lock: &Lock) -> Result<LayerId, StateError> {
         // For a power failure, what is in it comes before its name.
         flush_directory(&self.path)?;
         let place = layers.join(self.id.to_string());
-        fs::rename(&self.path, &place).doing("rename to", &place)?;
+        match &self.home {
+            None => fs::rename(&self.path, &place).doing("rename to", &place)?,
+            Some(home) => {
+                flush_directory(&home.layers)?;
+                symlink(target(home.volume, self.id), &place).doing("link", &place)?;
+            }
+        }
+        self.adopted = true;
         Ok(self.id)
     }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let (Some(_), false) = (&self.home, self.adopted) {
+            // What stays is collected.
+            remove(&self.path).ok();
+        }
+    }
+}
+
+/// Removes the directory of what is no layer, or no longer one.
+pub(crate) fn remove(path: &Path) -> Result<(), StateError> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let folder = File::open(folder).doing("open", folder)?;
+    erase(folder.as_fd(), name).doing("remove", path)
 }
 
 /// Moves a layer away, to be removed with `bin`.

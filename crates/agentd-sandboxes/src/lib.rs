@@ -17,21 +17,24 @@
 //! The words: a *layer* is a tree of changes, as overlayfs writes them. The *top* of a sandbox takes its changes; it is *sealed* by
 //! giving the sandbox another top, and from then on never changes, so that any number of sandboxes and snapshots may have it.
 //!
-//! Nothing here runs or mounts anything: whoever does *holds* the layers meanwhile ([`State::hold`]), and says how a top that is in use
-//! is to be saved ([`How`]). Trees of layers are hostile: a payload wrote them. They are read through no link and to no depth.
+//! Nothing here runs anything, or mounts a sandbox: whoever does *holds* the layers meanwhile ([`State::hold`]), and says how a top that is in use
+//! is to be saved ([`How`]). What is mounted here is where layers lie whose room is limited, in a namespace that nobody else sees
+//! ([`State::open_with_volumes`]). Trees of layers are hostile: a payload wrote them. They are read through no link and to no depth.
 
 mod error;
 mod layer;
 mod layer_id;
+mod mounts;
 mod name;
 mod record;
 mod state;
 mod tree;
+mod volume_id;
 
 pub use agentd_core::DiskLayers;
 pub use error::{Damage, StateError};
 pub use layer_id::{LayerId, NotALayerId};
 pub use name::{Name, NotAName};
 pub use record::{About, Record, Snapshot};
-pub use state::{Collected, Hold, How, Of, Problem, Squashed, State};
+pub use state::{Collected, Disk, Hold, How, Of, Problem, Squashed, State};
 pub use tree::{Change, Kind};

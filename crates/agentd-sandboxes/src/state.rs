@@ -4,7 +4,8 @@
 //! root/                      0700, its owner's alone
 //! ├── lock                   held (flock) for each step that must be one: never for long
 //! ├── named/<name>/          a sandbox: its `record.json`, and `log` for whoever runs it
-//! ├── layers/<id>/           changes: `tree`, and `work` beside it
+//! ├── layers/<id>/           changes: `tree`, and `work` beside it; or a link to these in a volume
+//! ├── volumes/<id>/          `image`: the file system in which the layers of a sandbox with a limit are; `at`: where it is mounted
 //! ├── staging/<id>/          what is being made or removed, or layers that are in use; held (flock) by its maker
 //! └── promised/              sandboxes that are to appear together, while they do
 //! ```
@@ -31,6 +32,7 @@ mod run;
 mod seal;
 mod snapshot;
 mod squash;
+mod volumes;
 
 pub use collect::Collected;
 pub use fork::Of;
@@ -38,26 +40,32 @@ pub use fsck::Problem;
 pub use hold::Hold;
 pub use seal::How;
 pub use squash::Squashed;
+pub use volumes::Disk;
 
 use crate::{
     error::{Doing as _, StateError},
     layer,
     layer_id::LayerId,
+    mounts::Mounts,
     name::Name,
     record::{Record, exists},
 };
 use agentd_core::DiskLayers;
 use agentd_disk::{Lock, NotPrivate, Staging, entries};
+use agentd_kernel::mount::OwnMounts;
 use std::{
     fs,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// All sandboxes of one directory. Any number of these, in any number of processes, may be open on it.
 #[derive(Debug, Clone)]
 pub struct State {
     root: PathBuf,
+    /// The volumes that are mounted, where any can be.
+    mounts: Option<Arc<Mounts>>,
 }
 
 impl State {
@@ -65,8 +73,8 @@ impl State {
     pub fn open(root: &Path) -> Result<Self, StateError> {
         make_private(root)?;
         // Absolute: the paths that are given out outlive the caller's working directory.
-        let state = Self { root: fs::canonicalize(root).doing("find", root)? };
-        for folder in [state.named(), state.layers(), state.staging()] {
+        let state = Self { root: fs::canonicalize(root).doing("find", root)?, mounts: None };
+        for folder in [state.named(), state.layers(), state.volumes(), state.staging()] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).doing("make", &folder)?;
         }
         // What cannot be removed does not keep anybody from his sandboxes: fsck finds it, and collecting it says why.
@@ -74,10 +82,15 @@ impl State {
         Ok(state)
     }
 
-    /// Where the layers of a sandbox are.
+    /// The same, for a process that can have sandboxes with a limit, whose volumes it mounts in its own namespace when they are needed.
+    pub fn open_with_volumes(root: &Path, own: OwnMounts) -> Result<Self, StateError> {
+        Ok(Self { mounts: Some(Arc::new(Mounts::new(own))), ..Self::open(root)? })
+    }
+
+    /// Where the layers of a sandbox are; those in volumes only as long as it is held.
     pub fn layer_paths(&self, record: &Record) -> DiskLayers {
-        let sealed = record.sealed.iter().map(|layer| self.tree(*layer)).collect();
-        DiskLayers { sealed, top: self.layer(record.top) }
+        let sealed = record.sealed.iter().map(|layer| layer::tree(&self.place_of(*layer))).collect();
+        DiskLayers { sealed, top: self.place_of(record.top) }
     }
 
     /// Empties the `work` of a sandbox's top, which nobody may have mounted: what overlayfs leaves there after a crash

@@ -10,6 +10,7 @@
 
 mod dev;
 pub mod device;
+mod own;
 mod place;
 mod proc;
 pub mod root;
@@ -17,6 +18,7 @@ mod scratch;
 mod tree;
 
 pub(crate) use dev::NODES;
+pub use own::OwnMounts;
 pub use tree::clone_tree;
 pub(crate) use tree::{attach_at, open_beneath};
 

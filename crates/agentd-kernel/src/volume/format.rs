@@ -44,6 +44,11 @@ const OPTIONS: [&str; 14] = [
     "/proc/self/fd/0",
 ];
 
+/// Bytes of the image of a volume of `bytes` bytes: whole blocks.
+pub fn image_bytes(bytes: u64) -> u64 {
+    bytes / BLOCK * BLOCK
+}
+
 /// See [`super::Volume::format`].
 pub fn format(image: &Path, bytes: u64) -> Result<(), LayerError> {
     let at = |call: &str| format!("{call} {}", image.display());
@@ -76,7 +81,7 @@ pub fn nameless(folder: &Path, bytes: u64) -> Result<OwnedFd, LayerError> {
             _ => error,
         },
     )?;
-    rustix::fs::ftruncate(&file, bytes / BLOCK * BLOCK).at(Layer::Volume, || at("set the size of"))?;
+    rustix::fs::ftruncate(&file, image_bytes(bytes)).at(Layer::Volume, || at("set the size of"))?;
     make(&file)?;
     Ok(file)
 }

@@ -35,7 +35,7 @@ use std::{
     path::Path,
 };
 
-pub use format::LEAST_BYTES;
+pub use format::{LEAST_BYTES, image_bytes};
 
 /// How the file system is mounted (`ext4(5)`), beside `errors`: the host gets the room of deleted files back, after a moment and
 /// while it is mounted; and nothing fills the inode tables of a sparse file with zeroes in the background, 3 % of its size.
@@ -198,7 +198,7 @@ fn mount(device: &LoopDevice, image: &Path) -> Result<OwnedFd, LayerError> {
 }
 
 /// What a caller without the privilege is told.
-const NEEDS: &str =
+pub const NEEDS: &str =
     "run agentd as root of the host: loop devices and mounts of disks are root's; an ordinary user's sandboxes write to memory";
 
 /// What is to be done with what cannot be mounted.

@@ -13,7 +13,7 @@ impl State {
     /// What a sandbox changed since a snapshot, or of its image: the paths, sorted. `image` has the trees of the image's layers, the
     /// lowest first, which the caller keeps. Of a directory that was removed or replaced, what was below it is not told apart.
     pub fn diff(&self, name: &Name, against: Option<&Name>, image: &[PathBuf]) -> Result<Vec<Change>, StateError> {
-        let (record, _pinned) = self.pin(name, |record| record.needs().collect())?;
+        let (record, _pinned, _mounted) = self.pin(name, |record| record.needs().collect())?;
         let old = against.map(|against| snapshot::find(&record, against)).transpose()?.map_or(&[][..], |old| &old.layers);
         let new: Vec<_> = record.sealed.iter().copied().chain([record.top]).collect();
         let shared = old.iter().zip(&new).take_while(|(old, new)| old == new).count();

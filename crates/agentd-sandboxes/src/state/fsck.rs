@@ -1,16 +1,21 @@
 //! Reads everything and says what is wrong.
 
-use super::State;
+use super::{
+    State,
+    volumes::{AT, IMAGE, size},
+};
 use crate::{
     error::StateError,
     layer,
     layer_id::LayerId,
     name::Name,
     record::{FILE, Record},
+    volume_id::VolumeId,
 };
-use agentd_disk::entries;
+use agentd_disk::{Lock, entries};
+use agentd_kernel::volume::image_bytes;
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     path::{Path, PathBuf},
 };
@@ -46,7 +51,16 @@ pub enum Problem {
         /// The layer.
         layer: LayerId,
     },
-    /// Nothing needs a layer, or who made this died. It is no damage: [`State::collect`] removes it.
+    /// The volume of a sandbox with a limit is not as it should be.
+    Volume {
+        /// The sandbox.
+        name: Name,
+        /// The volume, or its image.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Nothing needs a layer or a volume, or who made this died. It is no damage: [`State::collect`] removes it.
     Garbage(PathBuf),
     /// Nobody knows what this is. It is no damage.
     Unknown(PathBuf),
@@ -70,6 +84,7 @@ impl fmt::Display for Problem {
             Self::SealedTop { name, sealed, layer } => {
                 write!(f, "sandbox {name} writes to layer {layer}, which is a sealed one of {sealed} — remove {name}")
             }
+            Self::Volume { name, path, why } => write!(f, "sandbox {name} is damaged: {path:?} {why} — remove the sandbox"),
             Self::Garbage(path) => write!(f, "{path:?} is needed by nothing — collect it"),
             Self::Unknown(path) => write!(f, "{path:?} is nothing of agentd's — remove it if it is nothing of yours"),
         }
@@ -89,7 +104,7 @@ impl State {
             }
         }
         let all_read = problems.is_empty();
-        records.iter().for_each(|record| self.missing(record, &mut problems));
+        records.iter().for_each(|record| self.examine(record, &mut problems));
         confused(&records, &mut problems);
         // What a record needs that cannot be read is not known.
         if all_read {
@@ -98,6 +113,7 @@ impl State {
             let layers = entries(&self.layers())?.into_iter();
             let garbage = layers.filter(|path| LayerId::of(path).is_some_and(|layer| !needed.contains(&layer)));
             problems.extend(garbage.map(Problem::Garbage));
+            self.unneeded(&lock, &mut problems)?;
         }
         // Held until it is listed, and not removed: this only looks.
         for left in agentd_disk::abandoned(&self.staging(), &lock)? {
@@ -105,6 +121,69 @@ impl State {
         }
         self.unknown(&mut problems)?;
         Ok(problems)
+    }
+
+    /// What is wrong with the layers of a sandbox, and with the volumes that they are in.
+    fn examine(&self, record: &Record, problems: &mut Vec<Problem>) {
+        let mut volumes = BTreeSet::new();
+        let mut wrong = |path: PathBuf, why: &str| {
+            problems.push(Problem::Volume { name: record.name.clone(), path, why: why.to_owned() });
+        };
+        for layer in record.needs().collect::<BTreeSet<_>>() {
+            match self.volume_of(layer) {
+                Ok(Some(volume)) => {
+                    volumes.insert(volume);
+                }
+                Ok(None) if self.layer(layer).is_symlink() => wrong(self.layer(layer), "leads to no volume"),
+                Ok(None) => {}
+                Err(error) => wrong(self.layer(layer), &error.to_string()),
+            }
+        }
+        let own = self.volume_of(record.top).ok().flatten();
+        let limit = size(&record.about);
+        if own.is_some() != limit.is_some() && self.layer(record.top).exists() | own.is_some() {
+            wrong(self.layer(record.top), "is not where what a sandbox may keep has the limit that was asked for");
+        }
+        let mut whole = true;
+        for volume in volumes {
+            let image = self.volume(volume).join(IMAGE);
+            match image.symlink_metadata() {
+                Ok(found) if !found.is_file() => wrong(image, "is no file"),
+                Ok(found) if Some(volume) == own && limit.is_some_and(|limit| image_bytes(limit) != found.len()) => {
+                    wrong(image, "has another size than was asked for");
+                }
+                Ok(_) => continue,
+                Err(_) => wrong(image, "is not there"),
+            }
+            whole = false;
+        }
+        // What is in a volume is seen where it can be mounted.
+        if whole && (self.mounts.is_some() || own.is_none()) {
+            match self.mount(record.needs()) {
+                Ok(_mounted) => self.missing(record, problems),
+                Err(error) => problems.push(Problem::Volume {
+                    name: record.name.clone(),
+                    path: self.volumes(),
+                    why: format!("cannot be mounted: {error}"),
+                }),
+            }
+        }
+    }
+
+    /// Volumes, and what is in those that are mounted, that nothing leads to.
+    fn unneeded(&self, lock: &Lock, problems: &mut Vec<Problem>) -> Result<(), StateError> {
+        let mut strays = Vec::new();
+        for volume in self.mounts.as_ref().map(|mounts| mounts.mounted()).unwrap_or_default() {
+            strays.extend(self.strays(volume)?);
+        }
+        let pinned: HashSet<_> = agentd_disk::pinned(&self.staging(), lock)?.into_iter().collect();
+        let linked = self.linked()?;
+        let volumes = entries(&self.volumes())?.into_iter();
+        strays.extend(volumes.filter(|path| VolumeId::of(path).is_some_and(|volume| !linked.contains(&volume))));
+        let is_pinned =
+            |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| pinned.contains(name));
+        problems.extend(strays.into_iter().filter(|path| !is_pinned(path)).map(Problem::Garbage));
+        Ok(())
     }
 
     /// The parts of its layers that a sandbox lacks.
@@ -124,11 +203,15 @@ impl State {
             problems.extend(entries(folder)?.into_iter().filter(unknown).map(Problem::Unknown));
             Ok(())
         };
-        look(&self.root, &|name| ["keeper", "lock", "named", "layers", "staging"].contains(&name))?;
+        look(&self.root, &|name| ["keeper", "lock", "named", "layers", "volumes", "staging"].contains(&name))?;
         look(&self.named(), &|name| name.parse::<Name>().is_ok())?;
         look(&self.layers(), &|name| name.parse::<LayerId>().is_ok())?;
+        look(&self.volumes(), &|name| name.parse::<VolumeId>().is_ok())?;
         for name in self.names()? {
             look(&self.sandbox(&name), &|name| [FILE, "log"].contains(&name))?;
+        }
+        for volume in entries(&self.volumes())?.iter().filter(|path| VolumeId::of(path).is_some()) {
+            look(volume, &|name| [IMAGE, AT].contains(&name))?;
         }
         for layer in entries(&self.layers())?.iter().filter(|path| LayerId::of(path).is_some()) {
             look(layer, &|name| ["tree", "work"].contains(&name))?;

@@ -5,6 +5,7 @@ use super::State;
 use crate::{
     error::StateError,
     layer_id::LayerId,
+    mounts::Mounted,
     name::Name,
     record::{Record, exists},
 };
@@ -12,7 +13,12 @@ use agentd_disk::Staging;
 
 /// Keeps the layers of a sandbox, until it is dropped or its process dies.
 #[derive(Debug)]
-pub struct Hold(#[expect(dead_code, reason = "held, not used: its pins go with it")] Staging);
+pub struct Hold {
+    #[expect(dead_code, reason = "held, not used: its pins go with it")]
+    pins: Staging,
+    #[expect(dead_code, reason = "held, not used: volumes are mounted meanwhile")]
+    mounted: Mounted,
+}
 
 impl State {
     /// The record of a sandbox, whose layers as it is now (not those of its snapshots alone) are kept from being collected from this
@@ -21,22 +27,29 @@ impl State {
     /// # Errors
     /// [`StateError::Gone`] if a layer is lost.
     pub fn hold(&self, name: &Name) -> Result<(Record, Hold), StateError> {
-        let (record, staging) = self.pin(name, |record| record.sealed.iter().copied().chain([record.top]).collect())?;
-        Ok((record, Hold(staging)))
+        let (record, pins, mounted) = self.pin(name, |record| record.sealed.iter().copied().chain([record.top]).collect())?;
+        Ok((record, Hold { pins, mounted }))
     }
 
-    /// A sandbox, some of whose layers are pinned.
-    pub(super) fn pin(&self, name: &Name, layers: impl FnOnce(&Record) -> Vec<LayerId>) -> Result<(Record, Staging), StateError> {
+    /// A sandbox, some of whose layers are pinned, and the volumes mounted in which these are.
+    pub(super) fn pin(
+        &self,
+        name: &Name,
+        layers: impl FnOnce(&Record) -> Vec<LayerId>,
+    ) -> Result<(Record, Staging, Mounted), StateError> {
         let lock = self.lock()?;
         let record = self.load(name)?;
         let staging = self.stage(&lock)?;
-        for layer in layers(&record) {
-            if !exists(&self.layer(layer))? {
-                return Err(StateError::Gone { name: record.name, layer });
+        let layers = layers(&record);
+        for layer in &layers {
+            if !exists(&self.layer(*layer))? {
+                return Err(StateError::Gone { name: record.name, layer: *layer });
             }
             // Under the lock: what is there now stays.
             staging.pin(layer, &lock)?;
         }
-        Ok((record, staging))
+        drop(lock);
+        let mounted = self.mount(layers)?;
+        Ok((record, staging, mounted))
     }
 }

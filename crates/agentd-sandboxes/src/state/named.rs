@@ -1,6 +1,6 @@
 //! Sandboxes come, are looked at, and go.
 
-use super::State;
+use super::{State, volumes::size};
 use crate::{
     error::{Doing as _, StateError},
     layer::Draft,
@@ -12,15 +12,21 @@ use agentd_disk::flush_directory;
 use std::{fs, path::PathBuf};
 
 impl State {
-    /// Makes a sandbox.
+    /// Makes a sandbox; with a limit for all that it keeps where its spec asks for [`agentd_core::Writable::Volume`].
     ///
     /// # Errors
-    /// [`StateError::Taken`] if there is one of that name.
+    /// [`StateError::Taken`] if there is one of that name, [`StateError::Volume`] if there is to be a limit and this process can mount no
+    /// volumes.
     pub fn create(&self, name: &Name, about: About) -> Result<Record, StateError> {
         let lock = self.lock()?;
         self.is_free(name)?;
         let staging = self.stage(&lock)?;
-        let top = Draft::make(&staging)?.adopt(&self.layers(), &lock)?;
+        drop(lock);
+        let volume = size(&about).map(|bytes| self.make_volume(bytes, &staging)).transpose()?;
+        let lock = self.lock()?;
+        self.is_free(name)?;
+        let home = volume.as_ref().map(|(home, _)| home);
+        let top = Draft::make(&staging, home)?.adopt(&self.layers(), &lock)?;
         let record = Record::new(name, about, Vec::new(), top, None);
         self.appear(std::slice::from_ref(&record), &staging, &lock)?;
         Ok(record)

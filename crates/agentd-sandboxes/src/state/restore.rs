@@ -1,19 +1,44 @@
 //! A sandbox becomes what it was.
 
 use super::{State, snapshot};
-use crate::{error::StateError, layer::Draft, name::Name, record::Record};
+use crate::{error::StateError, layer::Draft, layer_id::LayerId, name::Name, record::Record};
 
 impl State {
     /// Makes a sandbox what it was when a snapshot was made of it. What it has changed since is lost, but for what other snapshots
     /// have. Nobody may have it mounted.
+    ///
+    /// # Errors
+    /// [`StateError::NoSnapshot`], [`StateError::Gone`] if a layer of it is lost, [`StateError::Changed`] if another process changed the
+    /// sandbox meanwhile.
     pub fn restore(&self, name: &Name, snapshot: &Name) -> Result<Record, StateError> {
+        self.go_back(name, snapshot).map_err(|error| self.told(name, error))
+    }
+
+    fn go_back(&self, name: &Name, snapshot: &Name) -> Result<Record, StateError> {
+        let layers = snapshot::find(&self.record(name)?, snapshot)?.layers.clone();
+        let (before, staging, _mounted) =
+            self.pin(name, |record| layers.iter().copied().chain(limited(self, record)).collect())?;
+        let home = self.home_of(before.top)?;
         let lock = self.lock()?;
         let mut record = self.load(name)?;
-        record.sealed = snapshot::find(&record, snapshot)?.layers.clone();
-        let staging = self.stage(&lock)?;
-        record.top = Draft::make_over(&staging, self.highest(&record.sealed).as_deref())?.adopt(&self.layers(), &lock)?;
+        if snapshot::find(&record, snapshot)?.layers != layers || self.home_of(record.top)? != home {
+            return Err(StateError::Changed { name: name.clone() });
+        }
+        record.sealed = layers;
+        let below = self.highest(&record.sealed);
+        let top = match (Draft::make_over(&staging, home.as_ref(), below.as_deref()), &home) {
+            // To go back is how a full disk is freed.
+            (Err(error), Some(home)) if self.is_full(&error) => Draft::of_spare(&staging, home, below.as_deref())?,
+            (top, _) => top?,
+        };
+        record.top = top.adopt(&self.layers(), &lock)?;
         self.flush_layers()?;
         self.replace(&record, &lock)?;
         Ok(record)
     }
+}
+
+/// The top of a sandbox with a limit: a new one is made where it is. That of another may be lost.
+fn limited(state: &State, record: &Record) -> Option<LayerId> {
+    state.volume_of(record.top).ok()?.map(|_| record.top)
 }

@@ -5,8 +5,8 @@ use crate::layer_id::LayerId;
 use std::collections::{HashMap, HashSet};
 
 /// The longest run in `stack` that every one of `stacks` has as a whole or not at all; none of fewer than two layers.
-/// `stack` is one of `stacks`.
-pub(super) fn longest(stack: &[LayerId], stacks: &[&Vec<LayerId>]) -> Vec<LayerId> {
+/// `stack` is one of `stacks`; `together` says whether two layers are where they can be merged.
+pub(super) fn longest(stack: &[LayerId], stacks: &[&Vec<LayerId>], together: impl Fn(LayerId, LayerId) -> bool) -> Vec<LayerId> {
     let mut above: HashMap<LayerId, HashSet<Option<LayerId>>> = HashMap::new();
     let mut below: HashMap<LayerId, HashSet<Option<LayerId>>> = HashMap::new();
     for stack in stacks {
@@ -19,7 +19,7 @@ pub(super) fn longest(stack: &[LayerId], stacks: &[&Vec<LayerId>]) -> Vec<LayerI
         of.get(&layer).is_some_and(|found| found.len() == 1 && found.contains(&Some(other)))
     };
     // Wherever the one is, the other is next to it.
-    let joined = |low: LayerId, high: LayerId| only(&above, low, high) && only(&below, high, low);
+    let joined = |low: LayerId, high: LayerId| only(&above, low, high) && only(&below, high, low) && together(low, high);
     let mut longest: &[LayerId] = &[];
     let mut begin = 0;
     for at in 1..=stack.len() {
@@ -60,7 +60,7 @@ mod tests {
 
     fn longest_of(stack: &str, others: &[&str]) -> Vec<LayerId> {
         let all: Vec<_> = [stack].iter().chain(others).map(|stack| layers(stack)).collect();
-        longest(&all[0], &all.iter().collect::<Vec<_>>())
+        longest(&all[0], &all.iter().collect::<Vec<_>>(), |_, _| true)
     }
 
     #[test]
@@ -75,6 +75,14 @@ mod tests {
         assert_eq!(longest_of("", &[]), []);
     }
 
+    #[test]
+    fn a_run_ends_where_the_next_layer_lies_elsewhere() {
+        let all = layers("abcde");
+        let apart = layers("bc");
+        let found = longest(&all, &[&all], |low, high| apart != [low, high]);
+        assert_eq!(found, layers("cde"));
+    }
+
     proptest! {
         #[test]
         fn what_is_found_is_whole_for_all(stacks in proptest::collection::vec("[a-f]{0,6}", 1..6)) {
@@ -85,7 +93,7 @@ mod tests {
             };
             let all: Vec<_> = stacks.iter().map(once).collect();
             let all: Vec<_> = all.iter().collect();
-            let run = longest(all[0], &all);
+            let run = longest(all[0], &all, |_, _| true);
             prop_assert!(run.is_empty() || run.len() > 1 && is_whole(&run, &all));
         }
     }

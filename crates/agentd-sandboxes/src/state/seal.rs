@@ -3,8 +3,9 @@
 use super::State;
 use crate::{
     error::StateError,
-    layer::{self, Draft},
+    layer::{self, Draft, Home},
     layer_id::LayerId,
+    mounts::Mounted,
     name::Name,
     record::Record,
     tree,
@@ -25,12 +26,15 @@ pub enum How {
 
 /// A sandbox that is about to be saved: what took long is done.
 pub(super) struct Prepared {
+    /// Its copy; first, because one that is not used is removed from where the others keep it.
+    copy: Option<Draft>,
     staging: Staging,
+    _mounted: Mounted,
+    /// The volume for its layers.
+    home: Option<Home>,
     how: How,
     /// Whose top is saved, and what it was when this began.
     top: LayerId,
-    /// Its copy.
-    copy: Option<Draft>,
 }
 
 impl Prepared {
@@ -42,18 +46,19 @@ impl Prepared {
 impl State {
     /// Does what takes long, without the lock.
     pub(super) fn prepare(&self, name: &Name, how: How) -> Result<Prepared, StateError> {
-        let (record, staging) =
+        let (record, staging, mounted) =
             self.pin(name, |record| record.sealed.last().copied().into_iter().chain([record.top]).collect())?;
         let top = record.top;
+        let home = self.home_of(top)?;
         let copy = match how {
             How::Copy if !self.is_unchanged(&record)? => {
-                let draft = Draft::make(&staging)?;
+                let draft = Draft::make(&staging, home.as_ref())?;
                 tree::copy(&tree::Tree::open(&self.tree(top))?, &draft.tree()?)?;
                 Some(draft)
             }
             _ => None,
         };
-        Ok(Prepared { staging, how, top, copy })
+        Ok(Prepared { copy, staging, _mounted: mounted, home, how, top })
     }
 
     /// What `record`, which was read under this lock, is now, as layers that do not change any more. The record may get another top, and
@@ -69,7 +74,7 @@ impl State {
             }
             How::Seal => {
                 if !self.is_unchanged(record)? {
-                    let top = Draft::make_over(&prepared.staging, Some(&self.tree(record.top)))?;
+                    let top = Draft::make_over(&prepared.staging, prepared.home.as_ref(), Some(&self.tree(record.top)))?;
                     record.sealed.push(record.top);
                     record.top = top.adopt(&self.layers(), lock)?;
                 }

@@ -12,9 +12,9 @@ impl State {
     ///
     /// # Errors
     /// [`StateError::SnapshotTaken`] if it has a snapshot of that name, [`StateError::Changed`] if another process gave it another top
-    /// meanwhile.
+    /// meanwhile, [`StateError::Full`] if its disk has no room for what this needs.
     pub fn snapshot(&self, name: &Name, snapshot: &Name, how: How) -> Result<Record, StateError> {
-        self.save(name, snapshot, how, refuse_taken)
+        self.save(name, snapshot, how, refuse_taken).map_err(|error| self.told(name, error))
     }
 
     /// The same instead of a snapshot of that name, if there is one, which is there until the new one is.
@@ -22,7 +22,7 @@ impl State {
     /// # Errors
     /// [`StateError::Changed`] as above.
     pub fn snapshot_anew(&self, name: &Name, snapshot: &Name, how: How) -> Result<Record, StateError> {
-        self.save(name, snapshot, how, |_, _| Ok(()))
+        self.save(name, snapshot, how, |_, _| Ok(())).map_err(|error| self.told(name, error))
     }
 
     fn save(

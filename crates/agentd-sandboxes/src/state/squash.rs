@@ -3,13 +3,14 @@
 use super::{State, run};
 use crate::{
     error::StateError,
-    layer::Draft,
+    layer::{Draft, Home},
     layer_id::LayerId,
     name::Name,
     record::Record,
     tree::{Tree, merge},
 };
 use agentd_disk::{Lock, Staging};
+use std::collections::HashMap;
 
 /// How many sealed layers a sandbox may have before they are merged.
 const DEEPEST: usize = 12;
@@ -23,7 +24,7 @@ pub struct Squashed {
 
 impl State {
     /// Merges sealed layers of a sandbox that has more than 12 of them: the longest run that every snapshot and every other sandbox
-    /// has as a whole or not at all. Files are linked, not copied. What a sandbox or snapshot shows stays the same. A sandbox that
+    /// has as a whole or not at all, in one volume. Files are linked, not copied. What a sandbox or snapshot shows stays the same. A sandbox that
     /// is mounted goes on with the layers that it has; whoever mounted it holds them ([`State::hold`]).
     ///
     /// After a kill some records name the merged layer and some those that it was made of; each is right.
@@ -34,20 +35,29 @@ impl State {
             return Ok(Squashed::default());
         }
         let records = self.load_all(&lock)?;
-        let run = run::longest(&record.sealed, &records.iter().flat_map(Record::stacks).collect::<Vec<_>>());
+        let volumes = record.sealed.iter().map(|layer| Ok((*layer, self.volume_of(*layer)?)));
+        let volumes = volumes.collect::<Result<HashMap<_, _>, StateError>>()?;
+        let stacks = records.iter().flat_map(Record::stacks).collect::<Vec<_>>();
+        let run = run::longest(&record.sealed, &stacks, |low, high| volumes.get(&low) == volumes.get(&high));
         if run.is_empty() {
             return Ok(Squashed::default());
         }
         let staging = self.stage(&lock)?;
         run.iter().try_for_each(|layer| staging.pin(*layer, &lock))?;
         drop(lock);
-        let merged = self.merge(&run, &staging)?;
+        let _mounted = self.mount(run.iter().copied())?;
+        let home = self.home_of(run[0])?;
+        let merged = match self.merge(&run, &staging, home.as_ref()) {
+            // There is no room for as many directories again. The stack stays as it is; there will be another time.
+            Err(error) if home.is_some() && self.is_full(&error) => return Ok(Squashed::default()),
+            merged => merged?,
+        };
         self.put(&run, merged, &self.lock()?)
     }
 
     /// Makes the one layer, without the lock.
-    fn merge(&self, run: &[LayerId], staging: &Staging) -> Result<Draft, StateError> {
-        let draft = Draft::make(staging)?;
+    fn merge(&self, run: &[LayerId], staging: &Staging, home: Option<&Home>) -> Result<Draft, StateError> {
+        let draft = Draft::make(staging, home)?;
         let trees = run.iter().map(|layer| Tree::open(&self.tree(*layer))).collect::<Result<Vec<_>, _>>()?;
         merge(&trees, &draft.tree()?)?;
         // What it is made of may go when it is there.

@@ -19,6 +19,7 @@ mod terminal;
 mod vm;
 mod writer;
 
+use agentd_keeper::OwnMounts;
 use args::{Cli, Sub};
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { CANNOT } else { 0 });
         }
     };
+    // Before there are threads. Without the privilege there are no disks in it, and who asks for one is told so.
+    let own = matches!(cli.command, Sub::Keeper { .. }).then(OwnMounts::take).and_then(Result::ok);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -46,7 +49,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Sub::Run(args) => runtime.block_on(run::run(*args)),
         Sub::Sandbox(command) => runtime.block_on(sandbox::sandbox(*command)),
-        Sub::Keeper { folder } => runtime.block_on(agentd_keeper::keep(&folder)).map(|()| 0).map_err(Into::into),
+        Sub::Keeper { folder } => runtime.block_on(agentd_keeper::keep(&folder, own)).map(|()| 0).map_err(Into::into),
         Sub::Image(command) => runtime.block_on(image::image(&command)),
         Sub::Gondolin(command) => gondolin::gondolin(command),
         Sub::Vm(command) => vm::vm(&command),

@@ -7,10 +7,10 @@ use super::{
     run::{Stops, not_executed, tell_what_appeared, warn_of_weaknesses},
     stream, writer,
 };
-use agentd_core::{IsolationError, Root};
+use agentd_core::{IsolationError, Root, Writable};
 use agentd_isolation::ContainerBackend;
 use agentd_keeper::{Client, Doing, Status};
-use agentd_sandboxes::{About, Kind, Name, Record, State};
+use agentd_sandboxes::{About, Disk, Kind, Name, Record, State};
 use std::{
     fs::File,
     io::{self, Read, Seek, Write},
@@ -38,7 +38,7 @@ pub(crate) async fn sandbox(command: SandboxCommand) -> Result<u8, Failure> {
         SandboxCommand::Inspect { name } => {
             let record = state.record(&name)?;
             let status = client.status().await?;
-            writeln!(io::stdout(), "{:#}", describe(&record, &status, true))?;
+            writeln!(io::stdout(), "{:#}", describe(&record, disk(&state, &record), &status, true))?;
         }
         SandboxCommand::Logs { name, follow } => logs(&state, &name, follow).await?,
         SandboxCommand::Cp { from, to } => copy(&client, &from, &to).await?,
@@ -48,13 +48,13 @@ pub(crate) async fn sandbox(command: SandboxCommand) -> Result<u8, Failure> {
         SandboxCommand::Snapshot { name, snapshot, forget: false } => client.snapshot(&name, &snapshot).await?,
         SandboxCommand::Fork { name, of, new } => client.fork(&name, of.as_ref(), &new).await?,
         SandboxCommand::Restore { name, snapshot } => client.restore(&name, &snapshot).await?,
-        SandboxCommand::Diff { name, since } => diff(&state, &name, since.as_ref())?,
+        SandboxCommand::Diff { name, since } => diff(&client, &state, &name, since.as_ref()).await?,
         SandboxCommand::Rm { names } => {
             for name in &names {
                 client.remove(name).await?;
             }
         }
-        SandboxCommand::Fsck => return check(&state),
+        SandboxCommand::Fsck => return check(&client).await,
     }
     Ok(0)
 }
@@ -82,8 +82,10 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
     // Nothing of the host's unasked: it is a machine of its own.
     let workspace = args.boundary.workspace.as_deref().filter(|path| *path != Path::new("none"));
     let asked = request::sandbox(&args.boundary, workspace, ContainerBackend::NAME, image)?;
+    let mut spec = asked.spec;
+    spec.writable = args.disk.map_or(Writable::Memory, Writable::Volume);
     let about = About {
-        spec: asked.spec,
+        spec,
         image: image.map(|image| image.reference.to_string()),
         env: in_text(asked.env)?,
         cwd: image.map_or(asked.home, |image| image.config.working_dir.clone()),
@@ -132,11 +134,16 @@ async fn list(client: &Client, state: &State, json: bool) -> Result<u8, Failure>
     let good = all.iter().filter_map(|record| record.as_ref().ok());
     let mut out = io::stdout().lock();
     if json {
-        writeln!(out, "{:#}", serde_json::Value::from_iter(good.map(|record| describe(record, &status, false))))?;
+        writeln!(
+            out,
+            "{:#}",
+            serde_json::Value::from_iter(good.map(|record| describe(record, disk(state, record), &status, false)))
+        )?;
     } else {
         for record in good {
             let image = record.about.image.as_deref().unwrap_or("(the host's programs)");
-            writeln!(out, "{:<32} {:<28} {:>3} snapshots  {image}", record.name, now(record, &status), record.snapshots.len())?;
+            let (now, room) = (now(record, &status), room(disk(state, record)));
+            writeln!(out, "{:<32} {now:<28} {:>3} snapshots  {image}{room}", record.name, record.snapshots.len())?;
         }
     }
     let damaged = all.iter().filter_map(|record| record.as_ref().err());
@@ -156,7 +163,18 @@ fn now(record: &Record, status: &[Status]) -> String {
     }
 }
 
-fn describe(record: &Record, status: &[Status], whole: bool) -> serde_json::Value {
+/// How much room it has and takes. Of one that is damaged it is not known; fsck says how.
+fn disk(state: &State, record: &Record) -> Option<Disk> {
+    state.disk(record).ok().flatten()
+}
+
+/// The same in words.
+fn room(disk: Option<Disk>) -> String {
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    disk.map_or_else(String::new, |disk| format!("  disk {} of {} MiB", mib(disk.used), mib(disk.size)))
+}
+
+fn describe(record: &Record, disk: Option<Disk>, status: &[Status], whole: bool) -> serde_json::Value {
     let (now, commands) = match status.iter().find(|status| status.name == record.name).map(|status| status.doing) {
         None => ("at-rest", Some(0)),
         Some(Doing::Stands { commands }) => ("paused", Some(commands)),
@@ -172,6 +190,7 @@ fn describe(record: &Record, status: &[Status], whole: bool) -> serde_json::Valu
         "idle_ttl_s": record.about.idle_ttl,
         "ttl_s": record.about.total_ttl,
         "parent": record.parent,
+        "disk": disk.map(|disk| serde_json::json!({ "bytes": disk.size, "used_bytes": disk.used })),
         "snapshots": record.snapshots.iter().map(|(name, snapshot)| serde_json::json!({
             "name": name, "made": snapshot.made, "layers": snapshot.layers.len(),
         })).collect::<Vec<_>>(),
@@ -255,7 +274,7 @@ async fn copy(client: &Client, from: &str, to: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn diff(state: &State, name: &Name, since: Option<&Name>) -> Result<(), Failure> {
+async fn diff(client: &Client, state: &State, name: &Name, since: Option<&Name>) -> Result<(), Failure> {
     let record = state.record(name)?;
     let image = match &record.about.spec.root {
         Root::Layers(layers) => layers.as_slice(),
@@ -264,7 +283,7 @@ fn diff(state: &State, name: &Name, since: Option<&Name>) -> Result<(), Failure>
     let created = Name::created();
     let created = record.snapshots.contains_key(&created).then_some(&created);
     let mut out = io::BufWriter::new(io::stdout().lock());
-    for change in state.diff(name, since.or(created), image)? {
+    for change in client.diff(name, since.or(created), image).await? {
         let kind = match change.kind {
             Kind::Added => b"A /",
             Kind::Changed => b"C /",
@@ -278,12 +297,12 @@ fn diff(state: &State, name: &Name, since: Option<&Name>) -> Result<(), Failure>
     Ok(())
 }
 
-fn check(state: &State) -> Result<u8, Failure> {
-    let problems = state.fsck()?;
+async fn check(client: &Client) -> Result<u8, Failure> {
+    let findings = client.check().await?;
     let mut damages = 0;
-    for problem in &problems {
-        writeln!(io::stdout(), "{problem}")?;
-        damages += usize::from(problem.is_damage());
+    for finding in &findings {
+        writeln!(io::stdout(), "{}", finding.text)?;
+        damages += usize::from(finding.is_damage);
     }
     if damages == 0 {
         writeln!(io::stdout(), "clean")?;

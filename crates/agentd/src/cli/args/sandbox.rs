@@ -4,6 +4,7 @@ use super::{
     super::duration,
     run::{BoundaryArgs, CommandArgs},
 };
+use agentd_core::Bytes;
 use agentd_sandboxes::Name;
 use clap::{Args, Subcommand};
 use std::time::Duration;
@@ -100,7 +101,7 @@ pub(crate) enum SandboxCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  agentd sandbox create dev --image debian:12 --memory 2G
+  agentd sandbox create dev --image debian:12 --memory 2G --disk 10G
   agentd sandbox exec -it dev -- bash
   agentd sandbox snapshot dev clean
   agentd sandbox fork dev try-1 try-2 try-3")]
@@ -109,6 +110,9 @@ pub(crate) struct CreateArgs {
     pub name: Name,
     #[command(flatten)]
     pub boundary: BoundaryArgs,
+    /// Let it keep at most so much, snapshots included; a fork may keep as much of its own (as root)
+    #[arg(long, value_name = "SIZE")]
+    pub disk: Option<Bytes>,
     /// Remove it when nobody has used it for so long
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub idle_ttl: Option<Duration>,
