@@ -48,25 +48,6 @@ pub(crate) struct Home {
     pub(crate) layers: PathBuf,
 }
 
-impl Home {
-    /// What a top is made of where nothing can be made any more.
-    fn spare(&self) -> PathBuf {
-        self.layers.with_file_name("spare")
-    }
-
-    /// Sees to it that there is one. The volume may be full: then it comes when there is room.
-    pub(crate) fn keep_spare(&self, _lock: &Lock) -> Result<(), StateError> {
-        if !crate::record::exists(&self.spare())? {
-            let draft = self.layers.with_file_name("draft");
-            // Who was killed over it.
-            remove(&draft)?;
-            make_empty(&draft)?;
-            fs::rename(&draft, self.spare()).doing("rename to", self.spare())?;
-        }
-        Ok(())
-    }
-}
-
 /// Makes the directory of a layer in which nothing is changed.
 fn make_empty(path: &Path) -> Result<(), StateError> {
     make_folder(path)?;
@@ -96,14 +77,6 @@ impl Draft {
     /// Makes a top for a stack whose highest tree is `below`.
     pub(crate) fn make_over(staging: &Staging, home: Option<&Home>, below: Option<&Path>) -> Result<Self, StateError> {
         Self::make(staging, home)?.over(below)
-    }
-
-    /// The same of what was kept for a volume that is full, for who has to free it.
-    pub(crate) fn of_spare(staging: &Staging, home: &Home, below: Option<&Path>) -> Result<Self, StateError> {
-        let draft = Self::named(staging, Some(home))?;
-        let spare = home.spare();
-        fs::rename(&spare, &draft.path).doing("use", spare)?;
-        draft.over(below)
     }
 
     /// One with a name, and nothing in its place yet.

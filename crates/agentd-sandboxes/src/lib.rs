@@ -27,6 +27,7 @@ mod layer_id;
 mod mounts;
 mod name;
 mod record;
+mod reserve;
 mod state;
 mod tree;
 mod volume_id;

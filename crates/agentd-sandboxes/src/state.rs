@@ -93,10 +93,21 @@ impl State {
         DiskLayers { sealed, top: self.place_of(record.top) }
     }
 
-    /// Empties the `work` of a sandbox's top, which nobody may have mounted: what overlayfs leaves there after a crash
-    /// (`work/incompat/volatile`) forbids the next mount.
-    pub fn fresh_work(&self, record: &Record) -> Result<(), StateError> {
-        layer::fresh_work(&self.layer(record.top))
+    /// Before a sandbox that is held is mounted: empties the `work` of its top, which nobody may have mounted. What overlayfs leaves there after
+    /// a crash (`work/incompat/volatile`) forbids the next mount. Where its disk is full, what is kept for this is given up.
+    pub fn before_mount(&self, record: &Record) -> Result<(), StateError> {
+        layer::fresh_work(&self.layer(record.top))?;
+        self.home_of(record.top)?.map_or(Ok(()), |home| home.give_up_reserve())
+    }
+
+    /// After that, before anything runs in it: the same is kept again.
+    pub fn after_mount(&self, record: &Record) -> Result<(), StateError> {
+        let Some(home) = self.home_of(record.top)? else { return Ok(()) };
+        match home.keep_reserve(&self.lock()?) {
+            // What was given up for it is used up by it: it runs, and can be freed from inside.
+            Err(error) if self.is_full(&error) => Ok(()),
+            kept => kept,
+        }
     }
 
     /// Where whoever runs a sandbox keeps what its commands said. It goes with the sandbox.

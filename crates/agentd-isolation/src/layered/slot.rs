@@ -90,14 +90,18 @@ impl Slot {
             self.end().await?;
             self.paused = paused;
             let (record, held) = place.state.hold(place.name)?;
-            place.state.fresh_work(&record)?;
+            place.state.before_mount(&record)?;
             let mut spec = place.spec.unwrap_or(&record.about.spec).clone();
             spec.writable = Writable::Disk(place.state.layer_paths(&record));
             let sandbox = place.backend.create_sandbox(spec).await?;
-            if paused && let Err(error) = sandbox.suspend().await {
+            let mut ready = place.state.after_mount(&record).map_err(LayeredError::from);
+            if paused && ready.is_ok() {
+                ready = sandbox.suspend().await.map_err(LayeredError::from);
+            }
+            if let Err(error) = ready {
                 // The first error is the one to tell. What is paused does not run, and this would.
                 sandbox.destroy().await.ok();
-                return Err(error.into());
+                return Err(error);
             }
             self.live = Some(Live { sandbox, commands: Arc::new(()), _held: held });
         }

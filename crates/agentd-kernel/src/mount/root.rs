@@ -236,5 +236,10 @@ fn overlay(scratch: &Scratch, layers: &[OwnedFd], top: Option<&OwnedFd>, place: 
     rustix::process::chdir(parent).at(Layer::Mounts, || "chdir to the scratch file system".to_owned())?;
     mount("overlay", place, "overlay", MountFlags::NOSUID | MountFlags::NODEV, Some(options.as_c_str()))
         .at(Layer::Mounts, || format!("mount an overlay of {} layers", layers.len()))
-        .map_err(|error| error.remedy("overlayfs in a user namespace needs Linux 5.11, over id-mapped layers 5.19"))
+        .map_err(|error| match error.errno {
+            Some(libc::ENOSPC) => {
+                error.remedy("the disk that its changes go to is full: free some of it, or go back to a snapshot")
+            }
+            _ => error.remedy("overlayfs in a user namespace needs Linux 5.11, over id-mapped layers 5.19"),
+        })
 }

@@ -67,16 +67,16 @@ impl State {
         bin.remove()?;
         strays.retain(|volume, strays| linked.contains(volume) && !strays.is_empty());
         self.clear(strays);
-        self.keep_spares()?;
+        self.keep_reserves()?;
         Ok(collected)
     }
 
     /// In what is mounted, now that there may be room again.
-    fn keep_spares(&self) -> Result<(), StateError> {
+    fn keep_reserves(&self) -> Result<(), StateError> {
         for volume in self.mounts.as_ref().map(|mounts| mounts.mounted()).unwrap_or_default() {
             let Ok(_mounted) = self.mount_all([volume]) else { continue };
             // Otherwise there is still none.
-            self.home(volume).keep_spare(&self.lock()?).ok();
+            self.home(volume).keep_reserve(&self.lock()?).ok();
         }
         Ok(())
     }

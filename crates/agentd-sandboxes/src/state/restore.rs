@@ -11,10 +11,16 @@ impl State {
     /// [`StateError::NoSnapshot`], [`StateError::Gone`] if a layer of it is lost, [`StateError::Changed`] if another process changed the
     /// sandbox meanwhile.
     pub fn restore(&self, name: &Name, snapshot: &Name) -> Result<Record, StateError> {
-        self.go_back(name, snapshot).map_err(|error| self.told(name, error))
+        let (record, was_full) = self.go_back(name, snapshot).map_err(|error| self.told(name, error))?;
+        if was_full {
+            // Before anything runs that could use up again what the next way back needs. What cannot be removed now is removed later.
+            self.collect().ok();
+        }
+        Ok(record)
     }
 
-    fn go_back(&self, name: &Name, snapshot: &Name) -> Result<Record, StateError> {
+    /// Gives whether its disk is full until what it changed is removed.
+    fn go_back(&self, name: &Name, snapshot: &Name) -> Result<(Record, bool), StateError> {
         let layers = snapshot::find(&self.record(name)?, snapshot)?.layers.clone();
         let (before, staging, _mounted) =
             self.pin(name, |record| layers.iter().copied().chain(limited(self, record)).collect())?;
@@ -26,15 +32,19 @@ impl State {
         }
         record.sealed = layers;
         let below = self.highest(&record.sealed);
-        let top = match (Draft::make_over(&staging, home.as_ref(), below.as_deref()), &home) {
+        let make = || Draft::make_over(&staging, home.as_ref(), below.as_deref());
+        let (top, was_full) = match (make(), &home) {
             // To go back is how a full disk is freed.
-            (Err(error), Some(home)) if self.is_full(&error) => Draft::of_spare(&staging, home, below.as_deref())?,
-            (top, _) => top?,
+            (Err(error), Some(home)) if self.is_full(&error) => {
+                home.give_up_reserve()?;
+                (make()?, true)
+            }
+            (top, _) => (top?, false),
         };
         record.top = top.adopt(&self.layers(), &lock)?;
         self.flush_layers()?;
         self.replace(&record, &lock)?;
-        Ok(record)
+        Ok((record, was_full))
     }
 }
 

@@ -117,7 +117,7 @@ impl State {
         agentd_disk::flush_directory(&self.volumes())?;
         drop(lock);
         let (home, mounted) = (self.home(volume), self.mount_all([volume])?);
-        home.keep_spare(&self.lock()?)?;
+        home.keep_reserve(&self.lock()?)?;
         Ok((home, mounted))
     }
 

@@ -156,10 +156,10 @@ fn the_work_directory_is_made_anew() {
     fs::create_dir_all(work.join("work/deep")).unwrap();
     fs::create_dir_all(work.join("incompat/volatile")).unwrap();
     fs::set_permissions(work.join("work"), fs::Permissions::from_mode(0o000)).unwrap();
-    place.state.fresh_work(&record).unwrap();
+    place.state.before_mount(&record).unwrap();
     assert_eq!(fs::read_dir(&work).unwrap().count(), 0);
     fs::remove_dir(&work).unwrap();
     assert_eq!(place.state.fsck().unwrap().iter().filter(|problem| problem.is_damage()).count(), 1);
-    place.state.fresh_work(&record).unwrap();
+    place.state.before_mount(&record).unwrap();
     place.assert_clean();
 }

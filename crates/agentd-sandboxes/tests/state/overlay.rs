@@ -18,7 +18,7 @@ const STEPS: [&str; 6] = [
 /// Mounts the sandbox over an image and does something in it; what that says.
 fn inside(place: &Place, script: &str) -> String {
     let record = place.state.record(&name("a")).unwrap();
-    place.state.fresh_work(&record).unwrap();
+    place.state.before_mount(&record).unwrap();
     let layers = place.state.layer_paths(&record);
     let lower: Vec<_> = layers.sealed.iter().rev().map(|path| path.to_str().unwrap()).collect();
     let image = place.at("image");

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 mod crash;
+mod disk;
 mod place;
 
 use place::{Place, program, runs, text, until};
