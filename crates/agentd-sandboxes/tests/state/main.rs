@@ -14,3 +14,4 @@ mod overlay;
 mod place;
 mod snapshot;
 mod squash;
+mod volumes;

@@ -1,5 +1,7 @@
 //! A directory of a test's own, with the state of sandboxes in it, which goes with it whatever modes are in it.
 
+use agentd_core::{Bytes, SandboxSpec, Writable};
+use agentd_kernel::{mount::OwnMounts, volume::LEAST_BYTES};
 use agentd_sandboxes::{About, LayerId, Name, Record, State};
 use std::{
     fs,
@@ -20,6 +22,16 @@ impl Place {
         Self { directory, state }
     }
 
+    /// One whose state can have sandboxes with a limit, for this thread and those that it starts. Only root's can.
+    pub fn with_volumes() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open_with_volumes(&directory.path().join("state"), OwnMounts::take().unwrap()).unwrap();
+        Some(Self { directory, state })
+    }
+
     pub fn at(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -32,6 +44,11 @@ impl Place {
     /// A new sandbox.
     pub fn sandbox(&self, called: &str) -> Record {
         self.state.create(&name(called), About::default()).unwrap()
+    }
+
+    /// A new sandbox that may keep 16 MiB.
+    pub fn limited(&self, called: &str) -> Record {
+        self.state.create(&name(called), limited()).unwrap()
     }
 
     /// The top's tree of a sandbox.
@@ -60,6 +77,12 @@ impl Drop for Place {
     fn drop(&mut self) {
         open_up(self.directory.path());
     }
+}
+
+/// What a sandbox with a limit is asked to be.
+pub fn limited() -> About {
+    let spec = SandboxSpec { writable: Writable::Volume(Bytes(LEAST_BYTES)), ..SandboxSpec::default() };
+    About { spec, ..About::default() }
 }
 
 pub fn name(text: &str) -> Name {
