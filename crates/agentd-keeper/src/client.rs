@@ -138,8 +138,13 @@ impl Client {
         self.file(Request::Read { name: name.clone(), path: path.to_path_buf() }).await
     }
 
+    /// What changes nothing is asked again where the keeper ended over it: it may have been ending when it was found.
     async fn file(&self, request: Request) -> Result<OwnedFd, KeeperError> {
-        match self.ask(request, None).await?.receive::<Reply>().await? {
+        let reply = match self.answer(request.clone()).await {
+            Err(KeeperError::Lost(_)) => self.answer(request).await,
+            reply => reply,
+        };
+        match reply? {
             (Reply::Done, fds) => {
                 fds.into_iter().next().ok_or_else(|| KeeperError::Refused("the keeper sent no file".to_owned()))
             }
@@ -151,6 +156,10 @@ impl Client {
     pub async fn write(&self, name: &Name, path: &Path, content: BorrowedFd<'_>) -> Result<(), KeeperError> {
         let request = Request::Write { name: name.clone(), path: path.to_path_buf() };
         finished(self.ask(request, Some(content)).await?.receive::<Reply>().await?.0)
+    }
+
+    async fn answer(&self, request: Request) -> Result<(Reply, Vec<OwnedFd>), KeeperError> {
+        Ok(self.ask(request, None).await?.receive::<Reply>().await?)
     }
 
     async fn made(&self, request: Request) -> Result<Vec<LayerReport>, KeeperError> {

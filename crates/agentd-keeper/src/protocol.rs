@@ -23,7 +23,7 @@ pub(crate) struct Hello {
 }
 
 /// What a client asks for.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// A new sandbox.
     Create { name: Name, about: Box<About> },

@@ -35,7 +35,7 @@ impl Place {
     }
 
     /// How many loop devices have files of this place, and processes mounts of them.
-    fn attached(&self) -> (usize, usize) {
+    pub fn attached(&self) -> (usize, usize) {
         let mark = self.path("data/sandboxes/volumes").to_str().unwrap().to_owned();
         let all = |folder: &str, file: &str| {
             let entries = fs::read_dir(folder).unwrap().flatten();
