@@ -50,11 +50,16 @@ const EXCEED: &str = "
     ! dd if=/dev/zero of=/big bs=1M count=64 2>/dev/null || exit 1
     test $(stat -c %s /big) -lt 33554432 || exit 2
     rm /big
-    mkdir /many; i=0; while true 2>/dev/null >/many/$i; do i=$((i+1)); test $i -lt 20000 || exit 3; done
-    rm -r /many
-    mkdir /deep; i=0; while mkdir /deep/$i 2>/dev/null; do i=$((i+1)); test $i -lt 20000 || exit 4; done
-    rm -r /deep
-    echo fits >/small && rm /small || exit 5";
+    mkdir /many && cd /many || exit 3
+    ! seq 5000 | xargs touch 2>/dev/null || exit 4
+    cd / && rm -r /many && mkdir /deep && cd /deep || exit 5
+    ! seq 5000 | xargs mkdir 2>/dev/null || exit 6
+    cd / && rm -r /deep || exit 7
+    echo fits >/small && rm /small || exit 8";
+
+/// Uses up all inodes, and then all room.
+const FILL: &str = "cd /; seq 5000 | xargs touch 2>/dev/null; dd if=/dev/zero of=/1 bs=64k 2>/dev/null; dd if=/dev/zero of=/1 oflag=append \
+                    conv=notrunc bs=4k 2>/dev/null; true";
 
 #[test]
 fn what_a_sandbox_keeps_has_a_limit_from_its_first_write_on() {
@@ -119,8 +124,7 @@ fn a_full_sandbox_is_told_apart_and_goes_back() {
     let Some(place) = limited() else { return };
     place.sh("dev", "echo kept >/file");
     place.agentd(&["snapshot", "dev", "first"]);
-    // No room, and no inode.
-    place.sh("dev", "i=0; while true 2>/dev/null >/$i; do i=$((i+1)); done; dd if=/dev/zero of=/0 bs=4k 2>/dev/null; true");
+    place.sh("dev", FILL);
     assert!(place.refused(&["snapshot", "dev", "second"]).contains("disk of sandbox dev is full"));
     assert!(place.refused(&["fork", "dev", "a"]).contains("disk of sandbox dev is full"));
     // It can still be started, to be looked at and freed.
@@ -131,8 +135,8 @@ fn a_full_sandbox_is_told_apart_and_goes_back() {
     place.is_whole();
     for _ in 0..3 {
         place.agentd(&["restore", "dev", "first"]);
-        assert_eq!(place.sh("dev", "cat /file; ls /0 2>/dev/null || true"), "kept\n");
-        place.sh("dev", "i=0; while true 2>/dev/null >/$i; do i=$((i+1)); done; dd if=/dev/zero of=/0 bs=4k 2>/dev/null; true");
+        assert_eq!(place.sh("dev", "cat /file; ls /1 2>/dev/null || true"), "kept\n");
+        place.sh("dev", FILL);
     }
     place.agentd(&["restore", "dev", "first"]);
     place.sh("dev", EXCEED);
