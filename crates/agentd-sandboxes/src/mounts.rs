@@ -71,6 +71,16 @@ impl Mounts {
         all.into_iter().filter(|(_, place)| locked(place).volume.is_some()).map(|(id, _)| id).collect()
     }
 
+    /// Those of them that nobody uses now.
+    pub(crate) fn unused(&self) -> BTreeSet<VolumeId> {
+        let all: Vec<_> = locked(&self.all).iter().map(|(id, place)| (*id, place.clone())).collect();
+        let unused = |place: &Mutex<Place>| {
+            let place = locked(place);
+            place.volume.is_some() && place.users == 0
+        };
+        all.into_iter().filter(|(_, place)| unused(place)).map(|(id, _)| id).collect()
+    }
+
     /// Unmounts those that nobody has used for so long.
     pub(crate) fn rest(&self, unused: Duration) {
         let all: Vec<_> = locked(&self.all).values().cloned().collect();

@@ -89,8 +89,13 @@ impl Slot {
             let paused = self.paused;
             self.end().await?;
             self.paused = paused;
-            let (record, held) = place.state.hold(place.name)?;
-            place.state.before_mount(&record)?;
+            let name = place.name.clone();
+            let hold = move |state: &State| {
+                let (record, held) = state.hold(&name)?;
+                state.before_mount(&record)?;
+                Ok((record, held))
+            };
+            let (record, held) = on_disk(place.state, hold).await?;
             let mut spec = place.spec.unwrap_or(&record.about.spec).clone();
             spec.writable = Writable::Disk(place.state.layer_paths(&record));
             let sandbox = place.backend.create_sandbox(spec).await?;

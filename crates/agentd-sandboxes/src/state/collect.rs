@@ -10,7 +10,7 @@ use crate::{
 };
 use agentd_disk::{Staging, entries};
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     path::PathBuf,
 };
@@ -67,13 +67,13 @@ impl State {
         bin.remove()?;
         strays.retain(|volume, strays| linked.contains(volume) && !strays.is_empty());
         self.clear(strays);
-        self.keep_reserves()?;
-        Ok(collected)
+        self.keep_reserves(&linked).map(|()| collected)
     }
 
-    /// In what is mounted, now that there may be room again.
-    fn keep_reserves(&self) -> Result<(), StateError> {
-        for volume in self.mounts.as_ref().map(|mounts| mounts.mounted()).unwrap_or_default() {
+    /// In what is mounted, now that there may be room again. Not where a sandbox is or is just being started, for which it may have been given up:
+    /// it is made anew there before that runs.
+    fn keep_reserves(&self, linked: &BTreeSet<VolumeId>) -> Result<(), StateError> {
+        for volume in self.mounts.as_ref().map(|mounts| mounts.unused()).unwrap_or_default().intersection(linked).copied() {
             let Ok(_mounted) = self.mount_all([volume]) else { continue };
             // Otherwise there is still none.
             self.home(volume).keep_reserve(&self.lock()?).ok();

@@ -94,6 +94,11 @@ impl fmt::Display for Problem {
 impl State {
     /// Reads everything and says what is not as it should be. All is well when none of it [is damage](Problem::is_damage).
     pub fn fsck(&self) -> Result<Vec<Problem>, StateError> {
+        // Before the lock is taken: of many, it takes long. What comes meanwhile is mounted when it is looked at.
+        let _mounted: Vec<_> = match &self.mounts {
+            Some(_) => self.list()?.into_iter().flatten().filter_map(|record| self.mount(record.needs()).ok()).collect(),
+            None => Vec::new(),
+        };
         let lock = self.lock()?;
         let mut problems = Vec::new();
         let mut records = Vec::new();
