@@ -23,7 +23,10 @@ use agentd_supervisor::{
     plan::{SandboxPlan, Tree},
     protocol,
 };
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 /// The host's programs, and the parts of its `/etc` that they need and that tell nothing of its users. Those that exist are shown.
 const SYSTEM: [&str; 21] = [
@@ -162,7 +165,8 @@ fn host_programs() -> (Vec<PathBuf>, Vec<(PathBuf, PathBuf)>) {
     for path in SYSTEM.map(Path::new) {
         match path.read_link() {
             Ok(target) => links.push((path.to_path_buf(), target)),
-            Err(_) if path.exists() => system.push(path.to_path_buf()),
+            // It is there, and no link (`readlink(2)`, `EINVAL`).
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => system.push(path.to_path_buf()),
             Err(_) => {}
         }
     }

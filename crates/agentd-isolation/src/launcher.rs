@@ -32,12 +32,14 @@ pub(crate) struct Ordered {
 }
 
 impl Ordered {
-    /// Ends it and waits until nothing of it is left. The second time there is nothing to do.
-    pub(crate) async fn destroy(&self) -> Result<(), IsolationError> {
+    /// Ends it and waits until nothing of it is left. The second time there is nothing to do. The first time, `kill` is called, which may
+    /// begin what the launcher would: right after that has been told, so that it wakes up on another processor meanwhile and this one is
+    /// left to what is dying; at once where somebody else speaks to the launcher.
+    pub(crate) async fn destroy(&self, kill: impl FnOnce() + Send) -> Result<(), IsolationError> {
         self.gone.store(true, Ordering::Relaxed);
         let mut destroyed = self.destroyed.lock().await;
         if !*destroyed {
-            self.launcher.order(Order::Destroy { id: self.id, report: true }, self.id).await?;
+            self.launcher.order(Order::Destroy { id: self.id, report: true }, self.id, kill).await?;
             *destroyed = true;
         }
         Ok(())
@@ -45,7 +47,7 @@ impl Ordered {
 
     /// Stops all its processes, or lets them go on.
     pub(crate) async fn freeze(&self, frozen: bool) -> Result<(), IsolationError> {
-        self.launcher.order(Order::Freeze { id: self.id, frozen }, self.id).await
+        self.launcher.order(Order::Freeze { id: self.id, frozen }, self.id, || ()).await
     }
 
     /// Whether it has been destroyed, or is about to be.
@@ -137,9 +139,9 @@ impl Launcher {
         sent.map(|()| ordered)
     }
 
-    /// Gives an order and waits until it has been carried out.
-    async fn order(&self, order: Order, id: u32) -> Result<(), IsolationError> {
-        let result = self.exchange(order, id).await;
+    /// Gives an order and waits until it has been carried out; calls `beside` before it waits.
+    async fn order(&self, order: Order, id: u32, beside: impl FnOnce() + Send) -> Result<(), IsolationError> {
+        let result = self.exchange(order, id, beside).await;
         self.clear_abandoned();
         result?.map_or(Ok(()), |error| Err(error.into()))
     }
@@ -167,10 +169,22 @@ impl Launcher {
         }
     }
 
-    async fn exchange(&self, order: Order, id: u32) -> Result<Option<LayerError>, IsolationError> {
+    async fn exchange(&self, order: Order, id: u32, beside: impl FnOnce() + Send) -> Result<Option<LayerError>, IsolationError> {
         let freezes = matches!(order, Order::Freeze { .. });
-        let mut channel = self.control.lock().await;
-        channel.send(&order, &[]).map_err(|e| self.lost(e))?;
+        let mut channel = match self.control.try_lock() {
+            Ok(channel) => {
+                let sent = channel.send(&order, &[]);
+                beside();
+                sent.map_err(|e| self.lost(e))?;
+                channel
+            }
+            Err(_) => {
+                beside();
+                let channel = self.control.lock().await;
+                channel.send(&order, &[]).map_err(|e| self.lost(e))?;
+                channel
+            }
+        };
         loop {
             while let Some((report, _)) = channel.buffered::<Report>().map_err(|e| self.lost(e))? {
                 match report {

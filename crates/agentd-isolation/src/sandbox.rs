@@ -50,7 +50,7 @@ impl LinkedSandbox {
             }
             Err(error) => {
                 // The first error is the one to tell.
-                ordered.destroy().await.ok();
+                ordered.destroy(|| ()).await.ok();
                 Err(error)
             }
         }
@@ -251,13 +251,15 @@ impl Sandbox for LinkedSandbox {
     }
 
     async fn destroy(&self) -> Result<(), IsolationError> {
-        if self.link.namespaced && !self.ordered.is_gone() {
-            // The launcher would do it first of all; this way it is under way when that wakes up. What its supervisor might still say
-            // is of no interest: to be woken by its end would only hold that end up, where both share a processor.
-            self.reader.abort();
-            self.link.kill();
-        }
-        let result = self.ordered.destroy().await;
+        let kill = || {
+            if self.link.namespaced {
+                // What its supervisor might still say is of no interest: to be woken by its end would only hold that end up, where both
+                // share a processor.
+                self.reader.abort();
+                self.link.kill();
+            }
+        };
+        let result = self.ordered.destroy(kill).await;
         self.link.lose("destroyed");
         result
     }

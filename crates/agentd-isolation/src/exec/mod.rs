@@ -60,6 +60,8 @@ pub(crate) struct Running {
     asked: Option<Instant>,
     /// What a handle asks it to be ended for. A handle that is gone asks too.
     wishes: Option<mpsc::UnboundedReceiver<EndReason>>,
+    /// Whether it has ended: then there is nothing to be ended.
+    over: bool,
 }
 
 struct End {
@@ -156,6 +158,7 @@ impl Running {
             reason: None,
             asked: None,
             wishes: None,
+            over: false,
             link,
             id,
             news,
@@ -212,7 +215,10 @@ impl Running {
                 self.terminal = Some(fd);
                 Ok(())
             }
-            Some(News::SpawnFailed(error)) => Err(self.named(error)),
+            Some(News::SpawnFailed(error)) => {
+                self.over = true;
+                Err(self.named(error))
+            }
             None => Err(self.link.why_lost()),
             Some(_) => Err(IsolationError::Protocol("news out of order".to_owned())),
         }
@@ -261,7 +267,8 @@ impl Running {
         }
     }
 
-    fn hear(&self, news: Option<News>) -> Result<End, IsolationError> {
+    fn hear(&mut self, news: Option<News>) -> Result<End, IsolationError> {
+        self.over = matches!(news, Some(News::Ended { .. } | News::SpawnFailed(_)));
         match news {
             Some(News::Ended { status, usage, process_limit }) => Ok(End { status, usage, process_limit }),
             Some(News::SpawnFailed(error)) => Err(self.named(error)),
@@ -335,8 +342,10 @@ pub(crate) fn usage(wall: Duration, reaped: ExecUsage, group: GroupUsage) -> Usa
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Nobody waits any more, so nothing of it may go on. Without effect on one that has ended.
-        self.link.request(&Request::End { id: self.id }, &[]).ok();
+        if !self.over {
+            // Nobody waits any more, so nothing of it may go on.
+            self.link.request(&Request::End { id: self.id }, &[]).ok();
+        }
         self.link.forget(self.id);
     }
 }

@@ -4,7 +4,7 @@
 //! Everything writable is one tmpfs, mounted where the host's `/proc` is while the root is built: the kernel allows a new `/proc` only as
 //! long as the host's is in this namespace, though covered (`mount_too_revealing`).
 
-use super::{GrantPlan, dev, device::Devices, place, proc, scratch::Scratch, tree};
+use super::{GrantPlan, dev, device::Devices, place::Places, proc, scratch::Scratch, tree};
 use crate::{At, volume::Volume};
 use agentd_core::{Layer, LayerError};
 use rustix::{
@@ -124,7 +124,7 @@ pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>, devices: Option<Devices>) -> 
         .at(Layer::Mounts, || "make / private".to_owned())?;
     // While the host's tree is whole.
     let nodes = dev::clone_nodes()?;
-    let system = plan.system.iter().map(|path| tree::clone_tree(path)).collect::<Result<Vec<_>, _>>()?;
+    let system = plan.system.iter().map(|path| tree::clone_own_all(path)).collect::<Result<Vec<_>, _>>()?;
     let scratch = Scratch::mount(plan.scratch_bytes)?;
     let path = scratch.directory("root", 0o755)?;
     match (&plan.base, stack.first()) {
@@ -140,15 +140,16 @@ pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>, devices: Option<Devices>) -> 
     }
     let root = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .at(Layer::Mounts, || "open the new root".to_owned())?;
+    let places = if stack.is_empty() { Places::Fresh(&root) } else { Places::Filled(&root) };
     for (name, mode) in DIRECTORIES {
-        place::directory(&root, Path::new(name), Mode::from(mode))?;
+        places.directory(Path::new(name), Mode::from(mode))?;
     }
-    place::directory(&root, &plan.home, Mode::from(0o700))?;
+    places.directory(&plan.home, Mode::from(0o700))?;
     for (path, tree) in plan.system.iter().zip(system) {
-        attach(&root, &tree, path, tree::READ_ONLY)?;
+        places.attach(&tree, path, tree::READ_ONLY)?;
     }
     for (name, content) in &plan.files {
-        place::new_file(&root, name, content)?;
+        places.file(name, content)?;
     }
     for (name, target) in &plan.links {
         let name = name.strip_prefix("/").unwrap_or(name);
@@ -177,7 +178,8 @@ impl Root<'_> {
         let mut notes = Vec::new();
         for (index, (grant, tree)) in self.plan.grants.iter().zip(trees).enumerate() {
             super::pin_between(&self.path, &self.plan.grants[..index], grant)?;
-            attach(&self.root, &tree, &grant.target, tree::attributes(grant.access))?;
+            // There are links by now, in whatever it is made of.
+            Places::Filled(&self.root).attach(&tree, &grant.target, tree::attributes(grant.access))?;
         }
         rustix::process::chdir(&self.path).at(Layer::Mounts, || "chdir to the new root".to_owned())?;
         // With both places the same, the old root comes to lie over the new one, and is taken away from there (`pivot_root(2)`).
@@ -191,18 +193,6 @@ impl Root<'_> {
         }
         Ok(notes)
     }
-}
-
-/// Attaches `tree` at `target` below `root`, with `attributes`.
-fn attach(root: &OwnedFd, tree: &OwnedFd, target: &Path, attributes: u64) -> Result<(), LayerError> {
-    let kind = rustix::fs::fstat(tree).at(Layer::Mounts, || format!("stat the tree of {}", target.display()))?;
-    let place = if rustix::fs::FileType::from_raw_mode(kind.st_mode).is_dir() {
-        place::directory(root, target, Mode::from(0o755))?
-    } else {
-        place::file(root, target)?
-    };
-    tree::restrict(tree, attributes, target)?;
-    tree::attach_at(tree, &place, target)
 }
 
 /// Mounts an overlay of `layers`, the lowest first, under a writable one: `top`, or a part of the scratch file system

@@ -66,9 +66,24 @@ pub fn clone_own(source: &Path) -> Result<OwnedFd, LayerError> {
     rustix::mount::open_tree(CWD, source, flags).at(Layer::Mounts, || format!("open_tree {}", source.display()))
 }
 
+/// As [`clone_own`], with the mounts below it.
+pub fn clone_own_all(source: &Path) -> Result<OwnedFd, LayerError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW
+        | OpenTreeFlags::AT_RECURSIVE;
+    rustix::mount::open_tree(CWD, source, flags).at(Layer::Mounts, || format!("open_tree {}", source.display()))
+}
+
 /// Attaches a detached tree at such a path.
 pub fn attach_own(tree: &OwnedFd, target: &Path) -> Result<(), LayerError> {
     rustix::mount::move_mount(tree, c"", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .at(Layer::Mounts, || format!("move_mount onto {}", target.display()))
+}
+
+/// Attaches a detached tree at `relative` below `root`, which is such a path; it is called `target` in errors.
+pub fn attach_below(tree: &OwnedFd, root: &OwnedFd, relative: &Path, target: &Path) -> Result<(), LayerError> {
+    rustix::mount::move_mount(tree, c"", root, relative, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .at(Layer::Mounts, || format!("move_mount onto {}", target.display()))
 }
 
