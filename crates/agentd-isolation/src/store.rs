@@ -18,6 +18,9 @@ const TURN: &str = "lock";
 /// In one's folder: locked by whoever lives with it, a machine's by its warden.
 const ALIVE: &str = "alive";
 
+/// How often a folder may be taken away while it is entered. One that cannot be made is not there either, each time.
+const TRIES: u32 = 1000;
+
 /// Numbers those of this process.
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
@@ -62,33 +65,42 @@ impl Store {
         self.reap().map_err(self.failed("clear"))
     }
 
-    /// Removes the folder of all, if nobody has one in it.
-    pub(crate) fn leave(&self) -> io::Result<()> {
+    /// Removes one's own folder, as nobody else does meanwhile; and that of all, if nobody has one in it any more.
+    pub(crate) fn leave(&self, own: &Path) -> io::Result<()> {
         let _turn = self.turn()?;
+        (self.remove)(own)?;
         if fs::read_dir(&self.folder)?.count() > 1 {
             return Ok(());
         }
         fs::remove_file(self.folder.join(TURN))?;
-        fs::remove_dir(&self.folder)
+        match fs::remove_dir(&self.folder) {
+            // From here on somebody may come, and may have left, too.
+            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => Ok(()),
+            left => left,
+        }
     }
 
     fn turn(&self) -> io::Result<File> {
-        let path = self.folder.join(TURN);
+        let mut tries = 0;
         loop {
-            private(&self.folder)?;
-            let file = match open(&path) {
-                // Whoever left took the folder away.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                opened => opened?,
-            };
-            rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
-            // Likewise, while this one waited.
-            if fs::metadata(&path)
-                .is_ok_and(|now| file.metadata().is_ok_and(|mine| (mine.dev(), mine.ino()) == (now.dev(), now.ino())))
-            {
-                return Ok(file);
+            match self.try_turn() {
+                Ok(Some(turn)) => return Ok(turn),
+                Ok(None) => {}
+                // Whoever left took the folder away, at whatever moment.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => tries += 1,
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The turn; `None` when it was that of a folder which is no more.
+    fn try_turn(&self) -> io::Result<Option<File>> {
+        let path = self.folder.join(TURN);
+        private(&self.folder)?;
+        let file = open(&path)?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+        let (mine, now) = (file.metadata()?, fs::metadata(&path)?);
+        Ok(((mine.dev(), mine.ino()) == (now.dev(), now.ino())).then_some(file))
     }
 
     fn reap(&self) -> io::Result<()> {
@@ -97,8 +109,11 @@ impl Store {
             if !entry.file_type()?.is_dir() {
                 continue;
             }
-            let lock = open(&entry.path().join(ALIVE));
-            let dead = lock.is_ok_and(|lock| rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok());
+            let dead = match File::open(entry.path().join(ALIVE)) {
+                Ok(lock) => rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
+                // Its maker was killed before it made that, or who removes it began with that.
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            };
             if dead {
                 // A machine's warden may be removing it at this moment, too. What stays is met again.
                 (self.remove)(&entry.path()).ok();
@@ -143,6 +158,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_comes_while_the_last_one_leaves_is_not_turned_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(&dir.path().join("homes"), |dead| fs::remove_dir_all(dead));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..300 {
+                        let Fresh { folder, lock: _lock } = store.make().unwrap();
+                        store.leave(&folder).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        // What cannot be made is an error, and not tried for ever.
+        std::os::unix::fs::symlink("nowhere", dir.path().join("homes")).unwrap();
+        assert!(store.make().is_err());
+    }
+
+    #[test]
     fn the_folder_of_the_dead_is_removed_when_the_next_is_made() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(&dir.path().join("machines"), |dead| fs::remove_dir_all(dead));
@@ -155,11 +190,10 @@ mod tests {
         drop((alive.lock, next.lock));
         store.clear().unwrap();
         assert!(!alive.folder.exists() && !next.folder.exists());
-        let last = store.make().unwrap();
-        store.leave().unwrap();
-        assert!(last.folder.exists());
-        fs::remove_dir_all(&last.folder).unwrap();
-        store.leave().unwrap();
+        let (last, other) = (store.make().unwrap(), store.make().unwrap());
+        store.leave(&other.folder).unwrap();
+        assert!(last.folder.exists() && !other.folder.exists());
+        store.leave(&last.folder).unwrap();
         assert!(!dir.path().join("machines").exists());
     }
 }

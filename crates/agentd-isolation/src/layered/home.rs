@@ -59,8 +59,7 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         // What stays is met by the next.
-        erase(&self.folder).ok();
-        self.store.leave().ok();
+        self.store.leave(&self.folder).ok();
     }
 }
 
