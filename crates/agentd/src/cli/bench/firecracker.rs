@@ -33,10 +33,15 @@ const PORTS: [u32; 2] = [1024, 1025];
 /// Where the host listens for it.
 const READY_PORT: u32 = 53;
 
+/// What [`Machines::saved`] goes back to.
+pub(super) const SNAPSHOT_NAME: &str = "bench";
+
 /// Both.
 pub(super) struct Machines {
     pub backend: Arc<dyn IsolationBackend>,
     pub live: Arc<dyn Sandbox>,
+    /// One that has been saved.
+    pub saved: Arc<dyn Sandbox>,
     pub bare: Arc<Bare>,
 }
 
@@ -59,8 +64,11 @@ impl Machines {
             }
             made => made?,
         };
+        let saved = backend.create_sandbox(SandboxSpec::default()).await?;
+        super::exec(&saved).await?;
+        saved.snapshot(SNAPSHOT_NAME).await?;
         let bare = Arc::new(Bare::of(&config, &scratch.join("firecracker"))?);
-        Ok(Some(Self { backend, live, bare }))
+        Ok(Some(Self { backend, live, saved, bare }))
     }
 }
 

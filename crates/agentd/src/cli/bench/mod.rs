@@ -24,7 +24,7 @@ use std::{
 const PROGRAM: &str = "/bin/true";
 
 /// Two rows that are compared with each other.
-const FIRST: &str = "firecracker: restore + first exec";
+const RESTORE: &str = "firecracker: restore + first exec";
 const BARE: &str = "Firecracker alone: snapshot/load + round trip";
 
 /// An exec in a machine of Gondolin's: by our agent, and in the ways that Gondolin itself has.
@@ -40,8 +40,10 @@ enum Row {
     Program(Vec<String>),
     /// In one of the ways that Gondolin itself has.
     Alone(Arc<Alone>, &'static str),
-    /// Until the first exec has ended.
+    /// Until the first exec has ended in a new one, that starts from one which has booted.
     First(Arc<dyn IsolationBackend>),
+    /// Until the first exec has ended in one that goes back to what was saved of it.
+    Restore(Arc<dyn Sandbox>),
     /// Firecracker alone, loading what its machines go on from.
     Bare(Arc<Bare>),
 }
@@ -94,9 +96,10 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
         figures.push(figure(GONDOLIN[2], Row::Alone(machines.alone.clone(), "sdk")));
     }
     let microvms = firecracker::Machines::start(&scratch.0).await?;
-    if let Some(firecracker::Machines { backend, live, bare }) = &microvms {
+    if let Some(firecracker::Machines { backend, live, saved, bare }) = &microvms {
         figures.push(figure("firecracker: exec in a live machine", Row::Exec(live.clone())));
-        figures.push(figure(FIRST, Row::First(backend.clone())));
+        figures.push(figure("firecracker: create + first exec", Row::First(backend.clone())));
+        figures.push(figure(RESTORE, Row::Restore(saved.clone())));
         figures.push(figure(BARE, Row::Bare(bare.clone())));
     }
     for Peer { name, line } in peers::installed(&scratch.0, PROGRAM)? {
@@ -119,8 +122,8 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
             }
         }
     }
-    let live_machine = microvms.map(|microvms| microvms.live);
-    for sandbox in [Some(live), live_container, live_machine].into_iter().flatten() {
+    let live_machines = microvms.map_or_else(Vec::new, |microvms| vec![microvms.live, microvms.saved]);
+    for sandbox in [Some(live), live_container].into_iter().flatten().chain(live_machines) {
         sandbox.destroy().await?;
     }
     for pool in pools {
@@ -138,7 +141,7 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
         [Some(exec), Some(session), Some(sdk)] => Some([exec, session, sdk]),
         _ => None,
     };
-    let restore = row(FIRST).zip(row(BARE)).map(|(first, bare)| ratio(first, bare));
+    let restore = row(RESTORE).zip(row(BARE)).map(|(restore, bare)| ratio(restore, bare));
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     if args.json {
@@ -220,6 +223,10 @@ async fn measure(row: &Row) -> Result<Duration, Failure> {
             let took = started.elapsed();
             sandbox.destroy().await?;
             return Ok(took);
+        }
+        Row::Restore(sandbox) => {
+            sandbox.restore(firecracker::SNAPSHOT_NAME).await?;
+            exec(sandbox).await?;
         }
         Row::Cold(backend) => {
             let sandbox = backend.create_sandbox(SandboxSpec::default()).await?;
