@@ -1,11 +1,13 @@
 //! Id maps (`user_namespaces(7)`): who the payload is on the host, and mounts that show a host user's files as the payload's.
 
+mod range;
 mod subordinate;
 
 pub use subordinate::Subordinate;
 
 use crate::{At, syscall};
 use agentd_core::{Layer, LayerError};
+use range::{HostIds, Range};
 use rustix::{
     fs::{FlockOperation, Mode, OFlags},
     io::Errno,
@@ -19,16 +21,14 @@ use std::{
 /// First host id given to sandboxes. `systemd`'s UIDS-GIDS document lists 1879048192 and up as unused.
 pub const FIRST_HOST_ID: u32 = 0x7000_0000;
 
-/// First host id of those given in ranges, above all that are given by pid (`PID_MAX_LIMIT` is 2²²).
-const FIRST_RANGE: u32 = FIRST_HOST_ID + (1 << 22);
+/// Host ids that are given in ranges where no others are set apart for that: above all that are given by pid (`PID_MAX_LIMIT` is 2²²), to the
+/// end of the unused ones at 2³¹.
+const USUAL: Range = Range { first: FIRST_HOST_ID + (1 << 22), count: 0x8000_0000 - FIRST_HOST_ID - (1 << 22) };
 
 /// Ids of one range: all that Linux distributions use.
 pub const RANGE: u32 = 1 << 16;
 
-/// How many ranges there are, below the end of the unused ids at 2³¹.
-const RANGES: u32 = (0x8000_0000 - FIRST_RANGE) / RANGE;
-
-/// Where a range that is in use has a locked file.
+/// Where a range that is in use has a locked file, by its first user id.
 const CLAIMS: &str = "/run/agentd/ids";
 
 /// Who the payload is: the first of `count` ids inside and on the host.
@@ -100,24 +100,23 @@ impl Claim {
         self.lock.is_none()
     }
 
-    /// Takes the first free range. Needs root.
+    /// Takes the first free range of those that `/etc/subuid` and `/etc/subgid` give to `agentd`, else of those that nobody uses. Needs root.
     pub fn take() -> Result<Self, LayerError> {
+        let ids = HostIds::configured(USUAL)?;
         std::fs::create_dir_all(CLAIMS).at(Layer::Idmap, || format!("mkdir {CLAIMS}"))?;
-        for number in 0..RANGES {
-            let path = format!("{CLAIMS}/{number}");
+        for number in 0..ids.parts() {
+            let identity = ids.part(number);
+            let path = format!("{CLAIMS}/{}", identity.host_uid);
             let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             let file = rustix::fs::open(&path, flags, Mode::from(0o600)).at(Layer::Idmap, || format!("open {path}"))?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {
-                    let host = FIRST_RANGE + number * RANGE;
-                    let identity = Identity { uid: 0, gid: 0, host_uid: host, host_gid: host, count: RANGE, rest: None };
-                    return Ok(Self { identity, lock: Some(file) });
-                }
+                Ok(()) => return Ok(Self { identity, lock: Some(file) }),
                 Err(Errno::WOULDBLOCK) => {}
                 Err(errno) => return Err(LayerError::new(Layer::Idmap, format!("lock {path}"), Some(errno.raw_os_error()))),
             }
         }
-        Err(LayerError::new(Layer::Idmap, format!("find a free range of ids among {RANGES}"), None).remedy("end some sandboxes"))
+        Err(LayerError::new(Layer::Idmap, format!("find a free range of ids among {}", ids.parts()), None)
+            .remedy("end some sandboxes, or give agentd more ids in /etc/subuid and /etc/subgid"))
     }
 }
 

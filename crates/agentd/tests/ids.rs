@@ -1,5 +1,5 @@
-//! An ordinary user whom `/etc/subuid` gives ids, and what can be wrong with that. Root tries it, in mount namespaces in which these files are
-//! others.
+//! An ordinary user whom `/etc/subuid` gives ids, and root whose sandboxes get those that it gives to `agentd`; and what can be wrong with
+//! that. Root tries it, in mount namespaces in which these files are others.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::{
@@ -47,6 +47,49 @@ impl Place {
         command.args(arguments);
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", self.0.path().join("home"));
         command.output().unwrap()
+    }
+}
+
+/// What `agentd run --backend container` says to root, where `/etc/subuid` and `/etc/subgid` say that.
+fn as_root(uids: &str, gids: &str) -> Output {
+    let place = tempfile::tempdir().unwrap();
+    let at = place.path().display();
+    fs::write(place.path().join("uids"), uids).unwrap();
+    fs::write(place.path().join("gids"), gids).unwrap();
+    let setup = format!("set -e; mount --bind {at}/uids /etc/subuid; mount --bind {at}/gids /etc/subgid; exec \"$@\"");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &setup, "sh", env!("CARGO_BIN_EXE_agentd")]);
+    command.args([
+        "run",
+        "--backend",
+        "container",
+        "--workspace",
+        "none",
+        "--",
+        "cat",
+        "/proc/self/uid_map",
+        "/proc/self/gid_map",
+    ]);
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", place.path());
+    command.output().unwrap()
+}
+
+#[test]
+fn roots_sandboxes_get_the_ids_that_are_set_apart() {
+    let first = |map: &str| map.split(' ').nth(1).unwrap().parse::<u32>().unwrap();
+    let usual = map(&as_root("ann:100000:65536\n", ""));
+    assert!(usual.len() == 2 && usual.iter().all(|map| first(map) >= 0x7040_0000 && map.ends_with(" 65536")), "{usual:?}");
+    // Above all that others of these tests use.
+    let given = map(&as_root("agentd:1612709888:65536\n", "agentd:1613709888:131072\n"));
+    assert_eq!(given, ["0 1612709888 65536", "0 1613709888 65536"]);
+    // What is set apart and too little is no reason to take what is not.
+    for (uids, gids, why) in [
+        ("agentd:1612709888:65535\n", "agentd:1612709888:65536\n", "/etc/subuid"),
+        ("agentd:1612709888:65536\n", "", "/etc/subgid"),
+    ] {
+        let refused = as_root(uids, gids);
+        assert_eq!(refused.status.code(), Some(125), "{refused:?}");
+        assert!(said(&refused).contains(&format!("read what {why} gives to agentd")), "{refused:?}");
     }
 }
 

@@ -4,7 +4,10 @@
 //! Id 0 inside is the caller, because no mount of the host's can be id-mapped by who is not its root: what belongs to the caller, layers of
 //! images among it, would belong to nobody otherwise. The ids from 1 on are subordinate.
 
-use super::{Claim, Identity, RANGE, Rest};
+use super::{
+    Claim, Identity, RANGE, Rest,
+    range::{FILES, Range, longest},
+};
 use agentd_core::{Layer, LayerError};
 use std::{
     fs,
@@ -25,13 +28,6 @@ const PART: u32 = RANGE - 1;
 /// What to do where a range cannot be used.
 const REMEDY: &str = "mend newuidmap and newgidmap (set-id, from the package uidmap), or have your lines taken out of /etc/subuid and \
      /etc/subgid; with --allow-degraded the sandbox has your id alone";
-
-/// Host ids that follow each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Range {
-    first: u32,
-    count: u32,
-}
 
 /// The subordinate ids of the caller, and what maps them.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,7 +51,7 @@ impl Subordinate {
             let content = fs::read_to_string(file).unwrap_or_default();
             longest(&content, &names).ok_or_else(|| format!("{file} gives you none"))
         };
-        let (uids, gids) = (range("/etc/subuid")?, range("/etc/subgid")?);
+        let (uids, gids) = (range(FILES[0])?, range(FILES[1])?);
         let program = |name: &str| {
             let found = PLACES.iter().map(|place| Path::new(place).join(name)).find(|path| path.exists());
             found.ok_or_else(|| format!("there is no {name}: install the package uidmap"))
@@ -146,17 +142,6 @@ fn names(passwd: &str, uid: u32) -> Vec<String> {
         (fields.nth(1)? == uid).then(|| name.to_owned())
     });
     of_user.chain([uid.clone()]).collect()
-}
-
-/// The longest range of one of `names`.
-fn longest(content: &str, names: &[String]) -> Option<Range> {
-    let ranges = content.lines().filter_map(|line| {
-        let mut fields = line.trim().split(':');
-        let (name, first, count) = (fields.next()?, fields.next()?.parse().ok()?, fields.next()?.parse::<u32>().ok()?);
-        let whole = count > 0 && u32::checked_add(first, count).is_some();
-        (whole && names.iter().any(|known| known == name)).then_some(Range { first, count })
-    });
-    ranges.max_by_key(|range| range.count)
 }
 
 #[cfg(test)]
