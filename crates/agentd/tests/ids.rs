@@ -51,7 +51,7 @@ impl Place {
 }
 
 /// What `agentd run --backend container` says to root, where `/etc/subuid` and `/etc/subgid` say that.
-fn as_root(uids: &str, gids: &str) -> Output {
+fn as_root(uids: impl AsRef<[u8]>, gids: impl AsRef<[u8]>) -> Output {
     let place = tempfile::tempdir().unwrap();
     let at = place.path().display();
     fs::write(place.path().join("uids"), uids).unwrap();
@@ -81,6 +81,9 @@ fn roots_sandboxes_get_the_ids_that_are_set_apart() {
     assert!(usual.len() == 2 && usual.iter().all(|map| first(map) >= 0x7040_0000 && map.ends_with(" 65536")), "{usual:?}");
     // Above all that others of these tests use.
     let given = map(&as_root("agentd:1612709888:65536\n", "agentd:1613709888:131072\n"));
+    assert_eq!(given, ["0 1612709888 65536", "0 1613709888 65536"]);
+    // Whatever else there is.
+    let given = map(&as_root(b"\xff:1:2\nagentd:1612709888:65536\n", b"agentd:1613709888:131072\n# \xfe\n"));
     assert_eq!(given, ["0 1612709888 65536", "0 1613709888 65536"]);
     // What is set apart and too little is no reason to take what is not.
     for (uids, gids, why) in [

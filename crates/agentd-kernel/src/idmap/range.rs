@@ -3,7 +3,7 @@
 
 use super::{Identity, RANGE};
 use agentd_core::{Layer, LayerError};
-use std::fs;
+use std::{fs, io};
 
 /// Whose lines say which host ids root's sandboxes get.
 const NAME: &str = "agentd";
@@ -29,6 +29,15 @@ pub(super) fn longest(content: &str, names: &[String]) -> Option<Range> {
     ranges.max_by_key(|range| range.count)
 }
 
+/// What a file of root's says. One that is not there gives nothing; one that cannot be read may give anything.
+fn read(file: &str) -> Result<String, LayerError> {
+    match fs::read(file) {
+        Ok(content) => Ok(String::from_utf8_lossy(&content).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(LayerError::new(Layer::Idmap, format!("read {file}"), error.raw_os_error())),
+    }
+}
+
 /// The host ids of root's sandboxes, each of which gets a part of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HostIds {
@@ -42,9 +51,8 @@ impl HostIds {
     /// # Errors
     /// What is wrong with the lines that there are: other ids than those somebody has set apart are nobody's to take.
     pub(super) fn configured(usual: Range) -> Result<Self, LayerError> {
-        // A file that is not there gives nothing.
-        let [uids, gids] = FILES.map(|file| fs::read_to_string(file).unwrap_or_default());
-        Self::of(&uids, &gids, usual)
+        let [uids, gids] = FILES.map(read);
+        Self::of(&uids?, &gids?, usual)
     }
 
     fn of(uids: &str, gids: &str, usual: Range) -> Result<Self, LayerError> {
