@@ -1,7 +1,7 @@
 //! What is wrong is found.
 
 use crate::place::{Place, name};
-use agentd_sandboxes::{How, Of, Problem};
+use agentd_sandboxes::{How, Of};
 use std::fs;
 
 /// What is found after a change to a state with sandboxes a and b, of one sealed layer and a top each.
@@ -12,11 +12,7 @@ fn found(spoil: impl FnOnce(&Place)) -> Vec<String> {
     place.state.fork(&name("a"), Of::Now(How::Seal), &[name("b")]).unwrap();
     place.assert_clean();
     spoil(&place);
-    let said = |problem: &Problem| {
-        let kind = format!("{problem:?}");
-        format!("{}{}", if problem.is_damage() { "damage: " } else { "" }, kind.split([' ', '(']).next().unwrap())
-    };
-    place.state.fsck().unwrap().iter().map(said).collect()
+    place.problems()
 }
 
 #[test]

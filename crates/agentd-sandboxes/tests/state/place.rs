@@ -2,7 +2,7 @@
 
 use agentd_core::{Bytes, SandboxSpec, Writable};
 use agentd_kernel::{mount::OwnMounts, volume::LEAST_BYTES};
-use agentd_sandboxes::{About, LayerId, Name, Record, State};
+use agentd_sandboxes::{About, LayerId, Name, Problem, Record, State};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -34,6 +34,15 @@ impl Place {
 
     pub fn at(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// What fsck finds: of each problem its kind, and whether it is damage.
+    pub fn problems(&self) -> Vec<String> {
+        let said = |problem: &Problem| {
+            let kind = format!("{problem:?}");
+            format!("{}{}", if problem.is_damage() { "damage: " } else { "" }, kind.split([' ', '(']).next().unwrap())
+        };
+        self.state.fsck().unwrap().iter().map(said).collect()
     }
 
     /// What is in a folder of the state.

@@ -1,7 +1,7 @@
 //! Sandboxes with a limit: their volumes come, stay as long as anything in them is needed, and go; what is wrong with them is found.
 
 use crate::place::{Place, limited, name};
-use agentd_sandboxes::{How, Of, Problem, StateError};
+use agentd_sandboxes::{How, Of, StateError};
 use std::{fs, os::unix::fs::symlink, path::PathBuf, time::Duration};
 
 #[test]
@@ -94,11 +94,7 @@ fn found(spoil: impl FnOnce(&Place)) -> Vec<String> {
     place.assert_clean();
     place.state.rest(Duration::ZERO);
     spoil(&place);
-    let said = |problem: &Problem| {
-        let kind = format!("{problem:?}");
-        format!("{}{}", if problem.is_damage() { "damage: " } else { "" }, kind.split([' ', '(']).next().unwrap())
-    };
-    place.state.fsck().unwrap().iter().map(said).collect()
+    place.problems()
 }
 
 #[test]
