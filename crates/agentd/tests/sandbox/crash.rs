@@ -1,6 +1,6 @@
 //! The keeper or one of its clients killed at any moment, images that are taken in among it.
 
-use crate::place::{Place, runs, until};
+use crate::place::{Place, kill, runs, until};
 use std::{
     collections::BTreeSet,
     fs,
@@ -110,7 +110,7 @@ fn killed_at_any_moment_the_keeper_or_its_client_lose_nothing_that_was_acknowled
                     }
                 }
                 (None, Some(keeper)) if round % 2 == 0 => {
-                    rustix::process::kill_process(keeper, rustix::process::Signal::KILL).unwrap();
+                    kill(keeper);
                     client.wait().unwrap();
                     // A client that asked just then may have started the next keeper.
                     let next = || place.keeper().is_some_and(|next| next != keeper);

@@ -1,6 +1,6 @@
 //! `--disk`: what a named sandbox keeps, snapshots included, has a limit. Attacked from inside, and by killing the keeper.
 
-use crate::place::{Place, until};
+use crate::place::{Place, kill, until};
 use std::{fs, os::unix::fs::MetadataExt};
 
 /// The limit of the sandboxes here.
@@ -129,7 +129,7 @@ fn a_full_sandbox_is_told_apart_and_goes_back() {
     assert!(place.refused(&["fork", "dev", "a"]).contains("disk of sandbox dev is full"));
     // It can still be started, to be looked at and freed.
     assert_eq!(place.sh("dev", "cat /file"), "kept\n");
-    rustix::process::kill_process(place.keeper().unwrap(), rustix::process::Signal::KILL).unwrap();
+    kill(place.keeper().unwrap());
     assert_eq!(place.sh("dev", "cat /file"), "kept\n");
     place.assert_bounded(1);
     place.is_whole();
@@ -196,8 +196,7 @@ fn nobody_keeps_the_disk_of_another_and_nothing_outlives_the_keeper() {
     let inside = place.sh("other", "cat /proc/self/mountinfo");
     assert!(!inside.contains("volumes") && !inside.contains(place.path("data").to_str().unwrap()), "{inside}");
 
-    let keeper = place.keeper().unwrap();
-    rustix::process::kill_process(keeper, rustix::process::Signal::KILL).unwrap();
+    kill(place.keeper().unwrap());
     until("no mount and no device is left", || place.attached() == (0, 0));
     assert_eq!(place.sh("other", "cat /file"), "up\n");
     place.is_whole();

@@ -5,7 +5,7 @@ mod crash;
 mod disk;
 mod place;
 
-use place::{Place, program, runs, text, until};
+use place::{Place, kill, program, runs, text, until};
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
@@ -195,7 +195,7 @@ fn a_keeper_that_is_killed_leaves_no_process_and_loses_no_sandbox() {
         place.agentd(&["exec", "-d", name, "--", "sleep", &mark]);
     }
     until("they run", || runs(&format!("sleep\0{mark}")));
-    rustix::process::kill_process(place.keeper().unwrap(), rustix::process::Signal::KILL).unwrap();
+    kill(place.keeper().unwrap());
     until("nothing of them is left", || !runs(&format!("sleep\0{mark}")));
     place.is_whole();
     for name in ["one", "two"] {

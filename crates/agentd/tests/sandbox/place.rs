@@ -1,5 +1,9 @@
 //! Where a test's sandboxes are, and how they are asked for something.
 
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+};
 use std::{
     fs,
     path::PathBuf,
@@ -82,9 +86,9 @@ impl Place {
     }
 
     /// The keeper that has these sandboxes, if one lives.
-    pub fn keeper(&self) -> Option<rustix::process::Pid> {
+    pub fn keeper(&self) -> Option<Pid> {
         let pid = fs::read_to_string(self.path("data/sandboxes/keeper/lock")).ok()?.trim().parse().ok()?;
-        let pid = rustix::process::Pid::from_raw(pid)?;
+        let pid = Pid::from_raw(pid)?;
         let command = fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
         (command.contains("keeper") && command.contains(self.0.path().to_str()?)).then_some(pid)
     }
@@ -93,10 +97,18 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(keeper) = self.keeper() {
-            rustix::process::kill_process(keeper, rustix::process::Signal::TERM).unwrap();
+            kill_process(keeper, Signal::TERM).unwrap();
             until("the keeper ends", || self.keeper().is_none());
         }
     }
+}
+
+/// Kills a keeper and waits until it is dead: before, who asks it may still reach it, and is told that it is gone.
+pub fn kill(keeper: Pid) {
+    let dying = pidfd_open(keeper, PidfdFlags::empty()).unwrap();
+    kill_process(keeper, Signal::KILL).unwrap();
+    let mut dead = [PollFd::new(&dying, PollFlags::IN)];
+    until("the keeper is dead", || poll(&mut dead, Some(&Timespec::default())).unwrap() == 1);
 }
 
 pub fn text(bytes: &[u8]) -> String {
