@@ -102,6 +102,7 @@ pub trait Sandbox: Send + Sync {
     async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError>;
     /// What it has used so far: time since it was made, and processor time of the execs that have ended.
     async fn resource_usage(&self) -> Result<Usage, IsolationError>;
-    /// Ends it and waits until nothing of it is left. Ending one that is gone is no error.
+    /// Ends it and waits until no process, group, file or id of it is left, and no mount of what is the caller's or is kept. Mounts of its own
+    /// memory, which nobody can reach any more, may take the kernel a moment longer. Ending one that is gone is no error.
     async fn destroy(&self) -> Result<(), IsolationError>;
 }

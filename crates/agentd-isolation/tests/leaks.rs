@@ -4,7 +4,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use agentd_isolation::{IsolationBackend, Limits, SandboxSpec};
+use agentd_isolation::{Access, IsolationBackend, Limits, SandboxSpec};
 use libtest_mimic::Arguments;
 use rustix::process::{Pid, Signal, WaitOptions};
 use std::{
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 use support::{
-    backend, bare,
+    backend, bare, grant,
     inventory::{Inventory, limits},
     runs, sh, trial,
 };
@@ -51,6 +51,7 @@ fn main() {
     arguments.test_threads = Some(1);
     let trials = vec![
         trial("thousands_of_sandboxes_leave_nothing".to_owned(), churn),
+        trial("mounts_outlive_a_sandbox_by_a_moment_where_nobody_waits_for_them".to_owned(), mounts),
         trial("a_parent_killed_at_any_moment_leaves_nothing".to_owned(), killed_parents),
         trial("a_parent_killed_at_any_moment_leaves_layers_only_until_the_next_comes".to_owned(), killed_parents_of_layers),
         trial("a_killed_launcher_takes_its_sandboxes_along".to_owned(), killed_launchers),
@@ -88,6 +89,32 @@ async fn churn() {
         }
         assert!(Instant::now() < patience, "left behind: {after:?}; before: {before:?}");
         tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn mounts() {
+    for name in ["linux-native", "container"] {
+        bare(name).await.destroy().await.unwrap();
+        settled("the one before", 0);
+        let sandbox = bare(name).await;
+        settled(name, 1);
+        sandbox.destroy().await.unwrap();
+        settled(name, 0);
+        // What is the caller's is no longer in use when a sandbox is destroyed: it could be on a device that is to be unplugged.
+        let folder = tempfile::tempdir().unwrap();
+        let grants = vec![grant(folder.path(), Access::ReadWrite)];
+        let sandbox = backend(name).create_sandbox(SandboxSpec { grants, ..SandboxSpec::default() }).await.unwrap();
+        settled(name, 0);
+        sandbox.destroy().await.unwrap();
+    }
+}
+
+/// Waits until the launchers keep so many mount namespaces.
+fn settled(what: &str, views: usize) {
+    let patience = Instant::now() + Duration::from_secs(20);
+    while Inventory::take().views != views {
+        assert!(Instant::now() < patience, "{what}: {:?}", Inventory::take());
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -112,6 +112,14 @@ pub(crate) fn new_mounts() -> Result<(), LayerError> {
         .at(Layer::Mounts, || "unshare mounts".to_owned())
 }
 
+/// The mount namespace of a process, which lives as long as this. Who is not root can have it only of a process of the same ids that may be
+/// traced (`ptrace(2)`, `PTRACE_MODE_READ_FSCREDS`).
+pub fn mounts_of(pid: i32) -> Result<OwnedFd, LayerError> {
+    let path = format!("/proc/{pid}/ns/mnt");
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).at(Layer::Mounts, || format!("open {path}"))
+}
+
 /// Moves the process into a mount namespace it was in before.
 pub(crate) fn enter_mounts(namespace: &OwnedFd) -> Result<(), LayerError> {
     let kind = Some(rustix::thread::LinkNameSpaceType::Mount);

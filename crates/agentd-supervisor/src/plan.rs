@@ -3,7 +3,10 @@
 use agentd_kernel::{
     cgroup::CgroupPlan,
     landlock::LandlockPlan,
-    mount::{GrantPlan, ViewPlan, root::RootPlan},
+    mount::{
+        GrantPlan, ViewPlan,
+        root::{Base, RootPlan},
+    },
     namespace::NamespacePlan,
     privileges::Capabilities,
     seccomp::SeccompPlan,
@@ -32,6 +35,15 @@ pub struct SandboxPlan {
     pub rlimit_notes: Vec<String>,
     /// Whether a layer that cannot be applied is reported instead of ending the sandbox.
     pub allow_degraded: bool,
+}
+
+impl SandboxPlan {
+    /// Whether all that is mounted in it is its own memory or the system's, so that nobody waits for its mounts to be gone: no directory of
+    /// the caller's, none that is kept, no device that is detached.
+    pub(crate) fn ends_alone(&self) -> bool {
+        let keeps = self.tree.root().is_some_and(|root| !matches!(root.base, Base::Stack { top: None, .. }));
+        self.namespaces.enabled && self.tree.grants().is_empty() && !keeps
+    }
 }
 
 /// What a sandbox sees of files.

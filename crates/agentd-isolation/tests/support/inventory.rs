@@ -9,6 +9,7 @@ pub struct Inventory {
     pub processes: BTreeSet<i32>,
     pub descriptors: usize,
     pub mounts: usize,
+    pub views: usize,
     pub groups: BTreeSet<PathBuf>,
     pub files: BTreeSet<PathBuf>,
 }
@@ -18,8 +19,10 @@ impl Inventory {
     pub fn take() -> Self {
         let list = |dir: &str| fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect::<BTreeSet<_>>();
         let ours = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("agentd"));
+        let processes = processes();
         Self {
-            processes: processes(),
+            views: processes.iter().map(|launcher| views(*launcher)).sum(),
+            processes,
             descriptors: list("/proc/self/fd").len(),
             mounts: fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count(),
             groups: groups(),
@@ -32,6 +35,7 @@ impl Inventory {
         self.processes.is_subset(&before.processes)
             && self.descriptors <= before.descriptors
             && self.mounts <= before.mounts
+            && self.views <= before.views
             && self.groups.is_subset(&before.groups)
             && self.files.is_subset(&before.files)
     }
@@ -42,6 +46,12 @@ fn processes() -> BTreeSet<i32> {
     let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "agentd-launcher"))
         .collect()
+}
+
+/// Mount namespaces that a launcher keeps. Those of a supervisor, which nobody else can look at, are its own.
+fn views(launcher: i32) -> usize {
+    let open = fs::read_dir(format!("/proc/{launcher}/fd")).into_iter().flatten().flatten();
+    open.filter_map(|entry| fs::read_link(entry.path()).ok()).filter(|open| open.to_string_lossy().starts_with("mnt:")).count()
 }
 
 /// Control groups that agentd makes, wherever they are.

@@ -1,6 +1,6 @@
 //! `agentd bench`: this machine's figures, each as a ratio to `posix_spawn` of the same program in the same round.
 //!
-//! The rows of a warm pool are what a taker waits for: `take`, one exec, and `destroy` until nothing is left of it. The pool has its
+//! The rows of a warm pool are what a taker waits for: `take`, one exec, and `destroy` until no process and no group is left of it. The pool has its
 //! spares when the clock starts, and is given the time to make the next one when it has stopped, before any other row is measured: that
 //! is the meaning of *warm*. Who takes faster than sandboxes can be made pays for making them, as the rows of `create` say.
 
