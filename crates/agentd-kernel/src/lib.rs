@@ -3,6 +3,7 @@
 
 pub mod cgroup;
 pub mod errand;
+pub mod freeze;
 pub mod idmap;
 pub mod individual;
 pub mod landlock;

@@ -303,6 +303,22 @@ pub fn seed_random(device: BorrowedFd<'_>, seed: &[u8; SEED]) -> Result<(), Errn
     Ok(())
 }
 
+/// `FIFREEZE` and `FITHAW` (`linux/fs.h`). What they are said to read and write is left alone.
+const FREEZE: rustix::ioctl::Opcode = rustix::ioctl::opcode::read_write::<libc::c_int>(b'X', 119);
+const THAW: rustix::ioctl::Opcode = rustix::ioctl::opcode::read_write::<libc::c_int>(b'X', 120);
+
+/// Writes all that is only in memory of the file system that `of` is in, and holds up whoever writes to it from then on.
+pub fn freeze(of: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: the operation is one of `ioctl(2)`'s, and the kernel neither reads nor writes an argument.
+    unsafe { rustix::ioctl::ioctl(of, rustix::ioctl::NoArg::<FREEZE>::new()) }
+}
+
+/// Lets a file system go on.
+pub fn thaw(of: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: as above.
+    unsafe { rustix::ioctl::ioctl(of, rustix::ioctl::NoArg::<THAW>::new()) }
+}
+
 /// `LOOP_CTL_GET_FREE` (`linux/loop.h`).
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 

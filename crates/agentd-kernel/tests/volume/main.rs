@@ -7,6 +7,7 @@ mod holder;
 mod image;
 mod overlay;
 mod place;
+mod rest;
 mod size;
 
 use libtest_mimic::{Arguments, Trial};
@@ -23,7 +24,7 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // And therefore they take turns.
     arguments.test_threads = Some(1);
-    let tests: [(&str, fn()); 19] = [
+    let tests: [(&str, fn()); 21] = [
         ("an_image_is_sparse_and_its_makers_alone", image::sparse),
         ("an_image_is_never_made_over_something", image::never_over_something),
         ("an_image_that_cannot_be_made_leaves_nothing", image::leaves_nothing),
@@ -42,6 +43,8 @@ fn main() {
         ("a_killed_holders_volume_is_locked_while_another_uses_it", crash::killed_but_used),
         ("what_was_flushed_is_there_after_a_crash", crash::power_cut),
         ("a_full_disk_of_the_host_costs_nothing_that_was_flushed", crash::host_full),
+        ("what_is_in_the_image_of_one_at_rest_is_of_one_moment", rest::of_one_moment),
+        ("one_that_went_on_already_is_told", rest::over_already),
         ("it_can_be_id_mapped_and_hold_what_a_sandbox_writes", overlay::upper_layer),
     ];
     let trials = tests.into_iter().map(|(name, test)| {
