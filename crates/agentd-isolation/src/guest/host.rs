@@ -50,11 +50,13 @@ struct Connection {
 pub(super) struct Still {
     suspended: bool,
     quiet: bool,
+    /// Its files are: what writes to them waits, and does not end.
+    pub(super) frozen: bool,
 }
 
 impl Still {
     pub(super) fn runs(self) -> bool {
-        !self.suspended && !self.quiet
+        !self.suspended && !self.quiet && !self.frozen
     }
 }
 
@@ -171,13 +173,41 @@ impl Guest {
     ///
     /// # Errors
     /// [`IsolationError::Lost`], and what hinders the machine from becoming `identity`.
-    pub async fn adopt<C>(&self, mut carrier: C, identity: Identity) -> Result<(), IsolationError>
+    pub async fn adopt<C>(&self, carrier: C, identity: Identity) -> Result<(), IsolationError>
+    where
+        C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        self.replace(carrier, Attaching::Adopt(identity)).await
+    }
+
+    /// Attaches to another machine, which has the files that this one had once: its agent makes the sandbox anew over them, and what runs
+    /// here is lost.
+    ///
+    /// # Errors
+    /// [`IsolationError::Lost`], and what hinders the sandbox from being made as strong as it was.
+    pub async fn renew<C>(&self, carrier: C, spec: &SandboxSpec, identity: Identity) -> Result<(), IsolationError>
+    where
+        C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        check(spec)?;
+        self.replace(carrier, Attaching::New(Box::new(Spec::new(spec, Some(identity))))).await
+    }
+
+    async fn replace<C>(&self, mut carrier: C, attaching: Attaching) -> Result<(), IsolationError>
     where
         C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         self.let_go("it went back to what it was");
-        self.clock.store(identity.realtime_ns.is_some(), Ordering::Relaxed);
-        ask(&mut carrier, Attaching::Adopt(identity)).await?;
+        let clock = attaching.identity().is_some_and(|identity| identity.realtime_ns.is_some());
+        self.clock.store(clock, Ordering::Relaxed);
+        let layers = ask(&mut carrier, attaching).await?;
+        // What was told of the sandbox stays true.
+        let strength = |layers: &[LayerReport]| -> Vec<_> {
+            layers.iter().map(|report| (report.layer, std::mem::discriminant(&report.status))).collect()
+        };
+        if strength(&layers) != strength(&self.layers) {
+            return Err(IsolationError::Lost("guest: it came back with other layers".to_owned()));
+        }
         lock(&self.connection).session = Session::new();
         self.listen(carrier);
         self.still.send_modify(|still| *still = Still::default());

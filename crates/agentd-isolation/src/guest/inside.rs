@@ -39,6 +39,8 @@ impl Kind for Over {
 /// See the head of this module.
 pub(super) struct Inside {
     backend: Arc<LinkedBackend<Over>>,
+    /// The directory that becomes the sandbox's root.
+    pub(super) root: PathBuf,
     /// What was copied here, by its number.
     copies: Mutex<BTreeMap<u32, Held>>,
 }
@@ -46,7 +48,7 @@ pub(super) struct Inside {
 impl Inside {
     pub(super) fn new(root: &Path) -> Arc<Self> {
         ROOT.get_or_init(|| root.to_path_buf());
-        Arc::new(Self { backend: LinkedBackend::new(root), copies: Mutex::default() })
+        Arc::new(Self { backend: LinkedBackend::new(root), root: root.to_path_buf(), copies: Mutex::default() })
     }
 
     /// Makes a sandbox.

@@ -27,13 +27,13 @@ pub trait Machine: Send + Sync {
         Err(self.unsupported("resume"))
     }
 
-    /// Saves its state: between [`Guest::quiesce`] and [`Guest::proceed`], where its memory is part of that. A guest that still rests when
-    /// this is done, or given up, is ended.
+    /// Saves its state: between [`Guest::quiesce`] and [`Guest::proceed`], where its memory is part of that, or while its files are
+    /// [frozen](Guest::freeze). A guest that is still quiet when this is done, or given up, is ended.
     async fn snapshot(&self, _guest: &Guest, _name: &str) -> Result<(), IsolationError> {
         Err(self.unsupported("snapshot"))
     }
 
-    /// Goes back to a saved state, and attaches to that with [`Guest::adopt`]. When it is called, nothing listens to the machine any more;
+    /// Goes back to a saved state, and attaches to that with [`Guest::adopt`] or [`Guest::renew`]. When it is called, nothing listens to the machine any more;
     /// when it fails, the machine is killed.
     async fn restore(&self, _guest: &Guest, _name: &str) -> Result<(), IsolationError> {
         Err(self.unsupported("restore"))

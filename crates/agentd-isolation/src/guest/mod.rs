@@ -6,8 +6,8 @@
 //!
 //! - `frame`, `protocol`, `told`: what is said; `carrier`, `mux`, `flow`, `stream`: how it is carried.
 //! - `copies`: grants, in a machine that is shown nothing of the host; `bring_back`: how the host asks for what was changed in them.
-//! - `agent`, `rehearse`, `serve`, `work`, `inside`: the guest's side.
-//! - `session`, `host`, `exec`, `sandbox`: the host's side. All that comes from a guest is untrusted.
+//! - `agent`, `rehearse`, `serve`, `work`, `freezer`, `inside`: the guest's side.
+//! - `session`, `host`, `exec`, `frozen`, `sandbox`: the host's side. All that comes from a guest is untrusted.
 
 mod agent;
 mod bring_back;
@@ -16,6 +16,8 @@ mod copies;
 mod exec;
 mod flow;
 mod frame;
+mod freezer;
+mod frozen;
 mod host;
 mod identity;
 mod inside;
@@ -32,6 +34,7 @@ mod work;
 
 pub use agent::{ROLE, main};
 pub use copies::Copies;
+pub use frozen::Frozen;
 pub use host::Guest;
 pub use identity::Identity;
 pub use machine::{Attach, GuestSpec, Machine};

@@ -75,6 +75,17 @@ pub enum ToGuest {
         /// The operation.
         id: u32,
     },
+    /// Bring the file system of the sandbox's root to rest, and then say [`FromGuest::Done`] or [`FromGuest::Failed`]. It goes on with
+    /// [`ToGuest::Thaw`], with the connection's end, and by itself after a time.
+    Freeze {
+        /// The operation.
+        id: u32,
+    },
+    /// Let it go on, also when it does not rest yet, and say [`FromGuest::Done`] where it has rested until now.
+    Thaw {
+        /// The operation.
+        id: u32,
+    },
     /// Send the messages that wait, answer with [`FromGuest::Quiesced`], and then be silent until the next connection.
     Quiesce,
     /// End everything, flush file systems and exit.
@@ -324,6 +335,8 @@ mod tests {
             spec,
             (any::<u32>(), any::<i32>()).prop_map(|(id, signal)| ToGuest::Signal { id, signal }),
             (any::<u32>(), blob()).prop_map(|(id, path)| ToGuest::Read { id, path }),
+            any::<u32>().prop_map(|id| ToGuest::Freeze { id }),
+            any::<u32>().prop_map(|id| ToGuest::Thaw { id }),
         ]
     }
 

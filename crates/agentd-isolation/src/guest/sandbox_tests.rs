@@ -11,6 +11,8 @@ use super::{
 };
 #[path = "sandbox_copies_tests.rs"]
 mod copies;
+#[path = "sandbox_frozen_tests.rs"]
+mod frozen;
 
 use crate::HostDirectBackend;
 use agentd_core::{EndReason, IsolationBackend, Limits, SandboxSpec};

@@ -50,6 +50,7 @@ where
 /// Ends the sandbox, and has what it wrote on disk.
 async fn end(work: Option<&Work>) {
     if let Some(work) = work {
+        work.thaw();
         // The machine ends next, and with it whatever could not be ended.
         work.sandbox.destroy().await.ok();
     }

@@ -2,6 +2,7 @@
 
 use super::{
     frame::{CHUNK, MAX_FROM_GUEST, MAX_TO_GUEST, StreamId, Which},
+    freezer::{self, Freezer, Rest},
     inside::Inside,
     mux::{Mux, Next},
     protocol::{End, Exec, FromGuest, ToGuest, path},
@@ -39,6 +40,7 @@ pub(super) struct Work {
     pub(super) sandbox: Arc<LinkedSandbox>,
     /// What made it.
     around: Arc<Inside>,
+    freezer: Freezer,
     mux: Arc<Mux>,
     execs: HashMap<u32, mpsc::UnboundedSender<Control>>,
 }
@@ -52,7 +54,13 @@ enum Control {
 
 impl Work {
     pub(super) fn new(around: Arc<Inside>, sandbox: Arc<LinkedSandbox>) -> Self {
-        Self { sandbox, around, mux: Mux::new(MAX_FROM_GUEST, MAX_TO_GUEST), execs: HashMap::new() }
+        let freezer = Freezer::new(&around.root);
+        Self { sandbox, around, freezer, mux: Mux::new(MAX_FROM_GUEST, MAX_TO_GUEST), execs: HashMap::new() }
+    }
+
+    /// Lets the root's file system go on, should it rest: the end of the sandbox would wait for it.
+    pub(super) fn thaw(&self) {
+        self.freezer.thaw().ok();
     }
 
     /// Forgets the host of before: what it had started goes on, and its streams lead nowhere.
@@ -97,11 +105,17 @@ impl Work {
             ToGuest::End { id, reason } => self.control(id, Control::End(reason)),
             ToGuest::Read { id, path } => {
                 let to = mux.outlet(StreamId { of: id, which: Which::Output })?;
-                answer(mux, id, async move { read(&sandbox, path, to).await.map(|bytes| FromGuest::Done { id, bytes }) });
+                let rest = self.freezer.rest();
+                answer(mux, id, async move { read(&sandbox, path, to, rest).await.map(|bytes| FromGuest::Done { id, bytes }) });
             }
             ToGuest::Write { id, path } => {
                 let from = mux.inlet(StreamId { of: id, which: Which::Input })?;
-                answer(mux, id, async move { write(&sandbox, path, from).await.map(|bytes| FromGuest::Done { id, bytes }) });
+                let rest = self.freezer.rest();
+                answer(
+                    mux,
+                    id,
+                    async move { write(&sandbox, path, from, rest).await.map(|bytes| FromGuest::Done { id, bytes }) },
+                );
             }
             ToGuest::Changes { id, number, taken } => {
                 let to = mux.outlet(StreamId { of: id, which: Which::Output })?;
@@ -119,6 +133,14 @@ impl Work {
             ToGuest::Probe { id } => {
                 let around = self.around.clone();
                 answer(mux, id, async move { around.probe().await.map(|evidence| FromGuest::Probed { id, evidence }) });
+            }
+            ToGuest::Freeze { id } => {
+                let word = self.freezer.freeze();
+                answer(mux, id, async move { freezer::heard(word?).await.map(|()| FromGuest::Done { id, bytes: 0 }) });
+            }
+            ToGuest::Thaw { id } => {
+                let word = self.freezer.thaw();
+                answer(mux, id, async move { freezer::heard(word?).await.map(|()| FromGuest::Done { id, bytes: 0 }) });
             }
             ToGuest::Quiesce => mux.hold(&FromGuest::Quiesced, true)?,
             // A second one changes nothing, and the end is not heard here.
@@ -278,19 +300,24 @@ fn file_error(error: std::io::Error) -> IsolationError {
     IsolationError::File { path: String::new(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
-async fn read(sandbox: &LinkedSandbox, name: Vec<u8>, mut to: Outlet) -> Result<u64, IsolationError> {
+async fn read(sandbox: &LinkedSandbox, name: Vec<u8>, mut to: Outlet, mut rest: Rest) -> Result<u64, IsolationError> {
     let mut file = sandbox.open_file(&path(name), false).await?;
     let mut buffer = vec![0; CHUNK];
     let mut total = 0;
-    loop {
-        let read = file.read(&mut buffer).map_err(file_error)?;
-        if read == 0 || to.write(&buffer[..read]).await.is_err() {
-            break;
+    let sent = loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break Ok(total),
+            Ok(read) if to.write(&buffer[..read]).await.is_ok() => total += read as u64,
+            Ok(_) => break Ok(total),
+            Err(error) => break Err(file_error(error)),
         }
-        total += read as u64;
+    };
+    rest.over().await;
+    drop(file);
+    if sent.is_ok() {
+        to.finish().await;
     }
-    to.finish().await;
-    Ok(total)
+    sent
 }
 
 /// Sends what was changed in a copy.
@@ -308,14 +335,22 @@ async fn changes(around: &Inside, (number, taken, running): (u32, bool, bool), m
     Ok(total)
 }
 
-async fn write(sandbox: &LinkedSandbox, name: Vec<u8>, mut from: Inlet) -> Result<u64, IsolationError> {
+async fn write(sandbox: &LinkedSandbox, name: Vec<u8>, mut from: Inlet, mut rest: Rest) -> Result<u64, IsolationError> {
+    rest.over().await;
     let mut file = sandbox.open_file(&path(name), true).await?;
     let mut total = 0;
-    while let Some(bytes) = from.read().await {
-        file.write_all(&bytes).map_err(file_error)?;
-        total += bytes.len() as u64;
-    }
-    Ok(total)
+    let written = loop {
+        let bytes = from.read().await;
+        rest.over().await;
+        let Some(bytes) = bytes else { break Ok(total) };
+        match file.write_all(&bytes) {
+            Ok(()) => total += bytes.len() as u64,
+            Err(error) => break Err(file_error(error)),
+        }
+    };
+    // At the end, too, it does not rest.
+    drop(file);
+    written
 }
 
 #[cfg(test)]
