@@ -9,11 +9,18 @@ $b mount -t cgroup2 cgroup2 /sys/fs/cgroup
 $b mkdir -p /dev/pts /dev/shm /dev/virtio-ports
 $b mount -t devpts -o ptmxmode=666 devpts /dev/pts
 $b mount -t tmpfs tmpfs /dev/shm
+$b mount -t tmpfs -o mode=1777 tmpfs /tmp
 $b chmod 1777 /dev/shm
 $b ip link set lo up
 for port in /sys/class/virtio-ports/vport*; do
     read -r name <"$port/name"
     $b ln -sf "../${port##*/}" "/dev/virtio-ports/$name"
+done
+# The disk of the sandbox, where there is one. It begins as a copy of this root.
+for disk in /sys/block/vd*; do
+    [ "$($b cat "$disk/serial")" = agentd ] || continue
+    $b mkdir /run/root
+    $b mount -t ext4 -o nosuid,nodev "/dev/${disk##*/}" /run/root
 done
 read -r words </proc/cmdline
 mount='' shown=''

@@ -31,7 +31,7 @@ const WELCOME: [&str; 3] = ["virtio_rng", "overlay", "loop"];
 /// Where Debian's package has it.
 const BUSYBOX: &str = "bin/busybox";
 
-/// Free room in the root file system. What a machine writes there lies in the host's memory, so that this is a part of its limit.
+/// Free room in the root file system. What a machine writes to its copy lies in the host's memory, so that this is a part of its limit.
 const SPARE_BYTES: u64 = 2 << 30;
 
 /// The parts it is made with.
@@ -66,7 +66,7 @@ pub(crate) fn guest(home: &Path, downloads: &Downloads, parts: &Parts<'_>) -> Re
 
 fn initramfs(path: &Path, kernel: &BootKernel, busybox: &[u8]) -> io::Result<()> {
     let mut archive = Archive::new(BufWriter::new(File::create(path)?));
-    for directory in ["bin", "dev", "modules", "root"] {
+    for directory in ["bin", "dev", "modules", "root", "sys"] {
         archive.directory(directory)?;
     }
     archive.file("bin/busybox", 0o755, busybox)?;
@@ -91,8 +91,8 @@ fn own_layer(own: &Path, parts: &Parts<'_>, busybox: &[u8]) -> io::Result<()> {
     for daemon in DAEMONS {
         place(&format!("usr/bin/{daemon}"), &fs::read(parts.daemons.join("bin").join(daemon))?)?;
     }
-    // Those that the guest mounts something on.
-    for directory in ["dev", "proc", "sys", "run", "tmp", "root"] {
+    // Those that the guest mounts something on, whose root is read-only: Gondolin shows files at `data`, and agentd's are granted at `grants`.
+    for directory in ["dev", "proc", "sys", "run", "tmp", "root", "data", "grants"] {
         fs::create_dir_all(own.join(directory))?;
     }
     fs::set_permissions(own.join("tmp"), fs::Permissions::from_mode(0o1777))?;

@@ -4,13 +4,14 @@
 
 use super::{
     initramfs,
-    plan::{MachinePlan, Plan},
+    plan::{DISK, MachinePlan, Plan},
+    saved::Saved,
 };
 use crate::sandbox::LinkedSandbox;
 use agentd_core::{Command, ExecHandle, IsolationError, Sandbox};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::Deserialize;
-use std::{path::Path, sync::Arc};
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     net::{UnixStream, unix::pipe},
@@ -21,6 +22,9 @@ const PROGRAM: &str = include_str!("machine.mjs");
 
 /// The most that is kept of what Node says when it fails.
 const SAID: u64 = 4 << 10;
+
+/// How long Node, QEMU and the guest may take to start: emulated, and while the host is busy.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// What `machine.mjs` says.
 #[derive(Debug, Deserialize)]
@@ -48,13 +52,14 @@ fn io(context: &str) -> impl Fn(std::io::Error) -> IsolationError + '_ {
 }
 
 impl Host {
-    /// Starts a machine in `sandbox`, and gives the carrier to the agent that will be in its guest. What it has is gone when this fails.
+    /// Starts a machine in `sandbox`, over a copy of a saved disk where there is one, and gives the carrier to the agent that will be in its
+    /// guest. What it has is gone when this fails.
     pub(super) async fn start(
         sandbox: Arc<LinkedSandbox>,
         plan: &Plan,
-        base: &Path,
+        saved: Option<&Saved>,
     ) -> Result<(Self, UnixStream), IsolationError> {
-        let started = Self::try_start(&sandbox, &plan.machine, base).await;
+        let started = Self::try_start(&sandbox, &plan.machine, &plan.initramfs, saved).await;
         if started.is_err() {
             // The first error is the one to tell.
             sandbox.destroy().await.ok();
@@ -66,7 +71,11 @@ impl Host {
         sandbox: &Arc<LinkedSandbox>,
         machine: &MachinePlan,
         base: &Path,
+        saved: Option<&Saved>,
     ) -> Result<(Self, UnixStream), IsolationError> {
+        if let Some(saved) = saved {
+            sandbox.write_file_from(Path::new(DISK), saved.open()?).await?;
+        }
         sandbox.write_file(Path::new("/tmp/machine.mjs"), PROGRAM.as_bytes()).await?;
         let to = sandbox.open_file(Path::new("/tmp/initramfs"), true).await?;
         initramfs::write(base, to).map_err(io("write the machine's initramfs"))?;
@@ -84,6 +93,15 @@ impl Host {
         let mut state = self.state.clone();
         let ended = state.wait_for(|state| state.ended.is_some()).await.ok().and_then(|state| state.ended.clone());
         IsolationError::Lost(format!("gondolin: {}", ended.as_deref().unwrap_or("its host side ended")))
+    }
+
+    /// Waits for an agent that attaches, until the machine has ended or takes too long.
+    pub(super) async fn attached<T>(&self, agent: impl Future<Output = Result<T, IsolationError>>) -> Result<T, IsolationError> {
+        tokio::select! {
+            attached = agent => attached,
+            why = self.ended() => Err(why),
+            () = tokio::time::sleep(PATIENCE) => Err(IsolationError::Lost("gondolin: the machine did not start in time".to_owned())),
+        }
     }
 
     /// Ends it at once; never waits.

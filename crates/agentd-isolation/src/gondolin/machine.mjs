@@ -1,6 +1,7 @@
 // The host's side of one of Gondolin's machines. It has its own file system, in which it is what there is: standard input is the carrier, a
 // socket that the machine gets as a port; on standard output it says in lines of JSON what becomes of the machine.
 import child_process from "node:child_process";
+import fs from "node:fs";
 
 const say = (what) => process.stdout.write(`${JSON.stringify(what)}\n`);
 // What nothing else here catches is the end of the machine, above all that of QEMU.
@@ -10,6 +11,13 @@ process.on("uncaughtException", (error) => {
 });
 const asked = JSON.parse(process.env.AGENTD_MACHINE);
 
+// Two disks: the root of the guest, which all machines share and nobody changes, and an overlay of it, which becomes the root of the sandbox.
+// One that was saved is there already. It may be anybody's making: nothing but QEMU, in here, looks into it.
+const ROOT = "/agentd/guest/rootfs.ext4";
+if (!fs.existsSync(asked.disk)) {
+    child_process.execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", ROOT, asked.disk]);
+}
+
 // Gondolin starts QEMU, which gets the carrier as descriptor 3, and may then start nothing and become nobody else.
 const CARRIER = 3;
 const spawn = child_process.spawn;
@@ -17,6 +25,9 @@ child_process.spawn = (program, args, options) => {
     const more = [
         "-chardev", `socket,id=agentd,fd=${CARRIER}`,
         "-device", "virtserialport,chardev=agentd,name=agentd,bus=virtio-serial0.0",
+        "-drive", `file=${asked.disk},format=qcow2,if=none,id=agentd-disk`,
+        // The guest knows it by its serial number.
+        "-device", "virtio-blk-pci,drive=agentd-disk,serial=agentd",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     ];
     return spawn(program, [...args, ...more], { ...options, stdio: ["ignore", "pipe", "pipe", 0] });
@@ -26,7 +37,7 @@ const { VM, RealFSProvider } = await import("/agentd/package/node_modules/@earen
 const shown = asked.grants ? { mounts: { [asked.grants]: new RealFSProvider(asked.grants) } } : null;
 const machine = await VM.create({
     sandbox: {
-        imagePath: { kernelPath: "/agentd/guest/vmlinuz-virt", initrdPath: "/tmp/initramfs", rootfsPath: "/agentd/guest/rootfs.ext4" },
+        imagePath: { kernelPath: "/agentd/guest/vmlinuz-virt", initrdPath: "/tmp/initramfs", rootfsPath: ROOT },
         memory: `${asked.memory_mib}M`,
         cpus: asked.cpus,
         accel: asked.accelerator,
@@ -37,8 +48,7 @@ const machine = await VM.create({
         netEnabled: false,
         append: "console=ttyS0 quiet",
     },
-    // What is written is kept in a file without a name.
-    rootfs: { mode: "memory" },
+    rootfs: { mode: "readonly" },
     vfs: shown,
     sessionLabel: "agentd",
 });
@@ -54,6 +64,6 @@ try {
 }
 
 // The agent in the guest, whose standard input and output are the carrier. A port can be opened once.
-const agent = await machine.exec(["/bin/sh", "-c", "exec 0<>/dev/virtio-ports/agentd 1>&0 && exec /run/agentd-guest /"]);
+const agent = await machine.exec(["/bin/sh", "-c", "exec 0<>/dev/virtio-ports/agentd 1>&0 && exec /run/agentd-guest /run/root"]);
 say({ failed: `the agent in the guest ended: ${agent.signal ?? agent.exitCode} ${agent.stderr.trim()}; the machine said: ${console.trim()}` });
 process.exit(1);

@@ -10,11 +10,13 @@ mod host;
 mod initramfs;
 mod machine;
 mod plan;
+mod saved;
 
 use crate::{
     ContainerBackend, data,
-    guest::{Attach, GuestSandbox, GuestSpec, Identity},
+    guest::{Attach, GuestSandbox, GuestSpec},
     probe::{self, Attackable},
+    store::Store,
     tracker::Tracker,
 };
 use accelerator::{Accelerator, Kept, Verdict};
@@ -26,6 +28,8 @@ use agentd_kernel::privileges::Capabilities;
 use async_trait::async_trait;
 use host::Host;
 use machine::GondolinMachine;
+use plan::Plan;
+use saved::Saved;
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -34,7 +38,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::OnceCell;
+use tokio::{net::UnixStream, sync::OnceCell};
 
 /// Where the backend finds what it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +63,8 @@ pub struct GondolinBackend {
     around: Arc<ContainerBackend>,
     config: GondolinConfig,
     work_root: PathBuf,
+    /// Where disks are saved.
+    store: Store,
     /// What runs the machines' processors.
     verdict: OnceCell<Verdict>,
     /// Where that is to be kept when it has proved good.
@@ -79,6 +85,7 @@ impl GondolinBackend {
             around: ContainerBackend::new(work_root),
             config,
             work_root: work_root.to_path_buf(),
+            store: saved::store(work_root),
             verdict: OnceCell::new(),
             unkept: Mutex::default(),
             last: Mutex::default(),
@@ -108,13 +115,11 @@ impl GondolinBackend {
 
     async fn create(&self, spec: SandboxSpec) -> Result<Arc<GuestSandbox>, IsolationError> {
         let installed = Installation::open(&self.config.installation).map_err(|error| Self::unavailable(&error))?;
-        let places = ["/usr/bin", "/bin", "/usr/local/bin"].map(|dir| Path::new(dir).join(QEMU));
-        let Some(qemu) = places.iter().find(|place| place.exists()) else {
-            return Err(Self::unavailable(&format_args!("there is no {QEMU} — install it: apt-get install qemu-system-x86")));
-        };
+        let qemu = program(QEMU, "qemu-system-x86")?;
+        program(QEMU_IMG, "qemu-utils")?;
         // What cannot be is refused before anything is tried.
         plan::check(&spec)?;
-        let verdict = self.verdict.get_or_init(|| self.judge(&installed, qemu)).await;
+        let verdict = self.verdict.get_or_init(|| self.judge(&installed, &qemu)).await;
         let begun = Instant::now();
         let sandbox = self.start(spec, &installed, verdict.accelerator).await?;
         // Only now: a trial may have failed for what has nothing to do with KVM.
@@ -122,7 +127,6 @@ impl GondolinBackend {
             kept.write(verdict);
         }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun.elapsed());
-        self.live.add(&sandbox);
         Ok(sandbox)
     }
 
@@ -157,38 +161,59 @@ impl GondolinBackend {
         installed: &Installation,
         accelerator: Accelerator,
     ) -> Result<Arc<GuestSandbox>, IsolationError> {
-        let backend = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
-        let plan = plan::plan(&spec, installed, accelerator)?;
+        self.open(plan::plan(&spec, installed, accelerator)?, None).await
+    }
+
+    /// Starts a machine, over a copy of a saved disk where there is one.
+    async fn boot(&self, plan: &Plan, saved: Option<&Saved>) -> Result<(Arc<Host>, UnixStream), IsolationError> {
+        self.store.clear()?;
         let around = self.around.create_planned(plan.around()?, plan.host.limits.clone()).await?;
-        let (host, carrier) = Host::start(around, &plan, &installed.initramfs()).await?;
-        let host = Arc::new(host);
+        let (host, carrier) = Host::start(around, plan, saved).await?;
+        Ok((Arc::new(host), carrier))
+    }
+
+    /// Makes a sandbox in a machine that is started for it.
+    async fn open(&self, plan: Plan, saved: Option<Saved>) -> Result<Arc<GuestSandbox>, IsolationError> {
+        let backend = self.me.upgrade().ok_or_else(|| IsolationError::Lost("backend".to_owned()))?;
+        let (host, carrier) = self.boot(&plan, saved.as_ref()).await?;
+        // It has a copy.
+        drop(saved);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = SandboxId(format!("{}-{}-{number}", Self::NAME, std::process::id()));
-        let identity =
-            Identity::new("agentd").map_err(|source| IsolationError::Io { context: "random bytes".to_owned(), source })?;
-        let wanted = Attach::New(Box::new(GuestSpec { spec: plan.guest, identity: Some(identity), copies: None }));
-        let machine = Arc::new(GondolinMachine { backend, host: host.clone() });
-        let opened = tokio::select! {
-            opened = GuestSandbox::open(id, machine, carrier, wanted) => opened,
-            why = host.ended() => Err(why),
-            () = tokio::time::sleep(PATIENCE) => Err(IsolationError::Lost("gondolin: the machine did not start in time".to_owned())),
-        };
-        if opened.is_err() {
-            // The first error is the one to tell.
-            host.sandbox().destroy().await.ok();
+        let identity = machine::identity()?;
+        let wanted = Attach::New(Box::new(GuestSpec { spec: plan.guest.clone(), identity: Some(identity), copies: None }));
+        let machine = GondolinMachine::new(backend, plan, host.clone());
+        match host.attached(GuestSandbox::open(id, machine, carrier, wanted)).await {
+            Ok(sandbox) => {
+                self.live.add(&sandbox);
+                Ok(sandbox)
+            }
+            Err(error) => {
+                // The first error is the one to tell.
+                host.sandbox().destroy().await.ok();
+                Err(error)
+            }
         }
-        opened
     }
+}
+
+/// Where one of QEMU's programs is, that a package of Debian's has.
+fn program(name: &str, package: &str) -> Result<PathBuf, IsolationError> {
+    let places = ["/usr/bin", "/bin", "/usr/local/bin"].map(|dir| Path::new(dir).join(name));
+    places
+        .into_iter()
+        .find(|place| place.exists())
+        .ok_or_else(|| GondolinBackend::unavailable(&format_args!("there is no {name} — install it: apt-get install {package}")))
 }
 
 /// The number of the next sandbox: no two of this process have the same.
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
-/// How long Node, QEMU and the guest may take to start: emulated, and while the host is busy.
-const PATIENCE: Duration = Duration::from_secs(150);
-
 /// The monitor that Gondolin starts.
 const QEMU: &str = "qemu-system-x86_64";
+
+/// What makes its disks.
+const QEMU_IMG: &str = "qemu-img";
 
 #[async_trait]
 impl Attackable for GondolinBackend {
@@ -221,13 +246,17 @@ impl IsolationBackend for GondolinBackend {
         let mut evidence = probe::attack(self, &self.work_root).await?;
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let inside = async { probe::inside(self.create(SandboxSpec::default()).await?).await };
-        let (root, inside) = tokio::join!(probe::change_own_root(self), inside);
+        let (root, inside, snapshots) = tokio::join!(probe::change_own_root(self), inside, probe::snapshots(self));
         evidence.push(root);
         evidence.extend(inside?);
         let mut proven = BackendCapabilities::from_evidence(Self::NAME, evidence);
+        proven.snapshots = snapshots.is_ok();
         proven.available_profiles = vec![Profile::Strict, Profile::Default, Profile::Permissive];
         proven.platform_features = probe::features();
         proven.platform_features.push(format!("Gondolin {GONDOLIN_VERSION}"));
+        if let Err(why) = snapshots {
+            proven.platform_features.push(format!("no snapshots: {why}"));
+        }
         if let Some((verdict, after)) = self.verdict.get().zip(last) {
             let Verdict { accelerator, without_kvm } = verdict;
             proven.platform_features.push(format!("a machine by {accelerator} starts in {:.1} s", after.as_secs_f64()));

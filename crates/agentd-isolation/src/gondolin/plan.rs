@@ -18,6 +18,10 @@ use std::path::{Path, PathBuf};
 /// Where grants are shown, on the host side and in the guest.
 const GRANTS: &str = "/grants";
 
+/// The disk of the sandbox, on the host side. What is saved of a machine is that file; it names the disk below it by its path, so that both
+/// are always at the same places.
+pub(super) const DISK: &str = "/tmp/disk.qcow2";
+
 /// Grants beside those of the user's.
 const OWN_GRANTS: usize = 3;
 
@@ -48,6 +52,8 @@ const PROCESSORS: usize = 2;
 pub(super) struct MachinePlan {
     pub memory_mib: u64,
     pub cpus: usize,
+    /// Its disk.
+    pub disk: &'static str,
     /// As QEMU has it, with its options.
     pub accelerator: String,
     /// The directory that is shown in the guest at the same place; none when nothing is granted.
@@ -63,7 +69,11 @@ pub(super) struct Plan {
     pub devices: Vec<PathBuf>,
     /// How much they may write to their private file system: all that a machine may to its disk, so that this is never what is full.
     pub scratch_bytes: u64,
+    /// How large the file of the machine's disk can become.
+    pub disk_bytes: u64,
     pub machine: MachinePlan,
+    /// The initramfs that it starts from, without this program.
+    pub initramfs: PathBuf,
     /// For the agent in the guest.
     pub guest: SandboxSpec,
 }
@@ -89,10 +99,10 @@ pub(super) fn check(spec: &SandboxSpec) -> Result<Vec<GrantPlan>, IsolationError
             "a machine of Gondolin's has the root that was set up for all: use the container backend for an image",
         );
     }
-    if spec.writable != Writable::Memory {
+    if !matches!(spec.writable, Writable::Memory | Writable::Layers) {
         return invalid(
             "writable",
-            "a machine of Gondolin's keeps nothing that is changed in its root: use the container backend",
+            "a machine of Gondolin's has a disk of its own, which goes with it: use its snapshots, or the container backend",
         );
     }
     if spec.network != Network::Off {
@@ -131,18 +141,28 @@ pub(super) fn plan(spec: &SandboxSpec, installed: &Installation, accelerator: Ac
     let machine = MachinePlan {
         memory_mib: spec.limits.memory.map_or(MEMORY_MIB, |bytes| bytes.0.div_ceil(1 << 20).saturating_add(GUEST_MIB)),
         cpus: processors(spec),
+        disk: DISK,
         accelerator: accelerator.option(TRANSLATIONS_MIB),
         grants: (!guest.is_empty()).then_some(GRANTS),
     };
-    let scratch_bytes = installed.disk_bytes().saturating_add(FILES_MIB << 20);
+    let disk_bytes = installed.disk_bytes().saturating_add(tables(installed.disk_bytes()));
+    let scratch_bytes = disk_bytes.saturating_add(FILES_MIB << 20);
     let memory = Bytes((machine.memory_mib.saturating_add(MONITOR_MIB) << 20).saturating_add(scratch_bytes));
     Ok(Plan {
         host: SandboxSpec { grants: host, limits: monitor(memory, &Hierarchy::detect()), ..SandboxSpec::default() },
         scratch_bytes,
+        disk_bytes,
         devices: accelerator.device().map(PathBuf::from).into_iter().collect(),
         machine,
-        guest: SandboxSpec { grants: guest, ..spec.clone() },
+        initramfs: installed.initramfs(),
+        guest: SandboxSpec { grants: guest, writable: Writable::default(), ..spec.clone() },
     })
+}
+
+/// What a qcow2 image (`docs/interop/qcow2.txt` of QEMU) of a disk of so many bytes takes beside what is on it, at most: 8 bytes and 2 for
+/// each cluster of 64 KiB, in whole clusters, and again for those tables; its header and first tables.
+fn tables(disk_bytes: u64) -> u64 {
+    (disk_bytes / 4096).saturating_add(4 << 20)
 }
 
 /// What holds for Node and QEMU, where a group can hold it: an escape into them exhausts nothing of the host's.
