@@ -93,8 +93,9 @@ pub trait Sandbox: Send + Sync {
     async fn suspend(&self) -> Result<(), IsolationError>;
     /// Lets them go on.
     async fn resume(&self) -> Result<(), IsolationError>;
-    /// Saves its state under a name, instead of what was saved under it before. In `container` that is what its files are, where
-    /// [`crate::Writable::Layers`] was asked for: commands go on, and are no part of it. In a virtual machine it is all that runs, too.
+    /// Saves its state under a name, instead of what was saved under it before. In `container`, where
+    /// [`crate::Writable::Layers`] was asked for, and in `gondolin` that is what its files are: commands go on, and are no part of it. In
+    /// `firecracker` it is all that runs, too.
     async fn snapshot(&self, name: &str) -> Result<(), IsolationError>;
     /// Goes back to a saved state; what runs is ended, unless it is part of that.
     async fn restore(&self, name: &str) -> Result<(), IsolationError>;

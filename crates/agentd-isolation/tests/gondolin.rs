@@ -1,6 +1,8 @@
 //! What only machines of Gondolin's can leave behind, or lose: Node, QEMU, their sockets and disks.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[path = "gondolin/snapshots.rs"]
+mod snapshots;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -48,6 +50,9 @@ fn main() {
         trial("a_guest_that_uses_up_its_memory_or_its_disk_keeps_its_machine".to_owned(), used_up),
         trial("the_monitor_has_limits_of_its_own".to_owned(), limited),
         trial("a_name_that_is_not_utf8_is_never_another_files".to_owned(), strange_names),
+        trial("a_guest_that_never_answers_lets_a_snapshot_fail_and_nothing_is_left".to_owned(), snapshots::unanswered),
+        trial("what_a_payload_leaves_on_its_disk_starts_no_machine".to_owned(), snapshots::nothing_starts_from_it),
+        trial("what_is_saved_goes_with_its_sandbox".to_owned(), snapshots::saved_goes),
         trial("a_dropped_machine_leaves_nothing".to_owned(), dropped),
         trial("a_large_file_passes_in_little_memory_and_comes_back_as_it_was".to_owned(), large_file),
         trial("what_is_not_installed_is_said_with_the_command_that_installs_it".to_owned(), not_installed),
@@ -155,7 +160,8 @@ fn victim() -> ! {
     runtime.block_on(async {
         loop {
             let sandbox = machine().await;
-            sh(&sandbox, "sleep 1000 & setsid sleep 1000 & echo x >/kept").await;
+            sh(&sandbox, "sleep 1000 & setsid sleep 1000 & head -c 20M /dev/urandom >/kept").await;
+            sandbox.snapshot("kept").await.unwrap();
             sandbox.destroy().await.unwrap();
         }
     })
@@ -165,7 +171,8 @@ fn victim() -> ! {
 fn next() -> ! {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let sandbox = support::bare("container").await;
+        // What was saved is cleared by the next machine.
+        let sandbox = machine().await;
         sandbox.destroy().await.unwrap();
     });
     std::process::exit(0)
@@ -181,7 +188,7 @@ async fn killed_parents() {
             .spawn()
             .unwrap();
         // Any moment of the time in which it makes, uses and destroys its first machine, and begins with the second.
-        std::thread::sleep(Duration::from_millis(u64::from(number) * 370));
+        std::thread::sleep(Duration::from_millis(u64::from(number) * 500));
         if number % 3 == 2 {
             // Its launcher first: nobody is left to clean up.
             let pid = victim.id();
@@ -192,8 +199,9 @@ async fn killed_parents() {
         }
         victim.kill().unwrap();
         victim.wait().unwrap();
-        if number % 3 == 2 {
+        if number % 3 == 2 || !snapshots::saved().is_empty() {
             assert!(Command::new(std::env::current_exe().unwrap()).arg(NEXT).status().unwrap().success());
+            assert!(snapshots::saved().is_empty());
         }
         before.settle();
     }

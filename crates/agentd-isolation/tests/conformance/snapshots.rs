@@ -11,7 +11,7 @@ use std::{path::Path, sync::Arc};
 pub fn trials(backend: &'static str) -> Vec<Trial> {
     match backend {
         support::layers::NAME => table!(backend, a_save_that_nobody_waits_for_leaves_nothing_half_done),
-        "container" | "firecracker" => table!(
+        "container" | "firecracker" | "gondolin" => table!(
             backend,
             what_was_saved_comes_back,
             what_was_not_saved_is_not_invented,
@@ -140,10 +140,10 @@ async fn what_is_saved_while_a_command_writes_is_of_one_moment(name: &str) {
             Err(other) => panic!("{other}"),
         }
         let copy = sandbox.fork().await.unwrap();
-        // In a machine the command goes on in the copy, too.
+        // In firecracker the command goes on in the copy, too.
         let read = "test -e /a && for n in 1 2 3; do cat /a /b; done";
         let said = done(sh(&copy, read).await);
-        if name == "container" {
+        if name != "firecracker" {
             let numbers: Vec<u64> = said.lines().map(|line| line.parse().unwrap()).collect();
             assert!(numbers.chunks(2).all(|pair| pair[0] - pair[1] <= 1 && pair == &numbers[..2]), "{round}: {numbers:?}");
         }
@@ -159,7 +159,7 @@ async fn what_is_saved_while_a_command_writes_is_of_one_moment(name: &str) {
 }
 
 async fn many_copies_of_copies_outlive_their_origins(name: &str) {
-    let generations = if name == "firecracker" { 2 } else { 12 };
+    let generations = if name == "container" { 12 } else { 2 };
     let mut sandbox = layered(name).await;
     for generation in 0..generations {
         done(sh(&sandbox, &format!("echo {generation} >>/grown; echo {generation} >/only-{generation}")).await);

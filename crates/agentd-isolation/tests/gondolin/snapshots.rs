@@ -1,0 +1,72 @@
+//! What is saved of machines: it comes whole or not at all, goes with its sandbox, and starts nothing.
+
+use super::{Before, QEMU, descendant, machine, once, out, sh};
+use agentd_isolation::{IsolationError, Sandbox};
+use rustix::process::Signal;
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+/// What is saved of machines, by this user.
+pub fn saved() -> Vec<PathBuf> {
+    let store = std::env::temp_dir().join(format!("agentd-gondolin-{}", rustix::process::geteuid().as_raw()));
+    fs::read_dir(store).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+pub async fn unanswered() {
+    once().await;
+    let before = Before::take();
+    let sandbox = machine().await;
+    sh(&sandbox, "echo kept >/file").await;
+    let qemu = descendant(QEMU).unwrap();
+    rustix::process::kill_process(qemu, Signal::STOP).unwrap();
+    // Given up by its caller, and by itself.
+    assert!(tokio::time::timeout(Duration::from_secs(1), sandbox.snapshot("never")).await.is_err());
+    let error = sandbox.snapshot("never").await.unwrap_err();
+    assert!(matches!(&error, IsolationError::Io { .. }), "{error}");
+    assert!(saved().is_empty());
+    rustix::process::kill_process(qemu, Signal::CONT).unwrap();
+    // Nothing was saved under the name, and the sandbox goes on, its files too.
+    assert!(matches!(sandbox.restore("never").await, Err(IsolationError::Invalid { .. })));
+    assert_eq!(out(&sh(&sandbox, "echo more >>/file; cat /file").await), "kept\nmore\n");
+    sandbox.snapshot("now").await.unwrap();
+    sandbox.destroy().await.unwrap();
+    drop(sandbox);
+    before.settle();
+}
+
+pub async fn nothing_starts_from_it() {
+    let sandbox = machine().await;
+    // All that would be executed if a machine started from it: whoever ran in its place would be root of the guest.
+    let leave = "set -e; printf '#!/bin/sh\nexec /bin/sleep 1000\n' >/trap; chmod 755 /trap; for of in init usr/lib/gondolin/busybox usr/bin/sandboxd; do \
+        rm -f /$of; cp /trap /$of; done; mkdir -p /run/root; touch /run/agentd-guest; echo left >/file";
+    assert_eq!(sh(&sandbox, leave).await.exit_code, Some(0));
+    sandbox.snapshot("trap").await.unwrap();
+    sandbox.restore("trap").await.unwrap();
+    let copy = sandbox.fork().await.unwrap();
+    for sandbox in [sandbox, copy] {
+        let look =
+            "cat /file; grep -c CapEff:.0000003fffffffff /proc/self/status; id -u; ls /dev/vd* 2>/dev/null; pidof sandboxd";
+        assert_eq!(out(&sh(&sandbox, look).await), "left\n0\n0\n");
+        sandbox.destroy().await.unwrap();
+    }
+}
+
+pub async fn saved_goes() {
+    let sandbox = machine().await;
+    assert!(saved().is_empty());
+    for name in ["one", "two", "one"] {
+        sandbox.snapshot(name).await.unwrap();
+    }
+    assert_eq!(saved().len(), 2);
+    // What is stopped stays so.
+    sandbox.suspend().await.unwrap();
+    sandbox.snapshot("stopped").await.unwrap();
+    sandbox.resume().await.unwrap();
+    assert_eq!(saved().len(), 3);
+    let copy = sandbox.fork().await.unwrap();
+    let machine_id = async |sandbox: &Arc<dyn Sandbox>| out(&sh(sandbox, "cat /etc/machine-id").await);
+    assert_ne!(machine_id(&copy).await, machine_id(&sandbox).await);
+    assert_eq!(saved().len(), 3);
+    sandbox.destroy().await.unwrap();
+    assert!(saved().is_empty());
+    copy.destroy().await.unwrap();
+}
