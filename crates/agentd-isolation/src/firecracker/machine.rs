@@ -180,11 +180,7 @@ async fn fill(vm: &Vm, how: &Attach) -> Result<(), IsolationError> {
 
 /// A new one for a machine.
 pub(super) fn identity() -> Result<Identity, IsolationError> {
-    let failed = |source| IsolationError::Io { context: "draw random numbers".to_owned(), source };
-    let mut identity = Identity::new("").map_err(failed)?;
-    let digits: String = identity.machine_id[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-    identity.hostname = format!("agentd-{digits}");
-    Ok(identity)
+    Identity::individual().map_err(|source| IsolationError::Io { context: "draw random numbers".to_owned(), source })
 }
 
 /// Has work done that waits for disks.

@@ -133,7 +133,7 @@ impl Machine for GondolinMachine {
 
 /// A new one for a machine.
 pub(super) fn identity() -> Result<Identity, IsolationError> {
-    Identity::new("agentd").map_err(|source| IsolationError::Io { context: "random bytes".to_owned(), source })
+    Identity::individual().map_err(|source| IsolationError::Io { context: "random bytes".to_owned(), source })
 }
 
 /// Has work done that waits for disks.

@@ -37,6 +37,16 @@ impl Identity {
         Ok(Self { hostname: hostname.into(), machine_id, realtime_ns: Some(now()), seed })
     }
 
+    /// A new one whose host name is that of no other machine.
+    ///
+    /// # Errors
+    /// `getrandom(2)`.
+    pub fn individual() -> io::Result<Self> {
+        let mut identity = Self::new("")?;
+        identity.hostname = format!("agentd-{}", &identity.machine_id_text()[..8]);
+        Ok(identity)
+    }
+
     /// As a machine's file has it.
     pub(super) fn machine_id_text(&self) -> String {
         let digits: String = self.machine_id.iter().map(|byte| format!("{byte:02x}")).collect();
