@@ -34,6 +34,10 @@ const BUSYBOX: &str = "bin/busybox";
 /// Free room in the root file system. What a machine writes to its copy lies in the host's memory, so that this is a part of its limit.
 const SPARE_BYTES: u64 = 2 << 30;
 
+/// What the guest, whose root is read-only, mounts something on. Gondolin shows the host's files at `data`, of which its own are bound at
+/// `etc/gondolin`, and what agentd grants at `grants`.
+const MOUNTED_ON: [&str; 9] = ["dev", "proc", "sys", "run", "tmp", "root", "data", "etc/gondolin", "grants"];
+
 /// The parts it is made with.
 pub(crate) struct Parts<'a> {
     pub node: &'a Path,
@@ -46,8 +50,9 @@ pub(crate) struct Parts<'a> {
 pub(crate) fn guest(home: &Path, downloads: &Downloads, parts: &Parts<'_>) -> Result<PathBuf, SetupError> {
     let (kernel, busybox) = (downloads.kernel()?, downloads.package("busybox-static")?);
     let daemons = parts.daemons.file_name().unwrap_or_default().to_string_lossy();
-    let spare = SPARE_BYTES.to_string();
-    let ingredients = [INIT, FIRST, MANIFEST, &spare, &digest(&kernel)?, &digest(&busybox)?, &daemons, &parts.root.identity];
+    let (spare, mounted_on) = (SPARE_BYTES.to_string(), MOUNTED_ON.join(" "));
+    let ingredients =
+        [INIT, FIRST, MANIFEST, &spare, &mounted_on, &digest(&kernel)?, &digest(&busybox)?, &daemons, &parts.root.identity];
     part(home, "guest", &ingredients, |dir| {
         let kernel = BootKernel::of_package(&kernel, &NEEDED, &WELCOME)?;
         let busybox = agentd_vm::file_of_package(&busybox, Path::new(BUSYBOX))?;
@@ -91,8 +96,7 @@ fn own_layer(own: &Path, parts: &Parts<'_>, busybox: &[u8]) -> io::Result<()> {
     for daemon in DAEMONS {
         place(&format!("usr/bin/{daemon}"), &fs::read(parts.daemons.join("bin").join(daemon))?)?;
     }
-    // Those that the guest mounts something on, whose root is read-only: Gondolin shows files at `data`, and agentd's are granted at `grants`.
-    for directory in ["dev", "proc", "sys", "run", "tmp", "root", "data", "grants"] {
+    for directory in MOUNTED_ON {
         fs::create_dir_all(own.join(directory))?;
     }
     fs::set_permissions(own.join("tmp"), fs::Permissions::from_mode(0o1777))?;

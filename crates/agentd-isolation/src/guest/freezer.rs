@@ -83,8 +83,9 @@ impl Freezer {
         self.rests.send_replace(true);
         let thread = std::thread::Builder::new().name("freezer".to_owned()).spawn(move || {
             let held = hold(&root, frozen, &told);
-            rests.send_replace(false);
+            // Before who waits for it goes on, and may ask again.
             ending.send(held).ok();
+            rests.send_replace(false);
         });
         if let Err(source) = thread {
             self.rests.send_replace(false);
