@@ -19,11 +19,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
 };
 
@@ -65,6 +65,8 @@ pub(crate) struct Link {
     next: AtomicU32,
     lost: Mutex<Option<String>>,
     made: Instant,
+    /// Whether the files of its root rest: what writes to them waits, and does not end. Only an agent in a virtual machine has them rest.
+    pub(crate) at_rest: Arc<watch::Sender<bool>>,
     /// By execs that have ended.
     used: Mutex<ExecUsage>,
 }
@@ -94,10 +96,25 @@ impl Link {
             next: AtomicU32::new(1),
             lost: Mutex::new(None),
             made: Instant::now(),
+            at_rest: Arc::default(),
             used: Mutex::default(),
         });
         let reader = tokio::spawn(serve(channel, Arc::downgrade(&link)));
         (link, reader)
+    }
+
+    /// Waits for so long in which its files do not rest, without a break.
+    pub(crate) fn awake_for(&self, patience: Duration) -> impl Future<Output = ()> + use<> {
+        let mut at_rest = self.at_rest.subscribe();
+        async move {
+            // What tells of it is gone with the link.
+            while at_rest.wait_for(|at_rest| !at_rest).await.is_ok() {
+                tokio::select! {
+                    () = tokio::time::sleep(patience) => return,
+                    _ = at_rest.changed() => {}
+                }
+            }
+        }
     }
 
     /// A new exec's number and its news, which end when the sandbox is lost.
@@ -285,6 +302,25 @@ mod tests {
 
     fn ended(id: u32) -> Event {
         Event::Ended { id, status: 0, usage: ExecUsage::default(), process_limit: false }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_is_not_lost_while_files_rest() {
+        let (link, _reader, _theirs, mut child) = impostor();
+        let (ten, began) = (Duration::from_secs(10), tokio::time::Instant::now());
+        link.awake_for(ten).await;
+        assert_eq!(began.elapsed(), ten);
+        let at_rest = link.at_rest.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(ten / 2).await;
+            at_rest.send_replace(true);
+            tokio::time::sleep(ten * 3).await;
+            at_rest.send_replace(false);
+        });
+        link.awake_for(ten).await;
+        assert_eq!(began.elapsed(), ten + ten / 2 + ten * 3 + ten);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[tokio::test]

@@ -15,7 +15,6 @@ use std::{
         unix::net::{SocketAddr, UnixListener},
     },
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -264,16 +263,15 @@ fn limit_checks() -> Vec<LimitCheck> {
     ]
 }
 
-/// What holds in a guest, told by the agent of a machine that is made for it. Beside the limits, the checks are those that are tried against
+/// What holds in a guest, told by the agent of a machine that was made for it. Beside the limits, the checks are those that are tried against
 /// the host too, and are named apart from them.
-pub(crate) async fn inside(sandbox: Arc<GuestSandbox>) -> Result<Vec<Evidence>, IsolationError> {
-    let probed = sandbox.probe_inside().await;
-    sandbox.destroy().await?;
+pub(crate) async fn inside(sandbox: &GuestSandbox) -> Result<Vec<Evidence>, IsolationError> {
+    let probed = sandbox.probe_inside().await?;
     let named = |evidence: Evidence| match evidence.bit {
         Bit::Resources => evidence,
         _ => Evidence { check: format!("inside_{}", evidence.check), ..evidence },
     };
-    Ok(probed?.into_iter().map(named).collect())
+    Ok(probed.into_iter().map(named).collect())
 }
 
 /// Exceeds the limits of `backend`'s sandboxes, and says what held.
@@ -310,9 +308,16 @@ async fn exceed(backend: &dyn IsolationBackend, check: LimitCheck) -> Evidence {
 /// Whether sandboxes whose changes are layers go back to what was saved, and share nothing with their copies; else why not.
 pub(crate) async fn snapshots(backend: &dyn IsolationBackend) -> Result<(), String> {
     let told = |error: IsolationError| error.to_string();
+    let spec = SandboxSpec { writable: Writable::Layers, ..SandboxSpec::default() };
+    let sandbox = backend.create_sandbox(spec).await.map_err(told)?;
+    let tried = snapshots_of(&*sandbox).await;
+    sandbox.destroy().await.map_err(told)?;
+    tried
+}
+
+/// The same of one that was made for it.
+pub(crate) async fn snapshots_of(sandbox: &dyn Sandbox) -> Result<(), String> {
     let file = Path::new("/probe");
-    let sandbox =
-        backend.create_sandbox(SandboxSpec { writable: Writable::Layers, ..SandboxSpec::default() }).await.map_err(told)?;
     let tried = async {
         sandbox.write_file(file, b"saved").await?;
         sandbox.snapshot("probe").await?;
@@ -324,9 +329,11 @@ pub(crate) async fn snapshots(backend: &dyn IsolationBackend) -> Result<(), Stri
         sandbox.restore("probe").await?;
         Ok(kept == [&b"copy"[..], b"later"] && sandbox.read_file(file, 100).await? == b"saved")
     };
-    let tried = tried.await;
-    sandbox.destroy().await.map_err(told)?;
-    if tried.map_err(told)? { Ok(()) } else { Err("what was saved is not what comes back".to_owned()) }
+    match tried.await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("what was saved is not what comes back".to_owned()),
+        Err(error) => Err(IsolationError::to_string(&error)),
+    }
 }
 
 /// Facts about the platform.

@@ -24,7 +24,7 @@ use std::{
     path::Path,
     sync::Arc,
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 
 /// A live sandbox.
 pub(crate) struct LinkedSandbox {
@@ -106,6 +106,11 @@ impl LinkedSandbox {
     /// Starts a command whose standard input is `stdin`, which may be a socket, and whose output the caller serves.
     pub(crate) async fn stream_on(&self, command: &Command, stdin: OwnedFd) -> Result<Box<dyn ExecHandle>, IsolationError> {
         exec::stream_on(self.link.clone(), command, stdin).await
+    }
+
+    /// To tell whether the files of its root rest.
+    pub(crate) fn at_rest(&self) -> Arc<watch::Sender<bool>> {
+        self.link.at_rest.clone()
     }
 
     /// Ends it at once; never waits.

@@ -24,6 +24,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
+    pin::Pin,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -57,11 +58,23 @@ pub(crate) struct Running {
     started: Instant,
     baseline: GroupUsage,
     reason: Option<EndReason>,
-    asked: Option<Instant>,
+    /// When it is not waited for any longer, once it was told to end.
+    patience: Option<Patience>,
     /// What a handle asks it to be ended for. A handle that is gone asks too.
     wishes: Option<mpsc::UnboundedReceiver<EndReason>>,
     /// Whether it has ended: then there is nothing to be ended.
     over: bool,
+}
+
+/// Waits until so much patience was enough. It is kept while other things happen: what an exec still says gains it no time.
+pub(crate) type Patience = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+
+/// Waits for the end of patience, where it has begun.
+pub(crate) async fn lost(patience: &mut Option<Patience>) {
+    match patience {
+        Some(patience) => patience.await,
+        None => pending().await,
+    }
 }
 
 struct End {
@@ -156,7 +169,7 @@ impl Running {
             streams: ExecStreams::default(),
             terminal: None,
             reason: None,
-            asked: None,
+            patience: None,
             wishes: None,
             over: false,
             link,
@@ -227,7 +240,7 @@ impl Running {
     fn end_for(&mut self, reason: EndReason) -> Result<(), IsolationError> {
         // The first reason is the one that ended it.
         self.reason.get_or_insert(reason);
-        self.asked.get_or_insert_with(Instant::now);
+        self.patience.get_or_insert_with(|| Box::pin(self.link.awake_for(GRACE)));
         self.link.request(&Request::End { id: self.id }, &[])
     }
 
@@ -238,16 +251,16 @@ impl Running {
             (None, Some(wall)) => self.started.checked_add(wall),
             _ => None,
         };
-        let patience = self.asked.and_then(|at| at.checked_add(GRACE));
         let at = |when: Option<Instant>| async move {
             match when {
                 Some(when) => tokio::time::sleep_until(when.into()).await,
                 None => pending().await,
             }
         };
+        let asked = self.patience.is_some();
         let wish = async {
             match &mut self.wishes {
-                Some(wishes) if self.asked.is_none() => wishes.recv().await.unwrap_or(EndReason::Cancelled),
+                Some(wishes) if !asked => wishes.recv().await.unwrap_or(EndReason::Cancelled),
                 _ => pending().await,
             }
         };
@@ -256,8 +269,8 @@ impl Running {
             news = self.news.recv() => self.hear(news).map(Some),
             reason = wish => self.end_for(reason).map(|()| None),
             () = at(deadline) => self.end_for(EndReason::WallDeadline).map(|()| None),
-            () = at(patience) => {
-                self.asked = None;
+            () = lost(&mut self.patience) => {
+                self.patience = None;
                 self.link.kill();
                 Ok(None)
             }

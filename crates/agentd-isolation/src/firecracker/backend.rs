@@ -188,7 +188,10 @@ impl IsolationBackend for FirecrackerBackend {
         self.config.assets()?;
         let mut evidence = probe::attack(self, &self.work_root).await?;
         evidence.push(probe::change_own_root(self).await);
-        evidence.extend(probe::inside(self.create(SandboxSpec::default()).await?).await?);
+        let sandbox = self.create(SandboxSpec::default()).await?;
+        let inside = probe::inside(&sandbox).await;
+        sandbox.destroy().await?;
+        evidence.extend(inside?);
         let mut proven = BackendCapabilities::from_evidence(Self::NAME, evidence);
         // All machines of this probe but the first went on from a snapshot.
         proven.snapshots = true;

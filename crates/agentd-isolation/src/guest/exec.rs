@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     descriptor::Descriptor,
-    exec::{DEFAULT_CAPTURE, Image, effective},
+    exec::{DEFAULT_CAPTURE, Image, Patience, effective, lost},
     output::Keeper,
 };
 use agentd_core::{Captured, Command, EndReason, ExecHandle, ExecStreams, IsolationError, Limits, Outcome, PtySize, StdinSource};
@@ -44,6 +44,8 @@ struct Running {
     reason: Option<EndReason>,
     /// Whether the guest has been asked to end it.
     asked: bool,
+    /// When it is not waited for any longer, once it has been.
+    patience: Option<Patience>,
     /// Whether it has told the end.
     told: bool,
     /// What a handle asks it to be ended for. A handle that is gone asks too.
@@ -95,6 +97,7 @@ impl Running {
             started: Instant::now(),
             reason: None,
             asked: false,
+            patience: None,
             told: false,
             wishes: None,
             guest,
@@ -108,6 +111,7 @@ impl Running {
         // The first reason is the one that ended it.
         self.reason.get_or_insert(reason);
         self.asked = true;
+        self.patience.get_or_insert_with(|| Box::pin(self.guest.running_for(GRACE)));
         self.operation.session.request(&ToGuest::End { id: self.operation.id, reason })
     }
 
@@ -124,7 +128,6 @@ impl Running {
                 None => pending().await,
             }
         };
-        let patience = async { if self.asked { self.guest.running_for(GRACE).await } else { pending().await } };
         let wish = async {
             match &mut self.wishes {
                 Some(wishes) if !self.asked => wishes.recv().await.unwrap_or(EndReason::Cancelled),
@@ -136,7 +139,8 @@ impl Running {
             news = self.operation.news() => self.hear(news).map(Some),
             reason = wish => self.end_for(reason).map(|()| None),
             () = over => self.end_for(EndReason::WallDeadline).map(|()| None),
-            () = patience => {
+            () = lost(&mut self.patience) => {
+                self.patience = None;
                 self.guest.end("it did not end a command when told to");
                 Ok(None)
             }

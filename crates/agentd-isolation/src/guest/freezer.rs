@@ -55,9 +55,9 @@ fn refused(reason: &str) -> IsolationError {
 }
 
 impl Freezer {
-    /// For the file system of `root`.
-    pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_path_buf(), resting: Mutex::default(), rests: Arc::default() }
+    /// For the file system of `root`. Whether it rests is told by `rests`.
+    pub(super) fn new(root: &Path, rests: Arc<watch::Sender<bool>>) -> Self {
+        Self { root: root.to_path_buf(), resting: Mutex::default(), rests }
     }
 
     fn resting(&self) -> MutexGuard<'_, Option<Resting>> {
@@ -140,7 +140,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_rest_is_told_and_holds_nobody_up() {
-        let freezer = Freezer::new(Path::new("/proc"));
+        let freezer = Freezer::new(Path::new("/proc"), Arc::default());
         let mut rest = freezer.rest();
         assert!(freezer.thaw().is_err());
         for _ in 0..2 {

@@ -17,7 +17,14 @@ use agentd_core::{
     BackendCapabilities, Command, Evidence, ExecHandle, IsolationError, LayerReport, Outcome, Sandbox, SandboxId, Usage,
 };
 use async_trait::async_trait;
-use std::{os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{
+    os::fd::OwnedFd,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 /// See the head of this module.
@@ -26,6 +33,8 @@ pub struct GuestSandbox {
     guest: Arc<Guest>,
     /// Held while its state is saved or replaced.
     state: tokio::sync::Mutex<()>,
+    /// Whether it is, or was, to be destroyed: while it is being replaced, what comes then is destroyed, too.
+    destroyed: AtomicBool,
 }
 
 impl GuestSandbox {
@@ -39,7 +48,7 @@ impl GuestSandbox {
         C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let guest = Guest::attach(machine, carrier, how).await?;
-        Ok(Arc::new(Self { id, guest, state: tokio::sync::Mutex::default() }))
+        Ok(Arc::new(Self { id, guest, state: tokio::sync::Mutex::default(), destroyed: AtomicBool::new(false) }))
     }
 
     /// Its connection.
@@ -190,6 +199,11 @@ impl Sandbox for GuestSandbox {
         if restored.is_err() {
             self.guest.end("it could not go back to what it was");
         }
+        if self.destroyed.load(Ordering::SeqCst) {
+            self.guest.let_go("destroyed");
+            self.guest.machine.destroy().await?;
+            return Err(self.guest.session().why_lost());
+        }
         restored
     }
 
@@ -207,6 +221,7 @@ impl Sandbox for GuestSandbox {
     async fn destroy(&self) -> Result<(), IsolationError> {
         // What a command changed that still runs. One that stands still, or is no more, has nothing to say.
         let brought_back = if self.guest.answers() { self.guest.bring_back().await } else { Ok(()) };
+        self.destroyed.store(true, Ordering::SeqCst);
         self.guest.let_go("destroyed");
         self.guest.machine.destroy().await?;
         brought_back

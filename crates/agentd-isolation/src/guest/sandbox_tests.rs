@@ -18,7 +18,7 @@ use crate::HostDirectBackend;
 use agentd_core::{EndReason, IsolationBackend, Limits, SandboxSpec};
 use std::{
     future::Future,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
 };
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
@@ -52,6 +52,36 @@ impl Machine for Counted {
     }
 
     async fn resume(&self) -> Result<(), IsolationError> {
+        Ok(())
+    }
+}
+
+/// One that takes ten seconds to go back, and then is there again.
+#[derive(Default)]
+struct Slow(AtomicBool);
+
+#[async_trait]
+impl Machine for Slow {
+    fn backend(&self) -> Arc<dyn IsolationBackend> {
+        HostDirectBackend::new(&std::env::temp_dir())
+    }
+
+    fn kill(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    async fn destroy(&self) -> Result<(), IsolationError> {
+        self.kill();
+        Ok(())
+    }
+
+    fn restores(&self, _name: &str) -> bool {
+        true
+    }
+
+    async fn restore(&self, _guest: &Guest, _name: &str) -> Result<(), IsolationError> {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        self.0.store(true, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -240,6 +270,22 @@ async fn one_that_does_not_end_a_command_is_ended_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_says_more_instead_of_ending_a_command_gains_no_time() {
+    let (sandbox, machine) = with(|mut peer| async move {
+        let stream = StreamId { of: 1, which: Which::Output };
+        loop {
+            peer.frame(&Frame::Data { stream, bytes: b"more".into() }).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    })
+    .await;
+    let command = Command { limits: Limits { wall: Some(Duration::from_secs(1)), ..Limits::default() }, ..true_command() };
+    let outcome = tokio::time::timeout(Duration::from_secs(100), sandbox.exec(command)).await.expect("it is ended").unwrap();
+    assert_eq!(outcome.reason, EndReason::WallDeadline);
+    assert!(machine.is_killed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_does_not_end_the_streams_of_what_has_ended_is_ended_itself() {
     for honest in [false, true] {
         let (sandbox, machine) = with(move |mut peer| async move {
@@ -265,6 +311,25 @@ async fn one_that_does_not_end_the_streams_of_what_has_ended_is_ended_itself() {
         tokio::time::sleep(Duration::from_secs(100)).await;
         assert_eq!(machine.is_killed(), !honest);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_destroyed_while_it_goes_back_does_not_come() {
+    let (ours, theirs) = duplex(64 << 10);
+    tokio::spawn(async move {
+        let mut guest = Peer(theirs);
+        guest.attach().await;
+        std::future::pending::<()>().await;
+    });
+    let machine = Arc::new(Slow::default());
+    let sandbox = GuestSandbox::open(SandboxId("x".to_owned()), machine.clone(), ours, new()).await.unwrap();
+    let destroyed = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        sandbox.destroy().await.unwrap();
+    };
+    let (restored, ()) = tokio::join!(sandbox.restore("before"), destroyed);
+    assert!(matches!(restored, Err(IsolationError::Lost(_))), "{restored:?}");
+    assert!(!machine.0.load(Ordering::Relaxed) && !sandbox.is_alive().await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -54,7 +54,7 @@ enum Control {
 
 impl Work {
     pub(super) fn new(around: Arc<Inside>, sandbox: Arc<LinkedSandbox>) -> Self {
-        let freezer = Freezer::new(&around.root);
+        let freezer = Freezer::new(&around.root, sandbox.at_rest());
         Self { sandbox, around, freezer, mux: Mux::new(MAX_FROM_GUEST, MAX_TO_GUEST), execs: HashMap::new() }
     }
 

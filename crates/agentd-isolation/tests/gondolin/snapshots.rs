@@ -18,10 +18,7 @@ pub async fn unanswered() {
     sh(&sandbox, "echo kept >/file").await;
     let qemu = descendant(QEMU).unwrap();
     rustix::process::kill_process(qemu, Signal::STOP).unwrap();
-    // Given up by its caller, and by itself.
     assert!(tokio::time::timeout(Duration::from_secs(1), sandbox.snapshot("never")).await.is_err());
-    let error = sandbox.snapshot("never").await.unwrap_err();
-    assert!(matches!(&error, IsolationError::Io { .. }), "{error}");
     assert!(saved().is_empty());
     rustix::process::kill_process(qemu, Signal::CONT).unwrap();
     // Nothing was saved under the name, and the sandbox goes on, its files too.
