@@ -12,6 +12,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 use support::{backend, directory, grant, out, script, sh, with};
@@ -42,6 +43,8 @@ fn main() {
         trial("five_forks_go_on_counting_and_differ", five_forks_go_on_counting_and_differ),
         trial("a_snapshot_is_memory_and_disk_of_one_moment", a_snapshot_is_memory_and_disk_of_one_moment),
         trial("a_suspended_sandbox_is_saved_and_stays_suspended", a_suspended_sandbox_is_saved_and_stays_suspended),
+        trial("a_save_that_is_given_up_lets_nothing_run_on", a_save_that_is_given_up_lets_nothing_run_on),
+        trial("what_a_restore_has_left_is_gone_with_the_sandbox", what_a_restore_has_left_is_gone_with_the_sandbox),
         trial("the_memory_that_a_machine_uses_is_told", the_memory_that_a_machine_uses_is_told),
         trial("what_is_granted_is_copied_and_comes_back", what_is_granted_is_copied_and_comes_back),
         trial("forks_have_the_copies_of_what_is_read_only", forks_have_the_copies_of_what_is_read_only),
@@ -201,6 +204,54 @@ async fn a_suspended_sandbox_is_saved_and_stays_suspended() {
     sandbox.destroy().await.unwrap();
 }
 
+/// At which steps a save is given up: in the first ones the machine is let go on.
+const STEPS: u32 = 5;
+
+async fn a_save_that_is_given_up_lets_nothing_run_on() {
+    let mut sandbox = small().await;
+    for steps in 1..=STEPS {
+        sandbox.suspend().await.unwrap();
+        let mut save = sandbox.snapshot("one");
+        let mut left = steps;
+        let saved = std::future::poll_fn(|context| {
+            left -= 1;
+            match save.as_mut().poll(context) {
+                Poll::Pending if left == 0 => Poll::Ready(false),
+                polled => polled.map(|saved| saved.is_ok()),
+            }
+        })
+        .await;
+        drop(save);
+        assert!(!saved, "it takes more steps");
+        // Ended, or stopped: it may not answer.
+        let answered = tokio::time::timeout(Duration::from_secs(3), sandbox.exec(script(":"))).await;
+        assert!(matches!(answered, Err(_) | Ok(Err(IsolationError::Lost(_)))), "given up at step {steps}: {answered:?}");
+        sandbox.destroy().await.unwrap();
+        sandbox = small().await;
+    }
+    sandbox.destroy().await.unwrap();
+}
+
+async fn what_a_restore_has_left_is_gone_with_the_sandbox() {
+    let before = groups();
+    for dropped in [false, true] {
+        let sandbox = small().await;
+        sandbox.snapshot("one").await.unwrap();
+        for _ in 0..3 {
+            sandbox.restore("one").await.unwrap();
+            // The one that runs, and one that ends.
+            assert!(left().0.len() <= 3, "{:?}", left());
+        }
+        if dropped {
+            drop(sandbox);
+            settle(&before).await;
+        } else {
+            sandbox.destroy().await.unwrap();
+            assert_eq!(left(), (Vec::new(), Vec::new()));
+        }
+    }
+}
+
 /// How much memory the machine uses.
 async fn memory(sandbox: &Arc<dyn Sandbox>) -> u64 {
     sandbox.resource_usage().await.unwrap().machine_memory.unwrap()
@@ -354,10 +405,12 @@ fn kill(name: &str) {
     }
 }
 
-/// Makes a machine, uses it and destroys it.
+/// Makes a machine, uses it, goes back in it and destroys it.
 async fn cycle() {
     let sandbox = small().await;
+    sandbox.snapshot("one").await.unwrap();
     sh(&sandbox, "sleep 1000 & setsid sleep 1000 & echo x >/kept").await;
+    sandbox.restore("one").await.unwrap();
     sandbox.destroy().await.unwrap();
 }
 

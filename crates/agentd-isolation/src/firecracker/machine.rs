@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::time::timeout;
+use tokio::{task::JoinHandle, time::timeout};
 
 /// How long an agent may take to make its sandbox.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(30);
@@ -20,6 +20,8 @@ pub(super) struct FirecrackerMachine {
     backend: Arc<FirecrackerBackend>,
     /// Another one after a restore.
     vm: Mutex<Arc<Vm>>,
+    /// The end of the one that the last restore has left, for which nobody waits but who leaves another one, or destroys all.
+    ending: tokio::sync::Mutex<Option<JoinHandle<Result<(), IsolationError>>>>,
     size: Size,
     limits: Limits,
     /// Whether it is suspended; held while something is done with it as a whole.
@@ -32,6 +34,7 @@ impl FirecrackerMachine {
         Arc::new(Self {
             backend,
             vm: Mutex::new(Arc::new(vm)),
+            ending: tokio::sync::Mutex::default(),
             size,
             limits,
             suspended: tokio::sync::Mutex::default(),
@@ -50,6 +53,7 @@ impl FirecrackerMachine {
     /// Saves the machine, which goes on afterwards as it was.
     async fn save(&self, guest: &Guest, suspended: bool) -> Result<Snapshot, IsolationError> {
         let vm = self.vm();
+        let mut awake = Awake { guest: suspended.then_some(guest) };
         if suspended {
             // Its agent must answer. What was stopped runs for that long.
             vm.pause(false).await?;
@@ -60,8 +64,31 @@ impl FirecrackerMachine {
         vm.attached(async |carrier| guest.proceed(carrier).await).await?;
         if suspended {
             vm.pause(true).await?;
+            awake.guest = None;
         }
         saved
+    }
+
+    /// Waits for the end of what the last restore has left.
+    async fn ended(&self) -> Result<(), IsolationError> {
+        let mut ending = self.ending.lock().await;
+        let Some(end) = ending.as_mut() else { return Ok(()) };
+        let ended = end.await;
+        *ending = None;
+        ended.unwrap_or_else(|error| Err(IsolationError::Lost(format!("the end of a machine: {error}"))))
+    }
+}
+
+/// A suspended guest that runs for a moment: given up then, nobody would stop it again, so it is ended.
+struct Awake<'a> {
+    guest: Option<&'a Guest>,
+}
+
+impl Drop for Awake<'_> {
+    fn drop(&mut self) {
+        if let Some(guest) = self.guest {
+            guest.end("a suspended machine could not be stopped again");
+        }
     }
 }
 
@@ -76,9 +103,10 @@ impl Machine for FirecrackerMachine {
     }
 
     async fn destroy(&self) -> Result<(), IsolationError> {
+        let ended = self.ended().await;
         self.vm().destroy().await?;
         self.snapshots().clear();
-        Ok(())
+        ended
     }
 
     async fn suspend(&self) -> Result<(), IsolationError> {
@@ -109,7 +137,11 @@ impl Machine for FirecrackerMachine {
             what: "snapshot".to_owned(),
             reason: format!("there is none called '{name}' of this sandbox"),
         })?;
-        self.vm().destroy().await?;
+        // There are never more than two. What could not be removed is, when the next machine is made.
+        self.ended().await.ok();
+        let left = self.vm();
+        left.end();
+        *self.ending.lock().await = Some(tokio::spawn(async move { left.destroy().await }));
         let started = Arc::new(self.backend.resume(snapshot.folder(), self.size).await?);
         *self.vm.lock().unwrap_or_else(PoisonError::into_inner) = started.clone();
         *suspended = false;

@@ -239,7 +239,7 @@ impl Guest {
     }
 
     /// Ends the machine at once.
-    pub(super) fn end(&self, why: &str) {
+    pub(crate) fn end(&self, why: &str) {
         self.let_go(why);
         self.machine.kill();
     }
