@@ -2,7 +2,7 @@
 //! moment; machines that are started from one map its memory privately, and share what they do not change.
 
 use super::{FirecrackerBackend, size::Size, snapshot::Snapshot, vm::Vm};
-use crate::guest::{Attach, Guest, GuestSandbox, Identity, Machine};
+use crate::guest::{Attach, Awake, Guest, GuestSandbox, Identity, Machine};
 use agentd_core::{IsolationBackend, IsolationError, Limits, Sandbox, SandboxId};
 use async_trait::async_trait;
 use std::{
@@ -53,7 +53,7 @@ impl FirecrackerMachine {
     /// Saves the machine, which goes on afterwards as it was.
     async fn save(&self, guest: &Guest, suspended: bool) -> Result<Snapshot, IsolationError> {
         let vm = self.vm();
-        let mut awake = Awake { guest: suspended.then_some(guest) };
+        let awake = suspended.then(|| Awake::new(guest));
         if suspended {
             // Its agent must answer. What was stopped runs for that long.
             vm.pause(false).await?;
@@ -62,9 +62,9 @@ impl FirecrackerMachine {
         let store = self.backend.store().clone();
         let saved = vm.save(move |written, disk| Snapshot::take(&store, written, disk)).await;
         vm.attached(async |carrier| guest.proceed(carrier).await).await?;
-        if suspended {
+        if let Some(awake) = awake {
             vm.pause(true).await?;
-            awake.guest = None;
+            awake.over();
         }
         saved
     }
@@ -76,19 +76,6 @@ impl FirecrackerMachine {
         let ended = end.await;
         *ending = None;
         ended.unwrap_or_else(|error| Err(IsolationError::Lost(format!("the end of a machine: {error}"))))
-    }
-}
-
-/// A suspended guest that runs for a moment: given up then, nobody would stop it again, so it is ended.
-struct Awake<'a> {
-    guest: Option<&'a Guest>,
-}
-
-impl Drop for Awake<'_> {
-    fn drop(&mut self) {
-        if let Some(guest) = self.guest {
-            guest.end("a suspended machine could not be stopped again");
-        }
     }
 }
 

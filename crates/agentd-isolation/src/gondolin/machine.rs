@@ -2,7 +2,7 @@
 //! on, and are no part of it. A machine that goes back is another one, started over a copy of that disk, and so is a fork.
 
 use super::{GondolinBackend, host::Host, plan::DISK, plan::Plan, saved::Saved};
-use crate::guest::{Guest, Identity, Machine};
+use crate::guest::{Awake, Guest, Identity, Machine};
 use agentd_core::{IsolationBackend, IsolationError, Sandbox};
 use async_trait::async_trait;
 use std::{
@@ -44,13 +44,14 @@ impl GondolinMachine {
     /// Saves the machine's disk. One that is suspended runs for as long as that takes.
     async fn save(&self, guest: &Guest, suspended: bool) -> Result<Saved, IsolationError> {
         let host = self.host();
-        if suspended {
-            host.sandbox().resume().await?;
+        if !suspended {
+            return self.copy(guest, &host).await;
         }
+        let awake = Awake::new(guest);
+        host.sandbox().resume().await?;
         let saved = self.copy(guest, &host).await;
-        if suspended {
-            host.sandbox().suspend().await?;
-        }
+        host.sandbox().suspend().await?;
+        awake.over();
         saved
     }
 

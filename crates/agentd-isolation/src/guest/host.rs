@@ -239,7 +239,7 @@ impl Guest {
     }
 
     /// Ends the machine at once.
-    pub(crate) fn end(&self, why: &str) {
+    pub(super) fn end(&self, why: &str) {
         self.let_go(why);
         self.machine.kill();
     }
@@ -355,5 +355,30 @@ async fn ask<C: AsyncRead + AsyncWrite + Unpin>(
         FromGuest::Attached(Ok(layers)) => Ok(told(layers)),
         FromGuest::Attached(Err(failure)) => Err(failure.into_error("guest")),
         _ => Err(IsolationError::Lost("guest: it said something before it attached".to_owned())),
+    }
+}
+
+/// A suspended guest that its machine lets run for a moment, to be saved. Given up then, nobody would stop it again, so it is ended.
+pub(crate) struct Awake<'a> {
+    guest: Option<&'a Guest>,
+}
+
+impl<'a> Awake<'a> {
+    /// Before it runs.
+    pub(crate) fn new(guest: &'a Guest) -> Self {
+        Self { guest: Some(guest) }
+    }
+
+    /// It is stopped again.
+    pub(crate) fn over(mut self) {
+        self.guest = None;
+    }
+}
+
+impl Drop for Awake<'_> {
+    fn drop(&mut self) {
+        if let Some(guest) = self.guest {
+            guest.end("a suspended machine could not be stopped again");
+        }
     }
 }

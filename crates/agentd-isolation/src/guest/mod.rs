@@ -35,6 +35,7 @@ mod work;
 pub use agent::{ROLE, main};
 pub use copies::Copies;
 pub use frozen::Frozen;
+pub(crate) use host::Awake;
 pub use host::Guest;
 pub use identity::Identity;
 pub use machine::{Attach, GuestSpec, Machine};

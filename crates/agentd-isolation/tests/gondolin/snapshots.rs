@@ -1,9 +1,10 @@
 //! What is saved of machines: it comes whole or not at all, goes with its sandbox, and starts nothing.
 
 use super::{Before, QEMU, descendant, machine, once, out, sh};
+use crate::support::script;
 use agentd_isolation::IsolationError;
 use rustix::process::Signal;
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, task::Poll, time::Duration};
 
 /// What is saved of machines, by this user.
 pub fn saved() -> Vec<PathBuf> {
@@ -47,6 +48,25 @@ pub async fn nothing_starts_from_it() {
     }
 }
 
+/// What is stopped and let go on to be saved does not run on when nobody waits for that any more.
+async fn given_up() {
+    let sandbox = machine().await;
+    sandbox.suspend().await.unwrap();
+    let mut save = sandbox.snapshot("never");
+    let mut polled = 0;
+    std::future::poll_fn(|context| {
+        polled += 1;
+        assert!(save.as_mut().poll(context).is_pending(), "it takes more steps");
+        // By the second the machine has been let go on.
+        if polled == 2 { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    drop(save);
+    let answered = tokio::time::timeout(Duration::from_secs(3), sandbox.exec(script(":"))).await;
+    assert!(matches!(answered, Err(_) | Ok(Err(IsolationError::Lost(_)))), "{answered:?}");
+    sandbox.destroy().await.unwrap();
+}
+
 pub async fn saved_goes() {
     let sandbox = machine().await;
     assert!(saved().is_empty());
@@ -59,6 +79,7 @@ pub async fn saved_goes() {
             // What is stopped stays so.
             sandbox.snapshot("two").await.unwrap();
             sandbox.resume().await.unwrap();
+            given_up().await;
         }
         // Not for an ordinary user without a delegated group.
         Err(error) => assert!(!rustix::process::geteuid().is_root() && error.to_string().contains("freezer"), "{error}"),
