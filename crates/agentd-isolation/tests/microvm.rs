@@ -45,6 +45,7 @@ fn main() {
         trial("a_suspended_sandbox_is_saved_and_stays_suspended", a_suspended_sandbox_is_saved_and_stays_suspended),
         trial("a_save_that_is_given_up_lets_nothing_run_on", a_save_that_is_given_up_lets_nothing_run_on),
         trial("what_a_restore_has_left_is_gone_with_the_sandbox", what_a_restore_has_left_is_gone_with_the_sandbox),
+        trial("a_restore_takes_the_spare_and_does_without_a_killed_one", a_restore_takes_the_spare_and_does_without_a_killed_one),
         trial("the_memory_that_a_machine_uses_is_told", the_memory_that_a_machine_uses_is_told),
         trial("what_is_granted_is_copied_and_comes_back", what_is_granted_is_copied_and_comes_back),
         trial("forks_have_the_copies_of_what_is_read_only", forks_have_the_copies_of_what_is_read_only),
@@ -204,8 +205,8 @@ async fn a_suspended_sandbox_is_saved_and_stays_suspended() {
     sandbox.destroy().await.unwrap();
 }
 
-/// At which steps a save is given up: in the first ones the machine is let go on.
-const STEPS: u32 = 5;
+/// At which steps a save is given up, each after what it asked for has been done: the first one lets the machine go on.
+const STEPS: u32 = 3;
 
 async fn a_save_that_is_given_up_lets_nothing_run_on() {
     let mut sandbox = small().await;
@@ -221,6 +222,7 @@ async fn a_save_that_is_given_up_lets_nothing_run_on() {
             }
         })
         .await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         drop(save);
         assert!(!saved, "it takes more steps");
         // Ended, or stopped: it may not answer.
@@ -250,6 +252,44 @@ async fn what_a_restore_has_left_is_gone_with_the_sandbox() {
             assert_eq!(left(), (Vec::new(), Vec::new()));
         }
     }
+}
+
+/// The Firecracker that has no machine yet, beside this one.
+async fn spare(machine: i32) -> i32 {
+    let patience = Instant::now() + Duration::from_secs(30);
+    loop {
+        // The one that was left may be ending still.
+        let others: Vec<i32> = pids("/firecracker").into_iter().filter(|pid| *pid != machine).collect();
+        if let [one] = others[..] {
+            return one;
+        }
+        assert!(Instant::now() < patience, "{:?}", left());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn a_restore_takes_the_spare_and_does_without_a_killed_one() {
+    let before = groups();
+    let sandbox = small().await;
+    let machine = pids("/firecracker")[0];
+    // One that was never saved has none.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(pids("/firecracker"), [machine]);
+    sandbox.snapshot("one").await.unwrap();
+    let first = spare(machine).await;
+    sandbox.restore("one").await.unwrap();
+    // It is the machine now, and another one is the spare.
+    let second = spare(first).await;
+    assert!(pids("/firecracker").contains(&first) && second != machine);
+    rustix::process::kill_process(rustix::process::Pid::from_raw(second).unwrap(), rustix::process::Signal::KILL).unwrap();
+    sandbox.restore("one").await.unwrap();
+    assert_eq!(out(&sh(&sandbox, "echo here").await), "here\n");
+    // It lives, and without a spare that it could take.
+    let machine = pids("/firecracker").into_iter().find(|pid| *pid != first && *pid != second).unwrap();
+    spare(machine).await;
+    sandbox.destroy().await.unwrap();
+    assert_eq!(left(), (Vec::new(), Vec::new()));
+    settle(&before).await;
 }
 
 /// How much memory the machine uses.

@@ -74,10 +74,6 @@ impl FirecrackerBackend {
         self.live.add(sandbox);
     }
 
-    fn shown_assets(&self) -> (PathBuf, String) {
-        (self.config.assets.clone(), vm::ASSETS.to_owned())
-    }
-
     pub(super) fn next_id(&self) -> SandboxId {
         SandboxId(format!("{}-{}-{}", Self::NAME, std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
     }
@@ -107,12 +103,15 @@ impl FirecrackerBackend {
         }
     }
 
+    /// A Firecracker that is told later which snapshot its machine goes on from.
+    pub(super) async fn empty(&self, size: Size) -> Result<Vm, IsolationError> {
+        Vm::start(self.fresh().await?, &self.config.programs, size, &self.config.assets, |_| Ok(())).await
+    }
+
     /// A machine that goes on from a snapshot.
     pub(super) async fn resume(&self, snapshot: &Path, size: Size) -> Result<Vm, IsolationError> {
-        let shown = vec![self.shown_assets(), (snapshot.to_path_buf(), vm::SNAPSHOT.to_owned())];
-        let furnish = |root: &Path| disk::copy(&snapshot.join(vm::DISK), &root.join(vm::DISK));
-        let vm = Vm::start(self.fresh().await?, &self.config.programs, size, shown, furnish).await?;
-        match vm.load().await {
+        let vm = self.empty(size).await?;
+        match vm.load(snapshot).await {
             Ok(()) => Ok(vm),
             Err(error) => {
                 // The first error is the one to tell.
@@ -130,7 +129,7 @@ impl FirecrackerBackend {
             program.initramfs(&assets, &root.join(vm::INITRAMFS))?;
             disk::make(&disks, size.disk, &root.join(vm::DISK))
         };
-        let vm = Vm::start(self.fresh().await?, &self.config.programs, size, vec![self.shown_assets()], furnish).await?;
+        let vm = Vm::start(self.fresh().await?, &self.config.programs, size, &self.config.assets, furnish).await?;
         match vm.boot(size).await {
             Ok(()) => Ok(vm),
             Err(error) => {

@@ -1,7 +1,7 @@
 //! A machine under a sandbox: ended, stopped, saved, started again and copied. A snapshot is its memory, its devices and its disk at one
 //! moment; machines that are started from one map its memory privately, and share what they do not change.
 
-use super::{FirecrackerBackend, size::Size, snapshot::Snapshot, vm::Vm};
+use super::{FirecrackerBackend, size::Size, snapshot::Snapshot, spare::Spare, vm::Vm};
 use crate::guest::{Attach, Awake, Guest, GuestSandbox, Identity, Machine};
 use agentd_core::{IsolationBackend, IsolationError, Limits, Sandbox, SandboxId};
 use async_trait::async_trait;
@@ -27,6 +27,8 @@ pub(super) struct FirecrackerMachine {
     /// Whether it is suspended; held while something is done with it as a whole.
     suspended: tokio::sync::Mutex<bool>,
     snapshots: Mutex<HashMap<String, Arc<Snapshot>>>,
+    /// For the next restore, as soon as there is something to go back to.
+    spare: Mutex<Option<Spare>>,
 }
 
 impl FirecrackerMachine {
@@ -39,6 +41,7 @@ impl FirecrackerMachine {
             limits,
             suspended: tokio::sync::Mutex::default(),
             snapshots: Mutex::default(),
+            spare: Mutex::default(),
         })
     }
 
@@ -48,6 +51,26 @@ impl FirecrackerMachine {
 
     fn vm(&self) -> Arc<Vm> {
         self.vm.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Option<Spare>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a spare, from now on.
+    fn prepare(&self) {
+        self.spare().get_or_insert_with(|| Spare::begin(self.backend.clone(), self.size));
+    }
+
+    /// A machine that goes on from a snapshot, in the spare if there is one.
+    async fn start(&self, snapshot: &Snapshot) -> Result<Vm, IsolationError> {
+        let spare = self.spare().take();
+        if let Some(spare) = spare
+            && let Some(vm) = spare.load(snapshot.folder()).await
+        {
+            return Ok(vm);
+        }
+        self.backend.resume(snapshot.folder(), self.size).await
     }
 
     /// Saves the machine, which goes on afterwards as it was.
@@ -90,10 +113,15 @@ impl Machine for FirecrackerMachine {
     }
 
     async fn destroy(&self) -> Result<(), IsolationError> {
+        let spare = self.spare().take();
+        let spared = match spare {
+            Some(spare) => spare.destroy().await,
+            None => Ok(()),
+        };
         let ended = self.ended().await;
         self.vm().destroy().await?;
         self.snapshots().clear();
-        ended
+        ended.and(spared)
     }
 
     async fn suspend(&self) -> Result<(), IsolationError> {
@@ -114,6 +142,7 @@ impl Machine for FirecrackerMachine {
         let suspended = self.suspended.lock().await;
         let taken = Arc::new(self.save(guest, *suspended).await?);
         self.snapshots().insert(name.to_owned(), taken);
+        self.prepare();
         Ok(())
     }
 
@@ -129,11 +158,13 @@ impl Machine for FirecrackerMachine {
         let left = self.vm();
         left.end();
         *self.ending.lock().await = Some(tokio::spawn(async move { left.destroy().await }));
-        let started = Arc::new(self.backend.resume(snapshot.folder(), self.size).await?);
+        let started = Arc::new(self.start(&snapshot).await?);
         *self.vm.lock().unwrap_or_else(PoisonError::into_inner) = started.clone();
         *suspended = false;
         let identity = identity()?;
-        started.attached(async |carrier| guest.adopt(carrier, identity.clone()).await).await
+        started.attached(async |carrier| guest.adopt(carrier, identity.clone()).await).await?;
+        self.prepare();
+        Ok(())
     }
 
     async fn fork(&self, guest: &Guest) -> Result<Arc<dyn Sandbox>, IsolationError> {

@@ -17,6 +17,7 @@ mod process;
 pub(crate) mod room;
 mod size;
 mod snapshot;
+mod spare;
 mod template;
 mod vitals;
 mod vm;

@@ -1,19 +1,32 @@
 //! The library's side of a warden: starts it, ends it, keeps the last of what is said.
 
-use super::room::{self, Room};
+use super::{
+    config::unavailable,
+    room::{self, Room},
+};
+use crate::ready;
 use agentd_core::IsolationError;
 use agentd_supervisor::launcher;
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendFlags, Shutdown},
+};
 use std::{
     fs::File,
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::process::CommandExt,
+        unix::{ffi::OsStrExt, process::CommandExt},
     },
+    path::Path,
     process::Stdio,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
-use tokio::{io::AsyncReadExt, net::unix::pipe, sync::watch};
+use tokio::{
+    io::{AsyncReadExt, Interest, unix::AsyncFd},
+    net::unix::pipe,
+    sync::watch,
+};
 
 /// Bytes of what is said that are kept.
 const KEPT: usize = 4 << 10;
@@ -21,7 +34,7 @@ const KEPT: usize = 4 << 10;
 /// A warden, and with it a Firecracker. Dropped, it ends.
 pub(super) struct Process {
     /// The room is emptied when this is closed.
-    hold: Mutex<Option<OwnedFd>>,
+    hold: AsyncFd<OwnedFd>,
     /// Whether the warden is gone.
     gone: watch::Receiver<bool>,
     said: Arc<Mutex<Vec<u8>>>,
@@ -31,8 +44,8 @@ impl Process {
     /// Starts it. `lock` is the machine's, kept by it as long as it lives.
     pub(super) fn start(room: &Room, lock: File) -> Result<Self, IsolationError> {
         let failed = |context: &'static str| move |source| IsolationError::Io { context: context.to_owned(), source };
-        let (library, hold) =
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed("make a pipe")(e.into()))?;
+        let (hold, library) = room::socket().map_err(failed("make a socket"))?;
+        let hold = ready::owned(hold, Interest::READABLE).map_err(failed("make a socket"))?;
         let (said, speaks) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed("make a pipe")(e.into()))?;
         rustix::io::ioctl_fionbio(&said, true).map_err(|e| failed("make a pipe")(e.into()))?;
@@ -51,12 +64,33 @@ impl Process {
             child.wait().await.ok();
             gone.send_replace(true);
         });
-        Ok(Self { hold: Mutex::new(Some(hold)), gone: is_gone, said: kept })
+        Ok(Self { hold, gone: is_gone, said: kept })
+    }
+
+    /// Has a snapshot shown to Firecracker, and its disk given to it. Once.
+    pub(super) async fn show(&self, snapshot: &Path) -> Result<(), IsolationError> {
+        let failed = |source: io::Error| IsolationError::Io { context: "have a snapshot shown".to_owned(), source };
+        rustix::net::send(&self.hold, snapshot.as_os_str().as_bytes(), SendFlags::NOSIGNAL).map_err(|e| failed(e.into()))?;
+        let mut answer = [0; room::SHOWN.len()];
+        loop {
+            let mut ready = self.hold.readable().await.map_err(failed)?;
+            match rustix::net::recv(&self.hold, &mut answer[..], RecvFlags::DONTWAIT) {
+                Ok(_) if answer == room::SHOWN => return Ok(()),
+                Ok(_) => {
+                    self.gone().await;
+                    return Err(unavailable(format!("a snapshot could not be shown: {}", self.said())));
+                }
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno.into())),
+            }
+        }
     }
 
     /// Has it end; does not wait.
     pub(super) fn end(&self) {
-        self.hold.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // It is the same to the room as a library that is gone. One whose room is gone has ended.
+        rustix::net::shutdown(&self.hold, Shutdown::Both).ok();
     }
 
     /// Waits until nothing of it is left.

@@ -2,11 +2,11 @@
 //!
 //! The *warden* is this same program, executed anew. It makes the room — a control group, and namespaces whose process 1 is the
 //! *porter*, a fork of it — and removes the machine's folder when the room is empty. The porter shows Firecracker what it is started
-//! from, starts it (in its jailer, as root), and ends when that ends, or when the library closes its end of a pipe, which it does
-//! by dying too. The end of the porter is the end of all in the room (`pid_namespaces(7)`); it comes with the end of the warden
+//! from, starts it (in its jailer, as root), and ends when that ends, or when the library closes its end of a socket, which it does
+//! by dying too. Over that it is told, at most once, which snapshot to show, too: a Firecracker need not know that when it is started. The end of the porter is the end of all in the room (`pid_namespaces(7)`); it comes with the end of the warden
 //! (`PR_SET_PDEATHSIG`).
 
-use super::vitals::METRICS;
+use super::{vitals::METRICS, vm};
 use agentd_core::{Layer, LayerError};
 use agentd_kernel::{
     cgroup::{Cgroup, CgroupPlan, Controller, Hierarchy},
@@ -18,20 +18,21 @@ use rustix::{
     fs::{Gid, Mode, OFlags, Uid},
     io::Errno,
     mount::{MountFlags, MountPropagationFlags},
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType},
     process::{Pid, Signal, WaitOptions},
 };
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs, io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::process::CommandExt,
+        unix::{ffi::OsStrExt, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-/// `argv[0]` of a warden. Its standard input is the pipe whose other end the library has; its standard output is the machine's lock; what
+/// `argv[0]` of a warden. Its standard input is the socket whose other end the library has; its standard output is the machine's lock; what
 /// it and Firecracker say goes to its standard error.
 pub(crate) const ROLE: &str = "agentd-warden";
 
@@ -45,9 +46,20 @@ const NAME: &str = "vm";
 /// Firecracker's socket, in its root.
 pub(super) const API: &str = "api";
 
+/// The longest path of a snapshot that a porter is told (`PATH_MAX`).
+const MOST_PATH: usize = 4096;
+
+/// What it answers when that is shown.
+pub(super) const SHOWN: &[u8] = b"!";
+
 /// Firecracker's root in a machine's folder, as the jailer has it.
 pub(super) fn root(folder: &Path) -> PathBuf {
     folder.join(FIRECRACKER).join(NAME).join("root")
+}
+
+/// The socket between a library and a room: a packet each way, and its end.
+pub(super) fn socket() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
 /// What a warden is told.
@@ -59,30 +71,22 @@ pub(super) struct Room {
     pub programs: PathBuf,
     /// Bytes of memory that it and the machine may take.
     pub memory: u64,
-    /// What is shown read-only in Firecracker's root: where it is, and by what name. It is there already, to be covered.
-    pub shown: Vec<(PathBuf, String)>,
+    /// What every machine is made of, shown read-only in Firecracker's root.
+    pub assets: PathBuf,
 }
 
 impl Room {
     /// As arguments.
     pub(super) fn to_args(&self) -> Vec<OsString> {
-        let mut args: Vec<OsString> = vec![(&self.folder).into(), (&self.programs).into()];
-        args.push(self.memory.to_string().into());
-        for (source, name) in &self.shown {
-            args.extend([source.into(), name.into()]);
-        }
-        args
+        vec![(&self.folder).into(), (&self.programs).into(), self.memory.to_string().into(), (&self.assets).into()]
     }
 
     fn from_args(mut args: impl Iterator<Item = OsString>) -> Option<Self> {
         let folder = args.next()?.into();
         let programs = args.next()?.into();
         let memory = args.next()?.to_str()?.parse().ok()?;
-        let mut shown = Vec::new();
-        while let Some(source) = args.next() {
-            shown.push((source.into(), args.next()?.into_string().ok()?));
-        }
-        Some(Self { folder, programs, memory, shown })
+        let assets = args.next()?.into();
+        args.next().is_none().then_some(Self { folder, programs, memory, assets })
     }
 }
 
@@ -194,8 +198,20 @@ fn porter(
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
         .map_err(|errno| failed(Layer::Process, "pidfd_open".to_owned(), errno))?;
     let library = io::stdin();
-    if first_of(library.as_fd(), pidfd.as_fd())? {
-        return Ok(());
+    let mut told = false;
+    while first_of(library.as_fd(), pidfd.as_fd())? {
+        let Some(snapshot) = hear(library.as_fd())? else { return Ok(()) };
+        if told {
+            return Err(LayerError::new(Layer::Process, "a second snapshot for a machine", None));
+        }
+        told = true;
+        show(&snapshot, &root.join(vm::SNAPSHOT))?;
+        // The machine's disk has come meanwhile, too.
+        if let Some((uid, gid)) = user {
+            give(&root, uid, gid)?;
+        }
+        rustix::net::send(&library, SHOWN, SendFlags::NOSIGNAL)
+            .map_err(|errno| failed(Layer::Process, "answer the library".to_owned(), errno))?;
     }
     match child.wait() {
         Ok(status) if !status.success() => Err(LayerError::new(Layer::Process, format!("firecracker: {status}"), None)),
@@ -203,7 +219,17 @@ fn porter(
     }
 }
 
-/// Waits until the library is gone (true) or Firecracker is (false).
+/// Which snapshot the library says is to be shown; `None` when it is gone.
+fn hear(library: BorrowedFd<'_>) -> Result<Option<PathBuf>, LayerError> {
+    let mut said = [0; MOST_PATH];
+    // One packet is one path; of one that is longer, the whole length is told.
+    let (_, length) = rustix::net::recv(library, &mut said[..], RecvFlags::TRUNC)
+        .map_err(|errno| failed(Layer::Process, "hear the library".to_owned(), errno))?;
+    let said = said.get(..length).ok_or_else(|| LayerError::new(Layer::Process, "the path of a snapshot is too long", None))?;
+    Ok((!said.is_empty()).then(|| OsStr::from_bytes(said).into()))
+}
+
+/// Waits until the library says something or is gone (true), or Firecracker is (false).
 fn first_of(library: BorrowedFd<'_>, firecracker: BorrowedFd<'_>) -> Result<bool, LayerError> {
     loop {
         let mut both = [PollFd::from_borrowed_fd(library, PollFlags::IN), PollFd::from_borrowed_fd(firecracker, PollFlags::IN)];
@@ -216,24 +242,40 @@ fn first_of(library: BorrowedFd<'_>, firecracker: BorrowedFd<'_>) -> Result<bool
     }
 }
 
-/// Shows what is to be read in Firecracker's root, in this process's mounts only.
+/// Makes Firecracker's root a mount of this process's mounts only, and shows the assets there. The root is shared (`mount_namespaces(7)`): the
+/// jailer makes a copy of it that receives what is mounted here later, and sends nothing back.
 fn furnish(room: &Room, root: &Path) -> Result<(), LayerError> {
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).map_err(|errno| failed(Layer::Mounts, "make / private".to_owned(), errno))?;
-    for (source, name) in &room.shown {
-        let at = root.join(name);
-        let bound = rustix::mount::mount_bind(source, &at);
-        bound.map_err(|errno| failed(Layer::Mounts, format!("bind {} on {}", source.display(), at.display()), errno))?;
-        // Flags that the source's mount has are kept, which a user namespace insists on.
-        let kept = rustix::fs::statvfs(&at).map_err(|errno| failed(Layer::Mounts, format!("statvfs {}", at.display()), errno))?;
-        let mut flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-        if kept.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC) {
-            flags |= MountFlags::NOEXEC;
-        }
-        rustix::mount::mount_remount(&at, flags, "")
-            .map_err(|errno| failed(Layer::Mounts, format!("make {} read-only", at.display()), errno))?;
+    change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    bind(root, root)?;
+    change(root, MountPropagationFlags::SHARED)?;
+    show(&room.assets, &root.join(vm::ASSETS))
+}
+
+fn change(mount: impl AsRef<Path>, propagation: MountPropagationFlags) -> Result<(), LayerError> {
+    let mount = mount.as_ref();
+    rustix::mount::mount_change(mount, propagation)
+        .map_err(|errno| failed(Layer::Mounts, format!("make {} {propagation:?}", mount.display()), errno))
+}
+
+fn bind(source: &Path, at: &Path) -> Result<(), LayerError> {
+    rustix::mount::mount_bind(source, at)
+        .map_err(|errno| failed(Layer::Mounts, format!("bind {} on {}", source.display(), at.display()), errno))
+}
+
+/// Shows a directory in Firecracker's root, read-only. It is made so first, over itself: what is shown is what Firecracker sees at once, in a copy
+/// of these mounts that no change of theirs reaches.
+fn show(source: &Path, at: &Path) -> Result<(), LayerError> {
+    bind(source, source)?;
+    // Flags that the source's mount has are kept, which a user namespace insists on.
+    let kept =
+        rustix::fs::statvfs(source).map_err(|errno| failed(Layer::Mounts, format!("statvfs {}", source.display()), errno))?;
+    let mut flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    if kept.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC) {
+        flags |= MountFlags::NOEXEC;
     }
-    Ok(())
+    rustix::mount::mount_remount(source, flags, "")
+        .map_err(|errno| failed(Layer::Mounts, format!("make {} read-only", source.display()), errno))?;
+    bind(source, at)
 }
 
 /// Gives what Firecracker writes to, which is all that is not shown to it, to the user it runs as.
@@ -284,9 +326,24 @@ mod tests {
 
     #[test]
     fn a_room_is_what_its_warden_is_told() {
-        let shown = vec![("/a b".into(), "assets".to_owned()), ("/c".into(), "snapshot".to_owned())];
-        let room = Room { folder: "/run/x".into(), programs: "/usr/bin".into(), memory: 1 << 30, shown };
+        let room = Room { folder: "/run/x".into(), programs: "/usr/bin".into(), memory: 1 << 30, assets: "/a b".into() };
         assert_eq!(Room::from_args(room.to_args().into_iter()), Some(room));
-        assert_eq!(Room::from_args(["/a".into(), "/b".into(), "x".into()].into_iter()), None);
+        assert_eq!(Room::from_args(["/a".into(), "/b".into(), "x".into(), "/c".into()].into_iter()), None);
+        assert_eq!(Room::from_args(["/a".into(), "/b".into(), "1".into()].into_iter()), None);
+        assert_eq!(Room::from_args(["/a".into(), "/b".into(), "1".into(), "/c".into(), "/d".into()].into_iter()), None);
+    }
+
+    #[test]
+    fn a_porter_hears_one_whole_path_or_the_end() {
+        let (library, porter) = socket().unwrap();
+        let say = |said: &[u8]| rustix::net::send(&library, said, SendFlags::NOSIGNAL).unwrap();
+        say(b"/a\xff b");
+        assert_eq!(hear(porter.as_fd()).unwrap(), Some(OsStr::from_bytes(b"/a\xff b").into()));
+        say(&[b'a'; MOST_PATH]);
+        assert!(hear(porter.as_fd()).unwrap().is_some());
+        say(&[b'a'; MOST_PATH + 1]);
+        hear(porter.as_fd()).unwrap_err();
+        drop(library);
+        assert_eq!(hear(porter.as_fd()).unwrap(), None);
     }
 }

@@ -5,6 +5,7 @@ use super::{
     api::{VmState, Vsock},
     boot,
     config::unavailable,
+    disk,
     machine::blocking,
     process::Process,
     room::{self, Room},
@@ -94,16 +95,17 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    /// Starts Firecracker in a fresh folder, with what `furnish` puts into its root and what is `shown` to it. No machine runs yet.
+    /// Starts Firecracker in a fresh folder, with what `furnish` puts into its root. No machine runs yet, and a snapshot that one will go
+    /// on from need not be known.
     pub(super) async fn start(
         fresh: Fresh,
         programs: &Path,
         size: Size,
-        shown: Vec<(PathBuf, String)>,
+        assets: &Path,
         furnish: impl FnOnce(&Path) -> Result<(), IsolationError>,
     ) -> Result<Self, IsolationError> {
         let Fresh { folder, lock } = fresh;
-        let made = Self::start_in(&folder, lock, programs, size, shown, furnish).await;
+        let made = Self::start_in(&folder, lock, programs, size, assets, furnish).await;
         if made.is_err() {
             // The first error is the one to tell.
             fs::remove_dir_all(&folder).ok();
@@ -116,16 +118,13 @@ impl Vm {
         lock: fs::File,
         programs: &Path,
         size: Size,
-        shown: Vec<(PathBuf, String)>,
+        assets: &Path,
         furnish: impl FnOnce(&Path) -> Result<(), IsolationError>,
     ) -> Result<Self, IsolationError> {
         let io = |context: &'static str| move |source| IsolationError::Io { context: context.to_owned(), source };
         let path = room::root(folder);
-        fs::create_dir_all(path.join(OUT)).map_err(io("make a machine's folder"))?;
-        for (source, name) in &shown {
-            let at = path.join(name);
-            let made = if source.is_dir() { fs::create_dir(&at) } else { fs::File::create_new(&at).map(drop) };
-            made.map_err(io("make a machine's folder"))?;
+        for name in [OUT, ASSETS, SNAPSHOT] {
+            fs::create_dir_all(path.join(name)).map_err(io("make a machine's folder"))?;
         }
         furnish(&path)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -137,7 +136,7 @@ impl Vm {
             folder: folder.to_path_buf(),
             programs: programs.to_path_buf(),
             memory: (size.memory_mib << 20) + OVERHEAD,
-            shown,
+            assets: assets.to_path_buf(),
         };
         let process = Process::start(&room, lock)?;
         match connect(&root, &process).await {
@@ -229,8 +228,11 @@ impl Vm {
         Ok(self.vitals.any_exit().await)
     }
 
-    /// Starts a machine from the snapshot that is shown to it, and waits until its agent has seen that.
-    pub(super) async fn load(&self) -> Result<(), IsolationError> {
+    /// Starts a machine from a snapshot, which must not change while it runs, and waits until its agent has seen that.
+    pub(super) async fn load(&self, snapshot: &Path) -> Result<(), IsolationError> {
+        let (from, to) = (snapshot.join(DISK), room::root(&self.folder).join(DISK));
+        blocking(move || disk::copy(&from, &to)).await?;
+        self.process.show(snapshot).await?;
         let (state, memory) = (format!("{SNAPSHOT}/{STATE}"), format!("{SNAPSHOT}/{MEMORY}"));
         let load = SnapshotLoad { snapshot_path: &state, mem_backend: MemoryBackend::File(&memory), resume_vm: true };
         self.put("/snapshot/load", &load).await?;

@@ -2,7 +2,8 @@
 //!
 //! The rows of a warm pool are what a taker waits for: `take`, one exec, and `destroy` until no process and no group is left of it. The pool has its
 //! spares when the clock starts, and is given the time to make the next one when it has stopped, before any other row is measured: that
-//! is the meaning of *warm*. Who takes faster than sandboxes can be made pays for making them, as the rows of `create` say.
+//! is the meaning of *warm*. Who takes faster than sandboxes can be made pays for making them, as the rows of `create` say. A restore of
+//! Firecracker's is given the time to start the next spare Firecracker, too.
 
 mod firecracker;
 mod gondolin;
@@ -227,6 +228,9 @@ async fn measure(row: &Row) -> Result<Duration, Failure> {
         Row::Restore(sandbox) => {
             sandbox.restore(firecracker::SNAPSHOT_NAME).await?;
             exec(sandbox).await?;
+            let took = started.elapsed();
+            tokio::time::sleep(firecracker::NEXT_SPARE).await;
+            return Ok(took);
         }
         Row::Cold(backend) => {
             let sandbox = backend.create_sandbox(SandboxSpec::default()).await?;
