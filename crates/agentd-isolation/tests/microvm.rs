@@ -2,6 +2,8 @@
 //! Firecracker runs, with its programs and assets in place, and says so where it is not one; `./test` runs it in the lab.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[path = "microvm/saved.rs"]
+mod saved;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -12,7 +14,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
-    task::Poll,
     time::{Duration, Instant},
 };
 use support::{backend, directory, grant, out, script, sh, with};
@@ -40,12 +41,15 @@ fn main() {
     // They count what is there, so they take turns.
     arguments.test_threads = Some(1);
     let trials = vec![
-        trial("five_forks_go_on_counting_and_differ", five_forks_go_on_counting_and_differ),
-        trial("a_snapshot_is_memory_and_disk_of_one_moment", a_snapshot_is_memory_and_disk_of_one_moment),
-        trial("a_suspended_sandbox_is_saved_and_stays_suspended", a_suspended_sandbox_is_saved_and_stays_suspended),
-        trial("a_save_that_is_given_up_lets_nothing_run_on", a_save_that_is_given_up_lets_nothing_run_on),
-        trial("what_a_restore_has_left_is_gone_with_the_sandbox", what_a_restore_has_left_is_gone_with_the_sandbox),
-        trial("a_restore_takes_the_spare_and_does_without_a_killed_one", a_restore_takes_the_spare_and_does_without_a_killed_one),
+        trial("five_forks_go_on_counting_and_differ", saved::five_forks_go_on_counting_and_differ),
+        trial("a_snapshot_is_memory_and_disk_of_one_moment", saved::a_snapshot_is_memory_and_disk_of_one_moment),
+        trial("a_suspended_sandbox_is_saved_and_stays_suspended", saved::a_suspended_sandbox_is_saved_and_stays_suspended),
+        trial("a_save_that_is_given_up_lets_nothing_run_on", saved::a_save_that_is_given_up_lets_nothing_run_on),
+        trial("what_a_restore_has_left_is_gone_with_the_sandbox", saved::what_a_restore_has_left_is_gone_with_the_sandbox),
+        trial(
+            "a_restore_takes_the_spare_and_does_without_a_killed_one",
+            saved::a_restore_takes_the_spare_and_does_without_a_killed_one,
+        ),
         trial("the_memory_that_a_machine_uses_is_told", the_memory_that_a_machine_uses_is_told),
         trial("what_is_granted_is_copied_and_comes_back", what_is_granted_is_copied_and_comes_back),
         trial("forks_have_the_copies_of_what_is_read_only", forks_have_the_copies_of_what_is_read_only),
@@ -95,80 +99,6 @@ async fn counts_beyond(sandbox: &Arc<dyn Sandbox>, least: u64) -> u64 {
     }
 }
 
-/// Host name, machine-id, random numbers, time.
-async fn identity(sandbox: &Arc<dyn Sandbox>) -> [String; 4] {
-    let text = out(&sh(sandbox, "hostname; cat /etc/machine-id; head -c 16 /dev/urandom | od -An -tx1; date +%s").await);
-    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    lines.try_into().unwrap()
-}
-
-async fn five_forks_go_on_counting_and_differ() {
-    let parent = small().await;
-    let counting = parent.exec_streaming(script(COUNT)).await.unwrap();
-    let before = counts_beyond(&parent, 3).await;
-    let mut all = vec![parent.clone()];
-    for _ in 0..5 {
-        let fork = parent.fork().await.unwrap();
-        // It goes on from where it was copied, and does not begin anew.
-        let first = count(&fork).await;
-        assert!(first >= before, "{first} < {before}");
-        counts_beyond(&fork, first).await;
-        all.push(fork);
-    }
-    counts_beyond(&parent, before).await;
-    let mut seen = BTreeSet::new();
-    for sandbox in &all {
-        let [name, machine, random, time] = identity(sandbox).await;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-        assert!(now.abs_diff(time.parse().unwrap()) < 30, "its clock says {time}, not {now}");
-        for mark in [name, machine, random] {
-            assert!(seen.insert(mark.clone()), "two have {mark}");
-        }
-    }
-    // What one writes the others do not have.
-    sh(&all[1], "echo mine >/root/mine").await;
-    assert_eq!(sh(&all[2], "test -e /root/mine").await.exit_code, Some(1));
-    drop(counting);
-    for sandbox in all {
-        sandbox.destroy().await.unwrap();
-    }
-}
-
-async fn a_snapshot_is_memory_and_disk_of_one_moment() {
-    let sandbox = small().await;
-    // An exec and its streams survive being saved.
-    let text = "while read line; do echo \"got $line\"; done";
-    let mut reader = sandbox.exec_streaming(Command { stdin: StdinSource::Stream, ..script(text) }).await.unwrap();
-    let streams = reader.take_streams();
-    let _counting = sandbox.exec_streaming(script(COUNT)).await.unwrap();
-    sh(&sandbox, "echo before >/root/file; sync").await;
-    counts_beyond(&sandbox, 2).await;
-    sandbox.snapshot("one").await.unwrap();
-    rustix::io::write(streams.stdin.as_ref().unwrap(), b"hello\n").unwrap();
-    let mut said = [0; 10];
-    let mut length = 0;
-    while length < said.len() {
-        length += read(streams.stdout.as_ref().unwrap(), &mut said[length..]).await;
-    }
-    assert_eq!(&said, b"got hello\n");
-    let at = count(&sandbox).await;
-    sh(&sandbox, "echo after >/root/file; sync").await;
-    let far = counts_beyond(&sandbox, at + 20).await;
-
-    assert!(matches!(sandbox.restore("two").await, Err(IsolationError::Invalid { .. })));
-    assert!(sandbox.is_alive().await);
-    for _ in 0..2 {
-        sandbox.restore("one").await.unwrap();
-        assert_eq!(out(&sh(&sandbox, "cat /root/file").await), "before\n");
-        let again = count(&sandbox).await;
-        assert!(again < far, "{again} is not before {far}");
-        counts_beyond(&sandbox, again).await;
-    }
-    // What ran over the old machine's connection is lost, and says so.
-    assert!(matches!(reader.wait().await, Err(IsolationError::Lost(_))));
-    sandbox.destroy().await.unwrap();
-}
-
 async fn read(from: &std::os::fd::OwnedFd, buffer: &mut [u8]) -> usize {
     let copy = from.try_clone().unwrap();
     let wanted = buffer.len();
@@ -187,109 +117,6 @@ async fn read(from: &std::os::fd::OwnedFd, buffer: &mut [u8]) -> usize {
     assert!(read > 0, "it ended");
     buffer[..read].copy_from_slice(&bytes[..read]);
     read
-}
-
-async fn a_suspended_sandbox_is_saved_and_stays_suspended() {
-    let sandbox = small().await;
-    let _counting = sandbox.exec_streaming(script(COUNT)).await.unwrap();
-    counts_beyond(&sandbox, 0).await;
-    sandbox.suspend().await.unwrap();
-    let fork = sandbox.fork().await.unwrap();
-    counts_beyond(&fork, 0).await;
-    let waits = sandbox.exec(script(":"));
-    let answered = tokio::time::timeout(Duration::from_millis(500), waits).await;
-    assert!(answered.is_err(), "a suspended sandbox answered");
-    sandbox.resume().await.unwrap();
-    counts_beyond(&sandbox, 0).await;
-    fork.destroy().await.unwrap();
-    sandbox.destroy().await.unwrap();
-}
-
-/// At which steps a save is given up, each after what it asked for has been done: the first one lets the machine go on.
-const STEPS: u32 = 3;
-
-async fn a_save_that_is_given_up_lets_nothing_run_on() {
-    let mut sandbox = small().await;
-    for steps in 1..=STEPS {
-        sandbox.suspend().await.unwrap();
-        let mut save = sandbox.snapshot("one");
-        let mut left = steps;
-        let saved = std::future::poll_fn(|context| {
-            left -= 1;
-            match save.as_mut().poll(context) {
-                Poll::Pending if left == 0 => Poll::Ready(false),
-                polled => polled.map(|saved| saved.is_ok()),
-            }
-        })
-        .await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        drop(save);
-        assert!(!saved, "it takes more steps");
-        // Ended, or stopped: it may not answer.
-        let answered = tokio::time::timeout(Duration::from_secs(3), sandbox.exec(script(":"))).await;
-        assert!(matches!(answered, Err(_) | Ok(Err(IsolationError::Lost(_)))), "given up at step {steps}: {answered:?}");
-        sandbox.destroy().await.unwrap();
-        sandbox = small().await;
-    }
-    sandbox.destroy().await.unwrap();
-}
-
-async fn what_a_restore_has_left_is_gone_with_the_sandbox() {
-    let before = groups();
-    for dropped in [false, true] {
-        let sandbox = small().await;
-        sandbox.snapshot("one").await.unwrap();
-        for _ in 0..3 {
-            sandbox.restore("one").await.unwrap();
-            // The one that runs, and one that ends.
-            assert!(left().0.len() <= 3, "{:?}", left());
-        }
-        if dropped {
-            drop(sandbox);
-            settle(&before).await;
-        } else {
-            sandbox.destroy().await.unwrap();
-            assert_eq!(left(), (Vec::new(), Vec::new()));
-        }
-    }
-}
-
-/// The Firecracker that has no machine yet, beside this one.
-async fn spare(machine: i32) -> i32 {
-    let patience = Instant::now() + Duration::from_secs(30);
-    loop {
-        // The one that was left may be ending still.
-        let others: Vec<i32> = pids("/firecracker").into_iter().filter(|pid| *pid != machine).collect();
-        if let [one] = others[..] {
-            return one;
-        }
-        assert!(Instant::now() < patience, "{:?}", left());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn a_restore_takes_the_spare_and_does_without_a_killed_one() {
-    let before = groups();
-    let sandbox = small().await;
-    let machine = pids("/firecracker")[0];
-    // One that was never saved has none.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(pids("/firecracker"), [machine]);
-    sandbox.snapshot("one").await.unwrap();
-    let first = spare(machine).await;
-    sandbox.restore("one").await.unwrap();
-    // It is the machine now, and another one is the spare.
-    let second = spare(first).await;
-    assert!(pids("/firecracker").contains(&first) && second != machine);
-    rustix::process::kill_process(rustix::process::Pid::from_raw(second).unwrap(), rustix::process::Signal::KILL).unwrap();
-    sandbox.restore("one").await.unwrap();
-    assert_eq!(out(&sh(&sandbox, "echo here").await), "here\n");
-    // It lives, and without a spare that it could take.
-    let machine = pids("/firecracker").into_iter().find(|pid| *pid != first && *pid != second).unwrap();
-    spare(machine).await;
-    sandbox.destroy().await.unwrap();
-    assert_eq!(left(), (Vec::new(), Vec::new()));
-    settle(&before).await;
 }
 
 /// How much memory the machine uses.
