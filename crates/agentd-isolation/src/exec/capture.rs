@@ -68,14 +68,11 @@ async fn collect(
     };
     // The tree is gone: what it wrote is in the pipes, and nothing is added any more.
     for (stream, pipe) in [(0, stdout), (1, stderr)] {
-        while let Some(pipe) = pipe {
-            match pipe.try_read(&mut buffers.0) {
-                Ok(0) | Err(_) => break,
-                Ok(read) => {
-                    total += read as u64;
-                    kept[stream].push(&buffers.0[..read]);
-                }
-            }
+        while let Some(pipe) = pipe
+            && let read @ 1.. = read_now(pipe, &mut buffers.0)
+        {
+            total += read as u64;
+            kept[stream].push(&buffers.0[..read]);
         }
     }
     if total > limit {
@@ -95,4 +92,33 @@ async fn read_some(pipe: &mut Option<pipe::Receiver>, buffer: &mut [u8]) -> usiz
         }
     }
     pending().await
+}
+
+/// Reads what there is, and never waits. The pipe itself is asked: the runtime, which may not have heard yet that there is something in it,
+/// would say that there is nothing (`pipe::Receiver::try_read`).
+fn read_now(pipe: &pipe::Receiver, buffer: &mut [u8]) -> usize {
+    rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut *buffer)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{pin::pin, task::Poll};
+
+    #[tokio::test]
+    async fn what_the_runtime_has_not_heard_of_is_read_all_the_same() {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let mut pipe = Some(pipe::Receiver::from_owned_fd(reader).unwrap());
+        let mut buffer = [0; 8];
+        std::future::poll_fn(|context| {
+            assert!(pin!(read_some(&mut pipe, &mut buffer)).poll(context).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        rustix::io::write(&writer, b"end").unwrap();
+        let pipe = pipe.unwrap();
+        assert_eq!(pipe.try_read(&mut buffer).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        assert_eq!((read_now(&pipe, &mut buffer), &buffer[..3]), (3, &b"end"[..]));
+        assert_eq!(read_now(&pipe, &mut buffer), 0);
+    }
 }

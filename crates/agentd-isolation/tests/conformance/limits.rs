@@ -90,7 +90,7 @@ async fn descriptors_over_the_limit_are_refused(backend: &str) {
         .exec(limited(limits, "f=/etc/passwd; exec 3<$f 4<$f 5<$f 6<$f 7<$f && echo five; exec 8<$f && echo six"))
         .await
         .unwrap();
-    assert_eq!(out(&outcome), "five\n");
+    assert_eq!(out(&outcome), "five\n", "{outcome:?}");
     sandbox.destroy().await.unwrap();
 }
 
