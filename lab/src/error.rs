@@ -42,6 +42,8 @@ pub enum LabError {
     Died {
         /// What QEMU answered.
         detail: String,
+        /// Whether it had begun with the command.
+        begun: bool,
         /// The last lines of the kernel's log.
         console: String,
     },

@@ -18,6 +18,9 @@ use std::{
 /// What a machine that can boot under KVM needs at most, by far.
 const TRIAL: Duration = Duration::from_secs(10);
 
+/// How often an emulated machine is started before it is given up.
+const STARTS: u32 = 3;
+
 /// Runs the task; the exit code.
 pub fn main(args: Args) -> Result<u8, LabError> {
     let Task::Lab(lab) = args.task;
@@ -46,10 +49,25 @@ pub fn main(args: Args) -> Result<u8, LabError> {
         machine.console = Console::Terminal;
     }
     let Lab { command, env, user, copy_out, into, .. } = lab;
-    match talk::run(&machine, &Request { command, env, user, console, copy_out }, &into, limit)? {
+    let request = Request { command, env, user, console, copy_out };
+    match begun(machine.accelerator, || talk::run(&machine, &request, &into, limit))? {
         Report::Failed(why) => Err(LabError::Guest(why)),
         report => report.code().ok_or_else(|| LabError::Guest(format!("{report:?}"))),
     }
+}
+
+/// Starts a machine again that died before it began with its command. An emulated one with more than one processor does so now and then: Linux
+/// patches its own code when it comes up, and QEMU's translator may have another processor execute the breakpoint that stands there meanwhile.
+fn begun(accelerator: Accelerator, run: impl Fn() -> Result<Report, LabError>) -> Result<Report, LabError> {
+    for _ in 1..STARTS {
+        match run() {
+            Err(LabError::Died { begun: false, detail, .. }) if accelerator == Accelerator::Software => {
+                eprintln!("lab: the machine ended before it began ({detail}), and is started again");
+            }
+            ran => return ran,
+        }
+    }
+    run()
 }
 
 /// What is kept between runs: `target/lab` of this project. Without it all is fetched and made anew.
@@ -112,4 +130,27 @@ fn kvm_boots(machine: &mut Machine<'_>, cache: &Path) -> Result<bool, LabError> 
     );
     fs::write(&known, &answer).on("write", &known)?;
     Ok(answer == "yes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn only_an_emulated_machine_that_had_not_begun_is_started_again() {
+        let tried = |accelerator, begun_with| {
+            let starts = Cell::new(0);
+            let ended = begun(accelerator, || {
+                starts.set(starts.get() + 1);
+                Err(LabError::Died { detail: String::new(), begun: begun_with, console: String::new() })
+            });
+            assert!(matches!(ended, Err(LabError::Died { .. })));
+            starts.get()
+        };
+        assert_eq!(tried(Accelerator::Software, false), STARTS);
+        assert_eq!(tried(Accelerator::Software, true), 1);
+        assert_eq!(tried(Accelerator::Kvm, false), 1);
+        assert!(matches!(begun(Accelerator::Software, || Ok(Report::Exited(3))), Ok(Report::Exited(3))));
+    }
 }

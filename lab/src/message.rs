@@ -28,6 +28,15 @@ pub struct Request {
     pub copy_out: Vec<PathBuf>,
 }
 
+/// What the machine says, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum News {
+    /// It has come up, and begins with the command.
+    Begun,
+    /// That has ended.
+    Ended(Report),
+}
+
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {

@@ -3,7 +3,7 @@
 use crate::{
     error::{Calling, LabError, format_error},
     machine::{Console, Machine, Running, last_words},
-    message::{CONTROL, FILES, Report, Request, STDERR, STDOUT},
+    message::{CONTROL, FILES, News, Report, Request, STDERR, STDOUT},
     tool,
 };
 use std::{
@@ -14,7 +14,7 @@ use std::{
     process::{Command, Stdio},
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Runs `request` in `machine`; what is copied out goes to `into`.
@@ -24,11 +24,7 @@ pub fn run(machine: &Machine<'_>, request: &Request, into: &Path, limit: Option<
     let (control, stdout, stderr, files) = (port(CONTROL)?, port(STDOUT)?, port(STDERR)?, port(FILES)?);
     let copies = [pass(stdout, io::stdout()), pass(stderr, io::stderr())];
     let unpacking = if request.copy_out.is_empty() { None } else { Some(unpack(files, into)?) };
-    let report = speak(control, request);
-    let answer = match limit {
-        Some(limit) => report.recv_timeout(limit).map_err(|error| error == mpsc::RecvTimeoutError::Timeout),
-        None => report.recv().map_err(|_| false),
-    };
+    let (answer, begun) = hear(&speak(control, request), limit);
     if answer.is_err() {
         // It may have ended by itself.
         qemu.kill().ok();
@@ -53,7 +49,7 @@ pub fn run(machine: &Machine<'_>, request: &Request, into: &Path, limit: Option<
             Ok(report)
         }
         Err(true) => Err(LabError::TimedOut { seconds: limit.unwrap_or_default().as_secs(), console: console() }),
-        Err(false) => Err(LabError::Died { detail: status.to_string(), console: console() }),
+        Err(false) => Err(LabError::Died { detail: status.to_string(), begun, console: console() }),
     }
 }
 
@@ -82,17 +78,39 @@ fn unpack(files: UnixStream, into: &Path) -> Result<std::process::Child, LabErro
     tar.spawn().calling(|| "start tar".to_owned())
 }
 
-/// Says what is to be done, and hears what became of it.
-fn speak(mut control: UnixStream, request: &Request) -> mpsc::Receiver<Report> {
+/// What became of the command, or whether the time is over; and whether it was begun with.
+fn hear(news: &mpsc::Receiver<News>, limit: Option<Duration>) -> (Result<Report, bool>, bool) {
+    let until = limit.map(|limit| Instant::now() + limit);
+    let mut begun = false;
+    loop {
+        let next = match until {
+            Some(until) => news
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+                .map_err(|error| error == mpsc::RecvTimeoutError::Timeout),
+            None => news.recv().map_err(|_| false),
+        };
+        match next {
+            Ok(News::Begun) => begun = true,
+            Ok(News::Ended(report)) => return (Ok(report), begun),
+            Err(late) => return (Err(late), begun),
+        }
+    }
+}
+
+/// Says what is to be done, and hears what comes of it.
+fn speak(mut control: UnixStream, request: &Request) -> mpsc::Receiver<News> {
     let (sender, receiver) = mpsc::channel();
     let line = serde_json::to_string(request);
     thread::spawn(move || {
         let said = line.map_err(io::Error::from).and_then(|line| control.write_all(format!("{line}\n").as_bytes()));
-        let mut answer = String::new();
-        if said.and_then(|()| BufReader::new(control).read_line(&mut answer)).is_ok()
-            && let Ok(report) = serde_json::from_str(&answer)
-        {
-            sender.send(report).ok();
+        if said.is_err() {
+            return;
+        }
+        for line in BufReader::new(control).lines() {
+            let Some(news) = line.ok().and_then(|line| serde_json::from_str(&line).ok()) else { return };
+            if sender.send(news).is_err() {
+                return;
+            }
         }
     });
     receiver

@@ -8,7 +8,10 @@ mod load;
 mod ports;
 mod system;
 
-use crate::{error::LabError, message::Report};
+use crate::{
+    error::LabError,
+    message::{News, Report},
+};
 use rustix::system::RebootCommand;
 use std::{io::Write, process::ExitCode};
 
@@ -30,9 +33,13 @@ fn serve() -> Result<(), LabError> {
     system::enter()?;
     let ports = ports::Ports::find()?;
     let (request, mut control) = ports.request()?;
-    let report = load::finish(loading).and_then(|()| system::arrange()).and_then(|()| command::run(&request, &ports));
+    let mut say = |news: &News| {
+        let line = serde_json::to_string(news).unwrap_or_default();
+        writeln!(control, "{line}").map_err(|source| LabError::Io { call: "answer".to_owned(), source })
+    };
+    let arranged = load::finish(loading).and_then(|()| system::arrange());
+    say(&News::Begun)?;
+    let report = arranged.and_then(|()| command::run(&request, &ports));
     let report = report.and_then(|report| files::send(&request.copy_out, &ports).map(|()| report));
-    let report = report.unwrap_or_else(|error| Report::Failed(error.to_string()));
-    let line = serde_json::to_string(&report).unwrap_or_default();
-    writeln!(control, "{line}").map_err(|source| LabError::Io { call: "answer".to_owned(), source })
+    say(&News::Ended(report.unwrap_or_else(|error| Report::Failed(error.to_string()))))
 }
