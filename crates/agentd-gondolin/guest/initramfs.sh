@@ -13,7 +13,9 @@ until [ -b "$root" ]; do
     [ $tries -lt 500 ] || { echo "agentd: no root disk"; exit 1; }
     /bin/busybox sleep 0.02
     for disk in /sys/block/vd*; do
-        [ ! -e "$disk/serial" ] || [ "$(/bin/busybox cat "$disk/serial")" = agentd ] || root=/dev/${disk##*/}
+        # One that cannot say whose it is is not taken for the root.
+        serial=$(/bin/busybox cat "$disk/serial" 2>/dev/null) || continue
+        [ "$serial" = agentd ] || root=/dev/${disk##*/}
     done
 done
 /bin/busybox mount -t ext4 -o ro "$root" /root

@@ -153,6 +153,16 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(rustix::fs::open(path, flags, Mode::from(0o600))?.into())
 }
 
+/// Has work done that waits for disks.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, IsolationError> + Send + 'static,
+) -> Result<T, IsolationError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(IsolationError::Lost(format!("a thread that waited for a disk: {error}"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

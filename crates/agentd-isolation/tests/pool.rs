@@ -69,6 +69,7 @@ fn limited() -> SandboxSpec {
 /// What is there when the launcher and its groups have been used once.
 async fn settled(backend: &Arc<dyn IsolationBackend>) -> Inventory {
     backend.create_sandbox(limited()).await.unwrap().destroy().await.unwrap();
+    until(|| Inventory::take().views == 0).await;
     Inventory::take()
 }
 

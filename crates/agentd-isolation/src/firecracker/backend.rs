@@ -5,16 +5,16 @@ use super::{
     config::unavailable,
     disk,
     initramfs::Program,
-    machine::{FirecrackerMachine, blocking, identity},
+    machine::FirecrackerMachine,
     size::Size,
     template::Templates,
     vm::{self, Vm},
 };
 use crate::{
     container, data_directory,
-    guest::{Attach, Copies, GuestSandbox, GuestSpec},
+    guest::{Attach, Copies, GuestSandbox, GuestSpec, Identity},
     probe::{self, Attackable},
-    store::{Fresh, Store},
+    store::{Fresh, Store, blocking},
     tracker::Tracker,
 };
 use agentd_core::{
@@ -153,7 +153,7 @@ impl FirecrackerBackend {
         // What is written goes to the machine's own disk.
         let spec = SandboxSpec { grants, writable: Writable::default(), ..spec };
         let machine = FirecrackerMachine::new(me, self.machine(size).await?, size, limits);
-        let how = Attach::New(Box::new(GuestSpec { spec, identity: Some(identity()?), copies }));
+        let how = Attach::New(Box::new(GuestSpec { spec, identity: Some(Identity::individual()?), copies }));
         machine.open(self.next_id(), how).await
     }
 }

@@ -161,7 +161,7 @@ impl Machine for FirecrackerMachine {
         let started = Arc::new(self.start(&snapshot).await?);
         *self.vm.lock().unwrap_or_else(PoisonError::into_inner) = started.clone();
         *suspended = false;
-        let identity = identity()?;
+        let identity = Identity::individual()?;
         started.attached(async |carrier| guest.adopt(carrier, identity.clone()).await).await?;
         self.prepare();
         Ok(())
@@ -177,7 +177,7 @@ impl Machine for FirecrackerMachine {
         drop(snapshot);
         let id = self.backend.next_id();
         let machine = Self::new(self.backend.clone(), vm, self.size, self.limits.clone());
-        let how = Attach::Adopt { identity: identity()?, limits: self.limits.clone() };
+        let how = Attach::Adopt { identity: Identity::individual()?, limits: self.limits.clone() };
         Ok(machine.open(id, how).await?)
     }
 
@@ -226,19 +226,4 @@ async fn fill(vm: &Vm, how: &Attach) -> Result<(), IsolationError> {
         vm.attached(async |carrier| copies.fill(number, carrier).await).await?;
     }
     Ok(())
-}
-
-/// A new one for a machine.
-pub(super) fn identity() -> Result<Identity, IsolationError> {
-    Identity::individual().map_err(|source| IsolationError::Io { context: "draw random numbers".to_owned(), source })
-}
-
-/// Has work done that waits for disks.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, IsolationError> + Send + 'static,
-) -> Result<T, IsolationError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => Err(IsolationError::Lost(format!("a thread that waited for a disk: {error}"))),
-    }
 }

@@ -6,13 +6,12 @@ use super::{
     boot,
     config::unavailable,
     disk,
-    machine::blocking,
     process::Process,
     room::{self, Room},
     size::Size,
     vitals::Vitals,
 };
-use crate::store::Fresh;
+use crate::store::{Fresh, blocking};
 use agentd_core::IsolationError;
 use rustix::fs::{Mode, OFlags};
 use serde::Serialize;

@@ -2,12 +2,14 @@
 //! on, and are no part of it. A machine that goes back is another one, started over a copy of that disk, and so is a fork.
 
 use super::{GondolinBackend, host::Host, plan::DISK, plan::Plan, saved::Saved};
-use crate::guest::{Awake, Guest, Identity, Machine};
+use crate::{
+    guest::{Awake, Guest, Identity, Machine},
+    store::blocking,
+};
 use agentd_core::{IsolationBackend, IsolationError, Sandbox};
 use async_trait::async_trait;
 use std::{
     collections::HashMap,
-    io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -115,7 +117,7 @@ impl Machine for GondolinMachine {
         let (host, carrier) = self.backend.boot(&self.plan, Some(&saved)).await?;
         *self.host.lock().unwrap_or_else(PoisonError::into_inner) = host.clone();
         *suspended = false;
-        let identity = identity()?;
+        let identity = Identity::individual()?;
         host.attached(guest.renew(carrier, &self.plan.guest, identity)).await
     }
 
@@ -130,18 +132,4 @@ impl Machine for GondolinMachine {
     fn restores(&self, name: &str) -> bool {
         self.snapshots().contains_key(name)
     }
-}
-
-/// A new one for a machine.
-pub(super) fn identity() -> Result<Identity, IsolationError> {
-    Identity::individual().map_err(|source| IsolationError::Io { context: "random bytes".to_owned(), source })
-}
-
-/// Has work done that waits for disks.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, IsolationError> + Send + 'static,
-) -> Result<T, IsolationError> {
-    let lost =
-        |error| IsolationError::Io { context: "a thread that waited for a disk".to_owned(), source: io::Error::other(error) };
-    tokio::task::spawn_blocking(work).await.map_err(lost)?
 }

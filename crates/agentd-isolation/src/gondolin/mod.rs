@@ -14,7 +14,7 @@ mod saved;
 
 use crate::{
     ContainerBackend, data,
-    guest::{Attach, GuestSandbox, GuestSpec},
+    guest::{Attach, GuestSandbox, GuestSpec, Identity},
     probe::{self, Attackable},
     store::Store,
     tracker::Tracker,
@@ -180,7 +180,7 @@ impl GondolinBackend {
         drop(saved);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = SandboxId(format!("{}-{}-{number}", Self::NAME, std::process::id()));
-        let identity = machine::identity()?;
+        let identity = Identity::individual()?;
         let wanted = Attach::New(Box::new(GuestSpec { spec: plan.guest.clone(), identity: Some(identity), copies: None }));
         let machine = GondolinMachine::new(backend, plan, host.clone());
         match host.attached(GuestSandbox::open(id, machine, carrier, wanted)).await {

@@ -1,5 +1,6 @@
 //! What tells one machine from another made of the same memory.
 
+use agentd_core::IsolationError;
 use agentd_kernel::individual::SEED;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -41,8 +42,9 @@ impl Identity {
     ///
     /// # Errors
     /// `getrandom(2)`.
-    pub fn individual() -> io::Result<Self> {
-        let mut identity = Self::new("")?;
+    pub fn individual() -> Result<Self, IsolationError> {
+        let failed = |source| IsolationError::Io { context: "draw random numbers".to_owned(), source };
+        let mut identity = Self::new("").map_err(failed)?;
         identity.hostname = format!("agentd-{}", &identity.machine_id_text()[..8]);
         Ok(identity)
     }
