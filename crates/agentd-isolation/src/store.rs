@@ -56,19 +56,24 @@ impl Store {
         self.fresh().map_err(self.failed("make a folder in"))
     }
 
-    /// Removes what the dead left.
+    /// Removes what the dead left; and the folder of all, if nobody has one in it any more.
     pub(crate) fn clear(&self) -> Result<(), IsolationError> {
         if !self.folder.exists() {
             return Ok(());
         }
         let _turn = self.turn().map_err(self.failed("lock"))?;
-        self.reap().map_err(self.failed("clear"))
+        self.reap().and_then(|()| self.end_if_empty()).map_err(self.failed("clear"))
     }
 
     /// Removes one's own folder, as nobody else does meanwhile; and that of all, if nobody has one in it any more.
     pub(crate) fn leave(&self, own: &Path) -> io::Result<()> {
         let _turn = self.turn()?;
         (self.remove)(own)?;
+        self.end_if_empty()
+    }
+
+    /// Removes the folder of all if nobody has one in it. Only in one's turn.
+    fn end_if_empty(&self) -> io::Result<()> {
         if fs::read_dir(&self.folder)?.count() > 1 {
             return Ok(());
         }
@@ -199,7 +204,7 @@ mod tests {
         assert!(!dead.folder.exists() && alive.folder.exists() && next.folder.exists());
         drop((alive.lock, next.lock));
         store.clear().unwrap();
-        assert!(!alive.folder.exists() && !next.folder.exists());
+        assert!(!dir.path().join("machines").exists());
         let (last, other) = (store.make().unwrap(), store.make().unwrap());
         store.leave(&other.folder).unwrap();
         assert!(last.folder.exists() && !other.folder.exists());

@@ -199,9 +199,9 @@ async fn killed_parents() {
         }
         victim.kill().unwrap();
         victim.wait().unwrap();
-        if number % 3 == 2 || !snapshots::saved().is_empty() {
+        if number % 3 == 2 || snapshots::store().exists() {
             assert!(Command::new(std::env::current_exe().unwrap()).arg(NEXT).status().unwrap().success());
-            assert!(snapshots::saved().is_empty());
+            assert!(!snapshots::store().exists());
         }
         before.settle();
     }

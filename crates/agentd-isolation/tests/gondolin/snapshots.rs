@@ -6,10 +6,14 @@ use agentd_isolation::IsolationError;
 use rustix::process::Signal;
 use std::{fs, path::PathBuf, task::Poll, time::Duration};
 
-/// What is saved of machines, by this user.
+/// Where what is saved of machines is, by this user: there for as long as something is saved.
+pub fn store() -> PathBuf {
+    std::env::temp_dir().join(format!("agentd-gondolin-{}", rustix::process::geteuid().as_raw()))
+}
+
+/// What is saved of machines.
 pub fn saved() -> Vec<PathBuf> {
-    let store = std::env::temp_dir().join(format!("agentd-gondolin-{}", rustix::process::geteuid().as_raw()));
-    fs::read_dir(store).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+    fs::read_dir(store()).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
 pub async fn unanswered() {
