@@ -50,6 +50,8 @@ fn main() {
             "a_restore_takes_the_spare_and_does_without_a_killed_one",
             saved::a_restore_takes_the_spare_and_does_without_a_killed_one,
         ),
+        trial("a_machine_that_went_back_ahead_is_what_was_saved", saved::a_machine_that_went_back_ahead_is_what_was_saved),
+        trial("what_runs_in_a_snapshot_waits_for_the_restore", saved::what_runs_in_a_snapshot_waits_for_the_restore),
         trial("the_memory_that_a_machine_uses_is_told", the_memory_that_a_machine_uses_is_told),
         trial("what_is_granted_is_copied_and_comes_back", what_is_granted_is_copied_and_comes_back),
         trial("forks_have_the_copies_of_what_is_read_only", forks_have_the_copies_of_what_is_read_only),

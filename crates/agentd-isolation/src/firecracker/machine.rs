@@ -1,7 +1,13 @@
 //! A machine under a sandbox: ended, stopped, saved, started again and copied. A snapshot is its memory, its devices and its disk at one
 //! moment; machines that are started from one map its memory privately, and share what they do not change.
 
-use super::{FirecrackerBackend, size::Size, snapshot::Snapshot, spare::Spare, vm::Vm};
+use super::{
+    FirecrackerBackend,
+    size::Size,
+    snapshot::Snapshot,
+    spare::{Left, Spare},
+    vm::Vm,
+};
 use crate::guest::{Attach, Awake, Guest, GuestSandbox, Identity, Machine};
 use agentd_core::{IsolationBackend, IsolationError, Limits, Sandbox, SandboxId};
 use async_trait::async_trait;
@@ -10,24 +16,25 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::time::timeout;
 
 /// How long an agent may take to make its sandbox.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long one that is left may take to be stopped, before it is ended at once.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// See the head of this module.
 pub(super) struct FirecrackerMachine {
     backend: Arc<FirecrackerBackend>,
     /// Another one after a restore.
     vm: Mutex<Arc<Vm>>,
-    /// The end of the one that the last restore has left, for which nobody waits but who leaves another one, or destroys all.
-    ending: tokio::sync::Mutex<Option<JoinHandle<Result<(), IsolationError>>>>,
     size: Size,
     limits: Limits,
     /// Whether it is suspended; held while something is done with it as a whole.
     suspended: tokio::sync::Mutex<bool>,
     snapshots: Mutex<HashMap<String, Arc<Snapshot>>>,
-    /// For the next restore, as soon as there is something to go back to.
+    /// For the next restore, as soon as there is something to go back to. Until it is there, what the last restore has left is there.
     spare: Mutex<Option<Spare>>,
 }
 
@@ -36,7 +43,6 @@ impl FirecrackerMachine {
         Arc::new(Self {
             backend,
             vm: Mutex::new(Arc::new(vm)),
-            ending: tokio::sync::Mutex::default(),
             size,
             limits,
             suspended: tokio::sync::Mutex::default(),
@@ -57,16 +63,27 @@ impl FirecrackerMachine {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has a spare, from now on.
-    fn prepare(&self) {
-        self.spare().get_or_insert_with(|| Spare::begin(self.backend.clone(), self.size));
+    /// Has a spare for a restore of that snapshot, from now on. A machine that is left ends before.
+    fn prepare(&self, snapshot: &Arc<Snapshot>, vm: Option<Arc<Vm>>) {
+        let mut spare = self.spare();
+        let before = spare.take();
+        *spare = match before {
+            Some(before) if vm.is_none() && before.suits(snapshot) => Some(before),
+            before => {
+                let left = Left { vm, spare: before.map(Spare::give_up) };
+                Some(Spare::begin(self.backend.clone(), self.size, snapshot, left))
+            }
+        };
     }
 
-    /// A machine that goes on from a snapshot, in the spare if there is one.
-    async fn start(&self, snapshot: &Snapshot) -> Result<Vm, IsolationError> {
-        let spare = self.spare().take();
+    /// A machine that goes on from a snapshot, in the spare if there is one that serves.
+    async fn start(&self, snapshot: &Arc<Snapshot>) -> Result<Vm, IsolationError> {
+        let spare = {
+            let mut spare = self.spare();
+            if spare.as_ref().is_some_and(|spare| spare.serves(snapshot)) { spare.take() } else { None }
+        };
         if let Some(spare) = spare
-            && let Some(vm) = spare.load(snapshot.folder()).await
+            && let Some(vm) = spare.load(snapshot).await
         {
             return Ok(vm);
         }
@@ -91,15 +108,6 @@ impl FirecrackerMachine {
         }
         saved
     }
-
-    /// Waits for the end of what the last restore has left.
-    async fn ended(&self) -> Result<(), IsolationError> {
-        let mut ending = self.ending.lock().await;
-        let Some(end) = ending.as_mut() else { return Ok(()) };
-        let ended = end.await;
-        *ending = None;
-        ended.unwrap_or_else(|error| Err(IsolationError::Lost(format!("the end of a machine: {error}"))))
-    }
 }
 
 #[async_trait]
@@ -113,15 +121,16 @@ impl Machine for FirecrackerMachine {
     }
 
     async fn destroy(&self) -> Result<(), IsolationError> {
+        let vm = self.vm();
+        vm.end();
         let spare = self.spare().take();
         let spared = match spare {
             Some(spare) => spare.destroy().await,
             None => Ok(()),
         };
-        let ended = self.ended().await;
-        self.vm().destroy().await?;
+        vm.destroy().await?;
         self.snapshots().clear();
-        ended.and(spared)
+        spared
     }
 
     async fn suspend(&self) -> Result<(), IsolationError> {
@@ -141,8 +150,8 @@ impl Machine for FirecrackerMachine {
     async fn snapshot(&self, guest: &Guest, name: &str) -> Result<(), IsolationError> {
         let suspended = self.suspended.lock().await;
         let taken = Arc::new(self.save(guest, *suspended).await?);
-        self.snapshots().insert(name.to_owned(), taken);
-        self.prepare();
+        self.snapshots().insert(name.to_owned(), taken.clone());
+        self.prepare(&taken, None);
         Ok(())
     }
 
@@ -153,18 +162,18 @@ impl Machine for FirecrackerMachine {
             what: "snapshot".to_owned(),
             reason: format!("there is none called '{name}' of this sandbox"),
         })?;
-        // There are never more than two. What could not be removed is, when the next machine is made.
-        self.ended().await.ok();
+        let identity = Identity::individual()?;
         let left = self.vm();
-        left.end();
-        *self.ending.lock().await = Some(tokio::spawn(async move { left.destroy().await }));
+        // It does nothing any more. Its end, which takes time, comes after what is waited for.
+        if !matches!(timeout(STOP_PATIENCE, left.pause(true)).await, Ok(Ok(()))) {
+            left.end();
+        }
         let started = Arc::new(self.start(&snapshot).await?);
         *self.vm.lock().unwrap_or_else(PoisonError::into_inner) = started.clone();
         *suspended = false;
-        let identity = Identity::individual()?;
-        started.attached(async |carrier| guest.adopt(carrier, identity.clone()).await).await?;
-        self.prepare();
-        Ok(())
+        let adopted = started.attached(async |carrier| guest.adopt(carrier, identity.clone()).await).await;
+        self.prepare(&snapshot, Some(left));
+        adopted
     }
 
     async fn fork(&self, guest: &Guest) -> Result<Arc<dyn Sandbox>, IsolationError> {

@@ -5,6 +5,7 @@ use crate::support::{out, script, sh};
 use agentd_isolation::{Command, IsolationError, Sandbox, StdinSource};
 use std::{
     collections::BTreeSet,
+    fs,
     sync::Arc,
     task::Poll,
     time::{Duration, Instant},
@@ -149,16 +150,39 @@ pub async fn what_a_restore_has_left_is_gone_with_the_sandbox() {
     }
 }
 
-/// The Firecracker that has no machine yet, beside this one.
-async fn spare(machine: i32) -> i32 {
+/// The Firecracker that is none of `known`.
+async fn spare(known: &[i32]) -> i32 {
     let patience = Instant::now() + Duration::from_secs(30);
     loop {
-        // The one that was left may be ending still.
-        let others: Vec<i32> = pids("/firecracker").into_iter().filter(|pid| *pid != machine).collect();
+        let others: Vec<i32> = pids("/firecracker").into_iter().filter(|pid| !known.contains(pid)).collect();
         if let [one] = others[..] {
             return one;
         }
         assert!(Instant::now() < patience, "{:?}", left());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Whether a Firecracker has a machine.
+fn has_machine(firecracker: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{firecracker}/task")).into_iter().flatten().flatten();
+    let names = threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
+    names.into_iter().any(|name| name.starts_with("fc_vcpu"))
+}
+
+/// The spare, when its machine has gone back to what it is for.
+async fn ahead(known: &[i32]) -> i32 {
+    let patience = Instant::now() + Duration::from_secs(60);
+    loop {
+        let spare = spare(known).await;
+        if has_machine(spare) {
+            // It is loaded, and is stopped soon; or it is one for an earlier snapshot, and goes.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            if pids("/firecracker").contains(&spare) {
+                return spare;
+            }
+        }
+        assert!(Instant::now() < patience, "it has no machine: {:?}", left());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -171,18 +195,79 @@ pub async fn a_restore_takes_the_spare_and_does_without_a_killed_one() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(pids("/firecracker"), [machine]);
     sandbox.snapshot("one").await.unwrap();
-    let first = spare(machine).await;
+    let first = spare(&[machine]).await;
     sandbox.restore("one").await.unwrap();
     // It is the machine now, and another one is the spare.
-    let second = spare(first).await;
-    assert!(pids("/firecracker").contains(&first) && second != machine);
+    let second = spare(&[machine, first]).await;
+    assert!(pids("/firecracker").contains(&first));
     rustix::process::kill_process(rustix::process::Pid::from_raw(second).unwrap(), rustix::process::Signal::KILL).unwrap();
     sandbox.restore("one").await.unwrap();
     assert_eq!(out(&sh(&sandbox, "echo here").await), "here\n");
     // It lives, and without a spare that it could take.
     let machine = pids("/firecracker").into_iter().find(|pid| *pid != first && *pid != second).unwrap();
-    spare(machine).await;
+    let third = ahead(&[machine, first, second]).await;
+    rustix::process::kill_process(rustix::process::Pid::from_raw(third).unwrap(), rustix::process::Signal::KILL).unwrap();
+    sandbox.restore("one").await.unwrap();
+    assert_eq!(out(&sh(&sandbox, "echo here").await), "here\n");
     sandbox.destroy().await.unwrap();
     assert_eq!(left(), (Vec::new(), Vec::new()));
     settle(&before).await;
+}
+
+pub async fn a_machine_that_went_back_ahead_is_what_was_saved() {
+    let sandbox = small().await;
+    let mut machine = pids("/firecracker")[0];
+    let mut seen = BTreeSet::new();
+    for name in ["one", "two"] {
+        sh(&sandbox, &format!("echo {name} >/root/file; sync")).await;
+        sandbox.snapshot(name).await.unwrap();
+    }
+    // To the last one; to another one; to that again.
+    for (name, taken) in [("two", true), ("one", false), ("one", true)] {
+        let waiting = ahead(&[machine]).await;
+        sh(&sandbox, "echo more >>/root/file; sync").await;
+        sandbox.restore(name).await.unwrap();
+        assert_eq!(out(&sh(&sandbox, "cat /root/file").await), format!("{name}\n"));
+        let [host, id, random, time] = identity(&sandbox).await;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        assert!(now.abs_diff(time.parse().unwrap()) < 30, "its clock says {time}, not {now}");
+        for mark in [host, id, random] {
+            assert!(seen.insert(mark.clone()), "two have {mark}");
+        }
+        // One that served no more goes with the machine that was left.
+        let gone = [machine].into_iter().chain((!taken).then_some(waiting)).collect::<Vec<_>>();
+        let patience = Instant::now() + Duration::from_secs(30);
+        while pids("/firecracker").iter().any(|pid| gone.contains(pid)) {
+            assert!(Instant::now() < patience, "{gone:?} of {:?}", left());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        machine = if taken { waiting } else { pids("/firecracker").into_iter().min_by_key(started).unwrap() };
+    }
+    sandbox.destroy().await.unwrap();
+    assert_eq!(left(), (Vec::new(), Vec::new()));
+}
+
+/// When a process was started, in ticks (`proc_pid_stat(5)`, field 22).
+fn started(pid: &i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19)?.parse().ok()).unwrap_or(u64::MAX)
+}
+
+pub async fn what_runs_in_a_snapshot_waits_for_the_restore() {
+    let sandbox = small().await;
+    let machine = pids("/firecracker")[0];
+    let _counting = sandbox.exec_streaming(script(COUNT)).await.unwrap();
+    let saved = counts_beyond(&sandbox, 2).await;
+    sandbox.snapshot("one").await.unwrap();
+    ahead(&[machine]).await;
+    // For as long as the one that is left counts on; so it would have, too, had it not been stopped.
+    let far = counts_beyond(&sandbox, saved + 60).await;
+    sandbox.restore("one").await.unwrap();
+    let again = count(&sandbox).await;
+    assert!(
+        (saved..saved + (far - saved) / 2).contains(&again),
+        "saved after {saved}, it went on at {again}; the other was at {far}"
+    );
+    counts_beyond(&sandbox, again).await;
+    sandbox.destroy().await.unwrap();
 }

@@ -38,7 +38,7 @@ pub(super) const SNAPSHOT_NAME: &str = "bench";
 
 /// How long a saved sandbox is left alone after a restore: until the machine that was left has ended, and the spare Firecracker for the next
 /// one is there, also in an emulated machine.
-pub(super) const NEXT_SPARE: Duration = Duration::from_secs(2);
+pub(super) const NEXT_SPARE: Duration = Duration::from_secs(3);
 
 /// Both.
 pub(super) struct Machines {
