@@ -35,7 +35,7 @@ pub use agentd_kernel::mount::root::{Base, RootPlan, Top};
 pub use agentd_supervisor::plan::{SandboxPlan, Tree};
 pub use container::ContainerBackend;
 pub use data::data_directory;
-pub use firecracker::{FirecrackerBackend, FirecrackerConfig};
+pub use firecracker::{DiskRate, FirecrackerBackend, FirecrackerConfig};
 pub use gondolin::{GondolinBackend, GondolinConfig};
 pub use host_direct::HostDirectBackend;
 pub use linked::{LinkedBackend, has_subordinate_ids};

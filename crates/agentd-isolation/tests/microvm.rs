@@ -2,6 +2,8 @@
 //! Firecracker runs, with its programs and assets in place, and says so where it is not one; `./test` runs it in the lab.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[path = "microvm/rate.rs"]
+mod rate;
 #[path = "microvm/saved.rs"]
 mod saved;
 #[path = "support/mod.rs"]
@@ -53,6 +55,7 @@ fn main() {
         trial("a_machine_that_went_back_ahead_is_what_was_saved", saved::a_machine_that_went_back_ahead_is_what_was_saved),
         trial("what_runs_in_a_snapshot_waits_for_the_restore", saved::what_runs_in_a_snapshot_waits_for_the_restore),
         trial("the_memory_that_a_machine_uses_is_told", the_memory_that_a_machine_uses_is_told),
+        trial("a_machine_is_no_faster_than_it_may_be", rate::a_machine_is_no_faster_than_it_may_be),
         trial("what_is_granted_is_copied_and_comes_back", what_is_granted_is_copied_and_comes_back),
         trial("forks_have_the_copies_of_what_is_read_only", forks_have_the_copies_of_what_is_read_only),
         trial("what_is_killed_leaves_nothing_after_the_next_start", what_is_killed_leaves_nothing_after_the_next_start),

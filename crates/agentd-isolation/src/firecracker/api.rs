@@ -55,6 +55,21 @@ pub(crate) struct Drive<'a> {
     pub path_on_host: &'a str,
     pub is_root_device: bool,
     pub is_read_only: bool,
+    pub rate_limiter: RateLimiter,
+}
+
+/// What a device may do. Both bounds hold.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct RateLimiter {
+    pub bandwidth: TokenBucket,
+    pub ops: TokenBucket,
+}
+
+/// It is full at the start, and empty it is full again after `refill_time`, ms. One of size 0 bounds nothing.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct TokenBucket {
+    pub size: u64,
+    pub refill_time: u64,
 }
 
 /// `PUT /vsock`.

@@ -130,7 +130,7 @@ impl FirecrackerBackend {
             disk::make(&disks, size.disk, &root.join(vm::DISK))
         };
         let vm = Vm::start(self.fresh().await?, &self.config.programs, size, &self.config.assets, furnish).await?;
-        match vm.boot(size).await {
+        match vm.boot(size, self.config.disk_rate).await {
             Ok(()) => Ok(vm),
             Err(error) => {
                 // The first error is the one to tell.

@@ -5,6 +5,7 @@ use agentd_core::IsolationError;
 use agentd_vm::Assets;
 use std::{
     fs::File,
+    num::NonZeroU64,
     path::{Path, PathBuf},
 };
 
@@ -22,6 +23,26 @@ pub struct FirecrackerConfig {
     pub templates: PathBuf,
     /// Where empty disks are kept, to be copied.
     pub disks: PathBuf,
+    /// How fast a machine may use each of its two disks.
+    pub disk_rate: DiskRate,
+}
+
+/// A bound of what goes to and comes from a disk, so that no machine takes the host's from all others. As much as may pass in a second may
+/// pass at once. Firecracker keeps it (`src/vmm/src/rate_limiter`), whatever the guest's kernel does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskRate {
+    /// Bytes a second.
+    pub bytes: NonZeroU64,
+    /// Requests a second.
+    pub requests: NonZeroU64,
+}
+
+impl Default for DiskRate {
+    /// 512 MiB and 20000 requests a second: what a machine of its own with one SATA disk would have.
+    fn default() -> Self {
+        let at_least_one = |number| NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN);
+        Self { bytes: at_least_one(512 << 20), requests: at_least_one(20_000) }
+    }
 }
 
 impl FirecrackerConfig {
@@ -34,6 +55,7 @@ impl FirecrackerConfig {
             machines: vm.join("machines"),
             templates: vm.join("templates"),
             disks: vm.join("disks"),
+            disk_rate: DiskRate::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! `firecracker`: hardware isolation by the Firecracker virtual machine monitor, in its jailer where agentd is root.
 //!
-//! - `config`, `size`: what there is, and what a spec comes to.
+//! - `config`, `size`: what there is, what a spec comes to, and how fast disks may be.
 //! - `disk`, `initramfs`, `snapshot`, `template`: what a machine has on disk.
 //! - `room`: the processes that keep Firecracker; `process`: the library's hold on them. `api`, `vitals`: what Firecracker is asked.
 //! - `vm`: one Firecracker with its machine; `machine`: what a sandbox does with it; `backend`: how sandboxes come to be.
@@ -23,4 +23,4 @@ mod vitals;
 mod vm;
 
 pub use backend::FirecrackerBackend;
-pub use config::FirecrackerConfig;
+pub use config::{DiskRate, FirecrackerConfig};

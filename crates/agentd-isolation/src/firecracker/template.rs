@@ -53,6 +53,7 @@ impl Templates {
         // Not only another machine has other processors: the same one may after its next start.
         common.update(fs::read("/proc/sys/kernel/random/boot_id")?);
         common.update(fs::read(config.assets.join("manifest.json"))?);
+        common.update(format!("{:?}\n", config.disk_rate));
         Ok(Self { folder: config.templates.clone(), common })
     }
 

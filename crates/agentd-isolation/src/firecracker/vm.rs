@@ -2,9 +2,9 @@
 
 use super::{
     api::{Action, Api, BootSource, Drive, Entropy, MachineConfig, MemoryBackend, SnapshotCreate, SnapshotLoad, SnapshotType},
-    api::{VmState, Vsock},
+    api::{RateLimiter, TokenBucket, VmState, Vsock},
     boot,
-    config::unavailable,
+    config::{DiskRate, unavailable},
     disk,
     process::Process,
     room::{self, Room},
@@ -152,7 +152,9 @@ impl Vm {
     }
 
     /// Starts a machine and waits until its agent listens.
-    pub(super) async fn boot(&self, size: Size) -> Result<(), IsolationError> {
+    pub(super) async fn boot(&self, size: Size, rate: DiskRate) -> Result<(), IsolationError> {
+        let a_second = |size| TokenBucket { size, refill_time: 1000 };
+        let rate_limiter = RateLimiter { bandwidth: a_second(rate.bytes.get()), ops: a_second(rate.requests.get()) };
         let args = format!("{BOOT_ARGS} {}=1", boot::VARIABLE);
         let (kernel, root) = (format!("{ASSETS}/vmlinux"), format!("{ASSETS}/root.ext4"));
         {
@@ -161,9 +163,10 @@ impl Vm {
             api.put("/machine-config", &config).await?;
             let source = BootSource { kernel_image_path: &kernel, initrd_path: INITRAMFS, boot_args: &args };
             api.put("/boot-source", &source).await?;
-            let shared = Drive { drive_id: "shared", path_on_host: &root, is_root_device: false, is_read_only: true };
+            let shared =
+                Drive { drive_id: "shared", path_on_host: &root, is_root_device: false, is_read_only: true, rate_limiter };
             api.put("/drives/shared", &shared).await?;
-            let own = Drive { drive_id: DISK, path_on_host: DISK, is_root_device: false, is_read_only: false };
+            let own = Drive { drive_id: DISK, path_on_host: DISK, is_root_device: false, is_read_only: false, rate_limiter };
             api.put("/drives/disk", &own).await?;
             api.put("/vsock", &Vsock { guest_cid: GUEST_CID, uds_path: VSOCK }).await?;
             api.put("/entropy", &Entropy {}).await?;

@@ -1,0 +1,61 @@
+//! A machine uses its disks no faster than it may, whatever it does: it tries as root of its own file system, past all caches.
+
+use crate::support::script;
+use agentd_isolation::{
+    Bytes, DiskRate, EndReason, FirecrackerBackend, FirecrackerConfig, IsolationBackend, Limits, Sandbox, SandboxSpec,
+    data_directory,
+};
+use std::{
+    num::NonZeroU64,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+const MIB: u64 = 1 << 20;
+
+/// What passes in a second, and at once.
+const BYTES: u64 = 8 * MIB;
+const REQUESTS: u64 = 200;
+
+/// What is written and read.
+const AMOUNT: u64 = 64 * MIB;
+const COUNT: u64 = 1600;
+
+async fn takes(sandbox: &Arc<dyn Sandbox>, text: &str) -> Duration {
+    let begin = Instant::now();
+    let outcome = sandbox.exec(script(text)).await.unwrap();
+    assert_eq!((outcome.reason, outcome.exit_code), (EndReason::Exited, Some(0)), "{outcome:?}");
+    begin.elapsed()
+}
+
+pub async fn a_machine_is_no_faster_than_it_may_be() {
+    let number = |number| NonZeroU64::new(number).unwrap();
+    let rate = |bytes, requests| DiskRate { bytes: number(bytes), requests: number(requests) };
+    let limits = Limits { memory: Some(Bytes(96 << 20)), ..Limits::default() };
+    let spec = SandboxSpec { limits, ..SandboxSpec::default() };
+    let unbounded = DiskRate::default();
+    let large = format!("dd if=/dev/zero of=/root/large bs=1M count={} oflag=direct", AMOUNT / MIB);
+    let again = "dd if=/root/large of=/dev/null bs=1M iflag=direct".to_owned();
+    let small = format!("dd if=/dev/zero of=/root/small bs=4k count={COUNT} oflag=direct");
+    for (rate, texts, least) in [
+        (rate(BYTES, unbounded.requests.get()), vec![large, again], (AMOUNT - BYTES) / BYTES),
+        (rate(unbounded.bytes.get(), REQUESTS), vec![small], (COUNT - REQUESTS) / REQUESTS),
+    ] {
+        let mut config = FirecrackerConfig::below(&data_directory().unwrap());
+        config.disk_rate = rate;
+        let backend = FirecrackerBackend::new(config, &std::env::temp_dir());
+        // One that has booted, and one that goes on from what was saved of that.
+        for _ in 0..2 {
+            let sandbox = backend.create_sandbox(spec.clone()).await.unwrap();
+            for text in &texts {
+                let took = takes(&sandbox, text).await;
+                // Its clocks are not the host's: a bucket that is full again a moment early is no lie.
+                assert!(
+                    took >= Duration::from_secs(least).mul_f32(0.9),
+                    "{rate:?}: {text}: {took:?}, and no less than {least} s were due"
+                );
+            }
+            sandbox.destroy().await.unwrap();
+        }
+    }
+}
