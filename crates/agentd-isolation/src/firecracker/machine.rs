@@ -128,9 +128,9 @@ impl Machine for FirecrackerMachine {
             Some(spare) => spare.destroy().await,
             None => Ok(()),
         };
-        vm.destroy().await?;
+        let ended = vm.destroy().await;
         self.snapshots().clear();
-        spared
+        ended.and(spared)
     }
 
     async fn suspend(&self) -> Result<(), IsolationError> {

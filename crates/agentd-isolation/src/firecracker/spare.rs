@@ -40,7 +40,6 @@ impl Unwanted {
 }
 
 /// What is to end before another one begins. Dropped, it ends, and nobody waits for that.
-#[derive(Default)]
 pub(super) struct Left {
     /// A machine that a restore has left, stopped.
     pub vm: Option<Arc<Vm>>,
