@@ -1,5 +1,5 @@
-//! Frames from the other side of a channel, cut and joined at random: whatever they are, decoding ends, never panics, takes no more
-//! than a frame, and what it gives can be sent again.
+//! Arbitrary bytes from the peer of a channel: decoding terminates, does not panic, and consumes at most one frame. A decoded
+//! message can be encoded and decoded again without a change.
 #![no_main]
 
 use agentd_supervisor::protocol::{self, Event, Order, Report, Request};
@@ -16,8 +16,10 @@ fuzz_target!(|bytes: &[u8]| {
 fn drain<M: Serialize + DeserializeOwned + PartialEq>(mut bytes: &[u8], limit: usize) {
     while let Ok(Some((message, fds, taken))) = protocol::decode::<M>(bytes, limit) {
         assert!(taken > 0 && taken <= bytes.len() && taken <= limit + protocol::HEAD && fds <= protocol::MAX_FDS);
-        let again = protocol::encode(&message, fds).expect("what was decoded can be encoded");
-        let (same, ..) = protocol::decode::<M>(&again, usize::MAX).expect("and decoded again").expect("in whole");
+        let again = protocol::encode(&message, fds).expect("a decoded message can be encoded");
+        let (same, ..) = protocol::decode::<M>(&again, usize::MAX)
+            .expect("the encoded message can be decoded")
+            .expect("the encoded message is complete");
         assert!(same == message);
         bytes = &bytes[taken..];
     }

@@ -1,13 +1,13 @@
-//! The command line.
+//! The command line of `cargo xtask`.
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-/// The project's own tasks.
+/// Runs the tasks of this project.
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo xtask")]
 pub struct Args {
-    /// Which.
+    /// The task.
     #[command(subcommand)]
     pub task: Task,
 }
@@ -15,17 +15,43 @@ pub struct Args {
 /// A task.
 #[derive(Debug, Subcommand)]
 pub enum Task {
-    /// Runs a command in a virtual machine and answers what it answered (125: the lab itself failed)
+    /// Run a command in a virtual machine; exit with its exit code (125: the lab itself failed)
     Lab(Lab),
+    /// Run the tests; `./test` installs the required packages and then runs this task
+    Test(Test),
+    /// Print the test matrix: suite, machine, user, backends, runs and reason of each row
+    Matrix(Matrix),
 }
 
-/// The machine, and what is to run in it.
+/// The options of `test`.
+#[derive(Debug, clap::Args)]
+pub struct Test {
+    /// Run every row of the matrix, not only the rows of this commit's turn
+    #[arg(long)]
+    pub all: bool,
+    /// Folder for the logs of the steps
+    #[arg(long, value_name = "FOLDER", default_value = "target/test-logs")]
+    pub logs: PathBuf,
+    /// Rows, or suites (in every row that has the suite and runs always); default: the rows of this commit's turn
+    #[arg(value_name = "SUITE")]
+    pub names: Vec<String>,
+}
+
+/// The options of `matrix`.
+#[derive(Debug, clap::Args)]
+pub struct Matrix {
+    /// Add one to `.ci/rotation`; do this once per landing, so that five landings run every row
+    #[arg(long)]
+    pub advance: bool,
+}
+
+/// The options of `lab`: the machine, and the command to run in it.
 #[derive(Debug, clap::Args)]
 pub struct Lab {
-    /// Debian's cloud kernel of this line
+    /// Version of Debian's cloud kernel
     #[arg(long, value_enum, default_value = "6.12")]
     pub kernel: Line,
-    /// Run as an ordinary user with a delegated control group
+    /// Run the command as an ordinary user with a delegated control group
     #[arg(long)]
     pub user: bool,
     /// Memory of the machine, in MiB
@@ -34,36 +60,36 @@ pub struct Lab {
     /// Processors of the machine
     #[arg(long, default_value_t = 2)]
     pub cpus: u32,
-    /// A file or folder that is to be found below /lab, read-only, by its own name
+    /// File or folder to show read-only in /lab, under its own name
     #[arg(long, value_name = "PATH")]
     pub bring: Vec<PathBuf>,
-    /// Firecracker and its jailer in /lab/bin, which is in PATH; the machine's kernel as /lab/vmlinux
+    /// Provide Firecracker and its jailer in /lab/bin (in PATH), and the kernel of the machine as /lab/vmlinux
     #[arg(long)]
     pub firecracker: bool,
-    /// A variable of the command's environment
+    /// Environment variable for the command
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     pub env: Vec<(String, String)>,
-    /// A file or folder of the machine to keep when the command has ended
+    /// File or folder to copy out of the machine after the command has ended
     #[arg(long, value_name = "PATH")]
     pub copy_out: Vec<PathBuf>,
-    /// Where what is kept goes
+    /// Folder on this host for the files of --copy-out
     #[arg(long, value_name = "FOLDER", default_value = "target/lab/out")]
     pub into: PathBuf,
-    /// Seconds after which the machine is ended
+    /// Time limit of the machine, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub timeout: u64,
-    /// What to run; `shell` alone is a shell on the machine's console
+    /// Command and arguments; `shell` alone starts a shell on the console of the machine
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub command: Vec<String>,
 }
 
-/// A line of Debian's kernels.
+/// A version line of Debian's kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Line {
-    /// Of Debian 12: Landlock ABI 2, no id-mapped tmpfs.
+    /// Debian 12: Landlock ABI 2, no id-mapped tmpfs.
     #[value(name = "6.1")]
     V6_1,
-    /// Of Debian 13, as Debian 12's security archive has it.
+    /// Debian 13, from Debian 12's security archive.
     #[value(name = "6.12")]
     V6_12,
 }
@@ -71,6 +97,6 @@ pub enum Line {
 fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("NAME=VALUE is wanted".to_owned()),
+        _ => Err("expected NAME=VALUE".to_owned()),
     }
 }

@@ -1,63 +1,69 @@
-//! What can go wrong in the lab.
+//! Errors of the lab and of the test run.
 
 use std::{io, path::Path};
 
-/// Why the lab failed; nothing that the command in it did.
+/// Reasons why the lab failed. A failure of the command in the machine is not an error of the lab.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
-    /// A program of this machine's did not do its part.
+    /// A program on this machine failed.
     #[error("{command}: {detail}")]
     Tool {
-        /// How it was called.
+        /// The command line.
         command: String,
-        /// What it said, or why it could not be started.
+        /// The end of its standard error, or the reason why the program could not be started.
         detail: String,
     },
-    /// A call to the operating system.
+    /// A call to the operating system failed.
     #[error("{call}: {source}")]
     Io {
-        /// Which, with what.
+        /// The call and its object.
         call: String,
-        /// Its answer.
+        /// The error of the call.
         source: io::Error,
     },
-    /// A file that is not what it should be.
+    /// A file or another input is invalid.
     #[error("{file}: {detail}")]
     Format {
-        /// Which.
+        /// The file or input.
         file: String,
-        /// What is wrong.
+        /// The defect of the input.
         detail: String,
     },
-    /// The machine was still running when its time was over.
-    #[error("the machine was ended after {seconds} s; last said: {console}")]
+    /// The machine was still running at the time limit.
+    #[error("the machine was killed at the time limit of {seconds} s; last console output: {console}")]
     TimedOut {
-        /// The limit.
+        /// The limit, in seconds.
         seconds: u64,
         /// The last lines of the kernel's log.
         console: String,
     },
-    /// The machine ended without saying what became of the command.
-    #[error("the machine ended without an answer ({detail}); last said: {console}")]
+    /// The machine ended without a report on the command.
+    #[error("the machine ended before it reported a result ({detail}); last console output: {console}")]
     Died {
-        /// What QEMU answered.
+        /// The exit status of QEMU.
         detail: String,
-        /// Whether it had begun with the command.
+        /// True if the command had been started.
         begun: bool,
         /// The last lines of the kernel's log.
         console: String,
     },
-    /// The machine came up, and could not do what it was asked.
+    /// The machine booted, but could not carry out the request.
     #[error("in the machine: {0}")]
     Guest(String),
 }
 
-/// Names the call that failed.
+/// Adds the name of the failed call to an error.
 pub trait Calling<T> {
-    /// `call` says which, with what.
+    /// Converts the error. `call` returns the name of the call and its object.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] for an error.
     fn calling(self, call: impl FnOnce() -> String) -> Result<T, LabError>;
 
-    /// The same, of a call with one path.
+    /// Converts the error of a call on a path.
+    ///
+    /// # Errors
+    /// As for [`Calling::calling`].
     fn on(self, verb: &str, path: &Path) -> Result<T, LabError>
     where
         Self: Sized,
@@ -72,7 +78,7 @@ impl<T, E: Into<io::Error>> Calling<T> for Result<T, E> {
     }
 }
 
-/// Says that a file is not what it should be.
+/// Creates the error for an invalid file or input.
 pub fn format_error(file: impl std::fmt::Display, detail: impl std::fmt::Display) -> LabError {
     LabError::Format { file: file.to_string(), detail: detail.to_string() }
 }

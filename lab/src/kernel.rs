@@ -1,10 +1,11 @@
-//! A kernel from its package: the file that the packages' `vmlinuz` unpacks itself to, because a machine that starts with that is up a
-//! second earlier, and Firecracker takes no other; and the modules.
+//! Prepares a kernel from its package: the modules, and the uncompressed kernel inside the package's `vmlinuz`. A machine boots a
+//! second faster from an uncompressed kernel, and Firecracker accepts no other.
 
 use crate::{
     args::Line,
     error::{Calling, LabError, format_error},
     packages,
+    scratch::Scratch,
 };
 use agentd_vm::{BootKernel, cpio::Archive};
 use sha2::{Digest, Sha256};
@@ -15,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What the lab loads, and what that depends on. What a kernel has built in, or not at all, is passed over.
+/// The modules that the lab loads, with their dependencies. A module that a kernel has built in, or does not have, is skipped.
 const MODULES: [&str; 13] = [
     "virtio_pci",
     "virtio_blk",
@@ -35,16 +36,16 @@ const MODULES: [&str; 13] = [
 /// A kernel, ready to boot.
 #[derive(Debug)]
 pub struct Kernel {
-    /// The uncompressed ELF file, which starts by the PVH entry.
+    /// The uncompressed ELF file, which starts at the PVH entry point.
     pub vmlinux: PathBuf,
-    /// The archive that it starts from.
+    /// The initial archive.
     pub initramfs: PathBuf,
-    /// The package's name, which has the version in it, and which modules were taken.
+    /// Name of the package, with its version, and a key of the selected modules.
     pub name: String,
 }
 
 impl Line {
-    /// The package that stands for the newest kernel of the line.
+    /// Returns the metapackage that depends on the newest kernel of the line.
     fn package(self) -> &'static str {
         match self {
             Self::V6_1 => "linux-image-cloud-amd64",
@@ -53,7 +54,7 @@ impl Line {
     }
 }
 
-/// The kernel of a line: as it was when first asked for, as long as `cache` is kept.
+/// Prepares the kernel of a line. The version is the newest one at the first call, and stays the same as long as `cache` is kept.
 pub fn prepare(line: Line, cache: &Path) -> Result<Kernel, LabError> {
     let known = cache.join(format!("{}-{}", line.package(), key()));
     let name = match fs::read_link(&known) {
@@ -73,14 +74,14 @@ pub fn prepare(line: Line, cache: &Path) -> Result<Kernel, LabError> {
     Ok(kernel)
 }
 
-/// Names the choice of modules: what was made with another is of no use.
+/// Returns a key of the list of modules: a kernel prepared with another list cannot be used.
 fn key() -> String {
     Sha256::digest(MODULES.join(" ")).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Everything of a kernel that does not change with this program: `vmlinux` and the modules in the order of loading.
+/// Creates the files of a kernel that do not depend on this program: `vmlinux`, and the modules in the order of loading.
 fn make(package: &str, folder: &Path) -> Result<(), LabError> {
-    let staging = tempfile::tempdir_in(folder.parent().unwrap_or(folder)).on("make a folder beside", folder)?;
+    let staging = Scratch::new(&folder.with_file_name("scratch"), |_| ())?;
     let (downloads, new) = (staging.path().join("downloads"), staging.path().join("kernel"));
     fs::create_dir(&downloads).on("mkdir", &downloads)?;
     fs::create_dir_all(new.join("modules")).on("mkdir", &new)?;
@@ -92,14 +93,15 @@ fn make(package: &str, folder: &Path) -> Result<(), LabError> {
         let file = new.join("modules").join(format!("{number:02}-{}.ko", module.name));
         fs::write(&file, &module.content).on("write", &file)?;
     }
-    // What a run before this one was killed over.
+    // An earlier run may have been killed and have left an incomplete folder.
     fs::remove_dir_all(folder).ok();
     fs::rename(&new, folder).on("rename to", folder)
 }
 
-/// The archive of modules and this program, made anew when the program is. Not compressed: unpacking would take longer than reading.
+/// Creates the archive with the modules and this program; recreates it when this program has changed. The archive is
+/// uncompressed, because unpacking would take longer than reading.
 fn pack(folder: &Path, initramfs: &Path) -> Result<(), LabError> {
-    let program = std::env::current_exe().calling(|| "find this program's file".to_owned())?;
+    let program = std::env::current_exe().calling(|| "find the executable of xtask".to_owned())?;
     let age = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
     if age(initramfs).is_some_and(|made| age(&program).is_some_and(|built| built < made)) {
         return Ok(());
@@ -107,10 +109,10 @@ fn pack(folder: &Path, initramfs: &Path) -> Result<(), LabError> {
     let modules = folder.join("modules");
     let mut names: Vec<_> = fs::read_dir(&modules).on("list", &modules)?.flatten().map(|entry| entry.path()).collect();
     names.sort();
-    let new = tempfile::NamedTempFile::new_in(folder).on("make a file in", folder)?;
+    let new = tempfile::NamedTempFile::new_in(folder).on("create a file in", folder)?;
     let archive = || -> io::Result<()> {
         let mut archive = Archive::new(BufWriter::new(new.as_file()));
-        // The kernel brings `/dev/console` itself (`usr/default_cpio_list`).
+        // The kernel itself creates `/dev/console` (`usr/default_cpio_list`).
         for folder in ["dev", "root", "proc", "modules"] {
             archive.directory(folder)?;
         }

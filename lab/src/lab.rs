@@ -1,12 +1,14 @@
-//! The story of one run.
+//! One run of the lab: prepares a machine, runs the command in it, and returns the result.
 
 use crate::{
-    args::{Args, Lab, Task},
+    args::Lab,
     error::{Calling, LabError},
     firecracker, kernel,
     machine::{Accelerator, Console, Machine},
     message::{Report, Request},
-    root, share, talk,
+    root,
+    scratch::Scratch,
+    share, talk,
 };
 use sha2::{Digest, Sha256};
 use std::{
@@ -15,20 +17,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a machine that can boot under KVM needs at most, by far.
+/// The time limit for a boot under KVM. A machine that boots at all needs far less.
 const TRIAL: Duration = Duration::from_secs(10);
 
-/// How often an emulated machine is started before it is given up.
+/// The number of times that an emulated machine is started before the run fails.
 const STARTS: u32 = 3;
 
-/// Runs the task; the exit code.
-pub fn main(args: Args) -> Result<u8, LabError> {
-    let Task::Lab(lab) = args.task;
+/// Runs `cargo xtask lab`; returns the exit code.
+pub fn main(lab: Lab) -> Result<u8, LabError> {
     let cache = cache()?;
     let preparing = lock(&cache)?;
     let kernel = kernel::prepare(lab.kernel, &cache)?;
     let root = root::prepare(&cache)?;
-    let scratch = tempfile::tempdir_in(&cache).on("make a folder in", &cache)?;
+    let scratch = Scratch::new(&cache.join("scratch"), |_| ())?;
     let share = share(&lab, &kernel.vmlinux, &cache, scratch.path())?;
     let mut machine = Machine {
         kernel: &kernel,
@@ -56,13 +57,14 @@ pub fn main(args: Args) -> Result<u8, LabError> {
     }
 }
 
-/// Starts a machine again that died before it began with its command. An emulated one with more than one processor does so now and then: Linux
-/// patches its own code when it comes up, and QEMU's translator may have another processor execute the breakpoint that stands there meanwhile.
+/// Runs an emulated machine, and starts it again if it dies before its command has started. An emulated machine with several
+/// processors sometimes does: Linux patches its own code during boot. QEMU's translator may then have another processor execute
+/// the breakpoint that temporarily replaces an instruction.
 fn begun(accelerator: Accelerator, run: impl Fn() -> Result<Report, LabError>) -> Result<Report, LabError> {
     for _ in 1..STARTS {
         match run() {
             Err(LabError::Died { begun: false, detail, .. }) if accelerator == Accelerator::Software => {
-                eprintln!("lab: the machine ended before it began ({detail}), and is started again");
+                eprintln!("lab: the machine ended before the command started ({detail}); starting it again");
             }
             ran => return ran,
         }
@@ -70,7 +72,8 @@ fn begun(accelerator: Accelerator, run: impl Fn() -> Result<Report, LabError>) -
     run()
 }
 
-/// What is kept between runs: `target/lab` of this project. Without it all is fetched and made anew.
+/// Returns the folder of files that are kept between runs: `target/lab` of this project. Deleting it only costs time: everything
+/// in it is fetched or created again.
 fn cache() -> Result<PathBuf, LabError> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let cache = manifest.parent().unwrap_or(manifest).join("target/lab");
@@ -78,15 +81,15 @@ fn cache() -> Result<PathBuf, LabError> {
     Ok(cache)
 }
 
-/// Held while something may be fetched or made, so that of several runs at once one does it.
+/// Takes the lock for fetching and creating files, so that only one of several concurrent runs does it.
 fn lock(cache: &Path) -> Result<fs::File, LabError> {
     let path = cache.join("lock");
-    let file = fs::File::create(&path).on("make", &path)?;
+    let file = fs::File::create(&path).on("create", &path)?;
     file.lock().on("lock", &path)?;
     Ok(file)
 }
 
-/// The disk of what is brought into the machine, if anything is.
+/// Creates the disk with the files to bring into the machine, if there are any.
 fn share(lab: &Lab, vmlinux: &Path, cache: &Path, scratch: &Path) -> Result<Option<PathBuf>, LabError> {
     let mut brought = lab.bring.clone();
     if lab.firecracker {
@@ -100,8 +103,8 @@ fn share(lab: &Lab, vmlinux: &Path, cache: &Path, scratch: &Path) -> Result<Opti
     Ok(Some(image))
 }
 
-/// Whether KVM boots this kernel here, which is tried: a device that answers may still not be able to. The answer is kept for as long as
-/// kernel, processor and QEMU are the same.
+/// Returns true if KVM boots this kernel on this machine. Boots the kernel to find out, because `/dev/kvm` may exist without
+/// working. The result is stored as long as the guest kernel, the host kernel, the processor and QEMU stay the same.
 fn kvm_boots(machine: &mut Machine<'_>, cache: &Path) -> Result<bool, LabError> {
     if !Path::new("/dev/kvm").exists() {
         return Ok(false);
@@ -123,7 +126,7 @@ fn kvm_boots(machine: &mut Machine<'_>, cache: &Path) -> Result<bool, LabError> 
     };
     machine.accelerator = Accelerator::Software;
     eprintln!(
-        "lab: KVM boots {}: {} ({:.1} s)",
+        "lab: {} boots with KVM: {} ({:.1} s)",
         machine.kernel.name,
         answer.lines().last().unwrap_or_default(),
         started.elapsed().as_secs_f32()
@@ -138,8 +141,8 @@ mod tests {
     use std::cell::Cell;
 
     #[test]
-    fn only_an_emulated_machine_that_had_not_begun_is_started_again() {
-        let tried = |accelerator, begun_with| {
+    fn emulated_machine_that_dies_before_its_command_is_restarted() {
+        let starts_of = |accelerator, begun_with| {
             let starts = Cell::new(0);
             let ended = begun(accelerator, || {
                 starts.set(starts.get() + 1);
@@ -148,9 +151,9 @@ mod tests {
             assert!(matches!(ended, Err(LabError::Died { .. })));
             starts.get()
         };
-        assert_eq!(tried(Accelerator::Software, false), STARTS);
-        assert_eq!(tried(Accelerator::Software, true), 1);
-        assert_eq!(tried(Accelerator::Kvm, false), 1);
+        assert_eq!(starts_of(Accelerator::Software, false), STARTS);
+        assert_eq!(starts_of(Accelerator::Software, true), 1);
+        assert_eq!(starts_of(Accelerator::Kvm, false), 1);
         assert!(matches!(begun(Accelerator::Software, || Ok(Report::Exited(3))), Ok(Report::Exited(3))));
     }
 }

@@ -1,9 +1,9 @@
-//! QEMU: how it is called, and what accelerates it.
+//! Starts QEMU, with KVM or with emulation.
 
 use crate::{
     error::{Calling, LabError},
     kernel::Kernel,
-    message::{CONTROL, FILES, STDERR, STDOUT},
+    message::{CONTROL, FILES, PULSE, STDERR, STDOUT},
 };
 use std::{
     collections::BTreeMap,
@@ -17,63 +17,63 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// Files of [`Console::Log`].
+/// Files below the folder of [`Console::Log`].
 const KERNEL_LOG: &str = "kernel.log";
 const QEMU_LOG: &str = "qemu.log";
 
-/// A machine to be started.
+/// The configuration of a machine.
 #[derive(Debug)]
 pub struct Machine<'a> {
-    /// What boots.
+    /// The kernel to boot.
     pub kernel: &'a Kernel,
-    /// The disk that is its root, which stays as it is.
+    /// The disk with the root file system, which is not changed.
     pub root: &'a Path,
-    /// A second disk, below `/lab`.
+    /// A second disk, mounted at `/lab`.
     pub share: Option<&'a Path>,
-    /// MiB.
+    /// Memory, in MiB.
     pub memory: u32,
-    /// Processors.
+    /// Number of processors.
     pub cpus: u32,
-    /// What runs its instructions.
+    /// KVM or emulation.
     pub accelerator: Accelerator,
-    /// Whether the caller's terminal is its console; otherwise a file is.
+    /// The console.
     pub console: Console,
 }
 
-/// What runs a machine's instructions.
+/// The execution of a machine's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accelerator {
-    /// The processor.
+    /// The processor executes the instructions, through KVM.
     Kvm,
-    /// A translator, which translates the instructions of virtualization too.
+    /// QEMU's translator executes the instructions, including those of virtualization.
     Software,
 }
 
-/// Where the machine's console is.
+/// The machine's console.
 #[derive(Debug)]
 pub enum Console {
     /// The terminal of this process.
     Terminal,
-    /// A folder with what the kernel says, and what QEMU says, to be looked at when the machine dies.
+    /// A folder with the logs of the kernel and of QEMU, which are printed if the machine dies.
     Log(PathBuf),
 }
 
-/// A started machine and the other ends of its ports, by name.
+/// A running machine, and the host's ends of its ports.
 #[derive(Debug)]
-pub struct Running {
-    /// QEMU.
+pub struct RunningMachine {
+    /// The QEMU process.
     pub qemu: Child,
-    /// By the names in [`crate::message`].
+    /// The ports, by the names in [`crate::message`].
     pub ports: BTreeMap<&'static str, UnixStream>,
 }
 
 impl Machine<'_> {
-    /// Starts it. QEMU dies when the thread that started it does.
-    pub fn start(&self) -> Result<Running, LabError> {
+    /// Starts the machine. The kernel kills QEMU when the calling thread ends.
+    pub fn start(&self) -> Result<RunningMachine, LabError> {
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]).args(self.arguments());
         let (mut ports, mut theirs) = (BTreeMap::new(), Vec::new());
-        for name in [CONTROL, STDOUT, STDERR, FILES] {
+        for name in [CONTROL, STDOUT, STDERR, FILES, PULSE] {
             let (here, there) = UnixStream::pair().calling(|| "socketpair".to_owned())?;
             rustix::io::fcntl_setfd(there.as_fd(), rustix::io::FdFlags::empty()).calling(|| "fcntl".to_owned())?;
             qemu.args(["-chardev", &format!("socket,id={name},fd={}", there.as_raw_fd())]);
@@ -86,7 +86,7 @@ impl Machine<'_> {
             qemu.stdin(Stdio::null()).stderr(File::create(&said).on("create", &said)?);
         }
         let qemu = qemu.spawn().calling(|| "start setpriv and qemu-system-x86_64".to_owned())?;
-        Ok(Running { qemu, ports })
+        Ok(RunningMachine { qemu, ports })
     }
 
     fn arguments(&self) -> Vec<OsString> {
@@ -94,8 +94,8 @@ impl Machine<'_> {
         let mut add = |option: &str, value: OsString| list.extend([option.into(), value]);
         let (accelerator, processor) = match self.accelerator {
             Accelerator::Kvm => ("kvm", "host"),
-            // One thread for each processor; virtualization as AMD has it is what QEMU knows to translate. Pages are found
-            // faster without a fifth level.
+            // One thread for each processor. QEMU can emulate only AMD's virtualization instructions. Without five-level page
+            // tables, address translation is faster.
             Accelerator::Software => ("tcg,thread=multi", "max,+svm,la57=off"),
         };
         add("-machine", "q35".into());
@@ -106,9 +106,9 @@ impl Machine<'_> {
         add("-display", "none".into());
         add("-kernel", self.kernel.vmlinux.clone().into());
         add("-initrd", self.kernel.initramfs.clone().into());
-        // A kernel that panics is at its end, and so is QEMU then.
+        // With `panic=-1` and `-no-reboot`, a kernel panic ends QEMU.
         add("-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable".into());
-        // What is written goes to a file without a name.
+        // The machine's writes go to an unnamed temporary file.
         add("-drive", drive(self.root, "snapshot=on,cache=unsafe"));
         if let Some(share) = self.share {
             add("-drive", drive(share, "readonly=on"));
@@ -125,12 +125,12 @@ impl Machine<'_> {
 }
 
 fn drive(image: &Path, more: &str) -> OsString {
-    // A comma separates options; two are one of a name.
+    // A comma separates options; two commas stand for a comma in a name.
     let name = image.to_string_lossy().replace(',', ",,");
     format!("file={name},format=raw,if=virtio,{more}").into()
 }
 
-/// The last lines of what kernel and QEMU said.
+/// Returns the last lines of the logs of the kernel and of QEMU.
 pub fn last_words(folder: &Path) -> String {
     let lines = |file: &str, count: usize| {
         let text = fs::read(folder.join(file)).unwrap_or_default();
@@ -139,5 +139,5 @@ pub fn last_words(folder: &Path) -> String {
         lines[lines.len().saturating_sub(count)..].to_vec()
     };
     let last = [lines(KERNEL_LOG, 40), lines(QEMU_LOG, 5)].concat();
-    if last.is_empty() { "nothing was said".to_owned() } else { format!("\n  {}", last.join("\n  ")) }
+    if last.is_empty() { "(none)".to_owned() } else { format!("\n  {}", last.join("\n  ")) }
 }

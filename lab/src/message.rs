@@ -1,55 +1,59 @@
-//! What the two sides say to each other, a line of JSON each, over the port [`CONTROL`]. The other ports carry bytes one way: what the
-//! command writes, and an archive of the files to keep.
+//! The messages between host and machine: one line of JSON each, over the port [`CONTROL`]. The other ports carry bytes in one
+//! direction: the output of the command, an archive of the files to keep, and the pulse.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// The port of these messages.
+/// Name of the port for [`Request`] and [`Event`].
 pub const CONTROL: &str = "control";
-/// The command's standard output.
+/// Name of the port for the command's standard output.
 pub const STDOUT: &str = "stdout";
-/// The command's standard error.
+/// Name of the port for the command's standard error.
 pub const STDERR: &str = "stderr";
-/// A tar archive.
+/// Name of the port for a tar archive of the files to keep.
 pub const FILES: &str = "files";
 
-/// What a machine is to do.
+/// Name of the port for the pulse: one byte per second from the host. Each byte raises an interrupt in the machine; see
+/// `docs/decisions/0056-pulse-of-emulated-machines.md`.
+pub const PULSE: &str = "pulse";
+
+/// The request to a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// Program and arguments.
     pub command: Vec<String>,
-    /// Variables beside those that every command has.
+    /// Environment variables, in addition to those of every command.
     pub env: Vec<(String, String)>,
-    /// As the ordinary user, in a delegated control group.
+    /// True to run the command as the ordinary user, in a delegated cgroup.
     pub user: bool,
-    /// On the console, with a terminal.
+    /// True to run a shell on the console, with a terminal.
     pub console: bool,
-    /// Files and folders to send when it has ended.
+    /// Files and folders to send after the command has ended.
     pub copy_out: Vec<PathBuf>,
 }
 
-/// What the machine says, in this order.
+/// The events of a machine, in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum News {
-    /// It has come up, and begins with the command.
+pub enum Event {
+    /// The machine has booted, and is starting the command.
     Begun,
-    /// That has ended.
+    /// The command has ended.
     Ended(Report),
 }
 
-/// What became of it.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
     /// The command's exit code.
     Exited(u8),
-    /// The signal that killed it.
+    /// The signal that killed the command.
     Killed(i32),
-    /// It was not run, or not to its end.
+    /// The command was not run, or not to its end. The text is the reason.
     Failed(String),
 }
 
 impl Report {
-    /// The exit code of the lab, as a shell has it.
+    /// Returns the exit code of the lab, as a shell would report it.
     pub fn code(&self) -> Option<u8> {
         match self {
             Self::Exited(code) => Some(*code),

@@ -1,4 +1,4 @@
-//! Packages of Debian, from where this machine gets its own, downloaded and not installed.
+//! Downloads Debian packages from this machine's package archive, without installing them.
 
 use crate::{
     error::{Calling, LabError, format_error},
@@ -11,26 +11,29 @@ use std::{
     process::Command,
 };
 
-/// The first package that `package` depends on: what a package without contents stands for at present.
+/// Returns the first package on which `package` depends: the current target of a metapackage.
 pub fn stands_for(package: &str) -> Result<String, LabError> {
     let shown = tool::output(Command::new("apt-cache").args(["show", "--no-all-versions", package]))?;
-    first_dependency(&String::from_utf8_lossy(&shown)).ok_or_else(|| format_error(package, "it depends on nothing"))
+    first_dependency(&String::from_utf8_lossy(&shown)).ok_or_else(|| format_error(package, "the package has no dependency"))
 }
 
-/// Downloads `package` to `folder`; the file.
+/// Downloads `package` to `folder`; returns the file.
 pub fn download(package: &str, folder: &Path) -> Result<PathBuf, LabError> {
-    // Not as the user _apt, to whom the folder is closed.
+    // The user `_apt` has no access to the folder, so disable apt's sandbox user.
     let mut download = Command::new("apt-get");
     tool::output(download.args(["-q", "-o", "APT::Sandbox::User=", "download", package]).current_dir(folder))?;
-    let file = fs::read_dir(folder).on("list", folder)?.flatten().map(|entry| entry.path()).next();
-    file.ok_or_else(|| format_error(package, "apt-get downloaded nothing"))
+    let mut files = fs::read_dir(folder).on("list", folder)?.flatten().map(|entry| entry.path());
+    let package_file = files.find(|file| file.extension().is_some_and(|extension| extension == "deb"));
+    package_file.ok_or_else(|| format_error(package, "apt-get downloaded no package"))
 }
 
-/// The archive of this machine's own packages, and the release: what debootstrap wants.
+/// Returns the archive of this machine's own packages, and its release: the arguments of debootstrap.
 pub fn mirror() -> Result<(String, String), LabError> {
     let mut targets = Command::new("apt-get");
     let lines = tool::output(targets.args(["indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"]))?;
     let lines = String::from_utf8_lossy(&lines);
     let first = lines.lines().next().and_then(|line| line.split_once(' '));
-    first.map(|(mirror, release)| (mirror.to_owned(), release.to_owned())).ok_or_else(|| format_error("apt", "it has no sources"))
+    first
+        .map(|(mirror, release)| (mirror.to_owned(), release.to_owned()))
+        .ok_or_else(|| format_error("apt", "no package sources are configured"))
 }

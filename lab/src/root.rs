@@ -1,9 +1,11 @@
-//! The Debian that machines start from: a disk with what the suites run inside sandboxes. No machine changes it: what they write goes
-//! elsewhere and is thrown away.
+//! Creates the root disk of machines: a Debian with the programs that the suites run inside sandboxes. No machine changes the
+//! disk: its writes go to a temporary file.
 
 use crate::{
     error::{Calling, LabError},
-    packages, tool,
+    packages,
+    scratch::Scratch,
+    tool,
 };
 use sha2::{Digest, Sha256};
 use std::{
@@ -12,10 +14,10 @@ use std::{
     process::Command,
 };
 
-/// What is in it beside Debian's minimum.
+/// Packages in addition to Debian's minimum.
 const PACKAGES: &str = "python3,git,gcc,libc6-dev,nodejs,busybox-static,e2fsprogs,iproute2,procps,uidmap";
 
-/// What makes it a machine, once it is a tree.
+/// Script that turns the tree into a machine's root: a user, a host name, less data.
 const FINISH: &str = "
 cd \"$1\"
 chroot . useradd --create-home --uid 1000 --shell /bin/bash user
@@ -25,7 +27,7 @@ rm -rf var/lib/apt/lists/* var/cache/apt/* var/log/* usr/share/doc usr/share/man
 mkdir lab
 ";
 
-/// The disk, made when there is none.
+/// Returns the disk; creates it if necessary.
 pub fn prepare(cache: &Path) -> Result<PathBuf, LabError> {
     let key = Sha256::digest([PACKAGES, FINISH].concat());
     let image = cache.join(format!("root-{:x}.ext4", u64::from_be_bytes(key[..8].try_into().unwrap_or_default())));
@@ -33,13 +35,10 @@ pub fn prepare(cache: &Path) -> Result<PathBuf, LabError> {
         return Ok(image);
     }
     let (mirror, release) = packages::mirror()?;
-    eprintln!("lab: making a Debian with {PACKAGES}");
-    let staging = tempfile::tempdir_in(cache).on("make a folder in", cache)?;
+    eprintln!("lab: building a Debian root disk with {PACKAGES}");
+    let staging = Scratch::new(&cache.join("scratch"), |_| ())?;
     let (tree, new) = (staging.path().join("tree"), staging.path().join("image"));
-    let made = make(&tree, &new, &release, &mirror);
-    // It is root's, whom this program need not be.
-    tool::output(tool::as_root("rm").arg("-rf").arg(&tree))?;
-    made?;
+    make(&tree, &new, &release, &mirror)?;
     fs::rename(&new, &image).on("rename to", &image)?;
     Ok(image)
 }
@@ -55,7 +54,7 @@ fn make(tree: &Path, image: &Path, release: &str, mirror: &str) -> Result<(), La
     Ok(())
 }
 
-/// A disk with a copy of a folder. Without a journal: no machine is started twice from the same.
+/// Creates a disk with a copy of a folder. The file system has no journal, because no machine keeps its changes.
 pub fn format(folder: &Path, image: &Path, size: &str, mut mke2fs: Command) -> Result<(), LabError> {
     let options = ["-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", "nodiscard", "-d"];
     tool::output(mke2fs.args(options).arg(folder).arg(image).arg(size)).map(drop)

@@ -1,9 +1,9 @@
-//! One run of a machine, from outside: hand over the request, pass on what comes, wait for the report, at most so long.
+//! The host's side of a run: sends the request, forwards output, and waits for the report until a time limit.
 
 use crate::{
     error::{Calling, LabError, format_error},
-    machine::{Console, Machine, Running, last_words},
-    message::{CONTROL, FILES, News, Report, Request, STDERR, STDOUT},
+    machine::{Console, Machine, RunningMachine, last_words},
+    message::{CONTROL, Event, FILES, PULSE, Report, Request, STDERR, STDOUT},
     tool,
 };
 use std::{
@@ -17,25 +17,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Runs `request` in `machine`; what is copied out goes to `into`.
+/// Interval between two bytes on the port [`PULSE`]. A machine stalls at most this long when the emulator has lost an interrupt.
+const PULSE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Runs `request` in `machine`. Files to copy out go to `into`.
 pub fn run(machine: &Machine<'_>, request: &Request, into: &Path, limit: Option<Duration>) -> Result<Report, LabError> {
-    let Running { mut qemu, mut ports } = machine.start()?;
-    let mut port = |name: &str| ports.remove(name).ok_or_else(|| format_error(name, "there is no such port"));
+    let RunningMachine { mut qemu, mut ports } = machine.start()?;
+    let mut port = |name: &str| ports.remove(name).ok_or_else(|| format_error(name, "the machine has no port of this name"));
     let (control, stdout, stderr, files) = (port(CONTROL)?, port(STDOUT)?, port(STDERR)?, port(FILES)?);
+    send_pulse(port(PULSE)?);
     let copies = [pass(stdout, io::stdout()), pass(stderr, io::stderr())];
     let unpacking = if request.copy_out.is_empty() { None } else { Some(unpack(files, into)?) };
-    let (answer, begun) = hear(&speak(control, request), limit);
+    let (answer, begun) = recv(&speak(control, request), limit);
     if answer.is_err() {
-        // It may have ended by itself.
+        // Fails only if QEMU has already ended.
         qemu.kill().ok();
     }
     let status = qemu.wait().calling(|| "wait for qemu".to_owned())?;
     for copy in copies {
-        // A thread that cannot write any more has nothing to tell.
+        // A thread that can no longer write has no result.
         copy.join().ok();
     }
     let console = || match &machine.console {
-        Console::Terminal => "above".to_owned(),
+        Console::Terminal => "see above".to_owned(),
         Console::Log(folder) => last_words(folder),
     };
     match answer {
@@ -53,14 +57,23 @@ pub fn run(machine: &Machine<'_>, request: &Request, into: &Path, limit: Option<
     }
 }
 
-/// Copies what comes from a port until the machine ends.
+/// Sends a byte every [`PULSE_INTERVAL`], until QEMU ends and closes the port.
+fn send_pulse(mut port: UnixStream) {
+    thread::spawn(move || {
+        while port.write_all(b"\n").is_ok() {
+            thread::sleep(PULSE_INTERVAL);
+        }
+    });
+}
+
+/// Copies output from a port until the machine ends.
 fn pass(port: UnixStream, mut to: impl Write + Send + 'static) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let mut port = BufReader::new(port);
         loop {
             let taken = match port.fill_buf() {
                 Ok([]) | Err(_) => return,
-                // A reader that went away does not stop the machine.
+                // A reader that closed its pipe does not stop the machine.
                 Ok(bytes) => {
                     to.write_all(bytes).and_then(|()| to.flush()).ok();
                     bytes.len()
@@ -78,27 +91,28 @@ fn unpack(files: UnixStream, into: &Path) -> Result<std::process::Child, LabErro
     tar.spawn().calling(|| "start tar".to_owned())
 }
 
-/// What became of the command, or whether the time is over; and whether it was begun with.
-fn hear(news: &mpsc::Receiver<News>, limit: Option<Duration>) -> (Result<Report, bool>, bool) {
+/// Waits for the report on the command. The error is true if the time limit has passed, and false if the machine has ended. The
+/// second value is true if the command was started.
+fn recv(events: &mpsc::Receiver<Event>, limit: Option<Duration>) -> (Result<Report, bool>, bool) {
     let until = limit.map(|limit| Instant::now() + limit);
     let mut begun = false;
     loop {
         let next = match until {
-            Some(until) => news
+            Some(until) => events
                 .recv_timeout(until.saturating_duration_since(Instant::now()))
                 .map_err(|error| error == mpsc::RecvTimeoutError::Timeout),
-            None => news.recv().map_err(|_| false),
+            None => events.recv().map_err(|_| false),
         };
         match next {
-            Ok(News::Begun) => begun = true,
-            Ok(News::Ended(report)) => return (Ok(report), begun),
+            Ok(Event::Begun) => begun = true,
+            Ok(Event::Ended(report)) => return (Ok(report), begun),
             Err(late) => return (Err(late), begun),
         }
     }
 }
 
-/// Says what is to be done, and hears what comes of it.
-fn speak(mut control: UnixStream, request: &Request) -> mpsc::Receiver<News> {
+/// Sends the request in a new thread. Returns the events of the machine.
+fn speak(mut control: UnixStream, request: &Request) -> mpsc::Receiver<Event> {
     let (sender, receiver) = mpsc::channel();
     let line = serde_json::to_string(request);
     thread::spawn(move || {
@@ -107,8 +121,8 @@ fn speak(mut control: UnixStream, request: &Request) -> mpsc::Receiver<News> {
             return;
         }
         for line in BufReader::new(control).lines() {
-            let Some(news) = line.ok().and_then(|line| serde_json::from_str(&line).ok()) else { return };
-            if sender.send(news).is_err() {
+            let Some(events) = line.ok().and_then(|line| serde_json::from_str(&line).ok()) else { return };
+            if sender.send(events).is_err() {
                 return;
             }
         }
@@ -116,7 +130,7 @@ fn speak(mut control: UnixStream, request: &Request) -> mpsc::Receiver<News> {
     receiver
 }
 
-/// Whether a machine boots and answers at all.
+/// Checks that a machine boots and runs a command.
 pub fn boots(machine: &Machine<'_>, limit: Duration) -> Result<(), LabError> {
     let command = vec!["/bin/true".to_owned()];
     let request = Request { command, env: Vec::new(), user: false, console: false, copy_out: Vec::new() };
@@ -126,7 +140,7 @@ pub fn boots(machine: &Machine<'_>, limit: Duration) -> Result<(), LabError> {
     }
 }
 
-/// QEMU's version, for what depends on it.
+/// Returns the version of QEMU.
 pub fn qemu_version() -> Result<String, LabError> {
     let said = tool::output(Command::new("qemu-system-x86_64").arg("--version"))?;
     Ok(String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned())

@@ -1,9 +1,9 @@
-//! Calling the programs of this machine that the lab is put together with.
+//! Calls programs of this machine.
 
 use crate::error::{Calling, LabError};
 use std::process::{Command, Stdio};
 
-/// A program that must succeed; its standard output.
+/// Runs a program that must succeed; returns its standard output.
 pub fn output(command: &mut Command) -> Result<Vec<u8>, LabError> {
     let called = format!("{command:?}");
     let output = command.stdin(Stdio::null()).output().calling(|| called.clone())?;
@@ -16,7 +16,7 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>, LabError> {
     Err(LabError::Tool { command: called, detail: format!("{}: {}", output.status, last.join("; ")) })
 }
 
-/// A program that needs to be root, by `sudo` where this one is not.
+/// Returns a command that runs a program as root: through `sudo`, unless this process is root.
 pub fn as_root(program: &str) -> Command {
     if rustix::process::geteuid().is_root() {
         return Command::new(program);

@@ -4,7 +4,7 @@ use crate::{Check, Facts, Verdict, first, refused, sys};
 use agentd_core::Bit::Filesystem;
 use std::{
     fs::{self, File, OpenOptions},
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt, symlink},
 };
 
 const LANDLOCK: &str = "boot a kernel ≥ 5.13 with landlock in the lsm= list";
@@ -12,23 +12,31 @@ const LANDLOCK: &str = "boot a kernel ≥ 5.13 with landlock in the lsm= list";
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a3_create_outside_the_grants", bit: Filesystem, remedy: LANDLOCK, run: create_outside },
     Check {
-        name: "a3_find_the_system_writable",
+        name: "a3_find_a_writable_system_directory",
         bit: Filesystem,
-        remedy: "this is a defect of agentd: please report it",
+        remedy: "report this as a defect of agentd",
         run: writable_system,
     },
     Check { name: "a3_write_or_truncate_a_host_file", bit: Filesystem, remedy: LANDLOCK, run: write_host_file },
     Check { name: "a3_change_a_read_only_grant", bit: Filesystem, remedy: LANDLOCK, run: change_read_only },
     Check { name: "a3_follow_a_link_out_of_the_workspace", bit: Filesystem, remedy: LANDLOCK, run: follow_link },
     Check { name: "a7_read_a_secret_outside_the_grants", bit: Filesystem, remedy: LANDLOCK, run: read_secret },
+    Check { name: "a7_list_files_next_to_a_grant", bit: Filesystem, remedy: LANDLOCK, run: list_beside },
     Check { name: "a7_read_accounts_and_homes", bit: Filesystem, remedy: LANDLOCK, run: read_accounts },
-    Check { name: "a9_reach_the_host_binary", bit: Filesystem, remedy: LANDLOCK, run: host_binary },
+    Check {
+        name: "a7_read_a_secret_of_etc_after_changing_it",
+        bit: Filesystem,
+        remedy: "report this as a defect of agentd",
+        run: own_secret,
+    },
+    Check { name: "a9_open_the_host_binary", bit: Filesystem, remedy: LANDLOCK, run: host_binary },
 ];
 
 fn create_outside(facts: &Facts) -> Verdict {
-    // The `/sys` of a machine's own root is an empty directory.
+    // In a machine's own root, `/sys` is an empty directory.
     let shared: &[&str] = if facts.has_own_machine() { &[] } else { &["/usr", "/usr/local/bin", "/opt", "/sys"] };
-    // In a root of its own these are the sandbox's; whether what is made there stays there, the outside looks.
+    // If the sandbox has its own root, these directories belong to the sandbox. The caller checks outside that files created in
+    // them stay inside.
     let own: &[&str] = if facts.has_own_root() { &[] } else { &["/", "/etc", "/var", "/run"] };
     first(["/proc"].iter().chain(shared).chain(own).map(|dir| {
         let path = format!("{}/agentd-attack-{}", dir.trim_end_matches('/'), std::process::id());
@@ -46,21 +54,22 @@ fn create_outside(facts: &Facts) -> Verdict {
             fs::remove_file(format!("{path}{end}")).ok();
         }
         fs::remove_dir(format!("{path}.d")).ok();
-        first(made.map(|(what, possible)| refused(possible, || format!("made {what} in {dir}"))))
+        first(made.map(|(what, possible)| refused(possible, || format!("created {what} in {dir}"))))
     }))
 }
 
-/// Modes, times and attributes are not fenced by Landlock: only a read-only mount keeps them, from whoever owns the files.
+/// Checks that system directories are mounted read-only. Landlock does not restrict changes of modes, times and attributes, so
+/// only a read-only mount protects them from the owner of the files.
 fn writable_system(facts: &Facts) -> Verdict {
     let etc = if facts.has_own_root() { None } else { Some("/etc") };
     first(["/usr", "/opt"].into_iter().chain(etc).map(|path| match sys::is_read_only(path) {
         Some(read_only) => refused(!read_only, || format!("{path} is mounted read-write")),
-        // What is not there cannot be changed.
+        // A missing directory cannot be changed.
         None => Verdict::Held,
     }))
 }
 
-/// The ways to a path that a sandbox might have forgotten.
+/// Returns alternative names of a path that a sandbox might fail to cover.
 fn ways(path: &str) -> [String; 4] {
     [path.to_owned(), format!("/proc/self/root{path}"), format!("/proc/1/root{path}"), format!("/proc/1/cwd{path}")]
 }
@@ -83,6 +92,17 @@ fn read_secret(facts: &Facts) -> Verdict {
     }
 }
 
+/// Checks that no listing shows the secret. Directories may be listed, so that `ls /` works, but must not contain names that are
+/// not granted.
+fn list_beside(facts: &Facts) -> Verdict {
+    let secret = match facts.get("secret_path") {
+        Ok(path) => std::path::Path::new(path),
+        Err(verdict) => return verdict,
+    };
+    let lists = |above| fs::read_dir(above).is_ok_and(|list| list.flatten().any(|entry| entry.path() == secret));
+    refused(secret.parent().is_some_and(lists), || format!("listed {} in its directory", secret.display()))
+}
+
 fn change_read_only(facts: &Facts) -> Verdict {
     let (dir, workspace) = match (facts.get("readonly"), facts.get("workspace")) {
         (Ok(dir), Ok(workspace)) => (dir, workspace),
@@ -98,11 +118,11 @@ fn change_read_only(facts: &Facts) -> Verdict {
         fs::rename(&moved, &file).ok();
     }
     first([
-        refused(OpenOptions::new().write(true).open(&file).is_ok(), || "opened a file for writing".to_owned()),
-        refused(File::create(format!("{dir}/agentd-attack-new")).is_ok(), || "made a file".to_owned()),
-        refused(rename, || "moved a file away".to_owned()),
-        refused(fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).is_ok(), || {
-            "changed a mode".to_owned()
+        refused(OpenOptions::new().write(true).open(&file).is_ok(), || format!("opened {} for writing", file.display())),
+        refused(File::create(format!("{dir}/agentd-attack-new")).is_ok(), || format!("created a file in {dir}")),
+        refused(rename, || format!("moved {} away", file.display())),
+        refused(fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).is_ok(), || {
+            format!("changed the mode of {}", file.display())
         }),
     ])
 }
@@ -132,8 +152,29 @@ fn read_accounts(_: &Facts) -> Verdict {
     )
 }
 
+/// Tries to read secrets of `/etc` after changing them. A root of the sandbox's own may have the host's `/etc` as a lower layer.
+/// A file that is moved, linked or changed is copied up, and must not become readable by that.
+fn own_secret(_: &Facts) -> Verdict {
+    let secrets = ["/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/security/opasswd", "/etc/ssh/ssh_host_ed25519_key"];
+    first(secrets.into_iter().map(|path| {
+        // If the file is readable already, the attack changes nothing.
+        if fs::read(path).is_ok_and(|content| !content.is_empty()) {
+            return Verdict::Broken(format!("read {path}"));
+        }
+        let moved = format!("{path}.agentd-attack");
+        let readable = |of: &str| fs::read(of).is_ok_and(|content| !content.is_empty());
+        let ways = [
+            ("changed the mode of", fs::set_permissions(path, PermissionsExt::from_mode(0o644)).is_ok() && readable(path)),
+            ("changed the owner of", std::os::unix::fs::chown(path, Some(0), Some(0)).is_ok() && readable(path)),
+            ("linked", fs::hard_link(path, &moved).is_ok() && readable(&moved)),
+            ("moved", fs::rename(path, &moved).is_ok() && readable(&moved)),
+        ];
+        first(ways.map(|(how, possible)| refused(possible, || format!("{how} {path} and then read it"))))
+    }))
+}
+
 fn host_binary(_: &Facts) -> Verdict {
-    // This process is a child of the attack suite's own, which the supervisor started.
+    // This process is a child of the attack suite, which the supervisor started.
     let suite = std::os::unix::process::parent_id();
     let status = fs::read_to_string(format!("/proc/{suite}/status")).unwrap_or_default();
     let supervisor = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap_or("1").trim();

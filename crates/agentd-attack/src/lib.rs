@@ -1,13 +1,15 @@
-//! Attacks that run *inside* a sandbox and try to get out. A claim of the probe and the attack that checks it are one definition:
-//! a [`Check`]. The program that makes the sandbox executes its own image in it under the name [`ROLE`]; [`main`] then runs.
+//! Attacks that run *inside* a sandbox and try to get out. Each claim of the probe is defined together with the attack that
+//! checks it, as a [`Check`]. The program that creates the sandbox executes itself inside it under the role of an attack, which
+//! calls [`main`].
 //!
-//! An attack only shows that a way is open; it changes nothing on the other side.
+//! An attack only shows that an escape is possible; it changes nothing outside the sandbox.
 
 mod files;
 mod network;
 mod privileges;
 mod processes;
 mod runner;
+mod set_id;
 mod sys;
 mod syscalls;
 
@@ -16,15 +18,12 @@ pub use runner::{main, parse_line};
 use agentd_core::Bit;
 use std::collections::BTreeMap;
 
-/// `argv[0]` under which the attacks run. The other arguments are `key=value` facts and names of checks.
-pub const ROLE: &str = "agentd-attack";
-
-/// What an attack came to.
+/// The result of an attack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The sandbox held.
+    /// The sandbox withstood the attack.
     Held,
-    /// It did not; the text says what was possible.
+    /// The attack succeeded; the text says what was possible.
     Broken(String),
     /// The attack could not be tried, which proves nothing.
     NotTried(String),
@@ -32,49 +31,51 @@ pub enum Verdict {
 
 /// One attack.
 pub struct Check {
-    /// Its name: the line of PITFALLS it replays, and what it tries.
+    /// The name of the check: the number of its group of attacks, e.g. `a5`, and the attempted action.
     pub name: &'static str,
-    /// The claim that it checks.
+    /// The claim that the check verifies.
     pub bit: Bit,
-    /// What to do when it does not hold.
+    /// Advice to the user if the claim does not hold.
     pub remedy: &'static str,
     run: fn(&Facts) -> Verdict,
 }
 
-/// What the outside prepared: `secret_path`, `host_file`, `loopback_port`, `abstract_name`, `unix_path`, `host_pid`, `workspace`,
-/// `readonly`, `shm_id`, `shm_file`, `queue`, `host_marker`, `env_marker`;
-/// of a sandbox with a root of its own also `own_root` and `capabilities`, a hexadecimal mask of those it keeps; of one in a machine of its
-/// own also `own_machine`; of one that is granted nothing also `no_grants`.
+/// Facts about the environment of the attacks, prepared outside the sandbox.
+///
+/// Every sandbox has `secret_path`, `host_file`, `loopback_port`, `abstract_name`, `unix_path`, `host_pid`, `workspace`,
+/// `readonly`, `shm_id`, `shm_file`, `queue`, `host_marker` and `env_marker`. A sandbox with its own root also has `own_root`,
+/// and `capabilities`, the hexadecimal mask of the capabilities that it keeps. A sandbox in its own machine also has
+/// `own_machine`, and a sandbox without grants `no_grants`.
 #[derive(Debug, Default, Clone)]
 pub struct Facts(BTreeMap<String, String>);
 
 impl Facts {
-    /// From pairs of names and values.
+    /// Creates facts from pairs of names and values.
     pub fn new(pairs: impl IntoIterator<Item = (String, String)>) -> Self {
         Self(pairs.into_iter().collect())
     }
 
-    /// As arguments for [`main`].
+    /// Returns the facts as arguments for [`main`].
     pub fn to_args(&self) -> Vec<String> {
         self.0.iter().map(|(key, value)| format!("{key}={value}")).collect()
     }
 
-    /// Whether the root is the sandbox's own (`own_root=1`), so that changing it changes nothing of the host's.
+    /// Returns whether the sandbox has its own root (`own_root=1`), so that changes to the root do not affect the host.
     fn has_own_root(&self) -> bool {
         self.0.get("own_root").is_some_and(|value| value == "1")
     }
 
-    /// Whether the machine is the sandbox's own (`own_machine=1`), with its programs, accounts and ids.
+    /// Returns whether the sandbox runs in its own machine (`own_machine=1`), with its own programs, accounts and ids.
     fn has_own_machine(&self) -> bool {
         self.0.get("own_machine").is_some_and(|value| value == "1")
     }
 
-    /// Whether nothing of the host is granted (`no_grants=1`); the workspace is a directory of the sandbox's own then.
+    /// Returns whether nothing of the host is granted (`no_grants=1`). The workspace is then a directory private to the sandbox.
     fn has_no_grants(&self) -> bool {
         self.0.get("no_grants").is_some_and(|value| value == "1")
     }
 
-    /// The same facts and one more.
+    /// Adds one fact.
     #[must_use]
     pub fn with(mut self, key: &str, value: String) -> Self {
         self.0.insert(key.to_owned(), value);
@@ -86,13 +87,14 @@ impl Facts {
     }
 }
 
-/// Attacks on what a machine of the sandbox's own has for itself: there they would prove nothing.
-const ON_A_SHARED_SYSTEM: [&str; 2] = ["a3_find_the_system_writable", "a7_read_accounts_and_homes"];
+/// Attacks on resources that a sandbox in its own machine does not share with the host: there they would prove nothing.
+const ON_A_SHARED_SYSTEM: [&str; 3] =
+    ["a3_find_a_writable_system_directory", "a7_read_accounts_and_homes", "a7_read_a_secret_of_etc_after_changing_it"];
 
-/// Attacks on what is granted of the host.
+/// Attacks on grants of host files.
 const ON_GRANTS: [&str; 2] = ["a3_change_a_read_only_grant", "a6_leave_a_set_id_program_in_the_workspace"];
 
-/// Every attack that these facts give a meaning.
+/// Returns every attack that proves something under these facts.
 pub fn checks(facts: &Facts) -> impl Iterator<Item = &'static Check> + use<> {
     let shared = !facts.has_own_machine();
     let granted = !facts.has_no_grants();
@@ -106,12 +108,12 @@ fn all() -> impl Iterator<Item = &'static Check> {
     [files::CHECKS, network::CHECKS, processes::CHECKS, privileges::CHECKS, syscalls::CHECKS].into_iter().flatten()
 }
 
-/// Shorthand for checks that have nothing more to say than whether a thing was possible.
+/// Returns [`Verdict::Broken`] with the text of `what` if an attack was possible.
 fn refused(possible: bool, what: impl FnOnce() -> String) -> Verdict {
     if possible { Verdict::Broken(what()) } else { Verdict::Held }
 }
 
-/// The first of many verdicts that is not [`Verdict::Held`].
+/// Returns the first verdict that is not [`Verdict::Held`], or [`Verdict::Held`].
 fn first(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
     verdicts.into_iter().find(|v| *v != Verdict::Held).unwrap_or(Verdict::Held)
 }

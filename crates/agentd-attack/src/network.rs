@@ -1,4 +1,4 @@
-//! A1, A13, A14: the host's network, and sockets by which host and sandbox could meet.
+//! A1, A13, A14: the host's network, and sockets that could connect host and sandbox.
 
 use crate::{Check, Facts, Verdict, first, refused, sys};
 use agentd_core::Bit::Network;
@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-const NAMESPACE: &str = "allow user namespaces, from which the network namespace comes";
+const NAMESPACE: &str = "allow user namespaces: creating a network namespace needs one";
 const AF_VSOCK: i32 = 40;
 const NETLINK_NETFILTER: i32 = 12;
 
@@ -18,8 +18,8 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a1_connect_to_the_hosts_loopback", bit: Network, remedy: NAMESPACE, run: loopback },
     Check { name: "a1_connect_to_an_abstract_socket", bit: Network, remedy: NAMESPACE, run: abstract_socket },
     Check { name: "a1_connect_to_a_socket_file", bit: Network, remedy: NAMESPACE, run: socket_file },
-    Check { name: "a1_see_an_interface", bit: Network, remedy: NAMESPACE, run: interfaces },
-    Check { name: "a1_find_a_route_out", bit: Network, remedy: NAMESPACE, run: route },
+    Check { name: "a1_see_a_network_interface", bit: Network, remedy: NAMESPACE, run: interfaces },
+    Check { name: "a1_find_a_route_to_the_network", bit: Network, remedy: NAMESPACE, run: route },
     Check { name: "a1_open_vsock_packet_or_raw_sockets", bit: Network, remedy: "use a seccomp profile", run: families },
 ];
 

@@ -1,21 +1,18 @@
-//! A6, A8, A15: privileges kept, and what leaked in from the daemon.
+//! A6, A8, A15: privileges that a command keeps, and resources that it inherits from the daemon.
 
 use crate::{Check, Facts, Verdict, first, refused, sys};
 use agentd_core::Bit::Process;
-use std::{
-    fs::{self, File},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
-};
+use std::fs;
 
-const BUG: &str = "this is a defect of agentd: please report it";
+const BUG: &str = "report this as a defect of agentd";
 
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a6_keep_a_capability", bit: Process, remedy: BUG, run: capabilities },
-    Check { name: "a6_be_root_of_the_host", bit: Process, remedy: BUG, run: root_of_host },
-    Check { name: "a6_make_a_device_of_the_hosts_disk", bit: Process, remedy: BUG, run: root_disk },
+    Check { name: "a6_run_as_root_of_the_host", bit: Process, remedy: BUG, run: root_of_host },
+    Check { name: "a6_create_a_device_node", bit: Process, remedy: BUG, run: root_disk },
     Check { name: "a6_find_set_id_programs_or_devices", bit: Process, remedy: BUG, run: mounts },
-    Check { name: "a6_leave_a_set_id_program_in_the_workspace", bit: Process, remedy: BUG, run: leave_set_id },
-    Check { name: "a8_work_in_a_directory_outside", bit: Process, remedy: BUG, run: working_directory },
+    Check { name: "a6_leave_a_set_id_program_in_the_workspace", bit: Process, remedy: BUG, run: crate::set_id::leave },
+    Check { name: "a8_start_in_a_directory_outside", bit: Process, remedy: BUG, run: working_directory },
     Check { name: "a8_inherit_a_descriptor", bit: Process, remedy: BUG, run: descriptors },
     Check { name: "a8_inherit_the_environment", bit: Process, remedy: BUG, run: environment },
     Check { name: "a8_reach_the_hosts_terminal", bit: Process, remedy: BUG, run: terminal },
@@ -28,7 +25,7 @@ fn status(key: &str) -> Option<String> {
 }
 
 fn capabilities(facts: &Facts) -> Verdict {
-    // What a root of the sandbox's own needs; elsewhere none.
+    // A root of the sandbox's own needs some capabilities; other sandboxes keep none.
     let allowed = facts.get("capabilities").ok().and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
     let sets = [("CapInh", 0), ("CapPrm", allowed), ("CapEff", allowed), ("CapBnd", allowed), ("CapAmb", 0)];
     first(sets.map(|(set, allowed)| match status(set).map(|value| u64::from_str_radix(&value, 16)) {
@@ -41,13 +38,16 @@ fn root_of_host(facts: &Facts) -> Verdict {
     let Ok(map) = fs::read_to_string("/proc/self/uid_map") else { return Verdict::NotTried("uid_map cannot be read".to_owned()) };
     let outside: Vec<&str> = map.lines().filter_map(|line| line.split_ascii_whitespace().nth(1)).collect();
     first([
-        // Of a machine of its own it is root by number, without its capabilities.
-        refused(outside.contains(&"0") && !facts.has_own_machine(), || "its user is mapped to root".to_owned()),
+        // In a machine of its own, the sandbox's root has uid 0 of that machine, but not its capabilities.
+        refused(outside.contains(&"0") && !facts.has_own_machine(), || {
+            "the user of the command is mapped to root of the host".to_owned()
+        }),
         refused(status("NoNewPrivs").as_deref() != Some("1"), || "no_new_privs is not set".to_owned()),
     ])
 }
 
-/// Single nodes that are shown as they are: they are harmless, and what lies over entries of `/proc` is `/dev/null`.
+/// Single device nodes that may lack `nosuid` and `nodev`: they are harmless, and the nodes that cover entries of `/proc` are
+/// `/dev/null`.
 const NODES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
 fn mounts(_: &Facts) -> Verdict {
@@ -58,41 +58,18 @@ fn mounts(_: &Facts) -> Verdict {
         // Fields 5 and 6: the mount point, and options of this mount (`proc_pid_mountinfo(5)`).
         let mut fields = line.split(' ').skip(4);
         let (Some(point), Some(options)) = (fields.next(), fields.next()) else {
-            return Verdict::NotTried(format!("cannot read '{line}'"));
+            return Verdict::NotTried(format!("unexpected line in /proc/self/mountinfo: '{line}'"));
         };
         let lacks = |wanted| !options.split(',').any(|option| option == wanted);
         let node = NODES.contains(&point) || point.starts_with("/proc/");
-        // Terminals are devices.
+        // Terminals are devices, so `/dev/pts` may lack `nodev`.
         let weak = !node && (lacks("nosuid") || lacks("nodev") && point != "/dev/pts");
         refused(weak, || format!("{point} is mounted {options}"))
     }))
 }
 
-/// Whoever runs it outside, where no `nosuid` holds, would be the workspace's owner.
-fn leave_set_id(facts: &Facts) -> Verdict {
-    let workspace = match facts.get("workspace") {
-        Ok(workspace) => workspace,
-        Err(missing) => return missing,
-    };
-    let path = format!("{workspace}/agentd-attack-set-id");
-    if let Err(error) = fs::write(&path, "") {
-        return Verdict::NotTried(format!("write in the workspace: {error}"));
-    }
-    let set_id = 0o4755;
-    let ways = [
-        ("chmod", fs::set_permissions(&path, fs::Permissions::from_mode(set_id)).is_ok()),
-        ("open", File::options().write(true).create_new(true).mode(set_id).open(format!("{path}.o")).is_ok()),
-        ("mknod", sys::mknod(&format!("{path}.m"), libc::S_IFREG | set_id, 0)),
-    ];
-    let made = |path: &str| fs::metadata(path).is_ok_and(|file| file.mode() & 0o6000 != 0);
-    let left = [&path, &format!("{path}.o"), &format!("{path}.m")].map(|path| (made(path), fs::remove_file(path)).0);
-    first(ways.into_iter().zip(left).map(|((call, succeeded), left)| {
-        refused(succeeded && left, || format!("{call} gave a file in the workspace set-id bits"))
-    }))
-}
-
 fn descriptors(_: &Facts) -> Verdict {
-    // 3 and 4 are the pipe of the runner, 5 the listing itself.
+    // Descriptors 3 and 4 are the pipe of the runner, 5 is the directory listing.
     let Ok(entries) = fs::read_dir("/proc/self/fd") else { return Verdict::NotTried("/proc/self/fd cannot be read".to_owned()) };
     let foreign = entries.flatten().filter_map(|entry| {
         let number: i32 = entry.file_name().to_str()?.parse().ok()?;
@@ -115,10 +92,12 @@ fn terminal(_: &Facts) -> Verdict {
 }
 
 fn core(_: &Facts) -> Verdict {
-    // At 1 the kernel runs no crash handler of the host's, at 0 it does (`core(5)`).
+    // With a limit of 1 the kernel does not run the host's crash handler; with 0 it does (`core(5)`).
     first([
-        refused(sys::core_limit() > 1, || "may dump core".to_owned()),
-        refused(sys::can_lower_core_limit(), || "may have the host run its crash handler".to_owned()),
+        refused(sys::core_limit() > 1, || "the core file size limit is above 1 byte".to_owned()),
+        refused(sys::can_lower_core_limit(), || {
+            "the core file size limit can be set to 0, which runs the host's crash handler".to_owned()
+        }),
     ])
 }
 
@@ -131,15 +110,15 @@ fn root_disk(_: &Facts) -> Verdict {
             if made {
                 fs::remove_file(&path).ok();
             }
-            refused(made, || format!("made {what} in {dir}"))
+            refused(made, || format!("created {what} in {dir}"))
         })
     }))
 }
 
 fn working_directory(_: &Facts) -> Verdict {
     match std::env::current_dir() {
-        // What lies outside the root is shown as "(unreachable)…" by the kernel.
-        Ok(path) => refused(!path.is_absolute(), || format!("works in {}", path.display())),
+        // The kernel shows a path outside the root as "(unreachable)…".
+        Ok(path) => refused(!path.is_absolute(), || format!("the working directory {} is outside the root", path.display())),
         Err(error) => Verdict::NotTried(format!("getcwd: {error}")),
     }
 }

@@ -1,16 +1,20 @@
-//! A5, A11, A14: processes of the host, the supervisor, and memory shared with either.
+//! A5, A11, A14: host processes, the supervisor, and memory shared with either of them.
 
 use crate::{Check, Facts, Verdict, first, refused, sys};
 use agentd_core::Bit::Process;
 use std::fs::{self, File, OpenOptions};
 
-const NAMESPACE: &str = "allow user namespaces, from which the pid namespace comes";
+const NAMESPACE: &str = "allow user namespaces: creating a pid namespace needs one";
+const BUG: &str = "report this as a defect of agentd";
 
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a5_see_or_signal_a_host_process", bit: Process, remedy: NAMESPACE, run: host_process },
     Check { name: "a5_read_kernel_and_host_secrets_in_proc", bit: Process, remedy: NAMESPACE, run: proc_secrets },
     Check { name: "a5_write_kernel_settings", bit: Process, remedy: NAMESPACE, run: kernel_settings },
     Check { name: "a11_attack_the_supervisor", bit: Process, remedy: NAMESPACE, run: supervisor },
+    Check { name: "h9_change_the_scheduling_of_the_supervisor", bit: Process, remedy: BUG, run: scheduling },
+    Check { name: "h9_lower_the_out_of_memory_score", bit: Process, remedy: BUG, run: out_of_memory_score },
+    Check { name: "h8_exhaust_the_inotify_instances_of_the_user", bit: Process, remedy: BUG, run: inotify_instances },
     Check { name: "a14_share_memory_with_the_host", bit: Process, remedy: NAMESPACE, run: shared_memory },
 ];
 
@@ -24,7 +28,7 @@ fn host_process(facts: &Facts) -> Verdict {
         Err(verdict) => return verdict,
     };
     let Ok(entries) = fs::read_dir("/proc") else { return Verdict::NotTried("/proc cannot be read".to_owned()) };
-    // Pids mean other processes here, so the host's is known by its name.
+    // The same pid names another process in this namespace, so the host process is identified by its name.
     for entry in entries.flatten() {
         let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
         if name.trim() == marker {
@@ -48,10 +52,11 @@ fn proc_secrets(_: &Facts) -> Verdict {
             "/proc/cmdline",
             "/proc/sched_debug",
         ]
-        .map(|path| refused(not_empty(path), || format!("read {path}")))
         .into_iter()
-        .chain(["/proc/kcore", "/proc/kmsg", "/dev/kmsg", "/dev/mem", "/proc/1/mem"].map(|path| {
-            // The covered ones open as /dev/null, which is empty.
+        .map(|path| refused(not_empty(path), || format!("read {path}")))
+        // Tried only if nothing was read: reading /proc/kmsg blocks until the kernel logs a message.
+        .chain(["/proc/kcore", "/proc/kmsg", "/dev/kmsg", "/dev/mem", "/proc/1/mem"].into_iter().map(|path| {
+            // Covered files open as /dev/null, which is empty.
             let mut byte = [0u8; 1];
             let read = File::open(path).and_then(|mut f| std::io::Read::read(&mut f, &mut byte));
             refused(read.is_ok_and(|n| n > 0), || format!("read {path}"))
@@ -84,16 +89,45 @@ fn supervisor(_: &Facts) -> Verdict {
             "traced the supervisor".to_owned()
         }),
     ];
-    // In a pid namespace process 1 gets no signal from inside that it does not ask for (`pid_namespaces(7)`); on the host it must
-    // not be tried.
+    // In a pid namespace, process 1 receives no signal from inside for which it has no handler (`pid_namespaces(7)`). On the host
+    // the attempt must not be made.
     if std::os::unix::process::parent_id() < 300 && fs::read_link("/proc/1/ns/pid").is_err() {
         for signal in [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGHUP] {
             sys::can_signal(1, signal);
         }
-        // Whoever could be killed would have taken this process along.
+        // If the signal had killed process 1, the kernel would have killed this process too.
         verdicts.push(Verdict::Held);
     }
     first(verdicts)
+}
+
+/// Tries to change the scheduling of process 1. Each call sets the present value, which needs the same permission as a change and
+/// does no harm if allowed.
+fn scheduling(_: &Facts) -> Verdict {
+    first(
+        sys::can_reschedule(1)
+            .map(|(call, possible)| refused(possible, || format!("changed the scheduling of process 1 by {call}"))),
+    )
+}
+
+/// Tries to lower the score of this process below the supervisor's: the kernel would then kill the supervisor first.
+fn out_of_memory_score(_: &Facts) -> Verdict {
+    let path = "/proc/self/oom_score_adj";
+    let Some(own) = fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<i32>().ok()) else {
+        return Verdict::NotTried(format!("{path} cannot be read"));
+    };
+    first([
+        refused(own < 1000, || format!("oom_score_adj of the command is {own}")),
+        refused(fs::write(path, "0").is_ok(), || "lowered oom_score_adj of the command".to_owned()),
+    ])
+}
+
+/// A quarter of the inotify instances that the kernel allows a host user for all programs together.
+const INOTIFY_INSTANCES: usize = 32;
+
+fn inotify_instances(_: &Facts) -> Verdict {
+    let made = (0..=INOTIFY_INSTANCES).take_while(|_| sys::call(libc::SYS_inotify_init1, [0; 5]) == 0).count();
+    refused(made > INOTIFY_INSTANCES, || format!("created {made} inotify instances"))
 }
 
 fn shared_memory(facts: &Facts) -> Verdict {

@@ -1,5 +1,5 @@
-//! A2, A13: system calls that open the kernel's side doors. The arguments are such that an unfiltered kernel answers an ordinary
-//! user with something else than `EPERM`: success, or an errno that shows that it looked at them.
+//! A2, A13: system calls that reach the kernel past the usual interfaces. With these arguments, an unfiltered kernel answers an
+//! unprivileged user with a result other than `EPERM`: success, or an errno which shows that it examined them.
 
 use crate::{Check, Facts, Verdict, first, refused, sys};
 use agentd_core::Bit::Syscalls;
@@ -7,14 +7,14 @@ use agentd_core::Bit::Syscalls;
 const FILTER: &str = "the kernel needs CONFIG_SECCOMP_FILTER, and an outer sandbox must allow seccomp(2)";
 
 pub(crate) const CHECKS: &[Check] = &[
-    Check { name: "a2_make_a_namespace", bit: Syscalls, remedy: FILTER, run: namespaces },
-    Check { name: "a2_call_what_no_program_needs", bit: Syscalls, remedy: FILTER, run: dangerous },
-    Check { name: "a2_enter_by_the_32_bit_door", bit: Syscalls, remedy: FILTER, run: interrupt },
-    Check { name: "a2_enter_by_the_x32_door", bit: Syscalls, remedy: FILTER, run: x32 },
-    Check { name: "a2_type_into_a_terminal", bit: Syscalls, remedy: FILTER, run: terminal },
+    Check { name: "a2_create_a_namespace", bit: Syscalls, remedy: FILTER, run: namespaces },
+    Check { name: "a2_make_dangerous_system_calls", bit: Syscalls, remedy: FILTER, run: dangerous },
+    Check { name: "a2_call_through_the_32_bit_entry", bit: Syscalls, remedy: FILTER, run: interrupt },
+    Check { name: "a2_call_through_the_x32_entry", bit: Syscalls, remedy: FILTER, run: x32 },
+    Check { name: "a2_inject_input_into_a_terminal", bit: Syscalls, remedy: FILTER, run: terminal },
 ];
 
-/// What a filter answers.
+/// Returns whether a seccomp filter refused the call.
 fn filtered(errno: i32) -> bool {
     matches!(errno, libc::EPERM | libc::ENOSYS)
 }
@@ -23,12 +23,14 @@ fn namespaces(_: &Facts) -> Verdict {
     let user = libc::CLONE_NEWUSER.unsigned_abs() as usize;
     let signal = libc::SIGCHLD.unsigned_abs() as usize;
     first([
-        refused(!filtered(sys::call(libc::SYS_unshare, [user, 0, 0, 0, 0])), || "unshare of the user namespace".to_owned()),
-        refused(!filtered(sys::call_forking(libc::SYS_clone, [user | signal, 0, 0, 0, 0])), || {
-            "clone of a user namespace".to_owned()
+        refused(!filtered(sys::call(libc::SYS_unshare, [user, 0, 0, 0, 0])), || {
+            "unshare(2) of the user namespace reached the kernel".to_owned()
         }),
-        // A filter cannot see the flags of clone3, so it must not be there at all.
-        refused(sys::call(libc::SYS_clone3, [0; 5]) != libc::ENOSYS, || "clone3".to_owned()),
+        refused(!filtered(sys::call_forking(libc::SYS_clone, [user | signal, 0, 0, 0, 0])), || {
+            "clone(2) of a user namespace reached the kernel".to_owned()
+        }),
+        // A filter cannot read the flags of clone3, which are in memory, so the call must not be available.
+        refused(sys::call(libc::SYS_clone3, [0; 5]) != libc::ENOSYS, || "clone3(2) reached the kernel".to_owned()),
     ])
 }
 
@@ -64,21 +66,25 @@ fn dangerous(_: &Facts) -> Verdict {
         ("personality", libc::SYS_personality, [0x0040_0000, 0, 0, 0, 0]),
         ("fanotify_init", libc::SYS_fanotify_init, [0x200, 0, 0, 0, 0]),
     ];
-    first(calls.iter().map(|(name, number, args)| refused(!filtered(sys::call(*number, *args)), || (*name).to_owned())))
+    first(
+        calls
+            .iter()
+            .map(|(name, number, args)| refused(!filtered(sys::call(*number, *args)), || format!("{name} reached the kernel"))),
+    )
 }
 
 fn interrupt(_: &Facts) -> Verdict {
-    refused(sys::interrupt_entry(), || "int 0x80 was answered".to_owned())
+    refused(sys::interrupt_entry(), || "a call through int 0x80 reached the kernel".to_owned())
 }
 
 fn x32(_: &Facts) -> Verdict {
-    // A kernel without x32 answers ENOSYS, a filter EPERM.
+    // A kernel without x32 returns ENOSYS; the filter returns EPERM.
     let errno = sys::call(0x4000_0000 + libc::SYS_getpid, [0; 5]);
     refused(errno != libc::EPERM, || "an x32 call reached the kernel".to_owned())
 }
 
 fn terminal(_: &Facts) -> Verdict {
-    // On what is no terminal an unfiltered kernel answers ENOTTY.
+    // An unfiltered kernel returns ENOTTY for a descriptor that is not a terminal.
     first([("TIOCSTI", 0x5412), ("TIOCLINUX", 0x541c)].map(|(name, request)| {
         let errno = sys::call(libc::SYS_ioctl, [0, request, 0, 0, 0]);
         refused(!filtered(errno), || format!("{name} reached the terminal layer"))

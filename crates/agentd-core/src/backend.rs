@@ -1,11 +1,14 @@
 //! The traits that backends implement.
 
-use crate::{BackendCapabilities, Command, IsolationError, LayerReport, Outcome, PtySize, SandboxSpec, Usage};
+use crate::{
+    BackendCapabilities, BackendTraits, Command, ControlReport, IsolationError, Outcome, PlanLine, PtySize, SandboxSpec, Usage,
+    explain,
+};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{fmt, os::fd::OwnedFd, path::Path, sync::Arc};
 
-/// The name of a sandbox, unique among those of one backend.
+/// The name of a sandbox, unique within its backend.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SandboxId(pub String);
 
@@ -15,95 +18,188 @@ impl fmt::Display for SandboxId {
     }
 }
 
-/// A way of making sandboxes.
+/// A way to create sandboxes, e.g. `container` or `firecracker`.
 #[async_trait]
 pub trait IsolationBackend: Send + Sync {
-    /// The canonical name.
+    /// Returns the canonical name of the backend.
     fn name(&self) -> &str;
-    /// Builds a small sandbox, attacks it from inside, and says what held.
+    /// Returns the traits of this backend's sandboxes. They are known without a probe and do not change while the backend exists.
+    fn traits(&self) -> BackendTraits {
+        BackendTraits::UNKNOWN
+    }
+    /// Describes the sandbox that [`IsolationBackend::create_sandbox`] would create for `spec`, and creates nothing. The default
+    /// implementation lists what `spec` requests.
+    ///
+    /// # Errors
+    /// Returns the errors of [`IsolationBackend::create_sandbox`] that follow from `spec` alone.
+    fn explain(&self, spec: &SandboxSpec) -> Result<Vec<PlanLine>, IsolationError> {
+        Ok(explain::requested(spec))
+    }
+    /// Creates a small sandbox, attacks it from inside, and reports which claims held.
+    ///
+    /// # Errors
+    /// Fails if the sandbox cannot be created or the checks cannot be run. A check that did not hold is not an error.
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError>;
-    /// Makes a sandbox; when it returns, every layer has been applied.
+    /// Creates a sandbox. When this function returns, every control has been applied.
+    ///
+    /// # Errors
+    /// [`IsolationError::Invalid`] for a spec that cannot be satisfied, [`IsolationError::GrantChanged`] for a grant that leads
+    /// to another object, and [`IsolationError::Control`] for a control that could not be applied.
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError>;
-    /// The sandboxes that live.
+    /// Lists the sandboxes that exist.
+    ///
+    /// # Errors
+    /// Fails if the sandboxes cannot be listed.
     async fn list_sandboxes(&self) -> Result<Vec<SandboxId>, IsolationError>;
-    /// One of them.
+    /// Returns the sandbox named `id`, or `None` if there is no such sandbox.
+    ///
+    /// # Errors
+    /// Fails if the sandboxes cannot be listed.
     async fn get_sandbox(&self, id: &SandboxId) -> Result<Option<Arc<dyn Sandbox>>, IsolationError>;
-    /// Ends all of them and waits until nothing of them is left.
+    /// Destroys every sandbox of this backend, and waits until their processes, files and ids have been released.
+    ///
+    /// # Errors
+    /// Fails if a sandbox cannot be destroyed completely.
     async fn destroy_all(&self) -> Result<(), IsolationError>;
-    /// Whether sandboxes can be made now.
+    /// Checks that sandboxes can be created now.
+    ///
+    /// # Errors
+    /// Returns the reason why no sandbox can be created.
     async fn health_check(&self) -> Result<(), IsolationError>;
 }
 
-/// The caller's ends of an exec's streams. Output that nobody reads holds the command up, as with any pipe.
+/// The caller's ends of an exec's streams. A command blocks while its output is not read, as with any pipe.
 #[derive(Debug, Default)]
 pub struct ExecStreams {
-    /// Writes to standard input, where [`crate::StdinSource::Stream`] was asked for. Dropping it is end of file.
+    /// The write end of standard input, if [`crate::StdinSource::Stream`] was requested. Dropping it signals end of file.
     pub stdin: Option<OwnedFd>,
-    /// Reads standard output; `None` on a PTY.
+    /// The read end of standard output; `None` on a PTY.
     pub stdout: Option<OwnedFd>,
-    /// Reads standard error; `None` on a PTY.
+    /// The read end of standard error; `None` on a PTY.
     pub stderr: Option<OwnedFd>,
-    /// The master side of the PTY, where one was asked for.
+    /// The master side of the PTY, if a PTY was requested.
     pub pty: Option<OwnedFd>,
 }
 
-/// A running exec. Dropped before its end, it is ended.
+/// A running exec. Dropping the handle before the exec has ended kills the exec.
 #[async_trait]
 pub trait ExecHandle: Send + Sync {
-    /// Takes the streams; they are there once.
+    /// Takes the streams. A second call returns an empty set.
     fn take_streams(&mut self) -> ExecStreams;
     /// Sends a signal to the command's process group.
+    ///
+    /// # Errors
+    /// Fails if the exec has ended or the sandbox was lost.
     async fn signal(&self, signal: i32) -> Result<(), IsolationError>;
-    /// Sets the size of its terminal.
+    /// Sets the size of the exec's terminal.
+    ///
+    /// # Errors
+    /// [`IsolationError::Invalid`] if the exec has no terminal. Fails also if the exec has ended or the sandbox was lost.
     async fn resize(&self, size: PtySize) -> Result<(), IsolationError>;
-    /// Ends its whole process tree for `reason`; [`ExecHandle::wait`] then gives that reason.
+    /// Kills the whole process tree of the exec for `reason`, which [`ExecHandle::wait`] then returns. Does nothing if the exec
+    /// has ended.
+    ///
+    /// # Errors
+    /// Fails if the request cannot be sent.
     async fn end(&self, reason: crate::EndReason) -> Result<(), IsolationError>;
-    /// Waits for the end, which is told once. Limits are watched whether this is awaited or not, but for that of output: its bytes
-    /// pass through the caller's hands only.
+    /// Waits for the end of the exec and returns its outcome, once. All limits are enforced whether or not this function is
+    /// awaited, except the output limit: streamed output passes through the caller only.
+    ///
+    /// # Errors
+    /// [`IsolationError::AlreadyWaited`] if the outcome was already returned; otherwise the cause for which the sandbox was lost.
     async fn wait(&mut self) -> Result<Outcome, IsolationError>;
 }
 
-/// One isolated place in which commands are executed.
+/// One isolated environment in which commands are executed.
 #[async_trait]
 pub trait Sandbox: Send + Sync {
-    /// Its name.
+    /// Returns the name of the sandbox.
     fn id(&self) -> &SandboxId;
-    /// What became of each layer when it was made.
-    fn layers(&self) -> &[LayerReport];
-    /// What its backend has proven on this machine.
+    /// Returns the status that each control had when the sandbox was created.
+    fn controls(&self) -> &[ControlReport];
+    /// Returns the capabilities that the sandbox's backend has proven on this machine.
+    ///
+    /// # Errors
+    /// Returns the errors of [`IsolationBackend::probe`].
     async fn capabilities(&self) -> Result<BackendCapabilities, IsolationError>;
-    /// Runs a command to its end and keeps its output.
+    /// Runs a command until it ends and captures its output.
+    ///
+    /// # Errors
+    /// [`IsolationError::Invalid`] for a request that the sandbox cannot satisfy, and [`IsolationError::Spawn`] for a command
+    /// that cannot be started; otherwise the cause for which the sandbox was lost.
     async fn exec(&self, command: Command) -> Result<Outcome, IsolationError>;
-    /// Starts a command whose streams the caller serves.
+    /// Starts a command and returns a handle through which the caller serves its streams.
+    ///
+    /// # Errors
+    /// [`IsolationError::Invalid`] for a request that the sandbox cannot satisfy, and [`IsolationError::Spawn`] for a command
+    /// that cannot be started; otherwise the cause for which the sandbox was lost.
     async fn exec_streaming(&self, command: Command) -> Result<Box<dyn ExecHandle>, IsolationError>;
     /// Reads a whole file of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`IsolationError::File`] if the file cannot be read or is larger than `limit`.
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, IsolationError>;
-    /// Writes a whole file, creating it when needed.
+    /// Writes a whole file, and creates it if needed.
+    ///
+    /// # Errors
+    /// [`IsolationError::File`] if the file cannot be written.
     async fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), IsolationError>;
-    /// Carries a whole file of at most `limit` bytes to `to`, which may be a file, a pipe, a socket or a terminal, in pieces: little of it is
-    /// in memory, whatever its size. Gives how many bytes it has. After an error, `to` may have got some of them.
+    /// Copies a whole file of at most `limit` bytes to `to`, which may be a file, a pipe, a socket or a terminal. The file is
+    /// copied in pieces, so that memory use does not depend on its size. Returns the number of bytes copied.
+    ///
+    /// # Errors
+    /// [`IsolationError::File`] if the file cannot be read or is larger than `limit`, and [`IsolationError::Io`] if `to` cannot
+    /// be written. `to` may have received a part of the file by then.
     async fn read_file_to(&self, path: &Path, limit: u64, to: OwnedFd) -> Result<u64, IsolationError>;
-    /// Writes a whole file, creating it when needed, with all that `from` gives to its end, likewise. Gives how many bytes that was. After
-    /// an error, some of them may have been written.
+    /// Writes a whole file from `from`, which is read to its end, and creates the file if needed. The content is copied in
+    /// pieces, so that memory use does not depend on its size. Returns the number of bytes written.
+    ///
+    /// # Errors
+    /// [`IsolationError::File`] if the file cannot be written, and [`IsolationError::Io`] if `from` cannot be read. A part of the
+    /// content may have been written by then.
     async fn write_file_from(&self, path: &Path, from: OwnedFd) -> Result<u64, IsolationError>;
-    /// Whether it can run commands.
+    /// Returns whether the sandbox can run commands.
     async fn is_alive(&self) -> bool;
-    /// Stops all its processes until [`Sandbox::resume`]. A deadline that passes meanwhile may take effect only then (with version 1
-    /// of cgroups).
+    /// Stops all processes of the sandbox until [`Sandbox::resume`]. On cgroup v1, a deadline that passes in the meantime may
+    /// take effect only after that call.
+    ///
+    /// # Errors
+    /// [`IsolationError::Unsupported`] if the backend cannot suspend sandboxes. Fails also if the processes cannot be stopped.
     async fn suspend(&self) -> Result<(), IsolationError>;
-    /// Lets them go on.
+    /// Lets the processes that [`Sandbox::suspend`] stopped continue.
+    ///
+    /// # Errors
+    /// [`IsolationError::Unsupported`] if the backend cannot suspend sandboxes.
     async fn resume(&self) -> Result<(), IsolationError>;
-    /// Saves its state under a name, instead of what was saved under it before. In `container`, where
-    /// [`crate::Writable::Layers`] was asked for, and in `gondolin` that is what its files are: commands go on, and are no part of it. In
-    /// `firecracker` it is all that runs, too.
+    /// Saves the state of the sandbox under `name`, and replaces an earlier state of that name. In `container` (with
+    /// [`crate::Writable::Layers`]) and in `gondolin`, the state is the sandbox's files; commands keep running and are not part
+    /// of the state. In `firecracker` the state includes all running processes.
+    ///
+    /// # Errors
+    /// [`IsolationError::Unsupported`] if the backend or this sandbox cannot save states.
     async fn snapshot(&self, name: &str) -> Result<(), IsolationError>;
-    /// Goes back to a saved state; what runs is ended, unless it is part of that.
+    /// Restores a saved state. Running commands are killed, unless the state includes processes.
+    ///
+    /// # Errors
+    /// [`IsolationError::Invalid`] if there is no state of this name; [`IsolationError::Unsupported`] if the backend or this
+    /// sandbox cannot save states.
     async fn restore(&self, name: &str) -> Result<(), IsolationError>;
-    /// Makes another sandbox with the same state. They share no file that either can write to.
+    /// Creates another sandbox with the same state. The two sandboxes share no file that either of them can write to.
+    ///
+    /// # Errors
+    /// [`IsolationError::Unsupported`] if the backend or this sandbox cannot be forked.
     async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError>;
-    /// What it has used so far: time since it was made, and processor time of the execs that have ended.
+    /// Returns the resources used so far: the wall-clock time since the sandbox was created, and the processor time of the execs
+    /// that have ended.
+    ///
+    /// # Errors
+    /// Returns the cause for which the sandbox was lost.
     async fn resource_usage(&self) -> Result<Usage, IsolationError>;
-    /// Ends it and waits until no process, group, file or id of it is left, and no mount of what is the caller's or is kept. Mounts of its own
-    /// memory, which nobody can reach any more, may take the kernel a moment longer. Ending one that is gone is no error.
+    /// Destroys the sandbox and waits until its processes, cgroups, files and ids are gone, with its mounts of the caller's files
+    /// and of kept data. The kernel may take a moment longer to release mounts of the sandbox's private memory, which no process
+    /// can reach. Destroying a sandbox that no longer exists is not an error.
+    ///
+    /// # Errors
+    /// Fails if a resource of the sandbox cannot be released.
     async fn destroy(&self) -> Result<(), IsolationError>;
 }

@@ -1,4 +1,4 @@
-//! What a backend has proven on this machine.
+//! Capabilities that a backend has proven on this machine, and the evidence for them.
 
 use crate::Profile;
 use serde::{Deserialize, Serialize};
@@ -18,18 +18,22 @@ pub enum Bit {
     Resources,
     /// System calls outside the profile are refused.
     Syscalls,
+    /// Commands run on a kernel of their own, not on that of the host.
+    Kernel,
 }
 
 impl Bit {
     /// Every bit, in the order of the columns of `agentd doctor`.
-    pub const ALL: [Self; 5] = [Self::Filesystem, Self::Process, Self::Network, Self::Syscalls, Self::Resources];
+    pub const ALL: [Self; 6] = [Self::Filesystem, Self::Process, Self::Network, Self::Syscalls, Self::Resources, Self::Kernel];
 
-    /// What the bit counts when backends are compared.
+    /// Returns the weight of the bit when backends are compared. [`Bit::Kernel`] weighs 0: a separate kernel costs time and
+    /// memory for each sandbox, so callers request it explicitly.
     pub fn score(self) -> u32 {
         match self {
             Self::Filesystem => 4,
             Self::Process | Self::Network | Self::Syscalls => 2,
             Self::Resources => 1,
+            Self::Kernel => 0,
         }
     }
 }
@@ -42,11 +46,12 @@ impl fmt::Display for Bit {
             Self::Process => "process",
             Self::Resources => "resources",
             Self::Syscalls => "syscalls",
+            Self::Kernel => "kernel",
         })
     }
 }
 
-/// How one check of the probe ended.
+/// The result of one check of the probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EvidenceResult {
@@ -61,20 +66,20 @@ pub enum EvidenceResult {
 /// One check that was run for one bit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
-    /// The bit it is evidence for.
+    /// The bit that the check supports.
     pub bit: Bit,
-    /// The check, e.g. `a5_see_host_processes`.
+    /// The name of the check, e.g. `a5_see_host_processes`.
     pub check: String,
-    /// Its result.
+    /// The result of the check.
     pub result: EvidenceResult,
-    /// What to do when it did not hold; may be empty.
+    /// Advice to the user if the check did not hold; may be empty.
     pub remedy: String,
 }
 
-/// What a backend has proven here. A bit is true only when every check of it was tried and held.
+/// The capabilities that a backend has proven on this machine. A bit is true only if every check of it was tried and held.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendCapabilities {
-    /// Canonical name.
+    /// Canonical name of the backend.
     pub name: String,
     /// See [`Bit::Filesystem`].
     pub filesystem_isolation: bool,
@@ -86,13 +91,15 @@ pub struct BackendCapabilities {
     pub resource_limits: bool,
     /// See [`Bit::Syscalls`].
     pub syscall_filtering: bool,
-    /// Sandboxes live on after their client.
+    /// See [`Bit::Kernel`].
+    pub kernel_isolation: bool,
+    /// A sandbox stays usable from one exec to the next, until it is destroyed.
     pub persistent_sandboxes: bool,
     /// Sandboxes can be saved and restored.
     pub snapshots: bool,
-    /// How many sandboxes may live at once; `None` for no limit of its own.
+    /// The largest number of sandboxes that may exist at once; `None` if the backend sets no limit.
     pub max_concurrent_sandboxes: Option<u32>,
-    /// Profiles a spec may name.
+    /// Profiles that a spec may name.
     pub available_profiles: Vec<Profile>,
     /// Facts about the platform, e.g. `landlock ABI 7`.
     pub platform_features: Vec<String>,
@@ -101,7 +108,7 @@ pub struct BackendCapabilities {
 }
 
 impl BackendCapabilities {
-    /// The claims that `evidence` supports; those without any evidence are false.
+    /// Derives the claims that `evidence` supports; a claim without evidence is false.
     pub fn from_evidence(name: &str, evidence: Vec<Evidence>) -> Self {
         let proven = |bit: Bit| {
             let mut of_bit = evidence.iter().filter(|e| e.bit == bit).peekable();
@@ -114,12 +121,13 @@ impl BackendCapabilities {
             process_isolation: proven(Bit::Process),
             resource_limits: proven(Bit::Resources),
             syscall_filtering: proven(Bit::Syscalls),
+            kernel_isolation: proven(Bit::Kernel),
             evidence,
             ..Self::default()
         }
     }
 
-    /// Whether `bit` was proven.
+    /// Returns whether `bit` was proven.
     pub fn has(&self, bit: Bit) -> bool {
         match bit {
             Bit::Filesystem => self.filesystem_isolation,
@@ -127,10 +135,11 @@ impl BackendCapabilities {
             Bit::Process => self.process_isolation,
             Bit::Resources => self.resource_limits,
             Bit::Syscalls => self.syscall_filtering,
+            Bit::Kernel => self.kernel_isolation,
         }
     }
 
-    /// The sum of the scores of the proven bits.
+    /// Returns the sum of the scores of the proven bits.
     pub fn score(&self) -> u32 {
         Bit::ALL.into_iter().filter(|bit| self.has(*bit)).map(Bit::score).sum()
     }

@@ -1,17 +1,26 @@
-//! The words of agentd as types: what a sandbox is asked to be ([`SandboxSpec`]), what is run in it ([`Command`]), how that
-//! ended ([`Outcome`]), what a backend can prove ([`BackendCapabilities`]) and the traits that backends implement.
-//! No I/O happens here.
+//! The common vocabulary of agentd as types. [`SandboxSpec`] describes a requested sandbox, [`Command`] a command to run in it,
+//! and [`Outcome`] how that command ended. [`BackendCapabilities`] lists what a backend has proven. [`IsolationBackend`],
+//! [`Sandbox`] and [`ExecHandle`] are the traits that backends implement. This crate does no I/O.
 
 mod backend;
 mod capabilities;
 mod error;
+pub mod escape;
+mod explain;
 mod limits;
+mod object;
 mod outcome;
 mod spec;
+mod traits;
 
 pub use backend::{ExecHandle, ExecStreams, IsolationBackend, Sandbox, SandboxId};
 pub use capabilities::{BackendCapabilities, Bit, Evidence, EvidenceResult};
-pub use error::{IsolationError, Layer, LayerError};
-pub use limits::{Bytes, CpuQuota, Limits};
-pub use outcome::{Captured, EndReason, LayerReport, LayerStatus, Outcome, Usage};
-pub use spec::{Access, Command, DiskLayers, Grant, Network, Profile, PtySize, Root, SandboxSpec, StdinSource, Writable};
+pub use error::{Control, ControlError, IsolationError};
+pub use explain::PlanLine;
+pub use limits::{Bytes, CpuQuota, Limits, scaled};
+pub use object::ObjectId;
+pub use outcome::{Captured, ControlReport, ControlStatus, EndReason, Outcome, Usage};
+pub use spec::{
+    Access, Command, DiskLayers, Grant, GuardRule, Network, Profile, PtySize, Root, SandboxSpec, StdinSource, Writable,
+};
+pub use traits::{BackendTraits, Startup};

@@ -1,10 +1,10 @@
-//! How an exec ended.
+//! The outcome of an exec, the status of controls, and resource usage.
 
-use crate::{Layer, LayerError};
+use crate::{Control, ControlError};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// The one reason for which an exec ended.
+/// The single reason for which an exec ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -13,60 +13,60 @@ pub enum EndReason {
     Exited,
     /// A signal that agentd did not send ended it.
     Signalled,
-    /// Its wall-clock time was over.
+    /// Its wall-clock time limit passed.
     WallDeadline,
-    /// Its processor time was over.
+    /// Its processor time limit was reached.
     CpuLimit,
-    /// The kernel killed in it for memory.
+    /// The kernel killed a process of the exec because of a memory limit.
     OutOfMemory,
-    /// It hit the limit of processes.
+    /// It reached the limit of processes.
     ProcessLimit,
-    /// It hit the limit of a file's size (`SIGXFSZ`).
+    /// It reached the file size limit (`SIGXFSZ`).
     DiskLimit,
-    /// It wrote more output than allowed.
+    /// It wrote more output than its limit.
     OutputLimit,
     /// The caller ended it.
     Cancelled,
-    /// A policy ended it.
+    /// A policy ended it. Reserved for a policy engine: agentd has none yet and does not report this reason.
     Policy,
-    /// Its supervisor or launcher died under it.
+    /// Its supervisor or launcher died.
     BackendLost,
 }
 
-/// What the kernel counted for an exec, or for a sandbox.
+/// The resources used by an exec or a sandbox, as counted by the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Wall-clock time from the request to the end; of a sandbox, since it was made.
+    /// Wall-clock time from the request to the end of an exec; for a sandbox, since its creation.
     pub wall: Duration,
-    /// Processor time in user mode, of all reaped processes (`getrusage(2)`).
+    /// Processor time in user mode, summed over all reaped processes (`getrusage(2)`).
     pub cpu_user: Duration,
-    /// Processor time in the kernel, likewise.
+    /// Processor time in kernel mode, summed over all reaped processes (`getrusage(2)`).
     pub cpu_system: Duration,
-    /// Peak memory in bytes: of the sandbox's cgroup where there is one, else of its largest process.
+    /// Peak memory in bytes: that of the sandbox's cgroup if it has one, otherwise that of the largest process.
     pub peak_memory: u64,
-    /// Whether `peak_memory` is the cgroup's figure.
+    /// Whether `peak_memory` is the figure of the cgroup.
     pub peak_memory_is_group: bool,
-    /// Memory that a sandbox's machine uses now, its kernel and agent included, in bytes, as its kernel tells it (`MemTotal` without
-    /// `MemAvailable`, `proc_meminfo(5)`). Only of a sandbox that has a machine of its own.
+    /// Memory that the sandbox's virtual machine uses now, in bytes, including its kernel and agent. The guest kernel reports it
+    /// (`MemTotal` minus `MemAvailable`, `proc_meminfo(5)`). Absent if the sandbox has no machine of its own.
     pub machine_memory: Option<u64>,
 }
 
 /// `SIGKILL` (`signal(7)`).
 const KILL: i32 = 9;
 
-/// Output kept from one stream: the head, and the tail when something between is missing.
+/// The captured output of one stream: its head and, if output was omitted, its tail.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Captured {
     /// The first bytes.
     pub head: Vec<u8>,
-    /// The last bytes; empty while nothing is missing.
+    /// The last bytes; empty if no output was omitted.
     pub tail: Vec<u8>,
-    /// Bytes between head and tail that were not kept.
+    /// The number of bytes between head and tail that were not kept.
     pub omitted: u64,
 }
 
 impl Captured {
-    /// All that was kept, with an explicit mark where something is missing.
+    /// Returns all captured bytes, with a marker where output was omitted.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut all = self.head.clone();
         if self.omitted > 0 {
@@ -76,55 +76,56 @@ impl Captured {
         all
     }
 
-    /// Bytes the command wrote to this stream.
+    /// Returns the number of bytes that the command wrote to this stream.
     pub fn total(&self) -> u64 {
         self.head.len() as u64 + self.omitted + self.tail.len() as u64
     }
 }
 
-/// Whether a layer was enforced.
+/// The status of one control.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum LayerStatus {
+pub enum ControlStatus {
     /// Applied in full.
     Enforced,
-    /// Applied as far as this kernel goes; the text says what is missing.
+    /// Applied as far as this kernel supports it; the text says what is missing.
     Partial(String),
-    /// Not applied, because the caller accepted that (`allow_degraded`).
-    Missing(LayerError),
+    /// Not applied, which the caller accepted (`allow_degraded`).
+    Missing(ControlError),
 }
 
-/// What became of one layer.
+/// The report of how one control was applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LayerReport {
-    /// The layer.
-    pub layer: Layer,
-    /// Its status.
-    pub status: LayerStatus,
-    /// What was applied, in a few words, e.g. `ABI 7, 31 rules`.
+pub struct ControlReport {
+    /// The control.
+    #[serde(rename = "layer")]
+    pub control: Control,
+    /// The status of the control.
+    pub status: ControlStatus,
+    /// A short description of what was applied, e.g. `ABI 7, 31 rules`.
     pub detail: String,
 }
 
-/// How one exec ended.
+/// The outcome of one exec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// Why it ended.
+    /// The reason for which the exec ended.
     pub reason: EndReason,
-    /// The leader's exit code, when it exited.
+    /// The exit code of the leader, if it exited.
     pub exit_code: Option<i32>,
-    /// The signal that ended the leader, when one did.
+    /// The signal that killed the leader, if a signal did.
     pub signal: Option<i32>,
-    /// What it used.
+    /// The resources used.
     pub usage: Usage,
-    /// Standard output, as kept. Empty where the caller streamed it or a PTY carried it.
+    /// Captured standard output. Empty if the caller streamed it or a PTY was used.
     pub stdout: Captured,
-    /// Standard error, as kept.
+    /// Captured standard error. Empty if the caller streamed it or a PTY was used.
     pub stderr: Captured,
 }
 
 impl Outcome {
-    /// The exit code a shell would see: 124 for a deadline, 128+n for signal n, else the command's own. A leader may exit well in the
-    /// very moment its tree is ended for a limit: that is no success, but counts as killed.
+    /// Returns the exit code as a shell reports it: 124 for a deadline, 128+n for signal n, otherwise the command's own. The
+    /// leader may exit with 0 just as its process tree is killed for a limit; such an exec counts as killed.
     pub fn shell_code(&self) -> u8 {
         let code = match (self.exit_code, self.signal) {
             _ if self.reason == EndReason::WallDeadline => 124,

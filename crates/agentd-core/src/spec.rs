@@ -1,10 +1,14 @@
-//! What a sandbox is asked to be, and what is run in it.
+//! The description of a requested sandbox and of a command to run in it.
 
-use crate::{Bytes, Limits};
+use crate::{Bytes, Limits, ObjectId};
 use serde::{Deserialize, Serialize};
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+};
 
-/// What a sandbox may do with a granted path.
+/// The access of a sandbox to a granted path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Access {
@@ -12,22 +16,75 @@ pub enum Access {
     ReadOnly,
     /// Read, execute, write, create, remove.
     ReadWrite,
+    /// Read, execute, write, create and remove, in a directory. Changes stay in the sandbox's scratch file system and are
+    /// discarded with the sandbox; the host's files do not change. Only backends whose traits include
+    /// [`crate::BackendTraits::copy_on_write`] support this access.
+    CopyOnWrite,
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ReadOnly => "read-only",
+            Self::ReadWrite => "read-write",
+            Self::CopyOnWrite => "copy-on-write",
+        })
+    }
+}
+
+/// Whether the guard checks a grant. The guard refuses whole home directories, secrets in home directories, and system
+/// directories.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuardRule {
+    /// The guard may refuse the grant.
+    #[default]
+    Apply,
+    /// The caller vouches for this path. The command line never does.
+    Waive,
 }
 
 /// A path of the host that the sandbox may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
-    /// An absolute path on the host. Symbolic links in it are resolved once, when the sandbox is planned.
+    /// An absolute path on the host. Symbolic links in it are resolved once, when the sandbox is planned. A link that a sandbox
+    /// may have created is refused.
     pub path: PathBuf,
-    /// Where it is shown inside; at the same place when absent. Only backends with a root of their own show it elsewhere.
+    /// The path inside the sandbox; the same as on the host when absent. Only backends with their own root support another path.
     pub target: Option<PathBuf>,
-    /// What may be done with it.
+    /// The access to the path.
     pub access: Access,
-    /// Names below `path` that stay read-only although the grant is read-write, where they exist.
+    /// Names below `path` that stay read-only in a read-write grant, if they exist.
     pub protect: Vec<PathBuf>,
+    /// Names below `path` that the caller released from protection. These names and everything below them are writable, even if
+    /// `protect`, a setting of git or a link at a protected path names them. Changes to them are still reported.
+    #[serde(default)]
+    pub unprotected: Vec<PathBuf>,
+    /// The object that `path` led to when it was granted. A sandbox is not started if `path` leads to another object by then.
+    /// When absent, `path` is resolved when the sandbox is planned.
+    #[serde(default)]
+    pub object: Option<ObjectId>,
+    /// Whether the guard decides about this grant.
+    #[serde(default)]
+    pub guard: GuardRule,
 }
 
-/// What of the network a sandbox sees.
+impl Grant {
+    /// Creates a grant of `path`, shown at the same path, without protected names.
+    pub fn new(path: impl AsRef<Path>, access: Access) -> Self {
+        Self {
+            path: path.as_ref().to_path_buf(),
+            target: None,
+            access,
+            protect: Vec::new(),
+            unprotected: Vec::new(),
+            object: None,
+            guard: GuardRule::Apply,
+        }
+    }
+}
+
+/// The network that a sandbox sees.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Network {
@@ -42,72 +99,78 @@ pub enum Network {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
-    /// The fewest system calls that ordinary programs run with; loopback sockets and Unix sockets refused.
+    /// The fewest system calls with which ordinary programs run; loopback sockets and Unix sockets are refused.
     Strict,
-    /// What compilers, interpreters and their tests need.
+    /// The system calls that compilers, interpreters and their tests need.
     #[default]
     Default,
-    /// As `Default`, and the system calls of debuggers and profilers that stay inside the sandbox.
+    /// The system calls of `Default`, and those of debuggers and profilers that have no effect outside the sandbox.
     Permissive,
 }
 
-/// What a sandbox has as its root.
+/// The root file system of a sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Root {
     /// The host's programs.
     #[default]
     Host,
-    /// The unpacked layers of an image, the lowest first; they are not changed.
+    /// The unpacked layers of an image, the lowest first. The sandbox does not change them.
     Layers(Vec<PathBuf>),
 }
 
-/// Where what a sandbox changes in its root is kept.
+/// The storage for changes to the root of a sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Writable {
-    /// In memory; gone with the sandbox.
+    /// In memory; discarded with the sandbox.
     #[default]
     Memory,
-    /// On disk, in a file system of this size; gone with the sandbox. Needs root of the host.
+    /// On disk, in a file system of this size; discarded with the sandbox. Requires root on the host.
     Volume(Bytes),
-    /// On disk, so that the sandbox can be saved, restored and forked; gone with it.
+    /// On disk, so that the sandbox can be saved, restored and forked; discarded with the sandbox.
     Layers,
-    /// On disk, to be kept.
+    /// On disk, and kept after the sandbox has ended.
     Disk(DiskLayers),
 }
 
-/// What was changed in a root, in layers over those of its image.
+/// The changes to a root, as overlay layers above those of its image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskLayers {
-    /// Changes of before, the lowest first; they are not changed any more, and any number of sandboxes may have them.
-    pub sealed: Vec<PathBuf>,
-    /// Where changes go: a directory in which are `tree`, which takes them, and `work`, empty, which overlayfs needs. No other sandbox
-    /// that lives has it.
-    pub top: PathBuf,
+    /// Committed layers of earlier changes, the lowest first. They are immutable, and any number of sandboxes may share them.
+    #[serde(rename = "sealed")]
+    pub lower: Vec<PathBuf>,
+    /// The directory for new changes. It contains `tree`, the upperdir of overlayfs, and `work`, its empty workdir. No other
+    /// running sandbox may use this directory.
+    #[serde(rename = "top")]
+    pub upper: PathBuf,
 }
 
-/// What a sandbox is asked to be.
+/// The description of a requested sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-// Records of named sandboxes have it: of an older agentd's, what is missing is as if it had not been asked for; a later one's is refused.
+// Records of named sandboxes contain this struct. A field missing from an older agentd's record has its default; an unknown
+// field, from a newer agentd, is an error.
 #[serde(default, deny_unknown_fields)]
 pub struct SandboxSpec {
-    /// The root.
+    /// The root file system.
     pub root: Root,
-    /// Where changes of the root are kept. Only a backend with a root of its own keeps any.
+    /// The storage for changes to the root. Only a backend with its own root stores any.
     pub writable: Writable,
-    /// Paths of the host to be seen, beside the system's read-only directories.
+    /// Paths of the host to show in the sandbox, in addition to the system's read-only directories.
     pub grants: Vec<Grant>,
-    /// Where the home directory is: empty and private where the host's own tree is shown, made where an image has none. Without a
-    /// boundary it means nothing.
+    /// Symbolic links to create in directories private to the sandbox, as pairs of path and target. A link is a name only and
+    /// grants nothing.
+    pub links: Vec<(PathBuf, PathBuf)>,
+    /// The path of the home directory. In a view of the host's tree it is empty and private to the sandbox; in an image without
+    /// such a directory, it is created. A backend without a boundary ignores it.
     pub home: Option<PathBuf>,
     /// The network.
     pub network: Network,
     /// The profile.
     pub profile: Profile,
-    /// Limits of the sandbox as a whole, and the default ones of its commands.
+    /// Limits of the sandbox as a whole, and default limits of its commands.
     pub limits: Limits,
-    /// Whether to go on where a layer cannot be applied. The outcome says which.
+    /// Whether to continue if a control cannot be applied. [`crate::Sandbox::controls`] reports which control is missing.
     pub allow_degraded: bool,
 }
 
@@ -120,7 +183,7 @@ pub struct PtySize {
     pub cols: u16,
 }
 
-/// Where standard input comes from.
+/// The source of a command's standard input.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StdinSource {
     /// `/dev/null`.
@@ -128,25 +191,44 @@ pub enum StdinSource {
     Null,
     /// These bytes, then end of file.
     Bytes(Vec<u8>),
-    /// What the caller writes to the exec's handle.
+    /// The bytes that the caller writes to the exec's handle.
     Stream,
 }
 
-/// One command to be run in a sandbox.
+/// Serialises a path as an [`OsString`]: serde serialises a path as text, and not every path is valid text.
+mod os_path {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::{
+        ffi::OsString,
+        path::{Path, PathBuf},
+    };
+
+    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_deref().map(Path::as_os_str).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+        Ok(Option::<OsString>::deserialize(deserializer)?.map(PathBuf::from))
+    }
+}
+
+/// A command to run in a sandbox. It can be serialised even if its strings are not UTF-8.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
     /// Program and arguments. A program without `/` is looked up in the `PATH` of `env`.
     pub argv: Vec<OsString>,
-    /// The whole environment; nothing is inherited.
+    /// The whole environment; the command inherits no other variable.
     pub env: Vec<(OsString, OsString)>,
     /// Working directory inside the sandbox; `/` when absent.
+    #[serde(with = "os_path")]
     pub cwd: Option<PathBuf>,
     /// Standard input.
     pub stdin: StdinSource,
-    /// A pseudo-terminal of this size instead of pipes.
+    /// A pseudo-terminal of this size instead of pipes. With [`StdinSource::Null`], standard input is `/dev/null` all the same,
+    /// and only output goes to the terminal.
     pub pty: Option<PtySize>,
-    /// Limits of this command. A sandbox's own limits hold beside them.
+    /// Limits of this command. The sandbox's own limits apply in addition.
     pub limits: Limits,
-    /// How many bytes of each stream to keep in the outcome.
+    /// The number of bytes of each stream to keep in the outcome.
     pub capture: u64,
 }

@@ -1,4 +1,4 @@
-//! What is in a directory, of which nothing is believed.
+//! Reads directories with untrusted contents.
 
 use rustix::{
     fs::{AtFlags, Dir, Stat},
@@ -9,8 +9,11 @@ use std::{
     os::{fd::BorrowedFd, unix::ffi::OsStringExt},
 };
 
-/// What is called `name` in `directory`, if anything is. No link is followed.
-pub fn look(directory: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Stat>, Errno> {
+/// Returns the metadata of `name` in `directory`, without following a symbolic link; `None` if the name does not exist.
+///
+/// # Errors
+/// The errno of `fstatat`, except `ENOENT`.
+pub fn lstat(directory: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Stat>, Errno> {
     match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::NOENT) => Ok(None),
@@ -18,7 +21,10 @@ pub fn look(directory: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Stat>, Err
     }
 }
 
-/// The names in a directory.
+/// Returns the names in a directory, without `.` and `..`.
+///
+/// # Errors
+/// The errno of opening or reading the directory.
 pub fn names(directory: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {

@@ -1,4 +1,4 @@
-//! Files that are whole or absent, whenever the power goes; and the folders that they are in.
+//! Files that are complete or absent after a power failure, and the directories that contain them.
 
 use crate::error::{DiskError, Doing as _};
 use std::{
@@ -11,15 +11,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Writes `to` in one step. `draft` is a name of the same file system that only the writer uses now.
+/// Writes `to` atomically: writes and flushes `draft`, then renames `draft` to `to`. `draft` is on the same file system, and only
+/// this writer uses that name during the call.
+///
+/// # Errors
+/// [`DiskError`] if `draft` cannot be created, written or flushed, or the rename fails.
 pub fn write(to: &Path, bytes: &[u8], draft: &Path) -> Result<(), DiskError> {
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(draft).doing("make", draft)?;
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(draft).doing("create", draft)?;
     file.write_all(bytes).doing("write", draft)?;
-    file.sync_all().doing("flush", draft)?;
+    file.sync_all().doing("sync", draft)?;
     fs::rename(draft, to).doing("rename to", to)
 }
 
-/// Reads a file that was written so; `None` when it is absent.
+/// Reads a file that [`write()`] created; `None` if the file does not exist.
+///
+/// # Errors
+/// [`DiskError`] if the file exists and cannot be read.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -28,24 +35,37 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
     }
 }
 
-/// Makes durable what was made in a directory, or renamed into or out of it.
+/// Flushes a directory, which makes creations in it and renames into and out of it durable.
+///
+/// # Errors
+/// [`DiskError`] if the directory cannot be opened or flushed.
 pub fn flush_directory(path: &Path) -> Result<(), DiskError> {
-    File::open(path).and_then(|directory| directory.sync_all()).doing("flush", path)
+    File::open(path).and_then(|directory| directory.sync_all()).doing("sync", path)
 }
 
-/// Makes durable all that was written to the file system of `path`. For the many files of a layer this is one call and one commit of
-/// the journal, where `fsync` would be one each.
+/// Flushes the whole file system of `path` (`man 2 syncfs`). For the many files of a layer this is one call and one journal
+/// commit, where `fsync` would need one of each per file.
+///
+/// # Errors
+/// [`DiskError`] if the directory cannot be opened or the flush fails.
 pub fn flush_all(path: &Path) -> Result<(), DiskError> {
     let directory = File::open(path).doing("open", path)?;
-    rustix::fs::syncfs(directory.as_fd()).doing("flush", path)
+    rustix::fs::syncfs(directory.as_fd()).doing("sync", path)
 }
 
-/// Makes a folder that is its owner's alone.
+/// Creates a directory with mode 0700.
+///
+/// # Errors
+/// [`DiskError`] if the directory cannot be created.
 pub fn make_folder(path: &Path) -> Result<(), DiskError> {
-    fs::DirBuilder::new().mode(0o700).create(path).doing("make", path)
+    fs::DirBuilder::new().mode(0o700).create(path).doing("create", path)
 }
 
-/// What is in a folder, sorted; nothing when it is none, or its owner removed it meanwhile.
+/// Returns the sorted paths of the entries of a directory. The result is empty if `folder` is not a directory or was removed
+/// meanwhile.
+///
+/// # Errors
+/// [`DiskError`] if the directory exists and cannot be read.
 pub fn entries(folder: &Path) -> Result<Vec<PathBuf>, DiskError> {
     let list = || fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
     match list() {

@@ -1,7 +1,7 @@
-//! Removes a tree that a payload or an archive made: no link is followed, a directory that its owner may not enter is made enterable first, and one
-//! that is too deep is first moved up.
+//! Removes a tree that a payload or an archive created. No symbolic link is followed. A directory whose mode denies access to its
+//! owner is made accessible first, and one that lies too deep is first moved to the top of the tree.
 
-use crate::directory::{look, names};
+use crate::directory::{lstat, names};
 use rustix::{
     fs::{AtFlags, Mode, OFlags, RawMode, RenameFlags},
     io::Errno,
@@ -11,10 +11,13 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
-/// How many directories are open at once, and how deep the calls here go.
+/// Maximum recursion depth, which also bounds the number of directories open at once.
 const DEEPEST: u32 = 32;
 
-/// Removes `name` in `parent`, whatever it is, with all below it; nothing there is no error.
+/// Removes `name` in `parent`: a file of any type, or a directory with its contents. A missing name is not an error.
+///
+/// # Errors
+/// The errno of the first operation that failed.
 pub fn erase(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     if unlink(parent, name)? {
         return Ok(());
@@ -23,7 +26,10 @@ pub fn erase(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     remove_directory(parent, name)
 }
 
-/// Removes all that is in `directory`.
+/// Removes the contents of `directory`.
+///
+/// # Errors
+/// The errno of the first operation that failed.
 pub fn empty(directory: &OwnedFd) -> Result<(), Errno> {
     let mut top = Top { directory, moved: 0 };
     loop {
@@ -35,7 +41,7 @@ pub fn empty(directory: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-/// Where directories that lie too deep are moved to.
+/// The top of the tree, to which directories that lie too deep are moved.
 struct Top<'a> {
     directory: &'a OwnedFd,
     moved: u64,
@@ -58,7 +64,7 @@ impl Top<'_> {
         Ok(())
     }
 
-    /// Moves a directory to the top, where the next round finds it.
+    /// Moves a directory to the top, where the next round removes it.
     fn take(&mut self, directory: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
         loop {
             self.moved += 1;
@@ -71,12 +77,12 @@ impl Top<'_> {
     }
 }
 
-/// Removes what is not a directory, or is nothing; says whether that is done.
+/// Removes `name` if it is not a directory. Returns true if the name no longer exists, false if it is a directory.
 fn unlink(parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool, Errno> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(true),
-        // A directory: Linux says the first, POSIX the second.
-        Err(Errno::ISDIR | Errno::PERM) if look(parent, name)?.is_some() => Ok(false),
+        // Linux fails with EISDIR for a directory, POSIX specifies EPERM (`man 2 unlink`).
+        Err(Errno::ISDIR | Errno::PERM) if lstat(parent, name)?.is_some() => Ok(false),
         Err(errno) => Err(errno),
     }
 }
@@ -88,14 +94,20 @@ fn remove_directory(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     }
 }
 
-/// Opens a directory so that it can be emptied. Its owner may do so whatever its mode was: it goes.
+/// Opens a directory so that it can be emptied. The mode may be changed for that, because the directory is removed afterwards.
 fn enter(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let handle = rustix::fs::openat(parent, name, flags | OFlags::PATH, Mode::empty())?;
     let needed = RawMode::from(Mode::RWXU.bits());
     if rustix::fs::fstat(&handle)?.st_mode & needed != needed {
-        // By the descriptor, not by a name that may be another's by now. `fchmod` refuses one opened with `O_PATH`.
-        rustix::fs::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU)?;
+        // Through the descriptor, because the name may refer to another file by now. `fchmod` refuses a descriptor opened with
+        // `O_PATH`.
+        match rustix::fs::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU) {
+            // `/proc` is missing while a sandbox's root is being built; this process may then be privileged enough to enter
+            // anyway.
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
     }
     rustix::fs::openat(&handle, ".", flags | OFlags::RDONLY, Mode::empty())
 }
@@ -106,7 +118,7 @@ mod tests {
     use std::{fs, os::unix::fs::PermissionsExt};
 
     #[test]
-    fn a_tree_goes_and_what_its_links_point_to_stays() {
+    fn erase_removes_tree_but_not_link_targets() {
         let place = tempfile::tempdir().unwrap();
         let tree = place.path().join("tree");
         fs::create_dir_all(tree.join("closed/inner")).unwrap();
@@ -124,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_that_is_deeper_than_any_stack_goes() {
+    fn erase_of_3000_nested_directories_succeeds() {
         let place = tempfile::tempdir().unwrap();
         let root: OwnedFd = fs::File::open(place.path()).unwrap().into();
         let mut at = root.try_clone().unwrap();

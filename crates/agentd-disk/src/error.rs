@@ -1,21 +1,21 @@
-//! What could not be done with a file.
+//! The error of a failed file operation.
 
 use std::{io, path::PathBuf};
 
-/// A file could not be used.
+/// A failed file operation.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing} {path:?}: {source}")]
 pub struct DiskError {
-    /// What was being done.
+    /// The operation.
     pub doing: &'static str,
-    /// To which file.
+    /// The file.
     pub path: PathBuf,
-    /// Why it failed.
+    /// The cause.
     #[source]
     pub source: io::Error,
 }
 
-/// Names what was being done to which file when an I/O error came.
+/// Adds the operation and the file to an I/O error.
 pub(crate) trait Doing<T> {
     fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, DiskError>;
 }

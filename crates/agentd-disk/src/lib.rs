@@ -1,6 +1,6 @@
-//! What the stores of images and of sandboxes are made with, so that they are whole whenever a process dies or the power goes: a lock for each
-//! step that must be one, files that are whole or absent, staging directories that go with their maker, and the removal of trees that
-//! strangers made.
+//! File-system building blocks of the image store and the sandbox store. Both stores stay consistent after a process dies or the
+//! power fails: each atomic step takes a lock, files are complete or absent, and staging directories are removed with their
+//! creator. The crate also removes untrusted trees.
 
 mod directory;
 mod durable;
@@ -8,12 +8,14 @@ mod erase;
 mod error;
 mod lock;
 mod private;
+mod scratch;
 mod staging;
 
-pub use directory::{look, names};
+pub use directory::{lstat, names};
 pub use durable::{entries, flush_all, flush_directory, make_folder, read, write};
 pub use erase::{empty, erase};
 pub use error::DiskError;
 pub use lock::Lock;
 pub use private::{NotPrivate, make_private};
+pub use scratch::Scratch;
 pub use staging::{Staging, abandoned, pinned};

@@ -1,5 +1,5 @@
-//! The lock of a store. Each holder opens the file anew, so that it keeps threads apart as well as processes (`man 2 flock`); the
-//! kernel gives it up when its holder dies.
+//! The lock of a store. Each holder opens the lock file separately, so the lock excludes threads as well as processes (`man 2
+//! flock`). The kernel releases the lock when its holder dies.
 
 use crate::error::{DiskError, Doing as _};
 use std::{
@@ -8,12 +8,15 @@ use std::{
     path::Path,
 };
 
-/// Proof that the store is locked, until it is dropped.
+/// Proof that the store is locked. Dropping the value releases the lock.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held, not used: closing it unlocks")] File);
+pub struct Lock(#[expect(dead_code, reason = "owned only for its destructor: closing the file releases the lock")] File);
 
 impl Lock {
-    /// Waits for the lock. Nobody holds it while something long is done.
+    /// Waits for the lock, without a timeout. Holders keep the lock for short steps only.
+    ///
+    /// # Errors
+    /// [`DiskError`] if the lock file cannot be opened or locked.
     pub fn take(path: &Path) -> Result<Self, DiskError> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).doing("open", path)?;
         file.lock().doing("lock", path)?;

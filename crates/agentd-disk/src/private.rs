@@ -1,4 +1,4 @@
-//! Directories that are their owner's alone.
+//! Directories that only their owner may access.
 
 use crate::error::{DiskError, Doing as _};
 use std::{
@@ -7,39 +7,40 @@ use std::{
     path::Path,
 };
 
-/// Why a directory is not the caller's alone.
+/// The reason why a directory is not private to the caller.
 #[derive(Debug, thiserror::Error)]
 pub enum NotPrivate {
-    /// It could not be made or looked at.
+    /// The directory could not be created or inspected.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// It is somebody's else, or open to others: what is wrong, and what to do.
+    /// The directory belongs to another user or is accessible to others. The text says what is wrong and what to do.
     #[error("{0}")]
     Refused(&'static str),
 }
 
-/// Makes a directory, and those above it as they usually are; or checks that it is the caller's alone. Set-id files of strangers lie in such
-/// ones, and whoever can rename in them decides what sandboxes are made of.
+/// Creates `root` with mode 0700 and its missing parents with the usual mode. An existing `root` is checked instead: it must be a
+/// directory that belongs to the caller and that nobody else can access. Such directories contain set-id files from untrusted
+/// images, and a user who can rename files in them controls the contents of sandboxes.
 ///
 /// # Errors
-/// [`NotPrivate`].
+/// [`NotPrivate`] if the directory cannot be created, or an existing `root` fails the check.
 pub fn make_private(root: &Path) -> Result<(), NotPrivate> {
     if let Some(parent) = root.parent() {
-        fs::create_dir_all(parent).doing("make", parent)?;
+        fs::create_dir_all(parent).doing("create", parent)?;
     }
     match fs::DirBuilder::new().mode(0o700).create(root) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        other => other.doing("make", root)?,
+        other => other.doing("create", root)?,
     }
-    let found = fs::symlink_metadata(root).doing("look at", root)?;
+    let found = fs::symlink_metadata(root).doing("stat", root)?;
     if !found.is_dir() {
-        return Err(NotPrivate::Refused("is not a directory — name another place"));
+        return Err(NotPrivate::Refused("not a directory — use another path"));
     }
     if found.uid() != rustix::process::geteuid().as_raw() {
-        return Err(NotPrivate::Refused("belongs to another user — name another place, or run as its owner"));
+        return Err(NotPrivate::Refused("directory belongs to another user — use another path, or run as its owner"));
     }
     if found.mode() & 0o077 != 0 {
-        return Err(NotPrivate::Refused("can be entered by others — chmod 700 it"));
+        return Err(NotPrivate::Refused("directory is accessible to other users — run chmod 700 on it"));
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
-//! Where things are made and removed: a directory that its maker holds locked (`flock`) and that goes when the maker does. What another
-//! process died over is known by its lock, which can be taken.
+//! Staging directories: new content is built in one, and removed content is moved into one. The creator of a staging directory
+//! holds its lock (`flock`), and the directory is removed with its creator. If the lock can be taken, the creator is dead and the
+//! directory is abandoned.
 
 use crate::{
     durable::{entries, make_folder},
@@ -7,6 +8,7 @@ use crate::{
     error::{DiskError, Doing as _},
     lock::Lock,
 };
+use agentd_log::LogFailure as _;
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::{
     fs::{File, TryLockError},
@@ -15,20 +17,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A staging directory that this process holds.
+/// A staging directory that this process has locked. It is removed on drop, unless [`Staging::keep`] was called.
 #[derive(Debug)]
 pub struct Staging {
     path: PathBuf,
-    /// Holds the lock until it is closed.
+    /// Holds the lock until the file is closed.
     held: File,
     keep: bool,
 }
 
 impl Staging {
-    /// Makes one. Under the lock: between its making and its locking it looks abandoned.
+    /// Creates a staging directory with a random name in `folder`. The store lock must be held, because an unlocked staging
+    /// directory looks abandoned until this call has locked it.
+    ///
+    /// # Errors
+    /// [`DiskError`] if the directory cannot be created or locked.
     pub fn make(folder: &Path, _lock: &Lock) -> Result<Self, DiskError> {
         let mut name = [0; 8];
-        getrandom(&mut name, GetRandomFlags::empty()).doing("name", folder)?;
+        getrandom(&mut name, GetRandomFlags::empty()).doing("choose a random name in", folder)?;
         let path = folder.join(format!("{:016x}", u64::from_ne_bytes(name)));
         make_folder(&path)?;
         let held = File::open(&path).doing("open", &path)?;
@@ -37,29 +43,38 @@ impl Staging {
         Ok(Self { path, held, keep: false })
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Keeps a layer from being collected while this lives.
+    /// Pins a layer: it is not collected while this staging directory exists.
+    ///
+    /// # Errors
+    /// [`DiskError`] if the pin cannot be written.
     pub fn pin(&self, layer: impl std::fmt::Display, _lock: &Lock) -> Result<(), DiskError> {
         self.pin_new(layer)
     }
 
-    /// The same for one that is not there yet and has a name that nothing had: its pin comes first, so the lock is not needed.
+    /// Pins a layer that does not exist yet and has an unused name. The pin precedes the layer, so the store lock is not needed.
+    ///
+    /// # Errors
+    /// [`DiskError`] if the pin cannot be written.
     pub fn pin_new(&self, layer: impl std::fmt::Display) -> Result<(), DiskError> {
         let path = self.path.join("pins").join(layer.to_string());
-        File::create(&path).map(drop).doing("make", path)
+        File::create(&path).map(drop).doing("create", path)
     }
 
-    /// Gives it up as it is.
-    pub fn leave(mut self) -> PathBuf {
+    /// Unlocks the directory without removing it, and returns its path.
+    pub fn keep(mut self) -> PathBuf {
         self.keep = true;
         self.path.clone()
     }
 
-    /// Removes it, and says if that failed.
+    /// Removes the directory and returns the error that [`Drop`] would only log.
+    ///
+    /// # Errors
+    /// [`DiskError`] if the directory cannot be removed.
     pub fn remove(self) -> Result<(), DiskError> {
         clear(&self.path)
     }
@@ -67,20 +82,24 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // What cannot be removed now is removed by the next to open the store: `held` is closed after this.
+        // If the removal fails, the next process to open the store removes the directory: `held` is closed after this.
         if !self.keep {
-            let _ = clear(&self.path);
+            clear(&self.path).or_warn("remove staging directory", &self.path);
         }
         let _ = &self.held;
     }
 }
 
-/// What the dead left in the staging folder; it is held by us from now on. Among it is a draft of a record: who writes one has the lock.
+/// Locks and returns the staging directories whose creators are dead. The result may include a draft of a record: its writer
+/// holds the store lock while it writes, so a draft found under that lock is abandoned.
+///
+/// # Errors
+/// [`DiskError`] if `folder` cannot be read or an entry cannot be opened or locked.
 pub fn abandoned(folder: &Path, _lock: &Lock) -> Result<Vec<Staging>, DiskError> {
     let mut abandoned = Vec::new();
     for path in entries(folder)? {
         let held = match File::open(&path) {
-            // Its maker, who is alive, removed it.
+            // The creator is alive and removed its directory.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             other => other.doing("open", &path)?,
         };
@@ -93,7 +112,10 @@ pub fn abandoned(folder: &Path, _lock: &Lock) -> Result<Vec<Staging>, DiskError>
     Ok(abandoned)
 }
 
-/// The layers that are pinned by anything staged.
+/// Returns the names of the layers that are pinned by any staging directory.
+///
+/// # Errors
+/// [`DiskError`] if a directory cannot be read.
 pub fn pinned(folder: &Path, _lock: &Lock) -> Result<Vec<String>, DiskError> {
     let mut all = Vec::new();
     for path in entries(folder)? {

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Process 1 of the guest until Gondolin's own daemon takes its place: what that needs, and no more. As Gondolin's own script it reads where
-# the host's files are to be shown from the kernel's command line; without that, none are.
+# Process 1 of the guest until it executes Gondolin's daemon `sandboxd`: sets up what the daemons need. As in Gondolin's own script,
+# the kernel command line names the mount points of the host's files. Without these options, no files are shared.
 b=/usr/lib/gondolin/busybox
 $b mount -t devtmpfs devtmpfs /dev
 $b mount -t proc proc /proc
@@ -16,31 +16,31 @@ for port in /sys/class/virtio-ports/vport*; do
     read -r name <"$port/name"
     $b ln -sf "../${port##*/}" "/dev/virtio-ports/$name"
 done
-# The disk of the sandbox, where there is one. It begins as a copy of this root.
+# Mount the disk of the sandbox, if there is one. A new disk has the same content as this root.
 for disk in /sys/block/vd*; do
     [ "$($b cat "$disk/serial")" = agentd ] || continue
     $b mkdir /run/root
     $b mount -t ext4 -o nosuid,nodev "/dev/${disk##*/}" /run/root
 done
 read -r words </proc/cmdline
-mount='' shown=''
+mount='' binds=''
 for word in $words; do
     case $word in
         sandboxfs.mount=*) mount=${word#*=} ;;
-        sandboxfs.bind=*) shown=${word#*=} ;;
+        sandboxfs.bind=*) binds=${word#*=} ;;
     esac
 done
-if [ -n "$shown" ]; then
+if [ -n "$binds" ]; then
     $b mkdir -p "$mount"
     /usr/bin/sandboxfs --mount "$mount" --rpc-path /dev/virtio-ports/virtio-fs >/dev/console 2>&1 &
     tries=0
     until $b grep -q " $mount fuse.sandboxfs " /proc/mounts; do
         tries=$((tries + 1))
-        [ $tries -lt 500 ] || { echo "the host's files are not there" >/run/sandboxfs.failed; break; }
+        [ $tries -lt 500 ] || { echo "sandboxfs did not mount the files of the host within 10 s" >/run/sandboxfs.failed; break; }
         $b sleep 0.02
     done
     IFS=,
-    for place in $shown; do
+    for place in $binds; do
         $b mkdir -p "$place"
         $b mount --bind "$mount$place" "$place"
     done

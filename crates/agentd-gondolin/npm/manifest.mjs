@@ -1,4 +1,4 @@
-// Writes the manifest of a directory of assets, with the identity that Gondolin itself gives to them.
+// Writes the manifest of a directory of assets, with the build id that Gondolin computes for these assets.
 // node manifest.mjs PACKAGE DIRECTORY
 import { createHash } from "node:crypto";
 import fs from "node:fs";

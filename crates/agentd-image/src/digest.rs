@@ -1,5 +1,5 @@
-//! Content addresses: SHA-256, the one algorithm that registries and archives use in practice. A digest names files in the
-//! store, so it is a value that can hold nothing but 32 bytes, never a string from a manifest.
+//! Content addresses: SHA-256, the only algorithm that registries and archives use in practice. A digest names files in the
+//! store, so the type holds exactly 32 bytes and never a string from a manifest.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -20,20 +20,20 @@ pub struct Digest([u8; 32]);
 pub struct NotADigest(String);
 
 impl Digest {
-    /// The digest of `bytes`.
-    pub fn of(bytes: &[u8]) -> Self {
+    /// Returns the digest of `bytes`.
+    pub fn compute(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The 64 hexadecimal digits, which are a safe file name.
+    /// Returns the 64 hexadecimal digits, which are a safe file name.
     pub fn hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The digest with these hexadecimal digits.
+    /// Parses 64 lower-case hexadecimal digits.
     pub(crate) fn from_hex(hex: &str) -> Option<Self> {
         let digits = hex.as_bytes();
-        // Upper case is refused: one content, one name.
+        // Upper case is rejected, so that each digest has exactly one name.
         if digits.len() != 64 || !digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
             return None;
         }
@@ -79,7 +79,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// A reader that hashes and counts what passes through it.
+/// A reader that hashes and counts the bytes read through it.
 pub(crate) struct Hashing<R> {
     inner: R,
     hasher: Sha256,
@@ -91,12 +91,12 @@ impl<R: Read> Hashing<R> {
         Self { inner, hasher: Sha256::new(), bytes: 0 }
     }
 
-    /// Reads what is left, so that the digest is that of the whole stream.
+    /// Reads the rest of the stream, so that the digest covers all of it.
     pub(crate) fn drain(&mut self) -> io::Result<()> {
         io::copy(self, &mut io::sink()).map(drop)
     }
 
-    /// The digest and length of all that was read.
+    /// Returns the digest and the length, in bytes, of the data read.
     pub(crate) fn finish(self) -> (Digest, u64) {
         (Digest(self.hasher.finalize().into()), self.bytes)
     }
@@ -116,14 +116,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_digest_is_written_as_it_is_read() {
+    fn digest_round_trips_through_text() {
         let text = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        assert_eq!(Digest::of(b"").to_string(), text);
-        assert_eq!(text.parse(), Ok(Digest::of(b"")));
+        assert_eq!(Digest::compute(b"").to_string(), text);
+        assert_eq!(text.parse(), Ok(Digest::compute(b"")));
     }
 
     #[test]
-    fn nothing_but_a_sha256_digest_is_one() {
+    fn text_other_than_sha256_digest_is_refused() {
         let upper = format!("sha256:{}", "A".repeat(64));
         for text in
             ["", "sha256:", "sha512:00", "sha256:../../etc/passwd", "e3b0", &upper, &format!("sha256:{}é", "0".repeat(62))]

@@ -1,179 +1,185 @@
-//! Why an image could not be taken in, found or given back.
+//! Errors of importing, finding and loading images.
 
 use crate::{digest::Digest, unpack::UnpackError};
 use oci_client::{Reference, errors::OciDistributionError};
 use std::{io, path::PathBuf};
 
-/// Why an image could not be taken in, found or given back.
+/// The reason why an image could not be imported, found or loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
-    /// The store's directory cannot hold a store.
+    /// The directory is not suitable for a store.
     #[error("image store {path:?}: {why}")]
     Place {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// The problem and its remedy.
         why: &'static str,
     },
     /// A file of the store or of the source could not be used.
-    #[error("image store: {doing} {path:?}: {source}")]
+    #[error("image: {doing} {path:?}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
-        /// To which file.
+        /// The file.
         path: PathBuf,
-        /// Why it failed.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The list of the images cannot be read.
-    #[error("image store: {path:?} is damaged, or a later agentd's: {source} — remove that file and take the images in again")]
+    /// The list of images cannot be read.
+    #[error(
+        "read the list of images: {path:?}: damaged, or written by a later agentd: {source} — remove that file, \
+         then pull or import the images again"
+    )]
     Index {
-        /// Its file.
+        /// The file that contains the list.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The parse error.
         #[source]
         source: serde_json::Error,
     },
-    /// The store has an image, but not as it took it in. Others may share the part.
+    /// A part of a stored image is missing or changed. Other images may share that part.
     #[error(
-        "image {reference} is damaged: its {part} {damage} — remove all images that `agentd image ls` calls damaged, \
-         then `agentd image gc`, and take them in again"
+        "image {reference} is damaged: its {part} {damage} — remove all images that `agentd image ls` marks as damaged, \
+         run `agentd image gc`, then pull or import them again"
     )]
     Damaged {
-        /// Its reference.
+        /// The reference of the image.
         reference: String,
-        /// The part of it.
+        /// The damaged part.
         part: String,
-        /// What became of that.
+        /// The kind of damage.
         #[source]
         damage: Damage,
     },
     /// No image has this reference.
-    #[error("no image {reference} — see `agentd image ls`, or get it with `agentd image pull`")]
+    #[error("no image {reference} in the store — list images with `agentd image ls`, or get it with `agentd image pull`")]
     NotFound {
         /// The reference.
         reference: Reference,
     },
-    /// An image was removed, and its layers collected, after it was found.
-    #[error("image {reference} was removed a moment ago — take it in again")]
+    /// The image was removed, and its layers were collected, after the caller looked it up.
+    #[error("image {reference} was removed by another process during this operation — pull or import it again")]
     Gone {
-        /// What it was called.
+        /// The reference that the image had.
         reference: Reference,
     },
-    /// A name with a digest was to be given to what an import finds, whatever that is.
-    #[error("what is imported cannot be called {reference}: nothing holds it to that digest — name it without the digest")]
+    /// An import named a reference with a digest. The content of an import is known only afterwards, so nothing ensures that
+    /// digest.
+    #[error("import an image as {reference}: a reference with a digest is not possible here — use a reference without a digest")]
     NamedByDigest {
-        /// The name.
+        /// The reference.
         reference: Reference,
     },
-    /// The source is nothing that can be taken in.
-    #[error("{path:?} is no image: {why}")]
+    /// The source is not an image.
+    #[error("import an image: {path:?}: {why}")]
     NotAnImage {
         /// The source.
         path: PathBuf,
-        /// What it is instead.
+        /// The reason.
         why: &'static str,
     },
-    /// The source is an archive that is too big, or holds what is not read.
-    #[error("{path:?}: {source}")]
+    /// The source is an archive that is too large or contains unsupported entries.
+    #[error("read the archive {path:?}: {source}")]
     Archive {
         /// The source.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: UnpackError,
     },
-    /// The source holds several images.
-    #[error("the source holds several images — name one of: {}", .names.join(", "))]
+    /// The source contains several images and none matches the reference.
+    #[error("import an image: the source contains several images — name one of: {}", .names.join(", "))]
     Ambiguous {
-        /// Their names.
+        /// The names of the images.
         names: Vec<String>,
     },
-    /// The image is made for other machines.
-    #[error("the image is not made for {wanted}, only for {} — take another image", .offered.join(", "))]
+    /// The image is built for other platforms.
+    #[error("select a platform of the image: {wanted} is not among the image's platforms: {} — use another image", .offered.join(", "))]
     Platform {
-        /// This machine, as `os/architecture`.
+        /// The platform of this machine, as `os/architecture`.
         wanted: String,
-        /// What the image is made for.
+        /// The platforms of the image.
         offered: Vec<String>,
     },
     /// The source lacks a part that its manifest names.
-    #[error("the image lacks {part} — fetch or build it again")]
+    #[error("read the image: missing part: {part} — fetch or build the image again")]
     Missing {
         /// The part.
         part: String,
     },
-    /// A manifest or configuration cannot be read.
-    #[error("{what} of the image cannot be read: {source} — fetch or build it again")]
+    /// A manifest or configuration cannot be parsed.
+    #[error("parse {what} of the image: {source} — fetch or build the image again")]
     Metadata {
-        /// Which.
+        /// The document.
         what: &'static str,
-        /// What is wrong.
+        /// The parse error.
         #[source]
         source: serde_json::Error,
     },
-    /// A manifest or configuration says what cannot be.
-    #[error("the image contradicts itself: {0} — fetch or build it again")]
+    /// A manifest or configuration is inconsistent.
+    #[error("read the image: {0} — fetch or build the image again")]
     Contradiction(&'static str),
-    /// Content is not what its digest says.
-    #[error("{what} has digest {actual}, not {expected} — it was damaged or tampered with; fetch it again")]
+    /// Content does not have its expected digest.
+    #[error(
+        "verify the image: {what} has digest {actual}, expected {expected}: damaged or tampered with — fetch the image again"
+    )]
     Digest {
-        /// Which part of the image.
+        /// The part of the image.
         what: &'static str,
-        /// What was named.
+        /// The expected digest.
         expected: Digest,
-        /// What was found.
+        /// The digest of the content.
         actual: Digest,
     },
     /// A layer could not be unpacked.
     #[error("layer {layer}: {source}")]
     Layer {
-        /// The layer, as its manifest names it.
+        /// The layer, as the manifest names it.
         layer: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: UnpackError,
     },
-    /// The registry did not give the image.
-    #[error("registry {registry}: {source} — check the name, the network and your login")]
+    /// A request to the registry failed.
+    #[error("request to registry {registry}: {source} — check the image name, the network and your login")]
     Registry {
         /// The registry.
         registry: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<OciDistributionError>,
     },
     /// The login for a registry could not be read.
-    #[error("login for {registry}: {why} — log in again, or unset DOCKER_CONFIG")]
+    #[error("read the login for registry {registry}: {why} — log in again, or unset DOCKER_CONFIG")]
     Login {
         /// The registry.
         registry: String,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// A thread of this process that did the work is gone.
-    #[error("the work was given up before it was done")]
+    /// A worker thread of this process panicked or was cancelled.
+    #[error("internal error: a worker thread panicked or was cancelled — report this as a defect of agentd")]
     GivenUp,
 }
 
-/// What became of a part of an image in the store.
+/// The kind of damage to a part of a stored image.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Damage {
-    /// Its file is gone.
-    #[error("is not there")]
+    /// The file is missing.
+    #[error("is missing")]
     Lost,
-    /// It is other content.
+    /// The content has another digest.
     #[error("has digest {0}")]
     Changed(Digest),
-    /// It says nothing.
-    #[error("cannot be read: {0}")]
+    /// The content cannot be parsed.
+    #[error("cannot be parsed: {0}")]
     Unreadable(#[source] serde_json::Error),
 }
 
-/// Names what was being done to which file when an I/O error came.
+/// Adds the operation and the file to an I/O error.
 pub(crate) trait Doing<T> {
     fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, ImageError>;
 }

@@ -1,46 +1,48 @@
-//! An image as it lies in the store.
+//! An image of the store, with its run configuration.
 
 use crate::{digest::Digest, manifest::Run};
 use oci_client::Reference;
 use std::path::PathBuf;
 
-/// An image that is unpacked and ready to be stacked.
+/// An unpacked image, ready to be stacked by overlayfs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// The name it was asked for by.
+    /// The reference by which the caller requested the image.
     pub reference: Reference,
-    /// The digest of its manifest, which identifies it.
+    /// The digest of the manifest, which identifies the image.
     pub digest: Digest,
-    /// How it is run.
+    /// The run configuration of the image.
     pub config: ImageConfig,
-    /// The trees of its layers, bottom first. What no mount could show is left out: a layer that comes again further up (overlayfs
-    /// refuses to stack one twice), and what is below a layer that hides everything.
+    /// The trees of the layers, bottom first. Layers that no mount could show are omitted. A repeated layer keeps only its
+    /// uppermost position, because overlayfs refuses to stack a layer twice. Layers below one that hides everything are omitted
+    /// as well.
     pub layers: Vec<PathBuf>,
-    /// Bytes of the files in these layers.
+    /// Total size of the files in these layers, in bytes.
     pub size: u64,
-    /// Device nodes that were left out of these layers: a sandbox has its own.
+    /// Number of device nodes that were left out of these layers. A sandbox has its own device nodes.
     pub skipped_devices: u64,
-    /// Extended attributes that were left out of these layers: all that are authority, and those that the store's file system cannot keep.
+    /// Number of extended attributes that were left out of these layers: those that grant authority, and those that the store's
+    /// file system does not support.
     pub skipped_attributes: u64,
 }
 
-/// How an image is run. Everything here is what the image asks for, not what it gets.
+/// The run configuration that an image requests. A sandbox decides separately what to grant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageConfig {
-    /// `NAME=value` pairs; others are dropped.
+    /// `NAME=value` pairs. Entries without `=` are dropped.
     pub env: Vec<(String, String)>,
-    /// The words before those of the command.
+    /// The arguments that precede those of the command.
     pub entrypoint: Vec<String>,
-    /// The command when none is given.
+    /// The default command.
     pub cmd: Vec<String>,
-    /// The working directory; `/` when the image names none.
+    /// The working directory; `/` if the image specifies none.
     pub working_dir: PathBuf,
-    /// `user`, `uid`, `user:group` or `uid:gid`, to be looked up in the image; empty for root.
+    /// `user`, `uid`, `user:group` or `uid:gid`, to be resolved in the image's own user database; empty for root.
     pub user: String,
 }
 
 impl ImageConfig {
-    pub(crate) fn of(run: Option<Run>) -> Self {
+    pub(crate) fn from_run(run: Option<Run>) -> Self {
         let Run { user, env, entrypoint, cmd, working_dir } = run.unwrap_or_default();
         let pair = |entry: String| entry.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
         Self {

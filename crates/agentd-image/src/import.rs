@@ -1,5 +1,5 @@
-//! Taking an image into the store: find out what the source is, stage each layer that is not there yet, then make all of it an image in
-//! one step.
+//! Imports an image into the store: detects the type of the source, stages the layers that the store lacks, then commits them as
+//! an image in one step.
 
 mod layer;
 
@@ -17,9 +17,13 @@ use oci_client::Reference;
 use std::{fs::File, io, path::Path, thread};
 
 impl Store {
-    /// Takes in the image at `source` as `reference`: an OCI image layout (a directory or an archive), an archive of `docker save`, an
-    /// archive of a file system (`.tar`, `.tar.gz`, `.tar.zst`), or a directory that holds one. Of several images in a source the one with
-    /// this reference is taken. The reference has no digest: whoever runs an image by its digest relies on its being just that one.
+    /// Imports the image at `source` as `reference`. The source is an OCI image layout (a directory or an archive), an archive of
+    /// `docker save`, or a file system (`.tar`, `.tar.gz`, `.tar.zst` or a directory). If the source contains several images, the
+    /// one that matches `reference` is imported. The reference must not have a digest, because a caller that runs an image by
+    /// digest relies on exactly that content.
+    ///
+    /// # Errors
+    /// [`ImageError`] if the source cannot be read, is not an image, or fails a digest check.
     pub fn import(&self, source: &Path, reference: &Reference) -> Result<Image, ImageError> {
         if reference.digest().is_some() {
             return Err(ImageError::NamedByDigest { reference: reference.clone() });
@@ -28,7 +32,8 @@ impl Store {
         match Source::detect(source, reference, staging.path())? {
             Source::Described(described) => self.take_described(&staging, &described, reference),
             Source::Tar(file) => {
-                let layer = take_in(&staging, self.ownership(), file, &Expected::nothing("of the archive", &Bounds::default()))?;
+                let layer =
+                    take_in(&staging, self.ownership(), file, &Expected::nothing("from the archive", &Bounds::default()))?;
                 self.take_tree(&staging, &layer, reference)
             }
             Source::Directory(directory) => {
@@ -38,7 +43,7 @@ impl Store {
         }
     }
 
-    /// Takes in an image whose digests are known beforehand. Layers that are in the store already are not looked at.
+    /// Imports an image with known digests. Layers that the store already has are not read from the source.
     pub(crate) fn take_described(
         &self,
         staging: &Staging,
@@ -46,7 +51,7 @@ impl Store {
         reference: &Reference,
     ) -> Result<Image, ImageError> {
         let config = Config::parse(&image.config, image.layers.len())?;
-        // What a layer may be, all of them together may be.
+        // The bounds of a layer also limit the sum of all layers.
         let mut bounds = Bounds::default();
         for (layer, diff_id) in image.layers.iter().zip(config.rootfs.diff_ids) {
             if self.pin(staging, diff_id)? || staging.layer(diff_id).exists() {
@@ -63,7 +68,7 @@ impl Store {
         self.commit(staging, reference, &image.manifest, &image.config)
     }
 
-    /// Makes an image of a single layer, which nothing described.
+    /// Creates an image of a single layer, for a source without a manifest.
     fn take_tree(&self, staging: &Staging, layer: &Done, reference: &Reference) -> Result<Image, ImageError> {
         self.pin(staging, layer.diff_id)?;
         layer.keep(staging)?;
@@ -71,16 +76,16 @@ impl Store {
         self.commit(staging, reference, &manifest, &config)
     }
 
-    /// One thread writes the directory as a stream, this one takes it in.
+    /// Imports a directory: a second thread writes it as a tar stream, and this thread unpacks the stream.
     fn take_directory(&self, staging: &Staging, directory: &File, path: &Path) -> Result<Done, ImageError> {
         let (from, to) = io::pipe().doing("read", path)?;
         let (written, taken) = thread::scope(|scope| {
             let writer = scope.spawn(move || write_directory(directory, io::BufWriter::with_capacity(64 << 10, to)));
-            let taken = take_in(staging, self.ownership(), from, &Expected::nothing("of the directory", &Bounds::default()));
+            let taken = take_in(staging, self.ownership(), from, &Expected::nothing("from the directory", &Bounds::default()));
             (writer.join(), taken)
         });
         match written.map_err(|_| ImageError::GivenUp)? {
-            // The cause is at the other end.
+            // The reader has failed and returns the cause.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             other => other.doing("read", path)?,
         }
@@ -88,7 +93,7 @@ impl Store {
     }
 }
 
-/// The manifest and configuration of a bare file system.
+/// Creates the manifest and configuration of a bare file system.
 fn describe(diff_id: Digest, size: u64) -> Result<(Vec<u8>, Vec<u8>), ImageError> {
     let json = |source| ImageError::Metadata { what: "the manifest", source };
     let config = serde_json::to_vec(&Config::of_tree(vec![diff_id])).map_err(json)?;

@@ -10,13 +10,17 @@
 //! # }
 //! ```
 //!
-//! The way of the data: a *source* (or a *pull*, which makes one) describes an image; *import* stages each of its layers through
-//! [`unpack`], checking every digest; the *store* makes what was staged an image in one step. Nothing here mounts or runs anything.
+//! Data flow: a *source*, or a *pull* that downloads one, describes an image. *Import* stages each layer through [`unpack`] and
+//! verifies every digest. The *store* then commits the staged layers as an image in one step. Nothing here mounts or executes
+//! anything.
 //!
-//! Images are hostile input, read by a process that may be root. [`unpack`] says what keeps an archive inside its directory.
+//! Images are hostile input, and the process that reads them may run as root. [`unpack`] explains how an archive is confined to
+//! its directory.
 
 mod digest;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod image;
 mod import;
 mod manifest;

@@ -1,5 +1,5 @@
-//! The JSON of images, as far as it matters here: the OCI image specification's index, manifest and configuration, which Docker's
-//! formats agree with but for their media types. What is not understood is ignored, as the specification asks.
+//! The JSON documents of images: index, manifest and configuration of the OCI image specification. Docker's formats differ only
+//! in their media types. Unknown fields are ignored, as the specification requires.
 
 use crate::{digest::Digest, error::ImageError};
 use serde::{
@@ -15,15 +15,15 @@ pub(crate) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manif
 pub(crate) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// An index may lead to an index; more than this is a loop or a joke.
+/// Maximum number of documents in a chain of indexes, the final manifest included. A longer chain is a loop or hostile.
 pub(crate) const MOST_INDEXES: usize = 4;
-/// The most bytes of one such document that is looked into; registries refuse manifests above 4 MiB. None that is longer is read into
-/// memory, but for a registry's manifest (see `pull::registry`).
+/// Maximum size of one document, in bytes (8 MiB); registries refuse manifests above 4 MiB. A longer document is not read into
+/// memory, except a registry's manifest (see `pull::registry`).
 pub(crate) const MOST: u64 = 8 << 20;
-/// The most layers of one image; overlayfs stacks no more than 500.
+/// Maximum number of layers of one image; overlayfs stacks no more than 500.
 const MOST_LAYERS: usize = 500;
 
-/// Points to content by its digest.
+/// A reference to content by its digest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Descriptor {
@@ -42,7 +42,7 @@ impl Descriptor {
     }
 }
 
-/// What an image is made for.
+/// The operating system and architecture for which an image is built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Platform {
     pub(crate) os: String,
@@ -50,7 +50,7 @@ pub(crate) struct Platform {
 }
 
 impl Platform {
-    /// This machine.
+    /// Returns the platform of this machine.
     pub(crate) fn here() -> Self {
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
@@ -65,13 +65,13 @@ impl Platform {
     }
 }
 
-/// Several images.
+/// A list of images.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Index {
     pub(crate) manifests: Vec<Descriptor>,
 }
 
-/// One image.
+/// The configuration and layers of one image.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Manifest {
@@ -82,7 +82,7 @@ pub(crate) struct Manifest {
     pub(crate) layers: Vec<Descriptor>,
 }
 
-/// How an image is run, and what its layers are when unpacked.
+/// The configuration of an image: its platform, its run configuration and the digests of its unpacked layers.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Config {
     pub(crate) os: String,
@@ -92,7 +92,7 @@ pub(crate) struct Config {
     pub(crate) rootfs: RootFs,
 }
 
-/// How an image is run.
+/// The run configuration of an image.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct Run {
@@ -103,7 +103,7 @@ pub(crate) struct Run {
     pub(crate) working_dir: Option<String>,
 }
 
-/// The layers, bottom first, by the digests of their plain tar streams.
+/// The layers, bottom first, as the digests of their uncompressed tar streams.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RootFs {
     #[serde(rename = "type")]
@@ -111,23 +111,23 @@ pub(crate) struct RootFs {
     pub(crate) diff_ids: Vec<Digest>,
 }
 
-/// Reads one document.
+/// Parses one document. `what` names the document in errors.
 pub(crate) fn parse<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, ImageError> {
     serde_json::from_slice(bytes).map_err(|source| ImageError::Metadata { what, source })
 }
 
 impl Config {
-    /// Reads a configuration that belongs to an image of `layers` layers and is made for this machine.
+    /// Parses the configuration of an image with `layers` layers, and checks that the image is built for this machine.
     pub(crate) fn parse(bytes: &[u8], layers: usize) -> Result<Self, ImageError> {
         let config: Self = parse("the configuration", bytes)?;
         if config.rootfs.diff_ids.len() != layers {
-            return Err(ImageError::Contradiction("its configuration and its manifest count different layers"));
+            return Err(ImageError::Contradiction("configuration and manifest have different numbers of layers"));
         }
         if layers == 0 {
-            return Err(ImageError::Contradiction("it has no layers"));
+            return Err(ImageError::Contradiction("the image has no layers"));
         }
         if layers > MOST_LAYERS {
-            return Err(ImageError::Contradiction("it has more layers than can be mounted (500)"));
+            return Err(ImageError::Contradiction("the image has more than 500 layers, the maximum that can be mounted"));
         }
         let made_for = Platform { os: config.os.clone(), architecture: config.architecture.clone() };
         if made_for != Platform::here() {
@@ -136,7 +136,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The configuration of a file system that says nothing of how it is run.
+    /// Creates the configuration of a bare file system, without a run configuration.
     pub(crate) fn of_tree(diff_ids: Vec<Digest>) -> Self {
         let Platform { os, architecture } = Platform::here();
         Self { os, architecture, config: None, rootfs: RootFs { kind: "layers".into(), diff_ids } }
@@ -145,15 +145,15 @@ impl Config {
 
 impl Manifest {
     pub(crate) fn new(config: &[u8], layers: Vec<Descriptor>) -> Self {
-        let config = Descriptor::new(CONFIG, Digest::of(config), config.len() as u64);
+        let config = Descriptor::new(CONFIG, Digest::compute(config), config.len() as u64);
         Self { schema_version: 2, media_type: Some(MANIFEST.into()), config, layers }
     }
 }
 
-/// The manifest of an index that is made for this machine.
+/// Selects the manifest of an index that is built for this machine.
 pub(crate) fn choose(manifests: &[Descriptor]) -> Result<&Descriptor, ImageError> {
     let here = Platform::here();
-    // An entry without a platform says nothing: its configuration will.
+    // An entry without a platform may fit; the platform is checked when its configuration is parsed.
     let fits = |one: &&Descriptor| one.platform.as_ref().is_none_or(|platform| *platform == here);
     let mut exact = manifests.iter().filter(|one| one.platform.as_ref() == Some(&here));
     exact.next().or_else(|| manifests.iter().find(fits)).ok_or_else(|| ImageError::Platform {
@@ -162,7 +162,7 @@ pub(crate) fn choose(manifests: &[Descriptor]) -> Result<&Descriptor, ImageError
     })
 }
 
-/// An index or a manifest, told apart by what it holds. The media type beside it is not asked: it is part of no digest, so that the same
+/// An index or a manifest, distinguished by content. The accompanying media type is ignored: no digest covers it, so the same
 /// bytes could be read as either (CVE-2021-41190).
 pub(crate) enum Document {
     Index(Index),
@@ -178,7 +178,7 @@ impl Document {
         }
         let has: Has = parse("the manifest", bytes)?;
         match (has.manifests, has.layers) {
-            (Some(_), Some(_)) => Err(ImageError::Contradiction("it is an index and a manifest at once")),
+            (Some(_), Some(_)) => Err(ImageError::Contradiction("a document is both an index and a manifest")),
             (Some(_), None) => parse("an index", bytes).map(Self::Index),
             (None, _) => parse("the manifest", bytes).map(Self::Manifest),
         }
@@ -190,35 +190,34 @@ mod tests {
     use super::*;
 
     fn descriptor(os: &str, architecture: &str) -> Descriptor {
-        let digest = Digest::of(format!("{os}/{architecture}").as_bytes());
+        let digest = Digest::compute(format!("{os}/{architecture}").as_bytes());
         let platform = Some(Platform { os: os.into(), architecture: architecture.into() });
         Descriptor { platform, ..Descriptor::new(MANIFEST, digest, 2) }
     }
 
     #[test]
-    fn of_several_platforms_this_machines_is_taken() {
+    fn index_of_several_platforms_selects_that_of_this_machine() {
         let here = Platform::here();
         let all = [descriptor("unknown", "unknown"), descriptor("linux", "s390x"), descriptor("linux", &here.architecture)];
         assert_eq!(choose(&all).unwrap().digest, all[2].digest);
-        assert!(
-            matches!(choose(&all[..2]), Err(ImageError::Platform { offered, .. }) if offered == ["unknown/unknown", "linux/s390x"])
-        );
+        let others = ["unknown/unknown", "linux/s390x"];
+        assert!(matches!(choose(&all[..2]), Err(ImageError::Platform { offered, .. }) if offered == others));
     }
 
     #[test]
-    fn what_could_be_read_as_two_things_is_neither() {
+    fn document_that_is_manifest_and_index_is_refused() {
         let both = r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#;
         assert!(matches!(Document::parse(both.as_bytes()), Err(ImageError::Contradiction(_))));
         assert!(matches!(Document::parse(br#"{"manifests":[]}"#), Ok(Document::Index(_))));
     }
 
     #[test]
-    fn nulls_and_unknown_fields_are_read_past() {
+    fn config_with_nulls_and_unknown_fields_is_parsed() {
         let here = Platform::here().architecture;
         let text = format!(
             r#"{{"os":"linux","architecture":"{here}","history":[],"config":{{"Env":null,"Cmd":["sh"],"Volumes":{{}}}},
                "rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
-            Digest::of(b"")
+            Digest::compute(b"")
         );
         let run = Config::parse(text.as_bytes(), 1).unwrap().config.unwrap();
         assert_eq!((run.env, run.cmd), (None, Some(vec!["sh".to_owned()])));

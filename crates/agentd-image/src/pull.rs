@@ -1,5 +1,6 @@
-//! An image from a registry: its manifest and configuration first, then the layers that the store lacks, into a staging directory; from
-//! there it is taken in like any other image. `oci-client` holds all that comes to its digest; layers are hashed again as they are unpacked.
+//! Downloads an image from a registry: first its manifest and configuration, then the layers that the store lacks, into a staging
+//! directory. From there the image is imported like any other. `oci-client` verifies the digest of each download; layers are
+//! hashed again while they are unpacked.
 
 mod download;
 mod login;
@@ -17,30 +18,34 @@ use oci_client::Reference;
 use registry::Registry;
 use std::{fs, fs::File};
 
-/// How far the download of a layer is.
+/// The progress of one layer's download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// The layer, as the manifest names it.
     pub layer: Digest,
-    /// Bytes that have come.
+    /// Bytes received so far.
     pub received: u64,
-    /// Bytes that will have come.
+    /// Size of the layer, in bytes.
     pub total: u64,
 }
 
 impl Store {
-    /// Fetches `reference` from its registry, for this machine's platform. The login is Docker's (`~/.docker/config.json`, or where
-    /// `DOCKER_CONFIG` says, credential helpers included). A registry on this machine's loopback is spoken to without TLS and past any
-    /// proxy, all others with TLS and through the proxy that the environment names (`https_proxy`).
+    /// Downloads `reference` from its registry, for the platform of this machine. The login is that of Docker, including
+    /// credential helpers, from `~/.docker/config.json` or the directory in `DOCKER_CONFIG`. A registry on the loopback interface
+    /// is contacted without TLS and without a proxy. All others are contacted with TLS, through the proxy in the environment
+    /// (`https_proxy`).
     ///
-    /// To be called on a Tokio runtime. When the future is dropped while layers are on their way, nothing of the image stays; when all have
-    /// come, it is taken in nevertheless.
+    /// The caller must be on a Tokio runtime. If the future is dropped during the download, nothing of the image is kept. If the
+    /// future is dropped after all layers have arrived, the import still completes in the background.
+    ///
+    /// # Errors
+    /// [`ImageError`] if the download, a digest check or the import fails.
     pub async fn pull(&self, reference: &Reference, mut progress: impl FnMut(Progress) + Send) -> Result<Image, ImageError> {
         let staging = self.stage()?;
         let layout = staging.path().join("layout");
-        fs::create_dir_all(layout.join("blobs/sha256")).doing("make", &layout)?;
+        fs::create_dir_all(layout.join("blobs/sha256")).doing("create", &layout)?;
 
-        let registry = Registry::of(reference).await?;
+        let registry = Registry::connect(reference).await?;
         let (bytes, manifest) = find(&registry, reference).await?;
         let config = registry.document(&manifest.config).await?;
         let diff_ids = Config::parse(&config, manifest.layers.len())?.rootfs.diff_ids;
@@ -57,7 +62,7 @@ impl Store {
         self.take_in_background(staging, described, reference.clone()).await
     }
 
-    /// Unpacking is work for a thread that may be kept busy.
+    /// Imports the image on a blocking thread, because unpacking would block the runtime.
     async fn take_in_background(&self, staging: Staging, image: Described, reference: Reference) -> Result<Image, ImageError> {
         let store = self.clone();
         let work = move || store.take_described(&staging, &image, &reference);
@@ -65,7 +70,7 @@ impl Store {
     }
 }
 
-/// The manifest that `reference` leads to on this machine.
+/// Fetches the manifest of `reference` for this machine, following nested indexes.
 async fn find(registry: &Registry, reference: &Reference) -> Result<(Vec<u8>, Manifest), ImageError> {
     let mut bytes = registry.manifest(reference).await?;
     for _ in 0..MOST_INDEXES {
@@ -77,5 +82,5 @@ async fn find(registry: &Registry, reference: &Reference) -> Result<(Vec<u8>, Ma
             }
         }
     }
-    Err(ImageError::Contradiction("its indexes lead to indexes without end"))
+    Err(ImageError::Contradiction("the chain of indexes is too long"))
 }

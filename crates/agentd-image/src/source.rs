@@ -1,5 +1,5 @@
-//! What images come from. A source either *describes* an image (an OCI layout, `docker save`), with digests to hold it to, or is a bare
-//! file system (an archive, a directory), which becomes an image of one layer.
+//! The sources of images. A *described* source (an OCI layout, an archive of `docker save`) declares its parts and their digests.
+//! Any other source is a bare file system (an archive or a directory), which becomes an image of one layer.
 
 mod archive;
 mod directory;
@@ -23,17 +23,17 @@ use std::{
     path::Path,
 };
 
-/// An image before it is taken in.
+/// A source that was detected but not yet imported.
 pub(crate) enum Source {
-    /// One that says what it is made of.
+    /// An image with a manifest and a configuration.
     Described(Described),
     /// A tar archive of a file system.
     Tar(File),
-    /// A directory that holds a file system.
+    /// A directory that contains a file system.
     Directory(File),
 }
 
-/// An image that says what it is made of.
+/// An image with a manifest and a configuration, and the files that contain its layers.
 pub(crate) struct Described {
     pub(crate) manifest: Vec<u8>,
     pub(crate) config: Vec<u8>,
@@ -41,27 +41,27 @@ pub(crate) struct Described {
     pub(crate) files: Files,
 }
 
-/// Where a layer of a described image is.
+/// The location of a layer in a described source.
 pub(crate) struct Layer {
-    /// Its name among the source's files.
+    /// The name of the layer among the files of the source.
     pub(crate) name: String,
-    /// What it must be as it lies there, where the source says so.
+    /// Digest and size of the layer as stored in the source, if the source declares them.
     pub(crate) descriptor: Option<Descriptor>,
 }
 
 impl Layer {
-    /// In an OCI layout, where a digest is a name.
+    /// Creates the layer of an OCI layout, where the digest determines the file name.
     pub(crate) fn of_layout(descriptor: Descriptor) -> Self {
         Self { name: blob(descriptor.digest), descriptor: Some(descriptor) }
     }
 }
 
 impl Source {
-    /// Finds out what is at `path`. A compressed archive is decompressed into `staging` first: what it holds is known only at its end,
-    /// and its parts are needed in an order of their own.
+    /// Detects the type of the source at `path`. A compressed archive is decompressed into `staging` first: its contents are
+    /// known only after a full read, and its parts are needed in another order.
     pub(crate) fn detect(path: &Path, reference: &Reference, staging: &Path) -> Result<Self, ImageError> {
         let mut file = File::open(path).doing("open", path)?;
-        let metadata = file.metadata().doing("look at", path)?;
+        let metadata = file.metadata().doing("stat", path)?;
         if metadata.is_dir() {
             let files = Files::Directory(file.try_clone().doing("open", path)?);
             let is_layout = files.has("oci-layout")? && files.has("index.json")?;
@@ -70,7 +70,7 @@ impl Source {
         if !metadata.is_file() {
             return Err(ImageError::NotAnImage {
                 path: path.to_owned(),
-                why: "neither a file nor a directory — name one of these",
+                why: "neither a file nor a directory — use an archive, an OCI layout or a directory",
             });
         }
         let mut head = Vec::new();
@@ -81,7 +81,7 @@ impl Source {
         }
         let not_a_tar = || ImageError::NotAnImage {
             path: path.to_owned(),
-            why: "not a tar archive, plain or compressed with gzip or zstd — name an archive, an OCI layout or a directory",
+            why: "not a tar archive (plain, gzip or zstd) — use an archive, an OCI layout or a directory",
         };
         let scanned = Archive::scan(file.try_clone().doing("open", path)?, &Bounds::default());
         let files = scanned.map_err(|error| match error {
@@ -104,7 +104,7 @@ impl Source {
 }
 
 fn plain(file: File, from: &Path, to: &Path) -> Result<File, ImageError> {
-    let mut copy = fs::OpenOptions::new().create_new(true).read(true).write(true).open(to).doing("make", to)?;
+    let mut copy = fs::OpenOptions::new().create_new(true).read(true).write(true).open(to).doing("create", to)?;
     let mut plain = decompress(file, &Bounds::default()).doing("read", from)?;
     io::copy(&mut plain, &mut copy).doing("decompress", from)?;
     copy.rewind().doing("read", to)?;

@@ -1,4 +1,4 @@
-//! The store's directory and what may be asked of it.
+//! The directory of the store and the operations on it.
 //!
 //! ```text
 //! root/                    0700, its owner's alone
@@ -9,12 +9,13 @@
 //! └── staging/<random>/    what is being made, or layers that are in use; held (flock) by its maker
 //! ```
 //!
-//! **Why a crash leaves it consistent.** A layer, a blob and `images.json` each come into being by one `rename`, after what they hold was
-//! flushed. References come last, so everything that `images.json` leads to is there. All else is in a staging directory, and the
-//! next [`Store::open`] removes those whose maker is dead: the kernel gave up its lock with it.
+//! **Crash consistency.** A layer, a blob and `images.json` are each created by one `rename`, after their contents were flushed.
+//! References come last, so everything that `images.json` refers to exists. Everything else is in a staging directory. The next
+//! [`Store::open`] removes the staging directories whose creator is dead, because the kernel has released their locks.
 //!
-//! **Why collecting is safe beside it.** An import *pins* each layer of its image before it looks whether the layer is there, both
-//! under the lock, and so does a [`Hold`]; [`Store::gc`] reads the pins and references, and takes layers away, under the same lock.
+//! **Concurrent collection.** An import *pins* each layer of its image before it checks whether the layer exists. Both steps
+//! happen under the lock, and a [`Hold`] does the same. [`Store::gc`] reads the pins and references, and moves layers away, under
+//! the same lock.
 
 mod blobs;
 mod collect;
@@ -45,7 +46,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A store of images. Any number of them, in any number of processes, may be open on one directory.
+/// A store of images. Any number of processes may open the same directory any number of times.
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
@@ -53,33 +54,46 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store at `root`, which is made if it is not there, and removes what the dead left in it: imports and holds.
+    /// Opens the store at `root`, creates it if it does not exist, and removes the imports and holds of dead processes.
+    ///
+    /// # Errors
+    /// [`ImageError::Place`] if `root` is not private to the caller, [`ImageError::Io`] if a file operation fails.
     pub fn open(root: &Path) -> Result<Self, ImageError> {
         make_private(root)?;
-        // Absolute: the paths that are given out outlive the caller's working directory.
-        let root = fs::canonicalize(root).doing("find", root)?;
+        // Absolute, because the returned paths must stay valid if the caller changes its working directory.
+        let root = fs::canonicalize(root).doing("resolve", root)?;
         let store = Self { root, ownership: Ownership::of_this_process() };
         for folder in [store.layers(), store.staging(), store.blobs()] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).doing("make", &folder)?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).doing("create", &folder)?;
         }
         let abandoned = agentd_disk::abandoned(&store.staging(), &store.lock()?)?;
         abandoned.into_iter().try_for_each(agentd_disk::Staging::remove)?;
         Ok(store)
     }
 
-    /// The image with this reference.
+    /// Returns the image with this reference.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`] if there is none, [`ImageError::Damaged`] if a part of the image is missing or changed.
     pub fn image(&self, reference: &Reference) -> Result<Image, ImageError> {
         let digest =
             Index::read(&self.root)?.get(reference).ok_or_else(|| ImageError::NotFound { reference: reference.clone() })?;
         self.load(reference.clone(), digest)
     }
 
-    /// All images, by reference; of one that is damaged, how.
+    /// Returns all images, sorted by reference. A damaged image is an error in the list. References that cannot be parsed are
+    /// omitted.
+    ///
+    /// # Errors
+    /// [`ImageError::Index`] or [`ImageError::Io`] if the list of images cannot be read.
     pub fn images(&self) -> Result<Vec<Result<Image, ImageError>>, ImageError> {
         Ok(Index::read(&self.root)?.into_iter().map(|(reference, digest)| self.load(reference, digest)).collect())
     }
 
-    /// Forgets a reference. What only it led to is there until [`Store::gc`].
+    /// Removes a reference. Layers and blobs that only this reference needed remain until [`Store::gc`].
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`] if there is no such reference.
     pub fn remove(&self, reference: &Reference) -> Result<(), ImageError> {
         let lock = self.lock()?;
         let mut index = Index::read(&self.root)?;
@@ -94,15 +108,15 @@ impl Store {
         Staging::make(&self.staging(), &self.lock()?)
     }
 
-    /// Keeps a layer from being collected while `staging` lives, and says whether it is there.
+    /// Pins a layer while `staging` exists, and returns true if the layer is in the store.
     pub(crate) fn pin(&self, staging: &Staging, layer: Digest) -> Result<bool, ImageError> {
         let lock = self.lock()?;
         staging.pin(layer, &lock)?;
         Ok(self.layer(layer).exists())
     }
 
-    /// Makes an image of what was staged: its layers first, its reference last, and that only when all of it is there and whole. A layer
-    /// that was in the store already may not be.
+    /// Commits the staged parts as an image: layers first, the reference last. The reference is written only after the whole
+    /// image was loaded again, because a layer that the store already had may be damaged.
     pub(crate) fn commit(
         &self,
         staging: &Staging,
@@ -120,7 +134,7 @@ impl Store {
             blobs::write(&self.blobs(), &staging.draft(), blob)?;
         }
         agentd_disk::flush_directory(&self.blobs())?;
-        let image = self.load(reference.clone(), Digest::of(manifest))?;
+        let image = self.load(reference.clone(), Digest::compute(manifest))?;
         let mut index = Index::read(&self.root)?;
         index.set(reference, image.digest);
         index.write(&self.root, &staging.draft())?;
@@ -134,15 +148,16 @@ impl Store {
     fn load(&self, reference: Reference, digest: Digest) -> Result<Image, ImageError> {
         let name = reference.whole();
         let (_, Config { config, rootfs, .. }) = self.described(&name, digest)?;
-        let config = ImageConfig::of(config);
+        let config = ImageConfig::from_run(config);
         let mut image =
             Image { reference, digest, config, layers: Vec::new(), size: 0, skipped_devices: 0, skipped_attributes: 0 };
         let mut seen = HashSet::new();
         let mut hidden = false;
-        // From the top, so that of a layer that is there twice the upper one stays: it alone decides what is seen.
+        // From the top, because the uppermost occurrence of a repeated layer determines what is visible.
         for diff_id in rootfs.diff_ids.iter().rev().filter(|diff_id| seen.insert(**diff_id)) {
             let layer = self.layer(*diff_id);
-            // Of a hidden one too: who shares a damaged layer must be found, or it would never be collected.
+            // Hidden layers are read too: the damage must be reported for every image that shares a layer, or that layer is never
+            // collected.
             let about = About::read(&layer)?.map_err(|damage| damaged(&name, format!("layer {diff_id}"), damage))?;
             if !hidden {
                 image.layers.push(layers::tree(&layer));
@@ -156,7 +171,7 @@ impl Store {
         Ok(image)
     }
 
-    /// The manifest and configuration of the image that is called `name`.
+    /// Reads the manifest and configuration of an image. `name` identifies the image in errors.
     fn described(&self, name: &str, digest: Digest) -> Result<(Manifest, Config), ImageError> {
         let read = |part: &str, digest| blobs::read(&self.blobs(), digest)?.map_err(|damage| damaged(name, part.into(), damage));
         let manifest: Manifest = manifest::parse("the manifest", &read("manifest", digest)?)?;
@@ -189,7 +204,7 @@ fn damaged(reference: &str, part: String, damage: Damage) -> ImageError {
     ImageError::Damaged { reference: reference.to_owned(), part, damage }
 }
 
-/// Makes the directory, or checks that it is ours alone.
+/// Creates the directory, or checks that it is private to the caller.
 fn make_private(root: &Path) -> Result<(), ImageError> {
     agentd_disk::make_private(root).map_err(|error| match error {
         NotPrivate::Disk(error) => error.into(),

@@ -1,8 +1,9 @@
-//! One layer's tar stream, applied to a directory so that overlayfs can stack it.
+//! Applies one layer's tar stream to a directory, so that overlayfs can stack it.
 //!
-//! The archive is hostile until proven otherwise. Each record passes `record` (one reading of the archive, bounded memory), its
-//! name `name` (no way out), and only `tree` touches the file system, relative to descriptors that the kernel resolved
-//! beneath the layer's root. `attributes` decides about owners, modes and extended attributes, [`Bounds`] how big a layer may be.
+//! The archive is hostile until proven otherwise. Each record passes `record` (one interpretation of the archive, bounded memory)
+//! and then `name` (no path leads out). Only `tree` touches the file system, relative to descriptors that the kernel resolved
+//! beneath the layer's root. `attributes` decides on owners, modes and extended attributes, and [`Bounds`] limits the size of a
+//! layer.
 
 mod attributes;
 mod bounds;
@@ -20,7 +21,7 @@ pub use error::UnpackError;
 pub(crate) use compression::{decompress, is_compressed};
 pub(crate) use record::{Kind, Record, for_each};
 
-use error::At as _;
+use error::ErrnoContext as _;
 use name::{Meaning, Name};
 use rustix::{fs::Timespec, io::Errno};
 use serde::{Deserialize, Serialize};
@@ -32,22 +33,27 @@ use std::{
 };
 use tree::{Tree, is_directory, is_whiteout};
 
-/// What a layer was found to hold.
+/// The statistics of an unpacked layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unpacked {
-    /// Entries of the archive.
+    /// Number of entries in the archive.
     pub entries: u64,
-    /// Bytes of the regular files.
+    /// Total size of the regular files, in bytes.
     pub bytes: u64,
-    /// Device nodes that were left out.
+    /// Number of device nodes that were left out.
     pub skipped_devices: u64,
-    /// Extended attributes that were left out (`security.capability`, `trusted.*` …).
+    /// Number of extended attributes that were left out (`security.capability`, `trusted.*` …).
     pub skipped_attributes: u64,
-    /// The layers below are hidden altogether: an opaque mark on the root, which overlayfs does not look for.
+    /// True if the layer hides all layers below: its root is marked opaque. Overlayfs ignores that mark on a root, so it is
+    /// recorded here.
     pub hides_all_below: bool,
 }
 
 /// Applies the plain tar stream `layer` to the empty directory `root`.
+///
+/// # Errors
+/// [`UnpackError`] if the archive is malformed, exceeds `bounds`, or contains an unsafe or unsupported entry, or if the file
+/// system refuses a call. The directory may then contain a part of the layer.
 pub fn unpack(layer: impl Read, root: BorrowedFd<'_>, ownership: Ownership, bounds: &Bounds) -> Result<Unpacked, UnpackError> {
     let mut growing =
         Growing { tree: Tree::new(root, ownership), bounds, directories: BTreeMap::new(), named: 0, so_far: Unpacked::default() };
@@ -55,26 +61,27 @@ pub fn unpack(layer: impl Read, root: BorrowedFd<'_>, ownership: Ownership, boun
     growing.finish()
 }
 
-/// A layer while it is unpacked.
+/// A layer during unpacking.
 struct Growing<'a> {
     tree: Tree<'a>,
     bounds: &'a Bounds,
-    /// What the directories will look like: their modes would hinder, and their times be changed by, what comes into them.
-    directories: BTreeMap<Name, Look>,
-    /// Bytes of the names in `directories`.
+    /// The final metadata of the directories. It is applied last: a restrictive mode would block entries still to come, and
+    /// writing these entries would change the times.
+    directories: BTreeMap<Name, DirectoryMetadata>,
+    /// Total length of the names in `directories`, in bytes.
     named: usize,
     so_far: Unpacked,
 }
 
-/// The look of a directory.
-struct Look {
+/// The final metadata of a directory.
+struct DirectoryMetadata {
     mode: u32,
     owner: (u32, u32),
     modified: Timespec,
 }
 
-impl Look {
-    /// Of a directory that the archive has entries in, but none of itself.
+impl DirectoryMetadata {
+    /// Returns the metadata of a directory for which the archive has no entry of its own, only entries below.
     fn of_nothing() -> Self {
         Self { mode: 0o755, owner: (0, 0), modified: Timespec { tv_sec: 0, tv_nsec: 0 } }
     }
@@ -88,7 +95,7 @@ impl Growing<'_> {
             Meaning::Opaque(name) => self.opaque(&name),
             Meaning::Whiteout(name) => self.whiteout(&name),
             Meaning::Entry(name) if name.is_root() && record.kind != Kind::Directory => {
-                Err(UnpackError::Name { path: name.path().to_owned(), why: "the root of the layer is no directory" })
+                Err(UnpackError::Name { path: name.path().to_owned(), why: "the entry of the layer's root is not a directory" })
             }
             Meaning::Entry(name) if record.kind == Kind::Directory => self.directory(name, &record),
             Meaning::Entry(name) => self.entry(&name, &record, data),
@@ -101,12 +108,12 @@ impl Growing<'_> {
             return Ok(());
         }
         let parent = self.parent(name)?;
-        // A link to itself would otherwise remove its target.
+        // For a link to itself, the code below would remove the target.
         let target = if record.kind == Kind::HardLink { Some(Name::parse(&record.link, self.bounds)?) } else { None };
         if target.as_ref() == Some(name) {
             return Ok(());
         }
-        if self.tree.look(&parent, name)?.is_some() {
+        if self.tree.lstat(&parent, name)?.is_some() {
             self.tree.clear(&parent, name)?;
         }
         match (record.kind, target) {
@@ -128,12 +135,12 @@ impl Growing<'_> {
         Ok(())
     }
 
-    /// What a symbolic link holds may be anything that the kernel takes.
+    /// Checks the target of a symbolic link, which may be any string that the kernel accepts.
     fn symlink_target(&self, record: &Record) -> Result<(), UnpackError> {
         let refuse = |why| Err(UnpackError::Name { path: name::lossy(&record.path), why });
         match record.link.as_slice() {
-            [] => refuse("a symbolic link to nothing"),
-            link if link.contains(&0) => refuse("a symbolic link with a zero byte"),
+            [] => refuse("symbolic link with an empty target"),
+            link if link.contains(&0) => refuse("symbolic link whose target contains a NUL byte"),
             link if link.len() > self.bounds.path => Err(UnpackError::TooLarge {
                 bound: Bound::Path,
                 most: self.bounds.path as u64,
@@ -146,13 +153,13 @@ impl Growing<'_> {
     fn directory(&mut self, name: Name, record: &Record) -> Result<(), UnpackError> {
         if !name.is_root() {
             let parent = self.parent(&name)?;
-            match self.tree.look(&parent, &name)? {
+            match self.tree.lstat(&parent, &name)? {
                 Some(stat) if is_directory(&stat) => {}
                 Some(stat) => {
                     self.tree.clear(&parent, &name)?;
                     self.tree.make_directory(&parent, &name)?;
                     if is_whiteout(&stat) {
-                        // Both in one layer: the old directory is gone, and a new one has its place.
+                        // The layer has both a whiteout and a directory: the old directory is hidden and a new one replaces it.
                         self.opaque(&name)?;
                     }
                 }
@@ -160,15 +167,16 @@ impl Growing<'_> {
             }
         }
         let directory = self.open(&name)?;
-        self.so_far.skipped_attributes += attributes::keep(directory.as_fd(), &record.attributes).at("fsetxattr", name.path())?;
-        let look = Look { mode: record.mode, owner: (record.uid, record.gid), modified: record.modified };
-        self.remember(name, look)
+        self.so_far.skipped_attributes +=
+            attributes::keep(directory.as_fd(), &record.attributes).during("fsetxattr", name.path())?;
+        let metadata = DirectoryMetadata { mode: record.mode, owner: (record.uid, record.gid), modified: record.modified };
+        self.remember(name, metadata)
     }
 
-    /// What the layer itself has at this place stays: a whiteout hides what is below the layer.
+    /// Applies a whiteout. Entries of the same layer at this path stay, because a whiteout hides only the layers below.
     fn whiteout(&mut self, name: &Name) -> Result<(), UnpackError> {
         let parent = self.parent(name)?;
-        match self.tree.look(&parent, name)? {
+        match self.tree.lstat(&parent, name)? {
             None => self.tree.make_whiteout(&parent, name),
             Some(stat) if is_directory(&stat) => self.opaque(name),
             Some(_) => Ok(()),
@@ -184,43 +192,46 @@ impl Growing<'_> {
             Err(Errno::NOENT) => {
                 let parent = self.parent(name)?;
                 self.tree.make_directory(&parent, name)?;
-                self.remember(name.clone(), Look::of_nothing())?;
+                self.remember(name.clone(), DirectoryMetadata::of_nothing())?;
                 self.open(name)?
             }
             Err(Errno::LOOP | Errno::NOTDIR) => return Err(UnpackError::Through { path: name.path().to_owned() }),
-            other => other.at("openat2", name.path())?,
+            other => other.during("openat2", name.path())?,
         };
         self.tree.make_opaque(&directory, name)
     }
 
     fn open(&self, name: &Name) -> Result<OwnedFd, UnpackError> {
-        self.tree.directory(name).at("openat2", name.path())
+        self.tree.directory(name).during("openat2", name.path())
     }
 
     fn parent(&mut self, name: &Name) -> Result<OwnedFd, UnpackError> {
         let mut made = Vec::new();
         let parent = self.tree.parent(name, |directory| made.push(directory));
         for directory in made {
-            self.remember(directory, Look::of_nothing())?;
+            self.remember(directory, DirectoryMetadata::of_nothing())?;
         }
         parent
     }
 
-    fn remember(&mut self, name: Name, look: Look) -> Result<(), UnpackError> {
+    fn remember(&mut self, name: Name, metadata: DirectoryMetadata) -> Result<(), UnpackError> {
         self.named += name.len();
         if self.named > self.bounds.directories {
             return Err(UnpackError::TooLarge { bound: Bound::Directories, most: self.bounds.directories as u64, path: None });
         }
-        self.directories.insert(name, look);
+        self.directories.insert(name, metadata);
         Ok(())
     }
 
-    /// Gives the directories their looks, the innermost first: the mode of an outer one may end the way to an inner one.
+    /// Applies the metadata of the directories, innermost first, because the mode of an outer directory may block access to an
+    /// inner one.
     fn finish(self) -> Result<Unpacked, UnpackError> {
-        for (name, look) in self.directories.iter().rev() {
+        for (name, metadata) in self.directories.iter().rev() {
             match self.tree.directory(name) {
-                Ok(directory) => self.tree.dress(directory.as_fd(), name, look.mode, look.owner, look.modified)?,
-                // A later entry took its place.
+                Ok(directory) => {
+                    self.tree.set_metadata(directory.as_fd(), name, metadata.mode, metadata.owner, metadata.modified)?
+                }
+                // A later entry replaced the directory.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(errno) => return Err(UnpackError::System { call: "openat2", path: PathBuf::from(name.path()), errno }),
             }

@@ -1,20 +1,25 @@
-//! `container`: a root of its own, in which the payload is root and which may be changed and thrown away.
+//! `container`: a root file system of its own, in which the payload is root and which may be changed and thrown away.
 //!
-//! Beside what [`crate::LinuxNativeBackend`] has — namespaces, seccomp, Landlock, cgroups — the host's tree is gone (`pivot_root(2)`):
-//! the root is an image's layers under a writable one, or a read-only view of the host's programs. As root's, each sandbox has
-//! 65536 host ids that no other live one has; as an ordinary user's, its root is that user, and the others inside are subordinate ids of
-//! theirs, where there are any.
+//! In addition to the controls of [`crate::LinuxNativeBackend`] (namespaces, seccomp, Landlock, cgroups), the host's tree is
+//! removed with `pivot_root(2)`. The root is an image's layers under a writable layer, or a read-only view of the host's
+//! programs.
+//!
+//! If the caller is root, each sandbox has 65536 host ids that no other live sandbox has. If the caller is an ordinary user, root
+//! inside is that user, and the other ids inside map to the caller's subordinate ids, if any.
 
 use crate::{
-    fallback, grants,
-    linked::{Kind, LinkedBackend},
-    linux_native::SCRATCH_BYTES,
+    fallback, grants, names,
+    shared_kernel::{BackendKind, SharedKernelBackend},
 };
-use agentd_core::{Access, IsolationError, Root, SandboxSpec, Writable};
+use agentd_core::{Access, BackendTraits, Bytes, IsolationError, Network, Root, SandboxSpec, Startup, Writable};
 use agentd_kernel::{
     cgroup::CgroupPlan,
     landlock::{LandlockPlan, Rule},
-    mount::root::{Base, RootPlan, Top},
+    mount::{
+        etc::HostEtc,
+        names::NamesPlan,
+        root::{Base, RootPlan, Upper},
+    },
     namespace::{Ids, NamespacePlan},
     privileges::Capabilities,
     seccomp::SeccompPlan,
@@ -28,130 +33,166 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The host's programs, and the parts of its `/etc` that they need and that tell nothing of its users. Those that exist are shown.
-const SYSTEM: [&str; 21] = [
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-    "/opt",
-    "/nix/store",
-    "/gnu/store",
-    "/etc/alternatives",
-    "/etc/ca-certificates",
-    "/etc/debian_version",
-    "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d",
-    "/etc/localtime",
-    "/etc/mime.types",
-    "/etc/os-release",
-    "/etc/protocols",
-    "/etc/ssl/certs",
-];
+/// The host's program directories. Those that exist are shown.
+const SYSTEM: [&str; 10] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store", "/gnu/store"];
 
-/// Files of a root of the host's programs.
-const FILES: [(&str, &str); 5] = [
-    ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
-    ("/etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
-    ("/etc/hosts", "127.0.0.1 localhost agentd\n::1 localhost\n"),
-    ("/etc/hostname", "agentd\n"),
-    ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n"),
-];
+/// The `container` backend. See the [module documentation](self).
+pub type ContainerBackend = SharedKernelBackend<Container>;
 
-/// See the head of this module.
-pub type ContainerBackend = LinkedBackend<Container>;
-
-/// The kind of [`ContainerBackend`].
+/// The [`BackendKind`] of [`ContainerBackend`].
 pub struct Container;
 
-impl Kind for Container {
-    const NAME: &'static str = "container";
-    const BOUNDARY: Option<Capabilities> = Some(Capabilities::OWN_ROOT);
-    const LAYERS: bool = true;
+/// The settings that an embedder can choose for [`ContainerBackend`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerConfig {
+    /// Size limit of the in-memory file system of a sandbox that has no memory limit, in bytes.
+    pub scratch: Bytes,
+}
 
-    fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
-        plan(spec)
+impl Default for ContainerConfig {
+    fn default() -> Self {
+        Self { scratch: Bytes(fallback::SCRATCH_BYTES) }
     }
 }
 
-fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+impl ContainerBackend {
+    /// Creates the backend. The probe targets and the layers of sandboxes are created below `work_root`.
+    ///
+    /// # Errors
+    /// [`IsolationError::Invalid`] for a configuration with which no sandbox could be created.
+    pub fn new(work_root: &Path, config: Option<ContainerConfig>) -> Result<Self, IsolationError> {
+        let config = config.unwrap_or_default();
+        if config.scratch.0 == 0 {
+            let reason = "`scratch` is 0 — set the size limit of the in-memory file system in bytes".to_owned();
+            return Err(IsolationError::Invalid { what: "container configuration".to_owned(), reason });
+        }
+        Ok(Self::configured(work_root, config))
+    }
+}
+
+impl BackendKind for Container {
+    const NAME: &'static str = "container";
+    const BOUNDARY: Option<Capabilities> = Some(Capabilities::OWN_ROOT);
+    const TRAITS: BackendTraits = BackendTraits {
+        own_root: true,
+        uid_zero: true,
+        moves_grants: true,
+        copy_on_write: true,
+        host_tools: true,
+        images: true,
+        volumes: true,
+        startup: Startup::Milliseconds,
+        ..BackendTraits::UNKNOWN
+    };
+    const LAYERS: bool = true;
+
+    type Config = ContainerConfig;
+
+    fn plan(config: &ContainerConfig, spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+        plan(config, spec)
+    }
+}
+
+/// Plans a sandbox of `spec`. Does not check the grants against agentd's own folders.
+///
+/// # Errors
+/// [`IsolationError::Invalid`] for a part of the spec that this backend does not support, or for a refused grant, limit or path.
+pub fn plan(config: &ContainerConfig, spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     let layers = match &spec.root {
         Root::Host => Vec::new(),
         Root::Layers(layers) if layers.is_empty() => {
             return Err(IsolationError::Invalid {
                 what: "root".to_owned(),
-                reason: "an image has at least one layer".to_owned(),
+                reason: "the list of layers is empty — name at least one layer".to_owned(),
             });
         }
         Root::Layers(layers) => layers.clone(),
     };
     let of_the_host = layers.is_empty();
-    let (sealed, top) = match &spec.writable {
+    let (lower, upper) = match &spec.writable {
         Writable::Memory => (&[][..], None),
-        Writable::Volume(bytes) => (&[][..], Some(Top::Volume(bytes.0))),
+        Writable::Volume(bytes) => (&[][..], Some(Upper::Volume(bytes.0))),
         Writable::Layers => {
-            let reason = "its layers are made with the sandbox, and are not there before".to_owned();
+            let reason = "the layers of this sandbox do not exist before it is created".to_owned();
             return Err(IsolationError::Invalid { what: "writable".to_owned(), reason });
         }
-        Writable::Disk(disk) => (&disk.sealed[..], Some(Top::Directory(disk.top.clone()))),
+        Writable::Disk(disk) => (&disk.lower[..], Some(Upper::Directory(disk.upper.clone()))),
     };
-    let layers = [layers, sealed.to_vec()].concat();
+    let layers = [layers, lower.to_vec()].concat();
     let (system, links) = if of_the_host { host_programs() } else { (Vec::new(), Vec::new()) };
-    // They were made when the root was made first: what became of them since, nothing too, is in its layers.
-    let made = !sealed.is_empty();
+    // The links were created with the first layer. Later changes to them, removal included, are recorded in the lower layers.
+    let made = !lower.is_empty();
     let links = if made { Vec::new() } else { links };
-    let files = if of_the_host && !made { &FILES[..] } else { &[] };
-    let files = files.iter().map(|(path, content)| (PathBuf::from(path), (*content).to_owned())).collect();
-    rooted(spec, Parts { base: Base::Stack { layers, top }, ids: Ids::Apart, system, links, files })
+    let etc = match &upper {
+        _ if made || !of_the_host => None,
+        Some(Upper::Directory(_)) => Some(HostEtc::Copy),
+        Some(Upper::Volume(_)) | None => Some(HostEtc::Overlay { hide: !rustix::process::geteuid().is_root() }),
+    };
+    let base = Base::Stack { layers, upper };
+    rooted(
+        spec,
+        config.scratch,
+        Parts { base, ids: Ids::Dedicated, system, links, etc, names: (!made).then_some(names::in_own_root) },
+    )
 }
 
-/// What a spec comes to in a machine that is the sandbox's alone, over a directory of it.
-pub(crate) fn plan_over(directory: &Path, spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+/// Plans a sandbox inside a virtual machine that belongs to it alone, with `directory` of the machine as its root.
+///
+/// # Errors
+/// [`IsolationError::Invalid`] for a refused grant, limit or path.
+pub fn plan_over(directory: &Path, spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     let base = Base::Directory(directory.to_path_buf());
-    rooted(spec, Parts { base, ids: Ids::Same, system: Vec::new(), links: Vec::new(), files: Vec::new() })
+    let (system, links) = (Vec::new(), Vec::new());
+    rooted(
+        spec,
+        ContainerConfig::default().scratch,
+        Parts { base, ids: Ids::Identity, system, links, etc: None, names: Some(names::in_own_machine) },
+    )
 }
 
-/// What the root of a sandbox is made of.
+/// The parts of a sandbox's root.
 struct Parts {
     base: Base,
     ids: Ids,
     system: Vec<PathBuf>,
     links: Vec<(PathBuf, PathBuf)>,
-    files: Vec<(PathBuf, String)>,
+    etc: Option<HostEtc>,
+    names: Option<fn(&Path, Network) -> NamesPlan>,
 }
 
-fn rooted(spec: &SandboxSpec, parts: Parts) -> Result<SandboxPlan, IsolationError> {
-    let Parts { base, ids, system, links, files } = parts;
+fn rooted(spec: &SandboxSpec, scratch: Bytes, parts: Parts) -> Result<SandboxPlan, IsolationError> {
+    let Parts { base, ids, system, links, etc, names } = parts;
     fallback::check(&spec.limits)?;
     let trees = base.trees();
     let room = protocol::MAX_FDS.checked_sub(trees).ok_or_else(|| IsolationError::Invalid {
         what: "root".to_owned(),
-        reason: format!("{trees} layers are more than {}; squash the image", protocol::MAX_FDS),
+        reason: format!("{trees} layers exceed the maximum of {} — squash the image", protocol::MAX_FDS),
     })?;
+    let links = [links, spec.links.clone()].concat();
     let grants = grants::resolve(&spec.grants, room)?;
     let home = spec.home.clone().unwrap_or_else(|| PathBuf::from("/root"));
     grants::check_place("home", &home)?;
-    let scratch_bytes = spec.limits.memory.map_or(SCRATCH_BYTES, |b| b.0);
-    let mut cgroup = CgroupPlan::from_limits(&spec.limits);
+    let names = names.map(|names| names(&home, spec.network));
+    let scratch_bytes = spec.limits.memory.unwrap_or(scratch).0;
+    // In the sandbox's own root, set-id bits affect no host user. In a writable granted directory, files belong to the caller, on
+    // a host mount that honours the bits: a process that executes such a file becomes the caller. The seccomp filter cannot
+    // distinguish the two.
+    let set_ids = spec.grants.iter().all(|grant| grant.access != Access::ReadWrite);
+    let seccomp = SeccompPlan { profile: spec.profile, network: spec.network, set_ids };
+    let mut cgroup = CgroupPlan::from_limits(&spec.limits, SeccompPlan::SUPERVISOR_THREADS);
+    cgroup.for_runtimes = cgroup.memory.is_some() || cgroup.cpu_quota.is_some();
     let process_rlimit = fallback::processes(&mut cgroup);
     let rlimit_notes = fallback::cpu_time(&mut cgroup).into_iter().collect();
-    // RLIMIT_NPROC counts the processes of each user apart (`setrlimit(2)`): there must be one only.
+    // RLIMIT_NPROC counts the processes of each user separately (`setrlimit(2)`), so the sandbox is limited to one user.
     let kept = if process_rlimit.is_some() { Capabilities::OWN_ROOT.as_one_user() } else { Capabilities::OWN_ROOT };
-    // In its own root the bits mean nothing to anybody. In a granted directory they are the caller's, on a mount of the host's that obeys
-    // them: whoever finds the file there would become the caller. The filter cannot tell the two apart.
-    let set_ids = spec.grants.iter().all(|grant| grant.access == Access::ReadOnly);
-    // All below it is the sandbox's own; what is not, its mounts keep read-only.
-    let rules = vec![Rule { path: PathBuf::from("/"), access: Access::ReadWrite, optional: false }];
+    // Everything below `/` belongs to the sandbox, except for mounts that are read-only where they must not be changed.
+    let rules = vec![Rule { path: PathBuf::from("/"), access: Access::ReadWrite, optional: false, object: None }];
     Ok(SandboxPlan {
         namespaces: NamespacePlan { enabled: true, network: spec.network, ids },
-        tree: Tree::Root(RootPlan { base, system, files, links, home, grants, devices: Vec::new(), scratch_bytes }),
+        tree: Tree::Root(RootPlan { base, system, etc, names, links, home, grants, devices: Vec::new(), scratch_bytes }),
         capabilities: kept,
-        landlock: Some(LandlockPlan { rules, network: spec.network }),
-        seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network, set_ids }),
+        landlock: Some(LandlockPlan { rules, listable: false, network: spec.network }),
+        seccomp: Some(seccomp),
         cgroup,
         process_rlimit,
         rlimit_notes,
@@ -159,13 +200,13 @@ fn rooted(spec: &SandboxSpec, parts: Parts) -> Result<SandboxPlan, IsolationErro
     })
 }
 
-/// What of the host's programs is there: directories and files to show, and links to make as the host has them.
+/// Returns the host's programs that exist: the directories and files to show, and the symbolic links to recreate.
 fn host_programs() -> (Vec<PathBuf>, Vec<(PathBuf, PathBuf)>) {
     let (mut system, mut links) = (Vec::new(), Vec::new());
     for path in SYSTEM.map(Path::new) {
         match path.read_link() {
             Ok(target) => links.push((path.to_path_buf(), target)),
-            // It is there, and no link (`readlink(2)`, `EINVAL`).
+            // The path exists and is not a symbolic link (`readlink(2)`, `EINVAL`).
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => system.push(path.to_path_buf()),
             Err(_) => {}
         }

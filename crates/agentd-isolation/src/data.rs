@@ -1,20 +1,26 @@
-//! Where agentd keeps what lasts: images, named sandboxes, and what virtual machines are started from.
+//! The directory for agentd's persistent data: images, named sandboxes, and the files that virtual machines are started from.
 
-use std::path::{Path, PathBuf};
+use crate::own_state;
+use std::path::PathBuf;
 
-/// Says where, instead of the places below.
+/// The environment variable that overrides the default directory.
 const VARIABLE: &str = "AGENTD_DATA_DIR";
 
-/// The directory that `AGENTD_DATA_DIR` names; else root's is one for the machine, and an ordinary user's is below their data directory
-/// (XDG Base Directory Specification). `None` where there is no place for one.
+/// Returns the data directory, or `None` if there is no place for one:
+///
+/// - the directory that `AGENTD_DATA_DIR` names, if that is an absolute path;
+/// - for root, `/var/lib/agentd`;
+/// - for an ordinary user, `.local/share/agentd` below the home directory of `/etc/passwd`, or below `HOME` if that file has
+///   none.
+///
+/// `XDG_DATA_HOME` is not used: continuous integration sets it to a directory in the workspace. A payload could create the folder
+/// there, and a later run would trust it.
 pub fn data_directory() -> Option<PathBuf> {
-    let named = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    if let Some(folder) = named(VARIABLE) {
+    if let Some(folder) = std::env::var_os(VARIABLE).map(PathBuf::from).filter(|path| path.is_absolute()) {
         return Some(folder);
     }
     if rustix::process::geteuid().is_root() {
         return Some(PathBuf::from("/var/lib/agentd"));
     }
-    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share"));
-    Some(named("XDG_DATA_HOME").or_else(home)?.join("agentd"))
+    Some(own_state::home()?.join(".local/share/agentd"))
 }

@@ -1,4 +1,4 @@
-//! A descriptor of any kind that can be waited for — pipe, socket, terminal — read and written with the caller's runtime.
+//! Asynchronous reading and writing of descriptors of any kind. Pipes, sockets and terminals are polled by the caller's runtime.
 
 use crate::ready;
 use rustix::fs::FileType;
@@ -10,16 +10,24 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, unix::AsyncFd};
 
-/// How much of a file is in memory while it is carried.
+/// Buffer size of a transfer in bytes.
 const PIECE: usize = 256 << 10;
 
-/// Reads from a descriptor of any kind. What cannot be waited for, as a regular file, is read by a thread of the runtime's.
-pub(crate) fn source(fd: OwnedFd) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
+/// Returns a reader of a descriptor of any kind. A descriptor that cannot be polled, such as a regular file, is read by a thread
+/// of the runtime.
+///
+/// # Errors
+/// The error of querying the descriptor, or of registering it with the runtime.
+pub fn source(fd: OwnedFd) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
     Ok(if can_wait(&fd)? { Box::new(Descriptor::reader(fd)?) } else { Box::new(tokio::fs::File::from_std(fd.into())) })
 }
 
-/// Writes to a descriptor of any kind, likewise. To be flushed at the end.
-pub(crate) fn sink(fd: OwnedFd) -> io::Result<Box<dyn AsyncWrite + Send + Unpin>> {
+/// Returns a writer to a descriptor of any kind. A descriptor that cannot be polled is written by a thread of the runtime. The
+/// caller must flush the writer at the end.
+///
+/// # Errors
+/// As [`source`].
+pub fn sink(fd: OwnedFd) -> io::Result<Box<dyn AsyncWrite + Send + Unpin>> {
     Ok(if can_wait(&fd)? { Box::new(Descriptor::writer(fd)?) } else { Box::new(tokio::fs::File::from_std(fd.into())) })
 }
 
@@ -28,17 +36,22 @@ fn can_wait(fd: &OwnedFd) -> io::Result<bool> {
     Ok(matches!(kind, FileType::Fifo | FileType::Socket) || rustix::termios::isatty(fd))
 }
 
-/// Which of the two failed that bytes were carried between.
+/// The reason why a transfer failed.
 #[derive(Debug)]
-pub(crate) enum Failed {
+pub enum Failed {
+    /// The source could not be read.
     Reading(io::Error),
+    /// The sink could not be written.
     Writing(io::Error),
-    /// There is more than the limit.
+    /// The source has more bytes than the limit.
     TooLarge,
 }
 
-/// Carries at most `limit` bytes, all that there are; gives how many.
-pub(crate) async fn carry(
+/// Copies all bytes of `from` to `to`, flushes `to`, and returns the number of bytes.
+///
+/// # Errors
+/// [`Failed::TooLarge`] if there are more than `limit` bytes; the sink may then have received a part of them.
+pub async fn carry(
     from: &mut (dyn AsyncRead + Send + Unpin),
     to: &mut (dyn AsyncWrite + Send + Unpin),
     limit: u64,
@@ -59,17 +72,23 @@ pub(crate) async fn carry(
     }
 }
 
-/// One direction of a descriptor.
-pub(crate) struct Descriptor(AsyncFd<OwnedFd>);
+/// One direction of a descriptor that can be polled.
+pub struct Descriptor(AsyncFd<OwnedFd>);
 
 impl Descriptor {
-    /// To read from. It is made non-blocking.
-    pub(crate) fn reader(fd: OwnedFd) -> io::Result<Self> {
+    /// Wraps a descriptor for reading, and makes it non-blocking.
+    ///
+    /// # Errors
+    /// The error of making the descriptor non-blocking, or of registering it with the runtime.
+    pub fn reader(fd: OwnedFd) -> io::Result<Self> {
         Self::new(fd, Interest::READABLE)
     }
 
-    /// To write to. It is made non-blocking.
-    pub(crate) fn writer(fd: OwnedFd) -> io::Result<Self> {
+    /// Wraps a descriptor for writing, and makes it non-blocking.
+    ///
+    /// # Errors
+    /// As [`Descriptor::reader`].
+    pub fn writer(fd: OwnedFd) -> io::Result<Self> {
         Self::new(fd, Interest::WRITABLE)
     }
 

@@ -1,34 +1,46 @@
-//! Limits that cannot be, and what holds where no cgroup can be made for them.
+//! Refuses impossible limits, and plans replacements for limits that no cgroup can enforce.
 
 use agentd_core::{Bytes, IsolationError, Limits};
 use agentd_kernel::cgroup::{CgroupPlan, Controller, Hierarchy};
 
-/// The least memory in which a supervisor and a small command run.
+/// Size limit of the private file systems of a sandbox without a memory limit, in bytes.
+pub(crate) const SCRATCH_BYTES: u64 = 2 << 30;
+
+/// The minimum memory limit: a supervisor and a small command run in it.
 const LEAST_MEMORY: Bytes = Bytes(1 << 20);
 
-/// Refuses limits under which nothing could run.
-pub(crate) fn check(limits: &Limits) -> Result<(), IsolationError> {
+/// Checks that a command can run under the limits.
+///
+/// # Errors
+/// [`IsolationError::Invalid`] for a memory limit below 1 MiB or a process limit of 0.
+pub fn check(limits: &Limits) -> Result<(), IsolationError> {
     let invalid = |what: &str, reason: String| Err(IsolationError::Invalid { what: what.to_owned(), reason });
     match limits.memory {
-        Some(memory) if memory < LEAST_MEMORY => invalid("memory limit", format!("{memory} is less than {LEAST_MEMORY}")),
-        _ if limits.processes == Some(0) => invalid("process limit", "the command itself is one".to_owned()),
+        Some(memory) if memory < LEAST_MEMORY => {
+            invalid("memory limit", format!("{memory} is less than the minimum of {LEAST_MEMORY}"))
+        }
+        _ if limits.processes == Some(0) => {
+            invalid("process limit", "0 is less than the minimum of 1: the command itself is a process".to_owned())
+        }
         _ => Ok(()),
     }
 }
 
-/// Where no cgroup counts processor time, `RLIMIT_CPU` alone holds; says what that is short of.
+/// Removes the CPU time limit from the cgroup plan if no cgroup counts CPU time, and returns a note for the user. `RLIMIT_CPU`
+/// then enforces the limit for each process separately.
 pub(crate) fn cpu_time(cgroup: &mut CgroupPlan) -> Option<String> {
     if !cgroup.count_cpu_time || Hierarchy::detect().has(Controller::CpuTime) {
         return None;
     }
     cgroup.count_cpu_time = false;
-    Some("processor time is limited for each process alone, because no writable cgroup counts it".to_owned())
+    Some("CPU time is limited for each process separately, because no writable cgroup counts it".to_owned())
 }
 
-/// Where no cgroup counts processes, `RLIMIT_NPROC` does, per user namespace (since Linux 5.14): the tasks a supervisor may see,
-/// itself and one over the limit included.
+/// Removes the process limit from the cgroup plan if no cgroup counts processes, and returns the `RLIMIT_NPROC` that replaces it.
+/// The kernel counts `RLIMIT_NPROC` per user namespace since Linux 5.14. The value includes the supervisor's own threads and one
+/// task over the limit.
 pub(crate) fn processes(cgroup: &mut CgroupPlan) -> Option<u64> {
     let limit = cgroup.processes.filter(|_| !Hierarchy::detect().has(Controller::Pids))?;
     cgroup.processes = None;
-    Some(u64::from(limit) + 2)
+    Some(u64::from(limit) + u64::from(cgroup.own_threads) + 1)
 }

@@ -1,56 +1,69 @@
 //! The library's side of the launcher.
+//!
+//! Any number of orders can be in progress at once. [`Waiting`] matches each report to its order by the sandbox's id. A thread
+//! reads the reports ([0070](../../../docs/decisions/0070-read-launcher-reports-in-a-thread.md)). No task does, because a task
+//! makes progress only while the runtime of its caller is driven, and the callers of other runtimes would wait for it.
 
-use crate::{ready, role};
-use agentd_core::{IsolationError, LayerError};
+mod waiting;
+
+use agentd_core::IsolationError;
+use agentd_kernel::cgroup::Hierarchy;
+use agentd_log::LogFailure as _;
 use agentd_supervisor::{
-    channel::{Channel, ChannelError},
+    channel::{self, Channel, ChannelError},
     launcher as process,
     plan::SandboxPlan,
     protocol::{self, Order, Report},
 };
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    net::{AddressFamily, Shutdown, SocketFlags, SocketType},
+};
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    thread,
 };
-use tokio::io::Interest;
+use waiting::{Key, Waiting};
 
-/// A sandbox that the launcher was told to make. Dropped without having been destroyed, it is destroyed.
+/// A sandbox that the launcher was ordered to create. Dropping it destroys the sandbox unless that was done before.
 pub(crate) struct Ordered {
     pub id: u32,
-    /// Whether killing its first process ends all others (`pid_namespaces(7)`).
+    /// True if killing the first process ends all others (`pid_namespaces(7)`).
     pub namespaced: bool,
-    /// Our end of the channel to its supervisor, non-blocking, until it is taken.
+    /// Our end of the channel to the supervisor, non-blocking; `None` after it was taken.
     pub channel: Option<OwnedFd>,
     launcher: Arc<Launcher>,
-    /// Whether it has been destroyed; held while that is under way.
+    /// True once the sandbox has been destroyed. Locked while that is in progress.
     destroyed: tokio::sync::Mutex<bool>,
     gone: AtomicBool,
 }
 
 impl Ordered {
-    /// Ends it and waits until nothing of it is left. The second time there is nothing to do. The first time, `kill` is called, which may
-    /// begin what the launcher would: right after that has been told, so that it wakes up on another processor meanwhile and this one is
-    /// left to what is dying; at once where somebody else speaks to the launcher.
+    /// Destroys the sandbox and waits until nothing of it is left. A second call does nothing.
+    ///
+    /// The first call runs `kill`, which may kill the sandbox, after the order has been sent. The launcher then wakes on another
+    /// processor while this one handles the exiting processes.
     pub(crate) async fn destroy(&self, kill: impl FnOnce() + Send) -> Result<(), IsolationError> {
         self.gone.store(true, Ordering::Relaxed);
         let mut destroyed = self.destroyed.lock().await;
         if !*destroyed {
-            self.launcher.order(Order::Destroy { id: self.id, report: true }, self.id, kill).await?;
+            self.launcher.order(&Order::Destroy { id: self.id, report: true }, Key::Destroyed(self.id), kill).await?;
             *destroyed = true;
         }
         Ok(())
     }
 
-    /// Stops all its processes, or lets them go on.
+    /// Freezes all processes of the sandbox, or thaws them.
     pub(crate) async fn freeze(&self, frozen: bool) -> Result<(), IsolationError> {
-        self.launcher.order(Order::Freeze { id: self.id, frozen }, self.id, || ()).await
+        self.launcher.order(&Order::Freeze { id: self.id, frozen }, Key::Frozen(self.id), || ()).await
     }
 
-    /// Whether it has been destroyed, or is about to be.
+    /// Returns true if the sandbox has been destroyed, or is about to be.
     pub(crate) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
     }
@@ -66,58 +79,93 @@ impl Drop for Ordered {
 
 /// The launcher of this process.
 pub(crate) struct Launcher {
-    control: tokio::sync::Mutex<Channel>,
-    /// Sandboxes that were dropped without being destroyed.
-    abandoned: Mutex<Vec<u32>>,
+    /// The socket for orders; locked while one is sent.
+    orders: Mutex<OwnedFd>,
+    waiting: Waiting,
+    /// Set once the launcher is lost; locked while its loss is being handled.
+    lost: Mutex<Option<String>>,
 }
 
-/// The number of the next sandbox: no two of this process have the same, whichever launcher makes them.
+/// The id of the next sandbox, unique in this process whichever launcher creates the sandbox.
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
 static LAUNCHER: OnceLock<Mutex<Option<Arc<Launcher>>>> = OnceLock::new();
 
-/// The launcher, started at the first call.
+/// Returns the launcher of this process; starts one if there is none.
 pub(crate) fn get() -> Result<Arc<Launcher>, IsolationError> {
-    if !role::taken() {
-        return Err(IsolationError::Invalid {
-            what: "embedding program".to_owned(),
-            reason: "it must call agentd::isolation::take_role() first in main".to_owned(),
-        });
-    }
     let slot = LAUNCHER.get_or_init(|| Mutex::new(None));
-    let mut slot = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(launcher) = &*slot {
         return Ok(launcher.clone());
     }
     let io = |source| IsolationError::Io { context: "start the launcher".to_owned(), source };
-    let control = process::start().map_err(io)?;
+    let control = process::start()?;
+    tracing::debug!("launcher started");
     rustix::io::ioctl_fionbio(&control, true).map_err(|e| io(e.into()))?;
     let launcher = Arc::new(Launcher {
-        control: tokio::sync::Mutex::new(Channel::new(control, protocol::MAX_EVENT)),
-        abandoned: Mutex::new(Vec::new()),
+        orders: Mutex::new(control.try_clone().map_err(io)?),
+        waiting: Waiting::default(),
+        lost: Mutex::default(),
     });
+    // After the launcher was started: a program that has one thread until then forks its launcher.
+    let reader = launcher.clone();
+    let reports = Channel::new(control, protocol::MAX_EVENT);
+    thread::Builder::new().name("launcher-report".to_owned()).spawn(move || reader.read_reports(reports)).map_err(io)?;
     *slot = Some(launcher.clone());
     Ok(launcher)
 }
 
 impl Launcher {
-    /// What a failure of the channel comes to. The next call starts a new launcher, unless that has happened already.
-    fn lost(&self, error: ChannelError) -> IsolationError {
-        if let ChannelError::Frame(error) = error {
-            return IsolationError::Invalid { what: "sandbox".to_owned(), reason: error.to_string() };
-        }
-        if let Some(slot) = LAUNCHER.get() {
-            let mut slot = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if slot.as_ref().is_some_and(|current| std::ptr::eq(Arc::as_ptr(current), self)) {
-                *slot = None;
+    /// Reads reports until the launcher is lost.
+    fn read_reports(&self, mut reports: Channel) {
+        let error = loop {
+            match next_report(&mut reports) {
+                Ok(report) => self.waiting.answer(report),
+                Err(error) => break error,
             }
-        }
-        IsolationError::Lost(format!("launcher: {error}"))
+        };
+        self.lose(&error);
     }
 
-    /// Has a sandbox made. Its supervisor says over the channel when it is sealed, or why there is none.
+    /// Translates a failure to send an order. Unless the order itself is invalid, the launcher is lost.
+    fn not_sent(&self, error: ChannelError) -> IsolationError {
+        match error {
+            ChannelError::Encode(error) => IsolationError::Invalid { what: "sandbox".to_owned(), reason: error.to_string() },
+            error => self.lose(&error),
+        }
+    }
+
+    /// Handles the loss of the launcher: has the next sandbox start a new launcher, removes the control groups that the lost one
+    /// left, and fails all pending orders. Returns the error that reports the loss. Only the first call logs it.
+    fn lose(&self, error: &ChannelError) -> IsolationError {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = lost.is_none();
+        let why = lost.get_or_insert_with(|| error.to_string()).clone();
+        if first {
+            if let Some(slot) = LAUNCHER.get() {
+                let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+                if slot.as_ref().is_some_and(|current| std::ptr::eq(Arc::as_ptr(current), self)) {
+                    *slot = None;
+                }
+            }
+            tracing::warn!(%error, "launcher lost: its sandboxes have ended, and the next sandbox starts a new launcher");
+            let socket = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+            // A launcher that broke the protocol still runs. It ends its sandboxes and exits when its socket closes.
+            rustix::net::shutdown(&*socket, Shutdown::Both).or_debug("close the launcher's socket", &*socket);
+            drop(socket);
+            // A dead launcher can no longer remove its control groups. They are removed before the loss is reported.
+            Hierarchy::detect().sweep();
+        }
+        self.waiting.clear();
+        IsolationError::LauncherDied(why)
+    }
+
+    /// Orders the creation of a sandbox. Its supervisor reports over the channel when it is confined, or why it failed.
     pub(crate) async fn create(self: &Arc<Self>, plan: SandboxPlan) -> Result<Ordered, IsolationError> {
-        let io = |e: rustix::io::Errno| IsolationError::Io { context: "socketpair".to_owned(), source: e.into() };
+        let io = |e: rustix::io::Errno| IsolationError::Io {
+            context: "create the socket pair for a supervisor".to_owned(),
+            source: e.into(),
+        };
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(io)?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(io)?;
@@ -131,73 +179,59 @@ impl Launcher {
             destroyed: tokio::sync::Mutex::new(false),
             gone: AtomicBool::new(false),
         };
-        let control = self.control.lock().await;
-        let order = Order::Create { id, plan: Box::new(plan) };
-        let sent = control.send(&order, &[theirs.as_fd()]).map_err(|e| self.lost(e));
-        drop(control);
-        self.clear_abandoned();
-        sent.map(|()| ordered)
+        self.send(&Order::Create { id, plan: Box::new(plan) }, &[theirs.as_fd()])?;
+        Ok(ordered)
     }
 
-    /// Gives an order and waits until it has been carried out; calls `beside` before it waits.
-    async fn order(&self, order: Order, id: u32, beside: impl FnOnce() + Send) -> Result<(), IsolationError> {
-        let result = self.exchange(order, id, beside).await;
-        self.clear_abandoned();
-        result?.map_or(Ok(()), |error| Err(error.into()))
+    /// Sends an order. May block briefly: the launcher never blocks, so it soon makes room in the socket.
+    fn send(&self, order: &Order, fds: &[BorrowedFd<'_>]) -> Result<(), IsolationError> {
+        self.send_after(order, fds, || ())
     }
 
-    /// Has a sandbox destroyed that has no owner any more. It never waits: whoever holds the channel does it, at once or when done.
+    /// Sends an order. Calls `before` first, in the sequence in which orders of several threads are sent.
+    fn send_after(&self, order: &Order, fds: &[BorrowedFd<'_>], before: impl FnOnce()) -> Result<(), IsolationError> {
+        let socket = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        before();
+        let sent = channel::send(socket.as_fd(), order, fds);
+        drop(socket);
+        sent.map_err(|error| self.not_sent(error))
+    }
+
+    /// Sends an order, calls `beside`, and waits until the launcher has carried the order out.
+    async fn order(self: &Arc<Self>, order: &Order, key: Key, beside: impl FnOnce() + Send) -> Result<(), IsolationError> {
+        let mut expected = None;
+        // Reports of one sandbox answer its orders in the sequence of both.
+        let sent = self.send_after(order, &[], || expected = Some(self.waiting.expect(key)));
+        beside();
+        sent?;
+        // The sender is dropped with the launcher's other pending orders when the launcher is lost.
+        let answered = expected.ok_or_else(gone)?.await.map_err(|_| gone())?;
+        answered.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Orders the destruction of a sandbox that no longer has an owner.
     fn abandon(&self, id: u32) {
-        self.abandoned().push(id);
-        self.clear_abandoned();
+        // Sending fails only if the launcher is lost, which has ended its sandboxes.
+        self.send(&Order::Destroy { id, report: false }, &[]).or_debug("send the order to destroy a dropped sandbox", id);
     }
+}
 
-    fn abandoned(&self) -> std::sync::MutexGuard<'_, Vec<u32>> {
-        self.abandoned.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn clear_abandoned(&self) {
-        while !self.abandoned().is_empty() {
-            // Who holds it calls this when it is free again.
-            let Ok(channel) = self.control.try_lock() else { return };
-            for id in std::mem::take(&mut *self.abandoned()) {
-                if let Err(error) = channel.send(&Order::Destroy { id, report: false }, &[]) {
-                    self.lost(error);
-                    return;
-                }
-            }
+/// Waits for the next report.
+fn next_report(reports: &mut Channel) -> Result<Report, ChannelError> {
+    loop {
+        if let Some((report, _)) = reports.buffered()? {
+            return Ok(report);
+        }
+        // The socket is non-blocking for the sake of orders.
+        match poll(&mut [PollFd::new(reports, PollFlags::IN)], None) {
+            Ok(_) => drop(reports.fill()?),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
         }
     }
+}
 
-    async fn exchange(&self, order: Order, id: u32, beside: impl FnOnce() + Send) -> Result<Option<LayerError>, IsolationError> {
-        let freezes = matches!(order, Order::Freeze { .. });
-        let mut channel = match self.control.try_lock() {
-            Ok(channel) => {
-                let sent = channel.send(&order, &[]);
-                beside();
-                sent.map_err(|e| self.lost(e))?;
-                channel
-            }
-            Err(_) => {
-                beside();
-                let channel = self.control.lock().await;
-                channel.send(&order, &[]).map_err(|e| self.lost(e))?;
-                channel
-            }
-        };
-        loop {
-            while let Some((report, _)) = channel.buffered::<Report>().map_err(|e| self.lost(e))? {
-                match report {
-                    Report::Destroyed { id: of, error } if of == id && !freezes => return Ok(error),
-                    Report::Frozen { id: of, error } if of == id && freezes => return Ok(error),
-                    // Those of sandboxes that nobody waits for.
-                    _ => {}
-                }
-            }
-            ready::once(channel.as_fd(), Interest::READABLE)
-                .await
-                .map_err(|source| IsolationError::Io { context: "wait for the launcher".to_owned(), source })?;
-            channel.fill().map_err(|e| self.lost(e))?;
-        }
-    }
+/// Returns the error for an order that the lost launcher did not answer.
+fn gone() -> IsolationError {
+    IsolationError::LauncherDied("the process ended before it answered an order".to_owned())
 }

@@ -1,46 +1,55 @@
-//! Isolation backends: the registry of them, the choice among them by what each has *proven*, and the backends themselves.
+//! Shared parts of the isolation backends, the shared-kernel backends, and the choice of a backend by its *proven* capabilities.
 //!
-//! A program that embeds this library calls [`take_role`] first in its `main`: sandboxes are made by a small process that is
-//! this same program, executed anew.
+//! A backend in another crate builds on the public modules. [`shared_kernel`] creates sandboxes through the launcher, [`exec`]
+//! runs commands, [`probe`] proves capabilities, and [`store`] keeps the folders of running machines.
+//!
+//! This crate does not decide which backends exist. The program composes a [`Registry`] and the role handlers that it passes to
+//! [`take_role`]; `agentd::isolation` is that composition.
 
-mod container;
+pub mod container;
 mod data;
-mod descriptor;
-mod exec;
-mod fallback;
-mod firecracker;
-mod gondolin;
-mod grants;
-pub mod guest;
+pub mod descriptor;
+pub mod exec;
+pub mod explain;
+pub mod fallback;
+#[doc(hidden)]
+pub mod fuzz;
+pub mod grants;
+pub mod head_tail;
 mod host_direct;
 mod launcher;
 pub mod layered;
+pub mod layouts;
 mod link;
-mod linked;
 mod linux_native;
-mod outbox;
-mod output;
+mod names;
+pub mod own_state;
 mod pool;
-mod probe;
-mod ready;
+pub mod probe;
+pub mod protect;
+mod proven;
+pub mod rank;
+pub mod ready;
 mod registry;
 mod role;
-mod sandbox;
-mod select;
-mod store;
-mod tracker;
+pub mod sandbox;
+pub mod select;
+mod send_queue;
+pub mod shared_kernel;
+pub mod store;
+mod targets;
+pub mod tracker;
 
 pub use agentd_core::*;
-pub use agentd_kernel::mount::root::{Base, RootPlan, Top};
+pub use agentd_kernel::mount::root::{Base, RootPlan, Upper};
 pub use agentd_supervisor::plan::{SandboxPlan, Tree};
-pub use container::ContainerBackend;
+pub use container::{ContainerBackend, ContainerConfig};
 pub use data::data_directory;
-pub use firecracker::{DiskRate, FirecrackerBackend, FirecrackerConfig};
-pub use gondolin::{GondolinBackend, GondolinConfig};
+pub use head_tail::HeadTail;
 pub use host_direct::HostDirectBackend;
-pub use linked::{LinkedBackend, has_subordinate_ids};
 pub use linux_native::{LinuxNativeBackend, SYSTEM_DIRECTORIES};
 pub use pool::{PoolLimits, SandboxPool};
-pub use registry::{Factory, available_backends, canonical_backend_name, create_backend, register_backend_factory};
-pub use role::take_role;
-pub use select::{detect_best_backend, require_backend};
+pub use registry::{BuiltIn, Registry};
+pub use role::{Handler, take_role};
+pub use select::Choice;
+pub use shared_kernel::{SharedKernelBackend, has_subordinate_ids};

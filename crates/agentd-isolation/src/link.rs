@@ -1,8 +1,13 @@
-//! The connection to one supervisor: requests out, news in. What comes from a supervisor is untrusted.
+//! The connection to one supervisor. It sends requests and receives events. Everything received from a supervisor is untrusted.
 
-use crate::{exec, outbox::Outbox, ready};
-use agentd_core::{IsolationError, Layer, LayerError, Limits, Usage};
-use agentd_kernel::cgroup::{GroupUsage, Watch, WatchKind};
+use crate::{
+    exec::{self, transport::Loss},
+    ready,
+    send_queue::{PushError, SendQueue},
+};
+use agentd_core::{Control, ControlError, IsolationError, Limits, Usage};
+use agentd_kernel::cgroup::{GroupUsage, Watch};
+use agentd_log::LogFailure as _;
 use agentd_supervisor::{
     channel::{Channel, ChannelError},
     protocol::{Event, ExecUsage, Request, SpawnStep},
@@ -27,19 +32,20 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What a supervisor says of one exec.
+/// An event of one exec, as sent by the supervisor.
 #[derive(Debug)]
-pub(crate) enum News {
+pub(crate) enum ExecEvent {
     Terminal(OwnedFd),
     Ended { status: i32, usage: ExecUsage, process_limit: bool },
     SpawnFailed(IsolationError),
     Opened(Result<OwnedFd, i32>),
 }
 
-/// How much news of one exec may wait to be heard: a terminal and its end. A supervisor that says more is not ours any more.
-const NEWS: usize = 4;
+/// How many events of one exec may be queued. An exec has at most two, a terminal and its end. A supervisor that overflows the
+/// queue is compromised and loses its sandbox.
+const MAX_QUEUED_EVENTS: usize = 4;
 
-/// What is known of a sandbox from its making.
+/// Properties of a sandbox that are fixed at its creation.
 #[derive(Default)]
 pub(crate) struct Traits {
     pub namespaced: bool,
@@ -50,24 +56,25 @@ pub(crate) struct Traits {
 
 /// The connection to one supervisor, shared by the sandbox and its execs.
 pub(crate) struct Link {
-    outbox: Mutex<Outbox>,
-    /// Tells the reading task that something waits to be sent.
+    send_queue: Mutex<SendQueue>,
+    /// Wakes the task that serves the channel when requests are queued.
     waiting: Notify,
     pidfd: OwnedFd,
-    /// Whether killing its first process ends all others (`pid_namespaces(7)`).
+    /// True if killing the first process ends all others (`pid_namespaces(7)`).
     pub(crate) namespaced: bool,
-    /// Host user and group that commands' pipes must belong to.
+    /// The host user and group that own the pipes of commands; `None` to leave the owner unchanged.
     pub(crate) owner: Option<(u32, u32)>,
     pub(crate) watches: Vec<Watch>,
     pub(crate) limits: Limits,
-    pub(crate) counts_processes: bool,
-    listeners: Mutex<HashMap<u32, mpsc::Sender<News>>>,
+    listeners: Mutex<HashMap<u32, mpsc::Sender<ExecEvent>>>,
     next: AtomicU32,
-    lost: Mutex<Option<String>>,
+    /// The error and the cause, once the sandbox is lost.
+    lost: Mutex<Option<(Loss, String)>>,
     made: Instant,
-    /// Whether the files of its root rest: what writes to them waits, and does not end. Only an agent in a virtual machine has them rest.
+    /// True while the sandbox's root file system is frozen. Writing processes then block and cannot end. Only the agent in a
+    /// virtual machine freezes it.
     pub(crate) at_rest: Arc<watch::Sender<bool>>,
-    /// By execs that have ended.
+    /// Usage of the execs that have ended.
     used: Mutex<ExecUsage>,
 }
 
@@ -76,7 +83,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Link {
-    /// Starts serving a supervisor that has greeted over `channel`, whose descriptor `socket` is another of.
+    /// Starts the task that serves a supervisor after its hello. `socket` is a duplicate of the descriptor of `channel`.
     pub(crate) fn start(
         channel: AsyncFd<Channel>,
         socket: OwnedFd,
@@ -84,12 +91,11 @@ impl Link {
         Traits { namespaced, owner, watches, limits }: Traits,
     ) -> (Arc<Self>, JoinHandle<()>) {
         let link = Arc::new(Self {
-            outbox: Mutex::new(Outbox::new(socket)),
+            send_queue: Mutex::new(SendQueue::new(socket)),
             waiting: Notify::new(),
             pidfd,
             namespaced,
             owner,
-            counts_processes: watches.iter().any(|w| matches!(w.kind, WatchKind::PidsEvents | WatchKind::SilentPidsEvents)),
             watches,
             limits,
             listeners: Mutex::new(HashMap::new()),
@@ -103,24 +109,24 @@ impl Link {
         (link, reader)
     }
 
-    /// Waits for so long in which its files do not rest, without a break.
-    pub(crate) fn awake_for(&self, patience: Duration) -> impl Future<Output = ()> + use<> {
+    /// Waits until the root file system has been unfrozen for `max_wait` without interruption.
+    pub(crate) fn awake_for(&self, max_wait: Duration) -> impl Future<Output = ()> + use<> {
         let mut at_rest = self.at_rest.subscribe();
         async move {
-            // What tells of it is gone with the link.
+            // Fails when the link, which owns the sender, is dropped.
             while at_rest.wait_for(|at_rest| !at_rest).await.is_ok() {
                 tokio::select! {
-                    () = tokio::time::sleep(patience) => return,
+                    () = tokio::time::sleep(max_wait) => return,
                     _ = at_rest.changed() => {}
                 }
             }
         }
     }
 
-    /// A new exec's number and its news, which end when the sandbox is lost.
-    pub(crate) fn listen(&self) -> (u32, mpsc::Receiver<News>) {
+    /// Allocates the id of a new exec and returns it with a receiver of its events. The receiver closes when the sandbox is lost.
+    pub(crate) fn listen(&self) -> (u32, mpsc::Receiver<ExecEvent>) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = mpsc::channel(NEWS);
+        let (sender, receiver) = mpsc::channel(MAX_QUEUED_EVENTS);
         let lost = lock(&self.lost);
         if lost.is_none() {
             lock(&self.listeners).insert(id, sender);
@@ -132,99 +138,124 @@ impl Link {
         lock(&self.listeners).remove(&id);
     }
 
-    /// Sends a request, now or as soon as the supervisor reads. It never waits.
+    /// Sends a request, or queues it until the supervisor reads. Never blocks.
     pub(crate) fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), IsolationError> {
-        match lock(&self.outbox).push(request, fds) {
+        match lock(&self.send_queue).push(request, fds) {
             Ok(false) => Ok(()),
             Ok(true) => {
                 self.waiting.notify_one();
                 Ok(())
             }
-            Err(ChannelError::Frame(e)) => Err(IsolationError::Invalid { what: "command".to_owned(), reason: e.to_string() }),
-            Err(other) => Err(IsolationError::Lost(format!("supervisor: {other}"))),
+            Err(full @ PushError::Full) => Err(IsolationError::Busy(full.to_string())),
+            Err(PushError::Channel(ChannelError::Encode(e))) => {
+                Err(IsolationError::Invalid { what: "command".to_owned(), reason: e.to_string() })
+            }
+            // A loss that was recorded earlier has the better cause.
+            Err(other) => Err(self.lost().unwrap_or_else(|| IsolationError::SupervisorDied(other.to_string()))),
         }
     }
 
     fn dispatch(&self, event: Event, mut fds: Vec<OwnedFd>) -> Result<(), &'static str> {
-        let (id, news) = match event {
-            Event::Hello { .. } => return Err("a second greeting"),
-            Event::Terminal { id } => (id, News::Terminal(fds.pop().ok_or("a terminal without a descriptor")?)),
+        let (id, events) = match event {
+            Event::Hello { .. } => return Err("the supervisor sent a second greeting"),
+            Event::Terminal { id } => {
+                (id, ExecEvent::Terminal(fds.pop().ok_or("the supervisor sent a terminal event without a file descriptor")?))
+            }
             Event::Ended { id, status, usage, process_limit } => {
                 lock(&self.used).add(usage);
-                (id, News::Ended { status, usage, process_limit })
+                (id, ExecEvent::Ended { status, usage, process_limit })
             }
-            Event::SpawnFailed { id, errno, step } => (id, News::SpawnFailed(spawn_error(step, errno))),
-            Event::Opened { id, errno } => (id, News::Opened(fds.pop().filter(|_| errno == 0).ok_or(errno))),
+            Event::SpawnFailed { id, errno, step } => (id, ExecEvent::SpawnFailed(spawn_error(step, errno))),
+            Event::Opened { id, errno } => (id, ExecEvent::Opened(fds.pop().filter(|_| errno == 0).ok_or(errno))),
         };
-        match lock(&self.listeners).get(&id).map(|listener| listener.try_send(news)) {
-            Some(Err(mpsc::error::TrySendError::Full(_))) => Err("more news of one exec than there can be"),
-            // An exec that nobody waits for has no listener.
+        match lock(&self.listeners).get(&id).map(|listener| listener.try_send(events)) {
+            Some(Err(mpsc::error::TrySendError::Full(_))) => {
+                Err("the supervisor sent more events of one exec than the protocol allows")
+            }
+            // An exec whose caller stopped waiting has no listener.
             _ => Ok(()),
         }
     }
 
-    /// Tells everybody who listens that there is no more news, and why.
-    pub(crate) fn lose(&self, why: &str) {
+    /// Records the loss of the sandbox, unless one is recorded already, and closes the receivers of all execs.
+    pub(crate) fn lose(&self, loss: Loss, why: &str) {
         let mut lost = lock(&self.lost);
-        lost.get_or_insert_with(|| why.to_owned());
-        // Whoever listens hears of it by the end of the news, and asks [`Link::why_lost`].
+        lost.get_or_insert_with(|| (loss, why.to_owned()));
+        // Each listener sees the end of its events and then calls [`Link::why_lost`].
         lock(&self.listeners).clear();
     }
 
-    /// Why there is no more news.
-    pub(crate) fn why_lost(&self) -> IsolationError {
-        IsolationError::Lost(lock(&self.lost).clone().unwrap_or_else(|| "supervisor".to_owned()))
+    /// Records that the caller destroyed the sandbox, and closes the receivers of all execs. This replaces an earlier reason,
+    /// because the death of the supervisor may be noticed first and is only the consequence.
+    pub(crate) fn destroyed(&self) {
+        *lock(&self.lost) = Some((IsolationError::SandboxGone, "destroyed".to_owned()));
+        lock(&self.listeners).clear();
     }
 
-    /// Whether there may be more news: nothing has been heard of its end, and it has not ended unheard.
+    /// Returns the error for the loss of the sandbox.
+    pub(crate) fn why_lost(&self) -> IsolationError {
+        self.lost().unwrap_or_else(|| IsolationError::SupervisorDied("the process has exited".to_owned()))
+    }
+
+    /// Returns the error for the loss of the sandbox, if it is lost.
+    fn lost(&self) -> Option<IsolationError> {
+        lock(&self.lost).as_ref().map(|(loss, why)| loss(why.clone()))
+    }
+
+    /// Returns true unless the sandbox is lost or the supervisor has exited.
     pub(crate) fn is_alive(&self) -> bool {
         lock(&self.lost).is_none() && !self.has_exited()
     }
 
-    /// Whether the supervisor is dead, asked of the kernel (`pidfd_open(2)`: readable when it has ended). The task that would hear of
-    /// it may not have run yet.
+    /// Returns true if the supervisor has exited. Asks the kernel (`pidfd_open(2)`: readable after the exit), because the task
+    /// that serves the channel may not have run yet.
     fn has_exited(&self) -> bool {
         let mut ended = [PollFd::new(&self.pidfd, PollFlags::IN)];
         matches!(poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
     }
 
-    /// What the sandbox used so far.
+    /// Returns the resources that the sandbox has used so far.
     pub(crate) fn usage(&self) -> Usage {
         exec::usage(self.made.elapsed(), *lock(&self.used), GroupUsage::read(&self.watches))
     }
 
-    /// Its first process.
+    /// Returns the pidfd of the sandbox's first process.
     pub(crate) fn pidfd(&self) -> &OwnedFd {
         &self.pidfd
     }
 
-    /// Kills the whole sandbox at once.
+    /// Kills the whole sandbox at once, if it is still there.
     pub(crate) fn kill(&self) {
-        // It may be gone already, which is what is wanted.
-        rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).ok();
+        // Fails if the process has already exited, which is the desired state.
+        rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).or_debug("kill supervisor", &self.pidfd);
     }
 }
 
-/// What a step between fork and exec failed with. The program itself is named by whoever asked for it.
+/// Returns the error for a failed step between fork and exec. The caller adds the name of the program.
 fn spawn_error(step: SpawnStep, errno: i32) -> IsolationError {
     let (layer, call, remedy) = match step {
         SpawnStep::Exec => return IsolationError::Spawn { program: String::new(), errno },
-        SpawnStep::Chdir => (Layer::Exec, "chdir to the working directory", "name one that exists in the sandbox, in a grant"),
+        SpawnStep::Chdir => (
+            Control::Exec,
+            "chdir to the working directory",
+            "name a directory that exists in the sandbox, for example in a grant",
+        ),
         SpawnStep::Rlimits => {
-            (Layer::Rlimits, "set the limits of the command", "ask for no more than the caller's own hard limits")
+            (Control::Rlimits, "set the limits of the command", "request no more than the caller's own hard limits (ulimit -H)")
         }
-        SpawnStep::Fork => (Layer::Exec, "start a process", "raise the limit of processes"),
+        SpawnStep::Fork => (Control::Exec, "start a process", "raise the process limit"),
     };
-    LayerError::new(layer, call, Some(errno)).remedy(remedy).into()
+    ControlError::new(layer, call, Some(errno)).remedy(remedy).into()
 }
 
-/// Reads a supervisor's events, and sends what waits for it, until it is gone.
+/// Reads the supervisor's events and sends queued requests until the connection ends. Then kills the sandbox and records the
+/// loss.
 async fn serve(mut channel: AsyncFd<Channel>, link: Weak<Link>) {
     let why = loop {
         match channel.get_mut().buffered::<Event>() {
             Ok(Some((event, fds))) => match link.upgrade().map(|link| link.dispatch(event, fds)) {
                 Some(Ok(())) => {}
-                Some(Err(nonsense)) => break nonsense.to_owned(),
+                Some(Err(violation)) => break violation.to_owned(),
                 None => return,
             },
             Ok(None) => {
@@ -236,23 +267,24 @@ async fn serve(mut channel: AsyncFd<Channel>, link: Weak<Link>) {
         }
     };
     if let Some(link) = link.upgrade() {
-        // One that speaks nonsense runs nothing any more either.
+        tracing::debug!(why, "connection to the supervisor ended");
+        // A supervisor that broke the protocol must not keep running commands.
         link.kill();
-        link.lose(&why);
+        link.lose(IsolationError::SupervisorDied, &why);
     }
 }
 
-/// Waits until something could be read, and sends meanwhile.
+/// Waits until bytes could be read, requests were queued, or the socket has room for queued requests.
 async fn exchange(channel: &mut AsyncFd<Channel>, link: &Weak<Link>) -> Result<(), ChannelError> {
     let failed = |e: std::io::Error| ChannelError::Socket(Errno::from_io_error(&e).unwrap_or(Errno::IO));
     let Some(link) = link.upgrade() else { return Err(ChannelError::Closed) };
     let full = {
-        let mut outbox = lock(&link.outbox);
-        outbox.flush()?.then(|| outbox.socket())
+        let mut send_queue = lock(&link.send_queue);
+        send_queue.flush()?.then(|| send_queue.socket())
     };
     let room = async {
         match &full {
-            // Asked for only now: otherwise every request that is read at the other end would wake this one.
+            // Registered only while requests are queued. Otherwise every request that the peer reads would wake this task.
             Some(socket) => ready::once(socket.as_fd(), Interest::WRITABLE).await,
             None => pending().await,
         }
@@ -277,7 +309,8 @@ mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     use std::{io::Write, os::unix::process::ExitStatusExt, process::Child};
 
-    /// A link to a process that is no supervisor, our end of its channel, and that process.
+    /// Starts a process that is no supervisor. Returns a link to it, the link's task, the peer's end of the channel, and the
+    /// process.
     fn impostor() -> (Arc<Link>, JoinHandle<()>, OwnedFd, Child) {
         let child = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
         let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
@@ -289,12 +322,12 @@ mod tests {
         (link, reader, theirs, child)
     }
 
-    async fn loses_its_sandbox(say: impl FnOnce(&Link, OwnedFd)) {
+    async fn loses_its_sandbox(send: impl FnOnce(&Link, OwnedFd)) {
         let (link, reader, theirs, mut child) = impostor();
-        let (_, mut news) = link.listen();
-        say(&link, theirs);
+        let (_, mut events) = link.listen();
+        send(&link, theirs);
         reader.await.unwrap();
-        while news.recv().await.is_some() {}
+        while events.recv().await.is_some() {}
         assert!(!link.is_alive());
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
         assert!(link.listen().1.recv().await.is_none());
@@ -305,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn patience_is_not_lost_while_files_rest() {
+    async fn max_wait_pauses_while_files_are_frozen() {
         let (link, _reader, _theirs, mut child) = impostor();
         let (ten, began) = (Duration::from_secs(10), tokio::time::Instant::now());
         link.awake_for(ten).await;
@@ -324,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_supervisor_that_speaks_nonsense_loses_its_sandbox() {
+    async fn supervisor_sending_malformed_frames_has_its_sandbox_killed() {
         let bytes: [&[u8]; 4] = [b"garbage garbage garbage", &[0xff; 64], &[3, 0, 0, 0, 0, 99, 99, 99], &[1, 0, 0, 0, 0]];
         for bytes in bytes {
             loses_its_sandbox(|_, peer| std::fs::File::from(peer).write_all(bytes).unwrap()).await;
@@ -338,9 +371,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_supervisor_that_floods_an_exec_with_news_loses_its_sandbox() {
+    async fn supervisor_flooding_an_exec_with_events_has_its_sandbox_killed() {
         loses_its_sandbox(|_, peer| {
-            for _ in 0..=NEWS {
+            for _ in 0..=MAX_QUEUED_EVENTS {
                 send(peer.as_fd(), &ended(1), &[]).unwrap();
             }
         })
@@ -348,14 +381,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn figures_of_a_supervisor_do_not_overflow() {
+    async fn usage_reported_by_supervisor_saturates() {
         let (link, reader, theirs, mut child) = impostor();
-        let (id, mut news) = link.listen();
+        let (id, mut events) = link.listen();
         let most = ExecUsage { user_us: u64::MAX, system_us: u64::MAX, max_rss_kib: u64::MAX };
         for id in [id + 1, id] {
             send(theirs.as_fd(), &Event::Ended { id, status: 0, usage: most, process_limit: false }, &[]).unwrap();
         }
-        assert!(matches!(news.recv().await, Some(News::Ended { .. })));
+        assert!(matches!(events.recv().await, Some(ExecEvent::Ended { .. })));
         assert_eq!(link.usage().peak_memory, u64::MAX);
         reader.abort();
         child.kill().unwrap();
@@ -363,14 +396,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn news_of_unknown_execs_is_passed_over() {
+    async fn events_of_unknown_execs_are_ignored() {
         let (link, reader, theirs, mut child) = impostor();
-        let (id, mut news) = link.listen();
+        let (id, mut events) = link.listen();
         for other in 100..200 {
             send(theirs.as_fd(), &ended(other), &[]).unwrap();
         }
         send(theirs.as_fd(), &ended(id), &[]).unwrap();
-        assert!(matches!(news.recv().await, Some(News::Ended { status: 0, .. })));
+        assert!(matches!(events.recv().await, Some(ExecEvent::Ended { status: 0, .. })));
         assert!(link.is_alive());
         reader.abort();
         child.kill().unwrap();

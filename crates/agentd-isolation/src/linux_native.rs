@@ -1,15 +1,16 @@
 //! `linux-native`: the host's own file tree, fenced, for root and for ordinary users.
 //!
-//! Namespaces take away the host's processes, network and ipc; a private mount view takes away the names of what is not granted;
-//! Landlock refuses what the view still names; seccomp refuses system calls that no ordinary program makes; a cgroup holds the
-//! limits. The payload has no capability and is never uid 0 of the host.
+//! Namespaces hide the host's processes, network and IPC objects. A private mount view hides the paths that are not granted, and
+//! Landlock refuses access to the ungranted paths that the view still shows. Seccomp refuses system calls that ordinary programs
+//! do not make, and a cgroup enforces the limits. The payload has no capability and is never uid 0 of the host.
 
 use crate::{
     fallback,
     grants::{self, invalid},
-    linked::{Kind, LinkedBackend},
+    names,
+    shared_kernel::{BackendKind, SharedKernelBackend},
 };
-use agentd_core::{Access, IsolationError, Root, SandboxSpec, Writable};
+use agentd_core::{Access, BackendTraits, IsolationError, Root, SandboxSpec, Startup, Writable};
 use agentd_kernel::{
     cgroup::CgroupPlan,
     landlock::{LandlockPlan, Rule},
@@ -27,76 +28,117 @@ use std::{
     sync::OnceLock,
 };
 
-/// Directories of the system that every sandbox may read and execute, where they exist.
+/// System directories that every sandbox may read and execute, if they exist.
 pub const SYSTEM_DIRECTORIES: [&str; 11] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix/store", "/gnu/store"];
 
-/// Directories below `/` that the view makes anew.
+/// Directories below `/` that the view recreates.
 const KEPT: [&str; 3] = ["/proc", "/dev", "/tmp"];
 
-/// What is shown of directories that are covered otherwise: the parts of `/sys` that runtimes read to size their thread pools, and
-/// stores of programs, beside which sockets of their daemons lie.
+/// Directories that stay visible although their parents are masked: the parts of `/sys` that runtimes read to size their thread
+/// pools, and program stores. The sockets of the stores' daemons, in the same parents, stay hidden.
 const SHOWN: [&str; 4] = ["/sys/devices/system/cpu", "/sys/devices/system/node", "/nix/store", "/gnu/store"];
 
-/// Where the home directory appears when the spec names none.
+/// The home directory if the spec names none.
 const DEFAULT_HOME: &str = "/home/agent";
 
-/// Size limit of all that is private when the sandbox has no memory limit.
-pub(crate) const SCRATCH_BYTES: u64 = 2 << 30;
+/// The `linux-native` backend: shows the host's own file tree, fenced with namespaces, Landlock, seccomp and cgroups. It works
+/// for root and for ordinary users.
+pub type LinuxNativeBackend = SharedKernelBackend<LinuxNative>;
 
-/// See the head of this module.
-pub type LinuxNativeBackend = LinkedBackend<LinuxNative>;
-
-/// The kind of [`LinuxNativeBackend`].
+/// The [`BackendKind`] of [`LinuxNativeBackend`].
 pub struct LinuxNative;
 
-impl Kind for LinuxNative {
+impl LinuxNativeBackend {
+    /// Creates the backend. The probe targets are created below `work_root`.
+    ///
+    /// # Errors
+    /// Never fails on Linux: the probe reports what this machine lacks.
+    pub fn new(work_root: &Path) -> Result<Self, IsolationError> {
+        Ok(Self::configured(work_root, ()))
+    }
+}
+
+impl BackendKind for LinuxNative {
     const NAME: &'static str = "linux-native";
     const BOUNDARY: Option<Capabilities> = Some(Capabilities::NONE);
+    const TRAITS: BackendTraits = BackendTraits {
+        copy_on_write: true,
+        host_tools: true,
+        degradable: true,
+        startup: Startup::Milliseconds,
+        ..BackendTraits::UNKNOWN
+    };
 
-    fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+    type Config = ();
+
+    fn plan((): &(), spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
         plan(spec)
     }
 }
 
 fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     if spec.root != Root::Host {
-        let reason = "linux-native shows the host's own tree: use the container backend for an image".to_owned();
+        let reason = "linux-native shows the host's file tree — use the container backend for an image".to_owned();
         return Err(IsolationError::Invalid { what: "root".to_owned(), reason });
     }
     if spec.writable != Writable::Memory {
-        let reason = "linux-native has no root of its own whose changes could be kept: use the container backend".to_owned();
+        let reason = "linux-native has no private root whose changes could be kept — use the container backend".to_owned();
         return Err(IsolationError::Invalid { what: "writable".to_owned(), reason });
     }
-    let grants = grants::resolve(&spec.grants, protocol::MAX_FDS)?;
-    if let Some(moved) = grants.iter().find(|grant| grant.target != grant.path) {
-        return Err(invalid("grant", &moved.path, "linux-native shows what it grants at the same place"));
-    }
+    let mut grants = grants::resolve(&spec.grants, protocol::MAX_FDS)?;
     let home = spec.home.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_HOME));
     if !home.is_absolute() || home.components().any(|c| c == Component::ParentDir) {
-        return Err(invalid("home", &home, "it must be an absolute path without '..'"));
+        return Err(invalid("home", &home, "the path must be absolute and without '..'"));
     }
     fallback::check(&spec.limits)?;
     let masks = masks()?;
+    // If `/home` is a link, for example to `/var/home`, the home is created at the target and is reachable by both paths.
+    let named = home;
+    let home = behind_link(&named);
     if !masks.iter().any(|mask| home.starts_with(mask)) {
-        return Err(invalid("home", &home, "it must lie in a directory that is not the system's, such as /home or /root"));
+        return Err(invalid(
+            "home",
+            &named,
+            "the path must lie outside of the system directories, for example in /home or /root",
+        ));
     }
-    let rules = rules(&grants, &home);
-    let mut cgroup = CgroupPlan::from_limits(&spec.limits);
+    for grant in grants.iter_mut().filter(|grant| grant.access == Access::CopyOnWrite) {
+        if let Ok(relative) = grant.target.strip_prefix(&named) {
+            grant.target = home.join(relative);
+        }
+    }
+    if let Some(moved) = grants.iter().find(|grant| grant.target != grant.path && !is_copy_below(grant, &home)) {
+        return Err(invalid(
+            "grant",
+            &moved.path,
+            "linux-native cannot show a grant at another path — drop the target, or use the container backend",
+        ));
+    }
+    let seccomp = SeccompPlan { profile: spec.profile, network: spec.network, set_ids: false };
+    let mut cgroup = CgroupPlan::from_limits(&spec.limits, SeccompPlan::SUPERVISOR_THREADS);
     let process_rlimit = fallback::processes(&mut cgroup);
     let rlimit_notes = fallback::cpu_time(&mut cgroup).into_iter().collect();
+    let mut rules = rules(&grants, &home);
+    if !cgroup.is_empty() {
+        // The view shows only the sandbox's own cgroup there.
+        rules.push(rule("/sys/fs/cgroup", Access::ReadOnly, true));
+    }
+    let names = names::in_a_view(&named, spec.network, &masks);
     Ok(SandboxPlan {
-        namespaces: NamespacePlan { enabled: true, network: spec.network, ids: Ids::Apart },
+        namespaces: NamespacePlan { enabled: true, network: spec.network, ids: Ids::Dedicated },
         tree: Tree::View(ViewPlan {
             masks,
             shown: shown().to_vec(),
             home,
+            names,
+            links: spec.links.clone(),
             grants,
-            scratch_bytes: spec.limits.memory.map_or(SCRATCH_BYTES, |b| b.0),
+            scratch_bytes: spec.limits.memory.map_or(fallback::SCRATCH_BYTES, |b| b.0),
         }),
-        landlock: Some(LandlockPlan { rules, network: spec.network }),
+        landlock: Some(LandlockPlan { rules, listable: true, network: spec.network }),
         capabilities: Capabilities::NONE,
-        seccomp: Some(SeccompPlan { profile: spec.profile, network: spec.network, set_ids: false }),
+        seccomp: Some(seccomp),
         cgroup,
         process_rlimit,
         rlimit_notes,
@@ -104,7 +146,18 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     })
 }
 
-/// The directories below `/` that are neither the system's nor made anew.
+/// Returns `place` with its top-level directory resolved, if that is a symbolic link such as `/home` to `/var/home`.
+fn behind_link(place: &Path) -> PathBuf {
+    let mut parts = place.components();
+    let top: PathBuf = parts.by_ref().take(2).collect();
+    match (top.read_link(), top.canonicalize()) {
+        (Ok(_), Ok(real)) => real.join(parts.as_path()),
+        _ => place.to_path_buf(),
+    }
+}
+
+/// Lists the entries of `/` that are neither system directories nor recreated by the view. Skips symbolic links, whose targets
+/// are masked themselves.
 fn masks() -> Result<Vec<PathBuf>, IsolationError> {
     let failed = |source| IsolationError::Io { context: "list /".to_owned(), source };
     let mut masks = Vec::new();
@@ -112,7 +165,7 @@ fn masks() -> Result<Vec<PathBuf>, IsolationError> {
         let entry = entry.map_err(failed)?;
         let path = entry.path();
         let visible = SYSTEM_DIRECTORIES.iter().chain(&KEPT).any(|kept| path == Path::new(kept));
-        if !visible && entry.file_type().map_err(failed)?.is_dir() {
+        if !visible && !entry.file_type().map_err(failed)?.is_symlink() {
             masks.push(path);
         }
     }
@@ -120,36 +173,46 @@ fn masks() -> Result<Vec<PathBuf>, IsolationError> {
     Ok(masks)
 }
 
-/// What there is of [`SHOWN`], looked up once.
+/// Returns the directories of [`SHOWN`] that exist, resolved. They are looked up once.
 fn shown() -> &'static [PathBuf] {
-    static THERE: OnceLock<Vec<PathBuf>> = OnceLock::new();
-    THERE.get_or_init(|| {
+    static FOUND: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    FOUND.get_or_init(|| {
         SHOWN.iter().filter_map(|path| Path::new(path).canonicalize().ok()).filter(|path| path.is_dir()).collect()
     })
 }
 
-/// The rules that every sandbox has: what of the system is there, looked up once.
+/// Returns the rules that every sandbox has: those for the existing system directories and the private directories. They are
+/// computed once.
 fn system_rules() -> &'static [Rule] {
     static RULES: OnceLock<Vec<Rule>> = OnceLock::new();
     RULES.get_or_init(|| {
-        // On most systems /bin, /lib and /sbin are links into /usr, which has a rule already.
+        // On most systems /bin, /lib and /sbin are links into /usr, which has a rule of its own.
         let linked = |path: &str| Path::new(path).read_link().is_ok_and(|target| Path::new("/").join(target).starts_with("/usr"));
         let found = SYSTEM_DIRECTORIES.iter().chain(&SHOWN[..2]).filter(|path| Path::new(path).exists() && !linked(path));
         let mut rules: Vec<Rule> = found.map(|path| rule(path, Access::ReadOnly, true)).collect();
         rules.push(rule("/proc", Access::ReadOnly, false));
         rules.extend(SCRATCH.iter().filter(|p| !p.starts_with("/dev")).map(|p| rule(p, Access::ReadWrite, false)));
-        // All of the private /dev: harmless nodes, shared memory and an own devpts.
+        // All of the private /dev: harmless nodes, shared memory and a private devpts.
         rules.push(rule("/dev", Access::ReadWrite, false));
         rules
     })
 }
 
+/// Returns true if a grant is copy-on-write inside the private home directory, where an overlay can be mounted at any path.
+fn is_copy_below(grant: &GrantPlan, home: &Path) -> bool {
+    grant.access == Access::CopyOnWrite && grant.target.starts_with(home) && grant.target != home
+}
+
 fn rule(path: impl Into<PathBuf>, access: Access, optional: bool) -> Rule {
-    Rule { path: path.into(), access, optional }
+    Rule { path: path.into(), access, optional, object: None }
 }
 
 fn rules(grants: &[GrantPlan], home: &Path) -> Vec<Rule> {
-    let granted = grants.iter().map(|g| rule(&g.path, g.access, false));
+    let granted = grants.iter().map(|grant| match grant.access {
+        // The granted object is the lower layer. The rule is for the overlay, and optional because the overlay may fail to mount.
+        Access::CopyOnWrite => rule(&grant.target, grant.access, true),
+        access => Rule { object: Some(grant.object.clone()), ..rule(&grant.path, access, false) },
+    });
     system_rules().iter().cloned().chain([rule(home, Access::ReadWrite, false)]).chain(granted).collect()
 }
 
@@ -160,7 +223,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn grant(path: &Path) -> Grant {
-        Grant { path: path.to_path_buf(), target: None, access: Access::ReadOnly, protect: Vec::new() }
+        Grant::new(path, Access::ReadOnly)
     }
 
     fn planned(grants: Vec<Grant>) -> Result<SandboxPlan, IsolationError> {
@@ -168,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_sandbox_has_of_its_own_is_not_granted() {
+    fn private_and_invalid_paths_are_refused() {
         for path in ["relative", "/", "/proc", "/proc/1", "/sys", "/dev", "/dev/null", "/no/such/path"] {
             assert!(planned(vec![grant(Path::new(path))]).is_err(), "{path}");
         }
@@ -182,10 +245,35 @@ mod tests {
         assert!(planned(vec![grant(Path::new("/usr")); protocol::MAX_FDS + 1]).is_err());
     }
 
+    #[test]
+    fn landlock_rules_without_view_allow_private_paths_only_by_grant() {
+        let workspace = tempfile::tempdir().unwrap();
+        let workspace = workspace.path().canonicalize().unwrap();
+        let mut spec = SandboxSpec { grants: vec![grant(&workspace)], ..SandboxSpec::default() };
+        spec.limits.memory = Some(agentd_core::Bytes(1 << 30));
+        let plan = plan(&spec).unwrap();
+        let Tree::View(view) = &plan.tree else { panic!("no view: {:?}", plan.tree) };
+        let rules = plan.landlock.unwrap();
+        let paths = |rules: &LandlockPlan| rules.rules.iter().map(|rule| rule.path.clone()).collect::<Vec<_>>();
+        assert!(paths(&rules).contains(&PathBuf::from("/sys/fs/cgroup")));
+        let degraded = paths(&rules.without_view(&view.private()));
+        for private in ["/sys/fs/cgroup", "/tmp", "/dev", DEFAULT_HOME] {
+            assert!(!degraded.contains(&PathBuf::from(private)), "{private}");
+        }
+        assert!(degraded.contains(&workspace));
+        let granted =
+            Rule { object: rules.rules.iter().find_map(|rule| rule.object.clone()), ..rule("/tmp", Access::ReadOnly, false) };
+        let rules = LandlockPlan { rules: vec![granted], ..rules };
+        assert!(paths(&rules.without_view(&view.private())).contains(&PathBuf::from("/tmp")));
+    }
+
     proptest! {
         #[test]
-        fn grants_are_resolved_once_and_ordered_from_the_top(
-            links in prop::collection::vec(("[abc](/[abc]){0,2}", prop_oneof![Just(".."), Just("/"), Just("a"), Just("b/c")]), 0..8),
+        fn resolved_grants_have_real_paths_and_parents_before_children(
+            links in prop::collection::vec(
+                ("[abc](/[abc]){0,2}", prop_oneof![Just(".."), Just("/"), Just("a"), Just("b/c")]),
+                0..8,
+            ),
             wanted in prop::collection::vec("[abc](/[abc]){0,2}", 1..5),
         ) {
             let root = tempfile::tempdir().unwrap();
@@ -193,7 +281,7 @@ mod tests {
             for (path, target) in links {
                 let path = root.join(path);
                 let parent = path.parent().unwrap();
-                // Nothing is made through a link, nor where something is.
+                // Create nothing through a link, and nothing where an entry exists.
                 if parent.parent().is_some_and(|above| above.canonicalize().is_ok_and(|real| real == above)) {
                     std::fs::create_dir(parent).ok();
                 }

@@ -1,230 +1,223 @@
-//! A warm pool: sandboxes of one spec that were made in advance, so that who needs one does not wait for its making.
+//! A warm pool: sandboxes of one spec that are created in advance, so that a caller does not wait for creation.
 //!
-//! The law of it: **a sandbox that was used is never given to another**. What is taken does not come back; its taker destroys it. What
-//! waits here has run nothing. `stock` decides, on values, what is to be done next; `keeper` does it in the background; this file is
-//! what takers and the owner see.
+//! The invariant: **a used sandbox is never handed out again**. A taken sandbox does not return to the pool; the caller destroys
+//! it. An idle sandbox has run no command. `state` decides the next step as a pure function of its values, `refill` carries it
+//! out in the background, and this file is the interface for callers and the owner.
 
-mod keeper;
-mod stock;
+mod refill;
+mod state;
 
+use crate::grants;
 use agentd_core::{IsolationBackend, IsolationError, Sandbox, SandboxSpec, Writable};
+use state::PoolState;
 use std::{
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use stock::Stock;
 use tokio::{
     runtime::Handle,
     sync::{Notify, RwLock, Semaphore},
     task::AbortHandle,
 };
 
-/// What a pool keeps, and how it comes by it.
+/// The size of a pool, and how fast it is filled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolLimits {
-    /// How many spare sandboxes are kept. Each is a process that waits, with its namespaces and a tmpfs that is empty.
-    pub spare: usize,
-    /// How many may be in the making at once, by takers and in the background together: a burst of takers waits its turn instead of
-    /// starting as many processes as it has members.
-    pub making: NonZeroUsize,
-    /// How long a pool that was full waits before it fills up again. Making a sandbox takes both processors of a small machine, and
-    /// whoever has just taken one is about to use it. Once begun, filling goes on until the pool is full.
-    pub rest: Duration,
-    /// A spare that is older is replaced, and never given out: what it shows is as of its making. At least a second, so that the
-    /// background does something else than replacing.
+    /// How many idle sandboxes are kept. Each consists of a waiting process, its namespaces and an empty tmpfs.
+    pub idle: usize,
+    /// How many sandboxes may be under creation at once, by callers and in the background together. A burst of callers queues
+    /// instead of starting as many processes at once.
+    pub create_permits: NonZeroUsize,
+    /// How long a full pool waits after a take before it refills. Creating a sandbox occupies both processors of a small machine,
+    /// which the caller needs for the sandbox it has just taken. Once started, refilling continues until the pool is full.
+    pub refill_delay: Duration,
+    /// The age at which an idle sandbox is replaced; an older one is never handed out, because its view of the host is that of
+    /// its creation. At least one second, so that the background task does more than replace sandboxes.
     pub max_age: Duration,
 }
 
-/// The least that [`PoolLimits::max_age`] may be.
+/// The minimum of [`PoolLimits::max_age`].
 const LEAST_MAX_AGE: Duration = Duration::from_secs(1);
 
 impl Default for PoolLimits {
     fn default() -> Self {
-        Self { spare: 2, making: NonZeroUsize::MIN, rest: Duration::from_millis(5), max_age: Duration::from_secs(60) }
+        Self {
+            idle: 2,
+            create_permits: NonZeroUsize::MIN,
+            refill_delay: Duration::from_millis(5),
+            max_age: Duration::from_secs(60),
+        }
     }
 }
 
-/// Spare sandboxes of one spec on one backend, refilled in the background. See the head of its module for the law it holds.
+/// A pool of idle sandboxes of one spec on one backend, refilled in the background. A used sandbox is never handed out again.
 ///
-/// # What a spare shows
+/// # What an idle sandbox shows
 ///
-/// It is as of its making, at most [`PoolLimits::max_age`] ago: which directories there are below `/`, where symbolic links of
-/// grants lead, which file systems are mounted, which layers an image has. A directory that is made, replaced by `rename`, or mounted
-/// over on the host afterwards is not there, or still the old one. The content of what is shown is the host's as it is now, as in any
-/// sandbox that lives. Every spare has the same grants: give a writable one only to takers who may read each other's files.
+/// An idle sandbox shows the host as of its creation, at most [`PoolLimits::max_age`] ago: the directories below `/`, the mounted
+/// file systems, and the layers of an image. A directory that the host creates later is missing; one that the host mounts over
+/// later still shows the old content.
 ///
-/// # Ends
+/// The grants are pinned to the objects that their paths named when the pool was created. Once such an object is replaced, no
+/// further sandbox can be created. The content of visible files is the host's current content, as in any running sandbox. Every
+/// idle sandbox has the same grants: share a writable grant only among callers that may read each other's files.
 ///
-/// [`SandboxPool::drain`] is the orderly end. A pool that is dropped instead drops its spares, which destroys them without
-/// anybody waiting for it. Sandboxes that were taken belong to their takers in both cases.
+/// # Shutdown
 ///
-/// ```no_run
-/// use agentd_isolation::{Command, IsolationError, PoolLimits, SandboxPool, SandboxSpec, detect_best_backend, take_role};
+/// [`SandboxPool::drain`] destroys the idle sandboxes and waits for the result. Dropping the pool destroys them without waiting.
+/// In both cases, taken sandboxes belong to their callers.
 ///
-/// #[tokio::main(flavor = "current_thread")]
-/// async fn serve() -> Result<(), IsolationError> {
-///     let backend = detect_best_backend(&std::env::temp_dir()).await;
-///     let pool = SandboxPool::new(backend, SandboxSpec::default(), PoolLimits { spare: 4, ..PoolLimits::default() })?;
-///     pool.filled().await?; // optional: the first taker does not wait either, and a backend that fails is noticed here
-///     for program in ["/bin/uname", "/bin/date"] {
-///         let sandbox = pool.take().await?;
-///         let outcome = sandbox.exec(Command { argv: vec![program.into()], ..Command::default() }).await;
-///         sandbox.destroy().await?;
-///         println!("{}", String::from_utf8_lossy(&outcome?.stdout.to_bytes()));
-///     }
-///     pool.drain().await
-/// }
-///
-/// fn main() -> Result<(), IsolationError> {
-///     take_role();
-///     serve()
-/// }
-/// ```
+/// For a complete program, see `crates/agentd/examples/pool.rs`.
 pub struct SandboxPool {
-    shared: Arc<Shared>,
-    keeper: AbortHandle,
+    shared: Arc<SharedPool>,
+    refill: AbortHandle,
 }
 
-/// What takers and the keeper share.
-struct Shared {
+/// The state shared by callers and the background task.
+struct SharedPool {
     backend: Arc<dyn IsolationBackend>,
     spec: SandboxSpec,
-    stock: Mutex<Stock<Arc<dyn Sandbox>>>,
-    /// One permit for each sandbox that may be in the making.
-    making: Semaphore,
-    /// Held by everybody who has a sandbox in hand that is neither in stock nor given out yet; wholly by who drains.
-    hands: RwLock<()>,
-    /// Tells the keeper to look at the stock again.
+    state: Mutex<PoolState<Arc<dyn Sandbox>>>,
+    /// One permit for each sandbox that may be under creation.
+    create_permits: Semaphore,
+    /// Read-locked by every task that holds a sandbox which is neither in the pool nor handed out yet; write-locked by `drain`.
+    in_flight: RwLock<()>,
+    /// Wakes the background task to look at the state again.
     work: Notify,
-    /// Tells those who wait in [`SandboxPool::filled`] to look at it.
+    /// Wakes the callers of [`SandboxPool::filled`] to look at the state again.
     changed: Notify,
 }
 
 impl SandboxPool {
-    /// A pool of sandboxes of `spec` on `backend`, which starts to fill at once. It lives in the runtime it is made in, and so do its
-    /// sandboxes.
+    /// Creates a pool of sandboxes of `spec` on `backend`, which starts to fill at once. The pool and its sandboxes are bound to
+    /// the current tokio runtime. All sandboxes of the pool are granted the objects that the grant paths name now.
     ///
     /// # Errors
-    /// [`IsolationError::Invalid`] for a spec that no two sandboxes can have at once, limits that cannot be, or outside a tokio
-    /// runtime. What the backend finds wrong with it is told by [`SandboxPool::filled`] and [`SandboxPool::take`].
-    pub fn new(backend: Arc<dyn IsolationBackend>, spec: SandboxSpec, limits: PoolLimits) -> Result<Self, IsolationError> {
+    /// [`IsolationError::Invalid`] for a `writable` other than memory, refused grants or limits, or a call outside a tokio
+    /// runtime. Errors of the backend are returned by [`SandboxPool::filled`] and [`SandboxPool::take`].
+    pub fn new(backend: Arc<dyn IsolationBackend>, mut spec: SandboxSpec, limits: PoolLimits) -> Result<Self, IsolationError> {
         let invalid = |what: &str, reason: &str| IsolationError::Invalid { what: what.to_owned(), reason: reason.to_owned() };
         if spec.writable != Writable::Memory {
-            let reason = "a directory of changes belongs to one sandbox, and a pool has several: use memory, or create_sandbox";
+            let reason = "sandboxes of a pool keep their changes in memory — use Writable::Memory, or call create_sandbox()";
             return Err(invalid("writable", reason));
         }
         if limits.max_age < LEAST_MAX_AGE {
-            return Err(invalid("max_age", "a spare may live for a second at least"));
+            return Err(invalid("max_age", "the maximum age of an idle sandbox is less than one second — set a longer one"));
         }
-        let runtime = Handle::try_current().map_err(|_| invalid("pool", "it must be made in a tokio runtime"))?;
-        let making = Semaphore::new(limits.making.get().min(Semaphore::MAX_PERMITS));
-        let shared = Arc::new(Shared {
+        grants::pin(&mut spec)?;
+        let runtime = Handle::try_current()
+            .map_err(|_| invalid("pool", "SandboxPool::new() was called outside of a tokio runtime — create the pool in one"))?;
+        let create_permits = Semaphore::new(limits.create_permits.get().min(Semaphore::MAX_PERMITS));
+        let shared = Arc::new(SharedPool {
             backend,
             spec,
-            stock: Mutex::new(Stock::new(limits, Instant::now())),
-            making,
-            hands: RwLock::new(()),
+            state: Mutex::new(PoolState::new(limits, Instant::now())),
+            create_permits,
+            in_flight: RwLock::new(()),
             work: Notify::new(),
             changed: Notify::new(),
         });
-        let keeper = runtime.spawn(keeper::keep(shared.clone())).abort_handle();
-        Ok(Self { shared, keeper })
+        let refill = runtime.spawn(refill::run(shared.clone())).abort_handle();
+        Ok(Self { shared, refill })
     }
 
-    /// A sandbox that has run nothing: a spare one at once if there is one alive, otherwise one that is made now, as soon as
-    /// [`PoolLimits::making`] lets it. It is the caller's to destroy.
+    /// Returns a sandbox that has run no command: a live idle sandbox if there is one. Otherwise creates a sandbox as soon as
+    /// [`PoolLimits::create_permits`] allows. The caller destroys it.
     ///
     /// # Errors
-    /// [`IsolationError::PoolDrained`], or what the backend says when one has to be made: a pool that cannot be filled fails
-    /// its takers, and serves them again as soon as the backend does.
+    /// [`IsolationError::PoolDrained`], or the error of the backend if a sandbox had to be created. After such an error the pool
+    /// stays usable: the next call tries again.
     pub async fn take(&self) -> Result<Arc<dyn Sandbox>, IsolationError> {
         let shared = &self.shared;
-        let _in_hand = shared.hands.read().await;
-        if let Some(spare) = shared.spare().await? {
-            return Ok(spare);
+        let _busy = shared.in_flight.read().await;
+        if let Some(idle) = shared.idle().await? {
+            return Ok(idle);
         }
         let _turn = shared.turn().await?;
-        // The keeper may have made one meanwhile.
-        if let Some(spare) = shared.spare().await? {
-            return Ok(spare);
+        // The background task may have added a sandbox meanwhile.
+        if let Some(idle) = shared.idle().await? {
+            return Ok(idle);
         }
         let made = shared.backend.create_sandbox(shared.spec.clone()).await?;
-        if shared.stock().recover(Instant::now()) {
+        if shared.state().recover(Instant::now()) {
             shared.work.notify_one();
         }
         Ok(made)
     }
 
-    /// Waits until as many spares are there as the pool keeps.
+    /// Waits until the pool holds [`PoolLimits::idle`] idle sandboxes.
     ///
     /// # Errors
-    /// [`IsolationError::PoolDrained`], or why the last attempt to fill it failed; each failure is told once. It is tried again,
-    /// less and less often, whether anybody waits or not.
+    /// [`IsolationError::PoolDrained`], or the error of the last attempt to fill the pool; each error is returned once. The
+    /// background task retries with growing pauses, independently of callers.
     pub async fn filled(&self) -> Result<(), IsolationError> {
         loop {
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
-            // From here on nothing is missed.
+            // Enabled before the state is checked, so that no wake-up is lost between the check and the wait.
             changed.as_mut().enable();
-            if self.shared.stock().filled()? {
+            if self.shared.state().filled()? {
                 return Ok(());
             }
             changed.await;
         }
     }
 
-    /// Ends the pool: no more refilling, and when this returns, nothing is left of any spare. It waits for the takes that are under
-    /// way, which may still get what they began to make; later ones are refused. Draining twice is no error.
+    /// Stops refilling and destroys the idle sandboxes; returns when nothing is left of them. Waits for takes in progress, which
+    /// may still receive the sandbox they are creating; later takes are refused. A second call is not an error.
     ///
     /// # Errors
-    /// The first failure to destroy a spare; the others are destroyed all the same.
+    /// The first failure to destroy an idle sandbox. The remaining ones are destroyed nevertheless.
     pub async fn drain(&self) -> Result<(), IsolationError> {
-        self.shared.stock().close();
+        self.shared.state().close();
         self.shared.work.notify_one();
         self.shared.changed.notify_waiters();
-        let _all_hands = self.shared.hands.write().await;
+        let _all_done = self.shared.in_flight.write().await;
         let mut first = Ok(());
         loop {
-            // It stays in stock until it is gone: who gives up waiting here may come again.
-            let Some(spare) = self.shared.stock().last_of_all().cloned() else { return first };
-            let destroyed = spare.destroy().await;
+            // The sandbox stays in the pool until it is destroyed, so that a cancelled drain can be repeated.
+            let Some(idle) = self.shared.state().last_of_all().cloned() else { return first };
+            let destroyed = idle.destroy().await;
+            if let (Err(error), Err(_)) = (&destroyed, &first) {
+                tracing::warn!(%error, "failed: destroy idle sandbox");
+            }
             first = first.and(destroyed);
-            self.shared.stock().forget_last();
+            self.shared.state().forget_last();
         }
     }
 }
 
 impl Drop for SandboxPool {
     fn drop(&mut self) {
-        self.keeper.abort();
-        let left = self.shared.stock().abandon();
+        self.refill.abort();
+        let left = self.shared.state().abandon();
         drop(left);
     }
 }
 
-impl Shared {
-    fn stock(&self) -> MutexGuard<'_, Stock<Arc<dyn Sandbox>>> {
-        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+impl SharedPool {
+    fn state(&self) -> MutexGuard<'_, PoolState<Arc<dyn Sandbox>>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A spare that is alive, if there is one. Dead ones on the way are left to the keeper.
-    async fn spare(&self) -> Result<Option<Arc<dyn Sandbox>>, IsolationError> {
+    /// Returns a live idle sandbox, if there is one. Dead ones found on the way are left to the background task.
+    async fn idle(&self) -> Result<Option<Arc<dyn Sandbox>>, IsolationError> {
         loop {
-            let taken = self.stock().take(Instant::now())?;
-            // Whether or not there was one, there is one less than there should be.
+            let taken = self.state().take(Instant::now())?;
+            // In either case the pool holds fewer sandboxes than its limit.
             self.work.notify_one();
-            let Some(spare) = taken else { return Ok(None) };
-            if spare.is_alive().await {
-                return Ok(Some(spare));
+            let Some(idle) = taken else { return Ok(None) };
+            if idle.is_alive().await {
+                return Ok(Some(idle));
             }
-            self.stock().discard(spare);
+            self.state().discard(idle);
         }
     }
 
-    /// Waits for one's turn to make a sandbox.
+    /// Waits for a permit to create a sandbox.
     async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, IsolationError> {
-        // It is never closed.
-        self.making.acquire().await.map_err(|_| IsolationError::PoolDrained)
+        // The semaphore is never closed.
+        self.create_permits.acquire().await.map_err(|_| IsolationError::PoolDrained)
     }
 }

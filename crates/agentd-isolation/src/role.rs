@@ -1,38 +1,38 @@
-//! This program is also the launcher, the attack suite, and the agent in virtual machines; which one a process is, its `argv[0]` says.
+//! The role handler: runs the code of a helper process instead of the program's own `main`.
 
-use crate::{firecracker, guest};
-use std::{
-    os::unix::ffi::OsStrExt,
-    sync::atomic::{AtomicBool, Ordering},
+use agentd_supervisor::{
+    launcher,
+    role::{self, Role},
 };
+use std::{env::ArgsOs, iter::Skip};
 
-static TAKEN: AtomicBool = AtomicBool::new(false);
-
-/// Does the work of a helper process, if this process was started as one, and then does not return. To be called first in
-/// `main`, before any thread is started.
-pub fn take_role() {
-    TAKEN.store(true, Ordering::Relaxed);
-    let Some(name) = std::env::args_os().next() else { return };
-    if firecracker::boot::is_wanted() {
-        firecracker::boot::main();
-    }
-    if name.as_bytes() == firecracker::room::ROLE.as_bytes() {
-        std::process::exit(firecracker::room::main(std::env::args_os().skip(1)));
-    }
-    if name.as_bytes() == agentd_supervisor::launcher::ROLE.as_bytes() {
-        std::process::exit(agentd_supervisor::launcher::main());
-    }
-    if name.as_bytes() == agentd_attack::ROLE.as_bytes() {
-        let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
-        std::process::exit(agentd_attack::main(args));
-    }
-    // Not every way of starting a program in a machine lets its name be chosen apart from its path.
-    if std::path::Path::new(&name).file_name().is_some_and(|name| name.as_bytes() == guest::ROLE.as_bytes()) {
-        std::process::exit(guest::main(std::env::args_os().skip(1)));
-    }
+/// The code of a backend's helper processes, registered by a backend in another crate.
+pub struct Handler {
+    /// The role of the helper processes.
+    pub role: Role,
+    /// Runs a process of this role with its arguments, and returns its exit code.
+    pub main: fn(Skip<ArgsOs>) -> i32,
 }
 
-/// Whether [`take_role`] was called. Without it, a launcher would start the embedding program's own `main`.
-pub(crate) fn taken() -> bool {
-    TAKEN.load(Ordering::Relaxed)
+/// Runs the code of a helper process and exits, if this process was started as one; returns otherwise. Handles the launcher and
+/// the attack suite itself; `handlers` handle the other roles. A process whose role has no handler exits with an error.
+pub fn take_role(handlers: &[Handler]) {
+    role::install_handler();
+    let arguments = || std::env::args_os().skip(1);
+    let code = match Role::current() {
+        None => return,
+        Some(Role::Launcher) => launcher::main(),
+        Some(Role::Attack) => agentd_attack::main(arguments().map(|argument| argument.to_string_lossy().into_owned())),
+        Some(role) => match handlers.iter().find(|handler| handler.role == role) {
+            Some(handler) => (handler.main)(arguments()),
+            None => {
+                eprintln!(
+                    "agentd: cannot run as {role}: this program was built without the role's backend — \
+                     build agentd with its feature"
+                );
+                role::FAILED
+            }
+        },
+    };
+    std::process::exit(code);
 }

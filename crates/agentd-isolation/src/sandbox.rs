@@ -1,17 +1,19 @@
-//! A sandbox over a channel to its supervisor, the same for every backend whose supervisor shares the kernel.
+//! A sandbox controlled over a channel to its supervisor. All backends whose supervisor shares the kernel use it.
 
 use crate::{
     descriptor::{self, Failed},
-    exec::{self, Image, run_to_end},
+    exec::{self, Executable, run_to_end},
     launcher::Ordered,
-    link::{Link, News, Traits},
+    link::{ExecEvent, Link, Traits},
     ready,
+    store::blocking,
 };
 use agentd_core::{
-    BackendCapabilities, Command, ExecHandle, IsolationBackend, IsolationError, LayerReport, Limits, Outcome, Sandbox, SandboxId,
-    Usage,
+    BackendCapabilities, Command, ControlReport, ExecHandle, IsolationBackend, IsolationError, Limits, Outcome, Sandbox,
+    SandboxId, Usage,
 };
 use agentd_kernel::cgroup::Watch;
+use agentd_log::LogFailure as _;
 use agentd_supervisor::{
     channel::{Channel, ChannelError},
     protocol::{self, Event, Request},
@@ -26,18 +28,18 @@ use std::{
 };
 use tokio::{sync::watch, task::JoinHandle};
 
-/// A live sandbox.
-pub(crate) struct LinkedSandbox {
+/// A live sandbox on the kernel of this process.
+pub struct SharedKernelSandbox {
     id: SandboxId,
     ordered: Ordered,
     link: Arc<Link>,
-    layers: Vec<LayerReport>,
+    layers: Vec<ControlReport>,
     backend: Arc<dyn IsolationBackend>,
     reader: JoinHandle<()>,
 }
 
-impl LinkedSandbox {
-    /// Waits until the supervisor has sealed itself, and takes over.
+impl SharedKernelSandbox {
+    /// Waits until the supervisor has confined itself, then starts serving its channel. Destroys the sandbox if that fails.
     pub(crate) async fn open(
         mut ordered: Ordered,
         backend: Arc<dyn IsolationBackend>,
@@ -46,11 +48,12 @@ impl LinkedSandbox {
         match Self::greet(&mut ordered, limits).await {
             Ok((link, layers, reader)) => {
                 let id = SandboxId(format!("{}-{}-{}", backend.name(), std::process::id(), ordered.id));
+                tracing::debug!(id = %id.0, "sandbox created");
                 Ok(Arc::new(Self { id, ordered, link, layers, backend, reader }))
             }
             Err(error) => {
-                // The first error is the one to tell.
-                ordered.destroy(|| ()).await.ok();
+                // The caller gets the first error.
+                ordered.destroy(|| ()).await.or_warn("destroy sandbox that could not be started", ordered.id);
                 Err(error)
             }
         }
@@ -59,62 +62,74 @@ impl LinkedSandbox {
     async fn greet(
         ordered: &mut Ordered,
         limits: Limits,
-    ) -> Result<(Arc<Link>, Vec<LayerReport>, JoinHandle<()>), IsolationError> {
+    ) -> Result<(Arc<Link>, Vec<ControlReport>, JoinHandle<()>), IsolationError> {
         let io = |context: &'static str| move |source| IsolationError::Io { context: context.to_owned(), source };
-        let lost = |e: ChannelError| IsolationError::Lost(format!("supervisor: {e}"));
-        let ours = ordered.channel.take().ok_or_else(|| IsolationError::Lost("channel".to_owned()))?;
-        let socket = ours.try_clone().map_err(io("channel"))?;
-        let mut channel = ready::channel(Channel::new(ours, protocol::MAX_EVENT)).map_err(io("channel"))?;
+        let lost = |e: ChannelError| IsolationError::SupervisorDied(e.to_string());
+        let ours = ordered.channel.take().ok_or_else(|| {
+            IsolationError::Internal("open a sandbox: the channel to its supervisor is already in use".to_owned())
+        })?;
+        let socket = ours.try_clone().map_err(io("duplicate the channel to the supervisor"))?;
+        let mut channel =
+            ready::channel(Channel::new(ours, protocol::MAX_EVENT)).map_err(io("register the channel to the supervisor"))?;
         let (event, mut fds) = loop {
             if let Some(event) = channel.get_mut().buffered::<Event>().map_err(lost)? {
                 break event;
             }
-            let mut guard = channel.readable_mut().await.map_err(io("channel"))?;
+            let mut guard = channel.readable_mut().await.map_err(io("wait for the supervisor's greeting"))?;
             if !guard.get_inner_mut().fill().map_err(lost)? {
                 guard.clear_ready();
             }
         };
         let Event::Hello { version: protocol::VERSION, layers, watches: kinds, owner } = event else {
-            return Err(IsolationError::Protocol(format!("unexpected greeting {event:?}")));
+            return Err(IsolationError::Protocol(format!("the supervisor sent {event:?} instead of a greeting of this version")));
         };
         let layers = layers?;
         if fds.len() != kinds.len() + 1 {
-            return Err(IsolationError::Protocol(format!("a greeting with {} descriptors", fds.len())));
+            return Err(IsolationError::Protocol(format!(
+                "the supervisor's greeting carries a wrong number of file descriptors: {}",
+                fds.len()
+            )));
         }
         let watches: Vec<Watch> = kinds.into_iter().zip(fds.drain(1..)).map(|(kind, fd)| Watch { kind, fd }).collect();
-        let pidfd = fds.pop().ok_or_else(|| IsolationError::Protocol("a greeting without a pidfd".to_owned()))?;
+        let pidfd = fds.pop().ok_or_else(|| IsolationError::Protocol("the supervisor's greeting carries no pidfd".to_owned()))?;
         let (link, reader) =
             Link::start(channel, socket, pidfd, Traits { namespaced: ordered.namespaced, owner, watches, limits });
         Ok((link, layers, reader))
     }
 
-    /// Runs agentd's own image in the sandbox.
+    /// Runs agentd's own executable in the sandbox, to its end.
     pub(crate) async fn attack(&self, command: Command) -> Result<Outcome, IsolationError> {
-        run_to_end(self.link.clone(), command, Image::Own).await
+        run_to_end(self.link.clone(), command, Executable::SelfExe).await
     }
 
-    /// Starts a command, or agentd's own image, whose streams the caller serves.
-    pub(crate) async fn stream(&self, command: &Command, image: Image) -> Result<Box<dyn ExecHandle>, IsolationError> {
-        exec::stream(self.link.clone(), command, image).await
+    /// Starts a command, or agentd's own executable. The caller serves its streams.
+    ///
+    /// # Errors
+    /// An invalid command or limit, a command that could not be started, or the loss of the sandbox.
+    pub async fn stream(&self, command: &Command, executable: Executable) -> Result<Box<dyn ExecHandle>, IsolationError> {
+        exec::stream(self.link.clone(), command, executable).await
     }
 
-    /// Its first process.
-    pub(crate) fn pidfd(&self) -> &OwnedFd {
+    /// Returns the pidfd of the first process of the sandbox.
+    pub fn pidfd(&self) -> &OwnedFd {
         self.link.pidfd()
     }
 
-    /// Starts a command whose standard input is `stdin`, which may be a socket, and whose output the caller serves.
-    pub(crate) async fn stream_on(&self, command: &Command, stdin: OwnedFd) -> Result<Box<dyn ExecHandle>, IsolationError> {
+    /// Starts a command whose standard input is `stdin`, which may be a socket. The caller serves the output streams.
+    ///
+    /// # Errors
+    /// As [`SharedKernelSandbox::stream`].
+    pub async fn stream_on(&self, command: &Command, stdin: OwnedFd) -> Result<Box<dyn ExecHandle>, IsolationError> {
         exec::stream_on(self.link.clone(), command, stdin).await
     }
 
-    /// To tell whether the files of its root rest.
-    pub(crate) fn at_rest(&self) -> Arc<watch::Sender<bool>> {
+    /// Returns the flag that is true while the sandbox's root file system is frozen. The agent of a virtual machine sets it.
+    pub fn at_rest(&self) -> Arc<watch::Sender<bool>> {
         self.link.at_rest.clone()
     }
 
-    /// Ends it at once; never waits.
-    pub(crate) fn kill(&self) {
+    /// Kills the sandbox at once; never waits.
+    pub fn kill(&self) {
         self.link.kill();
     }
 
@@ -122,7 +137,8 @@ impl LinkedSandbox {
         Err(IsolationError::Unsupported { backend: self.backend.name().to_owned(), operation })
     }
 
-    /// Without a namespace a sandbox's processes cannot be told from those they left.
+    /// Freezes or thaws all processes. Unsupported without a PID namespace, where orphaned processes of the sandbox cannot be
+    /// found.
     async fn freeze(&self, frozen: bool, operation: &'static str) -> Result<(), IsolationError> {
         if !self.link.namespaced {
             return self.unsupported(operation);
@@ -133,12 +149,15 @@ impl LinkedSandbox {
         self.ordered.freeze(frozen).await
     }
 
-    /// Opens a regular file, from inside.
-    pub(crate) async fn open_file(&self, path: &Path, write: bool) -> Result<File, IsolationError> {
-        let (id, mut news) = self.link.listen();
+    /// Opens a regular file from inside the sandbox.
+    ///
+    /// # Errors
+    /// [`IsolationError::File`] with the errno, `EISDIR` for anything but a regular file; otherwise the loss of the sandbox.
+    pub async fn open_file(&self, path: &Path, write: bool) -> Result<File, IsolationError> {
+        let (id, mut events) = self.link.listen();
         let request = Request::Open { id, path: path.as_os_str().as_bytes().to_vec(), write };
         let answer = match self.link.request(&request, &[]) {
-            Ok(()) => news.recv().await,
+            Ok(()) => events.recv().await,
             Err(error) => {
                 self.link.forget(id);
                 return Err(error);
@@ -147,39 +166,39 @@ impl LinkedSandbox {
         self.link.forget(id);
         let failed = |errno| IsolationError::File { path: path.display().to_string(), errno };
         match answer {
-            Some(News::Opened(Ok(fd))) => {
+            Some(ExecEvent::Opened(Ok(fd))) => {
                 let file = File::from(fd);
                 let regular = file.metadata().is_ok_and(|m| m.is_file());
                 if regular { Ok(file) } else { Err(failed(libc::EISDIR)) }
             }
-            Some(News::Opened(Err(errno))) => Err(failed(errno)),
+            Some(ExecEvent::Opened(Err(errno))) => Err(failed(errno)),
             _ => Err(self.link.why_lost()),
         }
     }
 }
 
-/// What failed with a file of the sandbox's.
+/// Returns the error for a failed operation on a file of the sandbox.
 fn inside(path: &Path, error: &std::io::Error) -> IsolationError {
     IsolationError::File { path: path.display().to_string(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
-/// A file of the sandbox's that is larger than its reader wants.
-pub(crate) fn too_large(path: &Path) -> IsolationError {
+/// Returns the error for a file of the sandbox that exceeds the size limit of its reader.
+pub fn too_large(path: &Path) -> IsolationError {
     IsolationError::File { path: path.display().to_string(), errno: libc::EFBIG }
 }
 
-/// What failed with the caller's end of what is carried from or to such a file.
-pub(crate) fn outside(path: &Path, source: std::io::Error) -> IsolationError {
-    IsolationError::Io { context: format!("the caller's end of {}", path.display()), source }
+/// Returns the error for a failure at the caller's end of a transfer from or to the file `path` of the sandbox.
+pub fn outside(path: &Path, source: std::io::Error) -> IsolationError {
+    IsolationError::Io { context: format!("transfer {} of the sandbox: caller's stream", path.display()), source }
 }
 
 #[async_trait]
-impl Sandbox for LinkedSandbox {
+impl Sandbox for SharedKernelSandbox {
     fn id(&self) -> &SandboxId {
         &self.id
     }
 
-    fn layers(&self) -> &[LayerReport] {
+    fn controls(&self) -> &[ControlReport] {
         &self.layers
     }
 
@@ -188,23 +207,29 @@ impl Sandbox for LinkedSandbox {
     }
 
     async fn exec(&self, command: Command) -> Result<Outcome, IsolationError> {
-        run_to_end(self.link.clone(), command, Image::Named).await
+        run_to_end(self.link.clone(), command, Executable::FromPath).await
     }
 
     async fn exec_streaming(&self, command: Command) -> Result<Box<dyn ExecHandle>, IsolationError> {
-        self.stream(&command, Image::Named).await
+        self.stream(&command, Executable::FromPath).await
     }
 
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, IsolationError> {
         let file = self.open_file(path, false).await?;
-        let mut content = Vec::new();
-        file.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(|error| inside(path, &error))?;
+        let of = path.to_path_buf();
+        let content = blocking(move || {
+            let mut content = Vec::new();
+            file.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(|error| inside(&of, &error))?;
+            Ok(content)
+        })
+        .await?;
         if content.len() as u64 > limit { Err(too_large(path)) } else { Ok(content) }
     }
 
     async fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), IsolationError> {
         let mut file = self.open_file(path, true).await?;
-        file.write_all(content).map_err(|error| inside(path, &error))
+        let (of, content) = (path.to_path_buf(), content.to_vec());
+        blocking(move || file.write_all(&content).map_err(|error| inside(&of, &error))).await
     }
 
     async fn read_file_to(&self, path: &Path, limit: u64, to: OwnedFd) -> Result<u64, IsolationError> {
@@ -258,22 +283,22 @@ impl Sandbox for LinkedSandbox {
     async fn destroy(&self) -> Result<(), IsolationError> {
         let kill = || {
             if self.link.namespaced {
-                // What its supervisor might still say is of no interest: to be woken by its end would only hold that end up, where both
-                // share a processor.
+                // Further messages of the supervisor are not needed. If the end of the supervisor woke the reader, the two would
+                // compete for the same processor and delay the end.
                 self.reader.abort();
                 self.link.kill();
             }
         };
         let result = self.ordered.destroy(kill).await;
-        self.link.lose("destroyed");
+        self.link.destroyed();
         result
     }
 }
 
-impl Drop for LinkedSandbox {
+impl Drop for SharedKernelSandbox {
     fn drop(&mut self) {
         self.reader.abort();
-        self.link.lose("nobody holds it any more");
+        self.link.lose(IsolationError::SandboxGone, "dropped");
         if self.link.namespaced && !self.ordered.is_gone() {
             self.link.kill();
         }

@@ -1,57 +1,181 @@
-//! The choice of a backend, by what was proven.
+//! Selects a backend by its proven capabilities.
 
-use crate::{HostDirectBackend, available_backends, create_backend};
-use agentd_core::{BackendCapabilities, Bit, IsolationBackend, IsolationError};
+use crate::{
+    HostDirectBackend,
+    proven::Proofs,
+    rank::{Rank, Tie},
+    registry::Registry,
+};
+use agentd_core::{BackendCapabilities, BackendTraits, Bit, IsolationBackend, IsolationError, escape};
 use std::{path::Path, sync::Arc};
 
-type Candidate = (Arc<dyn IsolationBackend>, BackendCapabilities);
-
-/// Builds and probes every registered backend; those that fail are skipped, with the reason logged.
-async fn candidates(work_root: &Path) -> Vec<Candidate> {
-    let mut found = Vec::new();
-    for name in available_backends() {
-        match create_backend(&name, work_root) {
-            Ok(backend) => match backend.probe().await {
-                Ok(proven) => found.push((backend, proven)),
-                Err(error) => tracing::info!(backend = name, %error, "not usable: the probe failed"),
-            },
-            Err(error) => tracing::info!(backend = name, %error, "not usable: it could not be made"),
-        }
-    }
-    found
+/// A backend that was chosen.
+#[non_exhaustive]
+pub struct Choice {
+    /// The chosen backend.
+    pub backend: Arc<dyn IsolationBackend>,
+    /// The capabilities that the backend proved.
+    pub proven: BackendCapabilities,
+    /// True if the proof comes from an earlier process. If such a backend can no longer create sandboxes, call [`forget_proof`]
+    /// to have it probed again.
+    pub probed_earlier: bool,
 }
 
-/// The candidate with the highest score; the first of equals.
-fn best(candidates: Vec<Candidate>) -> Option<Candidate> {
-    candidates.into_iter().reduce(|best, next| if next.1.score() > best.1.score() { next } else { best })
+/// Returns the names of the registered backends whose traits satisfy `wanted`, in the order of registration. Skips backends that
+/// cannot be created.
+pub fn backends_with(registry: &Registry, work_root: &Path, wanted: impl Fn(&BackendTraits) -> bool) -> Vec<String> {
+    let meets = |name: &String| created(registry, work_root, name).is_some_and(|backend| wanted(&backend.traits()));
+    registry.available().into_iter().filter(meets).collect()
 }
 
-/// The backend that proves most on this machine. With nothing proven it is `host-direct`, with a warning; callers that must not
-/// run unisolated use [`require_backend`].
-pub async fn detect_best_backend(work_root: &Path) -> Arc<dyn IsolationBackend> {
-    match best(candidates(work_root).await) {
-        Some((backend, proven)) if proven.score() > 0 => backend,
-        _ => {
-            tracing::warn!("no backend proves any isolation on this machine; commands would run unisolated");
-            HostDirectBackend::new(work_root)
-        }
-    }
-}
-
-/// The backend that proves most among those that prove all of `bits`.
+/// Chooses a backend among `names`: of those that prove all of `bits`, the one with the highest score. Between equal scores, the
+/// backend whose sandboxes start faster wins, then the first. A backend without a boundary is never chosen.
+///
+/// Proofs of earlier processes are used as long as nothing that they depend on has changed. A backend that cannot win is not
+/// probed, except that backends registered by an embedder are always probed.
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] when there is none.
-pub async fn require_backend(
+/// [`IsolationError::Requirement`] if no backend proves all of `bits`.
+pub async fn choose_backend<N: AsRef<str>>(
+    registry: &Registry,
     work_root: &Path,
+    names: &[N],
     bits: &[Bit],
-) -> Result<(Arc<dyn IsolationBackend>, BackendCapabilities), IsolationError> {
-    let all = candidates(work_root).await;
-    let mut missing: Vec<Bit> = bits.to_vec();
-    missing.retain(|bit| !all.iter().any(|(_, proven)| proven.has(*bit)));
-    let fit = all.into_iter().filter(|(_, proven)| bits.iter().all(|bit| proven.has(*bit))).collect();
-    best(fit).ok_or_else(|| {
-        let missing = if missing.is_empty() { bits.to_vec() } else { missing };
+) -> Result<Choice, IsolationError> {
+    choose(registry, work_root, names, bits, Tie::Faster, &Proofs::open(registry.provable(), work_root)).await
+}
+
+async fn choose<N: AsRef<str>>(
+    registry: &Registry,
+    work_root: &Path,
+    names: &[N],
+    bits: &[Bit],
+    tie: Tie,
+    proofs: &Proofs,
+) -> Result<Choice, IsolationError> {
+    let most: u32 = Bit::ALL.into_iter().map(Bit::score).sum();
+    let mut missing = bits.to_vec();
+    let mut best: Option<(Rank, Choice)> = None;
+    for Candidate { name, backend, own } in candidates(registry, work_root, names, tie) {
+        let startup = backend.traits().startup;
+        let can_win = best.as_ref().is_none_or(|(best, _)| Rank { score: most, startup }.beats(*best, tie));
+        if own && !can_win {
+            continue;
+        }
+        let choice = match proof(backend, &name, own.then_some(proofs)).await {
+            Ok(choice) => choice,
+            Err(error) => {
+                not_usable(&name, &error);
+                continue;
+            }
+        };
+        missing.retain(|bit| !choice.proven.has(*bit));
+        let fit = bits.iter().all(|bit| choice.proven.has(*bit));
+        let rank = Rank { score: choice.proven.score(), startup };
+        if fit && best.as_ref().is_none_or(|(best, _)| rank.beats(*best, tie)) {
+            best = Some((rank, choice));
+        }
+    }
+    best.map(|(_, choice)| choice).ok_or_else(|| {
+        let missing = if missing.is_empty() { bits } else { &missing };
         IsolationError::Requirement { missing: missing.iter().map(Bit::to_string).collect::<Vec<_>>().join(", ") }
     })
 }
+
+/// A backend that can be chosen.
+struct Candidate {
+    /// The canonical name in the registry.
+    name: String,
+    backend: Arc<dyn IsolationBackend>,
+    /// True if the backend is one of agentd's own.
+    own: bool,
+}
+
+/// Creates the backends with a boundary among `names`, in the order in which they are to be probed.
+fn candidates<N: AsRef<str>>(registry: &Registry, work_root: &Path, names: &[N], tie: Tie) -> Vec<Candidate> {
+    // An alias and its canonical name are the same backend.
+    let canonical = names.iter().map(|name| registry.canonical_name(name.as_ref()).unwrap_or_else(|| name.as_ref().to_owned()));
+    let candidate = |name: String| {
+        let backend = created(registry, work_root, &name)?;
+        let own = registry.is_own(&name);
+        backend.traits().boundary.then_some(Candidate { name, backend, own })
+    };
+    let mut candidates: Vec<Candidate> = canonical.filter_map(candidate).collect();
+    if tie == Tie::Faster {
+        // Probing a virtual machine takes seconds. The faster backends go first, so that a slower one that can at best tie is
+        // skipped.
+        candidates.sort_by_key(|candidate| candidate.backend.traits().startup);
+    }
+    candidates
+}
+
+fn created(registry: &Registry, work_root: &Path, name: &str) -> Option<Arc<dyn IsolationBackend>> {
+    registry.create(name, work_root).map_err(|error| not_usable(name, &error)).ok()
+}
+
+fn not_usable(name: &str, error: &IsolationError) {
+    tracing::info!(backend = name, error = %escape::text(&error.to_string()), "backend is not usable");
+}
+
+/// Returns the kept proof of a backend if it is valid; otherwise probes the backend and keeps the result.
+async fn proof(backend: Arc<dyn IsolationBackend>, name: &str, proofs: Option<&Proofs>) -> Result<Choice, IsolationError> {
+    if let Some(proven) = proofs.and_then(|proofs| proofs.get(name)) {
+        return Ok(Choice { backend, proven, probed_earlier: true });
+    }
+    let proven = backend.probe().await?;
+    if let Some(proofs) = proofs {
+        proofs.keep(&proven);
+    }
+    Ok(Choice { backend, proven, probed_earlier: false })
+}
+
+/// Probes the backend called `name` and replaces its kept proof, valid or not.
+///
+/// # Errors
+/// The error of creating or probing the backend. The old proof is then discarded or unchanged, and no new one is kept.
+pub async fn probe_again(registry: &Registry, work_root: &Path, name: &str) -> Result<BackendCapabilities, IsolationError> {
+    let backend = registry.create(name, work_root)?;
+    let proofs = Proofs::open(registry.provable(), work_root);
+    proofs.forget(backend.name());
+    let proven = backend.probe().await?;
+    proofs.keep(&proven);
+    Ok(proven)
+}
+
+/// Discards the kept proof of the backend called `name`, so that the next choice probes it again.
+pub fn forget_proof(registry: &Registry, work_root: &Path, name: &str) {
+    Proofs::open(registry.provable(), work_root).forget(name);
+}
+
+/// Returns the registered backend with the highest score; of equals, the one registered first, however long its sandboxes take to
+/// start.
+///
+/// If no backend proves any isolation, falls back to `host-direct`, which **isolates nothing**, and logs a warning. Code that
+/// must not run unisolated uses [`require_backend`].
+pub async fn detect_best_backend(registry: &Registry, work_root: &Path) -> Arc<dyn IsolationBackend> {
+    match choose(registry, work_root, &registry.available(), &[], Tie::First, &Proofs::open(registry.provable(), work_root)).await
+    {
+        Ok(choice) if choice.proven.score() > 0 => choice.backend,
+        _ => {
+            tracing::warn!("no backend proves any isolation on this machine: commands run without isolation");
+            Arc::new(HostDirectBackend::new(work_root))
+        }
+    }
+}
+
+/// Returns a registered backend that proves all of `bits`, selected as by [`choose_backend`], and its proven capabilities.
+///
+/// # Errors
+/// [`IsolationError::Requirement`] if no registered backend proves all of `bits`.
+pub async fn require_backend(
+    registry: &Registry,
+    work_root: &Path,
+    bits: &[Bit],
+) -> Result<(Arc<dyn IsolationBackend>, BackendCapabilities), IsolationError> {
+    let Choice { backend, proven, .. } = choose_backend(registry, work_root, &registry.available(), bits).await?;
+    Ok((backend, proven))
+}
+
+#[cfg(test)]
+#[path = "select_tests.rs"]
+mod tests;

@@ -1,8 +1,9 @@
-//! Folders of what lives, a machine or the sandboxes of a process: each is locked for as long as that lives, so that what a dead agentd left is
-//! known.
+//! Folders of running machines and processes. The owner of a folder holds a lock in it while it runs, so that the next agentd
+//! recognises and removes the folders that a dead one left.
 
 use agentd_core::IsolationError;
 use agentd_disk::NotPrivate;
+use agentd_log::LogFailure as _;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::{
     fs::{self, DirBuilder, File},
@@ -12,36 +13,44 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// In the folder of all: locked while one's folder is made or removed.
+/// A file in the store folder, locked while a folder is created or removed in the store.
 const TURN: &str = "lock";
 
-/// In one's folder: locked by whoever lives with it, a machine's by its warden.
+/// A file in each folder, locked by the folder's owner; for a machine, by its shim.
 const ALIVE: &str = "alive";
 
-/// How often a folder may be taken away while it is entered. One that cannot be made is not there either, each time.
+/// How often locking is retried after the store folder disappeared. Bounded, because a folder that cannot be created is also
+/// reported as not found.
 const TRIES: u32 = 1000;
 
-/// Numbers those of this process.
+/// The number of the next folder of this process.
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
-/// The folder of all of one kind of a user.
+/// A folder that contains all folders of one kind of one user.
 #[derive(Debug, Clone)]
-pub(crate) struct Store {
+pub struct Store {
     folder: PathBuf,
-    /// Removes the folder of one that is dead, with all that is in it.
+    /// Removes the folder of a dead owner with its content.
     remove: fn(&Path) -> io::Result<()>,
 }
 
-/// A folder, fresh.
-pub(crate) struct Fresh {
+/// A newly created folder.
+pub struct Fresh {
+    /// The path of the folder.
     pub folder: PathBuf,
-    /// Locked. Who has it lives.
+    /// The lock. The folder counts as in use while any copy of this descriptor is open.
     pub lock: File,
 }
 
 impl Store {
-    pub(crate) fn new(folder: &Path, remove: fn(&Path) -> io::Result<()>) -> Self {
+    /// Creates a store in `folder`. `remove` deletes the folder of a dead owner.
+    pub fn new(folder: &Path, remove: fn(&Path) -> io::Result<()>) -> Self {
         Self { folder: folder.to_path_buf(), remove }
+    }
+
+    /// Returns the path of the store folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     fn failed(&self, what: &str) -> impl FnOnce(io::Error) -> IsolationError {
@@ -49,37 +58,46 @@ impl Store {
         move |source| IsolationError::Io { context, source }
     }
 
-    /// Makes a folder, after having removed those of the dead.
-    pub(crate) fn make(&self) -> Result<Fresh, IsolationError> {
+    /// Removes the folders of dead owners, then creates a folder.
+    ///
+    /// # Errors
+    /// [`IsolationError::Io`] if the store could not be locked or listed, or the folder could not be created.
+    pub fn make(&self) -> Result<Fresh, IsolationError> {
         let _turn = self.turn().map_err(self.failed("lock"))?;
-        self.reap().map_err(self.failed("clear"))?;
-        self.fresh().map_err(self.failed("make a folder in"))
+        self.reap().map_err(self.failed("remove the folders of dead processes in"))?;
+        self.fresh().map_err(self.failed("create a folder in"))
     }
 
-    /// Removes what the dead left; and the folder of all, if nobody has one in it any more.
-    pub(crate) fn clear(&self) -> Result<(), IsolationError> {
+    /// Removes the folders of dead owners, and the store folder if it is empty then.
+    ///
+    /// # Errors
+    /// [`IsolationError::Io`] if the store could not be locked, listed or removed.
+    pub fn clear(&self) -> Result<(), IsolationError> {
         if !self.folder.exists() {
             return Ok(());
         }
         let _turn = self.turn().map_err(self.failed("lock"))?;
-        self.reap().and_then(|()| self.end_if_empty()).map_err(self.failed("clear"))
+        self.reap().and_then(|()| self.end_if_empty()).map_err(self.failed("remove the folders of dead processes in"))
     }
 
-    /// Removes one's own folder, as nobody else does meanwhile; and that of all, if nobody has one in it any more.
-    pub(crate) fn leave(&self, own: &Path) -> io::Result<()> {
+    /// Removes the caller's folder `own` under the lock of the store, and the store folder if it is empty then.
+    ///
+    /// # Errors
+    /// The error of locking the store or of removing a folder.
+    pub fn remove(&self, own: &Path) -> io::Result<()> {
         let _turn = self.turn()?;
         (self.remove)(own)?;
         self.end_if_empty()
     }
 
-    /// Removes the folder of all if nobody has one in it. Only in one's turn.
+    /// Removes the store folder if it contains no other folder. The caller holds the lock of the store.
     fn end_if_empty(&self) -> io::Result<()> {
         if fs::read_dir(&self.folder)?.count() > 1 {
             return Ok(());
         }
         fs::remove_file(self.folder.join(TURN))?;
         match fs::remove_dir(&self.folder) {
-            // From here on somebody may come, and may have left, too.
+            // Once the lock file is removed, other processes may enter the store again, or remove it themselves.
             Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => Ok(()),
             left => left,
         }
@@ -91,14 +109,14 @@ impl Store {
             match self.try_turn() {
                 Ok(Some(turn)) => return Ok(turn),
                 Ok(None) => {}
-                // Whoever left took the folder away, at whatever moment.
+                // Another process removed the store folder meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => tries += 1,
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// The turn; `None` when it was that of a folder which is no more.
+    /// Locks the store. Returns `None` if the locked file was removed or replaced meanwhile.
     fn try_turn(&self) -> io::Result<Option<File>> {
         let path = self.folder.join(TURN);
         private(&self.folder)?;
@@ -116,12 +134,12 @@ impl Store {
             }
             let dead = match File::open(entry.path().join(ALIVE)) {
                 Ok(lock) => rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
-                // Its maker was killed before it made that, or who removes it began with that.
+                // The owner was killed before it created the file, or a removal deleted the file first.
                 Err(error) => error.kind() == io::ErrorKind::NotFound,
             };
             if dead {
-                // A machine's warden may be removing it at this moment, too. What stays is met again.
-                (self.remove)(&entry.path()).ok();
+                // The machine's shim may be removing the folder at the same time. A folder that remains is retried later.
+                (self.remove)(&entry.path()).or_debug("remove folder of dead process", entry.path());
             }
         }
         Ok(())
@@ -133,7 +151,7 @@ impl Store {
             let folder = self.folder.join(format!("{:x}-{number:x}", std::process::id()));
             match DirBuilder::new().mode(0o700).create(&folder) {
                 Ok(()) => {}
-                // Of a process that had the same number, and is dying.
+                // The folder of an earlier process with the same pid that is still exiting or dead.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(error),
             }
@@ -144,9 +162,12 @@ impl Store {
     }
 }
 
-/// Makes a directory that is the caller's alone, and those above it as they usually are. In a place where others can make directories
-/// too, what is there may be one of theirs.
-pub(crate) fn private(folder: &Path) -> io::Result<()> {
+/// Creates a directory that only the caller can access, and its parents with their usual modes. Refuses an existing directory
+/// that another user owns or can access.
+///
+/// # Errors
+/// The error of creating the directory, or the reason why the existing one is refused.
+pub fn private(folder: &Path) -> io::Result<()> {
     agentd_disk::make_private(folder).map_err(|error| match error {
         NotPrivate::Disk(error) => error.source,
         refused => io::Error::other(refused),
@@ -158,13 +179,16 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(rustix::fs::open(path, flags, Mode::from(0o600))?.into())
 }
 
-/// Has work done that waits for disks.
-pub(crate) async fn blocking<T: Send + 'static>(
+/// Runs blocking work on a thread for blocking operations.
+///
+/// # Errors
+/// The error of `work`; [`IsolationError::Internal`] if it panicked.
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IsolationError> + Send + 'static,
 ) -> Result<T, IsolationError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        Err(error) => Err(IsolationError::Lost(format!("a thread that waited for a disk: {error}"))),
+        Err(error) => Err(IsolationError::Internal(format!("run a blocking task: {error}"))),
     }
 }
 
@@ -173,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_comes_while_the_last_one_leaves_is_not_turned_away() {
+    fn store_folder_created_during_removal_of_last_succeeds() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(&dir.path().join("homes"), |dead| fs::remove_dir_all(dead));
         std::thread::scope(|scope| {
@@ -181,19 +205,19 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..300 {
                         let Fresh { folder, lock: _lock } = store.make().unwrap();
-                        store.leave(&folder).unwrap();
+                        store.remove(&folder).unwrap();
                     }
                 });
             }
         });
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        // What cannot be made is an error, and not tried for ever.
+        // A store folder that cannot be created is an error; locking is not retried without end.
         std::os::unix::fs::symlink("nowhere", dir.path().join("homes")).unwrap();
         assert!(store.make().is_err());
     }
 
     #[test]
-    fn the_folder_of_the_dead_is_removed_when_the_next_is_made() {
+    fn store_folder_of_dead_owner_is_removed_on_next_create() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(&dir.path().join("machines"), |dead| fs::remove_dir_all(dead));
         let (dead, alive) = (store.make().unwrap(), store.make().unwrap());
@@ -206,9 +230,9 @@ mod tests {
         store.clear().unwrap();
         assert!(!dir.path().join("machines").exists());
         let (last, other) = (store.make().unwrap(), store.make().unwrap());
-        store.leave(&other.folder).unwrap();
+        store.remove(&other.folder).unwrap();
         assert!(last.folder.exists() && !other.folder.exists());
-        store.leave(&last.folder).unwrap();
+        store.remove(&last.folder).unwrap();
         assert!(!dir.path().join("machines").exists());
     }
 }

@@ -1,4 +1,4 @@
-//! Which sandboxes of a backend live. It holds them weakly: a sandbox that nobody uses any more is ended by being dropped.
+//! Tracks the live sandboxes of a backend with weak references, so that a sandbox without users is dropped and thereby destroyed.
 
 use agentd_core::{IsolationError, Sandbox, SandboxId};
 use std::{
@@ -6,7 +6,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-pub(crate) struct Tracker<S>(Mutex<BTreeMap<SandboxId, Weak<S>>>);
+/// The live sandboxes of a backend, by id.
+pub struct Tracker<S>(Mutex<BTreeMap<SandboxId, Weak<S>>>);
 
 impl<S> Default for Tracker<S> {
     fn default() -> Self {
@@ -15,7 +16,8 @@ impl<S> Default for Tracker<S> {
 }
 
 impl<S: Sandbox + 'static> Tracker<S> {
-    pub(crate) fn add(&self, sandbox: &Arc<S>) {
+    /// Adds a sandbox, and removes the entries of dropped sandboxes.
+    pub fn add(&self, sandbox: &Arc<S>) {
         let mut live = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         live.retain(|_, sandbox| sandbox.strong_count() > 0);
         live.insert(sandbox.id().clone(), Arc::downgrade(sandbox));
@@ -35,16 +37,21 @@ impl<S: Sandbox + 'static> Tracker<S> {
         alive
     }
 
-    pub(crate) async fn ids(&self) -> Vec<SandboxId> {
+    /// Returns the ids of the live sandboxes.
+    pub async fn ids(&self) -> Vec<SandboxId> {
         self.alive().await.iter().map(|s| s.id().clone()).collect()
     }
 
-    pub(crate) async fn get(&self, id: &SandboxId) -> Option<Arc<dyn Sandbox>> {
+    /// Returns the live sandbox with this id.
+    pub async fn get(&self, id: &SandboxId) -> Option<Arc<dyn Sandbox>> {
         self.alive().await.into_iter().find(|s| s.id() == id).map(|s| s as Arc<dyn Sandbox>)
     }
 
-    /// Destroys all, and tells the first error after having tried every one.
-    pub(crate) async fn destroy_all(&self) -> Result<(), IsolationError> {
+    /// Destroys all sandboxes.
+    ///
+    /// # Errors
+    /// The first failure. The remaining sandboxes are destroyed nevertheless.
+    pub async fn destroy_all(&self) -> Result<(), IsolationError> {
         let mut first = Ok(());
         for sandbox in self.all() {
             let result = sandbox.destroy().await;

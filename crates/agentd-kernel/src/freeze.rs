@@ -1,17 +1,19 @@
-//! File systems at rest: all that was written is on the disk, and whoever writes more waits until they go on (`fsfreeze(8)`). What is on
-//! the disk is then of one moment, and can be copied from outside.
+//! Freezing file systems (`fsfreeze(8)`). While a file system is frozen, all earlier writes are on disk and new writes block
+//! until the thaw. The on-disk state is then consistent and can be copied from outside.
 
-use crate::{At, syscall};
-use agentd_core::{Layer, LayerError};
+use crate::{ErrnoContext, syscall};
+use agentd_core::{Control, ControlError};
+use agentd_log::LogFailure as _;
 use rustix::fs::{Mode, OFlags};
 use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
-/// A file system at rest. Dropped, it goes on.
+/// A frozen file system, thawed when dropped.
 ///
-/// Whoever holds it must not write to it, nor close the last descriptor of a file of it that has no name any more: that would wait for ever.
+/// The process that holds this value must not write to the file system, and must not close the last descriptor of an unlinked
+/// file on it: either would block forever.
 #[derive(Debug)]
 pub struct AtRest {
     directory: OwnedFd,
@@ -20,37 +22,36 @@ pub struct AtRest {
 }
 
 impl AtRest {
-    /// Brings the file system of a directory to rest. It takes as long as what is in memory takes to be written. Needs `CAP_SYS_ADMIN` in
-    /// the user namespace that the file system was mounted in.
+    /// Freezes the file system that contains the directory `path`. Blocks until all dirty data is written. Needs `CAP_SYS_ADMIN`
+    /// in the user namespace that the file system was mounted in.
     ///
     /// # Errors
-    /// `EBUSY` for one that rests already, `EOPNOTSUPP` for one that is on no disk.
-    pub fn begin(path: &Path) -> Result<Self, LayerError> {
+    /// `EBUSY` if the file system is already frozen, `EOPNOTSUPP` if it is not on a disk, or the errno of opening `path`.
+    pub fn begin(path: &Path) -> Result<Self, ControlError> {
         let directory = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .at(Layer::Volume, || format!("open {}", path.display()))?;
-        // Most of it while others may still write: they are held up for the rest only.
-        rustix::fs::syncfs(&directory).at(Layer::Volume, || format!("flush the file system of {}", path.display()))?;
-        syscall::freeze(directory.as_fd())
-            .at(Layer::Volume, || format!("bring the file system of {} to rest", path.display()))?;
+            .during(Control::Volume, || format!("open {}", path.display()))?;
+        // Flushes most of the data while writers may still run, so that the freeze itself blocks them only briefly.
+        rustix::fs::syncfs(&directory).during(Control::Volume, || format!("flush the file system of {}", path.display()))?;
+        syscall::freeze(directory.as_fd()).during(Control::Volume, || format!("freeze the file system of {}", path.display()))?;
         Ok(Self { directory, path: path.to_path_buf(), thawed: false })
     }
 
-    /// Lets it go on.
+    /// Thaws the file system.
     ///
     /// # Errors
-    /// `EINVAL` when somebody else has.
-    pub fn end(mut self) -> Result<(), LayerError> {
+    /// `EINVAL` if another process has already thawed the file system.
+    pub fn end(mut self) -> Result<(), ControlError> {
         self.thawed = true;
         syscall::thaw(self.directory.as_fd())
-            .at(Layer::Volume, || format!("let the file system of {} go on", self.path.display()))
+            .during(Control::Volume, || format!("thaw the file system of {}", self.path.display()))
     }
 }
 
 impl Drop for AtRest {
     fn drop(&mut self) {
         if !self.thawed {
-            // Somebody else may have.
-            syscall::thaw(self.directory.as_fd()).ok();
+            // Fails with EINVAL if another process has already thawed the file system.
+            syscall::thaw(self.directory.as_fd()).or_warn("thaw file system", &self.path);
         }
     }
 }
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_on_no_disk_cannot_rest() {
+    fn freeze_of_file_system_without_disk_fails() {
         let error = AtRest::begin(Path::new("/proc")).unwrap_err();
         assert!(matches!(error.errno, Some(libc::EOPNOTSUPP | libc::EPERM)), "{error}");
         assert!(error.to_string().contains("the file system of /proc"), "{error}");

@@ -1,73 +1,84 @@
-//! Landlock (`landlock(7)`): nothing outside the rules can be opened, created, renamed, or removed; on newer kernels also TCP,
-//! abstract sockets and signals are fenced.
+//! Landlock (`landlock(7)`): files outside the rules cannot be opened, created, renamed or removed. Newer kernels also restrict
+//! TCP, abstract sockets and signals.
 
-use crate::syscall;
+use crate::{ErrnoContext, object, syscall};
 use ::landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreated, RulesetCreatedAttr, Scope,
 };
-use agentd_core::{Access, Layer, LayerError, LayerStatus, Network};
+use agentd_core::{Access, Control, ControlError, ControlStatus, Network, ObjectId};
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
 
 /// The first ABI whose file rights leave no known gap (truncation came with 3, `ioctl` on devices with 5).
 const COMPLETE_ABI: i32 = 5;
 
-/// One allowed hierarchy.
+/// A file hierarchy that the sandbox may access.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
-    /// Its root. One that does not exist is passed over when `optional`.
+    /// The root of the hierarchy.
     #[serde(with = "crate::path_bytes::one")]
     pub path: PathBuf,
-    /// What may be done below it.
+    /// The access that is allowed below `path`.
     pub access: Access,
-    /// Whether it may be missing.
+    /// Whether the rule is skipped if `path` does not exist or is not accessible.
     pub optional: bool,
+    /// The granted object, if the rule belongs to a grant. `path` must lead to this object without a symbolic link.
+    pub object: Option<ObjectId>,
 }
 
-/// The rules of a sandbox. All rights that the kernel knows are handled, so that what no rule grants is refused.
+/// The rules of a sandbox. All access rights that the kernel knows are handled, so access without a rule is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LandlockPlan {
-    /// Allowed hierarchies.
+    /// The hierarchies that the sandbox may access.
     pub rules: Vec<Rule>,
+    /// Whether every directory may be listed. Set for a view, which shows only permitted files. A rule for `/` always includes
+    /// everything below it.
+    pub listable: bool,
     /// With [`Network::Off`], TCP is not restricted by Landlock: the network namespace has loopback only.
     pub network: Network,
 }
 
 impl LandlockPlan {
-    /// The same rules for a process that has no view of its own after all: what would have been private is not granted, and of `/dev`
-    /// only the harmless nodes are.
+    /// Returns the rules for a process whose view could not be built. The rules of the `private` paths are dropped, because these
+    /// paths lead to the host's files without a view. Of `/dev`, only the harmless nodes are allowed.
     #[must_use]
     pub fn without_view(&self, private: &[&Path]) -> Self {
-        let shared = |rule: &&Rule| rule.access == Access::ReadOnly || !private.contains(&rule.path.as_path());
+        let is_read_only_grant = |rule: &Rule| rule.object.is_some() && rule.access == Access::ReadOnly;
+        let shared = |rule: &&Rule| is_read_only_grant(rule) || !private.contains(&rule.path.as_path());
         let nodes = crate::mount::NODES.iter().map(|node| Rule {
             path: Path::new("/dev").join(node),
             access: Access::ReadWrite,
             optional: true,
+            object: None,
         });
-        // Without its id-mapped mount, a grant may be one that this process's user cannot reach.
+        // Without an id-mapped mount, the user of this process may be unable to access a grant.
         let reachable = |rule: &Rule| Rule { optional: true, ..rule.clone() };
-        Self { rules: self.rules.iter().filter(shared).map(reachable).chain(nodes).collect(), ..self.clone() }
+        Self { rules: self.rules.iter().filter(shared).map(reachable).chain(nodes).collect(), listable: false, ..self.clone() }
     }
 }
 
-/// The ABI of this kernel, 0 for none.
+/// Returns the Landlock ABI version of this kernel, or 0 if it has no Landlock.
 pub fn abi() -> i32 {
     syscall::landlock_abi()
 }
 
-/// A ruleset in the kernel, not yet enforced on anyone.
+/// A ruleset in the kernel that does not restrict a process yet.
 pub struct Prepared {
     ruleset: RulesetCreated,
     version: i32,
     rules: usize,
 }
 
-/// Makes the ruleset of a plan. The paths are those of this process's mount namespace, at this moment.
-pub fn prepare(plan: &LandlockPlan) -> Result<Prepared, LayerError> {
+/// Creates the ruleset of a plan. The paths are resolved now, in the mount namespace of this process.
+pub fn prepare(plan: &LandlockPlan) -> Result<Prepared, ControlError> {
     let version = abi();
     if version == 0 {
-        return Err(LayerError::new(Layer::Landlock, "landlock_create_ruleset", Some(libc::ENOSYS))
+        return Err(ControlError::new(Control::Landlock, "landlock_create_ruleset", Some(libc::ENOSYS))
             .remedy("boot a kernel ≥ 5.13 with landlock in the lsm= list"));
     }
     let abi = ABI::from(version);
@@ -81,19 +92,20 @@ pub fn prepare(plan: &LandlockPlan) -> Result<Prepared, LayerError> {
     }
     let net = AccessNet::from_all(abi) & AccessNet::BindTcp;
     if !net.is_empty() && plan.network == Network::Host {
-        // Listening on the host's addresses is not part of "may use the network".
+        // Access to the host's network does not include binding a well-known port of the host. A socket that listens without
+        // `bind(2)` gets a free port, which Landlock does not control.
         ruleset = ruleset.handle_access(net).map_err(|e| failed("handle TCP rights", &e))?;
     }
     let mut created = ruleset.create().map_err(|e| failed("create ruleset", &e))?;
-    let mut rules = 0;
+    if plan.listable {
+        let root = PathFd::new("/").map_err(|e| failed("open /", &e))?;
+        created = created
+            .add_rule(PathBeneath::new(root, AccessFs::ReadDir))
+            .map_err(|e| failed("add rule for / (directories can be listed)", &e))?;
+    }
+    let mut rules = usize::from(plan.listable);
     for rule in &plan.rules {
-        let path = match PathFd::new(&rule.path) {
-            Ok(path) => path,
-            Err(_) if rule.optional => continue,
-            Err(error) => {
-                return Err(failed(&format!("open {}", rule.path.display()), &error).remedy("create the path, or drop the grant"));
-            }
-        };
+        let Some(path) = open(rule)? else { continue };
         created = created
             .add_rule(PathBeneath::new(&path, rights(rule.access, is_directory(&path), abi)))
             .map_err(|e| failed(&format!("add rule for {} ({:?})", rule.path.display(), rule.access), &e))?;
@@ -103,33 +115,71 @@ pub fn prepare(plan: &LandlockPlan) -> Result<Prepared, LayerError> {
 }
 
 impl Prepared {
-    /// Restricts this process and its future children. no_new_privs must be set.
-    pub fn enforce(self) -> Result<(LayerStatus, String), LayerError> {
-        self.ruleset.restrict_self().map_err(|e| failed("restrict self", &e))?;
+    /// Restricts this process and its future children. Requires no_new_privs.
+    pub fn enforce(self) -> Result<(ControlStatus, String), ControlError> {
+        self.ruleset.restrict_self().map_err(|e| failed("restrict this process", &e))?;
         let version = self.version;
         let status = if version >= COMPLETE_ABI {
-            LayerStatus::Enforced
+            ControlStatus::Enforced
         } else {
-            LayerStatus::Partial(format!("ABI {version} of this kernel does not know every right; {COMPLETE_ABI} does"))
+            ControlStatus::Partial(format!("ABI {version} of this kernel lacks access rights that ABI {COMPLETE_ABI} has"))
         };
         Ok((status, format!("ABI {version}, {} rules", self.rules)))
     }
 }
 
-fn failed(call: &str, error: &dyn std::fmt::Display) -> LayerError {
-    LayerError::new(Layer::Landlock, format!("{call}: {error}"), None)
+fn failed(call: &str, error: &dyn std::fmt::Display) -> ControlError {
+    ControlError::new(Control::Landlock, format!("{call}: {error}"), None)
 }
 
-fn is_directory(path: &PathFd) -> bool {
+/// Opens the root of a rule. Returns `None` if an optional root is missing or not accessible. Never opens another object than the
+/// granted one.
+fn open(rule: &Rule) -> Result<Option<OwnedFd>, ControlError> {
+    let call = || format!("open {}", rule.path.display());
+    let opened = match &rule.object {
+        Some(object) => object::reopen(&rule.path, object),
+        None => rustix::fs::open(&rule.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .during(Control::Landlock, call)
+            .map_err(|error| error.remedy("create the path, or drop the grant")),
+    };
+    match opened {
+        Err(error) if rule.optional && matches!(error.errno, Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES)) => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+fn is_directory(path: &OwnedFd) -> bool {
     rustix::fs::fstat(path).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
 }
 
-/// The rights of a rule, as far as they exist for what its path is.
+/// Returns the access rights of a rule. Rights that apply to directories only are left out for a file.
 fn rights(access: Access, directory: bool, abi: ABI) -> BitFlags<AccessFs> {
     let granted = match access {
         Access::ReadOnly => AccessFs::from_read(abi),
-        // Device nodes are never made inside.
-        Access::ReadWrite => AccessFs::from_all(abi) & !(AccessFs::MakeChar | AccessFs::MakeBlock),
+        // A sandbox may never create device nodes.
+        Access::ReadWrite | Access::CopyOnWrite => AccessFs::from_all(abi) & !(AccessFs::MakeChar | AccessFs::MakeBlock),
     };
     if directory { granted } else { granted & AccessFs::from_file(abi) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn optional_rule_for_replaced_grant_fails_as_grants_control() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().canonicalize().unwrap().join("granted");
+        std::fs::create_dir(&path).unwrap();
+        let object = object::id(object::open(&path).unwrap().as_fd()).unwrap();
+        let mut rule = Rule { path: path.clone(), access: Access::ReadOnly, optional: true, object: Some(object) };
+        std::fs::rename(&path, place.path().join("moved")).unwrap();
+        assert!(open(&rule).unwrap().is_none());
+        std::fs::create_dir(&path).unwrap();
+        for optional in [true, false] {
+            rule.optional = optional;
+            assert_eq!(open(&rule).unwrap_err().control, Control::Grants);
+        }
+    }
 }

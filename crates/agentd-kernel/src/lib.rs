@@ -1,39 +1,45 @@
-//! The Linux isolation mechanisms that backends share. Each is a *plan*, a value that can be printed and compared, and an
-//! *apply* step that says what was enforced. Nothing here decides; nothing here knows a backend.
+//! The Linux isolation mechanisms that the backends share. Each mechanism has a *plan*, a value that can be printed and compared,
+//! and an *apply* step that returns what was enforced. This crate makes no policy decisions and knows no backend.
 
+pub mod affinity;
 pub mod cgroup;
-pub mod errand;
 pub mod freeze;
 pub mod idmap;
-pub mod individual;
 pub mod landlock;
+pub mod machine_identity;
 pub mod mount;
 pub mod namespace;
-mod path_bytes;
+pub mod object;
+pub mod path_bytes;
+pub mod peer;
 pub mod privileges;
+pub mod process;
 pub mod rlimit;
+pub mod run_as;
 pub mod seccomp;
 mod syscall;
 pub mod volume;
 pub mod vsock;
 
-use agentd_core::{Layer, LayerError};
+pub use syscall::stdout_was_closed;
+
+use agentd_core::{Control, ControlError};
 use rustix::io::Errno;
 
-/// Turns an errno into a [`LayerError`] that names the layer and the call.
-pub(crate) trait At<T> {
-    /// Names the layer and the call.
-    fn at(self, layer: Layer, call: impl FnOnce() -> String) -> Result<T, LayerError>;
+/// Converts an error with an errno into a [`ControlError`] that names the control and the failed call.
+pub(crate) trait ErrnoContext<T> {
+    /// Maps an error to a [`ControlError`] for `control`; `call` is evaluated only on failure.
+    fn during(self, control: Control, call: impl FnOnce() -> String) -> Result<T, ControlError>;
 }
 
-impl<T> At<T> for Result<T, Errno> {
-    fn at(self, layer: Layer, call: impl FnOnce() -> String) -> Result<T, LayerError> {
-        self.map_err(|errno| LayerError::new(layer, call(), Some(errno.raw_os_error())))
+impl<T> ErrnoContext<T> for Result<T, Errno> {
+    fn during(self, control: Control, call: impl FnOnce() -> String) -> Result<T, ControlError> {
+        self.map_err(|errno| ControlError::new(control, call(), Some(errno.raw_os_error())))
     }
 }
 
-impl<T> At<T> for std::io::Result<T> {
-    fn at(self, layer: Layer, call: impl FnOnce() -> String) -> Result<T, LayerError> {
-        self.map_err(|error| LayerError::new(layer, call(), error.raw_os_error()))
+impl<T> ErrnoContext<T> for std::io::Result<T> {
+    fn during(self, control: Control, call: impl FnOnce() -> String) -> Result<T, ControlError> {
+        self.map_err(|error| ControlError::new(control, call(), error.raw_os_error()))
     }
 }

@@ -1,4 +1,4 @@
-//! Paths as bytes on the wire: serde's own form of a path is text, which not every path is.
+//! Serde adapters that encode paths as bytes: serde encodes a path as text, and fails for a path that is not UTF-8.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{
@@ -11,12 +11,18 @@ use std::{
 pub mod one {
     use super::*;
 
-    /// As bytes.
+    /// Serializes the path as bytes.
+    ///
+    /// # Errors
+    /// The error of `serializer`.
     pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
         path.as_os_str().as_bytes().serialize(serializer)
     }
 
-    /// From bytes.
+    /// Deserializes the path from bytes.
+    ///
+    /// # Errors
+    /// The error of `deserializer`.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
         Vec::<u8>::deserialize(deserializer).map(|bytes| OsString::from_vec(bytes).into())
     }
@@ -26,12 +32,18 @@ pub mod one {
 pub mod many {
     use super::*;
 
-    /// Each as bytes.
+    /// Serializes each path as bytes.
+    ///
+    /// # Errors
+    /// The error of `serializer`.
     pub fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(paths.iter().map(|path| path.as_os_str().as_bytes()))
     }
 
-    /// Each from bytes.
+    /// Deserializes each path from bytes.
+    ///
+    /// # Errors
+    /// The error of `deserializer`.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
         let list = Vec::<Vec<u8>>::deserialize(deserializer)?;
         Ok(list.into_iter().map(|bytes| OsString::from_vec(bytes).into()).collect())
@@ -42,12 +54,18 @@ pub mod many {
 pub mod pairs {
     use super::*;
 
-    /// Each as bytes.
+    /// Serializes both paths of each pair as bytes.
+    ///
+    /// # Errors
+    /// The error of `serializer`.
     pub fn serialize<S: Serializer>(pairs: &[(PathBuf, PathBuf)], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(pairs.iter().map(|(a, b)| (a.as_os_str().as_bytes(), b.as_os_str().as_bytes())))
     }
 
-    /// Each from bytes.
+    /// Deserializes both paths of each pair from bytes.
+    ///
+    /// # Errors
+    /// The error of `deserializer`.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(PathBuf, PathBuf)>, D::Error> {
         let path = |bytes| PathBuf::from(OsString::from_vec(bytes));
         let list = Vec::<(Vec<u8>, Vec<u8>)>::deserialize(deserializer)?;

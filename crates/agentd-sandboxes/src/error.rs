@@ -1,107 +1,113 @@
-//! Why the state of sandboxes could not be read or changed.
+//! Errors of reading or changing the state of sandboxes.
 
 use crate::{layer_id::LayerId, name::Name};
 use std::{io, path::PathBuf};
 
-/// Why the state of sandboxes could not be read or changed.
+/// The reason why the state of sandboxes could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
-    /// The directory cannot hold sandboxes.
-    #[error("sandboxes {path:?}: {why}")]
+    /// The directory is not suitable for the state of sandboxes.
+    #[error("sandbox store {path:?}: {why}")]
     Place {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// The problem and its remedy.
         why: &'static str,
     },
-    /// A file could not be used.
-    #[error("sandboxes: {doing} {path:?}: {source}")]
+    /// A file operation failed.
+    #[error("sandbox store: {doing} {path:?}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
-        /// To which file.
+        /// The file.
         path: PathBuf,
-        /// Why it failed.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// There is a sandbox of that name.
-    #[error("there is a sandbox {name} — take another name, or remove it")]
+    /// A sandbox of that name exists.
+    #[error("create sandbox {name}: a sandbox of this name exists — use another name, or remove that sandbox")]
     Taken {
         /// The name.
         name: Name,
     },
-    /// There is a snapshot of that name.
-    #[error("sandbox {name} has a snapshot {snapshot} — take another name, or drop it")]
+    /// A snapshot of that name exists.
+    #[error(
+        "create snapshot {snapshot} of sandbox {name}: a snapshot of this name exists — use another name, or remove that snapshot"
+    )]
     SnapshotTaken {
         /// The sandbox.
         name: Name,
         /// The snapshot.
         snapshot: Name,
     },
-    /// There is no such sandbox.
-    #[error("there is no sandbox {name} — make it first")]
+    /// No sandbox of that name exists.
+    #[error("no sandbox named {name} — create the sandbox, or list sandboxes with `agentd sandbox ls`")]
     NotFound {
         /// The name.
         name: Name,
     },
-    /// The sandbox has no such snapshot.
-    #[error("sandbox {name} has no snapshot {snapshot} — it has {}", .known.join(", "))]
+    /// The sandbox has no snapshot of that name.
+    #[error("sandbox {name} has no snapshot {snapshot} — existing snapshots: {}", .known.join(", "))]
     NoSnapshot {
         /// The sandbox.
         name: Name,
         /// The snapshot.
         snapshot: Name,
-        /// Those that it has.
+        /// The names of its snapshots.
         known: Vec<String>,
     },
-    /// What a sandbox was asked to be cannot be written down.
-    #[error("sandbox {name} cannot be recorded: {source} — name only paths that are UTF-8 text")]
+    /// The configuration of a sandbox cannot be serialized.
+    #[error("write the record of sandbox {name}: {source} — use only paths that are valid UTF-8")]
     Unwritable {
         /// The sandbox.
         name: Name,
-        /// Why.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
-    /// A record is not as it was written. What it needs is not known, so nothing that it may need is taken away.
-    #[error("sandbox {name} is damaged: its record {damage} — put the record back from a copy, or remove the sandbox")]
+    /// A record is missing or changed. Its needs are unknown, so nothing that it may need is removed.
+    #[error("sandbox {name} is damaged: its record {damage} — restore the record from a backup, or remove the sandbox")]
     Damaged {
         /// The sandbox.
         name: Name,
-        /// What became of its record.
+        /// The kind of damage.
         #[source]
         damage: Damage,
     },
-    /// Another process changed the sandbox while this one worked on it.
-    #[error("sandbox {name} was changed by another process meanwhile — try again")]
+    /// Another process changed the sandbox during the operation.
+    #[error("sandbox {name} was changed by another process during this operation — try again")]
     Changed {
         /// The sandbox.
         name: Name,
     },
-    /// The file system of a sandbox with a limit could not be made or mounted.
-    #[error("sandboxes: {0}")]
-    Volume(#[from] agentd_core::LayerError),
-    /// What a sandbox may keep is used up.
+    /// The volume of a sandbox with a disk limit could not be created or mounted.
+    #[error("sandbox store: {0}")]
+    Volume(#[from] agentd_core::ControlError),
+    /// The disk of a sandbox is full, up to its limit.
     #[error(
-        "the disk of sandbox {name} is full: nothing was changed — remove files in it, or snapshots that are not needed \
-         (`agentd sandbox snapshot --forget`), or go back to one"
+        "the disk of sandbox {name} is full; nothing was changed — remove files in the sandbox, remove snapshots \
+         (`agentd sandbox snapshot --forget`), or restore a snapshot"
     )]
     Full {
         /// The sandbox.
         name: Name,
     },
-    /// Layers of too many sandboxes would be below one.
-    #[error("{name} was forked from forks {deepest} deep, each with a disk of its own — fork one of those that it comes from")]
+    /// A fork would stack layers from too many volumes.
+    #[error(
+        "fork sandbox {name}: its layers are on {deepest} disks, the maximum — fork one of the sandboxes that it was forked from"
+    )]
     TooDeep {
-        /// The sandbox that was to be forked.
+        /// The sandbox to be forked.
         name: Name,
-        /// How many it may be.
+        /// The maximum number of volumes.
         deepest: usize,
     },
-    /// A layer of a sandbox is lost.
-    #[error("layer {layer} of sandbox {name} is not there — restore a snapshot that does without it, or remove the sandbox")]
+    /// A layer of a sandbox is missing.
+    #[error(
+        "layer {layer} of sandbox {name} is missing — restore a snapshot that does not need this layer, or remove the sandbox"
+    )]
     Gone {
         /// The sandbox.
         name: Name,
@@ -110,18 +116,18 @@ pub enum StateError {
     },
 }
 
-/// What became of a record.
+/// The kind of damage to a record.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Damage {
-    /// Its file is gone.
-    #[error("is not there")]
+    /// The file is missing.
+    #[error("is missing")]
     Lost,
-    /// It is that of another sandbox.
-    #[error("is that of {0}")]
+    /// The record belongs to another sandbox.
+    #[error("belongs to sandbox {0}")]
     Another(Name),
-    /// It says nothing, or what only a later agentd understands.
-    #[error("cannot be read: {0}")]
+    /// The record cannot be parsed, or has a version that only a later agentd supports.
+    #[error("cannot be parsed: {0}")]
     Unreadable(#[source] serde_json::Error),
 }
 
@@ -132,7 +138,7 @@ impl From<agentd_disk::DiskError> for StateError {
     }
 }
 
-/// Names what was being done to which file when an I/O error came.
+/// Adds the operation and the file to an I/O error.
 pub(crate) trait Doing<T> {
     fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, StateError>;
 }

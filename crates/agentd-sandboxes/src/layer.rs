@@ -1,16 +1,17 @@
-//! A layer's directory: `tree`, which holds the changes, and beside it `work`, which overlayfs needs of a top, on the same file system.
-//! All that makes, moves or removes a layer is here. One of a sandbox with a limit is made in the sandbox's volume, where it stays; what makes
-//! it a layer is a link to it among the others.
+//! The directory of a layer: `tree` contains the changes, and `work`, on the same file system, is the overlayfs workdir of an
+//! upper layer. All code that creates, moves or removes a layer is in this module. The layer of a sandbox with a disk limit is
+//! created in the sandbox's volume and stays there; a symbolic link in `layers` makes it a layer.
 //!
-//! The tree is one level down because its root has the owner and mode that a payload gave it.
+//! The tree is one level down because its root has the owner and mode that a payload set.
 
 use crate::{
     error::{Doing as _, StateError},
     layer_id::LayerId,
-    tree::{Dress, Tree, dress_like, dress_of, empty, look, names},
+    tree::{Metadata, Tree, apply_metadata, empty, lstat, names, read_metadata},
     volume_id::VolumeId,
 };
 use agentd_disk::{Lock, Staging, erase, flush_directory, make_folder};
+use agentd_log::LogFailure as _;
 use rustix::fs::{CWD, Mode};
 use std::{
     ffi::OsStr,
@@ -22,103 +23,103 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The tree of a layer.
-pub(crate) fn tree(layer: &Path) -> PathBuf {
+/// Returns the tree of a layer, the upperdir of overlayfs.
+pub(crate) fn upperdir(layer: &Path) -> PathBuf {
     layer.join("tree")
 }
 
-/// What overlayfs works in.
-pub(crate) fn work(layer: &Path) -> PathBuf {
+/// Returns the workdir of overlayfs.
+pub(crate) fn workdir(layer: &Path) -> PathBuf {
     layer.join("work")
 }
 
-/// Where the layers are in a volume.
+/// The directory of the layers in a volume.
 pub(crate) const INSIDE: &str = "layers";
 
-/// What the link to a layer in a volume leads to.
+/// Returns the target of the symbolic link to a layer in a volume.
 pub(crate) fn target(volume: VolumeId, layer: LayerId) -> PathBuf {
     PathBuf::from(format!("../volumes/{volume}/at/{INSIDE}/{layer}"))
 }
 
-/// A volume that is mounted, for layers to be made in.
+/// A mounted volume in which layers can be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Home {
+pub(crate) struct VolumeDir {
     pub(crate) volume: VolumeId,
-    /// Where they are in it.
+    /// The directory of the layers in this volume.
     pub(crate) layers: PathBuf,
 }
 
-/// Makes the directory of a layer in which nothing is changed.
+/// Creates the directory of a layer without changes.
 fn make_empty(path: &Path) -> Result<(), StateError> {
     make_folder(path)?;
-    make_folder(&tree(path))?;
-    make_folder(&work(path))?;
-    // As a root is everywhere. A directory above keeps others out.
-    fs::set_permissions(tree(path), fs::Permissions::from_mode(0o755)).doing("open up", tree(path))
+    make_folder(&upperdir(path))?;
+    make_folder(&workdir(path))?;
+    // The usual mode of a root directory. A directory above denies access to other users.
+    fs::set_permissions(upperdir(path), fs::Permissions::from_mode(0o755)).doing("chmod", upperdir(path))
 }
 
-/// A layer that is made and not yet among the others. It is in a staging directory, and goes with that, or in a volume, where its name
-/// is pinned by that directory.
+/// A new layer that is not yet in `layers`. Without a volume it is in a staging directory, and is removed with that directory. In
+/// a volume, its name is pinned by that staging directory.
 pub(crate) struct Draft {
     pub(crate) id: LayerId,
     path: PathBuf,
-    home: Option<Home>,
+    volume_dir: Option<VolumeDir>,
     adopted: bool,
 }
 
 impl Draft {
-    /// Makes a layer in which nothing is changed.
-    pub(crate) fn make(staging: &Staging, home: Option<&Home>) -> Result<Self, StateError> {
-        let draft = Self::named(staging, home)?;
+    /// Creates a layer without changes.
+    pub(crate) fn make(staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Self, StateError> {
+        let draft = Self::named(staging, volume_dir)?;
         make_empty(&draft.path)?;
         Ok(draft)
     }
 
-    /// Makes a top for a stack whose highest tree is `below`.
-    pub(crate) fn make_over(staging: &Staging, home: Option<&Home>, below: Option<&Path>) -> Result<Self, StateError> {
-        Self::make(staging, home)?.over(below)
+    /// Creates an upper layer for a stack whose highest tree is `below`.
+    pub(crate) fn make_over(staging: &Staging, volume_dir: Option<&VolumeDir>, below: Option<&Path>) -> Result<Self, StateError> {
+        Self::make(staging, volume_dir)?.over(below)
     }
 
-    /// One with a name, and nothing in its place yet.
-    fn named(staging: &Staging, home: Option<&Home>) -> Result<Self, StateError> {
-        let id = LayerId::draw().doing("name", staging.path())?;
-        if home.is_some() {
-            // Before it is there: who collects reads the pins after he has seen what is there.
+    /// Draws an id for a layer, and pins it if the layer is in a volume. Creates no directory.
+    fn named(staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Self, StateError> {
+        let id = LayerId::draw().doing("choose a random layer id in", staging.path())?;
+        if volume_dir.is_some() {
+            // The pin precedes the directory, because the collector lists the directories before it reads the pins.
             staging.pin_new(id)?;
         }
-        let path = home.map_or(staging.path(), |home| &home.layers).join(id.to_string());
-        Ok(Self { id, path, home: home.cloned(), adopted: false })
+        let path = volume_dir.map_or(staging.path(), |volume_dir| &volume_dir.layers).join(id.to_string());
+        Ok(Self { id, path, volume_dir: volume_dir.cloned(), adopted: false })
     }
 
-    /// Of the root of a stack, the highest layer says owner and mode.
+    /// Copies the metadata of the root from `below`: overlayfs shows the root of the highest layer.
     fn over(self, below: Option<&Path>) -> Result<Self, StateError> {
         if let Some(below) = below {
-            let tree = tree(&self.path);
+            let tree = upperdir(&self.path);
             let directory = File::open(&tree).doing("open", &tree)?;
-            dress_like(directory.as_fd(), OsStr::new("."), &dress_of_root(below)?).doing("dress", &tree)?;
+            apply_metadata(directory.as_fd(), OsStr::new("."), &root_metadata(below)?).doing("set the metadata of", &tree)?;
         }
         Ok(self)
     }
 
-    /// The tree, to be filled.
+    /// Opens the tree of the layer, to be filled.
     pub(crate) fn tree(&self) -> Result<Tree, StateError> {
         Tree::open(&self.tree_path())
     }
 
     pub(crate) fn tree_path(&self) -> PathBuf {
-        tree(&self.path)
+        upperdir(&self.path)
     }
 
-    /// Moves the layer to the others, in `layers`. It is durable when that folder is flushed.
+    /// Moves the layer into `layers`, or links it there. The caller flushes `layers` to make that durable.
     pub(crate) fn adopt(mut self, layers: &Path, _lock: &Lock) -> Result<LayerId, StateError> {
-        // For a power failure, what is in it comes before its name.
+        // The contents of the layer must be durable before its name is.
         flush_directory(&self.path)?;
         let place = layers.join(self.id.to_string());
-        match &self.home {
+        match &self.volume_dir {
             None => fs::rename(&self.path, &place).doing("rename to", &place)?,
-            Some(home) => {
-                flush_directory(&home.layers)?;
-                symlink(target(home.volume, self.id), &place).doing("link", &place)?;
+            Some(volume_dir) => {
+                flush_directory(&volume_dir.layers)?;
+                symlink(target(volume_dir.volume, self.id), &place).doing("link", &place)?;
             }
         }
         self.adopted = true;
@@ -128,29 +129,30 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if let (Some(_), false) = (&self.home, self.adopted) {
-            // What stays is collected.
-            remove(&self.path).ok();
+        if let (Some(_), false) = (&self.volume_dir, self.adopted) {
+            // If the removal fails, the collector tries again.
+            remove(&self.path).or_warn("remove unfinished layer", &self.path);
         }
     }
 }
 
-/// Removes the directory of what is no layer, or no longer one.
+/// Removes a directory that is not, or no longer, a layer.
 pub(crate) fn remove(path: &Path) -> Result<(), StateError> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
     let folder = File::open(folder).doing("open", folder)?;
     erase(folder.as_fd(), name).doing("remove", path)
 }
 
-/// Moves a layer away, to be removed with `bin`.
+/// Moves a layer into `bin`, to be removed with it.
 pub(crate) fn retire(layer: &Path, bin: &Staging, _lock: &Lock) -> Result<(), StateError> {
     let name = layer.file_name().unwrap_or(OsStr::new("layer"));
-    fs::rename(layer, bin.path().join(name)).doing("move away", layer)
+    fs::rename(layer, bin.path().join(name)).doing("move to staging", layer)
 }
 
-/// Empties `work`, and makes it where it is not: after a crash overlayfs left in it a mark that it will not mount over.
-pub(crate) fn fresh_work(layer: &Path) -> Result<(), StateError> {
-    let work = work(layer);
+/// Empties the workdir, and creates it if it does not exist. After a crash it contains a mark with which overlayfs refuses to
+/// mount.
+pub(crate) fn reset_workdir(layer: &Path) -> Result<(), StateError> {
+    let work = workdir(layer);
     if !crate::record::exists(&work)? {
         make_folder(&work)?;
     }
@@ -158,18 +160,18 @@ pub(crate) fn fresh_work(layer: &Path) -> Result<(), StateError> {
     empty(&directory).doing("empty", work)
 }
 
-/// Whether a top changes nothing of the stack whose highest tree is `below`.
+/// Returns true if an upper layer changes nothing of the stack whose highest tree is `below`.
 pub(crate) fn is_unchanged(layer: &Path, below: Option<&Path>) -> Result<bool, StateError> {
-    let tree = tree(layer);
+    let tree = upperdir(layer);
     let directory = File::open(&tree).doing("open", &tree)?;
     if !names(directory.as_fd()).doing("list", &tree)?.is_empty() {
         return Ok(false);
     }
-    let Some(root) = look(directory.as_fd(), OsStr::new(".")).doing("look at", &tree)? else { return Ok(true) };
+    let Some(root) = lstat(directory.as_fd(), OsStr::new(".")).doing("stat", &tree)? else { return Ok(true) };
     let mine = (Mode::from_raw_mode(root.st_mode), root.st_uid, root.st_gid);
     let theirs = match below {
         Some(below) => {
-            let stat = dress_of_root(below)?.stat;
+            let stat = root_metadata(below)?.stat;
             (Mode::from_raw_mode(stat.st_mode), stat.st_uid, stat.st_gid)
         }
         None => (Mode::from(0o755), rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
@@ -177,16 +179,16 @@ pub(crate) fn is_unchanged(layer: &Path, below: Option<&Path>) -> Result<bool, S
     Ok(mine == theirs)
 }
 
-/// What the root of a tree wears, but for what overlayfs noted there for itself.
-fn dress_of_root(tree: &Path) -> Result<Dress, StateError> {
-    let dress = || {
+/// Reads the metadata of the root of a tree, without overlayfs's own attributes.
+fn root_metadata(tree: &Path) -> Result<Metadata, StateError> {
+    let metadata = || {
         let folder = tree.parent().unwrap_or(tree);
         let folder = rustix::fs::openat(CWD, folder, rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, Mode::empty())?;
         let name = tree.file_name().unwrap_or(OsStr::new("."));
-        let stat = look(folder.as_fd(), name)?.ok_or(rustix::io::Errno::NOENT)?;
-        dress_of(folder.as_fd(), name, &stat)
+        let stat = lstat(folder.as_fd(), name)?.ok_or(rustix::io::Errno::NOENT)?;
+        read_metadata(folder.as_fd(), name, &stat)
     };
-    let mut dress = dress().doing("look at", tree)?;
-    dress.keep_own();
-    Ok(dress)
+    let mut metadata = metadata().doing("stat", tree)?;
+    metadata.keep_own();
+    Ok(metadata)
 }

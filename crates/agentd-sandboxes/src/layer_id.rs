@@ -1,4 +1,4 @@
-//! What a layer of changes is called: a number that was drawn by lot, because its content has no digest while it changes.
+//! Names of layers. The name is a random number, because the content of a layer has no digest while it changes.
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
@@ -9,21 +9,21 @@ use std::{fmt, io, path::Path, str::FromStr};
 #[serde(try_from = "String", into = "String")]
 pub struct LayerId(u64);
 
-/// What was to name a layer and does not.
+/// The text is not the name of a layer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} does not name a layer: that takes 16 digits of 0-9 and a-f")]
+#[error("invalid layer id {0:?} — use 16 digits of 0-9 and a-f")]
 pub struct NotALayerId(pub String);
 
 impl LayerId {
-    /// A name that no layer has.
+    /// Draws a random 64-bit name. A collision with another layer is negligible.
     pub(crate) fn draw() -> io::Result<Self> {
         let mut bytes = [0; 8];
         getrandom(&mut bytes, GetRandomFlags::empty())?;
         Ok(Self(u64::from_ne_bytes(bytes)))
     }
 
-    /// The layer whose directory this is, if it is one.
-    pub(crate) fn of(path: &Path) -> Option<Self> {
+    /// Parses the last component of `path` as the name of a layer.
+    pub(crate) fn from_path(path: &Path) -> Option<Self> {
         path.file_name()?.to_str()?.parse().ok()
     }
 }
@@ -33,7 +33,7 @@ impl FromStr for LayerId {
 
     fn from_str(text: &str) -> Result<Self, NotALayerId> {
         let parsed = u64::from_str_radix(text, 16).ok().map(Self);
-        // The one way to write it: no sign, no capital, all digits.
+        // Only the canonical form is accepted: no sign, no capital letters, all 16 digits.
         parsed.filter(|id| id.to_string() == text).ok_or_else(|| NotALayerId(text.to_owned()))
     }
 }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_layer_has_one_name() {
+    fn layer_id_has_one_valid_spelling() {
         assert_eq!("00000000000000ff".parse(), Ok(LayerId(255)));
         for bad in ["", "ff", "+0000000000000ff", "00000000000000FF", "00000000000000000ff", "../../../../../x"] {
             assert!(bad.parse::<LayerId>().is_err(), "{bad:?}");

@@ -1,25 +1,28 @@
-//! What a named sandbox is on disk: its record, its stack of layers of changes, its snapshots. It is safe beside other processes, and
-//! consistent whenever one of them is killed.
+//! The persistent state of named sandboxes: each has a record, a stack of layers with its changes, and snapshots. Several
+//! processes may use the state concurrently, and it stays consistent if one of them is killed.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use agentd_sandboxes::{About, How, State};
+//! use agentd_sandboxes::{About, SaveMode, State};
 //! let state = State::open("/var/lib/agentd/sandboxes".as_ref())?;
 //! let (name, clean) = ("builder".parse()?, "clean".parse()?);
 //! let record = state.create(&name, About::default())?;
-//! println!("changes go to {:?}", state.layer_paths(&record).top);
-//! state.snapshot(&name, &clean, How::Seal)?;
+//! println!("changes go to {:?}", state.layer_paths(&record).upper);
+//! state.snapshot(&name, &clean, SaveMode::Commit)?;
 //! state.restore(&name, &clean)?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! The words: a *layer* is a tree of changes, as overlayfs writes them. The *top* of a sandbox takes its changes; it is *sealed* by
-//! giving the sandbox another top, and from then on never changes, so that any number of sandboxes and snapshots may have it.
+//! Terms: a *layer* is a tree of changes, as overlayfs writes them. The *upper* layer of a sandbox receives its changes. It is
+//! *committed* when the sandbox gets a new upper layer. A committed layer never changes again, so any number of sandboxes and
+//! snapshots may share it.
 //!
-//! Nothing here runs anything, or mounts a sandbox: whoever does *holds* the layers meanwhile ([`State::hold`]), and says how a top that is in use
-//! is to be saved ([`How`]). What is mounted here is where layers lie whose room is limited, in a namespace that nobody else sees
-//! ([`State::open_with_volumes`]). Trees of layers are hostile: a payload wrote them. They are read through no link and to no depth.
+//! Nothing here runs a command or mounts the root of a sandbox. The code that does so *holds* the layers meanwhile
+//! ([`State::hold`]), and decides how an upper layer in use is saved ([`SaveMode`]). Only volumes, which contain the layers of
+//! sandboxes with a disk limit, are mounted here, in a private mount namespace ([`State::open_with_volumes`]). The trees of
+//! layers are hostile, because a payload wrote them: they are read without following links and without recursion to an unlimited
+//! depth.
 
 mod error;
 mod layer;
@@ -37,5 +40,5 @@ pub use error::{Damage, StateError};
 pub use layer_id::{LayerId, NotALayerId};
 pub use name::{Name, NotAName};
 pub use record::{About, Record, Snapshot};
-pub use state::{Collected, Disk, Hold, How, Of, Problem, Squashed, State};
-pub use tree::{Change, Kind};
+pub use state::{Collected, Disk, ForkSource, Hold, Lifetime, Lifetimes, Problem, SaveMode, Squashed, State};
+pub use tree::{Change, ChangeKind};

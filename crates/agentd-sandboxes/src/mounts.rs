@@ -1,9 +1,10 @@
-//! The volumes that this process has mounted, in a mount namespace of its own. They stay mounted for a while when nobody uses them any more:
-//! unmounting one waits until all that was written is in it, and who uses it next would wait for that.
+//! The volumes that this process has mounted, in its own mount namespace. A volume stays mounted for a while after its last use:
+//! unmounting waits until all data is written back, and the next user would wait for that.
 
 use crate::volume_id::VolumeId;
-use agentd_core::LayerError;
+use agentd_core::ControlError;
 use agentd_kernel::{mount::OwnMounts, volume::Volume};
+use agentd_log::LogFailure as _;
 use std::{
     collections::{BTreeSet, HashMap},
     path::Path,
@@ -12,23 +13,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the end of another process is waited for that has a volume: a keeper that was killed, whose sandboxes are being ended, and what
-/// these have written being flushed.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout for another process that still has the volume, such as a killed daemon. Its sandboxes are being ended, and their data
+/// is being written back.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long between two tries.
+/// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// All of them.
+/// All volumes of this process.
 #[derive(Debug)]
 pub(crate) struct Mounts {
     _own: OwnMounts,
-    all: Mutex<HashMap<VolumeId, Arc<Mutex<Place>>>>,
+    all: Mutex<HashMap<VolumeId, Arc<Mutex<MountState>>>>,
 }
 
-/// One, which may be mounted.
+/// One volume, mounted or not.
 #[derive(Debug)]
-struct Place {
+struct MountState {
     volume: Option<Volume>,
     users: usize,
     used: Instant,
@@ -39,7 +40,7 @@ struct Place {
 pub(crate) struct Mounted(Vec<Used>);
 
 #[derive(Debug)]
-struct Used(Arc<Mutex<Place>>);
+struct Used(Arc<Mutex<MountState>>);
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -50,9 +51,10 @@ impl Mounts {
         Self { _own: own, all: Mutex::default() }
     }
 
-    /// Mounts a volume where it is not, and gives whether it was not.
-    pub(crate) fn mount(&self, id: VolumeId, image: &Path, at: &Path, mounted: &mut Mounted) -> Result<bool, LayerError> {
-        let fresh = || Arc::new(Mutex::new(Place { volume: None, users: 0, used: Instant::now() }));
+    /// Mounts the volume if necessary; returns true if this call mounted it. The volume stays mounted at least as long as
+    /// `mounted` exists.
+    pub(crate) fn mount(&self, id: VolumeId, image: &Path, at: &Path, mounted: &mut Mounted) -> Result<bool, ControlError> {
+        let fresh = || Arc::new(Mutex::new(MountState { volume: None, users: 0, used: Instant::now() }));
         let place = locked(&self.all).entry(id).or_insert_with(fresh).clone();
         let mut found = locked(&place);
         let is_new = found.volume.is_none();
@@ -65,62 +67,62 @@ impl Mounts {
         Ok(is_new)
     }
 
-    /// Those that are mounted.
+    /// Returns the mounted volumes.
     pub(crate) fn mounted(&self) -> BTreeSet<VolumeId> {
         let all: Vec<_> = locked(&self.all).iter().map(|(id, place)| (*id, place.clone())).collect();
         all.into_iter().filter(|(_, place)| locked(place).volume.is_some()).map(|(id, _)| id).collect()
     }
 
-    /// Those of them that nobody uses now.
+    /// Returns the mounted volumes without a user.
     pub(crate) fn unused(&self) -> BTreeSet<VolumeId> {
         let all: Vec<_> = locked(&self.all).iter().map(|(id, place)| (*id, place.clone())).collect();
-        let unused = |place: &Mutex<Place>| {
+        let unused = |place: &Mutex<MountState>| {
             let place = locked(place);
             place.volume.is_some() && place.users == 0
         };
         all.into_iter().filter(|(_, place)| unused(place)).map(|(id, _)| id).collect()
     }
 
-    /// Unmounts those that nobody has used for so long.
+    /// Unmounts the volumes that have been without a user for at least `unused`.
     pub(crate) fn rest(&self, unused: Duration) {
-        let all: Vec<_> = locked(&self.all).values().cloned().collect();
-        all.iter().for_each(|place| unmount(place, unused));
+        let all: Vec<_> = locked(&self.all).iter().map(|(id, place)| (*id, place.clone())).collect();
+        all.iter().for_each(|(id, place)| unmount(*id, place, unused));
         self.tidy();
     }
 
-    /// Unmounts one, unless somebody uses it; whether it is not mounted then.
+    /// Unmounts one volume unless it has a user. Returns true if the volume is not mounted afterwards.
     pub(crate) fn release(&self, id: VolumeId) -> bool {
         let Some(place) = locked(&self.all).get(&id).cloned() else { return true };
-        unmount(&place, Duration::ZERO);
+        unmount(id, &place, Duration::ZERO);
         let released = locked(&place).volume.is_none();
         drop(place);
         self.tidy();
         released
     }
 
-    /// Forgets places in which nothing is and which nobody is about to use.
+    /// Removes the entries of unmounted volumes that no caller is about to use.
     fn tidy(&self) {
         locked(&self.all).retain(|_, place| Arc::strong_count(place) > 1 || locked(place).volume.is_some());
     }
 }
 
-fn unmount(place: &Mutex<Place>, unused: Duration) {
+fn unmount(id: VolumeId, place: &Mutex<MountState>, unused: Duration) {
     let mut place = locked(place);
     if place.users == 0
         && place.used.elapsed() >= unused
         && let Some(volume) = place.volume.take()
     {
-        // What could not be written, because the host's disk is full, the file system says to whoever flushes a file; here is nobody to tell.
-        // A namespace that is just being made may have it still: it is gone with that, and who mounts it next waits.
-        volume.detach().ok();
+        // If write-back fails because the host's disk is full, the file system reports that to the process that flushes a file.
+        // A mount namespace that is just being created may still have the mount: the next process that mounts the volume waits.
+        volume.detach().or_warn("unmount volume", id);
     }
 }
 
-fn attach(image: &Path, at: &Path) -> Result<Volume, LayerError> {
+fn attach(image: &Path, at: &Path) -> Result<Volume, ControlError> {
     let began = Instant::now();
     loop {
         match Volume::attach(image, at) {
-            Err(error) if error.errno == Some(rustix::io::Errno::WOULDBLOCK.raw_os_error()) && began.elapsed() < PATIENCE => {
+            Err(error) if error.errno == Some(rustix::io::Errno::WOULDBLOCK.raw_os_error()) && began.elapsed() < TIMEOUT => {
                 sleep(PAUSE);
             }
             other => return other,

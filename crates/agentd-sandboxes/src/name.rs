@@ -1,9 +1,10 @@
-//! What a sandbox or a snapshot may be called. A name becomes a name of a directory, so nothing else of a path is let through.
+//! Names of sandboxes and snapshots. The name of a sandbox is also the name of its directory, so no other path syntax is
+//! accepted.
 
 use serde::{Deserialize, Serialize};
 use std::{borrow::Borrow, fmt, path::Path, str::FromStr};
 
-/// The longest name, in bytes.
+/// Maximum length of a name, in bytes.
 const LONGEST: usize = 64;
 
 /// The name of a sandbox or of a snapshot: 1 to 64 of `a-z`, `0-9`, `.`, `_` and `-`, the first a letter or a digit.
@@ -11,18 +12,18 @@ const LONGEST: usize = 64;
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
 
-/// What was to be a name and is none.
+/// The text is not a valid name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no name — take 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or a digit")]
+#[error("invalid name {0:?} — use 1 to 64 characters of a-z, 0-9, '.', '_' and '-', the first a letter or a digit")]
 pub struct NotAName(pub String);
 
 impl Name {
-    /// What the state is called in which a sandbox was made, among its snapshots.
+    /// Returns the name of the snapshot that records the state in which a sandbox was created.
     pub fn created() -> Self {
         Self("created".to_owned())
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_name_is_a_name() {
+    fn invalid_names_are_refused() {
         for good in ["a", "0", "web-1.old_2", &"x".repeat(64)] {
             assert_eq!(good.parse::<Name>().unwrap().as_str(), good);
         }

@@ -1,4 +1,4 @@
-//! What is written down of a named sandbox, and how it is read again.
+//! The records of named sandboxes, and their reading and writing.
 
 use crate::{
     error::{Damage, Doing as _, StateError},
@@ -14,62 +14,65 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// The file of a record, in the directory of its sandbox.
+/// The name of the record's file in the directory of its sandbox.
 pub(crate) const FILE: &str = "record.json";
 
-/// A named sandbox. It changes by one `rename` of its file, so it is as before a change or as after it.
+/// The record of a named sandbox. Its file is replaced by one `rename`, so each change is applied completely or not at all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
-    /// A record of a later version must not be read as this one.
+    /// Prevents a record of a later version from being read in this format.
     version: Version,
-    /// What it is called, as its directory is.
+    /// The name of the sandbox and of its directory.
     pub name: Name,
-    /// What it was asked to be.
+    /// The configuration of the sandbox.
     pub about: About,
-    /// Its layers that do not change any more, the lowest first, over those of its image.
-    pub sealed: Vec<LayerId>,
-    /// The layer that takes its changes; no other sandbox has it.
-    pub top: LayerId,
-    /// What was saved of it.
+    /// The committed layers of the sandbox, lowest first, above those of its image.
+    #[serde(rename = "sealed")]
+    pub lower: Vec<LayerId>,
+    /// The upper layer, which receives the changes. No other sandbox uses it.
+    #[serde(rename = "top")]
+    pub upper: LayerId,
+    /// The snapshots of the sandbox.
     pub snapshots: BTreeMap<Name, Snapshot>,
-    /// When it was made, in seconds since 1970.
+    /// Creation time, in seconds since 1970.
     pub made: u64,
-    /// When it was last used, likewise.
+    /// Time of the last use, in seconds since 1970.
     pub used: u64,
-    /// What it was forked from: `sandbox`, or `sandbox@snapshot`.
+    /// The origin of a fork: `sandbox`, or `sandbox@snapshot`.
     pub parent: Option<String>,
 }
 
-/// What a sandbox is asked to be, and for how long. Nothing here is of this crate's making.
+/// The requested configuration and lifetime of a sandbox. This crate stores both and enforces only the disk limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct About {
-    /// What its backend makes it of.
+    /// The specification for the backend.
     pub spec: SandboxSpec,
-    /// The image that it was made from; the layers of that, in the spec, must be kept as long as the sandbox is.
+    /// The image of the sandbox. The image layers in `spec` must be kept as long as the sandbox exists.
     pub image: Option<String>,
-    /// The environment of a command that asks for nothing of its own.
+    /// The environment of a command that specifies none.
     pub env: Vec<(String, String)>,
-    /// The directory that a command starts in.
+    /// The working directory of a command.
     pub cwd: PathBuf,
-    /// How many seconds it may be unused.
+    /// Maximum time without use, in seconds.
     pub idle_ttl: Option<u64>,
-    /// How many seconds after its making it ends.
+    /// Maximum lifetime after creation, in seconds.
     pub total_ttl: Option<u64>,
 }
 
-/// What a sandbox was at one time.
+/// A saved state of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
-    /// Its layers then, the lowest first, all of them sealed.
+    /// The layers of the saved state, lowest first, all of them committed.
     pub layers: Vec<LayerId>,
-    /// When it was made, in seconds since 1970.
+    /// Creation time, in seconds since 1970.
     pub made: u64,
 }
 
-/// The version of what a record says: 1.
+/// The version of the record format: 2. Version 1 had no identities of grants, and a sandbox with grants does not start without
+/// them. Otherwise version 1 has the same meaning, and the first change of a record upgrades it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 struct Version;
@@ -78,39 +81,42 @@ impl TryFrom<u32> for Version {
     type Error = String;
 
     fn try_from(version: u32) -> Result<Self, String> {
-        if version == 1 { Ok(Self) } else { Err(format!("version {version}, but this agentd knows version 1 only")) }
+        match version {
+            1 | 2 => Ok(Self),
+            other => Err(format!("record version {other}; this agentd supports only versions 1 and 2")),
+        }
     }
 }
 
 impl From<Version> for u32 {
     fn from(_: Version) -> Self {
-        1
+        2
     }
 }
 
 impl Record {
-    /// A sandbox that is new.
-    pub(crate) fn new(name: &Name, about: About, sealed: Vec<LayerId>, top: LayerId, parent: Option<String>) -> Self {
+    /// Creates the record of a new sandbox.
+    pub(crate) fn new(name: &Name, about: About, lower: Vec<LayerId>, upper: LayerId, parent: Option<String>) -> Self {
         let (name, now) = (name.clone(), now());
-        Self { version: Version, name, about, sealed, top, snapshots: BTreeMap::new(), made: now, used: now, parent }
+        Self { version: Version, name, about, lower, upper, snapshots: BTreeMap::new(), made: now, used: now, parent }
     }
 
-    /// The layers of what it is now and of its snapshots: each list that a layer may be in, its top apart.
+    /// Returns the layer lists of all snapshots and of the current state, without the upper layer.
     pub(crate) fn stacks(&self) -> impl Iterator<Item = &Vec<LayerId>> {
-        self.snapshots.values().map(|snapshot| &snapshot.layers).chain([&self.sealed])
+        self.snapshots.values().map(|snapshot| &snapshot.layers).chain([&self.lower])
     }
 
-    /// Each list of [`Self::stacks`], to be changed.
+    /// Returns the lists of [`Self::stacks`] for changing.
     pub(crate) fn stacks_mut(&mut self) -> impl Iterator<Item = &mut Vec<LayerId>> {
-        self.snapshots.values_mut().map(|snapshot| &mut snapshot.layers).chain([&mut self.sealed])
+        self.snapshots.values_mut().map(|snapshot| &mut snapshot.layers).chain([&mut self.lower])
     }
 
-    /// Every layer that it needs; some come more than once.
+    /// Returns every layer that the sandbox needs, possibly with repetitions.
     pub(crate) fn needs(&self) -> impl Iterator<Item = LayerId> {
-        self.stacks().flatten().copied().chain([self.top])
+        self.stacks().flatten().copied().chain([self.upper])
     }
 
-    /// The record in `directory`, or what became of it.
+    /// Reads the record in `directory` and checks that it belongs to `name`.
     pub(crate) fn read(directory: &Path, name: &Name) -> Result<Result<Self, Damage>, StateError> {
         let Some(bytes) = agentd_disk::read(&directory.join(FILE))? else { return Ok(Err(Damage::Lost)) };
         Ok(match serde_json::from_slice::<Self>(&bytes) {
@@ -120,7 +126,8 @@ impl Record {
         })
     }
 
-    /// Writes the record into `directory`; `draft` is a name of the same file system that nobody else uses now.
+    /// Writes the record into `directory`. `draft` is on the same file system, and only this writer uses that name during the
+    /// call.
     pub(crate) fn write(&self, directory: &Path, draft: &Path) -> Result<(), StateError> {
         let bytes = serde_json::to_vec_pretty(self);
         let bytes = bytes.map_err(|source| StateError::Unwritable { name: self.name.clone(), source })?;
@@ -129,23 +136,23 @@ impl Record {
     }
 }
 
-/// Seconds since 1970. A clock that is before that is as good as one that stands.
+/// Returns the seconds since 1970; 0 if the clock is set to an earlier time.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Makes the directory of a sandbox, with its record in it.
+/// Creates the directory of a sandbox, with its record.
 pub(crate) fn make_directory(directory: &Path, record: &Record) -> Result<(), StateError> {
     agentd_disk::make_folder(directory)?;
     agentd_disk::make_folder(&directory.join("log"))?;
     record.write(directory, &directory.join("draft"))
 }
 
-/// Whether there is anything at `path`.
+/// Returns true if `path` exists, without following a symbolic link.
 pub(crate) fn exists(path: &Path) -> Result<bool, StateError> {
     match path.symlink_metadata() {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).doing("look at", path),
+        Err(error) => Err(error).doing("stat", path),
     }
 }

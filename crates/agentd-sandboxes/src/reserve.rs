@@ -1,41 +1,43 @@
-//! What is kept of each volume for the time when it is full: a sandbox whose payload has used up everything must still be startable, so that it
-//! can be looked at and freed, and must be able to go back to a snapshot. Both make some directories.
+//! Disk space reserved in each volume for the time when the volume is full. A sandbox whose payload has used up its disk must
+//! still start, so that its files can be inspected and removed. It must also be able to return to a snapshot. Both operations
+//! create some directories.
 //!
-//! The reserve is some empty directories, each an inode and a block. It is given up while nothing runs in the sandbox, and made anew before
-//! anything does.
+//! The reserve consists of empty directories, each an inode and a block. It is given up while nothing runs in the sandbox, and
+//! recreated before anything runs.
 
 use crate::{
     error::{Doing as _, StateError},
-    layer::{Home, remove},
+    layer::{VolumeDir, remove},
     record::exists,
 };
 use agentd_disk::{Lock, make_folder};
+use agentd_log::LogFailure as _;
 use std::{fs, path::PathBuf};
 
-/// How many directories: overlayfs makes fewer for a mount, most of them for a moment, and a layer is three.
+/// Number of directories in the reserve. Overlayfs creates fewer for a mount, most of them temporarily, and a layer needs three.
 const DIRECTORIES: u64 = 16;
 
-impl Home {
+impl VolumeDir {
     fn reserve(&self) -> PathBuf {
         self.layers.with_file_name("reserve")
     }
 
-    /// Gives up the reserve where there is not as much room without it.
+    /// Removes the reserve if the volume has less free space than four times the reserve.
     pub(crate) fn give_up_reserve(&self) -> Result<(), StateError> {
-        let free = rustix::fs::statvfs(&self.layers).doing("look at the file system of", &self.layers)?;
+        let free = rustix::fs::statvfs(&self.layers).doing("statvfs", &self.layers)?;
         if free.f_bavail < 4 * DIRECTORIES || free.f_favail < 4 * DIRECTORIES {
             remove(&self.reserve())?;
         }
         Ok(())
     }
 
-    /// Sees to it that there is one. There may be no room for it: then there is none, and it comes with room.
+    /// Creates the reserve if it does not exist. If the volume is full, this fails, and a later call tries again.
     pub(crate) fn keep_reserve(&self, _lock: &Lock) -> Result<(), StateError> {
         if exists(&self.reserve())? {
             return Ok(());
         }
         let draft = self.layers.with_file_name("draft");
-        // Of one who was killed over it.
+        // The leftover of a process that was killed here.
         remove(&draft)?;
         let made = || {
             make_folder(&draft)?;
@@ -44,8 +46,8 @@ impl Home {
         };
         let made = made();
         if made.is_err() {
-            // The first error is the one to tell.
-            remove(&draft).ok();
+            // The first error is returned; an error of this removal is only logged.
+            remove(&draft).or_warn("remove draft of a reserve", &draft);
         }
         made
     }

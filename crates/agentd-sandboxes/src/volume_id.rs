@@ -1,4 +1,4 @@
-//! What a volume is called: as a layer is, by lot.
+//! Names of volumes. Like that of a layer, the name is a random number.
 
 use crate::layer_id::{LayerId, NotALayerId};
 use std::{fmt, io, path::Path, str::FromStr};
@@ -8,14 +8,14 @@ use std::{fmt, io, path::Path, str::FromStr};
 pub(crate) struct VolumeId(LayerId);
 
 impl VolumeId {
-    /// A name that no volume has.
+    /// Draws a random 64-bit name. A collision with another volume is negligible.
     pub(crate) fn draw() -> io::Result<Self> {
         LayerId::draw().map(Self)
     }
 
-    /// The volume whose directory this is, if it is one.
-    pub(crate) fn of(path: &Path) -> Option<Self> {
-        LayerId::of(path).map(Self)
+    /// Parses the last component of `path` as the name of a volume.
+    pub(crate) fn from_path(path: &Path) -> Option<Self> {
+        LayerId::from_path(path).map(Self)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Frames with descriptors over a Unix stream socket (`unix(7)`), blocking or not as the socket is.
+//! Sends and receives frames with file descriptors over a Unix stream socket (`unix(7)`). Calls block if the socket is blocking.
 
 use crate::protocol::{self, FrameError};
 use rustix::{
@@ -16,21 +16,24 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-/// Descriptors that one `recvmsg` can take; the kernel passes at most 253 (`SCM_MAX_FD`).
+/// Room for the descriptors that one `recvmsg` can return. The kernel passes at most 253 (`SCM_MAX_FD`).
 const SPACE: usize = rustix::cmsg_space!(ScmRights(253));
 
-/// Why a channel cannot go on.
+/// Reasons why a message was not sent or received. After any but [`ChannelError::Encode`], the channel cannot be used any more.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChannelError {
-    /// The other side is gone.
-    #[error("closed by the other side")]
+    /// The peer closed the connection.
+    #[error("the peer closed the connection")]
     Closed,
-    /// It spoke nonsense.
-    #[error(transparent)]
+    /// The message to send cannot be encoded as a frame. Nothing of it was sent.
+    #[error("cannot encode the message: {0}")]
+    Encode(#[source] FrameError),
+    /// A frame from the peer was invalid.
+    #[error("received an invalid message: {0}")]
     Frame(#[from] FrameError),
-    /// A message came with fewer descriptors than it stated.
-    #[error("descriptors are missing")]
+    /// A message arrived with fewer descriptors than its head announced.
+    #[error("a message arrived without its file descriptors")]
     MissingFds,
     /// The socket failed.
     #[error("socket: {0}")]
@@ -47,17 +50,23 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Over a connected stream socket; incoming frames may have at most `limit` bytes.
+    /// Creates a channel over a connected stream socket. An incoming frame may have at most `limit` bytes.
     pub fn new(socket: OwnedFd, limit: usize) -> Self {
         Self { socket, limit, bytes: Vec::new(), fds: VecDeque::new() }
     }
 
-    /// Sends one message and descriptors beside it. On a non-blocking socket it waits until the socket takes all.
+    /// Sends one message together with `fds`. On a non-blocking socket, waits until the socket has accepted the whole frame.
+    ///
+    /// # Errors
+    /// [`ChannelError::Closed`] if the peer is gone, and the errors of encoding and of `sendmsg(2)`.
     pub fn send<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         send(self.socket.as_fd(), message, fds)
     }
 
-    /// The next message that has arrived already, without reading from the socket.
+    /// Returns the next message that was already received, without reading from the socket.
+    ///
+    /// # Errors
+    /// [`ChannelError::Frame`] for an invalid frame, [`ChannelError::MissingFds`] if descriptors are missing.
     pub fn buffered<M: DeserializeOwned>(&mut self) -> Result<Option<(M, Vec<OwnedFd>)>, ChannelError> {
         let Some((message, count, used)) = protocol::decode(&self.bytes, self.limit)? else { return Ok(None) };
         if self.fds.len() < count {
@@ -67,9 +76,12 @@ impl Channel {
         Ok(Some((message, self.fds.drain(..count).collect())))
     }
 
-    /// Reads from the socket once. `Ok(false)` when it would block.
+    /// Reads from the socket once. Returns `Ok(false)` if the read would block.
+    ///
+    /// # Errors
+    /// [`ChannelError::Closed`] if the peer is gone, and the errors of `recvmsg(2)`.
     pub fn fill(&mut self) -> Result<bool, ChannelError> {
-        // Small: each page of it is copied anew after every fork of the launcher.
+        // Keep the buffer small: after every fork of the launcher, writing to it copies each of its pages.
         let mut chunk = [0u8; 4 << 10];
         let mut space = [MaybeUninit::uninit(); SPACE];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -97,6 +109,9 @@ impl Channel {
     }
 
     /// Waits for the next message, on a blocking socket.
+    ///
+    /// # Errors
+    /// The errors of [`Channel::buffered`] and [`Channel::fill`]; `EAGAIN` on a non-blocking socket without input.
     pub fn receive<M: DeserializeOwned>(&mut self) -> Result<(M, Vec<OwnedFd>), ChannelError> {
         loop {
             if let Some(message) = self.buffered()? {
@@ -122,8 +137,11 @@ impl AsFd for Channel {
 }
 
 /// Sends one message; see [`Channel::send`].
+///
+/// # Errors
+/// As for [`Channel::send`].
 pub fn send<M: Serialize>(socket: BorrowedFd<'_>, message: &M, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
-    let frame = protocol::encode(message, fds.len())?;
+    let frame = protocol::encode(message, fds.len()).map_err(ChannelError::Encode)?;
     let mut sent = 0;
     while sent < frame.len() {
         match send_some(socket, &frame[sent..], if sent == 0 { fds } else { &[] })? {
@@ -137,12 +155,16 @@ pub fn send<M: Serialize>(socket: BorrowedFd<'_>, message: &M, fds: &[BorrowedFd
     Ok(())
 }
 
-/// Sends what of `bytes` the socket takes at once, and `fds` beside the first of them; `None` when it would block.
+/// Sends as many of `bytes` as the socket accepts in one call, with `fds` attached to the first byte. Returns `None` if the call
+/// would block.
+///
+/// # Errors
+/// [`ChannelError::Closed`] if the peer is gone, and the errors of `sendmsg(2)`.
 pub fn send_some(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Option<usize>, ChannelError> {
     let mut space = [MaybeUninit::uninit(); SPACE];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(FrameError::TooManyFds(fds.len()).into());
+        return Err(ChannelError::Encode(FrameError::TooManyFds(fds.len())));
     }
     loop {
         match sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL) {

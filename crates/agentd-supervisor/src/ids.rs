@@ -1,26 +1,27 @@
-//! Who the payload is on the host: decided by the launcher from the plan and from who the launcher is, and written to the new process's
-//! user namespace.
+//! Chooses the host ids of a payload and writes them to the user namespace of the new process.
+//!
+//! The launcher decides from the plan and from its own privileges.
 
 use crate::plan::{SandboxPlan, Tree};
-use agentd_core::{Access, LayerError, LayerStatus};
+use agentd_core::{Access, ControlError, ControlStatus};
 use agentd_kernel::{
-    idmap::{self, Claim, Identity, Subordinate},
-    mount::root::{Base, RootPlan, Top},
+    idmap::{self, Claim, IdMap, Subordinate},
+    mount::root::{Base, RootPlan, Upper},
     namespace::Ids,
 };
 
-/// What became of it.
+/// The id map that was chosen for a sandbox.
 pub(crate) struct Mapped {
-    pub identity: Identity,
-    /// How the layer stands, and what it is in words.
-    pub map: (LayerStatus, String),
-    /// Ids that are the sandbox's until this is dropped.
+    pub id_map: IdMap,
+    /// Status of the id map, and its description.
+    pub map: (ControlStatus, String),
+    /// Reservation of the host ids; dropping it releases the ids.
     pub claim: Option<Claim>,
 }
 
 impl Mapped {
-    fn to(identity: Identity, detail: impl Into<String>) -> Self {
-        Self { identity, map: (LayerStatus::Enforced, detail.into()), claim: None }
+    fn to(id_map: IdMap, detail: impl Into<String>) -> Self {
+        Self { id_map, map: (ControlStatus::Enforced, detail.into()), claim: None }
     }
 
     fn with(self, claim: Claim) -> Self {
@@ -28,33 +29,34 @@ impl Mapped {
     }
 }
 
-/// Writes the id maps of process `pid`, which is in new namespaces if the plan has any.
-pub(crate) fn map_ids(plan: &SandboxPlan, pid: i32, privileged: bool) -> Result<Mapped, LayerError> {
+/// Writes the id maps of process `pid`. A process without new namespaces keeps its ids.
+pub(crate) fn map_ids(plan: &SandboxPlan, pid: i32, privileged: bool) -> Result<Mapped, ControlError> {
     let mapped = match &plan.tree {
-        Tree::Root(_) if privileged && plan.namespaces.ids == Ids::Same => {
-            Mapped::to(Identity::same(), "uid 0 inside, own host ids")
+        Tree::Root(_) if privileged && plan.namespaces.ids == Ids::Identity => {
+            Mapped::to(IdMap::same(), "uid 0 inside, the ids of the machine")
         }
         Tree::Root(_) if privileged => {
             let claim = Claim::take()?;
-            Mapped::to(claim.identity, "uid 0 inside, own host ids").with(claim)
+            Mapped::to(claim.id_map, "uid 0 inside, dedicated host ids").with(claim)
         }
         Tree::Root(root) => return map_root(plan, root, pid),
-        _ if privileged => Mapped::to(Identity::own(pid), "uid 1000 inside, own host ids"),
+        _ if privileged => Mapped::to(IdMap::for_supervisor(pid), "uid 1000 inside, a dedicated host id"),
         _ => {
-            let caller = Identity::caller();
+            let caller = IdMap::caller();
             Mapped::to(caller, format!("uid {} inside, the caller's host uid", caller.uid))
         }
     };
     if plan.namespaces.enabled {
-        idmap::write_maps(pid, mapped.identity, privileged)?;
+        idmap::write_maps(pid, mapped.id_map, privileged)?;
     }
     Ok(mapped)
 }
 
-/// As an ordinary user's: the payload is root by name and the caller in truth. With subordinate ids it can become others.
-fn map_root(plan: &SandboxPlan, root: &RootPlan, pid: i32) -> Result<Mapped, LayerError> {
-    let caller = Identity::caller().as_root();
-    let only = |why: String| format!("uid 0 inside is the caller's host uid, and there is no other: {why}");
+/// Maps a sandbox with its own root for an unprivileged launcher: uid 0 inside is the caller's host uid. With subordinate ids
+/// (`subuid(5)`), further ids are mapped as well.
+fn map_root(plan: &SandboxPlan, root: &RootPlan, pid: i32) -> Result<Mapped, ControlError> {
+    let caller = IdMap::caller().as_root();
+    let only = |why: String| format!("uid 0 inside is the caller's host uid, and no other id is mapped: {why}");
     let found = may_have_more(root).map_err(str::to_owned).and_then(|()| Subordinate::of_caller());
     let (subordinate, claim) = match found {
         Ok(subordinate) => {
@@ -66,38 +68,41 @@ fn map_root(plan: &SandboxPlan, root: &RootPlan, pid: i32) -> Result<Mapped, Lay
             return Ok(Mapped::to(caller, only(why)));
         }
     };
-    match subordinate.write_uids(pid, claim.identity) {
+    match subordinate.write_uids(pid, claim.id_map) {
         Ok(()) => {
-            subordinate.write_gids(pid, claim.identity)?;
+            subordinate.write_gids(pid, claim.id_map)?;
             let detail = describe(&claim);
-            Ok(Mapped::to(claim.identity, detail).with(claim))
+            Ok(Mapped::to(claim.id_map, detail).with(claim))
         }
-        // Nothing is written yet.
+        // `write_uids` failed before it wrote a map, so the map of the caller alone can still be written.
         Err(error) if plan.allow_degraded => {
             idmap::write_maps(pid, caller, false)?;
-            let status = LayerStatus::Missing(error);
+            let status = ControlStatus::Missing(error);
             Ok(Mapped { map: (status, only("subordinate ids cannot be used".to_owned())), ..Mapped::to(caller, "") })
         }
         Err(error) => Err(error),
     }
 }
 
-/// Whether what is written there may belong to others than the caller; else why not. Nothing that stays may: the caller could not even
-/// remove it.
+/// Checks that files written in the sandbox may belong to ids other than the caller's; the error is the reason. Files that
+/// outlive the sandbox must belong to the caller, who could not even remove them otherwise.
 fn may_have_more(root: &RootPlan) -> Result<(), &'static str> {
     if root.grants.iter().any(|grant| grant.access == Access::ReadWrite) {
-        return Err("what is written in a granted directory belongs to the caller");
+        return Err("files in a writable grant must belong to the caller");
     }
-    if matches!(root.base, Base::Stack { top: Some(Top::Directory(_)), .. }) {
-        return Err("what a named sandbox keeps belongs to the caller");
+    if matches!(root.base, Base::Stack { upper: Some(Upper::Directory(_)), .. }) {
+        return Err("files of a named sandbox must belong to the caller");
     }
     Ok(())
 }
 
 fn describe(claim: &Claim) -> String {
-    let Some(rest) = claim.identity.rest else { return String::new() };
-    let whose =
-        if claim.is_shared() { "shared with all sandboxes of the caller's that have no others" } else { "no other sandbox's" };
-    let last = rest.host_uid + rest.count - 1;
-    format!("uid 0 inside is the caller's host uid, 1 to {} are {} to {last}, {whose}", rest.count, rest.host_uid)
+    let Some(extra) = claim.id_map.extra else { return String::new() };
+    let whose = if claim.is_shared() {
+        "shared with all sandboxes of the caller without a range of their own"
+    } else {
+        "used by no other sandbox"
+    };
+    let last = extra.host_uid + extra.count - 1;
+    format!("uid 0 inside is the caller's host uid, 1 to {} map to {} to {last}, {whose}", extra.count, extra.host_uid)
 }

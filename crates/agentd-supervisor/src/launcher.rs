@@ -1,57 +1,77 @@
-//! The launcher: a small single-threaded process that makes sandboxes for a library that may have many threads, and removes what
-//! is left of them whatever happens to that library.
+//! The launcher: a small single-threaded process that creates sandboxes for a library that may have many threads. It removes the
+//! remains of every sandbox, even if the library dies.
 //!
-//! It is this same program, executed anew from a sealed copy in memory (CVE-2019-5736: what runs in a sandbox must not be able
-//! to reach and overwrite the host's binary). [`start`] is called by the library, [`main`] is what then runs.
+//! The launcher is this same program, either forked or executed again under [`Role::Launcher`]. The library calls [`start`]; the
+//! new process runs [`main`], or continues after the fork.
+//!
+//! Neither the launcher nor a supervisor writes a log. The launcher has no descriptor of a log, and between `fork` and `exec` a
+//! supervisor may call only async-signal-safe functions. Their failures reach a log as messages: the library logs an
+//! [`Event::Hello`] with an error, and a [`Report`] of a failure. An order without a report (a sandbox that was dropped) is not
+//! logged: reports that the library does not read would fill the launcher's queue.
+//!
+//! One `poll` waits for orders, for the ends of sandboxes, and for the next attempt at steps that the kernel completes
+//! asynchronously (`ending`, `live`). No order waits for another.
+//!
+//! [`Event::Hello`]: crate::protocol::Event::Hello
+//! [`Report`]: crate::protocol::Report
+
+mod ending;
+mod live;
+mod serve;
 
 use crate::{
     channel::{Channel, ChannelError, send},
+    confine::{self, Go, Inherited},
     ids::{Mapped, map_ids},
     plan::SandboxPlan,
-    protocol::{self, Event, Order, Report},
-    seal::{self, Go, Inherited},
+    protocol,
+    role::{self, Role},
 };
-use agentd_core::{Layer, LayerError, LayerReport, LayerStatus};
+use agentd_core::{Control, ControlError, ControlReport, ControlStatus, IsolationError};
 use agentd_kernel::{
-    cgroup::{Cgroup, Freezer, Hierarchy},
-    idmap::{self, Claim, Identity},
+    cgroup::{Cgroup, Hierarchy},
+    idmap::{self, Claim, IdMap},
     mount,
     namespace::{self, Cloned, Ids},
     rlimit,
     seccomp::{Program, SeccompPlan},
 };
+use ending::Ending;
+use live::{Freezing, Live};
 use rustix::{
-    fs::{MemfdFlags, Mode, OFlags, SealFlags},
+    fs::{Mode, OFlags},
     net::{AddressFamily, SocketFlags, SocketType},
     process::{Pid, Signal, WaitOptions},
 };
 use std::{
     collections::{HashMap, hash_map::Entry},
-    fs::File,
     io,
-    os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-        unix::process::CommandExt,
-    },
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     path::Path,
-    process::Command,
 };
 
-/// `argv[0]` of a launcher. Its control socket is standard input.
-pub const ROLE: &str = "agentd-launcher";
-
-/// Starts a launcher; gives its control socket: orders out, reports in.
+/// Starts a launcher and returns its control socket, which sends orders and receives reports.
 ///
-/// A program with one thread is its own best launcher: a fork of it, which costs a tenth of executing it anew. One with more
-/// threads can't be forked safely; it is executed anew, from a sealed copy, and must have called `take_role` at the head of `main`.
-pub fn start() -> io::Result<OwnedFd> {
-    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    if single_threaded()? {
-        fork(theirs)?
+/// A program with one thread is forked, which costs a tenth of executing it again. A program with more threads cannot be forked
+/// safely, so it is executed again.
+///
+/// # Errors
+/// [`IsolationError::NoRoleHandler`] in either case, so that the result does not depend on the number of threads;
+/// [`IsolationError::Io`] if the launcher cannot be started.
+pub fn start() -> Result<OwnedFd, IsolationError> {
+    role::require_handler()?;
+    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(|errno| failed(errno.into()))?;
+    if single_threaded().map_err(failed)? {
+        fork(theirs).map_err(failed)?;
     } else {
-        execute(theirs)?
+        execute(theirs)?;
     }
     Ok(ours)
+}
+
+fn failed(source: io::Error) -> IsolationError {
+    IsolationError::Io { context: "start the launcher".to_owned(), source }
 }
 
 fn single_threaded() -> io::Result<bool> {
@@ -59,12 +79,13 @@ fn single_threaded() -> io::Result<bool> {
 }
 
 fn fork(control: OwnedFd) -> io::Result<()> {
-    // SAFETY: this process has one thread, so the child may do whatever the parent may.
+    // SAFETY: this process has one thread, so the child may call any function, not only async-signal-safe ones.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            // SAFETY: integers and constants only. Whatever else the program had open, the launcher has not; what it owned is
-            // never dropped, because the launcher leaves by `_exit`.
+            agentd_log::silence();
+            // SAFETY: integers and constants only. The launcher needs no other descriptor of the program. The values that own
+            // these descriptors are never dropped, because the launcher leaves by `_exit`.
             unsafe {
                 libc::dup2(control.as_raw_fd(), 0);
                 libc::dup2(libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY), 1);
@@ -77,41 +98,15 @@ fn fork(control: OwnedFd) -> io::Result<()> {
     }
 }
 
-fn execute(control: OwnedFd) -> io::Result<()> {
-    let image = sealed_image()?;
-    let mut command = Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()));
-    command.arg0(ROLE).args(rlimit::usual_open_files().map(|files| files.to_string()));
-    command.env_clear().stdin(control).stdout(std::process::Stdio::null());
-    // It is reaped by whoever reaps this process's children, or by init after it.
-    command.spawn().map(drop)
+fn execute(control: OwnedFd) -> Result<(), IsolationError> {
+    let mut command = Role::Launcher.command()?;
+    command.args(rlimit::usual_open_files().map(|files| files.to_string()));
+    command.stdin(control).stdout(std::process::Stdio::null());
+    // The process that reaps this process's children also reaps the launcher; after this process has ended, init does.
+    command.spawn().map(drop).map_err(failed)
 }
 
-/// A copy of this program in memory that can't be changed any more (`memfd_create(2)`, `F_ADD_SEALS`).
-pub fn sealed_image() -> io::Result<OwnedFd> {
-    let mut source = File::open("/proc/self/exe")?;
-    let image = rustix::fs::memfd_create("agentd", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let mut copy = File::from(image);
-    io::copy(&mut source, &mut copy)?;
-    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    rustix::fs::fcntl_add_seals(&copy, seals)?;
-    // Executing needs a descriptor that is not open for writing (`execve(2)`, ETXTBSY).
-    Ok(rustix::fs::open(format!("/proc/self/fd/{}", copy.as_raw_fd()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
-}
-
-struct Live {
-    pid: Pid,
-    pidfd: OwnedFd,
-    cgroup: Option<Cgroup>,
-    namespaced: bool,
-    /// What stops it, once it has been stopped.
-    freezer: Option<Freezer>,
-    /// Its mount namespace, where it may outlive the sandbox by a moment.
-    mounts: Option<OwnedFd>,
-    /// Its range of host ids, given back when it is gone.
-    _claim: Option<Claim>,
-}
-
-/// A process that is being sealed.
+/// A process during its confinement.
 struct Spawned {
     pid: Pid,
     pidfd: OwnedFd,
@@ -123,100 +118,90 @@ struct Launcher {
     hierarchy: Option<Hierarchy>,
     filters: HashMap<SeccompPlan, Program>,
     sandboxes: HashMap<u32, Live>,
+    endings: Vec<Ending>,
+    /// Sandboxes of which something could not be removed, by id. Each keeps its range of host ids until a later destroy order
+    /// removes the rest.
+    failed: HashMap<u32, Ending>,
+    /// Freeze and thaw orders in progress, by sandbox id.
+    freezings: HashMap<u32, Freezing>,
+    /// Encoded reports that the socket has not accepted yet. The launcher never waits for room: a library that sends many orders
+    /// before it reads a report would then deadlock with the launcher.
+    reports: Vec<u8>,
     groups: u32,
     core_note: Option<String>,
 }
 
-/// A launcher that was executed anew. Its argument is the limit of open files for commands, when the process that started it has raised
-/// its own.
+/// Runs a launcher that was executed, not forked. Its argument is the limit of open files for commands, if the starting process
+/// has raised its own limit.
 pub fn main() -> i32 {
     rlimit::raise_open_files(std::env::args().nth(1).and_then(|files| files.parse().ok()));
     serve()
 }
 
-/// What a launcher does until its library is gone; then everything it made is ended and removed.
+/// Serves orders until the library closes the socket, then ends and removes all sandboxes. Returns the exit code.
 fn serve() -> i32 {
-    // SAFETY: `start` put the control socket there, and nothing else in this process owns it.
+    // SAFETY: `start` made descriptor 0 the control socket, and nothing else in this process owns it.
     let control = unsafe { OwnedFd::from_raw_fd(0) };
     // SAFETY: the name is a NUL-terminated constant.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"agentd-launcher".as_ptr()) };
     default_signals();
     let core_note = rlimit::no_core_dumps();
-    // Orphans of sandboxes without a pid namespace come here.
+    // The launcher adopts the orphans of sandboxes without a pid namespace.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).ok();
-    // The terminal's Ctrl-C is for the library, which decides what it means. Supervisors stay in this session: making one costs a
-    // scheduling group (`sched(7)`, autogroup), and each of their commands has its own.
+    // Ctrl-C in the terminal must reach only the library, which decides how to react. Supervisors stay in the launcher's session,
+    // because a new session costs a scheduling group (`sched(7)`, autogroup); each command has its own session anyway.
     rustix::process::setsid().ok();
-    let mut launcher = Launcher { hierarchy: None, filters: HashMap::new(), sandboxes: HashMap::new(), groups: 0, core_note };
+    let mut launcher = Launcher {
+        hierarchy: None,
+        filters: HashMap::new(),
+        sandboxes: HashMap::new(),
+        endings: Vec::new(),
+        failed: HashMap::new(),
+        freezings: HashMap::new(),
+        reports: Vec::new(),
+        groups: 0,
+        core_note,
+    };
+    if rustix::io::ioctl_fionbio(&control, true).is_err() {
+        return 1;
+    }
     let mut channel = Channel::new(control, protocol::MAX_REQUEST);
     let ended = loop {
-        match channel.receive::<Order>() {
-            Ok((order, fds)) => {
-                if let Err(error) = launcher.handle(&channel, order, fds) {
-                    break error;
-                }
-            }
-            Err(error) => break error,
+        if let Err(error) = launcher.step(&mut channel) {
+            break error;
         }
     };
-    let ids: Vec<u32> = launcher.sandboxes.keys().copied().collect();
-    for id in ids {
-        // Nobody is left to be told.
-        launcher.destroy(id).ok();
-    }
+    launcher.end_all();
     i32::from(!matches!(ended, ChannelError::Closed))
 }
 
-/// Gives all signals their default action, which supervisors and their commands inherit: Rust ignores SIGPIPE, and whoever started
-/// agentd may have ignored more (`nohup(1)`).
+/// Resets all signals to their default action, which supervisors and commands inherit. Rust ignores SIGPIPE, and the process that
+/// started agentd may have ignored more (`nohup(1)`).
 fn default_signals() {
     for number in 1..=libc::SIGRTMAX() {
-        // SAFETY: no handler is installed. What cannot be changed (SIGKILL, SIGSTOP) is the default already.
+        // SAFETY: no handler is installed. The two signals that cannot be changed (SIGKILL, SIGSTOP) already have their default
+        // action.
         unsafe { libc::signal(number, libc::SIG_DFL) };
     }
+    // The library above refuses these two. If they stay ignored, no command fails.
+    agentd_kernel::process::set_reserved_signals(false).ok();
 }
 
 impl Launcher {
-    fn handle(&mut self, control: &Channel, order: Order, mut fds: Vec<OwnedFd>) -> Result<(), ChannelError> {
-        match order {
-            Order::Create { id, plan } => {
-                let channel = fds.pop().ok_or(ChannelError::MissingFds)?;
-                if let Err(error) = self.create(id, &plan, &channel) {
-                    let hello = Event::Hello { version: protocol::VERSION, layers: Err(error), watches: Vec::new(), owner: None };
-                    // Whoever wanted it may have given up.
-                    send(channel.as_fd(), &hello, &[]).ok();
-                }
-                Ok(())
-            }
-            Order::Destroy { id, report } => {
-                let (error, rest) = match self.destroy(id) {
-                    Ok(rest) => (None, rest),
-                    Err(error) => (Some(error), None),
-                };
-                let told = if report { control.send(&Report::Destroyed { id, error }, &[]) } else { Ok(()) };
-                drop(rest);
-                told
-            }
-            Order::Freeze { id, frozen } => {
-                let error = self.freeze(id, frozen).err();
-                control.send(&Report::Frozen { id, error }, &[])
-            }
-        }
-    }
-
-    /// Makes a sandbox whose supervisor speaks over `channel`, and says there when it is sealed. When this fails, nothing is left.
-    fn create(&mut self, id: u32, plan: &SandboxPlan, channel: &OwnedFd) -> Result<(), LayerError> {
+    /// Creates a sandbox whose supervisor sends its hello over `channel` once it is confined. On failure, nothing of the sandbox
+    /// remains.
+    fn create(&mut self, id: u32, plan: &SandboxPlan, channel: &OwnedFd) -> Result<(), ControlError> {
         let (mut cgroup, report) = self.group(plan)?;
         match self.spawn(plan, cgroup.as_ref(), report, channel) {
             Ok(Spawned { pid, pidfd, mounts, claim }) => {
                 let namespaced = plan.namespaces.enabled;
-                let live = Live { pid, pidfd, cgroup, namespaced, freezer: None, mounts, _claim: claim };
+                let live = Live { pid, pidfd, cgroup, namespaced, freezer: None, _mounts: mounts, _claim: claim };
                 self.sandboxes.insert(id, live);
                 Ok(())
             }
             Err(error) => {
                 if let Some(cgroup) = &mut cgroup {
-                    // The first error is the one to tell; the group is empty.
+                    // Only the first error is reported; the cgroup is empty.
                     cgroup.remove().ok();
                 }
                 Err(error)
@@ -224,7 +209,7 @@ impl Launcher {
         }
     }
 
-    fn group(&mut self, plan: &SandboxPlan) -> Result<(Option<Cgroup>, Option<LayerReport>), LayerError> {
+    fn group(&mut self, plan: &SandboxPlan) -> Result<(Option<Cgroup>, Option<ControlReport>), ControlError> {
         if plan.cgroup.is_empty() {
             return Ok((None, None));
         }
@@ -232,9 +217,11 @@ impl Launcher {
         self.groups += 1;
         let detail = plan.cgroup.describe();
         match hierarchy.create(&Hierarchy::name(self.groups), &plan.cgroup) {
-            Ok(group) => Ok((Some(group), Some(LayerReport { layer: Layer::Cgroup, status: LayerStatus::Enforced, detail }))),
+            Ok(group) => {
+                Ok((Some(group), Some(ControlReport { control: Control::Cgroup, status: ControlStatus::Enforced, detail })))
+            }
             Err(error) if plan.allow_degraded => {
-                Ok((None, Some(LayerReport { layer: Layer::Cgroup, status: LayerStatus::Missing(error), detail })))
+                Ok((None, Some(ControlReport { control: Control::Cgroup, status: ControlStatus::Missing(error), detail })))
             }
             Err(error) => Err(error),
         }
@@ -244,26 +231,31 @@ impl Launcher {
         &mut self,
         plan: &SandboxPlan,
         cgroup: Option<&Cgroup>,
-        group: Option<LayerReport>,
+        group: Option<ControlReport>,
         channel: &OwnedFd,
-    ) -> Result<Spawned, LayerError> {
+    ) -> Result<Spawned, ControlError> {
         let watches = cgroup.map_or(Ok(Vec::new()), Cgroup::watches)?;
         let filter = plan.seccomp.map(|wanted| &*self.filters.entry(wanted).or_insert_with(|| wanted.compile()));
         let (go, inner_go) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-            .map_err(|e| LayerError::new(Layer::Process, "socketpair", Some(e.raw_os_error())))?;
+            .map_err(|e| {
+                ControlError::new(Control::Process, "create a socket pair for the new process", Some(e.raw_os_error()))
+            })?;
+        let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| ControlError::new(Control::Process, "open /proc", Some(e.raw_os_error())))?;
         // SAFETY: the launcher is single-threaded: it starts no thread, and its libraries are only those of this crate.
         let cloned = unsafe { namespace::start(plan.namespaces, cgroup.and_then(Cgroup::clone_into)) }?;
         let (pid, pidfd) = match cloned {
             Cloned::Child => {
                 drop(go);
                 let core_note = self.core_note.as_ref();
-                seal::run(Inherited { plan, cgroup, group, watches, filter, core_note, channel, go: inner_go })
+                confine::run(Inherited { plan, cgroup, group, watches, filter, core_note, channel, proc, go: inner_go })
             }
             Cloned::Parent(pid, pidfd) => (pid, pidfd),
         };
         drop(inner_go);
-        let raw = Pid::from_raw(pid).ok_or_else(|| LayerError::new(Layer::Process, "clone3", None))?;
-        // Before it changes its ids, after which only root could. Without it the sandbox takes longer to end.
+        let raw = Pid::from_raw(pid).ok_or_else(|| ControlError::new(Control::Process, "clone3", None))?;
+        // Opened before the process changes its ids; afterwards only root could. Without this descriptor the sandbox takes longer
+        // to end.
         let mounts = if plan.ends_alone() { namespace::mounts_of(pid).ok() } else { None };
         match admit(plan, pid, &go) {
             Ok(claim) => Ok(Spawned { pid: raw, pidfd, mounts, claim }),
@@ -273,53 +265,9 @@ impl Launcher {
             }
         }
     }
-
-    fn freeze(&mut self, id: u32, frozen: bool) -> Result<(), LayerError> {
-        let gone = || LayerError::new(Layer::Process, "find the sandbox", Some(libc::ESRCH));
-        let live = self.sandboxes.get_mut(&id).ok_or_else(gone)?;
-        if !frozen {
-            return live.freezer.as_ref().map_or(Ok(()), Freezer::resume);
-        }
-        let freezer = match &mut live.freezer {
-            Some(made) => made,
-            none => {
-                self.groups += 1;
-                let name = Hierarchy::name(self.groups);
-                // Kept before it is filled: what fails half way is removed with the sandbox.
-                none.insert(hierarchy(&mut self.hierarchy).freezer(&name, live.cgroup.as_ref())?)
-            }
-        };
-        let root = live.pid.as_raw_nonzero().get();
-        freezer.stop(|| crate::sweep::tree(root, |_| ()))
-    }
-
-    /// Ends a sandbox and waits until its processes are gone, and its group. Gives what keeps its mounts, which go when that is dropped: nobody
-    /// can reach them any more, and the kernel takes as long to take them apart as the rest takes together.
-    fn destroy(&mut self, id: u32) -> Result<Option<OwnedFd>, LayerError> {
-        let Some(mut live) = self.sandboxes.remove(&id) else { return Ok(None) };
-        if let Some(freezer) = &live.freezer {
-            // On version 1, what is stopped does not even die. What cannot be thawed is told by what cannot be removed.
-            freezer.resume().ok();
-        }
-        if live.namespaced {
-            kill(&live.pidfd, live.pid);
-        } else {
-            // It has no namespace that dies with it: it ends its tree itself, and what it leaves is adopted here and ended.
-            rustix::process::pidfd_send_signal(&live.pidfd, Signal::TERM).ok();
-            rustix::process::waitpid(Some(live.pid), WaitOptions::empty()).ok();
-            let keep = self.sandboxes.values().map(|l| l.pid.as_raw_nonzero().get()).collect();
-            crate::sweep::kill_orphans(&keep, |_| ());
-        }
-        let thawed = live.freezer.map_or(Ok(()), Freezer::remove);
-        if let Some(cgroup) = &mut live.cgroup {
-            cgroup.kill();
-            cgroup.remove()?;
-        }
-        thawed.map(|()| live.mounts)
-    }
 }
 
-/// Where groups are made; looked up, and cleared of what dead launchers left, at the first use.
+/// Returns the hierarchy for cgroups. The first call detects it and removes the cgroups that dead launchers left.
 fn hierarchy(known: &mut Option<Hierarchy>) -> &Hierarchy {
     known.get_or_insert_with(|| {
         let hierarchy = Hierarchy::detect();
@@ -328,63 +276,69 @@ fn hierarchy(known: &mut Option<Hierarchy>) -> &Hierarchy {
     })
 }
 
-/// Writes the maps of the new process and lets it go on; then makes what it needs last.
-fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, LayerError> {
-    let tell = |message: &Go, fds: &[BorrowedFd<'_>]| {
+/// Writes the id maps of the new process, lets the process continue, and sends the mount trees that it needs last.
+fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, ControlError> {
+    let send = |message: &Go, fds: &[BorrowedFd<'_>]| {
         send(go.as_fd(), message, fds)
-            .map_err(|e| LayerError::new(Layer::Process, format!("speak to the new process: {e}"), None))
+            .map_err(|e| ControlError::new(Control::Process, format!("send to the new process: {e}"), None))
     };
     let privileged = rustix::process::geteuid().is_root();
-    let Mapped { identity, map, claim } = map_ids(plan, pid, privileged)?;
-    tell(&Go::Identity { identity, privileged, map }, &[])?;
+    let Mapped { id_map, map, claim } = map_ids(plan, pid, privileged)?;
+    send(&Go::IdMap { id_map, privileged, map }, &[])?;
     if plan.namespaces.enabled && privileged {
-        let trees = mapped_trees(plan, identity)?;
+        let trees = mapped_trees(plan, id_map)?;
         if !trees.is_empty() {
-            tell(&Go::Trees, &trees.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+            send(&Go::Trees, &trees.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
         }
     }
     Ok(claim)
 }
 
-/// The trees of the layers, each id of theirs shown as the same of the payload's, of devices, and of the grants, each showing its owner's files as
-/// the payload's. One user namespace serves all that are mapped alike.
-fn mapped_trees(plan: &SandboxPlan, identity: Identity) -> Result<Vec<OwnedFd>, LayerError> {
-    let shown = (identity.host_uid, identity.host_gid);
-    if plan.namespaces.ids == Ids::Same {
-        // Nothing to map, and the root's directory can be cloned without what is mounted below it only from here.
+/// Clones the mount trees of the layers, the devices and the grants, and id-maps them.
+///
+/// In a layer, each id maps to the same id of the payload. In a grant, the owner's files appear as the payload's. Grants with the
+/// same owner share one user namespace.
+fn mapped_trees(plan: &SandboxPlan, id_map: IdMap) -> Result<Vec<OwnedFd>, ControlError> {
+    let shown = (id_map.host_uid, id_map.host_gid);
+    if plan.namespaces.ids == Ids::Identity {
+        // Nothing to map. The trees are cloned here, because only here can the root's directory be cloned without the mounts
+        // below it.
         let mut trees = plan.tree.root().map_or(Ok(Vec::new()), mount::root::clone_stack)?;
         trees.extend(devices(plan, shown)?);
-        trees.extend(mount::clone_grants(plan.tree.grants())?);
+        let grants = plan.tree.grants();
+        trees.extend(mount::clone_grants(grants, &mount::open_grants(grants)?)?);
         return Ok(trees);
     }
     let mut trees = Vec::new();
     if let Some(root) = plan.tree.root().filter(|root| root.base.trees() > 0) {
-        let map = idmap::mapping((0, 0), shown, identity.count)?;
+        let map = idmap::mapping((0, 0), shown, id_map.count)?;
         for tree in mount::root::clone_stack(root)? {
-            idmap::map(tree.as_fd(), Path::new("a layer"), &map)?;
+            idmap::map(tree.as_fd(), Path::new("a layer of the root"), &map)?;
             trees.push(tree);
         }
     }
     let mut maps: HashMap<(u32, u32), OwnedFd> = HashMap::new();
     trees.extend(devices(plan, shown)?);
-    for grant in plan.tree.grants() {
+    let grants = plan.tree.grants();
+    for (grant, tree) in grants.iter().zip(mount::clone_grants(grants, &mount::open_grants(grants)?)?) {
         let map = match maps.entry(grant.owner) {
             Entry::Occupied(made) => made.into_mut(),
             Entry::Vacant(place) => place.insert(idmap::mapping(grant.owner, shown, 1)?),
         };
-        trees.push(idmap::mapped_tree(&grant.path, map)?);
+        idmap::map(tree.as_fd(), &grant.path, map)?;
+        trees.push(tree);
     }
     Ok(trees)
 }
 
-/// The tree of the devices, where there are any.
-fn devices(plan: &SandboxPlan, owner: (u32, u32)) -> Result<Option<OwnedFd>, LayerError> {
+/// Creates the mount tree of the devices, if the plan has any.
+fn devices(plan: &SandboxPlan, owner: (u32, u32)) -> Result<Option<OwnedFd>, ControlError> {
     let devices = plan.tree.root().map(|root| &root.devices).filter(|devices| !devices.is_empty());
     devices.map(|devices| mount::device::own_nodes(devices, owner)).transpose()
 }
 
 fn kill(pidfd: &OwnedFd, pid: Pid) {
-    // It may be gone already, which is what is wanted.
+    // A process that is already gone needs no signal.
     rustix::process::pidfd_send_signal(pidfd, Signal::KILL).ok();
     rustix::process::waitpid(Some(pid), WaitOptions::empty()).ok();
 }

@@ -1,4 +1,4 @@
-//! What a sandbox will be, resolved: the value that `agentd run --explain` prints and the launcher carries out.
+//! The resolved plan of a sandbox: `agentd run --explain` prints it, and the launcher carries it out.
 
 use agentd_kernel::{
     cgroup::CgroupPlan,
@@ -13,14 +13,14 @@ use agentd_kernel::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Every layer of one sandbox.
+/// All layers of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxPlan {
     /// The namespaces.
     pub namespaces: NamespacePlan,
     /// The file tree.
     pub tree: Tree,
-    /// The capabilities it keeps, in its own user namespace.
+    /// The capabilities that the payload keeps in the sandbox's own user namespace.
     pub capabilities: Capabilities,
     /// The Landlock rules; `None` for none.
     pub landlock: Option<LandlockPlan>,
@@ -28,37 +28,37 @@ pub struct SandboxPlan {
     pub seccomp: Option<SeccompPlan>,
     /// Limits of the whole sandbox.
     pub cgroup: CgroupPlan,
-    /// Tasks that the supervisor may see at once before it reports the process limit, where no cgroup counts them
-    /// (`RLIMIT_NPROC` of the payload).
+    /// Number of tasks, as the supervisor sees them, at which the process limit is reported. Used where no cgroup counts tasks
+    /// (`RLIMIT_NPROC` of the supervisor, which commands inherit).
     pub process_rlimit: Option<u64>,
-    /// What of the limits holds less than it says, in words.
+    /// Descriptions of limits that are weaker than requested.
     pub rlimit_notes: Vec<String>,
-    /// Whether a layer that cannot be applied is reported instead of ending the sandbox.
+    /// If true, a layer that cannot be applied is reported instead of ending the sandbox.
     pub allow_degraded: bool,
 }
 
 impl SandboxPlan {
-    /// Whether all that is mounted in it is its own memory or the system's, so that nobody waits for its mounts to be gone: no directory of
-    /// the caller's, none that is kept, no device that is detached.
+    /// Returns true if every mount of the sandbox is private memory or part of the system, so that nobody has to wait for its
+    /// mounts to be torn down. The sandbox then has no granted directory, no kept upper directory, and no device to detach.
     pub(crate) fn ends_alone(&self) -> bool {
-        let keeps = self.tree.root().is_some_and(|root| !matches!(root.base, Base::Stack { top: None, .. }));
+        let keeps = self.tree.root().is_some_and(|root| !matches!(root.base, Base::Stack { upper: None, .. }));
         self.namespaces.enabled && self.tree.grants().is_empty() && !keeps
     }
 }
 
-/// What a sandbox sees of files.
+/// The file tree of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Tree {
-    /// The host's, as it is.
+    /// The host's tree, unchanged.
     Host,
-    /// A view of the host's own.
+    /// A restricted view of the host's tree.
     View(ViewPlan),
-    /// A root of its own, in which the payload is root.
+    /// A separate root, in which the payload is root.
     Root(RootPlan),
 }
 
 impl Tree {
-    /// The host's paths that are shown in it, parents before children.
+    /// Returns the host paths that are mounted in the sandbox, parents before children.
     pub fn grants(&self) -> &[GrantPlan] {
         match self {
             Self::Host => &[],
@@ -67,7 +67,7 @@ impl Tree {
         }
     }
 
-    /// The root, where it is one of the sandbox's own.
+    /// Returns the root, if the sandbox has a separate one.
     pub fn root(&self) -> Option<&RootPlan> {
         match self {
             Self::Root(root) => Some(root),

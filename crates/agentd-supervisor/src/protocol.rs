@@ -1,34 +1,37 @@
-//! The messages between library, launcher and supervisor. One protocol for two carriers: over a Unix socket descriptors travel
-//! beside the frames; a carrier without descriptors (vsock) would multiplex the streams instead.
+//! The messages between library, launcher and supervisor.
+//!
+//! The protocol allows two transports: over a Unix socket, descriptors are attached to the frames; a transport without
+//! descriptors (vsock) would multiplex the streams instead.
 //!
 //! A frame is a little-endian `u32` length, a `u8` count of descriptors, and that many bytes of a postcard-encoded message.
-//! What comes from a supervisor is untrusted: [`decode`] is bounded by the frame and never panics.
+//! Messages from a supervisor are untrusted: [`decode`] reads at most the frame and never panics.
 
 use crate::plan::SandboxPlan;
-use agentd_core::{LayerError, LayerReport};
+use agentd_core::{ControlError, ControlReport};
 use agentd_kernel::{cgroup::WatchKind, rlimit::RlimitPlan};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// Changes whenever a message changes.
+/// The protocol version. It changes whenever a message changes.
 pub const VERSION: u16 = 1;
 
-/// Bytes of a frame's head.
+/// Length of a frame's head, in bytes.
 pub const HEAD: usize = 5;
 
-/// The largest frame towards a supervisor: Linux limits argv and environment to about 2 MiB together (`execve(2)`).
+/// Largest frame to a supervisor, in bytes. Linux limits argv and environment to about 2 MiB together (`execve(2)`).
 pub const MAX_REQUEST: usize = 4 << 20;
 
-/// The largest frame from a supervisor.
+/// Largest frame from a supervisor, in bytes.
 pub const MAX_EVENT: usize = 64 << 10;
 
-/// The most descriptors beside one frame.
+/// Largest number of descriptors attached to one frame.
 pub const MAX_FDS: usize = 64;
 
-/// Library to supervisor.
+/// Messages from the library to a supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Start a command. Descriptors: stdin, stdout, stderr; none with a terminal.
-    Exec(Exec),
+    /// Start a command. Descriptors: stdin, stdout, stderr; with a terminal, only stdin, or none if stdin is the terminal. With
+    /// [`SpawnRequest::own_image`], the last descriptor is the program.
+    Exec(SpawnRequest),
     /// Send a signal to the process group of an exec's leader.
     Signal {
         /// The exec.
@@ -41,21 +44,21 @@ pub enum Request {
         /// The exec.
         id: u32,
     },
-    /// Open a file inside; the descriptor comes back.
+    /// Open a file inside the sandbox; the reply carries its descriptor.
     Open {
-        /// Chosen by the caller; comes back in the event.
+        /// Chosen by the caller; repeated in the event.
         id: u32,
         /// Absolute path.
         path: Vec<u8>,
-        /// Whether to create or truncate it for writing.
+        /// True to create or truncate the file for writing.
         write: bool,
     },
 }
 
-/// A command to be started.
+/// A command to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exec {
-    /// Chosen by the caller; names the exec from then on.
+pub struct SpawnRequest {
+    /// Chosen by the caller; identifies the exec in all later messages.
     pub id: u32,
     /// Program and arguments, without NUL bytes.
     pub argv: Vec<Vec<u8>>,
@@ -63,30 +66,30 @@ pub struct Exec {
     pub env: Vec<Vec<u8>>,
     /// Working directory.
     pub cwd: Vec<u8>,
-    /// Rows and columns, for a terminal of its own.
+    /// Rows and columns of a new terminal; `None` for no terminal.
     pub pty: Option<(u16, u16)>,
     /// Limits of the command.
     pub rlimits: RlimitPlan,
-    /// Milliseconds after which the supervisor ends it by itself: a little more than its wall-clock limit, which the library holds
-    /// unless it is stopped.
+    /// Milliseconds after which the supervisor ends the command by itself: the wall-clock limit, plus the grace period, plus one
+    /// second. The library enforces the limit earlier unless it is stopped.
     pub wall_ms: Option<u64>,
-    /// Execute the file behind a further descriptor instead of one named by `argv[0]`.
+    /// If true, execute the file behind a further descriptor instead of the program named by `argv[0]`.
     pub own_image: bool,
 }
 
-/// What the kernel counted for an exec's reaped processes (`getrusage(2)`).
+/// Resources that an exec's reaped processes used, as counted by the kernel (`getrusage(2)`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecUsage {
     /// Microseconds in user mode.
     pub user_us: u64,
     /// Microseconds in the kernel.
     pub system_us: u64,
-    /// Largest resident size of one process, KiB.
+    /// Largest resident set size of a single process, in KiB.
     pub max_rss_kib: u64,
 }
 
 impl ExecUsage {
-    /// Adds what others used. A supervisor may say any figures: no sum of them overflows.
+    /// Adds the usage of other processes. The sums saturate, because a supervisor may report any figures.
     pub fn add(&mut self, other: Self) {
         self.user_us = self.user_us.saturating_add(other.user_us);
         self.system_us = self.system_us.saturating_add(other.system_us);
@@ -94,134 +97,140 @@ impl ExecUsage {
     }
 }
 
-/// Supervisor to library.
+/// Messages from a supervisor to the library.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    /// The first event: every layer is applied, or why not; in the latter case nothing is left of the sandbox. Descriptors: a pidfd
-    /// of the supervisor, then one per entry of `watches`.
+    /// The first event: every layer is applied, or an error. After an error, nothing of the sandbox remains. Descriptors: a pidfd
+    /// of the supervisor, then one for each entry of `watches`.
     Hello {
         /// [`VERSION`] of the supervisor.
         version: u16,
-        /// What became of each layer.
-        layers: Result<Vec<LayerReport>, LayerError>,
-        /// What the descriptors after the first are.
+        /// The reports of all layers, or the error that ended the sandbox.
+        layers: Result<Vec<ControlReport>, ControlError>,
+        /// The kinds of the descriptors after the first.
         watches: Vec<WatchKind>,
-        /// Host user and group that the commands' pipes must belong to, for them to open these by name; `None` for the library's.
+        /// Host user and group that must own a command's pipes so that the command can open the pipes by name; `None` for the
+        /// library's.
         owner: Option<(u32, u32)>,
     },
-    /// The terminal of an exec; its master side is the descriptor.
+    /// The terminal of an exec. Descriptor: the master side.
     Terminal {
         /// The exec.
         id: u32,
     },
-    /// The leader ended and the rest of its tree is gone.
+    /// The leader has ended, and the rest of its tree is gone.
     Ended {
         /// The exec.
         id: u32,
         /// The leader's wait status (`waitpid(2)`).
         status: i32,
-        /// Its usage.
+        /// Resources that the exec used.
         usage: ExecUsage,
-        /// Whether the process limit was seen exceeded while it ran.
+        /// True if the process limit was reached while the exec ran.
         process_limit: bool,
     },
     /// The command could not be started.
     SpawnFailed {
         /// The exec.
         id: u32,
-        /// Why.
+        /// The error.
         errno: i32,
-        /// At which step.
+        /// The step that failed.
         step: SpawnStep,
     },
-    /// The answer to [`Request::Open`]: a descriptor, or an errno.
+    /// The reply to [`Request::Open`]: a descriptor, or an errno.
     Opened {
-        /// As in the request.
+        /// The id of the request.
         id: u32,
         /// 0 for success.
         errno: i32,
     },
 }
 
-/// Steps between fork and exec.
+/// Steps of starting a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SpawnStep {
-    /// Making the process or its terminal.
+    /// Creating the process or its terminal.
     Fork,
-    /// Limits.
+    /// Setting the limits.
     Rlimits,
-    /// The working directory.
+    /// Changing the working directory.
     Chdir,
-    /// The program itself.
+    /// Executing the program.
     Exec,
 }
 
-/// Library to launcher.
+/// Messages from the library to the launcher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
-    /// Make a sandbox. The descriptor is the supervisor's end of its channel; the answer comes over that.
+    /// Create a sandbox. The descriptor is the supervisor's end of its channel; the reply comes over that channel.
     Create {
-        /// Chosen by the caller; names the sandbox from then on.
+        /// Chosen by the caller; identifies the sandbox in all later messages.
         id: u32,
-        /// What it will be.
+        /// The plan of the sandbox.
         plan: Box<SandboxPlan>,
     },
-    /// End a sandbox and remove what it had.
+    /// End a sandbox and remove everything that belonged to it.
     Destroy {
         /// The sandbox.
         id: u32,
-        /// Whether to report it. Reports that nobody reads would fill the socket, and a launcher that waits for room serves nobody.
+        /// If true, the end is reported. Unread reports would fill the socket, so an order whose result the library will not read
+        /// sets false.
         report: bool,
     },
-    /// Stop all processes of a sandbox, or let them go on.
+    /// Freeze or thaw all processes of a sandbox.
     Freeze {
         /// The sandbox.
         id: u32,
-        /// Whether to stop them.
+        /// True to freeze, false to thaw.
         frozen: bool,
     },
 }
 
-/// Launcher to library.
+/// Messages from the launcher to the library.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
-    /// [`Order::Freeze`] is done, or why not.
+    /// [`Order::Freeze`] has ended.
     Frozen {
         /// The sandbox.
         id: u32,
-        /// Why not.
-        error: Option<LayerError>,
+        /// The error, if the order failed.
+        error: Option<ControlError>,
     },
-    /// Ordered destruction is complete.
+    /// A sandbox was destroyed, as an [`Order::Destroy`] with `report` requested.
     Destroyed {
         /// The sandbox.
         id: u32,
-        /// What could not be removed.
-        error: Option<LayerError>,
+        /// The error, if something could not be removed.
+        error: Option<ControlError>,
     },
 }
 
-/// Why a frame was refused.
+/// Reasons to reject a frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// Its length is over the limit of its direction.
+    /// The length is over the limit for this direction.
     #[error("frame of {length} bytes is over the limit of {limit}")]
     TooLong {
-        /// As stated by the frame.
+        /// The length in the frame's head.
         length: usize,
-        /// The limit.
+        /// The limit, in bytes.
         limit: usize,
     },
-    /// It states more descriptors than may come.
-    #[error("frame with {0} descriptors")]
+    /// The frame announces more descriptors than allowed.
+    #[error("frame with {0} file descriptors is over the limit of {MAX_FDS}")]
     TooManyFds(usize),
-    /// Its bytes are not a message.
+    /// The bytes are not a valid message.
     #[error("malformed message: {0}")]
     Malformed(String),
 }
 
-/// A frame's bytes.
+/// Encodes a message as a frame.
+///
+/// # Errors
+/// [`FrameError::TooLong`] for a message over [`MAX_REQUEST`], [`FrameError::TooManyFds`] for more than 255 descriptors.
+/// A receiver accepts at most [`MAX_FDS`].
 pub fn encode<M: Serialize>(message: &M, fds: usize) -> Result<Vec<u8>, FrameError> {
     let body = postcard::to_allocvec(message).map_err(|e| FrameError::Malformed(e.to_string()))?;
     let too_long = || FrameError::TooLong { length: body.len(), limit: MAX_REQUEST };
@@ -237,8 +246,11 @@ pub fn encode<M: Serialize>(message: &M, fds: usize) -> Result<Vec<u8>, FrameErr
     Ok(frame)
 }
 
-/// Takes one message from the head of `bytes`: the message, its number of descriptors, and the bytes it took; `None` while it is
-/// incomplete.
+/// Decodes one message at the start of `bytes`. Returns the message, its number of descriptors, and the length of its frame;
+/// `None` while the frame is incomplete.
+///
+/// # Errors
+/// The [`FrameError`] for which the frame is rejected.
 pub fn decode<M: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<Option<(M, usize, usize)>, FrameError> {
     let Some((head, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
     let length = usize::try_from(u32::from_le_bytes(*head)).unwrap_or(usize::MAX);
@@ -253,7 +265,7 @@ pub fn decode<M: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<Option<
     let Some(body) = rest.get(..length) else { return Ok(None) };
     let (message, unused) = postcard::take_from_bytes(body).map_err(|e| FrameError::Malformed(e.to_string()))?;
     if !unused.is_empty() {
-        return Err(FrameError::Malformed(format!("{} bytes too many", unused.len())));
+        return Err(FrameError::Malformed(format!("{} bytes follow the message", unused.len())));
     }
     Ok(Some((message, fds, HEAD + length)))
 }
@@ -271,7 +283,7 @@ mod tests {
         let rlimits = any::<Option<u64>>().prop_map(|limit| RlimitPlan { open_files: limit, ..RlimitPlan::default() });
         let exec =
             (any::<u32>(), strings(), strings(), prop::collection::vec(any::<u8>(), 0..20), any::<Option<(u16, u16)>>(), rlimits)
-                .prop_map(|(id, argv, env, cwd, pty, rlimits)| Exec {
+                .prop_map(|(id, argv, env, cwd, pty, rlimits)| SpawnRequest {
                     id,
                     argv,
                     env,
@@ -290,8 +302,27 @@ mod tests {
         ]
     }
 
+    include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/seed.rs"));
+
+    /// The seeds of the fuzz target `decode`.
     #[test]
-    fn frames_over_the_limits_are_refused_before_they_have_come() {
+    fn fuzz_seeds_are_accepted_in_full() {
+        let requests = [
+            encode(&Request::Signal { id: 1, signal: 15 }, 0).unwrap(),
+            encode(&Request::Open { id: 2, path: b"/etc/hostname".to_vec(), write: false }, 1).unwrap(),
+        ];
+        let mut bytes = &requests.concat()[..];
+        for _ in &requests {
+            let (_, _, length) = decode::<Request>(bytes, MAX_REQUEST).unwrap().unwrap();
+            bytes = &bytes[length..];
+        }
+        assert!(bytes.is_empty());
+        keep_seed("decode", "requests", &requests.concat());
+        keep_seed("decode", "event", &encode(&Event::Opened { id: 2, errno: 0 }, 1).unwrap());
+    }
+
+    #[test]
+    fn frame_over_limits_is_refused_from_its_head() {
         let head = |length: u32, fds: u8| [&length.to_le_bytes()[..], &[fds]].concat();
         let too_long = u32::try_from(MAX_EVENT + 1).unwrap();
         assert!(matches!(decode::<Event>(&head(too_long, 0), MAX_EVENT), Err(FrameError::TooLong { .. })));
@@ -302,7 +333,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_decoded_and_every_part_of_it_is_incomplete(request in request(), fds in 0..=MAX_FDS, rest in any::<[u8; 3]>()) {
+        fn encoded_frame_decodes_and_its_prefixes_are_incomplete(
+            request in request(),
+            fds in 0..=MAX_FDS,
+            rest in any::<[u8; 3]>(),
+        ) {
             let frame = encode(&request, fds).unwrap();
             for end in 0..frame.len() {
                 prop_assert_eq!(decode::<Request>(&frame[..end], MAX_REQUEST), Ok(None));
@@ -312,10 +347,10 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn decode_of_any_bytes_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             decode::<Event>(&bytes, MAX_EVENT).ok();
             decode::<Request>(&bytes, MAX_REQUEST).ok();
-            // And as the body of a frame that is whole.
+            // The same bytes as the body of a complete frame.
             let framed = [&u32::try_from(bytes.len()).unwrap().to_le_bytes()[..], &[0], &bytes].concat();
             decode::<Event>(&framed, MAX_EVENT).ok();
             decode::<Request>(&framed, MAX_REQUEST).ok();

@@ -1,8 +1,10 @@
-//! What a sealed supervisor does: starts commands, reaps, ends trees, reports. Single-threaded; one `poll` for all it waits for.
+//! The loop of a confined supervisor: starts commands, reaps processes, ends process trees and reports events. It is
+//! single-threaded, with one `poll` for all events.
 
 use crate::{
     channel::{Channel, ChannelError},
-    protocol::{Event, Exec, ExecUsage, Request, SpawnStep},
+    oom::OomScore,
+    protocol::{Event, ExecUsage, Request, SpawnRequest, SpawnStep},
     spawn::{self, Prepared, Program, Stack},
     sweep,
 };
@@ -22,16 +24,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often the process limit is looked at where no cgroup counts. 20 times a second.
+/// Interval between two checks of the process limit, where no cgroup counts processes.
 const LIMIT_LOOK: Duration = Duration::from_millis(50);
 
-/// What a supervisor serves with.
+/// The resources of a supervisor.
 pub struct Supervisor {
-    /// To the library.
+    /// The channel to the library.
     pub channel: Channel,
-    /// Readable when a child has changed state, or when the launcher asks to end.
+    /// Readable when a child has changed state, or when the launcher asks the supervisor to end.
     pub signals: OwnedFd,
-    /// Whether this is process 1 of a pid namespace.
+    /// The supervisor's out-of-memory score; commands have another.
+    pub score: OomScore,
+    /// True if the supervisor is process 1 of a pid namespace.
     pub namespaced: bool,
     /// See [`crate::plan::SandboxPlan::process_rlimit`].
     pub watch_processes: bool,
@@ -40,11 +44,11 @@ pub struct Supervisor {
 struct Leader {
     id: u32,
     process_limit: bool,
-    /// When it is ended, should the library not do it.
+    /// When the supervisor ends the command, unless the library does so earlier.
     deadline: Option<Instant>,
 }
 
-/// Serves until the library is gone or the launcher ends it.
+/// Serves requests until the library is gone or the launcher ends the supervisor.
 pub fn serve(mut supervisor: Supervisor) {
     let mut leaders: HashMap<i32, Leader> = HashMap::new();
     let mut stack = Stack::new();
@@ -61,8 +65,8 @@ fn step(supervisor: &mut Supervisor, leaders: &mut HashMap<i32, Leader>, stack: 
     let looks = supervisor.watch_processes && !leaders.is_empty();
     let now = Instant::now();
     let deadline = leaders.values().filter_map(|leader| leader.deadline).min();
-    let patience = deadline.map(|at| at.saturating_duration_since(now)).into_iter().chain(looks.then_some(LIMIT_LOOK)).min();
-    let timeout = patience.and_then(|patience| Timespec::try_from(patience).ok());
+    let max_wait = deadline.map(|at| at.saturating_duration_since(now)).into_iter().chain(looks.then_some(LIMIT_LOOK)).min();
+    let timeout = max_wait.and_then(|max_wait| Timespec::try_from(max_wait).ok());
     let mut ready = [PollFd::new(&supervisor.channel, PollFlags::IN), PollFd::new(&supervisor.signals, PollFlags::IN)];
     match poll(&mut ready, timeout.as_ref()) {
         Ok(_) | Err(Errno::INTR) => {}
@@ -98,18 +102,18 @@ fn step(supervisor: &mut Supervisor, leaders: &mut HashMap<i32, Leader>, stack: 
     Ok(true)
 }
 
-/// Whether the kernel refuses this user another process (`fork(2)`, `EAGAIN` by `RLIMIT_NPROC`).
+/// Returns true if the kernel refuses another process to this user (`fork(2)`, `EAGAIN` because of `RLIMIT_NPROC`).
 fn at_process_limit() -> bool {
-    // SAFETY: the child does nothing but exit; nothing is shared with it.
+    // SAFETY: the child only exits, and shares no memory with this process.
     let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0usize, 0usize, 0usize, 0usize) };
     if pid == 0 {
-        // SAFETY: leaves the child without running anything of the parent's.
+        // SAFETY: ends the child without running exit handlers of the parent.
         unsafe { libc::_exit(0) };
     }
     pid < 0
 }
 
-/// Drains the signal descriptor; SIGTERM from the launcher means to end.
+/// Drains the signal descriptor. Returns true after SIGTERM, with which the launcher asks the supervisor to end.
 fn asked_to_end(signals: BorrowedFd<'_>) -> bool {
     let mut end = false;
     let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
@@ -132,10 +136,10 @@ fn reap(supervisor: &mut Supervisor, leaders: &mut HashMap<i32, Leader>) -> Resu
         }
         let Some(leader) = leaders.remove(&pid) else { continue };
         let mut used = counted(&usage);
-        // What the leader left behind belongs to no exec any more.
+        // Processes that the leader left behind belong to no exec any more.
         let others: HashSet<i32> = leaders.keys().copied().collect();
         if supervisor.namespaced && others.is_empty() {
-            // Process 1 adopts all orphans: without children it is alone.
+            // Process 1 adopts all orphans, so without children it is the only process.
             if sweep::has_children() {
                 sweep::kill_namespace();
                 reap_rest(&mut used);
@@ -149,7 +153,7 @@ fn reap(supervisor: &mut Supervisor, leaders: &mut HashMap<i32, Leader>) -> Resu
     }
 }
 
-/// Reaps what was just killed, and counts it.
+/// Reaps the processes that were just killed, and adds their usage to `used`.
 fn reap_rest(used: &mut ExecUsage) {
     loop {
         // SAFETY: all-zero is a valid rusage.
@@ -171,7 +175,7 @@ fn counted(usage: &libc::rusage) -> ExecUsage {
     }
 }
 
-/// Kills a leader's tree. The leader's own end is then reaped and reported as any other.
+/// Kills a leader's tree. The leader's end is then reaped and reported like any other.
 fn end(namespaced: bool, pid: i32, alone: bool) {
     if namespaced && alone {
         sweep::kill_namespace();
@@ -191,7 +195,8 @@ fn handle(
         Request::Exec(exec) => {
             let id = exec.id;
             let deadline = exec.wall_ms.and_then(|wall| Instant::now().checked_add(Duration::from_millis(wall)));
-            match start(stack, exec, fds) {
+            let started = supervisor.score.start_expendable(|| start(stack, exec, fds));
+            match started.unwrap_or_else(|errno| Err((SpawnStep::Fork, errno.raw_os_error()))) {
                 Ok((pid, terminal)) => {
                     leaders.insert(pid, Leader { id, process_limit: false, deadline });
                     if let Some(terminal) = terminal {
@@ -203,7 +208,7 @@ fn handle(
         }
         Request::Signal { id, signal } => {
             if let Some((pid, _)) = leaders.iter().find(|(_, leader)| leader.id == id) {
-                // SAFETY: integer arguments; the leader is not reaped yet, so its group is its own.
+                // SAFETY: integer arguments. The leader is not reaped yet, so its process group id has not been reused.
                 unsafe { libc::kill(-pid, signal) };
             }
         }
@@ -215,7 +220,7 @@ fn handle(
         }
         Request::Open { id, path, write } => {
             let flags = if write { OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC } else { OFlags::RDONLY };
-            // Not blocking, so that a FIFO put there cannot hold the supervisor up.
+            // Opened non-blocking, so that a FIFO at the path cannot block the supervisor.
             let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
             match rustix::fs::open(OsStr::from_bytes(&path), flags, Mode::from(0o644)) {
                 Ok(file) => supervisor.channel.send(&Event::Opened { id, errno: 0 }, &[file.as_fd()])?,
@@ -228,7 +233,7 @@ fn handle(
 
 type Started = (i32, Option<OwnedFd>);
 
-fn start(stack: &mut Stack, exec: Exec, mut fds: Vec<OwnedFd>) -> Result<Started, (SpawnStep, i32)> {
+fn start(stack: &mut Stack, exec: SpawnRequest, mut fds: Vec<OwnedFd>) -> Result<Started, (SpawnStep, i32)> {
     let invalid = |_| (SpawnStep::Exec, libc::EINVAL);
     let strings = |list: Vec<Vec<u8>>| list.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(invalid);
     let argv = strings(exec.argv)?;
@@ -242,7 +247,8 @@ fn start(stack: &mut Stack, exec: Exec, mut fds: Vec<OwnedFd>) -> Result<Started
     let prepared = Prepared { program, argv, env, cwd, rlimits: exec.rlimits, terminal: exec.pty.is_some() };
     if let Some(size) = exec.pty {
         let (master, peer) = terminal(size).map_err(|errno| (SpawnStep::Fork, errno.raw_os_error()))?;
-        let pid = spawn::start(&prepared, [peer.as_fd(); 3], stack)?;
+        let stdin = fds.first().unwrap_or(&peer);
+        let pid = spawn::start(&prepared, [stdin.as_fd(), peer.as_fd(), peer.as_fd()], stack)?;
         return Ok((pid, Some(master)));
     }
     let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| (SpawnStep::Fork, libc::EBADF))?;
@@ -250,7 +256,7 @@ fn start(stack: &mut Stack, exec: Exec, mut fds: Vec<OwnedFd>) -> Result<Started
     Ok((pid, None))
 }
 
-/// A new terminal of the sandbox's own devpts.
+/// Opens a new terminal in the sandbox's own devpts. Returns its master and peer descriptors.
 fn terminal((rows, cols): (u16, u16)) -> Result<(OwnedFd, OwnedFd), Errno> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let master = rustix::pty::openpt(flags)?;

@@ -1,8 +1,9 @@
-//! The short way between fork and exec.
+//! Starts commands: the code between fork and exec.
 //!
-//! The child shares the supervisor's memory until it executes (`CLONE_VM | CLONE_VFORK`, as `posix_spawn(3)` does): copying page
-//! tables would cost more than everything else here. So between [`start`]'s `clone` and `execve` nothing may allocate, lock,
-//! unwind, or change memory other than the child's own [`Work`]. The supervisor is single-threaded and has no signal handlers.
+//! The child shares the supervisor's memory until `execve` (`CLONE_VM | CLONE_VFORK`, as in `posix_spawn(3)`), because copying
+//! page tables would cost more than all other steps together. Between the `clone` in [`start`] and `execve`, no code may
+//! therefore allocate, lock, unwind, or change memory other than the child's own [`Work`]. The supervisor is single-threaded and
+//! has no signal handlers.
 
 use crate::protocol::SpawnStep;
 use agentd_kernel::rlimit::RlimitPlan;
@@ -13,20 +14,21 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
-/// The child's stack. `execve` with a long argument list needs none of it: the kernel copies from where the strings are.
+/// Size of the child's stack. A long argument list for `execve` needs no stack: the kernel copies the strings from where they
+/// are.
 const STACK_BYTES: usize = 64 << 10;
 
-/// What the child will execute.
+/// The program that the child executes.
 pub enum Program {
-    /// The first of these that exists and may be executed.
+    /// The first of these paths that exists and is executable.
     Candidates(Vec<CString>),
     /// The file behind a descriptor (`execveat(2)`, `AT_EMPTY_PATH`).
     Image(OwnedFd),
 }
 
-/// A command, prepared so that the child needs no memory of its own.
+/// A command, prepared so that the child needs no memory allocation.
 pub struct Prepared {
-    /// What to execute.
+    /// The program to execute.
     pub program: Program,
     /// Arguments.
     pub argv: Vec<CString>,
@@ -36,7 +38,7 @@ pub struct Prepared {
     pub cwd: CString,
     /// Limits.
     pub rlimits: RlimitPlan,
-    /// Whether standard input is a terminal that becomes the controlling one.
+    /// True if standard output is a terminal that becomes the controlling terminal.
     pub terminal: bool,
 }
 
@@ -48,18 +50,22 @@ struct Work<'a> {
     failure: Option<(SpawnStep, i32)>,
 }
 
-/// A stack for children, made once: only one child uses it at a time, because the supervisor waits until it has executed.
+/// The stack for children, allocated once. Only one child uses it at a time, because the supervisor waits until the child has
+/// executed its program.
 pub struct Stack(Box<[MaybeUninit<u128>]>);
 
 impl Stack {
-    /// A new stack.
+    /// Allocates the stack.
     pub fn new() -> Self {
-        // Not filled with anything: each page of it would be a page fault.
+        // Left uninitialised: writing to it would cause a page fault for each page.
         Self(Box::new_uninit_slice(STACK_BYTES / size_of::<u128>()))
     }
 }
 
-/// Starts `prepared` with `stdio` as its descriptors 0 to 2; gives its pid.
+/// Starts `prepared` with `stdio` as its descriptors 0 to 2; returns its pid.
+///
+/// # Errors
+/// The step that failed, and its errno.
 pub fn start(prepared: &Prepared, stdio: [BorrowedFd<'_>; 3], stack: &mut Stack) -> Result<i32, (SpawnStep, i32)> {
     let pointers = |strings: &[CString]| {
         let mut list: Vec<_> = strings.iter().map(|s| s.as_ptr()).collect();
@@ -73,11 +79,11 @@ pub fn start(prepared: &Prepared, stdio: [BorrowedFd<'_>; 3], stack: &mut Stack)
         stdio: stdio.map(|fd| fd.as_raw_fd()),
         failure: None,
     };
-    let top = stack.0.as_mut_ptr_range().end;
-    // SAFETY: `top` is the 16-byte aligned end of a stack that outlives the child's use of it; with CLONE_VFORK this thread
-    // stands still until the child has executed or exited, so `work` and `stack` are not used by both at once.
+    let upper = stack.0.as_mut_ptr_range().end;
+    // SAFETY: `upper` is the 16-byte aligned end of a stack that outlives the child's use of it. With CLONE_VFORK this thread is
+    // suspended until the child has executed or exited, so parent and child never use `work` and `stack` at once.
     let pid =
-        unsafe { libc::clone(child, top.cast(), libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, (&raw mut work).cast()) };
+        unsafe { libc::clone(child, upper.cast(), libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, (&raw mut work).cast()) };
     if pid < 0 {
         let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EAGAIN);
         return Err((SpawnStep::Fork, errno));
@@ -85,7 +91,7 @@ pub fn start(prepared: &Prepared, stdio: [BorrowedFd<'_>; 3], stack: &mut Stack)
     match work.failure {
         None => Ok(pid),
         Some(failure) => {
-            // SAFETY: a null status pointer is allowed; the child has exited and is ours.
+            // SAFETY: a null status pointer is allowed; the child has exited, and it is a child of this process.
             unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
             Err(failure)
         }
@@ -93,29 +99,30 @@ pub fn start(prepared: &Prepared, stdio: [BorrowedFd<'_>; 3], stack: &mut Stack)
 }
 
 extern "C" fn child(argument: *mut libc::c_void) -> libc::c_int {
-    // SAFETY: `start` passes a pointer to a `Work` that nobody else uses until this function is done.
+    // SAFETY: `start` passes a pointer to a `Work` that nothing else uses until this function returns.
     let work = unsafe { &mut *argument.cast::<Work<'_>>() };
     work.failure = Some(execute(work));
     127
 }
 
-/// Returns only on failure. See the head of this file for what may be called here.
+/// Executes the command; returns only on failure. The head of this file lists what may be called here.
 fn execute(work: &Work<'_>) -> (SpawnStep, i32) {
     let last = || Errno::from_io_error(&std::io::Error::last_os_error()).map_or(libc::EIO, Errno::raw_os_error);
     let prepared = work.prepared;
-    // SAFETY: plain system calls on integers, and on memory that `Work` and constants own.
+    // SAFETY: system calls on integers, and on memory that `Work` and constants own.
     unsafe {
         libc::setsid();
         for (target, source) in (0..).zip(work.stdio) {
-            // `stdio` are above 2, because the supervisor keeps 0 to 2 open; so no step overwrites a later source.
+            // The descriptors in `stdio` are above 2, because the supervisor keeps 0 to 2 open. So no `dup2` overwrites a later
+            // source.
             if libc::dup2(source, target) < 0 {
                 return (SpawnStep::Fork, last());
             }
         }
-        if prepared.terminal && libc::ioctl(0, libc::TIOCSCTTY as libc::Ioctl, 0) < 0 {
+        if prepared.terminal && libc::ioctl(1, libc::TIOCSCTTY as libc::Ioctl, 0) < 0 {
             return (SpawnStep::Fork, last());
         }
-        // The leader adopts what its descendants orphan, so that its tree can be found while it lives (`prctl(2)`).
+        // The leader adopts its orphaned descendants, so that its tree can be found while the leader is alive (`prctl(2)`).
         libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
@@ -145,7 +152,7 @@ fn execute(work: &Work<'_>) -> (SpawnStep, i32) {
         Program::Candidates(paths) => {
             let mut worst = libc::ENOENT;
             for path in paths {
-                // SAFETY: as above.
+                // SAFETY: all pointers are to NUL-terminated strings and lists that `Work` owns.
                 unsafe { libc::execve(path.as_ptr(), work.argv.as_ptr(), work.env.as_ptr()) };
                 match last() {
                     libc::ENOENT | libc::ENOTDIR => {}
@@ -158,7 +165,8 @@ fn execute(work: &Work<'_>) -> (SpawnStep, i32) {
     }
 }
 
-/// Where a program may be: itself when it has a `/`, else below each entry of `PATH` in `env`.
+/// Returns the paths at which a program may be: the program itself if it contains a `/`, else one path for each entry of `PATH`
+/// in `env`.
 pub fn candidates(program: &CStr, env: &[CString]) -> Vec<CString> {
     if program.to_bytes().contains(&b'/') {
         return vec![program.to_owned()];

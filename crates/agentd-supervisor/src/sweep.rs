@@ -1,8 +1,10 @@
-//! Ending process trees. An exec's leader is a child subreaper, so while it lives its whole tree is below it; what it leaves when
-//! it ends comes to the supervisor, belongs to no exec, and is killed.
+//! Ends process trees.
 //!
-//! Orphans are found among this process's own children, which the kernel tells of whatever a process does to hide: one that is not
-//! dumpable has no entry in a /proc with `hidepid`.
+//! The leader of an exec is a child subreaper, so its whole tree is below it while it is alive. When the leader ends, the
+//! supervisor adopts the remaining processes, which belong to no exec, and kills them.
+//!
+//! Orphans are found among this process's own children. The kernel lists these even if a process hides: a process that is not
+//! dumpable has no entry in a `/proc` with `hidepid`.
 
 use rustix::{
     io::Errno,
@@ -10,22 +12,23 @@ use rustix::{
 };
 use std::collections::HashSet;
 
-/// Kills everything but the supervisor. In a pid namespace `kill(-1)` reaches all of it and nothing else (`kill(2)`).
+/// Kills everything but the supervisor. In a pid namespace `kill(-1)` reaches exactly the processes of the namespace (`kill(2)`).
 pub fn kill_namespace() {
     // SAFETY: integer arguments. The caller is process 1 of a pid namespace, so -1 means the namespace.
     unsafe { libc::kill(-1, libc::SIGKILL) };
 }
 
-/// Kills `root`, a child of this process, and what is below it. What hides, or is forked meanwhile, is orphaned by that and left
-/// for [`kill_orphans`].
+/// Kills `root`, a child of this process, and its descendants. A descendant that hides, or is forked meanwhile, becomes an orphan
+/// and is left to [`kill_orphans`].
 pub fn kill_tree(root: i32) {
-    // Stopped on the way down and killed last, so that no parent can react to a child's death by forking another.
+    // Processes are stopped from the root down and killed afterwards, so that no parent can react to a child's death by forking
+    // another.
     for pid in tree(root, |pid| signal(pid, Signal::STOP)) {
         signal(pid, Signal::KILL);
     }
 }
 
-/// `root` and what is below it, as far as it shows; each is met before its children are looked for.
+/// Returns `root` and its visible descendants. Calls `met` on each process before its children are looked up.
 pub fn tree(root: i32, mut met: impl FnMut(i32)) -> Vec<i32> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
@@ -40,8 +43,8 @@ pub fn tree(root: i32, mut met: impl FnMut(i32)) -> Vec<i32> {
     found
 }
 
-/// Kills and reaps every child of this process that is not in `keep`, and what they leave, until there is none; `reaped` is told
-/// of each.
+/// Kills and reaps every child of this process that is not in `keep`, and the orphans that these leave, until none remains. Calls
+/// `reaped` with the usage of each.
 pub fn kill_orphans(keep: &HashSet<i32>, mut reaped: impl FnMut(&libc::rusage)) {
     loop {
         let orphans: Vec<i32> = own_children().into_iter().filter(|pid| !keep.contains(pid)).collect();
@@ -62,29 +65,42 @@ pub fn kill_orphans(keep: &HashSet<i32>, mut reaped: impl FnMut(&libc::rusage)) 
     }
 }
 
-/// The children of this single-threaded process (`proc_tid_children(5)`).
+/// Kills every child of this process that is not in `keep`, and reaps those that are already dead. Returns true if there was
+/// none. Never blocks: call it until it returns true.
+pub fn try_kill_orphans(keep: &HashSet<i32>) -> bool {
+    let orphans: Vec<i32> = own_children().into_iter().filter(|pid| !keep.contains(pid)).collect();
+    for pid in &orphans {
+        kill_tree(*pid);
+    }
+    for pid in orphans.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+        rustix::process::waitpid(Some(pid), WaitOptions::NOHANG).ok();
+    }
+    orphans.is_empty()
+}
+
+/// Returns the children of this single-threaded process (`proc_tid_children(5)`).
 fn own_children() -> Vec<i32> {
     match std::fs::read_to_string("/proc/thread-self/children") {
         Ok(list) => numbers(&list),
-        // A kernel without CONFIG_PROC_CHILDREN.
-        Err(_) => below(rustix::process::getpid().as_raw_nonzero().get()),
+        // The kernel was built without CONFIG_PROC_CHILDREN.
+        Err(_) => descendants(rustix::process::getpid().as_raw_nonzero().get()),
     }
 }
 
-/// The children of another process, as far as they show.
+/// Returns the visible children of another process.
 fn descend(pid: i32) -> Vec<i32> {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let lists: std::io::Result<Vec<String>> =
         tasks.flatten().map(|task| std::fs::read_to_string(task.path().join("children"))).collect();
-    lists.map_or_else(|_| below(pid), |lists| lists.iter().flat_map(|list| numbers(list)).collect())
+    lists.map_or_else(|_| descendants(pid), |lists| lists.iter().flat_map(|list| numbers(list)).collect())
 }
 
 fn numbers(list: &str) -> Vec<i32> {
     list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// The same by way of every process's parent (`proc_pid_stat(5)`).
-fn below(parent: i32) -> Vec<i32> {
+/// Finds the children of a process by the parent of every process (`proc_pid_stat(5)`).
+fn descendants(parent: i32) -> Vec<i32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     entries
         .flatten()
@@ -93,7 +109,7 @@ fn below(parent: i32) -> Vec<i32> {
         .collect()
 }
 
-/// The fourth field; the second, a name in parentheses, may contain anything.
+/// Parses the fourth field. The second field, a name in parentheses, may contain any bytes.
 fn parent_of(stat: &[u8]) -> Option<i32> {
     let after = stat.iter().rposition(|b| *b == b')')? + 1;
     let text = std::str::from_utf8(&stat[after..]).ok()?;
@@ -102,18 +118,18 @@ fn parent_of(stat: &[u8]) -> Option<i32> {
 
 fn signal(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
-        // It may be gone already, which is what is wanted.
+        // A process that is already gone needs no signal.
         rustix::process::kill_process(pid, signal).ok();
     }
 }
 
-/// Whether this process has a child, reaped ones aside.
+/// Returns true if this process has a child that is not reaped.
 pub fn has_children() -> bool {
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     !matches!(rustix::process::waitid(WaitId::All, look), Err(Errno::CHILD))
 }
 
-/// Reaps every child until none is left. All of them have been killed.
+/// Reaps every child until none is left. All children must have been killed.
 pub fn reap_all() {
     while let Ok(Some(_)) = rustix::process::wait(WaitOptions::empty()) {}
 }
@@ -123,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_name_cannot_forge_its_parent() {
+    fn process_name_with_parentheses_does_not_forge_parent() {
         assert_eq!(parent_of(b"12 (evil) 1 (x) S 7 7 7 0"), Some(7));
         assert_eq!(parent_of(b"12 (sh) S 3 7"), Some(3));
         assert_eq!(parent_of(b"12 sh"), None);
@@ -131,11 +147,11 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_find_the_same_children() {
+    fn tree_walk_and_proc_scan_find_child() {
         let mut child = std::process::Command::new("/bin/sleep").arg("100").spawn().unwrap();
         let me = rustix::process::getpid().as_raw_nonzero().get();
         let pid = i32::try_from(child.id()).unwrap();
-        assert!(below(me).contains(&pid));
+        assert!(descendants(me).contains(&pid));
         assert!(descend(me).contains(&pid));
         child.kill().unwrap();
         child.wait().unwrap();

@@ -1,4 +1,4 @@
-//! A directory of assets.
+//! A directory of assets: opening and verification.
 
 use crate::{
     error::{AssetError, Context},
@@ -16,7 +16,7 @@ pub(crate) const MODULES_CPIO: &str = "modules.cpio";
 pub(crate) const ROOT_EXT4: &str = "root.ext4";
 pub(crate) const MANIFEST: &str = "manifest.json";
 
-/// Assets that are there.
+/// A directory of assets whose files are present.
 #[derive(Debug, Clone)]
 pub struct Assets {
     dir: PathBuf,
@@ -24,57 +24,61 @@ pub struct Assets {
 }
 
 impl Assets {
-    /// Those in `dir`. Each file must be there and have the length that the manifest says; what is in it, [`Assets::verify`] looks at.
+    /// Opens the assets in `dir`. Each file must exist and have the length in the manifest. The contents are checked by
+    /// [`Assets::verify`] only.
     ///
     /// # Errors
-    /// [`AssetError::NotBuilt`] says what is missing, and which command makes it.
+    /// [`AssetError::NotBuilt`] names the missing or wrong file, and the command that builds the assets.
     pub fn open(dir: &Path) -> Result<Self, AssetError> {
         let not_built = |path: PathBuf, reason: String| AssetError::NotBuilt { path, reason };
         let path = dir.join(MANIFEST);
         let text = fs::read(&path).map_err(|error| not_built(path.clone(), error.to_string()))?;
         let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| not_built(path.clone(), error.to_string()))?;
         if manifest.format != FORMAT {
-            return Err(not_built(path, format!("it has form {}, not {FORMAT}", manifest.format)));
+            return Err(not_built(path, format!("unknown manifest format {}, expected {FORMAT}", manifest.format)));
         }
         let assets = Self { dir: dir.to_path_buf(), manifest };
         for (path, digest) in assets.files() {
             let length = fs::metadata(&path).map_err(|error| not_built(path.clone(), error.to_string()))?.len();
             if length != digest.bytes {
-                return Err(not_built(path, format!("it has {length} bytes, not {}", digest.bytes)));
+                return Err(not_built(path, format!("wrong size: {length} bytes, expected {}", digest.bytes)));
             }
         }
         Ok(assets)
     }
 
-    /// Reads every file and compares it with the manifest.
+    /// Reads every file and compares its length and digest with the manifest.
     ///
     /// # Errors
-    /// [`AssetError::NotBuilt`] for the first that differs.
+    /// [`AssetError::NotBuilt`] for the first file that differs, and [`AssetError::Io`] for a file that cannot be read.
     pub fn verify(&self) -> Result<(), AssetError> {
         for (path, wanted) in self.files() {
             if digest(&path)? != *wanted {
-                return Err(AssetError::NotBuilt { path, reason: "its content is not what the manifest says".to_owned() });
+                return Err(AssetError::NotBuilt {
+                    path,
+                    reason: "content does not match the digest in the manifest".to_owned(),
+                });
             }
         }
         Ok(())
     }
 
-    /// What they are.
+    /// Returns the manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The kernel, an ELF file.
+    /// Returns the path of the kernel, an ELF file.
     pub fn vmlinux(&self) -> PathBuf {
         self.dir.join(VMLINUX)
     }
 
-    /// The first part of the initramfs: `modules/` and the list `modules/order`.
+    /// Returns the path of the first part of the initramfs: the directory `modules/` with the list `modules/order`.
     pub fn modules_cpio(&self) -> PathBuf {
         self.dir.join(MODULES_CPIO)
     }
 
-    /// The root file system, which is not written to.
+    /// Returns the path of the root file system, which no machine writes to.
     pub fn root_ext4(&self) -> PathBuf {
         self.dir.join(ROOT_EXT4)
     }

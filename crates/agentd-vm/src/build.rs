@@ -1,4 +1,4 @@
-//! Making assets.
+//! Builds a directory of assets.
 
 use crate::{
     assets::{self, Assets, MANIFEST, MODULES_CPIO, ROOT_EXT4, VMLINUX},
@@ -9,6 +9,7 @@ use crate::{
     modules::{Module, NEEDED, WELCOME},
     root,
 };
+use agentd_disk::Scratch;
 use std::{
     fs::{self, File, Permissions},
     io::{self, BufWriter, Write},
@@ -16,35 +17,43 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What assets are made of.
+/// The sources of the assets.
 #[derive(Debug)]
 pub struct Builder {
-    /// The trees of the root file system, the lowest first, as overlayfs stacks them.
+    /// The trees of the root file system, lowest first, which overlayfs merges.
     pub layers: Vec<PathBuf>,
-    /// What they are, in words for the manifest.
+    /// A description of the layers, for the manifest.
     pub source: String,
-    /// A Debian kernel package, a bzImage or an ELF kernel; the newest installed one when absent.
+    /// A Debian kernel package, a bzImage or an ELF kernel. `None` selects the newest installed kernel.
     pub kernel: Option<PathBuf>,
 }
 
 impl Builder {
-    /// Makes the directory `out`, which is whole or not there. What was there before is replaced if it was one of assets.
+    /// Builds the assets in the directory `out`, which appears complete or not at all. An existing directory is replaced only if
+    /// it holds assets.
     ///
-    /// Needs `mke2fs`, and of an ordinary user a user namespace. Root's files keep their owners, an ordinary user's become root's.
+    /// Needs `mke2fs`, and a user namespace if the caller is not root. If the caller is root, files keep their owners in the file
+    /// system; otherwise files of the caller belong to root there.
     ///
     /// # Errors
-    /// What is missing or cannot be read, and the remedy.
+    /// Any [`AssetError`]; its message names the missing or unreadable source and the remedy.
     pub fn build(&self, out: &Path) -> Result<Assets, AssetError> {
         let found = kernel::find(self.kernel.as_deref())?;
         let modules = found.modules.needed(&found.release, &NEEDED, &WELCOME)?;
         if out.symlink_metadata().is_ok() && !out.join(MANIFEST).is_file() {
-            return Err(AssetError::Root(format!("{} is there and holds no assets: name another place with -o", out.display())));
+            return Err(AssetError::Root(format!(
+                "{} exists and holds no assets — use another directory with -o",
+                out.display()
+            )));
         }
         let parent = out.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
-        fs::create_dir_all(parent).context(|| format!("make {}", parent.display()))?;
-        let fresh =
-            tempfile::Builder::new().prefix(".agentd-vm-").tempdir_in(parent).context(|| "make a directory".to_owned())?;
-        let place = |name: &str| fresh.path().join(name);
+        fs::create_dir_all(parent).context(|| format!("create {}", parent.display()))?;
+        let scratch = Scratch::make(parent, ".agentd-vm")
+            .map_err(io::Error::other)
+            .context(|| format!("create a directory in {}", parent.display()))?;
+        let fresh = scratch.path().join("assets");
+        fs::create_dir(&fresh).context(|| format!("create {}", fresh.display()))?;
+        let place = |name: &str| fresh.join(name);
         fs::write(place(VMLINUX), &found.elf).context(|| "write the kernel".to_owned())?;
         write_modules(&place(MODULES_CPIO), &modules).context(|| "write the modules".to_owned())?;
         root::make(&self.layers, 0, &place(ROOT_EXT4))?;
@@ -59,28 +68,29 @@ impl Builder {
         };
         let text = serde_json::to_vec_pretty(&manifest).map_err(io::Error::from).context(|| "write the manifest".to_owned())?;
         fs::write(place(MANIFEST), text).context(|| "write the manifest".to_owned())?;
-        put_in_place(fresh, out).context(|| format!("put the assets at {}", out.display()))?;
+        put_in_place(&fresh, out).context(|| format!("move the assets to {}", out.display()))?;
         Assets::open(out)
     }
 }
 
-fn put_in_place(fresh: tempfile::TempDir, out: &Path) -> io::Result<()> {
-    fs::set_permissions(fresh.path(), Permissions::from_mode(0o755))?;
+fn put_in_place(fresh: &Path, out: &Path) -> io::Result<()> {
+    fs::set_permissions(fresh, Permissions::from_mode(0o755))?;
     for name in [VMLINUX, MODULES_CPIO, ROOT_EXT4, MANIFEST] {
-        let path = fresh.path().join(name);
+        let path = fresh.join(name);
         fs::set_permissions(&path, Permissions::from_mode(0o444))?;
         File::open(&path)?.sync_all()?;
     }
-    // The old ones lie in the fresh directory's place afterwards, and go with it. Machines that run have them open.
+    // After the exchange, the old assets are in the scratch directory and are removed with it. Running machines keep the old
+    // files open.
     if out.symlink_metadata().is_ok() {
         let exchange = rustix::fs::RenameFlags::EXCHANGE;
-        rustix::fs::renameat_with(rustix::fs::CWD, fresh.path(), rustix::fs::CWD, out, exchange)?;
-        return fresh.close();
+        rustix::fs::renameat_with(rustix::fs::CWD, fresh, rustix::fs::CWD, out, exchange)?;
+        return Ok(());
     }
-    fs::rename(fresh.keep(), out)
+    fs::rename(fresh, out)
 }
 
-/// The modules by number, and their order in a list.
+/// Writes the modules, named after themselves, and their load order as a list.
 fn write_modules(path: &Path, modules: &[Module]) -> io::Result<()> {
     let mut archive = Archive::new(BufWriter::new(File::create(path)?));
     archive.directory("modules")?;

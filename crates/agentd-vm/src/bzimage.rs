@@ -1,9 +1,9 @@
-//! The kernel inside a bzImage (`Documentation/arch/x86/boot.rst`).
+//! Extracts the kernel from a bzImage (`Documentation/arch/x86/boot.rst`).
 
 use crate::payload;
 use std::io;
 
-/// Where the fields of the header are, and the first version of the protocol that has those of the payload.
+/// The offsets of the header fields, and the first protocol version with the payload fields.
 const SETUP_SECTORS: usize = 0x1f1;
 const MAGIC: (usize, &[u8]) = (0x202, b"HdrS");
 const VERSION: usize = 0x206;
@@ -12,24 +12,24 @@ const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 const PROTOCOL_WITH_PAYLOAD: u16 = 0x0208;
 
-/// Whether a file is one.
+/// Returns whether a file is a bzImage.
 pub(crate) fn is(image: &[u8]) -> bool {
     image.get(MAGIC.0..).is_some_and(|rest| rest.starts_with(MAGIC.1))
 }
 
-/// The kernel's release, as `uname -r` says it.
+/// Returns the kernel's release, as `uname -r` prints it.
 pub(crate) fn release(image: &[u8]) -> Option<String> {
     let at = usize::from(short(image, RELEASE)?) + 0x200;
     let text = image.get(at..)?.iter().take(256).take_while(|byte| !b" \0".contains(byte)).copied().collect();
     String::from_utf8(text).ok().filter(|release| !release.is_empty())
 }
 
-/// The ELF file that it carries.
+/// Returns the decompressed payload, normally an ELF kernel.
 pub(crate) fn kernel(image: &[u8]) -> io::Result<Vec<u8>> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-    let version = short(image, VERSION).ok_or_else(|| bad("the header is cut short"))?;
+    let version = short(image, VERSION).ok_or_else(|| bad("the bzImage header is truncated"))?;
     if version < PROTOCOL_WITH_PAYLOAD {
-        return Err(bad("its boot protocol is older than 2.08 and does not say where the kernel is"));
+        return Err(bad("the bzImage boot protocol is older than 2.08 and has no payload offset"));
     }
     let part = || {
         let sectors = match image.get(SETUP_SECTORS)? {
@@ -39,7 +39,7 @@ pub(crate) fn kernel(image: &[u8]) -> io::Result<Vec<u8>> {
         let start = ((sectors + 1) * 512).checked_add(long(image, PAYLOAD_OFFSET)?)?;
         image.get(start..start.checked_add(long(image, PAYLOAD_LENGTH)?)?)
     };
-    payload::plain(part().ok_or_else(|| bad("its payload lies outside of it"))?)
+    payload::plain(part().ok_or_else(|| bad("the bzImage payload lies outside of the file"))?)
 }
 
 fn short(image: &[u8], at: usize) -> Option<u16> {
@@ -51,11 +51,11 @@ fn long(image: &[u8], at: usize) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn image(payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn image(payload: &[u8]) -> Vec<u8> {
         let mut image = vec![0; 1024];
         image[SETUP_SECTORS] = 1;
         image[MAGIC.0..MAGIC.0 + 4].copy_from_slice(MAGIC.1);
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn the_payload_and_the_release_are_found() {
+    fn bzimage_payload_and_release_are_found() {
         let image = image(b"\x7fELF of a kernel");
         assert!(is(&image));
         assert_eq!(release(&image).as_deref(), Some("6.1.0-9-x"));
@@ -78,7 +78,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_header_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..1500)) {
+        fn arbitrary_header_causes_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..1500)) {
             let _ = (is(&bytes), release(&bytes), kernel(&bytes));
         }
     }

@@ -1,13 +1,13 @@
-//! An initramfs: archives in cpio's "newc" format, as many behind each other as one likes
+//! Writes cpio archives in the "newc" format. An initramfs consists of any number of such archives, concatenated
 //! (`Documentation/driver-api/early-userspace/buffer-format.rst`).
 
 use std::io::{self, Write};
 
-/// The type of a directory and of a regular file (`inode(7)`).
+/// The file types of a directory and of a regular file (`inode(7)`).
 const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
 
-/// Writes one archive. What is written is a valid archive only after [`Archive::finish`].
+/// A writer of one archive. The output is a valid archive only after [`Archive::finish`].
 #[derive(Debug)]
 pub struct Archive<W> {
     out: W,
@@ -15,31 +15,31 @@ pub struct Archive<W> {
 }
 
 impl<W: Write> Archive<W> {
-    /// An archive that is written to `out`, which stands at a multiple of 4 bytes.
+    /// Starts an archive in `out`, whose position must be a multiple of 4 bytes.
     pub fn new(out: W) -> Self {
         Self { out, entries: 0 }
     }
 
-    /// Adds a directory that all may enter.
+    /// Adds a directory with mode 0755.
     ///
     /// # Errors
-    /// What writing says.
+    /// Errors of writing to the output.
     pub fn directory(&mut self, name: &str) -> io::Result<()> {
         self.entry(name, DIRECTORY | 0o755, &[])
     }
 
-    /// Adds a file of this mode.
+    /// Adds a regular file with the permission bits `mode`.
     ///
     /// # Errors
-    /// What writing says, and [`io::ErrorKind::InvalidInput`] for one of 4 GiB or more.
+    /// Errors of writing to the output, and [`io::ErrorKind::InvalidInput`] for a file of 4 GiB or more.
     pub fn file(&mut self, name: &str, mode: u32, content: &[u8]) -> io::Result<()> {
         self.entry(name, REGULAR | (mode & 0o7777), content)
     }
 
-    /// Writes the end, padded to a multiple of 4 bytes, and gives back what it was written to.
+    /// Writes the trailer, padded to a multiple of 4 bytes, and returns the output.
     ///
     /// # Errors
-    /// What writing says.
+    /// Errors of writing to the output.
     pub fn finish(mut self) -> io::Result<W> {
         self.entry("TRAILER!!!", 0, &[])?;
         Ok(self.out)
@@ -52,7 +52,7 @@ impl<W: Write> Archive<W> {
         let named = name.len() + 1;
         write!(self.out, "070701{inode:08X}{mode:08X}{:08X}{:08X}{:08X}{:08X}{size:08X}", 0, 0, 1, 0)?;
         write!(self.out, "{:08X}{:08X}{:08X}{:08X}{named:08X}{:08X}{name}\0", 0, 0, 0, 0, 0)?;
-        // The header has 110 bytes.
+        // A newc header has 110 bytes.
         self.pad(110 + named)?;
         self.out.write_all(content)?;
         self.pad(content.len())
@@ -68,7 +68,7 @@ mod tests {
     use super::Archive;
 
     #[test]
-    fn entries_are_laid_out_as_the_kernel_reads_them() {
+    fn archive_entries_have_newc_headers_and_padding() {
         let mut archive = Archive::new(Vec::new());
         archive.directory("modules").unwrap();
         archive.file("modules/a", 0o644, b"hello").unwrap();

@@ -1,68 +1,71 @@
-//! Why there are no assets.
+//! The errors of this crate.
 
 use std::{io, path::PathBuf};
 
-/// Why assets could not be made, found or installed.
+/// An error of building, opening or installing assets.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AssetError {
-    /// A call of the system failed.
+    /// A system call failed.
     #[error("{context}: {source}")]
     Io {
-        /// What was being done, and to what.
+        /// The operation and its object.
         context: String,
-        /// Its cause.
+        /// The cause.
         source: io::Error,
     },
-    /// A kernel that cannot be used.
-    #[error("{}: {reason} — give a Debian kernel package, a bzImage or an ELF kernel with --kernel", file.display())]
+    /// The given kernel cannot be used.
+    #[error("read the kernel: {}: {reason} — \
+        pass a Debian kernel package, a bzImage or an ELF kernel with --kernel", file.display())]
     Kernel {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The defect of the file.
         reason: String,
     },
-    /// There is no kernel on this machine that could be used.
+    /// No usable kernel is installed on this host.
     #[error(
-        "no kernel with modules in /boot — get one: apt-get download linux-image-cloud-amd64 names the package it depends on, \
-         apt-get download that one, and give the .deb with --kernel"
+        "no kernel with modules in /boot — find the package that linux-image-cloud-amd64 depends on (apt-cache depends), \
+         fetch that package with apt-get download, and pass the .deb with --kernel"
     )]
     NoKernel,
-    /// A kernel without something that a machine needs.
+    /// The kernel lacks a feature that a machine needs.
     #[error(
-        "kernel {release} has no {name}, built in or as a module — use a kernel package that has it, such as Debian's linux-image-cloud-amd64"
+        "kernel {release} has no {name}, built in or as a module — use a kernel package that has it, such as Debian's \
+         linux-image-cloud-amd64"
     )]
     NoModule {
-        /// The kernel.
+        /// The kernel's release.
         release: String,
-        /// The module.
+        /// The missing module.
         name: String,
     },
-    /// The root file system could not be made.
-    #[error("make the root file system: {0}")]
+    /// The root file system could not be created.
+    #[error("create the root file system: {0}")]
     Root(String),
-    /// Something that assets consist of is not there, or is not what the manifest says.
-    #[error("{}: {reason} — make it: agentd vm build --image REF|DIR", path.display())]
+    /// A file of the assets is missing, or differs from the manifest.
+    #[error("open the guest assets: {}: {reason} — run agentd vm build --image REF|DIR", path.display())]
     NotBuilt {
         /// The directory or the file.
         path: PathBuf,
-        /// What is wrong.
+        /// The defect.
         reason: String,
     },
-    /// A file that is none of the releases known here.
+    /// The file is not a known release of Firecracker.
     #[error(
-        "{}: it holds neither firecracker nor jailer of version {}; its sha256: {found} — see `agentd vm fetch-firecracker`",
+        "install Firecracker: {}: contains neither firecracker nor jailer of version {} (sha256 of the contents: {found}) — \
+         see `agentd vm fetch-firecracker`",
         file.display(), crate::FIRECRACKER_VERSION
     )]
     NotARelease {
         /// The file.
         file: PathBuf,
-        /// The digests that were found in it.
+        /// The digests of the contents of the file.
         found: String,
     },
 }
 
-/// Says what was being done when a call failed.
+/// Adds the failed operation to an I/O error.
 pub(crate) trait Context<T> {
     fn context(self, context: impl FnOnce() -> String) -> Result<T, AssetError>;
 }

@@ -1,10 +1,11 @@
-//! Firecracker's own programs, which come from its releases: a file is installed when its digest is known here.
+//! Installs Firecracker's own programs from a release. Only files with a known digest are installed.
 
 use crate::{
     assets::hex,
     error::{AssetError, Context},
     payload,
 };
+use agentd_disk::Scratch;
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File, Permissions},
@@ -13,22 +14,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The version that agentd is tested with.
+/// The version of Firecracker that agentd is tested with.
 pub const FIRECRACKER_VERSION: &str = "1.12.1";
 
-/// SHA-256 of that version's programs for x86-64, and what they are called.
+/// The names and the SHA-256 digests of the x86-64 programs of [`FIRECRACKER_VERSION`].
 const KNOWN: [(&str, &str); 2] = [
     ("firecracker", "b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930"),
     ("jailer", "86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5"),
 ];
-/// No program of a release is bigger.
+/// The maximum size of a program in bytes. All programs of a release are smaller.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// Installs in the directory `into` what `file` holds of that version: a program, or the archive of a release (`.tgz`). Gives what was
-/// installed.
+/// Installs the known programs in `file` into the directory `into`, and returns the paths of the installed files. `file` is a
+/// program, or the archive of a release (`.tgz`).
 ///
 /// # Errors
-/// [`AssetError::NotARelease`] when it holds nothing that is known.
+/// [`AssetError::NotARelease`] if `file` holds no known program, and [`AssetError::Io`].
 pub fn install(file: &Path, into: &Path) -> Result<Vec<PathBuf>, AssetError> {
     let mut seen = Vec::new();
     let mut installed = Vec::new();
@@ -48,7 +49,8 @@ pub fn install(file: &Path, into: &Path) -> Result<Vec<PathBuf>, AssetError> {
     Ok(installed)
 }
 
-/// The file itself, or the programs in an archive. It is read once, to its end, for it may be a pipe.
+/// Returns the contents of the file itself, or of the programs in an archive. Reads the file once and to its end, because it may
+/// be a pipe.
 fn contents(path: &Path) -> io::Result<Vec<Vec<u8>>> {
     let bounded = |source: &mut dyn Read| {
         let mut bytes = Vec::new();
@@ -75,11 +77,13 @@ fn contents(path: &Path) -> io::Result<Vec<Vec<u8>>> {
 
 fn place(content: &[u8], into: &Path, path: &Path) -> io::Result<()> {
     fs::create_dir_all(into)?;
-    let mut fresh = tempfile::NamedTempFile::new_in(into)?;
-    fresh.write_all(content)?;
-    fresh.as_file().set_permissions(Permissions::from_mode(0o755))?;
-    fresh.as_file().sync_all()?;
-    fresh.persist(path).map(drop).map_err(|error| error.error)
+    let scratch = Scratch::make(into, ".agentd-install").map_err(io::Error::other)?;
+    let fresh = scratch.path().join("program");
+    let mut file = File::create_new(&fresh)?;
+    file.write_all(content)?;
+    file.set_permissions(Permissions::from_mode(0o755))?;
+    file.sync_all()?;
+    fs::rename(fresh, path)
 }
 
 #[cfg(test)]
@@ -88,7 +92,7 @@ mod tests {
     use flate2::{Compression, write::GzEncoder};
 
     #[test]
-    fn an_archive_may_come_through_a_pipe_and_is_read_to_its_end() {
+    fn archive_from_pipe_is_read_to_its_end() {
         let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
         for (name, content) in
             [("r/firecracker-v1", "one"), ("r/jailer-v1", "two"), ("r/NOTICE", "no"), ("r/jailer-v1.debug", "no")]
@@ -97,7 +101,7 @@ mod tests {
             header.set_size(content.len() as u64);
             archive.append_data(&mut header, name, content.as_bytes()).unwrap();
         }
-        // With more after its end than a pipe holds: a writer that is not heard out fails.
+        // Append more data than a pipe buffers: the writer fails if the reader stops at the end of the archive.
         let mut compressed = archive.into_inner().unwrap();
         compressed.write_all(&vec![0; 1 << 20]).unwrap();
         let mut bytes = compressed.finish().unwrap();

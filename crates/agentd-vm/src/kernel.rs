@@ -1,4 +1,4 @@
-//! A kernel in whatever it comes: a Debian package, a bzImage with its modules installed beside it, or an ELF file.
+//! Reads a kernel from a Debian package, a bzImage with its installed modules, or an ELF file.
 
 use crate::{
     bzimage,
@@ -7,29 +7,30 @@ use crate::{
     package,
 };
 use std::{
+    cmp::Ordering,
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
 };
 
 const ELF: &[u8] = b"\x7fELF";
-/// Where a distribution installs kernels, and the modules of each below its release.
+/// The directories in which a distribution installs kernels, and the modules of each release.
 const BOOT: &str = "/boot";
 const MODULES: &str = "/lib/modules";
-/// What an ELF kernel says of itself (`init/version.c`).
+/// The prefix of the version string in an ELF kernel (`init/version.c`).
 const BANNER: &[u8] = b"Linux version ";
 
-/// A kernel to be started.
+/// A kernel with its modules.
 pub(crate) struct Found {
     /// The ELF file.
     pub elf: Vec<u8>,
-    /// Its release, where it says it.
+    /// The release, or an empty string if the kernel does not contain one.
     pub release: String,
-    /// Its modules.
+    /// The modules.
     pub modules: Modules,
 }
 
-/// The kernel in `file`, or the newest that is installed here.
+/// Reads the kernel in `file`, or the newest installed kernel.
 pub(crate) fn find(file: Option<&Path>) -> Result<Found, AssetError> {
     match file {
         Some(file) => read(file),
@@ -37,14 +38,48 @@ pub(crate) fn find(file: Option<&Path>) -> Result<Found, AssetError> {
     }
 }
 
-/// The last in `/boot` by name that has modules.
+/// Returns the newest kernel in `/boot` that has modules.
 fn installed() -> Option<PathBuf> {
     let files = fs::read_dir(BOOT).ok()?.flatten().map(|entry| entry.path());
-    let with_modules = files.filter(|path| {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.and_then(|name| name.strip_prefix("vmlinuz-")).is_some_and(|release| Path::new(MODULES).join(release).is_dir())
-    });
-    with_modules.max()
+    let releases = files.filter_map(|path| Some(path.file_name()?.to_str()?.strip_prefix("vmlinuz-")?.to_owned()));
+    let release = releases.filter(|release| Path::new(MODULES).join(release).is_dir()).max_by(|a, b| compare_releases(a, b))?;
+    Some(Path::new(BOOT).join(format!("vmlinuz-{release}")))
+}
+
+/// Compares kernel releases as versions: runs of digits by their value, and a release candidate before its release.
+fn compare_releases(a: &str, b: &str) -> Ordering {
+    release_parts(a).cmp(&release_parts(b))
+}
+
+/// A part of a kernel release, in ascending order.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum ReleasePart<'a> {
+    Candidate,
+    End,
+    Text(&'a str),
+    /// A number without leading zeros. A longer number is larger.
+    Number(usize, &'a str),
+}
+
+fn release_parts(release: &str) -> Vec<ReleasePart<'_>> {
+    let mut parts = Vec::new();
+    let mut rest = release;
+    while let Some(first) = rest.chars().next() {
+        let digits = first.is_ascii_digit();
+        let length = rest.find(|c: char| c.is_ascii_digit() != digits).unwrap_or(rest.len());
+        let (part, after) = rest.split_at(length);
+        parts.push(match part {
+            number if digits => {
+                let number = number.trim_start_matches('0');
+                ReleasePart::Number(number.len(), number)
+            }
+            "-rc" | "~rc" => ReleasePart::Candidate,
+            text => ReleasePart::Text(text),
+        });
+        rest = after;
+    }
+    parts.push(ReleasePart::End);
+    parts
 }
 
 fn read(file: &Path) -> Result<Found, AssetError> {
@@ -63,7 +98,7 @@ fn read(file: &Path) -> Result<Found, AssetError> {
         let release = banner(&image).unwrap_or_default();
         (image, release)
     } else {
-        return Err(refuse("it is neither a Debian package, a bzImage nor an ELF file".to_owned()));
+        return Err(refuse("neither a Debian package, a bzImage nor an ELF file".to_owned()));
     };
     if !elf.starts_with(ELF) {
         return Err(unreadable(no_elf()));
@@ -72,7 +107,8 @@ fn read(file: &Path) -> Result<Found, AssetError> {
     Ok(Found { elf, release, modules })
 }
 
-/// The modules of a kernel that is no package: below the root whose `/boot` it lies in, or installed here. There may be none.
+/// Returns the modules of a kernel that is not in a package, which may be none. Searches the root whose `/boot` holds the kernel
+/// first, then this host.
 fn installed_with(file: &Path, release: &str) -> Result<Modules, AssetError> {
     let below = file.canonicalize().ok().and_then(|file| Some(file.parent()?.parent()?.join("lib/modules")));
     for place in below.into_iter().chain([PathBuf::from(MODULES)]) {
@@ -85,34 +121,35 @@ fn installed_with(file: &Path, release: &str) -> Result<Modules, AssetError> {
     Ok(Modules::default())
 }
 
-/// A kernel as QEMU starts it, which decompresses itself.
+/// A kernel for QEMU, which boots the self-extracting bzImage.
 #[derive(Debug)]
 pub struct BootKernel {
-    /// What it says of itself.
+    /// The release, as `uname -r` prints it.
     pub release: String,
     /// The bzImage.
     pub image: Vec<u8>,
-    /// What was asked for and is not built in, each module after those it depends on.
+    /// The requested modules that are not built in, each after its dependencies.
     pub modules: Vec<Module>,
 }
 
 impl BootKernel {
-    /// That of a Debian package, with the modules `needed`, and those of `welcome` that it has.
+    /// Reads the kernel of a Debian package, with the modules `needed`, and those of `welcome` that the package contains.
     ///
     /// # Errors
-    /// [`AssetError::Kernel`] for what is no such package, [`AssetError::NoModule`] for what is missing.
+    /// [`AssetError::Kernel`] if the file is not a kernel package, and [`AssetError::NoModule`] for a missing module.
     pub fn of_package(file: &Path, needed: &[&str], welcome: &[&str]) -> Result<Self, AssetError> {
         let refuse = |reason: &str| AssetError::Kernel { file: file.to_path_buf(), reason: reason.to_owned() };
         let (image, modules) = of_package(file)?;
-        let release = bzimage::release(&image).ok_or_else(|| refuse("its kernel is no bzImage that says its release"))?;
+        let release =
+            bzimage::release(&image).ok_or_else(|| refuse("its kernel is not a bzImage with a release in the header"))?;
         let modules = modules.needed(&release, needed, welcome)?;
         Ok(Self { release, image, modules })
     }
 
-    /// The ELF file that the bzImage carries, for what starts that.
+    /// Extracts the ELF file from the bzImage, for monitors that boot an ELF kernel.
     ///
     /// # Errors
-    /// What is wrong with the bzImage.
+    /// [`io::Error`] if the bzImage is invalid or does not hold an ELF file.
     pub fn elf(&self) -> io::Result<Vec<u8>> {
         let elf = bzimage::kernel(&self.image)?;
         if elf.starts_with(ELF) { Ok(elf) } else { Err(no_elf()) }
@@ -120,10 +157,10 @@ impl BootKernel {
 }
 
 fn no_elf() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "what it carries is no ELF file")
+    io::Error::new(io::ErrorKind::InvalidData, "the payload of the bzImage is not an ELF file")
 }
 
-/// The bzImage of a package, and its modules.
+/// Returns the bzImage of a package, and the modules.
 fn of_package(file: &Path) -> Result<(Vec<u8>, Modules), AssetError> {
     let mut image = None;
     let mut modules = Modules::default();
@@ -140,8 +177,9 @@ fn of_package(file: &Path) -> Result<(Vec<u8>, Modules), AssetError> {
     .map_err(|source| AssetError::Kernel { file: file.to_path_buf(), reason: source.to_string() })?;
     let missing = || AssetError::Kernel {
         file: file.to_path_buf(),
-        reason: "no boot/vmlinuz is in this package; it may be one that only depends on the kernel's own (apt-cache depends)"
-            .to_owned(),
+        reason:
+            "no boot/vmlinuz in this package; it may be a metapackage: use the package that it depends on (apt-cache depends)"
+                .to_owned(),
     };
     Ok((image.ok_or_else(missing)?, modules))
 }
@@ -150,4 +188,32 @@ fn banner(image: &[u8]) -> Option<String> {
     let at = image.windows(BANNER.len()).position(|window| window == BANNER)?;
     let text = image[at + BANNER.len()..].iter().take(256).take_while(|byte| !b" \0%".contains(byte)).copied().collect();
     String::from_utf8(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn installed_releases_sort_by_version() {
+        let ascending = [
+            "5.10.0-30-amd64",
+            "6.1.0-9-amd64",
+            "6.1.0-21-amd64",
+            "6.9.12-amd64",
+            "6.10-rc2-amd64",
+            "6.10-rc10-amd64",
+            "6.10",
+            "6.10-amd64",
+            "6.10.3-amd64",
+            "6.10.11-amd64",
+            "10.0.0-amd64",
+        ];
+        for (place, newer) in ascending.iter().enumerate() {
+            for older in &ascending[..place] {
+                assert_eq!(compare_releases(older, newer), Ordering::Less, "{older} and {newer}");
+            }
+            assert_eq!(compare_releases(newer, newer), Ordering::Equal);
+        }
+    }
 }

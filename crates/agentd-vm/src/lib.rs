@@ -1,17 +1,21 @@
-//! What a microVM is started from: a kernel that is an ELF file, the modules it needs, and a root file system. It starts nothing.
+//! Builds and opens the *assets* of a microVM: an ELF kernel, the kernel modules, and a root file system. This crate starts no
+//! machine.
 //!
-//! [`Builder`] makes a directory of these *assets* from a kernel package and a tree of files, without privileges and without loop
-//! devices; [`Assets`] is such a directory, opened and checked. The program that runs as the guest's process 1 is not among them: whoever
-//! starts a machine puts its own beside the modules ([`cpio`]), so that host and guest are always of one build.
+//! [`Builder`] creates a directory of assets from a kernel package and a tree of files, without privileges or loop devices.
+//! [`Assets`] is such a directory, opened and checked. The program for the guest's process 1 is not part of the assets. The
+//! backend that starts a machine appends its own program to the modules ([`cpio`]), so that host and guest are of the same build.
 //!
-//! The way of the data: `kernel` tells what a file is (`bzimage`, `package`, or an ELF file already) and `payload` decompresses;
-//! `modules` orders what must be loaded; `root` has `mke2fs` make the file system; `manifest` says what came out.
+//! Data flow: `kernel` detects the format of the kernel (`bzimage`, `package` or ELF), and `payload` decompresses it. `modules`
+//! sorts the modules by their dependencies, `root` runs `mke2fs` to create the file system, and `manifest` records the result.
+//! `install` installs Firecracker's programs.
 
 mod assets;
 mod build;
 mod bzimage;
 pub mod cpio;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod install;
 mod kernel;
 mod manifest;

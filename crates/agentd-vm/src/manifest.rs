@@ -1,44 +1,44 @@
-//! What a directory of assets holds, in `manifest.json` beside them.
+//! The manifest of a directory of assets: `manifest.json`, next to the assets.
 
 use serde::{Deserialize, Serialize};
 
-/// The form of the manifest that is written here.
+/// The current format version of the manifest.
 pub(crate) const FORMAT: u32 = 1;
 
-/// What assets are and what they were made of.
+/// The contents and the origin of a directory of assets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// The form of this file.
+    /// The format version of the manifest.
     pub format: u32,
     /// The kernel.
     pub kernel: Kernel,
-    /// The modules, in the order in which they are loaded.
+    /// The names of the modules, in load order.
     pub modules: Vec<String>,
-    /// What the root file system was made of, in words.
+    /// A description of the source of the root file system.
     pub source: String,
-    /// `vmlinux`, an ELF file.
+    /// The digest of `vmlinux`, an ELF file.
     pub vmlinux: FileDigest,
-    /// `modules.cpio`, the first part of the initramfs.
+    /// The digest of `modules.cpio`, the first part of the initramfs.
     pub modules_cpio: FileDigest,
-    /// `root.ext4`, which is not written to.
+    /// The digest of `root.ext4`, which no machine writes to.
     pub root_ext4: FileDigest,
 }
 
-/// A kernel.
+/// The kernel of the assets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kernel {
-    /// What `uname -r` says in it; empty when the file did not tell.
+    /// The release, as `uname -r` prints it. Empty if the kernel file did not contain one.
     pub release: String,
 }
 
-/// A file by its content.
+/// The length and the digest of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileDigest {
-    /// Its length.
+    /// The length in bytes.
     pub bytes: u64,
-    /// Its SHA-256, in hexadecimal digits.
+    /// The SHA-256 digest, in hexadecimal digits.
     pub sha256: String,
 }

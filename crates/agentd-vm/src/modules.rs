@@ -1,4 +1,4 @@
-//! The modules that a machine needs, in the order in which they are loaded.
+//! Selects the kernel modules that a machine needs, in load order.
 
 use crate::{error::AssetError, payload};
 use object::{Object, ObjectSection};
@@ -8,23 +8,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What one of Firecracker's machines needs of its kernel, built in or as a module: its devices, and the file systems of its root.
+/// Modules that a Firecracker machine needs, built in or loadable: those of its devices, and of the file systems of its root.
 pub(crate) const NEEDED: [&str; 5] = ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "overlay", "ext4"];
-/// What it takes where it is there.
+/// Modules that are loaded if the kernel has them.
 pub(crate) const WELCOME: [&str; 1] = ["virtio_rng"];
-/// The list of what is built in (`kmod(8)`), beside the modules.
+/// The list of built-in modules, in the directory of modules (`kmod(8)`).
 const BUILT_IN: &str = "modules.builtin";
 
-/// One module, plain.
+/// A kernel module, decompressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
-    /// Its name, as the kernel spells it.
+    /// The name, in the kernel's spelling (with `_` instead of `-`).
     pub name: String,
     /// The ELF file.
     pub content: Vec<u8>,
 }
 
-/// What a kernel has of modules.
+/// The modules of a kernel.
 #[derive(Debug, Default)]
 pub(crate) struct Modules {
     found: BTreeMap<String, Source>,
@@ -38,7 +38,7 @@ enum Source {
 }
 
 impl Modules {
-    /// Whether a path of a package is one of a module, or of the list of what is built in.
+    /// Returns whether a path in a package is a module or the list of built-in modules.
     pub(crate) fn are_in(path: &Path) -> bool {
         name_of(path).is_some() || path.file_name().is_some_and(|name| name == BUILT_IN)
     }
@@ -47,7 +47,7 @@ impl Modules {
         self.found.is_empty() && self.built_in.is_empty()
     }
 
-    /// Takes in a file of a package.
+    /// Adds a file of a package.
     pub(crate) fn take(&mut self, path: &Path, content: Vec<u8>) -> io::Result<()> {
         if let Some(name) = name_of(path) {
             self.found.insert(name, Source::Bytes(content));
@@ -57,7 +57,7 @@ impl Modules {
         Ok(())
     }
 
-    /// Those installed below `dir`; none when it is not there.
+    /// Returns the modules installed below `dir`; none if `dir` does not exist.
     pub(crate) fn installed(dir: &Path) -> io::Result<Self> {
         let mut modules = Self::default();
         let mut next = vec![dir.to_path_buf()];
@@ -86,7 +86,8 @@ impl Modules {
         self.built_in.extend(list.lines().filter_map(|line| name_of(Path::new(line))));
     }
 
-    /// What a machine needs, each after those it depends on. A kernel of which no modules are known is taken to have everything built in.
+    /// Returns the requested modules, each after its dependencies. A kernel without any known modules is assumed to have
+    /// everything built in.
     pub(crate) fn needed(&self, release: &str, needed: &[&str], welcome: &[&str]) -> Result<Vec<Module>, AssetError> {
         let mut order = Vec::new();
         if self.is_empty() {
@@ -126,15 +127,15 @@ impl Modules {
     }
 }
 
-/// The name of the module in a file, as the kernel spells it.
+/// Returns the name of the module in a file, in the kernel's spelling.
 fn name_of(path: &Path) -> Option<String> {
     let file = path.file_name()?.to_str()?;
     let (name, ending) = file.split_once(".ko")?;
     ["", ".xz", ".zst", ".gz"].contains(&ending).then(|| name.replace('-', "_"))
 }
 
-/// The modules that one says it depends on (`modinfo(8)`, `depends`).
-fn dependencies(module: &[u8]) -> io::Result<Vec<String>> {
+/// Returns the dependencies that a module declares (`modinfo(8)`, `depends`).
+pub(crate) fn dependencies(module: &[u8]) -> io::Result<Vec<String>> {
     let bad = |error: object::Error| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
     let elf = object::File::parse(module).map_err(bad)?;
     let Some(section) = elf.section_by_name(".modinfo") else { return Ok(Vec::new()) };
@@ -149,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_modules_name_is_that_of_its_file() {
+    fn module_name_is_derived_from_file_name() {
         for (path, name) in [
             ("kernel/drivers/char/hw_random/virtio-rng.ko", Some("virtio_rng")),
             ("kernel/fs/overlayfs/overlay.ko.xz", Some("overlay")),
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_something_needed_is_refused_and_one_that_has_it_built_in_is_not() {
+    fn kernel_without_needed_module_is_refused_unless_built_in() {
         let mut modules = Modules::default();
         modules.take_built_in("kernel/virtio_mmio.ko\nkernel/virtio_blk.ko\nkernel/overlay.ko\nkernel/ext4.ko\n");
         let error = modules.needed("6.1", &NEEDED, &WELCOME).unwrap_err().to_string();

@@ -1,26 +1,26 @@
-//! Plain bytes of what kernels, their modules and packages are compressed with. The first bytes say which it is.
+//! Decompresses kernels, modules and packages. The first bytes of the data determine the format.
 
 use flate2::bufread::MultiGzDecoder;
 use lzma_rust2::XzReader;
 use ruzstd::decoding::StreamingDecoder;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
-/// No kernel and no module is bigger when it is plain.
+/// The maximum decompressed size in bytes. All kernels and modules are smaller.
 const MOST_BYTES: u64 = 512 << 20;
-/// Memory that an xz stream may ask for, in KiB: those of `xz -9`.
+/// The memory limit of an xz stream in KiB, as `xz -9` needs it.
 const XZ_MEMORY_KIB: u32 = 128 << 10;
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
-/// The legacy frame of `lz4 -l`, which has no length and no checksum: blocks of 8 MiB, each with its compressed length before it
-/// (lz4's `doc/lz4_Frame_format.md`).
+/// The magic number of the legacy frame of `lz4 -l`. Such a frame has no total length and no checksum. It consists of blocks of 8
+/// MiB, each preceded by its compressed length (lz4's `doc/lz4_Frame_format.md`).
 const LZ4_LEGACY: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
 const LZ4_BLOCK: usize = 8 << 20;
 const LZMA: &[u8] = &[0x5d, 0, 0];
 const BZIP2: &[u8] = b"BZh";
 const LZO: &[u8] = &[0x89, b'L', b'Z', b'O'];
 
-/// The plain bytes of a stream.
+/// Returns a reader of the decompressed data of a stream.
 pub(crate) fn reader<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut stream = BufReader::with_capacity(64 << 10, stream);
     let head = stream.fill_buf()?;
@@ -36,22 +36,19 @@ pub(crate) fn reader<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read + 'a
     }
     for (magic, name) in [(LZMA, "lzma"), (BZIP2, "bzip2"), (LZO, "lzo")] {
         if head.starts_with(magic) {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!("it is compressed with {name}, which is not read here"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("unsupported compression: {name}")));
         }
     }
     Ok(Box::new(stream))
 }
 
-/// The plain bytes of a whole file. What follows the end of the compressed stream is not looked at.
+/// Decompresses a whole file. Data after the end of the compressed stream is ignored.
 pub(crate) fn plain(bytes: &[u8]) -> io::Result<Vec<u8>> {
     if let Some(blocks) = bytes.strip_prefix(LZ4_LEGACY) {
         return lz4_legacy(blocks);
     }
     let mut plain = Vec::new();
-    // One frame: behind a kernel's lies its length, which is no other frame.
+    // Decode one frame only: in a kernel, the frame is followed by a length field, which is not a frame.
     let source: Box<dyn Read + '_> = if bytes.starts_with(GZIP) {
         Box::new(flate2::bufread::GzDecoder::new(bytes))
     } else if bytes.starts_with(XZ) {
@@ -68,7 +65,7 @@ fn lz4_legacy(mut blocks: &[u8]) -> io::Result<Vec<u8>> {
     let mut block = vec![0; LZ4_BLOCK];
     while let Some((length, rest)) = blocks.split_first_chunk::<4>() {
         let length = u32::from_le_bytes(*length) as usize;
-        // The last one is shorter than a whole block when plain; after it comes the length of all, or nothing.
+        // Only the last block is shorter than 8 MiB when decompressed. After it comes the total length, or nothing.
         if !plain.is_empty() && (plain.len() % LZ4_BLOCK != 0 || length > rest.len()) {
             break;
         }
@@ -85,7 +82,7 @@ fn lz4_legacy(mut blocks: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 fn too_large() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("it is larger than {MOST_BYTES} bytes when plain"))
+    io::Error::new(io::ErrorKind::InvalidData, format!("decompressed size exceeds {MOST_BYTES} bytes"))
 }
 
 #[cfg(test)]
@@ -100,7 +97,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// Literals only, as the block format has them: a token, the rest of the length, the bytes.
+    /// Compresses into blocks of literals only (LZ4 block format): a token, the rest of the length, the bytes.
     fn lz4(bytes: &[u8]) -> Vec<u8> {
         let mut out = LZ4_LEGACY.to_vec();
         for part in bytes.chunks(LZ4_BLOCK) {
@@ -119,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn each_compression_gives_the_plain_bytes_also_with_a_length_behind() {
+    fn compressed_payload_with_or_without_trailing_length_is_unpacked() {
         let data = b"kernel ".repeat(2_000_000);
         let length = u32::try_from(data.len()).unwrap().to_le_bytes();
         for stream in [gzip(&data), lz4(&data), data.clone()] {
@@ -131,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compression_that_is_not_read_is_named() {
+    fn unsupported_compression_is_named_in_error() {
         for (magic, name) in [(LZMA, "lzma"), (BZIP2, "bzip2"), (LZO, "lzo")] {
             assert!(plain(magic).unwrap_err().to_string().contains(name));
         }
@@ -139,7 +136,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_a_decoder_panic(kind in 0..5usize, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_payload_causes_no_panic(kind in 0..5usize, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let heads: [&[u8]; 5] = [&[], GZIP, ZSTD, XZ, LZ4_LEGACY];
             let _ = plain(&[heads[kind], &bytes].concat());
         }

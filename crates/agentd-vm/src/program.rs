@@ -1,4 +1,5 @@
-//! What of an executable the kernel needs to start it. Symbols and debug information, most of a file that was built for tests, are not.
+//! Strips an executable to the part that the kernel loads. This omits symbols and debug information, which are most of a debug
+//! build.
 
 use object::{
     Endianness,
@@ -7,10 +8,11 @@ use object::{
 };
 use std::io;
 
-/// The head of a static x86-64 executable up to the end of the last part that is loaded (`elf(5)`), without its section table.
+/// Returns the beginning of a static x86-64 executable, up to the end of the last loadable segment (`elf(5)`), without the
+/// section header table.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidData`] for what is no such file.
+/// [`io::ErrorKind::InvalidData`] if `elf` is not such a file, or is truncated.
 pub fn loadable(elf: &[u8]) -> io::Result<Vec<u8>> {
     let bad = |error: object::Error| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
     let header = FileHeader64::<Endianness>::parse(elf).map_err(bad)?;
@@ -18,8 +20,9 @@ pub fn loadable(elf: &[u8]) -> io::Result<Vec<u8>> {
     let loaded = header.program_headers(endian, elf).map_err(bad)?.iter().filter(|part| part.p_type(endian) == PT_LOAD);
     let end = loaded.map(|part| part.p_offset(endian).saturating_add(part.p_filesz(endian))).max().unwrap_or(0);
     let cut = usize::try_from(end).ok().and_then(|end| elf.get(..end));
-    let mut cut = cut.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is cut short"))?.to_vec();
-    // Where the table was (`e_shoff`), and how many entries it had, and which names them (`e_shnum`, `e_shstrndx`).
+    let mut cut = cut.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the ELF file is truncated"))?.to_vec();
+    // Clear the offset of the section header table (`e_shoff`), its length, and the index of the section names (`e_shnum`,
+    // `e_shstrndx`).
     for place in [40..48, 60..64] {
         if let Some(bytes) = cut.get_mut(place) {
             bytes.fill(0);
@@ -34,7 +37,7 @@ mod tests {
     use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
     #[test]
-    fn what_is_left_of_a_program_runs() {
+    fn loadable_part_of_program_is_smaller_and_runs() {
         let dir = tempfile::tempdir().unwrap();
         let whole = fs::read(std::env::current_exe().unwrap()).unwrap();
         let cut = loadable(&whole).unwrap();

@@ -1,9 +1,12 @@
-//! The root file system: ext4, without a journal, made by `mke2fs -d` from a tree or from layers that overlayfs shows it as one.
+//! Creates the root file system: ext4 without a journal. `mke2fs -d` fills it from one tree, or from layers that overlayfs
+//! merges.
 //!
-//! `mke2fs` runs in namespaces of its own. As root's it has its own mounts, for the overlay; as an ordinary user's it is root of a user
-//! namespace besides, so that what that user has belongs to root inside the image, and the overlay may be mounted.
+//! `mke2fs` runs in its own mount namespace, for the mount of the overlay. If the caller is not root, it also runs in a user
+//! namespace with the caller mapped to root. Then the caller's files belong to root in the image, and mounting the overlay is
+//! permitted.
 
 use crate::error::{AssetError, Context};
+use agentd_disk::Scratch;
 use rustix::{
     fs::{Mode, OFlags},
     mount::{MountFlags, MountPropagationFlags},
@@ -21,41 +24,45 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Where `mke2fs` is, also for those whose path has no `sbin`.
+/// The search path for `mke2fs`, with `sbin`, which an ordinary user's `PATH` may lack.
 const PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
 const BLOCK: u64 = 4096;
-/// Beside what files take: group descriptors, bitmaps, the directory of what is found.
+/// Space for group descriptors, bitmaps and `lost+found`, in addition to the files, in bytes.
 const FIXED_BYTES: u64 = 16 << 20;
 const INODE_BYTES: u64 = 256;
-/// As many files fit into what is free as `mke2fs` would reckon with.
+/// The bytes of free space per additional inode, as in the default of `mke2fs`.
 const BYTES_PER_SPARE_INODE: u64 = 16 << 10;
-/// Descriptors from here on are free in the process that becomes `mke2fs`: short names, so that many layers fit into a page.
+/// The first descriptor number for layers; unused in the process that becomes `mke2fs`. Paths by number are short, so that the
+/// mount options of many layers fit into one page.
 const FIRST_LAYER: i32 = 100;
 
-/// What a tree takes in a file system.
+/// The space that trees take in a file system.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Room {
+struct DiskUsage {
     blocks: u64,
     inodes: u64,
 }
 
-/// Makes the file `out` from `layers`, the lowest first, with `spare` bytes that are free. Free ones take no room in the file.
+/// Creates the file system image `out` from `layers`, lowest first, with `spare` bytes of free space. Free space is sparse in the
+/// file.
 ///
 /// # Errors
-/// [`AssetError::Root`] says what is missing.
+/// [`AssetError::Root`] names what is missing and the remedy; [`AssetError::Io`] for other failures.
 pub fn make(layers: &[PathBuf], spare: u64, out: &Path) -> Result<(), AssetError> {
-    let mut room = Room::default();
+    let mut usage = DiskUsage::default();
     for layer in layers {
-        measure(layer, &mut room).context(|| format!("measure {}", layer.display()))?;
+        measure(layer, &mut usage).context(|| format!("measure {}", layer.display()))?;
     }
-    if room.inodes == 0 {
+    if usage.inodes == 0 {
         return Err(AssetError::Root("the image has no files".to_owned()));
     }
-    let inodes = room.inodes + room.inodes / 16 + 64 + spare / BYTES_PER_SPARE_INODE;
-    let bytes = (room.blocks + room.blocks / 16) * BLOCK + inodes * INODE_BYTES + FIXED_BYTES + spare;
-    let file = File::create_new(out).context(|| format!("make {}", out.display()))?;
+    let inodes = usage.inodes + usage.inodes / 16 + 64 + spare / BYTES_PER_SPARE_INODE;
+    let bytes = (usage.blocks + usage.blocks / 16) * BLOCK + inodes * INODE_BYTES + FIXED_BYTES + spare;
+    let file = File::create_new(out).context(|| format!("create {}", out.display()))?;
     file.set_len(bytes.next_multiple_of(BLOCK)).context(|| format!("set the size of {}", out.display()))?;
-    let target = tempfile::tempdir().context(|| "make a mount point".to_owned())?;
+    let target = Scratch::make(&std::env::temp_dir(), "agentd-mount")
+        .map_err(io::Error::other)
+        .context(|| "create a mount point".to_owned())?;
     let namespaces = Namespaces::plan(layers, target.path())?;
     let tree = if layers.len() == 1 { layers[0].as_path() } else { target.path() };
     let mut command = Command::new("mke2fs");
@@ -68,13 +75,14 @@ pub fn make(layers: &[PathBuf], spare: u64, out: &Path) -> Result<(), AssetError
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    // SAFETY: between fork and exec `enter` makes system calls with values that were made before; it neither allocates nor locks.
+    // SAFETY: between fork and exec, `enter` makes only system calls, with arguments prepared before the fork. It neither
+    // allocates nor locks.
     unsafe { command.pre_exec(move || namespaces.enter()) };
     let made = command.output().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => AssetError::Root("there is no mke2fs — install e2fsprogs".to_owned()),
+        io::ErrorKind::NotFound => AssetError::Root("mke2fs not found — install e2fsprogs".to_owned()),
         _ => AssetError::Root(format!(
-            "run mke2fs in its own namespaces: {error} — as an ordinary user, allow user namespaces \
-             (sysctl user.max_user_namespaces > 0, kernel.unprivileged_userns_clone=1 where it exists)"
+            "run mke2fs in new namespaces: {error} — if you are not root, allow user namespaces \
+             (sysctl user.max_user_namespaces > 0, and kernel.unprivileged_userns_clone=1 if that key exists)"
         )),
     })?;
     if made.status.success() {
@@ -83,40 +91,40 @@ pub fn make(layers: &[PathBuf], spare: u64, out: &Path) -> Result<(), AssetError
     Err(AssetError::Root(format!("mke2fs: {}: {}", made.status, String::from_utf8_lossy(&made.stderr).trim())))
 }
 
-/// Adds up what a tree takes.
-fn measure(dir: &Path, room: &mut Room) -> io::Result<()> {
+/// Adds the space of a tree to `usage`.
+fn measure(dir: &Path, usage: &mut DiskUsage) -> io::Result<()> {
     let mut next = vec![dir.to_path_buf()];
     while let Some(dir) = next.pop() {
-        room.inodes += 1;
-        room.blocks += fs::symlink_metadata(&dir)?.len().div_ceil(BLOCK).max(1);
+        usage.inodes += 1;
+        usage.blocks += fs::symlink_metadata(&dir)?.len().div_ceil(BLOCK).max(1);
         for entry in fs::read_dir(&dir)? {
             let entry = entry?;
             let meta = entry.metadata()?;
             if meta.is_dir() {
                 next.push(entry.path());
             } else {
-                room.inodes += 1;
-                room.blocks += meta.len().div_ceil(BLOCK);
+                usage.inodes += 1;
+                usage.blocks += meta.len().div_ceil(BLOCK);
             }
         }
     }
     Ok(())
 }
 
-/// Where `mke2fs` runs: everything is prepared, because nothing may be allocated after the fork.
+/// The namespaces of `mke2fs`. All arguments are prepared in advance, because nothing may be allocated after the fork.
 struct Namespaces {
-    /// The id maps of a user namespace; none as root.
+    /// The uid and gid maps of the user namespace; `None` if the caller is root.
     maps: Option<[CString; 2]>,
-    /// Options of the overlay, and where it is mounted.
+    /// The options and the mount point of the overlay.
     overlay: Option<(CString, CString)>,
-    /// The layers in the order of the options, which name them by the descriptors from [`FIRST_LAYER`] on.
+    /// The paths of the layers, highest first. The overlay options refer to them by descriptors from [`FIRST_LAYER`] on.
     layers: Vec<CString>,
 }
 
 impl Namespaces {
     fn plan(layers: &[PathBuf], target: &Path) -> Result<Self, AssetError> {
         let user = rustix::process::geteuid();
-        let c = |text: String| CString::new(text).map_err(io::Error::from).context(|| "a name with a NUL".to_owned());
+        let c = |text: String| CString::new(text).map_err(io::Error::from).context(|| "a path contains a NUL byte".to_owned());
         let maps = if user.is_root() {
             None
         } else {
@@ -127,19 +135,21 @@ impl Namespaces {
             return Ok(Self { maps, overlay: None, layers: Vec::new() });
         }
         let names: Vec<String> = (FIRST_LAYER..).take(layers.len()).map(|number| format!("/proc/self/fd/{number}")).collect();
-        // Marks of an image's layers are in both families of attributes; a user namespace reads the user's.
+        // Layers have their overlay marks in the `user.` xattrs, and those that root unpacked also in the `trusted.` xattrs.
+        // An overlay mounted in a user namespace reads only the `user.` xattrs (`Documentation/filesystems/overlayfs.rst`).
         let family = if maps.is_some() { ",userxattr" } else { "" };
         let options = c(format!("lowerdir={}{family}", names.join(":")))?;
         let target = c(target.to_string_lossy().into_owned())?;
         let name = |layer: &PathBuf| CString::new(layer.as_os_str().as_bytes()).map_err(io::Error::from);
-        let layers = layers.iter().rev().map(name).collect::<io::Result<_>>().context(|| "a name with a NUL".to_owned())?;
+        let layers =
+            layers.iter().rev().map(name).collect::<io::Result<_>>().context(|| "a path contains a NUL byte".to_owned())?;
         Ok(Self { maps, overlay: Some((options, target)), layers })
     }
 
-    /// Called after a fork: system calls only.
+    /// Enters the namespaces. Called after a fork, so it may only make system calls.
     fn enter(&self) -> io::Result<()> {
         let user = if self.maps.is_some() { UnshareFlags::NEWUSER } else { UnshareFlags::empty() };
-        // SAFETY: this process has one thread, which shares nothing that would be undone, and executes another program next.
+        // SAFETY: this process is single-threaded, so no thread loses state that it shares, and it executes another program next.
         unsafe { rustix::thread::unshare_unsafe(user | UnshareFlags::NEWNS) }?;
         if let Some([users, groups]) = &self.maps {
             for (file, text) in
@@ -151,7 +161,8 @@ impl Namespaces {
         }
         rustix::mount::mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
         if let Some((options, target)) = &self.overlay {
-            // Opened here: a mount of another namespace cannot be a layer. They live until this process executes another program.
+            // Open the layers in the new namespace: a mount of another namespace cannot be a layer. The descriptors are closed on
+            // exec.
             for (layer, number) in self.layers.iter().zip(FIRST_LAYER..) {
                 let opened =
                     rustix::fs::open(layer.as_c_str(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -171,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_two_layers_hold_is_in_the_image_and_belongs_to_root() {
+    fn image_of_two_layers_holds_files_of_both_owned_by_root() {
         let dir = tempfile::tempdir().unwrap();
         let layers: Vec<PathBuf> = ["low", "high"].map(|name| dir.path().join(name)).to_vec();
         for (layer, file) in layers.iter().zip(["below", "above"]) {
@@ -181,10 +192,10 @@ mod tests {
         let out = dir.path().join("root.ext4");
         make(&layers, 0, &out).unwrap();
         for file in ["below", "above"] {
-            let shown = Command::new("/sbin/debugfs").args(["-R", &format!("stat /etc/{file}")]).arg(&out).output().unwrap();
-            let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-            assert!(shown.contains("Size: 15000"), "{shown}");
-            assert!(shown.contains("User:     0"), "{shown}");
+            let stat = Command::new("/sbin/debugfs").args(["-R", &format!("stat /etc/{file}")]).arg(&out).output().unwrap();
+            let stat = String::from_utf8_lossy(&stat.stdout).into_owned();
+            assert!(stat.contains("Size: 15000"), "{stat}");
+            assert!(stat.contains("User:     0"), "{stat}");
         }
     }
 }

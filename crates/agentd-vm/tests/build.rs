@@ -1,4 +1,4 @@
-//! Assets made of a kernel package and a tree, and files that are none.
+//! Builds assets from a kernel package and a file tree, and refuses other files.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use agentd_vm::{AssetError, Assets, Builder};
@@ -7,12 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// An ELF file that says which kernel it is.
+/// An ELF file with the version string of a kernel.
 const KERNEL: &[u8] = b"\x7fELF of Linux version 6.1.0-9-x (who@where)";
 const BUILT_IN: &str = "kernel/virtio_mmio.ko\nkernel/virtio_blk.ko\nkernel/overlay.ko\nkernel/ext4.ko\n\
                         kernel/vmw_vsock_virtio_transport.ko\n";
 
-/// A Debian package with these files.
+/// Writes a Debian package with these files.
 fn package(path: &Path, files: &[(&str, &[u8])]) {
     let mut data = tar::Builder::new(Vec::new());
     for (name, content) in files {
@@ -29,9 +29,9 @@ fn package(path: &Path, files: &[(&str, &[u8])]) {
     fs::write(path, bytes).unwrap();
 }
 
-struct Place(tempfile::TempDir);
+struct AssetDir(tempfile::TempDir);
 
-impl Place {
+impl AssetDir {
     fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         fs::create_dir_all(place.path("tree/etc")).unwrap();
@@ -55,8 +55,8 @@ impl Place {
 }
 
 #[test]
-fn a_package_and_a_tree_become_assets_and_are_replaced_whole() {
-    let place = Place::new();
+fn assets_of_package_and_tree_are_built_and_replaced() {
+    let place = AssetDir::new();
     place.whole_package();
     for _ in 0..2 {
         let assets = place.build("kernel.deb").unwrap();
@@ -70,20 +70,20 @@ fn a_package_and_a_tree_become_assets_and_are_replaced_whole() {
 }
 
 #[test]
-fn a_changed_file_is_noticed() {
-    let place = Place::new();
+fn missing_or_changed_asset_is_reported() {
+    let place = AssetDir::new();
     place.whole_package();
     let assets = place.build("kernel.deb").unwrap();
     let vmlinux = assets.vmlinux();
     fs::remove_file(&vmlinux).unwrap();
     assert!(Assets::open(&place.path("assets")).unwrap_err().to_string().contains("agentd vm build"));
     fs::write(&vmlinux, KERNEL.to_ascii_uppercase()).unwrap();
-    assert!(assets.verify().unwrap_err().to_string().contains("not what the manifest says"));
+    assert!(assets.verify().unwrap_err().to_string().contains("does not match the digest in the manifest"));
 }
 
 #[test]
-fn what_is_no_kernel_is_refused_and_nothing_is_left() {
-    let place = Place::new();
+fn file_without_usable_kernel_is_refused_and_leaves_no_assets() {
+    let place = AssetDir::new();
     fs::write(place.path("text"), "words").unwrap();
     package(&place.path("other.deb"), &[("usr/bin/x", b"x")]);
     package(
@@ -103,8 +103,8 @@ fn what_is_no_kernel_is_refused_and_nothing_is_left() {
 }
 
 #[test]
-fn a_directory_of_something_else_is_not_replaced() {
-    let place = Place::new();
+fn unrelated_directory_is_not_replaced() {
+    let place = AssetDir::new();
     place.whole_package();
     fs::create_dir(place.path("assets")).unwrap();
     fs::write(place.path("assets/mine"), "precious").unwrap();

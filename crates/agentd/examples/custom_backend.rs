@@ -1,14 +1,14 @@
-//! A backend of an embedder's own, registered under a name and selected by an alias.
+//! A backend of an embedding program, registered under a name and selected by an alias.
 //!
-//! This one puts a log before `linux-native`: each sandbox and how its commands ended. Whatever a backend is made of, it implements
-//! two traits, and what it claims comes from [`BackendCapabilities::from_evidence`]: a bit without a check that held stays false.
+//! This backend wraps `linux-native` and logs each sandbox and the end of each command. Every backend implements two traits. Its
+//! claims come from [`BackendCapabilities::from_evidence`]: a bit without a check that held stays false.
 //!
 //! Run it with `cargo run --example custom_backend`.
 #![allow(clippy::print_stdout, reason = "an example prints")]
 
 use agentd::isolation::{
-    BackendCapabilities, Command, ExecHandle, IsolationBackend, IsolationError, LayerReport, Outcome, Sandbox, SandboxId,
-    SandboxSpec, Usage, create_backend, register_backend_factory, take_role,
+    BackendCapabilities, BackendTraits, Command, ControlReport, ExecHandle, IsolationBackend, IsolationError, Outcome, PlanLine,
+    Sandbox, SandboxId, SandboxSpec, Usage, create_backend, register_backend_factory, take_role,
 };
 use async_trait::async_trait;
 use std::{os::fd::OwnedFd, path::Path, sync::Arc};
@@ -23,15 +23,26 @@ impl IsolationBackend for Logged {
         "logged"
     }
 
+    fn traits(&self) -> BackendTraits {
+        // Callers decide by traits, not by names. They are those of the inner backend.
+        self.0.traits()
+    }
+
+    fn explain(&self, spec: &SandboxSpec) -> Result<Vec<PlanLine>, IsolationError> {
+        let mut plan = vec![PlanLine::new("log", "every sandbox and the end of each command")];
+        plan.extend(self.0.explain(spec)?);
+        Ok(plan)
+    }
+
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
-        // The boundary is the inner backend's, and so is the evidence for it.
+        // The inner backend provides the boundary, so its evidence applies.
         let inner = self.0.probe().await?;
         Ok(BackendCapabilities { name: self.name().to_owned(), ..inner })
     }
 
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
         let sandbox = self.0.create_sandbox(spec).await?;
-        println!("{}: made, {} layers", sandbox.id(), sandbox.layers().len());
+        println!("{}: created, {} controls", sandbox.id(), sandbox.controls().len());
         Ok(Arc::new(LoggedSandbox(sandbox)))
     }
 
@@ -58,8 +69,8 @@ impl Sandbox for LoggedSandbox {
         self.0.id()
     }
 
-    fn layers(&self) -> &[LayerReport] {
-        self.0.layers()
+    fn controls(&self) -> &[ControlReport] {
+        self.0.controls()
     }
 
     async fn capabilities(&self) -> Result<BackendCapabilities, IsolationError> {
@@ -122,18 +133,16 @@ impl Sandbox for LoggedSandbox {
 
     async fn destroy(&self) -> Result<(), IsolationError> {
         self.0.destroy().await?;
-        println!("{}: gone", self.id());
+        println!("{}: destroyed", self.id());
         Ok(())
     }
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn run() -> Result<(), IsolationError> {
-    register_backend_factory(
-        "logged",
-        &["audited"],
-        Arc::new(|work_root: &Path| Ok(Arc::new(Logged(create_backend("linux-native", work_root)?)))),
-    )?;
+    register_backend_factory("logged", &["audited"], |work_root| {
+        Ok(Arc::new(Logged(create_backend("linux-native", work_root)?)))
+    })?;
     let backend = create_backend("Audited", &std::env::temp_dir())?;
     println!("{} proves a score of {}", backend.name(), backend.probe().await?.score());
     let sandbox = backend.create_sandbox(SandboxSpec::default()).await?;

@@ -1,7 +1,10 @@
-//! agentd runs what AI agents ask for, each command in a sandbox that is as strong as this machine allows and says how strong that
-//! was. This is the library; the program of the same name is made of it.
+//! agentd runs the commands of AI agents. Each command runs in a sandbox that is as strong as this machine allows, and agentd
+//! reports how strong that sandbox was.
+//!
+//! This library contains the whole program of the same name. A program that embeds the library calls [`isolation::take_role`]
+//! first in `main` and takes a backend from [`isolation::require_backend`], as in the example `readme.rs`.
 
 pub mod cli;
+pub mod isolation;
 
 pub use agentd_core as core;
-pub use agentd_isolation as isolation;

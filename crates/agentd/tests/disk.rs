@@ -1,4 +1,4 @@
-//! `agentd run --disk`: what a command writes in its root lies on disk, within a limit, and goes with it.
+//! `agentd run --disk`: files in the sandbox's root are stored on disk, within a limit, and are deleted with the sandbox.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 use std::{
@@ -9,38 +9,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The program under test; another copy of it where this user cannot reach cargo's.
+/// Returns the program under test; `AGENTD_BIN` names a copy if this user cannot read cargo's build directory.
 fn program() -> String {
     std::env::var("AGENTD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agentd").to_owned())
 }
 
 fn agentd(script: &str) -> Command {
-    let cache = std::env::temp_dir().join(format!("agentd-test-cache-{}", rustix::process::geteuid().as_raw()));
     let mut command = Command::new(program());
-    command.args(["run", "--workspace", "none", "--disk", "48M", "--", "sh", "-c", script]).env("XDG_CACHE_HOME", cache);
+    command.args(["run", "--workspace", "none", "--disk", "48M", "--", "sh", "-c", script]);
     command.current_dir("/").stdin(Stdio::null());
     command
 }
 
-/// Loop devices whose file has no name any more.
-fn nameless() -> usize {
+/// Counts loop devices whose backing file is deleted.
+fn deleted_loop_devices() -> usize {
     let devices = fs::read_dir("/sys/block").unwrap().flatten();
     devices
         .filter(|device| fs::read_to_string(device.path().join("loop/backing_file")).is_ok_and(|file| file.contains("(deleted)")))
         .count()
 }
 
-/// All in one, because devices are the machine's.
+/// A single test, because it counts the devices of the whole host.
 #[test]
-fn what_is_written_has_a_limit_and_nothing_is_left_of_it() {
+fn root_on_disk_is_limited_and_removed_after_kill() {
     if !rustix::process::geteuid().is_root() {
         let output = agentd("true").output().unwrap();
         assert_eq!(output.status.code(), Some(125), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("root of the host"), "{output:?}");
         return;
     }
-    let before = nameless();
-    // More than there is room for: in one file, in many, and after some were removed.
+    let before = deleted_loop_devices();
+    // Exceed the size: with one file, with many files, and again after files were removed.
     let script = "
         ! dd if=/dev/zero of=/big bs=1M count=100 2>/dev/null || exit 1
         size=$(stat -c %s /big); test $size -gt 30000000 -a $size -lt 50331648 || exit 2
@@ -54,12 +53,12 @@ fn what_is_written_has_a_limit_and_nothing_is_left_of_it() {
         agentd("echo up; dd if=/dev/zero of=/big bs=1M count=10 2>/dev/null; sleep 600").stdout(Stdio::piped()).spawn().unwrap();
     let up = BufReader::new(killed.stdout.take().unwrap()).lines().next();
     assert_eq!(up.unwrap().unwrap(), "up");
-    assert!(nameless() > before);
+    assert!(deleted_loop_devices() > before);
     killed.kill().unwrap();
     killed.wait().unwrap();
     let began = Instant::now();
-    while nameless() > before {
-        assert!(began.elapsed() < Duration::from_secs(20), "a loop device is left");
+    while deleted_loop_devices() > before {
+        assert!(began.elapsed() < Duration::from_secs(20), "a loop device remains");
         sleep(Duration::from_millis(20));
     }
 }

@@ -1,10 +1,10 @@
-//! `agentd doctor` where there is no KVM: what is not there is named, and claimed of nothing.
+//! `agentd doctor` on a host without KVM: the missing device is named, and nothing is claimed.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 use serde_json::Value;
 use std::process::{Command, Output};
 
-/// A machine of ours without `/dev/kvm`: what a container without it has below `/dev`, in a mount namespace of the script's own.
+/// Hides `/dev/kvm` in a new mount namespace: mounts a `/dev` as in a container without the device.
 const WITHOUT_KVM: &str = r#"
     set -e
     mkdir "$0/dev" "$0/dev/shm"
@@ -17,7 +17,7 @@ const WITHOUT_KVM: &str = r#"
     exec "$@"
 "#;
 
-/// What the program answers there.
+/// Runs the program without `/dev/kvm`.
 fn without_kvm(args: &[&str]) -> Output {
     let program = std::env::var("AGENTD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agentd").to_owned());
     let place = tempfile::tempdir().unwrap();
@@ -27,20 +27,20 @@ fn without_kvm(args: &[&str]) -> Output {
 }
 
 #[test]
-fn without_kvm_firecracker_proves_nothing_and_says_why() {
+fn firecracker_without_kvm_proves_nothing_and_names_remedy() {
     let output = without_kvm(&["doctor", "--backend", "firecracker", "--json"]);
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
-    assert_eq!((said["auto"].clone(), output.status.code()), (Value::Null, Some(0)));
-    let row = &said["backends"][0];
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    assert_eq!((report["auto"].clone(), output.status.code()), (Value::Null, Some(0)));
+    let row = &report["backends"][0];
     assert_eq!(row["name"], "firecracker");
     let error = row["error"].as_str().unwrap();
-    assert!(error.contains("/dev/kvm is not there") && error.contains("--device /dev/kvm"), "{error}");
+    assert!(error.contains("/dev/kvm does not exist") && error.contains("--device /dev/kvm"), "{error}");
 }
 
 #[test]
-fn without_kvm_nothing_runs_in_firecracker() {
+fn run_in_firecracker_without_kvm_fails() {
     let output = without_kvm(&["run", "--backend", "firecracker", "--workspace", "none", "--", "true"]);
     assert_eq!(output.status.code(), Some(125), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("/dev/kvm is not there"), "{said}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("/dev/kvm does not exist"), "{message}");
 }

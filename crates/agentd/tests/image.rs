@@ -1,4 +1,4 @@
-//! `agentd image`, and `agentd run --image`: an image is run in, changed inside, and the same afterwards.
+//! `agentd image` and `agentd run --image`: commands run in an image and may change files, and the image stays unchanged.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 use rustix::fs::{XattrFlags, setxattr};
@@ -11,15 +11,15 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// The program under test; another copy of it where this user cannot reach cargo's.
+/// Returns the program under test; `AGENTD_BIN` names a copy if this user cannot read cargo's build directory.
 fn program() -> String {
     std::env::var("AGENTD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agentd").to_owned())
 }
 
-/// An image's tree, a store of its own, and a workspace.
-struct Place(TempDir);
+/// The tree of an image, an image store, and a workspace.
+struct ImageDir(TempDir);
 
-impl Place {
+impl ImageDir {
     fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         let root = place.path("tree");
@@ -32,7 +32,7 @@ impl Place {
         }
         fs::write(root.join("etc/os-release"), "NAME=tiny\n").unwrap();
         fs::write(root.join("usr/share/doc/readme"), "read me\n").unwrap();
-        // What its layer is known by.
+        // Identifies the layer of this test.
         fs::write(root.join("etc/mark"), place.name()).unwrap();
         fs::create_dir(place.path("work")).unwrap();
         place
@@ -42,15 +42,14 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// A name of this test's.
+    /// Returns an image name that no other test uses.
     fn name(&self) -> String {
         format!("agentd-test-{}", self.0.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.').to_lowercase())
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let cache = std::env::temp_dir().join(format!("agentd-test-cache-{}", rustix::process::geteuid().as_raw()));
         let mut command = Command::new(program());
-        command.args(args).current_dir(self.path("work")).env("XDG_CACHE_HOME", cache).env("AGENTD_DATA_DIR", self.path("data"));
+        command.args(args).current_dir(self.path("work")).env("AGENTD_DATA_DIR", self.path("data"));
         command
     }
 
@@ -64,14 +63,14 @@ impl Place {
         name
     }
 
-    /// Takes one of the place's directories in, and returns what was said.
+    /// Imports one of the directories; returns the output of the command.
     fn import(&self, tree: &str, name: &str) -> Output {
         let output = self.agentd(&["image", "import", self.path(tree).to_str().unwrap(), name]);
         assert!(output.status.success(), "{output:?}");
         output
     }
 
-    /// The layer in which this file bears this place's name.
+    /// Returns the layer in which the file `marked` contains the name of this test.
     fn layer(&self, marked: &str) -> Option<PathBuf> {
         let mut layers = fs::read_dir(self.path("data/images/layers")).unwrap().map(|layer| layer.unwrap().path());
         layers.find(|layer| fs::read_to_string(layer.join("tree").join(marked)).is_ok_and(|mark| mark == self.name()))
@@ -82,7 +81,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ImageDir {
     fn drop(&mut self) {
         self.agentd(&["image", "rm", &self.name()]);
         self.agentd(&["image", "gc"]);
@@ -94,8 +93,8 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_command_is_root_of_an_image_that_stays_as_it_is() {
-    let place = Place::new();
+fn command_is_root_in_image_and_image_stays_unchanged() {
+    let place = ImageDir::new();
     let image = place.imported();
     for _ in 0..2 {
         let script =
@@ -108,16 +107,16 @@ fn a_command_is_root_of_an_image_that_stays_as_it_is() {
 }
 
 #[test]
-fn packages_can_be_unpacked_in_it() {
-    let place = Place::new();
+fn image_allows_operations_of_package_managers() {
+    let place = ImageDir::new();
     let image = place.imported();
     let script = "touch /a && chmod 4755 /a && stat -c %a /a && ln /a /b && stat -c %h /b && ln -s /a /c && cat /c && echo ok";
     let output = place.agentd(&["run", "--image", &image, "--workspace", "none", "--", "sh", "-c", script]);
     assert_eq!(text(&output.stdout), "4755\n2\nok\n", "{output:?}");
-    // They would be the caller's in a workspace that can be changed.
+    // With a writable workspace, set-id bits are refused: there, such files would belong to the caller.
     let output = place.sh(&image, "touch /a; chmod 4755 /a");
     assert!(text(&output.stderr).contains("not permitted"), "{output:?}");
-    // Devices are refused cleanly.
+    // Creating a device fails.
     let output = place.sh(&image, "mknod /d b 8 0 || echo refused");
     assert_eq!(text(&output.stdout), "refused\n", "{output:?}");
     if rustix::process::geteuid().is_root() {
@@ -127,8 +126,8 @@ fn packages_can_be_unpacked_in_it() {
 }
 
 #[test]
-fn what_is_made_in_the_workspace_is_the_callers() {
-    let place = Place::new();
+fn files_created_in_workspace_belong_to_caller() {
+    let place = ImageDir::new();
     let image = place.imported();
     let output = place.sh(&image, "echo made > made && chmod 600 made && cat made");
     assert_eq!(text(&output.stdout), "made\n", "{output:?}");
@@ -137,52 +136,52 @@ fn what_is_made_in_the_workspace_is_the_callers() {
 }
 
 #[test]
-fn what_a_command_runs_in_is_not_collected_though_its_image_is_removed() {
-    let place = Place::new();
+fn layer_of_running_command_is_not_collected_after_rm() {
+    let place = ImageDir::new();
     let image = place.imported();
     let script = "echo up; read go; cat /usr/share/doc/readme";
     let mut run = place.command(&["run", "-i", "--image", &image, "--", "sh", "-c", script]);
     let mut run = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(run.stdout.take().unwrap()).lines();
-    assert_eq!(said.next().unwrap().unwrap(), "up");
+    let mut message = BufReader::new(run.stdout.take().unwrap()).lines();
+    assert_eq!(message.next().unwrap().unwrap(), "up");
     assert!(place.agentd(&["image", "rm", &image]).status.success());
     assert!(place.agentd(&["image", "gc"]).status.success());
     assert!(place.layer("etc/mark").is_some());
 
     writeln!(run.stdin.take().unwrap(), "go").unwrap();
-    assert_eq!(said.next().unwrap().unwrap(), "read me");
+    assert_eq!(message.next().unwrap().unwrap(), "read me");
     assert!(run.wait().unwrap().success());
-    // Whoever collects it.
+    // A concurrent test may collect the layer first.
     assert!(place.agentd(&["image", "gc"]).status.success());
     assert_eq!(place.layer("etc/mark"), None);
 }
 
 #[test]
-fn what_an_image_is_taken_in_without_is_said() {
-    let place = Place::new();
-    let said = text(&place.import("tree", &place.name()).stderr);
-    assert_eq!(said, "");
-    // What steers overlayfs is no image's to say.
+fn import_reports_skipped_attributes() {
+    let place = ImageDir::new();
+    let message = text(&place.import("tree", &place.name()).stderr);
+    assert_eq!(message, "");
+    // Attributes that control overlayfs are not imported.
     for name in ["tree/etc", "tree/etc/os-release"] {
         setxattr(place.path(name), "user.overlay.redirect", b"/etc", XattrFlags::empty()).unwrap();
     }
-    let said = text(&place.import("tree", &place.name()).stderr);
-    assert_eq!(said, "agentd: left out: 2 extended attributes\n");
+    let message = text(&place.import("tree", &place.name()).stderr);
+    assert_eq!(message, "agentd: not imported: 2 extended attributes\n");
 }
 
 #[test]
-fn what_is_collected_is_said() {
-    let place = Place::new();
+fn gc_reports_removed_layers_and_blobs() {
+    let place = ImageDir::new();
     place.imported();
     place.agentd(&["image", "rm", &place.name()]);
-    let said = text(&place.agentd(&["image", "gc"]).stdout);
-    // How much it is depends on who else collects.
-    assert!(said.contains(" layer") && said.contains(" blob") && said.ends_with(" MB freed\n"), "{said}");
+    let message = text(&place.agentd(&["image", "gc"]).stdout);
+    // The numbers depend on concurrent tests.
+    assert!(message.contains(" layer") && message.contains(" blob") && message.ends_with(" MB freed\n"), "{message}");
 }
 
 #[test]
-fn a_damaged_image_is_named_and_the_good_ones_are_listed() {
-    let place = Place::new();
+fn damaged_image_is_reported_and_others_are_listed() {
+    let place = ImageDir::new();
     let (good, damaged) = (format!("{}-good", place.name()), place.name());
     place.import("tree", &good);
     fs::write(place.path("tree/etc/another"), place.name()).unwrap();
@@ -193,16 +192,16 @@ fn a_damaged_image_is_named_and_the_good_ones_are_listed() {
     place.agentd(&["image", "rm", &good]);
     for output in outputs {
         assert_eq!(output.status.code(), Some(125));
-        let (listed, said) = (text(&output.stdout), text(&output.stderr));
+        let (listed, message) = (text(&output.stdout), text(&output.stderr));
         assert!(listed.contains(&good) && !listed.contains(&format!("{damaged}:")), "{listed}");
-        assert!(said.contains(&format!("{damaged}:latest is damaged")) && said.contains("agentd image gc"), "{said}");
+        assert!(message.contains(&format!("{damaged}:latest is damaged")) && message.contains("agentd image gc"), "{message}");
     }
     assert!(text(&place.sh(&damaged, "true").stderr).contains("is damaged"));
 }
 
 #[test]
-fn what_a_named_sandbox_is_made_of_is_not_collected_though_its_image_is_removed() {
-    let place = Place::new();
+fn layer_of_named_sandbox_is_not_collected_after_rm() {
+    let place = ImageDir::new();
     let image = place.imported();
     assert!(place.agentd(&["sandbox", "create", "dev", "--image", &image]).status.success());
     assert!(place.agentd(&["image", "rm", &image]).status.success());
@@ -223,16 +222,16 @@ fn what_a_named_sandbox_is_made_of_is_not_collected_though_its_image_is_removed(
     assert!(changed.contains("C /etc/os-release\n") && changed.contains("D /usr\n"), "{changed}");
 
     assert!(place.agentd(&["sandbox", "rm", "dev"]).status.success());
-    let keeper = fs::read_to_string(place.path("data/sandboxes/keeper/lock")).unwrap();
-    let keeper = rustix::process::Pid::from_raw(keeper.trim().parse().unwrap()).unwrap();
-    rustix::process::kill_process(keeper, rustix::process::Signal::TERM).unwrap();
+    let daemon = fs::read_to_string(place.path("data/sandboxes/keeper/lock")).unwrap();
+    let daemon = rustix::process::Pid::from_raw(daemon.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(daemon, rustix::process::Signal::TERM).unwrap();
     assert!(place.agentd(&["image", "gc"]).status.success());
     assert_eq!(place.layer("etc/mark"), None);
 }
 
 #[test]
-fn an_image_that_is_not_there_is_an_error_and_runs_nothing() {
-    let place = Place::new();
+fn run_with_unknown_image_fails_before_command_starts() {
+    let place = ImageDir::new();
     let output = place.sh("agentd-test-nowhere", "touch made");
     assert_eq!(output.status.code(), Some(125));
     assert!(text(&output.stderr).contains("no image"), "{output:?}");
@@ -240,8 +239,8 @@ fn an_image_that_is_not_there_is_an_error_and_runs_nothing() {
 }
 
 #[test]
-fn a_command_for_an_image_never_meets_the_host() {
-    let place = Place::new();
+fn image_with_backend_without_images_fails_before_command_starts() {
+    let place = ImageDir::new();
     let image = place.imported();
     for backend in ["linux-native", "host-direct"] {
         for more in [&["--explain"][..], &[]] {

@@ -1,4 +1,4 @@
-//! `agentd run` as a user meets it: the real program, real commands, real limits.
+//! `agentd run` from the command line: the built program runs real commands under real limits.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 use serde_json::Value;
@@ -19,17 +19,17 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// The program under test; another copy of it where this user cannot reach cargo's.
+/// Returns the program under test; `AGENTD_BIN` names a copy if this user cannot read cargo's build directory.
 fn program() -> String {
     std::env::var("AGENTD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agentd").to_owned())
 }
 
-/// A workspace with a home directory beside it, which holds a secret.
-struct Place {
+/// A workspace and, next to it, a home directory that holds a secret.
+struct RunDir {
     root: TempDir,
 }
 
-impl Place {
+impl RunDir {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("home/.ssh")).unwrap();
@@ -44,10 +44,8 @@ impl Place {
 
     fn command(&self, options: &[&str], command: &[&str]) -> Command {
         let mut run = Command::new(program());
-        // The cache of the probe is shared by all tests, so that one of them pays for it.
-        let cache = std::env::temp_dir().join(format!("agentd-test-cache-{}", rustix::process::geteuid().as_raw()));
         run.arg("run").args(options).arg("--").args(command);
-        run.current_dir(self.work()).env("HOME", self.root.path().join("home")).env("XDG_CACHE_HOME", cache);
+        run.current_dir(self.work()).env("HOME", self.root.path().join("home"));
         run.env("SECRET_TOKEN", "x").stdin(Stdio::null());
         run
     }
@@ -69,9 +67,9 @@ fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
 }
 
-/// Whether this user may make control groups; what needs them is refused otherwise, with advice.
+/// Returns whether this user may create control groups. If not, checks that an option that needs one fails with a remedy.
 fn has_groups() -> bool {
-    let place = Place::new();
+    let place = RunDir::new();
     let output = place.run(&["--memory", "64M"], &["true"]);
     if !output.status.success() {
         assert!(!rustix::process::geteuid().is_root(), "{output:?}");
@@ -85,8 +83,24 @@ fn has_groups() -> bool {
 }
 
 #[test]
-fn a_command_runs_and_what_was_enforced_is_said() {
-    let place = Place::new();
+fn run_logs_only_on_request_and_to_standard_error() {
+    let place = RunDir::new();
+    let run = |filter: &str| place.command(&[], &["echo", "out"]).env("AGENTD_LOG", filter).output().unwrap();
+    for filter in ["", "off"] {
+        let output = run(filter);
+        assert!(output.status.success() && output.stdout == b"out\n" && output.stderr.is_empty(), "{output:?}");
+    }
+    let output = run("debug");
+    assert!(output.status.success() && output.stdout == b"out\n", "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains(" DEBUG agentd_isolation::sandbox: sandbox created"), "{output:?}");
+    let output = run("agentd=loud");
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("agentd: read AGENTD_LOG: agentd=loud: "), "{output:?}");
+}
+
+#[test]
+fn command_with_json_reports_output_and_enforced_controls() {
+    let place = RunDir::new();
     assert_eq!(text(&place.run(&[], &["python3", "-c", "print(6*7)"]).stdout), "42\n");
     let said = json(&place.run(&["--json"], &["python3", "-c", "print(6*7)"]));
     assert_eq!((said["stdout"]["text"].as_str(), said["exit_code"].as_i64()), (Some("42\n"), Some(0)));
@@ -97,8 +111,8 @@ fn a_command_runs_and_what_was_enforced_is_said() {
 }
 
 #[test]
-fn host_direct_claims_nothing() {
-    let place = Place::new();
+fn host_direct_reports_no_enforced_control() {
+    let place = RunDir::new();
     let said = json(&place.run(&["--json", "--backend", "workstation"], &["echo", "hi"]));
     assert_eq!(said["stdout"]["text"], "hi\n");
     for what in ["files", "processes", "network", "syscalls"] {
@@ -107,8 +121,8 @@ fn host_direct_claims_nothing() {
 }
 
 #[test]
-fn the_host_is_out_of_reach() {
-    let place = Place::new();
+fn command_in_sandbox_cannot_reach_host() {
+    let place = RunDir::new();
     let loopback = TcpListener::bind("127.0.0.1:0").unwrap();
     let connect = format!("import socket; socket.create_connection(('127.0.0.1', {}), 2)", loopback.local_addr().unwrap().port());
     let name = format!("agentd-test-{}", std::process::id());
@@ -131,22 +145,68 @@ fn the_host_is_out_of_reach() {
         &["sh", "-c", "kill -9 -1 2>/dev/null"],
     ];
     for command in refused {
-        let output = place.run(&[], command);
+        // Toolchains and caches of root lie in /root, which must stay hidden here.
+        let output = place.run(&["--no-host-tools", "--no-host-caches"], command);
         assert!(!output.status.success(), "{command:?}: {output:?}");
     }
-    // The directory above is the sandbox's own.
+    // The parent directory of the workspace is private to the sandbox.
     place.sh("echo x > ../outside-the-workspace");
     assert!(!place.root.path().join("outside-the-workspace").exists());
 }
 
+/// Mounts an overlay of the host's root as the new root, and binds a socket in the root directory. Connects to the socket
+/// without and with a sandbox. `$1` is a scratch directory, `$2` the program.
+const BELOW_THE_ROOT: &str = r#"set -e
+mount -t tmpfs tmpfs "$1"; cd "$1"; mkdir up work root
+mount -t overlay -o lowerdir=/,upperdir=up,workdir=work overlay root
+for place in proc dev sys tmp; do mount --rbind /$place root/$place; done
+cp "$2" root/usr/agentd-under-test
+cd root; mkdir old; pivot_root . old; cd /; umount -l old; rmdir old
+exec python3 -c '
+import os, socket, subprocess, sys
+server = socket.socket(socket.AF_UNIX); server.bind("/below"); os.chmod("/below", 0o777); server.listen()
+knock = ["python3", "-c", "import socket; socket.socket(socket.AF_UNIX).connect(\"/below\"); print(\"connected\")"]
+for prefix in [], [sys.argv[1], "run", "--backend", "linux-native", "--workspace", "none", "--"]:
+  print(subprocess.run([*prefix, *knock], capture_output=True, text=True).stdout.strip() or "refused")
+' /usr/agentd-under-test
+"#;
+
 #[test]
-fn ordinary_work_works() {
-    let place = Place::new();
+fn connect_to_socket_in_root_directory_fails() {
+    if !rustix::process::geteuid().is_root() {
+        // Only root can create a socket in the root directory.
+        return;
+    }
+    let place = RunDir::new();
+    let (directory, program) = (place.work().display().to_string(), program());
+    let mut shell = Command::new("unshare");
+    shell.args(["-m", "sh", "-c", BELOW_THE_ROOT, "sh", &directory, &program]);
+    let output = shell.env("HOME", "/nowhere").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().unwrap();
+    assert_eq!(text(&output.stdout), "connected\nrefused\n", "{output:?}");
+}
+
+#[test]
+fn bind_of_tcp_port_with_net_host_fails() {
+    let place = RunDir::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let script = format!(
+        "import errno, socket\nsocket.create_connection(('127.0.0.1', {port}), 2)\n\
+         try: socket.socket().bind(('127.0.0.1', 0))\nexcept OSError as e: print(errno.errorcode[e.errno])"
+    );
+    let output = place.run(&["--net", "host"], &["python3", "-c", &script]);
+    assert_eq!(text(&output.stdout), "EACCES\n", "{output:?}");
+}
+
+#[test]
+fn compilers_git_python_and_node_work() {
+    let place = RunDir::new();
     fs::write(place.work().join("hello.c"), "int puts(const char *); int main(void) { puts(\"hello\"); return 0; }").unwrap();
     let scripts = [
         ("cc hello.c && ./a.out", "hello\n"),
         (
-            "git init -q g && cd g && git config user.email a@b.c && git config user.name n && echo x > f && git add f && git commit -qm m && git log --format=%s",
+            "git init -q g && cd g && git config user.email a@b.c && git config user.name n && echo x > f && git add f && \
+             git commit -qm m && git log --format=%s",
             "m\n",
         ),
         ("python3 -m venv --without-pip v && v/bin/python -c 'print(1)'", "1\n"),
@@ -158,15 +218,15 @@ fn ordinary_work_works() {
         let output = place.sh(script);
         assert_eq!(text(&output.stdout), expected, "{script}: {output:?}");
     }
-    // What was made belongs to the caller.
+    // Files created in the workspace belong to the caller.
     let made = fs::metadata(place.work().join("f")).unwrap();
     assert_eq!(made.uid(), rustix::process::geteuid().as_raw());
 }
 
 #[test]
-fn a_command_may_open_as_many_files_as_its_caller() {
-    let place = Place::new();
-    // The launcher itself takes all that it may.
+fn open_file_limit_of_command_is_that_of_caller() {
+    let place = RunDir::new();
+    // The launcher raises its own soft limit to the hard limit; the command must not inherit that.
     let agentd = place.command(&[], &["sh", "-c", "ulimit -Sn"]);
     let mut limited = Command::new("/bin/sh");
     limited.args(["-c", "ulimit -Sn 500 && exec \"$@\"", "sh"]).arg(agentd.get_program()).args(agentd.get_args());
@@ -179,14 +239,14 @@ fn a_command_may_open_as_many_files_as_its_caller() {
 }
 
 #[test]
-fn a_crate_is_built_with_the_callers_toolchain() {
-    // It lies in the caller's home.
+fn cargo_builds_crate_with_callers_toolchain() {
+    // The toolchain is in the caller's home directory.
     let Some(real_home) = std::env::var_os("HOME").filter(|home| Path::new(home).join(".cargo/bin/cargo").exists()) else {
-        // An ordinary user of the tests has none.
+        // The unprivileged test user has no toolchain.
         assert!(!rustix::process::geteuid().is_root());
         return;
     };
-    let place = Place::new();
+    let place = RunDir::new();
     let script = "cargo new -q --vcs none c && cd c && cargo build -q && ./target/debug/c";
     let output =
         place.command(&[], &["sh", "-c", script]).env("HOME", real_home).env_remove("CARGO_TARGET_DIR").output().unwrap();
@@ -194,8 +254,8 @@ fn a_crate_is_built_with_the_callers_toolchain() {
 }
 
 #[test]
-fn hooks_and_settings_in_the_workspace_stay_as_they_are() {
-    let place = Place::new();
+fn existing_hooks_and_settings_cannot_be_changed_and_new_ones_are_reported() {
+    let place = RunDir::new();
     fs::create_dir_all(place.work().join(".git/hooks")).unwrap();
     fs::write(place.work().join(".git/config"), "[core]\n").unwrap();
     fs::write(place.work().join(".bashrc"), "# mine\n").unwrap();
@@ -213,20 +273,20 @@ fn hooks_and_settings_in_the_workspace_stay_as_they_are() {
         assert!(!output.status.success(), "{script}: {output:?}");
     }
     assert_eq!(fs::read_to_string(place.work().join(".bashrc")).unwrap(), "# mine\n");
-    // What was not there can be made; the caller is told.
+    // Missing protected files can be created; agentd reports them.
     let output = place.sh("echo evil > .envrc; echo evil > .git/commondir; echo evil > AGENTS.md");
     for made in [".envrc", ".git/commondir", "AGENTS.md"] {
-        assert!(text(&output.stderr).contains(&format!("{made}, which programs outside may execute or obey")), "{output:?}");
+        assert!(text(&output.stderr).lines().any(|line| line.contains("created: ") && line.contains(made)), "{output:?}");
     }
-    // Now they are there.
+    // Files that exist when a command starts are read-only.
     for made in [".envrc", ".git/commondir", "AGENTS.md"] {
         assert!(!place.sh(&format!("echo evil > {made}")).status.success(), "{made}");
     }
 }
 
 #[test]
-fn hooks_stay_as_they_are_wherever_git_finds_them() {
-    let place = Place::new();
+fn hooks_outside_default_directory_cannot_be_changed() {
+    let place = RunDir::new();
     fs::create_dir_all(place.work().join(".git/hooks")).unwrap();
     for part in [".git/objects", ".git/refs", "tools/hooks"] {
         fs::create_dir_all(place.work().join(part)).unwrap();
@@ -241,7 +301,7 @@ fn hooks_stay_as_they_are_wherever_git_finds_them() {
     }
     assert_eq!(place.run(&["--rw", ".git/hooks"], &["true"]).status.code(), Some(125));
 
-    let place = Place::new();
+    let place = RunDir::new();
     fs::write(place.work().join(".git"), "gitdir: ../elsewhere\n").unwrap();
     for script in ["echo evil > .git", "rm .git", "mv .git x"] {
         assert!(!place.sh(script).status.success(), "{script}");
@@ -249,8 +309,8 @@ fn hooks_stay_as_they_are_wherever_git_finds_them() {
 }
 
 #[test]
-fn exit_codes_are_those_of_a_shell() {
-    let place = Place::new();
+fn exit_code_follows_shell_convention() {
+    let place = RunDir::new();
     let cases: [(&[&str], i32); 5] = [
         (&["sh", "-c", "exit 7"], 7),
         (&["no-such-program"], 127),
@@ -279,7 +339,7 @@ fn exit_codes_are_those_of_a_shell() {
 
 /// Runs with `--json`, and checks the reason and the exit code.
 fn ends(options: &[&str], command: &[&str], reason: &str, code: i32) {
-    let place = Place::new();
+    let place = RunDir::new();
     let options: Vec<&str> = [&["--json"], options].concat();
     let output = place.run(&options, command);
     let said = json(&output);
@@ -287,7 +347,7 @@ fn ends(options: &[&str], command: &[&str], reason: &str, code: i32) {
 }
 
 #[test]
-fn each_limit_ends_the_command_and_says_so() {
+fn exceeded_limit_kills_command_and_is_the_reason() {
     ends(&["--timeout", "300ms"], &["sh", "-c", "sleep 600 & setsid sleep 600 & wait"], "wall-deadline", 124);
     ends(&["--max-output", "1M"], &["yes"], "output-limit", 137);
     ends(&["--file-size", "1M"], &["sh", "-c", "exec head -c 3000000 /dev/zero > big"], "disk-limit", 153);
@@ -304,8 +364,8 @@ fn each_limit_ends_the_command_and_says_so() {
 }
 
 #[test]
-fn output_streams_live_and_stops_at_its_limit() {
-    let place = Place::new();
+fn output_is_streamed_live_and_cut_at_limit() {
+    let place = RunDir::new();
     let mut child = place
         .command(&["-i"], &["sh", "-c", "read a; echo got $a; read b; echo got $b; exit 5"])
         .stdin(Stdio::piped())
@@ -322,12 +382,12 @@ fn output_streams_live_and_stops_at_its_limit() {
     assert_eq!(child.wait().unwrap().code(), Some(5));
     let output = place.run(&["--max-output", "1M"], &["yes"]);
     assert_eq!(output.stdout.len(), 1 << 20);
-    assert_eq!(text(&output.stderr), "agentd: ended at its output (--max-output)\n");
+    assert_eq!(text(&output.stderr), "agentd: command stopped: output limit exceeded (--max-output)\n");
 }
 
-/// Starts a command that prints a line, waits for it, and gives both.
-fn started(place: &Place, script: &str) -> Child {
-    let mut child = place.command(&[], &["sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+/// Starts a command and waits until it has printed a byte.
+fn started(place: &RunDir, options: &[&str], script: &str) -> Child {
+    let mut child = place.command(options, &["sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
     let mut byte = [0u8; 1];
     child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
     child
@@ -341,7 +401,13 @@ fn signal(child: &Child, signal: i32) {
     .unwrap();
 }
 
-/// Whether a process lives whose whole command line is this. (That of a launcher is its parent's.)
+/// Sends any signal, also one without a name.
+fn signal_by_number(child: &Child, number: i32) {
+    let kill = Command::new("/bin/kill").args([format!("-{number}"), child.id().to_string()]).status().unwrap();
+    assert!(kill.success(), "{number}");
+}
+
+/// Returns whether a process has exactly this command line. (A launcher shows that of its parent.)
 fn alive(command: &str) -> bool {
     let line = command.replace(' ', "\0") + "\0";
     fs::read_dir("/proc")
@@ -351,11 +417,12 @@ fn alive(command: &str) -> bool {
 }
 
 #[test]
-fn an_interrupt_ends_the_tree() {
-    let place = Place::new();
+fn stop_signal_kills_all_processes_of_command() {
+    let place = RunDir::new();
     for (number, signal, code) in [(1, libc::SIGINT, 130), (2, libc::SIGTERM, 143)] {
         let seconds = format!("77{number}{}", std::process::id());
-        let mut child = started(&place, &format!("echo; trap '' INT TERM; setsid sleep {seconds} & sleep {seconds}"));
+        let script = format!("echo; trap '' INT TERM; setsid sleep {seconds} & sleep {seconds}");
+        let mut child = started(&place, &["--grace", "100ms"], &script);
         self::signal(&child, signal);
         let status = child.wait().unwrap();
         assert_eq!((status.code(), status.signal()), (Some(code), None));
@@ -363,11 +430,228 @@ fn an_interrupt_ends_the_tree() {
     }
 }
 
+/// A command that leaves an incomplete file, unless a signal handler removes it before the command ends.
+const HALF_MADE: &str = "trap 'rm half; exit 3' INT TERM HUP; touch half; echo; sleep 1000 & wait";
+
 #[test]
-fn a_killed_client_leaves_no_command() {
-    let place = Place::new();
+fn stop_signal_reaches_the_command_before_it_is_killed() {
+    let place = RunDir::new();
+    for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143), (libc::SIGHUP, 129)] {
+        let mut child = started(&place, &["--grace", "1h"], HALF_MADE);
+        self::signal(&child, signal);
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert!(!place.work().join("half").exists());
+    }
+}
+
+#[test]
+fn timeout_sends_sigterm_before_sigkill() {
+    let place = RunDir::new();
+    let output = place.run(&["--timeout", "2s", "--grace", "1h"], &["sh", "-c", HALF_MADE]);
+    assert_eq!(output.status.code(), Some(124), "{output:?}");
+    assert!(!place.work().join("half").exists());
+    // 2 s are enough to start the command under emulation. Ignoring SIGTERM leads to SIGKILL, and `--grace 0` sends no SIGTERM.
+    for (options, script) in [
+        (["--timeout", "2s", "--grace", "100ms"], "trap '' TERM; touch half; sleep 1000 & wait; sleep 1000"),
+        (["--timeout", "2s", "--grace", "0"], HALF_MADE),
+    ] {
+        let output = place.run(&options, &["sh", "-c", script]);
+        assert_eq!(output.status.code(), Some(124), "{output:?}");
+        fs::remove_file(place.work().join("half")).unwrap();
+    }
+}
+
+#[test]
+fn second_stop_signal_kills_at_once() {
+    let place = RunDir::new();
+    let mut child = started(&place, &["--grace", "1h"], "trap 'echo' INT; echo; sleep 1000 & wait; wait; sleep 1000");
+    signal(&child, libc::SIGINT);
+    child.stdout.as_mut().unwrap().read_exact(&mut [0u8; 1]).unwrap();
+    signal(&child, libc::SIGINT);
+    assert_eq!(ends_by_itself(child), Some(130));
+}
+
+#[test]
+fn second_stop_signal_ends_the_wait_for_a_sandbox_that_does_not_end() {
+    let place = RunDir::new();
+    // The launcher is the parent of the supervisor. While it is stopped, it destroys no sandbox.
+    let script = "read -r _ _ _ launcher _ </proc/$PPID/stat; kill -STOP $launcher; echo $launcher";
+    let options = ["--backend", "host-direct", "--net", "host", "--grace", "1h"];
+    let mut child = place.command(&options, &["sh", "-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line).unwrap();
+    let launcher: i32 = line.trim().parse().unwrap();
+    // Signals that come at once count as one.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break Some(status),
+            None if std::time::Instant::now() > deadline => break None,
+            None => self::signal(&child, libc::SIGINT),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    if status.is_none() {
+        child.kill().unwrap();
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_raw(launcher).unwrap(), rustix::process::Signal::CONT).unwrap();
+    assert_eq!(status.expect("agentd waits for its sandbox").code(), Some(130));
+    let mut errors = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut errors).unwrap();
+    assert!(errors.contains("processes of the sandbox may still run"), "{errors}");
+}
+
+#[test]
+fn json_object_is_printed_for_every_end() {
+    let place = RunDir::new();
+    let cases: [(&[&str], &str, i32); 5] = [
+        (&[], "no-such-program", 127),
+        (&[], "/etc/passwd", 126),
+        (&["--workspace", "/no/such/place"], "true", 125),
+        (&["--backend", "docker"], "true", 125),
+        (&["--memroy", "1G"], "true", 125),
+    ];
+    for (options, program, code) in cases {
+        let output = place.run(&[&["--json"], options].concat(), &[program]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert!(json(&output)["error"].is_string(), "{output:?}");
+    }
+    let script = "touch here; trap 'exit 3' TERM; echo; sleep 1000 & wait";
+    let child = place.command(&["--json"], &["sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    while !place.work().join("here").exists() {
+        std::thread::yield_now();
+    }
+    signal(&child, libc::SIGTERM);
+    let output = child.wait_with_output().unwrap();
+    let said = json(&output);
+    assert_eq!((output.status.code(), &said["reason"]), (Some(143), &Value::from("cancelled")), "{said}");
+    if has_groups() {
+        ends(&["--memory", "32M"], &["dd", "if=/dev/zero", "of=/dev/shm/x", "bs=64k"], "out-of-memory", 137);
+    }
+}
+
+#[test]
+fn json_object_is_printed_when_a_signal_ends_agentd() {
+    let place = RunDir::new();
+    let numbers = [libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM, libc::SIGPROF, libc::SIGXCPU, libc::SIGPWR];
+    for number in numbers {
+        let here = place.work().join(number.to_string());
+        let script = format!("touch {number}; sleep 1000");
+        let child = place.command(&["--json"], &["sh", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+        while !here.exists() {
+            std::thread::yield_now();
+        }
+        signal(&child, number);
+        let output = child.wait_with_output().unwrap();
+        let said = json(&output);
+        assert_eq!((output.status.code(), &said["reason"]), (Some(128 + number), &Value::from("cancelled")), "{number}: {said}");
+    }
+}
+
+#[test]
+fn real_time_signal_ends_agentd_with_its_json_object() {
+    let place = RunDir::new();
+    for number in [libc::SIGRTMIN(), libc::SIGRTMIN() + 7, libc::SIGRTMAX()] {
+        let child = started_json(&place, number);
+        signal_by_number(&child, number);
+        let output = child.wait_with_output().unwrap();
+        let said = json(&output);
+        assert_eq!((output.status.code(), &said["reason"]), (Some(128 + number), &Value::from("cancelled")), "{number}: {said}");
+    }
+}
+
+#[test]
+fn signal_that_the_c_library_reserves_does_not_end_agentd() {
+    let place = RunDir::new();
+    for number in [32, 33] {
+        let child = started_json(&place, number);
+        signal_by_number(&child, number);
+        signal(&child, libc::SIGTERM);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), &json(&output)["reason"]), (Some(143), &Value::from("cancelled")), "{number}");
+    }
+}
+
+/// Starts a run with `--json` whose command creates the file `mark`, and waits for that file.
+fn started_json(place: &RunDir, mark: i32) -> Child {
+    let script = format!("touch {mark}; sleep 1000");
+    let child = place.command(&["--json"], &["sh", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+    while !place.work().join(mark.to_string()).exists() {
+        std::thread::yield_now();
+    }
+    child
+}
+
+#[test]
+fn json_with_closed_standard_output_fails_before_command_starts() {
+    let place = RunDir::new();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#""$0" run --json -- touch ran >&-"#, &program()]).current_dir(place.work());
+    let output = shell.env("HOME", place.root.path().join("home")).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(text(&output.stderr).contains("standard output is closed"), "{output:?}");
+    assert!(!place.work().join("ran").exists());
+}
+
+#[test]
+fn temporary_directory_that_does_not_exist_is_named_in_the_error() {
+    let place = RunDir::new();
+    let output = place.command(&[], &["true"]).env("TMPDIR", place.work().join("missing")).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(said.contains("missing: No such file") && said.contains("set TMPDIR"), "{said}");
+}
+
+#[test]
+fn control_characters_in_names_are_escaped() {
+    let place = RunDir::new();
+    let hostile = "a\u{1b}]0;x\u{7}\nagentd: forged\u{9b}1m";
+    fs::create_dir(place.work().join(hostile)).unwrap();
+    let appeared = place.run(&["--workspace", hostile], &["sh", "-c", "echo evil > .envrc"]);
+    let not_found = place.run(&[], &[hostile]);
+    let planned = place.run(&["--explain", "--workspace", hostile], &["true"]);
+    let in_json = place.run(&["--json"], &["sh", "-c", "printf '\\302\\2331m'"]);
+    assert_eq!(json(&in_json)["stdout"]["text"], "\u{9b}1m");
+    for output in [&appeared.stderr, &not_found.stderr, &planned.stdout] {
+        assert!(text(output).contains(r"a\x1b]0;x\x07\nagentd: forged\u{9b}1m"), "{}", text(output));
+    }
+    for output in [&appeared.stderr, &not_found.stderr, &planned.stdout, &in_json.stdout] {
+        assert!(!text(output).contains(|c: char| c.is_control() && c != '\n'), "{output:?}");
+        assert!(!text(output).contains("\nagentd: forged"), "{output:?}");
+    }
+}
+
+#[test]
+fn terminal_option_without_terminal_on_standard_input_fails() {
+    let place = RunDir::new();
+    for input in [Stdio::piped(), Stdio::null()] {
+        let output = place.command(&["-it"], &["cat"]).stdin(input).output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{output:?}");
+        assert!(text(&output.stderr).contains("standard input is not a terminal: drop -t"), "{output:?}");
+    }
+}
+
+#[test]
+fn terminal_without_input_does_not_wait_for_input() {
+    let place = RunDir::new();
+    for backend in ["linux-native", "container"] {
+        for input in [Stdio::piped(), Stdio::null()] {
+            let mut waiting = place.command(&["--backend", backend, "-t"], &["sh", "-c", "cat; test -t 1 && echo ended"]);
+            let mut child = waiting.stdin(input).stdout(Stdio::piped()).spawn().unwrap();
+            // Kept open: the end of the command must not depend on the end of the caller's input.
+            let open = child.stdin.take();
+            let output = child.wait_with_output().unwrap();
+            drop(open);
+            assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), "ended\r\n".to_owned()), "{backend}");
+        }
+    }
+}
+
+#[test]
+fn kill_of_agentd_kills_command() {
+    let place = RunDir::new();
     let seconds = format!("773{}", std::process::id());
-    let mut child = started(&place, &format!("echo; setsid sleep {seconds} & sleep {seconds}"));
+    let mut child = started(&place, &[], &format!("echo; setsid sleep {seconds} & sleep {seconds}"));
     child.kill().unwrap();
     child.wait().unwrap();
     while alive(&format!("sleep {seconds}")) {
@@ -376,8 +660,8 @@ fn a_killed_client_leaves_no_command() {
 }
 
 #[test]
-fn the_plan_is_shown_and_nothing_is_run() {
-    let place = Place::new();
+fn explain_prints_plan_and_runs_nothing() {
+    let place = RunDir::new();
     let output = place.run(&["--explain", "--memory", "64M", "--ro", "/usr/share"], &["touch", "made"]);
     let plan = text(&output.stdout);
     for part in ["namespaces", "landlock", "seccomp", "cgroup       memory 64M, no swap", "/usr/share (read-only)", "privileges"]
@@ -387,9 +671,10 @@ fn the_plan_is_shown_and_nothing_is_run() {
     let options = ["--explain", "--backend", "container", "--ro", "/usr/share:/share"];
     let plan = text(&place.run(&options, &["touch", "made"]).stdout);
     for part in [
-        "root         its own",
+        "root         private",
         "system ",
-        "/etc/passwd",
+        "etc          the world-readable part of the host's",
+        "names        root (0), group root (0), home /root; host agentd, no resolver",
         "grant        /usr/share at /share (read-only)",
         "seccomp",
         "privileges",
@@ -403,8 +688,38 @@ fn the_plan_is_shown_and_nothing_is_run() {
 }
 
 #[test]
-fn a_readonly_workspace_and_none_at_all() {
-    let place = Place::new();
+fn plan_of_every_backend_names_each_control() {
+    let place = RunDir::new();
+    let sandbox = ["namespaces", "root", "home", "names", "grant", "landlock", "seccomp", "cgroup", "privileges"];
+    let container =
+        ["namespaces", "root", "home", "system", "etc", "names", "grant", "landlock", "seccomp", "cgroup", "privileges"];
+    for (backend, before, inside) in [
+        ("host-direct", &["boundary"][..], &[][..]),
+        ("linux-native", &[], &["namespaces", "masked", "home", "names", "grant", "landlock", "seccomp", "cgroup", "privileges"]),
+        ("container", &[], &container),
+        ("firecracker", &["machine", "host side", "grants", "inside"], &sandbox),
+        ("gondolin", &["machine", "host side", "inside"], &sandbox),
+    ] {
+        let mut run = place.command(&["--explain", "--backend", backend], &["touch", "made"]);
+        let output = run.env("AGENTD_DATA_DIR", place.root.path().join("data")).output().unwrap();
+        assert!(output.status.success(), "{backend}: {output:?}");
+        let plan = text(&output.stdout);
+        // The links, and the means by which a host enforces limits, depend on the host.
+        let mut subjects: Vec<&str> = plan.lines().map(|line| line.get(..12).unwrap_or(line).trim()).collect();
+        subjects.retain(|subject| !["rlimit", "link", "protected"].contains(subject));
+        subjects.dedup();
+        let wanted: Vec<&str> = [&["backend"][..], before, inside].concat();
+        assert_eq!(subjects, wanted, "{plan}");
+        assert!(plan.starts_with(&format!("backend      {backend}\n")), "{plan}");
+        let own_root = ["container", "firecracker", "gondolin"].contains(&backend);
+        assert_eq!(plan.contains("\nhome         /root\n"), own_root, "{plan}");
+    }
+    assert!(!place.work().join("made").exists());
+}
+
+#[test]
+fn workspace_read_only_or_none_restricts_writes() {
+    let place = RunDir::new();
     fs::write(place.work().join("file"), "here").unwrap();
     assert_eq!(text(&place.run(&["--workspace-ro"], &["cat", "file"]).stdout), "here");
     assert!(!place.run(&["--workspace-ro"], &["sh", "-c", "echo x > file"]).status.success());
@@ -415,13 +730,13 @@ fn a_readonly_workspace_and_none_at_all() {
 }
 
 #[test]
-fn the_other_commands_answer() {
+fn doctor_bench_completions_and_man_succeed() {
     let said = |args: &[&str]| {
         let output = Command::new(program()).args(args).output().unwrap();
         assert!(output.status.success(), "{args:?}: {output:?}");
         text(&output.stdout)
     };
-    assert!(said(&["doctor"]).contains("auto takes linux-native"));
+    assert!(said(&["doctor"]).contains("auto selects linux-native"));
     let report: Value = serde_json::from_str(&said(&["doctor", "--json", "--backend", "linux"])).unwrap();
     assert!(report["backends"][0]["evidence"].as_array().unwrap().len() > 30);
     let table: Value = serde_json::from_str(&said(&["bench", "--json", "--rounds", "5"])).unwrap();
@@ -438,7 +753,7 @@ fn the_other_commands_answer() {
     assert!(said(&["run", "--help"]).contains("--allow-degraded"));
 }
 
-/// Waits for an end that must not need its reader; the exit code.
+/// Waits up to 30 s for a process whose output is not read, and returns its exit code.
 fn ends_by_itself(mut child: Child) -> Option<i32> {
     for _ in 0..300 {
         if let Some(status) = child.try_wait().unwrap() {
@@ -447,17 +762,17 @@ fn ends_by_itself(mut child: Child) -> Option<i32> {
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
     child.kill().unwrap();
-    panic!("it goes on for ever: {:?}", child.wait());
+    panic!("the process did not exit within 30 s: {:?}", child.wait());
 }
 
 #[test]
-fn deadlines_and_signals_hold_while_the_reader_stands_still() {
-    let place = Place::new();
+fn timeout_and_signals_end_command_whose_output_is_not_read() {
+    let place = RunDir::new();
     let start = |options: &[&str], script: &str| {
         place.command(options, &["sh", "-c", script]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
     };
     let mut late: Vec<Child> = [&["--timeout", "1s"][..], &["--timeout", "1s", "-t"]].map(|options| start(options, "yes")).into();
-    // Nor is there a reader of what agentd says.
+    // The messages of agentd itself are not read, either.
     let (_reader, writer) = std::io::pipe().unwrap();
     let mut silent = place.command(&["--timeout", "1s"], &["yes"]);
     late.push(silent.stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap());
@@ -480,17 +795,17 @@ fn deadlines_and_signals_hold_while_the_reader_stands_still() {
 }
 
 #[test]
-fn a_command_ends_with_its_reader() {
-    let place = Place::new();
+fn closed_output_pipe_ends_command_with_sigpipe() {
+    let place = RunDir::new();
     let mut child = place.command(&[], &["yes"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert_eq!(ends_by_itself(child), Some(128 + libc::SIGPIPE));
 }
 
 #[test]
-fn callers_with_nonblocking_streams_lose_nothing() {
+fn nonblocking_streams_of_caller_lose_no_data() {
     let nonblocking = |pipe: &dyn std::os::fd::AsFd| rustix::fs::fcntl_setfl(pipe.as_fd(), rustix::fs::OFlags::NONBLOCK).unwrap();
-    let place = Place::new();
+    let place = RunDir::new();
     let (mut reader, writer) = std::io::pipe().unwrap();
     nonblocking(&writer);
     let mut command = place.command(&[], &["head", "-c", "1000000", "/dev/zero"]);
@@ -513,18 +828,18 @@ fn callers_with_nonblocking_streams_lose_nothing() {
 }
 
 #[test]
-fn no_home_is_a_workspace_whatever_home_says() {
+fn home_directory_as_workspace_fails_whatever_home_is_set_to() {
     let passwd = fs::read_to_string("/etc/passwd").unwrap();
     let me = rustix::process::geteuid().as_raw().to_string();
     let home = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|entry| entry[2] == me).unwrap()[5].to_owned();
-    let place = Place::new();
+    let place = RunDir::new();
     for other in [None, Some("/nonexistent")] {
         let mut command = place.command(&["--workspace", &home], &["true"]);
         match other {
             None => command.env_remove("HOME"),
             Some(home) => command.env("HOME", home),
         };
-        // That of the user nobody may not exist, and is refused for that.
+        // The home directory of user nobody may be missing, which fails with the same exit code.
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(125), "{other:?}: {output:?}");
     }
@@ -536,8 +851,8 @@ fn no_home_is_a_workspace_whatever_home_says() {
 }
 
 #[test]
-fn a_tool_that_leads_to_the_home_grants_nothing() {
-    let place = Place::new();
+fn path_entry_that_links_to_home_grants_nothing() {
+    let place = RunDir::new();
     let home = place.root.path().canonicalize().unwrap().join("home");
     fs::create_dir(home.join(".local")).unwrap();
     std::os::unix::fs::symlink("..", home.join(".local/bin")).unwrap();
@@ -549,17 +864,17 @@ fn a_tool_that_leads_to_the_home_grants_nothing() {
 }
 
 #[test]
-fn relative_and_linked_directories_are_those_they_lead_to() {
-    let place = Place::new();
+fn relative_and_linked_directories_are_resolved() {
+    let place = RunDir::new();
     let work = place.work().canonicalize().unwrap();
     fs::create_dir(work.join("sub")).unwrap();
     std::os::unix::fs::symlink(work.join("sub"), work.join("link")).unwrap();
     let (sub, link) = (work.join("sub").display().to_string() + "\n", work.join("link").display().to_string());
-    // The current directory lies above the workspaces of the first three.
+    // In the first three cases the current directory is the parent of the workspace.
     let cases: [&[&str]; 6] = [
         &["--workspace", "./sub"],
-        &["--workspace", "link"],
-        &["--workspace", &link],
+        &["--follow-links", "--workspace", "link"],
+        &["--follow-links", "--workspace", &link],
         &["--cwd", "sub"],
         &["--cwd", "./link/."],
         &["--cwd", &link],
@@ -570,13 +885,13 @@ fn relative_and_linked_directories_are_those_they_lead_to() {
     }
     let output = place.run(&["--cwd", "no/such"], &["/bin/pwd"]);
     assert_eq!(output.status.code(), Some(125));
-    assert!(text(&output.stderr).contains("create it, or give an absolute path inside the sandbox"), "{output:?}");
+    assert!(text(&output.stderr).contains("create it, or use an absolute path in the sandbox"), "{output:?}");
 }
 
 #[test]
-fn a_current_directory_that_is_gone_matters_only_where_it_is_needed() {
-    let place = Place::new();
-    // The shell's directory goes, then agentd starts in it.
+fn deleted_current_directory_fails_only_if_needed() {
+    let place = RunDir::new();
+    // The shell deletes its current directory, then executes agentd there.
     let run = |options: &str| {
         let gone = place.work().join("gone");
         fs::create_dir(&gone).unwrap();
@@ -591,12 +906,12 @@ fn a_current_directory_that_is_gone_matters_only_where_it_is_needed() {
     assert_eq!(text(&run(&format!("--workspace {work}")).stdout), format!("{work}\n"));
     let output = run("");
     assert_eq!(output.status.code(), Some(125));
-    assert!(text(&output.stderr).contains("go into a directory that exists, or name one with --workspace"), "{output:?}");
+    assert!(text(&output.stderr).contains("change to an existing directory, or use --workspace"), "{output:?}");
 }
 
 #[test]
-fn host_direct_refuses_what_it_cannot_hold() {
-    let place = Place::new();
+fn host_direct_with_option_that_it_cannot_enforce_fails() {
+    let place = RunDir::new();
     for options in [&["--workspace-ro"][..], &["--ro", "/usr"], &["--profile", "strict"], &["--net", "off"], &["--rw", ".:/x"]] {
         for backend in ["host-direct", "none"] {
             let output = place.run(&[&["--backend", backend], options].concat(), &["touch", "made"]);
@@ -609,8 +924,8 @@ fn host_direct_refuses_what_it_cannot_hold() {
 }
 
 #[test]
-fn a_grant_is_shown_at_its_target() {
-    let place = Place::new();
+fn grant_with_target_is_mounted_at_target() {
+    let place = RunDir::new();
     fs::create_dir(place.work().join("data")).unwrap();
     fs::write(place.work().join("data/file"), "here").unwrap();
     for options in [&["--rw", "data:/data", "--cwd", "/data"][..], &["--ro", "data:/data", "--cwd", "data"]] {
@@ -620,7 +935,7 @@ fn a_grant_is_shown_at_its_target() {
     }
     let output = place.run(&["--backend", "linux-native", "--rw", "data:/data"], &["true"]);
     assert_eq!(output.status.code(), Some(125), "{output:?}");
-    // A path with a colon is a path.
+    // A colon that is part of an existing path does not separate a target.
     fs::create_dir_all(place.work().join("a:/b")).unwrap();
     fs::write(place.work().join("a:/b/file"), "colon").unwrap();
     let file = place.work().canonicalize().unwrap().join("a:/b/file");
@@ -629,17 +944,17 @@ fn a_grant_is_shown_at_its_target() {
 }
 
 #[test]
-fn a_container_has_a_root_that_may_be_destroyed() {
-    let place = Place::new();
+fn container_root_is_writable_and_private() {
+    let place = RunDir::new();
     let before = fs::read("/etc/passwd").unwrap();
     let output = place.run(&["--backend", "container"], &["sh", "-c", "id -u; touch /x && rm -rf /etc/passwd && echo ok"]);
     assert_eq!((text(&output.stdout).as_str(), output.status.code()), ("0\nok\n", Some(0)), "{output:?}");
     assert_eq!(fs::read("/etc/passwd").unwrap(), before);
     assert!(!Path::new("/x").exists());
-    // It starts in a home that is its own where no directory is named.
+    // Without a workspace, the command starts in a private home directory.
     let output = place.run(&["--backend", "container", "--workspace", "none"], &["sh", "-c", "pwd; cd && echo x > f && cat f"]);
     assert_eq!(text(&output.stdout), "/root\nx\n", "{output:?}");
-    // What it makes in the workspace belongs to the caller.
+    // Files created in the workspace belong to the caller.
     assert!(place.run(&["--backend", "container"], &["touch", "made"]).status.success());
     assert_eq!(fs::metadata(place.work().join("made")).unwrap().uid(), rustix::process::geteuid().as_raw());
 }

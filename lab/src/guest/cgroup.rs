@@ -1,5 +1,5 @@
-//! Control groups as systemd lays them out, with all controllers: a service of the system, and below a user's slice a scope that the
-//! user's own service manager would have made (`systemd.resource-control(5)`, "Delegate=").
+//! Creates cgroups as systemd does, with all controllers: a system service and, below a user's slice, a scope as the user's own
+//! service manager would create it (`systemd.resource-control(5)`, "Delegate=").
 
 use crate::error::{Calling, LabError};
 use std::{
@@ -10,18 +10,18 @@ use std::{
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
-/// The group of a command of root's.
+/// Creates the cgroup for a command of root.
 pub fn of_root() -> Result<PathBuf, LabError> {
-    below(Path::new(MOUNT), &["system.slice", "lab.service"])
+    make_below(Path::new(MOUNT), &["system.slice", "lab.service"])
 }
 
-/// The group of a command of the user's. From the user's own service downwards, groups are the user's.
+/// Creates the cgroup for a command of the user. The user owns all cgroups from the user's service downwards.
 pub fn of_user(uid: u32) -> Result<PathBuf, LabError> {
     let slice = format!("user-{uid}.slice");
     let service = format!("user@{uid}.service");
-    let service = below(Path::new(MOUNT), &["user.slice", &slice, &service])?;
+    let service = make_below(Path::new(MOUNT), &["user.slice", &slice, &service])?;
     enable(&service)?;
-    let scope = below(&service, &["app.slice", "lab.scope"])?;
+    let scope = make_below(&service, &["app.slice", "lab.scope"])?;
     for folder in [&service, &service.join("app.slice"), &scope] {
         for file in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
             let path = folder.join(file);
@@ -31,17 +31,17 @@ pub fn of_user(uid: u32) -> Result<PathBuf, LabError> {
     Ok(scope)
 }
 
-/// Moves this process to a group.
+/// Moves this process to a cgroup.
 pub fn enter(group: &Path) -> Result<(), LabError> {
     fs::write(group.join("cgroup.procs"), "0").on("move to", group)
 }
 
-/// Moves this process back to where it was.
-pub fn leave() -> Result<(), LabError> {
+/// Moves this process back to the root cgroup.
+pub fn leave_root() -> Result<(), LabError> {
     enter(Path::new(MOUNT))
 }
 
-/// Kills all processes that were ever started in a group.
+/// Kills all processes in `system.slice` and `user.slice`, where [`of_root`] and [`of_user`] create their cgroups.
 pub fn kill_all() -> Result<(), LabError> {
     for slice in ["system.slice", "user.slice"] {
         let group = Path::new(MOUNT).join(slice);
@@ -52,8 +52,8 @@ pub fn kill_all() -> Result<(), LabError> {
     Ok(())
 }
 
-/// Makes `names`, each in the one before, with the controllers of `folder`.
-fn below(folder: &Path, names: &[&str]) -> Result<PathBuf, LabError> {
+/// Creates the nested cgroups `names` below `folder`, with all controllers of `folder`.
+fn make_below(folder: &Path, names: &[&str]) -> Result<PathBuf, LabError> {
     let mut group = folder.to_path_buf();
     for name in names {
         enable(&group)?;
@@ -63,7 +63,7 @@ fn below(folder: &Path, names: &[&str]) -> Result<PathBuf, LabError> {
     Ok(group)
 }
 
-/// Gives all controllers that a group has to its children.
+/// Enables all controllers of a cgroup for its children.
 fn enable(group: &Path) -> Result<(), LabError> {
     let has = group.join("cgroup.controllers");
     for controller in fs::read_to_string(&has).on("read", &has)?.split_whitespace() {

@@ -1,4 +1,4 @@
-//! Running the command.
+//! Runs the requested command.
 
 use super::{cgroup, ports::Ports};
 use crate::{
@@ -17,10 +17,10 @@ use std::{
     thread,
 };
 
-/// The ordinary user of the disk.
+/// The ordinary user on the disk.
 const USER: u32 = 1000;
 
-/// Runs it to its end, and all that it left to theirs, which are made to come.
+/// Runs the command until it ends, then kills and reaps all processes that it left.
 pub fn run(request: &Request, ports: &Ports) -> Result<Report, LabError> {
     let mut command = prepare(request);
     let group = if request.user { cgroup::of_user(USER)? } else { cgroup::of_root()? };
@@ -33,10 +33,10 @@ pub fn run(request: &Request, ports: &Ports) -> Result<Report, LabError> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Some((ports.open(STDOUT)?, ports.open(STDERR)?))
     };
-    // What is forked stays where this process is then.
+    // A forked process starts in its parent's cgroup, so enter the cgroup before the fork.
     cgroup::enter(&group)?;
     let child = command.spawn();
-    cgroup::leave()?;
+    cgroup::leave_root()?;
     let mut child = child.calling(|| format!("execute {:?}", request.command))?;
     let copies: Vec<_> = copies.map_or_else(Vec::new, |(stdout, stderr)| {
         let out = child.stdout.take().map(|from| pass(from, stdout));
@@ -53,7 +53,7 @@ pub fn run(request: &Request, ports: &Ports) -> Result<Report, LabError> {
 
 fn prepare(request: &Request) -> Command {
     let argv: Vec<&str> = match request.console {
-        // With a session and a controlling terminal, for job control.
+        // A new session with a controlling terminal, for job control.
         true => vec!["/usr/bin/setsid", "--ctty", "--wait", "/bin/bash", "-l"],
         false => request.command.iter().map(String::as_str).collect(),
     };
@@ -73,9 +73,9 @@ fn prepare(request: &Request) -> Command {
 fn pass(mut from: impl Read + Send + 'static, mut port: File) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let mut buffer = vec![0; 1 << 16];
-        // Not `io::copy`, which splices: a port has that say that an empty pipe is at its end (seen on Linux 6.12).
+        // `io::copy` would splice, and a virtio port then reports an empty pipe as ended (seen on Linux 6.12).
         while let Ok(read @ 1..) = from.read(&mut buffer) {
-            // When the other side is gone, so is the machine.
+            // Writing fails only when the host's side is gone, and then the machine is ending.
             if port.write_all(&buffer[..read]).is_err() {
                 return;
             }
@@ -83,7 +83,7 @@ fn pass(mut from: impl Read + Send + 'static, mut port: File) -> thread::JoinHan
     })
 }
 
-/// Waits for the command; whatever else became a child of process 1 and ends meanwhile is collected.
+/// Waits for the command, and reaps all other children of process 1 that end meanwhile.
 fn wait(child: &Child) -> Result<Report, LabError> {
     loop {
         let ended = rustix::process::wait(WaitOptions::empty()).calling(|| "wait".to_owned())?;
@@ -100,11 +100,11 @@ fn report(status: WaitStatus) -> Report {
     match (code, status.terminating_signal()) {
         (Some(code), _) => Report::Exited(code),
         (None, Some(signal)) => Report::Killed(signal),
-        (None, None) => Report::Failed(format!("wait answered {status:?}")),
+        (None, None) => Report::Failed(format!("wait returned an unknown status: {status:?}")),
     }
 }
 
-/// Ends what the command left, which has its ends of the streams.
+/// Ends the processes that the command left, which keep its streams open.
 fn end_all() -> Result<(), LabError> {
     cgroup::kill_all()?;
     loop {

@@ -1,4 +1,4 @@
-//! Sending the files that are to be kept.
+//! Sends the files to keep to the host.
 
 use super::ports::Ports;
 use crate::{
@@ -12,7 +12,7 @@ pub fn send(paths: &[PathBuf], ports: &Ports) -> Result<(), LabError> {
         return Ok(());
     }
     let mut tar = Command::new("/bin/tar");
-    // Without the leading slash, of which tar would complain.
+    // tar warns about a leading slash, so remove it.
     let names = paths.iter().map(|path| path.strip_prefix("/").unwrap_or(path));
     tar.args(["--create", "--directory", "/"]).args(names).stdout(ports.open(FILES)?);
     let status = tar.status().calling(|| "start tar".to_owned())?;

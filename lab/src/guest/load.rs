@@ -1,4 +1,4 @@
-//! Loading the modules that the initial archive has, in the order of their names.
+//! Loads the modules in the initial archive, in the order of their names.
 
 use crate::error::{Calling, LabError, format_error};
 use std::{
@@ -7,8 +7,8 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// Loads all that a system starts with, and begins to load those of virtualization, which takes as long as all the rest: who needs them
-/// waits for the thread.
+/// Loads the modules that every system needs. Starts a thread that loads the virtualization modules, because these take as long
+/// as all others together; their users wait for the thread.
 pub fn modules() -> Result<JoinHandle<Result<(), LabError>>, LabError> {
     let folder = Path::new("/modules");
     let mut files: Vec<_> = fs::read_dir(folder).on("list", folder)?.flatten().map(|entry| entry.path()).collect();
@@ -18,7 +18,7 @@ pub fn modules() -> Result<JoinHandle<Result<(), LabError>>, LabError> {
         let name = path.to_string_lossy();
         name.contains("kvm") || name.contains("irqbypass")
     });
-    // Opened now: when they are loaded, the archive has no name any more.
+    // Opened now, because the archive is no longer reachable by a path when they are loaded.
     let absent = if processor.contains(" svm") { "kvm_intel" } else { "kvm_amd" };
     let wanted = virtualization.into_iter().filter(|path| !path.to_string_lossy().contains(absent));
     let opened = wanted.map(|path| open(&path).map(|file| (path, file))).collect::<Result<Vec<_>, _>>()?;
@@ -27,9 +27,9 @@ pub fn modules() -> Result<JoinHandle<Result<(), LabError>>, LabError> {
     Ok(loading)
 }
 
-/// Waits until the others are loaded.
+/// Waits until the virtualization modules are loaded.
 pub fn finish(loading: JoinHandle<Result<(), LabError>>) -> Result<(), LabError> {
-    loading.join().map_err(|_| format_error("the thread that loads modules", "it panicked"))?
+    loading.join().map_err(|_| format_error("load modules", "the thread panicked"))?
 }
 
 fn open(path: &Path) -> Result<File, LabError> {

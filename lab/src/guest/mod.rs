@@ -1,5 +1,5 @@
-//! Process 1 of the machine: loads the modules, makes a system of the disk, runs what the other side of the control port asks for, tells
-//! what became of it, and ends the machine.
+//! Process 1 of the machine. Loads the modules, sets up the system on the disk, runs the request from the control port, reports
+//! the result, and ends the machine.
 
 mod cgroup;
 mod command;
@@ -10,16 +10,16 @@ mod system;
 
 use crate::{
     error::LabError,
-    message::{News, Report},
+    message::{Event, Report},
 };
 use rustix::system::RebootCommand;
 use std::{io::Write, process::ExitCode};
 
-/// Runs once. There is nothing to return to.
+/// Runs once, then restarts the machine, which ends QEMU.
 pub fn main() -> ExitCode {
     match serve() {
         Ok(()) => {}
-        // Nobody listens any more, or not yet; the console is looked at when a machine ends without an answer.
+        // The host may not be listening. If a machine ends without a report, the host prints the console.
         Err(error) => eprintln!("lab: {error}"),
     }
     rustix::fs::sync();
@@ -32,14 +32,15 @@ fn serve() -> Result<(), LabError> {
     let loading = load::modules()?;
     system::enter()?;
     let ports = ports::Ports::find()?;
+    ports.take_pulse()?;
     let (request, mut control) = ports.request()?;
-    let mut say = |news: &News| {
-        let line = serde_json::to_string(news).unwrap_or_default();
-        writeln!(control, "{line}").map_err(|source| LabError::Io { call: "answer".to_owned(), source })
+    let mut send = |events: &Event| {
+        let line = serde_json::to_string(events).unwrap_or_default();
+        writeln!(control, "{line}").map_err(|source| LabError::Io { call: "send an event to the host".to_owned(), source })
     };
     let arranged = load::finish(loading).and_then(|()| system::arrange());
-    say(&News::Begun)?;
+    send(&Event::Begun)?;
     let report = arranged.and_then(|()| command::run(&request, &ports));
     let report = report.and_then(|report| files::send(&request.copy_out, &ports).map(|()| report));
-    say(&News::Ended(report.unwrap_or_else(|error| Report::Failed(error.to_string()))))
+    send(&Event::Ended(report.unwrap_or_else(|error| Report::Failed(error.to_string()))))
 }

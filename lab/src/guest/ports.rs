@@ -1,21 +1,22 @@
-//! The ports to the other side, by their names.
+//! The virtio ports to the host, by name.
 
 use crate::{
     error::{Calling, LabError, format_error},
-    message::{CONTROL, Request},
+    message::{CONTROL, PULSE, Request},
 };
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
+    thread,
 };
 
-/// The devices, by name.
+/// The devices, by the name of their port.
 pub struct Ports(BTreeMap<String, PathBuf>);
 
 impl Ports {
-    /// Looks which device has which name.
+    /// Finds the device of each port.
     pub fn find() -> Result<Self, LabError> {
         let class = Path::new("/sys/class/virtio-ports");
         let mut found = BTreeMap::new();
@@ -26,13 +27,20 @@ impl Ports {
         Ok(Self(found))
     }
 
-    /// Opens one, which can be done once at a time.
+    /// Opens a port. A port can be open only once at a time.
     pub fn open(&self, name: &str) -> Result<File, LabError> {
-        let path = self.0.get(name).ok_or_else(|| format_error(name, "there is no such port"))?;
+        let path = self.0.get(name).ok_or_else(|| format_error(name, "the machine has no port of this name"))?;
         File::options().read(true).write(true).open(path).on("open", path)
     }
 
-    /// Waits for the request; the port is then for the answer.
+    /// Reads the host's pulse as long as the machine runs. Only the interrupts matter; the bytes are discarded.
+    pub fn take_pulse(&self) -> Result<(), LabError> {
+        let mut pulse = self.open(PULSE)?;
+        thread::spawn(move || while let Ok(1..) = pulse.read(&mut [0; 64]) {});
+        Ok(())
+    }
+
+    /// Waits for the request. Returns it with the port, on which the reply is sent.
     pub fn request(&self) -> Result<(Request, File), LabError> {
         let control = self.open(CONTROL)?;
         let mut line = String::new();

@@ -1,4 +1,4 @@
-//! A system as an init would make it: its mounts, its devices, its network, its limits.
+//! Sets up a system as an init would: mounts, devices, network, limits.
 
 use crate::error::{Calling, LabError};
 use crate::tool;
@@ -16,12 +16,12 @@ use std::{
 
 const SAFE: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
-/// What tells of the processor.
+/// Mounts `/proc`, from which the kind of processor is read.
 pub fn mount_proc() -> Result<(), LabError> {
     attach("proc", "/proc", "proc", SAFE, "")
 }
 
-/// Makes the disk the root of all.
+/// Makes the disk the root file system.
 pub fn enter() -> Result<(), LabError> {
     attach("devtmpfs", "/dev", "devtmpfs", MountFlags::NOSUID, "mode=755")?;
     attach("/dev/vda", "/root", "ext4", MountFlags::empty(), "")?;
@@ -33,7 +33,7 @@ pub fn enter() -> Result<(), LabError> {
     attach("sysfs", "/sys", "sysfs", SAFE, "")
 }
 
-/// All the rest.
+/// Mounts the other file systems, and sets up devices, limits and the network.
 pub fn arrange() -> Result<(), LabError> {
     for folder in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
         fs::create_dir_all(folder).on("mkdir", Path::new(folder))?;
@@ -50,13 +50,13 @@ pub fn arrange() -> Result<(), LabError> {
         let link = Path::new("/dev").join(link);
         symlink(target, &link).on("link", &link)?;
     }
-    // As udev's rules have them.
+    // The modes that udev's rules set.
     for device in ["/dev/kvm", "/dev/fuse", "/dev/net/tun", "/dev/vsock", "/dev/vhost-vsock"].map(Path::new) {
         if device.exists() {
             fs::set_permissions(device, fs::Permissions::from_mode(0o666)).on("chmod", device)?;
         }
     }
-    // As systemd has it for services.
+    // The limits that systemd sets for services.
     let files = Rlimit { current: Some(1024), maximum: Some(524_288) };
     rustix::process::setrlimit(Resource::Nofile, files).calling(|| "setrlimit".to_owned())?;
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
@@ -64,7 +64,8 @@ pub fn arrange() -> Result<(), LabError> {
     network()
 }
 
-/// Loopback, and an interface with a way out that leads nowhere: what a sandbox must not see needs to be there.
+/// Sets up loopback, and an interface with a default route that leads nowhere. Tests need an interface that a sandbox must not
+/// see.
 fn network() -> Result<(), LabError> {
     let calls =
         ["link set lo up", "link set dummy0 up", "address add 192.0.2.2/24 dev dummy0", "route add default via 192.0.2.1"];

@@ -1,4 +1,5 @@
-//! One layer on its way into the store: hashed as it lies, decompressed, hashed again, unpacked into the staging directory.
+//! Stages one layer: hashes the stored blob, decompresses it, hashes the plain stream and unpacks that into the staging
+//! directory.
 
 use crate::{
     digest::{Digest, Hashing},
@@ -9,28 +10,29 @@ use crate::{
 };
 use std::{fs::File, io::Read, os::fd::AsFd};
 
-/// A layer that was unpacked.
+/// An unpacked layer.
 pub(super) struct Done {
-    /// The digest of its plain tar stream.
+    /// The digest of the plain tar stream.
     pub(super) diff_id: Digest,
-    /// The length of that stream.
+    /// The length of that stream, in bytes.
     pub(super) size: u64,
     pub(super) about: Unpacked,
 }
 
-/// What is known of a layer before it is unpacked.
+/// The expected properties of a layer.
 pub(super) struct Expected<'a> {
-    /// Its name in the source, for errors.
+    /// The name of the layer in the source, for errors.
     pub(super) name: &'a str,
-    /// The most it may be.
+    /// The size limits for unpacking.
     pub(super) bounds: &'a Bounds,
-    /// What it must be as it lies in the source.
+    /// The expected digest and size of the stored blob, if known.
     pub(super) blob: Option<&'a Descriptor>,
-    /// What it must be when unpacked.
+    /// The expected digest of the plain tar stream, if known.
     pub(super) diff_id: Option<Digest>,
 }
 
-/// Unpacks a layer. It is checked when all of it was read: until then it is in the staging directory, and goes with it.
+/// Unpacks a layer into the staging directory. The digests are checked only after the whole layer was read; a layer that fails is
+/// removed with the staging directory.
 pub(super) fn take_in(
     staging: &Staging,
     ownership: Ownership,
@@ -62,14 +64,14 @@ pub(super) fn take_in(
 }
 
 impl<'a> Expected<'a> {
-    /// Of a layer that nothing described.
+    /// Creates the expectations for a layer without known digests.
     pub(super) fn nothing(name: &'a str, bounds: &'a Bounds) -> Self {
         Self { name, bounds, blob: None, diff_id: None }
     }
 }
 
 impl Done {
-    /// Keeps it, for the time being where it was staged.
+    /// Records the layer in the staging directory under its digest.
     pub(super) fn keep(&self, staging: &Staging) -> Result<(), ImageError> {
         staging.end_layer(self.diff_id, &self.about)
     }

@@ -1,4 +1,4 @@
-//! What comes from a registry, counted on its way to where it goes, and no more of it than was said.
+//! A writer that counts and limits the bytes of a download.
 
 use std::{
     io,
@@ -7,29 +7,29 @@ use std::{
 };
 use tokio::io::AsyncWrite;
 
-/// A writer that takes `total` bytes and tells how many it has.
+/// Forwards at most `total` bytes to `to` and calls `report` with the number received so far.
 pub(super) struct Download<W, F> {
     to: W,
     received: u64,
     total: u64,
-    tell: F,
+    report: F,
 }
 
 impl<W, F: FnMut(u64)> Download<W, F> {
-    pub(super) fn new(to: W, total: u64, tell: F) -> Self {
-        Self { to, received: 0, total, tell }
+    pub(super) fn new(to: W, total: u64, report: F) -> Self {
+        Self { to, received: 0, total, report }
     }
 }
 
 impl<W: AsyncWrite + Unpin, F: FnMut(u64) + Unpin> AsyncWrite for Download<W, F> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.received.saturating_add(bytes.len() as u64) > self.total {
-            return Poll::Ready(Err(io::Error::other("the registry sends more than the manifest says")));
+            return Poll::Ready(Err(io::Error::other("the registry sent more bytes than the manifest specifies")));
         }
         let written = ready!(Pin::new(&mut self.to).poll_write(context, bytes))?;
         self.received += written as u64;
         let received = self.received;
-        (self.tell)(received);
+        (self.report)(received);
         Poll::Ready(Ok(written))
     }
 

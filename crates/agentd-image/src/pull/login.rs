@@ -1,11 +1,12 @@
-//! The caller's login for a registry, as `docker login` left it.
+//! Reads the caller's registry login, as stored by `docker login`.
 
 use crate::error::ImageError;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
 use oci_client::{Reference, secrets::RegistryAuth};
 use std::{env, fs::File, io, path::PathBuf};
 
-/// The login for a registry; anonymous when there is none. On a thread of its own: a credential helper is a program that may ask.
+/// Returns the login for a registry, anonymous if none is stored. Runs on a blocking thread, because a credential helper is a
+/// program that may prompt the user.
 pub(super) async fn login(reference: &Reference) -> Result<RegistryAuth, ImageError> {
     let reference = reference.clone();
     tokio::task::spawn_blocking(move || find(&reference)).await.map_err(|_| ImageError::GivenUp)?
@@ -20,7 +21,7 @@ fn find(reference: &Reference) -> Result<RegistryAuth, ImageError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(RegistryAuth::Anonymous),
         Err(error) => return refuse(format!("{}: {error}", path.display())),
     };
-    // Docker's own hub, the one registry that is reached under another name, is kept by the address that it had in the first version.
+    // The login of Docker Hub, the only registry whose name differs from its host, is stored under the address of its v1 API.
     let server = match reference.resolve_registry() {
         same if same == registry => registry.to_owned(),
         other => format!("https://{other}/v1/"),
@@ -28,11 +29,11 @@ fn find(reference: &Reference) -> Result<RegistryAuth, ImageError> {
     match docker_credential::get_credential_from_reader(io::BufReader::new(file), &server) {
         Ok(DockerCredential::UsernamePassword(user, password)) => Ok(RegistryAuth::Basic(user, password)),
         Ok(DockerCredential::IdentityToken(_)) => {
-            refuse("an identity token, which is not supported: use a user name and a password".into())
+            refuse("identity tokens are not supported: use a user name and a password".into())
         }
         Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(RegistryAuth::Anonymous),
-        // Its details hold what the helper printed, secrets perhaps.
-        Err(CredentialRetrievalError::HelperFailure { helper, .. }) => refuse(format!("the credential helper {helper} failed")),
+        // The details of the error contain the output of the helper, which may include secrets.
+        Err(CredentialRetrievalError::HelperFailure { helper, .. }) => refuse(format!("credential helper {helper} failed")),
         Err(error) => refuse(error.to_string()),
     }
 }

@@ -1,4 +1,4 @@
-//! One registry, and what is asked of it.
+//! The connection to one registry and the requests sent over it.
 
 use super::{Progress, download::Download, login::login};
 use crate::{
@@ -13,13 +13,13 @@ use oci_client::{
 };
 use std::{path::Path, time::Duration};
 
-/// A registry that does not answer for so long will not.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout for connecting to a registry, and for each read from it.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Every host there is, as `no_proxy` lists them: `*` is those with a name, addresses are networks.
+/// Matches every host in the syntax of `no_proxy`: `*` matches all names, the networks match all addresses.
 const EVERYBODY: &str = "*,0.0.0.0/0,::/0";
 
-/// A registry, seen from one repository.
+/// A registry, with the login for one repository.
 pub(super) struct Registry {
     client: Client,
     auth: RegistryAuth,
@@ -27,60 +27,62 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// The registry of a reference.
-    pub(super) async fn of(reference: &Reference) -> Result<Self, ImageError> {
-        // The process has one provider of cryptography; when the embedding program chose one already, that is it.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+    /// Creates a client for the registry of `reference`, with the caller's login.
+    pub(super) async fn connect(reference: &Reference) -> Result<Self, ImageError> {
+        // A process has one cryptography provider. If the embedding program has installed one already, that one is used.
+        if rustls::crypto::ring::default_provider().install_default().is_err() {
+            tracing::trace!("rustls: a cryptography provider is already installed in this process");
+        }
         let host = reference.resolve_registry();
         let config = ClientConfig {
-            connect_timeout: Some(PATIENCE),
-            read_timeout: Some(PATIENCE),
+            connect_timeout: Some(TIMEOUT),
+            read_timeout: Some(TIMEOUT),
             user_agent: concat!("agentd/", env!("CARGO_PKG_VERSION")),
             ..transport(is_loopback(host))
         };
-        // Not `Client::new`, which falls back to another configuration when it fails.
+        // `Client::new` is not used: on an error it falls back to a default configuration.
         let client = Client::try_from(config).map_err(|source| failed(reference, source))?;
         let auth = login(reference).await?;
         client.store_auth_if_needed(host, &auth).await;
         Ok(Self { client, auth, repository: reference.clone() })
     }
 
-    /// A manifest or an index, held to the digest of its reference by `oci-client`. That crate reads it whole, however long it is; longer
-    /// than a manifest may be, it is at least not kept.
+    /// Fetches a manifest or an index, whose digest `oci-client` verifies if `reference` has one. That crate reads the whole
+    /// document into memory, whatever its size; a document above [`MOST`] is rejected only afterwards.
     pub(super) async fn manifest(&self, reference: &Reference) -> Result<Vec<u8>, ImageError> {
         let accepted = [MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_INDEX];
         let answer = self.client.pull_manifest_raw(reference, &self.auth, &accepted).await;
         let (bytes, _) = answer.map_err(|source| self.failed(source))?;
         if bytes.len() as u64 > MOST {
-            return Err(ImageError::Contradiction("its manifest is bigger than 8 MiB"));
+            return Err(ImageError::Contradiction("the manifest is larger than 8 MiB"));
         }
         Ok(bytes.to_vec())
     }
 
-    /// A small blob.
+    /// Fetches a blob of at most [`MOST`] bytes into memory.
     pub(super) async fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
         if descriptor.size > MOST {
-            return Err(ImageError::Contradiction("its configuration is bigger than 8 MiB"));
+            return Err(ImageError::Contradiction("the configuration is larger than 8 MiB"));
         }
         let mut bytes = Vec::new();
         self.blob(descriptor, Download::new(&mut bytes, descriptor.size, |_| {})).await?;
         Ok(bytes)
     }
 
-    /// A layer, into a new file.
+    /// Downloads a layer into the new file `to`.
     pub(super) async fn layer(
         &self,
         descriptor: &Descriptor,
         to: &Path,
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<(), ImageError> {
-        let file = tokio::fs::File::create_new(to).await.doing("make", to)?;
+        let file = tokio::fs::File::create_new(to).await.doing("create", to)?;
         let (layer, total) = (descriptor.digest, descriptor.size);
         let download = Download::new(file, total, |received| progress(Progress { layer, received, total }));
         self.blob(descriptor, download).await
     }
 
-    /// A blob. Only its digest is asked for: other addresses that a manifest may name are not followed.
+    /// Fetches a blob by digest only; the URLs that a manifest may name are ignored.
     async fn blob(&self, descriptor: &Descriptor, download: impl tokio::io::AsyncWrite) -> Result<(), ImageError> {
         let digest = descriptor.digest.to_string();
         self.client.pull_blob(&self.repository, digest.as_str(), download).await.map_err(|source| self.failed(source))
@@ -95,21 +97,24 @@ fn failed(reference: &Reference, source: OciDistributionError) -> ImageError {
     ImageError::Registry { registry: reference.registry().to_owned(), source: Box::new(source) }
 }
 
-/// How a registry is spoken to: one on this machine without TLS, and so past any proxy, which would be told the login.
+/// Returns the transport settings for a registry. One on this machine is contacted without TLS and thus without a proxy, to which
+/// the login would be sent in clear text.
 fn transport(on_this_machine: bool) -> ClientConfig {
     if !on_this_machine {
         return ClientConfig { protocol: ClientProtocol::Https, ..ClientConfig::default() };
     }
     ClientConfig {
         protocol: ClientProtocol::Http,
-        // Only where one is named does the client not take the environment's (`http_proxy`). This one is for nobody.
+        // The client ignores the environment's `http_proxy` only if a proxy is configured. This one is never used, because
+        // `no_proxy` matches every host.
         http_proxy: Some("http://127.0.0.1".into()),
         no_proxy: Some(EVERYBODY.into()),
         ..ClientConfig::default()
     }
 }
 
-/// Whether a registry is on this machine: there is no wire to listen on, as long as no proxy is asked.
+/// Returns true if `registry` is on this machine. Without TLS its traffic cannot be intercepted on a network, as long as no proxy
+/// is used.
 fn is_loopback(registry: &str) -> bool {
     let host = match registry.strip_prefix('[') {
         Some(address) => address.split(']').next().unwrap_or_default(),
@@ -123,13 +128,12 @@ mod tests {
     use super::is_loopback;
 
     #[test]
-    fn only_this_machine_is_spoken_to_without_tls() {
-        for here in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.1.2.3", "[::1]:5000"] {
-            assert!(is_loopback(here), "{here}");
+    fn only_loopback_registry_is_used_without_tls() {
+        for loopback in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.1.2.3", "[::1]:5000"] {
+            assert!(is_loopback(loopback), "{loopback}");
         }
-        for elsewhere in ["example.org", "localhost.example.org", "10.0.0.1:5000", "[fe80::1]:5000", "127.0.0.1.example.org", ""]
-        {
-            assert!(!is_loopback(elsewhere), "{elsewhere}");
+        for remote in ["example.org", "localhost.example.org", "10.0.0.1:5000", "[fe80::1]:5000", "127.0.0.1.example.org", ""] {
+            assert!(!is_loopback(remote), "{remote}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A tar archive whose files can be read in any order.
+//! Random access to the files of a tar archive.
 
 use super::files::Opened;
 use crate::unpack::{Bound, Bounds, Kind, Record, UnpackError, for_each};
@@ -10,10 +10,11 @@ use std::{
     sync::Arc,
 };
 
-/// How often a link may lead to a link. `docker save` wrote links from layer to layer when two were the same.
+/// Maximum length of a chain of links, the final file included. `docker save` wrote a link from one layer to another when both
+/// layers were identical.
 const MOST_LINKS: usize = 8;
 
-/// An archive and where its files are in it. Only such files as a description of an image names are remembered.
+/// An archive and the positions of its files. Only files that an image description can name are recorded.
 pub(crate) struct Archive {
     file: Arc<File>,
     parts: HashMap<String, Part>,
@@ -26,7 +27,7 @@ enum Part {
 }
 
 impl Part {
-    /// The bytes that it and its name hold in memory.
+    /// Returns the number of bytes that this part and its name occupy in memory.
     fn cost(&self, name: &str) -> usize {
         let link = if let Self::Link(target) = self { target.len() } else { 0 };
         name.len() + link + size_of::<(String, Self)>()
@@ -34,7 +35,7 @@ impl Part {
 }
 
 impl Archive {
-    /// Reads through an archive.
+    /// Reads the whole archive and records the positions of its files.
     pub(super) fn scan(file: File, bounds: &Bounds) -> Result<Self, UnpackError> {
         let file = Arc::new(file);
         let mut parts = HashMap::new();
@@ -74,7 +75,8 @@ impl Archive {
     }
 }
 
-/// The name and place of a file that a description may name. A longer name than a path may be is none.
+/// Returns the name and position of a file that an image description can name. Returns `None` for other entries, and for a path
+/// or link longer than [`Bounds::path`].
 fn part(record: &Record, bounds: &Bounds) -> Option<(String, Part)> {
     if record.path.len() > bounds.path || record.link.len() > bounds.path {
         return None;
@@ -98,7 +100,7 @@ fn part(record: &Record, bounds: &Bounds) -> Option<(String, Part)> {
     Some((name, part))
 }
 
-/// A name without `.` and `..`; `None` when it leads out of the archive.
+/// Normalizes a name by resolving `.` and `..`; `None` if the name leads out of the archive.
 fn plain(name: &str) -> Option<String> {
     let mut plain = Vec::new();
     for component in name.split('/') {
@@ -111,7 +113,7 @@ fn plain(name: &str) -> Option<String> {
     Some(plain.join("/"))
 }
 
-/// A part of a file, with a position of its own.
+/// A range of a shared file with a separate read position.
 struct Section {
     file: Arc<File>,
     position: u64,
@@ -133,7 +135,7 @@ mod tests {
     use std::io::Write;
     use tar::{Builder, EntryType, Header};
 
-    /// Scans an archive of files, each with what it links to (nothing: it is data).
+    /// Scans an archive that contains `entries` as pairs of a name and a link target. An empty target makes a regular file.
     fn scan(entries: &[(&str, &str)], bounds: &Bounds) -> Result<Archive, UnpackError> {
         let mut archive = Builder::new(tempfile::tempfile().unwrap());
         for (name, link) in entries {
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_of_an_archive_has_an_end() {
+    fn stored_names_of_archive_are_bounded() {
         let bounds = Bounds { names: 10_000, path: 1000, ..Bounds::default() };
         let names: Vec<_> = (0..20).map(|at| format!("blobs/{at:0600}")).collect();
         let data: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
@@ -165,13 +167,13 @@ mod tests {
             assert_eq!(scan(&many[..10], &bounds).unwrap().entries, 10);
             assert!(matches!(scan(many, &bounds), Err(UnpackError::TooLarge { bound: Bound::Names, .. })));
         }
-        // Nor does a description name these.
+        // An image description cannot name these files, so they do not count.
         let others: Vec<_> = names.iter().map(|name| (&name[5..], "")).collect();
         assert_eq!(scan(&others, &bounds).unwrap().entries, 20);
     }
 
     #[test]
-    fn a_name_that_is_no_path_is_not_remembered() {
+    fn name_longer_than_path_bound_is_not_stored() {
         let long = format!("blobs/{}", "n".repeat(100));
         let archive =
             scan(&[(&long, ""), ("a.json", &long), ("b.json", "")], &Bounds { path: 100, ..Bounds::default() }).unwrap();
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_leads_to_a_place_in_the_archive_or_nowhere() {
+    fn link_target_outside_archive_is_ignored() {
         assert_eq!(plain("a/layer.tar/../../b/layer.tar").as_deref(), Some("b/layer.tar"));
         assert_eq!(plain("./a//b").as_deref(), Some("a/b"));
         assert_eq!(plain("a/../../b"), None);

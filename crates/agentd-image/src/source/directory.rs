@@ -1,8 +1,8 @@
-//! A directory as a tar stream, so that it is taken in like every other layer: the same checks, and a digest that depends on nothing but
-//! its contents (names are sorted, times are whole seconds).
+//! Writes a directory as a tar stream, so that it is imported like every other layer. The same checks apply, and the digest
+//! depends only on the contents: names are sorted, and times are whole seconds.
 //!
-//! The directory may belong to someone else, and change while it is read. Each file is opened from its directory's descriptor and no
-//! link is followed, so that nothing from outside gets in.
+//! The directory may belong to another user and may change while it is read. Each file is opened relative to the descriptor of
+//! its directory, and no symbolic link is followed, so no content from outside is included.
 
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat},
@@ -17,12 +17,12 @@ use std::{
 };
 use tar::{Builder, EntryType, Header};
 
-/// A descriptor is open for each level.
+/// Maximum depth of directories; each level keeps one descriptor open.
 const MOST_LEVELS: usize = 256;
 const ENTER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 
-/// Writes `directory` as a tar stream.
+/// Writes `directory` as a tar stream to `to`.
 pub(crate) fn write(directory: &File, to: impl Write) -> io::Result<()> {
     let stat = rustix::fs::fstat(directory)?;
     let mut writer = Writer { tar: Builder::new(to), device: stat.st_dev, links: HashMap::new() };
@@ -35,14 +35,14 @@ pub(crate) fn write(directory: &File, to: impl Write) -> io::Result<()> {
 struct Writer<W: Write> {
     tar: Builder<W>,
     device: u64,
-    /// Files with several names, and the first of them.
+    /// The first name of each file that has several, by inode number.
     links: HashMap<u64, Vec<u8>>,
 }
 
 impl<W: Write> Writer<W> {
     fn contents(&mut self, directory: &OwnedFd, path: &[u8], level: usize) -> io::Result<()> {
         if level > MOST_LEVELS {
-            return Err(io::Error::other("directories more than 256 deep"));
+            return Err(io::Error::other("directories are nested deeper than 256 levels"));
         }
         let mut names = Vec::new();
         for entry in Dir::read_from(directory)? {
@@ -74,14 +74,15 @@ impl<W: Write> Writer<W> {
                 let inner = rustix::fs::openat(directory, name.as_c_str(), ENTER, Mode::empty())?;
                 let path = [path, b"/"].concat();
                 self.append(&path, &stat, EntryType::Directory, b"", &attributes(&inner)?, io::empty())?;
-                // What is mounted there (`/proc` in a tree that is lived in) is not of this file system.
+                // A mount point inside the tree (`/proc` in a running system) belongs to another file system: its contents are
+                // skipped.
                 if rustix::fs::fstat(&inner)?.st_dev == self.device { self.contents(&inner, &path, level + 1) } else { Ok(()) }
             }
             FileType::RegularFile => {
                 let file = File::from(rustix::fs::openat(directory, name.as_c_str(), READ, Mode::empty())?);
                 let stat = rustix::fs::fstat(&file)?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-                    return Err(io::Error::other("changed while it was read"));
+                    return Err(io::Error::other("file type changed during the read"));
                 }
                 let attributes = attributes(&file)?;
                 let left = u64::try_from(stat.st_size).unwrap_or(0);
@@ -94,7 +95,7 @@ impl<W: Write> Writer<W> {
             FileType::Fifo => self.append(path, &stat, EntryType::Fifo, b"", &[], io::empty()),
             FileType::CharacterDevice => self.append(path, &stat, EntryType::Char, b"", &[], io::empty()),
             FileType::BlockDevice => self.append(path, &stat, EntryType::Block, b"", &[], io::empty()),
-            // A socket is nothing without the process behind it; tar has no word for it.
+            // A socket has no use without the process behind it, and tar cannot represent it.
             _ => Ok(()),
         }
     }
@@ -110,7 +111,7 @@ impl<W: Write> Writer<W> {
     ) -> io::Result<()> {
         let mut header = Header::new_ustar();
         let mut extended: Vec<(&str, &[u8])> = attributes.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        // Byte by byte, since the crate would make other names of some.
+        // The fields are copied byte by byte, because the `tar` crate would normalize some names.
         match header.as_mut_bytes().get_mut(..path.len()).filter(|_| path.len() <= 100) {
             Some(field) => field.copy_from_slice(path),
             None => extended.push(("path", path)),
@@ -131,7 +132,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// The extended attributes that are data, as the keys of a `pax` header.
+/// Returns the `user.*` extended attributes, which carry no authority, under the keys of a `pax` header.
 fn attributes(file: impl AsFd) -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut names = vec![0; 64 << 10];
     let length = match rustix::fs::flistxattr(&file, &mut names[..]) {
@@ -140,7 +141,7 @@ fn attributes(file: impl AsFd) -> io::Result<Vec<(String, Vec<u8>)>> {
     };
     let mut attributes = Vec::new();
     for name in names[..length].split(|byte| *byte == 0).filter_map(|name| str::from_utf8(name).ok()) {
-        // A key ends at the first `=`.
+        // A `pax` key ends at the first `=`, so a name that contains one cannot be represented.
         if name.starts_with("user.") && !name.contains('=') {
             let mut value = vec![0; 64 << 10];
             let length = rustix::fs::fgetxattr(&file, OsStr::new(name), &mut value[..])?;
@@ -152,16 +153,23 @@ fn attributes(file: impl AsFd) -> io::Result<Vec<(String, Vec<u8>)>> {
     Ok(attributes)
 }
 
-fn naming(error: io::Error, path: &[u8]) -> io::Error {
-    // The innermost name is the one that helps.
-    if error.get_ref().is_some() {
-        error
-    } else {
-        io::Error::new(error.kind(), format!("{}: {error}", String::from_utf8_lossy(path)))
-    }
+/// An error with the path of the entry at which it occurred.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {source}")]
+struct AtPath {
+    path: String,
+    source: io::Error,
 }
 
-/// As many bytes as the header said, or an error: a file that shrinks would shift all that follows.
+/// Adds the path of an entry to an error, unless a call for an inner entry has added one. The error's kind is kept.
+fn naming(error: io::Error, path: &[u8]) -> io::Error {
+    if error.get_ref().is_some_and(|payload| payload.is::<AtPath>()) {
+        return error;
+    }
+    io::Error::new(error.kind(), AtPath { path: String::from_utf8_lossy(path).into_owned(), source: error })
+}
+
+/// Reads exactly as many bytes as the header declares, or fails: a file that shrank would shift all entries after it.
 struct Exactly {
     file: File,
     left: u64,
@@ -172,9 +180,23 @@ impl Read for Exactly {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         let read = self.file.read(&mut buffer[..most])?;
         if read == 0 && most > 0 {
-            return Err(io::Error::other("shrank while it was read"));
+            return Err(io::Error::other("file shrank during the read"));
         }
         self.left -= read as u64;
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_of_an_entry_names_the_innermost_path_and_the_cause() {
+        for error in [io::Error::other("shrank while it was read"), io::Error::from(Errno::ACCESS)] {
+            let (kind, cause) = (error.kind(), error.to_string());
+            let named = naming(naming(error, b"etc/shadow"), b"etc");
+            assert_eq!((named.kind(), named.to_string()), (kind, format!("etc/shadow: {cause}")));
+        }
     }
 }

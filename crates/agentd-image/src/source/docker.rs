@@ -1,5 +1,5 @@
-//! Archives of `docker save`, as Docker before version 25 and `podman save` write them: `manifest.json`, a configuration, and each layer
-//! as a plain tar. They have no manifest of their own, so one is written for them.
+//! Archives of `docker save`, as Docker before version 25 and `podman save` write them: `manifest.json`, a configuration, and
+//! each layer as an uncompressed tar file. They contain no OCI manifest, so this module creates one.
 
 use super::{Described, Files, Layer};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 use oci_client::Reference;
 use serde::Deserialize;
 
-/// One image of an archive.
+/// The entry of one image in `manifest.json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Saved {
@@ -19,24 +19,25 @@ pub(super) struct Saved {
     layers: Vec<String>,
 }
 
-/// The images of an archive; `None` when it is none of `docker save`. A file system may have a `/manifest.json` too.
+/// Returns the images of an archive; `None` if `manifest.json` is missing or has another format. The archive of a file system may
+/// contain an unrelated `/manifest.json`.
 pub(super) fn list(files: &Files) -> Result<Option<Vec<Saved>>, ImageError> {
     Ok(files.document("manifest.json")?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
-/// Finds the image that `reference` means, or the only one.
+/// Describes the image that matches `reference`, or the only image.
 pub(super) fn describe(files: Files, saved: Vec<Saved>, reference: &Reference) -> Result<Described, ImageError> {
     let saved = select(saved, reference)?;
     let config = files.document(&saved.config)?.ok_or_else(|| ImageError::Missing { part: saved.config.clone() })?;
-    // Its name is its digest.
+    // The configuration file is named by its digest.
     let named = saved.config.rsplit('/').next().map(|name| name.trim_end_matches(".json")).and_then(Digest::from_hex);
-    match (named, Digest::of(&config)) {
+    match (named, Digest::compute(&config)) {
         (Some(expected), actual) if expected != actual => {
             return Err(ImageError::Digest { what: "the configuration", expected, actual });
         }
         _ => {}
     }
-    // What the layers must be, only the configuration says.
+    // Only the configuration declares the digests of the layers.
     let diff_ids = Config::parse(&config, saved.layers.len())?.rootfs.diff_ids;
     let mut descriptors = Vec::new();
     for (name, diff_id) in saved.layers.iter().zip(diff_ids) {
@@ -56,7 +57,7 @@ fn select(mut saved: Vec<Saved>, reference: &Reference) -> Result<Saved, ImageEr
     }
     match (saved.pop(), saved.len()) {
         (Some(only), 0) => Ok(only),
-        (None, _) => Err(ImageError::Contradiction("its manifest.json names no image")),
+        (None, _) => Err(ImageError::Contradiction("manifest.json lists no image")),
         (Some(last), _) => Err(ImageError::Ambiguous {
             names: saved.into_iter().chain([last]).filter_map(|one| one.repo_tags).flatten().collect(),
         }),

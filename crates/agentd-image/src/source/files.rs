@@ -1,4 +1,4 @@
-//! The named files of a source, whether they lie in a directory or in an archive.
+//! Access to the named files of a source, which is a directory or an archive.
 
 use super::archive::Archive;
 use crate::{
@@ -18,7 +18,7 @@ pub(crate) enum Files {
     Archive(Archive),
 }
 
-/// One of them.
+/// An opened file of a source.
 pub(crate) struct Opened {
     pub(crate) content: Box<dyn Read + Send>,
     pub(crate) size: u64,
@@ -29,7 +29,7 @@ impl Files {
         self.open(name).map(|found| found.is_some())
     }
 
-    /// Opens a file; `None` when there is no such regular file.
+    /// Opens a file; `None` if no regular file has this name.
     pub(crate) fn open(&self, name: &str) -> Result<Option<Opened>, ImageError> {
         match self {
             Self::Directory(directory) => open_beneath(directory, name),
@@ -37,34 +37,35 @@ impl Files {
         }
     }
 
-    /// Reads a small file.
+    /// Reads a document of at most [`MOST`] bytes; `None` if no regular file has this name.
     pub(crate) fn document(&self, name: &str) -> Result<Option<Vec<u8>>, ImageError> {
         let Some(Opened { content, size }) = self.open(name)? else { return Ok(None) };
         if size > MOST {
-            return Err(ImageError::Contradiction("a document of it is bigger than 8 MiB"));
+            return Err(ImageError::Contradiction("a JSON document is larger than 8 MiB"));
         }
         let mut bytes = Vec::new();
         content.take(MOST).read_to_end(&mut bytes).doing("read", name)?;
         Ok(Some(bytes))
     }
 
-    /// Reads the document of an OCI layout that `descriptor` points to.
+    /// Reads the document of an OCI layout to which `descriptor` points, and verifies its digest.
     pub(super) fn described(&self, what: &'static str, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
         let missing = || ImageError::Missing { part: format!("{what} ({})", descriptor.digest) };
         let bytes = self.document(&blob(descriptor.digest))?.ok_or_else(missing)?;
-        match Digest::of(&bytes) {
+        match Digest::compute(&bytes) {
             actual if actual == descriptor.digest => Ok(bytes),
             actual => Err(ImageError::Digest { what, expected: descriptor.digest, actual }),
         }
     }
 }
 
-/// Where an OCI layout keeps content.
+/// Returns the path of a blob in an OCI layout.
 pub(crate) fn blob(digest: Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-/// A directory that is taken in may be somebody else's: its links lead nowhere else, and a pipe in it blocks nobody.
+/// Opens a file beneath `directory`, which may belong to another user: its symbolic links cannot lead out of it, and opening a
+/// FIFO does not block.
 fn open_beneath(directory: &File, name: &str) -> Result<Option<Opened>, ImageError> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
@@ -73,7 +74,7 @@ fn open_beneath(directory: &File, name: &str) -> Result<Option<Opened>, ImageErr
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
         Err(errno) => return Err(errno).doing("open", name),
     };
-    let metadata = file.metadata().doing("look at", name)?;
+    let metadata = file.metadata().doing("stat", name)?;
     let size = metadata.len();
     Ok(metadata.is_file().then(|| Opened { content: Box::new(file), size }))
 }

@@ -1,5 +1,5 @@
-//! OCI image layouts (`oci-layout`, `index.json`, `blobs/`), from a directory or an archive; what `skopeo`, `buildah`, `docker buildx` and
-//! newer `docker save` write.
+//! OCI image layouts (`oci-layout`, `index.json`, `blobs/`) in a directory or an archive, as written by `skopeo`, `buildah`,
+//! `docker buildx` and newer versions of `docker save`.
 
 use super::{Described, Files, Layer};
 use crate::{
@@ -9,10 +9,10 @@ use crate::{
 use oci_client::Reference;
 use std::collections::BTreeSet;
 
-/// Where a layout keeps the names of its images.
+/// The annotations that contain the names of images.
 const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
-/// Finds the image that `reference` means, or the only one.
+/// Describes the image that matches `reference`, or the only image.
 pub(super) fn describe(files: Files, reference: &Reference) -> Result<Described, ImageError> {
     let index = files.document("index.json")?.ok_or_else(|| ImageError::Missing { part: "index.json".into() })?;
     let index: Index = manifest::parse("index.json", &index)?;
@@ -24,7 +24,7 @@ pub(super) fn describe(files: Files, reference: &Reference) -> Result<Described,
             Document::Manifest(manifest) => return of_manifest(files, bytes, manifest),
         }
     }
-    Err(ImageError::Contradiction("its indexes lead to indexes without end"))
+    Err(ImageError::Contradiction("the chain of indexes is too long"))
 }
 
 fn of_manifest(files: Files, bytes: Vec<u8>, manifest: Manifest) -> Result<Described, ImageError> {
@@ -33,7 +33,7 @@ fn of_manifest(files: Files, bytes: Vec<u8>, manifest: Manifest) -> Result<Descr
     Ok(Described { manifest: bytes, config, layers, files })
 }
 
-/// Of the images at the top of a layout: the one with the reference's name, else the only name's one for this machine.
+/// Selects an image of a layout: the one that matches `reference`, or, if there is at most one name, the one for this machine.
 fn select<'a>(manifests: &'a [Descriptor], reference: &Reference) -> Result<&'a Descriptor, ImageError> {
     let tag = reference.tag().unwrap_or_default();
     let wanted = |name: &str| name == tag || name.parse::<Reference>().is_ok_and(|name| name == *reference);
@@ -44,7 +44,7 @@ fn select<'a>(manifests: &'a [Descriptor], reference: &Reference) -> Result<&'a 
         return Err(ImageError::Ambiguous { names: all.into_iter().map(str::to_owned).collect() });
     }
     let digest = choose(candidates)?.digest;
-    manifests.iter().find(|one| one.digest == digest).ok_or(ImageError::Contradiction("its index holds no image"))
+    manifests.iter().find(|one| one.digest == digest).ok_or(ImageError::Contradiction("the index lists no image"))
 }
 
 fn names(descriptor: &Descriptor) -> impl Iterator<Item = &str> {
@@ -57,13 +57,13 @@ mod tests {
     use crate::{digest::Digest, manifest::MANIFEST};
 
     fn named(name: &str) -> Descriptor {
-        let mut descriptor = Descriptor::new(MANIFEST, Digest::of(name.as_bytes()), 1);
+        let mut descriptor = Descriptor::new(MANIFEST, Digest::compute(name.as_bytes()), 1);
         descriptor.annotations.insert(NAMES[1].into(), name.into());
         descriptor
     }
 
     #[test]
-    fn of_several_images_the_named_one_is_taken() {
+    fn layout_with_several_images_selects_the_named_one() {
         let all = [named("1.0"), named("example.org/b:2.0")];
         let select = |reference: &str| select(&all, &reference.parse().unwrap()).map(|one| one.digest);
         assert_eq!(select("a:1.0").unwrap(), all[0].digest);

@@ -7,14 +7,14 @@ use crate::{
 use std::path::Path;
 
 pub(super) fn write(blobs: &Path, draft: &Path, bytes: &[u8]) -> Result<(), ImageError> {
-    let path = blobs.join(Digest::of(bytes).hex());
-    // The same name is the same content; but what a failing disk made of it may as well be mended.
+    let path = blobs.join(Digest::compute(bytes).hex());
+    // A blob that exists already has the same content, but rewriting it repairs damage from a failing disk.
     Ok(agentd_disk::write(&path, bytes, draft)?)
 }
 
-/// The content of a blob, or what became of it.
+/// Reads a blob and verifies its digest.
 pub(super) fn read(blobs: &Path, digest: Digest) -> Result<Result<Vec<u8>, Damage>, ImageError> {
     let Some(bytes) = agentd_disk::read(&blobs.join(digest.hex()))? else { return Ok(Err(Damage::Lost)) };
-    let actual = Digest::of(&bytes);
+    let actual = Digest::compute(&bytes);
     Ok(if actual == digest { Ok(bytes) } else { Err(Damage::Changed(actual)) })
 }

@@ -1,4 +1,4 @@
-//! Takes away what nothing leads to.
+//! Garbage collection: removes layers and blobs that nothing refers to.
 
 use super::{About, Staging, Store, index::Index};
 use crate::{
@@ -12,26 +12,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What was taken away.
+/// The result of a collection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// Layers.
+    /// Number of layers removed.
     pub layers: usize,
-    /// Manifests and configurations.
+    /// Number of manifests and configurations removed.
     pub blobs: usize,
-    /// Bytes of the files in these layers.
+    /// Total size of the files in these layers, in bytes.
     pub bytes: u64,
 }
 
 impl Store {
-    /// Removes the layers, manifests and configurations that no reference, no hold and no import needs, and nobody outside: `others` gives the
-    /// trees ([`crate::Image::layers`]) that are in use by what is not in the store. It is asked after the holds were looked at, so that
-    /// whoever holds an image until its use is written down loses nothing.
+    /// Removes the layers, manifests and configurations that no reference, hold, import or outside user needs. `others` returns
+    /// the trees ([`crate::Image::layers`]) that users outside the store need. It is called after the holds were read, so an
+    /// image that is held until its use is recorded loses nothing.
     ///
-    /// Others may use the store meanwhile: under the lock things are only moved away, and removed after.
+    /// The store remains usable during the collection: layers are only moved away under the lock, and deleted afterwards.
     ///
     /// # Errors
-    /// Besides the store's own, that of `others`; nothing was removed then.
+    /// An error of the store, or of `others`; an error of `others` means that nothing was removed.
     pub fn gc<E: From<ImageError>>(&self, others: impl FnOnce() -> Result<Vec<PathBuf>, E>) -> Result<Collected, E> {
         let lock = self.lock()?;
         let (mut layers, blobs) = self.needed(&lock)?;
@@ -46,11 +46,11 @@ impl Store {
             if digest(&path).is_some_and(|digest| layers.contains(&digest)) {
                 continue;
             }
-            // A layer that cannot say how big it is goes all the same.
+            // A layer whose size cannot be read is removed as well.
             collected.bytes += About::read(&path).ok().and_then(Result::ok).map_or(0, |about| about.bytes);
             collected.layers += 1;
             let moved = bin.path().join(collected.layers.to_string());
-            fs::rename(&path, &moved).doing("move away", &path)?;
+            fs::rename(&path, &moved).doing("move to staging", &path)?;
         }
         for path in entries(&self.blobs())? {
             if !digest(&path).is_some_and(|digest| blobs.contains(&digest)) {
@@ -63,13 +63,13 @@ impl Store {
         Ok(collected)
     }
 
-    /// The layers and the blobs that something needs.
+    /// Returns the layers and blobs that pins and references need.
     fn needed(&self, lock: &Lock) -> Result<(HashSet<Digest>, HashSet<Digest>), ImageError> {
         let mut layers: HashSet<_> =
             agentd_disk::pinned(&self.staging(), lock)?.iter().filter_map(|hex| Digest::from_hex(hex)).collect();
         let mut blobs = HashSet::new();
         for (reference, digest) in Index::read(&self.root)?.iter() {
-            // An image that cannot be read ends the collection: what it needs is not known.
+            // An unreadable image aborts the collection, because its needs are unknown.
             let (manifest, config) = self.described(reference, digest)?;
             blobs.extend([digest, manifest.config.digest]);
             layers.extend(config.rootfs.diff_ids);
@@ -78,7 +78,7 @@ impl Store {
     }
 }
 
-/// The digest that a layer or a blob is named by.
+/// Returns the digest in the name of a layer's directory or of a blob.
 fn digest(path: &Path) -> Option<Digest> {
     path.file_name().and_then(|name| name.to_str()).and_then(Digest::from_hex)
 }
@@ -87,7 +87,7 @@ fn digest(path: &Path) -> Option<Digest> {
 mod tests {
     use super::*;
 
-    fn nobody() -> Result<Vec<PathBuf>, ImageError> {
+    fn no_users() -> Result<Vec<PathBuf>, ImageError> {
         Ok(Vec::new())
     }
 
@@ -98,22 +98,22 @@ mod tests {
     }
 
     #[test]
-    fn what_a_live_import_has_looked_for_stays() {
+    fn layer_pinned_by_live_import_is_not_collected() {
         let (_place, store) = store();
-        let layer = Digest::of(b"layer");
+        let layer = Digest::compute(b"layer");
         let import = store.stage().unwrap();
         fs::create_dir(store.layer(layer)).unwrap();
         assert!(store.pin(&import, layer).unwrap());
-        assert_eq!(store.gc(nobody).unwrap().layers, 0);
+        assert_eq!(store.gc(no_users).unwrap().layers, 0);
         assert!(store.layer(layer).exists());
 
         drop(import);
-        assert_eq!(store.gc(nobody).unwrap().layers, 1);
+        assert_eq!(store.gc(no_users).unwrap().layers, 1);
         assert!(!store.layer(layer).exists());
     }
 
     #[test]
-    fn opening_a_store_removes_what_the_dead_left_and_nothing_of_the_living() {
+    fn opening_store_removes_staging_of_dead_processes_only() {
         let (_place, store) = store();
         let live = store.stage().unwrap();
         let dead = store.staging().join("0123456789abcdef");

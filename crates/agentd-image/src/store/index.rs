@@ -1,4 +1,4 @@
-//! `images.json`: which manifest each reference means.
+//! `images.json`, which maps each reference to the digest of its manifest.
 
 use crate::{
     digest::Digest,
@@ -10,11 +10,12 @@ use std::{collections::BTreeMap, path::Path};
 
 const NAME: &str = "images.json";
 
-/// References and the manifests that they mean. Reading needs no lock, since it is replaced as a whole; changing does.
+/// References and the digests of their manifests. Reading needs no lock, because the file is replaced atomically. Changes need
+/// the lock.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Index {
-    /// A store of a later version must not be read as this one.
+    /// Prevents a store of a later version from being read in this format.
     version: Version,
     images: BTreeMap<String, Digest>,
 }
@@ -52,7 +53,7 @@ impl Index {
         self.images.remove(&reference.whole()).is_some()
     }
 
-    /// Every reference, and the manifest that it means.
+    /// Returns every reference with the digest of its manifest.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Digest)> {
         self.images.iter().map(|(reference, digest)| (reference.as_str(), *digest))
     }

@@ -1,5 +1,6 @@
-//! An unpacked layer: a directory of ours that holds the `tree` and `about.json`. The tree is one level down because its root has the
-//! owner and mode that the archive gave it: a directory of mode 000 or 777 could not be renamed, or would be everybody's.
+//! Unpacked layers. Each is a private directory that contains `tree` and `about.json`. The tree is one level down because its
+//! root has the owner and mode from the archive: a directory of mode 000 could not be renamed, and one of mode 777 would be open
+//! to everyone.
 
 use crate::{
     error::{Damage, Doing as _, ImageError},
@@ -10,16 +11,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What unpacking a layer told.
+/// The statistics that unpacking a layer returned.
 pub(crate) type About = Unpacked;
 
-/// The tree of a layer.
+/// Returns the path of a layer's tree.
 pub(super) fn tree(layer: &Path) -> PathBuf {
     layer.join("tree")
 }
 
 impl About {
-    /// What is known of a layer, or what became of it.
+    /// Reads the statistics of a layer.
     pub(super) fn read(layer: &Path) -> Result<Result<Self, Damage>, ImageError> {
         let bytes = agentd_disk::read(&layer.join("about.json"))?;
         Ok(bytes.ok_or(Damage::Lost).and_then(|bytes| serde_json::from_slice(&bytes).map_err(Damage::Unreadable)))
@@ -32,7 +33,7 @@ impl About {
     }
 }
 
-/// Moves a finished layer to its place, unless another import was faster.
+/// Moves a finished layer into place, unless a concurrent import was faster.
 pub(super) fn adopt(staged: &Path, place: &Path) -> Result<(), ImageError> {
     match fs::rename(staged, place) {
         Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => Ok(()),

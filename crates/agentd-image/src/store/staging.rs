@@ -1,16 +1,17 @@
-//! Where an image is made: a staging directory, with layers in it.
+//! The staging directory of an import, with the layers unpacked so far.
 
 use super::layers;
 use crate::{digest::Digest, error::ImageError, unpack::Unpacked};
 use agentd_disk::{Lock, entries, make_folder};
 use std::path::{Path, PathBuf};
 
-/// A staging directory that this process holds.
+/// A staging directory that this process has locked.
 #[derive(Debug)]
 pub(crate) struct Staging(agentd_disk::Staging);
 
 impl Staging {
-    /// Makes one. Under the store's lock: between its making and its locking it looks abandoned.
+    /// Creates a staging directory. The store's lock must be held, because an unlocked staging directory looks abandoned until
+    /// this call has locked it.
     pub(super) fn make(folder: &Path, lock: &Lock) -> Result<Self, ImageError> {
         let staging = agentd_disk::Staging::make(folder, lock)?;
         make_folder(&staging.path().join("layers"))?;
@@ -21,21 +22,21 @@ impl Staging {
         self.0.path()
     }
 
-    /// A name in it that only its maker uses, for what is to be whole or absent.
+    /// Returns a path that only this staging directory uses, for a file that is then renamed into place.
     pub(super) fn draft(&self) -> PathBuf {
         self.path().join("draft")
     }
 
-    /// Where a layer is made before its digest is known.
+    /// Creates the directory of a layer whose digest is not known yet, and returns the path of its tree.
     pub(crate) fn begin_layer(&self) -> Result<PathBuf, ImageError> {
         let path = self.path().join("layer");
         make_folder(&path)?;
-        // Closed but for what the archive says of its root.
+        // Private until the archive's mode for the root is applied.
         make_folder(&layers::tree(&path))?;
         Ok(layers::tree(&path))
     }
 
-    /// Keeps what [`Self::begin_layer`] began as the layer `diff_id`.
+    /// Finishes the layer that [`Self::begin_layer`] began, as the layer `diff_id`.
     pub(crate) fn end_layer(&self, diff_id: Digest, about: &Unpacked) -> Result<(), ImageError> {
         let made = self.path().join("layer");
         about.write(&made)?;
@@ -46,18 +47,18 @@ impl Staging {
         self.path().join("layers").join(diff_id.hex())
     }
 
-    /// The layers that were made here.
+    /// Returns the layers in this staging directory.
     pub(super) fn layers(&self) -> Result<Vec<Digest>, ImageError> {
         let names = entries(&self.path().join("layers"))?;
         Ok(names.iter().filter_map(|path| Digest::from_hex(path.file_name()?.to_str()?)).collect())
     }
 
-    /// Marks a layer as needed by what is made here.
+    /// Protects a layer that this import needs from collection.
     pub(super) fn pin(&self, layer: Digest, lock: &Lock) -> Result<(), ImageError> {
         Ok(self.0.pin(layer.hex(), lock)?)
     }
 
-    /// Removes it, and says if that failed.
+    /// Removes the directory and reports an error if that fails.
     pub(super) fn remove(self) -> Result<(), ImageError> {
         Ok(self.0.remove()?)
     }

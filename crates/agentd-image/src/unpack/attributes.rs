@@ -1,4 +1,4 @@
-//! Owners, modes and extended attributes: what of them an archive may set.
+//! Policy for the owners, modes and extended attributes that an archive may set.
 
 use rustix::{fs::XattrFlags, io::Errno};
 use std::{
@@ -6,22 +6,23 @@ use std::{
     os::{fd::BorrowedFd, unix::ffi::OsStrExt},
 };
 
-/// Whose the files of a layer are.
+/// The ownership of the files of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
-    /// The archive's user and group ids, set-id bits too. For root: the ids are mapped when the layer is mounted. Set-id files of a
-    /// stranger are no danger where they lie, since nobody else can enter the store (root's own, mode 0700), nor in a sandbox,
-    /// which mounts everything `nosuid`; and they are what makes an image whole (`sudo`, `ping` under a real uid 0).
+    /// Files keep the archive's user and group ids and set-id bits. This needs root; the ids are mapped when the layer is
+    /// mounted. Set-id files of a stranger are harmless in the store, which nobody else can enter (owned by root, mode 0700).
+    /// They are harmless in a sandbox too, which mounts everything `nosuid`. An image needs these bits to be complete (`sudo`,
+    /// `ping` under a real uid 0).
     Kept,
-    /// All belongs to the caller, without set-id bits: they would lend the caller's own rights, which no image means.
+    /// All files belong to the caller, without set-id bits, which would lend the caller's own rights.
     Caller,
 }
 
 impl Ownership {
-    /// What this process can do: [`Ownership::Kept`] needs root of the initial user namespace.
+    /// Returns the ownership that this process can apply: [`Ownership::Kept`] needs root of the initial user namespace.
     pub fn of_this_process() -> Self {
         let every_id_is_itself = || {
-            // `man 7 user_namespaces`: inside one, an id that has no mapping cannot be given to a file.
+            // In a user namespace, an id without a mapping cannot be assigned to a file (`man 7 user_namespaces`).
             let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
             map.split_whitespace().eq(["0", "0", "4294967295"])
         };
@@ -36,9 +37,10 @@ impl Ownership {
     }
 }
 
-/// Marks a directory so that overlayfs shows nothing of the layers below in it. A mount in a user namespace (`-o userxattr`) reads
-/// `user.*`, one outside `trusted.*`, which only root may write (Documentation/filesystems/overlayfs.rst). Whoever mounts a layer
-/// that root unpacked may do it either way, and neither mark says a thing to the other.
+/// Marks a directory as opaque: overlayfs then hides its contents in the layers below. A mount in a user namespace (`-o
+/// userxattr`) reads the `user.*` mark. A mount outside reads the `trusted.*` mark, which only root may write
+/// (Documentation/filesystems/overlayfs.rst). A layer that root unpacked gets both marks, because it may be mounted either way,
+/// and neither kind of mount reads the other mark.
 pub(super) fn make_opaque(directory: BorrowedFd<'_>, ownership: Ownership) -> Result<(), Errno> {
     if ownership == Ownership::Kept {
         rustix::fs::fsetxattr(directory, "trusted.overlay.opaque", b"y", XattrFlags::empty())?;
@@ -46,9 +48,9 @@ pub(super) fn make_opaque(directory: BorrowedFd<'_>, ownership: Ownership) -> Re
     rustix::fs::fsetxattr(directory, "user.overlay.opaque", b"y", XattrFlags::empty())
 }
 
-/// Sets those attributes that an archive may set, and says how many it may not. `user.*` is data. The rest is authority:
-/// `security.capability` lends privileges, `trusted.*` and `user.overlay.*` steer overlayfs (a forged `redirect` shows another
-/// place of the layers below), labels and ACLs name the host's own users and policies.
+/// Sets the extended attributes that an archive may set, and returns the number of those that were left out. `user.*` is data.
+/// All others grant authority. `security.capability` grants privileges. `trusted.*` and `user.overlay.*` control overlayfs: a
+/// forged `redirect` shows another directory of the layers below. Labels and ACLs refer to users and policies of the host.
 pub(super) fn keep(file: BorrowedFd<'_>, attributes: &[(Vec<u8>, Vec<u8>)]) -> Result<u64, Errno> {
     let mut dropped = 0;
     for (name, value) in attributes {
@@ -58,7 +60,8 @@ pub(super) fn keep(file: BorrowedFd<'_>, attributes: &[(Vec<u8>, Vec<u8>)]) -> R
         }
         match rustix::fs::fsetxattr(file, OsStr::from_bytes(name), value, XattrFlags::empty()) {
             Ok(()) => {}
-            // A file system without them: the program that needs them says so better than we could.
+            // The file system does not support extended attributes. A program that needs them reports that more clearly than we
+            // could.
             Err(Errno::NOTSUP) => dropped += 1,
             Err(errno) => return Err(errno),
         }
@@ -75,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_attributes_that_are_data_may_be_set() {
+    fn attributes_outside_user_namespace_or_of_overlayfs_are_refused() {
         assert!(may_be_set(b"user.comment"));
         for name in [
             "security.capability",
@@ -91,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn set_id_bits_are_roots_to_keep() {
+    fn set_id_bits_are_kept_only_with_ownership_kept() {
         assert_eq!(Ownership::Kept.allowed(0o6755), 0o6755);
         assert_eq!(Ownership::Caller.allowed(0o7755), 0o1755);
     }

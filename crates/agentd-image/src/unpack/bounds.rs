@@ -1,36 +1,38 @@
-//! How much one layer may be. An image is somebody else's input: each dimension in which it can grow has an end.
+//! Size limits of one layer. An image is untrusted input, so every dimension in which it can grow is limited.
 
-/// The most that one layer may hold.
+/// The size limits of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Bytes of the uncompressed archive, headers included: what a decompression bomb grows.
+    /// Size of the uncompressed archive in bytes, headers included; stops a decompression bomb.
     pub total: u64,
-    /// Bytes of one file.
+    /// Size of one file, in bytes.
     pub file: u64,
-    /// Entries of the archive.
+    /// Number of entries in the archive.
     pub entries: u64,
-    /// Bytes of one path.
+    /// Length of one path, in bytes.
     pub path: usize,
-    /// Components of one path.
+    /// Number of components of one path.
     pub depth: usize,
-    /// Bytes of one header that extends the next one (`pax`, long names): it is held in memory.
+    /// Size of one extension header (`pax`, long names), in bytes; it is held in memory.
     pub extension: u64,
-    /// Bytes of the names of all directories: they are held in memory until the end.
+    /// Total length of the names of all directories, in bytes; they are held in memory until the end.
     pub directories: usize,
-    /// Bytes that are held in memory for the names of the files and links of an archive that may describe an image.
+    /// Memory for the names of files and links that may describe an image, in bytes; applies to an archive that is an import
+    /// source.
     pub names: usize,
 }
 
 impl Default for Bounds {
-    /// Far above what published images hold (the largest are some 20 GB and half a million files).
+    /// Limits far above published images; the largest have some 20 GB and half a million files.
     fn default() -> Self {
         Self {
             total: 64 << 30,
-            // What fits a ustar header. A bigger file needs a `pax` size beside a false one, which two readers read differently.
+            // The largest size that fits a ustar header. A larger file needs a `pax` size and a false one in the header, which
+            // two readers interpret differently.
             file: (8 << 30) - 1,
             entries: 4_000_000,
             path: 4095,
-            // A descriptor is open for each level while a tree is removed.
+            // Removing a tree keeps one descriptor open per level.
             depth: 256,
             extension: 1 << 20,
             directories: 256 << 20,
@@ -39,7 +41,7 @@ impl Default for Bounds {
     }
 }
 
-/// The dimension in which a layer was too big.
+/// The limit that a layer exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Bound {
@@ -64,14 +66,14 @@ pub enum Bound {
 impl std::fmt::Display for Bound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Total => "bytes in all",
+            Self::Total => "bytes in total",
             Self::File => "bytes in one file",
             Self::Entries => "entries",
             Self::Path => "bytes in a path",
             Self::Depth => "components in a path",
             Self::Extension => "bytes in an extended header",
-            Self::Directories => "bytes in names of directories",
-            Self::Names => "bytes in names of an image's files",
+            Self::Directories => "bytes of directory names",
+            Self::Names => "bytes of file names",
         })
     }
 }

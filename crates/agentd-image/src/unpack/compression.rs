@@ -1,5 +1,5 @@
-//! What a stream is compressed with is read from its first bytes, not from a media type: the two disagree in the wild.
-//! Both decoders are Rust without C: they read what strangers wrote, as root.
+//! Detects the compression of a stream from its first bytes and decompresses it. The media type is ignored, because published
+//! images contain wrong ones. Both decoders are pure Rust, because they process untrusted input as root.
 
 use super::{
     bounds::{Bound, Bounds},
@@ -14,10 +14,10 @@ use std::io::{self, BufRead, BufReader, Read};
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// Where the magic numbers of zstd's skippable frames begin; the last hexadecimal digit is free.
+/// The magic numbers of zstd's skippable frames, without their first byte, whose low four bits are arbitrary.
 const ZSTD_SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
 
-/// Whether a stream that begins so is compressed.
+/// Returns true if a stream with these first bytes is compressed.
 pub(crate) fn is_compressed(head: &[u8]) -> bool {
     head.starts_with(&GZIP) || is_zstd(head)
 }
@@ -26,7 +26,7 @@ fn is_zstd(head: &[u8]) -> bool {
     head.starts_with(&ZSTD) || (head.len() >= 4 && head[0] & 0xf0 == 0x50 && head[1..4] == ZSTD_SKIPPABLE)
 }
 
-/// The plain bytes of `stream`, of which no more than [`Bounds::total`] can be read.
+/// Decompresses `stream`. Reading more than [`Bounds::total`] plain bytes fails.
 pub(crate) fn decompress<'a>(mut stream: impl Read + 'a, bounds: &Bounds) -> io::Result<Bounded<Box<dyn Read + 'a>>> {
     let mut head = Vec::new();
     (&mut stream).take(4).read_to_end(&mut head)?;
@@ -42,7 +42,7 @@ pub(crate) fn decompress<'a>(mut stream: impl Read + 'a, bounds: &Bounds) -> io:
     Ok(Bounded { inner: plain, left: bounds.total, most: bounds.total })
 }
 
-/// A reader that fails, with a typed error, after so many bytes.
+/// A reader that fails with [`UnpackError::TooLarge`] once it has read more than its limit.
 pub(crate) struct Bounded<R> {
     inner: R,
     left: u64,
@@ -60,14 +60,14 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-/// All frames of a zstd stream, one after the other: parallel compressors and `zstd:chunked` write many.
+/// Decodes all frames of a zstd stream in sequence: parallel compressors and `zstd:chunked` write several.
 struct Zstd<R> {
     source: R,
     decoder: FrameDecoder,
 }
 
 impl<R: BufRead> Zstd<R> {
-    /// Begins the next frame that holds data; false at the end of the stream.
+    /// Begins the next frame that contains data; returns false at the end of the stream.
     fn next_frame(&mut self) -> io::Result<bool> {
         while !self.source.fill_buf()?.is_empty() {
             match self.decoder.reset(&mut self.source) {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_may_be_made_of_many() {
+    fn concatenated_streams_are_decompressed_in_full() {
         let data = b"some words, some words, some words".repeat(5000);
         let skippable = [&[0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3][..]].concat();
         for stream in [
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_goes_off_at_the_bound() {
+    fn decompression_bomb_fails_at_total_bound() {
         let bounds = Bounds { total: 1 << 20, ..Bounds::default() };
         for stream in [gzip(&vec![0; 8 << 20]), zstd(&vec![0; 8 << 20])] {
             let error = io::copy(&mut decompress(&stream[..], &bounds).unwrap(), &mut io::sink()).unwrap_err();
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_cut_short_is_an_error() {
+    fn truncated_stream_fails() {
         for stream in [gzip(b"words"), zstd(b"words")] {
             assert!(plain(&stream[..stream.len() - 6]).is_err());
         }
@@ -158,13 +158,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_stream_makes_a_decoder_panic(kind in 0..4usize, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn random_stream_does_not_panic_decoder(kind in 0..4usize, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let heads: [&[u8]; 4] = [&[], &GZIP, &ZSTD, &[0x50, 0x2a, 0x4d, 0x18]];
             let _ = plain(&[heads[kind], &bytes].concat());
         }
 
         #[test]
-        fn no_flipped_byte_makes_a_decoder_panic(at in 0..200usize, with in 1u8..) {
+        fn flipped_byte_does_not_panic_decoder(at in 0..200usize, with in 1u8..) {
             for mut stream in [gzip(&b"words and words ".repeat(200)), zstd(&b"words and words ".repeat(200))] {
                 let length = stream.len();
                 stream[at % length] ^= with;

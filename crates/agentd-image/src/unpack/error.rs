@@ -1,58 +1,58 @@
-//! Why a layer was not unpacked.
+//! Errors of unpacking a layer.
 
 use super::bounds::Bound;
 use rustix::io::Errno;
 use std::{io, path::PathBuf};
 
-/// Why a layer was not unpacked. What had been unpacked of it is inside the directory that was given, nowhere else.
+/// The reason why a layer was not unpacked. Everything unpacked so far is inside the given directory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnpackError {
     /// The stream is not a readable archive.
-    #[error("the layer is not a readable tar archive (plain, gzip or zstd): {0} — fetch or build the image again")]
+    #[error("read the tar archive of the layer (plain, gzip or zstd): {0} — fetch or build the image again")]
     Archive(#[source] io::Error),
-    /// The layer, or the archive that holds layers, is bigger than it may be.
-    #[error("it holds more than {most} {bound}{} — split it, or take a smaller image", at(.path))]
+    /// The layer, or an archive that contains layers, exceeds a size limit.
+    #[error("size limit exceeded: more than {most} {bound}{} — split the layer, or use a smaller image", at(.path))]
     TooLarge {
-        /// The dimension.
+        /// The limit that was exceeded.
         bound: Bound,
-        /// Its limit.
+        /// The value of that limit.
         most: u64,
-        /// The entry that went beyond, when it was one.
+        /// The entry that exceeded the limit, if the limit applies to single entries.
         path: Option<PathBuf>,
     },
-    /// The name of an entry, or the target of a hard link, is no place inside the layer.
+    /// The name of an entry, or the target of a hard link, is not a valid path inside the layer.
     #[error("{path:?}: {why} — the image is broken or hostile; do not use it")]
     Name {
-        /// The name as it was written.
+        /// The name as written in the archive.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         why: &'static str,
     },
     /// An entry lies below something that is not a directory, e.g. a symbolic link that leads elsewhere.
     #[error(
-        "{path:?} lies below a symbolic link or another file that is no directory — the image is broken or hostile; do not use it"
+        "{path:?}: a parent component is a symbolic link or another non-directory — the image is broken or hostile; do not use it"
     )]
     Through {
         /// The name of the entry.
         path: PathBuf,
     },
-    /// An entry of a kind that this program does not unpack.
-    #[error("{path:?}: {what} — build the image again without it")]
+    /// An entry has an unsupported type or feature.
+    #[error("{path:?}: unsupported: {what} — build the image again without this entry")]
     Unsupported {
         /// The name of the entry.
         path: PathBuf,
-        /// What it is.
+        /// The unsupported type or feature.
         what: &'static str,
     },
-    /// The file system refused.
+    /// A system call failed.
     #[error("{call} {path:?}: {errno}{}", remedy(*.errno))]
     System {
-        /// The call.
+        /// The system call.
         call: &'static str,
         /// The entry.
         path: PathBuf,
-        /// Its error.
+        /// The errno of the call.
         errno: Errno,
     },
 }
@@ -63,17 +63,19 @@ fn at(path: &Option<PathBuf>) -> String {
 
 fn remedy(errno: Errno) -> &'static str {
     match errno {
-        Errno::NOSPC | Errno::DQUOT => " — free some space where the store is",
-        Errno::NOTSUP => " — put the store on a file system with extended attributes, such as ext4, xfs or btrfs",
+        Errno::NOSPC | Errno::DQUOT => " — free space on the file system of the image store",
+        Errno::NOTSUP => " — put the image store on a file system with extended attributes, such as ext4, xfs or btrfs",
         Errno::PERM | Errno::ACCESS => {
-            " — the store needs a file system that lets its owner make whiteouts and set attributes (Linux 5.8 or later)"
+            " — the image store needs a file system on which its owner may create whiteouts and set attributes \
+             (Linux 5.8 or later)"
         }
         _ => "",
     }
 }
 
 impl UnpackError {
-    /// An error of reading the stream: one of ours that travelled through [`io::Error`], or the stream's own.
+    /// Converts an error from reading the stream: unwraps an [`UnpackError`] inside the [`io::Error`], or wraps any other error
+    /// as [`Self::Archive`].
     pub(crate) fn from_stream(error: io::Error) -> Self {
         match error.downcast::<Self>() {
             Ok(ours) => ours,
@@ -82,13 +84,13 @@ impl UnpackError {
     }
 }
 
-/// Names the call and the entry of an errno.
-pub(super) trait At<T> {
-    fn at(self, call: &'static str, path: &std::path::Path) -> Result<T, UnpackError>;
+/// Adds the system call and the entry to an errno.
+pub(super) trait ErrnoContext<T> {
+    fn during(self, call: &'static str, path: &std::path::Path) -> Result<T, UnpackError>;
 }
 
-impl<T> At<T> for Result<T, Errno> {
-    fn at(self, call: &'static str, path: &std::path::Path) -> Result<T, UnpackError> {
+impl<T> ErrnoContext<T> for Result<T, Errno> {
+    fn during(self, call: &'static str, path: &std::path::Path) -> Result<T, UnpackError> {
         self.map_err(|errno| UnpackError::System { call, path: path.to_owned(), errno })
     }
 }

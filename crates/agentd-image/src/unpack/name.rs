@@ -1,5 +1,6 @@
-//! Names of entries, made safe: a [`Name`] has only plain components and no way out. It is the first of two locks; the second is
-//! the kernel, which resolves every one of them beneath the layer's root and through no link (see [`super::tree`]).
+//! Validates the names of entries: a [`Name`] has only plain components and cannot lead out of the layer. This is the first of
+//! two barriers. The second is the kernel, which resolves every name beneath the layer's root without following links (see
+//! [`super::tree`]).
 
 use super::{
     bounds::{Bound, Bounds},
@@ -13,48 +14,48 @@ use std::{
 
 /// The prefix that marks a whiteout (OCI image specification, "Whiteouts").
 const WHITEOUT: &[u8] = b".wh.";
-/// The prefix of what AUFS kept for itself; only the opaque mark has a meaning for others.
+/// The prefix of AUFS's own bookkeeping entries; only the opaque mark has a meaning for other programs.
 const AUFS: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// A place inside a layer; empty for the layer's root itself.
+/// A path inside a layer; empty for the layer's root.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Name(PathBuf);
 
-/// What an entry's name says.
+/// The meaning of an entry's name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// A file, directory, link …
+    /// A file, directory, link or other entry.
     Entry(Name),
-    /// Nothing of the layers below is at this place.
+    /// A whiteout: hides this path in the layers below.
     Whiteout(Name),
-    /// Nothing of the layers below is in this directory.
+    /// An opaque mark: hides the contents of this directory in the layers below.
     Opaque(Name),
-    /// Bookkeeping of the program that made the layer.
+    /// Bookkeeping of the program that created the layer; ignored.
     Nothing,
 }
 
 impl Name {
-    /// Reads a name as it stands in an archive. An absolute one is taken from the layer's root, as `tar` does; one with `..` is
-    /// refused, since no program writes it with good intent.
+    /// Parses a name from an archive. An absolute name is relative to the layer's root, as in `tar`. A name with `..` is
+    /// rejected, because no program writes one with good intent.
     pub(super) fn parse(raw: &[u8], bounds: &Bounds) -> Result<Self, UnpackError> {
         let refuse = |why| Err(UnpackError::Name { path: lossy(raw), why });
         if raw.len() > bounds.path {
             return Err(UnpackError::TooLarge { bound: Bound::Path, most: bounds.path as u64, path: None });
         }
         if raw.is_empty() {
-            return refuse("an empty name");
+            return refuse("empty name");
         }
         if raw.contains(&0) {
-            return refuse("a name with a zero byte");
+            return refuse("name contains a NUL byte");
         }
         let mut path = PathBuf::new();
         let mut depth = 0;
         for component in raw.split(|byte| *byte == b'/') {
             match component {
                 b"" | b"." => continue,
-                b".." => return refuse("a name with `..`"),
-                _ if component.len() > 255 => return refuse("a component longer than 255 bytes"),
+                b".." => return refuse("name contains `..`"),
+                _ if component.len() > 255 => return refuse("component longer than 255 bytes"),
                 _ => path.push(OsStr::from_bytes(component)),
             }
             depth += 1;
@@ -65,7 +66,7 @@ impl Name {
         Ok(Self(path))
     }
 
-    /// Reads what an entry's name says, whiteouts included.
+    /// Parses the name of an entry and determines its meaning, including whiteouts.
     pub(super) fn meaning(raw: &[u8], bounds: &Bounds) -> Result<Meaning, UnpackError> {
         let name = Self::parse(raw, bounds)?;
         let components = name.components();
@@ -77,7 +78,7 @@ impl Name {
                 return Ok(Meaning::Nothing);
             }
             if parent.starts_with(WHITEOUT) {
-                return Err(UnpackError::Name { path: name.0.clone(), why: "an entry below a whiteout" });
+                return Err(UnpackError::Name { path: name.0.clone(), why: "entry below a whiteout" });
             }
         }
         if *last == OPAQUE {
@@ -88,7 +89,7 @@ impl Name {
         }
         match last.strip_prefix(WHITEOUT) {
             None => Ok(Meaning::Entry(name)),
-            Some(b"" | b"." | b"..") => Err(UnpackError::Name { path: name.0.clone(), why: "a whiteout of nothing" }),
+            Some(b"" | b"." | b"..") => Err(UnpackError::Name { path: name.0.clone(), why: "whiteout without a name" }),
             Some(hidden) => Ok(Meaning::Whiteout(Self(name.parent().0.join(OsStr::from_bytes(hidden))))),
         }
     }
@@ -97,17 +98,17 @@ impl Name {
         self.0.as_os_str().is_empty()
     }
 
-    /// The directory it lies in; the root lies in itself.
+    /// Returns the parent directory; the parent of the root is the root.
     pub(super) fn parent(&self) -> Self {
         Self(self.0.parent().unwrap_or(Path::new("")).to_owned())
     }
 
-    /// Its last component; `.` for the root.
+    /// Returns the last component; `.` for the root.
     pub(super) fn last(&self) -> OsString {
         self.0.file_name().unwrap_or(OsStr::new(".")).to_owned()
     }
 
-    /// The directories from the root's child down to it.
+    /// Returns the path's ancestors below the root and the path itself, outermost first.
     pub(super) fn ancestors_and_self(&self) -> Vec<Self> {
         let mut all: Vec<_> =
             self.0.ancestors().filter(|path| !path.as_os_str().is_empty()).map(|path| Self(path.to_owned())).collect();
@@ -115,7 +116,7 @@ impl Name {
         all
     }
 
-    /// The path to give to `openat2`, relative to the layer's root.
+    /// Returns the path for `openat2`, relative to the layer's root.
     pub(super) fn path(&self) -> &Path {
         if self.is_root() { Path::new(".") } else { &self.0 }
     }
@@ -129,7 +130,7 @@ impl Name {
     }
 }
 
-/// A name for an error message: hostile ones may be long.
+/// Converts a name for an error message, cut to 256 bytes because a hostile name may be long.
 pub(super) fn lossy(raw: &[u8]) -> PathBuf {
     PathBuf::from(OsString::from_vec(raw.iter().take(256).copied().collect()))
 }
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_taken_from_the_root_of_the_layer() {
+    fn entry_name_is_relative_to_layer_root() {
         for (raw, path) in [("./", ""), ("/", ""), (".", ""), ("a/b/", "a/b"), ("/etc//passwd", "etc/passwd"), ("./a/./b", "a/b")]
         {
             assert_eq!(meaning(raw).unwrap(), Meaning::Entry(name(path)), "{raw}");
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_leads_out_is_refused() {
+    fn entry_name_outside_layer_is_refused() {
         for raw in ["..", "../x", "a/../b", "/..", "a/..", "", "a\0b", ".wh.", ".wh...", ".wh..", "a/.wh.b/c", ".wh.x/.wh.y"] {
             assert!(matches!(meaning(raw), Err(UnpackError::Name { .. })), "{raw:?}");
         }
@@ -163,13 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_too_long_or_too_deep_is_refused() {
+    fn entry_name_too_long_or_too_deep_is_refused() {
         assert!(matches!(meaning(&"a/".repeat(4000)), Err(UnpackError::TooLarge { bound: Bound::Path, .. })));
         assert!(matches!(meaning(&"a/".repeat(257)), Err(UnpackError::TooLarge { bound: Bound::Depth, .. })));
     }
 
     #[test]
-    fn whiteouts_are_known_by_their_names() {
+    fn whiteout_names_are_recognised() {
         assert_eq!(meaning("a/.wh.b").unwrap(), Meaning::Whiteout(name("a/b")));
         assert_eq!(meaning(".wh.b").unwrap(), Meaning::Whiteout(name("b")));
         assert_eq!(meaning("a/.wh..wh..opq").unwrap(), Meaning::Opaque(name("a")));

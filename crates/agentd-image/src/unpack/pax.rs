@@ -1,10 +1,11 @@
-//! Extended headers of the `pax` format: lines of `length key=value`, where the length, not a newline, says where the value ends.
+//! Parses extended headers of the `pax` format: lines of `length key=value`. The length determines the end of the value, which
+//! may contain newlines.
 
 use super::error::UnpackError;
 use rustix::fs::Timespec;
 use std::io;
 
-/// What of an extended header matters here.
+/// The supported fields of an extended header.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Records {
     pub(super) path: Option<Vec<u8>>,
@@ -17,10 +18,10 @@ pub(super) struct Records {
     pub(super) sparse: bool,
 }
 
-/// Reads an extended header.
+/// Parses an extended header.
 pub(super) fn parse(mut rest: &[u8]) -> Result<Records, UnpackError> {
     let mut records = Records::default();
-    // Some writers pad with zeros.
+    // Some writers pad the header with zero bytes.
     while rest.first().is_some_and(|byte| *byte != 0) {
         let (key, value, after) = split(rest).ok_or_else(|| malformed("a malformed extended header"))?;
         rest = after;
@@ -42,7 +43,7 @@ pub(super) fn parse(mut rest: &[u8]) -> Result<Records, UnpackError> {
     Ok(records)
 }
 
-/// The first record and what follows it.
+/// Splits off the first record: returns its key, its value and the remaining bytes.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = bytes.iter().take(20).position(|byte| *byte == b' ')?;
     let length: usize = str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
@@ -58,7 +59,7 @@ fn number(value: &[u8]) -> Result<u64, UnpackError> {
         .ok_or_else(|| malformed("a malformed number in an extended header"))
 }
 
-/// Seconds with an optional fraction, e.g. `1700000000.25`; of a negative one only the whole seconds.
+/// Parses seconds with an optional fraction, e.g. `1700000000.25`. The fraction of a negative time is ignored.
 fn time(value: &[u8]) -> Result<Timespec, UnpackError> {
     let parse = || {
         let text = str::from_utf8(value).ok()?;
@@ -80,20 +81,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_end_where_their_length_says() {
+    fn pax_values_may_contain_newlines_and_equals_signs() {
         let records = parse(b"27 SCHILY.xattr.user.a=x\ny\n19 path=a\nb=c d \xff\n\n").unwrap();
         assert_eq!(records.attributes, [(b"user.a".to_vec(), b"x\ny".to_vec())]);
         assert_eq!(records.path.unwrap(), b"a\nb=c d \xff\n");
     }
 
     #[test]
-    fn times_have_fractions() {
+    fn pax_times_with_fraction_or_sign_are_parsed() {
         assert_eq!(parse(b"20 mtime=1700000.25\n").unwrap().modified, Some(Timespec { tv_sec: 1_700_000, tv_nsec: 250_000_000 }));
         assert_eq!(parse(b"12 mtime=-3\n").unwrap().modified, Some(Timespec { tv_sec: -3, tv_nsec: 0 }));
     }
 
     #[test]
-    fn a_malformed_header_is_refused() {
+    fn malformed_pax_header_is_refused() {
         for bytes in [
             &b"x"[..],
             b"5 a=b",

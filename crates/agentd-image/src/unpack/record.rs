@@ -1,6 +1,6 @@
-//! A tar stream as a sequence of records: header, the headers that extend it, and data. The `tar` crate reads the blocks; the
-//! extensions (`pax`, GNU long names) are read here, because that crate holds them in memory without a bound and ends a `pax`
-//! value at its first newline. Where two readers could read an archive differently, it is refused.
+//! Reads a tar stream as a sequence of records: a header, its extension headers, and data. The `tar` crate reads the blocks. The
+//! extensions (`pax`, GNU long names) are parsed here, because that crate buffers them without a limit and ends a `pax` value at
+//! its first newline. An archive that two readers could interpret differently is rejected.
 
 use super::{
     bounds::{Bound, Bounds},
@@ -12,7 +12,7 @@ use rustix::fs::Timespec;
 use std::io::{self, Read};
 use tar::{Archive, EntryType};
 
-/// What a record is.
+/// The type of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     File,
@@ -23,7 +23,7 @@ pub(crate) enum Kind {
     Device,
 }
 
-/// One entry of an archive, its data aside.
+/// One entry of an archive, without its data.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) path: Vec<u8>,
@@ -35,11 +35,11 @@ pub(crate) struct Record {
     pub(crate) modified: Timespec,
     pub(crate) attributes: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) size: u64,
-    /// Where its data begins in the stream.
+    /// The offset of the data in the stream, in bytes.
     pub(crate) position: u64,
 }
 
-/// The headers that came before the one they extend.
+/// The extension headers that precede the header they extend.
 #[derive(Default)]
 struct Extension {
     path: Option<Vec<u8>>,
@@ -47,7 +47,7 @@ struct Extension {
     pax: pax::Records,
 }
 
-/// Reads `stream` to the end of the archive in it and gives each record, with its data, to `each`.
+/// Reads `stream` to the end of its archive and calls `each` with each record and a reader of its data.
 pub(crate) fn for_each<E: From<UnpackError>>(
     stream: impl Read,
     bounds: &Bounds,
@@ -67,7 +67,7 @@ pub(crate) fn for_each<E: From<UnpackError>>(
             EntryType::GNULongName => extension.path = Some(until_zero(contents(&mut entry, bounds)?)),
             EntryType::GNULongLink => extension.link = Some(until_zero(contents(&mut entry, bounds)?)),
             EntryType::XHeader => extension.pax = pax::parse(&contents(&mut entry, bounds)?)?,
-            // Defaults for all that follows: a comment (git), never what an image needs.
+            // Defaults for all entries that follow. In practice a comment (`git archive`); an image never needs them.
             EntryType::XGlobalHeader => {}
             _ => {
                 let record = record(entry.header(), entry.raw_file_position(), std::mem::take(&mut extension), bounds)?;
@@ -106,7 +106,7 @@ fn record(header: &tar::Header, position: u64, extension: Extension, bounds: &Bo
     let number = |value: io::Result<u64>, what| value.ok().and_then(id).ok_or_else(|| unsupported(what));
 
     let kind = match header.entry_type() {
-        // Before POSIX, a directory was a file with a slash.
+        // In archives older than POSIX, a directory is a file whose name ends with a slash.
         EntryType::Regular | EntryType::Continuous if path.ends_with(b"/") => Kind::Directory,
         EntryType::Regular | EntryType::Continuous => Kind::File,
         EntryType::Directory => Kind::Directory,
@@ -114,18 +114,18 @@ fn record(header: &tar::Header, position: u64, extension: Extension, bounds: &Bo
         EntryType::Link => Kind::HardLink,
         EntryType::Fifo => Kind::Fifo,
         EntryType::Char | EntryType::Block => Kind::Device,
-        EntryType::GNUSparse => return Err(unsupported("a sparse file in GNU's format")),
-        _ => return Err(unsupported("an entry of unknown type")),
+        EntryType::GNUSparse => return Err(unsupported("sparse file in GNU format")),
+        _ => return Err(unsupported("unknown entry type")),
     };
     if pax.sparse {
-        return Err(unsupported("a sparse file in GNU's format"));
+        return Err(unsupported("sparse file in GNU format"));
     }
     let size = header.entry_size().map_err(UnpackError::Archive)?;
     if pax.size.is_some_and(|said| said != size) {
-        return Err(unsupported("two different sizes in its headers"));
+        return Err(unsupported("headers with two different sizes"));
     }
     if kind != Kind::File && size != 0 {
-        return Err(unsupported("data where the entry's type has none"));
+        return Err(unsupported("data in an entry whose type has no data"));
     }
     if size > bounds.file {
         return Err(UnpackError::TooLarge { bound: Bound::File, most: bounds.file, path: Some(lossy(&path)) });
@@ -134,8 +134,8 @@ fn record(header: &tar::Header, position: u64, extension: Extension, bounds: &Bo
     Ok(Record {
         kind,
         mode: header.mode().map_err(UnpackError::Archive)? & 0o7777,
-        uid: number(pax.uid.map_or_else(|| header.uid(), Ok), "an impossible user id")?,
-        gid: number(pax.gid.map_or_else(|| header.gid(), Ok), "an impossible group id")?,
+        uid: number(pax.uid.map_or_else(|| header.uid(), Ok), "user id out of range")?,
+        gid: number(pax.gid.map_or_else(|| header.gid(), Ok), "group id out of range")?,
         modified: pax.modified.unwrap_or(Timespec { tv_sec: seconds, tv_nsec: 0 }),
         attributes: pax.attributes,
         size,
@@ -145,7 +145,7 @@ fn record(header: &tar::Header, position: u64, extension: Extension, bounds: &Bo
     })
 }
 
-/// A user or group id; the last number means "none" to the kernel.
+/// Converts a user or group id. The kernel reserves the largest number for "no id" (`man 2 chown`).
 fn id(number: u64) -> Option<u32> {
     u32::try_from(number).ok().filter(|id| *id != u32::MAX)
 }

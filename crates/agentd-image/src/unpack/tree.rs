@@ -1,10 +1,10 @@
-//! The only code that touches the file system while a layer is unpacked. Each call is relative to a descriptor, and each
-//! descriptor of a directory was opened by `openat2` (`man 2 openat2`) beneath the layer's root and through no link: a name that
-//! got past [`super::name`] still ends inside, and a link that the archive made is never followed.
+//! The only code that touches the file system while a layer is unpacked. Each call is relative to a directory descriptor that was
+//! opened by `openat2` (`man 2 openat2`) beneath the layer's root and without following links. A name that passed [`super::name`]
+//! therefore still ends inside, and a link from the archive is never followed.
 
 use super::{
     attributes::{self, Ownership},
-    error::{At, UnpackError},
+    error::{ErrnoContext, UnpackError},
     name::Name,
     record::Record,
 };
@@ -23,11 +23,12 @@ use std::{
     },
 };
 
-/// Rights while the layer is unpacked: those of the archive would lock an ordinary user out of his own directories.
+/// The mode of files and directories during unpacking. The archive's modes could lock an unprivileged user out of their own
+/// directories.
 const DURING: Mode = Mode::RWXU;
 const NEW: OFlags = OFlags::CREATE.union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// A layer's tree while it grows.
+/// The tree of a layer during unpacking.
 pub(super) struct Tree<'a> {
     root: BorrowedFd<'a>,
     ownership: Ownership,
@@ -49,7 +50,7 @@ impl<'a> Tree<'a> {
         )
     }
 
-    /// Opens the directory that `name` lies in; `made` hears of each that was missing and is there now.
+    /// Opens the parent directory of `name`, creating missing ancestors. `made` is called for each directory that was created.
     pub(super) fn parent(&self, name: &Name, mut made: impl FnMut(Name)) -> Result<OwnedFd, UnpackError> {
         let parent = name.parent();
         match self.directory(&parent) {
@@ -61,31 +62,31 @@ impl<'a> Tree<'a> {
             match rustix::fs::mkdirat(&above, ancestor.last(), DURING) {
                 Ok(()) => made(ancestor),
                 Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno).at("mkdirat", ancestor.path()),
+                Err(errno) => return Err(errno).during("mkdirat", ancestor.path()),
             }
         }
         self.directory(&parent).map_err(|errno| blocked(errno, name))
     }
 
-    /// What is at `name` in `parent`.
-    pub(super) fn look(&self, parent: &OwnedFd, name: &Name) -> Result<Option<Stat>, UnpackError> {
+    /// Returns the metadata of `name` in `parent`, without following a link; `None` if the name does not exist.
+    pub(super) fn lstat(&self, parent: &OwnedFd, name: &Name) -> Result<Option<Stat>, UnpackError> {
         match rustix::fs::statat(parent, name.last(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
             Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(errno).at("statat", name.path()),
+            Err(errno) => Err(errno).during("statat", name.path()),
         }
     }
 
-    /// Removes what is at `name`, with all below it.
+    /// Removes `name`, with its contents if it is a directory.
     pub(super) fn clear(&self, parent: &OwnedFd, name: &Name) -> Result<(), UnpackError> {
-        erase(parent.as_fd(), &name.last()).at("unlinkat", name.path())
+        erase(parent.as_fd(), &name.last()).during("unlinkat", name.path())
     }
 
     pub(super) fn make_directory(&self, parent: &OwnedFd, name: &Name) -> Result<(), UnpackError> {
-        rustix::fs::mkdirat(parent, name.last(), DURING).at("mkdirat", name.path())
+        rustix::fs::mkdirat(parent, name.last(), DURING).during("mkdirat", name.path())
     }
 
-    /// A regular file with its data; the number of attributes that were not kept.
+    /// Creates a regular file with its data, and returns the number of attributes that were left out.
     pub(super) fn make_file(
         &self,
         parent: &OwnedFd,
@@ -93,52 +94,54 @@ impl<'a> Tree<'a> {
         record: &Record,
         data: &mut dyn Read,
     ) -> Result<u64, UnpackError> {
-        let file = rustix::fs::openat(parent, name.last(), NEW | OFlags::WRONLY, DURING).at("openat", name.path())?;
+        let file = rustix::fs::openat(parent, name.last(), NEW | OFlags::WRONLY, DURING).during("openat", name.path())?;
         let mut file = File::from(file);
         copy(data, &mut file, record.size, name)?;
-        let dropped = attributes::keep(file.as_fd(), &record.attributes).at("fsetxattr", name.path())?;
-        self.dress(file.as_fd(), name, record.mode, (record.uid, record.gid), record.modified)?;
+        let dropped = attributes::keep(file.as_fd(), &record.attributes).during("fsetxattr", name.path())?;
+        self.set_metadata(file.as_fd(), name, record.mode, (record.uid, record.gid), record.modified)?;
         Ok(dropped)
     }
 
     pub(super) fn make_fifo(&self, parent: &OwnedFd, name: &Name, record: &Record) -> Result<(), UnpackError> {
-        rustix::fs::mknodat(parent, name.last(), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).at("mknodat", name.path())?;
-        // Reading without blocking does not wait for a writer.
+        rustix::fs::mknodat(parent, name.last(), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).during("mknodat", name.path())?;
+        // Opening a FIFO for reading with `O_NONBLOCK` does not wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fifo = rustix::fs::openat(parent, name.last(), flags, Mode::empty()).at("openat", name.path())?;
-        self.dress(fifo.as_fd(), name, record.mode, (record.uid, record.gid), record.modified)
+        let fifo = rustix::fs::openat(parent, name.last(), flags, Mode::empty()).during("openat", name.path())?;
+        self.set_metadata(fifo.as_fd(), name, record.mode, (record.uid, record.gid), record.modified)
     }
 
-    /// A symbolic link. Where it points does not matter: nothing here follows it.
+    /// Creates a symbolic link. Its target is not checked, because no code here follows it.
     pub(super) fn make_symlink(&self, parent: &OwnedFd, name: &Name, record: &Record) -> Result<(), UnpackError> {
         let last = name.last();
-        rustix::fs::symlinkat(OsStr::from_bytes(&record.link), parent, &last).at("symlinkat", name.path())?;
+        rustix::fs::symlinkat(OsStr::from_bytes(&record.link), parent, &last).during("symlinkat", name.path())?;
         if self.ownership == Ownership::Kept {
             let (uid, gid) = (Uid::from_raw(record.uid), Gid::from_raw(record.gid));
-            rustix::fs::chownat(parent, &last, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).at("fchownat", name.path())?;
+            rustix::fs::chownat(parent, &last, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .during("fchownat", name.path())?;
         }
-        rustix::fs::utimensat(parent, &last, &times(record.modified), AtFlags::SYMLINK_NOFOLLOW).at("utimensat", name.path())
+        rustix::fs::utimensat(parent, &last, &times(record.modified), AtFlags::SYMLINK_NOFOLLOW).during("utimensat", name.path())
     }
 
-    /// Another name for what the layer already holds at `target`.
+    /// Creates a hard link to the entry of this layer at `target`.
     pub(super) fn make_hard_link(&self, parent: &OwnedFd, name: &Name, target: &Name) -> Result<(), UnpackError> {
         let directory = self.directory(&target.parent()).map_err(|errno| blocked(errno, target))?;
-        rustix::fs::linkat(directory, target.last(), parent, name.last(), AtFlags::empty()).at("linkat", name.path())
+        rustix::fs::linkat(directory, target.last(), parent, name.last(), AtFlags::empty()).during("linkat", name.path())
     }
 
-    /// Overlayfs' mark that nothing of the layers below is at `name`: a character device 0:0 (Documentation/filesystems/overlayfs.rst),
-    /// which a user without privileges may make too, since Linux 5.8.
+    /// Creates an overlayfs whiteout, which hides `name` in the layers below: a character device 0:0
+    /// (Documentation/filesystems/overlayfs.rst). An unprivileged user may create one since Linux 5.8.
     pub(super) fn make_whiteout(&self, parent: &OwnedFd, name: &Name) -> Result<(), UnpackError> {
-        rustix::fs::mknodat(parent, name.last(), FileType::CharacterDevice, Mode::empty(), 0).at("mknodat", name.path())
+        rustix::fs::mknodat(parent, name.last(), FileType::CharacterDevice, Mode::empty(), 0).during("mknodat", name.path())
     }
 
-    /// Overlayfs' mark that nothing of the layers below is in this directory.
+    /// Marks a directory as opaque, so that overlayfs hides its contents in the layers below.
     pub(super) fn make_opaque(&self, directory: &OwnedFd, name: &Name) -> Result<(), UnpackError> {
-        attributes::make_opaque(directory.as_fd(), self.ownership).at("fsetxattr overlay.opaque", name.path())
+        attributes::make_opaque(directory.as_fd(), self.ownership).during("fsetxattr overlay.opaque", name.path())
     }
 
-    /// Gives a new file its owner, mode and time, in this order: a change of owner clears set-id bits, both change the time.
-    pub(super) fn dress(
+    /// Applies owner, mode and time to a new file, in this order: changing the owner clears set-id bits, and changing the time
+    /// comes last so that no other change follows.
+    pub(super) fn set_metadata(
         &self,
         file: BorrowedFd<'_>,
         name: &Name,
@@ -147,20 +150,20 @@ impl<'a> Tree<'a> {
         modified: Timespec,
     ) -> Result<(), UnpackError> {
         if self.ownership == Ownership::Kept {
-            rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).at("fchown", name.path())?;
+            rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).during("fchown", name.path())?;
         }
         let mode = Mode::from_raw_mode(RawMode::from(self.ownership.allowed(mode)));
-        rustix::fs::fchmod(file, mode).at("fchmod", name.path())?;
-        rustix::fs::futimens(file, &times(modified)).at("futimens", name.path())
+        rustix::fs::fchmod(file, mode).during("fchmod", name.path())?;
+        rustix::fs::futimens(file, &times(modified)).during("futimens", name.path())
     }
 }
 
-/// Whether this is overlayfs' whiteout.
+/// Returns true for an overlayfs whiteout.
 pub(super) fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
-/// Whether this is a directory.
+/// Returns true for a directory.
 pub(super) fn is_directory(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
@@ -169,7 +172,7 @@ fn times(modified: Timespec) -> Timestamps {
     Timestamps { last_access: modified, last_modification: modified }
 }
 
-/// Why a directory on the way to `name` could not be opened.
+/// Converts the errno of opening a directory on the way to `name`.
 fn blocked(errno: Errno, name: &Name) -> UnpackError {
     match errno {
         Errno::LOOP | Errno::NOTDIR | Errno::XDEV => UnpackError::Through { path: name.path().to_owned() },
@@ -189,7 +192,7 @@ fn copy(data: &mut dyn Read, file: &mut File, size: u64, name: &Name) -> Result<
         };
         file.write_all(&buffer[..read])
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-            .at("write", name.path())?;
+            .during("write", name.path())?;
         copied += read as u64;
     }
     if copied == size { Ok(()) } else { Err(UnpackError::Archive(io::ErrorKind::UnexpectedEof.into())) }

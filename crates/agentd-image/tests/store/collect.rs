@@ -1,41 +1,41 @@
-//! What is collected, what is kept, and several at one store.
+//! Tests of collection, and of concurrent use of a store.
 
 use crate::{
     import::{assert_empty, good, layers, reference},
     made::{Layout, archive, docker_save, file, gzip, zstd},
-    place::{Place, nobody},
+    place::{StoreDir, no_users},
 };
 use agentd_image::{Collected, ImageError, Store};
 use std::{fs, os::unix::fs::PermissionsExt, sync::Barrier, thread};
 
 #[test]
-fn what_no_image_needs_is_collected_and_what_one_needs_is_not() {
-    let place = Place::new();
+fn collection_removes_only_unused_layers() {
+    let place = StoreDir::new();
     let store = Store::open(&place.at("store")).unwrap();
-    // The second shares a layer with the first.
+    // The second image shares a layer with the first.
     fs::write(place.at("first"), docker_save(&layers()[..2], "first")).unwrap();
     fs::write(place.at("second"), docker_save(&layers()[..1], "second")).unwrap();
     let first = store.import(&place.at("first"), &reference("first")).unwrap();
     let second = store.import(&place.at("second"), &reference("second")).unwrap();
-    assert_eq!(store.gc(nobody).unwrap(), Collected::default());
+    assert_eq!(store.gc(no_users).unwrap(), Collected::default());
 
     store.remove(&reference("first")).unwrap();
     assert!(matches!(store.remove(&reference("first")), Err(ImageError::NotFound { .. })));
     assert!(matches!(store.image(&reference("first")), Err(ImageError::NotFound { .. })));
     assert!(first.layers[1].exists());
-    assert_eq!(store.gc(nobody).unwrap(), Collected { layers: 1, blobs: 2, bytes: 6 });
+    assert_eq!(store.gc(no_users).unwrap(), Collected { layers: 1, blobs: 2, bytes: 6 });
     assert!(!first.layers[1].exists());
     assert_eq!(good(&store), [second]);
 
     store.remove(&reference("second")).unwrap();
-    store.gc(nobody).unwrap();
+    store.gc(no_users).unwrap();
     fs::remove_file(place.at("store/images.json")).unwrap();
     assert_empty(&place.at("store"));
 }
 
 #[test]
-fn many_at_once_import_the_same_image_while_others_collect() {
-    let place = Place::new();
+fn concurrent_imports_and_collections_keep_the_image() {
+    let place = StoreDir::new();
     fs::create_dir(place.at("layout")).unwrap();
     let many: Vec<_> = (0..300).map(|at| file(&format!("f{at}"), [1; 300])).collect();
     Layout(&place.at("layout")).with_image(&[archive(&many), layers().remove(1)], &[gzip, zstd], "1");
@@ -54,7 +54,7 @@ fn many_at_once_import_the_same_image_while_others_collect() {
             scope.spawn(|| {
                 start.wait();
                 for _ in 0..20 {
-                    Store::open(&place.at("store")).unwrap().gc(nobody).unwrap();
+                    Store::open(&place.at("store")).unwrap().gc(no_users).unwrap();
                 }
             });
         }
@@ -67,8 +67,8 @@ fn many_at_once_import_the_same_image_while_others_collect() {
 }
 
 #[test]
-fn a_store_that_others_can_enter_is_refused() {
-    let place = Place::new();
+fn store_directory_open_to_other_users_is_refused() {
+    let place = StoreDir::new();
     fs::create_dir(place.at("store")).unwrap();
     fs::set_permissions(place.at("store"), fs::Permissions::from_mode(0o755)).unwrap();
     assert!(matches!(Store::open(&place.at("store")), Err(ImageError::Place { .. })));

@@ -1,9 +1,10 @@
-//! An importer that is killed at any moment leaves a store that opens clean. The importer is this program again.
+//! Kills an importer at many moments; the store must then open without leftovers. The importer is another run of this test
+//! program.
 
 use crate::{
     import::{good, layers, reference},
     made::{Layout, archive, dir, file, gzip, zstd},
-    place::{Place, nobody},
+    place::{StoreDir, no_users},
 };
 use agentd_image::Store;
 use std::{
@@ -16,9 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Tells this program to be the importer, and where.
+/// The variable that makes this program the importer; its value is the directory of the store and of the layout.
 const IMPORTER: &str = "AGENTD_TEST_IMPORTER";
-/// What the importer says when it begins.
+/// The line that the importer prints before its first import.
 const BEGUN: &str = "importing";
 const MOMENTS: u32 = 50;
 const FILES: usize = 400;
@@ -27,18 +28,18 @@ const FILES: usize = 400;
 fn importer() {
     let Some(place) = env::var_os(IMPORTER).map(PathBuf::from) else { return };
     let store = Store::open(&place.join("store")).unwrap();
-    // Before it begins: the first reference of a process takes longer to read than a small image to import.
+    // Parsed before the loop: the first reference of a process takes longer to parse than a small image to import.
     let reference = reference("a:1");
     writeln!(io::stdout(), "{BEGUN}").unwrap();
-    // Until it is killed.
+    // Runs until the test kills this process.
     loop {
         store.import(&place.join("layout"), &reference).unwrap();
         store.remove(&reference).unwrap();
-        store.gc(nobody).unwrap();
+        store.gc(no_users).unwrap();
     }
 }
 
-/// An importer that has begun.
+/// Starts an importer and waits for its first line.
 fn start(place: &Path) -> Child {
     let mut importer = Command::new(env::current_exe().unwrap())
         .args(["--exact", "crash::importer", "--nocapture"])
@@ -46,14 +47,14 @@ fn start(place: &Path) -> Child {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = BufReader::new(importer.stdout.take().unwrap()).lines();
-    assert!(said.any(|line| line.unwrap().contains(BEGUN)));
+    let mut output = BufReader::new(importer.stdout.take().unwrap()).lines();
+    assert!(output.any(|line| line.unwrap().contains(BEGUN)));
     importer
 }
 
 #[test]
-fn a_store_opens_clean_whenever_its_importer_was_killed() {
-    let place = Place::new();
+fn store_is_consistent_after_importer_is_killed() {
+    let place = StoreDir::new();
     fs::create_dir(place.at("layout")).unwrap();
     let many: Vec<_> = (0..FILES).map(|at| file(&format!("d/f{at}"), [1; 2000])).collect();
     let many = [&[dir("d").mode(0o500)], &many[..]].concat();
@@ -67,13 +68,13 @@ fn a_store_opens_clean_whenever_its_importer_was_killed() {
     let mut left_behind = 0;
     for moment in 0.. {
         let mut importer = start(place.path());
-        // Any moment will do, and all of them together: nothing is waited for.
+        // This spreads the kills over the duration of an import; the test waits for no event.
         thread::sleep(whole * (moment % MOMENTS) / MOMENTS + Duration::from_micros(u64::from(moment * 7919 % 1000)));
         importer.kill().unwrap();
         assert_eq!(importer.wait().unwrap().signal(), Some(9));
         left_behind += u32::from(fs::read_dir(place.at("store/staging")).unwrap().count() > 0);
         assert_clean(&place);
-        // Kills that all fell between two imports show nothing.
+        // At least one kill must have interrupted an import.
         if moment + 1 >= MOMENTS && left_behind > 0 {
             break;
         }
@@ -81,17 +82,17 @@ fn a_store_opens_clean_whenever_its_importer_was_killed() {
     }
 }
 
-fn assert_clean(place: &Place) {
+fn assert_clean(place: &StoreDir) {
     let store = Store::open(&place.at("store")).unwrap();
     assert_eq!(fs::read_dir(place.at("store/staging")).unwrap().count(), 0);
-    // Every layer that is there is whole, whether an image leads to it or not.
+    // Every stored layer is complete, whether an image uses the layer or not.
     for layer in fs::read_dir(place.at("store/layers")).unwrap() {
         let tree = layer.unwrap().path().join("tree");
         let files = fs::read_dir(tree.join("d")).map_or(FILES, Iterator::count);
         assert!(files == FILES && (tree.join("d").exists() || tree.join("etc/other").exists()), "{tree:?}: {files}");
     }
     let known = good(&store);
-    store.gc(nobody).unwrap();
+    store.gc(no_users).unwrap();
     assert_eq!(good(&store), known);
     let image = store.import(&place.at("layout"), &reference("a:1")).unwrap();
     assert_eq!(image.layers.len(), 2);

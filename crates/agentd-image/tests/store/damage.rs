@@ -1,9 +1,9 @@
-//! A store whose files a disk, or somebody, has changed: what is said of it, and that what is said helps.
+//! Tests of a store with damaged files: the errors, and that the remedy in each error repairs the store.
 
 use crate::{
     import::{good, layers, reference},
     made::{archive, docker_save, file},
-    place::{Place, nobody},
+    place::{StoreDir, no_users},
 };
 use agentd_image::{Digest, Image, ImageError, Store};
 use std::{
@@ -11,56 +11,56 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Takes an image of these layers in.
-fn import(place: &Place, store: &Store, layers: &[Vec<u8>], name: &str) -> Image {
+/// Imports an image of these layers.
+fn import(place: &StoreDir, store: &Store, layers: &[Vec<u8>], name: &str) -> Image {
     store.import(&saved(place, layers, name), &reference(name)).unwrap()
 }
 
-fn saved(place: &Place, layers: &[Vec<u8>], name: &str) -> PathBuf {
+fn saved(place: &StoreDir, layers: &[Vec<u8>], name: &str) -> PathBuf {
     fs::write(place.at("saved"), docker_save(layers, name)).unwrap();
     place.at("saved")
 }
 
-/// What is known of the layer with this tree.
+/// Returns the path of the description of a layer.
 fn about(image: &Image, layer: usize) -> PathBuf {
     image.layers[layer].with_file_name("about.json")
 }
 
-fn blob(place: &Place, digest: Digest) -> PathBuf {
+fn blob(place: &StoreDir, digest: Digest) -> PathBuf {
     place.at("store/blobs/sha256").join(digest.hex())
 }
 
-fn configuration(place: &Place, image: &Image) -> PathBuf {
+fn configuration(place: &StoreDir, image: &Image) -> PathBuf {
     let manifest: serde_json::Value = serde_json::from_slice(&fs::read(blob(place, image.digest)).unwrap()).unwrap();
     blob(place, manifest["config"]["digest"].as_str().unwrap().parse().unwrap())
 }
 
 #[test]
-fn damaged_images_are_told_from_good_ones_and_what_their_error_says_mends_them() {
-    type Hurt = fn(&Place, &Image);
-    let ways: [(Hurt, &str); 6] = [
-        (|_, image| fs::remove_file(about(image, 0)).unwrap(), "is not there"),
-        (|_, image| fs::remove_dir_all(image.layers[1].parent().unwrap()).unwrap(), "is not there"),
-        (|_, image| fs::write(about(image, 1), "{").unwrap(), "cannot be read"),
+fn damaged_image_is_reported_and_its_remedy_repairs_the_store() {
+    type Damage = fn(&StoreDir, &Image);
+    let ways: [(Damage, &str); 6] = [
+        (|_, image| fs::remove_file(about(image, 0)).unwrap(), "is missing"),
+        (|_, image| fs::remove_dir_all(image.layers[1].parent().unwrap()).unwrap(), "is missing"),
+        (|_, image| fs::write(about(image, 1), "{").unwrap(), "cannot be parsed"),
         (|place, image| fs::write(blob(place, image.digest), "{}").unwrap(), "has digest"),
-        (|place, image| fs::remove_file(configuration(place, image)).unwrap(), "its configuration is not there"),
+        (|place, image| fs::remove_file(configuration(place, image)).unwrap(), "its configuration is missing"),
         (|place, image| fs::write(configuration(place, image), "{}").unwrap(), "its configuration has digest"),
     ];
-    for (hurt, what) in ways {
-        let place = Place::new();
+    for (damage, cause) in ways {
+        let place = StoreDir::new();
         let store = Store::open(&place.at("store")).unwrap();
         let first = import(&place, &store, &layers(), "first:1");
-        // Of the same layers.
+        // This image has the same layers as the first.
         import(&place, &store, &layers(), "second:1");
-        let whole = import(&place, &store, &[archive(&[file("f", "")])], "whole:1");
-        hurt(&place, &first);
+        let undamaged = import(&place, &store, &[archive(&[file("f", "")])], "whole:1");
+        damage(&place, &first);
 
         let (good_ones, damaged): (Vec<_>, Vec<_>) = store.images().unwrap().into_iter().partition(Result::is_ok);
-        assert_eq!(good_ones.into_iter().map(Result::unwrap).collect::<Vec<_>>(), std::slice::from_ref(&whole));
+        assert_eq!(good_ones.into_iter().map(Result::unwrap).collect::<Vec<_>>(), std::slice::from_ref(&undamaged));
         let mut names = Vec::new();
         for error in damaged.into_iter().map(Result::unwrap_err) {
             let text = error.to_string();
-            assert!(text.contains(what) && text.contains("`agentd image gc`"), "{text}");
+            assert!(text.contains(cause) && text.contains("`agentd image gc`"), "{text}");
             let ImageError::Damaged { reference, .. } = error else { panic!("{text}") };
             assert!(text.contains(&reference));
             names.push(reference);
@@ -69,15 +69,15 @@ fn damaged_images_are_told_from_good_ones_and_what_their_error_says_mends_them()
         assert!(matches!(store.image(&reference("first:1")), Err(ImageError::Damaged { .. })));
 
         names.iter().for_each(|name| store.remove(&reference(name)).unwrap());
-        store.gc(nobody).unwrap();
+        store.gc(no_users).unwrap();
         assert_eq!(import(&place, &store, &layers(), "first:1"), first);
-        assert_eq!(good(&store), [first, whole]);
+        assert_eq!(good(&store), [first, undamaged]);
     }
 }
 
 #[test]
-fn an_image_whose_layer_in_the_store_is_damaged_is_not_taken_in() {
-    let place = Place::new();
+fn import_of_image_with_damaged_stored_layer_fails() {
+    let place = StoreDir::new();
     let store = Store::open(&place.at("store")).unwrap();
     let old = import(&place, &store, &layers(), "old");
     store.remove(&reference("old")).unwrap();
@@ -86,33 +86,33 @@ fn an_image_whose_layer_in_the_store_is_damaged_is_not_taken_in() {
     assert!(matches!(&error, ImageError::Damaged { reference: of, .. } if *of == reference("new").whole()), "{error}");
     assert_eq!(good(&store), []);
 
-    store.gc(nobody).unwrap();
+    store.gc(no_users).unwrap();
     import(&place, &store, &layers(), "new");
 }
 
 #[test]
-fn an_image_is_damaged_too_by_what_it_hides() {
-    let place = Place::new();
+fn image_with_damaged_hidden_layer_is_damaged() {
+    let place = StoreDir::new();
     let store = Store::open(&place.at("store")).unwrap();
     let shared = import(&place, &store, &layers()[..1], "shared");
     let hiding = archive(&[file(".wh..wh..opq", "")]);
     let hides = import(&place, &store, &[layers().remove(0), hiding], "hides");
     assert_eq!(hides.layers.len(), 1);
     fs::remove_file(about(&shared, 0)).unwrap();
-    // While it kept the layer, nobody could say which image to remove.
+    // Both are reported, because each of them keeps the damaged layer in the store.
     assert_eq!(store.images().unwrap().iter().filter(|image| image.is_err()).count(), 2);
 }
 
 #[test]
-fn a_damaged_list_of_images_is_replaced_as_its_error_says() {
-    let place = Place::new();
+fn damaged_image_list_is_reported_and_its_remedy_repairs_the_store() {
+    let place = StoreDir::new();
     let store = Store::open(&place.at("store")).unwrap();
     let image = import(&place, &store, &layers(), "a");
     let list = place.at("store/images.json");
     fs::write(&list, "{").unwrap();
     for error in [
         store.images().unwrap_err(),
-        store.gc(nobody).unwrap_err(),
+        store.gc(no_users).unwrap_err(),
         store.import(&place.at("saved"), &reference("a")).unwrap_err(),
     ] {
         assert!(matches!(&error, ImageError::Index { path, .. } if same(path, &list)), "{error}");

@@ -1,9 +1,10 @@
-//! A hold keeps layers as long as it lives, or its process does. The process that is killed is this program again.
+//! Tests of holds, which keep layers until they are dropped or their process ends. The killed process is another run of this
+//! test program.
 
 use crate::{
     import::{layers, reference},
     made::docker_save,
-    place::{Place, nobody},
+    place::{StoreDir, no_users},
 };
 use agentd_image::{Image, ImageError, Store};
 use std::{
@@ -16,27 +17,27 @@ use std::{
     time::Duration,
 };
 
-/// Tells this program to be the holder, and where.
+/// The variable that makes this program the holder; its value is the directory of the store.
 const HOLDER: &str = "AGENTD_TEST_HOLDER";
-/// What the holder says when it holds.
+/// The line that the holder prints once it has its hold.
 const HELD: &str = "held";
 
-/// A store with an image in it, called `a`.
-fn imported(place: &Place) -> (Store, Image) {
+/// Creates a store that contains an image named `a`.
+fn imported(place: &StoreDir) -> (Store, Image) {
     let store = Store::open(&place.at("store")).unwrap();
     fs::write(place.at("saved"), docker_save(&layers(), "a")).unwrap();
     let image = store.import(&place.at("saved"), &reference("a")).unwrap();
     (store, image)
 }
 
-/// Collects as another process would, after opening the store anew; how many layers went.
-fn collected(place: &Place) -> usize {
-    Store::open(&place.at("store")).unwrap().gc(nobody).unwrap().layers
+/// Opens the store again, as another process would, and collects. Returns the number of removed layers.
+fn collected(place: &StoreDir) -> usize {
+    Store::open(&place.at("store")).unwrap().gc(no_users).unwrap().layers
 }
 
 #[test]
-fn held_layers_stay_though_their_image_is_removed_until_the_hold_ends() {
-    let place = Place::new();
+fn held_layers_of_removed_image_stay_until_last_hold_ends() {
+    let place = StoreDir::new();
     let (store, image) = imported(&place);
     let (hold, another) = (store.hold(&image).unwrap(), store.hold(&image).unwrap());
     assert_eq!(collected(&place), 0);
@@ -51,8 +52,8 @@ fn held_layers_stay_though_their_image_is_removed_until_the_hold_ends() {
 }
 
 #[test]
-fn layers_that_others_use_stay_and_an_error_of_theirs_removes_nothing() {
-    let place = Place::new();
+fn collection_keeps_layers_in_use_and_removes_nothing_on_error() {
+    let place = StoreDir::new();
     let (store, image) = imported(&place);
     store.remove(&reference("a")).unwrap();
     let upper = vec![image.layers[1].clone()];
@@ -63,8 +64,8 @@ fn layers_that_others_use_stay_and_an_error_of_theirs_removes_nothing() {
 }
 
 #[test]
-fn what_was_collected_cannot_be_held() {
-    let place = Place::new();
+fn hold_of_collected_image_fails() {
+    let place = StoreDir::new();
     let (store, image) = imported(&place);
     store.remove(&reference("a")).unwrap();
     assert_eq!(collected(&place), 2);
@@ -78,15 +79,15 @@ fn holder() {
     let store = Store::open(&place.join("store")).unwrap();
     let _hold = store.hold(&store.image(&reference("a")).unwrap()).unwrap();
     writeln!(io::stdout(), "{HELD}").unwrap();
-    // Until it is killed.
+    // Runs until the test kills this process.
     loop {
         thread::sleep(Duration::from_secs(60));
     }
 }
 
 #[test]
-fn a_hold_ends_with_its_process_however_that_ends() {
-    let place = Place::new();
+fn hold_of_killed_process_ends() {
+    let place = StoreDir::new();
     let (store, image) = imported(&place);
     let mut holder = Command::new(env::current_exe().unwrap())
         .args(["--exact", "hold::holder", "--nocapture"])
@@ -94,8 +95,8 @@ fn a_hold_ends_with_its_process_however_that_ends() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = BufReader::new(holder.stdout.take().unwrap()).lines();
-    assert!(said.any(|line| line.unwrap().contains(HELD)));
+    let mut output = BufReader::new(holder.stdout.take().unwrap()).lines();
+    assert!(output.any(|line| line.unwrap().contains(HELD)));
     store.remove(&reference("a")).unwrap();
     assert_eq!(collected(&place), 0);
     assert!(image.layers.iter().all(|layer| layer.join("etc").exists()));

@@ -1,12 +1,12 @@
-//! Archives made by chance from the parts that attacks are made of.
+//! Property tests of unpacking: random archives of entries that attacks use must change nothing outside their layer.
 //!
-//! **These tests cannot reach anything but their own directory, even if what they test is broken.** A layer lies 200 directories deep in
-//! it. A name leads up by 4 steps at most, and the kernel follows 40 links at most for one (`man 7 path_resolution`), so that
-//! none leads up by 200. What begins with `/` begins with the test's directory.
+//! **These tests cannot reach anything outside their own directory, even if the tested code is broken.** A layer lies 200
+//! directories deep in the test's directory. A name has at most 4 `..` components, and the kernel follows at most 40 links per
+//! name (`man 7 path_resolution`), so no name leads up by 200. Every absolute name begins with the test's directory.
 
 use crate::{
     made::{Entry, archive, device, dir, fifo, file, hard_link, symlink},
-    place::{Place, open_up},
+    place::{StoreDir, open_up},
 };
 use agentd_image::unpack::{Bounds, Ownership, unpack};
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -21,22 +21,22 @@ use std::{
 };
 use tar::Header;
 
-/// Stands for the test's directory in a generated name.
+/// The placeholder of the test's directory in a generated name.
 const PLACE: &str = "PLACE";
 const DEPTH: usize = 200;
 
 /// Mode, links, size, times and content.
-type Found = (u32, u64, u64, i64, i64, Vec<u8>);
+type FoundFile = (u32, u64, u64, i64, i64, Vec<u8>);
 
-/// A layer's directory, with things around it that must not change.
+/// A layer's directory, and files around it that must not change.
 struct Scene {
-    place: Place,
+    place: StoreDir,
     layer: PathBuf,
 }
 
 impl Scene {
     fn new() -> Self {
-        let place = Place::new();
+        let place = StoreDir::new();
         let deep: PathBuf = std::iter::repeat_n("n", DEPTH).collect();
         let around = place.path().join(deep);
         let layer = around.join("layer");
@@ -50,8 +50,8 @@ impl Scene {
         Self { place, layer }
     }
 
-    /// Everything but what is in the layer.
-    fn around(&self) -> BTreeMap<PathBuf, Found> {
+    /// Returns all files and directories outside the layer.
+    fn around(&self) -> BTreeMap<PathBuf, FoundFile> {
         let mut all = BTreeMap::new();
         let mut left = vec![self.place.path().to_owned()];
         while let Some(path) = left.pop() {
@@ -69,21 +69,21 @@ impl Scene {
     }
 
     fn unpack(&self, bytes: &[u8]) {
-        // An earlier archive may have closed it.
+        // An earlier archive may have removed permissions of the directory.
         fs::set_permissions(&self.layer, fs::Permissions::from_mode(0o700)).unwrap();
         let root = File::open(&self.layer).unwrap();
         let bounds = Bounds { total: 1 << 20, ..Bounds::default() };
         let _ = unpack(bytes, root.as_fd(), Ownership::of_this_process(), &bounds);
     }
 
-    /// An empty layer for the next archive.
+    /// Empties the layer for the next archive.
     fn clear(&self) {
         open_up(&self.layer);
         fs::remove_dir_all(&self.layer).unwrap();
         fs::create_dir(&self.layer).unwrap();
     }
 
-    /// Writes the test's directory into a name that was generated before it was there.
+    /// Replaces the placeholder in the names of an entry by the test's directory.
     fn fill_in(&self, mut entry: Entry) -> Entry {
         for name in [&mut entry.path, &mut entry.link] {
             let text = String::from_utf8(name.clone()).unwrap();
@@ -99,7 +99,7 @@ fn name() -> impl Strategy<Value = String> {
         1 => prop::sample::select(vec!["..", ".", "", ".wh.a", ".wh.b", ".wh..", ".wh..wh..opq", ".wh..wh.x", "\u{e9}", "a\nb"]),
     ];
     let relative = prop::collection::vec(component, 1..5).prop_map(|components| components.join("/"));
-    // A name may not begin with `/` but for the test's own directory.
+    // An absolute name must begin with the test's directory.
     let relative = relative.prop_map(|name| name.trim_start_matches('/').to_owned());
     prop_oneof![8 => relative.clone(), 1 => relative.prop_map(|name| format!("{PLACE}/{name}"))]
 }
@@ -127,7 +127,7 @@ fn entry() -> impl Strategy<Value = Entry> {
     })
 }
 
-/// Runs `attack` with many values in one scene, around which nothing may change.
+/// Runs `attack` with many values in one scene; nothing outside the layer may change.
 fn attack<T: std::fmt::Debug>(values: impl Strategy<Value = T>, attack: impl Fn(&Scene, T)) {
     let scene = Scene::new();
     let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
@@ -142,10 +142,10 @@ fn attack<T: std::fmt::Debug>(values: impl Strategy<Value = T>, attack: impl Fn(
 }
 
 #[test]
-fn no_archive_touches_what_is_outside_its_layer() {
+fn hostile_archive_changes_nothing_outside_its_layer() {
     attack(prop::collection::vec(entry(), 1..30), |scene, entries| {
         let entries: Vec<_> = entries.into_iter().map(|entry| scene.fill_in(entry)).collect();
-        // One after the other, since a refused entry ends an archive; then as one.
+        // Each entry in an archive of its own, because a refused entry ends an archive; then all in one archive.
         for entry in &entries {
             scene.unpack(&archive(std::slice::from_ref(entry)));
         }
@@ -154,14 +154,14 @@ fn no_archive_touches_what_is_outside_its_layer() {
 }
 
 #[test]
-fn no_flipped_byte_makes_it_panic_or_reach_out() {
+fn archive_with_flipped_bytes_changes_nothing_outside_its_layer() {
     let flips = prop::collection::vec((any::<prop::sample::Index>(), 100..157usize, any::<u8>()), 1..8);
     attack((prop::collection::vec(entry(), 1..6), flips), |scene, (entries, flips)| {
         let entries: Vec<_> = entries.into_iter().map(|entry| scene.fill_in(entry)).collect();
         let mut bytes = archive(&entries);
         let blocks = bytes.len() / 512;
         for (block, at, with) in flips {
-            // Not in a name: it could become one that leads elsewhere.
+            // Names stay unchanged: a changed name could lead out of the test's directory.
             let block = block.index(blocks) * 512;
             bytes[block + at] = with;
             let mut header = Header::from_byte_slice(&bytes[block..block + 512]).clone();
@@ -173,12 +173,12 @@ fn no_flipped_byte_makes_it_panic_or_reach_out() {
 }
 
 #[test]
-fn no_bytes_make_it_panic() {
+fn random_bytes_change_nothing_outside_the_layer() {
     attack(prop::collection::vec(any::<u8>(), 0..2000), |scene, bytes| scene.unpack(&bytes));
 }
 
 #[test]
-fn the_scene_sees_a_change() {
+fn scene_detects_changed_link_count() {
     let scene = Scene::new();
     let known = scene.around();
     fs::hard_link(scene.layer.join("../a"), scene.layer.join("x")).unwrap();

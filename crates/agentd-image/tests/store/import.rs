@@ -1,10 +1,10 @@
-//! What can be taken in, and what is refused without a trace.
+//! Tests of imports: accepted formats, and refused sources, which must leave nothing in the store.
 
 use crate::{
     made::{
         self, Entry, Layout, Pack, archive, config, device, dir, docker_save, file, gzip, hard_link, podman_save, symlink, zstd,
     },
-    place::Place,
+    place::StoreDir,
 };
 use agentd_image::{
     Image, ImageConfig, ImageError, Reference, Store,
@@ -21,7 +21,7 @@ pub fn reference(text: &str) -> Reference {
     text.parse().unwrap()
 }
 
-/// Three layers, the third the same as the first.
+/// Returns three layers, of which the third is the same as the first.
 pub fn layers() -> Vec<Vec<u8>> {
     let first = archive(&[dir("./"), dir("etc/"), file("etc/name", "first")]);
     let second = archive(&[dir("etc/"), file("etc/.wh.name", ""), file("etc/other", "second")]);
@@ -30,12 +30,12 @@ pub fn layers() -> Vec<Vec<u8>> {
 
 const PACK: [Pack; 3] = [gzip, zstd, gzip];
 
-/// All images of a store in which none is damaged.
+/// Returns all images of a store; fails if one is damaged.
 pub fn good(store: &Store) -> Vec<Image> {
     store.images().unwrap().into_iter().map(Result::unwrap).collect()
 }
 
-/// What is left of an import that failed: nothing.
+/// Checks that a failed import left nothing in the store.
 pub fn assert_empty(store: &Path) {
     for folder in ["blobs/sha256", "layers", "staging"] {
         assert_eq!(fs::read_dir(store.join(folder)).unwrap().count(), 0, "{folder}");
@@ -44,7 +44,7 @@ pub fn assert_empty(store: &Path) {
 }
 
 fn assert_whole(image: &Image) {
-    // The first layer came again as the third, and stays where it was last.
+    // The first layer is also the third, and keeps only the upper position.
     assert_eq!(image.layers.len(), 2);
     assert_eq!(fs::read(image.layers[0].join("etc/other")).unwrap(), b"second");
     assert_eq!(fs::read(image.layers[1].join("etc/name")).unwrap(), b"first");
@@ -61,8 +61,8 @@ fn assert_whole(image: &Image) {
 }
 
 #[test]
-fn an_oci_layout_is_taken_in_from_a_directory_and_from_an_archive() {
-    let place = Place::new();
+fn oci_layout_is_imported_from_directory_and_archive() {
+    let place = StoreDir::new();
     let descriptor = Layout(&place.at("layout")).with_image_in_new_folder();
     for (name, bytes) in [("plain.tar", None), ("packed.tar.gz", Some(gzip as Pack))] {
         let archive = Layout(&place.at("layout")).archive();
@@ -86,8 +86,8 @@ impl Layout<'_> {
 }
 
 #[test]
-fn an_archive_of_docker_save_and_of_podman_save_is_taken_in() {
-    let place = Place::new();
+fn docker_save_and_podman_save_archives_are_imported() {
+    let place = StoreDir::new();
     for (program, save) in [("docker", docker_save as fn(&[Vec<u8>], &str) -> Vec<u8>), ("podman", podman_save)] {
         fs::write(place.at("saved.tar"), save(&layers(), "a:1")).unwrap();
         fs::write(place.at("saved.tar.gz"), gzip(&save(&layers(), "a:1"))).unwrap();
@@ -99,8 +99,8 @@ fn an_archive_of_docker_save_and_of_podman_save_is_taken_in() {
 }
 
 #[test]
-fn an_archive_of_a_file_system_is_one_layer_however_it_is_compressed() {
-    let place = Place::new();
+fn root_archive_in_any_compression_becomes_one_layer() {
+    let place = StoreDir::new();
     let root = archive(&[dir("bin/"), file("bin/sh", "#!"), file("manifest.json", "{}")]);
     let store = Store::open(&place.at("store")).unwrap();
     let packs: [Pack; 3] = [<[u8]>::to_vec, gzip, zstd];
@@ -115,8 +115,8 @@ fn an_archive_of_a_file_system_is_one_layer_however_it_is_compressed() {
 }
 
 #[test]
-fn a_directory_is_one_layer_and_nothing_from_outside_gets_in() {
-    let place = Place::new();
+fn directory_becomes_one_layer_without_files_outside_it() {
+    let place = StoreDir::new();
     let root = place.at("root");
     fs::create_dir_all(root.join("d/empty")).unwrap();
     let long = "n".repeat(150);
@@ -144,8 +144,8 @@ fn a_directory_is_one_layer_and_nothing_from_outside_gets_in() {
 }
 
 #[test]
-fn of_several_platforms_this_machines_is_taken() {
-    let place = Place::new();
+fn image_of_several_platforms_selects_that_of_this_machine() {
+    let place = StoreDir::new();
     fs::create_dir(place.at("layout")).unwrap();
     let layout = Layout(&place.at("layout"));
     let layers = [layers().remove(0)];
@@ -166,7 +166,7 @@ fn of_several_platforms_this_machines_is_taken() {
     let image = store.import(&place.at("layout"), &reference("a")).unwrap();
     assert_eq!(json!(image.digest.to_string()), ours["digest"]);
 
-    // Whether an index says so, or only the image itself.
+    // The platform stands in the index, or only in the configuration of the image.
     for only in [platform(&foreign, "s390x"), foreign] {
         layout.index(&index(&[only]));
         let error = store.import(&place.at("layout"), &reference("b")).unwrap_err();
@@ -175,8 +175,8 @@ fn of_several_platforms_this_machines_is_taken() {
 }
 
 #[test]
-fn content_that_is_not_what_its_digest_says_is_refused_and_nothing_is_left() {
-    let place = Place::new();
+fn blob_with_wrong_digest_is_refused_and_nothing_is_stored() {
+    let place = StoreDir::new();
     let layout = place.at("layout");
     Layout(&layout).with_image_in_new_folder();
     let store = Store::open(&place.at("store")).unwrap();
@@ -188,7 +188,7 @@ fn content_that_is_not_what_its_digest_says_is_refused_and_nothing_is_left() {
             damaged[at] ^= 1;
             fs::write(&path, damaged).unwrap();
             let error = store.import(&layout, &reference("a:1")).unwrap_err();
-            // A damaged stream may be no stream at all.
+            // A damaged compressed stream may fail to decompress before the digest is compared.
             assert!(matches!(error, ImageError::Digest { .. } | ImageError::Layer { .. }), "{error}");
             assert_empty(&place.at("store"));
         }
@@ -198,15 +198,15 @@ fn content_that_is_not_what_its_digest_says_is_refused_and_nothing_is_left() {
 }
 
 #[test]
-fn a_layer_that_is_not_what_the_configuration_says_is_refused() {
-    let place = Place::new();
+fn layer_with_diff_id_other_than_configured_is_refused() {
+    let place = StoreDir::new();
     fs::create_dir(place.at("layout")).unwrap();
     let layout = Layout(&place.at("layout"));
-    let (said, given) = (archive(&[file("a", "1")]), archive(&[file("a", "2")]));
-    let descriptor = layout.image(&config(std::slice::from_ref(&said)), &[gzip(&given)]);
+    let (configured, actual) = (archive(&[file("a", "1")]), archive(&[file("a", "2")]));
+    let descriptor = layout.image(&config(std::slice::from_ref(&configured)), &[gzip(&actual)]);
     layout.index(&json!({"schemaVersion": 2, "manifests": [descriptor]}));
     fs::write(place.at("saved.tar"), {
-        let saved = docker_save(&[said], "a");
+        let saved = docker_save(&[configured], "a");
         let at = saved.windows(4).position(|window| window == b"1\0\0\0").unwrap();
         [&saved[..at], b"2", &saved[at + 1..]].concat()
     })
@@ -220,8 +220,8 @@ fn a_layer_that_is_not_what_the_configuration_says_is_refused() {
 }
 
 #[test]
-fn a_hostile_layer_is_refused_and_nothing_is_left() {
-    let place = Place::new();
+fn hostile_layer_is_refused_and_nothing_is_stored() {
+    let place = StoreDir::new();
     fs::write(place.at("root.tar"), archive(&[file("fine", ""), symlink("l", ".."), file("l/f", "")])).unwrap();
     fs::write(place.at("links.tar"), archive(&[file("fine", ""), hard_link("h", "/../../outside")])).unwrap();
     let store = Store::open(&place.at("store")).unwrap();
@@ -233,8 +233,8 @@ fn a_hostile_layer_is_refused_and_nothing_is_left() {
 }
 
 #[test]
-fn what_is_no_image_is_refused() {
-    let place = Place::new();
+fn file_that_is_no_image_is_refused() {
+    let place = StoreDir::new();
     fs::write(place.at("words"), "words ".repeat(1000)).unwrap();
     fs::write(place.at("packed words"), gzip(b"words")).unwrap();
     fs::write(place.at("nothing"), "").unwrap();
@@ -248,8 +248,8 @@ fn what_is_no_image_is_refused() {
 }
 
 #[test]
-fn an_archive_that_is_not_read_to_its_end_says_why() {
-    let place = Place::new();
+fn error_of_unreadable_archive_has_its_cause() {
+    let place = StoreDir::new();
     let mut huge = tar::Header::new_ustar();
     huge.set_path("huge").unwrap();
     huge.set_size(9 << 30);
@@ -267,8 +267,8 @@ fn an_archive_that_is_not_read_to_its_end_says_why() {
 }
 
 #[test]
-fn what_is_left_out_of_the_layers_of_an_image_is_counted() {
-    let place = Place::new();
+fn skipped_devices_and_attributes_of_image_are_counted() {
+    let place = StoreDir::new();
     let with_capability = |name: &str| file(name, "").attribute("SCHILY.xattr.security.capability", b"1");
     let layers =
         [archive(&[device("a"), device("b"), with_capability("f")]), archive(&[device("c"), with_capability("d"), dir("e")])];
@@ -276,31 +276,31 @@ fn what_is_left_out_of_the_layers_of_an_image_is_counted() {
     let store = Store::open(&place.at("store")).unwrap();
     let image = store.import(&place.at("saved"), &reference("a")).unwrap();
     assert_eq!((image.skipped_devices, image.skipped_attributes), (3, 2));
-    // Also of one whose layers were there already.
+    // The counts are also those of layers that the store already has.
     assert_eq!(store.import(&place.at("saved"), &reference("b")).unwrap().skipped_devices, 3);
 }
 
 #[test]
-fn what_is_imported_is_not_called_by_a_digest() {
-    let place = Place::new();
+fn import_under_reference_with_digest_is_refused() {
+    let place = StoreDir::new();
     let layout = place.at("layout");
     let descriptor = Layout(&layout).with_image_in_new_folder();
     let store = Store::open(&place.at("store")).unwrap();
-    // Not even by its own: one rule for all sources, most of which have none.
+    // Its own digest is refused too: most sources have no digest before the import, and one rule holds for all of them.
     let own = descriptor["digest"].as_str().unwrap();
     for digest in [own, &format!("sha256:{}", "0".repeat(64)), &format!("sha512:{}", "0".repeat(128))] {
         for name in ["good", "good:1"] {
             let error = store.import(&layout, &reference(&format!("{name}@{digest}"))).unwrap_err();
             assert!(matches!(error, ImageError::NamedByDigest { .. }), "{error}");
-            assert!(error.to_string().contains("without the digest"), "{error}");
+            assert!(error.to_string().contains("without a digest"), "{error}");
         }
     }
     assert_empty(&place.at("store"));
 }
 
 #[test]
-fn a_digest_that_is_a_path_is_refused() {
-    let place = Place::new();
+fn digest_with_path_is_refused() {
+    let place = StoreDir::new();
     fs::create_dir(place.at("layout")).unwrap();
     let descriptor = json!({"mediaType": "x", "digest": "sha256:../../../../../../outside", "size": 1});
     Layout(&place.at("layout")).index(&json!({"schemaVersion": 2, "manifests": [descriptor]}));

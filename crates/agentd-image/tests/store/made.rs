@@ -1,4 +1,4 @@
-//! Archives and images, made byte by byte so that they can be wrong in every way.
+//! Builds archives and images byte by byte, so that every field can be invalid.
 
 use agentd_image::Digest;
 use flate2::{Compression, write::GzEncoder};
@@ -63,7 +63,7 @@ pub fn device(path: &str) -> Entry {
     Entry::new(path, EntryType::Char, 0o666)
 }
 
-/// A tar archive of these entries, with names exactly as they are.
+/// Builds a tar archive of these entries. Names are written unchanged.
 pub fn archive(entries: &[Entry]) -> Vec<u8> {
     let mut archive = Builder::new(Vec::new());
     for entry in entries {
@@ -102,29 +102,30 @@ pub fn zstd(bytes: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
-/// How a layer is packed.
+/// A function that compresses a layer.
 pub type Pack = fn(&[u8]) -> Vec<u8>;
 
-/// This machine, as images name it.
+/// Returns the architecture of this machine by its name in images.
 pub fn architecture() -> &'static str {
     if std::env::consts::ARCH == "x86_64" { "amd64" } else { "arm64" }
 }
 
-/// The configuration of an image of these plain layers.
+/// Returns the configuration of an image of these uncompressed layers.
 pub fn config(layers: &[Vec<u8>]) -> Value {
-    let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::of(layer).to_string()).collect();
+    let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::compute(layer).to_string()).collect();
     json!({
         "os": "linux", "architecture": architecture(), "created": "2024-01-01T00:00:00Z",
-        "config": {"Env": ["PATH=/bin", "A=b=c", "broken"], "Entrypoint": ["/bin/sh"], "Cmd": ["-c", "id"], "WorkingDir": "/srv", "User": "1000:1000"},
+        "config": {"Env": ["PATH=/bin", "A=b=c", "broken"], "Entrypoint": ["/bin/sh"], "Cmd": ["-c", "id"],
+                   "WorkingDir": "/srv", "User": "1000:1000"},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
     })
 }
 
-/// An OCI layout, while it is made.
+/// The directory of an OCI layout.
 pub struct Layout<'a>(pub &'a Path);
 
 impl Layout<'_> {
-    /// Writes a layout with one image of these plain layers, each packed by its function, and names it `tag`.
+    /// Writes a layout with one image named `tag` of these layers, each compressed by its function.
     pub fn with_image(&self, layers: &[Vec<u8>], pack: &[Pack], tag: &str) -> Value {
         let packed: Vec<_> = layers.iter().zip(pack).map(|(layer, pack)| pack(layer)).collect();
         let mut descriptor = self.image(&config(layers), &packed);
@@ -142,7 +143,7 @@ impl Layout<'_> {
     }
 
     pub fn blob(&self, media_type: &str, bytes: &[u8]) -> Value {
-        let digest = Digest::of(bytes);
+        let digest = Digest::compute(bytes);
         fs::create_dir_all(self.0.join("blobs/sha256")).unwrap();
         fs::write(self.0.join("blobs/sha256").join(digest.hex()), bytes).unwrap();
         json!({"mediaType": media_type, "digest": digest.to_string(), "size": bytes.len()})
@@ -153,7 +154,7 @@ impl Layout<'_> {
         fs::write(self.0.join("index.json"), index.to_string()).unwrap();
     }
 
-    /// The files of the layout as an archive.
+    /// Returns an archive of the files of the layout.
     pub fn archive(&self) -> Vec<u8> {
         let mut archive = Builder::new(Vec::new());
         archive.append_dir_all("", self.0).unwrap();
@@ -161,7 +162,7 @@ impl Layout<'_> {
     }
 }
 
-/// What `docker save` wrote before version 25: a layer that comes twice is a link the second time.
+/// Returns an archive as `docker save` wrote it before version 25: the second occurrence of a layer is a link.
 pub fn docker_save(layers: &[Vec<u8>], tag: &str) -> Vec<u8> {
     let mut entries = Vec::new();
     let mut names: Vec<String> = Vec::new();
@@ -177,9 +178,9 @@ pub fn docker_save(layers: &[Vec<u8>], tag: &str) -> Vec<u8> {
     saved(entries, &names, layers, tag)
 }
 
-/// What `podman save` writes: the layers are at the top, and what Docker called them leads there.
+/// Returns an archive as `podman save` writes it: layers at the top, and links from the names that Docker used.
 pub fn podman_save(layers: &[Vec<u8>], tag: &str) -> Vec<u8> {
-    let names: Vec<_> = layers.iter().map(|layer| format!("{}.tar", Digest::of(layer).hex())).collect();
+    let names: Vec<_> = layers.iter().map(|layer| format!("{}.tar", Digest::compute(layer).hex())).collect();
     let mut entries = Vec::new();
     for (at, (name, layer)) in names.iter().zip(layers).enumerate() {
         if !names[..at].contains(name) {
@@ -192,7 +193,7 @@ pub fn podman_save(layers: &[Vec<u8>], tag: &str) -> Vec<u8> {
 
 fn saved(mut entries: Vec<Entry>, names: &[String], layers: &[Vec<u8>], tag: &str) -> Vec<u8> {
     let config = config(layers).to_string();
-    let config_name = format!("{}.json", Digest::of(config.as_bytes()).hex());
+    let config_name = format!("{}.json", Digest::compute(config.as_bytes()).hex());
     entries.push(file(&config_name, config));
     entries.push(file("manifest.json", json!([{"Config": config_name, "RepoTags": [tag], "Layers": names}]).to_string()));
     archive(&entries)

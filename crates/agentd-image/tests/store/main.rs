@@ -1,4 +1,4 @@
-//! The store through its public interface, as root and as an ordinary user alike.
+//! Tests of the image store through its public interface. They run as root and as an ordinary user.
 #![allow(clippy::result_large_err, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod collect;

@@ -1,14 +1,14 @@
-//! Overlayfs, asked whether it reads the layers as they were meant.
+//! Tests that overlayfs interprets the whiteouts and opaque marks of unpacked layers.
 
 use crate::{
     import::reference,
     made::{Layout, Pack, archive, dir, file, gzip},
-    place::Place,
+    place::StoreDir,
 };
 use agentd_image::Store;
 use std::{fs, process::Command};
 
-/// The layers of images in which each way of hiding something is used, and what must be seen of them.
+/// Returns the layers of images that hide files in each possible way, and the files that must be visible.
 fn hiding() -> [(Vec<Vec<u8>>, &'static str); 2] {
     let lower = archive(&[
         dir("./"),
@@ -39,15 +39,15 @@ fn hiding() -> [(Vec<Vec<u8>>, &'static str); 2] {
     [(vec![lower.clone(), upper], "./kept/file ./opaque/new ./replaced/new "), (vec![lower, above_all, top], "./kept/new ./top ")]
 }
 
-fn all_are_seen(unshare: &[&str], options: &str) {
+fn assert_all_visible(unshare: &[&str], options: &str) {
     for (layers, expected) in hiding() {
-        seen(unshare, options, &layers, expected);
+        assert_visible(unshare, options, &layers, expected);
     }
 }
 
-/// Mounts the image in a mount namespace of its own and lists the files in it.
-fn seen(unshare: &[&str], options: &str, layers: &[Vec<u8>], expected: &str) {
-    let place = Place::new();
+/// Mounts the image in a new mount namespace and compares the list of its files.
+fn assert_visible(unshare: &[&str], options: &str, layers: &[Vec<u8>], expected: &str) {
+    let place = StoreDir::new();
     fs::create_dir(place.at("layout")).unwrap();
     Layout(&place.at("layout")).with_image(layers, &[gzip as Pack; 3], "1");
     let store = Store::open(&place.at("store")).unwrap();
@@ -65,14 +65,14 @@ fn seen(unshare: &[&str], options: &str, layers: &[Vec<u8>], expected: &str) {
 }
 
 #[test]
-fn a_mount_in_a_user_namespace_shows_what_the_layers_say() {
-    all_are_seen(&["--user", "--map-root-user", "--mount"], ",userxattr");
+fn overlay_mount_in_user_namespace_hides_removed_files() {
+    assert_all_visible(&["--user", "--map-root-user", "--mount"], ",userxattr");
 }
 
 #[test]
-fn a_mount_by_root_shows_what_the_layers_say() {
-    // An ordinary user has no other mounts than those above.
+fn overlay_mount_by_root_hides_removed_files() {
+    // An ordinary user can mount only in a user namespace, which the test above covers.
     if rustix::process::geteuid().is_root() {
-        all_are_seen(&["--mount"], "");
+        assert_all_visible(&["--mount"], "");
     }
 }

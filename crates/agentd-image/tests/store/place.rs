@@ -1,4 +1,4 @@
-//! A directory of a test's own, which goes with it whatever modes an archive gave to what is in it.
+//! A temporary directory that is removed even if an archive removed permissions of its subdirectories.
 
 use agentd_image::ImageError;
 use std::{
@@ -7,10 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A directory of a test's own.
-pub struct Place(tempfile::TempDir);
+/// A temporary directory of one test.
+pub struct StoreDir(tempfile::TempDir);
 
-impl Place {
+impl StoreDir {
     pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -24,18 +24,18 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for StoreDir {
     fn drop(&mut self) {
         open_up(self.path());
     }
 }
 
-/// What a collection is told where nothing outside the store uses its layers.
-pub fn nobody() -> Result<Vec<PathBuf>, ImageError> {
+/// The list for a collection if nothing outside the store uses its layers.
+pub fn no_users() -> Result<Vec<PathBuf>, ImageError> {
     Ok(Vec::new())
 }
 
-/// Makes directories enterable; links are not followed.
+/// Sets mode 0700 on all directories of a tree. Links are not followed.
 pub fn open_up(path: &Path) {
     if fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
         let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));

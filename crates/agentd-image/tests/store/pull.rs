@@ -1,9 +1,9 @@
-//! Pulling from a real registry on this machine's loopback: Debian's `docker-registry`.
+//! Tests of pulling from a real registry, Debian's `docker-registry`, on loopback.
 
 use crate::{
     import::{assert_empty, layers, reference},
     made::{config, gzip},
-    place::Place,
+    place::StoreDir,
     puppet::Puppet,
     registry::Registry,
 };
@@ -23,28 +23,28 @@ fn wait_for<T>(work: impl Future<Output = T>) -> T {
 }
 
 async fn pull(store: &Store, reference: &Reference) -> (Result<Image, ImageError>, Vec<Progress>) {
-    let mut told = Vec::new();
-    let image = store.pull(reference, |progress| told.push(progress)).await;
-    (image, told)
+    let mut progress = Vec::new();
+    let image = store.pull(reference, |step| progress.push(step)).await;
+    (image, progress)
 }
 
 #[test]
-fn an_image_is_pulled_once_and_only_what_is_missing() {
+fn pull_of_present_layers_downloads_nothing() {
     let registry = Registry::start(false);
-    let place = Place::new();
+    let place = StoreDir::new();
     let store = Store::open(&place.at("store")).unwrap();
     wait_for(async {
         let digest = registry.push("some/image:1", &RegistryAuth::Anonymous).await;
-        let (image, told) = pull(&store, &registry.reference("some/image:1")).await;
+        let (image, progress) = pull(&store, &registry.reference("some/image:1")).await;
         let image = image.unwrap();
         assert_eq!((image.digest, image.layers.len()), (digest, 2));
         assert_eq!(fs::read(image.layers[1].join("etc/name")).unwrap(), b"first");
-        // Two layers, though the manifest names three.
-        assert_eq!(told.iter().filter(|one| one.received == one.total).count(), 2);
+        // The manifest names three layers, of which two are the same.
+        assert_eq!(progress.iter().filter(|step| step.received == step.total).count(), 2);
 
         let by_digest = registry.reference(&format!("some/image@{digest}"));
-        let (again, told) = pull(&store, &by_digest).await;
-        assert_eq!((again.unwrap().layers, told), (image.layers, vec![]));
+        let (again, progress) = pull(&store, &by_digest).await;
+        assert_eq!((again.unwrap().layers, progress), (image.layers, vec![]));
 
         registry.push_index("some/image:many", digest).await;
         assert_eq!(pull(&store, &registry.reference("some/image:many")).await.0.unwrap().digest, digest);
@@ -54,15 +54,15 @@ fn an_image_is_pulled_once_and_only_what_is_missing() {
 }
 
 #[test]
-fn what_a_registry_damaged_is_refused_and_nothing_is_left() {
+fn damaged_blob_of_registry_is_refused_and_nothing_is_stored() {
     let registry = Registry::start(false);
-    let place = Place::new();
+    let place = StoreDir::new();
     let store = Store::open(&place.at("store")).unwrap();
     wait_for(async {
         let digest = registry.push("image:1", &RegistryAuth::Anonymous).await;
         let by_digest = registry.reference(&format!("image@{digest}"));
-        let layer = Digest::of(&gzip(&layers()[0])).to_string();
-        let configuration = Digest::of(config(&layers()).to_string().as_bytes()).to_string();
+        let layer = Digest::compute(&gzip(&layers()[0])).to_string();
+        let configuration = Digest::compute(config(&layers()).to_string().as_bytes()).to_string();
         for damaged in [layer, configuration, digest.to_string()] {
             registry.damage(&damaged);
             let error = pull(&store, &by_digest).await.0.unwrap_err();
@@ -75,9 +75,9 @@ fn what_a_registry_damaged_is_refused_and_nothing_is_left() {
 }
 
 #[test]
-fn an_image_that_is_not_there_is_an_error_that_names_the_registry() {
+fn error_of_missing_image_names_the_registry() {
     let registry = Registry::start(false);
-    let place = Place::new();
+    let place = StoreDir::new();
     let store = Store::open(&place.at("store")).unwrap();
     let error = wait_for(pull(&store, &registry.reference("absent:1"))).0.unwrap_err();
     assert!(error.to_string().contains(&registry.address), "{error}");
@@ -85,31 +85,31 @@ fn an_image_that_is_not_there_is_an_error_that_names_the_registry() {
 }
 
 #[test]
-fn a_manifest_is_no_bigger_than_a_manifest_may_be() {
+fn manifest_larger_than_8_mib_is_refused() {
     let manifest = |length| {
-        let config = json!({"mediaType": "x", "digest": Digest::of(b"").to_string(), "size": 2});
+        let config = json!({"mediaType": "x", "digest": Digest::compute(b"").to_string(), "size": 2});
         let manifest = json!({"schemaVersion": 2, "config": config, "layers": []}).to_string();
         [manifest.as_bytes(), &b" ".repeat(length - manifest.len())].concat()
     };
     for (length, fits) in [(8 << 20, true), ((8 << 20) + 1, false)] {
         let registry = Puppet::start([("/v2/", vec![]), ("/v2/image/manifests/1", manifest(length))].into());
-        let place = Place::new();
+        let place = StoreDir::new();
         let store = Store::open(&place.at("store")).unwrap();
         let error = wait_for(pull(&store, &reference(&format!("{}/image:1", registry.address)))).0.unwrap_err();
-        // The configuration of the one that fits is not there.
-        let refused = matches!(error, ImageError::Contradiction("its manifest is bigger than 8 MiB"));
+        // The accepted manifest names a configuration that the server does not have.
+        let refused = matches!(error, ImageError::Contradiction("the manifest is larger than 8 MiB"));
         assert!(if fits { matches!(error, ImageError::Registry { .. }) } else { refused }, "{error}");
-        let asked_for_more = registry.heard().iter().any(|line| line.contains("/blobs/"));
-        assert_eq!(asked_for_more, fits);
+        let requested_blobs = registry.requests().iter().any(|line| line.contains("/blobs/"));
+        assert_eq!(requested_blobs, fits);
         assert_empty(&place.at("store"));
     }
 }
 
 #[test]
-fn a_manifest_is_what_its_digest_says_whether_a_reference_or_an_index_names_it() {
+fn manifest_with_wrong_digest_is_refused() {
     let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     let index = json!({"schemaVersion": 2, "manifests": [{"mediaType": "x", "digest": digest, "size": 2}]}).to_string();
-    let place = Place::new();
+    let place = StoreDir::new();
     let store = Store::open(&place.at("store")).unwrap();
     for name in [&format!("image@{digest}"), "image:1"] {
         let by_digest = "/v2/image/manifests/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -121,7 +121,7 @@ fn a_manifest_is_what_its_digest_says_whether_a_reference_or_an_index_names_it()
     }
 }
 
-/// Tells this program to pull with a login, from where, and into which place.
+/// The variable that makes this program pull with a login; its value is the image. `DOCKER_CONFIG` is the directory of the store.
 const PULLER: &str = "AGENTD_TEST_PULLER";
 
 #[test]
@@ -132,13 +132,13 @@ fn puller() {
     wait_for(store.pull(&reference(image.to_str().unwrap()), |_| {})).unwrap();
 }
 
-/// Has another process pull with the login in `login`: the environment is a process's own. Says whether that went well.
-fn pulled(image: &str, login: &Place, environment: &[(&str, &str)]) -> bool {
+/// Pulls in another process, because the login in `login` is found through the environment. Returns whether the pull succeeded.
+fn pull_in_child(image: &str, login: &StoreDir, environment: &[(&str, &str)]) -> bool {
     Command::new(env::current_exe().unwrap())
         .args(["--exact", "pull::puller"])
         .env(PULLER, image)
         .env("DOCKER_CONFIG", login.path())
-        // The caller's may excuse what these tests ask about.
+        // The caller's exceptions from proxies could hide a failure.
         .env_remove("NO_PROXY")
         .env_remove("no_proxy")
         .envs(environment.iter().copied())
@@ -149,36 +149,36 @@ fn pulled(image: &str, login: &Place, environment: &[(&str, &str)]) -> bool {
         .success()
 }
 
-/// Logs `agent` with the password `secret` in.
-fn log_in(login: &Place, registry: &str) {
+/// Writes the credentials of `agent`, with the password `secret`, into the configuration of Docker.
+fn log_in(login: &StoreDir, registry: &str) {
     let login_of = json!({"auths": {registry: {"auth": "YWdlbnQ6c2VjcmV0"}}});
     fs::write(login.at("config.json"), login_of.to_string()).unwrap();
 }
 
 #[test]
-fn a_registry_that_wants_a_login_gets_the_callers() {
+fn registry_with_login_receives_credentials_of_caller() {
     let registry = Registry::start(true);
-    let place = Place::new();
+    let place = StoreDir::new();
     wait_for(registry.push("image:1", &RegistryAuth::Basic("agent".into(), "secret".into())));
-    // By name, so that names are resolved too, which a static program does without the C library's plug-ins.
+    // A name instead of an address also tests the resolver: a static program has none of the C library's plug-ins.
     let registry_name = registry.address.replace("127.0.0.1", "localhost");
     let image = format!("{registry_name}/image:1");
-    assert!(!pulled(&image, &place, &[]));
+    assert!(!pull_in_child(&image, &place, &[]));
     log_in(&place, &registry_name);
-    assert!(pulled(&image, &place, &[]));
+    assert!(pull_in_child(&image, &place, &[]));
 }
 
 #[test]
-fn what_is_said_to_a_registry_on_this_machine_is_said_to_no_proxy() {
+fn requests_to_registry_on_loopback_bypass_proxy() {
     for host in ["localhost", "127.0.0.1"] {
         let (registry, proxy) = (Puppet::start(HashMap::new()), Puppet::start(HashMap::new()));
-        let place = Place::new();
+        let place = StoreDir::new();
         let name = format!("{host}:{}", registry.address.port());
         log_in(&place, &name);
         let url = format!("http://{}", proxy.address);
         let environment = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"].map(|variable| (variable, url.as_str()));
-        assert!(!pulled(&format!("{name}/image:1"), &place, &environment));
-        assert_eq!(proxy.heard(), [""; 0], "{name}");
-        assert_eq!(registry.heard().first().map(String::as_str), Some("GET /v2/ HTTP/1.1"), "{name}");
+        assert!(!pull_in_child(&format!("{name}/image:1"), &place, &environment));
+        assert_eq!(proxy.requests(), [""; 0], "{name}");
+        assert_eq!(registry.requests().first().map(String::as_str), Some("GET /v2/ HTTP/1.1"), "{name}");
     }
 }

@@ -1,4 +1,4 @@
-//! Stands in for a server: says what it is told to say, and remembers what it was asked.
+//! An HTTP server with fixed answers, which records the requests that it received.
 
 use std::{
     collections::HashMap,
@@ -7,31 +7,31 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// What ends it.
+/// The request line that ends the server.
 const END: &str = "end";
 
-/// A server of HTTP.
+/// A running server.
 pub struct Puppet {
     pub address: SocketAddr,
-    heard: JoinHandle<Vec<String>>,
+    requests: JoinHandle<Vec<String>>,
 }
 
 impl Puppet {
-    /// Answers requests for these paths, and hangs up at all others.
+    /// Starts a server that answers requests for these paths and closes the connection of all others.
     pub fn start(answers: HashMap<&'static str, Vec<u8>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let heard = thread::spawn(move || {
-            let asked = listener.incoming().map(|caller| serve(caller.unwrap(), &answers));
-            asked.take_while(|line| line != END).collect()
+        let requests = thread::spawn(move || {
+            let lines = listener.incoming().map(|caller| serve(caller.unwrap(), &answers));
+            lines.take_while(|line| line != END).collect()
         });
-        Self { address, heard }
+        Self { address, requests }
     }
 
-    /// The first line of each request until now.
-    pub fn heard(self) -> Vec<String> {
+    /// Ends the server and returns the first line of each request.
+    pub fn requests(self) -> Vec<String> {
         writeln!(TcpStream::connect(self.address).unwrap(), "{END}").unwrap();
-        self.heard.join().unwrap()
+        self.requests.join().unwrap()
     }
 }
 

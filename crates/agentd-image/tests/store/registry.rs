@@ -1,9 +1,9 @@
-//! Debian's `docker-registry`, for a test.
+//! Starts Debian's `docker-registry` for a test.
 
 use crate::{
     import::{layers, reference},
     made::{architecture, config, gzip, zstd},
-    place::Place,
+    place::StoreDir,
 };
 use agentd_image::Digest;
 use oci_client::{
@@ -21,21 +21,21 @@ use std::{
     time::Duration,
 };
 
-/// A registry that ends with its test.
+/// A running registry, which is killed on drop.
 pub struct Registry {
     server: Child,
     pub address: String,
-    place: Place,
+    place: StoreDir,
 }
 
 impl Registry {
     pub fn start(login: bool) -> Self {
-        let place = Place::new();
-        // Free a moment ago.
+        let place = StoreDir::new();
+        // Another process could take this port before the registry binds it.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        // agent / secret
-        let known = "agent:$2b$04$XC1UHdrdM6JebyJOQB5aVOiaOMH6i080GWvgiCfDyjlUiO0W8sXje\n";
-        fs::write(place.at("users"), known).unwrap();
+        // User `agent`, password `secret`.
+        let users = "agent:$2b$04$XC1UHdrdM6JebyJOQB5aVOiaOMH6i080GWvgiCfDyjlUiO0W8sXje\n";
+        fs::write(place.at("users"), users).unwrap();
         let auth = json!({"htpasswd": {"realm": "test", "path": place.at("users")}});
         let mut settings = json!({
             "version": 0.1, "log": {"level": "error"}, "http": {"addr": address},
@@ -44,7 +44,7 @@ impl Registry {
         if login {
             settings["auth"] = auth;
         }
-        // JSON is YAML.
+        // JSON is a subset of YAML, the format of the settings.
         fs::write(place.at("settings"), settings.to_string()).unwrap();
         let server = Command::new("docker-registry")
             .arg("serve")
@@ -55,7 +55,7 @@ impl Registry {
             .expect("docker-registry is not installed: run ./test, which installs it");
         let mut registry = Self { server, address, place };
         while TcpStream::connect(&registry.address).is_err() {
-            assert!(registry.server.try_wait().unwrap().is_none(), "docker-registry ended at once");
+            assert!(registry.server.try_wait().unwrap().is_none(), "docker-registry ended before it accepted connections");
             thread::sleep(Duration::from_millis(10));
         }
         registry
@@ -77,10 +77,10 @@ impl Registry {
         client.push(&self.reference(name), &packed, config, auth, Some(manifest)).await.unwrap();
         let (bytes, _) =
             client.pull_manifest_raw(&self.reference(name), auth, &["application/vnd.oci.image.manifest.v1+json"]).await.unwrap();
-        Digest::of(&bytes)
+        Digest::compute(&bytes)
     }
 
-    /// Pushes an index that leads to `manifest` on this machine and to nothing on others.
+    /// Pushes an index with `manifest` as the image of this machine's architecture and of s390x.
     pub async fn push_index(&self, name: &str, manifest: Digest) {
         let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
         let entry = |architecture: &str| {
@@ -93,7 +93,7 @@ impl Registry {
         client.push_manifest_list(&self.reference(name), &RegistryAuth::Anonymous, index).await.unwrap();
     }
 
-    /// Changes a byte of each blob of the registry that is longer than a manifest's link.
+    /// Flips a bit in the middle of the registry's blob with this digest. A second call restores the blob.
     pub fn damage(&self, digest: &str) {
         let hex = digest.trim_start_matches("sha256:");
         let path = self.place.at("registry/docker/registry/v2/blobs/sha256").join(&hex[..2]).join(hex).join("data");

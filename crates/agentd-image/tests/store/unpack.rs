@@ -1,8 +1,8 @@
-//! What becomes of the entries of a layer.
+//! Tests of unpacking a layer: the files that its entries become, and the entries that are refused.
 
 use crate::{
     made::{Entry, archive, device, dir, fifo, file, hard_link, symlink},
-    place::Place,
+    place::StoreDir,
 };
 use agentd_image::unpack::{Bound, Bounds, Ownership, UnpackError, Unpacked, unpack};
 use rustix::fs::{AtFlags, CWD, FileType, Stat};
@@ -12,20 +12,20 @@ use std::{
     path::Path,
 };
 
-/// Unpacks these entries into a directory and returns it.
-fn unpacked(entries: &[Entry]) -> (Place, Unpacked) {
-    let place = Place::new();
-    let about = into(place.path(), entries, &Bounds::default()).unwrap();
-    (place, about)
+/// Unpacks these entries into a new directory; returns the directory and the result.
+fn unpacked(entries: &[Entry]) -> (StoreDir, Unpacked) {
+    let place = StoreDir::new();
+    let result = unpack_into(place.path(), entries, &Bounds::default()).unwrap();
+    (place, result)
 }
 
-fn into(root: &Path, entries: &[Entry], bounds: &Bounds) -> Result<Unpacked, UnpackError> {
+fn unpack_into(root: &Path, entries: &[Entry], bounds: &Bounds) -> Result<Unpacked, UnpackError> {
     let root = File::open(root).unwrap();
     unpack(&archive(entries)[..], root.as_fd(), Ownership::of_this_process(), bounds)
 }
 
 fn refused(entries: &[Entry]) -> UnpackError {
-    into(Place::new().path(), entries, &Bounds::default()).unwrap_err()
+    unpack_into(StoreDir::new().path(), entries, &Bounds::default()).unwrap_err()
 }
 
 fn is_root() -> bool {
@@ -52,9 +52,9 @@ fn is_opaque(path: &Path) -> bool {
 }
 
 #[test]
-fn files_directories_and_links_are_as_the_archive_says() {
+fn unpacked_entries_have_content_mode_and_times_of_archive() {
     let long = "n".repeat(200);
-    let (place, about) = unpacked(&[
+    let (place, result) = unpacked(&[
         dir("./").mode(0o751),
         dir("d/").mode(0o2555),
         file("d/f", "data").mode(0o640).owner(3, 4),
@@ -77,11 +77,11 @@ fn files_directories_and_links_are_as_the_archive_says() {
     for name in ["d", "d/f", "d/s", "p"] {
         assert_eq!(stat(&at(name)).st_mtime, 1_700_000_000, "{name}");
     }
-    assert_eq!((about.entries, about.bytes), (8, 8));
+    assert_eq!((result.entries, result.bytes), (8, 8));
 }
 
 #[test]
-fn root_keeps_owners_and_set_id_bits_and_nobody_else_does() {
+fn owners_and_set_id_bits_are_kept_only_as_root() {
     let (place, _) = unpacked(&[file("f", "").mode(0o6755).owner(3, 4), symlink("s", "f").owner(5, 6)]);
     let (file, link) = (stat(&place.at("f")), stat(&place.at("s")));
     let me = fs::metadata(place.path()).unwrap().uid();
@@ -94,16 +94,16 @@ fn root_keeps_owners_and_set_id_bits_and_nobody_else_does() {
 }
 
 #[test]
-fn devices_are_left_out_and_counted() {
-    let (place, about) =
+fn device_entries_are_skipped_and_counted() {
+    let (place, result) =
         unpacked(&[device("dev/null"), Entry { kind: tar::EntryType::Block, ..device("dev/sda") }, file("f", "")]);
-    assert_eq!(about.skipped_devices, 2);
+    assert_eq!(result.skipped_devices, 2);
     assert!(!place.at("dev/null").exists());
 }
 
 #[test]
-fn attributes_that_are_data_are_kept_and_those_that_are_authority_are_not() {
-    let (place, about) = unpacked(&[
+fn attributes_that_grant_authority_are_skipped_and_counted() {
+    let (place, result) = unpacked(&[
         file("f", "")
             .attribute("SCHILY.xattr.user.note", b"two\nlines")
             .attribute("SCHILY.xattr.security.capability", b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0")
@@ -114,27 +114,27 @@ fn attributes_that_are_data_are_kept_and_those_that_are_authority_are_not() {
     assert_eq!(attribute(&place.at("f"), "security.capability"), None);
     assert_eq!(attribute(&place.at("f"), "user.overlay.redirect"), None);
     assert!(!is_opaque(&place.at("d")));
-    assert_eq!(about.skipped_attributes, 4);
+    assert_eq!(result.skipped_attributes, 4);
 }
 
 #[test]
-fn whiteouts_become_overlayfs_own() {
-    let (place, about) =
+fn whiteout_and_opaque_entries_become_overlayfs_marks() {
+    let (place, result) =
         unpacked(&[dir("d"), file("d/.wh.gone", ""), file(".wh.top", ""), dir("o"), file("o/.wh..wh..opq", ""), file("o/f", "")]);
     assert!(is_whiteout(&place.at("d/gone")) && is_whiteout(&place.at("top")));
     assert!(is_opaque(&place.at("o")) && !is_opaque(&place.at("d")));
     assert!(place.at("o/f").exists() && !place.at("o/.wh..wh..opq").exists());
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 3);
-    assert!(!about.hides_all_below);
+    assert!(!result.hides_all_below);
 }
 
 #[test]
-fn a_layer_may_hide_all_below_it() {
+fn opaque_mark_at_root_hides_all_lower_layers() {
     assert!(unpacked(&[file(".wh..wh..opq", "")]).1.hides_all_below);
 }
 
 #[test]
-fn what_a_layer_hides_and_has_itself_is_seen_without_what_is_below() {
+fn entry_with_whiteout_in_same_layer_replaces_lower_entry() {
     for order in [0, 1] {
         let mut entries = [vec![file(".wh.d", ""), file(".wh.f", "")], vec![dir("d"), file("d/new", ""), file("f", "new")]];
         entries.rotate_left(order);
@@ -145,7 +145,7 @@ fn what_a_layer_hides_and_has_itself_is_seen_without_what_is_below() {
 }
 
 #[test]
-fn a_later_entry_takes_the_place_of_an_earlier_one() {
+fn later_entry_of_same_name_replaces_earlier_one() {
     let (place, _) = unpacked(&[
         file("a", "1"),
         hard_link("kept", "a"),
@@ -165,7 +165,7 @@ fn a_later_entry_takes_the_place_of_an_earlier_one() {
 }
 
 #[test]
-fn nothing_is_reached_through_a_link() {
+fn entry_below_symbolic_link_is_refused() {
     for target in [".", "d", "/", "..", "../..", "/proc/self/root", "/proc/self/cwd"] {
         for below in
             [file("l/f", ""), dir("l/f"), symlink("l/f", "x"), fifo("l/f"), file("l/.wh.f", ""), file("l/.wh..wh..opq", "")]
@@ -178,7 +178,7 @@ fn nothing_is_reached_through_a_link() {
 }
 
 #[test]
-fn nothing_is_reached_by_dots() {
+fn entry_name_with_parent_component_is_refused() {
     for entry in [
         file("../f", ""),
         file("d/../../f", ""),
@@ -191,7 +191,7 @@ fn nothing_is_reached_by_dots() {
 }
 
 #[test]
-fn what_two_readers_would_read_differently_is_refused() {
+fn ambiguous_or_unsupported_entry_is_refused() {
     let with_data = |entry: Entry| Entry { data: b"hidden".repeat(200), ..entry };
     for entry in [
         with_data(dir("d")),
@@ -209,7 +209,7 @@ fn what_two_readers_would_read_differently_is_refused() {
 }
 
 #[test]
-fn a_layer_has_an_end_in_each_dimension() {
+fn layer_beyond_any_bound_is_refused() {
     let small = Bounds { file: 10, entries: 5, path: 50, depth: 4, extension: 600, directories: 30, ..Bounds::default() };
     for (bound, entries) in [
         (Bound::File, vec![file("f", [0; 11])]),
@@ -220,16 +220,16 @@ fn a_layer_has_an_end_in_each_dimension() {
         (Bound::Extension, vec![file("f", "").attribute("comment", &[b'x'; 600])]),
         (Bound::Directories, vec![dir(&"d".repeat(20)), dir(&"e".repeat(20))]),
     ] {
-        let error = into(Place::new().path(), &entries, &small).unwrap_err();
+        let error = unpack_into(StoreDir::new().path(), &entries, &small).unwrap_err();
         assert!(matches!(&error, UnpackError::TooLarge { bound: found, .. } if *found == bound), "{bound:?}: {error}");
     }
 }
 
 #[test]
-fn an_archive_that_is_cut_short_is_refused() {
+fn truncated_archive_is_refused() {
     let bytes = archive(&[file("f", [7; 5000])]);
     for length in [100, 600, 3000] {
-        let place = Place::new();
+        let place = StoreDir::new();
         let root = File::open(place.path()).unwrap();
         let error = unpack(&bytes[..length], root.as_fd(), Ownership::Caller, &Bounds::default()).unwrap_err();
         assert!(matches!(error, UnpackError::Archive(_)), "{length}: {error}");

@@ -1,73 +1,79 @@
-//! An exec whose streams the caller serves.
+//! Streaming execs. The caller serves the streams and controls the command through a handle.
 
-use super::{Image, Running};
-use crate::link::Link;
-use agentd_core::{Command, EndReason, ExecHandle, ExecStreams, IsolationError, Outcome, PtySize};
-use agentd_supervisor::protocol::Request;
+use super::{
+    running::Exec,
+    transport::{ExecControl, Transport},
+};
+use agentd_core::{EndReason, ExecHandle, ExecStreams, IsolationError, Outcome, PtySize};
 use async_trait::async_trait;
-use std::{os::fd::OwnedFd, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 
-/// A running exec in the caller's hands. Its limits are watched whether it is waited for or not.
-struct Handle {
-    link: Arc<Link>,
-    id: u32,
+/// A handle on an exec that runs in its own task. Limits are enforced even if no caller awaits the handle.
+struct Handle<C> {
+    control: C,
+    terminal: bool,
     streams: ExecStreams,
-    terminal: Option<OwnedFd>,
-    wishes: mpsc::UnboundedSender<EndReason>,
-    outcome: oneshot::Receiver<Result<Outcome, IsolationError>>,
+    /// Requests to end the exec.
+    requests: mpsc::UnboundedSender<EndReason>,
+    /// Receives the outcome; `None` after the outcome was returned.
+    outcome: Option<oneshot::Receiver<Result<Outcome, IsolationError>>>,
 }
 
-/// Starts a command whose streams the caller serves.
-pub(crate) async fn stream(link: Arc<Link>, command: &Command, image: Image) -> Result<Box<dyn ExecHandle>, IsolationError> {
-    Ok(hand_over(Running::start(link, command, image).await?))
-}
-
-/// The same, for one whose standard input is `stdin`, which may be a socket.
-pub(crate) async fn stream_on(link: Arc<Link>, command: &Command, stdin: OwnedFd) -> Result<Box<dyn ExecHandle>, IsolationError> {
-    Ok(hand_over(Running::start_on(link, command, Image::Named, Some(stdin)).await?))
-}
-
-fn hand_over(mut running: Running) -> Box<dyn ExecHandle> {
-    let (wishes, wanted) = mpsc::unbounded_channel();
-    let (teller, outcome) = oneshot::channel();
-    running.wishes = Some(wanted);
-    let (link, id) = (running.link.clone(), running.id);
-    let (streams, terminal) = (std::mem::take(&mut running.streams), running.terminal.take());
+/// Runs a started exec in its own task and returns a handle on it. The task awaits `afterwards` once the outcome was reported.
+pub fn spawn<T: Transport>(
+    mut exec: Exec<T>,
+    streams: ExecStreams,
+    afterwards: impl Future<Output = ()> + Send + 'static,
+) -> Box<dyn ExecHandle> {
+    let (requests, requested) = mpsc::unbounded_channel();
+    let (sender, outcome) = oneshot::channel();
+    let control = exec.transport.control();
+    let mut exec = exec.ended_by(requested);
     tokio::spawn(async move {
-        let outcome = running.ended().await;
-        // Nobody need be waiting.
-        teller.send(outcome).ok();
+        let outcome = exec.wait().await;
+        // Sending fails if the caller dropped the handle.
+        sender.send(outcome).ok();
+        drop(exec);
+        afterwards.await;
     });
-    Box::new(Handle { link, id, streams, terminal, wishes, outcome })
+    Box::new(Handle { control, terminal: streams.pty.is_some(), streams, requests, outcome: Some(outcome) })
 }
 
 #[async_trait]
-impl ExecHandle for Handle {
+impl<C: ExecControl> ExecHandle for Handle<C> {
     fn take_streams(&mut self) -> ExecStreams {
         std::mem::take(&mut self.streams)
     }
 
     async fn signal(&self, signal: i32) -> Result<(), IsolationError> {
-        self.link.request(&Request::Signal { id: self.id, signal }, &[])
+        self.control.signal(signal)
     }
 
     async fn resize(&self, size: PtySize) -> Result<(), IsolationError> {
-        let Some(terminal) = &self.terminal else {
-            return Err(IsolationError::Invalid { what: "resize".to_owned(), reason: "the command has no terminal".to_owned() });
-        };
-        let size = rustix::termios::Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(terminal, size)
-            .map_err(|e| IsolationError::Io { context: "resize the terminal".to_owned(), source: e.into() })
+        if !self.terminal {
+            return Err(IsolationError::Invalid {
+                what: "terminal size".to_owned(),
+                reason: "the command has no terminal".to_owned(),
+            });
+        }
+        self.control.resize(size)
     }
 
     async fn end(&self, reason: EndReason) -> Result<(), IsolationError> {
-        // One that has ended already needs no ending.
-        self.wishes.send(reason).ok();
+        // Sending fails if the exec has ended; there is nothing to end then.
+        self.requests.send(reason).ok();
         Ok(())
     }
 
     async fn wait(&mut self) -> Result<Outcome, IsolationError> {
-        (&mut self.outcome).await.unwrap_or_else(|_| Err(IsolationError::Lost("the outcome was told before".to_owned())))
+        // A cancelled call does not lose the outcome: a later call receives it.
+        let Some(receiver) = &mut self.outcome else { return Err(IsolationError::AlreadyWaited) };
+        let outcome = receiver.await;
+        self.outcome = None;
+        outcome.unwrap_or_else(|_| {
+            Err(IsolationError::Internal(
+                "run a command: the task that waits for the command ended without an outcome".to_owned(),
+            ))
+        })
     }
 }

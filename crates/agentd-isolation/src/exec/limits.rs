@@ -1,32 +1,33 @@
-//! The limits that are watched from outside: those whose counters the kernel keeps per control group.
+//! Watches the limits whose counters the kernel keeps per cgroup.
 
 use crate::{link::Link, ready};
 use agentd_core::EndReason;
 use agentd_kernel::cgroup::{GroupUsage, WatchKind};
-use std::{future::pending, os::fd::OwnedFd, time::Duration};
+use std::{future::pending, os::fd::OwnedFd, sync::Arc, time::Duration};
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// How often counters are read after the kernel has told of memory running out: it tells before it kills.
+/// How often counters are read after an event. The kernel reports an out-of-memory condition before it kills a process.
 const RECHECK: Duration = Duration::from_millis(5);
 
-/// How often a counter is read whose changes the kernel does not tell of.
+/// How often a counter is read if the kernel sends no events for it.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Waits until a counter of the sandbox's cgroup is over a limit.
-pub(super) async fn limit_hit(link: &Link, baseline: GroupUsage, cpu_time: Option<Duration>) -> EndReason {
+/// Waits until a counter of the sandbox's cgroup exceeds a limit, and returns the reason for ending the exec.
+pub(super) async fn limit_exceeded(link: Arc<Link>, baseline: GroupUsage, cpu_time: Option<Duration>) -> EndReason {
     let cpu = async {
         match cpu_time {
-            Some(limit) => cpu_time_over(link, baseline, limit).await,
+            Some(limit) => cpu_time_over(&link, baseline, limit).await,
             None => pending().await,
         }
     };
     tokio::select! {
-        reason = counter_moved(link, baseline) => reason,
+        reason = counter_moved(&link, baseline) => reason,
         reason = cpu => reason,
     }
 }
 
-/// Waits until the group has used `limit` of processor time. It cannot have before all processors together could have.
+/// Waits until the cgroup has used `limit` of CPU time. Between checks, sleeps for the remaining CPU time divided by the number of
+/// processors, at least [`RECHECK`].
 async fn cpu_time_over(link: &Link, baseline: GroupUsage, limit: Duration) -> EndReason {
     let processors = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     loop {
@@ -53,8 +54,8 @@ async fn counter_moved(link: &Link, baseline: GroupUsage) -> EndReason {
     let mut silent = link.watches.iter().any(|watch| watch.kind == WatchKind::SilentPidsEvents);
     let mut source = |wanted: WatchKind, interest: Interest| {
         let watch = link.watches.iter().find(|watch| watch.kind == wanted)?;
-        // Each exec registers a copy: one descriptor can be registered once. Where no more can be, the counter is looked at as one
-        // whose changes nobody is told of.
+        // Each exec registers a duplicate, because a descriptor can be registered only once. If registration fails, the counter
+        // is polled like one without events.
         let registered = watch.fd.try_clone().and_then(|fd| ready::owned(fd, interest));
         silent |= registered.is_err();
         Some((registered.ok()?, interest))
@@ -77,7 +78,7 @@ async fn counter_moved(link: &Link, baseline: GroupUsage) -> EndReason {
     }
 }
 
-/// Waits until the kernel tells of a change; for ever where there is nothing to tell.
+/// Waits until the kernel sends an event. Never completes without a source of events.
 async fn moved(source: Option<&(AsyncFd<OwnedFd>, Interest)>) {
     if let Some((fd, interest)) = source
         && let Ok(mut guard) = fd.ready(*interest).await

@@ -1,29 +1,29 @@
-//! Sandboxes whose changes are layers on disk, and which can therefore be saved, taken back and multiplied: what they are is on disk
-//! (`agentd_sandboxes`), and their processes come and go over that.
+//! Sandboxes whose changes are layers on disk, so that they can be saved, restored and forked. `agentd_sandboxes` manages the
+//! layers; processes are started over the layers and ended as needed.
 //!
-//! - [`slot`]: the processes of one, started when they are needed and ended when its layers change. The keeper has its named sandboxes in
-//!   such slots, too.
-//! - `home`: where the layers of a library's sandboxes are, which go with them.
-//! - `sandbox`: such a sandbox, like any other to its user.
+//! - [`runtime`]: the processes of one sandbox, started on demand and ended when its layers change. The daemon (`agentd-daemon`)
+//!   uses it for named sandboxes, too.
+//! - `layer_store`: the folder for unnamed sandboxes, whose layers are removed with them.
+//! - `sandbox`: a layered sandbox behind the [`agentd_core::Sandbox`] interface.
 
-mod home;
+mod layer_store;
+pub mod runtime;
 mod sandbox;
-pub mod slot;
 
-pub(crate) use home::Home;
+pub(crate) use layer_store::LayerStore;
 pub(crate) use sandbox::LayeredSandbox;
 
 use agentd_core::IsolationError;
 use agentd_sandboxes::StateError;
 
-/// Why something could not be done with a sandbox of layers.
+/// The error of an operation on a layered sandbox.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayeredError {
-    /// What it is on disk.
+    /// An error of the sandbox's layers or records on disk.
     #[error(transparent)]
     State(#[from] StateError),
-    /// Its processes.
+    /// An error of the sandbox's processes.
     #[error(transparent)]
     Isolation(#[from] IsolationError),
 }
@@ -36,7 +36,7 @@ impl From<LayeredError> for IsolationError {
                 Self::Invalid { what: "snapshot".to_owned(), reason: error.to_string() }
             }
             LayeredError::State(error) => {
-                Self::Io { context: "the layers of a sandbox".to_owned(), source: std::io::Error::other(error) }
+                Self::Io { context: "access the layers of a sandbox".to_owned(), source: std::io::Error::other(error) }
             }
         }
     }

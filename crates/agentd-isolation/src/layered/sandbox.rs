@@ -1,15 +1,15 @@
-//! A sandbox of layers, like any other to its user.
+//! A layered sandbox behind the [`Sandbox`] interface.
 
 use super::{
-    Home,
-    slot::{Live, Place, Slot, on_disk, settle},
+    LayerStore,
+    runtime::{Running, SandboxRef, SandboxRuntime, on_disk, settle},
 };
-use crate::tracker::Tracker;
+use crate::{grants, tracker::Tracker};
 use agentd_core::{
-    BackendCapabilities, Command, EndReason, ExecHandle, ExecStreams, IsolationBackend, IsolationError, LayerReport, Outcome,
+    BackendCapabilities, Command, ControlReport, EndReason, ExecHandle, ExecStreams, IsolationBackend, IsolationError, Outcome,
     PtySize, Sandbox, SandboxId, SandboxSpec, Usage,
 };
-use agentd_sandboxes::{Name, Of, State};
+use agentd_sandboxes::{ForkSource, Name, State, StateError};
 use async_trait::async_trait;
 use std::{
     os::fd::OwnedFd,
@@ -24,138 +24,155 @@ use tokio::{
     sync::{Mutex, MutexGuard},
 };
 
-/// See the head of this module. What is begun with its processes or its layers is done to its end, also when nobody waits for it: half a
-/// snapshot would leave commands standing still.
+/// A layered sandbox. An operation on its processes or layers runs to completion even if the caller stops waiting: half a
+/// snapshot would leave commands paused.
 pub(crate) struct LayeredSandbox(Arc<Inner>);
 
 struct Inner {
     id: SandboxId,
     name: Name,
     origin: Origin,
-    /// Told when it is started first.
-    layers: OnceLock<Vec<LayerReport>>,
-    slot: Mutex<Slot>,
+    /// The control reports of the first start.
+    layers: OnceLock<Vec<ControlReport>>,
+    runtime: Mutex<SandboxRuntime>,
+    /// The sandbox is destroyed, or its destruction has begun: it can no longer be used.
     gone: AtomicBool,
+    /// The sandbox and its layers are removed from disk.
+    removed: AtomicBool,
 }
 
-/// What a sandbox has in common with its copies.
+/// The parts that a sandbox shares with its forks.
 #[derive(Clone)]
 struct Origin {
     spec: Arc<SandboxSpec>,
-    home: Arc<Home>,
-    /// What has been proven is its backend's to say.
+    layer_store: Arc<LayerStore>,
+    /// The backend that created the sandbox. It is asked for the proven capabilities.
     backend: Arc<dyn IsolationBackend>,
-    /// Where they are listed.
-    live: Weak<Tracker<LayeredSandbox>>,
+    /// The tracker that lists the sandbox and its forks.
+    running: Weak<Tracker<LayeredSandbox>>,
 }
 
 impl LayeredSandbox {
-    /// Makes one of `spec`.
+    /// Creates a sandbox of `spec`.
     pub(crate) async fn create(
-        home: Arc<Home>,
+        layer_store: Arc<LayerStore>,
         backend: Arc<dyn IsolationBackend>,
-        live: &Arc<Tracker<Self>>,
-        spec: SandboxSpec,
+        running: &Arc<Tracker<Self>>,
+        mut spec: SandboxSpec,
     ) -> Result<Arc<Self>, IsolationError> {
-        let name = home.create().await?;
-        let origin = Origin { spec: Arc::new(spec), home, backend, live: Arc::downgrade(live) };
+        // The grants are pinned, because the processes are started again after every snapshot.
+        grants::pin(&mut spec)?;
+        let name = layer_store.create().await?;
+        let origin = Origin { spec: Arc::new(spec), layer_store, backend, running: Arc::downgrade(running) };
         Self::open(origin, name).await
     }
 
-    /// Starts the processes of one that is on disk. Where they cannot be, it is removed.
+    /// Starts the processes of a sandbox that exists on disk. If that fails, the sandbox is removed.
     async fn open(origin: Origin, name: Name) -> Result<Arc<Self>, IsolationError> {
         let id = SandboxId(format!("{}-{}-{name}", origin.backend.name(), std::process::id()));
-        let (layers, slot, gone) = (OnceLock::new(), Mutex::default(), AtomicBool::new(false));
-        let sandbox = Arc::new(Self(Arc::new(Inner { id, name, origin, layers, slot, gone })));
+        let (layers, runtime, gone, removed) =
+            (OnceLock::new(), Mutex::default(), AtomicBool::new(false), AtomicBool::new(false));
+        let sandbox = Arc::new(Self(Arc::new(Inner { id, name, origin, layers, runtime, gone, removed })));
         let (started, _) = sandbox.used().await?;
         let inner = &sandbox.0;
-        inner.layers.get_or_init(|| started.layers().to_vec());
-        if let Some(live) = inner.origin.live.upgrade() {
-            live.add(&sandbox);
+        inner.layers.get_or_init(|| started.controls().to_vec());
+        if let Some(running) = inner.origin.running.upgrade() {
+            running.add(&sandbox);
         }
         Ok(sandbox)
     }
 
-    /// See [`Inner::used`]. One that is started by half would still have its layers when the next is.
+    /// See [`Inner::used`]. Runs to completion: a partly started sandbox would still have its layers mounted at the next start.
     async fn used(&self) -> Result<(Arc<dyn Sandbox>, Arc<()>), IsolationError> {
         let inner = self.0.clone();
         whole(async move { inner.used().await }).await
     }
 }
 
-/// Does it to its end, whether that is waited for or not.
+/// Runs `work` to completion, even if the caller stops waiting.
 async fn whole<T: Send + 'static>(
     work: impl Future<Output = Result<T, IsolationError>> + Send + 'static,
 ) -> Result<T, IsolationError> {
     match tokio::spawn(work).await {
         Ok(done) => done,
-        Err(error) => Err(IsolationError::Lost(format!("a task of the sandbox: {error}"))),
+        Err(error) => Err(IsolationError::Internal(format!("run a task of the sandbox: {error}"))),
     }
 }
 
 impl Inner {
-    fn place(&self) -> Place<'_> {
-        let Origin { spec, home, .. } = &self.origin;
-        Place { backend: &*home.backend, state: &home.state, name: &self.name, spec: Some(spec) }
+    fn place(&self) -> SandboxRef<'_> {
+        let Origin { spec, layer_store, .. } = &self.origin;
+        SandboxRef { backend: &*layer_store.backend, state: &layer_store.state, name: &self.name, spec: Some(spec) }
     }
 
     fn check(&self) -> Result<(), IsolationError> {
-        if self.gone.load(Ordering::Acquire) { Err(IsolationError::Lost("destroyed".to_owned())) } else { Ok(()) }
+        if self.gone.load(Ordering::Acquire) { Err(IsolationError::SandboxGone("destroyed".to_owned())) } else { Ok(()) }
     }
 
-    /// Its place, as long as it is not destroyed.
-    async fn slot(&self) -> Result<MutexGuard<'_, Slot>, IsolationError> {
-        let slot = self.slot.lock().await;
+    /// Locks the runtime.
+    ///
+    /// # Errors
+    /// [`IsolationError::SandboxGone`] if the sandbox was destroyed.
+    async fn runtime(&self) -> Result<MutexGuard<'_, SandboxRuntime>, IsolationError> {
+        let runtime = self.runtime.lock().await;
         self.check()?;
-        Ok(slot)
+        Ok(runtime)
     }
 
-    /// Its processes, and what says that a command of theirs runs for as long as it lives.
+    /// Returns the processes of the sandbox, started if necessary, and a token. A command counts as running while its token
+    /// lives.
     async fn used(&self) -> Result<(Arc<dyn Sandbox>, Arc<()>), IsolationError> {
-        let mut slot = self.slot().await?;
-        let Live { sandbox, commands, .. } = slot.start(self.place()).await?;
+        let mut runtime = self.runtime().await?;
+        let Running { sandbox, commands, .. } = runtime.start(self.place()).await?;
         Ok((sandbox.clone(), commands.clone()))
     }
 
     async fn snapshot(&self, snapshot: Name) -> Result<(), IsolationError> {
         let of = self.name.clone();
-        let save = move |state: &State, how| state.snapshot_anew(&of, &snapshot, how).map(drop);
-        self.slot().await?.sealed(self.place(), save).await?;
-        settle(&self.origin.home.state, self.name.clone());
+        let save = move |state: &State, how| state.replace_snapshot(&of, &snapshot, how).map(drop);
+        self.runtime().await?.committed(self.place(), save).await?;
+        settle(&self.origin.layer_store.state, self.name.clone());
         Ok(())
     }
 
     async fn restore(&self, snapshot: Name) -> Result<(), IsolationError> {
-        self.slot().await?.restore(self.place(), snapshot).await?;
-        settle(&self.origin.home.state, self.name.clone());
+        self.runtime().await?.restore(self.place(), snapshot).await?;
+        settle(&self.origin.layer_store.state, self.name.clone());
         Ok(())
     }
 
     async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError> {
-        let (of, new) = (self.name.clone(), Home::fresh_name()?);
+        let (of, new) = (self.name.clone(), LayerStore::fresh_name()?);
         let made = new.clone();
-        let multiply = move |state: &State, how| state.fork(&of, Of::Now(how), &[made]).map(drop);
-        self.slot().await?.sealed(self.place(), multiply).await?;
-        settle(&self.origin.home.state, self.name.clone());
+        let multiply = move |state: &State, how| state.fork(&of, ForkSource::Now(how), &[made]).map(drop);
+        self.runtime().await?.committed(self.place(), multiply).await?;
+        settle(&self.origin.layer_store.state, self.name.clone());
         Ok(LayeredSandbox::open(self.origin.clone(), new).await?)
     }
 
     async fn destroy(&self) -> Result<(), IsolationError> {
-        let mut slot = self.slot.lock().await;
-        slot.end().await?;
-        if self.gone.swap(true, Ordering::AcqRel) {
+        let mut runtime = self.runtime.lock().await;
+        runtime.end().await?;
+        self.gone.store(true, Ordering::Release);
+        if self.removed.load(Ordering::Acquire) {
             return Ok(());
         }
         let name = self.name.clone();
         let remove = move |state: &State| {
-            state.remove(&name)?;
+            match state.remove(&name) {
+                // A removal that failed later has removed the name.
+                Ok(()) | Err(StateError::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
             state.collect().map(drop)
         };
-        Ok(on_disk(&self.origin.home.state, remove).await?)
+        on_disk(&self.origin.layer_store.state, remove).await?;
+        self.removed.store(true, Ordering::Release);
+        Ok(())
     }
 }
 
-/// A command, which is counted as long as it runs.
+/// A handle on a command, with the token that counts the command as running.
 struct Counted {
     handle: Box<dyn ExecHandle>,
     running: Option<Arc<()>>,
@@ -192,7 +209,7 @@ impl Sandbox for LayeredSandbox {
         &self.0.id
     }
 
-    fn layers(&self) -> &[LayerReport] {
+    fn controls(&self) -> &[ControlReport] {
         self.0.layers.get().map_or(&[], Vec::as_slice)
     }
 
@@ -231,19 +248,19 @@ impl Sandbox for LayeredSandbox {
         sandbox.write_file_from(path, from).await
     }
 
-    /// Processes that have ended are started again when they are needed.
+    /// Returns true until the sandbox is destroyed. Processes that have ended are started again on demand.
     async fn is_alive(&self) -> bool {
         self.0.check().is_ok()
     }
 
     async fn suspend(&self) -> Result<(), IsolationError> {
         let inner = self.0.clone();
-        whole(async move { Ok(inner.slot().await?.pause(inner.place()).await?) }).await
+        whole(async move { Ok(inner.runtime().await?.pause(inner.place()).await?) }).await
     }
 
     async fn resume(&self) -> Result<(), IsolationError> {
         let inner = self.0.clone();
-        whole(async move { Ok(inner.slot().await?.resume().await?) }).await
+        whole(async move { Ok(inner.runtime().await?.resume().await?) }).await
     }
 
     async fn snapshot(&self, name: &str) -> Result<(), IsolationError> {
@@ -262,7 +279,7 @@ impl Sandbox for LayeredSandbox {
     }
 
     async fn resource_usage(&self) -> Result<Usage, IsolationError> {
-        Ok(self.0.slot().await?.usage().await?)
+        Ok(self.0.runtime().await?.usage().await?)
     }
 
     async fn destroy(&self) -> Result<(), IsolationError> {
@@ -274,14 +291,14 @@ impl Sandbox for LayeredSandbox {
 impl Drop for LayeredSandbox {
     fn drop(&mut self) {
         let inner = self.0.clone();
-        // Outside a runtime its processes are ended with what holds them, and its layers are gone with the home.
+        // Without a runtime, the processes end with their handles, and the layers are removed with the layer store.
         if let (Ok(()), Ok(runtime)) = (inner.check(), Handle::try_current()) {
             runtime.spawn(async move { inner.destroy().await.ok() });
         }
     }
 }
 
-/// The name of a snapshot, which becomes part of a file.
+/// Parses the name of a snapshot, which becomes part of a file name.
 fn snapshot_name(name: &str) -> Result<Name, IsolationError> {
     name.parse().map_err(|error: agentd_sandboxes::NotAName| IsolationError::Invalid {
         what: "snapshot".to_owned(),

@@ -1,101 +1,94 @@
-//! Stopping all processes of a sandbox where they are (`cgroup-v1/freezer-subsystem.rst`; `cgroup-v2.rst`, `cgroup.freeze`).
+//! Freezing all processes of a sandbox (`cgroup-v1/freezer-subsystem.rst`; `cgroup-v2.rst`, `cgroup.freeze`).
 //!
-//! A sandbox that is never stopped has no group for it: making one costs time that most would pay for nothing. So its processes are
-//! moved into one when they are to be stopped. What they fork is born where they are, so this comes to an end.
+//! If the sandbox's own group is on version 2, that group is used. Any other sandbox has no freezer group until it is frozen,
+//! because creating one costs time and most sandboxes are never frozen. Its processes are then moved into a new group. Their
+//! children start in the group of the parent, so that a few passes of moving are enough.
 
 use super::{Cgroup, Controller, Hierarchy, group, hierarchy::Version};
-use crate::At;
-use agentd_core::{Layer, LayerError};
+use crate::ErrnoContext;
+use agentd_core::{Control, ControlError};
 use std::{
     collections::HashSet,
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
-/// How long the kernel may take to stop everything. What cannot be stopped is waiting for a device or a file server.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How often processes are moved into a group. The launcher does nothing else meanwhile, so a payload that forks must not be able
+/// to prolong this.
+const PASSES: u32 = 32;
 
-/// A group whose processes can be stopped.
+/// A group whose processes can be frozen.
 #[derive(Debug)]
 pub struct Freezer {
     version: Version,
     dir: PathBuf,
-    /// Whether it was made for this alone.
+    /// True if the group was created for freezing only.
     own: bool,
 }
 
 impl Hierarchy {
-    /// A group called `name` to stop a sandbox in; the sandbox's own `group` where that can be stopped.
-    pub fn freezer(&self, name: &str, group: Option<&Cgroup>) -> Result<Freezer, LayerError> {
+    /// Returns a freezer for a sandbox. Uses the sandbox's own `group` if that is on version 2, or else creates a group called
+    /// `name`.
+    ///
+    /// # Errors
+    /// If no freezer directory is writable, or `mkdir(2)` fails.
+    pub fn freezer(&self, name: &str, group: Option<&Cgroup>) -> Result<Freezer, ControlError> {
         if let Some(dir) = group.and_then(Cgroup::unified) {
             return Ok(Freezer { version: Version::V2, dir: dir.to_path_buf(), own: false });
         }
         let (version, parent) = self.parent(Controller::Freezer)?;
         let dir = parent.join(name);
-        fs::create_dir(&dir).at(Layer::Cgroup, || format!("mkdir {}", dir.display()))?;
+        fs::create_dir(&dir).during(Control::Cgroup, || format!("mkdir {}", dir.display()))?;
         Ok(Freezer { version: *version, dir, own: true })
     }
 }
 
 impl Freezer {
-    /// Stops all processes that `members` lists, and waits until they stand. When it fails, none of them does.
-    pub fn stop(&self, members: impl FnMut() -> Vec<i32>) -> Result<(), LayerError> {
-        let stopped = self.gather(members).and_then(|()| self.set(true));
-        if stopped.is_err() {
-            // The first error is the one to tell.
-            self.set(false).ok();
-        }
-        stopped
-    }
-
-    /// Lets them go on.
-    pub fn resume(&self) -> Result<(), LayerError> {
-        self.set(false)
-    }
-
-    /// Moves the processes here, until there is none that was not moved.
-    fn gather(&self, mut members: impl FnMut() -> Vec<i32>) -> Result<(), LayerError> {
+    /// Moves the processes that `members` lists into this group, until `members` lists none outside of it. Children of a process
+    /// that was moved start in the group.
+    ///
+    /// # Errors
+    /// `ETIMEDOUT` if processes outside of the group fork faster than they are moved; the errno of moving a process, except
+    /// `ESRCH`.
+    pub fn gather(&self, mut members: impl FnMut() -> Vec<i32>) -> Result<(), ControlError> {
         if !self.own {
             return Ok(());
         }
+        let procs = self.dir.join("cgroup.procs");
+        // A process that is exiting stays outside, though its move succeeds.
         let mut moved = HashSet::new();
-        loop {
-            let fresh: Vec<i32> = members().into_iter().filter(|pid| moved.insert(*pid)).collect();
-            if fresh.is_empty() {
+        for _ in 0..PASSES {
+            let inside = fs::read_to_string(&procs).during(Control::Cgroup, || format!("read {}", procs.display()))?;
+            let inside: HashSet<i32> = inside.lines().filter_map(|line| line.parse().ok()).collect();
+            let outside: Vec<i32> = members().into_iter().filter(|pid| !inside.contains(pid) && moved.insert(*pid)).collect();
+            if outside.is_empty() {
                 return Ok(());
             }
-            for pid in fresh {
-                match fs::write(self.dir.join("cgroup.procs"), pid.to_string()) {
-                    // Gone meanwhile.
+            for pid in outside {
+                match fs::write(&procs, pid.to_string()) {
+                    // The process has ended meanwhile.
                     Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                    written => written.at(Layer::Cgroup, || format!("move process {pid} into {}", self.dir.display()))?,
+                    written => written.during(Control::Cgroup, || format!("move process {pid} into {}", self.dir.display()))?,
                 }
             }
         }
+        Err(ControlError::new(Control::Cgroup, "move all processes of the sandbox into its freezer group", Some(libc::ETIMEDOUT)))
     }
 
-    fn set(&self, frozen: bool) -> Result<(), LayerError> {
+    /// Requests that the kernel freezes or thaws the group's processes. Returns true if the group is in the requested state.
+    /// Freezing may take a moment, and version 1 needs repeated requests while processes fork: call this until it returns true.
+    ///
+    /// # Errors
+    /// The errno of writing the state file.
+    pub fn set(&self, frozen: bool) -> Result<bool, ControlError> {
         let (file, wanted) = match (self.version, frozen) {
             (Version::V1, true) => ("freezer.state", "FROZEN"),
             (Version::V1, false) => ("freezer.state", "THAWED"),
             (Version::V2, true) => ("cgroup.freeze", "1"),
             (Version::V2, false) => ("cgroup.freeze", "0"),
         };
-        let started = Instant::now();
-        let mut pause = Duration::from_micros(50);
-        loop {
-            // Version 1 wants to be told again while processes are forked.
-            fs::write(self.dir.join(file), wanted).at(Layer::Cgroup, || format!("write {wanted} to {file}"))?;
-            if self.is(frozen) {
-                return Ok(());
-            }
-            if started.elapsed() > PATIENCE {
-                return Err(LayerError::new(Layer::Cgroup, format!("wait for {file} to become {wanted}"), Some(libc::ETIMEDOUT)));
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(10));
-        }
+        fs::write(self.dir.join(file), wanted).during(Control::Cgroup, || format!("write {wanted} to {file}"))?;
+        Ok(self.is(frozen))
     }
 
     fn is(&self, frozen: bool) -> bool {
@@ -106,8 +99,11 @@ impl Freezer {
         }
     }
 
-    /// Removes the group, whose processes are gone.
-    pub fn remove(self) -> Result<(), LayerError> {
-        if self.own { group::remove(Path::new(&self.dir)) } else { Ok(()) }
+    /// Removes the group, all processes of which must have been killed.
+    ///
+    /// # Errors
+    /// `EBUSY` while the last process is still exiting; call the method again then.
+    pub fn try_remove(&self) -> Result<(), ControlError> {
+        if self.own { group::try_remove(Path::new(&self.dir)) } else { Ok(()) }
     }
 }

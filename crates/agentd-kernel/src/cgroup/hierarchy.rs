@@ -1,33 +1,35 @@
-//! Where groups may be made: the mounts of this machine, this process's place in them, and whether it may write there.
+//! Directories in which groups can be created, derived from the cgroup mounts of this machine, this process's own groups, and its
+//! write access.
 
 use super::Controller;
-use agentd_core::{Layer, LayerError};
+use agentd_core::{Control, ControlError};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-const ALL: [Controller; 5] = [Controller::Memory, Controller::Pids, Controller::Cpu, Controller::CpuTime, Controller::Freezer];
+const ALL: [Controller; 6] =
+    [Controller::Memory, Controller::Pids, Controller::Cpu, Controller::CpuTime, Controller::Freezer, Controller::CpuSet];
 
-/// Those that a group has on version 2 only when its parent gives them.
+/// Controllers that a group on version 2 has only if its parent enables them.
 const GIVEN: [Controller; 3] = [Controller::Memory, Controller::Pids, Controller::Cpu];
 
-/// Which interface a directory has.
+/// The version of the interface of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     /// One directory per controller.
     V1,
-    /// One directory for all.
+    /// One directory for all controllers.
     V2,
 }
 
-/// The directories under which groups are made.
+/// The directories in which groups are created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hierarchy {
     pub(super) parents: BTreeMap<Controller, (Version, PathBuf)>,
 }
 
-/// One cgroup mount: where, its root inside the hierarchy, and its options.
+/// One cgroup mount: its mount point, its root inside the hierarchy, and its options.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Mount {
     pub point: PathBuf,
@@ -36,7 +38,7 @@ pub(super) struct Mount {
     pub options: String,
 }
 
-/// The cgroup lines of `proc_pid_mountinfo(5)`.
+/// Parses the cgroup lines of `proc_pid_mountinfo(5)`.
 pub(super) fn parse_mounts(mountinfo: &str) -> Vec<Mount> {
     mountinfo
         .lines()
@@ -56,7 +58,7 @@ pub(super) fn parse_mounts(mountinfo: &str) -> Vec<Mount> {
         .collect()
 }
 
-/// This process's group in the hierarchy that has `controller`, "" naming version 2 (`proc_pid_cgroup(5)`).
+/// Returns this process's group in the hierarchy of `controller`; "" stands for version 2 (`proc_pid_cgroup(5)`).
 pub(super) fn parse_place<'a>(cgroup: &'a str, controller: &str) -> Option<&'a str> {
     cgroup.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -66,7 +68,7 @@ pub(super) fn parse_place<'a>(cgroup: &'a str, controller: &str) -> Option<&'a s
 }
 
 impl Hierarchy {
-    /// Looks at this machine. Controllers without a writable place are left out.
+    /// Detects the directories on this machine. Omits controllers without a writable directory.
     pub fn detect() -> Self {
         let mounts = parse_mounts(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
         let places = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -83,20 +85,28 @@ impl Hierarchy {
         Self { parents }
     }
 
-    /// Whether groups with `controller` can be made.
+    /// Returns true if groups with `controller` can be created.
     pub fn has(&self, controller: Controller) -> bool {
         self.parents.contains_key(&controller)
     }
 
-    /// Where groups with `controller` are made.
-    pub(super) fn parent(&self, controller: Controller) -> Result<&(Version, PathBuf), LayerError> {
+    /// Returns true if groups with `controller` can be created on version 1.
+    pub(super) fn has_v1(&self, controller: Controller) -> bool {
+        self.parents.get(&controller).is_some_and(|(version, _)| *version == Version::V1)
+    }
+
+    /// Returns the directory in which groups with `controller` are created.
+    pub(super) fn parent(&self, controller: Controller) -> Result<&(Version, PathBuf), ControlError> {
         self.parents.get(&controller).ok_or_else(|| {
-            LayerError::new(Layer::Cgroup, format!("find a writable cgroup with the {} controller", controller.name()), None)
-                .remedy("run as root, or in a delegated scope (systemd-run --user --scope -p Delegate=yes agentd …), or drop the limit")
+            ControlError::new(Control::Cgroup, format!("find a writable cgroup with the {} controller", controller.name()), None)
+                .remedy(
+                    "run as root, or in a delegated scope (systemd-run --user --scope -p Delegate=yes agentd …), \
+                     or drop the limit",
+                )
         })
     }
 
-    /// A few words for `doctor`.
+    /// Describes the available controllers for `doctor`.
     pub fn describe(&self) -> String {
         if self.parents.is_empty() {
             return "no writable cgroup".to_owned();
@@ -110,7 +120,7 @@ fn writable(dir: &Path) -> bool {
     rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok()
 }
 
-/// The directory of this process's group below a mount, whose own root may be a group itself (in a container).
+/// Returns the directory of this process's group below a mount. In a container, the root of the mount may itself be a group.
 fn own_directory(mount: &Mount, place: &str) -> PathBuf {
     let below = place.strip_prefix(mount.root.trim_end_matches('/')).unwrap_or(place);
     mount.point.join(below.trim_start_matches('/'))
@@ -125,19 +135,20 @@ fn v1_parents(mount: &Mount, places: &str) -> Vec<(Controller, PathBuf)> {
     here.filter_map(parent).collect()
 }
 
-/// On version 2 a process is in one group for all controllers, so all have the same parent: the nearest writable one that gives all
-/// that a limit may need, or as many of them as any does.
+/// Returns the directories on version 2. A process there is in one group for all controllers, so all controllers share one
+/// directory. Takes the nearest writable ancestor that offers all controllers of limits, or else the one that offers most of
+/// them.
 pub(super) fn v2_parents(mount: &Mount, places: &str) -> Vec<(Controller, PathBuf)> {
     let Some(place) = parse_place(places, "") else { return Vec::new() };
     let own = own_directory(mount, place);
     let above = own.ancestors().take_while(|dir| dir.starts_with(&mount.point)).filter(|dir| writable(dir) && may_give(dir));
     let Some((dir, given)) = most(above.map(|dir| (dir, given(dir)))) else { return Vec::new() };
-    // Counting and stopping is what every group can.
+    // Every group counts processor time and can be frozen.
     let all = given.into_iter().chain([Controller::CpuTime, Controller::Freezer]);
     all.map(|controller| (controller, dir.to_path_buf())).collect()
 }
 
-/// The first of those that give most, looking no further than the first that gives all.
+/// Returns the first of the candidates that offer most controllers. Stops at the first candidate that offers all.
 fn most<'a>(candidates: impl Iterator<Item = (&'a Path, Vec<Controller>)>) -> Option<(&'a Path, Vec<Controller>)> {
     let mut best: Option<(&Path, Vec<Controller>)> = None;
     for (dir, given) in candidates {
@@ -152,24 +163,25 @@ fn most<'a>(candidates: impl Iterator<Item = (&'a Path, Vec<Controller>)>) -> Op
     best
 }
 
-/// Whether a group can have children with controllers: it is the root of all, or has no processes itself. The kernel would give some
-/// controllers to the children of another, but as threaded ones, and no process can be put there (`cgroup-v2.rst`, "Threads").
+/// Returns true if processes can be placed in child groups with controllers: the group is the root of the hierarchy, or has no
+/// processes itself. In any other group the kernel enables some controllers for threaded children only, which no process can
+/// enter (`cgroup-v2.rst`, "Threads").
 fn may_give(dir: &Path) -> bool {
     let is_root = !dir.join("cgroup.type").exists();
     is_root || std::fs::read(dir.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty())
 }
 
-/// The controllers that a group gives to its children, or can be made to.
+/// Returns the controllers that are enabled for the children of a group, after trying to enable the missing ones.
 fn given(dir: &Path) -> Vec<Controller> {
     let lists = |file: &str, controller: Controller| {
         std::fs::read_to_string(dir.join(file)).is_ok_and(|list| list.split_whitespace().any(|name| name == controller.name()))
     };
-    let gives = |controller: Controller| lists("cgroup.subtree_control", controller);
+    let enabled = |controller: Controller| lists("cgroup.subtree_control", controller);
     let made = |controller: Controller| {
         let word = format!("+{}", controller.name());
         lists("cgroup.controllers", controller)
             && std::fs::write(dir.join("cgroup.subtree_control"), word).is_ok()
-            && gives(controller)
+            && enabled(controller)
     };
-    GIVEN.into_iter().filter(|controller| gives(*controller) || made(*controller)).collect()
+    GIVEN.into_iter().filter(|controller| enabled(*controller) || made(*controller)).collect()
 }

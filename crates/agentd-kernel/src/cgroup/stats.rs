@@ -1,20 +1,20 @@
-//! What a group counted, read through descriptors that outlive its path.
+//! Counters of a group, read through descriptors that remain valid after its path is gone.
 
 use serde::{Deserialize, Serialize};
 use std::{os::fd::OwnedFd, time::Duration};
 
-/// What a descriptor of [`Watch`] is.
+/// The kind of the descriptor of a [`Watch`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WatchKind {
-    /// An eventfd; readable when the group ran out of memory. Version 1.
+    /// An eventfd, readable when the group ran out of memory. Version 1.
     OomEvent,
     /// `memory.oom_control`, version 1.
     OomControl,
-    /// `memory.events`, version 2; `POLLPRI` when it changed.
+    /// `memory.events`, version 2; `POLLPRI` after a change.
     MemoryEvents,
-    /// `pids.events`, version 2; `POLLPRI` when it changed.
+    /// `pids.events`, version 2; `POLLPRI` after a change.
     PidsEvents,
-    /// `pids.events`, version 1, whose changes nobody is told of (seen on Linux 6.18).
+    /// `pids.events`, version 1, whose changes cause no event (seen on Linux 6.18).
     SilentPidsEvents,
     /// `memory.peak` or `memory.max_usage_in_bytes`.
     MemoryPeak,
@@ -24,30 +24,30 @@ pub enum WatchKind {
     CpuStat,
 }
 
-/// A descriptor that tells of a group.
+/// A descriptor that reports on a group.
 #[derive(Debug)]
 pub struct Watch {
-    /// What it is.
+    /// The kind of the descriptor.
     pub kind: WatchKind,
     /// The descriptor.
     pub fd: OwnedFd,
 }
 
-/// What a group counted so far.
+/// Usage of a group so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GroupUsage {
-    /// Processes that the kernel killed for memory.
+    /// Processes that the kernel killed for lack of memory.
     pub oom_kills: u64,
     /// Forks that the process limit refused.
     pub pids_hits: u64,
-    /// Peak memory in bytes, where the kernel keeps it.
+    /// Peak memory in bytes, if the kernel records it.
     pub peak_memory: Option<u64>,
-    /// Processor time of all its processes, dead ones included, where it is counted.
+    /// Processor time of all processes of the group, including dead ones, if counted.
     pub cpu: Option<Duration>,
 }
 
 impl GroupUsage {
-    /// Reads all counters that `watches` have. A group that is gone counts nothing.
+    /// Reads all counters of `watches`. The counters of a removed group read as zero or `None`.
     pub fn read(watches: &[Watch]) -> Self {
         let mut usage = Self::default();
         for watch in watches {
@@ -70,7 +70,7 @@ fn text(fd: &OwnedFd) -> String {
     String::from_utf8_lossy(&buffer[..read]).into_owned()
 }
 
-/// The value of `key` in a file of `key value` lines.
+/// Returns the value of `key` in a file of `key value` lines, or 0 if it is missing.
 pub(super) fn counter(text: &str, key: &str) -> u64 {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok()).unwrap_or(0)
 }

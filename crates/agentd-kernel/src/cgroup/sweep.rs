@@ -1,22 +1,25 @@
-//! Removing what killed makers left. A group's name says who made it: `agentd.<pid namespace>.<pid>.<start time>.<number>`. Only makers
-//! of this process's own pid namespace can be known to be dead.
+//! Removal of groups whose creator was killed. A group's name identifies its creator:
+//! `agentd.<pid namespace>.<pid>.<start time>.<number>`.
+//! Only a creator in this process's own pid namespace can be known to be dead.
 
 use super::{Hierarchy, group};
+use agentd_log::LogFailure as _;
 use std::os::unix::fs::MetadataExt;
 
-/// The prefix of the groups of this process: its pid namespace, pid and start time, which together name it for as long as the machine
-/// runs.
+/// Returns the name prefix of this process's groups: pid namespace, pid and start time, which are unique until the machine
+/// reboots.
 pub fn owner_prefix() -> String {
     let pid = std::process::id();
     format!("agentd.{}.{pid}.{}", pid_namespace(), start_time(pid).unwrap_or(0))
 }
 
-/// The number of this process's pid namespace (`namespaces(7)`, "The /proc/pid/ns/ directory").
+/// Returns the inode number of this process's pid namespace (`namespaces(7)`, "The /proc/pid/ns/ directory").
 fn pid_namespace() -> u64 {
     std::fs::metadata("/proc/self/ns/pid").map_or(0, |meta| meta.ino())
 }
 
-/// When a process started, in clock ticks since boot (`proc_pid_stat(5)`, field 22). A dead one that nobody has reaped yet did not.
+/// Returns the start time of a process in clock ticks since boot (`proc_pid_stat(5)`, field 22), or `None` for a dead process,
+/// even an unreaped one.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
@@ -26,7 +29,8 @@ fn start_time(pid: u32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// Whether the process that made the group `name` is gone. Names that are not ours are nobody's to remove.
+/// Returns true if the process that created the group `name` is dead. Returns false for names of any other form: such groups must
+/// not be removed.
 pub(super) fn is_orphaned(name: &str) -> bool {
     let mut parts = name.split('.');
     let (Some("agentd"), Some(namespace), Some(pid), Some(started), Some(_), None) =
@@ -41,12 +45,13 @@ pub(super) fn is_orphaned(name: &str) -> bool {
 }
 
 impl Hierarchy {
-    /// A name for the group number `number` of this process.
+    /// Returns the name for group number `number` of this process.
     pub fn name(number: u32) -> String {
         format!("{}.{number}", owner_prefix())
     }
 
-    /// Ends and removes the groups whose maker is dead; says how many.
+    /// Kills the processes of all groups whose creator is dead and removes these groups. Returns the number of removed
+    /// directories.
     pub fn sweep(&self) -> usize {
         let orphaned = |(_, parent): &(super::hierarchy::Version, std::path::PathBuf)| {
             let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
@@ -54,13 +59,14 @@ impl Hierarchy {
         };
         let orphans: Vec<_> = self.parents.values().flat_map(orphaned).collect();
         for state in orphans.iter().map(|dir| dir.join("freezer.state")).filter(|file| file.exists()) {
-            // On version 1, what is stopped does not die: this comes before all else. Where it fails, the removal will too.
-            std::fs::write(state, "THAWED").ok();
+            // On version 1 a frozen process does not die, so the groups are thawed first. If the write fails, the removal fails
+            // too.
+            std::fs::write(&state, "THAWED").or_warn("thaw control group of a dead launcher", &state);
         }
         for dir in &orphans {
             group::kill_all(dir);
         }
-        // What cannot be removed now is met again by the next sweep.
-        orphans.iter().filter(|dir| group::remove(dir).is_ok()).count()
+        // The next sweep retries groups that cannot be removed now.
+        orphans.iter().filter_map(|dir| group::remove(dir).or_warn("remove control group of a dead launcher", dir)).count()
     }
 }

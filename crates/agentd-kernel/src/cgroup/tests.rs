@@ -2,7 +2,7 @@ use super::{hierarchy::*, stats::counter, *};
 use std::path::PathBuf;
 
 #[test]
-fn mounts_of_both_versions_are_found() {
+fn cgroup_mounts_of_both_versions_are_parsed() {
     let info = "31 25 0:27 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
                 32 25 0:28 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n\
                 33 1 8:1 / / rw - ext4 /dev/sda rw";
@@ -15,7 +15,7 @@ fn mounts_of_both_versions_are_found() {
 }
 
 #[test]
-fn the_own_group_is_found_by_controller() {
+fn own_cgroup_is_found_by_controller() {
     let text = "9:cpu,cpuacct:/a\n4:memory:/b:c\n0::/user.slice/x.scope\n";
     assert_eq!(parse_place(text, "cpu"), Some("/a"));
     assert_eq!(parse_place(text, "memory"), Some("/b:c"));
@@ -24,7 +24,7 @@ fn the_own_group_is_found_by_controller() {
 }
 
 #[test]
-fn counters_are_read_by_their_whole_name() {
+fn counter_with_longer_name_is_not_matched() {
     let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
     assert_eq!(counter(text, "oom_kill"), 3);
     assert_eq!(counter("max 7\n", "max"), 7);
@@ -32,12 +32,12 @@ fn counters_are_read_by_their_whole_name() {
 }
 
 #[test]
-fn only_groups_of_dead_makers_are_orphaned() {
+fn only_groups_of_dead_creators_are_orphaned() {
     assert!(!sweep::is_orphaned(&Hierarchy::name(1)));
     let own = Hierarchy::name(1);
     let namespace = own.split('.').nth(1).unwrap();
     assert!(sweep::is_orphaned(&format!("agentd.{namespace}.1.99999999999.4")));
-    // Of another pid namespace nothing is known.
+    // A creator in another pid namespace is not known to be dead.
     assert!(!sweep::is_orphaned("agentd.1.1.99999999999.4"));
     for foreign in ["agentd", "agentd.1.2", "system.slice", "agentd.x.1.2.3", "agentd.1.2.3.4.5"] {
         assert!(!sweep::is_orphaned(foreign), "{foreign}");
@@ -45,7 +45,7 @@ fn only_groups_of_dead_makers_are_orphaned() {
 }
 
 #[test]
-fn what_cannot_be_stopped_as_a_whole_goes_on_and_its_group_can_be_removed() {
+fn freezer_group_after_failed_gather_freezes_none_and_can_be_removed() {
     let hierarchy = Hierarchy::detect();
     let freezer = match hierarchy.freezer(&Hierarchy::name(9_000), None) {
         Ok(freezer) => freezer,
@@ -56,15 +56,17 @@ fn what_cannot_be_stopped_as_a_whole_goes_on_and_its_group_can_be_removed() {
     };
     let mut child = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
     let pid = i32::try_from(child.id()).unwrap();
-    // There is no such number (EINVAL).
-    assert!(freezer.stop(|| vec![pid, -1]).is_err());
-    // One that stands would not die.
+    // Process -1 does not exist, so that the write fails (EINVAL).
+    assert!(freezer.gather(|| vec![pid, -1]).is_err());
+    // A frozen process would not die.
     child.kill().unwrap();
     child.wait().unwrap();
-    freezer.remove().unwrap();
+    while let Err(error) = freezer.try_remove() {
+        assert_eq!(error.errno, Some(libc::EBUSY), "{error}");
+    }
 }
 
-/// A directory as a group on version 2: `type` but for the root, and what it lists.
+/// Creates a directory that looks like a version 2 group: `processes` in `cgroup.procs`, and `given` in `cgroup.subtree_control`.
 fn group(dir: &std::path::Path, processes: &str, given: &str) {
     std::fs::create_dir_all(dir).unwrap();
     std::fs::write(dir.join("cgroup.type"), "domain\n").unwrap();
@@ -73,12 +75,12 @@ fn group(dir: &std::path::Path, processes: &str, given: &str) {
 }
 
 #[test]
-fn on_version_2_groups_are_made_in_one_place_that_has_no_processes() {
+fn v2_parent_is_nearest_group_without_processes() {
     let root = tempfile::tempdir().unwrap();
     let own = root.path().join("user.slice/app.slice/x.scope");
     group(root.path(), "", "cpu memory pids\n");
     group(&root.path().join("user.slice"), "", "cpu memory pids\n");
-    // It would give all as well, but its children could not be entered.
+    // This group would offer all controllers too, but has a process, so that its children could not be entered.
     group(&root.path().join("user.slice/app.slice"), "7\n", "cpu memory pids\n");
     group(&own, "8\n", "pids\n");
     let mount = Mount { point: root.path().into(), root: "/".into(), version: Version::V2, options: "rw".into() };
@@ -90,7 +92,7 @@ fn on_version_2_groups_are_made_in_one_place_that_has_no_processes() {
 }
 
 #[test]
-fn on_version_2_the_place_that_gives_most_is_taken() {
+fn v2_parent_offering_most_controllers_is_used() {
     let root = tempfile::tempdir().unwrap();
     let near = root.path().join("a");
     group(root.path(), "1\n", "cpu memory pids\n");

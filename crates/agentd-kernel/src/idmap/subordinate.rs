@@ -1,14 +1,14 @@
-//! Subordinate ids (`subuid(5)`, `subgid(5)`): host ids that an ordinary user may give to user namespaces, through two set-id programs
-//! (`newuidmap(1)`, `newgidmap(1)`).
+//! Subordinate ids (`subuid(5)`, `subgid(5)`): host ids that an unprivileged user may map into user namespaces with two
+//! set-user-ID programs (`newuidmap(1)`, `newgidmap(1)`).
 //!
-//! Id 0 inside is the caller, because no mount of the host's can be id-mapped by who is not its root: what belongs to the caller, layers of
-//! images among it, would belong to nobody otherwise. The ids from 1 on are subordinate.
+//! Id 0 inside maps to the caller, because only root of the host can id-map mounts of the host. With any other map, files of the
+//! caller, including image layers, would have no owner inside. The ids from 1 on are subordinate.
 
 use super::{
-    Claim, Identity, RANGE, Rest,
+    Claim, ExtraIds, IdMap, RANGE,
     range::{FILES, Range, longest},
 };
-use agentd_core::{Layer, LayerError};
+use agentd_core::{Control, ControlError};
 use std::{
     fs,
     os::{
@@ -19,20 +19,20 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Where the programs are, which work only where root has put them: a launcher has no `PATH`.
+/// Directories of the two programs, which work only where root has installed them. A launcher has no `PATH`.
 const PLACES: [&str; 5] = ["/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/bin", "/sbin"];
 
-/// Ids of a sandbox beside the caller's own.
+/// Number of subordinate ids of one sandbox; the caller's own id is added to them.
 const PART: u32 = RANGE - 1;
 
-/// What to do where a range cannot be used.
-const REMEDY: &str = "mend newuidmap and newgidmap (set-id, from the package uidmap), or have your lines taken out of /etc/subuid and \
-     /etc/subgid; with --allow-degraded the sandbox has your id alone";
+/// Remedy for a range that cannot be used.
+const REMEDY: &str = "repair newuidmap and newgidmap (set-user-ID programs of the package uidmap), or have your lines removed \
+     from /etc/subuid and /etc/subgid; with --allow-degraded, only your own id is mapped";
 
-/// The subordinate ids of the caller, and what maps them.
+/// The subordinate ids of the caller, and the programs that map them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Subordinate {
-    caller: Identity,
+    caller: IdMap,
     uids: Range,
     gids: Range,
     newuidmap: PathBuf,
@@ -40,81 +40,83 @@ pub struct Subordinate {
 }
 
 impl Subordinate {
-    /// Those of this process's user, as `/etc/subuid` and `/etc/subgid` give them now.
+    /// Returns the ids that `/etc/subuid` and `/etc/subgid` currently assign to the user of this process.
     ///
     /// # Errors
-    /// Why there are none, in words.
+    /// A sentence that says why the caller has no usable subordinate ids.
     pub fn of_caller() -> Result<Self, String> {
-        let caller = Identity::caller().as_root();
+        let caller = IdMap::caller().as_root();
         let names = names(&fs::read_to_string("/etc/passwd").unwrap_or_default(), caller.host_uid);
         let range = |file: &str| {
             let content = fs::read_to_string(file).unwrap_or_default();
-            longest(&content, &names).ok_or_else(|| format!("{file} gives you none"))
+            longest(&content, &names).ok_or_else(|| format!("{file} assigns no ids to this user"))
         };
         let (uids, gids) = (range(FILES[0])?, range(FILES[1])?);
         let program = |name: &str| {
             let found = PLACES.iter().map(|place| Path::new(place).join(name)).find(|path| path.exists());
-            found.ok_or_else(|| format!("there is no {name}: install the package uidmap"))
+            found.ok_or_else(|| format!("{name} is not installed — install the package uidmap"))
         };
         let (newuidmap, newgidmap) = (program("newuidmap")?, program("newgidmap")?);
         if rustix::thread::no_new_privs().unwrap_or(false) {
-            return Err("no program can gain privileges here (no_new_privs)".to_owned());
+            return Err("newuidmap cannot gain privileges, because no_new_privs is set".to_owned());
         }
         Ok(Self { caller, uids, gids, newuidmap, newgidmap })
     }
 
-    /// A part of them that no other live sandbox has, where they are enough for that; else the first, which is everybody's.
+    /// Claims a part that no other live sandbox has. If the ids do not suffice for that, returns the first part, which all
+    /// remaining sandboxes share.
     ///
-    /// A part that is in use has an abstract socket of its name (`unix(7)`), which is gone with whoever has it, however that ends. A
-    /// stranger who takes the names has sandboxes share, and no more.
+    /// A part in use is marked by an abstract socket (`unix(7)`), which the kernel removes when the process ends in any way.
+    /// Another user who binds these names can only force sandboxes to share the first part.
     pub fn claim(&self) -> Claim {
         for number in 1..self.parts() {
             let name = format!("agentd-ids-{}-{}-{number}", self.caller.host_uid, self.uids.first);
             let bound = SocketAddr::from_abstract_name(name).and_then(|address| UnixDatagram::bind_addr(&address));
             if let Ok(socket) = bound {
-                return Claim { identity: self.part(number), lock: Some(socket.into()) };
+                return Claim { id_map: self.part(number), lock: Some(socket.into()) };
             }
         }
-        Claim { identity: self.part(0), lock: None }
+        Claim { id_map: self.part(0), lock: None }
     }
 
     fn parts(&self) -> u32 {
         self.uids.count.min(self.gids.count) / PART
     }
 
-    fn part(&self, number: u32) -> Identity {
+    fn part(&self, number: u32) -> IdMap {
         let count = self.uids.count.min(self.gids.count).min(PART);
         let first = |range: Range| range.first + number * PART;
-        Identity { rest: Some(Rest { host_uid: first(self.uids), host_gid: first(self.gids), count }), ..self.caller }
+        IdMap { extra: Some(ExtraIds { host_uid: first(self.uids), host_gid: first(self.gids), count }), ..self.caller }
     }
 
-    /// Writes the map of user ids of the user namespace of `pid`, which must be the caller's child. When this fails, nothing is written.
+    /// Writes the user id map of the user namespace of `pid`, which must be a child of the caller. On failure nothing is written.
     ///
     /// # Errors
-    /// What the program says.
-    pub fn write_uids(&self, pid: i32, identity: Identity) -> Result<(), LayerError> {
+    /// The exit status or the standard error of `newuidmap(1)`.
+    pub fn write_uids(&self, pid: i32, id_map: IdMap) -> Result<(), ControlError> {
         map(
             &self.newuidmap,
             pid,
-            [(identity.host_uid, 1)].into_iter().chain(identity.rest.map(|rest| (rest.host_uid, rest.count))),
+            [(id_map.host_uid, 1)].into_iter().chain(id_map.extra.map(|extra| (extra.host_uid, extra.count))),
         )
     }
 
-    /// Likewise that of group ids.
+    /// Writes the group id map of the user namespace of `pid`, as [`Subordinate::write_uids`] does for user ids.
     ///
     /// # Errors
-    /// What the program says.
-    pub fn write_gids(&self, pid: i32, identity: Identity) -> Result<(), LayerError> {
+    /// The exit status or the standard error of `newgidmap(1)`.
+    pub fn write_gids(&self, pid: i32, id_map: IdMap) -> Result<(), ControlError> {
         map(
             &self.newgidmap,
             pid,
-            [(identity.host_gid, 1)].into_iter().chain(identity.rest.map(|rest| (rest.host_gid, rest.count))),
+            [(id_map.host_gid, 1)].into_iter().chain(id_map.extra.map(|extra| (extra.host_gid, extra.count))),
         )
     }
 }
 
-/// Runs one of the programs: `ids` are ranges on the host, each its first id and how many, which follow each other inside, from 0 on.
-fn map(program: &Path, pid: i32, ids: impl Iterator<Item = (u32, u32)>) -> Result<(), LayerError> {
+/// Runs `program` for the process `pid`. `ids` are host ranges (first id and count), which are mapped to consecutive ids inside
+/// from 0 on.
+fn map(program: &Path, pid: i32, ids: impl Iterator<Item = (u32, u32)>) -> Result<(), ControlError> {
     let mut arguments = vec![pid.to_string()];
     let mut inside = 0;
     for (host, count) in ids {
@@ -123,7 +125,7 @@ fn map(program: &Path, pid: i32, ids: impl Iterator<Item = (u32, u32)>) -> Resul
     }
     let failed = |how: &str, errno| {
         let call = format!("{} {}: {}", program.display(), arguments[1..].join(" "), how.trim());
-        Err(LayerError::new(Layer::Idmap, call, errno).remedy(REMEDY))
+        Err(ControlError::new(Control::Idmap, call, errno).remedy(REMEDY))
     };
     match Command::new(program).args(&arguments).env_clear().stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => Ok(()),
@@ -133,7 +135,7 @@ fn map(program: &Path, pid: i32, ids: impl Iterator<Item = (u32, u32)>) -> Resul
     }
 }
 
-/// What a user is called: in `passwd(5)`, and by number.
+/// Returns the names under which `subuid(5)` may list a user: all names in `passwd(5)`, and the uid as a number.
 fn names(passwd: &str, uid: u32) -> Vec<String> {
     let uid = uid.to_string();
     let of_user = passwd.lines().filter_map(|line| {
@@ -149,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_range_of_a_user_is_taken_by_name_or_number() {
+    fn longest_subordinate_range_by_name_or_uid_is_used() {
         let passwd = "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\nalias:x:1000:1:::\nbroken\n";
         let ann = names(passwd, 1000);
         assert_eq!(ann, ["ann", "alias", "1000"]);
@@ -166,22 +168,22 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_apart_while_they_are_enough_and_the_first_is_everybodys() {
+    fn claims_are_disjoint_until_exhausted_and_then_share_first_part() {
         let range = |first, count| Range { first, count };
-        let caller = Identity { uid: 0, gid: 0, host_uid: 1000, host_gid: 1000, count: 1, rest: None };
-        // Of a number that no other test's process has.
+        let caller = IdMap { uid: 0, gid: 0, host_uid: 1000, host_gid: 1000, count: 1, extra: None };
+        // The range starts at an id that no concurrently running test process uses.
         let first = 0x4000_0000 + std::process::id();
         let program = PathBuf::from;
         let ids = |uids, gids| Subordinate { caller, uids, gids, newuidmap: program("u"), newgidmap: program("g") };
         let three = ids(range(first, 3 * PART + 5), range(7, 4 * PART));
         let claims = [three.claim(), three.claim(), three.claim()];
-        let part = |number| Some(Rest { host_uid: first + number * PART, host_gid: 7 + number * PART, count: PART });
-        assert_eq!(claims.each_ref().map(|claim| claim.identity.rest), [part(1), part(2), part(0)]);
+        let part = |number| Some(ExtraIds { host_uid: first + number * PART, host_gid: 7 + number * PART, count: PART });
+        assert_eq!(claims.each_ref().map(|claim| claim.id_map.extra), [part(1), part(2), part(0)]);
         assert_eq!(claims.each_ref().map(Claim::is_shared), [false, false, true]);
         drop(claims);
         assert!(!three.claim().is_shared());
         let few = ids(range(first, 10), range(7, 20)).claim();
         assert!(few.is_shared());
-        assert_eq!(few.identity.rest, Some(Rest { host_uid: first, host_gid: 7, count: 10 }));
+        assert_eq!(few.id_map.extra, Some(ExtraIds { host_uid: first, host_gid: 7, count: 10 }));
     }
 }

@@ -1,8 +1,8 @@
-//! A minimal `/dev`: the harmless nodes, a devpts instance and shared memory of its own.
+//! A minimal `/dev`: harmless device nodes, a new devpts instance, and private shared memory.
 
 use super::{scratch::Scratch, tree};
-use crate::At;
-use agentd_core::{Layer, LayerError};
+use crate::ErrnoContext;
+use agentd_core::{Control, ControlError};
 use rustix::{
     fs::{CWD, FileType, Mode},
     mount::{MountFlags, mount},
@@ -13,10 +13,10 @@ use std::{
     path::Path,
 };
 
-/// Nodes bound from the host's `/dev`.
+/// Device nodes that are bound from the host's `/dev`.
 pub(crate) const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
-/// Links as every Linux system has them.
+/// Symbolic links that every Linux system has: target and name.
 const LINKS: [(&str, &str); 5] = [
     ("/proc/self/fd", "fd"),
     ("/proc/self/fd/0", "stdin"),
@@ -25,33 +25,33 @@ const LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "ptmx"),
 ];
 
-pub(super) fn clone_nodes() -> Result<Vec<OwnedFd>, LayerError> {
+pub(super) fn clone_nodes() -> Result<Vec<OwnedFd>, ControlError> {
     NODES.iter().map(|node| tree::clone_own(&Path::new("/dev").join(node))).collect()
 }
 
-/// Makes what is in a `/dev`, but for the mounts, in the empty directory `dev`.
-pub(super) fn populate(dev: &Path) -> Result<(), LayerError> {
+/// Creates the mount points and links of a `/dev` in the empty directory `dev`.
+pub(super) fn populate(dev: &Path) -> Result<(), ControlError> {
     for name in NODES {
         rustix::fs::mknodat(CWD, dev.join(name), FileType::RegularFile, Mode::empty(), 0)
-            .at(Layer::Mounts, || format!("make a place for /dev/{name}"))?;
+            .during(Control::Mounts, || format!("create the mount point /dev/{name}"))?;
     }
     for name in ["pts", "shm"] {
-        fs::create_dir(dev.join(name)).at(Layer::Mounts, || format!("mkdir /dev/{name}"))?;
+        fs::create_dir(dev.join(name)).during(Control::Mounts, || format!("mkdir /dev/{name}"))?;
     }
     for (target, name) in LINKS {
-        symlink(target, dev.join(name)).at(Layer::Mounts, || format!("symlink /dev/{name}"))?;
+        symlink(target, dev.join(name)).during(Control::Mounts, || format!("symlink /dev/{name}"))?;
     }
     Ok(())
 }
 
-/// Attaches the mounts of a `/dev` that is shown at `dev`.
-pub(super) fn furnish(dev: &Path, nodes: Vec<OwnedFd>, scratch: &Scratch) -> Result<(), LayerError> {
+/// Attaches the mounts of the `/dev` that is shown at `dev`.
+pub(super) fn furnish(dev: &Path, nodes: Vec<OwnedFd>, scratch: &Scratch) -> Result<(), ControlError> {
     for (name, node) in NODES.iter().zip(nodes) {
         tree::attach_own(&node, &dev.join(name))?;
     }
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     mount("devpts", dev.join("pts"), "devpts", flags, Some(c"newinstance,ptmxmode=0666,mode=620"))
-        .at(Layer::Mounts, || "mount devpts on /dev/pts".to_owned())?;
+        .during(Control::Mounts, || "mount devpts on /dev/pts".to_owned())?;
     let place = dev.join("shm");
     let shm = tree::clone_own(&scratch.directory("shm", 0o1777)?)?;
     tree::restrict(&shm, libc::MOUNT_ATTR_NOEXEC, &place)?;

@@ -1,59 +1,58 @@
-//! Places in a root. In one that somebody else has filled they are opened or made one step at a time, without ever following a link
-//! (CVE-2021-30465, CVE-2023-27561: mounts redirected by links in an image). One that was empty when this process made it has no links: a
-//! path is one step there, which is a third of the system calls.
+//! Mount points, directories and links in a root. In a root with untrusted content, paths are opened or created one component at
+//! a time, and no link is followed (CVE-2021-30465, CVE-2023-27561: mounts redirected by links in an image). A root that was
+//! empty when this process created it has no links: a path is created in one step there, which takes a third of the system calls.
 
 use super::tree::{self, open_beneath};
-use crate::At;
-use agentd_core::{Layer, LayerError};
+use crate::ErrnoContext;
+use agentd_core::{Control, ControlError};
 use rustix::{
     fs::{FileType, Mode, OFlags},
     io::Errno,
 };
 use std::{
     ffi::OsStr,
-    fs::File,
-    io::Write as _,
     os::fd::OwnedFd,
     path::{Component, Path},
 };
 
-/// The mode of directories that are only on the way to a place.
+/// Mode of missing parent directories.
 const ON_THE_WAY: Mode = Mode::from_raw_mode(0o755);
 
-/// A root in which places are made.
+/// A root in which files are created.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Places<'a> {
-    /// Who filled it is not to be trusted.
+    /// A root with untrusted content.
     Filled(&'a OwnedFd),
-    /// It has been empty, and has no links yet.
+    /// A root that was empty at first, and has no links yet.
     Fresh(&'a OwnedFd),
 }
 
 impl Places<'_> {
-    /// Makes a directory, and its parents, where they are missing.
-    pub(super) fn directory(self, path: &Path, mode: Mode) -> Result<(), LayerError> {
+    /// Creates a directory and its parents if they are missing.
+    pub(super) fn directory(self, path: &Path, mode: Mode) -> Result<(), ControlError> {
         match self {
             Self::Filled(root) => directory(root, path, mode).map(drop),
-            Self::Fresh(root) => {
-                anew(path, root, |name| rustix::fs::mkdirat(root, name, mode)).or_else(exists).at(Layer::Mounts, || making(path))
+            Self::Fresh(root) => create_replacing(path, root, |name| rustix::fs::mkdirat(root, name, mode))
+                .or_else(exists)
+                .during(Control::Mounts, || making(path)),
+        }
+    }
+
+    /// Creates a symbolic link and its parent directories, unless the name is taken.
+    pub(super) fn link(self, path: &Path, target: &Path) -> Result<(), ControlError> {
+        let made = match self {
+            Self::Filled(root) => {
+                let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+                rustix::fs::symlinkat(target, directory(root, parent, ON_THE_WAY)?, name)
             }
-        }
+            Self::Fresh(root) => create_replacing(path, root, |name| rustix::fs::symlinkat(target, root, name)),
+        };
+        made.or_else(exists).during(Control::Mounts, || making(path))
     }
 
-    /// Makes a file with this content, where there is nothing yet.
-    pub(super) fn file(self, path: &Path, content: &str) -> Result<(), LayerError> {
-        match self {
-            Self::Filled(root) => new_file(root, path, content),
-            Self::Fresh(root) => match anew(path, root, |name| rustix::fs::openat(root, name, NEW, Mode::from(0o644))) {
-                Err(Errno::EXIST) => Ok(()),
-                made => fill(made.at(Layer::Mounts, || making(path))?, path, content),
-            },
-        }
-    }
-
-    /// Attaches a tree, with attributes; a place for it is made where it is missing.
-    pub(super) fn attach(self, tree: &OwnedFd, path: &Path, attributes: u64) -> Result<(), LayerError> {
-        let kind = rustix::fs::fstat(tree).at(Layer::Mounts, || format!("stat the tree of {}", path.display()))?;
+    /// Attaches a tree with `attributes` at `path`. Creates the mount point if it is missing.
+    pub(super) fn attach(self, tree: &OwnedFd, path: &Path, attributes: u64) -> Result<(), ControlError> {
+        let kind = rustix::fs::fstat(tree).during(Control::Mounts, || format!("stat the tree of {}", path.display()))?;
         let is_directory = FileType::from_raw_mode(kind.st_mode).is_dir();
         match self {
             Self::Filled(root) => {
@@ -69,7 +68,7 @@ impl Places<'_> {
                         rustix::fs::mknodat(root, name, FileType::RegularFile, Mode::from(0o644), 0)
                     }
                 };
-                anew(path, root, make).or_else(exists).at(Layer::Mounts, || making(path))?;
+                create_replacing(path, root, make).or_else(exists).during(Control::Mounts, || making(path))?;
                 tree::restrict(tree, attributes, path)?;
                 tree::attach_below(tree, root, relative(path), path)
             }
@@ -77,11 +76,11 @@ impl Places<'_> {
     }
 }
 
-/// What is new has this content, or is not there.
+/// Flags that create a new file, and fail if the name is taken.
 const NEW: OFlags = OFlags::CREATE.union(OFlags::EXCL).union(OFlags::WRONLY).union(OFlags::CLOEXEC);
 
 fn making(path: &Path) -> String {
-    format!("make {} in the root", path.display())
+    format!("create {} in the root", path.display())
 }
 
 fn exists(errno: Errno) -> rustix::io::Result<()> {
@@ -92,9 +91,9 @@ fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }
 
-/// Makes something at `path` below `root`, and before that the directories on the way which are missing.
-fn anew<T>(path: &Path, root: &OwnedFd, make: impl Fn(&Path) -> rustix::io::Result<T>) -> rustix::io::Result<T> {
-    // `..` would lead out, whoever filled it.
+/// Calls `make` for `path` below `root`, after creating missing parent directories.
+fn create_replacing<T>(path: &Path, root: &OwnedFd, make: impl Fn(&Path) -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    // `..` would lead out of any root.
     if names(path).is_err() {
         return Err(Errno::INVAL);
     }
@@ -110,9 +109,9 @@ fn anew<T>(path: &Path, root: &OwnedFd, make: impl Fn(&Path) -> rustix::io::Resu
     make(path)
 }
 
-/// The directory `path` below `root`, made with its parents where it is missing.
-fn directory(root: &OwnedFd, path: &Path, mode: Mode) -> Result<OwnedFd, LayerError> {
-    let mut at = root.try_clone().at(Layer::Mounts, || "dup".to_owned())?;
+/// Opens the directory `path` below `root`. Creates the directory and its parents if they are missing.
+fn directory(root: &OwnedFd, path: &Path, mode: Mode) -> Result<OwnedFd, ControlError> {
+    let mut at = root.try_clone().during(Control::Mounts, || "dup the descriptor of the root".to_owned())?;
     let mut names = names(path)?.into_iter().peekable();
     while let Some(name) = names.next() {
         at = step(&at, name, path, if names.peek().is_some() { ON_THE_WAY } else { mode })?;
@@ -120,38 +119,21 @@ fn directory(root: &OwnedFd, path: &Path, mode: Mode) -> Result<OwnedFd, LayerEr
     Ok(at)
 }
 
-/// The file `path` below `root`, made empty where it is missing.
-fn file(root: &OwnedFd, path: &Path) -> Result<OwnedFd, LayerError> {
-    let failed = || format!("make a place for {}", path.display());
+/// Opens the file `path` below `root`. Creates an empty file and its parents if they are missing.
+fn file(root: &OwnedFd, path: &Path) -> Result<OwnedFd, ControlError> {
+    let failed = || format!("create the mount point {}", path.display());
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(LayerError::new(Layer::Mounts, failed(), Some(libc::EINVAL)));
+        return Err(ControlError::new(Control::Mounts, failed(), Some(libc::EINVAL)));
     };
     let parent = directory(root, parent, ON_THE_WAY)?;
     match rustix::fs::openat(&parent, name, NEW, Mode::from(0o644)) {
         Ok(_) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(LayerError::new(Layer::Mounts, failed(), Some(errno.raw_os_error()))),
+        Err(errno) => return Err(ControlError::new(Control::Mounts, failed(), Some(errno.raw_os_error()))),
     }
-    open_beneath(&parent, Path::new(name), OFlags::PATH).at(Layer::Mounts, failed)
+    open_beneath(&parent, Path::new(name), OFlags::PATH).during(Control::Mounts, failed)
 }
 
-/// Makes the file `path` below `root` with this content, where there is nothing yet.
-fn new_file(root: &OwnedFd, path: &Path, content: &str) -> Result<(), LayerError> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(LayerError::new(Layer::Mounts, making(path), Some(libc::EINVAL)));
-    };
-    let parent = directory(root, parent, ON_THE_WAY)?;
-    match rustix::fs::openat(&parent, name, NEW, Mode::from(0o644)) {
-        Err(Errno::EXIST) => Ok(()),
-        made => fill(made.at(Layer::Mounts, || making(path))?, path, content),
-    }
-}
-
-fn fill(file: OwnedFd, path: &Path, content: &str) -> Result<(), LayerError> {
-    let filled = File::from(file).write_all(content.as_bytes());
-    filled.map_err(|error| LayerError::new(Layer::Mounts, making(path), error.raw_os_error()))
-}
-
-fn step(at: &OwnedFd, name: &OsStr, path: &Path, mode: Mode) -> Result<OwnedFd, LayerError> {
+fn step(at: &OwnedFd, name: &OsStr, path: &Path, mode: Mode) -> Result<OwnedFd, ControlError> {
     let open = || open_beneath(at, Path::new(name), OFlags::PATH | OFlags::DIRECTORY);
     let opened = match open() {
         Err(Errno::NOENT) => match rustix::fs::mkdirat(at, name, mode) {
@@ -160,21 +142,28 @@ fn step(at: &OwnedFd, name: &OsStr, path: &Path, mode: Mode) -> Result<OwnedFd, 
         },
         other => other,
     };
-    opened.at(Layer::Mounts, || format!("open {} in the root", path.display())).map_err(|error| match error.errno {
+    opened.during(Control::Mounts, || format!("open {} in the root", path.display())).map_err(|error| match error.errno {
         Some(libc::ELOOP | libc::ENOTDIR) => {
-            error.remedy("the root has a link or a file where a directory must be: name another place")
+            error.remedy("the root has a symbolic link or a file in place of a directory: choose another path")
         }
         _ => error,
     })
 }
 
-/// The names of a path that goes down only.
-fn names(path: &Path) -> Result<Vec<&OsStr>, LayerError> {
+/// Returns the components of a path.
+///
+/// # Errors
+/// `EINVAL` if the path contains `..`.
+fn names(path: &Path) -> Result<Vec<&OsStr>, ControlError> {
     path.components()
         .filter(|part| *part != Component::RootDir)
         .map(|part| match part {
             Component::Normal(name) => Ok(name),
-            _ => Err(LayerError::new(Layer::Mounts, format!("a place with '..': {}", path.display()), Some(libc::EINVAL))),
+            _ => Err(ControlError::new(
+                Control::Mounts,
+                format!("resolve {}: the path contains '..'", path.display()),
+                Some(libc::EINVAL),
+            )),
         })
         .collect()
 }
@@ -185,7 +174,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn places_are_made_but_never_through_links() {
+    fn mount_points_are_created_but_never_through_links() {
         let temp = std::env::temp_dir().join(format!("agentd-place-{}", std::process::id()));
         std::fs::create_dir_all(temp.join("root/etc")).unwrap();
         std::fs::create_dir(temp.join("outside")).unwrap();
@@ -211,29 +200,25 @@ mod tests {
     }
 
     #[test]
-    fn both_kinds_of_roots_get_the_same_places() {
+    fn fresh_and_filled_roots_get_the_same_directories() {
         let temp = std::env::temp_dir().join(format!("agentd-places-{}", std::process::id()));
         for name in ["filled", "fresh"] {
             let path = temp.join(name);
             std::fs::create_dir_all(&path).unwrap();
             let root: OwnedFd = std::fs::File::open(&path).unwrap().into();
             let places = if name == "fresh" { Places::Fresh(&root) } else { Places::Filled(&root) };
-            for again in ["first", "second"] {
+            for _ in ["first", "second"] {
                 places.directory(Path::new("/a/b/c"), Mode::from(0o700)).unwrap();
                 places.directory(Path::new("a"), Mode::from(0o700)).unwrap();
-                places.file(Path::new("/a/d/file"), again).unwrap();
+                places.directory(Path::new("/a/d/e"), Mode::from(0o755)).unwrap();
+                std::fs::write(path.join("a/d/file"), "").unwrap();
                 for bad in ["../x", "a/../../x"] {
                     places.directory(Path::new(bad), Mode::from(0o755)).unwrap_err();
-                    places.file(Path::new(bad), "").unwrap_err();
                 }
                 places.directory(Path::new("a/d/file/x"), Mode::from(0o755)).unwrap_err();
             }
             let mode = |of: &str| std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path.join(of)).unwrap()) & 0o7777;
-            assert_eq!(
-                [mode("a"), mode("a/b"), mode("a/b/c"), mode("a/d"), mode("a/d/file")],
-                [0o755, 0o755, 0o700, 0o755, 0o644]
-            );
-            assert_eq!(std::fs::read_to_string(path.join("a/d/file")).unwrap(), "first");
+            assert_eq!([mode("a"), mode("a/b"), mode("a/b/c"), mode("a/d"), mode("a/d/e")], [0o755, 0o755, 0o700, 0o755, 0o755]);
         }
         assert_eq!(std::fs::read_dir(&temp).unwrap().count(), 2);
         std::fs::remove_dir_all(temp).unwrap();

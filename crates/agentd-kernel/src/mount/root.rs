@@ -1,15 +1,27 @@
-//! A root of a sandbox's own (`pivot_root(2)`): layers of an image under a writable one, or a read-only view of the host's programs in an
-//! otherwise empty root. Nothing of the host's tree remains but what is granted.
+//! Roots of sandboxes (`pivot_root(2)`). A root consists of image layers under a writable layer, of a directory, or of a
+//! read-only view of the host's programs in an otherwise empty root. No other part of the host's tree remains visible, except
+//! grants.
 //!
-//! Everything writable is one tmpfs, mounted where the host's `/proc` is while the root is built: the kernel allows a new `/proc` only as
-//! long as the host's is in this namespace, though covered (`mount_too_revealing`).
+//! All private writable data is on one tmpfs, except changes on disk ([`Upper`]). The tmpfs is mounted over the host's `/proc`
+//! while the root is built. The host's `/proc` must stay in this mount namespace, though covered: the kernel allows a new `/proc`
+//! only then (`mount_too_revealing`).
 
-use super::{GrantPlan, dev, device::Devices, place::Places, proc, scratch::Scratch, tree};
-use crate::{At, volume::Volume};
-use agentd_core::{Layer, LayerError};
+use super::{
+    GrantPlan, OwnTrees,
+    copy_on_write::{self, Uppers},
+    dev,
+    device::Devices,
+    etc::{self, HostEtc},
+    names::{self, NamesPlan},
+    place::Places,
+    proc,
+    scratch::Scratch,
+    tree,
+};
+use crate::{ErrnoContext, volume::Volume};
+use agentd_core::{Control, ControlError};
 use rustix::{
     fs::{Mode, OFlags},
-    io::Errno,
     mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
 };
 use serde::{Deserialize, Serialize};
@@ -19,110 +31,121 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The root of a sandbox.
+/// The plan of a sandbox's root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootPlan {
-    /// What it is made of.
+    /// The layers or the directory that the root is based on.
     pub base: Base,
-    /// Directories and files of the host that are shown read-only, at the same place.
+    /// Directories and files of the host that are shown read-only, at the same path.
     #[serde(with = "crate::path_bytes::many")]
     pub system: Vec<PathBuf>,
-    /// Files that are made: place and content.
-    pub files: Vec<(PathBuf, String)>,
-    /// Symbolic links that are made: place and target.
+    /// The way in which the root gets the host's `/etc`; `None` for a root with its own `/etc`.
+    pub etc: Option<HostEtc>,
+    /// Account, host name and resolver of the payload; `None` for a root whose name files were written before.
+    pub names: Option<NamesPlan>,
+    /// Symbolic links to create: path and target.
     #[serde(with = "crate::path_bytes::pairs")]
     pub links: Vec<(PathBuf, PathBuf)>,
-    /// The home directory, made where the image has none.
+    /// The home directory, created if the image has none.
     #[serde(with = "crate::path_bytes::one")]
     pub home: PathBuf,
     /// Grants, parents before children.
     pub grants: Vec<GrantPlan>,
-    /// Character devices of the host's that are shown in `/dev`, by their own names, beside the harmless ones.
+    /// Character devices of the host that are shown in `/dev` under their own names, in addition to the harmless nodes.
     #[serde(with = "crate::path_bytes::many")]
     pub devices: Vec<PathBuf>,
-    /// Size limit of all that is written, bytes.
+    /// Size limit of all data written in memory, in bytes.
     pub scratch_bytes: u64,
 }
 
-/// What a root is made of.
+/// The base of a root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Base {
-    /// Layers under a writable one.
+    /// Layers under a writable layer.
     Stack {
-        /// Layers that are not changed, the lowest first: of an image, and of changes that were made before.
+        /// Read-only layers, the lowest first: layers of an image, and committed changes.
         #[serde(with = "crate::path_bytes::many")]
         layers: Vec<PathBuf>,
-        /// Where changes go on disk. Without it they are in memory.
-        top: Option<Top>,
+        /// Place of the changes on disk. Without it, changes are in memory.
+        upper: Option<Upper>,
     },
-    /// A directory as it is, without what is mounted below it: what the sandbox changes is changed there. In a virtual machine, whose root
-    /// is the sandbox's own already.
+    /// A directory without the mounts below it. The sandbox changes this directory itself. For virtual machines, whose root
+    /// belongs to the sandbox already.
     Directory(#[serde(with = "crate::path_bytes::one")] PathBuf),
 }
 
-/// Where the changes of a root go on disk: `tree` takes them, and `work` beside it is overlayfs's own.
+/// Place of the changes to a root on disk. It contains the directories `tree` (upperdir) and `work` (workdir of overlayfs).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Top {
-    /// A directory in which these two are.
+pub enum Upper {
+    /// A directory that contains the two.
     Directory(#[serde(with = "crate::path_bytes::one")] PathBuf),
-    /// A file system of its own of so many bytes, which goes with the sandbox.
+    /// A new volume of so many bytes, deleted with the sandbox.
     Volume(u64),
 }
 
 impl Base {
-    /// How many trees it is made of: those of its layers, and that of its top.
+    /// Returns the number of trees of the base: the layers and the upper, or the directory.
     pub fn trees(&self) -> usize {
         match self {
-            Self::Stack { layers, top } => layers.len() + usize::from(top.is_some()),
+            Self::Stack { layers, upper } => layers.len() + usize::from(upper.is_some()),
             Self::Directory(_) => 1,
         }
     }
 }
 
 impl RootPlan {
-    /// What it is, in a few words.
+    /// Describes the root for reports.
     pub fn describe(&self) -> String {
         match &self.base {
-            Base::Stack { layers, .. } => format!("own root, {} layers, {} grants", layers.len(), self.grants.len()),
-            Base::Directory(_) => format!("own root, a directory, {} grants", self.grants.len()),
+            Base::Stack { layers, .. } => format!("private root, {} layers, {} grants", layers.len(), self.grants.len()),
+            Base::Directory(_) => format!("private root, a directory, {} grants", self.grants.len()),
         }
     }
 }
 
-/// Detached trees of a plan's layers, the lowest first, and of its top, or of its directory, from this process's view, which must still
-/// be the host's.
-pub fn clone_stack(plan: &RootPlan) -> Result<Vec<OwnedFd>, LayerError> {
-    let (layers, top) = match &plan.base {
-        Base::Stack { layers, top } => (layers, top),
+/// Returns the detached trees of a plan's base: the layers, the lowest first, then the upper; or the directory. The view of this
+/// process must still be the host's.
+///
+/// # Errors
+/// The errno of cloning a tree, or the error of creating a volume.
+pub fn clone_stack(plan: &RootPlan) -> Result<Vec<OwnedFd>, ControlError> {
+    let (layers, upper) = match &plan.base {
+        Base::Stack { layers, upper } => (layers, upper),
         Base::Directory(path) => return Ok(vec![tree::clone_own(path)?]),
     };
     let mut stack = super::clone_trees(layers)?;
-    match top {
+    match upper {
         None => {}
-        Some(Top::Directory(top)) => stack.push(tree::clone_tree(top)?),
-        Some(Top::Volume(bytes)) => stack.push(Volume::for_changes(*bytes)?),
+        Some(Upper::Directory(upper)) => stack.push(tree::clone_tree(upper)?),
+        Some(Upper::Volume(bytes)) => stack.push(Volume::for_changes(*bytes)?),
     }
     Ok(stack)
 }
 
-/// Directories that every root has.
-const DIRECTORIES: [(&str, u32); 6] =
-    [("dev", 0o755), ("proc", 0o555), ("tmp", 0o1777), ("var/tmp", 0o1777), ("run", 0o755), ("home", 0o755)];
+/// Directories that every root has, with their modes.
+const DIRECTORIES: [(&str, u32); 5] = [("dev", 0o755), ("proc", 0o555), ("tmp", 0o1777), ("var/tmp", 0o1777), ("run", 0o755)];
 
-/// A root that is built but for its grants.
+/// A root that is complete except for its grants.
 pub struct Root<'a> {
     plan: &'a RootPlan,
     path: PathBuf,
     root: OwnedFd,
+    /// Directory for the changes to copy-on-write grants; `None` without such grants.
+    uppers: Option<Uppers>,
+    /// Notes for the report, collected so far.
+    notes: Vec<String>,
 }
 
-/// Builds the root in this process's (new) mount namespace, in which it is root. `stack` has the detached trees of its layers, the lowest
-/// first, and of its top, or that of its directory; `devices` are those of the plan.
-pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>, devices: Option<Devices>) -> Result<Root<'_>, LayerError> {
+/// Builds the root in this process's new mount namespace, where the process must be root. `stack` must come from [`clone_stack`].
+/// `devices` are the devices of the plan, and `own` the trees of the sandbox's control groups.
+///
+/// # Errors
+/// The error of the first step that fails. The root is incomplete then.
+pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>, devices: Option<Devices>, own: OwnTrees) -> Result<Root<'_>, ControlError> {
     let umask = rustix::process::umask(Mode::empty());
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .at(Layer::Mounts, || "make / private".to_owned())?;
-    // While the host's tree is whole.
+        .during(Control::Mounts, || "make the mounts below / private".to_owned())?;
+    // Clones the trees before anything covers the host's tree.
     let nodes = dev::clone_nodes()?;
     let system = plan.system.iter().map(|path| tree::clone_own_all(path)).collect::<Result<Vec<_>, _>>()?;
     let scratch = Scratch::mount(plan.scratch_bytes)?;
@@ -133,31 +156,34 @@ pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>, devices: Option<Devices>) -> 
             tree::attach_own(tree, &path)?;
         }
         (Base::Stack { layers, .. }, Some(_)) => {
-            let (layers, top) = stack.split_at(layers.len().min(stack.len()));
-            overlay(&scratch, layers, top.first(), &path)?;
+            let (layers, upper) = stack.split_at(layers.len().min(stack.len()));
+            overlay(&scratch, layers, upper.first(), &path)?;
         }
         (_, None) => tree::show(&path, &path)?,
     }
     let root = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .at(Layer::Mounts, || "open the new root".to_owned())?;
+        .during(Control::Mounts, || "open the new root".to_owned())?;
     let places = if stack.is_empty() { Places::Fresh(&root) } else { Places::Filled(&root) };
     for (name, mode) in DIRECTORIES {
         places.directory(Path::new(name), Mode::from(mode))?;
+    }
+    // On some hosts `/home` is a link, to `/var/home`. The private home may be below it.
+    let homes = Path::new("/home");
+    if plan.home.starts_with(homes) || !plan.links.iter().any(|(place, _)| place == homes) {
+        places.directory(homes, Mode::from(0o755))?;
     }
     places.directory(&plan.home, Mode::from(0o700))?;
     for (path, tree) in plan.system.iter().zip(system) {
         places.attach(&tree, path, tree::READ_ONLY)?;
     }
-    for (name, content) in &plan.files {
-        places.file(name, content)?;
+    let mut notes = Vec::new();
+    configure(plan, &scratch, (&path, &root), &mut notes)?;
+    for (place, target) in &plan.links {
+        // An existing file was made at the first start of this root, and belongs to the sandbox since then.
+        places.link(place, target)?;
     }
-    for (name, target) in &plan.links {
-        let name = name.strip_prefix("/").unwrap_or(name);
-        match rustix::fs::symlinkat(target, &root, name) {
-            // It was made when the root was made first; what it has become since is the sandbox's own matter.
-            Err(Errno::EXIST) => {}
-            made => made.at(Layer::Mounts, || format!("symlink /{}", name.display()))?,
-        }
+    for (tree, place) in own {
+        places.attach(&tree, &place, super::SHOWN_OF_THE_KERNEL)?;
     }
     let dev = scratch.directory("dev", 0o755)?;
     dev::populate(&dev)?;
@@ -166,26 +192,50 @@ pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>, devices: Option<Devices>) -> 
     if let Some(devices) = devices {
         devices.show(&plan.devices, &path.join("dev"), &scratch.directory("devices", 0o700)?)?;
     }
-    proc::apply(&path.join("proc"))?;
+    proc::apply(&path.join("proc"), &mut notes)?;
     proc::protect(&path.join("proc"))?;
+    let uppers = Uppers::prepare(&scratch, &plan.grants)?;
     rustix::process::umask(umask);
-    Ok(Root { plan, path, root })
+    Ok(Root { plan, path, root, uppers, notes })
+}
+
+/// Sets up `/etc` of the root: an overlay or a copy of the host's `/etc` if planned, and the sandbox's name files.
+fn configure(
+    plan: &RootPlan,
+    scratch: &Scratch,
+    (path, root): (&Path, &OwnedFd),
+    notes: &mut Vec<String>,
+) -> Result<(), ControlError> {
+    if let Some(HostEtc::Overlay { hide }) = plan.etc {
+        Places::Filled(root).directory(Path::new("etc"), Mode::from(0o755))?;
+        if etc::overlay(scratch, path, (plan.names.as_ref(), hide), notes)? {
+            return Ok(());
+        }
+    }
+    if plan.etc.is_some() {
+        etc::copy(root, notes)?;
+    }
+    plan.names.as_ref().map_or(Ok(()), |names| names::write(names, root, notes))
 }
 
 impl Root<'_> {
-    /// Attaches the grants' trees and makes the root this process's. Returns what was noteworthy.
-    pub fn enter(self, trees: Vec<OwnedFd>) -> Result<Vec<String>, LayerError> {
-        let mut notes = Vec::new();
+    /// Attaches the grants' trees and makes this the root of the process (`pivot_root(2)`). Returns the notes for the report.
+    ///
+    /// # Errors
+    /// The error of the first step that fails.
+    pub fn enter(self, trees: Vec<OwnedFd>) -> Result<Vec<String>, ControlError> {
+        let mut notes = self.notes;
         for (index, (grant, tree)) in self.plan.grants.iter().zip(trees).enumerate() {
+            let Some(tree) = copy_on_write::layered(self.uppers.as_ref(), (index, grant), tree, &mut notes)? else { continue };
             super::pin_between(&self.path, &self.plan.grants[..index], grant)?;
-            // There are links by now, in whatever it is made of.
+            // The root contains links by now, whatever its base is.
             Places::Filled(&self.root).attach(&tree, &grant.target, tree::attributes(grant.access))?;
         }
-        rustix::process::chdir(&self.path).at(Layer::Mounts, || "chdir to the new root".to_owned())?;
-        // With both places the same, the old root comes to lie over the new one, and is taken away from there (`pivot_root(2)`).
-        rustix::process::pivot_root(".", ".").at(Layer::Mounts, || "pivot_root".to_owned())?;
-        unmount(".", UnmountFlags::DETACH).at(Layer::Mounts, || "unmount the old root".to_owned())?;
-        rustix::process::chdir("/").at(Layer::Mounts, || "chdir /".to_owned())?;
+        rustix::process::chdir(&self.path).during(Control::Mounts, || "chdir to the new root".to_owned())?;
+        // With "." for both arguments, the old root is stacked on the new one and is unmounted from there (`pivot_root(2)`).
+        rustix::process::pivot_root(".", ".").during(Control::Mounts, || "pivot_root".to_owned())?;
+        unmount(".", UnmountFlags::DETACH).during(Control::Mounts, || "unmount the old root".to_owned())?;
+        rustix::process::chdir("/").during(Control::Mounts, || "chdir /".to_owned())?;
         for grant in &self.plan.grants {
             for relative in &grant.protect {
                 tree::protect(&grant.target, relative, &mut notes)?;
@@ -195,41 +245,43 @@ impl Root<'_> {
     }
 }
 
-/// Mounts an overlay of `layers`, the lowest first, under a writable one: `top`, or a part of the scratch file system
-/// (`Documentation/filesystems/overlayfs.rst`). Layers lie at short relative paths, because all of them must fit into one page.
+/// Mounts an overlay of `layers`, the lowest first, under a writable layer: `upper`, or a part of the scratch file system
+/// (`Documentation/filesystems/overlayfs.rst`). Layers are attached at short relative paths, because all paths must fit into one
+/// page.
 ///
-/// `volatile`: what is written reaches the disk when the kernel writes it back, and no later than that; nobody waits for it. Without it
-/// the end of every sandbox, and every snapshot, would take as long as writing all that is not yet on the disk.
-fn overlay(scratch: &Scratch, layers: &[OwnedFd], top: Option<&OwnedFd>, place: &Path) -> Result<(), LayerError> {
+/// The option `volatile` skips all syncs of the upper layer: the kernel writes the data back at its usual time. Without it, the
+/// end of every sandbox and every snapshot would wait until all dirty data is on the disk.
+fn overlay(scratch: &Scratch, layers: &[OwnedFd], upper: Option<&OwnedFd>, place: &Path) -> Result<(), ControlError> {
     for (number, layer) in layers.iter().enumerate() {
         let at = scratch.directory(&format!("l{number}"), 0o700)?;
         tree::restrict(layer, tree::READ_ONLY, &at)?;
         tree::attach_own(layer, &at)?;
     }
     let at = scratch.directory("top", 0o700)?;
-    if let Some(top) = top {
-        tree::restrict(top, tree::SHOWN, &at)?;
-        tree::attach_own(top, &at)?;
+    if let Some(upper) = upper {
+        tree::restrict(upper, tree::SHOWN, &at)?;
+        tree::attach_own(upper, &at)?;
     } else {
         scratch.directory("top/tree", 0o755)?;
         scratch.directory("top/work", 0o755)?;
     }
     let mut lower: Vec<String> = (0..layers.len()).rev().map(|number| format!("l{number}")).collect();
     if lower.is_empty() {
-        // There must be one.
+        // overlayfs needs at least one lower layer.
         scratch.directory("none", 0o755)?;
         lower.push("none".to_owned());
     }
     let options = format!("lowerdir={},upperdir=top/tree,workdir=top/work,userxattr,volatile", lower.join(":"));
-    let options = CString::new(options).map_err(|_| LayerError::new(Layer::Mounts, "overlay options", Some(libc::EINVAL)))?;
+    let options = CString::new(options)
+        .map_err(|_| ControlError::new(Control::Mounts, "set the options of the overlay", Some(libc::EINVAL)))?;
     let parent = place.parent().unwrap_or(place);
-    rustix::process::chdir(parent).at(Layer::Mounts, || "chdir to the scratch file system".to_owned())?;
+    rustix::process::chdir(parent).during(Control::Mounts, || "chdir to the scratch file system".to_owned())?;
     mount("overlay", place, "overlay", MountFlags::NOSUID | MountFlags::NODEV, Some(options.as_c_str()))
-        .at(Layer::Mounts, || format!("mount an overlay of {} layers", layers.len()))
+        .during(Control::Mounts, || format!("mount an overlay of {} layers", layers.len()))
         .map_err(|error| match error.errno {
             Some(libc::ENOSPC) => {
-                error.remedy("the disk that its changes go to is full: free some of it, or go back to a snapshot")
+                error.remedy("the disk that holds the sandbox's changes is full: free some space, or restore a snapshot")
             }
-            _ => error.remedy("overlayfs in a user namespace needs Linux 5.11, over id-mapped layers 5.19"),
+            _ => error.remedy("overlayfs in a user namespace needs Linux 5.11 or later, with id-mapped layers 5.19 or later"),
         })
 }

@@ -1,90 +1,162 @@
-//! System calls that are allowed with some arguments only.
+//! System calls that the filter decides by their arguments.
 
 use super::{
     SeccompPlan,
-    assemble::{Condition, Rule},
+    assemble::{Answer, Condition, Decision, Rule},
 };
 use agentd_core::Profile;
 
-/// Namespace flags of `clone(2)`. `CLONE_NEWTIME` cannot be asked for by `clone`.
+/// Namespace flags of `clone(2)`. `clone` has no flag for `CLONE_NEWTIME`.
 const NAMESPACES: u32 = 0x7e02_0000;
-/// The type argument of `socket(2)` without `SOCK_CLOEXEC` and `SOCK_NONBLOCK`.
+/// Mask of the type argument of `socket(2)` without `SOCK_CLOEXEC` and `SOCK_NONBLOCK`.
 const SOCKET_TYPE: u32 = 0xf;
-/// Changes what /proc says of the process (`prctl(2)`).
+/// Option that changes the memory map of the process as /proc reports it (`prctl(2)`).
 const PR_SET_MM: u32 = 35;
-/// Ioctls that type into a terminal or change what serves it: CVE-2017-5226, and the console's own (`ioctl_console(2)`).
+/// Option that changes which processes share a core, also of other processes (`prctl(2)`).
+const PR_SCHED_CORE: u32 = 62;
+/// Kinds of targets of `ioprio_set(2)`.
+pub(super) const IOPRIO_WHO_PROCESS: u32 = 1;
+pub(super) const IOPRIO_WHO_PGRP: u32 = 2;
+/// Ioctls that inject input into a terminal or change its line discipline or the console: CVE-2017-5226 and `ioctl_console(2)`.
 const TERMINAL: [u32; 4] =
     [0x5412 /* TIOCSTI */, 0x541c /* TIOCLINUX */, 0x541d /* TIOCCONS */, 0x5423 /* TIOCSETD */];
 /// Personalities that change no protection: Linux, the query, and 32-bit Linux (`personality(2)`).
 const PERSONALITIES: [u32; 3] = [0, 0xffff_ffff, 8];
 
-/// The calls and their rules in a profile. Any one of a call's rules lets it through; without rules it is refused.
-pub(super) fn rules(plan: SeccompPlan) -> Vec<(&'static str, i64, Vec<Rule>)> {
-    let core = [libc::RLIMIT_CORE];
+/// Returns name, number and decision of each argument-checked system call.
+pub(super) fn rules(plan: SeccompPlan) -> Vec<(&'static str, i64, Decision)> {
     vec![
-        ("clone", libc::SYS_clone, vec![vec![masked(0, NAMESPACES, &[0])]]),
-        ("ioctl", libc::SYS_ioctl, vec![vec![none_of(1, &TERMINAL)]]),
+        ("clone", libc::SYS_clone, only([vec![masked(0, NAMESPACES, &[0])]])),
+        ("ioctl", libc::SYS_ioctl, only([vec![none_of(1, &TERMINAL)]])),
         ("socket", libc::SYS_socket, sockets(plan.profile)),
-        ("socketpair", libc::SYS_socketpair, vec![vec![one_of(0, &numbers([libc::AF_UNIX]))]]),
-        // Own limits only: the supervisor has the same user id. And of those not the one that keeps the host from running its
-        // crash handler (`core(5)`), which a process could otherwise lower to 0; reading it is harmless.
-        (
-            "prlimit64",
-            libc::SYS_prlimit64,
-            vec![vec![one_of(0, &[0]), none_of(1, &core)], vec![one_of(0, &[0]), one_of(2, &[0]), null(2)]],
-        ),
-        ("setrlimit", libc::SYS_setrlimit, vec![vec![none_of(0, &core)]]),
-        ("prctl", libc::SYS_prctl, vec![vec![none_of(0, &[PR_SET_MM])]]),
-        ("personality", libc::SYS_personality, vec![vec![one_of(0, &PERSONALITIES)]]),
+        ("socketpair", libc::SYS_socketpair, Decision::Check(vec![allow(vec![one_of(0, &numbers([libc::AF_UNIX]))])], NO_FAMILY)),
+        ("prlimit64", libc::SYS_prlimit64, limits_by_prlimit()),
+        ("setrlimit", libc::SYS_setrlimit, Decision::Check(vec![allow(vec![none_of(0, &[libc::RLIMIT_CORE])])], Answer::Succeed)),
+        ("prctl", libc::SYS_prctl, only([vec![none_of(0, &[PR_SET_MM, PR_SCHED_CORE])]])),
+        ("personality", libc::SYS_personality, only([vec![one_of(0, &PERSONALITIES)]])),
+        ("sched_setparam", libc::SYS_sched_setparam, own_scheduling()),
+        ("sched_setscheduler", libc::SYS_sched_setscheduler, own_scheduling()),
+        ("sched_setattr", libc::SYS_sched_setattr, own_scheduling()),
+        ("sched_setaffinity", libc::SYS_sched_setaffinity, own_scheduling()),
+        ("setpriority", libc::SYS_setpriority, own_priority([libc::PRIO_PROCESS, libc::PRIO_PGRP])),
+        ("ioprio_set", libc::SYS_ioprio_set, own_priority([IOPRIO_WHO_PROCESS, IOPRIO_WHO_PGRP])),
         ("mknodat", libc::SYS_mknodat, plain_nodes(2, plan)),
-        ("fchmod", libc::SYS_fchmod, vec![vec![plain_mode(1, plan)]]),
-        ("fchmodat", libc::SYS_fchmodat, vec![vec![plain_mode(2, plan)]]),
+        ("fchmod", libc::SYS_fchmod, mode_change(1, plan)),
+        ("fchmodat", libc::SYS_fchmodat, mode_change(2, plan)),
         ("openat", libc::SYS_openat, opening(2, plan)),
         #[cfg(target_arch = "x86_64")]
-        ("chmod", libc::SYS_chmod, vec![vec![plain_mode(1, plan)]]),
+        ("chmod", libc::SYS_chmod, mode_change(1, plan)),
         #[cfg(target_arch = "x86_64")]
         ("mknod", libc::SYS_mknod, plain_nodes(1, plan)),
         #[cfg(target_arch = "x86_64")]
         ("open", libc::SYS_open, opening(1, plan)),
         #[cfg(target_arch = "x86_64")]
-        ("creat", libc::SYS_creat, vec![vec![plain_mode(1, plan)]]),
+        ("creat", libc::SYS_creat, only([vec![plain_mode(1, plan)]])),
     ]
 }
 
-/// Families that stay inside the network namespace; of netlink only routes, which resolvers ask for; of the internet's only TCP and
-/// UDP: other protocols (SCTP, DCCP, UDP-Lite …) would load kernel modules that hardly anyone uses.
-fn sockets(profile: Profile) -> Vec<Rule> {
+/// Allows a process to change its own limits only: the supervisor has the same user id.
+///
+/// The limit of core files (`RLIMIT_CORE`) is never changed. It is 1, which prevents core files and keeps the host from running
+/// its crash handler (`core(5)`). A limit of 0 would prevent core files, but the handler would run.
+///
+/// Setting the limit returns success without effect. Programs that hold secrets request 0 and get a stronger protection than
+/// that. A program that requests more also receives success, because the filter does not see the value; reading the limit still
+/// returns 1. A call that sets the limit and requests the old value is refused, because no code would write the old value.
+fn limits_by_prlimit() -> Decision {
+    let (own, core) = (one_of(0, &[0]), [libc::RLIMIT_CORE]);
+    let no_new = || vec![one_of(2, &[0]), null(2)];
+    let no_old = || vec![one_of(3, &[0]), null(3)];
+    let succeed = |conditions| Rule { conditions, answer: Answer::Succeed };
+    let rules = vec![
+        allow(vec![own.clone(), none_of(1, &core)]),
+        allow([vec![own.clone()], no_new()].concat()),
+        succeed([vec![own], no_old()].concat()),
+    ];
+    Decision::Check(rules, Answer::Fail(libc::EPERM))
+}
+
+/// Allows a thread to change its own scheduling. The listener decides about other threads: it knows which command they belong to.
+fn own_scheduling() -> Decision {
+    Decision::Check(vec![allow(vec![one_of(0, &[0])])], Answer::Notify)
+}
+
+/// Allows a thread to change its own priority and that of its process group, which has processes of one session only. The
+/// listener decides about other threads and groups. Priorities of a user are refused: commands share users.
+fn own_priority(process_and_group: [u32; 2]) -> Decision {
+    let known = || one_of(0, &process_and_group);
+    let ask = Rule { conditions: vec![known()], answer: Answer::Notify };
+    Decision::Check(vec![allow(vec![known(), one_of(1, &[0])]), ask], Answer::Fail(libc::EPERM))
+}
+
+/// The answers of a kernel that lacks a socket family, or a protocol of an existing family (`socket(2)`).
+const NO_FAMILY: Answer = Answer::Fail(libc::EAFNOSUPPORT);
+const NO_PROTOCOL: Answer = Answer::Fail(libc::EPROTONOSUPPORT);
+
+/// Allows socket families that stay inside the network namespace. Of netlink, only routes are allowed, which resolvers query. Of
+/// the internet families, only TCP and UDP are allowed: other protocols (SCTP, DCCP, UDP-Lite …) would load rarely used kernel
+/// modules. Raw sockets fail as for a user without privileges.
+///
+/// Programs with an optional use of a family or protocol handle these errnos and no others. The audit library of `useradd` and
+/// `su` fails on `EPERM`, but continues without the kernel's audit on `EPROTONOSUPPORT`.
+fn sockets(profile: Profile) -> Decision {
     if profile == Profile::Strict {
-        return Vec::new();
+        return Decision::Always(NO_FAMILY);
     }
-    vec![
-        vec![one_of(0, &numbers([libc::AF_UNIX]))],
-        vec![one_of(0, &numbers([libc::AF_NETLINK])), one_of(2, &numbers([libc::NETLINK_ROUTE]))],
-        vec![
-            one_of(0, &numbers([libc::AF_INET, libc::AF_INET6])),
-            masked(1, SOCKET_TYPE, &numbers([libc::SOCK_STREAM, libc::SOCK_DGRAM])),
+    let refuse = |conditions, answer| Rule { conditions, answer };
+    let netlink = || one_of(0, &numbers([libc::AF_NETLINK]));
+    let internet = || one_of(0, &numbers([libc::AF_INET, libc::AF_INET6]));
+    let kind = |kinds: &[u32]| masked(1, SOCKET_TYPE, kinds);
+    let rules = vec![
+        allow(vec![one_of(0, &numbers([libc::AF_UNIX]))]),
+        allow(vec![netlink(), one_of(2, &numbers([libc::NETLINK_ROUTE]))]),
+        refuse(vec![netlink()], NO_PROTOCOL),
+        allow(vec![
+            internet(),
+            kind(&numbers([libc::SOCK_STREAM, libc::SOCK_DGRAM])),
             one_of(2, &numbers([0, libc::IPPROTO_TCP, libc::IPPROTO_UDP])),
-        ],
-    ]
+        ]),
+        refuse(vec![internet(), kind(&numbers([libc::SOCK_RAW]))], Answer::Fail(libc::EPERM)),
+        refuse(vec![internet()], NO_PROTOCOL),
+    ];
+    Decision::Check(rules, NO_FAMILY)
 }
 
-/// Regular files, FIFOs and sockets; no devices.
-fn plain_nodes(argument: u8, plan: SeccompPlan) -> Vec<Rule> {
+/// Allows regular files, FIFOs and sockets, but no devices.
+fn plain_nodes(argument: u8, plan: SeccompPlan) -> Decision {
     let plain = masked(argument, libc::S_IFMT, &[0, libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK]);
-    vec![vec![plain, plain_mode(argument, plan)]]
+    only([vec![plain, plain_mode(argument, plan)]])
 }
 
-/// A mode without set-user-id and set-group-id, unless the plan lets them through.
+/// Requires a mode without set-user-ID and set-group-ID bits, unless the plan allows these bits.
 fn plain_mode(argument: u8, plan: SeccompPlan) -> Condition {
     let refused = if plan.set_ids { 0 } else { libc::S_ISUID | libc::S_ISGID };
     masked(argument, refused, &[0])
 }
 
-/// Opening what exists, or making a file with such a mode, which is the argument after the flags.
-fn opening(flags: u8, plan: SeccompPlan) -> Vec<Rule> {
+/// Decides a change of mode. The filter does not see file types. If set-ID bits would take effect, the listener decides calls
+/// that set only the set-group-ID bit, which is allowed on directories.
+fn mode_change(argument: u8, plan: SeccompPlan) -> Decision {
+    let set_gid = masked(argument, libc::S_ISUID | libc::S_ISGID, &[libc::S_ISGID]);
+    let ask = Rule { conditions: vec![set_gid], answer: Answer::Notify };
+    Decision::Check(vec![allow(vec![plain_mode(argument, plan)]), ask], Answer::Fail(libc::EPERM))
+}
+
+/// Allows opening existing files, and creating files with a mode that [`plain_mode`] allows. The mode is the argument after
+/// `flags`.
+fn opening(flags: u8, plan: SeccompPlan) -> Decision {
     let makes = numbers([libc::O_CREAT, libc::O_TMPFILE & !libc::O_DIRECTORY]);
     let makes = makes.iter().fold(0, |all, flag| all | flag);
-    vec![vec![masked(flags, makes, &[0])], vec![plain_mode(flags + 1, plan)]]
+    only([vec![masked(flags, makes, &[0])], vec![plain_mode(flags + 1, plan)]])
+}
+
+/// Allows a call if all conditions of one list hold; otherwise the call fails with `EPERM`.
+fn only<const N: usize>(lists: [Vec<Condition>; N]) -> Decision {
+    Decision::Check(lists.into_iter().map(allow).collect(), Answer::Fail(libc::EPERM))
+}
+
+fn allow(conditions: Vec<Condition>) -> Rule {
+    Rule { conditions, answer: Answer::Allow }
 }
 
 fn masked(argument: u8, mask: u32, values: &[u32]) -> Condition {
@@ -99,7 +171,7 @@ fn none_of(argument: u8, values: &[u32]) -> Condition {
     Condition { among: false, ..one_of(argument, values) }
 }
 
-/// The upper half of a null pointer; [`one_of`] 0 is the lower.
+/// Requires the upper half of a pointer to be 0. Together with [`one_of`] 0 for the lower half, the pointer is null.
 fn null(argument: u8) -> Condition {
     Condition { upper: true, ..one_of(argument, &[0]) }
 }

@@ -1,27 +1,36 @@
-//! The system call filter (`seccomp(2)`): what a profile does not list is refused with `EPERM`; what callers have an older way
-//! for is answered with `ENOSYS`. Another architecture's entry (32-bit on x86-64) kills the process; x32 numbers are in no list.
+//! The system call filter (`seccomp(2)`). A plan names the profile; [`SeccompPlan::compile`] turns it into a BPF program, and
+//! [`apply`] installs the program.
+//!
+//! A call that the profile does not list fails: with `EPERM` if every supported kernel has the call, and with `ENOSYS` if callers
+//! fall back to an older call. An unlisted socket family or protocol fails as on a kernel without it. A call through the entry of
+//! another architecture (32-bit on x86-64) kills the process; x32 numbers are in no list.
 
 mod arguments;
 mod assemble;
+mod notify;
+mod reschedule;
 mod syscalls;
 #[cfg(test)]
 mod tests;
 
-use agentd_core::{Layer, LayerError, Network, Profile};
-use assemble::Decision;
+use crate::syscall;
+use agentd_core::{Control, ControlError, Network, Profile};
+use assemble::{Answer, Decision};
+pub use notify::{Call, Listener, ModeChange, Request, Target};
+pub use reschedule::{Reschedule, Scope};
 use seccompiler::BpfProgram;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Which filter a sandbox gets.
+/// The parameters of a sandbox's filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SeccompPlan {
     /// The profile.
     pub profile: Profile,
-    /// The network decides nothing by address here, only which socket families exist.
+    /// Network access of the sandbox. The filter does not check addresses.
     pub network: Network,
-    /// Whether set-user-id and set-group-id bits may be given: in a root of the sandbox's own they mean nothing (`nosuid`), in a directory
-    /// of the caller's they would.
+    /// True if set-user-ID and set-group-ID bits may be set. They have no effect in a sandbox's own root (`nosuid`), but would
+    /// have one in a directory of the caller.
     pub set_ids: bool,
 }
 
@@ -30,21 +39,31 @@ pub struct SeccompPlan {
 pub struct Program(BpfProgram);
 
 impl Program {
-    /// How many BPF instructions it has; the kernel takes 4096 at most.
+    /// Returns the number of BPF instructions. The kernel accepts 4096 at most.
     pub fn instructions(&self) -> usize {
         self.0.len()
     }
 }
 
 impl SeccompPlan {
-    /// The system calls that the profile lets through, by name and number; some of them only with certain arguments.
+    /// Returns name and number of each system call that the profile allows, including calls that it allows with certain arguments
+    /// only.
     pub fn allowed(&self) -> Vec<(&'static str, i64)> {
         let checked = arguments::rules(*self);
-        let checked = checked.iter().filter(|(_, _, rules)| !rules.is_empty()).map(|(name, number, _)| (*name, *number));
+        let allows = |decision: &Decision| match decision {
+            Decision::Always(answer) => *answer == Answer::Allow,
+            Decision::Check(rules, without) => {
+                rules.iter().map(|rule| rule.answer).chain([*without]).any(|answer| answer == Answer::Allow)
+            }
+        };
+        let checked = checked.iter().filter(|(_, _, decision)| allows(decision)).map(|(name, number, _)| (*name, *number));
         let mut list: Vec<_> = self.unconditional().chain(checked).collect();
         list.sort_by_key(|(_, number)| *number);
         list
     }
+
+    /// The number of threads of a supervisor with this filter: its main thread, and one for the listener.
+    pub const SUPERVISOR_THREADS: u32 = 2;
 
     fn unconditional(&self) -> impl Iterator<Item = (&'static str, i64)> {
         let default = if self.profile >= Profile::Default { syscalls::DEFAULT } else { &[] };
@@ -56,18 +75,35 @@ impl SeccompPlan {
     /// Compiles the filter.
     pub fn compile(&self) -> Program {
         let number = |nr: i64| u32::try_from(nr).unwrap_or(u32::MAX);
-        let absent = syscalls::ABSENT.iter().chain([&syscalls::OPENAT2]);
-        let mut decisions: BTreeMap<u32, Decision> = absent.map(|(_, nr)| (number(*nr), Decision::Fail(libc::ENOSYS))).collect();
-        decisions.extend(self.unconditional().map(|(_, nr)| (number(nr), Decision::Allow)));
-        decisions.extend(arguments::rules(*self).into_iter().map(|(_, nr, rules)| (number(nr), Decision::Check(rules))));
+        let allowed = self.unconditional().map(|(_, nr)| (number(nr), Decision::Always(Answer::Allow)));
+        let mut decisions: BTreeMap<u32, Decision> = allowed.collect();
+        decisions.extend(arguments::rules(*self).into_iter().map(|(_, nr, decision)| (number(nr), decision)));
         Program(assemble::assemble(&decisions.into_iter().collect::<Vec<_>>()))
     }
 }
 
-/// Installs the filter on this process and its future children. no_new_privs must be set.
-pub fn apply(program: &Program) -> Result<(), LayerError> {
-    seccompiler::apply_filter(&program.0).map_err(|error| {
-        LayerError::new(Layer::Seccomp, format!("install filter: {error}"), None)
-            .remedy("the kernel needs CONFIG_SECCOMP_FILTER, and an outer sandbox must allow seccomp(2)")
-    })
+/// Installs the filter on this thread and its future children. no_new_privs must be set.
+///
+/// # Errors
+/// The error of `prctl(2)` or `seccomp(2)`.
+pub fn apply(program: &Program) -> Result<(), ControlError> {
+    seccompiler::apply_filter(&program.0).map_err(|error| refused(format!("install filter: {error}"), None))
+}
+
+/// Installs the filter as [`apply`] does, and returns its listener. Returns `None` if a filter of an outer sandbox already has a
+/// listener, because the kernel allows one per process. Calls that the filter passes to a listener then fail with `ENOSYS`.
+///
+/// # Errors
+/// The errno of `seccomp(2)`, except `EBUSY`.
+pub fn apply_with_listener(program: &Program) -> Result<Option<Listener>, ControlError> {
+    match syscall::install_filter_with_listener(&program.0) {
+        Ok(listener) => Ok(Some(Listener::new(listener))),
+        Err(rustix::io::Errno::BUSY) => apply(program).map(|()| None),
+        Err(errno) => Err(refused("install filter with a listener".to_owned(), Some(errno.raw_os_error()))),
+    }
+}
+
+fn refused(call: String, errno: Option<i32>) -> ControlError {
+    ControlError::new(Control::Seccomp, call, errno)
+        .remedy("the kernel needs CONFIG_SECCOMP_FILTER, and an outer sandbox must allow seccomp(2)")
 }

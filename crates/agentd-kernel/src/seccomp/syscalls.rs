@@ -1,12 +1,12 @@
-//! The lists. What is in none of them is refused: namespaces, mounts, bpf, perf, userfaultfd, io_uring, keyrings, kernel
-//! modules, kexec, clocks, quotas, file handles, foreign processes.
+//! The lists of allowed system calls. Calls in no list are refused: namespaces, mounts, bpf, perf, userfaultfd, io_uring,
+//! keyrings, kernel modules, kexec, clocks, quotas, file handles, and access to other processes.
 
-/// A name and its number on this architecture.
-pub(super) type Entry = (&'static str, i64);
+/// The name of a system call and its number on this architecture.
+pub(super) type NamedCall = (&'static str, i64);
 
-/// What any program may need.
+/// Calls that any program may need.
 #[rustfmt::skip]
-pub(super) const ALWAYS: &[Entry] = &[
+pub(super) const ALWAYS: &[NamedCall] = &[
     ("read", libc::SYS_read),
     ("write", libc::SYS_write),
     ("close", libc::SYS_close),
@@ -114,15 +114,11 @@ pub(super) const ALWAYS: &[Entry] = &[
     ("statfs", libc::SYS_statfs),
     ("fstatfs", libc::SYS_fstatfs),
     ("getpriority", libc::SYS_getpriority),
-    ("setpriority", libc::SYS_setpriority),
     ("sched_getparam", libc::SYS_sched_getparam),
-    ("sched_setparam", libc::SYS_sched_setparam),
     ("sched_getscheduler", libc::SYS_sched_getscheduler),
-    ("sched_setscheduler", libc::SYS_sched_setscheduler),
     ("sched_get_priority_max", libc::SYS_sched_get_priority_max),
     ("sched_get_priority_min", libc::SYS_sched_get_priority_min),
     ("sched_rr_get_interval", libc::SYS_sched_rr_get_interval),
-    ("sched_setattr", libc::SYS_sched_setattr),
     ("sched_getattr", libc::SYS_sched_getattr),
     ("mlock", libc::SYS_mlock),
     ("munlock", libc::SYS_munlock),
@@ -147,7 +143,6 @@ pub(super) const ALWAYS: &[Entry] = &[
     ("lremovexattr", libc::SYS_lremovexattr),
     ("fremovexattr", libc::SYS_fremovexattr),
     ("futex", libc::SYS_futex),
-    ("sched_setaffinity", libc::SYS_sched_setaffinity),
     ("sched_getaffinity", libc::SYS_sched_getaffinity),
     ("set_tid_address", libc::SYS_set_tid_address),
     ("restart_syscall", libc::SYS_restart_syscall),
@@ -206,13 +201,11 @@ pub(super) const ALWAYS: &[Entry] = &[
     ("landlock_restrict_self", libc::SYS_landlock_restrict_self),
     ("seccomp", libc::SYS_seccomp),
     ("ioprio_get", libc::SYS_ioprio_get),
-    ("ioprio_set", libc::SYS_ioprio_set),
     ("pkey_mprotect", libc::SYS_pkey_mprotect),
     ("pkey_alloc", libc::SYS_pkey_alloc),
     ("pkey_free", libc::SYS_pkey_free),
     ("process_madvise", libc::SYS_process_madvise),
     ("getdents64", libc::SYS_getdents64),
-    #[cfg(target_arch = "x86_64")]
     #[cfg(target_arch = "x86_64")]
     ("stat", libc::SYS_stat),
     #[cfg(target_arch = "x86_64")]
@@ -243,7 +236,6 @@ pub(super) const ALWAYS: &[Entry] = &[
     ("mkdir", libc::SYS_mkdir),
     #[cfg(target_arch = "x86_64")]
     ("rmdir", libc::SYS_rmdir),
-    #[cfg(target_arch = "x86_64")]
     #[cfg(target_arch = "x86_64")]
     ("link", libc::SYS_link),
     #[cfg(target_arch = "x86_64")]
@@ -278,7 +270,7 @@ pub(super) const ALWAYS: &[Entry] = &[
     ("inotify_init", libc::SYS_inotify_init),
     #[cfg(target_arch = "x86_64")]
     ("getpgrp", libc::SYS_getpgrp),
-    // Numbers since Linux 5.1 are the same on every architecture.
+    // Numbers assigned since Linux 5.1 are the same on every architecture.
     ("process_mrelease", 448),
     ("futex_waitv", 449),
     ("cachestat", 451),
@@ -289,9 +281,9 @@ pub(super) const ALWAYS: &[Entry] = &[
     ("mseal", 462),
 ];
 
-/// What `default` adds: shared memory and queues of the sandbox's own ipc namespace, asynchronous I/O, memory policy.
+/// Calls that `default` adds: shared memory and queues of the sandbox's own IPC namespace, asynchronous I/O, memory policy.
 #[rustfmt::skip]
-pub(super) const DEFAULT: &[Entry] = &[
+pub(super) const DEFAULT: &[NamedCall] = &[
     ("shmget", libc::SYS_shmget),
     ("shmat", libc::SYS_shmat),
     ("shmctl", libc::SYS_shmctl),
@@ -322,19 +314,15 @@ pub(super) const DEFAULT: &[Entry] = &[
     ("remap_file_pages", libc::SYS_remap_file_pages),
 ];
 
-/// What `permissive` adds, for debuggers.
+/// Calls that `permissive` adds, for debuggers.
 #[rustfmt::skip]
-pub(super) const PERMISSIVE: &[Entry] = &[
+pub(super) const PERMISSIVE: &[NamedCall] = &[
     ("ptrace", libc::SYS_ptrace),
     ("process_vm_readv", libc::SYS_process_vm_readv),
     ("process_vm_writev", libc::SYS_process_vm_writev),
     ("kcmp", libc::SYS_kcmp),
 ];
 
-/// What is answered with `ENOSYS`, so that callers take the older way: `clone3` hides its flags behind a pointer that no filter
-/// can follow, `fchmodat2` has a second way to set-id bits.
-pub(super) const ABSENT: &[Entry] =
-    &[("clone3", libc::SYS_clone3), ("fchmodat2", 452), ("io_uring_setup", libc::SYS_io_uring_setup)];
-
-/// Likewise where set-id bits may not be given: its mode is behind a pointer.
-pub(super) const OPENAT2: Entry = ("openat2", libc::SYS_openat2);
+/// Opens files with a mode behind a pointer, which a filter cannot read. Allowed only if set-ID bits may be set. Two similar
+/// calls are in no list: `fchmodat2`, a second way to set these bits, and `clone3`, whose flags are behind a pointer.
+pub(super) const OPENAT2: NamedCall = ("openat2", libc::SYS_openat2);

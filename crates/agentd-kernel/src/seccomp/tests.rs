@@ -1,15 +1,15 @@
 use super::*;
 use crate::privileges;
 
-/// A name, a call, and the errno it must come to.
+/// A name, a call, and the errno with which it must fail.
 type Attempt = (&'static str, fn() -> libc::c_long, i32);
 
 const PROFILES: [Profile; 3] = [Profile::Strict, Profile::Default, Profile::Permissive];
 
-/// Runs `attempt` in a child under the filter; gives its errno (0 for success), or the negated signal that killed it.
+/// Runs `attempt` in a child under the filter. Returns its errno (0 for success), or the negated signal that killed the child.
 fn under(profile: Profile, attempt: fn() -> libc::c_long) -> i32 {
     let program = SeccompPlan { profile, network: Network::Off, set_ids: false }.compile();
-    // SAFETY: the child calls only what is needed to install the filter and make the attempt, then exits.
+    // SAFETY: the child only installs the filter and makes the attempt, then exits.
     unsafe {
         let pid = libc::fork();
         if pid == 0 {
@@ -32,7 +32,7 @@ macro_rules! call {
 
 #[test]
 fn dangerous_calls_are_refused_in_every_profile() {
-    let attempts: [Attempt; 31] = [
+    let attempts: [Attempt; 35] = [
         ("unshare user", call!(libc::SYS_unshare, libc::CLONE_NEWUSER), libc::EPERM),
         ("clone user", call!(libc::SYS_clone, libc::CLONE_NEWUSER | libc::SIGCHLD, 0, 0, 0, 0), libc::EPERM),
         ("clone3", call!(libc::SYS_clone3, 0, 0), libc::ENOSYS),
@@ -49,13 +49,18 @@ fn dangerous_calls_are_refused_in_every_profile() {
         ("TIOCSTI", call!(libc::SYS_ioctl, -1, 0x5412, 0), libc::EPERM),
         ("TIOCSTI with high bits", call!(libc::SYS_ioctl, -1, 0x1_0000_5412_u64, 0), libc::EPERM),
         ("TIOCLINUX", call!(libc::SYS_ioctl, -1, 0x541c, 0), libc::EPERM),
-        ("vsock", call!(libc::SYS_socket, 40, libc::SOCK_STREAM, 0), libc::EPERM),
-        ("packet socket", call!(libc::SYS_socket, libc::AF_PACKET, libc::SOCK_RAW, 0), libc::EPERM),
-        ("netfilter", call!(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, 12), libc::EPERM),
+        ("vsock", call!(libc::SYS_socket, 40, libc::SOCK_STREAM, 0), libc::EAFNOSUPPORT),
+        ("packet socket", call!(libc::SYS_socket, libc::AF_PACKET, libc::SOCK_RAW, 0), libc::EAFNOSUPPORT),
         ("limits of another process", call!(libc::SYS_prlimit64, 1, 7, 0, 0), libc::EPERM),
-        ("the core limit", call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 8, 0), libc::EPERM),
-        ("the core limit from a high address", call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 1_u64 << 32, 0), libc::EPERM),
+        ("the old core limit", call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 8, 8), libc::EPERM),
+        ("the old core limit at a high address", call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 8, 1_u64 << 32), libc::EPERM),
+        ("the core limit of another process", call!(libc::SYS_prlimit64, 1, libc::RLIMIT_CORE, 8, 0), libc::EPERM),
+        ("raw socket pair", call!(libc::SYS_socketpair, libc::AF_INET, libc::SOCK_STREAM, 0, 0), libc::EAFNOSUPPORT),
+        ("new mount calls", call!(libc::SYS_fsopen, 0, 0), libc::ENOSYS),
+        ("listmount", call!(458, 0, 0, 0, 0), libc::ENOSYS),
         ("set-id by chmod", call!(libc::SYS_fchmodat, -1, c"x".as_ptr(), 0o4755), libc::EPERM),
+        ("both set-id bits", call!(libc::SYS_fchmod, -1, 0o6755), libc::EPERM),
+        ("set-group-id without a listener", call!(libc::SYS_fchmod, -1, 0x1_0000_0000_u64 | 0o2755), libc::ENOSYS),
         ("set-id by open", call!(libc::SYS_openat, -1, c"x".as_ptr(), libc::O_CREAT, 0o2755), libc::EPERM),
         ("set-id without a name", call!(libc::SYS_openat, -1, c"x".as_ptr(), libc::O_TMPFILE, 0o4755), libc::EPERM),
         ("set-id by creat", call!(libc::SYS_creat, c"/nowhere/x".as_ptr(), 0o4755), libc::EPERM),
@@ -63,7 +68,6 @@ fn dangerous_calls_are_refused_in_every_profile() {
         ("set-id behind a pointer", call!(libc::SYS_openat2, -1, 0, 0, 24), libc::ENOSYS),
         ("a new file with high bits", call!(libc::SYS_openat, -1, c"x".as_ptr(), libc::O_CREAT, 0x1_0000_0800_u64), libc::EPERM),
         ("a device", call!(libc::SYS_mknodat, -1, c"x".as_ptr(), libc::S_IFBLK, 0), libc::EPERM),
-        ("SCTP", call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 132), libc::EPERM),
     ];
     for profile in PROFILES {
         for (name, attempt, errno) in attempts {
@@ -80,7 +84,7 @@ fn ordinary_calls_reach_the_kernel() {
         ("own limits", call!(libc::SYS_prlimit64, 0, 7, 0, 0), 0),
         ("reading the core limit", call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 0, 0), 0),
         ("a new file", call!(libc::SYS_openat, -1, c"x".as_ptr(), libc::O_CREAT, 0o1777), libc::EBADF),
-        // The mode means nothing then, and may be anything.
+        // Without O_CREAT and O_TMPFILE the kernel ignores the mode.
         ("a file that exists", call!(libc::SYS_openat, -1, c"x".as_ptr(), libc::O_DIRECTORY, 0o7777), libc::EBADF),
         ("UDP socket", call!(libc::SYS_socket, libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP), 0),
         ("TCP socket", call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0), 0),
@@ -89,13 +93,85 @@ fn ordinary_calls_reach_the_kernel() {
     for (name, attempt, errno) in attempts {
         assert_eq!(under(Profile::Default, attempt), errno, "{name}");
     }
-    assert_eq!(under(Profile::Strict, call!(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, 0)), libc::EPERM);
+    assert_eq!(under(Profile::Strict, call!(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, 0)), libc::EAFNOSUPPORT);
+}
+
+#[test]
+fn scheduling_of_other_processes_is_left_to_the_listener() {
+    let attempts: [Attempt; 11] = [
+        ("own processors", call!(libc::SYS_sched_setaffinity, 0x1_0000_0000_u64, 0, 0), libc::EINVAL),
+        ("processors of another", call!(libc::SYS_sched_setaffinity, 1, 0, 0), libc::ENOSYS),
+        ("parameters of another", call!(libc::SYS_sched_setparam, 1, 0), libc::ENOSYS),
+        ("policy of another", call!(libc::SYS_sched_setscheduler, 1, 0, 0), libc::ENOSYS),
+        ("attributes of another", call!(libc::SYS_sched_setattr, 1, 0, 0), libc::ENOSYS),
+        ("own priority", call!(libc::SYS_setpriority, 0, 0x1_0000_0000_u64, 19), 0),
+        ("priority of another", call!(libc::SYS_setpriority, 0, 1, 0), libc::ENOSYS),
+        ("priority of a group", call!(libc::SYS_setpriority, 1, 1, 0), libc::ENOSYS),
+        ("priority of a user", call!(libc::SYS_setpriority, 2, 0, 0), libc::EPERM),
+        ("I/O priority of a user", call!(libc::SYS_ioprio_set, 3, 0, 0), libc::EPERM),
+        ("core scheduling", call!(libc::SYS_prctl, 62, 1, 1, 0, 0), libc::EPERM),
+    ];
+    for (name, attempt, errno) in attempts {
+        assert_eq!(under(Profile::Default, attempt), errno, "{name}");
+    }
+}
+
+#[test]
+fn refused_socket_fails_as_on_kernel_without_it() {
+    let attempts: [Attempt; 8] = [
+        ("audit", call!(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, 9), libc::EPROTONOSUPPORT),
+        ("netfilter", call!(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, 12), libc::EPROTONOSUPPORT),
+        ("SCTP", call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 132), libc::EPROTONOSUPPORT),
+        ("SCTP by its type", call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_SEQPACKET, 0), libc::EPROTONOSUPPORT),
+        ("ping", call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM, 1), libc::EPROTONOSUPPORT),
+        ("raw", call!(libc::SYS_socket, libc::AF_INET6, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 58), libc::EPERM),
+        ("Bluetooth", call!(libc::SYS_socket, 31, libc::SOCK_RAW, 0), libc::EAFNOSUPPORT),
+        ("AF_ALG", call!(libc::SYS_socket, 38, libc::SOCK_SEQPACKET, 0), libc::EAFNOSUPPORT),
+    ];
+    for (name, attempt, errno) in attempts {
+        assert_eq!(under(Profile::Default, attempt), errno, "{name}");
+    }
+}
+
+#[test]
+fn unlisted_call_fails_with_enosys() {
+    let attempts: [Attempt; 9] = [
+        ("setxattrat", call!(463, 0, 0, 0, 0, 0, 0), libc::ENOSYS),
+        ("file_getattr", call!(468, 0, 0, 0, 0, 0), libc::ENOSYS),
+        ("statmount", call!(457, 0, 0, 0, 0), libc::ENOSYS),
+        ("open_tree_attr", call!(467, 0, 0, 0, 0, 0), libc::ENOSYS),
+        ("mount_setattr", call!(libc::SYS_mount_setattr, -1, 0, 0, 0, 0), libc::ENOSYS),
+        ("pidfd_getfd", call!(libc::SYS_pidfd_getfd, -1, 0, 0), libc::ENOSYS),
+        ("a number between the tables", call!(423, 0), libc::ENOSYS),
+        ("an x32 number without its bit", call!(520, 0, 0, 0), libc::ENOSYS),
+        ("a number of no kernel", call!(999, 0), libc::ENOSYS),
+    ];
+    for profile in PROFILES {
+        for (name, attempt, errno) in attempts {
+            assert_eq!(under(profile, attempt), errno, "{name} under {profile:?}");
+        }
+    }
+}
+
+#[test]
+fn setting_core_limit_reports_success_without_effect() {
+    let lower: fn() -> libc::c_long = || {
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        let mut after = none;
+        // SAFETY: `none` lives across the call and is of the right type.
+        let result = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+        // SAFETY: `after` lives across the call and is of the right type.
+        unsafe { libc::getrlimit(libc::RLIMIT_CORE, &raw mut after) };
+        // The test process may have any limit except 0.
+        if result == 0 && after.rlim_max != 0 { 0 } else { -1 }
+    };
+    assert_eq!(under(Profile::Default, lower), 0);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn other_entries_to_the_kernel_are_closed() {
-    // SAFETY: interrupt 0x80 with number 20 is the 32-bit getpid, which touches no memory; rbx is not used by it.
+fn foreign_syscall_entries_are_refused() {
+    // SAFETY: interrupt 0x80 with number 20 is the 32-bit getpid, which touches no memory and does not use rbx.
     let by_interrupt: fn() -> libc::c_long = || unsafe {
         let result: i32;
         std::arch::asm!("int 0x80", inlateout("eax") 20 => result, options(nostack));

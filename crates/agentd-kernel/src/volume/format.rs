@@ -1,8 +1,8 @@
-//! Making an image: `mkfs.ext4` on a sparse file that has no name until it is whole.
+//! Creating an image: runs `mkfs.ext4` on a sparse file that gets its name only when complete.
 
 use super::open::{open_named, through};
-use crate::At;
-use agentd_core::{Layer, LayerError};
+use crate::ErrnoContext;
+use agentd_core::{Control, ControlError};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use std::{
     io,
@@ -11,85 +11,88 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// The smallest volume, bytes. In less, `mkfs.ext4` leaves the journal away.
+/// Minimum size of a volume in bytes. `mkfs.ext4` omits the journal on smaller file systems.
 pub const LEAST_BYTES: u64 = 16 << 20;
 
-/// Bytes of a block.
+/// Block size in bytes.
 const BLOCK: u64 = 4096;
 
-/// Where programs of e2fsprogs are: not where the caller's environment says, who may not be who this process is.
+/// Directories of the programs of e2fsprogs. The caller's `PATH` is not used: the caller may be another user than this process.
 const PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
 
-/// How the file system is made, whatever `mke2fs.conf` says of it (`mke2fs(8)`).
+/// Arguments of `mkfs.ext4`, independent of `mke2fs.conf` (`mke2fs(8)`).
 const OPTIONS: [&str; 14] = [
     "-q",
-    // It is a file and no disk: no question.
+    // Suppresses the question whether to format a regular file.
     "-F",
     "-b",
     "4096",
-    // No blocks that only root may use, who is in the sandbox.
+    // Reserves no blocks for root: the payload may be root in the sandbox.
     "-m",
     "0",
-    // A file for each two blocks: source trees and packages have bigger ones. The tables take 3 % of the volume.
+    // One inode per 8 KiB, which is two blocks: files of source trees and packages are larger on average. The inode tables take 3
+    // % of the volume.
     "-i",
     "8192",
-    // It never grows. The blocks for that are written out: 4 MB in 10 GiB.
+    // A volume never grows. The blocks reserved for growth would be written out: 4 MB in 10 GiB.
     "-O",
     "has_journal,^resize_inode",
-    // Nothing is written that is zero in a new file anyway.
+    // Skips writing zeroes, which a new file contains anyway.
     "-E",
     "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0",
-    // The file is its standard input, and the name by which it opens that.
+    // The image is the standard input of mkfs.ext4, which opens it by this name.
     "--",
     "/proc/self/fd/0",
 ];
 
-/// Bytes of the image of a volume of `bytes` bytes: whole blocks.
+/// Returns the image size in bytes for a volume of `bytes` bytes, rounded down to whole blocks.
 pub fn image_bytes(bytes: u64) -> u64 {
     bytes / BLOCK * BLOCK
 }
 
-/// See [`super::Volume::format`].
-pub fn format(image: &Path, bytes: u64) -> Result<(), LayerError> {
+/// Implements [`super::Volume::format`].
+pub fn format(image: &Path, bytes: u64) -> Result<(), ControlError> {
     let at = |call: &str| format!("{call} {}", image.display());
     let Some(Component::Normal(name)) = image.components().next_back() else {
-        return Err(LayerError::new(Layer::Volume, at("make"), Some(libc::EINVAL)).remedy("name a file"));
+        return Err(ControlError::new(Control::Volume, at("create the image"), Some(libc::EINVAL))
+            .remedy("end the path with a file name"));
     };
     let parent = image.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
     let file = nameless(parent, bytes)?;
-    rustix::fs::fsync(&file).at(Layer::Volume, || at("flush"))?;
+    rustix::fs::fsync(&file).during(Control::Volume, || at("flush the image"))?;
     let parent = open_named(parent, OFlags::RDONLY | OFlags::DIRECTORY)?;
-    // By its name in /proc, because AT_EMPTY_PATH is a privilege (`linkat(2)`).
-    rustix::fs::linkat(CWD, through(&file), &parent, name, AtFlags::SYMLINK_FOLLOW).at(Layer::Volume, || at("name"))?;
-    rustix::fs::fsync(&parent).at(Layer::Volume, || at("flush the directory of"))
+    // Uses the name in /proc, because AT_EMPTY_PATH needs a capability (`linkat(2)`).
+    rustix::fs::linkat(CWD, through(&file), &parent, name, AtFlags::SYMLINK_FOLLOW)
+        .during(Control::Volume, || at("link the image to its name"))?;
+    rustix::fs::fsync(&parent).during(Control::Volume, || at("flush the directory of"))
 }
 
-/// Makes one in `folder` that has no name, and so goes with whoever has it open.
-pub fn nameless(folder: &Path, bytes: u64) -> Result<OwnedFd, LayerError> {
+/// Creates an image in `folder` without a name. The kernel deletes the image when its last descriptor is closed.
+pub fn nameless(folder: &Path, bytes: u64) -> Result<OwnedFd, ControlError> {
     let at = |call: &str| format!("{call} a volume in {}", folder.display());
     if bytes < LEAST_BYTES {
-        return Err(LayerError::new(Layer::Volume, at(&format!("make {bytes} bytes of")), Some(libc::EINVAL))
-            .remedy(format!("give it {LEAST_BYTES} bytes or more")));
+        return Err(ControlError::new(Control::Volume, at(&format!("create {bytes} bytes for")), Some(libc::EINVAL))
+            .remedy(format!("request at least {LEAST_BYTES} bytes")));
     }
     let parent = open_named(folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&parent, c".", flags, Mode::from(0o600)).at(Layer::Volume, || at("make a file for")).map_err(
-        |error| match error.errno {
+    let file = rustix::fs::openat(&parent, c".", flags, Mode::from(0o600))
+        .during(Control::Volume, || at("create a file for"))
+        .map_err(|error| match error.errno {
             Some(libc::EOPNOTSUPP) => {
-                error.remedy("its file system has no O_TMPFILE: use a directory on ext4, xfs, btrfs or tmpfs")
+                error.remedy("the file system does not support O_TMPFILE: use a directory on ext4, xfs, btrfs or tmpfs")
             }
             _ => error,
-        },
-    )?;
-    rustix::fs::ftruncate(&file, image_bytes(bytes)).at(Layer::Volume, || at("set the size of"))?;
+        })?;
+    rustix::fs::ftruncate(&file, image_bytes(bytes)).during(Control::Volume, || at("set the size of"))?;
     make(&file)?;
     Ok(file)
 }
 
-/// Runs `mkfs.ext4`, which has nothing of this process's but the file.
-fn make(file: &OwnedFd) -> Result<(), LayerError> {
-    let failed = |what: String, errno| LayerError::new(Layer::Volume, format!("run mkfs.ext4{what}"), errno);
-    let input = file.try_clone().at(Layer::Volume, || "pass the image to mkfs.ext4".to_owned())?;
+/// Runs `mkfs.ext4`, which inherits no environment variable and no descriptor other than the image.
+fn make(file: &OwnedFd) -> Result<(), ControlError> {
+    let failed = |what: String, errno| ControlError::new(Control::Volume, format!("run mkfs.ext4{what}"), errno);
+    let input = file.try_clone().during(Control::Volume, || "pass the image to mkfs.ext4".to_owned())?;
     let made = Command::new("mkfs.ext4")
         .args(OPTIONS)
         .env_clear()
@@ -106,6 +109,6 @@ fn make(file: &OwnedFd) -> Result<(), LayerError> {
     if made.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&made.stderr);
-    Err(failed(format!(": {}: {}", made.status, said.trim()), None))
+    let stderr = String::from_utf8_lossy(&made.stderr);
+    Err(failed(format!(": {}: {}", made.status, stderr.trim()), None))
 }

@@ -1,8 +1,8 @@
-//! A loop device: a file that the kernel shows as a disk (`loop(4)`).
+//! Loop devices: block devices that are backed by a file (`loop(4)`).
 
 use super::NEEDS;
-use crate::{At, syscall};
-use agentd_core::{Layer, LayerError};
+use crate::{ErrnoContext, syscall};
+use agentd_core::{Control, ControlError};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -12,26 +12,29 @@ use std::{
     path::Path,
 };
 
-/// Bytes of a block: those of the file system on it, and no fewer than any disk's below it, which direct I/O needs.
+/// Block size in bytes: that of the file system on the device. Direct I/O needs at least the block size of the underlying disk,
+/// and no disk has a larger one.
 const BLOCK: u32 = 4096;
 
-/// How often a free device is asked for. Another process may take it first each time, but then that one got on.
+/// Number of attempts to find a free device. Another process may take the free device first each time, but makes progress then.
 const TRIES: u32 = 64;
 
-/// A loop device that is cleared when nobody has it open: neither this nor a mount.
+/// A loop device that clears itself when its last user, this value or a mount, closes it.
 pub struct LoopDevice {
     path: String,
     _open: OwnedFd,
 }
 
 impl LoopDevice {
-    /// Shows `image` as a disk, past the host's page cache where its file system can: there would be two copies of everything.
-    pub fn over(image: &OwnedFd, name: &Path) -> Result<Self, LayerError> {
-        let control = open("/dev/loop-control").at(Layer::Volume, || "open /dev/loop-control".to_owned()).map_err(advise)?;
-        let mut last = LayerError::new(Layer::Volume, "find a free loop device", None);
+    /// Attaches `image` to a free loop device. `name` names the image in errors. Uses direct I/O where the file system of the
+    /// image supports it: otherwise the host's page cache would hold a second copy of all data.
+    pub fn over(image: &OwnedFd, name: &Path) -> Result<Self, ControlError> {
+        let control =
+            open("/dev/loop-control").during(Control::Volume, || "open /dev/loop-control".to_owned()).map_err(advise)?;
+        let mut last = ControlError::new(Control::Volume, "find a free loop device", None);
         for _ in 0..TRIES {
             let number = syscall::free_loop_device(control.as_fd())
-                .at(Layer::Volume, || "LOOP_CTL_GET_FREE".to_owned())
+                .during(Control::Volume, || "LOOP_CTL_GET_FREE".to_owned())
                 .map_err(advise)?;
             let path = format!("/dev/loop{number}");
             let taken = match open(&path) {
@@ -41,8 +44,8 @@ impl LoopDevice {
                 },
                 Err(errno) => (format!("open {path}"), errno),
             };
-            last = LayerError::new(Layer::Volume, taken.0, Some(taken.1.raw_os_error()));
-            // Another process took it, or removed it.
+            last = ControlError::new(Control::Volume, taken.0, Some(taken.1.raw_os_error()));
+            // Another process took or removed the device.
             if !matches!(taken.1, Errno::BUSY | Errno::NXIO | Errno::NODEV | Errno::NOENT) {
                 break;
             }
@@ -50,7 +53,7 @@ impl LoopDevice {
         Err(advise(last))
     }
 
-    /// Its name, which is its own while this lives.
+    /// Returns the path of the device, which belongs to this image while this value exists.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -60,14 +63,14 @@ fn open(path: &str) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
 }
 
-/// What can be done about it.
-fn advise(error: LayerError) -> LayerError {
+/// Adds the remedy for the errno of `error`.
+fn advise(error: ControlError) -> ControlError {
     match error.errno {
         Some(libc::EACCES | libc::EPERM) => error.remedy(NEEDS),
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => error.remedy("the kernel's loop devices are not there: modprobe loop"),
-        // A request that the driver does not know; see the versions in loop(4).
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => error.remedy("the kernel has no loop devices: run modprobe loop"),
+        // The driver does not know the request; see the versions in `loop(4)`.
         Some(libc::EINVAL | libc::ENOTTY) => error.remedy("volumes need Linux 5.8 or later"),
-        Some(libc::EBUSY) => error.remedy("others take each loop device first: try again"),
+        Some(libc::EBUSY) => error.remedy("other processes took each free loop device first: try again"),
         _ => error,
     }
 }
@@ -77,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_says_what_to_do() {
+    fn loop_device_errors_have_remedies() {
         for (errno, remedy) in [
             (libc::EACCES, "as root"),
             (libc::EPERM, "as root"),
@@ -86,7 +89,7 @@ mod tests {
             (libc::ENOTTY, "Linux 5.8"),
             (libc::EBUSY, "try again"),
         ] {
-            let error = advise(LayerError::new(Layer::Volume, "call", Some(errno)));
+            let error = advise(ControlError::new(Control::Volume, "call", Some(errno)));
             assert!(error.remedy.contains(remedy), "{error}");
         }
     }

@@ -1,8 +1,8 @@
-//! What is left when a holder dies, the power goes, or the host's disk is full.
+//! Tests of volumes after the death of their holder, a power cut, and a full disk of the host.
 
 use crate::{
     holder::Holder,
-    place::{Place, SIZE, assert_is_roots, assert_whole, devices, is_mounted, is_root, wait_until},
+    place::{ImageFileDir, SIZE, assert_is_roots, assert_whole, devices, is_mounted, is_root, wait_until},
 };
 use agentd_kernel::volume::Volume;
 use rustix::process::{Pid, Signal};
@@ -13,8 +13,8 @@ use std::{
     process::Command,
 };
 
-/// An ordinary user has no holder to kill.
-fn has_no_volumes(place: &Place) -> bool {
+/// Returns true for an ordinary user, after checking that attaching fails.
+fn has_no_volumes(place: &ImageFileDir) -> bool {
     if !is_root() {
         assert_is_roots(&Volume::attach(&place.image(), &place.mount()).unwrap_err());
     }
@@ -22,23 +22,23 @@ fn has_no_volumes(place: &Place) -> bool {
 }
 
 pub fn killed() {
-    let place = Place::new();
+    let place = ImageFileDir::new();
     if has_no_volumes(&place) {
         return;
     }
     let mut holder = Holder::writer(&place.image(), &place.mount());
-    let mut last = holder.hear();
+    let mut last = holder.recv();
     while last < 20 {
-        last = holder.hear();
+        last = holder.recv();
     }
-    // It is there, and nobody else's.
+    // The volume is attached, but only in the mount namespace of the holder.
     assert_eq!(devices(&place.image()), 1);
     assert!(!is_mounted(&place.mount()));
     let error = Volume::attach(&place.image(), &place.mount()).unwrap_err();
     assert_eq!(error.errno, Some(libc::EWOULDBLOCK), "{error}");
 
     let last = holder.kill().unwrap_or(last);
-    wait_until("no device is left", || devices(&place.image()) == 0);
+    wait_until("a loop device is left", || devices(&place.image()) == 0);
     assert_whole(&place.image());
     let volume = place.attach().unwrap();
     for number in 0..=last {
@@ -49,35 +49,35 @@ pub fn killed() {
 }
 
 pub fn killed_unattached() {
-    let place = Place::new();
+    let place = ImageFileDir::new();
     if has_no_volumes(&place) {
         return;
     }
     let mut holder = Holder::opener(&place.image());
-    holder.hear();
+    holder.recv();
     assert_eq!(devices(&place.image()), 1);
     holder.kill();
-    wait_until("no device is left", || devices(&place.image()) == 0);
+    wait_until("a loop device is left", || devices(&place.image()) == 0);
     assert_whole(&place.image());
 }
 
 pub fn killed_but_used() {
-    let place = Place::new();
+    let place = ImageFileDir::new();
     if has_no_volumes(&place) {
         return;
     }
     let mut holder = Holder::parent(&place.image(), &place.mount());
-    let user = Pid::from_raw(holder.hear()).unwrap();
+    let user = Pid::from_raw(holder.recv()).unwrap();
     holder.kill();
     let refused = Volume::attach(&place.image(), &place.mount());
     rustix::process::kill_process(user, Signal::KILL).unwrap();
     assert_eq!(refused.unwrap_err().errno, Some(libc::EWOULDBLOCK));
-    wait_until("no device is left", || devices(&place.image()) == 0);
+    wait_until("a loop device is left", || devices(&place.image()) == 0);
     place.attach().unwrap().detach().unwrap();
 }
 
 pub fn power_cut() {
-    let place = Place::new();
+    let place = ImageFileDir::new();
     let Some(volume) = place.attach() else { return };
     for number in 0..50 {
         let mut file = File::create(place.mount().join(format!("flushed-{number}"))).unwrap();
@@ -88,8 +88,8 @@ pub fn power_cut() {
     cut(&File::open(place.mount()).unwrap());
     assert!(fs::write(place.mount().join("later"), "").is_err());
     drop(volume);
-    wait_until("no device is left", || devices(&place.image()) == 0);
-    // As the power left it.
+    wait_until("a loop device is left", || devices(&place.image()) == 0);
+    // The journal was not replayed.
     let state = Command::new("/sbin/dumpe2fs").arg("-h").arg(place.image()).output().unwrap();
     assert!(String::from_utf8_lossy(&state.stdout).contains("needs_recovery"), "{state:?}");
 
@@ -101,8 +101,8 @@ pub fn power_cut() {
     assert_whole(&place.image());
 }
 
-/// Makes a file system forget what is not on its disk, and write no more (`EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`,
-/// `Documentation/filesystems/ext4`).
+/// Makes the file system discard all data that is not on its disk and refuse further writes (`EXT4_IOC_SHUTDOWN` with
+/// `EXT4_GOING_FLAGS_NOLOGFLUSH`, `Documentation/filesystems/ext4`).
 fn cut(root: &File) {
     let how: u32 = 2;
     // SAFETY: this ioctl reads one 32-bit number, which lives across the call.
@@ -110,9 +110,9 @@ fn cut(root: &File) {
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// The host's disk is a volume too.
+/// A second volume stands for the host's disk.
 pub fn host_full() {
-    let host = Place::new();
+    let host = ImageFileDir::new();
     let Some(disk) = host.attach() else { return };
     fs::write(host.mount().join("ballast"), vec![1; 16 << 20]).unwrap();
     let (image, place) = (host.mount().join("image"), host.path("inner"));
@@ -130,7 +130,7 @@ pub fn host_full() {
     );
     drop((kept, file));
     drop(volume);
-    wait_until("no device is left", || devices(&image) == 0);
+    wait_until("a loop device is left", || devices(&image) == 0);
 
     fs::remove_file(host.mount().join("ballast")).unwrap();
     disk.detach().unwrap();

@@ -1,4 +1,4 @@
-//! A process of its own that has a volume attached in a mount namespace of its own, until it is killed.
+//! A child process that holds a volume until it is killed, usually attached in its own mount namespace.
 
 use agentd_kernel::volume::Volume;
 use std::{
@@ -8,16 +8,16 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-/// `argv[1]` of one that writes files and flushes each, saying its number then.
+/// `argv[1]` of a holder that writes numbered files, flushes each, and then prints its number.
 const WRITER: &str = "--write-files-until-killed";
 
-/// `argv[1]` of one that starts a process which has a file of the volume open, and says its pid.
+/// `argv[1]` of a holder that starts a process with an open file of the volume, and prints the pid of that process.
 const PARENT: &str = "--start-a-user-and-wait";
 
-/// `argv[1]` of one that opens the volume, attaches it nowhere, and says a number.
+/// `argv[1]` of a holder that opens the volume without attaching it, and prints a number.
 const OPENER: &str = "--open-and-wait";
 
-/// Becomes a holder, if this process was started as one.
+/// Runs as a holder if this process was started as one.
 pub fn take_role() {
     let args: Vec<String> = std::env::args().collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -37,36 +37,36 @@ fn write(_volume: &Volume, place: &Path) -> ! {
         let mut file = File::create(place.join(format!("{number}"))).unwrap();
         write!(file, "content {number}").unwrap();
         file.sync_all().unwrap();
-        say(number);
+        send(number);
     }
-    unreachable!("numbers have no end")
+    unreachable!("the range has no end")
 }
 
 fn start_user(_volume: &Volume, place: &Path) -> ! {
     let open = File::create(place.join("open")).unwrap();
     let mut user = Command::new("/bin/sleep").arg("1000").stdin(open).stdout(Stdio::null()).spawn().unwrap();
-    say(user.id());
+    send(user.id());
     user.wait().unwrap();
-    unreachable!("the user outlives this")
+    unreachable!("the child runs longer than this process")
 }
 
 fn wait(volume: &Volume) -> ! {
     volume.usage().unwrap();
-    say(0);
+    send(0);
     loop {
         std::thread::park();
     }
 }
 
-fn say(number: u32) {
+fn send(number: u32) {
     let mut out = std::io::stdout();
     writeln!(out, "{number}").and_then(|()| out.flush()).ok();
 }
 
-/// The holder, seen by its parent. Killed when dropped.
+/// The parent's handle of a holder, which is killed when this value is dropped.
 pub struct Holder {
     process: Child,
-    said: Lines<BufReader<ChildStdout>>,
+    output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Holder {
@@ -78,13 +78,13 @@ impl Holder {
         Self::start(PARENT, image, place)
     }
 
-    /// In the mount namespace of its parent.
+    /// Starts a holder in the mount namespace of its parent.
     pub fn opener(image: &Path) -> Self {
         Self::run(Command::new(std::env::current_exe().unwrap()).arg(OPENER).args([image, Path::new("")]))
     }
 
     fn start(role: &str, image: &Path, place: &Path) -> Self {
-        // It makes the namespace, and that private, and executes the holder.
+        // `unshare` creates a private mount namespace and executes the holder.
         let mut command = Command::new("unshare");
         command.arg("--mount").arg(std::env::current_exe().unwrap()).arg(role).args([image, place]);
         Self::run(&mut command)
@@ -92,20 +92,20 @@ impl Holder {
 
     fn run(command: &mut Command) -> Self {
         let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let said = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self { process, said }
+        let output = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, output }
     }
 
-    /// What it says next.
-    pub fn hear(&mut self) -> i32 {
-        self.said.next().unwrap().unwrap().parse().unwrap()
+    /// Returns the next number that the holder prints.
+    pub fn recv(&mut self) -> i32 {
+        self.output.next().unwrap().unwrap().parse().unwrap()
     }
 
-    /// Kills it, and returns the last that it said.
+    /// Kills the holder, and returns the last number that it printed since the last call of [`Holder::recv`].
     pub fn kill(mut self) -> Option<i32> {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        self.said.by_ref().map_while(Result::ok).last().and_then(|last| last.parse().ok())
+        self.output.by_ref().map_while(Result::ok).last().and_then(|last| last.parse().ok())
     }
 }
 

@@ -1,7 +1,7 @@
-//! Making, attaching and detaching, and what is refused.
+//! Tests of creating, attaching and detaching volumes, and of refused images.
 
-use crate::place::{Place, SIZE, assert_is_roots, assert_whole, devices, is_direct, is_mounted, is_root, wait_until};
-use agentd_core::LayerError;
+use crate::place::{ImageFileDir, SIZE, assert_is_roots, assert_whole, devices, is_direct, is_mounted, is_root, wait_until};
+use agentd_core::ControlError;
 use agentd_kernel::volume::{LEAST_BYTES, Volume};
 use std::{
     fs,
@@ -10,20 +10,20 @@ use std::{
 };
 
 pub fn sparse() {
-    let place = Place::empty();
+    let place = ImageFileDir::empty();
     for bytes in [LEAST_BYTES, 10 << 30, (64 << 20) + 1] {
         Volume::format(&place.image(), bytes).unwrap();
         let made = fs::metadata(place.image()).unwrap();
         assert_eq!((made.len(), made.mode() & 0o7777), (bytes / 4096 * 4096, 0o600));
         assert_eq!(made.uid(), rustix::process::geteuid().as_raw());
-        assert!(place.on_disk() < 1 << 20, "{} bytes for one of {bytes}", place.on_disk());
+        assert!(place.on_disk() < 1 << 20, "{} bytes on disk for an image of {bytes}", place.on_disk());
         assert_whole(&place.image());
         fs::remove_file(place.image()).unwrap();
     }
 }
 
 pub fn never_over_something() {
-    let place = Place::empty();
+    let place = ImageFileDir::empty();
     fs::write(place.image(), "something").unwrap();
     symlink("nowhere", place.path("link")).unwrap();
     for name in ["image", "link", "mount"] {
@@ -34,7 +34,7 @@ pub fn never_over_something() {
 }
 
 pub fn leaves_nothing() {
-    let place = Place::empty();
+    let place = ImageFileDir::empty();
     let name = place.image();
     for (name, bytes, errno) in [
         (name.as_path(), LEAST_BYTES - 1, libc::EINVAL),
@@ -51,7 +51,7 @@ pub fn leaves_nothing() {
 }
 
 pub fn symbolic_links() {
-    let place = Place::new();
+    let place = ImageFileDir::new();
     symlink(place.path(""), place.path("here")).unwrap();
     symlink(place.image(), place.path("to-image")).unwrap();
     symlink(place.mount(), place.path("to-mount")).unwrap();
@@ -64,16 +64,16 @@ pub fn symbolic_links() {
     assert!(!place.path("another").exists());
 }
 
-fn assert_not_followed(error: &LayerError) {
+fn assert_not_followed(error: &ControlError) {
     assert!(matches!(error.errno, Some(libc::ELOOP | libc::ENOTDIR)), "{error}");
     assert!(error.remedy.contains("symbolic link"), "{error}");
 }
 
 pub fn not_whole() {
-    // Cut off somewhere, and made as long as it was: the first is truncated, the last nothing but zeroes.
+    // The image is cut to the first length and then extended to the second. The last case contains only zeroes.
     for (cut, length) in [(SIZE / 2, SIZE / 2), (512, 512), (0, 0), (0, SIZE)] {
-        let what = format!("{cut} bytes of it, in {length}");
-        let place = Place::new();
+        let what = format!("{cut} bytes of the image, extended to {length}");
+        let place = ImageFileDir::new();
         file(&place).set_len(cut).unwrap();
         file(&place).set_len(length).unwrap();
         let error = Volume::attach(&place.image(), &place.mount()).unwrap_err();
@@ -84,32 +84,32 @@ pub fn not_whole() {
             assert_is_roots(&error);
         }
         assert!(!is_mounted(&place.mount()), "{what}");
-        wait_until("no device is left", || devices(&place.image()) == 0);
+        wait_until("a loop device is left", || devices(&place.image()) == 0);
     }
 }
 
-fn file(place: &Place) -> fs::File {
+fn file(place: &ImageFileDir) -> fs::File {
     fs::File::options().write(true).open(place.image()).unwrap()
 }
 
 pub fn not_alone() {
-    let place = Place::new();
+    let place = ImageFileDir::new();
     fs::set_permissions(place.image(), fs::Permissions::from_mode(0o620)).unwrap();
     let error = Volume::attach(&place.image(), &place.mount()).unwrap_err();
-    assert!(error.to_string().ends_with("it can be opened by others — chmod 600 it"), "{error}");
+    assert!(error.to_string().ends_with("the image can be opened by other users — set its mode to 600"), "{error}");
     if is_root() {
         std::os::unix::fs::chown(place.image(), Some(65534), None).unwrap();
         let error = Volume::attach(&place.image(), &place.mount()).unwrap_err();
-        assert!(error.to_string().ends_with("it belongs to another user"), "{error}");
+        assert!(error.to_string().ends_with("the image belongs to another user"), "{error}");
     }
     let error = Volume::attach(&place.path(""), &place.mount()).unwrap_err();
     assert_eq!(error.errno, Some(libc::EISDIR), "{error}");
     let error = Volume::attach(Path::new("/dev/null"), &place.mount()).unwrap_err();
-    assert!(error.to_string().contains("is not a file"), "{error}");
+    assert!(error.to_string().contains("is not a regular file"), "{error}");
 }
 
 pub fn attached_and_detached() {
-    let place = Place::new();
+    let place = ImageFileDir::new();
     let Some(volume) = place.attach() else { return };
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mount = mounts.lines().find(|line| line.contains(place.mount().to_str().unwrap())).unwrap();
@@ -140,17 +140,17 @@ fn can_be_direct(image: &Path) -> bool {
 }
 
 pub fn dropped() {
-    let place = Place::new();
+    let place = ImageFileDir::new();
     let Some(volume) = place.attach() else { return };
     assert!(is_mounted(&place.mount()));
     assert_eq!(devices(&place.image()), 1);
     drop(volume);
     assert!(!is_mounted(&place.mount()));
-    wait_until("no device is left", || devices(&place.image()) == 0);
+    wait_until("a loop device is left", || devices(&place.image()) == 0);
 }
 
 pub fn once() {
-    let place = Place::new();
+    let place = ImageFileDir::new();
     let Some(volume) = place.attach() else { return };
     fs::create_dir(place.path("other")).unwrap();
     for mount in ["mount", "other"] {
@@ -164,7 +164,7 @@ pub fn once() {
 }
 
 pub fn many() {
-    let places: Vec<_> = (0..12).map(|_| Place::new()).collect();
+    let places: Vec<_> = (0..12).map(|_| ImageFileDir::new()).collect();
     std::thread::scope(|scope| {
         for place in &places {
             scope.spawn(|| {
@@ -181,7 +181,7 @@ pub fn many() {
 }
 
 pub fn still_used() {
-    let place = Place::new();
+    let place = ImageFileDir::new();
     let Some(volume) = place.attach() else { return };
     let open = fs::File::create(place.mount().join("open")).unwrap();
     let error = volume.detach().unwrap_err();

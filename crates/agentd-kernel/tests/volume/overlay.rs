@@ -1,6 +1,6 @@
-//! A volume under the root of a sandbox: id-mapped, and the upper layer of an overlay that a user namespace mounts.
+//! Tests an id-mapped volume as the upper layer of an overlay that is mounted in a user namespace, as for a sandbox's root.
 
-use crate::place::Place;
+use crate::place::ImageFileDir;
 use agentd_kernel::idmap;
 use rustix::{
     fs::{CWD, Mode},
@@ -13,10 +13,10 @@ use std::{
     process::Command,
 };
 
-/// The sandbox's root on the host.
+/// The host id of root in the sandbox.
 const HOST_ID: u32 = 70_000;
 
-/// Mounts the overlay in the directory that is `$1` and changes what is below it.
+/// Mounts the overlay in the directory `$1` and changes files of the lower layer.
 const SCRIPT: &str = r#"set -e
 cd "$1"
 mount -t overlay overlay -o userxattr,lowerdir=lower,upperdir=mapped/upper,workdir=mapped/work merged
@@ -29,9 +29,9 @@ touch set-id && chmod 4755 set-id && ln set-id hard
 cat below && ls directory && stat -c '%a %u %h' set-id
 "#;
 
-/// As a launcher does it: the volume is attached when it is mapped, and not before.
+/// Like a launcher, id-maps the volume before attaching it.
 pub fn upper_layer() {
-    let place = Place::new();
+    let place = ImageFileDir::new();
     let Some(volume) = place.open() else { return };
     for name in ["upper", "work"] {
         rustix::fs::mkdirat(&volume, name, Mode::from(0o755)).unwrap();
@@ -51,7 +51,7 @@ pub fn upper_layer() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "changed\n4755 0 2\n", "{output:?}");
 
     volume.detach().unwrap();
-    // The image is as it was, and what was written is in the volume, under the id it had inside.
+    // The lower layer is unchanged, and the changes are in the volume with the ids from inside.
     assert_eq!(fs::read_to_string(place.path("lower/below")).unwrap(), "of the image\n");
     assert!(place.path("lower/gone").exists() && place.path("lower/directory/file").exists());
     let volume = place.attach().unwrap();
@@ -61,8 +61,8 @@ pub fn upper_layer() {
     volume.detach().unwrap();
 }
 
-/// The layer below, which is the sandbox's root's too, and a place for the overlay.
-fn lay_out(place: &Place) {
+/// Creates the lower layer, which belongs to root in the sandbox, and the mount point of the overlay.
+fn lay_out(place: &ImageFileDir) {
     fs::set_permissions(place.path(""), fs::Permissions::from_mode(0o755)).unwrap();
     for directory in ["lower/directory", "merged"] {
         fs::create_dir_all(place.path(directory)).unwrap();

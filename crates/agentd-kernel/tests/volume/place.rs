@@ -1,6 +1,6 @@
-//! A directory with an image and a mount point, and what a host shows of them.
+//! A directory with an image and a mount point, and queries of the host's loop devices and mounts.
 
-use agentd_core::{Layer, LayerError};
+use agentd_core::{Control, ControlError};
 use agentd_kernel::volume::Volume;
 use std::{
     fs,
@@ -11,23 +11,23 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// Bytes of most tests' volumes.
+/// Size of the volume in most tests, in bytes.
 pub const SIZE: u64 = 64 << 20;
 
-/// How long something is waited for that must come: a test that hangs says nothing.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit of [`wait_until`].
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-pub struct Place(TempDir);
+pub struct ImageFileDir(TempDir);
 
-impl Place {
-    /// With a mount point, and nothing else.
+impl ImageFileDir {
+    /// Creates a directory with a mount point and without an image.
     pub fn empty() -> Self {
         let place = Self(tempfile::tempdir_in(fs::canonicalize(std::env::temp_dir()).unwrap()).unwrap());
         fs::create_dir(place.mount()).unwrap();
         place
     }
 
-    /// With an image, too.
+    /// Creates a directory with a mount point and an image.
     pub fn new() -> Self {
         let place = Self::empty();
         Volume::format(&place.image(), SIZE).unwrap();
@@ -46,23 +46,23 @@ impl Place {
         self.path("mount")
     }
 
-    /// The volume, attached. An ordinary user gets none, and is told so.
+    /// Attaches the volume. For an ordinary user, checks the error and returns `None`.
     pub fn attach(&self) -> Option<Volume> {
-        roots(Volume::attach(&self.image(), &self.mount()))
+        checked(Volume::attach(&self.image(), &self.mount()))
     }
 
-    /// The volume, attached nowhere.
+    /// Opens the volume without attaching it. For an ordinary user, checks the error and returns `None`.
     pub fn open(&self) -> Option<Volume> {
-        roots(Volume::open(&self.image()))
+        checked(Volume::open(&self.image()))
     }
 
-    /// Bytes the image takes on the host.
+    /// Returns the number of bytes that the image occupies on the host's disk.
     pub fn on_disk(&self) -> u64 {
         fs::metadata(self.image()).unwrap().blocks() * 512
     }
 }
 
-fn roots(volume: Result<Volume, LayerError>) -> Option<Volume> {
+fn checked(volume: Result<Volume, ControlError>) -> Option<Volume> {
     if is_root() {
         return Some(volume.unwrap());
     }
@@ -74,24 +74,24 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Checks that an ordinary user was refused, and told what it takes.
-pub fn assert_is_roots(error: &LayerError) {
+/// Checks the error that an ordinary user gets, which names the required privilege.
+pub fn assert_is_roots(error: &ControlError) {
     assert!(!is_root(), "{error}");
-    assert_eq!((error.layer, error.errno), (Layer::Volume, Some(libc::EACCES)), "{error}");
+    assert_eq!((error.control, error.errno), (Control::Volume, Some(libc::EACCES)), "{error}");
     assert!(error.to_string().contains("run agentd as root of the host"), "{error}");
 }
 
-/// How many loop devices show this file.
+/// Returns the number of loop devices that this file backs.
 pub fn devices(image: &Path) -> usize {
     directories(image).len()
 }
 
-/// Whether the loop device of this file goes past the host's page cache.
+/// Returns true if the loop device of this file uses direct I/O.
 pub fn is_direct(image: &Path) -> bool {
     directories(image).iter().any(|device| fs::read_to_string(device.join("dio")).unwrap().trim_end() == "1")
 }
 
-/// What the kernel says of the loop devices that show this file.
+/// Returns the sysfs directories of the loop devices that this file backs.
 fn directories(image: &Path) -> Vec<PathBuf> {
     let mut devices: Vec<_> = fs::read_dir("/sys/block").unwrap().map(|block| block.unwrap().path().join("loop")).collect();
     devices
@@ -99,7 +99,7 @@ fn directories(image: &Path) -> Vec<PathBuf> {
     devices
 }
 
-/// Whether something is mounted here, in this process's view.
+/// Returns true if `place` is a mount point in the mount namespace of this process.
 pub fn is_mounted(place: &Path) -> bool {
     let place = place.to_str().unwrap();
     fs::read_to_string("/proc/self/mountinfo").unwrap().lines().any(|line| line.split(' ').nth(4) == Some(place))
@@ -108,12 +108,12 @@ pub fn is_mounted(place: &Path) -> bool {
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
+        assert!(start.elapsed() < TIMEOUT, "{what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Checks that a whole file system is in an image that is not attached, as `e2fsck` sees it.
+/// Checks with `e2fsck` that an unattached image contains a consistent file system.
 pub fn assert_whole(image: &Path) {
     let checked = Command::new("/sbin/e2fsck").arg("-fn").arg(image).output().unwrap();
     assert!(checked.status.success(), "{checked:?}");

@@ -1,6 +1,6 @@
-//! A volume at rest: what is in its image is of one moment, and whole.
+//! Tests of a frozen volume, whose image is a consistent copy of one moment.
 
-use crate::place::{Place, assert_whole};
+use crate::place::{ImageFileDir, assert_whole};
 use agentd_kernel::freeze::AtRest;
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 };
 
 pub fn of_one_moment() {
-    let (place, copy) = (Place::new(), Place::empty());
+    let (place, copy) = (ImageFileDir::new(), ImageFileDir::empty());
     let Some(volume) = place.attach() else { return };
     let written = AtomicU32::new(0);
     let write = |number: u32| {
@@ -20,12 +20,12 @@ pub fn of_one_moment() {
         let rest = AtRest::begin(&place.mount()).unwrap();
         assert_eq!(AtRest::begin(&place.mount()).unwrap_err().errno, Some(libc::EBUSY));
         let late = scope.spawn(|| write(101));
-        // Only what was written before is there, whatever tries to be.
+        // The copy contains only files written before the freeze.
         fs::copy(place.image(), copy.image()).unwrap();
         assert_eq!(written.load(Ordering::SeqCst), 100);
         rest.end().unwrap();
         late.join().unwrap();
-        // One that is only dropped goes on, too.
+        // Dropping the value thaws the file system, too.
         drop(AtRest::begin(&place.mount()).unwrap());
         write(102);
     });
@@ -41,10 +41,10 @@ pub fn of_one_moment() {
 }
 
 pub fn over_already() {
-    let place = Place::new();
+    let place = ImageFileDir::new();
     let Some(volume) = place.attach() else { return };
     let rest = AtRest::begin(&place.mount()).unwrap();
-    // As `fsfreeze -u` does.
+    // Another process thaws the file system.
     let status = std::process::Command::new("/sbin/fsfreeze").arg("-u").arg(place.mount()).status().unwrap();
     assert!(status.success());
     assert_eq!(rest.end().unwrap_err().errno, Some(libc::EINVAL));

@@ -1,16 +1,16 @@
-//! The size of a volume is the most that what is in it takes on the host.
+//! Tests that the size of a volume limits the space that its content occupies on the host.
 
-use crate::place::{Place, SIZE, wait_until};
+use crate::place::{ImageFileDir, SIZE, wait_until};
 use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
 };
 
-/// What the host's file system may need to keep track of a sparse file, bytes.
+/// Bytes that the host's file system may need for the metadata of a sparse file.
 const SPARSE: u64 = 1 << 20;
 
 pub fn one_file() {
-    let place = Place::new();
+    let place = ImageFileDir::new();
     let Some(volume) = place.attach() else { return };
     let name = place.mount().join("file");
     let mut file = File::create(&name).unwrap();
@@ -24,21 +24,22 @@ pub fn one_file() {
     };
     assert_eq!(error.kind(), ErrorKind::StorageFull);
     file.sync_all().unwrap();
-    assert!(written > SIZE / 4 * 3, "{written} bytes fitted");
+    assert!(written > SIZE / 4 * 3, "only {written} bytes were written");
     assert!(place.on_disk() > written && place.on_disk() <= SIZE + SPARSE, "{} on disk", place.on_disk());
     let full = volume.usage().unwrap();
     assert!(full.used_bytes >= written && full.used_bytes <= full.total_bytes, "{full:?}");
 
-    // What is deleted is the host's again, when the kernel gets to it. What it has not when the volume is detached, it forgets.
+    // The kernel discards the blocks of deleted files in the background. Blocks that are not discarded before the volume is
+    // detached stay allocated on the host.
     drop(file);
     fs::remove_file(name).unwrap();
     File::open(place.mount()).unwrap().sync_all().unwrap();
-    wait_until("the host gets the room back", || place.on_disk() < SIZE / 4);
+    wait_until("the host does not get the space back", || place.on_disk() < SIZE / 4);
     volume.detach().unwrap();
 }
 
 pub fn small_files() {
-    let place = Place::new();
+    let place = ImageFileDir::new();
     let Some(volume) = place.attach() else { return };
     let mut count = 0;
     let error = loop {
@@ -50,7 +51,7 @@ pub fn small_files() {
     };
     assert_eq!(error.kind(), ErrorKind::StorageFull);
     let full = volume.usage().unwrap();
-    assert!(count >= SIZE / 8192 - 16, "{count} files fitted: {full:?}");
+    assert!(count >= SIZE / 8192 - 16, "only {count} files were created: {full:?}");
     volume.detach().unwrap();
     assert!(place.on_disk() <= SIZE + SPARSE, "{} on disk", place.on_disk());
 }

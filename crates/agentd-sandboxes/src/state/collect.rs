@@ -1,6 +1,7 @@
-//! Takes away the layers that nothing leads to. What is needed is found anew each time: there is no counter that could be wrong.
+//! Garbage collection: removes the layers that nothing refers to. The needed layers are determined from the records each time,
+//! because a reference counter could be wrong.
 
-use super::State;
+use super::directory::State;
 use crate::{
     error::{Doing as _, StateError},
     layer,
@@ -9,32 +10,33 @@ use crate::{
     volume_id::VolumeId,
 };
 use agentd_disk::{Staging, entries};
+use agentd_log::LogFailure as _;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     path::PathBuf,
 };
 
-/// What was taken away.
+/// The result of a collection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// Layers.
+    /// Number of layers removed.
     pub layers: usize,
-    /// Volumes, with all that was in them.
+    /// Number of volumes removed, with all their contents.
     pub volumes: usize,
 }
 
 impl State {
-    /// Removes the layers that no sandbox, no snapshot and no hold needs, and what the dead left. Others may work meanwhile: under the
-    /// lock layers are only moved away, and removed after.
+    /// Removes the layers that no sandbox, snapshot or hold needs, and the staging directories of dead processes. The state
+    /// remains usable during the collection: layers are only moved away under the lock, and deleted afterwards.
     ///
     /// # Errors
-    /// [`StateError::Damaged`] if a record cannot be read: what it needs is not known, so nothing is removed.
+    /// [`StateError::Damaged`] if a record cannot be read. Its needs are unknown, so no layer is removed.
     pub fn collect(&self) -> Result<Collected, StateError> {
         self.abandoned()?.into_iter().try_for_each(Staging::remove)?;
         let mounted = self.mounts.as_ref().map(|mounts| mounts.mounted()).unwrap_or_default();
         let lock = self.lock()?;
-        // Before the pins are read: what is made in a volume without the lock is pinned first.
+        // Listed before the pins are read: a layer created in a volume without the lock is pinned before its directory exists.
         let mut strays = BTreeMap::new();
         for volume in mounted {
             strays.insert(volume, self.strays(volume)?);
@@ -46,7 +48,7 @@ impl State {
         let bin = self.stage(&lock)?;
         let mut collected = Collected::default();
         for path in entries(&self.layers())? {
-            let Some(id) = LayerId::of(&path).filter(|id| !needed.contains(id)) else { continue };
+            let Some(id) = LayerId::from_path(&path).filter(|id| !needed.contains(id)) else { continue };
             if let Some(volume) = self.volume_of(id)? {
                 strays.entry(volume).or_default().push(self.inside(volume).join(id.to_string()));
             }
@@ -55,11 +57,11 @@ impl State {
         }
         let linked = self.linked()?;
         for path in entries(&self.volumes())? {
-            let Some(volume) = VolumeId::of(&path) else { continue };
+            let Some(volume) = VolumeId::from_path(&path) else { continue };
             if linked.contains(&volume) || pinned.contains(&volume.to_string()) || !self.release(volume) {
                 continue;
             }
-            fs::rename(&path, bin.path().join(volume.to_string())).doing("move away", path)?;
+            fs::rename(&path, bin.path().join(volume.to_string())).doing("move to staging", path)?;
             collected.volumes += 1;
         }
         strays.values_mut().for_each(|strays| strays.retain(|path| !pinned.iter().any(|pin| path.ends_with(pin))));
@@ -67,16 +69,21 @@ impl State {
         bin.remove()?;
         strays.retain(|volume, strays| linked.contains(volume) && !strays.is_empty());
         self.clear(strays);
+        if collected != Collected::default() {
+            tracing::debug!(collected.layers, collected.volumes, "unused layers removed");
+        }
         self.keep_reserves(&linked).map(|()| collected)
     }
 
-    /// In what is mounted, now that there may be room again. Not where a sandbox is or is just being started, for which it may have been given up:
-    /// it is made anew there before that runs.
+    /// Recreates the reserves of mounted volumes, which may have space again now. Volumes in use are skipped: a sandbox that is
+    /// being started may have given up its reserve, and recreates it before it runs.
     fn keep_reserves(&self, linked: &BTreeSet<VolumeId>) -> Result<(), StateError> {
         for volume in self.mounts.as_ref().map(|mounts| mounts.unused()).unwrap_or_default().intersection(linked).copied() {
-            let Ok(_mounted) = self.mount_all([volume]) else { continue };
-            // Otherwise there is still none.
-            self.home(volume).keep_reserve(&self.lock()?).ok();
+            let Some(_mounted) = self.mount_all([volume]).or_warn("mount volume to reserve directories", volume) else {
+                continue;
+            };
+            // If this fails, the volume still has no reserve, and a later call tries again.
+            self.volume_dir(volume).keep_reserve(&self.lock()?).or_debug("reserve directories in volume", volume);
         }
         Ok(())
     }
@@ -85,14 +92,14 @@ impl State {
         self.mounts.as_ref().is_none_or(|mounts| mounts.release(volume))
     }
 
-    /// Removes what nothing leads to in volumes that something leads to. What cannot be removed now is found the next time that the volume is
-    /// mounted.
+    /// Removes unreferenced directories from volumes that are still needed. If a removal fails, the next collection while the
+    /// volume is mounted tries again.
     fn clear(&self, strays: BTreeMap<VolumeId, Vec<PathBuf>>) {
         for (volume, paths) in strays {
-            let Ok(_mounted) = self.mount_all([volume]) else { continue };
-            paths.iter().for_each(|path| {
-                layer::remove(path).ok();
-            });
+            let Some(_mounted) = self.mount_all([volume]).or_warn("mount volume to remove layers", volume) else { continue };
+            for path in &paths {
+                layer::remove(path).or_warn("remove unused layer", path);
+            }
         }
     }
 }

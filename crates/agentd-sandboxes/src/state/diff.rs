@@ -1,6 +1,6 @@
-//! What a sandbox changed.
+//! Lists the changes in a sandbox.
 
-use super::{State, snapshot};
+use super::{directory::State, snapshot};
 use crate::{
     error::StateError,
     layer_id::LayerId,
@@ -10,12 +10,17 @@ use crate::{
 use std::path::PathBuf;
 
 impl State {
-    /// What a sandbox changed since a snapshot, or of its image: the paths, sorted. `image` has the trees of the image's layers, the
-    /// lowest first, which the caller keeps. Of a directory that was removed or replaced, what was below it is not told apart.
+    /// Returns the paths that a sandbox changed since a snapshot or relative to its image, sorted. `image` contains the trees of
+    /// the image's layers, lowest first; the caller protects them from collection. The contents of a directory that was removed
+    /// or replaced are not listed individually.
+    ///
+    /// # Errors
+    /// [`StateError::NoSnapshot`] if there is no such snapshot, [`StateError::Gone`] if a layer is missing, [`StateError::Io`] if
+    /// a tree cannot be read.
     pub fn diff(&self, name: &Name, against: Option<&Name>, image: &[PathBuf]) -> Result<Vec<Change>, StateError> {
         let (record, _pinned, _mounted) = self.pin(name, |record| record.needs().collect())?;
         let old = against.map(|against| snapshot::find(&record, against)).transpose()?.map_or(&[][..], |old| &old.layers);
-        let new: Vec<_> = record.sealed.iter().copied().chain([record.top]).collect();
+        let new: Vec<_> = record.lower.iter().copied().chain([record.upper]).collect();
         let shared = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
         let own = |layers: &[LayerId]| layers.iter().map(|layer| Tree::open(&self.tree(*layer))).collect::<Result<Vec<_>, _>>();
         let mut common = image.iter().map(|path| Tree::open(path)).collect::<Result<Vec<_>, _>>()?;

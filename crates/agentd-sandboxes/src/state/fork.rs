@@ -1,43 +1,45 @@
-//! Sandboxes that begin as another one is, or was.
+//! Creates sandboxes from the current state or a snapshot of another sandbox.
 
-use super::{How, State, snapshot, volumes::size};
+use super::{commit::SaveMode, directory::State, snapshot, volumes::size};
 use crate::{
     error::StateError,
-    layer::{Draft, Home},
+    layer::{Draft, VolumeDir},
     layer_id::LayerId,
     mounts::Mounted,
     name::Name,
     record::{Record, Snapshot},
 };
 use agentd_disk::{Lock, Staging};
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
-/// What of a sandbox is forked.
+/// The state of a sandbox that is forked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Of<'a> {
-    /// What it is now.
-    Now(How),
-    /// What it was when this snapshot was made.
+pub enum ForkSource<'a> {
+    /// The current state.
+    Now(SaveMode),
+    /// The state that this snapshot recorded.
     Snapshot(&'a Name),
 }
 
 impl State {
-    /// Makes sandboxes that begin as `name` is or was; they share its layers and each has a top of its own. All of them appear, or none,
-    /// whenever this process is killed or the power goes. What may be seen after a kill, beside nothing and everything, is that the
-    /// top of `name` is sealed (which changes nothing of what it shows) and no new sandbox is there.
+    /// Creates sandboxes from the current state or a snapshot of `name`. The new sandboxes share its layers, and each has its own
+    /// upper layer. Either all of them appear or none, even if this process is killed or the power fails. A kill can leave one
+    /// intermediate state: the upper layer of `name` is committed, which changes none of its contents, and no new sandbox exists.
     ///
-    /// It does not wait until what was changed in `name` is on the disk. What they begin as is the snapshot [`Name::created`] of each.
+    /// The call does not wait until the changes in `name` are on disk. The initial state of each new sandbox is recorded as its
+    /// snapshot [`Name::created`]. The new sandboxes also get the snapshots of `name` (for a fork of a snapshot: only that one),
+    /// so that changes since a snapshot can be listed and undone.
     ///
     /// # Errors
-    /// [`StateError::Taken`] if there is a sandbox of a name, or a name comes twice; [`StateError::TooDeep`] after too many forks of forks with
-    /// a limit.
-    pub fn fork(&self, name: &Name, of: Of<'_>, new: &[Name]) -> Result<Vec<Record>, StateError> {
+    /// [`StateError::Taken`] if a name is in use or occurs twice in `new`; [`StateError::TooDeep`] if the stack has layers in too
+    /// many volumes.
+    pub fn fork(&self, name: &Name, of: ForkSource<'_>, new: &[Name]) -> Result<Vec<Record>, StateError> {
         self.are_free(new)?;
         let forked = match of {
-            Of::Snapshot(snapshot) => self.fork_snapshot(name, snapshot, new),
-            Of::Now(how) => self.fork_now(name, how, new),
+            ForkSource::Snapshot(snapshot) => self.fork_snapshot(name, snapshot, new),
+            ForkSource::Now(how) => self.fork_now(name, how, new),
         };
-        forked.map_err(|error| self.told(name, error))
+        forked.map_err(|error| self.or_full(name, error))
     }
 
     fn fork_snapshot(&self, name: &Name, snapshot: &Name, new: &[Name]) -> Result<Vec<Record>, StateError> {
@@ -50,39 +52,41 @@ impl State {
             return Err(StateError::Changed { name: name.clone() });
         }
         let below = self.highest(&layers);
-        let origin = Origin { record, layers, parent: format!("{name}@{snapshot}"), volumes };
+        let snapshots = BTreeMap::from([(snapshot.clone(), snapshot::find(&record, snapshot)?.clone())]);
+        let origin = Origin { record, layers, snapshots, parent: format!("{name}@{snapshot}"), volumes };
         self.multiply(&origin, below.as_deref(), new, &staging, &lock)
     }
 
-    fn fork_now(&self, name: &Name, how: How, new: &[Name]) -> Result<Vec<Record>, StateError> {
+    fn fork_now(&self, name: &Name, how: SaveMode, new: &[Name]) -> Result<Vec<Record>, StateError> {
         let mut prepared = self.prepare(name, how)?;
         let record = self.record(name)?;
-        let stack: Vec<_> = record.sealed.iter().copied().chain([record.top]).collect();
+        let stack: Vec<_> = record.lower.iter().copied().chain([record.upper]).collect();
         let volumes = self.volumes_for(&record, &stack, new, prepared.staging())?;
         let lock = self.lock()?;
         let mut record = self.load(name)?;
-        // Before anything is changed: who is refused has changed nothing.
+        // Before any change, so that a rejected call has changed nothing.
         self.are_free(new)?;
-        let old_top = record.top;
+        let old_top = record.upper;
         let below = self.tree(old_top);
-        let layers = self.seal(&mut record, &mut prepared, &lock)?;
-        if record.top != old_top {
+        let layers = self.commit(&mut record, &mut prepared, &lock)?;
+        if record.upper != old_top {
             self.flush_layers()?;
-            // First: what is sealed for the new sandboxes must be the top of none.
+            // First, because the layer that is committed for the new sandboxes must no longer be the upper layer of any sandbox.
             self.replace(&record, &lock)?;
         }
-        let origin = Origin { record, layers, parent: name.to_string(), volumes };
+        let snapshots = record.snapshots.clone();
+        let origin = Origin { record, layers, snapshots, parent: name.to_string(), volumes };
         self.multiply(&origin, Some(&below), new, prepared.staging(), &lock)
     }
 
-    /// A volume for each new sandbox, over layers of `stack`, if there is to be a limit.
+    /// Creates a volume for each new sandbox with layers above `stack`, if `record` has a disk limit.
     fn volumes_for(
         &self,
         record: &Record,
         stack: &[LayerId],
         new: &[Name],
         staging: &Staging,
-    ) -> Result<Vec<(Home, Mounted)>, StateError> {
+    ) -> Result<Vec<(VolumeDir, Mounted)>, StateError> {
         let Some(bytes) = size(&record.about) else { return Ok(Vec::new()) };
         self.is_shallow(record, stack)?;
         new.iter().map(|_| self.make_volume(bytes, staging)).collect()
@@ -99,15 +103,16 @@ impl State {
         self.are_free(new)?;
         let mut records = Vec::new();
         for (at, name) in new.iter().enumerate() {
-            let home = origin.volumes.get(at).map(|(home, _)| home);
-            let top = Draft::make_over(staging, home, below)?.adopt(&self.layers(), lock)?;
+            let volume_dir = origin.volumes.get(at).map(|(volume_dir, _)| volume_dir);
+            let upper = Draft::make_over(staging, volume_dir, below)?.adopt(&self.layers(), lock)?;
             let (about, parent) = (origin.record.about.clone(), Some(origin.parent.clone()));
-            let mut record = Record::new(name, about, origin.layers.clone(), top, parent);
+            let mut record = Record::new(name, about, origin.layers.clone(), upper, parent);
+            record.snapshots.clone_from(&origin.snapshots);
             record.snapshots.insert(Name::created(), Snapshot { layers: origin.layers.clone(), made: record.made });
             records.push(record);
         }
         if !records.is_empty() {
-            self.appear(&records, staging, lock)?;
+            self.create_together(&records, staging, lock)?;
         }
         Ok(records)
     }
@@ -123,11 +128,14 @@ impl State {
     }
 }
 
-/// What new sandboxes begin as.
+/// The common initial state of new sandboxes.
 struct Origin {
     record: Record,
     layers: Vec<LayerId>,
+    /// Snapshots of the origin that each new sandbox gets. The lock has been held since they were read, so their layers still
+    /// exist.
+    snapshots: BTreeMap<Name, Snapshot>,
     parent: String,
-    /// A volume for each, if there is to be a limit.
-    volumes: Vec<(Home, Mounted)>,
+    /// One volume for each new sandbox, if there is a disk limit.
+    volumes: Vec<(VolumeDir, Mounted)>,
 }

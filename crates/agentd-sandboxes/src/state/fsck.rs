@@ -1,7 +1,7 @@
-//! Reads everything and says what is wrong.
+//! Checks the whole state and reports problems.
 
 use super::{
-    State,
+    directory::State,
     volumes::{AT, IMAGE, size},
 };
 use crate::{
@@ -20,54 +20,54 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What is not as it should be.
+/// A problem that [`State::fsck`] found.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Problem {
     /// A record cannot be read.
     Record(StateError),
-    /// A part of a layer that a sandbox needs is not there, or is no directory.
+    /// A part of a layer that a sandbox needs is missing or is not a directory.
     Missing {
         /// The sandbox.
         name: Name,
         /// The part.
         path: PathBuf,
     },
-    /// Two sandboxes have the same top.
+    /// Two sandboxes have the same upper layer.
     SharedTop {
-        /// The one.
+        /// One of the sandboxes.
         name: Name,
-        /// The other.
+        /// The other sandbox.
         other: Name,
         /// The layer.
         layer: LayerId,
     },
-    /// The top of a sandbox is a sealed layer of one.
-    SealedTop {
-        /// Whose top it is.
+    /// The upper layer of a sandbox is a committed layer of a sandbox.
+    CommittedUpper {
+        /// The sandbox with the upper layer.
         name: Name,
-        /// Whose sealed layer it is.
-        sealed: Name,
+        /// The sandbox with the committed layer.
+        lower: Name,
         /// The layer.
         layer: LayerId,
     },
-    /// The volume of a sandbox with a limit is not as it should be.
+    /// The volume of a sandbox with a disk limit is missing or wrong.
     Volume {
         /// The sandbox.
         name: Name,
         /// The volume, or its image.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         why: String,
     },
-    /// Nothing needs a layer or a volume, or who made this died. It is no damage: [`State::collect`] removes it.
+    /// A layer or volume that nothing needs, or a leftover of a dead process. This is not damage: [`State::collect`] removes it.
     Garbage(PathBuf),
-    /// Nobody knows what this is. It is no damage.
+    /// A file that agentd did not create. This is not damage.
     Unknown(PathBuf),
 }
 
 impl Problem {
-    /// Whether a sandbox is not, or may not be, what it was.
+    /// Returns true if the problem affects, or may affect, the contents of a sandbox.
     pub fn is_damage(&self) -> bool {
         !matches!(self, Self::Garbage(_) | Self::Unknown(_))
     }
@@ -77,24 +77,28 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Record(error) => error.fmt(f),
-            Self::Missing { name, path } => write!(f, "sandbox {name} is damaged: {path:?} is not there — remove the sandbox"),
+            Self::Missing { name, path } => write!(f, "sandbox {name} is damaged: {path:?} is missing — remove the sandbox"),
             Self::SharedTop { name, other, layer } => {
-                write!(f, "sandboxes {name} and {other} both write to layer {layer} — remove one of them")
+                write!(f, "sandboxes {name} and {other} both have layer {layer} as their upper layer — remove one of the two")
             }
-            Self::SealedTop { name, sealed, layer } => {
-                write!(f, "sandbox {name} writes to layer {layer}, which is a sealed one of {sealed} — remove {name}")
+            Self::CommittedUpper { name, lower, layer } => {
+                write!(f, "sandbox {name} writes to layer {layer}, a committed layer of sandbox {lower} — remove sandbox {name}")
             }
             Self::Volume { name, path, why } => write!(f, "sandbox {name} is damaged: {path:?} {why} — remove the sandbox"),
-            Self::Garbage(path) => write!(f, "{path:?} is needed by nothing — collect it"),
-            Self::Unknown(path) => write!(f, "{path:?} is nothing of agentd's — remove it if it is nothing of yours"),
+            Self::Garbage(path) => write!(f, "{path:?} is unused — it is removed by the next garbage collection"),
+            Self::Unknown(path) => write!(f, "{path:?} was not created by agentd — remove it if you do not need it"),
         }
     }
 }
 
 impl State {
-    /// Reads everything and says what is not as it should be. All is well when none of it [is damage](Problem::is_damage).
+    /// Checks the whole state and returns the problems found. The state is intact if no problem [is damage](Problem::is_damage).
+    ///
+    /// # Errors
+    /// [`StateError`] if a directory cannot be read.
     pub fn fsck(&self) -> Result<Vec<Problem>, StateError> {
-        // Before the lock is taken: of many, it takes long. What comes meanwhile is mounted when it is looked at.
+        // Before the lock is taken, because mounting many volumes takes long. Volumes created meanwhile are mounted during their
+        // check.
         let _mounted: Vec<_> = match &self.mounts {
             Some(_) => self.list()?.into_iter().flatten().filter_map(|record| self.mount(record.needs()).ok()).collect(),
             None => Vec::new(),
@@ -111,24 +115,24 @@ impl State {
         let all_read = problems.is_empty();
         records.iter().for_each(|record| self.examine(record, &mut problems));
         confused(&records, &mut problems);
-        // What a record needs that cannot be read is not known.
+        // The needs of an unreadable record are unknown, so garbage is reported only if all records were read.
         if all_read {
             let mut needed: HashSet<_> = records.iter().flat_map(Record::needs).collect();
             needed.extend(self.pinned(&lock)?);
             let layers = entries(&self.layers())?.into_iter();
-            let garbage = layers.filter(|path| LayerId::of(path).is_some_and(|layer| !needed.contains(&layer)));
+            let garbage = layers.filter(|path| LayerId::from_path(path).is_some_and(|layer| !needed.contains(&layer)));
             problems.extend(garbage.map(Problem::Garbage));
             self.unneeded(&lock, &mut problems)?;
         }
-        // Held until it is listed, and not removed: this only looks.
+        // Only reported, not removed: `keep` unlocks each directory and leaves it in place.
         for left in agentd_disk::abandoned(&self.staging(), &lock)? {
-            problems.push(Problem::Garbage(left.leave()));
+            problems.push(Problem::Garbage(left.keep()));
         }
         self.unknown(&mut problems)?;
         Ok(problems)
     }
 
-    /// What is wrong with the layers of a sandbox, and with the volumes that they are in.
+    /// Checks the layers of a sandbox and their volumes.
     fn examine(&self, record: &Record, problems: &mut Vec<Problem>) {
         let mut volumes = BTreeSet::new();
         let mut wrong = |path: PathBuf, why: &str| {
@@ -139,30 +143,35 @@ impl State {
                 Ok(Some(volume)) => {
                     volumes.insert(volume);
                 }
-                Ok(None) if self.layer(layer).is_symlink() => wrong(self.layer(layer), "leads to no volume"),
+                Ok(None) if self.layer(layer).is_symlink() => {
+                    wrong(self.layer(layer), "is a link that does not point to a volume")
+                }
                 Ok(None) => {}
                 Err(error) => wrong(self.layer(layer), &error.to_string()),
             }
         }
-        let own = self.volume_of(record.top).ok().flatten();
+        let own = self.volume_of(record.upper).ok().flatten();
         let limit = size(&record.about);
-        if own.is_some() != limit.is_some() && self.layer(record.top).exists() | own.is_some() {
-            wrong(self.layer(record.top), "is not where what a sandbox may keep has the limit that was asked for");
+        if own.is_some() != limit.is_some() && self.layer(record.upper).exists() | own.is_some() {
+            wrong(
+                self.layer(record.upper),
+                "is on a file system without the disk limit of the sandbox's record, or has a limit that the record lacks",
+            );
         }
         let mut whole = true;
         for volume in volumes {
             let image = self.volume(volume).join(IMAGE);
             match image.symlink_metadata() {
-                Ok(found) if !found.is_file() => wrong(image, "is no file"),
+                Ok(found) if !found.is_file() => wrong(image, "is not a regular file"),
                 Ok(found) if Some(volume) == own && limit.is_some_and(|limit| image_bytes(limit) != found.len()) => {
-                    wrong(image, "has another size than was asked for");
+                    wrong(image, "does not have the size in the sandbox's record");
                 }
                 Ok(_) => continue,
-                Err(_) => wrong(image, "is not there"),
+                Err(_) => wrong(image, "is missing"),
             }
             whole = false;
         }
-        // What is in a volume is seen where it can be mounted.
+        // The contents of a volume can be checked only if this process can mount it.
         if whole && (self.mounts.is_some() || own.is_none()) {
             match self.mount(record.needs()) {
                 Ok(_mounted) => self.missing(record, problems),
@@ -175,7 +184,7 @@ impl State {
         }
     }
 
-    /// Volumes, and what is in those that are mounted, that nothing leads to.
+    /// Reports volumes, and entries of mounted volumes, that no link refers to.
     fn unneeded(&self, lock: &Lock, problems: &mut Vec<Problem>) -> Result<(), StateError> {
         let mut strays = Vec::new();
         for volume in self.mounts.as_ref().map(|mounts| mounts.mounted()).unwrap_or_default() {
@@ -184,24 +193,24 @@ impl State {
         let pinned: HashSet<_> = agentd_disk::pinned(&self.staging(), lock)?.into_iter().collect();
         let linked = self.linked()?;
         let volumes = entries(&self.volumes())?.into_iter();
-        strays.extend(volumes.filter(|path| VolumeId::of(path).is_some_and(|volume| !linked.contains(&volume))));
+        strays.extend(volumes.filter(|path| VolumeId::from_path(path).is_some_and(|volume| !linked.contains(&volume))));
         let is_pinned =
             |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| pinned.contains(name));
         problems.extend(strays.into_iter().filter(|path| !is_pinned(path)).map(Problem::Garbage));
         Ok(())
     }
 
-    /// The parts of its layers that a sandbox lacks.
+    /// Reports the missing parts of the layers of a sandbox.
     fn missing(&self, record: &Record, problems: &mut Vec<Problem>) {
         let needed: HashSet<_> = record.needs().collect();
         let trees = needed.into_iter().map(|layer| self.tree(layer));
-        let missing = trees.chain([layer::work(&self.layer(record.top))]).filter(|path| !is_directory(path));
+        let missing = trees.chain([layer::workdir(&self.layer(record.upper))]).filter(|path| !is_directory(path));
         let mut missing: Vec<_> = missing.collect();
         missing.sort();
         problems.extend(missing.into_iter().map(|path| Problem::Missing { name: record.name.clone(), path }));
     }
 
-    /// What should not be where it is.
+    /// Reports unexpected files.
     fn unknown(&self, problems: &mut Vec<Problem>) -> Result<(), StateError> {
         let mut look = |folder: &Path, known: &dyn Fn(&str) -> bool| -> Result<(), StateError> {
             let unknown = |path: &PathBuf| !path.file_name().and_then(|name| name.to_str()).is_some_and(known);
@@ -215,29 +224,29 @@ impl State {
         for name in self.names()? {
             look(&self.sandbox(&name), &|name| [FILE, "log"].contains(&name))?;
         }
-        for volume in entries(&self.volumes())?.iter().filter(|path| VolumeId::of(path).is_some()) {
+        for volume in entries(&self.volumes())?.iter().filter(|path| VolumeId::from_path(path).is_some()) {
             look(volume, &|name| [IMAGE, AT].contains(&name))?;
         }
-        for layer in entries(&self.layers())?.iter().filter(|path| LayerId::of(path).is_some()) {
+        for layer in entries(&self.layers())?.iter().filter(|path| LayerId::from_path(path).is_some()) {
             look(layer, &|name| ["tree", "work"].contains(&name))?;
         }
         Ok(())
     }
 }
 
-/// Tops that are not their sandbox's alone.
+/// Reports upper layers that belong to more than one sandbox.
 fn confused(records: &[Record], problems: &mut Vec<Problem>) {
     let mut tops: BTreeMap<LayerId, &Name> = BTreeMap::new();
-    for Record { name, top, .. } in records {
-        if let Some(other) = tops.insert(*top, name) {
-            problems.push(Problem::SharedTop { name: other.clone(), other: name.clone(), layer: *top });
+    for Record { name, upper, .. } in records {
+        if let Some(other) = tops.insert(*upper, name) {
+            problems.push(Problem::SharedTop { name: other.clone(), other: name.clone(), layer: *upper });
         }
     }
     for record in records {
-        let sealed: HashSet<_> = record.stacks().flatten().collect();
-        for layer in sealed {
+        let lower: HashSet<_> = record.stacks().flatten().collect();
+        for layer in lower {
             if let Some(name) = tops.get(layer) {
-                problems.push(Problem::SealedTop { name: (*name).clone(), sealed: record.name.clone(), layer: *layer });
+                problems.push(Problem::CommittedUpper { name: (*name).clone(), lower: record.name.clone(), layer: *layer });
             }
         }
     }

@@ -1,7 +1,7 @@
-//! Holds: what keeps layers from being collected while they are mounted or read. A hold is a staging directory in which nothing is made:
-//! its pins count until it is dropped or its process dies.
+//! Holds protect layers from collection while they are mounted or read. A hold is a staging directory that contains only pins,
+//! which count until it is dropped or its process dies.
 
-use super::State;
+use super::directory::State;
 use crate::{
     error::StateError,
     layer_id::LayerId,
@@ -11,27 +11,28 @@ use crate::{
 };
 use agentd_disk::Staging;
 
-/// Keeps the layers of a sandbox, until it is dropped or its process dies.
+/// Protects the layers of a sandbox from collection, until it is dropped or its process dies. Keeps their volumes mounted.
 #[derive(Debug)]
 pub struct Hold {
-    #[expect(dead_code, reason = "held, not used: its pins go with it")]
+    #[expect(dead_code, reason = "owned only for its pins, which are dropped with the value")]
     pins: Staging,
-    #[expect(dead_code, reason = "held, not used: volumes are mounted meanwhile")]
+    #[expect(dead_code, reason = "owned only to keep the volumes mounted")]
     mounted: Mounted,
 }
 
 impl State {
-    /// The record of a sandbox, whose layers as it is now (not those of its snapshots alone) are kept from being collected from this
-    /// moment on, also when the sandbox is restored, squashed or removed. Who mounts a sandbox holds it first.
+    /// Returns the record of a sandbox and protects the layers of its current state from collection, even if the sandbox is
+    /// restored, squashed or removed. Layers that only its snapshots need are not protected. A process must hold a sandbox before
+    /// it mounts the sandbox.
     ///
     /// # Errors
-    /// [`StateError::Gone`] if a layer is lost.
+    /// [`StateError::Gone`] if a layer is missing.
     pub fn hold(&self, name: &Name) -> Result<(Record, Hold), StateError> {
-        let (record, pins, mounted) = self.pin(name, |record| record.sealed.iter().copied().chain([record.top]).collect())?;
+        let (record, pins, mounted) = self.pin(name, |record| record.lower.iter().copied().chain([record.upper]).collect())?;
         Ok((record, Hold { pins, mounted }))
     }
 
-    /// A sandbox, some of whose layers are pinned, and the volumes mounted in which these are.
+    /// Pins some layers of a sandbox and mounts their volumes. Returns the record, the pins and the mounts.
     pub(super) fn pin(
         &self,
         name: &Name,
@@ -45,7 +46,7 @@ impl State {
             if !exists(&self.layer(*layer))? {
                 return Err(StateError::Gone { name: record.name, layer: *layer });
             }
-            // Under the lock: what is there now stays.
+            // Checked under the lock: a layer that exists now is kept.
             staging.pin(layer, &lock)?;
         }
         drop(lock);

@@ -1,21 +1,21 @@
-//! Sandboxes come, are looked at, and go.
+//! Creates, reads, updates and removes sandboxes.
 
-use super::{State, volumes::size};
+use super::{directory::State, volumes::size};
 use crate::{
     error::{Doing as _, StateError},
     layer::Draft,
     name::Name,
     record::{About, Record, exists, now},
 };
-use agentd_core::Root;
+use agentd_core::{Grant, Root};
 use agentd_disk::flush_directory;
 use std::{fs, path::PathBuf};
 
 impl State {
-    /// Makes a sandbox; with a limit for all that it keeps where its spec asks for [`agentd_core::Writable::Volume`].
+    /// Creates a sandbox. If its spec contains [`agentd_core::Writable::Volume`], all its data is subject to that disk limit.
     ///
     /// # Errors
-    /// [`StateError::Taken`] if there is one of that name, [`StateError::Volume`] if there is to be a limit and this process can mount no
+    /// [`StateError::Taken`] if the name is in use, [`StateError::Volume`] if there is a disk limit and this process cannot mount
     /// volumes.
     pub fn create(&self, name: &Name, about: About) -> Result<Record, StateError> {
         let lock = self.lock()?;
@@ -25,28 +25,38 @@ impl State {
         let volume = size(&about).map(|bytes| self.make_volume(bytes, &staging)).transpose()?;
         let lock = self.lock()?;
         self.is_free(name)?;
-        let home = volume.as_ref().map(|(home, _)| home);
-        let top = Draft::make(&staging, home)?.adopt(&self.layers(), &lock)?;
-        let record = Record::new(name, about, Vec::new(), top, None);
-        self.appear(std::slice::from_ref(&record), &staging, &lock)?;
+        let volume_dir = volume.as_ref().map(|(volume_dir, _)| volume_dir);
+        let upper = Draft::make(&staging, volume_dir)?.adopt(&self.layers(), &lock)?;
+        let record = Record::new(name, about, Vec::new(), upper, None);
+        self.create_together(std::slice::from_ref(&record), &staging, &lock)?;
         Ok(record)
     }
 
-    /// The record of a sandbox.
+    /// Returns the record of a sandbox.
+    ///
+    /// # Errors
+    /// [`StateError::NotFound`] if there is no such sandbox, [`StateError::Damaged`] if its record cannot be read.
     pub fn record(&self, name: &Name) -> Result<Record, StateError> {
-        self.wait_for_promise()?;
+        self.wait_for_journal()?;
         self.load(name)
     }
 
-    /// All records, by name; of one that is damaged, how.
+    /// Returns all records, sorted by name. A damaged record is an error in the list.
+    ///
+    /// # Errors
+    /// [`StateError`] if the names of the sandboxes cannot be listed.
     pub fn list(&self) -> Result<Vec<Result<Record, StateError>>, StateError> {
-        self.wait_for_promise()?;
+        self.wait_for_journal()?;
         let records = self.names()?.into_iter().map(|name| self.load(&name));
-        // One that was removed meanwhile is not there.
+        // A sandbox that was removed meanwhile is omitted.
         Ok(records.filter(|record| !matches!(record, Err(StateError::NotFound { .. }))).collect())
     }
 
-    /// Notes that a sandbox is used now. It waits for the disk: it is for each use, not for each command of one.
+    /// Records the current time as the last use of a sandbox. The call waits for the disk, so it is meant for each session, not
+    /// for each command.
+    ///
+    /// # Errors
+    /// [`StateError`] if the record cannot be read or written.
     pub fn touch(&self, name: &Name) -> Result<Record, StateError> {
         let lock = self.lock()?;
         let mut record = self.load(name)?;
@@ -55,8 +65,22 @@ impl State {
         Ok(record)
     }
 
-    /// Removes a sandbox with its snapshots, also one that is damaged. The layers that only it had are there until
+    /// Replaces the grants of a sandbox, which must not be running.
+    ///
+    /// # Errors
+    /// [`StateError`] if the record cannot be read or written.
+    pub fn regrant(&self, name: &Name, grants: Vec<Grant>) -> Result<(), StateError> {
+        let lock = self.lock()?;
+        let mut record = self.load(name)?;
+        record.about.spec.grants = grants;
+        self.replace(&record, &lock)
+    }
+
+    /// Removes a sandbox and its snapshots, even if the sandbox is damaged. Layers that only this sandbox needed remain until
     /// [`State::collect`].
+    ///
+    /// # Errors
+    /// [`StateError::NotFound`] if there is no such sandbox.
     pub fn remove(&self, name: &Name) -> Result<(), StateError> {
         let lock = self.lock()?;
         let place = self.sandbox(name);
@@ -64,16 +88,16 @@ impl State {
             return Err(StateError::NotFound { name: name.clone() });
         }
         let staging = self.stage(&lock)?;
-        fs::rename(&place, staging.path().join("removed")).doing("move away", place)?;
+        fs::rename(&place, staging.path().join("removed")).doing("move to staging", place)?;
         flush_directory(&self.named())?;
         drop(lock);
         Ok(staging.remove()?)
     }
 
-    /// The trees of all layers of images that sandboxes need.
+    /// Returns the trees of all image layers that sandboxes need.
     ///
     /// # Errors
-    /// [`StateError::Damaged`] if a record cannot be read: what it needs is not known.
+    /// [`StateError::Damaged`] if a record cannot be read, because its needs are unknown.
     pub fn needed_image_layers(&self) -> Result<Vec<PathBuf>, StateError> {
         let lock = self.lock()?;
         let roots = self.load_all(&lock)?.into_iter().map(|record| record.about.spec.root);
@@ -81,7 +105,7 @@ impl State {
         Ok(layers.flatten().collect())
     }
 
-    /// Refuses a name that a sandbox has.
+    /// Fails if a sandbox has this name.
     pub(super) fn is_free(&self, name: &Name) -> Result<(), StateError> {
         if exists(&self.sandbox(name))? { Err(StateError::Taken { name: name.clone() }) } else { Ok(()) }
     }

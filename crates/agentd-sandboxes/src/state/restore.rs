@@ -1,54 +1,57 @@
-//! A sandbox becomes what it was.
+//! Restores a sandbox from a snapshot.
 
-use super::{State, snapshot};
+use super::{directory::State, snapshot};
 use crate::{error::StateError, layer::Draft, layer_id::LayerId, name::Name, record::Record};
+use agentd_log::LogFailure as _;
 
 impl State {
-    /// Makes a sandbox what it was when a snapshot was made of it. What it has changed since is lost, but for what other snapshots
-    /// have. Nobody may have it mounted.
+    /// Restores the state of a sandbox that a snapshot recorded. Later changes are lost, unless another snapshot contains them.
+    /// The sandbox must not be mounted.
     ///
     /// # Errors
-    /// [`StateError::NoSnapshot`], [`StateError::Gone`] if a layer of it is lost, [`StateError::Changed`] if another process changed the
-    /// sandbox meanwhile.
+    /// [`StateError::NoSnapshot`] if there is no such snapshot, [`StateError::Gone`] if one of its layers is missing,
+    /// [`StateError::Changed`] if another process changed the sandbox meanwhile.
     pub fn restore(&self, name: &Name, snapshot: &Name) -> Result<Record, StateError> {
-        let (record, was_full) = self.go_back(name, snapshot).map_err(|error| self.told(name, error))?;
+        let (record, was_full) = self.go_back(name, snapshot).map_err(|error| self.or_full(name, error))?;
         if was_full {
-            // Before anything runs that could use up again what the next way back needs. What cannot be removed now is removed later.
-            self.collect().ok();
+            // Before a command can use up the space again that the next restore needs. If the removal fails, a later collection
+            // tries again.
+            self.collect().or_warn("remove unused layers after restoring", name);
         }
         Ok(record)
     }
 
-    /// Gives whether its disk is full until what it changed is removed.
+    /// Restores the sandbox. Also returns true if its disk was full, so that unused layers should be removed now.
     fn go_back(&self, name: &Name, snapshot: &Name) -> Result<(Record, bool), StateError> {
         let layers = snapshot::find(&self.record(name)?, snapshot)?.layers.clone();
         let (before, staging, _mounted) =
             self.pin(name, |record| layers.iter().copied().chain(limited(self, record)).collect())?;
-        let home = self.home_of(before.top)?;
+        let volume_dir = self.volume_dir_of(before.upper)?;
         let lock = self.lock()?;
         let mut record = self.load(name)?;
-        if snapshot::find(&record, snapshot)?.layers != layers || self.home_of(record.top)? != home {
+        if snapshot::find(&record, snapshot)?.layers != layers || self.volume_dir_of(record.upper)? != volume_dir {
             return Err(StateError::Changed { name: name.clone() });
         }
-        record.sealed = layers;
-        let below = self.highest(&record.sealed);
-        let make = || Draft::make_over(&staging, home.as_ref(), below.as_deref());
-        let (top, was_full) = match (make(), &home) {
-            // To go back is how a full disk is freed.
-            (Err(error), Some(home)) if self.is_full(&error) => {
-                home.give_up_reserve()?;
+        record.lower = layers;
+        let below = self.highest(&record.lower);
+        let make = || Draft::make_over(&staging, volume_dir.as_ref(), below.as_deref());
+        let (upper, was_full) = match (make(), &volume_dir) {
+            // A restore must work on a full disk, because it is a way to free space.
+            (Err(error), Some(volume_dir)) if self.is_full(&error) => {
+                volume_dir.give_up_reserve()?;
                 (make()?, true)
             }
-            (top, _) => (top?, false),
+            (upper, _) => (upper?, false),
         };
-        record.top = top.adopt(&self.layers(), &lock)?;
+        record.upper = upper.adopt(&self.layers(), &lock)?;
         self.flush_layers()?;
         self.replace(&record, &lock)?;
         Ok((record, was_full))
     }
 }
 
-/// The top of a sandbox with a limit: a new one is made where it is. That of another may be lost.
+/// Returns the upper layer if it is in a volume, because the new upper layer is created there. Without a volume the old upper
+/// layer is not needed and may be missing.
 fn limited(state: &State, record: &Record) -> Option<LayerId> {
-    state.volume_of(record.top).ok()?.map(|_| record.top)
+    state.volume_of(record.upper).ok()?.map(|_| record.upper)
 }

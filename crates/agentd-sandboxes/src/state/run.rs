@@ -1,11 +1,11 @@
-//! Which layers can become one. All lists of layers must agree: where one of them begins, ends or branches off inside a run, that run is
-//! not one for it.
+//! Selects the layers to merge. A run of layers can be merged only if every list of layers contains it as a whole or not at all:
+//! no list may begin, end or branch off inside the run.
 
 use crate::layer_id::LayerId;
 use std::collections::{HashMap, HashSet};
 
-/// The longest run in `stack` that every one of `stacks` has as a whole or not at all; none of fewer than two layers.
-/// `stack` is one of `stacks`; `together` says whether two layers are where they can be merged.
+/// Returns the longest run in `stack` that each of `stacks` contains as a whole or not at all. The result is empty if no such run
+/// has two or more layers. `stack` is one of `stacks`; `together` returns true if two layers can be merged where they are.
 pub(super) fn longest(stack: &[LayerId], stacks: &[&Vec<LayerId>], together: impl Fn(LayerId, LayerId) -> bool) -> Vec<LayerId> {
     let mut above: HashMap<LayerId, HashSet<Option<LayerId>>> = HashMap::new();
     let mut below: HashMap<LayerId, HashSet<Option<LayerId>>> = HashMap::new();
@@ -18,7 +18,7 @@ pub(super) fn longest(stack: &[LayerId], stacks: &[&Vec<LayerId>], together: imp
     let only = |of: &HashMap<LayerId, HashSet<Option<LayerId>>>, layer: LayerId, other: LayerId| {
         of.get(&layer).is_some_and(|found| found.len() == 1 && found.contains(&Some(other)))
     };
-    // Wherever the one is, the other is next to it.
+    // In every list that contains one of the two layers, the other one is next to it.
     let joined = |low: LayerId, high: LayerId| only(&above, low, high) && only(&below, high, low) && together(low, high);
     let mut longest: &[LayerId] = &[];
     let mut begin = 0;
@@ -33,12 +33,12 @@ pub(super) fn longest(stack: &[LayerId], stacks: &[&Vec<LayerId>], together: imp
     longest.to_vec()
 }
 
-/// Whether every one of `stacks` has `run` as a whole or no layer of it.
+/// Returns true if each of `stacks` contains `run` as a whole or none of its layers.
 pub(super) fn is_whole(run: &[LayerId], stacks: &[&Vec<LayerId>]) -> bool {
     stacks.iter().all(|stack| place(run, stack).is_some() || !stack.iter().any(|layer| run.contains(layer)))
 }
 
-/// Puts `merged` where `run` is; whether it was there.
+/// Replaces `run` with `merged`; returns true if `stack` contained `run`.
 pub(super) fn replace(run: &[LayerId], merged: LayerId, stack: &mut Vec<LayerId>) -> bool {
     let Some(at) = place(run, stack) else { return false };
     stack.splice(at..at + run.len(), [merged]);
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_ends_where_any_list_begins_ends_or_branches_off() {
+    fn run_ends_where_another_stack_starts_ends_or_branches() {
         assert_eq!(longest_of("abcd", &[]), layers("abcd"));
         assert_eq!(longest_of("abcde", &["ab"]), layers("cde"));
         assert_eq!(longest_of("abcd", &["abcx", "a"]), layers("bc"));
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_ends_where_the_next_layer_lies_elsewhere() {
+    fn run_ends_at_layer_in_another_volume() {
         let all = layers("abcde");
         let apart = layers("bc");
         let found = longest(&all, &[&all], |low, high| apart != [low, high]);
@@ -85,8 +85,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_found_is_whole_for_all(stacks in proptest::collection::vec("[a-f]{0,6}", 1..6)) {
-            // A stack has a layer once.
+        fn found_run_is_contiguous_in_every_stack(stacks in proptest::collection::vec("[a-f]{0,6}", 1..6)) {
+            // Removes repeated layers, because a stack contains each layer at most once.
             let once = |stack: &String| {
                 let mut seen = HashSet::new();
                 layers(stack).into_iter().filter(|layer| seen.insert(*layer)).collect::<Vec<_>>()

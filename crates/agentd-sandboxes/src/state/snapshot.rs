@@ -1,6 +1,6 @@
-//! Snapshots are made and dropped.
+//! Creates and removes snapshots.
 
-use super::{How, State};
+use super::{commit::SaveMode, directory::State};
 use crate::{
     error::StateError,
     name::Name,
@@ -8,28 +8,29 @@ use crate::{
 };
 
 impl State {
-    /// Saves what a sandbox is now under a name. It does not wait until what is in the layer is on the disk.
+    /// Saves the current state of a sandbox as a snapshot. The call does not wait until the contents of the layer are on disk.
     ///
     /// # Errors
-    /// [`StateError::SnapshotTaken`] if it has a snapshot of that name, [`StateError::Changed`] if another process gave it another top
-    /// meanwhile, [`StateError::Full`] if its disk has no room for what this needs.
-    pub fn snapshot(&self, name: &Name, snapshot: &Name, how: How) -> Result<Record, StateError> {
-        self.save(name, snapshot, how, refuse_taken).map_err(|error| self.told(name, error))
+    /// [`StateError::SnapshotTaken`] if the snapshot exists, [`StateError::Changed`] if another process replaced the upper layer
+    /// meanwhile, [`StateError::Full`] if the disk of the sandbox is full.
+    pub fn snapshot(&self, name: &Name, snapshot: &Name, how: SaveMode) -> Result<Record, StateError> {
+        self.save(name, snapshot, how, refuse_taken).map_err(|error| self.or_full(name, error))
     }
 
-    /// The same instead of a snapshot of that name, if there is one, which is there until the new one is.
+    /// Like [`State::snapshot`], but replaces an existing snapshot of that name. The old snapshot is kept until the new one is
+    /// complete.
     ///
     /// # Errors
-    /// [`StateError::Changed`] as above.
-    pub fn snapshot_anew(&self, name: &Name, snapshot: &Name, how: How) -> Result<Record, StateError> {
-        self.save(name, snapshot, how, |_, _| Ok(())).map_err(|error| self.told(name, error))
+    /// [`StateError::Changed`] and [`StateError::Full`], as for [`State::snapshot`].
+    pub fn replace_snapshot(&self, name: &Name, snapshot: &Name, how: SaveMode) -> Result<Record, StateError> {
+        self.save(name, snapshot, how, |_, _| Ok(())).map_err(|error| self.or_full(name, error))
     }
 
     fn save(
         &self,
         name: &Name,
         snapshot: &Name,
-        how: How,
+        how: SaveMode,
         check: impl Fn(&Record, &Name) -> Result<(), StateError>,
     ) -> Result<Record, StateError> {
         check(&self.record(name)?, snapshot)?;
@@ -37,14 +38,17 @@ impl State {
         let lock = self.lock()?;
         let mut record = self.load(name)?;
         check(&record, snapshot)?;
-        let layers = self.seal(&mut record, &mut prepared, &lock)?;
+        let layers = self.commit(&mut record, &mut prepared, &lock)?;
         self.flush_layers()?;
         record.snapshots.insert(snapshot.clone(), Snapshot { layers, made: now() });
         self.replace(&record, &lock)?;
         Ok(record)
     }
 
-    /// Forgets a snapshot. The layers that only it had are there until [`State::collect`].
+    /// Removes a snapshot. Layers that only this snapshot needed remain until [`State::collect`].
+    ///
+    /// # Errors
+    /// [`StateError::NoSnapshot`] if there is no such snapshot.
     pub fn drop_snapshot(&self, name: &Name, snapshot: &Name) -> Result<Record, StateError> {
         let lock = self.lock()?;
         let mut record = self.load(name)?;
@@ -55,7 +59,7 @@ impl State {
     }
 }
 
-/// The snapshot of that name.
+/// Returns the snapshot of that name.
 pub(super) fn find<'a>(record: &'a Record, snapshot: &Name) -> Result<&'a Snapshot, StateError> {
     record.snapshots.get(snapshot).ok_or_else(|| StateError::NoSnapshot {
         name: record.name.clone(),

@@ -1,9 +1,9 @@
-//! Makes a deep stack less deep: overlayfs takes 500 layers at most, and each makes looking up a name slower.
+//! Reduces the depth of a stack: overlayfs supports at most 500 layers, and each layer makes name lookups slower.
 
-use super::{State, run};
+use super::{directory::State, run};
 use crate::{
     error::StateError,
-    layer::{Draft, Home},
+    layer::{Draft, VolumeDir},
     layer_id::LayerId,
     name::Name,
     record::Record,
@@ -12,33 +12,37 @@ use crate::{
 use agentd_disk::{Lock, Staging};
 use std::collections::HashMap;
 
-/// How many sealed layers a sandbox may have before they are merged.
+/// Maximum number of committed layers of a sandbox before some of them are merged.
 const DEEPEST: usize = 12;
 
-/// What was merged.
+/// The result of [`State::squash`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Squashed {
-    /// How many layers became one; 0 if there was nothing to be done, or nothing that could be.
+    /// Number of layers that were merged into one; 0 if no merge was necessary or possible.
     pub layers: usize,
 }
 
 impl State {
-    /// Merges sealed layers of a sandbox that has more than 12 of them: the longest run that every snapshot and every other sandbox
-    /// has as a whole or not at all, in one volume. Files are linked, not copied. What a sandbox or snapshot shows stays the same. A sandbox that
-    /// is mounted goes on with the layers that it has; whoever mounted it holds them ([`State::hold`]).
+    /// Merges committed layers of a sandbox that has more than 12 of them. The merged run is the longest one in a single volume
+    /// that every snapshot and every other sandbox contains as a whole or not at all. Files are linked, not copied, and the
+    /// contents of sandboxes and snapshots stay the same. A mounted sandbox continues to use its old layers, which are protected
+    /// by a hold ([`State::hold`]).
     ///
-    /// After a kill some records name the merged layer and some those that it was made of; each is right.
+    /// If the process is killed, some records may name the merged layer and others the original layers; both are valid.
+    ///
+    /// # Errors
+    /// [`StateError`] if a record or a layer cannot be read or written. A full volume is not an error: nothing is merged.
     pub fn squash(&self, name: &Name) -> Result<Squashed, StateError> {
         let lock = self.lock()?;
         let record = self.load(name)?;
-        if record.sealed.len() <= DEEPEST {
+        if record.lower.len() <= DEEPEST {
             return Ok(Squashed::default());
         }
         let records = self.load_all(&lock)?;
-        let volumes = record.sealed.iter().map(|layer| Ok((*layer, self.volume_of(*layer)?)));
+        let volumes = record.lower.iter().map(|layer| Ok((*layer, self.volume_of(*layer)?)));
         let volumes = volumes.collect::<Result<HashMap<_, _>, StateError>>()?;
         let stacks = records.iter().flat_map(Record::stacks).collect::<Vec<_>>();
-        let run = run::longest(&record.sealed, &stacks, |low, high| volumes.get(&low) == volumes.get(&high));
+        let run = run::longest(&record.lower, &stacks, |low, high| volumes.get(&low) == volumes.get(&high));
         if run.is_empty() {
             return Ok(Squashed::default());
         }
@@ -46,31 +50,31 @@ impl State {
         run.iter().try_for_each(|layer| staging.pin(*layer, &lock))?;
         drop(lock);
         let _mounted = self.mount(run.iter().copied())?;
-        let home = self.home_of(run[0])?;
-        let merged = match self.merge(&run, &staging, home.as_ref()) {
-            // There is no room for as many directories again. The stack stays as it is; there will be another time.
-            Err(error) if home.is_some() && self.is_full(&error) => return Ok(Squashed::default()),
+        let volume_dir = self.volume_dir_of(run[0])?;
+        let merged = match self.merge(&run, &staging, volume_dir.as_ref()) {
+            // The volume has no space for copies of the directories. The stack stays as it is, and a later call tries again.
+            Err(error) if volume_dir.is_some() && self.is_full(&error) => return Ok(Squashed::default()),
             merged => merged?,
         };
-        self.put(&run, merged, &self.lock()?)
+        self.replace_run(&run, merged, &self.lock()?)
     }
 
-    /// Makes the one layer, without the lock.
-    fn merge(&self, run: &[LayerId], staging: &Staging, home: Option<&Home>) -> Result<Draft, StateError> {
-        let draft = Draft::make(staging, home)?;
+    /// Merges the layers of `run` into a new layer, without the lock.
+    fn merge(&self, run: &[LayerId], staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Draft, StateError> {
+        let draft = Draft::make(staging, volume_dir)?;
         let trees = run.iter().map(|layer| Tree::open(&self.tree(*layer))).collect::<Result<Vec<_>, _>>()?;
         merge(&trees, &draft.tree()?)?;
-        // What it is made of may go when it is there.
+        // Flushed now, because the original layers may be removed once the merged layer exists.
         agentd_disk::flush_all(&draft.tree_path())?;
         Ok(draft)
     }
 
-    /// Puts the one layer in the place of the run, wherever that is.
-    fn put(&self, run: &[LayerId], merged: Draft, lock: &Lock) -> Result<Squashed, StateError> {
+    /// Replaces the run with the merged layer in all records.
+    fn replace_run(&self, run: &[LayerId], merged: Draft, lock: &Lock) -> Result<Squashed, StateError> {
         let records = self.load_all(lock)?;
         let stacks: Vec<_> = records.iter().flat_map(Record::stacks).collect();
         if !run::is_whole(run, &stacks) || !stacks.iter().any(|stack| stack.contains(&run[0])) {
-            // Somebody forked, restored or removed a sandbox meanwhile. There will be another time.
+            // Another process forked, restored or removed a sandbox meanwhile. A later call tries again.
             return Ok(Squashed::default());
         }
         let merged = merged.adopt(&self.layers(), lock)?;

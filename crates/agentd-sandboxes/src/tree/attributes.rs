@@ -1,6 +1,6 @@
-//! What is known of a file beside its content: owner, mode, times, extended attributes; read from one, given to another.
+//! Reads and applies the metadata of files: owner, mode, times and extended attributes.
 
-use super::{in_descriptor, kind};
+use super::open::{in_descriptor, kind};
 use rustix::{
     fs::{AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags},
     io::Errno,
@@ -17,29 +17,30 @@ use std::{
 /// Extended attributes by name, sorted.
 pub(crate) type Extended = Vec<(OsString, Vec<u8>)>;
 
-/// What a file wears.
+/// The metadata of a file.
 #[derive(Clone)]
-pub(crate) struct Dress {
+pub(crate) struct Metadata {
     pub(crate) stat: Stat,
     pub(crate) extended: Extended,
 }
 
-impl Dress {
-    /// Leaves out what overlayfs noted for itself.
+impl Metadata {
+    /// Removes the attributes that overlayfs wrote for its own use.
     pub(crate) fn keep_own(&mut self) {
         self.extended.retain(|(attribute, _)| !is_of_overlayfs(attribute));
     }
 }
 
-/// What `name` in `directory` wears, of which `stat` is known. Where the mode is changed to read it, `stat` is of before.
-pub(crate) fn dress_of(directory: BorrowedFd<'_>, name: &OsStr, stat: &Stat) -> Result<Dress, Errno> {
-    Ok(Dress { stat: *stat, extended: extended(&in_descriptor(directory, name))? })
+/// Reads the metadata of `name` in `directory`. `stat` was read before the caller changed the mode for this call, if the
+/// caller did that.
+pub(crate) fn read_metadata(directory: BorrowedFd<'_>, name: &OsStr, stat: &Stat) -> Result<Metadata, Errno> {
+    Ok(Metadata { stat: *stat, extended: extended(&in_descriptor(directory, name))? })
 }
 
-/// Gives what is called `name` in `directory` the owner, attributes, mode and times of another, in this order: a change of owner clears
-/// capabilities and set-id bits, and a mode may forbid to set attributes. No link is followed.
-pub(crate) fn dress_like(directory: BorrowedFd<'_>, name: &OsStr, dress: &Dress) -> Result<(), Errno> {
-    let Dress { stat, extended } = dress;
+/// Applies owner, attributes, mode and times to `name` in `directory`, in this order: changing the owner clears capabilities and
+/// set-id bits, and a mode may forbid setting attributes. No link is followed.
+pub(crate) fn apply_metadata(directory: BorrowedFd<'_>, name: &OsStr, metadata: &Metadata) -> Result<(), Errno> {
+    let Metadata { stat, extended } = metadata;
     let made = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
     if (made.st_uid, made.st_gid) != (stat.st_uid, stat.st_gid) {
         let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
@@ -49,8 +50,8 @@ pub(crate) fn dress_like(directory: BorrowedFd<'_>, name: &OsStr, dress: &Dress)
     for (attribute, value) in extended {
         match rustix::fs::lsetxattr(&path, attribute, value, XattrFlags::empty()) {
             Ok(()) => {}
-            // What only root may give: for an ordinary user it was given by a root of a user namespace, where it has an effect. A
-            // sandbox is mounted so that it has none.
+            // Only root may set this attribute. An unprivileged caller finds such attributes only if root of a user namespace set
+            // them, and they take effect only there. The mount options of a sandbox disable them.
             Err(Errno::PERM) if !attribute.as_bytes().starts_with(b"user.") => {}
             Err(errno) => return Err(errno),
         }
@@ -61,17 +62,17 @@ pub(crate) fn dress_like(directory: BorrowedFd<'_>, name: &OsStr, dress: &Dress)
     rustix::fs::utimensat(directory, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
 }
 
-/// Overlayfs' own attributes: `user.*` for a mount in a user namespace, `trusted.*` for one outside.
+/// Returns true for overlayfs's own attributes: `user.*` for a mount in a user namespace, `trusted.*` for one outside.
 pub(crate) fn is_of_overlayfs(attribute: &OsStr) -> bool {
     let name = attribute.as_bytes();
     name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.overlay.")
 }
 
-/// Whether a directory hides what the layers below have in it.
+/// Returns true if a directory hides its contents in the layers below.
 pub(crate) fn is_opaque(directory: BorrowedFd<'_>, name: &OsStr) -> Result<bool, Errno> {
     let path = in_descriptor(directory, name);
     for attribute in ["user.overlay.opaque", "trusted.overlay.opaque"] {
-        // Longer than what is meant, so that what only begins so is not taken for it.
+        // One byte longer than the expected value, so that a longer value is not mistaken for it.
         let mut value = [0; 2];
         match rustix::fs::lgetxattr(&path, attribute, &mut value) {
             Ok(1) if value[0] == b'y' => return Ok(true),
@@ -82,12 +83,12 @@ pub(crate) fn is_opaque(directory: BorrowedFd<'_>, name: &OsStr) -> Result<bool,
     Ok(false)
 }
 
-/// Makes a directory hide what the layers below have in it, whoever mounts it.
+/// Marks a directory as opaque for mounts inside and outside a user namespace.
 pub(crate) fn make_opaque(directory: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     let path = in_descriptor(directory, name);
     if rustix::process::geteuid().is_root() {
         match rustix::fs::lsetxattr(&path, "trusted.overlay.opaque", b"y", XattrFlags::empty()) {
-            // Root of a user namespace only: who mounts there reads the other.
+            // EPERM: root of a user namespace. A mount in that namespace reads the `user.*` attribute.
             Ok(()) | Err(Errno::PERM) => {}
             Err(errno) => return Err(errno),
         }
@@ -95,7 +96,7 @@ pub(crate) fn make_opaque(directory: BorrowedFd<'_>, name: &OsStr) -> Result<(),
     rustix::fs::lsetxattr(&path, "user.overlay.opaque", b"y", XattrFlags::empty())
 }
 
-/// The extended attributes of a file. One that goes away meanwhile was not there.
+/// Reads the extended attributes of a file. An attribute that is removed concurrently is omitted.
 fn extended(path: &Path) -> Result<Extended, Errno> {
     let list = match filled(|buffer| rustix::fs::llistxattr(path, buffer)) {
         Err(Errno::NOTSUP) => return Ok(Vec::new()),
@@ -114,7 +115,7 @@ fn extended(path: &Path) -> Result<Extended, Errno> {
     Ok(extended)
 }
 
-/// Calls until the buffer is big enough.
+/// Repeats the call with a larger buffer until the result fits.
 fn filled(call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
     let mut buffer = vec![0; 256];
     loop {
@@ -123,7 +124,7 @@ fn filled(call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, E
                 buffer.truncate(length);
                 return Ok(buffer);
             }
-            // No value and no list is longer than 64 KiB (`man 7 xattr`).
+            // Neither a value nor a list of names is longer than 64 KiB (`man 7 xattr`).
             Err(Errno::RANGE) if buffer.len() <= 64 << 10 => buffer.resize(buffer.len() * 4, 0),
             Err(errno) => return Err(errno),
         }

@@ -1,10 +1,9 @@
-//! What layers change of those below them.
+//! Compares two stacks of layers and lists the paths that differ.
 
 use super::{
-    Tree,
-    attributes::dress_of,
-    kind, read,
-    stack::{Entry, Parts},
+    attributes::read_metadata,
+    open::{Tree, kind, read, unlock_directory, unlock_file},
+    stack::{Parts, StackEntry},
 };
 use crate::error::{Doing as _, StateError};
 use rustix::{
@@ -17,37 +16,37 @@ use std::{
     path::PathBuf,
 };
 
-/// What became of a path.
+/// The kind of change of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// It was not there.
+pub enum ChangeKind {
+    /// The path was created.
     Added,
-    /// It was there and is another: of another type, content, owner, mode, time (a directory's does not count) or extended attribute.
+    /// The path existed and differs in type, content, owner, mode, time (not for a directory) or extended attributes.
     Changed,
-    /// It is no longer there, with all that was below it.
+    /// The path was removed, with everything below it.
     Removed,
 }
 
-/// One path that layers changed.
+/// A path that layers changed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Change {
-    /// Where, relative to the root; any bytes but 0, as a payload made them.
+    /// The path, relative to the root. It may contain any bytes but 0, because a payload chose it.
     pub path: PathBuf,
-    /// What became of it.
-    pub kind: Kind,
+    /// The kind of change.
+    pub kind: ChangeKind,
 }
 
-/// Two stacks of trees, each the lowest first, that have their lowest trees in common.
+/// Two stacks of trees, each lowest first, that share their lowest trees.
 pub(crate) struct Stacks {
-    /// What both have.
+    /// The trees that both stacks share.
     pub(crate) common: Vec<Tree>,
-    /// What is over it in the old stack.
+    /// The trees above them in the old stack.
     pub(crate) old: Vec<Tree>,
-    /// What is over it in the new stack.
+    /// The trees above them in the new stack.
     pub(crate) new: Vec<Tree>,
 }
 
-/// What the new stack shows that the old one does not show so; sorted by path.
+/// Returns the changes from the old stack to the new one, sorted by path.
 pub(crate) fn compare(stacks: Stacks) -> Result<Vec<Change>, StateError> {
     let Stacks { common, old, new } = stacks;
     let (common_end, old_end, end) = (common.len(), common.len() + old.len(), common.len() + old.len() + new.len());
@@ -64,18 +63,18 @@ pub(crate) fn compare(stacks: Stacks) -> Result<Vec<Change>, StateError> {
     Ok(compare.changes)
 }
 
-/// A directory of the new stack, and the trees that have a part in it in each.
+/// A directory of the new stack that is still to be compared, and the indexes of the trees that contribute to it in each stack.
 struct Waiting {
     at: PathBuf,
     old: Vec<usize>,
     new: Vec<usize>,
-    /// Whether what both have in common may be seen in one of them only, so that all of it is looked at.
+    /// True if the shared trees may be visible in only one of the stacks, so that their entries must be compared too.
     whole: bool,
 }
 
 struct Compare<'a> {
     trees: &'a [Tree],
-    /// How many of these both stacks have.
+    /// Number of trees that both stacks share.
     common: usize,
     waiting: Vec<Waiting>,
     changes: Vec<Change>,
@@ -91,17 +90,17 @@ impl Compare<'_> {
         names.extend(new_parts.names(differing)?);
         for name in names {
             let path = at.join(&name);
-            let old = old_parts.look(&name)?.filter(|entry| !entry.is_whiteout());
-            let new = new_parts.look(&name)?.filter(|entry| !entry.is_whiteout());
+            let old = old_parts.lstat(&name)?.filter(|entry| !entry.is_whiteout());
+            let new = new_parts.lstat(&name)?.filter(|entry| !entry.is_whiteout());
             let kind = match (&old, &new) {
                 (None, None) => None,
-                (Some(_), None) => Some(Kind::Removed),
-                (None, Some(_)) => Some(Kind::Added),
+                (Some(_), None) => Some(ChangeKind::Removed),
+                (None, Some(_)) => Some(ChangeKind::Added),
                 (Some(old), Some(new)) if old.layer == new.layer => None,
-                (Some(old), Some(new)) => differs((&old_parts, old), (&new_parts, new), &name)?.then_some(Kind::Changed),
+                (Some(old), Some(new)) => differs((&old_parts, old), (&new_parts, new), &name)?.then_some(ChangeKind::Changed),
             };
             self.changes.extend(kind.map(|kind| Change { path: path.clone(), kind }));
-            if let Some(new) = new.filter(Entry::is_directory) {
+            if let Some(new) = new.filter(StackEntry::is_directory) {
                 let whole = *whole || new.hides || old.as_ref().is_none_or(|old| old.hides || !old.is_directory());
                 let old = old.map_or_else(Vec::new, |old| old.layers);
                 if whole || old.iter().chain(&new.layers).any(|layer| *layer >= self.common) {
@@ -113,10 +112,12 @@ impl Compare<'_> {
     }
 }
 
-/// Whether two entries are not the same. Overlayfs copies a file up also when it is only opened to be written, so what both say of
-/// themselves is not enough to differ; nor is it enough to be the same, since a payload can set back times.
-fn differs(old: (&Parts, &Entry), new: (&Parts, &Entry), name: &OsStr) -> Result<bool, Errno> {
-    let (Some(old_part), Some(new_part)) = (old.0.of(old.1.layer), new.0.of(new.1.layer)) else { return Ok(true) };
+/// Returns true if two entries differ. Overlayfs also copies a file up that is only opened for writing, so a copy in another
+/// layer does not prove a difference. Equal metadata does not prove equality either, because a payload can reset times.
+fn differs(old: (&Parts, &StackEntry), new: (&Parts, &StackEntry), name: &OsStr) -> Result<bool, Errno> {
+    let (Some(old_part), Some(new_part)) = (old.0.directory_of(old.1.layer), new.0.directory_of(new.1.layer)) else {
+        return Ok(true);
+    };
     let (old, new) = (&old.1.stat, &new.1.stat);
     let owner_and_mode = |stat: &Stat| (stat.st_mode, stat.st_uid, stat.st_gid);
     if owner_and_mode(old) != owner_and_mode(new) || extended(old_part, name, old)? != extended(new_part, name, new)? {
@@ -124,7 +125,7 @@ fn differs(old: (&Parts, &Entry), new: (&Parts, &Entry), name: &OsStr) -> Result
     }
     let size_and_time = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_rdev);
     match kind(old) {
-        // The directory of a changed file is not itself changed.
+        // A directory is not reported as changed because its entries changed.
         FileType::Directory => Ok(false),
         _ if size_and_time(old) != size_and_time(new) => Ok(true),
         FileType::RegularFile => match (read(old_part, name)?, read(new_part, name)?) {
@@ -139,17 +140,17 @@ fn differs(old: (&Parts, &Entry), new: (&Parts, &Entry), name: &OsStr) -> Result
     }
 }
 
-/// The extended attributes of a file but for those that overlayfs keeps for itself.
+/// Reads the extended attributes of a file, without overlayfs's own.
 fn extended(part: BorrowedFd<'_>, name: &OsStr, stat: &Stat) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
     let unlocked = match kind(stat) {
-        FileType::Directory => super::unlock_directory(part, name)?,
-        FileType::RegularFile => super::unlock_file(part, name)?,
+        FileType::Directory => unlock_directory(part, name)?,
+        FileType::RegularFile => unlock_file(part, name)?,
         _ => None,
     };
-    let mut dress = dress_of(part, name, stat)?;
+    let mut metadata = read_metadata(part, name, stat)?;
     drop(unlocked);
-    dress.keep_own();
-    Ok(dress.extended)
+    metadata.keep_own();
+    Ok(metadata.extended)
 }
 
 fn same_data(one: &OwnedFd, other: &OwnedFd) -> Result<bool, Errno> {
@@ -167,7 +168,7 @@ fn same_data(one: &OwnedFd, other: &OwnedFd) -> Result<bool, Errno> {
     }
 }
 
-/// Reads as much as fits, or as there is.
+/// Reads until the buffer is full or the file ends.
 fn fill(file: &OwnedFd, buffer: &mut [u8], at: u64) -> Result<usize, Errno> {
     let mut filled = 0;
     while filled < buffer.len() {

@@ -1,12 +1,12 @@
-//! Copies a tree that may change meanwhile. What goes away while it is copied is left out; a file that is written meanwhile is copied as
-//! far as it had come.
+//! Copies a tree that may change during the copy. Files that are removed meanwhile are omitted. A file that is written meanwhile
+//! is copied with the contents at the time of reading.
 
 use super::{
-    Dress, Tree,
-    attributes::{dress_like, dress_of},
-    kind, look, names, read,
+    attributes::{Metadata, apply_metadata, read_metadata},
+    open::{Tree, kind, read},
 };
 use crate::error::{Doing as _, StateError};
+use agentd_disk::{lstat, names};
 use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags, SeekFrom, Stat},
     io::Errno,
@@ -18,57 +18,58 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Rights while the copy is made: its own would lock an ordinary user out.
+/// The mode of files and directories during the copy. Their own modes could lock out an unprivileged user.
 const DURING: Mode = Mode::RWXU;
 const NEW: OFlags = OFlags::CREATE.union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::WRONLY).union(OFlags::CLOEXEC);
 
-/// Copies all of `from` into `to`, an empty tree: data, holes, owners, modes, times, links, extended attributes, special files.
+/// Copies `from` into `to`, an empty tree: data, holes, owners, modes, times, hard and symbolic links, extended attributes and
+/// special files.
 pub(crate) fn copy(from: &Tree, to: &Tree) -> Result<(), StateError> {
     let mut copy = Copy { from, to, linked: HashMap::new(), waiting: Vec::new(), made: Vec::new() };
-    let root = rustix::fs::fstat(&from.root).doing("look at", &from.path)?;
+    let root = rustix::fs::fstat(&from.root).doing("stat", &from.path)?;
     copy.waiting.push((PathBuf::new(), root));
     while let Some((at, stat)) = copy.waiting.pop() {
         let copied = copy.directory(&at, stat);
         copied.doing("copy", from.path.join(&at))?;
     }
     let Copy { made, .. } = copy;
-    // The inner ones first: an outer one that is dressed may be closed.
-    for (at, dress) in made.iter().rev() {
-        dress_directory(to, at, dress).doing("dress", to.path.join(at))?;
+    // Innermost first, because the final mode of an outer directory may deny access to an inner one.
+    for (at, metadata) in made.iter().rev() {
+        apply_directory_metadata(to, at, metadata).doing("set the metadata of", to.path.join(at))?;
     }
     Ok(())
 }
 
-/// Gives a directory of `to` its attributes, by its name in the one above it.
-pub(super) fn dress_directory(to: &Tree, at: &Path, dress: &Dress) -> Result<(), Errno> {
+/// Applies the metadata of a directory of `to`, through its name in its parent directory.
+pub(super) fn apply_directory_metadata(to: &Tree, at: &Path, metadata: &Metadata) -> Result<(), Errno> {
     match (at.parent(), at.file_name()) {
-        (Some(parent), Some(name)) => dress_like(to.enter(parent)?.as_fd(), name, dress),
-        _ => dress_like(to.root.as_fd(), OsStr::new("."), dress),
+        (Some(parent), Some(name)) => apply_metadata(to.enter(parent)?.as_fd(), name, metadata),
+        _ => apply_metadata(to.root.as_fd(), OsStr::new("."), metadata),
     }
 }
 
 struct Copy<'a> {
     from: &'a Tree,
     to: &'a Tree,
-    /// Where a file with several names has been copied to.
+    /// The first copy of each file with several names, by device and inode number of the source.
     linked: HashMap<(u64, u64), PathBuf>,
-    /// Directories that are made and not yet filled.
+    /// Directories that were created and are not yet filled.
     waiting: Vec<(PathBuf, Stat)>,
-    /// Those that are filled and not yet dressed, outer ones first.
-    made: Vec<(PathBuf, Dress)>,
+    /// Directories that were filled and have no final metadata yet, outer ones first.
+    made: Vec<(PathBuf, Metadata)>,
 }
 
 impl Copy<'_> {
     fn directory(&mut self, at: &Path, stat: Stat) -> Result<(), Errno> {
         let source = match self.from.enter(at) {
-            // It went away, or something else took its place.
+            // The directory was removed or replaced during the copy.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             other => other?,
         };
         let target = self.to.enter(at)?;
-        self.made.push((at.to_owned(), dress_of(source.as_fd(), OsStr::new("."), &stat)?));
+        self.made.push((at.to_owned(), read_metadata(source.as_fd(), OsStr::new("."), &stat)?));
         for name in names(source.as_fd())? {
-            let Some(stat) = look(source.as_fd(), &name)? else { continue };
+            let Some(stat) = lstat(source.as_fd(), &name)? else { continue };
             let path = at.join(&name);
             if kind(&stat) == FileType::Directory {
                 rustix::fs::mkdirat(&target, &name, DURING)?;
@@ -105,38 +106,38 @@ impl Copy<'_> {
     }
 }
 
-/// Copies what is not a directory, of which `stat` is known; `NOENT` when it went away.
+/// Copies an entry that is not a directory. `stat` is its metadata. Returns `NOENT` if the entry was removed meanwhile.
 pub(super) fn copy_file(source: BorrowedFd<'_>, name: &OsStr, stat: &Stat, target: BorrowedFd<'_>) -> Result<(), Errno> {
-    let dress = match kind(stat) {
+    let metadata = match kind(stat) {
         FileType::RegularFile => {
-            // It lives until its attributes are read.
+            // `data` is kept until the attributes are read, because it may hold a temporary change of the mode.
             let data = read(source, name)?.ok_or(Errno::NOENT)?;
-            let dress = dress_of(source, name, stat)?;
+            let metadata = read_metadata(source, name, stat)?;
             let copy = rustix::fs::openat(target, name, NEW, DURING)?;
             copy_data(&data.fd, &copy)?;
-            dress
+            metadata
         }
         FileType::Symlink => {
             let leads_to = rustix::fs::readlinkat(source, name, Vec::new()).map_err(changed)?;
-            let dress = dress_of(source, name, stat)?;
+            let metadata = read_metadata(source, name, stat)?;
             rustix::fs::symlinkat(leads_to.as_c_str(), target, name)?;
-            dress
+            metadata
         }
         special => {
-            let dress = dress_of(source, name, stat)?;
+            let metadata = read_metadata(source, name, stat)?;
             rustix::fs::mknodat(target, name, special, DURING, stat.st_rdev)?;
-            dress
+            metadata
         }
     };
-    dress_like(target, name, &dress)
+    apply_metadata(target, name, &metadata)
 }
 
-/// What is no link any more went away as one.
+/// Maps the error of reading a link that was replaced by another file to `NOENT`.
 fn changed(errno: Errno) -> Errno {
     if errno == Errno::INVAL { Errno::NOENT } else { errno }
 }
 
-/// Copies the data of a file: shared where the file system can, else all but its holes.
+/// Copies the data of a file: as a reflink if the file system supports that, otherwise everything but holes.
 fn copy_data(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
         return Ok(());
@@ -145,13 +146,13 @@ fn copy_data(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
     let mut at = 0;
     while at < end {
         let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
-            // Only a hole is left.
+            // Only a hole remains.
             Err(Errno::NXIO) => break,
             other => other?,
         };
         let hole = rustix::fs::seek(from, SeekFrom::Hole(data))?.min(end);
         if copy_stretch(from, to, data, hole)? < hole {
-            // It was cut off meanwhile.
+            // The file was truncated during the copy.
             break;
         }
         at = hole;
@@ -159,7 +160,7 @@ fn copy_data(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
     rustix::fs::ftruncate(to, end)
 }
 
-/// Copies from `at` to `end`; where that ended.
+/// Copies from `at` to `end`, and returns the offset at which the copy ended.
 fn copy_stretch(from: &OwnedFd, to: &OwnedFd, mut at: u64, end: u64) -> Result<u64, Errno> {
     let mut put = at;
     while at < end {
@@ -167,7 +168,7 @@ fn copy_stretch(from: &OwnedFd, to: &OwnedFd, mut at: u64, end: u64) -> Result<u
         match rustix::fs::copy_file_range(from, Some(&mut at), to, Some(&mut put), length) {
             Ok(0) => break,
             Ok(_) | Err(Errno::INTR) => {}
-            // Not between these file systems.
+            // `copy_file_range` does not support these file systems (`man 2 copy_file_range`).
             Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => return copy_by_hand(from, to, at, end),
             Err(errno) => return Err(errno),
         }

@@ -1,13 +1,13 @@
-//! Makes one layer of several: what overlayfs shows of the one over any others is what it shows of the many. Files are linked, not
-//! copied.
+//! Merges several layers into one. Above any other layers, overlayfs shows the same tree with the merged layer as with the
+//! original ones. Files are linked, not copied.
 //!
-//! A whiteout is kept where something below may be hidden by it, and nowhere else: in a directory that is of one layer only, overlayfs
-//! lists a whiteout as a file. A directory below which something of the run was hidden becomes opaque.
+//! A whiteout is kept only where it may hide something below: in a directory that exists in one layer only, overlayfs would list
+//! the whiteout as a file. A directory that hides its contents in the layers below becomes opaque.
 
 use super::{
-    Dress, Tree, attributes,
-    attributes::dress_of,
-    copy::{copy_file, dress_directory},
+    attributes::{self, Metadata, read_metadata},
+    copy::{apply_directory_metadata, copy_file},
+    open::Tree,
     stack::Parts,
 };
 use crate::error::{Doing as _, StateError};
@@ -22,42 +22,42 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Merges `layers`, the lowest first, into `to`, an empty tree.
+/// Merges `layers`, lowest first, into `to`, an empty tree.
 pub(crate) fn merge(layers: &[Tree], to: &Tree) -> Result<(), StateError> {
     let mut merge = Merge { layers, to, copied: HashMap::new(), waiting: Vec::new(), made: Vec::new() };
-    let Some(top) = layers.last() else { return Ok(()) };
-    let stat = rustix::fs::fstat(&top.root).doing("look at", &top.path)?;
-    // All layers have a part in the root: overlayfs does not ask whether one is opaque.
+    let Some(upper) = layers.last() else { return Ok(()) };
+    let stat = rustix::fs::fstat(&upper.root).doing("stat", &upper.path)?;
+    // All layers contribute to the root: overlayfs ignores an opaque mark on a root.
     let root = Waiting { at: PathBuf::new(), layers: (0..layers.len()).rev().collect(), stat, alone: false, opaque: false };
     merge.waiting.push(root);
     while let Some(waiting) = merge.waiting.pop() {
         merge.directory(&waiting).doing("merge", to.path.join(&waiting.at))?;
     }
-    for (at, dress) in merge.made.iter().rev() {
-        dress_directory(to, at, dress).doing("dress", to.path.join(at))?;
+    for (at, metadata) in merge.made.iter().rev() {
+        apply_directory_metadata(to, at, metadata).doing("set the metadata of", to.path.join(at))?;
     }
     Ok(())
 }
 
-/// A directory that is made and not yet filled.
+/// A directory that was created and is not yet filled.
 struct Waiting {
     at: PathBuf,
     layers: Vec<usize>,
-    /// What it is in the highest of these.
+    /// The metadata of the directory in the highest of these layers.
     stat: Stat,
-    /// Nothing from below the run is seen in it.
+    /// True if nothing from below the merged layers is visible in the directory.
     alone: bool,
-    /// It is itself what hides that.
+    /// True if the directory itself hides the layers below, rather than one of its ancestors.
     opaque: bool,
 }
 
 struct Merge<'a> {
     layers: &'a [Tree],
     to: &'a Tree,
-    /// Where files that could not be linked have been copied to.
+    /// The paths of copies of files that could not be linked, by device and inode number of the source.
     copied: HashMap<(u64, u64), PathBuf>,
     waiting: Vec<Waiting>,
-    made: Vec<(PathBuf, Dress)>,
+    made: Vec<(PathBuf, Metadata)>,
 }
 
 impl Merge<'_> {
@@ -65,21 +65,21 @@ impl Merge<'_> {
         let Waiting { at, layers, stat, alone, opaque } = directory;
         let parts = Parts::enter(self.layers, at, layers)?;
         let target = self.to.enter(at)?;
-        if let Some(top) = layers.first().and_then(|layer| parts.of(*layer)) {
-            self.made.push((at.clone(), dress_of(top, OsStr::new("."), stat)?));
+        if let Some(upper) = layers.first().and_then(|layer| parts.directory_of(*layer)) {
+            self.made.push((at.clone(), read_metadata(upper, OsStr::new("."), stat)?));
         }
         if *opaque {
             attributes::make_opaque(target.as_fd(), OsStr::new("."))?;
         }
         for name in parts.names(|_| true)? {
-            let Some(entry) = parts.look(&name)? else { continue };
+            let Some(entry) = parts.lstat(&name)? else { continue };
             let path = at.join(&name);
             if entry.is_directory() {
                 rustix::fs::mkdirat(&target, &name, Mode::RWXU)?;
                 let (hidden, opaque) = (*alone || entry.hides, entry.hides && !alone);
                 self.waiting.push(Waiting { at: path, layers: entry.layers, stat: entry.stat, alone: hidden, opaque });
             } else if !(entry.is_whiteout() && *alone)
-                && let Some(source) = parts.of(entry.layer)
+                && let Some(source) = parts.directory_of(entry.layer)
             {
                 self.link(source, target.as_fd(), &name, &path, &entry.stat)?;
             }
@@ -102,7 +102,7 @@ impl Merge<'_> {
             return rustix::fs::linkat(self.to.enter(parent)?, first, target, name, AtFlags::empty());
         }
         match rustix::fs::linkat(source, name, target, name, AtFlags::empty()) {
-            // It has as many names as a file may have (a payload can see to that), or the layers are not on one file system.
+            // The file has the maximum number of links, which a payload can cause, or the layers are on different file systems.
             Err(Errno::MLINK | Errno::XDEV) => {
                 copy_file(source, name, stat, target)?;
                 self.copied.insert(file, path.to_owned());

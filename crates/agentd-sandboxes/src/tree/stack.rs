@@ -1,7 +1,12 @@
-//! Layers on each other, seen as overlayfs shows them (`Documentation/filesystems/overlayfs.rst`): of a name the highest layer decides;
-//! a whiteout hides it; directories of several layers are one, down to the first that is opaque or to what is no directory.
+//! A stack of layers, seen as overlayfs shows it (`Documentation/filesystems/overlayfs.rst`). The highest layer that contains a
+//! name determines the entry, and a whiteout hides it. The directories of several layers are merged, down to the first that is
+//! opaque or to an entry that is not a directory.
 
-use super::{Entered, Tree, attributes, is_whiteout, kind, look, names};
+use super::{
+    attributes,
+    open::{Entered, Tree, is_whiteout, kind, unlock_directory},
+};
+use agentd_disk::{lstat, names};
 use rustix::{
     fs::{FileType, Stat},
     io::Errno,
@@ -13,22 +18,22 @@ use std::{
     path::Path,
 };
 
-/// The parts of one directory in several layers, the highest first; none where it is not.
+/// One directory, opened in each layer that contributes to it, highest first.
 pub(super) struct Parts(Vec<(usize, Entered)>);
 
-/// What is called by a name in a directory of a stack.
-pub(super) struct Entry {
-    /// The layer that decides what it is.
+/// The entry of a name in a directory of a stack.
+pub(super) struct StackEntry {
+    /// The highest layer that contains the name.
     pub(super) layer: usize,
-    /// What it is there.
+    /// The metadata of the entry in that layer.
     pub(super) stat: Stat,
-    /// The layers that have a part in it, the highest first, if it is a directory.
+    /// The layers that contribute to the entry if it is a directory, highest first.
     pub(super) layers: Vec<usize>,
-    /// Whether it hides what may be below the stack.
+    /// True if the entry hides the layers below the stack.
     pub(super) hides: bool,
 }
 
-impl Entry {
+impl StackEntry {
     pub(super) fn is_whiteout(&self) -> bool {
         is_whiteout(&self.stat)
     }
@@ -39,18 +44,18 @@ impl Entry {
 }
 
 impl Parts {
-    /// Opens the directory `at` in those of `trees` that have a part in it.
+    /// Opens the directory `at` in those of `trees` whose indexes are in `layers`.
     pub(super) fn enter(trees: &[Tree], at: &Path, layers: &[usize]) -> Result<Self, Errno> {
         let enter = |layer: &usize| Ok((*layer, trees[*layer].enter(at)?));
         layers.iter().map(enter).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The part that lies in `layer`.
-    pub(super) fn of(&self, layer: usize) -> Option<BorrowedFd<'_>> {
+    /// Returns the directory in `layer`.
+    pub(super) fn directory_of(&self, layer: usize) -> Option<BorrowedFd<'_>> {
         self.0.iter().find(|(of, _)| *of == layer).map(|(_, entered)| entered.as_fd())
     }
 
-    /// Every name that one of the parts in these layers has, whiteouts too.
+    /// Returns all names in the layers that `of` selects, including whiteouts.
     pub(super) fn names(&self, of: impl Fn(usize) -> bool) -> Result<BTreeSet<OsString>, Errno> {
         let mut all = BTreeSet::new();
         for (_, entered) in self.0.iter().filter(|(layer, _)| of(*layer)) {
@@ -59,13 +64,13 @@ impl Parts {
         Ok(all)
     }
 
-    /// What `name` is here. A whiteout is an entry: it says something to what is below the stack.
-    pub(super) fn look(&self, name: &OsStr) -> Result<Option<Entry>, Errno> {
-        let mut found: Option<Entry> = None;
+    /// Returns the entry of `name`. A whiteout is an entry too, because it affects the layers below the stack.
+    pub(super) fn lstat(&self, name: &OsStr) -> Result<Option<StackEntry>, Errno> {
+        let mut found: Option<StackEntry> = None;
         for (layer, entered) in &self.0 {
-            let Some(stat) = look(entered.as_fd(), name)? else { continue };
+            let Some(stat) = lstat(entered.as_fd(), name)? else { continue };
             let is_directory = kind(&stat) == FileType::Directory;
-            let entry = found.get_or_insert_with(|| Entry { layer: *layer, stat, layers: Vec::new(), hides: false });
+            let entry = found.get_or_insert_with(|| StackEntry { layer: *layer, stat, layers: Vec::new(), hides: false });
             if is_directory {
                 entry.layers.push(*layer);
             }
@@ -78,12 +83,12 @@ impl Parts {
     }
 }
 
-/// Whether the directory `name` is opaque. One that its owner may not read is, for the while, unlocked by who enters it, not here: an
-/// attribute of `user.*` can be read only where the file can.
+/// Returns true if the directory `name` is opaque. If its owner may not read the directory, the mode is changed for the call: a
+/// `user.*` attribute is readable only if the file is.
 fn opaque(entered: &Entered, name: &OsStr) -> Result<bool, Errno> {
     match attributes::is_opaque(entered.as_fd(), name) {
         Err(Errno::ACCESS) => {
-            let unlocked = super::unlock_directory(entered.as_fd(), name)?;
+            let unlocked = unlock_directory(entered.as_fd(), name)?;
             let opaque = attributes::is_opaque(entered.as_fd(), name);
             drop(unlocked);
             opaque

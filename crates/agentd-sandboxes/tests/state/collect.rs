@@ -1,15 +1,15 @@
-//! What nothing needs goes, and nothing else.
+//! Garbage collection removes unneeded layers, and nothing else.
 
-use crate::place::{Place, name};
-use agentd_sandboxes::{How, State, StateError};
+use crate::place::{StateDir, name};
+use agentd_sandboxes::{SaveMode, State, StateError};
 use std::{fs, os::unix::fs::PermissionsExt};
 
 #[test]
-fn layers_go_when_the_last_that_needs_them_is_gone() {
-    let place = Place::new();
+fn unneeded_layers_are_collected() {
+    let place = StateDir::new();
     place.sandbox("a");
-    fs::write(place.top("a").join("file"), "").unwrap();
-    place.state.snapshot(&name("a"), &name("s"), How::Copy).unwrap();
+    fs::write(place.upper("a").join("file"), "").unwrap();
+    place.state.snapshot(&name("a"), &name("s"), SaveMode::Copy).unwrap();
     assert_eq!((place.state.collect().unwrap().layers, place.count("layers")), (0, 2));
     place.state.drop_snapshot(&name("a"), &name("s")).unwrap();
     assert_eq!((place.state.collect().unwrap().layers, place.count("layers")), (1, 1));
@@ -19,34 +19,34 @@ fn layers_go_when_the_last_that_needs_them_is_gone() {
 }
 
 #[test]
-fn what_is_held_stays_until_it_is_let_go() {
-    let place = Place::new();
+fn held_layers_are_not_collected() {
+    let place = StateDir::new();
     let record = place.sandbox("a");
     let (hold, another) = (place.state.hold(&name("a")).unwrap(), place.state.hold(&name("a")).unwrap());
     assert_eq!(hold.0, record);
     place.state.remove(&name("a")).unwrap();
     for hold in [hold, another] {
-        // As another process would.
+        // Opens the store again, as another process would.
         assert_eq!(State::open(&place.at("state")).unwrap().collect().unwrap().layers, 0);
-        assert!(place.tree(record.top).exists());
+        assert!(place.tree(record.upper).exists());
         drop(hold);
     }
     assert_eq!(place.state.collect().unwrap().layers, 1);
     assert!(matches!(place.state.hold(&name("a")), Err(StateError::NotFound { .. })));
     place.assert_clean();
-    // What is lost is not held.
+    // A sandbox whose layer is lost cannot be held.
     let record = place.sandbox("b");
-    fs::remove_dir_all(place.at("state/layers").join(record.top.to_string())).unwrap();
+    fs::remove_dir_all(place.at("state/layers").join(record.upper.to_string())).unwrap();
     assert!(matches!(place.state.hold(&name("b")), Err(StateError::Gone { .. })));
     assert_eq!(place.count("staging"), 0);
 }
 
 #[test]
-fn what_the_dead_left_goes_and_what_is_unknown_stays() {
-    let place = Place::new();
-    let dead = place.at("state/staging/0123456789abcdef");
-    fs::create_dir_all(dead.join("closed/inner")).unwrap();
-    fs::set_permissions(dead.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
+fn open_removes_stale_staging_and_keeps_unknown_files() {
+    let place = StateDir::new();
+    let stale = place.at("state/staging/0123456789abcdef");
+    fs::create_dir_all(stale.join("closed/inner")).unwrap();
+    fs::set_permissions(stale.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
     fs::write(place.at("state/staging/draft"), "{").unwrap();
     fs::write(place.at("state/layers/mine"), "").unwrap();
     assert_eq!(place.state.fsck().unwrap().len(), 3);
@@ -57,20 +57,20 @@ fn what_the_dead_left_goes_and_what_is_unknown_stays() {
 }
 
 #[test]
-fn a_tree_goes_however_deep_it_is_and_where_its_links_lead_stays() {
-    let place = Place::new();
+fn deep_tree_is_removed_without_following_links() {
+    let place = StateDir::new();
     place.sandbox("a");
     fs::write(place.at("kept"), "kept").unwrap();
-    // Deeper than descriptors, stack or a path would reach.
-    let mut at = rustix::fs::open(place.top("a"), rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
+    // Deeper than the limits of open files, stack size and path length permit.
+    let mut at = rustix::fs::open(place.upper("a"), rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
     for _ in 0..3000 {
         rustix::fs::symlinkat(place.at("kept"), &at, "link").unwrap();
         rustix::fs::mkdirat(&at, "d", rustix::fs::Mode::RWXU).unwrap();
         at = rustix::fs::openat(&at, "d", rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
     }
-    // A name that the eraser would have taken.
-    fs::create_dir(place.top("a").join("moved-1")).unwrap();
-    place.state.snapshot(&name("a"), &name("s"), How::Copy).unwrap();
+    // A temporary name that the removal itself uses.
+    fs::create_dir(place.upper("a").join("moved-1")).unwrap();
+    place.state.snapshot(&name("a"), &name("s"), SaveMode::Copy).unwrap();
     assert_eq!(place.state.diff(&name("a"), Some(&name("s")), &[]).unwrap(), []);
     place.state.remove(&name("a")).unwrap();
     assert_eq!(place.state.collect().unwrap().layers, 2);

@@ -1,10 +1,10 @@
-//! A copy of a top is like it in all that a payload can see.
+//! A copied upper layer equals the original in everything that a payload can see.
 
 use crate::{
     layers::{opaque, whiteout},
-    place::{Place, name},
+    place::{StateDir, name},
 };
-use agentd_sandboxes::How;
+use agentd_sandboxes::SaveMode;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, SeekFrom, Timespec, Timestamps, XattrFlags};
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// All that can be seen of a tree, by path; files with several names by the first of these.
+/// Returns the metadata and content of each path of a tree. A file with several hard links is identified by the first path.
 fn seen(root: &Path) -> BTreeMap<PathBuf, String> {
     let (mut seen, mut firsts) = (BTreeMap::new(), BTreeMap::new());
     let mut waiting = vec![PathBuf::new()];
@@ -86,7 +86,7 @@ fn fill(tree: &Path) {
         }
     }
     for (path, mode) in [("set-id", 0o6755), ("d/e", 0o000), ("d", 0o1500), ("file", 0o000)] {
-        // From the inside out: an ordinary user is kept out by what he closed.
+        // Innermost first, because these modes also keep an ordinary user out.
         fs::set_permissions(tree.join(path), fs::Permissions::from_mode(mode)).unwrap();
     }
     let times = |seconds| Timespec { tv_sec: seconds, tv_nsec: 123_456_789 };
@@ -97,16 +97,16 @@ fn fill(tree: &Path) {
 }
 
 #[test]
-fn a_copy_is_like_what_it_is_of() {
-    let place = Place::new();
+fn copied_tree_equals_original() {
+    let place = StateDir::new();
     let record = place.sandbox("a");
-    let tree = place.tree(record.top);
+    let tree = place.tree(record.upper);
     fill(&tree);
     fs::set_permissions(&tree, fs::Permissions::from_mode(0o1777)).unwrap();
-    let saved = place.state.snapshot(&name("a"), &name("s"), How::Copy).unwrap();
+    let saved = place.state.snapshot(&name("a"), &name("s"), SaveMode::Copy).unwrap();
     let copy = place.tree(saved.snapshots[&name("s")].layers[0]);
-    assert_eq!(saved.top, record.top);
-    // As they are, before they are opened to be looked into.
+    assert_eq!(saved.upper, record.upper);
+    // Compares the modes before they are changed to read the files.
     for path in ["file", "d", "set-id"] {
         let mode = |tree: &Path| fs::symlink_metadata(tree.join(path)).unwrap().mode();
         assert_eq!(mode(&copy), mode(&tree), "{path}");
@@ -129,31 +129,31 @@ fn a_copy_is_like_what_it_is_of() {
 }
 
 #[test]
-fn holes_stay_holes() {
-    let place = Place::new();
+fn sparse_file_stays_sparse_in_copy() {
+    let place = StateDir::new();
     let record = place.sandbox("a");
-    let mut file = File::create(place.tree(record.top).join("sparse")).unwrap();
+    let mut file = File::create(place.tree(record.upper).join("sparse")).unwrap();
     file.write_all(b"begin").unwrap();
     file.seek(From::Start(8 << 20)).unwrap();
     file.write_all(b"middle").unwrap();
     file.set_len(64 << 20).unwrap();
-    let saved = place.state.snapshot(&name("a"), &name("s"), How::Copy).unwrap();
+    let saved = place.state.snapshot(&name("a"), &name("s"), SaveMode::Copy).unwrap();
     let copy = File::open(place.tree(saved.snapshots[&name("s")].layers[0]).join("sparse")).unwrap();
     assert_eq!(copy.metadata().unwrap().len(), 64 << 20);
     let mut middle = [0; 6];
     copy.read_exact_at(&mut middle, 8 << 20).unwrap();
     assert_eq!(&middle, b"middle");
-    // Where the file system knows holes at all.
+    // Only if the file system supports holes.
     if rustix::fs::seek(&file, SeekFrom::Hole(0)).unwrap() < 8 << 20 {
         assert!(copy.metadata().unwrap().blocks() <= 64);
     }
 }
 
 #[test]
-fn a_file_that_is_replaced_while_it_is_copied_leads_nowhere() {
-    let place = Place::new();
+fn copy_does_not_follow_file_replaced_by_link() {
+    let place = StateDir::new();
     let record = place.sandbox("a");
-    let tree = place.tree(record.top);
+    let tree = place.tree(record.upper);
     fs::write(place.at("secret"), "secret").unwrap();
     fs::create_dir(place.at("secrets")).unwrap();
     fs::write(place.at("secrets/file"), "secret").unwrap();
@@ -173,7 +173,7 @@ fn a_file_that_is_replaced_while_it_is_copied_leads_nowhere() {
             }
         });
         for round in 0..200 {
-            let saved = place.state.snapshot(&name("a"), &name(&format!("s{round}")), How::Copy);
+            let saved = place.state.snapshot(&name("a"), &name(&format!("s{round}")), SaveMode::Copy);
             let saved = saved.inspect_err(|_| stop.store(true, std::sync::atomic::Ordering::Relaxed)).unwrap();
             for layer in &saved.snapshots[&name(&format!("s{round}"))].layers {
                 for path in ["file", "d/file"] {

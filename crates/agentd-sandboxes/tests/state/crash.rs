@@ -1,9 +1,9 @@
-//! Whenever a process that changes sandboxes is killed, all that it said it had done is there, whole, and what it was doing is done or
-//! not begun. The process is this program again.
+//! Kills a process that changes sandboxes at random moments. All operations that the process reported as completed must be in
+//! effect, and the interrupted operation must be either completed or not begun. The process is another run of this program.
 
-use crate::place::{Place, limited, name};
+use crate::place::{StateDir, limited, name};
 use agentd_kernel::mount::OwnMounts;
-use agentd_sandboxes::{About, How, Name, Of, Record, State};
+use agentd_sandboxes::{About, ForkSource, Name, Record, SaveMode, State};
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
@@ -15,39 +15,39 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Tells this program to be the one that changes sandboxes, and where.
+/// The environment variable that makes this program change sandboxes, with the directory of their store.
 const CHANGER: &str = "AGENTD_TEST_CHANGER";
-/// What it is killed over.
+/// The operations during which the process is killed, in turn.
 const KINDS: [&str; 10] = ["fork", "snapshot", "restore", "create", "fork", "squash", "remove", "collect", "fork", "restore"];
-/// How often it is killed.
+/// The minimum number of kills.
 const MOMENTS: usize = 100;
-/// Sandboxes there are at most, and snapshots of each.
+/// The most sandboxes, and the most named snapshots of each.
 const MOST: usize = 5;
 
-/// What is seen of a sandbox: the number in a file of its, now and in each of its snapshots.
-type Seen = (Option<u64>, BTreeMap<String, Option<u64>>);
-/// What is seen of all.
-type All = BTreeMap<String, Seen>;
+/// The content of a sandbox: the number in its file `number`, now and in each of its snapshots.
+type Content = (Option<u64>, BTreeMap<String, Option<u64>>);
+/// The content of all sandboxes, by name.
+type All = BTreeMap<String, Content>;
 
-fn seen(place: &Path, record: &Record) -> Seen {
+fn content_of(place: &Path, record: &Record) -> Content {
     let number = |layers: &mut dyn Iterator<Item = String>| {
         let files: Vec<_> = layers.map(|layer| place.join("layers").join(layer).join("tree/number")).collect();
         let highest = files.iter().rev().find(|file| file.exists());
         highest.map(|file| fs::read_to_string(file).unwrap().parse().unwrap())
     };
-    let now = number(&mut record.sealed.iter().chain([&record.top]).map(ToString::to_string));
+    let now = number(&mut record.lower.iter().chain([&record.upper]).map(ToString::to_string));
     let then = |(name, snapshot): (&Name, &agentd_sandboxes::Snapshot)| {
         (name.to_string(), number(&mut snapshot.layers.iter().map(ToString::to_string)))
     };
     (now, record.snapshots.iter().map(then).collect())
 }
 
-/// What may keep so much and no more: every second one of root's, who alone can have such.
+/// Returns the description of a sandbox. As root, some sandboxes get a disk limit, which requires root.
 fn about(called: &str) -> About {
     if rustix::process::geteuid().is_root() && called.ends_with(['1', '3']) { limited() } else { About::default() }
 }
 
-/// The state as who changes it has it, with all volumes mounted in which anything is.
+/// Opens the store. As root, mounts all volumes that contain layers, which fsck does.
 fn open(place: &Path) -> State {
     if !rustix::process::geteuid().is_root() {
         return State::open(place).unwrap();
@@ -59,11 +59,11 @@ fn open(place: &Path) -> State {
 
 fn all(place: &Path, state: &State) -> All {
     let records = state.list().unwrap().into_iter().map(Result::unwrap);
-    records.map(|record| (record.name.to_string(), seen(place, &record))).collect()
+    records.map(|record| (record.name.to_string(), content_of(place, &record))).collect()
 }
 
-/// Says it on a line of its own, whatever the test program has said on this one.
-fn say(what: &str, all: &All) {
+/// Prints a report on a line of its own, even if the test harness has written to the current line.
+fn report(what: &str, all: &All) {
     let line = format!("\n{what} {}\n", serde_json::to_string(all).unwrap());
     io::stdout().lock().write_all(line.as_bytes()).unwrap();
 }
@@ -79,7 +79,7 @@ fn any<T>(of: impl IntoIterator<Item = T>) -> Option<T> {
     if of.is_empty() { None } else { Some(of.swap_remove(usize::try_from(random() % of.len() as u64).unwrap())) }
 }
 
-/// One who changes sandboxes, and says before each change what will be, and after it that it is.
+/// Changes sandboxes. Reports the expected content before each change, and the completion after it.
 struct Changer {
     place: PathBuf,
     state: State,
@@ -90,17 +90,17 @@ impl Changer {
     fn change<S, R>(&mut self, kind: &str, work: impl FnOnce(&mut All) -> S, real: impl FnOnce(&State) -> R) {
         let mut after = self.now.clone();
         work(&mut after);
-        say(&format!("doing {kind}"), &after);
+        report(&format!("doing {kind}"), &after);
         real(&self.state);
-        say("done", &after);
+        report("done", &after);
         self.now = after;
     }
 
-    /// Changes anything, in any way.
+    /// Performs a random operation.
     fn step(&mut self) {
         let free: Vec<_> = (0..MOST).map(|at| format!("s{at}")).filter(|name| !self.now.contains_key(name)).collect();
         let Some(called) = any(self.now.keys().cloned()) else { return self.create(free[0].clone()) };
-        let (one, how) = (name(&called), any([How::Seal, How::Copy]).unwrap());
+        let (one, how) = (name(&called), any([SaveMode::Commit, SaveMode::Copy]).unwrap());
         let (number, snapshots) = self.now[&called].clone();
         let snapshot = any(snapshots.into_keys());
         match (random() % 20, snapshot) {
@@ -113,7 +113,7 @@ impl Changer {
                     self.change("snapshot", saved, |state| state.snapshot(&one, &name(&new), how).unwrap());
                 }
             }
-            // Of one sandbox nothing can be half there.
+            // A fork of fewer than three sandboxes is not tested, because a fork of one sandbox is a single rename.
             (10..13, _) if free.len() < 3 || self.is_deep(&one) => {
                 self.change("remove", |all| all.remove(&called), |state| state.remove(&one).unwrap())
             }
@@ -122,10 +122,13 @@ impl Changer {
                 let number = of.as_ref().map_or(number, |of| self.now[&called].1[of]);
                 let of = of.map(|of| name(&of));
                 let new: Vec<_> = free.iter().take(3).map(|new| name(new)).collect();
-                let first = || BTreeMap::from([(Name::created().to_string(), number)]);
+                let mut kept = self.now[&called].1.clone();
+                kept.retain(|snapshot, _| of.as_ref().is_none_or(|of| of.as_str() == snapshot));
+                kept.insert(Name::created().to_string(), number);
+                let first = || kept.clone();
                 let made = |all: &mut All| all.extend(new.iter().map(|new| (new.to_string(), (number, first()))));
                 self.change("fork", made, |state| {
-                    state.fork(&one, of.as_ref().map_or(Of::Now(how), Of::Snapshot), &new).unwrap()
+                    state.fork(&one, of.as_ref().map_or(ForkSource::Now(how), ForkSource::Snapshot), &new).unwrap()
                 });
             }
             (13..15, Some(snapshot)) => {
@@ -147,9 +150,9 @@ impl Changer {
         }
     }
 
-    /// Whether it was forked from forks so often that it may not be again: its layers are in so many folders.
+    /// Returns true if the layers of the sandbox are on so many volumes that another fork may be refused.
     fn is_deep(&self, one: &Name) -> bool {
-        let layers = self.state.layer_paths(&self.state.record(one).unwrap()).sealed;
+        let layers = self.state.layer_paths(&self.state.record(one).unwrap()).lower;
         layers.iter().filter_map(|layer| layer.ancestors().nth(2)).collect::<BTreeSet<_>>().len() > 12
     }
 
@@ -159,26 +162,26 @@ impl Changer {
         self.change("create", made, |state| state.create(&new, about(new.as_str())).unwrap());
     }
 
-    /// Writes another number, as a command would.
+    /// Writes a new number to the upper layer, as a command would.
     fn write(&mut self, called: &str) {
         let number = random();
         let written = |all: &mut All| all.get_mut(called).unwrap().0 = Some(number);
         self.change("write", written, |state| {
             let (record, _held) = state.hold(&name(called)).unwrap();
-            let tree = state.layer_paths(&record).top.join("tree");
+            let tree = state.layer_paths(&record).upper.join("tree");
             fs::write(tree.join("draft"), number.to_string()).unwrap();
             fs::rename(tree.join("draft"), tree.join("number")).unwrap();
         });
     }
 
-    /// Seals until it is deep, and squashes.
+    /// Commits layers until the stack is deep enough for a squash, and squashes it.
     fn deepen(&mut self, called: &str) {
         let (one, passing) = (name(called), name("passing"));
-        while self.state.record(&one).unwrap().sealed.len() < 14 {
+        while self.state.record(&one).unwrap().lower.len() < 14 {
             self.write(called);
             let number = self.now[called].0;
             let saved = |all: &mut All| all.get_mut(called).unwrap().1.insert("passing".to_owned(), number);
-            self.change("snapshot", saved, |state| state.snapshot(&one, &passing, How::Seal).unwrap());
+            self.change("snapshot", saved, |state| state.snapshot(&one, &passing, SaveMode::Commit).unwrap());
             let dropped = |all: &mut All| all.get_mut(called).unwrap().1.remove("passing");
             self.change("drop", dropped, |state| state.drop_snapshot(&one, &passing).unwrap());
         }
@@ -194,7 +197,7 @@ fn changer() {
     let state = open(&place);
     let now = all(&place, &state);
     let mut changer = Changer { place, state, now };
-    // A snapshot that a kill left behind.
+    // Drops a temporary snapshot that a kill left behind.
     for called in changer.now.clone().into_keys() {
         if changer.now[&called].1.contains_key("passing") {
             let dropped = |all: &mut All| all.get_mut(&called).unwrap().1.remove("passing");
@@ -202,14 +205,15 @@ fn changer() {
         }
     }
     changer.change("nothing", |_| (), |_| ());
-    // Until it is killed.
+    // Runs until the process is killed.
     loop {
         changer.step();
     }
 }
 
-/// Lets one change sandboxes and kills it while it does `kind`; what it said was done, and what it said it was doing when it was killed.
-fn killed(place: &Path, kind: &str) -> (All, Option<All>) {
+/// Starts a process that changes sandboxes, and kills it during an operation of `kind`. Returns the content after the last
+/// completed operation, and the expected content after the interrupted one.
+fn run_until_killed(place: &Path, kind: &str) -> (All, Option<All>) {
     let mut changer = Command::new(env::current_exe().unwrap())
         .args(["--exact", "crash::changer", "--nocapture"])
         .env(CHANGER, place)
@@ -217,27 +221,27 @@ fn killed(place: &Path, kind: &str) -> (All, Option<All>) {
         .spawn()
         .unwrap();
     let mut out = BufReader::new(changer.stdout.take().unwrap());
-    let mut said = String::new();
+    let mut output = String::new();
     let mut until = |begins: &str| {
-        while !said.lines().next_back().is_some_and(|line| line.starts_with(begins)) {
-            assert_ne!(out.read_line(&mut said).unwrap(), 0, "it ended itself: {said}");
+        while !output.lines().next_back().is_some_and(|line| line.starts_with(begins)) {
+            assert_ne!(out.read_line(&mut output).unwrap(), 0, "the process ended by itself: {output}");
         }
     };
-    // How long it takes, so that each part of it is as likely to be hit.
+    // Measures the duration of the operation, so that each part of the next one is equally likely to be hit.
     until(&format!("doing {kind} "));
     let began = Instant::now();
     until("done ");
-    // Nothing, where both lines were there before they were looked for.
+    // The measured duration is near zero if both lines were already in the pipe.
     let whole = u64::try_from(began.elapsed().as_micros()).unwrap().max(1000);
     until(&format!("doing {kind} "));
-    // Any moment will do, and a little after too, since what decides comes last: nothing is waited for.
+    // The random delay may exceed the duration by half, because the deciding rename comes last.
     thread::sleep(Duration::from_micros(random() % (whole + whole / 2)));
     changer.kill().unwrap();
     assert_eq!(changer.wait().unwrap().signal(), Some(9));
-    while out.read_line(&mut said).unwrap() > 0 {}
+    while out.read_line(&mut output).unwrap() > 0 {}
     let (mut done, mut doing) = (All::new(), None);
-    // What is said without an end was not said.
-    for line in said.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+    // An incomplete line does not count.
+    for line in output.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
         if let Some(after) = line.strip_prefix("doing ") {
             doing = Some(serde_json::from_str(after.split_once(' ').unwrap().1).unwrap());
         } else if let Some(after) = line.strip_prefix("done ") {
@@ -248,12 +252,12 @@ fn killed(place: &Path, kind: &str) -> (All, Option<All>) {
 }
 
 #[test]
-fn what_was_said_to_be_done_is_there_whenever_its_process_was_killed() {
-    let place = Place::new();
+fn killed_process_keeps_completed_operations() {
+    let place = StateDir::new();
     let root = place.at("state");
     let (mut interrupted, mut left_behind, mut changed, mut limits) = (0, 0, 0, 0);
     for moment in 0.. {
-        let (done, doing) = killed(&root, KINDS[moment % KINDS.len()]);
+        let (done, doing) = run_until_killed(&root, KINDS[moment % KINDS.len()]);
         interrupted += u32::from(doing.is_some());
         left_behind += u32::from(place.count("staging") > 0);
         let state = open(&root);
@@ -267,11 +271,11 @@ fn what_was_said_to_be_done_is_there_whenever_its_process_was_killed() {
             let possible = [done.get(called), after.get(called)];
             assert!(possible.contains(&now.get(called)), "{called}: {:?} is none of {possible:?}", now.get(called));
         }
-        // What appears together is there or not.
+        // The sandboxes of one fork exist all together or not at all.
         let new = || after.keys().filter(|called| !done.contains_key(*called));
         assert!(new().all(|called| now.contains_key(called)) || !new().any(|called| now.contains_key(called)), "{now:?}");
 
-        // What the killed one was just starting (`mkfs.ext4`) has all that it had open until it is executed, locks too.
+        // A child that the killed process was starting (`mkfs.ext4`) keeps open files and locks of its parent until `execve(2)`.
         let began = Instant::now();
         loop {
             state.collect().unwrap();
@@ -282,18 +286,18 @@ fn what_was_said_to_be_done_is_there_whenever_its_process_was_killed() {
             assert!(began.elapsed() < Duration::from_secs(10), "{staged} staged; {found:?}");
         }
         assert_eq!(all(&root, &state), now);
-        // Kills that all fell between two changes show nothing.
+        // Continues if all kills fell between two operations, because such kills prove nothing.
         if moment + 1 >= MOMENTS && interrupted > 0 && left_behind > 0 && changed > 0 {
             assert!(limits > 0 || !rustix::process::geteuid().is_root());
             break;
         }
-        assert!(moment < 20 * MOMENTS, "nothing was interrupted");
+        assert!(moment < 20 * MOMENTS, "no operation was interrupted");
     }
 }
 
 #[test]
-fn many_who_change_at_once_leave_it_whole() {
-    let place = Place::with_volumes().unwrap_or_else(Place::new);
+fn concurrent_operations_leave_valid_state() {
+    let place = StateDir::with_volumes().unwrap_or_else(StateDir::new);
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -309,16 +313,16 @@ fn many_who_change_at_once_leave_it_whole() {
     assert!(place.state.list().unwrap().iter().all(Result::is_ok));
 }
 
-/// Changes anything. It may be refused because of what others do, and for no other reason.
+/// Performs a random operation. It may fail only because of concurrent operations.
 fn disturb(state: &State) {
     use agentd_sandboxes::StateError::{Changed, NoSnapshot, NotFound, SnapshotTaken, Taken, TooDeep};
     let one = any(["a", "b", "c1"].map(name)).unwrap();
     let (other, snapshot) = (any(["a", "b", "c1"].map(name)).unwrap(), any(["s", "t"].map(name)).unwrap());
-    let how = any([How::Seal, How::Copy]).unwrap();
+    let how = any([SaveMode::Commit, SaveMode::Copy]).unwrap();
     let done = match random() % 10 {
         0 | 1 => state.create(&one, about(one.as_str())).map(drop),
         2 | 3 => state.snapshot(&one, &snapshot, how).map(drop),
-        4 => state.fork(&one, Of::Now(how), &[other]).map(drop),
+        4 => state.fork(&one, ForkSource::Now(how), &[other]).map(drop),
         5 => state.restore(&one, &snapshot).map(drop),
         6 => state.drop_snapshot(&one, &snapshot).map(drop),
         7 => state.diff(&one, None, &[]).map(drop),
@@ -327,7 +331,7 @@ fn disturb(state: &State) {
         _ => state.collect().map(drop),
     };
     if let Ok((record, _hold)) = state.hold(&one) {
-        let _ = fs::write(state.layer_paths(&record).top.join("tree").join(random().to_string()), "x");
+        let _ = fs::write(state.layer_paths(&record).upper.join("tree").join(random().to_string()), "x");
     }
     let refused = |error: &_| {
         matches!(

@@ -1,10 +1,10 @@
-//! What a sandbox changed is told, no less and no more.
+//! Diffs list exactly the changes of a sandbox.
 
 use crate::{
     layers::{opaque, whiteout},
-    place::{Place, name},
+    place::{StateDir, name},
 };
-use agentd_sandboxes::{Change, How, Kind};
+use agentd_sandboxes::{Change, ChangeKind, SaveMode};
 use std::{
     ffi::OsStr,
     fs::{self, File, FileTimes},
@@ -13,12 +13,12 @@ use std::{
     time::SystemTime,
 };
 
-fn told(changes: &[Change]) -> Vec<String> {
+fn listed(changes: &[Change]) -> Vec<String> {
     changes.iter().map(|change| format!("{:?} {}", change.kind, change.path.display())).collect()
 }
 
-/// An image of two layers, with a few files.
-fn image(place: &Place) -> Vec<PathBuf> {
+/// Creates an image of two layers with a few files.
+fn image(place: &StateDir) -> Vec<PathBuf> {
     let (low, high) = (place.at("low"), place.at("high"));
     fs::create_dir_all(low.join("etc")).unwrap();
     fs::create_dir_all(low.join("var/cache/old")).unwrap();
@@ -31,7 +31,7 @@ fn image(place: &Place) -> Vec<PathBuf> {
     vec![low, high]
 }
 
-/// Copies a file up as overlayfs does.
+/// Copies a file with its modification time, as a copy-up of overlayfs does.
 fn copy_up(from: &Path, to: &Path) {
     fs::create_dir_all(to.parent().unwrap()).unwrap();
     fs::copy(from, to).unwrap();
@@ -40,28 +40,28 @@ fn copy_up(from: &Path, to: &Path) {
 }
 
 #[test]
-fn what_was_added_changed_and_removed_is_told_apart() {
-    let place = Place::new();
+fn diff_lists_added_changed_and_removed_paths() {
+    let place = StateDir::new();
     let image = image(&place);
     place.sandbox("a");
     assert_eq!(place.state.diff(&name("a"), None, &image).unwrap(), []);
-    let top = place.top("a");
-    fs::create_dir_all(top.join("etc")).unwrap();
-    fs::create_dir_all(top.join("var/cache/b")).unwrap();
-    opaque(&top.join("var/cache"));
-    fs::write(top.join("etc/one"), "changed").unwrap();
-    whiteout(&top.join("etc/two"));
-    whiteout(&top.join("etc/never was"));
-    // The image hides it: here it is new.
-    fs::write(top.join("etc/hidden"), "new").unwrap();
-    copy_up(&image[1].join("etc/three"), &top.join("etc/three"));
-    fs::write(top.join("var/cache/new"), "").unwrap();
-    fs::write(top.join(OsStr::from_bytes(b"\xff")), "").unwrap();
+    let upper = place.upper("a");
+    fs::create_dir_all(upper.join("etc")).unwrap();
+    fs::create_dir_all(upper.join("var/cache/b")).unwrap();
+    opaque(&upper.join("var/cache"));
+    fs::write(upper.join("etc/one"), "changed").unwrap();
+    whiteout(&upper.join("etc/two"));
+    whiteout(&upper.join("etc/never was"));
+    // A whiteout in the image hides this path, so the file is new.
+    fs::write(upper.join("etc/hidden"), "new").unwrap();
+    copy_up(&image[1].join("etc/three"), &upper.join("etc/three"));
+    fs::write(upper.join("var/cache/new"), "").unwrap();
+    fs::write(upper.join(OsStr::from_bytes(b"\xff")), "").unwrap();
     let changes = place.state.diff(&name("a"), None, &image).unwrap();
     let (last, changes) = changes.split_last().unwrap();
-    assert_eq!(*last, Change { path: OsStr::from_bytes(b"\xff").into(), kind: Kind::Added });
+    assert_eq!(*last, Change { path: OsStr::from_bytes(b"\xff").into(), kind: ChangeKind::Added });
     assert_eq!(
-        told(changes),
+        listed(changes),
         [
             "Added etc/hidden",
             "Changed etc/one",
@@ -75,67 +75,67 @@ fn what_was_added_changed_and_removed_is_told_apart() {
 }
 
 #[test]
-fn a_change_cannot_be_hidden_by_setting_back_its_time() {
-    let place = Place::new();
+fn diff_finds_change_with_restored_mtime() {
+    let place = StateDir::new();
     let image = image(&place);
     place.sandbox("a");
-    let file = place.top("a").join("etc/one");
+    let file = place.upper("a").join("etc/one");
     copy_up(&image[0].join("etc/one"), &file);
     let modified = fs::metadata(&file).unwrap().modified().unwrap();
-    let told = || told(&place.state.diff(&name("a"), None, &image).unwrap());
-    assert_eq!(told(), Vec::<String>::new());
+    let listed = || listed(&place.state.diff(&name("a"), None, &image).unwrap());
+    assert_eq!(listed(), Vec::<String>::new());
     fs::write(&file, "IMAGE").unwrap();
     File::options().write(true).open(&file).unwrap().set_times(FileTimes::new().set_modified(modified)).unwrap();
-    assert_eq!(told(), ["Changed etc/one"]);
+    assert_eq!(listed(), ["Changed etc/one"]);
 
     copy_up(&image[0].join("etc/one"), &file);
-    assert_eq!(told(), Vec::<String>::new());
+    assert_eq!(listed(), Vec::<String>::new());
     rustix::fs::setxattr(&file, "user.overlay.origin", b"x", rustix::fs::XattrFlags::empty()).unwrap();
-    assert_eq!(told(), Vec::<String>::new());
+    assert_eq!(listed(), Vec::<String>::new());
     rustix::fs::setxattr(&file, "user.x", b"x", rustix::fs::XattrFlags::empty()).unwrap();
-    assert_eq!(told(), ["Changed etc/one"]);
+    assert_eq!(listed(), ["Changed etc/one"]);
 
     fs::remove_file(&file).unwrap();
     copy_up(&image[0].join("etc/one"), &file);
     File::options().write(true).open(&file).unwrap().set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH)).unwrap();
-    assert_eq!(told(), ["Changed etc/one"]);
-    // A directory is changed by its mode, not by what is in it.
-    fs::set_permissions(place.top("a").join("etc"), fs::Permissions::from_mode(0o700)).unwrap();
-    assert_eq!(told(), ["Changed etc", "Changed etc/one"]);
+    assert_eq!(listed(), ["Changed etc/one"]);
+    // A directory counts as changed if its mode changes, and not if its entries change.
+    fs::set_permissions(place.upper("a").join("etc"), fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(listed(), ["Changed etc", "Changed etc/one"]);
 }
 
 #[test]
-fn a_link_is_compared_and_not_followed() {
-    let place = Place::new();
+fn diff_does_not_follow_links() {
+    let place = StateDir::new();
     let image = image(&place);
     place.sandbox("a");
-    std::os::unix::fs::symlink("/", place.top("a").join("etc")).unwrap();
-    std::os::unix::fs::symlink("var", place.top("a").join("new")).unwrap();
-    // What was below a directory that is one no more goes with it.
-    assert_eq!(told(&place.state.diff(&name("a"), None, &image).unwrap()), ["Changed etc", "Added new"]);
+    std::os::unix::fs::symlink("/", place.upper("a").join("etc")).unwrap();
+    std::os::unix::fs::symlink("var", place.upper("a").join("new")).unwrap();
+    // Paths below a replaced directory are not listed.
+    assert_eq!(listed(&place.state.diff(&name("a"), None, &image).unwrap()), ["Changed etc", "Added new"]);
 }
 
 #[test]
-fn against_a_snapshot_only_what_came_after_is_told_whichever_way_it_was_made() {
-    for how in [How::Seal, How::Copy] {
-        let place = Place::new();
+fn diff_against_snapshot_lists_only_later_changes() {
+    for how in [SaveMode::Commit, SaveMode::Copy] {
+        let place = StateDir::new();
         let image = image(&place);
         place.sandbox("a");
-        fs::create_dir(place.top("a").join("etc")).unwrap();
-        fs::write(place.top("a").join("etc/before"), "").unwrap();
-        fs::write(place.top("a").join("etc/one"), "changed").unwrap();
-        whiteout(&place.top("a").join("var"));
+        fs::create_dir(place.upper("a").join("etc")).unwrap();
+        fs::write(place.upper("a").join("etc/before"), "").unwrap();
+        fs::write(place.upper("a").join("etc/one"), "changed").unwrap();
+        whiteout(&place.upper("a").join("var"));
         place.state.snapshot(&name("a"), &name("s"), how).unwrap();
-        let against = |snapshot: &str| told(&place.state.diff(&name("a"), Some(&name(snapshot)), &image).unwrap());
+        let against = |snapshot: &str| listed(&place.state.diff(&name("a"), Some(&name(snapshot)), &image).unwrap());
         assert_eq!(against("s"), Vec::<String>::new(), "{how:?}");
 
-        fs::create_dir_all(place.top("a").join("etc")).unwrap();
-        fs::write(place.top("a").join("etc/after"), "").unwrap();
-        fs::write(place.top("a").join("etc/one"), "changed again").unwrap();
+        fs::create_dir_all(place.upper("a").join("etc")).unwrap();
+        fs::write(place.upper("a").join("etc/after"), "").unwrap();
+        fs::write(place.upper("a").join("etc/one"), "changed again").unwrap();
         assert_eq!(against("s"), ["Added etc/after", "Changed etc/one"], "{how:?}");
         place.state.snapshot(&name("a"), &name("later"), how).unwrap();
         assert_eq!(against("later"), Vec::<String>::new(), "{how:?}");
-        // What a later snapshot has and a restored sandbox has not.
+        // The later snapshot has a file that the restored sandbox lacks.
         place.state.restore(&name("a"), &name("s")).unwrap();
         assert_eq!(against("later"), ["Removed etc/after", "Changed etc/one"], "{how:?}");
         assert_eq!(against("s"), Vec::<String>::new(), "{how:?}");

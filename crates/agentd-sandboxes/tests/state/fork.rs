@@ -1,24 +1,24 @@
-//! Sandboxes that begin as another one.
+//! Forks of sandboxes.
 
 use crate::{
     layers::shown,
-    place::{Place, name},
+    place::{StateDir, name},
 };
-use agentd_sandboxes::{How, Name, Of, StateError};
+use agentd_sandboxes::{ForkSource, Name, SaveMode, StateError};
 use std::fs;
 
 #[test]
-fn forks_begin_as_their_origin_and_go_their_own_ways() {
-    for how in [How::Seal, How::Copy] {
-        let place = Place::new();
+fn forks_start_with_content_of_origin_and_diverge() {
+    for how in [SaveMode::Commit, SaveMode::Copy] {
+        let place = StateDir::new();
         place.sandbox("a");
-        fs::write(place.top("a").join("file"), "common").unwrap();
-        let forks = place.state.fork(&name("a"), Of::Now(how), &[name("b"), name("c"), name("d")]).unwrap();
+        fs::write(place.upper("a").join("file"), "common").unwrap();
+        let forks = place.state.fork(&name("a"), ForkSource::Now(how), &[name("b"), name("c"), name("d")]).unwrap();
         let called: Vec<_> = forks.iter().map(|fork| fork.name.as_str()).collect();
         assert_eq!(called, ["b", "c", "d"]);
-        assert!(forks.iter().all(|fork| fork.sealed == forks[0].sealed && fork.parent.as_deref() == Some("a")));
+        assert!(forks.iter().all(|fork| fork.lower == forks[0].lower && fork.parent.as_deref() == Some("a")));
         for called in ["a", "b", "c", "d"] {
-            fs::write(place.top(called).join("own"), called).unwrap();
+            fs::write(place.upper(called).join("own"), called).unwrap();
         }
         for called in ["a", "b", "c", "d"] {
             let seen = shown(&place.trees(called));
@@ -27,7 +27,7 @@ fn forks_begin_as_their_origin_and_go_their_own_ways() {
             assert!(seen.values().any(|what| what.ends_with("\"common\"")), "{seen:?}");
         }
         place.assert_clean();
-        // The origin goes and its layers stay.
+        // Removing the origin keeps the layers that its forks need.
         place.state.remove(&name("a")).unwrap();
         place.state.collect().unwrap();
         assert_eq!(shown(&place.trees("b")).len(), 2);
@@ -36,35 +36,58 @@ fn forks_begin_as_their_origin_and_go_their_own_ways() {
 }
 
 #[test]
-fn a_snapshot_is_forked_as_it_was() {
-    let place = Place::new();
+fn fork_of_snapshot_has_content_of_snapshot() {
+    let place = StateDir::new();
     place.sandbox("a");
-    fs::write(place.top("a").join("old"), "").unwrap();
-    place.state.snapshot(&name("a"), &name("s"), How::Seal).unwrap();
-    fs::write(place.top("a").join("new"), "").unwrap();
-    let forks = place.state.fork(&name("a"), Of::Snapshot(&name("s")), &[name("b")]).unwrap();
+    fs::write(place.upper("a").join("old"), "").unwrap();
+    place.state.snapshot(&name("a"), &name("s"), SaveMode::Commit).unwrap();
+    fs::write(place.upper("a").join("new"), "").unwrap();
+    place.state.snapshot(&name("a"), &name("later"), SaveMode::Commit).unwrap();
+    let forks = place.state.fork(&name("a"), ForkSource::Snapshot(&name("s")), &[name("b")]).unwrap();
     assert_eq!(forks[0].parent.as_deref(), Some("a@s"));
-    assert_eq!(forks[0].snapshots.keys().collect::<Vec<_>>(), [&Name::created()]);
+    assert_eq!(forks[0].snapshots.keys().collect::<Vec<_>>(), [&Name::created(), &name("s")]);
     assert_eq!(shown(&place.trees("b")).into_keys().collect::<Vec<_>>(), ["old".as_ref() as &std::path::Path]);
     place.assert_clean();
 }
 
 #[test]
-fn where_nothing_was_changed_nothing_is_sealed() {
-    let place = Place::new();
-    let origin = place.sandbox("a");
-    let forks = place.state.fork(&name("a"), Of::Now(How::Seal), &[name("b")]).unwrap();
-    assert_eq!((forks[0].sealed.len(), place.state.record(&name("a")).unwrap()), (0, origin));
+fn forks_restore_snapshots_of_removed_origin() {
+    for how in [SaveMode::Commit, SaveMode::Copy] {
+        let place = StateDir::new();
+        place.sandbox("a");
+        fs::write(place.upper("a").join("old"), "").unwrap();
+        place.state.snapshot(&name("a"), &name("clean"), how).unwrap();
+        fs::write(place.upper("a").join("new"), "").unwrap();
+        place.state.fork(&name("a"), ForkSource::Now(how), &[name("b"), name("c")]).unwrap();
+        place.state.remove(&name("a")).unwrap();
+        place.state.collect().unwrap();
+        assert_eq!(shown(&place.trees("b")).len(), 2);
+        place.state.restore(&name("b"), &name("clean")).unwrap();
+        assert_eq!(shown(&place.trees("b")).into_keys().collect::<Vec<_>>(), ["old".as_ref() as &std::path::Path]);
+        place.state.drop_snapshot(&name("c"), &name("clean")).unwrap();
+        place.state.restore(&name("b"), &Name::created()).unwrap();
+        assert_eq!(shown(&place.trees("b")).len(), 2);
+        place.state.collect().unwrap();
+        place.assert_clean();
+    }
 }
 
 #[test]
-fn who_cannot_have_all_names_has_none_and_has_changed_nothing() {
-    let place = Place::new();
+fn fork_of_unchanged_sandbox_commits_no_layer() {
+    let place = StateDir::new();
+    let origin = place.sandbox("a");
+    let forks = place.state.fork(&name("a"), ForkSource::Now(SaveMode::Commit), &[name("b")]).unwrap();
+    assert_eq!((forks[0].lower.len(), place.state.record(&name("a")).unwrap()), (0, origin));
+}
+
+#[test]
+fn fork_with_one_taken_name_creates_nothing() {
+    let place = StateDir::new();
     place.sandbox("taken");
     let origin = place.sandbox("a");
-    fs::write(place.top("a").join("file"), "").unwrap();
+    fs::write(place.upper("a").join("file"), "").unwrap();
     for names in [["b", "taken"], ["b", "b"], ["a", "b"]] {
-        let forked = place.state.fork(&name("a"), Of::Now(How::Seal), &names.map(name));
+        let forked = place.state.fork(&name("a"), ForkSource::Now(SaveMode::Commit), &names.map(name));
         assert!(matches!(forked, Err(StateError::Taken { .. })), "{names:?}");
     }
     assert_eq!(place.state.record(&name("a")).unwrap(), origin);
@@ -73,22 +96,25 @@ fn who_cannot_have_all_names_has_none_and_has_changed_nothing() {
 }
 
 #[test]
-fn what_was_promised_by_one_who_died_is_there_for_all() {
-    let place = Place::new();
+fn interrupted_fork_is_completed_by_next_operation() {
+    let place = StateDir::new();
     place.sandbox("a");
-    place.state.fork(&name("a"), Of::Now(How::Seal), &[name("b"), name("c")]).unwrap();
-    // As after a kill between the moves.
-    let promise = || {
+    place.state.fork(&name("a"), ForkSource::Now(SaveMode::Commit), &[name("b"), name("c")]).unwrap();
+    // The state after a kill between the renames of a fork.
+    let interrupt = || {
         fs::create_dir(place.at("state/promised")).unwrap();
         fs::rename(place.at("state/named/c"), place.at("state/promised/c")).unwrap();
     };
-    promise();
+    interrupt();
     assert_eq!(place.state.list().unwrap().len(), 3);
-    promise();
+    interrupt();
     assert_eq!(place.state.record(&name("c")).unwrap().name, name("c"));
-    promise();
-    assert!(matches!(place.state.fork(&name("a"), Of::Now(How::Seal), &[name("c")]), Err(StateError::Taken { .. })));
-    promise();
+    interrupt();
+    assert!(matches!(
+        place.state.fork(&name("a"), ForkSource::Now(SaveMode::Commit), &[name("c")]),
+        Err(StateError::Taken { .. })
+    ));
+    interrupt();
     assert_eq!(place.state.collect().unwrap().layers, 0);
     place.assert_clean();
 }

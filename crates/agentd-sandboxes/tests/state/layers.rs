@@ -1,4 +1,4 @@
-//! Trees as overlayfs writes them, and what a stack of them shows: found here in the plainest way, to be compared with.
+//! Creates trees as overlayfs writes them, and computes the merged view of a stack of trees in a simple way, for comparison.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Makes overlayfs' whiteout.
+/// Creates a whiteout of overlayfs.
 pub fn whiteout(path: &Path) {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     mknodat(CWD, path, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
@@ -27,10 +27,10 @@ pub fn is_opaque(path: &Path) -> bool {
     matches!(rustix::fs::getxattr(path, "user.overlay.opaque", &mut value), Ok(1) if value[0] == b'y')
 }
 
-/// What is shown at each path: a mode for a directory, or content.
+/// The merged view: for each path its type, mode and content.
 pub type Shown = BTreeMap<PathBuf, String>;
 
-/// What `trees`, the lowest first, show.
+/// Returns the merged view of `trees`, lowest first.
 pub fn shown(trees: &[PathBuf]) -> Shown {
     let mut shown = Shown::new();
     for tree in trees {
@@ -39,7 +39,7 @@ pub fn shown(trees: &[PathBuf]) -> Shown {
     shown
 }
 
-/// Lays one directory of a tree over what is shown.
+/// Merges one directory of a tree into the view.
 fn lay(tree: &Path, at: &Path, shown: &mut Shown) {
     for entry in fs::read_dir(tree.join(at)).unwrap() {
         let (real, path) = {
@@ -70,7 +70,8 @@ fn lay(tree: &Path, at: &Path, shown: &mut Shown) {
     }
 }
 
-/// Whether a tree has a whiteout where nothing below it can be hidden by it; overlayfs would list that as a file.
+/// Returns true if a tree has a whiteout in an opaque directory, where it hides nothing. Overlayfs would list it as a file. With
+/// `alone`, the tree counts as opaque.
 pub fn has_stray_whiteout(tree: &Path, alone: bool) -> bool {
     fs::read_dir(tree).unwrap().any(|entry| {
         let path = entry.unwrap().path();

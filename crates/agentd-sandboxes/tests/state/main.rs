@@ -1,4 +1,4 @@
-//! The state of sandboxes through its public interface, as root and as an ordinary user alike.
+//! Tests of the sandbox store through its public interface, for root and for an ordinary user.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod collect;

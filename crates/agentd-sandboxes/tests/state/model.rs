@@ -1,11 +1,11 @@
-//! Any layers: what a stack shows is the same before and after it is squashed, and what a comparison tells is what differs between what
-//! is shown. What is shown is found by `layers`, in another way than by the code that is tested.
+//! Property tests with random layers: a squash does not change the merged view of a stack, and a diff lists exactly the
+//! differences between two views. The module `layers` computes the views independently of the tested code.
 
 use crate::{
     layers::{has_stray_whiteout, opaque, shown, whiteout},
-    place::{Place, name},
+    place::{StateDir, name},
 };
-use agentd_sandboxes::{How, Kind};
+use agentd_sandboxes::{ChangeKind, SaveMode};
 use proptest::prelude::*;
 use std::{
     collections::BTreeSet,
@@ -55,37 +55,37 @@ fn make(tree: &Path, entries: &[(u8, What)]) {
                 fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).unwrap();
             }
         }
-        // Two files of the same content are the same file, as after a copy up.
+        // With equal times, files of equal content count as the same file, as after a copy-up.
         let time = rustix::fs::Timespec { tv_sec: 1, tv_nsec: 0 };
         let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
         rustix::fs::utimensat(rustix::fs::CWD, &path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
     }
 }
 
-/// A sandbox whose sealed layers are these; each is there even if it is empty.
-fn stacked(place: &Place, layers: &[Vec<(u8, What)>]) {
+/// Creates a sandbox with these committed layers. Empty layers are committed, too.
+fn stacked(place: &StateDir, layers: &[Vec<(u8, What)>]) {
     place.sandbox("a");
     for layer in layers {
-        make(&place.top("a"), layer);
-        // So that none is left out.
-        fs::write(place.top("a").join("mark"), "").unwrap();
-        let sealed = place.state.snapshot(&name("a"), &name("passing"), How::Seal).unwrap();
+        make(&place.upper("a"), layer);
+        // An empty layer would not be committed.
+        fs::write(place.upper("a").join("mark"), "").unwrap();
+        let lower = place.state.snapshot(&name("a"), &name("passing"), SaveMode::Commit).unwrap();
         place.state.drop_snapshot(&name("a"), &name("passing")).unwrap();
-        fs::remove_file(place.tree(*sealed.sealed.last().unwrap()).join("mark")).unwrap();
+        fs::remove_file(place.tree(*lower.lower.last().unwrap()).join("mark")).unwrap();
     }
 }
 
-/// What is told of what is shown, but for what goes or changes its type with a directory above it.
-fn expected(before: &[PathBuf], after: &[PathBuf]) -> BTreeSet<(PathBuf, Kind)> {
+/// Returns the expected diff of two stacks. A removed path is not listed if its parent directory was removed or replaced, too.
+fn expected(before: &[PathBuf], after: &[PathBuf]) -> BTreeSet<(PathBuf, ChangeKind)> {
     let (before, after) = (shown(before), shown(after));
     let mut expected = BTreeSet::new();
     for path in before.keys().chain(after.keys()) {
         let kind = match (before.get(path), after.get(path)) {
-            (None, Some(_)) => Kind::Added,
+            (None, Some(_)) => ChangeKind::Added,
             (Some(_), None) if path.parent().is_none_or(|above| above == Path::new("") || is_directory(after.get(above))) => {
-                Kind::Removed
+                ChangeKind::Removed
             }
-            (Some(old), Some(new)) if old != new => Kind::Changed,
+            (Some(old), Some(new)) if old != new => ChangeKind::Changed,
             _ => continue,
         };
         expected.insert((path.clone(), kind));
@@ -101,14 +101,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn a_squashed_stack_shows_what_it_showed(
+    fn squash_of_random_layers_shows_same_tree(
         image in proptest::collection::vec(layer(), 0..3),
         layers in proptest::collection::vec(layer(), 13..15),
     ) {
-        let place = Place::new();
+        let place = StateDir::new();
         let image = laid_out(&place, &image);
         stacked(&place, &layers);
-        // Over any image.
+        // The stack lies on an arbitrary image.
         let seen = || shown(&[&image[..], &place.trees("a")].concat());
         let before = seen();
         prop_assert_eq!(place.state.squash(&name("a")).unwrap().layers, layers.len());
@@ -119,49 +119,49 @@ proptest! {
     }
 
     #[test]
-    fn a_comparison_tells_what_differs(
+    fn diff_of_random_layers_lists_exact_differences(
         image in proptest::collection::vec(layer(), 0..3),
         layers in proptest::collection::vec(layer(), 0..4),
         since in proptest::collection::vec(layer(), 0..3),
         other in layer(),
         copied in any::<bool>(),
     ) {
-        let place = Place::new();
+        let place = StateDir::new();
         let image = laid_out(&place, &image);
         stacked(&place, &layers);
         if copied {
-            // The snapshot has a layer that the sandbox has not.
-            make(&place.top("a"), &other);
+            // The snapshot has a layer that the sandbox lacks.
+            make(&place.upper("a"), &other);
         }
-        let saved = place.state.snapshot(&name("a"), &name("s"), How::Copy).unwrap();
+        let saved = place.state.snapshot(&name("a"), &name("s"), SaveMode::Copy).unwrap();
         let old: Vec<_> = saved.snapshots[&name("s")].layers.iter().map(|layer| place.tree(*layer)).collect();
         place.state.restore(&name("a"), &name("s")).unwrap();
         for layer in &since {
-            make(&place.top("a"), layer);
-            place.state.snapshot(&name("a"), &name("passing"), How::Seal).unwrap();
+            make(&place.upper("a"), layer);
+            place.state.snapshot(&name("a"), &name("passing"), SaveMode::Commit).unwrap();
             place.state.drop_snapshot(&name("a"), &name("passing")).unwrap();
         }
         let new = place.trees("a");
-        let told = |against: Option<&str>| {
+        let diff = |against: Option<&str>| {
             let changes = place.state.diff(&name("a"), against.map(name).as_ref(), &image).unwrap();
-            let told: BTreeSet<_> = changes.iter().map(|change| (change.path.clone(), change.kind)).collect();
-            assert_eq!(told.len(), changes.len());
-            told
+            let found: BTreeSet<_> = changes.iter().map(|change| (change.path.clone(), change.kind)).collect();
+            assert_eq!(found.len(), changes.len());
+            found
         };
         let over = |layers: &[PathBuf]| [&image[..], layers].concat();
-        prop_assert_eq!(told(None), expected(&image, &over(&new)));
-        prop_assert_eq!(told(Some("s")), expected(&over(&old), &over(&new)));
+        prop_assert_eq!(diff(None), expected(&image, &over(&new)));
+        prop_assert_eq!(diff(Some("s")), expected(&over(&old), &over(&new)));
         if copied && !old.is_empty() {
-            // As if what was copied had been left: both stacks have layers that the other has not.
-            place.state.snapshot(&name("a"), &name("later"), How::Seal).unwrap();
+            // Each of the two stacks has layers that the other lacks.
+            place.state.snapshot(&name("a"), &name("later"), SaveMode::Commit).unwrap();
             place.state.restore(&name("a"), &name("s")).unwrap();
-            prop_assert_eq!(told(Some("later")), expected(&over(&new), &over(&place.trees("a"))));
+            prop_assert_eq!(diff(Some("later")), expected(&over(&new), &over(&place.trees("a"))));
         }
     }
 }
 
-/// The trees of an image.
-fn laid_out(place: &Place, layers: &[Vec<(u8, What)>]) -> Vec<PathBuf> {
+/// Creates the trees of an image.
+fn laid_out(place: &StateDir, layers: &[Vec<(u8, What)>]) -> Vec<PathBuf> {
     let tree = |(number, layer): (usize, &Vec<(u8, What)>)| {
         let tree = place.at(&format!("image{number}"));
         fs::create_dir(&tree).unwrap();

@@ -1,6 +1,6 @@
-//! Sandboxes come, are looked at, and go.
+//! Creating, reading, listing and removing sandboxes.
 
-use crate::place::{Place, name};
+use crate::place::{StateDir, name};
 use agentd_core::{Access, Grant, Root, SandboxSpec};
 use agentd_sandboxes::{About, State, StateError};
 use std::{
@@ -22,22 +22,22 @@ fn about() -> About {
 }
 
 #[test]
-fn what_was_made_is_read_again_by_whoever_opens_the_state() {
-    let place = Place::new();
+fn created_sandbox_is_read_by_another_state() {
+    let place = StateDir::new();
     let record = place.state.create(&name("a"), about()).unwrap();
-    assert_eq!((record.name.as_str(), &record.about, record.sealed.len()), ("a", &about(), 0));
+    assert_eq!((record.name.as_str(), &record.about, record.lower.len()), ("a", &about(), 0));
     let other = State::open(&place.at("state")).unwrap();
     assert_eq!(other.record(&name("a")).unwrap(), record);
-    let top = other.layer_paths(&record).top;
-    assert!(top.join("tree").is_dir() && top.join("work").is_dir() && other.log_directory(&name("a")).is_dir());
-    assert_eq!(fs::metadata(top.join("tree")).unwrap().permissions().mode() & 0o7777, 0o755);
-    assert_eq!(fs::metadata(&top).unwrap().permissions().mode() & 0o7777, 0o700);
+    let upper = other.layer_paths(&record).upper;
+    assert!(upper.join("tree").is_dir() && upper.join("work").is_dir() && other.log_directory(&name("a")).is_dir());
+    assert_eq!(fs::metadata(upper.join("tree")).unwrap().permissions().mode() & 0o7777, 0o755);
+    assert_eq!(fs::metadata(&upper).unwrap().permissions().mode() & 0o7777, 0o700);
     place.assert_clean();
 }
 
 #[test]
-fn a_name_is_given_once() {
-    let place = Place::new();
+fn create_with_taken_name_fails() {
+    let place = StateDir::new();
     place.sandbox("a");
     assert!(matches!(place.state.create(&name("a"), about()), Err(StateError::Taken { .. })));
     assert_eq!((place.count("layers"), place.count("staging")), (1, 0));
@@ -46,8 +46,8 @@ fn a_name_is_given_once() {
 }
 
 #[test]
-fn what_is_not_there_is_said() {
-    let place = Place::new();
+fn operations_on_missing_sandbox_fail() {
+    let place = StateDir::new();
     let (missing, record) = (name("missing"), place.sandbox("a"));
     let not_found = |result: Result<(), StateError>| assert!(matches!(result, Err(StateError::NotFound { .. })), "{result:?}");
     not_found(place.state.record(&missing).map(drop));
@@ -55,13 +55,13 @@ fn what_is_not_there_is_said() {
     not_found(place.state.remove(&missing));
     not_found(place.state.squash(&missing).map(drop));
     not_found(place.state.diff(&missing, None, &[]).map(drop));
-    let said = place.state.restore(&record.name, &missing).unwrap_err().to_string();
-    assert!(said.contains("sandbox a has no snapshot missing"), "{said}");
+    let error = place.state.restore(&record.name, &missing).unwrap_err().to_string();
+    assert!(error.contains("sandbox a has no snapshot missing"), "{error}");
 }
 
 #[test]
-fn a_use_is_noted_and_nothing_else() {
-    let place = Place::new();
+fn touch_changes_only_time_of_use() {
+    let place = StateDir::new();
     let record = place.sandbox("a");
     let path = place.at("state/named/a/record.json");
     let text = fs::read_to_string(&path).unwrap().replace(&format!("\"used\": {}", record.used), "\"used\": 7");
@@ -70,13 +70,13 @@ fn a_use_is_noted_and_nothing_else() {
     let touched = place.state.touch(&name("a")).unwrap();
     assert!(touched.used >= record.used);
     assert_eq!(place.state.record(&name("a")).unwrap(), touched);
-    assert_eq!((touched.made, touched.top), (record.made, record.top));
+    assert_eq!((touched.made, touched.upper), (record.made, record.upper));
     place.assert_clean();
 }
 
 #[test]
-fn a_damaged_record_is_named_beside_the_good_ones_and_can_be_removed() {
-    let place = Place::new();
+fn damaged_records_are_listed_with_valid_ones_and_can_be_removed() {
+    let place = StateDir::new();
     for called in ["bad", "empty", "good", "later", "lost", "moved", "more"] {
         place.sandbox(called);
     }
@@ -84,7 +84,7 @@ fn a_damaged_record_is_named_beside_the_good_ones_and_can_be_removed() {
     let good = fs::read_to_string(path("good")).unwrap();
     fs::write(path("bad"), good.replace("good", "bad").replace("\"top\": \"", "\"top\": \"../")).unwrap();
     fs::write(path("empty"), "").unwrap();
-    fs::write(path("later"), good.replace("good", "later").replace("\"version\": 1", "\"version\": 2")).unwrap();
+    fs::write(path("later"), good.replace("good", "later").replace("\"version\": 2", "\"version\": 3")).unwrap();
     fs::remove_file(path("lost")).unwrap();
     fs::write(path("moved"), &good).unwrap();
     fs::write(path("more"), good.replace("good", "more").replacen('{', "{\"more\": 1,", 1)).unwrap();
@@ -95,7 +95,7 @@ fn a_damaged_record_is_named_beside_the_good_ones_and_can_be_removed() {
     });
     assert_eq!(damaged.collect::<Vec<_>>(), ["bad", "empty", "later", "lost", "more", "moved"]);
     assert_eq!(list.iter().flatten().map(|record| record.name.as_str()).collect::<Vec<_>>(), ["good"]);
-    // What they need is not known, so nothing goes while they are there.
+    // Nothing is collected while damaged records exist, because their needs are unknown.
     assert!(matches!(place.state.collect(), Err(StateError::Damaged { .. })));
     assert!(place.state.needed_image_layers().is_err());
     assert_eq!(place.state.fsck().unwrap().iter().filter(|problem| problem.is_damage()).count(), 6);
@@ -107,10 +107,10 @@ fn a_damaged_record_is_named_beside_the_good_ones_and_can_be_removed() {
 }
 
 #[test]
-fn what_cannot_be_written_down_leaves_nothing() {
-    let place = Place::new();
+fn create_with_unserializable_path_leaves_nothing() {
+    let place = StateDir::new();
     let path = PathBuf::from(OsStr::from_bytes(b"/data/\xff"));
-    let grant = Grant { path, target: None, access: Access::ReadOnly, protect: Vec::new() };
+    let grant = Grant::new(path, Access::ReadOnly);
     let about = About { spec: SandboxSpec { grants: vec![grant], ..SandboxSpec::default() }, ..About::default() };
     assert!(matches!(place.state.create(&name("a"), about), Err(StateError::Unwritable { .. })));
     assert_eq!(place.state.list().unwrap().len(), 0);
@@ -119,8 +119,8 @@ fn what_cannot_be_written_down_leaves_nothing() {
 }
 
 #[test]
-fn the_layers_of_images_that_are_needed_are_known() {
-    let place = Place::new();
+fn needed_image_layers_are_those_of_existing_sandboxes() {
+    let place = StateDir::new();
     place.state.create(&name("a"), about()).unwrap();
     let spec = SandboxSpec { root: Root::Layers(vec!["/b".into(), "/c".into()]), ..SandboxSpec::default() };
     place.state.create(&name("b"), About { spec, ..about() }).unwrap();
@@ -137,8 +137,8 @@ fn the_layers_of_images_that_are_needed_are_known() {
 }
 
 #[test]
-fn a_place_that_others_can_enter_is_refused() {
-    let place = Place::new();
+fn directory_accessible_to_others_is_refused() {
+    let place = StateDir::new();
     fs::create_dir(place.at("open")).unwrap();
     fs::set_permissions(place.at("open"), fs::Permissions::from_mode(0o711)).unwrap();
     fs::write(place.at("file"), "").unwrap();
@@ -149,10 +149,10 @@ fn a_place_that_others_can_enter_is_refused() {
 }
 
 #[test]
-fn the_work_directory_is_made_anew() {
-    let place = Place::new();
+fn before_mount_recreates_work_directory() {
+    let place = StateDir::new();
     let record = place.sandbox("a");
-    let work = place.state.layer_paths(&record).top.join("work");
+    let work = place.state.layer_paths(&record).upper.join("work");
     fs::create_dir_all(work.join("work/deep")).unwrap();
     fs::create_dir_all(work.join("incompat/volatile")).unwrap();
     fs::set_permissions(work.join("work"), fs::Permissions::from_mode(0o000)).unwrap();

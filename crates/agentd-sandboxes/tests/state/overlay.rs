@@ -1,11 +1,11 @@
-//! Overlayfs itself writes layers and reads them, in a user namespace as the sandboxes have it: before and after a squash it shows the
-//! same, listings too.
+//! Layers that overlayfs itself writes and reads, in a user namespace as in a sandbox. A squash changes neither the content nor
+//! the listings of the mounted tree.
 
-use crate::place::{Place, name};
-use agentd_sandboxes::{How, State};
+use crate::place::{StateDir, name};
+use agentd_sandboxes::{SaveMode, State};
 use std::process::Command;
 
-/// What each layer does to the tree that is seen.
+/// The commands that produce the changes of each layer.
 const STEPS: [&str; 6] = [
     "mkdir -p a/b/c d/e; echo 1 >a/b/one; echo 2 >a/b/c/two; echo 3 >d/e/three; echo i >>etc/file",
     "rm a/b/one; rm -r d; mkdir d; echo 4 >d/four; ln d/four d/also; chmod 700 a",
@@ -15,12 +15,12 @@ const STEPS: [&str; 6] = [
     "rm -r d; echo 7 >d; mkdir -p n/w; echo 8 >n/w/eight; rm n/w/eight; rm -r var/lib",
 ];
 
-/// Mounts the sandbox over an image and does something in it; what that says.
-fn inside(place: &Place, script: &str) -> String {
+/// Mounts the sandbox over an image, runs a script in the mounted tree, and returns the output of the script.
+fn inside(place: &StateDir, script: &str) -> String {
     let record = place.state.record(&name("a")).unwrap();
     place.state.before_mount(&record).unwrap();
     let layers = place.state.layer_paths(&record);
-    let lower: Vec<_> = layers.sealed.iter().rev().map(|path| path.to_str().unwrap()).collect();
+    let lower: Vec<_> = layers.lower.iter().rev().map(|path| path.to_str().unwrap()).collect();
     let image = place.at("image");
     let lower = [lower, vec![image.to_str().unwrap()]].concat().join(":");
     let mount = r#"
@@ -29,7 +29,7 @@ fn inside(place: &Place, script: &str) -> String {
         eval "$4""#;
     let output = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-euc", mount, "sh", &lower])
-        .arg(&layers.top)
+        .arg(&layers.upper)
         .arg(place.at("merged"))
         .arg(script)
         .output()
@@ -38,14 +38,14 @@ fn inside(place: &Place, script: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Lists all that is seen, and reads it.
-fn seen(place: &Place) -> String {
+/// Lists the mounted tree with the content of all files.
+fn seen(place: &StateDir) -> String {
     inside(place, r#"find . -printf '%p %M %l ' \( -type f -printf '%n %T@ ' -exec cat {} \; -o -printf '\n' \) | sort"#)
 }
 
 #[test]
-fn what_overlayfs_wrote_shows_the_same_when_it_is_squashed() {
-    let place = Place::new();
+fn squash_of_overlayfs_layers_shows_same_tree() {
+    let place = StateDir::new();
     for (path, content) in [("etc/file", "image"), ("var/lib/x", "x"), ("d/e/image", "x")] {
         let path = place.at("image").join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -55,12 +55,12 @@ fn what_overlayfs_wrote_shows_the_same_when_it_is_squashed() {
     place.sandbox("a");
     for step in STEPS {
         inside(&place, step);
-        seal(&place.state);
+        commit(&place.state);
     }
-    // Deep enough, of layers in which little is done.
+    // More layers with small changes, so that the stack is deep enough for a squash.
     for number in 0..7 {
         inside(&place, &format!("echo {number} >last; mkdir -p many; echo {number} >many/{number}"));
-        seal(&place.state);
+        commit(&place.state);
     }
     let before = seen(&place);
     assert!(before.contains("./many/6") && before.contains("./n/w") && !before.contains("eight"), "{before}");
@@ -70,7 +70,7 @@ fn what_overlayfs_wrote_shows_the_same_when_it_is_squashed() {
     place.assert_clean();
 }
 
-fn seal(state: &State) {
-    state.snapshot(&name("a"), &name("passing"), How::Seal).unwrap();
+fn commit(state: &State) {
+    state.snapshot(&name("a"), &name("passing"), SaveMode::Commit).unwrap();
     state.drop_snapshot(&name("a"), &name("passing")).unwrap();
 }

@@ -1,4 +1,4 @@
-//! A directory of a test's own, with the state of sandboxes in it, which goes with it whatever modes are in it.
+//! A temporary directory with a sandbox store. Dropping it removes all files, whatever their modes.
 
 use agentd_core::{Bytes, SandboxSpec, Writable};
 use agentd_kernel::{mount::OwnMounts, volume::LEAST_BYTES};
@@ -9,20 +9,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A directory of a test's own.
-pub struct Place {
+/// A temporary directory with a sandbox store.
+pub struct StateDir {
     directory: tempfile::TempDir,
     pub state: State,
 }
 
-impl Place {
+impl StateDir {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let state = State::open(&directory.path().join("state")).unwrap();
         Self { directory, state }
     }
 
-    /// One whose state can have sandboxes with a limit, for this thread and those that it starts. Only root's can.
+    /// Creates a store that supports sandboxes with a disk limit, for this thread and the threads that it starts. Returns `None`
+    /// unless the caller is root.
     pub fn with_volumes() -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             return None;
@@ -36,59 +37,59 @@ impl Place {
         self.directory.path().join(name)
     }
 
-    /// What fsck finds: of each problem its kind, and whether it is damage.
+    /// Returns the kind of each problem that fsck finds, with the prefix `damage: ` if the problem is damage.
     pub fn problems(&self) -> Vec<String> {
-        let said = |problem: &Problem| {
+        let text = |problem: &Problem| {
             let kind = format!("{problem:?}");
             format!("{}{}", if problem.is_damage() { "damage: " } else { "" }, kind.split([' ', '(']).next().unwrap())
         };
-        self.state.fsck().unwrap().iter().map(said).collect()
+        self.state.fsck().unwrap().iter().map(text).collect()
     }
 
-    /// What is in a folder of the state.
+    /// Returns the number of entries in a directory of the store.
     pub fn count(&self, folder: &str) -> usize {
         fs::read_dir(self.at("state").join(folder)).unwrap().count()
     }
 
-    /// A new sandbox.
+    /// Creates a sandbox.
     pub fn sandbox(&self, called: &str) -> Record {
         self.state.create(&name(called), About::default()).unwrap()
     }
 
-    /// A new sandbox that may keep 16 MiB.
+    /// Creates a sandbox with a disk limit of 16 MiB.
     pub fn limited(&self, called: &str) -> Record {
         self.state.create(&name(called), limited()).unwrap()
     }
 
-    /// The top's tree of a sandbox.
-    pub fn top(&self, called: &str) -> PathBuf {
-        self.state.layer_paths(&self.state.record(&name(called)).unwrap()).top.join("tree")
+    /// Returns the tree of a sandbox's upper layer.
+    pub fn upper(&self, called: &str) -> PathBuf {
+        self.state.layer_paths(&self.state.record(&name(called)).unwrap()).upper.join("tree")
     }
 
     pub fn tree(&self, layer: LayerId) -> PathBuf {
         self.at("state/layers").join(layer.to_string()).join("tree")
     }
 
-    /// The trees of a sandbox as it is now, the lowest first.
+    /// Returns the trees of a sandbox's current layers, lowest first.
     pub fn trees(&self, called: &str) -> Vec<PathBuf> {
         let record = self.state.record(&name(called)).unwrap();
-        record.sealed.iter().chain([&record.top]).map(|layer| self.tree(*layer)).collect()
+        record.lower.iter().chain([&record.upper]).map(|layer| self.tree(*layer)).collect()
     }
 
-    /// Nothing is damaged, left or unknown.
+    /// Checks that fsck finds no problem, and that the staging directory is empty.
     pub fn assert_clean(&self) {
         assert_eq!(self.state.fsck().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>(), Vec::<String>::new());
         assert_eq!(self.count("staging"), 0);
     }
 }
 
-impl Drop for Place {
+impl Drop for StateDir {
     fn drop(&mut self) {
         open_up(self.directory.path());
     }
 }
 
-/// What a sandbox with a limit is asked to be.
+/// Returns the description of a sandbox with a disk limit.
 pub fn limited() -> About {
     let spec = SandboxSpec { writable: Writable::Volume(Bytes(LEAST_BYTES)), ..SandboxSpec::default() };
     About { spec, ..About::default() }
@@ -98,7 +99,7 @@ pub fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-/// Makes directories enterable; links are not followed.
+/// Makes directories accessible to their owner, so that they can be removed. Does not follow links.
 pub fn open_up(path: &Path) {
     if fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
         let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));

@@ -1,28 +1,28 @@
-//! Sandboxes are saved and become again what they were.
+//! Snapshots and their restore.
 
 use crate::{
     layers::shown,
-    place::{Place, name},
+    place::{StateDir, name},
 };
-use agentd_sandboxes::{How, StateError};
+use agentd_sandboxes::{SaveMode, StateError};
 use std::{fs, os::unix::fs::PermissionsExt};
 
 #[test]
-fn a_sandbox_becomes_what_it_was_whichever_way_it_was_saved() {
-    for how in [How::Seal, How::Copy] {
-        let place = Place::new();
+fn restore_returns_content_of_snapshot_for_each_save_mode() {
+    for how in [SaveMode::Commit, SaveMode::Copy] {
+        let place = StateDir::new();
         let first = place.sandbox("a");
-        fs::write(place.top("a").join("one"), "1").unwrap();
+        fs::write(place.upper("a").join("one"), "1").unwrap();
         let saved = place.state.snapshot(&name("a"), &name("s1"), how).unwrap();
-        // A copy leaves the top to those who write to it.
-        assert_eq!(saved.top == first.top, how == How::Copy);
-        assert_eq!(saved.sealed.len(), usize::from(how == How::Seal));
+        // A copy leaves the upper layer in place, because running commands write to it.
+        assert_eq!(saved.upper == first.upper, how == SaveMode::Copy);
+        assert_eq!(saved.lower.len(), usize::from(how == SaveMode::Commit));
         let then = shown(&place.trees("a"));
-        fs::write(place.top("a").join("two"), "2").unwrap();
-        fs::write(place.top("a").join("one"), "changed").unwrap();
+        fs::write(place.upper("a").join("two"), "2").unwrap();
+        fs::write(place.upper("a").join("one"), "changed").unwrap();
         place.state.snapshot(&name("a"), &name("s2"), how).unwrap();
         let later = shown(&place.trees("a"));
-        fs::write(place.top("a").join("three"), "3").unwrap();
+        fs::write(place.upper("a").join("three"), "3").unwrap();
 
         place.state.restore(&name("a"), &name("s1")).unwrap();
         assert_eq!(shown(&place.trees("a")), then, "{how:?}");
@@ -36,10 +36,10 @@ fn a_sandbox_becomes_what_it_was_whichever_way_it_was_saved() {
 }
 
 #[test]
-fn a_name_of_a_snapshot_is_given_once_until_it_is_dropped() {
-    let place = Place::new();
+fn snapshot_name_is_unique_until_dropped() {
+    let place = StateDir::new();
     place.sandbox("a");
-    let snapshot = || place.state.snapshot(&name("a"), &name("s"), How::Seal);
+    let snapshot = || place.state.snapshot(&name("a"), &name("s"), SaveMode::Commit);
     snapshot().unwrap();
     assert!(matches!(snapshot(), Err(StateError::SnapshotTaken { .. })));
     assert!(place.state.drop_snapshot(&name("a"), &name("s")).unwrap().snapshots.is_empty());
@@ -48,17 +48,17 @@ fn a_name_of_a_snapshot_is_given_once_until_it_is_dropped() {
 }
 
 #[test]
-fn where_nothing_was_changed_nothing_is_sealed() {
-    for how in [How::Seal, How::Copy] {
-        let place = Place::new();
+fn snapshot_of_unchanged_sandbox_adds_no_layer() {
+    for how in [SaveMode::Commit, SaveMode::Copy] {
+        let place = StateDir::new();
         let made = place.sandbox("a");
         let saved = place.state.snapshot(&name("a"), &name("s"), how).unwrap();
-        assert_eq!((saved.top, saved.sealed.len(), saved.snapshots[&name("s")].layers.len()), (made.top, 0, 0));
-        // The root's own mode is a change.
-        fs::set_permissions(place.top("a"), fs::Permissions::from_mode(0o711)).unwrap();
+        assert_eq!((saved.upper, saved.lower.len(), saved.snapshots[&name("s")].layers.len()), (made.upper, 0, 0));
+        // A new mode of the root directory is a change.
+        fs::set_permissions(place.upper("a"), fs::Permissions::from_mode(0o711)).unwrap();
         let saved = place.state.snapshot(&name("a"), &name("t"), how).unwrap();
         assert_eq!(saved.snapshots[&name("t")].layers.len(), 1);
-        let mode = || fs::metadata(place.top("a")).unwrap().permissions().mode() & 0o7777;
+        let mode = || fs::metadata(place.upper("a")).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode(), 0o711);
         place.state.restore(&name("a"), &name("s")).unwrap();
         assert_eq!(mode(), 0o755);

@@ -1,31 +1,31 @@
-//! Deep stacks become less deep, and show the same.
+//! A squash reduces the depth of a stack, and does not change its merged view.
 
 use crate::{
     layers::shown,
-    place::{Place, name},
+    place::{StateDir, name},
 };
-use agentd_sandboxes::{How, Of};
+use agentd_sandboxes::{ForkSource, SaveMode};
 use std::{fs, os::unix::fs::MetadataExt};
 
-/// Seals `count` layers of `a`, each with a file of its number.
-fn deepen(place: &Place, count: usize) {
+/// Commits `count` layers of `a`, each with a file named after its number.
+fn deepen(place: &StateDir, count: usize) {
     for _ in 0..count {
-        let number = place.state.record(&name("a")).unwrap().sealed.len();
-        fs::write(place.top("a").join(number.to_string()), "").unwrap();
-        fs::write(place.top("a").join("last"), number.to_string()).unwrap();
+        let number = place.state.record(&name("a")).unwrap().lower.len();
+        fs::write(place.upper("a").join(number.to_string()), "").unwrap();
+        fs::write(place.upper("a").join("last"), number.to_string()).unwrap();
         let snapshot = name("passing");
-        place.state.snapshot(&name("a"), &snapshot, How::Seal).unwrap();
+        place.state.snapshot(&name("a"), &snapshot, SaveMode::Commit).unwrap();
         place.state.drop_snapshot(&name("a"), &snapshot).unwrap();
     }
 }
 
-fn depth(place: &Place) -> usize {
-    place.state.record(&name("a")).unwrap().sealed.len()
+fn depth(place: &StateDir) -> usize {
+    place.state.record(&name("a")).unwrap().lower.len()
 }
 
 #[test]
-fn a_deep_stack_becomes_one_layer_whose_files_are_linked() {
-    let place = Place::new();
+fn squash_of_deep_stack_links_files_into_one_layer() {
+    let place = StateDir::new();
     place.sandbox("a");
     deepen(&place, 12);
     assert_eq!(place.state.squash(&name("a")).unwrap().layers, 0);
@@ -41,22 +41,22 @@ fn a_deep_stack_becomes_one_layer_whose_files_are_linked() {
 }
 
 #[test]
-fn what_snapshots_and_forks_have_stays_apart_and_what_all_have_is_merged_for_all() {
-    let place = Place::new();
+fn squash_merges_no_run_across_snapshots_or_forks() {
+    let place = StateDir::new();
     place.sandbox("a");
     deepen(&place, 5);
-    place.state.snapshot(&name("a"), &name("five"), How::Seal).unwrap();
+    place.state.snapshot(&name("a"), &name("five"), SaveMode::Commit).unwrap();
     deepen(&place, 6);
-    place.state.fork(&name("a"), Of::Now(How::Seal), &[name("b")]).unwrap();
+    place.state.fork(&name("a"), ForkSource::Now(SaveMode::Commit), &[name("b")]).unwrap();
     deepen(&place, 3);
     let seen = || (shown(&place.trees("a")), shown(&place.trees("b")));
     let before = seen();
     let five = || place.state.record(&name("a")).unwrap().snapshots[&name("five")].layers.clone();
-    // First the longest run: the six that the fork has too.
+    // The longest run is merged first: the six layers that the fork shares.
     assert_eq!((depth(&place), place.state.squash(&name("a")).unwrap().layers), (14, 6));
-    assert_eq!((depth(&place), five().len(), place.state.record(&name("b")).unwrap().sealed.len()), (9, 5, 6));
+    assert_eq!((depth(&place), five().len(), place.state.record(&name("b")).unwrap().lower.len()), (9, 5, 6));
     assert_eq!(seen(), before);
-    // Then, when it is deep again, those of the snapshot.
+    // Once the stack is deep again, the longest run consists of layers of `a` alone.
     deepen(&place, 4);
     let before = seen();
     assert_eq!(place.state.squash(&name("a")).unwrap().layers, 7);
@@ -71,24 +71,24 @@ fn what_snapshots_and_forks_have_stays_apart_and_what_all_have_is_merged_for_all
 }
 
 #[test]
-fn where_every_layer_is_somebodys_nothing_is_merged() {
-    let place = Place::new();
+fn squash_with_snapshot_of_every_layer_merges_nothing() {
+    let place = StateDir::new();
     place.sandbox("a");
     for number in 0..13 {
         deepen(&place, 1);
-        place.state.snapshot(&name("a"), &name(&format!("s{number}")), How::Seal).unwrap();
+        place.state.snapshot(&name("a"), &name(&format!("s{number}")), SaveMode::Commit).unwrap();
     }
     assert_eq!((depth(&place), place.state.squash(&name("a")).unwrap().layers), (13, 0));
     place.assert_clean();
 }
 
 #[test]
-fn a_file_that_has_as_many_names_as_it_may_have_is_copied_and_keeps_them() {
-    let place = Place::new();
+fn squash_copies_file_at_link_limit() {
+    let place = StateDir::new();
     place.sandbox("a");
-    fs::write(place.top("a").join("many"), "content").unwrap();
-    let link = |number: u32| fs::hard_link(place.top("a").join("many"), place.top("a").join(format!("many-{number}")));
-    // Not every file system has a limit.
+    fs::write(place.upper("a").join("many"), "content").unwrap();
+    let link = |number: u32| fs::hard_link(place.upper("a").join("many"), place.upper("a").join(format!("many-{number}")));
+    // Not every file system limits the number of links.
     let names = 1 + (0..70_000).take_while(|number| link(*number).is_ok()).count();
     deepen(&place, 13);
     assert_eq!(place.state.squash(&name("a")).unwrap().layers, 13);
@@ -99,20 +99,20 @@ fn a_file_that_has_as_many_names_as_it_may_have_is_copied_and_keeps_them() {
 }
 
 #[test]
-fn what_is_removed_while_it_is_squashed_is_read_to_the_end() {
+fn remove_during_squash_leaves_no_layer() {
     for _ in 0..3 {
-        let place = Place::new();
+        let place = StateDir::new();
         place.sandbox("a");
         deepen(&place, 12);
-        // Enough to do.
-        (0..3000).for_each(|number| fs::write(place.top("a").join(format!("f{number}")), "").unwrap());
+        // Many files, so that the removal happens during the squash.
+        (0..3000).for_each(|number| fs::write(place.upper("a").join(format!("f{number}")), "").unwrap());
         deepen(&place, 1);
         std::thread::scope(|scope| {
             let squashed = scope.spawn(|| place.state.squash(&name("a")));
             while place.count("staging") == 0 && !squashed.is_finished() {}
             place.state.remove(&name("a")).unwrap();
             place.state.collect().unwrap();
-            // It may have been done, or not begun.
+            // The squash may have been completed, or not begun.
             let squashed = squashed.join().unwrap();
             assert!(matches!(squashed, Ok(_) | Err(agentd_sandboxes::StateError::NotFound { .. })), "{squashed:?}");
         });
@@ -123,8 +123,8 @@ fn what_is_removed_while_it_is_squashed_is_read_to_the_end() {
 }
 
 #[test]
-fn what_is_mounted_stays_while_it_is_held() {
-    let place = Place::new();
+fn squashed_layers_are_kept_while_held() {
+    let place = StateDir::new();
     place.sandbox("a");
     deepen(&place, 13);
     let hold = place.state.hold(&name("a")).unwrap();

@@ -1,22 +1,39 @@
-//! The arguments.
+//! The command-line arguments.
 
+mod daemon;
+#[cfg(feature = "gondolin")]
 mod gondolin;
+#[cfg(feature = "images")]
+mod image;
+#[cfg(not(feature = "images"))]
+mod reference;
 mod run;
 mod sandbox;
+#[cfg(feature = "firecracker")]
 mod vm;
 
+#[cfg(feature = "images")]
+pub(crate) use agentd_image::Reference;
+pub(crate) use daemon::DaemonCommand;
+#[cfg(feature = "gondolin")]
 pub(crate) use gondolin::GondolinCommand;
-pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RunArgs};
+#[cfg(feature = "images")]
+pub(crate) use image::ImageCommand;
+#[cfg(not(feature = "images"))]
+pub(crate) use reference::Reference;
+pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RequireArg, RunArgs};
 pub(crate) use sandbox::{CreateArgs, ExecArgs, SandboxCommand};
+#[cfg(feature = "firecracker")]
 pub(crate) use vm::{VmBuildArgs, VmCommand};
 
-use agentd_image::Reference;
 use clap::{Args, Parser, Subcommand};
+#[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images")))]
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Run what an agent asks for in a sandbox that is proven.
+/// Run commands of AI agents in sandboxes whose isolation is tested on this machine.
 #[derive(Debug, Parser)]
-#[command(name = "agentd", version, about, max_term_width = 100)]
+#[command(name = "agentd", version, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Sub,
@@ -26,65 +43,43 @@ pub(crate) struct Cli {
 pub(crate) enum Sub {
     /// Run a command in a sandbox
     Run(Box<RunArgs>),
-    /// Keep sandboxes that live on
+    /// Create and manage named sandboxes, which exist until they are removed
     #[command(subcommand)]
     Sandbox(Box<SandboxCommand>),
-    /// Have the sandboxes in a folder, for those who ask
-    #[command(hide = true)]
-    Keeper {
-        /// The folder
-        folder: PathBuf,
-    },
-    /// Attack this machine's sandboxes from inside and show what was proven
+    /// Inspect or stop the daemon that runs named sandboxes
+    #[command(subcommand)]
+    Daemon(DaemonCommand),
+    /// Attack sandboxes of every backend from inside and print which isolation is proven
     Doctor(DoctorArgs),
-    /// Measure the sandboxes against a bare spawn and against what else is installed
+    /// Measure sandboxes in comparison with a plain process and with other installed sandbox programs
     Bench(BenchArgs),
-    /// Keep images for `run --image`
+    /// Manage images for `run --image`
+    #[cfg(feature = "images")]
     #[command(subcommand)]
     Image(ImageCommand),
-    /// Make what the backend firecracker starts from
+    /// Build or install the files that the firecracker backend needs
+    #[cfg(feature = "firecracker")]
     #[command(subcommand)]
     Vm(VmCommand),
-    /// Install what the backend gondolin drives
+    /// Install the files that the gondolin backend needs
+    #[cfg(feature = "gondolin")]
     #[command(subcommand)]
     Gondolin(GondolinCommand),
+    /// A command of a Cargo feature that is off in this build
+    #[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images")))]
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
     /// Print completions for a shell
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
     /// Print the manual page
-    Man,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ImageCommand {
-    /// Fetch an image from its registry
-    Pull {
-        /// Its name there, e.g. debian:12
-        reference: Reference,
+    Man {
+        /// Write a page for each command into this directory instead
+        #[arg(value_name = "DIR")]
+        directory: Option<PathBuf>,
     },
-    /// Take in an image or a root file system that is here
-    Import {
-        /// An OCI layout, an archive of `docker save`, a root file system in a tar file, or a directory
-        source: PathBuf,
-        /// What it is to be called
-        reference: Reference,
-    },
-    /// List the images
-    Ls {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Forget images; `gc` frees what only they used
-    Rm {
-        /// Their names
-        #[arg(required = true)]
-        references: Vec<Reference>,
-    },
-    /// Free what no image uses
-    Gc,
 }
 
 #[derive(Debug, Args)]
@@ -92,7 +87,7 @@ pub(crate) struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Only this backend
+    /// Probe only this backend
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
 }
@@ -102,7 +97,7 @@ pub(crate) struct BenchArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Rounds; each measures every row once
+    /// Number of rounds; each round measures every row once
     #[arg(long, value_name = "NUMBER", default_value = "200", value_parser = clap::value_parser!(u32).range(5..=10_000))]
     pub rounds: u32,
 }

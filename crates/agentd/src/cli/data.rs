@@ -1,10 +1,21 @@
-//! Where agentd keeps what lasts.
+//! Locations of agentd's persistent data.
 
 use super::Failure;
 use std::path::PathBuf;
 
-/// The folder; an error where there is no place for one.
+/// Returns the data folder.
+///
+/// # Errors
+/// If neither the environment nor a home directory names a folder.
 pub(crate) fn folder() -> Result<PathBuf, Failure> {
     let folder = agentd_isolation::data_directory();
-    Ok(folder.ok_or("there is no place for images and sandboxes: set HOME, XDG_DATA_HOME or AGENTD_DATA_DIR")?)
+    Ok(folder.ok_or("find the data directory: no home directory is known — set AGENTD_DATA_DIR")?)
+}
+
+/// Returns the folder of the named sandboxes.
+///
+/// # Errors
+/// As for [`folder`].
+pub(crate) fn sandboxes() -> Result<PathBuf, Failure> {
+    Ok(folder()?.join("sandboxes"))
 }

@@ -1,41 +1,69 @@
-//! `agentd doctor`: every backend attacked anew, and what held.
+//! `agentd doctor`: probes every backend again and prints the results.
 
-use super::{Failure, args::DoctorArgs, probe_cache::REQUIRED, terminal::Progress};
-use agentd_core::{BackendCapabilities, Bit, EvidenceResult};
-use agentd_isolation::{available_backends, create_backend};
+use super::{
+    Failure,
+    args::DoctorArgs,
+    named_backend,
+    selection::{REQUIRED, is_automatic},
+    temporary,
+    terminal::{self, Progress},
+    wrap::wrap,
+};
+use crate::isolation::{
+    available_backends, probe_again,
+    rank::{self, Rank, Tie},
+};
+use agentd_core::{BackendCapabilities, BackendTraits, Bit, EvidenceResult, escape};
 use std::fmt::Write;
 
 struct Row {
     name: String,
+    traits: BackendTraits,
     probed: Result<BackendCapabilities, String>,
 }
 
-/// Probes and prints.
+impl Row {
+    /// Returns true if the backend proves all bits that a run requires.
+    fn is_fit(&self) -> bool {
+        self.probed.as_ref().is_ok_and(|proven| REQUIRED.iter().all(|bit| proven.has(*bit)))
+    }
+}
+
+/// Probes the backends and prints the results.
 pub(crate) async fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
     let names = match &args.backend {
         Some(name) => vec![name.clone()],
         None => available_backends(),
     };
-    let progress = Progress::of("attacking every backend");
+    let progress = Progress::show("testing every backend with attacks");
     let mut rows = Vec::new();
     for name in names {
-        let backend = create_backend(&name, &std::env::temp_dir())?;
-        let probed = backend.probe().await.map_err(|e| e.to_string());
-        rows.push(Row { name: backend.name().to_owned(), probed });
+        let work_root = temporary::of_here()?;
+        let backend = named_backend(&name, &work_root)?;
+        // Replaces the stored result, so that later commands use the new one.
+        let probed = probe_again(&work_root, backend.name()).await.map_err(|e| e.to_string());
+        rows.push(Row { name: backend.name().to_owned(), traits: backend.traits(), probed });
     }
     drop(progress);
     let auto = auto(&rows);
-    let text = if args.json { json(&rows, auto)? } else { table(&rows, auto) };
+    let text = match args.json {
+        true => json(&rows, auto)?,
+        false => {
+            let width = terminal::width();
+            format!("{}\n{}", table(&rows, width), wrap(&ending(&rows, auto, args.backend.is_some()), "", width))
+        }
+    };
     use std::io::Write as _;
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(0)
 }
 
-/// Which backend `auto` takes.
+/// Returns the backend that `auto` selects.
 fn auto(rows: &[Row]) -> Option<&str> {
-    let proven = rows.iter().filter_map(|row| Some((row, row.probed.as_ref().ok()?)));
-    let fit = proven.filter(|(_, proven)| REQUIRED.iter().all(|bit| proven.has(*bit)));
-    fit.reduce(|best, next| if next.1.score() > best.1.score() { next } else { best }).map(|(row, _)| row.name.as_str())
+    let automatic = rows.iter().filter(|row| is_automatic(&row.traits) && row.is_fit());
+    let ranked = automatic.filter_map(|row| Some((row, Rank::of(&row.traits, row.probed.as_ref().ok()?))));
+    let (rows, ranks): (Vec<&Row>, Vec<Rank>) = ranked.unzip();
+    rank::best(&ranks, Tie::Faster).map(|best| rows[best].name.as_str())
 }
 
 fn json(rows: &[Row], auto: Option<&str>) -> Result<String, Failure> {
@@ -46,13 +74,25 @@ fn json(rows: &[Row], auto: Option<&str>) -> Result<String, Failure> {
             Err(error) => serde_json::json!({ "name": row.name, "error": error }),
         })
         .collect();
-    Ok(format!("{}\n", serde_json::to_string_pretty(&serde_json::json!({ "auto": auto, "backends": backends }))?))
+    let known = serde_json::to_string_pretty(&serde_json::json!({ "auto": auto, "backends": backends }))?;
+    Ok(escape::json(&known) + "\n")
 }
 
-fn table(rows: &[Row], auto: Option<&str>) -> String {
+/// Returns the last line: the backend that `auto` selects, or whether the requested backend proves enough.
+fn ending(rows: &[Row], auto: Option<&str>, one: bool) -> String {
+    const NEEDED: &str = "files, processes, network and system calls";
+    match (rows, auto) {
+        ([row], _) if one && row.is_fit() => format!("{} proves {NEEDED}", row.name),
+        ([row], _) if one => format!("{} does not prove {NEEDED}", row.name),
+        (_, Some(name)) => format!("auto selects {name}"),
+        (_, None) => format!("auto selects none: no backend proves {NEEDED}"),
+    }
+}
+
+fn table(rows: &[Row], width: usize) -> String {
     let mut out = format!("{:<14}", "backend");
     for bit in Bit::ALL {
-        out.push_str(&format!("{:<12}", bit.to_string()));
+        out.push_str(&format!("{:<11}", bit.to_string()));
     }
     out = out.trim_end().to_owned() + "\n";
     for row in rows {
@@ -61,12 +101,12 @@ fn table(rows: &[Row], auto: Option<&str>) -> String {
             Ok(proven) if !proven.evidence.iter().any(|e| e.bit == bit) => "—",
             _ => "missing",
         };
-        let cells: String = Bit::ALL.into_iter().map(|bit| format!("{:<12}", cell(bit))).collect();
+        let cells: String = Bit::ALL.into_iter().map(|bit| format!("{:<11}", cell(bit))).collect();
         out.push_str(format!("{:<14}{cells}", row.name).trim_end());
         out.push('\n');
     }
     for row in rows {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         match &row.probed {
             Ok(proven) => {
                 for evidence in proven.evidence.iter().filter(|e| e.result != EvidenceResult::Held) {
@@ -75,25 +115,24 @@ fn table(rows: &[Row], auto: Option<&str>) -> String {
                         EvidenceResult::NotTried(why) => format!("not proven: {why}"),
                         EvidenceResult::Held => continue,
                     };
-                    writeln!(out, "\n{}: {} ({})\n  {why}", row.name, evidence.bit, evidence.check).unwrap_or_default();
+                    out.push('\n');
+                    out.push_str(&wrap(&format!("{}: {} ({})", row.name, evidence.bit, evidence.check), "", width));
+                    out.push_str(&wrap(&escape::text(&why).to_string(), "  ", width));
                     if !evidence.remedy.is_empty() {
-                        writeln!(out, "  → {}", evidence.remedy).unwrap_or_default();
+                        out.push_str(&wrap(&format!("→ {}", evidence.remedy), "  ", width));
                     }
                 }
                 let held = proven.evidence.iter().filter(|e| e.result == EvidenceResult::Held).count();
                 if !proven.evidence.is_empty() {
-                    writeln!(out, "\n{}: {held} of {} attacks were tried and held", row.name, proven.evidence.len())
+                    writeln!(out, "\n{}: {held} of {} attacks were tried and blocked", row.name, proven.evidence.len())
                         .unwrap_or_default();
-                    writeln!(out, "  {}", proven.platform_features.join("; ")).unwrap_or_default();
+                    out.push_str(&wrap(&escape::text(&proven.platform_features.join("; ")).to_string(), "  ", width));
                 }
             }
-            Err(error) => writeln!(out, "\n{}: {error}", row.name).unwrap_or_default(),
-        }
-    }
-    match auto {
-        Some(name) => writeln!(out, "\nauto takes {name}").unwrap_or_default(),
-        None => {
-            writeln!(out, "\nauto takes none: no backend proves files, processes, network and system calls").unwrap_or_default()
+            Err(error) => {
+                out.push('\n');
+                out.push_str(&wrap(&format!("{}: {}", row.name, escape::text(&error.to_string())), "", width));
+            }
         }
     }
     out

@@ -1,10 +1,14 @@
-//! Durations as people write them: `500ms`, `30s`, `2m`, `1h`.
+//! Durations on the command line: `500ms`, `30s`, `1.5h`.
 
+use agentd_core::scaled;
 use std::time::Duration;
 
-/// Parses a duration; a bare number is seconds.
+/// Parses a duration. A number without a unit is in seconds.
+///
+/// # Errors
+/// The message for the user, if `text` is not a duration or is zero.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
-    let bad = || format!("'{text}' is not a duration; write for example 500ms, 30s, 2m or 1h");
+    let bad = || format!("'{text}' is not a duration — write for example 500ms, 0.2s, 30s, 2m or 1.5h");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let millis = match &text[digits.len()..] {
         "ms" => 1,
@@ -13,11 +17,18 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         "h" => 3_600_000,
         _ => return Err(bad()),
     };
-    let number: u64 = digits.parse().map_err(|_| bad())?;
-    match number.checked_mul(millis) {
+    match scaled(digits, millis) {
         Some(0) | None => Err(bad()),
         Some(millis) => Ok(Duration::from_millis(millis)),
     }
+}
+
+/// Parses a duration that may be `0`.
+///
+/// # Errors
+/// As for [`parse`].
+pub(crate) fn parse_or_zero(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { parse(text) }
 }
 
 #[cfg(test)]
@@ -25,11 +36,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_have_units() {
-        for (text, millis) in [("500ms", 500), ("30s", 30_000), ("2m", 120_000), ("1h", 3_600_000), ("7", 7000)] {
+    fn parse_accepts_units_and_rejects_other_text() {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+            ("7", 7000),
+            ("1.5h", 5_400_000),
+            ("0.2s", 200),
+            ("0.001s", 1),
+        ] {
             assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "s", "-1s", "1d", "1.5s", "0", "99999999999999999999s", "18446744073709551615h"] {
+        for text in ["", "s", "-1s", "1d", "1.s", ".5s", "0", "0.0s", "0.1ms", "99999999999999999999s", "18446744073709551615h"] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

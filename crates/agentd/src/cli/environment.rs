@@ -1,6 +1,6 @@
-//! The environment of a command, built from nothing.
+//! The environment of a command, which inherits only listed variables.
 
-use agentd_core::{Grant, IsolationError};
+use agentd_core::{Grant, IsolationError, Network};
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
@@ -8,41 +8,48 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What the path ends with, so that the system's programs are always found.
+/// Directories at the end of `PATH`, so that the system's programs are always found.
 const SYSTEM_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// Variables that say nothing but language and time zone, or which of the granted tools to use.
+/// Variables that are inherited: they hold only the language, the time zone, the colours of the terminal, or the choice of a
+/// granted tool.
 const PASSED: [&str; 6] = ["LANG", "LANGUAGE", "TZ", "COLORTERM", "RUSTUP_TOOLCHAIN", "PYENV_VERSION"];
 
-/// What a command is told of the place it is in.
-pub(crate) struct Place<'a> {
-    /// Its home directory.
+/// Variables that disable retries where there is no network. Otherwise package managers retry for a minute (npm), ten seconds
+/// (pip) or six (cargo).
+const NO_RETRIES: [(&str, &str); 3] = [("PIP_RETRIES", "0"), ("npm_config_fetch_retries", "0"), ("CARGO_NET_RETRY", "0")];
+
+/// Properties of a sandbox that appear in the environment of a command.
+pub(crate) struct CommandPlace<'a> {
+    /// The home directory.
     pub home: &'a Path,
-    /// What it may use.
+    /// The grants of the sandbox.
     pub grants: &'a [Grant],
-    /// Where its tools are.
+    /// Variables that locate granted tools.
     pub tools: &'a [(&'static str, PathBuf)],
-    /// Whether it is root there.
+    /// True if the command is root inside.
     pub root: bool,
+    /// The network access of the command.
+    pub network: Network,
 }
 
 /// The environment of a command.
 pub(crate) type Environment = BTreeMap<OsString, OsString>;
 
-/// The caller's own.
+/// Returns the environment of this process.
 pub(crate) fn callers() -> Environment {
     std::env::vars_os().collect()
 }
 
-/// What every command is told: the caller's language, a path of what is visible, a home.
-pub(crate) fn build(caller: &Environment, place: &Place<'_>) -> Environment {
+/// Builds the environment of a command: the caller's language, a `PATH` of visible directories, and a home directory.
+pub(crate) fn build(caller: &Environment, place: &CommandPlace<'_>) -> Environment {
     let mut env = Environment::new();
     for (name, value) in caller {
         if PASSED.iter().any(|p| name == p) || name.as_bytes().starts_with(b"LC_") {
             env.insert(name.clone(), value.clone());
         }
     }
-    // Root's command is root only where it has a root of its own, and there everybody's is.
+    // A command of a caller who is root is root only in a sandbox with uid 0, where every caller's command is.
     let ordinary = || caller.get(OsStr::new("USER")).filter(|user| *user != "root").cloned().unwrap_or_else(|| "agent".into());
     let user = if place.root { "root".into() } else { ordinary() };
     env.insert("USER".into(), user.clone());
@@ -51,40 +58,46 @@ pub(crate) fn build(caller: &Environment, place: &Place<'_>) -> Environment {
     env.insert("SHELL".into(), "/bin/sh".into());
     env.insert("TMPDIR".into(), "/tmp".into());
     env.insert("PATH".into(), path(caller.get(OsStr::new("PATH")), place.grants));
+    if place.network == Network::Off {
+        env.extend(NO_RETRIES.map(|(name, value)| (name.into(), value.into())));
+    }
     env.extend(place.tools.iter().map(|(name, path)| ((*name).into(), path.into())));
     env
 }
 
-/// Adds what a command with a terminal needs to know.
+/// Adds the variables that a command with a terminal needs.
 pub(crate) fn for_terminal(env: &mut Environment, caller: &Environment) {
     env.insert("TERM".into(), caller.get(OsStr::new("TERM")).cloned().unwrap_or_else(|| "xterm".into()));
 }
 
-/// Sets what is asked for: `NAME` for the caller's value, or `NAME=value`.
+/// Sets the variables of `--env`: `NAME` copies the caller's value, `NAME=value` sets a new one.
+///
+/// # Errors
+/// [`IsolationError::Invalid`] for an invalid name, or a variable that the caller does not have.
 pub(crate) fn set(env: &mut Environment, caller: &Environment, asked: &[String]) -> Result<(), IsolationError> {
-    for wish in asked {
-        let (name, value) = match wish.split_once('=') {
+    for requested in asked {
+        let (name, value) = match requested.split_once('=') {
             Some((name, value)) => (name, Some(OsString::from(value))),
-            None => (wish.as_str(), caller.get(OsStr::new(wish)).cloned()),
+            None => (requested.as_str(), caller.get(OsStr::new(requested)).cloned()),
         };
-        let invalid = |reason: &str| IsolationError::Invalid { what: format!("--env {wish}"), reason: reason.to_owned() };
+        let invalid = |reason: &str| IsolationError::Invalid { what: format!("--env {requested}"), reason: reason.to_owned() };
         let valid =
             name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.starts_with(|c: char| c.is_ascii_digit());
         if name.is_empty() || !valid {
-            return Err(invalid("a name has letters, digits and _, and starts with no digit"));
+            return Err(invalid("the name is invalid — use letters, digits and _, and no digit at the start"));
         }
-        let value = value.ok_or_else(|| invalid("the caller has no such variable; write NAME=VALUE"))?;
+        let value = value.ok_or_else(|| invalid("the variable is not set in the environment of agentd — use NAME=VALUE"))?;
         env.insert(name.into(), value);
     }
     Ok(())
 }
 
-/// Sets what an image asks for.
+/// Sets the variables that an image defines.
 pub(crate) fn of_image(env: &mut Environment, image: &[(String, String)]) {
     env.extend(image.iter().filter(|(name, _)| !name.is_empty()).map(|(name, value)| (name.into(), value.into())));
 }
 
-/// The caller's entries that can be seen inside, then the system's.
+/// Returns the caller's `PATH` entries that are visible inside, followed by those of the system.
 fn path(caller: Option<&OsString>, grants: &[Grant]) -> OsString {
     let visible = |entry: &Path| {
         entry.is_absolute()
@@ -92,7 +105,10 @@ fn path(caller: Option<&OsString>, grants: &[Grant]) -> OsString {
                 || grants.iter().any(|g| g.target.is_none() && entry.starts_with(&g.path)))
     };
     let mut entries: Vec<OsString> = Vec::new();
-    let callers = caller.map(|p| std::env::split_paths(p).filter(|e| visible(e)).collect::<Vec<_>>()).unwrap_or_default();
+    // If an entry is visible only after its symbolic links are resolved, use the resolved path.
+    let name =
+        |entry: PathBuf| if visible(&entry) { Some(entry) } else { entry.canonicalize().ok().filter(|real| visible(real)) };
+    let callers = caller.map(|p| std::env::split_paths(p).filter_map(name).collect::<Vec<_>>()).unwrap_or_default();
     for entry in callers.into_iter().map(OsString::from).chain(SYSTEM_PATH.map(OsString::from)) {
         if !entries.contains(&entry) {
             entries.push(entry);
@@ -117,8 +133,8 @@ mod tests {
         .into()
     }
 
-    fn at(home: &str) -> Place<'_> {
-        Place { home: Path::new(home), grants: &[], tools: &[], root: false }
+    fn at(home: &str) -> CommandPlace<'_> {
+        CommandPlace { home: Path::new(home), grants: &[], tools: &[], root: false, network: Network::Off }
     }
 
     fn get(env: &Environment, name: &str) -> Option<String> {
@@ -126,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_inherited_but_language() {
+    fn environment_inherits_only_language_and_visible_path() {
         let env = build(&caller(), &at("/home/u"));
         assert_eq!(get(&env, "AWS_SECRET_ACCESS_KEY"), None);
         assert_eq!(get(&env, "LD_PRELOAD"), None);
@@ -135,10 +151,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_is_passed() {
-        let wishes = ["A=b=c".to_owned(), "AWS_SECRET_ACCESS_KEY".to_owned()];
+    fn requested_variables_are_set_and_invalid_ones_fail() {
+        let requests = ["A=b=c".to_owned(), "AWS_SECRET_ACCESS_KEY".to_owned()];
         let mut env = build(&caller(), &at("/h"));
-        set(&mut env, &caller(), &wishes).unwrap();
+        set(&mut env, &caller(), &requests).unwrap();
         assert_eq!(get(&env, "A").as_deref(), Some("b=c"));
         assert_eq!(get(&env, "AWS_SECRET_ACCESS_KEY").as_deref(), Some("x"));
         for bad in ["", "=x", "1A=b", "A-B=c", "UNSET_HERE"] {
@@ -146,9 +162,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn path_entry_behind_a_link_is_resolved() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("real/bin")).unwrap();
+        std::os::unix::fs::symlink("real", root.join("link")).unwrap();
+        let caller = [("PATH".into(), root.join("link/bin").into())].into();
+        let granted = [Grant::new(root.join("real"), agentd_core::Access::ReadOnly)];
+        let env = build(&caller, &CommandPlace { grants: &granted, ..at("/home/u") });
+        assert!(get(&env, "PATH").unwrap().starts_with(&format!("{}:", root.join("real/bin").display())));
+    }
+
     proptest! {
         #[test]
-        fn no_variable_of_the_callers_is_passed_unasked(
+        fn no_variable_of_caller_is_passed_without_request(
             vars in prop::collection::btree_map("[A-Z_]{1,12}", "[ -~]{0,20}", 0..20),
             asked in "[A-Z_]{1,12}",
         ) {
@@ -159,7 +187,11 @@ mod tests {
             let made = ["USER", "LOGNAME", "HOME", "SHELL", "TMPDIR", "PATH"];
             for (name, value) in &env {
                 let name = name.to_str().unwrap();
-                let known = made.contains(&name) || PASSED.contains(&name) || name.starts_with("LC_") || name == asked;
+                let known = made.contains(&name)
+                    || NO_RETRIES.iter().any(|(made, _)| name == *made)
+                    || PASSED.contains(&name)
+                    || name.starts_with("LC_")
+                    || name == asked;
                 prop_assert!(known, "{} = {:?}", name, value);
             }
             prop_assert_eq!(get(&env, &asked), Some("asked for".to_owned()));

@@ -1,32 +1,37 @@
-//! `agentd image`: what `agentd run --image` runs in.
+//! `agentd image`: manages the images for `agentd run --image`.
 
-use super::{CANNOT, Failure, args::ImageCommand, data, sandbox, terminal::Progress as Waiting, writer};
-use agentd_image::{Hold, Image, Reference, Store};
-use std::io::Write;
+use super::{CANNOT, Failure, args::ImageCommand, data, terminal::Progress as Waiting, writer};
+pub(crate) use agentd_image::Image;
+use agentd_image::{Hold, Reference, Store};
+use agentd_sandboxes::State;
+use std::{io::Write, path::PathBuf};
 
-/// The images.
+/// Opens the image store.
+///
+/// # Errors
+/// If there is no data folder, or the store cannot be opened.
 pub(crate) fn store() -> Result<Store, Failure> {
     Ok(Store::open(&data::folder()?.join("images"))?)
 }
 
-/// Carries out one of the commands.
+/// Runs one of the `agentd image` commands.
 pub(crate) async fn image(command: &ImageCommand) -> Result<u8, Failure> {
     let store = store()?;
     let mut out = std::io::stdout().lock();
     match command {
         ImageCommand::Pull { reference } => {
-            let waiting = Waiting::of("pulling");
+            let waiting = Waiting::show("pulling");
             let image = store.pull(reference, |_| ()).await?;
             drop(waiting);
             writeln!(out, "{}", line(&image))?;
-            tell_what_is_left_out(&image);
+            report_skipped_entries(&image);
         }
         ImageCommand::Import { source, reference } => {
-            let waiting = Waiting::of("importing");
+            let waiting = Waiting::show("importing");
             let image = store.import(source, reference)?;
             drop(waiting);
             writeln!(out, "{}", line(&image))?;
-            tell_what_is_left_out(&image);
+            report_skipped_entries(&image);
         }
         ImageCommand::Ls { json } => {
             let images = store.images()?;
@@ -37,7 +42,7 @@ pub(crate) async fn image(command: &ImageCommand) -> Result<u8, Failure> {
                 good.map(line).try_for_each(|line| writeln!(out, "{line}"))?;
             }
             let damaged = images.iter().filter_map(|image| image.as_ref().err());
-            if damaged.map(|error| writer::say(format_args!("{error}"))).count() > 0 {
+            if damaged.map(|error| writer::message(format_args!("{error}"))).count() > 0 {
                 return Ok(CANNOT);
             }
         }
@@ -47,12 +52,21 @@ pub(crate) async fn image(command: &ImageCommand) -> Result<u8, Failure> {
             }
         }
         ImageCommand::Gc => {
-            let gone = store.gc(sandbox::layers)?;
+            let gone = store.gc(layers)?;
             let (layers, blobs) = (count(gone.layers as u64, "layer"), count(gone.blobs as u64, "blob"));
             writeln!(out, "{layers} and {blobs} removed, {} freed", megabytes(gone.bytes))?;
         }
     }
     Ok(0)
+}
+
+/// Returns the image layers that named sandboxes need.
+fn layers() -> Result<Vec<PathBuf>, Failure> {
+    let folder = data::sandboxes()?;
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    Ok(State::open(&folder)?.needed_image_layers()?)
 }
 
 fn line(image: &Image) -> String {
@@ -61,16 +75,16 @@ fn line(image: &Image) -> String {
     format!("{:<48} {short:<20} {:>3} layers {:>10}", image.reference.to_string(), image.layers.len(), megabytes(image.size))
 }
 
-fn tell_what_is_left_out(image: &Image) {
+fn report_skipped_entries(image: &Image) {
     if let Some(what) = left_out(image.skipped_devices, image.skipped_attributes) {
-        writer::say(format_args!("{what}"));
+        writer::message(format_args!("{what}"));
     }
 }
 
 fn left_out(devices: u64, attributes: u64) -> Option<String> {
     let all = [(devices, "device node"), (attributes, "extended attribute")];
     let some: Vec<_> = all.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| count(number, what)).collect();
-    (!some.is_empty()).then(|| format!("left out: {}", some.join(", ")))
+    (!some.is_empty()).then(|| format!("not imported: {}", some.join(", ")))
 }
 
 fn count(number: u64, what: &str) -> String {
@@ -90,12 +104,18 @@ fn describe(image: &Image) -> serde_json::Value {
     })
 }
 
-/// An image by what a user calls it.
+/// Returns the image with this reference.
+///
+/// # Errors
+/// If there is no such image, or the store cannot be opened.
 pub(crate) fn find(reference: &Reference) -> Result<Image, Failure> {
     Ok(store()?.image(reference)?)
 }
 
-/// An image that is in use: nobody collects its layers while the hold lives.
+/// Returns an image that is in use: its layers are not collected while the hold exists.
+///
+/// # Errors
+/// As for [`find`].
 pub(crate) fn hold(reference: &Reference) -> Result<(Image, Hold), Failure> {
     let store = store()?;
     let image = store.image(reference)?;
@@ -108,10 +128,10 @@ mod tests {
     use super::left_out;
 
     #[test]
-    fn what_is_left_out_is_said_and_nothing_is_not() {
-        assert_eq!(left_out(3, 2).as_deref(), Some("left out: 3 device nodes, 2 extended attributes"));
-        assert_eq!(left_out(1, 0).as_deref(), Some("left out: 1 device node"));
-        assert_eq!(left_out(0, 1).as_deref(), Some("left out: 1 extended attribute"));
+    fn skipped_entries_are_reported_and_none_is_silent() {
+        assert_eq!(left_out(3, 2).as_deref(), Some("not imported: 3 device nodes, 2 extended attributes"));
+        assert_eq!(left_out(1, 0).as_deref(), Some("not imported: 1 device node"));
+        assert_eq!(left_out(0, 1).as_deref(), Some("not imported: 1 extended attribute"));
         assert_eq!(left_out(0, 0), None);
     }
 }

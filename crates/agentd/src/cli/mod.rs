@@ -1,76 +1,171 @@
-//! The command line.
+//! The command line of agentd.
 
 mod args;
 mod bench;
+mod copy;
+mod daemon;
 mod data;
 mod doctor;
 mod duration;
 mod environment;
 mod explain;
+#[cfg(feature = "gondolin")]
 mod gondolin;
 mod grants;
+mod hidden;
+mod host;
+#[cfg_attr(not(feature = "images"), path = "image_left_out.rs")]
 mod image;
-mod probe_cache;
+mod links;
+mod logging;
+mod near;
+mod protection;
+mod regrant;
 mod request;
+mod result_object;
 mod run;
 mod sandbox;
+mod selection;
 mod stream;
+mod temporary;
 mod terminal;
+#[cfg(feature = "firecracker")]
 mod vm;
+mod wrap;
 mod writer;
 
-use agentd_keeper::OwnMounts;
-use args::{Cli, Sub};
+use crate::isolation::{available_backends, create_backend};
+use agentd_core::{IsolationBackend, IsolationError};
+use agentd_daemon::OwnMounts;
+use args::{Cli, DaemonCommand, Sub};
 use clap::{CommandFactory, Parser};
-use std::process::ExitCode;
+use std::{ffi::OsString, io::Write, path::Path, process::ExitCode, sync::Arc};
 
-/// agentd itself could not do what was asked.
+/// Exit code: agentd itself could not do what was requested.
 pub(crate) const CANNOT: u8 = 125;
 
-/// Parses the arguments and does what they say.
+/// Parses the arguments and runs the command. Returns the exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Nobody is left to be told when printing fails.
+        Err(mut error) => {
+            near::suggest_command(&mut error, &Cli::command(), std::env::args_os().skip(1));
+            // If printing fails, there is no other place to report the error.
             error.print().ok();
+            if error.use_stderr() && asks_for_json(std::env::args_os()) {
+                writeln!(std::io::stdout(), "{:#}", result_object::error(error.to_string().trim_end(), None)).ok();
+            }
             return ExitCode::from(if error.use_stderr() { CANNOT } else { 0 });
         }
     };
-    // Before there are threads. Without the privilege there are no disks in it, and who asks for one is told so.
-    let own = matches!(cli.command, Sub::Keeper { .. }).then(OwnMounts::take).and_then(Result::ok);
+    // Called before any thread starts, because the C library then installs a handler of its own.
+    if let Err(errno) = agentd_kernel::process::set_reserved_signals(true) {
+        eprintln!("agentd: cannot start: ignore signals: {errno}");
+        return ExitCode::from(CANNOT);
+    }
+    // Also called before any thread starts. If the privilege is missing, the daemon has no disks, and requests for a disk report
+    // that.
+    let serves = matches!(cli.command, Sub::Daemon(DaemonCommand::Serve { .. }));
+    let own = serves.then(OwnMounts::take).and_then(Result::ok);
+    // The daemon logs to a file, once it holds its lock.
+    if !serves && let Err(error) = logging::to_stderr() {
+        writer::message(format_args!("{error}"));
+        return ExitCode::from(CANNOT);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("agentd: cannot start: {error}");
+            eprintln!("agentd: create the async runtime: {error}");
             return ExitCode::from(CANNOT);
         }
     };
     let result = match cli.command {
         Sub::Run(args) => runtime.block_on(run::run(*args)),
         Sub::Sandbox(command) => runtime.block_on(sandbox::sandbox(*command)),
-        Sub::Keeper { folder } => runtime.block_on(agentd_keeper::keep(&folder, own)).map(|()| 0).map_err(Into::into),
+        Sub::Daemon(command) => runtime.block_on(daemon::daemon(command, own)),
+        #[cfg(feature = "images")]
         Sub::Image(command) => runtime.block_on(image::image(&command)),
+        #[cfg(feature = "gondolin")]
         Sub::Gondolin(command) => gondolin::gondolin(command),
+        #[cfg(feature = "firecracker")]
         Sub::Vm(command) => vm::vm(&command),
+        #[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images")))]
+        Sub::Other(command) => Err(other(&command)),
         Sub::Doctor(args) => runtime.block_on(doctor::doctor(&args)),
         Sub::Bench(args) => runtime.block_on(bench::bench(&args)),
         Sub::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "agentd", &mut std::io::stdout());
-            Ok(0)
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "agentd", &mut text);
+            print(&text)
         }
-        Sub::Man => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).map(|()| 0).map_err(Into::into),
+        Sub::Man { directory } => man(directory.as_deref()),
     };
-    // A reader of standard input may be blocked for ever.
+    // A thread that reads standard input may be blocked forever, so do not wait for it.
     runtime.shutdown_background();
     match result {
         Ok(code) => ExitCode::from(code),
+        // The exit code of a program that SIGPIPE has ended: the reader of the output has closed the pipe.
+        Err(error) if is_closed_pipe(&*error) => ExitCode::from(128 + 13),
         Err(error) => {
-            writer::say(format_args!("{error}"));
+            writer::message(format_args!("{error}"));
             ExitCode::from(CANNOT)
         }
     }
 }
 
-/// Anything that stops a command of the command line.
+/// Returns an error that names the missing Cargo feature of a command, or says that there is no such command.
+#[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images")))]
+fn other(command: &[OsString]) -> Failure {
+    let name = command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let feature = [("image", "images"), ("vm", "firecracker"), ("gondolin", "gondolin")];
+    match feature.into_iter().find(|(command, _)| *command == name) {
+        Some((_, feature)) => format!("command '{name}': {}", crate::isolation::left_out(feature)).into(),
+        None => match near::nearest_command(&Cli::command(), &name) {
+            Some(meant) => format!("unrecognized subcommand '{name}' — did you mean '{meant}'?").into(),
+            None => format!("unrecognized subcommand '{name}' — agentd --help lists the commands").into(),
+        },
+    }
+}
+
+fn print(text: &[u8]) -> Result<u8, Failure> {
+    std::io::stdout().write_all(text)?;
+    Ok(0)
+}
+
+/// Prints the manual page, or writes one page for each command into a directory.
+fn man(directory: Option<&Path>) -> Result<u8, Failure> {
+    if let Some(directory) = directory {
+        std::fs::create_dir_all(directory).map_err(|error| format!("create {}: {error}", directory.display()))?;
+        clap_mangen::generate_to(Cli::command(), directory)
+            .map_err(|error| format!("write manual pages into {}: {error}", directory.display()))?;
+        return Ok(0);
+    }
+    let mut text = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+    print(&text)
+}
+
+/// Returns true if standard output has lost its reader. Errors of other files contain the file's name, so they have another type.
+fn is_closed_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Creates the backend that an option names. The error proposes a similar name.
+fn named_backend(name: &str, work_root: &Path) -> Result<Arc<dyn IsolationBackend>, Failure> {
+    create_backend(name, work_root).map_err(|error| match &error {
+        IsolationError::UnknownBackend { .. } => match near::nearest(name, available_backends()) {
+            Some(meant) => format!("{error} — did you mean '{meant}'?").into(),
+            None => error.into(),
+        },
+        _ => error.into(),
+    })
+}
+
+/// Returns true if arguments that cannot be parsed request JSON: `run` with `--json` among its own options.
+fn asks_for_json(args: impl Iterator<Item = OsString>) -> bool {
+    let mut options = args.skip(1).take_while(|arg| arg != "--");
+    options.next().is_some_and(|command| command == "run") && options.any(|option| option == "--json")
+}
+
+/// An error that ends a command of the command line.
 pub(crate) type Failure = Box<dyn std::error::Error>;

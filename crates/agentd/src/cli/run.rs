@@ -1,115 +1,224 @@
-//! `agentd run`.
+//! `agentd run`: runs one command in a new sandbox.
 
-use super::{Failure, args::RunArgs, explain, grants, image, probe_cache, request, stream, writer};
-use agentd_core::{Command, IsolationBackend, IsolationError, Layer, LayerReport, LayerStatus, Sandbox};
-use agentd_isolation::{ContainerBackend, LinuxNativeBackend, create_backend};
-use std::{path::PathBuf, sync::Arc};
+use super::{
+    CANNOT, Failure,
+    args::{CommandArgs, RequireArg, RunArgs},
+    explain, grants, hidden, host, image,
+    protection::{self, Advice},
+    request,
+    result_object::{self, ResultObject},
+    selection::{self, Selected},
+    stream, temporary, writer,
+};
+use agentd_core::{Bit, Command, Control, ControlReport, ControlStatus, EndReason, IsolationError, Sandbox};
+use agentd_isolation::{HeadTail, protect::Watch};
+use std::sync::{Arc, PoisonError};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Plans, creates, runs, destroys; gives the exit code.
+/// Plans and creates the sandbox, runs the command, and destroys the sandbox. Returns the exit code. With `--json`, prints an
+/// object even after an error.
 pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
-    let work_root = std::env::temp_dir();
-    // Only one backend gives these.
-    let own_root = args.boundary.image.is_some() || args.disk.is_some();
+    let json = args.json && !args.explain;
+    if json && agentd_kernel::stdout_was_closed() {
+        return Err("print JSON: standard output is closed — redirect it to a file or pipe, or drop --json".into());
+    }
+    let mut result = ResultObject::default();
+    let failure = match attempt(args, &mut result).await {
+        Err(failure) => failure,
+        ended => return ended,
+    };
+    let code = match failure.downcast_ref::<IsolationError>() {
+        Some(IsolationError::Spawn { program, errno }) => {
+            let code = not_executed(program, *errno);
+            if *errno == libc::ENOENT {
+                hidden::note(program);
+            }
+            code
+        }
+        _ => CANNOT,
+    };
+    if json && !result.printed {
+        let lost = failure.downcast_ref().is_some_and(IsolationError::is_loss);
+        let object = result_object::error(&failure.to_string(), lost.then_some(EndReason::BackendLost));
+        result_object::print(object, &result.protected, &mut Stops::new()?, Some(stream::DRAIN)).await?;
+    }
+    if code == CANNOT { Err(failure) } else { Ok(code) }
+}
+
+/// Runs the command. `result` receives what `--json` reports if the run ends with an error.
+async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure> {
+    let work_root = temporary::of_run(&args.boundary)?;
+    let mut selected = selection::of_run(&args, &work_root).await?;
     if args.explain {
-        let auto = if own_root { ContainerBackend::NAME } else { LinuxNativeBackend::NAME };
-        let named = if args.backend == "auto" { auto } else { &args.backend };
-        let name = create_backend(named, &work_root)?.name().to_owned();
         let image = args.boundary.image.as_ref().map(image::find).transpose()?;
-        let (spec, _) = request::request(&args, &name, image.as_ref())?;
+        let (spec, _) = request::request(&args, &*selected.backend, image.as_ref())?;
         use std::io::Write;
-        std::io::stdout().write_all(explain::text(&name, &spec)?.as_bytes())?;
+        std::io::stdout().write_all(explain::text(&selected, &args.require, &spec)?.as_bytes())?;
         return Ok(0);
     }
-    let backend = match args.backend.as_str() {
-        "auto" if own_root => probe_cache::backend(&work_root, Some(ContainerBackend::NAME)).await?,
-        "auto" if args.boundary.allow_degraded => create_backend(LinuxNativeBackend::NAME, &work_root)?,
-        "auto" => probe_cache::backend(&work_root, None).await?,
-        name => create_backend(name, &work_root)?,
-    };
-    // Held until the sandbox is gone, so that nobody collects what it is made of.
+    // Held until the sandbox is gone, so that its layers are not collected.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
-    let (spec, command) = request::request(&args, backend.name(), held.as_ref().map(|(image, _)| image))?;
-    // Signals that come from now on end the command, not agentd before it has cleaned up.
+    let image = held.as_ref().map(|(image, _)| image);
+    let (mut spec, mut command) = request::request(&args, &*selected.backend, image)?;
+    // From here on, a signal ends the command first, so that agentd can clean up.
     let mut stops = Stops::new()?;
-    let unprotected = grants::unprotected(&spec.grants);
-    let sandbox = backend.create_sandbox(spec).await?;
+    let advice = Advice::for_grants(&spec.grants);
+    let mut watch = Watch::begin(&spec.grants);
+    let mut made = selected.backend.create_sandbox(spec.clone()).await;
+    if made.as_ref().is_err_and(|error| selected.is_outdated_by(error)) {
+        selected.forget();
+        selected = selection::of_run(&args, &work_root).await?;
+        let earlier = spec.grants;
+        (spec, command) = request::request(&args, &*selected.backend, image)?;
+        grants::keep_objects(&earlier, &mut spec.grants);
+        watch = Watch::begin(&spec.grants);
+        made = selected.backend.create_sandbox(spec.clone()).await;
+    }
+    let sandbox = made?;
+    // An image has its own programs, and without a boundary no directory is hidden.
+    let hides = image.is_none() && selected.backend.traits().boundary;
     if !args.json {
-        warn_of_weaknesses(sandbox.layers());
+        warn_of_weaknesses(sandbox.controls());
     }
     let ran = if args.json {
-        in_json(&sandbox, command, &*backend, &mut stops, &unprotected).await
+        in_json(&sandbox, command, &args.command, (&selected, &args.require), &mut stops, (&mut watch, result)).await
     } else {
         match sandbox.exec_streaming(command).await {
             Ok(handle) => stream::stream(handle, &args.command, &mut stops).await,
             Err(error) => Err(error),
         }
     };
-    if !args.json {
-        tell_what_appeared(&unprotected);
+    // Destroy the sandbox before the protected paths are compared, so that no process can change them afterwards.
+    let destroyed = destroy(&sandbox, &mut stops, &mut watch).await;
+    if args.json {
+        if !result.printed {
+            result.protected = watch.full_report();
+        }
+    } else {
+        protection::warn(&watch.report());
+        if matches!(ran, Ok(1..)) {
+            advice.print();
+        }
+        if matches!(ran, Ok(127)) {
+            hidden::note_of_environments();
+        }
     }
-    let destroyed = sandbox.destroy().await;
     drop(held);
-    let code = match ran {
-        Err(IsolationError::Spawn { program, errno }) => Ok(not_executed(&program, errno)),
-        other => other,
-    }?;
-    destroyed?;
-    Ok(code)
+    match &ran {
+        Err(IsolationError::Spawn { program, errno: libc::ENOENT }) if hides => host::hint(program, &spec.grants),
+        Ok(127) if hides && !args.json => host::hint_after_shell(&args.command.argv, &spec.grants),
+        _ => {}
+    }
+    let code = ran?;
+    match destroyed {
+        // The result object is already printed, and a run prints only one object.
+        Err(error) if args.json => Ok(not_destroyed(&error)),
+        destroyed => destroyed.map(|given_up| given_up.unwrap_or(code)).map_err(Into::into),
+    }
 }
 
-/// Says why a program could not be executed; gives the exit code that a shell would (`sh(1p)`).
+/// Destroys a sandbox; `watch` reports if its processes may remain. A second signal stops the wait: the launcher destroys the
+/// sandbox when agentd has exited. Returns the exit code in that case.
+async fn destroy(sandbox: &Arc<dyn Sandbox>, stops: &mut Stops, watch: &mut Watch) -> Result<Option<u8>, IsolationError> {
+    let destroyed = wait_for_end(sandbox, stops).await;
+    if !matches!(destroyed, Ok(None)) {
+        watch.processes_may_remain();
+    }
+    destroyed
+}
+
+async fn wait_for_end(sandbox: &Arc<dyn Sandbox>, stops: &mut Stops) -> Result<Option<u8>, IsolationError> {
+    if let Some(code) = stops.given_up {
+        return Ok(Some(code));
+    }
+    let mut destroyed = sandbox.destroy();
+    loop {
+        let stop = tokio::select! {
+            biased;
+            destroyed = &mut destroyed => return destroyed.map(|()| None),
+            stop = stops.next() => stop,
+        };
+        if stops.received > 1 {
+            writer::message(format_args!("interrupted before the sandbox was destroyed: its processes may run a little longer"));
+            let code = u8::try_from(128 + stop).unwrap_or(CANNOT);
+            stops.given_up = Some(code);
+            return Ok(Some(code));
+        }
+    }
+}
+
+/// Prints that parts of the sandbox remain; returns the exit code.
+fn not_destroyed(error: &IsolationError) -> u8 {
+    writer::message(format_args!("{error}"));
+    CANNOT
+}
+
+/// Prints why a program could not be executed. Returns the exit code of a shell in this case (`sh(1p)`).
 pub(crate) fn not_executed(program: &str, errno: i32) -> u8 {
-    writer::say(format_args!("{program}: {}", std::io::Error::from_raw_os_error(errno)));
+    writer::message(format_args!("{program}: {}", std::io::Error::from_raw_os_error(errno)));
     if errno == libc::ENOENT { 127 } else { 126 }
 }
 
-/// Says what was asked for and holds less than that, or not at all (`--allow-degraded`).
-pub(crate) fn warn_of_weaknesses(layers: &[LayerReport]) {
+/// Prints which requested controls are missing or only partly enforced (`--allow-degraded`).
+pub(crate) fn warn_of_weaknesses(layers: &[ControlReport]) {
     for report in layers {
         match &report.status {
-            LayerStatus::Missing(error) => writer::say(format_args!("not enforced: {error}")),
-            // An old kernel's Landlock is the same at every run: `agentd doctor` tells.
-            LayerStatus::Partial(why) if report.layer != Layer::Landlock => {
-                writer::say(format_args!("{}: {why}", report.layer));
+            ControlStatus::Missing(error) => writer::message(format_args!("not enforced: {error}")),
+            // Partial Landlock support of an old kernel is the same in every run, so only `agentd doctor` reports it.
+            ControlStatus::Partial(why) if report.control != Control::Landlock => {
+                writer::message(format_args!("{}: {why}", report.control));
             }
             _ => {}
         }
     }
 }
 
-/// Says which of `unprotected` are there now.
-pub(crate) fn tell_what_appeared(unprotected: &[PathBuf]) {
-    for path in appeared(unprotected) {
-        writer::say(format_args!(
-            "the command made {}, which programs outside may execute or obey: look at it first",
-            path.display()
-        ));
-    }
+/// Signals with a name that end a process without a handler (`signal(7)`). Not included: signals for faults of the program
+/// itself, `SIGKILL`, and `SIGPIPE`, which Rust ignores.
+const ENDING: [i32; 14] = [
+    libc::SIGINT,
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
+];
+
+/// Returns every signal that asks agentd to stop: those of [`ENDING`], and the real-time signals. The C library reserves two more
+/// numbers, which [`agentd_kernel::process::set_reserved_signals`] handles.
+fn ending() -> impl Iterator<Item = i32> {
+    ENDING.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
-/// Those of `paths` that are there now.
-fn appeared(paths: &[PathBuf]) -> impl Iterator<Item = &PathBuf> {
-    paths.iter().filter(|path| path.symlink_metadata().is_ok())
+/// Receives the signals that ask agentd to stop.
+pub(crate) struct Stops {
+    signals: Vec<(i32, tokio::signal::unix::Signal)>,
+    /// The number of signals received so far.
+    received: u32,
+    /// The exit code, once a signal has stopped the wait for the end of the sandbox.
+    given_up: Option<u8>,
 }
-
-/// Signals that ask agentd to stop.
-pub(crate) struct Stops(Vec<(i32, tokio::signal::unix::Signal)>);
 
 impl Stops {
     pub(crate) fn new() -> std::io::Result<Self> {
-        [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
-            .into_iter()
-            .map(|kind| Ok((kind.as_raw_value(), signal(kind)?)))
-            .collect::<std::io::Result<Vec<_>>>()
-            .map(Self)
+        let signals = ending().map(|number| Ok((number, signal(SignalKind::from_raw(number))?)));
+        Ok(Self { signals: signals.collect::<std::io::Result<_>>()?, received: 0, given_up: None })
     }
 
-    /// The first that comes.
+    /// Waits for the next signal and returns its number.
     pub(crate) async fn next(&mut self) -> i32 {
         std::future::poll_fn(|context| {
-            for (number, stop) in &mut self.0 {
+            for (number, stop) in &mut self.signals {
                 if stop.poll_recv(context).is_ready() {
+                    self.received += 1;
                     return std::task::Poll::Ready(*number);
                 }
             }
@@ -122,16 +231,22 @@ impl Stops {
 async fn in_json(
     sandbox: &Arc<dyn Sandbox>,
     command: Command,
-    backend: &dyn IsolationBackend,
+    args: &CommandArgs,
+    (selected, required): (&Selected, &[RequireArg]),
     stops: &mut Stops,
-    unprotected: &[PathBuf],
+    (watch, result): (&mut Watch, &mut ResultObject),
 ) -> Result<u8, IsolationError> {
-    let outcome = tokio::select! {
-        outcome = sandbox.exec(command) => outcome?,
-        // The command ends with its sandbox.
-        stop = stops.next() => return Ok(128 + u8::try_from(stop).unwrap_or(0)),
-    };
-    let stream = |captured: &agentd_core::Captured| {
+    let capture = command.capture;
+    let handle = sandbox.exec_streaming(command).await?;
+    let (output, kept) = writer::keep(capture);
+    let (outcome, stopped) = stream::serve(handle, args, stops, output).await?;
+    // Destroy the sandbox first: the object is complete only when no process is running.
+    let destroyed = destroy(sandbox, stops, watch).await;
+    let protected = watch.full_report();
+    let [stdout, stderr] =
+        std::mem::replace(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner), [0; 2].map(HeadTail::new));
+    let stream = |kept: HeadTail| {
+        let captured = kept.finish();
         let bytes = captured.to_bytes();
         serde_json::json!({
             "text": String::from_utf8_lossy(&bytes),
@@ -141,9 +256,10 @@ async fn in_json(
         })
     };
     let degraded: Vec<_> =
-        sandbox.layers().iter().filter(|l| matches!(l.status, LayerStatus::Missing(_))).map(|l| l.layer).collect();
+        sandbox.controls().iter().filter(|l| matches!(l.status, ControlStatus::Missing(_))).map(|l| l.control).collect();
     let object = serde_json::json!({
-        "backend": backend.name(),
+        "backend": selected.backend.name(),
+        "required": required.iter().map(|required| required.name()).collect::<Vec<_>>(),
         "reason": outcome.reason,
         "exit_code": outcome.exit_code,
         "signal": outcome.signal,
@@ -155,32 +271,32 @@ async fn in_json(
             "peak_memory_of": if outcome.usage.peak_memory_is_group { "cgroup" } else { "largest process" },
         },
         "enforced": {
-            "files": enforced(sandbox, &[Layer::Mounts, Layer::Landlock]),
-            "processes": enforced(sandbox, &[Layer::Namespaces, Layer::Privileges]),
-            "network": enforced(sandbox, &[Layer::Network]),
-            "syscalls": enforced(sandbox, &[Layer::Seccomp]),
+            "files": enforced(sandbox, &[Control::Mounts, Control::Landlock]),
+            "processes": enforced(sandbox, &[Control::Namespaces, Control::Privileges]),
+            "network": enforced(sandbox, &[Control::Network]),
+            "syscalls": enforced(sandbox, &[Control::Seccomp]),
+            "kernel": selected.proven.as_ref().is_some_and(|proven| proven.has(Bit::Kernel)),
         },
-        "layers": sandbox.layers(),
+        "layers": sandbox.controls(),
         "degraded": degraded,
-        "made_unprotected": appeared(unprotected).collect::<Vec<_>>(),
-        "stdout": stream(&outcome.stdout),
-        "stderr": stream(&outcome.stderr),
+        "stdout": stream(stdout),
+        "stderr": stream(stderr),
+        "error": destroyed.as_ref().err().map(ToString::to_string),
     });
-    let io = |source| IsolationError::Io { context: "print".to_owned(), source };
-    let (sender, mut written, _) = writer::start().map_err(io)?;
-    // The channel is empty and the writer lives.
-    sender.send(writer::Piece::Out(format!("{object:#}\n").into_bytes())).await.ok();
-    drop(sender);
-    match stream::drain(&mut written, stops, None).await? {
-        Some(stop) => Ok(128 + u8::try_from(stop).unwrap_or(0)),
-        None => Ok(outcome.shell_code()),
+    result.printed = true;
+    let later = result_object::print(object, &protected, stops, stopped.map(|_| stream::DRAIN)).await?;
+    match (destroyed, stopped.or(later)) {
+        (Err(error), _) => Ok(not_destroyed(&error)),
+        (Ok(Some(code)), _) => Ok(code),
+        (Ok(None), Some(stop)) => Ok(128 + u8::try_from(stop).unwrap_or(0)),
+        (Ok(None), None) => Ok(outcome.shell_code()),
     }
 }
 
-/// Whether all of `layers` were applied, in full or as far as the kernel goes.
-fn enforced(sandbox: &Arc<dyn Sandbox>, layers: &[Layer]) -> bool {
+/// Returns true if all of `layers` were applied, fully or as far as the kernel supports them.
+fn enforced(sandbox: &Arc<dyn Sandbox>, layers: &[Control]) -> bool {
     layers.iter().all(|layer| {
-        sandbox.layers().iter().any(|report| report.layer == *layer && !matches!(report.status, LayerStatus::Missing(_)))
+        sandbox.controls().iter().any(|report| report.control == *layer && !matches!(report.status, ControlStatus::Missing(_)))
     })
 }
 

@@ -1,16 +1,18 @@
-//! `agentd sandbox`: named sandboxes, which the keeper has.
+//! `agentd sandbox`: named sandboxes, which the daemon runs.
 
 use super::{
     CANNOT, Failure,
     args::{CreateArgs, ExecArgs, SandboxCommand},
-    data, environment, grants, image, probe_cache, request,
-    run::{Stops, not_executed, tell_what_appeared, warn_of_weaknesses},
+    copy, data, environment, image, protection,
+    regrant::regrant,
+    request,
+    run::{Stops, not_executed, warn_of_weaknesses},
+    selection::{self, Selected},
     stream, writer,
 };
-use agentd_core::{IsolationError, Root, Writable};
-use agentd_isolation::ContainerBackend;
-use agentd_keeper::{Client, Doing, Status};
-use agentd_sandboxes::{About, Disk, Kind, Name, Record, State};
+use agentd_core::{IsolationError, Root, Writable, escape};
+use agentd_daemon::{Activity, Client, Status};
+use agentd_sandboxes::{About, ChangeKind, Disk, Name, Record, State};
 use std::{
     fs::File,
     io::{self, Read, Seek, Write},
@@ -22,15 +24,13 @@ use std::{
     time::Duration,
 };
 
-/// How often `logs --follow` looks for more.
+/// Interval between two reads of `logs --follow`.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Carries out one of the commands.
+/// Runs one of the `agentd sandbox` commands.
 pub(crate) async fn sandbox(command: SandboxCommand) -> Result<u8, Failure> {
-    let folder = data::folder()?.join("sandboxes");
-    let state = State::open(&folder)?;
-    let keeper = [std::env::current_exe()?.into_os_string(), "keeper".into(), folder.clone().into_os_string()];
-    let client = Client::new(&folder, keeper.into());
+    let state = State::open(&data::sandboxes()?)?;
+    let client = client()?;
     match command {
         SandboxCommand::Create(args) => create(&client, *args).await?,
         SandboxCommand::Exec(args) => return exec(&client, &state, *args).await,
@@ -38,16 +38,18 @@ pub(crate) async fn sandbox(command: SandboxCommand) -> Result<u8, Failure> {
         SandboxCommand::Inspect { name } => {
             let record = state.record(&name)?;
             let status = client.status().await?;
-            writeln!(io::stdout(), "{:#}", describe(&record, disk(&state, &record), &status, true))?;
+            let known = describe(&record, disk(&state, &record), &status, true);
+            writeln!(io::stdout(), "{}", escape::json(&format!("{known:#}")))?;
         }
         SandboxCommand::Logs { name, follow } => logs(&state, &name, follow).await?,
-        SandboxCommand::Cp { from, to } => copy(&client, &from, &to).await?,
+        SandboxCommand::Cp { from, to } => copy_file(&client, &from, &to).await?,
         SandboxCommand::Pause { name } => client.pause(&name).await?,
         SandboxCommand::Resume { name } => client.resume(&name).await?,
         SandboxCommand::Snapshot { name, snapshot, forget: true } => client.forget(&name, &snapshot).await?,
         SandboxCommand::Snapshot { name, snapshot, forget: false } => client.snapshot(&name, &snapshot).await?,
         SandboxCommand::Fork { name, of, new } => client.fork(&name, of.as_ref(), &new).await?,
         SandboxCommand::Restore { name, snapshot } => client.restore(&name, &snapshot).await?,
+        SandboxCommand::Regrant { name, follow_links } => regrant(&client, &state, &name, follow_links).await?,
         SandboxCommand::Diff { name, since } => diff(&client, &state, &name, since.as_ref()).await?,
         SandboxCommand::Rm { names } => {
             for name in &names {
@@ -59,29 +61,26 @@ pub(crate) async fn sandbox(command: SandboxCommand) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// The layers of images that named sandboxes need.
-pub(crate) fn layers() -> Result<Vec<PathBuf>, Failure> {
-    let folder = data::folder()?.join("sandboxes");
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    Ok(State::open(&folder)?.needed_image_layers()?)
+/// Creates a client of this user's daemon.
+pub(crate) fn client() -> Result<Client, Failure> {
+    let folder = data::sandboxes()?;
+    let daemon = [std::env::current_exe()?.into_os_string(), "daemon".into(), "serve".into(), folder.clone().into_os_string()];
+    Ok(Client::new(&folder, daemon.into()))
 }
 
-/// The boundary is proven on this machine, as it is now, before anything runs behind it.
-async fn proven() -> Result<(), Failure> {
-    probe_cache::backend(&std::env::temp_dir(), Some(ContainerBackend::NAME)).await?;
-    Ok(())
+/// Proves the boundary on this machine before a command runs.
+async fn proven() -> Result<Selected, Failure> {
+    selection::of_named_sandboxes().await
 }
 
 async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
-    proven().await?;
-    // Held until its record says that it needs these layers.
+    let selected = proven().await?;
+    // Held until the record of the sandbox references the layers.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let image = held.as_ref().map(|(image, _)| image);
-    // Nothing of the host's unasked: it is a machine of its own.
+    // A named sandbox has a root of its own, so it gets a workspace only if one was requested.
     let workspace = args.boundary.workspace.as_deref().filter(|path| *path != Path::new("none"));
-    let asked = request::sandbox(&args.boundary, workspace, ContainerBackend::NAME, image)?;
+    let asked = request::sandbox(&args.boundary, workspace, &*selected.backend, image)?;
     let mut spec = asked.spec;
     spec.writable = args.disk.map_or(Writable::Memory, Writable::Volume);
     let about = About {
@@ -96,32 +95,33 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Variables as a record keeps them.
+/// Converts variables to text, as stored in a record.
 fn in_text(env: environment::Environment) -> Result<Vec<(String, String)>, Failure> {
     let text =
-        |value: std::ffi::OsString| value.into_string().map_err(|value| format!("{value:?} in the environment is not text"));
+        |value: std::ffi::OsString| value.into_string().map_err(|value| format!("store the environment: {value:?}: not UTF-8"));
     env.into_iter().map(|(name, value)| Ok((text(name)?, text(value)?))).collect()
 }
 
 async fn exec(client: &Client, state: &State, args: ExecArgs) -> Result<u8, Failure> {
     let record = state.record(&args.name)?;
     let env = record.about.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
-    let cwd = args.command.cwd.clone().unwrap_or_else(|| record.about.cwd.clone());
-    if !cwd.is_absolute() {
-        return Err(format!("--cwd {}: give an absolute path in the sandbox", cwd.display()).into());
-    }
+    // A relative path is relative to the default directory of the sandbox's commands.
+    let cwd = args.command.cwd.as_ref().map_or_else(|| record.about.cwd.clone(), |cwd| record.about.cwd.join(cwd));
     let command = request::command(&args.command, env, cwd)?;
     proven().await?;
     if args.detach {
-        warn_of_weaknesses(&client.detach(&args.name, command).await?);
+        let (layers, report) = client.detach(&args.name, command).await?;
+        warn_of_weaknesses(&layers);
+        protection::warn(&report);
         return Ok(0);
     }
-    let unprotected = grants::unprotected(&record.about.spec.grants);
     let mut stops = Stops::new()?;
     let started = client.exec(&args.name, command).await?;
-    warn_of_weaknesses(started.layers());
+    warn_of_weaknesses(started.controls());
+    protection::warn(started.before());
+    let after = started.after();
     let ran = stream::stream(Box::new(started), &args.command, &mut stops).await;
-    tell_what_appeared(&unprotected);
+    protection::warn(&after.report());
     match ran {
         Err(IsolationError::Spawn { program, errno }) => Ok(not_executed(&program, errno)),
         other => Ok(other?),
@@ -147,40 +147,50 @@ async fn list(client: &Client, state: &State, json: bool) -> Result<u8, Failure>
         }
     }
     let damaged = all.iter().filter_map(|record| record.as_ref().err());
-    if damaged.map(|error| writer::say(format_args!("{error}"))).count() > 0 {
+    if damaged.map(|error| writer::message(format_args!("{error}"))).count() > 0 {
         return Ok(CANNOT);
     }
     Ok(0)
 }
 
-/// How it is now, in words.
+/// Returns the state of a sandbox as text.
 fn now(record: &Record, status: &[Status]) -> String {
-    match status.iter().find(|status| status.name == record.name) {
-        None => "at rest".to_owned(),
-        Some(Status { doing: Doing::Stands { commands }, .. }) => format!("paused, {commands} running"),
-        Some(Status { doing: Doing::Lives { commands }, .. }) => format!("live, {commands} running"),
-        Some(Status { doing: Doing::Changes, .. }) => "changing".to_owned(),
+    let status = status.iter().find(|status| status.name == record.name);
+    status.map_or_else(|| "stopped".to_owned(), |status| in_words(status.doing))
+}
+
+/// Returns the activity of a sandbox with processes as text.
+pub(crate) fn in_words(doing: Activity) -> String {
+    match doing {
+        Activity::Stands { commands } => format!("paused, {commands} running"),
+        Activity::Lives { commands } => format!("live, {commands} running"),
+        Activity::Changes => "changing".to_owned(),
     }
 }
 
-/// How much room it has and takes. Of one that is damaged it is not known; fsck says how.
+/// Returns the state for JSON, and the number of running commands, if known. `None` means a sandbox without processes.
+pub(crate) fn state(doing: Option<Activity>) -> (&'static str, Option<usize>) {
+    match doing {
+        None => ("at-rest", Some(0)),
+        Some(Activity::Stands { commands }) => ("paused", Some(commands)),
+        Some(Activity::Lives { commands }) => ("live", Some(commands)),
+        Some(Activity::Changes) => ("changing", None),
+    }
+}
+
+/// Returns the size and the usage of a sandbox's disk. Errors are ignored here; fsck reports a damaged disk.
 fn disk(state: &State, record: &Record) -> Option<Disk> {
     state.disk(record).ok().flatten()
 }
 
-/// The same in words.
+/// Returns the disk usage as text.
 fn room(disk: Option<Disk>) -> String {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     disk.map_or_else(String::new, |disk| format!("  disk {} of {} MiB", mib(disk.used), mib(disk.size)))
 }
 
 fn describe(record: &Record, disk: Option<Disk>, status: &[Status], whole: bool) -> serde_json::Value {
-    let (now, commands) = match status.iter().find(|status| status.name == record.name).map(|status| status.doing) {
-        None => ("at-rest", Some(0)),
-        Some(Doing::Stands { commands }) => ("paused", Some(commands)),
-        Some(Doing::Lives { commands }) => ("live", Some(commands)),
-        Some(Doing::Changes) => ("changing", None),
-    };
+    let (now, commands) = state(status.iter().find(|status| status.name == record.name).map(|status| status.doing));
     let mut value = serde_json::json!({
         "name": record.name,
         "state": now,
@@ -196,19 +206,19 @@ fn describe(record: &Record, disk: Option<Disk>, status: &[Status], whole: bool)
         })).collect::<Vec<_>>(),
     });
     if whole {
-        value["layers"] = record.sealed.iter().chain([&record.top]).map(ToString::to_string).collect();
-        // A spec that was kept as JSON is JSON.
+        value["layers"] = record.lower.iter().chain([&record.upper]).map(ToString::to_string).collect();
+        // Serialization cannot fail: the spec was read from JSON.
         value["spec"] = serde_json::to_value(&record.about.spec).unwrap_or_default();
     }
     value
 }
 
 async fn logs(state: &State, name: &Name, follow: bool) -> Result<(), Failure> {
-    let path = agentd_keeper::log_path(&state.log_directory(name));
+    let path = agentd_daemon::log_path(&state.log_directory(name));
     let mut from = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound && !follow => return Ok(()),
-        Err(error) => return Err(format!("{name} has no log yet: {error}").into()),
+        Err(error) => return Err(format!("read the log of sandbox {name}: {}: {error}", path.display()).into()),
     };
     let mut stops = Stops::new()?;
     loop {
@@ -224,7 +234,7 @@ async fn logs(state: &State, name: &Name, follow: bool) -> Result<(), Failure> {
     }
 }
 
-/// Where a side of `cp` is: in a sandbox, or here.
+/// A side of `cp`: a path in a sandbox, or on the host.
 enum Side<'a> {
     There(Name, &'a Path),
     Here(&'a Path),
@@ -238,7 +248,7 @@ fn side(text: &str) -> Side<'_> {
     }
 }
 
-async fn copy(client: &Client, from: &str, to: &str) -> Result<(), Failure> {
+async fn copy_file(client: &Client, from: &str, to: &str) -> Result<(), Failure> {
     match (side(from), side(to)) {
         (Side::There(name, path), Side::Here(to)) => {
             let mut content = File::from(client.read(&name, path).await?);
@@ -246,13 +256,7 @@ async fn copy(client: &Client, from: &str, to: &str) -> Result<(), Failure> {
                 io::copy(&mut content, &mut io::stdout())?;
                 return Ok(());
             }
-            // As `cp` does: into a directory, under its own name.
-            let place = match path.file_name() {
-                Some(own) if to.is_dir() => to.join(own),
-                _ => to.to_path_buf(),
-            };
-            let mut made = File::create(&place).map_err(|error| format!("{}: {error}", place.display()))?;
-            io::copy(&mut content, &mut made)?;
+            copy::to_host(&mut content, path.file_name(), to)?;
         }
         (Side::Here(from), Side::There(name, path)) => {
             let content: OwnedFd = if from == Path::new("-") {
@@ -261,7 +265,7 @@ async fn copy(client: &Client, from: &str, to: &str) -> Result<(), Failure> {
                 memory.rewind()?;
                 memory.into()
             } else {
-                File::open(from).map_err(|error| format!("{}: {error}", from.display()))?.into()
+                copy::from_host(from)?
             };
             let place = match (path.as_os_str().as_bytes().ends_with(b"/"), from.file_name()) {
                 (true, Some(own)) => path.join(own),
@@ -269,7 +273,7 @@ async fn copy(client: &Client, from: &str, to: &str) -> Result<(), Failure> {
             };
             client.write(&name, &place, content.as_fd()).await?;
         }
-        _ => return Err("one of the two is NAME:PATH, the other a file here".into()),
+        _ => return Err("copy: one of FROM and TO must be NAME:PATH, the other a path on the host".into()),
     }
     Ok(())
 }
@@ -285,13 +289,11 @@ async fn diff(client: &Client, state: &State, name: &Name, since: Option<&Name>)
     let mut out = io::BufWriter::new(io::stdout().lock());
     for change in client.diff(name, since.or(created), image).await? {
         let kind = match change.kind {
-            Kind::Added => b"A /",
-            Kind::Changed => b"C /",
-            Kind::Removed => b"D /",
+            ChangeKind::Added => "A /",
+            ChangeKind::Changed => "C /",
+            ChangeKind::Removed => "D /",
         };
-        out.write_all(kind)?;
-        out.write_all(change.path.as_os_str().as_bytes())?;
-        out.write_all(b"\n")?;
+        writeln!(out, "{kind}{}", escape::name(&change.path))?;
     }
     out.flush()?;
     Ok(())
@@ -301,7 +303,7 @@ async fn check(client: &Client) -> Result<u8, Failure> {
     let findings = client.check().await?;
     let mut damages = 0;
     for finding in &findings {
-        writeln!(io::stdout(), "{}", finding.text)?;
+        writeln!(io::stdout(), "{}", escape::text(&finding.text))?;
         damages += usize::from(finding.is_damage);
     }
     if damages == 0 {

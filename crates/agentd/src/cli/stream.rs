@@ -1,5 +1,5 @@
-//! A command's streams, passed on as they come. Everything that may block — the reader of our output, the writer of our input — has a
-//! thread of its own, so that the runtime goes on serving signals and deadlines.
+//! Forwards the streams of a command. Reading standard input and writing output may block, so each has its own thread. The
+//! runtime can then continue to handle signals and deadlines.
 
 use super::{
     CANNOT,
@@ -9,6 +9,7 @@ use super::{
     writer::{self, Piece, Written},
 };
 use agentd_core::{EndReason, ExecHandle, ExecStreams, IsolationError, Outcome};
+use agentd_log::LogFailure as _;
 use std::{
     os::fd::OwnedFd,
     sync::{
@@ -24,10 +25,10 @@ use tokio::{
     sync::{Notify, mpsc},
 };
 
-/// How long the reader may take for what is left, when the command ended because the caller has no more time for it.
-const DRAIN: Duration = Duration::from_secs(2);
+/// The time limit for writing the remaining output, if a deadline or a signal ended the command.
+pub(crate) const DRAIN: Duration = Duration::from_secs(2);
 
-/// Counts output, against its limit.
+/// Counts output bytes against a limit.
 struct Meter {
     limit: u64,
     total: AtomicU64,
@@ -39,7 +40,7 @@ impl Meter {
         Arc::new(Self { limit, total: AtomicU64::new(0), over: Notify::new() })
     }
 
-    /// What of `bytes` is within the limit.
+    /// Counts `bytes`, and returns the part within the limit.
     fn admit<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         let before = self.total.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if self.exceeded() && before <= self.limit {
@@ -54,82 +55,116 @@ impl Meter {
     }
 }
 
-/// Serves the streams of a command with the caller's, to its end; gives the exit code.
-pub(crate) async fn stream(mut handle: Box<dyn ExecHandle>, args: &CommandArgs, stops: &mut Stops) -> Result<u8, IsolationError> {
-    let streams = handle.take_streams();
+/// Connects the streams of a command with the caller's and waits for the end of the command. Returns the exit code.
+pub(crate) async fn stream(handle: Box<dyn ExecHandle>, args: &CommandArgs, stops: &mut Stops) -> Result<u8, IsolationError> {
     let raw = if args.tty && args.interactive { terminal::Raw::enter() } else { None };
-    let mut resized = signal(SignalKind::window_change()).map_err(io)?;
+    let (outcome, stopped) = serve(handle, args, stops, writer::start().map_err(io_error)?).await?;
+    drop(raw);
+    Ok(report(&outcome, stopped))
+}
+
+/// Forwards the streams of a command until it ends. Returns its outcome, and the first signal that asked agentd to stop, if any.
+///
+/// That signal is first sent to the command's process group. A command that has not ended after `--grace` is killed; a second
+/// signal kills the command at once.
+pub(crate) async fn serve(
+    mut handle: Box<dyn ExecHandle>,
+    args: &CommandArgs,
+    stops: &mut Stops,
+    (sender, mut written, gone): writer::Output,
+) -> Result<(Outcome, Option<i32>), IsolationError> {
+    let streams = handle.take_streams();
+    let mut resized = signal(SignalKind::window_change()).map_err(io_error)?;
     let meter = Meter::new(args.max_output.map_or(u64::MAX, |b| b.0));
-    let (sender, mut written, gone) = writer::start().map_err(io)?;
-    connect(streams, args.interactive, &Sink { to: sender, meter: meter.clone(), gone }).map_err(io)?;
+    connect(streams, args.interactive, &Sink { to: sender, meter: meter.clone(), gone }).map_err(io_error)?;
     let mut stopped = None;
+    let mut kill_at = None;
     let mut all_written = false;
     let mut outcome = loop {
         tokio::select! {
             biased;
             () = meter.over.notified() => handle.end(EndReason::OutputLimit).await?,
             stop = stops.next() => {
-                stopped = Some(stop);
+                if stopped.replace(stop).is_some() || args.grace.is_zero() {
+                    handle.end(EndReason::Cancelled).await?;
+                } else {
+                    // If the signal cannot be delivered, the sandbox is lost, and waiting for the command reports that.
+                    handle.signal(stop).await.or_debug("forward signal", stop);
+                    kill_at = tokio::time::Instant::now().checked_add(args.grace);
+                }
+            }
+            () = sleep_until(kill_at), if kill_at.is_some() => {
+                kill_at = None;
                 handle.end(EndReason::Cancelled).await?;
             }
             result = &mut written, if !all_written => {
                 all_written = true;
-                told(result)?;
+                write_result(result)?;
             }
             Some(()) = resized.recv(), if args.tty => handle.resize(terminal::size()).await?,
             outcome = handle.wait() => break outcome?,
         }
     };
-    // The tree is gone, so the streams end; what is in them is still printed.
+    // The process tree has ended, so the streams end as well. Print what they still contain.
     if !all_written {
-        let hurried = matches!(outcome.reason, EndReason::WallDeadline | EndReason::Cancelled);
+        let hurried = stopped.is_some() || matches!(outcome.reason, EndReason::WallDeadline | EndReason::Cancelled);
         if let Some(stop) = drain(&mut written, stops, hurried.then_some(DRAIN)).await? {
             stopped.get_or_insert(stop);
         }
     }
-    drop(raw);
+    if stopped.is_some() && matches!(outcome.reason, EndReason::Exited | EndReason::Signalled) {
+        outcome.reason = EndReason::Cancelled;
+    }
     if meter.exceeded() && outcome.reason == EndReason::Exited {
-        // It ended while its last bytes were counted; they are missing all the same.
+        // The limit was exceeded by the last bytes, after the command had ended by itself. Those bytes are missing from the
+        // output.
         outcome.reason = EndReason::OutputLimit;
     }
-    Ok(report(&outcome, stopped))
+    Ok((outcome, stopped))
 }
 
-/// Waits until all is written, or `limit` has passed, or agentd is asked to stop, which it then gives.
+async fn sleep_until(when: Option<tokio::time::Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until all output is written, until `limit` has passed, or until a signal asks agentd to stop. Returns that signal.
 pub(crate) async fn drain(
     written: &mut Written,
     stops: &mut Stops,
     limit: Option<Duration>,
 ) -> Result<Option<i32>, IsolationError> {
-    let patience = async {
+    let max_wait = async {
         match limit {
             Some(limit) => tokio::time::sleep(limit).await,
             None => std::future::pending().await,
         }
     };
     tokio::select! {
-        result = written => told(result).map(|()| None),
+        result = written => write_result(result).map(|()| None),
         stop = stops.next() => Ok(Some(stop)),
-        () = patience => {
-            writer::say(format_args!("nobody read the rest of the output: it is lost"));
+        () = max_wait => {
+            writer::message(format_args!("write output: the rest is lost: its reader did not accept it in time"));
             Ok(None)
         }
     }
 }
 
-fn io(source: std::io::Error) -> IsolationError {
-    IsolationError::Io { context: "streams".to_owned(), source }
+pub(crate) fn io_error(source: std::io::Error) -> IsolationError {
+    IsolationError::Io { context: "connect the streams of the command".to_owned(), source }
 }
 
-fn told(result: Result<std::io::Result<()>, tokio::sync::oneshot::error::RecvError>) -> Result<(), IsolationError> {
+fn write_result(result: Result<std::io::Result<()>, tokio::sync::oneshot::error::RecvError>) -> Result<(), IsolationError> {
     let context = || "write the output".to_owned();
     match result {
         Ok(result) => result.map_err(|source| IsolationError::Io { context: context(), source }),
-        Err(_) => Err(IsolationError::Io { context: context(), source: std::io::Error::other("the writer is gone") }),
+        Err(_) => Err(IsolationError::Io { context: context(), source: std::io::Error::other("the writer thread has ended") }),
     }
 }
 
-/// Where the command's output goes. Its end is reached when all copies are gone.
+/// The destination of the command's output. The output ends when all clones are dropped.
 #[derive(Clone)]
 struct Sink {
     to: mpsc::Sender<Piece>,
@@ -137,7 +172,7 @@ struct Sink {
     gone: Arc<writer::Gone>,
 }
 
-/// Starts what carries the bytes of each stream.
+/// Starts the tasks and threads that copy the streams.
 fn connect(streams: ExecStreams, interactive: bool, sink: &Sink) -> std::io::Result<()> {
     if let Some(master) = streams.pty {
         if interactive {
@@ -159,21 +194,21 @@ fn connect(streams: ExecStreams, interactive: bool, sink: &Sink) -> std::io::Res
     Ok(())
 }
 
-/// Says why a command did not end by itself, and gives the exit code.
+/// Prints why a command did not end by itself; returns the exit code.
 fn report(outcome: &Outcome, stopped: Option<i32>) -> u8 {
-    let said = match outcome.reason {
+    let message = match outcome.reason {
         EndReason::Exited | EndReason::Signalled => None,
-        EndReason::WallDeadline => Some("ended at its deadline (--timeout)"),
-        EndReason::CpuLimit => Some("ended at its processor time (--cpu-time)"),
-        EndReason::OutOfMemory => Some("ended out of memory (--memory)"),
-        EndReason::ProcessLimit => Some("ended at its number of processes (--pids)"),
-        EndReason::DiskLimit => Some("ended at its file size (--file-size)"),
-        EndReason::OutputLimit => Some("ended at its output (--max-output)"),
-        EndReason::Cancelled => Some("cancelled"),
-        _ => Some("ended by agentd"),
+        EndReason::WallDeadline => Some("command stopped: time limit exceeded (--timeout)"),
+        EndReason::CpuLimit => Some("command stopped: CPU time limit exceeded (--cpu-time)"),
+        EndReason::OutOfMemory => Some("command stopped: out of memory (--memory)"),
+        EndReason::ProcessLimit => Some("command stopped: process limit exceeded (--pids)"),
+        EndReason::DiskLimit => Some("command stopped: file size limit exceeded (--file-size)"),
+        EndReason::OutputLimit => Some("command stopped: output limit exceeded (--max-output)"),
+        EndReason::Cancelled => Some("command stopped: cancelled"),
+        _ => Some("command stopped by agentd"),
     };
-    if let Some(said) = said {
-        writer::say(format_args!("{said}"));
+    if let Some(message) = message {
+        writer::message(format_args!("{message}"));
     }
     match stopped {
         Some(signal) => u8::try_from(128 + signal).unwrap_or(CANNOT),
@@ -196,7 +231,7 @@ async fn forward(
     }
 }
 
-/// Reads a terminal's master until its other side is closed, which reads as EIO.
+/// Reads the master of a terminal until its other side is closed, which the kernel reports as EIO.
 fn read_terminal(master: &OwnedFd, sink: &Sink) {
     let mut buffer = vec![0u8; 64 << 10];
     while let Ok(read) = writer::read(master, &mut buffer) {
@@ -206,7 +241,7 @@ fn read_terminal(master: &OwnedFd, sink: &Sink) {
     }
 }
 
-/// Copies standard input until either side ends. It runs in a thread of its own, because a terminal or file cannot be polled.
+/// Copies standard input until either side ends. Runs in its own thread, because a terminal or file cannot be polled.
 fn copy_stdin(to: &OwnedFd) {
     let mut buffer = vec![0u8; 64 << 10];
     while let Ok(read) = writer::read(rustix::stdio::stdin(), &mut buffer) {

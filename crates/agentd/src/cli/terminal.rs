@@ -1,6 +1,7 @@
-//! The caller's terminal, raw while a command has a terminal of its own.
+//! The caller's terminal: raw mode, size, and a progress message.
 
 use agentd_core::PtySize;
+use agentd_log::LogFailure as _;
 use rustix::termios::{OptionalActions, QueueSelector, Termios, isatty, tcflush, tcgetattr, tcgetwinsize, tcsetattr};
 use std::{
     sync::{
@@ -10,11 +11,11 @@ use std::{
     time::Duration,
 };
 
-/// Raw mode until dropped.
+/// Raw mode; dropping the value restores the previous mode.
 pub(crate) struct Raw(Termios);
 
 impl Raw {
-    /// Makes standard input raw, where it is a terminal.
+    /// Switches standard input to raw mode, if it is a terminal.
     pub(crate) fn enter() -> Option<Self> {
         let stdin = rustix::stdio::stdin();
         let before = tcgetattr(stdin).ok()?;
@@ -27,14 +28,14 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // A terminal that is gone needs no restoring. To restore it "after output" would wait for a writer that may stand still.
-        tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.0).ok();
-        // Keys that the command did not read were not meant for whoever reads next.
-        tcflush(rustix::stdio::stdin(), QueueSelector::IFlush).ok();
+        // A terminal that is gone needs no restoring. `Now` is used because waiting for pending output could block.
+        tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.0).or_debug("restore terminal", "standard input");
+        // Discard input that the command did not read: it was not meant for the next reader.
+        tcflush(rustix::stdio::stdin(), QueueSelector::IFlush).or_debug("flush terminal", "standard input");
     }
 }
 
-/// The size of the caller's terminal, 24×80 without one.
+/// Returns the size of the caller's terminal; 24×80 without a terminal.
 pub(crate) fn size() -> PtySize {
     tcgetwinsize(rustix::stdio::stdout())
         .ok()
@@ -42,12 +43,19 @@ pub(crate) fn size() -> PtySize {
         .map_or(PtySize { rows: 24, cols: 80 }, |size| PtySize { rows: size.ws_row, cols: size.ws_col })
 }
 
-/// A line that says what takes so long, after a second, to a person who watches standard error; gone when dropped.
+/// Returns the line width for printed text: the terminal's width within 40 to 100 columns; 80 columns without a terminal.
+pub(crate) fn width() -> usize {
+    let named = || std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let columns = tcgetwinsize(rustix::stdio::stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
+    columns.or_else(named).unwrap_or(80).clamp(40, 100)
+}
+
+/// A progress message on standard error. It appears after one second, only on a terminal; dropping the value erases it.
 pub(crate) struct Progress(Option<tokio::task::JoinHandle<()>>, Arc<AtomicBool>);
 
 impl Progress {
-    /// Starts the clock.
-    pub(crate) fn of(what: &'static str) -> Self {
+    /// Starts the delay.
+    pub(crate) fn show(what: &'static str) -> Self {
         let shown = Arc::new(AtomicBool::new(false));
         let clock = isatty(rustix::stdio::stderr()).then(|| {
             let shown = shown.clone();
@@ -67,7 +75,7 @@ impl Drop for Progress {
             clock.abort();
         }
         if self.1.load(Ordering::Relaxed) {
-            // To the head of the line, and clear it (ECMA-48, EL).
+            // Move to the start of the line and erase it (ECMA-48, EL).
             eprint!("\r\x1b[K");
         }
     }

@@ -1,48 +1,42 @@
-//! `agentd vm`: what microVMs are started from.
+//! `agentd vm`: manages the kernel, root file system and Firecracker programs for microVMs.
 
-use super::{
-    Failure,
-    args::{VmBuildArgs, VmCommand},
-    data, image,
-    terminal::Progress,
-    writer,
-};
-use agentd_image::{Reference, Store};
-use agentd_isolation::FirecrackerConfig;
-use agentd_vm::{Assets, Builder, FIRECRACKER_VERSION};
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+#[cfg(feature = "images")]
+mod build;
 
-/// What an imported directory is called while it is built from.
-const IMPORTED: &str = "local/imported:latest";
+#[cfg(feature = "images")]
+use build::build;
 
-/// Carries out one of the commands.
+use super::{Failure, args::VmCommand, data, terminal::Progress, writer};
+use crate::isolation::FirecrackerConfig;
+use agentd_vm::FIRECRACKER_VERSION;
+use std::io::Write;
+
+/// Runs one of the `agentd vm` commands.
 pub(crate) fn vm(command: &VmCommand) -> Result<u8, Failure> {
     let mut out = std::io::stdout().lock();
     match command {
         VmCommand::Build(args) => {
             let output = match &args.output {
                 Some(output) => output.clone(),
-                None => FirecrackerConfig::below(&data::folder()?).assets,
+                None => FirecrackerConfig::in_data_dir(&data::folder()?).assets,
             };
-            let waiting = Progress::of("building");
+            let waiting = Progress::show("building");
             let assets = build(args, &output)?;
             drop(waiting);
             let manifest = assets.manifest();
             let release = if manifest.kernel.release.is_empty() { "of unknown release" } else { &manifest.kernel.release };
             writeln!(out, "{}: kernel {release}, {} modules", output.display(), manifest.modules.len())?;
             if manifest.modules.is_empty() {
-                writer::say(format_args!(
-                    "no modules were found for this kernel: it starts only if all that it needs is built in; a kernel package has them"
+                writer::message(format_args!(
+                    "warning: no modules were found for this kernel, so it boots only if its drivers are built in — \
+                     use --kernel with a Debian kernel package"
                 ));
             }
             writeln!(out, "root: {}, {:.1} MB", manifest.source, manifest.root_ext4.bytes as f64 / 1e6)?;
         }
         VmCommand::FetchFirecracker { from } if from.is_empty() => out.write_all(where_from().as_bytes())?,
         VmCommand::FetchFirecracker { from } => {
-            let into = FirecrackerConfig::below(&data::folder()?).programs;
+            let into = FirecrackerConfig::in_data_dir(&data::folder()?).programs;
             for file in from {
                 for installed in agentd_vm::install(file, &into)? {
                     writeln!(out, "{}", installed.display())?;
@@ -53,29 +47,10 @@ pub(crate) fn vm(command: &VmCommand) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn build(args: &VmBuildArgs, output: &Path) -> Result<Assets, Failure> {
-    let builder = |layers: Vec<PathBuf>, source| Builder { layers, source, kernel: args.kernel.clone() };
-    let local = Path::new(&args.image);
-    if !local.exists() {
-        let (image, _hold) = image::hold(&args.image.parse::<Reference>()?)?;
-        return Ok(builder(image.layers, format!("{} {}", image.reference, image.digest)).build(output)?);
-    }
-    // Taken in first, so that its files are the caller's, and what is no file, directory or link is left out.
-    let parent = output.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent)?;
-    let scratch = Scratch(parent.join(format!(".agentd-vm-import-{}", std::process::id())));
-    let image = Store::open(&scratch.0)?.import(local, &IMPORTED.parse()?)?;
-    Ok(builder(image.layers, local.display().to_string()).build(output)?)
-}
-
-/// A store for one image; gone when dropped.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed is told by its name, and nothing uses it.
-        std::fs::remove_dir_all(&self.0).ok();
-    }
+#[cfg(not(feature = "images"))]
+fn build(args: &super::args::VmBuildArgs, output: &std::path::Path) -> Result<agentd_vm::Assets, Failure> {
+    let request = format!("{} from {} and {:?}", output.display(), args.image, args.kernel);
+    Err(format!("command 'vm build': {request}: {}", crate::isolation::left_out("images")).into())
 }
 
 fn where_from() -> String {
@@ -85,7 +60,7 @@ fn where_from() -> String {
   https://github.com/firecracker-microvm/firecracker/releases/download/v{version}/firecracker-v{version}-x86_64.tgz
 Then:
   agentd vm fetch-firecracker --from firecracker-v{version}-x86_64.tgz
-Its programs are installed when their digests are those that agentd knows.
+This command installs only programs whose digests agentd knows.
 "
     )
 }

@@ -1,6 +1,9 @@
-//! What is printed while signals and deadlines must go on being served: a thread of its own writes it, because a reader that stands
-//! still blocks whoever writes.
+//! Writes output in a separate thread. A reader that does not read blocks the writer, and agentd must still handle signals and
+//! deadlines.
 
+use agentd_core::escape;
+use agentd_isolation::HeadTail;
+use agentd_log::LogFailure as _;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -10,45 +13,73 @@ use std::{
     io::Write,
     os::fd::{AsFd, BorrowedFd},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 use tokio::sync::{mpsc, oneshot};
 
-/// How many pieces wait for the reader before the command is held up.
+/// Number of pieces that may wait for the reader before the command is blocked.
 const PIECES: usize = 4;
 
-/// How long a message at the end waits for a reader of standard error.
+/// The time for which a message waits for a reader of standard error.
 const MESSAGE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-/// One piece of output.
+/// A piece of output, with its stream.
 pub(crate) enum Piece {
     Out(Vec<u8>),
     Err(Vec<u8>),
 }
 
-/// Resolves when all was written and nobody can send more, or when writing failed.
+/// Resolves when all output is written and all senders are dropped, or when writing has failed.
 pub(crate) type Written = oneshot::Receiver<std::io::Result<()>>;
 
-/// Which streams have lost their reader. Who feeds them stops, so that the command meets a closed pipe, as it would without agentd.
+/// The output of a command: a sender for its pieces, a receiver for the end of writing, and the streams that have lost their
+/// reader.
+pub(crate) type Output = (mpsc::Sender<Piece>, Written, Arc<Gone>);
+
+/// The kept parts of standard output and standard error.
+pub(crate) type Kept = Arc<Mutex<[HeadTail; 2]>>;
+
+/// Marks streams that have lost their reader. The sender then stops, so that the command sees a closed pipe, as without agentd.
 #[derive(Default)]
 pub(crate) struct Gone {
     pub out: AtomicBool,
     pub err: AtomicBool,
 }
 
-/// Starts the thread. To be called when the launcher was started: that is a fork, which wants a process of one thread.
-pub(crate) fn start() -> std::io::Result<(mpsc::Sender<Piece>, Written, Arc<Gone>)> {
+/// Starts the writer thread. Call this function only after the launcher was started: forking the launcher requires a process with
+/// a single thread.
+pub(crate) fn start() -> std::io::Result<Output> {
     let (sender, pieces) = mpsc::channel(PIECES);
     let gone = Arc::new(Gone::default());
-    let told = gone.clone();
-    let (teller, written) = oneshot::channel();
+    let shared = gone.clone();
+    let (reply, written) = oneshot::channel();
     std::thread::Builder::new().name("writer".to_owned()).spawn(move || {
-        // Nobody need be waiting any more.
-        teller.send(print(pieces, &told)).ok();
+        // Sending fails if nothing waits for the end of the output any more.
+        reply.send(print(pieces, &shared)).or_unreceived("end of the output");
     })?;
     Ok((sender, written, gone))
+}
+
+/// Keeps the pieces instead of writing them: the first and last bytes of each stream, within a budget.
+pub(crate) fn keep(budget: u64) -> (Output, Kept) {
+    let (sender, mut pieces) = mpsc::channel(PIECES);
+    let (reply, written) = oneshot::channel();
+    let kept = Arc::new(Mutex::new([HeadTail::new(budget), HeadTail::new(budget)]));
+    let into = kept.clone();
+    tokio::spawn(async move {
+        while let Some(piece) = pieces.recv().await {
+            let mut kept = into.lock().unwrap_or_else(PoisonError::into_inner);
+            match piece {
+                Piece::Out(bytes) => kept[0].push(&bytes),
+                Piece::Err(bytes) => kept[1].push(&bytes),
+            }
+        }
+        // Sending fails if nothing waits for the end of the output any more.
+        reply.send(Ok(())).or_unreceived("end of the output");
+    });
+    ((sender, written, Arc::default()), kept)
 }
 
 fn print(mut pieces: mpsc::Receiver<Piece>, gone: &Gone) -> std::io::Result<()> {
@@ -66,7 +97,7 @@ fn print(mut pieces: mpsc::Receiver<Piece>, gone: &Gone) -> std::io::Result<()> 
     Ok(())
 }
 
-/// Writes all of it. The descriptor may be non-blocking: that is a property of the open file, which its other owners set as they like.
+/// Writes all bytes. The descriptor may be non-blocking: that is a property of the open file, which other processes may set.
 pub(crate) fn write_all(to: impl AsFd, mut bytes: &[u8]) -> Result<(), Errno> {
     let to = to.as_fd();
     while !bytes.is_empty() {
@@ -80,7 +111,7 @@ pub(crate) fn write_all(to: impl AsFd, mut bytes: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Reads what there is, and waits for it where the descriptor is non-blocking; 0 is the end.
+/// Reads the available bytes; waits for input if the descriptor is non-blocking. Returns 0 at the end.
 pub(crate) fn read(from: impl AsFd, buffer: &mut [u8]) -> Result<usize, Errno> {
     let from = from.as_fd();
     loop {
@@ -99,12 +130,27 @@ fn wait(on: BorrowedFd<'_>, what: PollFlags) -> Result<(), Errno> {
     }
 }
 
-/// Says something on standard error, unless nobody takes it: a reader that stands still must not keep agentd alive.
-pub(crate) fn say(what: fmt::Arguments<'_>) {
-    let stderr = rustix::stdio::stderr();
-    let ready = poll(&mut [PollFd::from_borrowed_fd(stderr, PollFlags::OUT)], Some(&MESSAGE));
-    if ready.is_ok_and(|ready| ready > 0) {
-        // Nobody is left to be told when this fails.
-        writeln!(std::io::stderr(), "agentd: {what}").ok();
+/// Prints a message on one line of standard error.
+pub(crate) fn message(what: fmt::Arguments<'_>) {
+    // If printing fails, there is no other place to report the error.
+    Stderr.write_all(format!("agentd: {}\n", escape::text(&what.to_string())).as_bytes()).ok();
+}
+
+/// Standard error for messages. A message that the reader does not accept in time is dropped, so that the reader cannot keep
+/// agentd running.
+pub(crate) struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, message: &[u8]) -> std::io::Result<usize> {
+        let stderr = rustix::stdio::stderr();
+        let ready = poll(&mut [PollFd::from_borrowed_fd(stderr, PollFlags::OUT)], Some(&MESSAGE));
+        if ready.is_ok_and(|ready| ready > 0) {
+            write_all(stderr, message)?;
+        }
+        Ok(message.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }

@@ -1,11 +1,11 @@
-//! Packages are unpacked in an image of Debian as they would be on a machine of its own; what cannot be is refused by the tool's own
-//! words, and the rest goes on. `./test` makes the tree, with `debootstrap`.
+//! Package managers work in an image of Debian as on a real host. Operations that a sandbox refuses fail with the tool's own
+//! error, and the others succeed. `./test` creates the tree with `debootstrap`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod package;
 
 use libtest_mimic::{Arguments, Trial};
-use package::{Entry, What, package};
+use package::{PackageFile, What, package};
 use std::{
     fs,
     path::PathBuf,
@@ -17,12 +17,13 @@ use tempfile::TempDir;
 fn main() {
     let arguments = Arguments::from_args();
     let debian = if arguments.list { None } else { Some(Arc::new(Debian::new())) };
-    let tests: [(&str, Test); 5] = [
-        ("a_package_is_unpacked_with_its_modes_and_links", modes_and_links),
-        ("apt_installs_a_package", apt),
-        ("an_owner_is_kept_or_refused", owner),
-        ("a_device_node_is_refused_and_the_rest_goes_on", device),
-        ("the_image_and_the_host_stay_as_they_are", unchanged),
+    let tests: [(&str, Test); 6] = [
+        ("dpkg_preserves_modes_and_hard_links", modes_and_links),
+        ("apt_installs_package", apt),
+        ("file_owner_is_preserved_or_refused", owner),
+        ("users_and_groups_can_be_created", users),
+        ("package_with_device_node_fails_and_next_package_installs", device),
+        ("installation_changes_neither_image_nor_host", unchanged),
     ];
     let trials = tests.into_iter().map(|(name, test)| {
         let debian = debian.clone();
@@ -32,12 +33,12 @@ fn main() {
         })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    // The image is removed, which leaving would not do.
+    // Drop it to remove the image: `exit` runs no destructors.
     drop(debian);
     conclusion.exit();
 }
 
-/// One statement about it.
+/// A test with the image.
 type Test = fn(&Debian);
 
 /// The image, and a workspace with the packages.
@@ -51,24 +52,25 @@ impl Debian {
         let place = tempfile::tempdir().unwrap();
         let debian = Self { place, image: format!("agentd-test-debian-{}", std::process::id()) };
         fs::create_dir(debian.path("work")).unwrap();
-        let directories = || vec![Entry::new("opt", 0o755, What::Directory), Entry::new("opt/made", 0o755, What::Directory)];
+        let directories =
+            || vec![PackageFile::new("opt", 0o755, What::Directory), PackageFile::new("opt/made", 0o755, What::Directory)];
         let mut made = directories();
-        made.push(Entry::new("opt/made/set-id", 0o4755, What::File("set-id\n")));
-        made.push(Entry::new("opt/made/one", 0o640, What::File("linked\n")));
-        made.push(Entry::new("opt/made/two", 0o640, What::HardLink("opt/made/one")));
+        made.push(PackageFile::new("opt/made/set-id", 0o4755, What::File("set-id\n")));
+        made.push(PackageFile::new("opt/made/one", 0o640, What::File("linked\n")));
+        made.push(PackageFile::new("opt/made/two", 0o640, What::HardLink("opt/made/one")));
         let mut owned = directories();
-        owned.push(Entry { owner: (33, 44), ..Entry::new("opt/made/owned", 0o2755, What::File("owned\n")) });
+        owned.push(PackageFile { owner: (33, 44), ..PackageFile::new("opt/made/owned", 0o2755, What::File("owned\n")) });
         let mut device = directories();
-        device.push(Entry::new("opt/made/before", 0o644, What::File("")));
-        device.push(Entry::new("opt/made/null", 0o666, What::Device));
+        device.push(PackageFile::new("opt/made/before", 0o644, What::File("")));
+        device.push(PackageFile::new("opt/made/null", 0o666, What::Device));
         for (name, entries) in [("made", made), ("owned", owned), ("device", device)] {
             fs::write(debian.path("work").join(format!("{name}.deb")), package(name, &entries).unwrap()).unwrap();
         }
         let output = debian.agentd(&["image", "import", tree().to_str().unwrap(), &debian.image]);
         assert!(output.status.success(), "{output:?}");
-        // Those that debootstrap makes in /dev, where its user may.
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.starts_with("agentd: left out: ") && said.ends_with(" device nodes\n"), "{said}");
+        // The device nodes that debootstrap has created in /dev.
+        let output = String::from_utf8_lossy(&output.stderr);
+        assert!(output.starts_with("agentd: not imported: ") && output.ends_with(" device nodes\n"), "{output}");
         debian
     }
 
@@ -78,15 +80,14 @@ impl Debian {
 
     fn agentd(&self, args: &[&str]) -> Output {
         let program = std::env::var("AGENTD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agentd").to_owned());
-        let cache = std::env::temp_dir().join(format!("agentd-test-cache-{}", rustix::process::geteuid().as_raw()));
         let mut command = Command::new(program);
         command.args(args).current_dir(self.path("work")).stdin(Stdio::null());
-        command.env("XDG_CACHE_HOME", cache).env("AGENTD_DATA_DIR", self.path("data")).output().unwrap()
+        command.env("AGENTD_DATA_DIR", self.path("data")).output().unwrap()
     }
 
-    /// What a script says, on both streams, in a sandbox of the image.
+    /// Runs a script in a sandbox of the image; returns the output of both streams.
     fn sh(&self, script: &str) -> String {
-        // The packages read-only: where the caller's files can be changed, set-id bits are refused.
+        // Grant the packages read-only: with a writable grant, set-id bits are refused.
         let work = self.path("work");
         let work = work.to_str().unwrap();
         let script = format!("exec 2>&1; export LC_ALL=C DEBIAN_FRONTEND=noninteractive; cd {work}; {script}");
@@ -104,53 +105,53 @@ impl Drop for Debian {
     }
 }
 
-/// Where `./test` makes the tree; another copy of it where this user cannot reach that.
+/// Returns the tree that `./test` creates; `AGENTD_DEBIAN` names a copy.
 fn tree() -> PathBuf {
     let tree = std::env::var_os("AGENTD_DEBIAN")
         .map_or_else(|| [env!("CARGO_MANIFEST_DIR"), "../../target/debian"].iter().collect(), PathBuf::from);
-    assert!(tree.join("usr/bin/dpkg").exists(), "./test makes a tree of Debian in {}", tree.display());
+    assert!(tree.join("usr/bin/dpkg").exists(), "{} is missing — run ./test, which creates it", tree.display());
     tree
 }
 
-/// Whether root inside can become another user: as root's, and with subordinate ids, which `AGENTD_TEST_IDS` says this user has.
+/// Returns whether root inside can become another user: as root, or with subordinate ids (`AGENTD_TEST_IDS`).
 fn has_others() -> bool {
     rustix::process::geteuid().is_root() || std::env::var_os("AGENTD_TEST_IDS").is_some()
 }
 
-/// Checks that these lines are there, in this order.
+/// Asserts that the output contains these lines in this order.
 #[track_caller]
-fn assert_says(said: &str, lines: &[&str]) {
-    let mut rest = said.lines().map(str::trim);
+fn assert_lines(output: &str, lines: &[&str]) {
+    let mut rest = output.lines().map(str::trim);
     for line in lines {
-        assert!(rest.any(|next| next == *line), "no '{line}', or not there, in:\n{said}");
+        assert!(rest.any(|next| next == *line), "no line '{line}' at this position of:\n{output}");
     }
 }
 
 fn modes_and_links(debian: &Debian) {
-    let said = debian.sh("dpkg -i made.deb; echo ended $?; cd /opt/made; stat -c '%n %a %u:%g %h' *; \
+    let output = debian.sh("dpkg -i made.deb; echo ended $?; cd /opt/made; stat -c '%n %a %u:%g %h' *; \
          test one -ef two && echo one file; dpkg -s made; dpkg -r made; echo ended $?; test -e /opt/made || echo removed");
     let listed = ["one 640 0:0 2", "set-id 4755 0:0 1", "two 640 0:0 2", "one file"];
     let installed = [&["configured", "ended 0"][..], &listed, &["Status: install ok installed", "ended 0", "removed"]].concat();
-    assert_says(&said, &installed);
+    assert_lines(&output, &installed);
 }
 
 fn apt(debian: &Debian) {
-    let said = debian.sh("apt-get install -y ./made.deb; echo ended $?; ls /opt/made");
+    let output = debian.sh("apt-get install -y ./made.deb; echo ended $?; ls /opt/made");
     if has_others() {
-        assert_says(&said, &["Setting up made (1) ...", "configured", "ended 0", "one", "set-id", "two"]);
+        assert_lines(&output, &["Setting up made (1) ...", "configured", "ended 0", "one", "set-id", "two"]);
     } else {
-        // It becomes another user before it reads a package, and with the one id of an ordinary user there is no other.
-        assert_says(&said, &["E: setgroups 65534 failed - setgroups (1: Operation not permitted)", "ended 100"]);
-        let said = debian.sh("apt-get -o APT::Sandbox::User=root install -y ./made.deb; echo ended $?; ls /opt/made");
-        assert_says(&said, &["Setting up made (1) ...", "configured", "ended 0", "one", "set-id", "two"]);
+        // apt becomes another user before it reads a package, which fails with a single id.
+        assert_lines(&output, &["E: setgroups 65534 failed - setgroups (1: Operation not permitted)", "ended 100"]);
+        let output = debian.sh("apt-get -o APT::Sandbox::User=root install -y ./made.deb; echo ended $?; ls /opt/made");
+        assert_lines(&output, &["Setting up made (1) ...", "configured", "ended 0", "one", "set-id", "two"]);
     }
 }
 
 fn owner(debian: &Debian) {
-    let said = debian.sh("dpkg -i owned.deb; echo ended $?; stat -c '%a %u:%g' /opt/made/owned; \
+    let output = debian.sh("dpkg -i owned.deb; echo ended $?; stat -c '%a %u:%g' /opt/made/owned; \
          dpkg -i made.deb; chown 1:2 /opt/made/one; echo ended $?; stat -c '%u:%g' /opt/made/one; dpkg --audit; echo whole $?");
     if has_others() {
-        assert_says(&said, &["configured", "ended 0", "2755 33:44", "configured", "ended 0", "1:2", "whole 0"]);
+        assert_lines(&output, &["configured", "ended 0", "2755 33:44", "configured", "ended 0", "1:2", "whole 0"]);
     } else {
         let refused = [
             "error setting ownership of 'opt/made/owned': Invalid argument",
@@ -162,12 +163,23 @@ fn owner(debian: &Debian) {
             "0:0",
             "whole 0",
         ];
-        assert_says(&said, &refused);
+        assert_lines(&output, &refused);
+    }
+}
+
+fn users(debian: &Debian) {
+    // Each of these programs first opens an audit socket.
+    let output = debian.sh("groupadd -r made && useradd -r -M -g made made && getent passwd made | cut -d: -f1; echo made $?; \
+         echo made:secret | chpasswd; echo set $?; usermod -L made; echo locked $?; su made -s /bin/sh -c 'id -un'; \
+         echo became $?");
+    assert_lines(&output, &["made", "made 0", "set 0", "locked 0"]);
+    if has_others() {
+        assert_lines(&output, &["locked 0", "made", "became 0"]);
     }
 }
 
 fn device(debian: &Debian) {
-    let said = debian.sh("dpkg -i device.deb; echo ended $?; ls /opt; mknod /opt/null c 1 3; echo ended $?; \
+    let output = debian.sh("dpkg -i device.deb; echo ended $?; ls /opt; mknod /opt/null c 1 3; echo ended $?; \
          dpkg -i made.deb; echo ended $?; ls /opt/made; dpkg --audit; echo whole $?");
     let refused = [
         "error creating device 'opt/made/null': Operation not permitted",
@@ -181,19 +193,19 @@ fn device(debian: &Debian) {
         "two",
         "whole 0",
     ];
-    assert_says(&said, &refused);
-    assert!(!said.contains("before"), "what came before it was taken away again: {said}");
+    assert_lines(&output, &refused);
+    assert!(!output.contains("before"), "dpkg must remove the files that it unpacked before the device: {output}");
 }
 
 fn unchanged(debian: &Debian) {
     let install = "dpkg -i made.deb; echo ended $?";
     for _ in 0..2 {
-        let said = debian.sh(&format!("ls /opt; dpkg -s made; {install}"));
-        assert_says(
-            &said,
+        let output = debian.sh(&format!("ls /opt; dpkg -s made; {install}"));
+        assert_lines(
+            &output,
             &["dpkg-query: package 'made' is not installed and no information is available", "configured", "ended 0"],
         );
-        assert!(said.starts_with("dpkg-query"), "{said}");
+        assert!(output.starts_with("dpkg-query"), "{output}");
     }
     for opt in [tree().join("opt"), PathBuf::from("/opt")] {
         assert!(!opt.join("made").exists(), "{}", opt.display());

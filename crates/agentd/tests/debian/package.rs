@@ -1,10 +1,10 @@
-//! Packages for `dpkg`, made by hand: an owner and a device node need no privilege in an archive (`deb(5)`).
+//! Creates packages for `dpkg` (`deb(5)`). Owners and device nodes in an archive need no privilege.
 
 use std::io;
 use tar::{Builder, EntryType, Header};
 
-/// One entry of a package: a name, and what it is.
-pub struct Entry<'a> {
+/// An entry of a package.
+pub struct PackageFile<'a> {
     pub name: &'static str,
     pub mode: u32,
     pub owner: (u64, u64),
@@ -15,12 +15,12 @@ pub enum What<'a> {
     Directory,
     File(&'a str),
     HardLink(&'static str),
-    /// `/dev/null` by another name.
+    /// A device node with the numbers of `/dev/null`.
     Device,
 }
 
-impl<'a> Entry<'a> {
-    /// An entry that is root's.
+impl<'a> PackageFile<'a> {
+    /// Creates an entry that belongs to root.
     pub fn new(name: &'static str, mode: u32, what: What<'a>) -> Self {
         Self { name, mode, owner: (0, 0), what }
     }
@@ -49,23 +49,23 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn archive(entries: &[Entry<'_>]) -> io::Result<Vec<u8>> {
+fn archive(entries: &[PackageFile<'_>]) -> io::Result<Vec<u8>> {
     let mut archive = Builder::new(Vec::new());
     entries.iter().try_for_each(|entry| entry.append(&mut archive))?;
     archive.into_inner()
 }
 
-/// The package with this name, which says that it was configured when it is.
-pub fn package(name: &str, entries: &[Entry<'_>]) -> io::Result<Vec<u8>> {
+/// Creates a package with this name, which prints "configured" when it is configured.
+pub fn package(name: &str, entries: &[PackageFile<'_>]) -> io::Result<Vec<u8>> {
     let about =
         format!("Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\nDescription: a test's\n");
     let control = archive(&[
-        Entry::new("control", 0o644, What::File(&about)),
-        Entry::new("postinst", 0o755, What::File("#!/bin/sh\necho configured\n")),
+        PackageFile::new("control", 0o644, What::File(&about)),
+        PackageFile::new("postinst", 0o755, What::File("#!/bin/sh\necho configured\n")),
     ])?;
     let mut package = b"!<arch>\n".to_vec();
     for (name, content) in [("debian-binary", b"2.0\n".to_vec()), ("control.tar", control), ("data.tar", archive(entries)?)] {
-        // Name, time, owner, group, mode, size; all of these have even sizes, which ar(5) would pad to.
+        // Name, time, owner, group, mode, size (`ar(5)`). All sizes are even, so no padding is needed.
         package.extend(format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100_644, content.len()).into_bytes());
         package.extend(content);
     }

@@ -1,6 +1,6 @@
-//! The keeper or one of its clients killed at any moment, images that are taken in among it.
+//! The daemon or one of its clients is killed at any moment, also during imports of images.
 
-use crate::place::{Place, kill, runs, until};
+use crate::place::{SandboxDir, kill, runs, until};
 use std::{
     collections::BTreeSet,
     fs,
@@ -8,13 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often something is killed.
+/// The number of kills.
 const ROUNDS: usize = 200;
 
-/// The latest moment of a round at which that happens: about as long as all that is asked for in it takes.
+/// The latest moment of a kill in a round, in µs: about the duration of all commands of a round.
 const LATEST: u64 = 60_000;
 
-/// A number that differs from call to call; what it is says the failure.
+/// Returns a random number. The failure message contains the values.
 fn dice(sides: usize) -> usize {
     let mut bytes = [0; 4];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).unwrap();
@@ -25,7 +25,7 @@ fn one_of(all: &BTreeSet<String>) -> &str {
     all.iter().nth(dice(all.len())).unwrap()
 }
 
-/// How it ended, unless the moment came before.
+/// Waits for the end of a client up to a deadline; `None` means that the deadline was reached.
 fn wait(client: &mut Child, until: Instant) -> Option<ExitStatus> {
     loop {
         if let Some(status) = client.try_wait().unwrap() {
@@ -37,14 +37,14 @@ fn wait(client: &mut Child, until: Instant) -> Option<ExitStatus> {
     }
 }
 
-/// What is known to be there, because it was acknowledged.
+/// Sandboxes and images whose creation was acknowledged.
 struct Known {
     sandboxes: BTreeSet<String>,
     images: BTreeSet<String>,
 }
 
 impl Known {
-    fn is_there(&self, place: &Place, when: &str) {
+    fn assert_exists(&self, place: &SandboxDir, when: &str) {
         let state = place.agentd(&["fsck"]);
         assert_eq!(state.lines().last(), Some("clean"), "{when}: {state}");
         let listed = place.agentd(&["ls"]);
@@ -60,14 +60,14 @@ impl Known {
 }
 
 #[test]
-fn killed_at_any_moment_the_keeper_or_its_client_lose_nothing_that_was_acknowledged() {
-    let place = Place::new();
+fn daemon_or_client_killed_at_any_moment_loses_nothing_acknowledged() {
+    let place = SandboxDir::new();
     let mark = format!("{}", 300_000 + std::process::id());
     fs::create_dir_all(place.path("tree/etc")).unwrap();
     for number in 0..40 {
         fs::write(place.path("tree/etc").join(number.to_string()), vec![b'x'; 10_000]).unwrap();
     }
-    // As root, every second one has a limit, and a file system and a device of its own.
+    // As root, every second sandbox has `--disk`, and so a file system and a loop device.
     let limit = |number: usize| {
         if rustix::process::geteuid().is_root() && number.is_multiple_of(2) { &["--disk", "24M"][..] } else { &[] }
     };
@@ -81,7 +81,7 @@ fn killed_at_any_moment_the_keeper_or_its_client_lose_nothing_that_was_acknowled
         let (made, fork, image) = (format!("made-{round}"), format!("fork-{round}"), format!("image:{round}"));
         let of = one_of(&known.sandboxes).to_owned();
         let sandbox = |args: &[&str]| place.command(args);
-        // A file of its own, so that no layer is there already.
+        // A new file in each round, so that the layer does not exist yet.
         fs::write(place.path("tree/etc/round"), round.to_string()).unwrap();
         let import = || {
             let mut command = place.agentd_itself();
@@ -102,19 +102,19 @@ fn killed_at_any_moment_the_keeper_or_its_client_lose_nothing_that_was_acknowled
         wanted.rotate_left(first);
         for (mut command, makes) in wanted {
             let mut client = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            match (wait(&mut client, began + moment), place.keeper()) {
+            match (wait(&mut client, began + moment), place.daemon()) {
                 (Some(status), _) => {
                     if let (true, Some(makes)) = (status.success(), makes) {
                         let known = if makes == image { &mut known.images } else { &mut known.sandboxes };
                         known.insert(makes.to_owned());
                     }
                 }
-                (None, Some(keeper)) if round % 2 == 0 => {
-                    kill(keeper);
+                (None, Some(daemon)) if round % 2 == 0 => {
+                    kill(daemon);
                     client.wait().unwrap();
-                    // A client that asked just then may have started the next keeper.
-                    let next = || place.keeper().is_some_and(|next| next != keeper);
-                    until("nothing of it runs any more", || next() || !runs(&format!("sleep\0{mark}")));
+                    // A concurrent client may have started the next daemon.
+                    let next = || place.daemon().is_some_and(|next| next != daemon);
+                    until("all commands have ended", || next() || !runs(&format!("sleep\0{mark}")));
                     break;
                 }
                 (None, _) => {
@@ -124,8 +124,8 @@ fn killed_at_any_moment_the_keeper_or_its_client_lose_nothing_that_was_acknowled
                 }
             }
         }
-        known.is_there(&place, &when);
-        // Few enough to be looked at each time.
+        known.assert_exists(&place, &when);
+        // Keep the number of sandboxes small, because each round checks all of them.
         while known.sandboxes.len() > 12 {
             let name = one_of(&known.sandboxes).to_owned();
             if name != "base" {
@@ -141,5 +141,5 @@ fn killed_at_any_moment_the_keeper_or_its_client_lose_nothing_that_was_acknowled
     assert_eq!(fs::read_dir(place.path("data/sandboxes/layers")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(place.path("data/sandboxes/staging")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(place.path("data/sandboxes/volumes")).unwrap().count(), 0);
-    until("no mount and no device is left", || place.attached() == (0, 0));
+    until("no mount and no device remains", || place.attached() == (0, 0));
 }

@@ -1,4 +1,4 @@
-//! Where a test's sandboxes are, and how they are asked for something.
+//! A directory for the named sandboxes of a test, and functions that run `agentd sandbox` in it.
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -13,17 +13,17 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// How long a test waits for what must come.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The time limit for a condition that must become true.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The program under test; another copy of it where this user cannot reach cargo's.
+/// Returns the program under test; `AGENTD_BIN` names a copy if this user cannot read cargo's build directory.
 pub fn program() -> String {
     std::env::var("AGENTD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agentd").to_owned())
 }
 
-pub struct Place(TempDir);
+pub struct SandboxDir(TempDir);
 
-impl Place {
+impl SandboxDir {
     pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -32,19 +32,18 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// `agentd sandbox` with these arguments.
+    /// Returns the command `agentd sandbox` with these arguments.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = self.agentd_itself();
         command.arg("sandbox").args(args);
         command
     }
 
-    /// The program, with what it keeps in this place.
+    /// Returns the program, with its data in this directory.
     pub fn agentd_itself(&self) -> Command {
-        let cache = std::env::temp_dir().join(format!("agentd-test-cache-{}", rustix::process::geteuid().as_raw()));
         let mut command = Command::new(program());
         command.current_dir(self.0.path());
-        command.env("XDG_CACHE_HOME", cache).env("AGENTD_DATA_DIR", self.path("data"));
+        command.env("AGENTD_DATA_DIR", self.path("data"));
         command
     }
 
@@ -52,14 +51,14 @@ impl Place {
         self.command(args).stdin(Stdio::null()).output().unwrap()
     }
 
-    /// What a command that succeeds prints.
+    /// Runs a command that must succeed, and returns its output.
     pub fn agentd(&self, args: &[&str]) -> String {
         let output = self.output(args);
         assert!(output.status.success(), "{args:?}: {output:?}");
         text(&output.stdout)
     }
 
-    /// Whether a command that stops processes could. Where there is no freezer for an ordinary user, it is refused, and that is said.
+    /// Runs a command that needs the freezer; returns whether it succeeded. It may fail for an ordinary user without a freezer.
     pub fn stops(&self, args: &[&str]) -> bool {
         let output = self.output(args);
         if !output.status.success() {
@@ -68,14 +67,14 @@ impl Place {
         output.status.success()
     }
 
-    /// What a command that is refused says.
+    /// Runs a command that must fail, and returns the error message.
     pub fn refused(&self, args: &[&str]) -> String {
         let output = self.output(args);
         assert_eq!(output.status.code(), Some(125), "{args:?}: {output:?}");
         text(&output.stderr)
     }
 
-    /// Nothing of what is kept is damaged; what is no longer needed may not have gone yet.
+    /// Asserts that fsck finds no damage. Objects that are not needed any more may still exist.
     pub fn is_whole(&self) {
         let state = self.agentd(&["fsck"]);
         assert_eq!(state.lines().last(), Some("clean"), "{state}");
@@ -85,30 +84,30 @@ impl Place {
         self.agentd(&["exec", name, "--", "sh", "-c", script])
     }
 
-    /// The keeper that has these sandboxes, if one lives.
-    pub fn keeper(&self) -> Option<Pid> {
+    /// The daemon that has these sandboxes, if one lives.
+    pub fn daemon(&self) -> Option<Pid> {
         let pid = fs::read_to_string(self.path("data/sandboxes/keeper/lock")).ok()?.trim().parse().ok()?;
         let pid = Pid::from_raw(pid)?;
         let command = fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
-        (command.contains("keeper") && command.contains(self.0.path().to_str()?)).then_some(pid)
+        (command.contains("daemon\0serve") && command.contains(self.0.path().to_str()?)).then_some(pid)
     }
 }
 
-impl Drop for Place {
+impl Drop for SandboxDir {
     fn drop(&mut self) {
-        if let Some(keeper) = self.keeper() {
-            kill_process(keeper, Signal::TERM).unwrap();
-            until("the keeper ends", || self.keeper().is_none());
+        if let Some(daemon) = self.daemon() {
+            kill_process(daemon, Signal::TERM).unwrap();
+            until("the daemon ends", || self.daemon().is_none());
         }
     }
 }
 
-/// Kills a keeper and waits until it is dead: before, who asks it may still reach it, and is told that it is gone.
-pub fn kill(keeper: Pid) {
-    let dying = pidfd_open(keeper, PidfdFlags::empty()).unwrap();
-    kill_process(keeper, Signal::KILL).unwrap();
+/// Kills a daemon and waits until it is dead. Until then, a client might still connect to it, and fail.
+pub fn kill(daemon: Pid) {
+    let dying = pidfd_open(daemon, PidfdFlags::empty()).unwrap();
+    kill_process(daemon, Signal::KILL).unwrap();
     let mut dead = [PollFd::new(&dying, PollFlags::IN)];
-    until("the keeper is dead", || poll(&mut dead, Some(&Timespec::default())).unwrap() == 1);
+    until("the daemon is dead", || poll(&mut dead, Some(&Timespec::default())).unwrap() == 1);
 }
 
 pub fn text(bytes: &[u8]) -> String {
@@ -118,12 +117,12 @@ pub fn text(bytes: &[u8]) -> String {
 pub fn until(what: &str, mut met: impl FnMut() -> bool) {
     let began = Instant::now();
     while !met() {
-        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        assert!(began.elapsed() < TIMEOUT, "{what}: not within {TIMEOUT:?}");
         sleep(Duration::from_millis(20));
     }
 }
 
-/// Whether a process of the host's has this in its command line.
+/// Returns whether a process on the host has this text in its command line.
 pub fn runs(mark: &str) -> bool {
     let all = fs::read_dir("/proc").unwrap().flatten();
     all.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok()).any(|line| text(&line).contains(mark))

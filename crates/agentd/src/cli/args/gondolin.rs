@@ -1,11 +1,11 @@
-//! The real Gondolin.
+//! `agentd gondolin`.
 
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum GondolinCommand {
-    /// Install it, and build what its machines are started from
+    /// Install Gondolin and build the guest that its machines boot
     Setup(SetupArgs),
 }
 
@@ -16,13 +16,13 @@ Examples:
   agentd gondolin setup --root ./rootfs
   agentd gondolin setup --offline /media/stick/downloads")]
 pub(crate) struct SetupArgs {
-    /// Fetch what is missing from the registries of npm, PyPI and Debian, as is usual
+    /// Download missing packages from npm, PyPI and Debian; this is the default
     #[arg(long, conflicts_with = "offline")]
     pub from_npm: bool,
-    /// Fetch nothing: a copy of the directory `downloads` of a set-up made where there is a network
+    /// Download nothing; use a copy of the directory `downloads` from a set-up on a host with a network
     #[arg(long, value_name = "DIR")]
     pub offline: Option<PathBuf>,
-    /// The file tree of the guest, instead of a Debian
+    /// Root file system of the guest, instead of Debian
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
 }

@@ -1,9 +1,10 @@
-//! What a sandbox is to be, and what is to be run in it.
+//! `agentd run`, and the options of sandboxes and commands.
 
 use super::super::duration;
+use super::Reference;
 use agentd_core::{Bytes, CpuQuota, Network, Profile};
-use agentd_image::Reference;
-use clap::{Args, ValueEnum};
+use agentd_isolation::layouts;
+use clap::{Args, ValueEnum, builder::PossibleValuesParser};
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -40,6 +41,22 @@ impl From<NetworkArg> for Network {
     }
 }
 
+/// Properties that a caller may require of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RequireArg {
+    /// The command runs on a separate guest kernel (firecracker, gondolin)
+    KernelIsolation,
+}
+
+impl RequireArg {
+    /// Returns the name of the value on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::KernelIsolation => "kernel-isolation",
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -48,99 +65,125 @@ Examples:
   agentd run --workspace none --ro ./data -- sort data/words
   agentd run -it -- bash
 
-Exit codes: the command's own; 124 deadline; 125 agentd itself could not;
+Exit codes: the command's own; 124 time limit exceeded; 125 agentd failed;
 126 not executable; 127 not found; 128+n ended by signal n.")]
 pub(crate) struct RunArgs {
-    /// Backend by name, or the best that proves files, processes, network and system calls
-    #[arg(long, default_value = "auto", value_name = "auto|NAME")]
-    pub backend: String,
+    /// Backend to use; auto selects the better of linux-native and container that proves isolation of files, processes, network
+    /// and system calls [env: AGENTD_BACKEND] [default: auto]
+    #[arg(long, value_name = "auto|NAME")]
+    pub backend: Option<String>,
+    /// Property that the backend must also prove; with `auto`, select only among backends that prove it
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub require: Vec<RequireArg>,
     #[command(flatten)]
     pub boundary: BoundaryArgs,
     #[command(flatten)]
     pub command: CommandArgs,
-    /// Keep what it writes in its own root on disk, at most so much, instead of in memory (as root; backend container)
-    #[arg(long, value_name = "SIZE")]
+    /// Store files that the command writes to the sandbox's root on a disk of this size, instead of in memory (requires root and
+    /// the container backend)
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub disk: Option<Bytes>,
-    /// Print one JSON object about the run, with the output in it
+    /// Print one JSON object that describes the run and contains its output
     #[arg(long, conflicts_with_all = ["interactive", "tty"])]
     pub json: bool,
-    /// Print the plan of every layer and run nothing
+    /// Hide the host's package caches, all or those named; by default they are visible copy-on-write (see docs/host-tools.md)
+    #[arg(long, value_name = "NAMES", num_args = 0..=1, require_equals = true, value_delimiter = ',',
+        default_missing_value = "all",
+        value_parser = PossibleValuesParser::new(layouts::cache_names().into_iter().chain(["all"])))]
+    pub no_host_caches: Vec<String>,
+    /// Print how each isolation control would be applied, and run nothing
     #[arg(long)]
     pub explain: bool,
 }
 
-/// The boundary and what is seen through it.
+/// The boundary, the visible host paths, and the limits.
 #[derive(Debug, Args)]
 pub(crate) struct BoundaryArgs {
-    /// Which system calls are let through [default: default]
+    /// System calls that are allowed [default: default]
     #[arg(long, value_enum)]
     pub profile: Option<ProfileArg>,
-    /// Image to run in (see `agentd image`), with its env and workdir, without its USER, ENTRYPOINT and CMD
+    /// Image to run in (see `agentd image`); its ENV and WORKDIR apply, its USER, ENTRYPOINT and CMD do not
     #[arg(long, value_name = "REF")]
     pub image: Option<Reference>,
-    /// Directory that the command may change: the current one, another, or none
+    /// Host directory that the command may change, or none [default: the current directory]
     #[arg(long, value_name = "DIR|none")]
     pub workspace: Option<PathBuf>,
-    /// The workspace may be read only
+    /// Make the workspace read-only
     #[arg(long)]
     pub workspace_ro: bool,
-    /// Another path that the command may read, shown at the same place or at TARGET
+    /// Another host path that the command may read, visible at the same path or at TARGET
     #[arg(long, value_name = "PATH[:TARGET]")]
     pub ro: Vec<PathBuf>,
-    /// Another path that the command may change
+    /// Another host path that the command may change, visible at the same path or at TARGET
     #[arg(long, value_name = "PATH[:TARGET]")]
     pub rw: Vec<PathBuf>,
-    /// The network [default: off]
+    /// Protected path that the command may change nevertheless: absolute, or relative to the workspace, e.g. .git/config
+    #[arg(long, value_name = "PATH")]
+    pub unprotect: Vec<PathBuf>,
+    /// Follow symbolic links in the paths of grants even where an earlier command may have created them
+    #[arg(long)]
+    pub follow_links: bool,
+    /// Hide the toolchains on PATH below the home directory, all or those named; by default they are visible read-only (see
+    /// docs/host-tools.md)
+    #[arg(long, value_name = "NAMES", num_args = 0..=1, require_equals = true, value_delimiter = ',',
+        default_missing_value = "all",
+        value_parser = PossibleValuesParser::new(layouts::toolchain_names().into_iter().chain(["all"])))]
+    pub no_host_tools: Vec<String>,
+    /// Network access [default: off]
     #[arg(long, value_enum)]
     pub net: Option<NetworkArg>,
-    /// Memory of all its processes together, e.g. 512M
-    #[arg(long, value_name = "SIZE")]
+    /// Memory limit of all processes together, e.g. 512M (requires root or a delegated cgroup)
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub memory: Option<Bytes>,
-    /// Processors it may use, e.g. 1.5
-    #[arg(long, value_name = "NUMBER")]
+    /// Number of CPUs to use at most, e.g. 1.5
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pub cpus: Option<CpuQuota>,
-    /// Weight when processors are contended, 100 being the usual
-    #[arg(long, value_name = "1-10000", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// CPU weight under contention; the default of a cgroup is 100
+    #[arg(long, value_name = "1-10000", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub cpu_weight: Option<u32>,
-    /// Processor time of all its processes together, e.g. 10s
-    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    /// CPU time limit of all processes together, e.g. 10s
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration::parse)]
     pub cpu_time: Option<Duration>,
-    /// Processes and threads alive at once
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
+    /// Maximum number of processes and threads at a time
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
     pub pids: Option<u32>,
-    /// Files open in a process
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(3..=1_000_000))]
+    /// Maximum number of open files per process
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, value_parser = clap::value_parser!(u64).range(3..=1_000_000))]
     pub open_files: Option<u64>,
-    /// Size of any file written
-    #[arg(long, value_name = "SIZE")]
+    /// Maximum size of each file that is written
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub file_size: Option<Bytes>,
-    /// Go on where a layer cannot be applied, and say which
+    /// Run even if an isolation control cannot be applied, and print a warning for each
     #[arg(long)]
     pub allow_degraded: bool,
 }
 
-/// A command.
+/// A command and its options.
 #[derive(Debug, Args)]
 pub(crate) struct CommandArgs {
-    /// Wall-clock time, e.g. 500ms, 30s, 2m
-    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    /// Wall-clock time limit, e.g. 500ms, 30s, 2m
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration::parse)]
     pub timeout: Option<Duration>,
-    /// Bytes of output, after which the command is ended
-    #[arg(long, value_name = "SIZE")]
+    /// Time between the stop signal and SIGKILL, when the time limit is exceeded or agentd itself is stopped; 0 kills at once
+    #[arg(long, value_name = "TIME", default_value = "2s", allow_hyphen_values = true, value_parser = duration::parse_or_zero)]
+    pub grace: Duration,
+    /// Size of output after which the command is killed
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub max_output: Option<Bytes>,
-    /// Give it a variable, the caller's or another value; it inherits none
+    /// Set an environment variable to a value, or to the caller's value; the command inherits no other variables
     #[arg(long, value_name = "K[=V]")]
     pub env: Vec<String>,
-    /// Working directory; the current one where it is granted
+    /// Working directory, as a path on the host or in the sandbox [default: the current directory if it is granted, else the
+    /// workspace, else the current directory if a part of it is granted, else the image's directory or the home directory]
     #[arg(long, value_name = "DIR")]
     pub cwd: Option<PathBuf>,
-    /// Pass standard input on
+    /// Forward standard input to the command
     #[arg(short = 'i', long)]
     pub interactive: bool,
-    /// Give it a terminal
+    /// Give it a terminal; with -i, standard input must be one; without -i, the command's standard input is empty
     #[arg(short = 't', long)]
     pub tty: bool,
-    /// The command
+    /// The command and its arguments
     #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub argv: Vec<OsString>,
 }

@@ -1,4 +1,4 @@
-//! Named sandboxes.
+//! `agentd sandbox`.
 
 use super::{
     super::duration,
@@ -11,90 +11,100 @@ use std::time::Duration;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SandboxCommand {
-    /// Make one: a machine of its own, of an image or of the host's programs
+    /// Create a sandbox from an image, or from the host's programs
     Create(Box<CreateArgs>),
-    /// Run a command in one
+    /// Run a command in a sandbox
     Exec(Box<ExecArgs>),
-    /// List them
+    /// List the sandboxes
     Ls {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Print all that is known of one, as JSON
+    /// Print all details of a sandbox as JSON
     Inspect {
-        /// Its name
+        /// The name of the sandbox
         name: Name,
     },
-    /// Print what its detached commands printed
+    /// Print the output of a sandbox's detached commands
     Logs {
-        /// Its name
+        /// The name of the sandbox
         name: Name,
-        /// Go on until it is stopped
+        /// Print new output until interrupted
         #[arg(short, long)]
         follow: bool,
     },
-    /// Copy a file into one or out of one
-    #[command(after_help = "One of the two is NAME:PATH, with an absolute path in the sandbox; `-` is standard input or output.")]
+    /// Copy a file into or out of a sandbox
+    #[command(
+        after_help = "One of FROM and TO is NAME:PATH, with an absolute path in the sandbox; `-` is standard input or output."
+    )]
     Cp {
-        /// What is copied
+        /// The file to copy
         from: String,
-        /// Where to
+        /// The destination
         to: String,
     },
-    /// Stop all its processes
+    /// Pause all processes of a sandbox
     Pause {
-        /// Its name
+        /// The name of the sandbox
         name: Name,
     },
-    /// Let them go on
+    /// Resume the processes of a paused sandbox
     Resume {
-        /// Its name
+        /// The name of the sandbox
         name: Name,
     },
-    /// Keep its state under a name
+    /// Save the files of a sandbox as a named snapshot
     Snapshot {
-        /// Its name
+        /// The name of the sandbox
         name: Name,
-        /// The state's
+        /// The name of the snapshot
         snapshot: Name,
-        /// Forget that state instead
+        /// Delete the snapshot instead
         #[arg(long)]
         forget: bool,
     },
-    /// Make others of the same state
+    /// Create new sandboxes with the same files
     Fork {
-        /// Its name
+        /// The name of the sandbox
         name: Name,
-        /// Of this state that was kept, rather than of what it is now
+        /// Start from this snapshot instead of the current state
         #[arg(long, value_name = "SNAPSHOT")]
         of: Option<Name>,
-        /// Theirs
+        /// The names of the new sandboxes
         #[arg(required = true)]
         new: Vec<Name>,
     },
-    /// Go back to a state; what runs is ended
-    Restore {
-        /// Its name
+    /// Resolve the paths of a sandbox's grants again, after a host file or directory was replaced
+    Regrant {
+        /// The name of the sandbox
         name: Name,
-        /// The state's
+        /// Follow symbolic links even where a command may have created them
+        #[arg(long)]
+        follow_links: bool,
+    },
+    /// Restore a snapshot; running commands are killed
+    Restore {
+        /// The name of the sandbox
+        name: Name,
+        /// The name of the snapshot
         snapshot: Name,
     },
-    /// List what was changed in one: A added, C changed, D removed
+    /// List the changed files of a sandbox: A added, C changed, D removed
     Diff {
-        /// Its name
+        /// The name of the sandbox
         name: Name,
-        /// Since this state, rather than since it was made
+        /// Compare with this snapshot instead of the state at creation
         #[arg(long, value_name = "SNAPSHOT")]
         since: Option<Name>,
     },
-    /// End and remove them
+    /// Kill the commands of sandboxes, and remove the sandboxes
     Rm {
-        /// Their names
+        /// The names of the sandboxes
         #[arg(required = true)]
         names: Vec<Name>,
     },
-    /// Check that what is kept on disk is whole
+    /// Check the stored sandboxes for damage
     Fsck,
 }
 
@@ -105,27 +115,29 @@ Examples:
   agentd sandbox exec -it dev -- bash
   agentd sandbox snapshot dev clean
   agentd sandbox fork dev try-1 try-2 try-3")]
+#[command(mut_arg("workspace", |arg| arg.help("Host directory that commands may change [default: none]")))]
 pub(crate) struct CreateArgs {
-    /// Its name: lower-case letters, digits, '.', '_' and '-'
+    /// The name of the sandbox: lower-case letters, digits, '.', '_' and '-'
     pub name: Name,
     #[command(flatten)]
     pub boundary: BoundaryArgs,
-    /// Let it keep at most so much, snapshots included; a fork may keep as much of its own (as root)
-    #[arg(long, value_name = "SIZE")]
+    /// Disk size for the files of the sandbox and its snapshots; each fork gets a disk of the same size (requires root)
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub disk: Option<Bytes>,
-    /// Remove it when nobody has used it for so long
-    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    /// Remove the sandbox when it has not been used for this time
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration::parse)]
     pub idle_ttl: Option<Duration>,
-    /// Remove it so long after it was made
-    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    /// Remove the sandbox this time after its creation
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration::parse)]
     pub ttl: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("cwd", |arg| arg.help("Working directory in the sandbox [default: that of the image, or the home directory]")))]
 pub(crate) struct ExecArgs {
-    /// The sandbox
+    /// The name of the sandbox
     pub name: Name,
-    /// Leave it running; its output goes to the sandbox's log
+    /// Return at once and leave the command running; its output goes to the sandbox's log
     #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
     pub detach: bool,
     #[command(flatten)]

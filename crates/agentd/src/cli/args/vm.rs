@@ -1,15 +1,15 @@
-//! What microVMs are started from.
+//! `agentd vm`.
 
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum VmCommand {
-    /// Make a kernel and a root file system for the backend firecracker
+    /// Build the kernel and the root file system for the firecracker backend
     Build(VmBuildArgs),
-    /// Say where Firecracker's programs come from, and install them from a file whose digest is known
+    /// Print where to download Firecracker, or install its programs from a file whose digest agentd knows
     FetchFirecracker {
-        /// A program of Firecracker's, or the archive of a release
+        /// A Firecracker program, or the archive of a release
         #[arg(long, value_name = "FILE")]
         from: Vec<PathBuf>,
     },
@@ -21,13 +21,13 @@ Examples:
   agentd vm build --image debian:12
   agentd vm build --image ./rootfs --kernel linux-image-6.1.0-1-cloud-amd64.deb")]
 pub(crate) struct VmBuildArgs {
-    /// An image (see `agentd image`), or a directory, an OCI layout or an archive
+    /// An image (see `agentd image`), a directory, an OCI layout or an archive
     #[arg(long, value_name = "REF|DIR")]
     pub image: String,
-    /// A Debian kernel package, a bzImage or an ELF kernel; the newest installed one when absent
+    /// A Debian kernel package, a bzImage or an ELF kernel [default: the newest installed kernel]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// Where to put them, instead of the place where the backend looks
+    /// Write the files into this directory, instead of the one that the backend reads
     #[arg(short, value_name = "DIR")]
     pub output: Option<PathBuf>,
 }

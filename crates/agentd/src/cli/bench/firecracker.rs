@@ -1,11 +1,13 @@
-//! Firecracker's machines, and beside them, as what they are compared with, Firecracker alone: nothing but loading the memory that they
-//! start from, and once there and back over vsock.
+//! Measures the machines of Firecracker. For comparison, measures Firecracker alone: loading the memory from which the machines
+//! start, and one round trip over vsock.
 
-use super::Failure;
+use super::{BARE, Failure, Figure, RESTORE, Row, figure};
+use crate::isolation::{FirecrackerBackend, FirecrackerConfig};
 use agentd_core::{IsolationBackend, IsolationError, Sandbox, SandboxSpec};
-use agentd_isolation::{FirecrackerBackend, FirecrackerConfig};
+use agentd_log::LogFailure as _;
 use std::{
     fs,
+    future::ready,
     io::{BufRead, BufReader, Read, Write},
     os::unix::{
         fs::symlink,
@@ -17,92 +19,118 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long Firecracker may take to listen, and to answer.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two tries to reach it.
+/// The time limit for Firecracker to listen and to reply.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause between two attempts to connect to Firecracker.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// By which names a saved machine finds what it needs.
+/// Names under which a saved machine finds its files.
 const API: &str = "api";
 const VSOCK: &str = "vsock";
 const DISK: &str = "disk";
 const ASSETS: &str = "assets";
 const SNAPSHOT: &str = "snapshot";
-/// Where the agent of a saved machine listens; and, as soon as it has seen that it was loaded, where it does then.
+/// Port on which the agent of a saved machine listens, and the port on which the agent listens once it has noticed that it was
+/// restored.
 const PORTS: [u32; 2] = [1024, 1025];
-/// Where the host listens for it.
+/// Port on which the host waits for the agent.
 const READY_PORT: u32 = 53;
 
-/// What [`Machines::saved`] goes back to.
-pub(super) const SNAPSHOT_NAME: &str = "bench";
+/// Name of the snapshot that a saved sandbox restores.
+const SAVED: &str = "bench";
 
-/// How long a saved sandbox is left alone after a restore: until the machine that was left has ended, and the spare Firecracker for the next
-/// one is there, also in an emulated machine.
-pub(super) const NEXT_SPARE: Duration = Duration::from_secs(3);
+/// The time for which a saved sandbox stays idle after a restore. By then, the previous machine has ended and the spare
+/// Firecracker for the next restore has started, even in an emulated machine.
+const NEXT_SPARE: Duration = Duration::from_secs(3);
 
-/// Both.
-pub(super) struct Machines {
-    pub backend: Arc<dyn IsolationBackend>,
-    pub live: Arc<dyn Sandbox>,
-    /// One that has been saved.
-    pub saved: Arc<dyn Sandbox>,
-    pub bare: Arc<Bare>,
-}
-
-/// How Firecracker is started by itself.
-pub(super) struct Bare {
+/// Firecracker without the backend.
+struct Bare {
     program: PathBuf,
     folder: PathBuf,
 }
 
-impl Machines {
-    /// Starts one; `None`, and why is said, where that is not possible.
-    pub(super) async fn start(scratch: &Path) -> Result<Option<Self>, Failure> {
-        let Some(data) = agentd_isolation::data_directory() else { return Ok(None) };
-        let config = FirecrackerConfig::below(&data);
-        let backend: Arc<dyn IsolationBackend> = FirecrackerBackend::new(config.clone(), scratch);
-        let live = match backend.create_sandbox(SandboxSpec::default()).await {
-            Err(error @ IsolationError::Unavailable { .. }) => {
-                eprintln!("agentd: not measured: {error}");
-                return Ok(None);
-            }
-            made => made?,
-        };
-        let saved = backend.create_sandbox(SandboxSpec::default()).await?;
-        super::exec(&saved).await?;
-        saved.snapshot(SNAPSHOT_NAME).await?;
-        let bare = Arc::new(Bare::of(&config, &scratch.join("firecracker"))?);
-        Ok(Some(Self { backend, live, saved, bare }))
-    }
+/// Adds the rows of Firecracker and returns their live sandboxes. If the backend is unavailable, prints the reason and returns
+/// none.
+pub(super) async fn rows(scratch: &Path, figures: &mut Vec<Figure>) -> Result<Vec<Arc<dyn Sandbox>>, Failure> {
+    let Some(data) = crate::isolation::data_directory() else { return Ok(Vec::new()) };
+    let config = FirecrackerConfig::in_data_dir(&data);
+    let backend: Arc<dyn IsolationBackend> =
+        Arc::new(FirecrackerBackend::new(FirecrackerConfig { work_root: scratch.to_owned(), ..config.clone() })?);
+    let live = match backend.create_sandbox(SandboxSpec::default()).await {
+        Err(error @ IsolationError::Unavailable { .. }) => {
+            eprintln!("agentd: skip the rows of firecracker: {error}");
+            return Ok(Vec::new());
+        }
+        made => made?,
+    };
+    let saved = backend.create_sandbox(SandboxSpec::default()).await?;
+    super::exec(&saved).await?;
+    saved.snapshot(SAVED).await?;
+    let bare = Bare::start(&config, &scratch.join("firecracker"))?;
+    figures.push(figure("firecracker: exec in a live machine", Row::Exec(live.clone())));
+    figures.push(figure("firecracker: create + first exec", first(backend)));
+    figures.push(figure(RESTORE, restore(saved.clone())));
+    figures.push(figure(BARE, Row::Timed(Box::new(move || Box::pin(ready(bare.load()))))));
+    Ok(vec![live, saved])
+}
+
+/// Measures the time until the first exec has ended in a new sandbox, whose machine starts from a booted snapshot.
+fn first(backend: Arc<dyn IsolationBackend>) -> Row {
+    Row::Timed(Box::new(move || {
+        let backend = backend.clone();
+        Box::pin(async move {
+            let started = Instant::now();
+            let sandbox = backend.create_sandbox(SandboxSpec::default()).await?;
+            super::exec(&sandbox).await?;
+            let took = started.elapsed();
+            sandbox.destroy().await?;
+            Ok(took)
+        })
+    }))
+}
+
+/// Measures the time until the first exec has ended in a sandbox that restores a snapshot.
+fn restore(saved: Arc<dyn Sandbox>) -> Row {
+    Row::Timed(Box::new(move || {
+        let saved = saved.clone();
+        Box::pin(async move {
+            let started = Instant::now();
+            saved.restore(SAVED).await?;
+            super::exec(&saved).await?;
+            let took = started.elapsed();
+            tokio::time::sleep(NEXT_SPARE).await;
+            Ok(took)
+        })
+    }))
 }
 
 impl Bare {
-    /// One that loads what the backend's machines go on from.
-    fn of(config: &FirecrackerConfig, folder: &Path) -> Result<Self, Failure> {
-        let template = last_used(&config.templates).ok_or("there is no saved machine")?;
+    /// Prepares a folder in which Firecracker loads the snapshot that the backend used last.
+    fn start(config: &FirecrackerConfig, folder: &Path) -> Result<Self, Failure> {
+        let template = last_used(&config.templates).ok_or("measure Firecracker alone: no template of a machine exists")?;
         fs::create_dir(folder)?;
         symlink(&config.assets, folder.join(ASSETS))?;
         symlink(&template, folder.join(SNAPSHOT))?;
-        // What is written to it does not matter here, and must not be written to the other.
+        // Writes to the disk must not reach the backend's file, so copy the disk.
         let mut copy = Command::new("cp");
         copy.arg("--sparse=always").arg(template.join(DISK)).arg(folder.join(DISK));
         if !copy.status()?.success() {
-            return Err("the disk of a saved machine could not be copied".into());
+            return Err("measure Firecracker alone: cp of the template's disk failed".into());
         }
         Ok(Self { program: config.programs.join("firecracker"), folder: folder.to_owned() })
     }
 
-    /// Has a Firecracker that runs already load it; gives how long it took until the machine had answered. The time that Firecracker
-    /// takes to start and to end is not in it.
-    pub(super) fn load(&self) -> Result<Duration, Failure> {
+    /// Loads the snapshot in a running Firecracker. Returns the time until the machine has replied, without the time that
+    /// Firecracker takes to start and to end.
+    fn load(&self) -> Result<Duration, Failure> {
         for socket in [API, VSOCK, &format!("{VSOCK}_{READY_PORT}")] {
             fs::remove_file(self.folder.join(socket)).or_else(absent)?;
         }
-        // An agent that nobody hears ends its machine.
+        // An agent that finds no listener on this port ends its machine.
         let _ready = UnixListener::bind(self.folder.join(format!("{VSOCK}_{READY_PORT}")))?;
         let mut command = Command::new(&self.program);
         command.args(["--id", "bare", "--api-sock", API, "--level", "Error"]).current_dir(&self.folder);
-        let running = Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+        let running = BenchMachine(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
         let mut api = self.api()?;
         let started = Instant::now();
         put_load(&mut api)?;
@@ -113,24 +141,24 @@ impl Bare {
     }
 
     fn api(&self) -> Result<UnixStream, Failure> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             match UnixStream::connect(self.folder.join(API)) {
                 Ok(stream) => {
-                    stream.set_read_timeout(Some(PATIENCE))?;
+                    stream.set_read_timeout(Some(TIMEOUT))?;
                     return Ok(stream);
                 }
-                Err(error) if Instant::now() > end => return Err(format!("Firecracker does not listen: {error}").into()),
+                Err(error) if Instant::now() > end => return Err(format!("connect to Firecracker's API socket: {error}").into()),
                 Err(_) => std::thread::sleep(PAUSE),
             }
         }
     }
 
-    /// A connection to the guest, which its kernel accepts.
+    /// Connects to the guest and waits until its kernel accepts the connection.
     fn there_and_back(&self) -> Result<(), Failure> {
         for port in PORTS {
             let mut stream = UnixStream::connect(self.folder.join(VSOCK))?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
             stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
             let mut answer = String::new();
             BufReader::new(stream).read_line(&mut answer)?;
@@ -138,22 +166,22 @@ impl Bare {
                 return Ok(());
             }
         }
-        Err("the saved machine accepts no connection".into())
+        Err("connect to the agent in the restored machine: every connection was refused".into())
     }
 }
 
-/// A Firecracker; ended when dropped.
-struct Running(Child);
+/// A running Firecracker; dropping the value kills it.
+struct BenchMachine(Child);
 
-impl Drop for Running {
+impl Drop for BenchMachine {
     fn drop(&mut self) {
-        // It has ended already, or does now.
-        self.0.kill().ok();
-        self.0.wait().ok();
+        // Both calls fail only if the process has already ended.
+        self.0.kill().or_debug("kill Firecracker", self.0.id());
+        self.0.wait().or_debug("wait for Firecracker", self.0.id());
     }
 }
 
-/// Asks for it, and waits for the answer.
+/// Sends the request to load the snapshot, and waits for the reply.
 fn put_load(api: &mut UnixStream) -> Result<(), Failure> {
     let body = serde_json::json!({
         "snapshot_path": format!("{SNAPSHOT}/state"),
@@ -166,14 +194,18 @@ fn put_load(api: &mut UnixStream) -> Result<(), Failure> {
     let mut answer = [0; 1024];
     let length = api.read(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer[..length]);
-    if answer.starts_with("HTTP/1.1 204") { Ok(()) } else { Err(format!("Firecracker answered {answer:?}").into()) }
+    if answer.starts_with("HTTP/1.1 204") {
+        Ok(())
+    } else {
+        Err(format!("load the snapshot: Firecracker replied {answer:?}").into())
+    }
 }
 
 fn absent(error: std::io::Error) -> std::io::Result<()> {
     if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-/// The saved machine that was started from last.
+/// Returns the saved machine that was used last.
 fn last_used(templates: &Path) -> Option<PathBuf> {
     let used = |path: &Path| fs::metadata(path.join("used")).and_then(|file| file.modified()).ok();
     let all = fs::read_dir(templates).ok()?.flatten().map(|entry| entry.path());

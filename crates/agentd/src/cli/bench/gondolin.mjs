@@ -1,5 +1,5 @@
-// Gondolin alone, as a peer: a machine in which a program is executed by its session socket or by its SDK, once for each line of standard
-// input that says which. Answers with the time it took, in microseconds.
+// Gondolin without agentd, for comparison. Starts a machine. For each line of standard input, "session" or "sdk", executes the
+// program by Gondolin's session socket or by its SDK, and prints the time that this took in microseconds.
 import fs from "node:fs";
 import net from "node:net";
 import readline from "node:readline";
@@ -10,27 +10,27 @@ const machine = await VM.create({
     rootfs: { mode: "memory" },
     vfs: null,
 });
-// Without files of the host's it does not wait for the guest by itself.
+// Without host files (`vfs: null`), the SDK does not wait for the guest by itself.
 await machine.start();
 await machine.exec([process.argv[2]]);
 
-// Frames: a type, a length, and for type 0 a message in JSON.
+// A frame is a type (1 byte), a length (4 bytes) and a body; the body of type 0 is a JSON message.
 const sessions = process.env.GONDOLIN_SESSIONS_DIR;
 const socket = net.createConnection(`${sessions}/${fs.readdirSync(sessions).find((name) => name.endsWith(".sock"))}`);
-let come = Buffer.alloc(0);
+let received = Buffer.alloc(0);
 let ended = () => {};
 socket.on("data", (bytes) => {
-    come = Buffer.concat([come, bytes]);
-    while (come.length >= 5 && come.length >= 5 + come.readUInt32BE(1)) {
-        const body = come.subarray(5, 5 + come.readUInt32BE(1));
-        const message = come[0] === 0 ? JSON.parse(body) : {};
-        come = come.subarray(5 + body.length);
+    received = Buffer.concat([received, bytes]);
+    while (received.length >= 5 && received.length >= 5 + received.readUInt32BE(1)) {
+        const body = received.subarray(5, 5 + received.readUInt32BE(1));
+        const message = received[0] === 0 ? JSON.parse(body) : {};
+        received = received.subarray(5 + body.length);
         if (message.type === "exec_response") ended(message.exit_code);
         if (message.type === "error") throw new Error(message.message);
     }
 });
 let id = 0;
-const ways = {
+const methods = {
     sdk: async (program) => (await machine.exec([program])).exitCode,
     session: (program) =>
         new Promise((resolve) => {
@@ -42,9 +42,9 @@ const ways = {
         }),
 };
 for await (const line of readline.createInterface({ input: process.stdin })) {
-    const begun = performance.now();
-    const code = await ways[line](process.argv[2]);
-    if (code !== 0) throw new Error(`it ended with ${code}`);
-    process.stdout.write(`${Math.round((performance.now() - begun) * 1000)}\n`);
+    const started = performance.now();
+    const code = await methods[line](process.argv[2]);
+    if (code !== 0) throw new Error(`the program ended with exit code ${code}`);
+    process.stdout.write(`${Math.round((performance.now() - started) * 1000)}\n`);
 }
 process.exit(0);

@@ -1,11 +1,12 @@
-//! A machine of Gondolin's with agentd's sandbox in it, and beside it, as a peer, one that is Gondolin's alone.
+//! Measures a machine of Gondolin that contains agentd's sandbox and, for comparison, a machine of Gondolin alone.
 
-use super::{Failure, PROGRAM};
+use super::{Failure, Figure, GONDOLIN, PROGRAM, Row, figure};
+use crate::isolation::{ContainerBackend, GondolinBackend, GondolinConfig};
 use agentd_core::{Access, Command, ExecHandle, Grant, IsolationBackend, IsolationError, Sandbox, SandboxSpec, StdinSource};
-use agentd_gondolin::Installation;
-use agentd_isolation::{ContainerBackend, GondolinBackend, GondolinConfig};
+use agentd_gondolin::install::Installation;
 use std::{
     fs::{self, File},
+    future::ready,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -14,54 +15,46 @@ use std::{
 
 const PEER: &str = include_str!("gondolin.mjs");
 
-/// Both, while they live.
-pub(super) struct Machines {
-    pub sandbox: Arc<dyn Sandbox>,
-    /// What a machine takes of the host's memory, bytes.
-    pub memory: u64,
-    pub alone: Arc<Alone>,
-    around: Arc<dyn Sandbox>,
-    /// Dropped, the peer is ended.
+/// A machine of Gondolin alone, and the streams of the program that controls it.
+struct Alone {
+    streams: Mutex<(File, BufReader<File>)>,
+    /// The handle of that program; dropping it ends the program.
     _node: Box<dyn ExecHandle>,
 }
 
-/// Gondolin's own, and how it is asked.
-pub(super) struct Alone(Mutex<(File, BufReader<File>)>);
-
-impl Machines {
-    /// Starts both; `None` where no Gondolin is installed.
-    pub(super) async fn start(work_root: &Path) -> Result<Option<Self>, Failure> {
-        let Some(data) = agentd_isolation::data_directory() else { return Ok(None) };
-        let config = GondolinConfig::below(&data);
-        let Ok(installed) = Installation::open(&config.installation) else { return Ok(None) };
-        let backend = GondolinBackend::new(config, work_root);
-        let before = memory_below(std::process::id());
-        let sandbox = match backend.create_sandbox(SandboxSpec::default()).await {
-            Err(IsolationError::Unavailable { .. }) => return Ok(None),
-            made => made?,
-        };
-        let memory = memory_below(std::process::id()).saturating_sub(before);
-        let (around, node, alone) = alone(&installed, work_root).await?;
-        Ok(Some(Self { sandbox, memory, alone: Arc::new(alone), around, _node: node }))
+/// Adds the rows of Gondolin if it is installed. Returns the live sandboxes, and the host memory that a machine uses, in bytes.
+pub(super) async fn rows(work_root: &Path, figures: &mut Vec<Figure>) -> Result<(Vec<Arc<dyn Sandbox>>, Option<u64>), Failure> {
+    let none = (Vec::new(), None);
+    let Some(data) = crate::isolation::data_directory() else { return Ok(none) };
+    let config = GondolinConfig::in_data_dir(&data);
+    let Ok(installed) = Installation::open(&config.installation) else { return Ok(none) };
+    let backend = GondolinBackend::with_config(work_root, config);
+    let before = memory_below(std::process::id());
+    let sandbox = match backend.create_sandbox(SandboxSpec::default()).await {
+        Err(IsolationError::Unavailable { .. }) => return Ok(none),
+        made => made?,
+    };
+    let memory = memory_below(std::process::id()).saturating_sub(before);
+    let (around, alone) = alone(&installed, work_root).await?;
+    let alone = Arc::new(alone);
+    let [exec, by_session, by_sdk] = GONDOLIN;
+    figures.push(figure(exec, Row::Exec(sandbox.clone())));
+    for (name, way) in [(by_session, "session"), (by_sdk, "sdk")] {
+        let alone = alone.clone();
+        figures.push(figure(name, Row::Timed(Box::new(move || Box::pin(ready(alone.execute(way)))))));
     }
-
-    /// Ends both.
-    pub(super) async fn destroy(self) -> Result<(), IsolationError> {
-        self.around.destroy().await?;
-        self.sandbox.destroy().await
-    }
+    Ok((vec![around, sandbox], Some(memory)))
 }
 
-/// Gondolin alone, with what it may see of the host as in the backend.
-async fn alone(installed: &Installation, work_root: &Path) -> Result<(Arc<dyn Sandbox>, Box<dyn ExecHandle>, Alone), Failure> {
-    let grant =
-        |path: PathBuf, target: &str| Grant { path, target: Some(target.into()), access: Access::ReadOnly, protect: Vec::new() };
+/// Starts Gondolin alone, with the same view of the host as in the backend.
+async fn alone(installed: &Installation, work_root: &Path) -> Result<(Arc<dyn Sandbox>, Alone), Failure> {
+    let grant = |path: PathBuf, target: &str| Grant { target: Some(target.into()), ..Grant::new(path, Access::ReadOnly) };
     let grants = vec![
         grant(installed.node(), "/agentd/node"),
         grant(installed.package(), "/agentd/package"),
         grant(installed.guest(), "/agentd/guest"),
     ];
-    let around = ContainerBackend::new(work_root).create_sandbox(SandboxSpec { grants, ..SandboxSpec::default() }).await?;
+    let around = ContainerBackend::new(work_root, None)?.create_sandbox(SandboxSpec { grants, ..SandboxSpec::default() }).await?;
     around.write_file(Path::new("/tmp/peer.mjs"), PEER.as_bytes()).await?;
     let variables = [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("HOME", "/root"), ("GONDOLIN_SESSIONS_DIR", "/tmp/sessions")];
     let mut node = around
@@ -73,23 +66,27 @@ async fn alone(installed: &Installation, work_root: &Path) -> Result<(Arc<dyn Sa
         })
         .await?;
     let streams = node.take_streams();
-    let (Some(stdin), Some(stdout)) = (streams.stdin, streams.stdout) else { return Err("Node has no streams".into()) };
-    Ok((around, node, Alone(Mutex::new((stdin.into(), BufReader::new(stdout.into()))))))
+    let (Some(stdin), Some(stdout)) = (streams.stdin, streams.stdout) else {
+        return Err("start Gondolin alone: Node's standard input and output are missing".into());
+    };
+    let streams = Mutex::new((stdin.into(), BufReader::new(stdout.into())));
+    Ok((around, Alone { streams, _node: node }))
 }
 
 impl Alone {
-    /// Has the program executed in one of the ways that it knows; gives how long that took.
-    pub(super) fn execute(&self, way: &str) -> Result<Duration, Failure> {
-        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Executes the program in one of Gondolin's ways; returns the time that this took.
+    fn execute(&self, way: &str) -> Result<Duration, Failure> {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(streams.0, "{way}")?;
         let mut line = String::new();
         streams.1.read_line(&mut line)?;
-        let took: u64 = line.trim().parse().map_err(|_| format!("Gondolin alone said {line:?}"))?;
+        let took: u64 = line.trim().parse().map_err(|_| format!("measure Gondolin alone: unexpected output {line:?}"))?;
         Ok(Duration::from_micros(took))
     }
 }
 
-/// What all processes below one take of memory, each its share of what it shares, bytes. Those that cannot be looked at are small.
+/// Returns the memory of a process and all its descendants in bytes. Shared memory counts proportionally (PSS). Processes that
+/// cannot be inspected are small, and are skipped.
 fn memory_below(pid: u32) -> u64 {
     let mut total = 0;
     let mut next = vec![pid];

@@ -1,22 +1,26 @@
-//! `agentd bench`: this machine's figures, each as a ratio to `posix_spawn` of the same program in the same round.
+//! `agentd bench`: measures this machine. Each figure is a ratio to `posix_spawn` of the same program in the same round.
 //!
-//! The rows of a warm pool are what a taker waits for: `take`, one exec, and `destroy` until no process and no group is left of it. The pool has its
-//! spares when the clock starts, and is given the time to make the next one when it has stopped, before any other row is measured: that
-//! is the meaning of *warm*. Who takes faster than sandboxes can be made pays for making them, as the rows of `create` say. A restore of
-//! Firecracker's is given the time to start the next spare Firecracker, too.
+//! The rows of a warm pool measure what a caller waits for: `take`, one exec, and `destroy` until no process and no cgroup of the
+//! sandbox remains. *Warm* means that the pool has its idle sandboxes when the clock starts. After the clock has stopped, the
+//! pool gets the time to create the next one before another row is measured. A caller that takes sandboxes faster than they can
+//! be created also pays for creating them, as the rows of `create` show. A restore of Firecracker also gets the time to start
+//! the next spare Firecracker.
 
+mod files;
+#[cfg(feature = "firecracker")]
 mod firecracker;
+#[cfg(feature = "gondolin")]
 mod gondolin;
 mod peers;
 
 use super::{Failure, args::BenchArgs, terminal::Progress};
 use agentd_core::{Command, IsolationBackend, Sandbox, SandboxSpec};
+use agentd_disk::Scratch;
 use agentd_isolation::{ContainerBackend, LinuxNativeBackend, PoolLimits, SandboxPool};
-use firecracker::Bare;
-use gondolin::{Alone, Machines};
 use peers::Peer;
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
+    pin::Pin,
     process::{Command as Spawn, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -24,30 +28,26 @@ use std::{
 
 const PROGRAM: &str = "/bin/true";
 
-/// Two rows that are compared with each other.
+/// Names of two rows that are compared with each other.
 const RESTORE: &str = "firecracker: restore + first exec";
 const BARE: &str = "Firecracker alone: snapshot/load + round trip";
 
-/// An exec in a machine of Gondolin's: by our agent, and in the ways that Gondolin itself has.
+/// Names of the rows for an exec in a machine of Gondolin: by agentd's agent, and in the two ways that Gondolin provides.
 const GONDOLIN: [&str; 3] =
     ["gondolin: exec in a live machine", "Gondolin alone: exec by its session socket", "Gondolin alone: exec by its SDK"];
 
-/// What a row measures.
+/// The measurement of a row.
 enum Row {
     Spawn,
     Exec(Arc<dyn Sandbox>),
     Cold(Arc<dyn IsolationBackend>),
-    Warm(Arc<SandboxPool>),
     Program(Vec<String>),
-    /// In one of the ways that Gondolin itself has.
-    Alone(Arc<Alone>, &'static str),
-    /// Until the first exec has ended in a new one, that starts from one which has booted.
-    First(Arc<dyn IsolationBackend>),
-    /// Until the first exec has ended in one that goes back to what was saved of it.
-    Restore(Arc<dyn Sandbox>),
-    /// Firecracker alone, loading what its machines go on from.
-    Bare(Arc<Bare>),
+    /// Measures its own time, because some of its work is not counted.
+    Timed(Box<dyn Fn() -> Timed>),
 }
+
+/// A future that measures a row and yields the time that the row took.
+type Timed = Pin<Box<dyn Future<Output = Result<Duration, Failure>>>>;
 
 struct Figure {
     name: String,
@@ -57,9 +57,9 @@ struct Figure {
 
 /// Measures all rows in turn, round by round, and prints their medians.
 pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
-    let progress = Progress::of("measuring");
-    let scratch = Scratch::make()?;
-    let backend: Arc<dyn IsolationBackend> = LinuxNativeBackend::new(&scratch.0);
+    let progress = Progress::show("measuring");
+    let scratch = Scratch::make(&std::env::temp_dir(), "agentd-bench").map_err(std::io::Error::other)?;
+    let backend: Arc<dyn IsolationBackend> = Arc::new(LinuxNativeBackend::new(scratch.path())?);
     let live = backend.create_sandbox(SandboxSpec::default()).await?;
     let pool = warm_pool(backend.clone()).await?;
     let own = std::env::current_exe()?.display().to_string();
@@ -70,69 +70,62 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
         figure("posix_spawn + wait", Row::Spawn),
         figure("linux-native: exec in a live sandbox", Row::Exec(live.clone())),
         figure("linux-native: create + exec + destroy", Row::Cold(backend.clone())),
-        figure("linux-native: take + exec + destroy, warm pool", Row::Warm(pool.clone())),
+        figure("linux-native: take + exec + destroy, warm pool", warm(pool.clone())),
         figure("agentd run, whole process", Row::Program(whole)),
     ];
-    let container: Arc<dyn IsolationBackend> = ContainerBackend::new(&scratch.0);
+    let container: Arc<dyn IsolationBackend> = Arc::new(ContainerBackend::new(scratch.path(), None)?);
     let mut pools = vec![pool];
-    // As a peer: where it cannot be made, it has no row.
+    // A comparison only: without the container backend, its rows are left out.
     let live_container = match container.create_sandbox(SandboxSpec::default()).await {
         Ok(live) => {
             let pool = warm_pool(container.clone()).await?;
             figures.push(figure("container: exec in a live sandbox", Row::Exec(live.clone())));
             figures.push(figure("container: create + exec + destroy", Row::Cold(container)));
-            figures.push(figure("container: take + exec + destroy, warm pool", Row::Warm(pool.clone())));
+            figures.push(figure("container: take + exec + destroy, warm pool", warm(pool.clone())));
             pools.push(pool);
             Some(live)
         }
         Err(error) => {
-            eprintln!("agentd: not measured: container: {error}");
+            eprintln!("agentd: skip the rows of container: {error}");
             None
         }
     };
-    let machines = Machines::start(&scratch.0).await?;
-    if let Some(machines) = &machines {
-        figures.push(figure(GONDOLIN[0], Row::Exec(machines.sandbox.clone())));
-        figures.push(figure(GONDOLIN[1], Row::Alone(machines.alone.clone(), "session")));
-        figures.push(figure(GONDOLIN[2], Row::Alone(machines.alone.clone(), "sdk")));
-    }
-    let microvms = firecracker::Machines::start(&scratch.0).await?;
-    if let Some(firecracker::Machines { backend, live, saved, bare }) = &microvms {
-        figures.push(figure("firecracker: exec in a live machine", Row::Exec(live.clone())));
-        figures.push(figure("firecracker: create + first exec", Row::First(backend.clone())));
-        figures.push(figure(RESTORE, Row::Restore(saved.clone())));
-        figures.push(figure(BARE, Row::Bare(bare.clone())));
-    }
-    for Peer { name, line } in peers::installed(&scratch.0, PROGRAM)? {
-        // One that does not run here (it may want privileges, or another kernel) has no row.
+    #[cfg(feature = "gondolin")]
+    let (machines, memory) = gondolin::rows(scratch.path(), &mut figures).await?;
+    #[cfg(not(feature = "gondolin"))]
+    let (machines, memory) = (Vec::new(), None::<u64>);
+    #[cfg(feature = "firecracker")]
+    let microvms = firecracker::rows(scratch.path(), &mut figures).await?;
+    #[cfg(not(feature = "firecracker"))]
+    let microvms = Vec::new();
+    for Peer { name, line } in peers::installed(scratch.path(), PROGRAM)? {
+        // A peer that does not run on this machine has no row. It may need privileges, or another kernel.
         match try_out(&line) {
             Ok(()) => figures.push(figure(name, Row::Program(line))),
-            Err(error) => eprintln!("agentd: not measured: {name}: {error}"),
+            Err(error) => eprintln!("agentd: skip the row of {name}: {error}"),
         }
     }
     let mut order: Vec<usize> = (0..figures.len()).collect();
     let mut dice = 1u64;
     for round in 0..=args.rounds {
-        // Namespaces are torn down some milliseconds after their end: in a changing order, each row pays for each other in turn.
+        // Namespaces are torn down some milliseconds after their end. Shuffling the order spreads this cost over all rows.
         shuffle(&mut order, &mut dice);
         for figure in &order {
             let took = measure(&figures[*figure].row).await?;
-            // The first round warms up.
+            // The first round is a warm-up.
             if round > 0 {
                 figures[*figure].samples.push(took);
             }
         }
     }
-    let live_machines = microvms.map_or_else(Vec::new, |microvms| vec![microvms.live, microvms.saved]);
-    for sandbox in [Some(live), live_container].into_iter().flatten().chain(live_machines) {
+    let natives = std::iter::once((LinuxNativeBackend::NAME, live.clone()));
+    let containers = live_container.iter().map(|sandbox| (ContainerBackend::NAME, sandbox.clone()));
+    let files = files::measure(&natives.chain(containers).collect::<Vec<_>>(), args.rounds).await?;
+    for sandbox in [Some(live), live_container].into_iter().flatten().chain(microvms).chain(machines) {
         sandbox.destroy().await?;
     }
     for pool in pools {
         pool.drain().await?;
-    }
-    let memory = machines.as_ref().map(|machines| machines.memory);
-    if let Some(machines) = machines {
-        machines.destroy().await?;
     }
     drop(progress);
     let base = median(&mut figures[0].samples);
@@ -151,7 +144,8 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
             .map(|(name, p50)| serde_json::json!({ "name": name, "p50_us": p50.as_micros() as f64, "ratio": ratio(*p50, base) }))
             .collect();
         let all = serde_json::json!({
-            "rounds": args.rounds, "rows": rows, "gondolin_memory_bytes": memory, "firecracker_restore_ratio": restore
+            "rounds": args.rounds, "rows": rows, "gondolin_memory_bytes": memory, "firecracker_restore_ratio": restore,
+            "files_ratios": files.into_iter().collect::<std::collections::BTreeMap<_, _>>()
         });
         writeln!(out, "{all:#}")?;
     } else {
@@ -159,10 +153,16 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
         for (name, p50) in &rows {
             writeln!(out, "{name:<48}{:>12}{:>9.2}×", p50.as_micros(), ratio(*p50, base))?;
         }
+        for (backend, ratio) in files {
+            writeln!(
+                out,
+                "{backend}: creating, reading the status of and removing 20,000 files on tmpfs takes {ratio:.2}× the time outside"
+            )?;
+        }
         if let Some([exec, session, sdk]) = gondolin {
             writeln!(
                 out,
-                "gondolin: exec takes {:.2}× of the time by its session socket, {:.2}× of that by its SDK",
+                "gondolin: exec takes {:.2}× the time of an exec by its session socket, {:.2}× that of its SDK",
                 ratio(exec, session),
                 ratio(exec, sdk)
             )?;
@@ -171,31 +171,13 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
             writeln!(out, "gondolin: host memory of a machine that has just started: {} MiB", memory >> 20)?;
         }
         if let Some(restore) = restore {
-            writeln!(out, "firecracker: restore + first exec is {restore:.2}× what Firecracker alone takes")?;
+            writeln!(out, "firecracker: restore + first exec takes {restore:.2}× the time of Firecracker alone")?;
         }
     }
     Ok(0)
 }
 
-/// What peers need on disk; gone when dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn make() -> std::io::Result<Self> {
-        let dir = std::env::temp_dir().join(format!("agentd-bench-{}", std::process::id()));
-        std::fs::create_dir(&dir)?;
-        Ok(Self(dir))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed is small and lies in the directory for temporary files.
-        std::fs::remove_dir_all(&self.0).ok();
-    }
-}
-
-/// Fisher and Yates' shuffle, with dice that fall alike in every run (Marsaglia's xorshift).
+/// Shuffles `order` (Fisher-Yates) with a random generator that yields the same sequence in every run (Marsaglia's xorshift).
 fn shuffle(order: &mut [usize], dice: &mut u64) {
     for last in (1..order.len()).rev() {
         *dice ^= *dice << 13;
@@ -215,41 +197,34 @@ async fn measure(row: &Row) -> Result<Duration, Failure> {
     match row {
         Row::Spawn => spawn(&[PROGRAM.to_owned()])?,
         Row::Program(line) => spawn(line)?,
-        Row::Alone(alone, way) => return alone.execute(way),
-        Row::Bare(bare) => return bare.load(),
+        Row::Timed(measure) => return measure().await,
         Row::Exec(sandbox) => exec(sandbox).await?,
-        Row::First(backend) => {
-            let sandbox = backend.create_sandbox(SandboxSpec::default()).await?;
-            exec(&sandbox).await?;
-            let took = started.elapsed();
-            sandbox.destroy().await?;
-            return Ok(took);
-        }
-        Row::Restore(sandbox) => {
-            sandbox.restore(firecracker::SNAPSHOT_NAME).await?;
-            exec(sandbox).await?;
-            let took = started.elapsed();
-            tokio::time::sleep(firecracker::NEXT_SPARE).await;
-            return Ok(took);
-        }
         Row::Cold(backend) => {
             let sandbox = backend.create_sandbox(SandboxSpec::default()).await?;
             exec(&sandbox).await?;
             sandbox.destroy().await?;
         }
-        Row::Warm(pool) => {
+    }
+    Ok(started.elapsed())
+}
+
+/// Measures the time for which a caller of a warm pool waits. Creating the next idle sandbox is not counted.
+fn warm(pool: Arc<SandboxPool>) -> Row {
+    Row::Timed(Box::new(move || {
+        let pool = pool.clone();
+        Box::pin(async move {
+            let started = Instant::now();
             let sandbox = pool.take().await?;
             exec(&sandbox).await?;
             sandbox.destroy().await?;
             let took = started.elapsed();
             pool.filled().await?;
-            return Ok(took);
-        }
-    }
-    Ok(started.elapsed())
+            Ok(took)
+        })
+    }))
 }
 
-/// A pool that has its spares.
+/// Creates a pool and waits until it is filled.
 async fn warm_pool(backend: Arc<dyn IsolationBackend>) -> Result<Arc<SandboxPool>, Failure> {
     let pool = SandboxPool::new(backend, SandboxSpec::default(), PoolLimits::default())?;
     pool.filled().await?;
@@ -259,7 +234,11 @@ async fn warm_pool(backend: Arc<dyn IsolationBackend>) -> Result<Arc<SandboxPool
 async fn exec(sandbox: &Arc<dyn Sandbox>) -> Result<(), Failure> {
     let outcome =
         sandbox.exec(Command { argv: vec![PROGRAM.into()], cwd: Some(Path::new("/").into()), ..Command::default() }).await?;
-    if outcome.exit_code == Some(0) { Ok(()) } else { Err(format!("{PROGRAM} ended as {outcome:?}").into()) }
+    if outcome.exit_code == Some(0) {
+        Ok(())
+    } else {
+        Err(format!("measure an exec of {PROGRAM}: it failed: {outcome:?}").into())
+    }
 }
 
 fn spawn(line: &[String]) -> Result<(), Failure> {
@@ -268,14 +247,14 @@ fn spawn(line: &[String]) -> Result<(), Failure> {
     if status.success() { Ok(()) } else { Err(format!("{}: {status}", line.join(" ")).into()) }
 }
 
-/// Runs a peer once, to see whether it can be measured here. Its error is what it says itself.
+/// Runs a peer once, to find out whether it can be measured on this machine. The error is the first line of its standard error.
 fn try_out(line: &[String]) -> Result<(), Failure> {
     let output = Spawn::new(&line[0]).args(&line[1..]).stdin(Stdio::null()).output()?;
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let first = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it said nothing");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let first = stderr.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no error message");
     Err(format!("{first} ({})", output.status).into())
 }
 

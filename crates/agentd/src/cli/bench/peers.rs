@@ -1,17 +1,17 @@
-//! Other programs that make sandboxes, measured when they are installed: showing and hiding what a sandbox of ours does, and
-//! unsharing what it unshares, as far as they can.
+//! Other sandbox programs, measured if they are installed. Each shows, hides and unshares the same as a sandbox of agentd, as far
+//! as it can.
 
 use serde_json::{Value, json};
 use std::{fs, io, path::Path};
 
-/// Bind mounts of the system that every peer gets, besides a private /tmp, /var/tmp and /home.
+/// Directories of the system that every peer gets as bind mounts, and private directories.
 const SYSTEM: [&str; 3] = ["/usr", "/etc", "/opt"];
 const PRIVATE: [&str; 3] = ["/tmp", "/var/tmp", "/home"];
-/// What runtimes read to size their thread pools.
+/// Directories that language runtimes read to size their thread pools.
 const PROCESSORS: [&str; 2] = ["/sys/devices/system/cpu", "/sys/devices/system/node"];
-/// Entries of `/proc` that tell of the host and that everybody can read.
+/// Entries of `/proc` that reveal the host's state and that every user can read.
 const COVERED: [&str; 5] = ["/proc/keys", "/proc/key-users", "/proc/kallsyms", "/proc/cmdline", "/proc/modules"];
-/// Links as they are on systems that have everything in /usr.
+/// Symbolic links of systems that have all programs in `/usr`.
 const LINKS: [(&str, &str); 4] = [("usr/bin", "/bin"), ("usr/sbin", "/sbin"), ("usr/lib", "/lib"), ("usr/lib64", "/lib64")];
 
 /// A peer: its name in the table, and the command that runs `program` in it.
@@ -20,17 +20,18 @@ pub(super) struct Peer {
     pub line: Vec<String>,
 }
 
-/// The peers that are installed. What they need on disk is made below `dir`, which outlives them.
+/// Returns the installed peers. Their files are created below `dir`, which must outlive them.
 pub(super) fn installed(dir: &Path, program: &str) -> io::Result<Vec<Peer>> {
     let mut peers = Vec::new();
     if found("bwrap") {
         peers.push(Peer { name: "bwrap, everything unshared", line: bwrap(program) });
+        peers.push(Peer { name: "bwrap, /usr, /proc, /dev and /tmp only", line: plain_bwrap(program) });
     }
-    // Every account but root's is rootless to runc, which finds it out by itself only in some cases.
+    // For runc, every user but root is rootless; runc detects this itself only in some cases.
     let rootless = if rustix::process::geteuid().is_root() { "--rootless=false" } else { "--rootless=true" };
     for (name, runtime, options) in [
         ("crun, an OCI bundle of the same", "crun", &["--cgroup-manager=disabled"][..]),
-        // It cannot be told to make no control group; as an ordinary user it makes none.
+        // runc has no option to create no cgroup; as an ordinary user it creates none.
         ("runc, an OCI bundle of the same", "runc", &[rootless][..]),
         ("runsc, an OCI bundle of the same", "runsc", &["--network=none", "--ignore-cgroups"][..]),
     ] {
@@ -51,8 +52,8 @@ pub(super) fn installed(dir: &Path, program: &str) -> io::Result<Vec<Peer>> {
     Ok(peers)
 }
 
-/// Those of `paths` that this machine has.
-fn there(paths: &[&'static str]) -> impl Iterator<Item = &'static str> {
+/// Returns those of `paths` that exist on this machine.
+fn existing(paths: &[&'static str]) -> impl Iterator<Item = &'static str> {
     paths.iter().copied().filter(|path| Path::new(path).exists())
 }
 
@@ -64,10 +65,10 @@ fn bwrap(program: &str) -> Vec<String> {
     let options = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"];
     let mut line: Vec<&str> = options.to_vec();
     line.extend(["--hostname", "agentd", "--proc", "/proc", "--dev", "/dev"]);
-    for dir in SYSTEM.into_iter().chain(there(&PROCESSORS)) {
+    for dir in SYSTEM.into_iter().chain(existing(&PROCESSORS)) {
         line.extend(["--ro-bind", dir, dir]);
     }
-    for entry in there(&COVERED) {
+    for entry in existing(&COVERED) {
         line.extend(["--ro-bind", "/dev/null", entry]);
     }
     for (target, link) in LINKS {
@@ -80,7 +81,18 @@ fn bwrap(program: &str) -> Vec<String> {
     line.into_iter().map(str::to_owned).collect()
 }
 
-/// A bundle of the OCI runtime specification below `dir`; its path.
+/// Returns the usual minimal command of bubblewrap, which shows and hides less than a sandbox of agentd.
+fn plain_bwrap(program: &str) -> Vec<String> {
+    let mut line = vec!["bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/usr", "/usr"];
+    line.extend(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
+    for (target, link) in LINKS {
+        line.extend(["--symlink", target, link]);
+    }
+    line.push(program);
+    line.into_iter().map(str::to_owned).collect()
+}
+
+/// Creates a bundle of the OCI runtime specification below `dir`; returns its path.
 fn bundle(dir: &Path, program: &str) -> io::Result<String> {
     let root = dir.join("rootfs");
     for place in SYSTEM.iter().chain(&PRIVATE).chain(&["/proc", "/dev"]) {
@@ -101,7 +113,7 @@ fn config(program: &str) -> Value {
     mounts.push(
         json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"] }),
     );
-    mounts.extend(SYSTEM.into_iter().chain(there(&PROCESSORS)).map(bind));
+    mounts.extend(SYSTEM.into_iter().chain(existing(&PROCESSORS)).map(bind));
     mounts.extend(PRIVATE.into_iter().map(tmpfs));
     let namespaces: Vec<Value> =
         ["pid", "network", "ipc", "uts", "mount", "user", "cgroup"].into_iter().map(|kind| json!({ "type": kind })).collect();

@@ -1,0 +1,1 @@
+//! Empty: the contract consists of the tests.

@@ -1,0 +1,111 @@
+//! Commands in sandboxes: attached commands, which end when their client leaves, and detached commands, whose output is logged.
+
+use crate::{
+    connection::Connection,
+    error::DaemonError,
+    log,
+    protocol::{During, Reply, Stream},
+    serve::Server,
+};
+use agentd_core::{Command, ControlReport, EndReason, ExecStreams, StdinSource};
+use agentd_isolation::protect::Report;
+use agentd_log::LogFailure as _;
+use agentd_sandboxes::Name;
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+};
+
+impl Server {
+    pub(crate) async fn exec(&self, name: &Name, command: Command, client: &mut Connection) -> Result<(), DaemonError> {
+        let (sandbox, running, watched) = self.used_by_command(name).await?;
+        let mut handle = sandbox.exec_streaming(command).await?;
+        watched.deliver(|report| send_streams(client, handle.take_streams(), sandbox.controls(), report))?;
+        let outcome = loop {
+            tokio::select! {
+                outcome = handle.wait() => break outcome,
+                said = client.receive::<During>() => match said {
+                    Ok((During::Signal(signal), _)) => handle.signal(signal).await?,
+                    Ok((During::Resize(size), _)) => handle.resize(size).await?,
+                    Ok((During::End(reason), _)) => handle.end(reason).await?,
+                    // The client is gone, so nothing waits for the command any more.
+                    Err(_) => {
+                        handle.end(EndReason::Cancelled).await?;
+                        break handle.wait().await;
+                    }
+                },
+            }
+        };
+        self.used(name).await;
+        drop(running);
+        let report = watched.look_after().await?;
+        let sent = match outcome {
+            Ok(outcome) => watched.deliver(|report| Ok(client.send(&Reply::Ended(Box::new(outcome), report), &[])?)),
+            Err(error) => Err(error.into()),
+        };
+        if sent.is_err() {
+            // The daemon may end before the next client connects. If the disk is full, the note is lost, but the next client
+            // still receives the report.
+            log::open(&self.state.log_directory(name))
+                .and_then(|mut notes| log::note(&mut notes, &report))
+                .or_warn("write changes of protected paths to the sandbox's log", name);
+        }
+        sent
+    }
+
+    pub(crate) async fn detach(
+        self: &Arc<Self>,
+        name: &Name,
+        mut command: Command,
+        client: &Connection,
+    ) -> Result<(), DaemonError> {
+        self.state.record(name)?;
+        command.stdin = StdinSource::Null;
+        command.pty = None;
+        let folder = self.state.log_directory(name);
+        let kept = |source| DaemonError::Refused(format!("open the command log in {}: {source}", folder.display()));
+        let logs = [log::open(&folder).map_err(kept)?, log::open(&folder).map_err(kept)?];
+        let mut notes = log::open(&folder).map_err(kept)?;
+        let (sandbox, running, watched) = self.used_by_command(name).await?;
+        let mut handle = sandbox.exec_streaming(command).await?;
+        let streams = handle.take_streams();
+        for (from, to) in [streams.stdout, streams.stderr].into_iter().flatten().zip(logs) {
+            // Output that cannot be written (the disk is full) is lost. The pipe is then closed, and the command continues.
+            let of = name.clone();
+            tokio::spawn(
+                async move { log::append(from, to).await.or_warn("write output of a detached command to its log", &of) },
+            );
+        }
+        // If the client is gone, the command continues, and the next client receives the report.
+        watched
+            .deliver(|report| client.send(&Reply::Made(sandbox.controls().to_vec(), report), &[]))
+            .or_debug("reply to the client of a detached command", name);
+        let (server, name) = (self.clone(), name.clone());
+        tokio::spawn(async move {
+            handle.wait().await.or_warn("wait for a detached command", &name);
+            server.used(&name).await;
+            drop(running);
+            // The report goes to the log, and also to the next client.
+            if let Some(report) = watched.look_after().await.or_warn("compare protected paths", &name) {
+                // If the disk is full, the note is lost, but the next client still receives the report.
+                log::note(&mut notes, &report).or_warn("write changes of protected paths to the sandbox's log", &name);
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Sends the streams of a command to its client. The daemon's copies are closed afterwards: an open copy would keep the command
+/// waiting for a reader, or the reader for the end of the stream.
+fn send_streams(client: &Connection, streams: ExecStreams, layers: &[ControlReport], report: Report) -> Result<(), DaemonError> {
+    let all = [
+        (Stream::Stdin, streams.stdin),
+        (Stream::Stdout, streams.stdout),
+        (Stream::Stderr, streams.stderr),
+        (Stream::Pty, streams.pty),
+    ];
+    let there: Vec<_> = all.iter().filter_map(|(stream, fd)| Some((*stream, fd.as_ref()?.as_fd()))).collect();
+    let fds: Vec<BorrowedFd<'_>> = there.iter().map(|(_, fd)| *fd).collect();
+    let streams = there.iter().map(|(stream, _)| *stream).collect();
+    Ok(client.send(&Reply::Started { streams, layers: layers.to_vec(), report }, &fds)?)
+}

@@ -1,0 +1,89 @@
+//! The end of what is no longer used: sandboxes whose time to live is over, processes of idle sandboxes, and mounted disks.
+
+use crate::{error::DaemonError, serve::Server, ttl};
+use agentd_isolation::layered::runtime::SandboxRuntime;
+use agentd_log::LogFailure as _;
+use agentd_sandboxes::{Lifetime, Name, State};
+use std::{sync::PoisonError, time::Duration};
+
+/// The time after which the processes of an unused sandbox are ended. Its data stays on disk.
+const WARM: Duration = Duration::from_secs(300);
+
+/// The time for which the disk of a sandbox without processes stays mounted, in case the sandbox is started again.
+const MOUNTED: Duration = Duration::from_secs(10);
+
+impl Server {
+    /// Removes the sandboxes whose time to live is over, and ends the processes of idle sandboxes. Returns true if the daemon
+    /// must keep running.
+    pub(crate) async fn look_after(&self) -> bool {
+        let now = ttl::now();
+        let mut busy = false;
+        let lifetimes = self.lifetimes().await.or_warn("list sandboxes", "store").unwrap_or_default();
+        for (name, lifetime) in lifetimes {
+            let runtime = self.runtimes.get(&name);
+            // A locked sandbox is in use, so it is not idle; it is checked next time.
+            let Ok(mut runtime) = runtime.try_lock() else {
+                busy = true;
+                continue;
+            };
+            let running = runtime.running.as_ref().is_some_and(|running| running.commands_running() > 0);
+            if ttl::over(&lifetime, running, now) && self.is_over(&name, running, now).await {
+                // A sandbox that cannot be removed now is tried again next time.
+                if self.remove(&name, runtime).await.or_warn("remove expired sandbox", &name).is_some() {
+                    tracing::info!(%name, "sandbox removed: its time to live has expired");
+                }
+                continue;
+            }
+            self.rest(&name, &mut runtime, running).await;
+            busy |= runtime.running.is_some() || lifetime.idle_ttl.is_some() || lifetime.total_ttl.is_some();
+        }
+        self.runtimes.tidy();
+        self.rest_disks(MOUNTED).await;
+        busy
+    }
+
+    /// Returns the lifetimes of all sandboxes. Reads only records that have changed.
+    async fn lifetimes(&self) -> Result<Vec<(Name, Lifetime)>, DaemonError> {
+        let lifetimes = self.lifetimes.clone();
+        let refresh = move |state: &State| {
+            let mut lifetimes = lifetimes.lock().unwrap_or_else(PoisonError::into_inner);
+            lifetimes.refresh(state)?;
+            Ok(lifetimes.all())
+        };
+        self.on_disk(refresh).await
+    }
+
+    /// Returns true if the time to live of a sandbox is over. The caller holds its lock. The record is read again, because the
+    /// sandbox may have been used after the lifetimes were read.
+    async fn is_over(&self, name: &Name, running: bool, now: u64) -> bool {
+        let name = name.clone();
+        let record = self.on_disk(move |state| state.record(&name)).await;
+        record.is_ok_and(|record| ttl::over(&Lifetime::from(&record), running, now))
+    }
+
+    async fn rest(&self, name: &Name, runtime: &mut SandboxRuntime, running: bool) {
+        let unused = runtime.used.is_none_or(|used| used.elapsed() >= WARM);
+        if runtime.running.is_some() && unused && !running && !runtime.paused {
+            runtime.end().await.or_warn("end idle sandbox", name);
+            tracing::info!(%name, "idle sandbox ended");
+        }
+    }
+
+    /// Unmounts the disks that have been unused for this long.
+    async fn rest_disks(&self, unused: Duration) {
+        let rest = move |state: &State| {
+            state.rest(unused);
+            Ok(())
+        };
+        self.on_disk(rest).await.or_warn("unmount unused disks", unused);
+    }
+
+    /// Ends all processes of all sandboxes, and unmounts their disks.
+    pub(crate) async fn end(&self) {
+        for (name, runtime) in self.runtimes.each() {
+            // The launcher ends processes that cannot be ended here.
+            runtime.lock().await.end().await.or_warn("end sandbox", &name);
+        }
+        self.rest_disks(Duration::ZERO).await;
+    }
+}

@@ -1,0 +1,47 @@
+//! Named sandboxes, whose processes outlive the invocations of their clients.
+//!
+//! For each user, one process has all named sandboxes: the **daemon** (`agentd daemon`). The first client that needs it starts
+//! the daemon. The daemon holds the sandboxes' processes and answers over a Unix socket that only its user can reach. It ends
+//! some seconds after the last sandbox process and the last request.
+//!
+//! The state of a sandbox is on disk (`agentd_sandboxes`). When the daemon dies, the kernel and the daemon's launcher end every
+//! process of its sandboxes. The next daemon starts a sandbox again from disk when the sandbox is next needed.
+//!
+//! The data of a command's streams never passes through the daemon: a client receives the descriptors.
+//!
+//! - `client` and `control` are the client's side, and find the daemon through its `folder`; `protocol`, `connection` and
+//!   `report` are the messages.
+//! - `process` is the daemon's process, `serve` and `commands` carry out requests, `idle` ends what is unused,
+//!   and `runtimes` holds the running sandboxes.
+//! - `protection` tracks protected paths, `ttl` the lifetimes, `log` the output of detached commands, `daemon_log` the daemon's
+//!   own log.
+
+mod client;
+mod commands;
+mod connection;
+mod control;
+mod daemon_log;
+mod error;
+mod files;
+mod folder;
+#[doc(hidden)]
+pub mod fuzz;
+mod idle;
+mod log;
+mod process;
+mod protection;
+mod protocol;
+mod report;
+mod runtimes;
+mod serve;
+mod ttl;
+
+pub use agentd_kernel::mount::OwnMounts;
+pub use client::{After, Client, Started};
+pub use control::Stopped;
+pub use daemon_log::LogFile;
+pub use error::DaemonError;
+pub use log::path as log_path;
+pub use process::run;
+pub use protocol::{Activity, Daemon, Status};
+pub use report::Finding;

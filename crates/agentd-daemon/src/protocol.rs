@@ -1,0 +1,185 @@
+//! The messages between clients and the daemon: frames of `agentd_supervisor::channel`. Each connection carries one request and
+//! the messages that follow from it.
+
+use agentd_core::{Command, ControlReport, EndReason, Grant, Outcome, PtySize};
+use agentd_isolation::protect::Report;
+use agentd_sandboxes::{About, Name};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The protocol version. It changes whenever a message changes: a daemon that was started by another build rejects the request
+/// and reports its version. [`Hello`] begins with the version, and [`Reply::Failed`] with [`Failure::Version`] has the same form
+/// in all versions.
+pub(crate) const VERSION: u32 = 9;
+
+/// Largest frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
+pub(crate) const MAX_FRAME: usize = 4 << 20;
+
+/// Largest file that is copied in or out, in bytes.
+pub(crate) const MAX_FILE: u64 = 1 << 30;
+
+/// The first message of a client.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub version: u32,
+    pub request: Request,
+}
+
+/// The requests.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Create a sandbox.
+    Create { name: Name, about: Box<About> },
+    /// Start a command in a sandbox. Answered by [`Reply::Started`] and, at its end, [`Reply::Ended`]; a detached command by
+    /// [`Reply::Made`] at once.
+    Exec { name: Name, command: Box<Command>, detach: bool },
+    /// Return the state of all sandboxes that have processes.
+    Status,
+    /// Pause all processes of a sandbox.
+    Pause { name: Name },
+    /// Resume all processes of a sandbox.
+    Resume { name: Name },
+    /// Save the state of a sandbox under a name.
+    Snapshot { name: Name, snapshot: Name },
+    /// Create new sandboxes from the current state of a sandbox, or from one of its snapshots.
+    Fork { name: Name, snapshot: Option<Name>, new: Vec<Name> },
+    /// Restore a snapshot.
+    Restore { name: Name, snapshot: Name },
+    /// Remove a snapshot.
+    Forget { name: Name, snapshot: Name },
+    /// Return the changes of a sandbox since a snapshot, or compared with these layers of its image. The reply has a descriptor
+    /// of the list.
+    Diff { name: Name, since: Option<Name>, image: Vec<PathBuf> },
+    /// Check the data on disk. The reply has a descriptor of the findings.
+    Check,
+    /// Replace the grants of a sandbox in which no command runs.
+    Regrant { name: Name, grants: Vec<Grant> },
+    /// End the processes of a sandbox and remove the sandbox.
+    Remove { name: Name },
+    /// Copy a file out of a sandbox. The reply has a descriptor of its content.
+    Read { name: Name, path: PathBuf },
+    /// Copy a file into a sandbox. The request has a descriptor of its content.
+    Write { name: Name, path: PathBuf },
+    /// Return information about the daemon.
+    Daemon,
+}
+
+impl Request {
+    /// Returns the kind of request and its sandbox, for the log. Commands and environments are not logged, because they may hold
+    /// secrets.
+    pub(crate) fn summary(&self) -> (&'static str, Option<&Name>) {
+        match self {
+            Self::Create { name, .. } => ("create", Some(name)),
+            Self::Exec { name, .. } => ("exec", Some(name)),
+            Self::Status => ("status", None),
+            Self::Pause { name } => ("pause", Some(name)),
+            Self::Resume { name } => ("resume", Some(name)),
+            Self::Snapshot { name, .. } => ("snapshot", Some(name)),
+            Self::Fork { name, .. } => ("fork", Some(name)),
+            Self::Restore { name, .. } => ("restore", Some(name)),
+            Self::Forget { name, .. } => ("forget snapshot", Some(name)),
+            Self::Diff { name, .. } => ("diff", Some(name)),
+            Self::Check => ("fsck", None),
+            Self::Regrant { name, .. } => ("regrant", Some(name)),
+            Self::Remove { name } => ("remove", Some(name)),
+            Self::Read { name, .. } => ("read file", Some(name)),
+            Self::Write { name, .. } => ("write file", Some(name)),
+            Self::Daemon => ("daemon", None),
+        }
+    }
+}
+
+/// Messages of a client while its command runs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum During {
+    /// Send a signal to the command.
+    Signal(i32),
+    /// The size of the command's terminal has changed.
+    Resize(PtySize),
+    /// End the command.
+    End(EndReason),
+}
+
+/// The replies of the daemon.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// The request was carried out.
+    Done,
+    /// The request failed; nothing was changed.
+    Failed(Failure),
+    /// A sandbox was created, or a detached command was started. Carries the report of each layer, and changes of protected
+    /// paths.
+    Made(Vec<ControlReport>, Report),
+    /// A command was started. The descriptors belong to `streams`, in this order. `report` has the changes of protected paths
+    /// since the last report.
+    Started { streams: Vec<Stream>, layers: Vec<ControlReport>, report: Report },
+    /// The command has ended. Carries its outcome, and changes of protected paths.
+    Ended(Box<Outcome>, Report),
+    /// The state of all sandboxes that have processes.
+    Status(Vec<Status>),
+    /// Information about the daemon.
+    Daemon(Daemon),
+}
+
+/// Reasons why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Failure {
+    /// The program could not be executed.
+    Spawn { program: String, errno: i32 },
+    /// The client and the daemon have different versions of these messages. The number is the daemon's version.
+    Version(u32),
+    /// The sandbox, or a process that it needs, was lost for this reason.
+    Lost(String),
+    /// Any other error, as text.
+    Other(String),
+}
+
+/// The streams of a command that have a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Stream {
+    Stdin,
+    Stdout,
+    Stderr,
+    Pty,
+}
+
+/// Information about the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Its process id.
+    pub pid: u32,
+    /// The version of agentd that the daemon runs.
+    pub version: String,
+    /// The version of the messages between the daemon and its clients.
+    pub protocol: u32,
+    /// When the daemon started, in seconds since 1970.
+    pub started: u64,
+    /// The sandboxes that have processes.
+    pub sandboxes: Vec<Status>,
+}
+
+/// The state of a sandbox that has processes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub name: Name,
+    /// The state.
+    pub doing: Activity,
+}
+
+/// The states of a sandbox that has processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activity {
+    /// The processes of the sandbox run.
+    Lives {
+        /// The number of running commands.
+        commands: usize,
+    },
+    /// The processes of the sandbox are paused.
+    Stands {
+        /// The number of paused commands.
+        commands: usize,
+    },
+    /// The sandbox is being started, saved, restored or removed.
+    Changes,
+}

@@ -1,0 +1,366 @@
+//! Carries out the requests of clients.
+
+use crate::{
+    connection::Connection,
+    error::DaemonError,
+    protection::{SharedWatch, Watches},
+    protocol::{Activity, Daemon, Failure, Hello, Reply, Request, Status, VERSION},
+    report,
+    runtimes::Runtimes,
+    ttl,
+};
+use agentd_core::{ControlReport, Grant, Sandbox, SandboxSpec};
+use agentd_isolation::{
+    grants,
+    layered::runtime::{self, SandboxRuntime},
+    protect::Report,
+};
+use agentd_log::LogFailure as _;
+use agentd_sandboxes::{About, ForkSource, Lifetimes, Name, SaveMode, State, StateError};
+use agentd_supervisor::channel::ChannelError;
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Arc, Mutex},
+};
+use tokio::sync::MutexGuard;
+
+/// The state of the daemon.
+pub(crate) struct Server {
+    pub state: Arc<State>,
+    pub runtimes: Runtimes,
+    pub watches: Watches,
+    /// When the daemon started, in seconds since 1970.
+    started: u64,
+    pub lifetimes: Arc<Mutex<Lifetimes>>,
+}
+
+impl Server {
+    pub(crate) fn new(state: Arc<State>) -> Result<Self, DaemonError> {
+        Ok(Self {
+            state,
+            runtimes: Runtimes::new()?,
+            watches: Watches::default(),
+            started: ttl::now(),
+            lifetimes: Arc::default(),
+        })
+    }
+
+    /// Serves one connection until it ends.
+    pub(crate) async fn serve(self: Arc<Self>, mut client: Connection) {
+        // If the client is gone, no reply reaches it, but its request is still carried out.
+        let (hello, fds) = match client.receive::<Hello>().await {
+            Ok((hello, fds)) => (Some(hello), fds),
+            // Requests of another version may have another form.
+            Err(ChannelError::Frame(error)) => {
+                tracing::warn!(%error, "cannot read request");
+                (None, Vec::new())
+            }
+            Err(error) => {
+                tracing::debug!(%error, "client disconnected without sending a request");
+                return;
+            }
+        };
+        let reply = match hello {
+            Some(Hello { version: VERSION, request }) => {
+                let (kind, name) = request.summary();
+                tracing::debug!(kind, name = name.map(ToString::to_string), "request");
+                self.answer(request, fds, &mut client).await
+            }
+            other => {
+                tracing::warn!(
+                    client = other.map(|hello| hello.version),
+                    own = VERSION,
+                    "client refused: protocol version mismatch"
+                );
+                Ok(Some((Reply::Failed(Failure::Version(VERSION)), None)))
+            }
+        };
+        let (reply, fd) = match reply {
+            Ok(None) => return,
+            Ok(Some(reply)) => reply,
+            Err(error) => {
+                tracing::info!(%error, "request refused");
+                (Reply::Failed(error.into()), None)
+            }
+        };
+        let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
+        client.send(&reply, &fds).or_debug("reply to client", "socket");
+    }
+
+    /// Carries out a request. Returns `None` if all replies were already sent.
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request,
+        mut fds: Vec<OwnedFd>,
+        client: &mut Connection,
+    ) -> Result<Option<(Reply, Option<OwnedFd>)>, DaemonError> {
+        match request {
+            Request::Create { name, about } => {
+                let layers = self.create(name, *about).await?;
+                return Ok(Some((Reply::Made(layers, Report::default()), None)));
+            }
+            Request::Exec { name, command, detach: true } => {
+                self.detach(&name, *command, client).await?;
+                return Ok(None);
+            }
+            Request::Exec { name, command, detach: false } => {
+                self.exec(&name, *command, client).await?;
+                return Ok(None);
+            }
+            Request::Status => return Ok(Some((Reply::Status(self.status()), None))),
+            Request::Daemon => return Ok(Some((Reply::Daemon(self.about()), None))),
+            Request::Pause { name } => self.pause(&name).await?,
+            Request::Resume { name } => self.resume(&name).await?,
+            Request::Snapshot { name, snapshot } => {
+                let of = name.clone();
+                self.committed(&name, move |state, how| state.snapshot(&of, &snapshot, how).map(drop)).await?;
+                runtime::settle(&self.state, name);
+            }
+            Request::Fork { name, snapshot: Some(snapshot), new } => {
+                let forked = self.on_disk(move |state| state.fork(&name, ForkSource::Snapshot(&snapshot), &new).map(drop)).await;
+                self.collected_unless(forked).await?;
+            }
+            Request::Fork { name, snapshot: None, new } => {
+                let of = name.clone();
+                let forked = self.committed(&name, move |state, how| state.fork(&of, ForkSource::Now(how), &new).map(drop)).await;
+                self.collected_unless(forked).await?;
+                runtime::settle(&self.state, name);
+            }
+            Request::Restore { name, snapshot } => {
+                self.restore(&name, snapshot).await?;
+                runtime::settle(&self.state, name);
+            }
+            Request::Forget { name, snapshot } => {
+                let of = name.clone();
+                self.on_disk(move |state| state.drop_snapshot(&of, &snapshot).map(drop)).await?;
+                runtime::settle(&self.state, name);
+            }
+            Request::Diff { name, since, image } => {
+                let changes = self.on_disk(move |state| state.diff(&name, since.as_ref(), &image)).await?;
+                return Ok(Some((Reply::Done, Some(report::write_changes(&changes)?))));
+            }
+            Request::Check => {
+                let problems = self.on_disk(State::fsck).await?;
+                return Ok(Some((Reply::Done, Some(report::write_problems(&problems)?))));
+            }
+            Request::Regrant { name, grants } => self.regrant(name, grants).await?,
+            Request::Remove { name } => {
+                let runtime = self.runtimes.get(&name);
+                self.remove(&name, runtime.lock().await).await?;
+            }
+            Request::Read { name, path } => {
+                let content = self.read(&name, &path).await?;
+                return Ok(Some((Reply::Done, Some(content))));
+            }
+            Request::Write { name, path } => {
+                let from = fds.pop().ok_or_else(|| {
+                    DaemonError::Refused("write a file: the request has no file descriptor for the content".to_owned())
+                })?;
+                self.write(&name, &path, from).await?;
+            }
+        }
+        Ok(Some((Reply::Done, None)))
+    }
+
+    /// Runs work on files, which may take long, in a separate thread.
+    pub(crate) async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&State) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, DaemonError> {
+        Ok(runtime::on_disk(&self.state, work).await?)
+    }
+
+    /// Creates a sandbox and starts its processes once, so that a sandbox that could never start is not created. The files that
+    /// the start creates in its root become part of the first snapshot, which is taken before any use.
+    async fn create(&self, name: Name, mut about: About) -> Result<Vec<ControlReport>, DaemonError> {
+        grants::pin(&mut about.spec)?;
+        let runtime = self.runtimes.get(&name);
+        let mut runtime = runtime.lock().await;
+        let of = name.clone();
+        let created = self.on_disk(move |state| state.create(&of, about).map(drop)).await;
+        self.collected_unless(created).await?;
+        let layers = match self.runtimes.start(&self.state, &name, &mut runtime).await {
+            Ok(running) => running.sandbox.controls().to_vec(),
+            Err(error) => {
+                // Only the first error is reported.
+                let of = name.clone();
+                self.on_disk(move |state| state.remove(&of)).await.or_warn("remove sandbox that failed to start", &name);
+                self.collect().await.or_warn("remove the sandbox's unused layers", &name);
+                return Err(error);
+            }
+        };
+        runtime.end().await?;
+        self.on_disk(move |state| state.snapshot(&name, &Name::created(), SaveMode::Commit).map(drop)).await?;
+        Ok(layers)
+    }
+
+    /// Starts the processes of a sandbox if necessary. The sandbox counts as used by a command as long as the second value is
+    /// alive.
+    pub(crate) async fn used_by(&self, name: &Name) -> Result<(Arc<dyn Sandbox>, Arc<()>), DaemonError> {
+        let runtime = self.runtimes.get(name);
+        let mut runtime = runtime.lock().await;
+        let watched = self.watched(name).await?;
+        if runtime.running.is_none() {
+            watched.starts(false);
+        }
+        let running = self.runtimes.start(&self.state, name, &mut runtime).await?;
+        Ok((running.sandbox.clone(), running.commands.clone()))
+    }
+
+    /// Starts the processes of a sandbox for a command, as [`Server::used_by`] does, and compares its protected paths. If a
+    /// protected path has changed so that a running sandbox without commands does not protect it, that sandbox is restarted.
+    pub(crate) async fn used_by_command(&self, name: &Name) -> Result<(Arc<dyn Sandbox>, Arc<()>, SharedWatch), DaemonError> {
+        let runtime = self.runtimes.get(name);
+        let mut runtime = runtime.lock().await;
+        let watched = self.watched(name).await?;
+        watched.look_before().await?;
+        let idle = runtime.running.as_ref().is_some_and(|running| running.commands_running() == 0);
+        let restarts = idle && !runtime.paused && watched.is_outdated();
+        if restarts {
+            runtime.end().await?;
+        }
+        if runtime.running.is_none() {
+            watched.starts(restarts);
+        }
+        let running = self.runtimes.start(&self.state, name, &mut runtime).await?;
+        Ok((running.sandbox.clone(), running.commands.clone(), watched))
+    }
+
+    async fn watched(&self, name: &Name) -> Result<SharedWatch, DaemonError> {
+        let of = name.clone();
+        let record = self.on_disk(move |state| state.record(&of)).await?;
+        self.watches.get(name, record.about.spec.grants).await
+    }
+
+    /// Records that a sandbox was used now, if it has an idle time to live. The sandbox must count as used until this method
+    /// returns.
+    pub(crate) async fn used(&self, name: &Name) {
+        let used = name.clone();
+        let touch = move |state: &State| {
+            if state.record(&used)?.about.idle_ttl.is_some() {
+                state.touch(&used)?;
+            }
+            Ok(())
+        };
+        // If recording fails, the sandbox is removed a little early.
+        self.on_disk(touch).await.or_warn("record the use of sandbox", name);
+    }
+
+    fn about(&self) -> Daemon {
+        Daemon {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: VERSION,
+            started: self.started,
+            sandboxes: self.status(),
+        }
+    }
+
+    fn status(&self) -> Vec<Status> {
+        let mut all = Vec::new();
+        for (name, runtime) in self.runtimes.each() {
+            // Copying a sandbox may hold its lock for long, and a status request does not wait for that.
+            let doing = match runtime.try_lock() {
+                Err(_) => Activity::Changes,
+                Ok(runtime) => match &runtime.running {
+                    Some(running) if runtime.paused => Activity::Stands { commands: running.commands_running() },
+                    Some(running) => Activity::Lives { commands: running.commands_running() },
+                    None => continue,
+                },
+            };
+            all.push(Status { name, doing });
+        }
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
+    async fn pause(&self, name: &Name) -> Result<(), DaemonError> {
+        let runtime = self.runtimes.get(name);
+        let mut runtime = runtime.lock().await;
+        Ok(runtime.pause(self.runtimes.place(&self.state, name)).await?)
+    }
+
+    async fn resume(&self, name: &Name) -> Result<(), DaemonError> {
+        let of = name.clone();
+        self.on_disk(move |state| state.record(&of).map(drop)).await?;
+        let runtime = self.runtimes.get(name);
+        let mut runtime = runtime.lock().await;
+        Ok(runtime.resume().await?)
+    }
+
+    /// Runs work that commits the changes of a sandbox as a layer; see [`SandboxRuntime::committed`].
+    async fn committed(
+        &self,
+        name: &Name,
+        work: impl FnOnce(&State, SaveMode) -> Result<(), StateError> + Send + 'static,
+    ) -> Result<(), DaemonError> {
+        let runtime = self.runtimes.get(name);
+        let mut runtime = runtime.lock().await;
+        Ok(runtime.committed(self.runtimes.place(&self.state, name), work).await?)
+    }
+
+    async fn restore(&self, name: &Name, snapshot: Name) -> Result<(), DaemonError> {
+        let runtime = self.runtimes.get(name);
+        let mut runtime = runtime.lock().await;
+        Ok(runtime.restore(self.runtimes.place(&self.state, name), snapshot).await?)
+    }
+
+    async fn regrant(&self, name: Name, grants: Vec<Grant>) -> Result<(), DaemonError> {
+        let mut spec = SandboxSpec { grants, ..SandboxSpec::default() };
+        grants::pin(&mut spec)?;
+        let runtime = self.runtimes.get(&name);
+        let mut runtime = runtime.lock().await;
+        if runtime.running.as_ref().is_some_and(|running| running.commands_running() > 0) {
+            return Err(DaemonError::Refused(format!(
+                "replace the grants of sandbox {name}: commands are running in it — end them, then try again"
+            )));
+        }
+        runtime.end().await?;
+        let of = name.clone();
+        self.on_disk(move |state| state.regrant(&of, spec.grants)).await?;
+        // The protected paths of the new grants are inspected when the sandbox is used next.
+        self.watches.forget(&name);
+        Ok(())
+    }
+
+    pub(crate) async fn remove(&self, name: &Name, mut runtime: MutexGuard<'_, SandboxRuntime>) -> Result<(), DaemonError> {
+        runtime.end().await?;
+        let name = name.clone();
+        self.watches.forget(&name);
+        self.on_disk(move |state| state.remove(&name)).await?;
+        drop(runtime);
+        self.collect().await
+    }
+
+    /// Removes layers and disks that were created for a request that then failed.
+    async fn collected_unless(&self, done: Result<(), DaemonError>) -> Result<(), DaemonError> {
+        if done.is_err() {
+            // Only the first error is reported.
+            self.collect().await.or_warn("remove unused layers", "store");
+        }
+        done
+    }
+
+    /// Removes layers that no sandbox needs.
+    async fn collect(&self) -> Result<(), DaemonError> {
+        self.on_disk(State::collect).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn status_of_locked_sandbox_returns_without_waiting() {
+        let place = tempfile::tempdir().unwrap();
+        let state = Arc::new(State::open(&place.path().join("sandboxes")).unwrap());
+        let server = Server::new(state).unwrap();
+        let name: Name = "dev".parse().unwrap();
+        let runtime = server.runtimes.get(&name);
+        let held = runtime.lock().await;
+        assert_eq!(server.status(), [Status { name, doing: Activity::Changes }]);
+        drop(held);
+        assert_eq!(server.status(), []);
+    }
+}

@@ -1,0 +1,199 @@
+//! The host's side of a machine: Node and QEMU in an agentd sandbox. They can access only the installation, read-only, and the
+//! grants. The only connection out of the sandbox is one socket.
+//!
+//! So an attacker who escapes from the machine is still inside a container. The end of the sandbox, for whatever reason, also
+//! ends Node and QEMU, and removes the private file system with their sockets and disks.
+
+use super::{
+    initramfs,
+    plan::{DISK, MachinePlan, Plan},
+    saved::Saved,
+};
+use agentd_core::{Command, ExecHandle, IsolationError, Sandbox};
+use agentd_isolation::sandbox::SharedKernelSandbox;
+use agentd_log::LogFailure as _;
+use agentd_supervisor::role;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use serde::Deserialize;
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    net::{UnixStream, unix::pipe},
+    sync::watch,
+};
+
+const PROGRAM: &str = include_str!("machine.mjs");
+
+/// The maximum length of Node's standard error that is kept, in bytes.
+const SAID: u64 = 4 << 10;
+
+/// The maximum length of the guest's console output that is kept, in bytes.
+const CONSOLE: usize = 2 << 10;
+
+/// A message of `machine.mjs`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Said {
+    /// The guest has printed this on its console while it started.
+    Console(String),
+    /// The machine did not start, or has ended; with the reason.
+    Failed(String),
+}
+
+/// The state of a machine, according to the messages of its host side.
+#[derive(Debug, Clone, Default)]
+struct State {
+    /// The last output of the guest's console during the start.
+    console: String,
+    /// The reason for the end of the machine; `None` while the machine runs.
+    ended: Option<String>,
+}
+
+/// The host's side of a machine.
+pub(super) struct Host {
+    sandbox: Arc<SharedKernelSandbox>,
+    state: watch::Receiver<State>,
+}
+
+fn io_error(context: &str) -> impl Fn(std::io::Error) -> IsolationError + '_ {
+    move |source| IsolationError::Io { context: context.to_owned(), source }
+}
+
+impl Host {
+    /// Starts a machine in `sandbox`, with a copy of a saved disk if there is one. Returns the transport to the agent in its
+    /// guest. On an error, destroys `sandbox`.
+    pub(super) async fn start(
+        sandbox: Arc<SharedKernelSandbox>,
+        plan: &Plan,
+        saved: Option<&Saved>,
+    ) -> Result<(Self, UnixStream), IsolationError> {
+        let started = Self::try_start(&sandbox, &plan.machine, &plan.initramfs, saved).await;
+        if started.is_err() {
+            // The error of the start is the cause to report, so a failure to destroy the sandbox is only logged.
+            sandbox.destroy().await.or_warn("destroy sandbox of machine that failed to start", sandbox.id());
+        }
+        started
+    }
+
+    async fn try_start(
+        sandbox: &Arc<SharedKernelSandbox>,
+        machine: &MachinePlan,
+        base: &Path,
+        saved: Option<&Saved>,
+    ) -> Result<(Self, UnixStream), IsolationError> {
+        if let Some(saved) = saved {
+            sandbox.write_file_from(Path::new(DISK), saved.open()?).await?;
+        }
+        sandbox.write_file(Path::new("/tmp/machine.mjs"), PROGRAM.as_bytes()).await?;
+        let to = sandbox.open_file(Path::new("/tmp/initramfs"), true).await?;
+        initramfs::write(base, role::program()?, to).map_err(io_error("write the initramfs of the machine"))?;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(|e| io_error("create the socket to the guest agent")(e.into()))?;
+        let state = watch_over(sandbox.stream_on(&command(machine)?, theirs).await?)?;
+        let transport = std::os::unix::net::UnixStream::from(ours);
+        transport.set_nonblocking(true).map_err(io_error("create the socket to the guest agent"))?;
+        let transport = UnixStream::from_std(transport).map_err(io_error("create the socket to the guest agent"))?;
+        Ok((Self { sandbox: sandbox.clone(), state }, transport))
+    }
+
+    /// Waits until the machine has ended and returns the reason.
+    pub(super) async fn why_ended(&self) -> String {
+        let mut state = self.state.clone();
+        let ended = state.wait_for(|state| state.ended.is_some()).await.ok().and_then(|state| state.ended.clone());
+        format!("gondolin: {}", ended.as_deref().unwrap_or("Node and QEMU exited"))
+    }
+
+    /// Waits for `agent` to attach, at most for `limit`. Returns `None` after that time. Fails if the machine ends first.
+    pub(super) async fn attached<T>(
+        &self,
+        limit: Duration,
+        agent: impl Future<Output = Result<T, IsolationError>>,
+    ) -> Result<Option<T>, IsolationError> {
+        tokio::select! {
+            attached = agent => attached.map(Some),
+            why = self.why_ended() => Err(IsolationError::MachineLost(why)),
+            () = tokio::time::sleep(limit) => Ok(None),
+        }
+    }
+
+    /// Returns the error of a start that takes too long.
+    pub(super) fn too_slow(&self, limit: Duration) -> IsolationError {
+        let console = self.state.borrow().console.trim().to_owned();
+        let limit = limit.as_secs();
+        IsolationError::MachineLost(format!(
+            "gondolin: the guest did not start within {limit} s; last console output: {console:?}"
+        ))
+    }
+
+    /// Ends the machine at once without waiting.
+    pub(super) fn kill(&self) {
+        self.sandbox.kill();
+    }
+
+    /// Returns the sandbox in which Node and QEMU run.
+    pub(super) fn sandbox(&self) -> &SharedKernelSandbox {
+        &self.sandbox
+    }
+}
+
+/// Appends `text` and keeps at most the last [`CONSOLE`] bytes.
+fn keep_end(kept: &mut String, text: &str) {
+    kept.push_str(text);
+    let excess = kept.len().saturating_sub(CONSOLE);
+    kept.drain(..kept.ceil_char_boundary(excess));
+}
+
+fn command(machine: &MachinePlan) -> Result<Command, IsolationError> {
+    let asked =
+        serde_json::to_string(machine).map_err(|error| io_error("serialize the configuration of the machine")(error.into()))?;
+    let variables = [
+        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+        ("HOME", "/root"),
+        ("TMPDIR", "/tmp"),
+        ("XDG_CACHE_HOME", "/tmp/cache"),
+        ("GONDOLIN_SESSIONS_DIR", "/tmp/sessions"),
+        ("AGENTD_MACHINE", &asked),
+    ];
+    Ok(Command {
+        argv: ["/agentd/node", "/tmp/machine.mjs"].map(Into::into).to_vec(),
+        env: variables.map(|(name, value)| (name.into(), value.into())).to_vec(),
+        ..Command::default()
+    })
+}
+
+/// Reads Node's output until Node ends. The task owns the handle, because dropping it would end Node.
+fn watch_over(mut node: Box<dyn ExecHandle>) -> Result<watch::Receiver<State>, IsolationError> {
+    let streams = node.take_streams();
+    let receiver = |fd: Option<std::os::fd::OwnedFd>| {
+        let fd = fd.ok_or_else(|| IsolationError::Protocol("Node was started without an output pipe".to_owned()))?;
+        pipe::Receiver::from_owned_fd(fd).map_err(io_error("open the output pipe of Node"))
+    };
+    let (stdout, mut stderr) = (receiver(streams.stdout)?, receiver(streams.stderr)?);
+    let (teller, state) = watch::channel(State::default());
+    tokio::spawn(async move {
+        let _node = node;
+        let complaints = async {
+            let mut said = Vec::new();
+            // Keep the first bytes and discard the rest, so that Node never blocks on a full pipe.
+            (&mut stderr).take(SAID).read_to_end(&mut said).await.or_debug("read standard error", "gondolin");
+            tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await.or_debug("read standard error", "gondolin");
+            String::from_utf8_lossy(&said).trim().to_owned()
+        };
+        let news = async {
+            // Standard output comes from our own program, which writes little.
+            let mut lines = BufReader::new(stdout.take(1 << 20)).lines();
+            let mut failed = None;
+            while let Ok(Some(line)) = lines.next_line().await {
+                match serde_json::from_str(&line) {
+                    Ok(Said::Console(text)) => teller.send_modify(|state| keep_end(&mut state.console, &text)),
+                    Ok(Said::Failed(why)) => failed = Some(why),
+                    Err(_) => failed = Some(format!("unexpected output of Node: {line:?}")),
+                }
+            }
+            failed
+        };
+        let (complaints, failed) = tokio::join!(complaints, news);
+        teller.send_modify(|state| state.ended = Some(failed.unwrap_or_else(|| format!("Node exited: {complaints}"))));
+    });
+    Ok(state)
+}

@@ -1,0 +1,140 @@
+//! The operations of a sandbox on its Gondolin machine. A snapshot holds the disk only, copied while the guest's file system is
+//! frozen. Running commands are not part of it and continue. A restore or fork starts a new machine with a copy of that disk.
+
+use super::{GondolinBackend, host::Host, plan::DISK, plan::Plan, saved::Saved};
+use agentd_core::{IsolationBackend, IsolationError, Sandbox};
+use agentd_guest::{Awake, Guest, Machine, MachineIdentity};
+use agentd_isolation::store::blocking;
+use async_trait::async_trait;
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+pub(super) struct GondolinMachine {
+    backend: GondolinBackend,
+    plan: Plan,
+    /// The host's side of the current machine; a restore replaces it.
+    host: Mutex<Arc<Host>>,
+    /// Whether the machine is suspended. The lock is held during every operation on the machine as a whole.
+    suspended: tokio::sync::Mutex<bool>,
+    snapshots: Mutex<HashMap<String, Arc<Saved>>>,
+}
+
+impl GondolinMachine {
+    pub(super) fn new(backend: GondolinBackend, plan: Plan, host: Arc<Host>) -> Arc<Self> {
+        Arc::new(Self {
+            backend,
+            plan,
+            host: Mutex::new(host),
+            suspended: tokio::sync::Mutex::default(),
+            snapshots: Mutex::default(),
+        })
+    }
+
+    fn host(&self) -> Arc<Host> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn snapshots(&self) -> MutexGuard<'_, HashMap<String, Arc<Saved>>> {
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Saves the machine's disk. A suspended machine runs for the time of the save.
+    async fn save(&self, guest: &Guest, suspended: bool) -> Result<Saved, IsolationError> {
+        let host = self.host();
+        if !suspended {
+            return self.copy(guest, &host).await;
+        }
+        let awake = Awake::new(guest);
+        host.sandbox().resume().await?;
+        let saved = self.copy(guest, &host).await;
+        host.sandbox().suspend().await?;
+        awake.over();
+        saved
+    }
+
+    async fn copy(&self, guest: &Guest, host: &Host) -> Result<Saved, IsolationError> {
+        let store = self.backend.store().clone();
+        let saved = blocking(move || Saved::make(&store)).await?;
+        let rest = guest.freeze().await?;
+        // The file contains the complete disk: freezing ends with a flush of the guest's disk, and QEMU then also flushes its
+        // tables.
+        host.sandbox().read_file_to(Path::new(DISK), self.plan.disk_bytes, saved.create()?).await?;
+        rest.thaw().await?;
+        Ok(saved)
+    }
+}
+
+#[async_trait]
+impl Machine for GondolinMachine {
+    fn backend(&self) -> Arc<dyn IsolationBackend> {
+        Arc::new(self.backend.clone())
+    }
+
+    async fn why_ended(&self) -> Option<String> {
+        Some(self.host().why_ended().await)
+    }
+
+    fn kill(&self) {
+        self.host().kill();
+    }
+
+    async fn destroy(&self) -> Result<(), IsolationError> {
+        self.host().sandbox().destroy().await?;
+        self.snapshots().clear();
+        Ok(())
+    }
+
+    /// Suspends Node and QEMU, and thereby the guest. The guest's clock jumps on resume.
+    async fn suspend(&self) -> Result<(), IsolationError> {
+        let mut suspended = self.suspended.lock().await;
+        self.host().sandbox().suspend().await?;
+        *suspended = true;
+        Ok(())
+    }
+
+    async fn resume(&self) -> Result<(), IsolationError> {
+        let mut suspended = self.suspended.lock().await;
+        self.host().sandbox().resume().await?;
+        *suspended = false;
+        Ok(())
+    }
+
+    async fn snapshot(&self, guest: &Guest, name: &str) -> Result<(), IsolationError> {
+        let suspended = self.suspended.lock().await;
+        let saved = Arc::new(self.save(guest, *suspended).await?);
+        self.snapshots().insert(name.to_owned(), saved);
+        Ok(())
+    }
+
+    async fn restore(&self, guest: &Guest, name: &str) -> Result<(), IsolationError> {
+        let mut suspended = self.suspended.lock().await;
+        let saved = self.snapshots().get(name).cloned();
+        let saved = saved.ok_or_else(|| IsolationError::Invalid {
+            what: "snapshot".to_owned(),
+            reason: format!("this sandbox has no snapshot '{name}'"),
+        })?;
+        self.host().sandbox().destroy().await?;
+        *suspended = false;
+        let identity = MachineIdentity::generate()?;
+        let attach = |host, transport| {
+            *self.host.lock().unwrap_or_else(PoisonError::into_inner) = host;
+            guest.renew(transport, &self.plan.guest, identity.clone())
+        };
+        self.backend.boot(&self.plan, Some(&saved), attach).await
+    }
+
+    async fn fork(&self, guest: &Guest) -> Result<Arc<dyn Sandbox>, IsolationError> {
+        let saved = {
+            let suspended = self.suspended.lock().await;
+            self.save(guest, *suspended).await?
+        };
+        Ok(self.backend.open(self.plan.clone(), Some(saved)).await?)
+    }
+
+    fn restores(&self, name: &str) -> bool {
+        self.snapshots().contains_key(name)
+    }
+}

@@ -1,0 +1,95 @@
+//! The parts of an installation: directories that are complete or do not exist.
+
+use super::error::{Context, SetupError};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{self, File, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+/// The prefix of the names of incomplete parts.
+pub(crate) const UNFINISHED: &str = ".new-";
+
+/// Returns the directory below `home` for the part of this `kind` and these `ingredients`. If the part does not exist, calls
+/// `make` with an empty directory and moves that into place.
+pub(crate) fn part(
+    home: &Path,
+    kind: &str,
+    ingredients: &[&str],
+    make: impl FnOnce(&Path) -> Result<(), SetupError>,
+) -> Result<PathBuf, SetupError> {
+    let path = home.join(format!("{kind}-{}", digest_of(ingredients)));
+    if path.is_dir() {
+        return Ok(path);
+    }
+    let fresh =
+        tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(home).context(|| "create a temporary directory".to_owned())?;
+    // Sandboxes of another user read the part too.
+    fs::set_permissions(fresh.path(), Permissions::from_mode(0o755)).context(|| format!("chmod {}", fresh.path().display()))?;
+    make(fresh.path())?;
+    fs::rename(fresh.keep(), &path).context(|| format!("rename the new part to {}", path.display()))?;
+    Ok(path)
+}
+
+/// Returns a short digest of a list. The length of each ingredient is hashed too, so that different lists have different digests.
+fn digest_of(ingredients: &[&str]) -> String {
+    let mut hasher = Sha256::new();
+    for ingredient in ingredients {
+        hasher.update((ingredient.len() as u64).to_le_bytes());
+        hasher.update(ingredient);
+    }
+    hex(&hasher.finalize()[..8])
+}
+
+/// Returns the SHA-256 digest of a file.
+pub(crate) fn digest(path: &Path) -> Result<String, SetupError> {
+    let read = || -> io::Result<String> {
+        let mut hasher = Sha256::new();
+        io::copy(&mut File::open(path)?, &mut Hashing(&mut hasher))?;
+        Ok(hex(&hasher.finalize()))
+    };
+    read().context(|| format!("read {}", path.display()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+struct Hashing<'a>(&'a mut Sha256);
+
+impl io::Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn part_is_built_once_per_ingredients_and_removed_after_failure() {
+        let home = tempfile::tempdir().unwrap();
+        let fill = |name: &'static str| move |dir: &Path| fs::write(dir.join(name), name).context(|| "write".to_owned());
+        let one = part(home.path(), "x", &["a", "b"], fill("one")).unwrap();
+        assert_eq!(part(home.path(), "x", &["a", "b"], |_| panic!("an existing part is built again")).unwrap(), one);
+        assert!(one.join("one").is_file());
+        for others in [&["ab"][..], &["a", "b", ""], &["b", "a"]] {
+            assert_ne!(part(home.path(), "x", others, fill("two")).unwrap(), one);
+        }
+        let failing = |dir: &Path| {
+            fill("half")(dir)?;
+            Err(SetupError::NoProgram { program: "p".to_owned(), remedy: "r".to_owned() })
+        };
+        assert!(part(home.path(), "y", &[], failing).is_err());
+        let left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| name.to_string_lossy().starts_with("x-")), "{left:?}");
+    }
+}

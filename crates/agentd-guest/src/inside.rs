@@ -1,0 +1,105 @@
+//! Creates sandboxes in a guest, over one of its directories.
+
+use super::{sanitize::sanitize_evidence, sync::Held};
+use agentd_core::{BackendTraits, Evidence, IsolationError, SandboxSpec, Startup};
+use agentd_isolation::{
+    container, probe,
+    sandbox::SharedKernelSandbox,
+    shared_kernel::{BackendKind, SharedKernelBackend},
+};
+use agentd_kernel::privileges::Capabilities;
+use agentd_log::LogFailure as _;
+use agentd_supervisor::plan::SandboxPlan;
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// The directory that becomes the root of sandboxes. A guest has one.
+static ROOT: OnceLock<PathBuf> = OnceLock::new();
+
+/// The kind of backend that creates sandboxes in a guest.
+pub struct Over;
+
+impl BackendKind for Over {
+    const NAME: &'static str = "guest";
+    const BOUNDARY: Option<Capabilities> = Some(Capabilities::OWN_ROOT);
+    const TRAITS: BackendTraits = BackendTraits {
+        own_kernel: true,
+        own_root: true,
+        uid_zero: true,
+        moves_grants: true,
+        startup: Startup::Milliseconds,
+        ..BackendTraits::UNKNOWN
+    };
+
+    type Config = ();
+
+    fn plan((): &(), spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+        let root = ROOT
+            .get()
+            .ok_or_else(|| IsolationError::Internal("create a sandbox: the root directory of the guest is not set".to_owned()))?;
+        container::plan_over(root, spec)
+    }
+}
+
+/// Creates sandboxes over one directory of a guest, and holds the copies of granted files.
+pub(super) struct Inside {
+    backend: SharedKernelBackend<Over>,
+    /// The directory that becomes the sandbox's root.
+    pub(super) root: PathBuf,
+    /// Copies of granted files, by their number.
+    copies: Mutex<BTreeMap<u32, Held>>,
+}
+
+impl Inside {
+    pub(super) fn new(root: &Path) -> Arc<Self> {
+        ROOT.get_or_init(|| root.to_path_buf());
+        Arc::new(Self { backend: SharedKernelBackend::configured(root, ()), root: root.to_path_buf(), copies: Mutex::default() })
+    }
+
+    /// Creates a sandbox.
+    pub(super) async fn make(&self, spec: SandboxSpec) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
+        self.backend.create_on_shared_kernel(spec).await
+    }
+
+    /// Locks the copies of granted files.
+    pub(super) async fn copies(&self) -> MutexGuard<'_, BTreeMap<u32, Held>> {
+        self.copies.lock().await
+    }
+
+    /// Runs the isolation probe: attacks such a sandbox and exceeds its limits. Changing the root does not count as an attack,
+    /// because the root belongs to the sandbox.
+    pub(super) async fn probe(&self) -> Result<Vec<Evidence>, IsolationError> {
+        let io =
+            |source| IsolationError::Io { context: "create the target directory of the probe in the guest".to_owned(), source };
+        let place = ProbeDir::make().map_err(io)?;
+        let mut evidence = probe::attack(&self.backend, &place.0).await?;
+        evidence.extend(probe::limits(&self.backend).await);
+        Ok(sanitize_evidence(evidence))
+    }
+}
+
+/// A `tmpfs` outside of every sandbox's root, as the target of the probe's attacks. Unmounted when dropped.
+struct ProbeDir(PathBuf);
+
+impl ProbeDir {
+    fn make() -> io::Result<Self> {
+        let place = std::env::temp_dir().join(format!("agentd-probe-place-{}", std::process::id()));
+        std::fs::create_dir_all(&place)?;
+        rustix::mount::mount("tmpfs", &place, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, None)?;
+        Ok(Self(place))
+    }
+}
+
+impl Drop for ProbeDir {
+    fn drop(&mut self) {
+        // A directory that cannot be removed disappears with the machine.
+        rustix::mount::unmount(&self.0, UnmountFlags::DETACH).or_warn("unmount", &self.0);
+        std::fs::remove_dir(&self.0).or_warn("remove mount point", &self.0);
+    }
+}

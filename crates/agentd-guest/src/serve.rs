@@ -1,0 +1,237 @@
+//! The guest's side of connections: accepts one after the other, and serves the single sandbox of the guest.
+
+use super::{
+    MachineIdentity,
+    frame::{MAX_FROM_GUEST, MAX_TO_GUEST},
+    inside::Inside,
+    protocol::{Attaching, FromGuest, ToGuest, path},
+    sanitize::Failure,
+    sync::Held,
+    transport,
+    work::{Ended, Work},
+};
+use agentd_core::{ControlReport, IsolationError, Sandbox};
+use agentd_isolation::sandbox::SharedKernelSandbox;
+use agentd_kernel::{machine_identity, mount::names, namespace};
+use agentd_log::LogFailure as _;
+use std::{
+    future::Future,
+    io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// The file in which a sandbox looks up its own host name (`hosts(5)`).
+const HOSTS: &str = "/etc/hosts";
+
+/// The file with the sandbox's host name (`hostname(5)`).
+const HOST_NAME: &str = "/etc/hostname";
+
+/// Time that a new connection has to send its purpose. Other connections wait meanwhile.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves connections, one after the other, until a shutdown is requested. Creates one sandbox with `root` as its root, and
+/// changes `root`. A connection that ends without being quiesced ends everything. In any case the sandbox is destroyed before
+/// this call returns.
+///
+/// The process must be root of its machine, have called the role handler (`agentd::isolation::take_role`), and should have one
+/// thread.
+///
+/// # Errors
+/// Returns the error of `accept`, and the reason for an unexpected end of a connection.
+pub async fn serve<A, F, R, W>(mut accept: A, root: PathBuf) -> io::Result<()>
+where
+    A: FnMut() -> F,
+    F: Future<Output = io::Result<(R, W)>>,
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let around = Inside::new(&root);
+    let mut work = None;
+    let served = connections(&mut accept, &around, &mut work).await;
+    end(work.as_ref()).await;
+    // The last transport is closed only now, because the host may then destroy the machine.
+    served.map(drop)
+}
+
+/// Destroys the sandbox, and flushes what it wrote to disk.
+async fn end(work: Option<&Work>) {
+    if let Some(work) = work {
+        work.thaw();
+        // Processes that survive disappear with the machine, which ends next.
+        work.sandbox.destroy().await.or_warn("destroy the guest's sandbox", work.sandbox.id());
+    }
+    rustix::fs::sync();
+}
+
+/// Serves connections until a shutdown is requested, and returns the last transport.
+async fn connections<A, F, R, W>(accept: &mut A, around: &Arc<Inside>, work: &mut Option<Work>) -> io::Result<(R, W)>
+where
+    A: FnMut() -> F,
+    F: Future<Output = io::Result<(R, W)>>,
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut resting: Option<(R, W)> = None;
+    loop {
+        let (mut reader, mut writer) = accept().await?;
+        drop(resting.take());
+        match attach(&mut reader, &mut writer, around, work).await {
+            Ok(true) => {}
+            // The peer was not an agentd host, or has received the error as its answer.
+            Ok(false) | Err(_) => continue,
+        }
+        let Some(work) = work.as_mut() else { continue };
+        match work.serve(&mut reader, &mut writer).await.map_err(io::Error::other)? {
+            Ended::ToRest => resting = Some((reader, writer)),
+            Ended::ForEver => return Ok((reader, writer)),
+        }
+    }
+}
+
+/// Reads the purpose of a connection, carries it out, and answers. Returns true if the connection is to be served.
+async fn attach<R, W>(reader: &mut R, writer: &mut W, around: &Arc<Inside>, work: &mut Option<Work>) -> io::Result<bool>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let said = async {
+        transport::greet(reader, writer).await?;
+        transport::recv(reader, MAX_TO_GUEST).await
+    };
+    let asked = match tokio::time::timeout(TIMEOUT, said).await.map_err(io::Error::from)?? {
+        ToGuest::Attach(Attaching::Fill { number, place, changes }) => {
+            return fill(reader, writer, around, (number, path(place), changes)).await;
+        }
+        ToGuest::Attach(asked) => prepare(asked, around, work).await,
+        _ => Err(invalid("the first request of a connection must be an attach request")),
+    };
+    let served = asked.is_ok();
+    transport::send(writer, &FromGuest::Attached(asked.map_err(Failure::from)), MAX_FROM_GUEST).await?;
+    Ok(served)
+}
+
+/// Fills a copy from the connection. Returns false, because such a connection is not served.
+async fn fill<R, W>(
+    reader: &mut R,
+    writer: &mut W,
+    around: &Arc<Inside>,
+    (number, place, changes): (u32, PathBuf, bool),
+) -> io::Result<bool>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let filled = Held::fill(&place, changes, reader).await;
+    let failed = filled.is_err();
+    let mut copies = around.copies().await;
+    let answer = filled.map(|held| drop(copies.insert(number, held))).map(|()| Vec::new()).map_err(Failure::from);
+    transport::send(writer, &FromGuest::Attached(answer), MAX_FROM_GUEST).await?;
+    if failed {
+        // Closing a connection with unread data may also discard the answer, so the rest is read first.
+        tokio::io::copy(reader, &mut tokio::io::sink()).await?;
+    }
+    Ok(false)
+}
+
+async fn prepare(asked: Attaching, around: &Arc<Inside>, work: &mut Option<Work>) -> Result<Vec<ControlReport>, IsolationError> {
+    match (asked, work) {
+        (Attaching::New(spec), none @ None) => {
+            let (spec, identity) = spec.into_spec();
+            if let Some(identity) = &identity {
+                become_machine(identity)?;
+            }
+            let sandbox = around.make(spec).await?;
+            if let Some(identity) = &identity {
+                become_sandbox(identity, &sandbox).await?;
+            }
+            let layers = sandbox.controls().to_vec();
+            *none = Some(Work::new(around.clone(), sandbox));
+            Ok(layers)
+        }
+        (Attaching::Adopt(identity), Some(work)) => {
+            become_machine(&identity)?;
+            become_sandbox(&identity, &work.sandbox).await?;
+            work.renew();
+            Ok(work.sandbox.controls().to_vec())
+        }
+        (Attaching::Proceed { realtime_ns }, Some(work)) => {
+            realtime_ns.map_or(Ok(()), machine_identity::set_clock)?;
+            Ok(work.sandbox.controls().to_vec())
+        }
+        (Attaching::Fill { .. }, _) => Err(invalid("copies must be filled before the sandbox is created")),
+        (Attaching::New(_), Some(_)) => Err(invalid("the sandbox already exists")),
+        (_, None) => Err(invalid("the sandbox does not exist yet")),
+    }
+}
+
+fn invalid(reason: &str) -> IsolationError {
+    IsolationError::Invalid { what: "attach request to the guest".to_owned(), reason: reason.to_owned() }
+}
+
+/// Gives the machine its identity. The random seed comes first, because the other steps may need random numbers.
+fn become_machine(identity: &MachineIdentity) -> Result<(), IsolationError> {
+    machine_identity::seed(&identity.seed)?;
+    identity.realtime_ns.map_or(Ok(()), machine_identity::set_clock)?;
+    machine_identity::set_host_name(identity.hostname.as_bytes())?;
+    Ok(())
+}
+
+async fn become_sandbox(identity: &MachineIdentity, sandbox: &SharedKernelSandbox) -> Result<(), IsolationError> {
+    namespace::rename(sandbox.pidfd().as_fd(), identity.hostname.as_bytes())?;
+    // Files are read and written from inside the sandbox, because its root may contain malicious links.
+    let read = async |path: &str| match sandbox.read_file(Path::new(path), names::MOST).await {
+        Ok(content) => Ok(Some(content)),
+        // The sandbox has removed the file or replaced it.
+        Err(IsolationError::File { .. }) => Ok(None),
+        Err(error) => Err(error),
+    };
+    let hosts = read(HOSTS).await?;
+    let host_name = read(HOST_NAME).await?.filter(|present| {
+        // A name that the sandbox set itself is kept, like all other saved state.
+        hosts.as_deref().and_then(names::name_in) == Some(present.trim_ascii())
+    });
+    let files = [
+        ("/etc/machine-id", Some(identity.machine_id_text().into_bytes())),
+        (HOST_NAME, host_name.map(|_| format!("{}\n", identity.hostname).into_bytes())),
+        (HOSTS, hosts.map(|present| names::renamed(&present, &identity.hostname))),
+    ];
+    for (path, content) in files {
+        let Some(content) = content else { continue };
+        match sandbox.write_file(Path::new(path), &content).await {
+            // A file that the sandbox has replaced is the sandbox's choice, and not an error.
+            Ok(()) | Err(IsolationError::File { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_connection_does_not_block_next_connection() {
+        let (mut silent, first) = tokio::io::duplex(100);
+        let (mut host, second) = tokio::io::duplex(100);
+        let mut transports = VecDeque::from([first, second]);
+        let accept = move || {
+            let transport = transports.pop_front();
+            async move { transport.map(tokio::io::split).ok_or_else(|| io::Error::other("no more transports")) }
+        };
+        let served = tokio::spawn(serve(accept, PathBuf::from("/no/such/root")));
+        let (mut reader, mut writer) = tokio::io::split(&mut host);
+        transport::greet(&mut reader, &mut writer).await.unwrap();
+        let request = ToGuest::Attach(Attaching::Proceed { realtime_ns: None });
+        transport::send(&mut writer, &request, MAX_TO_GUEST).await.unwrap();
+        let answer = transport::recv(&mut reader, MAX_FROM_GUEST).await.unwrap();
+        assert!(matches!(answer, FromGuest::Attached(Err(Failure::Invalid { .. }))));
+        assert_eq!(served.await.unwrap().unwrap_err().to_string(), "no more transports");
+        tokio::io::AsyncWriteExt::write_all(&mut silent, b"late").await.unwrap_err();
+    }
+}

@@ -1,0 +1,162 @@
+//! The host's side of a connection: sends requests and dispatches answers. Everything received from a guest is untrusted.
+
+use super::{
+    frame::{FrameError, MAX_FROM_GUEST, MAX_TO_GUEST},
+    mux::{Mux, Next},
+    protocol::{FromGuest, ToGuest},
+};
+use agentd_core::IsolationError;
+use agentd_isolation::exec::transport::Loss;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
+use tokio::sync::mpsc;
+
+/// The number of events of one exec or operation that may be queued. The guest sends one answer to each.
+const NEWS: usize = 1;
+
+/// A connection to a guest, as shared by the execs and operations of one attachment.
+pub(super) struct Session {
+    pub(super) mux: Arc<Mux>,
+    listeners: Mutex<HashMap<u32, mpsc::Sender<FromGuest>>>,
+    next: AtomicU32,
+    /// Constructor of the error that reports the loss, set when the connection is lost.
+    loss: OnceLock<Loss>,
+    /// The guest has been asked to shut down.
+    ending: AtomicBool,
+    /// The guest has been asked to quiesce.
+    resting: AtomicBool,
+}
+
+/// An exec or operation: its number and the events that the guest sends for it. The events end when the guest is lost.
+pub(super) struct Operation {
+    pub(super) session: Arc<Session>,
+    pub(super) id: u32,
+    events: mpsc::Receiver<FromGuest>,
+}
+
+impl Session {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            mux: Mux::new(MAX_TO_GUEST, MAX_FROM_GUEST),
+            listeners: Mutex::default(),
+            next: AtomicU32::new(1),
+            loss: OnceLock::new(),
+            ending: AtomicBool::new(false),
+            resting: AtomicBool::new(false),
+        })
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, HashMap<u32, mpsc::Sender<FromGuest>>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Allocates the number of an operation, and registers for its events.
+    pub(super) fn begin(self: &Arc<Self>) -> Result<Operation, IsolationError> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, events) = mpsc::channel(NEWS);
+        let mut listeners = self.listeners();
+        if self.mux.lost().is_some() {
+            return Err(self.why_lost());
+        }
+        listeners.insert(id, sender);
+        drop(listeners);
+        Ok(Operation { session: self.clone(), id, events })
+    }
+
+    /// Queues a request. Never blocks.
+    pub(super) fn request(&self, request: &ToGuest) -> Result<(), IsolationError> {
+        self.mux.send(request).map_err(refused)
+    }
+
+    /// Asks the guest to shut down.
+    pub(super) fn shut_down(&self) -> Result<(), IsolationError> {
+        self.ending.store(true, Ordering::Relaxed);
+        self.request(&ToGuest::Shutdown)
+    }
+
+    /// Asks the guest to quiesce. This is the last message to the guest on this connection.
+    pub(super) fn rest(&self) -> Result<(), IsolationError> {
+        self.resting.store(true, Ordering::Relaxed);
+        self.mux.hold(&ToGuest::Quiesce, false).map_err(refused)
+    }
+
+    /// Returns true if the guest has been asked to shut down, so that the end of the connection is expected.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    /// Handles a message from the guest. Returns an error if the guest violates the protocol.
+    pub(super) fn handle(&self, said: FromGuest) -> Result<Next, String> {
+        let id = match &said {
+            FromGuest::Quiesced if self.resting.swap(false, Ordering::Relaxed) => return Ok(Next::Stop),
+            FromGuest::Quiesced => return Err("the guest reported an unrequested quiesce".to_owned()),
+            FromGuest::Attached(_) => return Err("the guest answered the attach request twice".to_owned()),
+            FromGuest::Ended { id, .. }
+            | FromGuest::Failed { id, .. }
+            | FromGuest::Done { id, .. }
+            | FromGuest::Probed { id, .. }
+            | FromGuest::Used { id, .. } => *id,
+        };
+        if id == 0 || id >= self.next.load(Ordering::Relaxed) {
+            return Err(format!("the guest sent an event for operation {id}, which was never started"));
+        }
+        match self.listeners().get(&id).map(|listener| listener.try_send(said)) {
+            Some(Err(mpsc::error::TrySendError::Full(_))) => Err(format!("the guest sent too many events for operation {id}")),
+            // An operation that was dropped has no listener.
+            _ => Ok(Next::More),
+        }
+    }
+
+    /// Marks the connection as lost, and ends the events of all operations. Only the first loss is kept.
+    pub(super) fn lose(&self, loss: Loss, why: &str) {
+        self.loss.get_or_init(|| loss);
+        self.mux.lose(why);
+        self.listeners().clear();
+    }
+
+    /// Returns the error that reports why the connection is lost.
+    pub(super) fn why_lost(&self) -> IsolationError {
+        let why = self.mux.lost().unwrap_or_else(|| "the guest's agent does not answer".to_owned());
+        self.loss.get().map_or_else(|| IsolationError::MachineLost(why.clone()), |loss| loss(why.clone()))
+    }
+}
+
+/// Converts the error of a request that cannot be sent.
+pub(super) fn refused(error: FrameError) -> IsolationError {
+    match error {
+        FrameError::QueueFull | FrameError::TooMany { .. } => IsolationError::Busy(error.to_string()),
+        error => IsolationError::Invalid { what: "request to the guest".to_owned(), reason: error.to_string() },
+    }
+}
+
+impl Operation {
+    /// Waits for the next event of the operation; returns `None` when the guest is lost.
+    pub(super) async fn next_event(&mut self) -> Option<FromGuest> {
+        self.events.recv().await
+    }
+
+    /// Waits for the answer to the operation. `subject` is the path or name that an error mentions.
+    pub(super) async fn answer(&mut self, subject: &str) -> Result<FromGuest, IsolationError> {
+        match self.next_event().await {
+            Some(FromGuest::Failed { failure, .. }) => Err(failure.into_error(subject)),
+            Some(said) => Ok(said),
+            None => Err(self.session.why_lost()),
+        }
+    }
+
+    /// Returns the error for an answer that does not match the operation.
+    pub(super) fn out_of_order() -> IsolationError {
+        IsolationError::Protocol("the guest's answer does not match the request".to_owned())
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        self.session.listeners().remove(&self.id);
+    }
+}

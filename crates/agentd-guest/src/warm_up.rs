@@ -1,0 +1,21 @@
+//! Work that an agent can do before its first request, so that the first request does not wait for this work.
+
+use super::inside::Inside;
+use agentd_core::{Command, IsolationError, Sandbox, SandboxSpec};
+use std::path::Path;
+
+/// The program that is executed. Executing it also loads the libraries that nearly every program uses.
+const PROGRAM: &str = "/bin/true";
+
+/// Creates a sandbox with `root` as its root, runs a program in it, and destroys it. Afterwards the launcher is running, and the
+/// page cache holds what the kernel and the launcher read from disk. A machine saved at that point spares those reads in every
+/// machine restored from it.
+///
+/// # Errors
+/// Returns the error of creating or destroying the sandbox. A root without the program is not an error.
+pub async fn warm_up(root: &Path) -> Result<(), IsolationError> {
+    let sandbox = Inside::new(root).make(SandboxSpec::default()).await?;
+    // A root without a working `/bin/true` may still contain other programs.
+    sandbox.exec(Command { argv: vec![PROGRAM.into()], ..Command::default() }).await.ok();
+    sandbox.destroy().await
+}

@@ -1,0 +1,119 @@
+//! The folders of agentd, and the place of its cache.
+
+use super::{passwd, private};
+use crate::data;
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+/// The name of agentd's folder in each folder of the user.
+const NAME: &str = "agentd";
+
+/// The place of what probes proved, below the home directory of a user without a runtime directory. It lies in the data folder,
+/// so that `~/.cache` contains nothing of agentd and can be granted.
+const PROOFS: [&str; 4] = [".local", "share", NAME, "proofs"];
+
+/// A folder that no grant may contain or lie in.
+pub(super) struct Folder {
+    pub path: PathBuf,
+    /// Whether agentd trusts the folder even if a payload creates it later.
+    pub may_be_made: bool,
+    /// The purpose of the folder, for the message.
+    pub holds: &'static str,
+    /// The advice to the user, for the message.
+    pub remedy: &'static str,
+}
+
+impl Folder {
+    fn data(path: PathBuf) -> Self {
+        let remedy = "grant a directory that does not overlap it, or set AGENTD_DATA_DIR to a directory outside all grants";
+        Self { path, may_be_made: true, holds: "where agentd stores images, sandboxes and its daemon's socket", remedy }
+    }
+
+    fn cache(path: PathBuf) -> Self {
+        Self {
+            path,
+            may_be_made: true,
+            holds: "where agentd caches the results of its probes",
+            remedy: "grant a directory that does not overlap it",
+        }
+    }
+
+    fn configuration(path: PathBuf) -> Self {
+        Self {
+            path,
+            may_be_made: true,
+            holds: "which is reserved for agentd's configuration",
+            remedy: "grant a directory that does not overlap it",
+        }
+    }
+
+    /// Creates an entry for a folder of a backend, which contains programs that the backend executes or state that it trusts.
+    pub fn of_backend(path: &Path) -> Self {
+        let holds = "which holds files that the backend executes or trusts";
+        Self { path: path.to_path_buf(), may_be_made: true, holds, remedy: "grant a directory that does not overlap it" }
+    }
+}
+
+/// Returns all folders that this user's runs of agentd trust, whatever environment the next run has. For root, the folders of
+/// other users are included.
+pub(super) fn all() -> Vec<Folder> {
+    let user = rustix::process::geteuid().as_raw();
+    let mut folders: Vec<Folder> = data::data_directory().map(Folder::data).into_iter().collect();
+    folders.push(Folder::cache(runtime_base(user).join(NAME)));
+    folders.push(Folder::configuration(Path::new("/etc").join(NAME)));
+    if user == 0 {
+        folders.push(Folder::data("/var/lib/agentd".into()));
+    }
+    let named = named_home();
+    let own = own_home(user).filter(|own| named.as_ref() != Some(own));
+    for home in named.into_iter().chain(own) {
+        folders.extend(of_home(&home));
+    }
+    if user == 0 {
+        // A sandbox created by root has the rights of the owner of a granted directory, so the folders of other users are refused
+        // like root's own.
+        let others = passwd::homes().into_iter().filter(|(uid, _)| *uid != 0).flat_map(|(_, home)| of_home(&home));
+        folders.extend(others.filter(|folder| folder.path.exists()).map(|folder| Folder { may_be_made: false, ..folder }));
+    }
+    folders
+}
+
+fn of_home(home: &Path) -> [Folder; 3] {
+    [
+        Folder::data(home.join(".local/share").join(NAME)),
+        Folder::cache(PROOFS.iter().fold(home.to_path_buf(), |path, name| path.join(name))),
+        Folder::configuration(home.join(".config").join(NAME)),
+    ]
+}
+
+/// Returns this user's home directory: that of `/etc/passwd` if it exists, otherwise that of `HOME`.
+pub(crate) fn home() -> Option<PathBuf> {
+    let own = own_home(rustix::process::geteuid().as_raw()).filter(|home| home.is_dir());
+    own.or_else(named_home)
+}
+
+fn named_home() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute() && home != Path::new("/"))
+}
+
+fn own_home(user: u32) -> Option<PathBuf> {
+    passwd::homes().into_iter().find_map(|(uid, home)| (uid == user).then_some(home))
+}
+
+/// Returns the runtime directory of `user` (`file-hierarchy(7)`).
+fn runtime_base(user: u32) -> PathBuf {
+    if user == 0 { PathBuf::from("/run") } else { PathBuf::from(format!("/run/user/{user}")) }
+}
+
+/// Opens the cache folder, and creates it if necessary. Returns `None` if no place for it can be opened; nothing is cached then.
+///
+/// If the user has a runtime directory or a home in `/etc/passwd`, no environment variable changes the place. The folder that
+/// `XDG_CACHE_HOME` names may be in the workspace, where a payload could write to it.
+pub fn cache_folder() -> Option<OwnedFd> {
+    let user = rustix::process::geteuid().as_raw();
+    // The cache of root lies below root's home in `/etc/passwd`, even if HOME names another directory.
+    let home = if user == 0 { own_home(user) } else { home() };
+    private::open(&runtime_base(user), &[NAME]).or_else(|_| private::open(&home.unwrap_or_default(), &PROOFS)).ok()
+}

@@ -1,0 +1,77 @@
+//! Protects the files that agentd trusts: its data, cache, configuration and runtime folders, and its own executable. No sandbox
+//! may access these files. A payload that writes to them controls what later runs trust and execute; a payload that reads them
+//! reaches sockets.
+//!
+//! Covering such a folder inside a grant would not be sufficient, because a payload can rename a parent of it. So [`guard`]
+//! refuses every grant that contains such a folder or lies in one, and makes the executable a protected path, which stays
+//! read-only.
+
+mod executable;
+mod folders;
+mod mounts;
+mod overlap;
+mod passwd;
+mod private;
+
+pub use folders::cache_folder;
+pub(crate) use folders::home;
+pub use private::{read, replace};
+
+use crate::grants;
+use agentd_core::{Access, Grant, IsolationError, SandboxSpec};
+use folders::Folder;
+use mounts::Mounts;
+use overlap::{FolderTree, GrantedTree};
+use std::path::Path;
+
+/// Resolves the grants of `spec` and checks them against the folders of agentd and against `more`, the folders of a backend.
+/// Returns the spec with the executable of this process protected. Only the objects that were checked can be mounted.
+///
+/// # Errors
+/// [`IsolationError::Invalid`] for a grant that contains one of these folders or lies in one, and the errors of [`grants::pin`].
+pub fn guard(mut spec: SandboxSpec, more: &[&Path]) -> Result<SandboxSpec, IsolationError> {
+    grants::pin(&mut spec)?;
+    check(&spec.grants, more)?;
+    executable::protect(&mut spec.grants)?;
+    Ok(spec)
+}
+
+fn check(grants: &[Grant], more: &[&Path]) -> Result<(), IsolationError> {
+    if grants.is_empty() {
+        return Ok(());
+    }
+    let mut folders = folders::all();
+    folders.extend(more.iter().map(|path| Folder::of_backend(path)));
+    let failed = |grant: &Grant, source| IsolationError::Io {
+        context: format!("compare grant {} with the folders of agentd", grant.path.display()),
+        source,
+    };
+    let mounts = Mounts::read().map_err(|source| failed(&grants[0], source))?;
+    let trees: Vec<_> = folders.iter().map(|folder| FolderTree::at(&folder.path, &mounts)).collect();
+    for grant in grants {
+        let granted = GrantedTree::at(&grant.path, &mounts).map_err(|source| failed(grant, source))?;
+        let mut places = folders.iter().zip(&trees);
+        if let Some((folder, reason)) = places.find_map(|(folder, tree)| Some((folder, refusal(grant, &granted, folder, tree)?)))
+        {
+            return Err(IsolationError::Invalid {
+                what: format!("grant {}", grant.path.display()),
+                reason: format!("{reason} {}, {} — {}", folder.path.display(), folder.holds, folder.remedy),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Returns the reason for which `folder` forbids `grant`, if it does. A missing folder forbids only writable grants, because a
+/// payload could create it.
+fn refusal(grant: &Grant, granted: &GrantedTree, folder: &Folder, tree: &FolderTree) -> Option<&'static str> {
+    if granted.lies_in(tree) {
+        return Some("the grant lies in");
+    }
+    let matters = grant.access == Access::ReadWrite && folder.may_be_made || tree.exists();
+    (matters && granted.contains(tree)).then_some("the grant contains")
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,106 @@
+//! Records what a comparison of protected paths left out.
+
+use agentd_core::escape;
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+/// The limit or the obstacle that stopped a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The tree has more directories than are searched.
+    TooManyDirectories,
+    /// The directories of the tree have more names than are read.
+    TooManyNames,
+    /// The directory cannot be listed.
+    Unreadable,
+    /// Git's settings are too large, or name too many files.
+    TooManySettings,
+    /// Protected directories have more entries than are compared.
+    TooManyEntries,
+    /// More bytes of protected files were changed just before than are read.
+    TooManyBytes,
+    /// Processes of the sandbox may have changed files after the comparison.
+    StillRunning,
+}
+
+/// One path at which a comparison stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The first path that was not compared.
+    #[serde(with = "agentd_kernel::path_bytes::one")]
+    pub path: PathBuf,
+    /// The reason.
+    pub cause: Cause,
+}
+
+/// The parts that a comparison left out: the first path for each cause.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gaps(Vec<Gap>);
+
+impl Gaps {
+    pub(super) fn add(&mut self, path: &Path, cause: Cause) {
+        if !self.0.iter().any(|gap| gap.cause == cause) {
+            self.0.push(Gap { path: path.to_path_buf(), cause });
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: Self) {
+        for gap in other.0 {
+            self.add(&gap.path, gap.cause);
+        }
+    }
+
+    /// Returns whether everything was compared.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the first path for each cause.
+    pub fn iter(&self) -> impl Iterator<Item = &Gap> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for Gap {
+    /// Writes one line. The path was chosen by a payload, so its control characters are escaped.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = escape::name(&self.path);
+        write!(f, "protected paths not all compared: {path}")?;
+        match self.cause {
+            Cause::TooManyDirectories | Cause::TooManyNames => write!(
+                f,
+                ": the search for git directories stopped here, because the tree is too large — grant less (--workspace), make \
+                 large directories read-only (--ro), or review git directories there before host programs use them"
+            ),
+            Cause::Unreadable => write!(
+                f,
+                ": the directory cannot be listed — remove it, make it readable (chmod u+rx), or grant it read-only (--ro)"
+            ),
+            Cause::TooManySettings => {
+                write!(
+                    f,
+                    ": git's settings are too large or name too many files — review git's settings before you run git there"
+                )
+            }
+            Cause::TooManyEntries => {
+                write!(f, ": protected directories have too many entries — review the directory, or make it read-only (--ro)")
+            }
+            Cause::StillRunning => {
+                write!(
+                    f,
+                    ": processes of the sandbox may still run, and change files here — review the directory when they have ended"
+                )
+            }
+            Cause::TooManyBytes => {
+                write!(
+                    f,
+                    ": too many bytes of protected files were written just before — review the file before host programs use it"
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Locates the files that a git repository executes or obeys (`gitrepository-layout(5)`). This module reads all files itself:
+//! running git would execute commands that a payload wrote into the configuration.
+
+mod config;
+pub(crate) mod fuzz;
+mod index;
+mod settings;
+
+pub(super) use index::entries as index_entries;
+pub(super) use settings::{Named, named_by_all};
+
+use super::{list::LIST, read};
+use rustix::fs::{AtFlags, statat};
+use std::{
+    ffi::OsStr,
+    os::{fd::AsFd, unix::ffi::OsStrExt as _},
+    path::{Path, PathBuf},
+};
+
+/// The directories in a git directory that contain further git directories.
+const NESTED: [&str; 2] = ["modules", "worktrees"];
+
+/// A repository with a worktree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Repository {
+    /// The directory that contains `.git`.
+    pub worktree: PathBuf,
+    /// The worktree's own git directory.
+    pub own: PathBuf,
+    /// The git directory that all worktrees of the repository share; equal to `own` for the main worktree.
+    pub common: PathBuf,
+}
+
+impl Repository {
+    /// Opens the repository whose worktree is at `root`. `.git` is its git directory, a link to that directory, or a file that
+    /// names it.
+    pub(super) fn open(root: &Path) -> Option<Self> {
+        let git = root.join(".git");
+        let meta = git.symlink_metadata().ok()?;
+        let own = if meta.is_dir() {
+            git
+        } else if meta.is_symlink() {
+            git.canonicalize().ok().filter(|real| real.is_dir())?
+        } else {
+            let content = read::absolute(&git)?;
+            root.join(path(content.strip_prefix(b"gitdir:")?)).canonicalize().ok()?
+        };
+        let common = match read::absolute(&own.join("commondir")) {
+            Some(common) => own.join(path(&common)).canonicalize().ok()?,
+            None => own.clone(),
+        };
+        Some(Self { worktree: root.to_path_buf(), own, common })
+    }
+
+    /// Returns the length of the repository's object names in bytes: 20 for SHA-1, 32 for SHA-256.
+    pub(super) fn object_bytes(&self) -> usize {
+        let settings = read::absolute(&self.common.join("config")).unwrap_or_default();
+        let mut format = None;
+        config::parse(&settings, |variable| {
+            if variable.is(b"extensions", b"objectformat") {
+                format.clone_from(&variable.value);
+            }
+        });
+        if format.is_some_and(|format| format == b"sha256") { 32 } else { 20 }
+    }
+
+    /// Returns the paths that the repository's settings name: the directory of hooks, included files, programs.
+    pub(super) fn named(&self) -> Named {
+        settings::named(&[self.common.join("config"), self.own.join("config.worktree")], &self.worktree)
+    }
+}
+
+/// Returns the paths that the settings of a git directory without a worktree name.
+pub(super) fn named_by_bare(directory: &Path) -> Named {
+    settings::named(&[directory.join("config")], directory)
+}
+
+/// Returns the absolute paths of the protected names in a git directory.
+pub(super) fn names(directory: &Path) -> impl Iterator<Item = PathBuf> + use<'_> {
+    LIST.git.iter().map(|name| directory.join(name))
+}
+
+/// Returns the absolute paths of the names in a git directory that git writes to and whose changes are reported.
+pub(super) fn reported_names(directory: &Path) -> impl Iterator<Item = PathBuf> + use<'_> {
+    LIST.git_reported.iter().map(|name| directory.join(name))
+}
+
+/// Returns whether a path relative to a git directory is a protected or reported name, or lies in one.
+pub(super) fn is_name(below: &Path) -> bool {
+    LIST.git.iter().chain(&LIST.git_reported).any(|name| below.starts_with(name))
+}
+
+/// Returns whether `path` is a parent of git directories. In these the protected names are protected, not the whole directory.
+pub(super) fn is_nest(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| NESTED.iter().any(|nested| name == *nested))
+}
+
+/// Returns whether git accepts a directory as a git directory (`is_git_directory` in its `setup.c`).
+pub(super) fn is_git_directory(path: &Path) -> bool {
+    let there = |name: &str| path.join(name).symlink_metadata().is_ok();
+    there("HEAD") && ((there("objects") && there("refs")) || there("commondir"))
+}
+
+/// Returns the same for an opened directory.
+pub(super) fn is_git_directory_at(directory: impl AsFd) -> bool {
+    let there = |name: &str| statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+    there("HEAD") && ((there("objects") && there("refs")) || there("commondir"))
+}
+
+/// Returns the path in a file of one line.
+fn path(content: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(content.trim_ascii()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn repository_of_a_linked_worktree_has_the_settings_of_the_main_one() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let (main, other) = (root.join("main"), root.join("other"));
+        fs::create_dir_all(main.join(".git/worktrees/other")).unwrap();
+        fs::create_dir(&other).unwrap();
+        fs::write(main.join(".git/worktrees/other/commondir"), "../..\n").unwrap();
+        fs::write(other.join(".git"), format!("gitdir: {}\n", main.join(".git/worktrees/other").display())).unwrap();
+        let repository = Repository::open(&other).unwrap();
+        assert_eq!(repository.common, main.join(".git"));
+        assert_eq!(repository.own, main.join(".git/worktrees/other"));
+    }
+}

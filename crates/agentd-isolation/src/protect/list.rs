@@ -1,0 +1,143 @@
+//! The list of protected paths, parsed from `paths.txt` in this directory.
+
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, sync::LazyLock};
+
+const SOURCE: &str = include_str!("paths.txt");
+
+/// The section of a path: the directory that the path is relative to, and the protection that it gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Section {
+    Git,
+    GitReported,
+    Workspace,
+    WorkspaceSuffix,
+}
+
+/// The protected paths.
+#[derive(Debug, Default)]
+pub(super) struct List {
+    /// Below a git directory: read-only if they exist.
+    pub git: Vec<&'static str>,
+    /// Below a git directory: writable, but changes are reported.
+    pub git_reported: Vec<&'static str>,
+    /// Below a writable grant: read-only if they exist.
+    pub workspace: Vec<&'static str>,
+    /// Suffixes of names directly in a writable grant: such a name is read-only if it exists.
+    pub suffixes: Vec<&'static str>,
+}
+
+/// The list compiled into this program.
+pub(super) static LIST: LazyLock<List> = LazyLock::new(|| {
+    let mut list = List::default();
+    for (section, path, _) in entries(SOURCE) {
+        match section {
+            Section::Git => list.git.push(path),
+            Section::GitReported => list.git_reported.push(path),
+            Section::Workspace => list.workspace.push(path),
+            Section::WorkspaceSuffix => list.suffixes.push(path),
+        }
+    }
+    list
+});
+
+/// Returns whether a name in a writable grant has a suffix that makes it a protected path.
+pub(super) fn has_suffix(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    LIST.suffixes.iter().any(|end| name.len() > end.len() && name.ends_with(end.as_bytes()))
+}
+
+/// Returns section, path and reason of each line. A line in another form has no entry; a test rejects such a file.
+fn entries(source: &str) -> impl Iterator<Item = (Section, &str, &str)> {
+    let mut section = None;
+    source.lines().filter_map(move |line| match line {
+        "[git directory]" => {
+            section = Some(Section::Git);
+            None
+        }
+        "[git directory, reported]" => {
+            section = Some(Section::GitReported);
+            None
+        }
+        "[workspace]" => {
+            section = Some(Section::Workspace);
+            None
+        }
+        "[workspace, names that end so]" => {
+            section = Some(Section::WorkspaceSuffix);
+            None
+        }
+        _ if line.starts_with('#') => None,
+        _ => {
+            let (path, reason) = line.split_once("  ")?;
+            Some((section?, path, reason.trim()))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    /// The column in which reasons start.
+    const REASONS: usize = 29;
+
+    use super::*;
+    use std::{
+        collections::HashSet,
+        path::{Component, Path},
+    };
+
+    #[test]
+    fn protected_list_lines_are_plain_relative_paths_with_reason() {
+        let lines = SOURCE.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '['])).count();
+        assert_eq!(entries(SOURCE).count(), lines, "a line without section, path or reason");
+        for (_, path, reason) in entries(SOURCE) {
+            assert!(!reason.is_empty(), "{path}");
+            assert!(Path::new(path).components().all(|part| matches!(part, Component::Normal(_))), "{path}");
+        }
+    }
+
+    #[test]
+    fn list_has_only_known_sections_and_columns() {
+        let (mut sections, mut entries) = (Vec::new(), 0);
+        for (number, line) in SOURCE.lines().enumerate() {
+            let line_is = |text: &str| format!("line {}: {text}: {line}", number + 1);
+            assert!(line.is_ascii() && !line.contains('\t') && line.trim_end() == line, "{}", line_is("odd characters"));
+            if line.starts_with('[') {
+                sections.push(line);
+            } else if !line.is_empty() && !line.starts_with('#') {
+                let (path, reason) = line.split_once("  ").unwrap_or_else(|| panic!("{}", line_is("no reason")));
+                assert!(!path.contains(' ') && path == path.trim_end_matches('/'), "{}", line_is("odd path"));
+                // The reasons start in one column, after a path that leaves room for it.
+                assert!(
+                    path.len() > 27 || line.len() - reason.trim().len() == REASONS,
+                    "{}",
+                    line_is("reason in another column")
+                );
+                assert!(reason.trim().split(' ').count() > 1, "{}", line_is("reason of one word"));
+                entries += 1;
+            }
+        }
+        let known = ["[git directory]", "[git directory, reported]", "[workspace]", "[workspace, names that end so]"];
+        assert_eq!(sections, known, "entries of an unknown section would belong to the one before");
+        let list = [&LIST.git, &LIST.git_reported, &LIST.workspace, &LIST.suffixes];
+        assert_eq!(list.map(Vec::len).iter().sum::<usize>(), entries);
+        assert!(LIST.suffixes.iter().all(|end| end.starts_with('.') && end.len() > 1), "{:?}", LIST.suffixes);
+    }
+
+    #[test]
+    fn protected_list_has_no_duplicate_path() {
+        let mut seen = HashSet::new();
+        for (section, path, _) in entries(SOURCE) {
+            assert!(seen.insert((section == Section::Workspace, path)), "{path}");
+        }
+    }
+
+    #[test]
+    fn protected_list_section_has_no_nested_paths() {
+        for (section, path, _) in entries(SOURCE) {
+            for (other_section, other, _) in entries(SOURCE) {
+                let inside = path != other && Path::new(path).starts_with(other);
+                assert!(!(section == other_section && inside), "{path} lies in {other}");
+            }
+        }
+    }
+}

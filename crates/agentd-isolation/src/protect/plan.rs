@@ -1,0 +1,258 @@
+//! Determines the protected paths of a grant: those of the list, the places where git finds its hooks and settings, and the
+//! targets of symbolic links.
+
+use super::{
+    gaps::{Cause, Gaps},
+    git::{self, Named, Repository},
+    list::{self, LIST},
+    read,
+    search::{Limits, search},
+    tree::Tree,
+};
+use agentd_core::{Access, Grant};
+use agentd_kernel::mount::GrantPlan;
+use rustix::fs::{CWD, Dir, FileType, OFlags};
+use std::{
+    collections::{BTreeSet, HashSet},
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+/// The maximum number of links in a directory of hooks that are followed.
+const MOST_HOOKS: usize = 256;
+
+/// The maximum number of names of a directory that are kept in memory.
+const MOST_NAMES: usize = 1 << 16;
+
+/// The parts of a grant that matter for protection.
+#[derive(Debug, Clone)]
+pub(super) struct GrantedTree {
+    pub path: PathBuf,
+    pub writable: bool,
+    pub protect: Vec<PathBuf>,
+    pub unprotected: Vec<PathBuf>,
+}
+
+impl GrantedTree {
+    pub(super) fn from_grant(grant: &Grant) -> Self {
+        let writable = grant.access == Access::ReadWrite;
+        let (protect, unprotected) = (grant.protect.clone(), grant.unprotected.clone());
+        Self { path: grant.path.clone(), writable, protect, unprotected }
+    }
+
+    /// Returns the absolute protected paths that may exist, including those that the caller released. The paths that git uses are
+    /// looked up in each call, because the host may have changed them.
+    pub(super) fn paths(&self) -> Named {
+        let entries = entries_of(&self.path);
+        let may_exist = |name: &&PathBuf| match (&entries, name.iter().next()) {
+            (Some(entries), Some(first)) => entries.contains(first),
+            _ => true,
+        };
+        let listed = self.protect.iter().chain(&self.unprotected);
+        let mut paths: Vec<PathBuf> = listed.filter(may_exist).map(|name| self.path.join(name)).collect();
+        let mut gaps = Gaps::default();
+        if self.protects() {
+            paths.extend(entries.iter().flatten().filter(|name| list::has_suffix(name)).map(|name| self.path.join(name)));
+            if entries.is_none() && self.path.is_dir() {
+                gaps.add(&self.path, Cause::TooManyNames);
+            }
+        }
+        if self.protects_git() {
+            let of_git = of_git(&self.path);
+            paths.extend(of_git.paths);
+            gaps.merge(of_git.gaps);
+        }
+        paths.retain(|path| !(git::is_nest(path) && path.parent().is_some_and(git::is_git_directory)));
+        paths.sort();
+        paths.dedup();
+        Named { paths, gaps }
+    }
+
+    /// Returns whether the caller released the path, or a directory that contains it.
+    fn is_released(&self, path: &Path) -> bool {
+        path.strip_prefix(&self.path).is_ok_and(|name| self.unprotected.iter().any(|released| name.starts_with(released)))
+    }
+
+    /// Returns whether the grant has protected paths.
+    pub(super) fn protects(&self) -> bool {
+        self.writable && !self.protect.is_empty()
+    }
+
+    /// Returns whether git's paths are protected, which are looked up in addition to the listed names.
+    fn protects_git(&self) -> bool {
+        self.protect.iter().any(|name| name.starts_with(".git") || LIST.git.iter().any(|own| name == Path::new(own)))
+    }
+}
+
+/// Returns the names below `grant` that stay read-only if they exist.
+///
+/// # Errors
+/// Returns the reason if the whole grant would have to be read-only.
+pub fn names(grant: &Path) -> Result<Vec<PathBuf>, String> {
+    let mut names: Vec<PathBuf> = LIST.workspace.iter().map(PathBuf::from).collect();
+    for place in of_git(grant).paths {
+        if grant.starts_with(&place) {
+            return Err(format!("git executes or obeys files in {} — grant the directory with --ro", place.display()));
+        }
+        names.extend(place.strip_prefix(grant).map(Path::to_path_buf));
+    }
+    names.extend(entries_of(grant).into_iter().flatten().filter(|name| list::has_suffix(name)).map(PathBuf::from));
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// Returns the worktree and the git directory of the repository that contains `path`, if none of `grants` shows the git
+/// directory.
+pub fn repository_outside(path: &Path, grants: &[Grant]) -> Option<(PathBuf, PathBuf)> {
+    let repository = path.ancestors().find_map(Repository::open)?;
+    let shown = grants.iter().any(|grant| repository.common.starts_with(&grant.path));
+    (!shown && git::is_git_directory(&repository.common)).then_some((repository.worktree, repository.common))
+}
+
+/// Returns the absolute paths in or around `grant` that git executes or obeys. They need not exist or lie in the grant.
+fn of_git(grant: &Path) -> Named {
+    let dot_git = grant.join(".git");
+    let mut found = Named::default();
+    match dot_git.symlink_metadata() {
+        // The `.git` file of a worktree or submodule names its git directory.
+        Ok(meta) if !meta.is_dir() => found.paths.push(dot_git.clone()),
+        _ => found.paths.extend(git::names(&dot_git)),
+    }
+    for above in grant.ancestors() {
+        if git::is_git_directory(above) {
+            found.paths.extend(git::names(above));
+            found.add(git::named_by_bare(above));
+        }
+        if let Some(repository) = Repository::open(above) {
+            found.add(repository.named());
+            for own in [&repository.own, &repository.common] {
+                found.paths.extend(git::names(own));
+            }
+        }
+    }
+    found
+}
+
+/// Sets the protected paths of resolved grants to those that exist now. Adds git directories of submodules and worktrees,
+/// directories of hooks, and the targets of links. Called at every start of a sandbox.
+pub(crate) fn complete(grants: &mut [GrantPlan]) {
+    let places: Vec<GrantedTree> = grants
+        .iter()
+        .map(|grant| GrantedTree {
+            path: grant.path.clone(),
+            writable: grant.access == Access::ReadWrite,
+            protect: grant.protect.clone(),
+            unprotected: grant.unprotected.clone(),
+        })
+        .collect();
+    let paths = read_only(&places);
+    for grant in grants.iter_mut().filter(|grant| grant.access == Access::ReadWrite) {
+        let below = paths.iter().filter_map(|path| path.strip_prefix(&grant.path).ok());
+        grant.protect = below.filter(|name| !name.as_os_str().is_empty()).map(Path::to_path_buf).collect();
+    }
+}
+
+/// Returns the absolute paths, sorted, that are read-only in a sandbox that starts now.
+pub(super) fn read_only(places: &[GrantedTree]) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for place in places.iter().filter(|place| place.protects()) {
+        paths.extend(place.paths().paths.into_iter().filter(|path| path.symlink_metadata().is_ok()));
+        paths.extend(nested(place));
+    }
+    let is_released = |path: &Path| places.iter().any(|place| place.is_released(path));
+    paths.retain(|path| !is_released(path));
+    paths.extend(linked(places, &paths));
+    paths.retain(|path| !is_released(path));
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+/// Returns the protected names that exist in the git directories of submodules and linked worktrees. A parent of such directories
+/// with more subdirectories than are searched is protected as a whole: a payload may have created them to hide a git directory.
+fn nested(place: &GrantedTree) -> Vec<PathBuf> {
+    let nests: Vec<PathBuf> = if place.protects_git() {
+        let own = [place.path.clone(), place.path.join(".git")];
+        let directories = own.into_iter().filter(|path| git::is_git_directory(path));
+        directories.flat_map(|path| git::names(&path).filter(|name| git::is_nest(name)).collect::<Vec<_>>()).collect()
+    } else {
+        Vec::new()
+    };
+    let mut paths = Vec::new();
+    for nest in nests {
+        let found = search(&nest, Limits::NEST, &[], &Tree::default());
+        for directory in &found.directories {
+            let names = git::names(directory).filter(|path| !git::is_nest(path) && path.symlink_metadata().is_ok());
+            paths.extend(names);
+        }
+        if !found.gaps.is_empty() {
+            paths.push(nest);
+        }
+    }
+    paths
+}
+
+/// Returns the paths in writable grants that the settings of the git directories in the grants name: directories of hooks,
+/// included files, programs. These paths are compared but not read-only, because a payload may have created the repository.
+pub(super) fn named_by_nested<'a>(places: &[GrantedTree], directories: &'a BTreeSet<PathBuf>) -> Named {
+    let worktree = |directory: &'a Path| directory.parent().filter(|_| directory.ends_with(".git")).unwrap_or(directory);
+    let mut found = git::named_by_all(directories.iter().map(|directory| (directory.as_path(), worktree(directory))));
+    let in_a_grant = |path: &PathBuf| places.iter().any(|place| place.protects() && path.starts_with(&place.path));
+    found.paths.retain(in_a_grant);
+    found
+}
+
+/// Returns the targets, in writable grants, of symbolic links at protected paths and in protected directories of hooks.
+pub(super) fn linked(places: &[GrantedTree], paths: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for path in paths {
+        let Ok(meta) = path.symlink_metadata() else { continue };
+        let Ok(real) = path.canonicalize() else { continue };
+        if meta.is_dir() || real != *path {
+            found.extend(links_in(&real).iter().filter_map(|link| link.canonicalize().ok()));
+        }
+        if real != *path {
+            found.push(real);
+        }
+    }
+    found.retain(|path| places.iter().any(|place| place.writable && path != &place.path && path.starts_with(&place.path)));
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Returns the names in a directory; `None` if there are more than [`MOST_NAMES`]. One listing is faster than about a hundred
+/// lookups.
+fn entries_of(directory: &Path) -> Option<HashSet<OsString>> {
+    let opened = read::open(CWD, directory, OFlags::RDONLY | OFlags::DIRECTORY).ok()?;
+    let mut names = HashSet::new();
+    for entry in Dir::new(opened).ok()? {
+        names.insert(OsStr::from_bytes(entry.ok()?.file_name().to_bytes()).to_os_string());
+        if names.len() > MOST_NAMES {
+            return None;
+        }
+    }
+    Some(names)
+}
+
+/// Returns the symbolic links directly in a directory, at most [`MOST_HOOKS`].
+fn links_in(directory: &Path) -> Vec<PathBuf> {
+    let Ok(opened) = read::open(CWD, directory, OFlags::RDONLY | OFlags::DIRECTORY) else { return Vec::new() };
+    let Ok(entries) = Dir::new(opened) else { return Vec::new() };
+    let links = entries.flatten().filter(|entry| matches!(entry.file_type(), FileType::Symlink));
+    links.take(MOST_HOOKS).map(|entry| directory.join(OsStr::from_bytes(entry.file_name().to_bytes()))).collect()
+}
+
+/// Returns the read-only grants inside writable ones. A rename on the host over the mount point detaches the read-only mount.
+pub(super) fn read_only_inside(places: &[GrantedTree]) -> Vec<PathBuf> {
+    let inside = |place: &&GrantedTree| {
+        places.iter().any(|outer| outer.writable && place.path != outer.path && place.path.starts_with(&outer.path))
+    };
+    places.iter().filter(|place| !place.writable).filter(inside).map(|place| place.path.clone()).collect()
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,71 @@
+//! Reads files that a payload may have created. No symbolic link is followed, no FIFO or device is opened for reading, and the
+//! number of bytes read is limited.
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use std::{
+    fs::File,
+    io::Read as _,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+/// The maximum size of a file that is read, in bytes. Git has no such limit, but no genuine configuration is this large.
+pub(super) const MOST: u64 = 1 << 20;
+
+/// Opens `path` below `directory` without following a symbolic link anywhere in it.
+pub(super) fn open(directory: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let mut flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    if !flags.contains(OFlags::PATH) {
+        flags |= OFlags::NONBLOCK | OFlags::NOCTTY;
+    }
+    openat2(directory, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)
+}
+
+/// Returns the content of the regular file `path` below `directory`; `None` if there is no such file or it is larger than
+/// [`MOST`].
+pub(super) fn file(directory: impl AsFd, path: &Path) -> Option<Vec<u8>> {
+    let path_only = open(&directory, path, OFlags::PATH).ok()?;
+    // The file type is checked before the file is opened: opening some devices for reading has side effects.
+    let before = fstat(&path_only).ok()?;
+    if !FileType::from_raw_mode(before.st_mode).is_file() {
+        return None;
+    }
+    let opened = open(&directory, path, OFlags::RDONLY).ok()?;
+    let meta = fstat(&opened).ok()?;
+    if !FileType::from_raw_mode(meta.st_mode).is_file() {
+        return None;
+    }
+    let mut content = Vec::new();
+    // One byte more than allowed is read: files of /proc report no size, and a file may grow while it is read.
+    File::from(opened).take(MOST + 1).read_to_end(&mut content).ok()?;
+    (content.len() as u64 <= MOST).then_some(content)
+}
+
+/// Reads an absolute path like [`file`].
+pub(super) fn absolute(path: &Path) -> Option<Vec<u8>> {
+    file(CWD, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::symlink};
+
+    #[test]
+    fn file_link_fifo_and_oversized_file_are_not_read() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::write(at("good"), "x").unwrap();
+        assert_eq!(absolute(&at("good")), Some(b"x".to_vec()));
+        symlink(at("good"), at("link")).unwrap();
+        assert_eq!(absolute(&at("link")), None);
+        symlink("/proc", at("proc")).unwrap();
+        assert_eq!(absolute(&at("proc/kmsg")), None);
+        rustix::fs::mknodat(CWD, at("fifo"), FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert_eq!(absolute(&at("fifo")), None);
+        let large = fs::File::create(at("large")).unwrap();
+        large.set_len(MOST + 1).unwrap();
+        assert_eq!(absolute(&at("large")), None);
+        assert_eq!(absolute(Path::new("/dev/zero")), None);
+    }
+}

@@ -1,0 +1,184 @@
+//! Tests of the search for git directories.
+
+use super::*;
+use proptest::prelude::*;
+use std::{collections::BTreeSet, fs};
+
+fn all(root: &Path) -> Found {
+    search(root, Limits::TREE, &[], &Tree::default())
+}
+
+fn git_at(path: &Path) {
+    for part in ["objects", "refs"] {
+        fs::create_dir_all(path.join(part)).unwrap();
+    }
+    fs::write(path.join("HEAD"), "").unwrap();
+}
+
+#[test]
+fn search_of_a_directory_that_its_owner_cannot_list_is_incomplete() {
+    use std::os::unix::fs::PermissionsExt;
+    let root = tempfile::tempdir().unwrap();
+    let hidden = root.path().join("hidden");
+    fs::create_dir_all(hidden.join("repository/.git")).unwrap();
+    fs::set_permissions(&hidden, PermissionsExt::from_mode(0o311)).unwrap();
+    // Root can list every directory.
+    assert_eq!(all(root.path()).gaps.is_empty(), rustix::process::geteuid().is_root());
+    fs::set_permissions(&hidden, PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn search_finds_bare_nested_and_linked_repositories() {
+    let root = tempfile::tempdir().unwrap();
+    let git = |path: &str| git_at(&root.path().join(path));
+    for path in [".git", ".git/modules/a/b", ".git/modules/a/b/modules/c", "deep/er/bare", "other/.git"] {
+        git(path);
+    }
+    fs::create_dir_all(root.path().join("linked")).unwrap();
+    fs::write(root.path().join("linked/.git"), "gitdir: x").unwrap();
+    fs::create_dir_all(root.path().join(".git/worktrees/w")).unwrap();
+    for name in ["HEAD", "commondir"] {
+        fs::write(root.path().join(".git/worktrees/w").join(name), "").unwrap();
+    }
+    let mut found = all(root.path());
+    found.directories.sort();
+    let expected = [".git", ".git/modules/a/b", ".git/modules/a/b/modules/c", ".git/worktrees/w", "deep/er/bare", "other/.git"];
+    assert_eq!(found.directories, expected.map(|path| root.path().join(path)));
+    assert_eq!(found.files, [root.path().join("linked/.git")]);
+    assert!(found.gaps.is_empty());
+    // A bare repository in the project's root does not hide the directories below it.
+    git("");
+    assert!(all(root.path()).directories.contains(&root.path().join("other/.git")));
+}
+
+#[test]
+fn search_beyond_a_limit_names_the_first_directory_left_out() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["a/b", "a/c"] {
+        fs::create_dir_all(root.path().join(name)).unwrap();
+    }
+    let gap = |directories, names| {
+        let found = search(root.path(), Limits { directories, names }, &[], &Tree::default());
+        let gaps: Vec<_> =
+            found.gaps.iter().map(|gap| (gap.path.strip_prefix(root.path()).unwrap().to_owned(), gap.cause)).collect();
+        gaps
+    };
+    assert_eq!(gap(4, 100), []);
+    let (path, cause) = gap(3, 100).remove(0);
+    assert!(path.parent() == Some(Path::new("a")) && cause == Cause::TooManyDirectories, "{path:?}");
+    assert_eq!(gap(100, 4), [(PathBuf::from("a"), Cause::TooManyNames)]);
+}
+
+#[test]
+fn search_leaves_out_excepted_trees() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["kept/.git", "left/.git"] {
+        git_at(&root.path().join(name));
+    }
+    let found = search(root.path(), Limits::TREE, &[root.path().join("left")], &Tree::default());
+    assert_eq!(found.directories, [root.path().join("kept/.git")]);
+}
+
+#[test]
+fn search_of_a_large_level_uses_threads_and_finds_every_repository() {
+    let root = tempfile::tempdir().unwrap();
+    let mut expected = Vec::new();
+    for number in 0..PARALLEL + 10 {
+        let path = root.path().join(format!("{number:04}/.git"));
+        git_at(&path);
+        expected.push(path);
+    }
+    let mut found = all(root.path()).directories;
+    found.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn search_of_a_path_longer_than_the_kernel_opens_is_incomplete() {
+    let root = tempfile::tempdir().unwrap();
+    let mut at = read::open(CWD, root.path(), OFlags::PATH | OFlags::DIRECTORY).unwrap();
+    let name = "n".repeat(250);
+    for _ in 0..20 {
+        rustix::fs::mkdirat(&at, &name, 0o755.into()).unwrap();
+        at = read::open(&at, Path::new(&name), OFlags::PATH | OFlags::DIRECTORY).unwrap();
+    }
+    assert!(all(root.path()).gaps.iter().any(|gap| gap.cause == Cause::Unreadable));
+}
+
+/// Makes changes until the file system's clock has moved on, so that the next change has another time stamp.
+fn await_tick(root: &Path) {
+    use std::os::unix::fs::MetadataExt as _;
+    let place = tempfile::tempdir_in(root.parent().unwrap()).unwrap();
+    let time = |number: usize| {
+        fs::create_dir(place.path().join(number.to_string())).unwrap();
+        let meta = place.path().metadata().unwrap();
+        (meta.ctime(), meta.ctime_nsec())
+    };
+    let first = time(0);
+    (1..).find(|number| time(*number) != first).unwrap();
+}
+
+/// A change of a tree of directories named `a`, `b` and `c`.
+#[derive(Debug, Clone)]
+enum Step {
+    Create(String),
+    Repository(String),
+    Remove(String),
+    Rename(String, String),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let path = || "[abc](/[abc]){0,3}";
+    prop_oneof![
+        path().prop_map(Step::Create),
+        path().prop_map(Step::Repository),
+        path().prop_map(Step::Remove),
+        (path(), path()).prop_map(|(from, to)| Step::Rename(from, to)),
+    ]
+}
+
+impl Step {
+    fn apply(&self, root: &Path) {
+        match self {
+            Self::Create(path) => fs::create_dir_all(root.join(path)).unwrap(),
+            Self::Repository(path) => git_at(&root.join(path)),
+            Self::Remove(path) => drop(fs::remove_dir_all(root.join(path))),
+            Self::Rename(from, to) => drop(fs::rename(root.join(from), root.join(to))),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn search_after_changes_finds_what_a_first_search_finds(
+        before in prop::collection::vec(step(), 0..12),
+        after in prop::collection::vec(step(), 0..6),
+    ) {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("tree");
+        fs::create_dir(&root).unwrap();
+        before.iter().for_each(|step| step.apply(&root));
+        // For a clock that is ahead, no directory was changed recently, so that each has a stamp.
+        let first = search_at(&root, Limits::TREE, &[], &Tree::default(), i64::MAX);
+        await_tick(&root);
+        after.iter().for_each(|step| step.apply(&root));
+        let second = search_at(&root, Limits::TREE, &[], &first.tree, i64::MAX);
+        let expected = all(&root);
+        let set = |found: Found| found.directories.into_iter().collect::<BTreeSet<_>>();
+        prop_assert_eq!(set(second), set(expected));
+    }
+}
+
+#[test]
+fn search_after_no_change_lists_nothing_again() {
+    let root = tempfile::tempdir().unwrap();
+    git_at(&root.path().join("a/b/.git"));
+    let first = search_at(root.path(), Limits::TREE, &[], &Tree::default(), i64::MAX);
+    // A search without names left can list no directory.
+    let none = Limits { names: 0, ..Limits::TREE };
+    let second = search_at(root.path(), none, &[], &first.tree, i64::MAX);
+    assert_eq!((second.directories, second.gaps), (first.directories, Gaps::default()));
+    assert!(!search_at(root.path(), none, &[], &Tree::default(), i64::MAX).gaps.is_empty());
+}

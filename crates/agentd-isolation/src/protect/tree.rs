@@ -1,0 +1,51 @@
+//! The directories of a searched tree, kept for the next search.
+
+use super::listing::Stamp;
+use std::{ffi::OsStr, ops::Range, os::unix::ffi::OsStrExt as _};
+
+/// The directories that a search has listed, level by level.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    pub directories: Vec<Directory>,
+    /// The names of all directories, one after another.
+    names: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub(super) struct Directory {
+    name: Range<u32>,
+    pub children: Range<u32>,
+    pub is_git: bool,
+    pub has_git_file: bool,
+    /// `None` if a later search has to list the directory again.
+    pub stamp: Option<Stamp>,
+}
+
+impl Tree {
+    /// Returns whether no search has filled this tree.
+    pub(super) fn is_empty(&self) -> bool {
+        self.directories.is_empty()
+    }
+
+    pub(super) fn name(&self, directory: usize) -> &OsStr {
+        let name = &self.directories[directory].name;
+        OsStr::from_bytes(&self.names[name.start as usize..name.end as usize])
+    }
+
+    pub(super) fn children(&self, directory: usize) -> Range<usize> {
+        let children = &self.directories[directory].children;
+        children.start as usize..children.end as usize
+    }
+
+    pub(super) fn push(&mut self, name: &OsStr) {
+        let start = index(self.names.len());
+        self.names.extend_from_slice(name.as_bytes());
+        let name = start..index(self.names.len());
+        self.directories.push(Directory { name, children: 0..0, is_git: false, has_git_file: false, stamp: None });
+    }
+}
+
+/// Returns a position in a [`Tree`]. The limits and `NAME_MAX` keep positions below 2^32.
+pub(super) fn index(position: usize) -> u32 {
+    u32::try_from(position).unwrap_or(u32::MAX)
+}

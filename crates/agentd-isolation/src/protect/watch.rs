@@ -1,0 +1,219 @@
+//! Compares the protected paths before and after commands ran, and reports every difference, whatever its cause.
+
+use super::{
+    gaps::{Cause, Gaps},
+    git,
+    plan::{self, GrantedTree},
+    report::{Change, How, MOST_REPORTED, Report},
+    search::{Found, Limits, search},
+    state::{self, States},
+    tracked::Index,
+    tree::Tree,
+};
+use agentd_core::Grant;
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+/// The protected paths of some grants, and their state at the last observation.
+#[derive(Debug)]
+pub struct Watch {
+    places: Vec<GrantedTree>,
+    last: Observation,
+    indexes: Vec<Index>,
+    limits: Limits,
+    processes_may_remain: bool,
+}
+
+#[derive(Debug, Default)]
+struct Observation {
+    states: States,
+    repositories: BTreeSet<PathBuf>,
+    /// The directories of each place, for the next search.
+    trees: Vec<Tree>,
+    gaps: Gaps,
+    began: Option<SystemTime>,
+}
+
+impl Watch {
+    /// Records the present state of the protected paths of `grants`. Of a grant without protected paths, only read-only grants
+    /// inside it are recorded.
+    pub fn begin(grants: &[Grant]) -> Self {
+        Self::begin_within(grants, Limits::TREE)
+    }
+
+    fn begin_within(grants: &[Grant], limits: Limits) -> Self {
+        let places: Vec<GrantedTree> = grants.iter().map(GrantedTree::from_grant).collect();
+        let last = Observation::capture(&places, &Observation::default(), limits);
+        let indexes = places.iter().filter(|place| place.protects()).filter_map(|place| Index::build(&place.path)).collect();
+        Self { places, last, indexes, limits, processes_may_remain: false }
+    }
+
+    /// Returns the differences since the last observation, sorted by path. Each difference is returned once.
+    pub fn changes(&mut self) -> Vec<Change> {
+        let now = Observation::capture(&self.places, &self.last, self.limits);
+        let mut changes = self.last.compare(&now);
+        let files: Vec<PathBuf> = now.states.seen.keys().cloned().collect();
+        let stale = self.indexes.iter_mut().flat_map(|index| index.stale(&files));
+        changes.extend(stale.map(|path| change(&path, How::NotUpdated)));
+        self.last = now;
+        let has_content =
+            |change: &&mut Change| !change.is_git_directory && !matches!(change.how, How::Removed | How::NotUpdated);
+        for change in changes.iter_mut().take(MOST_REPORTED).filter(has_content) {
+            change.digest = state::digest(&change.path);
+        }
+        changes
+    }
+
+    /// Returns a report of the differences since the last observation, limited to the size of a message.
+    pub fn report(&mut self) -> Report {
+        let mut report = Report::default();
+        report.add(self.full_report());
+        report
+    }
+
+    /// Returns a report of all differences since the last observation.
+    pub fn full_report(&mut self) -> Report {
+        let changes = self.changes();
+        let mut gaps = self.last.gaps.clone();
+        if let (true, Some(place)) = (self.processes_may_remain, self.places.first()) {
+            gaps.add(&place.path, Cause::StillRunning);
+        }
+        Report { changes, gaps, ..Report::default() }
+    }
+
+    /// Records that the sandbox was not destroyed. Later reports say that its processes may change files after the comparison.
+    pub fn processes_may_remain(&mut self) {
+        self.processes_may_remain = true;
+    }
+
+    /// Returns whether, because of `changes`, a restarted sandbox would protect a path that the running sandbox does not.
+    pub fn needs_restart(&self, changes: &[Change]) -> bool {
+        let new: Vec<&Change> = changes.iter().filter(|change| matches!(change.how, How::Created | How::Replaced)).collect();
+        if new.is_empty() {
+            return false;
+        }
+        let mut protected = plan::read_only(&self.places);
+        protected.extend(plan::read_only_inside(&self.places));
+        let meet = |change: &Change| protected.iter().any(|path| path.starts_with(&change.path) || change.path.starts_with(path));
+        new.into_iter().any(meet)
+    }
+}
+
+impl Observation {
+    /// Records the protected paths that are found now, and those of `last`, which the search may no longer find.
+    fn capture(places: &[GrantedTree], last: &Self, limits: Limits) -> Self {
+        let time = SystemTime::now();
+        let mut observed = Self { began: Some(time), ..Self::default() };
+        let mut paths = Vec::new();
+        let (none, read_only) = (Tree::default(), plan::read_only_inside(places));
+        for (number, place) in places.iter().filter(|place| place.protects()).enumerate() {
+            let own = place.paths();
+            observed.gaps.merge(own.gaps);
+            for path in &own.paths {
+                observed.states.add(path, true, time);
+            }
+            paths.extend(own.paths);
+            let last = last.trees.get(number).unwrap_or(&none);
+            let Found { directories, files, gaps, tree } = search(&place.path, limits, &read_only, last);
+            observed.gaps.merge(gaps);
+            observed.trees.push(tree);
+            for file in &files {
+                observed.states.add(file, false, time);
+            }
+            for directory in directories {
+                for path in git::names(&directory).filter(|path| !git::is_nest(path)).chain(git::reported_names(&directory)) {
+                    observed.states.add(&path, true, time);
+                }
+                observed.repositories.insert(directory);
+            }
+        }
+        observed.states.led_to = true;
+        for path in plan::linked(places, &paths) {
+            observed.states.add(&path, true, time);
+        }
+        // Added last, because a payload can create a nested repository that names any directory of a grant.
+        let nested = plan::named_by_nested(places, &observed.repositories);
+        observed.gaps.merge(nested.gaps);
+        for path in &nested.paths {
+            observed.states.add(path, true, time);
+        }
+        observed.states.led_to = false;
+        for path in &read_only {
+            observed.states.add(path, false, time);
+        }
+        for path in last.states.seen.keys() {
+            observed.states.add(path, false, time);
+        }
+        observed.gaps.merge(std::mem::take(&mut observed.states.gaps));
+        observed
+    }
+
+    /// Returns whether a path that this observation lacks is new. If this observation is incomplete, or only a link or a setting
+    /// leads to the path, the ctime of the path decides.
+    fn is_new(&self, path: &Path, led_to: bool) -> bool {
+        (self.gaps.is_empty() && !led_to) || self.began.is_none_or(|began| state::changed_since(path, began))
+    }
+
+    fn compare(&self, now: &Self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for path in now.repositories.difference(&self.repositories).filter(|path| self.is_new(path, false)) {
+            changes.push(Change { path: path.clone(), how: How::Created, is_git_directory: true, digest: None });
+        }
+        for path in self.repositories.difference(&now.repositories) {
+            // Git does not use a git directory that was removed as a whole. If only its HEAD is missing, git searches for another
+            // one.
+            if path.symlink_metadata().is_ok() && !git::is_git_directory(path) {
+                changes.push(Change { path: path.clone(), how: How::Removed, is_git_directory: true, digest: None });
+            }
+        }
+        let (before, after) = (&self.states.seen, &now.states.seen);
+        for (path, seen) in after {
+            match before.get(path) {
+                None if self.is_new(path, seen.led_to) => changes.push(change(path, How::Created)),
+                None => {}
+                Some(old) if seen.is_same(old, path) => {}
+                Some(old) if seen.identity != old.identity || seen.kind != old.kind => {
+                    changes.push(change(path, How::Replaced));
+                }
+                Some(_) => changes.push(change(path, How::Changed)),
+            }
+        }
+        changes.extend(before.keys().filter(|path| !after.contains_key(*path)).map(|path| change(path, How::Removed)));
+        changes.sort_by(|a, b| a.path.cmp(&b.path));
+        topmost(changes)
+    }
+}
+
+fn change(path: &Path, how: How) -> Change {
+    Change { path: path.to_path_buf(), how, is_git_directory: false, digest: None }
+}
+
+/// Drops changes below a path that was itself created, removed or replaced. `changes` must be sorted by path.
+fn topmost(changes: Vec<Change>) -> Vec<Change> {
+    let mut kept: Vec<Change> = Vec::new();
+    // The indexes in `kept` of the paths that contain the last one, outermost first.
+    let mut above: Vec<usize> = Vec::new();
+    for change in changes {
+        let covered = |above: &Change| match change.path.strip_prefix(&above.path) {
+            Ok(below) if above.is_git_directory => above.how == How::Created && git::is_name(below),
+            Ok(below) => above.how != How::Changed && !below.as_os_str().is_empty(),
+            Err(_) => false,
+        };
+        while above.last().is_some_and(|last| !change.path.starts_with(&kept[*last].path)) {
+            above.pop();
+        }
+        let same = |other: &Change| other.path == change.path;
+        if !above.iter().any(|place| covered(&kept[*place])) && !kept.last().is_some_and(same) {
+            above.push(kept.len());
+            kept.push(change);
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

@@ -1,0 +1,163 @@
+use super::*;
+use crate::{ContainerBackend, LinuxNativeBackend, registry::BuiltIn};
+use agentd_core::{Evidence, EvidenceResult, Sandbox, SandboxId, SandboxSpec, Startup};
+use async_trait::async_trait;
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// The name of a backend whose sandboxes start in seconds.
+const MACHINE: &str = "machine";
+
+/// The name of a backend whose sandboxes start in milliseconds, registered after [`MACHINE`].
+const FASTER: &str = "faster-machine";
+
+fn proven(name: &str, bits: &[Bit]) -> BackendCapabilities {
+    let held = |bit: &Bit| Evidence { bit: *bit, check: "a".to_owned(), result: EvidenceResult::Held, remedy: String::new() };
+    BackendCapabilities::from_evidence(name, bits.iter().map(held).collect())
+}
+
+/// A backend with the given name that claims every bit. All such backends count their probes in [`PROBES`].
+struct Counted(&'static str);
+
+static PROBES: AtomicU32 = AtomicU32::new(0);
+
+#[async_trait]
+impl IsolationBackend for Counted {
+    fn name(&self) -> &str {
+        self.0
+    }
+
+    fn traits(&self) -> BackendTraits {
+        let startup = if self.0 == FASTER { Startup::Milliseconds } else { Startup::Seconds };
+        BackendTraits { startup, ..BackendTraits::UNKNOWN }
+    }
+
+    async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
+        PROBES.fetch_add(1, Ordering::Relaxed);
+        Ok(proven("counted", &Bit::ALL))
+    }
+
+    async fn create_sandbox(&self, _: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
+        Err(IsolationError::SandboxGone("none".to_owned()))
+    }
+
+    async fn list_sandboxes(&self) -> Result<Vec<SandboxId>, IsolationError> {
+        Ok(Vec::new())
+    }
+
+    async fn get_sandbox(&self, _: &SandboxId) -> Result<Option<Arc<dyn Sandbox>>, IsolationError> {
+        Ok(None)
+    }
+
+    async fn destroy_all(&self) -> Result<(), IsolationError> {
+        Ok(())
+    }
+
+    async fn health_check(&self) -> Result<(), IsolationError> {
+        Ok(())
+    }
+}
+
+/// Creates the registry that these tests choose from. The real backends cannot be probed here, because the test program takes no
+/// role.
+fn registry() -> Registry {
+    let nothing = |_: &Path| Vec::<PathBuf>::new();
+    Registry::new(vec![
+        BuiltIn::new(HostDirectBackend::NAME, &["none"], |root| Ok(HostDirectBackend::new(root))),
+        BuiltIn::new(MACHINE, &[], |_| Ok(Counted(MACHINE))).proven_with(nothing),
+        BuiltIn::new(LinuxNativeBackend::NAME, &["landlock"], LinuxNativeBackend::new).proven_with(nothing),
+        BuiltIn::new(ContainerBackend::NAME, &[], |root| ContainerBackend::new(root, None)).proven_with(nothing),
+        BuiltIn::new(FASTER, &[], |_| Ok(Counted(FASTER))).proven_with(nothing),
+    ])
+}
+
+/// Creates an empty proof store in a temporary folder.
+fn proofs() -> (tempfile::TempDir, Proofs) {
+    let folder = tempfile::tempdir().unwrap();
+    let proofs = Proofs::within(std::fs::File::open(folder.path()).unwrap().into(), registry().provable());
+    (folder, proofs)
+}
+
+async fn chosen(names: &[&str], bits: &[Bit], proofs: &Proofs) -> Result<String, String> {
+    chosen_from(&registry(), names, bits, proofs).await
+}
+
+async fn chosen_from(registry: &Registry, names: &[&str], bits: &[Bit], proofs: &Proofs) -> Result<String, String> {
+    let choice = choose(registry, &std::env::temp_dir(), names, bits, Tie::Faster, proofs).await;
+    choice.map(|choice| choice.backend.name().to_owned()).map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn backend_of_embedder_is_probed_each_time_even_if_it_cannot_win() {
+    let registry = registry();
+    registry.register("counted", &[], |_| Ok(Arc::new(Counted("counted")))).unwrap();
+    let (_folder, proofs) = proofs();
+    for probes in 1..3 {
+        assert_eq!(chosen_from(&registry, &["counted"], &[Bit::Network], &proofs).await.unwrap(), "counted");
+        assert_eq!(PROBES.load(Ordering::Relaxed), probes);
+    }
+    proofs.keep(&proven(ContainerBackend::NAME, &Bit::ALL));
+    assert_eq!(chosen_from(&registry, &[ContainerBackend::NAME, "counted"], &[], &proofs).await.unwrap(), ContainerBackend::NAME);
+    assert_eq!(PROBES.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn backend_with_the_highest_score_is_chosen_and_the_first_of_equals() {
+    let (_folder, proofs) = proofs();
+    proofs.keep(&proven(LinuxNativeBackend::NAME, &[Bit::Filesystem]));
+    proofs.keep(&proven(ContainerBackend::NAME, &[Bit::Filesystem, Bit::Network]));
+    proofs.keep(&proven(MACHINE, &[Bit::Filesystem, Bit::Network, Bit::Kernel]));
+    let names = [LinuxNativeBackend::NAME, ContainerBackend::NAME, MACHINE];
+    assert_eq!(chosen(&names, &[], &proofs).await.unwrap(), ContainerBackend::NAME);
+    assert_eq!(chosen(&names, &[Bit::Kernel], &proofs).await.unwrap(), MACHINE);
+    let error = chosen(&names, &[Bit::Filesystem, Bit::Syscalls], &proofs).await.unwrap_err();
+    assert!(error.contains("syscalls") && !error.contains("filesystem"), "{error}");
+}
+
+#[tokio::test]
+async fn backend_that_starts_in_seconds_is_chosen_only_for_bits_it_alone_proves() {
+    let (_folder, proofs) = proofs();
+    proofs.keep(&proven(MACHINE, &Bit::ALL));
+    proofs.keep(&proven(LinuxNativeBackend::NAME, &Bit::ALL[..5]));
+    proofs.keep(&proven(FASTER, &Bit::ALL));
+    let registered = [MACHINE, LinuxNativeBackend::NAME];
+    assert_eq!(chosen(&registered, &[Bit::Network], &proofs).await.unwrap(), LinuxNativeBackend::NAME);
+    assert_eq!(chosen(&registered, &[Bit::Kernel], &proofs).await.unwrap(), MACHINE);
+    assert_eq!(chosen(&[MACHINE, FASTER], &[Bit::Kernel], &proofs).await.unwrap(), FASTER);
+    // `detect_best_backend` prefers the first of equals, however long it takes to start.
+    let first = choose(&registry(), &std::env::temp_dir(), &registered, &[], Tie::First, &proofs).await.ok().unwrap();
+    assert_eq!(first.backend.name(), MACHINE);
+}
+
+#[tokio::test]
+async fn backend_without_a_boundary_is_never_chosen() {
+    let (_folder, proofs) = proofs();
+    proofs.keep(&proven(HostDirectBackend::NAME, &Bit::ALL));
+    for bits in [&[][..], &[Bit::Network]] {
+        for name in [HostDirectBackend::NAME, "none", " Host-Direct"] {
+            assert!(chosen(&[name], bits, &proofs).await.is_err(), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn alias_of_a_backend_uses_the_proof_of_its_name() {
+    let (_folder, proofs) = proofs();
+    proofs.keep(&proven(LinuxNativeBackend::NAME, &Bit::ALL));
+    assert_eq!(chosen(&["Landlock"], &[Bit::Network], &proofs).await.unwrap(), LinuxNativeBackend::NAME);
+}
+
+#[tokio::test]
+async fn forgotten_proof_causes_new_probe() {
+    let (_folder, proofs) = proofs();
+    proofs.keep(&proven(ContainerBackend::NAME, &Bit::ALL));
+    let choice = choose(&registry(), &std::env::temp_dir(), &[ContainerBackend::NAME], &[Bit::Network], Tie::Faster, &proofs)
+        .await
+        .ok()
+        .unwrap();
+    assert!(choice.probed_earlier);
+    proofs.forget(ContainerBackend::NAME);
+    assert!(chosen(&[ContainerBackend::NAME], &[Bit::Network], &proofs).await.is_err());
+}

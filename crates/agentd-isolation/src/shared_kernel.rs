@@ -1,0 +1,236 @@
+//! The backends whose sandboxes share the host's kernel. The launcher creates all of these sandboxes; the backends differ only in
+//! their plans.
+
+use crate::{
+    explain, launcher,
+    layered::{LayerStore, LayeredSandbox},
+    own_state,
+    probe::{self, Attackable},
+    sandbox::SharedKernelSandbox,
+    tracker::Tracker,
+};
+use agentd_core::{
+    BackendCapabilities, BackendTraits, Command, Control, Evidence, IsolationBackend, IsolationError, Limits, Outcome, PlanLine,
+    Profile, Sandbox, SandboxId, SandboxSpec, Writable,
+};
+use agentd_kernel::{idmap::Subordinate, privileges::Capabilities};
+use agentd_supervisor::{plan::SandboxPlan, role};
+use async_trait::async_trait;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::sync::OnceCell;
+
+/// Returns true if the caller is an ordinary user with subordinate ids that `container` can use. The proof of `container` depends
+/// on this.
+pub fn has_subordinate_ids() -> bool {
+    // With root as the caller, every sandbox has ids of its own.
+    !rustix::process::geteuid().is_root() && Subordinate::of_caller().is_ok()
+}
+
+/// The properties of one shared-kernel backend.
+pub trait BackendKind: Send + Sync + 'static {
+    /// The canonical name.
+    const NAME: &'static str;
+    /// The capabilities that a payload keeps behind the boundary; `None` if there is no boundary.
+    const BOUNDARY: Option<Capabilities>;
+    /// The traits of its sandboxes.
+    const TRAITS: BackendTraits;
+    /// True if sandboxes can run on layers on disk.
+    const LAYERS: bool = false;
+    /// The settings that an embedder can choose.
+    type Config: Default + Send + Sync + 'static;
+    /// Plans a sandbox of `spec` on this machine.
+    ///
+    /// # Errors
+    /// [`IsolationError::Invalid`] for a part of the spec that this backend does not support.
+    fn plan(config: &Self::Config, spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError>;
+}
+
+/// A backend of kind `K`. Clones share their state; each sandbox keeps a clone.
+pub struct SharedKernelBackend<K: BackendKind>(Arc<BackendState<K>>);
+
+impl<K: BackendKind> Clone for SharedKernelBackend<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+struct BackendState<K: BackendKind> {
+    live: Tracker<SharedKernelSandbox>,
+    layered: Arc<Tracker<LayeredSandbox>>,
+    /// The store of layers, created with the first sandbox that needs it.
+    layer_store: OnceCell<Arc<LayerStore>>,
+    work_root: PathBuf,
+    config: K::Config,
+}
+
+impl<K: BackendKind> SharedKernelBackend<K> {
+    /// The canonical name.
+    pub const NAME: &'static str = K::NAME;
+
+    /// Creates a backend. The probe targets are created below `work_root`.
+    pub fn configured(work_root: &Path, config: K::Config) -> Self {
+        role::exit_if_unhandled();
+        Self(Arc::new(BackendState {
+            live: Tracker::default(),
+            layered: Arc::default(),
+            layer_store: OnceCell::new(),
+            work_root: work_root.to_path_buf(),
+            config,
+        }))
+    }
+
+    /// Plans a sandbox of `spec` on this machine with the default configuration. The plan is a value that can be printed,
+    /// compared and applied.
+    ///
+    /// # Errors
+    /// [`IsolationError::Invalid`] for a part of the spec that this backend does not support.
+    pub fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+        Self::plan_with(&K::Config::default(), spec)
+    }
+
+    fn plan_with(config: &K::Config, spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+        // Without a boundary nothing is protected from a command, and a separate machine contains none of agentd's files.
+        if K::BOUNDARY.is_none() || K::TRAITS.own_kernel {
+            return K::plan(config, spec);
+        }
+        K::plan(config, &own_state::guard(spec.clone(), &[])?)
+    }
+
+    /// Runs the attack suite in a sandbox of this backend and returns the evidence. Without a boundary, an attack that fails
+    /// proves nothing. Attacks only show that a path is open; they change nothing.
+    ///
+    /// # Errors
+    /// The error of preparing the targets, or of creating the sandbox.
+    pub async fn attack(&self) -> Result<Vec<Evidence>, IsolationError> {
+        probe::attack(self, &self.0.work_root).await
+    }
+
+    async fn create_layered(&self, spec: SandboxSpec) -> Result<Arc<LayeredSandbox>, IsolationError> {
+        let spec = own_state::guard(spec, &[&LayerStore::place(&self.0.work_root)])?;
+        let make = || async {
+            let work_root = self.0.work_root.clone();
+            // A separate backend: a backend that owned itself would never be dropped.
+            let backend = Arc::new(Self::configured(&work_root, K::Config::default()));
+            match tokio::task::spawn_blocking(move || LayerStore::open_in(&work_root, backend)).await {
+                Ok(layer_store) => layer_store,
+                Err(error) => Err(IsolationError::Internal(format!("run a blocking task: {error}"))),
+            }
+        };
+        let layer_store = self.0.layer_store.get_or_try_init(make).await?.clone();
+        LayeredSandbox::create(layer_store, Arc::new(self.clone()), &self.0.layered, spec).await
+    }
+
+    /// Creates a sandbox of `spec` without layers on disk.
+    ///
+    /// # Errors
+    /// As [`IsolationBackend::create_sandbox`].
+    pub async fn create_on_shared_kernel(&self, spec: SandboxSpec) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
+        self.create_planned(Self::plan_with(&self.0.config, &spec)?, spec.limits).await
+    }
+
+    /// Creates a sandbox from a plan, for settings that a spec cannot express. `limits` are the limits that the plan was made
+    /// from.
+    ///
+    /// # Errors
+    /// The failed control, as for [`IsolationBackend::create_sandbox`].
+    pub async fn create_planned(&self, plan: SandboxPlan, limits: Limits) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
+        let launcher = launcher::get()?;
+        let ordered = launcher.create(plan).await?;
+        let sandbox = SharedKernelSandbox::open(ordered, Arc::new(self.clone()), limits).await?;
+        self.0.live.add(&sandbox);
+        Ok(sandbox)
+    }
+}
+
+#[async_trait]
+impl<K: BackendKind> Attackable for SharedKernelBackend<K> {
+    fn own_root(&self) -> Option<Capabilities> {
+        K::BOUNDARY.filter(|kept| *kept != Capabilities::NONE)
+    }
+
+    fn own_machine(&self) -> bool {
+        K::TRAITS.own_kernel
+    }
+
+    fn has_more_ids_without_grants(&self) -> bool {
+        self.own_root().is_some() && !K::TRAITS.own_kernel && has_subordinate_ids()
+    }
+
+    async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError> {
+        let sandbox = self.create_on_shared_kernel(spec).await?;
+        let outcome = sandbox.attack(command).await;
+        sandbox.destroy().await?;
+        outcome
+    }
+}
+
+#[async_trait]
+impl<K: BackendKind> IsolationBackend for SharedKernelBackend<K> {
+    fn name(&self) -> &str {
+        K::NAME
+    }
+
+    fn traits(&self) -> BackendTraits {
+        K::TRAITS
+    }
+
+    fn explain(&self, spec: &SandboxSpec) -> Result<Vec<PlanLine>, IsolationError> {
+        let plan = Self::plan_with(&self.0.config, spec)?;
+        if K::BOUNDARY.is_none() {
+            return Ok(vec![PlanLine::new("boundary", "none: the command runs as the caller")]);
+        }
+        Ok(explain::describe(&plan))
+    }
+
+    async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
+        if K::BOUNDARY.is_none() {
+            let proven = BackendCapabilities::from_evidence(K::NAME, Vec::new());
+            return Ok(BackendCapabilities { persistent_sandboxes: true, ..proven });
+        }
+        let mut proven = probe::probe(self, &self.0.work_root).await?;
+        proven.persistent_sandboxes = true;
+        proven.available_profiles = vec![Profile::Strict, Profile::Default, Profile::Permissive];
+        let sandbox = self.create_on_shared_kernel(SandboxSpec::default()).await?;
+        proven
+            .platform_features
+            .extend(sandbox.controls().iter().filter(|made| made.control == Control::Idmap).map(|made| made.detail.clone()));
+        sandbox.destroy().await?;
+        if K::LAYERS {
+            match probe::snapshots(self).await {
+                Ok(()) => proven.snapshots = true,
+                Err(why) => proven.platform_features.push(format!("no snapshots: {why}")),
+            }
+        }
+        Ok(proven)
+    }
+
+    async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
+        if K::LAYERS && spec.writable == Writable::Layers {
+            return Ok(self.create_layered(spec).await?);
+        }
+        Ok(self.create_on_shared_kernel(spec).await?)
+    }
+
+    async fn list_sandboxes(&self) -> Result<Vec<SandboxId>, IsolationError> {
+        Ok([self.0.live.ids().await, self.0.layered.ids().await].concat())
+    }
+
+    async fn get_sandbox(&self, id: &SandboxId) -> Result<Option<Arc<dyn Sandbox>>, IsolationError> {
+        match self.0.live.get(id).await {
+            None => Ok(self.0.layered.get(id).await),
+            found => Ok(found),
+        }
+    }
+
+    async fn destroy_all(&self) -> Result<(), IsolationError> {
+        let linked = self.0.live.destroy_all().await;
+        self.0.layered.destroy_all().await.and(linked)
+    }
+
+    async fn health_check(&self) -> Result<(), IsolationError> {
+        self.create_on_shared_kernel(SandboxSpec::default()).await?.destroy().await
+    }
+}

@@ -1,0 +1,103 @@
+//! A cache of the lifetimes of sandboxes, which avoids reading all records for each query.
+
+use super::directory::State;
+use crate::{
+    error::StateError,
+    name::Name,
+    record::{FILE, Record},
+};
+use std::{collections::HashMap, fs, os::unix::fs::MetadataExt};
+
+/// The fields of a record that determine the lifetime of its sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    /// Creation time, in seconds since 1970.
+    pub made: u64,
+    /// Time of the last use, in seconds since 1970.
+    pub used: u64,
+    /// Maximum time without use, in seconds.
+    pub idle_ttl: Option<u64>,
+    /// Maximum lifetime after creation, in seconds.
+    pub total_ttl: Option<u64>,
+}
+
+impl From<&Record> for Lifetime {
+    fn from(record: &Record) -> Self {
+        let Record { made, used, about, .. } = record;
+        Self { made: *made, used: *used, idle_ttl: about.idle_ttl, total_ttl: about.total_ttl }
+    }
+}
+
+/// The lifetimes of all sandboxes, each as of the last change of its record.
+#[derive(Debug, Default)]
+pub struct Lifetimes(HashMap<Name, (Stamp, Lifetime)>);
+
+/// Inode, size and times of a record's file, which identify its version: every change of a record replaces the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp(u64, u64, [i64; 4]);
+
+impl Lifetimes {
+    /// Reads the records that changed since the last call, and removes the entries of deleted sandboxes. A damaged record has no
+    /// lifetime.
+    ///
+    /// # Errors
+    /// [`StateError`] if the names of the sandboxes cannot be listed.
+    pub fn refresh(&mut self, state: &State) -> Result<(), StateError> {
+        let mut known = HashMap::new();
+        for name in state.names()? {
+            let Some(stamp) = stamp(state, &name) else { continue };
+            let same = self.0.get(&name).filter(|(read, _)| *read == stamp).copied();
+            let entry = match same {
+                Some(entry) => entry,
+                None => match state.record(&name) {
+                    Ok(record) => (stamp, Lifetime::from(&record)),
+                    Err(_) => continue,
+                },
+            };
+            known.insert(name, entry);
+        }
+        self.0 = known;
+        Ok(())
+    }
+
+    /// Returns the lifetimes as of the last [`Lifetimes::refresh`].
+    pub fn all(&self) -> Vec<(Name, Lifetime)> {
+        self.0.iter().map(|(name, (_, lifetime))| (name.clone(), *lifetime)).collect()
+    }
+}
+
+fn stamp(state: &State, name: &Name) -> Option<Stamp> {
+    let meta = fs::symlink_metadata(state.sandbox(name).join(FILE)).ok()?;
+    Some(Stamp(meta.ino(), meta.size(), [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::About;
+
+    #[test]
+    fn record_is_read_again_only_after_a_change() {
+        let place = tempfile::tempdir().unwrap();
+        let state = State::open(&place.path().join("state")).unwrap();
+        let names: [Name; 2] = ["a", "b"].map(|name| name.parse().unwrap());
+        for name in &names {
+            state.create(name, About { idle_ttl: Some(60), ..About::default() }).unwrap();
+        }
+        let mut lifetimes = Lifetimes::default();
+        lifetimes.refresh(&state).unwrap();
+        assert!(lifetimes.all().iter().all(|(_, lifetime)| lifetime.idle_ttl == Some(60)));
+        // A record that is not read again keeps this value, which no record contains.
+        let stale = |lifetimes: &mut Lifetimes| lifetimes.0.values_mut().for_each(|(_, lifetime)| lifetime.idle_ttl = Some(1));
+        stale(&mut lifetimes);
+        state.touch(&names[0]).unwrap();
+        lifetimes.refresh(&state).unwrap();
+        let ttl = |lifetimes: &Lifetimes, name: &Name| lifetimes.0.get(name).map(|(_, lifetime)| lifetime.idle_ttl);
+        assert_eq!(ttl(&lifetimes, &names[0]), Some(Some(60)));
+        assert_eq!(ttl(&lifetimes, &names[1]), Some(Some(1)));
+        state.remove(&names[0]).unwrap();
+        fs::write(state.sandbox(&names[1]).join(FILE), "{").unwrap();
+        lifetimes.refresh(&state).unwrap();
+        assert_eq!(lifetimes.all(), []);
+    }
+}

@@ -1,0 +1,205 @@
+//! The host's side of `sandbox cp`. A payload may have created files in a workspace, so a symbolic link there must not redirect a
+//! copy.
+
+use agentd_core::escape;
+use agentd_log::LogFailure as _;
+use rustix::{
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags},
+    io::Errno,
+    rand::{GetRandomFlags, getrandom},
+};
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{self, Write as _},
+    os::fd::OwnedFd,
+    path::Path,
+};
+
+/// Opens a file to copy into a sandbox. Symbolic links are not followed: a link would expose another file than the named one.
+///
+/// # Errors
+/// The message for the user.
+pub(crate) fn from_host(from: &Path) -> Result<OwnedFd, String> {
+    // Non-blocking, because opening a FIFO that a payload created would wait for a writer.
+    let file = open(from, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).map_err(|errno| refusal(from, errno))?;
+    let stat = rustix::fs::fstat(&file).map_err(|errno| refusal(from, errno))?;
+    if !FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Err(format!("copy {}: not a regular file — use the path of a regular file", from.display()));
+    }
+    Ok(file)
+}
+
+/// Writes a file from a sandbox to `to`, or into the directory `to` under its own name. The content goes to a new file, which is
+/// renamed when it is complete. A regular file or link with that name is replaced, not written to.
+///
+/// # Errors
+/// The message for the user.
+pub(crate) fn to_host(content: &mut File, own: Option<&OsStr>, to: &Path) -> Result<(), String> {
+    let (folder, name) = match (open(to, OFlags::PATH | OFlags::DIRECTORY), own) {
+        (Ok(folder), Some(own)) => (folder, own.to_os_string()),
+        (Ok(_), None) => return Err(format!("write {}: is a directory — use the path of a file in it", to.display())),
+        // `to` is a link to a directory. `cp` would write into that directory.
+        (Err(_), _) if to.is_dir() => return Err(refusal(to, Errno::LOOP)),
+        (Err(_), _) => {
+            let name = to.file_name().ok_or_else(|| format!("write {}: not the path of a file", to.display()))?;
+            let folder = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            (open(folder, OFlags::PATH | OFlags::DIRECTORY).map_err(|errno| refusal(folder, errno))?, name.to_os_string())
+        }
+    };
+    let failed = |error: io::Error| format!("write {}: {error}", to.display());
+    let mode = mode_in_place(&folder, &name).map_err(|errno| failed(errno.into()))?;
+    let (made, new) = create(&folder).map_err(|errno| failed(errno.into()))?;
+    let written = write(content, made, mode).and_then(|()| Ok(rustix::fs::renameat(&folder, &new, &folder, &name)?));
+    if written.is_err() {
+        // Only the first error is reported.
+        rustix::fs::unlinkat(&folder, &new, AtFlags::empty()).or_warn("remove unfinished copy", &new);
+    }
+    written.map_err(failed)
+}
+
+/// Returns the mode of the regular file to replace, if there is one. Only regular files and links may be replaced.
+fn mode_in_place(folder: &OwnedFd, name: &OsStr) -> rustix::io::Result<Option<Mode>> {
+    let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(None),
+        stat => stat?,
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(Some(Mode::from_raw_mode(stat.st_mode & 0o777))),
+        FileType::Symlink => Ok(None),
+        FileType::Directory => Err(Errno::ISDIR),
+        // A FIFO or device is neither written to nor replaced.
+        _ => Err(Errno::EXIST),
+    }
+}
+
+/// Creates a file with a random name in `folder`; returns the file and its name.
+fn create(folder: &OwnedFd) -> rustix::io::Result<(File, OsString)> {
+    let mut random = [0; 8];
+    getrandom(&mut random, GetRandomFlags::empty())?;
+    let name = OsString::from(format!(".agentd-cp-{:016x}", u64::from_ne_bytes(random)));
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok((rustix::fs::openat(folder, &name, flags, Mode::from_raw_mode(0o666))?.into(), name))
+}
+
+fn write(content: &mut File, mut made: File, mode: Option<Mode>) -> io::Result<()> {
+    io::copy(content, &mut made)?;
+    made.flush()?;
+    if let Some(mode) = mode {
+        rustix::fs::fchmod(&made, mode)?;
+    }
+    Ok(())
+}
+
+/// Opens a path without following any symbolic link.
+fn open(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+}
+
+/// Returns the message for a path that could not be opened, with the path to use instead.
+fn refusal(path: &Path, errno: Errno) -> String {
+    // With `O_DIRECTORY`, a link as the last component fails with `ENOTDIR`.
+    let is_link = matches!(errno, Errno::LOOP | Errno::NOTDIR);
+    let Some(link) = path.ancestors().filter(|part| is_link && part.is_symlink()).last() else {
+        return format!("{}: {}", path.display(), io::Error::from(errno));
+    };
+    let leads = link.canonicalize().map_or_else(|error| error.to_string(), |to| escape::name(&to).to_string());
+    format!(
+        "{}: {} is a symbolic link, which is not followed — use the path to which it leads ({leads})",
+        path.display(),
+        link.display(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        fs,
+        io::Seek as _,
+        os::unix::fs::{PermissionsExt as _, symlink},
+        path::PathBuf,
+    };
+
+    #[test]
+    fn from_host_of_fifo_fails_without_waiting() {
+        let folder = folder();
+        rustix::fs::mknodat(CWD, folder.at("fifo"), FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(from_host(&folder.at("fifo")).unwrap_err().contains("not a regular file"));
+        assert!(from_host(folder.0.path()).unwrap_err().contains("not a regular file"));
+    }
+
+    struct Folder(tempfile::TempDir);
+
+    fn folder() -> Folder {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    impl Folder {
+        fn at(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn copy(&self, name: &str) -> Result<(), String> {
+            let mut content = tempfile::tempfile().unwrap();
+            content.write_all(b"inside").unwrap();
+            content.rewind().unwrap();
+            to_host(&mut content, Some(OsStr::new("own")), &self.at(name))
+        }
+
+        fn names(&self) -> Vec<String> {
+            let mut names: Vec<_> =
+                fs::read_dir(self.0.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        }
+    }
+
+    #[test]
+    fn copy_to_name_or_directory_creates_new_file() {
+        let folder = folder();
+        fs::create_dir(folder.at("dir")).unwrap();
+        fs::write(folder.at("old"), "old").unwrap();
+        fs::set_permissions(folder.at("old"), fs::Permissions::from_mode(0o750)).unwrap();
+        fs::hard_link(folder.at("old"), folder.at("other")).unwrap();
+        for name in ["new", "old", "dir"] {
+            folder.copy(name).unwrap();
+        }
+        for name in ["new", "old", "dir/own"] {
+            assert_eq!(fs::read(folder.at(name)).unwrap(), b"inside", "{name}");
+        }
+        assert_eq!(fs::metadata(folder.at("old")).unwrap().permissions().mode() & 0o7777, 0o750);
+        assert_eq!(fs::read(folder.at("other")).unwrap(), b"old", "the other hard link keeps the old content");
+        assert_eq!(folder.names(), ["dir", "new", "old", "other"]);
+    }
+
+    #[test]
+    fn copy_through_link_fails_and_link_itself_is_replaced() {
+        let folder = folder();
+        fs::create_dir(folder.at("secret")).unwrap();
+        fs::write(folder.at("secret/key"), "mine").unwrap();
+        symlink("secret", folder.at("dir")).unwrap();
+        symlink("secret/key", folder.at("link")).unwrap();
+        for name in ["dir/key", "dir/new", "dir"] {
+            let error = folder.copy(name).unwrap_err();
+            assert!(error.contains("symbolic link") && error.contains("use the path"), "{name}: {error}");
+        }
+        folder.copy("link").unwrap();
+        assert!(!folder.at("link").is_symlink());
+        assert_eq!(fs::read(folder.at("secret/key")).unwrap(), b"mine");
+        assert_eq!(fs::read_dir(folder.at("secret")).unwrap().count(), 1);
+        assert!(from_host(&folder.at("dir/key")).unwrap_err().contains("symbolic link"));
+    }
+
+    #[test]
+    fn copy_to_fifo_or_existing_directory_changes_nothing() {
+        let folder = folder();
+        rustix::fs::mknodat(CWD, folder.at("fifo"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        fs::create_dir_all(folder.at("dir/own")).unwrap();
+        for name in ["fifo", "dir", "missing/file"] {
+            assert!(folder.copy(name).is_err(), "{name}");
+        }
+        assert!(folder.names().iter().all(|name| !name.starts_with(".agentd-cp")), "{:?}", folder.names());
+    }
+}

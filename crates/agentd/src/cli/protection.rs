@@ -1,0 +1,116 @@
+//! Reports changes of protected paths.
+
+use super::writer;
+use agentd_core::{Access, Grant};
+use agentd_isolation::protect::{self, Change, Gaps, Report};
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+/// The file in a worktree that lists its submodules.
+const MODULES: &str = ".gitmodules";
+/// The largest number of settings in a note.
+const MOST: usize = 4;
+/// The largest number of directories in which git directories of submodules are looked for.
+const SEARCHED: usize = 256;
+
+/// Prints the warnings of a report, with a limited number of changes.
+pub(crate) fn warn(report: &Report) {
+    let mut limited = Report::default();
+    limited.add(report.clone());
+    for warning in limited.warnings() {
+        writer::message(format_args!("warning: {warning}"));
+    }
+}
+
+/// Notes about git operations that cannot work in a sandbox, with the options that allow them.
+pub(crate) struct Advice {
+    grants: Vec<Grant>,
+    /// The protected settings of git in the workspace, also of submodules, and when their directories changed: git creates a lock
+    /// file beside its settings before it changes them.
+    settings: Vec<(PathBuf, Option<SystemTime>)>,
+}
+
+impl Advice {
+    /// Creates the advice for a sandbox with these grants. Call this function before the command runs.
+    pub(crate) fn for_grants(grants: &[Grant]) -> Self {
+        let settings = grants.first().map(settings).unwrap_or_default();
+        let settings = settings.into_iter().map(|path| (directory_changed(grants, &path), path));
+        Self { grants: grants.to_vec(), settings: settings.map(|(changed, path)| (path, changed)).collect() }
+    }
+
+    /// Prints the notes that apply after a command has failed.
+    pub(crate) fn print(&self) {
+        let Some(workspace) = self.grants.first().filter(|grant| grant.access == Access::ReadWrite) else { return };
+        if let Some((worktree, git)) = protect::repository_outside(&workspace.path, &self.grants) {
+            let option = if worktree == workspace.path { "--rw" } else { "--workspace" };
+            let show = if worktree == workspace.path { git.display() } else { worktree.display() };
+            writer::message(format_args!(
+                "note: git needs {}, which is not visible in the sandbox — use {option} {show}",
+                git.display()
+            ));
+            return;
+        }
+        let changed = self.settings.iter().filter(|(path, before)| *before != directory_changed(&self.grants, path));
+        let paths: Vec<String> = changed.take(MOST).map(|(path, _)| path.display().to_string()).collect();
+        // The directory of `.gitmodules` is the workspace, which changes for many reasons.
+        if paths.iter().any(|path| path != MODULES) {
+            writer::message(format_args!(
+                "note: {} cannot be changed in the sandbox — for git commands that write it (remote add, push -u, submodule add, \
+                 submodule update, sparse-checkout) use --unprotect {}, and review it afterwards",
+                paths.join(", "),
+                paths.join(" --unprotect ")
+            ));
+        }
+    }
+}
+
+/// Returns the protected settings of the workspace's repository and of its submodules, relative to the workspace.
+fn settings(workspace: &Grant) -> Vec<PathBuf> {
+    let (own, modules) = (Path::new(".git/config"), Path::new(".git/modules"));
+    if !workspace.protect.iter().any(|name| name == own) {
+        return Vec::new();
+    }
+    let mut settings = vec![own.to_path_buf()];
+    settings.extend(workspace.path.join(MODULES).exists().then(|| PathBuf::from(MODULES)));
+    let mut left = vec![modules.to_path_buf()];
+    let mut seen = 0;
+    while let Some(directory) = left.pop().filter(|_| seen < SEARCHED) {
+        seen += 1;
+        let below = workspace.path.join(&directory);
+        let is_repository = below.join("HEAD").is_file();
+        if is_repository && !workspace.unprotected.iter().any(|released| directory.join("config").starts_with(released)) {
+            settings.push(directory.join("config"));
+        }
+        let entries =
+            below.read_dir().into_iter().flatten().flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        // In a git directory, only `modules` has further ones.
+        let nested = entries.map(|entry| entry.file_name()).filter(|name| !is_repository || name == "modules");
+        left.extend(nested.take(SEARCHED).map(|name| directory.join(name)));
+    }
+    settings
+}
+
+/// Returns when the directory of a path in the workspace changed.
+fn directory_changed(grants: &[Grant], path: &Path) -> Option<SystemTime> {
+    grants.first()?.path.join(path).parent()?.symlink_metadata().ok()?.modified().ok()
+}
+
+/// Returns the changes as JSON.
+pub(crate) fn json(changes: &[Change]) -> serde_json::Value {
+    let one = |change: &Change| {
+        serde_json::json!({
+            "path": change.path.to_string_lossy(),
+            "change": change.how,
+            "git_directory": change.is_git_directory,
+            "sha256": change.digest.map(|digest| digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+        })
+    };
+    changes.iter().map(one).collect()
+}
+
+/// Returns the paths that were not compared as JSON.
+pub(crate) fn json_of_gaps(gaps: &Gaps) -> serde_json::Value {
+    gaps.iter().map(|gap| serde_json::json!({ "path": gap.path.to_string_lossy(), "cause": gap.cause })).collect()
+}

@@ -1,0 +1,206 @@
+//! Selects the backend of a command of the command line.
+
+use super::{
+    Failure,
+    args::{RequireArg, RunArgs},
+    named_backend, temporary,
+    terminal::Progress,
+};
+use crate::isolation::{ContainerBackend, backends_with, canonical_backend_name, choose_backend, forget_proof};
+use agentd_core::{BackendCapabilities, BackendTraits, Bit, Control, IsolationBackend, IsolationError};
+use rustix::fs::{Access, access};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Bits that a backend must prove for a command of `agentd run`.
+pub(crate) const REQUIRED: [Bit; 4] = [Bit::Filesystem, Bit::Process, Bit::Network, Bit::Syscalls];
+
+/// Environment variable with the default for `--backend`.
+const VARIABLE: &str = "AGENTD_BACKEND";
+
+const AUTO: &str = "auto";
+
+/// A selected backend.
+pub(crate) struct Selected {
+    /// The backend.
+    pub backend: Arc<dyn IsolationBackend>,
+    /// The proven bits; `None` if the backend was selected by name without a requirement.
+    pub proven: Option<BackendCapabilities>,
+    probed_earlier: bool,
+    work_root: PathBuf,
+}
+
+impl Selected {
+    /// Returns true if `error` may mean that an earlier proof is outdated: the backend cannot create sandboxes any more.
+    pub(crate) fn is_outdated_by(&self, error: &IsolationError) -> bool {
+        let of_the_boundary = match error {
+            IsolationError::Unavailable { .. } => true,
+            // Errors of limits, disks, grants, id maps and commands depend on the caller's request, not on the boundary.
+            IsolationError::Control(error) => !matches!(
+                error.control,
+                Control::Cgroup | Control::Rlimits | Control::Volume | Control::Exec | Control::Grants | Control::Idmap
+            ),
+            other => other.is_loss(),
+        };
+        self.probed_earlier && of_the_boundary
+    }
+
+    /// Discards the stored proof, so that the next selection probes this backend again.
+    pub(crate) fn forget(&self) {
+        forget_proof(&self.work_root, self.backend.name());
+    }
+}
+
+/// Selects the backend of `agentd run`, with and without `--explain`.
+///
+/// # Errors
+/// The message for the user, if no backend fits or the named backend cannot be created.
+pub(crate) async fn of_run(args: &RunArgs, work_root: &Path) -> Result<Selected, Failure> {
+    let needs = Needs::of(args);
+    let required = [&REQUIRED[..], if needs.own_kernel { &[Bit::Kernel] } else { &[] }].concat();
+    let name = match &args.backend {
+        Some(name) => name.clone(),
+        None => setting(work_root)?,
+    };
+    if name != AUTO {
+        return match canonical_backend_name(&name) {
+            Some(name) if needs.own_kernel => choose(work_root, &[name], &required).await,
+            _ => named(work_root, &name),
+        };
+    }
+    if args.boundary.allow_degraded {
+        let degradable = backends_with(work_root, |traits| needs.are_met_by(traits) && traits.degradable);
+        if let Some(name) = degradable.first() {
+            // With `--allow-degraded`, nothing has to be proven.
+            return named(work_root, name);
+        }
+    }
+    choose(work_root, &backends_with(work_root, |traits| needs.are_met_by(traits)), &required).await
+}
+
+/// Returns true if `auto` may select a backend with these traits for a run that needs only a boundary.
+pub(crate) fn is_automatic(traits: &BackendTraits) -> bool {
+    Needs::default().are_met_by(traits)
+}
+
+/// Traits that a run needs, apart from the bits that the backend must prove.
+#[derive(Debug, Clone, Copy, Default)]
+struct Needs {
+    own_kernel: bool,
+    image: bool,
+    volume: bool,
+}
+
+impl Needs {
+    fn of(args: &RunArgs) -> Self {
+        Self {
+            own_kernel: args.require.contains(&RequireArg::KernelIsolation),
+            image: args.boundary.image.is_some(),
+            volume: args.disk.is_some(),
+        }
+    }
+
+    /// Returns true if a backend with these traits meets the needs. A machine costs time and memory, so it is selected only if
+    /// its own kernel is required. If that machine then lacks images or disks, its own error reports that.
+    fn are_met_by(self, traits: &BackendTraits) -> bool {
+        let own_root = (traits.images || !self.image) && (traits.volumes || !self.volume);
+        traits.boundary && traits.own_kernel == self.own_kernel && (own_root || self.own_kernel)
+    }
+}
+
+/// Selects the backend of named sandboxes.
+///
+/// # Errors
+/// The message for the user, if the backend does not prove the required bits.
+pub(crate) async fn of_named_sandboxes() -> Result<Selected, Failure> {
+    choose(&temporary::of_here()?, &[ContainerBackend::NAME], &REQUIRED).await
+}
+
+async fn choose<N: AsRef<str>>(work_root: &Path, names: &[N], bits: &[Bit]) -> Result<Selected, Failure> {
+    let _progress = Progress::show("testing the sandbox with attacks, once per boot");
+    let choice = choose_backend(work_root, names, bits).await;
+    let choice = choice.map_err(|error| unusable(work_root).unwrap_or_else(|| error.into()))?;
+    Ok(Selected {
+        backend: choice.backend,
+        proven: Some(choice.proven),
+        probed_earlier: choice.probed_earlier,
+        work_root: work_root.to_path_buf(),
+    })
+}
+
+/// Returns the error for a temporary directory in which no probe can create its files.
+fn unusable(work_root: &Path) -> Option<Failure> {
+    let error: std::io::Error = access(work_root.join("."), Access::WRITE_OK | Access::EXEC_OK).err()?.into();
+    Some(format!("temporary directory: {}: {error} — create it, or set TMPDIR to another directory", work_root.display()).into())
+}
+
+fn named(work_root: &Path, name: &str) -> Result<Selected, Failure> {
+    let backend = named_backend(name, work_root)?;
+    Ok(Selected { backend, proven: None, probed_earlier: false, work_root: work_root.to_path_buf() })
+}
+
+/// Returns the backend name in the environment variable, or `auto`. A backend without a boundary cannot be a default; it must be
+/// named for each run.
+fn setting(work_root: &Path) -> Result<String, Failure> {
+    let setting = std::env::var(VARIABLE).unwrap_or_default();
+    if setting.is_empty() || setting == AUTO {
+        return Ok(AUTO.to_owned());
+    }
+    let backend = named_backend(&setting, work_root)?;
+    if !backend.traits().boundary {
+        let name = backend.name();
+        let reason =
+            format!("{name} isolates nothing and cannot be the default — use --backend {name} for each run that needs it");
+        return Err(IsolationError::Invalid { what: format!("{VARIABLE}={setting}"), reason }.into());
+    }
+    Ok(setting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isolation::LinuxNativeBackend;
+    use agentd_core::ControlError;
+
+    #[test]
+    fn auto_considers_backends_that_meet_needs_of_run() {
+        let host = &["linux-native", "container"][..];
+        let machines: &[&str] = &[
+            #[cfg(feature = "gondolin")]
+            "gondolin",
+            #[cfg(feature = "firecracker")]
+            "firecracker",
+        ];
+        let needs = |own_kernel, image, volume| Needs { own_kernel, image, volume };
+        for (needs, wanted) in [
+            (needs(false, false, false), host),
+            (needs(false, true, false), &["container"]),
+            (needs(false, false, true), &["container"]),
+            (needs(true, false, false), machines),
+            (needs(true, true, true), machines),
+        ] {
+            assert_eq!(backends_with(&std::env::temp_dir(), |traits| needs.are_met_by(traits)), wanted, "{needs:?}");
+        }
+        assert!(!is_automatic(&BackendTraits { boundary: false, ..BackendTraits::default() }));
+    }
+
+    #[test]
+    fn proof_is_outdated_by_failing_boundary_but_not_by_failing_request() {
+        let mut selected = named(&std::env::temp_dir(), LinuxNativeBackend::NAME).unwrap();
+        let gone = IsolationError::Unavailable { backend: "gondolin".to_owned(), reason: "not installed".to_owned() };
+        let layer = |layer| IsolationError::from(ControlError::new(layer, "call", None));
+        assert!(!selected.is_outdated_by(&gone), "no stored proof was used");
+        selected.probed_earlier = true;
+        for error in [gone, layer(Control::Namespaces), layer(Control::Mounts), layer(Control::Seccomp), layer(Control::Landlock)]
+        {
+            assert!(selected.is_outdated_by(&error), "{error}");
+        }
+        let invalid = IsolationError::Invalid { what: "grant".to_owned(), reason: "missing".to_owned() };
+        let asked = [Control::Cgroup, Control::Rlimits, Control::Volume, Control::Grants, Control::Idmap].map(layer);
+        for error in asked.into_iter().chain([invalid]) {
+            assert!(!selected.is_outdated_by(&error), "{error}");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! A guest with more than one connection: quiesced while its machine is saved, and adopted in a copy of the machine. The
+//! conformance suite tests the other behaviour of the same agent.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use agentd::isolation::{
+    Command, EvidenceResult, IsolationError, Sandbox, SandboxSpec, StdinSource,
+    guest::{Attach, GuestSandbox, GuestSpec, Machine},
+};
+use libtest_mimic::{Arguments, Trial};
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::unix::net::UnixStream as Blocking,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use support::{
+    machine::{Machines, Process, identity},
+    out, script, trial,
+};
+use tokio::net::UnixStream;
+
+fn main() {
+    support::machine::take_role();
+    agentd::isolation::take_role();
+    let arguments = Arguments::from_args();
+    // Only root can run the test machine.
+    let trials = if rustix::process::geteuid().is_root() { trials() } else { Vec::new() };
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+macro_rules! table {
+    ($($test:ident),+ $(,)?) => { vec![$(trial(stringify!($test).to_owned(), $test)),+] };
+}
+
+fn trials() -> Vec<Trial> {
+    table!(
+        streams_continue_after_quiesce,
+        request_during_quiesce_is_done_after_it,
+        adopted_copy_gets_new_identity_and_commands_continue,
+        adopting_a_sandbox_without_writable_name_files_succeeds,
+        lost_host_connection_ends_guest,
+        connections_with_invalid_greeting_are_ignored,
+        second_sandbox_in_guest_is_refused,
+        shutdown_ends_guest_and_machine,
+        attacks_inside_guest_are_blocked,
+        large_file_is_read_back_unchanged,
+    )
+}
+
+struct Made {
+    sandbox: Arc<GuestSandbox>,
+    machine: Arc<Process>,
+    socket: PathBuf,
+}
+
+impl Made {
+    async fn new() -> Self {
+        let (machine, socket) = Process::listening(&Machines::new());
+        let sandbox = open(&machine, &socket).await.unwrap();
+        Self { sandbox, machine, socket }
+    }
+
+    async fn connect(&self) -> UnixStream {
+        UnixStream::connect(&self.socket).await.unwrap()
+    }
+
+    async fn sh(&self, text: &str) -> String {
+        out(&self.sandbox.exec(script(text)).await.unwrap())
+    }
+}
+
+async fn open(machine: &Arc<Process>, socket: &Path) -> Result<Arc<GuestSandbox>, IsolationError> {
+    let transport = UnixStream::connect(socket).await.unwrap();
+    let spec = GuestSpec { spec: SandboxSpec::default(), identity: Some(identity("first")), copies: None };
+    GuestSandbox::open(Machines::new().id(), machine.clone(), transport, Attach::New(spec.into())).await
+}
+
+fn line(file: &mut File) -> String {
+    let mut text = Vec::new();
+    let mut byte = [0];
+    while text.last() != Some(&b'\n') {
+        assert_eq!(file.read(&mut byte).unwrap(), 1, "end of the stream after {text:?}");
+        text.push(byte[0]);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+async fn streams_continue_after_quiesce() {
+    let made = Made::new().await;
+    let echo = Command { stdin: StdinSource::Stream, ..script("while read line; do echo got $line; done; exit 5") };
+    let mut handle = made.sandbox.exec_streaming(echo).await.unwrap();
+    let streams = handle.take_streams();
+    let (mut stdin, mut stdout) = (File::from(streams.stdin.unwrap()), File::from(streams.stdout.unwrap()));
+    // A command that writes continuously loses no output either.
+    let mut flood = made.sandbox.exec_streaming(script("seq 1 400000")).await.unwrap();
+    let mut numbers = File::from(flood.take_streams().stdout.unwrap());
+    assert_eq!(line(&mut numbers), "1\n");
+    for round in 0..20 {
+        writeln!(stdin, "{round}").unwrap();
+        made.sandbox.guest().quiesce().await.unwrap();
+        // Input that is written now is not sent yet.
+        writeln!(stdin, "{round} again").unwrap();
+        made.sandbox.guest().proceed(made.connect().await).await.unwrap();
+        assert_eq!(line(&mut stdout), format!("got {round}\n"));
+        assert_eq!(line(&mut stdout), format!("got {round} again\n"));
+    }
+    let mut rest = String::new();
+    numbers.read_to_string(&mut rest).unwrap();
+    let expected: String = (2..=400_000).map(|n| format!("{n}\n")).collect();
+    assert!(rest == expected);
+    assert_eq!(flood.wait().await.unwrap().exit_code, Some(0));
+    drop(stdin);
+    assert_eq!(handle.wait().await.unwrap().exit_code, Some(5));
+    made.sandbox.destroy().await.unwrap();
+}
+
+async fn request_during_quiesce_is_done_after_it() {
+    let made = Made::new().await;
+    made.sandbox.guest().quiesce().await.unwrap();
+    assert!(matches!(made.sandbox.guest().quiesce().await, Err(IsolationError::Invalid { .. })));
+    let sandbox = made.sandbox.clone();
+    let pending = tokio::spawn(async move { sandbox.exec(script("echo done")).await.unwrap() });
+    // The resource usage is the last known one.
+    assert!(made.sandbox.resource_usage().await.unwrap().cpu_user.is_zero());
+    assert!(!pending.is_finished() && made.sandbox.is_alive().await);
+    made.sandbox.guest().proceed(made.connect().await).await.unwrap();
+    assert_eq!(out(&pending.await.unwrap()), "done\n");
+    made.sandbox.destroy().await.unwrap();
+}
+
+async fn adopted_copy_gets_new_identity_and_commands_continue() {
+    let made = Made::new().await;
+    assert_eq!(made.sh("hostname").await, "first\n");
+    let before = made.sh("cat /etc/machine-id").await;
+    // The command writes more than any pipe holds, and waits for input that never comes.
+    let text = "i=0; while :; do i=$((i+1)); echo $i > /tmp/new; mv /tmp/new /tmp/count; seq 1 3000; done & read line; \
+        echo over > /tmp/read; wait";
+    let mut handle = made.sandbox.exec_streaming(Command { stdin: StdinSource::Stream, ..script(text) }).await.unwrap();
+    let streams = handle.take_streams();
+    let mut stdout = File::from(streams.stdout.unwrap());
+    assert_eq!(line(&mut stdout), "1\n");
+    made.sandbox.guest().quiesce().await.unwrap();
+    made.sandbox.guest().adopt(made.connect().await, identity("second")).await.unwrap();
+    // The exec handle of the previous connection is lost.
+    assert!(matches!(handle.wait().await, Err(IsolationError::SandboxGone(_))));
+    let count = || async { made.sh("cat /tmp/count").await.trim().parse::<u64>().unwrap() };
+    let then = count().await;
+    while count().await < then + 20 {}
+    while made.sandbox.read_file(Path::new("/tmp/read"), 100).await.is_err() {}
+    assert_eq!(made.sh("hostname; cat /etc/hostname").await, "second\nsecond\n");
+    assert_eq!(made.sh("getent hosts second; getent hosts first || echo unknown").await, "127.0.0.1       second\nunknown\n");
+    let after = made.sh("cat /etc/machine-id").await;
+    assert!(after.len() == 33 && after != before, "{before} {after}");
+    // Exec numbers start again in the new session, without those of earlier execs.
+    assert_eq!(made.sh("echo one; echo two").await, "one\ntwo\n");
+    made.sandbox.destroy().await.unwrap();
+}
+
+async fn adopting_a_sandbox_without_writable_name_files_succeeds() {
+    let made = Made::new().await;
+    let prepared =
+        "cd /etc; rm -f hostname hosts machine-id; mkdir hostname; ln -s hosts hosts; mkdir -p machine-id/full; echo done";
+    assert_eq!(made.sh(prepared).await, "done\n");
+    made.sandbox.guest().quiesce().await.unwrap();
+    made.sandbox.guest().adopt(made.connect().await, identity("second")).await.unwrap();
+    assert_eq!(made.sh("hostname").await, "second\n");
+    made.sandbox.destroy().await.unwrap();
+}
+
+async fn lost_host_connection_ends_guest() {
+    let (machine, socket) = Process::listening(&Machines::new());
+    let (ours, mut relayed) = tokio::io::duplex(4096);
+    let mut transport = UnixStream::connect(&socket).await.unwrap();
+    let cut = Arc::new(tokio::sync::Notify::new());
+    let cutting = cut.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut relayed, &mut transport) => {}
+            () = cutting.notified() => {}
+        }
+        drop(transport);
+        // Keep the host's side open, so that the guest must end by itself.
+        std::future::pending::<()>().await;
+    });
+    let spec = GuestSpec { spec: SandboxSpec::default(), identity: None, copies: None };
+    let sandbox = GuestSandbox::open(Machines::new().id(), machine.clone(), ours, Attach::New(spec.into())).await.unwrap();
+    let seconds = format!("5{}", std::process::id());
+    let _handle = sandbox.exec_streaming(script(&format!("sleep {seconds}"))).await.unwrap();
+    sandbox.exec(script(":")).await.unwrap();
+    assert!(support::runs(&format!("sleep {seconds}")));
+    cut.notify_one();
+    assert_eq!(machine.wait(), Some(1));
+    assert!(!support::runs(&format!("sleep {seconds}")));
+    sandbox.destroy().await.unwrap();
+}
+
+async fn connections_with_invalid_greeting_are_ignored() {
+    let (machine, socket) = Process::listening(&Machines::new());
+    for greeting in
+        [&b""[..], b"GET / HTTP/1.1\r\n\r\n", b"agentd\xff\xff", b"agentd\x01\0\xff\xff\xff\xff", b"agentd\x01\0\x01\0\0\0\x07"]
+    {
+        Blocking::connect(&socket).unwrap().write_all(greeting).unwrap();
+    }
+    let sandbox = open(&machine, &socket).await.unwrap();
+    sandbox.guest().quiesce().await.unwrap();
+    Blocking::connect(&socket).unwrap().write_all(b"nonsense").unwrap();
+    sandbox.guest().proceed(UnixStream::connect(&socket).await.unwrap()).await.unwrap();
+    assert_eq!(out(&sandbox.exec(script("echo here")).await.unwrap()), "here\n");
+    sandbox.destroy().await.unwrap();
+}
+
+async fn second_sandbox_in_guest_is_refused() {
+    let (machine, socket) = Process::listening(&Machines::new());
+    let transport = UnixStream::connect(&socket).await.unwrap();
+    let adopt = Attach::Adopt { identity: identity("none"), limits: Box::default() };
+    let none = GuestSandbox::open(Machines::new().id(), machine.clone(), transport, adopt).await;
+    assert!(matches!(none.err(), Some(IsolationError::Invalid { .. })));
+    let sandbox = open(&machine, &socket).await.unwrap();
+    sandbox.guest().quiesce().await.unwrap();
+    assert!(matches!(open(&machine, &socket).await.err(), Some(IsolationError::Invalid { .. })));
+    sandbox.guest().proceed(UnixStream::connect(&socket).await.unwrap()).await.unwrap();
+    assert_eq!(out(&sandbox.exec(script("echo here")).await.unwrap()), "here\n");
+    sandbox.destroy().await.unwrap();
+}
+
+async fn shutdown_ends_guest_and_machine() {
+    let made = Made::new().await;
+    let seconds = format!("6{}", std::process::id());
+    let mut handle = made.sandbox.exec_streaming(script(&format!("sleep {seconds}"))).await.unwrap();
+    made.sandbox.guest().shutdown().await;
+    assert_eq!(made.machine.wait(), Some(0));
+    assert!(!support::runs(&format!("sleep {seconds}")));
+    assert!(matches!(handle.wait().await, Err(IsolationError::MachineLost(_))));
+    assert!(!made.sandbox.is_alive().await);
+    made.machine.destroy().await.unwrap();
+}
+
+async fn attacks_inside_guest_are_blocked() {
+    let made = Made::new().await;
+    let evidence = made.sandbox.probe_inside().await.unwrap();
+    let broken: Vec<_> = evidence.iter().filter(|evidence| evidence.result != EvidenceResult::Held).collect();
+    assert!(broken.is_empty() && evidence.len() > 30, "{} attacks, of which {broken:?}", evidence.len());
+    made.sandbox.destroy().await.unwrap();
+}
+
+async fn large_file_is_read_back_unchanged() {
+    let made = Made::new().await;
+    let content: Vec<u8> = (0..16_000_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+    let path = Path::new("/tmp/large");
+    // Two concurrent transfers, and a command meanwhile.
+    let (one, two) = (made.sandbox.clone(), made.sandbox.clone());
+    let (a, b) = (content.clone(), content.clone());
+    let first = tokio::spawn(async move { one.write_file(Path::new("/tmp/large"), &a).await });
+    let second = tokio::spawn(async move { two.write_file(Path::new("/tmp/other"), &b).await });
+    assert_eq!(made.sh("echo between").await, "between\n");
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    assert_eq!(made.sh("cmp /tmp/large /tmp/other && stat -c %s /tmp/large").await, "16000000\n");
+    assert!(made.sandbox.read_file(path, 16_000_000).await.unwrap() == content);
+    let short = made.sandbox.read_file(path, 15_999_999).await;
+    assert!(matches!(short, Err(IsolationError::File { errno: libc::EFBIG, .. })));
+    let missing = made.sandbox.write_file(Path::new("/no/such/dir/file"), &content).await;
+    assert!(matches!(missing, Err(IsolationError::File { errno: libc::ENOENT, .. })), "{missing:?}");
+    made.sandbox.destroy().await.unwrap();
+}

@@ -1,0 +1,185 @@
+//! Help texts that fit the terminal, messages that name a remedy, and output whose reader closes the pipe.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+use tempfile::TempDir;
+
+fn agentd(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var("AGENTD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agentd").to_owned()));
+    command.args(args).stdin(Stdio::null()).env_remove("COLUMNS");
+    command
+}
+
+/// A project with a file and a world-writable directory.
+fn project() -> TempDir {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("file"), "").unwrap();
+    fs::create_dir(place.path().join("shared")).unwrap();
+    fs::set_permissions(place.path().join("shared"), fs::Permissions::from_mode(0o1777)).unwrap();
+    place
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Returns every command that the help texts list: `[]`, `["run"]`, `["sandbox"]`, `["sandbox", "exec"]`, ….
+fn commands() -> Vec<Vec<String>> {
+    let mut all = vec![Vec::new()];
+    let mut next = 0;
+    while let Some(command) = all.get(next).cloned() {
+        next += 1;
+        let help = help(&command, 100);
+        let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        let names = listed
+            .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+            .filter_map(|line| line.split_whitespace().next());
+        all.extend(names.filter(|name| *name != "help").map(|name| [&command[..], &[name.to_owned()]].concat()));
+    }
+    all
+}
+
+fn help(command: &[String], columns: usize) -> String {
+    let mut args: Vec<&str> = command.iter().map(String::as_str).collect();
+    args.push("--help");
+    let output = agentd(&args).env("COLUMNS", columns.to_string()).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    text(&output)
+}
+
+#[test]
+fn help_of_every_command_fits_terminal() {
+    let commands = commands();
+    assert!(commands.len() > 25, "{commands:?}");
+    for command in &commands {
+        for columns in [60, 80] {
+            // Examples and usage lines are commands, so they are not wrapped.
+            let help = help(command, columns);
+            let prose = help.lines().filter(|line| !line.contains("agentd "));
+            let long: Vec<&str> = prose.filter(|line| line.chars().count() > columns).collect();
+            assert_eq!(long, Vec::<&str>::new(), "{command:?} at {columns}");
+        }
+    }
+}
+
+#[test]
+fn doctor_output_fits_terminal_and_ends_with_requested_backend() {
+    for (backend, ending) in [("host-direct", "host-direct does not prove"), ("linux-native", "linux-native proves")] {
+        // The directory for temporary files is not in the current directory, for which `doctor` would print a warning.
+        let output = agentd(&["doctor", "--backend", backend]).current_dir("/usr").env("COLUMNS", "60").output().unwrap();
+        let output_text = text(&output);
+        assert!(output_text.rsplit("\n\n").next().unwrap().starts_with(ending), "{output_text}");
+        let long: Vec<&str> =
+            output_text.lines().skip_while(|line| !line.is_empty()).filter(|line| line.chars().count() > 60).collect();
+        assert_eq!(long, Vec::<&str>::new());
+    }
+}
+
+#[test]
+fn closed_standard_output_ends_every_command_quietly() {
+    let place = project();
+    let data = tempfile::tempdir().unwrap();
+    for args in [
+        &["completions", "bash"][..],
+        &["completions", "zsh"],
+        &["man"],
+        &["run", "--explain", "--", "true"],
+        &["doctor", "--backend", "host-direct"],
+        &["doctor", "--backend", "host-direct", "--json"],
+        &["image", "ls", "--json"],
+        &["sandbox", "ls", "--json"],
+        &["vm", "fetch-firecracker"],
+    ] {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        drop(reader);
+        let mut command = agentd(args);
+        command.current_dir(place.path()).env("HOME", "/nonexistent").env("AGENTD_DATA_DIR", data.path().join("data"));
+        let output = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!((output.status.code(), text(&output)), (Some(141), String::new()), "{args:?}");
+    }
+    for args in [&["--help"][..], &["run", "--help"]] {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        drop(reader);
+        let output = agentd(args).stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!(text(&output), "", "{args:?}");
+    }
+}
+
+#[test]
+fn invalid_arguments_fail_with_remedy() {
+    let place = project();
+    for (args, wanted) in [
+        (
+            &["run", "--memory", "-5", "--", "true"][..],
+            "'-5' is not a size in bytes — write for example 1048576, 512K, 64M or 1.5G",
+        ),
+        (&["run", "--timeout", "-1s", "--", "true"], "'-1s' is not a duration — write for example"),
+        (&["run", "--cpus", "-1", "--", "true"], "'-1' is not a number of CPUs"),
+        (&["sandbox", "create", "x", "--ttl", "-1h"], "'-1h' is not a duration"),
+        (
+            &["run", "--workspace", "file", "--", "true"],
+            "--workspace file: not a directory — use the directory that contains this file",
+        ),
+        (&["run", "--workspace", "shared", "--", "true"], "every user may create files in this directory (mode 1777)"),
+        (
+            &["run", "--backend", "contaner", "--", "true"],
+            "Unknown isolation backend 'contaner'. Available backends: host-direct, ",
+        ),
+        (&["run", "--backend", "contaner", "--", "true"], "did you mean 'container'?"),
+        (&["doctor", "--backend", "linux_natvie"], "did you mean 'linux-native'?"),
+        (&["rum", "--", "true"], "a similar subcommand exists: 'run'"),
+        (&["rnu"], "a similar subcommand exists: 'run'"),
+        (&["dcotor"], "a similar subcommand exists: 'doctor'"),
+        (&["sandbox", "exce", "x"], "a similar subcommand exists: 'exec'"),
+        (&["sandbox", "creat"], "a similar subcommand exists: 'create'"),
+        (&["sandbox", "sl"], "Usage: agentd sandbox <COMMAND>"),
+        (&["daemon", "stpo"], "a similar subcommand exists: 'stop'"),
+        (&["daemon", "lgo"], "a similar subcommand exists: 'log'"),
+        (&["run", "--grace", "-1s", "--", "true"], "'-1s' is not a duration"),
+    ] {
+        let output = agentd(args).current_dir(place.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{args:?}: {output:?}");
+        assert!(text(&output).contains(wanted), "{args:?}: {}", text(&output));
+    }
+}
+
+#[test]
+fn limits_accept_fractions_and_large_units() {
+    let place = project();
+    let limits = ["--timeout", "1.5h", "--cpu-time", "0.5m", "--memory", "10P", "--file-size", "1.5G", "--max-output", "0.5M"];
+    let output =
+        agentd(&[&["run", "--explain"][..], &limits, &["--", "true"]].concat()).current_dir(place.path()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+#[test]
+fn man_writes_page_for_every_command() {
+    let place = tempfile::tempdir().unwrap();
+    let pages = place.path().join("share/man1");
+    let output = agentd(&["man", pages.to_str().unwrap()]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let names = |directory: &Path| -> BTreeSet<String> {
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let wanted = commands().iter().map(|command| [&["agentd".to_owned()][..], command].concat().join("-") + ".1").collect();
+    assert_eq!(names(&pages), wanted);
+}
+
+#[test]
+fn help_names_defaults_of_its_own_command() {
+    let of = |command: &[&str], option: &str| {
+        let help = help(&command.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>(), 100);
+        let from = help.lines().skip_while(|line| !line.trim_start().starts_with(option)).take(3).collect::<Vec<_>>().join(" ");
+        from.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert!(of(&["run"], "--workspace <").contains("[default: the current directory]"));
+    assert!(of(&["sandbox", "create"], "--workspace <").contains("[default: none]"));
+    assert!(of(&["run"], "--cwd <").contains("[default: the current directory if"));
+    assert!(of(&["sandbox", "exec"], "--cwd <").contains("[default: that of the image, or the home directory]"));
+}

