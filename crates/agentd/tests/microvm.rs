@@ -11,7 +11,7 @@ mod saved;
 #[path = "support/mod.rs"]
 mod support;
 
-use agentd::isolation::{Access, Command, IsolationError, Sandbox, SandboxSpec, StdinSource};
+use agentd::isolation::{Access, Bytes, Command, IsolationError, Limits, Sandbox, SandboxSpec, StdinSource};
 use machines::{NAME, groups, kill, settle, small, trial};
 use std::{fs, path::Path, sync::Arc, time::Duration};
 use support::{backend, directory, grant, out, script, sh, with};

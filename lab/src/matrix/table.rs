@@ -34,6 +34,7 @@ pub const ROWS: &[Row] = &[
             cargo fmt --check --manifest-path fuzz/Cargo.toml
             cargo fmt --check --manifest-path contract/Cargo.toml
             cargo clippy --workspace --all-targets -- -D warnings
+            cargo clippy --package agentd --test '*' -- -D warnings
             cargo clippy --workspace --no-default-features -- -D warnings
             for feature in firecracker gondolin images; do
                 cargo clippy --workspace --no-default-features --features agentd/$feature -- -D warnings
