@@ -256,15 +256,26 @@ fn on_another_host(place: &Path, script: &str) -> Output {
 }
 
 #[test]
-fn home_that_is_a_link_in_root_directory_works() {
-    if !rustix::process::geteuid().is_root() {
-        // Replacing the root directory needs root. The script runs agentd both as root and as uid 65534.
-        return;
-    }
-    let place = tempfile::tempdir().unwrap();
-    let output = on_another_host(
-        place.path(),
-        "mount -t tmpfs -o mode=755 new \"$PLACE\"; cd \"$PLACE\"; cp \"$AGENTD\" agentd; \
+fn compatibility_table_names_every_test() {
+    let named = table::named();
+    let source = include_str!("compatibility.rs");
+    let tests = source.split("#[test]\n").skip(1).filter_map(|test| test.split_once('(')?.0.trim_start().strip_prefix("fn "));
+    let tests: Vec<&str> = tests.collect();
+    let this = "compatibility_table_names_every_test";
+    assert!(named.len() > 5 && named.iter().all(|name| tests.contains(name)), "{named:?}");
+    assert!(tests.iter().all(|test| *test == this || named.contains(test)), "{tests:?}");
+}
+
+/// Tests that need root. An ordinary user skips them: `--skip as_root::`.
+mod as_root {
+    use super::*;
+
+    #[test]
+    fn home_that_is_a_link_in_root_directory_works() {
+        let place = tempfile::tempdir().unwrap();
+        let output = on_another_host(
+            place.path(),
+            "mount -t tmpfs -o mode=755 new \"$PLACE\"; cd \"$PLACE\"; cp \"$AGENTD\" agentd; \
          mkdir -p old var/home/u/work tmp proc sys dev run; chmod 1777 tmp
          ln -s var/home home; chown -R 65534:65534 var/home/u
          for d in usr etc opt bin sbin lib lib64; do if [ -L /$d ]; then cp -P /$d $d; elif [ -d /$d ]; then mkdir -p $d; \
@@ -276,52 +287,39 @@ fn home_that_is_a_link_in_root_directory_works() {
                  --backend $backend -- sh -c 'touch ~/x /home/u/work/made && ls /home/u/work /var/home/u/work && \
                  getent passwd $(id -u) | cut -d: -f6 && echo ~'
          done; done",
-    );
-    let said = String::from_utf8_lossy(&output.stdout);
-    let each: Vec<_> = said.split("/home/u/work:\nmade\n\n/var/home/u/work:\nmade\n").skip(1).collect();
-    let homes = each.iter().map(|said| said.lines().collect::<Vec<_>>());
-    let words = homes.map(|homes| match homes[..] {
-        [home, same] if home == same => format!("both names work; home `{home}`"),
-        _ => panic!("{output:?}"),
-    });
-    let order = [As::Root, As::User].into_iter().flat_map(|user| BACKENDS.map(|backend| (backend, user)));
-    let seen: Vec<_> = order.zip(words).map(|((backend, user), words)| (backend, user, words)).collect();
-    assert_eq!(seen.len(), 4, "{output:?}");
-    table::report("home_that_is_a_link_in_root_directory_works", "a home in `/var/home` with a link in `/home`", &seen);
-}
-
-#[test]
-fn workspace_on_overlayfs_fails_with_remedy_and_tools_there_are_hidden() {
-    if !rustix::process::geteuid().is_root() {
-        // Only sandboxes of root need id-mapped mounts.
-        return;
+        );
+        let said = String::from_utf8_lossy(&output.stdout);
+        let each: Vec<_> = said.split("/home/u/work:\nmade\n\n/var/home/u/work:\nmade\n").skip(1).collect();
+        let homes = each.iter().map(|said| said.lines().collect::<Vec<_>>());
+        let words = homes.map(|homes| match homes[..] {
+            [home, same] if home == same => format!("both names work; home `{home}`"),
+            _ => panic!("{output:?}"),
+        });
+        let order = [As::Root, As::User].into_iter().flat_map(|user| BACKENDS.map(|backend| (backend, user)));
+        let seen: Vec<_> = order.zip(words).map(|((backend, user), words)| (backend, user, words)).collect();
+        assert_eq!(seen.len(), 4, "{output:?}");
+        table::report("home_that_is_a_link_in_root_directory_works", "a home in `/var/home` with a link in `/home`", &seen);
     }
-    let place = tempfile::tempdir().unwrap();
-    let script =
-        "mount -t tmpfs new \"$PLACE\"; cd \"$PLACE\"; mkdir low up work home volume; mkdir -p low/.cargo/bin low/project
+
+    #[test]
+    fn workspace_on_overlayfs_fails_with_remedy_and_tools_there_are_hidden() {
+        let place = tempfile::tempdir().unwrap();
+        let script =
+            "mount -t tmpfs new \"$PLACE\"; cd \"$PLACE\"; mkdir low up work home volume; mkdir -p low/.cargo/bin low/project
          mount -t overlay -o lowerdir=low,upperdir=up,workdir=work overlay home
          export HOME=$PWD/home PATH=$PWD/home/.cargo/bin:$PATH XDG_CACHE_HOME=$PWD/cache
          cd volume; $AGENTD run --backend $BACKEND -- echo ran
          cd ../home/project; $AGENTD run --backend $BACKEND -- echo ran || true";
-    let test = "workspace_on_overlayfs_fails_with_remedy_and_tools_there_are_hidden";
-    row(test, "a dev container, whose files are on overlayfs", |backend| {
-        let output = on_another_host(place.path(), &format!("BACKEND={backend}; {script}"));
-        let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert_eq!(said, "ran\n", "{backend}: {error}");
-        assert!(
-            error.contains("/home/project") && error.contains("overlayfs") && !error.contains(".cargo"),
-            "{backend}: {error}"
-        );
-        "a workspace on a volume works; one on overlayfs is refused".to_owned()
-    });
-}
-
-#[test]
-fn compatibility_table_names_every_test() {
-    let named = table::named();
-    let source = include_str!("compatibility.rs");
-    let tests: Vec<&str> = source.split("#[test]\nfn ").skip(1).filter_map(|test| Some(test.split_once('(')?.0)).collect();
-    let this = "compatibility_table_names_every_test";
-    assert!(named.len() > 5 && named.iter().all(|name| tests.contains(name)), "{named:?}");
-    assert!(tests.iter().all(|test| *test == this || named.contains(test)), "{tests:?}");
+        let test = "workspace_on_overlayfs_fails_with_remedy_and_tools_there_are_hidden";
+        row(test, "a dev container, whose files are on overlayfs", |backend| {
+            let output = on_another_host(place.path(), &format!("BACKEND={backend}; {script}"));
+            let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert_eq!(said, "ran\n", "{backend}: {error}");
+            assert!(
+                error.contains("/home/project") && error.contains("overlayfs") && !error.contains(".cargo"),
+                "{backend}: {error}"
+            );
+            "a workspace on a volume works; one on overlayfs is refused".to_owned()
+        });
+    }
 }

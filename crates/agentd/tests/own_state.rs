@@ -222,35 +222,6 @@ fn named_sandbox_with_grant_of_data_directory_fails() {
 }
 
 #[test]
-fn grant_of_bind_mounted_data_directory_fails() {
-    // Only root can bind-mount.
-    if !is_root() {
-        return;
-    }
-    let place = OwnStateDir::new();
-    let data = place.path("home/.local/share/agentd");
-    fs::create_dir_all(data.join("sandboxes")).unwrap();
-    for (shown, granted) in [
-        ("home/.local/share", "work/other"),
-        ("home/.local/share/agentd", "work"),
-        ("home/.local/share/agentd/sandboxes", "work/other"),
-        ("home/.local/share/agentd/sandboxes", "work"),
-    ] {
-        let other = place.path("work/other");
-        fs::create_dir_all(&other).unwrap();
-        // A mount point that is not UTF-8 does not hide the others.
-        let script = r#"latin=$(printf 'caf\351'); mount -t tmpfs none /run && mkdir "/run/$latin" &&
-            mount -t tmpfs none "/run/$latin" && mount --bind "$0" "$1" && exec "$2" run --workspace none --ro "$3" -- true"#;
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", script]).args([place.path(shown), other, program(), place.path(granted)]);
-        command.env("HOME", place.path("home")).env("AGENTD_DATA_DIR", &data).current_dir("/");
-        let output = command.output().unwrap();
-        assert_eq!(output.status.code(), Some(125), "{shown}: {output:?}");
-        assert!(text(&output.stderr).contains(arg(&data)), "{shown}: {output:?}");
-    }
-}
-
-#[test]
 fn agentd_executable_in_workspace_cannot_be_changed_or_moved() {
     let place = OwnStateDir::new();
     let own = place.path("work/a/b/agentd");
@@ -269,26 +240,6 @@ fn agentd_executable_in_workspace_cannot_be_changed_or_moved() {
         assert!(output.status.success(), "{backend}: {output:?}");
     }
     assert!(fs::read(&own).unwrap() == before);
-}
-
-#[test]
-fn root_with_home_of_another_user_does_not_follow_links() {
-    if !is_root() {
-        return;
-    }
-    let place = OwnStateDir::new();
-    let victim = place.path("victim");
-    fs::create_dir(&victim).unwrap();
-    fs::remove_dir(place.path("home/.cache")).unwrap();
-    std::os::unix::fs::symlink(&victim, place.path("home/.cache")).unwrap();
-    for path in [place.path("home"), place.path("home/.local"), place.path("home/.local/share")] {
-        std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
-    }
-    let mut run = place.agentd();
-    let output = run.env_remove("AGENTD_DATA_DIR").env_remove("XDG_CACHE_HOME").args(["run", "--", "true"]).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(fs::read_dir(&victim).unwrap().count(), 0);
-    assert_eq!(fs::read_dir(place.path("home/.local/share")).unwrap().count(), 0);
 }
 
 #[test]
@@ -331,4 +282,51 @@ fn backend_that_shares_host_kernel_fails_kernel_isolation_requirement() {
     // No microVM is set up in this data directory.
     let said = place.refused(&["--require", "kernel-isolation"]);
     assert!(said.contains("kernel"), "{said}");
+}
+
+/// Tests that need root. An ordinary user skips them: `--skip as_root::`.
+mod as_root {
+    use super::*;
+
+    #[test]
+    fn grant_of_bind_mounted_data_directory_fails() {
+        let place = OwnStateDir::new();
+        let data = place.path("home/.local/share/agentd");
+        fs::create_dir_all(data.join("sandboxes")).unwrap();
+        for (shown, granted) in [
+            ("home/.local/share", "work/other"),
+            ("home/.local/share/agentd", "work"),
+            ("home/.local/share/agentd/sandboxes", "work/other"),
+            ("home/.local/share/agentd/sandboxes", "work"),
+        ] {
+            let other = place.path("work/other");
+            fs::create_dir_all(&other).unwrap();
+            // A mount point that is not UTF-8 does not hide the others.
+            let script = r#"latin=$(printf 'caf\351'); mount -t tmpfs none /run && mkdir "/run/$latin" &&
+            mount -t tmpfs none "/run/$latin" && mount --bind "$0" "$1" && exec "$2" run --workspace none --ro "$3" -- true"#;
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", script]).args([place.path(shown), other, program(), place.path(granted)]);
+            command.env("HOME", place.path("home")).env("AGENTD_DATA_DIR", &data).current_dir("/");
+            let output = command.output().unwrap();
+            assert_eq!(output.status.code(), Some(125), "{shown}: {output:?}");
+            assert!(text(&output.stderr).contains(arg(&data)), "{shown}: {output:?}");
+        }
+    }
+
+    #[test]
+    fn root_with_home_of_another_user_does_not_follow_links() {
+        let place = OwnStateDir::new();
+        let victim = place.path("victim");
+        fs::create_dir(&victim).unwrap();
+        fs::remove_dir(place.path("home/.cache")).unwrap();
+        std::os::unix::fs::symlink(&victim, place.path("home/.cache")).unwrap();
+        for path in [place.path("home"), place.path("home/.local"), place.path("home/.local/share")] {
+            std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+        }
+        let mut run = place.agentd();
+        let output = run.env_remove("AGENTD_DATA_DIR").env_remove("XDG_CACHE_HOME").args(["run", "--", "true"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(fs::read_dir(&victim).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(place.path("home/.local/share")).unwrap().count(), 0);
+    }
 }

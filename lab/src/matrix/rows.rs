@@ -34,6 +34,9 @@ exec \"$@\"
 const SKIPPED_IN_LAB: [&str; 2] =
     ["cargo_builds_crate_with_callers_toolchain", "daemon_or_client_killed_at_any_moment_loses_nothing_acknowledged"];
 
+/// Options of the test programs for a user other than root.
+const SKIP_ROOTS: &str = "--skip as_root::";
+
 /// Script that runs suites in a machine of the lab, with the options of the test programs in `$SKIP`. Property tests, which do not
 /// depend on the kernel, run fewer cases than on the host.
 const IN_THE_LAB: &str = "cd /tmp; export PROPTEST_CASES=16; for suite; do
@@ -130,6 +133,9 @@ impl RowRun<'_> {
         for suite in self.suites()? {
             let mut command = Command::new(&suite.file);
             command.current_dir(&suite.package).env("AGENTD_TEST_BACKENDS", self.chosen.row.backends);
+            if !rustix::process::geteuid().is_root() {
+                command.args(SKIP_ROOTS.split(' '));
+            }
             failures.note(self.suite(suite, &mut command));
         }
         failures.first()
@@ -189,6 +195,7 @@ impl RowRun<'_> {
             }
             let id = USER.to_string();
             command.args(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"]).arg(self.folder.join(&suite.name));
+            command.args(SKIP_ROOTS.split(' '));
             failures.note(self.suite(suite, command.current_dir(self.folder)));
         }
         for group in groups {
@@ -228,7 +235,10 @@ impl RowRun<'_> {
             // The user on the lab's disk has subordinate ids for one sandbox.
             lab.args(["--user", "--env", "AGENTD_TEST_IDS=shared"]);
         }
-        let skip = SKIPPED_IN_LAB.map(|test| format!("--skip {test}")).join(" ");
+        let mut skip = SKIPPED_IN_LAB.map(|test| format!("--skip {test}")).join(" ");
+        if user != User::Root {
+            skip = format!("{skip} {SKIP_ROOTS}");
+        }
         lab.args(["--env", &format!("SKIP={skip}")]);
         self.in_a_machine(lab, IN_THE_LAB)
     }

@@ -98,61 +98,60 @@ fn problems_after(spoil: impl FnOnce(&StateDir)) -> Vec<String> {
     place.problems()
 }
 
-#[test]
-fn fsck_finds_each_volume_damage() {
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
-    let link = |place: &StateDir| place.at("state/layers").join(place.state.record(&name("a")).unwrap().upper.to_string());
-    let volume = |place: &StateDir| {
-        let target = fs::read_link(link(place)).unwrap();
-        place.at("state/layers").join(target.iter().take(3).collect::<PathBuf>())
-    };
-    let image = |place: &StateDir| volume(place).join("image");
-    assert_eq!(problems_after(|_| ()), Vec::<String>::new());
-    // The fork needs a layer in the volume, too.
-    let both = ["damage: Volume", "damage: Volume"];
-    assert_eq!(problems_after(|place| fs::remove_file(image(place)).unwrap()), both);
-    assert_eq!(problems_after(|place| fs::remove_dir_all(volume(place)).unwrap()), both);
-    let spoiled = |place: &StateDir| fs::write(image(place), vec![0; 16 << 20]).unwrap();
-    assert_eq!(problems_after(spoiled), both);
-    // The image exceeds the limit in the record of `a`. The layer that the fork needs is intact.
-    let grown = |place: &StateDir| fs::OpenOptions::new().write(true).open(image(place)).unwrap().set_len(32 << 20).unwrap();
-    assert_eq!(problems_after(grown), ["damage: Volume"]);
-    let elsewhere = |place: &StateDir| {
-        fs::remove_file(link(place)).unwrap();
-        symlink("/etc", link(place)).unwrap();
-    };
-    assert_eq!(problems_after(elsewhere)[..2], ["damage: Volume", "damage: Volume"]);
-    // An upper layer in a plain directory of the host has no disk limit.
-    let unlimited = |place: &StateDir| {
-        fs::remove_file(link(place)).unwrap();
-        fs::create_dir_all(link(place).join("tree")).unwrap();
-        fs::create_dir_all(link(place).join("work")).unwrap();
-    };
-    assert_eq!(problems_after(unlimited)[0], "damage: Volume");
-    let lost = |place: &StateDir| fs::remove_file(link(place)).unwrap();
-    assert_eq!(problems_after(lost)[0], "damage: Missing");
-    let inside = |place: &StateDir| {
-        let upper = place.state.hold(&name("a")).unwrap();
-        fs::remove_dir(place.state.layer_paths(&upper.0).upper.join("tree")).unwrap();
-    };
-    assert_eq!(problems_after(inside), ["damage: Missing"]);
-}
+/// Tests that need root. An ordinary user skips them: `--skip as_root::`.
+mod as_root {
+    use super::*;
 
-#[test]
-fn fsck_distinguishes_volume_garbage_from_damage() {
-    if !rustix::process::geteuid().is_root() {
-        return;
+    #[test]
+    fn fsck_finds_each_volume_damage() {
+        let link = |place: &StateDir| place.at("state/layers").join(place.state.record(&name("a")).unwrap().upper.to_string());
+        let volume = |place: &StateDir| {
+            let target = fs::read_link(link(place)).unwrap();
+            place.at("state/layers").join(target.iter().take(3).collect::<PathBuf>())
+        };
+        let image = |place: &StateDir| volume(place).join("image");
+        assert_eq!(problems_after(|_| ()), Vec::<String>::new());
+        // The fork needs a layer in the volume, too.
+        let both = ["damage: Volume", "damage: Volume"];
+        assert_eq!(problems_after(|place| fs::remove_file(image(place)).unwrap()), both);
+        assert_eq!(problems_after(|place| fs::remove_dir_all(volume(place)).unwrap()), both);
+        let spoiled = |place: &StateDir| fs::write(image(place), vec![0; 16 << 20]).unwrap();
+        assert_eq!(problems_after(spoiled), both);
+        // The image exceeds the limit in the record of `a`. The layer that the fork needs is intact.
+        let grown = |place: &StateDir| fs::OpenOptions::new().write(true).open(image(place)).unwrap().set_len(32 << 20).unwrap();
+        assert_eq!(problems_after(grown), ["damage: Volume"]);
+        let elsewhere = |place: &StateDir| {
+            fs::remove_file(link(place)).unwrap();
+            symlink("/etc", link(place)).unwrap();
+        };
+        assert_eq!(problems_after(elsewhere)[..2], ["damage: Volume", "damage: Volume"]);
+        // An upper layer in a plain directory of the host has no disk limit.
+        let unlimited = |place: &StateDir| {
+            fs::remove_file(link(place)).unwrap();
+            fs::create_dir_all(link(place).join("tree")).unwrap();
+            fs::create_dir_all(link(place).join("work")).unwrap();
+        };
+        assert_eq!(problems_after(unlimited)[0], "damage: Volume");
+        let lost = |place: &StateDir| fs::remove_file(link(place)).unwrap();
+        assert_eq!(problems_after(lost)[0], "damage: Missing");
+        let inside = |place: &StateDir| {
+            let upper = place.state.hold(&name("a")).unwrap();
+            fs::remove_dir(place.state.layer_paths(&upper.0).upper.join("tree")).unwrap();
+        };
+        assert_eq!(problems_after(inside), ["damage: Missing"]);
     }
-    let strange = |place: &StateDir| fs::create_dir(place.at("state/volumes/00000000000000ff")).unwrap();
-    assert_eq!(problems_after(strange), ["Garbage"]);
-    let stray = |place: &StateDir| {
-        let (record, _held) = place.state.hold(&name("a")).unwrap();
-        fs::create_dir(place.state.layer_paths(&record).upper.with_file_name("00000000000000ff")).unwrap();
-    };
-    assert_eq!(problems_after(stray), ["Garbage"]);
-    assert_eq!(problems_after(|place| fs::write(place.at("state/volumes/x"), "").unwrap()), ["Unknown"]);
-    // Only the layer is garbage: its volume is needed as long as the layer exists.
-    assert_eq!(problems_after(|place| place.state.remove(&name("b")).unwrap()), ["Garbage"]);
+
+    #[test]
+    fn fsck_distinguishes_volume_garbage_from_damage() {
+        let strange = |place: &StateDir| fs::create_dir(place.at("state/volumes/00000000000000ff")).unwrap();
+        assert_eq!(problems_after(strange), ["Garbage"]);
+        let stray = |place: &StateDir| {
+            let (record, _held) = place.state.hold(&name("a")).unwrap();
+            fs::create_dir(place.state.layer_paths(&record).upper.with_file_name("00000000000000ff")).unwrap();
+        };
+        assert_eq!(problems_after(stray), ["Garbage"]);
+        assert_eq!(problems_after(|place| fs::write(place.at("state/volumes/x"), "").unwrap()), ["Unknown"]);
+        // Only the layer is garbage: its volume is needed as long as the layer exists.
+        assert_eq!(problems_after(|place| place.state.remove(&name("b")).unwrap()), ["Garbage"]);
+    }
 }
