@@ -4,6 +4,7 @@ use crate::{
     error::{Calling, LabError},
     kernel::Kernel,
     message::{CONTROL, FILES, PULSE, STDERR, STDOUT},
+    tsc,
 };
 use std::{
     collections::BTreeMap,
@@ -106,8 +107,15 @@ impl Machine<'_> {
         add("-display", "none".into());
         add("-kernel", self.kernel.vmlinux.clone().into());
         add("-initrd", self.kernel.initramfs.clone().into());
-        // With `panic=-1` and `-no-reboot`, a kernel panic ends QEMU.
-        add("-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable".into());
+        // With `panic=-1` and `-no-reboot`, a kernel panic ends QEMU. `tsc=reliable`: on a busy host, the kernel would stop using the
+        // counter because other clocks are read late.
+        let mut kernel = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable".to_owned();
+        if let Accelerator::Software = self.accelerator {
+            // Emulated machines read the host's counter. A kernel that measures its frequency while the host is busy gets a wrong
+            // one, and its clock then runs up to ten times too fast.
+            kernel += &format!(" tsc_early_khz={}", tsc::khz());
+        }
+        add("-append", kernel.into());
         // The machine's writes go to an unnamed temporary file.
         add("-drive", drive(self.root, "snapshot=on,cache=unsafe"));
         if let Some(share) = self.share {

@@ -29,6 +29,7 @@ mod scratch;
 mod share;
 mod talk;
 mod tool;
+mod tsc;
 
 use std::process::ExitCode;
 

@@ -7,11 +7,7 @@ mod machines;
 mod support;
 
 use machines::{groups, kill, settle, small, trial};
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, time::Instant};
 use support::{out, sh};
 
 /// The number of machines that are created, used and destroyed one after the other.
