@@ -24,7 +24,7 @@ use std::{
     sync::atomic::AtomicUsize,
 };
 
-/// The limits of one search. A payload can create directories to slow down later runs; the limits bound that.
+/// The limits of one search and comparison. A payload can create directories to slow down later runs; the limits bound that.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// The maximum number of directories that are searched, those nearest to the root first.
@@ -33,14 +33,16 @@ pub(super) struct Limits {
     pub names: usize,
     /// The maximum number of listed names that are found. `None` if only git directories are.
     pub listed: Option<usize>,
+    /// The number of compared paths from which on no more entries of protected directories, or listed names, are compared.
+    pub entries: usize,
 }
 
 impl Limits {
     /// The limits for a granted tree.
-    pub(super) const TREE: Self = Self { directories: 1 << 18, names: 1 << 22, listed: Some(1 << 15) };
+    pub(super) const TREE: Self = Self { directories: 1 << 18, names: 1 << 22, listed: Some(1 << 15), entries: 1 << 16 };
 
     /// The limits for a parent of git directories, which is protected as a whole if it has more.
-    pub(super) const NEST: Self = Self { directories: 1024, names: 1 << 18, listed: None };
+    pub(super) const NEST: Self = Self { directories: 1024, names: 1 << 18, listed: None, entries: 0 };
 }
 
 /// The number of directories of one level from which on several threads search them.

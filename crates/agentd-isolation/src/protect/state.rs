@@ -17,9 +17,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// The maximum number of entries in protected directories that are compared.
-const MOST_ENTRIES: usize = 1 << 16;
-
 /// The maximum length of the paths of all states together, in bytes, from which on no more entries are compared.
 const MOST_PATH_BYTES: usize = 32 << 20;
 
@@ -73,6 +70,8 @@ pub(super) struct States {
     pub gaps: Gaps,
     /// The origin of the paths that are added next.
     pub origin: Origin,
+    /// The number of states from which on no more entries of protected directories are added.
+    most: usize,
     /// The length of all paths, in bytes.
     path_bytes: usize,
     /// The number of bytes read for digests so far.
@@ -80,6 +79,10 @@ pub(super) struct States {
 }
 
 impl States {
+    pub(super) fn with_limit(most: usize) -> Self {
+        Self { most, ..Self::default() }
+    }
+
     /// Adds a path, and everything below it if `deep` is set.
     pub(super) fn add(&mut self, path: &Path, deep: bool, now: SystemTime) {
         // A path that was added before is complete: paths without their entries are added last.
@@ -118,7 +121,7 @@ impl States {
     }
 
     fn is_full(&self) -> bool {
-        self.seen.len() >= MOST_ENTRIES || self.path_bytes >= MOST_PATH_BYTES
+        self.seen.len() >= self.most || self.path_bytes >= MOST_PATH_BYTES
     }
 
     fn add_entries(&mut self, directory: &Path, now: SystemTime) {
@@ -208,7 +211,7 @@ mod tests {
             for name in 0..number {
                 std::fs::File::create(root.path().join(name.to_string())).unwrap().set_len(read::MOST).unwrap();
             }
-            let mut states = States::default();
+            let mut states = States::with_limit(1 << 16);
             // For a clock that is behind, every file was changed recently.
             states.add(root.path(), true, UNIX_EPOCH);
             assert_eq!(states.gaps.is_empty(), complete, "{number} files");

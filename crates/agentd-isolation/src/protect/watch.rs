@@ -113,7 +113,8 @@ impl Observation {
     /// Records the protected paths that are found now, and those of `last`, which the search may no longer find.
     fn capture(places: &[GrantedTree], last: &Self, limits: Limits) -> Self {
         let time = SystemTime::now();
-        let mut observed = Self { began: Some(time), ..Self::default() };
+        let states = States::with_limit(limits.entries);
+        let mut observed = Self { states, began: Some(time), ..Self::default() };
         let (mut paths, mut listed) = (Vec::new(), Vec::new());
         let (none, read_only) = (Tree::default(), plan::read_only_inside(places));
         for (number, place) in places.iter().filter(|place| place.protects()).enumerate() {

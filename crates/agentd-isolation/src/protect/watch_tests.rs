@@ -31,9 +31,13 @@ impl Project {
     }
 
     fn watch_within(&self, directories: usize) -> Watch {
+        self.watch_with(Limits { directories, ..Limits::TREE })
+    }
+
+    fn watch_with(&self, limits: Limits) -> Watch {
         let protect = plan::names(self.0.path()).unwrap();
         let grants = [Grant { protect, ..Grant::new(self.0.path(), Access::ReadWrite) }];
-        Watch::begin_within(&grants, Limits { directories, ..Limits::TREE })
+        Watch::begin_within(&grants, limits)
     }
 
     /// Returns the differences as text after `steps` have run on the host.
@@ -428,9 +432,7 @@ fn watch_beyond_the_limit_of_listed_names_keeps_known_names_and_names_what_it_le
     for name in ["z/z/z/.envrc", "z/z/z/.npmrc"] {
         fs::write(project.path(name), "mine").unwrap();
     }
-    let protect = plan::names(project.0.path()).unwrap();
-    let grants = [Grant { protect, ..Grant::new(project.0.path(), Access::ReadWrite) }];
-    let mut watch = Watch::begin_within(&grants, Limits { listed: Some(10), ..Limits::TREE });
+    let mut watch = project.watch_with(Limits { listed: Some(10), ..Limits::TREE });
     assert!(watch.last.gaps.is_empty());
     for number in 0..20 {
         fs::create_dir(project.path(&format!("d{number}"))).unwrap();
@@ -511,4 +513,28 @@ fn listed_name_whose_path_is_too_long_is_named_as_not_compared() {
     }
     rustix::fs::mkdirat(&at, "CLAUDE.md", 0o755.into()).unwrap();
     assert!(watch.full_report().gaps.iter().any(|gap| gap.cause == Cause::Unreadable && gap.path.ends_with("CLAUDE.md")));
+}
+
+#[test]
+fn many_entries_of_new_listed_directories_do_not_displace_known_names() {
+    // Known names in subdirectories give way only to those in the root, and are then not reported as removed.
+    for (directory, is_displaced) in [("a/.vscode", false), (".vscode", true)] {
+        let project = Project::new();
+        fs::create_dir_all(project.path("z/z")).unwrap();
+        for name in ["z/z/.envrc", "z/z/.npmrc"] {
+            fs::write(project.path(name), "mine").unwrap();
+        }
+        let mut watch = project.watch_with(Limits { entries: 100, ..Limits::TREE });
+        fs::create_dir_all(project.path(directory)).unwrap();
+        for number in 0..200 {
+            fs::write(project.path(&format!("{directory}/{number}")), "").unwrap();
+        }
+        fs::write(project.path("z/z/.envrc"), "evil").unwrap();
+        let report = watch.full_report();
+        let changes: Vec<(PathBuf, How)> = report.changes.iter().map(|change| (change.path.clone(), change.how)).collect();
+        let mut expected = vec![(project.path(directory), How::Created)];
+        expected.extend((!is_displaced).then(|| (project.path("z/z/.envrc"), How::Changed)));
+        assert_eq!(changes, expected);
+        assert_eq!(report.gaps.iter().map(|gap| gap.cause).collect::<Vec<_>>(), [Cause::TooManyEntries]);
+    }
 }
