@@ -393,8 +393,7 @@ fn listed_names_in_subdirectories_are_writable_and_each_change_is_reported() {
     assert_eq!(text(&project.run(&[], four).stderr).matches("protected path created: ").count(), 4);
     let said = text(&project.run(&[], "for i in 1 2 3 4 5; do echo evil >s/$i.code-workspace; done; echo evil >s/.envrc").stderr);
     let line = said.lines().find(|line| line.contains("protected paths in subdirectories: ")).unwrap();
-    assert!(line.contains("/s: 6 created: ") && line.contains("1.code-workspace, "), "{line}");
-    assert!(line.contains(", .envrc") || line.contains(": .envrc"), "{line}");
+    assert!(line.contains("/s: 6 created: .envrc, 1.code-workspace and 4 more of this kind: "), "{line}");
     assert_eq!(said.matches("protected path").count(), 1, "{said}");
 }
 
@@ -408,7 +407,8 @@ fn hundred_thousand_listed_names_end_the_run_with_a_bounded_report_that_names_wh
     assert_eq!(cause(&said), "too-many-listed");
     let changes = project.changes(&said);
     assert!((30_000..40_000).contains(&changes.len()), "{}", changes.len());
-    assert_eq!(changes[..2], ["created AGENTS.md", "created z/.envrc"].map(str::to_owned));
+    assert_eq!(changes[0], "created AGENTS.md");
+    assert!(changes[..3].contains(&"created z/.envrc".to_owned()), "{:?}", &changes[..3]);
     let warned = project.run(&[], "rm AGENTS.md z/.envrc");
     let warned = text(&warned.stderr);
     assert!(warned.contains("removed: ") && warned.contains("/z/.envrc") && warned.contains("not all compared: "), "{warned}");

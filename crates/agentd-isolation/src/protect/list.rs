@@ -47,9 +47,10 @@ pub(super) static LIST: LazyLock<List> = LazyLock::new(|| {
     list
 });
 
-/// Returns whether a name in a writable grant has a suffix that makes it a protected path.
-pub(super) fn has_suffix(name: &[u8]) -> bool {
-    LIST.suffixes.iter().any(|end| name.len() > end.len() && name.ends_with(end.as_bytes()))
+/// Returns the suffix of a name in a writable grant that makes the name a protected path.
+pub(super) fn suffix(name: &[u8]) -> Option<&'static [u8]> {
+    let mut suffixes = LIST.suffixes.iter().map(|end| end.as_bytes());
+    suffixes.find(|end| name.len() > end.len() && name.ends_with(end))
 }
 
 /// Returns section, path and reason of each line. A line in another form has no entry; a test rejects such a file.

@@ -1,9 +1,9 @@
 //! Reports of changed protected paths.
 
-use super::{gaps::Gaps, summary};
+use super::{gaps::Gaps, subdirectory, summary};
 use agentd_core::escape;
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, ffi::OsString, fmt, path::PathBuf};
+use std::{collections::HashMap, fmt, path::PathBuf};
 
 /// The maximum number of changes that a report names.
 pub(super) const MOST_REPORTED: usize = 256;
@@ -114,17 +114,17 @@ impl Report {
     }
 }
 
-/// Puts the most important changes first if there are more than a report names: those outside of subdirectories, then of each listed
-/// name one. So a payload cannot hide a change behind many changes of another name.
+/// Puts the most important changes first if there are more than a report names: those outside of subdirectories, then one of each
+/// kind of listed name. So a payload cannot hide a change behind many changes of another kind.
 pub(super) fn prioritize(changes: &mut [Change]) {
     if changes.len() <= MOST_REPORTED {
         return;
     }
-    let mut counts: HashMap<OsString, usize> = HashMap::new();
+    let mut counts: HashMap<Vec<u8>, usize> = HashMap::new();
     changes.sort_by_cached_key(|change| {
-        let name = change.path.file_name().filter(|_| change.below.is_some());
-        name.map_or(0, |name| {
-            let count = counts.entry(name.to_os_string()).or_default();
+        let path = change.below.as_ref().and_then(|grant| change.path.strip_prefix(grant).ok());
+        path.map_or(0, |path| {
+            let count = counts.entry(subdirectory::kind(path).to_vec()).or_default();
             *count += 1;
             *count
         })

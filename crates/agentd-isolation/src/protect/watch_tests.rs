@@ -449,12 +449,12 @@ fn watch_beyond_the_limit_of_listed_names_keeps_known_names_and_names_what_it_le
 }
 
 #[test]
-fn change_outside_of_subdirectories_and_a_rare_name_are_reported_before_many_of_another_name() {
+fn change_outside_of_subdirectories_and_a_rare_kind_are_reported_before_many_of_another_kind() {
     let project = Project::new();
     let mut watch = project.watch();
+    fs::create_dir(project.path("a")).unwrap();
     for number in 0..MOST_REPORTED + 20 {
-        fs::create_dir_all(project.path(&format!("a/{number}"))).unwrap();
-        fs::write(project.path(&format!("a/{number}/.npmrc")), "").unwrap();
+        fs::write(project.path(&format!("a/{number}.code-workspace")), "").unwrap();
     }
     fs::write(project.path("AGENTS.md"), "evil").unwrap();
     fs::create_dir(project.path("z")).unwrap();
