@@ -129,7 +129,8 @@ fn cargo_new_in_subdirectory_works_and_only_its_git_directory_is_reported() {
         assert!(!rustix::process::geteuid().is_root());
         return;
     };
-    let script = "cargo new -q sub/plain && cargo new -q --vcs git sub/repository && cargo init -q --lib --vcs none src";
+    let script =
+        "cargo new -q --vcs none sub/plain && cargo new -q --vcs git sub/repository && cargo init -q --lib --vcs none src";
     let output = project.command(&["--json"], &["sh", "-c", script]).env("HOME", real_home).output().unwrap();
     let said: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(project.changes(&said), ["created sub/repository/.git"]);
@@ -308,9 +309,9 @@ fn commit_in_submodule_and_worktree_works_and_their_settings_are_read_only() {
         let output = project.run(&[], &format!("echo evil >>{name}"));
         assert!(!output.status.success() || text(&output.stderr).contains(name), "{name}: {output:?}");
     }
-    // The git directories of a new worktree are reported.
+    // The git directories of a new worktree are reported, and the listed names in it.
     let reported = project.reported("git worktree add -q second");
-    assert_eq!(reported, ["created .git/worktrees/second", "created second/.git"]);
+    assert_eq!(reported, ["created .git/worktrees/second", "created second/.git", "created second/.gitmodules"]);
 }
 
 /// Shell functions that each create the path `$1`, with the names of the ways.
