@@ -125,6 +125,8 @@ pub(super) fn list(
     // The name `.git` may be among those that were not read.
     if seen.git || listing.is_cut {
         listing.listed.append(&mut seen.in_repository);
+    } else if let Some(left) = listed {
+        left.fetch_add(names(&seen.in_repository).count(), Ordering::Relaxed);
     }
     if listing.is_cut {
         // The names that were not read may be the relevant ones, so they are looked up.

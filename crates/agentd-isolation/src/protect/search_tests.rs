@@ -221,6 +221,16 @@ fn search_finds_listed_names_in_subdirectories_and_none_in_git_directories() {
 }
 
 #[test]
+fn names_of_a_repository_that_do_not_count_leave_room_for_others() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("a/b")).unwrap();
+    fs::write(root.path().join("a/lefthook.yml"), "").unwrap();
+    fs::write(root.path().join("a/b/.envrc"), "").unwrap();
+    let found = search(root.path(), Limits { listed: Some(1), ..Limits::TREE }, &[], &Tree::default());
+    assert_eq!((found.listed, found.gaps), (vec![root.path().join("a/b/.envrc")], Gaps::default()));
+}
+
+#[test]
 fn directory_of_sources_that_looks_like_a_git_directory_hides_nothing() {
     let root = tempfile::tempdir().unwrap();
     git_at(&root.path().join("src"));
