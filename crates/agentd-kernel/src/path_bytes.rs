@@ -28,6 +28,28 @@ pub mod one {
     }
 }
 
+/// A path, or none.
+pub mod maybe {
+    use super::*;
+
+    /// Serializes the path as bytes.
+    ///
+    /// # Errors
+    /// The error of `serializer`.
+    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_ref().map(|path| path.as_os_str().as_bytes()).serialize(serializer)
+    }
+
+    /// Deserializes the path from bytes.
+    ///
+    /// # Errors
+    /// The error of `deserializer`.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+        let bytes = Option::<Vec<u8>>::deserialize(deserializer)?;
+        Ok(bytes.map(|bytes| OsString::from_vec(bytes).into()))
+    }
+}
+
 /// A list of paths.
 pub mod many {
     use super::*;

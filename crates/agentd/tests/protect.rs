@@ -76,8 +76,12 @@ impl Project {
 
     /// Runs a script that must succeed; returns the reported changes, each as "CHANGE PATH".
     fn reported(&self, script: &str) -> Vec<String> {
-        let said: Value = serde_json::from_slice(&self.run(&["--json"], script).stdout).unwrap();
-        assert_eq!(said["exit_code"], 0, "{script}: {said}");
+        self.changes(&serde_json::from_slice(&self.run(&["--json"], script).stdout).unwrap())
+    }
+
+    /// Returns the changes in the JSON object of a script that succeeded, each as "CHANGE PATH".
+    fn changes(&self, said: &Value) -> Vec<String> {
+        assert_eq!(said["exit_code"], 0, "{said}");
         let one = |change: &Value| {
             let path = Path::new(change["path"].as_str().unwrap());
             let name = path.strip_prefix(self.path("").canonicalize().unwrap()).unwrap();
@@ -114,6 +118,25 @@ fn npm_init_in_subdirectory_is_not_reported() {
     let project = Project::new();
     assert_eq!(project.reported("mkdir n && cd n && npm init -y >/dev/null"), Vec::<String>::new());
     assert!(project.path("n/package.json").exists());
+}
+
+#[test]
+fn cargo_new_in_subdirectory_works_and_only_its_git_directory_is_reported() {
+    let project = Project::new();
+    // The toolchain is in the caller's home directory.
+    let Some(real_home) = std::env::var_os("HOME").filter(|home| Path::new(home).join(".cargo/bin/cargo").exists()) else {
+        // The unprivileged test user has no toolchain.
+        assert!(!rustix::process::geteuid().is_root());
+        return;
+    };
+    let script =
+        "cargo new -q --vcs none sub/plain && cargo new -q --vcs git sub/repository && cargo init -q --lib --vcs none src";
+    let output = project.command(&["--json"], &["sh", "-c", script]).env("HOME", real_home).output().unwrap();
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(project.changes(&said), ["created sub/repository/.git"]);
+    for made in ["sub/plain/Cargo.toml", "sub/repository/src/main.rs", "src/src/lib.rs"] {
+        assert!(project.path(made).exists(), "{made}: {said}");
+    }
 }
 
 #[test]
@@ -286,9 +309,9 @@ fn commit_in_submodule_and_worktree_works_and_their_settings_are_read_only() {
         let output = project.run(&[], &format!("echo evil >>{name}"));
         assert!(!output.status.success() || text(&output.stderr).contains(name), "{name}: {output:?}");
     }
-    // The git directories of a new worktree are reported.
+    // The git directories of a new worktree are reported, and the listed names in it.
     let reported = project.reported("git worktree add -q second");
-    assert_eq!(reported, ["created .git/worktrees/second", "created second/.git"]);
+    assert_eq!(reported, ["created .git/worktrees/second", "created second/.git", "created second/.gitmodules"]);
 }
 
 /// Shell functions that each create the path `$1`, with the names of the ways.
@@ -334,14 +357,75 @@ fn missing_path_in_a_protected_directory_cannot_be_created_in_any_way() {
 fn missing_protected_path_created_in_any_way_is_reported_in_json() {
     let project = Project::new();
     fs::write(project.path("source"), "evil").unwrap();
-    let paths = [".envrc", ".git/commondir", ".github/hooks"];
+    let paths = [".envrc", ".git/commondir", ".github/hooks", "sub/.vscode", "sub/a/.cargo/config.toml", "sub/a/AGENTS.md"];
     for way in WAYS {
-        let script = format!("{CREATIONS}\nset -e; mkdir -p .github; for path in {}; do {way} ./$path; done", paths.join(" "));
+        let script = format!(
+            "{CREATIONS}\nset -e; mkdir -p .github sub/a/.cargo; for path in {}; do {way} ./$path; done",
+            paths.join(" ")
+        );
         assert_eq!(project.reported(&script), paths.map(|path| format!("created {path}")), "{way}");
         for path in paths.map(|path| project.path(path)) {
             fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path)).unwrap();
         }
     }
+}
+
+#[test]
+fn listed_names_in_subdirectories_are_writable_and_each_change_is_reported() {
+    let project = Project::new();
+    for name in ["a/.envrc", "a/AGENTS.md", "a/b/.npmrc", "a/.vscode/tasks.json"] {
+        fs::create_dir_all(project.path(name).parent().unwrap()).unwrap();
+        fs::write(project.path(name), "mine").unwrap();
+    }
+    let script =
+        "set -e; cd a; echo evil >>.envrc; rm AGENTS.md; echo evil >b/new; mv b/new b/.npmrc; echo evil >.vscode/tasks.json
+        ln .envrc link; echo evil >>link; rm link; mkdir c; echo evil >c/CLAUDE.md; git init -q d";
+    let expected = [
+        "changed a/.envrc",
+        "changed a/.vscode/tasks.json",
+        "removed a/AGENTS.md",
+        "replaced a/b/.npmrc",
+        "created a/c/CLAUDE.md",
+        "created a/d/.git",
+    ];
+    assert_eq!(project.reported(script), expected);
+    // Four changes in one directory have a line each, more have one line.
+    let four = "set -e; for i in 1 2 3 4; do mkdir -p s/$i; echo >s/$i/.npmrc; done";
+    assert_eq!(text(&project.run(&[], four).stderr).matches("protected path created: ").count(), 4);
+    let said = text(&project.run(&[], "for i in 1 2 3 4 5; do echo evil >s/$i.code-workspace; done; echo evil >s/.envrc").stderr);
+    let line = said.lines().find(|line| line.contains("protected paths in subdirectories: ")).unwrap();
+    assert!(line.contains("/s: 6 created: .envrc, 1.code-workspace and 4 more of this kind: "), "{line}");
+    assert_eq!(said.matches("protected path").count(), 1, "{said}");
+}
+
+#[test]
+fn hundred_thousand_listed_names_end_the_run_with_a_bounded_report_that_names_what_was_left_out() {
+    let project = Project::new();
+    let script = "mkdir -p m/n; i=0; while [ $i -lt 100000 ]; do : >m/n/$i.code-workspace; i=$((i+1)); done; echo evil >AGENTS.md; \
+        mkdir z; echo evil >z/.envrc";
+    let said: Value = serde_json::from_slice(&project.run(&["--json", "--timeout", "600"], script).stdout).unwrap();
+    let cause = |said: &Value| said["protected_not_compared"][0]["cause"].clone();
+    assert_eq!(cause(&said), "too-many-listed");
+    let changes = project.changes(&said);
+    assert!((30_000..40_000).contains(&changes.len()), "{}", changes.len());
+    assert_eq!(changes[0], "created AGENTS.md");
+    assert!(changes[..3].contains(&"created z/.envrc".to_owned()), "{:?}", &changes[..3]);
+    let warned = project.run(&[], "rm AGENTS.md z/.envrc");
+    let warned = text(&warned.stderr);
+    assert!(warned.contains("removed: ") && warned.contains("/z/.envrc") && warned.contains("not all compared: "), "{warned}");
+    assert!(warned.lines().count() < 10, "{warned}");
+}
+
+#[test]
+fn protected_file_cannot_be_linked_and_its_change_through_an_older_hard_link_is_reported() {
+    let project = Project::new();
+    for name in ["CLAUDE.md", ".envrc"] {
+        fs::write(project.path(name), "mine\n").unwrap();
+    }
+    fs::hard_link(project.path("CLAUDE.md"), project.path("other")).unwrap();
+    let said = project.reported("ln .envrc new 2>/dev/null && echo evil >>new; echo evil >>other; mv other elsewhere");
+    assert_eq!(said, ["changed CLAUDE.md"]);
+    assert_eq!(fs::read_to_string(project.path(".envrc")).unwrap(), "mine\n");
 }
 
 #[test]

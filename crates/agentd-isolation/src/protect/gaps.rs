@@ -15,6 +15,8 @@ pub enum Cause {
     TooManyDirectories,
     /// The directories of the tree have more names than are read.
     TooManyNames,
+    /// The subdirectories of the tree have more listed names than are compared.
+    TooManyListed,
     /// The directory cannot be listed.
     Unreadable,
     /// Git's settings are too large, or name too many files.
@@ -73,8 +75,13 @@ impl fmt::Display for Gap {
         match self.cause {
             Cause::TooManyDirectories | Cause::TooManyNames => write!(
                 f,
-                ": the search for git directories stopped here, because the tree is too large — grant less (--workspace), make \
-                 large directories read-only (--ro), or review git directories there before host programs use them"
+                ": the search for git directories and listed names stopped here, because the tree is too large — grant less \
+                 (--workspace), make large directories read-only (--ro), or review them there before host programs use them"
+            ),
+            Cause::TooManyListed => write!(
+                f,
+                ": subdirectories have more listed names than are compared — review them there before host programs use them, grant \
+                 less (--workspace), or make large directories read-only (--ro)"
             ),
             Cause::Unreadable => write!(
                 f,

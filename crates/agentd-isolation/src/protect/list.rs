@@ -1,6 +1,6 @@
 //! The list of protected paths, parsed from `paths.txt` in this directory.
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, sync::LazyLock};
+use std::sync::LazyLock;
 
 const SOURCE: &str = include_str!("paths.txt");
 
@@ -10,6 +10,7 @@ enum Section {
     Git,
     GitReported,
     Workspace,
+    WorkspaceRepository,
     WorkspaceSuffix,
 }
 
@@ -20,9 +21,11 @@ pub(super) struct List {
     pub git: Vec<&'static str>,
     /// Below a git directory: writable, but changes are reported.
     pub git_reported: Vec<&'static str>,
-    /// Below a writable grant: read-only if they exist.
+    /// Below a writable grant: read-only if they exist. Reported in subdirectories.
     pub workspace: Vec<&'static str>,
-    /// Suffixes of names directly in a writable grant: such a name is read-only if it exists.
+    /// Names among `workspace` that count in a subdirectory only if it is the root of a repository.
+    pub of_repository: Vec<&'static str>,
+    /// Suffixes of names directly in a writable grant: such a name is read-only if it exists. Reported in subdirectories.
     pub suffixes: Vec<&'static str>,
 }
 
@@ -34,16 +37,20 @@ pub(super) static LIST: LazyLock<List> = LazyLock::new(|| {
             Section::Git => list.git.push(path),
             Section::GitReported => list.git_reported.push(path),
             Section::Workspace => list.workspace.push(path),
+            Section::WorkspaceRepository => {
+                list.workspace.push(path);
+                list.of_repository.push(path);
+            }
             Section::WorkspaceSuffix => list.suffixes.push(path),
         }
     }
     list
 });
 
-/// Returns whether a name in a writable grant has a suffix that makes it a protected path.
-pub(super) fn has_suffix(name: &OsStr) -> bool {
-    let name = name.as_bytes();
-    LIST.suffixes.iter().any(|end| name.len() > end.len() && name.ends_with(end.as_bytes()))
+/// Returns the suffix of a name in a writable grant that makes the name a protected path.
+pub(super) fn suffix(name: &[u8]) -> Option<&'static [u8]> {
+    let mut suffixes = LIST.suffixes.iter().map(|end| end.as_bytes());
+    suffixes.find(|end| name.len() > end.len() && name.ends_with(end))
 }
 
 /// Returns section, path and reason of each line. A line in another form has no entry; a test rejects such a file.
@@ -60,6 +67,10 @@ fn entries(source: &str) -> impl Iterator<Item = (Section, &str, &str)> {
         }
         "[workspace]" => {
             section = Some(Section::Workspace);
+            None
+        }
+        "[workspace, roots of repositories]" => {
+            section = Some(Section::WorkspaceRepository);
             None
         }
         "[workspace, names that end so]" => {
@@ -116,10 +127,17 @@ mod tests {
                 entries += 1;
             }
         }
-        let known = ["[git directory]", "[git directory, reported]", "[workspace]", "[workspace, names that end so]"];
+        let known = [
+            "[git directory]",
+            "[git directory, reported]",
+            "[workspace]",
+            "[workspace, roots of repositories]",
+            "[workspace, names that end so]",
+        ];
         assert_eq!(sections, known, "entries of an unknown section would belong to the one before");
         let list = [&LIST.git, &LIST.git_reported, &LIST.workspace, &LIST.suffixes];
         assert_eq!(list.map(Vec::len).iter().sum::<usize>(), entries);
+        assert!(LIST.of_repository.iter().all(|name| !name.contains('/')), "`.git` is looked for beside the name");
         assert!(LIST.suffixes.iter().all(|end| end.starts_with('.') && end.len() > 1), "{:?}", LIST.suffixes);
     }
 
@@ -127,7 +145,8 @@ mod tests {
     fn protected_list_has_no_duplicate_path() {
         let mut seen = HashSet::new();
         for (section, path, _) in entries(SOURCE) {
-            assert!(seen.insert((section == Section::Workspace, path)), "{path}");
+            let of_git = matches!(section, Section::Git | Section::GitReported);
+            assert!(seen.insert((of_git, path)), "{path}");
         }
     }
 

@@ -1,6 +1,9 @@
 //! Lists one directory for the search, and determines later whether its entries are unchanged.
 
-use super::{git, read};
+use super::{
+    git, read,
+    subdirectory::{self, Match},
+};
 use rustix::fs::{AtFlags, FileType, OFlags, RawDir, Stat, fstat, statat};
 use std::{
     ffi::{CStr, OsStr},
@@ -77,36 +80,54 @@ pub(super) struct Listing {
     pub has_git_file: bool,
     /// The names of the subdirectories, each followed by a zero byte.
     pub directories: Vec<u8>,
+    /// The names that are protected paths of the list, each followed by a zero byte.
+    pub listed: Vec<u8>,
     /// Whether the directory has more names than were read.
     pub is_cut: bool,
+    /// Whether the directory has more listed names than were recorded.
+    pub is_listed_cut: bool,
     pub stamp: Option<Stamp>,
 }
 
-/// Lists the directory `path` below `root`. `names` is the number of names that may still be read.
+/// The numbers of names that a search may still read and record, shared by its threads.
+pub(super) struct Budget {
+    pub names: AtomicUsize,
+    /// Listed names. `None` if the search finds only git directories.
+    pub listed: Option<AtomicUsize>,
+}
+
+/// Lists the directory `path` below `root`.
 pub(super) fn list(
     root: impl AsFd,
     path: &Path,
     stamps: &Stamps,
-    names: &AtomicUsize,
+    budget: &Budget,
     buffer: &mut [MaybeUninit<u8>],
 ) -> rustix::io::Result<Listing> {
     let place = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let opened = read::open(root, place, OFlags::RDONLY | OFlags::DIRECTORY)?;
     let mut listing = Listing { stamp: stamps.stamp(&fstat(&opened)?), ..Listing::default() };
-    let (mut seen, mut count) = (Seen::default(), 0);
+    let listed = budget.listed.as_ref().filter(|_| subdirectory::counts(path));
+    let (mut seen, mut count) = (Seen { listed: listed.map(|left| (path, left)), ..Seen::default() }, 0);
     let mut entries = RawDir::new(&opened, buffer);
     while let Some(entry) = entries.next() {
         let entry = entry?;
         count += 1;
-        seen.add(entry.file_name(), entry.file_type(), &mut listing);
-        if count > names.load(Ordering::Relaxed) {
+        seen.add(&opened, entry.file_name(), entry.file_type(), &mut listing);
+        if count > budget.names.load(Ordering::Relaxed) {
             listing.is_cut = true;
             break;
         }
     }
     let spend = |left: usize| Some(left.saturating_sub(count));
-    names.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).ok();
+    budget.names.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).ok();
     listing.is_git = seen.head && ((seen.objects && seen.refs) || seen.common);
+    // The name `.git` may be among those that were not read.
+    if seen.git || listing.is_cut {
+        listing.listed.append(&mut seen.in_repository);
+    } else if let Some(left) = listed {
+        left.fetch_add(names(&seen.in_repository).count(), Ordering::Relaxed);
+    }
     if listing.is_cut {
         // The names that were not read may be the relevant ones, so they are looked up.
         listing.stamp = None;
@@ -114,39 +135,71 @@ pub(super) fn list(
         listing.has_git_file |=
             statat(&opened, ".git", AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| !FileType::from_raw_mode(stat.st_mode).is_dir());
     }
+    if listing.is_listed_cut {
+        listing.stamp = None;
+    }
     Ok(listing)
 }
 
-/// The names that make a directory a git directory.
+/// What the entries of a directory that were read so far show.
 #[derive(Default)]
-struct Seen {
+struct Seen<'a> {
     head: bool,
     objects: bool,
     refs: bool,
     common: bool,
+    git: bool,
+    /// The path of the directory below the root, and the number of listed names that may still be recorded, if they count here.
+    listed: Option<(&'a Path, &'a AtomicUsize)>,
+    /// Names that are listed if the directory is the root of a repository, each followed by a zero byte.
+    in_repository: Vec<u8>,
 }
 
-impl Seen {
-    fn add(&mut self, name: &CStr, kind: FileType, listing: &mut Listing) {
+impl Seen<'_> {
+    fn add(&mut self, opened: impl AsFd, name: &CStr, kind: FileType, listing: &mut Listing) {
         match name.to_bytes() {
             b"." | b".." => return,
             b"HEAD" => self.head = true,
             b"objects" => self.objects = true,
             b"refs" => self.refs = true,
             b"commondir" => self.common = true,
-            b".git" if !kind.is_dir() => listing.has_git_file = true,
+            b".git" => {
+                self.git = true;
+                listing.has_git_file |= !kind.is_dir();
+            }
             _ => {}
         }
         // Some file systems do not report the type here; opening the entry as a directory will show it.
         if kind.is_dir() || kind == FileType::Unknown {
             listing.directories.extend_from_slice(name.to_bytes_with_nul());
         }
+        if let Some((directory, left)) = self.listed
+            && let Some(matched) = subdirectory::find(directory, name.to_bytes())
+            && (matched != Match::IfLink || is_link(opened, name, kind))
+        {
+            let spend = |left: usize| left.checked_sub(1);
+            if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_err() {
+                listing.is_listed_cut = true;
+                return;
+            }
+            let names = if matched == Match::IfRepository { &mut self.in_repository } else { &mut listing.listed };
+            names.extend_from_slice(name.to_bytes_with_nul());
+        }
     }
 }
 
-/// Returns the names in [`Listing::directories`].
-pub(super) fn names(directories: &[u8]) -> impl Iterator<Item = &OsStr> {
-    directories.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(OsStr::from_bytes)
+fn is_link(opened: impl AsFd, name: &CStr, kind: FileType) -> bool {
+    match kind {
+        FileType::Unknown => {
+            statat(opened, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_symlink())
+        }
+        kind => kind.is_symlink(),
+    }
+}
+
+/// Returns names that are each followed by a zero byte.
+pub(super) fn names(names: &[u8]) -> impl Iterator<Item = &OsStr> {
+    names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(OsStr::from_bytes)
 }
 
 #[cfg(test)]

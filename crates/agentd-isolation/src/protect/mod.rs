@@ -9,8 +9,9 @@
 //! - `list`: the paths and the reason for each, from `paths.txt`
 //! - `git`: the hooks and settings of a repository
 //! - `plan`, `release`: the protected paths of a grant, and those that the user releases
-//! - `search`, `listing`, `tree`: git directories anywhere in a tree
-//! - `report`, `gaps`: what a comparison found, and what it left out
+//! - `search`, `listing`, `tree`: git directories, and listed names in subdirectories, anywhere in a tree
+//! - `subdirectory`: matches names with the list
+//! - `report`, `summary`, `gaps`: what a comparison found, and what it left out
 //! - `state`, `watch`: the state of a path, and its changes
 //! - `tracked`: protected files that git could not check out
 //! - `read`: safe reading of files that a payload may have created
@@ -25,6 +26,8 @@ mod release;
 mod report;
 mod search;
 mod state;
+mod subdirectory;
+mod summary;
 mod tracked;
 mod tree;
 mod watch;

@@ -53,7 +53,9 @@ impl GrantedTree {
         let mut paths: Vec<PathBuf> = listed.filter(may_exist).map(|name| self.path.join(name)).collect();
         let mut gaps = Gaps::default();
         if self.protects() {
-            paths.extend(entries.iter().flatten().filter(|name| list::has_suffix(name)).map(|name| self.path.join(name)));
+            paths.extend(
+                entries.iter().flatten().filter(|name| list::suffix(name.as_bytes()).is_some()).map(|name| self.path.join(name)),
+            );
             if entries.is_none() && self.path.is_dir() {
                 gaps.add(&self.path, Cause::TooManyNames);
             }
@@ -97,7 +99,9 @@ pub fn names(grant: &Path) -> Result<Vec<PathBuf>, String> {
         }
         names.extend(place.strip_prefix(grant).map(Path::to_path_buf));
     }
-    names.extend(entries_of(grant).into_iter().flatten().filter(|name| list::has_suffix(name)).map(PathBuf::from));
+    names.extend(
+        entries_of(grant).into_iter().flatten().filter(|name| list::suffix(name.as_bytes()).is_some()).map(PathBuf::from),
+    );
     names.sort();
     names.dedup();
     Ok(names)

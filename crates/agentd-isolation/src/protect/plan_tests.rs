@@ -43,17 +43,41 @@ fn paths(names: &[&str]) -> Vec<PathBuf> {
     names.iter().map(PathBuf::from).collect()
 }
 
+/// Creates an empty file, and the directories above it.
+fn create(path: &Path) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, "").unwrap();
+}
+
 #[test]
-fn names_of_a_workspace_include_hooks_and_settings() {
+fn every_path_of_the_list_is_read_only_where_it_exists() {
     let (_held, root) = directory();
-    for name in [".git/hooks", ".git/commondir", ".git/modules", ".cargo/config.toml", "AGENTS.md", ".bash_login", ".husky"] {
-        assert!(protects(&root, name), "{name}");
-    }
-    for name in [".hg/hgrc", ".yarnrc", ".pnpmfile.cjs", ".Rprofile", "bunfig.toml", ".mise.toml", "GEMINI.md", ".codex", ".zed"]
-    {
-        assert!(protects(&root, name), "{name}");
+    git_directory_at(&root.join(".git"));
+    fs::remove_dir_all(root.join(".git/hooks")).unwrap();
+    fs::remove_file(root.join(".git/config")).unwrap();
+    let of_git = LIST.git.iter().filter(|name| !git::is_nest(Path::new(name))).map(|name| format!(".git/{name}"));
+    let suffixes = LIST.suffixes.iter().map(|end| format!("mine{end}"));
+    let listed: Vec<String> = of_git.chain(LIST.workspace.iter().map(ToString::to_string)).chain(suffixes).collect();
+    assert_eq!(completed(&root), Vec::<PathBuf>::new());
+    // A file at each path, one path at a time, so that no path is protected because of another one.
+    for name in &listed {
+        let path = root.join(name);
+        create(&path);
+        assert_eq!(completed(&root), [PathBuf::from(name)]);
+        fs::remove_file(&path).unwrap();
     }
     assert!(!protects(&root, ".git"));
+}
+
+#[test]
+fn every_nest_of_the_list_has_its_git_directories_protected() {
+    let (_held, root) = directory();
+    git_directory_at(&root.join(".git"));
+    for nest in LIST.git.iter().filter(|name| git::is_nest(Path::new(name))) {
+        git_directory_at(&root.join(".git").join(nest).join("x"));
+        let expected = PathBuf::from(format!(".git/{nest}/x/hooks"));
+        assert!(protects(&root, &format!(".git/{nest}")) && completed(&root).contains(&expected), "{nest}");
+    }
 }
 
 #[test]

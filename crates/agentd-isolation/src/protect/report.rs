@@ -1,9 +1,9 @@
 //! Reports of changed protected paths.
 
-use super::gaps::Gaps;
+use super::{gaps::Gaps, subdirectory, summary};
 use agentd_core::escape;
 use serde::{Deserialize, Serialize};
-use std::{fmt, path::PathBuf};
+use std::{collections::HashMap, fmt, path::PathBuf};
 
 /// The maximum number of changes that a report names.
 pub(super) const MOST_REPORTED: usize = 256;
@@ -36,6 +36,9 @@ pub struct Change {
     pub is_git_directory: bool,
     /// The SHA-256 digest of the present content, for a regular file of at most 1 MiB among the first changes of a report.
     pub digest: Option<[u8; 32]>,
+    /// The grant, if the path is a listed name in one of its subdirectories, or lies in one.
+    #[serde(with = "agentd_kernel::path_bytes::maybe")]
+    pub below: Option<PathBuf>,
 }
 
 impl fmt::Display for How {
@@ -82,18 +85,22 @@ pub struct Report {
 impl Report {
     /// Adds the content of another report, up to the limit of changes.
     pub fn add(&mut self, other: Self) {
-        let room = MOST_REPORTED.saturating_sub(self.changes.len());
-        self.omitted += other.omitted + other.changes.len().saturating_sub(room) as u64;
-        self.changes.extend(other.changes.into_iter().take(room));
+        self.changes.extend(other.changes);
+        prioritize(&mut self.changes);
+        self.omitted += other.omitted + self.changes.len().saturating_sub(MOST_REPORTED) as u64;
+        self.changes.truncate(MOST_REPORTED);
         self.gaps.merge(other.gaps);
         self.restarted |= other.restarted;
     }
 
     /// Returns the warnings for the user, one line each.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<String> = self.changes.iter().map(ToString::to_string).collect();
-        if self.omitted > 0 {
-            warnings.push(format!("{} more protected paths changed — review the whole workspace", self.omitted));
+        let (below, own): (Vec<&Change>, Vec<&Change>) = self.changes.iter().partition(|change| change.below.is_some());
+        let mut warnings: Vec<String> = own.iter().take(MOST_REPORTED).map(ToString::to_string).collect();
+        warnings.extend(summary::lines(&below));
+        let omitted = self.omitted + own.len().saturating_sub(MOST_REPORTED) as u64;
+        if omitted > 0 {
+            warnings.push(format!("{omitted} more protected paths changed — review the whole workspace"));
         }
         warnings.extend(self.gaps.iter().map(ToString::to_string));
         if self.restarted {
@@ -105,4 +112,21 @@ impl Report {
         }
         warnings
     }
+}
+
+/// Puts the most important changes first if there are more than a report names: those outside of subdirectories, then one of each
+/// kind of listed name. So a payload cannot hide a change behind many changes of another kind.
+pub(super) fn prioritize(changes: &mut [Change]) {
+    if changes.len() <= MOST_REPORTED {
+        return;
+    }
+    let mut counts: HashMap<Vec<u8>, usize> = HashMap::new();
+    changes.sort_by_cached_key(|change| {
+        let path = change.below.as_ref().and_then(|grant| change.path.strip_prefix(grant).ok());
+        path.map_or(0, |path| {
+            let count = counts.entry(subdirectory::kind(path).to_vec()).or_default();
+            *count += 1;
+            *count
+        })
+    });
 }

@@ -1,5 +1,5 @@
-//! Finds git directories in a tree. A payload can create a git directory anywhere. A git command, or a shell prompt, that runs
-//! below it obeys its configuration.
+//! Finds git directories, and listed names, in the subdirectories of a tree. A payload can create them anywhere. A git command, or a
+//! shell prompt, that runs below a git directory obeys its configuration.
 //!
 //! The search lists every directory, level by level, with several threads in large trees. A later search of the same tree lists
 //! only the directories whose ctime has changed (`docs/decisions/0067`).
@@ -7,8 +7,8 @@
 use super::{
     gaps::{Cause, Gaps},
     git,
-    listing::{self, Listing, Stamp, Stamps},
-    read,
+    listing::{self, Budget, Listing, Stamp, Stamps},
+    read, subdirectory,
     tree::{Tree, index},
 };
 use rustix::{
@@ -19,26 +19,30 @@ use std::{
     collections::HashMap,
     ffi::OsStr,
     mem::MaybeUninit,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::{Path, PathBuf},
     sync::atomic::AtomicUsize,
 };
 
-/// The limits of one search. A payload can create directories to slow down later runs; the limits bound that.
+/// The limits of one search and comparison. A payload can create directories to slow down later runs; the limits bound that.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// The maximum number of directories that are searched, those nearest to the root first.
     pub directories: usize,
     /// The maximum number of names that are read in all directories together.
     pub names: usize,
+    /// The maximum number of listed names that are found. `None` if only git directories are.
+    pub listed: Option<usize>,
+    /// The number of compared paths from which on no more entries of protected directories, or listed names, are compared.
+    pub entries: usize,
 }
 
 impl Limits {
     /// The limits for a granted tree.
-    pub(super) const TREE: Self = Self { directories: 1 << 18, names: 1 << 22 };
+    pub(super) const TREE: Self = Self { directories: 1 << 18, names: 1 << 22, listed: Some(1 << 15), entries: 1 << 16 };
 
     /// The limits for a parent of git directories, which is protected as a whole if it has more.
-    pub(super) const NEST: Self = Self { directories: 1024, names: 1 << 18 };
+    pub(super) const NEST: Self = Self { directories: 1024, names: 1 << 18, listed: None, entries: 0 };
 }
 
 /// The number of directories of one level from which on several threads search them.
@@ -46,6 +50,9 @@ const PARALLEL: usize = 256;
 
 /// The maximum number of threads of one search.
 const MOST_THREADS: usize = 4;
+
+/// The maximum length of the paths of all listed names together, in bytes.
+const MOST_LISTED_BYTES: usize = 16 << 20;
 
 /// The size of a buffer for names, in bytes.
 const BUFFER: usize = 32 << 10;
@@ -57,6 +64,8 @@ pub(super) struct Found {
     pub directories: Vec<PathBuf>,
     /// Entries named `.git` that are not directories: such a file names the git directory of its worktree.
     pub files: Vec<PathBuf>,
+    /// Listed names in subdirectories, those nearest to the root first.
+    pub listed: Vec<PathBuf>,
     /// Where the search stopped.
     pub gaps: Gaps,
     /// The directories, for a later search.
@@ -86,13 +95,23 @@ struct Search<'a> {
     root: &'a Path,
     opened: OwnedFd,
     stamps: Stamps,
-    /// The number of names that may still be read.
-    names: AtomicUsize,
+    budget: Budget,
     last: &'a Tree,
     /// Absolute paths that are not searched.
     except: &'a [PathBuf],
-    most: usize,
+    limits: Limits,
+    /// The length of the paths in `found.listed`, in bytes.
+    listed_bytes: usize,
     found: Found,
+}
+
+/// What a search records of a directory.
+struct Facts<'a> {
+    is_git: bool,
+    has_git_file: bool,
+    stamp: Option<Stamp>,
+    /// The listed names, each followed by a zero byte.
+    listed: &'a [u8],
 }
 
 /// Searches the tree below `root`, except the trees at the absolute paths in `except`. Symbolic links are not followed. `last` is
@@ -114,8 +133,8 @@ fn search_at(root: &Path, limits: Limits, except: &[PathBuf], last: &Tree, now: 
         }
     };
     let stamps = Stamps::of(&opened, now);
-    let (names, most, found) = (AtomicUsize::new(limits.names), limits.directories, Found::default());
-    Search { root, opened, stamps, names, last, except, most, found }.run()
+    let budget = Budget { names: AtomicUsize::new(limits.names), listed: limits.listed.map(AtomicUsize::new) };
+    Search { root, opened, stamps, budget, last, except, limits, listed_bytes: 0, found: Found::default() }.run()
 }
 
 impl Search<'_> {
@@ -167,7 +186,7 @@ impl Search<'_> {
         {
             return Looked::Unchanged(last);
         }
-        match listing::list(&self.opened, &waiting.path, &self.stamps, &self.names, buffer) {
+        match listing::list(&self.opened, &waiting.path, &self.stamps, &self.budget, buffer) {
             Ok(listing) => Looked::Listed(listing),
             Err(errno) if is_hidden(&self.root.join(&waiting.path), errno) => Looked::Hidden,
             Err(_) => Looked::Gone,
@@ -183,34 +202,71 @@ impl Search<'_> {
                 let directory = &last.directories[old];
                 let (is_git, has_git_file, stamp) = (directory.is_git, directory.has_git_file, directory.stamp);
                 let children = last.children(old).map(|child| (last.name(child), Some(child)));
-                self.record(position, waiting, (is_git, has_git_file, stamp));
+                self.record(position, waiting, &Facts { is_git, has_git_file, stamp, listed: last.listed(old) });
                 self.enqueue(position, waiting, children, next);
             }
             Looked::Listed(listing) => {
                 if listing.is_cut {
                     self.found.gaps.add(&self.root.join(&waiting.path), Cause::TooManyNames);
                 }
+                if listing.is_listed_cut {
+                    self.found.gaps.add(&self.root.join(&waiting.path), Cause::TooManyListed);
+                }
                 let old = waiting.last.map_or(0..0, |old| last.children(old));
                 let known: HashMap<&OsStr, usize> = old.map(|child| (last.name(child), child)).collect();
-                let is_searched = |name: &&OsStr| is_searched(name, listing.is_git, waiting.path.as_os_str().is_empty());
-                let names = listing::names(&listing.directories).filter(is_searched);
+                let Listing { is_git, has_git_file, stamp, listed, directories, .. } = listing;
+                self.record(position, waiting, &Facts { is_git, has_git_file, stamp, listed: &listed });
+                let unsearched = self.unsearched(is_git, &waiting.path);
+                let names =
+                    listing::names(&directories).filter(|name| git::is_nest(Path::new(name)) || !unsearched.include(name));
                 let children = names.map(|name| (name, known.get(name).copied()));
-                self.record(position, waiting, (listing.is_git, listing.has_git_file, listing.stamp));
                 self.enqueue(position, waiting, children, next);
             }
         }
     }
 
-    fn record(&mut self, position: usize, waiting: &Waiting, (is_git, has_git_file, stamp): (bool, bool, Option<Stamp>)) {
-        let directory = &mut self.found.tree.directories[position];
-        (directory.is_git, directory.has_git_file, directory.stamp) = (is_git, has_git_file, stamp);
+    fn record(&mut self, position: usize, waiting: &Waiting, facts: &Facts<'_>) {
         // The root is joined only with a name: `join("")` would append a separator.
-        let path = || if waiting.path.as_os_str().is_empty() { self.root.to_path_buf() } else { self.root.join(&waiting.path) };
-        if has_git_file {
+        let root = self.root;
+        let path = || if waiting.path.as_os_str().is_empty() { root.to_path_buf() } else { root.join(&waiting.path) };
+        let all_listed = facts.listed.is_empty() || self.add_listed(&path(), facts.listed);
+        self.found.tree.set_listed(position, facts.listed);
+        let directory = &mut self.found.tree.directories[position];
+        (directory.is_git, directory.has_git_file) = (facts.is_git, facts.has_git_file);
+        directory.stamp = facts.stamp.filter(|_| all_listed);
+        if facts.has_git_file {
             self.found.files.push(path().join(".git"));
         }
-        if is_git {
+        if facts.is_git {
             self.found.directories.push(path());
+        }
+    }
+
+    /// Adds the listed names in a directory. Returns false if there are more than the limits allow.
+    fn add_listed(&mut self, directory: &Path, names: &[u8]) -> bool {
+        for name in listing::names(names) {
+            let path = directory.join(name);
+            self.listed_bytes = self.listed_bytes.saturating_add(path.as_os_str().len());
+            let has_room = self.limits.listed.is_some_and(|most| self.found.listed.len() < most);
+            if !has_room || self.listed_bytes > MOST_LISTED_BYTES {
+                self.found.gaps.add(&path, Cause::TooManyListed);
+                return false;
+            }
+            self.found.listed.push(path);
+        }
+        true
+    }
+
+    /// Returns the subdirectories of a directory, given by its path below the root, that are not searched.
+    fn unsearched(&self, is_git: bool, directory: &Path) -> Unsearched {
+        let named = if directory.as_os_str().is_empty() { self.root } else { directory };
+        match (is_git, self.limits.listed) {
+            (false, _) => Unsearched::Nothing,
+            (true, None) => Unsearched::AllButNests,
+            (true, Some(_)) if subdirectory::is_in_git(directory) => Unsearched::AllButNests,
+            // A payload can turn a directory of sources into a git directory, but not give it this name.
+            (true, Some(_)) if named.as_os_str().as_bytes().ends_with(b".git") => Unsearched::Contents,
+            (true, Some(_)) => Unsearched::Nothing,
         }
     }
 
@@ -228,7 +284,7 @@ impl Search<'_> {
             if !self.except.is_empty() && self.except.contains(&self.root.join(&path)) {
                 continue;
             }
-            if self.found.tree.directories.len() >= self.most {
+            if self.found.tree.directories.len() >= self.limits.directories {
                 self.found.gaps.add(&self.root.join(&path), Cause::TooManyDirectories);
                 self.found.tree.directories[position].stamp = None;
                 break;
@@ -240,12 +296,24 @@ impl Search<'_> {
     }
 }
 
-/// Returns whether the search continues in the subdirectory `name`. Objects and references of a git directory contain no git
-/// directories that a command would find. A repository at the root may be bare and have the project as its worktree, so its other
-/// directories are searched too.
-fn is_searched(name: &OsStr, in_git: bool, in_root: bool) -> bool {
-    let own = ["objects", "refs", "logs"].iter().any(|own| name == *own);
-    !in_git || git::is_nest(Path::new(name)) || (in_root && !own)
+/// The subdirectories of a directory that contain nothing that a command would find.
+#[derive(Clone, Copy)]
+enum Unsearched {
+    Nothing,
+    /// The objects and references of a bare repository.
+    Contents,
+    /// All that is in a git directory, except parents of further git directories.
+    AllButNests,
+}
+
+impl Unsearched {
+    fn include(self, name: &OsStr) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Contents => ["objects", "refs", "logs"].iter().any(|own| name == *own),
+            Self::AllButNests => true,
+        }
+    }
 }
 
 /// Returns whether a directory that could not be opened may hide a repository. A payload can remove the permission to list its

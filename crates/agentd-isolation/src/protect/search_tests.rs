@@ -58,7 +58,7 @@ fn search_beyond_a_limit_names_the_first_directory_left_out() {
         fs::create_dir_all(root.path().join(name)).unwrap();
     }
     let gap = |directories, names| {
-        let found = search(root.path(), Limits { directories, names }, &[], &Tree::default());
+        let found = search(root.path(), Limits { directories, names, ..Limits::TREE }, &[], &Tree::default());
         let gaps: Vec<_> =
             found.gaps.iter().map(|gap| (gap.path.strip_prefix(root.path()).unwrap().to_owned(), gap.cause)).collect();
         gaps
@@ -123,6 +123,7 @@ fn await_tick(root: &Path) {
 enum Step {
     Create(String),
     Repository(String),
+    Listed(String),
     Remove(String),
     Rename(String, String),
 }
@@ -132,6 +133,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         path().prop_map(Step::Create),
         path().prop_map(Step::Repository),
+        path().prop_map(Step::Listed),
         path().prop_map(Step::Remove),
         (path(), path()).prop_map(|(from, to)| Step::Rename(from, to)),
     ]
@@ -141,7 +143,13 @@ impl Step {
     fn apply(&self, root: &Path) {
         match self {
             Self::Create(path) => fs::create_dir_all(root.join(path)).unwrap(),
-            Self::Repository(path) => git_at(&root.join(path)),
+            Self::Repository(path) => git_at(&root.join(path).join(".git")),
+            Self::Listed(path) => {
+                fs::create_dir_all(root.join(path).join(".cargo")).unwrap();
+                for name in [".envrc", ".cargo/config.toml", "lefthook.yml", "x.code-workspace"] {
+                    fs::write(root.join(path).join(name), "").unwrap();
+                }
+            }
             Self::Remove(path) => drop(fs::remove_dir_all(root.join(path))),
             Self::Rename(from, to) => drop(fs::rename(root.join(from), root.join(to))),
         }
@@ -166,7 +174,7 @@ proptest! {
         after.iter().for_each(|step| step.apply(&root));
         let second = search_at(&root, Limits::TREE, &[], &first.tree, i64::MAX);
         let expected = all(&root);
-        let set = |found: Found| found.directories.into_iter().collect::<BTreeSet<_>>();
+        let set = |found: Found| found.directories.into_iter().chain(found.listed).collect::<BTreeSet<_>>();
         prop_assert_eq!(set(second), set(expected));
     }
 }
@@ -175,10 +183,84 @@ proptest! {
 fn search_after_no_change_lists_nothing_again() {
     let root = tempfile::tempdir().unwrap();
     git_at(&root.path().join("a/b/.git"));
+    fs::write(root.path().join("a/b/.envrc"), "").unwrap();
     let first = search_at(root.path(), Limits::TREE, &[], &Tree::default(), i64::MAX);
     // A search without names left can list no directory.
     let none = Limits { names: 0, ..Limits::TREE };
     let second = search_at(root.path(), none, &[], &first.tree, i64::MAX);
     assert_eq!((second.directories, second.gaps), (first.directories, Gaps::default()));
+    assert_eq!((second.listed, first.listed.len()), (first.listed, 1));
     assert!(!search_at(root.path(), none, &[], &Tree::default(), i64::MAX).gaps.is_empty());
+}
+
+/// Returns the listed names found below `root`, sorted.
+fn listed_in(root: &Path) -> Vec<PathBuf> {
+    let mut listed: Vec<_> = all(root).listed.iter().map(|path| path.strip_prefix(root).unwrap().to_path_buf()).collect();
+    listed.sort();
+    listed
+}
+
+#[test]
+fn search_finds_listed_names_in_subdirectories_and_none_in_git_directories() {
+    let root = tempfile::tempdir().unwrap();
+    let make = |path: &str| {
+        fs::create_dir_all(root.path().join(path).parent().unwrap()).unwrap();
+        fs::write(root.path().join(path), "").unwrap();
+    };
+    git_at(&root.path().join("a/.git"));
+    let expected = ["a/.envrc", "a/lefthook.yml", "b/c/.cargo/config.toml", "b/c/x.code-workspace"];
+    // The names of the root are looked up by their paths. Only `a` is the root of a repository.
+    for path in expected.iter().chain(&[".envrc", "a/.git/hooks/.envrc", "b/lefthook.yml", "b/config.toml", "b/c/envrc"]) {
+        make(path);
+    }
+    std::os::unix::fs::symlink("../c", root.path().join("b/.cargo")).unwrap();
+    let mut expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
+    expected.push("b/.cargo".into());
+    expected.sort();
+    assert_eq!(listed_in(root.path()), expected);
+}
+
+#[test]
+fn names_of_a_repository_that_do_not_count_leave_room_for_others() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("a/b")).unwrap();
+    fs::write(root.path().join("a/lefthook.yml"), "").unwrap();
+    fs::write(root.path().join("a/b/.envrc"), "").unwrap();
+    let found = search(root.path(), Limits { listed: Some(1), ..Limits::TREE }, &[], &Tree::default());
+    assert_eq!((found.listed, found.gaps), (vec![root.path().join("a/b/.envrc")], Gaps::default()));
+}
+
+#[test]
+fn directory_of_sources_that_looks_like_a_git_directory_hides_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    git_at(&root.path().join("src"));
+    for path in ["src/a/.git", "src/objects/b/.git", "bare.git", "bare.git/objects/aa/.git"] {
+        git_at(&root.path().join(path));
+    }
+    for path in ["src/a/.envrc", "src/objects/.envrc"] {
+        fs::write(root.path().join(path), "").unwrap();
+    }
+    assert_eq!(listed_in(root.path()), ["src/a/.envrc", "src/objects/.envrc"].map(PathBuf::from));
+    let mut found = all(root.path()).directories;
+    found.sort();
+    assert_eq!(found, ["bare.git", "src", "src/a/.git", "src/objects/b/.git"].map(|path| root.path().join(path)));
+}
+
+#[test]
+fn search_beyond_the_limit_of_listed_names_keeps_those_nearest_to_the_root_and_names_the_first_left_out() {
+    let root = tempfile::tempdir().unwrap();
+    for directory in ["a", "a/b", "a/b/c"] {
+        fs::create_dir(root.path().join(directory)).unwrap();
+        fs::write(root.path().join(directory).join(".envrc"), "").unwrap();
+    }
+    let limits = |listed| Limits { listed: Some(listed), ..Limits::TREE };
+    let found = |listed, last: &Tree| search_at(root.path(), limits(listed), &[], last, i64::MAX);
+    assert!(found(3, &Tree::default()).gaps.is_empty());
+    let first = found(2, &Tree::default());
+    let gaps = |found: &Found| found.gaps.iter().map(|gap| (gap.path.clone(), gap.cause)).collect::<Vec<_>>();
+    assert_eq!(gaps(&first), [(root.path().join("a/b/c"), Cause::TooManyListed)]);
+    assert_eq!(first.listed, ["a/.envrc", "a/b/.envrc"].map(|path| root.path().join(path)));
+    // A later search with more room finds what was left out, and one with less room has the limit for known names too.
+    assert_eq!(found(3, &first.tree).listed.len(), 3);
+    assert_eq!(gaps(&found(1, &first.tree))[0], (root.path().join("a/b/.envrc"), Cause::TooManyListed));
 }

@@ -4,7 +4,10 @@ use super::{
     gaps::{Cause, Gaps},
     read,
 };
-use rustix::fs::{AtFlags, CWD, Dir, FileType, OFlags, StatxFlags, StatxTimestamp, statx};
+use rustix::{
+    fs::{AtFlags, CWD, Dir, FileType, OFlags, StatxFlags, StatxTimestamp, statx},
+    io::Errno,
+};
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeMap,
@@ -14,8 +17,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// The maximum number of entries in protected directories that are compared.
-const MOST_ENTRIES: usize = 1 << 16;
+/// The maximum length of the paths of all states together, in bytes, from which on no more entries are compared.
+const MOST_PATH_BYTES: usize = 32 << 20;
 
 /// The maximum number of bytes of recently changed files that one observation reads for digests. If a file exceeds it, the
 /// observation is incomplete.
@@ -46,8 +49,17 @@ pub(super) struct Seen {
     times: Option<[(i64, u32); 2]>,
     /// The SHA-256 digest of the content, computed if the time stamp alone could not reveal a later change.
     digest: Option<[u8; 32]>,
-    /// Whether the path is compared only because a link or a setting leads to it.
+    /// Why the path is compared.
+    pub origin: Origin,
+}
+
+/// The reason why a path is compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// Only a link or a setting leads to the path.
     pub led_to: bool,
+    /// The path is a listed name in a subdirectory of a grant, or lies in one.
+    pub in_subdirectory: bool,
 }
 
 /// The states of paths, and of the entries of directories among them.
@@ -56,20 +68,32 @@ pub(super) struct States {
     pub seen: BTreeMap<PathBuf, Seen>,
     /// The first path that was not compared because of a limit.
     pub gaps: Gaps,
-    /// Whether the paths added next are compared only because a link or a setting leads to them.
-    pub led_to: bool,
+    /// The origin of the paths that are added next.
+    pub origin: Origin,
+    /// The number of states from which on no more entries of protected directories are added.
+    most: usize,
+    /// The length of all paths, in bytes.
+    path_bytes: usize,
     /// The number of bytes read for digests so far.
     digested: u64,
 }
 
 impl States {
+    pub(super) fn with_limit(most: usize) -> Self {
+        Self { most, ..Self::default() }
+    }
+
     /// Adds a path, and everything below it if `deep` is set.
     pub(super) fn add(&mut self, path: &Path, deep: bool, now: SystemTime) {
         // A path that was added before is complete: paths without their entries are added last.
         if self.seen.contains_key(path) {
             return;
         }
-        let Some((mut seen, is_recent)) = observed(path, now) else { return };
+        let (mut seen, is_recent) = match observed(path, now) {
+            Ok(observed) => observed,
+            Err(Errno::NAMETOOLONG) => return self.gaps.add(path, Cause::Unreadable),
+            Err(_) => return,
+        };
         if is_recent && seen.kind == Kind::File && seen.size <= read::MOST {
             self.digested = self.digested.saturating_add(seen.size);
             if self.digested > MOST_DIGESTED {
@@ -78,12 +102,26 @@ impl States {
                 seen.digest = digest(path);
             }
         }
-        seen.led_to = self.led_to;
+        seen.origin = self.origin;
+        self.path_bytes = self.path_bytes.saturating_add(path.as_os_str().len());
         let is_directory = seen.kind == Kind::Directory;
         self.seen.insert(path.to_path_buf(), seen);
         if is_directory && deep {
             self.add_entries(path, now);
         }
+    }
+
+    /// Adds a path like [`States::add`], but not beyond the limit of entries.
+    pub(super) fn add_within_limit(&mut self, path: &Path, deep: bool, now: SystemTime) {
+        if self.is_full() && !self.seen.contains_key(path) {
+            self.gaps.add(path, Cause::TooManyEntries);
+        } else {
+            self.add(path, deep, now);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.seen.len() >= self.most || self.path_bytes >= MOST_PATH_BYTES
     }
 
     fn add_entries(&mut self, directory: &Path, now: SystemTime) {
@@ -94,7 +132,7 @@ impl States {
             if name == b"." || name == b".." {
                 continue;
             }
-            if self.seen.len() >= MOST_ENTRIES {
+            if self.is_full() {
                 self.gaps.add(directory, Cause::TooManyEntries);
                 return;
             }
@@ -105,9 +143,9 @@ impl States {
 
 /// Returns the state of the object at `path`, without a digest, and whether it changed so recently that a later change could have
 /// the same time stamp. A symbolic link is not followed.
-fn observed(path: &Path, now: SystemTime) -> Option<(Seen, bool)> {
+fn observed(path: &Path, now: SystemTime) -> rustix::io::Result<(Seen, bool)> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    let stat = statx(CWD, path, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME).ok()?;
+    let stat = statx(CWD, path, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
     let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
         FileType::RegularFile => Kind::File,
         FileType::Directory => Kind::Directory,
@@ -128,9 +166,9 @@ fn observed(path: &Path, now: SystemTime) -> Option<(Seen, bool)> {
         size: if is_directory { 0 } else { stat.stx_size },
         times: (!is_directory).then(|| [&stat.stx_mtime, &stat.stx_ctime].map(|time| (time.tv_sec, time.tv_nsec))),
         digest: None,
-        led_to: false,
+        origin: Origin::default(),
     };
-    Some((seen, recent(&stat.stx_ctime)))
+    Ok((seen, recent(&stat.stx_ctime)))
 }
 
 /// Returns whether the object at `path` was changed after `then`, or so shortly before that its time stamp cannot tell.
@@ -173,7 +211,7 @@ mod tests {
             for name in 0..number {
                 std::fs::File::create(root.path().join(name.to_string())).unwrap().set_len(read::MOST).unwrap();
             }
-            let mut states = States::default();
+            let mut states = States::with_limit(1 << 16);
             // For a clock that is behind, every file was changed recently.
             states.add(root.path(), true, UNIX_EPOCH);
             assert_eq!(states.gaps.is_empty(), complete, "{number} files");

@@ -9,6 +9,8 @@ pub(super) struct Tree {
     pub directories: Vec<Directory>,
     /// The names of all directories, one after another.
     names: Vec<u8>,
+    /// The listed names in all directories, each followed by a zero byte.
+    listed: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -17,6 +19,7 @@ pub(super) struct Directory {
     pub children: Range<u32>,
     pub is_git: bool,
     pub has_git_file: bool,
+    listed: Range<u32>,
     /// `None` if a later search has to list the directory again.
     pub stamp: Option<Stamp>,
 }
@@ -37,11 +40,24 @@ impl Tree {
         children.start as usize..children.end as usize
     }
 
+    /// Returns the listed names in a directory, each followed by a zero byte.
+    pub(super) fn listed(&self, directory: usize) -> &[u8] {
+        let listed = &self.directories[directory].listed;
+        &self.listed[listed.start as usize..listed.end as usize]
+    }
+
+    pub(super) fn set_listed(&mut self, directory: usize, names: &[u8]) {
+        let start = index(self.listed.len());
+        self.listed.extend_from_slice(names);
+        self.directories[directory].listed = start..index(self.listed.len());
+    }
+
     pub(super) fn push(&mut self, name: &OsStr) {
         let start = index(self.names.len());
         self.names.extend_from_slice(name.as_bytes());
         let name = start..index(self.names.len());
-        self.directories.push(Directory { name, children: 0..0, is_git: false, has_git_file: false, stamp: None });
+        let directory = Directory { name, children: 0..0, is_git: false, has_git_file: false, listed: 0..0, stamp: None };
+        self.directories.push(directory);
     }
 }
 

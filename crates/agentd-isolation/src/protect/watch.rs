@@ -4,9 +4,9 @@ use super::{
     gaps::{Cause, Gaps},
     git,
     plan::{self, GrantedTree},
-    report::{Change, How, MOST_REPORTED, Report},
+    report::{Change, How, MOST_REPORTED, Report, prioritize},
     search::{Found, Limits, search},
-    state::{self, States},
+    state::{self, Kind, Origin, Seen, States},
     tracked::Index,
     tree::Tree,
 };
@@ -16,6 +16,9 @@ use std::{
     path::{Path, PathBuf},
     time::SystemTime,
 };
+
+/// The maximum number of links in subdirectories whose targets are compared.
+const MOST_LINKS: usize = 1 << 12;
 
 /// The protected paths of some grants, and their state at the last observation.
 #[derive(Debug)]
@@ -51,14 +54,18 @@ impl Watch {
         Self { places, last, indexes, limits, processes_may_remain: false }
     }
 
-    /// Returns the differences since the last observation, sorted by path. Each difference is returned once.
+    /// Returns the differences since the last observation: sorted by path, or the most important ones first if there are more than
+    /// a report names. Each difference is returned once.
     pub fn changes(&mut self) -> Vec<Change> {
         let now = Observation::capture(&self.places, &self.last, self.limits);
-        let mut changes = self.last.compare(&now);
-        let files: Vec<PathBuf> = now.states.seen.keys().cloned().collect();
+        let mut changes = self.last.compare(&now, &self.places);
+        // Listed names in subdirectories are writable, so that git in the sandbox can update them.
+        let read_only = now.states.seen.iter().filter(|(_, seen)| !seen.origin.in_subdirectory);
+        let files: Vec<PathBuf> = read_only.map(|(path, _)| path.clone()).collect();
         let stale = self.indexes.iter_mut().flat_map(|index| index.stale(&files));
-        changes.extend(stale.map(|path| change(&path, How::NotUpdated)));
+        changes.extend(stale.map(|path| change(&path, How::NotUpdated, None)));
         self.last = now;
+        prioritize(&mut changes);
         let has_content =
             |change: &&mut Change| !change.is_git_directory && !matches!(change.how, How::Removed | How::NotUpdated);
         for change in changes.iter_mut().take(MOST_REPORTED).filter(has_content) {
@@ -106,8 +113,9 @@ impl Observation {
     /// Records the protected paths that are found now, and those of `last`, which the search may no longer find.
     fn capture(places: &[GrantedTree], last: &Self, limits: Limits) -> Self {
         let time = SystemTime::now();
-        let mut observed = Self { began: Some(time), ..Self::default() };
-        let mut paths = Vec::new();
+        let states = States::with_limit(limits.entries);
+        let mut observed = Self { states, began: Some(time), ..Self::default() };
+        let (mut paths, mut listed) = (Vec::new(), Vec::new());
         let (none, read_only) = (Tree::default(), plan::read_only_inside(places));
         for (number, place) in places.iter().filter(|place| place.protects()).enumerate() {
             let own = place.paths();
@@ -117,7 +125,8 @@ impl Observation {
             }
             paths.extend(own.paths);
             let last = last.trees.get(number).unwrap_or(&none);
-            let Found { directories, files, gaps, tree } = search(&place.path, limits, &read_only, last);
+            let Found { directories, files, listed: found, gaps, tree } = search(&place.path, limits, &read_only, last);
+            listed.extend(found);
             observed.gaps.merge(gaps);
             observed.trees.push(tree);
             for file in &files {
@@ -130,7 +139,7 @@ impl Observation {
                 observed.repositories.insert(directory);
             }
         }
-        observed.states.led_to = true;
+        observed.states.origin.led_to = true;
         for path in plan::linked(places, &paths) {
             observed.states.add(&path, true, time);
         }
@@ -140,15 +149,43 @@ impl Observation {
         for path in &nested.paths {
             observed.states.add(path, true, time);
         }
-        observed.states.led_to = false;
+        observed.states.origin = Origin::default();
         for path in &read_only {
             observed.states.add(path, false, time);
         }
-        for path in last.states.seen.keys() {
-            observed.states.add(path, false, time);
-        }
+        observed.add_listed(places, &listed, last, time);
         observed.gaps.merge(std::mem::take(&mut observed.states.gaps));
         observed
+    }
+
+    /// Adds listed names in subdirectories, and the paths of `last`. New names are added after known ones: if a payload creates more
+    /// names than are compared, the known ones stay compared.
+    fn add_listed(&mut self, places: &[GrantedTree], listed: &[PathBuf], last: &Self, time: SystemTime) {
+        let in_subdirectory = Origin { in_subdirectory: true, ..Origin::default() };
+        let (known, new): (Vec<&PathBuf>, Vec<&PathBuf>) = listed.iter().partition(|path| last.states.seen.contains_key(*path));
+        self.states.origin = in_subdirectory;
+        for path in known {
+            self.states.add_within_limit(path, true, time);
+        }
+        for (path, seen) in &last.states.seen {
+            self.states.origin = seen.origin;
+            self.states.add_within_limit(path, false, time);
+        }
+        self.states.origin = in_subdirectory;
+        for path in new {
+            self.states.add_within_limit(path, true, time);
+        }
+        let is_link = |path: &&PathBuf| self.states.seen.get(*path).is_some_and(|seen| seen.kind == Kind::Link);
+        let mut links: Vec<PathBuf> = listed.iter().filter(is_link).take(MOST_LINKS + 1).cloned().collect();
+        if links.len() > MOST_LINKS {
+            self.gaps.add(&links[MOST_LINKS], Cause::TooManyListed);
+            links.truncate(MOST_LINKS);
+        }
+        self.states.origin.led_to = true;
+        for path in plan::linked(places, &links) {
+            self.states.add_within_limit(&path, true, time);
+        }
+        self.states.origin = Origin::default();
     }
 
     /// Returns whether a path that this observation lacks is new. If this observation is incomplete, or only a link or a setting
@@ -157,38 +194,48 @@ impl Observation {
         (self.gaps.is_empty() && !led_to) || self.began.is_none_or(|began| state::changed_since(path, began))
     }
 
-    fn compare(&self, now: &Self) -> Vec<Change> {
+    fn compare(&self, now: &Self, places: &[GrantedTree]) -> Vec<Change> {
         let mut changes = Vec::new();
         for path in now.repositories.difference(&self.repositories).filter(|path| self.is_new(path, false)) {
-            changes.push(Change { path: path.clone(), how: How::Created, is_git_directory: true, digest: None });
+            changes.push(Change { is_git_directory: true, ..change(path, How::Created, None) });
         }
         for path in self.repositories.difference(&now.repositories) {
             // Git does not use a git directory that was removed as a whole. If only its HEAD is missing, git searches for another
             // one.
             if path.symlink_metadata().is_ok() && !git::is_git_directory(path) {
-                changes.push(Change { path: path.clone(), how: How::Removed, is_git_directory: true, digest: None });
+                changes.push(Change { is_git_directory: true, ..change(path, How::Removed, None) });
             }
         }
         let (before, after) = (&self.states.seen, &now.states.seen);
+        let of =
+            |path: &Path, how, seen: &Seen| change(path, how, grant_above(places, path).filter(|_| seen.origin.in_subdirectory));
         for (path, seen) in after {
-            match before.get(path) {
-                None if self.is_new(path, seen.led_to) => changes.push(change(path, How::Created)),
-                None => {}
-                Some(old) if seen.is_same(old, path) => {}
-                Some(old) if seen.identity != old.identity || seen.kind != old.kind => {
-                    changes.push(change(path, How::Replaced));
-                }
-                Some(_) => changes.push(change(path, How::Changed)),
-            }
+            let how = match before.get(path) {
+                None if self.is_new(path, seen.origin.led_to) => How::Created,
+                None => continue,
+                Some(old) if seen.is_same(old, path) => continue,
+                Some(old) if seen.identity != old.identity || seen.kind != old.kind => How::Replaced,
+                Some(_) => How::Changed,
+            };
+            changes.push(of(path, how, seen));
         }
-        changes.extend(before.keys().filter(|path| !after.contains_key(*path)).map(|path| change(path, How::Removed)));
+        // A path may be missing in an incomplete observation although it exists.
+        let is_removed = |path: &Path| !after.contains_key(path) && (now.gaps.is_empty() || path.symlink_metadata().is_err());
+        let removed = before.iter().filter(|(path, _)| is_removed(path));
+        changes.extend(removed.map(|(path, seen)| of(path, How::Removed, seen)));
         changes.sort_by(|a, b| a.path.cmp(&b.path));
         topmost(changes)
     }
 }
 
-fn change(path: &Path, how: How) -> Change {
-    Change { path: path.to_path_buf(), how, is_git_directory: false, digest: None }
+/// Returns the innermost grant with protected paths that contains a path.
+fn grant_above<'a>(places: &'a [GrantedTree], path: &Path) -> Option<&'a Path> {
+    let above = places.iter().filter(|place| place.protects() && path.starts_with(&place.path));
+    above.map(|place| place.path.as_path()).max_by_key(|grant| grant.as_os_str().len())
+}
+
+fn change(path: &Path, how: How, grant: Option<&Path>) -> Change {
+    Change { path: path.to_path_buf(), how, is_git_directory: false, digest: None, below: grant.map(Path::to_path_buf) }
 }
 
 /// Drops changes below a path that was itself created, removed or replaced. `changes` must be sorted by path.

@@ -4,6 +4,9 @@ use super::{super::release::release, *};
 use agentd_core::Access;
 use std::{fs, os::unix::fs::symlink};
 
+#[path = "watch_subdirectory_tests.rs"]
+mod subdirectories;
+
 struct Project(tempfile::TempDir);
 
 impl Project {
@@ -28,9 +31,13 @@ impl Project {
     }
 
     fn watch_within(&self, directories: usize) -> Watch {
+        self.watch_with(Limits { directories, ..Limits::TREE })
+    }
+
+    fn watch_with(&self, limits: Limits) -> Watch {
         let protect = plan::names(self.0.path()).unwrap();
         let grants = [Grant { protect, ..Grant::new(self.0.path(), Access::ReadWrite) }];
-        Watch::begin_within(&grants, Limits { directories, ..Limits::TREE })
+        Watch::begin_within(&grants, limits)
     }
 
     /// Returns the differences as text after `steps` have run on the host.

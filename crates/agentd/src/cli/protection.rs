@@ -17,9 +17,7 @@ const SEARCHED: usize = 256;
 
 /// Prints the warnings of a report, with a limited number of changes.
 pub(crate) fn warn(report: &Report) {
-    let mut limited = Report::default();
-    limited.add(report.clone());
-    for warning in limited.warnings() {
+    for warning in report.warnings() {
         writer::message(format_args!("warning: {warning}"));
     }
 }

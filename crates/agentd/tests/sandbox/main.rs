@@ -265,6 +265,29 @@ fn created_protected_path_is_reported_and_then_read_only() {
 }
 
 #[test]
+fn listed_name_created_in_a_subdirectory_is_reported_once_and_needs_no_restart() {
+    let place = SandboxDir::new();
+    fs::create_dir_all(place.path("work/sub")).unwrap();
+    let work = place.path("work");
+    place.agentd(&["create", "dev", "--workspace", work.to_str().unwrap()]);
+    let change = |name: &str| format!("echo evil >>{}/{name}", work.display());
+    for (how, name) in [("created", "sub/.envrc"), ("changed", "sub/.envrc"), ("created", "sub/deep/AGENTS.md")] {
+        let make = format!("mkdir -p {}/sub/deep; {}", work.display(), change(name));
+        let output = place.output(&["exec", "dev", "--", "sh", "-c", &make]);
+        let said = text(&output.stderr);
+        assert!(
+            output.status.success() && said.contains(&format!("protected path {how}: ")) && said.contains(name),
+            "{output:?}"
+        );
+        assert!(!said.contains("restarted"), "{said}");
+    }
+    place.agentd(&["exec", "-d", "dev", "--", "sh", "-c", &change("sub/.npmrc")]);
+    until("the change is in the log", || place.agentd(&["logs", "dev"]).contains("sub/.npmrc"));
+    assert!(text(&place.output(&["exec", "dev", "--", "true"]).stderr).contains("sub/.npmrc"));
+    assert!(place.output(&["exec", "dev", "--", "true"]).stderr.is_empty());
+}
+
+#[test]
 fn cp_copies_files_in_and_out() {
     let place = SandboxDir::new();
     place.agentd(&["create", "dev"]);
