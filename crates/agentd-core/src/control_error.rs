@@ -1,6 +1,6 @@
 //! The error of one isolation mechanism: the control, the call, the errno, the remedy and the source.
 
-use crate::remedy::Remedy;
+use crate::{remedy::Remedy, sources::with_sources};
 use serde::{Deserialize, Serialize};
 use std::{error::Error, fmt, io, sync::Arc};
 
@@ -82,13 +82,13 @@ impl ControlError {
     }
 
     /// Creates an error of `control` in `call` that was caused by `source` and has no remedy. The errno is that of the first
-    /// operating system error among `source` and its sources. Without one, the message of `source` becomes the end of `call`,
-    /// because `source` does not cross the boundary of a process.
+    /// operating system error among `source` and its sources. Without one, the messages of `source` and its sources become
+    /// the end of `call`, because `source` does not cross the boundary of a process.
     pub fn caused_by(control: Control, call: impl Into<String>, source: impl Error + Send + Sync + 'static) -> Self {
         let errno = errno(&source);
         let mut call = call.into();
         if errno.is_none() {
-            call = format!("{call}: {source}");
+            call = format!("{call}: {}", with_sources(&source));
         }
         Self { source: Some(Arc::new(source)), ..Self::new(control, call, errno) }
     }

@@ -3,6 +3,7 @@
 use crate::{
     control_error::{Control, ControlError},
     remedy::Remedy,
+    sources::with_sources,
 };
 use std::{
     error::Error,
@@ -40,7 +41,7 @@ pub enum IsolationError {
         source: Box<IsolationError>,
     },
     /// An error of a backend that an embedding program provides.
-    #[error("{0}")]
+    #[error("{}", with_sources(&**.0))]
     Other(#[source] Box<dyn Error + Send + Sync>),
     /// A control could not be applied; no command was run.
     #[error(transparent)]
@@ -152,7 +153,7 @@ impl IsolationError {
             Self::UnknownBackend { .. } => Remedy::None,
             Self::Registration { .. } => text("register it under another name"),
             Self::Initialize { source, .. } => source.remedy(),
-            Self::Other(source) => Remedy::in_message(&source.to_string()),
+            Self::Other(source) => Remedy::in_message(&with_sources(&**source)),
             Self::Control(error) | Self::GrantChanged(error) => error.remedy.clone(),
             Self::Invalid { reason, .. } | Self::Unavailable { reason, .. } => Remedy::in_message(reason),
             Self::Unsupported { .. } => text("use another backend (`agentd doctor` lists them)"),

@@ -144,6 +144,13 @@ fn control_error_keeps_errno_and_source() {
 }
 
 #[test]
+fn error_of_embedder_is_displayed_with_its_sources() {
+    let error = IsolationError::other(Refused(io::Error::from_raw_os_error(ENOENT)));
+    assert_eq!(error.to_string(), format!("a rule was refused: {}", io::Error::from_raw_os_error(ENOENT)));
+    assert!(error.source().is_some_and(|source| source.is::<Refused>()));
+}
+
+#[test]
 fn control_error_of_source_without_errno_includes_its_message() {
     let error = ControlError::caused_by(Control::Seccomp, "install filter", io::Error::other("the filter is empty"));
     assert_eq!(error.errno, None);

@@ -12,6 +12,7 @@ mod limits;
 mod object;
 mod outcome;
 mod remedy;
+mod sources;
 mod spec;
 mod traits;
 
@@ -24,6 +25,7 @@ pub use limits::{Bytes, CpuQuota, Limits, scaled};
 pub use object::ObjectId;
 pub use outcome::{Captured, ControlReport, ControlStatus, EndReason, Outcome, Usage};
 pub use remedy::Remedy;
+pub use sources::with_sources;
 pub use spec::{
     Access, Command, DiskLayers, Grant, GuardRule, Network, Profile, PtySize, Root, SandboxSpec, StdinSource, Writable,
 };
