@@ -366,6 +366,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn failed_socket_of_launcher_keeps_errno() {
+        // A pipe is not a socket.
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let error = recv(&mut Channel::new(reader, protocol::MAX_EVENT)).unwrap_err();
+        assert_eq!(error.errno, Some(libc::ENOTSOCK), "{error}");
+    }
+
+    #[test]
     fn degradable_sandbox_fails_on_replaced_grant_but_not_on_missing_control() {
         let mut layers = Vec::new();
         let mut record = ControlRecord { layers: &mut layers, degrade: true };
