@@ -1,105 +1,18 @@
-//! Errors that name the failed control, the call, the errno and the remedy.
+//! The error of backends, sandboxes and execs.
 
-use serde::{Deserialize, Serialize};
-use std::fmt;
+use crate::{
+    control_error::{Control, ControlError},
+    remedy::Remedy,
+    sources::with_sources,
+};
+use std::{
+    error::Error,
+    io::{self, ErrorKind},
+};
 
-/// An isolation mechanism, or a step of creating a sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Control {
-    /// User, pid, ipc, uts, net, mount and cgroup namespaces (`namespaces(7)`).
-    Namespaces,
-    /// The id maps of the sandbox and of its granted mounts.
-    Idmap,
-    /// The mounts in the sandbox's private mount namespace.
-    Mounts,
-    /// The objects of grants. This control fails if a path leads to another object than the granted one; it is never degraded.
-    Grants,
-    /// The network inside the sandbox.
-    Network,
-    /// Landlock (`landlock(7)`).
-    Landlock,
-    /// The system call filter (`seccomp(2)`).
-    Seccomp,
-    /// Capability sets, no_new_privs, dumpable, keyring.
-    Privileges,
-    /// Control groups (`cgroups(7)`).
-    Cgroup,
-    /// Resource limits (`setrlimit(2)`).
-    Rlimits,
-    /// Creating and preparing the processes of a sandbox, and the channel to them.
-    Process,
-    /// Executing a command.
-    Exec,
-    /// The file system on disk that holds a sandbox's changes.
-    Volume,
-}
-
-impl fmt::Display for Control {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Namespaces => "namespaces",
-            Self::Idmap => "idmap",
-            Self::Mounts => "mounts",
-            Self::Grants => "grants",
-            Self::Network => "network",
-            Self::Landlock => "landlock",
-            Self::Seccomp => "seccomp",
-            Self::Privileges => "privileges",
-            Self::Cgroup => "cgroup",
-            Self::Rlimits => "rlimits",
-            Self::Process => "process",
-            Self::Exec => "exec",
-            Self::Volume => "volume",
-        })
-    }
-}
-
-/// A control that could not be applied. The supervisor, the launcher and the library exchange this error unchanged.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ControlError {
-    /// The control that failed.
-    #[serde(rename = "layer")]
-    pub control: Control,
-    /// The call and its object, e.g. `mount proc on /proc`.
-    pub call: String,
-    /// The errno of the call (`errno(3)`), if the failure has one.
-    pub errno: Option<i32>,
-    /// Advice to the user; empty if there is none.
-    pub remedy: String,
-}
-
-impl ControlError {
-    /// Creates an error of `control` in `call`, without advice.
-    pub fn new(control: Control, call: impl Into<String>, errno: Option<i32>) -> Self {
-        Self { control, call: call.into(), errno, remedy: String::new() }
-    }
-
-    /// Adds advice to the error.
-    #[must_use]
-    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
-        self.remedy = remedy.into();
-        self
-    }
-}
-
-impl fmt::Display for ControlError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.control, self.call)?;
-        if let Some(errno) = self.errno {
-            write!(f, ": {}", std::io::Error::from_raw_os_error(errno))?;
-        }
-        if !self.remedy.is_empty() {
-            write!(f, " — {}", self.remedy)?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for ControlError {}
-
-/// The reason why a backend, a sandbox or an exec could not satisfy a request.
+/// The reason why a backend, a sandbox or an exec could not satisfy a request. Each message is complete: it has the form
+/// `what failed: object: cause — what to do`, and includes the messages of its sources. A program prints the message alone, and
+/// uses the sources to find an error by its type.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IsolationError {
@@ -112,7 +25,7 @@ pub enum IsolationError {
         available: String,
     },
     /// A backend could not be registered.
-    #[error("cannot register isolation backend '{name}': {reason}")]
+    #[error("register isolation backend '{name}': {reason}{remedy}", remedy = self.remedy())]
     Registration {
         /// The name or alias at fault.
         name: String,
@@ -128,8 +41,8 @@ pub enum IsolationError {
         source: Box<IsolationError>,
     },
     /// An error of a backend that an embedding program provides.
-    #[error("{0}")]
-    Other(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("{}", with_sources(&**.0))]
+    Other(#[source] Box<dyn Error + Send + Sync>),
     /// A control could not be applied; no command was run.
     #[error(transparent)]
     Control(ControlError),
@@ -138,7 +51,7 @@ pub enum IsolationError {
     Invalid {
         /// The invalid part of the request.
         what: String,
-        /// What is wrong with it, and what would be valid.
+        /// What is wrong with it, and after ` — ` what would be valid.
         reason: String,
     },
     /// The path of a grant leads to another object than the granted one; no command was run. The control is [`Control::Grants`].
@@ -149,11 +62,11 @@ pub enum IsolationError {
     Unavailable {
         /// Canonical backend name.
         backend: String,
-        /// What is missing, and the command that provides it.
+        /// What is missing, and after ` — ` the command that provides it.
         reason: String,
     },
     /// The backend does not support the operation.
-    #[error("backend '{backend}' does not support {operation}")]
+    #[error("{operation} of a sandbox: backend '{backend}' does not support this operation{remedy}", remedy = self.remedy())]
     Unsupported {
         /// Canonical backend name.
         backend: String,
@@ -161,7 +74,7 @@ pub enum IsolationError {
         operation: &'static str,
     },
     /// The command could not be started.
-    #[error("{program}: {}", std::io::Error::from_raw_os_error(*.errno))]
+    #[error("start the command: {program}: {}{remedy}", io::Error::from_raw_os_error(*.errno), remedy = self.remedy())]
     Spawn {
         /// The program as given.
         program: String,
@@ -169,40 +82,38 @@ pub enum IsolationError {
         errno: i32,
     },
     /// The sandbox was destroyed, dropped or replaced.
-    #[error("the sandbox is gone: {0} — create another sandbox")]
+    #[error("the sandbox is gone: {0}{remedy}", remedy = self.remedy())]
     SandboxGone(String),
     /// The connection to the sandbox's supervisor failed, and the sandbox was killed.
-    #[error("the supervisor of the sandbox died: {0} — create another sandbox")]
+    #[error("the supervisor of the sandbox died: {0}{remedy}", remedy = self.remedy())]
     SupervisorDied(String),
     /// The connection to the launcher failed, and all its sandboxes were killed. Creating the next sandbox starts another
     /// launcher.
-    #[error("the launcher died: {0} — create another sandbox")]
+    #[error("the launcher died: {0}{remedy}", remedy = self.remedy())]
     LauncherDied(String),
     /// The virtual machine of the sandbox, its agent or its monitor ended, stalled or broke the protocol. The machine was killed.
-    #[error("the virtual machine of the sandbox was lost: {0} — create another sandbox")]
+    #[error("the virtual machine of the sandbox was lost: {0}{remedy}", remedy = self.remedy())]
     MachineLost(String),
     /// The connection to the daemon, the background process that keeps named sandboxes, failed.
-    #[error("the sandbox daemon died: {0} — run the command again")]
+    #[error("the sandbox daemon died: {0}{remedy}", remedy = self.remedy())]
     DaemonDied(String),
     /// The sandbox has too many unfinished requests, and this one was not sent. The sandbox is unchanged.
-    #[error("the sandbox is busy: {0} — wait until earlier commands and transfers have ended, then try again")]
+    #[error("the sandbox is busy: {0}{remedy}", remedy = self.remedy())]
     Busy(String),
     /// The outcome of an exec was already returned.
-    #[error("wait() was already called on this exec")]
+    #[error("wait for a command: wait() was already called on this exec{remedy}", remedy = self.remedy())]
     AlreadyWaited,
     /// A part of agentd itself failed.
-    #[error("internal error: {0} — report this as a defect of agentd")]
+    #[error("internal error: {0}{remedy}", remedy = self.remedy())]
     Internal(String),
     /// The embedding program installed no role handler, so no helper process can be started.
-    #[error(
-        "cannot start a helper process: this program has no role handler — call agentd::isolation::take_role() first in main"
-    )]
+    #[error("start a helper process: this program has no role handler{remedy}", remedy = self.remedy())]
     NoRoleHandler,
     /// The pool was drained and returns no more sandboxes.
-    #[error("the pool has been drained — create another pool")]
+    #[error("take a sandbox: the pool has been drained{remedy}", remedy = self.remedy())]
     PoolDrained,
     /// A file operation inside the sandbox failed.
-    #[error("{path}: {}", std::io::Error::from_raw_os_error(*.errno))]
+    #[error("access a file in the sandbox: {path}: {}{remedy}", io::Error::from_raw_os_error(*.errno), remedy = self.remedy())]
     File {
         /// The path inside the sandbox.
         path: String,
@@ -210,28 +121,76 @@ pub enum IsolationError {
         errno: i32,
     },
     /// No backend proves the isolation that the caller requires.
-    #[error("no backend proves {missing} on this machine — run `agentd doctor` to see why")]
+    #[error("select a backend: no backend proves {missing} on this machine{remedy}", remedy = self.remedy())]
     Requirement {
         /// The bits that no backend proved.
         missing: String,
     },
     /// The peer of the channel violated the protocol.
-    #[error("protocol error: {0}")]
+    #[error("protocol error: {0}{remedy}", remedy = self.remedy())]
     Protocol(String),
     /// An operating system call that belongs to no control failed.
-    #[error("{context}: {source}")]
+    #[error("{context}: {source}{remedy}", remedy = self.added_remedy())]
     Io {
         /// The operation that failed.
         context: String,
         /// The cause.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
 impl IsolationError {
     /// Wraps an error of an embedding program, which becomes the source. Boxed errors convert with `From`.
-    pub fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub fn other(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Other(error.into())
+    }
+
+    /// Returns what a user can do. A variant that holds another error, or the text of one, has the remedy of that error.
+    pub fn remedy(&self) -> Remedy {
+        let text = |text: &str| Remedy::Text(text.to_owned());
+        match self {
+            // The message is fixed by the public contract, and lists the valid names.
+            Self::UnknownBackend { .. } => Remedy::None,
+            Self::Registration { .. } => text("register it under another name"),
+            Self::Initialize { source, .. } => source.remedy(),
+            Self::Other(source) => Remedy::in_message(&with_sources(&**source)),
+            Self::Control(error) | Self::GrantChanged(error) => error.remedy.clone(),
+            Self::Invalid { reason, .. } | Self::Unavailable { reason, .. } => Remedy::in_message(reason),
+            Self::Unsupported { .. } => text("use another backend (`agentd doctor` lists them)"),
+            Self::Spawn { errno, .. } => start_remedy(*errno),
+            Self::SandboxGone(_) | Self::SupervisorDied(_) | Self::LauncherDied(_) | Self::MachineLost(_) => {
+                text("create another sandbox")
+            }
+            Self::DaemonDied(_) => text("run the command again"),
+            Self::Busy(_) => text("wait until earlier commands and transfers have ended, then try again"),
+            Self::AlreadyWaited => text("use the outcome that the first call returned"),
+            Self::Internal(_) => text("report this as a defect of agentd"),
+            Self::NoRoleHandler => text("call agentd::isolation::take_role() first in main"),
+            Self::PoolDrained => text("create another pool"),
+            // The caller named the path, and knows what should be there. The errno is all that agentd knows.
+            Self::File { .. } => Remedy::None,
+            Self::Requirement { .. } => text("run `agentd doctor` to see why"),
+            // The peer is hostile or defective, and is not used any more.
+            Self::Protocol(_) => text("create another sandbox"),
+            Self::Io { source, .. } => match Remedy::in_message(&source.to_string()) {
+                Remedy::None => self.added_remedy(),
+                inner => inner,
+            },
+        }
+    }
+
+    /// Returns the remedy of an operating system error whose cause is the state of the host. The message of another source is
+    /// complete.
+    fn added_remedy(&self) -> Remedy {
+        let text = |text: &str| Remedy::Text(text.to_owned());
+        match self {
+            Self::Io { source, .. } if source.raw_os_error().is_some() => match source.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => text("free some space on that file system"),
+                ErrorKind::OutOfMemory => text("free some memory"),
+                _ => Remedy::None,
+            },
+            _ => Remedy::None,
+        }
     }
 
     /// Returns the cause if the sandbox, or a process that it needs, was lost.
@@ -252,6 +211,17 @@ impl IsolationError {
     }
 }
 
+/// Returns the remedy for a command that could not be started.
+fn start_remedy(errno: i32) -> Remedy {
+    let text = match io::Error::from_raw_os_error(errno).kind() {
+        ErrorKind::NotFound => "check its name and PATH; grant its directory if it is not in the sandbox",
+        ErrorKind::PermissionDenied => "make it executable (chmod +x), or grant its directory",
+        ErrorKind::ArgumentListTooLong => "pass fewer or shorter arguments and environment variables",
+        _ => return Remedy::None,
+    };
+    Remedy::Text(text.to_owned())
+}
+
 impl From<ControlError> for IsolationError {
     fn from(error: ControlError) -> Self {
         match error.control {
@@ -261,8 +231,12 @@ impl From<ControlError> for IsolationError {
     }
 }
 
-impl From<Box<dyn std::error::Error + Send + Sync>> for IsolationError {
-    fn from(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
+impl From<Box<dyn Error + Send + Sync>> for IsolationError {
+    fn from(error: Box<dyn Error + Send + Sync>) -> Self {
         Self::Other(error)
     }
 }
+
+#[cfg(test)]
+#[path = "error_tests.rs"]
+mod tests;

@@ -4,22 +4,28 @@
 
 mod backend;
 mod capabilities;
+mod control_error;
 mod error;
 pub mod escape;
 mod explain;
 mod limits;
 mod object;
 mod outcome;
+mod remedy;
+mod sources;
 mod spec;
 mod traits;
 
 pub use backend::{ExecHandle, ExecStreams, IsolationBackend, Sandbox, SandboxId};
 pub use capabilities::{BackendCapabilities, Bit, Evidence, EvidenceResult};
-pub use error::{Control, ControlError, IsolationError};
+pub use control_error::{Control, ControlError};
+pub use error::IsolationError;
 pub use explain::PlanLine;
 pub use limits::{Bytes, CpuQuota, Limits, scaled};
 pub use object::ObjectId;
 pub use outcome::{Captured, ControlReport, ControlStatus, EndReason, Outcome, Usage};
+pub use remedy::Remedy;
+pub use sources::with_sources;
 pub use spec::{
     Access, Command, DiskLayers, Grant, GuardRule, Network, Profile, PtySize, Root, SandboxSpec, StdinSource, Writable,
 };

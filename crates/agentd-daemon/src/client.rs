@@ -8,7 +8,7 @@ use crate::{
     report::{self, Finding},
 };
 use agentd_core::{Command, ControlReport, EndReason, ExecHandle, ExecStreams, Grant, IsolationError, Outcome, PtySize};
-use agentd_isolation::protect::Report;
+use agentd_isolation::{layered::LayeredError, protect::Report};
 use agentd_kernel::privileges;
 use agentd_sandboxes::{About, Change, Name};
 use async_trait::async_trait;
@@ -297,7 +297,7 @@ impl Client {
     fn start(&self) -> Result<(), DaemonError> {
         let failed = |source| self.unreachable("start the daemon's process", source);
         let (program, arguments) = self.daemon.split_first().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-        privileges::bequeath_nothing().map_err(|error| DaemonError::Isolation(error.into()))?;
+        privileges::bequeath_nothing().map_err(IsolationError::from)?;
         let mut command = process::Command::new(program);
         command.args(arguments).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // The daemon outlives this process, which never waits for it.
@@ -374,7 +374,7 @@ impl ExecHandle for Started {
                 Ok(*outcome)
             }
             Ok((other, _)) => Err(match unexpected(other) {
-                DaemonError::Isolation(error) => error,
+                DaemonError::Layered(LayeredError::Isolation(error)) => error,
                 other => IsolationError::other(other),
             }),
             Err(error) => Err(IsolationError::DaemonDied(error.to_string())),

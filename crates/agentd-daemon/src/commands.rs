@@ -63,9 +63,9 @@ impl Server {
         command.stdin = StdinSource::Null;
         command.pty = None;
         let folder = self.state.log_directory(name);
-        let kept = |source| DaemonError::Refused(format!("open the command log in {}: {source}", folder.display()));
-        let logs = [log::open(&folder).map_err(kept)?, log::open(&folder).map_err(kept)?];
-        let mut notes = log::open(&folder).map_err(kept)?;
+        let kept = DaemonError::io(format!("open the command log in {}", folder.display()));
+        let logs = [log::open(&folder).map_err(&kept)?, log::open(&folder).map_err(&kept)?];
+        let mut notes = log::open(&folder).map_err(&kept)?;
         let (sandbox, running, watched) = self.used_by_command(name).await?;
         let mut handle = sandbox.exec_streaming(command).await?;
         let streams = handle.take_streams();

@@ -39,20 +39,16 @@ impl Connection {
             if let Some(message) = channel.buffered()? {
                 return Ok(message);
             }
-            ready.readable().await.map_err(|e| socket(&e))?;
+            ready.readable().await?;
             let mut filled = Ok(true);
             let read = || {
                 filled = channel.fill();
                 if matches!(filled, Ok(false)) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             };
             match ready.try_io(Interest::READABLE, read) {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(socket(&error)),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.into()),
                 _ => filled.map(drop)?,
             }
         }
     }
-}
-
-fn socket(error: &io::Error) -> ChannelError {
-    ChannelError::Socket(rustix::io::Errno::from_io_error(error).unwrap_or(rustix::io::Errno::IO))
 }

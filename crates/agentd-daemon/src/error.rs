@@ -49,29 +49,38 @@ pub enum DaemonError {
     /// The daemon refused the request.
     #[error("{0}")]
     Refused(String),
-    /// The state on disk is missing or invalid.
+    /// The state on disk is missing or invalid, or the sandbox reported an error.
     #[error(transparent)]
-    State(#[from] StateError),
-    /// The sandbox reported an error.
-    #[error(transparent)]
-    Isolation(#[from] IsolationError),
+    Layered(#[from] LayeredError),
 }
 
-impl From<LayeredError> for DaemonError {
-    fn from(error: LayeredError) -> Self {
-        match error {
-            LayeredError::State(error) => Self::State(error),
-            LayeredError::Isolation(error) => Self::Isolation(error),
-            other => Self::Refused(other.to_string()),
-        }
+impl DaemonError {
+    /// Returns a function that adds the failed operation to an I/O error of the daemon's own files.
+    pub(crate) fn io(context: impl Into<String>) -> impl Fn(io::Error) -> Self {
+        let context = context.into();
+        move |source| IsolationError::Io { context: context.clone(), source }.into()
+    }
+}
+
+impl From<StateError> for DaemonError {
+    fn from(error: StateError) -> Self {
+        LayeredError::from(error).into()
+    }
+}
+
+impl From<IsolationError> for DaemonError {
+    fn from(error: IsolationError) -> Self {
+        LayeredError::from(error).into()
     }
 }
 
 impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         match error {
-            DaemonError::Isolation(IsolationError::Spawn { program, errno }) => Self::Spawn { program, errno },
-            DaemonError::Isolation(error) => match error.loss() {
+            DaemonError::Layered(LayeredError::Isolation(IsolationError::Spawn { program, errno })) => {
+                Self::Spawn { program, errno }
+            }
+            DaemonError::Layered(LayeredError::Isolation(error)) => match error.loss() {
                 Some(cause) => Self::Lost(cause.to_owned()),
                 None => Self::Other(error.to_string()),
             },
@@ -83,9 +92,9 @@ impl From<DaemonError> for Failure {
 impl From<Failure> for DaemonError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Spawn { program, errno } => Self::Isolation(IsolationError::Spawn { program, errno }),
+            Failure::Spawn { program, errno } => IsolationError::Spawn { program, errno }.into(),
             Failure::Version(version) => Self::Version(version),
-            Failure::Lost(cause) => Self::Isolation(IsolationError::SandboxGone(cause)),
+            Failure::Lost(cause) => IsolationError::SandboxGone(cause).into(),
             Failure::Other(text) => Self::Refused(text),
         }
     }

@@ -13,28 +13,26 @@ use std::{
 impl Server {
     pub(crate) async fn read(&self, name: &Name, path: &Path) -> Result<OwnedFd, DaemonError> {
         let (sandbox, _used) = self.used_by(name).await?;
-        let kept = |source: io::Error| {
-            DaemonError::Refused(format!("read {}: create a temporary file for its content: {source}", path.display()))
-        };
-        let mut content = self.unnamed(name).map_err(kept)?;
-        sandbox.read_file_to(path, MAX_FILE, content.try_clone().map_err(kept)?.into()).await?;
-        content.rewind().map_err(kept)?;
+        let kept = DaemonError::io(format!("read {}: create a temporary file for its content", path.display()));
+        let mut content = self.unnamed(name).map_err(&kept)?;
+        sandbox.read_file_to(path, MAX_FILE, content.try_clone().map_err(&kept)?.into()).await?;
+        content.rewind().map_err(&kept)?;
         Ok(content.into())
     }
 
     pub(crate) async fn write(&self, name: &Name, path: &Path, from: OwnedFd) -> Result<(), DaemonError> {
         self.state.record(name)?;
-        let failed = |why: String| DaemonError::Refused(format!("write {}: read the new content: {why}", path.display()));
-        let mut content = self.unnamed(name).map_err(|e| failed(e.to_string()))?;
+        let failed = DaemonError::io(format!("write {}: read the new content", path.display()));
+        let mut content = self.unnamed(name).map_err(&failed)?;
         // Read in a separate thread, because the client may have opened a pipe that has no writer.
         let read = tokio::task::spawn_blocking(move || {
             let length = io::copy(&mut File::from(from).take(MAX_FILE + 1), &mut content)?;
             content.rewind().map(|()| (length, content))
         });
-        let (length, content) = read.await.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+        let (length, content) = read.await.map_err(|error| failed(error.into()))?.map_err(&failed)?;
         if length > MAX_FILE {
             return Err(DaemonError::Refused(format!(
-                "write {}: file too large: the maximum is {MAX_FILE} bytes",
+                "write {}: file too large: the maximum is {MAX_FILE} bytes — use a smaller file",
                 path.display()
             )));
         }

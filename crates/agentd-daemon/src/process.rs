@@ -37,7 +37,7 @@ const IDLE: Duration = Duration::from_secs(5);
 /// `start_log` receives the log file as soon as this process holds the lock, and directs the events of the process there.
 ///
 /// # Errors
-/// [`DaemonError::Unreachable`] if the daemon cannot open its lock, its log or its socket; [`DaemonError::State`] if the state on
+/// [`DaemonError::Unreachable`] if the daemon cannot open its lock, its log or its socket; [`DaemonError::Layered`] if the state on
 /// disk cannot be opened.
 pub async fn run(place: &Path, own: Option<OwnMounts>, start_log: impl FnOnce(LogFile)) -> Result<(), DaemonError> {
     // Reset the file mode mask inherited from the first client: it would affect all other clients.

@@ -108,8 +108,8 @@ impl SharedWatch {
 
 /// Runs work that may wait for a file system in a separate thread.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, DaemonError> {
-    let failed = |error| DaemonError::Refused(format!("compare protected paths: {error}"));
-    tokio::task::spawn_blocking(work).await.map_err(failed)
+    let failed = DaemonError::io("compare protected paths");
+    tokio::task::spawn_blocking(work).await.map_err(|error| failed(error.into()))
 }
 
 #[cfg(test)]

@@ -72,16 +72,14 @@ fn file(entries: impl Iterator<Item = Vec<u8>>) -> Result<OwnedFd, DaemonError> 
         file.rewind()?;
         Ok(file.into())
     };
-    write().map_err(|error| DaemonError::Refused(format!("write the reply to a memory file: {error}")))
+    write().map_err(DaemonError::io("write the reply to a memory file"))
 }
 
 fn entries<T>(file: OwnedFd, entry: impl Fn((u8, &[u8])) -> Option<T>) -> Result<Vec<T>, DaemonError> {
     let invalid =
         || DaemonError::Refused("read the daemon's reply: invalid entry — run `agentd daemon stop`, then try again".to_owned());
     let mut bytes = Vec::new();
-    File::from(file)
-        .read_to_end(&mut bytes)
-        .map_err(|error| DaemonError::Refused(format!("read the daemon's reply: {error}")))?;
+    File::from(file).read_to_end(&mut bytes).map_err(DaemonError::io("read the daemon's reply"))?;
     let entries = bytes.split(|byte| *byte == END).filter(|entry| !entry.is_empty());
     entries.map(|bytes| bytes.split_first().and_then(|(kind, rest)| entry((*kind, rest))).ok_or_else(invalid)).collect()
 }

@@ -1,7 +1,7 @@
 //! A client of Firecracker's API: HTTP/1.1 over a Unix socket, with one JSON object per request
 //! (`src/firecracker/swagger/firecracker.yaml`, 1.12).
 
-use agentd_core::IsolationError;
+use agentd_core::{IsolationError, with_sources};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, StatusCode,
@@ -21,7 +21,7 @@ const MOST_BYTES: usize = 64 << 10;
 #[non_exhaustive]
 pub(crate) enum ApiError {
     /// Firecracker cannot be reached, or its response is not valid HTTP.
-    #[error("Firecracker API: {request}: {source}")]
+    #[error("Firecracker API: {request}: {}", with_sources(&**source))]
     Transport { request: String, source: Box<dyn std::error::Error + Send + Sync> },
     /// Firecracker refused the request.
     #[error("Firecracker API: {request}: HTTP status {status}: {fault}")]

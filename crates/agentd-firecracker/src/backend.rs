@@ -90,10 +90,16 @@ impl FirecrackerBackend {
     /// Starts a machine and waits until its agent can be attached to. Resumes the template of this size, if there is one;
     /// otherwise boots a machine and saves it as the template.
     async fn machine(&self, size: Size) -> Result<Vm, IsolationError> {
-        let assets = self.0.config.assets()?;
-        let failed = |source| IsolationError::Io { context: "compute the key of the machine templates".to_owned(), source };
-        let templates = Templates::for_config(&self.0.config).map_err(failed)?;
-        if let Some(template) = templates.find(size) {
+        let config = self.0.config.clone();
+        let (assets, templates, template) = blocking(move || {
+            let assets = config.assets()?;
+            let failed = |source| IsolationError::Io { context: "compute the key of the machine templates".to_owned(), source };
+            let templates = Templates::for_config(&config).map_err(failed)?;
+            let template = templates.find(size);
+            Ok((assets, templates, template))
+        })
+        .await?;
+        if let Some(template) = template {
             return self.resume(template.folder(), size).await;
         }
         let vm = self.boot(assets, size).await?;
@@ -127,10 +133,9 @@ impl FirecrackerBackend {
 
     /// Boots a machine from the assets, with an empty disk.
     async fn boot(&self, assets: Assets, size: Size) -> Result<Vm, IsolationError> {
-        let program = AgentProgram::current()?;
         let disks = self.0.config.disks.clone();
         let furnish = move |root: &Path| {
-            program.initramfs(&assets, &root.join(files::INITRAMFS))?;
+            AgentProgram::current()?.initramfs(&assets, &root.join(files::INITRAMFS))?;
             disk::make(&disks, size.disk, &root.join(files::DISK))
         };
         let vm = Vm::start(self.fresh().await?, &self.0.config.programs, size, &self.0.config.assets, furnish).await?;
@@ -145,7 +150,7 @@ impl FirecrackerBackend {
     }
 
     /// Returns `spec` with its grants checked, and the size of its machine. Refuses every spec that the agent in the guest would
-    /// refuse.
+    /// refuse. May block on disk I/O.
     fn plan(&self, spec: SandboxSpec) -> Result<(SandboxSpec, Size), IsolationError> {
         let processors = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
         let spec = own_state::guard(spec, &self.0.config.folders())?;
@@ -156,7 +161,8 @@ impl FirecrackerBackend {
     }
 
     async fn create(&self, spec: SandboxSpec) -> Result<Arc<GuestSandbox>, IsolationError> {
-        let (spec, size) = self.plan(spec)?;
+        let backend = self.clone();
+        let (spec, size) = blocking(move || backend.plan(spec)).await?;
         let limits = spec.limits.clone();
         // Copies may fill half of the disk. The other half is left for the changes of the sandbox to the copies and to its root.
         let copies = Copies::plan(&spec.grants, Path::new(boot::COPIES), size.disk / 2).await?;
@@ -227,7 +233,8 @@ impl IsolationBackend for FirecrackerBackend {
 
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
         // Check the requirements first, so that a missing program is reported as such and not as a failed attack.
-        self.0.config.assets()?;
+        let config = self.0.config.clone();
+        blocking(move || config.assets()).await?;
         let mut evidence = probe::attack(self, &self.0.config.work_root).await?;
         evidence.push(probe::change_own_root(self).await);
         let sandbox = self.create(SandboxSpec::default()).await?;
@@ -259,7 +266,8 @@ impl IsolationBackend for FirecrackerBackend {
 
     async fn destroy_all(&self) -> Result<(), IsolationError> {
         let destroyed = self.0.live.destroy_all().await;
-        self.0.store.clear()?;
+        let store = self.0.store.clone();
+        blocking(move || store.clear()).await?;
         destroyed
     }
 

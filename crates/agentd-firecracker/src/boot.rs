@@ -205,7 +205,7 @@ fn load_modules() -> Result<(), ControlError> {
     let order = match fs::read_to_string(folder.join("order")) {
         Ok(order) => order,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(ControlError::new(Control::Process, "read /modules/order", error.raw_os_error())),
+        Err(error) => return Err(ControlError::caused_by(Control::Process, "read /modules/order", error)),
     };
     for name in order.lines() {
         let failed = |call: &str, errno: Errno| {

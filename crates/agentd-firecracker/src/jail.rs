@@ -198,7 +198,7 @@ fn jail_init(
     }
     let mut child = command(jail, &root, privileged, user);
     let mut child = child.spawn().map_err(|error| {
-        ControlError::new(Control::Process, format!("execute {:?}", child.get_program()), error.raw_os_error())
+        ControlError::caused_by(Control::Process, format!("execute {:?}", child.get_program()), error)
             .remedy("run agentd vm fetch-firecracker to see how to install it")
     })?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
@@ -297,8 +297,7 @@ fn show(source: &Path, at: &Path) -> Result<(), ControlError> {
 /// Changes the owner of the entries of Firecracker's root that Firecracker writes to, to its user. These are all entries except
 /// the read-only mounts.
 fn give(root: &Path, uid: u32, gid: u32) -> Result<(), ControlError> {
-    let unreadable =
-        |error: io::Error| ControlError::new(Control::Process, format!("list {}", root.display()), error.raw_os_error());
+    let unreadable = |error: io::Error| ControlError::caused_by(Control::Process, format!("list {}", root.display()), error);
     let directory = rustix::fs::open(root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| failed(Control::Process, format!("open {}", root.display()), errno))?;
     for entry in fs::read_dir(root).map_err(unreadable)? {

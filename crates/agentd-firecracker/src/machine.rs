@@ -10,6 +10,7 @@ use super::{
 };
 use agentd_core::{IsolationBackend, IsolationError, Limits, Sandbox, SandboxId};
 use agentd_guest::{Attach, Awake, Guest, GuestSandbox, Machine, MachineIdentity};
+use agentd_isolation::store::blocking;
 use agentd_log::LogFailure as _;
 use async_trait::async_trait;
 use std::{
@@ -136,8 +137,9 @@ impl Machine for FirecrackerMachine {
             None => Ok(()),
         };
         let ended = vm.destroy().await;
-        self.snapshots().clear();
-        ended.and(spared)
+        let snapshots = std::mem::take(&mut *self.snapshots());
+        let removed = remove(snapshots).await;
+        ended.and(spared).and(removed)
     }
 
     async fn suspend(&self) -> Result<(), IsolationError> {
@@ -157,9 +159,9 @@ impl Machine for FirecrackerMachine {
     async fn snapshot(&self, guest: &Guest, name: &str) -> Result<(), IsolationError> {
         let suspended = self.suspended.lock().await;
         let taken = Arc::new(self.save(guest, *suspended).await?);
-        self.snapshots().insert(name.to_owned(), taken.clone());
+        let replaced = self.snapshots().insert(name.to_owned(), taken.clone());
         self.prepare(&taken, None);
-        Ok(())
+        remove(replaced).await
     }
 
     async fn restore(&self, guest: &Guest, name: &str) -> Result<(), IsolationError> {
@@ -167,7 +169,7 @@ impl Machine for FirecrackerMachine {
         let snapshot = self.snapshots().get(name).cloned();
         let snapshot = snapshot.ok_or_else(|| IsolationError::Invalid {
             what: "snapshot".to_owned(),
-            reason: format!("this sandbox has no snapshot '{name}'"),
+            reason: format!("this sandbox has no snapshot '{name}' — use a name that was passed to snapshot()"),
         })?;
         let identity = MachineIdentity::generate()?;
         let left = self.vm();
@@ -188,9 +190,10 @@ impl Machine for FirecrackerMachine {
             let suspended = self.suspended.lock().await;
             self.save(guest, *suspended).await?
         };
-        let vm = self.backend.resume(snapshot.folder(), self.size).await?;
+        let vm = self.backend.resume(snapshot.folder(), self.size).await;
         // The new machine has mapped the memory file and copied the disk, so the snapshot can be deleted.
-        drop(snapshot);
+        remove(snapshot).await?;
+        let vm = vm?;
         let id = self.backend.next_id();
         let machine = Self::new(self.backend.clone(), vm, self.size, self.limits.clone());
         let how = Attach::Adopt { identity: MachineIdentity::generate()?, limits: Box::new(self.limits.clone()) };
@@ -232,6 +235,15 @@ impl FirecrackerMachine {
             }
         }
     }
+}
+
+/// Drops snapshots, which removes their files, on a thread for blocking operations.
+async fn remove(snapshots: impl Send + 'static) -> Result<(), IsolationError> {
+    blocking(move || {
+        drop(snapshots);
+        Ok(())
+    })
+    .await
 }
 
 /// Copies the grants into the guest. A copy that was cut off by a lost connection is repeated over the next connection.

@@ -3,7 +3,7 @@
 
 use super::{FirecrackerConfig, size::Size, snapshot, vm::Vm};
 use agentd_core::IsolationError;
-use agentd_isolation::store;
+use agentd_isolation::store::{self, blocking};
 use agentd_log::LogFailure as _;
 use agentd_vm::FIRECRACKER_VERSION;
 use rustix::fs::FlockOperation;
@@ -45,7 +45,7 @@ impl Template {
 }
 
 impl Templates {
-    /// Returns the templates for the configured assets, this program and the current boot of the host.
+    /// Returns the templates for the configured assets, this program and the current boot of the host. May block on disk I/O.
     pub(super) fn for_config(config: &FirecrackerConfig) -> io::Result<Self> {
         let mut common = Sha256::new();
         let program = fs::metadata("/proc/self/exe")?;
@@ -63,7 +63,7 @@ impl Templates {
         self.folder.join(digest[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>())
     }
 
-    /// Returns the template for a size, if there is one.
+    /// Returns the template for a size, if there is one. May block on disk I/O.
     pub(super) fn find(&self, size: Size) -> Option<Template> {
         let folder = self.place(size);
         let used = File::options().write(true).open(folder.join(USED)).ok()?;
@@ -77,15 +77,12 @@ impl Templates {
     /// Creates a template from a machine that has just booted; the machine resumes afterwards. Does nothing if another process is
     /// creating or removing a template at the moment.
     pub(super) async fn make(&self, size: Size, vm: &Vm) -> Result<(), IsolationError> {
-        let failed =
-            |source: io::Error| IsolationError::Io { context: format!("save a template in {}", self.folder.display()), source };
-        store::private(&self.folder).map_err(failed)?;
-        let turn = File::options().create(true).truncate(false).write(true).open(self.folder.join(TURN)).map_err(failed)?;
-        if rustix::fs::flock(&turn, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Ok(());
-        }
         let (place, folder) = (self.place(size), self.folder.clone());
+        let locked = folder.clone();
+        let Some(turn) = blocking(move || turn(&locked)).await? else { return Ok(()) };
         vm.save(move |written, disk| {
+            // The lock is held until the files are in place, also if the caller is cancelled meanwhile.
+            let _turn = turn;
             clear(&folder);
             let failed =
                 |source: io::Error| IsolationError::Io { context: format!("create template {}", place.display()), source };
@@ -100,6 +97,14 @@ impl Templates {
         })
         .await
     }
+}
+
+/// Locks the folder of templates, and creates the folder if it is missing. Returns `None` if another process has the lock.
+fn turn(folder: &Path) -> Result<Option<File>, IsolationError> {
+    let failed = |source: io::Error| IsolationError::Io { context: format!("save a template in {}", folder.display()), source };
+    store::private(folder).map_err(failed)?;
+    let turn = File::options().create(true).truncate(false).write(true).open(folder.join(TURN)).map_err(failed)?;
+    Ok(rustix::fs::flock(&turn, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(turn))
 }
 
 fn absent(error: io::Error) -> io::Result<()> {

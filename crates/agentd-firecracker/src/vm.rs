@@ -75,6 +75,14 @@ enum From {
     Memory,
 }
 
+/// A Firecracker that does not answer yet, which ends when this is dropped.
+struct Starting {
+    root: OwnedFd,
+    process: Process,
+    metrics_pipe: MetricsPipe,
+    ready: UnixListener,
+}
+
 /// A running Firecracker, which ends when this is dropped.
 pub(super) struct Vm {
     folder: PathBuf,
@@ -98,53 +106,38 @@ impl Vm {
         programs: &Path,
         size: Size,
         assets: &Path,
-        furnish: impl FnOnce(&Path) -> Result<(), IsolationError>,
+        furnish: impl FnOnce(&Path) -> Result<(), IsolationError> + Send + 'static,
     ) -> Result<Self, IsolationError> {
         let Fresh { folder, lock } = fresh;
-        let made = Self::start_in(&folder, lock, programs, size, assets, furnish).await;
-        if made.is_err() {
-            // The error of the start is the cause to report, so a failure to remove the folder is only logged.
-            fs::remove_dir_all(&folder).or_warn("remove files of machine that failed to start", &folder);
-        }
-        made
-    }
-
-    async fn start_in(
-        folder: &Path,
-        lock: fs::File,
-        programs: &Path,
-        size: Size,
-        assets: &Path,
-        furnish: impl FnOnce(&Path) -> Result<(), IsolationError>,
-    ) -> Result<Self, IsolationError> {
-        let io = |context: &'static str| move |source| IsolationError::Io { context: context.to_owned(), source };
-        let path = jail::root(folder);
-        for name in [OUT, ASSETS, SNAPSHOT] {
-            fs::create_dir_all(path.join(name)).map_err(io("create the folders of a machine"))?;
-        }
-        furnish(&path)?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root =
-            rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| io("open the root folder of a machine")(e.into()))?;
-        let metrics_pipe = MetricsPipe::make(&path).map_err(io("create the metrics pipe of a machine"))?;
-        let ready = UnixListener::bind(through(&root, &format!("{VSOCK}_{}", boot::READY_PORT)))
-            .map_err(io("listen on the vsock socket of a machine"))?;
         let jail = Jail {
-            folder: folder.to_path_buf(),
+            folder: folder.clone(),
             programs: programs.to_path_buf(),
             memory: (size.memory_mib << 20) + OVERHEAD,
             assets: assets.to_path_buf(),
         };
-        let process = Process::start(&jail, lock)?;
+        // If the caller is cancelled, the closure still runs to its end. It removes the folder if it fails; otherwise its result
+        // is dropped, which ends the shim, and the shim removes the folder.
+        let Starting { root, process, metrics_pipe, ready } = blocking(move || {
+            let starting = Starting::begin(&jail, lock, furnish);
+            if starting.is_err() {
+                remove_failed(&jail.folder);
+            }
+            starting
+        })
+        .await?;
         match connect(&root, &process).await {
             Ok(api) => {
                 let (api, control_connection) = (tokio::sync::Mutex::new(api), Mutex::default());
-                Ok(Self { folder: folder.to_path_buf(), root, process, api, metrics_pipe, ready, control_connection })
+                Ok(Self { folder, root, process, api, metrics_pipe, ready, control_connection })
             }
             Err(error) => {
                 process.end();
                 process.gone().await;
-                Err(error)
+                blocking(move || {
+                    remove_failed(&folder);
+                    Err(error)
+                })
+                .await
             }
         }
     }
@@ -344,13 +337,45 @@ impl Vm {
     pub(super) async fn destroy(&self) -> Result<(), IsolationError> {
         self.process.end();
         self.process.gone().await;
+        let folder = self.folder.clone();
         // Usually the shim has removed the folder already. It has not if it was killed.
-        match fs::remove_dir_all(&self.folder) {
+        blocking(move || match fs::remove_dir_all(&folder) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(IsolationError::Io { context: format!("remove {}", self.folder.display()), source }),
-        }
+            Err(source) => Err(IsolationError::Io { context: format!("remove {}", folder.display()), source }),
+        })
+        .await
     }
+}
+
+impl Starting {
+    /// Creates the files of a machine in its folder and starts the shim. May block on disk I/O, and must be called in a tokio
+    /// runtime.
+    fn begin(
+        jail: &Jail,
+        lock: fs::File,
+        furnish: impl FnOnce(&Path) -> Result<(), IsolationError>,
+    ) -> Result<Self, IsolationError> {
+        let io = |context: &'static str| move |source| IsolationError::Io { context: context.to_owned(), source };
+        let path = jail::root(&jail.folder);
+        for name in [OUT, ASSETS, SNAPSHOT] {
+            fs::create_dir_all(path.join(name)).map_err(io("create the folders of a machine"))?;
+        }
+        furnish(&path)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root =
+            rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| io("open the root folder of a machine")(e.into()))?;
+        let metrics_pipe = MetricsPipe::make(&path).map_err(io("create the metrics pipe of a machine"))?;
+        let ready = UnixListener::bind(through(&root, &format!("{VSOCK}_{}", boot::READY_PORT)))
+            .map_err(io("listen on the vsock socket of a machine"))?;
+        Ok(Self { process: Process::start(jail, lock)?, root, metrics_pipe, ready })
+    }
+}
+
+/// Removes the folder of a machine that failed to start. The error of the start is the cause to report, so a failure to remove
+/// the folder is only logged.
+fn remove_failed(folder: &Path) {
+    fs::remove_dir_all(folder).or_warn("remove files of machine that failed to start", folder);
 }
 
 /// Returns the path of a socket in the open directory `root`.
@@ -377,5 +402,42 @@ async fn connect(root: &OwnedFd, process: &Process) -> Result<Api, IsolationErro
         () = process.gone() => {
             Err(unavailable(format!("Firecracker exited before its API socket answered: {}", process.log_tail())))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agentd_isolation::store::Store;
+    use std::{sync::mpsc, thread};
+
+    /// The start fails after `furnish`, because a test has no role handler.
+    #[test]
+    fn start_cancelled_while_files_are_created_leaves_no_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let fresh = Store::new(&dir.path().join("machines"), |dead| fs::remove_dir_all(dead)).make().unwrap();
+        let folder = fresh.folder.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (runtime_thread, (begun, has_begun), (go, goes)) = (thread::current().id(), mpsc::channel(), mpsc::channel());
+        let furnish = move |root: &Path| {
+            assert_ne!(thread::current().id(), runtime_thread, "the start blocks the runtime");
+            fs::write(root.join("file"), "").unwrap();
+            begun.send(()).unwrap();
+            goes.recv().unwrap();
+            Ok(())
+        };
+        runtime.block_on(async {
+            let size = Size { vcpus: 1, memory_mib: 1, disk: 1 };
+            let start =
+                tokio::spawn(async move { Vm::start(fresh, Path::new("/"), size, Path::new("/"), furnish).await.map(drop) });
+            tokio::task::spawn_blocking(move || has_begun.recv()).await.unwrap().unwrap();
+            start.abort();
+            assert!(start.await.unwrap_err().is_cancelled());
+        });
+        assert!(folder.exists());
+        go.send(()).unwrap();
+        // Waits for the threads of blocking tasks.
+        drop(runtime);
+        assert!(!folder.exists());
     }
 }

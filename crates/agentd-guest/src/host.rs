@@ -370,7 +370,8 @@ fn check(spec: &SandboxSpec) -> Result<(), IsolationError> {
     if spec.root == Root::default() && spec.writable == Writable::default() {
         return Ok(());
     }
-    let reason = "a sandbox in a virtual machine uses the root and the writable layer of the machine".to_owned();
+    let reason =
+        "a sandbox in a virtual machine uses those of the machine — use the defaults, or the container backend".to_owned();
     Err(IsolationError::Invalid { what: "root".to_owned(), reason })
 }
 

@@ -59,9 +59,7 @@ pub fn sanitize_layers(layers: Vec<ControlReport>) -> Vec<ControlReport> {
     let sanitized = |ControlReport { control, status, detail }| {
         let status = match status {
             ControlStatus::Partial(what) => ControlStatus::Partial(printable(&what)),
-            ControlStatus::Missing(error) => {
-                ControlStatus::Missing(ControlError { call: printable(&error.call), remedy: printable(&error.remedy), ..error })
-            }
+            ControlStatus::Missing(error) => ControlStatus::Missing(error.map_texts(printable)),
             enforced => enforced,
         };
         ControlReport { control, status, detail: printable(&detail) }
@@ -98,7 +96,7 @@ impl From<IsolationError> for Failure {
     fn from(error: IsolationError) -> Self {
         match error {
             IsolationError::Control(error) | IsolationError::GrantChanged(error) => {
-                Self::Control(ControlError { call: short(error.call), remedy: short(error.remedy), ..error })
+                Self::Control(error.map_texts(|text| short(text.to_owned())))
             }
             IsolationError::Invalid { what, reason } => Self::Invalid { what: short(what), reason: short(reason) },
             IsolationError::Spawn { errno, .. } => Self::Spawn(errno),
@@ -115,9 +113,7 @@ impl Failure {
     /// Converts back to an error, with control characters removed. `subject` is the program or path that the error is about.
     pub fn into_error(self, subject: &str) -> IsolationError {
         match self {
-            Self::Control(error) => {
-                ControlError { call: printable(&error.call), remedy: printable(&error.remedy), ..error }.into()
-            }
+            Self::Control(error) => error.map_texts(printable).into(),
             Self::Invalid { what, reason } => IsolationError::Invalid { what: printable(&what), reason: printable(&reason) },
             Self::Spawn(errno) => IsolationError::Spawn { program: subject.to_owned(), errno },
             Self::File(errno) => IsolationError::File { path: subject.to_owned(), errno },

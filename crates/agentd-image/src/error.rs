@@ -1,6 +1,7 @@
 //! Errors of importing, finding and loading images.
 
 use crate::{digest::Digest, unpack::UnpackError};
+use agentd_core::with_sources;
 use oci_client::{Reference, errors::OciDistributionError};
 use std::{io, path::PathBuf};
 
@@ -143,7 +144,7 @@ pub enum ImageError {
         source: UnpackError,
     },
     /// A request to the registry failed.
-    #[error("request to registry {registry}: {source} — check the image name, the network and your login")]
+    #[error("request to registry {registry}: {cause} — check the image name, the network and your login", cause = with_sources(source))]
     Registry {
         /// The registry.
         registry: String,

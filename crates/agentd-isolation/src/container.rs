@@ -113,7 +113,7 @@ pub fn plan(config: &ContainerConfig, spec: &SandboxSpec) -> Result<SandboxPlan,
         Writable::Memory => (&[][..], None),
         Writable::Volume(bytes) => (&[][..], Some(Upper::Volume(bytes.0))),
         Writable::Layers => {
-            let reason = "the layers of this sandbox do not exist before it is created".to_owned();
+            let reason = "the layers of this sandbox do not exist before it is created — call create_sandbox()".to_owned();
             return Err(IsolationError::Invalid { what: "writable".to_owned(), reason });
         }
         Writable::Disk(disk) => (&disk.lower[..], Some(Upper::Directory(disk.upper.clone()))),

@@ -17,10 +17,10 @@ pub fn check(limits: &Limits) -> Result<(), IsolationError> {
     let invalid = |what: &str, reason: String| Err(IsolationError::Invalid { what: what.to_owned(), reason });
     match limits.memory {
         Some(memory) if memory < LEAST_MEMORY => {
-            invalid("memory limit", format!("{memory} is less than the minimum of {LEAST_MEMORY}"))
+            invalid("memory limit", format!("{memory} bytes are too few — allow at least {LEAST_MEMORY}"))
         }
         _ if limits.processes == Some(0) => {
-            invalid("process limit", "0 is less than the minimum of 1: the command itself is a process".to_owned())
+            invalid("process limit", "0 excludes the command itself — allow at least 1".to_owned())
         }
         _ => Ok(()),
     }

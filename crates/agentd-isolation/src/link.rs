@@ -12,10 +12,7 @@ use agentd_supervisor::{
     channel::{Channel, ChannelError},
     protocol::{Event, ExecUsage, Request, SpawnStep},
 };
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     collections::HashMap,
     future::pending,
@@ -276,7 +273,6 @@ async fn serve(mut channel: AsyncFd<Channel>, link: Weak<Link>) {
 
 /// Waits until bytes could be read, requests were queued, or the socket has room for queued requests.
 async fn exchange(channel: &mut AsyncFd<Channel>, link: &Weak<Link>) -> Result<(), ChannelError> {
-    let failed = |e: std::io::Error| ChannelError::Socket(Errno::from_io_error(&e).unwrap_or(Errno::IO));
     let Some(link) = link.upgrade() else { return Err(ChannelError::Closed) };
     let full = {
         let mut send_queue = lock(&link.send_queue);
@@ -291,13 +287,13 @@ async fn exchange(channel: &mut AsyncFd<Channel>, link: &Weak<Link>) -> Result<(
     };
     tokio::select! {
         readable = channel.readable_mut() => {
-            let mut guard = readable.map_err(failed)?;
+            let mut guard = readable?;
             if !guard.get_inner_mut().fill()? {
                 guard.clear_ready();
             }
             Ok(())
         }
-        writable = room => writable.map_err(failed),
+        writable = room => writable.map_err(ChannelError::from),
         () = link.waiting.notified() => Ok(()),
     }
 }

@@ -89,7 +89,7 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     let mut grants = grants::resolve(&spec.grants, protocol::MAX_FDS)?;
     let home = spec.home.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_HOME));
     if !home.is_absolute() || home.components().any(|c| c == Component::ParentDir) {
-        return Err(invalid("home", &home, "the path must be absolute and without '..'"));
+        return Err(invalid("home", &home, "not possible — use an absolute path without '..'"));
     }
     fallback::check(&spec.limits)?;
     let masks = masks()?;

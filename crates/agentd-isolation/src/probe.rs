@@ -243,10 +243,7 @@ async fn exceed(backend: &dyn IsolationBackend, check: LimitCheck) -> Evidence {
     let (result, remedy) = match tried.await {
         Ok(outcome) if held(&outcome) => (EvidenceResult::Held, String::new()),
         Ok(outcome) => (EvidenceResult::Broken(format!("the command ended: {:?}", outcome.reason)), String::new()),
-        Err(IsolationError::Control(error)) => {
-            let remedy = error.remedy.clone();
-            (EvidenceResult::NotTried(error.call), remedy)
-        }
+        Err(IsolationError::Control(error)) => (EvidenceResult::NotTried(error.call), error.remedy.into()),
         Err(error) => (EvidenceResult::NotTried(error.to_string()), String::new()),
     };
     Evidence { bit: Bit::Resources, check: name.to_owned(), result, remedy }

@@ -6,7 +6,6 @@ use agentd_supervisor::{
     channel::{ChannelError, send_some},
     protocol::{self, Request},
 };
-use rustix::io::Errno;
 use std::{
     collections::VecDeque,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -64,7 +63,7 @@ impl SendQueue {
         // Descriptors are sent with the first byte of a frame.
         let rest = if sent > 0 { &[][..] } else { fds };
         let fds = rest.iter().map(|fd| fd.try_clone_to_owned()).collect::<Result<_, _>>();
-        let fds = fds.map_err(|e| ChannelError::Socket(Errno::from_io_error(&e).unwrap_or(Errno::MFILE)))?;
+        let fds = fds.map_err(ChannelError::from)?;
         self.bytes += bytes.len();
         self.waiting.push_back(Frame { bytes, sent, fds });
         Ok(true)

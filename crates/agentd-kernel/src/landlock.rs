@@ -10,6 +10,7 @@ use agentd_core::{Access, Control, ControlError, ControlStatus, Network, ObjectI
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::{
+    error::Error,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
@@ -85,30 +86,30 @@ pub fn prepare(plan: &LandlockPlan) -> Result<Prepared, ControlError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))
-        .map_err(|e| failed("handle file rights", &e))?;
+        .map_err(|e| failed("handle file rights", e))?;
     let scopes = Scope::from_all(abi);
     if !scopes.is_empty() {
-        ruleset = ruleset.scope(scopes).map_err(|e| failed("scope signals and abstract sockets", &e))?;
+        ruleset = ruleset.scope(scopes).map_err(|e| failed("scope signals and abstract sockets", e))?;
     }
     let net = AccessNet::from_all(abi) & AccessNet::BindTcp;
     if !net.is_empty() && plan.network == Network::Host {
         // Access to the host's network does not include binding a well-known port of the host. A socket that listens without
         // `bind(2)` gets a free port, which Landlock does not control.
-        ruleset = ruleset.handle_access(net).map_err(|e| failed("handle TCP rights", &e))?;
+        ruleset = ruleset.handle_access(net).map_err(|e| failed("handle TCP rights", e))?;
     }
-    let mut created = ruleset.create().map_err(|e| failed("create ruleset", &e))?;
+    let mut created = ruleset.create().map_err(|e| failed("create ruleset", e))?;
     if plan.listable {
-        let root = PathFd::new("/").map_err(|e| failed("open /", &e))?;
+        let root = PathFd::new("/").map_err(|e| failed("open /", e))?;
         created = created
             .add_rule(PathBeneath::new(root, AccessFs::ReadDir))
-            .map_err(|e| failed("add rule for / (directories can be listed)", &e))?;
+            .map_err(|e| failed("add rule for / (directories can be listed)", e))?;
     }
     let mut rules = usize::from(plan.listable);
     for rule in &plan.rules {
         let Some(path) = open(rule)? else { continue };
         created = created
             .add_rule(PathBeneath::new(&path, rights(rule.access, is_directory(&path), abi)))
-            .map_err(|e| failed(&format!("add rule for {} ({:?})", rule.path.display(), rule.access), &e))?;
+            .map_err(|e| failed(&format!("add rule for {} ({:?})", rule.path.display(), rule.access), e))?;
         rules += 1;
     }
     Ok(Prepared { ruleset: created, version, rules })
@@ -117,7 +118,7 @@ pub fn prepare(plan: &LandlockPlan) -> Result<Prepared, ControlError> {
 impl Prepared {
     /// Restricts this process and its future children. Requires no_new_privs.
     pub fn enforce(self) -> Result<(ControlStatus, String), ControlError> {
-        self.ruleset.restrict_self().map_err(|e| failed("restrict this process", &e))?;
+        self.ruleset.restrict_self().map_err(|e| failed("restrict this process", e))?;
         let version = self.version;
         let status = if version >= COMPLETE_ABI {
             ControlStatus::Enforced
@@ -128,8 +129,8 @@ impl Prepared {
     }
 }
 
-fn failed(call: &str, error: &dyn std::fmt::Display) -> ControlError {
-    ControlError::new(Control::Landlock, format!("{call}: {error}"), None)
+fn failed(call: &str, error: impl Error + Send + Sync + 'static) -> ControlError {
+    ControlError::caused_by(Control::Landlock, call, error)
 }
 
 /// Opens the root of a rule. Returns `None` if an optional root is missing or not accessible. Never opens another object than the
@@ -166,6 +167,20 @@ fn rights(access: Access, directory: bool, abi: ABI) -> BitFlags<AccessFs> {
 mod tests {
     use super::*;
     use std::os::fd::AsFd;
+
+    /// A process can be restricted by at most 16 rulesets; the next call fails with `E2BIG` (`landlock_restrict_self(2)`).
+    #[test]
+    fn refused_call_keeps_errno_and_source() {
+        let everything = Rule { path: "/".into(), access: Access::ReadWrite, optional: false, object: None };
+        let plan = LandlockPlan { rules: vec![everything], listable: false, network: Network::Off };
+        let restrict = move || (0..17).try_for_each(|_| prepare(&plan)?.enforce().map(drop));
+        // Rulesets restrict a single thread.
+        let error = std::thread::spawn(restrict).join().unwrap().unwrap_err();
+        assert_eq!(error.errno, Some(libc::E2BIG), "{error}");
+        assert!(error.source().is_some_and(|source| source.is::<::landlock::RulesetError>()), "{error:?}");
+        let cause = std::io::Error::from_raw_os_error(libc::E2BIG);
+        assert_eq!(error.to_string(), format!("landlock: restrict this process: {cause}"));
+    }
 
     #[test]
     fn optional_rule_for_replaced_grant_fails_as_grants_control() {

@@ -40,6 +40,6 @@ impl<T> ErrnoContext<T> for Result<T, Errno> {
 
 impl<T> ErrnoContext<T> for std::io::Result<T> {
     fn during(self, control: Control, call: impl FnOnce() -> String) -> Result<T, ControlError> {
-        self.map_err(|error| ControlError::new(control, call(), error.raw_os_error()))
+        self.map_err(|error| ControlError::caused_by(control, call(), error))
     }
 }

@@ -41,6 +41,7 @@ pub enum PeerError {
         /// The call and its object.
         call: String,
         /// The cause.
+        #[source]
         errno: Errno,
     },
 }

@@ -11,7 +11,7 @@ use rustix::{
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::VecDeque,
-    io::{IoSlice, IoSliceMut},
+    io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
@@ -37,7 +37,13 @@ pub enum ChannelError {
     MissingFds,
     /// The socket failed.
     #[error("socket: {0}")]
-    Socket(#[from] Errno),
+    Socket(#[from] io::Error),
+}
+
+impl From<Errno> for ChannelError {
+    fn from(errno: Errno) -> Self {
+        io::Error::from(errno).into()
+    }
 }
 
 /// One end of a channel.

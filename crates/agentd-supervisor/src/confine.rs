@@ -137,7 +137,7 @@ fn confine(inherited: &Inherited<'_>, layers: &mut Vec<ControlReport>) -> Result
             Ok((ControlStatus::Enforced, plan.namespaces.describe()))
         })?;
     }
-    let mut go = Channel::new(inherited.go.try_clone().map_err(|e| io_error("dup", &e))?, protocol::MAX_EVENT);
+    let mut go = Channel::new(inherited.go.try_clone().map_err(|e| io_error("dup", e))?, protocol::MAX_EVENT);
     let (Go::IdMap { id_map, privileged, map }, _) = recv(&mut go)? else { return Err(out_of_order()) };
 
     if plan.namespaces.enabled {
@@ -258,8 +258,8 @@ fn confine(inherited: &Inherited<'_>, layers: &mut Vec<ControlReport>) -> Result
     Ok(Confined { signals, score, own, owner })
 }
 
-fn io_error(call: &str, error: &std::io::Error) -> ControlError {
-    ControlError::new(Control::Process, call, error.raw_os_error())
+fn io_error(call: &str, error: std::io::Error) -> ControlError {
+    ControlError::caused_by(Control::Process, call, error)
 }
 
 /// Returns the status of a layer that was applied with `notes`.
@@ -268,7 +268,7 @@ fn noted(notes: Vec<String>, detail: String) -> (ControlStatus, String) {
 }
 
 fn recv(go: &mut Channel) -> Result<(Go, Vec<OwnedFd>), ControlError> {
-    go.receive().map_err(|e| ControlError::new(Control::Process, format!("receive from the launcher: {e}"), None))
+    go.receive().map_err(|e| ControlError::caused_by(Control::Process, "receive from the launcher", e))
 }
 
 /// Waits for the launcher to send the id-mapped trees.
@@ -328,7 +328,7 @@ fn signals(namespaced: bool) -> Result<OwnedFd, ControlError> {
         libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
     };
     if fd < 0 {
-        return Err(io_error("signalfd", &std::io::Error::last_os_error()));
+        return Err(io_error("signalfd", std::io::Error::last_os_error()));
     }
     // SAFETY: signalfd returned a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -341,7 +341,7 @@ fn close_others(mut keep: Vec<i32>) -> Result<(), ControlError> {
     for target in 0..=2 {
         // SAFETY: integers only; no value in this process owns descriptors 0 to 2.
         if unsafe { libc::dup2(null.as_raw_fd(), target) } < 0 {
-            return Err(io_error("dup2", &std::io::Error::last_os_error()));
+            return Err(io_error("dup2", std::io::Error::last_os_error()));
         }
     }
     drop(null);
@@ -353,7 +353,7 @@ fn close_others(mut keep: Vec<i32>) -> Result<(), ControlError> {
             // SAFETY: integers only. The closed descriptors belong to values of the launcher that this process never drops,
             // because it leaves by `_exit`.
             if unsafe { libc::syscall(libc::SYS_close_range, first.unsigned_abs(), last, 0) } < 0 {
-                return Err(io_error("close_range", &std::io::Error::last_os_error()));
+                return Err(io_error("close_range", std::io::Error::last_os_error()));
             }
         }
         first = fd.saturating_add(1);
@@ -364,6 +364,14 @@ fn close_others(mut keep: Vec<i32>) -> Result<(), ControlError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failed_socket_of_launcher_keeps_errno() {
+        // A pipe is not a socket.
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let error = recv(&mut Channel::new(reader, protocol::MAX_EVENT)).unwrap_err();
+        assert_eq!(error.errno, Some(libc::ENOTSOCK), "{error}");
+    }
 
     #[test]
     fn degradable_sandbox_fails_on_replaced_grant_but_not_on_missing_control() {

@@ -279,8 +279,7 @@ fn hierarchy(known: &mut Option<Hierarchy>) -> &Hierarchy {
 /// Writes the id maps of the new process, lets the process continue, and sends the mount trees that it needs last.
 fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, ControlError> {
     let send = |message: &Go, fds: &[BorrowedFd<'_>]| {
-        send(go.as_fd(), message, fds)
-            .map_err(|e| ControlError::new(Control::Process, format!("send to the new process: {e}"), None))
+        send(go.as_fd(), message, fds).map_err(|e| ControlError::caused_by(Control::Process, "send to the new process", e))
     };
     let privileged = rustix::process::geteuid().is_root();
     let Mapped { id_map, map, claim } = map_ids(plan, pid, privileged)?;

@@ -31,8 +31,7 @@ pub fn start(context: Context) -> Result<SyncSender<Listener>, ControlError> {
     let (sender, receiver) = sync_channel(1);
     let started =
         thread::Builder::new().name("listener".to_owned()).stack_size(64 << 10).spawn(move || serve(&receiver, context));
-    started
-        .map_err(|error: io::Error| ControlError::new(Control::Seccomp, "start the listener's thread", error.raw_os_error()))?;
+    started.map_err(|error: io::Error| ControlError::caused_by(Control::Seccomp, "start the listener's thread", error))?;
     Ok(sender)
 }
 

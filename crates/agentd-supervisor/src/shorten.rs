@@ -12,7 +12,7 @@ const EACH: usize = 512;
 
 /// Shortens an error.
 pub fn error(mut error: ControlError) -> ControlError {
-    shorten([&mut error.call, &mut error.remedy]);
+    shorten([Some(&mut error.call), error.remedy.as_mut()].into_iter().flatten());
     error
 }
 
@@ -20,7 +20,7 @@ pub fn error(mut error: ControlError) -> ControlError {
 pub fn layers(mut layers: Vec<ControlReport>) -> Vec<ControlReport> {
     shorten(layers.iter_mut().flat_map(|report| {
         let status = match &mut report.status {
-            ControlStatus::Missing(error) => [Some(&mut error.call), Some(&mut error.remedy)],
+            ControlStatus::Missing(error) => [Some(&mut error.call), error.remedy.as_mut()],
             ControlStatus::Partial(why) => [Some(why), None],
             _ => [None, None],
         };

@@ -627,7 +627,7 @@ fn terminal_option_without_terminal_on_standard_input_fails() {
     for input in [Stdio::piped(), Stdio::null()] {
         let output = place.command(&["-it"], &["cat"]).stdin(input).output().unwrap();
         assert_eq!(output.status.code(), Some(125), "{output:?}");
-        assert!(text(&output.stderr).contains("standard input is not a terminal: drop -t"), "{output:?}");
+        assert!(text(&output.stderr).contains("standard input is not a terminal — drop -t"), "{output:?}");
     }
 }
 

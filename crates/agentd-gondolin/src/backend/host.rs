@@ -10,7 +10,7 @@ use super::{
     saved::Saved,
 };
 use agentd_core::{Command, ExecHandle, IsolationError, Sandbox};
-use agentd_isolation::sandbox::SharedKernelSandbox;
+use agentd_isolation::{sandbox::SharedKernelSandbox, store::blocking};
 use agentd_log::LogFailure as _;
 use agentd_supervisor::role;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -86,7 +86,9 @@ impl Host {
         }
         sandbox.write_file(Path::new("/tmp/machine.mjs"), PROGRAM.as_bytes()).await?;
         let to = sandbox.open_file(Path::new("/tmp/initramfs"), true).await?;
-        initramfs::write(base, role::program()?, to).map_err(io_error("write the initramfs of the machine"))?;
+        let base = base.to_path_buf();
+        blocking(move || initramfs::write(&base, role::program()?, to).map_err(io_error("write the initramfs of the machine")))
+            .await?;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(|e| io_error("create the socket to the guest agent")(e.into()))?;
         let state = watch_over(sandbox.stream_on(&command(machine)?, theirs).await?)?;

@@ -1,7 +1,12 @@
 //! The operations of a sandbox on its Gondolin machine. A snapshot holds the disk only, copied while the guest's file system is
 //! frozen. Running commands are not part of it and continue. A restore or fork starts a new machine with a copy of that disk.
 
-use super::{GondolinBackend, host::Host, plan::DISK, plan::Plan, saved::Saved};
+use super::{
+    GondolinBackend,
+    host::Host,
+    plan::{DISK, Plan},
+    saved::{self, Saved},
+};
 use agentd_core::{IsolationBackend, IsolationError, Sandbox};
 use agentd_guest::{Awake, Guest, Machine, MachineIdentity};
 use agentd_isolation::store::blocking;
@@ -83,8 +88,8 @@ impl Machine for GondolinMachine {
 
     async fn destroy(&self) -> Result<(), IsolationError> {
         self.host().sandbox().destroy().await?;
-        self.snapshots().clear();
-        Ok(())
+        let snapshots = std::mem::take(&mut *self.snapshots());
+        saved::remove(snapshots).await
     }
 
     /// Suspends Node and QEMU, and thereby the guest. The guest's clock jumps on resume.
@@ -105,8 +110,8 @@ impl Machine for GondolinMachine {
     async fn snapshot(&self, guest: &Guest, name: &str) -> Result<(), IsolationError> {
         let suspended = self.suspended.lock().await;
         let saved = Arc::new(self.save(guest, *suspended).await?);
-        self.snapshots().insert(name.to_owned(), saved);
-        Ok(())
+        let replaced = self.snapshots().insert(name.to_owned(), saved);
+        saved::remove(replaced).await
     }
 
     async fn restore(&self, guest: &Guest, name: &str) -> Result<(), IsolationError> {
@@ -114,7 +119,7 @@ impl Machine for GondolinMachine {
         let saved = self.snapshots().get(name).cloned();
         let saved = saved.ok_or_else(|| IsolationError::Invalid {
             what: "snapshot".to_owned(),
-            reason: format!("this sandbox has no snapshot '{name}'"),
+            reason: format!("this sandbox has no snapshot '{name}' — use a name that was passed to snapshot()"),
         })?;
         self.host().sandbox().destroy().await?;
         *suspended = false;

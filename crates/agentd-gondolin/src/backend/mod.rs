@@ -25,7 +25,7 @@ use agentd_guest::{Attach, GuestSandbox, GuestSpec, MachineIdentity};
 use agentd_isolation::{
     ContainerBackend, ContainerConfig, data_directory, explain, own_state,
     probe::{self, Attackable},
-    store::Store,
+    store::{Store, blocking},
     tracker::Tracker,
 };
 use agentd_kernel::privileges::Capabilities;
@@ -142,34 +142,55 @@ impl GondolinBackend {
 
     async fn create(&self, spec: SandboxSpec) -> Result<Arc<GuestSandbox>, IsolationError> {
         let installation = self.installation()?;
+        let backend = self.clone();
+        let (spec, installed, qemu) = blocking(move || backend.prepare(spec)).await?;
+        let verdict = self.0.verdict.get_or_init(|| self.judge(installation, &installed, qemu)).await;
+        let begun = Instant::now();
+        let sandbox = self.start(spec, &installed, verdict.accelerator).await?;
+        // Save the verdict only now: if this machine does not start either, the trial may have failed for a reason unrelated to
+        // KVM.
+        let kept = self.0.unkept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(kept) = kept {
+            let verdict = verdict.clone();
+            blocking(move || {
+                kept.write(&verdict);
+                Ok(())
+            })
+            .await
+            .or_warn("save the accelerator verdict", Self::NAME);
+        }
+        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun.elapsed());
+        Ok(sandbox)
+    }
+
+    /// Returns `spec` with its grants checked, the installation, and the path of QEMU. May block on disk I/O.
+    fn prepare(&self, spec: SandboxSpec) -> Result<(SandboxSpec, Installation, PathBuf), IsolationError> {
+        let installation = self.installation()?;
         let spec = own_state::guard(spec, &[installation, self.store().folder()])?;
         let installed = Installation::open(installation).map_err(|error| Self::unavailable(&error))?;
         let qemu = program(QEMU, "qemu-system-x86")?;
         program(QEMU_IMG, "qemu-utils")?;
         // Refuse an unsupported spec before the trial of KVM, which takes time.
         plan::check(&spec)?;
-        let verdict = self.0.verdict.get_or_init(|| self.judge(installation, &installed, &qemu)).await;
-        let begun = Instant::now();
-        let sandbox = self.start(spec, &installed, verdict.accelerator).await?;
-        // Save the verdict only now: if this machine does not start either, the trial may have failed for a reason unrelated to
-        // KVM.
-        if let Some(kept) = self.0.unkept.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            kept.write(verdict);
-        }
-        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun.elapsed());
-        Ok(sandbox)
+        Ok((spec, installed, qemu))
     }
 
     /// Determines whether machines start with KVM here, from the saved verdict or by a trial.
-    async fn judge(&self, installation: &Path, installed: &Installation, qemu: &Path) -> Verdict {
-        // An inaccessible `/dev/kvm` needs no trial. The result is not saved, because permissions may change at any time.
-        if let Some(why) = accelerator::closed() {
-            return Verdict::tcg(why);
-        }
-        let kept = Kept::for_files(installation, &installed.guest(), qemu);
-        if let Some(verdict) = kept.read() {
-            return verdict;
-        }
+    async fn judge(&self, installation: &Path, installed: &Installation, qemu: PathBuf) -> Verdict {
+        let (installation, guest) = (installation.to_path_buf(), installed.guest());
+        let known = blocking(move || {
+            // An inaccessible `/dev/kvm` needs no trial. The result is not saved, because permissions may change at any time.
+            if let Some(why) = accelerator::closed() {
+                return Ok(Err(Verdict::tcg(why)));
+            }
+            let kept = Kept::for_files(&installation, &guest, &qemu);
+            Ok(kept.read().map_or(Ok(kept), Err))
+        });
+        let kept = match known.await {
+            Ok(Ok(kept)) => kept,
+            Ok(Err(verdict)) => return verdict,
+            Err(error) => return Verdict::tcg(error),
+        };
         let begun = Instant::now();
         let trial = self.start(SandboxSpec::default(), installed, Accelerator::Kvm);
         let verdict = match tokio::time::timeout(accelerator::TIMEOUT, trial).await {
@@ -208,8 +229,12 @@ impl GondolinBackend {
         let limit = self.config()?.start_limit;
         let mut number = 1;
         loop {
-            self.0.store.clear()?;
-            let around = self.0.around.create_planned(plan.around()?, plan.host.limits.clone()).await?;
+            let (store, host) = (self.0.store.clone(), plan.clone());
+            let around = blocking(move || {
+                store.clear()?;
+                host.around()
+            });
+            let around = self.0.around.create_planned(around.await?, plan.host.limits.clone()).await?;
             let (host, transport) = Host::start(around, plan, saved).await?;
             let host = Arc::new(host);
             let (error, again) = match host.attached(limit, attach(host.clone(), transport)).await {
@@ -237,7 +262,9 @@ impl GondolinBackend {
             let machine = GondolinMachine::new(self.clone(), plan.clone(), host);
             GuestSandbox::open(id.clone(), machine, transport, Attach::New(Box::new(wanted)))
         };
-        let sandbox = self.boot(&plan, saved.as_ref(), attach).await?;
+        let sandbox = self.boot(&plan, saved.as_ref(), attach).await;
+        saved::remove(saved).await?;
+        let sandbox = sandbox?;
         self.0.live.add(&sandbox);
         Ok(sandbox)
     }

@@ -1,7 +1,7 @@
 //! The saved disk of a machine, on the host. A guest controls its content, so the host only copies the file and never parses it.
 
 use agentd_core::IsolationError;
-use agentd_isolation::store::{Fresh, Store};
+use agentd_isolation::store::{Fresh, Store, blocking};
 use agentd_log::LogFailure as _;
 use std::{
     fs::File,
@@ -47,6 +47,15 @@ impl Saved {
     pub(super) fn open(&self) -> Result<OwnedFd, IsolationError> {
         File::open(self.file()).map(OwnedFd::from).map_err(self.failed())
     }
+}
+
+/// Drops saved disks, which removes their files, on a thread for blocking operations.
+pub(super) async fn remove(saved: impl Send + 'static) -> Result<(), IsolationError> {
+    blocking(move || {
+        drop(saved);
+        Ok(())
+    })
+    .await
 }
 
 impl Drop for Saved {

@@ -21,7 +21,12 @@ pub(super) enum CopyError {
     TooMuch { what: &'static str, most: u64 },
     /// A system call failed.
     #[error("{call} {path:?}: {errno}")]
-    System { call: &'static str, path: PathBuf, errno: Errno },
+    System {
+        call: &'static str,
+        path: PathBuf,
+        #[source]
+        errno: Errno,
+    },
 }
 
 impl CopyError {

@@ -16,7 +16,7 @@ use crate::{
     transport,
 };
 use agentd_core::{ControlError, Grant, IsolationError};
-use agentd_isolation::grants;
+use agentd_isolation::{grants, store::blocking};
 use agentd_kernel::{object, run_as};
 use agentd_log::LogFailure as _;
 use agentd_supervisor::protocol::MAX_FDS;
@@ -72,6 +72,14 @@ impl Copies {
         if grants.is_empty() {
             return Ok(None);
         }
+        let (grants, below) = (grants.to_vec(), below.to_path_buf());
+        let copies = blocking(move || Self::open(&grants, &below, most)).await?;
+        copies.measure().await?;
+        Ok(Some(Arc::new(copies)))
+    }
+
+    /// Resolves and opens `grants`. May block on disk I/O.
+    fn open(grants: &[Grant], below: &Path, most: u64) -> Result<Self, IsolationError> {
         let resolved = grants::resolve(grants, MAX_FDS - 1)?;
         let (copied, places) = plan::copied(&resolved, |path| !path.is_dir());
         let mut all = Vec::new();
@@ -87,9 +95,7 @@ impl Copies {
         }
         let placed: Vec<_> = places.iter().map(|number| (all[*number].place.clone(), &all[*number].copied)).collect();
         let granted = plan::inside(&resolved, &placed);
-        let copies = Self { granted, rules: Rules::new(&resolved, is_there), all, most };
-        copies.measure().await?;
-        Ok(Some(Arc::new(copies)))
+        Ok(Self { granted, rules: Rules::new(&resolved, is_there), all, most })
     }
 
     /// Returns the grants of the guest's sandbox: the copies, each with the target of the original grant.

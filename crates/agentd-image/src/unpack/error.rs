@@ -53,6 +53,7 @@ pub enum UnpackError {
         /// The entry.
         path: PathBuf,
         /// The errno of the call.
+        #[source]
         errno: Errno,
     },
 }

@@ -85,6 +85,17 @@ fn error_of_missing_image_names_the_registry() {
 }
 
 #[test]
+fn error_of_unreachable_registry_names_the_cause() {
+    let place = StoreDir::new();
+    let store = Store::open(&place.at("store")).unwrap();
+    // Nothing listens at the port of a closed listener.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = wait_for(pull(&store, &reference(&format!("{address}/image:1")))).0.unwrap_err();
+    assert!(error.to_string().contains("Connection refused"), "{error}");
+    assert_eq!(error.to_string().matches("error sending request").count(), 1, "{error}");
+}
+
+#[test]
 fn manifest_larger_than_8_mib_is_refused() {
     let manifest = |length| {
         let config = json!({"mediaType": "x", "digest": Digest::compute(b"").to_string(), "size": 2});

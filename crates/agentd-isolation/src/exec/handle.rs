@@ -53,7 +53,7 @@ impl<C: ExecControl> ExecHandle for Handle<C> {
         if !self.terminal {
             return Err(IsolationError::Invalid {
                 what: "terminal size".to_owned(),
-                reason: "the command has no terminal".to_owned(),
+                reason: "the command has no terminal — request one with Command::pty".to_owned(),
             });
         }
         self.control.resize(size)

@@ -18,7 +18,7 @@ pub(super) fn request(id: u32, command: &Command, limits: &Limits) -> Result<Spa
     let mut env = Vec::with_capacity(command.env.len());
     for (name, value) in &command.env {
         if name.is_empty() || name.as_bytes().contains(&b'=') {
-            return Err(invalid("the name of an environment variable is empty or contains '='"));
+            return Err(invalid("the name of an environment variable is empty or contains '=' — use another name"));
         }
         env.push([name.as_bytes(), b"=", value.as_bytes()].concat());
     }
@@ -28,7 +28,7 @@ pub(super) fn request(id: u32, command: &Command, limits: &Limits) -> Result<Spa
         return Err(invalid("argv is empty or its first argument is empty — name a program"));
     }
     if argv.iter().chain(&env).chain([&cwd]).any(|s| s.contains(&0)) {
-        return Err(invalid("an argument, a variable or the working directory contains a NUL byte"));
+        return Err(invalid("an argument, a variable or the working directory contains a NUL byte — remove it"));
     }
     let pty = command.pty.map(|size| (size.rows, size.cols));
     let rlimits = RlimitPlan::from_limits(limits);

@@ -49,7 +49,7 @@ pub fn find(path: &Path, guard: &Guard, links: Links) -> Result<Found, Isolation
     let refuse = |reason: String| IsolationError::Invalid { what: format!("path {}", path.display()), reason };
     let failed = |errno: Errno| refuse(format!("{} — create the path, or drop the grant", std::io::Error::from(errno)));
     if !path.is_absolute() {
-        return Err(refuse("the path must be absolute".to_owned()));
+        return Err(refuse("not an absolute path — use an absolute path".to_owned()));
     }
     let (opened, linked) = match object::open(path) {
         Ok(opened) => (opened, false),

@@ -71,7 +71,7 @@ pub(crate) fn invalid(what: &str, path: &Path, reason: &str) -> IsolationError {
 pub(crate) fn check_place(what: &str, place: &Path) -> Result<(), IsolationError> {
     let upward = place.components().any(|c| c == Component::ParentDir);
     if !place.is_absolute() || upward || RESERVED.iter().any(|reserved| place == Path::new(reserved)) {
-        return Err(invalid(what, place, "the path must be absolute, without '..', and not /, /proc, /sys or /dev"));
+        return Err(invalid(what, place, "not possible — use an absolute path without '..', other than /, /proc, /sys and /dev"));
     }
     Ok(())
 }
@@ -96,7 +96,7 @@ fn resolve_one(grant: &Grant, guard: &Guard) -> Result<GrantPlan, IsolationError
     let Found { path, object, owner, .. } = look_up(grant, guard)?;
     for protected in grant.protect.iter().chain(&grant.unprotected) {
         if protected.components().any(|c| !matches!(c, Component::Normal(_))) {
-            return Err(invalid("protected path", protected, "the path must be relative and without '..'"));
+            return Err(invalid("protected path", protected, "not possible — use a relative path without '..'"));
         }
     }
     let target = grant.target.clone().unwrap_or_else(|| path.clone());

@@ -34,7 +34,7 @@ fn read(file: &str) -> Result<String, ControlError> {
     match fs::read(file) {
         Ok(content) => Ok(String::from_utf8_lossy(&content).into_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(ControlError::new(Control::Idmap, format!("read {file}"), error.raw_os_error())),
+        Err(error) => Err(ControlError::caused_by(Control::Idmap, format!("read {file}"), error)),
     }
 }
 

@@ -123,15 +123,16 @@ fn map(program: &Path, pid: i32, ids: impl Iterator<Item = (u32, u32)>) -> Resul
         arguments.extend([inside, host, count].map(|number| number.to_string()));
         inside += count;
     }
-    let failed = |how: &str, errno| {
-        let call = format!("{} {}: {}", program.display(), arguments[1..].join(" "), how.trim());
-        Err(ControlError::new(Control::Idmap, call, errno).remedy(REMEDY))
+    let call = format!("{} {}", program.display(), arguments[1..].join(" "));
+    let failed = |how: &str| {
+        let call = format!("{call}: {}", how.trim());
+        Err(ControlError::new(Control::Idmap, call, None).remedy(REMEDY))
     };
     match Command::new(program).args(&arguments).env_clear().stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) if output.stderr.trim_ascii().is_empty() => failed(&output.status.to_string(), None),
-        Ok(output) => failed(&String::from_utf8_lossy(&output.stderr), None),
-        Err(error) => failed("cannot be executed", error.raw_os_error()),
+        Ok(output) if output.stderr.trim_ascii().is_empty() => failed(&output.status.to_string()),
+        Ok(output) => failed(&String::from_utf8_lossy(&output.stderr)),
+        Err(error) => Err(ControlError::caused_by(Control::Idmap, format!("execute {call}"), error).remedy(REMEDY)),
     }
 }
 

@@ -82,12 +82,16 @@ impl SeccompPlan {
     }
 }
 
+/// The remedy if the kernel refuses a filter.
+const NEEDS: &str = "use a kernel with CONFIG_SECCOMP_FILTER, and allow seccomp(2) in an outer sandbox";
+
 /// Installs the filter on this thread and its future children. no_new_privs must be set.
 ///
 /// # Errors
 /// The error of `prctl(2)` or `seccomp(2)`.
 pub fn apply(program: &Program) -> Result<(), ControlError> {
-    seccompiler::apply_filter(&program.0).map_err(|error| refused(format!("install filter: {error}"), None))
+    seccompiler::apply_filter(&program.0)
+        .map_err(|error| ControlError::caused_by(Control::Seccomp, "install filter", error).remedy(NEEDS))
 }
 
 /// Installs the filter as [`apply`] does, and returns its listener. Returns `None` if a filter of an outer sandbox already has a
@@ -99,11 +103,9 @@ pub fn apply_with_listener(program: &Program) -> Result<Option<Listener>, Contro
     match syscall::install_filter_with_listener(&program.0) {
         Ok(listener) => Ok(Some(Listener::new(listener))),
         Err(rustix::io::Errno::BUSY) => apply(program).map(|()| None),
-        Err(errno) => Err(refused("install filter with a listener".to_owned(), Some(errno.raw_os_error()))),
+        Err(errno) => {
+            let call = "install filter with a listener";
+            Err(ControlError::new(Control::Seccomp, call, Some(errno.raw_os_error())).remedy(NEEDS))
+        }
     }
-}
-
-fn refused(call: String, errno: Option<i32>) -> ControlError {
-    ControlError::new(Control::Seccomp, call, errno)
-        .remedy("the kernel needs CONFIG_SECCOMP_FILTER, and an outer sandbox must allow seccomp(2)")
 }

@@ -183,3 +183,17 @@ fn foreign_syscall_entries_are_refused() {
         assert_eq!(under(profile, x32), libc::EPERM);
     }
 }
+
+/// The kernel refuses a filter of more than 4096 instructions with `EINVAL` (`BPF_MAXINSNS`).
+#[test]
+fn refused_filter_keeps_errno_source_and_remedy() {
+    let program = SeccompPlan { profile: Profile::Strict, network: Network::Off, set_ids: false }.compile();
+    let last = program.0.last().unwrap().clone();
+    let long = Program(vec![last; 5000]);
+    // `apply` sets no_new_privs, which a thread has for itself.
+    let error = std::thread::spawn(move || apply(&long)).join().unwrap().unwrap_err();
+    assert_eq!(error.errno, Some(libc::EINVAL), "{error}");
+    assert!(std::error::Error::source(&error).is_some_and(|source| source.is::<seccompiler::Error>()), "{error:?}");
+    let cause = std::io::Error::from_raw_os_error(libc::EINVAL);
+    assert_eq!(error.to_string(), format!("seccomp: install filter: {cause} — {NEEDS}"));
+}

@@ -91,7 +91,6 @@ pub fn nameless(folder: &Path, bytes: u64) -> Result<OwnedFd, ControlError> {
 
 /// Runs `mkfs.ext4`, which inherits no environment variable and no descriptor other than the image.
 fn make(file: &OwnedFd) -> Result<(), ControlError> {
-    let failed = |what: String, errno| ControlError::new(Control::Volume, format!("run mkfs.ext4{what}"), errno);
     let input = file.try_clone().during(Control::Volume, || "pass the image to mkfs.ext4".to_owned())?;
     let made = Command::new("mkfs.ext4")
         .args(OPTIONS)
@@ -103,12 +102,14 @@ fn make(file: &OwnedFd) -> Result<(), ControlError> {
         .stderr(Stdio::piped())
         .output();
     let made = made.map_err(|error| {
-        let failed = failed(String::new(), error.raw_os_error());
-        if error.kind() == io::ErrorKind::NotFound { failed.remedy("install e2fsprogs") } else { failed }
+        let missing = error.kind() == io::ErrorKind::NotFound;
+        let failed = ControlError::caused_by(Control::Volume, "run mkfs.ext4", error);
+        if missing { failed.remedy("install e2fsprogs") } else { failed }
     })?;
     if made.status.success() {
         return Ok(());
     }
     let stderr = String::from_utf8_lossy(&made.stderr);
-    Err(failed(format!(": {}: {}", made.status, stderr.trim()), None))
+    let call = format!("run mkfs.ext4: {}: {}", made.status, stderr.trim());
+    Err(ControlError::new(Control::Volume, call, None))
 }

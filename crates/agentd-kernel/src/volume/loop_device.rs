@@ -90,7 +90,7 @@ mod tests {
             (libc::EBUSY, "try again"),
         ] {
             let error = advise(ControlError::new(Control::Volume, "call", Some(errno)));
-            assert!(error.remedy.contains(remedy), "{error}");
+            assert!(error.remedy.as_str().contains(remedy), "{error}");
         }
     }
 }

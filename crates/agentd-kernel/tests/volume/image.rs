@@ -66,7 +66,7 @@ pub fn symbolic_links() {
 
 fn assert_not_followed(error: &ControlError) {
     assert!(matches!(error.errno, Some(libc::ELOOP | libc::ENOTDIR)), "{error}");
-    assert!(error.remedy.contains("symbolic link"), "{error}");
+    assert!(error.remedy.as_str().contains("symbolic link"), "{error}");
 }
 
 pub fn not_whole() {
@@ -79,7 +79,7 @@ pub fn not_whole() {
         let error = Volume::attach(&place.image(), &place.mount()).unwrap_err();
         if is_root() || file(&place).metadata().unwrap().len() < LEAST_BYTES {
             assert_eq!(error.errno, Some(libc::EINVAL), "{what}: {error}");
-            assert!(error.remedy.contains("not a whole ext4 file system"), "{what}: {error}");
+            assert!(error.remedy.as_str().contains("not a whole ext4 file system"), "{what}: {error}");
         } else {
             assert_is_roots(&error);
         }
@@ -156,7 +156,7 @@ pub fn once() {
     for mount in ["mount", "other"] {
         let error = Volume::attach(&place.image(), &place.path(mount)).unwrap_err();
         assert_eq!(error.errno, Some(libc::EWOULDBLOCK), "{error}");
-        assert!(error.remedy.contains("in use"), "{error}");
+        assert!(error.remedy.as_str().contains("in use"), "{error}");
     }
     volume.detach().unwrap();
     let volume = Volume::attach(&place.image(), &place.path("other")).unwrap();

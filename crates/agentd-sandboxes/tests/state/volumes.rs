@@ -8,7 +8,7 @@ use std::{fs, os::unix::fs::symlink, path::PathBuf, time::Duration};
 fn create_with_limit_without_volumes_fails_and_creates_nothing() {
     let place = StateDir::new();
     let refused = place.state.create(&name("a"), limited()).unwrap_err();
-    assert!(matches!(&refused, StateError::Volume(error) if error.remedy.contains("root of the host")), "{refused}");
+    assert!(matches!(&refused, StateError::Volume(error) if error.remedy.as_str().contains("root of the host")), "{refused}");
     place.assert_clean();
     assert_eq!((place.count("named"), place.count("layers"), place.count("volumes")), (0, 0, 0));
 }

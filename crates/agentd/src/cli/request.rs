@@ -158,7 +158,7 @@ pub(crate) fn command(args: &CommandArgs, mut env: Environment, cwd: PathBuf) ->
         // The end of a pipe cannot be passed on: the command would read a terminal, which has no permanent end of file.
         return Err(IsolationError::Invalid {
             what: "-it".to_owned(),
-            reason: "standard input is not a terminal: drop -t to forward standard input, or -i to forward nothing".to_owned(),
+            reason: "standard input is not a terminal — drop -t to forward standard input, or -i to forward nothing".to_owned(),
         });
     }
     if args.tty {
