@@ -1,6 +1,9 @@
 //! A3, A7, A9: files outside the grants.
 
-use crate::{Check, Facts, Verdict, first, refused, sys};
+use crate::{
+    check::{Check, Facts, Verdict, first, refused},
+    sys,
+};
 use agentd_core::Bit::Filesystem;
 use std::{
     fs::{self, File, OpenOptions},

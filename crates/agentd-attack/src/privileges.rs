@@ -1,6 +1,9 @@
 //! A6, A8, A15: privileges that a command keeps, and resources that it inherits from the daemon.
 
-use crate::{Check, Facts, Verdict, first, refused, sys};
+use crate::{
+    check::{Check, Facts, Verdict, first, refused},
+    sys,
+};
 use agentd_core::Bit::Process;
 use std::fs;
 

@@ -4,7 +4,10 @@
 //! Set-group-id directories are allowed. So each call that changes modes is also tried on names that initially refer to a
 //! directory.
 
-use crate::{Facts, Verdict, first, refused, sys};
+use crate::{
+    check::{Facts, Verdict, first, refused},
+    sys,
+};
 use std::{
     ffi::CString,
     fs::{self, File},
