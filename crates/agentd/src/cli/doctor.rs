@@ -1,9 +1,9 @@
 //! `agentd doctor`: probes every backend again and prints the results.
 
 use super::{
-    Failure,
     args::DoctorArgs,
-    named_backend,
+    failure::Failure,
+    named_backend::named_backend,
     selection::{REQUIRED, is_automatic},
     temporary,
     terminal::{self, Progress},

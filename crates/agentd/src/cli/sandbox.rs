@@ -1,9 +1,10 @@
 //! `agentd sandbox`: named sandboxes, which the daemon runs.
 
 use super::{
-    CANNOT, Failure,
     args::{CreateArgs, ExecArgs, SandboxCommand},
-    copy, data, environment, image, protection,
+    copy, data, environment,
+    failure::{CANNOT, Failure},
+    image, protection,
     regrant::regrant,
     request,
     run::{Stops, not_executed, warn_of_weaknesses},

@@ -1,9 +1,10 @@
 //! Selects the backend of a command of the command line.
 
 use super::{
-    Failure,
     args::{RequireArg, RunArgs},
-    named_backend, temporary,
+    failure::Failure,
+    named_backend::named_backend,
+    temporary,
     terminal::Progress,
 };
 use crate::isolation::{ContainerBackend, backends_with, canonical_backend_name, choose_backend, forget_proof};

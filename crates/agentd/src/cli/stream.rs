@@ -2,8 +2,8 @@
 //! runtime can then continue to handle signals and deadlines.
 
 use super::{
-    CANNOT,
     args::CommandArgs,
+    failure::CANNOT,
     run::Stops,
     terminal,
     writer::{self, Piece, Written},

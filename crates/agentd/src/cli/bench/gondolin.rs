@@ -1,6 +1,7 @@
 //! Measures a machine of Gondolin that contains agentd's sandbox and, for comparison, a machine of Gondolin alone.
 
-use super::{Failure, Figure, GONDOLIN, PROGRAM, Row, figure};
+use super::{Figure, GONDOLIN, PROGRAM, Row, figure};
+use crate::cli::failure::Failure;
 use crate::isolation::{ContainerBackend, GondolinBackend, GondolinConfig};
 use agentd_core::{Access, Command, ExecHandle, Grant, IsolationBackend, IsolationError, Sandbox, SandboxSpec, StdinSource};
 use agentd_gondolin::install::Installation;

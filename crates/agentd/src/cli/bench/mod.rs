@@ -13,7 +13,7 @@ mod firecracker;
 mod gondolin;
 mod peers;
 
-use super::{Failure, args::BenchArgs, terminal::Progress};
+use super::{args::BenchArgs, failure::Failure, terminal::Progress};
 use agentd_core::{Command, IsolationBackend, Sandbox, SandboxSpec};
 use agentd_disk::Scratch;
 use agentd_isolation::{ContainerBackend, LinuxNativeBackend, PoolLimits, SandboxPool};
