@@ -27,6 +27,8 @@ mod protocol_table_tests;
 mod root;
 mod scratch;
 mod share;
+#[cfg(test)]
+mod source_tests;
 mod talk;
 mod tool;
 
