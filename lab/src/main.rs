@@ -21,6 +21,8 @@ mod lab;
 mod machine;
 mod matrix;
 mod message;
+#[cfg(test)]
+mod name_tests;
 mod packages;
 #[cfg(test)]
 mod protocol_table_tests;

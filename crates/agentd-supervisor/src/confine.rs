@@ -245,7 +245,7 @@ fn confine(inherited: &Inherited<'_>, layers: &mut Vec<ControlReport>) -> Result
     close_others(watches.chain(kept).collect())?;
     if let Some(filter) = inherited.filter {
         // Without a view, `/proc` is the host's.
-        let context = listener::Context { kept: plan.capabilities, own_proc: has_view };
+        let context = listener::ListenerContext { kept: plan.capabilities, own_proc: has_view };
         record.control(Control::Seccomp, || {
             let thread = listener::start(context)?;
             if let Some(listener) = seccomp::apply_with_listener(filter)? {

@@ -27,7 +27,7 @@ pub enum Program {
 }
 
 /// A command, prepared so that the child needs no memory allocation.
-pub struct Prepared {
+pub struct PreparedCommand {
     /// The program to execute.
     pub program: Program,
     /// Arguments.
@@ -43,7 +43,7 @@ pub struct Prepared {
 }
 
 struct Work<'a> {
-    prepared: &'a Prepared,
+    prepared: &'a PreparedCommand,
     argv: Vec<*const libc::c_char>,
     env: Vec<*const libc::c_char>,
     stdio: [RawFd; 3],
@@ -66,7 +66,7 @@ impl Stack {
 ///
 /// # Errors
 /// The step that failed, and its errno.
-pub fn start(prepared: &Prepared, stdio: [BorrowedFd<'_>; 3], stack: &mut Stack) -> Result<i32, (SpawnStep, i32)> {
+pub fn start(prepared: &PreparedCommand, stdio: [BorrowedFd<'_>; 3], stack: &mut Stack) -> Result<i32, (SpawnStep, i32)> {
     let pointers = |strings: &[CString]| {
         let mut list: Vec<_> = strings.iter().map(|s| s.as_ptr()).collect();
         list.push(std::ptr::null());

@@ -24,7 +24,7 @@ chmod -R a+rX .
 
 /// Locations that the steps of a run share.
 #[derive(Debug)]
-pub struct Context {
+pub struct RunContext {
     /// The checkout.
     pub project: PathBuf,
     /// The run's directory.
@@ -33,7 +33,7 @@ pub struct Context {
     pub programs: OnceLock<Programs>,
 }
 
-impl Context {
+impl RunContext {
     /// Returns the built programs. A step that needs them must start after they are built.
     pub fn programs(&self) -> Result<&Programs, LabError> {
         self.programs.get().ok_or_else(|| format_error("test programs", "not built yet"))
@@ -46,7 +46,7 @@ impl Context {
 }
 
 /// Builds an asset.
-pub fn build(asset: Asset, context: &Context, log: &Log) -> Result<(), LabError> {
+pub fn build(asset: Asset, context: &RunContext, log: &Log) -> Result<(), LabError> {
     match asset {
         Asset::Programs => {
             context.programs.set(programs::build(&context.run, log)?).ok();
@@ -61,7 +61,7 @@ pub fn build(asset: Asset, context: &Context, log: &Log) -> Result<(), LabError>
 
 /// Creates a small Debian from this machine's package archive. If run as root, copies the tree for ordinary users, who may have
 /// no access to the checkout.
-fn debian(context: &Context, log: &Log) -> Result<(), LabError> {
+fn debian(context: &RunContext, log: &Log) -> Result<(), LabError> {
     let tree = context.target("debian");
     if !tree.exists() {
         let new = context.target("debian.new");
@@ -88,7 +88,7 @@ fn copy(from: &Path, to: &Path, log: &Log) -> Result<(), LabError> {
 }
 
 /// Installs Gondolin and its guest. If run as root, copies the part that ordinary users need to a folder that they can read.
-fn gondolin(context: &Context, log: &Log) -> Result<(), LabError> {
+fn gondolin(context: &RunContext, log: &Log) -> Result<(), LabError> {
     let data = context.target("agentd");
     let mut setup = tool::as_root("env");
     let variable: std::ffi::OsString = ["AGENTD_DATA_DIR=".as_ref(), data.as_os_str()].into_iter().collect();
@@ -112,7 +112,7 @@ fn lab(log: &Log) -> Result<(), LabError> {
 }
 
 /// Builds the template of microVMs from a Debian with Python and from a kernel that is downloaded but not installed.
-fn microvm(context: &Context, log: &Log) -> Result<(), LabError> {
+fn microvm(context: &RunContext, log: &Log) -> Result<(), LabError> {
     let folder = context.target("vm");
     if folder.join("default/manifest.json").exists() {
         return Ok(());

@@ -2,7 +2,7 @@
 //! machine.
 
 use super::{
-    error::{Context, SetupError},
+    error::{IoContext, SetupError},
     tool,
 };
 use agentd_disk::Scratch;

@@ -3,7 +3,7 @@
 use super::{
     daemons::DAEMONS,
     downloads::Downloads,
-    error::{Context, SetupError},
+    error::{IoContext, SetupError},
     installation::{GONDOLIN, INITRAMFS, KERNEL, ROOT},
     part::{digest, part},
     programs::NODE,

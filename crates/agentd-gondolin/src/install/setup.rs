@@ -3,7 +3,7 @@
 use super::{
     daemons,
     downloads::Downloads,
-    error::{Context, SetupError},
+    error::{IoContext, SetupError},
     guest::{self, Parts},
     installation::{Installation, RECORD, Record},
     part::UNFINISHED,

@@ -1,6 +1,6 @@
 //! Runs programs of this host.
 
-use super::error::{Context, SetupError};
+use super::error::{IoContext, SetupError};
 use std::{
     io,
     process::{Command, Stdio},

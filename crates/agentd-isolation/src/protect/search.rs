@@ -9,7 +9,7 @@ use super::{
     git,
     listing::{self, Listing, Stamp, Stamps},
     read,
-    tree::{Tree, index},
+    tree::{SearchedTree, index},
 };
 use rustix::{
     fs::{CWD, OFlags},
@@ -60,11 +60,11 @@ pub(super) struct Found {
     /// Where the search stopped.
     pub gaps: Gaps,
     /// The directories, for a later search.
-    pub tree: Tree,
+    pub tree: SearchedTree,
 }
 
 /// A directory that is searched next.
-struct Waiting {
+struct DirectoryToSearch {
     /// The path below the root; empty for the root.
     path: PathBuf,
     /// The same directory in the last search.
@@ -88,7 +88,7 @@ struct Search<'a> {
     stamps: Stamps,
     /// The number of names that may still be read.
     names: AtomicUsize,
-    last: &'a Tree,
+    last: &'a SearchedTree,
     /// Absolute paths that are not searched.
     except: &'a [PathBuf],
     most: usize,
@@ -97,12 +97,12 @@ struct Search<'a> {
 
 /// Searches the tree below `root`, except the trees at the absolute paths in `except`. Symbolic links are not followed. `last` is
 /// the tree that an earlier search of the same root found, or an empty one.
-pub(super) fn search(root: &Path, limits: Limits, except: &[PathBuf], last: &Tree) -> Found {
+pub(super) fn search(root: &Path, limits: Limits, except: &[PathBuf], last: &SearchedTree) -> Found {
     search_at(root, limits, except, last, rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec)
 }
 
 /// Searches at the time `now`, in seconds.
-fn search_at(root: &Path, limits: Limits, except: &[PathBuf], last: &Tree, now: i64) -> Found {
+fn search_at(root: &Path, limits: Limits, except: &[PathBuf], last: &SearchedTree, now: i64) -> Found {
     let opened = match read::open(CWD, root, OFlags::PATH | OFlags::DIRECTORY) {
         Ok(opened) => opened,
         Err(errno) => {
@@ -121,7 +121,7 @@ fn search_at(root: &Path, limits: Limits, except: &[PathBuf], last: &Tree, now: 
 impl Search<'_> {
     fn run(mut self) -> Found {
         self.found.tree.push(OsStr::new(""));
-        let mut level = vec![Waiting { path: PathBuf::new(), last: (!self.last.is_empty()).then_some(0) }];
+        let mut level = vec![DirectoryToSearch { path: PathBuf::new(), last: (!self.last.is_empty()).then_some(0) }];
         while !level.is_empty() {
             let looked = self.look_at(&level);
             let mut next = Vec::new();
@@ -135,7 +135,7 @@ impl Search<'_> {
     }
 
     /// Looks at each directory of a level; in large levels, several threads do this.
-    fn look_at(&self, level: &[Waiting]) -> Vec<Looked> {
+    fn look_at(&self, level: &[DirectoryToSearch]) -> Vec<Looked> {
         let threads = if level.len() < PARALLEL { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
         let share = level.len().div_ceil(threads.min(MOST_THREADS));
         let (own, others) = level.split_at(share.min(level.len()));
@@ -155,12 +155,12 @@ impl Search<'_> {
         })
     }
 
-    fn look_at_each(&self, part: &[Waiting]) -> Vec<Looked> {
+    fn look_at_each(&self, part: &[DirectoryToSearch]) -> Vec<Looked> {
         let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
         part.iter().map(|waiting| self.look(waiting, &mut buffer)).collect()
     }
 
-    fn look(&self, waiting: &Waiting, buffer: &mut [MaybeUninit<u8>]) -> Looked {
+    fn look(&self, waiting: &DirectoryToSearch, buffer: &mut [MaybeUninit<u8>]) -> Looked {
         if let Some(last) = waiting.last
             && let Some(stamp) = self.last.directories[last].stamp
             && listing::is_unchanged(&self.opened, &waiting.path, stamp)
@@ -174,7 +174,7 @@ impl Search<'_> {
         }
     }
 
-    fn add(&mut self, position: usize, waiting: &Waiting, looked: Looked, next: &mut Vec<Waiting>) {
+    fn add(&mut self, position: usize, waiting: &DirectoryToSearch, looked: Looked, next: &mut Vec<DirectoryToSearch>) {
         let last = self.last;
         match looked {
             Looked::Gone => {}
@@ -201,7 +201,12 @@ impl Search<'_> {
         }
     }
 
-    fn record(&mut self, position: usize, waiting: &Waiting, (is_git, has_git_file, stamp): (bool, bool, Option<Stamp>)) {
+    fn record(
+        &mut self,
+        position: usize,
+        waiting: &DirectoryToSearch,
+        (is_git, has_git_file, stamp): (bool, bool, Option<Stamp>),
+    ) {
         let directory = &mut self.found.tree.directories[position];
         (directory.is_git, directory.has_git_file, directory.stamp) = (is_git, has_git_file, stamp);
         // The root is joined only with a name: `join("")` would append a separator.
@@ -218,9 +223,9 @@ impl Search<'_> {
     fn enqueue<'b>(
         &mut self,
         position: usize,
-        waiting: &Waiting,
+        waiting: &DirectoryToSearch,
         children: impl Iterator<Item = (&'b OsStr, Option<usize>)>,
-        next: &mut Vec<Waiting>,
+        next: &mut Vec<DirectoryToSearch>,
     ) {
         let first = self.found.tree.directories.len();
         for (name, last) in children {
@@ -234,7 +239,7 @@ impl Search<'_> {
                 break;
             }
             self.found.tree.push(name);
-            next.push(Waiting { path, last });
+            next.push(DirectoryToSearch { path, last });
         }
         self.found.tree.directories[position].children = index(first)..index(self.found.tree.directories.len());
     }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::{collections::BTreeSet, fs};
 
 fn all(root: &Path) -> Found {
-    search(root, Limits::TREE, &[], &Tree::default())
+    search(root, Limits::TREE, &[], &SearchedTree::default())
 }
 
 fn git_at(path: &Path) {
@@ -58,7 +58,7 @@ fn search_beyond_a_limit_names_the_first_directory_left_out() {
         fs::create_dir_all(root.path().join(name)).unwrap();
     }
     let gap = |directories, names| {
-        let found = search(root.path(), Limits { directories, names }, &[], &Tree::default());
+        let found = search(root.path(), Limits { directories, names }, &[], &SearchedTree::default());
         let gaps: Vec<_> =
             found.gaps.iter().map(|gap| (gap.path.strip_prefix(root.path()).unwrap().to_owned(), gap.cause)).collect();
         gaps
@@ -75,7 +75,7 @@ fn search_leaves_out_excepted_trees() {
     for name in ["kept/.git", "left/.git"] {
         git_at(&root.path().join(name));
     }
-    let found = search(root.path(), Limits::TREE, &[root.path().join("left")], &Tree::default());
+    let found = search(root.path(), Limits::TREE, &[root.path().join("left")], &SearchedTree::default());
     assert_eq!(found.directories, [root.path().join("kept/.git")]);
 }
 
@@ -161,7 +161,7 @@ proptest! {
         fs::create_dir(&root).unwrap();
         before.iter().for_each(|step| step.apply(&root));
         // For a clock that is ahead, no directory was changed recently, so that each has a stamp.
-        let first = search_at(&root, Limits::TREE, &[], &Tree::default(), i64::MAX);
+        let first = search_at(&root, Limits::TREE, &[], &SearchedTree::default(), i64::MAX);
         await_tick(&root);
         after.iter().for_each(|step| step.apply(&root));
         let second = search_at(&root, Limits::TREE, &[], &first.tree, i64::MAX);
@@ -175,10 +175,10 @@ proptest! {
 fn search_after_no_change_lists_nothing_again() {
     let root = tempfile::tempdir().unwrap();
     git_at(&root.path().join("a/b/.git"));
-    let first = search_at(root.path(), Limits::TREE, &[], &Tree::default(), i64::MAX);
+    let first = search_at(root.path(), Limits::TREE, &[], &SearchedTree::default(), i64::MAX);
     // A search without names left can list no directory.
     let none = Limits { names: 0, ..Limits::TREE };
     let second = search_at(root.path(), none, &[], &first.tree, i64::MAX);
     assert_eq!((second.directories, second.gaps), (first.directories, Gaps::default()));
-    assert!(!search_at(root.path(), none, &[], &Tree::default(), i64::MAX).gaps.is_empty());
+    assert!(!search_at(root.path(), none, &[], &SearchedTree::default(), i64::MAX).gaps.is_empty());
 }

@@ -8,7 +8,7 @@ use super::{
     search::{Found, Limits, search},
     state::{self, States},
     tracked::Index,
-    tree::Tree,
+    tree::SearchedTree,
 };
 use agentd_core::Grant;
 use std::{
@@ -32,7 +32,7 @@ struct Observation {
     states: States,
     repositories: BTreeSet<PathBuf>,
     /// The directories of each place, for the next search.
-    trees: Vec<Tree>,
+    trees: Vec<SearchedTree>,
     gaps: Gaps,
     began: Option<SystemTime>,
 }
@@ -108,7 +108,7 @@ impl Observation {
         let time = SystemTime::now();
         let mut observed = Self { began: Some(time), ..Self::default() };
         let mut paths = Vec::new();
-        let (none, read_only) = (Tree::default(), plan::read_only_inside(places));
+        let (none, read_only) = (SearchedTree::default(), plan::read_only_inside(places));
         for (number, place) in places.iter().filter(|place| place.protects()).enumerate() {
             let own = place.paths();
             observed.gaps.merge(own.gaps);

@@ -54,7 +54,7 @@ pub(crate) fn compare(stacks: Stacks) -> Result<Vec<Change>, StateError> {
     let mut compare = Compare { trees: &trees, common: common_end, waiting: Vec::new(), changes: Vec::new() };
     let old = (0..old_end).rev().collect();
     let new = (0..common_end).chain(old_end..end).rev().collect();
-    compare.waiting.push(Waiting { at: PathBuf::new(), old, new, whole: false });
+    compare.waiting.push(DirectoryToCompare { at: PathBuf::new(), old, new, whole: false });
     while let Some(waiting) = compare.waiting.pop() {
         let compared = compare.directory(&waiting);
         compared.doing("compare", &waiting.at)?;
@@ -64,7 +64,7 @@ pub(crate) fn compare(stacks: Stacks) -> Result<Vec<Change>, StateError> {
 }
 
 /// A directory of the new stack that is still to be compared, and the indexes of the trees that contribute to it in each stack.
-struct Waiting {
+struct DirectoryToCompare {
     at: PathBuf,
     old: Vec<usize>,
     new: Vec<usize>,
@@ -76,13 +76,13 @@ struct Compare<'a> {
     trees: &'a [Tree],
     /// Number of trees that both stacks share.
     common: usize,
-    waiting: Vec<Waiting>,
+    waiting: Vec<DirectoryToCompare>,
     changes: Vec<Change>,
 }
 
 impl Compare<'_> {
-    fn directory(&mut self, directory: &Waiting) -> Result<(), Errno> {
-        let Waiting { at, whole, .. } = directory;
+    fn directory(&mut self, directory: &DirectoryToCompare) -> Result<(), Errno> {
+        let DirectoryToCompare { at, whole, .. } = directory;
         let (old_parts, new_parts) =
             (Parts::enter(self.trees, at, &directory.old)?, Parts::enter(self.trees, at, &directory.new)?);
         let differing = |layer: usize| *whole || layer >= self.common;
@@ -104,7 +104,7 @@ impl Compare<'_> {
                 let whole = *whole || new.hides || old.as_ref().is_none_or(|old| old.hides || !old.is_directory());
                 let old = old.map_or_else(Vec::new, |old| old.layers);
                 if whole || old.iter().chain(&new.layers).any(|layer| *layer >= self.common) {
-                    self.waiting.push(Waiting { at: path, old, new: new.layers, whole });
+                    self.waiting.push(DirectoryToCompare { at: path, old, new: new.layers, whole });
                 }
             }
         }
