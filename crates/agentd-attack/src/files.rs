@@ -53,6 +53,7 @@ fn create_outside(facts: &Facts) -> Verdict {
             // Major 1, minor 3 is /dev/null.
             ("a device", sys::mknod(&format!("{path}.c"), libc::S_IFCHR, 0x103)),
         ];
+        // Cleaning up changes no verdict.
         for end in ["", ".l", ".p", ".s", ".h", ".c"] {
             fs::remove_file(format!("{path}{end}")).ok();
         }
@@ -118,6 +119,7 @@ fn change_read_only(facts: &Facts) -> Verdict {
     let moved = format!("{workspace}/agentd-attack-moved");
     let rename = fs::rename(&file, &moved).is_ok();
     if rename {
+        // Moving the file back changes no verdict.
         fs::rename(&moved, &file).ok();
     }
     first([
@@ -140,6 +142,7 @@ fn follow_link(facts: &Facts) -> Verdict {
         return Verdict::NotTried(format!("symlink in the workspace: {error}"));
     }
     let read = fs::read(format!("{link}{secret}")).is_ok();
+    // Cleaning up changes no verdict.
     fs::remove_file(&link).ok();
     refused(read, || format!("read {secret} through a link in the workspace"))
 }

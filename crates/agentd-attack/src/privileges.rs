@@ -111,6 +111,7 @@ fn root_disk(_: &Facts) -> Verdict {
             let path = format!("{dir}/agentd-attack-device-{}", std::process::id());
             let made = sys::mknod(&path, kind, number);
             if made {
+                // Cleaning up changes no verdict.
                 fs::remove_file(&path).ok();
             }
             refused(made, || format!("created {what} in {dir}"))

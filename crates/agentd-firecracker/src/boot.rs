@@ -58,7 +58,7 @@ pub(crate) fn main() -> ! {
     }
     rustix::fs::sync();
     loop {
-        // With `reboot=k`, a restart makes Firecracker exit. A successful call does not return.
+        // With `reboot=k`, a restart makes Firecracker exit. A successful call does not return; after a failure, try again.
         rustix::system::reboot(RebootCommand::Restart).ok();
     }
 }
@@ -139,6 +139,7 @@ async fn accept_at(listener: &Listener) -> io::Result<(OwnedReadHalf, OwnedWrite
 /// Reports to the host why there is no agent. If that fails too, the host still notices that the machine ends.
 fn report_failure(why: &str) {
     if let Ok(host) = vsock::connect(vsock::HOST, READY_PORT) {
+        // There is no other channel to the host, and this process has no log.
         rustix::io::write(&host, why.as_bytes()).ok();
     }
 }
@@ -170,7 +171,7 @@ fn prepare() -> Result<(), ControlError> {
         let from = format!("/{name}");
         mount_move(&from, below(name)).map_err(|errno| failed(format!("move {from}"), errno))?;
     }
-    // Free the memory of the initramfs. The running program stays in memory until it ends.
+    // Free the memory of the initramfs. The running program stays in memory until it ends. A failure costs only that memory.
     fs::remove_dir_all("/modules").ok();
     fs::remove_file("/init").ok();
     // The first root cannot be replaced with `pivot_root` (`pivot_root(2)`), so move the new root onto `/`.

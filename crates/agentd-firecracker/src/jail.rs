@@ -99,7 +99,8 @@ impl Jail {
 /// control socket to the library, standard output the machine's lock file, and standard error receives the messages of shim and
 /// Firecracker.
 pub(crate) fn main(args: impl Iterator<Item = OsString>) -> i32 {
-    // Leave the terminal's session: Ctrl-C goes to the library, which decides how to react.
+    // Leave the terminal's session: Ctrl-C goes to the library, which decides how to react. `setsid(2)` fails only for the leader
+    // of a process group, which this child process is not.
     rustix::process::setsid().ok();
     let Some(jail) = Jail::from_args(args) else {
         eprintln!("agentd: internal helper: expected FOLDER PROGRAMS MEMORY ASSETS");

@@ -17,6 +17,7 @@ use agentd_isolation::{
         transport::{Event, ExecControl, Input, LimitWatch, Output, Pipes, Timer, Transport},
     },
 };
+use agentd_log::LogFailure as _;
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
     pipe::{PipeFlags, pipe_with},
@@ -63,7 +64,7 @@ impl ExecControl for Remote {
 
 impl Input for SendStream {
     async fn write_all(&mut self, bytes: &[u8]) {
-        self.write(bytes).await.ok();
+        self.write(bytes).await.or_unreceived("standard input of a command");
     }
 }
 
@@ -138,7 +139,7 @@ async fn streams_closed(guest: Arc<Guest>, Remote { session, id }: Remote, copie
     let received = || streams.map(|stream| session.mux.received(stream));
     let mut done = pin!(async {
         for copier in copiers {
-            copier.await.ok();
+            copier.await.or_warn("copy output of a command", id);
         }
     });
     let at_end = received();

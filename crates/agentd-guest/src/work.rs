@@ -123,7 +123,9 @@ impl Work {
                 answer(mux, id, async move { used(&sandbox).await.map(|usage| FromGuest::Used { id, usage }) });
             }
             // A wrong clock is no reason to stop serving.
-            ToGuest::Clock { realtime_ns } => drop(machine_identity::set_clock(realtime_ns)),
+            ToGuest::Clock { realtime_ns } => {
+                machine_identity::set_clock(realtime_ns).or_warn("set the machine's clock", realtime_ns);
+            }
             ToGuest::Probe { id } => {
                 let around = self.around.clone();
                 answer(mux, id, async move { around.probe().await.map(|evidence| FromGuest::Probed { id, evidence }) });

@@ -146,10 +146,11 @@ fn serve() -> i32 {
     unsafe { libc::prctl(libc::PR_SET_NAME, c"agentd-launcher".as_ptr()) };
     default_signals();
     let core_note = rlimit::no_core_dumps();
-    // The launcher adopts the orphans of sandboxes without a pid namespace.
+    // The launcher adopts the orphans of sandboxes without a pid namespace. The call cannot fail (`prctl(2)`).
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).ok();
     // Ctrl-C in the terminal must reach only the library, which decides how to react. Supervisors stay in the launcher's session,
     // because a new session costs a scheduling group (`sched(7)`, autogroup); each command has its own session anyway.
+    // `setsid(2)` fails only for the leader of a process group, which this child process is not.
     rustix::process::setsid().ok();
     let mut launcher = Launcher {
         hierarchy: None,
@@ -201,7 +202,7 @@ impl Launcher {
             }
             Err(error) => {
                 if let Some(cgroup) = &mut cgroup {
-                    // Only the first error is reported; the cgroup is empty.
+                    // Only the first error is reported. If the empty cgroup stays, the sweep of a later launcher removes it.
                     cgroup.remove().ok();
                 }
                 Err(error)
@@ -340,5 +341,6 @@ fn devices(plan: &SandboxPlan, owner: (u32, u32)) -> Result<Option<OwnedFd>, Con
 fn kill(pidfd: &OwnedFd, pid: Pid) {
     // A process that is already gone needs no signal.
     rustix::process::pidfd_send_signal(pidfd, Signal::KILL).ok();
+    // The process is our child. Waiting fails only if it was reaped before.
     rustix::process::waitpid(Some(pid), WaitOptions::empty()).ok();
 }

@@ -46,6 +46,7 @@ pub fn run(request: &CommandRequest, ports: &Ports) -> Result<Report, LabError> 
     let report = wait(&child)?;
     end_all()?;
     for copy in copies {
+        // A thread that has panicked printed its message on the console.
         copy.join().ok();
     }
     Ok(report)

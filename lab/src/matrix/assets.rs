@@ -49,6 +49,7 @@ impl RunContext {
 pub fn build(asset: Asset, context: &RunContext, log: &Log) -> Result<(), LabError> {
     match asset {
         Asset::Programs => {
+            // Fails only if an earlier step has built the programs; those are kept.
             context.programs.set(programs::build(&context.run, log)?).ok();
             Ok(())
         }
@@ -120,6 +121,7 @@ fn microvm(context: &RunContext, log: &Log) -> Result<(), LabError> {
     let root = folder.join("root");
     debootstrap(&root, &["--include=python3"], log)?;
     let downloads = folder.join("kernel");
+    // An earlier run may have left its files. If they cannot be removed, the steps below report that.
     fs::remove_dir_all(&downloads).ok();
     fs::create_dir_all(&downloads).on("mkdir", &downloads)?;
     let downloaded = packages::download(&packages::stands_for("linux-image-6.12-cloud-amd64")?, &downloads)?;

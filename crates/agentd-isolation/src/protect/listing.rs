@@ -105,6 +105,7 @@ pub(super) fn list(
         }
     }
     let spend = |left: usize| Some(left.saturating_sub(count));
+    // `spend` always returns a value, so the update cannot fail.
     names.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).ok();
     listing.is_git = seen.head && ((seen.objects && seen.refs) || seen.common);
     if listing.is_cut {

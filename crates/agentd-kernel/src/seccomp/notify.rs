@@ -82,6 +82,7 @@ impl Listener {
             Err(errno) => return Err(errno),
         };
         let Some(request) = decode(&notification.data) else {
+            // Fails if the thread was killed, which needs no answer.
             syscall::answer_notification(self.0.as_fd(), notification.id, Err(Errno::NOSYS)).ok();
             return Ok(None);
         };

@@ -51,6 +51,7 @@ pub fn main() -> ExitCode {
             // If printing fails, there is no other place to report the error.
             error.print().ok();
             if error.use_stderr() && asks_for_json(std::env::args_os()) {
+                // Standard error has the message already.
                 writeln!(std::io::stdout(), "{:#}", result_object::error(error.to_string().trim_end(), None)).ok();
             }
             return ExitCode::from(if error.use_stderr() { CANNOT } else { 0 });
