@@ -9,7 +9,7 @@ use super::{
     vm::Vm,
 };
 use agentd_core::{IsolationBackend, IsolationError, Limits, Sandbox, SandboxId};
-use agentd_guest::{Attach, Awake, Guest, GuestSandbox, Machine, MachineIdentity};
+use agentd_guest::{Attach, Guest, GuestSandbox, Machine, MachineIdentity, ResumedToSave};
 use agentd_log::LogFailure as _;
 use async_trait::async_trait;
 use std::{
@@ -96,7 +96,7 @@ impl FirecrackerMachine {
     /// Saves the machine, which afterwards is running or suspended as before.
     async fn save(&self, guest: &Guest, suspended: bool) -> Result<Snapshot, IsolationError> {
         let vm = self.vm();
-        let awake = suspended.then(|| Awake::new(guest));
+        let resumed = suspended.then(|| ResumedToSave::new(guest));
         if suspended {
             // The agent must answer, so a suspended machine runs for the time of the save.
             vm.pause(false).await?;
@@ -105,9 +105,9 @@ impl FirecrackerMachine {
         let store = self.backend.store().clone();
         let saved = vm.save(move |written, disk| Snapshot::take(&store, written, disk)).await;
         vm.attached(async |transport| guest.proceed(transport).await).await?;
-        if let Some(awake) = awake {
+        if let Some(resumed) = resumed {
             vm.pause(true).await?;
-            awake.over();
+            resumed.disarm();
         }
         saved
     }

@@ -146,8 +146,8 @@ pub fn greeting() -> [u8; GREETING] {
 }
 
 /// Checks the greeting of the other side.
-pub fn check_greeting(said: [u8; GREETING]) -> Result<(), FrameError> {
-    let [name @ .., low, high] = said;
+pub fn check_greeting(greeting: [u8; GREETING]) -> Result<(), FrameError> {
+    let [name @ .., low, high] = greeting;
     match (&name == b"agentd", u16::from_le_bytes([low, high])) {
         (false, _) => Err(FrameError::Stranger),
         (true, VERSION) => Ok(()),

@@ -76,10 +76,10 @@ impl Allowance {
     /// Waits for a result from `guest`, and kills the guest if the allowance runs out. Time in which the guest is stopped does
     /// not count.
     async fn wait_for<T>(&mut self, guest: &Guest, something: impl Future<Output = T>) -> Result<T, IsolationError> {
-        let (began, mut still) = (Instant::now(), guest.still.subscribe());
+        let (began, mut pauses) = (Instant::now(), guest.pauses.subscribe());
         tokio::select! {
             got = something => {
-                if !still.has_changed().unwrap_or(true) && still.borrow_and_update().runs() {
+                if !pauses.has_changed().unwrap_or(true) && pauses.borrow_and_update().runs() {
                     self.0 = self.0.saturating_sub(began.elapsed());
                 }
                 Ok(got)

@@ -3,7 +3,7 @@
 use super::{
     Attach, Guest, Machine, exec,
     frame::{StreamId, Which},
-    host::Rest,
+    host::QuiesceGuard,
     protocol::{FromGuest, ToGuest, bytes},
     sanitize::sanitize_evidence,
     session::{Operation, refused},
@@ -202,7 +202,7 @@ impl Sandbox for GuestSandbox {
     async fn snapshot(&self, name: &str) -> Result<(), IsolationError> {
         self.refuse_to_part("snapshots of a sandbox with a read-write grant: a restore cannot restore the host's files")?;
         let _one = self.state.lock().await;
-        let _rest = Rest(&self.guest);
+        let _guard = QuiesceGuard(&self.guest);
         self.guest.machine.snapshot(&self.guest, name).await
     }
 
@@ -229,7 +229,7 @@ impl Sandbox for GuestSandbox {
             "forks of a sandbox with a read-write grant: both sandboxes would change the same files of the host",
         )?;
         let _one = self.state.lock().await;
-        let _rest = Rest(&self.guest);
+        let _guard = QuiesceGuard(&self.guest);
         self.guest.machine.fork(&self.guest).await
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     frame::{CHUNK, MAX_FROM_GUEST, MAX_TO_GUEST, StreamId, Which},
-    freezer::{self, Freezer, Rest},
+    freezer::{self, Freezer, ThawWaiter},
     inside::Inside,
     mux::{Mux, Next},
     protocol::{End, ExecRequest, FromGuest, ToGuest, path},
@@ -22,11 +22,11 @@ use tokio::{
 
 /// The way in which a connection ended on request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum ConnectionEnd {
     /// Quiesced; another connection follows.
-    ToRest,
+    Quiesced,
     /// Shut down; the agent exits.
-    ForEver,
+    ShutDown,
 }
 
 /// The sandbox and the requests in progress.
@@ -48,7 +48,7 @@ enum ExecControl {
 
 impl Work {
     pub(super) fn new(around: Arc<Inside>, sandbox: Arc<SharedKernelSandbox>) -> Self {
-        let freezer = Freezer::new(&around.root, sandbox.at_rest());
+        let freezer = Freezer::new(&around.root, sandbox.frozen_flag());
         Self { sandbox, around, freezer, mux: Mux::new(MAX_FROM_GUEST, MAX_TO_GUEST), execs: HashMap::new() }
     }
 
@@ -69,12 +69,12 @@ impl Work {
         &mut self,
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
-    ) -> Result<Ended, String> {
-        let mut ended = Ended::ToRest;
+    ) -> Result<ConnectionEnd, String> {
+        let mut ended = ConnectionEnd::Quiesced;
         let mux = self.mux.clone();
         mux.run(reader, writer, |message| match message {
             ToGuest::Shutdown => {
-                ended = Ended::ForEver;
+                ended = ConnectionEnd::ShutDown;
                 Ok(Next::Stop)
             }
             other => self.handle(other).map(|()| Next::More).map_err(|e| e.to_string()),
@@ -99,16 +99,16 @@ impl Work {
             ToGuest::End { id, reason } => self.control(id, ExecControl::End(reason)),
             ToGuest::Read { id, path } => {
                 let to = mux.send_stream(StreamId { of: id, which: Which::Output })?;
-                let rest = self.freezer.rest();
-                answer(mux, id, async move { read(&sandbox, path, to, rest).await.map(|bytes| FromGuest::Done { id, bytes }) });
+                let waiter = self.freezer.thaw_waiter();
+                answer(mux, id, async move { read(&sandbox, path, to, waiter).await.map(|bytes| FromGuest::Done { id, bytes }) });
             }
             ToGuest::Write { id, path } => {
                 let from = mux.recv_stream(StreamId { of: id, which: Which::Input })?;
-                let rest = self.freezer.rest();
+                let waiter = self.freezer.thaw_waiter();
                 answer(
                     mux,
                     id,
-                    async move { write(&sandbox, path, from, rest).await.map(|bytes| FromGuest::Done { id, bytes }) },
+                    async move { write(&sandbox, path, from, waiter).await.map(|bytes| FromGuest::Done { id, bytes }) },
                 );
             }
             ToGuest::Changes { id, number, taken } => {
@@ -131,12 +131,12 @@ impl Work {
                 answer(mux, id, async move { around.probe().await.map(|evidence| FromGuest::Probed { id, evidence }) });
             }
             ToGuest::Freeze { id } => {
-                let word = self.freezer.freeze();
-                answer(mux, id, async move { freezer::recv_word(word?).await.map(|()| FromGuest::Done { id, bytes: 0 }) });
+                let result = self.freezer.freeze();
+                answer(mux, id, async move { freezer::recv_result(result?).await.map(|()| FromGuest::Done { id, bytes: 0 }) });
             }
             ToGuest::Thaw { id } => {
-                let word = self.freezer.thaw();
-                answer(mux, id, async move { freezer::recv_word(word?).await.map(|()| FromGuest::Done { id, bytes: 0 }) });
+                let result = self.freezer.thaw();
+                answer(mux, id, async move { freezer::recv_result(result?).await.map(|()| FromGuest::Done { id, bytes: 0 }) });
             }
             ToGuest::Quiesce => mux.hold(&FromGuest::Quiesced, true)?,
             // A second attach is ignored. Shutdown is handled in `serve`.
@@ -156,8 +156,8 @@ impl Work {
 /// Spawns a task that does `work` and sends its result as the answer.
 fn answer(mux: Arc<Mux>, id: u32, work: impl Future<Output = Result<FromGuest, IsolationError>> + Send + 'static) {
     tokio::spawn(async move {
-        let said = work.await.unwrap_or_else(|error| FromGuest::Failed { id, failure: Failure::from(error) });
-        if let Err(error) = mux.send(&said) {
+        let message = work.await.unwrap_or_else(|error| FromGuest::Failed { id, failure: Failure::from(error) });
+        if let Err(error) = mux.send(&message) {
             // A host that does not receive an answer would wait forever.
             mux.lose(&error.to_string());
         }
@@ -285,7 +285,12 @@ fn file_error(error: std::io::Error) -> IsolationError {
     IsolationError::File { path: String::new(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
-async fn read(sandbox: &SharedKernelSandbox, name: Vec<u8>, mut to: SendStream, mut rest: Rest) -> Result<u64, IsolationError> {
+async fn read(
+    sandbox: &SharedKernelSandbox,
+    name: Vec<u8>,
+    mut to: SendStream,
+    mut waiter: ThawWaiter,
+) -> Result<u64, IsolationError> {
     let mut file = tokio::fs::File::from_std(sandbox.open_file(&path(name), false).await?);
     let mut buffer = vec![0; CHUNK];
     let mut total = 0;
@@ -297,7 +302,7 @@ async fn read(sandbox: &SharedKernelSandbox, name: Vec<u8>, mut to: SendStream, 
             Err(error) => break Err(file_error(error)),
         }
     };
-    rest.over().await;
+    waiter.wait().await;
     drop(file);
     if sent.is_ok() {
         to.finish().await;
@@ -328,14 +333,14 @@ async fn write(
     sandbox: &SharedKernelSandbox,
     name: Vec<u8>,
     mut from: RecvStream,
-    mut rest: Rest,
+    mut waiter: ThawWaiter,
 ) -> Result<u64, IsolationError> {
-    rest.over().await;
+    waiter.wait().await;
     let mut file = tokio::fs::File::from_std(sandbox.open_file(&path(name), true).await?);
     let mut total = 0;
     let written = loop {
         let bytes = from.read().await;
-        rest.over().await;
+        waiter.wait().await;
         let Some(bytes) = bytes else { break Ok(total) };
         // Flushed, because `write_all` of a tokio file returns before its thread has written the bytes.
         let written = async { file.write_all(&bytes).await.and(file.flush().await) };
@@ -345,7 +350,7 @@ async fn write(
         }
     };
     // Closing a file may also block on a frozen file system.
-    rest.over().await;
+    waiter.wait().await;
     drop(file);
     written
 }

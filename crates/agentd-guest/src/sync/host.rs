@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     frame::{MAX_FROM_GUEST, MAX_TO_GUEST},
-    protocol::{self, Attaching, FromGuest, ToGuest},
+    protocol::{self, AttachRequest, FromGuest, ToGuest},
     transport,
 };
 use agentd_core::{ControlError, Grant, IsolationError};
@@ -140,7 +140,7 @@ impl Copies {
         let (mut reader, mut writer) = tokio::io::split(&mut transport);
         transport::greet(&mut reader, &mut writer).await.map_err(lost)?;
         let number = u32::try_from(number).unwrap_or(u32::MAX);
-        let attaching = Attaching::Fill { number, place: protocol::bytes(&open.place), changes: open.copied.writable };
+        let attaching = AttachRequest::Fill { number, place: protocol::bytes(&open.place), changes: open.copied.writable };
         transport::send(&mut writer, &ToGuest::Attach(attaching), MAX_TO_GUEST).await.map_err(lost)?;
         let mut pieces = open.send()?;
         let sent = async {

@@ -151,7 +151,7 @@ impl Transport for Supervised {
     }
 
     fn max_wait(&self) -> Timer {
-        Box::pin(self.link.awake_for(GRACE))
+        Box::pin(self.link.unfrozen_for(GRACE))
     }
 
     fn limits(&self) -> LimitWatch {
