@@ -28,7 +28,7 @@ pub fn run(machine: &Machine<'_>, request: &CommandRequest, into: &Path, limit: 
     send_pulse(port(PULSE)?);
     let copies = [pass(stdout, io::stdout()), pass(stderr, io::stderr())];
     let unpacking = if request.copy_out.is_empty() { None } else { Some(unpack(files, into)?) };
-    let (answer, begun) = recv(&speak(control, request), limit);
+    let (answer, begun) = recv(&send_request(control, request), limit);
     if answer.is_err() {
         // Fails only if QEMU has already ended.
         qemu.kill().ok();
@@ -112,12 +112,12 @@ fn recv(events: &mpsc::Receiver<Event>, limit: Option<Duration>) -> (Result<Repo
 }
 
 /// Sends the request in a new thread. Returns the events of the machine.
-fn speak(mut control: UnixStream, request: &CommandRequest) -> mpsc::Receiver<Event> {
+fn send_request(mut control: UnixStream, request: &CommandRequest) -> mpsc::Receiver<Event> {
     let (sender, receiver) = mpsc::channel();
     let line = serde_json::to_string(request);
     thread::spawn(move || {
-        let said = line.map_err(io::Error::from).and_then(|line| control.write_all(format!("{line}\n").as_bytes()));
-        if said.is_err() {
+        let sent = line.map_err(io::Error::from).and_then(|line| control.write_all(format!("{line}\n").as_bytes()));
+        if sent.is_err() {
             return;
         }
         for line in BufReader::new(control).lines() {

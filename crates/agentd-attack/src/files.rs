@@ -24,7 +24,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a3_change_a_read_only_grant", bit: Filesystem, remedy: LANDLOCK, run: change_read_only },
     Check { name: "a3_follow_a_link_out_of_the_workspace", bit: Filesystem, remedy: LANDLOCK, run: follow_link },
     Check { name: "a7_read_a_secret_outside_the_grants", bit: Filesystem, remedy: LANDLOCK, run: read_secret },
-    Check { name: "a7_list_files_next_to_a_grant", bit: Filesystem, remedy: LANDLOCK, run: list_beside },
+    Check { name: "a7_list_files_next_to_a_grant", bit: Filesystem, remedy: LANDLOCK, run: list_neighbours },
     Check { name: "a7_read_accounts_and_homes", bit: Filesystem, remedy: LANDLOCK, run: read_accounts },
     Check {
         name: "a7_read_a_secret_of_etc_after_changing_it",
@@ -98,7 +98,7 @@ fn read_secret(facts: &Facts) -> Verdict {
 
 /// Checks that no listing shows the secret. Directories may be listed, so that `ls /` works, but must not contain names that are
 /// not granted.
-fn list_beside(facts: &Facts) -> Verdict {
+fn list_neighbours(facts: &Facts) -> Verdict {
     let secret = match facts.get("secret_path") {
         Ok(path) => std::path::Path::new(path),
         Err(verdict) => return verdict,

@@ -24,7 +24,7 @@ impl Server {
         let outcome = loop {
             tokio::select! {
                 outcome = handle.wait() => break outcome,
-                said = client.receive::<During>() => match said {
+                message = client.receive::<During>() => match message {
                     Ok((During::Signal(signal), _)) => handle.signal(signal).await?,
                     Ok((During::Resize(size), _)) => handle.resize(size).await?,
                     Ok((During::End(reason), _)) => handle.end(reason).await?,

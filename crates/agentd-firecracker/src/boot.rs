@@ -38,8 +38,8 @@ const FIRST_PORT: u32 = 1024;
 const READY: &str = "ready ";
 
 /// Returns the port in a complete ready line; `None` for any other text.
-pub(super) fn port(said: &[u8]) -> Option<u32> {
-    std::str::from_utf8(said).ok()?.strip_prefix(READY)?.strip_suffix('\n')?.parse().ok()
+pub(super) fn port(line: &[u8]) -> Option<u32> {
+    std::str::from_utf8(line).ok()?.strip_prefix(READY)?.strip_suffix('\n')?.parse().ok()
 }
 
 /// The new root of process 1, a tmpfs. The root of the sandbox is [`GUEST`] below it.
@@ -92,7 +92,7 @@ fn listen(port: u32) -> io::Result<Listener> {
 /// Keeps a control connection to the host that reports the agent's port. Returns only on an error.
 async fn control_connection(listens: watch::Sender<Arc<Listener>>) -> io::Error {
     for port in FIRST_PORT.. {
-        let said = async {
+        let connection = async {
             if port > FIRST_PORT {
                 listens.send_replace(Arc::new(listen(port)?));
             }
@@ -105,7 +105,7 @@ async fn control_connection(listens: watch::Sender<Arc<Listener>>) -> io::Error 
             // and cannot be read.
             host.ready(Interest::READABLE | Interest::ERROR).await.map(drop)
         };
-        if let Err(error) = said.await {
+        if let Err(error) = connection.await {
             return error;
         }
     }

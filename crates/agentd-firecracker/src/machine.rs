@@ -5,7 +5,7 @@ use super::{
     FirecrackerBackend,
     size::Size,
     snapshot::Snapshot,
-    spare::{Left, Spare},
+    spare::{PreviousMachine, Spare},
     vm::Vm,
 };
 use agentd_core::{IsolationBackend, IsolationError, Limits, Sandbox, SandboxId};
@@ -73,8 +73,8 @@ impl FirecrackerMachine {
         *spare = match before {
             Some(before) if vm.is_none() && before.suits(snapshot) => Some(before),
             before => {
-                let left = Left { vm, spare: before.map(Spare::give_up) };
-                Some(Spare::begin(self.backend.clone(), self.size, snapshot, left))
+                let previous = PreviousMachine { vm, spare: before.map(Spare::give_up) };
+                Some(Spare::begin(self.backend.clone(), self.size, snapshot, previous))
             }
         };
     }
@@ -170,16 +170,16 @@ impl Machine for FirecrackerMachine {
             reason: format!("this sandbox has no snapshot '{name}'"),
         })?;
         let identity = MachineIdentity::generate()?;
-        let left = self.vm();
+        let replaced = self.vm();
         // Only pause the replaced machine here. Ending it takes time, so `prepare` does that after the restore.
-        if !matches!(timeout(STOP_TIMEOUT, left.pause(true)).await, Ok(Ok(()))) {
-            left.end();
+        if !matches!(timeout(STOP_TIMEOUT, replaced.pause(true)).await, Ok(Ok(()))) {
+            replaced.end();
         }
         let started = Arc::new(self.start(&snapshot).await?);
         *self.vm.lock().unwrap_or_else(PoisonError::into_inner) = started.clone();
         *suspended = false;
         let adopted = started.attached(async |transport| guest.adopt(transport, identity.clone()).await).await;
-        self.prepare(&snapshot, Some(left));
+        self.prepare(&snapshot, Some(replaced));
         adopted
     }
 

@@ -42,14 +42,14 @@ impl Unwanted {
 }
 
 /// The previous machine and spare, to be destroyed before a new spare starts. When dropped, they end without being waited for.
-pub(super) struct Left {
+pub(super) struct PreviousMachine {
     /// The paused machine that a restore has replaced.
     pub vm: Option<Arc<Vm>>,
     /// A spare that is not suitable for the next restore.
     pub spare: Option<Unwanted>,
 }
 
-impl Left {
+impl PreviousMachine {
     async fn end(self) -> Result<(), IsolationError> {
         let machine = match self.vm {
             Some(vm) => vm.destroy().await,
@@ -64,15 +64,15 @@ impl Left {
 }
 
 impl Spare {
-    /// Begins to start a spare: waits [`REST`], destroys `left`, and starts a Firecracker. Restores the machine from `snapshot`
+    /// Begins to start a spare: waits [`REST`], destroys `previous`, and starts a Firecracker. Restores the machine from `snapshot`
     /// if its disk is small enough.
-    pub(super) fn begin(backend: FirecrackerBackend, size: Size, snapshot: &Arc<Snapshot>, left: Left) -> Self {
+    pub(super) fn begin(backend: FirecrackerBackend, size: Size, snapshot: &Arc<Snapshot>, previous: PreviousMachine) -> Self {
         let (wanted, mut is_wanted) = oneshot::channel();
         let ahead = snapshot.suits_ahead().then(|| snapshot.clone());
         let snapshot = ahead.clone();
         let started = tokio::spawn(async move {
             let asked = timeout(REST, &mut is_wanted).await;
-            let ended = left.end().await;
+            let ended = previous.end().await;
             if let Ok(Err(_)) = asked {
                 return Started { vm: None, ended };
             }

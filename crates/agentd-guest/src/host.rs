@@ -11,7 +11,7 @@ use super::{
     transport,
 };
 use agentd_core::{ControlReport, IsolationError, Limits, Root, SandboxSpec, Usage, Writable};
-use agentd_isolation::exec::transport::Loss;
+use agentd_isolation::exec::transport::LossError;
 use agentd_log::LogFailure as _;
 use std::{
     future::Future,
@@ -260,7 +260,7 @@ impl Guest {
         self.disconnect(IsolationError::SandboxGone, why);
     }
 
-    fn disconnect(&self, loss: Loss, why: &str) {
+    fn disconnect(&self, loss: LossError, why: &str) {
         let mut connection = lock(&self.connection);
         if let Some(task) = connection.task.take() {
             task.abort();

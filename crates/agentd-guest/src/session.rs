@@ -6,7 +6,7 @@ use super::{
     protocol::{FromGuest, ToGuest},
 };
 use agentd_core::IsolationError;
-use agentd_isolation::exec::transport::Loss;
+use agentd_isolation::exec::transport::LossError;
 use std::{
     collections::HashMap,
     sync::{
@@ -25,7 +25,7 @@ pub(super) struct Session {
     listeners: Mutex<HashMap<u32, mpsc::Sender<FromGuest>>>,
     next: AtomicU32,
     /// Constructor of the error that reports the loss, set when the connection is lost.
-    loss: OnceLock<Loss>,
+    loss: OnceLock<LossError>,
     /// The guest has been asked to shut down.
     ending: AtomicBool,
     /// The guest has been asked to quiesce.
@@ -113,7 +113,7 @@ impl Session {
     }
 
     /// Marks the connection as lost, and ends the events of all operations. Only the first loss is kept.
-    pub(super) fn lose(&self, loss: Loss, why: &str) {
+    pub(super) fn lose(&self, loss: LossError, why: &str) {
         self.loss.get_or_init(|| loss);
         self.mux.lose(why);
         self.listeners().clear();

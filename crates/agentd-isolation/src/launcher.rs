@@ -197,12 +197,12 @@ impl Launcher {
         sent.map_err(|error| self.not_sent(error))
     }
 
-    /// Sends an order, calls `beside`, and waits until the launcher has carried the order out.
-    async fn order(self: &Arc<Self>, order: &Order, key: Key, beside: impl FnOnce() + Send) -> Result<(), IsolationError> {
+    /// Sends an order, calls `meanwhile`, and waits until the launcher has carried the order out.
+    async fn order(self: &Arc<Self>, order: &Order, key: Key, meanwhile: impl FnOnce() + Send) -> Result<(), IsolationError> {
         let mut expected = None;
         // Reports of one sandbox answer its orders in the sequence of both.
         let sent = self.send_after(order, &[], || expected = Some(self.pending.expect(key)));
-        beside();
+        meanwhile();
         sent?;
         // The sender is dropped with the launcher's other pending orders when the launcher is lost.
         let answered = expected.ok_or_else(gone)?.await.map_err(|_| gone())?;

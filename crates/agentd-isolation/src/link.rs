@@ -1,7 +1,7 @@
 //! The connection to one supervisor. It sends requests and receives events. Everything received from a supervisor is untrusted.
 
 use crate::{
-    exec::{self, transport::Loss},
+    exec::{self, transport::LossError},
     ready,
     send_queue::{PushError, SendQueue},
 };
@@ -69,7 +69,7 @@ pub(crate) struct Link {
     listeners: Mutex<HashMap<u32, mpsc::Sender<ExecEvent>>>,
     next: AtomicU32,
     /// The error and the cause, once the sandbox is lost.
-    lost: Mutex<Option<(Loss, String)>>,
+    lost: Mutex<Option<(LossError, String)>>,
     made: Instant,
     /// True while the sandbox's root file system is frozen. Writing processes then block and cannot end. Only the agent in a
     /// virtual machine freezes it.
@@ -178,7 +178,7 @@ impl Link {
     }
 
     /// Records the loss of the sandbox, unless one is recorded already, and closes the receivers of all execs.
-    pub(crate) fn lose(&self, loss: Loss, why: &str) {
+    pub(crate) fn lose(&self, loss: LossError, why: &str) {
         let mut lost = lock(&self.lost);
         lost.get_or_insert_with(|| (loss, why.to_owned()));
         // Each listener sees the end of its events and then calls [`Link::why_lost`].

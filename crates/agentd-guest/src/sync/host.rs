@@ -180,9 +180,9 @@ impl Open {
     async fn scan(&self) -> Result<Scan, IsolationError> {
         let (reply, scanned) = oneshot::channel();
         let root = self.root.clone();
-        run_as_owner(self.copied.owner, move |became| {
+        run_as_owner(self.copied.owner, move |switched| {
             // The receiver may have been dropped.
-            reply.send(became.and_then(|()| scan::scan(&root))).or_unreceived("scan of copied files");
+            reply.send(switched.and_then(|()| scan::scan(&root))).or_unreceived("scan of copied files");
         })?;
         let found = scanned
             .await
@@ -194,8 +194,8 @@ impl Open {
     fn send(&self) -> Result<mpsc::Receiver<Result<Vec<u8>, CopyError>>, IsolationError> {
         let (pieces, carried) = mpsc::channel(WAITING);
         let root = self.root.clone();
-        run_as_owner(self.copied.owner, move |became| {
-            let all = became.and_then(|()| scan::scan(&root)).map(|now| scan::steps(&Scan::new(), &now));
+        run_as_owner(self.copied.owner, move |switched| {
+            let all = switched.and_then(|()| scan::scan(&root)).map(|now| scan::steps(&Scan::new(), &now));
             let mut sender = match all {
                 Ok(steps) => Sender::new(root, steps),
                 // The receiver may have been dropped.
@@ -219,7 +219,7 @@ pub(in super::super) struct Return<'a> {
 }
 
 /// A transfer of changes that is being applied.
-pub(in super::super) struct Taking {
+pub(in super::super) struct AppliedTransfer {
     pieces: mpsc::Sender<Vec<u8>>,
     done: oneshot::Receiver<Result<(), CopyError>>,
 }
@@ -231,24 +231,24 @@ impl Return<'_> {
     }
 
     /// Starts to apply changes. Waits for the thread of an earlier transfer that was given up.
-    pub async fn take(&self) -> Result<Taking, IsolationError> {
+    pub async fn take(&self) -> Result<AppliedTransfer, IsolationError> {
         let applying = self.open.applying.clone().lock_owned().await;
         let (root, directory) = (self.open.root.clone(), self.open.copied.directory.clone());
         let (rules, most) = (self.copies.rules.clone(), self.copies.most);
-        let (pieces, mut come) = mpsc::channel::<Vec<u8>>(WAITING);
+        let (pieces, mut received) = mpsc::channel::<Vec<u8>>(WAITING);
         let (reply, done) = oneshot::channel();
-        run_as_owner(self.open.copied.owner, move |became| {
+        run_as_owner(self.open.copied.owner, move |switched| {
             let allow = Box::new(move |name: &RelativeName, what: &Content| rules.allow(&directory.join(name.path()), what));
-            let took = became.and_then(|()| receive_all(Receiver::new(root, allow, most), &mut come));
-            drop((come, applying));
+            let applied = switched.and_then(|()| receive_all(Receiver::new(root, allow, most), &mut received));
+            drop((received, applying));
             // The receiver may have been dropped.
-            reply.send(took).or_unreceived("end of a copy");
+            reply.send(applied).or_unreceived("end of a copy");
         })?;
-        Ok(Taking { pieces, done })
+        Ok(AppliedTransfer { pieces, done })
     }
 }
 
-impl Taking {
+impl AppliedTransfer {
     /// Applies a piece. Returns false when no more pieces are accepted.
     pub async fn piece(&self, piece: Vec<u8>) -> bool {
         self.pieces.send(piece).await.is_ok()
@@ -269,16 +269,16 @@ impl Taking {
     }
 }
 
-fn receive_all(mut receiver: Receiver, come: &mut mpsc::Receiver<Vec<u8>>) -> Result<(), CopyError> {
-    while let Some(piece) = come.blocking_recv() {
+fn receive_all(mut receiver: Receiver, received: &mut mpsc::Receiver<Vec<u8>>) -> Result<(), CopyError> {
+    while let Some(piece) = received.blocking_recv() {
         receiver.push(&piece)?;
     }
     receiver.finish()
 }
 
 fn run_as_owner(owner: (u32, u32), work: impl FnOnce(Result<(), CopyError>) + Send + 'static) -> Result<(), IsolationError> {
-    let become_owner = |became: Result<(), Errno>| became.during("become the owner of", Path::new("the granted files"));
-    run_as::start(owner, move |became| work(become_owner(became)))
+    let become_owner = |switched: Result<(), Errno>| switched.during("become the owner of", Path::new("the granted files"));
+    run_as::start(owner, move |switched| work(become_owner(switched)))
         .map(drop)
         .map_err(|source| IsolationError::Io { context: "start a thread".to_owned(), source })
 }

@@ -72,7 +72,7 @@ struct DirectoryToSearch {
 }
 
 /// What is known about a waiting directory.
-enum Looked {
+enum DirectoryFindings {
     /// It is unchanged since the last search, where it has this position.
     Unchanged(usize),
     Listed(Listing),
@@ -123,11 +123,11 @@ impl Search<'_> {
         self.found.tree.push(OsStr::new(""));
         let mut level = vec![DirectoryToSearch { path: PathBuf::new(), last: (!self.last.is_empty()).then_some(0) }];
         while !level.is_empty() {
-            let looked = self.look_at(&level);
+            let findings = self.list_all(&level);
             let mut next = Vec::new();
             let first = self.found.tree.directories.len() - level.len();
-            for (offset, (waiting, looked)) in level.into_iter().zip(looked).enumerate() {
-                self.add(first + offset, &waiting, looked, &mut next);
+            for (offset, (waiting, findings)) in level.into_iter().zip(findings).enumerate() {
+                self.add(first + offset, &waiting, findings, &mut next);
             }
             level = next;
         }
@@ -135,58 +135,64 @@ impl Search<'_> {
     }
 
     /// Looks at each directory of a level; in large levels, several threads do this.
-    fn look_at(&self, level: &[DirectoryToSearch]) -> Vec<Looked> {
+    fn list_all(&self, level: &[DirectoryToSearch]) -> Vec<DirectoryFindings> {
         let threads = if level.len() < PARALLEL { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
         let share = level.len().div_ceil(threads.min(MOST_THREADS));
         let (own, others) = level.split_at(share.min(level.len()));
         std::thread::scope(|scope| {
             let start = |part| {
                 let thread = std::thread::Builder::new().name("protect".to_owned());
-                (part, thread.spawn_scoped(scope, move || self.look_at_each(part)))
+                (part, thread.spawn_scoped(scope, move || self.list_each(part)))
             };
             let started: Vec<_> = others.chunks(share).map(start).collect();
-            let mut looked = self.look_at_each(own);
+            let mut findings = self.list_each(own);
             for (part, thread) in started {
                 // Without another thread, this one does the work.
                 let of_thread = thread.ok().and_then(|thread| thread.join().ok());
-                looked.extend(of_thread.unwrap_or_else(|| self.look_at_each(part)));
+                findings.extend(of_thread.unwrap_or_else(|| self.list_each(part)));
             }
-            looked
+            findings
         })
     }
 
-    fn look_at_each(&self, part: &[DirectoryToSearch]) -> Vec<Looked> {
+    fn list_each(&self, part: &[DirectoryToSearch]) -> Vec<DirectoryFindings> {
         let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
-        part.iter().map(|waiting| self.look(waiting, &mut buffer)).collect()
+        part.iter().map(|waiting| self.list(waiting, &mut buffer)).collect()
     }
 
-    fn look(&self, waiting: &DirectoryToSearch, buffer: &mut [MaybeUninit<u8>]) -> Looked {
+    fn list(&self, waiting: &DirectoryToSearch, buffer: &mut [MaybeUninit<u8>]) -> DirectoryFindings {
         if let Some(last) = waiting.last
             && let Some(stamp) = self.last.directories[last].stamp
             && listing::is_unchanged(&self.opened, &waiting.path, stamp)
         {
-            return Looked::Unchanged(last);
+            return DirectoryFindings::Unchanged(last);
         }
         match listing::list(&self.opened, &waiting.path, &self.stamps, &self.names, buffer) {
-            Ok(listing) => Looked::Listed(listing),
-            Err(errno) if is_hidden(&self.root.join(&waiting.path), errno) => Looked::Hidden,
-            Err(_) => Looked::Gone,
+            Ok(listing) => DirectoryFindings::Listed(listing),
+            Err(errno) if is_hidden(&self.root.join(&waiting.path), errno) => DirectoryFindings::Hidden,
+            Err(_) => DirectoryFindings::Gone,
         }
     }
 
-    fn add(&mut self, position: usize, waiting: &DirectoryToSearch, looked: Looked, next: &mut Vec<DirectoryToSearch>) {
+    fn add(
+        &mut self,
+        position: usize,
+        waiting: &DirectoryToSearch,
+        findings: DirectoryFindings,
+        next: &mut Vec<DirectoryToSearch>,
+    ) {
         let last = self.last;
-        match looked {
-            Looked::Gone => {}
-            Looked::Hidden => self.found.gaps.add(&self.root.join(&waiting.path), Cause::Unreadable),
-            Looked::Unchanged(old) => {
+        match findings {
+            DirectoryFindings::Gone => {}
+            DirectoryFindings::Hidden => self.found.gaps.add(&self.root.join(&waiting.path), Cause::Unreadable),
+            DirectoryFindings::Unchanged(old) => {
                 let directory = &last.directories[old];
                 let (is_git, has_git_file, stamp) = (directory.is_git, directory.has_git_file, directory.stamp);
                 let children = last.children(old).map(|child| (last.name(child), Some(child)));
                 self.record(position, waiting, (is_git, has_git_file, stamp));
                 self.enqueue(position, waiting, children, next);
             }
-            Looked::Listed(listing) => {
+            DirectoryFindings::Listed(listing) => {
                 if listing.is_cut {
                     self.found.gaps.add(&self.root.join(&waiting.path), Cause::TooManyNames);
                 }
