@@ -27,9 +27,9 @@ struct Started {
 }
 
 /// A spare that ends as soon as possible.
-pub(super) struct Unwanted(JoinHandle<Started>);
+pub(super) struct EndingSpare(JoinHandle<Started>);
 
-impl Unwanted {
+impl EndingSpare {
     /// Waits until the spare has ended, and also the machine and the spare before it.
     async fn end(self) -> Result<(), IsolationError> {
         match self.0.await {
@@ -46,7 +46,7 @@ pub(super) struct PreviousMachine {
     /// The paused machine that a restore has replaced.
     pub vm: Option<Arc<Vm>>,
     /// A spare that is not suitable for the next restore.
-    pub spare: Option<Unwanted>,
+    pub spare: Option<EndingSpare>,
 }
 
 impl PreviousMachine {
@@ -121,9 +121,9 @@ impl Spare {
     }
 
     /// Ends the spare without waiting.
-    pub(super) fn give_up(self) -> Unwanted {
+    pub(super) fn give_up(self) -> EndingSpare {
         drop(self.wanted);
-        Unwanted(self.started)
+        EndingSpare(self.started)
     }
 }
 

@@ -238,7 +238,7 @@ async fn answer_of_wrong_kind_is_protocol_error() {
 async fn file_shorter_than_reported_is_protocol_error() {
     let (sandbox, _) = sandbox_with_peer(|mut peer| async move {
         peer.recv().await;
-        peer.frame(&Frame::Eof { stream: StreamId { of: 1, which: Which::Output } }).await;
+        peer.frame(&Frame::Eof { stream: StreamId { of: 1, which: StreamKind::Output } }).await;
         peer.send(FromGuest::Done { id: 1, bytes: 5 }).await;
         std::future::pending::<()>().await;
     })
@@ -252,7 +252,7 @@ async fn reported_errors_and_usage_are_sanitized() {
         for id in 1..=3 {
             let ToGuest::Exec(exec) = peer.recv().await else { panic!() };
             assert_eq!(exec.id, id);
-            for which in [Which::Output, Which::Error] {
+            for which in [StreamKind::Output, StreamKind::Error] {
                 peer.frame(&Frame::Eof { stream: StreamId { of: id, which } }).await;
             }
             let usage = Usage { wall: Duration::MAX, cpu_user: Duration::MAX, cpu_system: Duration::MAX, ..Usage::default() };
@@ -295,7 +295,7 @@ async fn guest_that_ignores_deadline_is_killed() {
 #[tokio::test(start_paused = true)]
 async fn output_after_deadline_does_not_delay_kill() {
     let (sandbox, machine) = sandbox_with_peer(|mut peer| async move {
-        let stream = StreamId { of: 1, which: Which::Output };
+        let stream = StreamId { of: 1, which: StreamKind::Output };
         loop {
             peer.frame(&Frame::Data { stream, bytes: b"more".into() }).await;
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -328,7 +328,7 @@ async fn ended_with(late_output: LateOutput) -> (Arc<GuestSandbox>, Arc<Counted>
         peer.recv().await;
         let end = End { reason: EndReason::Exited, exit_code: Some(0), signal: None, usage: Usage::default() };
         peer.send(FromGuest::Ended { id: 1, end }).await;
-        let [output, error] = [Which::Output, Which::Error].map(|which| StreamId { of: 1, which });
+        let [output, error] = [StreamKind::Output, StreamKind::Error].map(|which| StreamId { of: 1, which });
         let data = |bytes: usize| Frame::Data { stream: output, bytes: vec![b'x'; bytes].into() };
         match late_output {
             LateOutput::Honest => {

@@ -6,9 +6,9 @@ use super::{
     inside::Inside,
     protocol::{AttachRequest, FromGuest, ToGuest, path},
     sanitize::Failure,
-    sync::Held,
+    sync::GuestCopy,
     transport,
-    work::{ConnectionEnd, Work},
+    work::{ConnectionEnd, ServedSandbox},
 };
 use agentd_core::{ControlReport, IsolationError, Sandbox};
 use agentd_isolation::sandbox::SharedKernelSandbox;
@@ -58,7 +58,7 @@ where
 }
 
 /// Destroys the sandbox, and flushes what it wrote to disk.
-async fn end(work: Option<&Work>) {
+async fn end(work: Option<&ServedSandbox>) {
     if let Some(work) = work {
         work.thaw();
         // Processes that survive disappear with the machine, which ends next.
@@ -68,7 +68,7 @@ async fn end(work: Option<&Work>) {
 }
 
 /// Serves connections until a shutdown is requested, and returns the last transport.
-async fn connections<A, F, R, W>(accept: &mut A, around: &Arc<Inside>, work: &mut Option<Work>) -> io::Result<(R, W)>
+async fn connections<A, F, R, W>(accept: &mut A, around: &Arc<Inside>, work: &mut Option<ServedSandbox>) -> io::Result<(R, W)>
 where
     A: FnMut() -> F,
     F: Future<Output = io::Result<(R, W)>>,
@@ -93,7 +93,7 @@ where
 }
 
 /// Reads the purpose of a connection, carries it out, and answers. Returns true if the connection is to be served.
-async fn attach<R, W>(reader: &mut R, writer: &mut W, around: &Arc<Inside>, work: &mut Option<Work>) -> io::Result<bool>
+async fn attach<R, W>(reader: &mut R, writer: &mut W, around: &Arc<Inside>, work: &mut Option<ServedSandbox>) -> io::Result<bool>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -125,7 +125,7 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let filled = Held::fill(&place, changes, reader).await;
+    let filled = GuestCopy::fill(&place, changes, reader).await;
     let failed = filled.is_err();
     let mut copies = around.copies().await;
     let answer = filled.map(|held| drop(copies.insert(number, held))).map(|()| Vec::new()).map_err(Failure::from);
@@ -140,7 +140,7 @@ where
 async fn prepare(
     request: AttachRequest,
     around: &Arc<Inside>,
-    work: &mut Option<Work>,
+    work: &mut Option<ServedSandbox>,
 ) -> Result<Vec<ControlReport>, IsolationError> {
     match (request, work) {
         (AttachRequest::New(spec), none @ None) => {
@@ -153,7 +153,7 @@ async fn prepare(
                 become_sandbox(identity, &sandbox).await?;
             }
             let layers = sandbox.controls().to_vec();
-            *none = Some(Work::new(around.clone(), sandbox));
+            *none = Some(ServedSandbox::new(around.clone(), sandbox));
             Ok(layers)
         }
         (AttachRequest::Adopt(identity), Some(work)) => {

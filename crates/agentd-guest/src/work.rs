@@ -1,7 +1,7 @@
 //! The requests that the agent serves for its host: commands, files and usage.
 
 use super::{
-    frame::{CHUNK, MAX_FROM_GUEST, MAX_TO_GUEST, StreamId, Which},
+    frame::{CHUNK, MAX_FROM_GUEST, MAX_TO_GUEST, StreamId, StreamKind},
     freezer::{self, Freezer, ThawWaiter},
     inside::Inside,
     mux::{Mux, Next},
@@ -30,7 +30,7 @@ pub(super) enum ConnectionEnd {
 }
 
 /// The sandbox and the requests in progress.
-pub(super) struct Work {
+pub(super) struct ServedSandbox {
     pub(super) sandbox: Arc<SharedKernelSandbox>,
     /// The creator of the sandbox, which also holds the copies of granted files.
     around: Arc<Inside>,
@@ -46,7 +46,7 @@ enum ExecControl {
     End(EndReason),
 }
 
-impl Work {
+impl ServedSandbox {
     pub(super) fn new(around: Arc<Inside>, sandbox: Arc<SharedKernelSandbox>) -> Self {
         let freezer = Freezer::new(&around.root, sandbox.frozen_flag());
         Self { sandbox, around, freezer, mux: Mux::new(MAX_FROM_GUEST, MAX_TO_GUEST), execs: HashMap::new() }
@@ -88,7 +88,7 @@ impl Work {
         match message {
             ToGuest::Exec(exec) => {
                 let id = exec.id;
-                let ends = Ends::open(&mux, &exec)?;
+                let ends = StreamEnds::open(&mux, &exec)?;
                 let (control, controls) = mpsc::unbounded_channel();
                 self.execs.retain(|_, running| !running.is_closed());
                 self.execs.insert(id, control);
@@ -98,12 +98,12 @@ impl Work {
             ToGuest::Resize { id, size: (rows, cols) } => self.control(id, ExecControl::Resize(PtySize { rows, cols })),
             ToGuest::End { id, reason } => self.control(id, ExecControl::End(reason)),
             ToGuest::Read { id, path } => {
-                let to = mux.send_stream(StreamId { of: id, which: Which::Output })?;
+                let to = mux.send_stream(StreamId { of: id, which: StreamKind::Output })?;
                 let waiter = self.freezer.thaw_waiter();
                 answer(mux, id, async move { read(&sandbox, path, to, waiter).await.map(|bytes| FromGuest::Done { id, bytes }) });
             }
             ToGuest::Write { id, path } => {
-                let from = mux.recv_stream(StreamId { of: id, which: Which::Input })?;
+                let from = mux.recv_stream(StreamId { of: id, which: StreamKind::Input })?;
                 let waiter = self.freezer.thaw_waiter();
                 answer(
                     mux,
@@ -112,7 +112,7 @@ impl Work {
                 );
             }
             ToGuest::Changes { id, number, taken } => {
-                let to = mux.send_stream(StreamId { of: id, which: Which::Output })?;
+                let to = mux.send_stream(StreamId { of: id, which: StreamKind::Output })?;
                 let running = self.execs.values().any(|running| !running.is_closed());
                 let around = self.around.clone();
                 answer(mux, id, async move {
@@ -165,21 +165,21 @@ fn answer(mux: Arc<Mux>, id: u32, work: impl Future<Output = Result<FromGuest, I
 }
 
 /// The guest's ends of an exec's streams.
-struct Ends {
+struct StreamEnds {
     input: Option<RecvStream>,
     output: SendStream,
     error: Option<SendStream>,
 }
 
-impl Ends {
+impl StreamEnds {
     fn open(mux: &Arc<Mux>, exec: &ExecRequest) -> Result<Self, super::frame::FrameError> {
         let stream = |which| StreamId { of: exec.id, which };
         let terminal = exec.command.pty.is_some();
         let input = exec.command.stdin != StdinSource::Null;
         Ok(Self {
-            input: input.then(|| mux.recv_stream(stream(Which::Input))).transpose()?,
-            output: mux.send_stream(stream(Which::Output))?,
-            error: (!terminal).then(|| mux.send_stream(stream(Which::Error))).transpose()?,
+            input: input.then(|| mux.recv_stream(stream(StreamKind::Input))).transpose()?,
+            output: mux.send_stream(stream(StreamKind::Output))?,
+            error: (!terminal).then(|| mux.send_stream(stream(StreamKind::Error))).transpose()?,
         })
     }
 }
@@ -187,7 +187,7 @@ impl Ends {
 async fn run(
     sandbox: &SharedKernelSandbox,
     exec: ExecRequest,
-    ends: Ends,
+    ends: StreamEnds,
     mut controls: mpsc::UnboundedReceiver<ExecControl>,
 ) -> Result<End, IsolationError> {
     let executable = if exec.own_image { Executable::SelfExe } else { Executable::FromPath };
@@ -234,7 +234,7 @@ struct Copiers {
     outputs: Vec<JoinHandle<()>>,
 }
 
-fn connect(ends: Ends, streams: ExecStreams) -> std::io::Result<Copiers> {
+fn connect(ends: StreamEnds, streams: ExecStreams) -> std::io::Result<Copiers> {
     let (stdin, stdout) = match streams.pty {
         Some(master) => (Some(master.try_clone()?), Some(master)),
         None => (streams.stdin, streams.stdout),

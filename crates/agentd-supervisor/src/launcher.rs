@@ -22,7 +22,7 @@ mod serve;
 use crate::{
     channel::{Channel, ChannelError, send},
     confine::{self, Go, Inherited},
-    ids::{Mapped, map_ids},
+    ids::{ChosenIdMap, map_ids},
     plan::SandboxPlan,
     protocol,
     role::{self, Role},
@@ -284,7 +284,7 @@ fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, Co
             .map_err(|e| ControlError::new(Control::Process, format!("send to the new process: {e}"), None))
     };
     let privileged = rustix::process::geteuid().is_root();
-    let Mapped { id_map, map, claim } = map_ids(plan, pid, privileged)?;
+    let ChosenIdMap { id_map, map, claim } = map_ids(plan, pid, privileged)?;
     send(&Go::IdMap { id_map, privileged, map }, &[])?;
     if plan.namespaces.enabled && privileged {
         let trees = mapped_trees(plan, id_map)?;

@@ -170,8 +170,8 @@ impl Copies {
     }
 
     /// Returns the copies whose changes are copied back, with their numbers.
-    pub(in super::super) fn writable(&self) -> impl Iterator<Item = (u32, Return<'_>)> {
-        let back = |(number, open)| (u32::try_from(number).unwrap_or(u32::MAX), Return { copies: self, open });
+    pub(in super::super) fn writable(&self) -> impl Iterator<Item = (u32, ReturnedCopy<'_>)> {
+        let back = |(number, open)| (u32::try_from(number).unwrap_or(u32::MAX), ReturnedCopy { copies: self, open });
         self.all.iter().enumerate().filter(|(_, open)| open.copied.writable).map(back)
     }
 }
@@ -213,7 +213,7 @@ impl Open {
 }
 
 /// A copy whose changes are copied back.
-pub(in super::super) struct Return<'a> {
+pub(in super::super) struct ReturnedCopy<'a> {
     copies: &'a Copies,
     open: &'a Open,
 }
@@ -224,7 +224,7 @@ pub(in super::super) struct AppliedTransfer {
     done: oneshot::Receiver<Result<(), CopyError>>,
 }
 
-impl Return<'_> {
+impl ReturnedCopy<'_> {
     /// Locks the flag that is true if the last changes were all applied. The lock admits one transfer at a time.
     pub async fn taken(&self) -> MutexGuard<'_, bool> {
         self.open.taken.lock().await

@@ -3,7 +3,7 @@
 use super::{
     attributes::read_metadata,
     open::{Tree, kind, read, unlock_directory, unlock_file},
-    stack::{Parts, StackEntry},
+    stack::{StackEntry, StackedDirectory},
 };
 use crate::error::{Doing as _, StateError};
 use rustix::{
@@ -84,7 +84,7 @@ impl Compare<'_> {
     fn directory(&mut self, directory: &DirectoryToCompare) -> Result<(), Errno> {
         let DirectoryToCompare { at, whole, .. } = directory;
         let (old_parts, new_parts) =
-            (Parts::enter(self.trees, at, &directory.old)?, Parts::enter(self.trees, at, &directory.new)?);
+            (StackedDirectory::enter(self.trees, at, &directory.old)?, StackedDirectory::enter(self.trees, at, &directory.new)?);
         let differing = |layer: usize| *whole || layer >= self.common;
         let mut names = old_parts.names(differing)?;
         names.extend(new_parts.names(differing)?);
@@ -114,7 +114,7 @@ impl Compare<'_> {
 
 /// Returns true if two entries differ. Overlayfs also copies a file up that is only opened for writing, so a copy in another
 /// layer does not prove a difference. Equal metadata does not prove equality either, because a payload can reset times.
-fn differs(old: (&Parts, &StackEntry), new: (&Parts, &StackEntry), name: &OsStr) -> Result<bool, Errno> {
+fn differs(old: (&StackedDirectory, &StackEntry), new: (&StackedDirectory, &StackEntry), name: &OsStr) -> Result<bool, Errno> {
     let (Some(old_part), Some(new_part)) = (old.0.directory_of(old.1.layer), new.0.directory_of(new.1.layer)) else {
         return Ok(true);
     };

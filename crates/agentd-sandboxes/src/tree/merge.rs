@@ -8,7 +8,7 @@ use super::{
     attributes::{self, Metadata, read_metadata},
     copy::{apply_directory_metadata, copy_file},
     open::Tree,
-    stack::Parts,
+    stack::StackedDirectory,
 };
 use crate::error::{Doing as _, StateError};
 use rustix::{
@@ -64,7 +64,7 @@ struct Merge<'a> {
 impl Merge<'_> {
     fn directory(&mut self, directory: &DirectoryToMerge) -> Result<(), Errno> {
         let DirectoryToMerge { at, layers, stat, alone, opaque } = directory;
-        let parts = Parts::enter(self.layers, at, layers)?;
+        let parts = StackedDirectory::enter(self.layers, at, layers)?;
         let target = self.to.enter(at)?;
         if let Some(upper) = layers.first().and_then(|layer| parts.directory_of(*layer)) {
             self.made.push((at.clone(), read_metadata(upper, OsStr::new("."), stat)?));

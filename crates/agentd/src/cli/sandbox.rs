@@ -236,22 +236,22 @@ async fn logs(state: &State, name: &Name, follow: bool) -> Result<(), Failure> {
 }
 
 /// A side of `cp`: a path in a sandbox, or on the host.
-enum Side<'a> {
+enum CopySide<'a> {
     There(Name, &'a Path),
     Here(&'a Path),
 }
 
-fn side(text: &str) -> Side<'_> {
+fn side(text: &str) -> CopySide<'_> {
     let there = text.split_once(':').filter(|(_, path)| path.starts_with('/'));
     match there.and_then(|(name, path)| Some((name.parse().ok()?, path))) {
-        Some((name, path)) => Side::There(name, Path::new(path)),
-        None => Side::Here(Path::new(text)),
+        Some((name, path)) => CopySide::There(name, Path::new(path)),
+        None => CopySide::Here(Path::new(text)),
     }
 }
 
 async fn copy_file(client: &Client, from: &str, to: &str) -> Result<(), Failure> {
     match (side(from), side(to)) {
-        (Side::There(name, path), Side::Here(to)) => {
+        (CopySide::There(name, path), CopySide::Here(to)) => {
             let mut content = File::from(client.read(&name, path).await?);
             if to == Path::new("-") {
                 io::copy(&mut content, &mut io::stdout())?;
@@ -259,7 +259,7 @@ async fn copy_file(client: &Client, from: &str, to: &str) -> Result<(), Failure>
             }
             copy::to_host(&mut content, path.file_name(), to)?;
         }
-        (Side::Here(from), Side::There(name, path)) => {
+        (CopySide::Here(from), CopySide::There(name, path)) => {
             let content: OwnedFd = if from == Path::new("-") {
                 let mut memory = File::from(rustix::fs::memfd_create("stdin", rustix::fs::MemfdFlags::CLOEXEC)?);
                 io::copy(&mut io::stdin().lock().take(1 << 30), &mut memory)?;
