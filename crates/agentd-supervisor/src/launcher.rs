@@ -21,7 +21,7 @@ mod serve;
 
 use crate::{
     channel::{Channel, ChannelError, send},
-    confine::{self, Go, Inherited},
+    confine::{self, ConfineMessage, Inherited},
     ids::{ChosenIdMap, map_ids},
     plan::SandboxPlan,
     protocol,
@@ -279,17 +279,17 @@ fn hierarchy(known: &mut Option<Hierarchy>) -> &Hierarchy {
 
 /// Writes the id maps of the new process, lets the process continue, and sends the mount trees that it needs last.
 fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, ControlError> {
-    let send = |message: &Go, fds: &[BorrowedFd<'_>]| {
+    let send = |message: &ConfineMessage, fds: &[BorrowedFd<'_>]| {
         send(go.as_fd(), message, fds)
             .map_err(|e| ControlError::new(Control::Process, format!("send to the new process: {e}"), None))
     };
     let privileged = rustix::process::geteuid().is_root();
     let ChosenIdMap { id_map, map, claim } = map_ids(plan, pid, privileged)?;
-    send(&Go::IdMap { id_map, privileged, map }, &[])?;
+    send(&ConfineMessage::IdMap { id_map, privileged, map }, &[])?;
     if plan.namespaces.enabled && privileged {
         let trees = mapped_trees(plan, id_map)?;
         if !trees.is_empty() {
-            send(&Go::Trees, &trees.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+            send(&ConfineMessage::Trees, &trees.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
         }
     }
     Ok(claim)

@@ -13,7 +13,7 @@ use super::{
 };
 use agentd_core::{IsolationError, Root, Writable, escape};
 use agentd_daemon::{Activity, Client, Status};
-use agentd_sandboxes::{About, ChangeKind, Disk, Name, Record, State};
+use agentd_sandboxes::{ChangeKind, Disk, Name, Record, SandboxSettings, State};
 use std::{
     fs::File,
     io::{self, Read, Seek, Write},
@@ -84,7 +84,7 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
     let asked = request::sandbox(&args.boundary, workspace, &*selected.backend, image)?;
     let mut spec = asked.spec;
     spec.writable = args.disk.map_or(Writable::Memory, Writable::Volume);
-    let about = About {
+    let about = SandboxSettings {
         spec,
         image: image.map(|image| image.reference.to_string()),
         env: in_text(asked.env)?,
