@@ -127,6 +127,7 @@ fn microvm(context: &RunContext, log: &Log) -> Result<(), LabError> {
     let downloaded = packages::download(&packages::stands_for("linux-image-6.12-cloud-amd64")?, &downloads)?;
     let kernel = folder.join(downloaded.file_name().unwrap_or_default());
     fs::rename(&downloaded, &kernel).on("rename", &downloaded)?;
+    // An earlier build may have left its files. If they cannot be removed, the build below reports that.
     fs::remove_dir_all(folder.join("default")).ok();
     let mut build = Command::new(&context.programs()?.agentd);
     build.args(["vm", "build", "--image"]).arg(&root).arg("--kernel").arg(&kernel).arg("-o").arg(folder.join("default"));
