@@ -1,5 +1,6 @@
-//! The imports between the files of a crate form no large cycle, so that each file can be read after those it builds on.
+//! The files of a crate refer to each other in no large cycle, so that each file can be read after those it builds on.
 
+use crate::source_tests::{files, members, words};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -9,158 +10,202 @@ use std::{
 /// The maximum number of files in a cycle.
 const MOST: usize = 4;
 
+/// The maximum number of re-exports between a path and the definition of what it names.
+const MOST_EXPORTS: usize = 8;
+
 type Module = Vec<String>;
 
 #[test]
-fn imports_within_a_crate_form_no_cycle_of_more_than_four_files() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let crates = fs::read_dir(workspace.join("crates")).unwrap().map(|entry| entry.unwrap().path());
-    let large: Vec<_> = crates
-        .chain([workspace.join("lab")])
-        .flat_map(|member| cycles(&imports(&member.join("src"))))
-        .filter(|cycle| cycle.len() > MOST)
-        .collect();
+fn references_within_a_crate_form_no_cycle_of_more_than_four_files() {
+    let large: Vec<_> =
+        members().iter().flat_map(|source| cycles(&references(source))).filter(|cycle| cycle.len() > MOST).collect();
     assert!(large.is_empty(), "cycles of more than {MOST} files: {large:#?}");
 }
 
 #[test]
 fn cycle_over_a_reexport_is_found() {
-    let place = tempfile::tempdir().unwrap();
-    fs::create_dir(place.path().join("a")).unwrap();
-    fs::write(place.path().join("lib.rs"), "mod a;\nmod d;\n").unwrap();
-    fs::write(place.path().join("a.rs"), "mod b;\nmod c;\nuse b::B;\npub use c::C;\npub struct A;\n").unwrap();
-    fs::write(place.path().join("a/b.rs"), "use {super::C, std::fs};\n").unwrap();
-    fs::write(place.path().join("a/c.rs"), "fn f() -> crate::a::A { loop {} }\n// use super::b::B;\n").unwrap();
-    fs::write(place.path().join("d.rs"), "use crate::a::{b::B, C};\n").unwrap();
-    let found = cycles(&imports(place.path()));
-    let files = ["a.rs", "a/b.rs", "a/c.rs"].map(|file| place.path().join(file));
-    assert_eq!(found, [BTreeSet::from(files)].into());
+    let source = [
+        ("lib.rs", "mod a;\nmod d;\n"),
+        ("a.rs", "mod b;\nmod c;\nuse b::B;\npub use c::C;\npub struct A;\n"),
+        ("a/b.rs", "use {super::C, std::fs};\n"),
+        ("a/c.rs", "fn f() -> crate::a::A { loop {} }\n// use super::b::B;\n"),
+        ("d.rs", "use crate::a::{b::B, C};\n"),
+    ];
+    assert_eq!(cycles_of(&source), [BTreeSet::from(["a.rs", "a/b.rs", "a/c.rs"].map(str::to_owned))].into());
 }
 
-/// A path in a file of a crate, and whether the file only re-exports it.
+#[test]
+fn cycle_over_paths_within_expressions_is_found() {
+    let source = [
+        ("lib.rs", "mod a;\nmod b;\nmod c;\nmod d;\npub fn f() { a::f() }\n"),
+        ("a.rs", "use super::b;\nfn f() { println!(\"{}\", b::f()) }\n"),
+        ("b.rs", "fn f() { crate::c::C::new().d::<u8>() }\n"),
+        ("c.rs", "#[cfg(test)]\nmod tests { use crate::d; }\nfn f() { super::f() }\n"),
+        ("d.rs", "pub(super) fn d() { let a = std::a::f; \"super::f\"; a.f() }\n"),
+    ];
+    assert_eq!(cycles_of(&source), [BTreeSet::from(["a.rs", "b.rs", "c.rs", "lib.rs"].map(str::to_owned))].into());
+}
+
+/// Returns the cycles of a crate that consists of these files.
+fn cycles_of(source: &[(&str, &str)]) -> BTreeSet<BTreeSet<String>> {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, text) in source {
+        let file = directory.path().join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+    }
+    let name = |file: &PathBuf| file.strip_prefix(directory.path()).unwrap().to_str().unwrap().to_owned();
+    cycles(&references(directory.path())).iter().map(|cycle| cycle.iter().map(name).collect()).collect()
+}
+
+/// A name that a `use` declaration brings into a file.
 struct Import {
+    name: String,
     path: Module,
     exported: bool,
 }
 
-/// Returns the files that each file of a crate imports from. A re-exported name counts as a name of the file that defines it.
-/// Test modules are left out.
-fn imports(source: &Path) -> BTreeMap<PathBuf, BTreeSet<PathBuf>> {
-    let mut files = BTreeMap::new();
-    find(source, &[], &mut files);
-    let imports_of = |(module, file): (&Module, &PathBuf)| {
-        let text = fs::read_to_string(file).unwrap();
-        let code: String = text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n").collect();
-        let code = code.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
-        let absolute = |Import { path, exported }| Some(Import { path: absolute(module, path, &files)?, exported });
-        (module.clone(), paths(code).into_iter().filter_map(absolute).collect())
-    };
-    let imports: BTreeMap<Module, Vec<Import>> = files.iter().map(imports_of).collect();
-    let imported_by = |(module, file): (&Module, &PathBuf)| {
-        let own = imports[module].iter().filter(|import| !import.exported);
-        let defined = own.map(|import| &files[&definition(&import.path, &imports)]);
-        (file.clone(), defined.filter(|other| *other != file).cloned().collect())
-    };
-    files.iter().map(imported_by).collect()
+/// A file of a crate.
+struct Source {
+    file: PathBuf,
+    imports: Vec<Import>,
+    /// Paths outside `use` declarations.
+    inline: Vec<Module>,
 }
 
-/// Returns the module that defines what a path names.
-fn definition(path: &[String], imports: &BTreeMap<Module, Vec<Import>>) -> Module {
-    let module = (0..=path.len()).rev().map(|length| &path[..length]).find(|module| imports.contains_key(*module)).unwrap();
-    let Some((name, rest)) = path[module.len()..].split_first() else { return module.to_vec() };
-    let export = imports[module].iter().find(|import| import.exported && import.path.last() == Some(name) && import.path != path);
-    match export {
-        Some(export) => definition(&[&export.path, rest].concat(), imports),
-        None => module.to_vec(),
+type Sources = BTreeMap<Module, Source>;
+
+/// Returns the files that each file of a crate refers to, in `use` declarations or in paths anywhere else. A re-exported name
+/// counts as a name of the file that defines it. The import of a module counts only where a path uses the module. Tests are left
+/// out.
+fn references(source: &Path) -> BTreeMap<PathBuf, BTreeSet<PathBuf>> {
+    let sources: Sources = files(source)
+        .into_iter()
+        .map(|file| {
+            let (imports, inline) = paths(&words(&file));
+            (module(source, &file), Source { file, imports, inline })
+        })
+        .collect();
+    let referred_to_by = |(module, source): (&Module, &Source)| {
+        let imported = source.imports.iter().filter(|import| !import.exported).map(|import| &import.path);
+        let defined =
+            imported.chain(&source.inline).filter_map(|path| definition(&absolute(module, path, &sources)?, &sources, 0));
+        (source.file.clone(), defined.filter(|file| *file != source.file).collect())
+    };
+    sources.iter().map(referred_to_by).collect()
+}
+
+/// Returns the path of the module that a file holds.
+fn module(source: &Path, file: &Path) -> Module {
+    let path = file.strip_prefix(source).unwrap().with_extension("");
+    let mut module: Module = path.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+    let root = module.last().is_some_and(|name| name == "lib" || name == "mod");
+    let program = module == ["main"] && !source.join("lib.rs").exists();
+    if root || program {
+        module.pop();
     }
+    module
 }
 
-/// Finds the modules in a directory, with their files.
-fn find(directory: &Path, module: &[String], modules: &mut BTreeMap<Module, PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let inner = [module, std::slice::from_ref(&name)].concat();
-        if path.is_dir() {
-            find(&path, &inner, modules);
-        } else if path.extension().is_some_and(|extension| extension == "rs") && !name.ends_with("tests") {
-            let root = matches!(name.as_str(), "lib" | "main" | "mod");
-            modules.entry(if root { module.to_vec() } else { inner }).or_insert(path);
+/// Returns the path from the crate's root; `None` for a path into another crate, or of a name that the file itself defines.
+fn absolute(module: &[String], path: &[String], sources: &Sources) -> Option<Module> {
+    let supers = path.iter().take_while(|part| *part == "super").count();
+    let (first, rest) = path.split_first()?;
+    match first.as_str() {
+        "crate" => Some(rest.to_vec()),
+        "self" => Some([module, rest].concat()),
+        "super" => Some([&module[..module.len().checked_sub(supers)?], &path[supers..]].concat()),
+        child if sources.contains_key(&[module, &[child.to_owned()]].concat()) => Some([module, path].concat()),
+        name => {
+            let import =
+                sources[module].imports.iter().find(|import| import.name == name && import.path.first() != Some(first))?;
+            Some([&absolute(module, &import.path, sources)?, rest].concat())
         }
     }
 }
 
-/// Returns the paths in `use` declarations and the paths that begin with `crate` or `super`.
-fn paths(code: &str) -> Vec<Import> {
-    let mut found = Vec::new();
-    let mut rest = code;
-    while let Some(at) = ["use ", "crate::", "super::"].iter().filter_map(|word| rest.find(word)).min() {
-        let starts = rest[..at].chars().next_back().is_none_or(|before| !before.is_alphanumeric() && !"_:".contains(before));
-        rest = &rest[at..];
-        let line = code[..code.len() - rest.len()].rsplit('\n').next().unwrap_or_default();
-        let exported = line.trim_start().starts_with("pub");
-        let mut own = Vec::new();
-        let end = match rest.strip_prefix("use ") {
-            Some(declared) if starts => {
-                let end = declared.find(';').unwrap_or(declared.len());
-                expand(&declared[..end].split_whitespace().collect::<Vec<_>>().join(" "), &[], &mut own);
-                end + "use ".len()
-            }
-            _ => {
-                let end = rest.find(|letter: char| !letter.is_alphanumeric() && !"_:".contains(letter)).unwrap_or(rest.len());
-                if starts {
-                    expand(&rest[..end], &[], &mut own);
-                }
-                end.max(1)
-            }
-        };
-        let exported = exported && rest.starts_with("use ");
-        found.extend(own.into_iter().map(|path| Import { path, exported }));
-        rest = &rest[end..];
+/// Returns the file that defines what a path names; `None` for a path that ends with a module.
+fn definition(path: &[String], sources: &Sources, exports: usize) -> Option<PathBuf> {
+    let length = (0..=path.len()).rev().find(|length| sources.contains_key(&path[..*length]))?;
+    let (module, source) = (&path[..length], &sources[&path[..length]]);
+    let (name, rest) = path[length..].split_first()?;
+    let import = source.imports.iter().find(|import| import.name == *name);
+    let imported = import.and_then(|import| absolute(module, &import.path, sources));
+    match imported {
+        Some(imported) if exports < MOST_EXPORTS => definition(&[&imported, rest].concat(), sources, exports + 1),
+        _ => Some(source.file.clone()),
     }
-    found
 }
 
-/// Expands a `use` tree such as `a::{b, c::d}` to its paths.
-fn expand(tree: &str, before: &[String], found: &mut Vec<Module>) {
-    let tree = tree.trim();
-    let (path, group) = tree.split_once('{').unwrap_or((tree.split(" as ").next().unwrap_or_default(), ""));
-    let own = path.split("::").map(str::trim).filter(|part| !part.is_empty() && *part != "self").map(str::to_owned);
-    let path: Module = before.iter().cloned().chain(own).collect();
+/// Returns the imports of a file, and its paths outside of `use` declarations.
+fn paths(words: &[String]) -> (Vec<Import>, Vec<Module>) {
+    let (mut imports, mut inline) = (Vec::new(), Vec::new());
+    let is_name = |word: &str| word.starts_with(|letter: char| letter.is_alphabetic() || letter == '_');
+    let word = |at: usize| words.get(at).map_or("", String::as_str);
+    let mut at = 0;
+    while at < words.len() {
+        let before = if at == 0 { "" } else { word(at - 1) };
+        // `impl Trait + use<>` is no declaration.
+        if word(at) == "use" && word(at + 1) != "<" {
+            let end = at + words[at..].iter().position(|word| word == ";").unwrap();
+            expand(&words[at + 1..end], &[], before == "pub" || before == ")", &mut imports);
+            at = end;
+        } else if is_name(word(at)) && before != "::" && before != "." {
+            let start = at;
+            let mut path = vec![words[at].clone()];
+            while word(at + 1) == "::" && is_name(word(at + 2)) {
+                path.push(words[at + 2].clone());
+                at += 2;
+            }
+            let visibility =
+                ["(", "in"].contains(&before) && start > 1 && words[..start].iter().rev().take(3).any(|word| word == "pub");
+            if !visibility {
+                inline.push(path);
+            }
+        }
+        at += 1;
+    }
+    // A single word is a path only if it is a name that the file re-exports: a type, or a function that is called.
+    inline.retain(|path| path.len() > 1 || imports.iter().any(|import: &Import| import.exported && import.name == path[0]));
+    (imports, inline)
+}
+
+/// Expands a `use` tree such as `a::{b, c::d as e}` to its imports.
+fn expand(tree: &[String], before: &[String], exported: bool, imports: &mut Vec<Import>) {
+    let group = tree.iter().position(|word| word == "{");
+    let head = &tree[..group.unwrap_or(tree.len())];
+    let renamed = head.iter().position(|word| word == "as");
+    let own = head[..renamed.unwrap_or(head.len())].iter().filter(|word| *word != "::");
+    let mut path: Module = before.iter().chain(own).cloned().collect();
+    if path.len() > 1 && path.last().is_some_and(|last| last == "self") {
+        path.pop();
+    }
+    let Some(group) = group else {
+        let name = renamed.map_or(path.last(), |renamed| head.get(renamed + 1));
+        imports.extend(name.cloned().map(|name| Import { name, path, exported }));
+        return;
+    };
     let mut depth = 0;
-    let parts = group.strip_suffix('}').unwrap_or(group).split(|letter| {
-        depth += i32::from(letter == '{') - i32::from(letter == '}');
-        letter == ',' && depth == 0
+    let parts = tree[group + 1..tree.len() - 1].split(|word| {
+        depth += i32::from(word == "{") - i32::from(word == "}");
+        word == "," && depth == 0
     });
-    match group {
-        "" => found.push(path),
-        _ => parts.for_each(|part| expand(part, &path, found)),
-    }
+    parts.for_each(|part| expand(part, &path, exported, imports));
 }
 
-/// Returns the path from the crate's root; `None` for a path into another crate.
-fn absolute(module: &[String], path: Module, modules: &BTreeMap<Module, PathBuf>) -> Option<Module> {
-    let supers = path.iter().take_while(|part| *part == "super").count();
-    match path.first()?.as_str() {
-        "crate" => Some(path[1..].to_vec()),
-        "super" => Some([&module[..module.len().checked_sub(supers)?], &path[supers..]].concat()),
-        child => modules.contains_key(&[module, &[child.to_owned()]].concat()).then(|| [module, &path].concat()),
-    }
-}
-
-/// Returns the sets of files that reach each other by imports.
-fn cycles(imports: &BTreeMap<PathBuf, BTreeSet<PathBuf>>) -> BTreeSet<BTreeSet<PathBuf>> {
+/// Returns the sets of files that reach each other by references.
+fn cycles(references: &BTreeMap<PathBuf, BTreeSet<PathBuf>>) -> BTreeSet<BTreeSet<PathBuf>> {
     let reached_from = |file: &PathBuf| {
         let mut reached = BTreeSet::new();
-        let mut waiting: Vec<_> = imports[file].iter().collect();
+        let mut waiting: Vec<_> = references[file].iter().collect();
         while let Some(next) = waiting.pop() {
             if reached.insert(next.clone()) {
-                waiting.extend(&imports[next]);
+                waiting.extend(&references[next]);
             }
         }
         reached
     };
-    let reach: BTreeMap<_, _> = imports.keys().map(|file| (file, reached_from(file))).collect();
+    let reach: BTreeMap<_, _> = references.keys().map(|file| (file, reached_from(file))).collect();
     let cycle_of = |file: &PathBuf| reach[file].iter().filter(|other| reach[*other].contains(file)).cloned().collect();
-    imports.keys().map(cycle_of).filter(|cycle: &BTreeSet<_>| cycle.len() > 1).collect()
+    references.keys().map(cycle_of).filter(|cycle: &BTreeSet<_>| cycle.len() > 1).collect()
 }

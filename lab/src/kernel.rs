@@ -93,7 +93,7 @@ fn make(package: &str, folder: &Path) -> Result<(), LabError> {
         let file = new.join("modules").join(format!("{number:02}-{}.ko", module.name));
         fs::write(&file, &module.content).on("write", &file)?;
     }
-    // An earlier run may have been killed and have left an incomplete folder.
+    // An earlier run may have been killed and have left an incomplete folder. If it cannot be removed, the rename reports that.
     fs::remove_dir_all(folder).ok();
     fs::rename(&new, folder).on("rename to", folder)
 }

@@ -5,7 +5,7 @@ use crate::{
     error::{Calling, LabError},
     firecracker, kernel,
     machine::{Accelerator, Console, Machine},
-    message::{Report, Request},
+    message::{CommandRequest, Report},
     root,
     scratch::Scratch,
     share, talk,
@@ -50,7 +50,7 @@ pub fn main(lab: Lab) -> Result<u8, LabError> {
         machine.console = Console::Terminal;
     }
     let Lab { command, env, user, copy_out, into, .. } = lab;
-    let request = Request { command, env, user, console, copy_out };
+    let request = CommandRequest { command, env, user, console, copy_out };
     match begun(machine.accelerator, || talk::run(&machine, &request, &into, limit))? {
         Report::Failed(why) => Err(LabError::Guest(why)),
         report => report.code().ok_or_else(|| LabError::Guest(format!("{report:?}"))),

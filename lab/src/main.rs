@@ -21,12 +21,16 @@ mod lab;
 mod machine;
 mod matrix;
 mod message;
+#[cfg(test)]
+mod name_tests;
 mod packages;
 #[cfg(test)]
 mod protocol_table_tests;
 mod root;
 mod scratch;
 mod share;
+#[cfg(test)]
+mod source_tests;
 mod talk;
 mod tool;
 mod tsc;

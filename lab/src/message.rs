@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Name of the port for [`Request`] and [`Event`].
+/// Name of the port for [`CommandRequest`] and [`Event`].
 pub const CONTROL: &str = "control";
 /// Name of the port for the command's standard output.
 pub const STDOUT: &str = "stdout";
@@ -19,7 +19,7 @@ pub const PULSE: &str = "pulse";
 
 /// The request to a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
+pub struct CommandRequest {
     /// Program and arguments.
     pub command: Vec<String>,
     /// Environment variables, in addition to those of every command.

@@ -3,7 +3,7 @@
 use crate::{
     error::{Calling, LabError, format_error},
     machine::{Console, Machine, RunningMachine, last_words},
-    message::{CONTROL, Event, FILES, PULSE, Report, Request, STDERR, STDOUT},
+    message::{CONTROL, CommandRequest, Event, FILES, PULSE, Report, STDERR, STDOUT},
     tool,
 };
 use std::{
@@ -21,14 +21,14 @@ use std::{
 const PULSE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs `request` in `machine`. Files to copy out go to `into`.
-pub fn run(machine: &Machine<'_>, request: &Request, into: &Path, limit: Option<Duration>) -> Result<Report, LabError> {
+pub fn run(machine: &Machine<'_>, request: &CommandRequest, into: &Path, limit: Option<Duration>) -> Result<Report, LabError> {
     let RunningMachine { mut qemu, mut ports } = machine.start()?;
     let mut port = |name: &str| ports.remove(name).ok_or_else(|| format_error(name, "the machine has no port of this name"));
     let (control, stdout, stderr, files) = (port(CONTROL)?, port(STDOUT)?, port(STDERR)?, port(FILES)?);
     send_pulse(port(PULSE)?);
     let copies = [pass(stdout, io::stdout()), pass(stderr, io::stderr())];
     let unpacking = if request.copy_out.is_empty() { None } else { Some(unpack(files, into)?) };
-    let (answer, begun) = recv(&speak(control, request), limit);
+    let (answer, begun) = recv(&send_request(control, request), limit);
     if answer.is_err() {
         // Fails only if QEMU has already ended.
         qemu.kill().ok();
@@ -112,12 +112,12 @@ fn recv(events: &mpsc::Receiver<Event>, limit: Option<Duration>) -> (Result<Repo
 }
 
 /// Sends the request in a new thread. Returns the events of the machine.
-fn speak(mut control: UnixStream, request: &Request) -> mpsc::Receiver<Event> {
+fn send_request(mut control: UnixStream, request: &CommandRequest) -> mpsc::Receiver<Event> {
     let (sender, receiver) = mpsc::channel();
     let line = serde_json::to_string(request);
     thread::spawn(move || {
-        let said = line.map_err(io::Error::from).and_then(|line| control.write_all(format!("{line}\n").as_bytes()));
-        if said.is_err() {
+        let sent = line.map_err(io::Error::from).and_then(|line| control.write_all(format!("{line}\n").as_bytes()));
+        if sent.is_err() {
             return;
         }
         for line in BufReader::new(control).lines() {
@@ -133,7 +133,7 @@ fn speak(mut control: UnixStream, request: &Request) -> mpsc::Receiver<Event> {
 /// Checks that a machine boots and runs a command.
 pub fn boots(machine: &Machine<'_>, limit: Duration) -> Result<(), LabError> {
     let command = vec!["/bin/true".to_owned()];
-    let request = Request { command, env: Vec::new(), user: false, console: false, copy_out: Vec::new() };
+    let request = CommandRequest { command, env: Vec::new(), user: false, console: false, copy_out: Vec::new() };
     match run(machine, &request, Path::new(""), Some(limit))? {
         Report::Exited(0) => Ok(()),
         other => Err(LabError::Guest(format!("{other:?}"))),

@@ -1,6 +1,9 @@
 //! A3, A7, A9: files outside the grants.
 
-use crate::{Check, Facts, Verdict, first, refused, sys};
+use crate::{
+    check::{Check, Facts, Verdict, first, refused},
+    sys,
+};
 use agentd_core::Bit::Filesystem;
 use std::{
     fs::{self, File, OpenOptions},
@@ -21,7 +24,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a3_change_a_read_only_grant", bit: Filesystem, remedy: LANDLOCK, run: change_read_only },
     Check { name: "a3_follow_a_link_out_of_the_workspace", bit: Filesystem, remedy: LANDLOCK, run: follow_link },
     Check { name: "a7_read_a_secret_outside_the_grants", bit: Filesystem, remedy: LANDLOCK, run: read_secret },
-    Check { name: "a7_list_files_next_to_a_grant", bit: Filesystem, remedy: LANDLOCK, run: list_beside },
+    Check { name: "a7_list_files_next_to_a_grant", bit: Filesystem, remedy: LANDLOCK, run: list_neighbours },
     Check { name: "a7_read_accounts_and_homes", bit: Filesystem, remedy: LANDLOCK, run: read_accounts },
     Check {
         name: "a7_read_a_secret_of_etc_after_changing_it",
@@ -50,6 +53,7 @@ fn create_outside(facts: &Facts) -> Verdict {
             // Major 1, minor 3 is /dev/null.
             ("a device", sys::mknod(&format!("{path}.c"), libc::S_IFCHR, 0x103)),
         ];
+        // Cleaning up changes no verdict.
         for end in ["", ".l", ".p", ".s", ".h", ".c"] {
             fs::remove_file(format!("{path}{end}")).ok();
         }
@@ -94,7 +98,7 @@ fn read_secret(facts: &Facts) -> Verdict {
 
 /// Checks that no listing shows the secret. Directories may be listed, so that `ls /` works, but must not contain names that are
 /// not granted.
-fn list_beside(facts: &Facts) -> Verdict {
+fn list_neighbours(facts: &Facts) -> Verdict {
     let secret = match facts.get("secret_path") {
         Ok(path) => std::path::Path::new(path),
         Err(verdict) => return verdict,
@@ -115,6 +119,7 @@ fn change_read_only(facts: &Facts) -> Verdict {
     let moved = format!("{workspace}/agentd-attack-moved");
     let rename = fs::rename(&file, &moved).is_ok();
     if rename {
+        // Moving the file back changes no verdict.
         fs::rename(&moved, &file).ok();
     }
     first([
@@ -137,6 +142,7 @@ fn follow_link(facts: &Facts) -> Verdict {
         return Verdict::NotTried(format!("symlink in the workspace: {error}"));
     }
     let read = fs::read(format!("{link}{secret}")).is_ok();
+    // Cleaning up changes no verdict.
     fs::remove_file(&link).ok();
     refused(read, || format!("read {secret} through a link in the workspace"))
 }

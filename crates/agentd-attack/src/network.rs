@@ -1,6 +1,9 @@
 //! A1, A13, A14: the host's network, and sockets that could connect host and sandbox.
 
-use crate::{Check, Facts, Verdict, first, refused, sys};
+use crate::{
+    check::{Check, Facts, Verdict, first, refused},
+    sys,
+};
 use agentd_core::Bit::Network;
 use std::{
     net::{TcpStream, UdpSocket},

@@ -1,6 +1,9 @@
 //! A6, A8, A15: privileges that a command keeps, and resources that it inherits from the daemon.
 
-use crate::{Check, Facts, Verdict, first, refused, sys};
+use crate::{
+    check::{Check, Facts, Verdict, first, refused},
+    sys,
+};
 use agentd_core::Bit::Process;
 use std::fs;
 
@@ -108,6 +111,7 @@ fn root_disk(_: &Facts) -> Verdict {
             let path = format!("{dir}/agentd-attack-device-{}", std::process::id());
             let made = sys::mknod(&path, kind, number);
             if made {
+                // Cleaning up changes no verdict.
                 fs::remove_file(&path).ok();
             }
             refused(made, || format!("created {what} in {dir}"))

@@ -1,6 +1,9 @@
 //! A5, A11, A14: host processes, the supervisor, and memory shared with either of them.
 
-use crate::{Check, Facts, Verdict, first, refused, sys};
+use crate::{
+    check::{Check, Facts, Verdict, first, refused},
+    sys,
+};
 use agentd_core::Bit::Process;
 use std::fs::{self, File, OpenOptions};
 

@@ -1,6 +1,10 @@
 //! Runs each check in a child process of its own: the sandbox may kill the process that attacks, which counts as held.
 
-use crate::{Check, Facts, Verdict, all, checks, sys};
+use crate::{
+    all,
+    check::{Check, Facts, Verdict},
+    checks, sys,
+};
 use std::io::{Read, Write};
 
 /// Seconds after which an attack is killed.

@@ -4,7 +4,10 @@
 //! Set-group-id directories are allowed. So each call that changes modes is also tried on names that initially refer to a
 //! directory.
 
-use crate::{Facts, Verdict, first, refused, sys};
+use crate::{
+    check::{Facts, Verdict, first, refused},
+    sys,
+};
 use std::{
     ffi::CString,
     fs::{self, File},
@@ -36,6 +39,7 @@ pub(crate) fn leave(facts: &Facts) -> Verdict {
     let tried = fs::create_dir(&place).and_then(|()| MODES.iter().try_for_each(|mode| try_all(&place, *mode)));
     let found =
         first(dangerous(&place).into_iter().map(|path| refused(true, || format!("left {} with set-id bits", path.display()))));
+    // Cleaning up changes no verdict.
     fs::remove_dir_all(&place).ok();
     match (tried, found) {
         (_, Verdict::Broken(what)) => Verdict::Broken(what),
@@ -44,7 +48,8 @@ pub(crate) fn leave(facts: &Facts) -> Verdict {
     }
 }
 
-/// Tries every call, each on its own file. The names of the files identify the call that left them.
+/// Tries every call, each on its own file. The names of the files identify the call that left them. Errors of the calls are
+/// ignored, because [`dangerous`] looks for what they left.
 fn try_all(place: &Path, mode: u32) -> io::Result<()> {
     let named = |call: &str| place.join(format!("{call}-{mode:o}"));
     let made = |call: &str| fs::write(named(call), "").map(|()| named(call));
@@ -106,6 +111,7 @@ fn exchange(file: &Path, directory: &Path, mode: u32) -> io::Result<()> {
             }
         });
         for _ in 0..EXCHANGES {
+            // The caller looks for what the call left.
             fs::set_permissions(file, fs::Permissions::from_mode(mode)).ok();
         }
         done.store(true, Ordering::Relaxed);

@@ -1,7 +1,10 @@
 //! A2, A13: system calls that reach the kernel past the usual interfaces. With these arguments, an unfiltered kernel answers an
 //! unprivileged user with a result other than `EPERM`: success, or an errno which shows that it examined them.
 
-use crate::{Check, Facts, Verdict, first, refused, sys};
+use crate::{
+    check::{Check, Facts, Verdict, first, refused},
+    sys,
+};
 use agentd_core::Bit::Syscalls;
 
 const FILTER: &str = "the kernel needs CONFIG_SECCOMP_FILTER, and an outer sandbox must allow seccomp(2)";

@@ -4,13 +4,13 @@ use crate::{
     connection::Connection,
     error::DaemonError,
     folder,
-    protocol::{During, Hello, Reply, Request, Status, Stream, VERSION},
+    protocol::{ExecMessage, Hello, Reply, Request, Status, Stream, VERSION},
     report::{self, Finding},
 };
 use agentd_core::{Command, ControlReport, EndReason, ExecHandle, ExecStreams, Grant, IsolationError, Outcome, PtySize};
 use agentd_isolation::{layered::LayeredError, protect::Report};
 use agentd_kernel::privileges;
-use agentd_sandboxes::{About, Change, Name};
+use agentd_sandboxes::{Change, Name, SandboxSettings};
 use async_trait::async_trait;
 use std::{
     io,
@@ -62,7 +62,7 @@ impl Client {
     ///
     /// # Errors
     /// The reason why the daemon could not be reached or refused; this holds for all methods that send a request.
-    pub async fn create(&self, name: &Name, about: About) -> Result<Vec<ControlReport>, DaemonError> {
+    pub async fn create(&self, name: &Name, about: SandboxSettings) -> Result<Vec<ControlReport>, DaemonError> {
         Ok(self.made(Request::Create { name: name.clone(), about: Box::new(about) }).await?.0)
     }
 
@@ -339,7 +339,7 @@ impl Started {
         After(self.after.clone())
     }
 
-    fn send(&self, during: &During) -> Result<(), IsolationError> {
+    fn send(&self, during: &ExecMessage) -> Result<(), IsolationError> {
         self.connection.send(during, &[]).map_err(|error| IsolationError::DaemonDied(error.to_string()))
     }
 }
@@ -351,15 +351,15 @@ impl ExecHandle for Started {
     }
 
     async fn signal(&self, signal: i32) -> Result<(), IsolationError> {
-        self.send(&During::Signal(signal))
+        self.send(&ExecMessage::Signal(signal))
     }
 
     async fn resize(&self, size: PtySize) -> Result<(), IsolationError> {
-        self.send(&During::Resize(size))
+        self.send(&ExecMessage::Resize(size))
     }
 
     async fn end(&self, reason: EndReason) -> Result<(), IsolationError> {
-        self.send(&During::End(reason))
+        self.send(&ExecMessage::End(reason))
     }
 
     async fn wait(&mut self) -> Result<Outcome, IsolationError> {

@@ -4,7 +4,7 @@ use crate::{
     connection::Connection,
     error::DaemonError,
     log,
-    protocol::{During, Reply, Stream},
+    protocol::{ExecMessage, Reply, Stream},
     serve::Server,
 };
 use agentd_core::{Command, ControlReport, EndReason, ExecStreams, StdinSource};
@@ -24,10 +24,10 @@ impl Server {
         let outcome = loop {
             tokio::select! {
                 outcome = handle.wait() => break outcome,
-                said = client.receive::<During>() => match said {
-                    Ok((During::Signal(signal), _)) => handle.signal(signal).await?,
-                    Ok((During::Resize(size), _)) => handle.resize(size).await?,
-                    Ok((During::End(reason), _)) => handle.end(reason).await?,
+                message = client.receive::<ExecMessage>() => match message {
+                    Ok((ExecMessage::Signal(signal), _)) => handle.signal(signal).await?,
+                    Ok((ExecMessage::Resize(size), _)) => handle.resize(size).await?,
+                    Ok((ExecMessage::End(reason), _)) => handle.end(reason).await?,
                     // The client is gone, so nothing waits for the command any more.
                     Err(_) => {
                         handle.end(EndReason::Cancelled).await?;

@@ -2,7 +2,7 @@
 //! input was valid; its error is an invariant that the input broke.
 
 use crate::{
-    protocol::{During, Hello, MAX_FRAME, Reply},
+    protocol::{ExecMessage, Hello, MAX_FRAME, Reply},
     report,
 };
 use agentd_supervisor::protocol::{HEAD, MAX_FDS, decode, encode};
@@ -18,7 +18,7 @@ use std::{
 /// # Errors
 /// The invariant that is broken.
 pub fn messages(bytes: &[u8]) -> Result<usize, String> {
-    Ok(decode_all::<Hello>(bytes)? + decode_all::<During>(bytes)? + decode_all::<Reply>(bytes)?)
+    Ok(decode_all::<Hello>(bytes)? + decode_all::<ExecMessage>(bytes)? + decode_all::<Reply>(bytes)?)
 }
 
 fn decode_all<M: Serialize + DeserializeOwned>(mut bytes: &[u8]) -> Result<usize, String> {
@@ -77,7 +77,8 @@ mod tests {
             hello(Request::Status),
         ]
         .concat();
-        let during = [encode(&During::Signal(15), 0).unwrap(), encode(&During::End(EndReason::Cancelled), 0).unwrap()].concat();
+        let during =
+            [encode(&ExecMessage::Signal(15), 0).unwrap(), encode(&ExecMessage::End(EndReason::Cancelled), 0).unwrap()].concat();
         let replies = [
             encode(&Reply::Done, 1).unwrap(),
             encode(&Reply::Failed(Failure::Other("why".to_owned())), 0).unwrap(),

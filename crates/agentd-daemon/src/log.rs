@@ -38,7 +38,7 @@ pub(crate) fn note(to: &mut File, report: &Report) -> io::Result<()> {
 pub(crate) async fn append(from: OwnedFd, mut to: File) -> io::Result<()> {
     let mut from = pipe::Receiver::from_owned_fd(from)?;
     let mut buffer = vec![0u8; 64 << 10];
-    let mut told = false;
+    let mut is_full_logged = false;
     loop {
         let read = from.read(&mut buffer).await?;
         if read == 0 {
@@ -47,8 +47,8 @@ pub(crate) async fn append(from: OwnedFd, mut to: File) -> io::Result<()> {
         let room = MOST.saturating_sub(to.metadata()?.len());
         let kept = read.min(usize::try_from(room).unwrap_or(usize::MAX));
         to.write_all(&buffer[..kept])?;
-        if kept < read && !told {
-            told = true;
+        if kept < read && !is_full_logged {
+            is_full_logged = true;
             writeln!(to, "\n[agentd: log limit of {MOST} bytes reached; further output is discarded]")?;
         }
     }

@@ -3,7 +3,7 @@
 
 use agentd_core::{Command, ControlReport, EndReason, Grant, Outcome, PtySize};
 use agentd_isolation::protect::Report;
-use agentd_sandboxes::{About, Name};
+use agentd_sandboxes::{Name, SandboxSettings};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -29,7 +29,7 @@ pub(crate) struct Hello {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Create a sandbox.
-    Create { name: Name, about: Box<About> },
+    Create { name: Name, about: Box<SandboxSettings> },
     /// Start a command in a sandbox. Answered by [`Reply::Started`] and, at its end, [`Reply::Ended`]; a detached command by
     /// [`Reply::Made`] at once.
     Exec { name: Name, command: Box<Command>, detach: bool },
@@ -91,7 +91,7 @@ impl Request {
 
 /// Messages of a client while its command runs.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum During {
+pub(crate) enum ExecMessage {
     /// Send a signal to the command.
     Signal(i32),
     /// The size of the command's terminal has changed.

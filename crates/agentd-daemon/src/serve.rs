@@ -16,7 +16,7 @@ use agentd_isolation::{
     protect::Report,
 };
 use agentd_log::LogFailure as _;
-use agentd_sandboxes::{About, ForkSource, Lifetimes, Name, SaveMode, State, StateError};
+use agentd_sandboxes::{ForkSource, Lifetimes, Name, SandboxSettings, SaveMode, State, StateError};
 use agentd_supervisor::channel::ChannelError;
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -172,7 +172,7 @@ impl Server {
 
     /// Creates a sandbox and starts its processes once, so that a sandbox that could never start is not created. The files that
     /// the start creates in its root become part of the first snapshot, which is taken before any use.
-    async fn create(&self, name: Name, mut about: About) -> Result<Vec<ControlReport>, DaemonError> {
+    async fn create(&self, name: Name, mut about: SandboxSettings) -> Result<Vec<ControlReport>, DaemonError> {
         grants::pin(&mut about.spec)?;
         let runtime = self.runtimes.get(&name);
         let mut runtime = runtime.lock().await;

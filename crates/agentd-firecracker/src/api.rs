@@ -177,12 +177,12 @@ impl Api {
         self.sender.ready().await.map_err(|e| failed(e.into()))?;
         let answer = self.sender.send_request(message).await.map_err(|e| failed(e.into()))?;
         let status = answer.status();
-        let said = read(answer.into_body()).await.map_err(failed)?;
+        let body = read(answer.into_body()).await.map_err(failed)?;
         if status == StatusCode::NO_CONTENT || status == StatusCode::OK {
             return Ok(());
         }
-        let fault = serde_json::from_slice::<Fault>(&said)
-            .map_or_else(|_| String::from_utf8_lossy(&said).into_owned(), |fault| fault.fault_message);
+        let fault = serde_json::from_slice::<Fault>(&body)
+            .map_or_else(|_| String::from_utf8_lossy(&body).into_owned(), |fault| fault.fault_message);
         Err(ApiError::Refused { request, status: status.as_u16(), fault })
     }
 }

@@ -38,8 +38,8 @@ const FIRST_PORT: u32 = 1024;
 const READY: &str = "ready ";
 
 /// Returns the port in a complete ready line; `None` for any other text.
-pub(super) fn port(said: &[u8]) -> Option<u32> {
-    std::str::from_utf8(said).ok()?.strip_prefix(READY)?.strip_suffix('\n')?.parse().ok()
+pub(super) fn port(line: &[u8]) -> Option<u32> {
+    std::str::from_utf8(line).ok()?.strip_prefix(READY)?.strip_suffix('\n')?.parse().ok()
 }
 
 /// The new root of process 1, a tmpfs. The root of the sandbox is [`GUEST`] below it.
@@ -58,7 +58,7 @@ pub(crate) fn main() -> ! {
     }
     rustix::fs::sync();
     loop {
-        // With `reboot=k`, a restart makes Firecracker exit. A successful call does not return.
+        // With `reboot=k`, a restart makes Firecracker exit. A successful call does not return; after a failure, try again.
         rustix::system::reboot(RebootCommand::Restart).ok();
     }
 }
@@ -92,7 +92,7 @@ fn listen(port: u32) -> io::Result<Listener> {
 /// Keeps a control connection to the host that reports the agent's port. Returns only on an error.
 async fn control_connection(listens: watch::Sender<Arc<Listener>>) -> io::Error {
     for port in FIRST_PORT.. {
-        let said = async {
+        let connection = async {
             if port > FIRST_PORT {
                 listens.send_replace(Arc::new(listen(port)?));
             }
@@ -105,7 +105,7 @@ async fn control_connection(listens: watch::Sender<Arc<Listener>>) -> io::Error 
             // and cannot be read.
             host.ready(Interest::READABLE | Interest::ERROR).await.map(drop)
         };
-        if let Err(error) = said.await {
+        if let Err(error) = connection.await {
             return error;
         }
     }
@@ -139,6 +139,7 @@ async fn accept_at(listener: &Listener) -> io::Result<(OwnedReadHalf, OwnedWrite
 /// Reports to the host why there is no agent. If that fails too, the host still notices that the machine ends.
 fn report_failure(why: &str) {
     if let Ok(host) = vsock::connect(vsock::HOST, READY_PORT) {
+        // There is no other channel to the host, and this process has no log.
         rustix::io::write(&host, why.as_bytes()).ok();
     }
 }
@@ -170,7 +171,7 @@ fn prepare() -> Result<(), ControlError> {
         let from = format!("/{name}");
         mount_move(&from, below(name)).map_err(|errno| failed(format!("move {from}"), errno))?;
     }
-    // Free the memory of the initramfs. The running program stays in memory until it ends.
+    // Free the memory of the initramfs. The running program stays in memory until it ends. A failure costs only that memory.
     fs::remove_dir_all("/modules").ok();
     fs::remove_file("/init").ok();
     // The first root cannot be replaced with `pivot_root` (`pivot_root(2)`), so move the new root onto `/`.

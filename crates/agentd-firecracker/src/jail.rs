@@ -99,7 +99,8 @@ impl Jail {
 /// control socket to the library, standard output the machine's lock file, and standard error receives the messages of shim and
 /// Firecracker.
 pub(crate) fn main(args: impl Iterator<Item = OsString>) -> i32 {
-    // Leave the terminal's session: Ctrl-C goes to the library, which decides how to react.
+    // Leave the terminal's session: Ctrl-C goes to the library, which decides how to react. `setsid(2)` fails only for the leader
+    // of a process group, which this child process is not.
     rustix::process::setsid().ok();
     let Some(jail) = Jail::from_args(args) else {
         eprintln!("agentd: internal helper: expected FOLDER PROGRAMS MEMORY ASSETS");
@@ -206,17 +207,17 @@ fn jail_init(
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
         .map_err(|errno| failed(Control::Process, "pidfd_open".to_owned(), errno))?;
     let library = io::stdin();
-    let mut told = false;
+    let mut has_snapshot = false;
     while first_of(library.as_fd(), pidfd.as_fd())? {
         let Some(snapshot) = recv(library.as_fd())? else { return Ok(()) };
-        if told {
+        if has_snapshot {
             return Err(ControlError::new(
                 Control::Process,
                 "mount a snapshot: received a second path, but only one is allowed",
                 None,
             ));
         }
-        told = true;
+        has_snapshot = true;
         show(&snapshot, &root.join(SNAPSHOT))?;
         // The library has created the machine's disk in the meantime; it needs the same owner.
         if let Some((uid, gid)) = user {
@@ -233,14 +234,14 @@ fn jail_init(
 
 /// Receives the path of the snapshot to mount; `None` if the library has closed the socket.
 fn recv(library: BorrowedFd<'_>) -> Result<Option<PathBuf>, ControlError> {
-    let mut said = [0; MOST_PATH];
+    let mut packet = [0; MOST_PATH];
     // One packet holds one path. With TRUNC, the length of a longer packet is returned in full.
-    let (_, length) = rustix::net::recv(library, &mut said[..], RecvFlags::TRUNC)
+    let (_, length) = rustix::net::recv(library, &mut packet[..], RecvFlags::TRUNC)
         .map_err(|errno| failed(Control::Process, "receive from the library".to_owned(), errno))?;
-    let said = said
+    let path = packet
         .get(..length)
         .ok_or_else(|| ControlError::new(Control::Process, "receive a snapshot path: longer than PATH_MAX", None))?;
-    Ok((!said.is_empty()).then(|| OsStr::from_bytes(said).into()))
+    Ok((!path.is_empty()).then(|| OsStr::from_bytes(path).into()))
 }
 
 /// Waits for an event: true for a message or the end of the library, false for the end of Firecracker.
@@ -331,7 +332,7 @@ fn command(jail: &Jail, root: &Path, privileged: bool, user: Option<(u32, u32)>)
     };
     command.env_clear().stdin(Stdio::null()).process_group(0);
     match io::stderr().as_fd().try_clone_to_owned() {
-        Ok(said) => command.stdout(said),
+        Ok(stderr) => command.stdout(stderr),
         Err(_) => command.stdout(Stdio::null()),
     };
     command

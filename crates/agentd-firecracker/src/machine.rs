@@ -5,11 +5,11 @@ use super::{
     FirecrackerBackend,
     size::Size,
     snapshot::Snapshot,
-    spare::{Left, Spare},
+    spare::{PreviousMachine, Spare},
     vm::Vm,
 };
 use agentd_core::{IsolationBackend, IsolationError, Limits, Sandbox, SandboxId};
-use agentd_guest::{Attach, Awake, Guest, GuestSandbox, Machine, MachineIdentity};
+use agentd_guest::{Attach, Guest, GuestSandbox, Machine, MachineIdentity, ResumedToSave};
 use agentd_isolation::store::blocking;
 use agentd_log::LogFailure as _;
 use async_trait::async_trait;
@@ -74,8 +74,8 @@ impl FirecrackerMachine {
         *spare = match before {
             Some(before) if vm.is_none() && before.suits(snapshot) => Some(before),
             before => {
-                let left = Left { vm, spare: before.map(Spare::give_up) };
-                Some(Spare::begin(self.backend.clone(), self.size, snapshot, left))
+                let previous = PreviousMachine { vm, spare: before.map(Spare::give_up) };
+                Some(Spare::begin(self.backend.clone(), self.size, snapshot, previous))
             }
         };
     }
@@ -97,7 +97,7 @@ impl FirecrackerMachine {
     /// Saves the machine, which afterwards is running or suspended as before.
     async fn save(&self, guest: &Guest, suspended: bool) -> Result<Snapshot, IsolationError> {
         let vm = self.vm();
-        let awake = suspended.then(|| Awake::new(guest));
+        let resumed = suspended.then(|| ResumedToSave::new(guest));
         if suspended {
             // The agent must answer, so a suspended machine runs for the time of the save.
             vm.pause(false).await?;
@@ -106,9 +106,9 @@ impl FirecrackerMachine {
         let store = self.backend.store().clone();
         let saved = vm.save(move |written, disk| Snapshot::take(&store, written, disk)).await;
         vm.attached(async |transport| guest.proceed(transport).await).await?;
-        if let Some(awake) = awake {
+        if let Some(resumed) = resumed {
             vm.pause(true).await?;
-            awake.over();
+            resumed.disarm();
         }
         saved
     }
@@ -172,16 +172,16 @@ impl Machine for FirecrackerMachine {
             reason: format!("this sandbox has no snapshot '{name}' — use a name that was passed to snapshot()"),
         })?;
         let identity = MachineIdentity::generate()?;
-        let left = self.vm();
+        let replaced = self.vm();
         // Only pause the replaced machine here. Ending it takes time, so `prepare` does that after the restore.
-        if !matches!(timeout(STOP_TIMEOUT, left.pause(true)).await, Ok(Ok(()))) {
-            left.end();
+        if !matches!(timeout(STOP_TIMEOUT, replaced.pause(true)).await, Ok(Ok(()))) {
+            replaced.end();
         }
         let started = Arc::new(self.start(&snapshot).await?);
         *self.vm.lock().unwrap_or_else(PoisonError::into_inner) = started.clone();
         *suspended = false;
         let adopted = started.attached(async |transport| guest.adopt(transport, identity.clone()).await).await;
-        self.prepare(&snapshot, Some(left));
+        self.prepare(&snapshot, Some(replaced));
         adopted
     }
 

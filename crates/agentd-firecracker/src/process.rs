@@ -40,7 +40,7 @@ pub(super) struct Process {
     hold: AsyncFd<OwnedFd>,
     /// Whether the shim has exited.
     gone: watch::Receiver<bool>,
-    said: Arc<Mutex<Vec<u8>>>,
+    output: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Process {
@@ -49,15 +49,15 @@ impl Process {
         let failed = |context: &'static str| move |source| IsolationError::Io { context: context.to_owned(), source };
         let (hold, library) = jail::socket().map_err(failed("create the control socket of the jail"))?;
         let hold = ready::owned(hold, Interest::READABLE).map_err(failed("create the control socket of the jail"))?;
-        let (said, speaks) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        let (read_end, write_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|e| failed("create the output pipe of the shim")(e.into()))?;
-        rustix::io::ioctl_fionbio(&said, true).map_err(|e| failed("create the output pipe of the shim")(e.into()))?;
+        rustix::io::ioctl_fionbio(&read_end, true).map_err(|e| failed("create the output pipe of the shim")(e.into()))?;
         let mut command = Role::Shim.command()?;
-        command.args(jail.to_args()).stdin(library).stdout(Stdio::from(lock)).stderr(speaks);
+        command.args(jail.to_args()).stdin(library).stdout(Stdio::from(lock)).stderr(write_end);
         let mut child = tokio::process::Command::from(command).spawn().map_err(failed("start the shim"))?;
         let (gone, is_gone) = watch::channel(false);
         let kept = Arc::new(Mutex::new(Vec::new()));
-        let reader = pipe::Receiver::from_owned_fd(said).map_err(failed("open the output pipe of the shim"))?;
+        let reader = pipe::Receiver::from_owned_fd(read_end).map_err(failed("open the output pipe of the shim"))?;
         let listener = tokio::spawn(listen(reader, kept.clone()));
         tokio::spawn(async move {
             // The child has been reaped; an error means that there is nothing to reap.
@@ -66,7 +66,7 @@ impl Process {
             timeout(READ_TIMEOUT, listener).await.or_debug("read output of shim", child.id());
             gone.send_replace(true);
         });
-        Ok(Self { hold, gone: is_gone, said: kept })
+        Ok(Self { hold, gone: is_gone, output: kept })
     }
 
     /// Has the jail init mount a snapshot in Firecracker's root and make Firecracker's user the owner of the disk. May be called
@@ -104,8 +104,8 @@ impl Process {
 
     /// Returns the last output of shim and Firecracker.
     pub(super) fn log_tail(&self) -> String {
-        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&said).trim().to_owned()
+        let output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&output).trim().to_owned()
     }
 }
 

@@ -27,9 +27,9 @@ struct Started {
 }
 
 /// A spare that ends as soon as possible.
-pub(super) struct Unwanted(JoinHandle<Started>);
+pub(super) struct EndingSpare(JoinHandle<Started>);
 
-impl Unwanted {
+impl EndingSpare {
     /// Waits until the spare has ended, and also the machine and the spare before it.
     async fn end(self) -> Result<(), IsolationError> {
         match self.0.await {
@@ -42,14 +42,14 @@ impl Unwanted {
 }
 
 /// The previous machine and spare, to be destroyed before a new spare starts. When dropped, they end without being waited for.
-pub(super) struct Left {
+pub(super) struct PreviousMachine {
     /// The paused machine that a restore has replaced.
     pub vm: Option<Arc<Vm>>,
     /// A spare that is not suitable for the next restore.
-    pub spare: Option<Unwanted>,
+    pub spare: Option<EndingSpare>,
 }
 
-impl Left {
+impl PreviousMachine {
     async fn end(self) -> Result<(), IsolationError> {
         let machine = match self.vm {
             Some(vm) => vm.destroy().await,
@@ -64,15 +64,15 @@ impl Left {
 }
 
 impl Spare {
-    /// Begins to start a spare: waits [`REST`], destroys `left`, and starts a Firecracker. Restores the machine from `snapshot`
+    /// Begins to start a spare: waits [`REST`], destroys `previous`, and starts a Firecracker. Restores the machine from `snapshot`
     /// if its disk is small enough.
-    pub(super) fn begin(backend: FirecrackerBackend, size: Size, snapshot: &Arc<Snapshot>, left: Left) -> Self {
+    pub(super) fn begin(backend: FirecrackerBackend, size: Size, snapshot: &Arc<Snapshot>, previous: PreviousMachine) -> Self {
         let (wanted, mut is_wanted) = oneshot::channel();
         let ahead = snapshot.suits_ahead().then(|| snapshot.clone());
         let snapshot = ahead.clone();
         let started = tokio::spawn(async move {
             let asked = timeout(REST, &mut is_wanted).await;
-            let ended = left.end().await;
+            let ended = previous.end().await;
             if let Ok(Err(_)) = asked {
                 return Started { vm: None, ended };
             }
@@ -121,9 +121,9 @@ impl Spare {
     }
 
     /// Ends the spare without waiting.
-    pub(super) fn give_up(self) -> Unwanted {
+    pub(super) fn give_up(self) -> EndingSpare {
         drop(self.wanted);
-        Unwanted(self.started)
+        EndingSpare(self.started)
     }
 }
 

@@ -172,13 +172,13 @@ impl Vm {
         let begin = Instant::now();
         let ready = async {
             let (mut stream, _) = self.ready.accept().await?;
-            let mut said = Vec::new();
+            let mut line = Vec::new();
             loop {
-                if let Some(port) = boot::port(&said) {
+                if let Some(port) = boot::port(&line) {
                     return Ok::<_, io::Error>(Ok((stream, port)));
                 }
-                if said.len() > MOST_WHY || stream.read_buf(&mut said).await? == 0 {
-                    return Ok(Err(String::from_utf8_lossy(&said).into_owned()));
+                if line.len() > MOST_WHY || stream.read_buf(&mut line).await? == 0 {
+                    return Ok(Err(String::from_utf8_lossy(&line).into_owned()));
                 }
             }
         };
@@ -193,7 +193,7 @@ impl Vm {
         };
         let failed = |why: String| Err(unavailable(why));
         tokio::select! {
-            said = ready => match said {
+            result = ready => match result {
                 Ok(Ok(control_connection)) => {
                     self.control_connection.lock().unwrap_or_else(PoisonError::into_inner).replace(control_connection);
                     Ok(())

@@ -3,7 +3,7 @@
 
 use super::{
     Guest,
-    frame::{StreamId, Which},
+    frame::{StreamId, StreamKind},
     protocol::{self, FromGuest, ToGuest},
     sanitize::plausible,
     session::{Operation, Session, refused},
@@ -17,6 +17,7 @@ use agentd_isolation::{
         transport::{Event, ExecControl, Input, LimitWatch, Output, Pipes, Timer, Transport},
     },
 };
+use agentd_log::LogFailure as _;
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
     pipe::{PipeFlags, pipe_with},
@@ -63,7 +64,7 @@ impl ExecControl for Remote {
 
 impl Input for SendStream {
     async fn write_all(&mut self, bytes: &[u8]) {
-        self.write(bytes).await.ok();
+        self.write(bytes).await.or_unreceived("standard input of a command");
     }
 }
 
@@ -134,11 +135,11 @@ impl Transport for InGuest {
 /// Waits until all output of an ended command has been copied to its readers, for any time if a reader is slow. Kills the machine
 /// of a guest that keeps the readers waiting for longer than [`REST_TIMEOUT`], or sends more than [`REST`].
 async fn streams_closed(guest: Arc<Guest>, Remote { session, id }: Remote, copiers: Vec<JoinHandle<()>>) {
-    let streams = [Which::Output, Which::Error].map(|which| StreamId { of: id, which });
+    let streams = [StreamKind::Output, StreamKind::Error].map(|which| StreamId { of: id, which });
     let received = || streams.map(|stream| session.mux.received(stream));
     let mut done = pin!(async {
         for copier in copiers {
-            copier.await.ok();
+            copier.await.or_warn("copy output of a command", id);
         }
     });
     let at_end = received();
@@ -178,10 +179,10 @@ fn start(
     let terminal = command.pty.is_some();
     let input = command.stdin == StdinSource::Stream;
     let pipes = Pipes {
-        input: input.then(|| session.mux.send_stream(stream(Which::Input))).transpose().map_err(refused)?,
+        input: input.then(|| session.mux.send_stream(stream(StreamKind::Input))).transpose().map_err(refused)?,
         outputs: [
-            Some(session.mux.recv_stream(stream(Which::Output)).map_err(refused)?),
-            (!terminal).then(|| session.mux.recv_stream(stream(Which::Error))).transpose().map_err(refused)?,
+            Some(session.mux.recv_stream(stream(StreamKind::Output)).map_err(refused)?),
+            (!terminal).then(|| session.mux.recv_stream(stream(StreamKind::Error))).transpose().map_err(refused)?,
         ],
     };
     let program = command.argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();

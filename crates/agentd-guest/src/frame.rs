@@ -26,7 +26,7 @@ pub const CHUNK: usize = 32 << 10;
 
 /// The kind of a stream of an exec or a file operation, which also determines its direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Which {
+pub enum StreamKind {
     /// To the guest: standard input, input of a terminal, or content to write to a file.
     Input,
     /// From the guest: standard output, output of a terminal, or the content of a file.
@@ -41,7 +41,7 @@ pub struct StreamId {
     /// The number of the exec or file operation, assigned by the host.
     pub of: u32,
     /// The kind of stream.
-    pub which: Which,
+    pub which: StreamKind,
 }
 
 /// A unit on a transport: a message, or bytes and flow control of a stream.
@@ -146,8 +146,8 @@ pub fn greeting() -> [u8; GREETING] {
 }
 
 /// Checks the greeting of the other side.
-pub fn check_greeting(said: [u8; GREETING]) -> Result<(), FrameError> {
-    let [name @ .., low, high] = said;
+pub fn check_greeting(greeting: [u8; GREETING]) -> Result<(), FrameError> {
+    let [name @ .., low, high] = greeting;
     match (&name == b"agentd", u16::from_le_bytes([low, high])) {
         (false, _) => Err(FrameError::Stranger),
         (true, VERSION) => Ok(()),
@@ -211,7 +211,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn stream() -> impl Strategy<Value = StreamId> {
-        let which = prop_oneof![Just(Which::Input), Just(Which::Output), Just(Which::Error)];
+        let which = prop_oneof![Just(StreamKind::Input), Just(StreamKind::Output), Just(StreamKind::Error)];
         (any::<u32>(), which).prop_map(|(of, which)| StreamId { of, which })
     }
 
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn oversized_frame_is_refused_and_buffer_unchanged() {
-        let stream = StreamId { of: 1, which: Which::Output };
+        let stream = StreamId { of: 1, which: StreamKind::Output };
         let mut to = b"before".to_vec();
         let long: Frame<'_, ()> = Frame::Data { stream, bytes: Cow::Owned(vec![0; MAX_FROM_GUEST]) };
         assert!(matches!(encode(&long, MAX_FROM_GUEST, &mut to), Err(FrameError::TooLong { .. })));

@@ -5,7 +5,7 @@
 //! During a freeze it therefore neither writes nor closes files of the sandbox: closing a removed file deletes it.
 
 use agentd_core::IsolationError;
-use agentd_kernel::freeze::AtRest;
+use agentd_kernel::freeze::FrozenFileSystem;
 use agentd_log::LogFailure as _;
 use std::{
     io,
@@ -23,32 +23,33 @@ use tokio::sync::{oneshot, watch};
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// Receives the result of a freeze or a thaw.
-pub(super) type Word = oneshot::Receiver<Result<(), IsolationError>>;
+pub(super) type PendingResult = oneshot::Receiver<Result<(), IsolationError>>;
 
 /// Freezes and thaws the file system of a sandbox's root.
 pub(super) struct Freezer {
     root: PathBuf,
-    resting: Mutex<Option<Resting>>,
+    ongoing: Mutex<Option<OngoingFreeze>>,
     /// True while the file system is frozen or about to be.
-    rests: Arc<watch::Sender<bool>>,
+    frozen_flag: Arc<watch::Sender<bool>>,
 }
 
-struct Resting {
+/// A freeze whose thread has been started.
+struct OngoingFreeze {
     /// Requests the thread to thaw. Dropping this sender has the same effect.
-    go_on: mpsc::Sender<()>,
+    request_thaw: mpsc::Sender<()>,
     /// The result of the freeze: `Ok` if the file system stayed frozen until the thaw was requested.
-    ended: Word,
+    ended: PendingResult,
 }
 
 /// Waits while the file system is frozen.
 #[derive(Clone)]
-pub(super) struct Rest(watch::Receiver<bool>);
+pub(super) struct ThawWaiter(watch::Receiver<bool>);
 
-impl Rest {
+impl ThawWaiter {
     /// Returns once the file system is not frozen. It stays so until the caller next awaits, because an agent has one thread.
-    pub(super) async fn over(&mut self) {
+    pub(super) async fn wait(&mut self) {
         // The channel closes when the freezer is dropped; the file system is not frozen then either.
-        self.0.wait_for(|rests| !rests).await.or_debug("wait for the file system to be thawed", "guest");
+        self.0.wait_for(|is_frozen| !is_frozen).await.or_debug("wait for the file system to be thawed", "guest");
     }
 }
 
@@ -57,64 +58,65 @@ fn refused(reason: &str) -> IsolationError {
 }
 
 impl Freezer {
-    /// Creates a freezer for the file system of `root`. `rests` publishes whether it is frozen.
-    pub(super) fn new(root: &Path, rests: Arc<watch::Sender<bool>>) -> Self {
-        Self { root: root.to_path_buf(), resting: Mutex::default(), rests }
+    /// Creates a freezer for the file system of `root`. `frozen_flag` publishes whether it is frozen.
+    pub(super) fn new(root: &Path, frozen_flag: Arc<watch::Sender<bool>>) -> Self {
+        Self { root: root.to_path_buf(), ongoing: Mutex::default(), frozen_flag }
     }
 
-    fn resting(&self) -> MutexGuard<'_, Option<Resting>> {
-        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ongoing(&self) -> MutexGuard<'_, Option<OngoingFreeze>> {
+        self.ongoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn rest(&self) -> Rest {
-        Rest(self.rests.subscribe())
+    /// Returns a value that waits while the file system is frozen.
+    pub(super) fn thaw_waiter(&self) -> ThawWaiter {
+        ThawWaiter(self.frozen_flag.subscribe())
     }
 
     /// Starts to freeze the file system. Never blocks; the returned receiver yields the result once the file system is frozen.
-    pub(super) fn freeze(&self) -> Result<Word, IsolationError> {
-        let mut resting = self.resting();
+    pub(super) fn freeze(&self) -> Result<PendingResult, IsolationError> {
+        let mut ongoing = self.ongoing();
         // A freeze that has ended by itself does not count.
-        if resting.as_mut().is_some_and(|resting| matches!(resting.ended.try_recv(), Err(oneshot::error::TryRecvError::Empty))) {
+        if ongoing.as_mut().is_some_and(|ongoing| matches!(ongoing.ended.try_recv(), Err(oneshot::error::TryRecvError::Empty))) {
             return Err(refused("the file system is already frozen"));
         }
-        let (root, rests) = (self.root.clone(), self.rests.clone());
-        let (go_on, thaw_requested) = mpsc::channel();
-        let (frozen, word) = oneshot::channel();
+        let (root, frozen_flag) = (self.root.clone(), self.frozen_flag.clone());
+        let (request_thaw, thaw_requested) = mpsc::channel();
+        let (frozen, result) = oneshot::channel();
         let (ending, ended) = oneshot::channel();
         // Before the thread starts, so that nothing writes to the file system in between.
-        self.rests.send_replace(true);
+        self.frozen_flag.send_replace(true);
         let thread = std::thread::Builder::new().name("freezer".to_owned()).spawn(move || {
-            let held = hold(&root, frozen, &thaw_requested);
+            let ended = keep_frozen(&root, frozen, &thaw_requested);
             // Before waiting tasks continue, because they may request another freeze.
-            ending.send(held).or_unreceived("end of a freeze");
-            rests.send_replace(false);
+            ending.send(ended).or_unreceived("end of a freeze");
+            frozen_flag.send_replace(false);
         });
         if let Err(source) = thread {
-            self.rests.send_replace(false);
+            self.frozen_flag.send_replace(false);
             return Err(IsolationError::Io { context: "start a thread".to_owned(), source });
         }
-        *resting = Some(Resting { go_on, ended });
-        Ok(word)
+        *ongoing = Some(OngoingFreeze { request_thaw, ended });
+        Ok(result)
     }
 
     /// Thaws the file system, as soon as it is frozen. Never blocks; the returned receiver yields whether it stayed frozen until
     /// this request.
-    pub(super) fn thaw(&self) -> Result<Word, IsolationError> {
-        let resting = self.resting().take().ok_or_else(|| refused("the file system is not frozen"))?;
+    pub(super) fn thaw(&self) -> Result<PendingResult, IsolationError> {
+        let ongoing = self.ongoing().take().ok_or_else(|| refused("the file system is not frozen"))?;
         // If the thread has ended, the file system is thawed already.
-        resting.go_on.send(()).or_unreceived("request to thaw");
-        Ok(resting.ended)
+        ongoing.request_thaw.send(()).or_unreceived("request to thaw");
+        Ok(ongoing.ended)
     }
 }
 
 /// Keeps the file system frozen until a thaw is requested.
-fn hold(
+fn keep_frozen(
     root: &Path,
     frozen: oneshot::Sender<Result<(), IsolationError>>,
     thaw_requested: &mpsc::Receiver<()>,
 ) -> Result<(), IsolationError> {
-    let rest = match AtRest::begin(root) {
-        Ok(rest) => rest,
+    let file_system = match FrozenFileSystem::freeze(root) {
+        Ok(file_system) => file_system,
         Err(error) => {
             frozen.send(Err(error.into())).or_unreceived("failure to freeze");
             return Err(refused("the file system could not be frozen"));
@@ -122,7 +124,7 @@ fn hold(
     };
     frozen.send(Ok(())).or_unreceived("start of a freeze");
     let thaw_requested = thaw_requested.recv_timeout(LONGEST);
-    rest.end()?;
+    file_system.thaw()?;
     match thaw_requested {
         Ok(()) | Err(RecvTimeoutError::Disconnected) => Ok(()),
         Err(RecvTimeoutError::Timeout) => Err(IsolationError::Io {
@@ -133,8 +135,8 @@ fn hold(
 }
 
 /// Waits for the result of a freeze or a thaw.
-pub(super) async fn recv_word(word: Word) -> Result<(), IsolationError> {
-    word.await.unwrap_or_else(|_| Err(refused("the freezer thread ended without a result")))
+pub(super) async fn recv_result(result: PendingResult) -> Result<(), IsolationError> {
+    result.await.unwrap_or_else(|_| Err(refused("the freezer thread ended without a result")))
 }
 
 #[cfg(test)]
@@ -144,13 +146,13 @@ mod tests {
     #[tokio::test]
     async fn failed_freeze_reports_error_and_blocks_no_writer() {
         let freezer = Freezer::new(Path::new("/proc"), Arc::default());
-        let mut rest = freezer.rest();
+        let mut waiter = freezer.thaw_waiter();
         assert!(freezer.thaw().is_err());
         for _ in 0..2 {
-            let error = recv_word(freezer.freeze().unwrap()).await.unwrap_err();
+            let error = recv_result(freezer.freeze().unwrap()).await.unwrap_err();
             assert!(matches!(error, IsolationError::Control(_)), "{error}");
-            rest.over().await;
+            waiter.wait().await;
         }
-        assert!(recv_word(freezer.thaw().unwrap()).await.is_err());
+        assert!(recv_result(freezer.thaw().unwrap()).await.is_err());
     }
 }

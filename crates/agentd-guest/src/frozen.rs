@@ -39,7 +39,7 @@ impl Guest {
 
 impl<'a> Frozen<'a> {
     fn new(guest: &'a Guest, session: Arc<Session>) -> Self {
-        guest.still.send_modify(|still| still.frozen = true);
+        guest.pauses.send_modify(|pauses| pauses.frozen = true);
         Self { guest, session, thaw_sent: false }
     }
 
@@ -63,7 +63,7 @@ impl Drop for Frozen<'_> {
         {
             self.session.request(&ToGuest::Thaw { id: operation.id }).or_warn("thaw the guest's file system", operation.id);
         }
-        self.guest.still.send_modify(|still| still.frozen = false);
+        self.guest.pauses.send_modify(|pauses| pauses.frozen = false);
     }
 }
 

@@ -5,13 +5,13 @@ use super::{
     frame::{MAX_FROM_GUEST, MAX_TO_GUEST},
     identity::now,
     mux::CONNECTION_ENDED,
-    protocol::{Attaching, FromGuest, Spec, ToGuest},
+    protocol::{AttachRequest, FromGuest, Spec, ToGuest},
     sanitize::{bounded, sanitize_layers},
     session::{Operation, Session},
     transport,
 };
 use agentd_core::{ControlReport, IsolationError, Limits, Root, SandboxSpec, Usage, Writable};
-use agentd_isolation::exec::transport::Loss;
+use agentd_isolation::exec::transport::LossError;
 use agentd_log::LogFailure as _;
 use std::{
     future::Future,
@@ -41,7 +41,7 @@ pub struct Guest {
     /// True if the guest's clock has to be set after each pause of the guest.
     clock: AtomicBool,
     /// The reasons for which the guest currently cannot answer.
-    pub(super) still: watch::Sender<Still>,
+    pub(super) pauses: watch::Sender<Pauses>,
     made: Instant,
     pub(super) copies: Option<Arc<Copies>>,
     /// The usage that the guest reported last.
@@ -57,16 +57,16 @@ struct Connection {
 
 /// The reasons for which a guest cannot answer. The guest runs when no flag is set.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Still {
+pub(super) struct Pauses {
     suspended: bool,
-    quiet: bool,
+    quiesced: bool,
     /// The root's file system is frozen: a process that writes to it blocks and cannot be killed.
     pub(super) frozen: bool,
 }
 
-impl Still {
+impl Pauses {
     pub(super) fn runs(self) -> bool {
-        !self.suspended && !self.quiet && !self.frozen
+        !self.suspended && !self.quiesced && !self.frozen
     }
 }
 
@@ -87,9 +87,9 @@ impl Guest {
         let (attaching, limits, copies) = match how {
             Attach::New(wanted) => {
                 check(&wanted.spec)?;
-                (Attaching::New(Box::new(Spec::new(&wanted.spec, wanted.identity))), wanted.spec.limits, wanted.copies)
+                (AttachRequest::New(Box::new(Spec::new(&wanted.spec, wanted.identity))), wanted.spec.limits, wanted.copies)
             }
-            Attach::Adopt { identity, limits } => (Attaching::Adopt(identity), *limits, None),
+            Attach::Adopt { identity, limits } => (AttachRequest::Adopt(identity), *limits, None),
         };
         let clock = attaching.identity().is_some_and(|identity| identity.realtime_ns.is_some());
         let layers = ask(&mut transport, attaching).await?;
@@ -99,7 +99,7 @@ impl Guest {
             layers,
             connection: Mutex::new(Connection { session: Session::new(), task: None }),
             clock: AtomicBool::new(clock),
-            still: watch::Sender::default(),
+            pauses: watch::Sender::default(),
             made: Instant::now(),
             copies,
             used: Mutex::default(),
@@ -114,7 +114,7 @@ impl Guest {
         let (session, machine) = (connection.session.clone(), self.machine.clone());
         connection.task = Some(tokio::spawn(async move {
             let (mut reader, mut writer) = tokio::io::split(transport);
-            let end = session.mux.run(&mut reader, &mut writer, |said| session.handle(said)).await;
+            let end = session.mux.run(&mut reader, &mut writer, |message| session.handle(message)).await;
             let Err(mut why) = end else { return Ok(()) };
             if why.starts_with(CONNECTION_ENDED)
                 && !session.is_ending()
@@ -143,7 +143,7 @@ impl Guest {
 
     /// Returns true if the guest can answer requests: the connection exists, and the guest is not stopped.
     pub(super) fn answers(&self) -> bool {
-        self.is_alive() && self.still.borrow().runs()
+        self.is_alive() && self.pauses.borrow().runs()
     }
 
     /// Makes both sides stop sending, so that nothing is in flight. The machine's memory may be saved after this call. Requests
@@ -165,9 +165,9 @@ impl Guest {
                 reason: "the guest is already quiesced or disconnected".to_owned(),
             });
         };
-        self.still.send_modify(|still| still.quiet = true);
-        session.rest()?;
-        let mut unfinished = Unfinished { guest: Some(self), task: task.abort_handle() };
+        self.pauses.send_modify(|pauses| pauses.quiesced = true);
+        session.quiesce()?;
+        let mut unfinished = UnfinishedQuiesce { guest: Some(self), task: task.abort_handle() };
         task.await
             .unwrap_or_else(|error| Err(IsolationError::Internal(format!("serve the connection to the guest: {error}"))))?;
         unfinished.guest = None;
@@ -183,9 +183,9 @@ impl Guest {
         C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let realtime_ns = self.clock.load(Ordering::Relaxed).then(now);
-        ask(&mut transport, Attaching::Proceed { realtime_ns }).await?;
+        ask(&mut transport, AttachRequest::Proceed { realtime_ns }).await?;
         self.listen(transport);
-        self.still.send_modify(|still| still.quiet = false);
+        self.pauses.send_modify(|pauses| pauses.quiesced = false);
         Ok(())
     }
 
@@ -199,7 +199,7 @@ impl Guest {
     where
         C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.replace(transport, Attaching::Adopt(identity)).await
+        self.replace(transport, AttachRequest::Adopt(identity)).await
     }
 
     /// Attaches to another machine, which has an earlier state of this one's files. Its agent creates a new sandbox over those
@@ -213,10 +213,10 @@ impl Guest {
         C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         check(spec)?;
-        self.replace(transport, Attaching::New(Box::new(Spec::new(spec, Some(identity))))).await
+        self.replace(transport, AttachRequest::New(Box::new(Spec::new(spec, Some(identity))))).await
     }
 
-    async fn replace<C>(&self, mut transport: C, attaching: Attaching) -> Result<(), IsolationError>
+    async fn replace<C>(&self, mut transport: C, attaching: AttachRequest) -> Result<(), IsolationError>
     where
         C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -235,7 +235,7 @@ impl Guest {
         }
         lock(&self.connection).session = Session::new();
         self.listen(transport);
-        self.still.send_modify(|still| *still = Still::default());
+        self.pauses.send_modify(|pauses| *pauses = Pauses::default());
         Ok(())
     }
 
@@ -260,7 +260,7 @@ impl Guest {
         self.disconnect(IsolationError::SandboxGone, why);
     }
 
-    fn disconnect(&self, loss: Loss, why: &str) {
+    fn disconnect(&self, loss: LossError, why: &str) {
         let mut connection = lock(&self.connection);
         if let Some(task) = connection.task.take() {
             task.abort();
@@ -281,16 +281,16 @@ impl Guest {
         }
         if suspended {
             // Set before the machine stops, because from now on no answer can be expected.
-            let before = self.still.borrow().suspended;
-            self.still.send_modify(|still| still.suspended = true);
+            let before = self.pauses.borrow().suspended;
+            self.pauses.send_modify(|pauses| pauses.suspended = true);
             let result = self.machine.suspend().await;
             if result.is_err() {
-                self.still.send_modify(|still| still.suspended = before);
+                self.pauses.send_modify(|pauses| pauses.suspended = before);
             }
             return result;
         }
         self.machine.resume().await?;
-        self.still.send_modify(|still| still.suspended = false);
+        self.pauses.send_modify(|pauses| pauses.suspended = false);
         if self.clock.load(Ordering::Relaxed) {
             self.session().request(&ToGuest::Clock { realtime_ns: now() })?;
         }
@@ -300,13 +300,13 @@ impl Guest {
     /// Waits until the machine has run for `max_wait` without interruption. Time in which the guest is stopped does not count.
     /// Also returns when the guest is dropped.
     pub(super) fn running_for(&self, max_wait: std::time::Duration) -> impl Future<Output = ()> + use<> {
-        let mut still = self.still.subscribe();
+        let mut pauses = self.pauses.subscribe();
         async move {
             // The watch channel closes when the guest is dropped.
-            while still.wait_for(|still| still.runs()).await.is_ok() {
+            while pauses.wait_for(|pauses| pauses.runs()).await.is_ok() {
                 tokio::select! {
                     () = tokio::time::sleep(max_wait) => return,
-                    _ = still.changed() => {}
+                    _ = pauses.changed() => {}
                 }
             }
         }
@@ -331,11 +331,11 @@ impl Guest {
 }
 
 /// Guard during an operation that may quiesce a guest. Dropping it kills a guest that is still quiesced.
-pub(super) struct Rest<'a>(pub(super) &'a Guest);
+pub(super) struct QuiesceGuard<'a>(pub(super) &'a Guest);
 
-impl Drop for Rest<'_> {
+impl Drop for QuiesceGuard<'_> {
     fn drop(&mut self) {
-        if self.0.still.borrow().quiet {
+        if self.0.pauses.borrow().quiesced {
             self.0.end("the guest was left quiesced");
         }
     }
@@ -343,12 +343,12 @@ impl Drop for Rest<'_> {
 
 /// Guard for a guest that was asked to quiesce. If the wait is cancelled, the state of the connection is unknown, and the guest
 /// is killed.
-struct Unfinished<'a> {
+struct UnfinishedQuiesce<'a> {
     guest: Option<&'a Guest>,
     task: AbortHandle,
 }
 
-impl Drop for Unfinished<'_> {
+impl Drop for UnfinishedQuiesce<'_> {
     fn drop(&mut self) {
         if let Some(guest) = self.guest {
             self.task.abort();
@@ -378,7 +378,7 @@ fn check(spec: &SandboxSpec) -> Result<(), IsolationError> {
 /// Exchanges greetings with the agent, sends the purpose of the connection, and returns the controls that the agent reports.
 async fn ask<C: AsyncRead + AsyncWrite + Unpin>(
     transport: &mut C,
-    mut attaching: Attaching,
+    mut attaching: AttachRequest,
 ) -> Result<Vec<ControlReport>, IsolationError> {
     let (mut reader, mut writer) = tokio::io::split(transport);
     transport::greet(&mut reader, &mut writer).await.map_err(|e| lost(&e))?;
@@ -398,23 +398,23 @@ async fn ask<C: AsyncRead + AsyncWrite + Unpin>(
 
 /// Guard for a suspended guest that its machine resumes briefly to save it. If saving is cancelled, nothing would stop the guest
 /// again, so dropping this guard kills the guest.
-pub struct Awake<'a> {
+pub struct ResumedToSave<'a> {
     guest: Option<&'a Guest>,
 }
 
-impl<'a> Awake<'a> {
+impl<'a> ResumedToSave<'a> {
     /// Creates the guard. To be called before the guest runs.
     pub fn new(guest: &'a Guest) -> Self {
         Self { guest: Some(guest) }
     }
 
     /// Disarms the guard. To be called once the guest is stopped again.
-    pub fn over(mut self) {
+    pub fn disarm(mut self) {
         self.guest = None;
     }
 }
 
-impl Drop for Awake<'_> {
+impl Drop for ResumedToSave<'_> {
     fn drop(&mut self) {
         if let Some(guest) = self.guest {
             guest.end("the suspended machine was resumed to save it and not stopped again");

@@ -1,6 +1,6 @@
 //! Creates sandboxes in a guest, over one of its directories.
 
-use super::{sanitize::sanitize_evidence, sync::Held};
+use super::{sanitize::sanitize_evidence, sync::GuestCopy};
 use agentd_core::{BackendTraits, Evidence, IsolationError, SandboxSpec, Startup};
 use agentd_isolation::{
     container, probe,
@@ -23,9 +23,9 @@ use tokio::sync::{Mutex, MutexGuard};
 static ROOT: OnceLock<PathBuf> = OnceLock::new();
 
 /// The kind of backend that creates sandboxes in a guest.
-pub struct Over;
+pub struct GuestBackendKind;
 
-impl BackendKind for Over {
+impl BackendKind for GuestBackendKind {
     const NAME: &'static str = "guest";
     const BOUNDARY: Option<Capabilities> = Some(Capabilities::OWN_ROOT);
     const TRAITS: BackendTraits = BackendTraits {
@@ -49,11 +49,11 @@ impl BackendKind for Over {
 
 /// Creates sandboxes over one directory of a guest, and holds the copies of granted files.
 pub(super) struct Inside {
-    backend: SharedKernelBackend<Over>,
+    backend: SharedKernelBackend<GuestBackendKind>,
     /// The directory that becomes the sandbox's root.
     pub(super) root: PathBuf,
     /// Copies of granted files, by their number.
-    copies: Mutex<BTreeMap<u32, Held>>,
+    copies: Mutex<BTreeMap<u32, GuestCopy>>,
 }
 
 impl Inside {
@@ -68,7 +68,7 @@ impl Inside {
     }
 
     /// Locks the copies of granted files.
-    pub(super) async fn copies(&self) -> MutexGuard<'_, BTreeMap<u32, Held>> {
+    pub(super) async fn copies(&self) -> MutexGuard<'_, BTreeMap<u32, GuestCopy>> {
         self.copies.lock().await
     }
 

@@ -37,7 +37,7 @@ mod warm_up;
 mod work;
 
 pub use frozen::Frozen;
-pub use host::{Awake, Guest};
+pub use host::{Guest, ResumedToSave};
 pub use identity::MachineIdentity;
 pub use machine::{Attach, GuestSpec, Machine};
 pub use sandbox::GuestSandbox;

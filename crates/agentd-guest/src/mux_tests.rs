@@ -1,5 +1,5 @@
 use super::{
-    super::frame::{Which, encode},
+    super::frame::{StreamKind, encode},
     *,
 };
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ const LIMIT: usize = 64 << 10;
 const LAST: u32 = u32::MAX;
 
 fn id(of: u32) -> StreamId {
-    StreamId { of, which: Which::Output }
+    StreamId { of, which: StreamKind::Output }
 }
 
 fn mux() -> Arc<Mux> {
@@ -75,7 +75,7 @@ async fn protocol_violation_ends_connection() {
     let eof = || Frame::Eof { stream: id(1) };
     let cases: Vec<(Vec<Frame<'_, u32>>, &str)> = vec![
         (vec![data(2, 1)], "data for a stream that is not open"),
-        (vec![Frame::Data { stream: StreamId { of: 1, which: Which::Input }, bytes: vec![1].into() }], "not open"),
+        (vec![Frame::Data { stream: StreamId { of: 1, which: StreamKind::Input }, bytes: vec![1].into() }], "not open"),
         (vec![Frame::Eof { stream: id(2) }], "ended a stream that is not open"),
         (vec![eof(), eof()], "ended a stream that is not open"),
         (vec![eof(), data(1, 1)], "data for a stream that is not open"),

@@ -14,7 +14,7 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToGuest {
     /// Attaches to the agent: the first message of a connection.
-    Attach(Attaching),
+    Attach(AttachRequest),
     /// Starts a command. Its streams are open from this message on.
     Exec(ExecRequest),
     /// Sends a signal to the process group of an exec's leader.
@@ -97,7 +97,7 @@ pub enum ToGuest {
 
 /// The purpose of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Attaching {
+pub enum AttachRequest {
     /// Fill a copy of granted files, before the sandbox exists. The files follow in the format of `sync`. The connection is
     /// closed after the answer.
     Fill {
@@ -120,7 +120,7 @@ pub enum Attaching {
     },
 }
 
-impl Attaching {
+impl AttachRequest {
     /// Returns the identity that the machine assumes.
     pub fn identity(&self) -> Option<&MachineIdentity> {
         match self {
@@ -324,7 +324,7 @@ mod tests {
             });
             let spec = SandboxSpec { grants: grants.collect(), ..SandboxSpec::default() };
             assert_eq!(Spec::new(&spec, None).into_spec(), (spec.clone(), None));
-            ToGuest::Attach(Attaching::New(Box::new(Spec::new(&spec, None))))
+            ToGuest::Attach(AttachRequest::New(Box::new(Spec::new(&spec, None))))
         });
         prop_oneof![
             exec,

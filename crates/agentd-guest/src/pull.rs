@@ -2,7 +2,7 @@
 
 use super::{
     Guest,
-    frame::{StreamId, Which},
+    frame::{StreamId, StreamKind},
     protocol::{FromGuest, ToGuest},
     session::{Operation, refused},
 };
@@ -25,7 +25,7 @@ impl Guest {
         for (number, back) in copies.writable() {
             let mut taken = back.taken().await;
             let mut operation = self.session().begin()?;
-            let stream = StreamId { of: operation.id, which: Which::Output };
+            let stream = StreamId { of: operation.id, which: StreamKind::Output };
             let mut from = operation.session.mux.recv_stream(stream).map_err(refused)?;
             operation.session.request(&ToGuest::Changes { id: operation.id, number, taken: *taken })?;
             *taken = false;
@@ -76,10 +76,10 @@ impl Allowance {
     /// Waits for a result from `guest`, and kills the guest if the allowance runs out. Time in which the guest is stopped does
     /// not count.
     async fn wait_for<T>(&mut self, guest: &Guest, something: impl Future<Output = T>) -> Result<T, IsolationError> {
-        let (began, mut still) = (Instant::now(), guest.still.subscribe());
+        let (began, mut pauses) = (Instant::now(), guest.pauses.subscribe());
         tokio::select! {
             got = something => {
-                if !still.has_changed().unwrap_or(true) && still.borrow_and_update().runs() {
+                if !pauses.has_changed().unwrap_or(true) && pauses.borrow_and_update().runs() {
                     self.0 = self.0.saturating_sub(began.elapsed());
                 }
                 Ok(got)

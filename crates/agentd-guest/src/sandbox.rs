@@ -2,8 +2,8 @@
 
 use super::{
     Attach, Guest, Machine, exec,
-    frame::{StreamId, Which},
-    host::Rest,
+    frame::{StreamId, StreamKind},
+    host::QuiesceGuard,
     protocol::{FromGuest, ToGuest, bytes},
     sanitize::sanitize_evidence,
     session::{Operation, refused},
@@ -100,7 +100,7 @@ impl GuestSandbox {
     /// Copies a file of the guest to `to`, streaming.
     async fn fetch(&self, path: &Path, limit: u64, to: &mut (dyn AsyncWrite + Send + Unpin)) -> Result<u64, IsolationError> {
         let mut operation = self.begin()?;
-        let stream = StreamId { of: operation.id, which: Which::Output };
+        let stream = StreamId { of: operation.id, which: StreamKind::Output };
         let mut from = operation.session.mux.recv_stream(stream).map_err(refused)?;
         operation.session.request(&ToGuest::Read { id: operation.id, path: bytes(path) })?;
         let mut total = 0;
@@ -121,7 +121,7 @@ impl GuestSandbox {
     /// Copies `from`, until its end, to a file of the guest.
     async fn store(&self, path: &Path, from: &mut (dyn AsyncRead + Send + Unpin)) -> Result<u64, IsolationError> {
         let mut operation = self.begin()?;
-        let stream = StreamId { of: operation.id, which: Which::Input };
+        let stream = StreamId { of: operation.id, which: StreamKind::Input };
         let mut to = operation.session.mux.send_stream(stream).map_err(refused)?;
         operation.session.request(&ToGuest::Write { id: operation.id, path: bytes(path) })?;
         // If the guest stops reading, its answer contains the reason.
@@ -202,7 +202,7 @@ impl Sandbox for GuestSandbox {
     async fn snapshot(&self, name: &str) -> Result<(), IsolationError> {
         self.refuse_to_part("snapshots of a sandbox with a read-write grant: a restore cannot restore the host's files")?;
         let _one = self.state.lock().await;
-        let _rest = Rest(&self.guest);
+        let _guard = QuiesceGuard(&self.guest);
         self.guest.machine.snapshot(&self.guest, name).await
     }
 
@@ -229,7 +229,7 @@ impl Sandbox for GuestSandbox {
             "forks of a sandbox with a read-write grant: both sandboxes would change the same files of the host",
         )?;
         let _one = self.state.lock().await;
-        let _rest = Rest(&self.guest);
+        let _guard = QuiesceGuard(&self.guest);
         self.guest.machine.fork(&self.guest).await
     }
 

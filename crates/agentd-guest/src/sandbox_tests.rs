@@ -238,7 +238,7 @@ async fn answer_of_wrong_kind_is_protocol_error() {
 async fn file_shorter_than_reported_is_protocol_error() {
     let (sandbox, _) = sandbox_with_peer(|mut peer| async move {
         peer.recv().await;
-        peer.frame(&Frame::Eof { stream: StreamId { of: 1, which: Which::Output } }).await;
+        peer.frame(&Frame::Eof { stream: StreamId { of: 1, which: StreamKind::Output } }).await;
         peer.send(FromGuest::Done { id: 1, bytes: 5 }).await;
         std::future::pending::<()>().await;
     })
@@ -252,7 +252,7 @@ async fn reported_errors_and_usage_are_sanitized() {
         for id in 1..=3 {
             let ToGuest::Exec(exec) = peer.recv().await else { panic!() };
             assert_eq!(exec.id, id);
-            for which in [Which::Output, Which::Error] {
+            for which in [StreamKind::Output, StreamKind::Error] {
                 peer.frame(&Frame::Eof { stream: StreamId { of: id, which } }).await;
             }
             let usage = Usage { wall: Duration::MAX, cpu_user: Duration::MAX, cpu_system: Duration::MAX, ..Usage::default() };
@@ -295,7 +295,7 @@ async fn guest_that_ignores_deadline_is_killed() {
 #[tokio::test(start_paused = true)]
 async fn output_after_deadline_does_not_delay_kill() {
     let (sandbox, machine) = sandbox_with_peer(|mut peer| async move {
-        let stream = StreamId { of: 1, which: Which::Output };
+        let stream = StreamId { of: 1, which: StreamKind::Output };
         loop {
             peer.frame(&Frame::Data { stream, bytes: b"more".into() }).await;
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -310,7 +310,7 @@ async fn output_after_deadline_does_not_delay_kill() {
 
 /// The end of the streams of an ended command, as a guest plays it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Rest {
+enum LateOutput {
     /// Both streams end within the timeout.
     Honest,
     /// More than the reader's pipe holds, at once and within the timeout.
@@ -321,32 +321,32 @@ enum Rest {
     Flood,
 }
 
-/// Attaches to a guest that ends a command and then plays `rest`. Returns the sandbox, its machine, and the streams of the ended
+/// Attaches to a guest that ends a command and then plays `late_output`. Returns the sandbox, its machine, and the streams of the ended
 /// command.
-async fn ended_with(rest: Rest) -> (Arc<GuestSandbox>, Arc<Counted>, ExecStreams) {
+async fn ended_with(late_output: LateOutput) -> (Arc<GuestSandbox>, Arc<Counted>, ExecStreams) {
     let (sandbox, machine) = sandbox_with_peer(move |mut peer| async move {
         peer.recv().await;
         let end = End { reason: EndReason::Exited, exit_code: Some(0), signal: None, usage: Usage::default() };
         peer.send(FromGuest::Ended { id: 1, end }).await;
-        let [output, error] = [Which::Output, Which::Error].map(|which| StreamId { of: 1, which });
+        let [output, error] = [StreamKind::Output, StreamKind::Error].map(|which| StreamId { of: 1, which });
         let data = |bytes: usize| Frame::Data { stream: output, bytes: vec![b'x'; bytes].into() };
-        match rest {
-            Rest::Honest => {
+        match late_output {
+            LateOutput::Honest => {
                 for _ in 0..3 {
                     tokio::time::sleep(Duration::from_secs(3)).await;
                     peer.frame(&data(1)).await;
                 }
             }
-            Rest::Long => {
+            LateOutput::Long => {
                 for _ in 0..6 {
                     peer.frame(&data(frame::CHUNK)).await;
                 }
             }
-            Rest::Drip => loop {
+            LateOutput::Drip => loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 peer.frame(&data(1)).await;
             },
-            Rest::Flood => {
+            LateOutput::Flood => {
                 let (mut credit, mut received) = (flow::WINDOW, Vec::new());
                 loop {
                     while credit >= 1024 {
@@ -367,9 +367,9 @@ async fn ended_with(rest: Rest) -> (Arc<GuestSandbox>, Arc<Counted>, ExecStreams
     (sandbox, machine, handle.take_streams())
 }
 
-/// Reads all output of a command that ended with `rest`. Returns true if its machine was killed.
-async fn is_killed_by(rest: Rest) -> bool {
-    let (_sandbox, machine, streams) = ended_with(rest).await;
+/// Reads all output of a command that ended with `late_output`. Returns true if its machine was killed.
+async fn is_killed_by(late_output: LateOutput) -> bool {
+    let (_sandbox, machine, streams) = ended_with(late_output).await;
     let mut stdout = tokio::net::unix::pipe::Receiver::from_owned_fd(streams.stdout.unwrap()).unwrap();
     let read = async { tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await };
     tokio::time::timeout(Duration::from_secs(100), read).await.expect("the streams end").unwrap();
@@ -412,19 +412,19 @@ async fn machine_loss_error_contains_reason_from_monitor() {
 
 #[tokio::test(start_paused = true)]
 async fn slow_output_without_end_after_exec_kills_machine() {
-    assert!(!is_killed_by(Rest::Honest).await);
-    assert!(is_killed_by(Rest::Drip).await);
+    assert!(!is_killed_by(LateOutput::Honest).await);
+    assert!(is_killed_by(LateOutput::Drip).await);
 }
 
 /// In real time: a paused clock does not advance during a flood.
 #[tokio::test]
 async fn output_flood_after_exec_kills_machine() {
-    assert!(is_killed_by(Rest::Flood).await);
+    assert!(is_killed_by(LateOutput::Flood).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn slow_output_reader_does_not_kill_machine() {
-    let (_sandbox, machine, streams) = ended_with(Rest::Long).await;
+    let (_sandbox, machine, streams) = ended_with(LateOutput::Long).await;
     tokio::time::sleep(Duration::from_secs(1000)).await;
     assert!(!machine.is_killed());
     let mut stdout = tokio::net::unix::pipe::Receiver::from_owned_fd(streams.stdout.unwrap()).unwrap();

@@ -118,9 +118,9 @@ impl Failure {
             Self::Spawn(errno) => IsolationError::Spawn { program: subject.to_owned(), errno },
             Self::File(errno) => IsolationError::File { path: subject.to_owned(), errno },
             Self::Lost(cause) => IsolationError::SandboxGone(printable(&cause)),
-            Self::Other(said) => IsolationError::Io {
+            Self::Other(text) => IsolationError::Io {
                 context: "the guest reported an error".to_owned(),
-                source: std::io::Error::other(printable(&said)),
+                source: std::io::Error::other(printable(&text)),
             },
         }
     }

@@ -4,11 +4,11 @@ use super::{
     MachineIdentity,
     frame::{MAX_FROM_GUEST, MAX_TO_GUEST},
     inside::Inside,
-    protocol::{Attaching, FromGuest, ToGuest, path},
+    protocol::{AttachRequest, FromGuest, ToGuest, path},
     sanitize::Failure,
-    sync::Held,
+    sync::GuestCopy,
     transport,
-    work::{Ended, Work},
+    work::{ConnectionEnd, ServedSandbox},
 };
 use agentd_core::{ControlReport, IsolationError, Sandbox};
 use agentd_isolation::sandbox::SharedKernelSandbox;
@@ -58,7 +58,7 @@ where
 }
 
 /// Destroys the sandbox, and flushes what it wrote to disk.
-async fn end(work: Option<&Work>) {
+async fn end(work: Option<&ServedSandbox>) {
     if let Some(work) = work {
         work.thaw();
         // Processes that survive disappear with the machine, which ends next.
@@ -68,17 +68,17 @@ async fn end(work: Option<&Work>) {
 }
 
 /// Serves connections until a shutdown is requested, and returns the last transport.
-async fn connections<A, F, R, W>(accept: &mut A, around: &Arc<Inside>, work: &mut Option<Work>) -> io::Result<(R, W)>
+async fn connections<A, F, R, W>(accept: &mut A, around: &Arc<Inside>, work: &mut Option<ServedSandbox>) -> io::Result<(R, W)>
 where
     A: FnMut() -> F,
     F: Future<Output = io::Result<(R, W)>>,
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let mut resting: Option<(R, W)> = None;
+    let mut quiesced: Option<(R, W)> = None;
     loop {
         let (mut reader, mut writer) = accept().await?;
-        drop(resting.take());
+        drop(quiesced.take());
         match attach(&mut reader, &mut writer, around, work).await {
             Ok(true) => {}
             // The peer was not an agentd host, or has received the error as its answer.
@@ -86,31 +86,31 @@ where
         }
         let Some(work) = work.as_mut() else { continue };
         match work.serve(&mut reader, &mut writer).await.map_err(io::Error::other)? {
-            Ended::ToRest => resting = Some((reader, writer)),
-            Ended::ForEver => return Ok((reader, writer)),
+            ConnectionEnd::Quiesced => quiesced = Some((reader, writer)),
+            ConnectionEnd::ShutDown => return Ok((reader, writer)),
         }
     }
 }
 
 /// Reads the purpose of a connection, carries it out, and answers. Returns true if the connection is to be served.
-async fn attach<R, W>(reader: &mut R, writer: &mut W, around: &Arc<Inside>, work: &mut Option<Work>) -> io::Result<bool>
+async fn attach<R, W>(reader: &mut R, writer: &mut W, around: &Arc<Inside>, work: &mut Option<ServedSandbox>) -> io::Result<bool>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let said = async {
+    let request = async {
         transport::greet(reader, writer).await?;
         transport::recv(reader, MAX_TO_GUEST).await
     };
-    let asked = match tokio::time::timeout(TIMEOUT, said).await.map_err(io::Error::from)?? {
-        ToGuest::Attach(Attaching::Fill { number, place, changes }) => {
+    let prepared = match tokio::time::timeout(TIMEOUT, request).await.map_err(io::Error::from)?? {
+        ToGuest::Attach(AttachRequest::Fill { number, place, changes }) => {
             return fill(reader, writer, around, (number, path(place), changes)).await;
         }
-        ToGuest::Attach(asked) => prepare(asked, around, work).await,
+        ToGuest::Attach(request) => prepare(request, around, work).await,
         _ => Err(invalid("the first request of a connection must be an attach request")),
     };
-    let served = asked.is_ok();
-    transport::send(writer, &FromGuest::Attached(asked.map_err(Failure::from)), MAX_FROM_GUEST).await?;
+    let served = prepared.is_ok();
+    transport::send(writer, &FromGuest::Attached(prepared.map_err(Failure::from)), MAX_FROM_GUEST).await?;
     Ok(served)
 }
 
@@ -125,7 +125,7 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let filled = Held::fill(&place, changes, reader).await;
+    let filled = GuestCopy::fill(&place, changes, reader).await;
     let failed = filled.is_err();
     let mut copies = around.copies().await;
     let answer = filled.map(|held| drop(copies.insert(number, held))).map(|()| Vec::new()).map_err(Failure::from);
@@ -137,9 +137,13 @@ where
     Ok(false)
 }
 
-async fn prepare(asked: Attaching, around: &Arc<Inside>, work: &mut Option<Work>) -> Result<Vec<ControlReport>, IsolationError> {
-    match (asked, work) {
-        (Attaching::New(spec), none @ None) => {
+async fn prepare(
+    request: AttachRequest,
+    around: &Arc<Inside>,
+    work: &mut Option<ServedSandbox>,
+) -> Result<Vec<ControlReport>, IsolationError> {
+    match (request, work) {
+        (AttachRequest::New(spec), none @ None) => {
             let (spec, identity) = spec.into_spec();
             if let Some(identity) = &identity {
                 become_machine(identity)?;
@@ -149,21 +153,21 @@ async fn prepare(asked: Attaching, around: &Arc<Inside>, work: &mut Option<Work>
                 become_sandbox(identity, &sandbox).await?;
             }
             let layers = sandbox.controls().to_vec();
-            *none = Some(Work::new(around.clone(), sandbox));
+            *none = Some(ServedSandbox::new(around.clone(), sandbox));
             Ok(layers)
         }
-        (Attaching::Adopt(identity), Some(work)) => {
+        (AttachRequest::Adopt(identity), Some(work)) => {
             become_machine(&identity)?;
             become_sandbox(&identity, &work.sandbox).await?;
             work.renew();
             Ok(work.sandbox.controls().to_vec())
         }
-        (Attaching::Proceed { realtime_ns }, Some(work)) => {
+        (AttachRequest::Proceed { realtime_ns }, Some(work)) => {
             realtime_ns.map_or(Ok(()), machine_identity::set_clock)?;
             Ok(work.sandbox.controls().to_vec())
         }
-        (Attaching::Fill { .. }, _) => Err(invalid("copies must be filled before the sandbox is created")),
-        (Attaching::New(_), Some(_)) => Err(invalid("the sandbox already exists")),
+        (AttachRequest::Fill { .. }, _) => Err(invalid("copies must be filled before the sandbox is created")),
+        (AttachRequest::New(_), Some(_)) => Err(invalid("the sandbox already exists")),
         (_, None) => Err(invalid("the sandbox does not exist yet")),
     }
 }
@@ -227,7 +231,7 @@ mod tests {
         let served = tokio::spawn(serve(accept, PathBuf::from("/no/such/root")));
         let (mut reader, mut writer) = tokio::io::split(&mut host);
         transport::greet(&mut reader, &mut writer).await.unwrap();
-        let request = ToGuest::Attach(Attaching::Proceed { realtime_ns: None });
+        let request = ToGuest::Attach(AttachRequest::Proceed { realtime_ns: None });
         transport::send(&mut writer, &request, MAX_TO_GUEST).await.unwrap();
         let answer = transport::recv(&mut reader, MAX_FROM_GUEST).await.unwrap();
         assert!(matches!(answer, FromGuest::Attached(Err(Failure::Invalid { .. }))));

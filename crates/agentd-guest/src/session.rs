@@ -6,7 +6,7 @@ use super::{
     protocol::{FromGuest, ToGuest},
 };
 use agentd_core::IsolationError;
-use agentd_isolation::exec::transport::Loss;
+use agentd_isolation::exec::transport::LossError;
 use std::{
     collections::HashMap,
     sync::{
@@ -25,11 +25,11 @@ pub(super) struct Session {
     listeners: Mutex<HashMap<u32, mpsc::Sender<FromGuest>>>,
     next: AtomicU32,
     /// Constructor of the error that reports the loss, set when the connection is lost.
-    loss: OnceLock<Loss>,
+    loss: OnceLock<LossError>,
     /// The guest has been asked to shut down.
     ending: AtomicBool,
     /// The guest has been asked to quiesce.
-    resting: AtomicBool,
+    quiescing: AtomicBool,
 }
 
 /// An exec or operation: its number and the events that the guest sends for it. The events end when the guest is lost.
@@ -47,7 +47,7 @@ impl Session {
             next: AtomicU32::new(1),
             loss: OnceLock::new(),
             ending: AtomicBool::new(false),
-            resting: AtomicBool::new(false),
+            quiescing: AtomicBool::new(false),
         })
     }
 
@@ -80,8 +80,8 @@ impl Session {
     }
 
     /// Asks the guest to quiesce. This is the last message to the guest on this connection.
-    pub(super) fn rest(&self) -> Result<(), IsolationError> {
-        self.resting.store(true, Ordering::Relaxed);
+    pub(super) fn quiesce(&self) -> Result<(), IsolationError> {
+        self.quiescing.store(true, Ordering::Relaxed);
         self.mux.hold(&ToGuest::Quiesce, false).map_err(refused)
     }
 
@@ -91,9 +91,9 @@ impl Session {
     }
 
     /// Handles a message from the guest. Returns an error if the guest violates the protocol.
-    pub(super) fn handle(&self, said: FromGuest) -> Result<Next, String> {
-        let id = match &said {
-            FromGuest::Quiesced if self.resting.swap(false, Ordering::Relaxed) => return Ok(Next::Stop),
+    pub(super) fn handle(&self, message: FromGuest) -> Result<Next, String> {
+        let id = match &message {
+            FromGuest::Quiesced if self.quiescing.swap(false, Ordering::Relaxed) => return Ok(Next::Stop),
             FromGuest::Quiesced => return Err("the guest reported an unrequested quiesce".to_owned()),
             FromGuest::Attached(_) => return Err("the guest answered the attach request twice".to_owned()),
             FromGuest::Ended { id, .. }
@@ -105,7 +105,7 @@ impl Session {
         if id == 0 || id >= self.next.load(Ordering::Relaxed) {
             return Err(format!("the guest sent an event for operation {id}, which was never started"));
         }
-        match self.listeners().get(&id).map(|listener| listener.try_send(said)) {
+        match self.listeners().get(&id).map(|listener| listener.try_send(message)) {
             Some(Err(mpsc::error::TrySendError::Full(_))) => Err(format!("the guest sent too many events for operation {id}")),
             // An operation that was dropped has no listener.
             _ => Ok(Next::More),
@@ -113,7 +113,7 @@ impl Session {
     }
 
     /// Marks the connection as lost, and ends the events of all operations. Only the first loss is kept.
-    pub(super) fn lose(&self, loss: Loss, why: &str) {
+    pub(super) fn lose(&self, loss: LossError, why: &str) {
         self.loss.get_or_init(|| loss);
         self.mux.lose(why);
         self.listeners().clear();
@@ -144,7 +144,7 @@ impl Operation {
     pub(super) async fn answer(&mut self, subject: &str) -> Result<FromGuest, IsolationError> {
         match self.next_event().await {
             Some(FromGuest::Failed { failure, .. }) => Err(failure.into_error(subject)),
-            Some(said) => Ok(said),
+            Some(message) => Ok(message),
             None => Err(self.session.why_lost()),
         }
     }

@@ -14,9 +14,9 @@ fn invalid(error: frame::FrameError) -> io::Error {
 pub(super) async fn greet(reader: &mut (impl AsyncRead + Unpin), writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     writer.write_all(&frame::greeting()).await?;
     writer.flush().await?;
-    let mut said = [0; GREETING];
-    reader.read_exact(&mut said).await?;
-    frame::check_greeting(said).map_err(invalid)
+    let mut greeting = [0; GREETING];
+    reader.read_exact(&mut greeting).await?;
+    frame::check_greeting(greeting).map_err(invalid)
 }
 
 /// Sends one message of at most `limit` bytes.

@@ -2,6 +2,7 @@
 
 use super::inside::Inside;
 use agentd_core::{Command, IsolationError, Sandbox, SandboxSpec};
+use agentd_log::LogFailure as _;
 use std::path::Path;
 
 /// The program that is executed. Executing it also loads the libraries that nearly every program uses.
@@ -16,6 +17,7 @@ const PROGRAM: &str = "/bin/true";
 pub async fn warm_up(root: &Path) -> Result<(), IsolationError> {
     let sandbox = Inside::new(root).make(SandboxSpec::default()).await?;
     // A root without a working `/bin/true` may still contain other programs.
-    sandbox.exec(Command { argv: vec![PROGRAM.into()], ..Command::default() }).await.ok();
+    let command = Command { argv: vec![PROGRAM.into()], ..Command::default() };
+    sandbox.exec(command).await.or_debug("execute a program to load its files into the page cache", PROGRAM);
     sandbox.destroy().await
 }

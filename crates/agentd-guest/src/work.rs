@@ -1,8 +1,8 @@
 //! The requests that the agent serves for its host: commands, files and usage.
 
 use super::{
-    frame::{CHUNK, MAX_FROM_GUEST, MAX_TO_GUEST, StreamId, Which},
-    freezer::{self, Freezer, Rest},
+    frame::{CHUNK, MAX_FROM_GUEST, MAX_TO_GUEST, StreamId, StreamKind},
+    freezer::{self, Freezer, ThawWaiter},
     inside::Inside,
     mux::{Mux, Next},
     protocol::{End, ExecRequest, FromGuest, ToGuest, path},
@@ -22,15 +22,15 @@ use tokio::{
 
 /// The way in which a connection ended on request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum ConnectionEnd {
     /// Quiesced; another connection follows.
-    ToRest,
+    Quiesced,
     /// Shut down; the agent exits.
-    ForEver,
+    ShutDown,
 }
 
 /// The sandbox and the requests in progress.
-pub(super) struct Work {
+pub(super) struct ServedSandbox {
     pub(super) sandbox: Arc<SharedKernelSandbox>,
     /// The creator of the sandbox, which also holds the copies of granted files.
     around: Arc<Inside>,
@@ -46,9 +46,9 @@ enum ExecControl {
     End(EndReason),
 }
 
-impl Work {
+impl ServedSandbox {
     pub(super) fn new(around: Arc<Inside>, sandbox: Arc<SharedKernelSandbox>) -> Self {
-        let freezer = Freezer::new(&around.root, sandbox.at_rest());
+        let freezer = Freezer::new(&around.root, sandbox.frozen_flag());
         Self { sandbox, around, freezer, mux: Mux::new(MAX_FROM_GUEST, MAX_TO_GUEST), execs: HashMap::new() }
     }
 
@@ -69,12 +69,12 @@ impl Work {
         &mut self,
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
-    ) -> Result<Ended, String> {
-        let mut ended = Ended::ToRest;
+    ) -> Result<ConnectionEnd, String> {
+        let mut ended = ConnectionEnd::Quiesced;
         let mux = self.mux.clone();
         mux.run(reader, writer, |message| match message {
             ToGuest::Shutdown => {
-                ended = Ended::ForEver;
+                ended = ConnectionEnd::ShutDown;
                 Ok(Next::Stop)
             }
             other => self.handle(other).map(|()| Next::More).map_err(|e| e.to_string()),
@@ -88,7 +88,7 @@ impl Work {
         match message {
             ToGuest::Exec(exec) => {
                 let id = exec.id;
-                let ends = Ends::open(&mux, &exec)?;
+                let ends = StreamEnds::open(&mux, &exec)?;
                 let (control, controls) = mpsc::unbounded_channel();
                 self.execs.retain(|_, running| !running.is_closed());
                 self.execs.insert(id, control);
@@ -98,21 +98,21 @@ impl Work {
             ToGuest::Resize { id, size: (rows, cols) } => self.control(id, ExecControl::Resize(PtySize { rows, cols })),
             ToGuest::End { id, reason } => self.control(id, ExecControl::End(reason)),
             ToGuest::Read { id, path } => {
-                let to = mux.send_stream(StreamId { of: id, which: Which::Output })?;
-                let rest = self.freezer.rest();
-                answer(mux, id, async move { read(&sandbox, path, to, rest).await.map(|bytes| FromGuest::Done { id, bytes }) });
+                let to = mux.send_stream(StreamId { of: id, which: StreamKind::Output })?;
+                let waiter = self.freezer.thaw_waiter();
+                answer(mux, id, async move { read(&sandbox, path, to, waiter).await.map(|bytes| FromGuest::Done { id, bytes }) });
             }
             ToGuest::Write { id, path } => {
-                let from = mux.recv_stream(StreamId { of: id, which: Which::Input })?;
-                let rest = self.freezer.rest();
+                let from = mux.recv_stream(StreamId { of: id, which: StreamKind::Input })?;
+                let waiter = self.freezer.thaw_waiter();
                 answer(
                     mux,
                     id,
-                    async move { write(&sandbox, path, from, rest).await.map(|bytes| FromGuest::Done { id, bytes }) },
+                    async move { write(&sandbox, path, from, waiter).await.map(|bytes| FromGuest::Done { id, bytes }) },
                 );
             }
             ToGuest::Changes { id, number, taken } => {
-                let to = mux.send_stream(StreamId { of: id, which: Which::Output })?;
+                let to = mux.send_stream(StreamId { of: id, which: StreamKind::Output })?;
                 let running = self.execs.values().any(|running| !running.is_closed());
                 let around = self.around.clone();
                 answer(mux, id, async move {
@@ -123,18 +123,20 @@ impl Work {
                 answer(mux, id, async move { used(&sandbox).await.map(|usage| FromGuest::Used { id, usage }) });
             }
             // A wrong clock is no reason to stop serving.
-            ToGuest::Clock { realtime_ns } => drop(machine_identity::set_clock(realtime_ns)),
+            ToGuest::Clock { realtime_ns } => {
+                machine_identity::set_clock(realtime_ns).or_warn("set the machine's clock", realtime_ns);
+            }
             ToGuest::Probe { id } => {
                 let around = self.around.clone();
                 answer(mux, id, async move { around.probe().await.map(|evidence| FromGuest::Probed { id, evidence }) });
             }
             ToGuest::Freeze { id } => {
-                let word = self.freezer.freeze();
-                answer(mux, id, async move { freezer::recv_word(word?).await.map(|()| FromGuest::Done { id, bytes: 0 }) });
+                let result = self.freezer.freeze();
+                answer(mux, id, async move { freezer::recv_result(result?).await.map(|()| FromGuest::Done { id, bytes: 0 }) });
             }
             ToGuest::Thaw { id } => {
-                let word = self.freezer.thaw();
-                answer(mux, id, async move { freezer::recv_word(word?).await.map(|()| FromGuest::Done { id, bytes: 0 }) });
+                let result = self.freezer.thaw();
+                answer(mux, id, async move { freezer::recv_result(result?).await.map(|()| FromGuest::Done { id, bytes: 0 }) });
             }
             ToGuest::Quiesce => mux.hold(&FromGuest::Quiesced, true)?,
             // A second attach is ignored. Shutdown is handled in `serve`.
@@ -154,8 +156,8 @@ impl Work {
 /// Spawns a task that does `work` and sends its result as the answer.
 fn answer(mux: Arc<Mux>, id: u32, work: impl Future<Output = Result<FromGuest, IsolationError>> + Send + 'static) {
     tokio::spawn(async move {
-        let said = work.await.unwrap_or_else(|error| FromGuest::Failed { id, failure: Failure::from(error) });
-        if let Err(error) = mux.send(&said) {
+        let message = work.await.unwrap_or_else(|error| FromGuest::Failed { id, failure: Failure::from(error) });
+        if let Err(error) = mux.send(&message) {
             // A host that does not receive an answer would wait forever.
             mux.lose(&error.to_string());
         }
@@ -163,21 +165,21 @@ fn answer(mux: Arc<Mux>, id: u32, work: impl Future<Output = Result<FromGuest, I
 }
 
 /// The guest's ends of an exec's streams.
-struct Ends {
+struct StreamEnds {
     input: Option<RecvStream>,
     output: SendStream,
     error: Option<SendStream>,
 }
 
-impl Ends {
+impl StreamEnds {
     fn open(mux: &Arc<Mux>, exec: &ExecRequest) -> Result<Self, super::frame::FrameError> {
         let stream = |which| StreamId { of: exec.id, which };
         let terminal = exec.command.pty.is_some();
         let input = exec.command.stdin != StdinSource::Null;
         Ok(Self {
-            input: input.then(|| mux.recv_stream(stream(Which::Input))).transpose()?,
-            output: mux.send_stream(stream(Which::Output))?,
-            error: (!terminal).then(|| mux.send_stream(stream(Which::Error))).transpose()?,
+            input: input.then(|| mux.recv_stream(stream(StreamKind::Input))).transpose()?,
+            output: mux.send_stream(stream(StreamKind::Output))?,
+            error: (!terminal).then(|| mux.send_stream(stream(StreamKind::Error))).transpose()?,
         })
     }
 }
@@ -185,7 +187,7 @@ impl Ends {
 async fn run(
     sandbox: &SharedKernelSandbox,
     exec: ExecRequest,
-    ends: Ends,
+    ends: StreamEnds,
     mut controls: mpsc::UnboundedReceiver<ExecControl>,
 ) -> Result<End, IsolationError> {
     let executable = if exec.own_image { Executable::SelfExe } else { Executable::FromPath };
@@ -232,7 +234,7 @@ struct Copiers {
     outputs: Vec<JoinHandle<()>>,
 }
 
-fn connect(ends: Ends, streams: ExecStreams) -> std::io::Result<Copiers> {
+fn connect(ends: StreamEnds, streams: ExecStreams) -> std::io::Result<Copiers> {
     let (stdin, stdout) = match streams.pty {
         Some(master) => (Some(master.try_clone()?), Some(master)),
         None => (streams.stdin, streams.stdout),
@@ -283,7 +285,12 @@ fn file_error(error: std::io::Error) -> IsolationError {
     IsolationError::File { path: String::new(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
-async fn read(sandbox: &SharedKernelSandbox, name: Vec<u8>, mut to: SendStream, mut rest: Rest) -> Result<u64, IsolationError> {
+async fn read(
+    sandbox: &SharedKernelSandbox,
+    name: Vec<u8>,
+    mut to: SendStream,
+    mut waiter: ThawWaiter,
+) -> Result<u64, IsolationError> {
     let mut file = tokio::fs::File::from_std(sandbox.open_file(&path(name), false).await?);
     let mut buffer = vec![0; CHUNK];
     let mut total = 0;
@@ -295,7 +302,7 @@ async fn read(sandbox: &SharedKernelSandbox, name: Vec<u8>, mut to: SendStream, 
             Err(error) => break Err(file_error(error)),
         }
     };
-    rest.over().await;
+    waiter.wait().await;
     drop(file);
     if sent.is_ok() {
         to.finish().await;
@@ -326,14 +333,14 @@ async fn write(
     sandbox: &SharedKernelSandbox,
     name: Vec<u8>,
     mut from: RecvStream,
-    mut rest: Rest,
+    mut waiter: ThawWaiter,
 ) -> Result<u64, IsolationError> {
-    rest.over().await;
+    waiter.wait().await;
     let mut file = tokio::fs::File::from_std(sandbox.open_file(&path(name), true).await?);
     let mut total = 0;
     let written = loop {
         let bytes = from.read().await;
-        rest.over().await;
+        waiter.wait().await;
         let Some(bytes) = bytes else { break Ok(total) };
         // Flushed, because `write_all` of a tokio file returns before its thread has written the bytes.
         let written = async { file.write_all(&bytes).await.and(file.flush().await) };
@@ -343,7 +350,7 @@ async fn write(
         }
     };
     // Closing a file may also block on a frozen file system.
-    rest.over().await;
+    waiter.wait().await;
     drop(file);
     written
 }

@@ -46,6 +46,7 @@ pub fn compressed(bytes: &[u8]) -> Result<u64, String> {
 pub fn json(bytes: &[u8]) -> Result<usize, String> {
     let document = Document::parse(bytes);
     if let Ok(Document::Index(index)) = &document {
+        // Any error is allowed; the target looks for panics.
         choose(&index.manifests).ok();
     }
     let mut valid = usize::from(document.is_ok());

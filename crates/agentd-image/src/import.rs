@@ -8,11 +8,11 @@ use crate::{
     error::{Doing as _, ImageError},
     image::Image,
     manifest::{Config, Descriptor, LAYER, Manifest},
-    source::{Described, Source, write_directory},
+    source::{DescribedImage, Source, write_directory},
     store::{Staging, Store},
     unpack::Bounds,
 };
-use layer::{Done, Expected, take_in};
+use layer::{Expected, UnpackedLayer, take_in};
 use oci_client::Reference;
 use std::{fs::File, io, path::Path, thread};
 
@@ -47,7 +47,7 @@ impl Store {
     pub(crate) fn take_described(
         &self,
         staging: &Staging,
-        image: &Described,
+        image: &DescribedImage,
         reference: &Reference,
     ) -> Result<Image, ImageError> {
         let config = Config::parse(&image.config, image.layers.len())?;
@@ -69,7 +69,7 @@ impl Store {
     }
 
     /// Creates an image of a single layer, for a source without a manifest.
-    fn take_tree(&self, staging: &Staging, layer: &Done, reference: &Reference) -> Result<Image, ImageError> {
+    fn take_tree(&self, staging: &Staging, layer: &UnpackedLayer, reference: &Reference) -> Result<Image, ImageError> {
         self.pin(staging, layer.diff_id)?;
         layer.keep(staging)?;
         let (manifest, config) = describe(layer.diff_id, layer.size)?;
@@ -77,7 +77,7 @@ impl Store {
     }
 
     /// Imports a directory: a second thread writes it as a tar stream, and this thread unpacks the stream.
-    fn take_directory(&self, staging: &Staging, directory: &File, path: &Path) -> Result<Done, ImageError> {
+    fn take_directory(&self, staging: &Staging, directory: &File, path: &Path) -> Result<UnpackedLayer, ImageError> {
         let (from, to) = io::pipe().doing("read", path)?;
         let (written, taken) = thread::scope(|scope| {
             let writer = scope.spawn(move || write_directory(directory, io::BufWriter::with_capacity(64 << 10, to)));

@@ -11,7 +11,7 @@ use crate::{
     error::{Doing as _, ImageError},
     image::Image,
     manifest::{Config, Document, MOST_INDEXES, Manifest, choose},
-    source::{Described, Files, Layer, blob},
+    source::{DescribedImage, Files, Layer, blob},
     store::{Staging, Store},
 };
 use oci_client::Reference;
@@ -58,12 +58,17 @@ impl Store {
 
         let files = Files::Directory(File::open(&layout).doing("open", &layout)?);
         let layers = manifest.layers.into_iter().map(Layer::of_layout).collect();
-        let described = Described { manifest: bytes, config, layers, files };
+        let described = DescribedImage { manifest: bytes, config, layers, files };
         self.take_in_background(staging, described, reference.clone()).await
     }
 
     /// Imports the image on a blocking thread, because unpacking would block the runtime.
-    async fn take_in_background(&self, staging: Staging, image: Described, reference: Reference) -> Result<Image, ImageError> {
+    async fn take_in_background(
+        &self,
+        staging: Staging,
+        image: DescribedImage,
+        reference: Reference,
+    ) -> Result<Image, ImageError> {
         let store = self.clone();
         let work = move || store.take_described(&staging, &image, &reference);
         tokio::task::spawn_blocking(work).await.map_err(|_| ImageError::GivenUp)?

@@ -26,7 +26,7 @@ use std::{
 /// A source that was detected but not yet imported.
 pub(crate) enum Source {
     /// An image with a manifest and a configuration.
-    Described(Described),
+    Described(DescribedImage),
     /// A tar archive of a file system.
     Tar(File),
     /// A directory that contains a file system.
@@ -34,7 +34,7 @@ pub(crate) enum Source {
 }
 
 /// An image with a manifest and a configuration, and the files that contain its layers.
-pub(crate) struct Described {
+pub(crate) struct DescribedImage {
     pub(crate) manifest: Vec<u8>,
     pub(crate) config: Vec<u8>,
     pub(crate) layers: Vec<Layer>,

@@ -26,7 +26,7 @@ mod staging;
 
 pub use collect::Collected;
 pub use hold::Hold;
-pub(crate) use layers::About;
+pub(crate) use layers::LayerStatistics;
 pub(crate) use staging::Staging;
 
 use crate::{
@@ -158,7 +158,7 @@ impl Store {
             let layer = self.layer(*diff_id);
             // Hidden layers are read too: the damage must be reported for every image that shares a layer, or that layer is never
             // collected.
-            let about = About::read(&layer)?.map_err(|damage| damaged(&name, format!("layer {diff_id}"), damage))?;
+            let about = LayerStatistics::read(&layer)?.map_err(|damage| damaged(&name, format!("layer {diff_id}"), damage))?;
             if !hidden {
                 image.layers.push(layers::tree(&layer));
                 image.size += about.bytes;

@@ -31,7 +31,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
-use tree::{Tree, is_directory, is_whiteout};
+use tree::{LayerTree, is_directory, is_whiteout};
 
 /// The statistics of an unpacked layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,15 +55,20 @@ pub struct Unpacked {
 /// [`UnpackError`] if the archive is malformed, exceeds `bounds`, or contains an unsafe or unsupported entry, or if the file
 /// system refuses a call. The directory may then contain a part of the layer.
 pub fn unpack(layer: impl Read, root: BorrowedFd<'_>, ownership: Ownership, bounds: &Bounds) -> Result<Unpacked, UnpackError> {
-    let mut growing =
-        Growing { tree: Tree::new(root, ownership), bounds, directories: BTreeMap::new(), named: 0, so_far: Unpacked::default() };
-    for_each(layer, bounds, |record, data| growing.add(record, data))?;
-    growing.finish()
+    let mut layer_tree = PartialLayer {
+        tree: LayerTree::new(root, ownership),
+        bounds,
+        directories: BTreeMap::new(),
+        named: 0,
+        so_far: Unpacked::default(),
+    };
+    for_each(layer, bounds, |record, data| layer_tree.add(record, data))?;
+    layer_tree.finish()
 }
 
 /// A layer during unpacking.
-struct Growing<'a> {
-    tree: Tree<'a>,
+struct PartialLayer<'a> {
+    tree: LayerTree<'a>,
     bounds: &'a Bounds,
     /// The final metadata of the directories. It is applied last: a restrictive mode would block entries still to come, and
     /// writing these entries would change the times.
@@ -87,7 +92,7 @@ impl DirectoryMetadata {
     }
 }
 
-impl Growing<'_> {
+impl PartialLayer<'_> {
     fn add(&mut self, record: Record, data: &mut dyn Read) -> Result<(), UnpackError> {
         self.so_far.entries += 1;
         match Name::meaning(&record.path, self.bounds)? {

@@ -132,7 +132,7 @@ pub fn plan(config: &ContainerConfig, spec: &SandboxSpec) -> Result<SandboxPlan,
     rooted(
         spec,
         config.scratch,
-        Parts { base, ids: Ids::Dedicated, system, links, etc, names: (!made).then_some(names::in_own_root) },
+        RootParts { base, ids: Ids::Dedicated, system, links, etc, names: (!made).then_some(names::in_own_root) },
     )
 }
 
@@ -146,12 +146,12 @@ pub fn plan_over(directory: &Path, spec: &SandboxSpec) -> Result<SandboxPlan, Is
     rooted(
         spec,
         ContainerConfig::default().scratch,
-        Parts { base, ids: Ids::Identity, system, links, etc: None, names: Some(names::in_own_machine) },
+        RootParts { base, ids: Ids::Identity, system, links, etc: None, names: Some(names::in_own_machine) },
     )
 }
 
 /// The parts of a sandbox's root.
-struct Parts {
+struct RootParts {
     base: Base,
     ids: Ids,
     system: Vec<PathBuf>,
@@ -160,8 +160,8 @@ struct Parts {
     names: Option<fn(&Path, Network) -> NamesPlan>,
 }
 
-fn rooted(spec: &SandboxSpec, scratch: Bytes, parts: Parts) -> Result<SandboxPlan, IsolationError> {
-    let Parts { base, ids, system, links, etc, names } = parts;
+fn rooted(spec: &SandboxSpec, scratch: Bytes, parts: RootParts) -> Result<SandboxPlan, IsolationError> {
+    let RootParts { base, ids, system, links, etc, names } = parts;
     fallback::check(&spec.limits)?;
     let trees = base.trees();
     let room = protocol::MAX_FDS.checked_sub(trees).ok_or_else(|| IsolationError::Invalid {

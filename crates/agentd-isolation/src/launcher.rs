@@ -1,10 +1,10 @@
 //! The library's side of the launcher.
 //!
-//! Any number of orders can be in progress at once. [`Waiting`] matches each report to its order by the sandbox's id. A thread
-//! reads the reports ([0070](../../../docs/decisions/0070-read-launcher-reports-in-a-thread.md)). No task does, because a task
-//! makes progress only while the runtime of its caller is driven, and the callers of other runtimes would wait for it.
+//! Any number of orders can be in progress at once. [`PendingOrders`] matches each report to its order by the sandbox's id. A
+//! thread reads the reports ([0070](../../../docs/decisions/0070-read-launcher-reports-in-a-thread.md)). No task does, because a
+//! task makes progress only while the runtime of its caller is driven, and the callers of other runtimes would wait for it.
 
-mod waiting;
+mod pending_orders;
 
 use agentd_core::IsolationError;
 use agentd_kernel::cgroup::Hierarchy;
@@ -15,6 +15,7 @@ use agentd_supervisor::{
     plan::SandboxPlan,
     protocol::{self, Order, Report},
 };
+use pending_orders::{Key, PendingOrders};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
@@ -28,7 +29,6 @@ use std::{
     },
     thread,
 };
-use waiting::{Key, Waiting};
 
 /// A sandbox that the launcher was ordered to create. Dropping it destroys the sandbox unless that was done before.
 pub(crate) struct Ordered {
@@ -81,7 +81,7 @@ impl Drop for Ordered {
 pub(crate) struct Launcher {
     /// The socket for orders; locked while one is sent.
     orders: Mutex<OwnedFd>,
-    waiting: Waiting,
+    pending: PendingOrders,
     /// Set once the launcher is lost; locked while its loss is being handled.
     lost: Mutex<Option<String>>,
 }
@@ -104,7 +104,7 @@ pub(crate) fn get() -> Result<Arc<Launcher>, IsolationError> {
     rustix::io::ioctl_fionbio(&control, true).map_err(|e| io(e.into()))?;
     let launcher = Arc::new(Launcher {
         orders: Mutex::new(control.try_clone().map_err(io)?),
-        waiting: Waiting::default(),
+        pending: PendingOrders::default(),
         lost: Mutex::default(),
     });
     // After the launcher was started: a program that has one thread until then forks its launcher.
@@ -120,7 +120,7 @@ impl Launcher {
     fn read_reports(&self, mut reports: Channel) {
         let error = loop {
             match next_report(&mut reports) {
-                Ok(report) => self.waiting.answer(report),
+                Ok(report) => self.pending.answer(report),
                 Err(error) => break error,
             }
         };
@@ -156,7 +156,7 @@ impl Launcher {
             // A dead launcher can no longer remove its control groups. They are removed before the loss is reported.
             Hierarchy::detect().sweep();
         }
-        self.waiting.clear();
+        self.pending.clear();
         IsolationError::LauncherDied(why)
     }
 
@@ -197,12 +197,12 @@ impl Launcher {
         sent.map_err(|error| self.not_sent(error))
     }
 
-    /// Sends an order, calls `beside`, and waits until the launcher has carried the order out.
-    async fn order(self: &Arc<Self>, order: &Order, key: Key, beside: impl FnOnce() + Send) -> Result<(), IsolationError> {
+    /// Sends an order, calls `meanwhile`, and waits until the launcher has carried the order out.
+    async fn order(self: &Arc<Self>, order: &Order, key: Key, meanwhile: impl FnOnce() + Send) -> Result<(), IsolationError> {
         let mut expected = None;
         // Reports of one sandbox answer its orders in the sequence of both.
-        let sent = self.send_after(order, &[], || expected = Some(self.waiting.expect(key)));
-        beside();
+        let sent = self.send_after(order, &[], || expected = Some(self.pending.expect(key)));
+        meanwhile();
         sent?;
         // The sender is dropped with the launcher's other pending orders when the launcher is lost.
         let answered = expected.ok_or_else(gone)?.await.map_err(|_| gone())?;

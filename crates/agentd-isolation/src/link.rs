@@ -1,7 +1,7 @@
 //! The connection to one supervisor. It sends requests and receives events. Everything received from a supervisor is untrusted.
 
 use crate::{
-    exec::{self, transport::Loss},
+    exec::{self, transport::LossError},
     ready,
     send_queue::{PushError, SendQueue},
 };
@@ -66,11 +66,11 @@ pub(crate) struct Link {
     listeners: Mutex<HashMap<u32, mpsc::Sender<ExecEvent>>>,
     next: AtomicU32,
     /// The error and the cause, once the sandbox is lost.
-    lost: Mutex<Option<(Loss, String)>>,
+    lost: Mutex<Option<(LossError, String)>>,
     made: Instant,
     /// True while the sandbox's root file system is frozen. Writing processes then block and cannot end. Only the agent in a
     /// virtual machine freezes it.
-    pub(crate) at_rest: Arc<watch::Sender<bool>>,
+    pub(crate) frozen_flag: Arc<watch::Sender<bool>>,
     /// Usage of the execs that have ended.
     used: Mutex<ExecUsage>,
 }
@@ -99,7 +99,7 @@ impl Link {
             next: AtomicU32::new(1),
             lost: Mutex::new(None),
             made: Instant::now(),
-            at_rest: Arc::default(),
+            frozen_flag: Arc::default(),
             used: Mutex::default(),
         });
         let reader = tokio::spawn(serve(channel, Arc::downgrade(&link)));
@@ -107,14 +107,14 @@ impl Link {
     }
 
     /// Waits until the root file system has been unfrozen for `max_wait` without interruption.
-    pub(crate) fn awake_for(&self, max_wait: Duration) -> impl Future<Output = ()> + use<> {
-        let mut at_rest = self.at_rest.subscribe();
+    pub(crate) fn unfrozen_for(&self, max_wait: Duration) -> impl Future<Output = ()> + use<> {
+        let mut frozen_flag = self.frozen_flag.subscribe();
         async move {
             // Fails when the link, which owns the sender, is dropped.
-            while at_rest.wait_for(|at_rest| !at_rest).await.is_ok() {
+            while frozen_flag.wait_for(|is_frozen| !is_frozen).await.is_ok() {
                 tokio::select! {
                     () = tokio::time::sleep(max_wait) => return,
-                    _ = at_rest.changed() => {}
+                    _ = frozen_flag.changed() => {}
                 }
             }
         }
@@ -175,7 +175,7 @@ impl Link {
     }
 
     /// Records the loss of the sandbox, unless one is recorded already, and closes the receivers of all execs.
-    pub(crate) fn lose(&self, loss: Loss, why: &str) {
+    pub(crate) fn lose(&self, loss: LossError, why: &str) {
         let mut lost = lock(&self.lost);
         lost.get_or_insert_with(|| (loss, why.to_owned()));
         // Each listener sees the end of its events and then calls [`Link::why_lost`].
@@ -337,16 +337,16 @@ mod tests {
     async fn max_wait_pauses_while_files_are_frozen() {
         let (link, _reader, _theirs, mut child) = impostor();
         let (ten, began) = (Duration::from_secs(10), tokio::time::Instant::now());
-        link.awake_for(ten).await;
+        link.unfrozen_for(ten).await;
         assert_eq!(began.elapsed(), ten);
-        let at_rest = link.at_rest.clone();
+        let frozen_flag = link.frozen_flag.clone();
         tokio::spawn(async move {
             tokio::time::sleep(ten / 2).await;
-            at_rest.send_replace(true);
+            frozen_flag.send_replace(true);
             tokio::time::sleep(ten * 3).await;
-            at_rest.send_replace(false);
+            frozen_flag.send_replace(false);
         });
-        link.awake_for(ten).await;
+        link.unfrozen_for(ten).await;
         assert_eq!(began.elapsed(), ten + ten / 2 + ten * 3 + ten);
         child.kill().unwrap();
         child.wait().unwrap();

@@ -14,7 +14,7 @@ pub struct Rank {
 
 /// The rule that decides between backends with the same score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tie {
+pub enum TieBreak {
     /// Prefer the backend whose sandboxes start faster; if neither does, the first.
     Faster,
     /// Prefer the first backend.
@@ -28,17 +28,17 @@ impl Rank {
     }
 
     /// Returns true if this backend is better than `earlier`, which precedes it in the order of preference.
-    pub fn beats(self, earlier: Self, tie: Tie) -> bool {
+    pub fn beats(self, earlier: Self, tie: TieBreak) -> bool {
         match self.score.cmp(&earlier.score) {
             Ordering::Greater => true,
             Ordering::Less => false,
-            Ordering::Equal => tie == Tie::Faster && self.startup < earlier.startup,
+            Ordering::Equal => tie == TieBreak::Faster && self.startup < earlier.startup,
         }
     }
 }
 
 /// Returns the index of the best of `ranks`; `None` if there is none.
-pub fn best(ranks: &[Rank], tie: Tie) -> Option<usize> {
+pub fn best(ranks: &[Rank], tie: TieBreak) -> Option<usize> {
     let better = |best: usize, next: usize| if ranks[next].beats(ranks[best], tie) { next } else { best };
     (0..ranks.len()).reduce(better)
 }
@@ -61,8 +61,8 @@ mod tests {
             (&[(9, Milliseconds), (11, Seconds), (11, Seconds), (11, Milliseconds)], Some(3), Some(1)),
         ] {
             let ranks: Vec<Rank> = ranks.iter().map(|&(score, startup)| Rank { score, startup }).collect();
-            assert_eq!(best(&ranks, Tie::Faster), faster, "{ranks:?}");
-            assert_eq!(best(&ranks, Tie::First), first, "{ranks:?}");
+            assert_eq!(best(&ranks, TieBreak::Faster), faster, "{ranks:?}");
+            assert_eq!(best(&ranks, TieBreak::First), first, "{ranks:?}");
         }
     }
 }

@@ -124,8 +124,8 @@ impl SharedKernelSandbox {
     }
 
     /// Returns the flag that is true while the sandbox's root file system is frozen. The agent of a virtual machine sets it.
-    pub fn at_rest(&self) -> Arc<watch::Sender<bool>> {
-        self.link.at_rest.clone()
+    pub fn frozen_flag(&self) -> Arc<watch::Sender<bool>> {
+        self.link.frozen_flag.clone()
     }
 
     /// Kills the sandbox at once; never waits.

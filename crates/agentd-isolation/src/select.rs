@@ -3,7 +3,7 @@
 use crate::{
     HostDirectBackend,
     proven::Proofs,
-    rank::{Rank, Tie},
+    rank::{Rank, TieBreak},
     registry::Registry,
 };
 use agentd_core::{BackendCapabilities, BackendTraits, Bit, IsolationBackend, IsolationError, escape};
@@ -42,7 +42,7 @@ pub async fn choose_backend<N: AsRef<str>>(
     names: &[N],
     bits: &[Bit],
 ) -> Result<Choice, IsolationError> {
-    choose(registry, work_root, names, bits, Tie::Faster, &Proofs::open(registry.provable(), work_root)).await
+    choose(registry, work_root, names, bits, TieBreak::Faster, &Proofs::open(registry.provable(), work_root)).await
 }
 
 async fn choose<N: AsRef<str>>(
@@ -50,7 +50,7 @@ async fn choose<N: AsRef<str>>(
     work_root: &Path,
     names: &[N],
     bits: &[Bit],
-    tie: Tie,
+    tie: TieBreak,
     proofs: &Proofs,
 ) -> Result<Choice, IsolationError> {
     let most: u32 = Bit::ALL.into_iter().map(Bit::score).sum();
@@ -92,7 +92,7 @@ struct Candidate {
 }
 
 /// Creates the backends with a boundary among `names`, in the order in which they are to be probed.
-fn candidates<N: AsRef<str>>(registry: &Registry, work_root: &Path, names: &[N], tie: Tie) -> Vec<Candidate> {
+fn candidates<N: AsRef<str>>(registry: &Registry, work_root: &Path, names: &[N], tie: TieBreak) -> Vec<Candidate> {
     // An alias and its canonical name are the same backend.
     let canonical = names.iter().map(|name| registry.canonical_name(name.as_ref()).unwrap_or_else(|| name.as_ref().to_owned()));
     let candidate = |name: String| {
@@ -101,7 +101,7 @@ fn candidates<N: AsRef<str>>(registry: &Registry, work_root: &Path, names: &[N],
         backend.traits().boundary.then_some(Candidate { name, backend, own })
     };
     let mut candidates: Vec<Candidate> = canonical.filter_map(candidate).collect();
-    if tie == Tie::Faster {
+    if tie == TieBreak::Faster {
         // Probing a virtual machine takes seconds. The faster backends go first, so that a slower one that can at best tie is
         // skipped.
         candidates.sort_by_key(|candidate| candidate.backend.traits().startup);
@@ -153,7 +153,8 @@ pub fn forget_proof(registry: &Registry, work_root: &Path, name: &str) {
 /// If no backend proves any isolation, falls back to `host-direct`, which **isolates nothing**, and logs a warning. Code that
 /// must not run unisolated uses [`require_backend`].
 pub async fn detect_best_backend(registry: &Registry, work_root: &Path) -> Arc<dyn IsolationBackend> {
-    match choose(registry, work_root, &registry.available(), &[], Tie::First, &Proofs::open(registry.provable(), work_root)).await
+    match choose(registry, work_root, &registry.available(), &[], TieBreak::First, &Proofs::open(registry.provable(), work_root))
+        .await
     {
         Ok(choice) if choice.proven.score() > 0 => choice.backend,
         _ => {

@@ -85,7 +85,7 @@ async fn chosen(names: &[&str], bits: &[Bit], proofs: &Proofs) -> Result<String,
 }
 
 async fn chosen_from(registry: &Registry, names: &[&str], bits: &[Bit], proofs: &Proofs) -> Result<String, String> {
-    let choice = choose(registry, &std::env::temp_dir(), names, bits, Tie::Faster, proofs).await;
+    let choice = choose(registry, &std::env::temp_dir(), names, bits, TieBreak::Faster, proofs).await;
     choice.map(|choice| choice.backend.name().to_owned()).map_err(|error| error.to_string())
 }
 
@@ -127,7 +127,7 @@ async fn backend_that_starts_in_seconds_is_chosen_only_for_bits_it_alone_proves(
     assert_eq!(chosen(&registered, &[Bit::Kernel], &proofs).await.unwrap(), MACHINE);
     assert_eq!(chosen(&[MACHINE, FASTER], &[Bit::Kernel], &proofs).await.unwrap(), FASTER);
     // `detect_best_backend` prefers the first of equals, however long it takes to start.
-    let first = choose(&registry(), &std::env::temp_dir(), &registered, &[], Tie::First, &proofs).await.ok().unwrap();
+    let first = choose(&registry(), &std::env::temp_dir(), &registered, &[], TieBreak::First, &proofs).await.ok().unwrap();
     assert_eq!(first.backend.name(), MACHINE);
 }
 
@@ -153,10 +153,11 @@ async fn alias_of_a_backend_uses_the_proof_of_its_name() {
 async fn forgotten_proof_causes_new_probe() {
     let (_folder, proofs) = proofs();
     proofs.keep(&proven(ContainerBackend::NAME, &Bit::ALL));
-    let choice = choose(&registry(), &std::env::temp_dir(), &[ContainerBackend::NAME], &[Bit::Network], Tie::Faster, &proofs)
-        .await
-        .ok()
-        .unwrap();
+    let choice =
+        choose(&registry(), &std::env::temp_dir(), &[ContainerBackend::NAME], &[Bit::Network], TieBreak::Faster, &proofs)
+            .await
+            .ok()
+            .unwrap();
     assert!(choice.probed_earlier);
     proofs.forget(ContainerBackend::NAME);
     assert!(chosen(&[ContainerBackend::NAME], &[Bit::Network], &proofs).await.is_err());

@@ -15,19 +15,19 @@ use std::{
 /// The process that holds this value must not write to the file system, and must not close the last descriptor of an unlinked
 /// file on it: either would block forever.
 #[derive(Debug)]
-pub struct AtRest {
+pub struct FrozenFileSystem {
     directory: OwnedFd,
     path: PathBuf,
     thawed: bool,
 }
 
-impl AtRest {
+impl FrozenFileSystem {
     /// Freezes the file system that contains the directory `path`. Blocks until all dirty data is written. Needs `CAP_SYS_ADMIN`
     /// in the user namespace that the file system was mounted in.
     ///
     /// # Errors
     /// `EBUSY` if the file system is already frozen, `EOPNOTSUPP` if it is not on a disk, or the errno of opening `path`.
-    pub fn begin(path: &Path) -> Result<Self, ControlError> {
+    pub fn freeze(path: &Path) -> Result<Self, ControlError> {
         let directory = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .during(Control::Volume, || format!("open {}", path.display()))?;
         // Flushes most of the data while writers may still run, so that the freeze itself blocks them only briefly.
@@ -40,14 +40,14 @@ impl AtRest {
     ///
     /// # Errors
     /// `EINVAL` if another process has already thawed the file system.
-    pub fn end(mut self) -> Result<(), ControlError> {
+    pub fn thaw(mut self) -> Result<(), ControlError> {
         self.thawed = true;
         syscall::thaw(self.directory.as_fd())
             .during(Control::Volume, || format!("thaw the file system of {}", self.path.display()))
     }
 }
 
-impl Drop for AtRest {
+impl Drop for FrozenFileSystem {
     fn drop(&mut self) {
         if !self.thawed {
             // Fails with EINVAL if another process has already thawed the file system.
@@ -62,9 +62,9 @@ mod tests {
 
     #[test]
     fn freeze_of_file_system_without_disk_fails() {
-        let error = AtRest::begin(Path::new("/proc")).unwrap_err();
+        let error = FrozenFileSystem::freeze(Path::new("/proc")).unwrap_err();
         assert!(matches!(error.errno, Some(libc::EOPNOTSUPP | libc::EPERM)), "{error}");
         assert!(error.to_string().contains("the file system of /proc"), "{error}");
-        assert_eq!(AtRest::begin(Path::new("/no/such")).unwrap_err().errno, Some(libc::ENOENT));
+        assert_eq!(FrozenFileSystem::freeze(Path::new("/no/such")).unwrap_err().errno, Some(libc::ENOENT));
     }
 }

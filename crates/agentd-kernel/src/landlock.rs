@@ -69,14 +69,14 @@ pub fn abi() -> i32 {
 }
 
 /// A ruleset in the kernel that does not restrict a process yet.
-pub struct Prepared {
+pub struct PreparedRuleset {
     ruleset: RulesetCreated,
     version: i32,
     rules: usize,
 }
 
 /// Creates the ruleset of a plan. The paths are resolved now, in the mount namespace of this process.
-pub fn prepare(plan: &LandlockPlan) -> Result<Prepared, ControlError> {
+pub fn prepare(plan: &LandlockPlan) -> Result<PreparedRuleset, ControlError> {
     let version = abi();
     if version == 0 {
         return Err(ControlError::new(Control::Landlock, "landlock_create_ruleset", Some(libc::ENOSYS))
@@ -112,10 +112,10 @@ pub fn prepare(plan: &LandlockPlan) -> Result<Prepared, ControlError> {
             .map_err(|e| failed(&format!("add rule for {} ({:?})", rule.path.display(), rule.access), e))?;
         rules += 1;
     }
-    Ok(Prepared { ruleset: created, version, rules })
+    Ok(PreparedRuleset { ruleset: created, version, rules })
 }
 
-impl Prepared {
+impl PreparedRuleset {
     /// Restricts this process and its future children. Requires no_new_privs.
     pub fn enforce(self) -> Result<(ControlStatus, String), ControlError> {
         self.ruleset.restrict_self().map_err(|e| failed("restrict this process", e))?;

@@ -3,10 +3,10 @@
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use agentd_sandboxes::{About, SaveMode, State};
+//! use agentd_sandboxes::{SandboxSettings, SaveMode, State};
 //! let state = State::open("/var/lib/agentd/sandboxes".as_ref())?;
 //! let (name, clean) = ("builder".parse()?, "clean".parse()?);
-//! let record = state.create(&name, About::default())?;
+//! let record = state.create(&name, SandboxSettings::default())?;
 //! println!("changes go to {:?}", state.layer_paths(&record).upper);
 //! state.snapshot(&name, &clean, SaveMode::Commit)?;
 //! state.restore(&name, &clean)?;
@@ -39,6 +39,6 @@ pub use agentd_core::DiskLayers;
 pub use error::{Damage, StateError};
 pub use layer_id::{LayerId, NotALayerId};
 pub use name::{Name, NotAName};
-pub use record::{About, Record, Snapshot};
+pub use record::{Record, SandboxSettings, Snapshot};
 pub use state::{Collected, Disk, ForkSource, Hold, Lifetime, Lifetimes, Problem, SaveMode, Squashed, State};
 pub use tree::{Change, ChangeKind};

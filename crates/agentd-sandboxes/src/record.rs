@@ -26,7 +26,7 @@ pub struct Record {
     /// The name of the sandbox and of its directory.
     pub name: Name,
     /// The configuration of the sandbox.
-    pub about: About,
+    pub about: SandboxSettings,
     /// The committed layers of the sandbox, lowest first, above those of its image.
     #[serde(rename = "sealed")]
     pub lower: Vec<LayerId>,
@@ -46,7 +46,7 @@ pub struct Record {
 /// The requested configuration and lifetime of a sandbox. This crate stores both and enforces only the disk limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct About {
+pub struct SandboxSettings {
     /// The specification for the backend.
     pub spec: SandboxSpec,
     /// The image of the sandbox. The image layers in `spec` must be kept as long as the sandbox exists.
@@ -96,7 +96,7 @@ impl From<Version> for u32 {
 
 impl Record {
     /// Creates the record of a new sandbox.
-    pub(crate) fn new(name: &Name, about: About, lower: Vec<LayerId>, upper: LayerId, parent: Option<String>) -> Self {
+    pub(crate) fn new(name: &Name, about: SandboxSettings, lower: Vec<LayerId>, upper: LayerId, parent: Option<String>) -> Self {
         let (name, now) = (name.clone(), now());
         Self { version: Version, name, about, lower, upper, snapshots: BTreeMap::new(), made: now, used: now, parent }
     }

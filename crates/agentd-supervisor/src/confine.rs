@@ -27,7 +27,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Messages from the launcher to the new process during confinement.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Go {
+pub enum ConfineMessage {
     /// The launcher has written the id maps.
     IdMap {
         /// User and group ids of the payload.
@@ -38,8 +38,8 @@ pub enum Go {
         map: (ControlStatus, String),
     },
     /// The id-mapped mount trees: of the layers, then of the devices if there are any, then of the grants, in order. The trees
-    /// are this message's descriptors. Only a launcher that runs as root sends this message. It follows [`Go::IdMap`], because
-    /// cloning the trees takes as long as building the view to which they are attached.
+    /// are this message's descriptors. Only a launcher that runs as root sends this message. It follows
+    /// [`ConfineMessage::IdMap`], because cloning the trees takes as long as building the view to which they are attached.
     Trees,
 }
 
@@ -61,7 +61,7 @@ pub struct Inherited<'a> {
     pub channel: &'a OwnedFd,
     /// The launcher's `/proc`.
     pub proc: OwnedFd,
-    /// The socket on which [`Go`] messages arrive.
+    /// The socket on which [`ConfineMessage`] messages arrive.
     pub go: OwnedFd,
 }
 
@@ -138,7 +138,7 @@ fn confine(inherited: &Inherited<'_>, layers: &mut Vec<ControlReport>) -> Result
         })?;
     }
     let mut go = Channel::new(inherited.go.try_clone().map_err(|e| io_error("dup", e))?, protocol::MAX_EVENT);
-    let (Go::IdMap { id_map, privileged, map }, _) = recv(&mut go)? else { return Err(out_of_order()) };
+    let (ConfineMessage::IdMap { id_map, privileged, map }, _) = recv(&mut go)? else { return Err(out_of_order()) };
 
     if plan.namespaces.enabled {
         idmap::assume(id_map, privileged)?;
@@ -245,7 +245,7 @@ fn confine(inherited: &Inherited<'_>, layers: &mut Vec<ControlReport>) -> Result
     close_others(watches.chain(kept).collect())?;
     if let Some(filter) = inherited.filter {
         // Without a view, `/proc` is the host's.
-        let context = listener::Context { kept: plan.capabilities, own_proc: has_view };
+        let context = listener::ListenerContext { kept: plan.capabilities, own_proc: has_view };
         record.control(Control::Seccomp, || {
             let thread = listener::start(context)?;
             if let Some(listener) = seccomp::apply_with_listener(filter)? {
@@ -267,13 +267,13 @@ fn noted(notes: Vec<String>, detail: String) -> (ControlStatus, String) {
     if notes.is_empty() { (ControlStatus::Enforced, detail) } else { (ControlStatus::Partial(notes.join("; ")), detail) }
 }
 
-fn recv(go: &mut Channel) -> Result<(Go, Vec<OwnedFd>), ControlError> {
+fn recv(go: &mut Channel) -> Result<(ConfineMessage, Vec<OwnedFd>), ControlError> {
     go.receive().map_err(|e| ControlError::caused_by(Control::Process, "receive from the launcher", e))
 }
 
 /// Waits for the launcher to send the id-mapped trees.
 fn trees(go: &mut Channel) -> Result<Vec<OwnedFd>, ControlError> {
-    let (Go::Trees, trees) = recv(go)? else { return Err(out_of_order()) };
+    let (ConfineMessage::Trees, trees) = recv(go)? else { return Err(out_of_order()) };
     Ok(trees)
 }
 

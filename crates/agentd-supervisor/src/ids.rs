@@ -11,7 +11,7 @@ use agentd_kernel::{
 };
 
 /// The id map that was chosen for a sandbox.
-pub(crate) struct Mapped {
+pub(crate) struct ChosenIdMap {
     pub id_map: IdMap,
     /// Status of the id map, and its description.
     pub map: (ControlStatus, String),
@@ -19,7 +19,7 @@ pub(crate) struct Mapped {
     pub claim: Option<Claim>,
 }
 
-impl Mapped {
+impl ChosenIdMap {
     fn to(id_map: IdMap, detail: impl Into<String>) -> Self {
         Self { id_map, map: (ControlStatus::Enforced, detail.into()), claim: None }
     }
@@ -30,20 +30,20 @@ impl Mapped {
 }
 
 /// Writes the id maps of process `pid`. A process without new namespaces keeps its ids.
-pub(crate) fn map_ids(plan: &SandboxPlan, pid: i32, privileged: bool) -> Result<Mapped, ControlError> {
+pub(crate) fn map_ids(plan: &SandboxPlan, pid: i32, privileged: bool) -> Result<ChosenIdMap, ControlError> {
     let mapped = match &plan.tree {
         Tree::Root(_) if privileged && plan.namespaces.ids == Ids::Identity => {
-            Mapped::to(IdMap::same(), "uid 0 inside, the ids of the machine")
+            ChosenIdMap::to(IdMap::same(), "uid 0 inside, the ids of the machine")
         }
         Tree::Root(_) if privileged => {
             let claim = Claim::take()?;
-            Mapped::to(claim.id_map, "uid 0 inside, dedicated host ids").with(claim)
+            ChosenIdMap::to(claim.id_map, "uid 0 inside, dedicated host ids").with(claim)
         }
         Tree::Root(root) => return map_root(plan, root, pid),
-        _ if privileged => Mapped::to(IdMap::for_supervisor(pid), "uid 1000 inside, a dedicated host id"),
+        _ if privileged => ChosenIdMap::to(IdMap::for_supervisor(pid), "uid 1000 inside, a dedicated host id"),
         _ => {
             let caller = IdMap::caller();
-            Mapped::to(caller, format!("uid {} inside, the caller's host uid", caller.uid))
+            ChosenIdMap::to(caller, format!("uid {} inside, the caller's host uid", caller.uid))
         }
     };
     if plan.namespaces.enabled {
@@ -54,7 +54,7 @@ pub(crate) fn map_ids(plan: &SandboxPlan, pid: i32, privileged: bool) -> Result<
 
 /// Maps a sandbox with its own root for an unprivileged launcher: uid 0 inside is the caller's host uid. With subordinate ids
 /// (`subuid(5)`), further ids are mapped as well.
-fn map_root(plan: &SandboxPlan, root: &RootPlan, pid: i32) -> Result<Mapped, ControlError> {
+fn map_root(plan: &SandboxPlan, root: &RootPlan, pid: i32) -> Result<ChosenIdMap, ControlError> {
     let caller = IdMap::caller().as_root();
     let only = |why: String| format!("uid 0 inside is the caller's host uid, and no other id is mapped: {why}");
     let found = may_have_more(root).map_err(str::to_owned).and_then(|()| Subordinate::of_caller());
@@ -65,20 +65,20 @@ fn map_root(plan: &SandboxPlan, root: &RootPlan, pid: i32) -> Result<Mapped, Con
         }
         Err(why) => {
             idmap::write_maps(pid, caller, false)?;
-            return Ok(Mapped::to(caller, only(why)));
+            return Ok(ChosenIdMap::to(caller, only(why)));
         }
     };
     match subordinate.write_uids(pid, claim.id_map) {
         Ok(()) => {
             subordinate.write_gids(pid, claim.id_map)?;
             let detail = describe(&claim);
-            Ok(Mapped::to(claim.id_map, detail).with(claim))
+            Ok(ChosenIdMap::to(claim.id_map, detail).with(claim))
         }
         // `write_uids` failed before it wrote a map, so the map of the caller alone can still be written.
         Err(error) if plan.allow_degraded => {
             idmap::write_maps(pid, caller, false)?;
             let status = ControlStatus::Missing(error);
-            Ok(Mapped { map: (status, only("subordinate ids cannot be used".to_owned())), ..Mapped::to(caller, "") })
+            Ok(ChosenIdMap { map: (status, only("subordinate ids cannot be used".to_owned())), ..ChosenIdMap::to(caller, "") })
         }
         Err(error) => Err(error),
     }

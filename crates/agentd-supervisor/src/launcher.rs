@@ -21,8 +21,8 @@ mod serve;
 
 use crate::{
     channel::{Channel, ChannelError, send},
-    confine::{self, Go, Inherited},
-    ids::{Mapped, map_ids},
+    confine::{self, ConfineMessage, Inherited},
+    ids::{ChosenIdMap, map_ids},
     plan::SandboxPlan,
     protocol,
     role::{self, Role},
@@ -146,10 +146,11 @@ fn serve() -> i32 {
     unsafe { libc::prctl(libc::PR_SET_NAME, c"agentd-launcher".as_ptr()) };
     default_signals();
     let core_note = rlimit::no_core_dumps();
-    // The launcher adopts the orphans of sandboxes without a pid namespace.
+    // The launcher adopts the orphans of sandboxes without a pid namespace. The call cannot fail (`prctl(2)`).
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).ok();
     // Ctrl-C in the terminal must reach only the library, which decides how to react. Supervisors stay in the launcher's session,
     // because a new session costs a scheduling group (`sched(7)`, autogroup); each command has its own session anyway.
+    // `setsid(2)` fails only for the leader of a process group, which this child process is not.
     rustix::process::setsid().ok();
     let mut launcher = Launcher {
         hierarchy: None,
@@ -201,7 +202,7 @@ impl Launcher {
             }
             Err(error) => {
                 if let Some(cgroup) = &mut cgroup {
-                    // Only the first error is reported; the cgroup is empty.
+                    // Only the first error is reported. If the empty cgroup stays, the sweep of a later launcher removes it.
                     cgroup.remove().ok();
                 }
                 Err(error)
@@ -278,16 +279,16 @@ fn hierarchy(known: &mut Option<Hierarchy>) -> &Hierarchy {
 
 /// Writes the id maps of the new process, lets the process continue, and sends the mount trees that it needs last.
 fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, ControlError> {
-    let send = |message: &Go, fds: &[BorrowedFd<'_>]| {
+    let send = |message: &ConfineMessage, fds: &[BorrowedFd<'_>]| {
         send(go.as_fd(), message, fds).map_err(|e| ControlError::caused_by(Control::Process, "send to the new process", e))
     };
     let privileged = rustix::process::geteuid().is_root();
-    let Mapped { id_map, map, claim } = map_ids(plan, pid, privileged)?;
-    send(&Go::IdMap { id_map, privileged, map }, &[])?;
+    let ChosenIdMap { id_map, map, claim } = map_ids(plan, pid, privileged)?;
+    send(&ConfineMessage::IdMap { id_map, privileged, map }, &[])?;
     if plan.namespaces.enabled && privileged {
         let trees = mapped_trees(plan, id_map)?;
         if !trees.is_empty() {
-            send(&Go::Trees, &trees.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+            send(&ConfineMessage::Trees, &trees.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
         }
     }
     Ok(claim)
@@ -339,5 +340,6 @@ fn devices(plan: &SandboxPlan, owner: (u32, u32)) -> Result<Option<OwnedFd>, Con
 fn kill(pidfd: &OwnedFd, pid: Pid) {
     // A process that is already gone needs no signal.
     rustix::process::pidfd_send_signal(pidfd, Signal::KILL).ok();
+    // The process is our child. Waiting fails only if it was reaped before.
     rustix::process::waitpid(Some(pid), WaitOptions::empty()).ok();
 }

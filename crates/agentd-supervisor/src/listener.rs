@@ -7,7 +7,7 @@ use crate::{schedule, set_gid};
 use agentd_core::{Control, ControlError};
 use agentd_kernel::{
     privileges::Capabilities,
-    seccomp::{Call, Listener, Request},
+    seccomp::{Call, Listener, RequestedChange},
 };
 use rustix::io::Errno;
 use std::{
@@ -18,7 +18,7 @@ use std::{
 
 /// Properties of the sandbox on which the answers depend.
 #[derive(Debug, Clone, Copy)]
-pub struct Context {
+pub struct ListenerContext {
     /// The capabilities of the supervisor.
     pub kept: Capabilities,
     /// True if `/proc` is that of the sandbox's PID namespace. Thread ids of calls mean nothing in another one.
@@ -27,7 +27,7 @@ pub struct Context {
 
 /// Starts the thread. It begins when a listener arrives, and ends when the sender is dropped without one. Call this function
 /// after every other layer is applied and before the filter is.
-pub fn start(context: Context) -> Result<SyncSender<Listener>, ControlError> {
+pub fn start(context: ListenerContext) -> Result<SyncSender<Listener>, ControlError> {
     let (sender, receiver) = sync_channel(1);
     let started =
         thread::Builder::new().name("listener".to_owned()).stack_size(64 << 10).spawn(move || serve(&receiver, context));
@@ -35,7 +35,7 @@ pub fn start(context: Context) -> Result<SyncSender<Listener>, ControlError> {
     Ok(sender)
 }
 
-fn serve(listener: &Receiver<Listener>, context: Context) {
+fn serve(listener: &Receiver<Listener>, context: ListenerContext) {
     let Ok(listener) = listener.recv() else { return };
     // An error means that no more calls arrive. Calls after that point would fail with ENOSYS.
     while let Ok(call) = listener.receive() {
@@ -45,12 +45,12 @@ fn serve(listener: &Receiver<Listener>, context: Context) {
     }
 }
 
-fn answer(listener: &Listener, call: &Call, context: Context) {
+fn answer(listener: &Listener, call: &Call, context: ListenerContext) {
     match call.request {
-        Request::Mode(change) if context.own_proc => {
+        RequestedChange::Mode(change) if context.own_proc => {
             listener.answer(call, set_gid::change(listener, call, change, context.kept));
         }
-        Request::Mode(_) => listener.answer(call, Err(Errno::NOSYS)),
-        Request::Schedule(change) => schedule::change(listener, call, change, context.own_proc),
+        RequestedChange::Mode(_) => listener.answer(call, Err(Errno::NOSYS)),
+        RequestedChange::Schedule(change) => schedule::change(listener, call, change, context.own_proc),
     }
 }

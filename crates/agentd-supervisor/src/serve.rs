@@ -5,7 +5,7 @@ use crate::{
     channel::{Channel, ChannelError},
     oom::OomScore,
     protocol::{Event, ExecUsage, Request, SpawnRequest, SpawnStep},
-    spawn::{self, Prepared, Program, Stack},
+    spawn::{self, PreparedCommand, Program, Stack},
     sweep,
 };
 use rustix::{
@@ -244,7 +244,7 @@ fn start(stack: &mut Stack, exec: SpawnRequest, mut fds: Vec<OwnedFd>) -> Result
         None => return Err((SpawnStep::Exec, libc::EINVAL)),
     };
     let cwd = CString::new(exec.cwd).map_err(invalid)?;
-    let prepared = Prepared { program, argv, env, cwd, rlimits: exec.rlimits, terminal: exec.pty.is_some() };
+    let prepared = PreparedCommand { program, argv, env, cwd, rlimits: exec.rlimits, terminal: exec.pty.is_some() };
     if let Some(size) = exec.pty {
         let (master, peer) = terminal(size).map_err(|errno| (SpawnStep::Fork, errno.raw_os_error()))?;
         let stdin = fds.first().unwrap_or(&peer);

@@ -2,8 +2,8 @@
 //!
 //! The child shares the supervisor's memory until `execve` (`CLONE_VM | CLONE_VFORK`, as in `posix_spawn(3)`), because copying
 //! page tables would cost more than all other steps together. Between the `clone` in [`start`] and `execve`, no code may
-//! therefore allocate, lock, unwind, or change memory other than the child's own [`Work`]. The supervisor is single-threaded and
-//! has no signal handlers.
+//! therefore allocate, lock, unwind, or change memory other than the child's own [`ChildWork`]. The supervisor is single-threaded
+//! and has no signal handlers.
 
 use crate::protocol::SpawnStep;
 use agentd_kernel::rlimit::RlimitPlan;
@@ -27,7 +27,7 @@ pub enum Program {
 }
 
 /// A command, prepared so that the child needs no memory allocation.
-pub struct Prepared {
+pub struct PreparedCommand {
     /// The program to execute.
     pub program: Program,
     /// Arguments.
@@ -42,8 +42,8 @@ pub struct Prepared {
     pub terminal: bool,
 }
 
-struct Work<'a> {
-    prepared: &'a Prepared,
+struct ChildWork<'a> {
+    prepared: &'a PreparedCommand,
     argv: Vec<*const libc::c_char>,
     env: Vec<*const libc::c_char>,
     stdio: [RawFd; 3],
@@ -66,13 +66,13 @@ impl Stack {
 ///
 /// # Errors
 /// The step that failed, and its errno.
-pub fn start(prepared: &Prepared, stdio: [BorrowedFd<'_>; 3], stack: &mut Stack) -> Result<i32, (SpawnStep, i32)> {
+pub fn start(prepared: &PreparedCommand, stdio: [BorrowedFd<'_>; 3], stack: &mut Stack) -> Result<i32, (SpawnStep, i32)> {
     let pointers = |strings: &[CString]| {
         let mut list: Vec<_> = strings.iter().map(|s| s.as_ptr()).collect();
         list.push(std::ptr::null());
         list
     };
-    let mut work = Work {
+    let mut work = ChildWork {
         prepared,
         argv: pointers(&prepared.argv),
         env: pointers(&prepared.env),
@@ -99,17 +99,17 @@ pub fn start(prepared: &Prepared, stdio: [BorrowedFd<'_>; 3], stack: &mut Stack)
 }
 
 extern "C" fn child(argument: *mut libc::c_void) -> libc::c_int {
-    // SAFETY: `start` passes a pointer to a `Work` that nothing else uses until this function returns.
-    let work = unsafe { &mut *argument.cast::<Work<'_>>() };
+    // SAFETY: `start` passes a pointer to a `ChildWork` that nothing else uses until this function returns.
+    let work = unsafe { &mut *argument.cast::<ChildWork<'_>>() };
     work.failure = Some(execute(work));
     127
 }
 
 /// Executes the command; returns only on failure. The head of this file lists what may be called here.
-fn execute(work: &Work<'_>) -> (SpawnStep, i32) {
+fn execute(work: &ChildWork<'_>) -> (SpawnStep, i32) {
     let last = || Errno::from_io_error(&std::io::Error::last_os_error()).map_or(libc::EIO, Errno::raw_os_error);
     let prepared = work.prepared;
-    // SAFETY: system calls on integers, and on memory that `Work` and constants own.
+    // SAFETY: system calls on integers, and on memory that `ChildWork` and constants own.
     unsafe {
         libc::setsid();
         for (target, source) in (0..).zip(work.stdio) {
@@ -136,7 +136,7 @@ fn execute(work: &Work<'_>) -> (SpawnStep, i32) {
     }
     match &prepared.program {
         Program::Image(fd) => {
-            // SAFETY: all pointers are to NUL-terminated strings and lists that `Work` owns.
+            // SAFETY: all pointers are to NUL-terminated strings and lists that `ChildWork` owns.
             unsafe {
                 libc::syscall(
                     libc::SYS_execveat,
@@ -152,7 +152,7 @@ fn execute(work: &Work<'_>) -> (SpawnStep, i32) {
         Program::Candidates(paths) => {
             let mut worst = libc::ENOENT;
             for path in paths {
-                // SAFETY: all pointers are to NUL-terminated strings and lists that `Work` owns.
+                // SAFETY: all pointers are to NUL-terminated strings and lists that `ChildWork` owns.
                 unsafe { libc::execve(path.as_ptr(), work.argv.as_ptr(), work.env.as_ptr()) };
                 match last() {
                     libc::ENOENT | libc::ENOTDIR => {}

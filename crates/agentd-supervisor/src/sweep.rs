@@ -73,6 +73,7 @@ pub fn try_kill_orphans(keep: &HashSet<i32>) -> bool {
         kill_tree(*pid);
     }
     for pid in orphans.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+        // An orphan that is not reaped now is found, and reaped, by the next call.
         rustix::process::waitpid(Some(pid), WaitOptions::NOHANG).ok();
     }
     orphans.is_empty()

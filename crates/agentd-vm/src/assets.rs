@@ -1,7 +1,7 @@
 //! A directory of assets: opening and verification.
 
 use crate::{
-    error::{AssetError, Context},
+    error::{AssetError, IoContext},
     manifest::{FORMAT, FileDigest, Manifest},
 };
 use sha2::{Digest, Sha256};

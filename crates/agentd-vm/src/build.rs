@@ -3,7 +3,7 @@
 use crate::{
     assets::{self, Assets, MANIFEST, MODULES_CPIO, ROOT_EXT4, VMLINUX},
     cpio::Archive,
-    error::{AssetError, Context},
+    error::{AssetError, IoContext},
     kernel,
     manifest::{FORMAT, Kernel, Manifest},
     modules::{Module, NEEDED, WELCOME},

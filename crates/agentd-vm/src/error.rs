@@ -66,11 +66,11 @@ pub enum AssetError {
 }
 
 /// Adds the failed operation to an I/O error.
-pub(crate) trait Context<T> {
+pub(crate) trait IoContext<T> {
     fn context(self, context: impl FnOnce() -> String) -> Result<T, AssetError>;
 }
 
-impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
+impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
     fn context(self, context: impl FnOnce() -> String) -> Result<T, AssetError> {
         self.map_err(|error| AssetError::Io { context: context(), source: error.into() })
     }

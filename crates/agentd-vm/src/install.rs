@@ -2,7 +2,7 @@
 
 use crate::{
     assets::hex,
-    error::{AssetError, Context},
+    error::{AssetError, IoContext},
     payload,
 };
 use agentd_disk::Scratch;

@@ -2,7 +2,7 @@
 
 use crate::{
     bzimage,
-    error::{AssetError, Context},
+    error::{AssetError, IoContext},
     modules::{Module, Modules},
     package,
 };

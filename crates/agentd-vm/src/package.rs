@@ -1,7 +1,7 @@
 //! Reads a Debian package (`deb(5)`): an `ar` archive that contains a tar archive with the files.
 
 use crate::{
-    error::{AssetError, Context},
+    error::{AssetError, IoContext},
     payload,
 };
 use std::{

@@ -5,7 +5,7 @@
 //! namespace with the caller mapped to root. Then the caller's files belong to root in the image, and mounting the overlay is
 //! permitted.
 
-use crate::error::{AssetError, Context};
+use crate::error::{AssetError, IoContext};
 use agentd_disk::Scratch;
 use rustix::{
     fs::{Mode, OFlags},

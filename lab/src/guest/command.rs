@@ -3,7 +3,7 @@
 use super::{cgroup, ports::Ports};
 use crate::{
     error::{Calling, LabError},
-    message::{Report, Request, STDERR, STDOUT},
+    message::{CommandRequest, Report, STDERR, STDOUT},
 };
 use rustix::{
     io::Errno,
@@ -21,7 +21,7 @@ use std::{
 const USER: u32 = 1000;
 
 /// Runs the command until it ends, then kills and reaps all processes that it left.
-pub fn run(request: &Request, ports: &Ports) -> Result<Report, LabError> {
+pub fn run(request: &CommandRequest, ports: &Ports) -> Result<Report, LabError> {
     let mut command = prepare(request);
     let group = if request.user { cgroup::of_user(USER)? } else { cgroup::of_root()? };
     let copies = if request.console {
@@ -46,12 +46,13 @@ pub fn run(request: &Request, ports: &Ports) -> Result<Report, LabError> {
     let report = wait(&child)?;
     end_all()?;
     for copy in copies {
+        // A thread that has panicked printed its message on the console.
         copy.join().ok();
     }
     Ok(report)
 }
 
-fn prepare(request: &Request) -> Command {
+fn prepare(request: &CommandRequest) -> Command {
     let argv: Vec<&str> = match request.console {
         // A new session with a controlling terminal, for job control.
         true => vec!["/usr/bin/setsid", "--ctty", "--wait", "/bin/bash", "-l"],

@@ -23,6 +23,7 @@ pub fn main() -> ExitCode {
         Err(error) => eprintln!("lab: {error}"),
     }
     rustix::fs::sync();
+    // If this fails, the end of process 1 ends the machine (a kernel panic).
     rustix::system::reboot(RebootCommand::Restart).ok();
     ExitCode::FAILURE
 }

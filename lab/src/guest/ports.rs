@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Calling, LabError, format_error},
-    message::{CONTROL, PULSE, Request},
+    message::{CONTROL, CommandRequest, PULSE},
 };
 use std::{
     collections::BTreeMap,
@@ -41,7 +41,7 @@ impl Ports {
     }
 
     /// Waits for the request. Returns it with the port, on which the reply is sent.
-    pub fn request(&self) -> Result<(Request, File), LabError> {
+    pub fn request(&self) -> Result<(CommandRequest, File), LabError> {
         let control = self.open(CONTROL)?;
         let mut line = String::new();
         BufReader::new(&control).read_line(&mut line).calling(|| "read the request".to_owned())?;

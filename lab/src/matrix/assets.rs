@@ -24,7 +24,7 @@ chmod -R a+rX .
 
 /// Locations that the steps of a run share.
 #[derive(Debug)]
-pub struct Context {
+pub struct RunContext {
     /// The checkout.
     pub project: PathBuf,
     /// The run's directory.
@@ -33,7 +33,7 @@ pub struct Context {
     pub programs: OnceLock<Programs>,
 }
 
-impl Context {
+impl RunContext {
     /// Returns the built programs. A step that needs them must start after they are built.
     pub fn programs(&self) -> Result<&Programs, LabError> {
         self.programs.get().ok_or_else(|| format_error("test programs", "not built yet"))
@@ -46,9 +46,10 @@ impl Context {
 }
 
 /// Builds an asset.
-pub fn build(asset: Asset, context: &Context, log: &Log) -> Result<(), LabError> {
+pub fn build(asset: Asset, context: &RunContext, log: &Log) -> Result<(), LabError> {
     match asset {
         Asset::Programs => {
+            // Fails only if an earlier step has built the programs; those are kept.
             context.programs.set(programs::build(&context.run, log)?).ok();
             Ok(())
         }
@@ -61,7 +62,7 @@ pub fn build(asset: Asset, context: &Context, log: &Log) -> Result<(), LabError>
 
 /// Creates a small Debian from this machine's package archive. If run as root, copies the tree for ordinary users, who may have
 /// no access to the checkout.
-fn debian(context: &Context, log: &Log) -> Result<(), LabError> {
+fn debian(context: &RunContext, log: &Log) -> Result<(), LabError> {
     let tree = context.target("debian");
     if !tree.exists() {
         let new = context.target("debian.new");
@@ -88,7 +89,7 @@ fn copy(from: &Path, to: &Path, log: &Log) -> Result<(), LabError> {
 }
 
 /// Installs Gondolin and its guest. If run as root, copies the part that ordinary users need to a folder that they can read.
-fn gondolin(context: &Context, log: &Log) -> Result<(), LabError> {
+fn gondolin(context: &RunContext, log: &Log) -> Result<(), LabError> {
     let data = context.target("agentd");
     let mut setup = tool::as_root("env");
     let variable: std::ffi::OsString = ["AGENTD_DATA_DIR=".as_ref(), data.as_os_str()].into_iter().collect();
@@ -112,7 +113,7 @@ fn lab(log: &Log) -> Result<(), LabError> {
 }
 
 /// Builds the template of microVMs from a Debian with Python and from a kernel that is downloaded but not installed.
-fn microvm(context: &Context, log: &Log) -> Result<(), LabError> {
+fn microvm(context: &RunContext, log: &Log) -> Result<(), LabError> {
     let folder = context.target("vm");
     if folder.join("default/manifest.json").exists() {
         return Ok(());
@@ -120,11 +121,13 @@ fn microvm(context: &Context, log: &Log) -> Result<(), LabError> {
     let root = folder.join("root");
     debootstrap(&root, &["--include=python3"], log)?;
     let downloads = folder.join("kernel");
+    // An earlier run may have left its files. If they cannot be removed, the steps below report that.
     fs::remove_dir_all(&downloads).ok();
     fs::create_dir_all(&downloads).on("mkdir", &downloads)?;
     let downloaded = packages::download(&packages::stands_for("linux-image-6.12-cloud-amd64")?, &downloads)?;
     let kernel = folder.join(downloaded.file_name().unwrap_or_default());
     fs::rename(&downloaded, &kernel).on("rename", &downloaded)?;
+    // An earlier build may have left its files. If they cannot be removed, the build below reports that.
     fs::remove_dir_all(folder.join("default")).ok();
     let mut build = Command::new(&context.programs()?.agentd);
     build.args(["vm", "build", "--image"]).arg(&root).arg("--kernel").arg(&kernel).arg("-o").arg(folder.join("default"));

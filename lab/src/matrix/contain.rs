@@ -78,6 +78,7 @@ fn remove_groups_below(folder: &Path, prefixes: &[String], all: bool) {
         let ours = all || prefixes.iter().any(|prefix| name.to_string_lossy().starts_with(prefix.as_str()));
         remove_groups_below(&entry.path(), prefixes, ours);
         if ours {
+            // A group with a live process stays; a later run removes it.
             fs::remove_dir(entry.path()).ok();
         }
     }

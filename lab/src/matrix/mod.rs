@@ -19,7 +19,7 @@ use crate::{
     args::{Matrix, Test},
     error::{Calling, LabError},
 };
-use assets::Context;
+use assets::RunContext;
 use execute::Log;
 use report::{Count, Ended};
 use schedule::Step;
@@ -51,7 +51,7 @@ pub fn test(test: &Test) -> Result<u8, LabError> {
     if !rustix::process::geteuid().is_root() {
         chosen.retain(|chosen| !chosen.row.place.needs_root());
     }
-    let context = Context { project: project(), run, programs: OnceLock::new() };
+    let context = RunContext { project: project(), run, programs: OnceLock::new() };
     let ended = steps_of(&chosen, &context, turn, &test.logs)?;
     print(&ended, turn)
 }
@@ -84,7 +84,7 @@ struct Run {
     started: Instant,
 }
 
-fn steps_of(chosen: &[Chosen], context: &Context, turn: Option<u32>, logs: &Path) -> Result<Run, LabError> {
+fn steps_of(chosen: &[Chosen], context: &RunContext, turn: Option<u32>, logs: &Path) -> Result<Run, LabError> {
     fs::create_dir_all(logs).on("mkdir", logs)?;
     let started = Instant::now();
     let needed = |asset: &Asset| chosen.iter().any(|chosen| chosen.row.needs.contains(asset));

@@ -1,7 +1,7 @@
 //! Runs a row of the matrix.
 
 use super::{
-    assets::Context,
+    assets::RunContext,
     contain::GROUPS,
     execute::{Log, execute},
     programs::TestProgram,
@@ -68,7 +68,7 @@ cat said
 tail -n 1 said | grep -q "^Linux agentd-""#;
 
 /// Runs a row. An error means that the row failed; the log contains the details.
-pub fn run(chosen: &Chosen, context: &Context, log: &Log) -> Result<(), LabError> {
+pub fn run(chosen: &Chosen, context: &RunContext, log: &Log) -> Result<(), LabError> {
     let folder = context.run.join(chosen.row.name);
     fs::create_dir_all(&folder).on("mkdir", &folder)?;
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o711)).on("chmod", &folder)?;
@@ -84,14 +84,15 @@ pub fn run(chosen: &Chosen, context: &Context, log: &Log) -> Result<(), LabError
         Place::Microvm(user) => row.in_a_microvm(user),
         Place::Documented => row.documented(),
     };
-    // Remove the copies of the suites now, because those of all rows together take much space.
+    // Remove the copies of the suites now, because those of all rows together take much space. What cannot be removed changes no
+    // result.
     tool::output(Command::new("rm").args(["-rf", "--one-file-system"]).arg(&folder)).ok();
     ran
 }
 
 struct RowRun<'a> {
     chosen: &'a Chosen,
-    context: &'a Context,
+    context: &'a RunContext,
     log: &'a Log,
     folder: &'a Path,
 }

@@ -79,7 +79,7 @@ pub(super) fn closed() -> Option<String> {
 }
 
 /// The file of a saved verdict.
-pub(super) struct Kept {
+pub(super) struct VerdictFile {
     file: PathBuf,
     /// A description of everything that the verdict depends on. `None` if that cannot be determined.
     key: Option<String>,
@@ -91,7 +91,7 @@ struct KeptVerdict {
     verdict: Verdict,
 }
 
-impl Kept {
+impl VerdictFile {
     /// Returns the verdict file of this user in an installation. The verdict depends on the guest, the current boot of the host
     /// and the present QEMU.
     pub(super) fn for_files(installation: &Path, guest: &Path, qemu: &Path) -> Self {
@@ -132,7 +132,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let qemu = dir.path().join("qemu");
         fs::write(&qemu, "one").unwrap();
-        let kept = |guest: &str| Kept::for_files(dir.path(), Path::new(guest), &qemu);
+        let kept = |guest: &str| VerdictFile::for_files(dir.path(), Path::new(guest), &qemu);
         assert_eq!(kept("/guest-1").read(), None);
         let verdict = Verdict::tcg("it hangs");
         kept("/guest-1").write(&verdict);
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn truncated_verdict_file_is_ignored() {
         let dir = tempfile::tempdir().unwrap();
-        let kept = Kept::for_files(dir.path(), Path::new("/guest"), Path::new("/proc/self/exe"));
+        let kept = VerdictFile::for_files(dir.path(), Path::new("/guest"), Path::new("/proc/self/exe"));
         kept.write(&Verdict::kvm());
         assert_eq!(kept.read(), Some(Verdict::kvm()));
         let whole = fs::read(&kept.file).unwrap();

@@ -25,7 +25,7 @@ use tokio::{
 const PROGRAM: &str = include_str!("machine.mjs");
 
 /// The maximum length of Node's standard error that is kept, in bytes.
-const SAID: u64 = 4 << 10;
+const MOST_STDERR: u64 = 4 << 10;
 
 /// The maximum length of the guest's console output that is kept, in bytes.
 const CONSOLE: usize = 2 << 10;
@@ -33,7 +33,7 @@ const CONSOLE: usize = 2 << 10;
 /// A message of `machine.mjs`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Said {
+enum HostMessage {
     /// The guest has printed this on its console while it started.
     Console(String),
     /// The machine did not start, or has ended; with the reason.
@@ -171,31 +171,31 @@ fn watch_over(mut node: Box<dyn ExecHandle>) -> Result<watch::Receiver<State>, I
         pipe::Receiver::from_owned_fd(fd).map_err(io_error("open the output pipe of Node"))
     };
     let (stdout, mut stderr) = (receiver(streams.stdout)?, receiver(streams.stderr)?);
-    let (teller, state) = watch::channel(State::default());
+    let (sender, state) = watch::channel(State::default());
     tokio::spawn(async move {
         let _node = node;
-        let complaints = async {
-            let mut said = Vec::new();
+        let stderr_text = async {
+            let mut output = Vec::new();
             // Keep the first bytes and discard the rest, so that Node never blocks on a full pipe.
-            (&mut stderr).take(SAID).read_to_end(&mut said).await.or_debug("read standard error", "gondolin");
+            (&mut stderr).take(MOST_STDERR).read_to_end(&mut output).await.or_debug("read standard error", "gondolin");
             tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await.or_debug("read standard error", "gondolin");
-            String::from_utf8_lossy(&said).trim().to_owned()
+            String::from_utf8_lossy(&output).trim().to_owned()
         };
-        let news = async {
+        let messages = async {
             // Standard output comes from our own program, which writes little.
             let mut lines = BufReader::new(stdout.take(1 << 20)).lines();
             let mut failed = None;
             while let Ok(Some(line)) = lines.next_line().await {
                 match serde_json::from_str(&line) {
-                    Ok(Said::Console(text)) => teller.send_modify(|state| keep_end(&mut state.console, &text)),
-                    Ok(Said::Failed(why)) => failed = Some(why),
+                    Ok(HostMessage::Console(text)) => sender.send_modify(|state| keep_end(&mut state.console, &text)),
+                    Ok(HostMessage::Failed(why)) => failed = Some(why),
                     Err(_) => failed = Some(format!("unexpected output of Node: {line:?}")),
                 }
             }
             failed
         };
-        let (complaints, failed) = tokio::join!(complaints, news);
-        teller.send_modify(|state| state.ended = Some(failed.unwrap_or_else(|| format!("Node exited: {complaints}"))));
+        let (stderr_text, failed) = tokio::join!(stderr_text, messages);
+        sender.send_modify(|state| state.ended = Some(failed.unwrap_or_else(|| format!("Node exited: {stderr_text}"))));
     });
     Ok(state)
 }

@@ -8,7 +8,7 @@ use super::{
     saved::{self, Saved},
 };
 use agentd_core::{IsolationBackend, IsolationError, Sandbox};
-use agentd_guest::{Awake, Guest, Machine, MachineIdentity};
+use agentd_guest::{Guest, Machine, MachineIdentity, ResumedToSave};
 use agentd_isolation::store::blocking;
 use async_trait::async_trait;
 use std::{
@@ -52,22 +52,22 @@ impl GondolinMachine {
         if !suspended {
             return self.copy(guest, &host).await;
         }
-        let awake = Awake::new(guest);
+        let resumed = ResumedToSave::new(guest);
         host.sandbox().resume().await?;
         let saved = self.copy(guest, &host).await;
         host.sandbox().suspend().await?;
-        awake.over();
+        resumed.disarm();
         saved
     }
 
     async fn copy(&self, guest: &Guest, host: &Host) -> Result<Saved, IsolationError> {
         let store = self.backend.store().clone();
         let saved = blocking(move || Saved::make(&store)).await?;
-        let rest = guest.freeze().await?;
+        let frozen = guest.freeze().await?;
         // The file contains the complete disk: freezing ends with a flush of the guest's disk, and QEMU then also flushes its
         // tables.
         host.sandbox().read_file_to(Path::new(DISK), self.plan.disk_bytes, saved.create()?).await?;
-        rest.thaw().await?;
+        frozen.thaw().await?;
         Ok(saved)
     }
 }

@@ -16,7 +16,7 @@ mod plan;
 mod saved;
 
 use crate::install::{GONDOLIN_VERSION, Installation};
-use accelerator::{Accelerator, Kept, Verdict};
+use accelerator::{Accelerator, Verdict, VerdictFile};
 use agentd_core::{
     BackendCapabilities, BackendTraits, Command, IsolationBackend, IsolationError, Outcome, PlanLine, Profile, Sandbox,
     SandboxId, SandboxSpec,
@@ -88,7 +88,7 @@ struct Shared {
     /// The accelerator of the machines, once it has been determined.
     verdict: OnceCell<Verdict>,
     /// The place to save the verdict to, after a machine has started with it.
-    unkept: Mutex<Option<Kept>>,
+    unkept: Mutex<Option<VerdictFile>>,
     /// The time that the last machine took to start.
     last: Mutex<Option<Duration>>,
 }
@@ -183,7 +183,7 @@ impl GondolinBackend {
             if let Some(why) = accelerator::closed() {
                 return Ok(Err(Verdict::tcg(why)));
             }
-            let kept = Kept::for_files(&installation, &guest, &qemu);
+            let kept = VerdictFile::for_files(&installation, &guest, &qemu);
             Ok(kept.read().map_or(Ok(kept), Err))
         });
         let kept = match known.await {

@@ -2,7 +2,7 @@
 //! machine.
 
 use super::{
-    error::{Context, SetupError},
+    error::{IoContext, SetupError},
     tool,
 };
 use agentd_disk::Scratch;
@@ -106,10 +106,10 @@ impl Downloads {
 
     /// Returns the archive of the packages of a guest's Debian, and its origin, after fetching both if necessary.
     pub(crate) fn debian(&self) -> Result<(PathBuf, Origin), SetupError> {
-        let said = self.dir.join("debian.origin");
+        let origin_file = self.dir.join("debian.origin");
         let packages = self.dir.join("debian.tgz");
         // Ignore an archive with another selection of packages.
-        if !packages.is_file() || parse_origin(&said).is_none() {
+        if !packages.is_file() || parse_origin(&origin_file).is_none() {
             if !self.fetches {
                 return Err(self.missing(&format!("debian.tgz with the packages {GUEST_PACKAGES}"), ""));
             }
@@ -124,9 +124,9 @@ impl Downloads {
             tool::run(make.arg(scratch.path().join("tree")).arg(&origin.mirror), DEBOOTSTRAP)?;
             fs::rename(&fresh, &packages).context(|| format!("rename the download to {}", packages.display()))?;
             let origin = format!("{} {} {GUEST_PACKAGES}", origin.release, origin.mirror);
-            fs::write(&said, origin).context(|| format!("write {}", said.display()))?;
+            fs::write(&origin_file, origin).context(|| format!("write {}", origin_file.display()))?;
         }
-        let origin = parse_origin(&said).ok_or_else(|| self.missing("debian.origin", ""))?;
+        let origin = parse_origin(&origin_file).ok_or_else(|| self.missing("debian.origin", ""))?;
         Ok((packages, origin))
     }
 
@@ -145,8 +145,8 @@ impl Downloads {
 }
 
 /// Reads the origin of an archive; `None` if the archive has another selection of packages.
-fn parse_origin(said: &Path) -> Option<Origin> {
-    let text = fs::read_to_string(said).ok()?;
+fn parse_origin(origin_file: &Path) -> Option<Origin> {
+    let text = fs::read_to_string(origin_file).ok()?;
     let mut words = text.split_whitespace();
     let (release, mirror, packages) = (words.next()?, words.next()?, words.next()?);
     (packages == GUEST_PACKAGES).then(|| Origin { release: release.to_owned(), mirror: mirror.to_owned() })

@@ -56,11 +56,11 @@ pub enum SetupError {
 }
 
 /// Adds the failed operation to an I/O error.
-pub(crate) trait Context<T> {
+pub(crate) trait IoContext<T> {
     fn context(self, context: impl FnOnce() -> String) -> Result<T, SetupError>;
 }
 
-impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
+impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
     fn context(self, context: impl FnOnce() -> String) -> Result<T, SetupError> {
         self.map_err(|error| SetupError::Io { context: context(), source: error.into() })
     }

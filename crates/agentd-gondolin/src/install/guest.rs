@@ -3,7 +3,7 @@
 use super::{
     daemons::DAEMONS,
     downloads::Downloads,
-    error::{Context, SetupError},
+    error::{IoContext, SetupError},
     installation::{GONDOLIN, INITRAMFS, KERNEL, ROOT},
     part::{digest, part},
     programs::NODE,
@@ -40,7 +40,7 @@ const SPARE_BYTES: u64 = 2 << 30;
 const MOUNTED_ON: [&str; 9] = ["dev", "proc", "sys", "run", "tmp", "root", "data", "etc/gondolin", "grants"];
 
 /// The other parts of the installation that a guest is built from.
-pub(crate) struct Parts<'a> {
+pub(crate) struct GuestParts<'a> {
     pub node: &'a Path,
     pub package: &'a Path,
     pub daemons: &'a Path,
@@ -48,7 +48,7 @@ pub(crate) struct Parts<'a> {
 }
 
 /// Builds the assets and returns the directory of the part.
-pub(crate) fn guest(home: &Path, downloads: &Downloads, parts: &Parts<'_>) -> Result<PathBuf, SetupError> {
+pub(crate) fn guest(home: &Path, downloads: &Downloads, parts: &GuestParts<'_>) -> Result<PathBuf, SetupError> {
     let (kernel, busybox) = (downloads.kernel()?, downloads.package("busybox-static")?);
     let daemons = parts.daemons.file_name().unwrap_or_default().to_string_lossy();
     let (spare, mounted_on) = (SPARE_BYTES.to_string(), MOUNTED_ON.join(" "));
@@ -85,7 +85,7 @@ fn initramfs(path: &Path, kernel: &BootKernel, busybox: &[u8]) -> io::Result<()>
 }
 
 /// Creates the layer above the root's tree: init, busybox, the daemons and the mount points.
-fn own_layer(own: &Path, parts: &Parts<'_>, busybox: &[u8]) -> io::Result<()> {
+fn own_layer(own: &Path, parts: &GuestParts<'_>, busybox: &[u8]) -> io::Result<()> {
     let place = |path: &str, content: &[u8]| -> io::Result<()> {
         let path = own.join(path);
         fs::create_dir_all(path.parent().unwrap_or(own))?;

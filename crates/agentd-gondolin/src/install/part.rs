@@ -1,6 +1,6 @@
 //! The parts of an installation: directories that are complete or do not exist.
 
-use super::error::{Context, SetupError};
+use super::error::{IoContext, SetupError};
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File, Permissions},

@@ -2,7 +2,7 @@
 
 use super::{
     downloads::{Downloads, PIP, REQUIREMENTS},
-    error::{Context, SetupError},
+    error::{IoContext, SetupError},
     installation::GONDOLIN,
     part::part,
     tool,

@@ -2,7 +2,7 @@
 
 use super::{
     downloads::Downloads,
-    error::{Context, SetupError},
+    error::{IoContext, SetupError},
     part::{digest, part},
     tool,
 };

@@ -3,8 +3,8 @@
 use super::{
     daemons,
     downloads::Downloads,
-    error::{Context, SetupError},
-    guest::{self, Parts},
+    error::{IoContext, SetupError},
+    guest::{self, GuestParts},
     installation::{Installation, RECORD, Record},
     part::UNFINISHED,
     programs, root, tool,
@@ -56,7 +56,7 @@ pub fn set_up(home: &Path, request: &SetupRequest, mut say: impl FnMut(&str)) ->
     say("the file tree of the guest");
     let root = root::root(home, &downloads, request.root.as_deref())?;
     say("the kernel and disk image of the guest");
-    let parts = Parts { node: &node, package: &package, daemons: &daemons, root: &root };
+    let parts = GuestParts { node: &node, package: &package, daemons: &daemons, root: &root };
     let guest = guest::guest(home, &downloads, &parts)?;
     let record = Record::new(&node, &package, &guest);
     write_record(home, &record).context(|| format!("write {}", home.join(RECORD).display()))?;

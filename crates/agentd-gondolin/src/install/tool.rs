@@ -1,6 +1,6 @@
 //! Runs programs of this host.
 
-use super::error::{Context, SetupError};
+use super::error::{IoContext, SetupError};
 use std::{
     io,
     process::{Command, Stdio},
@@ -25,9 +25,9 @@ pub(crate) fn run(command: &mut Command, remedy: &str) -> Result<Vec<u8>, SetupE
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let said = [output.stderr, output.stdout].concat();
-    let said = String::from_utf8_lossy(&said);
-    let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+    let text = [output.stderr, output.stdout].concat();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = lines[lines.len().saturating_sub(TOLD)..].join("; ");
     Err(SetupError::Program { command: called, detail: format!("{}: {last}", output.status) })
 }

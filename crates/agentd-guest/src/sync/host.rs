@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     frame::{MAX_FROM_GUEST, MAX_TO_GUEST},
-    protocol::{self, Attaching, FromGuest, ToGuest},
+    protocol::{self, AttachRequest, FromGuest, ToGuest},
     transport,
 };
 use agentd_core::{ControlError, Grant, IsolationError};
@@ -146,7 +146,7 @@ impl Copies {
         let (mut reader, mut writer) = tokio::io::split(&mut transport);
         transport::greet(&mut reader, &mut writer).await.map_err(lost)?;
         let number = u32::try_from(number).unwrap_or(u32::MAX);
-        let attaching = Attaching::Fill { number, place: protocol::bytes(&open.place), changes: open.copied.writable };
+        let attaching = AttachRequest::Fill { number, place: protocol::bytes(&open.place), changes: open.copied.writable };
         transport::send(&mut writer, &ToGuest::Attach(attaching), MAX_TO_GUEST).await.map_err(lost)?;
         let mut pieces = open.send()?;
         let sent = async {
@@ -176,8 +176,8 @@ impl Copies {
     }
 
     /// Returns the copies whose changes are copied back, with their numbers.
-    pub(in super::super) fn writable(&self) -> impl Iterator<Item = (u32, Return<'_>)> {
-        let back = |(number, open)| (u32::try_from(number).unwrap_or(u32::MAX), Return { copies: self, open });
+    pub(in super::super) fn writable(&self) -> impl Iterator<Item = (u32, ReturnedCopy<'_>)> {
+        let back = |(number, open)| (u32::try_from(number).unwrap_or(u32::MAX), ReturnedCopy { copies: self, open });
         self.all.iter().enumerate().filter(|(_, open)| open.copied.writable).map(back)
     }
 }
@@ -186,9 +186,9 @@ impl Open {
     async fn scan(&self) -> Result<Scan, IsolationError> {
         let (reply, scanned) = oneshot::channel();
         let root = self.root.clone();
-        run_as_owner(self.copied.owner, move |became| {
+        run_as_owner(self.copied.owner, move |switched| {
             // The receiver may have been dropped.
-            reply.send(became.and_then(|()| scan::scan(&root))).or_unreceived("scan of copied files");
+            reply.send(switched.and_then(|()| scan::scan(&root))).or_unreceived("scan of copied files");
         })?;
         let found = scanned
             .await
@@ -200,8 +200,8 @@ impl Open {
     fn send(&self) -> Result<mpsc::Receiver<Result<Vec<u8>, CopyError>>, IsolationError> {
         let (pieces, carried) = mpsc::channel(WAITING);
         let root = self.root.clone();
-        run_as_owner(self.copied.owner, move |became| {
-            let all = became.and_then(|()| scan::scan(&root)).map(|now| scan::steps(&Scan::new(), &now));
+        run_as_owner(self.copied.owner, move |switched| {
+            let all = switched.and_then(|()| scan::scan(&root)).map(|now| scan::steps(&Scan::new(), &now));
             let mut sender = match all {
                 Ok(steps) => Sender::new(root, steps),
                 // The receiver may have been dropped.
@@ -219,42 +219,42 @@ impl Open {
 }
 
 /// A copy whose changes are copied back.
-pub(in super::super) struct Return<'a> {
+pub(in super::super) struct ReturnedCopy<'a> {
     copies: &'a Copies,
     open: &'a Open,
 }
 
 /// A transfer of changes that is being applied.
-pub(in super::super) struct Taking {
+pub(in super::super) struct AppliedTransfer {
     pieces: mpsc::Sender<Vec<u8>>,
     done: oneshot::Receiver<Result<(), CopyError>>,
 }
 
-impl Return<'_> {
+impl ReturnedCopy<'_> {
     /// Locks the flag that is true if the last changes were all applied. The lock admits one transfer at a time.
     pub async fn taken(&self) -> MutexGuard<'_, bool> {
         self.open.taken.lock().await
     }
 
     /// Starts to apply changes. Waits for the thread of an earlier transfer that was given up.
-    pub async fn take(&self) -> Result<Taking, IsolationError> {
+    pub async fn take(&self) -> Result<AppliedTransfer, IsolationError> {
         let applying = self.open.applying.clone().lock_owned().await;
         let (root, directory) = (self.open.root.clone(), self.open.copied.directory.clone());
         let (rules, most) = (self.copies.rules.clone(), self.copies.most);
-        let (pieces, mut come) = mpsc::channel::<Vec<u8>>(WAITING);
+        let (pieces, mut received) = mpsc::channel::<Vec<u8>>(WAITING);
         let (reply, done) = oneshot::channel();
-        run_as_owner(self.open.copied.owner, move |became| {
+        run_as_owner(self.open.copied.owner, move |switched| {
             let allow = Box::new(move |name: &RelativeName, what: &Content| rules.allow(&directory.join(name.path()), what));
-            let took = became.and_then(|()| receive_all(Receiver::new(root, allow, most), &mut come));
-            drop((come, applying));
+            let applied = switched.and_then(|()| receive_all(Receiver::new(root, allow, most), &mut received));
+            drop((received, applying));
             // The receiver may have been dropped.
-            reply.send(took).or_unreceived("end of a copy");
+            reply.send(applied).or_unreceived("end of a copy");
         })?;
-        Ok(Taking { pieces, done })
+        Ok(AppliedTransfer { pieces, done })
     }
 }
 
-impl Taking {
+impl AppliedTransfer {
     /// Applies a piece. Returns false when no more pieces are accepted.
     pub async fn piece(&self, piece: Vec<u8>) -> bool {
         self.pieces.send(piece).await.is_ok()
@@ -275,16 +275,16 @@ impl Taking {
     }
 }
 
-fn receive_all(mut receiver: Receiver, come: &mut mpsc::Receiver<Vec<u8>>) -> Result<(), CopyError> {
-    while let Some(piece) = come.blocking_recv() {
+fn receive_all(mut receiver: Receiver, received: &mut mpsc::Receiver<Vec<u8>>) -> Result<(), CopyError> {
+    while let Some(piece) = received.blocking_recv() {
         receiver.push(&piece)?;
     }
     receiver.finish()
 }
 
 fn run_as_owner(owner: (u32, u32), work: impl FnOnce(Result<(), CopyError>) + Send + 'static) -> Result<(), IsolationError> {
-    let become_owner = |became: Result<(), Errno>| became.during("become the owner of", Path::new("the granted files"));
-    run_as::start(owner, move |became| work(become_owner(became)))
+    let become_owner = |switched: Result<(), Errno>| switched.during("become the owner of", Path::new("the granted files"));
+    run_as::start(owner, move |switched| work(become_owner(switched)))
         .map(drop)
         .map_err(|source| IsolationError::Io { context: "start a thread".to_owned(), source })
 }

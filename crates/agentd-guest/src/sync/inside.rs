@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 const CHUNK: usize = 128 << 10;
 
 /// A copy of granted files.
-pub(in super::super) struct Held {
+pub(in super::super) struct GuestCopy {
     root: Arc<SyncRoot>,
     /// The state that the host has.
     known: Scan,
@@ -23,7 +23,7 @@ pub(in super::super) struct Held {
     sent: Option<Scan>,
 }
 
-impl Held {
+impl GuestCopy {
     /// Recreates the directory `place`, and fills it with what the host sends. With `changes`, remembers the state, so that later
     /// changes can be found.
     pub async fn fill(place: &Path, changes: bool, from: &mut (impl AsyncRead + Unpin)) -> Result<Self, IsolationError> {

@@ -23,4 +23,4 @@ mod send;
 mod tree;
 
 pub use host::Copies;
-pub(super) use inside::Held;
+pub(super) use inside::GuestCopy;

@@ -45,20 +45,20 @@ pub(super) struct Receiver {
     most_bytes: u64,
     /// The received part of an incomplete head.
     head: Vec<u8>,
-    file: Option<Growing>,
+    file: Option<IncompleteFile>,
     /// Modes that directories get at the end. Until then, entries may still be created in them.
     modes: BTreeMap<PathBuf, u32>,
     ended: bool,
 }
 
 /// A file that is being received.
-struct Growing {
+struct IncompleteFile {
     name: RelativeName,
     parent: OwnedFd,
     file: File,
     /// The temporary name, on file systems without unnamed files (`O_TMPFILE`).
-    called: Option<OsString>,
-    owed: u64,
+    temporary_name: Option<OsString>,
+    missing: u64,
     mode: u32,
     modified: Timespec,
 }
@@ -79,11 +79,11 @@ impl Receiver {
     pub fn push(&mut self, mut piece: &[u8]) -> Result<(), CopyError> {
         while !piece.is_empty() {
             if let Some(mut growing) = self.file.take() {
-                let some = usize::try_from(growing.owed).unwrap_or(piece.len()).min(piece.len());
+                let some = usize::try_from(growing.missing).unwrap_or(piece.len()).min(piece.len());
                 growing.file.write_all(&piece[..some]).during("write", growing.name.path())?;
-                growing.owed -= some as u64;
+                growing.missing -= some as u64;
                 piece = &piece[some..];
-                self.grow(growing)?;
+                self.continue_or_publish(growing)?;
                 continue;
             }
             if self.ended {
@@ -229,46 +229,46 @@ impl Receiver {
             });
         }
         let target = std::ffi::OsStr::from_bytes(to);
-        let called = temporary().during("getrandom", name.path())?;
-        let (parent, ()) = self.within(name, "symlink", |parent| rustix::fs::symlinkat(target, parent, &called))?;
-        rename(&parent, &called, name)
+        let temporary_name = temporary().during("getrandom", name.path())?;
+        let (parent, ()) = self.within(name, "symlink", |parent| rustix::fs::symlinkat(target, parent, &temporary_name))?;
+        rename(&parent, &temporary_name, name)
     }
 
-    fn file(&mut self, name: RelativeName, mode: u32, modified: Timespec, owed: u64) -> Result<(), CopyError> {
-        let called = temporary().during("getrandom", name.path())?;
+    fn file(&mut self, name: RelativeName, mode: u32, modified: Timespec, missing: u64) -> Result<(), CopyError> {
+        let temporary_name = temporary().during("getrandom", name.path())?;
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let (parent, (file, called)) = self.within(&name, "create", |parent| {
+        let (parent, (file, temporary_name)) = self.within(&name, "create", |parent| {
             let private = Mode::RUSR | Mode::WUSR;
             match rustix::fs::openat(parent, ".", flags | OFlags::TMPFILE, private) {
                 // The errors of file systems that do not support unnamed files.
                 Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
                     let new = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-                    rustix::fs::openat(parent, &called, new, private).map(|file| (file, Some(called.clone())))
+                    rustix::fs::openat(parent, &temporary_name, new, private).map(|file| (file, Some(temporary_name.clone())))
                 }
                 opened => opened.map(|file| (file, None)),
             }
         })?;
-        self.grow(Growing { name, parent, file: file.into(), called, owed, mode, modified })
+        self.continue_or_publish(IncompleteFile { name, parent, file: file.into(), temporary_name, missing, mode, modified })
     }
 
-    fn grow(&mut self, growing: Growing) -> Result<(), CopyError> {
-        if growing.owed > 0 {
-            self.file = Some(growing);
+    fn continue_or_publish(&mut self, file: IncompleteFile) -> Result<(), CopyError> {
+        if file.missing > 0 {
+            self.file = Some(file);
             return Ok(());
         }
-        growing.publish()
+        file.publish()
     }
 }
 
-impl Growing {
+impl IncompleteFile {
     /// Sets mode and times, and gives the file its name.
     fn publish(mut self) -> Result<(), CopyError> {
         let path = self.name.path();
         rustix::fs::fchmod(&self.file, mode_of(self.mode, FILE_BITS)).during("chmod", path)?;
         let times = Timestamps { last_access: self.modified, last_modification: self.modified };
         rustix::fs::futimens(&self.file, &times).during("set the times of", path)?;
-        if let Some(called) = self.called.take() {
-            return rename(&self.parent, &called, &self.name);
+        if let Some(temporary_name) = self.temporary_name.take() {
+            return rename(&self.parent, &temporary_name, &self.name);
         }
         // The file has no name yet. See `linkat(2)` for this way to give it one.
         let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
@@ -276,20 +276,21 @@ impl Growing {
         match link(self.name.last()) {
             // `linkat(2)` does not replace an existing file.
             Err(Errno::EXIST) => {
-                let called = temporary().during("getrandom", path)?;
-                link(&called).during("link", path)?;
-                rename(&self.parent, &called, &self.name)
+                let temporary_name = temporary().during("getrandom", path)?;
+                link(&temporary_name).during("link", path)?;
+                rename(&self.parent, &temporary_name, &self.name)
             }
             linked => linked.during("link", path),
         }
     }
 }
 
-impl Drop for Growing {
+impl Drop for IncompleteFile {
     fn drop(&mut self) {
-        if let Some(called) = &self.called {
+        if let Some(temporary_name) = &self.temporary_name {
             // If the removal fails, the prefix `.agentd-` shows the origin of the file.
-            rustix::fs::unlinkat(&self.parent, called, AtFlags::empty()).or_warn("remove an unfinished file", called);
+            rustix::fs::unlinkat(&self.parent, temporary_name, AtFlags::empty())
+                .or_warn("remove an unfinished file", temporary_name);
         }
     }
 }
@@ -304,11 +305,11 @@ impl Drop for Receiver {
     }
 }
 
-/// Replaces `name` with the temporary file `called`. Fails if `name` is a directory.
-fn rename(parent: &OwnedFd, called: &OsString, name: &RelativeName) -> Result<(), CopyError> {
-    let renamed = rustix::fs::renameat(parent, called, parent, name.last());
+/// Replaces `name` with the temporary file `temporary_name`. Fails if `name` is a directory.
+fn rename(parent: &OwnedFd, temporary_name: &OsString, name: &RelativeName) -> Result<(), CopyError> {
+    let renamed = rustix::fs::renameat(parent, temporary_name, parent, name.last());
     if renamed.is_err() {
-        rustix::fs::unlinkat(parent, called, AtFlags::empty()).or_debug("remove an unfinished file", called);
+        rustix::fs::unlinkat(parent, temporary_name, AtFlags::empty()).or_debug("remove an unfinished file", temporary_name);
     }
     renamed.during("rename to", name.path())
 }

@@ -11,7 +11,7 @@ use crate::{
 use std::{fs::File, io::Read, os::fd::AsFd};
 
 /// An unpacked layer.
-pub(super) struct Done {
+pub(super) struct UnpackedLayer {
     /// The digest of the plain tar stream.
     pub(super) diff_id: Digest,
     /// The length of that stream, in bytes.
@@ -38,7 +38,7 @@ pub(super) fn take_in(
     ownership: Ownership,
     blob: impl Read,
     expected: &Expected<'_>,
-) -> Result<Done, ImageError> {
+) -> Result<UnpackedLayer, ImageError> {
     let failed = |source| ImageError::Layer { layer: expected.name.to_owned(), source };
     let stream = |error| failed(UnpackError::from_stream(error));
     let bounds = expected.bounds;
@@ -60,7 +60,7 @@ pub(super) fn take_in(
     if let Some(expected) = expected.diff_id {
         check("an unpacked layer", expected, diff_id)?;
     }
-    Ok(Done { diff_id, size, about })
+    Ok(UnpackedLayer { diff_id, size, about })
 }
 
 impl<'a> Expected<'a> {
@@ -70,7 +70,7 @@ impl<'a> Expected<'a> {
     }
 }
 
-impl Done {
+impl UnpackedLayer {
     /// Records the layer in the staging directory under its digest.
     pub(super) fn keep(&self, staging: &Staging) -> Result<(), ImageError> {
         staging.end_layer(self.diff_id, &self.about)

@@ -1,6 +1,6 @@
 //! Random access to the files of a tar archive.
 
-use super::files::Opened;
+use super::files::OpenFile;
 use crate::unpack::{Bound, Bounds, Kind, Record, UnpackError, for_each};
 use std::{
     collections::HashMap,
@@ -59,7 +59,7 @@ impl Archive {
         self.entries == 0
     }
 
-    pub(super) fn open(&self, name: &str) -> Option<Opened> {
+    pub(super) fn open(&self, name: &str) -> Option<OpenFile> {
         let mut name = name;
         for _ in 0..MOST_LINKS {
             match self.parts.get(name)? {
@@ -67,7 +67,7 @@ impl Archive {
                 Part::Data { position, size } => {
                     let section =
                         Section { file: Arc::clone(&self.file), position: *position, end: position.saturating_add(*size) };
-                    return Some(Opened { content: Box::new(section), size: *size });
+                    return Some(OpenFile { content: Box::new(section), size: *size });
                 }
             }
         }

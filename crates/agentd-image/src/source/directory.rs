@@ -86,7 +86,7 @@ impl<W: Write> Writer<W> {
                 }
                 let attributes = attributes(&file)?;
                 let left = u64::try_from(stat.st_size).unwrap_or(0);
-                self.append(path, &stat, EntryType::Regular, b"", &attributes, Exactly { file, left })
+                self.append(path, &stat, EntryType::Regular, b"", &attributes, ExactReader { file, left })
             }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(directory, name.as_c_str(), Vec::new())?;
@@ -170,12 +170,12 @@ fn naming(error: io::Error, path: &[u8]) -> io::Error {
 }
 
 /// Reads exactly as many bytes as the header declares, or fails: a file that shrank would shift all entries after it.
-struct Exactly {
+struct ExactReader {
     file: File,
     left: u64,
 }
 
-impl Read for Exactly {
+impl Read for ExactReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         let read = self.file.read(&mut buffer[..most])?;

@@ -1,7 +1,7 @@
 //! Archives of `docker save`, as Docker before version 25 and `podman save` write them: `manifest.json`, a configuration, and
 //! each layer as an uncompressed tar file. They contain no OCI manifest, so this module creates one.
 
-use super::{Described, Files, Layer};
+use super::{DescribedImage, Files, Layer};
 use crate::{
     digest::Digest,
     error::ImageError,
@@ -26,7 +26,7 @@ pub(super) fn list(files: &Files) -> Result<Option<Vec<Saved>>, ImageError> {
 }
 
 /// Describes the image that matches `reference`, or the only image.
-pub(super) fn describe(files: Files, saved: Vec<Saved>, reference: &Reference) -> Result<Described, ImageError> {
+pub(super) fn describe(files: Files, saved: Vec<Saved>, reference: &Reference) -> Result<DescribedImage, ImageError> {
     let saved = select(saved, reference)?;
     let config = files.document(&saved.config)?.ok_or_else(|| ImageError::Missing { part: saved.config.clone() })?;
     // The configuration file is named by its digest.
@@ -47,7 +47,7 @@ pub(super) fn describe(files: Files, saved: Vec<Saved>, reference: &Reference) -
     let manifest = serde_json::to_vec(&Manifest::new(&config, descriptors))
         .map_err(|source| ImageError::Metadata { what: "the manifest", source })?;
     let layers = saved.layers.into_iter().map(|name| Layer { name, descriptor: None }).collect();
-    Ok(Described { manifest, config, layers, files })
+    Ok(DescribedImage { manifest, config, layers, files })
 }
 
 fn select(mut saved: Vec<Saved>, reference: &Reference) -> Result<Saved, ImageError> {

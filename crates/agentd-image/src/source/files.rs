@@ -19,7 +19,7 @@ pub(crate) enum Files {
 }
 
 /// An opened file of a source.
-pub(crate) struct Opened {
+pub(crate) struct OpenFile {
     pub(crate) content: Box<dyn Read + Send>,
     pub(crate) size: u64,
 }
@@ -30,7 +30,7 @@ impl Files {
     }
 
     /// Opens a file; `None` if no regular file has this name.
-    pub(crate) fn open(&self, name: &str) -> Result<Option<Opened>, ImageError> {
+    pub(crate) fn open(&self, name: &str) -> Result<Option<OpenFile>, ImageError> {
         match self {
             Self::Directory(directory) => open_beneath(directory, name),
             Self::Archive(archive) => Ok(archive.open(name)),
@@ -39,7 +39,7 @@ impl Files {
 
     /// Reads a document of at most [`MOST`] bytes; `None` if no regular file has this name.
     pub(crate) fn document(&self, name: &str) -> Result<Option<Vec<u8>>, ImageError> {
-        let Some(Opened { content, size }) = self.open(name)? else { return Ok(None) };
+        let Some(OpenFile { content, size }) = self.open(name)? else { return Ok(None) };
         if size > MOST {
             return Err(ImageError::Contradiction("a JSON document is larger than 8 MiB"));
         }
@@ -66,7 +66,7 @@ pub(crate) fn blob(digest: Digest) -> String {
 
 /// Opens a file beneath `directory`, which may belong to another user: its symbolic links cannot lead out of it, and opening a
 /// FIFO does not block.
-fn open_beneath(directory: &File, name: &str) -> Result<Option<Opened>, ImageError> {
+fn open_beneath(directory: &File, name: &str) -> Result<Option<OpenFile>, ImageError> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let file = match rustix::fs::openat2(directory, name, flags, Mode::empty(), resolve) {
@@ -76,5 +76,5 @@ fn open_beneath(directory: &File, name: &str) -> Result<Option<Opened>, ImageErr
     };
     let metadata = file.metadata().doing("stat", name)?;
     let size = metadata.len();
-    Ok(metadata.is_file().then(|| Opened { content: Box::new(file), size }))
+    Ok(metadata.is_file().then(|| OpenFile { content: Box::new(file), size }))
 }

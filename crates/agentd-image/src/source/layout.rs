@@ -1,7 +1,7 @@
 //! OCI image layouts (`oci-layout`, `index.json`, `blobs/`) in a directory or an archive, as written by `skopeo`, `buildah`,
 //! `docker buildx` and newer versions of `docker save`.
 
-use super::{Described, Files, Layer};
+use super::{DescribedImage, Files, Layer};
 use crate::{
     error::ImageError,
     manifest::{self, Descriptor, Document, Index, MOST_INDEXES, Manifest, choose},
@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
 /// Describes the image that matches `reference`, or the only image.
-pub(super) fn describe(files: Files, reference: &Reference) -> Result<Described, ImageError> {
+pub(super) fn describe(files: Files, reference: &Reference) -> Result<DescribedImage, ImageError> {
     let index = files.document("index.json")?.ok_or_else(|| ImageError::Missing { part: "index.json".into() })?;
     let index: Index = manifest::parse("index.json", &index)?;
     let mut chosen = select(&index.manifests, reference)?.clone();
@@ -27,10 +27,10 @@ pub(super) fn describe(files: Files, reference: &Reference) -> Result<Described,
     Err(ImageError::Contradiction("the chain of indexes is too long"))
 }
 
-fn of_manifest(files: Files, bytes: Vec<u8>, manifest: Manifest) -> Result<Described, ImageError> {
+fn of_manifest(files: Files, bytes: Vec<u8>, manifest: Manifest) -> Result<DescribedImage, ImageError> {
     let config = files.described("the configuration", &manifest.config)?;
     let layers = manifest.layers.into_iter().map(Layer::of_layout).collect();
-    Ok(Described { manifest: bytes, config, layers, files })
+    Ok(DescribedImage { manifest: bytes, config, layers, files })
 }
 
 /// Selects an image of a layout: the one that matches `reference`, or, if there is at most one name, the one for this machine.

@@ -1,6 +1,6 @@
 //! Garbage collection: removes layers and blobs that nothing refers to.
 
-use super::{About, Staging, Store, index::Index};
+use super::{LayerStatistics, Staging, Store, index::Index};
 use crate::{
     digest::Digest,
     error::{Doing as _, ImageError},
@@ -47,7 +47,7 @@ impl Store {
                 continue;
             }
             // A layer whose size cannot be read is removed as well.
-            collected.bytes += About::read(&path).ok().and_then(Result::ok).map_or(0, |about| about.bytes);
+            collected.bytes += LayerStatistics::read(&path).ok().and_then(Result::ok).map_or(0, |about| about.bytes);
             collected.layers += 1;
             let moved = bin.path().join(collected.layers.to_string());
             fs::rename(&path, &moved).doing("move to staging", &path)?;

@@ -12,14 +12,14 @@ use std::{
 };
 
 /// The statistics that unpacking a layer returned.
-pub(crate) type About = Unpacked;
+pub(crate) type LayerStatistics = Unpacked;
 
 /// Returns the path of a layer's tree.
 pub(super) fn tree(layer: &Path) -> PathBuf {
     layer.join("tree")
 }
 
-impl About {
+impl LayerStatistics {
     /// Reads the statistics of a layer.
     pub(super) fn read(layer: &Path) -> Result<Result<Self, Damage>, ImageError> {
         let bytes = agentd_disk::read(&layer.join("about.json"))?;

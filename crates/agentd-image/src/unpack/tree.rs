@@ -29,12 +29,12 @@ const DURING: Mode = Mode::RWXU;
 const NEW: OFlags = OFlags::CREATE.union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The tree of a layer during unpacking.
-pub(super) struct Tree<'a> {
+pub(super) struct LayerTree<'a> {
     root: BorrowedFd<'a>,
     ownership: Ownership,
 }
 
-impl<'a> Tree<'a> {
+impl<'a> LayerTree<'a> {
     pub(super) fn new(root: BorrowedFd<'a>, ownership: Ownership) -> Self {
         Self { root, ownership }
     }

@@ -2,6 +2,7 @@
 
 use super::transport::{Input, Output};
 use agentd_core::IsolationError;
+use agentd_log::LogFailure as _;
 use std::os::fd::OwnedFd;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -27,7 +28,7 @@ pub(super) fn sender(fd: OwnedFd) -> Result<Sender, IsolationError> {
 
 impl Input for Sender {
     async fn write_all(&mut self, bytes: &[u8]) {
-        AsyncWriteExt::write_all(self, bytes).await.ok();
+        AsyncWriteExt::write_all(self, bytes).await.or_debug("write standard input of a command", &*self);
     }
 }
 

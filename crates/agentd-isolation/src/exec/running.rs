@@ -69,7 +69,7 @@ impl Phase {
 }
 
 /// The result of waiting for an exec.
-enum Happened {
+enum WaitResult {
     Event(Event),
     /// A limit was exceeded, or the caller requested the end.
     End(EndReason),
@@ -202,15 +202,15 @@ impl<T: Transport> Exec<T> {
         };
         let happened = tokio::select! {
             biased;
-            event = transport.event() => Happened::Event(event),
-            reason = request, if can_end => Happened::End(reason),
-            () = phase.timer() => Happened::Timer,
-            reason = limits, if can_end => Happened::End(reason),
+            event = transport.event() => WaitResult::Event(event),
+            reason = request, if can_end => WaitResult::End(reason),
+            () = phase.timer() => WaitResult::Timer,
+            reason = limits, if can_end => WaitResult::End(reason),
         };
         match happened {
-            Happened::Event(event) => return self.handle(event).map(Some),
-            Happened::End(reason) => self.end(reason),
-            Happened::Timer => self.timer_expired(),
+            WaitResult::Event(event) => return self.handle(event).map(Some),
+            WaitResult::End(reason) => self.end(reason),
+            WaitResult::Timer => self.timer_expired(),
         }
         Ok(None)
     }

@@ -15,6 +15,7 @@ use super::{
 use crate::link::{ExecEvent, Link};
 use agentd_core::{Command, EndReason, ExecHandle, ExecStreams, IsolationError, Limits, Outcome, PtySize, StdinSource, Usage};
 use agentd_kernel::cgroup::GroupUsage;
+use agentd_log::LogFailure as _;
 use agentd_supervisor::{
     protocol::{ExecUsage, Request},
     role::{self, Role},
@@ -131,9 +132,11 @@ impl Transport for Supervised {
     }
 
     fn terminate(&self) {
-        // A stopped process handles SIGTERM only after SIGCONT. If sending fails, the supervisor is dead or dying.
+        // A stopped process handles SIGTERM only after SIGCONT.
         for signal in [libc::SIGTERM, libc::SIGCONT] {
-            self.link.request(&Request::Signal { id: self.id, signal }, &[]).ok();
+            // The command is killed when its grace ends, whether or not it received the signal.
+            let sent = self.link.request(&Request::Signal { id: self.id, signal }, &[]);
+            sent.or_debug("send a signal to a command", (self.id, signal));
         }
     }
 
@@ -148,7 +151,7 @@ impl Transport for Supervised {
     }
 
     fn max_wait(&self) -> Timer {
-        Box::pin(self.link.awake_for(GRACE))
+        Box::pin(self.link.unfrozen_for(GRACE))
     }
 
     fn limits(&self) -> LimitWatch {

@@ -10,7 +10,7 @@ use std::{future::Future, pin::Pin};
 pub type Timer = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A constructor of [`IsolationError`] for the lost part of a sandbox; takes the reason.
-pub type Loss = fn(String) -> IsolationError;
+pub type LossError = fn(String) -> IsolationError;
 
 /// A watch on the counters of a sandbox. Completes with the reason for the exceeded limit, or never.
 pub type LimitWatch = Pin<Box<dyn Future<Output = EndReason> + Send>>;

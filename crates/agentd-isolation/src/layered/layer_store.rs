@@ -4,7 +4,7 @@
 use crate::store::{Fresh, Store};
 use agentd_core::{IsolationBackend, IsolationError};
 use agentd_log::LogFailure as _;
-use agentd_sandboxes::{About, Name, State};
+use agentd_sandboxes::{Name, SandboxSettings, State};
 use std::{
     fs::{self, File},
     io,
@@ -54,7 +54,7 @@ impl LayerStore {
     pub(super) async fn create(&self) -> Result<Name, IsolationError> {
         let name = Self::fresh_name()?;
         let of = name.clone();
-        super::runtime::on_disk(&self.state, move |state| state.create(&of, About::default()).map(drop)).await?;
+        super::runtime::on_disk(&self.state, move |state| state.create(&of, SandboxSettings::default()).map(drop)).await?;
         Ok(name)
     }
 }
@@ -95,7 +95,7 @@ mod tests {
         fs::create_dir(&dead).unwrap();
         fs::write(dead.join("alive"), "").unwrap();
         let state = open(&dead).unwrap();
-        let record = state.create(&"one".parse().unwrap(), About::default()).unwrap();
+        let record = state.create(&"one".parse().unwrap(), SandboxSettings::default()).unwrap();
         let tree = state.layer_paths(&record).upper.join("tree");
         fs::create_dir_all(tree.join("closed/deep")).unwrap();
         fs::set_permissions(tree.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();

@@ -173,13 +173,13 @@ impl Inner {
 }
 
 /// A handle on a command, with the token that counts the command as running.
-struct Counted {
+struct CountedExec {
     handle: Box<dyn ExecHandle>,
     running: Option<Arc<()>>,
 }
 
 #[async_trait]
-impl ExecHandle for Counted {
+impl ExecHandle for CountedExec {
     fn take_streams(&mut self) -> ExecStreams {
         self.handle.take_streams()
     }
@@ -225,7 +225,7 @@ impl Sandbox for LayeredSandbox {
     async fn exec_streaming(&self, command: Command) -> Result<Box<dyn ExecHandle>, IsolationError> {
         let (sandbox, running) = self.used().await?;
         let handle = sandbox.exec_streaming(command).await?;
-        Ok(Box::new(Counted { handle, running: Some(running) }))
+        Ok(Box::new(CountedExec { handle, running: Some(running) }))
     }
 
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, IsolationError> {

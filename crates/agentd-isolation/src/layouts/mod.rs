@@ -33,7 +33,7 @@ pub struct Caller<'a> {
 
 /// The directories to show, and those that were left out.
 #[derive(Debug, Default)]
-pub struct Shown {
+pub struct ShownLayouts {
     /// The grants of the shown directories.
     pub grants: Vec<Grant>,
     /// Variables with which tools find the shown directories, and their values.
@@ -79,8 +79,8 @@ fn names(has: impl Fn(&Layout) -> bool) -> Vec<&'static str> {
 
 /// Returns read-only grants of the toolchains on the caller's `PATH`, each shown at its own path. A toolchain with a directory
 /// that must not be shown is left out as a whole.
-pub fn toolchains(caller: &Caller<'_>, without: Without<'_>) -> Shown {
-    let mut shown = Shown::default();
+pub fn toolchains(caller: &Caller<'_>, without: Without<'_>) -> ShownLayouts {
+    let mut shown = ShownLayouts::default();
     let entries: Vec<PathBuf> = std::env::split_paths(caller.path).collect();
     for layout in LIST.layouts.iter().filter(|layout| !without.includes(layout)) {
         let on_path = |place: &&str| caller.place(layout, place).is_some_and(|at| entries.iter().any(|e| e.starts_with(&at)));
@@ -105,8 +105,8 @@ pub fn toolchains(caller: &Caller<'_>, without: Without<'_>) -> Shown {
 
 /// Returns copy-on-write grants of the caller's caches, each shown below `home` at the path that its tool uses. A cache that
 /// overlaps a grant in `granted` is not added, because the caller requested that grant.
-pub fn caches(caller: &Caller<'_>, home: &Path, granted: &[Grant], without: Without<'_>) -> Shown {
-    let mut shown = Shown::default();
+pub fn caches(caller: &Caller<'_>, home: &Path, granted: &[Grant], without: Without<'_>) -> ShownLayouts {
+    let mut shown = ShownLayouts::default();
     for layout in LIST.layouts.iter().filter(|layout| !without.includes(layout)) {
         for cache in &layout.caches {
             match caller.place(layout, cache).and_then(|place| caller.look_up(layout, &place, Access::CopyOnWrite)) {

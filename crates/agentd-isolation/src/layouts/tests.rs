@@ -21,22 +21,22 @@ impl Home {
         home
     }
 
-    fn toolchains(&self, path: &str) -> Shown {
+    fn toolchains(&self, path: &str) -> ShownLayouts {
         self.shown(path, &[], |caller| toolchains(caller, Without::Tools(&[])))
     }
 
-    fn caches(&self, variables: &[(&str, &Path)], granted: &[Grant]) -> Shown {
+    fn caches(&self, variables: &[(&str, &Path)], granted: &[Grant]) -> ShownLayouts {
         self.shown("", variables, |caller| caches(caller, Path::new("/home/agent"), granted, Without::Tools(&[])))
     }
 
-    fn shown(&self, path: &str, variables: &[(&str, &Path)], find: impl Fn(&Caller<'_>) -> Shown) -> Shown {
+    fn shown(&self, path: &str, variables: &[(&str, &Path)], find: impl Fn(&Caller<'_>) -> ShownLayouts) -> ShownLayouts {
         let guard = Guard::for_home(Some(self.1.as_os_str()));
         let variable = |name: &str| Some(variables.iter().find(|(known, _)| *known == name)?.1.as_os_str().to_owned());
         find(&Caller { guard: &guard, path: self.1.join(path).as_os_str(), variable: &variable })
     }
 }
 
-fn paths(shown: &Shown) -> Vec<PathBuf> {
+fn paths(shown: &ShownLayouts) -> Vec<PathBuf> {
     shown.grants.iter().map(|grant| grant.path.clone()).collect()
 }
 

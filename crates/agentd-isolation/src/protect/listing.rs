@@ -120,6 +120,7 @@ pub(super) fn list(
         }
     }
     let spend = |left: usize| Some(left.saturating_sub(count));
+    // `spend` always returns a value, so the update cannot fail.
     budget.names.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).ok();
     listing.is_git = seen.head && ((seen.objects && seen.refs) || seen.common);
     // The name `.git` may be among those that were not read.

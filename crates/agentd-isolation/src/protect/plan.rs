@@ -7,7 +7,7 @@ use super::{
     list::{self, LIST},
     read,
     search::{Limits, search},
-    tree::Tree,
+    tree::SearchedTree,
 };
 use agentd_core::{Access, Grant};
 use agentd_kernel::mount::GrantPlan;
@@ -186,7 +186,7 @@ fn nested(place: &GrantedTree) -> Vec<PathBuf> {
     };
     let mut paths = Vec::new();
     for nest in nests {
-        let found = search(&nest, Limits::NEST, &[], &Tree::default());
+        let found = search(&nest, Limits::NEST, &[], &SearchedTree::default());
         for directory in &found.directories {
             let names = git::names(directory).filter(|path| !git::is_nest(path) && path.symlink_metadata().is_ok());
             paths.extend(names);

@@ -9,7 +9,7 @@ use super::{
     git,
     listing::{self, Budget, Listing, Stamp, Stamps},
     read, subdirectory,
-    tree::{Tree, index},
+    tree::{SearchedTree, index},
 };
 use rustix::{
     fs::{CWD, OFlags},
@@ -69,11 +69,11 @@ pub(super) struct Found {
     /// Where the search stopped.
     pub gaps: Gaps,
     /// The directories, for a later search.
-    pub tree: Tree,
+    pub tree: SearchedTree,
 }
 
 /// A directory that is searched next.
-struct Waiting {
+struct DirectoryToSearch {
     /// The path below the root; empty for the root.
     path: PathBuf,
     /// The same directory in the last search.
@@ -81,7 +81,7 @@ struct Waiting {
 }
 
 /// What is known about a waiting directory.
-enum Looked {
+enum DirectoryFindings {
     /// It is unchanged since the last search, where it has this position.
     Unchanged(usize),
     Listed(Listing),
@@ -96,7 +96,7 @@ struct Search<'a> {
     opened: OwnedFd,
     stamps: Stamps,
     budget: Budget,
-    last: &'a Tree,
+    last: &'a SearchedTree,
     /// Absolute paths that are not searched.
     except: &'a [PathBuf],
     limits: Limits,
@@ -116,12 +116,12 @@ struct Facts<'a> {
 
 /// Searches the tree below `root`, except the trees at the absolute paths in `except`. Symbolic links are not followed. `last` is
 /// the tree that an earlier search of the same root found, or an empty one.
-pub(super) fn search(root: &Path, limits: Limits, except: &[PathBuf], last: &Tree) -> Found {
+pub(super) fn search(root: &Path, limits: Limits, except: &[PathBuf], last: &SearchedTree) -> Found {
     search_at(root, limits, except, last, rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec)
 }
 
 /// Searches at the time `now`, in seconds.
-fn search_at(root: &Path, limits: Limits, except: &[PathBuf], last: &Tree, now: i64) -> Found {
+fn search_at(root: &Path, limits: Limits, except: &[PathBuf], last: &SearchedTree, now: i64) -> Found {
     let opened = match read::open(CWD, root, OFlags::PATH | OFlags::DIRECTORY) {
         Ok(opened) => opened,
         Err(errno) => {
@@ -140,13 +140,13 @@ fn search_at(root: &Path, limits: Limits, except: &[PathBuf], last: &Tree, now: 
 impl Search<'_> {
     fn run(mut self) -> Found {
         self.found.tree.push(OsStr::new(""));
-        let mut level = vec![Waiting { path: PathBuf::new(), last: (!self.last.is_empty()).then_some(0) }];
+        let mut level = vec![DirectoryToSearch { path: PathBuf::new(), last: (!self.last.is_empty()).then_some(0) }];
         while !level.is_empty() {
-            let looked = self.look_at(&level);
+            let findings = self.list_all(&level);
             let mut next = Vec::new();
             let first = self.found.tree.directories.len() - level.len();
-            for (offset, (waiting, looked)) in level.into_iter().zip(looked).enumerate() {
-                self.add(first + offset, &waiting, looked, &mut next);
+            for (offset, (waiting, findings)) in level.into_iter().zip(findings).enumerate() {
+                self.add(first + offset, &waiting, findings, &mut next);
             }
             level = next;
         }
@@ -154,58 +154,64 @@ impl Search<'_> {
     }
 
     /// Looks at each directory of a level; in large levels, several threads do this.
-    fn look_at(&self, level: &[Waiting]) -> Vec<Looked> {
+    fn list_all(&self, level: &[DirectoryToSearch]) -> Vec<DirectoryFindings> {
         let threads = if level.len() < PARALLEL { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
         let share = level.len().div_ceil(threads.min(MOST_THREADS));
         let (own, others) = level.split_at(share.min(level.len()));
         std::thread::scope(|scope| {
             let start = |part| {
                 let thread = std::thread::Builder::new().name("protect".to_owned());
-                (part, thread.spawn_scoped(scope, move || self.look_at_each(part)))
+                (part, thread.spawn_scoped(scope, move || self.list_each(part)))
             };
             let started: Vec<_> = others.chunks(share).map(start).collect();
-            let mut looked = self.look_at_each(own);
+            let mut findings = self.list_each(own);
             for (part, thread) in started {
                 // Without another thread, this one does the work.
                 let of_thread = thread.ok().and_then(|thread| thread.join().ok());
-                looked.extend(of_thread.unwrap_or_else(|| self.look_at_each(part)));
+                findings.extend(of_thread.unwrap_or_else(|| self.list_each(part)));
             }
-            looked
+            findings
         })
     }
 
-    fn look_at_each(&self, part: &[Waiting]) -> Vec<Looked> {
+    fn list_each(&self, part: &[DirectoryToSearch]) -> Vec<DirectoryFindings> {
         let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
-        part.iter().map(|waiting| self.look(waiting, &mut buffer)).collect()
+        part.iter().map(|waiting| self.list(waiting, &mut buffer)).collect()
     }
 
-    fn look(&self, waiting: &Waiting, buffer: &mut [MaybeUninit<u8>]) -> Looked {
+    fn list(&self, waiting: &DirectoryToSearch, buffer: &mut [MaybeUninit<u8>]) -> DirectoryFindings {
         if let Some(last) = waiting.last
             && let Some(stamp) = self.last.directories[last].stamp
             && listing::is_unchanged(&self.opened, &waiting.path, stamp)
         {
-            return Looked::Unchanged(last);
+            return DirectoryFindings::Unchanged(last);
         }
         match listing::list(&self.opened, &waiting.path, &self.stamps, &self.budget, buffer) {
-            Ok(listing) => Looked::Listed(listing),
-            Err(errno) if is_hidden(&self.root.join(&waiting.path), errno) => Looked::Hidden,
-            Err(_) => Looked::Gone,
+            Ok(listing) => DirectoryFindings::Listed(listing),
+            Err(errno) if is_hidden(&self.root.join(&waiting.path), errno) => DirectoryFindings::Hidden,
+            Err(_) => DirectoryFindings::Gone,
         }
     }
 
-    fn add(&mut self, position: usize, waiting: &Waiting, looked: Looked, next: &mut Vec<Waiting>) {
+    fn add(
+        &mut self,
+        position: usize,
+        waiting: &DirectoryToSearch,
+        findings: DirectoryFindings,
+        next: &mut Vec<DirectoryToSearch>,
+    ) {
         let last = self.last;
-        match looked {
-            Looked::Gone => {}
-            Looked::Hidden => self.found.gaps.add(&self.root.join(&waiting.path), Cause::Unreadable),
-            Looked::Unchanged(old) => {
+        match findings {
+            DirectoryFindings::Gone => {}
+            DirectoryFindings::Hidden => self.found.gaps.add(&self.root.join(&waiting.path), Cause::Unreadable),
+            DirectoryFindings::Unchanged(old) => {
                 let directory = &last.directories[old];
                 let (is_git, has_git_file, stamp) = (directory.is_git, directory.has_git_file, directory.stamp);
                 let children = last.children(old).map(|child| (last.name(child), Some(child)));
                 self.record(position, waiting, &Facts { is_git, has_git_file, stamp, listed: last.listed(old) });
                 self.enqueue(position, waiting, children, next);
             }
-            Looked::Listed(listing) => {
+            DirectoryFindings::Listed(listing) => {
                 if listing.is_cut {
                     self.found.gaps.add(&self.root.join(&waiting.path), Cause::TooManyNames);
                 }
@@ -225,7 +231,7 @@ impl Search<'_> {
         }
     }
 
-    fn record(&mut self, position: usize, waiting: &Waiting, facts: &Facts<'_>) {
+    fn record(&mut self, position: usize, waiting: &DirectoryToSearch, facts: &Facts<'_>) {
         // The root is joined only with a name: `join("")` would append a separator.
         let root = self.root;
         let path = || if waiting.path.as_os_str().is_empty() { root.to_path_buf() } else { root.join(&waiting.path) };
@@ -274,9 +280,9 @@ impl Search<'_> {
     fn enqueue<'b>(
         &mut self,
         position: usize,
-        waiting: &Waiting,
+        waiting: &DirectoryToSearch,
         children: impl Iterator<Item = (&'b OsStr, Option<usize>)>,
-        next: &mut Vec<Waiting>,
+        next: &mut Vec<DirectoryToSearch>,
     ) {
         let first = self.found.tree.directories.len();
         for (name, last) in children {
@@ -290,7 +296,7 @@ impl Search<'_> {
                 break;
             }
             self.found.tree.push(name);
-            next.push(Waiting { path, last });
+            next.push(DirectoryToSearch { path, last });
         }
         self.found.tree.directories[position].children = index(first)..index(self.found.tree.directories.len());
     }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::{collections::BTreeSet, fs};
 
 fn all(root: &Path) -> Found {
-    search(root, Limits::TREE, &[], &Tree::default())
+    search(root, Limits::TREE, &[], &SearchedTree::default())
 }
 
 fn git_at(path: &Path) {
@@ -58,7 +58,7 @@ fn search_beyond_a_limit_names_the_first_directory_left_out() {
         fs::create_dir_all(root.path().join(name)).unwrap();
     }
     let gap = |directories, names| {
-        let found = search(root.path(), Limits { directories, names, ..Limits::TREE }, &[], &Tree::default());
+        let found = search(root.path(), Limits { directories, names, ..Limits::TREE }, &[], &SearchedTree::default());
         let gaps: Vec<_> =
             found.gaps.iter().map(|gap| (gap.path.strip_prefix(root.path()).unwrap().to_owned(), gap.cause)).collect();
         gaps
@@ -75,7 +75,7 @@ fn search_leaves_out_excepted_trees() {
     for name in ["kept/.git", "left/.git"] {
         git_at(&root.path().join(name));
     }
-    let found = search(root.path(), Limits::TREE, &[root.path().join("left")], &Tree::default());
+    let found = search(root.path(), Limits::TREE, &[root.path().join("left")], &SearchedTree::default());
     assert_eq!(found.directories, [root.path().join("kept/.git")]);
 }
 
@@ -169,7 +169,7 @@ proptest! {
         fs::create_dir(&root).unwrap();
         before.iter().for_each(|step| step.apply(&root));
         // For a clock that is ahead, no directory was changed recently, so that each has a stamp.
-        let first = search_at(&root, Limits::TREE, &[], &Tree::default(), i64::MAX);
+        let first = search_at(&root, Limits::TREE, &[], &SearchedTree::default(), i64::MAX);
         await_tick(&root);
         after.iter().for_each(|step| step.apply(&root));
         let second = search_at(&root, Limits::TREE, &[], &first.tree, i64::MAX);
@@ -184,13 +184,13 @@ fn search_after_no_change_lists_nothing_again() {
     let root = tempfile::tempdir().unwrap();
     git_at(&root.path().join("a/b/.git"));
     fs::write(root.path().join("a/b/.envrc"), "").unwrap();
-    let first = search_at(root.path(), Limits::TREE, &[], &Tree::default(), i64::MAX);
+    let first = search_at(root.path(), Limits::TREE, &[], &SearchedTree::default(), i64::MAX);
     // A search without names left can list no directory.
     let none = Limits { names: 0, ..Limits::TREE };
     let second = search_at(root.path(), none, &[], &first.tree, i64::MAX);
     assert_eq!((second.directories, second.gaps), (first.directories, Gaps::default()));
     assert_eq!((second.listed, first.listed.len()), (first.listed, 1));
-    assert!(!search_at(root.path(), none, &[], &Tree::default(), i64::MAX).gaps.is_empty());
+    assert!(!search_at(root.path(), none, &[], &SearchedTree::default(), i64::MAX).gaps.is_empty());
 }
 
 /// Returns the listed names found below `root`, sorted.
@@ -226,7 +226,7 @@ fn names_of_a_repository_that_do_not_count_leave_room_for_others() {
     fs::create_dir_all(root.path().join("a/b")).unwrap();
     fs::write(root.path().join("a/lefthook.yml"), "").unwrap();
     fs::write(root.path().join("a/b/.envrc"), "").unwrap();
-    let found = search(root.path(), Limits { listed: Some(1), ..Limits::TREE }, &[], &Tree::default());
+    let found = search(root.path(), Limits { listed: Some(1), ..Limits::TREE }, &[], &SearchedTree::default());
     assert_eq!((found.listed, found.gaps), (vec![root.path().join("a/b/.envrc")], Gaps::default()));
 }
 
@@ -254,9 +254,9 @@ fn search_beyond_the_limit_of_listed_names_keeps_those_nearest_to_the_root_and_n
         fs::write(root.path().join(directory).join(".envrc"), "").unwrap();
     }
     let limits = |listed| Limits { listed: Some(listed), ..Limits::TREE };
-    let found = |listed, last: &Tree| search_at(root.path(), limits(listed), &[], last, i64::MAX);
-    assert!(found(3, &Tree::default()).gaps.is_empty());
-    let first = found(2, &Tree::default());
+    let found = |listed, last: &SearchedTree| search_at(root.path(), limits(listed), &[], last, i64::MAX);
+    assert!(found(3, &SearchedTree::default()).gaps.is_empty());
+    let first = found(2, &SearchedTree::default());
     let gaps = |found: &Found| found.gaps.iter().map(|gap| (gap.path.clone(), gap.cause)).collect::<Vec<_>>();
     assert_eq!(gaps(&first), [(root.path().join("a/b/c"), Cause::TooManyListed)]);
     assert_eq!(first.listed, ["a/.envrc", "a/b/.envrc"].map(|path| root.path().join(path)));

@@ -5,7 +5,7 @@ use std::{ffi::OsStr, ops::Range, os::unix::ffi::OsStrExt as _};
 
 /// The directories that a search has listed, level by level.
 #[derive(Debug, Default)]
-pub(super) struct Tree {
+pub(super) struct SearchedTree {
     pub directories: Vec<Directory>,
     /// The names of all directories, one after another.
     names: Vec<u8>,
@@ -24,7 +24,7 @@ pub(super) struct Directory {
     pub stamp: Option<Stamp>,
 }
 
-impl Tree {
+impl SearchedTree {
     /// Returns whether no search has filled this tree.
     pub(super) fn is_empty(&self) -> bool {
         self.directories.is_empty()
@@ -61,7 +61,7 @@ impl Tree {
     }
 }
 
-/// Returns a position in a [`Tree`]. The limits and `NAME_MAX` keep positions below 2^32.
+/// Returns a position in a [`SearchedTree`]. The limits and `NAME_MAX` keep positions below 2^32.
 pub(super) fn index(position: usize) -> u32 {
     u32::try_from(position).unwrap_or(u32::MAX)
 }

@@ -8,7 +8,7 @@ use super::{
     search::{Found, Limits, search},
     state::{self, Kind, Origin, Seen, States},
     tracked::Index,
-    tree::Tree,
+    tree::SearchedTree,
 };
 use agentd_core::Grant;
 use std::{
@@ -35,7 +35,7 @@ struct Observation {
     states: States,
     repositories: BTreeSet<PathBuf>,
     /// The directories of each place, for the next search.
-    trees: Vec<Tree>,
+    trees: Vec<SearchedTree>,
     gaps: Gaps,
     began: Option<SystemTime>,
 }
@@ -116,7 +116,7 @@ impl Observation {
         let states = States::with_limit(limits.entries);
         let mut observed = Self { states, began: Some(time), ..Self::default() };
         let (mut paths, mut listed) = (Vec::new(), Vec::new());
-        let (none, read_only) = (Tree::default(), plan::read_only_inside(places));
+        let (none, read_only) = (SearchedTree::default(), plan::read_only_inside(places));
         for (number, place) in places.iter().filter(|place| place.protects()).enumerate() {
             let own = place.paths();
             observed.gaps.merge(own.gaps);

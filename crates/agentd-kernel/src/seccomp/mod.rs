@@ -16,7 +16,7 @@ mod tests;
 use crate::syscall;
 use agentd_core::{Control, ControlError, Network, Profile};
 use assemble::{Answer, Decision};
-pub use notify::{Call, Listener, ModeChange, Request, Target};
+pub use notify::{Call, Listener, ModeChange, RequestedChange, Target};
 pub use reschedule::{Reschedule, Scope};
 use seccompiler::BpfProgram;
 use serde::{Deserialize, Serialize};

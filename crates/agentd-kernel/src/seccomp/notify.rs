@@ -38,7 +38,7 @@ pub struct ModeChange {
 
 /// The request of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Request {
+pub enum RequestedChange {
     /// A change of mode.
     Mode(ModeChange),
     /// A change of scheduling.
@@ -52,7 +52,7 @@ pub struct Call {
     /// The calling thread, in the listener's PID namespace.
     pub thread: i32,
     /// The request.
-    pub request: Request,
+    pub request: RequestedChange,
 }
 
 impl Call {
@@ -82,6 +82,7 @@ impl Listener {
             Err(errno) => return Err(errno),
         };
         let Some(request) = decode(&notification.data) else {
+            // Fails if the thread was killed, which needs no answer.
             syscall::answer_notification(self.0.as_fd(), notification.id, Err(Errno::NOSYS)).ok();
             return Ok(None);
         };
@@ -109,8 +110,8 @@ impl Listener {
     }
 }
 
-fn decode(call: &libc::seccomp_data) -> Option<Request> {
-    decode_mode(call).map(Request::Mode).or_else(|| Reschedule::decode(call).map(Request::Schedule))
+fn decode(call: &libc::seccomp_data) -> Option<RequestedChange> {
+    decode_mode(call).map(RequestedChange::Mode).or_else(|| Reschedule::decode(call).map(RequestedChange::Schedule))
 }
 
 /// Returns target and mode of a call. The kernel uses the lower 32 bits of descriptors and the lower 16 bits of modes.
@@ -145,9 +146,9 @@ mod tests {
         let high = 7 << 32;
         let at = call(libc::SYS_fchmodat, [0xffff_ff9c, high + 1, high | 0o42775, 0, 0, 0]);
         let by_path = ModeChange { target: Target::Path { directory: libc::AT_FDCWD, address: high + 1 }, mode: 0o2775 };
-        assert_eq!(decode(&at), Some(Request::Mode(by_path)));
+        assert_eq!(decode(&at), Some(RequestedChange::Mode(by_path)));
         let open = call(libc::SYS_fchmod, [high | 5, 0o2700, 0, 0, 0, 0]);
-        assert_eq!(decode(&open), Some(Request::Mode(ModeChange { target: Target::Descriptor(5), mode: 0o2700 })));
+        assert_eq!(decode(&open), Some(RequestedChange::Mode(ModeChange { target: Target::Descriptor(5), mode: 0o2700 })));
         assert_eq!(decode(&call(libc::SYS_openat, [0; 6])), None);
     }
 }

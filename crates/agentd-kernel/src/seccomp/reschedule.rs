@@ -45,7 +45,7 @@ pub struct Reschedule {
 
 /// A change of scheduling that depends on no memory of the caller.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct PreparedReschedule {
     call: Reschedule,
     input: Option<(usize, Vec<u8>)>,
 }
@@ -80,9 +80,9 @@ impl Reschedule {
     /// # Errors
     /// The errno of `process_vm_readv(2)`, `EFAULT` for memory that is not mapped, or `E2BIG` for a `struct sched_attr` of a size
     /// that the kernel does not accept.
-    pub fn prepare(self, call: &Call) -> Result<Prepared, Errno> {
+    pub fn prepare(self, call: &Call) -> Result<PreparedReschedule, Errno> {
         let (argument, length) = match self.input {
-            Input::None => return Ok(Prepared { call: self, input: None }),
+            Input::None => return Ok(PreparedReschedule { call: self, input: None }),
             Input::Bytes(argument, length) => (argument, length),
             Input::Attr(argument) => {
                 let mut size = [0; 4];
@@ -96,11 +96,11 @@ impl Reschedule {
             // The caller may have changed the size after the first read. A greater one would exceed the buffer.
             content[..size_of::<u32>()].copy_from_slice(&size.to_ne_bytes());
         }
-        Ok(Prepared { call: self, input: Some((argument, content)) })
+        Ok(PreparedReschedule { call: self, input: Some((argument, content)) })
     }
 }
 
-impl Prepared {
+impl PreparedReschedule {
     /// Performs the call with the credentials of this thread.
     ///
     /// # Errors

@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod crash;
+mod frozen;
 mod holder;
 mod image;
 mod overlay;
 mod place;
-mod rest;
 mod size;
 
 use libtest_mimic::{Arguments, Trial};
@@ -44,8 +44,8 @@ fn main() {
         ("volume_of_killed_holder_stays_locked_while_used", crash::killed_but_used),
         ("flushed_files_survive_power_cut", crash::power_cut),
         ("flushed_files_survive_full_host_disk", crash::host_full),
-        ("image_of_frozen_volume_is_consistent", rest::of_one_moment),
-        ("thaw_of_volume_thawed_by_another_process_fails", rest::over_already),
+        ("image_of_frozen_volume_is_consistent", frozen::of_one_moment),
+        ("thaw_of_volume_thawed_by_another_process_fails", frozen::over_already),
         ("id_mapped_volume_serves_as_overlay_upper_layer", overlay::upper_layer),
     ];
     let trials = tests.into_iter().map(|(name, test)| {

@@ -25,7 +25,7 @@ pub enum SaveMode {
 }
 
 /// The result of the long part of saving a sandbox, which runs without the lock.
-pub(super) struct Prepared {
+pub(super) struct PreparedCommit {
     /// The copy of the upper layer. Declared first so that it is dropped first: an unused copy is removed while the other fields
     /// still keep its location.
     copy: Option<Draft>,
@@ -38,7 +38,7 @@ pub(super) struct Prepared {
     upper: LayerId,
 }
 
-impl Prepared {
+impl PreparedCommit {
     pub(super) fn staging(&self) -> &Staging {
         &self.staging
     }
@@ -46,7 +46,7 @@ impl Prepared {
 
 impl State {
     /// Does the long part of saving a sandbox, without the lock.
-    pub(super) fn prepare(&self, name: &Name, how: SaveMode) -> Result<Prepared, StateError> {
+    pub(super) fn prepare(&self, name: &Name, how: SaveMode) -> Result<PreparedCommit, StateError> {
         let (record, staging, mounted) =
             self.pin(name, |record| record.lower.last().copied().into_iter().chain([record.upper]).collect())?;
         let upper = record.upper;
@@ -59,12 +59,17 @@ impl State {
             }
             _ => None,
         };
-        Ok(Prepared { copy, staging, _mounted: mounted, volume_dir, how, upper })
+        Ok(PreparedCommit { copy, staging, _mounted: mounted, volume_dir, how, upper })
     }
 
     /// Returns the current state of `record` as committed layers. `record` must have been read under this lock, and may get a new
     /// upper layer. In that case the caller must write `record` before anything that names these layers.
-    pub(super) fn commit(&self, record: &mut Record, prepared: &mut Prepared, lock: &Lock) -> Result<Vec<LayerId>, StateError> {
+    pub(super) fn commit(
+        &self,
+        record: &mut Record,
+        prepared: &mut PreparedCommit,
+        lock: &Lock,
+    ) -> Result<Vec<LayerId>, StateError> {
         if record.upper != prepared.upper {
             return Err(StateError::Changed { name: record.name.clone() });
         }

@@ -74,7 +74,7 @@ fn stamp(state: &State, name: &Name) -> Option<Stamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::About;
+    use crate::record::SandboxSettings;
 
     #[test]
     fn record_is_read_again_only_after_a_change() {
@@ -82,7 +82,7 @@ mod tests {
         let state = State::open(&place.path().join("state")).unwrap();
         let names: [Name; 2] = ["a", "b"].map(|name| name.parse().unwrap());
         for name in &names {
-            state.create(name, About { idle_ttl: Some(60), ..About::default() }).unwrap();
+            state.create(name, SandboxSettings { idle_ttl: Some(60), ..SandboxSettings::default() }).unwrap();
         }
         let mut lifetimes = Lifetimes::default();
         lifetimes.refresh(&state).unwrap();

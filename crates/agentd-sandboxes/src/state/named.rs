@@ -5,7 +5,7 @@ use crate::{
     error::{Doing as _, StateError},
     layer::Draft,
     name::Name,
-    record::{About, Record, exists, now},
+    record::{Record, SandboxSettings, exists, now},
 };
 use agentd_core::{Grant, Root};
 use agentd_disk::flush_directory;
@@ -17,7 +17,7 @@ impl State {
     /// # Errors
     /// [`StateError::Taken`] if the name is in use, [`StateError::Volume`] if there is a disk limit and this process cannot mount
     /// volumes.
-    pub fn create(&self, name: &Name, about: About) -> Result<Record, StateError> {
+    pub fn create(&self, name: &Name, about: SandboxSettings) -> Result<Record, StateError> {
         let lock = self.lock()?;
         self.is_free(name)?;
         let staging = self.stage(&lock)?;

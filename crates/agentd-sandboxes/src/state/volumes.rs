@@ -180,7 +180,7 @@ impl State {
 }
 
 /// Returns the disk limit that a sandbox requests, in bytes.
-pub(super) fn size(about: &crate::About) -> Option<u64> {
+pub(super) fn size(about: &crate::SandboxSettings) -> Option<u64> {
     match about.spec.writable {
         Writable::Volume(Bytes(bytes)) => Some(bytes),
         _ => None,

@@ -15,13 +15,13 @@ use std::{
 };
 
 /// Extended attributes by name, sorted.
-pub(crate) type Extended = Vec<(OsString, Vec<u8>)>;
+pub(crate) type ExtendedAttributes = Vec<(OsString, Vec<u8>)>;
 
 /// The metadata of a file.
 #[derive(Clone)]
 pub(crate) struct Metadata {
     pub(crate) stat: Stat,
-    pub(crate) extended: Extended,
+    pub(crate) extended: ExtendedAttributes,
 }
 
 impl Metadata {
@@ -97,7 +97,7 @@ pub(crate) fn make_opaque(directory: BorrowedFd<'_>, name: &OsStr) -> Result<(),
 }
 
 /// Reads the extended attributes of a file. An attribute that is removed concurrently is omitted.
-fn extended(path: &Path) -> Result<Extended, Errno> {
+fn extended(path: &Path) -> Result<ExtendedAttributes, Errno> {
     let list = match filled(|buffer| rustix::fs::llistxattr(path, buffer)) {
         Err(Errno::NOTSUP) => return Ok(Vec::new()),
         other => other?,

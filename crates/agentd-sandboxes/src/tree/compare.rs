@@ -3,7 +3,7 @@
 use super::{
     attributes::read_metadata,
     open::{Tree, kind, read, unlock_directory, unlock_file},
-    stack::{Parts, StackEntry},
+    stack::{StackEntry, StackedDirectory},
 };
 use crate::error::{Doing as _, StateError};
 use rustix::{
@@ -54,7 +54,7 @@ pub(crate) fn compare(stacks: Stacks) -> Result<Vec<Change>, StateError> {
     let mut compare = Compare { trees: &trees, common: common_end, waiting: Vec::new(), changes: Vec::new() };
     let old = (0..old_end).rev().collect();
     let new = (0..common_end).chain(old_end..end).rev().collect();
-    compare.waiting.push(Waiting { at: PathBuf::new(), old, new, whole: false });
+    compare.waiting.push(DirectoryToCompare { at: PathBuf::new(), old, new, whole: false });
     while let Some(waiting) = compare.waiting.pop() {
         let compared = compare.directory(&waiting);
         compared.doing("compare", &waiting.at)?;
@@ -64,7 +64,7 @@ pub(crate) fn compare(stacks: Stacks) -> Result<Vec<Change>, StateError> {
 }
 
 /// A directory of the new stack that is still to be compared, and the indexes of the trees that contribute to it in each stack.
-struct Waiting {
+struct DirectoryToCompare {
     at: PathBuf,
     old: Vec<usize>,
     new: Vec<usize>,
@@ -76,15 +76,15 @@ struct Compare<'a> {
     trees: &'a [Tree],
     /// Number of trees that both stacks share.
     common: usize,
-    waiting: Vec<Waiting>,
+    waiting: Vec<DirectoryToCompare>,
     changes: Vec<Change>,
 }
 
 impl Compare<'_> {
-    fn directory(&mut self, directory: &Waiting) -> Result<(), Errno> {
-        let Waiting { at, whole, .. } = directory;
+    fn directory(&mut self, directory: &DirectoryToCompare) -> Result<(), Errno> {
+        let DirectoryToCompare { at, whole, .. } = directory;
         let (old_parts, new_parts) =
-            (Parts::enter(self.trees, at, &directory.old)?, Parts::enter(self.trees, at, &directory.new)?);
+            (StackedDirectory::enter(self.trees, at, &directory.old)?, StackedDirectory::enter(self.trees, at, &directory.new)?);
         let differing = |layer: usize| *whole || layer >= self.common;
         let mut names = old_parts.names(differing)?;
         names.extend(new_parts.names(differing)?);
@@ -104,7 +104,7 @@ impl Compare<'_> {
                 let whole = *whole || new.hides || old.as_ref().is_none_or(|old| old.hides || !old.is_directory());
                 let old = old.map_or_else(Vec::new, |old| old.layers);
                 if whole || old.iter().chain(&new.layers).any(|layer| *layer >= self.common) {
-                    self.waiting.push(Waiting { at: path, old, new: new.layers, whole });
+                    self.waiting.push(DirectoryToCompare { at: path, old, new: new.layers, whole });
                 }
             }
         }
@@ -114,7 +114,7 @@ impl Compare<'_> {
 
 /// Returns true if two entries differ. Overlayfs also copies a file up that is only opened for writing, so a copy in another
 /// layer does not prove a difference. Equal metadata does not prove equality either, because a payload can reset times.
-fn differs(old: (&Parts, &StackEntry), new: (&Parts, &StackEntry), name: &OsStr) -> Result<bool, Errno> {
+fn differs(old: (&StackedDirectory, &StackEntry), new: (&StackedDirectory, &StackEntry), name: &OsStr) -> Result<bool, Errno> {
     let (Some(old_part), Some(new_part)) = (old.0.directory_of(old.1.layer), new.0.directory_of(new.1.layer)) else {
         return Ok(true);
     };

@@ -8,7 +8,7 @@ use super::{
     attributes::{self, Metadata, read_metadata},
     copy::{apply_directory_metadata, copy_file},
     open::Tree,
-    stack::Parts,
+    stack::StackedDirectory,
 };
 use crate::error::{Doing as _, StateError};
 use rustix::{
@@ -28,7 +28,8 @@ pub(crate) fn merge(layers: &[Tree], to: &Tree) -> Result<(), StateError> {
     let Some(upper) = layers.last() else { return Ok(()) };
     let stat = rustix::fs::fstat(&upper.root).doing("stat", &upper.path)?;
     // All layers contribute to the root: overlayfs ignores an opaque mark on a root.
-    let root = Waiting { at: PathBuf::new(), layers: (0..layers.len()).rev().collect(), stat, alone: false, opaque: false };
+    let root =
+        DirectoryToMerge { at: PathBuf::new(), layers: (0..layers.len()).rev().collect(), stat, alone: false, opaque: false };
     merge.waiting.push(root);
     while let Some(waiting) = merge.waiting.pop() {
         merge.directory(&waiting).doing("merge", to.path.join(&waiting.at))?;
@@ -40,7 +41,7 @@ pub(crate) fn merge(layers: &[Tree], to: &Tree) -> Result<(), StateError> {
 }
 
 /// A directory that was created and is not yet filled.
-struct Waiting {
+struct DirectoryToMerge {
     at: PathBuf,
     layers: Vec<usize>,
     /// The metadata of the directory in the highest of these layers.
@@ -56,14 +57,14 @@ struct Merge<'a> {
     to: &'a Tree,
     /// The paths of copies of files that could not be linked, by device and inode number of the source.
     copied: HashMap<(u64, u64), PathBuf>,
-    waiting: Vec<Waiting>,
+    waiting: Vec<DirectoryToMerge>,
     made: Vec<(PathBuf, Metadata)>,
 }
 
 impl Merge<'_> {
-    fn directory(&mut self, directory: &Waiting) -> Result<(), Errno> {
-        let Waiting { at, layers, stat, alone, opaque } = directory;
-        let parts = Parts::enter(self.layers, at, layers)?;
+    fn directory(&mut self, directory: &DirectoryToMerge) -> Result<(), Errno> {
+        let DirectoryToMerge { at, layers, stat, alone, opaque } = directory;
+        let parts = StackedDirectory::enter(self.layers, at, layers)?;
         let target = self.to.enter(at)?;
         if let Some(upper) = layers.first().and_then(|layer| parts.directory_of(*layer)) {
             self.made.push((at.clone(), read_metadata(upper, OsStr::new("."), stat)?));
@@ -77,7 +78,7 @@ impl Merge<'_> {
             if entry.is_directory() {
                 rustix::fs::mkdirat(&target, &name, Mode::RWXU)?;
                 let (hidden, opaque) = (*alone || entry.hides, entry.hides && !alone);
-                self.waiting.push(Waiting { at: path, layers: entry.layers, stat: entry.stat, alone: hidden, opaque });
+                self.waiting.push(DirectoryToMerge { at: path, layers: entry.layers, stat: entry.stat, alone: hidden, opaque });
             } else if !(entry.is_whiteout() && *alone)
                 && let Some(source) = parts.directory_of(entry.layer)
             {

@@ -35,13 +35,13 @@ impl Tree {
     }
 
     /// Opens a directory of the tree, so that it can be listed and its entries accessed.
-    pub(crate) fn enter(&self, at: &Path) -> Result<Entered, Errno> {
+    pub(crate) fn enter(&self, at: &Path) -> Result<OpenDirectory, Errno> {
         if !at.components().all(|part| matches!(part, Component::Normal(_))) {
             return Err(Errno::INVAL);
         }
         match self.reach(at) {
             Ok(fd) if rustix::process::geteuid().is_root() || allows(&rustix::fs::fstat(&fd)?, Mode::RUSR | Mode::XUSR) => {
-                Ok(Entered { fd, unlocked: Vec::new() })
+                Ok(OpenDirectory { fd, unlocked: Vec::new() })
             }
             Ok(_) | Err(Errno::ACCESS) => self.unlock(at),
             Err(errno) => Err(errno),
@@ -66,7 +66,7 @@ impl Tree {
 
     /// Opens a directory below directories whose modes deny access to their owner. Root needs no permission. Any other user must
     /// change the modes until the returned value is dropped.
-    fn unlock(&self, at: &Path) -> Result<Entered, Errno> {
+    fn unlock(&self, at: &Path) -> Result<OpenDirectory, Errno> {
         let mut unlocked = Vec::new();
         let mut current = rustix::fs::openat(&self.root, ".", HANDLE | OFlags::DIRECTORY, Mode::empty())?;
         for name in std::iter::once(OsStr::new(".")).chain(at) {
@@ -74,18 +74,18 @@ impl Tree {
             unlocked.extend(Unlocked::new(&current, Mode::RUSR | Mode::XUSR)?);
         }
         let fd = rustix::fs::openat(&current, ".", DIRECTORY, Mode::empty())?;
-        Ok(Entered { fd, unlocked })
+        Ok(OpenDirectory { fd, unlocked })
     }
 }
 
 /// An open directory of a tree.
-pub(crate) struct Entered {
+pub(crate) struct OpenDirectory {
     fd: OwnedFd,
     #[expect(dead_code, reason = "owned only for their destructors, which restore the file modes")]
     unlocked: Vec<Unlocked>,
 }
 
-impl AsFd for Entered {
+impl AsFd for OpenDirectory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

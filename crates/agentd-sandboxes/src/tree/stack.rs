@@ -4,7 +4,7 @@
 
 use super::{
     attributes,
-    open::{Entered, Tree, is_whiteout, kind, unlock_directory},
+    open::{OpenDirectory, Tree, is_whiteout, kind, unlock_directory},
 };
 use agentd_disk::{lstat, names};
 use rustix::{
@@ -19,7 +19,7 @@ use std::{
 };
 
 /// One directory, opened in each layer that contributes to it, highest first.
-pub(super) struct Parts(Vec<(usize, Entered)>);
+pub(super) struct StackedDirectory(Vec<(usize, OpenDirectory)>);
 
 /// The entry of a name in a directory of a stack.
 pub(super) struct StackEntry {
@@ -43,7 +43,7 @@ impl StackEntry {
     }
 }
 
-impl Parts {
+impl StackedDirectory {
     /// Opens the directory `at` in those of `trees` whose indexes are in `layers`.
     pub(super) fn enter(trees: &[Tree], at: &Path, layers: &[usize]) -> Result<Self, Errno> {
         let enter = |layer: &usize| Ok((*layer, trees[*layer].enter(at)?));
@@ -85,7 +85,7 @@ impl Parts {
 
 /// Returns true if the directory `name` is opaque. If its owner may not read the directory, the mode is changed for the call: a
 /// `user.*` attribute is readable only if the file is.
-fn opaque(entered: &Entered, name: &OsStr) -> Result<bool, Errno> {
+fn opaque(entered: &OpenDirectory, name: &OsStr) -> Result<bool, Errno> {
     match attributes::is_opaque(entered.as_fd(), name) {
         Err(Errno::ACCESS) => {
             let unlocked = unlock_directory(entered.as_fd(), name)?;

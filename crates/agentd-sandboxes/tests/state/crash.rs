@@ -3,7 +3,7 @@
 
 use crate::place::{StateDir, limited, name};
 use agentd_kernel::mount::OwnMounts;
-use agentd_sandboxes::{About, ForkSource, Name, Record, SaveMode, State};
+use agentd_sandboxes::{ForkSource, Name, Record, SandboxSettings, SaveMode, State};
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
@@ -43,8 +43,8 @@ fn content_of(place: &Path, record: &Record) -> Content {
 }
 
 /// Returns the description of a sandbox. As root, some sandboxes get a disk limit, which requires root.
-fn about(called: &str) -> About {
-    if rustix::process::geteuid().is_root() && called.ends_with(['1', '3']) { limited() } else { About::default() }
+fn about(called: &str) -> SandboxSettings {
+    if rustix::process::geteuid().is_root() && called.ends_with(['1', '3']) { limited() } else { SandboxSettings::default() }
 }
 
 /// Opens the store. As root, mounts all volumes that contain layers, which fsck does.

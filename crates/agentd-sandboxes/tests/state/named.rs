@@ -2,7 +2,7 @@
 
 use crate::place::{StateDir, name};
 use agentd_core::{Access, Grant, Root, SandboxSpec};
-use agentd_sandboxes::{About, State, StateError};
+use agentd_sandboxes::{SandboxSettings, State, StateError};
 use std::{
     ffi::OsStr,
     fs,
@@ -10,8 +10,8 @@ use std::{
     path::PathBuf,
 };
 
-fn about() -> About {
-    About {
+fn about() -> SandboxSettings {
+    SandboxSettings {
         spec: SandboxSpec { root: Root::Layers(vec!["/a".into(), "/b".into()]), ..SandboxSpec::default() },
         image: Some("alpine:3".to_owned()),
         env: vec![("PATH".to_owned(), "/bin".to_owned())],
@@ -111,7 +111,8 @@ fn create_with_unserializable_path_leaves_nothing() {
     let place = StateDir::new();
     let path = PathBuf::from(OsStr::from_bytes(b"/data/\xff"));
     let grant = Grant::new(path, Access::ReadOnly);
-    let about = About { spec: SandboxSpec { grants: vec![grant], ..SandboxSpec::default() }, ..About::default() };
+    let about =
+        SandboxSettings { spec: SandboxSpec { grants: vec![grant], ..SandboxSpec::default() }, ..SandboxSettings::default() };
     assert!(matches!(place.state.create(&name("a"), about), Err(StateError::Unwritable { .. })));
     assert_eq!(place.state.list().unwrap().len(), 0);
     place.state.collect().unwrap();
@@ -123,8 +124,8 @@ fn needed_image_layers_are_those_of_existing_sandboxes() {
     let place = StateDir::new();
     place.state.create(&name("a"), about()).unwrap();
     let spec = SandboxSpec { root: Root::Layers(vec!["/b".into(), "/c".into()]), ..SandboxSpec::default() };
-    place.state.create(&name("b"), About { spec, ..about() }).unwrap();
-    place.state.create(&name("c"), About::default()).unwrap();
+    place.state.create(&name("b"), SandboxSettings { spec, ..about() }).unwrap();
+    place.state.create(&name("c"), SandboxSettings::default()).unwrap();
     let needed = || {
         let mut needed = place.state.needed_image_layers().unwrap();
         needed.sort();

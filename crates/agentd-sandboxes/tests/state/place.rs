@@ -2,7 +2,7 @@
 
 use agentd_core::{Bytes, SandboxSpec, Writable};
 use agentd_kernel::{mount::OwnMounts, volume::LEAST_BYTES};
-use agentd_sandboxes::{About, LayerId, Name, Problem, Record, State};
+use agentd_sandboxes::{LayerId, Name, Problem, Record, SandboxSettings, State};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -53,7 +53,7 @@ impl StateDir {
 
     /// Creates a sandbox.
     pub fn sandbox(&self, called: &str) -> Record {
-        self.state.create(&name(called), About::default()).unwrap()
+        self.state.create(&name(called), SandboxSettings::default()).unwrap()
     }
 
     /// Creates a sandbox with a disk limit of 16 MiB.
@@ -90,9 +90,9 @@ impl Drop for StateDir {
 }
 
 /// Returns the description of a sandbox with a disk limit.
-pub fn limited() -> About {
+pub fn limited() -> SandboxSettings {
     let spec = SandboxSpec { writable: Writable::Volume(Bytes(LEAST_BYTES)), ..SandboxSpec::default() };
-    About { spec, ..About::default() }
+    SandboxSettings { spec, ..SandboxSettings::default() }
 }
 
 pub fn name(text: &str) -> Name {

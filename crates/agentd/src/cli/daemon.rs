@@ -1,8 +1,8 @@
 //! `agentd daemon`: the background process that runs named sandboxes.
 
 use super::{
-    Failure,
     args::DaemonCommand,
+    failure::Failure,
     logging,
     run::Stops,
     sandbox::{self, in_words},

@@ -1,6 +1,6 @@
 //! Locations of agentd's persistent data.
 
-use super::Failure;
+use super::failure::Failure;
 use std::path::PathBuf;
 
 /// Returns the data folder.

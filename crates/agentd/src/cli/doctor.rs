@@ -1,9 +1,9 @@
 //! `agentd doctor`: probes every backend again and prints the results.
 
 use super::{
-    Failure,
     args::DoctorArgs,
-    named_backend,
+    failure::Failure,
+    named_backend::named_backend,
     selection::{REQUIRED, is_automatic},
     temporary,
     terminal::{self, Progress},
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::isolation::{
     available_backends, probe_again,
-    rank::{self, Rank, Tie},
+    rank::{self, Rank, TieBreak},
 };
 use agentd_core::{BackendCapabilities, BackendTraits, Bit, EvidenceResult, escape};
 use std::fmt::Write;
@@ -63,7 +63,7 @@ fn auto(rows: &[Row]) -> Option<&str> {
     let automatic = rows.iter().filter(|row| is_automatic(&row.traits) && row.is_fit());
     let ranked = automatic.filter_map(|row| Some((row, Rank::of(&row.traits, row.probed.as_ref().ok()?))));
     let (rows, ranks): (Vec<&Row>, Vec<Rank>) = ranked.unzip();
-    rank::best(&ranks, Tie::Faster).map(|best| rows[best].name.as_str())
+    rank::best(&ranks, TieBreak::Faster).map(|best| rows[best].name.as_str())
 }
 
 fn json(rows: &[Row], auto: Option<&str>) -> Result<String, Failure> {

@@ -1,6 +1,6 @@
 //! `agentd gondolin`: installs Gondolin.
 
-use super::{Failure, args::GondolinCommand, data, writer};
+use super::{args::GondolinCommand, data, failure::Failure, writer};
 use agentd_gondolin::install::{GONDOLIN_VERSION, SetupRequest, set_up};
 use std::io::Write;
 

@@ -4,7 +4,7 @@ use super::{grants::Guard, writer};
 use agentd_core::Grant;
 use agentd_isolation::{
     SYSTEM_DIRECTORIES,
-    layouts::{self, Caller, Shown, Without},
+    layouts::{self, Caller, ShownLayouts, Without},
 };
 use std::{
     ffi::OsString,
@@ -17,7 +17,7 @@ const MOST: usize = 3;
 const WORDS: usize = 256;
 
 /// Returns grants of the toolchains on the caller's `PATH`, except those named in `off`.
-pub(crate) fn toolchains(guard: &Guard, off: &[String]) -> Shown {
+pub(crate) fn toolchains(guard: &Guard, off: &[String]) -> ShownLayouts {
     with_caller(guard, |caller| layouts::toolchains(caller, without(off)))
 }
 

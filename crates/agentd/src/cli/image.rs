@@ -1,6 +1,12 @@
 //! `agentd image`: manages the images for `agentd run --image`.
 
-use super::{CANNOT, Failure, args::ImageCommand, data, terminal::Progress as Waiting, writer};
+use super::{
+    args::ImageCommand,
+    data,
+    failure::{CANNOT, Failure},
+    terminal::Progress,
+    writer,
+};
 pub(crate) use agentd_image::Image;
 use agentd_image::{Hold, Reference, Store};
 use agentd_sandboxes::State;
@@ -20,14 +26,14 @@ pub(crate) async fn image(command: &ImageCommand) -> Result<u8, Failure> {
     let mut out = std::io::stdout().lock();
     match command {
         ImageCommand::Pull { reference } => {
-            let waiting = Waiting::show("pulling");
+            let waiting = Progress::show("pulling");
             let image = store.pull(reference, |_| ()).await?;
             drop(waiting);
             writeln!(out, "{}", line(&image))?;
             report_skipped_entries(&image);
         }
         ImageCommand::Import { source, reference } => {
-            let waiting = Waiting::show("importing");
+            let waiting = Progress::show("importing");
             let image = store.import(source, reference)?;
             drop(waiting);
             writeln!(out, "{}", line(&image))?;

@@ -1,6 +1,6 @@
 //! Replaces `image` in a program that was built without images. No name is a valid image reference.
 
-use super::{Failure, args::Reference};
+use super::{args::Reference, failure::Failure};
 use std::{convert::Infallible, path::PathBuf};
 
 /// The parts of an image that `agentd run` uses.

@@ -1,7 +1,7 @@
 //! Destinations of log events. A command of the command line logs only if `AGENTD_LOG` is set, and then to standard error:
 //! by default, no log line mixes with the output of a user's command. The daemon always logs to its file.
 
-use super::{Failure, writer};
+use super::{failure::Failure, writer};
 use agentd_core::escape;
 use agentd_daemon::LogFile;
 use std::{

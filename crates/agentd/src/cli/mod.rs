@@ -9,6 +9,7 @@ mod doctor;
 mod duration;
 mod environment;
 mod explain;
+mod failure;
 #[cfg(feature = "gondolin")]
 mod gondolin;
 mod grants;
@@ -18,6 +19,7 @@ mod host;
 mod image;
 mod links;
 mod logging;
+mod named_backend;
 mod near;
 mod protection;
 mod regrant;
@@ -34,15 +36,11 @@ mod vm;
 mod wrap;
 mod writer;
 
-use crate::isolation::{available_backends, create_backend};
-use agentd_core::{IsolationBackend, IsolationError};
 use agentd_daemon::OwnMounts;
 use args::{Cli, DaemonCommand, Sub};
 use clap::{CommandFactory, Parser};
-use std::{ffi::OsString, io::Write, path::Path, process::ExitCode, sync::Arc};
-
-/// Exit code: agentd itself could not do what was requested.
-pub(crate) const CANNOT: u8 = 125;
+use failure::{CANNOT, Failure};
+use std::{ffi::OsString, io::Write, path::Path, process::ExitCode};
 
 /// Parses the arguments and runs the command. Returns the exit code.
 pub fn main() -> ExitCode {
@@ -53,6 +51,7 @@ pub fn main() -> ExitCode {
             // If printing fails, there is no other place to report the error.
             error.print().ok();
             if error.use_stderr() && asks_for_json(std::env::args_os()) {
+                // Standard error has the message already.
                 writeln!(std::io::stdout(), "{:#}", result_object::error(error.to_string().trim_end(), None)).ok();
             }
             return ExitCode::from(if error.use_stderr() { CANNOT } else { 0 });
@@ -150,22 +149,8 @@ fn is_closed_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// Creates the backend that an option names. The error proposes a similar name.
-fn named_backend(name: &str, work_root: &Path) -> Result<Arc<dyn IsolationBackend>, Failure> {
-    create_backend(name, work_root).map_err(|error| match &error {
-        IsolationError::UnknownBackend { .. } => match near::nearest(name, available_backends()) {
-            Some(meant) => format!("{error} — did you mean '{meant}'?").into(),
-            None => error.into(),
-        },
-        _ => error.into(),
-    })
-}
-
 /// Returns true if arguments that cannot be parsed request JSON: `run` with `--json` among its own options.
 fn asks_for_json(args: impl Iterator<Item = OsString>) -> bool {
     let mut options = args.skip(1).take_while(|arg| arg != "--");
     options.next().is_some_and(|command| command == "run") && options.any(|option| option == "--json")
 }
-
-/// An error that ends a command of the command line.
-pub(crate) type Failure = Box<dyn std::error::Error>;

@@ -1,6 +1,6 @@
 //! `agentd sandbox regrant`: resolves the grants of a named sandbox again.
 
-use super::{Failure, grants, request::followed};
+use super::{failure::Failure, grants, request::followed};
 use agentd_core::Grant;
 use agentd_daemon::Client;
 use agentd_sandboxes::{Name, State};

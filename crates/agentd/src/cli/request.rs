@@ -1,9 +1,9 @@
 //! Translates command-line arguments into a sandbox spec and a command.
 
 use super::{
-    Failure,
     args::{BoundaryArgs, CommandArgs, NetworkArg, RunArgs},
     environment::{self, Environment},
+    failure::Failure,
     grants, host,
     image::Image,
     links, terminal, writer,

@@ -4,7 +4,7 @@ use super::{
     protection,
     run::Stops,
     stream,
-    writer::{self, Piece},
+    writer::{self, OutputPiece},
 };
 use agentd_core::{EndReason, IsolationError, escape};
 use agentd_isolation::protect::Report;
@@ -55,7 +55,7 @@ async fn write(
     let (sender, mut written, gone) = writer::start().map_err(stream::io_error)?;
     let text = format!("{}\n", escape::json(&format!("{object:#}")));
     // Sending cannot fail: the channel is empty, and the writer thread is running.
-    sender.send(Piece::Out(text.into_bytes())).await.or_unreceived("result object");
+    sender.send(OutputPiece::Out(text.into_bytes())).await.or_unreceived("result object");
     drop(sender);
     let stop = stream::drain(&mut written, stops, limit).await?;
     let ended = written.is_terminated() || matches!(written.try_recv(), Ok(Ok(())));

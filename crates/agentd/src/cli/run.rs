@@ -1,9 +1,10 @@
 //! `agentd run`: runs one command in a new sandbox.
 
 use super::{
-    CANNOT, Failure,
     args::{CommandArgs, RequireArg, RunArgs},
-    explain, grants, hidden, host, image,
+    explain,
+    failure::{CANNOT, Failure},
+    grants, hidden, host, image,
     protection::{self, Advice},
     request,
     result_object::{self, ResultObject},

@@ -1,9 +1,10 @@
 //! `agentd sandbox`: named sandboxes, which the daemon runs.
 
 use super::{
-    CANNOT, Failure,
     args::{CreateArgs, ExecArgs, SandboxCommand},
-    copy, data, environment, image, protection,
+    copy, data, environment,
+    failure::{CANNOT, Failure},
+    image, protection,
     regrant::regrant,
     request,
     run::{Stops, not_executed, warn_of_weaknesses},
@@ -12,7 +13,7 @@ use super::{
 };
 use agentd_core::{IsolationError, Root, Writable, escape};
 use agentd_daemon::{Activity, Client, Status};
-use agentd_sandboxes::{About, ChangeKind, Disk, Name, Record, State};
+use agentd_sandboxes::{ChangeKind, Disk, Name, Record, SandboxSettings, State};
 use std::{
     fs::File,
     io::{self, Read, Seek, Write},
@@ -83,7 +84,7 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
     let asked = request::sandbox(&args.boundary, workspace, &*selected.backend, image)?;
     let mut spec = asked.spec;
     spec.writable = args.disk.map_or(Writable::Memory, Writable::Volume);
-    let about = About {
+    let about = SandboxSettings {
         spec,
         image: image.map(|image| image.reference.to_string()),
         env: in_text(asked.env)?,
@@ -235,22 +236,22 @@ async fn logs(state: &State, name: &Name, follow: bool) -> Result<(), Failure> {
 }
 
 /// A side of `cp`: a path in a sandbox, or on the host.
-enum Side<'a> {
+enum CopySide<'a> {
     There(Name, &'a Path),
     Here(&'a Path),
 }
 
-fn side(text: &str) -> Side<'_> {
+fn side(text: &str) -> CopySide<'_> {
     let there = text.split_once(':').filter(|(_, path)| path.starts_with('/'));
     match there.and_then(|(name, path)| Some((name.parse().ok()?, path))) {
-        Some((name, path)) => Side::There(name, Path::new(path)),
-        None => Side::Here(Path::new(text)),
+        Some((name, path)) => CopySide::There(name, Path::new(path)),
+        None => CopySide::Here(Path::new(text)),
     }
 }
 
 async fn copy_file(client: &Client, from: &str, to: &str) -> Result<(), Failure> {
     match (side(from), side(to)) {
-        (Side::There(name, path), Side::Here(to)) => {
+        (CopySide::There(name, path), CopySide::Here(to)) => {
             let mut content = File::from(client.read(&name, path).await?);
             if to == Path::new("-") {
                 io::copy(&mut content, &mut io::stdout())?;
@@ -258,7 +259,7 @@ async fn copy_file(client: &Client, from: &str, to: &str) -> Result<(), Failure>
             }
             copy::to_host(&mut content, path.file_name(), to)?;
         }
-        (Side::Here(from), Side::There(name, path)) => {
+        (CopySide::Here(from), CopySide::There(name, path)) => {
             let content: OwnedFd = if from == Path::new("-") {
                 let mut memory = File::from(rustix::fs::memfd_create("stdin", rustix::fs::MemfdFlags::CLOEXEC)?);
                 io::copy(&mut io::stdin().lock().take(1 << 30), &mut memory)?;

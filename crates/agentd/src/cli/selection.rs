@@ -1,9 +1,10 @@
 //! Selects the backend of a command of the command line.
 
 use super::{
-    Failure,
     args::{RequireArg, RunArgs},
-    named_backend, temporary,
+    failure::Failure,
+    named_backend::named_backend,
+    temporary,
     terminal::Progress,
 };
 use crate::isolation::{ContainerBackend, backends_with, canonical_backend_name, choose_backend, forget_proof};
@@ -58,7 +59,7 @@ impl Selected {
 /// # Errors
 /// The message for the user, if no backend fits or the named backend cannot be created.
 pub(crate) async fn of_run(args: &RunArgs, work_root: &Path) -> Result<Selected, Failure> {
-    let needs = Needs::of(args);
+    let needs = NeededTraits::of(args);
     let required = [&REQUIRED[..], if needs.own_kernel { &[Bit::Kernel] } else { &[] }].concat();
     let name = match &args.backend {
         Some(name) => name.clone(),
@@ -82,18 +83,18 @@ pub(crate) async fn of_run(args: &RunArgs, work_root: &Path) -> Result<Selected,
 
 /// Returns true if `auto` may select a backend with these traits for a run that needs only a boundary.
 pub(crate) fn is_automatic(traits: &BackendTraits) -> bool {
-    Needs::default().are_met_by(traits)
+    NeededTraits::default().are_met_by(traits)
 }
 
 /// Traits that a run needs, apart from the bits that the backend must prove.
 #[derive(Debug, Clone, Copy, Default)]
-struct Needs {
+struct NeededTraits {
     own_kernel: bool,
     image: bool,
     volume: bool,
 }
 
-impl Needs {
+impl NeededTraits {
     fn of(args: &RunArgs) -> Self {
         Self {
             own_kernel: args.require.contains(&RequireArg::KernelIsolation),
@@ -173,7 +174,7 @@ mod tests {
             #[cfg(feature = "firecracker")]
             "firecracker",
         ];
-        let needs = |own_kernel, image, volume| Needs { own_kernel, image, volume };
+        let needs = |own_kernel, image, volume| NeededTraits { own_kernel, image, volume };
         for (needs, wanted) in [
             (needs(false, false, false), host),
             (needs(false, true, false), &["container"]),

@@ -2,11 +2,11 @@
 //! runtime can then continue to handle signals and deadlines.
 
 use super::{
-    CANNOT,
     args::CommandArgs,
+    failure::CANNOT,
     run::Stops,
     terminal,
-    writer::{self, Piece, Written},
+    writer::{self, OutputPiece, Written},
 };
 use agentd_core::{EndReason, ExecHandle, ExecStreams, IsolationError, Outcome};
 use agentd_log::LogFailure as _;
@@ -57,7 +57,7 @@ impl Meter {
 
 /// Connects the streams of a command with the caller's and waits for the end of the command. Returns the exit code.
 pub(crate) async fn stream(handle: Box<dyn ExecHandle>, args: &CommandArgs, stops: &mut Stops) -> Result<u8, IsolationError> {
-    let raw = if args.tty && args.interactive { terminal::Raw::enter() } else { None };
+    let raw = if args.tty && args.interactive { terminal::RawMode::enter() } else { None };
     let (outcome, stopped) = serve(handle, args, stops, writer::start().map_err(io_error)?).await?;
     drop(raw);
     Ok(report(&outcome, stopped))
@@ -167,9 +167,9 @@ fn write_result(result: Result<std::io::Result<()>, tokio::sync::oneshot::error:
 /// The destination of the command's output. The output ends when all clones are dropped.
 #[derive(Clone)]
 struct Sink {
-    to: mpsc::Sender<Piece>,
+    to: mpsc::Sender<OutputPiece>,
     meter: Arc<Meter>,
-    gone: Arc<writer::Gone>,
+    gone: Arc<writer::ClosedOutputs>,
 }
 
 /// Starts the tasks and threads that copy the streams.
@@ -183,10 +183,10 @@ fn connect(streams: ExecStreams, interactive: bool, sink: &Sink) -> std::io::Res
         std::thread::Builder::new().spawn(move || read_terminal(&master, &sink))?;
     }
     if let Some(fd) = streams.stdout {
-        tokio::spawn(forward(pipe::Receiver::from_owned_fd(fd)?, sink.clone(), Piece::Out, |gone| &gone.out));
+        tokio::spawn(forward(pipe::Receiver::from_owned_fd(fd)?, sink.clone(), OutputPiece::Out, |gone| &gone.out));
     }
     if let Some(fd) = streams.stderr {
-        tokio::spawn(forward(pipe::Receiver::from_owned_fd(fd)?, sink.clone(), Piece::Err, |gone| &gone.err));
+        tokio::spawn(forward(pipe::Receiver::from_owned_fd(fd)?, sink.clone(), OutputPiece::Err, |gone| &gone.err));
     }
     if let Some(stdin) = streams.stdin {
         std::thread::Builder::new().spawn(move || copy_stdin(&stdin))?;
@@ -219,8 +219,8 @@ fn report(outcome: &Outcome, stopped: Option<i32>) -> u8 {
 async fn forward(
     mut from: impl AsyncRead + Unpin,
     sink: Sink,
-    wrap: fn(Vec<u8>) -> Piece,
-    gone: fn(&writer::Gone) -> &AtomicBool,
+    wrap: fn(Vec<u8>) -> OutputPiece,
+    gone: fn(&writer::ClosedOutputs) -> &AtomicBool,
 ) {
     let mut buffer = vec![0u8; 64 << 10];
     while let Ok(read) = from.read(&mut buffer).await {
@@ -235,7 +235,7 @@ async fn forward(
 fn read_terminal(master: &OwnedFd, sink: &Sink) {
     let mut buffer = vec![0u8; 64 << 10];
     while let Ok(read) = writer::read(master, &mut buffer) {
-        if read == 0 || sink.to.blocking_send(Piece::Out(sink.meter.admit(&buffer[..read]).to_vec())).is_err() {
+        if read == 0 || sink.to.blocking_send(OutputPiece::Out(sink.meter.admit(&buffer[..read]).to_vec())).is_err() {
             return;
         }
     }

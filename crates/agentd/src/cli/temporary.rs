@@ -3,7 +3,7 @@
 //! A command that may change a probe's targets could make the probe prove what does not hold. `TMPDIR` may lie in the workspace,
 //! as some continuous integration systems set it. Another directory is used then.
 
-use super::{Failure, args::BoundaryArgs, grants, writer};
+use super::{args::BoundaryArgs, failure::Failure, grants, writer};
 use agentd_core::escape;
 use std::path::{Path, PathBuf};
 

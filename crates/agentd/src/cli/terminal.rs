@@ -12,9 +12,9 @@ use std::{
 };
 
 /// Raw mode; dropping the value restores the previous mode.
-pub(crate) struct Raw(Termios);
+pub(crate) struct RawMode(Termios);
 
-impl Raw {
+impl RawMode {
     /// Switches standard input to raw mode, if it is a terminal.
     pub(crate) fn enter() -> Option<Self> {
         let stdin = rustix::stdio::stdin();
@@ -26,7 +26,7 @@ impl Raw {
     }
 }
 
-impl Drop for Raw {
+impl Drop for RawMode {
     fn drop(&mut self) {
         // A terminal that is gone needs no restoring. `Now` is used because waiting for pending output could block.
         tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.0).or_debug("restore terminal", "standard input");

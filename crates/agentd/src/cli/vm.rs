@@ -6,7 +6,7 @@ mod build;
 #[cfg(feature = "images")]
 use build::build;
 
-use super::{Failure, args::VmCommand, data, terminal::Progress, writer};
+use super::{args::VmCommand, data, failure::Failure, terminal::Progress, writer};
 use crate::isolation::FirecrackerConfig;
 use agentd_vm::FIRECRACKER_VERSION;
 use std::io::Write;

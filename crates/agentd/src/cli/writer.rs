@@ -26,7 +26,7 @@ const PIECES: usize = 4;
 const MESSAGE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// A piece of output, with its stream.
-pub(crate) enum Piece {
+pub(crate) enum OutputPiece {
     Out(Vec<u8>),
     Err(Vec<u8>),
 }
@@ -36,14 +36,14 @@ pub(crate) type Written = oneshot::Receiver<std::io::Result<()>>;
 
 /// The output of a command: a sender for its pieces, a receiver for the end of writing, and the streams that have lost their
 /// reader.
-pub(crate) type Output = (mpsc::Sender<Piece>, Written, Arc<Gone>);
+pub(crate) type Output = (mpsc::Sender<OutputPiece>, Written, Arc<ClosedOutputs>);
 
 /// The kept parts of standard output and standard error.
-pub(crate) type Kept = Arc<Mutex<[HeadTail; 2]>>;
+pub(crate) type KeptOutput = Arc<Mutex<[HeadTail; 2]>>;
 
 /// Marks streams that have lost their reader. The sender then stops, so that the command sees a closed pipe, as without agentd.
 #[derive(Default)]
-pub(crate) struct Gone {
+pub(crate) struct ClosedOutputs {
     pub out: AtomicBool,
     pub err: AtomicBool,
 }
@@ -52,7 +52,7 @@ pub(crate) struct Gone {
 /// a single thread.
 pub(crate) fn start() -> std::io::Result<Output> {
     let (sender, pieces) = mpsc::channel(PIECES);
-    let gone = Arc::new(Gone::default());
+    let gone = Arc::new(ClosedOutputs::default());
     let shared = gone.clone();
     let (reply, written) = oneshot::channel();
     std::thread::Builder::new().name("writer".to_owned()).spawn(move || {
@@ -63,7 +63,7 @@ pub(crate) fn start() -> std::io::Result<Output> {
 }
 
 /// Keeps the pieces instead of writing them: the first and last bytes of each stream, within a budget.
-pub(crate) fn keep(budget: u64) -> (Output, Kept) {
+pub(crate) fn keep(budget: u64) -> (Output, KeptOutput) {
     let (sender, mut pieces) = mpsc::channel(PIECES);
     let (reply, written) = oneshot::channel();
     let kept = Arc::new(Mutex::new([HeadTail::new(budget), HeadTail::new(budget)]));
@@ -72,8 +72,8 @@ pub(crate) fn keep(budget: u64) -> (Output, Kept) {
         while let Some(piece) = pieces.recv().await {
             let mut kept = into.lock().unwrap_or_else(PoisonError::into_inner);
             match piece {
-                Piece::Out(bytes) => kept[0].push(&bytes),
-                Piece::Err(bytes) => kept[1].push(&bytes),
+                OutputPiece::Out(bytes) => kept[0].push(&bytes),
+                OutputPiece::Err(bytes) => kept[1].push(&bytes),
             }
         }
         // Sending fails if nothing waits for the end of the output any more.
@@ -82,11 +82,11 @@ pub(crate) fn keep(budget: u64) -> (Output, Kept) {
     ((sender, written, Arc::default()), kept)
 }
 
-fn print(mut pieces: mpsc::Receiver<Piece>, gone: &Gone) -> std::io::Result<()> {
+fn print(mut pieces: mpsc::Receiver<OutputPiece>, gone: &ClosedOutputs) -> std::io::Result<()> {
     while let Some(piece) = pieces.blocking_recv() {
         let (written, gone) = match &piece {
-            Piece::Out(bytes) => (write_all(rustix::stdio::stdout(), bytes), &gone.out),
-            Piece::Err(bytes) => (write_all(rustix::stdio::stderr(), bytes), &gone.err),
+            OutputPiece::Out(bytes) => (write_all(rustix::stdio::stdout(), bytes), &gone.out),
+            OutputPiece::Err(bytes) => (write_all(rustix::stdio::stderr(), bytes), &gone.err),
         };
         match written {
             Ok(()) => {}

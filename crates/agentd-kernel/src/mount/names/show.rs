@@ -17,7 +17,7 @@ use rustix::{
 use std::{os::fd::OwnedFd, path::Path};
 
 /// Messages about files that could not be created.
-type Notes = Vec<String>;
+type Messages = Vec<String>;
 
 /// Writes into `to` the files that must differ from those in `from`, or all files if `all` is set. Returns the names of the
 /// written files.
@@ -26,7 +26,7 @@ fn make(
     from: (&OwnedFd, Filled),
     to: &OwnedFd,
     all: bool,
-    notes: &mut Notes,
+    notes: &mut Messages,
 ) -> Result<Vec<Name>, ControlError> {
     let mut made = Vec::new();
     let before = match file::read(from.0, Name::Hosts.file(), from.1)? {
@@ -61,7 +61,7 @@ fn make(
 }
 
 /// Writes the files into `root`, whose content is untrusted.
-pub(in crate::mount) fn write(plan: &NamesPlan, root: &OwnedFd, notes: &mut Notes) -> Result<(), ControlError> {
+pub(in crate::mount) fn write(plan: &NamesPlan, root: &OwnedFd, notes: &mut Messages) -> Result<(), ControlError> {
     match rustix::fs::mkdirat(root, "etc", Mode::from(0o755)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(ControlError::new(Control::Mounts, "create /etc in the root", Some(errno.raw_os_error()))),
@@ -77,13 +77,13 @@ pub(in crate::mount) fn write(plan: &NamesPlan, root: &OwnedFd, notes: &mut Note
 
 /// Writes all files into `to`, the upper directory of an overlay over the host's `/etc`. Unchanged files are included, because in
 /// most containers some of them are mounts, which a layer of an overlay does not show.
-pub(in crate::mount) fn write_over(plan: &NamesPlan, to: &Path, notes: &mut Notes) -> Result<(), ControlError> {
+pub(in crate::mount) fn write_over(plan: &NamesPlan, to: &Path, notes: &mut Messages) -> Result<(), ControlError> {
     let host = directory(Path::new("/etc"))?;
     make(plan, (&host, Filled::ByTheHost), &directory(to)?, true, notes).map(drop)
 }
 
 /// Mounts the files read-only over the host's. The covers of the view must be in place already.
-pub(in crate::mount) fn show(plan: &NamesPlan, scratch: &Scratch, notes: &mut Notes) -> Result<(), ControlError> {
+pub(in crate::mount) fn show(plan: &NamesPlan, scratch: &Scratch, notes: &mut Messages) -> Result<(), ControlError> {
     let host = directory(Path::new("/etc"))?;
     let own = scratch.directory("names", 0o755)?;
     let made = make(plan, (&host, Filled::ByTheHost), &directory(&own)?, false, notes)?;

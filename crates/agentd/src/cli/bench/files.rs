@@ -1,7 +1,8 @@
 //! Measures file-heavy work: the time in which a shell creates, stats and removes many files on tmpfs, in a sandbox relative to
 //! outside.
 
-use super::{Failure, median, ratio, spawn};
+use super::{median, ratio, spawn};
+use crate::cli::failure::Failure;
 use agentd_core::{Command, Sandbox};
 use std::{
     path::Path,

@@ -1,7 +1,8 @@
 //! Measures the machines of Firecracker. For comparison, measures Firecracker alone: loading the memory from which the machines
 //! start, and one round trip over vsock.
 
-use super::{BARE, Failure, Figure, RESTORE, Row, figure};
+use super::{BARE, Figure, RESTORE, Row, figure};
+use crate::cli::failure::Failure;
 use crate::isolation::{FirecrackerBackend, FirecrackerConfig};
 use agentd_core::{IsolationBackend, IsolationError, Sandbox, SandboxSpec};
 use agentd_log::LogFailure as _;
@@ -44,7 +45,7 @@ const SAVED: &str = "bench";
 const NEXT_SPARE: Duration = Duration::from_secs(3);
 
 /// Firecracker without the backend.
-struct Bare {
+struct FirecrackerAlone {
     program: PathBuf,
     folder: PathBuf,
 }
@@ -66,7 +67,7 @@ pub(super) async fn rows(scratch: &Path, figures: &mut Vec<Figure>) -> Result<Ve
     let saved = backend.create_sandbox(SandboxSpec::default()).await?;
     super::exec(&saved).await?;
     saved.snapshot(SAVED).await?;
-    let bare = Bare::start(&config, &scratch.join("firecracker"))?;
+    let bare = FirecrackerAlone::start(&config, &scratch.join("firecracker"))?;
     figures.push(figure("firecracker: exec in a live machine", Row::Exec(live.clone())));
     figures.push(figure("firecracker: create + first exec", first(backend)));
     figures.push(figure(RESTORE, restore(saved.clone())));
@@ -104,7 +105,7 @@ fn restore(saved: Arc<dyn Sandbox>) -> Row {
     }))
 }
 
-impl Bare {
+impl FirecrackerAlone {
     /// Prepares a folder in which Firecracker loads the snapshot that the backend used last.
     fn start(config: &FirecrackerConfig, folder: &Path) -> Result<Self, Failure> {
         let template = last_used(&config.templates).ok_or("measure Firecracker alone: no template of a machine exists")?;

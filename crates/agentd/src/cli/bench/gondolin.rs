@@ -1,6 +1,7 @@
 //! Measures a machine of Gondolin that contains agentd's sandbox and, for comparison, a machine of Gondolin alone.
 
-use super::{Failure, Figure, GONDOLIN, PROGRAM, Row, figure};
+use super::{Figure, GONDOLIN, PROGRAM, Row, figure};
+use crate::cli::failure::Failure;
 use crate::isolation::{ContainerBackend, GondolinBackend, GondolinConfig};
 use agentd_core::{Access, Command, ExecHandle, Grant, IsolationBackend, IsolationError, Sandbox, SandboxSpec, StdinSource};
 use agentd_gondolin::install::Installation;
@@ -16,7 +17,7 @@ use std::{
 const PEER: &str = include_str!("gondolin.mjs");
 
 /// A machine of Gondolin alone, and the streams of the program that controls it.
-struct Alone {
+struct GondolinAlone {
     streams: Mutex<(File, BufReader<File>)>,
     /// The handle of that program; dropping it ends the program.
     _node: Box<dyn ExecHandle>,
@@ -47,7 +48,7 @@ pub(super) async fn rows(work_root: &Path, figures: &mut Vec<Figure>) -> Result<
 }
 
 /// Starts Gondolin alone, with the same view of the host as in the backend.
-async fn alone(installed: &Installation, work_root: &Path) -> Result<(Arc<dyn Sandbox>, Alone), Failure> {
+async fn alone(installed: &Installation, work_root: &Path) -> Result<(Arc<dyn Sandbox>, GondolinAlone), Failure> {
     let grant = |path: PathBuf, target: &str| Grant { target: Some(target.into()), ..Grant::new(path, Access::ReadOnly) };
     let grants = vec![
         grant(installed.node(), "/agentd/node"),
@@ -70,10 +71,10 @@ async fn alone(installed: &Installation, work_root: &Path) -> Result<(Arc<dyn Sa
         return Err("start Gondolin alone: Node's standard input and output are missing".into());
     };
     let streams = Mutex::new((stdin.into(), BufReader::new(stdout.into())));
-    Ok((around, Alone { streams, _node: node }))
+    Ok((around, GondolinAlone { streams, _node: node }))
 }
 
-impl Alone {
+impl GondolinAlone {
     /// Executes the program in one of Gondolin's ways; returns the time that this took.
     fn execute(&self, way: &str) -> Result<Duration, Failure> {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);

@@ -13,7 +13,7 @@ mod firecracker;
 mod gondolin;
 mod peers;
 
-use super::{Failure, args::BenchArgs, terminal::Progress};
+use super::{args::BenchArgs, failure::Failure, terminal::Progress};
 use agentd_core::{Command, IsolationBackend, Sandbox, SandboxSpec};
 use agentd_disk::Scratch;
 use agentd_isolation::{ContainerBackend, LinuxNativeBackend, PoolLimits, SandboxPool};
@@ -106,10 +106,10 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
         }
     }
     let mut order: Vec<usize> = (0..figures.len()).collect();
-    let mut dice = 1u64;
+    let mut random = 1u64;
     for round in 0..=args.rounds {
         // Namespaces are torn down some milliseconds after their end. Shuffling the order spreads this cost over all rows.
-        shuffle(&mut order, &mut dice);
+        shuffle(&mut order, &mut random);
         for figure in &order {
             let took = measure(&figures[*figure].row).await?;
             // The first round is a warm-up.
@@ -178,12 +178,12 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
 }
 
 /// Shuffles `order` (Fisher-Yates) with a random generator that yields the same sequence in every run (Marsaglia's xorshift).
-fn shuffle(order: &mut [usize], dice: &mut u64) {
+fn shuffle(order: &mut [usize], random: &mut u64) {
     for last in (1..order.len()).rev() {
-        *dice ^= *dice << 13;
-        *dice ^= *dice >> 7;
-        *dice ^= *dice << 17;
-        let other = usize::try_from(*dice % (last as u64 + 1)).unwrap_or(0);
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        let other = usize::try_from(*random % (last as u64 + 1)).unwrap_or(0);
         order.swap(last, other);
     }
 }

@@ -1,6 +1,6 @@
 //! `agentd vm build`: builds the assets of a machine from an image.
 
-use crate::cli::{Failure, args::VmBuildArgs, image};
+use crate::cli::{args::VmBuildArgs, failure::Failure, image};
 use agentd_disk::Scratch;
 use agentd_image::{Reference, Store};
 use agentd_vm::{Assets, Builder};

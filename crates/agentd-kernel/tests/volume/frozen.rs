@@ -1,7 +1,7 @@
 //! Tests of a frozen volume, whose image is a consistent copy of one moment.
 
 use crate::place::{ImageFileDir, assert_whole};
-use agentd_kernel::freeze::AtRest;
+use agentd_kernel::freeze::FrozenFileSystem;
 use std::{
     fs,
     sync::atomic::{AtomicU32, Ordering},
@@ -17,16 +17,16 @@ pub fn of_one_moment() {
     };
     std::thread::scope(|scope| {
         (1..=100).for_each(write);
-        let rest = AtRest::begin(&place.mount()).unwrap();
-        assert_eq!(AtRest::begin(&place.mount()).unwrap_err().errno, Some(libc::EBUSY));
+        let frozen = FrozenFileSystem::freeze(&place.mount()).unwrap();
+        assert_eq!(FrozenFileSystem::freeze(&place.mount()).unwrap_err().errno, Some(libc::EBUSY));
         let late = scope.spawn(|| write(101));
         // The copy contains only files written before the freeze.
         fs::copy(place.image(), copy.image()).unwrap();
         assert_eq!(written.load(Ordering::SeqCst), 100);
-        rest.end().unwrap();
+        frozen.thaw().unwrap();
         late.join().unwrap();
         // Dropping the value thaws the file system, too.
-        drop(AtRest::begin(&place.mount()).unwrap());
+        drop(FrozenFileSystem::freeze(&place.mount()).unwrap());
         write(102);
     });
     volume.detach().unwrap();
@@ -43,10 +43,10 @@ pub fn of_one_moment() {
 pub fn over_already() {
     let place = ImageFileDir::new();
     let Some(volume) = place.attach() else { return };
-    let rest = AtRest::begin(&place.mount()).unwrap();
+    let frozen = FrozenFileSystem::freeze(&place.mount()).unwrap();
     // Another process thaws the file system.
     let status = std::process::Command::new("/sbin/fsfreeze").arg("-u").arg(place.mount()).status().unwrap();
     assert!(status.success());
-    assert_eq!(rest.end().unwrap_err().errno, Some(libc::EINVAL));
+    assert_eq!(frozen.thaw().unwrap_err().errno, Some(libc::EINVAL));
     volume.detach().unwrap();
 }

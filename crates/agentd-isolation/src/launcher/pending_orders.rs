@@ -23,9 +23,9 @@ pub(super) type Answer = oneshot::Receiver<Option<ControlError>>;
 /// The orders that wait for reports. The launcher answers each order once, and orders about the same subject in sequence. An
 /// order whose caller stopped waiting therefore stays queued, so that the next one does not receive its answer.
 #[derive(Default)]
-pub(super) struct Waiting(Mutex<HashMap<Key, VecDeque<oneshot::Sender<Option<ControlError>>>>>);
+pub(super) struct PendingOrders(Mutex<HashMap<Key, VecDeque<oneshot::Sender<Option<ControlError>>>>>);
 
-impl Waiting {
+impl PendingOrders {
     /// Registers an order. Called before the order is sent.
     pub(super) fn expect(&self, key: Key) -> Answer {
         let (sender, answer) = oneshot::channel();
@@ -72,34 +72,34 @@ mod tests {
 
     #[test]
     fn reports_out_of_sequence_answer_orders_by_id() {
-        let waiting = Waiting::default();
-        let [mut one, mut other] = [1, 2].map(|id| waiting.expect(Key::Destroyed(id)));
-        let mut frozen = waiting.expect(Key::Frozen(1));
-        waiting.answer(destroyed(2));
+        let pending = PendingOrders::default();
+        let [mut one, mut other] = [1, 2].map(|id| pending.expect(Key::Destroyed(id)));
+        let mut frozen = pending.expect(Key::Frozen(1));
+        pending.answer(destroyed(2));
         assert_eq!((one.try_recv().is_ok(), other.try_recv(), frozen.try_recv().is_ok()), (false, Ok(None), false));
-        waiting.answer(destroyed(1));
+        pending.answer(destroyed(1));
         assert_eq!((one.try_recv(), frozen.try_recv().is_ok()), (Ok(None), false));
         // A report without a waiting order changes nothing.
-        waiting.answer(destroyed(3));
-        assert!(waiting.orders().keys().eq([&Key::Frozen(1)]));
+        pending.answer(destroyed(3));
+        assert!(pending.orders().keys().eq([&Key::Frozen(1)]));
     }
 
     #[test]
     fn abandoned_order_is_answered_before_next_order_of_same_sandbox() {
-        let waiting = Waiting::default();
-        drop(waiting.expect(Key::Frozen(1)));
-        let mut next = waiting.expect(Key::Frozen(1));
-        waiting.answer(Report::Frozen { id: 1, error: None });
+        let pending = PendingOrders::default();
+        drop(pending.expect(Key::Frozen(1)));
+        let mut next = pending.expect(Key::Frozen(1));
+        pending.answer(Report::Frozen { id: 1, error: None });
         assert!(next.try_recv().is_err());
-        waiting.answer(Report::Frozen { id: 1, error: None });
+        pending.answer(Report::Frozen { id: 1, error: None });
         assert_eq!(next.try_recv(), Ok(None));
     }
 
     #[test]
     fn orders_fail_when_the_launcher_is_lost() {
-        let waiting = Waiting::default();
-        let mut answer = waiting.expect(Key::Destroyed(1));
-        waiting.clear();
+        let pending = PendingOrders::default();
+        let mut answer = pending.expect(Key::Destroyed(1));
+        pending.clear();
         assert_eq!(answer.try_recv(), Err(oneshot::error::TryRecvError::Closed));
     }
 }
