@@ -63,9 +63,9 @@ impl GrantedTree {
             paths.extend(of_git.paths);
             gaps.merge(of_git.gaps);
         }
-        paths.retain(|path| !(git::is_nest(path) && path.parent().is_some_and(git::is_git_directory)));
         paths.sort();
         paths.dedup();
+        paths.retain(|path| !(git::is_nest(path) && path.parent().is_some_and(git::is_git_directory)));
         Named { paths, gaps }
     }
 
