@@ -1,6 +1,6 @@
 //! Paths that are never granted: system directories as a whole, home directories as a whole, and the secrets in home directories.
 
-use super::secrets::SECRETS;
+use super::secrets::{SECRETS, Secret};
 use std::{
     ffi::OsStr,
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
@@ -78,7 +78,11 @@ impl Guard {
             .into_iter()
             .filter(|(uid, home)| *uid == 0 || *uid >= 1000 || PERSONS.iter().any(|p| home.starts_with(p)))
             .map(|(_, home)| home);
-        let homes = own.iter().cloned().chain(users).chain(persons).map(real).collect();
+        let mut homes: Vec<PathBuf> = own.iter().cloned().chain(users).chain(persons).collect();
+        // `HOME` and several users often name the same directory, and every path is compared with the secrets of each home.
+        homes.sort_unstable();
+        homes.dedup();
+        let homes = homes.into_iter().map(real).collect();
         Self { own, homes, above: HOMES.map(|path| real(path.into())).to_vec() }
     }
 
@@ -127,15 +131,24 @@ const COPY: &str = "copy the files that the command needs into another directory
 
 /// Returns the reason to refuse `path` if it is a secret of `home`, or lies in one.
 fn secret_above(path: &Path, home: &Path) -> Option<String> {
-    let secret = SECRETS.iter().find(|secret| path.starts_with(home.join(secret.path)))?;
+    let below = path.strip_prefix(home).ok()?;
+    let secret = secrets_near(below).find(|secret| below.starts_with(secret.path))?;
     Some(format!("~/{} holds {} — {COPY}", secret.path, secret.holds))
 }
 
 /// Returns the reason to refuse `path` if it contains an existing secret of `home`.
 fn contained_secret(path: &Path, home: &Path) -> Option<String> {
-    let contained = |place: PathBuf| place.starts_with(path) && place.symlink_metadata().is_ok();
-    let secret = SECRETS.iter().find(|secret| contained(home.join(secret.path)))?;
+    let below = path.strip_prefix(home).ok()?;
+    let contained = |secret: &Path| secret.starts_with(below) && home.join(secret).symlink_metadata().is_ok();
+    let secret = secrets_near(below).find(|secret| contained(Path::new(secret.path)))?;
     Some(format!("the directory contains ~/{}, which holds {} — {COPY}", secret.path, secret.holds))
+}
+
+/// Returns the secrets whose path begins with the bytes of the first name in `below`. All secrets that contain `below` or lie in
+/// it are among them. Most grants have none, and comparing bytes is much faster than comparing paths.
+fn secrets_near(below: &Path) -> impl Iterator<Item = &'static Secret> {
+    let first = below.iter().next().unwrap_or_default().as_bytes();
+    SECRETS.iter().filter(move |secret| secret.path.as_bytes().starts_with(first))
 }
 
 /// Parses the uid and the home directory from a line of `/etc/passwd` (`passwd(5)`).
@@ -180,7 +193,14 @@ mod tests {
             for path in ["/home/any/.ssh", "/home/any/.config/gh", "/home/group", "/home/group/old", "/root/.aws/credentials"] {
                 assert!(refused(&guard, path), "{path} with {variable:?}");
             }
-            for path in ["/data/people/ada/project", "/home/any/project", "/var/lib/svc", "/srv/site"] {
+            for path in [
+                "/data/people/ada/project",
+                "/data/people/ada/.ssh-config",
+                "/home/any/project",
+                "/home/any/.s",
+                "/var/lib/svc",
+                "/srv/site",
+            ] {
                 assert!(!refused(&guard, path), "{path} with {variable:?}");
             }
         }

@@ -66,15 +66,16 @@ pub(super) fn all() -> Vec<Folder> {
     if user == 0 {
         folders.push(Folder::data("/var/lib/agentd".into()));
     }
+    let homes = passwd::homes();
     let named = named_home();
-    let own = own_home(user).filter(|own| named.as_ref() != Some(own));
+    let own = homes.iter().find_map(|(uid, home)| (*uid == user).then(|| home.clone())).filter(|own| named.as_ref() != Some(own));
     for home in named.into_iter().chain(own) {
         folders.extend(of_home(&home));
     }
     if user == 0 {
         // A sandbox created by root has the rights of the owner of a granted directory, so the folders of other users are refused
         // like root's own.
-        let others = passwd::homes().into_iter().filter(|(uid, _)| *uid != 0).flat_map(|(_, home)| of_home(&home));
+        let others = homes.into_iter().filter(|(uid, _)| *uid != 0).flat_map(|(_, home)| of_home(&home));
         folders.extend(others.filter(|folder| folder.path.exists()).map(|folder| Folder { may_be_made: false, ..folder }));
     }
     folders

@@ -21,7 +21,7 @@ use crate::grants;
 use agentd_core::{Access, Grant, IsolationError, SandboxSpec};
 use folders::Folder;
 use mounts::Mounts;
-use overlap::{FolderTree, GrantedTree};
+use overlap::{FolderTree, GrantedTree, Objects};
 use std::path::Path;
 
 /// Resolves the grants of `spec` and checks them against the folders of agentd and against `more`, the folders of a backend.
@@ -47,9 +47,10 @@ fn check(grants: &[Grant], more: &[&Path]) -> Result<(), IsolationError> {
         source,
     };
     let mounts = Mounts::read().map_err(|source| failed(&grants[0], source))?;
-    let trees: Vec<_> = folders.iter().map(|folder| FolderTree::at(&folder.path, &mounts)).collect();
+    let mut objects = Objects::default();
+    let trees: Vec<_> = folders.iter().map(|folder| FolderTree::at(&folder.path, &mounts, &mut objects)).collect();
     for grant in grants {
-        let granted = GrantedTree::at(&grant.path, &mounts).map_err(|source| failed(grant, source))?;
+        let granted = GrantedTree::at(&grant.path, &mounts, &mut objects).map_err(|source| failed(grant, source))?;
         let mut places = folders.iter().zip(&trees);
         if let Some((folder, reason)) = places.find_map(|(folder, tree)| Some((folder, refusal(grant, &granted, folder, tree)?)))
         {

@@ -3,6 +3,7 @@
 
 use super::mounts::{DevicePath, Mounts};
 use std::{
+    collections::HashMap,
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
@@ -24,10 +25,10 @@ pub(super) struct FolderTree {
 
 impl FolderTree {
     /// Determines where the folder `path` is.
-    pub fn at(path: &Path, mounts: &Mounts) -> Self {
-        let path = real(path);
+    pub fn at(path: &Path, mounts: &Mounts, objects: &mut Objects) -> Self {
+        let path = objects.real(path);
         let place = mounts.place(&path);
-        Self { object: object(&path).ok(), above: objects_above(&path), place, path }
+        Self { object: objects.get(&path), above: objects.above(&path), place, path }
     }
 
     pub fn exists(&self) -> bool {
@@ -53,13 +54,13 @@ impl GrantedTree {
     ///
     /// # Errors
     /// Fails if the path cannot be read.
-    pub fn at(grant: &Path, mounts: &Mounts) -> io::Result<Self> {
-        let path = grant.canonicalize()?;
+    pub fn at(grant: &Path, mounts: &Mounts, objects: &mut Objects) -> io::Result<Self> {
+        let path = objects.real(grant);
         let object = object(&path)?;
         // A mount point that cannot be accessed, such as another user's FUSE mount, is compared by position only.
         let mounted = mounts.points_below(&path).filter_map(|point| self::object(point).ok()).collect();
         let places = mounts.place(&path).into_iter().chain(mounts.places_below(&path)).collect();
-        Ok(Self { object, above: objects_above(&path), mounted, places, path })
+        Ok(Self { object, above: objects.above(&path), mounted, places, path })
     }
 
     /// Returns whether the tree equals `folder` or lies in it.
@@ -84,20 +85,82 @@ fn object(path: &Path) -> io::Result<Object> {
     fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }
 
-fn objects_above(path: &Path) -> Vec<Object> {
-    path.ancestors().filter_map(|above| object(above).ok()).collect()
+/// The objects at the paths that one comparison needs. Each path is looked up once: the folders of agentd and the grants have
+/// most of their parent directories in common.
+#[derive(Default)]
+pub(super) struct Objects(HashMap<PathBuf, Option<Entry>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    object: Object,
+    is_link: bool,
 }
 
-/// Resolves the symbolic links in the existing part of `path`.
-fn real(path: &Path) -> PathBuf {
-    let mut rest = Vec::new();
-    for above in path.ancestors() {
-        if let Ok(real) = above.canonicalize() {
-            return rest.iter().rev().fold(real, |real, name| real.join(name));
+impl Objects {
+    fn entry(&mut self, path: &Path) -> Option<Entry> {
+        if let Some(known) = self.0.get(path) {
+            return *known;
         }
-        if let Some(Component::Normal(name)) = above.components().next_back() {
-            rest.push(name);
-        }
+        let entry = fs::symlink_metadata(path).ok();
+        let entry = entry.map(|meta| Entry { object: (meta.dev(), meta.ino()), is_link: meta.is_symlink() });
+        self.0.insert(path.to_path_buf(), entry);
+        entry
     }
-    path.to_path_buf()
+
+    /// Returns the object at `path`, if there is one.
+    fn get(&mut self, path: &Path) -> Option<Object> {
+        self.entry(path).map(|entry| entry.object)
+    }
+
+    /// Returns the objects of the existing directories that contain `path`, and the object at `path`.
+    fn above(&mut self, path: &Path) -> Vec<Object> {
+        path.ancestors().filter_map(|above| self.get(above)).collect()
+    }
+
+    /// Resolves the symbolic links in the existing part of `path`.
+    fn real(&mut self, path: &Path) -> PathBuf {
+        let mut real = PathBuf::new();
+        for part in std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()).components() {
+            match part {
+                Component::ParentDir => {
+                    real.pop();
+                }
+                part => real.push(part),
+            }
+            if self.entry(&real).is_some_and(|entry| entry.is_link)
+                && let Ok(target) = real.canonicalize()
+            {
+                real = target;
+            }
+        }
+        real
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_in_the_existing_part_of_a_path_are_resolved() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        symlink("a/b", root.join("link")).unwrap();
+        symlink("nowhere", root.join("dangling")).unwrap();
+        let mut objects = Objects::default();
+        for (path, real) in [
+            ("a/b", "a/b"),
+            ("link", "a/b"),
+            ("link/missing/x", "a/b/missing/x"),
+            ("link/../c", "a/c"),
+            ("dangling/x", "dangling/x"),
+            ("missing/../a", "a"),
+        ] {
+            assert_eq!(objects.real(&root.join(path)), root.join(real), "{path}");
+        }
+        assert_eq!(objects.get(&root.join("link/missing")), None);
+        assert_eq!(objects.above(&root.join("a/b")).len(), root.ancestors().count() + 2);
+    }
 }

@@ -58,7 +58,9 @@ pub fn read(folder: BorrowedFd<'_>, name: &str) -> io::Result<Vec<u8>> {
     if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() || !is_own(&stat) {
         return Err(Errno::ACCESS.into());
     }
-    let mut content = Vec::new();
+    // With room for the end of the file, one read returns the content and the next one the end.
+    let size = u64::try_from(stat.st_size).unwrap_or(0).min(MOST);
+    let mut content = Vec::with_capacity(usize::try_from(size + 1).unwrap_or(0));
     File::from(file).take(MOST).read_to_end(&mut content)?;
     Ok(content)
 }

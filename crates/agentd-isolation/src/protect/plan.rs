@@ -65,9 +65,9 @@ impl GrantedTree {
             paths.extend(of_git.paths);
             gaps.merge(of_git.gaps);
         }
-        paths.retain(|path| !(git::is_nest(path) && path.parent().is_some_and(git::is_git_directory)));
         paths.sort();
         paths.dedup();
+        paths.retain(|path| !(git::is_nest(path) && path.parent().is_some_and(git::is_git_directory)));
         Named { paths, gaps }
     }
 
@@ -83,7 +83,9 @@ impl GrantedTree {
 
     /// Returns whether git's paths are protected, which are looked up in addition to the listed names.
     fn protects_git(&self) -> bool {
-        self.protect.iter().any(|name| name.starts_with(".git") || LIST.git.iter().any(|own| name == Path::new(own)))
+        // Most grants have a name in `.git`, and comparing all names with git's is slow.
+        self.protect.iter().any(|name| name.starts_with(".git"))
+            || self.protect.iter().any(|name| LIST.git.iter().any(|own| name == Path::new(own)))
     }
 }
 

@@ -35,7 +35,9 @@ pub(super) fn file(directory: impl AsFd, path: &Path) -> Option<Vec<u8>> {
     if !FileType::from_raw_mode(meta.st_mode).is_file() {
         return None;
     }
-    let mut content = Vec::new();
+    // With room for the end of the file, one read returns the content and the next one the end.
+    let size = u64::try_from(meta.st_size).unwrap_or(0).min(MOST);
+    let mut content = Vec::with_capacity(usize::try_from(size + 1).unwrap_or(0));
     // One byte more than allowed is read: files of /proc report no size, and a file may grow while it is read.
     File::from(opened).take(MOST + 1).read_to_end(&mut content).ok()?;
     (content.len() as u64 <= MOST).then_some(content)

@@ -4,7 +4,8 @@ use crate::has_subordinate_ids;
 use agentd_kernel::cgroup::Hierarchy;
 use sha2::{Digest, Sha256};
 use std::{
-    fs,
+    fs::{self, File},
+    io::{self, Read as _},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -43,23 +44,23 @@ pub(super) fn digest(backend: &str, work_root: &Path, files: &[PathBuf]) -> Opti
         digest.update(value);
     };
     add("backend", backend);
-    add("boot", &fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?);
-    add("kernel", &fs::read_to_string("/proc/version").ok()?);
+    add("boot", &read("/proc/sys/kernel/random/boot_id").ok()?);
+    add("kernel", &read("/proc/version").ok()?);
     add("program", &identity(Path::new("/proc/self/exe"))?);
     for name in SETTINGS {
         // The absence of a setting is a condition too.
-        add(name, &fs::read_to_string(Path::new("/proc/sys").join(name)).unwrap_or_default());
+        add(name, &read(Path::new("/proc/sys").join(name)).unwrap_or_default());
     }
     for name in NAMESPACES {
         add(name, &fs::read_link(Path::new("/proc/self/ns").join(name)).ok()?.to_string_lossy());
     }
-    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let status = read("/proc/self/status").ok()?;
     for line in status.lines().filter(|line| RIGHTS.iter().any(|right| line.starts_with(right))) {
         add("rights", line);
     }
-    add("label", &fs::read_to_string("/proc/self/attr/current").unwrap_or_default());
-    add("modules", &fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default());
-    add("groups", &fs::read_to_string("/proc/self/cgroup").unwrap_or_default());
+    add("label", &read("/proc/self/attr/current").unwrap_or_default());
+    add("modules", &read("/sys/kernel/security/lsm").unwrap_or_default());
+    add("groups", &read("/proc/self/cgroup").unwrap_or_default());
     add("controllers", &Hierarchy::detect().describe());
     add("ids", if has_subordinate_ids() { "subordinate" } else { "" });
     add("targets", &work_root.to_string_lossy());
@@ -68,6 +69,14 @@ pub(super) fn digest(backend: &str, work_root: &Path, files: &[PathBuf]) -> Opti
     }
     let bytes = digest.finalize();
     Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Reads a file of `/proc` or `/sys`. Such a file reports no size; with this room, one read returns its content and the next one
+/// its end.
+fn read(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut content = String::with_capacity(4096);
+    File::open(path)?.take(u64::MAX).read_to_string(&mut content)?;
+    Ok(content)
 }
 
 /// Returns device, inode, size, mode and times of a file. Writing to the file changes them. Hashing the content would take as

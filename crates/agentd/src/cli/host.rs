@@ -23,8 +23,8 @@ pub(crate) fn toolchains(guard: &Guard, off: &[String]) -> ShownLayouts {
 
 /// Returns copy-on-write grants of the caller's package caches, except those named in `off`, for a sandbox with this home
 /// directory.
-pub(crate) fn caches(home: &Path, granted: &[Grant], off: &[String]) -> Vec<Grant> {
-    with_caller(&Guard::host(), |caller| layouts::caches(caller, home, granted, without(off)).grants)
+pub(crate) fn caches(guard: &Guard, home: &Path, granted: &[Grant], off: &[String]) -> Vec<Grant> {
+    with_caller(guard, |caller| layouts::caches(caller, home, granted, without(off)).grants)
 }
 
 fn with_caller<T>(guard: &Guard, ask: impl FnOnce(&Caller<'_>) -> T) -> T {

@@ -27,6 +27,8 @@ pub(crate) struct Asked {
     pub home: PathBuf,
     /// The directory that commands may change.
     workspace: Option<PathBuf>,
+    /// The guard that decided about the grants.
+    guard: grants::Guard,
 }
 
 /// Returns the sandbox and the command that `args` request from a backend.
@@ -46,10 +48,10 @@ pub(crate) fn request(
         Some(path) => Some(path.clone()),
         None => Some(here()?),
     };
-    let Asked { mut spec, env, home, workspace } = sandbox(&args.boundary, workspace.as_deref(), backend, image)?;
+    let Asked { mut spec, env, home, workspace, guard } = sandbox(&args.boundary, workspace.as_deref(), backend, image)?;
     let named = args.boundary.ro.len() + args.boundary.rw.len() + usize::from(workspace.is_some());
     if image.is_none() && backend.traits().copy_on_write {
-        let caches = host::caches(&home, &spec.grants, &args.no_host_caches);
+        let caches = host::caches(&guard, &home, &spec.grants, &args.no_host_caches);
         spec.grants.extend(caches);
     }
     let named = spec.grants.get(..named).unwrap_or(&spec.grants);
@@ -140,7 +142,7 @@ pub(crate) fn sandbox(
         limits,
         allow_degraded: args.allow_degraded,
     };
-    Ok(Asked { spec, env, home, workspace })
+    Ok(Asked { spec, env, home, workspace, guard })
 }
 
 /// Translates `--follow-links`.

@@ -52,9 +52,9 @@ async fn write(
     stops: &mut Stops,
     limit: Option<Duration>,
 ) -> Result<(bool, Option<i32>), IsolationError> {
-    let (sender, mut written, gone) = writer::start().map_err(stream::io_error)?;
+    let (sender, mut written, gone) = writer::start();
     let text = format!("{}\n", escape::json(&format!("{object:#}")));
-    // Sending cannot fail: the channel is empty, and the writer thread is running.
+    // Sending cannot fail: the channel is empty, and the writer waits for a first piece.
     sender.send(OutputPiece::Out(text.into_bytes())).await.or_unreceived("result object");
     drop(sender);
     let stop = stream::drain(&mut written, stops, limit).await?;

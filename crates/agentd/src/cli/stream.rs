@@ -58,7 +58,7 @@ impl Meter {
 /// Connects the streams of a command with the caller's and waits for the end of the command. Returns the exit code.
 pub(crate) async fn stream(handle: Box<dyn ExecHandle>, args: &CommandArgs, stops: &mut Stops) -> Result<u8, IsolationError> {
     let raw = if args.tty && args.interactive { terminal::RawMode::enter() } else { None };
-    let (outcome, stopped) = serve(handle, args, stops, writer::start().map_err(io_error)?).await?;
+    let (outcome, stopped) = serve(handle, args, stops, writer::start()).await?;
     drop(raw);
     Ok(report(&outcome, stopped))
 }
@@ -152,7 +152,7 @@ pub(crate) async fn drain(
     }
 }
 
-pub(crate) fn io_error(source: std::io::Error) -> IsolationError {
+fn io_error(source: std::io::Error) -> IsolationError {
     IsolationError::Io { context: "connect the streams of the command".to_owned(), source }
 }
 

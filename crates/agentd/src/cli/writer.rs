@@ -48,18 +48,34 @@ pub(crate) struct ClosedOutputs {
     pub err: AtomicBool,
 }
 
-/// Starts the writer thread. Call this function only after the launcher was started: forking the launcher requires a process with
-/// a single thread.
-pub(crate) fn start() -> std::io::Result<Output> {
-    let (sender, pieces) = mpsc::channel(PIECES);
+/// Writes the pieces in a thread that starts with the first one: many commands print nothing. Call this function only after the
+/// launcher was started: forking the launcher requires a process with a single thread.
+pub(crate) fn start() -> Output {
+    let (sender, mut pieces) = mpsc::channel(PIECES);
     let gone = Arc::new(ClosedOutputs::default());
     let shared = gone.clone();
     let (reply, written) = oneshot::channel();
-    std::thread::Builder::new().name("writer".to_owned()).spawn(move || {
+    tokio::spawn(async move {
+        let result = match pieces.recv().await {
+            Some(first) => print_in_thread(first, pieces, shared).await,
+            None => Ok(()),
+        };
         // Sending fails if nothing waits for the end of the output any more.
-        reply.send(print(pieces, &shared)).or_unreceived("end of the output");
+        reply.send(result).or_unreceived("end of the output");
+    });
+    (sender, written, gone)
+}
+
+async fn print_in_thread(
+    first: OutputPiece,
+    pieces: mpsc::Receiver<OutputPiece>,
+    gone: Arc<ClosedOutputs>,
+) -> std::io::Result<()> {
+    let (reply, printed) = oneshot::channel();
+    std::thread::Builder::new().name("writer".to_owned()).spawn(move || {
+        reply.send(print(first, pieces, &gone)).or_unreceived("end of the output");
     })?;
-    Ok((sender, written, gone))
+    printed.await.unwrap_or_else(|_| Err(std::io::Error::other("the writer thread has ended")))
 }
 
 /// Keeps the pieces instead of writing them: the first and last bytes of each stream, within a budget.
@@ -82,8 +98,9 @@ pub(crate) fn keep(budget: u64) -> (Output, KeptOutput) {
     ((sender, written, Arc::default()), kept)
 }
 
-fn print(mut pieces: mpsc::Receiver<OutputPiece>, gone: &ClosedOutputs) -> std::io::Result<()> {
-    while let Some(piece) = pieces.blocking_recv() {
+fn print(first: OutputPiece, mut pieces: mpsc::Receiver<OutputPiece>, gone: &ClosedOutputs) -> std::io::Result<()> {
+    let mut next = Some(first);
+    while let Some(piece) = next {
         let (written, gone) = match &piece {
             OutputPiece::Out(bytes) => (write_all(rustix::stdio::stdout(), bytes), &gone.out),
             OutputPiece::Err(bytes) => (write_all(rustix::stdio::stderr(), bytes), &gone.err),
@@ -93,6 +110,7 @@ fn print(mut pieces: mpsc::Receiver<OutputPiece>, gone: &ClosedOutputs) -> std::
             Err(Errno::PIPE) => gone.store(true, Ordering::Relaxed),
             Err(errno) => return Err(errno.into()),
         }
+        next = pieces.blocking_recv();
     }
     Ok(())
 }
