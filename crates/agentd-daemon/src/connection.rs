@@ -2,6 +2,7 @@
 
 use crate::protocol::MAX_FRAME;
 use agentd_supervisor::channel::{Channel, ChannelError};
+use rustix::io::Errno;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     io,
@@ -32,6 +33,25 @@ impl Connection {
         self.channel.send(message, fds)
     }
 
+    /// Waits for exactly as many bytes as `buffer` has. The kernel closes descriptors that are attached to them. No message may
+    /// have been received before. If the bytes have already arrived, the future completes when it is first polled.
+    pub(crate) async fn receive_bytes(&self, buffer: &mut [u8]) -> Result<(), ChannelError> {
+        let mut filled = match rustix::io::read(&self.channel, &mut *buffer) {
+            Err(Errno::AGAIN) => 0,
+            read => read?,
+        };
+        while filled < buffer.len() {
+            self.ready.readable().await.map_err(|e| socket(&e))?;
+            match self.ready.try_read(&mut buffer[filled..]) {
+                Ok(0) => return Err(ChannelError::Closed),
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(socket(&error)),
+            }
+        }
+        Ok(())
+    }
+
     /// Waits for the next message. Dropping the future loses no data.
     pub(crate) async fn receive<M: DeserializeOwned>(&mut self) -> Result<(M, Vec<OwnedFd>), ChannelError> {
         let Self { ready, channel } = self;
@@ -54,5 +74,5 @@ impl Connection {
 }
 
 fn socket(error: &io::Error) -> ChannelError {
-    ChannelError::Socket(rustix::io::Errno::from_io_error(error).unwrap_or(rustix::io::Errno::IO))
+    ChannelError::Socket(Errno::from_io_error(error).unwrap_or(Errno::IO))
 }

@@ -1,6 +1,13 @@
 //! The daemon process: its lock, its socket, its log, and its end.
 
-use crate::{connection::Connection, daemon_log::LogFile, error::DaemonError, folder, protocol::VERSION, serve::Server};
+use crate::{
+    admission::{self, Candidate},
+    daemon_log::LogFile,
+    error::DaemonError,
+    folder, key,
+    protocol::VERSION,
+    serve::Server,
+};
 use agentd_kernel::mount::OwnMounts;
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::State;
@@ -11,10 +18,7 @@ use rustix::{
 };
 use std::{
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::fd::OwnedFd,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -89,6 +93,7 @@ async fn serve_until_ended(place: &Path, folder: &OwnedFd, state: Arc<State>) ->
         .into_iter()
         .collect::<io::Result<Vec<_>>>()
         .map_err(failed("install the daemon's signal handlers"))?;
+    key::create().or_warn("create the key for clients in other namespaces", "daemon");
     let mut listener = folder::listen(folder).map_err(failed("listen on the daemon's socket"))?;
     let server = Arc::new(Server::new(state)?);
     let served = Arc::new(());
@@ -131,7 +136,7 @@ async fn serve_until_ended(place: &Path, folder: &OwnedFd, state: Arc<State>) ->
 }
 
 /// Serves a client concurrently with all others; each client's task holds a reference to `served`.
-fn serve(server: &Arc<Server>, served: &Arc<()>, client: Connection) {
+fn serve(server: &Arc<Server>, served: &Arc<()>, client: Candidate) {
     let (server, served) = (server.clone(), served.clone());
     tokio::spawn(async move {
         server.serve(client).await;
@@ -140,9 +145,9 @@ fn serve(server: &Arc<Server>, served: &Arc<()>, client: Connection) {
 }
 
 /// Returns the clients that have connected but were not accepted yet.
-fn waiting(listener: &UnixListener) -> Vec<Connection> {
+fn waiting(listener: &UnixListener) -> Vec<Candidate> {
     let next = || rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok();
-    std::iter::from_fn(next).filter_map(|socket| admit(socket.into()).or_warn("accept client", "socket")).collect()
+    std::iter::from_fn(next).filter_map(|socket| admission::verify(socket.into()).or_warn("accept client", "socket")).collect()
 }
 
 async fn any(signals: &mut [tokio::signal::unix::Signal]) {
@@ -155,21 +160,15 @@ async fn any(signals: &mut [tokio::signal::unix::Signal]) {
     .await;
 }
 
-async fn accept(listener: &UnixListener) -> io::Result<Connection> {
+async fn accept(listener: &UnixListener) -> io::Result<Candidate> {
     let (socket, _) = listener.accept().await?;
-    admit(socket.into_std()?)
-}
-
-fn admit(socket: UnixStream) -> io::Result<Connection> {
-    // Sandboxes cannot reach the socket. This check is a second barrier in case one can, because its payload may have the user's
-    // uid.
-    agentd_kernel::peer::verify(socket.as_fd()).map_err(|refused| io::Error::new(io::ErrorKind::PermissionDenied, refused))?;
-    Connection::new(socket)
+    admission::verify(socket.into_std()?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agentd_kernel::peer::Peer;
 
     #[tokio::test]
     async fn clients_that_connected_before_shutdown_are_accepted() {
@@ -182,18 +181,19 @@ mod tests {
         assert_eq!(waiting(&listener).len(), clients.len());
         assert!(waiting(&listener).is_empty());
     }
+
     #[tokio::test]
-    async fn client_in_a_child_user_namespace_is_refused() {
+    async fn client_in_a_child_user_namespace_is_recognised() {
         let place = tempfile::tempdir().unwrap();
         let folder = folder::open(place.path()).unwrap();
         let listener = folder::listen(&folder).unwrap();
         let connects = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('socket'); sys.stdin.read()";
-        for (before, accepted) in [(&[][..], true), (&["unshare", "--user"], false)] {
+        for (before, peer) in [(&[][..], Peer::Here), (&["unshare", "--user"], Peer::Elsewhere("user"))] {
             let argv = [before, &["python3", "-c", connects]].concat();
             let mut client = std::process::Command::new(argv[0]);
             client.args(&argv[1..]).current_dir(place.path().join(folder::FOLDER)).stdin(std::process::Stdio::piped());
             let mut client = client.spawn().unwrap();
-            assert_eq!(accept(&listener).await.is_ok(), accepted, "{argv:?}");
+            assert_eq!(accept(&listener).await.unwrap().peer, peer, "{argv:?}");
             drop(client.stdin.take());
             client.wait().unwrap();
         }

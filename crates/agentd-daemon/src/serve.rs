@@ -1,10 +1,11 @@
 //! Carries out the requests of clients.
 
 use crate::{
+    admission::{Admission, Candidate, Refusal},
     connection::Connection,
     error::DaemonError,
     protection::{SharedWatch, Watches},
-    protocol::{Activity, Daemon, Failure, Hello, Reply, Request, Status, VERSION},
+    protocol::{Activity, Daemon, Failure, Reply, Request, Status, VERSION},
     report,
     runtimes::Runtimes,
     ttl,
@@ -17,7 +18,6 @@ use agentd_isolation::{
 };
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::{About, ForkSource, Lifetimes, Name, SaveMode, State, StateError};
-use agentd_supervisor::channel::ChannelError;
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex},
@@ -31,6 +31,7 @@ pub(crate) struct Server {
     pub watches: Watches,
     /// When the daemon started, in seconds since 1970.
     started: u64,
+    admission: Admission,
     pub lifetimes: Arc<Mutex<Lifetimes>>,
 }
 
@@ -41,38 +42,38 @@ impl Server {
             runtimes: Runtimes::new()?,
             watches: Watches::default(),
             started: ttl::now(),
+            admission: Admission::new(),
             lifetimes: Arc::default(),
         })
     }
 
     /// Serves one connection until it ends.
-    pub(crate) async fn serve(self: Arc<Self>, mut client: Connection) {
+    pub(crate) async fn serve(self: Arc<Self>, mut candidate: Candidate) {
+        let request = self.admission.request(&mut candidate).await;
+        let client = &mut candidate.connection;
+        let version = || Ok(Some((Reply::Failed(Failure::Version(VERSION)), None)));
         // If the client is gone, no reply reaches it, but its request is still carried out.
-        let (hello, fds) = match client.receive::<Hello>().await {
-            Ok((hello, fds)) => (Some(hello), fds),
-            // Requests of another version may have another form.
-            Err(ChannelError::Frame(error)) => {
-                tracing::warn!(%error, "cannot read request");
-                (None, Vec::new())
+        let reply = match request {
+            Ok((request, fds)) => {
+                let (kind, name) = request.summary();
+                tracing::debug!(kind, name = name.map(ToString::to_string), "request");
+                self.answer(request, fds, client).await
             }
-            Err(error) => {
+            Err(Refusal::Gone(error)) => {
                 tracing::debug!(%error, "client disconnected without sending a request");
                 return;
             }
-        };
-        let reply = match hello {
-            Some(Hello { version: VERSION, request }) => {
-                let (kind, name) = request.summary();
-                tracing::debug!(kind, name = name.map(ToString::to_string), "request");
-                self.answer(request, fds, &mut client).await
+            Err(Refusal::Version(client)) => {
+                tracing::warn!(client, own = VERSION, "client refused: protocol version mismatch");
+                version()
             }
-            other => {
-                tracing::warn!(
-                    client = other.map(|hello| hello.version),
-                    own = VERSION,
-                    "client refused: protocol version mismatch"
-                );
-                Ok(Some((Reply::Failed(Failure::Version(VERSION)), None)))
+            Err(Refusal::Unreadable(error)) => {
+                tracing::warn!(error, "cannot read request");
+                version()
+            }
+            Err(Refusal::Key(error)) => {
+                tracing::warn!(%error, "client refused");
+                Ok(Some((Reply::Failed(error.into()), None)))
             }
         };
         let (reply, fd) = match reply {
@@ -173,7 +174,7 @@ impl Server {
     /// Creates a sandbox and starts its processes once, so that a sandbox that could never start is not created. The files that
     /// the start creates in its root become part of the first snapshot, which is taken before any use.
     async fn create(&self, name: Name, mut about: About) -> Result<Vec<ControlReport>, DaemonError> {
-        grants::pin(&mut about.spec)?;
+        compare(&mut about.spec)?;
         let runtime = self.runtimes.get(&name);
         let mut runtime = runtime.lock().await;
         let of = name.clone();
@@ -307,7 +308,7 @@ impl Server {
 
     async fn regrant(&self, name: Name, grants: Vec<Grant>) -> Result<(), DaemonError> {
         let mut spec = SandboxSpec { grants, ..SandboxSpec::default() };
-        grants::pin(&mut spec)?;
+        compare(&mut spec)?;
         let runtime = self.runtimes.get(&name);
         let mut runtime = runtime.lock().await;
         if runtime.running.as_ref().is_some_and(|running| running.commands_running() > 0) {
@@ -347,9 +348,32 @@ impl Server {
     }
 }
 
+/// Compares the objects of grants with those that the client granted. A grant without an object is refused: the client may be in
+/// another mount namespace, in which the path leads to another object.
+fn compare(spec: &mut SandboxSpec) -> Result<(), DaemonError> {
+    if let Some(grant) = spec.grants.iter().find(|grant| grant.object.is_none()) {
+        return Err(DaemonError::Refused(format!(
+            "grant {}: the client has not resolved the path — use the build of agentd that started the daemon",
+            grant.path.display()
+        )));
+    }
+    Ok(grants::pin(spec)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agentd_core::Access;
+
+    #[test]
+    fn grant_that_the_client_did_not_resolve_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let mut spec = SandboxSpec { grants: vec![Grant::new(place.path(), Access::ReadOnly)], ..SandboxSpec::default() };
+        let refused = compare(&mut spec).unwrap_err().to_string();
+        assert!(refused.contains("has not resolved"), "{refused}");
+        grants::pin(&mut spec).unwrap();
+        compare(&mut spec).unwrap();
+    }
 
     #[tokio::test]
     async fn status_of_locked_sandbox_returns_without_waiting() {
