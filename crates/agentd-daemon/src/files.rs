@@ -16,16 +16,16 @@ impl Server {
         let kept = |source: io::Error| {
             DaemonError::Refused(format!("read {}: create a temporary file for its content: {source}", path.display()))
         };
-        let mut content = self.unnamed(name).map_err(kept)?;
+        let mut content = self.unnamed(name).await.map_err(kept)?;
         sandbox.read_file_to(path, MAX_FILE, content.try_clone().map_err(kept)?.into()).await?;
         content.rewind().map_err(kept)?;
         Ok(content.into())
     }
 
     pub(crate) async fn write(&self, name: &Name, path: &Path, from: OwnedFd) -> Result<(), DaemonError> {
-        self.state.record(name)?;
+        self.exists(name).await?;
         let failed = |why: String| DaemonError::Refused(format!("write {}: read the new content: {why}", path.display()));
-        let mut content = self.unnamed(name).map_err(|e| failed(e.to_string()))?;
+        let mut content = self.unnamed(name).await.map_err(|e| failed(e.to_string()))?;
         // Read in a separate thread, because the client may have opened a pipe that has no writer.
         let read = tokio::task::spawn_blocking(move || {
             let length = io::copy(&mut File::from(from).take(MAX_FILE + 1), &mut content)?;
@@ -44,8 +44,9 @@ impl Server {
     }
 
     /// Creates an unnamed temporary file in the sandbox's folder.
-    fn unnamed(&self, name: &Name) -> io::Result<File> {
+    async fn unnamed(&self, name: &Name) -> io::Result<File> {
         let log = self.state.log_directory(name);
-        tempfile::tempfile_in(log.parent().unwrap_or(&log))
+        let create = move || tempfile::tempfile_in(log.parent().unwrap_or(&log));
+        tokio::task::spawn_blocking(create).await.map_err(io::Error::other)?
     }
 }

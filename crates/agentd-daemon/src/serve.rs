@@ -4,6 +4,7 @@ use crate::{
     admission::{Admission, Candidate, Refusal},
     connection::Connection,
     error::DaemonError,
+    log::Writers,
     protection::{SharedWatch, Watches},
     protocol::{Activity, Daemon, Failure, Reply, Request, Status, VERSION},
     report,
@@ -32,6 +33,7 @@ pub(crate) struct Server {
     /// When the daemon started, in seconds since 1970.
     started: u64,
     admission: Admission,
+    pub writers: Writers,
     pub lifetimes: Arc<Mutex<Lifetimes>>,
 }
 
@@ -43,6 +45,7 @@ impl Server {
             watches: Watches::default(),
             started: ttl::now(),
             admission: Admission::new(),
+            writers: Writers::default(),
             lifetimes: Arc::default(),
         })
     }
@@ -171,6 +174,12 @@ impl Server {
         Ok(runtime::on_disk(&self.state, work).await?)
     }
 
+    /// Returns an error unless a sandbox of this name exists.
+    pub(crate) async fn exists(&self, name: &Name) -> Result<(), DaemonError> {
+        let of = name.clone();
+        self.on_disk(move |state| state.record(&of).map(drop)).await
+    }
+
     /// Creates a sandbox and starts its processes once, so that a sandbox that could never start is not created. The files that
     /// the start creates in its root become part of the first snapshot, which is taken before any use.
     async fn create(&self, name: Name, mut about: About) -> Result<Vec<ControlReport>, DaemonError> {
@@ -282,8 +291,7 @@ impl Server {
     }
 
     async fn resume(&self, name: &Name) -> Result<(), DaemonError> {
-        let of = name.clone();
-        self.on_disk(move |state| state.record(&of).map(drop)).await?;
+        self.exists(name).await?;
         let runtime = self.runtimes.get(name);
         let mut runtime = runtime.lock().await;
         Ok(runtime.resume().await?)
