@@ -9,7 +9,10 @@ use crate::{
 };
 use agentd_core::{Command, ControlReport, EndReason, ExecHandle, ExecStreams, Grant, IsolationError, Outcome, PtySize};
 use agentd_isolation::{grants, protect::Report};
-use agentd_kernel::privileges;
+use agentd_kernel::{
+    peer::{self, Peer, PeerError},
+    privileges,
+};
 use agentd_sandboxes::{About, Change, Name};
 use agentd_supervisor::channel::ChannelError;
 use async_trait::async_trait;
@@ -60,6 +63,18 @@ impl Client {
     /// Creates a client for the sandboxes below `place`, which must exist. `daemon` is the command that calls [`crate::run`].
     pub fn new(place: &Path, daemon: Vec<std::ffi::OsString>) -> Self {
         Self { place: place.to_path_buf(), daemon }
+    }
+
+    /// Returns true if a daemon runs in other user or PID namespaces than this process. A sandbox that this process creates then
+    /// proves nothing about the sandboxes of that daemon, which proves their boundary itself.
+    ///
+    /// # Errors
+    /// [`DaemonError::Unreachable`] if the folder of the daemon cannot be opened.
+    pub fn is_elsewhere(&self) -> Result<bool, DaemonError> {
+        let Some(folder) = self.folder()? else { return Ok(false) };
+        let connected = folder::connect(&folder);
+        Ok(connected
+            .is_ok_and(|socket| matches!(peer::verify(socket.as_fd()), Ok(Peer::Elsewhere(_)) | Err(PeerError::Invisible))))
     }
 
     /// Resolves the grants of a sandbox, creates the sandbox, and returns the report of each layer. The daemon may be in another

@@ -48,3 +48,4 @@ pub use log::path as log_path;
 pub use process::run;
 pub use protocol::{Activity, Daemon, Status};
 pub use report::Finding;
+pub use serve::Proof;

@@ -6,7 +6,7 @@ use crate::{
     error::DaemonError,
     folder, key,
     protocol::VERSION,
-    serve::Server,
+    serve::{Proof, Server},
 };
 use agentd_kernel::mount::OwnMounts;
 use agentd_log::LogFailure as _;
@@ -38,12 +38,20 @@ const IDLE: Duration = Duration::from_secs(5);
 /// seconds no sandbox has had processes or a time to live, and no client has connected. Returns at once if another daemon already holds the lock. Disks with a limit are mounted
 /// in `own`, if there is one.
 ///
+/// `prove` attacks a sandbox in the namespaces of this process. It is called before a client in other namespaces, which cannot do
+/// that itself, starts processes; see [`Client::is_elsewhere`](crate::Client::is_elsewhere).
+///
 /// `start_log` receives the log file as soon as this process holds the lock, and directs the events of the process there.
 ///
 /// # Errors
 /// [`DaemonError::Unreachable`] if the daemon cannot open its lock, its log or its socket; [`DaemonError::State`] if the state on
 /// disk cannot be opened.
-pub async fn run(place: &Path, own: Option<OwnMounts>, start_log: impl FnOnce(LogFile)) -> Result<(), DaemonError> {
+pub async fn run(
+    place: &Path,
+    own: Option<OwnMounts>,
+    prove: fn() -> Proof,
+    start_log: impl FnOnce(LogFile),
+) -> Result<(), DaemonError> {
     // Reset the file mode mask inherited from the first client: it would affect all other clients.
     rustix::process::umask(Mode::from(0o022));
     let failed = |context| move |source| DaemonError::Unreachable { place: place.to_path_buf(), context, source };
@@ -72,7 +80,7 @@ pub async fn run(place: &Path, own: Option<OwnMounts>, start_log: impl FnOnce(Lo
         .map_err(|e| failed("write the daemon's lock file")(e.into()))?;
     start_log(LogFile::open(&folder).map_err(failed("open the daemon log"))?);
     tracing::info!(pid = std::process::id(), version = VERSION, place = ?place, "daemon started");
-    let ended = serve_until_ended(place, &folder, state).await;
+    let ended = serve_until_ended(place, &folder, Server::new(state, prove)?).await;
     match &ended {
         Ok(why) => tracing::info!(why, "daemon ended"),
         Err(error) => tracing::error!(%error, "daemon failed"),
@@ -82,7 +90,7 @@ pub async fn run(place: &Path, own: Option<OwnMounts>, start_log: impl FnOnce(Lo
 }
 
 /// Serves clients until the daemon has to end; returns the reason for the end.
-async fn serve_until_ended(place: &Path, folder: &OwnedFd, state: Arc<State>) -> Result<&'static str, DaemonError> {
+async fn serve_until_ended(place: &Path, folder: &OwnedFd, server: Server) -> Result<&'static str, DaemonError> {
     let failed = |context| move |source| DaemonError::Unreachable { place: place.to_path_buf(), context, source };
     // The daemon holds pipes to each of its sandboxes.
     agentd_kernel::rlimit::raise_open_files(None);
@@ -95,7 +103,7 @@ async fn serve_until_ended(place: &Path, folder: &OwnedFd, state: Arc<State>) ->
         .map_err(failed("install the daemon's signal handlers"))?;
     key::create().or_warn("create the key for clients in other namespaces", "daemon");
     let mut listener = folder::listen(folder).map_err(failed("listen on the daemon's socket"))?;
-    let server = Arc::new(Server::new(state)?);
+    let server = Arc::new(server);
     let served = Arc::new(());
     let mut asked = Instant::now();
     let mut tick = tokio::time::interval(TICK);

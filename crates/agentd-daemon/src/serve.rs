@@ -17,13 +17,18 @@ use agentd_isolation::{
     layered::runtime::{self, SandboxRuntime},
     protect::Report,
 };
+use agentd_kernel::peer::Peer;
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::{About, ForkSource, Lifetimes, Name, SaveMode, State, StateError};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    pin::Pin,
     sync::{Arc, Mutex},
 };
-use tokio::sync::MutexGuard;
+use tokio::sync::{MutexGuard, OnceCell};
+
+/// The pending result of an attack on a sandbox: why the boundary is not proven, if it is not.
+pub type Proof = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// The state of the daemon.
 pub(crate) struct Server {
@@ -34,11 +39,14 @@ pub(crate) struct Server {
     started: u64,
     admission: Admission,
     pub writers: Writers,
+    prove: fn() -> Proof,
+    /// Set once the boundary was proven for a client in other namespaces.
+    proven: OnceCell<()>,
     pub lifetimes: Arc<Mutex<Lifetimes>>,
 }
 
 impl Server {
-    pub(crate) fn new(state: Arc<State>) -> Result<Self, DaemonError> {
+    pub(crate) fn new(state: Arc<State>, prove: fn() -> Proof) -> Result<Self, DaemonError> {
         Ok(Self {
             state,
             runtimes: Runtimes::new()?,
@@ -46,6 +54,8 @@ impl Server {
             started: ttl::now(),
             admission: Admission::new(),
             writers: Writers::default(),
+            prove,
+            proven: OnceCell::new(),
             lifetimes: Arc::default(),
         })
     }
@@ -60,7 +70,10 @@ impl Server {
             Ok((request, fds)) => {
                 let (kind, name) = request.summary();
                 tracing::debug!(kind, name = name.map(ToString::to_string), "request");
-                self.answer(request, fds, client).await
+                match self.prove_for(&request, candidate.peer).await {
+                    Ok(()) => self.answer(request, fds, client).await,
+                    Err(error) => Err(error),
+                }
             }
             Err(Refusal::Gone(error)) => {
                 tracing::debug!(%error, "client disconnected without sending a request");
@@ -89,6 +102,16 @@ impl Server {
         };
         let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
         client.send(&reply, &fds).or_debug("reply to client", "socket");
+    }
+
+    /// Proves the boundary before a client in other namespaces starts processes. A client in the namespaces of this process has
+    /// proven it itself.
+    async fn prove_for(&self, request: &Request, peer: Peer) -> Result<(), DaemonError> {
+        let starts = matches!(request, Request::Create { .. } | Request::Exec { .. });
+        if peer == Peer::Here || !starts {
+            return Ok(());
+        }
+        self.proven.get_or_try_init(|| (self.prove)()).await.map(drop).map_err(DaemonError::Refused)
     }
 
     /// Carries out a request. Returns `None` if all replies were already sent.
@@ -387,7 +410,7 @@ mod tests {
     async fn status_of_locked_sandbox_returns_without_waiting() {
         let place = tempfile::tempdir().unwrap();
         let state = Arc::new(State::open(&place.path().join("sandboxes")).unwrap());
-        let server = Server::new(state).unwrap();
+        let server = Server::new(state, || Box::pin(async { Ok(()) })).unwrap();
         let name: Name = "dev".parse().unwrap();
         let runtime = server.runtimes.get(&name);
         let held = runtime.lock().await;

@@ -1,6 +1,6 @@
 //! Clients in other namespaces than the daemon: with the key of the daemon they are served, without it they are refused.
 
-use crate::place::{SandboxDir, program, text};
+use crate::place::{SandboxDir, program, text, until};
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
@@ -95,7 +95,11 @@ fn client_in_the_same_namespaces_needs_no_key() {
     let elsewhere = Elsewhere::new();
     // The client sees no key, and shares the user and PID namespaces of the daemon.
     if rustix::process::geteuid().is_root() {
-        let output = elsewhere.run(&[], "mount -t tmpfs none \"$KEY_FOLDER\"", &["sandbox", "exec", "dev", "--", "echo", "ran"]);
+        let output = elsewhere.run(
+            &[],
+            "mount -t tmpfs -o mode=700 none \"$KEY_FOLDER\"",
+            &["sandbox", "exec", "dev", "--", "echo", "ran"],
+        );
         assert_eq!(text(&output.stdout), "ran\n", "{output:?}");
     } else {
         let mut exec = elsewhere.place.command(&["exec", "dev", "--", "echo", "ran"]);
@@ -107,10 +111,10 @@ fn client_in_the_same_namespaces_needs_no_key() {
 #[test]
 fn client_in_other_namespaces_that_cannot_read_the_key_is_refused() {
     let elsewhere = Elsewhere::new();
-    elsewhere.is_refused("mount -t tmpfs none \"$KEY_FOLDER\"", "no key");
-    let unreadable = "mount -t tmpfs none \"$KEY_FOLDER\"; head -c 32 /dev/urandom >\"$KEY\"; chmod 640 \"$KEY\"";
+    elsewhere.is_refused("mount -t tmpfs -o mode=700 none \"$KEY_FOLDER\"", "no key");
+    let unreadable = "mount -t tmpfs -o mode=700 none \"$KEY_FOLDER\"; head -c 32 /dev/urandom >\"$KEY\"; chmod 640 \"$KEY\"";
     elsewhere.is_refused(unreadable, "no key");
-    let link = "cp \"$KEY\" /tmp/key.$$; mount -t tmpfs none \"$KEY_FOLDER\"; ln -s /tmp/key.$$ \"$KEY\"";
+    let link = "cp \"$KEY\" /tmp/key.$$; mount -t tmpfs -o mode=700 none \"$KEY_FOLDER\"; ln -s /tmp/key.$$ \"$KEY\"";
     elsewhere.is_refused(link, "no key");
     // The home directory of root is that of `/etc/passwd`.
     if !rustix::process::geteuid().is_root() {
@@ -123,12 +127,12 @@ fn client_in_other_namespaces_with_a_wrong_key_is_refused() {
     let elsewhere = Elsewhere::new();
     for wrong in ["head -c 32 /dev/urandom", LAST_BYTE_DIFFERS] {
         let script = format!(
-            "cp \"$KEY\" /tmp/$$.right; mount -t tmpfs none \"$KEY_FOLDER\"; umask 077; {{ {wrong}; }} >\"$KEY\"; rm /tmp/$$.right"
+            "cp \"$KEY\" /tmp/$$.right; mount -t tmpfs -o mode=700 none \"$KEY_FOLDER\"; umask 077; {{ {wrong}; }} >\"$KEY\"; rm /tmp/$$.right"
         );
         elsewhere.is_refused(&script, "a wrong key");
     }
     for wrong in ["head -c 31 /dev/urandom", "head -c 33 /dev/urandom", "head -c 32 /dev/zero", ":"] {
-        let script = format!("mount -t tmpfs none \"$KEY_FOLDER\"; umask 077; {{ {wrong}; }} >\"$KEY\"");
+        let script = format!("mount -t tmpfs -o mode=700 none \"$KEY_FOLDER\"; umask 077; {{ {wrong}; }} >\"$KEY\"");
         elsewhere.is_refused(&script, "no key");
     }
 }
@@ -195,14 +199,22 @@ fn path_that_means_another_object_in_the_mount_namespace_of_the_client_is_refuse
 }
 
 #[test]
-fn client_is_served_by_a_daemon_that_was_started_in_other_namespaces() {
+fn daemon_that_was_started_in_other_namespaces_serves_client_with_the_key() {
     let elsewhere = Elsewhere::new();
-    let stopped = elsewhere.place.agentd_itself().args(["daemon", "stop"]).output().unwrap();
-    assert!(stopped.status.success(), "{stopped:?}");
-    let output = elsewhere.run(ELSEWHERE[0], ":", &["sandbox", "exec", "dev", "--", "true"]);
-    assert!(output.status.success(), "{output:?}");
-    // The daemon is now in a user namespace that this process may inspect, and not the reverse.
-    let mut exec = elsewhere.place.command(&["exec", "dev", "--", "echo", "ran"]);
-    let output = exec.env("HOME", elsewhere.place.path("home")).output().unwrap();
-    assert_eq!(text(&output.stdout), "ran\n", "{output:?}");
+    let agentd = |home: &str, args: &[&str]| {
+        elsewhere.place.agentd_itself().env("HOME", elsewhere.place.path(home)).args(args).output().unwrap()
+    };
+    assert!(agentd("home", &["daemon", "stop"]).status.success());
+    let mut daemon = Command::new("unshare");
+    daemon.args(["--user", "--map-root-user", &program(), "daemon", "serve"]).arg(elsewhere.place.path("data/sandboxes"));
+    let mut daemon = daemon.env("HOME", elsewhere.place.path("home")).stdin(Stdio::null()).spawn().unwrap();
+    let running = format!("process    {}\n", daemon.id());
+    until("the daemon serves a client", || text(&agentd("home", &["daemon", "status"]).stdout).contains(&running));
+    // The home directory of root is that of `/etc/passwd`.
+    if !rustix::process::geteuid().is_root() {
+        let refused = agentd("granted", &["daemon", "status"]);
+        assert!(text(&refused.stderr).contains("presented no key"), "{refused:?}");
+    }
+    assert!(agentd("home", &["daemon", "stop"]).status.success());
+    daemon.wait().unwrap();
 }
