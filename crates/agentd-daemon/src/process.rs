@@ -39,7 +39,7 @@ const IDLE: Duration = Duration::from_secs(5);
 /// in `own`, if there is one.
 ///
 /// `prove` attacks a sandbox in the namespaces of this process. It is called before a client in other namespaces, which cannot do
-/// that itself, starts processes; see [`Client::is_elsewhere`](crate::Client::is_elsewhere).
+/// that itself, creates a sandbox or starts a command; see [`Client::is_elsewhere`](crate::Client::is_elsewhere).
 ///
 /// `start_log` receives the log file as soon as this process holds the lock, and directs the events of the process there.
 ///

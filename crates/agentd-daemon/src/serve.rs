@@ -104,11 +104,11 @@ impl Server {
         client.send(&reply, &fds).or_debug("reply to client", "socket");
     }
 
-    /// Proves the boundary before a client in other namespaces starts processes. A client in the namespaces of this process has
+    /// Proves the boundary before a client in other namespaces uses it. A client in the namespaces of this process has
     /// proven it itself.
     async fn prove_for(&self, request: &Request, peer: Peer) -> Result<(), DaemonError> {
-        let starts = matches!(request, Request::Create { .. } | Request::Exec { .. });
-        if peer == Peer::Here || !starts {
+        let uses = matches!(request, Request::Create { .. } | Request::Exec { .. });
+        if peer == Peer::Here || !uses {
             return Ok(());
         }
         self.proven.get_or_try_init(|| (self.prove)()).await.map(drop).map_err(DaemonError::Refused)
