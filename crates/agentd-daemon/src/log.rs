@@ -122,8 +122,14 @@ impl Writers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::io::ioctl_fionread;
-    use std::{fs, io::Read};
+    use std::{
+        fs,
+        io::Read,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
 
     #[tokio::test]
     async fn output_in_a_pipe_is_in_the_log_when_the_writers_have_finished() {
@@ -144,17 +150,25 @@ mod tests {
         let (output, mut command) = io::pipe().unwrap();
         // A full pipe in the place of a disk that is slow.
         let (mut disk, file) = io::pipe().unwrap();
-        let length = 1 << 20;
-        let command = std::thread::spawn(move || command.write_all(&vec![b'x'; length]).unwrap());
+        let (step, steps) = (4 << 10, 100);
+        let written = Arc::new(AtomicUsize::new(0));
+        let count = written.clone();
+        let command = std::thread::spawn(move || {
+            for _ in 0..steps {
+                command.write_all(&vec![b'x'; step]).unwrap();
+                count.fetch_add(step, Ordering::Relaxed);
+            }
+        });
         let appended = tokio::spawn(append(output.into(), File::from(OwnedFd::from(file))));
-        while ioctl_fionread(&disk).unwrap() < 64 << 10 {
+        // Both pipes are full, and the task has taken more: it waits for the disk.
+        while written.load(Ordering::Relaxed) <= 2 * (64 << 10) {
             tokio::task::yield_now().await;
         }
         let read = tokio::task::spawn_blocking(move || {
             let mut all = Vec::new();
             disk.read_to_end(&mut all).map(|_| all.len())
         });
-        assert_eq!(read.await.unwrap().unwrap(), length);
+        assert_eq!(read.await.unwrap().unwrap(), step * steps);
         appended.await.unwrap().unwrap();
         command.join().unwrap();
     }
