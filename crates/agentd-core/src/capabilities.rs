@@ -97,8 +97,6 @@ pub struct BackendCapabilities {
     pub persistent_sandboxes: bool,
     /// Sandboxes can be saved and restored.
     pub snapshots: bool,
-    /// The largest number of sandboxes that may exist at once; `None` if the backend sets no limit.
-    pub max_concurrent_sandboxes: Option<u32>,
     /// Profiles that a spec may name.
     pub available_profiles: Vec<Profile>,
     /// Facts about the platform, e.g. `landlock ABI 7`.

@@ -27,8 +27,6 @@ pub enum EndReason {
     OutputLimit,
     /// The caller ended it.
     Cancelled,
-    /// A policy ended it. Reserved for a policy engine: agentd has none yet and does not report this reason.
-    Policy,
     /// Its supervisor or launcher died.
     BackendLost,
 }

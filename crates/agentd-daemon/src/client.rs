@@ -3,18 +3,25 @@
 use crate::{
     connection::Connection,
     error::DaemonError,
-    folder,
+    folder, key,
     protocol::{ExecMessage, Hello, Reply, Request, Status, Stream, VERSION},
     report::{self, Finding},
 };
 use agentd_core::{Command, ControlReport, EndReason, ExecHandle, ExecStreams, Grant, IsolationError, Outcome, PtySize};
-use agentd_isolation::{layered::LayeredError, protect::Report};
-use agentd_kernel::privileges;
+use agentd_isolation::{grants, layered::LayeredError, protect::Report};
+use agentd_kernel::{
+    peer::{self, Peer, PeerError},
+    privileges,
+};
 use agentd_sandboxes::{Change, Name, SandboxSettings};
+use agentd_supervisor::channel::ChannelError;
 use async_trait::async_trait;
 use std::{
     io,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
     process::{self, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -58,11 +65,26 @@ impl Client {
         Self { place: place.to_path_buf(), daemon }
     }
 
-    /// Creates a sandbox and returns the report of each layer.
+    /// Returns true if a daemon runs in other user or PID namespaces than this process. A sandbox that this process creates then
+    /// proves nothing about the sandboxes of that daemon, which proves their boundary itself.
     ///
     /// # Errors
-    /// The reason why the daemon could not be reached or refused; this holds for all methods that send a request.
-    pub async fn create(&self, name: &Name, about: SandboxSettings) -> Result<Vec<ControlReport>, DaemonError> {
+    /// [`DaemonError::Unreachable`] if the folder of the daemon cannot be opened.
+    pub fn is_elsewhere(&self) -> Result<bool, DaemonError> {
+        let Some(folder) = self.folder()? else { return Ok(false) };
+        let connected = folder::connect(&folder);
+        Ok(connected
+            .is_ok_and(|socket| matches!(peer::verify(socket.as_fd()), Ok(Peer::Elsewhere(_)) | Err(PeerError::Invisible))))
+    }
+
+    /// Resolves the grants of a sandbox, creates the sandbox, and returns the report of each layer. The daemon may be in another
+    /// mount namespace, so it resolves no path.
+    ///
+    /// # Errors
+    /// The reason why the daemon could not be reached or refused; this holds for all methods that send a request. The errors of
+    /// [`grants::pin`].
+    pub async fn create(&self, name: &Name, mut about: SandboxSettings) -> Result<Vec<ControlReport>, DaemonError> {
+        grants::pin(&mut about.spec)?;
         Ok(self.made(Request::Create { name: name.clone(), about: Box::new(about) }).await?.0)
     }
 
@@ -247,16 +269,24 @@ impl Client {
     pub(crate) async fn ask_running(&self, request: Request) -> Result<Option<Reply>, DaemonError> {
         let Some(folder) = self.folder()? else { return Ok(None) };
         let Ok(socket) = folder::connect(&folder) else { return Ok(None) };
-        let mut connection =
-            Connection::new(socket).map_err(|source| self.unreachable("connect to the daemon's socket", source))?;
-        connection.send(&Hello { version: VERSION, request }, &[])?;
-        Ok(Some(connection.receive().await?.0))
+        Ok(Some(self.send(socket, &request, &[])?.receive().await?.0))
     }
 
     async fn ask(&self, request: Request, fd: Option<BorrowedFd<'_>>) -> Result<Connection, DaemonError> {
-        let connection = self.connect().await?;
+        let socket = self.connect().await?;
         let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
-        connection.send(&Hello { version: VERSION, request }, &fds)?;
+        self.send(socket, &request, &fds)
+    }
+
+    fn send(&self, socket: UnixStream, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Connection, DaemonError> {
+        let key = key::of_client(socket.as_fd());
+        let connection = Connection::new(socket).map_err(|source| self.unreachable("connect to the daemon's socket", source))?;
+        connection.send(&Hello { version: VERSION, key }, &[])?;
+        match connection.send(request, fds) {
+            // The daemon has refused this client, and its reply says why.
+            Err(ChannelError::Closed) => {}
+            sent => sent?,
+        }
         Ok(connection)
     }
 
@@ -270,15 +300,13 @@ impl Client {
     }
 
     /// Connects to the daemon, and starts a daemon if none is running.
-    async fn connect(&self) -> Result<Connection, DaemonError> {
+    async fn connect(&self) -> Result<UnixStream, DaemonError> {
         let folder = folder::open(&self.place).map_err(|source| self.unreachable("open the daemon's folder", source))?;
         let began = Instant::now();
         let mut started: Option<Instant> = None;
         loop {
             let error = match folder::connect(&folder) {
-                Ok(socket) => {
-                    return Connection::new(socket).map_err(|source| self.unreachable("connect to the daemon's socket", source));
-                }
+                Ok(socket) => return Ok(socket),
                 Err(error) => error,
             };
             if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) || began.elapsed() > START {

@@ -46,9 +46,9 @@ impl Server {
         if sent.is_err() {
             // The daemon may end before the next client connects. If the disk is full, the note is lost, but the next client
             // still receives the report.
-            log::open(&self.state.log_directory(name))
-                .and_then(|mut notes| log::note(&mut notes, &report))
-                .or_warn("write changes of protected paths to the sandbox's log", name);
+            let folder = self.state.log_directory(name);
+            let noted = async { log::note(log::open(folder).await.map(|[notes]| notes)?, report).await };
+            noted.await.or_warn("write changes of protected paths to the sandbox's log", name);
         }
         sent
     }
@@ -59,36 +59,35 @@ impl Server {
         mut command: Command,
         client: &Connection,
     ) -> Result<(), DaemonError> {
-        self.state.record(name)?;
+        self.exists(name).await?;
         command.stdin = StdinSource::Null;
         command.pty = None;
         let folder = self.state.log_directory(name);
         let kept = DaemonError::io(format!("open the command log in {}", folder.display()));
-        let logs = [log::open(&folder).map_err(&kept)?, log::open(&folder).map_err(&kept)?];
-        let mut notes = log::open(&folder).map_err(&kept)?;
+        let [notes, stdout, stderr] = log::open(folder.clone()).await.map_err(kept)?;
         let (sandbox, running, watched) = self.used_by_command(name).await?;
         let mut handle = sandbox.exec_streaming(command).await?;
         let streams = handle.take_streams();
-        for (from, to) in [streams.stdout, streams.stderr].into_iter().flatten().zip(logs) {
+        for (from, to) in [streams.stdout, streams.stderr].into_iter().flatten().zip([stdout, stderr]) {
             // Output that cannot be written (the disk is full) is lost. The pipe is then closed, and the command continues.
             let of = name.clone();
-            tokio::spawn(
-                async move { log::append(from, to).await.or_warn("write output of a detached command to its log", &of) },
-            );
+            self.writers.start(async move {
+                log::append(from, to).await.or_warn("write output of a detached command to its log", &of);
+            });
         }
         // If the client is gone, the command continues, and the next client receives the report.
         watched
             .deliver(|report| client.send(&Reply::Made(sandbox.controls().to_vec(), report), &[]))
             .or_debug("reply to the client of a detached command", name);
         let (server, name) = (self.clone(), name.clone());
-        tokio::spawn(async move {
+        self.writers.start(async move {
             handle.wait().await.or_warn("wait for a detached command", &name);
             server.used(&name).await;
             drop(running);
             // The report goes to the log, and also to the next client.
             if let Some(report) = watched.look_after().await.or_warn("compare protected paths", &name) {
                 // If the disk is full, the note is lost, but the next client still receives the report.
-                log::note(&mut notes, &report).or_warn("write changes of protected paths to the sandbox's log", &name);
+                log::note(notes, report).await.or_warn("write changes of protected paths to the sandbox's log", &name);
             }
         });
         Ok(())

@@ -2,6 +2,7 @@
 
 use crate::protocol::MAX_FRAME;
 use agentd_supervisor::channel::{Channel, ChannelError};
+use rustix::io::Errno;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     io,
@@ -30,6 +31,25 @@ impl Connection {
     /// Sends one message, with descriptors attached.
     pub(crate) fn send<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         self.channel.send(message, fds)
+    }
+
+    /// Waits for exactly as many bytes as `buffer` has. The kernel closes descriptors that are attached to them. No message may
+    /// have been received before. If the bytes have already arrived, the future completes when it is first polled.
+    pub(crate) async fn receive_bytes(&self, buffer: &mut [u8]) -> Result<(), ChannelError> {
+        let mut filled = match rustix::io::read(&self.channel, &mut *buffer) {
+            Err(Errno::AGAIN) => 0,
+            read => read?,
+        };
+        while filled < buffer.len() {
+            self.ready.readable().await.map_err(ChannelError::Socket)?;
+            match self.ready.try_read(&mut buffer[filled..]) {
+                Ok(0) => return Err(ChannelError::Closed),
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(ChannelError::Socket(error)),
+            }
+        }
+        Ok(())
     }
 
     /// Waits for the next message. Dropping the future loses no data.

@@ -34,6 +34,14 @@ pub enum DaemonError {
          started it — run `agentd daemon stop` and try again; this ends running commands and keeps all files"
     )]
     Version(u32),
+    /// The client is in other namespaces than the daemon, and did not present the key of the daemon.
+    #[error("connect to the sandbox daemon: the client is in another {namespace} namespace, and {reason}")]
+    Key {
+        /// The kind of namespace.
+        namespace: &'static str,
+        /// The reason and the remedy.
+        reason: KeyRefusal,
+    },
     /// The daemon did not end.
     #[error("stop the sandbox daemon: process {pid}, folder {}: {reason} — {remedy}", place.display())]
     NotStopped {
@@ -52,6 +60,35 @@ pub enum DaemonError {
     /// The state on disk is missing or invalid, or the sandbox reported an error.
     #[error(transparent)]
     Layered(#[from] LayeredError),
+}
+
+/// The reasons why a client in other namespaces is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyRefusal {
+    /// The client presented no key.
+    #[error(
+        "presented no key — run agentd in the namespaces of the daemon, or make the file {} readable in those of the client, at \
+         the same path", .0.display()
+    )]
+    None(PathBuf),
+    /// The client presented another key.
+    #[error(
+        "presented a wrong key — run agentd in the namespaces of the daemon, or show the file {} in those of the client, at the \
+         same path", .0.display()
+    )]
+    Wrong(PathBuf),
+    /// The client did not present a key in time.
+    #[error("sent no complete message in time — use the build of agentd that started the daemon")]
+    Late,
+    /// Too many clients have not presented a key yet.
+    #[error("too many clients there have not presented a key yet — try again")]
+    Many,
+    /// The daemon has no key to compare with.
+    #[error(
+        "the daemon cannot read its key: {0} — run `agentd daemon stop` in the namespaces of the daemon; the next daemon creates a key"
+    )]
+    NoFile(String),
 }
 
 impl DaemonError {

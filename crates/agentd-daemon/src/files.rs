@@ -14,16 +14,16 @@ impl Server {
     pub(crate) async fn read(&self, name: &Name, path: &Path) -> Result<OwnedFd, DaemonError> {
         let (sandbox, _used) = self.used_by(name).await?;
         let kept = DaemonError::io(format!("read {}: create a temporary file for its content", path.display()));
-        let mut content = self.unnamed(name).map_err(&kept)?;
+        let mut content = self.unnamed(name).await.map_err(&kept)?;
         sandbox.read_file_to(path, MAX_FILE, content.try_clone().map_err(&kept)?.into()).await?;
         content.rewind().map_err(&kept)?;
         Ok(content.into())
     }
 
     pub(crate) async fn write(&self, name: &Name, path: &Path, from: OwnedFd) -> Result<(), DaemonError> {
-        self.state.record(name)?;
+        self.exists(name).await?;
         let failed = DaemonError::io(format!("write {}: read the new content", path.display()));
-        let mut content = self.unnamed(name).map_err(&failed)?;
+        let mut content = self.unnamed(name).await.map_err(&failed)?;
         // Read in a separate thread, because the client may have opened a pipe that has no writer.
         let read = tokio::task::spawn_blocking(move || {
             let length = io::copy(&mut File::from(from).take(MAX_FILE + 1), &mut content)?;
@@ -42,8 +42,9 @@ impl Server {
     }
 
     /// Creates an unnamed temporary file in the sandbox's folder.
-    fn unnamed(&self, name: &Name) -> io::Result<File> {
+    async fn unnamed(&self, name: &Name) -> io::Result<File> {
         let log = self.state.log_directory(name);
-        tempfile::tempfile_in(log.parent().unwrap_or(&log))
+        let create = move || tempfile::tempfile_in(log.parent().unwrap_or(&log));
+        tokio::task::spawn_blocking(create).await.map_err(io::Error::other)?
     }
 }

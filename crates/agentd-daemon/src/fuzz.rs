@@ -2,7 +2,7 @@
 //! input was valid; its error is an invariant that the input broke.
 
 use crate::{
-    protocol::{ExecMessage, Hello, MAX_FRAME, Reply},
+    protocol::{ExecMessage, Hello, MAX_FRAME, Reply, Request},
     report,
 };
 use agentd_supervisor::protocol::{HEAD, MAX_FDS, decode, encode};
@@ -18,7 +18,10 @@ use std::{
 /// # Errors
 /// The invariant that is broken.
 pub fn messages(bytes: &[u8]) -> Result<usize, String> {
-    Ok(decode_all::<Hello>(bytes)? + decode_all::<ExecMessage>(bytes)? + decode_all::<Reply>(bytes)?)
+    Ok(decode_all::<Hello>(bytes)?
+        + decode_all::<Request>(bytes)?
+        + decode_all::<ExecMessage>(bytes)?
+        + decode_all::<Reply>(bytes)?)
 }
 
 fn decode_all<M: Serialize + DeserializeOwned>(mut bytes: &[u8]) -> Result<usize, String> {
@@ -60,7 +63,10 @@ fn memory(bytes: &[u8]) -> Result<OwnedFd, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Failure, Request, VERSION};
+    use crate::{
+        key::Key,
+        protocol::{Failure, VERSION},
+    };
     use agentd_core::{Command, EndReason};
     use agentd_isolation::protect::Report;
 
@@ -70,11 +76,11 @@ mod tests {
     fn seeds_are_accepted_in_full() {
         let name = || "one".parse().unwrap();
         let command = Command { argv: vec!["true".into()], cwd: Some("/tmp".into()), ..Command::default() };
-        let hello = |request| encode(&Hello { version: VERSION, request }, 1).unwrap();
+        let request = |request: Request| encode(&request, 1).unwrap();
         let requests = [
-            hello(Request::Exec { name: name(), command: Box::new(command), detach: false }),
-            hello(Request::Fork { name: name(), snapshot: None, new: vec!["two".parse().unwrap()] }),
-            hello(Request::Status),
+            request(Request::Exec { name: name(), command: Box::new(command), detach: false }),
+            request(Request::Fork { name: name(), snapshot: None, new: vec!["two".parse().unwrap()] }),
+            request(Request::Status),
         ]
         .concat();
         let during =
@@ -85,7 +91,10 @@ mod tests {
             encode(&Reply::Made(Vec::new(), Report::default()), 0).unwrap(),
         ]
         .concat();
-        for (file, seed, number) in [("requests", requests, 3), ("during", during, 2), ("replies", replies, 3)] {
+        let hello = encode(&Hello { version: VERSION, key: Key::at_end_of(&[7; 64]) }, 0).unwrap();
+        for (file, seed, number) in
+            [("hello", hello, 1), ("requests", requests, 3), ("during", during, 2), ("replies", replies, 3)]
+        {
             // Short messages of one kind may also be messages of another.
             assert!(messages(&seed).unwrap() >= number, "{file}");
             keep_seed("daemon_messages", file, &seed);

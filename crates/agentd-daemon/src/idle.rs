@@ -78,12 +78,13 @@ impl Server {
         self.on_disk(rest).await.or_warn("unmount unused disks", unused);
     }
 
-    /// Ends all processes of all sandboxes, and unmounts their disks.
+    /// Ends all processes of all sandboxes, writes the rest of their output, and unmounts their disks.
     pub(crate) async fn end(&self) {
         for (name, runtime) in self.runtimes.each() {
             // The launcher ends processes that cannot be ended here.
             runtime.lock().await.end().await.or_warn("end sandbox", &name);
         }
+        self.writers.finish().await;
         self.rest_disks(Duration::ZERO).await;
     }
 }

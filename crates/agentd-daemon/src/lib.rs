@@ -11,11 +11,13 @@
 //!
 //! - `client` and `control` are the client's side, and find the daemon through its `folder`; `protocol`, `connection` and
 //!   `report` are the messages.
+//! - `admission` decides which clients are served, and `key` is what a client in other namespaces must present.
 //! - `process` is the daemon's process, `serve` and `commands` carry out requests, `idle` ends what is unused,
 //!   and `runtimes` holds the running sandboxes.
 //! - `protection` tracks protected paths, `ttl` the lifetimes, `log` the output of detached commands, `daemon_log` the daemon's
 //!   own log.
 
+mod admission;
 mod client;
 mod commands;
 mod connection;
@@ -27,6 +29,7 @@ mod folder;
 #[doc(hidden)]
 pub mod fuzz;
 mod idle;
+mod key;
 mod log;
 mod process;
 mod protection;
@@ -40,8 +43,9 @@ pub use agentd_kernel::mount::OwnMounts;
 pub use client::{After, Client, Started};
 pub use control::Stopped;
 pub use daemon_log::LogFile;
-pub use error::DaemonError;
+pub use error::{DaemonError, KeyRefusal};
 pub use log::path as log_path;
 pub use process::run;
 pub use protocol::{Activity, Daemon, Status};
 pub use report::Finding;
+pub use serve::Proof;

@@ -1,6 +1,13 @@
 //! The daemon process: its lock, its socket, its log, and its end.
 
-use crate::{connection::Connection, daemon_log::LogFile, error::DaemonError, folder, protocol::VERSION, serve::Server};
+use crate::{
+    admission::{self, Candidate},
+    daemon_log::LogFile,
+    error::DaemonError,
+    folder, key,
+    protocol::VERSION,
+    serve::{Proof, Server},
+};
 use agentd_kernel::mount::OwnMounts;
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::State;
@@ -11,10 +18,7 @@ use rustix::{
 };
 use std::{
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::fd::OwnedFd,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -34,12 +38,20 @@ const IDLE: Duration = Duration::from_secs(5);
 /// seconds no sandbox has had processes or a time to live, and no client has connected. Returns at once if another daemon already holds the lock. Disks with a limit are mounted
 /// in `own`, if there is one.
 ///
+/// `prove` attacks a sandbox in the namespaces of this process. It is called before a client in other namespaces, which cannot do
+/// that itself, creates a sandbox or starts a command; see [`Client::is_elsewhere`](crate::Client::is_elsewhere).
+///
 /// `start_log` receives the log file as soon as this process holds the lock, and directs the events of the process there.
 ///
 /// # Errors
 /// [`DaemonError::Unreachable`] if the daemon cannot open its lock, its log or its socket; [`DaemonError::Layered`] if the state on
 /// disk cannot be opened.
-pub async fn run(place: &Path, own: Option<OwnMounts>, start_log: impl FnOnce(LogFile)) -> Result<(), DaemonError> {
+pub async fn run(
+    place: &Path,
+    own: Option<OwnMounts>,
+    prove: fn() -> Proof,
+    start_log: impl FnOnce(LogFile),
+) -> Result<(), DaemonError> {
     // Reset the file mode mask inherited from the first client: it would affect all other clients.
     rustix::process::umask(Mode::from(0o022));
     let failed = |context| move |source| DaemonError::Unreachable { place: place.to_path_buf(), context, source };
@@ -68,7 +80,7 @@ pub async fn run(place: &Path, own: Option<OwnMounts>, start_log: impl FnOnce(Lo
         .map_err(|e| failed("write the daemon's lock file")(e.into()))?;
     start_log(LogFile::open(&folder).map_err(failed("open the daemon log"))?);
     tracing::info!(pid = std::process::id(), version = VERSION, place = ?place, "daemon started");
-    let ended = serve_until_ended(place, &folder, state).await;
+    let ended = serve_until_ended(place, &folder, Server::new(state, prove)?).await;
     match &ended {
         Ok(why) => tracing::info!(why, "daemon ended"),
         Err(error) => tracing::error!(%error, "daemon failed"),
@@ -78,7 +90,7 @@ pub async fn run(place: &Path, own: Option<OwnMounts>, start_log: impl FnOnce(Lo
 }
 
 /// Serves clients until the daemon has to end; returns the reason for the end.
-async fn serve_until_ended(place: &Path, folder: &OwnedFd, state: Arc<State>) -> Result<&'static str, DaemonError> {
+async fn serve_until_ended(place: &Path, folder: &OwnedFd, server: Server) -> Result<&'static str, DaemonError> {
     let failed = |context| move |source| DaemonError::Unreachable { place: place.to_path_buf(), context, source };
     // The daemon holds pipes to each of its sandboxes.
     agentd_kernel::rlimit::raise_open_files(None);
@@ -89,8 +101,9 @@ async fn serve_until_ended(place: &Path, folder: &OwnedFd, state: Arc<State>) ->
         .into_iter()
         .collect::<io::Result<Vec<_>>>()
         .map_err(failed("install the daemon's signal handlers"))?;
+    key::create().or_warn("create the key for clients in other namespaces", "daemon");
     let mut listener = folder::listen(folder).map_err(failed("listen on the daemon's socket"))?;
-    let server = Arc::new(Server::new(state)?);
+    let server = Arc::new(server);
     let served = Arc::new(());
     let mut asked = Instant::now();
     let mut tick = tokio::time::interval(TICK);
@@ -131,7 +144,7 @@ async fn serve_until_ended(place: &Path, folder: &OwnedFd, state: Arc<State>) ->
 }
 
 /// Serves a client concurrently with all others; each client's task holds a reference to `served`.
-fn serve(server: &Arc<Server>, served: &Arc<()>, client: Connection) {
+fn serve(server: &Arc<Server>, served: &Arc<()>, client: Candidate) {
     let (server, served) = (server.clone(), served.clone());
     tokio::spawn(async move {
         server.serve(client).await;
@@ -140,9 +153,9 @@ fn serve(server: &Arc<Server>, served: &Arc<()>, client: Connection) {
 }
 
 /// Returns the clients that have connected but were not accepted yet.
-fn waiting(listener: &UnixListener) -> Vec<Connection> {
+fn waiting(listener: &UnixListener) -> Vec<Candidate> {
     let next = || rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok();
-    std::iter::from_fn(next).filter_map(|socket| admit(socket.into()).or_warn("accept client", "socket")).collect()
+    std::iter::from_fn(next).filter_map(|socket| admission::verify(socket.into()).or_warn("accept client", "socket")).collect()
 }
 
 async fn any(signals: &mut [tokio::signal::unix::Signal]) {
@@ -155,21 +168,15 @@ async fn any(signals: &mut [tokio::signal::unix::Signal]) {
     .await;
 }
 
-async fn accept(listener: &UnixListener) -> io::Result<Connection> {
+async fn accept(listener: &UnixListener) -> io::Result<Candidate> {
     let (socket, _) = listener.accept().await?;
-    admit(socket.into_std()?)
-}
-
-fn admit(socket: UnixStream) -> io::Result<Connection> {
-    // Sandboxes cannot reach the socket. This check is a second barrier in case one can, because its payload may have the user's
-    // uid.
-    agentd_kernel::peer::verify(socket.as_fd()).map_err(|refused| io::Error::new(io::ErrorKind::PermissionDenied, refused))?;
-    Connection::new(socket)
+    admission::verify(socket.into_std()?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agentd_kernel::peer::Peer;
 
     #[tokio::test]
     async fn clients_that_connected_before_shutdown_are_accepted() {
@@ -182,18 +189,19 @@ mod tests {
         assert_eq!(waiting(&listener).len(), clients.len());
         assert!(waiting(&listener).is_empty());
     }
+
     #[tokio::test]
-    async fn client_in_a_child_user_namespace_is_refused() {
+    async fn client_in_a_child_user_namespace_is_recognised() {
         let place = tempfile::tempdir().unwrap();
         let folder = folder::open(place.path()).unwrap();
         let listener = folder::listen(&folder).unwrap();
         let connects = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('socket'); sys.stdin.read()";
-        for (before, accepted) in [(&[][..], true), (&["unshare", "--user"], false)] {
+        for (before, peer) in [(&[][..], Peer::Here), (&["unshare", "--user"], Peer::Elsewhere("user"))] {
             let argv = [before, &["python3", "-c", connects]].concat();
             let mut client = std::process::Command::new(argv[0]);
             client.args(&argv[1..]).current_dir(place.path().join(folder::FOLDER)).stdin(std::process::Stdio::piped());
             let mut client = client.spawn().unwrap();
-            assert_eq!(accept(&listener).await.is_ok(), accepted, "{argv:?}");
+            assert_eq!(accept(&listener).await.unwrap().peer, peer, "{argv:?}");
             drop(client.stdin.take());
             client.wait().unwrap();
         }

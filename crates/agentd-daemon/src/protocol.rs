@@ -1,6 +1,7 @@
-//! The messages between clients and the daemon: frames of `agentd_supervisor::channel`. Each connection carries one request and
-//! the messages that follow from it.
+//! The messages between clients and the daemon: frames of `agentd_supervisor::channel`. Each connection carries a [`Hello`], one
+//! request, and the messages that follow from it.
 
+use crate::key::Key;
 use agentd_core::{Command, ControlReport, EndReason, Grant, Outcome, PtySize};
 use agentd_isolation::protect::Report;
 use agentd_sandboxes::{Name, SandboxSettings};
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 /// The protocol version. It changes whenever a message changes: a daemon that was started by another build rejects the request
 /// and reports its version. [`Hello`] begins with the version, and [`Reply::Failed`] with [`Failure::Version`] has the same form
 /// in all versions.
-pub(crate) const VERSION: u32 = 9;
+pub(crate) const VERSION: u32 = 10;
 
 /// Largest frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
 pub(crate) const MAX_FRAME: usize = 4 << 20;
@@ -18,14 +19,17 @@ pub(crate) const MAX_FRAME: usize = 4 << 20;
 /// Largest file that is copied in or out, in bytes.
 pub(crate) const MAX_FILE: u64 = 1 << 30;
 
-/// The first message of a client.
+/// The first message of a client. It has no descriptors, and in each version a fixed length: until a client in other namespaces
+/// has presented the key, the daemon reads this many bytes of it and decodes nothing.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub version: u32,
-    pub request: Request,
+    /// [`Key::NONE`] if the client has no key, or the daemon needs none. The last field, which the daemon compares before it
+    /// decodes the message.
+    pub key: Key,
 }
 
-/// The requests.
+/// The requests, of which a client sends one after [`Hello`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Create a sandbox.

@@ -1,10 +1,12 @@
 //! Carries out the requests of clients.
 
 use crate::{
+    admission::{Admission, Candidate, Refusal},
     connection::Connection,
     error::DaemonError,
+    log::Writers,
     protection::{SharedWatch, Watches},
-    protocol::{Activity, Daemon, Failure, Hello, Reply, Request, Status, VERSION},
+    protocol::{Activity, Daemon, Failure, Reply, Request, Status, VERSION},
     report,
     runtimes::Runtimes,
     ttl,
@@ -15,14 +17,18 @@ use agentd_isolation::{
     layered::runtime::{self, SandboxRuntime},
     protect::Report,
 };
+use agentd_kernel::peer::Peer;
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::{ForkSource, Lifetimes, Name, SandboxSettings, SaveMode, State, StateError};
-use agentd_supervisor::channel::ChannelError;
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    pin::Pin,
     sync::{Arc, Mutex},
 };
-use tokio::sync::MutexGuard;
+use tokio::sync::{MutexGuard, OnceCell};
+
+/// The pending result of an attack on a sandbox: why the boundary is not proven, if it is not.
+pub type Proof = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// The state of the daemon.
 pub(crate) struct Server {
@@ -31,48 +37,59 @@ pub(crate) struct Server {
     pub watches: Watches,
     /// When the daemon started, in seconds since 1970.
     started: u64,
+    admission: Admission,
+    pub writers: Writers,
+    prove: fn() -> Proof,
+    /// Set once the boundary was proven for a client in other namespaces.
+    proven: OnceCell<()>,
     pub lifetimes: Arc<Mutex<Lifetimes>>,
 }
 
 impl Server {
-    pub(crate) fn new(state: Arc<State>) -> Result<Self, DaemonError> {
+    pub(crate) fn new(state: Arc<State>, prove: fn() -> Proof) -> Result<Self, DaemonError> {
         Ok(Self {
             state,
             runtimes: Runtimes::new()?,
             watches: Watches::default(),
             started: ttl::now(),
+            admission: Admission::new(),
+            writers: Writers::default(),
+            prove,
+            proven: OnceCell::new(),
             lifetimes: Arc::default(),
         })
     }
 
     /// Serves one connection until it ends.
-    pub(crate) async fn serve(self: Arc<Self>, mut client: Connection) {
+    pub(crate) async fn serve(self: Arc<Self>, mut candidate: Candidate) {
+        let request = self.admission.request(&mut candidate).await;
+        let client = &mut candidate.connection;
+        let version = || Ok(Some((Reply::Failed(Failure::Version(VERSION)), None)));
         // If the client is gone, no reply reaches it, but its request is still carried out.
-        let (hello, fds) = match client.receive::<Hello>().await {
-            Ok((hello, fds)) => (Some(hello), fds),
-            // Requests of another version may have another form.
-            Err(ChannelError::Frame(error)) => {
-                tracing::warn!(%error, "cannot read request");
-                (None, Vec::new())
+        let reply = match request {
+            Ok((request, fds)) => {
+                let (kind, name) = request.summary();
+                tracing::debug!(kind, name = name.map(ToString::to_string), "request");
+                match self.prove_for(&request, candidate.peer).await {
+                    Ok(()) => self.answer(request, fds, client).await,
+                    Err(error) => Err(error),
+                }
             }
-            Err(error) => {
+            Err(Refusal::Gone(error)) => {
                 tracing::debug!(%error, "client disconnected without sending a request");
                 return;
             }
-        };
-        let reply = match hello {
-            Some(Hello { version: VERSION, request }) => {
-                let (kind, name) = request.summary();
-                tracing::debug!(kind, name = name.map(ToString::to_string), "request");
-                self.answer(request, fds, &mut client).await
+            Err(Refusal::Version(client)) => {
+                tracing::warn!(client, own = VERSION, "client refused: protocol version mismatch");
+                version()
             }
-            other => {
-                tracing::warn!(
-                    client = other.map(|hello| hello.version),
-                    own = VERSION,
-                    "client refused: protocol version mismatch"
-                );
-                Ok(Some((Reply::Failed(Failure::Version(VERSION)), None)))
+            Err(Refusal::Unreadable(error)) => {
+                tracing::warn!(error, "cannot read request");
+                version()
+            }
+            Err(Refusal::Key(error)) => {
+                tracing::warn!(%error, "client refused");
+                Ok(Some((Reply::Failed(error.into()), None)))
             }
         };
         let (reply, fd) = match reply {
@@ -85,6 +102,16 @@ impl Server {
         };
         let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
         client.send(&reply, &fds).or_debug("reply to client", "socket");
+    }
+
+    /// Proves the boundary before a client in other namespaces uses it. A client in the namespaces of this process has
+    /// proven it itself.
+    async fn prove_for(&self, request: &Request, peer: Peer) -> Result<(), DaemonError> {
+        let uses = matches!(request, Request::Create { .. } | Request::Exec { .. });
+        if peer == Peer::Here || !uses {
+            return Ok(());
+        }
+        self.proven.get_or_try_init(|| (self.prove)()).await.map(drop).map_err(DaemonError::Refused)
     }
 
     /// Carries out a request. Returns `None` if all replies were already sent.
@@ -170,10 +197,16 @@ impl Server {
         Ok(runtime::on_disk(&self.state, work).await?)
     }
 
+    /// Returns an error unless a sandbox of this name exists.
+    pub(crate) async fn exists(&self, name: &Name) -> Result<(), DaemonError> {
+        let of = name.clone();
+        self.on_disk(move |state| state.record(&of).map(drop)).await
+    }
+
     /// Creates a sandbox and starts its processes once, so that a sandbox that could never start is not created. The files that
     /// the start creates in its root become part of the first snapshot, which is taken before any use.
     async fn create(&self, name: Name, mut about: SandboxSettings) -> Result<Vec<ControlReport>, DaemonError> {
-        grants::pin(&mut about.spec)?;
+        compare(&mut about.spec)?;
         let runtime = self.runtimes.get(&name);
         let mut runtime = runtime.lock().await;
         let of = name.clone();
@@ -281,8 +314,7 @@ impl Server {
     }
 
     async fn resume(&self, name: &Name) -> Result<(), DaemonError> {
-        let of = name.clone();
-        self.on_disk(move |state| state.record(&of).map(drop)).await?;
+        self.exists(name).await?;
         let runtime = self.runtimes.get(name);
         let mut runtime = runtime.lock().await;
         Ok(runtime.resume().await?)
@@ -307,7 +339,7 @@ impl Server {
 
     async fn regrant(&self, name: Name, grants: Vec<Grant>) -> Result<(), DaemonError> {
         let mut spec = SandboxSpec { grants, ..SandboxSpec::default() };
-        grants::pin(&mut spec)?;
+        compare(&mut spec)?;
         let runtime = self.runtimes.get(&name);
         let mut runtime = runtime.lock().await;
         if runtime.running.as_ref().is_some_and(|running| running.commands_running() > 0) {
@@ -347,15 +379,38 @@ impl Server {
     }
 }
 
+/// Compares the objects of grants with those that the client granted. A grant without an object is refused: the client may be in
+/// another mount namespace, in which the path leads to another object.
+fn compare(spec: &mut SandboxSpec) -> Result<(), DaemonError> {
+    if let Some(grant) = spec.grants.iter().find(|grant| grant.object.is_none()) {
+        return Err(DaemonError::Refused(format!(
+            "grant {}: the client has not resolved the path — use the build of agentd that started the daemon",
+            grant.path.display()
+        )));
+    }
+    Ok(grants::pin(spec)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agentd_core::Access;
+
+    #[test]
+    fn grant_that_the_client_did_not_resolve_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let mut spec = SandboxSpec { grants: vec![Grant::new(place.path(), Access::ReadOnly)], ..SandboxSpec::default() };
+        let refused = compare(&mut spec).unwrap_err().to_string();
+        assert!(refused.contains("has not resolved"), "{refused}");
+        grants::pin(&mut spec).unwrap();
+        compare(&mut spec).unwrap();
+    }
 
     #[tokio::test]
     async fn status_of_locked_sandbox_returns_without_waiting() {
         let place = tempfile::tempdir().unwrap();
         let state = Arc::new(State::open(&place.path().join("sandboxes")).unwrap());
-        let server = Server::new(state).unwrap();
+        let server = Server::new(state, || Box::pin(async { Ok(()) })).unwrap();
         let name: Name = "dev".parse().unwrap();
         let runtime = server.runtimes.get(&name);
         let held = runtime.lock().await;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::borrow::Cow;
 
 /// The protocol version in the greeting. Must be increased whenever a frame or a message changes.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 
 /// The length of a greeting, in bytes.
 pub const GREETING: usize = 8;

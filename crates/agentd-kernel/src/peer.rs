@@ -2,6 +2,7 @@
 //!
 //! A uid does not identify a client: the payload of an unprivileged user's sandbox has the uid of that user. The namespaces do. A
 //! payload runs in its own user and PID namespaces and cannot leave them (`setns(2)` needs capabilities in the target namespace).
+//! A peer in other namespaces needs a further proof that it is no payload; the caller decides which.
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -14,8 +15,18 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-/// The kinds of namespaces that a peer must share with this process.
-const SHARED: [&str; 2] = ["user", "pid"];
+/// The kinds of namespaces that are compared, as in `/proc/PID/ns`.
+const COMPARED: [&str; 2] = ["user", "pid"];
+
+/// The place of a peer that is alive and has the effective uid of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// The peer is in the user and PID namespaces of this process.
+    Here,
+    /// The peer is in another namespace of this kind, or this process may not inspect that namespace. The peer may be the payload
+    /// of a sandbox.
+    Elsewhere(&'static str),
+}
 
 /// The reason why a peer is refused.
 #[derive(Debug, thiserror::Error)]
@@ -27,14 +38,12 @@ pub enum PeerError {
     /// The peer ended after it connected, so that nothing about it can be verified.
     #[error("peer of the socket: the process that connected has ended — connect from a process that waits for the reply")]
     Ended,
-    /// The peer is in another namespace, as the processes of a sandbox are.
-    #[error("peer of the socket: process {pid} is in another {namespace} namespace — connect from outside of any sandbox")]
-    Namespace {
-        /// The process ID of the peer, 0 if it has none in this PID namespace.
-        pid: i32,
-        /// The kind of the namespace, as in `/proc/PID/ns`.
-        namespace: &'static str,
-    },
+    /// The peer has no pid in the PID namespace of this process, and the kernel provides no pidfd of it.
+    #[error(
+        "peer of the socket: the process is outside of this PID namespace, and the kernel cannot report whether it is alive \
+         (Linux 6.5 can) — connect from the PID namespace of this process"
+    )]
+    Invisible,
     /// A system call failed.
     #[error("peer of the socket: {call}: {errno}")]
     System {
@@ -46,12 +55,14 @@ pub enum PeerError {
     },
 }
 
-/// Verifies that the process that connected `socket` is alive, has the effective uid of this process, and shares its user and PID
-/// namespaces. The mount namespace may differ.
+/// Verifies that the process that connected `socket`, or listened on it, is alive and has the effective uid of this process.
+/// Returns whether it shares the user and PID namespaces of this process. The mount namespace may differ.
+///
+/// A peer in another user namespace has the uid to which the kernel maps its uid in the user namespace of this process.
 ///
 /// # Errors
-/// A [`PeerError`] for every other peer, and if any of these properties cannot be verified.
-pub fn verify(socket: BorrowedFd<'_>) -> Result<(), PeerError> {
+/// A [`PeerError`] for a peer that has ended or has another uid, and if this cannot be verified.
+pub fn verify(socket: BorrowedFd<'_>) -> Result<Peer, PeerError> {
     let failed = |call: &dyn fmt::Display| {
         let call = call.to_string();
         move |errno| PeerError::System { call, errno }
@@ -60,40 +71,50 @@ pub fn verify(socket: BorrowedFd<'_>) -> Result<(), PeerError> {
     if peer.uid != rustix::process::geteuid().as_raw() {
         return Err(PeerError::Uid(peer.uid));
     }
-    // The kernel reports pid 0 for a process that is neither in this PID namespace nor in one below it.
-    let pid = peer.pid;
-    let Some(number) = Pid::from_raw(pid) else { return Err(PeerError::Namespace { pid, namespace: "pid" }) };
-    let process = open(socket, number).map_err(|errno| match errno {
-        Errno::SRCH => PeerError::Ended,
-        errno => PeerError::System { call: "open a pidfd of the peer".to_owned(), errno },
-    })?;
+    let process = open(socket, peer.pid)?;
+    let place = match Pid::from_raw(peer.pid) {
+        // The kernel reports pid 0 for a process that is neither in this PID namespace nor in one below it.
+        None => Peer::Elsewhere("pid"),
+        Some(pid) => place(pid)?,
+    };
+    // While the process is alive, its pid names no other process: the namespaces read above are those of the peer.
+    if lives(&process).map_err(failed(&"poll the pidfd of the peer"))? { Ok(place) } else { Err(PeerError::Ended) }
+}
+
+/// Compares the namespaces of a process with those of this process.
+fn place(pid: Pid) -> Result<Peer, PeerError> {
+    let failed = |call: String| move |errno| PeerError::System { call, errno };
     let own = rustix::fs::open("/proc/self/ns", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed(&"open /proc/self/ns"))?;
-    for namespace in SHARED {
-        let theirs = format!("/proc/{pid}/ns/{namespace}");
+        .map_err(failed("open /proc/self/ns".to_owned()))?;
+    for namespace in COMPARED {
+        let theirs = format!("/proc/{}/ns/{namespace}", pid.as_raw_pid());
         let theirs = match identity(CWD, &theirs) {
             Ok(identity) => identity,
             // The process has ended: its pid names no process.
             Err(Errno::NOENT | Errno::SRCH) => return Err(PeerError::Ended),
-            Err(errno) => return Err(PeerError::System { call: format!("stat {theirs}"), errno }),
+            // The peer is in a user namespace above, or cannot be traced for another reason (`ptrace(2)`).
+            Err(Errno::ACCESS | Errno::PERM) => return Ok(Peer::Elsewhere(namespace)),
+            Err(errno) => return Err(failed(format!("stat {theirs}"))(errno)),
         };
-        let ours = identity(own.as_fd(), namespace).map_err(failed(&format_args!("stat /proc/self/ns/{namespace}")))?;
+        let ours = identity(own.as_fd(), namespace).map_err(failed(format!("stat /proc/self/ns/{namespace}")))?;
         if theirs != ours {
-            return Err(PeerError::Namespace { pid, namespace });
+            return Ok(Peer::Elsewhere(namespace));
         }
     }
-    // While the process is alive, its pid names no other process: the namespaces read above are those of the peer.
-    if lives(&process).map_err(failed(&"poll the pidfd of the peer"))? { Ok(()) } else { Err(PeerError::Ended) }
+    Ok(Peer::Here)
 }
 
 /// Opens a pidfd of the process that connected `socket`. Kernels before Linux 6.5 lack `SO_PEERPIDFD` and report only the pid.
-fn open(socket: BorrowedFd<'_>, pid: Pid) -> Result<OwnedFd, Errno> {
-    match crate::syscall::peer_pidfd(socket) {
-        Err(Errno::NOPROTOOPT) => open_by_number(socket, pid),
-        // A process that has ended and was reaped: EINVAL before Linux 6.16, later ESRCH (`pidfd_prepare` in `kernel/fork.c`).
-        Err(Errno::INVAL) => Err(Errno::SRCH),
+fn open(socket: BorrowedFd<'_>, pid: i32) -> Result<OwnedFd, PeerError> {
+    let opened = match crate::syscall::peer_pidfd(socket) {
+        Err(Errno::NOPROTOOPT) => open_by_number(socket, Pid::from_raw(pid).ok_or(PeerError::Invisible)?),
         opened => opened,
-    }
+    };
+    opened.map_err(|errno| match errno {
+        // A process that has ended and was reaped: EINVAL before Linux 6.16, later ESRCH (`pidfd_prepare` in `kernel/fork.c`).
+        Errno::SRCH | Errno::INVAL => PeerError::Ended,
+        errno => PeerError::System { call: "open a pidfd of the peer".to_owned(), errno },
+    })
 }
 
 /// Opens a pidfd by the pid of the peer. If the peer has ended, the kernel may have assigned its pid to another process since.

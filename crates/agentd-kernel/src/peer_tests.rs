@@ -35,7 +35,7 @@ impl PeerDir {
     }
 
     /// Returns the result of verifying a live client that was started with the prefix `before`.
-    fn verdict(&self, before: &[&str]) -> Result<(), PeerError> {
+    fn verdict(&self, before: &[&str]) -> Result<Peer, PeerError> {
         let mut client = self.start(before, CONNECTS);
         let verdict = verify(self.listener.accept().unwrap().0.as_fd());
         drop(client.stdin.take());
@@ -50,34 +50,52 @@ fn root() -> bool {
 }
 
 #[test]
-fn peer_in_the_same_namespaces_is_accepted() {
-    PeerDir::new().verdict(&[]).unwrap();
+fn peer_in_the_same_namespaces_is_here() {
+    assert_eq!(PeerDir::new().verdict(&[]).unwrap(), Peer::Here);
 }
 
 #[test]
-fn peer_in_a_child_user_namespace_is_refused() {
-    let refused = PeerDir::new().verdict(&["unshare", "--user"]);
+fn peer_in_a_child_user_namespace_is_elsewhere() {
     // An unmapped uid is reported as the overflow uid inside the namespace; the verifying process is outside and sees the real
     // uid.
-    assert!(matches!(refused, Err(PeerError::Namespace { namespace: "user", .. })), "{refused:?}");
+    for user in [&["unshare", "--user"][..], &["unshare", "--user", "--map-root-user"]] {
+        assert_eq!(PeerDir::new().verdict(user).unwrap(), Peer::Elsewhere("user"), "{user:?}");
+    }
 }
 
 #[test]
-fn peer_in_another_pid_namespace_is_refused() {
-    let user: &[&str] = if root() { &[] } else { &["--user"] };
-    let refused = PeerDir::new().verdict(&[&["unshare", "--pid", "--fork"], user].concat());
-    assert!(matches!(refused, Err(PeerError::Namespace { .. })), "{refused:?}");
+fn peer_with_another_uid_that_is_root_in_its_user_namespace_is_refused() {
+    // Only root can become another user.
+    if root() {
+        let place = PeerDir::new();
+        for path in [place.folder.path().to_path_buf(), place.folder.path().join("socket")] {
+            std::os::unix::fs::chown(path, Some(65534), None).unwrap();
+        }
+        let other = ["setpriv", "--reuid", "65534", "--clear-groups", "unshare", "--user", "--map-root-user"];
+        let refused = place.verdict(&other);
+        assert!(matches!(refused, Err(PeerError::Uid(65534))), "{refused:?}");
+    }
+}
+
+#[test]
+fn peer_in_another_pid_namespace_is_elsewhere() {
+    let (user, namespace): (&[&str], _) = if root() { (&[], "pid") } else { (&["--user"], "user") };
+    let place = PeerDir::new().verdict(&[&["unshare", "--pid", "--fork"], user].concat()).unwrap();
+    assert_eq!(place, Peer::Elsewhere(namespace));
 }
 
 /// Environment variable that marks the child process of the next test, which runs in its own PID namespace.
 const INSIDE: &str = "AGENTD_TEST_PEER_OUTSIDE";
 
 #[test]
-fn peer_outside_this_pid_namespace_is_refused() {
+fn peer_outside_this_pid_namespace_is_elsewhere() {
     if std::env::var_os(INSIDE).is_some() {
         // Standard input is a connection made by the process that started this one.
-        let refused = verify(std::io::stdin().as_fd());
-        assert!(matches!(refused, Err(PeerError::Namespace { pid: 0, namespace: "pid" })), "{refused:?}");
+        let place = verify(std::io::stdin().as_fd());
+        match crate::syscall::peer_pidfd(std::io::stdin().as_fd()) {
+            Err(Errno::NOPROTOOPT) => assert!(matches!(place, Err(PeerError::Invisible)), "{place:?}"),
+            _ => assert_eq!(place.unwrap(), Peer::Elsewhere("pid")),
+        }
         return;
     }
     let place = PeerDir::new();
@@ -85,23 +103,29 @@ fn peer_outside_this_pid_namespace_is_refused() {
     let (accepted, _) = place.listener.accept().unwrap();
     let mut inside = Command::new("unshare");
     inside.args(["--user", "--map-root-user", "--pid", "--fork"]).arg(std::env::current_exe().unwrap());
-    inside.args(["--exact", "peer::tests::peer_outside_this_pid_namespace_is_refused"]).env(INSIDE, "1");
+    inside.args(["--exact", "peer::tests::peer_outside_this_pid_namespace_is_elsewhere"]).env(INSIDE, "1");
     let output = inside.stdin(OwnedFd::from(accepted)).output().unwrap();
     assert!(output.status.success(), "{output:?}");
 }
 
 #[test]
-fn peer_in_another_mount_namespace_is_accepted() {
+fn peer_in_another_mount_namespace_is_here() {
     // An unprivileged user cannot create a mount namespace without a user namespace.
     if root() {
-        PeerDir::new().verdict(&["unshare", "--mount"]).unwrap();
+        assert_eq!(PeerDir::new().verdict(&["unshare", "--mount"]).unwrap(), Peer::Here);
     }
 }
 
 #[test]
 fn peer_that_exits_after_connecting_is_refused() {
+    for before in [&[][..], &["unshare", "--user"]] {
+        exits_after_connecting(before);
+    }
+}
+
+fn exits_after_connecting(before: &[&str]) {
     let place = PeerDir::new();
-    let mut client = place.start(&[], CONNECTS);
+    let mut client = place.start(before, CONNECTS);
     let (accepted, _) = place.listener.accept().unwrap();
     drop(client.stdin.take());
     client.wait().unwrap();
@@ -123,7 +147,7 @@ fn peer_that_is_a_zombie_is_refused() {
 }
 
 /// Has a client send its end of a connection to this process (SCM_RIGHTS), and returns the result of verifying the accepted end.
-fn passed(place: &PeerDir, before: &[&str], keeps_living: bool) -> Result<(), PeerError> {
+fn passed(place: &PeerDir, before: &[&str], keeps_living: bool) -> Result<Peer, PeerError> {
     let passing = UnixListener::bind(place.folder.path().join("passing")).unwrap();
     let program = if keeps_living { format!("{PASSES}; sys.stdin.read()") } else { PASSES.to_owned() };
     let mut client = place.start(before, &program);
@@ -155,10 +179,9 @@ fn passed(place: &PeerDir, before: &[&str], keeps_living: bool) -> Result<(), Pe
 }
 
 #[test]
-fn socket_passed_out_of_a_user_namespace_is_refused() {
+fn peer_of_socket_passed_out_of_a_user_namespace_is_elsewhere() {
     let place = PeerDir::new();
-    let refused = passed(&place, &["unshare", "--user"], true);
-    assert!(matches!(refused, Err(PeerError::Namespace { namespace: "user", .. })), "{refused:?}");
+    assert_eq!(passed(&place, &["unshare", "--user"], true).unwrap(), Peer::Elsewhere("user"));
 }
 
 #[test]

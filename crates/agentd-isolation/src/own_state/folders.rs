@@ -3,7 +3,7 @@
 use super::{passwd, private};
 use crate::data;
 use std::{
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -61,15 +61,16 @@ impl Folder {
 pub(super) fn all() -> Vec<Folder> {
     let user = rustix::process::geteuid().as_raw();
     let mut folders: Vec<Folder> = data::data_directory().map(Folder::data).into_iter().collect();
-    folders.push(Folder::cache(runtime_base(user).join(NAME)));
+    let uids = uids();
+    folders.extend(uids.iter().map(|uid| Folder::cache(runtime_base(*uid).join(NAME))));
     folders.push(Folder::configuration(Path::new("/etc").join(NAME)));
     if user == 0 {
         folders.push(Folder::data("/var/lib/agentd".into()));
     }
     let homes = passwd::homes();
     let named = named_home();
-    let own = homes.iter().find_map(|(uid, home)| (*uid == user).then(|| home.clone())).filter(|own| named.as_ref() != Some(own));
-    for home in named.into_iter().chain(own) {
+    let own = uids.into_iter().filter_map(own_home).filter(|own| named.as_ref() != Some(own));
+    for home in named.iter().cloned().chain(own) {
         folders.extend(of_home(&home));
     }
     if user == 0 {
@@ -99,6 +100,26 @@ fn named_home() -> Option<PathBuf> {
     std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute() && home != Path::new("/"))
 }
 
+/// Returns the uid of this process, and the uid to which the kernel maps it in the parent user namespace if that is another one.
+/// `unshare --map-root-user` makes a user root in a new user namespace, and leaves the user's folders where they are.
+fn uids() -> Vec<u32> {
+    let own = rustix::process::geteuid().as_raw();
+    // If the map cannot be read, the folders of the mapped uid are not found.
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    std::iter::once(own).chain(mapped(own, &map).filter(|outer| *outer != own)).collect()
+}
+
+/// Returns the uid to which `map` maps `uid` (`user_namespaces(7)`).
+fn mapped(uid: u32, map: &str) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace().map(str::parse::<u32>);
+        let mut next = || fields.next()?.ok();
+        let (inside, outside, count) = (next()?, next()?, next()?);
+        let offset = uid.checked_sub(inside).filter(|offset| *offset < count)?;
+        outside.checked_add(offset)
+    })
+}
+
 fn own_home(user: u32) -> Option<PathBuf> {
     passwd::homes().into_iter().find_map(|(uid, home)| (uid == user).then_some(home))
 }
@@ -113,8 +134,43 @@ fn runtime_base(user: u32) -> PathBuf {
 /// If the user has a runtime directory or a home in `/etc/passwd`, no environment variable changes the place. The folder that
 /// `XDG_CACHE_HOME` names may be in the workspace, where a payload could write to it.
 pub fn cache_folder() -> Option<OwnedFd> {
-    let user = rustix::process::geteuid().as_raw();
-    // The cache of root lies below root's home in `/etc/passwd`, even if HOME names another directory.
-    let home = if user == 0 { own_home(user) } else { home() };
-    private::open(&runtime_base(user), &[NAME]).or_else(|_| private::open(&home.unwrap_or_default(), &PROOFS)).ok()
+    cache_places().into_iter().find_map(|(base, below)| private::open(&base, below).ok())
+}
+
+/// Reads a secret from the cache folder: from the first place for that folder that has such a file. Creates nothing. Returns
+/// `None` if no place has the file, or this process may not read it.
+pub fn cached_secret(name: &str) -> Option<Vec<u8>> {
+    cache_places().into_iter().find_map(|(base, below)| {
+        let folder = private::find(&base, below).ok()?;
+        private::read_secret(folder.as_fd(), name).ok()
+    })
+}
+
+/// Returns the places for the cache folder, best first: existing directories, and the components below them.
+fn cache_places() -> Vec<(PathBuf, &'static [&'static str])> {
+    let of = |uid: u32| {
+        // The cache of root lies below root's home in `/etc/passwd`, even if HOME names another directory.
+        let home = own_home(uid).filter(|home| home.is_dir()).or_else(|| if uid == 0 { None } else { named_home() });
+        let runtime: (PathBuf, &[&str]) = (runtime_base(uid), &[NAME]);
+        std::iter::once(runtime).chain(home.map(|home| (home, &PROOFS[..])))
+    };
+    uids().into_iter().flat_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uid_is_mapped_by_the_line_that_contains_it() {
+        let container = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(
+            [0, 1, 1000, 65536, 65537].map(|uid| mapped(uid, container)),
+            [Some(1000), Some(100_000), Some(100_999), Some(165_535), None]
+        );
+        assert_eq!(mapped(1000, "0 0 4294967295"), Some(1000));
+        for damaged in ["", "0", "0 1000", "0 x 1", "0 4294967295 2\n1 1"] {
+            assert_eq!(mapped(1, damaged), None, "{damaged}");
+        }
+    }
 }

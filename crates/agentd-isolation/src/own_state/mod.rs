@@ -13,9 +13,9 @@ mod overlap;
 mod passwd;
 mod private;
 
-pub use folders::cache_folder;
 pub(crate) use folders::home;
-pub use private::{read, replace};
+pub use folders::{cache_folder, cached_secret};
+pub use private::{create, read, read_secret, replace};
 
 use crate::grants;
 use agentd_core::{Access, Grant, IsolationError, SandboxSpec};

@@ -111,19 +111,11 @@ impl KeptProof {
     /// Returns the capabilities that the entry's evidence supports. The stored claims themselves are not trusted.
     fn capabilities(self) -> BackendCapabilities {
         let BackendCapabilities {
-            name,
-            persistent_sandboxes,
-            snapshots,
-            max_concurrent_sandboxes,
-            available_profiles,
-            platform_features,
-            evidence,
-            ..
+            name, persistent_sandboxes, snapshots, available_profiles, platform_features, evidence, ..
         } = self.proven;
         BackendCapabilities {
             persistent_sandboxes,
             snapshots,
-            max_concurrent_sandboxes,
             available_profiles,
             platform_features,
             ..BackendCapabilities::from_evidence(&name, evidence)

@@ -6,6 +6,7 @@ use super::{
     logging,
     run::Stops,
     sandbox::{self, in_words},
+    selection,
 };
 use agentd_core::escape;
 use agentd_daemon::{Client, Daemon, OwnMounts};
@@ -23,7 +24,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Runs one of the `agentd daemon` commands. `own` is the mount namespace for a daemon, if it may have one.
 pub(crate) async fn daemon(command: DaemonCommand, own: Option<OwnMounts>) -> Result<u8, Failure> {
     match command {
-        DaemonCommand::Serve { folder } => agentd_daemon::run(&folder, own, logging::to_file).await?,
+        DaemonCommand::Serve { folder } => {
+            agentd_daemon::run(&folder, own, || Box::pin(selection::prove_for_others()), logging::to_file).await?;
+        }
         DaemonCommand::Status { json } => status(&sandbox::client()?, json).await?,
         DaemonCommand::Stop => stop(&sandbox::client()?).await?,
         DaemonCommand::Log { follow } => log(&sandbox::client()?.log_files(), follow).await?,

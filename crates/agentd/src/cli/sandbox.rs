@@ -69,13 +69,17 @@ pub(crate) fn client() -> Result<Client, Failure> {
     Ok(Client::new(&folder, daemon.into()))
 }
 
-/// Proves the boundary on this machine before a command runs.
-async fn proven() -> Result<Selected, Failure> {
-    selection::of_named_sandboxes().await
+/// Proves the boundary on this machine before a command runs. What cannot be proven in the namespaces of this process may hold in
+/// those of the daemon, which then proves it.
+async fn proven(client: &Client) -> Result<Selected, Failure> {
+    match selection::of_named_sandboxes().await {
+        Err(_) if client.is_elsewhere()? => selection::unproven_of_named_sandboxes(),
+        selected => selected,
+    }
 }
 
 async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
-    let selected = proven().await?;
+    let selected = proven(client).await?;
     // Held until the record of the sandbox references the layers.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let image = held.as_ref().map(|(image, _)| image);
@@ -109,7 +113,7 @@ async fn exec(client: &Client, state: &State, args: ExecArgs) -> Result<u8, Fail
     // A relative path is relative to the default directory of the sandbox's commands.
     let cwd = args.command.cwd.as_ref().map_or_else(|| record.about.cwd.clone(), |cwd| record.about.cwd.join(cwd));
     let command = request::command(&args.command, env, cwd)?;
-    proven().await?;
+    proven(client).await?;
     if args.detach {
         let (layers, report) = client.detach(&args.name, command).await?;
         warn_of_weaknesses(&layers);

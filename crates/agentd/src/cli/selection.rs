@@ -119,6 +119,23 @@ pub(crate) async fn of_named_sandboxes() -> Result<Selected, Failure> {
     choose(&temporary::of_here()?, &[ContainerBackend::NAME], &REQUIRED).await
 }
 
+/// Returns the backend of named sandboxes for a client of a daemon in other namespaces. The daemon proves the boundary.
+///
+/// # Errors
+/// If the backend cannot be created.
+pub(crate) fn unproven_of_named_sandboxes() -> Result<Selected, Failure> {
+    named(&temporary::of_here()?, ContainerBackend::NAME)
+}
+
+/// Proves the boundary of named sandboxes in the daemon, for clients in other namespaces.
+///
+/// # Errors
+/// The message for the client, if the backend does not prove the required bits.
+pub(crate) async fn prove_for_others() -> Result<(), String> {
+    let chosen = choose_backend(&std::env::temp_dir(), &[ContainerBackend::NAME], &REQUIRED).await;
+    chosen.map(drop).map_err(|error| format!("prove the boundary in the namespaces of the daemon: {error}"))
+}
+
 async fn choose<N: AsRef<str>>(work_root: &Path, names: &[N], bits: &[Bit]) -> Result<Selected, Failure> {
     let _progress = Progress::show("testing the sandbox with attacks, once per boot");
     let choice = choose_backend(work_root, names, bits).await;
