@@ -55,7 +55,7 @@ pub fn verify(socket: BorrowedFd<'_>) -> Result<(), PeerError> {
         let call = call.to_string();
         move |errno| PeerError::System { call, errno }
     };
-    let peer = crate::syscall::peer_credentials(socket).map_err(failed(&"getsockopt SO_PEERCRED"))?;
+    let peer = crate::syscall::sockets::peer_credentials(socket).map_err(failed(&"getsockopt SO_PEERCRED"))?;
     if peer.uid != rustix::process::geteuid().as_raw() {
         return Err(PeerError::Uid(peer.uid));
     }
@@ -87,7 +87,7 @@ pub fn verify(socket: BorrowedFd<'_>) -> Result<(), PeerError> {
 
 /// Opens a pidfd of the process that connected `socket`. Kernels before Linux 6.5 lack `SO_PEERPIDFD` and report only the pid.
 fn open(socket: BorrowedFd<'_>, pid: Pid) -> Result<OwnedFd, Errno> {
-    match crate::syscall::peer_pidfd(socket) {
+    match crate::syscall::sockets::peer_pidfd(socket) {
         Err(Errno::NOPROTOOPT) => open_by_number(socket, pid),
         // A process that has ended and was reaped: EINVAL before Linux 6.16, later ESRCH (`pidfd_prepare` in `kernel/fork.c`).
         Err(Errno::INVAL) => Err(Errno::SRCH),
@@ -99,7 +99,7 @@ fn open(socket: BorrowedFd<'_>, pid: Pid) -> Result<OwnedFd, Errno> {
 /// The credentials are read again, so that a socket whose peer has changed is refused.
 fn open_by_number(socket: BorrowedFd<'_>, pid: Pid) -> Result<OwnedFd, Errno> {
     let process = pidfd_open(pid, PidfdFlags::empty())?;
-    let again = crate::syscall::peer_credentials(socket)?;
+    let again = crate::syscall::sockets::peer_credentials(socket)?;
     let is_same = again.pid == pid.as_raw_pid() && again.uid == rustix::process::geteuid().as_raw();
     if is_same { Ok(process) } else { Err(Errno::SRCH) }
 }
