@@ -11,13 +11,13 @@ use super::{
     vm::Vm,
 };
 use agentd_core::{
-    BackendCapabilities, BackendTraits, Command, IsolationBackend, IsolationError, Outcome, PlanLine, Profile, Sandbox,
-    SandboxId, SandboxSpec, Startup, Writable,
+    BackendCapabilities, BackendTraits, IsolationBackend, IsolationError, PlanLine, Profile, Sandbox, SandboxId, SandboxSpec,
+    Startup, Writable,
 };
 use agentd_guest::{Attach, Copies, GuestSandbox, GuestSpec, MachineIdentity};
 use agentd_isolation::{
     container, explain, grants, own_state,
-    probe::{self, Attackable},
+    probe::{self, Attackable, AttackedSandbox},
     store::{Fresh, Store, blocking},
     tracker::Tracker,
 };
@@ -175,15 +175,8 @@ impl Attackable for FirecrackerBackend {
         Some(Capabilities::OWN_ROOT)
     }
 
-    fn own_machine(&self) -> bool {
-        true
-    }
-
-    async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError> {
-        let sandbox = self.create(spec).await?;
-        let outcome = sandbox.attack(command).await;
-        sandbox.destroy().await?;
-        outcome
+    async fn create_to_attack(&self, spec: SandboxSpec) -> Result<Arc<dyn AttackedSandbox>, IsolationError> {
+        Ok(self.create(spec).await?)
     }
 }
 
@@ -261,9 +254,5 @@ impl IsolationBackend for FirecrackerBackend {
         let destroyed = self.0.live.destroy_all().await;
         self.0.store.clear()?;
         destroyed
-    }
-
-    async fn health_check(&self) -> Result<(), IsolationError> {
-        self.create(SandboxSpec::default()).await?.destroy().await
     }
 }

@@ -10,10 +10,20 @@ use agentd_core::{
 use agentd_kernel::privileges::Capabilities;
 use agentd_supervisor::role::Role;
 use async_trait::async_trait;
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 /// The time limit of the whole attack suite.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A sandbox in which agentd's own executable can run.
+#[async_trait]
+pub trait AttackedSandbox: Sandbox {
+    /// Runs agentd's own executable with `command`, to its end.
+    ///
+    /// # Errors
+    /// The errors of [`Sandbox::exec`].
+    async fn attack(&self, command: Command) -> Result<Outcome, IsolationError>;
+}
 
 /// A backend in whose sandboxes the attack suite can run.
 #[async_trait]
@@ -21,21 +31,16 @@ pub trait Attackable: IsolationBackend {
     /// Returns the capabilities of a payload in a root of its own; `None` if the payload has no own root.
     fn own_root(&self) -> Option<Capabilities>;
 
-    /// Returns true if a sandbox is a virtual machine with programs, accounts and ids of its own.
-    fn own_machine(&self) -> bool {
-        false
-    }
-
     /// Returns true if sandboxes without writable grants map more ids than others. The attacks then run once more without grants.
     fn has_more_ids_without_grants(&self) -> bool {
         false
     }
 
-    /// Runs agentd's own executable with `command`, to its end, in a sandbox created from `spec`.
+    /// Creates a sandbox for the attacks.
     ///
     /// # Errors
-    /// The error of creating, running or destroying the sandbox.
-    async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError>;
+    /// As [`IsolationBackend::create_sandbox`].
+    async fn create_to_attack(&self, spec: SandboxSpec) -> Result<Arc<dyn AttackedSandbox>, IsolationError>;
 }
 
 fn nonce() -> u64 {
@@ -66,7 +71,7 @@ async fn attack_in(backend: &impl Attackable, work_root: &Path, with_grants: boo
         Some(kept) => targets.facts.clone().with("own_root", "1".to_owned()).with("capabilities", format!("{:x}", kept.0)),
         None => targets.facts.clone(),
     };
-    let facts = if backend.own_machine() { facts.with("own_machine", "1".to_owned()) } else { facts };
+    let facts = if backend.traits().own_kernel { facts.with("own_machine", "1".to_owned()) } else { facts };
     let (grants, facts) = match with_grants {
         true => (grants, facts),
         false => (Vec::new(), facts.with("workspace", "/tmp".to_owned()).with("no_grants", "1".to_owned())),
@@ -78,8 +83,10 @@ async fn attack_in(backend: &impl Attackable, work_root: &Path, with_grants: boo
         limits: Limits { wall: Some(TIMEOUT), ..Limits::default() },
         ..Command::default()
     };
-    let outcome = backend.attack_in(SandboxSpec { grants, ..SandboxSpec::default() }, command).await?;
-    let stdout = outcome.stdout.to_bytes();
+    let sandbox = backend.create_to_attack(SandboxSpec { grants, ..SandboxSpec::default() }).await?;
+    let outcome = sandbox.attack(command).await;
+    sandbox.destroy().await?;
+    let stdout = outcome?.stdout.to_bytes();
     let stdout = String::from_utf8_lossy(&stdout);
     Ok(agentd_attack::checks(&facts)
         .map(|check| {

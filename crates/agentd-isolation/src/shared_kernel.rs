@@ -5,13 +5,13 @@ use crate::{
     explain, launcher,
     layered::{LayerStore, LayeredSandbox},
     own_state,
-    probe::{self, Attackable},
+    probe::{self, Attackable, AttackedSandbox},
     sandbox::SharedKernelSandbox,
     tracker::Tracker,
 };
 use agentd_core::{
-    BackendCapabilities, BackendTraits, Command, Control, Evidence, IsolationBackend, IsolationError, Limits, Outcome, PlanLine,
-    Profile, Sandbox, SandboxId, SandboxSpec, Writable,
+    BackendCapabilities, BackendTraits, Control, Evidence, IsolationBackend, IsolationError, Limits, PlanLine, Profile, Sandbox,
+    SandboxId, SandboxSpec, Writable,
 };
 use agentd_kernel::{idmap::Subordinate, privileges::Capabilities};
 use agentd_supervisor::{plan::SandboxPlan, role};
@@ -151,19 +151,12 @@ impl<K: BackendKind> Attackable for SharedKernelBackend<K> {
         K::BOUNDARY.filter(|kept| *kept != Capabilities::NONE)
     }
 
-    fn own_machine(&self) -> bool {
-        K::TRAITS.own_kernel
-    }
-
     fn has_more_ids_without_grants(&self) -> bool {
         self.own_root().is_some() && !K::TRAITS.own_kernel && has_subordinate_ids()
     }
 
-    async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError> {
-        let sandbox = self.create_on_shared_kernel(spec).await?;
-        let outcome = sandbox.attack(command).await;
-        sandbox.destroy().await?;
-        outcome
+    async fn create_to_attack(&self, spec: SandboxSpec) -> Result<Arc<dyn AttackedSandbox>, IsolationError> {
+        Ok(self.create_on_shared_kernel(spec).await?)
     }
 }
 
@@ -228,9 +221,5 @@ impl<K: BackendKind> IsolationBackend for SharedKernelBackend<K> {
     async fn destroy_all(&self) -> Result<(), IsolationError> {
         let linked = self.0.live.destroy_all().await;
         self.0.layered.destroy_all().await.and(linked)
-    }
-
-    async fn health_check(&self) -> Result<(), IsolationError> {
-        self.create_on_shared_kernel(SandboxSpec::default()).await?.destroy().await
     }
 }

@@ -12,12 +12,28 @@ use super::{
     links, terminal, writer,
 };
 use crate::isolation::grants::Links;
-use agentd_core::{Command, Grant, IsolationBackend, IsolationError, Limits, Network, Root, SandboxSpec, StdinSource, Writable};
+use agentd_core::{
+    BackendTraits, Command, Grant, IsolationBackend, IsolationError, Limits, Network, Root, SandboxSpec, StdinSource, Writable,
+};
 use directories::{above, here, home, inside, named_directory};
 use std::path::{Path, PathBuf};
 
 /// Size in bytes of the output that `--json` keeps when no limit is given.
 const JSON_CAPTURE: u64 = 1 << 20;
+
+/// What a request has to know about a backend.
+pub(crate) struct Described<'a> {
+    /// The canonical name.
+    pub name: &'a str,
+    /// The traits of its sandboxes.
+    pub traits: BackendTraits,
+}
+
+impl<'a> Described<'a> {
+    pub(crate) fn new(backend: &'a dyn IsolationBackend) -> Self {
+        Self { name: backend.name(), traits: backend.traits() }
+    }
+}
 
 /// A requested sandbox, and the defaults for commands in it.
 pub(crate) struct Asked {
@@ -35,13 +51,9 @@ pub(crate) struct Asked {
 ///
 /// # Errors
 /// The message for the user, about the first argument that cannot be carried out.
-pub(crate) fn request(
-    args: &RunArgs,
-    backend: &dyn IsolationBackend,
-    image: Option<&Image>,
-) -> Result<(SandboxSpec, Command), Failure> {
-    if !backend.traits().boundary {
-        refuse::restrictions(args, backend.name())?;
+pub(crate) fn request(args: &RunArgs, backend: &Described<'_>, image: Option<&Image>) -> Result<(SandboxSpec, Command), Failure> {
+    if !backend.traits.boundary {
+        refuse::restrictions(args, backend.name)?;
     }
     let workspace = match &args.boundary.workspace {
         Some(path) if path == Path::new("none") => None,
@@ -50,7 +62,7 @@ pub(crate) fn request(
     };
     let Asked { mut spec, env, home, workspace } = sandbox(&args.boundary, workspace.as_deref(), backend, image)?;
     let named = args.boundary.ro.len() + args.boundary.rw.len() + usize::from(workspace.is_some());
-    if image.is_none() && backend.traits().copy_on_write {
+    if image.is_none() && backend.traits.copy_on_write {
         let caches = host::caches(&home, &spec.grants, &args.no_host_caches);
         spec.grants.extend(caches);
     }
@@ -79,14 +91,14 @@ pub(crate) fn request(
 pub(crate) fn sandbox(
     args: &BoundaryArgs,
     workspace: Option<&Path>,
-    backend: &dyn IsolationBackend,
+    backend: &Described<'_>,
     image: Option<&Image>,
 ) -> Result<Asked, Failure> {
     workspace.map_or(Ok(()), refuse::file_as_workspace)?;
-    let traits = backend.traits();
+    let Described { name, traits } = backend;
     let guard = grants::Guard::for_home(std::env::var_os("HOME").as_deref());
     let mut granted = granted(args, workspace, &guard)?;
-    refuse::moved_grants(&granted, &traits, backend.name())?;
+    refuse::moved_grants(&granted, traits, name)?;
     let links = links::shown(
         workspace.into_iter().chain(args.ro.iter().chain(&args.rw).map(|requested| grants::split(requested).0)),
         &granted,
@@ -100,7 +112,7 @@ pub(crate) fn sandbox(
         granted.extend(toolchains.grants);
         tools = toolchains.variables;
     }
-    let home = home(&traits, &guard);
+    let home = home(traits, &guard);
     let network = args.net.map(Into::into).unwrap_or_default();
     // Without a boundary, a command uses the caller's network.
     let seen = if traits.boundary { network } else { Network::Host };

@@ -1,9 +1,8 @@
 use super::super::args::{Cli, Sub};
 use super::*;
 use crate::isolation::create_backend;
-use agentd_core::{Access, BackendCapabilities, BackendTraits, Sandbox, SandboxId};
+use agentd_core::Access;
 use clap::Parser;
-use std::sync::Arc;
 
 fn grant(path: &str, target: Option<&str>) -> Grant {
     Grant { target: target.map(PathBuf::from), ..Grant::new(path, Access::ReadWrite) }
@@ -19,44 +18,18 @@ fn inside_path_is_that_of_innermost_grant() {
     }
 }
 
-/// A custom backend with these traits.
-struct Mine(BackendTraits);
-
-#[async_trait::async_trait]
-impl IsolationBackend for Mine {
-    fn name(&self) -> &str {
-        "mine"
-    }
-    fn traits(&self) -> BackendTraits {
-        self.0
-    }
-    async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
-        Ok(BackendCapabilities::from_evidence("mine", Vec::new()))
-    }
-    async fn create_sandbox(&self, _: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
-        Err(IsolationError::Internal("none".to_owned()))
-    }
-    async fn list_sandboxes(&self) -> Result<Vec<SandboxId>, IsolationError> {
-        Ok(Vec::new())
-    }
-    async fn get_sandbox(&self, _: &SandboxId) -> Result<Option<Arc<dyn Sandbox>>, IsolationError> {
-        Ok(None)
-    }
-    async fn destroy_all(&self) -> Result<(), IsolationError> {
-        Ok(())
-    }
-    async fn health_check(&self) -> Result<(), IsolationError> {
-        Ok(())
-    }
+/// Describes a custom backend with these traits.
+fn mine(traits: BackendTraits) -> Described<'static> {
+    Described { name: "mine", traits }
 }
 
-fn asked(backend: &dyn IsolationBackend, options: &[&str]) -> Result<(SandboxSpec, Command), Failure> {
+fn asked(backend: &Described<'_>, options: &[&str]) -> Result<(SandboxSpec, Command), Failure> {
     let argv = [&["agentd", "run", "--workspace", "none"], options, &["--", "true"]].concat();
     let Sub::Run(args) = Cli::try_parse_from(argv)?.command else { panic!("not a run") };
     request(&args, backend, None)
 }
 
-fn is_root(backend: &dyn IsolationBackend) -> bool {
+fn is_root(backend: &Described<'_>) -> bool {
     let (spec, command) = asked(backend, &[]).unwrap();
     let variable = |name: &str| command.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()).unwrap();
     let root = variable("USER") == "root";
@@ -67,20 +40,20 @@ fn is_root(backend: &dyn IsolationBackend) -> bool {
 #[test]
 fn command_with_uid_zero_has_user_name_and_home_of_root() {
     let made = |name| create_backend(name, &std::env::temp_dir()).unwrap();
-    assert!(!is_root(&*made("linux-native")));
-    assert!(is_root(&*made("container")));
+    assert!(!is_root(&Described::new(&*made("linux-native"))));
+    assert!(is_root(&Described::new(&*made("container"))));
     #[cfg(feature = "gondolin")]
-    assert!(is_root(&*made("gondolin")));
+    assert!(is_root(&Described::new(&*made("gondolin"))));
     #[cfg(feature = "firecracker")]
-    assert!(is_root(&*made("firecracker")));
-    assert!(!is_root(&Mine(BackendTraits::default())));
-    assert!(is_root(&Mine(BackendTraits { uid_zero: true, ..BackendTraits::default() })));
+    assert!(is_root(&Described::new(&*made("firecracker"))));
+    assert!(!is_root(&mine(BackendTraits::default())));
+    assert!(is_root(&mine(BackendTraits { uid_zero: true, ..BackendTraits::default() })));
 }
 
 #[test]
 fn grant_at_another_path_is_refused_without_the_trait() {
     let moved = ["--ro", "/usr/share:/share"];
-    let refused = |traits| asked(&Mine(traits), &moved).err().map(|error| error.to_string());
+    let refused = |traits| asked(&mine(traits), &moved).err().map(|error| error.to_string());
     let fixed = refused(BackendTraits::default()).unwrap();
     assert!(fixed.contains("mine cannot mount a grant at another path"), "{fixed}");
     assert_eq!(refused(BackendTraits { moves_grants: true, ..BackendTraits::default() }), None);
