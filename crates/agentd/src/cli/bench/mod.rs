@@ -56,7 +56,10 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     let mut subjects = Subjects::default();
     subjects.add_native(scratch.path()).await?;
     subjects.add_container(scratch.path()).await?;
-    subjects.add_machines(scratch.path()).await?;
+    #[cfg(feature = "gondolin")]
+    subjects.add_gondolin(scratch.path()).await?;
+    #[cfg(feature = "firecracker")]
+    subjects.add_firecracker(scratch.path()).await?;
     subjects.add_peers(scratch.path())?;
     sample(&mut subjects.figures, args.rounds).await?;
     let files = files::measure(&subjects.live, args.rounds).await?;
@@ -133,17 +136,17 @@ impl Subjects {
         Ok(())
     }
 
-    async fn add_machines(&mut self, work_root: &Path) -> Result<(), Failure> {
-        #[cfg(feature = "gondolin")]
-        let (gondolin, memory) = gondolin::rows(work_root, &mut self.figures).await?;
-        #[cfg(not(feature = "gondolin"))]
-        let (gondolin, memory) = (Vec::new(), None);
-        #[cfg(feature = "firecracker")]
-        let microvms = firecracker::rows(work_root, &mut self.figures).await?;
-        #[cfg(not(feature = "firecracker"))]
-        let microvms = Vec::new();
+    #[cfg(feature = "gondolin")]
+    async fn add_gondolin(&mut self, work_root: &Path) -> Result<(), Failure> {
+        let (machines, memory) = gondolin::rows(work_root, &mut self.figures).await?;
+        self.machines.extend(machines);
         self.memory = memory;
-        self.machines = [microvms, gondolin].concat();
+        Ok(())
+    }
+
+    #[cfg(feature = "firecracker")]
+    async fn add_firecracker(&mut self, work_root: &Path) -> Result<(), Failure> {
+        self.machines.extend(firecracker::rows(work_root, &mut self.figures).await?);
         Ok(())
     }
 
