@@ -21,7 +21,6 @@ use agentd_isolation::{
     store::{Fresh, Store, blocking},
     tracker::Tracker,
 };
-use agentd_kernel::privileges::Capabilities;
 use agentd_log::LogFailure as _;
 use agentd_supervisor::role;
 use agentd_vm::{Assets, FIRECRACKER_VERSION};
@@ -171,10 +170,6 @@ impl FirecrackerBackend {
 
 #[async_trait]
 impl Attackable for FirecrackerBackend {
-    fn own_root(&self) -> Option<Capabilities> {
-        Some(Capabilities::OWN_ROOT)
-    }
-
     async fn create_to_attack(&self, spec: SandboxSpec) -> Result<Arc<dyn AttackedSandbox>, IsolationError> {
         Ok(self.create(spec).await?)
     }

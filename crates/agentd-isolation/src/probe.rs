@@ -28,9 +28,6 @@ pub trait AttackedSandbox: Sandbox {
 /// A backend in whose sandboxes the attack suite can run.
 #[async_trait]
 pub trait Attackable: IsolationBackend {
-    /// Returns the capabilities of a payload in a root of its own; `None` if the payload has no own root.
-    fn own_root(&self) -> Option<Capabilities>;
-
     /// Returns true if sandboxes without writable grants map more ids than others. The attacks then run once more without grants.
     fn has_more_ids_without_grants(&self) -> bool {
         false
@@ -67,11 +64,15 @@ async fn attack_in(backend: &impl Attackable, work_root: &Path, with_grants: boo
     let grant = |path: &Path, access| Grant { guard: GuardRule::Waive, ..Grant::new(path, access) };
     let grants = vec![grant(&targets.workspace, Access::ReadWrite), grant(&targets.readonly, Access::ReadOnly)];
     let mut argv = vec![Role::Attack.name().to_owned()];
-    let facts = match backend.own_root() {
-        Some(kept) => targets.facts.clone().with("own_root", "1".to_owned()).with("capabilities", format!("{:x}", kept.0)),
-        None => targets.facts.clone(),
-    };
-    let facts = if backend.traits().own_kernel { facts.with("own_machine", "1".to_owned()) } else { facts };
+    let traits = backend.traits();
+    let mut facts = targets.facts.clone();
+    if traits.own_root {
+        // A payload in a root of its own keeps these capabilities.
+        facts = facts.with("own_root", "1".to_owned()).with("capabilities", format!("{:x}", Capabilities::OWN_ROOT.0));
+    }
+    if traits.own_kernel {
+        facts = facts.with("own_machine", "1".to_owned());
+    }
     let (grants, facts) = match with_grants {
         true => (grants, facts),
         false => (Vec::new(), facts.with("workspace", "/tmp".to_owned()).with("no_grants", "1".to_owned())),
@@ -108,7 +109,7 @@ async fn attack_in(backend: &impl Attackable, work_root: &Path, with_grants: boo
 /// As [`attack`]. A limit check that fails is evidence, not an error.
 pub async fn probe(backend: &impl Attackable, work_root: &Path) -> Result<BackendCapabilities, IsolationError> {
     let mut evidence = attack(backend, work_root).await?;
-    if backend.own_root().is_some() {
+    if backend.traits().own_root {
         evidence.push(change_own_root(backend).await);
     }
     evidence.extend(limits(backend).await);

@@ -27,7 +27,6 @@ use agentd_isolation::{
     store::Store,
     tracker::Tracker,
 };
-use agentd_kernel::privileges::Capabilities;
 use agentd_log::LogFailure as _;
 use async_trait::async_trait;
 use host::Host;
@@ -268,10 +267,6 @@ const QEMU_IMG: &str = "qemu-img";
 
 #[async_trait]
 impl Attackable for GondolinBackend {
-    fn own_root(&self) -> Option<Capabilities> {
-        Some(Capabilities::OWN_ROOT)
-    }
-
     async fn create_to_attack(&self, spec: SandboxSpec) -> Result<Arc<dyn AttackedSandbox>, IsolationError> {
         Ok(self.create(spec).await?)
     }
