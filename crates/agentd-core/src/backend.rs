@@ -61,11 +61,13 @@ pub trait IsolationBackend: Send + Sync {
     /// # Errors
     /// Fails if a sandbox cannot be destroyed completely.
     async fn destroy_all(&self) -> Result<(), IsolationError>;
-    /// Checks that sandboxes can be created now.
+    /// Checks that sandboxes can be created now. The default implementation creates one and destroys it.
     ///
     /// # Errors
     /// Returns the reason why no sandbox can be created.
-    async fn health_check(&self) -> Result<(), IsolationError>;
+    async fn health_check(&self) -> Result<(), IsolationError> {
+        self.create_sandbox(SandboxSpec::default()).await?.destroy().await
+    }
 }
 
 /// The caller's ends of an exec's streams. A command blocks while its output is not read, as with any pipe.

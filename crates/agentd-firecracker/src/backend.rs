@@ -11,17 +11,16 @@ use super::{
     vm::Vm,
 };
 use agentd_core::{
-    BackendCapabilities, BackendTraits, Command, IsolationBackend, IsolationError, Outcome, PlanLine, Profile, Sandbox,
-    SandboxId, SandboxSpec, Startup, Writable,
+    BackendCapabilities, BackendTraits, IsolationBackend, IsolationError, PlanLine, Profile, Sandbox, SandboxId, SandboxSpec,
+    Startup, Writable,
 };
 use agentd_guest::{Attach, Copies, GuestSandbox, GuestSpec, MachineIdentity};
 use agentd_isolation::{
     container, explain, grants, own_state,
-    probe::{self, Attackable},
+    probe::{self, Attackable, AttackedSandbox},
     store::{Fresh, Store, blocking},
     tracker::Tracker,
 };
-use agentd_kernel::privileges::Capabilities;
 use agentd_log::LogFailure as _;
 use agentd_supervisor::role;
 use agentd_vm::{Assets, FIRECRACKER_VERSION};
@@ -177,19 +176,8 @@ impl FirecrackerBackend {
 
 #[async_trait]
 impl Attackable for FirecrackerBackend {
-    fn own_root(&self) -> Option<Capabilities> {
-        Some(Capabilities::OWN_ROOT)
-    }
-
-    fn own_machine(&self) -> bool {
-        true
-    }
-
-    async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError> {
-        let sandbox = self.create(spec).await?;
-        let outcome = sandbox.attack(command).await;
-        sandbox.destroy().await?;
-        outcome
+    async fn create_to_attack(&self, spec: SandboxSpec) -> Result<Arc<dyn AttackedSandbox>, IsolationError> {
+        Ok(self.create(spec).await?)
     }
 }
 
@@ -269,9 +257,5 @@ impl IsolationBackend for FirecrackerBackend {
         let store = self.0.store.clone();
         blocking(move || store.clear()).await?;
         destroyed
-    }
-
-    async fn health_check(&self) -> Result<(), IsolationError> {
-        self.create(SandboxSpec::default()).await?.destroy().await
     }
 }

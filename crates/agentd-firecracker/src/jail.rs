@@ -14,10 +14,10 @@
 //!
 //! Shim and jail init write no log. The library captures their standard error and includes its last part in errors.
 
-use super::{
-    files::{ASSETS, FIRECRACKER, JAILER, SNAPSHOT},
-    metrics_pipe::METRICS,
-};
+mod init;
+mod mounts;
+
+use super::files::FIRECRACKER;
 use agentd_core::{Control, ControlError, escape};
 use agentd_kernel::{
     cgroup::{Cgroup, CgroupPlan, Controller, Hierarchy},
@@ -25,22 +25,15 @@ use agentd_kernel::{
     namespace::{self, Cloned},
 };
 use rustix::{
-    event::{PollFd, PollFlags, poll},
-    fs::{Gid, Mode, OFlags, Uid},
     io::Errno,
-    mount::{MountFlags, MountPropagationFlags},
-    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType},
-    process::{Pid, Signal, WaitOptions},
+    net::{AddressFamily, SocketFlags, SocketType},
+    process::{Pid, WaitOptions},
 };
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fs, io,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{ffi::OsStrExt, process::CommandExt},
-    },
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
 
 /// The machine's name for the jailer, which places the root at BASE/PROGRAM/NAME/root. The base directory belongs to one machine
@@ -49,9 +42,6 @@ const NAME: &str = "vm";
 
 /// Firecracker's API socket, in its root.
 pub(super) const API: &str = "api";
-
-/// The maximum length of a snapshot's path in bytes (`PATH_MAX`).
-const MOST_PATH: usize = 4096;
 
 /// The jail init's answer after it has mounted the snapshot.
 pub(super) const SHOWN: &[u8] = b"!";
@@ -150,7 +140,7 @@ fn occupy(jail: &Jail, privileged: bool, user: Option<(u32, u32)>, group: Option
     let (pid, _pidfd) = match cloned {
         Cloned::Child => {
             drop(tell);
-            if let Err(error) = jail_init(jail, privileged, user, group, &go) {
+            if let Err(error) = init::run(jail, privileged, user, group, &go) {
                 eprintln!("agentd: {}", escape::text(&error.to_string()));
             }
             // All processes in the jail end with this process.
@@ -175,169 +165,6 @@ fn failed(layer: Control, call: String, errno: Errno) -> ControlError {
     ControlError::new(layer, call, Some(errno.raw_os_error()))
 }
 
-/// Runs process 1 of the jail.
-fn jail_init(
-    jail: &Jail,
-    privileged: bool,
-    user: Option<(u32, u32)>,
-    group: Option<&Cgroup>,
-    go: &OwnedFd,
-) -> Result<(), ControlError> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|errno| failed(Control::Process, "prctl PR_SET_PDEATHSIG".to_owned(), errno))?;
-    // The read returns no byte if the shim is dead or could not write the id maps.
-    if !matches!(rustix::io::read(go, &mut [0; 1]), Ok(1)) {
-        return Ok(());
-    }
-    if let Some(group) = group {
-        group.join()?;
-    }
-    let root = root(&jail.folder);
-    furnish(jail, &root)?;
-    if let Some((uid, gid)) = user {
-        give(&root, uid, gid)?;
-    }
-    let mut child = command(jail, &root, privileged, user);
-    let mut child = child.spawn().map_err(|error| {
-        ControlError::caused_by(Control::Process, format!("execute {:?}", child.get_program()), error)
-            .remedy("run agentd vm fetch-firecracker to see how to install it")
-    })?;
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| ControlError::new(Control::Process, "clone returned an invalid pid", None))?;
-    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-        .map_err(|errno| failed(Control::Process, "pidfd_open".to_owned(), errno))?;
-    let library = io::stdin();
-    let mut has_snapshot = false;
-    while first_of(library.as_fd(), pidfd.as_fd())? {
-        let Some(snapshot) = recv(library.as_fd())? else { return Ok(()) };
-        if has_snapshot {
-            return Err(ControlError::new(
-                Control::Process,
-                "mount a snapshot: received a second path, but only one is allowed",
-                None,
-            ));
-        }
-        has_snapshot = true;
-        show(&snapshot, &root.join(SNAPSHOT))?;
-        // The library has created the machine's disk in the meantime; it needs the same owner.
-        if let Some((uid, gid)) = user {
-            give(&root, uid, gid)?;
-        }
-        rustix::net::send(&library, SHOWN, SendFlags::NOSIGNAL)
-            .map_err(|errno| failed(Control::Process, "send the reply to the library".to_owned(), errno))?;
-    }
-    match child.wait() {
-        Ok(status) if !status.success() => Err(ControlError::new(Control::Process, format!("run Firecracker: {status}"), None)),
-        _ => Ok(()),
-    }
-}
-
-/// Receives the path of the snapshot to mount; `None` if the library has closed the socket.
-fn recv(library: BorrowedFd<'_>) -> Result<Option<PathBuf>, ControlError> {
-    let mut packet = [0; MOST_PATH];
-    // One packet holds one path. With TRUNC, the length of a longer packet is returned in full.
-    let (_, length) = rustix::net::recv(library, &mut packet[..], RecvFlags::TRUNC)
-        .map_err(|errno| failed(Control::Process, "receive from the library".to_owned(), errno))?;
-    let path = packet
-        .get(..length)
-        .ok_or_else(|| ControlError::new(Control::Process, "receive a snapshot path: longer than PATH_MAX", None))?;
-    Ok((!path.is_empty()).then(|| OsStr::from_bytes(path).into()))
-}
-
-/// Waits for an event: true for a message or the end of the library, false for the end of Firecracker.
-fn first_of(library: BorrowedFd<'_>, firecracker: BorrowedFd<'_>) -> Result<bool, ControlError> {
-    loop {
-        let mut both = [PollFd::from_borrowed_fd(library, PollFlags::IN), PollFd::from_borrowed_fd(firecracker, PollFlags::IN)];
-        match poll(&mut both, None) {
-            Ok(_) if !both[0].revents().is_empty() => return Ok(true),
-            Ok(_) if !both[1].revents().is_empty() => return Ok(false),
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(failed(Control::Process, "poll".to_owned(), errno)),
-        }
-    }
-}
-
-/// Makes Firecracker's root a mount point of this mount namespace, and mounts the assets in it. The mount is shared
-/// (`mount_namespaces(7)`): the jailer's copy of the mount receives later mounts from here, but propagates nothing back.
-fn furnish(jail: &Jail, root: &Path) -> Result<(), ControlError> {
-    change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    bind(root, root)?;
-    change(root, MountPropagationFlags::SHARED)?;
-    show(&jail.assets, &root.join(ASSETS))
-}
-
-fn change(mount: impl AsRef<Path>, propagation: MountPropagationFlags) -> Result<(), ControlError> {
-    let mount = mount.as_ref();
-    rustix::mount::mount_change(mount, propagation).map_err(|errno| {
-        failed(Control::Mounts, format!("change the mount propagation of {} to {propagation:?}", mount.display()), errno)
-    })
-}
-
-fn bind(source: &Path, at: &Path) -> Result<(), ControlError> {
-    rustix::mount::mount_bind(source, at)
-        .map_err(|errno| failed(Control::Mounts, format!("bind {} on {}", source.display(), at.display()), errno))
-}
-
-/// Mounts a directory read-only in Firecracker's root. The directory is first bound onto itself and made read-only there. A mount
-/// in Firecracker's root propagates to the jailer's copy at once, and later changes of flags would not.
-fn show(source: &Path, at: &Path) -> Result<(), ControlError> {
-    bind(source, source)?;
-    // Keep the flags of the source's mount: in a user namespace, a remount that clears a locked flag fails
-    // (`mount_namespaces(7)`).
-    let kept =
-        rustix::fs::statvfs(source).map_err(|errno| failed(Control::Mounts, format!("statvfs {}", source.display()), errno))?;
-    let mut flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-    if kept.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC) {
-        flags |= MountFlags::NOEXEC;
-    }
-    rustix::mount::mount_remount(source, flags, "")
-        .map_err(|errno| failed(Control::Mounts, format!("remount {} read-only", source.display()), errno))?;
-    bind(source, at)
-}
-
-/// Changes the owner of the entries of Firecracker's root that Firecracker writes to, to its user. These are all entries except
-/// the read-only mounts.
-fn give(root: &Path, uid: u32, gid: u32) -> Result<(), ControlError> {
-    let unreadable = |error: io::Error| ControlError::caused_by(Control::Process, format!("list {}", root.display()), error);
-    let directory = rustix::fs::open(root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| failed(Control::Process, format!("open {}", root.display()), errno))?;
-    for entry in fs::read_dir(root).map_err(unreadable)? {
-        let name = entry.map_err(unreadable)?.file_name();
-        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-        match rustix::fs::chownat(&directory, &name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags) {
-            // Read-only mounts keep their owner.
-            Ok(()) | Err(Errno::ROFS) => {}
-            Err(errno) => return Err(failed(Control::Process, format!("chown {}", root.join(&name).display()), errno)),
-        }
-    }
-    Ok(())
-}
-
-/// Returns the command that starts Firecracker, in its jailer if root.
-fn command(jail: &Jail, root: &Path, privileged: bool, user: Option<(u32, u32)>) -> Command {
-    let program = jail.programs.join(FIRECRACKER);
-    let own = ["--api-sock", API, "--level", "Warning", "--metrics-path", METRICS];
-    let mut command = match user {
-        Some((uid, gid)) if privileged => {
-            let mut jailer = Command::new(jail.programs.join(JAILER));
-            jailer.args(["--id", NAME, "--uid", &uid.to_string(), "--gid", &gid.to_string()]);
-            jailer.arg("--exec-file").arg(program).arg("--chroot-base-dir").arg(&jail.folder).arg("--").args(own);
-            jailer
-        }
-        _ => {
-            let mut plain = Command::new(program);
-            plain.args(["--id", NAME]).args(own).current_dir(root);
-            plain
-        }
-    };
-    command.env_clear().stdin(Stdio::null()).process_group(0);
-    match io::stderr().as_fd().try_clone_to_owned() {
-        Ok(stderr) => command.stdout(stderr),
-        Err(_) => command.stdout(Stdio::null()),
-    };
-    command
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,19 +176,5 @@ mod tests {
         assert_eq!(Jail::from_args(["/a".into(), "/b".into(), "x".into(), "/c".into()].into_iter()), None);
         assert_eq!(Jail::from_args(["/a".into(), "/b".into(), "1".into()].into_iter()), None);
         assert_eq!(Jail::from_args(["/a".into(), "/b".into(), "1".into(), "/c".into(), "/d".into()].into_iter()), None);
-    }
-
-    #[test]
-    fn jail_init_receives_one_path_or_end_of_socket() {
-        let (library, init) = socket().unwrap();
-        let send = |packet: &[u8]| rustix::net::send(&library, packet, SendFlags::NOSIGNAL).unwrap();
-        send(b"/a\xff b");
-        assert_eq!(recv(init.as_fd()).unwrap(), Some(OsStr::from_bytes(b"/a\xff b").into()));
-        send(&[b'a'; MOST_PATH]);
-        assert!(recv(init.as_fd()).unwrap().is_some());
-        send(&[b'a'; MOST_PATH + 1]);
-        recv(init.as_fd()).unwrap_err();
-        drop(library);
-        assert_eq!(recv(init.as_fd()).unwrap(), None);
     }
 }

@@ -7,7 +7,6 @@ use agentd_isolation::{
     sandbox::SharedKernelSandbox,
     shared_kernel::{BackendKind, SharedKernelBackend},
 };
-use agentd_kernel::privileges::Capabilities;
 use agentd_log::LogFailure as _;
 use agentd_supervisor::plan::SandboxPlan;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -27,7 +26,6 @@ pub struct GuestBackendKind;
 
 impl BackendKind for GuestBackendKind {
     const NAME: &'static str = "guest";
-    const BOUNDARY: Option<Capabilities> = Some(Capabilities::OWN_ROOT);
     const TRAITS: BackendTraits = BackendTraits {
         own_kernel: true,
         own_root: true,

@@ -14,6 +14,7 @@ use agentd_core::{
 use agentd_isolation::{
     descriptor,
     exec::Executable,
+    probe::AttackedSandbox,
     sandbox::{outside, too_large},
 };
 use async_trait::async_trait;
@@ -84,14 +85,6 @@ impl GuestSandbox {
         Ok(self.probe_inside().await?.into_iter().map(named).collect())
     }
 
-    /// Runs agentd's own executable in the sandbox.
-    ///
-    /// # Errors
-    /// Returns the errors of [`Sandbox::exec`].
-    pub async fn attack(&self, command: Command) -> Result<Outcome, IsolationError> {
-        exec::run_to_end(self.guest.clone(), command, Executable::SelfExe).await
-    }
-
     /// Refuses an operation that is impossible while the host's files follow those of the sandbox.
     fn refuse_to_part(&self, operation: &'static str) -> Result<(), IsolationError> {
         if self.guest.brings_back() { Err(self.guest.machine.unsupported(operation)) } else { Ok(()) }
@@ -142,6 +135,13 @@ impl GuestSandbox {
 
     fn begin(&self) -> Result<Operation, IsolationError> {
         self.guest.session().begin()
+    }
+}
+
+#[async_trait]
+impl AttackedSandbox for GuestSandbox {
+    async fn attack(&self, command: Command) -> Result<Outcome, IsolationError> {
+        exec::run_to_end(self.guest.clone(), command, Executable::SelfExe).await
     }
 }
 

@@ -72,7 +72,6 @@ impl ContainerBackend {
 
 impl BackendKind for Container {
     const NAME: &'static str = "container";
-    const BOUNDARY: Option<Capabilities> = Some(Capabilities::OWN_ROOT);
     const TRAITS: BackendTraits = BackendTraits {
         own_root: true,
         uid_zero: true,

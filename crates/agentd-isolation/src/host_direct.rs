@@ -31,7 +31,6 @@ impl HostDirectBackend {
 
 impl BackendKind for HostDirect {
     const NAME: &'static str = "host-direct";
-    const BOUNDARY: Option<Capabilities> = None;
     const TRAITS: BackendTraits = BackendTraits {
         boundary: false,
         host_tools: true,

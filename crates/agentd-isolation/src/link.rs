@@ -1,30 +1,31 @@
-//! The connection to one supervisor. It sends requests and receives events. Everything received from a supervisor is untrusted.
+//! The connection to one supervisor. It sends requests and receives events ([`serve`]). Everything received from a supervisor is
+//! untrusted.
+
+mod serve;
 
 use crate::{
     exec::{self, transport::LossError},
-    ready,
     send_queue::{PushError, SendQueue},
 };
-use agentd_core::{Control, ControlError, IsolationError, Limits, Usage};
+use agentd_core::{IsolationError, Limits, Usage};
 use agentd_kernel::cgroup::{GroupUsage, Watch};
 use agentd_log::LogFailure as _;
 use agentd_supervisor::{
     channel::{Channel, ChannelError},
-    protocol::{Event, ExecUsage, Request, SpawnStep},
+    protocol::{ExecUsage, Request},
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     collections::HashMap,
-    future::pending,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::unix::AsyncFd,
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
 };
@@ -102,7 +103,7 @@ impl Link {
             frozen_flag: Arc::default(),
             used: Mutex::default(),
         });
-        let reader = tokio::spawn(serve(channel, Arc::downgrade(&link)));
+        let reader = tokio::spawn(serve::serve(channel, Arc::downgrade(&link)));
         (link, reader)
     }
 
@@ -149,28 +150,6 @@ impl Link {
             }
             // A loss that was recorded earlier has the better cause.
             Err(other) => Err(self.lost().unwrap_or_else(|| IsolationError::SupervisorDied(other.to_string()))),
-        }
-    }
-
-    fn dispatch(&self, event: Event, mut fds: Vec<OwnedFd>) -> Result<(), &'static str> {
-        let (id, events) = match event {
-            Event::Hello { .. } => return Err("the supervisor sent a second greeting"),
-            Event::Terminal { id } => {
-                (id, ExecEvent::Terminal(fds.pop().ok_or("the supervisor sent a terminal event without a file descriptor")?))
-            }
-            Event::Ended { id, status, usage, process_limit } => {
-                lock(&self.used).add(usage);
-                (id, ExecEvent::Ended { status, usage, process_limit })
-            }
-            Event::SpawnFailed { id, errno, step } => (id, ExecEvent::SpawnFailed(spawn_error(step, errno))),
-            Event::Opened { id, errno } => (id, ExecEvent::Opened(fds.pop().filter(|_| errno == 0).ok_or(errno))),
-        };
-        match lock(&self.listeners).get(&id).map(|listener| listener.try_send(events)) {
-            Some(Err(mpsc::error::TrySendError::Full(_))) => {
-                Err("the supervisor sent more events of one exec than the protocol allows")
-            }
-            // An exec whose caller stopped waiting has no listener.
-            _ => Ok(()),
         }
     }
 
@@ -228,181 +207,6 @@ impl Link {
     }
 }
 
-/// Returns the error for a failed step between fork and exec. The caller adds the name of the program.
-fn spawn_error(step: SpawnStep, errno: i32) -> IsolationError {
-    let (layer, call, remedy) = match step {
-        SpawnStep::Exec => return IsolationError::Spawn { program: String::new(), errno },
-        SpawnStep::Chdir => (
-            Control::Exec,
-            "chdir to the working directory",
-            "name a directory that exists in the sandbox, for example in a grant",
-        ),
-        SpawnStep::Rlimits => {
-            (Control::Rlimits, "set the limits of the command", "request no more than the caller's own hard limits (ulimit -H)")
-        }
-        SpawnStep::Fork => (Control::Exec, "start a process", "raise the process limit"),
-    };
-    ControlError::new(layer, call, Some(errno)).remedy(remedy).into()
-}
-
-/// Reads the supervisor's events and sends queued requests until the connection ends. Then kills the sandbox and records the
-/// loss.
-async fn serve(mut channel: AsyncFd<Channel>, link: Weak<Link>) {
-    let why = loop {
-        match channel.get_mut().buffered::<Event>() {
-            Ok(Some((event, fds))) => match link.upgrade().map(|link| link.dispatch(event, fds)) {
-                Some(Ok(())) => {}
-                Some(Err(violation)) => break violation.to_owned(),
-                None => return,
-            },
-            Ok(None) => {
-                if let Err(error) = exchange(&mut channel, &link).await {
-                    break error.to_string();
-                }
-            }
-            Err(error) => break error.to_string(),
-        }
-    };
-    if let Some(link) = link.upgrade() {
-        tracing::debug!(why, "connection to the supervisor ended");
-        // A supervisor that broke the protocol must not keep running commands.
-        link.kill();
-        link.lose(IsolationError::SupervisorDied, &why);
-    }
-}
-
-/// Waits until bytes could be read, requests were queued, or the socket has room for queued requests.
-async fn exchange(channel: &mut AsyncFd<Channel>, link: &Weak<Link>) -> Result<(), ChannelError> {
-    let Some(link) = link.upgrade() else { return Err(ChannelError::Closed) };
-    let full = {
-        let mut send_queue = lock(&link.send_queue);
-        send_queue.flush()?.then(|| send_queue.socket())
-    };
-    let room = async {
-        match &full {
-            // Registered only while requests are queued. Otherwise every request that the peer reads would wake this task.
-            Some(socket) => ready::once(socket.as_fd(), Interest::WRITABLE).await,
-            None => pending().await,
-        }
-    };
-    tokio::select! {
-        readable = channel.readable_mut() => {
-            let mut guard = readable?;
-            if !guard.get_inner_mut().fill()? {
-                guard.clear_ready();
-            }
-            Ok(())
-        }
-        writable = room => writable.map_err(ChannelError::from),
-        () = link.waiting.notified() => Ok(()),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use agentd_supervisor::{channel::send, protocol};
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    use std::{io::Write, os::unix::process::ExitStatusExt, process::Child};
-
-    /// Starts a process that is no supervisor. Returns a link to it, the link's task, the peer's end of the channel, and the
-    /// process.
-    fn impostor() -> (Arc<Link>, JoinHandle<()>, OwnedFd, Child) {
-        let child = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
-        let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
-        let socket = ours.try_clone().unwrap();
-        let channel = ready::channel(Channel::new(ours, protocol::MAX_EVENT)).unwrap();
-        let (link, reader) = Link::start(channel, socket, pidfd, Traits { namespaced: true, ..Traits::default() });
-        (link, reader, theirs, child)
-    }
-
-    async fn loses_its_sandbox(send: impl FnOnce(&Link, OwnedFd)) {
-        let (link, reader, theirs, mut child) = impostor();
-        let (_, mut events) = link.listen();
-        send(&link, theirs);
-        reader.await.unwrap();
-        while events.recv().await.is_some() {}
-        assert!(!link.is_alive());
-        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
-        assert!(link.listen().1.recv().await.is_none());
-    }
-
-    fn ended(id: u32) -> Event {
-        Event::Ended { id, status: 0, usage: ExecUsage::default(), process_limit: false }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn max_wait_pauses_while_files_are_frozen() {
-        let (link, _reader, _theirs, mut child) = impostor();
-        let (ten, began) = (Duration::from_secs(10), tokio::time::Instant::now());
-        link.unfrozen_for(ten).await;
-        assert_eq!(began.elapsed(), ten);
-        let frozen_flag = link.frozen_flag.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(ten / 2).await;
-            frozen_flag.send_replace(true);
-            tokio::time::sleep(ten * 3).await;
-            frozen_flag.send_replace(false);
-        });
-        link.unfrozen_for(ten).await;
-        assert_eq!(began.elapsed(), ten + ten / 2 + ten * 3 + ten);
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    #[tokio::test]
-    async fn supervisor_sending_malformed_frames_has_its_sandbox_killed() {
-        let bytes: [&[u8]; 4] = [b"garbage garbage garbage", &[0xff; 64], &[3, 0, 0, 0, 0, 99, 99, 99], &[1, 0, 0, 0, 0]];
-        for bytes in bytes {
-            loses_its_sandbox(|_, peer| std::fs::File::from(peer).write_all(bytes).unwrap()).await;
-        }
-        loses_its_sandbox(|_, peer| {
-            let hello = Event::Hello { version: protocol::VERSION, layers: Ok(Vec::new()), watches: Vec::new(), owner: None };
-            send(peer.as_fd(), &hello, &[]).unwrap();
-        })
-        .await;
-        loses_its_sandbox(|_, peer| send(peer.as_fd(), &Event::Terminal { id: 1 }, &[]).unwrap()).await;
-    }
-
-    #[tokio::test]
-    async fn supervisor_flooding_an_exec_with_events_has_its_sandbox_killed() {
-        loses_its_sandbox(|_, peer| {
-            for _ in 0..=MAX_QUEUED_EVENTS {
-                send(peer.as_fd(), &ended(1), &[]).unwrap();
-            }
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn usage_reported_by_supervisor_saturates() {
-        let (link, reader, theirs, mut child) = impostor();
-        let (id, mut events) = link.listen();
-        let most = ExecUsage { user_us: u64::MAX, system_us: u64::MAX, max_rss_kib: u64::MAX };
-        for id in [id + 1, id] {
-            send(theirs.as_fd(), &Event::Ended { id, status: 0, usage: most, process_limit: false }, &[]).unwrap();
-        }
-        assert!(matches!(events.recv().await, Some(ExecEvent::Ended { .. })));
-        assert_eq!(link.usage().peak_memory, u64::MAX);
-        reader.abort();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    #[tokio::test]
-    async fn events_of_unknown_execs_are_ignored() {
-        let (link, reader, theirs, mut child) = impostor();
-        let (id, mut events) = link.listen();
-        for other in 100..200 {
-            send(theirs.as_fd(), &ended(other), &[]).unwrap();
-        }
-        send(theirs.as_fd(), &ended(id), &[]).unwrap();
-        assert!(matches!(events.recv().await, Some(ExecEvent::Ended { status: 0, .. })));
-        assert!(link.is_alive());
-        reader.abort();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-}
+#[path = "link_tests.rs"]
+mod tests;

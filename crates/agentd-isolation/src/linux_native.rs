@@ -61,7 +61,6 @@ impl LinuxNativeBackend {
 
 impl BackendKind for LinuxNative {
     const NAME: &'static str = "linux-native";
-    const BOUNDARY: Option<Capabilities> = Some(Capabilities::NONE);
     const TRAITS: BackendTraits = BackendTraits {
         copy_on_write: true,
         host_tools: true,

@@ -10,32 +10,34 @@ use agentd_core::{
 use agentd_kernel::privileges::Capabilities;
 use agentd_supervisor::role::Role;
 use async_trait::async_trait;
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 /// The time limit of the whole attack suite.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A sandbox in which agentd's own executable can run.
+#[async_trait]
+pub trait AttackedSandbox: Sandbox {
+    /// Runs agentd's own executable with `command`, to its end.
+    ///
+    /// # Errors
+    /// The errors of [`Sandbox::exec`].
+    async fn attack(&self, command: Command) -> Result<Outcome, IsolationError>;
+}
+
 /// A backend in whose sandboxes the attack suite can run.
 #[async_trait]
 pub trait Attackable: IsolationBackend {
-    /// Returns the capabilities of a payload in a root of its own; `None` if the payload has no own root.
-    fn own_root(&self) -> Option<Capabilities>;
-
-    /// Returns true if a sandbox is a virtual machine with programs, accounts and ids of its own.
-    fn own_machine(&self) -> bool {
-        false
-    }
-
     /// Returns true if sandboxes without writable grants map more ids than others. The attacks then run once more without grants.
     fn has_more_ids_without_grants(&self) -> bool {
         false
     }
 
-    /// Runs agentd's own executable with `command`, to its end, in a sandbox created from `spec`.
+    /// Creates a sandbox for the attacks.
     ///
     /// # Errors
-    /// The error of creating, running or destroying the sandbox.
-    async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError>;
+    /// As [`IsolationBackend::create_sandbox`].
+    async fn create_to_attack(&self, spec: SandboxSpec) -> Result<Arc<dyn AttackedSandbox>, IsolationError>;
 }
 
 fn nonce() -> u64 {
@@ -62,11 +64,15 @@ async fn attack_in(backend: &impl Attackable, work_root: &Path, with_grants: boo
     let grant = |path: &Path, access| Grant { guard: GuardRule::Waive, ..Grant::new(path, access) };
     let grants = vec![grant(&targets.workspace, Access::ReadWrite), grant(&targets.readonly, Access::ReadOnly)];
     let mut argv = vec![Role::Attack.name().to_owned()];
-    let facts = match backend.own_root() {
-        Some(kept) => targets.facts.clone().with("own_root", "1".to_owned()).with("capabilities", format!("{:x}", kept.0)),
-        None => targets.facts.clone(),
-    };
-    let facts = if backend.own_machine() { facts.with("own_machine", "1".to_owned()) } else { facts };
+    let traits = backend.traits();
+    let mut facts = targets.facts.clone();
+    if traits.own_root {
+        // A payload in a root of its own keeps these capabilities.
+        facts = facts.with("own_root", "1".to_owned()).with("capabilities", format!("{:x}", Capabilities::OWN_ROOT.0));
+    }
+    if traits.own_kernel {
+        facts = facts.with("own_machine", "1".to_owned());
+    }
     let (grants, facts) = match with_grants {
         true => (grants, facts),
         false => (Vec::new(), facts.with("workspace", "/tmp".to_owned()).with("no_grants", "1".to_owned())),
@@ -78,8 +84,10 @@ async fn attack_in(backend: &impl Attackable, work_root: &Path, with_grants: boo
         limits: Limits { wall: Some(TIMEOUT), ..Limits::default() },
         ..Command::default()
     };
-    let outcome = backend.attack_in(SandboxSpec { grants, ..SandboxSpec::default() }, command).await?;
-    let stdout = outcome.stdout.to_bytes();
+    let sandbox = backend.create_to_attack(SandboxSpec { grants, ..SandboxSpec::default() }).await?;
+    let outcome = sandbox.attack(command).await;
+    sandbox.destroy().await?;
+    let stdout = outcome?.stdout.to_bytes();
     let stdout = String::from_utf8_lossy(&stdout);
     Ok(agentd_attack::checks(&facts)
         .map(|check| {
@@ -101,7 +109,7 @@ async fn attack_in(backend: &impl Attackable, work_root: &Path, with_grants: boo
 /// As [`attack`]. A limit check that fails is evidence, not an error.
 pub async fn probe(backend: &impl Attackable, work_root: &Path) -> Result<BackendCapabilities, IsolationError> {
     let mut evidence = attack(backend, work_root).await?;
-    if backend.own_root().is_some() {
+    if backend.traits().own_root {
         evidence.push(change_own_root(backend).await);
     }
     evidence.extend(limits(backend).await);

@@ -5,6 +5,7 @@ use crate::{
     exec::{self, Executable, run_to_end},
     launcher::Ordered,
     link::{ExecEvent, Link, Traits},
+    probe::AttackedSandbox,
     ready,
     store::blocking,
 };
@@ -97,11 +98,6 @@ impl SharedKernelSandbox {
         Ok((link, layers, reader))
     }
 
-    /// Runs agentd's own executable in the sandbox, to its end.
-    pub(crate) async fn attack(&self, command: Command) -> Result<Outcome, IsolationError> {
-        run_to_end(self.link.clone(), command, Executable::SelfExe).await
-    }
-
     /// Starts a command, or agentd's own executable. The caller serves its streams.
     ///
     /// # Errors
@@ -190,6 +186,13 @@ pub fn too_large(path: &Path) -> IsolationError {
 /// Returns the error for a failure at the caller's end of a transfer from or to the file `path` of the sandbox.
 pub fn outside(path: &Path, source: std::io::Error) -> IsolationError {
     IsolationError::Io { context: format!("transfer {} of the sandbox: caller's stream", path.display()), source }
+}
+
+#[async_trait]
+impl AttackedSandbox for SharedKernelSandbox {
+    async fn attack(&self, command: Command) -> Result<Outcome, IsolationError> {
+        run_to_end(self.link.clone(), command, Executable::SelfExe).await
+    }
 }
 
 #[async_trait]

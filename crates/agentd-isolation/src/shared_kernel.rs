@@ -5,15 +5,15 @@ use crate::{
     explain, launcher,
     layered::{LayerStore, LayeredSandbox},
     own_state,
-    probe::{self, Attackable},
+    probe::{self, Attackable, AttackedSandbox},
     sandbox::SharedKernelSandbox,
     tracker::Tracker,
 };
 use agentd_core::{
-    BackendCapabilities, BackendTraits, Command, Control, Evidence, IsolationBackend, IsolationError, Limits, Outcome, PlanLine,
-    Profile, Sandbox, SandboxId, SandboxSpec, Writable,
+    BackendCapabilities, BackendTraits, Control, Evidence, IsolationBackend, IsolationError, Limits, PlanLine, Profile, Sandbox,
+    SandboxId, SandboxSpec, Writable,
 };
-use agentd_kernel::{idmap::Subordinate, privileges::Capabilities};
+use agentd_kernel::idmap::Subordinate;
 use agentd_supervisor::{plan::SandboxPlan, role};
 use async_trait::async_trait;
 use std::{
@@ -33,8 +33,6 @@ pub fn has_subordinate_ids() -> bool {
 pub trait BackendKind: Send + Sync + 'static {
     /// The canonical name.
     const NAME: &'static str;
-    /// The capabilities that a payload keeps behind the boundary; `None` if there is no boundary.
-    const BOUNDARY: Option<Capabilities>;
     /// The traits of its sandboxes.
     const TRAITS: BackendTraits;
     /// True if sandboxes can run on layers on disk.
@@ -93,7 +91,7 @@ impl<K: BackendKind> SharedKernelBackend<K> {
 
     fn plan_with(config: &K::Config, spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
         // Without a boundary nothing is protected from a command, and a separate machine contains none of agentd's files.
-        if K::BOUNDARY.is_none() || K::TRAITS.own_kernel {
+        if !K::TRAITS.boundary || K::TRAITS.own_kernel {
             return K::plan(config, spec);
         }
         K::plan(config, &own_state::guard(spec.clone(), &[])?)
@@ -147,23 +145,12 @@ impl<K: BackendKind> SharedKernelBackend<K> {
 
 #[async_trait]
 impl<K: BackendKind> Attackable for SharedKernelBackend<K> {
-    fn own_root(&self) -> Option<Capabilities> {
-        K::BOUNDARY.filter(|kept| *kept != Capabilities::NONE)
-    }
-
-    fn own_machine(&self) -> bool {
-        K::TRAITS.own_kernel
-    }
-
     fn has_more_ids_without_grants(&self) -> bool {
-        self.own_root().is_some() && !K::TRAITS.own_kernel && has_subordinate_ids()
+        K::TRAITS.own_root && !K::TRAITS.own_kernel && has_subordinate_ids()
     }
 
-    async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError> {
-        let sandbox = self.create_on_shared_kernel(spec).await?;
-        let outcome = sandbox.attack(command).await;
-        sandbox.destroy().await?;
-        outcome
+    async fn create_to_attack(&self, spec: SandboxSpec) -> Result<Arc<dyn AttackedSandbox>, IsolationError> {
+        Ok(self.create_on_shared_kernel(spec).await?)
     }
 }
 
@@ -179,14 +166,14 @@ impl<K: BackendKind> IsolationBackend for SharedKernelBackend<K> {
 
     fn explain(&self, spec: &SandboxSpec) -> Result<Vec<PlanLine>, IsolationError> {
         let plan = Self::plan_with(&self.0.config, spec)?;
-        if K::BOUNDARY.is_none() {
+        if !K::TRAITS.boundary {
             return Ok(vec![PlanLine::new("boundary", "none: the command runs as the caller")]);
         }
         Ok(explain::describe(&plan))
     }
 
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
-        if K::BOUNDARY.is_none() {
+        if !K::TRAITS.boundary {
             let proven = BackendCapabilities::from_evidence(K::NAME, Vec::new());
             return Ok(BackendCapabilities { persistent_sandboxes: true, ..proven });
         }
@@ -228,9 +215,5 @@ impl<K: BackendKind> IsolationBackend for SharedKernelBackend<K> {
     async fn destroy_all(&self) -> Result<(), IsolationError> {
         let linked = self.0.live.destroy_all().await;
         self.0.layered.destroy_all().await.and(linked)
-    }
-
-    async fn health_check(&self) -> Result<(), IsolationError> {
-        self.create_on_shared_kernel(SandboxSpec::default()).await?.destroy().await
     }
 }

@@ -12,9 +12,9 @@ use rustix::thread::sched_getcpu;
 /// # Errors
 /// The errno of `sched_getaffinity(2)` or `sched_setaffinity(2)`.
 pub fn limit(quota: CpuQuota) -> Result<(), ControlError> {
-    let processors = syscall::affinity().during(Control::Cgroup, || "sched_getaffinity".to_owned())?;
+    let processors = syscall::scheduling::affinity().during(Control::Cgroup, || "sched_getaffinity".to_owned())?;
     let Some(chosen) = choose(&processors, sched_getcpu(), quota) else { return Ok(()) };
-    syscall::set_affinity(&chosen).during(Control::Cgroup, || "sched_setaffinity".to_owned())
+    syscall::scheduling::set_affinity(&chosen).during(Control::Cgroup, || "sched_setaffinity".to_owned())
 }
 
 /// Returns as many of `processors` as `quota` needs, starting at `present` and wrapping around, or `None` if it needs all of

@@ -32,7 +32,8 @@ impl FrozenFileSystem {
             .during(Control::Volume, || format!("open {}", path.display()))?;
         // Flushes most of the data while writers may still run, so that the freeze itself blocks them only briefly.
         rustix::fs::syncfs(&directory).during(Control::Volume, || format!("flush the file system of {}", path.display()))?;
-        syscall::freeze(directory.as_fd()).during(Control::Volume, || format!("freeze the file system of {}", path.display()))?;
+        syscall::files::freeze(directory.as_fd())
+            .during(Control::Volume, || format!("freeze the file system of {}", path.display()))?;
         Ok(Self { directory, path: path.to_path_buf(), thawed: false })
     }
 
@@ -42,7 +43,7 @@ impl FrozenFileSystem {
     /// `EINVAL` if another process has already thawed the file system.
     pub fn thaw(mut self) -> Result<(), ControlError> {
         self.thawed = true;
-        syscall::thaw(self.directory.as_fd())
+        syscall::files::thaw(self.directory.as_fd())
             .during(Control::Volume, || format!("thaw the file system of {}", self.path.display()))
     }
 }
@@ -51,7 +52,7 @@ impl Drop for FrozenFileSystem {
     fn drop(&mut self) {
         if !self.thawed {
             // Fails with EINVAL if another process has already thawed the file system.
-            syscall::thaw(self.directory.as_fd()).or_warn("thaw file system", &self.path);
+            syscall::files::thaw(self.directory.as_fd()).or_warn("thaw file system", &self.path);
         }
     }
 }

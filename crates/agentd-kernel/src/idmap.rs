@@ -156,9 +156,9 @@ pub fn write_maps(pid: i32, id_map: IdMap, privileged: bool) -> Result<(), Contr
 /// The errno of `setgroups(2)`, `setresgid(2)` or `setresuid(2)`.
 pub fn assume(id_map: IdMap, privileged: bool) -> Result<(), ControlError> {
     if privileged || id_map.extra.is_some() {
-        syscall::clear_groups().during(Control::Idmap, || "drop the supplementary groups: setgroups".to_owned())?;
+        syscall::credentials::clear_groups().during(Control::Idmap, || "drop the supplementary groups: setgroups".to_owned())?;
     }
-    syscall::set_ids(id_map.uid, id_map.gid)
+    syscall::credentials::set_ids(id_map.uid, id_map.gid)
         .during(Control::Idmap, || format!("change to uid {} and gid {} in the sandbox", id_map.uid, id_map.gid))
 }
 
@@ -168,7 +168,7 @@ pub fn assume(id_map: IdMap, privileged: bool) -> Result<(), ControlError> {
 /// # Errors
 /// If the helper process cannot be started, or its maps cannot be written or its namespace opened.
 pub fn mapping(owner: (u32, u32), shown: (u32, u32), count: u32) -> Result<OwnedFd, ControlError> {
-    let helper = syscall::Helper::in_user_namespace()
+    let helper = syscall::user_namespace::Helper::in_user_namespace()
         .during(Control::Idmap, || "clone a user namespace for id-mapped mounts".to_owned())?;
     let id_map = IdMap { uid: owner.0, gid: owner.1, host_uid: shown.0, host_gid: shown.1, count, extra: None };
     write_maps(helper.pid(), id_map, true)?;
@@ -181,7 +181,7 @@ pub fn mapping(owner: (u32, u32), shown: (u32, u32), count: u32) -> Result<Owned
 /// # Errors
 /// The errno of `mount_setattr(2)`: `EINVAL` if the file system does not support id-mapped mounts.
 pub fn map(tree: BorrowedFd<'_>, path: &Path, userns: &OwnedFd) -> Result<(), ControlError> {
-    syscall::mount_setattr(tree, true, libc::MOUNT_ATTR_IDMAP, Some(userns.as_fd()))
+    syscall::mounts::mount_setattr(tree, true, libc::MOUNT_ATTR_IDMAP, Some(userns.as_fd()))
         .during(Control::Idmap, || format!("mount_setattr idmap for {}", path.display()))
         .map_err(|error| {
             error.remedy(

@@ -65,7 +65,7 @@ impl LandlockPlan {
 
 /// Returns the Landlock ABI version of this kernel, or 0 if it has no Landlock.
 pub fn abi() -> i32 {
-    syscall::landlock_abi()
+    syscall::landlock::landlock_abi()
 }
 
 /// A ruleset in the kernel that does not restrict a process yet.

@@ -21,7 +21,7 @@ mod syscall;
 pub mod volume;
 pub mod vsock;
 
-pub use syscall::stdout_was_closed;
+pub use syscall::descriptors::stdout_was_closed;
 
 use agentd_core::{Control, ControlError};
 use rustix::io::Errno;

@@ -8,7 +8,7 @@ use rustix::{
 };
 use std::os::fd::AsFd;
 
-pub use syscall::SEED;
+pub use syscall::random::SEED;
 
 /// Clock error up to which the clock is not set, in nanoseconds: programs notice a step of the time, but not a small error.
 const TOLERANCE: u64 = 100_000_000;
@@ -21,7 +21,8 @@ const TOLERANCE: u64 = 100_000_000;
 pub fn seed(seed: &[u8; SEED]) -> Result<(), ControlError> {
     let device = rustix::fs::open("/dev/urandom", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .during(Control::Process, || "open /dev/urandom".to_owned())?;
-    syscall::seed_random(device.as_fd(), seed).during(Control::Process, || "seed the kernel's random number generator".to_owned())
+    syscall::random::seed_random(device.as_fd(), seed)
+        .during(Control::Process, || "seed the kernel's random number generator".to_owned())
 }
 
 /// Sets the clock to `realtime_ns`, in nanoseconds since 1970, if the clock is off by more than 100 ms (`clock_settime(2)`).

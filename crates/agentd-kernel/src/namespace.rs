@@ -5,7 +5,7 @@ use agentd_core::{Control, ControlError, Network};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-pub use syscall::Cloned;
+pub use syscall::processes::Cloned;
 
 /// The host ids of a sandbox that has its own root and is created by root.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +62,7 @@ impl NamespacePlan {
 /// The caller must be single-threaded; see `fork(2)`.
 pub unsafe fn start(plan: NamespacePlan, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, ControlError> {
     // SAFETY: the caller guarantees that this process is single-threaded, as `clone3` requires.
-    unsafe { syscall::clone3(plan.flags(), cgroup) }
+    unsafe { syscall::processes::clone3(plan.flags(), cgroup) }
         .during(Control::Namespaces, || format!("clone3 with {}", plan.describe()))
         .map_err(|error| error.remedy(USER_NAMESPACES))
 }
@@ -80,7 +80,7 @@ pub unsafe fn start_apart(privileged: bool, cgroup: Option<BorrowedFd<'_>>) -> R
     let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     let flags = if privileged { flags } else { flags | libc::CLONE_NEWUSER };
     // SAFETY: the caller guarantees that this process is single-threaded, as `clone3` requires.
-    unsafe { syscall::clone3(u64::from(flags.unsigned_abs()), cgroup) }
+    unsafe { syscall::processes::clone3(u64::from(flags.unsigned_abs()), cgroup) }
         .during(Control::Namespaces, || "clone3 with pid mount net ipc uts".to_owned())
         .map_err(|error| if privileged { error } else { error.remedy(USER_NAMESPACES) })
 }
@@ -108,7 +108,7 @@ pub fn rename(of: BorrowedFd<'_>, name: &[u8]) -> Result<(), ControlError> {
     let own = rustix::fs::open("/proc/self/ns/uts", flags, rustix::fs::Mode::empty())
         .during(Control::Namespaces, || "open /proc/self/ns/uts".to_owned())?;
     let enter = |fd: BorrowedFd<'_>| {
-        syscall::enter_host_name(fd).during(Control::Namespaces, || "enter a UTS namespace: setns".to_owned())
+        syscall::network_namespace::enter_host_name(fd).during(Control::Namespaces, || "enter a UTS namespace: setns".to_owned())
     };
     enter(of)?;
     let set = rustix::system::sethostname(name).during(Control::Namespaces, || "sethostname".to_owned());
@@ -123,7 +123,7 @@ pub fn rename(of: BorrowedFd<'_>, name: &[u8]) -> Result<(), ControlError> {
 pub fn loopback_up() -> Result<(), ControlError> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
         .during(Control::Network, || "create a socket for the loopback interface".to_owned())?;
-    syscall::loopback_up(socket.as_fd()).during(Control::Network, || "bring the loopback interface up".to_owned())
+    syscall::sockets::loopback_up(socket.as_fd()).during(Control::Network, || "bring the loopback interface up".to_owned())
 }
 
 /// Moves the calling thread into a new mount namespace, a copy of the current one.
@@ -154,7 +154,7 @@ pub(crate) fn enter_mounts(namespace: &OwnedFd) -> Result<(), ControlError> {
 
 /// Creates a network namespace with loopback only in a helper thread, while the caller continues. Creating it takes as long as
 /// all other steps of creating a sandbox together.
-pub struct NetnsBuilder(syscall::NetworkMaker);
+pub struct NetnsBuilder(syscall::network_namespace::NetworkMaker);
 
 impl NetnsBuilder {
     /// Starts the helper thread. The caller must be single-threaded, and in the user namespace that will own the network
@@ -163,7 +163,7 @@ impl NetnsBuilder {
     /// # Errors
     /// The errno of `clone(2)`.
     pub fn start() -> Result<Self, ControlError> {
-        syscall::NetworkMaker::start()
+        syscall::network_namespace::NetworkMaker::start()
             .during(Control::Network, || "start the thread that creates the network namespace".to_owned())
             .map(Self)
     }
@@ -175,6 +175,7 @@ impl NetnsBuilder {
     pub fn join(self) -> Result<(), ControlError> {
         let namespace =
             self.0.finish().during(Control::Network, || "create a network namespace with a loopback interface".to_owned())?;
-        syscall::enter_network(namespace).during(Control::Network, || "enter the new network namespace: setns".to_owned())
+        syscall::network_namespace::enter_network(namespace)
+            .during(Control::Network, || "enter the new network namespace: setns".to_owned())
     }
 }

@@ -30,8 +30,8 @@ pub fn id(fd: BorrowedFd<'_>) -> Result<ObjectId, Errno> {
     let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?;
     let born = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
     Ok(ObjectId {
-        handle: syscall::file_handle(fd),
-        filesystem: syscall::filesystem_id(fd)?,
+        handle: syscall::files::file_handle(fd),
+        filesystem: syscall::files::filesystem_id(fd)?,
         device: (stat.stx_dev_major, stat.stx_dev_minor),
         inode: stat.stx_ino,
         born: born.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)),

@@ -67,7 +67,7 @@ pub fn verify(socket: BorrowedFd<'_>) -> Result<Peer, PeerError> {
         let call = call.to_string();
         move |errno| PeerError::System { call, errno }
     };
-    let peer = crate::syscall::peer_credentials(socket).map_err(failed(&"getsockopt SO_PEERCRED"))?;
+    let peer = crate::syscall::sockets::peer_credentials(socket).map_err(failed(&"getsockopt SO_PEERCRED"))?;
     if peer.uid != rustix::process::geteuid().as_raw() {
         return Err(PeerError::Uid(peer.uid));
     }
@@ -106,7 +106,7 @@ fn place(pid: Pid) -> Result<Peer, PeerError> {
 
 /// Opens a pidfd of the process that connected `socket`. Kernels before Linux 6.5 lack `SO_PEERPIDFD` and report only the pid.
 fn open(socket: BorrowedFd<'_>, pid: i32) -> Result<OwnedFd, PeerError> {
-    let opened = match crate::syscall::peer_pidfd(socket) {
+    let opened = match crate::syscall::sockets::peer_pidfd(socket) {
         Err(Errno::NOPROTOOPT) => open_by_number(socket, Pid::from_raw(pid).ok_or(PeerError::Invisible)?),
         opened => opened,
     };
@@ -121,7 +121,7 @@ fn open(socket: BorrowedFd<'_>, pid: i32) -> Result<OwnedFd, PeerError> {
 /// The credentials are read again, so that a socket whose peer has changed is refused.
 fn open_by_number(socket: BorrowedFd<'_>, pid: Pid) -> Result<OwnedFd, Errno> {
     let process = pidfd_open(pid, PidfdFlags::empty())?;
-    let again = crate::syscall::peer_credentials(socket)?;
+    let again = crate::syscall::sockets::peer_credentials(socket)?;
     let is_same = again.pid == pid.as_raw_pid() && again.uid == rustix::process::geteuid().as_raw();
     if is_same { Ok(process) } else { Err(Errno::SRCH) }
 }

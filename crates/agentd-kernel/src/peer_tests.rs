@@ -92,7 +92,7 @@ fn peer_outside_this_pid_namespace_is_elsewhere() {
     if std::env::var_os(INSIDE).is_some() {
         // Standard input is a connection made by the process that started this one.
         let place = verify(std::io::stdin().as_fd());
-        match crate::syscall::peer_pidfd(std::io::stdin().as_fd()) {
+        match crate::syscall::sockets::peer_pidfd(std::io::stdin().as_fd()) {
             Err(Errno::NOPROTOOPT) => assert!(matches!(place, Err(PeerError::Invisible)), "{place:?}"),
             _ => assert_eq!(place.unwrap(), Peer::Elsewhere("pid")),
         }

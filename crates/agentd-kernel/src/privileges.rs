@@ -42,7 +42,7 @@ impl Capabilities {
 /// # Errors
 /// `EINVAL` or `ENOSYS` before Linux 5.11 (`close_range(2)`, `CLOSE_RANGE_CLOEXEC`).
 pub fn bequeath_nothing() -> Result<(), ControlError> {
-    syscall::close_others_on_exec()
+    syscall::descriptors::close_others_on_exec()
         .during(Control::Process, || "close_range 3.. CLOSE_RANGE_CLOEXEC".to_owned())
         .map_err(|error| error.remedy("agentd needs Linux 5.11 or later"))
 }
@@ -54,7 +54,7 @@ pub fn bequeath_nothing() -> Result<(), ControlError> {
 /// The errno of `prctl(2)`, `PR_CAPBSET_DROP`.
 pub fn limit_bounding_set(kept: Capabilities) -> Result<(), ControlError> {
     for capability in (0..64).filter(|number| !kept.has(*number)) {
-        match syscall::prctl(libc::PR_CAPBSET_DROP, capability, 0) {
+        match syscall::processes::prctl(libc::PR_CAPBSET_DROP, capability, 0) {
             Ok(()) => {}
             // The first number that this kernel does not know ends the list.
             Err(rustix::io::Errno::INVAL) => break,
@@ -84,9 +84,10 @@ const GUARD: u64 = 1 << 35;
 /// # Errors
 /// The errno of `prctl(2)` or `capset(2)`.
 pub fn drop_capabilities(kept: Capabilities) -> Result<(), ControlError> {
-    syscall::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0)
+    syscall::processes::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0)
         .during(Control::Privileges, || "clear ambient capabilities".to_owned())?;
-    syscall::set_capabilities(kept.0, kept.0 | GUARD).during(Control::Privileges, || format!("capset to {:#x}", kept.0))
+    syscall::credentials::set_capabilities(kept.0, kept.0 | GUARD)
+        .during(Control::Privileges, || format!("capset to {:#x}", kept.0))
 }
 
 /// Runs `act` with an empty effective set on the calling thread, then restores `kept` and the permitted set of
@@ -101,9 +102,9 @@ pub fn without_effective<T>(
     if kept == Capabilities::NONE {
         return act();
     }
-    syscall::set_capabilities(0, kept.0 | GUARD)?;
+    syscall::credentials::set_capabilities(0, kept.0 | GUARD)?;
     let result = act();
-    syscall::set_capabilities(kept.0, kept.0 | GUARD)?;
+    syscall::credentials::set_capabilities(kept.0, kept.0 | GUARD)?;
     result
 }
 
@@ -112,7 +113,7 @@ pub fn without_effective<T>(
 /// # Errors
 /// The errno of `keyctl(2)`, except `ENOSYS`.
 pub fn own_keyring() -> Result<(), ControlError> {
-    match syscall::join_session_keyring() {
+    match syscall::credentials::join_session_keyring() {
         // A kernel without keyrings has no keyring to share.
         Ok(()) | Err(rustix::io::Errno::NOSYS) => Ok(()),
         Err(errno) => Err(ControlError::new(Control::Privileges, "join a new session keyring", Some(errno.raw_os_error()))),
@@ -125,7 +126,7 @@ pub fn own_keyring() -> Result<(), ControlError> {
 /// The errno of `prctl(2)`.
 pub fn harden() -> Result<(), ControlError> {
     no_new_privs()?;
-    syscall::prctl(libc::PR_SET_DUMPABLE, 0, 0).during(Control::Privileges, || "prctl PR_SET_DUMPABLE".to_owned())
+    syscall::processes::prctl(libc::PR_SET_DUMPABLE, 0, 0).during(Control::Privileges, || "prctl PR_SET_DUMPABLE".to_owned())
 }
 
 /// Sets no_new_privs (`prctl(2)`).
@@ -133,7 +134,8 @@ pub fn harden() -> Result<(), ControlError> {
 /// # Errors
 /// The errno of `prctl(2)`.
 pub fn no_new_privs() -> Result<(), ControlError> {
-    syscall::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).during(Control::Privileges, || "prctl PR_SET_NO_NEW_PRIVS".to_owned())
+    syscall::processes::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0)
+        .during(Control::Privileges, || "prctl PR_SET_NO_NEW_PRIVS".to_owned())
 }
 
 /// Requests that the kernel sends `signal` to this process when its parent dies. A later change of ids clears the request.
@@ -141,6 +143,6 @@ pub fn no_new_privs() -> Result<(), ControlError> {
 /// # Errors
 /// The errno of `prctl(2)`.
 pub fn die_with_parent(signal: i32) -> Result<(), ControlError> {
-    syscall::prctl(libc::PR_SET_PDEATHSIG, libc::c_ulong::from(signal.unsigned_abs()), 0)
+    syscall::processes::prctl(libc::PR_SET_PDEATHSIG, libc::c_ulong::from(signal.unsigned_abs()), 0)
         .during(Control::Process, || "prctl PR_SET_PDEATHSIG".to_owned())
 }

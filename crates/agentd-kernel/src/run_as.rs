@@ -25,8 +25,8 @@ fn become_user(user: u32, group: u32) -> Result<(), Errno> {
         return Ok(());
     }
     rustix::thread::set_thread_groups(&[])?;
-    syscall::set_fs_ids(user, group)?;
-    syscall::set_capabilities(0, 0)
+    syscall::credentials::set_fs_ids(user, group)?;
+    syscall::credentials::set_capabilities(0, 0)
 }
 
 #[cfg(test)]

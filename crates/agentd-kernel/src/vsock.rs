@@ -20,7 +20,7 @@ const BACKLOG: i32 = 4;
 /// The errno of the failed socket call.
 pub fn listen(port: u32) -> Result<OwnedFd, ControlError> {
     let socket = stream()?;
-    syscall::bind_vsock(socket.as_fd(), ANY, port).during(Control::Network, || format!("bind vsock port {port}"))?;
+    syscall::vsock::bind_vsock(socket.as_fd(), ANY, port).during(Control::Network, || format!("bind vsock port {port}"))?;
     rustix::net::listen(&socket, BACKLOG).during(Control::Network, || format!("listen on vsock port {port}"))?;
     rustix::io::ioctl_fionbio(&socket, true)
         .during(Control::Network, || "make the vsock socket non-blocking: ioctl FIONBIO".to_owned())?;
@@ -33,7 +33,8 @@ pub fn listen(port: u32) -> Result<OwnedFd, ControlError> {
 /// The errno of `socket(2)` or `connect(2)`.
 pub fn connect(cid: u32, port: u32) -> Result<OwnedFd, ControlError> {
     let socket = stream()?;
-    syscall::connect_vsock(socket.as_fd(), cid, port).during(Control::Network, || format!("connect to vsock {cid}:{port}"))?;
+    syscall::vsock::connect_vsock(socket.as_fd(), cid, port)
+        .during(Control::Network, || format!("connect to vsock {cid}:{port}"))?;
     Ok(socket)
 }
 

@@ -2,11 +2,13 @@
 //! all grants share, also with copies.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[macro_use]
+#[path = "support/on_test_machine.rs"]
+mod on_test_machine;
 #[path = "support/mod.rs"]
 mod support;
 
 use agentd::isolation::{Access, Command, Grant, IsolationError, Sandbox, SandboxSpec, StdinSource, guest::GuestSandbox};
-use libtest_mimic::{Arguments, Trial};
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
@@ -17,34 +19,19 @@ use std::{
 use support::{
     directory, grant,
     machine::{MOST_COPIED, Machines, Process, open_with_copies},
-    out, script, trial,
+    out, script,
 };
 
-fn main() {
-    support::machine::take_role();
-    agentd::isolation::take_role();
-    let arguments = Arguments::from_args();
-    // Only root can run the test machine.
-    let trials = if rustix::process::geteuid().is_root() { trials() } else { Vec::new() };
-    libtest_mimic::run(&arguments, trials).exit();
-}
-
-macro_rules! table {
-    ($($test:ident),+ $(,)?) => { vec![$(trial(stringify!($test).to_owned(), $test)),+] };
-}
-
-fn trials() -> Vec<Trial> {
-    table!(
-        changes_are_copied_back_when_command_ends,
-        files_not_changed_inside_keep_content_of_host,
-        times_and_modes_are_copied_in_and_back,
-        single_file_can_be_granted,
-        copy_uses_rights_of_owner_of_grant,
-        grant_above_copy_limit_fails_with_remedy,
-        changes_of_running_command_are_copied_back_at_destroy,
-        grant_replaced_by_link_is_copied_back_to_original_directory,
-        snapshot_and_fork_with_read_write_grant_fail,
-    )
+on_test_machine! {
+    changes_are_copied_back_when_command_ends,
+    files_not_changed_inside_keep_content_of_host,
+    times_and_modes_are_copied_in_and_back,
+    single_file_can_be_granted,
+    copy_uses_rights_of_owner_of_grant,
+    grant_above_copy_limit_fails_with_remedy,
+    changes_of_running_command_are_copied_back_at_destroy,
+    grant_replaced_by_link_is_copied_back_to_original_directory,
+    snapshot_and_fork_with_read_write_grant_fail,
 }
 
 async fn open(grants: Vec<Grant>) -> Result<Arc<GuestSandbox>, IsolationError> {

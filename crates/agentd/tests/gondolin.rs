@@ -7,7 +7,6 @@ mod snapshots;
 mod support;
 
 use agentd::isolation::{IsolationBackend, IsolationError, Sandbox, SandboxSpec};
-use libtest_mimic::Arguments;
 use rustix::{
     io::Errno,
     process::{Pid, Signal, WaitOptions},
@@ -20,7 +19,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use support::{TIMEOUT, gondolin, inventory::Inventory, out, sh, trial};
+use support::{TIMEOUT, gondolin, inventory::Inventory, out, run_one_at_a_time, sh, trial};
 
 /// `argv[1]` of a process that creates machines until it is killed.
 const VICTIM: &str = "--make-machines-until-killed";
@@ -40,9 +39,6 @@ fn main() {
     }
     // Orphans become children of this process, so that all of them are counted.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
-    let mut arguments = Arguments::from_args();
-    // The tests count processes and files of the host, so they run one at a time.
-    arguments.test_threads = Some(1);
     let trials = vec![
         trial("parent_killed_at_any_moment_leaves_no_machine".to_owned(), killed_parents),
         trial("killed_node_or_qemu_makes_machine_lost_and_leaves_nothing".to_owned(), killed_host_sides),
@@ -58,7 +54,7 @@ fn main() {
         trial("large_file_is_copied_unchanged_in_little_memory".to_owned(), large_file),
         trial("missing_installation_error_names_setup_command".to_owned(), not_installed),
     ];
-    libtest_mimic::run(&arguments, trials).exit();
+    run_one_at_a_time(trials)
 }
 
 /// Returns temporary files of Gondolin and QEMU, by the prefixes of their names.

@@ -2,6 +2,9 @@
 //! conformance suite tests the other behaviour of the same agent.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[macro_use]
+#[path = "support/on_test_machine.rs"]
+mod on_test_machine;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -9,7 +12,6 @@ use agentd::isolation::{
     Command, EvidenceResult, IsolationError, Sandbox, SandboxSpec, StdinSource,
     guest::{Attach, GuestSandbox, GuestSpec, Machine},
 };
-use libtest_mimic::{Arguments, Trial};
 use std::{
     fs::File,
     io::{Read, Write},
@@ -19,36 +21,21 @@ use std::{
 };
 use support::{
     machine::{Machines, Process, identity},
-    out, script, trial,
+    out, script,
 };
 use tokio::net::UnixStream;
 
-fn main() {
-    support::machine::take_role();
-    agentd::isolation::take_role();
-    let arguments = Arguments::from_args();
-    // Only root can run the test machine.
-    let trials = if rustix::process::geteuid().is_root() { trials() } else { Vec::new() };
-    libtest_mimic::run(&arguments, trials).exit();
-}
-
-macro_rules! table {
-    ($($test:ident),+ $(,)?) => { vec![$(trial(stringify!($test).to_owned(), $test)),+] };
-}
-
-fn trials() -> Vec<Trial> {
-    table!(
-        streams_continue_after_quiesce,
-        request_during_quiesce_is_done_after_it,
-        adopted_copy_gets_new_identity_and_commands_continue,
-        adopting_a_sandbox_without_writable_name_files_succeeds,
-        lost_host_connection_ends_guest,
-        connections_with_invalid_greeting_are_ignored,
-        second_sandbox_in_guest_is_refused,
-        shutdown_ends_guest_and_machine,
-        attacks_inside_guest_are_blocked,
-        large_file_is_read_back_unchanged,
-    )
+on_test_machine! {
+    streams_continue_after_quiesce,
+    request_during_quiesce_is_done_after_it,
+    adopted_copy_gets_new_identity_and_commands_continue,
+    adopting_a_sandbox_without_writable_name_files_succeeds,
+    lost_host_connection_ends_guest,
+    connections_with_invalid_greeting_are_ignored,
+    second_sandbox_in_guest_is_refused,
+    shutdown_ends_guest_and_machine,
+    attacks_inside_guest_are_blocked,
+    large_file_is_read_back_unchanged,
 }
 
 struct Made {

@@ -6,7 +6,6 @@ mod support;
 
 use agentd::isolation::{Access, IsolationBackend, Limits, SandboxSpec, Writable};
 use agentd_kernel::cgroup::{Controller, Hierarchy};
-use libtest_mimic::Arguments;
 use rustix::process::{Pid, Signal, WaitOptions};
 use std::{
     fs,
@@ -17,7 +16,7 @@ use std::{
 use support::{
     backend, bare, grant,
     inventory::{Inventory, limits},
-    runs, sh, trial,
+    run_one_at_a_time, runs, sh, trial,
 };
 
 /// `argv[1]` of a process that creates sandboxes until it is killed.
@@ -48,9 +47,6 @@ fn main() {
         _ => {}
     }
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
-    let mut arguments = Arguments::from_args();
-    // The tests count processes and files of the host, so they run one at a time.
-    arguments.test_threads = Some(1);
     let trials = vec![
         trial("thousands_of_sandboxes_leave_nothing".to_owned(), churn),
         trial("private_mounts_are_released_asynchronously_after_destroy".to_owned(), mounts),
@@ -63,7 +59,7 @@ fn main() {
         trial("launcher_killed_during_exec_leaves_no_cgroup".to_owned(), killed_under_a_sandbox),
         trial("killed_launcher_ends_its_sandboxes".to_owned(), killed_launchers),
     ];
-    libtest_mimic::run(&arguments, trials).exit();
+    run_one_at_a_time(trials)
 }
 
 async fn churn() {

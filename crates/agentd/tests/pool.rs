@@ -11,7 +11,7 @@ use agentd::isolation::{
     Writable,
 };
 use async_trait::async_trait;
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
@@ -29,7 +29,7 @@ use std::{
 use support::{
     backend,
     inventory::{Inventory, limits},
-    out, sh, trial,
+    out, run_one_at_a_time, sh, trial,
 };
 
 /// Backends whose sandboxes have private files and processes.
@@ -37,9 +37,6 @@ const PRIVATE: [&str; 2] = ["linux-native", "container"];
 
 fn main() {
     agentd::isolation::take_role();
-    let mut arguments = Arguments::from_args();
-    // The tests count processes and files of the host, so they run one at a time.
-    arguments.test_threads = Some(1);
     let mut trials = vec![
         trial("failing_backend_fails_take_and_is_retried".to_owned(), failing),
         trial("pool_with_invalid_spec_or_limits_is_refused".to_owned(), refused),
@@ -56,7 +53,7 @@ fn main() {
         trials.push(trial_on(name, "dead_idle_sandbox_is_not_returned", dead));
         trials.push(trial_on(name, "idle_sandbox_above_max_age_is_replaced", aged));
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    run_one_at_a_time(trials)
 }
 
 fn trial_on<F: Future<Output = ()> + 'static>(backend: &'static str, name: &str, test: fn(&'static str) -> F) -> Trial {

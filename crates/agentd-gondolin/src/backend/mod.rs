@@ -18,17 +18,15 @@ mod saved;
 use crate::install::{GONDOLIN_VERSION, Installation};
 use accelerator::{Accelerator, Verdict, VerdictFile};
 use agentd_core::{
-    BackendCapabilities, BackendTraits, Command, IsolationBackend, IsolationError, Outcome, PlanLine, Profile, Sandbox,
-    SandboxId, SandboxSpec,
+    BackendCapabilities, BackendTraits, IsolationBackend, IsolationError, PlanLine, Profile, Sandbox, SandboxId, SandboxSpec,
 };
 use agentd_guest::{Attach, GuestSandbox, GuestSpec, MachineIdentity};
 use agentd_isolation::{
     ContainerBackend, ContainerConfig, data_directory, explain, own_state,
-    probe::{self, Attackable},
+    probe::{self, Attackable, AttackedSandbox},
     store::{Store, blocking},
     tracker::Tracker,
 };
-use agentd_kernel::privileges::Capabilities;
 use agentd_log::LogFailure as _;
 use async_trait::async_trait;
 use host::Host;
@@ -296,19 +294,8 @@ const QEMU_IMG: &str = "qemu-img";
 
 #[async_trait]
 impl Attackable for GondolinBackend {
-    fn own_root(&self) -> Option<Capabilities> {
-        Some(Capabilities::OWN_ROOT)
-    }
-
-    fn own_machine(&self) -> bool {
-        true
-    }
-
-    async fn attack_in(&self, spec: SandboxSpec, command: Command) -> Result<Outcome, IsolationError> {
-        let sandbox = self.create(spec).await?;
-        let outcome = sandbox.attack(command).await;
-        sandbox.destroy().await?;
-        outcome
+    async fn create_to_attack(&self, spec: SandboxSpec) -> Result<Arc<dyn AttackedSandbox>, IsolationError> {
+        Ok(self.create(spec).await?)
     }
 }
 
@@ -384,9 +371,5 @@ impl IsolationBackend for GondolinBackend {
 
     async fn destroy_all(&self) -> Result<(), IsolationError> {
         self.0.live.destroy_all().await
-    }
-
-    async fn health_check(&self) -> Result<(), IsolationError> {
-        self.create(SandboxSpec::default()).await?.destroy().await
     }
 }

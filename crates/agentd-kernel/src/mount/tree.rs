@@ -113,7 +113,7 @@ pub fn attach_at(tree: &OwnedFd, place: &OwnedFd, target: &Path) -> Result<(), C
 
 /// Sets mount attributes, e.g. `MOUNT_ATTR_RDONLY`, on the mount of `tree` and all mounts below. `path` names the tree in errors.
 pub fn restrict(tree: &OwnedFd, attributes: u64, path: &Path) -> Result<(), ControlError> {
-    syscall::mount_setattr(tree.as_fd(), true, attributes, None)
+    syscall::mounts::mount_setattr(tree.as_fd(), true, attributes, None)
         .during(Control::Mounts, || format!("mount_setattr {attributes:#x} for {}", path.display()))
 }
 
@@ -126,7 +126,7 @@ pub fn restrict_all(path: &Path, attributes: u64) -> Result<(), ControlError> {
 /// Sets mount attributes on the one mount at `path`.
 pub fn restrict_one(path: &Path, attributes: u64) -> Result<(), ControlError> {
     let at = open_beneath(CWD, path, OFlags::PATH).during(Control::Mounts, || format!("open {}", path.display()))?;
-    syscall::mount_setattr(at.as_fd(), false, attributes, None)
+    syscall::mounts::mount_setattr(at.as_fd(), false, attributes, None)
         .during(Control::Mounts, || format!("mount_setattr {attributes:#x} for {}", path.display()))
 }
 

@@ -100,7 +100,7 @@ pub fn apply(program: &Program) -> Result<(), ControlError> {
 /// # Errors
 /// The errno of `seccomp(2)`, except `EBUSY`.
 pub fn apply_with_listener(program: &Program) -> Result<Option<Listener>, ControlError> {
-    match syscall::install_filter_with_listener(&program.0) {
+    match syscall::seccomp::install_filter_with_listener(&program.0) {
         Ok(listener) => Ok(Some(Listener::new(listener))),
         Err(rustix::io::Errno::BUSY) => apply(program).map(|()| None),
         Err(errno) => {

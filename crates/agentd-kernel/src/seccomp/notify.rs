@@ -61,7 +61,7 @@ impl Call {
     /// # Errors
     /// The errno of `process_vm_readv(2)`.
     pub fn read_memory(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
-        syscall::read_memory(self.thread, address, buffer)
+        syscall::processes::read_memory(self.thread, address, buffer)
     }
 }
 
@@ -76,14 +76,14 @@ impl Listener {
     /// # Errors
     /// The errno of the ioctl, except `EINTR` and `ENOENT`.
     pub fn receive(&self) -> Result<Option<Call>, Errno> {
-        let notification = match syscall::receive_notification(self.0.as_fd()) {
+        let notification = match syscall::seccomp::receive_notification(self.0.as_fd()) {
             Ok(notification) => notification,
             Err(Errno::INTR | Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(errno),
         };
         let Some(request) = decode(&notification.data) else {
             // Fails if the thread was killed, which needs no answer.
-            syscall::answer_notification(self.0.as_fd(), notification.id, Err(Errno::NOSYS)).ok();
+            syscall::seccomp::answer_notification(self.0.as_fd(), notification.id, Err(Errno::NOSYS)).ok();
             return Ok(None);
         };
         let thread = i32::try_from(notification.pid).unwrap_or(0);
@@ -93,20 +93,20 @@ impl Listener {
     /// Returns true if the calling thread still waits. Files opened through its thread id before this check then belong to that
     /// thread.
     pub fn is_waiting(&self, call: &Call) -> bool {
-        syscall::notification_is_valid(self.0.as_fd(), call.id)
+        syscall::seccomp::notification_is_valid(self.0.as_fd(), call.id)
     }
 
     /// Makes the call return `result`.
     pub fn answer(&self, call: &Call, result: Result<(), Errno>) {
         // Fails if the thread was killed, which needs no answer.
-        syscall::answer_notification(self.0.as_fd(), call.id, result).ok();
+        syscall::seccomp::answer_notification(self.0.as_fd(), call.id, result).ok();
     }
 
     /// Lets the kernel continue the call as the caller made it (`SECCOMP_USER_NOTIF_FLAG_CONTINUE`). The caller controls how long
     /// that takes. The decision must therefore depend on nothing that can change while the calling thread lives.
     pub fn resume(&self, call: &Call) {
         // Fails if the thread was killed, which needs no answer.
-        syscall::continue_notification(self.0.as_fd(), call.id).ok();
+        syscall::seccomp::continue_notification(self.0.as_fd(), call.id).ok();
     }
 }
 

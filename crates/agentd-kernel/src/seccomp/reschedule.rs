@@ -111,7 +111,7 @@ impl PreparedReschedule {
             arguments[1] = length as u64;
         }
         let input = self.input.as_mut().map(|(argument, content)| (*argument, content.as_mut_slice()));
-        syscall::reschedule(number, arguments, input)
+        syscall::scheduling::reschedule(number, arguments, input)
     }
 }
 

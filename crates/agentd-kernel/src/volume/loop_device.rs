@@ -33,12 +33,12 @@ impl LoopDevice {
             open("/dev/loop-control").during(Control::Volume, || "open /dev/loop-control".to_owned()).map_err(advise)?;
         let mut last = ControlError::new(Control::Volume, "find a free loop device", None);
         for _ in 0..TRIES {
-            let number = syscall::free_loop_device(control.as_fd())
+            let number = syscall::loop_devices::free_loop_device(control.as_fd())
                 .during(Control::Volume, || "LOOP_CTL_GET_FREE".to_owned())
                 .map_err(advise)?;
             let path = format!("/dev/loop{number}");
             let taken = match open(&path) {
-                Ok(device) => match syscall::configure_loop_device(device.as_fd(), image.as_fd(), BLOCK) {
+                Ok(device) => match syscall::loop_devices::configure_loop_device(device.as_fd(), image.as_fd(), BLOCK) {
                     Ok(()) => return Ok(Self { path, _open: device }),
                     Err(errno) => (format!("LOOP_CONFIGURE {path} for {}", name.display()), errno),
                 },

@@ -330,10 +330,6 @@ impl IsolationBackend for Machines {
         }
         Ok(())
     }
-
-    async fn health_check(&self) -> Result<(), IsolationError> {
-        self.create_sandbox(SandboxSpec::default()).await?.destroy().await
-    }
 }
 
 /// Creates a sandbox in a machine without access to host files; grants are copied.

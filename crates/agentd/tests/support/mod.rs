@@ -10,7 +10,7 @@ use agentd::isolation::{
     Access, Command, FirecrackerBackend, GondolinBackend, GondolinConfig, Grant, IsolationBackend, Outcome, Sandbox, SandboxSpec,
     create_backend,
 };
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::{Arguments, Failed, Trial};
 use std::{
     future::Future,
     path::{Path, PathBuf},
@@ -33,6 +33,13 @@ where
             .block_on(async { tokio::time::timeout(TIMEOUT, test()).await })
             .map_err(|_| Failed::from("not finished within the time limit"))
     })
+}
+
+/// Runs the tests of a suite that counts processes and files of the host: one at a time.
+pub fn run_one_at_a_time(trials: Vec<Trial>) -> ! {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    libtest_mimic::run(&arguments, trials).exit()
 }
 
 /// Returns the backends under test: those that run on any host, or those in `AGENTD_TEST_BACKENDS`, separated by blanks.

@@ -1,7 +1,10 @@
 //! Measures the machines of Firecracker. For comparison, measures Firecracker alone: loading the memory from which the machines
 //! start, and one round trip over vsock.
 
-use super::{BARE, Figure, RESTORE, Row, figure};
+use super::{
+    Figure, Row, figure,
+    report::{BARE, RESTORE},
+};
 use crate::cli::failure::Failure;
 use crate::isolation::{FirecrackerBackend, FirecrackerConfig};
 use agentd_core::{IsolationBackend, IsolationError, Sandbox, SandboxSpec};

@@ -12,12 +12,14 @@ mod firecracker;
 #[cfg(feature = "gondolin")]
 mod gondolin;
 mod peers;
+mod report;
 
 use super::{args::BenchArgs, failure::Failure, terminal::Progress};
 use agentd_core::{Command, IsolationBackend, Sandbox, SandboxSpec};
 use agentd_disk::Scratch;
 use agentd_isolation::{ContainerBackend, LinuxNativeBackend, PoolLimits, SandboxPool};
 use peers::Peer;
+use report::Report;
 use std::{
     path::Path,
     pin::Pin,
@@ -27,14 +29,6 @@ use std::{
 };
 
 const PROGRAM: &str = "/bin/true";
-
-/// Names of two rows that are compared with each other.
-const RESTORE: &str = "firecracker: restore + first exec";
-const BARE: &str = "Firecracker alone: snapshot/load + round trip";
-
-/// Names of the rows for an exec in a machine of Gondolin: by agentd's agent, and in the two ways that Gondolin provides.
-const GONDOLIN: [&str; 3] =
-    ["gondolin: exec in a live machine", "Gondolin alone: exec by its session socket", "Gondolin alone: exec by its SDK"];
 
 /// The measurement of a row.
 enum Row {
@@ -59,55 +53,120 @@ struct Figure {
 pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     let progress = Progress::show("measuring");
     let scratch = Scratch::make(&std::env::temp_dir(), "agentd-bench").map_err(std::io::Error::other)?;
-    let backend: Arc<dyn IsolationBackend> = Arc::new(LinuxNativeBackend::new(scratch.path())?);
-    let live = backend.create_sandbox(SandboxSpec::default()).await?;
-    let pool = warm_pool(backend.clone()).await?;
-    let own = std::env::current_exe()?.display().to_string();
-    let whole = [own.as_str(), "run", "--backend", LinuxNativeBackend::NAME, "--workspace", "none", "--", PROGRAM]
-        .map(str::to_owned)
-        .to_vec();
-    let mut figures = vec![
-        figure("posix_spawn + wait", Row::Spawn),
-        figure("linux-native: exec in a live sandbox", Row::Exec(live.clone())),
-        figure("linux-native: create + exec + destroy", Row::Cold(backend.clone())),
-        figure("linux-native: take + exec + destroy, warm pool", warm(pool.clone())),
-        figure("agentd run, whole process", Row::Program(whole)),
-    ];
-    let container: Arc<dyn IsolationBackend> = Arc::new(ContainerBackend::new(scratch.path(), None)?);
-    let mut pools = vec![pool];
-    // A comparison only: without the container backend, its rows are left out.
-    let live_container = match container.create_sandbox(SandboxSpec::default()).await {
-        Ok(live) => {
-            let pool = warm_pool(container.clone()).await?;
-            figures.push(figure("container: exec in a live sandbox", Row::Exec(live.clone())));
-            figures.push(figure("container: create + exec + destroy", Row::Cold(container)));
-            figures.push(figure("container: take + exec + destroy, warm pool", warm(pool.clone())));
-            pools.push(pool);
-            Some(live)
-        }
-        Err(error) => {
-            eprintln!("agentd: skip the rows of container: {error}");
-            None
-        }
-    };
+    let mut subjects = Subjects::default();
+    subjects.add_native(scratch.path()).await?;
+    subjects.add_container(scratch.path()).await?;
     #[cfg(feature = "gondolin")]
-    let (machines, memory) = gondolin::rows(scratch.path(), &mut figures).await?;
-    #[cfg(not(feature = "gondolin"))]
-    let (machines, memory) = (Vec::new(), None::<u64>);
+    subjects.add_gondolin(scratch.path()).await?;
     #[cfg(feature = "firecracker")]
-    let microvms = firecracker::rows(scratch.path(), &mut figures).await?;
-    #[cfg(not(feature = "firecracker"))]
-    let microvms = Vec::new();
-    for Peer { name, line } in peers::installed(scratch.path(), PROGRAM)? {
-        // A peer that does not run on this machine has no row. It may need privileges, or another kernel.
-        match try_out(&line) {
-            Ok(()) => figures.push(figure(name, Row::Program(line))),
-            Err(error) => eprintln!("agentd: skip the row of {name}: {error}"),
+    subjects.add_firecracker(scratch.path()).await?;
+    subjects.add_peers(scratch.path())?;
+    sample(&mut subjects.figures, args.rounds).await?;
+    let files = files::measure(&subjects.live, args.rounds).await?;
+    let Subjects { figures, live, machines, pools, memory } = subjects;
+    for sandbox in live.into_iter().map(|(_, sandbox)| sandbox).chain(machines) {
+        sandbox.destroy().await?;
+    }
+    for pool in pools {
+        pool.drain().await?;
+    }
+    drop(progress);
+    let rows = figures.into_iter().map(|mut figure| (figure.name, median(&mut figure.samples))).collect();
+    let report = Report { rounds: args.rounds, rows, files, memory };
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        report.print_json(&mut out)?
+    } else {
+        report.print(&mut out)?
+    }
+    Ok(0)
+}
+
+/// The rows to measure, and what they use.
+#[derive(Default)]
+struct Subjects {
+    figures: Vec<Figure>,
+    /// The live sandboxes on the host's kernel, by backend.
+    live: Vec<(&'static str, Arc<dyn Sandbox>)>,
+    /// The live sandboxes in machines.
+    machines: Vec<Arc<dyn Sandbox>>,
+    pools: Vec<Arc<SandboxPool>>,
+    /// Host memory of a machine of Gondolin that has just started, in bytes.
+    memory: Option<u64>,
+}
+
+impl Subjects {
+    async fn add_native(&mut self, work_root: &Path) -> Result<(), Failure> {
+        let backend: Arc<dyn IsolationBackend> = Arc::new(LinuxNativeBackend::new(work_root)?);
+        let live = backend.create_sandbox(SandboxSpec::default()).await?;
+        self.figures.push(figure("posix_spawn + wait", Row::Spawn));
+        self.add_backend(LinuxNativeBackend::NAME, backend, live).await?;
+        let own = std::env::current_exe()?.display().to_string();
+        let whole = [own.as_str(), "run", "--backend", LinuxNativeBackend::NAME, "--workspace", "none", "--", PROGRAM]
+            .map(str::to_owned)
+            .to_vec();
+        self.figures.push(figure("agentd run, whole process", Row::Program(whole)));
+        Ok(())
+    }
+
+    /// Adds the rows of the container backend. They are a comparison only: without the backend they are left out.
+    async fn add_container(&mut self, work_root: &Path) -> Result<(), Failure> {
+        let backend: Arc<dyn IsolationBackend> = Arc::new(ContainerBackend::new(work_root, None)?);
+        match backend.create_sandbox(SandboxSpec::default()).await {
+            Ok(live) => self.add_backend(ContainerBackend::NAME, backend, live).await,
+            Err(error) => {
+                eprintln!("agentd: skip the rows of container: {error}");
+                Ok(())
+            }
         }
     }
+
+    async fn add_backend(
+        &mut self,
+        name: &'static str,
+        backend: Arc<dyn IsolationBackend>,
+        live: Arc<dyn Sandbox>,
+    ) -> Result<(), Failure> {
+        let pool = warm_pool(backend.clone()).await?;
+        self.figures.push(figure(&format!("{name}: exec in a live sandbox"), Row::Exec(live.clone())));
+        self.figures.push(figure(&format!("{name}: create + exec + destroy"), Row::Cold(backend)));
+        self.figures.push(figure(&format!("{name}: take + exec + destroy, warm pool"), warm(pool.clone())));
+        self.live.push((name, live));
+        self.pools.push(pool);
+        Ok(())
+    }
+
+    #[cfg(feature = "gondolin")]
+    async fn add_gondolin(&mut self, work_root: &Path) -> Result<(), Failure> {
+        let (machines, memory) = gondolin::rows(work_root, &mut self.figures).await?;
+        self.machines.extend(machines);
+        self.memory = memory;
+        Ok(())
+    }
+
+    #[cfg(feature = "firecracker")]
+    async fn add_firecracker(&mut self, work_root: &Path) -> Result<(), Failure> {
+        self.machines.extend(firecracker::rows(work_root, &mut self.figures).await?);
+        Ok(())
+    }
+
+    fn add_peers(&mut self, work_root: &Path) -> Result<(), Failure> {
+        for Peer { name, line } in peers::installed(work_root, PROGRAM)? {
+            // A peer that does not run on this machine has no row. It may need privileges, or another kernel.
+            match try_out(&line) {
+                Ok(()) => self.figures.push(figure(name, Row::Program(line))),
+                Err(error) => eprintln!("agentd: skip the row of {name}: {error}"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Measures each figure once per round.
+async fn sample(figures: &mut [Figure], rounds: u32) -> Result<(), Failure> {
     let mut order: Vec<usize> = (0..figures.len()).collect();
     let mut random = 1u64;
-    for round in 0..=args.rounds {
+    for round in 0..=rounds {
         // Namespaces are torn down some milliseconds after their end. Shuffling the order spreads this cost over all rows.
         shuffle(&mut order, &mut random);
         for figure in &order {
@@ -118,63 +177,7 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
             }
         }
     }
-    let natives = std::iter::once((LinuxNativeBackend::NAME, live.clone()));
-    let containers = live_container.iter().map(|sandbox| (ContainerBackend::NAME, sandbox.clone()));
-    let files = files::measure(&natives.chain(containers).collect::<Vec<_>>(), args.rounds).await?;
-    for sandbox in [Some(live), live_container].into_iter().flatten().chain(microvms).chain(machines) {
-        sandbox.destroy().await?;
-    }
-    for pool in pools {
-        pool.drain().await?;
-    }
-    drop(progress);
-    let base = median(&mut figures[0].samples);
-    let rows: Vec<_> = figures.iter_mut().map(|f| (f.name.clone(), median(&mut f.samples))).collect();
-    let row = |name: &str| rows.iter().find_map(|(row, p50)| (row == name).then_some(*p50));
-    let gondolin = match GONDOLIN.map(row) {
-        [Some(exec), Some(session), Some(sdk)] => Some([exec, session, sdk]),
-        _ => None,
-    };
-    let restore = row(RESTORE).zip(row(BARE)).map(|(restore, bare)| ratio(restore, bare));
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    if args.json {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|(name, p50)| serde_json::json!({ "name": name, "p50_us": p50.as_micros() as f64, "ratio": ratio(*p50, base) }))
-            .collect();
-        let all = serde_json::json!({
-            "rounds": args.rounds, "rows": rows, "gondolin_memory_bytes": memory, "firecracker_restore_ratio": restore,
-            "files_ratios": files.into_iter().collect::<std::collections::BTreeMap<_, _>>()
-        });
-        writeln!(out, "{all:#}")?;
-    } else {
-        writeln!(out, "{:<48}{:>12}{:>10}", format!("p50 of {} rounds of {PROGRAM}", args.rounds), "µs", "ratio")?;
-        for (name, p50) in &rows {
-            writeln!(out, "{name:<48}{:>12}{:>9.2}×", p50.as_micros(), ratio(*p50, base))?;
-        }
-        for (backend, ratio) in files {
-            writeln!(
-                out,
-                "{backend}: creating, reading the status of and removing 20,000 files on tmpfs takes {ratio:.2}× the time outside"
-            )?;
-        }
-        if let Some([exec, session, sdk]) = gondolin {
-            writeln!(
-                out,
-                "gondolin: exec takes {:.2}× the time of an exec by its session socket, {:.2}× that of its SDK",
-                ratio(exec, session),
-                ratio(exec, sdk)
-            )?;
-        }
-        if let Some(memory) = memory {
-            writeln!(out, "gondolin: host memory of a machine that has just started: {} MiB", memory >> 20)?;
-        }
-        if let Some(restore) = restore {
-            writeln!(out, "firecracker: restore + first exec takes {restore:.2}× the time of Firecracker alone")?;
-        }
-    }
-    Ok(0)
+    Ok(())
 }
 
 /// Shuffles `order` (Fisher-Yates) with a random generator that yields the same sequence in every run (Marsaglia's xorshift).

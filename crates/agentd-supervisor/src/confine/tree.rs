@@ -1,0 +1,110 @@
+//! The file tree of the sandbox: the host's own, a view of the host's, or a root of its own.
+
+use super::{
+    Inherited,
+    message::{ConfineChannel, Ids},
+    record::{ControlRecord, noted},
+};
+use crate::plan::{SandboxPlan, Tree};
+use agentd_core::{Control, ControlError, ControlReport};
+use agentd_kernel::mount::{self, OwnTrees, ViewPlan, device::Devices, root::RootPlan};
+use std::os::fd::OwnedFd;
+
+/// Builds the tree of the plan and enters it. Returns false if the control for mounts is missing, so that the commands see the
+/// host's tree although the plan has another.
+pub(super) fn enter(
+    inherited: &Inherited<'_>,
+    ids: &Ids,
+    go: ConfineChannel,
+    record: &mut ControlRecord<'_>,
+) -> Result<bool, ControlError> {
+    let plan = inherited.plan;
+    // Cloned here, while the host's mount tree is still complete.
+    let own = match inherited.cgroup {
+        Some(cgroup) if plan.namespaces.enabled => cgroup.trees()?,
+        _ => Vec::new(),
+    };
+    let fallback = if plan.allow_degraded && plan.namespaces.enabled { Some(mount::Fallback::keep()?) } else { None };
+    let mut go = is_mapped(plan, ids).then_some(go);
+    match &plan.tree {
+        Tree::Host => {}
+        Tree::Root(root) => enter_root(root, own, go.as_mut(), record)?,
+        Tree::View(view) => enter_view(view, own, go.as_mut(), record)?,
+    }
+    let entered = !record.is_missing(Control::Mounts);
+    if let Some(fallback) = fallback.filter(|_| !entered) {
+        fallback.restore()?;
+    }
+    Ok(entered)
+}
+
+/// Returns true if the launcher sends id-mapped trees: it runs as root, and the plan has something to map.
+fn is_mapped(plan: &SandboxPlan, ids: &Ids) -> bool {
+    let root_is_mapped = plan.tree.root().is_some_and(|root| root.base.trees() > 0 || !root.devices.is_empty());
+    ids.privileged && (root_is_mapped || !plan.tree.grants().is_empty())
+}
+
+/// Enters a root of the sandbox's own. This step cannot be degraded: the payload is root inside and keeps capabilities, which are
+/// harmless only in a separate root. `go` sends the trees if they are id-mapped.
+fn enter_root(
+    root: &RootPlan,
+    own: OwnTrees,
+    go: Option<&mut ConfineChannel>,
+    record: &mut ControlRecord<'_>,
+) -> Result<(), ControlError> {
+    let RootTrees { stack, devices, grants } = match go {
+        Some(go) => RootTrees::mapped(root, go.trees()?),
+        None => RootTrees::callers(root)?,
+    };
+    let notes = mount::root::build(root, stack, devices, own)?.enter(grants)?;
+    let (status, detail) = noted(notes, root.describe());
+    record.layers.push(ControlReport { control: Control::Mounts, status, detail });
+    Ok(())
+}
+
+/// Detached trees from which a root is built.
+struct RootTrees {
+    stack: Vec<OwnedFd>,
+    devices: Option<Devices>,
+    grants: Vec<OwnedFd>,
+}
+
+impl RootTrees {
+    /// Sorts the trees that the launcher has sent; see [`super::ConfineMessage::Trees`].
+    fn mapped(root: &RootPlan, trees: Vec<OwnedFd>) -> Self {
+        let mut trees = trees.into_iter();
+        let stack = trees.by_ref().take(root.base.trees()).collect();
+        let devices = if root.devices.is_empty() { None } else { trees.next().map(Devices::Own) };
+        Self { stack, devices, grants: trees.collect() }
+    }
+
+    /// Clones the trees as the caller owns them.
+    fn callers(root: &RootPlan) -> Result<Self, ControlError> {
+        let devices = if root.devices.is_empty() { None } else { Some(Devices::callers(&root.devices)?) };
+        let stack = mount::root::clone_stack(root)?;
+        let grants = mount::clone_grants(&root.grants, &mount::open_grants(&root.grants)?)?;
+        Ok(Self { stack, devices, grants })
+    }
+}
+
+/// Enters a view of the host's tree. `go` sends the trees of the grants if they are id-mapped.
+fn enter_view(
+    view: &ViewPlan,
+    own: OwnTrees,
+    go: Option<&mut ConfineChannel>,
+    record: &mut ControlRecord<'_>,
+) -> Result<(), ControlError> {
+    // A grant whose path now leads elsewhere is not a missing layer: it ends the sandbox even if degraded isolation is allowed.
+    let opened = if go.is_some() { Vec::new() } else { mount::open_grants(&view.grants)? };
+    record.control(Control::Mounts, || {
+        let notes = if let Some(go) = go {
+            // The trees arrive while the view is built.
+            let built = mount::build(view, own)?;
+            built.attach(go.trees()?)?
+        } else {
+            let grants = mount::clone_grants(&view.grants, &opened)?;
+            mount::build(view, own)?.attach(grants)?
+        };
+        Ok(noted(notes, format!("{} masks, {} grants", view.masks.len(), view.grants.len())))
+    })
+}

@@ -1,0 +1,82 @@
+//! What `agentd bench` prints.
+
+use super::{Failure, PROGRAM, ratio};
+use std::{collections::BTreeMap, io::Write, time::Duration};
+
+/// Names of two rows that are compared with each other.
+pub(super) const RESTORE: &str = "firecracker: restore + first exec";
+pub(super) const BARE: &str = "Firecracker alone: snapshot/load + round trip";
+
+/// Names of the rows for an exec in a machine of Gondolin: by agentd's agent, and in the two ways that Gondolin provides.
+pub(super) const GONDOLIN: [&str; 3] =
+    ["gondolin: exec in a live machine", "Gondolin alone: exec by its session socket", "Gondolin alone: exec by its SDK"];
+
+/// The result of all measurements.
+pub(super) struct Report {
+    pub rounds: u32,
+    /// The names of the rows and their medians. The first row is the one that the others are compared with.
+    pub rows: Vec<(String, Duration)>,
+    /// The time for file-heavy work in a sandbox of each backend, relative to outside.
+    pub files: Vec<(&'static str, f64)>,
+    /// Host memory of a machine of Gondolin that has just started, in bytes.
+    pub memory: Option<u64>,
+}
+
+impl Report {
+    pub(super) fn print_json(&self, out: &mut impl Write) -> Result<(), Failure> {
+        let base = self.base();
+        let rows: Vec<_> = self
+            .rows
+            .iter()
+            .map(|(name, p50)| serde_json::json!({ "name": name, "p50_us": p50.as_micros() as f64, "ratio": ratio(*p50, base) }))
+            .collect();
+        let all = serde_json::json!({
+            "rounds": self.rounds, "rows": rows, "gondolin_memory_bytes": self.memory,
+            "firecracker_restore_ratio": self.restore_ratio(), "files_ratios": self.files.iter().copied().collect::<BTreeMap<_, _>>()
+        });
+        writeln!(out, "{all:#}")?;
+        Ok(())
+    }
+
+    pub(super) fn print(&self, out: &mut impl Write) -> Result<(), Failure> {
+        let base = self.base();
+        writeln!(out, "{:<48}{:>12}{:>10}", format!("p50 of {} rounds of {PROGRAM}", self.rounds), "µs", "ratio")?;
+        for (name, p50) in &self.rows {
+            writeln!(out, "{name:<48}{:>12}{:>9.2}×", p50.as_micros(), ratio(*p50, base))?;
+        }
+        for (backend, ratio) in &self.files {
+            writeln!(
+                out,
+                "{backend}: creating, reading the status of and removing 20,000 files on tmpfs takes {ratio:.2}× the time outside"
+            )?;
+        }
+        if let [Some(exec), Some(session), Some(sdk)] = GONDOLIN.map(|name| self.row(name)) {
+            writeln!(
+                out,
+                "gondolin: exec takes {:.2}× the time of an exec by its session socket, {:.2}× that of its SDK",
+                ratio(exec, session),
+                ratio(exec, sdk)
+            )?;
+        }
+        if let Some(memory) = self.memory {
+            writeln!(out, "gondolin: host memory of a machine that has just started: {} MiB", memory >> 20)?;
+        }
+        if let Some(restore) = self.restore_ratio() {
+            writeln!(out, "firecracker: restore + first exec takes {restore:.2}× the time of Firecracker alone")?;
+        }
+        Ok(())
+    }
+
+    fn base(&self) -> Duration {
+        self.rows.first().map(|(_, p50)| *p50).unwrap_or_default()
+    }
+
+    fn row(&self, name: &str) -> Option<Duration> {
+        self.rows.iter().find_map(|(row, p50)| (row == name).then_some(*p50))
+    }
+
+    /// Returns the time of a restore relative to that of Firecracker alone.
+    fn restore_ratio(&self) -> Option<f64> {
+        self.row(RESTORE).zip(self.row(BARE)).map(|(restore, bare)| ratio(restore, bare))
+    }
+}

@@ -1,0 +1,57 @@
+//! Arguments that are refused, because the backend cannot enforce them or because they name the wrong kind of file.
+
+use super::super::{
+    args::{NetworkArg, RunArgs},
+    grants,
+};
+use agentd_core::{BackendTraits, Grant, IsolationError};
+use std::path::Path;
+
+/// Rejects a grant at another path, if the backend shows grants only at their own paths.
+pub(super) fn moved_grants(granted: &[Grant], traits: &BackendTraits, backend: &str) -> Result<(), IsolationError> {
+    let is_moved = |grant: &&Grant| grant.target.as_ref().is_some_and(|target| *target != grant.path);
+    match granted.iter().find(is_moved).filter(|_| !traits.moves_grants) {
+        None => Ok(()),
+        Some(grant) => Err(IsolationError::Invalid {
+            what: format!("grant of {} at another path", grant.path.display()),
+            reason: format!("{backend} cannot mount a grant at another path — drop :TARGET, or use --backend container"),
+        }),
+    }
+}
+
+/// Rejects the options that restrict a command, for a backend without a boundary: such a backend can enforce none of them.
+pub(super) fn restrictions(args: &RunArgs, backend: &str) -> Result<(), IsolationError> {
+    let no_host_caches = !args.no_host_caches.is_empty();
+    let args = &args.boundary;
+    let moved = args.rw.iter().any(|requested| grants::split(requested).1.is_some());
+    let asked = [
+        ("--image", args.image.is_some()),
+        ("--workspace-ro", args.workspace_ro),
+        ("--ro", !args.ro.is_empty()),
+        ("--rw PATH:TARGET", moved),
+        ("--profile", args.profile.is_some()),
+        ("--no-host-tools", !args.no_host_tools.is_empty()),
+        ("--no-host-caches", no_host_caches),
+        ("--net off", args.net == Some(NetworkArg::Off)),
+    ];
+    match asked.into_iter().find(|(_, asked)| *asked) {
+        None => Ok(()),
+        Some((option, _)) => Err(IsolationError::Invalid {
+            what: option.to_owned(),
+            reason: format!("{backend} has no boundary and cannot enforce {option} — choose another backend or drop the option"),
+        }),
+    }
+}
+
+/// Rejects a file as the workspace.
+pub(super) fn file_as_workspace(path: &Path) -> Result<(), IsolationError> {
+    // A path that does not exist is rejected later, like that of any grant.
+    if path.metadata().is_ok_and(|found| !found.is_dir()) {
+        let (what, path) = (format!("--workspace {}", path.display()), path.display());
+        let reason = format!(
+            "not a directory — use the directory that contains this file, or grant only the file with --ro {path} or --rw {path}"
+        );
+        return Err(IsolationError::Invalid { what, reason });
+    }
+    Ok(())
+}
