@@ -9,7 +9,7 @@ use crate::{
     runtimes::Runtimes,
     ttl,
 };
-use agentd_core::{ControlReport, Grant, Sandbox, SandboxSpec};
+use agentd_core::{ControlReport, Grant, GuardRule, Sandbox, SandboxSpec};
 use agentd_isolation::{
     grants,
     layered::runtime::{self, SandboxRuntime},
@@ -23,6 +23,17 @@ use std::{
     sync::{Arc, Mutex},
 };
 use tokio::sync::MutexGuard;
+
+/// Resolves the grants of a client's request. The guard decides about each of them, whatever the client says.
+fn pin(spec: &mut SandboxSpec) -> Result<(), DaemonError> {
+    if let Some(waived) = spec.grants.iter().find(|grant| grant.guard != GuardRule::Apply) {
+        return Err(DaemonError::Refused(format!(
+            "grant {}: the request waives the guard, which the daemon never does — request the grant with the rule `apply`",
+            waived.path.display()
+        )));
+    }
+    Ok(grants::pin(spec)?)
+}
 
 /// The state of the daemon.
 pub(crate) struct Server {
@@ -173,7 +184,7 @@ impl Server {
     /// Creates a sandbox and starts its processes once, so that a sandbox that could never start is not created. The files that
     /// the start creates in its root become part of the first snapshot, which is taken before any use.
     async fn create(&self, name: Name, mut about: About) -> Result<Vec<ControlReport>, DaemonError> {
-        grants::pin(&mut about.spec)?;
+        pin(&mut about.spec)?;
         let runtime = self.runtimes.get(&name);
         let mut runtime = runtime.lock().await;
         let of = name.clone();
@@ -307,7 +318,7 @@ impl Server {
 
     async fn regrant(&self, name: Name, grants: Vec<Grant>) -> Result<(), DaemonError> {
         let mut spec = SandboxSpec { grants, ..SandboxSpec::default() };
-        grants::pin(&mut spec)?;
+        pin(&mut spec)?;
         let runtime = self.runtimes.get(&name);
         let mut runtime = runtime.lock().await;
         if runtime.running.as_ref().is_some_and(|running| running.commands_running() > 0) {

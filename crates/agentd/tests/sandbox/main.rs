@@ -5,6 +5,7 @@
 mod crash;
 mod daemon;
 mod disk;
+mod grants;
 mod place;
 
 use place::{SandboxDir, kill, program, runs, text, until};
