@@ -12,6 +12,7 @@ mod firecracker;
 #[cfg(feature = "gondolin")]
 mod gondolin;
 mod peers;
+mod protected;
 
 use super::{Failure, args::BenchArgs, terminal::Progress};
 use agentd_core::{Command, IsolationBackend, Sandbox, SandboxSpec};
@@ -121,6 +122,7 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     let natives = std::iter::once((LinuxNativeBackend::NAME, live.clone()));
     let containers = live_container.iter().map(|sandbox| (ContainerBackend::NAME, sandbox.clone()));
     let files = files::measure(&natives.chain(containers).collect::<Vec<_>>(), args.rounds).await?;
+    let protected = protected::measure(&own, LinuxNativeBackend::NAME, scratch.path(), args.rounds)?;
     for sandbox in [Some(live), live_container].into_iter().flatten().chain(microvms).chain(machines) {
         sandbox.destroy().await?;
     }
@@ -145,7 +147,13 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
             .collect();
         let all = serde_json::json!({
             "rounds": args.rounds, "rows": rows, "gondolin_memory_bytes": memory, "firecracker_restore_ratio": restore,
-            "files_ratios": files.into_iter().collect::<std::collections::BTreeMap<_, _>>()
+            "files_ratios": files.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+            "protected_tree": {
+                "directories": protected::DIRECTORIES,
+                "without_us": protected.none.as_micros() as f64,
+                "first_us": protected.first.as_micros() as f64,
+                "second_us": protected.second.as_micros() as f64,
+            },
         });
         writeln!(out, "{all:#}")?;
     } else {
@@ -159,6 +167,14 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
                 "{backend}: creating, reading the status of and removing 20,000 files on tmpfs takes {ratio:.2}× the time outside"
             )?;
         }
+        writeln!(
+            out,
+            "agentd run in a workspace of {} directories: the first run takes {:.2}×, the second {:.2}× the time without a \
+             workspace",
+            protected::DIRECTORIES,
+            ratio(protected.first, protected.none),
+            ratio(protected.second, protected.none)
+        )?;
         if let Some([exec, session, sdk]) = gondolin {
             writeln!(
                 out,
