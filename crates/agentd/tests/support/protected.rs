@@ -10,7 +10,8 @@ pub fn assert_changes_are_reported(backend: &str, data: &Path, options: &[&str])
     let work = root.path().canonicalize().unwrap().join("work");
     fs::create_dir_all(work.join("sub")).unwrap();
     fs::write(work.join("CLAUDE.md"), "mine").unwrap();
-    let script = "echo evil >.envrc; echo evil >CLAUDE.md; mkdir -p sub/.git/objects sub/.git/refs; echo \"ref: refs/heads/x\" >sub/.git/HEAD; echo done";
+    let script = "echo evil >.envrc; echo evil >CLAUDE.md; mkdir -p sub/.git/objects sub/.git/refs
+        echo 'ref: refs/heads/x' >sub/.git/HEAD; echo done";
     let program = std::env::var("AGENTD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agentd").to_owned());
     let mut run = Command::new(program);
     run.args(["run", "--backend", backend, "--json"]).args(options).args(["--", "sh", "-c", script]);
