@@ -209,7 +209,7 @@ pub const ROWS: &[Row] = &[
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Rotates(0),
-        minutes: 8,
+        minutes: 7,
         why: "every run covers this kernel in lab-6.12-root, and this kind of user in lab-6.1-user",
     },
     Row {
@@ -219,7 +219,7 @@ pub const ROWS: &[Row] = &[
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Rotates(1),
-        minutes: 6,
+        minutes: 5,
         why: "every run covers this kernel in lab-6.1-user, and this user in lab-6.12-root",
     },
     Row {
