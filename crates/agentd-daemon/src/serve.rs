@@ -11,7 +11,7 @@ use crate::{
     runtimes::Runtimes,
     ttl,
 };
-use agentd_core::{ControlReport, Grant, Sandbox, SandboxSpec};
+use agentd_core::{ControlReport, Grant, GuardRule, Sandbox, SandboxSpec};
 use agentd_isolation::{
     grants,
     layered::runtime::{self, SandboxRuntime},
@@ -380,8 +380,15 @@ impl Server {
 }
 
 /// Compares the objects of grants with those that the client granted. A grant without an object is refused: the client may be in
-/// another mount namespace, in which the path leads to another object.
+/// another mount namespace, in which the path leads to another object. The guard decides about each grant, whatever the client
+/// says.
 fn compare(spec: &mut SandboxSpec) -> Result<(), DaemonError> {
+    if let Some(waived) = spec.grants.iter().find(|grant| grant.guard != GuardRule::Apply) {
+        return Err(DaemonError::Refused(format!(
+            "grant {}: the request waives the guard, which the daemon never does — request the grant with the rule `apply`",
+            waived.path.display()
+        )));
+    }
     if let Some(grant) = spec.grants.iter().find(|grant| grant.object.is_none()) {
         return Err(DaemonError::Refused(format!(
             "grant {}: the client has not resolved the path — use the build of agentd that started the daemon",

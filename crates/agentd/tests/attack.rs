@@ -2,8 +2,12 @@
 //! fails there too proves nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[path = "support/exchange.rs"]
+mod exchange;
 #[path = "attack/grants.rs"]
 mod grants;
+#[path = "attack/guard.rs"]
+mod guard;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -24,6 +28,7 @@ fn main() {
     support::machine::take_role();
     agentd::isolation::take_role();
     support::machine::register();
+    guard::take_role();
     let arguments = Arguments::from_args();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let root = std::env::temp_dir();
@@ -53,7 +58,7 @@ fn main() {
     // Some attacks need root to succeed without a boundary, so the check runs only as root.
     let succeed = open.into_iter().filter(|e| privileged && !KEPT_WITHOUT_A_BOUNDARY.contains(&e.check.as_str())).map(succeeds);
     let with_boundary: Vec<_> = support::backends().into_iter().filter(|name| *name != HostDirectBackend::NAME).collect();
-    let on_grants = grants::trials(&with_boundary);
+    let on_grants = grants::trials(&with_boundary).into_iter().chain(guard::trials(&with_boundary));
     libtest_mimic::run(&arguments, held.chain(succeed).chain(on_grants).collect()).exit();
 }
 

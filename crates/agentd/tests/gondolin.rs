@@ -1,12 +1,14 @@
 //! Processes, sockets and disks that a machine of Gondolin could leave behind, and properties that only Gondolin has.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[path = "support/protected.rs"]
+mod protected;
 #[path = "gondolin/snapshots.rs"]
 mod snapshots;
 #[path = "support/mod.rs"]
 mod support;
 
-use agentd::isolation::{IsolationBackend, IsolationError, Sandbox, SandboxSpec};
+use agentd::isolation::{GondolinBackend, IsolationBackend, IsolationError, Sandbox, SandboxSpec};
 use rustix::{
     io::Errno,
     process::{Pid, Signal, WaitOptions},
@@ -52,6 +54,9 @@ fn main() {
         trial("dropped_machine_leaves_nothing".to_owned(), dropped),
         trial("machine_that_does_not_start_in_time_is_started_again".to_owned(), stalled_start),
         trial("large_file_is_copied_unchanged_in_little_memory".to_owned(), large_file),
+        trial("changes_of_protected_paths_in_machine_are_reported_by_command_line".to_owned(), async || {
+            protected::assert_changes_are_reported(GondolinBackend::NAME, &support::data(), &[]);
+        }),
         trial("missing_installation_error_names_setup_command".to_owned(), not_installed),
     ];
     run_one_at_a_time(trials)

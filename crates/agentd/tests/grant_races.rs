@@ -1,5 +1,5 @@
 //! Property tests of grants: a payload changes random trees at random moments, between resolving, mounting, executing and
-//! restarting. A sandbox must never show an object that was not granted.
+//! restarting. A sandbox must never show an object that was not granted. As root, bind mounts change as well.
 //!
 //! Thousands of cases resolve a path and open it again; some hundred create a sandbox, with every backend.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
@@ -15,7 +15,7 @@ use agentd::isolation::{
 };
 use agentd_kernel::object;
 use libtest_mimic::{Arguments, Failed, Trial};
-use payload::{Home, KEY, Step, name, steps};
+use payload::{Home, KEY, Step, name, own_mounts, secret_mount, steps};
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
@@ -29,6 +29,7 @@ const CASES: u32 = 2000;
 fn main() {
     support::machine::take_role();
     agentd::isolation::take_role();
+    own_mounts();
     support::machine::register();
     let arguments = Arguments::from_args();
     let mut trials = vec![
@@ -72,13 +73,21 @@ fn sandboxes_within(name: &'static str) -> impl Fn(Case) -> bool + Send {
 struct Case {
     before: Vec<Step>,
     after: Vec<Step>,
+    /// A mount of the secret over a path after it was resolved, by root on the host.
+    secret_mount: Step,
     wanted: Vec<(PathBuf, bool)>,
     follow: bool,
 }
 
 fn case() -> impl Strategy<Value = Case> {
     let wanted = prop::collection::vec((name(), any::<bool>()), 1..3);
-    (steps(), steps(), wanted, any::<bool>()).prop_map(|(before, after, wanted, follow)| Case { before, after, wanted, follow })
+    (steps(), steps(), secret_mount(), wanted, any::<bool>()).prop_map(|(before, after, secret_mount, wanted, follow)| Case {
+        before,
+        after,
+        secret_mount,
+        wanted,
+        follow,
+    })
 }
 
 fn property(name: &str, cases: u32, check: impl Fn(Case) -> bool + Send + 'static) -> Trial {
@@ -91,8 +100,12 @@ fn property(name: &str, cases: u32, check: impl Fn(Case) -> bool + Send + 'stati
             Ok(())
         });
         run.map_err(|error| Failed::from(error.to_string()))?;
-        // If every request was refused, nothing was tested.
-        if granted.get() == 0 { Err(Failed::from("nothing was granted in any case")) } else { Ok(()) }
+        // A version that refuses everything, or one that refuses nothing, does not pass.
+        match granted.get() {
+            0 => Err(Failed::from("nothing was granted in any case")),
+            all if all == cases => Err(Failed::from("nothing was refused in any case")),
+            _ => Ok(()),
+        }
     })
 }
 
@@ -105,7 +118,7 @@ fn changed_between(case: Case) -> bool {
     let granted: Vec<_> = found.into_iter().filter(|found| guard.refusal(&found.path).is_none()).collect();
     assert!(case.follow || granted.iter().all(|found| !found.linked));
     let mut again = false;
-    for step in [None].into_iter().chain(case.after.iter().map(Some)) {
+    for step in [None].into_iter().chain(case.after.iter().chain([&case.secret_mount]).map(Some)) {
         step.inspect(|step| home.apply(step));
         for found in &granted {
             let Ok(opened) = object::reopen(&found.path, &found.object) else { continue };
@@ -139,7 +152,7 @@ fn changed_meanwhile(case: Case) -> bool {
 }
 
 /// Creates a sandbox, looks for secrets in it, and restarts it if possible, while another thread changes the tree. Returns
-/// whether the sandbox was created.
+/// whether the sandbox showed its grants.
 fn shown(name: &'static str, case: Case) -> bool {
     let home = Home::new(&case.before);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -154,21 +167,27 @@ async fn look(name: &'static str, case: &Case, home: &Home) -> bool {
     let writable = if name == layers::NAME { Writable::Layers } else { Writable::Memory };
     let spec = SandboxSpec { grants: grants.collect(), writable, ..SandboxSpec::default() };
     let Ok(sandbox) = backend(name).create_sandbox(spec).await else { return false };
-    look_inside(&sandbox, home).await;
+    let mut shown = look_inside(&sandbox, case, home).await;
     if name == layers::NAME && sandbox.snapshot("again").await.is_ok() {
         // The snapshot ended its processes, so the next exec restarts the sandbox.
-        look_inside(&sandbox, home).await;
+        shown |= look_inside(&sandbox, case, home).await;
     }
     sandbox.destroy().await.unwrap();
     assert!(home.is_whole());
-    true
+    shown
 }
 
-/// Reads all files, and creates a file in every directory.
-async fn look_inside(sandbox: &Arc<dyn Sandbox>, home: &Home) {
+/// Reads all files, and creates a file in every directory. Returns whether all grants are shown.
+async fn look_inside(sandbox: &Arc<dyn Sandbox>, case: &Case, home: &Home) -> bool {
     let place = home.path().display();
-    let text = format!("grep -Rs '{KEY}' {place}; find -L {place} -type d -exec touch '{{}}/planted' ';' 2>/dev/null; true");
+    let granted: Vec<_> = case.wanted.iter().map(|(name, _)| home.project().join(name).display().to_string()).collect();
+    let text = format!(
+        "for path in {}; do test -e $path || exit 1; done; grep -Rs '{KEY}' {place}
+        find -L {place} -type d -exec touch '{{}}/planted' ';' 2>/dev/null; exit 0",
+        granted.join(" ")
+    );
     // The restart may be refused because of the changes.
-    let Ok(outcome) = sandbox.exec(script(&text)).await else { return };
+    let Ok(outcome) = sandbox.exec(script(&text)).await else { return false };
     assert!(!support::out(&outcome).contains(KEY), "{outcome:?}");
+    outcome.exit_code == Some(0)
 }

@@ -2,13 +2,15 @@
 //! between two steps.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+#[path = "support/exchange.rs"]
+mod exchange;
+
+use exchange::{Exchange, MOST_ATTEMPTS};
 use std::{
     fs,
     os::unix::fs::symlink,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Output, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
 };
 use tempfile::TempDir;
 
@@ -72,19 +74,25 @@ impl Drop for GrantDir {
     }
 }
 
-/// Exchanges two paths continuously while `work` runs.
-fn while_exchanged<T>(one: &Path, other: &Path, work: impl FnOnce() -> T) -> T {
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
-            }
-        });
-        let result = work();
-        done.store(true, Ordering::Relaxed);
-        result
-    })
+/// Runs a command, first undisturbed and then while two paths are exchanged, until some runs were refused and some showed the
+/// granted object. No run may print anything else.
+fn assert_shows_granted_or_refuses(place: &GrantDir, args: &[&str], granted: &str, paths: [&str; 2]) {
+    // A version that refuses everything does not pass.
+    assert_eq!(place.agentd(args), granted);
+    let _exchange = Exchange::begin(&place.path(paths[0]), &place.path(paths[1]));
+    let (mut shown, mut refused) = (0, 0);
+    for attempt in 0.. {
+        if attempt >= 40 && shown > 0 && refused > 0 {
+            return;
+        }
+        assert!(attempt < MOST_ATTEMPTS, "{shown} runs showed the granted object, {refused} were refused");
+        let output = place.output(args);
+        match (output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()) {
+            (Some(0), printed) if printed == granted => shown += 1,
+            (Some(125), "") => refused += 1,
+            _ => panic!("{args:?}: {output:?}"),
+        }
+    }
 }
 
 #[test]
@@ -188,16 +196,40 @@ fn run_during_exchange_with_link_shows_no_secret() {
     symlink(place.path("home/.ssh"), place.path("home/pj/link")).unwrap();
     let grant = place.path("home/pj/docs");
     let key = place.path("home/.ssh/id_rsa");
-    let options = ["run", "--workspace", "none", "--rw", grant.to_str().unwrap(), "--", "sh", "-c"];
-    let script = format!("cat {} {}/id_rsa", key.display(), grant.display());
-    // Probe the backend first, so that each run is short.
-    place.agentd(&["run", "--", "true"]);
-    let outputs = while_exchanged(&grant, &place.path("home/pj/link"), || {
-        (0..40).map(|_| place.output(&[&options[..], &[&script]].concat())).collect::<Vec<_>>()
-    });
-    for output in outputs {
-        assert!(!String::from_utf8_lossy(&output.stdout).contains("KEY"), "{output:?}");
-    }
+    // If the path was exchanged just after it was opened, the directory is shown at its new path.
+    let script = format!("cd {}; cat {} docs/id_rsa link/id_rsa; true", place.path("home/pj").display(), key.display());
+    let args = ["run", "--workspace", "none", "--rw", grant.to_str().unwrap(), "--", "sh", "-c", &script];
+    assert_shows_granted_or_refuses(&place, &args, "no key", ["home/pj/docs", "home/pj/link"]);
+}
+
+#[test]
+fn workspace_exchanged_with_link_to_etc_is_never_etc() {
+    let place = GrantDir::new();
+    fs::create_dir_all(place.path("rootproj/sub")).unwrap();
+    symlink("/etc", place.path("rootproj/link")).unwrap();
+    let (project, workspace) = (place.path("rootproj"), place.path("rootproj/sub"));
+    let in_sub = |command: &'static str, options: &[&'static str]| -> Vec<String> {
+        let workspace = ["--workspace", workspace.to_str().unwrap()];
+        [&[command], options, &workspace, &["--", "sh", "-c", "if test -e passwd; then ls; else echo no etc; fi"]]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
+    };
+    let args = in_sub("run", &[]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    assert_shows_granted_or_refuses(&place, &args, "no etc\n", ["rootproj/sub", "rootproj/link"]);
+
+    // A payload of another run replaces the directory by a link, for runs and for a named sandbox.
+    place.agentd(&["sandbox", "create", "one", "--workspace", workspace.to_str().unwrap()]);
+    let attack = ["run", "--workspace", project.to_str().unwrap(), "--", "sh", "-c", "mv sub old && ln -s /etc sub"];
+    place.agentd(&attack);
+    assert!(place.refused(&args).contains("--follow-links"));
+    let follow = in_sub("run", &["--follow-links"]);
+    let follow: Vec<&str> = follow.iter().map(String::as_str).collect();
+    assert!(place.refused(&follow).contains("holds more than one project"));
+    let refused = place.refused(&["sandbox", "exec", "one", "--", "ls"]);
+    assert!(refused.contains("the path is now a symbolic link"), "{refused}");
 }
 
 #[test]

@@ -4,6 +4,8 @@
 
 #[path = "microvm/machines.rs"]
 mod machines;
+#[path = "support/protected.rs"]
+mod protected;
 #[path = "microvm/rate.rs"]
 mod rate;
 #[path = "microvm/saved.rs"]
@@ -11,7 +13,7 @@ mod saved;
 #[path = "support/mod.rs"]
 mod support;
 
-use agentd::isolation::{Access, Bytes, Command, IsolationError, Limits, Sandbox, SandboxSpec, StdinSource};
+use agentd::isolation::{Access, Bytes, Command, IsolationError, Limits, Sandbox, SandboxSpec, StdinSource, data_directory};
 use machines::{NAME, groups, kill, settle, small, trial};
 use std::{fs, path::Path, sync::Arc, time::Duration};
 use support::{backend, directory, grant, out, script, sh, with};
@@ -42,6 +44,9 @@ fn main() -> ! {
         trial("resource_usage_reports_memory_of_machine", resource_usage_reports_memory_of_machine),
         trial("disk_rate_of_machine_is_limited", rate::disk_rate_of_machine_is_limited),
         trial("granted_files_are_copied_in_and_back", granted_files_are_copied_in_and_back),
+        trial("changes_of_protected_paths_in_machine_are_reported_by_command_line", async || {
+            protected::assert_changes_are_reported(NAME, &data_directory().unwrap(), &["--memory", "64M"]);
+        }),
         trial("forks_contain_copies_of_read_only_grants", forks_contain_copies_of_read_only_grants),
         trial(
             "leftovers_of_killed_firecracker_or_shim_are_removed_at_next_start",

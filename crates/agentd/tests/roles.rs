@@ -21,7 +21,7 @@ use std::{
         fd::{AsRawFd, OwnedFd},
         unix::process::CommandExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::Arc,
 };
@@ -36,10 +36,11 @@ const CONDITIONAL: &str = "embedder-with-conditional-handler";
 const WITH_HANDLER: &str = "embedder-with-handler";
 
 /// Descriptors that every process of an embedder inherits: a pipe for reports of starts, a pipe with permits to run (so that a
-/// fault ends after [`MOST_STARTS`] processes), and the data directory.
+/// fault ends after [`MOST_STARTS`] processes), the data directory, and a directory for temporary files: helpers have no `TMPDIR`.
 const STARTS: i32 = 100;
 const PERMITS: i32 = 101;
 const DATA: i32 = 102;
+const WORK: i32 = 103;
 
 const MOST_STARTS: usize = 20;
 
@@ -87,12 +88,12 @@ fn embed(name: &str) {
         }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    runtime.block_on(try_every_backend(&fs::read_link(descriptor(DATA)).unwrap()));
+    let [data, work] = [DATA, WORK].map(|number| fs::read_link(descriptor(number)).unwrap());
+    runtime.block_on(try_every_backend(&data, work));
 }
 
-async fn try_every_backend(data: &Path) {
-    // Not in the data directory: targets of a probe are grants, which must not overlap it.
-    let work_root = data.with_file_name("work");
+/// Tries every backend. `work_root` is not in the data directory: targets of a probe are grants, which must not overlap it.
+async fn try_every_backend(data: &Path, work_root: PathBuf) {
     let firecracker =
         FirecrackerBackend::new(FirecrackerConfig { work_root: work_root.clone(), ..FirecrackerConfig::in_data_dir(data) })
             .unwrap();
@@ -112,10 +113,24 @@ async fn try_every_backend(data: &Path) {
     }
 }
 
+/// Returns the data directories in which the embedding programs look for backends: one with files that only look like an
+/// installation of Firecracker, and those with real installations of Gondolin or Firecracker, where this machine has any.
+fn data_directories(place: &Path) -> Vec<PathBuf> {
+    let pretended = place.join("data");
+    pretend_installation(&pretended);
+    let tests = std::env::var_os("AGENTD_TEST_DATA").map(PathBuf::from);
+    let tests = tests.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/agentd"));
+    let named = std::env::var_os("AGENTD_DATA_DIR").map(PathBuf::from);
+    let is_installed =
+        |data: &PathBuf| ["gondolin/installation.json", "vm/bin/firecracker"].iter().any(|file| data.join(file).exists());
+    let real = [Some(tests), named].into_iter().flatten().filter(is_installed);
+    [pretended].into_iter().chain(real.map(|data| data.canonicalize().unwrap())).collect()
+}
+
 /// Creates files that the firecracker backend accepts as an installation.
 fn pretend_installation(data: &Path) {
     let (programs, assets) = (data.join("vm/bin"), data.join("vm/default"));
-    for directory in [&programs, &assets, &data.with_file_name("work")] {
+    for directory in [&programs, &assets] {
         fs::create_dir_all(directory).unwrap();
     }
     for program in ["firecracker", "jailer"] {
@@ -139,19 +154,29 @@ fn inherited(fd: &OwnedFd, number: i32) -> OwnedFd {
     copy
 }
 
-/// Runs an embedding program until it and all its helpers have ended. Returns the number of starts, and the output.
-fn run_embedder(name: &str) -> (usize, Output) {
+/// Runs an embedding program, once for each data directory, until it and all its helpers have ended. Returns the number of starts,
+/// and the output.
+fn run_embedder(name: &str) -> Vec<(usize, Output)> {
     let place = tempfile::tempdir().unwrap();
-    let data = place.path().join("data");
-    pretend_installation(&data);
+    data_directories(place.path()).iter().map(|data| run_embedder_with(name, data)).collect()
+}
+
+fn run_embedder_with(name: &str, data: &Path) -> (usize, Output) {
     let (starts, report) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let (permits, permit) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     rustix::io::write(&permit, &[b'.'; MOST_STARTS]).unwrap();
     drop(permit);
-    let kept = [inherited(&report, STARTS), inherited(&permits, PERMITS), inherited(&File::open(&data).unwrap().into(), DATA)];
+    let work = tempfile::tempdir().unwrap();
+    let directory = |path: &Path| OwnedFd::from(File::open(path).unwrap());
+    let kept = [
+        inherited(&report, STARTS),
+        inherited(&permits, PERMITS),
+        inherited(&directory(data), DATA),
+        inherited(&directory(work.path()), WORK),
+    ];
     drop(report);
     let mut command = Command::new("/proc/self/exe");
-    command.arg0(name).env("AGENTD_DATA_DIR", &data).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.arg0(name).env("AGENTD_DATA_DIR", data).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     drop(kept);
     let output = child.wait_with_output().unwrap();
@@ -165,23 +190,25 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn program_without_role_handler_starts_once_and_gets_error() {
-    let (starts, output) = run_embedder(WITHOUT_HANDLER);
-    let printed = text(&output.stdout);
-    assert_eq!(starts, 1, "{printed}{}", text(&output.stderr));
-    assert!(output.status.success(), "{output:?}");
-    // If /dev/kvm or Gondolin is missing, that error comes first.
-    let refused = |line: &&str| !line.contains("take_role") && !line.contains("is not available");
-    assert_eq!(printed.lines().filter(refused).collect::<Vec<_>>(), Vec::<&str>::new());
-    assert!(printed.lines().filter(|line| line.contains("take_role")).count() >= 5, "{printed}");
+    for (starts, output) in run_embedder(WITHOUT_HANDLER) {
+        let printed = text(&output.stdout);
+        assert_eq!(starts, 1, "{printed}{}", text(&output.stderr));
+        assert!(output.status.success(), "{output:?}");
+        // If /dev/kvm or Gondolin is missing, that error comes first.
+        let refused = |line: &&str| !line.contains("take_role") && !line.contains("is not available");
+        assert_eq!(printed.lines().filter(refused).collect::<Vec<_>>(), Vec::<&str>::new());
+        assert!(printed.lines().filter(|line| line.contains("take_role")).count() >= 5, "{printed}");
+    }
 }
 
 fn helper_that_reaches_no_role_handler_exits_at_once() {
-    let (starts, output) = run_embedder(CONDITIONAL);
-    let printed = text(&output.stdout);
-    assert!(starts > 1 && starts < MOST_STARTS, "{starts} starts\n{printed}");
-    assert!(!printed.contains("made") && !printed.contains("proven"), "{printed}");
-    // The helpers print the reason.
-    assert!(text(&output.stderr).contains("take_role"), "{printed}\n{}", text(&output.stderr));
+    for (starts, output) in run_embedder(CONDITIONAL) {
+        let printed = text(&output.stdout);
+        assert!(starts > 1 && starts < MOST_STARTS, "{starts} starts\n{printed}");
+        assert!(!printed.contains("made") && !printed.contains("proven"), "{printed}");
+        // The helpers print the reason.
+        assert!(text(&output.stderr).contains("take_role"), "{printed}\n{}", text(&output.stderr));
+    }
 }
 
 fn program_named_like_a_helper_keeps_its_own_main() {

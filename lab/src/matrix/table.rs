@@ -154,13 +154,13 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "firecracker-leaks",
         place: Place::Microvm(User::Root),
-        suites: Suites::Only(&["microvm_leaks"]),
+        suites: Suites::Only(&["microvm_leaks", "roles"]),
         backends: "firecracker",
         needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
         turn: Turn::Rotates(0),
         minutes: 5,
-        why: "fifty machines, and kills of agentd at nine moments; every run covers the clean-up of a killed monitor in \
-              `firecracker-only`",
+        why: "fifty machines, kills of agentd at nine moments, and programs without a role handler where Firecracker is set up; \
+              every run covers the clean-up of a killed monitor in `firecracker-only`",
     },
     Row {
         name: "firecracker-attack",
@@ -195,21 +195,32 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "lab-6.12-user",
         place: Place::Lab(Line::V6_12, User::Ordinary),
-        suites: Suites::Only(&["agentd_kernel", "attack", "conformance", "pool", "leaks", "run", "sandbox"]),
+        suites: Suites::Only(&[
+            "agentd_kernel",
+            "attack",
+            "conformance",
+            "grants",
+            "leaks",
+            "own_state",
+            "pool",
+            "protect",
+            "run",
+            "sandbox",
+        ]),
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Rotates(0),
-        minutes: 6,
+        minutes: 7,
         why: "every run covers this kernel in lab-6.12-root, and this kind of user in lab-6.1-user",
     },
     Row {
         name: "lab-6.1-root",
         place: Place::Lab(Line::V6_1, User::Root),
-        suites: Suites::Only(&["agentd_kernel", "attack", "conformance", "guest", "pool"]),
+        suites: Suites::Only(&["agentd_kernel", "attack", "conformance", "grants", "guest", "own_state", "pool", "protect"]),
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Rotates(1),
-        minutes: 4,
+        minutes: 5,
         why: "every run covers this kernel in lab-6.1-user, and this user in lab-6.12-root",
     },
     Row {

@@ -126,9 +126,43 @@ fn look_up(grant: &Grant, guard: &Guard) -> Result<Found, IsolationError> {
 
 /// Finds the object of a grant that was resolved before.
 fn again(grant: &Grant, granted: &ObjectId) -> Result<Found, IsolationError> {
+    // The guard compares components, so another spelling of a path would hide a secret from it.
+    if !grant.path.is_absolute() || grant.path.components().any(|part| part == Component::ParentDir) {
+        let reason = "the path of a resolved grant must be absolute and without '..' — leave out the object to resolve the path";
+        return Err(invalid("grant", &grant.path, reason));
+    }
     let opened = object::reopen(&grant.path, granted)?;
     let stat = rustix::fs::fstat(&opened).map_err(|errno| {
         ControlError::new(Control::Grants, format!("stat {}", grant.path.display()), Some(errno.raw_os_error()))
     })?;
     Ok(Found { path: grant.path.clone(), object: granted.clone(), owner: (stat.st_uid, stat.st_gid), linked: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd as _;
+
+    #[test]
+    fn resolved_grant_with_other_spelling_of_its_path_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("project/docs")).unwrap();
+        std::fs::create_dir(root.join("secret")).unwrap();
+        let pinned = |path: std::path::PathBuf, object: &str| {
+            let object = object::id(object::open(&root.join(object)).unwrap().as_fd()).unwrap();
+            pin(&mut SandboxSpec {
+                grants: vec![Grant { object: Some(object), ..Grant::new(path, Access::ReadOnly) }],
+                ..SandboxSpec::default()
+            })
+        };
+        let refused = pinned(root.join("project/../secret"), "secret").unwrap_err().to_string();
+        assert!(refused.contains("without '..'"), "{refused}");
+        let own = std::path::PathBuf::from("src");
+        let object =
+            object::id(rustix::fs::open(&own, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap().as_fd()).unwrap();
+        let relative = Grant { object: Some(object), ..Grant::new(&own, Access::ReadOnly) };
+        assert!(pin(&mut SandboxSpec { grants: vec![relative], ..SandboxSpec::default() }).is_err());
+        pinned(root.join("project/docs"), "project/docs").unwrap();
+    }
 }

@@ -6,6 +6,7 @@ mod crash;
 mod daemon;
 mod disk;
 mod elsewhere;
+mod grants;
 mod place;
 
 use place::{SandboxDir, kill, program, runs, text, until};

@@ -1,11 +1,16 @@
-//! A home directory with a secret, and random changes by a payload that may write to a project in it.
+//! A home directory with a secret, and random changes by a payload that may write to a project in it. Root on the host changes
+//! mounts at the same time.
 
 use proptest::prelude::*;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags},
+    mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags},
+    thread::UnshareFlags,
+};
 use std::{
     ffi::OsString,
     fs,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -24,6 +29,13 @@ pub enum Step {
     Rename(PathBuf, PathBuf),
     Exchange(PathBuf, PathBuf),
     Remove(PathBuf),
+    /// Creates a hard link to a file.
+    HardLink(PathBuf, PathBuf),
+    /// Binds a directory or file to another. Only root can.
+    Bind(PathBuf, PathBuf),
+    /// Binds the secret to a directory, so that its path leads to the secret without any link.
+    BindSecret(PathBuf),
+    Unmount(PathBuf),
 }
 
 /// The target of a link.
@@ -51,8 +63,32 @@ pub fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (name(), name()).prop_map(|(from, to)| Step::Rename(from, to)),
         3 => (name(), name()).prop_map(|(from, to)| Step::Exchange(from, to)),
         1 => name().prop_map(Step::Remove),
+        2 => (name(), name()).prop_map(|(from, to)| Step::HardLink(from, to)),
+        1 => (name(), name()).prop_map(|(from, to)| Step::Bind(from, to)),
+        1 => name().prop_map(Step::Unmount),
     ];
     prop::collection::vec(step, 1..16)
+}
+
+/// Generates a mount of the secret over a path that may be granted.
+pub fn secret_mount() -> impl Strategy<Value = Step> {
+    name().prop_map(Step::BindSecret)
+}
+
+/// Moves this process to a mount namespace of its own, so that the mounts of these tests end with it. Call this function before
+/// the first thread is started.
+pub fn own_mounts() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // SAFETY: this process has a single thread, which shares no file system state with another.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+}
+
+fn is_mount(at: &OwnedFd) -> rustix::io::Result<bool> {
+    let stat = rustix::fs::statx(at.as_fd(), c"", AtFlags::EMPTY_PATH, StatxFlags::INO)?;
+    Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// A home directory with a secret and a project.
@@ -132,6 +168,18 @@ impl Home {
             Step::Remove(name) => self.in_parent(name, |at, name| {
                 rustix::fs::unlinkat(at, &name, AtFlags::empty()).or_else(|_| rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR))
             }),
+            Step::HardLink(from, to) => self.in_parent(from, |at, from| {
+                self.in_parent(to, |other, to| rustix::fs::linkat(at, from, other, to, AtFlags::empty()))
+            }),
+            Step::Bind(from, to) => self.opened(from).and_then(|from| self.bind(&from, to)),
+            Step::BindSecret(to) => {
+                let secret = rustix::fs::open(self.path.join(".ssh"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+                secret.and_then(|secret| self.bind(&secret, to))
+            }
+            Step::Unmount(name) => self.opened(name).and_then(|at| {
+                let place = format!("/proc/self/fd/{}", at.as_raw_fd());
+                if is_mount(&at)? { rustix::mount::unmount(place, UnmountFlags::DETACH) } else { Ok(()) }
+            }),
         };
         // Steps that are impossible in the present tree are skipped.
         done.ok();
@@ -139,6 +187,37 @@ impl Home {
 
     fn rename(&self, from: &Path, to: &Path, flags: RenameFlags) -> rustix::io::Result<()> {
         self.in_parent(from, |at, from| self.in_parent(to, |other, to| rustix::fs::renameat_with(at, from, other, to, flags)))
+    }
+
+    /// Opens an object of the project, without following a link.
+    fn opened(&self, name: &Path) -> rustix::io::Result<OwnedFd> {
+        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+        rustix::fs::openat2(&self.project, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+    }
+
+    /// Binds an object to a path in the project. A path has at most one mount, so that their number is bounded.
+    fn bind(&self, from: &OwnedFd, to: &Path) -> rustix::io::Result<()> {
+        let to = self.opened(to)?;
+        if is_mount(&to)? {
+            return Ok(());
+        }
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let tree = rustix::mount::open_tree(from, c"", flags)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        rustix::mount::move_mount(tree, c"", to, c"", flags)
+    }
+
+    /// Unmounts everything in the project.
+    fn unmount_all(&self) {
+        let inside = format!("{}/", self.project().display());
+        loop {
+            let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            // The mount point is the fifth field (`proc_pid_mountinfo(5)`). Later mounts may lie on earlier ones.
+            let mut points: Vec<_> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).collect();
+            points.retain(|point| point.starts_with(&inside));
+            let Some(last) = points.last() else { return };
+            rustix::mount::unmount(*last, UnmountFlags::DETACH).unwrap();
+        }
     }
 
     fn in_parent<T>(&self, name: &Path, work: impl FnOnce(&OwnedFd, OsString) -> rustix::io::Result<T>) -> rustix::io::Result<T> {
@@ -167,5 +246,11 @@ impl Home {
             let _done = Done(&done);
             work()
         })
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.unmount_all();
     }
 }

@@ -12,6 +12,7 @@ mod firecracker;
 #[cfg(feature = "gondolin")]
 mod gondolin;
 mod peers;
+mod protected;
 mod report;
 
 use super::{args::BenchArgs, failure::Failure, terminal::Progress};
@@ -63,6 +64,8 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     subjects.add_peers(scratch.path())?;
     sample(&mut subjects.figures, args.rounds).await?;
     let files = files::measure(&subjects.live, args.rounds).await?;
+    let own = std::env::current_exe()?.display().to_string();
+    let protected = protected::measure(&own, LinuxNativeBackend::NAME, scratch.path(), args.rounds)?;
     let Subjects { figures, live, machines, pools, memory } = subjects;
     for sandbox in live.into_iter().map(|(_, sandbox)| sandbox).chain(machines) {
         sandbox.destroy().await?;
@@ -72,7 +75,7 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     }
     drop(progress);
     let rows = figures.into_iter().map(|mut figure| (figure.name, median(&mut figure.samples))).collect();
-    let report = Report { rounds: args.rounds, rows, files, memory };
+    let report = Report { rounds: args.rounds, rows, files, protected, memory };
     let mut out = std::io::stdout().lock();
     if args.json {
         report.print_json(&mut out)?

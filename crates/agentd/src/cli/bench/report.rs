@@ -1,6 +1,10 @@
 //! What `agentd bench` prints.
 
-use super::{Failure, PROGRAM, ratio};
+use super::{
+    Failure, PROGRAM,
+    protected::{DIRECTORIES, Protected},
+    ratio,
+};
 use std::{collections::BTreeMap, io::Write, time::Duration};
 
 /// Names of two rows that are compared with each other.
@@ -18,6 +22,8 @@ pub(super) struct Report {
     pub rows: Vec<(String, Duration)>,
     /// The time for file-heavy work in a sandbox of each backend, relative to outside.
     pub files: Vec<(&'static str, f64)>,
+    /// The time of a whole run in a workspace with many directories.
+    pub protected: Protected,
     /// Host memory of a machine of Gondolin that has just started, in bytes.
     pub memory: Option<u64>,
 }
@@ -32,7 +38,13 @@ impl Report {
             .collect();
         let all = serde_json::json!({
             "rounds": self.rounds, "rows": rows, "gondolin_memory_bytes": self.memory,
-            "firecracker_restore_ratio": self.restore_ratio(), "files_ratios": self.files.iter().copied().collect::<BTreeMap<_, _>>()
+            "firecracker_restore_ratio": self.restore_ratio(), "files_ratios": self.files.iter().copied().collect::<BTreeMap<_, _>>(),
+            "protected_tree": {
+                "directories": DIRECTORIES,
+                "without_us": self.protected.none.as_micros() as f64,
+                "first_us": self.protected.first.as_micros() as f64,
+                "second_us": self.protected.second.as_micros() as f64,
+            },
         });
         writeln!(out, "{all:#}")?;
         Ok(())
@@ -50,6 +62,13 @@ impl Report {
                 "{backend}: creating, reading the status of and removing 20,000 files on tmpfs takes {ratio:.2}× the time outside"
             )?;
         }
+        writeln!(
+            out,
+            "agentd run in a workspace of {DIRECTORIES} directories: the first run takes {:.2}×, the second {:.2}× the time without \
+             a workspace",
+            ratio(self.protected.first, self.protected.none),
+            ratio(self.protected.second, self.protected.none)
+        )?;
         if let [Some(exec), Some(session), Some(sdk)] = GONDOLIN.map(|name| self.row(name)) {
             writeln!(
                 out,
