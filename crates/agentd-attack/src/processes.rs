@@ -5,7 +5,7 @@ use agentd_core::Bit::Process;
 use std::fs::{self, File, OpenOptions};
 
 const NAMESPACE: &str = "allow user namespaces: creating a pid namespace needs one";
-const BUG: &str = "report this as a defect of agentd";
+const BUG: &str = "report this as a bug of agentd, with the output of `agentd doctor`";
 
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a5_see_or_signal_a_host_process", bit: Process, remedy: NAMESPACE, run: host_process },

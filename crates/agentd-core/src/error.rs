@@ -191,7 +191,7 @@ pub enum IsolationError {
     #[error("wait() was already called on this exec")]
     AlreadyWaited,
     /// A part of agentd itself failed.
-    #[error("internal error: {0} — report this as a defect of agentd")]
+    #[error("internal error: {0} — report this as a bug of agentd, with the output of `agentd doctor`")]
     Internal(String),
     /// The embedding program installed no role handler, so no helper process can be started.
     #[error(

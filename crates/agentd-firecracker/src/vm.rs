@@ -5,7 +5,7 @@ use super::{
     api::{Action, Api, BootSource, Drive, Entropy, MachineConfig, MemoryBackend, SnapshotCreate, SnapshotLoad, SnapshotType},
     api::{RateLimiter, TokenBucket, VmState, Vsock},
     boot,
-    config::{DiskRate, unavailable},
+    config::{DiskRate, REMEDY, unavailable},
     disk,
     files::{ASSETS, DISK, INITRAMFS, MEMORY, OUT, SNAPSHOT, STATE},
     jail::{self, Jail},
@@ -205,21 +205,21 @@ impl Vm {
                     self.control_connection.lock().unwrap_or_else(PoisonError::into_inner).replace(control_connection);
                     Ok(())
                 }
-                Ok(Err(why)) => failed(format!("the guest failed to start: {why}")),
+                Ok(Err(why)) => failed(format!("the guest failed to start: {why} — {REMEDY}")),
                 Err(source) => Err(IsolationError::Io { context: "wait for the guest agent".to_owned(), source }),
             },
             () = self.process.gone() => {
-                failed(format!("Firecracker exited before the guest agent was ready: {}", self.process.log_tail()))
+                failed(format!("Firecracker exited before the guest agent was ready: {} — {REMEDY}", self.process.log_tail()))
             }
             () = life => {
                 let waited = begin.elapsed().as_secs();
                 if waited < BOOT_TIMEOUT.as_secs() {
                     failed(format!(
                         "the guest kernel accessed no device within {waited} s: /dev/kvm exists, but probably cannot run guests \
-                         on this host — check nested virtualisation, or use another backend (see agentd doctor)"
+                         on this host — check nested virtualisation on the host, or use --backend gondolin"
                     ))
                 } else {
-                    failed(format!("the guest agent was not ready within {waited} s: {}", self.process.log_tail()))
+                    failed(format!("the guest agent was not ready within {waited} s: {} — {REMEDY}", self.process.log_tail()))
                 }
             }
         }
@@ -372,7 +372,7 @@ async fn connect(root: &OwnedFd, process: &Process) -> Result<Api, IsolationErro
     tokio::select! {
         connected = timeout(START_TIMEOUT, connect) => connected.map_err(|_| {
             let waited = START_TIMEOUT.as_secs();
-            unavailable(format!("Firecracker's API socket did not answer within {waited} s: {}", process.log_tail()))
+            unavailable(format!("Firecracker's API socket did not answer within {waited} s: {} — {REMEDY}", process.log_tail()))
         }),
         () = process.gone() => {
             Err(unavailable(format!("Firecracker exited before its API socket answered: {}", process.log_tail())))

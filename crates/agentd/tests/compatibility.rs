@@ -91,7 +91,7 @@ fn programs_find_their_user_home_and_host() {
         assert!(home.starts_with("/home/") || home == "/root", "{said}");
         assert_eq!(said, format!("{home}\n{home}\n127.0.0.1\n127.0.0.1\n{home}\n{home} 127.0.0.1\n"), "{backend}");
         let uid = place.sh(backend, &[], "id -u");
-        format!("find it; home `{home}`, {}", if uid == "0\n" { "uid 0" } else { "not uid 0" })
+        format!("find the user and the host; home `{home}`, {}", if uid == "0\n" { "uid 0" } else { "not uid 0" })
     });
 }
 

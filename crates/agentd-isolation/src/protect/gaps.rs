@@ -69,12 +69,12 @@ impl fmt::Display for Gap {
     /// Writes one line. The path was chosen by a payload, so its control characters are escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = escape::name(&self.path);
-        write!(f, "protected paths not all compared: {path}")?;
+        write!(f, "comparison of protected paths incomplete: {path}")?;
         match self.cause {
             Cause::TooManyDirectories | Cause::TooManyNames => write!(
                 f,
                 ": the search for git directories stopped here, because the tree is too large — grant less (--workspace), make \
-                 large directories read-only (--ro), or review git directories there before host programs use them"
+                 large directories read-only (--ro), or review git directories there before host tools use them"
             ),
             Cause::Unreadable => write!(
                 f,
@@ -98,7 +98,7 @@ impl fmt::Display for Gap {
             Cause::TooManyBytes => {
                 write!(
                     f,
-                    ": too many bytes of protected files were written just before — review the file before host programs use it"
+                    ": too many bytes of protected files were written just before — review the file before host tools use it"
                 )
             }
         }
