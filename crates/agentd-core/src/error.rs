@@ -138,7 +138,7 @@ pub enum IsolationError {
     Invalid {
         /// The invalid part of the request.
         what: String,
-        /// What is wrong with it, and what would be valid.
+        /// The problem, and a valid alternative.
         reason: String,
     },
     /// The path of a grant leads to another object than the granted one; no command was run. The control is [`Control::Grants`].
@@ -149,7 +149,7 @@ pub enum IsolationError {
     Unavailable {
         /// Canonical backend name.
         backend: String,
-        /// What is missing, and the command that provides it.
+        /// The missing part, and the command that provides it.
         reason: String,
     },
     /// The backend does not support the operation.

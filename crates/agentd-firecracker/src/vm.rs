@@ -48,8 +48,8 @@ const GUEST_CID: u32 = 3;
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// The time limit for a guest's agent to listen. A boot under emulation takes seconds.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
-/// The time after which a machine without any device access is given up. A booting kernel accesses devices within a fraction of
-/// this.
+/// The time after which a machine without any device access counts as failed. A booting kernel accesses devices within a fraction
+/// of this.
 const LIFE_TIMEOUT: Duration = Duration::from_secs(7);
 /// The number of attempts to attach to an agent.
 const TRIES: u32 = 4;
@@ -69,7 +69,7 @@ const OVERHEAD: u64 = 128 << 20;
 /// The start of a machine that [`Vm::wait_until_ready`] waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum From {
-    /// The machine boots a kernel. Without any device access it is given up after [`LIFE_TIMEOUT`].
+    /// The machine boots a kernel. Without any device access, it counts as failed after [`LIFE_TIMEOUT`].
     Boot,
     /// The machine resumes from its memory.
     Memory,

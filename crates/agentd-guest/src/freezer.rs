@@ -45,7 +45,8 @@ struct Resting {
 pub(super) struct Rest(watch::Receiver<bool>);
 
 impl Rest {
-    /// Returns once the file system is not frozen. It stays so until the caller next awaits, because an agent has one thread.
+    /// Waits until the file system is not frozen. The agent has one thread, so the file system stays unfrozen until the caller
+    /// awaits again.
     pub(super) async fn over(&mut self) {
         // The channel closes when the freezer is dropped; the file system is not frozen then either.
         self.0.wait_for(|rests| !rests).await.or_debug("wait for the file system to be thawed", "guest");

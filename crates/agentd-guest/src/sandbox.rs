@@ -92,7 +92,7 @@ impl GuestSandbox {
         exec::run_to_end(self.guest.clone(), command, Executable::SelfExe).await
     }
 
-    /// Refuses an operation that is impossible while the host's files follow those of the sandbox.
+    /// Refuses `operation` if the sandbox has a writable grant, because the host's files can be neither reset nor duplicated.
     fn refuse_to_part(&self, operation: &'static str) -> Result<(), IsolationError> {
         if self.guest.brings_back() { Err(self.guest.machine.unsupported(operation)) } else { Ok(()) }
     }

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 const BACKENDS: [&str; 2] = ["linux-native", "container"];
 
-/// Calls `look` for each backend, and reports what it saw as the row of a test.
+/// Calls `look` for each backend, and reports its observations as the row of a test.
 #[track_caller]
 fn row(test: &str, programs: &str, look: impl Fn(&'static str) -> String) {
     let seen: Vec<_> = BACKENDS.into_iter().map(|backend| (backend, As::this(), look(backend))).collect();

@@ -35,8 +35,8 @@ const CONDITIONAL: &str = "embedder-with-conditional-handler";
 /// `argv[0]` of a program that calls `take_role` first, and then prints a line and exits.
 const WITH_HANDLER: &str = "embedder-with-handler";
 
-/// Descriptors that every process of an embedder inherits: a pipe for reports of starts, a pipe with permits to run (so that a
-/// fault ends after [`MOST_STARTS`] processes), and the data directory.
+/// The descriptors that every process of an embedder inherits: a pipe for reports of starts, a pipe with permits to run, and the
+/// data directory. A process without a permit does not run, so a fault ends after [`MOST_STARTS`] processes.
 const STARTS: i32 = 100;
 const PERMITS: i32 = 101;
 const DATA: i32 = 102;

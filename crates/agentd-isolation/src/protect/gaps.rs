@@ -1,4 +1,4 @@
-//! Records what a comparison of protected paths left out.
+//! Records the parts that a comparison of protected paths left out.
 
 use agentd_core::escape;
 use serde::{Deserialize, Serialize};

@@ -10,7 +10,7 @@
 //! - `git`: the hooks and settings of a repository
 //! - `plan`, `release`: the protected paths of a grant, and those that the user releases
 //! - `search`, `listing`, `tree`: git directories anywhere in a tree
-//! - `report`, `gaps`: what a comparison found, and what it left out
+//! - `report`, `gaps`: the results of a comparison, and the parts that it left out
 //! - `state`, `watch`: the state of a path, and its changes
 //! - `tracked`: protected files that git could not check out
 //! - `read`: safe reading of files that a payload may have created

@@ -26,8 +26,8 @@ pub enum NotReleased {
     /// The path is a directory that contains protected paths and is writable itself.
     #[error("the directory itself is writable — use --unprotect with a protected path in it: {}", names(.0))]
     Contains(Vec<PathBuf>),
-    /// The path is not protected. Contains the protected paths of the grant, relative to the grant, so that the caller can suggest
-    /// one.
+    /// The path is not protected. Contains the protected paths of the grant, relative to the grant, so that the caller can
+    /// suggest one.
     #[error("not a protected path, so the command can change it already — omit --unprotect, or name a protected path")]
     NotProtected(Vec<PathBuf>),
 }

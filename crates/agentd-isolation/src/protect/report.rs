@@ -74,7 +74,7 @@ pub struct Report {
     pub changes: Vec<Change>,
     /// The number of further changes.
     pub omitted: u64,
-    /// What was not compared, so that changes may be missing.
+    /// The parts that were not compared, so that changes may be missing.
     pub gaps: Gaps,
     /// Whether the sandbox was restarted because it did not protect the objects now at protected paths.
     pub restarted: bool,

@@ -71,7 +71,7 @@ struct Waiting {
     last: Option<usize>,
 }
 
-/// What is known about a waiting directory.
+/// The known state of a waiting directory.
 enum Looked {
     /// It is unchanged since the last search, where it has this position.
     Unchanged(usize),

@@ -121,8 +121,8 @@ fn hidden(path: &OsString, granted: &[Grant]) -> Vec<PathBuf> {
     hidden
 }
 
-/// Returns the directory to grant for a program in `entry` that may be a link: the directory that holds both the link and its
-/// target, or `entry` if the guard rejects that directory.
+/// Returns the directory to grant for a program in `entry`. If the program is a link, this is the directory that contains link
+/// and target, unless the guard rejects it; then it is `entry`.
 fn around(entry: &Path, program: &Path, guard: &Guard) -> PathBuf {
     let real = program.canonicalize().unwrap_or_else(|_| program.to_path_buf());
     let both = entry.ancestors().find(|above| real.starts_with(above)).unwrap_or(entry);

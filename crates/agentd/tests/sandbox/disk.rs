@@ -1,4 +1,5 @@
-//! `--disk`: what a named sandbox keeps, snapshots included, has a limit. Attacked from inside, and by killing the daemon.
+//! `--disk` limits all stored files of a named sandbox, snapshots included. The tests attack the limit from inside, and kill the
+//! daemon.
 
 use crate::place::{SandboxDir, kill, until};
 use std::{fs, os::unix::fs::MetadataExt};
