@@ -136,7 +136,8 @@ pub enum FrameError {
     Stranger,
     /// The other side speaks another version of the protocol.
     #[error(
-        "protocol version mismatch: peer {0}, this side {VERSION} — create the sandbox again; if that fails, report this as a bug of agentd"
+        "protocol version mismatch: peer {0}, this side {VERSION} — create the sandbox again; if that fails, report \
+         this as a bug of agentd"
     )]
     Version(u16),
 }

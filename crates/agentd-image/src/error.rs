@@ -161,7 +161,8 @@ pub enum ImageError {
     },
     /// A worker thread of this process panicked or was cancelled.
     #[error(
-        "internal error: a worker thread panicked or was cancelled — report this as a bug of agentd, with the output of `agentd doctor`"
+        "internal error: a worker thread panicked or was cancelled — report this as a bug of agentd, with the output of \
+         `agentd doctor`"
     )]
     GivenUp,
 }

@@ -83,13 +83,15 @@ impl fmt::Display for Problem {
             Self::SharedTop { name, other, layer } => {
                 write!(
                     f,
-                    "sandboxes {name} and {other} both have layer {layer} as their upper layer — remove one of them with `agentd sandbox rm`"
+                    "sandboxes {name} and {other} both have layer {layer} as their upper layer — remove one of them with \
+                     `agentd sandbox rm`"
                 )
             }
             Self::CommittedUpper { name, lower, layer } => {
                 write!(
                     f,
-                    "sandbox {name} writes to layer {layer}, a committed layer of sandbox {lower} — run `agentd sandbox rm {name}`"
+                    "sandbox {name} writes to layer {layer}, a committed layer of sandbox {lower} — run \
+                     `agentd sandbox rm {name}`"
                 )
             }
             Self::Volume { name, path, why } => {
