@@ -99,8 +99,8 @@ impl Report {
         warnings.extend(self.gaps.iter().map(ToString::to_string));
         if self.restarted {
             warnings.push(
-                "sandbox restarted: protected paths had been created or replaced and were writable in it: its background processes \
-                 were ended and its /tmp was emptied — start the background processes again"
+                "sandbox restarted: protected paths had been created or replaced and were writable in it: its background \
+                 processes were ended and its /tmp was emptied — start the background processes again"
                     .to_owned(),
             );
         }
