@@ -32,6 +32,20 @@ fn attack_groups_of_the_code_are_those_of_the_table() {
     assert_eq!(rows.collect::<BTreeSet<u32>>(), found.into_keys().collect());
 }
 
+#[test]
+fn every_check_is_named_after_its_group() {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("crates/agentd-attack/src");
+    let texts = fs::read_dir(sources).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+    let texts: Vec<String> = texts.collect();
+    let checks = texts.iter().flat_map(|text| text.split("name: \"").skip(1).filter_map(|rest| rest.split('"').next()));
+    let checks: Vec<&str> = checks.collect();
+    assert!(checks.len() > 20, "{checks:?}");
+    let has_group =
+        |name: &&str| name.strip_prefix('a').is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()));
+    let without: Vec<&str> = checks.into_iter().filter(|name| !has_group(name)).collect();
+    assert!(without.is_empty(), "checks without a group: {without:?}");
+}
+
 /// Returns the groups of the checks that a file defines (`"a5_…"`), and those that its module documentation names (`A5`).
 fn groups(text: &str) -> BTreeSet<u32> {
     let number = |word: &str| word.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok();

@@ -13,6 +13,10 @@ mod args;
 mod attack_table_tests;
 #[cfg(test)]
 mod cycle_tests;
+#[cfg(test)]
+mod decision_table_tests;
+#[cfg(test)]
+mod document_width_tests;
 mod error;
 mod firecracker;
 mod guest;

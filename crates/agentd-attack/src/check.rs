@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub enum Verdict {
     /// The sandbox withstood the attack.
     Held,
-    /// The attack succeeded; the text says what was possible.
+    /// The attack succeeded; the text names the access that was possible.
     Broken(String),
     /// The attack could not be tried, which proves nothing.
     NotTried(String),

@@ -17,7 +17,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         name: "a3_find_a_writable_system_directory",
         bit: Filesystem,
-        remedy: "report this as a defect of agentd",
+        remedy: "report this as a bug of agentd, with the output of `agentd doctor`",
         run: writable_system,
     },
     Check { name: "a3_write_or_truncate_a_host_file", bit: Filesystem, remedy: LANDLOCK, run: write_host_file },
@@ -29,7 +29,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         name: "a7_read_a_secret_of_etc_after_changing_it",
         bit: Filesystem,
-        remedy: "report this as a defect of agentd",
+        remedy: "report this as a bug of agentd, with the output of `agentd doctor`",
         run: own_secret,
     },
     Check { name: "a9_open_the_host_binary", bit: Filesystem, remedy: LANDLOCK, run: host_binary },

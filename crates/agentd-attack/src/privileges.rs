@@ -7,7 +7,7 @@ use crate::{
 use agentd_core::Bit::Process;
 use std::fs;
 
-const BUG: &str = "report this as a defect of agentd";
+const BUG: &str = "report this as a bug of agentd, with the output of `agentd doctor`";
 
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a6_keep_a_capability", bit: Process, remedy: BUG, run: capabilities },

@@ -1,4 +1,4 @@
-//! A5, A11, A14: host processes, the supervisor, and memory shared with either of them.
+//! A5, A11, A14, A17: host processes, the supervisor, memory shared with either of them, and inotify instances.
 
 use crate::{
     check::{Check, Facts, Verdict, first, refused},
@@ -8,16 +8,16 @@ use agentd_core::Bit::Process;
 use std::fs::{self, File, OpenOptions};
 
 const NAMESPACE: &str = "allow user namespaces: creating a pid namespace needs one";
-const BUG: &str = "report this as a defect of agentd";
+const BUG: &str = "report this as a bug of agentd, with the output of `agentd doctor`";
 
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a5_see_or_signal_a_host_process", bit: Process, remedy: NAMESPACE, run: host_process },
     Check { name: "a5_read_kernel_and_host_secrets_in_proc", bit: Process, remedy: NAMESPACE, run: proc_secrets },
     Check { name: "a5_write_kernel_settings", bit: Process, remedy: NAMESPACE, run: kernel_settings },
     Check { name: "a11_attack_the_supervisor", bit: Process, remedy: NAMESPACE, run: supervisor },
-    Check { name: "h9_change_the_scheduling_of_the_supervisor", bit: Process, remedy: BUG, run: scheduling },
-    Check { name: "h9_lower_the_out_of_memory_score", bit: Process, remedy: BUG, run: out_of_memory_score },
-    Check { name: "h8_exhaust_the_inotify_instances_of_the_user", bit: Process, remedy: BUG, run: inotify_instances },
+    Check { name: "a11_change_the_scheduling_of_the_supervisor", bit: Process, remedy: BUG, run: scheduling },
+    Check { name: "a11_lower_the_out_of_memory_score", bit: Process, remedy: BUG, run: out_of_memory_score },
+    Check { name: "a17_exhaust_the_inotify_instances_of_the_user", bit: Process, remedy: BUG, run: inotify_instances },
     Check { name: "a14_share_memory_with_the_host", bit: Process, remedy: NAMESPACE, run: shared_memory },
 ];
 

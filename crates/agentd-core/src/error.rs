@@ -51,7 +51,7 @@ pub enum IsolationError {
     Invalid {
         /// The invalid part of the request.
         what: String,
-        /// What is wrong with it, and after ` — ` what would be valid.
+        /// The problem, and after ` — ` a valid alternative.
         reason: String,
     },
     /// The path of a grant leads to another object than the granted one; no command was run. The control is [`Control::Grants`].
@@ -62,7 +62,7 @@ pub enum IsolationError {
     Unavailable {
         /// Canonical backend name.
         backend: String,
-        /// What is missing, and after ` — ` the command that provides it.
+        /// The missing part, and after ` — ` the command that provides it.
         reason: String,
     },
     /// The backend does not support the operation.
@@ -164,7 +164,7 @@ impl IsolationError {
             Self::DaemonDied(_) => text("run the command again"),
             Self::Busy(_) => text("wait until earlier commands and transfers have ended, then try again"),
             Self::AlreadyWaited => text("use the outcome that the first call returned"),
-            Self::Internal(_) => text("report this as a defect of agentd"),
+            Self::Internal(_) => text("report this as a bug of agentd, with the output of `agentd doctor`"),
             Self::NoRoleHandler => text("call agentd::isolation::take_role() first in main"),
             Self::PoolDrained => text("create another pool"),
             // The caller named the path, and knows what should be there. The errno is all that agentd knows.

@@ -11,23 +11,23 @@ use std::time::Duration;
 pub enum EndReason {
     /// The command exited by itself.
     Exited,
-    /// A signal that agentd did not send ended it.
+    /// A signal that agentd did not send killed the command.
     Signalled,
-    /// Its wall-clock time limit passed.
+    /// The command exceeded its wall-clock time limit.
     WallDeadline,
-    /// Its processor time limit was reached.
+    /// The command exceeded its processor time limit.
     CpuLimit,
     /// The kernel killed a process of the exec because of a memory limit.
     OutOfMemory,
-    /// It reached the limit of processes.
+    /// The command reached the limit of processes.
     ProcessLimit,
-    /// It reached the file size limit (`SIGXFSZ`).
+    /// The command exceeded the file size limit (`SIGXFSZ`).
     DiskLimit,
-    /// It wrote more output than its limit.
+    /// The command exceeded its output limit.
     OutputLimit,
-    /// The caller ended it.
+    /// The caller ended the command.
     Cancelled,
-    /// Its supervisor or launcher died.
+    /// The supervisor or the launcher of the command died.
     BackendLost,
 }
 
@@ -86,7 +86,7 @@ impl Captured {
 pub enum ControlStatus {
     /// Applied in full.
     Enforced,
-    /// Applied as far as this kernel supports it; the text says what is missing.
+    /// Applied as far as this kernel supports it; the text names the missing part.
     Partial(String),
     /// Not applied, which the caller accepted (`allow_degraded`).
     Missing(ControlError),
@@ -100,7 +100,7 @@ pub struct ControlReport {
     pub control: Control,
     /// The status of the control.
     pub status: ControlStatus,
-    /// A short description of what was applied, e.g. `ABI 7, 31 rules`.
+    /// A short description of the applied control, e.g. `ABI 7, 31 rules`.
     pub detail: String,
 }
 
@@ -122,8 +122,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Returns the exit code as a shell reports it: 124 for a deadline, 128+n for signal n, otherwise the command's own. The
-    /// leader may exit with 0 just as its process tree is killed for a limit; such an exec counts as killed.
+    /// Returns the exit code as a shell reports it: 124 for a deadline, 128+n for signal n, otherwise the command's own. If the
+    /// leader exits with 0 while its process tree is being killed for a limit, the exec counts as killed.
     pub fn shell_code(&self) -> u8 {
         let code = match (self.exit_code, self.signal) {
             _ if self.reason == EndReason::WallDeadline => 124,

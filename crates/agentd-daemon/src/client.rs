@@ -234,7 +234,9 @@ impl Client {
         match reply? {
             (Reply::Done, fds) => fds.into_iter().next().ok_or_else(|| {
                 DaemonError::Refused(
-                    "receive the daemon's reply: it has no file descriptor — run `agentd daemon stop`, then try again".to_owned(),
+                    "receive the daemon's reply: it has no file descriptor — run `agentd daemon stop`, which ends all \
+                     running commands and keeps all files, then try again"
+                        .to_owned(),
                 )
             }),
             (other, _) => Err(unexpected(other)),

@@ -24,14 +24,14 @@ pub enum DaemonError {
     },
     /// The connection was lost: the daemon ended, or sent an invalid message.
     #[error(
-        "exchange messages with the sandbox daemon: {0} — try again; acknowledged changes are kept; \
-         `agentd daemon log` may show the cause"
+        "exchange messages with the sandbox daemon: {0} — check with `agentd sandbox ls` whether the request was carried out, \
+         then try again; `agentd daemon log` may show the cause"
     )]
     Lost(#[from] ChannelError),
     /// The daemon was started by another build of agentd.
     #[error(
         "connect to the sandbox daemon: protocol version mismatch (daemon {0}, client {VERSION}): another build of agentd \
-         started it — run `agentd daemon stop` and try again; this ends running commands and keeps all files"
+         started it — run `agentd daemon stop`, which ends all running commands and keeps all files, then try again"
     )]
     Version(u32),
     /// The client is in other namespaces than the daemon, and did not present the key of the daemon.

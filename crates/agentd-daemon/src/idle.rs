@@ -1,4 +1,4 @@
-//! The end of what is no longer used: sandboxes whose time to live is over, processes of idle sandboxes, and mounted disks.
+//! Ends unused resources: sandboxes whose time to live is over, processes of idle sandboxes, and mounted disks.
 
 use crate::{error::DaemonError, serve::Server, ttl};
 use agentd_isolation::layered::runtime::SandboxRuntime;

@@ -12,7 +12,7 @@
 //! - `client` and `control` are the client's side, and find the daemon through its `folder`; `protocol`, `connection` and
 //!   `report` are the messages.
 //! - `admission` decides which clients are served, and `key` is what a client in other namespaces must present.
-//! - `process` is the daemon's process, `serve` and `commands` carry out requests, `idle` ends what is unused,
+//! - `process` is the daemon's process, `serve` and `commands` carry out requests, `idle` ends unused resources,
 //!   and `runtimes` holds the running sandboxes.
 //! - `protection` tracks protected paths, `ttl` the lifetimes, `log` the output of detached commands, `daemon_log` the daemon's
 //!   own log.

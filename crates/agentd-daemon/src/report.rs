@@ -76,8 +76,13 @@ fn file(entries: impl Iterator<Item = Vec<u8>>) -> Result<OwnedFd, DaemonError> 
 }
 
 fn entries<T>(file: OwnedFd, entry: impl Fn((u8, &[u8])) -> Option<T>) -> Result<Vec<T>, DaemonError> {
-    let invalid =
-        || DaemonError::Refused("read the daemon's reply: invalid entry — run `agentd daemon stop`, then try again".to_owned());
+    let invalid = || {
+        DaemonError::Refused(
+            "read the daemon's reply: invalid entry — run `agentd daemon stop`, which ends all running \
+             commands and keeps all files, then try again"
+                .to_owned(),
+        )
+    };
     let mut bytes = Vec::new();
     File::from(file).read_to_end(&mut bytes).map_err(DaemonError::io("read the daemon's reply"))?;
     let entries = bytes.split(|byte| *byte == END).filter(|entry| !entry.is_empty());

@@ -13,7 +13,7 @@ pub enum NotPrivate {
     /// The directory could not be created or inspected.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// The directory belongs to another user or is accessible to others. The text says what is wrong and what to do.
+    /// The directory belongs to another user or is accessible to others. The text states the problem and the remedy.
     #[error("{0}")]
     Refused(&'static str),
 }

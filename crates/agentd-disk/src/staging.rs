@@ -1,6 +1,6 @@
 //! Staging directories: new content is built in one, and removed content is moved into one. The creator of a staging directory
-//! holds its lock (`flock`), and the directory is removed with its creator. If the lock can be taken, the creator is dead and the
-//! directory is abandoned.
+//! holds its lock (`flock`) until the creator removes the directory. If another process can take the lock, the creator is dead
+//! and the directory is abandoned.
 
 use crate::{
     durable::{entries, make_folder},

@@ -122,6 +122,10 @@ impl FirecrackerConfig {
     }
 }
 
+/// The remedy if a machine does not start, for which the cause is usually in the host's KVM or in the assets.
+pub(super) const REMEDY: &str =
+    "run `agentd doctor --backend firecracker`; if it reports the same error, run `agentd vm build` again";
+
 /// Returns the error for a missing requirement of this backend.
 pub(super) fn unavailable(reason: String) -> IsolationError {
     IsolationError::Unavailable { backend: NAME.to_owned(), reason }

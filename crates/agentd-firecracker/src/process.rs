@@ -1,7 +1,7 @@
 //! The library's handle to a shim: starts and ends the shim, and keeps the end of its output.
 
 use super::{
-    config::unavailable,
+    config::{REMEDY, unavailable},
     jail::{self, Jail},
 };
 use agentd_core::IsolationError;
@@ -81,7 +81,7 @@ impl Process {
                 Ok(_) if answer == jail::SHOWN => return Ok(()),
                 Ok(_) => {
                     self.gone().await;
-                    return Err(unavailable(format!("mount a snapshot in the jail: {}", self.log_tail())));
+                    return Err(unavailable(format!("mount a snapshot in the jail: {} — {REMEDY}", self.log_tail())));
                 }
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Err(Errno::INTR) => {}

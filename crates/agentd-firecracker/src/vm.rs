@@ -5,7 +5,7 @@ use super::{
     api::{Action, Api, BootSource, Drive, Entropy, MachineConfig, MemoryBackend, SnapshotCreate, SnapshotLoad, SnapshotType},
     api::{RateLimiter, TokenBucket, VmState, Vsock},
     boot,
-    config::{DiskRate, unavailable},
+    config::{DiskRate, REMEDY, unavailable},
     disk,
     files::{ASSETS, DISK, INITRAMFS, MEMORY, OUT, SNAPSHOT, STATE},
     jail::{self, Jail},
@@ -48,8 +48,8 @@ const GUEST_CID: u32 = 3;
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// The time limit for a guest's agent to listen. A boot under emulation takes seconds.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
-/// The time after which a machine without any device access is given up. A booting kernel accesses devices within a fraction of
-/// this.
+/// The time after which a machine without any device access counts as failed. A booting kernel accesses devices within a fraction
+/// of this.
 const LIFE_TIMEOUT: Duration = Duration::from_secs(7);
 /// The number of attempts to attach to an agent.
 const TRIES: u32 = 4;
@@ -69,7 +69,7 @@ const OVERHEAD: u64 = 128 << 20;
 /// The start of a machine that [`Vm::wait_until_ready`] waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum From {
-    /// The machine boots a kernel. Without any device access it is given up after [`LIFE_TIMEOUT`].
+    /// The machine boots a kernel. Without any device access, it counts as failed after [`LIFE_TIMEOUT`].
     Boot,
     /// The machine resumes from its memory.
     Memory,
@@ -198,21 +198,21 @@ impl Vm {
                     self.control_connection.lock().unwrap_or_else(PoisonError::into_inner).replace(control_connection);
                     Ok(())
                 }
-                Ok(Err(why)) => failed(format!("the guest failed to start: {why}")),
+                Ok(Err(why)) => failed(format!("the guest failed to start: {why} — {REMEDY}")),
                 Err(source) => Err(IsolationError::Io { context: "wait for the guest agent".to_owned(), source }),
             },
             () = self.process.gone() => {
-                failed(format!("Firecracker exited before the guest agent was ready: {}", self.process.log_tail()))
+                failed(format!("Firecracker exited before the guest agent was ready: {} — {REMEDY}", self.process.log_tail()))
             }
             () = life => {
                 let waited = begin.elapsed().as_secs();
                 if waited < BOOT_TIMEOUT.as_secs() {
                     failed(format!(
                         "the guest kernel accessed no device within {waited} s: /dev/kvm exists, but probably cannot run guests \
-                         on this host — check nested virtualisation, or use another backend (see agentd doctor)"
+                         on this host — check nested virtualisation on the host, or use --backend gondolin"
                     ))
                 } else {
-                    failed(format!("the guest agent was not ready within {waited} s: {}", self.process.log_tail()))
+                    failed(format!("the guest agent was not ready within {waited} s: {} — {REMEDY}", self.process.log_tail()))
                 }
             }
         }
@@ -397,7 +397,7 @@ async fn connect(root: &OwnedFd, process: &Process) -> Result<Api, IsolationErro
     tokio::select! {
         connected = timeout(START_TIMEOUT, connect) => connected.map_err(|_| {
             let waited = START_TIMEOUT.as_secs();
-            unavailable(format!("Firecracker's API socket did not answer within {waited} s: {}", process.log_tail()))
+            unavailable(format!("Firecracker's API socket did not answer within {waited} s: {} — {REMEDY}", process.log_tail()))
         }),
         () = process.gone() => {
             Err(unavailable(format!("Firecracker exited before its API socket answered: {}", process.log_tail())))

@@ -135,7 +135,10 @@ pub enum FrameError {
     #[error("the peer sent no greeting of an agentd agent")]
     Stranger,
     /// The other side speaks another version of the protocol.
-    #[error("protocol version mismatch: peer {0}, this side {VERSION}; rebuild the guest's image with this agentd")]
+    #[error(
+        "protocol version mismatch: peer {0}, this side {VERSION} — create the sandbox again; if that fails, report \
+         this as a bug of agentd"
+    )]
     Version(u16),
 }
 

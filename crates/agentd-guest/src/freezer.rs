@@ -46,7 +46,8 @@ struct OngoingFreeze {
 pub(super) struct ThawWaiter(watch::Receiver<bool>);
 
 impl ThawWaiter {
-    /// Returns once the file system is not frozen. It stays so until the caller next awaits, because an agent has one thread.
+    /// Waits until the file system is not frozen. The agent has one thread, so the file system stays unfrozen until the caller
+    /// awaits again.
     pub(super) async fn wait(&mut self) {
         // The channel closes when the freezer is dropped; the file system is not frozen then either.
         self.0.wait_for(|is_frozen| !is_frozen).await.or_debug("wait for the file system to be thawed", "guest");

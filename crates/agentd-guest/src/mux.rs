@@ -25,7 +25,7 @@ const MESSAGES: usize = 2 * MAX_TO_GUEST;
 /// The most streams that may be open in each direction. A stream that its reader has closed counts until the other side ends it.
 const STREAMS: usize = 4096;
 
-/// Start of the reason for the loss of a connection that the other side did not break the protocol of.
+/// The prefix of the reason if a connection ended without a protocol violation by the other side.
 pub(super) const CONNECTION_ENDED: &str = "the connection ended";
 
 /// One side of a connection.

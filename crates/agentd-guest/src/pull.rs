@@ -1,4 +1,4 @@
-//! Copies back to the host what a sandbox has changed in copies of the host's files.
+//! Copies a sandbox's changes in copies of the host's files back to the host.
 
 use super::{
     Guest,
@@ -13,8 +13,8 @@ use std::{
 };
 
 impl Guest {
-    /// Returns true if changes of the sandbox are copied back to the host. Such a sandbox can be neither snapshotted nor forked,
-    /// because the host's files cannot.
+    /// Returns true if changes of the sandbox are copied back to the host. Such a sandbox has no snapshots and forks:
+    /// the host's files could be neither reset nor duplicated.
     pub(super) fn brings_back(&self) -> bool {
         self.copies.as_ref().is_some_and(|copies| copies.pull())
     }

@@ -85,7 +85,7 @@ impl GuestSandbox {
         Ok(self.probe_inside().await?.into_iter().map(named).collect())
     }
 
-    /// Refuses an operation that is impossible while the host's files follow those of the sandbox.
+    /// Refuses `operation` if the sandbox has a writable grant, because the host's files can be neither reset nor duplicated.
     fn refuse_to_part(&self, operation: &'static str) -> Result<(), IsolationError> {
         if self.guest.brings_back() { Err(self.guest.machine.unsupported(operation)) } else { Ok(()) }
     }

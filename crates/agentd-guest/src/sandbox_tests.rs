@@ -180,7 +180,7 @@ async fn attach_to_foreign_agent_fails() {
     long.extend(u32::MAX.to_le_bytes());
     for (greeting, expected) in [
         (&b"SSH-2.0-OpenSSH_9.2\r\n"[..], "no greeting of an agentd agent"),
-        (b"agentd\x09\x00", "rebuild the guest's image"),
+        (b"agentd\x09\x00", "create the sandbox again"),
         (&long, "over the limit"),
         (b"agen", "early eof"),
     ] {

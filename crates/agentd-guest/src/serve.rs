@@ -57,7 +57,7 @@ where
     served.map(drop)
 }
 
-/// Destroys the sandbox, and flushes what it wrote to disk.
+/// Destroys the sandbox, and flushes its written data to disk.
 async fn end(work: Option<&ServedSandbox>) {
     if let Some(work) = work {
         work.thaw();

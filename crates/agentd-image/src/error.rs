@@ -91,7 +91,7 @@ pub enum ImageError {
         source: UnpackError,
     },
     /// The source contains several images and none matches the reference.
-    #[error("import an image: the source contains several images — name one of: {}", .names.join(", "))]
+    #[error("import an image: the source contains several images — use the name of one of them as REFERENCE: {}", .names.join(", "))]
     Ambiguous {
         /// The names of the images.
         names: Vec<String>,
@@ -161,7 +161,10 @@ pub enum ImageError {
         why: String,
     },
     /// A worker thread of this process panicked or was cancelled.
-    #[error("internal error: a worker thread panicked or was cancelled — report this as a defect of agentd")]
+    #[error(
+        "internal error: a worker thread panicked or was cancelled — report this as a bug of agentd, with the output of \
+         `agentd doctor`"
+    )]
     GivenUp,
 }
 

@@ -1,12 +1,12 @@
 //! The directory of the store and the operations on it.
 //!
 //! ```text
-//! root/                    0700, its owner's alone
-//! ├── lock                 held (flock) for each step that must be one: never for long
+//! root/                    the store, with the mode 0700
+//! ├── lock                 held (flock) during each atomic step, and never for long
 //! ├── images.json          references → manifests
 //! ├── blobs/sha256/        manifests and configurations
-//! ├── layers/<diff id>/    one unpacked layer: `tree`, and `about.json` beside it
-//! └── staging/<random>/    what is being made, or layers that are in use; held (flock) by its maker
+//! ├── layers/<diff id>/    one unpacked layer: `tree` and `about.json`
+//! └── staging/<random>/    files being created, or pins of layers in use; locked (flock) by the creator
 //! ```
 //!
 //! **Crash consistency.** A layer, a blob and `images.json` are each created by one `rename`, after their contents were flushed.

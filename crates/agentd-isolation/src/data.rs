@@ -16,11 +16,16 @@ const VARIABLE: &str = "AGENTD_DATA_DIR";
 /// `XDG_DATA_HOME` is not used: continuous integration sets it to a directory in the workspace. A payload could create the folder
 /// there, and a later run would trust it.
 pub fn data_directory() -> Option<PathBuf> {
-    if let Some(folder) = std::env::var_os(VARIABLE).map(PathBuf::from).filter(|path| path.is_absolute()) {
+    if let Some(folder) = named_directory() {
         return Some(folder);
     }
     if rustix::process::geteuid().is_root() {
         return Some(PathBuf::from("/var/lib/agentd"));
     }
     Some(own_state::home()?.join(".local/share/agentd"))
+}
+
+/// Returns the directory that `AGENTD_DATA_DIR` names.
+pub(crate) fn named_directory() -> Option<PathBuf> {
+    std::env::var_os(VARIABLE).map(PathBuf::from).filter(|path| path.is_absolute())
 }

@@ -107,7 +107,7 @@ pub(crate) fn get() -> Result<Arc<Launcher>, IsolationError> {
         pending: PendingOrders::default(),
         lost: Mutex::default(),
     });
-    // After the launcher was started: a program that has one thread until then forks its launcher.
+    // The thread starts only after the launcher, because a program with a single thread forks its launcher.
     let reader = launcher.clone();
     let reports = Channel::new(control, protocol::MAX_EVENT);
     thread::Builder::new().name("launcher-report".to_owned()).spawn(move || reader.read_reports(reports)).map_err(io)?;
@@ -200,7 +200,7 @@ impl Launcher {
     /// Sends an order, calls `meanwhile`, and waits until the launcher has carried the order out.
     async fn order(self: &Arc<Self>, order: &Order, key: Key, meanwhile: impl FnOnce() + Send) -> Result<(), IsolationError> {
         let mut expected = None;
-        // Reports of one sandbox answer its orders in the sequence of both.
+        // The launcher reports the orders of one sandbox in the order in which they were sent.
         let sent = self.send_after(order, &[], || expected = Some(self.pending.expect(key)));
         meanwhile();
         sent?;

@@ -1,6 +1,6 @@
-//! The queue of requests to a supervisor. Senders never block: what the socket does not take now is queued in order and sent
-//! later by the task that serves the channel. The queue is bounded, so a supervisor that does not read cannot block the daemon or
-//! exhaust its memory.
+//! The queue of requests to a supervisor. Senders never block: requests that the socket does not accept now are queued in order
+//! and sent later by the task that serves the channel. The queue is bounded, so a supervisor that does not read cannot block the
+//! daemon or exhaust its memory.
 
 use agentd_supervisor::{
     channel::{ChannelError, send_some},

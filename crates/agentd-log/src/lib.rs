@@ -1,4 +1,4 @@
-//! Logs failures that do not change what the caller does next, and keeps the log out of forked processes.
+//! Logs failures that the caller ignores, and keeps the log out of forked processes.
 //!
 //! An unhandled failure may still matter to the reader of the log: a cgroup stays behind, or a client has disconnected.
 //! [`LogFailure`] replaces `.ok()` on such a result and requires a description of the failed action:
@@ -17,7 +17,7 @@ use std::{
 /// The target of these events. The field `at` of each event contains the source location.
 const TARGET: &str = "agentd::ignored";
 
-/// Converts a result whose error changes nothing into an option, and logs the error.
+/// Logs the error of a result that the caller ignores, and returns the value as an `Option`.
 pub trait LogFailure<T, E> {
     /// Logs the failure as a warning: a resource is left behind or lost, and an operator may have to act.
     fn or_warn(self, action: &str, object: impl Debug) -> Option<T>

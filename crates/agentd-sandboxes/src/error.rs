@@ -68,7 +68,9 @@ pub enum StateError {
         source: serde_json::Error,
     },
     /// A record is missing or changed. Its needs are unknown, so nothing that it may need is removed.
-    #[error("sandbox {name} is damaged: its record {damage} — restore the record from a backup, or remove the sandbox")]
+    #[error(
+        "sandbox {name} is damaged: its record.json {damage} — restore that file from a backup, or run `agentd sandbox rm {name}`"
+    )]
     Damaged {
         /// The sandbox.
         name: Name,
@@ -87,8 +89,8 @@ pub enum StateError {
     Volume(#[from] agentd_core::ControlError),
     /// The disk of a sandbox is full, up to its limit.
     #[error(
-        "the disk of sandbox {name} is full; nothing was changed — remove files in the sandbox, remove snapshots \
-         (`agentd sandbox snapshot --forget`), or restore a snapshot"
+        "the disk of sandbox {name} is full; nothing was changed — remove files in the sandbox, delete a snapshot \
+         (`agentd sandbox snapshot {name} SNAPSHOT --delete`), or run `agentd sandbox restore {name} SNAPSHOT`"
     )]
     Full {
         /// The sandbox.
@@ -106,7 +108,8 @@ pub enum StateError {
     },
     /// A layer of a sandbox is missing.
     #[error(
-        "layer {layer} of sandbox {name} is missing — restore a snapshot that does not need this layer, or remove the sandbox"
+        "layer {layer} of sandbox {name} is missing — restore a snapshot that does not need this layer, or run \
+         `agentd sandbox rm {name}`"
     )]
     Gone {
         /// The sandbox.

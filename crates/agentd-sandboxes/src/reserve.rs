@@ -2,8 +2,8 @@
 //! still start, so that its files can be inspected and removed. It must also be able to return to a snapshot. Both operations
 //! create some directories.
 //!
-//! The reserve consists of empty directories, each an inode and a block. It is given up while nothing runs in the sandbox, and
-//! recreated before anything runs.
+//! The reserve consists of empty directories, each an inode and a block. Before a sandbox starts or a snapshot is
+//! restored, the reserve is removed if the volume has too little free space. It is created again before a command runs.
 
 use crate::{
     error::{Doing as _, StateError},

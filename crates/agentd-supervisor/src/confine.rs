@@ -1,7 +1,7 @@
 //! Confinement of a sandbox's first process, before any foreign code runs.
 //!
-//! [`run`] applies every layer of the plan, in an order in which no step needs a right that an earlier step dropped. The process
-//! then becomes the supervisor and serves requests ([`serve`]).
+//! [`run`] applies every control of the plan, in an order in which no step needs a right that an earlier step dropped. The
+//! process then becomes the supervisor and serves requests ([`serve`]).
 
 mod descriptors;
 mod message;

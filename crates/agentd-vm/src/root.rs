@@ -47,7 +47,7 @@ struct DiskUsage {
 /// file.
 ///
 /// # Errors
-/// [`AssetError::Root`] names what is missing and the remedy; [`AssetError::Io`] for other failures.
+/// [`AssetError::Root`] names the missing part and the remedy; [`AssetError::Io`] for other failures.
 pub fn make(layers: &[PathBuf], spare: u64, out: &Path) -> Result<(), AssetError> {
     let mut usage = DiskUsage::default();
     for layer in layers {

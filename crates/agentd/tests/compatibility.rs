@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 const BACKENDS: [&str; 2] = ["linux-native", "container"];
 
-/// Calls `look` for each backend, and reports what it saw as the row of a test.
+/// Calls `look` for each backend, and reports its observations as the row of a test.
 #[track_caller]
 fn row(test: &str, programs: &str, look: impl Fn(&'static str) -> String) {
     let seen: Vec<_> = BACKENDS.into_iter().map(|backend| (backend, As::this(), look(backend))).collect();
@@ -91,7 +91,7 @@ fn programs_find_their_user_home_and_host() {
         assert!(home.starts_with("/home/") || home == "/root", "{said}");
         assert_eq!(said, format!("{home}\n{home}\n127.0.0.1\n127.0.0.1\n{home}\n{home} 127.0.0.1\n"), "{backend}");
         let uid = place.sh(backend, &[], "id -u");
-        format!("find it; home `{home}`, {}", if uid == "0\n" { "uid 0" } else { "not uid 0" })
+        format!("find the user and the host; home `{home}`, {}", if uid == "0\n" { "uid 0" } else { "not uid 0" })
     });
 }
 

@@ -249,11 +249,12 @@ fn program_of_unknown_toolchain_is_not_found_and_error_names_ro_option() {
     assert!(output.status.code() == Some(127) && message.contains(&option), "{message}");
     // A shell does not say which program it did not find, but its text names that program.
     let message = text(&place.run(&[], "thing --version").stderr);
-    assert!(message.contains(&format!("has a program thing: add {option} to show it")), "{message}");
+    assert!(message.contains(&format!("other/bin, which is not visible in the sandbox — use {option}")), "{message}");
     // The text of a file is not read.
     fs::write(place.home("../work/script"), "thing --version").unwrap();
     let message = text(&place.run(&[], "sh ./script").stderr);
-    let expected = format!("hidden directory of PATH, add --ro {}\n", place.home("other/bin").display());
+    let expected =
+        format!("directory of PATH that is not visible in the sandbox — use --ro {}\n", place.home("other/bin").display());
     assert!(message.contains(&expected) && message.lines().count() == 2, "{message}");
     let message = text(&place.run(&["--ro", place.home("other").to_str().unwrap()], "missing").stderr);
     assert!(!message.contains("--ro"), "{message}");

@@ -99,6 +99,11 @@ fn grant_of_data_or_cache_directory_fails_with_remedy() {
         assert!(said.contains(arg(&data)), "{backend}: {said}");
     }
     assert!(place.run(&["--ro", arg(&place.path("work"))], "true").status.success());
+    // A default folder stays refused if the variable names another one, so the message does not propose that.
+    let mut run = place.agentd();
+    let output = run.env_remove("AGENTD_DATA_DIR").args(["run", "--ro", arg(&data), "--", "true"]).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(125) && said.contains(arg(&data)) && !said.contains("AGENTD_DATA_DIR"), "{said}");
 }
 
 #[test]

@@ -35,7 +35,7 @@ const CONDITIONAL: &str = "embedder-with-conditional-handler";
 /// `argv[0]` of a program that calls `take_role` first, and then prints a line and exits.
 const WITH_HANDLER: &str = "embedder-with-handler";
 
-/// Descriptors that every process of an embedder inherits: a pipe for reports of starts, a pipe with permits to run (so that a
+/// The descriptors that every process of an embedder inherits: a pipe for reports of starts, a pipe with permits to run, and the
 /// fault ends after [`MOST_STARTS`] processes), the data directory, and a directory for temporary files: helpers have no `TMPDIR`.
 const STARTS: i32 = 100;
 const PERMITS: i32 = 101;

@@ -32,7 +32,7 @@ pub struct SetupRequest {
 /// Creates the installation in `home`, or its missing parts. Calls `say` before each step that may take time.
 ///
 /// # Errors
-/// A [`SetupError`] that names what is missing, and the command that provides it. The parts that are already complete are kept.
+/// A [`SetupError`] that names the missing part, and the command that provides it. The parts that are already complete are kept.
 pub fn set_up(home: &Path, request: &SetupRequest, mut say: impl FnMut(&str)) -> Result<Installation, SetupError> {
     for (program, package) in [("qemu-system-x86_64", "qemu-system-x86"), ("python3", "python3"), ("mke2fs", "e2fsprogs")] {
         let mut version = Command::new(program);

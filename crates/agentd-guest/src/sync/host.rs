@@ -58,7 +58,7 @@ struct Open {
     place: PathBuf,
     /// True if the guest's last changes were all applied. Locked while changes are received.
     taken: Mutex<bool>,
-    /// Locked by the thread that applies changes. The thread may outlive a transfer that was given up.
+    /// Locked by the thread that applies changes. The thread may outlive an aborted transfer.
     applying: Arc<Mutex<()>>,
 }
 
@@ -236,7 +236,7 @@ impl ReturnedCopy<'_> {
         self.open.taken.lock().await
     }
 
-    /// Starts to apply changes. Waits for the thread of an earlier transfer that was given up.
+    /// Starts to apply changes. Waits for the thread of an earlier, aborted transfer.
     pub async fn take(&self) -> Result<AppliedTransfer, IsolationError> {
         let applying = self.open.applying.clone().lock_owned().await;
         let (root, directory) = (self.open.root.clone(), self.open.copied.directory.clone());

@@ -24,8 +24,8 @@ pub(in super::super) struct GuestCopy {
 }
 
 impl GuestCopy {
-    /// Recreates the directory `place`, and fills it with what the host sends. With `changes`, remembers the state, so that later
-    /// changes can be found.
+    /// Recreates the directory `place`, and fills it with the entries that the host sends. With `changes`, remembers the state,
+    /// so that later changes can be found.
     pub async fn fill(place: &Path, changes: bool, from: &mut (impl AsyncRead + Unpin)) -> Result<Self, IsolationError> {
         let root = Arc::new(make(place).map_err(|error| error.into_isolation("create the directory of a copy"))?);
         // The host may create anything here.

@@ -46,7 +46,7 @@ struct Inner {
 struct Origin {
     spec: Arc<SandboxSpec>,
     layer_store: Arc<LayerStore>,
-    /// The backend that created the sandbox. It is asked for the proven capabilities.
+    /// The backend that created the sandbox. It returns the proven capabilities.
     backend: Arc<dyn IsolationBackend>,
     /// The tracker that lists the sandbox and its forks.
     running: Weak<Tracker<LayeredSandbox>>,

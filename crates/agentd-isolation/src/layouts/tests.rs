@@ -108,7 +108,7 @@ fn maven_with_credentials_in_its_settings_is_left_out() {
         let home = Home::with(&[maven, &format!("{maven}/conf")]);
         let settings = home.1.join(maven).join("conf/settings.xml");
         assert_eq!(home.toolchains(path).grants.len(), 1, "{path}");
-        // What Maven ships.
+        // The file that Maven ships.
         fs::write(&settings, "<settings><servers><!-- <server/> --></servers><mirrors><mirror/></mirrors></settings>").unwrap();
         assert_eq!(home.toolchains(path).grants.len(), 1, "{path}");
         for text in ["<servers><server><password>x", "<profile>", "<!-- <server>"] {

@@ -14,6 +14,8 @@ const NAME: &str = "agentd";
 /// so that `~/.cache` contains nothing of agentd and can be granted.
 const PROOFS: [&str; 4] = [".local", "share", NAME, "proofs"];
 
+const GRANT_ANOTHER: &str = "grant a directory that does not overlap it";
+
 /// A folder that no grant may contain or lie in.
 pub(super) struct Folder {
     pub path: PathBuf,
@@ -27,32 +29,30 @@ pub(super) struct Folder {
 
 impl Folder {
     fn data(path: PathBuf) -> Self {
-        let remedy = "grant a directory that does not overlap it, or set AGENTD_DATA_DIR to a directory outside all grants";
-        Self { path, may_be_made: true, holds: "where agentd stores images, sandboxes and its daemon's socket", remedy }
+        let holds = "where agentd stores images, sandboxes and its daemon's socket";
+        Self { path, may_be_made: true, holds, remedy: GRANT_ANOTHER }
+    }
+
+    /// Creates the entry of the folder that `AGENTD_DATA_DIR` names. The default folders stay refused if the variable changes.
+    fn named_data(path: PathBuf) -> Self {
+        Self {
+            remedy: "grant a directory that does not overlap it, or set AGENTD_DATA_DIR to another directory",
+            ..Self::data(path)
+        }
     }
 
     fn cache(path: PathBuf) -> Self {
-        Self {
-            path,
-            may_be_made: true,
-            holds: "where agentd caches the results of its probes",
-            remedy: "grant a directory that does not overlap it",
-        }
+        Self { path, may_be_made: true, holds: "where agentd stores the results of its probes", remedy: GRANT_ANOTHER }
     }
 
     fn configuration(path: PathBuf) -> Self {
-        Self {
-            path,
-            may_be_made: true,
-            holds: "which is reserved for agentd's configuration",
-            remedy: "grant a directory that does not overlap it",
-        }
+        Self { path, may_be_made: true, holds: "which is reserved for agentd's configuration", remedy: GRANT_ANOTHER }
     }
 
     /// Creates an entry for a folder of a backend, which contains programs that the backend executes or state that it trusts.
     pub fn of_backend(path: &Path) -> Self {
         let holds = "which holds files that the backend executes or trusts";
-        Self { path: path.to_path_buf(), may_be_made: true, holds, remedy: "grant a directory that does not overlap it" }
+        Self { path: path.to_path_buf(), may_be_made: true, holds, remedy: GRANT_ANOTHER }
     }
 }
 
@@ -60,7 +60,8 @@ impl Folder {
 /// other users are included.
 pub(super) fn all() -> Vec<Folder> {
     let user = rustix::process::geteuid().as_raw();
-    let mut folders: Vec<Folder> = data::data_directory().map(Folder::data).into_iter().collect();
+    let named = data::named_directory().map(Folder::named_data);
+    let mut folders: Vec<Folder> = named.or_else(|| data::data_directory().map(Folder::data)).into_iter().collect();
     let uids = uids();
     folders.extend(uids.iter().map(|uid| Folder::cache(runtime_base(*uid).join(NAME))));
     folders.push(Folder::configuration(Path::new("/etc").join(NAME)));

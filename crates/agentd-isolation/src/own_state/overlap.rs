@@ -50,7 +50,7 @@ pub(super) struct GrantedTree {
 }
 
 impl GrantedTree {
-    /// Determines what a grant of the path `grant` shows.
+    /// Determines the objects that a grant of the path `grant` shows.
     ///
     /// # Errors
     /// Fails if the path cannot be read.

@@ -1,4 +1,4 @@
-//! Records what a comparison of protected paths left out.
+//! Records the parts that a comparison of protected paths left out.
 
 use agentd_core::escape;
 use serde::{Deserialize, Serialize};
@@ -71,16 +71,16 @@ impl fmt::Display for Gap {
     /// Writes one line. The path was chosen by a payload, so its control characters are escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = escape::name(&self.path);
-        write!(f, "protected paths not all compared: {path}")?;
+        write!(f, "comparison of protected paths incomplete: {path}")?;
         match self.cause {
             Cause::TooManyDirectories | Cause::TooManyNames => write!(
                 f,
                 ": the search for git directories and listed names stopped here, because the tree is too large — grant less \
-                 (--workspace), make large directories read-only (--ro), or review them there before host programs use them"
+                 (--workspace), make large directories read-only (--ro), or review them there before host tools use them"
             ),
             Cause::TooManyListed => write!(
                 f,
-                ": subdirectories have more listed names than are compared — review them there before host programs use them, grant \
+                ": subdirectories have more listed names than are compared — review them there before host tools use them, grant \
                  less (--workspace), or make large directories read-only (--ro)"
             ),
             Cause::Unreadable => write!(
@@ -105,7 +105,7 @@ impl fmt::Display for Gap {
             Cause::TooManyBytes => {
                 write!(
                     f,
-                    ": too many bytes of protected files were written just before — review the file before host programs use it"
+                    ": too many bytes of protected files were written just before — review the file before host tools use it"
                 )
             }
         }

@@ -1,4 +1,4 @@
-//! Protected paths: files in a writable grant that host programs execute or obey later. Examples are hooks, settings and
+//! Protected paths: files in a writable grant that host tools may execute or load later. Examples are hooks, settings and
 //! instructions of git, shells, editors and agents.
 //!
 //! A protected path that exists when the sandbox starts is read-only inside. [`names`] plans these paths, and every start

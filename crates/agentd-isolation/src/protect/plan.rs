@@ -97,7 +97,7 @@ pub fn names(grant: &Path) -> Result<Vec<PathBuf>, String> {
     let mut names: Vec<PathBuf> = LIST.workspace.iter().map(PathBuf::from).collect();
     for place in of_git(grant).paths {
         if grant.starts_with(&place) {
-            return Err(format!("git executes or obeys files in {} — grant the directory with --ro", place.display()));
+            return Err(format!("git executes or loads files in {} — grant the directory with --ro", place.display()));
         }
         names.extend(place.strip_prefix(grant).map(Path::to_path_buf));
     }
@@ -117,7 +117,7 @@ pub fn repository_outside(path: &Path, grants: &[Grant]) -> Option<(PathBuf, Pat
     (!shown && git::is_git_directory(&repository.common)).then_some((repository.worktree, repository.common))
 }
 
-/// Returns the absolute paths in or around `grant` that git executes or obeys. They need not exist or lie in the grant.
+/// Returns the absolute paths in or around `grant` that git executes or loads. They need not exist or lie in the grant.
 fn of_git(grant: &Path) -> Named {
     let dot_git = grant.join(".git");
     let mut found = Named::default();

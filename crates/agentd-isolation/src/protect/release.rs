@@ -18,16 +18,17 @@ pub enum NotReleased {
     #[error("no writable grant contains this path — use a path of the workspace or of a --rw grant")]
     Outside,
     /// A directory that contains the path is read-only as a whole.
-    #[error("{} is read-only as a whole — release that directory, or change the file on the host", .0.display())]
+    #[error("{} is read-only as a whole — use --unprotect {}, or change the file on the host", .0.display(), .0.display())]
     Inside(PathBuf),
     /// The path leads through a symbolic link or `..` to another one.
     #[error("the path leads to {} — use that path", .0.display())]
     Linked(PathBuf),
     /// The path is a directory that contains protected paths and is writable itself.
-    #[error("the directory is writable, but contains protected paths — use one of them: {}", names(.0))]
+    #[error("the directory itself is writable — use --unprotect with a protected path in it: {}", names(.0))]
     Contains(Vec<PathBuf>),
-    /// The path is not protected. The protected paths of the grant, relative to it, are for a suggestion.
-    #[error("not a protected path — use a path listed in docs/protected-paths.md")]
+    /// The path is not protected. Contains the protected paths of the grant, relative to the grant, so that the caller can
+    /// suggest one.
+    #[error("not a protected path, so the command can change it already — omit --unprotect, or name a protected path")]
     NotProtected(Vec<PathBuf>),
 }
 

@@ -62,10 +62,11 @@ impl fmt::Display for Change {
             return write!(
                 f,
                 "{what} not updated: {path}: git in the sandbox checked out another version but could not write this file — \
-                 `git diff` and `git restore` it before the next `git commit -a`, which would revert it"
+                 on the host, run `git diff {path}`, then `git restore {path}`; otherwise the next `git commit -a` reverts the \
+                 change"
             );
         }
-        write!(f, "{what} {}: {path}: host programs may execute or obey this path — review it before use", self.how)
+        write!(f, "{what} {}: {path}: host tools may execute or load this path — review it before use", self.how)
     }
 }
 
@@ -76,7 +77,7 @@ pub struct Report {
     pub changes: Vec<Change>,
     /// The number of further changes.
     pub omitted: u64,
-    /// What was not compared, so that changes may be missing.
+    /// The parts that were not compared, so that changes may be missing.
     pub gaps: Gaps,
     /// Whether the sandbox was restarted because it did not protect the objects now at protected paths.
     pub restarted: bool,
@@ -105,8 +106,8 @@ impl Report {
         warnings.extend(self.gaps.iter().map(ToString::to_string));
         if self.restarted {
             warnings.push(
-                "sandbox restarted: protected paths had been created or replaced and were writable in it — \
-                 what it had in /tmp and its background processes are gone"
+                "sandbox restarted: protected paths had been created or replaced and were writable in it: its background \
+                 processes were ended and its /tmp was emptied — start the background processes again"
                     .to_owned(),
             );
         }

@@ -80,7 +80,7 @@ struct DirectoryToSearch {
     last: Option<usize>,
 }
 
-/// What is known about a waiting directory.
+/// The known state of a waiting directory.
 enum DirectoryFindings {
     /// It is unchanged since the last search, where it has this position.
     Unchanged(usize),

@@ -237,7 +237,10 @@ fn report_of_incomplete_watch_warns() {
     assert!(!report.gaps.is_empty() && report.changes.is_empty());
     let [warning] = &report.warnings()[..] else { panic!("{report:?}") };
     let place = project.path("").display().to_string();
-    assert!(warning.contains("not all compared") && warning.contains(&place) && warning.contains("--ro"), "{warning}");
+    assert!(
+        warning.contains("comparison of protected paths incomplete") && warning.contains(&place) && warning.contains("--ro"),
+        "{warning}"
+    );
 }
 
 #[test]

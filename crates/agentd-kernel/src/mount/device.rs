@@ -68,7 +68,8 @@ impl Devices {
         paths.iter().map(|path| tree::clone_own(path)).collect::<Result<_, _>>().map(Self::Callers)
     }
 
-    /// Shows the devices in `dev` under their own names. `aside` is an empty directory to which no process has a path afterwards.
+    /// Shows the devices in `dev` under their own names. `aside` is an empty directory on which the device
+    /// tree is mounted temporarily. No process may have a path to it after this call.
     pub(super) fn show(self, paths: &[PathBuf], dev: &Path, aside: &Path) -> Result<(), ControlError> {
         if let Self::Own(tree) = &self {
             tree::attach_own(tree, aside)?;

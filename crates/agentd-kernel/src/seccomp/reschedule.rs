@@ -75,7 +75,7 @@ impl Reschedule {
         Some(Self { number, arguments: [first, second, third], scope, input })
     }
 
-    /// Reads what the call needs of the caller's memory.
+    /// Reads the parts of the caller's memory that the call needs.
     ///
     /// # Errors
     /// The errno of `process_vm_readv(2)`, `EFAULT` for memory that is not mapped, or `E2BIG` for a `struct sched_attr` of a size

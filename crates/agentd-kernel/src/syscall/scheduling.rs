@@ -21,8 +21,8 @@ pub fn reschedule(number: libc::c_long, mut arguments: [u64; 3], input: Option<(
         arguments[index] = content.as_mut_ptr() as u64;
     }
     let [first, second, third] = arguments;
-    // SAFETY: a pointer argument points to a buffer that lives across the call and is as long as the kernel accesses: the length
-    // argument of a mask, the size of `struct sched_param`, or the size field of `struct sched_attr`. The flags are 0.
+    // SAFETY: each pointer argument points to a buffer that lives across the call. The kernel accesses at most the length that is
+    // passed for a mask, the size of `struct sched_param`, or the size field of `struct sched_attr`. The flags are 0.
     check(unsafe { libc::syscall(number, first, second, third) })?;
     Ok(())
 }

@@ -62,7 +62,10 @@ pub fn lock(image: &OwnedFd, path: &Path) -> Result<(), ControlError> {
             Err(Errno::WOULDBLOCK) if start.elapsed() < TIMEOUT => std::thread::sleep(PAUSE),
             locked => {
                 return locked.during(Control::Volume, || format!("lock {}", path.display())).map_err(|error| {
-                    error.remedy("the image is in use: end its sandbox, and the sandboxes created while the image was attached")
+                    error.remedy(
+                        "another process has mounted this disk: run `agentd daemon stop`, which ends all running commands, \
+                         then try again",
+                    )
                 });
             }
         }

@@ -156,7 +156,7 @@ pub fn once() {
     for mount in ["mount", "other"] {
         let error = Volume::attach(&place.image(), &place.path(mount)).unwrap_err();
         assert_eq!(error.errno, Some(libc::EWOULDBLOCK), "{error}");
-        assert!(error.remedy.as_str().contains("in use"), "{error}");
+        assert!(error.remedy.as_str().contains("another process has mounted this disk"), "{error}");
     }
     volume.detach().unwrap();
     let volume = Volume::attach(&place.image(), &place.path("other")).unwrap();

@@ -76,7 +76,7 @@ impl State {
     }
 
     /// Recreates the reserves of mounted volumes, which may have space again now. Volumes in use are skipped: a sandbox that is
-    /// being started may have given up its reserve, and recreates it before it runs.
+    /// being started may have removed its reserve, and recreates the reserve before a command runs.
     fn keep_reserves(&self, linked: &BTreeSet<VolumeId>) -> Result<(), StateError> {
         for volume in self.mounts.as_ref().map(|mounts| mounts.unused()).unwrap_or_default().intersection(linked).copied() {
             let Some(_mounted) = self.mount_all([volume]).or_warn("mount volume to reserve directories", volume) else {

@@ -61,7 +61,7 @@ impl State {
 
     /// Prepares a held sandbox for its mount: empties the `work` directory of its upper layer, which must not be mounted. After a
     /// crash overlayfs leaves a mark there (`work/incompat/volatile`) that prevents the next mount. If the disk of the sandbox is
-    /// full, the reserve is given up.
+    /// full, the reserve is removed.
     ///
     /// # Errors
     /// [`StateError::Io`] if the directory cannot be emptied or the reserve cannot be removed.

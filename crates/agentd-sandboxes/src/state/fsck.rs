@@ -77,14 +77,26 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Record(error) => error.fmt(f),
-            Self::Missing { name, path } => write!(f, "sandbox {name} is damaged: {path:?} is missing — remove the sandbox"),
+            Self::Missing { name, path } => {
+                write!(f, "sandbox {name} is damaged: {path:?} is missing — run `agentd sandbox rm {name}`")
+            }
             Self::SharedTop { name, other, layer } => {
-                write!(f, "sandboxes {name} and {other} both have layer {layer} as their upper layer — remove one of the two")
+                write!(
+                    f,
+                    "sandboxes {name} and {other} both have layer {layer} as their upper layer — remove one of them with \
+                     `agentd sandbox rm`"
+                )
             }
             Self::CommittedUpper { name, lower, layer } => {
-                write!(f, "sandbox {name} writes to layer {layer}, a committed layer of sandbox {lower} — remove sandbox {name}")
+                write!(
+                    f,
+                    "sandbox {name} writes to layer {layer}, a committed layer of sandbox {lower} — run \
+                     `agentd sandbox rm {name}`"
+                )
             }
-            Self::Volume { name, path, why } => write!(f, "sandbox {name} is damaged: {path:?} {why} — remove the sandbox"),
+            Self::Volume { name, path, why } => {
+                write!(f, "sandbox {name} is damaged: {path:?} {why} — run `agentd sandbox rm {name}`")
+            }
             Self::Garbage(path) => write!(f, "{path:?} is unused — it is removed by the next garbage collection"),
             Self::Unknown(path) => write!(f, "{path:?} was not created by agentd — remove it if you do not need it"),
         }

@@ -31,8 +31,8 @@ impl Metadata {
     }
 }
 
-/// Reads the metadata of `name` in `directory`. `stat` was read before the caller changed the mode for this call, if the
-/// caller did that.
+/// Reads the metadata of `name` in `directory`. If the caller changed the mode to make the file readable, `stat` must be the
+/// result from before that change.
 pub(crate) fn read_metadata(directory: BorrowedFd<'_>, name: &OsStr, stat: &Stat) -> Result<Metadata, Errno> {
     Ok(Metadata { stat: *stat, extended: extended(&in_descriptor(directory, name))? })
 }

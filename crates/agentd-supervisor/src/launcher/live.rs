@@ -25,7 +25,8 @@ pub(super) struct Live {
     pub namespaced: bool,
     /// The freezer, created by the first freeze order.
     pub freezer: Option<Freezer>,
-    /// Keeps the mount namespace alive, if that may outlive the sandbox for a moment.
+    /// A descriptor of the mount namespace, if its mounts may be torn down after the sandbox has ended; otherwise `None`. See
+    /// `docs/decisions/0004-tear-down-private-mounts-asynchronously.md`.
     pub _mounts: Option<OwnedFd>,
     /// Range of host ids; dropping the sandbox releases it.
     pub _claim: Option<Claim>,

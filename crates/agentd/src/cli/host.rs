@@ -46,17 +46,23 @@ pub(crate) fn hint(program: &str, granted: &[Grant]) {
     for entry in hidden(&search_path(), granted).into_iter().filter(|entry| entry.join(program).is_file()).take(MOST) {
         if let Some((path, reason)) = left_out.iter().find(|(path, _)| path.canonicalize().is_ok_and(|at| entry.starts_with(at)))
         {
-            writer::message(format_args!("{} is hidden: {}: {reason}", entry.display(), path.display()));
+            writer::message(format_args!(
+                "note: {program} is in {}, which is not visible in the sandbox: {}: {reason}",
+                entry.display(),
+                path.display()
+            ));
             continue;
         }
         let shown = around(&entry, &entry.join(program), &guard);
         let (entry, remedy) = (entry.display(), shown.display());
         match guard.refusal(&shown) {
-            None => {
-                writer::message(format_args!("{entry}, which is hidden, has a program {program}: add --ro {remedy} to show it"))
-            }
+            None => writer::message(format_args!(
+                "note: {program} is in {entry}, which is not visible in the sandbox — use --ro {remedy}"
+            )),
             Some(reason) => {
-                writer::message(format_args!("{entry}, which is hidden, has a program {program} and cannot be shown: {reason}"));
+                writer::message(format_args!(
+                    "note: {program} is in {entry}, which is not visible in the sandbox and cannot be granted: {reason}"
+                ));
             }
         }
     }
@@ -76,7 +82,9 @@ pub(crate) fn hint_after_shell(argv: &[OsString], granted: &[Grant]) {
     let options: Vec<String> = below.map(|entry| format!("--ro {}", entry.display())).collect();
     if !options.is_empty() {
         let options = options.join(" or ");
-        writer::message(format_args!("if the program that was not found is in a hidden directory of PATH, add {options}"));
+        writer::message(format_args!(
+            "note: the missing program may be in a directory of PATH that is not visible in the sandbox — use {options}"
+        ));
     }
 }
 
@@ -113,8 +121,8 @@ fn hidden(path: &OsString, granted: &[Grant]) -> Vec<PathBuf> {
     hidden
 }
 
-/// Returns the directory to grant for a program in `entry` that may be a link: the directory that holds both the link and its
-/// target, or `entry` if the guard rejects that directory.
+/// Returns the directory to grant for a program in `entry`. If the program is a link, this is the directory that contains link
+/// and target, unless the guard rejects it; then it is `entry`.
 fn around(entry: &Path, program: &Path, guard: &Guard) -> PathBuf {
     let real = program.canonicalize().unwrap_or_else(|_| program.to_path_buf());
     let both = entry.ancestors().find(|above| real.starts_with(above)).unwrap_or(entry);

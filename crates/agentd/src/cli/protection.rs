@@ -25,8 +25,8 @@ pub(crate) fn warn(report: &Report) {
 /// Notes about git operations that cannot work in a sandbox, with the options that allow them.
 pub(crate) struct Advice {
     grants: Vec<Grant>,
-    /// The protected settings of git in the workspace, also of submodules, and when their directories changed: git creates a lock
-    /// file beside its settings before it changes them.
+    /// The git settings that are protected in the workspace and its submodules, each with the mtime of its directory. git changes
+    /// that mtime when it creates a lock file next to the settings, before it changes them.
     settings: Vec<(PathBuf, Option<SystemTime>)>,
 }
 

@@ -11,7 +11,7 @@ use agentd_isolation::protect::Report;
 use agentd_log::LogFailure as _;
 use std::{sync::atomic::Ordering, time::Duration};
 
-/// What a run knows about its result object when an error ends it.
+/// The state of a run's result object when an error ends the run.
 #[derive(Default)]
 pub(crate) struct ResultObject {
     /// The changes of protected paths, if a sandbox was created.

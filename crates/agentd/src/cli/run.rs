@@ -167,7 +167,7 @@ pub(crate) fn warn_of_weaknesses(layers: &[ControlReport]) {
             ControlStatus::Missing(error) => writer::message(format_args!("not enforced: {error}")),
             // Partial Landlock support of an old kernel is the same in every run, so only `agentd doctor` reports it.
             ControlStatus::Partial(why) if report.control != Control::Landlock => {
-                writer::message(format_args!("{}: {why}", report.control));
+                writer::message(format_args!("partly enforced: {}: {why}", report.control));
             }
             _ => {}
         }

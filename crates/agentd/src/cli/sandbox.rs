@@ -46,8 +46,8 @@ pub(crate) async fn sandbox(command: SandboxCommand) -> Result<u8, Failure> {
         SandboxCommand::Cp { from, to } => copy_file(&client, &from, &to).await?,
         SandboxCommand::Pause { name } => client.pause(&name).await?,
         SandboxCommand::Resume { name } => client.resume(&name).await?,
-        SandboxCommand::Snapshot { name, snapshot, forget: true } => client.forget(&name, &snapshot).await?,
-        SandboxCommand::Snapshot { name, snapshot, forget: false } => client.snapshot(&name, &snapshot).await?,
+        SandboxCommand::Snapshot { name, snapshot, delete: true } => client.forget(&name, &snapshot).await?,
+        SandboxCommand::Snapshot { name, snapshot, delete: false } => client.snapshot(&name, &snapshot).await?,
         SandboxCommand::Fork { name, of, new } => client.fork(&name, of.as_ref(), &new).await?,
         SandboxCommand::Restore { name, snapshot } => client.restore(&name, &snapshot).await?,
         SandboxCommand::Regrant { name, follow_links } => regrant(&client, &state, &name, follow_links).await?,
@@ -167,16 +167,21 @@ fn now(record: &Record, status: &[Status]) -> String {
 /// Returns the activity of a sandbox with processes as text.
 pub(crate) fn in_words(doing: Activity) -> String {
     match doing {
-        Activity::Stands { commands } => format!("paused, {commands} running"),
-        Activity::Lives { commands } => format!("live, {commands} running"),
+        Activity::Stands { commands } => format!("paused, {}", counted(commands)),
+        Activity::Lives { commands } => format!("live, {}", counted(commands)),
         Activity::Changes => "changing".to_owned(),
     }
+}
+
+/// Returns a number of running commands as text.
+fn counted(commands: usize) -> String {
+    if commands == 1 { "1 command".to_owned() } else { format!("{commands} commands") }
 }
 
 /// Returns the state for JSON, and the number of running commands, if known. `None` means a sandbox without processes.
 pub(crate) fn state(doing: Option<Activity>) -> (&'static str, Option<usize>) {
     match doing {
-        None => ("at-rest", Some(0)),
+        None => ("stopped", Some(0)),
         Some(Activity::Stands { commands }) => ("paused", Some(commands)),
         Some(Activity::Lives { commands }) => ("live", Some(commands)),
         Some(Activity::Changes) => ("changing", None),

@@ -25,7 +25,8 @@ pub(crate) fn of_run(args: &BoundaryArgs) -> Result<PathBuf, Failure> {
     outside(&workspace.into_iter().chain(rw).collect::<Vec<_>>())
 }
 
-/// Returns the temporary directory of a command without grants. The current directory is the workspace of other runs.
+/// Returns the temporary directory of a command without grants, outside the current directory. Runs in the current directory use
+/// it as their workspace, so their commands could change a temporary directory in it.
 ///
 /// # Errors
 /// As for [`of_run`].

@@ -1,5 +1,5 @@
-//! The table of `docs/compatibility.md`. Each test has a row, with what it saw in each backend as each user. A test fails if the
-//! document says something else; with `AGENTD_WRITE_TABLES=1`, it writes its cells instead.
+//! The table of `docs/compatibility.md`. Each test has a row, with its observations in each backend as each user. A test fails if
+//! the document says something else; with `AGENTD_WRITE_TABLES=1`, it writes its cells instead.
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ fn cells(document: &str, test: &str) -> Option<Vec<String>> {
     Some(cells[1..cells.len() - 1].iter().map(|cell| (*cell).to_owned()).collect())
 }
 
-/// Prints the row of a test with what it saw, and compares it with the document, or writes it there.
+/// Prints the row of a test with its observations, and compares it with the document, or writes it there.
 #[track_caller]
 pub fn report(test: &str, programs: &str, seen: &[(&str, As, String)]) {
     static WRITING: Mutex<()> = Mutex::new(());

@@ -1,4 +1,5 @@
-//! `--disk`: what a named sandbox keeps, snapshots included, has a limit. Attacked from inside, and by killing the daemon.
+//! `--disk` limits all stored files of a named sandbox, snapshots included. The tests attack the limit from inside, and kill the
+//! daemon.
 
 use crate::place::{SandboxDir, kill, until};
 use std::{fs, os::unix::fs::MetadataExt};
@@ -189,7 +190,7 @@ fn disk_volumes_are_private_and_end_with_the_daemon() {
     assert_eq!(place.attached().0, 2);
     place.agentd(&["rm", "dev"]);
     until("the first volume is unmounted", || place.attached().0 == 1);
-    assert!(place.agentd(&["ls"]).contains("live, 1 running"));
+    assert!(place.agentd(&["ls"]).contains("live, 1 command"));
     // The host sees no mount of it; the daemon and its launcher do, and no sandbox.
     let all = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!all.contains(place.path("data").to_str().unwrap()), "{all}");

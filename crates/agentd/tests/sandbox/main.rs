@@ -74,10 +74,10 @@ fn command_ends_with_its_client_unless_detached() {
     let mark = format!("{}", 100_000 + std::process::id());
     place.agentd(&["create", "dev"]);
     let mut client = place.command(&["exec", "dev", "--", "sleep", &mark]).spawn().unwrap();
-    until("the command runs", || place.agentd(&["ls"]).contains("live, 1 running"));
+    until("the command runs", || place.agentd(&["ls"]).contains("live, 1 command"));
     client.kill().unwrap();
     client.wait().unwrap();
-    until("the command has ended", || place.agentd(&["ls"]).contains("live, 0 running"));
+    until("the command has ended", || place.agentd(&["ls"]).contains("live, 0 commands"));
 
     place.agentd(&[
         "exec",
@@ -92,7 +92,7 @@ fn command_ends_with_its_client_unless_detached() {
         let log = place.agentd(&["logs", "dev"]);
         log.contains("out\n") && log.contains("err\n")
     });
-    assert!(place.agentd(&["ls"]).contains("live, 1 running"));
+    assert!(place.agentd(&["ls"]).contains("live, 1 command"));
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn two_hundred_running_forks_share_layers() {
     for name in &names {
         place.agentd(&["exec", "-d", name, "--", "sh", "-c", &format!("test $(stat -c %s /big) = 20971520 && sleep {mark}")]);
     }
-    until("all commands run", || place.agentd(&["ls"]).matches("live, 1 running").count() == names.len());
+    until("all commands run", || place.agentd(&["ls"]).matches("live, 1 command").count() == names.len());
     place.agentd(&[&["rm"], names.as_slice()].concat());
     assert!(!runs(&format!("sleep\0{mark}")));
     assert!(blocks(&layers) < 30 << 20);
@@ -188,7 +188,7 @@ fn snapshot_of_busy_sandbox_is_consistent_and_command_continues() {
         assert!(!place.agentd(&["inspect", "dev"]).contains("running"));
         return;
     }
-    assert!(place.agentd(&["ls"]).contains("live, 1 running"));
+    assert!(place.agentd(&["ls"]).contains("live, 1 command"));
     place.agentd(&["fork", "dev", "still"]);
     let read = |script: &str| place.sh("still", script).split_whitespace().map(|n| n.parse::<u64>().unwrap()).collect::<Vec<_>>();
     let pair = read("cat /a /b");

@@ -1,4 +1,4 @@
-//! Locates the files that a git repository executes or obeys (`gitrepository-layout(5)`). This module reads all files itself:
+//! Locates the files that a git repository executes or loads (`gitrepository-layout(5)`). This module reads all files itself:
 //! running git would execute commands that a payload wrote into the configuration.
 
 mod config;

@@ -15,7 +15,7 @@ pub(crate) enum ImageCommand {
     Import {
         /// An OCI layout, an archive of `docker save`, a root file system in a tar file, or a directory
         source: PathBuf,
-        /// The reference to give to the image
+        /// The reference to give to the image; if the source contains several images, also the name of the one to import
         reference: Reference,
     },
     /// List the images

@@ -9,8 +9,11 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum ProfileArg {
+    /// Only the calls that ordinary programs need; no sockets
     Strict,
+    /// Also the calls of compilers, interpreters and test suites
     Default,
+    /// Also ptrace and the other calls of debuggers and profilers
     Permissive,
 }
 
@@ -68,8 +71,8 @@ Examples:
 Exit codes: the command's own; 124 time limit exceeded; 125 agentd failed;
 126 not executable; 127 not found; 128+n ended by signal n.")]
 pub(crate) struct RunArgs {
-    /// Backend to use; auto selects the better of linux-native and container that proves isolation of files, processes, network
-    /// and system calls [env: AGENTD_BACKEND] [default: auto]
+    /// Backend to use. auto: linux-native or container, whichever proves more; it must prove isolation of files, processes,
+    /// network and system calls, or the command does not run [env: AGENTD_BACKEND] [default: auto]
     #[arg(long, value_name = "auto|NAME")]
     pub backend: Option<String>,
     /// Property that the backend must also prove; with `auto`, select only among backends that prove it
@@ -79,14 +82,15 @@ pub(crate) struct RunArgs {
     pub boundary: BoundaryArgs,
     #[command(flatten)]
     pub command: CommandArgs,
-    /// Store files that the command writes to the sandbox's root on a disk of this size, instead of in memory (requires root and
-    /// the container backend)
+    /// Size of the disk that holds the files of the sandbox's root. container: requires root; without this option, the files are
+    /// in memory. firecracker: 8G without this option
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub disk: Option<Bytes>,
     /// Print one JSON object that describes the run and contains its output
     #[arg(long, conflicts_with_all = ["interactive", "tty"])]
     pub json: bool,
-    /// Hide the host's package caches, all or those named; by default they are visible copy-on-write (see docs/host-tools.md)
+    /// Hide the host's package caches, all or those named; by default they are visible copy-on-write (--explain lists
+    /// them)
     #[arg(long, value_name = "NAMES", num_args = 0..=1, require_equals = true, value_delimiter = ',',
         default_missing_value = "all",
         value_parser = PossibleValuesParser::new(layouts::cache_names().into_iter().chain(["all"])))]
@@ -117,14 +121,14 @@ pub(crate) struct BoundaryArgs {
     /// Another host path that the command may change, visible at the same path or at TARGET
     #[arg(long, value_name = "PATH[:TARGET]")]
     pub rw: Vec<PathBuf>,
-    /// Protected path that the command may change nevertheless: absolute, or relative to the workspace, e.g. .git/config
+    /// Protected path that the command may change: absolute, or relative to the workspace, e.g. .git/config
     #[arg(long, value_name = "PATH")]
     pub unprotect: Vec<PathBuf>,
-    /// Follow symbolic links in the paths of grants even where an earlier command may have created them
+    /// Follow symbolic links in the paths of grants, even if an earlier command may have created them
     #[arg(long)]
     pub follow_links: bool,
-    /// Hide the toolchains on PATH below the home directory, all or those named; by default they are visible read-only (see
-    /// docs/host-tools.md)
+    /// Hide the toolchains on PATH below the home directory, all or those named; by default they are visible read-only
+    /// (`agentd run --explain` lists them)
     #[arg(long, value_name = "NAMES", num_args = 0..=1, require_equals = true, value_delimiter = ',',
         default_missing_value = "all",
         value_parser = PossibleValuesParser::new(layouts::toolchain_names().into_iter().chain(["all"])))]
@@ -180,7 +184,8 @@ pub(crate) struct CommandArgs {
     /// Forward standard input to the command
     #[arg(short = 'i', long)]
     pub interactive: bool,
-    /// Give it a terminal; with -i, standard input must be one; without -i, the command's standard input is empty
+    /// Run the command on a terminal of the sandbox. With -i, agentd's standard input must be a terminal; without -i, the command
+    /// reads nothing
     #[arg(short = 't', long)]
     pub tty: bool,
     /// The command and its arguments

@@ -60,9 +60,9 @@ pub(crate) enum SandboxCommand {
         name: Name,
         /// The name of the snapshot
         snapshot: Name,
-        /// Delete the snapshot instead
+        /// Delete the snapshot instead of saving one
         #[arg(long)]
-        forget: bool,
+        delete: bool,
     },
     /// Create new sandboxes with the same files
     Fork {
@@ -79,7 +79,7 @@ pub(crate) enum SandboxCommand {
     Regrant {
         /// The name of the sandbox
         name: Name,
-        /// Follow symbolic links even where a command may have created them
+        /// Follow symbolic links, even if a command may have created them
         #[arg(long)]
         follow_links: bool,
     },
