@@ -31,7 +31,7 @@ exec \"$@\"
 ";
 
 /// Tests that the lab skips: the first needs the network, the second takes long under emulation, the third needs npm, which the
-/// lab's disk has not, and the fourth needs a user without a home directory in `/etc/passwd`.
+/// disk of the lab lacks, and the fourth needs a user without a home directory in `/etc/passwd`.
 const SKIPPED_IN_LAB: [&str; 4] = [
     "cargo_builds_crate_with_callers_toolchain",
     "daemon_or_client_killed_at_any_moment_loses_nothing_acknowledged",
@@ -352,7 +352,7 @@ mod tests {
     fn tests_that_the_lab_skips_exist() {
         let suites = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/agentd/tests");
         let read = |path: &str| fs::read_to_string(suites.join(path)).unwrap();
-        let sources = [read("run.rs"), read("sandbox/crash.rs"), read("protect.rs"), read("own_state.rs")];
+        let sources = [read("run/programs.rs"), read("sandbox/crash.rs"), read("protect.rs"), read("own_state.rs")];
         for test in SKIPPED_IN_LAB {
             assert!(sources.iter().any(|source| source.contains(&format!("fn {test}("))), "{test}");
         }

@@ -50,12 +50,12 @@ pub(super) struct Seen {
     /// The SHA-256 digest of the content, computed if the time stamp alone could not reveal a later change.
     digest: Option<[u8; 32]>,
     /// Why the path is compared.
-    pub origin: Origin,
+    pub origin: EntryOrigin,
 }
 
 /// The reason why a path is compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Origin {
+pub(super) struct EntryOrigin {
     /// Only a link or a setting leads to the path.
     pub led_to: bool,
     /// The path is a listed name in a subdirectory of a grant, or lies in one.
@@ -69,7 +69,7 @@ pub(super) struct States {
     /// The first path that was not compared because of a limit.
     pub gaps: Gaps,
     /// The origin of the paths that are added next.
-    pub origin: Origin,
+    pub origin: EntryOrigin,
     /// The number of states from which on no more entries of protected directories are added.
     most: usize,
     /// The length of all paths, in bytes.
@@ -166,7 +166,7 @@ fn observed(path: &Path, now: SystemTime) -> rustix::io::Result<(Seen, bool)> {
         size: if is_directory { 0 } else { stat.stx_size },
         times: (!is_directory).then(|| [&stat.stx_mtime, &stat.stx_ctime].map(|time| (time.tv_sec, time.tv_nsec))),
         digest: None,
-        origin: Origin::default(),
+        origin: EntryOrigin::default(),
     };
     Ok((seen, recent(&stat.stx_ctime)))
 }

@@ -20,7 +20,7 @@ pub(super) enum Match {
 }
 
 /// The last component of a listed path, or of a directory that a listed path leads through.
-struct Name {
+struct ListedName {
     /// The components before the last one.
     parent: &'static Path,
     matched: Match,
@@ -29,7 +29,7 @@ struct Name {
 static NAMES: LazyLock<Names> = LazyLock::new(Names::of_list);
 
 struct Names {
-    by_name: HashMap<&'static [u8], Vec<Name>>,
+    by_name: HashMap<&'static [u8], Vec<ListedName>>,
     /// For each first byte, the lengths of the names as bits. Most names of a directory are excluded by this without a hash.
     lengths: [u64; 256],
 }
@@ -51,7 +51,7 @@ impl Names {
         if let Some(first) = name.first() {
             self.lengths[usize::from(*first)] |= length_bit(name);
         }
-        self.by_name.entry(name).or_default().push(Name { parent: path.parent().unwrap_or(Path::new("")), matched });
+        self.by_name.entry(name).or_default().push(ListedName { parent: path.parent().unwrap_or(Path::new("")), matched });
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     plan::{self, GrantedTree},
     report::{Change, How, MOST_REPORTED, Report, prioritize},
     search::{Found, Limits, search},
-    state::{self, Kind, Origin, Seen, States},
+    state::{self, EntryOrigin, Kind, Seen, States},
     tracked::Index,
     tree::SearchedTree,
 };
@@ -149,7 +149,7 @@ impl Observation {
         for path in &nested.paths {
             observed.states.add(path, true, time);
         }
-        observed.states.origin = Origin::default();
+        observed.states.origin = EntryOrigin::default();
         for path in &read_only {
             observed.states.add(path, false, time);
         }
@@ -161,7 +161,7 @@ impl Observation {
     /// Adds listed names in subdirectories, and the paths of `last`. New names are added after known ones: if a payload creates more
     /// names than are compared, the known ones stay compared.
     fn add_listed(&mut self, places: &[GrantedTree], listed: &[PathBuf], last: &Self, time: SystemTime) {
-        let in_subdirectory = Origin { in_subdirectory: true, ..Origin::default() };
+        let in_subdirectory = EntryOrigin { in_subdirectory: true, ..EntryOrigin::default() };
         let (known, new): (Vec<&PathBuf>, Vec<&PathBuf>) = listed.iter().partition(|path| last.states.seen.contains_key(*path));
         self.states.origin = in_subdirectory;
         for path in known {
@@ -185,7 +185,7 @@ impl Observation {
         for path in plan::linked(places, &links) {
             self.states.add_within_limit(&path, true, time);
         }
-        self.states.origin = Origin::default();
+        self.states.origin = EntryOrigin::default();
     }
 
     /// Returns whether a path that this observation lacks is new. If this observation is incomplete, or only a link or a setting

@@ -1,7 +1,7 @@
 //! Measures file-heavy work: the time in which a shell creates, stats and removes many files on tmpfs, in a sandbox relative to
 //! outside.
 
-use super::{median, ratio, spawn};
+use super::figure::{median, ratio, spawn};
 use crate::cli::failure::Failure;
 use agentd_core::{Command, Sandbox};
 use std::{

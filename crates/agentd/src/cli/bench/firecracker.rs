@@ -2,7 +2,7 @@
 //! start, and one round trip over vsock.
 
 use super::{
-    Figure, Row, figure,
+    figure::{self, Figure, Row, figure},
     report::{BARE, RESTORE},
 };
 use crate::cli::failure::Failure;
@@ -68,7 +68,7 @@ pub(super) async fn rows(scratch: &Path, figures: &mut Vec<Figure>) -> Result<Ve
         made => made?,
     };
     let saved = backend.create_sandbox(SandboxSpec::default()).await?;
-    super::exec(&saved).await?;
+    figure::exec(&saved).await?;
     saved.snapshot(SAVED).await?;
     let bare = FirecrackerAlone::start(&config, &scratch.join("firecracker"))?;
     figures.push(figure("firecracker: exec in a live machine", Row::Exec(live.clone())));
@@ -85,7 +85,7 @@ fn first(backend: Arc<dyn IsolationBackend>) -> Row {
         Box::pin(async move {
             let started = Instant::now();
             let sandbox = backend.create_sandbox(SandboxSpec::default()).await?;
-            super::exec(&sandbox).await?;
+            figure::exec(&sandbox).await?;
             let took = started.elapsed();
             sandbox.destroy().await?;
             Ok(took)
@@ -100,7 +100,7 @@ fn restore(saved: Arc<dyn Sandbox>) -> Row {
         Box::pin(async move {
             let started = Instant::now();
             saved.restore(SAVED).await?;
-            super::exec(&saved).await?;
+            figure::exec(&saved).await?;
             let took = started.elapsed();
             tokio::time::sleep(NEXT_SPARE).await;
             Ok(took)

@@ -1,6 +1,9 @@
 //! Measures a machine of Gondolin that contains agentd's sandbox and, for comparison, a machine of Gondolin alone.
 
-use super::{Figure, PROGRAM, Row, figure, report::GONDOLIN};
+use super::{
+    figure::{Figure, PROGRAM, Row, figure},
+    report::GONDOLIN,
+};
 use crate::cli::failure::Failure;
 use crate::isolation::{ContainerBackend, GondolinBackend, GondolinConfig};
 use agentd_core::{Access, Command, ExecHandle, Grant, IsolationBackend, IsolationError, Sandbox, SandboxSpec, StdinSource};

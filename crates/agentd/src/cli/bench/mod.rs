@@ -6,6 +6,7 @@
 //! be created also pays for creating them, as the rows of `create` show. A restore of Firecracker also gets the time to start
 //! the next spare Firecracker.
 
+mod figure;
 mod files;
 #[cfg(feature = "firecracker")]
 mod firecracker;
@@ -16,39 +17,18 @@ mod protected;
 mod report;
 
 use super::{args::BenchArgs, failure::Failure, terminal::Progress};
-use agentd_core::{Command, IsolationBackend, Sandbox, SandboxSpec};
+use agentd_core::{IsolationBackend, Sandbox, SandboxSpec};
 use agentd_disk::Scratch;
 use agentd_isolation::{ContainerBackend, LinuxNativeBackend, PoolLimits, SandboxPool};
+use figure::{Figure, PROGRAM, Row, exec, figure, median, spawn};
 use peers::Peer;
-use report::Report;
+use report::Measurements;
 use std::{
     path::Path,
-    pin::Pin,
-    process::{Command as Spawn, Stdio},
+    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
-
-const PROGRAM: &str = "/bin/true";
-
-/// The measurement of a row.
-enum Row {
-    Spawn,
-    Exec(Arc<dyn Sandbox>),
-    Cold(Arc<dyn IsolationBackend>),
-    Program(Vec<String>),
-    /// Measures its own time, because some of its work is not counted.
-    Timed(Box<dyn Fn() -> Timed>),
-}
-
-/// A future that measures a row and yields the time that the row took.
-type Timed = Pin<Box<dyn Future<Output = Result<Duration, Failure>>>>;
-
-struct Figure {
-    name: String,
-    row: Row,
-    samples: Vec<Duration>,
-}
 
 /// Measures all rows in turn, round by round, and prints their medians.
 pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
@@ -75,7 +55,7 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     }
     drop(progress);
     let rows = figures.into_iter().map(|mut figure| (figure.name, median(&mut figure.samples))).collect();
-    let report = Report { rounds: args.rounds, rows, files, protected, memory };
+    let report = Measurements { rounds: args.rounds, rows, files, protected, memory };
     let mut out = std::io::stdout().lock();
     if args.json {
         report.print_json(&mut out)?
@@ -194,10 +174,6 @@ fn shuffle(order: &mut [usize], random: &mut u64) {
     }
 }
 
-fn figure(name: &str, row: Row) -> Figure {
-    Figure { name: name.to_owned(), row, samples: Vec::new() }
-}
-
 async fn measure(row: &Row) -> Result<Duration, Failure> {
     let started = Instant::now();
     match row {
@@ -237,38 +213,13 @@ async fn warm_pool(backend: Arc<dyn IsolationBackend>) -> Result<Arc<SandboxPool
     Ok(Arc::new(pool))
 }
 
-async fn exec(sandbox: &Arc<dyn Sandbox>) -> Result<(), Failure> {
-    let outcome =
-        sandbox.exec(Command { argv: vec![PROGRAM.into()], cwd: Some(Path::new("/").into()), ..Command::default() }).await?;
-    if outcome.exit_code == Some(0) {
-        Ok(())
-    } else {
-        Err(format!("measure an exec of {PROGRAM}: it failed: {outcome:?}").into())
-    }
-}
-
-fn spawn(line: &[String]) -> Result<(), Failure> {
-    let status =
-        Spawn::new(&line[0]).args(&line[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
-    if status.success() { Ok(()) } else { Err(format!("{}: {status}", line.join(" ")).into()) }
-}
-
 /// Runs a peer once, to find out whether it can be measured on this machine. The error is the first line of its standard error.
 fn try_out(line: &[String]) -> Result<(), Failure> {
-    let output = Spawn::new(&line[0]).args(&line[1..]).stdin(Stdio::null()).output()?;
+    let output = Command::new(&line[0]).args(&line[1..]).stdin(Stdio::null()).output()?;
     if output.status.success() {
         return Ok(());
     }
     let stderr = String::from_utf8_lossy(&output.stderr);
     let first = stderr.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no error message");
     Err(format!("{first} ({})", output.status).into())
-}
-
-fn median(samples: &mut [Duration]) -> Duration {
-    samples.sort_unstable();
-    samples.get(samples.len() / 2).copied().unwrap_or_default()
-}
-
-fn ratio(of: Duration, to: Duration) -> f64 {
-    of.as_secs_f64() / to.as_secs_f64().max(f64::EPSILON)
 }

@@ -1,6 +1,7 @@
 //! Measures a run in a workspace with many directories. agentd searches them for protected paths before and after the command.
 
-use super::{Failure, PROGRAM, median, spawn};
+use super::figure::{PROGRAM, median, spawn};
+use crate::cli::failure::Failure;
 use std::{
     fs,
     path::Path,

@@ -1,10 +1,10 @@
 //! What `agentd bench` prints.
 
 use super::{
-    Failure, PROGRAM,
+    figure::{PROGRAM, ratio},
     protected::{DIRECTORIES, Protected},
-    ratio,
 };
+use crate::cli::failure::Failure;
 use std::{collections::BTreeMap, io::Write, time::Duration};
 
 /// Names of two rows that are compared with each other.
@@ -16,7 +16,7 @@ pub(super) const GONDOLIN: [&str; 3] =
     ["gondolin: exec in a live machine", "Gondolin alone: exec by its session socket", "Gondolin alone: exec by its SDK"];
 
 /// The result of all measurements.
-pub(super) struct Report {
+pub(super) struct Measurements {
     pub rounds: u32,
     /// The names of the rows and their medians. The first row is the one that the others are compared with.
     pub rows: Vec<(String, Duration)>,
@@ -28,7 +28,7 @@ pub(super) struct Report {
     pub memory: Option<u64>,
 }
 
-impl Report {
+impl Measurements {
     pub(super) fn print_json(&self, out: &mut impl Write) -> Result<(), Failure> {
         let base = self.base();
         let rows: Vec<_> = self
