@@ -50,7 +50,7 @@ pub struct Matrix {
 pub struct Lab {
     /// Version of Debian's cloud kernel
     #[arg(long, value_enum, default_value = "6.12")]
-    pub kernel: Line,
+    pub kernel: KernelSeries,
     /// Run the command as an ordinary user with a delegated control group
     #[arg(long)]
     pub user: bool,
@@ -85,7 +85,7 @@ pub struct Lab {
 
 /// A version line of Debian's kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Line {
+pub enum KernelSeries {
     /// Debian 12: Landlock ABI 2, no id-mapped tmpfs.
     #[value(name = "6.1")]
     V6_1,

@@ -11,7 +11,7 @@ use std::{
 const MOST: usize = 4;
 
 /// The maximum number of re-exports between a path and the definition of what it names.
-const MOST_EXPORTS: usize = 8;
+const MAX_EXPORTS: usize = 8;
 
 type Module = Vec<String>;
 
@@ -132,7 +132,7 @@ fn definition(path: &[String], sources: &Sources, exports: usize) -> Option<Path
     let import = source.imports.iter().find(|import| import.name == *name);
     let imported = import.and_then(|import| absolute(module, &import.path, sources));
     match imported {
-        Some(imported) if exports < MOST_EXPORTS => definition(&[&imported, rest].concat(), sources, exports + 1),
+        Some(imported) if exports < MAX_EXPORTS => definition(&[&imported, rest].concat(), sources, exports + 1),
         _ => Some(source.file.clone()),
     }
 }

@@ -2,7 +2,7 @@
 //! second faster from an uncompressed kernel, and Firecracker accepts no other.
 
 use crate::{
-    args::Line,
+    args::KernelSeries,
     error::{Calling, LabError, format_error},
     packages,
     scratch::Scratch,
@@ -44,7 +44,7 @@ pub struct Kernel {
     pub name: String,
 }
 
-impl Line {
+impl KernelSeries {
     /// Returns the metapackage that depends on the newest kernel of the line.
     fn package(self) -> &'static str {
         match self {
@@ -55,7 +55,7 @@ impl Line {
 }
 
 /// Prepares the kernel of a line. The version is the newest one at the first call, and stays the same as long as `cache` is kept.
-pub fn prepare(line: Line, cache: &Path) -> Result<Kernel, LabError> {
+pub fn prepare(line: KernelSeries, cache: &Path) -> Result<Kernel, LabError> {
     let known = cache.join(format!("{}-{}", line.package(), key()));
     let name = match fs::read_link(&known) {
         Ok(name) => name.to_string_lossy().into_owned(),

@@ -38,7 +38,7 @@ impl Server {
         };
         self.used(name).await;
         drop(running);
-        let report = watched.look_after().await?;
+        let report = watched.compare_after().await?;
         let sent = match outcome {
             Ok(outcome) => watched.deliver(|report| Ok(client.send(&Reply::Ended(Box::new(outcome), report), &[])?)),
             Err(error) => Err(error.into()),
@@ -85,7 +85,7 @@ impl Server {
             server.used(&name).await;
             drop(running);
             // The report goes to the log, and also to the next client.
-            if let Some(report) = watched.look_after().await.or_warn("compare protected paths", &name) {
+            if let Some(report) = watched.compare_after().await.or_warn("compare protected paths", &name) {
                 // If the disk is full, the note is lost, but the next client still receives the report.
                 log::note(notes, report).await.or_warn("write changes of protected paths to the sandbox's log", &name);
             }

@@ -15,7 +15,7 @@ const MOUNTED: Duration = Duration::from_secs(10);
 impl Server {
     /// Removes the sandboxes whose time to live is over, and ends the processes of idle sandboxes. Returns true if the daemon
     /// must keep running.
-    pub(crate) async fn look_after(&self) -> bool {
+    pub(crate) async fn expire_idle(&self) -> bool {
         let now = ttl::now();
         let mut busy = false;
         let lifetimes = self.lifetimes().await.or_warn("list sandboxes", "store").unwrap_or_default();

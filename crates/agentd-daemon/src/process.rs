@@ -116,7 +116,7 @@ async fn serve_until_ended(place: &Path, folder: &OwnedFd, server: Server) -> Re
                 }
             }
             _ = tick.tick() => {
-                let busy = server.look_after().await || Arc::strong_count(&served) > 1;
+                let busy = server.expire_idle().await || Arc::strong_count(&served) > 1;
                 if busy {
                     asked = Instant::now();
                 } else if asked.elapsed() >= IDLE {

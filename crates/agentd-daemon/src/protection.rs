@@ -60,7 +60,7 @@ impl SharedWatch {
 
     /// Compares the paths with the last comparison, after a command. Returns the differences, and keeps them until they are
     /// reported.
-    pub(crate) async fn look_after(&self) -> Result<Report, DaemonError> {
+    pub(crate) async fn compare_after(&self) -> Result<Report, DaemonError> {
         self.look(|_| ()).await
     }
 
@@ -130,7 +130,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let watched = shared(root.path()).await;
         fs::write(root.path().join("AGENTS.md"), "evil").unwrap();
-        watched.look_after().await.unwrap();
+        watched.compare_after().await.unwrap();
         let mut sent = Vec::new();
         for delivered in [false, true, true] {
             let send = |report: Report| {
@@ -148,7 +148,7 @@ mod tests {
         let watched = shared(root.path()).await;
         assert!(!watched.is_outdated());
         fs::write(root.path().join("AGENTS.md"), "evil").unwrap();
-        watched.look_after().await.unwrap();
+        watched.compare_after().await.unwrap();
         watched.deliver(|_| Ok::<_, ()>(())).unwrap();
         watched.look_before().await.unwrap();
         assert!(watched.is_outdated());

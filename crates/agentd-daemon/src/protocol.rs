@@ -175,15 +175,15 @@ pub struct Status {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activity {
     /// The processes of the sandbox run.
-    Lives {
+    Live {
         /// The number of running commands.
         commands: usize,
     },
     /// The processes of the sandbox are paused.
-    Stands {
+    Paused {
         /// The number of paused commands.
         commands: usize,
     },
     /// The sandbox is being started, saved, restored or removed.
-    Changes,
+    Changing,
 }

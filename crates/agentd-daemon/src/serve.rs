@@ -294,10 +294,10 @@ impl Server {
         for (name, runtime) in self.runtimes.each() {
             // Copying a sandbox may hold its lock for long, and a status request does not wait for that.
             let doing = match runtime.try_lock() {
-                Err(_) => Activity::Changes,
+                Err(_) => Activity::Changing,
                 Ok(runtime) => match &runtime.running {
-                    Some(running) if runtime.paused => Activity::Stands { commands: running.commands_running() },
-                    Some(running) => Activity::Lives { commands: running.commands_running() },
+                    Some(running) if runtime.paused => Activity::Paused { commands: running.commands_running() },
+                    Some(running) => Activity::Live { commands: running.commands_running() },
                     None => continue,
                 },
             };
@@ -421,7 +421,7 @@ mod tests {
         let name: Name = "dev".parse().unwrap();
         let runtime = server.runtimes.get(&name);
         let held = runtime.lock().await;
-        assert_eq!(server.status(), [Status { name, doing: Activity::Changes }]);
+        assert_eq!(server.status(), [Status { name, doing: Activity::Changing }]);
         drop(held);
         assert_eq!(server.status(), []);
     }

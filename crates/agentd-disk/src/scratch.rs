@@ -49,15 +49,15 @@ impl Scratch {
         Self::make_after(parent, prefix, |_| ())
     }
 
-    /// Like [`Scratch::make`]. In addition, `bury` is called with the name of each dead directory and removes resources elsewhere
+    /// Like [`Scratch::make`]. In addition, `on_abandoned` is called with the name of each dead directory and removes resources elsewhere
     /// that belong to it. The call comes before the directory is removed, and is repeated by a later sweep if it was interrupted.
     ///
     /// # Errors
     /// As [`Scratch::make`].
-    pub fn make_after(parent: &Path, prefix: &str, bury: impl FnMut(&str)) -> Result<Self, DiskError> {
+    pub fn make_after(parent: &Path, prefix: &str, on_abandoned: impl FnMut(&str)) -> Result<Self, DiskError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(parent, flags, Mode::empty()).doing("open", parent)?;
-        sweep(directory.as_fd(), prefix, bury).doing("list", parent)?;
+        sweep(directory.as_fd(), prefix, on_abandoned).doing("list", parent)?;
         for _ in 0..TRIES {
             let mut random = [0; 8];
             getrandom(&mut random, GetRandomFlags::empty()).doing("choose a random name in", parent)?;
@@ -119,7 +119,7 @@ fn lock(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(OwnedFd, bool), Errno> 
 }
 
 /// Removes the directories of this prefix whose creators are dead.
-fn sweep(parent: BorrowedFd<'_>, prefix: &str, mut bury: impl FnMut(&str)) -> Result<(), Errno> {
+fn sweep(parent: BorrowedFd<'_>, prefix: &str, mut on_abandoned: impl FnMut(&str)) -> Result<(), Errno> {
     let prefix = format!("{prefix}-");
     for name in names(parent)? {
         let Some(text) = name.to_str().filter(|text| text.starts_with(&prefix)) else { continue };
@@ -127,7 +127,7 @@ fn sweep(parent: BorrowedFd<'_>, prefix: &str, mut bury: impl FnMut(&str)) -> Re
             continue;
         }
         if let Ok((_lock, true)) = lock(parent, &name) {
-            bury(text);
+            on_abandoned(text);
             // If the removal fails, the next sweep tries again.
             erase(parent, &name).or_warn("remove scratch directory of a dead process", &name);
         }

@@ -14,7 +14,7 @@ use std::path::Path;
 use tokio::{io::AsyncRead, net::UnixStream};
 
 /// The maximum length of a response body, in bytes.
-const MOST_BYTES: usize = 64 << 10;
+const MAX_BYTES: usize = 64 << 10;
 
 /// The error of a request to Firecracker.
 #[derive(Debug, thiserror::Error)]
@@ -194,7 +194,7 @@ impl Drop for Api {
 }
 
 async fn read(body: Incoming) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
-    Ok(Limited::new(body, MOST_BYTES).collect().await?.to_bytes())
+    Ok(Limited::new(body, MAX_BYTES).collect().await?.to_bytes())
 }
 
 /// Adapts a tokio socket to hyper's I/O traits.

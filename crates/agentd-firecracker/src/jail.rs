@@ -96,7 +96,7 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> i32 {
         eprintln!("agentd: internal helper: expected FOLDER PROGRAMS MEMORY ASSETS");
         return 2;
     };
-    let kept = keep(&jail);
+    let kept = run_shim(&jail);
     // The library removes the folder too, and so does the next agentd. The shim does it in case the library has died.
     fs::remove_dir_all(&jail.folder).ok();
     match kept {
@@ -108,12 +108,12 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> i32 {
     }
 }
 
-fn keep(jail: &Jail) -> Result<(), ControlError> {
+fn run_shim(jail: &Jail) -> Result<(), ControlError> {
     let privileged = rustix::process::geteuid().is_root();
     let claim = if privileged { Some(Claim::take()?) } else { None };
     let user = claim.as_ref().map(|claim| (claim.id_map.host_uid, claim.id_map.host_gid));
     let mut group = group(jail)?;
-    let done = occupy(jail, privileged, user, group.as_ref());
+    let done = start_jail_init(jail, privileged, user, group.as_ref());
     let removed = group.as_mut().map_or(Ok(()), |group| {
         group.kill();
         group.remove()
@@ -132,7 +132,7 @@ fn group(jail: &Jail) -> Result<Option<Cgroup>, ControlError> {
 }
 
 /// Starts the jail init and waits until the jail is empty.
-fn occupy(jail: &Jail, privileged: bool, user: Option<(u32, u32)>, group: Option<&Cgroup>) -> Result<(), ControlError> {
+fn start_jail_init(jail: &Jail, privileged: bool, user: Option<(u32, u32)>, group: Option<&Cgroup>) -> Result<(), ControlError> {
     let (go, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|errno| failed(Control::Process, "pipe".to_owned(), errno))?;
     // SAFETY: a shim is single-threaded: it was executed as its own process, and its libraries start no threads.

@@ -10,7 +10,7 @@ use tokio::{io::AsyncReadExt, net::unix::pipe};
 pub(super) const METRICS: &str = "metrics";
 
 /// The maximum length of a metrics line, in bytes.
-const MOST_BYTES: usize = 64 << 10;
+const MAX_BYTES: usize = 64 << 10;
 
 /// The time limit for reading a requested metrics line.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ impl MetricsPipe {
         let mut text = Vec::new();
         let read = async {
             // Firecracker has written the line before this call, or never will, so the timeout can be short.
-            while !text.ends_with(b"\n") && text.len() < MOST_BYTES {
+            while !text.ends_with(b"\n") && text.len() < MAX_BYTES {
                 if !matches!(pipe.read_buf(&mut text).await, Ok(1..)) {
                     break;
                 }

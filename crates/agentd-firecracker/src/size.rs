@@ -7,7 +7,7 @@ const OWN_MIB: u64 = 96;
 /// Memory of a sandbox without a memory limit, MiB.
 const USUAL_MIB: u64 = 512;
 /// The maximum number of vCPUs of a machine (`MAX_SUPPORTED_VCPUS`).
-const MOST_VCPUS: u32 = 32;
+const MAX_VCPUS: u32 = 32;
 /// vCPUs of a sandbox without a CPU quota, if the host has that many.
 const USUAL_VCPUS: u32 = 2;
 /// The size of the machine's own disk in bytes, unless the spec sets one. Unused blocks take no space on the host.
@@ -54,7 +54,7 @@ impl Size {
         let wanted = spec.limits.memory.map_or(USUAL_MIB, |bytes| bytes.0.div_ceil(1 << 20));
         let cpu = spec.limits.cpu_quota.map_or(0, |quota| quota.0);
         let vcpus = if cpu > 0 { cpu.div_ceil(1000) } else { USUAL_VCPUS };
-        let vcpus = vcpus.min(processors).clamp(1, MOST_VCPUS);
+        let vcpus = vcpus.min(processors).clamp(1, MAX_VCPUS);
         // The agent's program is in memory twice: the running program, and the copy that the probe executes in the sandbox.
         let own = OWN_MIB + 2 * program.div_ceil(1 << 20);
         Ok(Self { vcpus: u8::try_from(vcpus).unwrap_or(1), memory_mib: wanted.saturating_add(own), disk })

@@ -12,7 +12,7 @@ use std::{
 
 /// The maximum size of a snapshot's disk for a restore ahead of time, in bytes. Such a restore copies the disk before a restore
 /// is requested. The limit also applies where the file system shares blocks and a copy would be cheap.
-const MOST_AHEAD: u64 = 256 << 20;
+const MAX_AHEAD: u64 = 256 << 20;
 
 /// The unit of `st_blocks`, in bytes (`stat(2)`).
 const BLOCK: u64 = 512;
@@ -21,22 +21,22 @@ const BLOCK: u64 = 512;
 /// removes it.
 pub(super) struct Snapshot {
     fresh: Fresh,
-    suits_ahead: bool,
+    can_preload: bool,
 }
 
 impl Snapshot {
     /// Creates a snapshot from Firecracker's files in `written` and a copy of the paused machine's `disk`.
     pub(super) fn take(store: &Store, written: &Path, disk: &Path) -> Result<Self, IsolationError> {
-        let mut snapshot = Self { fresh: store.make()?, suits_ahead: false };
+        let mut snapshot = Self { fresh: store.make()?, can_preload: false };
         keep(written, disk, snapshot.folder())?;
         let kept = fs::metadata(snapshot.folder().join(files::DISK));
-        snapshot.suits_ahead = kept.is_ok_and(|disk| disk.blocks().saturating_mul(BLOCK) <= MOST_AHEAD);
+        snapshot.can_preload = kept.is_ok_and(|disk| disk.blocks().saturating_mul(BLOCK) <= MAX_AHEAD);
         Ok(snapshot)
     }
 
     /// Returns whether the disk is small enough to restore a machine before a restore is requested.
-    pub(super) fn suits_ahead(&self) -> bool {
-        self.suits_ahead
+    pub(super) fn can_preload(&self) -> bool {
+        self.can_preload
     }
 
     /// Returns the folder of the snapshot.

@@ -68,7 +68,7 @@ impl Spare {
     /// if its disk is small enough.
     pub(super) fn begin(backend: FirecrackerBackend, size: Size, snapshot: &Arc<Snapshot>, previous: PreviousMachine) -> Self {
         let (wanted, mut is_wanted) = oneshot::channel();
-        let ahead = snapshot.suits_ahead().then(|| snapshot.clone());
+        let ahead = snapshot.can_preload().then(|| snapshot.clone());
         let snapshot = ahead.clone();
         let started = tokio::spawn(async move {
             let asked = timeout(REST, &mut is_wanted).await;
@@ -93,7 +93,7 @@ impl Spare {
 
     /// Returns whether this spare is as good for `snapshot` as a new one.
     pub(super) fn suits(&self, snapshot: &Arc<Snapshot>) -> bool {
-        self.ahead.is_none() && !snapshot.suits_ahead()
+        self.ahead.is_none() && !snapshot.can_preload()
     }
 
     /// Returns the running machine of `snapshot`, which this spare must serve. Returns `None` if that fails; the caller can then

@@ -58,9 +58,9 @@ const RENEWAL: Duration = Duration::from_secs(3);
 /// The interval of attempts to connect to Firecracker's API socket. There is no notification when the socket appears.
 const PAUSE: Duration = Duration::from_millis(2);
 /// The longest line with which Firecracker answers `CONNECT`, in bytes.
-const MOST_ANSWER: usize = 32;
+const MAX_ANSWER: usize = 32;
 /// The maximum length of a guest's message that its agent could not start, in bytes.
-const MOST_WHY: usize = 4 << 10;
+const MAX_WHY: usize = 4 << 10;
 
 /// The memory allowance of Firecracker in addition to the guest's, in bytes. Its own pages take a few MB; page tables and I/O
 /// take more.
@@ -177,7 +177,7 @@ impl Vm {
                 if let Some(port) = boot::port(&line) {
                     return Ok::<_, io::Error>(Ok((stream, port)));
                 }
-                if line.len() > MOST_WHY || stream.read_buf(&mut line).await? == 0 {
+                if line.len() > MAX_WHY || stream.read_buf(&mut line).await? == 0 {
                     return Ok(Err(String::from_utf8_lossy(&line).into_owned()));
                 }
             }
@@ -307,7 +307,7 @@ impl Vm {
         while !answer.ends_with(b"\n") {
             let byte = stream.read_u8().await.map_err(io)?;
             answer.push(byte);
-            if answer.len() > MOST_ANSWER {
+            if answer.len() > MAX_ANSWER {
                 return Err(IsolationError::Protocol(
                     "connect to the guest agent: Firecracker's reply to CONNECT is too long".to_owned(),
                 ));

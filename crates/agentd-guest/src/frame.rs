@@ -133,7 +133,7 @@ pub enum FrameError {
     Malformed(String),
     /// The other side is not an agentd agent.
     #[error("the peer sent no greeting of an agentd agent")]
-    Stranger,
+    NoGreeting,
     /// The other side speaks another version of the protocol.
     #[error(
         "protocol version mismatch: peer {0}, this side {VERSION} — create the sandbox again; if that fails, report \
@@ -152,7 +152,7 @@ pub fn greeting() -> [u8; GREETING] {
 pub fn check_greeting(greeting: [u8; GREETING]) -> Result<(), FrameError> {
     let [name @ .., low, high] = greeting;
     match (&name == b"agentd", u16::from_le_bytes([low, high])) {
-        (false, _) => Err(FrameError::Stranger),
+        (false, _) => Err(FrameError::NoGreeting),
         (true, VERSION) => Ok(()),
         (true, other) => Err(FrameError::Version(other)),
     }
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn greeting_check_distinguishes_foreign_peer_from_other_version() {
         assert_eq!(check_greeting(greeting()), Ok(()));
-        assert_eq!(check_greeting(*b"HTTP/1.1"), Err(FrameError::Stranger));
+        assert_eq!(check_greeting(*b"HTTP/1.1"), Err(FrameError::NoGreeting));
         assert_eq!(check_greeting(*b"agentd\xff\xff"), Err(FrameError::Version(u16::MAX)));
     }
 

@@ -15,7 +15,7 @@ use std::{
 impl Guest {
     /// Returns true if changes of the sandbox are copied back to the host. Such a sandbox has no snapshots and forks:
     /// the host's files could be neither reset nor duplicated.
-    pub(super) fn brings_back(&self) -> bool {
+    pub(super) fn copies_back(&self) -> bool {
         self.copies.as_ref().is_some_and(|copies| copies.pull())
     }
 

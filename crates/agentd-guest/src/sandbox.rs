@@ -86,8 +86,8 @@ impl GuestSandbox {
     }
 
     /// Refuses `operation` if the sandbox has a writable grant, because the host's files can be neither reset nor duplicated.
-    fn refuse_to_part(&self, operation: &'static str) -> Result<(), IsolationError> {
-        if self.guest.brings_back() { Err(self.guest.machine.unsupported(operation)) } else { Ok(()) }
+    fn refuse_with_writable_grants(&self, operation: &'static str) -> Result<(), IsolationError> {
+        if self.guest.copies_back() { Err(self.guest.machine.unsupported(operation)) } else { Ok(()) }
     }
 
     /// Copies a file of the guest to `to`, streaming.
@@ -200,7 +200,9 @@ impl Sandbox for GuestSandbox {
     }
 
     async fn snapshot(&self, name: &str) -> Result<(), IsolationError> {
-        self.refuse_to_part("snapshots of a sandbox with a read-write grant: a restore cannot restore the host's files")?;
+        self.refuse_with_writable_grants(
+            "snapshots of a sandbox with a read-write grant: a restore cannot restore the host's files",
+        )?;
         let _one = self.state.lock().await;
         let _guard = QuiesceGuard(&self.guest);
         self.guest.machine.snapshot(&self.guest, name).await
@@ -225,7 +227,7 @@ impl Sandbox for GuestSandbox {
     }
 
     async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError> {
-        self.refuse_to_part(
+        self.refuse_with_writable_grants(
             "forks of a sandbox with a read-write grant: both sandboxes would change the same files of the host",
         )?;
         let _one = self.state.lock().await;

@@ -386,7 +386,7 @@ async fn resume_sets_clock_unless_identity_keeps_it() {
 }
 
 #[tokio::test]
-async fn drop_and_destroy_kill_machine_shutdown_does_not() {
+async fn machine_is_killed_by_drop_and_destroy_but_not_by_shutdown() {
     let (sandbox, machine) =
         sandbox_with_peer(|mut peer| async move { while !matches!(peer.recv().await, ToGuest::Shutdown) {} }).await;
     let mut handle = sandbox.exec_streaming(true_command()).await.unwrap();

@@ -199,7 +199,7 @@ async fn run(
         tokio::select! {
             outcome = handle.wait() => break outcome,
             control = control => match control {
-                Some(control) => obey(&mut handle, control).await,
+                Some(control) => apply_control(&mut handle, control).await,
                 // The host that started the exec has been replaced, so no more requests can come.
                 None => break handle.wait().await,
             },
@@ -218,7 +218,7 @@ async fn run(
     Ok(End { reason: outcome.reason, exit_code: outcome.exit_code, signal: outcome.signal, usage: outcome.usage })
 }
 
-async fn obey(handle: &mut Box<dyn ExecHandle>, control: ExecControl) {
+async fn apply_control(handle: &mut Box<dyn ExecHandle>, control: ExecControl) {
     let obeyed = match control {
         ExecControl::Signal(signal) => handle.signal(signal).await,
         ExecControl::Resize(size) => handle.resize(size).await,

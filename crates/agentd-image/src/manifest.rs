@@ -16,12 +16,12 @@ pub(crate) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// Maximum number of documents in a chain of indexes, the final manifest included. A longer chain is a loop or hostile.
-pub(crate) const MOST_INDEXES: usize = 4;
+pub(crate) const MAX_INDEXES: usize = 4;
 /// Maximum size of one document, in bytes (8 MiB); registries refuse manifests above 4 MiB. A longer document is not read into
 /// memory, except a registry's manifest (see `pull::registry`).
 pub(crate) const MOST: u64 = 8 << 20;
 /// Maximum number of layers of one image; overlayfs stacks no more than 500.
-const MOST_LAYERS: usize = 500;
+const MAX_LAYERS: usize = 500;
 
 /// A reference to content by its digest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -126,7 +126,7 @@ impl Config {
         if layers == 0 {
             return Err(ImageError::Contradiction("the image has no layers"));
         }
-        if layers > MOST_LAYERS {
+        if layers > MAX_LAYERS {
             return Err(ImageError::Contradiction("the image has more than 500 layers, the maximum that can be mounted"));
         }
         let made_for = Platform { os: config.os.clone(), architecture: config.architecture.clone() };

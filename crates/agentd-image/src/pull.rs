@@ -10,7 +10,7 @@ use crate::{
     digest::Digest,
     error::{Doing as _, ImageError},
     image::Image,
-    manifest::{Config, Document, MOST_INDEXES, Manifest, choose},
+    manifest::{Config, Document, MAX_INDEXES, Manifest, choose},
     source::{DescribedImage, Files, Layer, blob},
     store::{Staging, Store},
 };
@@ -78,7 +78,7 @@ impl Store {
 /// Fetches the manifest of `reference` for this machine, following nested indexes.
 async fn find(registry: &Registry, reference: &Reference) -> Result<(Vec<u8>, Manifest), ImageError> {
     let mut bytes = registry.manifest(reference).await?;
-    for _ in 0..MOST_INDEXES {
+    for _ in 0..MAX_INDEXES {
         match Document::parse(&bytes)? {
             Document::Manifest(manifest) => return Ok((bytes, manifest)),
             Document::Index(index) => {

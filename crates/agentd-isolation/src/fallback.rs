@@ -7,7 +7,7 @@ use agentd_kernel::cgroup::{CgroupPlan, Controller, Hierarchy};
 pub(crate) const SCRATCH_BYTES: u64 = 2 << 30;
 
 /// The minimum memory limit: a supervisor and a small command run in it.
-const LEAST_MEMORY: Bytes = Bytes(1 << 20);
+const MIN_MEMORY: Bytes = Bytes(1 << 20);
 
 /// Checks that a command can run under the limits.
 ///
@@ -16,8 +16,8 @@ const LEAST_MEMORY: Bytes = Bytes(1 << 20);
 pub fn check(limits: &Limits) -> Result<(), IsolationError> {
     let invalid = |what: &str, reason: String| Err(IsolationError::Invalid { what: what.to_owned(), reason });
     match limits.memory {
-        Some(memory) if memory < LEAST_MEMORY => {
-            invalid("memory limit", format!("{memory} bytes are too few — allow at least {LEAST_MEMORY}"))
+        Some(memory) if memory < MIN_MEMORY => {
+            invalid("memory limit", format!("{memory} bytes are too few — allow at least {MIN_MEMORY}"))
         }
         _ if limits.processes == Some(0) => {
             invalid("process limit", "0 excludes the command itself — allow at least 1".to_owned())

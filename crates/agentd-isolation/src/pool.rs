@@ -38,7 +38,7 @@ pub struct PoolLimits {
 }
 
 /// The minimum of [`PoolLimits::max_age`].
-const LEAST_MAX_AGE: Duration = Duration::from_secs(1);
+const MIN_MAX_AGE: Duration = Duration::from_secs(1);
 
 impl Default for PoolLimits {
     fn default() -> Self {
@@ -102,7 +102,7 @@ impl SandboxPool {
             let reason = "sandboxes of a pool keep their changes in memory — use Writable::Memory, or call create_sandbox()";
             return Err(invalid("writable", reason));
         }
-        if limits.max_age < LEAST_MAX_AGE {
+        if limits.max_age < MIN_MAX_AGE {
             return Err(invalid("max_age", "the maximum age of an idle sandbox is less than one second — set a longer one"));
         }
         grants::pin(&mut spec)?;

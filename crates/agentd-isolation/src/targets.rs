@@ -38,7 +38,7 @@ pub(crate) struct Targets {
 impl Targets {
     pub(crate) fn make(work_root: &Path) -> io::Result<Self> {
         fs::create_dir_all(work_root)?;
-        let scratch = Scratch::make_after(work_root, PREFIX, bury).map_err(io::Error::other)?;
+        let scratch = Scratch::make_after(work_root, PREFIX, remove_targets_of).map_err(io::Error::other)?;
         // The directory mode must not be what keeps a payload out: the probe tests the boundary.
         fs::set_permissions(scratch.path(), Permissions::from_mode(0o755))?;
         let root = scratch.path().canonicalize()?;
@@ -82,7 +82,7 @@ impl Targets {
 
 impl Drop for Targets {
     fn drop(&mut self) {
-        bury(&self.scratch.name().to_string_lossy());
+        remove_targets_of(&self.scratch.name().to_string_lossy());
     }
 }
 
@@ -91,7 +91,7 @@ fn own_name() -> String {
 }
 
 /// Removes the targets called `name` outside the scratch directory, if this user owns them.
-fn bury(name: &str) {
+fn remove_targets_of(name: &str) {
     let own = rustix::process::geteuid().as_raw();
     let file = Path::new(SHARED_MEMORY).join(name);
     let is_own = |found: rustix::fs::Stat| FileType::from_raw_mode(found.st_mode).is_file() && found.st_uid == own;

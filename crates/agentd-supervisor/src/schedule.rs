@@ -18,7 +18,7 @@ use rustix::{
 use std::os::fd::{AsFd, OwnedFd};
 
 /// The number of ancestors that are looked at.
-const MOST_ANCESTORS: usize = 4096;
+const MAX_ANCESTORS: usize = 4096;
 
 /// Answers one call.
 pub fn change(listener: &Listener, call: &Call, change: Reschedule, own_proc: bool) {
@@ -89,7 +89,7 @@ fn same_exec(one: i32, other: i32, own_proc: bool) -> Result<bool, Errno> {
 fn leader(thread: i32) -> Option<i32> {
     let own = rustix::process::getpid().as_raw_nonzero().get();
     let mut below = Process::open(thread)?;
-    for _ in 0..MOST_ANCESTORS {
+    for _ in 0..MAX_ANCESTORS {
         let (process, parent) = below.ids()?;
         if parent == own {
             return Some(process);

@@ -22,7 +22,7 @@ use std::{
 };
 
 /// Longest path, with its final zero byte (`PATH_MAX`).
-const LONGEST_PATH: usize = 4096;
+const MAX_PATH: usize = 4096;
 /// Flags that open a directory itself, without permission to read it.
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -103,11 +103,11 @@ impl<'a> Caller<'a> {
     /// Reads a path from the caller's memory, page by page, because the page after the end of the path may not be mapped.
     fn path(&self, address: u64) -> Result<CString, Errno> {
         let mut path = Vec::new();
-        while path.len() < LONGEST_PATH {
+        while path.len() < MAX_PATH {
             let at = address.checked_add(path.len() as u64).ok_or(Errno::FAULT)?;
-            let mut page = [0; LONGEST_PATH];
-            let rest = LONGEST_PATH - usize::try_from(at % 4096).map_err(|_| Errno::FAULT)?;
-            let wanted = rest.min(LONGEST_PATH - path.len());
+            let mut page = [0; MAX_PATH];
+            let rest = MAX_PATH - usize::try_from(at % 4096).map_err(|_| Errno::FAULT)?;
+            let wanted = rest.min(MAX_PATH - path.len());
             let read = self.call.read_memory(at, &mut page[..wanted])?;
             let part = &page[..read];
             let end = part.iter().position(|byte| *byte == 0);
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_plain_descriptor_of_the_caller_itself_is_emulated() {
+    fn only_proc_self_fd_path_is_parsed_as_descriptor() {
         let number = |path: &CStr| emulated_descriptor(path);
         assert_eq!(number(c"/proc/self/fd/12"), Some(12));
         for path in [c"/proc/self/fd/", c"/proc/self/fd/1/x", c"/proc/self/fd/+1", c"/proc/1/fd/3", c"proc/self/fd/1"] {

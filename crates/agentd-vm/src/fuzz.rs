@@ -5,7 +5,7 @@ use crate::{bzimage, loadable, modules, package};
 use std::{io::Cursor, path::PathBuf};
 
 /// The longest path that the kernel accepts, in bytes (`PATH_MAX`).
-const MOST_PATH: usize = 4096;
+const MAX_PATH: usize = 4096;
 
 /// Reads the files of a Debian package and returns their number up to the first error.
 ///
@@ -20,7 +20,7 @@ pub fn deb(bytes: &[u8]) -> Result<usize, String> {
     };
     // Any error is allowed; only the paths that `each` receives are examined.
     package::files_in(Cursor::new(bytes), |_| true, each).ok();
-    if longest > MOST_PATH { Err(format!("a path of {longest} bytes")) } else { Ok(found) }
+    if longest > MAX_PATH { Err(format!("a path of {longest} bytes")) } else { Ok(found) }
 }
 
 /// Extracts the kernel and the release from a bzImage and returns whether both are present.

@@ -23,7 +23,7 @@ const KNOWN: [(&str, &str); 2] = [
     ("jailer", "86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5"),
 ];
 /// The maximum size of a program in bytes. All programs of a release are smaller.
-const MOST_BYTES: u64 = 64 << 20;
+const MAX_BYTES: u64 = 64 << 20;
 
 /// Installs the known programs in `file` into the directory `into`, and returns the paths of the installed files. `file` is a
 /// program, or the archive of a release (`.tgz`).
@@ -54,7 +54,7 @@ pub fn install(file: &Path, into: &Path) -> Result<Vec<PathBuf>, AssetError> {
 fn contents(path: &Path) -> io::Result<Vec<Vec<u8>>> {
     let bounded = |source: &mut dyn Read| {
         let mut bytes = Vec::new();
-        source.take(MOST_BYTES).read_to_end(&mut bytes)?;
+        source.take(MAX_BYTES).read_to_end(&mut bytes)?;
         Ok::<_, io::Error>(bytes)
     };
     let mut file = BufReader::new(File::open(path)?);

@@ -16,12 +16,12 @@ use tar::EntryType;
 const MAGIC: &[u8; 8] = b"!<arch>\n";
 const HEADER: usize = 60;
 /// The maximum size of a file that is read, in bytes.
-const MOST_BYTES: u64 = 256 << 20;
+const MAX_BYTES: u64 = 256 << 20;
 /// The maximum total size of the files that are read, in bytes, because callers keep all of them in memory. Debian's kernel
 /// package has 450 MiB of modules.
-const MOST_TOTAL: u64 = 1 << 30;
+const MAX_TOTAL: u64 = 1 << 30;
 /// The maximum length of a file name, in bytes (`PATH_MAX`).
-const MOST_NAME: u64 = 4096;
+const MAX_NAME: u64 = 4096;
 
 /// Returns whether a file with these first bytes is an `ar` archive.
 pub(crate) fn is(head: &[u8]) -> bool {
@@ -97,7 +97,7 @@ pub(crate) fn files_in(
             continue;
         }
         total = total.saturating_add(entry.size());
-        if entry.size() > MOST_BYTES || total > MOST_TOTAL {
+        if entry.size() > MAX_BYTES || total > MAX_TOTAL {
             return Err(bad(&format!("{} is too large", path.display())));
         }
         let mut content = Vec::new();
@@ -110,8 +110,8 @@ pub(crate) fn files_in(
 /// Reads the content of a long-name entry: the name of the next entry.
 fn name(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Vec<u8>> {
     let mut name = Vec::new();
-    entry.take(MOST_NAME + 1).read_to_end(&mut name)?;
-    if name.len() as u64 > MOST_NAME {
+    entry.take(MAX_NAME + 1).read_to_end(&mut name)?;
+    if name.len() as u64 > MAX_NAME {
         return Err(bad("a file name is too long"));
     }
     name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));

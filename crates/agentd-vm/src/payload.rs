@@ -6,7 +6,7 @@ use ruzstd::decoding::StreamingDecoder;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 /// The maximum decompressed size in bytes. All kernels and modules are smaller.
-const MOST_BYTES: u64 = 512 << 20;
+const MAX_BYTES: u64 = 512 << 20;
 /// The memory limit of an xz stream in KiB, as `xz -9` needs it.
 const XZ_MEMORY_KIB: u32 = 128 << 10;
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -56,8 +56,8 @@ pub(crate) fn plain(bytes: &[u8]) -> io::Result<Vec<u8>> {
     } else {
         reader(Cursor::new(bytes))?
     };
-    source.take(MOST_BYTES + 1).read_to_end(&mut plain)?;
-    if plain.len() as u64 > MOST_BYTES { Err(too_large()) } else { Ok(plain) }
+    source.take(MAX_BYTES + 1).read_to_end(&mut plain)?;
+    if plain.len() as u64 > MAX_BYTES { Err(too_large()) } else { Ok(plain) }
 }
 
 fn lz4_legacy(mut blocks: &[u8]) -> io::Result<Vec<u8>> {
@@ -73,7 +73,7 @@ fn lz4_legacy(mut blocks: &[u8]) -> io::Result<Vec<u8>> {
         let read = lz4_flex::block::decompress_into(compressed, &mut block)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         plain.extend_from_slice(&block[..read]);
-        if plain.len() as u64 > MOST_BYTES {
+        if plain.len() as u64 > MAX_BYTES {
             return Err(too_large());
         }
         blocks = &rest[length..];
@@ -82,7 +82,7 @@ fn lz4_legacy(mut blocks: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 fn too_large() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("decompressed size exceeds {MOST_BYTES} bytes"))
+    io::Error::new(io::ErrorKind::InvalidData, format!("decompressed size exceeds {MAX_BYTES} bytes"))
 }
 
 #[cfg(test)]

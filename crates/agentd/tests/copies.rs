@@ -18,7 +18,7 @@ use std::{
 };
 use support::{
     directory, grant,
-    machine::{MOST_COPIED, Machines, Process, open_with_copies},
+    machine::{MAX_COPIED, Machines, Process, open_with_copies},
     out, script,
 };
 
@@ -176,7 +176,7 @@ async fn copy_uses_rights_of_owner_of_grant() {
 async fn grant_above_copy_limit_fails_with_remedy() {
     let root = directory();
     let place = root.path();
-    let large = vec![b'x'; usize::try_from(MOST_COPIED).unwrap() + 1];
+    let large = vec![b'x'; usize::try_from(MAX_COPIED).unwrap() + 1];
     fs::write(place.join("large"), &large).unwrap();
     let refused = open(vec![grant(place, Access::ReadOnly)]).await.err().unwrap();
     assert!(

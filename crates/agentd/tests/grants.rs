@@ -5,7 +5,7 @@
 #[path = "support/exchange.rs"]
 mod exchange;
 
-use exchange::{Exchange, MOST_ATTEMPTS};
+use exchange::{Exchange, MAX_ATTEMPTS};
 use std::{
     fs,
     os::unix::fs::symlink,
@@ -85,7 +85,7 @@ fn assert_shows_granted_or_refuses(place: &GrantDir, args: &[&str], granted: &st
         if attempt >= 40 && shown > 0 && refused > 0 {
             return;
         }
-        assert!(attempt < MOST_ATTEMPTS, "{shown} runs showed the granted object, {refused} were refused");
+        assert!(attempt < MAX_ATTEMPTS, "{shown} runs showed the granted object, {refused} were refused");
         let output = place.output(args);
         match (output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()) {
             (Some(0), printed) if printed == granted => shown += 1,

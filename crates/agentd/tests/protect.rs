@@ -543,7 +543,7 @@ fn unprotect_affects_only_the_given_path() {
 }
 
 #[test]
-fn unprotect_releases_a_path_in_fact_or_is_refused_with_the_path_to_name() {
+fn ineffective_unprotect_is_refused_and_error_names_effective_path() {
     let project = Project::new();
     project.git(&["clone", "-q", "--bare", ".", "../upstream.git"]);
     project.git(&["submodule", "--quiet", "add", "../upstream.git", "sub"]);

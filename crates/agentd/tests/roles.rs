@@ -36,13 +36,13 @@ const CONDITIONAL: &str = "embedder-with-conditional-handler";
 const WITH_HANDLER: &str = "embedder-with-handler";
 
 /// The descriptors that every process of an embedder inherits: a pipe for reports of starts, a pipe with permits to run, and the
-/// fault ends after [`MOST_STARTS`] processes), the data directory, and a directory for temporary files: helpers have no `TMPDIR`.
+/// fault ends after [`MAX_STARTS`] processes), the data directory, and a directory for temporary files: helpers have no `TMPDIR`.
 const STARTS: i32 = 100;
 const PERMITS: i32 = 101;
 const DATA: i32 = 102;
 const WORK: i32 = 103;
 
-const MOST_STARTS: usize = 20;
+const MAX_STARTS: usize = 20;
 
 fn main() {
     let name = std::env::args().next().unwrap_or_default();
@@ -164,7 +164,7 @@ fn run_embedder(name: &str) -> Vec<(usize, Output)> {
 fn run_embedder_with(name: &str, data: &Path) -> (usize, Output) {
     let (starts, report) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let (permits, permit) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-    rustix::io::write(&permit, &[b'.'; MOST_STARTS]).unwrap();
+    rustix::io::write(&permit, &[b'.'; MAX_STARTS]).unwrap();
     drop(permit);
     let work = tempfile::tempdir().unwrap();
     let directory = |path: &Path| OwnedFd::from(File::open(path).unwrap());
@@ -204,7 +204,7 @@ fn program_without_role_handler_starts_once_and_gets_error() {
 fn helper_that_reaches_no_role_handler_exits_at_once() {
     for (starts, output) in run_embedder(CONDITIONAL) {
         let printed = text(&output.stdout);
-        assert!(starts > 1 && starts < MOST_STARTS, "{starts} starts\n{printed}");
+        assert!(starts > 1 && starts < MAX_STARTS, "{starts} starts\n{printed}");
         assert!(!printed.contains("made") && !printed.contains("proven"), "{printed}");
         // The helpers print the reason.
         assert!(text(&output.stderr).contains("take_role"), "{printed}\n{}", text(&output.stderr));

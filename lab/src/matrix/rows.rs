@@ -9,7 +9,7 @@ use super::{
     step::{Place, User},
 };
 use crate::{
-    args::Line,
+    args::KernelSeries,
     error::{Calling, LabError, format_error},
     tool,
 };
@@ -227,9 +227,9 @@ impl RowRun<'_> {
         Ok(lab)
     }
 
-    fn in_the_lab(&self, line: Line, user: User) -> Result<(), LabError> {
+    fn in_the_lab(&self, line: KernelSeries, user: User) -> Result<(), LabError> {
         let mut lab = self.lab()?;
-        lab.args(["--kernel", if line == Line::V6_1 { "6.1" } else { "6.12" }, "--timeout", "1800", "--bring"])
+        lab.args(["--kernel", if line == KernelSeries::V6_1 { "6.1" } else { "6.12" }, "--timeout", "1800", "--bring"])
             .arg(self.brought()?);
         lab.args([
             "--env",

@@ -1,6 +1,6 @@
 //! The definition of a row of the matrix.
 
-use crate::args::Line;
+use crate::args::KernelSeries;
 use std::fmt;
 
 /// Number of consecutive landings in which every row runs at least once.
@@ -37,7 +37,7 @@ pub enum Place {
     /// This machine.
     Host(User),
     /// A machine of the lab.
-    Lab(Line, User),
+    Lab(KernelSeries, User),
     /// Firecracker, nested in a machine of the lab.
     Microvm(User),
     /// The commands of `docs/firecracker.md`, in a machine of the lab.
@@ -143,8 +143,8 @@ impl fmt::Display for Place {
         match *self {
             Self::Check(_) | Self::Units => write!(f, "this machine"),
             Self::Host(who) => write!(f, "this machine, {}", user(who)),
-            Self::Lab(Line::V6_1, who) => write!(f, "lab with Linux 6.1, {}", user(who)),
-            Self::Lab(Line::V6_12, who) => write!(f, "lab with Linux 6.12, {}", user(who)),
+            Self::Lab(KernelSeries::V6_1, who) => write!(f, "lab with Linux 6.1, {}", user(who)),
+            Self::Lab(KernelSeries::V6_12, who) => write!(f, "lab with Linux 6.12, {}", user(who)),
             Self::Microvm(who) => write!(f, "microVM in the lab with Linux 6.12, {}", user(who)),
             Self::Documented => write!(f, "lab with Linux 6.12, root"),
         }

@@ -1,7 +1,7 @@
 //! The matrix: which suites run as which user, on which kernel, with which backends, and why.
 
 use super::step::{Asset, Place, Row, Suites, Turn, User};
-use crate::args::Line;
+use crate::args::KernelSeries;
 
 /// Backends that run on the kernel of the machine itself.
 const ON_THE_KERNEL: &str = "host-direct linux-native container test-machine";
@@ -174,7 +174,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         name: "lab-6.12-root",
-        place: Place::Lab(Line::V6_12, User::Root),
+        place: Place::Lab(KernelSeries::V6_12, User::Root),
         suites: Suites::Only(&["agentd_kernel", "attack", "conformance", "guest", "pool", "run", "volume"]),
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
@@ -184,7 +184,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         name: "lab-6.1-user",
-        place: Place::Lab(Line::V6_1, User::Ordinary),
+        place: Place::Lab(KernelSeries::V6_1, User::Ordinary),
         suites: Suites::Only(&["agentd_kernel", "attack", "conformance", "pool"]),
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
@@ -194,7 +194,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         name: "lab-6.12-user",
-        place: Place::Lab(Line::V6_12, User::Ordinary),
+        place: Place::Lab(KernelSeries::V6_12, User::Ordinary),
         suites: Suites::Only(&[
             "agentd_kernel",
             "attack",
@@ -215,7 +215,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         name: "lab-6.1-root",
-        place: Place::Lab(Line::V6_1, User::Root),
+        place: Place::Lab(KernelSeries::V6_1, User::Root),
         suites: Suites::Only(&["agentd_kernel", "attack", "conformance", "grants", "guest", "own_state", "pool", "protect"]),
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
@@ -225,7 +225,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         name: "lab-6.12-long",
-        place: Place::Lab(Line::V6_12, User::Root),
+        place: Place::Lab(KernelSeries::V6_12, User::Root),
         suites: Suites::Only(&["leaks", "sandbox"]),
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],

@@ -2,7 +2,7 @@
 
 use super::{
     API, Jail, NAME, SHOWN, failed,
-    mounts::{furnish, give, show},
+    mounts::{bind_read_only, chown_root_entries, mount_assets},
     root,
 };
 use crate::{
@@ -29,7 +29,7 @@ use std::{
 };
 
 /// The maximum length of a snapshot's path in bytes (`PATH_MAX`).
-const MOST_PATH: usize = 4096;
+const MAX_PATH: usize = 4096;
 
 /// Runs process 1 of the jail.
 pub(super) fn run(
@@ -49,9 +49,9 @@ pub(super) fn run(
         group.join()?;
     }
     let root = root(&jail.folder);
-    furnish(jail, &root)?;
+    mount_assets(jail, &root)?;
     if let Some((uid, gid)) = user {
-        give(&root, uid, gid)?;
+        chown_root_entries(&root, uid, gid)?;
     }
     let mut child = command(jail, &root, privileged, user);
     let mut child = child.spawn().map_err(|error| {
@@ -90,10 +90,10 @@ fn serve(
             ));
         }
         has_snapshot = true;
-        show(&snapshot, &root.join(SNAPSHOT))?;
+        bind_read_only(&snapshot, &root.join(SNAPSHOT))?;
         // The library has created the machine's disk in the meantime; it needs the same owner.
         if let Some((uid, gid)) = user {
-            give(root, uid, gid)?;
+            chown_root_entries(root, uid, gid)?;
         }
         rustix::net::send(library, SHOWN, SendFlags::NOSIGNAL)
             .map_err(|errno| failed(Control::Process, "send the reply to the library".to_owned(), errno))?;
@@ -103,7 +103,7 @@ fn serve(
 
 /// Receives the path of the snapshot to mount; `None` if the library has closed the socket.
 fn recv(library: BorrowedFd<'_>) -> Result<Option<PathBuf>, ControlError> {
-    let mut packet = [0; MOST_PATH];
+    let mut packet = [0; MAX_PATH];
     // One packet holds one path. With TRUNC, the length of a longer packet is returned in full.
     let (_, length) = rustix::net::recv(library, &mut packet[..], RecvFlags::TRUNC)
         .map_err(|errno| failed(Control::Process, "receive from the library".to_owned(), errno))?;
@@ -161,9 +161,9 @@ mod tests {
         let send = |packet: &[u8]| rustix::net::send(&library, packet, SendFlags::NOSIGNAL).unwrap();
         send(b"/a\xff b");
         assert_eq!(recv(init.as_fd()).unwrap(), Some(OsStr::from_bytes(b"/a\xff b").into()));
-        send(&[b'a'; MOST_PATH]);
+        send(&[b'a'; MAX_PATH]);
         assert!(recv(init.as_fd()).unwrap().is_some());
-        send(&[b'a'; MOST_PATH + 1]);
+        send(&[b'a'; MAX_PATH + 1]);
         recv(init.as_fd()).unwrap_err();
         drop(library);
         assert_eq!(recv(init.as_fd()).unwrap(), None);

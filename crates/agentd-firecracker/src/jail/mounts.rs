@@ -12,11 +12,11 @@ use std::{fs, io, path::Path};
 
 /// Makes Firecracker's root a mount point of this mount namespace, and mounts the assets in it. The mount is shared
 /// (`mount_namespaces(7)`): the jailer's copy of the mount receives later mounts from here, but propagates nothing back.
-pub(super) fn furnish(jail: &Jail, root: &Path) -> Result<(), ControlError> {
+pub(super) fn mount_assets(jail: &Jail, root: &Path) -> Result<(), ControlError> {
     change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     bind(root, root)?;
     change(root, MountPropagationFlags::SHARED)?;
-    show(&jail.assets, &root.join(ASSETS))
+    bind_read_only(&jail.assets, &root.join(ASSETS))
 }
 
 fn change(mount: impl AsRef<Path>, propagation: MountPropagationFlags) -> Result<(), ControlError> {
@@ -33,7 +33,7 @@ fn bind(source: &Path, at: &Path) -> Result<(), ControlError> {
 
 /// Mounts a directory read-only in Firecracker's root. The directory is first bound onto itself and made read-only there. A mount
 /// in Firecracker's root propagates to the jailer's copy at once, and later changes of flags would not.
-pub(super) fn show(source: &Path, at: &Path) -> Result<(), ControlError> {
+pub(super) fn bind_read_only(source: &Path, at: &Path) -> Result<(), ControlError> {
     bind(source, source)?;
     // Keep the flags of the source's mount: in a user namespace, a remount that clears a locked flag fails
     // (`mount_namespaces(7)`).
@@ -50,7 +50,7 @@ pub(super) fn show(source: &Path, at: &Path) -> Result<(), ControlError> {
 
 /// Changes the owner of the entries of Firecracker's root that Firecracker writes to, to its user. These are all entries except
 /// the read-only mounts.
-pub(super) fn give(root: &Path, uid: u32, gid: u32) -> Result<(), ControlError> {
+pub(super) fn chown_root_entries(root: &Path, uid: u32, gid: u32) -> Result<(), ControlError> {
     let unreadable = |error: io::Error| ControlError::caused_by(Control::Process, format!("list {}", root.display()), error);
     let directory = rustix::fs::open(root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| failed(Control::Process, format!("open {}", root.display()), errno))?;

@@ -25,7 +25,7 @@ use tokio::{
 const PROGRAM: &str = include_str!("machine.mjs");
 
 /// The maximum length of Node's standard error that is kept, in bytes.
-const MOST_STDERR: u64 = 4 << 10;
+const MAX_STDERR: u64 = 4 << 10;
 
 /// The maximum length of the guest's console output that is kept, in bytes.
 const CONSOLE: usize = 2 << 10;
@@ -177,7 +177,7 @@ fn watch_over(mut node: Box<dyn ExecHandle>) -> Result<watch::Receiver<State>, I
         let stderr_text = async {
             let mut output = Vec::new();
             // Keep the first bytes and discard the rest, so that Node never blocks on a full pipe.
-            (&mut stderr).take(MOST_STDERR).read_to_end(&mut output).await.or_debug("read standard error", "gondolin");
+            (&mut stderr).take(MAX_STDERR).read_to_end(&mut output).await.or_debug("read standard error", "gondolin");
             tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await.or_debug("read standard error", "gondolin");
             String::from_utf8_lossy(&output).trim().to_owned()
         };

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// The number of output lines in the error of a failed program.
-const TOLD: usize = 4;
+const ERROR_LINES: usize = 4;
 
 /// Runs a program and returns its standard output. `remedy` says how to install the program if it is missing.
 ///
@@ -28,6 +28,6 @@ pub(crate) fn run(command: &mut Command, remedy: &str) -> Result<Vec<u8>, SetupE
     let text = [output.stderr, output.stdout].concat();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    let last = lines[lines.len().saturating_sub(TOLD)..].join("; ");
+    let last = lines[lines.len().saturating_sub(ERROR_LINES)..].join("; ");
     Err(SetupError::Program { command: called, detail: format!("{}: {last}", output.status) })
 }

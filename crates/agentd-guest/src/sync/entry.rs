@@ -5,13 +5,13 @@ use super::error::CopyError;
 use serde::{Deserialize, Serialize};
 
 /// The longest head, in bytes. It contains two paths, and the kernel accepts no path longer than 4096 bytes.
-const MOST_HEAD: usize = 16 << 10;
+const MAX_HEAD: usize = 16 << 10;
 
 /// The size of a head's length field, in bytes.
 const LENGTH: usize = 4;
 
 /// The number of bytes that always suffice to decode a head or to refuse it.
-pub(super) const MOST: usize = LENGTH + MOST_HEAD;
+pub(super) const MOST: usize = LENGTH + MAX_HEAD;
 
 /// A path that is to be created, replaced or removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,8 +86,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Next, CopyError> {
     let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
     match length {
         0 => return Ok(Next::End),
-        1..=MOST_HEAD => {}
-        _ => return Err(CopyError::Malformed(format!("an entry head of {length} bytes is over the limit of {MOST_HEAD}"))),
+        1..=MAX_HEAD => {}
+        _ => return Err(CopyError::Malformed(format!("an entry head of {length} bytes is over the limit of {MAX_HEAD}"))),
     }
     let Some(head) = rest.get(..length) else { return Ok(Next::Incomplete) };
     match postcard::take_from_bytes(head) {

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use std::{path::Path, sync::Arc};
 
 /// The most bytes of files that [`receive`] accepts.
-const MOST_BYTES: u64 = 64 << 10;
+const MAX_BYTES: u64 = 64 << 10;
 
 /// Decodes entries and encodes each again. Bytes of files are not skipped: every entry is followed by the next. Returns the
 /// number of entries.
@@ -44,7 +44,7 @@ pub fn receive(bytes: &[u8], directory: &Path) -> Result<bool, String> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(directory, flags, Mode::empty()).map_err(|error| error.to_string())?;
     let allow = |name: &RelativeName, _: &Content| !name.path().starts_with("protected");
-    let mut receiver = Receiver::new(Arc::new(SyncRoot { directory, only: None }), Box::new(allow), MOST_BYTES);
+    let mut receiver = Receiver::new(Arc::new(SyncRoot { directory, only: None }), Box::new(allow), MAX_BYTES);
     let Some((piece, rest)) = bytes.split_first() else { return Ok(false) };
     let taken = rest.chunks(usize::from(*piece).max(1)).try_for_each(|piece| receiver.push(piece));
     Ok(taken.and_then(|()| receiver.finish()).is_ok())

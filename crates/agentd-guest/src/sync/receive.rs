@@ -6,7 +6,7 @@
 use super::{
     entry::{self, Content, Entry, Next},
     error::{CopyError, ErrnoContext},
-    scan::{FileKind, MOST_ENTRIES, SyncRoot},
+    scan::{FileKind, MAX_ENTRIES, SyncRoot},
     tree::{self, RelativeName},
 };
 use agentd_log::LogFailure as _;
@@ -26,10 +26,10 @@ use std::{
 };
 
 /// The longest target of a symbolic link that the kernel accepts, in bytes.
-const MOST_LINK: usize = 4095;
+const MAX_LINK: usize = 4095;
 
 /// The most bytes of all names together. The names of directories are kept in memory until the end.
-const MOST_NAMES: u64 = 128 << 20;
+const MAX_NAMES: u64 = 128 << 20;
 
 /// Returns whether a name may get this content.
 pub(super) type Allow = Box<dyn Fn(&RelativeName, &Content) -> bool + Send>;
@@ -142,12 +142,12 @@ impl Receiver {
     fn entry(&mut self, Entry { path, what }: Entry) -> Result<(), CopyError> {
         self.entries += 1;
         // Each path may be removed and then created again.
-        if self.entries > 2 * MOST_ENTRIES {
-            return Err(CopyError::TooMuch { what: "files", most: MOST_ENTRIES });
+        if self.entries > 2 * MAX_ENTRIES {
+            return Err(CopyError::TooMuch { what: "files", most: MAX_ENTRIES });
         }
         self.names += path.len() as u64;
-        if self.names > MOST_NAMES {
-            return Err(CopyError::TooMuch { what: "bytes of names", most: MOST_NAMES });
+        if self.names > MAX_NAMES {
+            return Err(CopyError::TooMuch { what: "bytes of names", most: MAX_NAMES });
         }
         let name = RelativeName::parse(&path)?;
         if !(self.allow)(&name, &what) {
@@ -222,7 +222,7 @@ impl Receiver {
     }
 
     fn link(&mut self, name: &RelativeName, to: &[u8]) -> Result<(), CopyError> {
-        if to.is_empty() || to.contains(&0) || to.len() > MOST_LINK {
+        if to.is_empty() || to.contains(&0) || to.len() > MAX_LINK {
             return Err(CopyError::Name {
                 path: name.path().to_owned(),
                 why: "the target of the link is empty, too long or contains a zero byte",

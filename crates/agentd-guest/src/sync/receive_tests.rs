@@ -80,7 +80,7 @@ fn total_length_of_names_is_limited() {
     let mut receiver = place.receiver();
     receiver.entry(entry("four")).unwrap();
     assert_eq!(receiver.names, 4);
-    receiver.names = MOST_NAMES - 4;
+    receiver.names = MAX_NAMES - 4;
     assert_eq!(receiver.entry(entry("four")), Ok(()));
     assert!(matches!(receiver.entry(entry("x")), Err(CopyError::TooMuch { .. })));
 }

@@ -12,7 +12,7 @@ use rustix::{
 use std::{collections::BTreeMap, os::fd::OwnedFd, path::Path};
 
 /// The most files, links and directories of one copy. Each takes a few hundred bytes of the guest's memory.
-pub(super) const MOST_ENTRIES: u64 = 300_000;
+pub(super) const MAX_ENTRIES: u64 = 300_000;
 
 /// The resolution of file times, in nanoseconds. The kernel's clock for files advances in steps (`CONFIG_HZ`, at least 100), so
 /// two writes within one step give the same time.
@@ -94,8 +94,8 @@ pub(super) fn scan(root: &SyncRoot) -> Result<Scan, CopyError> {
                 Err(errno) => return Err(errno).during("stat", name.path()),
             };
             let Some(stamp) = stamp(&stat, settled) else { continue };
-            if found.len() as u64 >= MOST_ENTRIES {
-                return Err(CopyError::TooMuch { what: "files", most: MOST_ENTRIES });
+            if found.len() as u64 >= MAX_ENTRIES {
+                return Err(CopyError::TooMuch { what: "files", most: MAX_ENTRIES });
             }
             if stamp.kind == FileKind::Directory {
                 next.push(Some(name.clone()));

@@ -17,8 +17,8 @@ use std::{
 };
 
 /// The longest path that the kernel accepts, and its longest component, in bytes (`limits.h`).
-const MOST_PATH: usize = 4095;
-const MOST_COMPONENT: usize = 255;
+const MAX_PATH: usize = 4095;
+const MAX_COMPONENT: usize = 255;
 
 /// A path below a copied directory, never the directory itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +31,7 @@ impl RelativeName {
             let shown = bytes.iter().take(256).copied().collect();
             Err(CopyError::Name { path: PathBuf::from(OsString::from_vec(shown)), why })
         };
-        if bytes.len() > MOST_PATH {
+        if bytes.len() > MAX_PATH {
             return refuse("the name is too long");
         }
         if bytes.contains(&0) {
@@ -41,7 +41,7 @@ impl RelativeName {
             match component {
                 b"" => return refuse("the name is absolute or has an empty component"),
                 b"." | b".." => return refuse("the name has a `.` or `..` component"),
-                _ if component.len() > MOST_COMPONENT => return refuse("a component of the name is too long"),
+                _ if component.len() > MAX_COMPONENT => return refuse("a component of the name is too long"),
                 _ => {}
             }
         }

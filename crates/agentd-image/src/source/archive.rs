@@ -12,7 +12,7 @@ use std::{
 
 /// Maximum length of a chain of links, the final file included. `docker save` wrote a link from one layer to another when both
 /// layers were identical.
-const MOST_LINKS: usize = 8;
+const MAX_LINKS: usize = 8;
 
 /// An archive and the positions of its files. Only files that an image description can name are recorded.
 pub(crate) struct Archive {
@@ -61,7 +61,7 @@ impl Archive {
 
     pub(super) fn open(&self, name: &str) -> Option<OpenFile> {
         let mut name = name;
-        for _ in 0..MOST_LINKS {
+        for _ in 0..MAX_LINKS {
             match self.parts.get(name)? {
                 Part::Link(target) => name = target,
                 Part::Data { position, size } => {

@@ -18,7 +18,7 @@ use std::{
 use tar::{Builder, EntryType, Header};
 
 /// Maximum depth of directories; each level keeps one descriptor open.
-const MOST_LEVELS: usize = 256;
+const MAX_LEVELS: usize = 256;
 const ENTER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 
@@ -41,7 +41,7 @@ struct Writer<W: Write> {
 
 impl<W: Write> Writer<W> {
     fn contents(&mut self, directory: &OwnedFd, path: &[u8], level: usize) -> io::Result<()> {
-        if level > MOST_LEVELS {
+        if level > MAX_LEVELS {
             return Err(io::Error::other("directories are nested deeper than 256 levels"));
         }
         let mut names = Vec::new();

@@ -4,7 +4,7 @@
 use super::{DescribedImage, Files, Layer};
 use crate::{
     error::ImageError,
-    manifest::{self, Descriptor, Document, Index, MOST_INDEXES, Manifest, choose},
+    manifest::{self, Descriptor, Document, Index, MAX_INDEXES, Manifest, choose},
 };
 use oci_client::Reference;
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ pub(super) fn describe(files: Files, reference: &Reference) -> Result<DescribedI
     let index = files.document("index.json")?.ok_or_else(|| ImageError::Missing { part: "index.json".into() })?;
     let index: Index = manifest::parse("index.json", &index)?;
     let mut chosen = select(&index.manifests, reference)?.clone();
-    for _ in 0..MOST_INDEXES {
+    for _ in 0..MAX_INDEXES {
         let bytes = files.described("the manifest", &chosen)?;
         match Document::parse(&bytes)? {
             Document::Index(index) => chosen = choose(&index.manifests)?.clone(),

@@ -17,7 +17,7 @@ use std::{
 };
 
 /// The maximum number of links that the kernel follows (`path_resolution(7)`).
-const MOST_LINKS: usize = 40;
+const MAX_LINKS: usize = 40;
 
 /// The treatment of a symbolic link in a directory that a sandbox may have been allowed to write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +107,7 @@ fn walk(path: &Path, guard: &Guard, links: Links) -> Result<OwnedFd, Stop> {
             continue;
         }
         followed += 1;
-        if followed > MOST_LINKS {
+        if followed > MAX_LINKS {
             return Err(Errno::LOOP.into());
         }
         let target = PathBuf::from(OsString::from_vec(rustix::fs::readlinkat(&next, c"", Vec::new())?.into_bytes()));

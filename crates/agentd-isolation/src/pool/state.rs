@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long refilling pauses after the first failure. The pause doubles with each further failure, up to [`LONGEST_PAUSE`].
+/// How long refilling pauses after the first failure. The pause doubles with each further failure, up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// An idle sandbox and its time of creation.
 struct IdleSandbox<S> {
@@ -169,7 +169,7 @@ impl<S> PoolState<S> {
 
 /// Returns the pause after a failure that `failures` consecutive ones preceded.
 fn pause(failures: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(2u32.saturating_pow(failures)).min(LONGEST_PAUSE)
+    FIRST_PAUSE.saturating_mul(2u32.saturating_pow(failures)).min(MAX_PAUSE)
 }
 
 #[cfg(test)]
@@ -244,7 +244,7 @@ mod tests {
         for _ in 0..100 {
             state.fail(broken(), now);
         }
-        assert_eq!(state.next(now), Step::Wait(Some(now + LONGEST_PAUSE)));
+        assert_eq!(state.next(now), Step::Wait(Some(now + MAX_PAUSE)));
         assert!(state.recover(now));
         assert!(!state.recover(now));
         assert!(!state.filled().unwrap());

@@ -20,10 +20,10 @@ use std::{
 };
 
 /// The maximum number of links in a directory of hooks that are followed.
-const MOST_HOOKS: usize = 256;
+const MAX_HOOKS: usize = 256;
 
 /// The maximum number of names of a directory that are kept in memory.
-const MOST_NAMES: usize = 1 << 16;
+const MAX_NAMES: usize = 1 << 16;
 
 /// The parts of a grant that matter for protection.
 #[derive(Debug, Clone)]
@@ -229,26 +229,26 @@ pub(super) fn linked(places: &[GrantedTree], paths: &[PathBuf]) -> Vec<PathBuf> 
     found
 }
 
-/// Returns the names in a directory; `None` if there are more than [`MOST_NAMES`]. One listing is faster than about a hundred
+/// Returns the names in a directory; `None` if there are more than [`MAX_NAMES`]. One listing is faster than about a hundred
 /// lookups.
 fn entries_of(directory: &Path) -> Option<HashSet<OsString>> {
     let opened = read::open(CWD, directory, OFlags::RDONLY | OFlags::DIRECTORY).ok()?;
     let mut names = HashSet::new();
     for entry in Dir::new(opened).ok()? {
         names.insert(OsStr::from_bytes(entry.ok()?.file_name().to_bytes()).to_os_string());
-        if names.len() > MOST_NAMES {
+        if names.len() > MAX_NAMES {
             return None;
         }
     }
     Some(names)
 }
 
-/// Returns the symbolic links directly in a directory, at most [`MOST_HOOKS`].
+/// Returns the symbolic links directly in a directory, at most [`MAX_HOOKS`].
 fn links_in(directory: &Path) -> Vec<PathBuf> {
     let Ok(opened) = read::open(CWD, directory, OFlags::RDONLY | OFlags::DIRECTORY) else { return Vec::new() };
     let Ok(entries) = Dir::new(opened) else { return Vec::new() };
     let links = entries.flatten().filter(|entry| matches!(entry.file_type(), FileType::Symlink));
-    links.take(MOST_HOOKS).map(|entry| directory.join(OsStr::from_bytes(entry.file_name().to_bytes()))).collect()
+    links.take(MAX_HOOKS).map(|entry| directory.join(OsStr::from_bytes(entry.file_name().to_bytes()))).collect()
 }
 
 /// Returns the read-only grants inside writable ones. A rename on the host over the mount point detaches the read-only mount.

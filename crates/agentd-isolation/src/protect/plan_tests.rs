@@ -210,7 +210,7 @@ fn nest_with_more_directories_than_search_limit_is_read_only() {
 fn target_of_a_linked_hook_among_many_files_is_protected() {
     let (_held, root) = directory();
     git_directory_at(&root.join(".git"));
-    for number in 0..MOST_HOOKS * 2 {
+    for number in 0..MAX_HOOKS * 2 {
         fs::write(root.join(format!(".git/hooks/{number}")), "").unwrap();
     }
     for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {

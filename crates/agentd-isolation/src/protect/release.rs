@@ -8,7 +8,7 @@ use agentd_core::{Access, Grant};
 use std::path::{Path, PathBuf};
 
 /// The maximum number of protected paths that a message names.
-const MOST_NAMED: usize = 4;
+const MAX_NAMED: usize = 4;
 
 /// The reason why a path was not released.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +52,7 @@ pub fn release(grants: &mut [Grant], path: &Path) -> Result<(), NotReleased> {
     let listed: Vec<PathBuf> = grants.iter().flat_map(|grant| grant.protect.iter().map(|name| grant.path.join(name))).collect();
     let below_grant = |path: &PathBuf| path.strip_prefix(&grant.path).unwrap_or(path).to_path_buf();
     check(grants, path, &read_only, &listed).map_err(|reason| match reason {
-        NotReleased::Contains(paths) => NotReleased::Contains(paths.iter().take(MOST_NAMED).map(below_grant).collect()),
+        NotReleased::Contains(paths) => NotReleased::Contains(paths.iter().take(MAX_NAMED).map(below_grant).collect()),
         NotReleased::NotProtected(paths) => NotReleased::NotProtected(paths.iter().map(below_grant).collect()),
         NotReleased::Inside(path) => NotReleased::Inside(below_grant(&path)),
         other => other,

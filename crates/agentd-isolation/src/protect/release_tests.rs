@@ -83,7 +83,7 @@ fn released_path_is_writable_or_the_release_is_refused() {
         assert_eq!(project.release(path), expected, "{name}");
     }
     let Err(NotReleased::Contains(below)) = project.release(".git") else { panic!() };
-    assert!(below.contains(&".git/config".into()) && below.len() <= MOST_NAMED, "{below:?}");
+    assert!(below.contains(&".git/config".into()) && below.len() <= MAX_NAMED, "{below:?}");
     for name in ["src", ".git/modules/libs/a/HEAD", ".git/modules/missing", ".git/confg"] {
         let Err(NotReleased::NotProtected(names)) = project.release(name) else { panic!("{name}") };
         assert!(names.contains(&".git/config".into()), "{name}");

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, fmt, path::PathBuf};
 
 /// The maximum number of changes that a report names.
-pub(super) const MOST_REPORTED: usize = 256;
+pub(super) const MAX_REPORTED: usize = 256;
 
 /// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,8 +88,8 @@ impl Report {
     pub fn add(&mut self, other: Self) {
         self.changes.extend(other.changes);
         prioritize(&mut self.changes);
-        self.omitted += other.omitted + self.changes.len().saturating_sub(MOST_REPORTED) as u64;
-        self.changes.truncate(MOST_REPORTED);
+        self.omitted += other.omitted + self.changes.len().saturating_sub(MAX_REPORTED) as u64;
+        self.changes.truncate(MAX_REPORTED);
         self.gaps.merge(other.gaps);
         self.restarted |= other.restarted;
     }
@@ -97,9 +97,9 @@ impl Report {
     /// Returns the warnings for the user, one line each.
     pub fn warnings(&self) -> Vec<String> {
         let (below, own): (Vec<&Change>, Vec<&Change>) = self.changes.iter().partition(|change| change.below.is_some());
-        let mut warnings: Vec<String> = own.iter().take(MOST_REPORTED).map(ToString::to_string).collect();
+        let mut warnings: Vec<String> = own.iter().take(MAX_REPORTED).map(ToString::to_string).collect();
         warnings.extend(summary::lines(&below));
-        let omitted = self.omitted + own.len().saturating_sub(MOST_REPORTED) as u64;
+        let omitted = self.omitted + own.len().saturating_sub(MAX_REPORTED) as u64;
         if omitted > 0 {
             warnings.push(format!("{omitted} more protected paths changed — review the whole workspace"));
         }
@@ -118,7 +118,7 @@ impl Report {
 /// Puts the most important changes first if there are more than a report names: those outside of subdirectories, then one of each
 /// kind of listed name. So a payload cannot hide a change behind many changes of another kind.
 pub(super) fn prioritize(changes: &mut [Change]) {
-    if changes.len() <= MOST_REPORTED {
+    if changes.len() <= MAX_REPORTED {
         return;
     }
     let mut counts: HashMap<Vec<u8>, usize> = HashMap::new();

@@ -49,10 +49,10 @@ impl Limits {
 const PARALLEL: usize = 256;
 
 /// The maximum number of threads of one search.
-const MOST_THREADS: usize = 4;
+const MAX_THREADS: usize = 4;
 
 /// The maximum length of the paths of all listed names together, in bytes.
-const MOST_LISTED_BYTES: usize = 16 << 20;
+const MAX_LISTED_BYTES: usize = 16 << 20;
 
 /// The size of a buffer for names, in bytes.
 const BUFFER: usize = 32 << 10;
@@ -156,7 +156,7 @@ impl Search<'_> {
     /// Looks at each directory of a level; in large levels, several threads do this.
     fn list_all(&self, level: &[DirectoryToSearch]) -> Vec<DirectoryFindings> {
         let threads = if level.len() < PARALLEL { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
-        let share = level.len().div_ceil(threads.min(MOST_THREADS));
+        let share = level.len().div_ceil(threads.min(MAX_THREADS));
         let (own, others) = level.split_at(share.min(level.len()));
         std::thread::scope(|scope| {
             let start = |part| {
@@ -254,7 +254,7 @@ impl Search<'_> {
             let path = directory.join(name);
             self.listed_bytes = self.listed_bytes.saturating_add(path.as_os_str().len());
             let has_room = self.limits.listed.is_some_and(|most| self.found.listed.len() < most);
-            if !has_room || self.listed_bytes > MOST_LISTED_BYTES {
+            if !has_room || self.listed_bytes > MAX_LISTED_BYTES {
                 self.found.gaps.add(&path, Cause::TooManyListed);
                 return false;
             }

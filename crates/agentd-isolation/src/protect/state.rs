@@ -18,11 +18,11 @@ use std::{
 };
 
 /// The maximum length of the paths of all states together, in bytes, from which on no more entries are compared.
-const MOST_PATH_BYTES: usize = 32 << 20;
+const MAX_PATH_BYTES: usize = 32 << 20;
 
 /// The maximum number of bytes of recently changed files that one observation reads for digests. If a file exceeds it, the
 /// observation is incomplete.
-const MOST_DIGESTED: u64 = 8 << 20;
+const MAX_DIGESTED: u64 = 8 << 20;
 
 /// Two changes within this time may have the same time stamp: the kernel's file clock ticks every 1 to 10 ms.
 const TICK: Duration = Duration::from_millis(20);
@@ -96,7 +96,7 @@ impl States {
         };
         if is_recent && seen.kind == Kind::File && seen.size <= read::MOST {
             self.digested = self.digested.saturating_add(seen.size);
-            if self.digested > MOST_DIGESTED {
+            if self.digested > MAX_DIGESTED {
                 self.gaps.add(path, Cause::TooManyBytes);
             } else {
                 seen.digest = digest(path);
@@ -121,7 +121,7 @@ impl States {
     }
 
     fn is_full(&self) -> bool {
-        self.seen.len() >= self.most || self.path_bytes >= MOST_PATH_BYTES
+        self.seen.len() >= self.most || self.path_bytes >= MAX_PATH_BYTES
     }
 
     fn add_entries(&mut self, directory: &Path, now: SystemTime) {
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn digests_of_recently_changed_files_have_a_bound_in_total() {
         let root = tempfile::tempdir().unwrap();
-        let files = MOST_DIGESTED / read::MOST;
+        let files = MAX_DIGESTED / read::MOST;
         for (number, complete) in [(files, true), (files + 1, false)] {
             for name in 0..number {
                 std::fs::File::create(root.path().join(name.to_string())).unwrap().set_len(read::MOST).unwrap();

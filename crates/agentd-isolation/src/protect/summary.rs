@@ -11,13 +11,13 @@ use std::{
 };
 
 /// The maximum number of changes in one directory that have a line each.
-const MOST_SINGLE: usize = 4;
+const MAX_SINGLE: usize = 4;
 
 /// The maximum number of lines. If there were more, each grant has one line.
-const MOST_LINES: usize = 32;
+const MAX_LINES: usize = 32;
 
 /// The maximum number of kinds of listed names in one line.
-const MOST_KINDS: usize = 8;
+const MAX_KINDS: usize = 8;
 
 /// Returns the lines for changes in subdirectories of grants.
 pub(super) fn lines(changes: &[&Change]) -> Vec<String> {
@@ -27,8 +27,8 @@ pub(super) fn lines(changes: &[&Change]) -> Vec<String> {
         let first = change.path.strip_prefix(&grant).ok().and_then(|path| path.iter().next());
         first.map_or(grant.clone(), |first| grant.join(first))
     });
-    let lines: usize = groups.values().map(|group| if group.len() <= MOST_SINGLE { group.len() } else { 1 }).sum();
-    let groups = if lines > MOST_LINES { grouped(changes, in_grant) } else { groups };
+    let lines: usize = groups.values().map(|group| if group.len() <= MAX_SINGLE { group.len() } else { 1 }).sum();
+    let groups = if lines > MAX_LINES { grouped(changes, in_grant) } else { groups };
     groups.iter().flat_map(|(directory, group)| of_directory(directory, group)).collect()
 }
 
@@ -43,7 +43,7 @@ fn grouped<'a>(changes: &[&'a Change], directory: impl Fn(&Change) -> PathBuf) -
 /// Returns a line for each change in a directory, or one for all. The paths were chosen by a payload, so their control characters are
 /// escaped.
 fn of_directory(directory: &Path, changes: &[&Change]) -> Vec<String> {
-    if changes.len() <= MOST_SINGLE {
+    if changes.len() <= MAX_SINGLE {
         return changes.iter().map(ToString::to_string).collect();
     }
     let counts = [How::Created, How::Replaced, How::Changed, How::Removed, How::NotUpdated].into_iter().filter_map(|how| {
@@ -58,8 +58,8 @@ fn of_directory(directory: &Path, changes: &[&Change]) -> Vec<String> {
     // Rare kinds come first: frequent ones are the noise among which a payload would hide.
     let mut kinds: Vec<(usize, &Path)> = by_kind.into_values().collect();
     kinds.sort();
-    let left_out = kinds.len().saturating_sub(MOST_KINDS);
-    let mut shown: Vec<String> = kinds.iter().take(MOST_KINDS).map(|(count, path)| of_kind(directory, path, *count)).collect();
+    let left_out = kinds.len().saturating_sub(MAX_KINDS);
+    let mut shown: Vec<String> = kinds.iter().take(MAX_KINDS).map(|(count, path)| of_kind(directory, path, *count)).collect();
     if left_out > 0 {
         shown.push(format!("{left_out} more kinds"));
     }

@@ -15,7 +15,7 @@ use std::{
 };
 
 /// The maximum size of an index that is read, in bytes: enough for some hundred thousand files.
-const MOST_INDEX: u64 = 32 << 20;
+const MAX_INDEX: u64 = 32 << 20;
 
 /// The index of a worktree, kept open. Git replaces the index with a new file, so the open file keeps the old content.
 #[derive(Debug)]
@@ -104,8 +104,8 @@ fn covers(path: &[u8], name: &[u8]) -> bool {
 fn content(file: &mut File) -> Option<Vec<u8>> {
     let mut content = Vec::new();
     file.seek(SeekFrom::Start(0)).ok()?;
-    file.take(MOST_INDEX + 1).read_to_end(&mut content).ok()?;
-    (content.len() as u64 <= MOST_INDEX).then_some(content)
+    file.take(MAX_INDEX + 1).read_to_end(&mut content).ok()?;
+    (content.len() as u64 <= MAX_INDEX).then_some(content)
 }
 
 #[cfg(test)]

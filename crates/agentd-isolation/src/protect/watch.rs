@@ -4,7 +4,7 @@ use super::{
     gaps::{Cause, Gaps},
     git,
     plan::{self, GrantedTree},
-    report::{Change, How, MOST_REPORTED, Report, prioritize},
+    report::{Change, How, MAX_REPORTED, Report, prioritize},
     search::{Found, Limits, search},
     state::{self, EntryOrigin, Kind, Seen, States},
     tracked::Index,
@@ -18,7 +18,7 @@ use std::{
 };
 
 /// The maximum number of links in subdirectories whose targets are compared.
-const MOST_LINKS: usize = 1 << 12;
+const MAX_LINKS: usize = 1 << 12;
 
 /// The protected paths of some grants, and their state at the last observation.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Watch {
         prioritize(&mut changes);
         let has_content =
             |change: &&mut Change| !change.is_git_directory && !matches!(change.how, How::Removed | How::NotUpdated);
-        for change in changes.iter_mut().take(MOST_REPORTED).filter(has_content) {
+        for change in changes.iter_mut().take(MAX_REPORTED).filter(has_content) {
             change.digest = state::digest(&change.path);
         }
         changes
@@ -176,10 +176,10 @@ impl Observation {
             self.states.add_within_limit(path, true, time);
         }
         let is_link = |path: &&PathBuf| self.states.seen.get(*path).is_some_and(|seen| seen.kind == Kind::Link);
-        let mut links: Vec<PathBuf> = listed.iter().filter(is_link).take(MOST_LINKS + 1).cloned().collect();
-        if links.len() > MOST_LINKS {
-            self.gaps.add(&links[MOST_LINKS], Cause::TooManyListed);
-            links.truncate(MOST_LINKS);
+        let mut links: Vec<PathBuf> = listed.iter().filter(is_link).take(MAX_LINKS + 1).cloned().collect();
+        if links.len() > MAX_LINKS {
+            self.gaps.add(&links[MAX_LINKS], Cause::TooManyListed);
+            links.truncate(MAX_LINKS);
         }
         self.states.origin.led_to = true;
         for path in plan::linked(places, &links) {

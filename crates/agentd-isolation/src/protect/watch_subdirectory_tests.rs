@@ -142,14 +142,14 @@ fn change_outside_of_subdirectories_and_a_rare_kind_are_reported_before_many_of_
     let project = Project::new();
     let mut watch = project.watch();
     fs::create_dir(project.path("a")).unwrap();
-    for number in 0..MOST_REPORTED + 20 {
+    for number in 0..MAX_REPORTED + 20 {
         fs::write(project.path(&format!("a/{number}.code-workspace")), "").unwrap();
     }
     fs::write(project.path("AGENTS.md"), "evil").unwrap();
     fs::create_dir(project.path("z")).unwrap();
     fs::write(project.path("z/.envrc"), "evil").unwrap();
     let report = watch.report();
-    assert_eq!((report.changes.len(), report.omitted), (MOST_REPORTED, 22));
+    assert_eq!((report.changes.len(), report.omitted), (MAX_REPORTED, 22));
     for name in ["AGENTS.md", "z/.envrc"] {
         assert!(report.changes.iter().any(|change| change.path == project.path(name) && change.digest.is_some()), "{name}");
     }
@@ -159,7 +159,7 @@ fn change_outside_of_subdirectories_and_a_rare_kind_are_reported_before_many_of_
     let mut pending = report;
     pending.add(watch.report());
     assert!(pending.changes.iter().any(|change| change.path == project.path("CLAUDE.md")));
-    assert_eq!((pending.changes.len(), pending.omitted), (MOST_REPORTED, 23));
+    assert_eq!((pending.changes.len(), pending.omitted), (MAX_REPORTED, 23));
 }
 
 #[test]

@@ -217,12 +217,12 @@ fn watch_of_a_tree_that_is_too_large_reports_no_old_repository_as_new() {
 fn watch_with_many_changes_digests_at_most_the_reported_files() {
     let project = Project::new();
     let mut watch = project.watch();
-    for number in 0..MOST_REPORTED + 20 {
+    for number in 0..MAX_REPORTED + 20 {
         fs::write(project.path(&format!(".git/hooks/{number}")), "evil").unwrap();
     }
     let changes = watch.changes();
-    assert_eq!(changes.len(), MOST_REPORTED + 20);
-    assert_eq!(changes.iter().filter(|change| change.digest.is_some()).count(), MOST_REPORTED);
+    assert_eq!(changes.len(), MAX_REPORTED + 20);
+    assert_eq!(changes.iter().filter(|change| change.digest.is_some()).count(), MAX_REPORTED);
 }
 
 #[test]

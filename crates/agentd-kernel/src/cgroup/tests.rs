@@ -45,7 +45,7 @@ fn only_groups_of_dead_creators_are_orphaned() {
 }
 
 #[test]
-fn freezer_group_after_failed_gather_freezes_none_and_can_be_removed() {
+fn freezer_whose_attach_failed_freezes_no_process_and_can_be_removed() {
     let hierarchy = Hierarchy::detect();
     let freezer = match hierarchy.freezer(&Hierarchy::name(9_000), None) {
         Ok(freezer) => freezer,

@@ -9,10 +9,10 @@ use crate::syscall;
 use rustix::io::Errno;
 
 /// The longest processor mask that is read, in bytes. The kernel ignores the bits above its number of processors, 8192 at most.
-const LONGEST_MASK: usize = 1024;
+const MAX_MASK: usize = 1024;
 /// The shortest and the longest `struct sched_attr` that the kernel accepts (`SCHED_ATTR_SIZE_VER0`, one page).
 const SHORTEST_ATTR: usize = 48;
-const LONGEST_ATTR: usize = 4096;
+const MAX_ATTR: usize = 4096;
 
 /// The processes that a call changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Reschedule {
                 (target(argument(0), [arguments::IOPRIO_WHO_PROCESS, arguments::IOPRIO_WHO_PGRP], id(1))?, Input::None)
             }
             libc::SYS_sched_setaffinity => {
-                let length = usize::try_from(argument(1)).unwrap_or(LONGEST_MASK).min(LONGEST_MASK);
+                let length = usize::try_from(argument(1)).unwrap_or(MAX_MASK).min(MAX_MASK);
                 (Scope::Thread(id(0)), Input::Bytes(2, length))
             }
             libc::SYS_sched_setparam => (Scope::Thread(id(0)), Input::Bytes(1, parameters)),
@@ -127,7 +127,7 @@ fn target(kind: u32, [process, group]: [u32; 2], id: i32) -> Option<Scope> {
 fn attr_length(size: u32) -> Result<usize, Errno> {
     match usize::try_from(size).unwrap_or(usize::MAX) {
         0 => Ok(SHORTEST_ATTR),
-        size @ SHORTEST_ATTR..=LONGEST_ATTR => Ok(size),
+        size @ SHORTEST_ATTR..=MAX_ATTR => Ok(size),
         _ => Err(Errno::TOOBIG),
     }
 }
@@ -164,9 +164,9 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_bounded() {
+    fn sched_attr_with_length_outside_kernel_limits_is_refused() {
         let mask = decoded(libc::SYS_sched_setaffinity, [1, u64::MAX, 1, 0, 0, 0]).unwrap();
-        assert_eq!(mask.input, Input::Bytes(2, LONGEST_MASK));
+        assert_eq!(mask.input, Input::Bytes(2, MAX_MASK));
         assert_eq!(attr_length(0), Ok(48));
         assert_eq!(attr_length(4096), Ok(4096));
         assert_eq!(attr_length(47), Err(Errno::TOOBIG));

@@ -29,7 +29,7 @@ pub fn reschedule(number: libc::c_long, mut arguments: [u64; 3], input: Option<(
 
 /// Size of a processor mask in words: sufficient for most kernels, and an upper bound that no kernel reaches (`CONFIG_NR_CPUS`).
 const MASK_WORDS: usize = 1024 / libc::c_ulong::BITS as usize;
-const MOST_MASK_WORDS: usize = 64 * MASK_WORDS;
+const MAX_MASK_WORDS: usize = 64 * MASK_WORDS;
 
 /// Returns the processors that this process may run on (`sched_getaffinity(2)`), in ascending order.
 pub fn affinity() -> Result<Vec<usize>, Errno> {
@@ -43,7 +43,7 @@ fn affinity_from(mut words: usize) -> Result<Vec<usize>, Errno> {
         // SAFETY: the kernel writes at most the size of `mask`, which is passed, and every content is valid.
         let got = unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, size_of_val(mask.as_slice()), mask.as_mut_ptr()) };
         match check(got) {
-            Err(Errno::INVAL) if words < MOST_MASK_WORDS => words = (2 * words).max(1),
+            Err(Errno::INVAL) if words < MAX_MASK_WORDS => words = (2 * words).max(1),
             got => return got.map(|_| numbers(&mask)),
         }
     }
@@ -91,7 +91,7 @@ mod tests {
         let allowed = rustix::thread::sched_getaffinity(None).unwrap();
         let expected: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|number| allowed.is_set(*number)).collect();
         assert_eq!(affinity_from(0).unwrap(), expected);
-        assert_eq!(affinity_from(MOST_MASK_WORDS).unwrap(), expected);
+        assert_eq!(affinity_from(MAX_MASK_WORDS).unwrap(), expected);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Minimum size of a volume in bytes. `mkfs.ext4` omits the journal on smaller file systems.
-pub const LEAST_BYTES: u64 = 16 << 20;
+pub const MIN_BYTES: u64 = 16 << 20;
 
 /// Block size in bytes.
 const BLOCK: u64 = 4096;
@@ -70,9 +70,9 @@ pub fn format(image: &Path, bytes: u64) -> Result<(), ControlError> {
 /// Creates an image in `folder` without a name. The kernel deletes the image when its last descriptor is closed.
 pub fn nameless(folder: &Path, bytes: u64) -> Result<OwnedFd, ControlError> {
     let at = |call: &str| format!("{call} a volume in {}", folder.display());
-    if bytes < LEAST_BYTES {
+    if bytes < MIN_BYTES {
         return Err(ControlError::new(Control::Volume, at(&format!("create {bytes} bytes for")), Some(libc::EINVAL))
-            .remedy(format!("request at least {LEAST_BYTES} bytes")));
+            .remedy(format!("request at least {MIN_BYTES} bytes")));
     }
     let parent = open_named(folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;

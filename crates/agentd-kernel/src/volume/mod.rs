@@ -39,7 +39,7 @@ use std::{
     path::Path,
 };
 
-pub use format::{LEAST_BYTES, image_bytes};
+pub use format::{MIN_BYTES, image_bytes};
 
 /// Mount options (`ext4(5)`) in addition to `errors`. `discard` returns the blocks of deleted files to the host, shortly after
 /// the deletion. `noinit_itable` prevents the kernel from zeroing the inode tables of a sparse file in the background, which
@@ -78,7 +78,7 @@ impl Volume {
     ///
     /// # Errors
     /// - `EEXIST`: the name is taken.
-    /// - `EINVAL`: `bytes` is below [`LEAST_BYTES`], or `image` does not end in a file name.
+    /// - `EINVAL`: `bytes` is below [`MIN_BYTES`], or `image` does not end in a file name.
     /// - `ELOOP`, `ENOTDIR`: a component of the parent directory is a symbolic link.
     /// - `ENOENT`: `mkfs.ext4` is missing.
     pub fn format(image: &Path, bytes: u64) -> Result<(), ControlError> {

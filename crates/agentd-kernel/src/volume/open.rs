@@ -1,6 +1,6 @@
 //! Opening and locking the files of a volume, through paths without symbolic links.
 
-use super::{LEAST_BYTES, NOT_WHOLE};
+use super::{MIN_BYTES, NOT_WHOLE};
 use crate::{ErrnoContext, mount::open_beneath};
 use agentd_core::{Control, ControlError};
 use rustix::{
@@ -48,7 +48,7 @@ pub fn open_image(path: &Path) -> Result<OwnedFd, ControlError> {
         return refuse("can be opened by other users").map_err(|error| error.remedy("set its mode to 600"));
     }
     // The kernel returns ENOMEM for a file without a complete first block, which is misleading.
-    if u64::try_from(stat.st_size).is_ok_and(|size| size < LEAST_BYTES) {
+    if u64::try_from(stat.st_size).is_ok_and(|size| size < MIN_BYTES) {
         return Err(ControlError::new(Control::Volume, format!("mount {}", path.display()), Some(libc::EINVAL)).remedy(NOT_WHOLE));
     }
     Ok(image)

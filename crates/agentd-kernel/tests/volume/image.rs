@@ -2,7 +2,7 @@
 
 use crate::place::{ImageFileDir, SIZE, assert_is_roots, assert_whole, devices, is_direct, is_mounted, is_root, wait_until};
 use agentd_core::ControlError;
-use agentd_kernel::volume::{LEAST_BYTES, Volume};
+use agentd_kernel::volume::{MIN_BYTES, Volume};
 use std::{
     fs,
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink},
@@ -11,7 +11,7 @@ use std::{
 
 pub fn sparse() {
     let place = ImageFileDir::empty();
-    for bytes in [LEAST_BYTES, 10 << 30, (64 << 20) + 1] {
+    for bytes in [MIN_BYTES, 10 << 30, (64 << 20) + 1] {
         Volume::format(&place.image(), bytes).unwrap();
         let made = fs::metadata(place.image()).unwrap();
         assert_eq!((made.len(), made.mode() & 0o7777), (bytes / 4096 * 4096, 0o600));
@@ -37,7 +37,7 @@ pub fn leaves_nothing() {
     let place = ImageFileDir::empty();
     let name = place.image();
     for (name, bytes, errno) in [
-        (name.as_path(), LEAST_BYTES - 1, libc::EINVAL),
+        (name.as_path(), MIN_BYTES - 1, libc::EINVAL),
         (&name, u64::MAX, libc::EINVAL),
         (&name.join("below"), SIZE, libc::ENOENT),
         (Path::new("/"), SIZE, libc::EINVAL),
@@ -77,7 +77,7 @@ pub fn not_whole() {
         file(&place).set_len(cut).unwrap();
         file(&place).set_len(length).unwrap();
         let error = Volume::attach(&place.image(), &place.mount()).unwrap_err();
-        if is_root() || file(&place).metadata().unwrap().len() < LEAST_BYTES {
+        if is_root() || file(&place).metadata().unwrap().len() < MIN_BYTES {
             assert_eq!(error.errno, Some(libc::EINVAL), "{what}: {error}");
             assert!(error.remedy.as_str().contains("not a whole ext4 file system"), "{what}: {error}");
         } else {

@@ -1,7 +1,7 @@
 //! A temporary directory with a sandbox store. Dropping it removes all files, whatever their modes.
 
 use agentd_core::{Bytes, SandboxSpec, Writable};
-use agentd_kernel::{mount::OwnMounts, volume::LEAST_BYTES};
+use agentd_kernel::{mount::OwnMounts, volume::MIN_BYTES};
 use agentd_sandboxes::{LayerId, Name, Problem, Record, SandboxSettings, State};
 use std::{
     fs,
@@ -91,7 +91,7 @@ impl Drop for StateDir {
 
 /// Returns the description of a sandbox with a disk limit.
 pub fn limited() -> SandboxSettings {
-    let spec = SandboxSpec { writable: Writable::Volume(Bytes(LEAST_BYTES)), ..SandboxSpec::default() };
+    let spec = SandboxSpec { writable: Writable::Volume(Bytes(MIN_BYTES)), ..SandboxSpec::default() };
     SandboxSettings { spec, ..SandboxSettings::default() }
 }
 

@@ -19,7 +19,7 @@ const FIRST_PAUSE: Duration = Duration::from_micros(50);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Longest pause between two checks for orphans of a sandbox without a pid namespace.
-const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a supervisor without a pid namespace may take to end its process tree before it is killed. A payload with the
 /// supervisor's uid can stop it again after each `SIGCONT`.
@@ -125,7 +125,7 @@ impl Ending {
             }
         };
         if !self.live.namespaced && !sweep::try_kill_orphans(keep) {
-            self.retry = Some(Retry::after((pause * 2).min(LONGEST_PAUSE)));
+            self.retry = Some(Retry::after((pause * 2).min(MAX_PAUSE)));
             return None;
         }
         match self.remove_groups() {

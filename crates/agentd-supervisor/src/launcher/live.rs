@@ -15,7 +15,7 @@ use std::{
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest pause between two checks of a cgroup that is being frozen.
-const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_millis(10);
 
 /// A running sandbox.
 pub(super) struct Live {
@@ -65,7 +65,7 @@ impl Freezing {
             return Some(Err(error));
         }
         self.at = Instant::now() + self.pause;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
         None
     }
 }

@@ -167,9 +167,9 @@ fn now(record: &Record, status: &[Status]) -> String {
 /// Returns the activity of a sandbox with processes as text.
 pub(crate) fn in_words(doing: Activity) -> String {
     match doing {
-        Activity::Stands { commands } => format!("paused, {}", counted(commands)),
-        Activity::Lives { commands } => format!("live, {}", counted(commands)),
-        Activity::Changes => "changing".to_owned(),
+        Activity::Paused { commands } => format!("paused, {}", counted(commands)),
+        Activity::Live { commands } => format!("live, {}", counted(commands)),
+        Activity::Changing => "changing".to_owned(),
     }
 }
 
@@ -182,9 +182,9 @@ fn counted(commands: usize) -> String {
 pub(crate) fn state(doing: Option<Activity>) -> (&'static str, Option<usize>) {
     match doing {
         None => ("stopped", Some(0)),
-        Some(Activity::Stands { commands }) => ("paused", Some(commands)),
-        Some(Activity::Lives { commands }) => ("live", Some(commands)),
-        Some(Activity::Changes) => ("changing", None),
+        Some(Activity::Paused { commands }) => ("paused", Some(commands)),
+        Some(Activity::Live { commands }) => ("live", Some(commands)),
+        Some(Activity::Changing) => ("changing", None),
     }
 }
 

@@ -2,7 +2,7 @@
 //! step of the host must not follow its links. Backends mount the grant, share it over FUSE, or copy it into a guest and back.
 
 use crate::{
-    exchange::{Exchange, MOST_ATTEMPTS},
+    exchange::{Exchange, MAX_ATTEMPTS},
     support::{self, backend, grant, out, script},
 };
 use agentd::isolation::{Access, Grant, IsolationError, Sandbox, SandboxSpec, grants::pin};
@@ -104,7 +104,7 @@ async fn exchanged(name: &'static str) {
         if enough && refused > 0 {
             break;
         }
-        assert!(request < MOST_ATTEMPTS, "{created} sandboxes were created, {shown} showed the grant, {refused} were refused");
+        assert!(request < MAX_ATTEMPTS, "{created} sandboxes were created, {shown} showed the grant, {refused} were refused");
         let Ok(sandbox) = create(name, vec![grant(&docs, Access::ReadWrite)]).await else {
             refused += 1;
             continue;

@@ -20,7 +20,7 @@ const PAUSES: [Duration; 5] =
 const PHASE: Duration = Duration::from_millis(50);
 
 /// The number of attempts within which a test must have seen every kind of outcome.
-pub const MOST_ATTEMPTS: u32 = 1000;
+pub const MAX_ATTEMPTS: u32 = 1000;
 
 /// Exchanges two paths until it is dropped. Each path then leads to its first object again.
 pub struct Exchange {

@@ -36,7 +36,7 @@ pub const NAME: &str = "test-machine";
 const PLACE: &str = "AGENTD_TEST_MACHINE";
 
 /// The largest size in bytes of grants that are copied into a machine.
-pub const MOST_COPIED: u64 = 1 << 20;
+pub const MAX_COPIED: u64 = 1 << 20;
 
 /// The argument of a process that creates the namespaces.
 const ISOLATE: &str = "isolate";
@@ -342,7 +342,7 @@ pub async fn open_with_copies(
     spec: SandboxSpec,
 ) -> Result<Arc<GuestSandbox>, IsolationError> {
     let connect = async || tokio::net::UnixStream::connect(socket).await.unwrap();
-    let copies = Copies::plan(&spec.grants, &machine.place.path().join("machine/copies"), MOST_COPIED).await?;
+    let copies = Copies::plan(&spec.grants, &machine.place.path().join("machine/copies"), MAX_COPIED).await?;
     for number in 0..copies.as_ref().map_or(0, |copies| copies.count()) {
         copies.as_ref().unwrap().fill(number, connect().await).await?;
     }

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 /// The maximum length of a name (`PATH_MAX`). A version 4 entry of 65 bytes can repeat a previous name of any length.
-const MOST_NAME: usize = 4096;
+const MAX_NAME: usize = 4096;
 
 /// The maximum number of entries that are kept, equal to the number that [`super::super::state::States`] compares.
-const MOST_WANTED: usize = 8192;
+const MAX_WANTED: usize = 8192;
 
 /// The index entry of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +25,8 @@ impl IndexEntry {
     }
 }
 
-/// Returns the entries of the files for which `wanted` returns true, at most [`MOST_WANTED`]. If the index is damaged or has a
-/// name longer than [`MOST_NAME`], returns the entries before that place.
+/// Returns the entries of the files for which `wanted` returns true, at most [`MAX_WANTED`]. If the index is damaged or has a
+/// name longer than [`MAX_NAME`], returns the entries before that place.
 pub(in super::super) fn entries(
     content: &[u8],
     object_bytes: usize,
@@ -39,7 +39,7 @@ pub(in super::super) fn entries(
     for _ in 0..count {
         let Some(entry) = entry(&mut cursor, version, object_bytes, &mut name) else { break };
         if wanted(&name) {
-            if found.len() >= MOST_WANTED {
+            if found.len() >= MAX_WANTED {
                 break;
             }
             found.insert(name.clone(), entry);
@@ -76,7 +76,7 @@ fn entry(cursor: &mut Cursor<'_>, version: u32, object_bytes: usize, name: &mut 
         let length = cursor.at - 1 - start;
         cursor.at = start + (length / 8 + 1) * 8;
     }
-    (name.len() <= MOST_NAME).then_some(IndexEntry { object, stat: (fields[2], fields[9]) })
+    (name.len() <= MAX_NAME).then_some(IndexEntry { object, stat: (fields[2], fields[9]) })
 }
 
 struct Cursor<'a> {
@@ -172,8 +172,8 @@ mod tests {
     #[test]
     fn entries_of_long_repeated_names_end_at_the_longest_path() {
         let names = |length| entries(&growing(length, 3), 20, |_| true).len();
-        assert_eq!(names(MOST_NAME), 1);
-        assert_eq!(names(MOST_NAME + 1), 0);
+        assert_eq!(names(MAX_NAME), 1);
+        assert_eq!(names(MAX_NAME + 1), 0);
         assert_eq!(names(8), 3);
     }
 
@@ -186,7 +186,7 @@ mod tests {
             content.push(if number == 0 { 0 } else { 4 });
             content.extend(format!("{number:04x}\0").into_bytes());
         }
-        assert_eq!(entries(&content, 20, |_| true).len(), MOST_WANTED);
+        assert_eq!(entries(&content, 20, |_| true).len(), MAX_WANTED);
     }
 
     proptest! {

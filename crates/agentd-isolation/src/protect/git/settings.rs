@@ -15,25 +15,25 @@ use std::{
 };
 
 /// The maximum number of files that are read for one repository.
-const MOST_FILES: usize = 64;
+const MAX_FILES: usize = 64;
 
 /// The maximum depth of includes; git fails beyond it (`MAX_INCLUDE_DEPTH` in its `config.c`).
-const MOST_DEPTH: usize = 10;
+const MAX_DEPTH: usize = 10;
 
 /// The maximum number of files that are read for all repositories of a tree.
-const MOST_FILES_OF_ALL: usize = 1024;
+const MAX_FILES_OF_ALL: usize = 1024;
 
 /// The names of the settings files in a git directory.
 const SETTINGS: [&str; 2] = ["config", "config.worktree"];
 
 /// The maximum number of words of a command that are examined.
-const MOST_WORDS: usize = 16;
+const MAX_WORDS: usize = 16;
 
 /// The maximum number of values that are looked up in the file system as paths. No genuine settings name so many.
-const MOST_PLACES: usize = 4096;
+const MAX_PLACES: usize = 4096;
 
 /// The maximum length of a path in the kernel (`PATH_MAX`), and therefore in git.
-const MOST_PATH: usize = 4096;
+const MAX_PATH: usize = 4096;
 
 /// The paths that settings name.
 #[derive(Debug, Default)]
@@ -92,14 +92,14 @@ const COMMANDS: [(&str, &str); 33] = [
 /// Returns the paths that the settings in `files` and those of user and system name. Relative paths start at `worktree`.
 /// Conditional includes are always followed, because their conditions depend on state that a payload can change.
 pub(super) fn named(files: &[PathBuf], worktree: &Path) -> Named {
-    of_each([(files.to_vec(), worktree)], MOST_FILES)
+    of_each([(files.to_vec(), worktree)], MAX_FILES)
 }
 
 /// Returns the named paths like [`named`] for git directories with their worktrees. All repositories share one limit of files,
 /// because a payload may have created hundreds of them.
 pub(in super::super) fn named_by_all<'a>(directories: impl IntoIterator<Item = (&'a Path, &'a Path)>) -> Named {
     let files = |directory: &Path| SETTINGS.map(|name| directory.join(name)).to_vec();
-    of_each(directories.into_iter().map(|(directory, worktree)| (files(directory), worktree)), MOST_FILES_OF_ALL)
+    of_each(directories.into_iter().map(|(directory, worktree)| (files(directory), worktree)), MAX_FILES_OF_ALL)
 }
 
 /// Reads the settings of each repository; `files` is the total number of files to read at most.
@@ -109,7 +109,7 @@ fn of_each<'a>(repositories: impl IntoIterator<Item = (Vec<PathBuf>, &'a Path)>,
     let of_user: Vec<PathBuf> = of_user(home.as_deref()).into_iter().filter_map(|file| file.canonicalize().ok()).collect();
     let named = Named::default();
     let (home, worktree) = (home.as_deref(), Path::new("/"));
-    let mut reader = Reader { home, worktree, files, depth: 0, places: MOST_PLACES, named };
+    let mut reader = Reader { home, worktree, files, depth: 0, places: MAX_PLACES, named };
     for (own, worktree) in repositories {
         reader.worktree = worktree;
         of_user.iter().chain(&own).for_each(|file| reader.read(file));
@@ -148,7 +148,7 @@ impl Reader<'_> {
             return;
         };
         self.files = left;
-        if self.depth > MOST_DEPTH {
+        if self.depth > MAX_DEPTH {
             self.named.gaps.add(file, Cause::TooManySettings);
             return;
         }
@@ -178,7 +178,7 @@ impl Reader<'_> {
             self.named.paths.extend(place);
         } else if COMMANDS.iter().any(|(s, k)| section == s.as_bytes() && (*k == "*" || key == k.as_bytes())) {
             let words = value.split(|c| c.is_ascii_whitespace() || b"\"'!;&|()".contains(c)).filter(|word| !word.is_empty());
-            for word in words.take(MOST_WORDS) {
+            for word in words.take(MAX_WORDS) {
                 // A word that names a file of the worktree is taken for a program or a script.
                 let place = self.place(self.worktree, word).filter(|place| place.is_file());
                 self.named.paths.extend(place);
@@ -188,7 +188,7 @@ impl Reader<'_> {
 
     /// Returns the path that a value names, without `.` and `..`.
     fn place(&mut self, base: &Path, value: &[u8]) -> Option<PathBuf> {
-        if value.len() > MOST_PATH {
+        if value.len() > MAX_PATH {
             return None;
         }
         let path = match value.strip_prefix(b"~/") {
@@ -249,8 +249,8 @@ mod tests {
     fn settings_over_a_limit_are_incomplete() {
         assert!(!is_incomplete(b"[core]\nhooksPath = x\n"));
         let many = |count| [&b"[core]\n"[..], &b"hooksPath=a\n".repeat(count)].concat();
-        assert!(!is_incomplete(&many(MOST_PLACES / 2)));
-        assert!(is_incomplete(&many(MOST_PLACES + 1)));
+        assert!(!is_incomplete(&many(MAX_PLACES / 2)));
+        assert!(is_incomplete(&many(MAX_PLACES + 1)));
         assert!(is_incomplete(&vec![b'\n'; usize::try_from(read::MOST).unwrap() + 1]));
         assert!(is_incomplete(b"[include]\npath = config\n"));
     }

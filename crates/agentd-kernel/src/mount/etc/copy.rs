@@ -22,9 +22,9 @@ use std::{
 const UNFINISHED: &str = ".etc.agentd";
 
 /// Limits of a copy: entries, bytes of a file, bytes in total, and depth. A common `/etc` has 3,000 entries and 10 MiB.
-const MOST_ENTRIES: usize = 20_000;
-const MOST_OF_A_FILE: u64 = 4 << 20;
-const MOST_BYTES: u64 = 64 << 20;
+const MAX_ENTRIES: usize = 20_000;
+const MAX_OF_A_FILE: u64 = 4 << 20;
+const MAX_BYTES: u64 = 64 << 20;
 const DEEPEST: usize = 64;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
@@ -44,7 +44,7 @@ pub(super) fn copy(host: &OwnedFd, root: &OwnedFd, notes: &mut Vec<String>) -> R
     copy.directory(host, &to, Path::new(""), 0)?;
     if copy.is_partial {
         notes.push(format!(
-            "the host's /etc has more than {MOST_ENTRIES} entries, {MOST_BYTES} bytes or {DEEPEST} levels: only a part was copied"
+            "the host's /etc has more than {MAX_ENTRIES} entries, {MAX_BYTES} bytes or {DEEPEST} levels: only a part was copied"
         ));
     }
     rustix::fs::renameat(root, UNFINISHED, root, "etc").during(Control::Mounts, at("finish"))
@@ -66,7 +66,7 @@ impl Copy {
         let Ok(names) = agentd_disk::names(from.as_fd()) else { return Ok(()) };
         for name in names {
             self.entries += 1;
-            if self.entries > MOST_ENTRIES || self.bytes > MOST_BYTES || depth > DEEPEST {
+            if self.entries > MAX_ENTRIES || self.bytes > MAX_BYTES || depth > DEEPEST {
                 self.is_partial = true;
                 return Ok(());
             }
@@ -110,17 +110,17 @@ fn make_directory(parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<OwnedFd>
     open_beneath(parent, Path::new(name), DIRECTORY)
 }
 
-/// Reads a world-readable regular file of at most [`MOST_OF_A_FILE`] bytes. Returns its attributes and content, or `None` for any
+/// Reads a world-readable regular file of at most [`MAX_OF_A_FILE`] bytes. Returns its attributes and content, or `None` for any
 /// other file.
 fn read(from: &OwnedFd, name: &OsStr) -> Option<(Stat, Vec<u8>)> {
     let file = open_beneath(from, Path::new(name), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).ok()?;
     let stat = rustix::fs::fstat(&file).ok()?;
     let is_regular = FileType::from_raw_mode(stat.st_mode).is_file();
-    if !is_regular || !super::is_for_everybody(&stat) || u64::try_from(stat.st_size).ok()? > MOST_OF_A_FILE {
+    if !is_regular || !super::is_for_everybody(&stat) || u64::try_from(stat.st_size).ok()? > MAX_OF_A_FILE {
         return None;
     }
     let mut content = Vec::new();
-    File::from(file).take(MOST_OF_A_FILE).read_to_end(&mut content).ok()?;
+    File::from(file).take(MAX_OF_A_FILE).read_to_end(&mut content).ok()?;
     Some((stat, content))
 }
 
