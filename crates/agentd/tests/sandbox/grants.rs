@@ -97,16 +97,20 @@ fn daemon_refuses_grants_of_secrets_that_command_line_would_refuse() {
         (Grant { guard: GuardRule::Waive, ..resolved(&ssh) }, "waives the guard"),
         (Grant::new(real("data"), Access::ReadOnly), "AGENTD_DATA_DIR"),
         (Grant::new(real("data/sandboxes/keeper"), Access::ReadOnly), "AGENTD_DATA_DIR"),
+        (resolved(&real("data")), "AGENTD_DATA_DIR"),
     ];
     let base = "base".parse::<Name>().unwrap();
     for (grant, reason) in attacks {
         let path = grant.path.clone();
+        // `create` resolves grants in the client, and `regrant` sends them to the daemon as they are.
+        let unresolved = grant.object.is_none() && grant.guard == GuardRule::Apply;
         let regranted = runtime.block_on(client.regrant(&base, vec![grant.clone()]));
         let refused = create("attack", grant).unwrap_err().to_string();
         assert!(refused.contains(reason), "{}: {refused}", path.display());
         // A grant of agentd's own folder is refused at the next start.
         let regranted = regranted.and_then(|()| runtime.block_on(client.exec(&base, agentd_core::Command::default())).map(drop));
         let refused = regranted.unwrap_err().to_string();
+        let reason = if unresolved { "has not resolved the path" } else { reason };
         assert!(refused.contains(reason), "regrant of {}: {refused}", path.display());
     }
     assert_eq!(place.agentd(&["ls"]).lines().count(), 1);
