@@ -69,7 +69,7 @@ fn doctor_bench_completions_and_man_succeed() {
     assert!(said(&["doctor"]).contains("auto selects linux-native"));
     let report: Value = serde_json::from_str(&said(&["doctor", "--json", "--backend", "linux"])).unwrap();
     assert!(report["backends"][0]["evidence"].as_array().unwrap().len() > 30);
-    let table: Value = serde_json::from_str(&said(&["bench", "--json", "--rounds", "5"])).unwrap();
+    let table: Value = serde_json::from_str(&said(&["bench", "--json", "--rounds", "1"])).unwrap();
     let names: Vec<&str> = table["rows"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
     for backend in ["linux-native", "container"] {
         for what in ["exec in a live sandbox", "create + exec + destroy"] {
