@@ -215,6 +215,21 @@ fn xdg_data_home_in_workspace_is_not_used() {
 }
 
 #[test]
+fn read_only_grant_in_which_agentd_would_create_its_data_directory_fails() {
+    let place = OwnStateDir::new();
+    // A sandbox that is live when agentd creates the folder would see the key and the socket of the daemon.
+    let data = place.path("work/new/data");
+    fs::create_dir(place.path("work/new")).unwrap();
+    for backend in ["linux-native", "container"] {
+        let mut run = place.agentd();
+        run.args(["run", "--backend", backend, "--workspace", "none", "--ro", arg(&place.path("work/new")), "--", "true"]);
+        let output = run.env("AGENTD_DATA_DIR", &data).output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{output:?}");
+        assert!(text(&output.stderr).contains(arg(&data)), "{output:?}");
+    }
+}
+
+#[test]
 fn named_sandbox_with_grant_of_data_directory_fails() {
     let place = OwnStateDir::new();
     let data = place.path("home/.local/share/agentd");
@@ -292,6 +307,22 @@ fn backend_that_shares_host_kernel_fails_kernel_isolation_requirement() {
 /// Tests that need root. An ordinary user skips them: `--skip as_root::`.
 mod as_root {
     use super::*;
+
+    #[test]
+    fn grant_of_the_runtime_directory_of_another_user_fails() {
+        let place = OwnStateDir::new();
+        for made in ["/run/user/1000", "/run/user/1000/agentd"] {
+            let script = r#"mount -t tmpfs none /run/user && mkdir -p "$0" && chown -R 1000:1000 /run/user/1000 &&
+                exec "$1" run --workspace none "$2" /run/user/1000 -- true"#;
+            for access in ["--ro", "--rw"] {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "sh", "-c", script, made, arg(&program()), access]).current_dir("/");
+                let output = command.env("HOME", place.path("home")).output().unwrap();
+                assert_eq!(output.status.code(), Some(125), "{output:?}");
+                assert!(text(&output.stderr).contains("/run/user/1000/agentd"), "{output:?}");
+            }
+        }
+    }
 
     #[test]
     fn grant_of_bind_mounted_data_directory_fails() {

@@ -16,11 +16,22 @@ const PROOFS: [&str; 4] = [".local", "share", NAME, "proofs"];
 
 const GRANT_ANOTHER: &str = "grant a directory that does not overlap it";
 
+/// The grants that a folder forbids while it does not exist.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum WhileMissing {
+    /// The folder forbids no grant: agentd trusts it only if it existed before.
+    Allow,
+    /// The folder forbids writable grants that would contain it: a payload could create what agentd trusts.
+    RefuseWritable,
+    /// The folder forbids all grants that would contain it: a sandbox that is live when agentd creates the folder would see keys and
+    /// sockets.
+    RefuseAll,
+}
+
 /// A folder that no grant may contain or lie in.
 pub(super) struct Folder {
     pub path: PathBuf,
-    /// Whether agentd trusts the folder even if a payload creates it later.
-    pub may_be_made: bool,
+    pub while_missing: WhileMissing,
     /// The purpose of the folder, for the message.
     pub holds: &'static str,
     /// The advice to the user, for the message.
@@ -30,7 +41,7 @@ pub(super) struct Folder {
 impl Folder {
     fn data(path: PathBuf) -> Self {
         let holds = "where agentd stores images, sandboxes and its daemon's socket";
-        Self { path, may_be_made: true, holds, remedy: GRANT_ANOTHER }
+        Self { path, while_missing: WhileMissing::RefuseAll, holds, remedy: GRANT_ANOTHER }
     }
 
     /// Creates the entry of the folder that `AGENTD_DATA_DIR` names. The default folders stay refused if the variable changes.
@@ -42,17 +53,19 @@ impl Folder {
     }
 
     fn cache(path: PathBuf) -> Self {
-        Self { path, may_be_made: true, holds: "where agentd stores the results of its probes", remedy: GRANT_ANOTHER }
+        let holds = "where agentd stores the results of its probes";
+        Self { path, while_missing: WhileMissing::RefuseAll, holds, remedy: GRANT_ANOTHER }
     }
 
     fn configuration(path: PathBuf) -> Self {
-        Self { path, may_be_made: true, holds: "which is reserved for agentd's configuration", remedy: GRANT_ANOTHER }
+        let holds = "which is reserved for agentd's configuration";
+        Self { path, while_missing: WhileMissing::RefuseWritable, holds, remedy: GRANT_ANOTHER }
     }
 
     /// Creates an entry for a folder of a backend, which contains programs that the backend executes or state that it trusts.
     pub fn of_backend(path: &Path) -> Self {
         let holds = "which holds files that the backend executes or trusts";
-        Self { path: path.to_path_buf(), may_be_made: true, holds, remedy: GRANT_ANOTHER }
+        Self { path: path.to_path_buf(), while_missing: WhileMissing::RefuseWritable, holds, remedy: GRANT_ANOTHER }
     }
 }
 
@@ -64,6 +77,7 @@ pub(super) fn all() -> Vec<Folder> {
     let mut folders: Vec<Folder> = named.or_else(|| data::data_directory().map(Folder::data)).into_iter().collect();
     let uids = uids();
     folders.extend(uids.iter().map(|uid| Folder::cache(runtime_base(*uid).join(NAME))));
+    folders.extend(runtime_folders());
     folders.push(Folder::configuration(Path::new("/etc").join(NAME)));
     if user == 0 {
         folders.push(Folder::data("/var/lib/agentd".into()));
@@ -78,9 +92,18 @@ pub(super) fn all() -> Vec<Folder> {
         // A sandbox created by root has the rights of the owner of a granted directory, so the folders of other users are refused
         // like root's own.
         let others = homes.into_iter().filter(|(uid, _)| *uid != 0).flat_map(|(_, home)| of_home(&home));
-        folders.extend(others.filter(|folder| folder.path.exists()).map(|folder| Folder { may_be_made: false, ..folder }));
+        folders.extend(
+            others.filter(|folder| folder.path.exists()).map(|folder| Folder { while_missing: WhileMissing::Allow, ..folder }),
+        );
     }
     folders
+}
+
+/// Returns agentd's folder in the runtime directory of each user. Root can grant those of all users. In nested user namespaces, the
+/// runtime directory of the caller is that of a uid which this process does not know.
+fn runtime_folders() -> impl Iterator<Item = Folder> {
+    let users = std::fs::read_dir("/run/user").into_iter().flatten().flatten();
+    users.map(|user| Folder::cache(user.path().join(NAME)))
 }
 
 fn of_home(home: &Path) -> [Folder; 3] {

@@ -19,7 +19,7 @@ pub use private::{create, read, read_secret, replace};
 
 use crate::grants;
 use agentd_core::{Access, Grant, IsolationError, SandboxSpec};
-use folders::Folder;
+use folders::{Folder, WhileMissing};
 use mounts::Mounts;
 use overlap::{FolderTree, GrantedTree, Objects};
 use std::path::Path;
@@ -63,13 +63,17 @@ fn check(grants: &[Grant], more: &[&Path]) -> Result<(), IsolationError> {
     Ok(())
 }
 
-/// Returns the reason for which `folder` forbids `grant`, if it does. A missing folder forbids only writable grants, because a
-/// payload could create it.
+/// Returns the reason for which `folder` forbids `grant`, if it does.
 fn refusal(grant: &Grant, granted: &GrantedTree, folder: &Folder, tree: &FolderTree) -> Option<&'static str> {
     if granted.lies_in(tree) {
         return Some("the grant lies in");
     }
-    let matters = grant.access == Access::ReadWrite && folder.may_be_made || tree.exists();
+    let matters = tree.exists()
+        || match folder.while_missing {
+            WhileMissing::Allow => false,
+            WhileMissing::RefuseWritable => grant.access == Access::ReadWrite,
+            WhileMissing::RefuseAll => true,
+        };
     (matters && granted.contains(tree)).then_some("the grant contains")
 }
 

@@ -28,7 +28,7 @@ fn grant_that_contains_a_folder_or_lies_in_one_is_refused() {
 }
 
 #[test]
-fn folder_that_does_not_exist_is_refused_in_a_writable_grant_only() {
+fn backend_folder_that_does_not_exist_is_refused_in_a_writable_grant_only() {
     let root = tempfile::tempdir().unwrap();
     let own = root.path().join("share/agentd");
     assert!(refused(root.path(), Access::ReadWrite, &own).is_some());

@@ -17,9 +17,20 @@ const PR_SCHED_CORE: u32 = 62;
 /// Kinds of targets of `ioprio_set(2)`.
 pub(super) const IOPRIO_WHO_PROCESS: u32 = 1;
 pub(super) const IOPRIO_WHO_PGRP: u32 = 2;
-/// Ioctls that inject input into a terminal or change its line discipline or the console: CVE-2017-5226 and `ioctl_console(2)`.
-const TERMINAL: [u32; 4] =
-    [0x5412 /* TIOCSTI */, 0x541c /* TIOCLINUX */, 0x541d /* TIOCCONS */, 0x5423 /* TIOCSETD */];
+/// Ioctls that inject input into a terminal or change its line discipline or the console (CVE-2017-5226 and `ioctl_console(2)`),
+/// and ioctls that move blocks between files and leave size and time stamps as they are, by which changes of protected paths are
+/// found (`fs/ext4/ext4.h`, `include/uapi/linux/f2fs.h` and `fs/xfs/libxfs/xfs_fs.h` of Linux).
+const IOCTLS: [u32; 9] = [
+    0x5412,      // TIOCSTI
+    0x541c,      // TIOCLINUX
+    0x541d,      // TIOCCONS
+    0x5423,      // TIOCSETD
+    0xc028_660f, // EXT4_IOC_MOVE_EXT
+    0xc020_f509, // F2FS_IOC_MOVE_RANGE
+    0xc0c0_586d, // XFS_IOC_SWAPEXT
+    0x4028_5881, // XFS_IOC_EXCHANGE_RANGE
+    0x4058_5883, // XFS_IOC_COMMIT_RANGE
+];
 /// Personalities that change no protection: Linux, the query, and 32-bit Linux (`personality(2)`).
 const PERSONALITIES: [u32; 3] = [0, 0xffff_ffff, 8];
 
@@ -27,7 +38,7 @@ const PERSONALITIES: [u32; 3] = [0, 0xffff_ffff, 8];
 pub(super) fn rules(plan: SeccompPlan) -> Vec<(&'static str, i64, Decision)> {
     vec![
         ("clone", libc::SYS_clone, only([vec![masked(0, NAMESPACES, &[0])]])),
-        ("ioctl", libc::SYS_ioctl, only([vec![none_of(1, &TERMINAL)]])),
+        ("ioctl", libc::SYS_ioctl, only([vec![none_of(1, &IOCTLS)]])),
         ("socket", libc::SYS_socket, sockets(plan.profile)),
         ("socketpair", libc::SYS_socketpair, Decision::Check(vec![allow(vec![one_of(0, &numbers([libc::AF_UNIX]))])], NO_FAMILY)),
         ("prlimit64", libc::SYS_prlimit64, limits_by_prlimit()),

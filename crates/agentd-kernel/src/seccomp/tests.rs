@@ -32,7 +32,7 @@ macro_rules! call {
 
 #[test]
 fn dangerous_calls_are_refused_in_every_profile() {
-    let attempts: [Attempt; 35] = [
+    let attempts: [Attempt; 37] = [
         ("unshare user", call!(libc::SYS_unshare, libc::CLONE_NEWUSER), libc::EPERM),
         ("clone user", call!(libc::SYS_clone, libc::CLONE_NEWUSER | libc::SIGCHLD, 0, 0, 0, 0), libc::EPERM),
         ("clone3", call!(libc::SYS_clone3, 0, 0), libc::ENOSYS),
@@ -47,6 +47,8 @@ fn dangerous_calls_are_refused_in_every_profile() {
         ("open_by_handle_at", call!(libc::SYS_open_by_handle_at, -1, 0, 0), libc::EPERM),
         ("personality", call!(libc::SYS_personality, 0x0040_0000), libc::EPERM),
         ("TIOCSTI", call!(libc::SYS_ioctl, -1, 0x5412, 0), libc::EPERM),
+        ("EXT4_IOC_MOVE_EXT", call!(libc::SYS_ioctl, -1, 0xc028_660f_u64, 0), libc::EPERM),
+        ("XFS_IOC_SWAPEXT", call!(libc::SYS_ioctl, -1, 0xc0c0_586d_u64, 0), libc::EPERM),
         ("TIOCSTI with high bits", call!(libc::SYS_ioctl, -1, 0x1_0000_5412_u64, 0), libc::EPERM),
         ("TIOCLINUX", call!(libc::SYS_ioctl, -1, 0x541c, 0), libc::EPERM),
         ("vsock", call!(libc::SYS_socket, 40, libc::SOCK_STREAM, 0), libc::EAFNOSUPPORT),
