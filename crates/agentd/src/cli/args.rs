@@ -98,6 +98,6 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     pub json: bool,
     /// Number of rounds; each round measures every row once
-    #[arg(long, value_name = "NUMBER", default_value = "200", value_parser = clap::value_parser!(u32).range(5..=10_000))]
+    #[arg(long, value_name = "NUMBER", default_value = "200", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rounds: u32,
 }
