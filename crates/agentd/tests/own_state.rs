@@ -312,7 +312,7 @@ mod as_root {
     fn grant_of_the_runtime_directory_of_another_user_fails() {
         let place = OwnStateDir::new();
         for made in ["/run/user/1000", "/run/user/1000/agentd"] {
-            let script = r#"mount -t tmpfs none /run/user && mkdir -p "$0" && chown -R 1000:1000 /run/user/1000 &&
+            let script = r#"mount -t tmpfs none /run && mkdir -p "$0" && chown -R 1000:1000 /run/user/1000 &&
                 exec "$1" run --workspace none "$2" /run/user/1000 -- true"#;
             for access in ["--ro", "--rw"] {
                 let mut command = Command::new("unshare");
