@@ -52,23 +52,12 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "gondolin-root",
         place: Place::Host(User::Root),
-        suites: Suites::Only(&["gondolin"]),
+        suites: Suites::Only(&["gondolin", "attack"]),
         backends: "gondolin",
         needs: &[Asset::Programs, Asset::Gondolin],
         turn: Turn::Always,
-        minutes: 3,
-        why: "features that only Gondolin has; processes killed at many moments",
-    },
-    Row {
-        name: "gondolin-attack",
-        place: Place::Host(User::Root),
-        suites: Suites::Only(&["attack"]),
-        backends: "gondolin",
-        needs: &[Asset::Programs, Asset::Gondolin],
-        turn: Turn::Rotates(2),
         minutes: 6,
-        why: "each attack boots an emulated machine; every run tries the attacks in microVMs in `firecracker-attack`. The sandbox \
-              in the guest is that of `container`",
+        why: "the attacks, and features that only Gondolin has",
     },
     Row {
         name: "gondolin-conformance",
