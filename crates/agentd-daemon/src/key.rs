@@ -1,8 +1,9 @@
 //! The key of clients in other namespaces.
 //!
 //! The daemon serves a client in its own user and PID namespaces without a key, because no payload runs there. A client in other
-//! namespaces (a rootless toolbox, `unshare --user`) may be a payload that reached the socket. It must present a key: a file that
-//! only the user may read, in a folder that no sandbox can reach, and not the folder of the socket.
+//! namespaces (a rootless toolbox, `unshare --user`) may be a payload that reached the socket. Such a client must present a key: the
+//! content of a file that only the user may read. No grant may contain the folder of the key or that of the socket, nor the place of
+//! one that does not exist yet. Without a runtime directory of the user, both lie below the data folder.
 
 use agentd_isolation::own_state;
 use agentd_kernel::peer::{self, Peer, PeerError};
