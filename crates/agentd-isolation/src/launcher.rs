@@ -11,15 +11,16 @@ use agentd_kernel::cgroup::Hierarchy;
 use agentd_log::LogFailure as _;
 use agentd_supervisor::{
     channel::{self, Channel, ChannelError},
-    launcher as process,
+    launcher::{self, StartedLauncher},
     plan::SandboxPlan,
     protocol::{self, Order, Report},
 };
 use pending_orders::{Key, PendingOrders};
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{AddressFamily, Shutdown, SocketFlags, SocketType},
+    process::{Signal, pidfd_send_signal},
 };
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -28,6 +29,7 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 /// A sandbox that the launcher was ordered to create. Dropping it destroys the sandbox unless that was done before.
@@ -84,7 +86,12 @@ pub(crate) struct Launcher {
     pending: PendingOrders,
     /// Set once the launcher is lost; locked while its loss is being handled.
     lost: Mutex<Option<String>>,
+    /// The launcher's process (`pidfd_open(2)`).
+    process: OwnedFd,
 }
+
+/// The time in which a launcher whose socket was closed ends its sandboxes and exits. After it, the launcher is killed.
+const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// The id of the next sandbox, unique in this process whichever launcher creates the sandbox.
 static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -99,13 +106,14 @@ pub(crate) fn get() -> Result<Arc<Launcher>, IsolationError> {
         return Ok(launcher.clone());
     }
     let io = |source| IsolationError::Io { context: "start the launcher".to_owned(), source };
-    let control = process::start()?;
+    let StartedLauncher { control, process } = launcher::start()?;
     tracing::debug!("launcher started");
     rustix::io::ioctl_fionbio(&control, true).map_err(|e| io(e.into()))?;
     let launcher = Arc::new(Launcher {
         orders: Mutex::new(control.try_clone().map_err(io)?),
         pending: PendingOrders::default(),
         lost: Mutex::default(),
+        process,
     });
     // The thread starts only after the launcher, because a program with a single thread forks its launcher.
     let reader = launcher.clone();
@@ -153,11 +161,33 @@ impl Launcher {
             // A launcher that broke the protocol still runs. It ends its sandboxes and exits when its socket closes.
             rustix::net::shutdown(&*socket, Shutdown::Both).or_debug("close the launcher's socket", &*socket);
             drop(socket);
+            // A launcher that is not dead yet, although its socket is closed, still owns its control groups: no sweep removes them.
+            self.await_end();
             // A dead launcher can no longer remove its control groups. They are removed before the loss is reported.
             Hierarchy::detect().sweep();
         }
         self.pending.clear();
         IsolationError::LauncherDied(why)
+    }
+
+    /// Waits until the launcher's process has ended, and kills it after [`END_LIMIT`].
+    fn await_end(&self) {
+        if !self.ends_within(END_LIMIT) {
+            pidfd_send_signal(&self.process, Signal::KILL).or_warn("kill a launcher that does not end", &self.process);
+            self.ends_within(END_LIMIT);
+        }
+    }
+
+    /// Waits at most `limit` for the end of the launcher's process. A pidfd is readable once its process is a zombie.
+    fn ends_within(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).unwrap_or_default();
+            match poll(&mut [PollFd::new(&self.process, PollFlags::IN)], Some(&left)) {
+                Err(Errno::INTR) => {}
+                ended => return ended.is_ok_and(|ready| ready > 0),
+            }
+        }
     }
 
     /// Orders the creation of a sandbox. Its supervisor reports over the channel when it is confined, or why it failed.

@@ -41,7 +41,7 @@ use live::{Freezing, Live};
 use rustix::{
     fs::{Mode, OFlags},
     net::{AddressFamily, SocketFlags, SocketType},
-    process::{Pid, Signal, WaitOptions},
+    process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open},
 };
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -50,7 +50,15 @@ use std::{
     path::Path,
 };
 
-/// Starts a launcher and returns its control socket, which sends orders and receives reports.
+/// A launcher that was started.
+pub struct StartedLauncher {
+    /// The control socket, which sends orders and receives reports.
+    pub control: OwnedFd,
+    /// The launcher's process (`pidfd_open(2)`).
+    pub process: OwnedFd,
+}
+
+/// Starts a launcher.
 ///
 /// A program with one thread is forked, which costs a tenth of executing it again. A program with more threads cannot be forked
 /// safely, so it is executed again.
@@ -58,16 +66,14 @@ use std::{
 /// # Errors
 /// [`IsolationError::NoRoleHandler`] in either case, so that the result does not depend on the number of threads;
 /// [`IsolationError::Io`] if the launcher cannot be started.
-pub fn start() -> Result<OwnedFd, IsolationError> {
+pub fn start() -> Result<StartedLauncher, IsolationError> {
     role::require_handler()?;
     let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(|errno| failed(errno.into()))?;
-    if single_threaded().map_err(failed)? {
-        fork(theirs).map_err(failed)?;
-    } else {
-        execute(theirs)?;
-    }
-    Ok(ours)
+    let pid = if single_threaded().map_err(failed)? { fork(theirs).map_err(failed)? } else { execute(theirs)? };
+    // If the launcher has already ended and was reaped, there is no process to open.
+    let process = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
+    Ok(StartedLauncher { control: ours, process })
 }
 
 fn failed(source: io::Error) -> IsolationError {
@@ -78,7 +84,7 @@ fn single_threaded() -> io::Result<bool> {
     Ok(std::fs::read_dir("/proc/self/task")?.count() == 1)
 }
 
-fn fork(control: OwnedFd) -> io::Result<()> {
+fn fork(control: OwnedFd) -> io::Result<Pid> {
     // SAFETY: this process has one thread, so the child may call any function, not only async-signal-safe ones.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
@@ -94,16 +100,16 @@ fn fork(control: OwnedFd) -> io::Result<()> {
                 libc::_exit(serve())
             }
         }
-        _ => Ok(()),
+        pid => Pid::from_raw(pid).ok_or_else(|| io::ErrorKind::InvalidData.into()),
     }
 }
 
-fn execute(control: OwnedFd) -> Result<(), IsolationError> {
+fn execute(control: OwnedFd) -> Result<Pid, IsolationError> {
     let mut command = Role::Launcher.command()?;
     command.args(rlimit::usual_open_files().map(|files| files.to_string()));
     command.stdin(control).stdout(std::process::Stdio::null());
     // The process that reaps this process's children also reaps the launcher; after this process has ended, init does.
-    command.spawn().map(drop).map_err(failed)
+    command.spawn().map(|launcher| Pid::from_child(&launcher)).map_err(failed)
 }
 
 /// A process during its confinement.

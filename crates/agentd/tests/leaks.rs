@@ -6,7 +6,10 @@ mod support;
 
 use agentd::isolation::{Access, IsolationBackend, Limits, SandboxSpec, Writable};
 use agentd_kernel::cgroup::{Controller, Hierarchy};
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::{
+    process::{Pid, Signal, WaitOptions},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
 use std::{
     fs,
     path::PathBuf,
@@ -352,10 +355,27 @@ async fn killed_under_a_sandbox() {
     let before = support::inventory::groups();
     let sandbox =
         backend("linux-native").create_sandbox(SandboxSpec { limits: limits(), ..SandboxSpec::default() }).await.unwrap();
-    rustix::process::kill_process(Pid::from_raw(launcher()).unwrap(), Signal::KILL).unwrap();
+    // On one processor, and with the lowest priority, the launcher closes its socket some time before it has ended.
+    let (launcher, usual) = (launcher(), sched_getaffinity(None).unwrap());
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::MAX_CPU).find(|cpu| usual.is_set(*cpu)).unwrap());
+    sched_setaffinity(Pid::from_raw(launcher), &one).unwrap();
+    restrict_threads(&one);
+    let idle = Command::new("chrt").args(["-i", "-p", "0", &launcher.to_string()]).status().unwrap();
+    assert!(idle.success());
+    rustix::process::kill_process(Pid::from_raw(launcher).unwrap(), Signal::KILL).unwrap();
     assert!(sandbox.exec(support::script("sleep 1000")).await.is_err());
     assert!(sandbox.destroy().await.is_err());
     assert!(support::inventory::groups().is_subset(&before));
+    restrict_threads(&usual);
+}
+
+/// Sets the processors of every thread of this process. A thread may end meanwhile.
+fn restrict_threads(processors: &CpuSet) {
+    for thread in fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let thread = thread.file_name().to_str().unwrap().parse().unwrap();
+        sched_setaffinity(Pid::from_raw(thread), processors).ok();
+    }
 }
 
 /// The launcher of this process.
