@@ -123,7 +123,7 @@ pub enum IsolationError {
     /// No backend proves the isolation that the caller requires.
     #[error("select a backend: no backend proves {missing} on this machine{remedy}", remedy = self.remedy())]
     Requirement {
-        /// The bits that no backend proved.
+        /// The claims that no backend proved.
         missing: String,
     },
     /// The peer of the channel violated the protocol.

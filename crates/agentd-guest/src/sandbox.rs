@@ -9,7 +9,7 @@ use super::{
     session::{Operation, refused},
 };
 use agentd_core::{
-    BackendCapabilities, Bit, Command, ControlReport, Evidence, ExecHandle, IsolationError, Outcome, Sandbox, SandboxId, Usage,
+    BackendCapabilities, Claim, Command, ControlReport, Evidence, ExecHandle, IsolationError, Outcome, Sandbox, SandboxId, Usage,
 };
 use agentd_isolation::{
     descriptor,
@@ -78,8 +78,8 @@ impl GuestSandbox {
     /// # Errors
     /// Returns the errors of [`GuestSandbox::probe_inside`].
     pub async fn evidence_inside(&self) -> Result<Vec<Evidence>, IsolationError> {
-        let named = |evidence: Evidence| match evidence.bit {
-            Bit::Resources => evidence,
+        let named = |evidence: Evidence| match evidence.claim {
+            Claim::Resources => evidence,
             _ => Evidence { check: format!("inside_{}", evidence.check), ..evidence },
         };
         Ok(self.probe_inside().await?.into_iter().map(named).collect())

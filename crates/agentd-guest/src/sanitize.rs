@@ -70,13 +70,13 @@ pub fn sanitize_layers(layers: Vec<ControlReport>) -> Vec<ControlReport> {
 /// Replaces control characters in the texts of evidence, and shortens them to fit into a frame.
 pub fn sanitize_evidence(evidence: Vec<Evidence>) -> Vec<Evidence> {
     let text = |text: &str| printable(text).chars().take(EVIDENCE).collect::<String>();
-    let sanitized = |Evidence { bit, check, result, remedy }| {
+    let sanitized = |Evidence { claim, check, result, remedy }| {
         let result = match result {
             EvidenceResult::Held => EvidenceResult::Held,
             EvidenceResult::Broken(how) => EvidenceResult::Broken(text(&how)),
             EvidenceResult::NotTried(why) => EvidenceResult::NotTried(text(&why)),
         };
-        Evidence { bit, check: text(&check), result, remedy: text(&remedy) }
+        Evidence { claim, check: text(&check), result, remedy: text(&remedy) }
     };
     evidence.into_iter().map(sanitized).collect()
 }

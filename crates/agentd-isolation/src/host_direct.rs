@@ -1,5 +1,5 @@
 //! `host-direct`: no boundary. Commands run as the caller. Process trees, limits, output and environment are handled as by every
-//! other backend, but no isolation bit is proven. [`crate::select::choose_backend`] never selects this backend; it must be
+//! other backend, but no isolation claim is proven. [`crate::select::choose_backend`] never selects this backend; it must be
 //! requested by name.
 
 use crate::{

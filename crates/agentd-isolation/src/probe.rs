@@ -4,7 +4,7 @@
 use crate::targets::Targets;
 use agentd_attack::Verdict;
 use agentd_core::{
-    Access, BackendCapabilities, Bit, Bytes, Command, EndReason, Evidence, EvidenceResult, Grant, GuardRule, IsolationBackend,
+    Access, BackendCapabilities, Bytes, Claim, Command, EndReason, Evidence, EvidenceResult, Grant, GuardRule, IsolationBackend,
     IsolationError, Limits, Outcome, Sandbox, SandboxSpec, Writable,
 };
 use agentd_kernel::privileges::Capabilities;
@@ -98,7 +98,7 @@ async fn attack_in(backend: &impl Attackable, work_root: &Path, with_grants: boo
                 Some((_, Verdict::NotTried(why))) => EvidenceResult::NotTried(why),
                 None => EvidenceResult::NotTried("the attack reported no result".to_owned()),
             };
-            Evidence { bit: check.bit, check: check.name.to_owned(), result, remedy: check.remedy.to_owned() }
+            Evidence { claim: check.claim, check: check.name.to_owned(), result, remedy: check.remedy.to_owned() }
         })
         .collect())
 }
@@ -149,7 +149,7 @@ pub async fn change_own_root(backend: &dyn IsolationBackend) -> Evidence {
         }
         Err(error) => EvidenceResult::NotTried(error.to_string()),
     };
-    Evidence { bit: Bit::Filesystem, check: "a3_change_the_root".to_owned(), result, remedy: String::new() }
+    Evidence { claim: Claim::Filesystem, check: "a3_change_the_root".to_owned(), result, remedy: String::new() }
 }
 
 /// Check A4 of one limit: the limit, a command that exceeds it, and the test of the outcome.
@@ -226,7 +226,7 @@ pub async fn own_kernel(sandbox: &dyn Sandbox) -> Evidence {
         Ok(_) => EvidenceResult::Held,
         Err(why) => EvidenceResult::NotTried(why),
     };
-    Evidence { bit: Bit::Kernel, check: "a16_run_on_the_kernel_of_the_host".to_owned(), result, remedy: String::new() }
+    Evidence { claim: Claim::Kernel, check: "a16_run_on_the_kernel_of_the_host".to_owned(), result, remedy: String::new() }
 }
 
 /// Exceeds the limits of sandboxes of `backend` and returns the evidence.
@@ -254,7 +254,7 @@ async fn exceed(backend: &dyn IsolationBackend, check: LimitCheck) -> Evidence {
         Err(IsolationError::Control(error)) => (EvidenceResult::NotTried(error.call), error.remedy.into()),
         Err(error) => (EvidenceResult::NotTried(error.to_string()), String::new()),
     };
-    Evidence { bit: Bit::Resources, check: name.to_owned(), result, remedy }
+    Evidence { claim: Claim::Resources, check: name.to_owned(), result, remedy }
 }
 
 /// Checks in a new sandbox that snapshots restore the saved content, and that forks share no changes with the original.

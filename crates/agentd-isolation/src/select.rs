@@ -6,7 +6,7 @@ use crate::{
     rank::{Rank, TieBreak},
     registry::Registry,
 };
-use agentd_core::{BackendCapabilities, BackendTraits, Bit, IsolationBackend, IsolationError, escape};
+use agentd_core::{BackendCapabilities, BackendTraits, Claim, IsolationBackend, IsolationError, escape};
 use std::{path::Path, sync::Arc};
 
 /// A backend that was chosen.
@@ -28,33 +28,33 @@ pub fn backends_with(registry: &Registry, work_root: &Path, wanted: impl Fn(&Bac
     registry.available().into_iter().filter(meets).collect()
 }
 
-/// Chooses a backend among `names`: of those that prove all of `bits`, the one with the highest score. Between equal scores, the
+/// Chooses the backend with the highest score among those in `names` that prove all of `claims`. Between equal scores, the
 /// backend whose sandboxes start faster wins, then the first. A backend without a boundary is never chosen.
 ///
 /// Proofs of earlier processes are used as long as nothing that they depend on has changed. A backend that cannot win is not
 /// probed, except that backends registered by an embedder are always probed.
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] if no backend proves all of `bits`.
+/// [`IsolationError::Requirement`] if no backend proves all of `claims`.
 pub async fn choose_backend<N: AsRef<str>>(
     registry: &Registry,
     work_root: &Path,
     names: &[N],
-    bits: &[Bit],
+    claims: &[Claim],
 ) -> Result<Choice, IsolationError> {
-    choose(registry, work_root, names, bits, TieBreak::Faster, &Proofs::open(registry.provable(), work_root)).await
+    choose(registry, work_root, names, claims, TieBreak::Faster, &Proofs::open(registry.provable(), work_root)).await
 }
 
 async fn choose<N: AsRef<str>>(
     registry: &Registry,
     work_root: &Path,
     names: &[N],
-    bits: &[Bit],
+    claims: &[Claim],
     tie: TieBreak,
     proofs: &Proofs,
 ) -> Result<Choice, IsolationError> {
-    let most: u32 = Bit::ALL.into_iter().map(Bit::score).sum();
-    let mut missing = bits.to_vec();
+    let most: u32 = Claim::ALL.into_iter().map(Claim::score).sum();
+    let mut missing = claims.to_vec();
     let mut best: Option<(Rank, Choice)> = None;
     for Candidate { name, backend, own } in candidates(registry, work_root, names, tie) {
         let startup = backend.traits().startup;
@@ -69,16 +69,16 @@ async fn choose<N: AsRef<str>>(
                 continue;
             }
         };
-        missing.retain(|bit| !choice.proven.has(*bit));
-        let fit = bits.iter().all(|bit| choice.proven.has(*bit));
+        missing.retain(|claim| !choice.proven.has(*claim));
+        let fit = claims.iter().all(|claim| choice.proven.has(*claim));
         let rank = Rank { score: choice.proven.score(), startup };
         if fit && best.as_ref().is_none_or(|(best, _)| rank.beats(*best, tie)) {
             best = Some((rank, choice));
         }
     }
     best.map(|(_, choice)| choice).ok_or_else(|| {
-        let missing = if missing.is_empty() { bits } else { &missing };
-        IsolationError::Requirement { missing: missing.iter().map(Bit::to_string).collect::<Vec<_>>().join(", ") }
+        let missing = if missing.is_empty() { claims } else { &missing };
+        IsolationError::Requirement { missing: missing.iter().map(Claim::to_string).collect::<Vec<_>>().join(", ") }
     })
 }
 
@@ -164,16 +164,16 @@ pub async fn detect_best_backend(registry: &Registry, work_root: &Path) -> Arc<d
     }
 }
 
-/// Returns a registered backend that proves all of `bits`, selected as by [`choose_backend`], and its proven capabilities.
+/// Returns a registered backend that proves all of `claims`, selected as by [`choose_backend`], and its proven capabilities.
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] if no registered backend proves all of `bits`.
+/// [`IsolationError::Requirement`] if no registered backend proves all of `claims`.
 pub async fn require_backend(
     registry: &Registry,
     work_root: &Path,
-    bits: &[Bit],
+    claims: &[Claim],
 ) -> Result<(Arc<dyn IsolationBackend>, BackendCapabilities), IsolationError> {
-    let Choice { backend, proven, .. } = choose_backend(registry, work_root, &registry.available(), bits).await?;
+    let Choice { backend, proven, .. } = choose_backend(registry, work_root, &registry.available(), claims).await?;
     Ok((backend, proven))
 }
 

@@ -8,7 +8,7 @@ pub(crate) mod fuzz;
 mod key;
 
 use crate::{data_directory, own_state, registry::ProofFiles};
-use agentd_core::{BackendCapabilities, Bit, Evidence, EvidenceResult};
+use agentd_core::{BackendCapabilities, Claim, Evidence, EvidenceResult};
 use serde::{Deserialize, Serialize};
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -58,7 +58,8 @@ impl Proofs {
     /// whole boot. If a result is not stored, the next process probes again.
     pub fn keep(&self, proven: &BackendCapabilities) {
         let not_tried = |evidence: &Evidence| matches!(evidence.result, EvidenceResult::NotTried(_));
-        if proven.score() == 0 || proven.evidence.iter().any(|evidence| evidence.bit != Bit::Resources && not_tried(evidence)) {
+        if proven.score() == 0 || proven.evidence.iter().any(|evidence| evidence.claim != Claim::Resources && not_tried(evidence))
+        {
             return;
         }
         let Some(key) = self.key(&proven.name) else { return };

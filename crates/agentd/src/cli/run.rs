@@ -11,7 +11,7 @@ use super::{
     selection::{self, Selected},
     stream, temporary, writer,
 };
-use agentd_core::{Bit, Command, Control, ControlReport, ControlStatus, EndReason, IsolationError, Sandbox};
+use agentd_core::{Claim, Command, Control, ControlReport, ControlStatus, EndReason, IsolationError, Sandbox};
 use agentd_isolation::{HeadTail, protect::Watch};
 use std::sync::{Arc, PoisonError};
 use tokio::signal::unix::{SignalKind, signal};
@@ -276,7 +276,7 @@ async fn in_json(
             "processes": enforced(sandbox, &[Control::Namespaces, Control::Privileges]),
             "network": enforced(sandbox, &[Control::Network]),
             "syscalls": enforced(sandbox, &[Control::Seccomp]),
-            "kernel": selected.proven.as_ref().is_some_and(|proven| proven.has(Bit::Kernel)),
+            "kernel": selected.proven.as_ref().is_some_and(|proven| proven.has(Claim::Kernel)),
         },
         "layers": sandbox.controls(),
         "degraded": degraded,

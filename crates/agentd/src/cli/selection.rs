@@ -8,7 +8,7 @@ use super::{
     terminal::Progress,
 };
 use crate::isolation::{ContainerBackend, backends_with, canonical_backend_name, choose_backend, forget_proof};
-use agentd_core::{BackendCapabilities, BackendTraits, Bit, Control, IsolationBackend, IsolationError};
+use agentd_core::{BackendCapabilities, BackendTraits, Claim, Control, IsolationBackend, IsolationError};
 use rustix::fs::{Access, access};
 use std::{
     path::{Path, PathBuf},
@@ -16,7 +16,7 @@ use std::{
 };
 
 /// Bits that a backend must prove for a command of `agentd run`.
-pub(crate) const REQUIRED: [Bit; 4] = [Bit::Filesystem, Bit::Process, Bit::Network, Bit::Syscalls];
+pub(crate) const REQUIRED: [Claim; 4] = [Claim::Filesystem, Claim::Process, Claim::Network, Claim::Syscalls];
 
 /// Environment variable with the default for `--backend`.
 const VARIABLE: &str = "AGENTD_BACKEND";
@@ -27,7 +27,7 @@ const AUTO: &str = "auto";
 pub(crate) struct Selected {
     /// The backend.
     pub backend: Arc<dyn IsolationBackend>,
-    /// The proven bits; `None` if the backend was selected by name without a requirement.
+    /// The proven claims; `None` if the backend was selected by name without a requirement.
     pub proven: Option<BackendCapabilities>,
     probed_earlier: bool,
     work_root: PathBuf,
@@ -60,7 +60,7 @@ impl Selected {
 /// The message for the user, if no backend fits or the named backend cannot be created.
 pub(crate) async fn of_run(args: &RunArgs, work_root: &Path) -> Result<Selected, Failure> {
     let needs = NeededTraits::of(args);
-    let required = [&REQUIRED[..], if needs.own_kernel { &[Bit::Kernel] } else { &[] }].concat();
+    let required = [&REQUIRED[..], if needs.own_kernel { &[Claim::Kernel] } else { &[] }].concat();
     let name = match &args.backend {
         Some(name) => name.clone(),
         None => setting(work_root)?,
@@ -86,7 +86,7 @@ pub(crate) fn is_automatic(traits: &BackendTraits) -> bool {
     NeededTraits::default().are_met_by(traits)
 }
 
-/// Traits that a run needs, apart from the bits that the backend must prove.
+/// Traits that a run needs, apart from the claims that the backend must prove.
 #[derive(Debug, Clone, Copy, Default)]
 struct NeededTraits {
     own_kernel: bool,
@@ -114,7 +114,7 @@ impl NeededTraits {
 /// Selects the backend of named sandboxes.
 ///
 /// # Errors
-/// The message for the user, if the backend does not prove the required bits.
+/// The message for the user, if the backend does not prove the required claims.
 pub(crate) async fn of_named_sandboxes() -> Result<Selected, Failure> {
     choose(&temporary::of_here()?, &[ContainerBackend::NAME], &REQUIRED).await
 }
@@ -130,15 +130,15 @@ pub(crate) fn unproven_of_named_sandboxes() -> Result<Selected, Failure> {
 /// Proves the boundary of named sandboxes in the daemon, for clients in other namespaces.
 ///
 /// # Errors
-/// The message for the client, if the backend does not prove the required bits.
+/// The message for the client, if the backend does not prove the required claims.
 pub(crate) async fn prove_for_others() -> Result<(), String> {
     let chosen = choose_backend(&std::env::temp_dir(), &[ContainerBackend::NAME], &REQUIRED).await;
     chosen.map(drop).map_err(|error| format!("prove the boundary in the namespaces of the daemon: {error}"))
 }
 
-async fn choose<N: AsRef<str>>(work_root: &Path, names: &[N], bits: &[Bit]) -> Result<Selected, Failure> {
+async fn choose<N: AsRef<str>>(work_root: &Path, names: &[N], claims: &[Claim]) -> Result<Selected, Failure> {
     let _progress = Progress::show("testing the sandbox with attacks, once per boot");
-    let choice = choose_backend(work_root, names, bits).await;
+    let choice = choose_backend(work_root, names, claims).await;
     let choice = choice.map_err(|error| unusable(work_root).unwrap_or_else(|| error.into()))?;
     Ok(Selected {
         backend: choice.backend,
