@@ -9,7 +9,7 @@
 use crate::{
     directory::{lstat, names},
     erase::erase,
-    error::{DiskError, Doing as _},
+    error::{DiskError, FileContext as _},
 };
 use agentd_log::LogFailure as _;
 use rustix::{
@@ -56,18 +56,18 @@ impl Scratch {
     /// As [`Scratch::make`].
     pub fn make_after(parent: &Path, prefix: &str, on_abandoned: impl FnMut(&str)) -> Result<Self, DiskError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(parent, flags, Mode::empty()).doing("open", parent)?;
-        sweep(directory.as_fd(), prefix, on_abandoned).doing("list", parent)?;
+        let directory = rustix::fs::open(parent, flags, Mode::empty()).during("open", parent)?;
+        sweep(directory.as_fd(), prefix, on_abandoned).during("list", parent)?;
         for _ in 0..TRIES {
             let mut random = [0; 8];
-            getrandom(&mut random, GetRandomFlags::empty()).doing("choose a random name in", parent)?;
+            getrandom(&mut random, GetRandomFlags::empty()).during("choose a random name in", parent)?;
             let name = OsString::from(format!("{prefix}-{:016x}", u64::from_ne_bytes(random)));
-            if let Some(lock) = make_locked(directory.as_fd(), &name).doing("create a directory in", parent)? {
+            if let Some(lock) = make_locked(directory.as_fd(), &name).during("create a directory in", parent)? {
                 let path = parent.join(&name);
                 return Ok(Self { parent: directory, name, path, _lock: lock });
             }
         }
-        Err(Errno::BUSY).doing("create a directory in", parent)
+        Err(Errno::BUSY).during("create a directory in", parent)
     }
 
     /// Returns the path of the directory.

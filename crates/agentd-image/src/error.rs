@@ -18,10 +18,10 @@ pub enum ImageError {
         why: &'static str,
     },
     /// A file of the store or of the source could not be used.
-    #[error("image: {doing} {path:?}: {source}")]
+    #[error("image: {operation} {path:?}: {source}")]
     Io {
         /// The operation.
-        doing: &'static str,
+        operation: &'static str,
         /// The file.
         path: PathBuf,
         /// The cause.
@@ -183,20 +183,9 @@ pub enum Damage {
     Unreadable(#[source] serde_json::Error),
 }
 
-/// Adds the operation and the file to an I/O error.
-pub(crate) trait Doing<T> {
-    fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, ImageError>;
-}
-
 impl From<agentd_disk::DiskError> for ImageError {
     fn from(error: agentd_disk::DiskError) -> Self {
-        let agentd_disk::DiskError { doing, path, source } = error;
-        Self::Io { doing, path, source }
-    }
-}
-
-impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
-    fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, ImageError> {
-        self.map_err(|error| ImageError::Io { doing, path: path.into(), source: error.into() })
+        let agentd_disk::DiskError { operation, path, source } = error;
+        Self::Io { operation, path, source }
     }
 }

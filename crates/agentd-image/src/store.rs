@@ -31,12 +31,12 @@ pub(crate) use staging::Staging;
 
 use crate::{
     digest::Digest,
-    error::{Damage, Doing as _, ImageError},
+    error::{Damage, ImageError},
     image::{Image, ImageConfig},
     manifest::{self, Config, Manifest},
     unpack::Ownership,
 };
-use agentd_disk::{Lock, NotPrivate};
+use agentd_disk::{FileContext as _, Lock, NotPrivate};
 use index::Index;
 use oci_client::Reference;
 use std::{
@@ -61,10 +61,10 @@ impl Store {
     pub fn open(root: &Path) -> Result<Self, ImageError> {
         make_private(root)?;
         // Absolute, because the returned paths must stay valid if the caller changes its working directory.
-        let root = fs::canonicalize(root).doing("resolve", root)?;
+        let root = fs::canonicalize(root).during("resolve", root)?;
         let store = Self { root, ownership: Ownership::of_this_process() };
         for folder in [store.layers(), store.staging(), store.blobs()] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).doing("create", &folder)?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).during("create", &folder)?;
         }
         let abandoned = agentd_disk::abandoned(&store.staging(), &store.lock()?)?;
         abandoned.into_iter().try_for_each(agentd_disk::Staging::remove)?;

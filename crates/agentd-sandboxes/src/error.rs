@@ -16,10 +16,10 @@ pub enum StateError {
         why: &'static str,
     },
     /// A file operation failed.
-    #[error("sandbox store: {doing} {path:?}: {source}")]
+    #[error("sandbox store: {operation} {path:?}: {source}")]
     Io {
         /// The operation.
-        doing: &'static str,
+        operation: &'static str,
         /// The file.
         path: PathBuf,
         /// The cause.
@@ -136,18 +136,7 @@ pub enum Damage {
 
 impl From<agentd_disk::DiskError> for StateError {
     fn from(error: agentd_disk::DiskError) -> Self {
-        let agentd_disk::DiskError { doing, path, source } = error;
-        Self::Io { doing, path, source }
-    }
-}
-
-/// Adds the operation and the file to an I/O error.
-pub(crate) trait Doing<T> {
-    fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, StateError>;
-}
-
-impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
-    fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, StateError> {
-        self.map_err(|error| StateError::Io { doing, path: path.into(), source: error.into() })
+        let agentd_disk::DiskError { operation, path, source } = error;
+        Self::Io { operation, path, source }
     }
 }

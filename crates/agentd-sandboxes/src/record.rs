@@ -1,11 +1,12 @@
 //! The records of named sandboxes, and their reading and writing.
 
 use crate::{
-    error::{Damage, Doing as _, StateError},
+    error::{Damage, StateError},
     layer_id::LayerId,
     name::Name,
 };
 use agentd_core::SandboxSpec;
+use agentd_disk::FileContext as _;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -153,6 +154,6 @@ pub(crate) fn exists(path: &Path) -> Result<bool, StateError> {
     match path.symlink_metadata() {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).doing("stat", path),
+        Err(error) => Err(error).during("stat", path)?,
     }
 }

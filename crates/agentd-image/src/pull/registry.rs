@@ -2,9 +2,10 @@
 
 use super::{Progress, download::Download, login::login};
 use crate::{
-    error::{Doing as _, ImageError},
+    error::ImageError,
     manifest::{DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, MANIFEST, MOST},
 };
+use agentd_disk::FileContext as _;
 use oci_client::{
     Client, Reference,
     client::{ClientConfig, ClientProtocol},
@@ -76,7 +77,7 @@ impl Registry {
         to: &Path,
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<(), ImageError> {
-        let file = tokio::fs::File::create_new(to).await.doing("create", to)?;
+        let file = tokio::fs::File::create_new(to).await.during("create", to)?;
         let (layer, total) = (descriptor.digest, descriptor.size);
         let download = Download::new(file, total, |received| progress(Progress { layer, received, total }));
         self.blob(descriptor, download).await

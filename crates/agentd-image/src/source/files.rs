@@ -3,9 +3,10 @@
 use super::archive::Archive;
 use crate::{
     digest::Digest,
-    error::{Doing as _, ImageError},
+    error::ImageError,
     manifest::{Descriptor, MOST},
 };
+use agentd_disk::FileContext as _;
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags},
     io::Errno,
@@ -44,7 +45,7 @@ impl Files {
             return Err(ImageError::Contradiction("a JSON document is larger than 8 MiB"));
         }
         let mut bytes = Vec::new();
-        content.take(MOST).read_to_end(&mut bytes).doing("read", name)?;
+        content.take(MOST).read_to_end(&mut bytes).during("read", name)?;
         Ok(Some(bytes))
     }
 
@@ -72,9 +73,9 @@ fn open_beneath(directory: &File, name: &str) -> Result<Option<OpenFile>, ImageE
     let file = match rustix::fs::openat2(directory, name, flags, Mode::empty(), resolve) {
         Ok(file) => File::from(file),
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-        Err(errno) => return Err(errno).doing("open", name),
+        Err(errno) => return Err(errno).during("open", name)?,
     };
-    let metadata = file.metadata().doing("stat", name)?;
+    let metadata = file.metadata().during("stat", name)?;
     let size = metadata.len();
     Ok(metadata.is_file().then(|| OpenFile { content: Box::new(file), size }))
 }

@@ -2,14 +2,8 @@
 //! because a reference counter could be wrong.
 
 use super::directory::State;
-use crate::{
-    error::{Doing as _, StateError},
-    layer,
-    layer_id::LayerId,
-    record::Record,
-    volume_id::VolumeId,
-};
-use agentd_disk::{Staging, entries};
+use crate::{error::StateError, layer, layer_id::LayerId, record::Record, volume_id::VolumeId};
+use agentd_disk::{FileContext as _, Staging, entries};
 use agentd_log::LogFailure as _;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -61,7 +55,7 @@ impl State {
             if linked.contains(&volume) || pinned.contains(&volume.to_string()) || !self.release(volume) {
                 continue;
             }
-            fs::rename(&path, bin.path().join(volume.to_string())).doing("move to staging", path)?;
+            fs::rename(&path, bin.path().join(volume.to_string())).during("move to staging", path)?;
             collected.volumes += 1;
         }
         strays.values_mut().for_each(|strays| strays.retain(|path| !pinned.iter().any(|pin| path.ends_with(pin))));

@@ -1,7 +1,7 @@
 //! The directory itself: its lock, its folders, and the records in it.
 
 use crate::{
-    error::{Doing as _, StateError},
+    error::StateError,
     layer,
     layer_id::LayerId,
     mounts::Mounts,
@@ -9,7 +9,7 @@ use crate::{
     record::{Record, exists},
 };
 use agentd_core::DiskLayers;
-use agentd_disk::{Lock, NotPrivate, Staging, entries};
+use agentd_disk::{FileContext as _, Lock, NotPrivate, Staging, entries};
 use agentd_kernel::mount::OwnMounts;
 use std::{
     fs,
@@ -34,9 +34,9 @@ impl State {
     pub fn open(root: &Path) -> Result<Self, StateError> {
         make_private(root)?;
         // Absolute, because the returned paths must stay valid if the caller changes its working directory.
-        let state = Self { root: fs::canonicalize(root).doing("resolve", root)?, mounts: None };
+        let state = Self { root: fs::canonicalize(root).during("resolve", root)?, mounts: None };
         for folder in [state.named(), state.layers(), state.volumes(), state.staging()] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).doing("create", &folder)?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).during("create", &folder)?;
         }
         // A failed removal must not block access to the sandboxes: fsck finds the leftovers, and collecting them reports the
         // error.

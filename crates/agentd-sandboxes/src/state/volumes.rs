@@ -8,7 +8,7 @@
 
 use super::directory::State;
 use crate::{
-    error::{Doing as _, StateError},
+    error::StateError,
     layer::{self, VolumeDir},
     layer_id::LayerId,
     mounts::Mounted,
@@ -17,7 +17,7 @@ use crate::{
     volume_id::VolumeId,
 };
 use agentd_core::{Bytes, Control, ControlError, Writable};
-use agentd_disk::{Staging, entries, make_folder};
+use agentd_disk::{FileContext as _, Staging, entries, make_folder};
 use agentd_kernel::volume::{NEEDS, Volume};
 use std::{collections::BTreeSet, fs, io, os::unix::fs::MetadataExt, path::PathBuf, time::Duration};
 
@@ -47,7 +47,7 @@ impl State {
         let Some(size) = size(&record.about) else { return Ok(None) };
         let Some(volume) = self.volume_of(record.upper)? else { return Ok(None) };
         let image = self.volume(volume).join(IMAGE);
-        let found = image.symlink_metadata().doing("stat", image)?;
+        let found = image.symlink_metadata().during("stat", image)?;
         // `st_blocks` counts units of 512 bytes, whatever the block size of the file system is (`man 3type stat`).
         Ok(Some(Disk { size, used: found.blocks() * 512 }))
     }
@@ -65,7 +65,7 @@ impl State {
         match fs::read_link(&link) {
             // The layer is a directory, or missing.
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotFound) => Ok(None),
-            Err(error) => Err(error).doing("read", link),
+            Err(error) => Err(error).during("read", link)?,
             Ok(target) => {
                 let volume = target.iter().nth(2).and_then(|name| name.to_str()?.parse().ok());
                 Ok(volume.filter(|volume| layer::target(*volume, layer) == target))
@@ -111,7 +111,7 @@ impl State {
     pub(super) fn make_volume(&self, bytes: u64, staging: &Staging) -> Result<(VolumeDir, Mounted), StateError> {
         // Fails before anything is created.
         self.mounts.as_ref().ok_or_else(needs_root)?;
-        let volume = VolumeId::draw().doing("choose a random volume id in", staging.path())?;
+        let volume = VolumeId::draw().during("choose a random volume id in", staging.path())?;
         let draft = staging.path().join(volume.to_string());
         make_folder(&draft)?;
         Volume::format(&draft.join(IMAGE), bytes)?;
@@ -119,7 +119,7 @@ impl State {
         let lock = self.lock()?;
         staging.pin(volume, &lock)?;
         let place = self.volume(volume);
-        fs::rename(&draft, &place).doing("rename to", place)?;
+        fs::rename(&draft, &place).during("rename to", place)?;
         agentd_disk::flush_directory(&self.volumes())?;
         drop(lock);
         let (volume_dir, mounted) = (self.volume_dir(volume), self.mount_all([volume])?);

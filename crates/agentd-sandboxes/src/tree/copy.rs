@@ -5,8 +5,8 @@ use super::{
     attributes::{Metadata, apply_metadata, read_metadata},
     open::{Tree, kind, read},
 };
-use crate::error::{Doing as _, StateError};
-use agentd_disk::{lstat, names};
+use crate::error::StateError;
+use agentd_disk::{FileContext as _, lstat, names};
 use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags, SeekFrom, Stat},
     io::Errno,
@@ -26,16 +26,16 @@ const NEW: OFlags = OFlags::CREATE.union(OFlags::EXCL).union(OFlags::NOFOLLOW).u
 /// special files.
 pub(crate) fn copy(from: &Tree, to: &Tree) -> Result<(), StateError> {
     let mut copy = Copy { from, to, linked: HashMap::new(), waiting: Vec::new(), made: Vec::new() };
-    let root = rustix::fs::fstat(&from.root).doing("stat", &from.path)?;
+    let root = rustix::fs::fstat(&from.root).during("stat", &from.path)?;
     copy.waiting.push((PathBuf::new(), root));
     while let Some((at, stat)) = copy.waiting.pop() {
         let copied = copy.directory(&at, stat);
-        copied.doing("copy", from.path.join(&at))?;
+        copied.during("copy", from.path.join(&at))?;
     }
     let Copy { made, .. } = copy;
     // Innermost first, because the final mode of an outer directory may deny access to an inner one.
     for (at, metadata) in made.iter().rev() {
-        apply_directory_metadata(to, at, metadata).doing("set the metadata of", to.path.join(at))?;
+        apply_directory_metadata(to, at, metadata).during("set the metadata of", to.path.join(at))?;
     }
     Ok(())
 }

@@ -10,7 +10,8 @@ use super::{
     open::Tree,
     stack::StackedDirectory,
 };
-use crate::error::{Doing as _, StateError};
+use crate::error::StateError;
+use agentd_disk::FileContext as _;
 use rustix::{
     fs::{AtFlags, Mode, Stat},
     io::Errno,
@@ -26,16 +27,16 @@ use std::{
 pub(crate) fn merge(layers: &[Tree], to: &Tree) -> Result<(), StateError> {
     let mut merge = Merge { layers, to, copied: HashMap::new(), waiting: Vec::new(), made: Vec::new() };
     let Some(upper) = layers.last() else { return Ok(()) };
-    let stat = rustix::fs::fstat(&upper.root).doing("stat", &upper.path)?;
+    let stat = rustix::fs::fstat(&upper.root).during("stat", &upper.path)?;
     // All layers contribute to the root: overlayfs ignores an opaque mark on a root.
     let root =
         DirectoryToMerge { at: PathBuf::new(), layers: (0..layers.len()).rev().collect(), stat, alone: false, opaque: false };
     merge.waiting.push(root);
     while let Some(waiting) = merge.waiting.pop() {
-        merge.directory(&waiting).doing("merge", to.path.join(&waiting.at))?;
+        merge.directory(&waiting).during("merge", to.path.join(&waiting.at))?;
     }
     for (at, metadata) in merge.made.iter().rev() {
-        apply_directory_metadata(to, at, metadata).doing("set the metadata of", to.path.join(at))?;
+        apply_directory_metadata(to, at, metadata).during("set the metadata of", to.path.join(at))?;
     }
     Ok(())
 }

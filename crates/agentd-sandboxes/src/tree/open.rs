@@ -1,6 +1,7 @@
 //! Opens directories and files of a tree, confined to it.
 
-use crate::error::{Doing as _, StateError};
+use crate::error::StateError;
+use agentd_disk::FileContext as _;
 use agentd_log::LogFailure as _;
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, RawMode, ResolveFlags, Stat},
@@ -30,7 +31,7 @@ pub(crate) struct Tree {
 impl Tree {
     /// Opens the tree whose root is the directory `path`, which belongs to the caller.
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
-        let root = rustix::fs::openat(CWD, path, DIRECTORY & !OFlags::NOFOLLOW, Mode::empty()).doing("open", path)?;
+        let root = rustix::fs::openat(CWD, path, DIRECTORY & !OFlags::NOFOLLOW, Mode::empty()).during("open", path)?;
         Ok(Self { root, path: path.to_owned() })
     }
 
