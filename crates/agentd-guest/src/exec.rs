@@ -135,7 +135,7 @@ impl Transport for InGuest {
 /// Waits until all output of an ended command has been copied to its readers, for any time if a reader is slow. Kills the machine
 /// of a guest that keeps the readers waiting for longer than [`REST_TIMEOUT`], or sends more than [`REST`].
 async fn streams_closed(guest: Arc<Guest>, Remote { session, id }: Remote, copiers: Vec<JoinHandle<()>>) {
-    let streams = [StreamKind::Output, StreamKind::Error].map(|which| StreamId { of: id, which });
+    let streams = [StreamKind::Output, StreamKind::Error].map(|kind| StreamId { operation: id, kind });
     let received = || streams.map(|stream| session.mux.received(stream));
     let mut done = pin!(async {
         for copier in copiers {
@@ -172,7 +172,7 @@ fn start(
     let limits = effective(&command.limits, &guest.limits)?;
     let operation = guest.session().begin()?;
     let (session, id) = (operation.session.clone(), operation.id);
-    let stream = |which| StreamId { of: id, which };
+    let stream = |kind| StreamId { operation: id, kind };
     if command.stdin != StdinSource::Null {
         command.stdin = StdinSource::Stream;
     }

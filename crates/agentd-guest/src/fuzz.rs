@@ -93,12 +93,12 @@ pub fn mux(bytes: &[u8]) -> Result<usize, String> {
     let mux = Mux::new(MAX_TO_GUEST, MAX_FROM_GUEST);
     let mut recv_streams = Vec::new();
     let mut send_streams = Vec::new();
-    for of in 0..EXECS {
-        for which in [StreamKind::Output, StreamKind::Error] {
-            recv_streams
-                .push((StreamId { of, which }, mux.recv_stream(StreamId { of, which }).map_err(|error| error.to_string())?));
+    for operation in 0..EXECS {
+        for kind in [StreamKind::Output, StreamKind::Error] {
+            let stream = StreamId { operation, kind };
+            recv_streams.push((stream, mux.recv_stream(stream).map_err(|error| error.to_string())?));
         }
-        send_streams.push(mux.send_stream(StreamId { of, which: StreamKind::Input }).map_err(|error| error.to_string())?);
+        send_streams.push(mux.send_stream(StreamId { operation, kind: StreamKind::Input }).map_err(|error| error.to_string())?);
     }
     let messages = Cell::new(0);
     let handle = |message: FromGuest| {
@@ -137,12 +137,12 @@ mod tests {
     }
 
     fn from_guest() -> Vec<u8> {
-        let stream = StreamId { of: 1, which: StreamKind::Output };
+        let stream = StreamId { operation: 1, kind: StreamKind::Output };
         encoded(&[
             Frame::Message(FromGuest::Attached(Ok(Vec::new()))),
             Frame::Data { stream, bytes: Cow::Borrowed(b"some output") },
-            Frame::Credit { stream: StreamId { of: 1, which: StreamKind::Input }, bytes: 0 },
-            Frame::Close { stream: StreamId { of: 2, which: StreamKind::Input } },
+            Frame::Credit { stream: StreamId { operation: 1, kind: StreamKind::Input }, bytes: 0 },
+            Frame::Close { stream: StreamId { operation: 2, kind: StreamKind::Input } },
             Frame::Eof { stream },
             Frame::Message(FromGuest::Failed { id: 2, failure: Failure::Other("\x1b[2Jfailed".to_owned()) }),
             Frame::Message(FromGuest::Used { id: 3, usage: Usage::default() }),

@@ -25,7 +25,7 @@ impl Guest {
         for (number, back) in copies.writable() {
             let mut taken = back.taken().await;
             let mut operation = self.session().begin()?;
-            let stream = StreamId { of: operation.id, which: StreamKind::Output };
+            let stream = StreamId { operation: operation.id, kind: StreamKind::Output };
             let mut from = operation.session.mux.recv_stream(stream).map_err(refused)?;
             operation.session.request(&ToGuest::Changes { id: operation.id, number, taken: *taken })?;
             *taken = false;

@@ -93,7 +93,7 @@ impl GuestSandbox {
     /// Copies a file of the guest to `to`, streaming.
     async fn fetch(&self, path: &Path, limit: u64, to: &mut (dyn AsyncWrite + Send + Unpin)) -> Result<u64, IsolationError> {
         let mut operation = self.begin()?;
-        let stream = StreamId { of: operation.id, which: StreamKind::Output };
+        let stream = StreamId { operation: operation.id, kind: StreamKind::Output };
         let mut from = operation.session.mux.recv_stream(stream).map_err(refused)?;
         operation.session.request(&ToGuest::Read { id: operation.id, path: bytes(path) })?;
         let mut total = 0;
@@ -114,7 +114,7 @@ impl GuestSandbox {
     /// Copies `from`, until its end, to a file of the guest.
     async fn store(&self, path: &Path, from: &mut (dyn AsyncRead + Send + Unpin)) -> Result<u64, IsolationError> {
         let mut operation = self.begin()?;
-        let stream = StreamId { of: operation.id, which: StreamKind::Input };
+        let stream = StreamId { operation: operation.id, kind: StreamKind::Input };
         let mut to = operation.session.mux.send_stream(stream).map_err(refused)?;
         operation.session.request(&ToGuest::Write { id: operation.id, path: bytes(path) })?;
         // If the guest stops reading, its answer contains the reason.
