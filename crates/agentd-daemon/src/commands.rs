@@ -96,7 +96,12 @@ impl Server {
 
 /// Sends the streams of a command to its client. The daemon's copies are closed afterwards: an open copy would keep the command
 /// waiting for a reader, or the reader for the end of the stream.
-fn send_streams(client: &Connection, streams: ExecStreams, layers: &[ControlReport], report: Report) -> Result<(), DaemonError> {
+fn send_streams(
+    client: &Connection,
+    streams: ExecStreams,
+    controls: &[ControlReport],
+    report: Report,
+) -> Result<(), DaemonError> {
     let all = [
         (Stream::Stdin, streams.stdin),
         (Stream::Stdout, streams.stdout),
@@ -106,5 +111,5 @@ fn send_streams(client: &Connection, streams: ExecStreams, layers: &[ControlRepo
     let there: Vec<_> = all.iter().filter_map(|(stream, fd)| Some((*stream, fd.as_ref()?.as_fd()))).collect();
     let fds: Vec<BorrowedFd<'_>> = there.iter().map(|(_, fd)| *fd).collect();
     let streams = there.iter().map(|(stream, _)| *stream).collect();
-    Ok(client.send(&Reply::Started { streams, layers: layers.to_vec(), report }, &fds)?)
+    Ok(client.send(&Reply::Started { streams, controls: controls.to_vec(), report }, &fds)?)
 }

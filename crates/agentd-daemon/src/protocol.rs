@@ -111,12 +111,12 @@ pub(crate) enum Reply {
     Done,
     /// The request failed; nothing was changed.
     Failed(Failure),
-    /// A sandbox was created, or a detached command was started. Carries the report of each layer, and changes of protected
+    /// A sandbox was created, or a detached command was started. Carries the report of each control, and changes of protected
     /// paths.
     Made(Vec<ControlReport>, Report),
     /// A command was started. The descriptors belong to `streams`, in this order. `report` has the changes of protected paths
     /// since the last report.
-    Started { streams: Vec<Stream>, layers: Vec<ControlReport>, report: Report },
+    Started { streams: Vec<Stream>, controls: Vec<ControlReport>, report: Report },
     /// The command has ended. Carries its outcome, and changes of protected paths.
     Ended(Box<Outcome>, Report),
     /// The state of all sandboxes that have processes.

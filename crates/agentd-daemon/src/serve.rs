@@ -123,8 +123,8 @@ impl Server {
     ) -> Result<Option<(Reply, Option<OwnedFd>)>, DaemonError> {
         match request {
             Request::Create { name, about } => {
-                let layers = self.create(name, *about).await?;
-                return Ok(Some((Reply::Made(layers, Report::default()), None)));
+                let controls = self.create(name, *about).await?;
+                return Ok(Some((Reply::Made(controls, Report::default()), None)));
             }
             Request::Exec { name, command, detach: true } => {
                 self.detach(&name, *command, client).await?;
@@ -212,7 +212,7 @@ impl Server {
         let of = name.clone();
         let created = self.on_disk(move |state| state.create(&of, about).map(drop)).await;
         self.collected_unless(created).await?;
-        let layers = match self.runtimes.start(&self.state, &name, &mut runtime).await {
+        let controls = match self.runtimes.start(&self.state, &name, &mut runtime).await {
             Ok(running) => running.sandbox.controls().to_vec(),
             Err(error) => {
                 // Only the first error is reported.
@@ -224,7 +224,7 @@ impl Server {
         };
         runtime.end().await?;
         self.on_disk(move |state| state.snapshot(&name, &Name::created(), SaveMode::Commit).map(drop)).await?;
-        Ok(layers)
+        Ok(controls)
     }
 
     /// Starts the processes of a sandbox if necessary. The sandbox counts as used by a command as long as the second value is

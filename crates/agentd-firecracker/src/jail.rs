@@ -161,8 +161,8 @@ fn start_jail_init(jail: &Jail, privileged: bool, user: Option<(u32, u32)>, grou
     admitted
 }
 
-fn failed(layer: Control, call: String, errno: Errno) -> ControlError {
-    ControlError::new(layer, call, Some(errno.raw_os_error()))
+fn failed(control: Control, call: String, errno: Errno) -> ControlError {
+    ControlError::new(control, call, Some(errno.raw_os_error()))
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ fn decode_all<M: Serialize + DeserializeOwned + PartialEq>(
 /// Checks that the displayed parts of a message contain no control characters, and that usage can be added.
 fn shows(message: FromGuest) -> Result<(), String> {
     let text = match message {
-        FromGuest::Attached(Ok(layers)) => sanitize::sanitize_layers(layers).into_iter().map(layer_text).collect(),
+        FromGuest::Attached(Ok(controls)) => sanitize::sanitize_controls(controls).into_iter().map(control_text).collect(),
         FromGuest::Attached(Err(failure)) | FromGuest::Failed { failure, .. } => failure.into_error("subject").to_string(),
         FromGuest::Probed { evidence, .. } => {
             sanitize::sanitize_evidence(evidence).into_iter().map(|evidence| evidence.check + &evidence.remedy).collect()
@@ -72,7 +72,7 @@ fn shows(message: FromGuest) -> Result<(), String> {
     if text.contains(char::is_control) { Err(format!("control characters are shown: {text:?}")) } else { Ok(()) }
 }
 
-fn layer_text(ControlReport { detail, status, .. }: ControlReport) -> String {
+fn control_text(ControlReport { detail, status, .. }: ControlReport) -> String {
     detail
         + &match status {
             ControlStatus::Partial(what) => what,

@@ -31,7 +31,7 @@ use tokio::{sync::watch, task::JoinHandle};
 pub struct Guest {
     pub(super) machine: Arc<dyn Machine>,
     pub(super) limits: Limits,
-    pub(super) layers: Vec<ControlReport>,
+    pub(super) controls: Vec<ControlReport>,
     connection: Mutex<Connection>,
     /// True if the guest's clock has to be set after each pause of the guest.
     clock: AtomicBool,

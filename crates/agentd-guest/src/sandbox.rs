@@ -152,7 +152,7 @@ impl Sandbox for GuestSandbox {
     }
 
     fn controls(&self) -> &[ControlReport] {
-        &self.guest.layers
+        &self.guest.controls
     }
 
     async fn capabilities(&self) -> Result<BackendCapabilities, IsolationError> {

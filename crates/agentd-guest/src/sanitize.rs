@@ -55,7 +55,7 @@ pub fn printable(text: &str) -> String {
 }
 
 /// Replaces control characters in the texts of the reported controls.
-pub fn sanitize_layers(layers: Vec<ControlReport>) -> Vec<ControlReport> {
+pub fn sanitize_controls(controls: Vec<ControlReport>) -> Vec<ControlReport> {
     let sanitized = |ControlReport { control, status, detail }| {
         let status = match status {
             ControlStatus::Partial(what) => ControlStatus::Partial(printable(&what)),
@@ -64,7 +64,7 @@ pub fn sanitize_layers(layers: Vec<ControlReport>) -> Vec<ControlReport> {
         };
         ControlReport { control, status, detail: printable(&detail) }
     };
-    layers.into_iter().map(sanitized).collect()
+    controls.into_iter().map(sanitized).collect()
 }
 
 /// Replaces control characters in the texts of evidence, and shortens them to fit into a frame.

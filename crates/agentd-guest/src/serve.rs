@@ -152,9 +152,9 @@ async fn prepare(
             if let Some(identity) = &identity {
                 become_sandbox(identity, &sandbox).await?;
             }
-            let layers = sandbox.controls().to_vec();
+            let controls = sandbox.controls().to_vec();
             *none = Some(ServedSandbox::new(around.clone(), sandbox));
-            Ok(layers)
+            Ok(controls)
         }
         (AttachRequest::Adopt(identity), Some(work)) => {
             become_machine(&identity)?;

@@ -34,7 +34,7 @@ pub struct SharedKernelSandbox {
     id: SandboxId,
     ordered: Ordered,
     connection: Arc<SupervisorConnection>,
-    layers: Vec<ControlReport>,
+    controls: Vec<ControlReport>,
     backend: Arc<dyn IsolationBackend>,
     reader: JoinHandle<()>,
 }
@@ -47,10 +47,10 @@ impl SharedKernelSandbox {
         limits: Limits,
     ) -> Result<Arc<Self>, IsolationError> {
         match Self::greet(&mut ordered, limits).await {
-            Ok((connection, layers, reader)) => {
+            Ok((connection, controls, reader)) => {
                 let id = SandboxId(format!("{}-{}-{}", backend.name(), std::process::id(), ordered.id));
                 tracing::debug!(id = %id.0, "sandbox created");
-                Ok(Arc::new(Self { id, ordered, connection, layers, backend, reader }))
+                Ok(Arc::new(Self { id, ordered, connection, controls, backend, reader }))
             }
             Err(error) => {
                 // The caller gets the first error.
@@ -81,10 +81,10 @@ impl SharedKernelSandbox {
                 guard.clear_ready();
             }
         };
-        let Event::Hello { version: protocol::VERSION, layers, watches: kinds, owner } = event else {
+        let Event::Hello { version: protocol::VERSION, controls, watches: kinds, owner } = event else {
             return Err(IsolationError::Protocol(format!("the supervisor sent {event:?} instead of a greeting of this version")));
         };
-        let layers = layers?;
+        let controls = controls?;
         if fds.len() != kinds.len() + 1 {
             return Err(IsolationError::Protocol(format!(
                 "the supervisor's greeting carries a wrong number of file descriptors: {}",
@@ -99,7 +99,7 @@ impl SharedKernelSandbox {
             pidfd,
             Traits { namespaced: ordered.namespaced, owner, watches, limits },
         );
-        Ok((connection, layers, reader))
+        Ok((connection, controls, reader))
     }
 
     /// Starts a command, or agentd's own executable. The caller serves its streams.
@@ -206,7 +206,7 @@ impl Sandbox for SharedKernelSandbox {
     }
 
     fn controls(&self) -> &[ControlReport] {
-        &self.layers
+        &self.controls
     }
 
     async fn capabilities(&self) -> Result<BackendCapabilities, IsolationError> {

@@ -97,7 +97,7 @@ impl SupervisorConnection {
 
 /// Returns the error for a failed step between fork and exec. The caller adds the name of the program.
 fn spawn_error(step: SpawnStep, errno: i32) -> IsolationError {
-    let (layer, call, remedy) = match step {
+    let (control, call, remedy) = match step {
         SpawnStep::Exec => return IsolationError::Spawn { program: String::new(), errno },
         SpawnStep::Chdir => (
             Control::Exec,
@@ -109,5 +109,5 @@ fn spawn_error(step: SpawnStep, errno: i32) -> IsolationError {
         }
         SpawnStep::Fork => (Control::Exec, "start a process", "raise the process limit"),
     };
-    ControlError::new(layer, call, Some(errno)).remedy(remedy).into()
+    ControlError::new(control, call, Some(errno)).remedy(remedy).into()
 }

@@ -33,7 +33,7 @@ struct Inner {
     name: Name,
     origin: Origin,
     /// The control reports of the first start.
-    layers: OnceLock<Vec<ControlReport>>,
+    controls: OnceLock<Vec<ControlReport>>,
     runtime: Mutex<SandboxRuntime>,
     /// The sandbox is destroyed, or its destruction has begun: it can no longer be used.
     gone: AtomicBool,
@@ -70,12 +70,12 @@ impl LayeredSandbox {
     /// Starts the processes of a sandbox that exists on disk. If that fails, the sandbox is removed.
     async fn open(origin: Origin, name: Name) -> Result<Arc<Self>, IsolationError> {
         let id = SandboxId(format!("{}-{}-{name}", origin.backend.name(), std::process::id()));
-        let (layers, runtime, gone, removed) =
+        let (controls, runtime, gone, removed) =
             (OnceLock::new(), Mutex::default(), AtomicBool::new(false), AtomicBool::new(false));
-        let sandbox = Arc::new(Self(Arc::new(Inner { id, name, origin, layers, runtime, gone, removed })));
+        let sandbox = Arc::new(Self(Arc::new(Inner { id, name, origin, controls, runtime, gone, removed })));
         let (started, _) = sandbox.used().await?;
         let inner = &sandbox.0;
-        inner.layers.get_or_init(|| started.controls().to_vec());
+        inner.controls.get_or_init(|| started.controls().to_vec());
         if let Some(running) = inner.origin.running.upgrade() {
             running.add(&sandbox);
         }
@@ -210,7 +210,7 @@ impl Sandbox for LayeredSandbox {
     }
 
     fn controls(&self) -> &[ControlReport] {
-        self.0.layers.get().map_or(&[], Vec::as_slice)
+        self.0.controls.get().map_or(&[], Vec::as_slice)
     }
 
     async fn capabilities(&self) -> Result<BackendCapabilities, IsolationError> {

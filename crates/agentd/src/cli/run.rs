@@ -161,8 +161,8 @@ pub(crate) fn not_executed(program: &str, errno: i32) -> u8 {
 }
 
 /// Prints which requested controls are missing or only partly enforced (`--allow-degraded`).
-pub(crate) fn warn_of_weaknesses(layers: &[ControlReport]) {
-    for report in layers {
+pub(crate) fn warn_of_weaknesses(controls: &[ControlReport]) {
+    for report in controls {
         match &report.status {
             ControlStatus::Missing(error) => writer::message(format_args!("not enforced: {error}")),
             // Partial Landlock support of an old kernel is the same in every run, so only `agentd doctor` reports it.
@@ -294,10 +294,10 @@ async fn in_json(
     }
 }
 
-/// Returns true if all of `layers` were applied, fully or as far as the kernel supports them.
-fn enforced(sandbox: &Arc<dyn Sandbox>, layers: &[Control]) -> bool {
-    layers.iter().all(|layer| {
-        sandbox.controls().iter().any(|report| report.control == *layer && !matches!(report.status, ControlStatus::Missing(_)))
+/// Returns true if all of `controls` were applied, fully or as far as the kernel supports them.
+fn enforced(sandbox: &Arc<dyn Sandbox>, controls: &[Control]) -> bool {
+    controls.iter().all(|control| {
+        sandbox.controls().iter().any(|report| report.control == *control && !matches!(report.status, ControlStatus::Missing(_)))
     })
 }
 

@@ -115,8 +115,8 @@ async fn exec(client: &Client, state: &State, args: ExecArgs) -> Result<u8, Fail
     let command = request::command(&args.command, env, cwd)?;
     proven(client).await?;
     if args.detach {
-        let (layers, report) = client.detach(&args.name, command).await?;
-        warn_of_weaknesses(&layers);
+        let (controls, report) = client.detach(&args.name, command).await?;
+        warn_of_weaknesses(&controls);
         protection::warn(&report);
         return Ok(0);
     }

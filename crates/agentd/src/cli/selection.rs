@@ -208,15 +208,16 @@ mod tests {
     fn proof_is_outdated_by_failing_boundary_but_not_by_failing_request() {
         let mut selected = named(&std::env::temp_dir(), LinuxNativeBackend::NAME).unwrap();
         let gone = IsolationError::Unavailable { backend: "gondolin".to_owned(), reason: "not installed".to_owned() };
-        let layer = |layer| IsolationError::from(ControlError::new(layer, "call", None));
+        let failed = |control| IsolationError::from(ControlError::new(control, "call", None));
         assert!(!selected.is_outdated_by(&gone), "no stored proof was used");
         selected.probed_earlier = true;
-        for error in [gone, layer(Control::Namespaces), layer(Control::Mounts), layer(Control::Seccomp), layer(Control::Landlock)]
+        for error in
+            [gone, failed(Control::Namespaces), failed(Control::Mounts), failed(Control::Seccomp), failed(Control::Landlock)]
         {
             assert!(selected.is_outdated_by(&error), "{error}");
         }
         let invalid = IsolationError::Invalid { what: "grant".to_owned(), reason: "missing".to_owned() };
-        let asked = [Control::Cgroup, Control::Rlimits, Control::Volume, Control::Grants, Control::Idmap].map(layer);
+        let asked = [Control::Cgroup, Control::Rlimits, Control::Volume, Control::Grants, Control::Idmap].map(failed);
         for error in asked.into_iter().chain([invalid]) {
             assert!(!selected.is_outdated_by(&error), "{error}");
         }
