@@ -37,7 +37,7 @@ pub struct Guest {
     clock: AtomicBool,
     /// The reasons for which the guest currently cannot answer.
     pub(super) pauses: watch::Sender<Pauses>,
-    made: Instant,
+    created: Instant,
     pub(super) copies: Option<Arc<Copies>>,
     /// The usage that the guest reported last.
     used: Mutex<Usage>,
@@ -199,7 +199,7 @@ impl Guest {
             }
             *lock(&self.used) = usage;
         }
-        usage.wall = self.made.elapsed();
+        usage.wall = self.created.elapsed();
         Ok(usage)
     }
 }

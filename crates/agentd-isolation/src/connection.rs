@@ -68,7 +68,7 @@ pub(crate) struct SupervisorConnection {
     next: AtomicU32,
     /// The error and the cause, once the sandbox is lost.
     lost: Mutex<Option<(LossError, String)>>,
-    made: Instant,
+    created: Instant,
     /// True while the sandbox's root file system is frozen. Writing processes then block and cannot end. Only the agent in a
     /// virtual machine freezes it.
     pub(crate) frozen_flag: Arc<watch::Sender<bool>>,
@@ -99,7 +99,7 @@ impl SupervisorConnection {
             listeners: Mutex::new(HashMap::new()),
             next: AtomicU32::new(1),
             lost: Mutex::new(None),
-            made: Instant::now(),
+            created: Instant::now(),
             frozen_flag: Arc::default(),
             used: Mutex::default(),
         });
@@ -192,7 +192,7 @@ impl SupervisorConnection {
 
     /// Returns the resources that the sandbox has used so far.
     pub(crate) fn usage(&self) -> Usage {
-        exec::usage(self.made.elapsed(), *lock(&self.used), GroupUsage::read(&self.watches))
+        exec::usage(self.created.elapsed(), *lock(&self.used), GroupUsage::read(&self.watches))
     }
 
     /// Returns the pidfd of the sandbox's first process.

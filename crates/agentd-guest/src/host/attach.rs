@@ -51,7 +51,7 @@ impl Guest {
             connection: Mutex::new(Connection { session: Session::new(), task: None }),
             clock: AtomicBool::new(clock),
             pauses: watch::Sender::default(),
-            made: Instant::now(),
+            created: Instant::now(),
             copies,
             used: Mutex::default(),
         });

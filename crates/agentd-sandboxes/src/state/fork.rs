@@ -108,7 +108,7 @@ impl State {
             let (about, parent) = (origin.record.about.clone(), Some(origin.parent.clone()));
             let mut record = Record::new(name, about, origin.layers.clone(), upper, parent);
             record.snapshots.clone_from(&origin.snapshots);
-            record.snapshots.insert(Name::created(), Snapshot { layers: origin.layers.clone(), made: record.made });
+            record.snapshots.insert(Name::created(), Snapshot { layers: origin.layers.clone(), created: record.created });
             records.push(record);
         }
         if !records.is_empty() {

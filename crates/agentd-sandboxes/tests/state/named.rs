@@ -70,7 +70,7 @@ fn touch_changes_only_time_of_use() {
     let touched = place.state.touch(&name("a")).unwrap();
     assert!(touched.used >= record.used);
     assert_eq!(place.state.record(&name("a")).unwrap(), touched);
-    assert_eq!((touched.made, touched.upper), (record.made, record.upper));
+    assert_eq!((touched.created, touched.upper), (record.created, record.upper));
     place.assert_clean();
 }
 

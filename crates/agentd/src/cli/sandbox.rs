@@ -206,13 +206,13 @@ fn describe(record: &Record, disk: Option<Disk>, status: &[Status], whole: bool)
         "state": now,
         "commands": commands,
         "image": record.about.image,
-        "made": record.made,
+        "made": record.created,
         "idle_ttl_s": record.about.idle_ttl,
         "ttl_s": record.about.total_ttl,
         "parent": record.parent,
         "disk": disk.map(|disk| serde_json::json!({ "bytes": disk.size, "used_bytes": disk.used })),
         "snapshots": record.snapshots.iter().map(|(name, snapshot)| serde_json::json!({
-            "name": name, "made": snapshot.made, "layers": snapshot.layers.len(),
+            "name": name, "made": snapshot.created, "layers": snapshot.layers.len(),
         })).collect::<Vec<_>>(),
     });
     if whole {
