@@ -5,7 +5,7 @@ use crate::targets::Targets;
 use agentd_attack::Verdict;
 use agentd_core::{
     Access, BackendCapabilities, Bytes, Claim, Command, EndReason, Evidence, EvidenceResult, Grant, GuardRule, IsolationBackend,
-    IsolationError, Limits, Outcome, Sandbox, SandboxSpec, Writable,
+    IsolationError, Limits, Outcome, Profile, Sandbox, SandboxSpec, Writable,
 };
 use agentd_kernel::privileges::Capabilities;
 use agentd_supervisor::role::Role;
@@ -113,9 +113,17 @@ pub async fn probe(backend: &impl Attackable, work_root: &Path) -> Result<Backen
         evidence.push(change_own_root(backend).await);
     }
     evidence.extend(limits(backend).await);
-    let mut proven = BackendCapabilities::from_evidence(backend.name(), evidence);
-    proven.platform_features = features();
-    Ok(proven)
+    Ok(capabilities(backend.name(), evidence))
+}
+
+/// Returns the capabilities that `evidence` proves for a backend whose sandboxes are persistent and have any profile.
+pub fn capabilities(backend: &str, evidence: Vec<Evidence>) -> BackendCapabilities {
+    BackendCapabilities {
+        persistent_sandboxes: true,
+        available_profiles: vec![Profile::Strict, Profile::Default, Profile::Permissive],
+        platform_features: features(),
+        ..BackendCapabilities::from_evidence(backend, evidence)
+    }
 }
 
 /// Runs check A3: files created or removed in the sandbox's own root must not be created or removed on the host.
@@ -295,7 +303,7 @@ pub async fn snapshots_of(sandbox: &dyn Sandbox) -> Result<(), String> {
 }
 
 /// Returns facts about the platform: the kernel release, the Landlock ABI, the cgroup hierarchy and the kind of user.
-pub fn features() -> Vec<String> {
+fn features() -> Vec<String> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     vec![
         format!("kernel {}", release.trim()),

@@ -10,7 +10,7 @@ use crate::{
     tracker::Tracker,
 };
 use agentd_core::{
-    BackendCapabilities, BackendTraits, Control, Evidence, IsolationBackend, IsolationError, Limits, PlanLine, Profile, Sandbox,
+    BackendCapabilities, BackendTraits, Control, Evidence, IsolationBackend, IsolationError, Limits, PlanLine, Sandbox,
     SandboxId, SandboxSpec, Writable,
 };
 use agentd_kernel::idmap::Subordinate;
@@ -178,12 +178,10 @@ impl<K: BackendKind> IsolationBackend for SharedKernelBackend<K> {
             return Ok(BackendCapabilities { persistent_sandboxes: true, ..proven });
         }
         let mut proven = probe::probe(self, &self.0.work_root).await?;
-        proven.persistent_sandboxes = true;
-        proven.available_profiles = vec![Profile::Strict, Profile::Default, Profile::Permissive];
         let sandbox = self.create_on_shared_kernel(SandboxSpec::default()).await?;
-        proven
-            .platform_features
-            .extend(sandbox.controls().iter().filter(|made| made.control == Control::Idmap).map(|made| made.detail.clone()));
+        proven.platform_features.extend(
+            sandbox.controls().iter().filter(|report| report.control == Control::Idmap).map(|report| report.detail.clone()),
+        );
         sandbox.destroy().await?;
         if K::LAYERS {
             match probe::snapshots(self).await {

@@ -18,14 +18,14 @@ mod saved;
 use crate::install::{GONDOLIN_VERSION, Installation};
 use accelerator::{Accelerator, Verdict, VerdictFile};
 use agentd_core::{
-    BackendCapabilities, BackendTraits, IsolationBackend, IsolationError, PlanLine, Profile, Sandbox, SandboxId, SandboxSpec,
+    BackendCapabilities, BackendTraits, IsolationBackend, IsolationError, PlanLine, Sandbox, SandboxId, SandboxSpec,
 };
 use agentd_guest::{Attach, GuestSandbox, GuestSpec, MachineIdentity};
 use agentd_isolation::{
     ContainerBackend, ContainerConfig, data_directory, explain, own_state,
     probe::{self, Attackable, AttackedSandbox},
     store::{Store, blocking},
-    tracker::Tracker,
+    tracker::{Tracker, next_machine_id},
 };
 use agentd_log::LogFailure as _;
 use async_trait::async_trait;
@@ -35,10 +35,7 @@ use plan::Plan;
 use saved::Saved;
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::{net::UnixStream, sync::OnceCell};
@@ -252,8 +249,7 @@ impl GondolinBackend {
 
     /// Starts a machine and creates a sandbox in it.
     async fn open(&self, plan: Plan, saved: Option<Saved>) -> Result<Arc<GuestSandbox>, IsolationError> {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let id = SandboxId(format!("{}-{}-{number}", Self::NAME, std::process::id()));
+        let id = next_machine_id(Self::NAME);
         let identity = MachineIdentity::generate()?;
         let attach = |host, transport| {
             let wanted = GuestSpec { spec: plan.guest.clone(), identity: Some(identity.clone()), copies: None };
@@ -282,9 +278,6 @@ const START_LIMIT: Duration = Duration::from_secs(75);
 
 /// The number of times that a machine which does not start in time is started.
 const STARTS: u32 = 2;
-
-/// The number of the next sandbox of this process.
-static NEXT: AtomicU32 = AtomicU32::new(1);
 
 /// The virtual machine monitor that Gondolin starts.
 const QEMU: &str = "qemu-system-x86_64";
@@ -338,11 +331,8 @@ impl IsolationBackend for GondolinBackend {
         let (inside, snapshots, kernel) = inside?;
         evidence.extend([root, kernel]);
         evidence.extend(inside?);
-        let mut proven = BackendCapabilities::from_evidence(Self::NAME, evidence);
+        let mut proven = probe::capabilities(Self::NAME, evidence);
         proven.snapshots = snapshots.is_ok();
-        proven.persistent_sandboxes = true;
-        proven.available_profiles = vec![Profile::Strict, Profile::Default, Profile::Permissive];
-        proven.platform_features = probe::features();
         proven.platform_features.push(format!("Gondolin {GONDOLIN_VERSION}"));
         if let Err(why) = snapshots {
             proven.platform_features.push(format!("no snapshots: {why}"));
