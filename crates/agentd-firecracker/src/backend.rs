@@ -16,9 +16,10 @@ use agentd_core::{
 };
 use agentd_guest::{Attach, Copies, GuestSandbox, GuestSpec, MachineIdentity};
 use agentd_isolation::{
+    blocking::blocking,
     container, explain, grants, own_state,
     probe::{self, Attackable, AttackedSandbox},
-    store::{Fresh, Store, blocking},
+    store::{Fresh, Store},
     tracker::{Tracker, next_machine_id},
 };
 use agentd_log::LogFailure as _;

@@ -10,7 +10,7 @@ use super::{
 };
 use agentd_core::{IsolationBackend, IsolationError, Limits, Sandbox, SandboxId};
 use agentd_guest::{Attach, Guest, GuestSandbox, Machine, MachineIdentity, ResumedToSave};
-use agentd_isolation::{store::blocking, tracker::next_machine_id};
+use agentd_isolation::{blocking::blocking, tracker::next_machine_id};
 use agentd_log::LogFailure as _;
 use async_trait::async_trait;
 use std::{

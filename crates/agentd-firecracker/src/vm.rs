@@ -14,7 +14,7 @@ use super::{
     size::Size,
 };
 use agentd_core::IsolationError;
-use agentd_isolation::store::{Fresh, blocking};
+use agentd_isolation::{blocking::blocking, store::Fresh};
 use agentd_log::LogFailure as _;
 use agentd_supervisor::role::Role;
 use rustix::fs::{Mode, OFlags};

@@ -6,6 +6,7 @@
 //! This crate does not decide which backends exist. The program composes a [`Registry`] and the role handlers that it passes to
 //! [`take_role`]; `agentd::isolation` is that composition.
 
+pub mod blocking;
 mod connection;
 pub mod container;
 mod data;

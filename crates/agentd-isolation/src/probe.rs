@@ -1,7 +1,7 @@
 //! The probe: creates objects on the host that a sandbox must not reach, creates a small sandbox, and runs the attack suite in
 //! it.
 
-use crate::targets::Targets;
+use crate::{blocking::planning, targets::Targets};
 use agentd_attack::Verdict;
 use agentd_core::{
     Access, BackendCapabilities, Bytes, Claim, Command, EndReason, Evidence, EvidenceResult, Grant, GuardRule, IsolationBackend,
@@ -60,7 +60,8 @@ pub async fn attack(backend: &impl Attackable, work_root: &Path) -> Result<Vec<E
 async fn attack_in(backend: &impl Attackable, work_root: &Path, with_grants: bool) -> Result<Vec<Evidence>, IsolationError> {
     let io = |source| IsolationError::Io { context: "create the targets of the probe's attacks".to_owned(), source };
     // The caller may name the directory by a symbolic link.
-    let targets = Targets::make(&work_root.canonicalize().map_err(io)?).map_err(io)?;
+    let work_root = work_root.to_owned();
+    let targets = planning(move || work_root.canonicalize().and_then(|real| Targets::make(&real)).map_err(io)).await?;
     let grant = |path: &Path, access| Grant { guard: GuardRule::Waive, ..Grant::new(path, access) };
     let grants = vec![grant(&targets.workspace, Access::ReadWrite), grant(&targets.readonly, Access::ReadOnly)];
     let mut argv = vec![Role::Attack.name().to_owned()];

@@ -1,13 +1,13 @@
 //! A sandbox controlled over a channel to its supervisor. All backends whose supervisor shares the kernel use it.
 
 use crate::{
+    blocking::blocking,
     connection::{ExecEvent, SupervisorConnection, Traits},
     descriptor::{self, Failed},
     exec::{self, Executable, run_to_end},
     launcher::Ordered,
     probe::AttackedSandbox,
     ready,
-    store::blocking,
 };
 use agentd_core::{
     BackendCapabilities, Command, ControlReport, ExecHandle, IsolationBackend, IsolationError, Limits, Outcome, Sandbox,

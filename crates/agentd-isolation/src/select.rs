@@ -2,6 +2,7 @@
 
 use crate::{
     HostDirectBackend,
+    blocking::planning,
     proven::Proofs,
     rank::{Rank, TieBreak},
     registry::Registry,
@@ -42,7 +43,7 @@ pub async fn choose_backend<N: AsRef<str>>(
     names: &[N],
     claims: &[Claim],
 ) -> Result<Choice, IsolationError> {
-    choose(registry, work_root, names, claims, TieBreak::Faster, &Proofs::open(registry.provable(), work_root)).await
+    choose(registry, work_root, names, claims, TieBreak::Faster, &proofs(registry, work_root).await?).await
 }
 
 async fn choose<N: AsRef<str>>(
@@ -51,7 +52,7 @@ async fn choose<N: AsRef<str>>(
     names: &[N],
     claims: &[Claim],
     tie: TieBreak,
-    proofs: &Proofs,
+    proofs: &Arc<Proofs>,
 ) -> Result<Choice, IsolationError> {
     let most: u32 = Claim::ALL.into_iter().map(Claim::score).sum();
     let mut missing = claims.to_vec();
@@ -118,15 +119,33 @@ fn not_usable(name: &str, error: &IsolationError) {
 }
 
 /// Returns the kept proof of a backend if it is valid; otherwise probes the backend and keeps the result.
-async fn proof(backend: Arc<dyn IsolationBackend>, name: &str, proofs: Option<&Proofs>) -> Result<Choice, IsolationError> {
-    if let Some(proven) = proofs.and_then(|proofs| proofs.get(name)) {
+async fn proof(backend: Arc<dyn IsolationBackend>, name: &str, proofs: Option<&Arc<Proofs>>) -> Result<Choice, IsolationError> {
+    let Some(proofs) = proofs else {
+        let proven = backend.probe().await?;
+        return Ok(Choice { backend, proven, probed_earlier: false });
+    };
+    let (kept, name) = (proofs.clone(), name.to_owned());
+    if let Some(proven) = planning(move || Ok(kept.get(&name))).await? {
         return Ok(Choice { backend, proven, probed_earlier: true });
     }
-    let proven = backend.probe().await?;
-    if let Some(proofs) = proofs {
-        proofs.keep(&proven);
-    }
+    let proven = probe_and_keep(&*backend, proofs).await?;
     Ok(Choice { backend, proven, probed_earlier: false })
+}
+
+async fn probe_and_keep(backend: &dyn IsolationBackend, proofs: &Arc<Proofs>) -> Result<BackendCapabilities, IsolationError> {
+    let proven = backend.probe().await?;
+    let proofs = proofs.clone();
+    planning(move || {
+        proofs.keep(&proven);
+        Ok(proven)
+    })
+    .await
+}
+
+/// Opens the stored proofs that apply to probes below `work_root`.
+async fn proofs(registry: &Registry, work_root: &Path) -> Result<Arc<Proofs>, IsolationError> {
+    let (kept, work_root) = (registry.provable(), work_root.to_owned());
+    planning(move || Ok(Arc::new(Proofs::open(kept, &work_root)))).await
 }
 
 /// Probes the backend called `name` and replaces its kept proof, valid or not.
@@ -135,11 +154,14 @@ async fn proof(backend: Arc<dyn IsolationBackend>, name: &str, proofs: Option<&P
 /// The error of creating or probing the backend. The old proof is then discarded or unchanged, and no new one is kept.
 pub async fn probe_again(registry: &Registry, work_root: &Path, name: &str) -> Result<BackendCapabilities, IsolationError> {
     let backend = registry.create(name, work_root)?;
-    let proofs = Proofs::open(registry.provable(), work_root);
-    proofs.forget(backend.name());
-    let proven = backend.probe().await?;
-    proofs.keep(&proven);
-    Ok(proven)
+    let proofs = proofs(registry, work_root).await?;
+    let (old, canonical) = (proofs.clone(), backend.name().to_owned());
+    planning(move || {
+        old.forget(&canonical);
+        Ok(())
+    })
+    .await?;
+    probe_and_keep(&*backend, &proofs).await
 }
 
 /// Discards the kept proof of the backend called `name`, so that the next choice probes it again.
@@ -153,9 +175,11 @@ pub fn forget_proof(registry: &Registry, work_root: &Path, name: &str) {
 /// If no backend proves any isolation, falls back to `host-direct`, which **isolates nothing**, and logs a warning. Code that
 /// must not run unisolated uses [`require_backend`].
 pub async fn detect_best_backend(registry: &Registry, work_root: &Path) -> Arc<dyn IsolationBackend> {
-    match choose(registry, work_root, &registry.available(), &[], TieBreak::First, &Proofs::open(registry.provable(), work_root))
-        .await
-    {
+    let chosen = async {
+        let proofs = proofs(registry, work_root).await?;
+        choose(registry, work_root, &registry.available(), &[], TieBreak::First, &proofs).await
+    };
+    match chosen.await {
         Ok(choice) if choice.proven.score() > 0 => choice.backend,
         _ => {
             tracing::warn!("no backend proves any isolation on this machine: commands run without isolation");

@@ -75,17 +75,17 @@ fn registry() -> Registry {
 }
 
 /// Creates an empty proof store in a temporary folder.
-fn proofs() -> (tempfile::TempDir, Proofs) {
+fn proofs() -> (tempfile::TempDir, Arc<Proofs>) {
     let folder = tempfile::tempdir().unwrap();
     let proofs = Proofs::within(std::fs::File::open(folder.path()).unwrap().into(), registry().provable());
-    (folder, proofs)
+    (folder, Arc::new(proofs))
 }
 
-async fn chosen(names: &[&str], claims: &[Claim], proofs: &Proofs) -> Result<String, String> {
+async fn chosen(names: &[&str], claims: &[Claim], proofs: &Arc<Proofs>) -> Result<String, String> {
     chosen_from(&registry(), names, claims, proofs).await
 }
 
-async fn chosen_from(registry: &Registry, names: &[&str], claims: &[Claim], proofs: &Proofs) -> Result<String, String> {
+async fn chosen_from(registry: &Registry, names: &[&str], claims: &[Claim], proofs: &Arc<Proofs>) -> Result<String, String> {
     let choice = choose(registry, &std::env::temp_dir(), names, claims, TieBreak::Faster, proofs).await;
     choice.map(|choice| choice.backend.name().to_owned()).map_err(|error| error.to_string())
 }
@@ -118,7 +118,7 @@ async fn backend_with_the_highest_score_is_chosen_and_the_first_of_equals() {
 }
 
 #[tokio::test]
-async fn backend_that_starts_in_seconds_is_chosen_only_for_bits_it_alone_proves() {
+async fn backend_that_starts_in_seconds_is_chosen_only_for_claims_it_alone_proves() {
     let (_folder, proofs) = proofs();
     proofs.keep(&proven(MACHINE, &Claim::ALL));
     proofs.keep(&proven(LinuxNativeBackend::NAME, &Claim::ALL[..5]));

@@ -2,6 +2,7 @@
 //! their plans.
 
 use crate::{
+    blocking::{blocking, planning},
     explain, launcher,
     layered::{LayerStore, LayeredSandbox},
     own_state,
@@ -107,15 +108,13 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     }
 
     async fn create_layered(&self, spec: SandboxSpec) -> Result<Arc<LayeredSandbox>, IsolationError> {
-        let spec = own_state::guard(spec, &[&LayerStore::place(&self.0.work_root)])?;
+        let place = LayerStore::place(&self.0.work_root);
+        let spec = planned(spec, move |spec| own_state::guard(spec, &[&place])).await?;
         let make = || async {
             let work_root = self.0.work_root.clone();
             // A separate backend: a backend that owned itself would never be dropped.
             let backend = Arc::new(Self::configured(&work_root, K::Config::default()));
-            match tokio::task::spawn_blocking(move || LayerStore::open_in(&work_root, backend)).await {
-                Ok(layer_store) => layer_store,
-                Err(error) => Err(IsolationError::Internal(format!("run a blocking task: {error}"))),
-            }
+            blocking(move || LayerStore::open_in(&work_root, backend)).await
         };
         let layer_store = self.0.layer_store.get_or_try_init(make).await?.clone();
         LayeredSandbox::create(layer_store, Arc::new(self.clone()), &self.0.layered, spec).await
@@ -126,7 +125,9 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     /// # Errors
     /// As [`IsolationBackend::create_sandbox`].
     pub async fn create_on_shared_kernel(&self, spec: SandboxSpec) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
-        self.create_planned(Self::plan_with(&self.0.config, &spec)?, spec.limits).await
+        let (backend, limits) = (self.clone(), spec.limits.clone());
+        let plan = planned(spec, move |spec| Self::plan_with(&backend.0.config, &spec)).await?;
+        self.create_planned(plan, limits).await
     }
 
     /// Creates a sandbox from a plan, for settings that a spec cannot express. `limits` are the limits that the plan was made
@@ -141,6 +142,15 @@ impl<K: BackendKind> SharedKernelBackend<K> {
         self.0.live.add(&sandbox);
         Ok(sandbox)
     }
+}
+
+/// Plans a sandbox of `spec`. The time for grants depends on the caller's file systems and on the size of the granted trees, so
+/// these are not resolved on the runtime. Without grants, a plan reads a few files of the system.
+async fn planned<T: Send + 'static>(
+    spec: SandboxSpec,
+    plan: impl FnOnce(SandboxSpec) -> Result<T, IsolationError> + Send + 'static,
+) -> Result<T, IsolationError> {
+    if spec.grants.is_empty() { plan(spec) } else { planning(move || plan(spec)).await }
 }
 
 #[async_trait]

@@ -10,7 +10,7 @@ use super::{
     saved::Saved,
 };
 use agentd_core::{Command, ExecHandle, IsolationError, Sandbox};
-use agentd_isolation::{sandbox::SharedKernelSandbox, store::blocking};
+use agentd_isolation::{blocking::blocking, sandbox::SharedKernelSandbox};
 use agentd_log::LogFailure as _;
 use agentd_supervisor::role;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};

@@ -22,9 +22,11 @@ use agentd_core::{
 };
 use agentd_guest::{Attach, GuestSandbox, GuestSpec, MachineIdentity};
 use agentd_isolation::{
-    ContainerBackend, ContainerConfig, data_directory, explain, own_state,
+    ContainerBackend, ContainerConfig,
+    blocking::blocking,
+    data_directory, explain, own_state,
     probe::{self, Attackable, AttackedSandbox},
-    store::{Store, blocking},
+    store::Store,
     tracker::{Tracker, next_machine_id},
 };
 use agentd_log::LogFailure as _;

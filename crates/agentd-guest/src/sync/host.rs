@@ -16,7 +16,7 @@ use crate::{
     transport,
 };
 use agentd_core::{ControlError, Grant, IsolationError};
-use agentd_isolation::{grants, store::blocking};
+use agentd_isolation::{blocking::blocking, grants};
 use agentd_kernel::{object, run_as};
 use agentd_log::LogFailure as _;
 use agentd_supervisor::protocol::MAX_FDS;
