@@ -85,7 +85,7 @@ impl Client {
     /// [`grants::pin`].
     pub async fn create(&self, name: &Name, mut about: SandboxSettings) -> Result<Vec<ControlReport>, DaemonError> {
         grants::pin(&mut about.spec)?;
-        Ok(self.made(Request::Create { name: name.clone(), about: Box::new(about) }).await?.0)
+        Ok(self.request_controls(Request::Create { name: name.clone(), about: Box::new(about) }).await?.0)
     }
 
     /// Starts a command in a sandbox.
@@ -118,7 +118,7 @@ impl Client {
     /// # Errors
     /// As for [`Client::exec`].
     pub async fn detach(&self, name: &Name, command: Command) -> Result<(Vec<ControlReport>, Report), DaemonError> {
-        self.made(Request::Exec { name: name.clone(), command: Box::new(command), detach: true }).await
+        self.request_controls(Request::Exec { name: name.clone(), command: Box::new(command), detach: true }).await
     }
 
     /// Returns the state of every sandbox that has processes.
@@ -256,7 +256,7 @@ impl Client {
         Ok(self.ask(request, None).await?.receive::<Reply>().await?)
     }
 
-    async fn made(&self, request: Request) -> Result<(Vec<ControlReport>, Report), DaemonError> {
+    async fn request_controls(&self, request: Request) -> Result<(Vec<ControlReport>, Report), DaemonError> {
         match self.ask(request, None).await?.receive::<Reply>().await?.0 {
             Reply::Made(controls, report) => Ok((controls, report)),
             other => Err(unexpected(other)),

@@ -55,16 +55,16 @@ impl SharedWatch {
     /// Compares the paths with the last comparison, before a command. An incomplete comparison is reported only after the
     /// command.
     pub(crate) async fn look_before(&self) -> Result<(), DaemonError> {
-        self.look(|report| report.gaps = Gaps::default()).await.map(drop)
+        self.compare(|report| report.gaps = Gaps::default()).await.map(drop)
     }
 
     /// Compares the paths with the last comparison, after a command. Returns the differences, and keeps them until they are
     /// reported.
     pub(crate) async fn compare_after(&self) -> Result<Report, DaemonError> {
-        self.look(|_| ()).await
+        self.compare(|_| ()).await
     }
 
-    async fn look(&self, adapt: impl FnOnce(&mut Report) + Send + 'static) -> Result<Report, DaemonError> {
+    async fn compare(&self, adapt: impl FnOnce(&mut Report) + Send + 'static) -> Result<Report, DaemonError> {
         let shared = self.clone();
         blocking(move || {
             let mut watched = shared.lock();

@@ -141,7 +141,7 @@ impl Server {
             Request::Snapshot { name, snapshot } => {
                 let of = name.clone();
                 self.committed(&name, move |state, how| state.snapshot(&of, &snapshot, how).map(drop)).await?;
-                runtime::settle(&self.state, name);
+                runtime::squash_and_collect(&self.state, name);
             }
             Request::Fork { name, snapshot: Some(snapshot), new } => {
                 let forked = self.on_disk(move |state| state.fork(&name, ForkSource::Snapshot(&snapshot), &new).map(drop)).await;
@@ -151,16 +151,16 @@ impl Server {
                 let of = name.clone();
                 let forked = self.committed(&name, move |state, how| state.fork(&of, ForkSource::Now(how), &new).map(drop)).await;
                 self.collected_unless(forked).await?;
-                runtime::settle(&self.state, name);
+                runtime::squash_and_collect(&self.state, name);
             }
             Request::Restore { name, snapshot } => {
                 self.restore(&name, snapshot).await?;
-                runtime::settle(&self.state, name);
+                runtime::squash_and_collect(&self.state, name);
             }
             Request::Forget { name, snapshot } => {
                 let of = name.clone();
                 self.on_disk(move |state| state.drop_snapshot(&of, &snapshot).map(drop)).await?;
-                runtime::settle(&self.state, name);
+                runtime::squash_and_collect(&self.state, name);
             }
             Request::Diff { name, since, image } => {
                 let changes = self.on_disk(move |state| state.diff(&name, since.as_ref(), &image)).await?;

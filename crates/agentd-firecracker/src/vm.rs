@@ -298,7 +298,7 @@ impl Vm {
     /// Connects to the agent.
     async fn transport(&self) -> Result<UnixStream, IsolationError> {
         let io = |source| IsolationError::Io { context: "connect to the guest agent".to_owned(), source };
-        let mut stream = UnixStream::connect(through(&self.root, VSOCK)).await.map_err(io)?;
+        let mut stream = UnixStream::connect(socket_path(&self.root, VSOCK)).await.map_err(io)?;
         let port = self.control_connection.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, port)| *port);
         let port = port.ok_or_else(|| IsolationError::MachineLost("the guest agent has not reported its port".to_owned()))?;
         stream.write_all(format!("CONNECT {port}\n").as_bytes()).await.map_err(io)?;
@@ -366,7 +366,7 @@ impl Starting {
         let root =
             rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| io("open the root folder of a machine")(e.into()))?;
         let metrics_pipe = MetricsPipe::make(&path).map_err(io("create the metrics pipe of a machine"))?;
-        let ready = UnixListener::bind(through(&root, &format!("{VSOCK}_{}", boot::READY_PORT)))
+        let ready = UnixListener::bind(socket_path(&root, &format!("{VSOCK}_{}", boot::READY_PORT)))
             .map_err(io("listen on the vsock socket of a machine"))?;
         Ok(Self { process: Process::start(jail, lock)?, root, metrics_pipe, ready })
     }
@@ -379,13 +379,13 @@ fn remove_failed(folder: &Path) {
 }
 
 /// Returns the path of a socket in the open directory `root`.
-fn through(root: &OwnedFd, name: &str) -> PathBuf {
+fn socket_path(root: &OwnedFd, name: &str) -> PathBuf {
     format!("/proc/self/fd/{}/{name}", root.as_raw_fd()).into()
 }
 
 /// Connects to Firecracker's API, and retries until Firecracker listens.
 async fn connect(root: &OwnedFd, process: &Process) -> Result<Api, IsolationError> {
-    let path = through(root, jail::API);
+    let path = socket_path(root, jail::API);
     let connect = async {
         loop {
             match Api::connect(&path).await {

@@ -220,7 +220,7 @@ pub(super) fn stream(guest: Arc<Guest>, command: Command) -> Result<Box<dyn Exec
 /// Spawns a task that copies `from` to the guest, until its end.
 fn feed(from: OwnedFd, mut to: SendStream) -> io::Result<()> {
     let mut from = Descriptor::reader(from)?;
-    tokio::spawn(async move { to.carry(&mut from).await.ok() });
+    tokio::spawn(async move { to.copy_from(&mut from).await.ok() });
     Ok(())
 }
 
@@ -232,7 +232,7 @@ fn connect_terminal(Pipes { input, outputs: [output, _] }: Pipes<InGuest>) -> io
         feed(ours.try_clone()?, input)?;
     }
     let writer = Descriptor::writer(ours)?;
-    let copiers = output.map(|output| tokio::spawn(output.pour(writer))).into_iter().collect();
+    let copiers = output.map(|output| tokio::spawn(output.copy_to(writer))).into_iter().collect();
     Ok((ExecStreams { pty: Some(theirs), ..ExecStreams::default() }, copiers))
 }
 
@@ -241,7 +241,7 @@ fn connect(Pipes { input, outputs: [stdout, stderr] }: Pipes<InGuest>) -> io::Re
     let mut copiers = Vec::new();
     let mut drain = |from: RecvStream| {
         let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
-        copiers.push(tokio::spawn(from.pour(Descriptor::writer(ours)?)));
+        copiers.push(tokio::spawn(from.copy_to(Descriptor::writer(ours)?)));
         io::Result::Ok(theirs)
     };
     let stdin = match input {

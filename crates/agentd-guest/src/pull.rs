@@ -32,7 +32,7 @@ impl Guest {
             let taking = back.take().await?;
             let mut allowance = Allowance::new();
             while let Some(piece) = allowance.wait_for(self, from.read()).await? {
-                allowance.earn(piece.len());
+                allowance.extend_for(piece.len());
                 if !taking.piece(piece).await {
                     break;
                 }
@@ -69,7 +69,7 @@ impl Allowance {
         Self(Self::FIRST)
     }
 
-    fn earn(&mut self, bytes: usize) {
+    fn extend_for(&mut self, bytes: usize) {
         self.0 = self.0.saturating_add(Self::MORE.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX)));
     }
 

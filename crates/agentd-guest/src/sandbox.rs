@@ -118,9 +118,9 @@ impl GuestSandbox {
         let mut to = operation.session.mux.send_stream(stream).map_err(refused)?;
         operation.session.request(&ToGuest::Write { id: operation.id, path: bytes(path) })?;
         // If the guest stops reading, its answer contains the reason.
-        let carried = to.carry(from).await;
+        let copied = to.copy_from(from).await;
         drop(to);
-        let total = match carried {
+        let total = match copied {
             Ok(read) => Some(read.map_err(|source| outside(path, source))?),
             Err(_) => None,
         };

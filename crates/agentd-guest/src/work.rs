@@ -240,7 +240,7 @@ fn connect(ends: StreamEnds, streams: ExecStreams) -> std::io::Result<Copiers> {
         None => (streams.stdin, streams.stdout),
     };
     let input = match (ends.input, stdin) {
-        (Some(from), Some(to)) => Some(tokio::spawn(from.pour(Descriptor::writer(to)?))),
+        (Some(from), Some(to)) => Some(tokio::spawn(from.copy_to(Descriptor::writer(to)?))),
         _ => None,
     };
     let outputs = [(Some(ends.output), stdout), (ends.error, streams.stderr)].into_iter().filter_map(|(to, from)| {
@@ -253,7 +253,7 @@ fn connect(ends: StreamEnds, streams: ExecStreams) -> std::io::Result<Copiers> {
 /// Copies a command's output to the host. If the host has been replaced, the output is read and discarded, so that the command
 /// does not block.
 async fn send(mut from: Descriptor, mut to: SendStream) {
-    match to.carry(&mut from).await {
+    match to.copy_from(&mut from).await {
         Err(Stop::Lost) => {
             let mut nowhere = vec![0; 16 << 10];
             while let Ok(1..) = from.read(&mut nowhere).await {}

@@ -242,7 +242,7 @@ impl Sandbox for SharedKernelSandbox {
     async fn read_file_to(&self, path: &Path, limit: u64, to: OwnedFd) -> Result<u64, IsolationError> {
         let mut from = tokio::fs::File::from_std(self.open_file(path, false).await?);
         let mut to = descriptor::sink(to).map_err(|source| outside(path, source))?;
-        descriptor::carry(&mut from, &mut to, limit).await.map_err(|failed| match failed {
+        descriptor::copy_up_to(&mut from, &mut to, limit).await.map_err(|failed| match failed {
             Failed::Reading(error) => inside(path, &error),
             Failed::Writing(source) => outside(path, source),
             Failed::TooLarge => too_large(path),
@@ -252,7 +252,7 @@ impl Sandbox for SharedKernelSandbox {
     async fn write_file_from(&self, path: &Path, from: OwnedFd) -> Result<u64, IsolationError> {
         let mut from = descriptor::source(from).map_err(|source| outside(path, source))?;
         let mut to = tokio::fs::File::from_std(self.open_file(path, true).await?);
-        descriptor::carry(&mut from, &mut to, u64::MAX).await.map_err(|failed| match failed {
+        descriptor::copy_up_to(&mut from, &mut to, u64::MAX).await.map_err(|failed| match failed {
             Failed::Reading(source) => outside(path, source),
             Failed::Writing(error) => inside(path, &error),
             Failed::TooLarge => too_large(path),

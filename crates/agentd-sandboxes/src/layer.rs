@@ -70,7 +70,7 @@ pub(crate) struct Draft {
 impl Draft {
     /// Creates a layer without changes.
     pub(crate) fn make(staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Self, StateError> {
-        let draft = Self::named(staging, volume_dir)?;
+        let draft = Self::with_new_id(staging, volume_dir)?;
         make_empty(&draft.path)?;
         Ok(draft)
     }
@@ -81,7 +81,7 @@ impl Draft {
     }
 
     /// Draws an id for a layer, and pins it if the layer is in a volume. Creates no directory.
-    fn named(staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Self, StateError> {
+    fn with_new_id(staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Self, StateError> {
         let id = LayerId::draw().during("choose a random layer id in", staging.path())?;
         if volume_dir.is_some() {
             // The pin precedes the directory, because the collector lists the directories before it reads the pins.

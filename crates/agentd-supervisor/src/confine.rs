@@ -112,7 +112,7 @@ fn confine(inherited: &Inherited<'_>, controls: &mut Vec<ControlReport>) -> Resu
     // Do everything that needs no ids while the launcher writes the id maps.
     if plan.namespaces.enabled {
         record.control(Control::Namespaces, || {
-            namespace::furnish()?;
+            namespace::unshare_cgroup_and_set_host_name()?;
             Ok((ControlStatus::Enforced, plan.namespaces.describe()))
         })?;
     }

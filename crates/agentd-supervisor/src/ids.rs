@@ -20,11 +20,11 @@ pub(crate) struct ChosenIdMap {
 }
 
 impl ChosenIdMap {
-    fn to(id_map: IdMap, detail: impl Into<String>) -> Self {
+    fn enforced(id_map: IdMap, detail: impl Into<String>) -> Self {
         Self { id_map, map: (ControlStatus::Enforced, detail.into()), lease: None }
     }
 
-    fn with(self, lease: IdLease) -> Self {
+    fn with_lease(self, lease: IdLease) -> Self {
         Self { lease: Some(lease), ..self }
     }
 }
@@ -33,17 +33,17 @@ impl ChosenIdMap {
 pub(crate) fn map_ids(plan: &SandboxPlan, pid: i32, privileged: bool) -> Result<ChosenIdMap, ControlError> {
     let mapped = match &plan.tree {
         Tree::Root(_) if privileged && plan.namespaces.ids == Ids::Identity => {
-            ChosenIdMap::to(IdMap::same(), "uid 0 inside, the ids of the machine")
+            ChosenIdMap::enforced(IdMap::same(), "uid 0 inside, the ids of the machine")
         }
         Tree::Root(_) if privileged => {
             let lease = IdLease::take()?;
-            ChosenIdMap::to(lease.id_map, "uid 0 inside, dedicated host ids").with(lease)
+            ChosenIdMap::enforced(lease.id_map, "uid 0 inside, dedicated host ids").with_lease(lease)
         }
         Tree::Root(root) => return map_root(plan, root, pid),
-        _ if privileged => ChosenIdMap::to(IdMap::for_supervisor(pid), "uid 1000 inside, a dedicated host id"),
+        _ if privileged => ChosenIdMap::enforced(IdMap::for_supervisor(pid), "uid 1000 inside, a dedicated host id"),
         _ => {
             let caller = IdMap::caller();
-            ChosenIdMap::to(caller, format!("uid {} inside, the caller's host uid", caller.uid))
+            ChosenIdMap::enforced(caller, format!("uid {} inside, the caller's host uid", caller.uid))
         }
     };
     if plan.namespaces.enabled {
@@ -65,20 +65,23 @@ fn map_root(plan: &SandboxPlan, root: &RootPlan, pid: i32) -> Result<ChosenIdMap
         }
         Err(why) => {
             idmap::write_maps(pid, caller, false)?;
-            return Ok(ChosenIdMap::to(caller, only(why)));
+            return Ok(ChosenIdMap::enforced(caller, only(why)));
         }
     };
     match subordinate.write_uids(pid, lease.id_map) {
         Ok(()) => {
             subordinate.write_gids(pid, lease.id_map)?;
             let detail = describe(&lease);
-            Ok(ChosenIdMap::to(lease.id_map, detail).with(lease))
+            Ok(ChosenIdMap::enforced(lease.id_map, detail).with_lease(lease))
         }
         // `write_uids` failed before it wrote a map, so the map of the caller alone can still be written.
         Err(error) if plan.allow_degraded => {
             idmap::write_maps(pid, caller, false)?;
             let status = ControlStatus::Missing(error);
-            Ok(ChosenIdMap { map: (status, only("subordinate ids cannot be used".to_owned())), ..ChosenIdMap::to(caller, "") })
+            Ok(ChosenIdMap {
+                map: (status, only("subordinate ids cannot be used".to_owned())),
+                ..ChosenIdMap::enforced(caller, "")
+            })
         }
         Err(error) => Err(error),
     }

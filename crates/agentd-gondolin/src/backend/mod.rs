@@ -229,7 +229,7 @@ impl GondolinBackend {
             let (store, host) = (self.0.store.clone(), plan.clone());
             let around = blocking(move || {
                 store.clear()?;
-                host.around()
+                host.sandbox_around()
             });
             let around = self.0.around.create_planned(around.await?, plan.host.limits.clone()).await?;
             let (host, transport) = Host::start(around, plan, saved).await?;

@@ -82,7 +82,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Returns the plan of the sandbox around Node and QEMU.
-    pub(super) fn around(&self) -> Result<SandboxPlan, IsolationError> {
+    pub(super) fn sandbox_around(&self) -> Result<SandboxPlan, IsolationError> {
         // The own-state guard is not applied here: Node and QEMU need the installation, which is never granted to a payload.
         let mut around = container::plan(&ContainerConfig::default(), &self.host)?;
         if let Tree::Root(root) = &mut around.tree {

@@ -230,7 +230,7 @@ pub async fn on_disk<T: Send + 'static>(
 }
 
 /// Squashes the layers of a sandbox if there are many, in the background, and removes layers that are no longer used.
-pub fn settle(state: &Arc<State>, name: Name) {
+pub fn squash_and_collect(state: &Arc<State>, name: Name) {
     let state = state.clone();
     tokio::spawn(async move {
         // If a step fails now, the next call repeats it.

@@ -2,7 +2,7 @@
 
 use super::{
     LayerStore,
-    runtime::{Running, SandboxRef, SandboxRuntime, on_disk, settle},
+    runtime::{Running, SandboxRef, SandboxRuntime, on_disk, squash_and_collect},
 };
 use crate::{grants, tracker::Tracker};
 use agentd_core::{
@@ -85,12 +85,12 @@ impl LayeredSandbox {
     /// See [`Inner::used`]. Runs to completion: a partly started sandbox would still have its layers mounted at the next start.
     async fn used(&self) -> Result<(Arc<dyn Sandbox>, Arc<()>), IsolationError> {
         let inner = self.0.clone();
-        whole(async move { inner.used().await }).await
+        run_to_completion(async move { inner.used().await }).await
     }
 }
 
 /// Runs `work` to completion, even if the caller stops waiting.
-async fn whole<T: Send + 'static>(
+async fn run_to_completion<T: Send + 'static>(
     work: impl Future<Output = Result<T, IsolationError>> + Send + 'static,
 ) -> Result<T, IsolationError> {
     match tokio::spawn(work).await {
@@ -131,22 +131,22 @@ impl Inner {
         let of = self.name.clone();
         let save = move |state: &State, how| state.replace_snapshot(&of, &snapshot, how).map(drop);
         self.runtime().await?.committed(self.place(), save).await?;
-        settle(&self.origin.layer_store.state, self.name.clone());
+        squash_and_collect(&self.origin.layer_store.state, self.name.clone());
         Ok(())
     }
 
     async fn restore(&self, snapshot: Name) -> Result<(), IsolationError> {
         self.runtime().await?.restore(self.place(), snapshot).await?;
-        settle(&self.origin.layer_store.state, self.name.clone());
+        squash_and_collect(&self.origin.layer_store.state, self.name.clone());
         Ok(())
     }
 
     async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError> {
         let (of, new) = (self.name.clone(), LayerStore::fresh_name()?);
         let made = new.clone();
-        let multiply = move |state: &State, how| state.fork(&of, ForkSource::Now(how), &[made]).map(drop);
-        self.runtime().await?.committed(self.place(), multiply).await?;
-        settle(&self.origin.layer_store.state, self.name.clone());
+        let fork = move |state: &State, how| state.fork(&of, ForkSource::Now(how), &[made]).map(drop);
+        self.runtime().await?.committed(self.place(), fork).await?;
+        squash_and_collect(&self.origin.layer_store.state, self.name.clone());
         Ok(LayeredSandbox::open(self.origin.clone(), new).await?)
     }
 
@@ -255,27 +255,27 @@ impl Sandbox for LayeredSandbox {
 
     async fn suspend(&self) -> Result<(), IsolationError> {
         let inner = self.0.clone();
-        whole(async move { Ok(inner.runtime().await?.pause(inner.place()).await?) }).await
+        run_to_completion(async move { Ok(inner.runtime().await?.pause(inner.place()).await?) }).await
     }
 
     async fn resume(&self) -> Result<(), IsolationError> {
         let inner = self.0.clone();
-        whole(async move { Ok(inner.runtime().await?.resume().await?) }).await
+        run_to_completion(async move { Ok(inner.runtime().await?.resume().await?) }).await
     }
 
     async fn snapshot(&self, name: &str) -> Result<(), IsolationError> {
         let (inner, snapshot) = (self.0.clone(), snapshot_name(name)?);
-        whole(async move { inner.snapshot(snapshot).await }).await
+        run_to_completion(async move { inner.snapshot(snapshot).await }).await
     }
 
     async fn restore(&self, name: &str) -> Result<(), IsolationError> {
         let (inner, snapshot) = (self.0.clone(), snapshot_name(name)?);
-        whole(async move { inner.restore(snapshot).await }).await
+        run_to_completion(async move { inner.restore(snapshot).await }).await
     }
 
     async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError> {
         let inner = self.0.clone();
-        whole(async move { inner.fork().await }).await
+        run_to_completion(async move { inner.fork().await }).await
     }
 
     async fn resource_usage(&self) -> Result<Usage, IsolationError> {
@@ -284,7 +284,7 @@ impl Sandbox for LayeredSandbox {
 
     async fn destroy(&self) -> Result<(), IsolationError> {
         let inner = self.0.clone();
-        whole(async move { inner.destroy().await }).await
+        run_to_completion(async move { inner.destroy().await }).await
     }
 }
 

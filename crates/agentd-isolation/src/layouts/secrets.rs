@@ -23,7 +23,7 @@ pub(super) fn contained(shown: &Path, layout: &Layout, place: impl Fn(&str) -> O
         // A link above the place can lead into `shown`, so the resolved path is compared.
         let inside = |directory: &Path| directory.canonicalize().ok().filter(|directory| directory.starts_with(shown));
         match split(&pattern) {
-            Some((directory, rest)) => first(&inside(&directory)?, &rest, secret),
+            Some((directory, rest)) => first_below(&inside(&directory)?, &rest, secret),
             None => {
                 let path = inside(pattern.parent()?)?.join(pattern.file_name()?);
                 is_secret(&path, secret).then_some(path)
@@ -42,7 +42,7 @@ fn split(pattern: &Path) -> Option<(PathBuf, PathBuf)> {
 }
 
 /// Returns the first secret `rest` in a subdirectory of `directory`, or `directory` itself if it has too many entries.
-fn first(directory: &Path, rest: &Path, secret: &Secret) -> Option<PathBuf> {
+fn first_below(directory: &Path, rest: &Path, secret: &Secret) -> Option<PathBuf> {
     let entries = directory.read_dir().ok()?;
     for (number, entry) in entries.flatten().enumerate() {
         if number == MOST {

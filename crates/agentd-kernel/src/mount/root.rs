@@ -188,7 +188,7 @@ pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>, devices: Option<Devices>, own
     let dev = scratch.directory("dev", 0o755)?;
     dev::populate(&dev)?;
     tree::show(&dev, &path.join("dev"))?;
-    dev::furnish(&path.join("dev"), nodes, &scratch)?;
+    dev::attach_mounts(&path.join("dev"), nodes, &scratch)?;
     if let Some(devices) = devices {
         devices.show(&plan.devices, &path.join("dev"), &scratch.directory("devices", 0o700)?)?;
     }

@@ -73,6 +73,6 @@ pub fn lock(image: &OwnedFd, path: &Path) -> Result<(), ControlError> {
 }
 
 /// Returns the `/proc` path of an open file, for calls that take no descriptor (`proc_pid_fd(5)`).
-pub fn through(file: &OwnedFd) -> String {
+pub fn proc_path(file: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }

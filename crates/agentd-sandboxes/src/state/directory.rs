@@ -35,7 +35,7 @@ impl State {
         make_private(root)?;
         // Absolute, because the returned paths must stay valid if the caller changes its working directory.
         let state = Self { root: fs::canonicalize(root).during("resolve", root)?, mounts: None };
-        for folder in [state.named(), state.layers(), state.volumes(), state.staging()] {
+        for folder in [state.named_directory(), state.layers(), state.volumes(), state.staging()] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).during("create", &folder)?;
         }
         // A failed removal must not block access to the sandboxes: fsck finds the leftovers, and collecting them reports the
@@ -133,7 +133,7 @@ impl State {
     /// Returns the names of all sandboxes, sorted.
     pub(super) fn names(&self) -> Result<Vec<Name>, StateError> {
         let name = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
-        Ok(entries(&self.named())?.into_iter().filter_map(name).collect())
+        Ok(entries(&self.named_directory())?.into_iter().filter_map(name).collect())
     }
 
     /// Makes new layers durable, before a record names them.
@@ -141,12 +141,12 @@ impl State {
         Ok(agentd_disk::flush_directory(&self.layers())?)
     }
 
-    pub(super) fn named(&self) -> PathBuf {
+    pub(super) fn named_directory(&self) -> PathBuf {
         self.root.join("named")
     }
 
     pub(super) fn sandbox(&self, name: &Name) -> PathBuf {
-        self.named().join(name)
+        self.named_directory().join(name)
     }
 
     pub(super) fn layers(&self) -> PathBuf {

@@ -54,7 +54,7 @@ impl State {
         let below = self.highest(&layers);
         let snapshots = BTreeMap::from([(snapshot.clone(), snapshot::find(&record, snapshot)?.clone())]);
         let origin = Origin { record, layers, snapshots, parent: format!("{name}@{snapshot}"), volumes };
-        self.multiply(&origin, below.as_deref(), new, &staging, &lock)
+        self.fork_committed(&origin, below.as_deref(), new, &staging, &lock)
     }
 
     fn fork_now(&self, name: &Name, how: SaveMode, new: &[Name]) -> Result<Vec<Record>, StateError> {
@@ -76,7 +76,7 @@ impl State {
         }
         let snapshots = record.snapshots.clone();
         let origin = Origin { record, layers, snapshots, parent: name.to_string(), volumes };
-        self.multiply(&origin, Some(&below), new, prepared.staging(), &lock)
+        self.fork_committed(&origin, Some(&below), new, prepared.staging(), &lock)
     }
 
     /// Creates a volume for each new sandbox with layers above `stack`, if `record` has a disk limit.
@@ -92,7 +92,7 @@ impl State {
         new.iter().map(|_| self.make_volume(bytes, staging)).collect()
     }
 
-    fn multiply(
+    fn fork_committed(
         &self,
         origin: &Origin,
         below: Option<&Path>,

@@ -230,7 +230,7 @@ impl State {
             Ok(())
         };
         look(&self.root, &|name| ["keeper", "lock", "named", "layers", "volumes", "staging"].contains(&name))?;
-        look(&self.named(), &|name| name.parse::<Name>().is_ok())?;
+        look(&self.named_directory(), &|name| name.parse::<Name>().is_ok())?;
         look(&self.layers(), &|name| name.parse::<LayerId>().is_ok())?;
         look(&self.volumes(), &|name| name.parse::<VolumeId>().is_ok())?;
         for name in self.names()? {

@@ -22,7 +22,7 @@ impl State {
         if let [record] = records {
             let place = self.sandbox(&record.name);
             fs::rename(made.join(&record.name), &place).during("rename to", place)?;
-            return Ok(flush_directory(&self.named())?);
+            return Ok(flush_directory(&self.named_directory())?);
         }
         flush_directory(&made)?;
         fs::rename(&made, self.journal()).during("rename to", self.journal())?;
@@ -36,10 +36,10 @@ impl State {
             return Ok(());
         }
         for sandbox in entries(&self.journal())? {
-            let place = self.named().join(sandbox.file_name().unwrap_or_default());
+            let place = self.named_directory().join(sandbox.file_name().unwrap_or_default());
             fs::rename(&sandbox, &place).during("rename to", place)?;
         }
-        flush_directory(&self.named())?;
+        flush_directory(&self.named_directory())?;
         Ok(fs::remove_dir(self.journal()).during("remove", self.journal())?)
     }
 

@@ -89,7 +89,7 @@ impl State {
         }
         let staging = self.stage(&lock)?;
         fs::rename(&place, staging.path().join("removed")).during("move to staging", place)?;
-        flush_directory(&self.named())?;
+        flush_directory(&self.named_directory())?;
         drop(lock);
         Ok(staging.remove()?)
     }

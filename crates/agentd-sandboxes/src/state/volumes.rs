@@ -53,9 +53,9 @@ impl State {
     }
 
     /// Unmounts the volumes that have been unused for at least `unused`. Waits for the disk.
-    pub fn rest(&self, unused: Duration) {
+    pub fn unmount_unused(&self, unused: Duration) {
         if let Some(mounts) = &self.mounts {
-            mounts.rest(unused);
+            mounts.unmount_unused(unused);
         }
     }
 

@@ -53,7 +53,7 @@ pub(crate) fn hint(program: &str, granted: &[Grant]) {
             ));
             continue;
         }
-        let shown = around(&entry, &entry.join(program), &guard);
+        let shown = directory_to_grant(&entry, &entry.join(program), &guard);
         let (entry, remedy) = (entry.display(), shown.display());
         match guard.refusal(&shown) {
             None => writer::message(format_args!(
@@ -123,7 +123,7 @@ fn hidden(path: &OsString, granted: &[Grant]) -> Vec<PathBuf> {
 
 /// Returns the directory to grant for a program in `entry`. If the program is a link, this is the directory that contains link
 /// and target, unless the guard rejects it; then it is `entry`.
-fn around(entry: &Path, program: &Path, guard: &Guard) -> PathBuf {
+fn directory_to_grant(entry: &Path, program: &Path, guard: &Guard) -> PathBuf {
     let real = program.canonicalize().unwrap_or_else(|_| program.to_path_buf());
     let both = entry.ancestors().find(|above| real.starts_with(above)).unwrap_or(entry);
     if guard.refusal(both).is_none() { both.to_path_buf() } else { entry.to_path_buf() }
@@ -147,9 +147,9 @@ mod tests {
         fs::write(home.join("other/x"), "").unwrap();
         symlink("../lib/x", home.join("tool/bin/x")).unwrap();
         symlink("../other/x", home.join("bin/x")).unwrap();
-        assert_eq!(around(&home.join("tool/bin"), &home.join("tool/bin/x"), &guard), home.join("tool"));
+        assert_eq!(directory_to_grant(&home.join("tool/bin"), &home.join("tool/bin/x"), &guard), home.join("tool"));
         // The only common ancestor is the home directory, which is never granted.
-        assert_eq!(around(&home.join("bin"), &home.join("bin/x"), &guard), home.join("bin"));
+        assert_eq!(directory_to_grant(&home.join("bin"), &home.join("bin/x"), &guard), home.join("bin"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ const MOST: usize = 40;
 
 /// Returns the links in `paths` and in the shell's working directory, each with the path to which it leads. Leaves out links
 /// inside a grant or a system directory, which are visible anyway.
-pub(crate) fn shown<'a>(paths: impl Iterator<Item = &'a Path>, granted: &[Grant]) -> Vec<(PathBuf, PathBuf)> {
+pub(crate) fn links_to_show<'a>(paths: impl Iterator<Item = &'a Path>, granted: &[Grant]) -> Vec<(PathBuf, PathBuf)> {
     let here = logical_directory();
     let base = here.clone().or_else(|| std::env::current_dir().ok()).unwrap_or_default();
     let mut links = Vec::new();

@@ -68,14 +68,14 @@ pub(crate) async fn of_run(args: &RunArgs, work_root: &Path) -> Result<Selected,
     if name != AUTO {
         return match canonical_backend_name(&name) {
             Some(name) if needs.own_kernel => choose(work_root, &[name], &required).await,
-            _ => named(work_root, &name),
+            _ => by_name(work_root, &name),
         };
     }
     if args.boundary.allow_degraded {
         let degradable = backends_with(work_root, |traits| needs.are_met_by(traits) && traits.degradable);
         if let Some(name) = degradable.first() {
             // With `--allow-degraded`, nothing has to be proven.
-            return named(work_root, name);
+            return by_name(work_root, name);
         }
     }
     choose(work_root, &backends_with(work_root, |traits| needs.are_met_by(traits)), &required).await
@@ -124,7 +124,7 @@ pub(crate) async fn of_named_sandboxes() -> Result<Selected, Failure> {
 /// # Errors
 /// If the backend cannot be created.
 pub(crate) fn unproven_of_named_sandboxes() -> Result<Selected, Failure> {
-    named(&temporary::of_here()?, ContainerBackend::NAME)
+    by_name(&temporary::of_here()?, ContainerBackend::NAME)
 }
 
 /// Proves the boundary of named sandboxes in the daemon, for clients in other namespaces.
@@ -154,7 +154,7 @@ fn unusable(work_root: &Path) -> Option<Failure> {
     Some(format!("temporary directory: {}: {error} — create it, or set TMPDIR to another directory", work_root.display()).into())
 }
 
-fn named(work_root: &Path, name: &str) -> Result<Selected, Failure> {
+fn by_name(work_root: &Path, name: &str) -> Result<Selected, Failure> {
     let backend = named_backend(name, work_root)?;
     Ok(Selected { backend, proven: None, probed_earlier: false, work_root: work_root.to_path_buf() })
 }
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn proof_is_outdated_by_failing_boundary_but_not_by_failing_request() {
-        let mut selected = named(&std::env::temp_dir(), LinuxNativeBackend::NAME).unwrap();
+        let mut selected = by_name(&std::env::temp_dir(), LinuxNativeBackend::NAME).unwrap();
         let gone = IsolationError::Unavailable { backend: "gondolin".to_owned(), reason: "not installed".to_owned() };
         let failed = |control| IsolationError::from(ControlError::new(control, "call", None));
         assert!(!selected.is_outdated_by(&gone), "no stored proof was used");
