@@ -59,6 +59,40 @@ impl Known {
     }
 }
 
+/// Runs the commands one after the other. At `end`, kills the daemon, or without a `mark` the client of the command that runs.
+/// All commands with `mark` end with the daemon. Calls `succeeded` with the name that a successful command creates.
+fn run_until_kill(
+    place: &SandboxDir,
+    commands: Vec<(Command, Option<&str>)>,
+    end: Instant,
+    mark: Option<&str>,
+    mut succeeded: impl FnMut(&str),
+) {
+    for (mut command, makes) in commands {
+        let mut client = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        match (wait(&mut client, end), place.daemon(), mark) {
+            (Some(status), ..) => {
+                if let (true, Some(makes)) = (status.success(), makes) {
+                    succeeded(makes);
+                }
+            }
+            (None, Some(daemon), Some(mark)) => {
+                kill(daemon);
+                client.wait().unwrap();
+                // A concurrent client may have started the next daemon.
+                let next = || place.daemon().is_some_and(|next| next != daemon);
+                until("all commands have ended", || next() || !runs(&format!("sleep\0{mark}")));
+                return;
+            }
+            (None, ..) => {
+                client.kill().unwrap();
+                client.wait().unwrap();
+                return;
+            }
+        }
+    }
+}
+
 #[test]
 fn daemon_or_client_killed_at_any_moment_loses_nothing_acknowledged() {
     let place = SandboxDir::new();
@@ -97,33 +131,14 @@ fn daemon_or_client_killed_at_any_moment_loses_nothing_acknowledged() {
             (import(), Some(&image)),
         ];
         let first = dice(wanted.len());
-        let began = Instant::now();
+        let end = Instant::now() + moment;
         let mut wanted = Vec::from(wanted);
         wanted.rotate_left(first);
-        for (mut command, makes) in wanted {
-            let mut client = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            match (wait(&mut client, began + moment), place.daemon()) {
-                (Some(status), _) => {
-                    if let (true, Some(makes)) = (status.success(), makes) {
-                        let known = if makes == image { &mut known.images } else { &mut known.sandboxes };
-                        known.insert(makes.to_owned());
-                    }
-                }
-                (None, Some(daemon)) if round % 2 == 0 => {
-                    kill(daemon);
-                    client.wait().unwrap();
-                    // A concurrent client may have started the next daemon.
-                    let next = || place.daemon().is_some_and(|next| next != daemon);
-                    until("all commands have ended", || next() || !runs(&format!("sleep\0{mark}")));
-                    break;
-                }
-                (None, _) => {
-                    client.kill().unwrap();
-                    client.wait().unwrap();
-                    break;
-                }
-            }
-        }
+        let succeeded = |makes: &str| {
+            let known = if makes == image { &mut known.images } else { &mut known.sandboxes };
+            known.insert(makes.to_owned());
+        };
+        run_until_kill(&place, wanted, end, (round % 2 == 0).then_some(mark.as_str()), succeeded);
         known.assert_exists(&place, &when);
         // Keep the number of sandboxes small, because each round checks all of them.
         while known.sandboxes.len() > 12 {
