@@ -370,7 +370,7 @@ impl Started {
     }
 
     fn send(&self, during: &ExecMessage) -> Result<(), IsolationError> {
-        self.connection.send(during, &[]).map_err(|error| IsolationError::DaemonDied(error.to_string()))
+        self.connection.send(during, &[]).map_err(|error| IsolationError::DaemonLost(error.to_string()))
     }
 }
 
@@ -407,7 +407,7 @@ impl ExecHandle for Started {
                 DaemonError::Layered(LayeredError::Isolation(error)) => error,
                 other => IsolationError::other(other),
             }),
-            Err(error) => Err(IsolationError::DaemonDied(error.to_string())),
+            Err(error) => Err(IsolationError::DaemonLost(error.to_string())),
         }
     }
 }

@@ -44,8 +44,8 @@ impl Server {
             Err(error) => Err(error.into()),
         };
         if sent.is_err() {
-            // The daemon may end before the next client connects. If the disk is full, the note is lost, but the next client
-            // still receives the report.
+            // The report is also written to the log, because the daemon may end before the next client connects. If the disk is
+            // full, only the next client of this daemon receives the report.
             let folder = self.state.log_directory(name);
             let noted = async { log::note(log::open(folder).await.map(|[notes]| notes)?, report).await };
             noted.await.or_warn("write changes of protected paths to the sandbox's log", name);
@@ -84,9 +84,8 @@ impl Server {
             handle.wait().await.or_warn("wait for a detached command", &name);
             server.used(&name).await;
             drop(running);
-            // The report goes to the log, and also to the next client.
             if let Some(report) = watched.compare_after().await.or_warn("compare protected paths", &name) {
-                // If the disk is full, the note is lost, but the next client still receives the report.
+                // The report is also written to the log, because the daemon may end before the next client connects.
                 log::note(notes, report).await.or_warn("write changes of protected paths to the sandbox's log", &name);
             }
         });

@@ -70,10 +70,15 @@ impl Server {
             Ok((request, fds)) => {
                 let (kind, name) = request.summary();
                 tracing::debug!(kind, name = name.map(ToString::to_string), "request");
-                match self.prove_for(&request, candidate.peer).await {
+                let kept = request.kept().cloned();
+                let answered = match self.prove_for(&request, candidate.peer).await {
                     Ok(()) => self.answer(request, fds, client).await,
                     Err(error) => Err(error),
-                }
+                };
+                answered.map_err(|error| match &kept {
+                    Some(name) => error.in_sandbox(name),
+                    None => error,
+                })
             }
             Err(Refusal::Gone(error)) => {
                 tracing::debug!(%error, "client disconnected without sending a request");
@@ -246,7 +251,7 @@ impl Server {
         let runtime = self.runtimes.get(name);
         let mut runtime = runtime.lock().await;
         let watched = self.watched(name).await?;
-        watched.look_before().await?;
+        watched.compare_before().await?;
         let idle = runtime.running.as_ref().is_some_and(|running| running.commands_running() == 0);
         let restarts = idle && !runtime.paused && watched.is_outdated();
         if restarts {

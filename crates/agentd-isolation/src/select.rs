@@ -36,7 +36,8 @@ pub fn backends_with(registry: &Registry, work_root: &Path, wanted: impl Fn(&Bac
 /// probed, except that backends registered by an embedder are always probed.
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] if no backend proves all of `claims`.
+/// [`IsolationError::Requirement`] if no backend proves some of `claims`, [`IsolationError::Combination`] if no single backend
+/// proves all of them.
 pub async fn choose_backend<N: AsRef<str>>(
     registry: &Registry,
     work_root: &Path,
@@ -78,8 +79,12 @@ async fn choose<N: AsRef<str>>(
         }
     }
     best.map(|(_, choice)| choice).ok_or_else(|| {
-        let missing = if missing.is_empty() { claims } else { &missing };
-        IsolationError::Requirement { missing: missing.iter().map(Claim::to_string).collect::<Vec<_>>().join(", ") }
+        let names = |claims: &[Claim]| claims.iter().map(Claim::to_string).collect::<Vec<_>>().join(", ");
+        match &missing[..] {
+            [] if claims.is_empty() => IsolationError::Requirement { missing: "any isolation".to_owned() },
+            [] => IsolationError::Combination { claims: names(claims) },
+            missing => IsolationError::Requirement { missing: names(missing) },
+        }
     })
 }
 
@@ -151,7 +156,7 @@ async fn proofs(registry: &Registry, work_root: &Path) -> Result<Arc<Proofs>, Is
 /// Probes the backend called `name` and replaces its kept proof, valid or not.
 ///
 /// # Errors
-/// The error of creating or probing the backend. The old proof is then discarded or unchanged, and no new one is kept.
+/// The error of creating the backend, which leaves the old proof unchanged, or of probing it, which discards the old proof.
 pub async fn probe_again(registry: &Registry, work_root: &Path, name: &str) -> Result<BackendCapabilities, IsolationError> {
     let backend = registry.create(name, work_root)?;
     let proofs = proofs(registry, work_root).await?;
@@ -191,7 +196,7 @@ pub async fn detect_best_backend(registry: &Registry, work_root: &Path) -> Arc<d
 /// Returns a registered backend that proves all of `claims`, selected as by [`choose_backend`], and its proven capabilities.
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] if no registered backend proves all of `claims`.
+/// As [`choose_backend`].
 pub async fn require_backend(
     registry: &Registry,
     work_root: &Path,

@@ -114,7 +114,18 @@ async fn backend_with_the_highest_score_is_chosen_and_the_first_of_equals() {
     assert_eq!(chosen(&names, &[], &proofs).await.unwrap(), ContainerBackend::NAME);
     assert_eq!(chosen(&names, &[Claim::Kernel], &proofs).await.unwrap(), MACHINE);
     let error = chosen(&names, &[Claim::Filesystem, Claim::Syscalls], &proofs).await.unwrap_err();
-    assert!(error.contains("syscalls") && !error.contains("filesystem"), "{error}");
+    assert!(error.contains("no backend proves syscalls on"), "{error}");
+    assert!(chosen(&[], &[], &proofs).await.unwrap_err().contains("no backend proves any isolation on"));
+}
+
+#[tokio::test]
+async fn claims_that_only_different_backends_prove_are_refused_together() {
+    let (_folder, proofs) = proofs();
+    proofs.keep(&proven(LinuxNativeBackend::NAME, &[Claim::Syscalls]));
+    proofs.keep(&proven(ContainerBackend::NAME, &[Claim::Network]));
+    let names = [LinuxNativeBackend::NAME, ContainerBackend::NAME];
+    let error = chosen(&names, &[Claim::Network, Claim::Syscalls], &proofs).await.unwrap_err();
+    assert!(error.contains("no single backend proves all of network, syscalls on"), "{error}");
 }
 
 #[tokio::test]

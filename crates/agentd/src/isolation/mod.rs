@@ -105,7 +105,8 @@ pub fn backends_with(work_root: &Path, wanted: impl Fn(&BackendTraits) -> bool) 
 /// chooses the one whose sandboxes start faster, and of equals the first. Never chooses a backend without a boundary.
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] when no backend proves all of `claims`.
+/// [`IsolationError::Requirement`] if no backend proves some of `claims`, [`IsolationError::Combination`] if no single backend
+/// proves all of them.
 pub async fn choose_backend<N: AsRef<str>>(work_root: &Path, names: &[N], claims: &[Claim]) -> Result<Choice, IsolationError> {
     select::choose_backend(registry(), work_root, names, claims).await
 }
@@ -135,7 +136,8 @@ pub async fn detect_best_backend(work_root: &Path) -> Arc<dyn IsolationBackend> 
 /// Returns the registered backend that proves most among those that prove all of `claims`, by the rules of [`choose_backend`].
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] if no backend proves all of `claims`.
+/// [`IsolationError::Requirement`] if no backend proves some of `claims`, [`IsolationError::Combination`] if no single backend
+/// proves all of them.
 pub async fn require_backend(
     work_root: &Path,
     claims: &[Claim],

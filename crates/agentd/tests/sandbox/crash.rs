@@ -1,9 +1,11 @@
 //! The daemon or one of its clients is killed at any moment, also during imports of images.
 
-use crate::place::{SandboxDir, kill, runs, until};
+use crate::place::{SandboxDir, kill, runs, text, until};
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     collections::BTreeSet,
     fs,
+    io::{BufRead, BufReader},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -157,4 +159,31 @@ fn daemon_or_client_killed_at_any_moment_loses_nothing_acknowledged() {
     assert_eq!(fs::read_dir(place.path("data/sandboxes/staging")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(place.path("data/sandboxes/volumes")).unwrap().count(), 0);
     until("no mount and no device remains", || place.attached() == (0, 0));
+}
+
+/// Returns the only child of a process.
+fn child(parent: Pid) -> Pid {
+    let threads = fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero())).unwrap();
+    let children: String = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).unwrap()).collect();
+    Pid::from_raw(children.trim().parse().unwrap()).unwrap()
+}
+
+#[test]
+fn killed_supervisor_of_named_sandbox_loses_command_and_keeps_files() {
+    let place = SandboxDir::new();
+    place.agentd(&["create", "dev"]);
+    place.sh("dev", "echo kept >/file");
+    let mut exec = place.command(&["exec", "dev", "--", "sh", "-c", "echo runs; exec sleep 1000"]);
+    let mut exec = exec.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(exec.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "runs\n");
+    let launcher = child(place.daemon().unwrap());
+    kill_process(child(launcher), Signal::KILL).unwrap();
+    let output = exec.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    let message = text(&output.stderr);
+    assert!(message.contains("use sandbox dev: its processes were lost: "), "{message}");
+    assert!(message.contains("the files of the sandbox were kept") && !message.contains("another sandbox"), "{message}");
+    assert_eq!(place.sh("dev", "cat /file"), "kept\n");
 }
