@@ -206,7 +206,7 @@ fn limit_checks() -> Vec<LimitCheck> {
             name: "a4_write_beyond_the_file_size",
             limits: Limits { file_size: Some(Bytes(1 << 16)), wall, ..Limits::default() },
             script: "exec head -c 200000 /dev/zero > /tmp/big",
-            held: |outcome| outcome.reason == EndReason::DiskLimit,
+            held: |outcome| outcome.reason == EndReason::FileSizeLimit,
         },
         LimitCheck {
             name: "a4_print_beyond_the_output_limit",
@@ -272,7 +272,7 @@ async fn exceed(backend: &dyn IsolationBackend, check: LimitCheck) -> Evidence {
 /// The reason why snapshots do not work.
 pub async fn snapshots(backend: &dyn IsolationBackend) -> Result<(), String> {
     let text = |error: IsolationError| error.to_string();
-    let spec = SandboxSpec { writable: Writable::Layers, ..SandboxSpec::default() };
+    let spec = SandboxSpec { writable: Writable::TemporaryLayers, ..SandboxSpec::default() };
     let sandbox = backend.create_sandbox(spec).await.map_err(text)?;
     let tried = snapshots_of(&*sandbox).await;
     sandbox.destroy().await.map_err(text)?;

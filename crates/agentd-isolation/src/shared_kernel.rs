@@ -203,7 +203,7 @@ impl<K: BackendKind> IsolationBackend for SharedKernelBackend<K> {
     }
 
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
-        if K::LAYERS && spec.writable == Writable::Layers {
+        if K::LAYERS && spec.writable == Writable::TemporaryLayers {
             return Ok(self.create_layered(spec).await?);
         }
         Ok(self.create_on_shared_kernel(spec).await?)

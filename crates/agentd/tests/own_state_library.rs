@@ -42,7 +42,7 @@ async fn refused() {
         (Arc::new(FirecrackerBackend::new(firecracker.clone()).unwrap()), Writable::Memory, &firecracker.programs),
         (Arc::new(FirecrackerBackend::new(firecracker.clone()).unwrap()), Writable::Memory, &firecracker.assets),
         (Arc::new(GondolinBackend::with_config(&root, gondolin.clone())), Writable::Memory, &gondolin.installation),
-        (Arc::new(ContainerBackend::new(&root, None).unwrap()), Writable::Layers, &layers),
+        (Arc::new(ContainerBackend::new(&root, None).unwrap()), Writable::TemporaryLayers, &layers),
         (Arc::new(ContainerBackend::new(&root, None).unwrap()), Writable::Memory, etc),
         (Arc::new(LinuxNativeBackend::new(&root).unwrap()), Writable::Memory, etc),
     ];

@@ -98,13 +98,13 @@ pub(super) fn check(spec: &SandboxSpec) -> Result<Vec<GrantPlan>, IsolationError
     let invalid = |what: &str, reason: &str| Err(IsolationError::Invalid { what: what.to_owned(), reason: reason.to_owned() });
     if spec.root != Root::Host {
         return invalid(
-            "root",
+            "root file system",
             "not supported: all gondolin machines use the root of the installation — use the container backend for an image",
         );
     }
-    if !matches!(spec.writable, Writable::Memory | Writable::Layers) {
+    if !matches!(spec.writable, Writable::Memory | Writable::TemporaryLayers) {
         return invalid(
-            "writable",
+            "storage of changes",
             "not supported: gondolin deletes the disk with the machine — use snapshots, or the container backend",
         );
     }

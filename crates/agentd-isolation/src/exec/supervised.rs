@@ -89,7 +89,7 @@ impl Supervised {
             // processors, so SIGXCPU is trusted.
             Some(libc::SIGXCPU) if self.cpu_time.is_some() => EndReason::CpuLimit,
             Some(libc::SIGKILL) if self.cpu_time.is_some_and(|limit| cpu >= limit) => EndReason::CpuLimit,
-            Some(libc::SIGXFSZ) => EndReason::DiskLimit,
+            Some(libc::SIGXFSZ) => EndReason::FileSizeLimit,
             Some(_) => EndReason::Signalled,
             None => EndReason::Exited,
         };

@@ -105,7 +105,7 @@ impl SandboxRuntime {
                 );
                 return Err(IsolationError::from(ControlError::new(Control::Grants, call, None)).into());
             }
-            spec.writable = Writable::Disk(place.state.layer_paths(&record));
+            spec.writable = Writable::KeptLayers(place.state.layer_paths(&record));
             let sandbox = place.backend.create_sandbox(spec).await?;
             let mut ready = place.state.after_mount(&record).map_err(LayeredError::from);
             if paused && ready.is_ok() {
