@@ -7,7 +7,7 @@ use crate::{
 };
 use agentd_core::Claim::Syscalls;
 
-const FILTER: &str = "the kernel needs CONFIG_SECCOMP_FILTER, and an outer sandbox must allow seccomp(2)";
+const FILTER: &str = "boot a kernel with CONFIG_SECCOMP_FILTER; in an outer sandbox, allow seccomp(2)";
 
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a2_create_a_namespace", claim: Syscalls, remedy: FILTER, run: namespaces },

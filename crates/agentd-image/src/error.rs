@@ -10,7 +10,7 @@ use std::{io, path::PathBuf};
 #[non_exhaustive]
 pub enum ImageError {
     /// The directory is not suitable for a store.
-    #[error("image store {path:?}: {why}")]
+    #[error("open the image store: {path:?}: {why}")]
     Place {
         /// The directory.
         path: PathBuf,
@@ -18,7 +18,7 @@ pub enum ImageError {
         why: &'static str,
     },
     /// A file of the store or of the source could not be used.
-    #[error("image: {operation} {path:?}: {source}")]
+    #[error("{operation} {path:?}: {source}")]
     Io {
         /// The operation.
         operation: &'static str,
@@ -82,7 +82,7 @@ pub enum ImageError {
         why: &'static str,
     },
     /// The source is an archive that is too large or contains unsupported entries.
-    #[error("read the archive {path:?}: {source}")]
+    #[error("read the archive: {path:?}: {source}")]
     Archive {
         /// The source.
         path: PathBuf,
@@ -91,13 +91,19 @@ pub enum ImageError {
         source: UnpackError,
     },
     /// The source contains several images and none matches the reference.
-    #[error("import an image: the source contains several images — use the name of one of them as REFERENCE: {}", .names.join(", "))]
+    #[error(
+        "import an image: the source contains several images — use the name of one of them as REFERENCE: {}",
+        .names.join(", ")
+    )]
     Ambiguous {
         /// The names of the images.
         names: Vec<String>,
     },
     /// The image is built for other platforms.
-    #[error("select a platform of the image: {wanted} is not among the image's platforms: {} — use another image", .offered.join(", "))]
+    #[error(
+        "select a platform of the image: {wanted} is not among the image's platforms: {} — use another image",
+        .offered.join(", ")
+    )]
     Platform {
         /// The platform of this machine, as `os/architecture`.
         wanted: String,
@@ -135,7 +141,7 @@ pub enum ImageError {
         actual: Digest,
     },
     /// A layer could not be unpacked.
-    #[error("layer {layer}: {source}")]
+    #[error("unpack layer {layer}: {source}")]
     Layer {
         /// The layer, as the manifest names it.
         layer: String,
@@ -144,7 +150,10 @@ pub enum ImageError {
         source: UnpackError,
     },
     /// A request to the registry failed.
-    #[error("request to registry {registry}: {cause} — check the image name, the network and your login", cause = with_sources(source))]
+    #[error(
+        "request to registry {registry}: {cause} — check the image name, the network and your login",
+        cause = with_sources(source)
+    )]
     Registry {
         /// The registry.
         registry: String,

@@ -153,7 +153,7 @@ impl Store {
             Image { reference, digest, config, layers: Vec::new(), size: 0, skipped_devices: 0, skipped_attributes: 0 };
         let mut seen = HashSet::new();
         let mut hidden = false;
-        // From the top, because the uppermost occurrence of a repeated layer determines what is visible.
+        // The layers are visited from the top, because the uppermost occurrence of a repeated layer determines what is visible.
         for diff_id in rootfs.diff_ids.iter().rev().filter(|diff_id| seen.insert(**diff_id)) {
             let layer = self.layer(*diff_id);
             // Hidden layers are read too: the damage must be reported for every image that shares a layer, or that layer is never

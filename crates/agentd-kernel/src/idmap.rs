@@ -65,7 +65,8 @@ pub struct ExtraIds {
 
 impl IdMap {
     /// Returns the map for a launcher that is root: an unprivileged user inside, and a host id derived from the supervisor's pid.
-    /// No other live sandbox has that host id, because no other live process has that pid.
+    /// No other live sandbox of a launcher in the same PID namespace has that host id, because no other live process there has
+    /// that pid.
     pub fn for_supervisor(supervisor: i32) -> Self {
         let host = FIRST_HOST_ID + supervisor.unsigned_abs();
         Self { uid: ORDINARY, gid: ORDINARY, host_uid: host, host_gid: host, count: 1, extra: None }

@@ -11,7 +11,7 @@ use std::{
 /// Modules that a Firecracker machine needs, built in or loadable: those of its devices, and of the file systems of its root.
 pub(crate) const NEEDED: [&str; 5] = ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "overlay", "ext4"];
 /// Modules that are loaded if the kernel has them.
-pub(crate) const WELCOME: [&str; 1] = ["virtio_rng"];
+pub(crate) const OPTIONAL: [&str; 1] = ["virtio_rng"];
 /// The list of built-in modules, in the directory of modules (`kmod(8)`).
 const BUILT_IN: &str = "modules.builtin";
 
@@ -166,9 +166,9 @@ mod tests {
     fn kernel_without_needed_module_is_refused_unless_built_in() {
         let mut modules = Modules::default();
         modules.take_built_in("kernel/virtio_mmio.ko\nkernel/virtio_blk.ko\nkernel/overlay.ko\nkernel/ext4.ko\n");
-        let error = modules.needed("6.1", &NEEDED, &WELCOME).unwrap_err().to_string();
-        assert!(error.contains("kernel 6.1 has no vmw_vsock_virtio_transport"), "{error}");
+        let error = modules.needed("6.1", &NEEDED, &OPTIONAL).unwrap_err().to_string();
+        assert!(error.contains("find the module vmw_vsock_virtio_transport: kernel 6.1 has it neither"), "{error}");
         modules.take_built_in("kernel/vmw_vsock_virtio_transport.ko");
-        assert_eq!(modules.needed("6.1", &NEEDED, &WELCOME).unwrap(), []);
+        assert_eq!(modules.needed("6.1", &NEEDED, &OPTIONAL).unwrap(), []);
     }
 }

@@ -177,7 +177,7 @@ impl GondolinBackend {
         let (installation, guest) = (installation.to_path_buf(), installed.guest());
         let known = blocking(move || {
             // An inaccessible `/dev/kvm` needs no trial. The result is not saved, because permissions may change at any time.
-            if let Some(why) = accelerator::closed() {
+            if let Some(why) = accelerator::open_error() {
                 return Ok(Err(Verdict::tcg(why)));
             }
             let kept = VerdictFile::for_files(&installation, &guest, &qemu);

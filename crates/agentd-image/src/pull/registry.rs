@@ -3,7 +3,7 @@
 use super::{Progress, download::Download, login::login};
 use crate::{
     error::ImageError,
-    manifest::{DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, MANIFEST, MOST},
+    manifest::{DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, MANIFEST, MAX_DOCUMENT_BYTES},
 };
 use agentd_disk::FileContext as _;
 use oci_client::{
@@ -49,20 +49,20 @@ impl Registry {
     }
 
     /// Fetches a manifest or an index, whose digest `oci-client` verifies if `reference` has one. That crate reads the whole
-    /// document into memory, whatever its size; a document above [`MOST`] is rejected only afterwards.
+    /// document into memory, whatever its size; a document above [`MAX_DOCUMENT_BYTES`] is rejected only afterwards.
     pub(super) async fn manifest(&self, reference: &Reference) -> Result<Vec<u8>, ImageError> {
         let accepted = [MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_INDEX];
         let answer = self.client.pull_manifest_raw(reference, &self.auth, &accepted).await;
         let (bytes, _) = answer.map_err(|source| self.failed(source))?;
-        if bytes.len() as u64 > MOST {
+        if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
             return Err(ImageError::Contradiction("the manifest is larger than 8 MiB"));
         }
         Ok(bytes.to_vec())
     }
 
-    /// Fetches a blob of at most [`MOST`] bytes into memory.
+    /// Fetches a blob of at most [`MAX_DOCUMENT_BYTES`] bytes into memory.
     pub(super) async fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
-        if descriptor.size > MOST {
+        if descriptor.size > MAX_DOCUMENT_BYTES {
             return Err(ImageError::Contradiction("the configuration is larger than 8 MiB"));
         }
         let mut bytes = Vec::new();

@@ -4,7 +4,7 @@ use super::archive::Archive;
 use crate::{
     digest::Digest,
     error::ImageError,
-    manifest::{Descriptor, MOST},
+    manifest::{Descriptor, MAX_DOCUMENT_BYTES},
 };
 use agentd_disk::FileContext as _;
 use rustix::{
@@ -38,14 +38,14 @@ impl Files {
         }
     }
 
-    /// Reads a document of at most [`MOST`] bytes; `None` if no regular file has this name.
+    /// Reads a document of at most [`MAX_DOCUMENT_BYTES`] bytes; `None` if no regular file has this name.
     pub(crate) fn document(&self, name: &str) -> Result<Option<Vec<u8>>, ImageError> {
         let Some(OpenFile { content, size }) = self.open(name)? else { return Ok(None) };
-        if size > MOST {
+        if size > MAX_DOCUMENT_BYTES {
             return Err(ImageError::Contradiction("a JSON document is larger than 8 MiB"));
         }
         let mut bytes = Vec::new();
-        content.take(MOST).read_to_end(&mut bytes).during("read", name)?;
+        content.take(MAX_DOCUMENT_BYTES).read_to_end(&mut bytes).during("read", name)?;
         Ok(Some(bytes))
     }
 

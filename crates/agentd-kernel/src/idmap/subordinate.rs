@@ -1,5 +1,5 @@
 //! Subordinate ids (`subuid(5)`, `subgid(5)`): host ids that an unprivileged user may map into user namespaces with two
-//! set-user-ID programs (`newuidmap(1)`, `newgidmap(1)`).
+//! set-user-id programs (`newuidmap(1)`, `newgidmap(1)`).
 //!
 //! Id 0 inside maps to the caller, because only root of the host can id-map mounts of the host. With any other map, files of the
 //! caller, including image layers, would have no owner inside. The ids from 1 on are subordinate.
@@ -26,7 +26,7 @@ const PLACES: [&str; 5] = ["/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/
 const PART: u32 = RANGE - 1;
 
 /// Remedy for a range that cannot be used.
-const REMEDY: &str = "repair newuidmap and newgidmap (set-user-ID programs of the package uidmap), or have your lines removed \
+const REMEDY: &str = "repair newuidmap and newgidmap (set-user-id programs of the package uidmap), or have your lines removed \
      from /etc/subuid and /etc/subgid; with --allow-degraded, only your own id is mapped";
 
 /// The subordinate ids of the caller, and the programs that map them.

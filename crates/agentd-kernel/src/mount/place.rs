@@ -144,7 +144,7 @@ fn step(at: &OwnedFd, name: &OsStr, path: &Path, mode: Mode) -> Result<OwnedFd, 
     };
     opened.during(Control::Mounts, || format!("open {} in the root", path.display())).map_err(|error| match error.errno {
         Some(libc::ELOOP | libc::ENOTDIR) => {
-            error.remedy("the root has a symbolic link or a file in place of a directory: choose another path")
+            error.remedy("choose another path: the root has a symbolic link or a file in place of a directory")
         }
         _ => error,
     })

@@ -80,7 +80,7 @@ pub fn nameless(folder: &Path, bytes: u64) -> Result<OwnedFd, ControlError> {
         .during(Control::Volume, || at("create a file for"))
         .map_err(|error| match error.errno {
             Some(libc::EOPNOTSUPP) => {
-                error.remedy("the file system does not support O_TMPFILE: use a directory on ext4, xfs, btrfs or tmpfs")
+                error.remedy("use a directory on ext4, xfs, btrfs or tmpfs: this file system does not support O_TMPFILE")
             }
             _ => error,
         })?;

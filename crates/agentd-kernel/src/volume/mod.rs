@@ -86,7 +86,7 @@ impl Volume {
     }
 
     /// Mounts `image` with `nosuid,nodev` and without a mount point. `image` must be accessible to the caller only. The root
-    /// directory of the mount gets mode 700, because the volume may contain set-user-ID files of untrusted users. Needs root of
+    /// directory of the mount gets mode 700, because the volume may contain set-user-id files of untrusted users. Needs root of
     /// the host.
     ///
     /// The image must come from [`Volume::format`] and must have been written through mounts only: a forged file system can

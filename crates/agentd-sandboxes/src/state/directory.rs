@@ -1,4 +1,4 @@
-//! The directory itself: its lock, its folders, and the records in it.
+//! The directory of the sandbox store: its lock, its folders and its records.
 
 use crate::{
     error::StateError,
@@ -18,7 +18,7 @@ use std::{
     sync::Arc,
 };
 
-/// All sandboxes of one directory. Any number of processes may open the same directory any number of times.
+/// The sandbox store: all sandboxes of one directory. Any number of processes may open the same directory any number of times.
 #[derive(Debug, Clone)]
 pub struct State {
     pub(super) root: PathBuf,

@@ -64,7 +64,7 @@ impl State {
         let volumes = self.volumes_for(&record, &stack, new, prepared.staging())?;
         let lock = self.lock()?;
         let mut record = self.load(name)?;
-        // Before any change, so that a rejected call has changed nothing.
+        // The names are checked before any change, so that a rejected call has changed nothing.
         self.are_free(new)?;
         let old_top = record.upper;
         let below = self.tree(old_top);

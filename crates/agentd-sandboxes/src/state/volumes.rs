@@ -26,7 +26,7 @@ pub(super) const IMAGE: &str = "image";
 pub(super) const AT: &str = "at";
 
 /// Maximum number of volumes with layers of one sandbox. Each needs a loop device and a mount while the sandbox runs.
-const DEEPEST: usize = 16;
+const MAX_VOLUMES: usize = 16;
 
 /// The disk limit and disk usage of a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +130,11 @@ impl State {
     /// Fails if a sandbox with a disk limit above `stack` would have layers in too many volumes.
     pub(super) fn is_shallow(&self, record: &Record, stack: &[LayerId]) -> Result<(), StateError> {
         let volumes = stack.iter().filter_map(|layer| self.volume_of(*layer).transpose()).collect::<Result<BTreeSet<_>, _>>()?;
-        if volumes.len() >= DEEPEST { Err(StateError::TooDeep { name: record.name.clone(), deepest: DEEPEST }) } else { Ok(()) }
+        if volumes.len() >= MAX_VOLUMES {
+            Err(StateError::TooDeep { name: record.name.clone(), most: MAX_VOLUMES })
+        } else {
+            Ok(())
+        }
     }
 
     /// Returns the volumes into which links point.
@@ -140,14 +144,14 @@ impl State {
     }
 
     /// Returns the entries in the layer directory of a mounted volume to which no link in `layers` points.
-    pub(super) fn strays(&self, volume: VolumeId) -> Result<Vec<PathBuf>, StateError> {
-        let mut strays = entries(&self.inside(volume))?;
+    pub(super) fn unreferenced(&self, volume: VolumeId) -> Result<Vec<PathBuf>, StateError> {
+        let mut unreferenced = entries(&self.inside(volume))?;
         let linked = |path: &PathBuf| {
             let layer = LayerId::from_path(path)?;
             (self.volume_of(layer).ok()? == Some(volume)).then_some(())
         };
-        strays.retain(|path| linked(path).is_none());
-        Ok(strays)
+        unreferenced.retain(|path| linked(path).is_none());
+        Ok(unreferenced)
     }
 
     /// Returns true if an error means that a volume is full.

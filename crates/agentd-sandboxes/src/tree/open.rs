@@ -19,7 +19,7 @@ use std::{
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// Maximum length of the part of a path that one call resolves, in bytes; less than `PATH_MAX`.
-const STRETCH: usize = 3000;
+const MAX_PART_BYTES: usize = 3000;
 
 /// A tree, opened at its root.
 pub(crate) struct Tree {
@@ -56,7 +56,7 @@ impl Tree {
         let mut reached = None;
         let mut stretch = PathBuf::from(".");
         for name in at {
-            if stretch.as_os_str().len() + name.len() > STRETCH {
+            if stretch.as_os_str().len() + name.len() > MAX_PART_BYTES {
                 reached = Some(open(reached.as_ref().unwrap_or(&self.root), &stretch)?);
                 stretch = PathBuf::from(".");
             }
@@ -107,8 +107,8 @@ impl Unlocked {
         }
         let mode = Mode::from_raw_mode(stat.st_mode);
         let handle = rustix::io::fcntl_dupfd_cloexec(file, 0)?;
-        // Through the descriptor, because the name may refer to another file by now. `fchmod` refuses a descriptor opened with
-        // `O_PATH`.
+        // The mode is changed through the descriptor, because the name may refer to another file by now. `fchmod` refuses a
+        // descriptor opened with `O_PATH`.
         rustix::fs::chmod(of_descriptor(file.as_fd()), mode | needed)?;
         Ok(Some(Self { handle, mode }))
     }
@@ -181,8 +181,8 @@ fn of_descriptor(file: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// Returns a path to `name` in `directory`, for calls that take no descriptor. The path ends in `name`, so calls that do not follow
-/// the last component do not act on a magic link of `/proc`.
+/// Returns a path to `name` in `directory`, for calls that take no descriptor. The path ends in `name`, so calls that do not
+/// follow the last component do not act on a magic link of `/proc`.
 pub(super) fn in_descriptor(directory: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
     of_descriptor(directory).join(OsStr::from_bytes(name.as_bytes()))
 }

@@ -107,7 +107,7 @@ fn damaged_records_are_listed_with_valid_ones_and_can_be_removed() {
 }
 
 #[test]
-fn create_with_unserializable_path_leaves_nothing() {
+fn create_with_unserialisable_path_leaves_nothing() {
     let place = StateDir::new();
     let path = PathBuf::from(OsStr::from_bytes(b"/data/\xff"));
     let grant = Grant::new(path, Access::ReadOnly);
