@@ -1,4 +1,5 @@
-//! Uses the public API of the registry like an embedding program. Types are written out, so that a changed signature does not compile.
+//! Uses the public API of the registry like an embedding program. Types are written out, so that a changed signature does not
+//! compile.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use agentd::isolation::{

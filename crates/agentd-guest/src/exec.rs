@@ -29,12 +29,12 @@ use tokio::task::JoinHandle;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Time for which a guest may keep the readers of an ended command's output waiting, in total. What is left of the output is at
-/// most [`REST`].
-const REST_TIMEOUT: Duration = Duration::from_secs(10);
+/// most [`MAX_LATE_OUTPUT`].
+const LATE_OUTPUT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most bytes of one output stream that a guest may send after the end of the command. A pipe holds at most a megabyte
 /// (`/proc/sys/fs/pipe-max-size`, `pipe(7)`), and the agent and the connection less than another.
-const REST: u64 = 2 << 20;
+const MAX_LATE_OUTPUT: u64 = 2 << 20;
 
 /// Interval at which the rest of an ended command's output is checked.
 const REST_CHECK: Duration = Duration::from_millis(500);
@@ -133,7 +133,7 @@ impl Transport for InGuest {
 }
 
 /// Waits until all output of an ended command has been copied to its readers, for any time if a reader is slow. Kills the machine
-/// of a guest that keeps the readers waiting for longer than [`REST_TIMEOUT`], or sends more than [`REST`].
+/// of a guest that keeps the readers waiting for longer than [`LATE_OUTPUT_TIMEOUT`], or sends more than [`MAX_LATE_OUTPUT`].
 async fn streams_closed(guest: Arc<Guest>, Remote { session, id }: Remote, copiers: Vec<JoinHandle<()>>) {
     let streams = [StreamKind::Output, StreamKind::Error].map(|kind| StreamId { operation: id, kind });
     let received = || streams.map(|stream| session.mux.received(stream));
@@ -155,8 +155,8 @@ async fn streams_closed(guest: Arc<Guest>, Remote { session, id }: Remote, copie
         if streams.iter().any(|stream| session.mux.is_awaited(*stream)) {
             waited += REST_CHECK;
         }
-        let sent_too_much = received().iter().zip(at_end).any(|(now, then)| now.saturating_sub(then) > REST);
-        if waited >= REST_TIMEOUT || sent_too_much {
+        let sent_too_much = received().iter().zip(at_end).any(|(now, then)| now.saturating_sub(then) > MAX_LATE_OUTPUT);
+        if waited >= LATE_OUTPUT_TIMEOUT || sent_too_much {
             return guest.end("the guest did not end the output streams of an ended command");
         }
     }

@@ -130,7 +130,7 @@ impl Guest {
     }
 
     /// Closes the connection, and leaves the machine unchanged.
-    pub(super) fn let_go(&self, why: &str) {
+    pub(super) fn detach(&self, why: &str) {
         self.disconnect(IsolationError::SandboxGone, why);
     }
 
@@ -206,7 +206,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.let_go("dropped");
+        self.detach("dropped");
         self.machine.kill();
     }
 }

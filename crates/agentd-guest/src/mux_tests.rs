@@ -211,7 +211,9 @@ async fn queued_messages_and_open_streams_are_bounded() {
 
 proptest! {
     #[test]
-    fn random_frames_neither_panic_nor_exceed_window(frames in prop::collection::vec((0u8..5, 0u32..4, 1usize..CHUNK, any::<u32>()), 0..60)) {
+    fn random_frames_neither_panic_nor_exceed_window(
+        frames in prop::collection::vec((0u8..5, 0u32..4, 1usize..CHUNK, any::<u32>()), 0..60),
+    ) {
         let frames: Vec<Frame<'_, u32>> = frames.into_iter().map(|(kind, operation, length, number)| match kind {
             0 => Frame::Message(number),
             1 => data(operation, length),

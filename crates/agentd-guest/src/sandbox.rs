@@ -213,13 +213,13 @@ impl Sandbox for GuestSandbox {
         if !self.guest.machine.restores(name) {
             return self.guest.machine.restore(&self.guest, name).await;
         }
-        self.guest.let_go("a snapshot is being restored");
+        self.guest.detach("a snapshot is being restored");
         let restored = self.guest.machine.restore(&self.guest, name).await;
         if restored.is_err() {
             self.guest.end("the snapshot could not be restored");
         }
         if self.destroyed.load(Ordering::SeqCst) {
-            self.guest.let_go("destroyed");
+            self.guest.detach("destroyed");
             self.guest.machine.destroy().await?;
             return Err(self.guest.session().why_lost());
         }
@@ -243,7 +243,7 @@ impl Sandbox for GuestSandbox {
         // Commands that still run may have changed copied files since the last pull. A stopped or lost guest cannot answer.
         let brought_back = if self.guest.answers() { self.guest.pull().await } else { Ok(()) };
         self.destroyed.store(true, Ordering::SeqCst);
-        self.guest.let_go("destroyed");
+        self.guest.detach("destroyed");
         self.guest.machine.destroy().await?;
         brought_back
     }
@@ -251,7 +251,7 @@ impl Sandbox for GuestSandbox {
 
 impl Drop for GuestSandbox {
     fn drop(&mut self) {
-        self.guest.let_go("dropped");
+        self.guest.detach("dropped");
         self.guest.machine.kill();
     }
 }

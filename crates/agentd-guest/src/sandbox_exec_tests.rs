@@ -46,8 +46,8 @@ enum LateOutput {
     Flood,
 }
 
-/// Attaches to a guest that ends a command and then plays `late_output`. Returns the sandbox, its machine, and the streams of the ended
-/// command.
+/// Attaches to a guest that ends a command and then plays `late_output`. Returns the sandbox, its machine, and the streams of the
+/// ended command.
 async fn ended_with(late_output: LateOutput) -> (Arc<GuestSandbox>, Arc<Counted>, ExecStreams) {
     let (sandbox, machine) = sandbox_with_peer(move |mut peer| async move {
         peer.recv().await;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The longest processor time that is accepted. Reported times are added, and must not overflow.
-const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
+const MAX_TIME: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Returns the end of an exec with all figures in their valid range.
 pub fn plausible(end: End) -> End {
@@ -19,9 +19,9 @@ pub fn plausible(end: End) -> End {
     }
 }
 
-/// Returns usage with processor times limited to [`LONGEST`].
+/// Returns usage with processor times limited to [`MAX_TIME`].
 pub fn bounded(usage: Usage) -> Usage {
-    Usage { cpu_user: usage.cpu_user.min(LONGEST), cpu_system: usage.cpu_system.min(LONGEST), ..usage }
+    Usage { cpu_user: usage.cpu_user.min(MAX_TIME), cpu_system: usage.cpu_system.min(MAX_TIME), ..usage }
 }
 
 /// An [`IsolationError`] in transfer. Program and path are left out, because the host knows them.

@@ -19,7 +19,7 @@ const AGENT: &str = "agent";
 const RESOLVER: &str = "/etc/resolv.conf";
 
 /// The maximum number of bytes read from a file of the host.
-const MOST: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Plans the files for a view of the host's tree that covers `masks`. The account is an ordinary user of the sandbox's own if the
 /// caller is root, otherwise the caller.
@@ -94,9 +94,9 @@ fn hidden_resolver(masks: &[PathBuf]) -> Option<Resolver> {
 fn text(path: &Path) -> Option<String> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
-    let is_fit = file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= MOST);
+    let is_fit = file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_FILE_BYTES);
     let mut text = String::new();
-    (is_fit && file.take(MOST).read_to_string(&mut text).is_ok()).then_some(text)
+    (is_fit && file.take(MAX_FILE_BYTES).read_to_string(&mut text).is_ok()).then_some(text)
 }
 
 #[cfg(test)]

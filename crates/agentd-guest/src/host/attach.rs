@@ -128,7 +128,7 @@ impl Guest {
     where
         C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.let_go("an earlier state of the machine was restored");
+        self.detach("an earlier state of the machine was restored");
         let clock = attaching.identity().is_some_and(|identity| identity.realtime_ns.is_some());
         self.clock.store(clock, Ordering::Relaxed);
         let controls = ask(&mut transport, attaching).await?;
@@ -156,7 +156,7 @@ fn check(spec: &SandboxSpec) -> Result<(), IsolationError> {
     }
     let reason =
         "a sandbox in a virtual machine uses those of the machine — use the defaults, or the container backend".to_owned();
-    Err(IsolationError::Invalid { what: "root".to_owned(), reason })
+    Err(IsolationError::Invalid { what: "root file system".to_owned(), reason })
 }
 
 /// Exchanges greetings with the agent, sends the purpose of the connection, and returns the controls that the agent reports.

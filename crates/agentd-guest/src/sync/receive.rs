@@ -94,7 +94,7 @@ impl Receiver {
             let next = if had == 0 {
                 entry::decode(piece)?
             } else {
-                self.head.extend_from_slice(&piece[..piece.len().min(entry::MOST)]);
+                self.head.extend_from_slice(&piece[..piece.len().min(entry::MAX_ENTRY_BYTES)]);
                 entry::decode(&self.head)?
             };
             let taken = match next {

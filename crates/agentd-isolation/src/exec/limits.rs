@@ -30,8 +30,8 @@ pub(super) async fn limit_exceeded(
     }
 }
 
-/// Waits until the cgroup has used `limit` of CPU time. Between checks, sleeps for the remaining CPU time divided by the number of
-/// processors, at least [`RECHECK`].
+/// Waits until the cgroup has used `limit` of CPU time. Between checks, sleeps for the remaining CPU time divided by the number
+/// of processors, at least [`RECHECK`].
 async fn cpu_time_over(connection: &SupervisorConnection, baseline: GroupUsage, limit: Duration) -> EndReason {
     let processors = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     loop {

@@ -15,9 +15,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The maximum number of entries kept for each backend. Programs that use the backend and states of the machine have separate
-/// entries.
-const MOST: usize = 16;
+/// The maximum number of entries kept for each backend. There is one entry for each pair of a program that uses the backend and a
+/// state of the machine.
+const MAX_ENTRIES: usize = 16;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct KeptProof {
@@ -93,7 +93,7 @@ impl Proofs {
         let mut entries = self.entries(backend);
         entries.retain(|entry| entry.key != key);
         entries.extend(proven.map(|proven| KeptProof { key: key.to_owned(), proven }));
-        let surplus = entries.len().saturating_sub(MOST);
+        let surplus = entries.len().saturating_sub(MAX_ENTRIES);
         entries.drain(..surplus);
         let written = serde_json::to_vec(&entries).map_err(Into::into);
         if let Err(error) = written.and_then(|bytes| own_state::replace(folder.as_fd(), &file(backend), &bytes)) {

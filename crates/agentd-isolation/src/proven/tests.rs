@@ -91,9 +91,9 @@ fn damaged_proof_file_is_ignored_and_replaced() {
 fn stored_proofs_over_limit_drop_oldest() {
     let folder = tempfile::tempdir().unwrap();
     let all = proofs(folder.path());
-    for number in 0..MOST + 3 {
+    for number in 0..MAX_ENTRIES + 3 {
         all.change(ContainerBackend::NAME, &number.to_string(), Some(proven(ContainerBackend::NAME, EvidenceResult::Held)));
     }
     let keys: Vec<String> = all.entries(ContainerBackend::NAME).into_iter().map(|entry| entry.key).collect();
-    assert_eq!((keys.len(), keys[0].as_str()), (MOST, "3"));
+    assert_eq!((keys.len(), keys[0].as_str()), (MAX_ENTRIES, "3"));
 }

@@ -6,7 +6,7 @@ use super::{
     failure::{CANNOT, Failure},
     grants, hidden, host, image,
     protection::{self, Advice},
-    request::{self, Described},
+    request::{self, BackendDescription},
     result_object::{self, ResultObject},
     selection::{self, Selected},
     stream, temporary, writer,
@@ -52,7 +52,7 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     let mut selected = selection::of_run(&args, &work_root).await?;
     if args.explain {
         let image = args.boundary.image.as_ref().map(image::find).transpose()?;
-        let (spec, _) = request::request(&args, &Described::new(&*selected.backend), image.as_ref())?;
+        let (spec, _) = request::request(&args, &BackendDescription::new(&*selected.backend), image.as_ref())?;
         use std::io::Write;
         std::io::stdout().write_all(explain::text(&selected, &args.require, &spec)?.as_bytes())?;
         return Ok(0);
@@ -60,7 +60,7 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     // Held until the sandbox is gone, so that its layers are not collected.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let image = held.as_ref().map(|(image, _)| image);
-    let (mut spec, mut command) = request::request(&args, &Described::new(&*selected.backend), image)?;
+    let (mut spec, mut command) = request::request(&args, &BackendDescription::new(&*selected.backend), image)?;
     // From here on, a signal ends the command first, so that agentd can clean up.
     let mut stops = Stops::new()?;
     let advice = Advice::for_grants(&spec.grants);
@@ -70,7 +70,7 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
         selected.forget();
         selected = selection::of_run(&args, &work_root).await?;
         let earlier = spec.grants;
-        (spec, command) = request::request(&args, &Described::new(&*selected.backend), image)?;
+        (spec, command) = request::request(&args, &BackendDescription::new(&*selected.backend), image)?;
         grants::keep_objects(&earlier, &mut spec.grants);
         watch = Watch::begin(&spec.grants);
         made = selected.backend.create_sandbox(spec.clone()).await;

@@ -6,7 +6,7 @@ use super::{
     failure::{CANNOT, Failure},
     image, protection,
     regrant::regrant,
-    request::{self, Described},
+    request::{self, BackendDescription},
     run::{Stops, not_executed, warn_of_weaknesses},
     selection::{self, Selected},
     stream, writer,
@@ -85,7 +85,7 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
     let image = held.as_ref().map(|(image, _)| image);
     // A named sandbox has a root of its own, so it gets a workspace only if one was requested.
     let workspace = args.boundary.workspace.as_deref().filter(|path| *path != Path::new("none"));
-    let asked = request::sandbox(&args.boundary, workspace, &Described::new(&*selected.backend), image)?;
+    let asked = request::sandbox(&args.boundary, workspace, &BackendDescription::new(&*selected.backend), image)?;
     let mut spec = asked.spec;
     spec.writable = args.disk.map_or(Writable::Memory, Writable::Volume);
     let about = SandboxSettings {

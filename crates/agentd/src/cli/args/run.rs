@@ -13,7 +13,7 @@ pub(crate) enum ProfileArg {
     Strict,
     /// Also the calls of compilers, interpreters and test suites
     Default,
-    /// Also ptrace and the other calls of debuggers and profilers
+    /// Also ptrace and the other calls of debuggers (not perf)
     Permissive,
 }
 
