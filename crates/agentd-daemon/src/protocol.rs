@@ -178,8 +178,8 @@ pub struct Daemon {
 pub struct Status {
     /// Its name.
     pub name: Name,
-    /// The state.
-    pub doing: Activity,
+    /// What the sandbox is doing.
+    pub activity: Activity,
 }
 
 /// The states of a sandbox that has processes.

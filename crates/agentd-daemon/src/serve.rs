@@ -298,7 +298,7 @@ impl Server {
         let mut all = Vec::new();
         for (name, runtime) in self.runtimes.each() {
             // Copying a sandbox may hold its lock for long, and a status request does not wait for that.
-            let doing = match runtime.try_lock() {
+            let activity = match runtime.try_lock() {
                 Err(_) => Activity::Changing,
                 Ok(runtime) => match &runtime.running {
                     Some(running) if runtime.paused => Activity::Paused { commands: running.commands_running() },
@@ -306,7 +306,7 @@ impl Server {
                     None => continue,
                 },
             };
-            all.push(Status { name, doing });
+            all.push(Status { name, activity });
         }
         all.sort_by(|one, other| one.name.cmp(&other.name));
         all
@@ -426,7 +426,7 @@ mod tests {
         let name: Name = "dev".parse().unwrap();
         let runtime = server.runtimes.get(&name);
         let held = runtime.lock().await;
-        assert_eq!(server.status(), [Status { name, doing: Activity::Changing }]);
+        assert_eq!(server.status(), [Status { name, activity: Activity::Changing }]);
         drop(held);
         assert_eq!(server.status(), []);
     }

@@ -140,7 +140,7 @@ impl FirecrackerBackend {
     /// refuse. May block on disk I/O.
     fn plan(&self, spec: SandboxSpec) -> Result<(SandboxSpec, Size), IsolationError> {
         let processors = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
-        let spec = own_state::guard(spec, &self.0.config.folders())?;
+        let spec = own_state::checked(spec, &self.0.config.folders())?;
         container::plan_over(Path::new("/"), &spec)?;
         grants::refuse_copy_on_write(&spec.grants, Self::NAME)?;
         let size = Size::for_spec(&spec, processors, AgentProgram::current()?.bytes())?;

@@ -95,7 +95,7 @@ impl<K: BackendKind> SharedKernelBackend<K> {
         if !K::TRAITS.boundary || K::TRAITS.own_kernel {
             return K::plan(config, spec);
         }
-        K::plan(config, &own_state::guard(spec.clone(), &[])?)
+        K::plan(config, &own_state::checked(spec.clone(), &[])?)
     }
 
     /// Runs the attack suite in a sandbox of this backend and returns the evidence. Without a boundary, an attack that fails
@@ -109,7 +109,7 @@ impl<K: BackendKind> SharedKernelBackend<K> {
 
     async fn create_layered(&self, spec: SandboxSpec) -> Result<Arc<LayeredSandbox>, IsolationError> {
         let place = LayerStore::place(&self.0.work_root);
-        let spec = planned(spec, move |spec| own_state::guard(spec, &[&place])).await?;
+        let spec = planned(spec, move |spec| own_state::checked(spec, &[&place])).await?;
         let make = || async {
             let work_root = self.0.work_root.clone();
             // A separate backend: a backend that owned itself would never be dropped.

@@ -163,7 +163,7 @@ impl GondolinBackend {
     /// Returns `spec` with its grants checked, the installation, and the path of QEMU. May block on disk I/O.
     fn prepare(&self, spec: SandboxSpec) -> Result<(SandboxSpec, Installation, PathBuf), IsolationError> {
         let installation = self.installation()?;
-        let spec = own_state::guard(spec, &[installation, self.store().folder()])?;
+        let spec = own_state::checked(spec, &[installation, self.store().folder()])?;
         let installed = Installation::open(installation).map_err(|error| Self::unavailable(&error))?;
         let qemu = program(QEMU, "qemu-system-x86")?;
         program(QEMU_IMG, "qemu-utils")?;
@@ -305,7 +305,7 @@ impl IsolationBackend for GondolinBackend {
     }
 
     fn explain(&self, spec: &SandboxSpec) -> Result<Vec<PlanLine>, IsolationError> {
-        let spec = own_state::guard(spec.clone(), &[self.installation()?, self.store().folder()])?;
+        let spec = own_state::checked(spec.clone(), &[self.installation()?, self.store().folder()])?;
         plan::check(&spec)?;
         let mut lines = vec![
             PlanLine::new("machine", "own kernel; root file system of `agentd gondolin setup`; changes are discarded"),

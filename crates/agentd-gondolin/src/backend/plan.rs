@@ -83,7 +83,7 @@ pub(super) struct Plan {
 impl Plan {
     /// Returns the plan of the sandbox around Node and QEMU.
     pub(super) fn sandbox_around(&self) -> Result<SandboxPlan, IsolationError> {
-        // The own-state guard is not applied here: Node and QEMU need the installation, which is never granted to a payload.
+        // `own_state::checked` is not called here: Node and QEMU need the installation, which is never granted to a payload.
         let mut around = container::plan(&ContainerConfig::default(), &self.host)?;
         if let Tree::Root(root) = &mut around.tree {
             root.devices.clone_from(&self.devices);

@@ -161,12 +161,12 @@ async fn list(client: &Client, state: &State, json: bool) -> Result<u8, Failure>
 /// Returns the state of a sandbox as text.
 fn now(record: &Record, status: &[Status]) -> String {
     let status = status.iter().find(|status| status.name == record.name);
-    status.map_or_else(|| "stopped".to_owned(), |status| in_words(status.doing))
+    status.map_or_else(|| "stopped".to_owned(), |status| in_words(status.activity))
 }
 
 /// Returns the activity of a sandbox with processes as text.
-pub(crate) fn in_words(doing: Activity) -> String {
-    match doing {
+pub(crate) fn in_words(activity: Activity) -> String {
+    match activity {
         Activity::Paused { commands } => format!("paused, {}", counted(commands)),
         Activity::Live { commands } => format!("live, {}", counted(commands)),
         Activity::Changing => "changing".to_owned(),
@@ -179,8 +179,8 @@ fn counted(commands: usize) -> String {
 }
 
 /// Returns the state for JSON, and the number of running commands, if known. `None` means a sandbox without processes.
-pub(crate) fn state(doing: Option<Activity>) -> (&'static str, Option<usize>) {
-    match doing {
+pub(crate) fn state(activity: Option<Activity>) -> (&'static str, Option<usize>) {
+    match activity {
         None => ("stopped", Some(0)),
         Some(Activity::Paused { commands }) => ("paused", Some(commands)),
         Some(Activity::Live { commands }) => ("live", Some(commands)),
@@ -200,7 +200,7 @@ fn room(disk: Option<Disk>) -> String {
 }
 
 fn describe(record: &Record, disk: Option<Disk>, status: &[Status], whole: bool) -> serde_json::Value {
-    let (now, commands) = state(status.iter().find(|status| status.name == record.name).map(|status| status.doing));
+    let (now, commands) = state(status.iter().find(|status| status.name == record.name).map(|status| status.activity));
     let mut value = serde_json::json!({
         "name": record.name,
         "state": now,
