@@ -88,17 +88,17 @@ impl Modules {
 
     /// Returns the requested modules, each after its dependencies. A kernel without any known modules is assumed to have
     /// everything built in.
-    pub(crate) fn needed(&self, release: &str, needed: &[&str], welcome: &[&str]) -> Result<Vec<Module>, AssetError> {
+    pub(crate) fn needed(&self, release: &str, needed: &[&str], optional: &[&str]) -> Result<Vec<Module>, AssetError> {
         let mut order = Vec::new();
         if self.is_empty() {
             return Ok(order);
         }
-        for name in needed.iter().chain(welcome) {
+        for name in needed.iter().chain(optional) {
             if self.built_in.contains(*name) {
                 continue;
             }
             if !self.found.contains_key(*name) {
-                if welcome.contains(name) {
+                if optional.contains(name) {
                     continue;
                 }
                 return Err(AssetError::NoModule { release: release.to_owned(), name: (*name).to_owned() });
