@@ -1,8 +1,9 @@
-//! Uses the public API of the registry like an embedding program. Types are written out, so that a changed signature does not compile.
+//! Uses the public API of the registry like an embedding program. Types are written out, so that a changed signature does not
+//! compile.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use agentd::isolation::{
-    BackendCapabilities, BackendTraits, Bit, Command, ContainerBackend, ContainerConfig, FirecrackerBackend, FirecrackerConfig,
+    BackendCapabilities, BackendTraits, Claim, Command, ContainerBackend, ContainerConfig, FirecrackerBackend, FirecrackerConfig,
     GondolinBackend, HostDirectBackend, IsolationBackend, IsolationError, LinuxNativeBackend, PlanLine, Sandbox, SandboxId,
     SandboxSpec, Startup, available_backends, backends_with, canonical_backend_name, create_backend, detect_best_backend,
     register_backend_factory, require_backend, take_role,
@@ -150,7 +151,7 @@ async fn sandboxes_persist_between_execs() {
 async fn detected_backend_proves_most() {
     let best: Arc<dyn IsolationBackend> = detect_best_backend(&work_root()).await;
     let (required, proven): (Arc<dyn IsolationBackend>, BackendCapabilities) =
-        require_backend(&work_root(), &[Bit::Filesystem, Bit::Process, Bit::Network, Bit::Syscalls]).await.unwrap();
+        require_backend(&work_root(), &[Claim::Filesystem, Claim::Process, Claim::Network, Claim::Syscalls]).await.unwrap();
     // Of equal backends, `detect` returns the first registered one, and `require` the one that starts faster.
     assert!(best.name() == required.name() || best.traits().startup > required.traits().startup);
     assert!(proven.score() >= 10 && best.name() != "host-direct");

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The maximum number of files in a cycle.
-const MOST: usize = 4;
+const MAX_CYCLE: usize = 4;
 
 /// The maximum number of re-exports between a path and the definition of what it names.
 const MAX_EXPORTS: usize = 8;
@@ -18,8 +18,8 @@ type Module = Vec<String>;
 #[test]
 fn references_within_a_crate_form_no_cycle_of_more_than_four_files() {
     let large: Vec<_> =
-        members().iter().flat_map(|source| cycles(&references(source))).filter(|cycle| cycle.len() > MOST).collect();
-    assert!(large.is_empty(), "cycles of more than {MOST} files: {large:#?}");
+        members().iter().flat_map(|source| cycles(&references(source))).filter(|cycle| cycle.len() > MAX_CYCLE).collect();
+    assert!(large.is_empty(), "cycles of more than {MAX_CYCLE} files: {large:#?}");
 }
 
 #[test]

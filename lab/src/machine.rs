@@ -46,7 +46,7 @@ pub struct Machine<'a> {
 pub enum Accelerator {
     /// The processor executes the instructions, through KVM.
     Kvm,
-    /// QEMU's translator executes the instructions, including those of virtualization.
+    /// QEMU's translator executes the instructions, including those of virtualisation.
     Software,
 }
 
@@ -95,7 +95,7 @@ impl Machine<'_> {
         let mut add = |option: &str, value: OsString| list.extend([option.into(), value]);
         let (accelerator, processor) = match self.accelerator {
             Accelerator::Kvm => ("kvm", "host"),
-            // One thread for each processor. QEMU can emulate only AMD's virtualization instructions. Without five-level page
+            // One thread for each processor. QEMU can emulate only AMD's virtualisation instructions. Without five-level page
             // tables, address translation is faster.
             Accelerator::Software => ("tcg,thread=multi", "max,+svm,la57=off"),
         };
@@ -107,8 +107,8 @@ impl Machine<'_> {
         add("-display", "none".into());
         add("-kernel", self.kernel.vmlinux.clone().into());
         add("-initrd", self.kernel.initramfs.clone().into());
-        // With `panic=-1` and `-no-reboot`, a kernel panic ends QEMU. `tsc=reliable`: on a busy host, the kernel would stop using the
-        // counter because other clocks are read late.
+        // With `panic=-1` and `-no-reboot`, a kernel panic ends QEMU. `tsc=reliable`: on a busy host, the kernel would stop using
+        // the counter because other clocks are read late.
         let mut kernel = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable".to_owned();
         if let Accelerator::Software = self.accelerator {
             // Emulated machines read the host's counter. A kernel that measures its frequency while the host is busy gets a wrong

@@ -7,13 +7,13 @@ use std::{
 };
 
 /// The maximum number of types with one name in the workspace.
-const MOST: usize = 3;
+const MAX_DEFINITIONS: usize = 3;
 
 #[test]
 fn no_type_name_is_defined_more_than_three_times() {
     let all: Vec<PathBuf> = members().iter().flat_map(|source| files(source)).collect();
-    let often: BTreeMap<_, _> = definitions(&all).into_iter().filter(|(_, files)| files.len() > MOST).collect();
-    assert!(often.is_empty(), "type names with more than {MOST} definitions: {often:#?}");
+    let often: BTreeMap<_, _> = definitions(&all).into_iter().filter(|(_, files)| files.len() > MAX_DEFINITIONS).collect();
+    assert!(often.is_empty(), "type names with more than {MAX_DEFINITIONS} definitions: {often:#?}");
 }
 
 #[test]

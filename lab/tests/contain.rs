@@ -2,7 +2,7 @@
 //! a file system, and creates a control group. None of these may remain.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read},
@@ -44,34 +44,37 @@ fn set_cargo(place: &Path, script: &str) {
     fs::set_permissions(place.join("bin/cargo"), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-#[test]
-fn killed_run_leaves_no_process_and_next_run_removes_its_files() {
-    if !geteuid().is_root() {
-        // As an ordinary user, a run has no private namespaces.
-        return;
-    }
-    for signal in [Signal::KILL, Signal::TERM, Signal::INT] {
-        let place = tempfile::tempdir().unwrap();
-        let place = place.path();
-        assert!(Command::new("mkfifo").arg(place.join("fifo")).status().unwrap().success());
-        set_cargo(place, CARGO);
-        let mut killed = xtask(place);
-        let mut fifo = BufReader::new(File::open(place.join("fifo")).unwrap());
-        let mut run = String::new();
-        fifo.read_line(&mut run).unwrap();
-        kill_process(Pid::from_child(&killed), signal).unwrap();
-        let mut rest = String::new();
-        fifo.read_to_string(&mut rest).unwrap();
-        assert_eq!(rest, "", "{signal:?}");
-        killed.wait().unwrap();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(&*place.to_string_lossy()), "{signal:?}: {mounts}");
+/// Tests that need root: the runs of an ordinary user have no private namespaces. An ordinary user skips them:
+/// `--skip as_root::`.
+mod as_root {
+    use super::*;
 
-        set_cargo(place, "#!/bin/sh\nexit 1\n");
-        assert_eq!(xtask(place).wait().unwrap().code(), Some(1));
-        let left: Vec<_> = fs::read_dir(place.join("agentd-tests-0")).unwrap().flatten().map(|entry| entry.file_name()).collect();
-        assert_eq!(left, ["lock"], "{signal:?}");
-        let group = format!("/sys/fs/cgroup/pids/agentd-test-{}", run.trim());
-        assert!(run.starts_with("run-") && !Path::new(&group).exists(), "{signal:?}: {group}");
+    #[test]
+    fn killed_run_leaves_no_process_and_next_run_removes_its_files() {
+        for signal in [Signal::KILL, Signal::TERM, Signal::INT] {
+            let place = tempfile::tempdir().unwrap();
+            let place = place.path();
+            assert!(Command::new("mkfifo").arg(place.join("fifo")).status().unwrap().success());
+            set_cargo(place, CARGO);
+            let mut killed = xtask(place);
+            let mut fifo = BufReader::new(File::open(place.join("fifo")).unwrap());
+            let mut run = String::new();
+            fifo.read_line(&mut run).unwrap();
+            kill_process(Pid::from_child(&killed), signal).unwrap();
+            let mut rest = String::new();
+            fifo.read_to_string(&mut rest).unwrap();
+            assert_eq!(rest, "", "{signal:?}");
+            killed.wait().unwrap();
+            let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            assert!(!mounts.contains(&*place.to_string_lossy()), "{signal:?}: {mounts}");
+
+            set_cargo(place, "#!/bin/sh\nexit 1\n");
+            assert_eq!(xtask(place).wait().unwrap().code(), Some(1));
+            let left: Vec<_> =
+                fs::read_dir(place.join("agentd-tests-0")).unwrap().flatten().map(|entry| entry.file_name()).collect();
+            assert_eq!(left, ["lock"], "{signal:?}");
+            let group = format!("/sys/fs/cgroup/pids/agentd-test-{}", run.trim());
+            assert!(run.starts_with("run-") && !Path::new(&group).exists(), "{signal:?}: {group}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What an attack is: its name and claim, the facts that it starts from, and its verdict.
 
-use agentd_core::Bit;
+use agentd_core::Claim;
 use std::collections::BTreeMap;
 
 /// The result of an attack.
@@ -19,7 +19,7 @@ pub struct Check {
     /// The name of the check: the number of its group of attacks, e.g. `a5`, and the attempted action.
     pub name: &'static str,
     /// The claim that the check verifies.
-    pub bit: Bit,
+    pub claim: Claim,
     /// Advice to the user if the claim does not hold.
     pub remedy: &'static str,
     pub(crate) run: fn(&Facts) -> Verdict,

@@ -4,35 +4,27 @@ use crate::{
     check::{Check, Facts, Verdict, first, refused},
     sys,
 };
-use agentd_core::Bit::Filesystem;
+use agentd_core::Claim::Filesystem;
 use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::{PermissionsExt, symlink},
 };
 
 const LANDLOCK: &str = "boot a kernel ≥ 5.13 with landlock in the lsm= list";
+const BUG: &str = "report this as a bug of agentd, with the output of `agentd doctor`";
 
 pub(crate) const CHECKS: &[Check] = &[
-    Check { name: "a3_create_outside_the_grants", bit: Filesystem, remedy: LANDLOCK, run: create_outside },
-    Check {
-        name: "a3_find_a_writable_system_directory",
-        bit: Filesystem,
-        remedy: "report this as a bug of agentd, with the output of `agentd doctor`",
-        run: writable_system,
-    },
-    Check { name: "a3_write_or_truncate_a_host_file", bit: Filesystem, remedy: LANDLOCK, run: write_host_file },
-    Check { name: "a3_change_a_read_only_grant", bit: Filesystem, remedy: LANDLOCK, run: change_read_only },
-    Check { name: "a3_follow_a_link_out_of_the_workspace", bit: Filesystem, remedy: LANDLOCK, run: follow_link },
-    Check { name: "a7_read_a_secret_outside_the_grants", bit: Filesystem, remedy: LANDLOCK, run: read_secret },
-    Check { name: "a7_list_files_next_to_a_grant", bit: Filesystem, remedy: LANDLOCK, run: list_neighbours },
-    Check { name: "a7_read_accounts_and_homes", bit: Filesystem, remedy: LANDLOCK, run: read_accounts },
-    Check {
-        name: "a7_read_a_secret_of_etc_after_changing_it",
-        bit: Filesystem,
-        remedy: "report this as a bug of agentd, with the output of `agentd doctor`",
-        run: own_secret,
-    },
-    Check { name: "a9_open_the_host_binary", bit: Filesystem, remedy: LANDLOCK, run: host_binary },
+    Check { name: "a3_create_outside_the_grants", claim: Filesystem, remedy: LANDLOCK, run: create_outside },
+    Check { name: "a3_find_a_writable_system_directory", claim: Filesystem, remedy: BUG, run: writable_system },
+    Check { name: "a3_write_or_truncate_a_host_file", claim: Filesystem, remedy: LANDLOCK, run: write_host_file },
+    Check { name: "a3_change_a_read_only_grant", claim: Filesystem, remedy: LANDLOCK, run: change_read_only },
+    Check { name: "a3_follow_a_link_out_of_the_workspace", claim: Filesystem, remedy: LANDLOCK, run: follow_link },
+    Check { name: "a7_read_a_secret_outside_the_grants", claim: Filesystem, remedy: LANDLOCK, run: read_secret },
+    Check { name: "a7_list_files_next_to_a_grant", claim: Filesystem, remedy: LANDLOCK, run: list_neighbours },
+    Check { name: "a7_read_accounts_and_homes", claim: Filesystem, remedy: LANDLOCK, run: read_accounts },
+    Check { name: "a7_read_a_secret_of_etc_after_changing_it", claim: Filesystem, remedy: BUG, run: own_secret },
+    // Process 1 and the supervisor are not dumpable, and the program lies in no writable grant, whatever the kernel.
+    Check { name: "a9_open_the_host_binary", claim: Filesystem, remedy: BUG, run: host_binary },
 ];
 
 fn create_outside(facts: &Facts) -> Verdict {

@@ -4,7 +4,7 @@ use crate::{
     check::{Check, Facts, Verdict, first, refused},
     sys,
 };
-use agentd_core::Bit::Network;
+use agentd_core::Claim::Network;
 use std::{
     net::{TcpStream, UdpSocket},
     os::{
@@ -14,16 +14,18 @@ use std::{
 };
 
 const NAMESPACE: &str = "allow user namespaces: creating a network namespace needs one";
+/// The filter refuses these socket families.
+const FILTER: &str = "boot a kernel with CONFIG_SECCOMP_FILTER; in an outer sandbox, allow seccomp(2)";
 const AF_VSOCK: i32 = 40;
 const NETLINK_NETFILTER: i32 = 12;
 
 pub(crate) const CHECKS: &[Check] = &[
-    Check { name: "a1_connect_to_the_hosts_loopback", bit: Network, remedy: NAMESPACE, run: loopback },
-    Check { name: "a1_connect_to_an_abstract_socket", bit: Network, remedy: NAMESPACE, run: abstract_socket },
-    Check { name: "a1_connect_to_a_socket_file", bit: Network, remedy: NAMESPACE, run: socket_file },
-    Check { name: "a1_see_a_network_interface", bit: Network, remedy: NAMESPACE, run: interfaces },
-    Check { name: "a1_find_a_route_to_the_network", bit: Network, remedy: NAMESPACE, run: route },
-    Check { name: "a1_open_vsock_packet_or_raw_sockets", bit: Network, remedy: "use a seccomp profile", run: families },
+    Check { name: "a1_connect_to_the_hosts_loopback", claim: Network, remedy: NAMESPACE, run: loopback },
+    Check { name: "a1_connect_to_an_abstract_socket", claim: Network, remedy: NAMESPACE, run: abstract_socket },
+    Check { name: "a1_connect_to_a_socket_file", claim: Network, remedy: NAMESPACE, run: socket_file },
+    Check { name: "a1_see_a_network_interface", claim: Network, remedy: NAMESPACE, run: interfaces },
+    Check { name: "a1_find_a_route_to_the_network", claim: Network, remedy: NAMESPACE, run: route },
+    Check { name: "a1_open_vsock_packet_or_raw_sockets", claim: Network, remedy: FILTER, run: families },
 ];
 
 fn loopback(facts: &Facts) -> Verdict {

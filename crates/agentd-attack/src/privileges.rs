@@ -4,22 +4,22 @@ use crate::{
     check::{Check, Facts, Verdict, first, refused},
     sys,
 };
-use agentd_core::Bit::Process;
+use agentd_core::Claim::Process;
 use std::fs;
 
 const BUG: &str = "report this as a bug of agentd, with the output of `agentd doctor`";
 
 pub(crate) const CHECKS: &[Check] = &[
-    Check { name: "a6_keep_a_capability", bit: Process, remedy: BUG, run: capabilities },
-    Check { name: "a6_run_as_root_of_the_host", bit: Process, remedy: BUG, run: root_of_host },
-    Check { name: "a6_create_a_device_node", bit: Process, remedy: BUG, run: root_disk },
-    Check { name: "a6_find_set_id_programs_or_devices", bit: Process, remedy: BUG, run: mounts },
-    Check { name: "a6_leave_a_set_id_program_in_the_workspace", bit: Process, remedy: BUG, run: crate::set_id::leave },
-    Check { name: "a8_start_in_a_directory_outside", bit: Process, remedy: BUG, run: working_directory },
-    Check { name: "a8_inherit_a_descriptor", bit: Process, remedy: BUG, run: descriptors },
-    Check { name: "a8_inherit_the_environment", bit: Process, remedy: BUG, run: environment },
-    Check { name: "a8_reach_the_hosts_terminal", bit: Process, remedy: BUG, run: terminal },
-    Check { name: "a15_dump_core_or_crash_into_the_host", bit: Process, remedy: BUG, run: core },
+    Check { name: "a6_keep_a_capability", claim: Process, remedy: BUG, run: capabilities },
+    Check { name: "a6_run_as_root_of_the_host", claim: Process, remedy: BUG, run: root_of_host },
+    Check { name: "a6_create_a_device_node", claim: Process, remedy: BUG, run: root_disk },
+    Check { name: "a6_find_set_id_programs_or_devices", claim: Process, remedy: BUG, run: mounts },
+    Check { name: "a6_leave_a_set_id_program_in_the_workspace", claim: Process, remedy: BUG, run: crate::set_id::leave },
+    Check { name: "a8_start_in_a_directory_outside", claim: Process, remedy: BUG, run: working_directory },
+    Check { name: "a8_inherit_a_descriptor", claim: Process, remedy: BUG, run: descriptors },
+    Check { name: "a8_inherit_the_environment", claim: Process, remedy: BUG, run: environment },
+    Check { name: "a8_reach_the_hosts_terminal", claim: Process, remedy: BUG, run: terminal },
+    Check { name: "a15_dump_core_or_crash_into_the_host", claim: Process, remedy: BUG, run: core },
 ];
 
 fn status(key: &str) -> Option<String> {

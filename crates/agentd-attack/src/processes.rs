@@ -4,21 +4,21 @@ use crate::{
     check::{Check, Facts, Verdict, first, refused},
     sys,
 };
-use agentd_core::Bit::Process;
+use agentd_core::Claim::Process;
 use std::fs::{self, File, OpenOptions};
 
 const NAMESPACE: &str = "allow user namespaces: creating a pid namespace needs one";
 const BUG: &str = "report this as a bug of agentd, with the output of `agentd doctor`";
 
 pub(crate) const CHECKS: &[Check] = &[
-    Check { name: "a5_see_or_signal_a_host_process", bit: Process, remedy: NAMESPACE, run: host_process },
-    Check { name: "a5_read_kernel_and_host_secrets_in_proc", bit: Process, remedy: NAMESPACE, run: proc_secrets },
-    Check { name: "a5_write_kernel_settings", bit: Process, remedy: NAMESPACE, run: kernel_settings },
-    Check { name: "a11_attack_the_supervisor", bit: Process, remedy: NAMESPACE, run: supervisor },
-    Check { name: "a11_change_the_scheduling_of_the_supervisor", bit: Process, remedy: BUG, run: scheduling },
-    Check { name: "a11_lower_the_out_of_memory_score", bit: Process, remedy: BUG, run: out_of_memory_score },
-    Check { name: "a17_exhaust_the_inotify_instances_of_the_user", bit: Process, remedy: BUG, run: inotify_instances },
-    Check { name: "a14_share_memory_with_the_host", bit: Process, remedy: NAMESPACE, run: shared_memory },
+    Check { name: "a5_see_or_signal_a_host_process", claim: Process, remedy: NAMESPACE, run: host_process },
+    Check { name: "a5_read_kernel_and_host_secrets_in_proc", claim: Process, remedy: NAMESPACE, run: proc_secrets },
+    Check { name: "a5_write_kernel_settings", claim: Process, remedy: NAMESPACE, run: kernel_settings },
+    Check { name: "a11_attack_the_supervisor", claim: Process, remedy: NAMESPACE, run: supervisor },
+    Check { name: "a11_change_the_scheduling_of_the_supervisor", claim: Process, remedy: BUG, run: scheduling },
+    Check { name: "a11_lower_the_out_of_memory_score", claim: Process, remedy: BUG, run: out_of_memory_score },
+    Check { name: "a17_exhaust_the_inotify_instances_of_the_user", claim: Process, remedy: BUG, run: inotify_instances },
+    Check { name: "a14_share_memory_with_the_host", claim: Process, remedy: NAMESPACE, run: shared_memory },
 ];
 
 fn host_process(facts: &Facts) -> Verdict {

@@ -5,16 +5,16 @@ use crate::{
     check::{Check, Facts, Verdict, first, refused},
     sys,
 };
-use agentd_core::Bit::Syscalls;
+use agentd_core::Claim::Syscalls;
 
-const FILTER: &str = "the kernel needs CONFIG_SECCOMP_FILTER, and an outer sandbox must allow seccomp(2)";
+const FILTER: &str = "boot a kernel with CONFIG_SECCOMP_FILTER; in an outer sandbox, allow seccomp(2)";
 
 pub(crate) const CHECKS: &[Check] = &[
-    Check { name: "a2_create_a_namespace", bit: Syscalls, remedy: FILTER, run: namespaces },
-    Check { name: "a2_make_dangerous_system_calls", bit: Syscalls, remedy: FILTER, run: dangerous },
-    Check { name: "a2_call_through_the_32_bit_entry", bit: Syscalls, remedy: FILTER, run: interrupt },
-    Check { name: "a2_call_through_the_x32_entry", bit: Syscalls, remedy: FILTER, run: x32 },
-    Check { name: "a2_inject_input_into_a_terminal", bit: Syscalls, remedy: FILTER, run: terminal },
+    Check { name: "a2_create_a_namespace", claim: Syscalls, remedy: FILTER, run: namespaces },
+    Check { name: "a2_make_dangerous_system_calls", claim: Syscalls, remedy: FILTER, run: dangerous },
+    Check { name: "a2_call_through_the_32_bit_entry", claim: Syscalls, remedy: FILTER, run: interrupt },
+    Check { name: "a2_call_through_the_x32_entry", claim: Syscalls, remedy: FILTER, run: x32 },
+    Check { name: "a2_inject_input_into_a_terminal", claim: Syscalls, remedy: FILTER, run: terminal },
 ];
 
 /// Returns whether a seccomp filter refused the call.

@@ -174,8 +174,8 @@ pub trait Sandbox: Send + Sync {
     /// [`IsolationError::Unsupported`] if the backend cannot suspend sandboxes.
     async fn resume(&self) -> Result<(), IsolationError>;
     /// Saves the state of the sandbox under `name`, and replaces an earlier state of that name. In `container` (with
-    /// [`crate::Writable::Layers`]) and in `gondolin`, the state is the sandbox's files; commands keep running and are not part
-    /// of the state. In `firecracker` the state includes all running processes.
+    /// [`crate::Writable::TemporaryLayers`]) and in `gondolin`, the state is the sandbox's files; commands keep running and are
+    /// not part of the state. In `firecracker` the state includes all running processes.
     ///
     /// # Errors
     /// [`IsolationError::Unsupported`] if the backend or this sandbox cannot save states.

@@ -7,7 +7,7 @@ use std::fmt;
 /// One isolation claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Bit {
+pub enum Claim {
     /// Files outside the grants can be neither read nor changed.
     Filesystem,
     /// The host's network, abstract sockets and other sandboxes cannot be reached.
@@ -22,11 +22,11 @@ pub enum Bit {
     Kernel,
 }
 
-impl Bit {
-    /// Every bit, in the order of the columns of `agentd doctor`.
+impl Claim {
+    /// Every claim, in the order of the columns of `agentd doctor`.
     pub const ALL: [Self; 6] = [Self::Filesystem, Self::Process, Self::Network, Self::Syscalls, Self::Resources, Self::Kernel];
 
-    /// Returns the weight of the bit when backends are compared. [`Bit::Kernel`] weighs 0: a separate kernel costs time and
+    /// Returns the weight of the claim when backends are compared. [`Claim::Kernel`] weighs 0: a separate kernel costs time and
     /// memory for each sandbox, so callers request it explicitly.
     pub fn score(self) -> u32 {
         match self {
@@ -38,7 +38,7 @@ impl Bit {
     }
 }
 
-impl fmt::Display for Bit {
+impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Filesystem => "filesystem",
@@ -63,11 +63,12 @@ pub enum EvidenceResult {
     NotTried(String),
 }
 
-/// One check that was run for one bit.
+/// One check that was run for one claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
-    /// The bit that the check supports.
-    pub bit: Bit,
+    /// The claim that the check supports.
+    #[serde(rename = "bit")]
+    pub claim: Claim,
     /// The name of the check, e.g. `a5_see_host_processes`.
     pub check: String,
     /// The result of the check.
@@ -76,22 +77,22 @@ pub struct Evidence {
     pub remedy: String,
 }
 
-/// The capabilities that a backend has proven on this machine. A bit is true only if every check of it was tried and held.
+/// The capabilities that a backend has proven on this machine. A claim is true only if all its checks were tried and held.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendCapabilities {
     /// Canonical name of the backend.
     pub name: String,
-    /// See [`Bit::Filesystem`].
+    /// See [`Claim::Filesystem`].
     pub filesystem_isolation: bool,
-    /// See [`Bit::Network`].
+    /// See [`Claim::Network`].
     pub network_isolation: bool,
-    /// See [`Bit::Process`].
+    /// See [`Claim::Process`].
     pub process_isolation: bool,
-    /// See [`Bit::Resources`].
+    /// See [`Claim::Resources`].
     pub resource_limits: bool,
-    /// See [`Bit::Syscalls`].
+    /// See [`Claim::Syscalls`].
     pub syscall_filtering: bool,
-    /// See [`Bit::Kernel`].
+    /// See [`Claim::Kernel`].
     pub kernel_isolation: bool,
     /// A sandbox stays usable from one exec to the next, until it is destroyed.
     pub persistent_sandboxes: bool,
@@ -108,37 +109,37 @@ pub struct BackendCapabilities {
 impl BackendCapabilities {
     /// Derives the claims that `evidence` supports; a claim without evidence is false.
     pub fn from_evidence(name: &str, evidence: Vec<Evidence>) -> Self {
-        let proven = |bit: Bit| {
-            let mut of_bit = evidence.iter().filter(|e| e.bit == bit).peekable();
-            of_bit.peek().is_some() && of_bit.all(|e| e.result == EvidenceResult::Held)
+        let proven = |claim: Claim| {
+            let mut of_claim = evidence.iter().filter(|e| e.claim == claim).peekable();
+            of_claim.peek().is_some() && of_claim.all(|e| e.result == EvidenceResult::Held)
         };
         Self {
             name: name.to_owned(),
-            filesystem_isolation: proven(Bit::Filesystem),
-            network_isolation: proven(Bit::Network),
-            process_isolation: proven(Bit::Process),
-            resource_limits: proven(Bit::Resources),
-            syscall_filtering: proven(Bit::Syscalls),
-            kernel_isolation: proven(Bit::Kernel),
+            filesystem_isolation: proven(Claim::Filesystem),
+            network_isolation: proven(Claim::Network),
+            process_isolation: proven(Claim::Process),
+            resource_limits: proven(Claim::Resources),
+            syscall_filtering: proven(Claim::Syscalls),
+            kernel_isolation: proven(Claim::Kernel),
             evidence,
             ..Self::default()
         }
     }
 
-    /// Returns whether `bit` was proven.
-    pub fn has(&self, bit: Bit) -> bool {
-        match bit {
-            Bit::Filesystem => self.filesystem_isolation,
-            Bit::Network => self.network_isolation,
-            Bit::Process => self.process_isolation,
-            Bit::Resources => self.resource_limits,
-            Bit::Syscalls => self.syscall_filtering,
-            Bit::Kernel => self.kernel_isolation,
+    /// Returns whether `claim` was proven.
+    pub fn has(&self, claim: Claim) -> bool {
+        match claim {
+            Claim::Filesystem => self.filesystem_isolation,
+            Claim::Network => self.network_isolation,
+            Claim::Process => self.process_isolation,
+            Claim::Resources => self.resource_limits,
+            Claim::Syscalls => self.syscall_filtering,
+            Claim::Kernel => self.kernel_isolation,
         }
     }
 
-    /// Returns the sum of the scores of the proven bits.
+    /// Returns the sum of the scores of the proven claims.
     pub fn score(&self) -> u32 {
-        Bit::ALL.into_iter().filter(|bit| self.has(*bit)).map(Bit::score).sum()
+        Claim::ALL.into_iter().filter(|claim| self.has(*claim)).map(Claim::score).sum()
     }
 }

@@ -81,7 +81,7 @@ pub enum IsolationError {
         /// `ENOENT` if the program was not found, `EACCES` if it is not executable, and so on.
         errno: i32,
     },
-    /// The sandbox was destroyed, dropped or replaced.
+    /// The sandbox was destroyed, dropped or replaced, and the caller cannot use it any more.
     #[error("the sandbox is gone: {0}{remedy}", remedy = self.remedy())]
     SandboxGone(String),
     /// The connection to the sandbox's supervisor failed, and the sandbox was killed.
@@ -94,9 +94,12 @@ pub enum IsolationError {
     /// The virtual machine of the sandbox, its agent or its monitor ended, stalled or broke the protocol. The machine was killed.
     #[error("the virtual machine of the sandbox was lost: {0}{remedy}", remedy = self.remedy())]
     MachineLost(String),
-    /// The connection to the daemon, the background process that keeps named sandboxes, failed.
-    #[error("the sandbox daemon died: {0}{remedy}", remedy = self.remedy())]
-    DaemonDied(String),
+    /// The connection to the daemon, the background process that keeps named sandboxes, failed while a command ran.
+    #[error(
+        "run a command in a named sandbox: the connection to the sandbox daemon was lost: {0}{remedy}",
+        remedy = self.remedy()
+    )]
+    DaemonLost(String),
     /// The sandbox has too many unfinished requests, and this one was not sent. The sandbox is unchanged.
     #[error("the sandbox is busy: {0}{remedy}", remedy = self.remedy())]
     Busy(String),
@@ -120,11 +123,17 @@ pub enum IsolationError {
         /// The errno of the failing call.
         errno: i32,
     },
-    /// No backend proves the isolation that the caller requires.
+    /// No backend proves some of the isolation that the caller requires.
     #[error("select a backend: no backend proves {missing} on this machine{remedy}", remedy = self.remedy())]
     Requirement {
-        /// The bits that no backend proved.
+        /// The claims that no backend proved.
         missing: String,
+    },
+    /// Some backend proves each of the claims that the caller requires, and none proves all of them.
+    #[error("select a backend: no single backend proves all of {claims} on this machine{remedy}", remedy = self.remedy())]
+    Combination {
+        /// The required claims.
+        claims: String,
     },
     /// The peer of the channel violated the protocol.
     #[error("protocol error: {0}{remedy}", remedy = self.remedy())]
@@ -161,7 +170,9 @@ impl IsolationError {
             Self::SandboxGone(_) | Self::SupervisorDied(_) | Self::LauncherDied(_) | Self::MachineLost(_) => {
                 text("create another sandbox")
             }
-            Self::DaemonDied(_) => text("run the command again"),
+            Self::DaemonLost(_) => text(
+                "the command may have run: check its effects before you run it again; `agentd daemon log` may show the cause",
+            ),
             Self::Busy(_) => text("wait until earlier commands and transfers have ended, then try again"),
             Self::AlreadyWaited => text("use the outcome that the first call returned"),
             Self::Internal(_) => text("report this as a bug of agentd, with the output of `agentd doctor`"),
@@ -170,6 +181,7 @@ impl IsolationError {
             // The caller named the path, and knows what should be there. The errno is all that agentd knows.
             Self::File { .. } => Remedy::None,
             Self::Requirement { .. } => text("run `agentd doctor` to see why"),
+            Self::Combination { .. } => text("require fewer claims (`agentd doctor` shows which backend proves which)"),
             // The peer is hostile or defective, and is not used any more.
             Self::Protocol(_) => text("create another sandbox"),
             Self::Io { source, .. } => match Remedy::in_message(&source.to_string()) {
@@ -200,7 +212,7 @@ impl IsolationError {
             | Self::SupervisorDied(cause)
             | Self::LauncherDied(cause)
             | Self::MachineLost(cause)
-            | Self::DaemonDied(cause) => Some(cause),
+            | Self::DaemonLost(cause) => Some(cause),
             _ => None,
         }
     }

@@ -24,7 +24,7 @@ fn position(error: &IsolationError) -> usize {
         IsolationError::SupervisorDied(_) => 11,
         IsolationError::LauncherDied(_) => 12,
         IsolationError::MachineLost(_) => 13,
-        IsolationError::DaemonDied(_) => 14,
+        IsolationError::DaemonLost(_) => 14,
         IsolationError::Busy(_) => 15,
         IsolationError::AlreadyWaited => 16,
         IsolationError::Internal(_) => 17,
@@ -34,10 +34,11 @@ fn position(error: &IsolationError) -> usize {
         IsolationError::Requirement { .. } => 21,
         IsolationError::Protocol(_) => 22,
         IsolationError::Io { .. } => 23,
+        IsolationError::Combination { .. } => 24,
     }
 }
 
-const VARIANTS: usize = 24;
+const VARIANTS: usize = 25;
 
 /// The positions of the variants that are marked as having no remedy of their own.
 const WITHOUT_REMEDY: [usize; 2] = [0, 20];
@@ -62,7 +63,7 @@ fn all() -> Vec<IsolationError> {
         IsolationError::SupervisorDied(text("closed")),
         IsolationError::LauncherDied(text("closed")),
         IsolationError::MachineLost(text("closed")),
-        IsolationError::DaemonDied(text("closed")),
+        IsolationError::DaemonLost(text("closed")),
         IsolationError::Busy(text("full")),
         IsolationError::AlreadyWaited,
         IsolationError::Internal(text("panic")),
@@ -70,6 +71,7 @@ fn all() -> Vec<IsolationError> {
         IsolationError::PoolDrained,
         IsolationError::File { path: text("/object"), errno: ENOENT },
         IsolationError::Requirement { missing: text("kernel") },
+        IsolationError::Combination { claims: text("kernel, network") },
         IsolationError::Protocol(text("malformed frame")),
         io(io::Error::from_raw_os_error(ENOSPC)),
         io(io::Error::other("a: b: c — do this")),

@@ -34,7 +34,8 @@ pub(crate) fn requested(spec: &SandboxSpec) -> Vec<PlanLine> {
     let writable = match &spec.writable {
         Writable::Memory => "in memory".to_owned(),
         Writable::Volume(bytes) => format!("on disk, at most {bytes}"),
-        Writable::Layers | Writable::Disk(_) => "on disk, persistent".to_owned(),
+        Writable::TemporaryLayers => "on disk, removed with the sandbox".to_owned(),
+        Writable::KeptLayers(_) => "on disk, kept after the sandbox".to_owned(),
     };
     let network = match spec.network {
         Network::Off => "off",

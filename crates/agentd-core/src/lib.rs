@@ -17,7 +17,7 @@ mod spec;
 mod traits;
 
 pub use backend::{ExecHandle, ExecStreams, IsolationBackend, Sandbox, SandboxId};
-pub use capabilities::{BackendCapabilities, Bit, Evidence, EvidenceResult};
+pub use capabilities::{BackendCapabilities, Claim, Evidence, EvidenceResult};
 pub use control_error::{Control, ControlError};
 pub use error::IsolationError;
 pub use explain::PlanLine;

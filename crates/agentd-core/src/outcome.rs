@@ -22,7 +22,7 @@ pub enum EndReason {
     /// The command reached the limit of processes.
     ProcessLimit,
     /// The command exceeded the file size limit (`SIGXFSZ`).
-    DiskLimit,
+    FileSizeLimit,
     /// The command exceeded its output limit.
     OutputLimit,
     /// The caller ended the command.
@@ -122,8 +122,9 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Returns the exit code as a shell reports it: 124 for a deadline, 128+n for signal n, otherwise the command's own. If the
-    /// leader exits with 0 while its process tree is being killed for a limit, the exec counts as killed.
+    /// Returns the exit code as a shell reports it: 124 for a deadline, 128+n for signal n, otherwise the command's own, and 125
+    /// if none of these is known. If the leader exits with 0 while its process tree is being killed for a limit, the exec counts
+    /// as killed.
     pub fn shell_code(&self) -> u8 {
         let code = match (self.exit_code, self.signal) {
             _ if self.reason == EndReason::WallDeadline => 124,

@@ -104,7 +104,8 @@ pub enum Profile {
     /// The system calls that compilers, interpreters and their tests need.
     #[default]
     Default,
-    /// The system calls of `Default`, and those of debuggers and profilers that have no effect outside the sandbox.
+    /// The system calls of `Default`, and those of debuggers that have no effect outside the sandbox. `perf_event_open`, the call
+    /// of profilers, stays refused.
     Permissive,
 }
 
@@ -126,12 +127,12 @@ pub enum Writable {
     /// In memory; discarded with the sandbox.
     #[default]
     Memory,
-    /// On disk, in a file system of this size; discarded with the sandbox. Requires root on the host.
+    /// In a volume: a file system of this size on the host's disk; discarded with the sandbox. Requires root on the host.
     Volume(Bytes),
-    /// On disk, so that the sandbox can be saved, restored and forked; discarded with the sandbox.
-    Layers,
-    /// On disk, and kept after the sandbox has ended.
-    Disk(DiskLayers),
+    /// In layers on disk, so that the sandbox can be saved, restored and forked; discarded with the sandbox.
+    TemporaryLayers,
+    /// In these layers on disk, which are kept after the sandbox has ended.
+    KeptLayers(DiskLayers),
 }
 
 /// The changes to a root, as overlay layers above those of its image.

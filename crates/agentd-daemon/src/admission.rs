@@ -44,7 +44,7 @@ pub(crate) enum Refusal {
     Gone(ChannelError),
     /// The client sent a message of another version of the protocol, with this number.
     Version(u32),
-    /// The client sent a message that is none of this version of the protocol.
+    /// The client sent bytes that are no message of this version of the protocol.
     Unreadable(String),
     /// The client must present the key of the daemon and did not.
     Key(DaemonError),

@@ -42,7 +42,7 @@ pub struct Client {
 pub struct Started {
     connection: Connection,
     streams: ExecStreams,
-    layers: Vec<ControlReport>,
+    controls: Vec<ControlReport>,
     before: Report,
     after: Arc<Mutex<Report>>,
     /// True once the outcome was received.
@@ -77,15 +77,15 @@ impl Client {
             .is_ok_and(|socket| matches!(peer::verify(socket.as_fd()), Ok(Peer::Elsewhere(_)) | Err(PeerError::Invisible))))
     }
 
-    /// Resolves the grants of a sandbox, creates the sandbox, and returns the report of each layer. The daemon may be in another
-    /// mount namespace, so it resolves no path.
+    /// Resolves the grants of a sandbox, creates the sandbox, and returns the report of each control. The daemon may be in
+    /// another mount namespace, so it resolves no path.
     ///
     /// # Errors
     /// The reason why the daemon could not be reached or refused; this holds for all methods that send a request. The errors of
     /// [`grants::pin`].
     pub async fn create(&self, name: &Name, mut about: SandboxSettings) -> Result<Vec<ControlReport>, DaemonError> {
         grants::pin(&mut about.spec)?;
-        Ok(self.made(Request::Create { name: name.clone(), about: Box::new(about) }).await?.0)
+        Ok(self.request_controls(Request::Create { name: name.clone(), about: Box::new(about) }).await?.0)
     }
 
     /// Starts a command in a sandbox.
@@ -95,8 +95,8 @@ impl Client {
     pub async fn exec(&self, name: &Name, command: Command) -> Result<Started, DaemonError> {
         let request = Request::Exec { name: name.clone(), command: Box::new(command), detach: false };
         let mut connection = self.ask(request, None).await?;
-        let (streams, layers, before, fds) = match connection.receive::<Reply>().await? {
-            (Reply::Started { streams, layers, report }, fds) => (streams, layers, report, fds),
+        let (streams, controls, before, fds) = match connection.receive::<Reply>().await? {
+            (Reply::Started { streams, controls, report }, fds) => (streams, controls, report, fds),
             (other, _) => return Err(unexpected(other)),
         };
         let mut all = ExecStreams::default();
@@ -109,16 +109,16 @@ impl Client {
             };
             *place = Some(fd);
         }
-        Ok(Started { connection, streams: all, layers, before, after: Arc::default(), waited: false })
+        Ok(Started { connection, streams: all, controls, before, after: Arc::default(), waited: false })
     }
 
     /// Starts a command in a sandbox and leaves the command to the daemon. Its output goes to the sandbox's log. Returns the
-    /// report of each layer, and the changes of protected paths since the last report.
+    /// report of each control, and the changes of protected paths since the last report.
     ///
     /// # Errors
     /// As for [`Client::exec`].
     pub async fn detach(&self, name: &Name, command: Command) -> Result<(Vec<ControlReport>, Report), DaemonError> {
-        self.made(Request::Exec { name: name.clone(), command: Box::new(command), detach: true }).await
+        self.request_controls(Request::Exec { name: name.clone(), command: Box::new(command), detach: true }).await
     }
 
     /// Returns the state of every sandbox that has processes.
@@ -256,9 +256,9 @@ impl Client {
         Ok(self.ask(request, None).await?.receive::<Reply>().await?)
     }
 
-    async fn made(&self, request: Request) -> Result<(Vec<ControlReport>, Report), DaemonError> {
+    async fn request_controls(&self, request: Request) -> Result<(Vec<ControlReport>, Report), DaemonError> {
         match self.ask(request, None).await?.receive::<Reply>().await?.0 {
-            Reply::Made(layers, report) => Ok((layers, report)),
+            Reply::Made(controls, report) => Ok((controls, report)),
             other => Err(unexpected(other)),
         }
     }
@@ -354,9 +354,9 @@ pub(crate) fn unexpected(reply: Reply) -> DaemonError {
 }
 
 impl Started {
-    /// Returns the report of each layer of the sandbox.
+    /// Returns the report of each control of the sandbox.
     pub fn controls(&self) -> &[ControlReport] {
-        &self.layers
+        &self.controls
     }
 
     /// Returns the changes of protected paths between the last report and the start of the command.
@@ -370,7 +370,7 @@ impl Started {
     }
 
     fn send(&self, during: &ExecMessage) -> Result<(), IsolationError> {
-        self.connection.send(during, &[]).map_err(|error| IsolationError::DaemonDied(error.to_string()))
+        self.connection.send(during, &[]).map_err(|error| IsolationError::DaemonLost(error.to_string()))
     }
 }
 
@@ -407,7 +407,7 @@ impl ExecHandle for Started {
                 DaemonError::Layered(LayeredError::Isolation(error)) => error,
                 other => IsolationError::other(other),
             }),
-            Err(error) => Err(IsolationError::DaemonDied(error.to_string())),
+            Err(error) => Err(IsolationError::DaemonLost(error.to_string())),
         }
     }
 }

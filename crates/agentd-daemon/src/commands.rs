@@ -44,8 +44,8 @@ impl Server {
             Err(error) => Err(error.into()),
         };
         if sent.is_err() {
-            // The daemon may end before the next client connects. If the disk is full, the note is lost, but the next client
-            // still receives the report.
+            // The report is also written to the log, because the daemon may end before the next client connects. If the disk is
+            // full, only the next client of this daemon receives the report.
             let folder = self.state.log_directory(name);
             let noted = async { log::note(log::open(folder).await.map(|[notes]| notes)?, report).await };
             noted.await.or_warn("write changes of protected paths to the sandbox's log", name);
@@ -84,9 +84,8 @@ impl Server {
             handle.wait().await.or_warn("wait for a detached command", &name);
             server.used(&name).await;
             drop(running);
-            // The report goes to the log, and also to the next client.
             if let Some(report) = watched.compare_after().await.or_warn("compare protected paths", &name) {
-                // If the disk is full, the note is lost, but the next client still receives the report.
+                // The report is also written to the log, because the daemon may end before the next client connects.
                 log::note(notes, report).await.or_warn("write changes of protected paths to the sandbox's log", &name);
             }
         });
@@ -96,7 +95,12 @@ impl Server {
 
 /// Sends the streams of a command to its client. The daemon's copies are closed afterwards: an open copy would keep the command
 /// waiting for a reader, or the reader for the end of the stream.
-fn send_streams(client: &Connection, streams: ExecStreams, layers: &[ControlReport], report: Report) -> Result<(), DaemonError> {
+fn send_streams(
+    client: &Connection,
+    streams: ExecStreams,
+    controls: &[ControlReport],
+    report: Report,
+) -> Result<(), DaemonError> {
     let all = [
         (Stream::Stdin, streams.stdin),
         (Stream::Stdout, streams.stdout),
@@ -106,5 +110,5 @@ fn send_streams(client: &Connection, streams: ExecStreams, layers: &[ControlRepo
     let there: Vec<_> = all.iter().filter_map(|(stream, fd)| Some((*stream, fd.as_ref()?.as_fd()))).collect();
     let fds: Vec<BorrowedFd<'_>> = there.iter().map(|(_, fd)| *fd).collect();
     let streams = there.iter().map(|(stream, _)| *stream).collect();
-    Ok(client.send(&Reply::Started { streams, layers: layers.to_vec(), report }, &fds)?)
+    Ok(client.send(&Reply::Started { streams, controls: controls.to_vec(), report }, &fds)?)
 }

@@ -1,5 +1,5 @@
-//! The log of the daemon: two files next to its lock, each of at most [`MOST`] bytes. When the first file is full, it replaces
-//! the second.
+//! The log of the daemon: two files next to its lock, each of at most [`MAX_FILE_BYTES`] bytes. When the first file is full, it
+//! replaces the second.
 
 use rustix::{
     fs::{FileType, Mode, OFlags},
@@ -16,10 +16,10 @@ use std::{
 const NAMES: [&str; 2] = ["log", "log.1"];
 
 /// Size in bytes at which the newer file becomes the older one.
-const MOST: u64 = 4 << 20;
+const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// Longest record, in bytes. Records are cut because parts of them may come from inside a sandbox.
-const LONGEST: usize = 16 << 10;
+const MAX_RECORD_BYTES: usize = 16 << 10;
 
 /// The log file of the daemon, open for writing. Each call of `write` writes one record, which must end with a line break.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(crate) fn paths(folder: &Path) -> [PathBuf; 2] {
 impl LogFile {
     /// Opens the log in the folder of the daemon. The caller must hold the daemon's lock.
     pub(crate) fn open(folder: &OwnedFd) -> io::Result<Self> {
-        Self::with_limit(folder, MOST)
+        Self::with_limit(folder, MAX_FILE_BYTES)
     }
 
     fn with_limit(folder: &OwnedFd, most: u64) -> io::Result<Self> {
@@ -57,7 +57,7 @@ impl LogFile {
 
 impl Write for LogFile {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        let kept = if record.len() > LONGEST { &record[..LONGEST] } else { record };
+        let kept = if record.len() > MAX_RECORD_BYTES { &record[..MAX_RECORD_BYTES] } else { record };
         if self.length > 0 && self.length.saturating_add(kept.len() as u64) > self.most {
             self.rotate()?;
         }
@@ -116,9 +116,9 @@ mod tests {
     fn record_over_the_maximum_length_is_truncated() {
         let place = tempfile::tempdir().unwrap();
         let mut log = LogFile::open(&folder(place.path())).unwrap();
-        log.write_all(&vec![b'x'; LONGEST * 2]).unwrap();
+        log.write_all(&vec![b'x'; MAX_RECORD_BYTES * 2]).unwrap();
         let written = fs::read_to_string(place.path().join("log")).unwrap();
-        assert!(written.ends_with("x [cut]\n") && written.len() < LONGEST + 10);
+        assert!(written.ends_with("x [cut]\n") && written.len() < MAX_RECORD_BYTES + 10);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::protocol::{Failure, VERSION};
 use agentd_core::IsolationError;
 use agentd_isolation::layered::LayeredError;
-use agentd_sandboxes::StateError;
+use agentd_sandboxes::{Name, StateError};
 use agentd_supervisor::channel::ChannelError;
 use std::{io, path::PathBuf};
 
@@ -12,7 +12,7 @@ use std::{io, path::PathBuf};
 #[non_exhaustive]
 pub enum DaemonError {
     /// The daemon could not be started or reached.
-    #[error("{context}: sandbox daemon of {}: {source} — read `agentd daemon log`", place.display())]
+    #[error("{context}: sandbox daemon of {}: {source} — `agentd daemon log` may show the cause", place.display())]
     Unreachable {
         /// The folder of its sandboxes.
         place: PathBuf,
@@ -34,6 +34,23 @@ pub enum DaemonError {
          started it — run `agentd daemon stop`, which ends all running commands and keeps all files, then try again"
     )]
     Version(u32),
+    /// The daemon could not decode the request, although both sides have the same protocol version.
+    #[error(
+        "connect to the sandbox daemon: the daemon cannot decode the request, although both sides use protocol version \
+         {VERSION} — run `agentd daemon stop`, which ends all running commands and keeps all files, then try again"
+    )]
+    Undecodable,
+    /// The processes of a named sandbox were lost. Its files are kept, and the next use starts its processes again.
+    #[error(
+        "use sandbox {name}: its processes were lost: {cause} — the files of the sandbox were kept: check what the last command \
+         has changed, then try again; the next command starts the sandbox again"
+    )]
+    ProcessesLost {
+        /// The sandbox.
+        name: Name,
+        /// The cause.
+        cause: String,
+    },
     /// The client is in other namespaces than the daemon, and did not present the key of the daemon.
     #[error("connect to the sandbox daemon: the client is in another {namespace} namespace, and {reason}")]
     Key {
@@ -79,10 +96,10 @@ pub enum KeyRefusal {
     )]
     Wrong(PathBuf),
     /// The client did not present a key in time.
-    #[error("sent no complete message in time — use the build of agentd that started the daemon")]
+    #[error("sent no complete message in time — try again; if that fails, use the build of agentd that started the daemon")]
     Late,
     /// Too many clients have not presented a key yet.
-    #[error("too many clients there have not presented a key yet — try again")]
+    #[error("too many such clients have not presented a key yet — try again")]
     Many,
     /// The daemon has no key to compare with.
     #[error(
@@ -92,6 +109,18 @@ pub enum KeyRefusal {
 }
 
 impl DaemonError {
+    /// Names the sandbox in the error of its lost processes. The remedy is then not to create another sandbox: this one has kept
+    /// its files.
+    pub(crate) fn in_sandbox(self, name: &Name) -> Self {
+        match self {
+            Self::Layered(LayeredError::Isolation(error)) => match error.loss() {
+                Some(cause) => Self::ProcessesLost { name: name.clone(), cause: cause.to_owned() },
+                None => error.into(),
+            },
+            other => other,
+        }
+    }
+
     /// Returns a function that adds the failed operation to an I/O error of the daemon's own files.
     pub(crate) fn io(context: impl Into<String>) -> impl Fn(io::Error) -> Self {
         let context = context.into();
@@ -117,10 +146,7 @@ impl From<DaemonError> for Failure {
             DaemonError::Layered(LayeredError::Isolation(IsolationError::Spawn { program, errno })) => {
                 Self::Spawn { program, errno }
             }
-            DaemonError::Layered(LayeredError::Isolation(error)) => match error.loss() {
-                Some(cause) => Self::Lost(cause.to_owned()),
-                None => Self::Other(error.to_string()),
-            },
+            DaemonError::ProcessesLost { name, cause } => Self::Lost { name, cause },
             other => Self::Other(other.to_string()),
         }
     }
@@ -130,9 +156,46 @@ impl From<Failure> for DaemonError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Spawn { program, errno } => IsolationError::Spawn { program, errno }.into(),
+            // The daemon sends its version if it cannot decode a message, too.
+            Failure::Version(VERSION) => Self::Undecodable,
             Failure::Version(version) => Self::Version(version),
-            Failure::Lost(cause) => IsolationError::SandboxGone(cause).into(),
+            Failure::Lost { name, cause } => Self::ProcessesLost { name, cause },
             Failure::Other(text) => Self::Refused(text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::MAX_FRAME;
+    use agentd_supervisor::protocol::{decode, encode};
+
+    /// Returns the message of the error that a client receives after `error` failed its request.
+    fn received(error: DaemonError) -> String {
+        let sent = encode(&Failure::from(error), 0).unwrap();
+        let (failure, _, _) = decode::<Failure>(&sent, MAX_FRAME).unwrap().unwrap();
+        DaemonError::from(failure).to_string()
+    }
+
+    #[test]
+    fn loss_of_processes_names_sandbox_and_keeps_its_files() {
+        let name: Name = "dev".parse().unwrap();
+        let losses = [IsolationError::SupervisorDied, IsolationError::LauncherDied, IsolationError::MachineLost];
+        for loss in losses.map(|loss| loss("end of stream".to_owned())) {
+            let message = received(DaemonError::from(loss).in_sandbox(&name));
+            assert!(message.starts_with("use sandbox dev: its processes were lost: end of stream — "), "{message}");
+            assert!(message.contains("files of the sandbox were kept") && !message.contains("create another"), "{message}");
+        }
+        let other = IsolationError::Busy("full".to_owned());
+        let message = other.to_string();
+        assert_eq!(received(DaemonError::from(other).in_sandbox(&name)), message);
+    }
+
+    #[test]
+    fn version_of_this_build_is_no_mismatch() {
+        let message = DaemonError::from(Failure::Version(VERSION)).to_string();
+        assert!(message.contains("cannot decode the request") && !message.contains("mismatch"), "{message}");
+        assert!(DaemonError::from(Failure::Version(VERSION + 1)).to_string().contains("mismatch"));
     }
 }

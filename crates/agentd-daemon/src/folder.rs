@@ -16,7 +16,8 @@ use std::{
 };
 use tokio::net::UnixListener;
 
-/// Folder of the lock, the log and the socket, below the folder of the sandboxes. The name is that of existing stores.
+/// Folder of the lock, the log and the socket, below the folder of the sandboxes. The name must not change: daemons of
+/// all versions lock the same file.
 pub(crate) const FOLDER: &str = "keeper";
 pub(crate) const LOCK: &str = "lock";
 const SOCKET: &str = "socket";

@@ -34,11 +34,11 @@ impl Server {
                 }
                 continue;
             }
-            self.rest(&name, &mut runtime, running).await;
+            self.end_if_idle(&name, &mut runtime, running).await;
             busy |= runtime.running.is_some() || lifetime.idle_ttl.is_some() || lifetime.total_ttl.is_some();
         }
-        self.runtimes.tidy();
-        self.rest_disks(MOUNTED).await;
+        self.runtimes.remove_unused();
+        self.unmount_unused_disks(MOUNTED).await;
         busy
     }
 
@@ -61,7 +61,7 @@ impl Server {
         record.is_ok_and(|record| ttl::over(&Lifetime::from(&record), running, now))
     }
 
-    async fn rest(&self, name: &Name, runtime: &mut SandboxRuntime, running: bool) {
+    async fn end_if_idle(&self, name: &Name, runtime: &mut SandboxRuntime, running: bool) {
         let unused = runtime.used.is_none_or(|used| used.elapsed() >= WARM);
         if runtime.running.is_some() && unused && !running && !runtime.paused {
             runtime.end().await.or_warn("end idle sandbox", name);
@@ -70,9 +70,9 @@ impl Server {
     }
 
     /// Unmounts the disks that have been unused for this long.
-    async fn rest_disks(&self, unused: Duration) {
+    async fn unmount_unused_disks(&self, unused: Duration) {
         let rest = move |state: &State| {
-            state.rest(unused);
+            state.unmount_unused(unused);
             Ok(())
         };
         self.on_disk(rest).await.or_warn("unmount unused disks", unused);
@@ -85,6 +85,6 @@ impl Server {
             runtime.lock().await.end().await.or_warn("end sandbox", &name);
         }
         self.writers.finish().await;
-        self.rest_disks(Duration::ZERO).await;
+        self.unmount_unused_disks(Duration::ZERO).await;
     }
 }

@@ -17,7 +17,7 @@ use std::{
 use tokio::{io::AsyncReadExt, net::unix::pipe, task::JoinHandle};
 
 /// Size in bytes after which the log records that it is full and keeps nothing more.
-const MOST: u64 = 64 << 20;
+const MAX_LOG_BYTES: u64 = 64 << 20;
 
 /// The time for which the daemon waits at its end for output to be written.
 const FINISH: Duration = Duration::from_secs(10);
@@ -76,12 +76,12 @@ struct Log {
 
 impl Log {
     fn keep(&mut self, output: &[u8]) -> io::Result<()> {
-        let room = MOST.saturating_sub(self.file.metadata()?.len());
+        let room = MAX_LOG_BYTES.saturating_sub(self.file.metadata()?.len());
         let kept = output.len().min(usize::try_from(room).unwrap_or(usize::MAX));
         self.file.write_all(&output[..kept])?;
         if kept < output.len() && !self.is_full {
             self.is_full = true;
-            writeln!(self.file, "\n[agentd: log limit of {MOST} bytes reached; further output is discarded]")?;
+            writeln!(self.file, "\n[agentd: log limit of {MAX_LOG_BYTES} bytes reached; further output is discarded]")?;
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ pub(crate) struct Watched {
 #[derive(Default)]
 pub(crate) struct Watches(Mutex<HashMap<Name, SharedWatch>>);
 
-/// The protected paths of a sandbox, shared by all users of that sandbox.
+/// The protected paths of a sandbox, shared by all requests that concern the sandbox.
 #[derive(Clone)]
 pub(crate) struct SharedWatch(Arc<Mutex<Watched>>);
 
@@ -54,17 +54,17 @@ impl Watches {
 impl SharedWatch {
     /// Compares the paths with the last comparison, before a command. An incomplete comparison is reported only after the
     /// command.
-    pub(crate) async fn look_before(&self) -> Result<(), DaemonError> {
-        self.look(|report| report.gaps = Gaps::default()).await.map(drop)
+    pub(crate) async fn compare_before(&self) -> Result<(), DaemonError> {
+        self.compare(|report| report.gaps = Gaps::default()).await.map(drop)
     }
 
     /// Compares the paths with the last comparison, after a command. Returns the differences, and keeps them until they are
     /// reported.
     pub(crate) async fn compare_after(&self) -> Result<Report, DaemonError> {
-        self.look(|_| ()).await
+        self.compare(|_| ()).await
     }
 
-    async fn look(&self, adapt: impl FnOnce(&mut Report) + Send + 'static) -> Result<Report, DaemonError> {
+    async fn compare(&self, adapt: impl FnOnce(&mut Report) + Send + 'static) -> Result<Report, DaemonError> {
         let shared = self.clone();
         blocking(move || {
             let mut watched = shared.lock();
@@ -82,7 +82,8 @@ impl SharedWatch {
         self.lock().outdated
     }
 
-    /// Records that the sandbox starts, with all current paths protected, and whether the start replaces running processes.
+    /// Records a start of the sandbox, which protects all current paths. `restarted` is true if the start replaces running
+    /// processes.
     pub(crate) fn starts(&self, restarted: bool) {
         let mut watched = self.lock();
         watched.outdated = false;
@@ -150,7 +151,7 @@ mod tests {
         fs::write(root.path().join("AGENTS.md"), "evil").unwrap();
         watched.compare_after().await.unwrap();
         watched.deliver(|_| Ok::<_, ()>(())).unwrap();
-        watched.look_before().await.unwrap();
+        watched.compare_before().await.unwrap();
         assert!(watched.is_outdated());
         watched.starts(true);
         assert!(!watched.is_outdated());

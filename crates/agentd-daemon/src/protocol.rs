@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// The protocol version. It changes whenever a message changes: a daemon that was started by another build rejects the request
 /// and reports its version. [`Hello`] begins with the version, and [`Reply::Failed`] with [`Failure::Version`] has the same form
 /// in all versions.
-pub(crate) const VERSION: u32 = 10;
+pub(crate) const VERSION: u32 = 11;
 
 /// Largest frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
 pub(crate) const MAX_FRAME: usize = 4 << 20;
@@ -69,6 +69,15 @@ pub(crate) enum Request {
 }
 
 impl Request {
+    /// Returns the sandbox whose files are kept if its processes are lost during the request. A sandbox whose creation fails is
+    /// removed.
+    pub(crate) fn kept(&self) -> Option<&Name> {
+        match self {
+            Self::Create { .. } => None,
+            other => other.summary().1,
+        }
+    }
+
     /// Returns the kind of request and its sandbox, for the log. Commands and environments are not logged, because they may hold
     /// secrets.
     pub(crate) fn summary(&self) -> (&'static str, Option<&Name>) {
@@ -109,14 +118,16 @@ pub(crate) enum ExecMessage {
 pub(crate) enum Reply {
     /// The request was carried out.
     Done,
-    /// The request failed; nothing was changed.
+    /// The request failed. After [`Reply::Started`], the command may have run and may have changed anything. With
+    /// [`Failure::Lost`], the processes of the sandbox have ended. With [`Failure::Other`], a part of the request may have been
+    /// carried out.
     Failed(Failure),
-    /// A sandbox was created, or a detached command was started. Carries the report of each layer, and changes of protected
+    /// A sandbox was created, or a detached command was started. Carries the report of each control, and changes of protected
     /// paths.
     Made(Vec<ControlReport>, Report),
     /// A command was started. The descriptors belong to `streams`, in this order. `report` has the changes of protected paths
     /// since the last report.
-    Started { streams: Vec<Stream>, layers: Vec<ControlReport>, report: Report },
+    Started { streams: Vec<Stream>, controls: Vec<ControlReport>, report: Report },
     /// The command has ended. Carries its outcome, and changes of protected paths.
     Ended(Box<Outcome>, Report),
     /// The state of all sandboxes that have processes.
@@ -132,8 +143,8 @@ pub(crate) enum Failure {
     Spawn { program: String, errno: i32 },
     /// The client and the daemon have different versions of these messages. The number is the daemon's version.
     Version(u32),
-    /// The sandbox, or a process that it needs, was lost for this reason.
-    Lost(String),
+    /// The processes of the sandbox, or a process that they need, were lost for this reason. The files of the sandbox are kept.
+    Lost { name: Name, cause: String },
     /// Any other error, as text.
     Other(String),
 }
@@ -167,8 +178,8 @@ pub struct Daemon {
 pub struct Status {
     /// Its name.
     pub name: Name,
-    /// The state.
-    pub doing: Activity,
+    /// What the sandbox is doing.
+    pub activity: Activity,
 }
 
 /// The states of a sandbox that has processes.

@@ -42,7 +42,7 @@ impl Runtimes {
     }
 
     /// Removes runtimes that have neither processes nor waiting requests.
-    pub(crate) fn tidy(&self) {
+    pub(crate) fn remove_unused(&self) {
         self.all().retain(|_, runtime| {
             Arc::strong_count(runtime) > 1 || runtime.try_lock().is_ok_and(|runtime| runtime.running.is_some() || runtime.paused)
         });

@@ -70,10 +70,15 @@ impl Server {
             Ok((request, fds)) => {
                 let (kind, name) = request.summary();
                 tracing::debug!(kind, name = name.map(ToString::to_string), "request");
-                match self.prove_for(&request, candidate.peer).await {
+                let kept = request.kept().cloned();
+                let answered = match self.prove_for(&request, candidate.peer).await {
                     Ok(()) => self.answer(request, fds, client).await,
                     Err(error) => Err(error),
-                }
+                };
+                answered.map_err(|error| match &kept {
+                    Some(name) => error.in_sandbox(name),
+                    None => error,
+                })
             }
             Err(Refusal::Gone(error)) => {
                 tracing::debug!(%error, "client disconnected without sending a request");
@@ -123,8 +128,8 @@ impl Server {
     ) -> Result<Option<(Reply, Option<OwnedFd>)>, DaemonError> {
         match request {
             Request::Create { name, about } => {
-                let layers = self.create(name, *about).await?;
-                return Ok(Some((Reply::Made(layers, Report::default()), None)));
+                let controls = self.create(name, *about).await?;
+                return Ok(Some((Reply::Made(controls, Report::default()), None)));
             }
             Request::Exec { name, command, detach: true } => {
                 self.detach(&name, *command, client).await?;
@@ -141,7 +146,7 @@ impl Server {
             Request::Snapshot { name, snapshot } => {
                 let of = name.clone();
                 self.committed(&name, move |state, how| state.snapshot(&of, &snapshot, how).map(drop)).await?;
-                runtime::settle(&self.state, name);
+                runtime::squash_and_collect(&self.state, name);
             }
             Request::Fork { name, snapshot: Some(snapshot), new } => {
                 let forked = self.on_disk(move |state| state.fork(&name, ForkSource::Snapshot(&snapshot), &new).map(drop)).await;
@@ -151,16 +156,16 @@ impl Server {
                 let of = name.clone();
                 let forked = self.committed(&name, move |state, how| state.fork(&of, ForkSource::Now(how), &new).map(drop)).await;
                 self.collected_unless(forked).await?;
-                runtime::settle(&self.state, name);
+                runtime::squash_and_collect(&self.state, name);
             }
             Request::Restore { name, snapshot } => {
                 self.restore(&name, snapshot).await?;
-                runtime::settle(&self.state, name);
+                runtime::squash_and_collect(&self.state, name);
             }
             Request::Forget { name, snapshot } => {
                 let of = name.clone();
                 self.on_disk(move |state| state.drop_snapshot(&of, &snapshot).map(drop)).await?;
-                runtime::settle(&self.state, name);
+                runtime::squash_and_collect(&self.state, name);
             }
             Request::Diff { name, since, image } => {
                 let changes = self.on_disk(move |state| state.diff(&name, since.as_ref(), &image)).await?;
@@ -212,7 +217,7 @@ impl Server {
         let of = name.clone();
         let created = self.on_disk(move |state| state.create(&of, about).map(drop)).await;
         self.collected_unless(created).await?;
-        let layers = match self.runtimes.start(&self.state, &name, &mut runtime).await {
+        let controls = match self.runtimes.start(&self.state, &name, &mut runtime).await {
             Ok(running) => running.sandbox.controls().to_vec(),
             Err(error) => {
                 // Only the first error is reported.
@@ -224,7 +229,7 @@ impl Server {
         };
         runtime.end().await?;
         self.on_disk(move |state| state.snapshot(&name, &Name::created(), SaveMode::Commit).map(drop)).await?;
-        Ok(layers)
+        Ok(controls)
     }
 
     /// Starts the processes of a sandbox if necessary. The sandbox counts as used by a command as long as the second value is
@@ -246,7 +251,7 @@ impl Server {
         let runtime = self.runtimes.get(name);
         let mut runtime = runtime.lock().await;
         let watched = self.watched(name).await?;
-        watched.look_before().await?;
+        watched.compare_before().await?;
         let idle = runtime.running.as_ref().is_some_and(|running| running.commands_running() == 0);
         let restarts = idle && !runtime.paused && watched.is_outdated();
         if restarts {
@@ -293,7 +298,7 @@ impl Server {
         let mut all = Vec::new();
         for (name, runtime) in self.runtimes.each() {
             // Copying a sandbox may hold its lock for long, and a status request does not wait for that.
-            let doing = match runtime.try_lock() {
+            let activity = match runtime.try_lock() {
                 Err(_) => Activity::Changing,
                 Ok(runtime) => match &runtime.running {
                     Some(running) if runtime.paused => Activity::Paused { commands: running.commands_running() },
@@ -301,7 +306,7 @@ impl Server {
                     None => continue,
                 },
             };
-            all.push(Status { name, doing });
+            all.push(Status { name, activity });
         }
         all.sort_by(|one, other| one.name.cmp(&other.name));
         all
@@ -421,7 +426,7 @@ mod tests {
         let name: Name = "dev".parse().unwrap();
         let runtime = server.runtimes.get(&name);
         let held = runtime.lock().await;
-        assert_eq!(server.status(), [Status { name, doing: Activity::Changing }]);
+        assert_eq!(server.status(), [Status { name, activity: Activity::Changing }]);
         drop(held);
         assert_eq!(server.status(), []);
     }

@@ -12,5 +12,5 @@ pub(crate) fn now() -> u64 {
 /// live. `busy` means that a command runs in it.
 pub(crate) fn over(lifetime: &Lifetime, busy: bool, now: u64) -> bool {
     let passed = |since: u64, ttl: Option<u64>| ttl.is_some_and(|ttl| now.saturating_sub(since) >= ttl);
-    passed(lifetime.made, lifetime.total_ttl) || (!busy && passed(lifetime.used, lifetime.idle_ttl))
+    passed(lifetime.created, lifetime.total_ttl) || (!busy && passed(lifetime.used, lifetime.idle_ttl))
 }

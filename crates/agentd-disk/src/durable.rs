@@ -1,6 +1,6 @@
 //! Files that are complete or absent after a power failure, and the directories that contain them.
 
-use crate::error::{DiskError, Doing as _};
+use crate::error::{DiskError, FileContext as _};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
@@ -17,10 +17,10 @@ use std::{
 /// # Errors
 /// [`DiskError`] if `draft` cannot be created, written or flushed, or the rename fails.
 pub fn write(to: &Path, bytes: &[u8], draft: &Path) -> Result<(), DiskError> {
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(draft).doing("create", draft)?;
-    file.write_all(bytes).doing("write", draft)?;
-    file.sync_all().doing("sync", draft)?;
-    fs::rename(draft, to).doing("rename to", to)
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(draft).during("create", draft)?;
+    file.write_all(bytes).during("write", draft)?;
+    file.sync_all().during("sync", draft)?;
+    fs::rename(draft, to).during("rename to", to)
 }
 
 /// Reads a file that [`write()`] created; `None` if the file does not exist.
@@ -31,7 +31,7 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).doing("read", path),
+        Err(error) => Err(error).during("read", path),
     }
 }
 
@@ -40,7 +40,7 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
 /// # Errors
 /// [`DiskError`] if the directory cannot be opened or flushed.
 pub fn flush_directory(path: &Path) -> Result<(), DiskError> {
-    File::open(path).and_then(|directory| directory.sync_all()).doing("sync", path)
+    File::open(path).and_then(|directory| directory.sync_all()).during("sync", path)
 }
 
 /// Flushes the whole file system of `path` (`man 2 syncfs`). For the many files of a layer this is one call and one journal
@@ -49,8 +49,8 @@ pub fn flush_directory(path: &Path) -> Result<(), DiskError> {
 /// # Errors
 /// [`DiskError`] if the directory cannot be opened or the flush fails.
 pub fn flush_all(path: &Path) -> Result<(), DiskError> {
-    let directory = File::open(path).doing("open", path)?;
-    rustix::fs::syncfs(directory.as_fd()).doing("sync", path)
+    let directory = File::open(path).during("open", path)?;
+    rustix::fs::syncfs(directory.as_fd()).during("sync", path)
 }
 
 /// Creates a directory with mode 0700.
@@ -58,7 +58,7 @@ pub fn flush_all(path: &Path) -> Result<(), DiskError> {
 /// # Errors
 /// [`DiskError`] if the directory cannot be created.
 pub fn make_folder(path: &Path) -> Result<(), DiskError> {
-    fs::DirBuilder::new().mode(0o700).create(path).doing("create", path)
+    fs::DirBuilder::new().mode(0o700).create(path).during("create", path)
 }
 
 /// Returns the sorted paths of the entries of a directory. The result is empty if `folder` is not a directory or was removed
@@ -70,7 +70,7 @@ pub fn entries(folder: &Path) -> Result<Vec<PathBuf>, DiskError> {
     let list = || fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
     match list() {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
-        other => other.doing("list", folder).map(|mut entries| {
+        other => other.during("list", folder).map(|mut entries| {
             entries.sort();
             entries
         }),

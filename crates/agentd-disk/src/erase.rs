@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Maximum recursion depth, which also bounds the number of directories open at once.
-const DEEPEST: u32 = 32;
+const MAX_DEPTH: u32 = 32;
 
 /// Removes `name` in `parent`: a file of any type, or a directory with its contents. A missing name is not an error.
 ///
@@ -54,7 +54,7 @@ impl Top<'_> {
                 continue;
             }
             let child = enter(directory.as_fd(), &name)?;
-            if depth == DEEPEST {
+            if depth == MAX_DEPTH {
                 self.take(directory, &name)?;
             } else {
                 self.clear(&child, depth + 1)?;
@@ -100,8 +100,8 @@ fn enter(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
     let handle = rustix::fs::openat(parent, name, flags | OFlags::PATH, Mode::empty())?;
     let needed = RawMode::from(Mode::RWXU.bits());
     if rustix::fs::fstat(&handle)?.st_mode & needed != needed {
-        // Through the descriptor, because the name may refer to another file by now. `fchmod` refuses a descriptor opened with
-        // `O_PATH`.
+        // The mode is changed through the descriptor, because the name may refer to another file by now. `fchmod` refuses a
+        // descriptor opened with `O_PATH`.
         match rustix::fs::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU) {
             // `/proc` is missing while a sandbox's root is being built; this process may then be privileged enough to enter
             // anyway.

@@ -4,10 +4,10 @@ use std::{io, path::PathBuf};
 
 /// A failed file operation.
 #[derive(Debug, thiserror::Error)]
-#[error("{doing} {path:?}: {source}")]
+#[error("{operation} {path:?}: {source}")]
 pub struct DiskError {
     /// The operation.
-    pub doing: &'static str,
+    pub operation: &'static str,
     /// The file.
     pub path: PathBuf,
     /// The cause.
@@ -16,12 +16,16 @@ pub struct DiskError {
 }
 
 /// Adds the operation and the file to an I/O error.
-pub(crate) trait Doing<T> {
-    fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, DiskError>;
+pub trait FileContext<T> {
+    /// Returns the value, or the error of `operation` on the file at `path`.
+    ///
+    /// # Errors
+    /// If the result is an error.
+    fn during(self, operation: &'static str, path: impl Into<PathBuf>) -> Result<T, DiskError>;
 }
 
-impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
-    fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, DiskError> {
-        self.map_err(|error| DiskError { doing, path: path.into(), source: error.into() })
+impl<T, E: Into<io::Error>> FileContext<T> for Result<T, E> {
+    fn during(self, operation: &'static str, path: impl Into<PathBuf>) -> Result<T, DiskError> {
+        self.map_err(|error| DiskError { operation, path: path.into(), source: error.into() })
     }
 }

@@ -14,7 +14,7 @@ mod staging;
 pub use directory::{lstat, names};
 pub use durable::{entries, flush_all, flush_directory, make_folder, read, write};
 pub use erase::{empty, erase};
-pub use error::DiskError;
+pub use error::{DiskError, FileContext};
 pub use lock::Lock;
 pub use private::{NotPrivate, make_private};
 pub use scratch::Scratch;

@@ -1,7 +1,7 @@
 //! The lock of a store. Each holder opens the lock file separately, so the lock excludes threads as well as processes (`man 2
 //! flock`). The kernel releases the lock when its holder dies.
 
-use crate::error::{DiskError, Doing as _};
+use crate::error::{DiskError, FileContext as _};
 use std::{
     fs::{File, OpenOptions},
     os::unix::fs::OpenOptionsExt,
@@ -18,8 +18,8 @@ impl Lock {
     /// # Errors
     /// [`DiskError`] if the lock file cannot be opened or locked.
     pub fn take(path: &Path) -> Result<Self, DiskError> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).doing("open", path)?;
-        file.lock().doing("lock", path)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).during("open", path)?;
+        file.lock().during("lock", path)?;
         Ok(Self(file))
     }
 }

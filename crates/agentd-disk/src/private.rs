@@ -1,6 +1,6 @@
 //! Directories that only their owner may access.
 
-use crate::error::{DiskError, Doing as _};
+use crate::error::{DiskError, FileContext as _};
 use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
@@ -26,13 +26,13 @@ pub enum NotPrivate {
 /// [`NotPrivate`] if the directory cannot be created, or an existing `root` fails the check.
 pub fn make_private(root: &Path) -> Result<(), NotPrivate> {
     if let Some(parent) = root.parent() {
-        fs::create_dir_all(parent).doing("create", parent)?;
+        fs::create_dir_all(parent).during("create", parent)?;
     }
     match fs::DirBuilder::new().mode(0o700).create(root) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        other => other.doing("create", root)?,
+        other => other.during("create", root)?,
     }
-    let found = fs::symlink_metadata(root).doing("stat", root)?;
+    let found = fs::symlink_metadata(root).during("stat", root)?;
     if !found.is_dir() {
         return Err(NotPrivate::Refused("not a directory — use another path"));
     }

@@ -3,13 +3,13 @@
 //! that is killed (`man 2 flock`).
 //!
 //! The parent may be a directory that others can write to, such as `/tmp`. Only directories that belong to the caller are
-//! removed, and no symbolic link is followed. Only the owner can open the lock file, so another user cannot protect a dead
+//! removed, and no symbolic link is followed. Only the owner can open the lock file, so another user cannot protect an abandoned
 //! directory from removal.
 
 use crate::{
     directory::{lstat, names},
     erase::erase,
-    error::{DiskError, Doing as _},
+    error::{DiskError, FileContext as _},
 };
 use agentd_log::LogFailure as _;
 use rustix::{
@@ -26,7 +26,7 @@ use std::{
 /// The lock's name in the directory.
 const LOCK: &str = ".lock";
 
-/// Attempts to create and lock a directory before a concurrent sweep counts as a failure.
+/// The maximum number of attempts to create and lock a directory. A concurrent sweep may remove the directory of each attempt.
 const TRIES: u32 = 100;
 
 /// A temporary directory of this process, removed on drop.
@@ -43,31 +43,32 @@ impl Scratch {
     /// Creates the directory `PREFIX-RANDOM` (mode 0700) in `parent`, and removes abandoned directories of the same prefix.
     ///
     /// # Errors
-    /// The operation in `parent` that failed. A dead directory that cannot be removed is not an error: the next sweep tries
+    /// The operation in `parent` that failed. An abandoned directory that cannot be removed is not an error: the next sweep tries
     /// again.
     pub fn make(parent: &Path, prefix: &str) -> Result<Self, DiskError> {
-        Self::make_after(parent, prefix, |_| ())
+        Self::make_with_cleanup(parent, prefix, |_| ())
     }
 
-    /// Like [`Scratch::make`]. In addition, `on_abandoned` is called with the name of each dead directory and removes resources elsewhere
-    /// that belong to it. The call comes before the directory is removed, and is repeated by a later sweep if it was interrupted.
+    /// Like [`Scratch::make`]. In addition, `on_abandoned` is called with the name of each abandoned directory and removes
+    /// resources elsewhere that belong to the directory. The call comes before the directory is removed, and is repeated by a
+    /// later sweep if it was interrupted.
     ///
     /// # Errors
     /// As [`Scratch::make`].
-    pub fn make_after(parent: &Path, prefix: &str, on_abandoned: impl FnMut(&str)) -> Result<Self, DiskError> {
+    pub fn make_with_cleanup(parent: &Path, prefix: &str, on_abandoned: impl FnMut(&str)) -> Result<Self, DiskError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(parent, flags, Mode::empty()).doing("open", parent)?;
-        sweep(directory.as_fd(), prefix, on_abandoned).doing("list", parent)?;
+        let directory = rustix::fs::open(parent, flags, Mode::empty()).during("open", parent)?;
+        sweep(directory.as_fd(), prefix, on_abandoned).during("list", parent)?;
         for _ in 0..TRIES {
             let mut random = [0; 8];
-            getrandom(&mut random, GetRandomFlags::empty()).doing("choose a random name in", parent)?;
+            getrandom(&mut random, GetRandomFlags::empty()).during("choose a random name in", parent)?;
             let name = OsString::from(format!("{prefix}-{:016x}", u64::from_ne_bytes(random)));
-            if let Some(lock) = make_locked(directory.as_fd(), &name).doing("create a directory in", parent)? {
+            if let Some(lock) = make_locked(directory.as_fd(), &name).during("create a directory in", parent)? {
                 let path = parent.join(&name);
                 return Ok(Self { parent: directory, name, path, _lock: lock });
             }
         }
-        Err(Errno::BUSY).doing("create a directory in", parent)
+        Err(Errno::BUSY).during("create a directory in", parent)
     }
 
     /// Returns the path of the directory.
@@ -88,7 +89,8 @@ impl Drop for Scratch {
     }
 }
 
-/// Creates and locks a directory. Returns `None` if the name existed, or if a concurrent sweep took the directory for a dead one.
+/// Creates and locks a directory. Returns `None` if the name existed, or if a concurrent sweep took the directory for an
+/// abandoned one.
 fn make_locked(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Option<OwnedFd>, Errno> {
     match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
         Err(Errno::EXIST) => return Ok(None),
@@ -118,7 +120,7 @@ fn lock(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(OwnedFd, bool), Errno> 
     Ok((lock, same))
 }
 
-/// Removes the directories of this prefix whose creators are dead.
+/// Removes the abandoned directories of this prefix: those whose creators are dead.
 fn sweep(parent: BorrowedFd<'_>, prefix: &str, mut on_abandoned: impl FnMut(&str)) -> Result<(), Errno> {
     let prefix = format!("{prefix}-");
     for name in names(parent)? {
@@ -129,7 +131,7 @@ fn sweep(parent: BorrowedFd<'_>, prefix: &str, mut on_abandoned: impl FnMut(&str
         if let Ok((_lock, true)) = lock(parent, &name) {
             on_abandoned(text);
             // If the removal fails, the next sweep tries again.
-            erase(parent, &name).or_warn("remove scratch directory of a dead process", &name);
+            erase(parent, &name).or_warn("remove abandoned scratch directory", &name);
         }
     }
     Ok(())
@@ -150,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn dead_directories_are_removed_and_live_ones_stay() {
+    fn abandoned_directories_are_removed_and_live_ones_stay() {
         let place = tempfile::tempdir().unwrap();
         let dead = place.path().join("agentd-x-dead");
         fs::create_dir_all(dead.join("deep/er")).unwrap();
@@ -160,7 +162,7 @@ mod tests {
         let other = place.path().join("agentd-xy-0");
         fs::create_dir(&other).unwrap();
         let mut removed = Vec::new();
-        let first = Scratch::make_after(place.path(), "agentd-x", |name| removed.push(name.to_owned())).unwrap();
+        let first = Scratch::make_with_cleanup(place.path(), "agentd-x", |name| removed.push(name.to_owned())).unwrap();
         removed.sort();
         assert_eq!(removed, ["agentd-x-dead", "agentd-x-unlocked"]);
         let second = Scratch::make(place.path(), "agentd-x").unwrap();
@@ -192,19 +194,6 @@ mod tests {
     }
 
     #[test]
-    fn directory_of_another_user_stays() {
-        if !rustix::process::geteuid().is_root() {
-            return;
-        }
-        let place = tempfile::tempdir().unwrap();
-        let other = place.path().join("agentd-x-0");
-        fs::create_dir(&other).unwrap();
-        std::os::unix::fs::chown(&other, Some(65534), Some(65534)).unwrap();
-        drop(Scratch::make(place.path(), "agentd-x").unwrap());
-        assert!(other.is_dir());
-    }
-
-    #[test]
     fn concurrent_creation_keeps_live_directories() {
         let place = tempfile::tempdir().unwrap();
         std::thread::scope(|scope| {
@@ -219,5 +208,20 @@ mod tests {
             }
         });
         assert_eq!(left(place.path()), BTreeSet::new());
+    }
+
+    /// Tests that need root. An ordinary user skips them: `--skip as_root::`.
+    mod as_root {
+        use super::*;
+
+        #[test]
+        fn directory_of_another_user_stays() {
+            let place = tempfile::tempdir().unwrap();
+            let other = place.path().join("agentd-x-0");
+            fs::create_dir(&other).unwrap();
+            std::os::unix::fs::chown(&other, Some(65534), Some(65534)).unwrap();
+            drop(Scratch::make(place.path(), "agentd-x").unwrap());
+            assert!(other.is_dir());
+        }
     }
 }

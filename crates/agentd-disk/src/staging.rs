@@ -5,7 +5,7 @@
 use crate::{
     durable::{entries, make_folder},
     erase::erase,
-    error::{DiskError, Doing as _},
+    error::{DiskError, FileContext as _},
     lock::Lock,
 };
 use agentd_log::LogFailure as _;
@@ -34,11 +34,11 @@ impl Staging {
     /// [`DiskError`] if the directory cannot be created or locked.
     pub fn make(folder: &Path, _lock: &Lock) -> Result<Self, DiskError> {
         let mut name = [0; 8];
-        getrandom(&mut name, GetRandomFlags::empty()).doing("choose a random name in", folder)?;
+        getrandom(&mut name, GetRandomFlags::empty()).during("choose a random name in", folder)?;
         let path = folder.join(format!("{:016x}", u64::from_ne_bytes(name)));
         make_folder(&path)?;
-        let held = File::open(&path).doing("open", &path)?;
-        held.lock().doing("lock", &path)?;
+        let held = File::open(&path).during("open", &path)?;
+        held.lock().during("lock", &path)?;
         make_folder(&path.join("pins"))?;
         Ok(Self { path, held, keep: false })
     }
@@ -62,7 +62,7 @@ impl Staging {
     /// [`DiskError`] if the pin cannot be written.
     pub fn pin_new(&self, layer: impl std::fmt::Display) -> Result<(), DiskError> {
         let path = self.path.join("pins").join(layer.to_string());
-        File::create(&path).map(drop).doing("create", path)
+        File::create(&path).map(drop).during("create", path)
     }
 
     /// Unlocks the directory without removing it, and returns its path.
@@ -101,12 +101,12 @@ pub fn abandoned(folder: &Path, _lock: &Lock) -> Result<Vec<Staging>, DiskError>
         let held = match File::open(&path) {
             // The creator is alive and removed its directory.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other.doing("open", &path)?,
+            other => other.during("open", &path)?,
         };
         match held.try_lock() {
             Ok(()) => abandoned.push(Staging { path, held, keep: false }),
             Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(error)) => return Err(error).doing("lock", path),
+            Err(TryLockError::Error(error)) => return Err(error).during("lock", path),
         }
     }
     Ok(abandoned)
@@ -127,6 +127,6 @@ pub fn pinned(folder: &Path, _lock: &Lock) -> Result<Vec<String>, DiskError> {
 
 fn clear(path: &Path) -> Result<(), DiskError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-    let parent = File::open(parent).doing("open", parent)?;
-    erase(parent.as_fd(), name).doing("remove", path)
+    let parent = File::open(parent).during("open", parent)?;
+    erase(parent.as_fd(), name).during("remove", path)
 }

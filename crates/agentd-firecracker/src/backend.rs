@@ -11,27 +11,22 @@ use super::{
     vm::Vm,
 };
 use agentd_core::{
-    BackendCapabilities, BackendTraits, IsolationBackend, IsolationError, PlanLine, Profile, Sandbox, SandboxId, SandboxSpec,
-    Startup, Writable,
+    BackendCapabilities, BackendTraits, IsolationBackend, IsolationError, PlanLine, Sandbox, SandboxId, SandboxSpec, Startup,
+    Writable,
 };
 use agentd_guest::{Attach, Copies, GuestSandbox, GuestSpec, MachineIdentity};
 use agentd_isolation::{
+    blocking::blocking,
     container, explain, grants, own_state,
     probe::{self, Attackable, AttackedSandbox},
-    store::{Fresh, Store, blocking},
-    tracker::Tracker,
+    store::{Fresh, Store},
+    tracker::{Tracker, next_machine_id},
 };
 use agentd_log::LogFailure as _;
 use agentd_supervisor::role;
 use agentd_vm::{Assets, FIRECRACKER_VERSION};
 use async_trait::async_trait;
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-};
+use std::{path::Path, sync::Arc};
 
 /// The `firecracker` backend. Clones share their state, and each machine keeps the backend alive by holding a clone.
 #[derive(Clone)]
@@ -42,9 +37,6 @@ struct Shared {
     store: Store,
     live: Tracker<GuestSandbox>,
 }
-
-/// The number of the next sandbox of this process.
-static NEXT: AtomicU32 = AtomicU32::new(1);
 
 impl FirecrackerBackend {
     /// The canonical name.
@@ -74,10 +66,6 @@ impl FirecrackerBackend {
 
     pub(super) fn add(&self, sandbox: &Arc<GuestSandbox>) {
         self.0.live.add(sandbox);
-    }
-
-    pub(super) fn next_id(&self) -> SandboxId {
-        SandboxId(format!("{}-{}-{}", Self::NAME, std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Creates the folder of a new machine.
@@ -152,7 +140,7 @@ impl FirecrackerBackend {
     /// refuse. May block on disk I/O.
     fn plan(&self, spec: SandboxSpec) -> Result<(SandboxSpec, Size), IsolationError> {
         let processors = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
-        let spec = own_state::guard(spec, &self.0.config.folders())?;
+        let spec = own_state::checked(spec, &self.0.config.folders())?;
         container::plan_over(Path::new("/"), &spec)?;
         grants::refuse_copy_on_write(&spec.grants, Self::NAME)?;
         let size = Size::for_spec(&spec, processors, AgentProgram::current()?.bytes())?;
@@ -170,7 +158,7 @@ impl FirecrackerBackend {
         let spec = SandboxSpec { grants, writable: Writable::default(), ..spec };
         let machine = FirecrackerMachine::new(self.clone(), self.machine(size).await?, size, limits);
         let how = Attach::New(Box::new(GuestSpec { spec, identity: Some(MachineIdentity::generate()?), copies }));
-        machine.open(self.next_id(), how).await
+        machine.open(next_machine_id(Self::NAME), how).await
     }
 }
 
@@ -230,12 +218,9 @@ impl IsolationBackend for FirecrackerBackend {
         evidence.push(probe::own_kernel(&*sandbox).await);
         sandbox.destroy().await?;
         evidence.extend(inside?);
-        let mut proven = BackendCapabilities::from_evidence(Self::NAME, evidence);
+        let mut proven = probe::capabilities(Self::NAME, evidence);
         // All machines of this probe, except possibly the first, were resumed from a snapshot.
         proven.snapshots = true;
-        proven.persistent_sandboxes = true;
-        proven.available_profiles = vec![Profile::Strict, Profile::Default, Profile::Permissive];
-        proven.platform_features = probe::features();
         proven.platform_features.push(format!("Firecracker {FIRECRACKER_VERSION}"));
         Ok(proven)
     }

@@ -18,7 +18,7 @@ pub(super) const NAME: &str = "firecracker";
 pub struct FirecrackerConfig {
     /// The directory in which the probe creates the targets of its attacks.
     pub work_root: PathBuf,
-    /// The directory with `firecracker` and `jailer`, as `agentd vm fetch-firecracker` installs them.
+    /// The directory with `firecracker` and `jailer`, as `agentd vm install-firecracker` installs them.
     pub programs: PathBuf,
     /// The directory that `agentd vm build` makes.
     pub assets: PathBuf,
@@ -115,7 +115,7 @@ impl FirecrackerConfig {
         for program in [files::FIRECRACKER].into_iter().chain(jailer) {
             let path = self.programs.join(program);
             if !path.is_file() {
-                return missing(format!("{} does not exist — run agentd vm fetch-firecracker", path.display()));
+                return missing(format!("{} does not exist — run agentd vm install-firecracker", path.display()));
             }
         }
         Assets::open(&self.assets).map_err(|error| unavailable(error.to_string()))

@@ -21,7 +21,7 @@ use super::files::FIRECRACKER;
 use agentd_core::{Control, ControlError, escape};
 use agentd_kernel::{
     cgroup::{Cgroup, CgroupPlan, Controller, Hierarchy},
-    idmap::{self, Claim, IdMap},
+    idmap::{self, IdLease, IdMap},
     namespace::{self, Cloned},
 };
 use rustix::{
@@ -110,8 +110,8 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> i32 {
 
 fn run_shim(jail: &Jail) -> Result<(), ControlError> {
     let privileged = rustix::process::geteuid().is_root();
-    let claim = if privileged { Some(Claim::take()?) } else { None };
-    let user = claim.as_ref().map(|claim| (claim.id_map.host_uid, claim.id_map.host_gid));
+    let lease = if privileged { Some(IdLease::take()?) } else { None };
+    let user = lease.as_ref().map(|lease| (lease.id_map.host_uid, lease.id_map.host_gid));
     let mut group = group(jail)?;
     let done = start_jail_init(jail, privileged, user, group.as_ref());
     let removed = group.as_mut().map_or(Ok(()), |group| {
@@ -161,8 +161,8 @@ fn start_jail_init(jail: &Jail, privileged: bool, user: Option<(u32, u32)>, grou
     admitted
 }
 
-fn failed(layer: Control, call: String, errno: Errno) -> ControlError {
-    ControlError::new(layer, call, Some(errno.raw_os_error()))
+fn failed(control: Control, call: String, errno: Errno) -> ControlError {
+    ControlError::new(control, call, Some(errno.raw_os_error()))
 }
 
 #[cfg(test)]

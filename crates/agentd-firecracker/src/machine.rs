@@ -10,7 +10,7 @@ use super::{
 };
 use agentd_core::{IsolationBackend, IsolationError, Limits, Sandbox, SandboxId};
 use agentd_guest::{Attach, Guest, GuestSandbox, Machine, MachineIdentity, ResumedToSave};
-use agentd_isolation::store::blocking;
+use agentd_isolation::{blocking::blocking, tracker::next_machine_id};
 use agentd_log::LogFailure as _;
 use async_trait::async_trait;
 use std::{
@@ -194,7 +194,7 @@ impl Machine for FirecrackerMachine {
         // The new machine has mapped the memory file and copied the disk, so the snapshot can be deleted.
         remove(snapshot).await?;
         let vm = vm?;
-        let id = self.backend.next_id();
+        let id = next_machine_id(FirecrackerBackend::NAME);
         let machine = Self::new(self.backend.clone(), vm, self.size, self.limits.clone());
         let how = Attach::Adopt { identity: MachineIdentity::generate()?, limits: Box::new(self.limits.clone()) };
         Ok(machine.open(id, how).await?)

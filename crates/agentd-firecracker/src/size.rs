@@ -37,17 +37,18 @@ impl Size {
         }
         if spec.root != Root::Host {
             return refuse(
-                "root",
+                "root file system",
                 "not supported: all machines use the root of agentd vm build — use the container backend for an image",
             );
         }
         let disk = match &spec.writable {
-            Writable::Memory | Writable::Layers => USUAL_DISK,
+            Writable::Memory | Writable::TemporaryLayers => USUAL_DISK,
             Writable::Volume(bytes) => bytes.0,
-            Writable::Disk(_) => {
+            Writable::KeptLayers(_) => {
                 return refuse(
-                    "writable",
-                    "not supported: firecracker keeps no layers on the host — use snapshots, or the container backend",
+                    "storage of changes",
+                    "not supported: the firecracker backend stores no layers on the host — use snapshots, or the container \
+                     backend",
                 );
             }
         };

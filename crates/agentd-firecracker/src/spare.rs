@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 
 /// The delay before the start of a spare. Requests that are in progress or follow a restore immediately get the CPU first.
-const REST: Duration = Duration::from_millis(300);
+const START_DELAY: Duration = Duration::from_millis(300);
 
 /// A spare that is starting or has started. It ends when dropped.
 pub(super) struct Spare {
@@ -64,14 +64,14 @@ impl PreviousMachine {
 }
 
 impl Spare {
-    /// Begins to start a spare: waits [`REST`], destroys `previous`, and starts a Firecracker. Restores the machine from `snapshot`
-    /// if its disk is small enough.
+    /// Begins to start a spare: waits [`START_DELAY`], destroys `previous`, and starts a Firecracker. Restores the machine from
+    /// `snapshot` if its disk is small enough.
     pub(super) fn begin(backend: FirecrackerBackend, size: Size, snapshot: &Arc<Snapshot>, previous: PreviousMachine) -> Self {
         let (wanted, mut is_wanted) = oneshot::channel();
         let ahead = snapshot.can_preload().then(|| snapshot.clone());
         let snapshot = ahead.clone();
         let started = tokio::spawn(async move {
-            let asked = timeout(REST, &mut is_wanted).await;
+            let asked = timeout(START_DELAY, &mut is_wanted).await;
             let ended = previous.end().await;
             if let Ok(Err(_)) = asked {
                 return Started { vm: None, ended };

@@ -3,7 +3,7 @@
 
 use super::{FirecrackerConfig, size::Size, snapshot, vm::Vm};
 use agentd_core::IsolationError;
-use agentd_isolation::store::{self, blocking};
+use agentd_isolation::{blocking::blocking, store};
 use agentd_log::LogFailure as _;
 use agentd_vm::FIRECRACKER_VERSION;
 use rustix::fs::FlockOperation;

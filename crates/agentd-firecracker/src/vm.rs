@@ -1,11 +1,13 @@
 //! One running Firecracker process and its machine: starts it, controls it through the API, connects to its guest over vsock, and
 //! ends it.
 
+mod agent;
+mod start;
+
 use super::{
     api::{Action, Api, BootSource, Drive, Entropy, MachineConfig, MemoryBackend, SnapshotCreate, SnapshotLoad, SnapshotType},
     api::{RateLimiter, TokenBucket, VmState, Vsock},
-    boot,
-    config::{DiskRate, REMEDY, unavailable},
+    config::DiskRate,
     disk,
     files::{ASSETS, DISK, INITRAMFS, MEMORY, OUT, SNAPSHOT, STATE},
     jail::{self, Jail},
@@ -13,24 +15,19 @@ use super::{
     process::Process,
     size::Size,
 };
+use agent::StartedFrom;
 use agentd_core::IsolationError;
-use agentd_isolation::store::{Fresh, blocking};
-use agentd_log::LogFailure as _;
+use agentd_isolation::{blocking::blocking, store::Fresh};
 use agentd_supervisor::role::Role;
-use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
+use start::{Starting, connect, remove_failed};
 use std::{
     fs, io,
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-    time::Duration,
+    sync::Mutex,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{UnixListener, UnixStream},
-    time::{Instant, timeout},
-};
+use tokio::net::{UnixListener, UnixStream};
 
 /// The vsock socket, in Firecracker's root.
 const VSOCK: &str = "vsock";
@@ -44,44 +41,9 @@ const BOOT_ARGS: &str =
 /// The vsock CID of every guest. Each Firecracker has its own socket on the host's side, so all guests can have the same CID.
 const GUEST_CID: u32 = 3;
 
-/// The time limit for Firecracker to answer on its API socket.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// The time limit for a guest's agent to listen. A boot under emulation takes seconds.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
-/// The time after which a machine without any device access counts as failed. A booting kernel accesses devices within a fraction
-/// of this.
-const LIFE_TIMEOUT: Duration = Duration::from_secs(7);
-/// The number of attempts to attach to an agent.
-const TRIES: u32 = 4;
-/// The time limit for a new control connection after a connection is lost.
-const RENEWAL: Duration = Duration::from_secs(3);
-/// The interval of attempts to connect to Firecracker's API socket. There is no notification when the socket appears.
-const PAUSE: Duration = Duration::from_millis(2);
-/// The longest line with which Firecracker answers `CONNECT`, in bytes.
-const MAX_ANSWER: usize = 32;
-/// The maximum length of a guest's message that its agent could not start, in bytes.
-const MAX_WHY: usize = 4 << 10;
-
 /// The memory allowance of Firecracker in addition to the guest's, in bytes. Its own pages take a few MB; page tables and I/O
 /// take more.
 const OVERHEAD: u64 = 128 << 20;
-
-/// The start of a machine that [`Vm::wait_until_ready`] waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum From {
-    /// The machine boots a kernel. Without any device access, it counts as failed after [`LIFE_TIMEOUT`].
-    Boot,
-    /// The machine resumes from its memory.
-    Memory,
-}
-
-/// A Firecracker that does not answer yet, which ends when this is dropped.
-struct Starting {
-    root: OwnedFd,
-    process: Process,
-    metrics_pipe: MetricsPipe,
-    ready: UnixListener,
-}
 
 /// A running Firecracker, which ends when this is dropped.
 pub(super) struct Vm {
@@ -163,65 +125,7 @@ impl Vm {
             api.put("/entropy", &Entropy {}).await?;
             api.put("/actions", &Action::InstanceStart).await?;
         }
-        self.wait_until_ready(From::Boot).await
-    }
-
-    /// Waits until the agent reports that it listens, for up to [`BOOT_TIMEOUT`]. Fails earlier if Firecracker ends, or if a
-    /// booting machine has not accessed a device within [`LIFE_TIMEOUT`].
-    async fn wait_until_ready(&self, from: From) -> Result<(), IsolationError> {
-        let begin = Instant::now();
-        let ready = async {
-            let (mut stream, _) = self.ready.accept().await?;
-            let mut line = Vec::new();
-            loop {
-                if let Some(port) = boot::port(&line) {
-                    return Ok::<_, io::Error>(Ok((stream, port)));
-                }
-                if line.len() > MAX_WHY || stream.read_buf(&mut line).await? == 0 {
-                    return Ok(Err(String::from_utf8_lossy(&line).into_owned()));
-                }
-            }
-        };
-        let life = async {
-            if from == From::Boot {
-                tokio::time::sleep(LIFE_TIMEOUT).await;
-                if let Ok(false) = self.has_done_anything().await {
-                    return;
-                }
-            }
-            tokio::time::sleep_until(begin + BOOT_TIMEOUT).await;
-        };
-        let failed = |why: String| Err(unavailable(why));
-        tokio::select! {
-            result = ready => match result {
-                Ok(Ok(control_connection)) => {
-                    self.control_connection.lock().unwrap_or_else(PoisonError::into_inner).replace(control_connection);
-                    Ok(())
-                }
-                Ok(Err(why)) => failed(format!("the guest failed to start: {why} — {REMEDY}")),
-                Err(source) => Err(IsolationError::Io { context: "wait for the guest agent".to_owned(), source }),
-            },
-            () = self.process.gone() => {
-                failed(format!("Firecracker exited before the guest agent was ready: {} — {REMEDY}", self.process.log_tail()))
-            }
-            () = life => {
-                let waited = begin.elapsed().as_secs();
-                if waited < BOOT_TIMEOUT.as_secs() {
-                    failed(format!(
-                        "the guest kernel accessed no device within {waited} s: /dev/kvm exists, but probably cannot run guests \
-                         on this host — check nested virtualisation on the host, or use --backend gondolin"
-                    ))
-                } else {
-                    failed(format!("the guest agent was not ready within {waited} s: {} — {REMEDY}", self.process.log_tail()))
-                }
-            }
-        }
-    }
-
-    /// Returns whether the guest has ever accessed a device.
-    async fn has_done_anything(&self) -> Result<bool, IsolationError> {
-        self.api.lock().await.put("/actions", &Action::FlushMetrics).await?;
-        Ok(self.metrics_pipe.any_exit().await)
+        self.wait_until_ready(StartedFrom::Boot).await
     }
 
     /// Resumes the machine of a snapshot and waits until its agent has opened a new control connection. The snapshot must not
@@ -233,7 +137,7 @@ impl Vm {
         let (state, memory) = (format!("{SNAPSHOT}/{STATE}"), format!("{SNAPSHOT}/{MEMORY}"));
         let load = SnapshotLoad { snapshot_path: &state, mem_backend: MemoryBackend::File(&memory), resume_vm: true };
         self.put("/snapshot/load", &load).await?;
-        self.wait_until_ready(From::Memory).await
+        self.wait_until_ready(StartedFrom::Memory).await
     }
 
     /// Saves the machine: pauses it, writes memory and device state to two files, calls `keep`, and resumes the machine. `keep`
@@ -254,7 +158,7 @@ impl Vm {
             Err(error) => Err(error),
         };
         self.pause(false).await?;
-        self.wait_until_ready(From::Memory).await?;
+        self.wait_until_ready(StartedFrom::Memory).await?;
         kept
     }
 
@@ -272,54 +176,6 @@ impl Vm {
 
     async fn put(&self, path: &str, body: &(impl Serialize + Sync)) -> Result<(), IsolationError> {
         Ok(self.api.lock().await.put(path, body).await?)
-    }
-
-    /// Calls `attach` with a connection to the agent, up to [`TRIES`] times.
-    ///
-    /// A resumed guest may notice late that its connections were reset, and then also closes connections made in the meantime.
-    /// The guest then opens a new control connection, so each retry waits for one.
-    pub(super) async fn attached<T, F>(&self, attach: impl Fn(UnixStream) -> F) -> Result<T, IsolationError>
-    where
-        F: Future<Output = Result<T, IsolationError>>,
-    {
-        for _ in 1..TRIES {
-            let tried = match self.transport().await {
-                Ok(transport) => attach(transport).await,
-                Err(error) => Err(error),
-            };
-            let Err(error) = tried else { return tried };
-            if !matches!(timeout(RENEWAL, self.wait_until_ready(From::Memory)).await, Ok(Ok(()))) {
-                return Err(error);
-            }
-        }
-        attach(self.transport().await?).await
-    }
-
-    /// Connects to the agent.
-    async fn transport(&self) -> Result<UnixStream, IsolationError> {
-        let io = |source| IsolationError::Io { context: "connect to the guest agent".to_owned(), source };
-        let mut stream = UnixStream::connect(through(&self.root, VSOCK)).await.map_err(io)?;
-        let port = self.control_connection.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, port)| *port);
-        let port = port.ok_or_else(|| IsolationError::MachineLost("the guest agent has not reported its port".to_owned()))?;
-        stream.write_all(format!("CONNECT {port}\n").as_bytes()).await.map_err(io)?;
-        let mut answer = Vec::new();
-        // Read single bytes: the bytes after the line belong to the agent's protocol.
-        while !answer.ends_with(b"\n") {
-            let byte = stream.read_u8().await.map_err(io)?;
-            answer.push(byte);
-            if answer.len() > MAX_ANSWER {
-                return Err(IsolationError::Protocol(
-                    "connect to the guest agent: Firecracker's reply to CONNECT is too long".to_owned(),
-                ));
-            }
-        }
-        if answer.starts_with(b"OK ") {
-            return Ok(stream);
-        }
-        Err(IsolationError::Protocol(format!(
-            "connect to the guest agent: Firecracker refused CONNECT: {:?}",
-            String::from_utf8_lossy(&answer)
-        )))
     }
 
     /// Ends Firecracker and its machine without waiting.
@@ -348,61 +204,9 @@ impl Vm {
     }
 }
 
-impl Starting {
-    /// Creates the files of a machine in its folder and starts the shim. May block on disk I/O, and must be called in a tokio
-    /// runtime.
-    fn begin(
-        jail: &Jail,
-        lock: fs::File,
-        furnish: impl FnOnce(&Path) -> Result<(), IsolationError>,
-    ) -> Result<Self, IsolationError> {
-        let io = |context: &'static str| move |source| IsolationError::Io { context: context.to_owned(), source };
-        let path = jail::root(&jail.folder);
-        for name in [OUT, ASSETS, SNAPSHOT] {
-            fs::create_dir_all(path.join(name)).map_err(io("create the folders of a machine"))?;
-        }
-        furnish(&path)?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root =
-            rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| io("open the root folder of a machine")(e.into()))?;
-        let metrics_pipe = MetricsPipe::make(&path).map_err(io("create the metrics pipe of a machine"))?;
-        let ready = UnixListener::bind(through(&root, &format!("{VSOCK}_{}", boot::READY_PORT)))
-            .map_err(io("listen on the vsock socket of a machine"))?;
-        Ok(Self { process: Process::start(jail, lock)?, root, metrics_pipe, ready })
-    }
-}
-
-/// Removes the folder of a machine that failed to start. The error of the start is the cause to report, so a failure to remove
-/// the folder is only logged.
-fn remove_failed(folder: &Path) {
-    fs::remove_dir_all(folder).or_warn("remove files of machine that failed to start", folder);
-}
-
 /// Returns the path of a socket in the open directory `root`.
-fn through(root: &OwnedFd, name: &str) -> PathBuf {
+fn socket_path(root: &OwnedFd, name: &str) -> PathBuf {
     format!("/proc/self/fd/{}/{name}", root.as_raw_fd()).into()
-}
-
-/// Connects to Firecracker's API, and retries until Firecracker listens.
-async fn connect(root: &OwnedFd, process: &Process) -> Result<Api, IsolationError> {
-    let path = through(root, jail::API);
-    let connect = async {
-        loop {
-            match Api::connect(&path).await {
-                Ok(api) => return api,
-                Err(_) => tokio::time::sleep(PAUSE).await,
-            }
-        }
-    };
-    tokio::select! {
-        connected = timeout(START_TIMEOUT, connect) => connected.map_err(|_| {
-            let waited = START_TIMEOUT.as_secs();
-            unavailable(format!("Firecracker's API socket did not answer within {waited} s: {} — {REMEDY}", process.log_tail()))
-        }),
-        () = process.gone() => {
-            Err(unavailable(format!("Firecracker exited before its API socket answered: {}", process.log_tail())))
-        }
-    }
 }
 
 #[cfg(test)]

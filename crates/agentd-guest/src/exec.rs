@@ -29,12 +29,12 @@ use tokio::task::JoinHandle;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Time for which a guest may keep the readers of an ended command's output waiting, in total. What is left of the output is at
-/// most [`REST`].
-const REST_TIMEOUT: Duration = Duration::from_secs(10);
+/// most [`MAX_LATE_OUTPUT`].
+const LATE_OUTPUT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most bytes of one output stream that a guest may send after the end of the command. A pipe holds at most a megabyte
 /// (`/proc/sys/fs/pipe-max-size`, `pipe(7)`), and the agent and the connection less than another.
-const REST: u64 = 2 << 20;
+const MAX_LATE_OUTPUT: u64 = 2 << 20;
 
 /// Interval at which the rest of an ended command's output is checked.
 const REST_CHECK: Duration = Duration::from_millis(500);
@@ -133,9 +133,9 @@ impl Transport for InGuest {
 }
 
 /// Waits until all output of an ended command has been copied to its readers, for any time if a reader is slow. Kills the machine
-/// of a guest that keeps the readers waiting for longer than [`REST_TIMEOUT`], or sends more than [`REST`].
+/// of a guest that keeps the readers waiting for longer than [`LATE_OUTPUT_TIMEOUT`], or sends more than [`MAX_LATE_OUTPUT`].
 async fn streams_closed(guest: Arc<Guest>, Remote { session, id }: Remote, copiers: Vec<JoinHandle<()>>) {
-    let streams = [StreamKind::Output, StreamKind::Error].map(|which| StreamId { of: id, which });
+    let streams = [StreamKind::Output, StreamKind::Error].map(|kind| StreamId { operation: id, kind });
     let received = || streams.map(|stream| session.mux.received(stream));
     let mut done = pin!(async {
         for copier in copiers {
@@ -155,8 +155,8 @@ async fn streams_closed(guest: Arc<Guest>, Remote { session, id }: Remote, copie
         if streams.iter().any(|stream| session.mux.is_awaited(*stream)) {
             waited += REST_CHECK;
         }
-        let sent_too_much = received().iter().zip(at_end).any(|(now, then)| now.saturating_sub(then) > REST);
-        if waited >= REST_TIMEOUT || sent_too_much {
+        let sent_too_much = received().iter().zip(at_end).any(|(now, then)| now.saturating_sub(then) > MAX_LATE_OUTPUT);
+        if waited >= LATE_OUTPUT_TIMEOUT || sent_too_much {
             return guest.end("the guest did not end the output streams of an ended command");
         }
     }
@@ -172,7 +172,7 @@ fn start(
     let limits = effective(&command.limits, &guest.limits)?;
     let operation = guest.session().begin()?;
     let (session, id) = (operation.session.clone(), operation.id);
-    let stream = |which| StreamId { of: id, which };
+    let stream = |kind| StreamId { operation: id, kind };
     if command.stdin != StdinSource::Null {
         command.stdin = StdinSource::Stream;
     }
@@ -220,7 +220,7 @@ pub(super) fn stream(guest: Arc<Guest>, command: Command) -> Result<Box<dyn Exec
 /// Spawns a task that copies `from` to the guest, until its end.
 fn feed(from: OwnedFd, mut to: SendStream) -> io::Result<()> {
     let mut from = Descriptor::reader(from)?;
-    tokio::spawn(async move { to.carry(&mut from).await.ok() });
+    tokio::spawn(async move { to.copy_from(&mut from).await.ok() });
     Ok(())
 }
 
@@ -232,7 +232,7 @@ fn connect_terminal(Pipes { input, outputs: [output, _] }: Pipes<InGuest>) -> io
         feed(ours.try_clone()?, input)?;
     }
     let writer = Descriptor::writer(ours)?;
-    let copiers = output.map(|output| tokio::spawn(output.pour(writer))).into_iter().collect();
+    let copiers = output.map(|output| tokio::spawn(output.copy_to(writer))).into_iter().collect();
     Ok((ExecStreams { pty: Some(theirs), ..ExecStreams::default() }, copiers))
 }
 
@@ -241,7 +241,7 @@ fn connect(Pipes { input, outputs: [stdout, stderr] }: Pipes<InGuest>) -> io::Re
     let mut copiers = Vec::new();
     let mut drain = |from: RecvStream| {
         let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
-        copiers.push(tokio::spawn(from.pour(Descriptor::writer(ours)?)));
+        copiers.push(tokio::spawn(from.copy_to(Descriptor::writer(ours)?)));
         io::Result::Ok(theirs)
     };
     let stdin = match input {

@@ -39,9 +39,9 @@ pub enum StreamKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StreamId {
     /// The number of the exec or file operation, assigned by the host.
-    pub of: u32,
+    pub operation: u32,
     /// The kind of stream.
-    pub which: StreamKind,
+    pub kind: StreamKind,
 }
 
 /// A unit on a transport: a message, or bytes and flow control of a stream.
@@ -214,8 +214,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn stream() -> impl Strategy<Value = StreamId> {
-        let which = prop_oneof![Just(StreamKind::Input), Just(StreamKind::Output), Just(StreamKind::Error)];
-        (any::<u32>(), which).prop_map(|(of, which)| StreamId { of, which })
+        let kind = prop_oneof![Just(StreamKind::Input), Just(StreamKind::Output), Just(StreamKind::Error)];
+        (any::<u32>(), kind).prop_map(|(operation, kind)| StreamId { operation, kind })
     }
 
     fn frame() -> impl Strategy<Value = Frame<'static, (u32, String)>> {
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn oversized_frame_is_refused_and_buffer_unchanged() {
-        let stream = StreamId { of: 1, which: StreamKind::Output };
+        let stream = StreamId { operation: 1, kind: StreamKind::Output };
         let mut to = b"before".to_vec();
         let long: Frame<'_, ()> = Frame::Data { stream, bytes: Cow::Owned(vec![0; MAX_FROM_GUEST]) };
         assert!(matches!(encode(&long, MAX_FROM_GUEST, &mut to), Err(FrameError::TooLong { .. })));

@@ -1,5 +1,5 @@
 //! The guest's side of freezing files. A thread freezes the file system of the sandbox's root, and thaws it when the agent
-//! receives the request, when the agent exits, or at the latest after [`LONGEST`].
+//! receives the request, when the agent exits, or at the latest after [`MAX_FREEZE`].
 //!
 //! Meanwhile the agent's own thread must not wait for that file system, because it could then not receive the request to thaw.
 //! During a freeze it therefore neither writes nor closes files of the sandbox: closing a removed file deletes it.
@@ -20,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 
 /// The longest time for which the file system is frozen. Processes that write to it block and cannot be killed meanwhile. A disk
 /// of a few gigabytes is copied in less time.
-const LONGEST: Duration = Duration::from_secs(30);
+const MAX_FREEZE: Duration = Duration::from_secs(30);
 
 /// Receives the result of a freeze or a thaw.
 pub(super) type PendingResult = oneshot::Receiver<Result<(), IsolationError>>;
@@ -84,11 +84,11 @@ impl Freezer {
         let (request_thaw, thaw_requested) = mpsc::channel();
         let (frozen, result) = oneshot::channel();
         let (ending, ended) = oneshot::channel();
-        // Before the thread starts, so that nothing writes to the file system in between.
+        // The flag is set before the thread starts, so that nothing writes to the file system in between.
         self.frozen_flag.send_replace(true);
         let thread = std::thread::Builder::new().name("freezer".to_owned()).spawn(move || {
             let ended = keep_frozen(&root, frozen, &thaw_requested);
-            // Before waiting tasks continue, because they may request another freeze.
+            // The end is reported before waiting tasks continue, because they may request another freeze.
             ending.send(ended).or_unreceived("end of a freeze");
             frozen_flag.send_replace(false);
         });
@@ -124,7 +124,7 @@ fn keep_frozen(
         }
     };
     frozen.send(Ok(())).or_unreceived("start of a freeze");
-    let thaw_requested = thaw_requested.recv_timeout(LONGEST);
+    let thaw_requested = thaw_requested.recv_timeout(MAX_FREEZE);
     file_system.thaw()?;
     match thaw_requested {
         Ok(()) | Err(RecvTimeoutError::Disconnected) => Ok(()),

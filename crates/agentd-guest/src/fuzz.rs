@@ -54,7 +54,7 @@ fn decode_all<M: Serialize + DeserializeOwned + PartialEq>(
 /// Checks that the displayed parts of a message contain no control characters, and that usage can be added.
 fn shows(message: FromGuest) -> Result<(), String> {
     let text = match message {
-        FromGuest::Attached(Ok(layers)) => sanitize::sanitize_layers(layers).into_iter().map(layer_text).collect(),
+        FromGuest::Attached(Ok(controls)) => sanitize::sanitize_controls(controls).into_iter().map(control_text).collect(),
         FromGuest::Attached(Err(failure)) | FromGuest::Failed { failure, .. } => failure.into_error("subject").to_string(),
         FromGuest::Probed { evidence, .. } => {
             sanitize::sanitize_evidence(evidence).into_iter().map(|evidence| evidence.check + &evidence.remedy).collect()
@@ -72,7 +72,7 @@ fn shows(message: FromGuest) -> Result<(), String> {
     if text.contains(char::is_control) { Err(format!("control characters are shown: {text:?}")) } else { Ok(()) }
 }
 
-fn layer_text(ControlReport { detail, status, .. }: ControlReport) -> String {
+fn control_text(ControlReport { detail, status, .. }: ControlReport) -> String {
     detail
         + &match status {
             ControlStatus::Partial(what) => what,
@@ -93,12 +93,12 @@ pub fn mux(bytes: &[u8]) -> Result<usize, String> {
     let mux = Mux::new(MAX_TO_GUEST, MAX_FROM_GUEST);
     let mut recv_streams = Vec::new();
     let mut send_streams = Vec::new();
-    for of in 0..EXECS {
-        for which in [StreamKind::Output, StreamKind::Error] {
-            recv_streams
-                .push((StreamId { of, which }, mux.recv_stream(StreamId { of, which }).map_err(|error| error.to_string())?));
+    for operation in 0..EXECS {
+        for kind in [StreamKind::Output, StreamKind::Error] {
+            let stream = StreamId { operation, kind };
+            recv_streams.push((stream, mux.recv_stream(stream).map_err(|error| error.to_string())?));
         }
-        send_streams.push(mux.send_stream(StreamId { of, which: StreamKind::Input }).map_err(|error| error.to_string())?);
+        send_streams.push(mux.send_stream(StreamId { operation, kind: StreamKind::Input }).map_err(|error| error.to_string())?);
     }
     let messages = Cell::new(0);
     let handle = |message: FromGuest| {
@@ -137,12 +137,12 @@ mod tests {
     }
 
     fn from_guest() -> Vec<u8> {
-        let stream = StreamId { of: 1, which: StreamKind::Output };
+        let stream = StreamId { operation: 1, kind: StreamKind::Output };
         encoded(&[
             Frame::Message(FromGuest::Attached(Ok(Vec::new()))),
             Frame::Data { stream, bytes: Cow::Borrowed(b"some output") },
-            Frame::Credit { stream: StreamId { of: 1, which: StreamKind::Input }, bytes: 0 },
-            Frame::Close { stream: StreamId { of: 2, which: StreamKind::Input } },
+            Frame::Credit { stream: StreamId { operation: 1, kind: StreamKind::Input }, bytes: 0 },
+            Frame::Close { stream: StreamId { operation: 2, kind: StreamKind::Input } },
             Frame::Eof { stream },
             Frame::Message(FromGuest::Failed { id: 2, failure: Failure::Other("\x1b[2Jfailed".to_owned()) }),
             Frame::Message(FromGuest::Used { id: 3, usage: Usage::default() }),

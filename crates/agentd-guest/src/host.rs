@@ -31,13 +31,13 @@ use tokio::{sync::watch, task::JoinHandle};
 pub struct Guest {
     pub(super) machine: Arc<dyn Machine>,
     pub(super) limits: Limits,
-    pub(super) layers: Vec<ControlReport>,
+    pub(super) controls: Vec<ControlReport>,
     connection: Mutex<Connection>,
     /// True if the guest's clock has to be set after each pause of the guest.
     clock: AtomicBool,
     /// The reasons for which the guest currently cannot answer.
     pub(super) pauses: watch::Sender<Pauses>,
-    made: Instant,
+    created: Instant,
     pub(super) copies: Option<Arc<Copies>>,
     /// The usage that the guest reported last.
     used: Mutex<Usage>,
@@ -130,7 +130,7 @@ impl Guest {
     }
 
     /// Closes the connection, and leaves the machine unchanged.
-    pub(super) fn let_go(&self, why: &str) {
+    pub(super) fn detach(&self, why: &str) {
         self.disconnect(IsolationError::SandboxGone, why);
     }
 
@@ -199,14 +199,14 @@ impl Guest {
             }
             *lock(&self.used) = usage;
         }
-        usage.wall = self.made.elapsed();
+        usage.wall = self.created.elapsed();
         Ok(usage)
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.let_go("dropped");
+        self.detach("dropped");
         self.machine.kill();
     }
 }

@@ -11,8 +11,8 @@ const LIMIT: usize = 64 << 10;
 /// The last message before a pause.
 const LAST: u32 = u32::MAX;
 
-fn id(of: u32) -> StreamId {
-    StreamId { of, which: StreamKind::Output }
+fn id(operation: u32) -> StreamId {
+    StreamId { operation, kind: StreamKind::Output }
 }
 
 fn mux() -> Arc<Mux> {
@@ -64,18 +64,18 @@ async fn run_against(mux: &Arc<Mux>, frames: &[Frame<'_, u32>]) -> Result<(), St
     task.await.unwrap()
 }
 
-fn data(of: u32, length: usize) -> Frame<'static, u32> {
-    Frame::Data { stream: id(of), bytes: vec![7; length].into() }
+fn data(operation: u32, length: usize) -> Frame<'static, u32> {
+    Frame::Data { stream: id(operation), bytes: vec![7; length].into() }
 }
 
 #[tokio::test]
 async fn protocol_violation_ends_connection() {
     let window = usize::try_from(WINDOW).unwrap();
-    let full = |of| (0..window / CHUNK).map(move |_| data(of, CHUNK));
+    let full = |operation| (0..window / CHUNK).map(move |_| data(operation, CHUNK));
     let eof = || Frame::Eof { stream: id(1) };
     let cases: Vec<(Vec<Frame<'_, u32>>, &str)> = vec![
         (vec![data(2, 1)], "data for a stream that is not open"),
-        (vec![Frame::Data { stream: StreamId { of: 1, which: StreamKind::Input }, bytes: vec![1].into() }], "not open"),
+        (vec![Frame::Data { stream: StreamId { operation: 1, kind: StreamKind::Input }, bytes: vec![1].into() }], "not open"),
         (vec![Frame::Eof { stream: id(2) }], "ended a stream that is not open"),
         (vec![eof(), eof()], "ended a stream that is not open"),
         (vec![eof(), data(1, 1)], "data for a stream that is not open"),
@@ -130,9 +130,9 @@ async fn unread_stream_buffers_one_window_and_blocks_no_other_stream() {
 async fn streams_take_turns() {
     let (one, other) = (mux(), mux());
     let (ours, theirs) = duplex(4096);
-    let mut recv_streams: Vec<_> = (0..8).map(|of| other.recv_stream(id(of)).unwrap()).collect();
-    for of in 0..8 {
-        let mut send_stream = one.send_stream(id(of)).unwrap();
+    let mut recv_streams: Vec<_> = (0..8).map(|operation| other.recv_stream(id(operation)).unwrap()).collect();
+    for operation in 0..8 {
+        let mut send_stream = one.send_stream(id(operation)).unwrap();
         tokio::spawn(async move { send_stream.write(&vec![0; 64 << 20]).await });
     }
     let (_one, _) = run(&one, ours);
@@ -211,19 +211,21 @@ async fn queued_messages_and_open_streams_are_bounded() {
 
 proptest! {
     #[test]
-    fn random_frames_neither_panic_nor_exceed_window(frames in prop::collection::vec((0u8..5, 0u32..4, 1usize..CHUNK, any::<u32>()), 0..60)) {
-        let frames: Vec<Frame<'_, u32>> = frames.into_iter().map(|(kind, of, length, number)| match kind {
+    fn random_frames_neither_panic_nor_exceed_window(
+        frames in prop::collection::vec((0u8..5, 0u32..4, 1usize..CHUNK, any::<u32>()), 0..60),
+    ) {
+        let frames: Vec<Frame<'_, u32>> = frames.into_iter().map(|(kind, operation, length, number)| match kind {
             0 => Frame::Message(number),
-            1 => data(of, length),
-            2 => Frame::Credit { stream: id(of), bytes: number >> (number % 32) },
-            3 => Frame::Eof { stream: id(of) },
-            _ => Frame::Close { stream: id(of) },
+            1 => data(operation, length),
+            2 => Frame::Credit { stream: id(operation), bytes: number >> (number % 32) },
+            3 => Frame::Eof { stream: id(operation) },
+            _ => Frame::Close { stream: id(operation) },
         }).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let mux = mux();
-            let _recv_streams: Vec<_> = (0..3).map(|of| mux.recv_stream(id(of)).unwrap()).collect();
-            let _send_streams: Vec<_> = (0..3).map(|of| mux.send_stream(id(of)).unwrap()).collect();
+            let _recv_streams: Vec<_> = (0..3).map(|operation| mux.recv_stream(id(operation)).unwrap()).collect();
+            let _send_streams: Vec<_> = (0..3).map(|operation| mux.send_stream(id(operation)).unwrap()).collect();
             run_against(&mux, &frames).await.unwrap_err();
             let state = mux.lock();
             assert!(state.recv_streams.values().all(|recv_stream| recv_stream.waiting.len() <= usize::try_from(WINDOW).unwrap()));

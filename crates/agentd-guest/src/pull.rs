@@ -25,14 +25,14 @@ impl Guest {
         for (number, back) in copies.writable() {
             let mut taken = back.taken().await;
             let mut operation = self.session().begin()?;
-            let stream = StreamId { of: operation.id, which: StreamKind::Output };
+            let stream = StreamId { operation: operation.id, kind: StreamKind::Output };
             let mut from = operation.session.mux.recv_stream(stream).map_err(refused)?;
             operation.session.request(&ToGuest::Changes { id: operation.id, number, taken: *taken })?;
             *taken = false;
             let taking = back.take().await?;
             let mut allowance = Allowance::new();
             while let Some(piece) = allowance.wait_for(self, from.read()).await? {
-                allowance.earn(piece.len());
+                allowance.extend_for(piece.len());
                 if !taking.piece(piece).await {
                     break;
                 }
@@ -69,7 +69,7 @@ impl Allowance {
         Self(Self::FIRST)
     }
 
-    fn earn(&mut self, bytes: usize) {
+    fn extend_for(&mut self, bytes: usize) {
         self.0 = self.0.saturating_add(Self::MORE.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX)));
     }
 

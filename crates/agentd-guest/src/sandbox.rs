@@ -9,7 +9,7 @@ use super::{
     session::{Operation, refused},
 };
 use agentd_core::{
-    BackendCapabilities, Bit, Command, ControlReport, Evidence, ExecHandle, IsolationError, Outcome, Sandbox, SandboxId, Usage,
+    BackendCapabilities, Claim, Command, ControlReport, Evidence, ExecHandle, IsolationError, Outcome, Sandbox, SandboxId, Usage,
 };
 use agentd_isolation::{
     descriptor,
@@ -78,8 +78,8 @@ impl GuestSandbox {
     /// # Errors
     /// Returns the errors of [`GuestSandbox::probe_inside`].
     pub async fn evidence_inside(&self) -> Result<Vec<Evidence>, IsolationError> {
-        let named = |evidence: Evidence| match evidence.bit {
-            Bit::Resources => evidence,
+        let named = |evidence: Evidence| match evidence.claim {
+            Claim::Resources => evidence,
             _ => Evidence { check: format!("inside_{}", evidence.check), ..evidence },
         };
         Ok(self.probe_inside().await?.into_iter().map(named).collect())
@@ -93,7 +93,7 @@ impl GuestSandbox {
     /// Copies a file of the guest to `to`, streaming.
     async fn fetch(&self, path: &Path, limit: u64, to: &mut (dyn AsyncWrite + Send + Unpin)) -> Result<u64, IsolationError> {
         let mut operation = self.begin()?;
-        let stream = StreamId { of: operation.id, which: StreamKind::Output };
+        let stream = StreamId { operation: operation.id, kind: StreamKind::Output };
         let mut from = operation.session.mux.recv_stream(stream).map_err(refused)?;
         operation.session.request(&ToGuest::Read { id: operation.id, path: bytes(path) })?;
         let mut total = 0;
@@ -114,13 +114,13 @@ impl GuestSandbox {
     /// Copies `from`, until its end, to a file of the guest.
     async fn store(&self, path: &Path, from: &mut (dyn AsyncRead + Send + Unpin)) -> Result<u64, IsolationError> {
         let mut operation = self.begin()?;
-        let stream = StreamId { of: operation.id, which: StreamKind::Input };
+        let stream = StreamId { operation: operation.id, kind: StreamKind::Input };
         let mut to = operation.session.mux.send_stream(stream).map_err(refused)?;
         operation.session.request(&ToGuest::Write { id: operation.id, path: bytes(path) })?;
         // If the guest stops reading, its answer contains the reason.
-        let carried = to.carry(from).await;
+        let copied = to.copy_from(from).await;
         drop(to);
-        let total = match carried {
+        let total = match copied {
             Ok(read) => Some(read.map_err(|source| outside(path, source))?),
             Err(_) => None,
         };
@@ -152,7 +152,7 @@ impl Sandbox for GuestSandbox {
     }
 
     fn controls(&self) -> &[ControlReport] {
-        &self.guest.layers
+        &self.guest.controls
     }
 
     async fn capabilities(&self) -> Result<BackendCapabilities, IsolationError> {
@@ -213,13 +213,13 @@ impl Sandbox for GuestSandbox {
         if !self.guest.machine.restores(name) {
             return self.guest.machine.restore(&self.guest, name).await;
         }
-        self.guest.let_go("a snapshot is being restored");
+        self.guest.detach("a snapshot is being restored");
         let restored = self.guest.machine.restore(&self.guest, name).await;
         if restored.is_err() {
             self.guest.end("the snapshot could not be restored");
         }
         if self.destroyed.load(Ordering::SeqCst) {
-            self.guest.let_go("destroyed");
+            self.guest.detach("destroyed");
             self.guest.machine.destroy().await?;
             return Err(self.guest.session().why_lost());
         }
@@ -243,7 +243,7 @@ impl Sandbox for GuestSandbox {
         // Commands that still run may have changed copied files since the last pull. A stopped or lost guest cannot answer.
         let brought_back = if self.guest.answers() { self.guest.pull().await } else { Ok(()) };
         self.destroyed.store(true, Ordering::SeqCst);
-        self.guest.let_go("destroyed");
+        self.guest.detach("destroyed");
         self.guest.machine.destroy().await?;
         brought_back
     }
@@ -251,7 +251,7 @@ impl Sandbox for GuestSandbox {
 
 impl Drop for GuestSandbox {
     fn drop(&mut self) {
-        self.guest.let_go("dropped");
+        self.guest.detach("dropped");
         self.guest.machine.kill();
     }
 }

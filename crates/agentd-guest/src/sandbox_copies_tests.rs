@@ -26,7 +26,7 @@ async fn changes(bytes: Option<Vec<u8>>) -> (tempfile::TempDir, bool, Result<Out
         let end = End { reason: EndReason::Exited, exit_code: Some(0), signal: None, usage: Usage::default() };
         guest.send(FromGuest::Ended { id: exec.id, end }).await;
         let ToGuest::Changes { id, number: 0, taken: true } = guest.recv().await else { panic!() };
-        let stream = StreamId { of: id, which: StreamKind::Output };
+        let stream = StreamId { operation: id, kind: StreamKind::Output };
         if let Some(bytes) = bytes {
             guest.frame(&Frame::Data { stream, bytes: Cow::Owned(bytes) }).await;
             guest.frame(&Frame::Eof { stream }).await;

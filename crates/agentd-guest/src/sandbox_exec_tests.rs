@@ -20,7 +20,7 @@ async fn guest_that_ignores_deadline_is_killed() {
 #[tokio::test(start_paused = true)]
 async fn output_after_deadline_does_not_delay_kill() {
     let (sandbox, machine) = sandbox_with_peer(|mut peer| async move {
-        let stream = StreamId { of: 1, which: StreamKind::Output };
+        let stream = StreamId { operation: 1, kind: StreamKind::Output };
         loop {
             peer.frame(&Frame::Data { stream, bytes: b"more".into() }).await;
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -46,14 +46,14 @@ enum LateOutput {
     Flood,
 }
 
-/// Attaches to a guest that ends a command and then plays `late_output`. Returns the sandbox, its machine, and the streams of the ended
-/// command.
+/// Attaches to a guest that ends a command and then plays `late_output`. Returns the sandbox, its machine, and the streams of the
+/// ended command.
 async fn ended_with(late_output: LateOutput) -> (Arc<GuestSandbox>, Arc<Counted>, ExecStreams) {
     let (sandbox, machine) = sandbox_with_peer(move |mut peer| async move {
         peer.recv().await;
         let end = End { reason: EndReason::Exited, exit_code: Some(0), signal: None, usage: Usage::default() };
         peer.send(FromGuest::Ended { id: 1, end }).await;
-        let [output, error] = [StreamKind::Output, StreamKind::Error].map(|which| StreamId { of: 1, which });
+        let [output, error] = [StreamKind::Output, StreamKind::Error].map(|kind| StreamId { operation: 1, kind });
         let data = |bytes: usize| Frame::Data { stream: output, bytes: vec![b'x'; bytes].into() };
         match late_output {
             LateOutput::Honest => {

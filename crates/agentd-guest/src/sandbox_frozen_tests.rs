@@ -94,15 +94,15 @@ async fn renew_with_other_controls_fails() {
         drop(peer);
     })
     .await;
-    let layer = ControlReport { control: Control::Seccomp, status: ControlStatus::Enforced, detail: String::new() };
-    for (layers, expected) in [(vec![layer], false), (Vec::new(), true)] {
+    let control = ControlReport { control: Control::Seccomp, status: ControlStatus::Enforced, detail: String::new() };
+    for (controls, expected) in [(vec![control], false), (Vec::new(), true)] {
         let (ours, theirs) = duplex(64 << 10);
         tokio::spawn(async move {
             let mut peer = Peer(theirs);
             let (mut reader, mut writer) = tokio::io::split(&mut peer.0);
             transport::greet(&mut reader, &mut writer).await.unwrap();
             assert!(matches!(transport::recv(&mut reader, MAX_TO_GUEST).await.unwrap(), ToGuest::Attach(_)));
-            transport::send(&mut writer, &FromGuest::Attached(Ok(layers)), MAX_FROM_GUEST).await.unwrap();
+            transport::send(&mut writer, &FromGuest::Attached(Ok(controls)), MAX_FROM_GUEST).await.unwrap();
             std::future::pending::<()>().await;
         });
         let renewed = sandbox.guest().renew(ours, &SandboxSpec::default(), MachineIdentity::new("x").unwrap()).await;

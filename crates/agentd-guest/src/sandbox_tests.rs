@@ -240,7 +240,7 @@ async fn answer_of_wrong_kind_is_protocol_error() {
 async fn file_shorter_than_reported_is_protocol_error() {
     let (sandbox, _) = sandbox_with_peer(|mut peer| async move {
         peer.recv().await;
-        peer.frame(&Frame::Eof { stream: StreamId { of: 1, which: StreamKind::Output } }).await;
+        peer.frame(&Frame::Eof { stream: StreamId { operation: 1, kind: StreamKind::Output } }).await;
         peer.send(FromGuest::Done { id: 1, bytes: 5 }).await;
         std::future::pending::<()>().await;
     })
@@ -254,8 +254,8 @@ async fn reported_errors_and_usage_are_sanitized() {
         for id in 1..=3 {
             let ToGuest::Exec(exec) = peer.recv().await else { panic!() };
             assert_eq!(exec.id, id);
-            for which in [StreamKind::Output, StreamKind::Error] {
-                peer.frame(&Frame::Eof { stream: StreamId { of: id, which } }).await;
+            for kind in [StreamKind::Output, StreamKind::Error] {
+                peer.frame(&Frame::Eof { stream: StreamId { operation: id, kind } }).await;
             }
             let usage = Usage { wall: Duration::MAX, cpu_user: Duration::MAX, cpu_system: Duration::MAX, ..Usage::default() };
             let end = End { reason: EndReason::Exited, exit_code: None, signal: Some(i32::MIN), usage };

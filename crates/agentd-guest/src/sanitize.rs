@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The longest processor time that is accepted. Reported times are added, and must not overflow.
-const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
+const MAX_TIME: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Returns the end of an exec with all figures in their valid range.
 pub fn plausible(end: End) -> End {
@@ -19,9 +19,9 @@ pub fn plausible(end: End) -> End {
     }
 }
 
-/// Returns usage with processor times limited to [`LONGEST`].
+/// Returns usage with processor times limited to [`MAX_TIME`].
 pub fn bounded(usage: Usage) -> Usage {
-    Usage { cpu_user: usage.cpu_user.min(LONGEST), cpu_system: usage.cpu_system.min(LONGEST), ..usage }
+    Usage { cpu_user: usage.cpu_user.min(MAX_TIME), cpu_system: usage.cpu_system.min(MAX_TIME), ..usage }
 }
 
 /// An [`IsolationError`] in transfer. Program and path are left out, because the host knows them.
@@ -55,7 +55,7 @@ pub fn printable(text: &str) -> String {
 }
 
 /// Replaces control characters in the texts of the reported controls.
-pub fn sanitize_layers(layers: Vec<ControlReport>) -> Vec<ControlReport> {
+pub fn sanitize_controls(controls: Vec<ControlReport>) -> Vec<ControlReport> {
     let sanitized = |ControlReport { control, status, detail }| {
         let status = match status {
             ControlStatus::Partial(what) => ControlStatus::Partial(printable(&what)),
@@ -64,19 +64,19 @@ pub fn sanitize_layers(layers: Vec<ControlReport>) -> Vec<ControlReport> {
         };
         ControlReport { control, status, detail: printable(&detail) }
     };
-    layers.into_iter().map(sanitized).collect()
+    controls.into_iter().map(sanitized).collect()
 }
 
 /// Replaces control characters in the texts of evidence, and shortens them to fit into a frame.
 pub fn sanitize_evidence(evidence: Vec<Evidence>) -> Vec<Evidence> {
     let text = |text: &str| printable(text).chars().take(EVIDENCE).collect::<String>();
-    let sanitized = |Evidence { bit, check, result, remedy }| {
+    let sanitized = |Evidence { claim, check, result, remedy }| {
         let result = match result {
             EvidenceResult::Held => EvidenceResult::Held,
             EvidenceResult::Broken(how) => EvidenceResult::Broken(text(&how)),
             EvidenceResult::NotTried(why) => EvidenceResult::NotTried(text(&why)),
         };
-        Evidence { bit, check: text(&check), result, remedy: text(&remedy) }
+        Evidence { claim, check: text(&check), result, remedy: text(&remedy) }
     };
     evidence.into_iter().map(sanitized).collect()
 }

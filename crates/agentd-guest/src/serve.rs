@@ -33,9 +33,9 @@ const HOST_NAME: &str = "/etc/hostname";
 /// Time that a new connection has to send its purpose. Other connections wait meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves connections, one after the other, until a shutdown is requested. Creates one sandbox with `root` as its root, and
-/// changes `root`. A connection that ends without being quiesced ends everything. In any case the sandbox is destroyed before
-/// this call returns.
+/// Serves connections, one after the other, until a shutdown is requested. Creates one sandbox with the directory `root` as its
+/// root, and creates mount points and files in that directory. A connection that ends without being quiesced ends everything. In
+/// any case the sandbox is destroyed before this call returns.
 ///
 /// The process must be root of its machine, have called the role handler (`agentd::isolation::take_role`), and should have one
 /// thread.
@@ -49,26 +49,26 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let around = Inside::new(&root);
-    let mut work = None;
-    let served = connections(&mut accept, &around, &mut work).await;
-    end(work.as_ref()).await;
+    let guest = Inside::new(&root);
+    let mut served = None;
+    let ended = connections(&mut accept, &guest, &mut served).await;
+    end(served.as_ref()).await;
     // The last transport is closed only now, because the host may then destroy the machine.
-    served.map(drop)
+    ended.map(drop)
 }
 
 /// Destroys the sandbox, and flushes its written data to disk.
-async fn end(work: Option<&ServedSandbox>) {
-    if let Some(work) = work {
-        work.thaw();
+async fn end(served: Option<&ServedSandbox>) {
+    if let Some(served) = served {
+        served.thaw();
         // Processes that survive disappear with the machine, which ends next.
-        work.sandbox.destroy().await.or_warn("destroy the guest's sandbox", work.sandbox.id());
+        served.sandbox.destroy().await.or_warn("destroy the guest's sandbox", served.sandbox.id());
     }
     rustix::fs::sync();
 }
 
 /// Serves connections until a shutdown is requested, and returns the last transport.
-async fn connections<A, F, R, W>(accept: &mut A, around: &Arc<Inside>, work: &mut Option<ServedSandbox>) -> io::Result<(R, W)>
+async fn connections<A, F, R, W>(accept: &mut A, guest: &Arc<Inside>, served: &mut Option<ServedSandbox>) -> io::Result<(R, W)>
 where
     A: FnMut() -> F,
     F: Future<Output = io::Result<(R, W)>>,
@@ -79,13 +79,13 @@ where
     loop {
         let (mut reader, mut writer) = accept().await?;
         drop(quiesced.take());
-        match attach(&mut reader, &mut writer, around, work).await {
+        match attach(&mut reader, &mut writer, guest, served).await {
             Ok(true) => {}
             // The peer was not an agentd host, or has received the error as its answer.
             Ok(false) | Err(_) => continue,
         }
-        let Some(work) = work.as_mut() else { continue };
-        match work.serve(&mut reader, &mut writer).await.map_err(io::Error::other)? {
+        let Some(served) = served.as_mut() else { continue };
+        match served.serve(&mut reader, &mut writer).await.map_err(io::Error::other)? {
             ConnectionEnd::Quiesced => quiesced = Some((reader, writer)),
             ConnectionEnd::ShutDown => return Ok((reader, writer)),
         }
@@ -93,7 +93,7 @@ where
 }
 
 /// Reads the purpose of a connection, carries it out, and answers. Returns true if the connection is to be served.
-async fn attach<R, W>(reader: &mut R, writer: &mut W, around: &Arc<Inside>, work: &mut Option<ServedSandbox>) -> io::Result<bool>
+async fn attach<R, W>(reader: &mut R, writer: &mut W, guest: &Arc<Inside>, served: &mut Option<ServedSandbox>) -> io::Result<bool>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -104,9 +104,9 @@ where
     };
     let prepared = match tokio::time::timeout(TIMEOUT, request).await.map_err(io::Error::from)?? {
         ToGuest::Attach(AttachRequest::Fill { number, place, changes }) => {
-            return fill(reader, writer, around, (number, path(place), changes)).await;
+            return fill(reader, writer, guest, (number, path(place), changes)).await;
         }
-        ToGuest::Attach(request) => prepare(request, around, work).await,
+        ToGuest::Attach(request) => prepare(request, guest, served).await,
         _ => Err(invalid("the first request of a connection must be an attach request")),
     };
     let served = prepared.is_ok();
@@ -118,7 +118,7 @@ where
 async fn fill<R, W>(
     reader: &mut R,
     writer: &mut W,
-    around: &Arc<Inside>,
+    guest: &Arc<Inside>,
     (number, place, changes): (u32, PathBuf, bool),
 ) -> io::Result<bool>
 where
@@ -127,7 +127,7 @@ where
 {
     let filled = GuestCopy::fill(&place, changes, reader).await;
     let failed = filled.is_err();
-    let mut copies = around.copies().await;
+    let mut copies = guest.copies().await;
     let answer = filled.map(|held| drop(copies.insert(number, held))).map(|()| Vec::new()).map_err(Failure::from);
     transport::send(writer, &FromGuest::Attached(answer), MAX_FROM_GUEST).await?;
     if failed {
@@ -139,32 +139,32 @@ where
 
 async fn prepare(
     request: AttachRequest,
-    around: &Arc<Inside>,
-    work: &mut Option<ServedSandbox>,
+    guest: &Arc<Inside>,
+    served: &mut Option<ServedSandbox>,
 ) -> Result<Vec<ControlReport>, IsolationError> {
-    match (request, work) {
+    match (request, served) {
         (AttachRequest::New(spec), none @ None) => {
             let (spec, identity) = spec.into_spec();
             if let Some(identity) = &identity {
                 become_machine(identity)?;
             }
-            let sandbox = around.make(spec).await?;
+            let sandbox = guest.make(spec).await?;
             if let Some(identity) = &identity {
                 become_sandbox(identity, &sandbox).await?;
             }
-            let layers = sandbox.controls().to_vec();
-            *none = Some(ServedSandbox::new(around.clone(), sandbox));
-            Ok(layers)
+            let controls = sandbox.controls().to_vec();
+            *none = Some(ServedSandbox::new(guest.clone(), sandbox));
+            Ok(controls)
         }
-        (AttachRequest::Adopt(identity), Some(work)) => {
+        (AttachRequest::Adopt(identity), Some(served)) => {
             become_machine(&identity)?;
-            become_sandbox(&identity, &work.sandbox).await?;
-            work.renew();
-            Ok(work.sandbox.controls().to_vec())
+            become_sandbox(&identity, &served.sandbox).await?;
+            served.renew();
+            Ok(served.sandbox.controls().to_vec())
         }
-        (AttachRequest::Proceed { realtime_ns }, Some(work)) => {
+        (AttachRequest::Proceed { realtime_ns }, Some(served)) => {
             realtime_ns.map_or(Ok(()), machine_identity::set_clock)?;
-            Ok(work.sandbox.controls().to_vec())
+            Ok(served.sandbox.controls().to_vec())
         }
         (AttachRequest::Fill { .. }, _) => Err(invalid("copies must be filled before the sandbox is created")),
         (AttachRequest::New(_), Some(_)) => Err(invalid("the sandbox already exists")),
@@ -187,7 +187,7 @@ fn become_machine(identity: &MachineIdentity) -> Result<(), IsolationError> {
 async fn become_sandbox(identity: &MachineIdentity, sandbox: &SharedKernelSandbox) -> Result<(), IsolationError> {
     namespace::rename(sandbox.pidfd().as_fd(), identity.hostname.as_bytes())?;
     // Files are read and written from inside the sandbox, because its root may contain malicious links.
-    let read = async |path: &str| match sandbox.read_file(Path::new(path), names::MOST).await {
+    let read = async |path: &str| match sandbox.read_file(Path::new(path), names::MAX_FILE_BYTES).await {
         Ok(content) => Ok(Some(content)),
         // The sandbox has removed the file or replaced it.
         Err(IsolationError::File { .. }) => Ok(None),

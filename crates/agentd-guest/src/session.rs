@@ -17,7 +17,7 @@ use std::{
 use tokio::sync::mpsc;
 
 /// The number of events of one exec or operation that may be queued. The guest sends one answer to each.
-const NEWS: usize = 1;
+const MAX_EVENTS: usize = 1;
 
 /// A connection to a guest, as shared by the execs and operations of one attachment.
 pub(super) struct Session {
@@ -58,7 +58,7 @@ impl Session {
     /// Allocates the number of an operation, and registers for its events.
     pub(super) fn begin(self: &Arc<Self>) -> Result<Operation, IsolationError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (sender, events) = mpsc::channel(NEWS);
+        let (sender, events) = mpsc::channel(MAX_EVENTS);
         let mut listeners = self.listeners();
         if self.mux.lost().is_some() {
             return Err(self.why_lost());

@@ -50,7 +50,7 @@ impl RecvStream {
     }
 
     /// Copies the stream to `to`, until its end or a write error.
-    pub(super) async fn pour(mut self, mut to: impl AsyncWrite + Unpin) {
+    pub(super) async fn copy_to(mut self, mut to: impl AsyncWrite + Unpin) {
         while let Some(bytes) = self.read().await {
             if to.write_all(&bytes).await.is_err() {
                 return;
@@ -98,7 +98,7 @@ impl SendStream {
 
     /// Copies `from` to the stream, until its end or until the stream is closed. Returns the number of bytes, or the read error.
     /// A terminal whose other side is closed ends with a read error.
-    pub(super) async fn carry(&mut self, from: &mut (impl AsyncRead + Unpin + ?Sized)) -> Result<io::Result<u64>, Stop> {
+    pub(super) async fn copy_from(&mut self, from: &mut (impl AsyncRead + Unpin + ?Sized)) -> Result<io::Result<u64>, Stop> {
         let mut buffer = vec![0; 16 << 10];
         let mut total = 0;
         loop {

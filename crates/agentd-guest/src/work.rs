@@ -98,12 +98,12 @@ impl ServedSandbox {
             ToGuest::Resize { id, size: (rows, cols) } => self.control(id, ExecControl::Resize(PtySize { rows, cols })),
             ToGuest::End { id, reason } => self.control(id, ExecControl::End(reason)),
             ToGuest::Read { id, path } => {
-                let to = mux.send_stream(StreamId { of: id, which: StreamKind::Output })?;
+                let to = mux.send_stream(StreamId { operation: id, kind: StreamKind::Output })?;
                 let waiter = self.freezer.thaw_waiter();
                 answer(mux, id, async move { read(&sandbox, path, to, waiter).await.map(|bytes| FromGuest::Done { id, bytes }) });
             }
             ToGuest::Write { id, path } => {
-                let from = mux.recv_stream(StreamId { of: id, which: StreamKind::Input })?;
+                let from = mux.recv_stream(StreamId { operation: id, kind: StreamKind::Input })?;
                 let waiter = self.freezer.thaw_waiter();
                 answer(
                     mux,
@@ -112,7 +112,7 @@ impl ServedSandbox {
                 );
             }
             ToGuest::Changes { id, number, taken } => {
-                let to = mux.send_stream(StreamId { of: id, which: StreamKind::Output })?;
+                let to = mux.send_stream(StreamId { operation: id, kind: StreamKind::Output })?;
                 let running = self.execs.values().any(|running| !running.is_closed());
                 let around = self.around.clone();
                 answer(mux, id, async move {
@@ -173,7 +173,7 @@ struct StreamEnds {
 
 impl StreamEnds {
     fn open(mux: &Arc<Mux>, exec: &ExecRequest) -> Result<Self, super::frame::FrameError> {
-        let stream = |which| StreamId { of: exec.id, which };
+        let stream = |kind| StreamId { operation: exec.id, kind };
         let terminal = exec.command.pty.is_some();
         let input = exec.command.stdin != StdinSource::Null;
         Ok(Self {
@@ -240,7 +240,7 @@ fn connect(ends: StreamEnds, streams: ExecStreams) -> std::io::Result<Copiers> {
         None => (streams.stdin, streams.stdout),
     };
     let input = match (ends.input, stdin) {
-        (Some(from), Some(to)) => Some(tokio::spawn(from.pour(Descriptor::writer(to)?))),
+        (Some(from), Some(to)) => Some(tokio::spawn(from.copy_to(Descriptor::writer(to)?))),
         _ => None,
     };
     let outputs = [(Some(ends.output), stdout), (ends.error, streams.stderr)].into_iter().filter_map(|(to, from)| {
@@ -253,7 +253,7 @@ fn connect(ends: StreamEnds, streams: ExecStreams) -> std::io::Result<Copiers> {
 /// Copies a command's output to the host. If the host has been replaced, the output is read and discarded, so that the command
 /// does not block.
 async fn send(mut from: Descriptor, mut to: SendStream) {
-    match to.carry(&mut from).await {
+    match to.copy_from(&mut from).await {
         Err(Stop::Lost) => {
             let mut nowhere = vec![0; 16 << 10];
             while let Ok(1..) = from.read(&mut nowhere).await {}

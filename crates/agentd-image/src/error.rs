@@ -10,7 +10,7 @@ use std::{io, path::PathBuf};
 #[non_exhaustive]
 pub enum ImageError {
     /// The directory is not suitable for a store.
-    #[error("image store {path:?}: {why}")]
+    #[error("open the image store: {path:?}: {why}")]
     Place {
         /// The directory.
         path: PathBuf,
@@ -18,10 +18,10 @@ pub enum ImageError {
         why: &'static str,
     },
     /// A file of the store or of the source could not be used.
-    #[error("image: {doing} {path:?}: {source}")]
+    #[error("{operation} {path:?}: {source}")]
     Io {
         /// The operation.
-        doing: &'static str,
+        operation: &'static str,
         /// The file.
         path: PathBuf,
         /// The cause.
@@ -82,7 +82,7 @@ pub enum ImageError {
         why: &'static str,
     },
     /// The source is an archive that is too large or contains unsupported entries.
-    #[error("read the archive {path:?}: {source}")]
+    #[error("read the archive: {path:?}: {source}")]
     Archive {
         /// The source.
         path: PathBuf,
@@ -91,13 +91,19 @@ pub enum ImageError {
         source: UnpackError,
     },
     /// The source contains several images and none matches the reference.
-    #[error("import an image: the source contains several images — use the name of one of them as REFERENCE: {}", .names.join(", "))]
+    #[error(
+        "import an image: the source contains several images — use the name of one of them as REFERENCE: {}",
+        .names.join(", ")
+    )]
     Ambiguous {
         /// The names of the images.
         names: Vec<String>,
     },
     /// The image is built for other platforms.
-    #[error("select a platform of the image: {wanted} is not among the image's platforms: {} — use another image", .offered.join(", "))]
+    #[error(
+        "select a platform of the image: {wanted} is not among the image's platforms: {} — use another image",
+        .offered.join(", ")
+    )]
     Platform {
         /// The platform of this machine, as `os/architecture`.
         wanted: String,
@@ -135,7 +141,7 @@ pub enum ImageError {
         actual: Digest,
     },
     /// A layer could not be unpacked.
-    #[error("layer {layer}: {source}")]
+    #[error("unpack layer {layer}: {source}")]
     Layer {
         /// The layer, as the manifest names it.
         layer: String,
@@ -144,7 +150,10 @@ pub enum ImageError {
         source: UnpackError,
     },
     /// A request to the registry failed.
-    #[error("request to registry {registry}: {cause} — check the image name, the network and your login", cause = with_sources(source))]
+    #[error(
+        "request to registry {registry}: {cause} — check the image name, the network and your login",
+        cause = with_sources(source)
+    )]
     Registry {
         /// The registry.
         registry: String,
@@ -183,20 +192,9 @@ pub enum Damage {
     Unreadable(#[source] serde_json::Error),
 }
 
-/// Adds the operation and the file to an I/O error.
-pub(crate) trait Doing<T> {
-    fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, ImageError>;
-}
-
 impl From<agentd_disk::DiskError> for ImageError {
     fn from(error: agentd_disk::DiskError) -> Self {
-        let agentd_disk::DiskError { doing, path, source } = error;
-        Self::Io { doing, path, source }
-    }
-}
-
-impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
-    fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, ImageError> {
-        self.map_err(|error| ImageError::Io { doing, path: path.into(), source: error.into() })
+        let agentd_disk::DiskError { operation, path, source } = error;
+        Self::Io { operation, path, source }
     }
 }

@@ -121,7 +121,7 @@ mod tests {
             assert_eq!(compressed(seed), Ok(plain.len() as u64), "{name}");
             keep_seed("compressed", name, seed);
         }
-        // Only the plain archive: a mutated compressed archive is rarely a valid archive.
+        // Only the plain archive is kept: a mutated compressed archive is rarely a valid archive.
         keep_seed("layer", "plain", &plain);
     }
 

@@ -5,13 +5,14 @@ mod layer;
 
 use crate::{
     digest::Digest,
-    error::{Doing as _, ImageError},
+    error::ImageError,
     image::Image,
     manifest::{Config, Descriptor, LAYER, Manifest},
     source::{DescribedImage, Source, write_directory},
     store::{Staging, Store},
     unpack::Bounds,
 };
+use agentd_disk::FileContext as _;
 use layer::{Expected, UnpackedLayer, take_in};
 use oci_client::Reference;
 use std::{fs::File, io, path::Path, thread};
@@ -78,7 +79,7 @@ impl Store {
 
     /// Imports a directory: a second thread writes it as a tar stream, and this thread unpacks the stream.
     fn take_directory(&self, staging: &Staging, directory: &File, path: &Path) -> Result<UnpackedLayer, ImageError> {
-        let (from, to) = io::pipe().doing("read", path)?;
+        let (from, to) = io::pipe().during("read", path)?;
         let (written, taken) = thread::scope(|scope| {
             let writer = scope.spawn(move || write_directory(directory, io::BufWriter::with_capacity(64 << 10, to)));
             let taken = take_in(staging, self.ownership(), from, &Expected::nothing("from the directory", &Bounds::default()));
@@ -87,7 +88,7 @@ impl Store {
         match written.map_err(|_| ImageError::GivenUp)? {
             // The reader has failed and returns the cause.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            other => other.doing("read", path)?,
+            other => other.during("read", path)?,
         }
         taken
     }

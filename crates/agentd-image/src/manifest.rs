@@ -19,7 +19,7 @@ pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 pub(crate) const MAX_INDEXES: usize = 4;
 /// Maximum size of one document, in bytes (8 MiB); registries refuse manifests above 4 MiB. A longer document is not read into
 /// memory, except a registry's manifest (see `pull::registry`).
-pub(crate) const MOST: u64 = 8 << 20;
+pub(crate) const MAX_DOCUMENT_BYTES: u64 = 8 << 20;
 /// Maximum number of layers of one image; overlayfs stacks no more than 500.
 const MAX_LAYERS: usize = 500;
 

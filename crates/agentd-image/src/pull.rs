@@ -8,12 +8,13 @@ mod registry;
 
 use crate::{
     digest::Digest,
-    error::{Doing as _, ImageError},
+    error::ImageError,
     image::Image,
     manifest::{Config, Document, MAX_INDEXES, Manifest, choose},
     source::{DescribedImage, Files, Layer, blob},
     store::{Staging, Store},
 };
+use agentd_disk::FileContext as _;
 use oci_client::Reference;
 use registry::Registry;
 use std::{fs, fs::File};
@@ -43,7 +44,7 @@ impl Store {
     pub async fn pull(&self, reference: &Reference, mut progress: impl FnMut(Progress) + Send) -> Result<Image, ImageError> {
         let staging = self.stage()?;
         let layout = staging.path().join("layout");
-        fs::create_dir_all(layout.join("blobs/sha256")).doing("create", &layout)?;
+        fs::create_dir_all(layout.join("blobs/sha256")).during("create", &layout)?;
 
         let registry = Registry::connect(reference).await?;
         let (bytes, manifest) = find(&registry, reference).await?;
@@ -56,7 +57,7 @@ impl Store {
             }
         }
 
-        let files = Files::Directory(File::open(&layout).doing("open", &layout)?);
+        let files = Files::Directory(File::open(&layout).during("open", &layout)?);
         let layers = manifest.layers.into_iter().map(Layer::of_layout).collect();
         let described = DescribedImage { manifest: bytes, config, layers, files };
         self.take_in_background(staging, described, reference.clone()).await

@@ -11,10 +11,11 @@ pub(crate) use directory::write as write_directory;
 pub(crate) use files::{Files, blob};
 
 use crate::{
-    error::{Doing as _, ImageError},
+    error::ImageError,
     manifest::Descriptor,
     unpack::{Bounds, UnpackError, decompress, is_compressed},
 };
+use agentd_disk::FileContext as _;
 use archive::Archive;
 use oci_client::Reference;
 use std::{
@@ -60,10 +61,10 @@ impl Source {
     /// Detects the type of the source at `path`. A compressed archive is decompressed into `staging` first: its contents are
     /// known only after a full read, and its parts are needed in another order.
     pub(crate) fn detect(path: &Path, reference: &Reference, staging: &Path) -> Result<Self, ImageError> {
-        let mut file = File::open(path).doing("open", path)?;
-        let metadata = file.metadata().doing("stat", path)?;
+        let mut file = File::open(path).during("open", path)?;
+        let metadata = file.metadata().during("stat", path)?;
         if metadata.is_dir() {
-            let files = Files::Directory(file.try_clone().doing("open", path)?);
+            let files = Files::Directory(file.try_clone().during("open", path)?);
             let is_layout = files.has("oci-layout")? && files.has("index.json")?;
             return if is_layout { Ok(Self::Described(layout::describe(files, reference)?)) } else { Ok(Self::Directory(file)) };
         }
@@ -74,8 +75,8 @@ impl Source {
             });
         }
         let mut head = Vec::new();
-        (&mut file).take(4).read_to_end(&mut head).doing("read", path)?;
-        file.rewind().doing("read", path)?;
+        (&mut file).take(4).read_to_end(&mut head).during("read", path)?;
+        file.rewind().during("read", path)?;
         if is_compressed(&head) {
             file = plain(file, path, &staging.join("source"))?;
         }
@@ -83,7 +84,7 @@ impl Source {
             path: path.to_owned(),
             why: "not a tar archive (plain, gzip or zstd) — use an archive, an OCI layout or a directory",
         };
-        let scanned = Archive::scan(file.try_clone().doing("open", path)?, &Bounds::default());
+        let scanned = Archive::scan(file.try_clone().during("open", path)?, &Bounds::default());
         let files = scanned.map_err(|error| match error {
             UnpackError::Archive(_) => not_a_tar(),
             source => ImageError::Archive { path: path.to_owned(), source },
@@ -98,15 +99,15 @@ impl Source {
         if let Some(saved) = docker::list(&files)? {
             return Ok(Self::Described(docker::describe(files, saved, reference)?));
         }
-        file.rewind().doing("read", path)?;
+        file.rewind().during("read", path)?;
         Ok(Self::Tar(file))
     }
 }
 
 fn plain(file: File, from: &Path, to: &Path) -> Result<File, ImageError> {
-    let mut copy = fs::OpenOptions::new().create_new(true).read(true).write(true).open(to).doing("create", to)?;
-    let mut plain = decompress(file, &Bounds::default()).doing("read", from)?;
-    io::copy(&mut plain, &mut copy).doing("decompress", from)?;
-    copy.rewind().doing("read", to)?;
+    let mut copy = fs::OpenOptions::new().create_new(true).read(true).write(true).open(to).during("create", to)?;
+    let mut plain = decompress(file, &Bounds::default()).during("read", from)?;
+    io::copy(&mut plain, &mut copy).during("decompress", from)?;
+    copy.rewind().during("read", to)?;
     Ok(copy)
 }

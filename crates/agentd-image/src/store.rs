@@ -31,12 +31,12 @@ pub(crate) use staging::Staging;
 
 use crate::{
     digest::Digest,
-    error::{Damage, Doing as _, ImageError},
+    error::{Damage, ImageError},
     image::{Image, ImageConfig},
     manifest::{self, Config, Manifest},
     unpack::Ownership,
 };
-use agentd_disk::{Lock, NotPrivate};
+use agentd_disk::{FileContext as _, Lock, NotPrivate};
 use index::Index;
 use oci_client::Reference;
 use std::{
@@ -61,10 +61,10 @@ impl Store {
     pub fn open(root: &Path) -> Result<Self, ImageError> {
         make_private(root)?;
         // Absolute, because the returned paths must stay valid if the caller changes its working directory.
-        let root = fs::canonicalize(root).doing("resolve", root)?;
+        let root = fs::canonicalize(root).during("resolve", root)?;
         let store = Self { root, ownership: Ownership::of_this_process() };
         for folder in [store.layers(), store.staging(), store.blobs()] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).doing("create", &folder)?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).during("create", &folder)?;
         }
         let abandoned = agentd_disk::abandoned(&store.staging(), &store.lock()?)?;
         abandoned.into_iter().try_for_each(agentd_disk::Staging::remove)?;
@@ -153,7 +153,7 @@ impl Store {
             Image { reference, digest, config, layers: Vec::new(), size: 0, skipped_devices: 0, skipped_attributes: 0 };
         let mut seen = HashSet::new();
         let mut hidden = false;
-        // From the top, because the uppermost occurrence of a repeated layer determines what is visible.
+        // The layers are visited from the top, because the uppermost occurrence of a repeated layer determines what is visible.
         for diff_id in rootfs.diff_ids.iter().rev().filter(|diff_id| seen.insert(**diff_id)) {
             let layer = self.layer(*diff_id);
             // Hidden layers are read too: the damage must be reported for every image that shares a layer, or that layer is never

@@ -101,7 +101,7 @@ pub fn plan(config: &ContainerConfig, spec: &SandboxSpec) -> Result<SandboxPlan,
         Root::Host => Vec::new(),
         Root::Layers(layers) if layers.is_empty() => {
             return Err(IsolationError::Invalid {
-                what: "root".to_owned(),
+                what: "root file system".to_owned(),
                 reason: "the list of layers is empty — name at least one layer".to_owned(),
             });
         }
@@ -111,11 +111,11 @@ pub fn plan(config: &ContainerConfig, spec: &SandboxSpec) -> Result<SandboxPlan,
     let (lower, upper) = match &spec.writable {
         Writable::Memory => (&[][..], None),
         Writable::Volume(bytes) => (&[][..], Some(Upper::Volume(bytes.0))),
-        Writable::Layers => {
+        Writable::TemporaryLayers => {
             let reason = "the layers of this sandbox do not exist before it is created — call create_sandbox()".to_owned();
-            return Err(IsolationError::Invalid { what: "writable".to_owned(), reason });
+            return Err(IsolationError::Invalid { what: "storage of changes".to_owned(), reason });
         }
-        Writable::Disk(disk) => (&disk.lower[..], Some(Upper::Directory(disk.upper.clone()))),
+        Writable::KeptLayers(disk) => (&disk.lower[..], Some(Upper::Directory(disk.upper.clone()))),
     };
     let layers = [layers, lower.to_vec()].concat();
     let (system, links) = if of_the_host { host_programs() } else { (Vec::new(), Vec::new()) };
@@ -164,7 +164,7 @@ fn rooted(spec: &SandboxSpec, scratch: Bytes, parts: RootParts) -> Result<Sandbo
     fallback::check(&spec.limits)?;
     let trees = base.trees();
     let room = protocol::MAX_FDS.checked_sub(trees).ok_or_else(|| IsolationError::Invalid {
-        what: "root".to_owned(),
+        what: "root file system".to_owned(),
         reason: format!("{trees} layers exceed the maximum of {} — squash the image", protocol::MAX_FDS),
     })?;
     let links = [links, spec.links.clone()].concat();

@@ -51,7 +51,7 @@ pub enum Failed {
 ///
 /// # Errors
 /// [`Failed::TooLarge`] if there are more than `limit` bytes; the sink may then have received a part of them.
-pub async fn carry(
+pub async fn copy_up_to(
     from: &mut (dyn AsyncRead + Send + Unpin),
     to: &mut (dyn AsyncWrite + Send + Unpin),
     limit: u64,

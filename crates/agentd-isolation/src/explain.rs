@@ -32,7 +32,7 @@ pub(crate) fn describe(plan: &SandboxPlan) -> Vec<PlanLine> {
     let rules = plan.landlock.iter().flat_map(|landlock| &landlock.rules);
     lines.extend(rules.map(|rule| PlanLine::new("landlock", format!("{} ({})", rule.path.display(), rule.access))));
     if let Some(seccomp) = plan.seccomp {
-        let set_ids = if seccomp.set_ids { "" } else { "; setting set-user-ID and set-group-ID bits is refused" };
+        let set_ids = if seccomp.set_ids { "" } else { "; setting set-user-id and set-group-id bits is refused" };
         let profile = format!("{:?}", seccomp.profile).to_lowercase();
         lines.push(PlanLine::new("seccomp", format!("{profile}: {} system calls allowed{set_ids}", seccomp.allowed().len())));
     }

@@ -1,5 +1,5 @@
 //! `host-direct`: no boundary. Commands run as the caller. Process trees, limits, output and environment are handled as by every
-//! other backend, but no isolation bit is proven. [`crate::select::choose_backend`] never selects this backend; it must be
+//! other backend, but no isolation claim is proven. [`crate::select::choose_backend`] never selects this backend; it must be
 //! requested by name.
 
 use crate::{
@@ -46,7 +46,10 @@ impl BackendKind for HostDirect {
     fn plan((): &(), spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
         let invalid = |what: &str, reason: &str| IsolationError::Invalid { what: what.to_owned(), reason: reason.to_owned() };
         if spec.root != Root::Host {
-            return Err(invalid("root", "host-direct runs on the host's file tree — use the container backend for an image"));
+            return Err(invalid(
+                "root file system",
+                "host-direct runs on the host's file tree — use the container backend for an image",
+            ));
         }
         if spec.grants.iter().any(|grant| grant.target.as_ref().is_some_and(|target| *target != grant.path)) {
             return Err(invalid(
@@ -57,7 +60,7 @@ impl BackendKind for HostDirect {
         grants::refuse_copy_on_write(&spec.grants, Self::NAME)?;
         if spec.writable != Writable::Memory {
             return Err(invalid(
-                "writable",
+                "storage of changes",
                 "host-direct has no private root whose changes could be kept — use the container backend",
             ));
         }

@@ -161,7 +161,8 @@ impl Launcher {
             // A launcher that broke the protocol still runs. It ends its sandboxes and exits when its socket closes.
             rustix::net::shutdown(&*socket, Shutdown::Both).or_debug("close the launcher's socket", &*socket);
             drop(socket);
-            // A launcher that is not dead yet, although its socket is closed, still owns its control groups: no sweep removes them.
+            // A launcher that is not dead yet, although its socket is closed, still owns its control groups: no sweep removes
+            // them.
             self.await_end();
             // A dead launcher can no longer remove its control groups. They are removed before the loss is reported.
             Hierarchy::detect().sweep();

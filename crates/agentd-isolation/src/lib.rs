@@ -6,6 +6,8 @@
 //! This crate does not decide which backends exist. The program composes a [`Registry`] and the role handlers that it passes to
 //! [`take_role`]; `agentd::isolation` is that composition.
 
+pub mod blocking;
+mod connection;
 pub mod container;
 mod data;
 pub mod descriptor;
@@ -20,7 +22,6 @@ mod host_direct;
 mod launcher;
 pub mod layered;
 pub mod layouts;
-mod link;
 mod linux_native;
 mod names;
 pub mod own_state;

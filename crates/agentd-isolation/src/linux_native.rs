@@ -79,11 +79,11 @@ impl BackendKind for LinuxNative {
 fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
     if spec.root != Root::Host {
         let reason = "linux-native shows the host's file tree — use the container backend for an image".to_owned();
-        return Err(IsolationError::Invalid { what: "root".to_owned(), reason });
+        return Err(IsolationError::Invalid { what: "root file system".to_owned(), reason });
     }
     if spec.writable != Writable::Memory {
         let reason = "linux-native has no private root whose changes could be kept — use the container backend".to_owned();
-        return Err(IsolationError::Invalid { what: "writable".to_owned(), reason });
+        return Err(IsolationError::Invalid { what: "storage of changes".to_owned(), reason });
     }
     let mut grants = grants::resolve(&spec.grants, protocol::MAX_FDS)?;
     let home = spec.home.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_HOME));

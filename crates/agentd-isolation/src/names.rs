@@ -19,7 +19,7 @@ const AGENT: &str = "agent";
 const RESOLVER: &str = "/etc/resolv.conf";
 
 /// The maximum number of bytes read from a file of the host.
-const MOST: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Plans the files for a view of the host's tree that covers `masks`. The account is an ordinary user of the sandbox's own if the
 /// caller is root, otherwise the caller.
@@ -65,14 +65,14 @@ fn visible_account(home: &Path) -> Account {
         return Account { user: name(), group: name(), uid: ORDINARY, gid: ORDINARY, home };
     }
     let uid = uid.as_raw();
-    let name = |file: &str, id| text(Path::new(file)).and_then(|lines| named(&lines, id));
+    let name = |file: &str, id| text(Path::new(file)).and_then(|lines| name_of_id(&lines, id));
     let user = name("/etc/passwd", uid).unwrap_or_else(|| AGENT.to_owned());
     let group = name("/etc/group", gid).unwrap_or_else(|| user.clone());
     Account { user, group, uid, gid, home }
 }
 
 /// Returns the name of the first entry with this id in the text of a `passwd(5)` or `group(5)` file.
-fn named(lines: &str, id: u32) -> Option<String> {
+fn name_of_id(lines: &str, id: u32) -> Option<String> {
     let id = id.to_string();
     let names = lines.lines().filter_map(|line| {
         let mut fields = line.split(':');
@@ -94,9 +94,9 @@ fn hidden_resolver(masks: &[PathBuf]) -> Option<Resolver> {
 fn text(path: &Path) -> Option<String> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
-    let is_fit = file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= MOST);
+    let is_fit = file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_FILE_BYTES);
     let mut text = String::new();
-    (is_fit && file.take(MOST).read_to_string(&mut text).is_ok()).then_some(text)
+    (is_fit && file.take(MAX_FILE_BYTES).read_to_string(&mut text).is_ok()).then_some(text)
 }
 
 #[cfg(test)]
@@ -106,8 +106,8 @@ mod tests {
     #[test]
     fn uid_gets_name_of_first_passwd_entry() {
         let passwd = "root:x:0:0::/root:/bin/sh\n:x:5:5::/:\nbroken\nbob:x:7:7::/:/bin/sh\nrob:x:7:7::/:/bin/sh\n";
-        assert_eq!(named(passwd, 7).as_deref(), Some("bob"));
-        assert_eq!(named(passwd, 5), None);
-        assert_eq!(named(passwd, 70), None);
+        assert_eq!(name_of_id(passwd, 7).as_deref(), Some("bob"));
+        assert_eq!(name_of_id(passwd, 5), None);
+        assert_eq!(name_of_id(passwd, 70), None);
     }
 }

@@ -100,7 +100,7 @@ impl SandboxPool {
         let invalid = |what: &str, reason: &str| IsolationError::Invalid { what: what.to_owned(), reason: reason.to_owned() };
         if spec.writable != Writable::Memory {
             let reason = "sandboxes of a pool keep their changes in memory — use Writable::Memory, or call create_sandbox()";
-            return Err(invalid("writable", reason));
+            return Err(invalid("storage of changes", reason));
         }
         if limits.max_age < MIN_MAX_AGE {
             return Err(invalid("max_age", "the maximum age of an idle sandbox is less than one second — set a longer one"));

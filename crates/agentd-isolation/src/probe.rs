@@ -1,11 +1,11 @@
 //! The probe: creates objects on the host that a sandbox must not reach, creates a small sandbox, and runs the attack suite in
 //! it.
 
-use crate::targets::Targets;
+use crate::{blocking::planning, targets::Targets};
 use agentd_attack::Verdict;
 use agentd_core::{
-    Access, BackendCapabilities, Bit, Bytes, Command, EndReason, Evidence, EvidenceResult, Grant, GuardRule, IsolationBackend,
-    IsolationError, Limits, Outcome, Sandbox, SandboxSpec, Writable,
+    Access, BackendCapabilities, Bytes, Claim, Command, EndReason, Evidence, EvidenceResult, Grant, GuardRule, IsolationBackend,
+    IsolationError, Limits, Outcome, Profile, Sandbox, SandboxSpec, Writable,
 };
 use agentd_kernel::privileges::Capabilities;
 use agentd_supervisor::role::Role;
@@ -60,7 +60,8 @@ pub async fn attack(backend: &impl Attackable, work_root: &Path) -> Result<Vec<E
 async fn attack_in(backend: &impl Attackable, work_root: &Path, with_grants: bool) -> Result<Vec<Evidence>, IsolationError> {
     let io = |source| IsolationError::Io { context: "create the targets of the probe's attacks".to_owned(), source };
     // The caller may name the directory by a symbolic link.
-    let targets = Targets::make(&work_root.canonicalize().map_err(io)?).map_err(io)?;
+    let work_root = work_root.to_owned();
+    let targets = planning(move || work_root.canonicalize().and_then(|real| Targets::make(&real)).map_err(io)).await?;
     let grant = |path: &Path, access| Grant { guard: GuardRule::Waive, ..Grant::new(path, access) };
     let grants = vec![grant(&targets.workspace, Access::ReadWrite), grant(&targets.readonly, Access::ReadOnly)];
     let mut argv = vec![Role::Attack.name().to_owned()];
@@ -98,7 +99,7 @@ async fn attack_in(backend: &impl Attackable, work_root: &Path, with_grants: boo
                 Some((_, Verdict::NotTried(why))) => EvidenceResult::NotTried(why),
                 None => EvidenceResult::NotTried("the attack reported no result".to_owned()),
             };
-            Evidence { bit: check.bit, check: check.name.to_owned(), result, remedy: check.remedy.to_owned() }
+            Evidence { claim: check.claim, check: check.name.to_owned(), result, remedy: check.remedy.to_owned() }
         })
         .collect())
 }
@@ -113,9 +114,17 @@ pub async fn probe(backend: &impl Attackable, work_root: &Path) -> Result<Backen
         evidence.push(change_own_root(backend).await);
     }
     evidence.extend(limits(backend).await);
-    let mut proven = BackendCapabilities::from_evidence(backend.name(), evidence);
-    proven.platform_features = features();
-    Ok(proven)
+    Ok(capabilities(backend.name(), evidence))
+}
+
+/// Returns the capabilities that `evidence` proves for a backend whose sandboxes are persistent and have any profile.
+pub fn capabilities(backend: &str, evidence: Vec<Evidence>) -> BackendCapabilities {
+    BackendCapabilities {
+        persistent_sandboxes: true,
+        available_profiles: vec![Profile::Strict, Profile::Default, Profile::Permissive],
+        platform_features: features(),
+        ..BackendCapabilities::from_evidence(backend, evidence)
+    }
 }
 
 /// Runs check A3: files created or removed in the sandbox's own root must not be created or removed on the host.
@@ -149,7 +158,7 @@ pub async fn change_own_root(backend: &dyn IsolationBackend) -> Evidence {
         }
         Err(error) => EvidenceResult::NotTried(error.to_string()),
     };
-    Evidence { bit: Bit::Filesystem, check: "a3_change_the_root".to_owned(), result, remedy: String::new() }
+    Evidence { claim: Claim::Filesystem, check: "a3_change_the_root".to_owned(), result, remedy: String::new() }
 }
 
 /// Check A4 of one limit: the limit, a command that exceeds it, and the test of the outcome.
@@ -197,7 +206,7 @@ fn limit_checks() -> Vec<LimitCheck> {
             name: "a4_write_beyond_the_file_size",
             limits: Limits { file_size: Some(Bytes(1 << 16)), wall, ..Limits::default() },
             script: "exec head -c 200000 /dev/zero > /tmp/big",
-            held: |outcome| outcome.reason == EndReason::DiskLimit,
+            held: |outcome| outcome.reason == EndReason::FileSizeLimit,
         },
         LimitCheck {
             name: "a4_print_beyond_the_output_limit",
@@ -226,7 +235,7 @@ pub async fn own_kernel(sandbox: &dyn Sandbox) -> Evidence {
         Ok(_) => EvidenceResult::Held,
         Err(why) => EvidenceResult::NotTried(why),
     };
-    Evidence { bit: Bit::Kernel, check: "a16_run_on_the_kernel_of_the_host".to_owned(), result, remedy: String::new() }
+    Evidence { claim: Claim::Kernel, check: "a16_run_on_the_kernel_of_the_host".to_owned(), result, remedy: String::new() }
 }
 
 /// Exceeds the limits of sandboxes of `backend` and returns the evidence.
@@ -254,7 +263,7 @@ async fn exceed(backend: &dyn IsolationBackend, check: LimitCheck) -> Evidence {
         Err(IsolationError::Control(error)) => (EvidenceResult::NotTried(error.call), error.remedy.into()),
         Err(error) => (EvidenceResult::NotTried(error.to_string()), String::new()),
     };
-    Evidence { bit: Bit::Resources, check: name.to_owned(), result, remedy }
+    Evidence { claim: Claim::Resources, check: name.to_owned(), result, remedy }
 }
 
 /// Checks in a new sandbox that snapshots restore the saved content, and that forks share no changes with the original.
@@ -263,7 +272,7 @@ async fn exceed(backend: &dyn IsolationBackend, check: LimitCheck) -> Evidence {
 /// The reason why snapshots do not work.
 pub async fn snapshots(backend: &dyn IsolationBackend) -> Result<(), String> {
     let text = |error: IsolationError| error.to_string();
-    let spec = SandboxSpec { writable: Writable::Layers, ..SandboxSpec::default() };
+    let spec = SandboxSpec { writable: Writable::TemporaryLayers, ..SandboxSpec::default() };
     let sandbox = backend.create_sandbox(spec).await.map_err(text)?;
     let tried = snapshots_of(&*sandbox).await;
     sandbox.destroy().await.map_err(text)?;
@@ -295,7 +304,7 @@ pub async fn snapshots_of(sandbox: &dyn Sandbox) -> Result<(), String> {
 }
 
 /// Returns facts about the platform: the kernel release, the Landlock ABI, the cgroup hierarchy and the kind of user.
-pub fn features() -> Vec<String> {
+fn features() -> Vec<String> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     vec![
         format!("kernel {}", release.trim()),

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 /// The properties that the order of backends depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rank {
-    /// The sum of the scores of the proven bits.
+    /// The sum of the scores of the proven claims.
     pub score: u32,
     /// How long the backend's sandboxes take to start.
     pub startup: Startup,

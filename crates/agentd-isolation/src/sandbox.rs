@@ -1,13 +1,13 @@
 //! A sandbox controlled over a channel to its supervisor. All backends whose supervisor shares the kernel use it.
 
 use crate::{
+    blocking::blocking,
+    connection::{ExecEvent, SupervisorConnection, Traits},
     descriptor::{self, Failed},
     exec::{self, Executable, run_to_end},
     launcher::Ordered,
-    link::{ExecEvent, Link, Traits},
     probe::AttackedSandbox,
     ready,
-    store::blocking,
 };
 use agentd_core::{
     BackendCapabilities, Command, ControlReport, ExecHandle, IsolationBackend, IsolationError, Limits, Outcome, Sandbox,
@@ -33,8 +33,8 @@ use tokio::{sync::watch, task::JoinHandle};
 pub struct SharedKernelSandbox {
     id: SandboxId,
     ordered: Ordered,
-    link: Arc<Link>,
-    layers: Vec<ControlReport>,
+    connection: Arc<SupervisorConnection>,
+    controls: Vec<ControlReport>,
     backend: Arc<dyn IsolationBackend>,
     reader: JoinHandle<()>,
 }
@@ -47,10 +47,10 @@ impl SharedKernelSandbox {
         limits: Limits,
     ) -> Result<Arc<Self>, IsolationError> {
         match Self::greet(&mut ordered, limits).await {
-            Ok((link, layers, reader)) => {
+            Ok((connection, controls, reader)) => {
                 let id = SandboxId(format!("{}-{}-{}", backend.name(), std::process::id(), ordered.id));
                 tracing::debug!(id = %id.0, "sandbox created");
-                Ok(Arc::new(Self { id, ordered, link, layers, backend, reader }))
+                Ok(Arc::new(Self { id, ordered, connection, controls, backend, reader }))
             }
             Err(error) => {
                 // The caller gets the first error.
@@ -63,7 +63,7 @@ impl SharedKernelSandbox {
     async fn greet(
         ordered: &mut Ordered,
         limits: Limits,
-    ) -> Result<(Arc<Link>, Vec<ControlReport>, JoinHandle<()>), IsolationError> {
+    ) -> Result<(Arc<SupervisorConnection>, Vec<ControlReport>, JoinHandle<()>), IsolationError> {
         let io = |context: &'static str| move |source| IsolationError::Io { context: context.to_owned(), source };
         let lost = |e: ChannelError| IsolationError::SupervisorDied(e.to_string());
         let ours = ordered.channel.take().ok_or_else(|| {
@@ -81,10 +81,10 @@ impl SharedKernelSandbox {
                 guard.clear_ready();
             }
         };
-        let Event::Hello { version: protocol::VERSION, layers, watches: kinds, owner } = event else {
+        let Event::Hello { version: protocol::VERSION, controls, watches: kinds, owner } = event else {
             return Err(IsolationError::Protocol(format!("the supervisor sent {event:?} instead of a greeting of this version")));
         };
-        let layers = layers?;
+        let controls = controls?;
         if fds.len() != kinds.len() + 1 {
             return Err(IsolationError::Protocol(format!(
                 "the supervisor's greeting carries a wrong number of file descriptors: {}",
@@ -93,9 +93,13 @@ impl SharedKernelSandbox {
         }
         let watches: Vec<Watch> = kinds.into_iter().zip(fds.drain(1..)).map(|(kind, fd)| Watch { kind, fd }).collect();
         let pidfd = fds.pop().ok_or_else(|| IsolationError::Protocol("the supervisor's greeting carries no pidfd".to_owned()))?;
-        let (link, reader) =
-            Link::start(channel, socket, pidfd, Traits { namespaced: ordered.namespaced, owner, watches, limits });
-        Ok((link, layers, reader))
+        let (connection, reader) = SupervisorConnection::start(
+            channel,
+            socket,
+            pidfd,
+            Traits { namespaced: ordered.namespaced, owner, watches, limits },
+        );
+        Ok((connection, controls, reader))
     }
 
     /// Starts a command, or agentd's own executable. The caller serves its streams.
@@ -103,12 +107,12 @@ impl SharedKernelSandbox {
     /// # Errors
     /// An invalid command or limit, a command that could not be started, or the loss of the sandbox.
     pub async fn stream(&self, command: &Command, executable: Executable) -> Result<Box<dyn ExecHandle>, IsolationError> {
-        exec::stream(self.link.clone(), command, executable).await
+        exec::stream(self.connection.clone(), command, executable).await
     }
 
     /// Returns the pidfd of the first process of the sandbox.
     pub fn pidfd(&self) -> &OwnedFd {
-        self.link.pidfd()
+        self.connection.pidfd()
     }
 
     /// Starts a command whose standard input is `stdin`, which may be a socket. The caller serves the output streams.
@@ -116,17 +120,17 @@ impl SharedKernelSandbox {
     /// # Errors
     /// As [`SharedKernelSandbox::stream`].
     pub async fn stream_on(&self, command: &Command, stdin: OwnedFd) -> Result<Box<dyn ExecHandle>, IsolationError> {
-        exec::stream_on(self.link.clone(), command, stdin).await
+        exec::stream_on(self.connection.clone(), command, stdin).await
     }
 
     /// Returns the flag that is true while the sandbox's root file system is frozen. The agent of a virtual machine sets it.
     pub fn frozen_flag(&self) -> Arc<watch::Sender<bool>> {
-        self.link.frozen_flag.clone()
+        self.connection.frozen_flag.clone()
     }
 
     /// Kills the sandbox at once; never waits.
     pub fn kill(&self) {
-        self.link.kill();
+        self.connection.kill();
     }
 
     fn unsupported<T>(&self, operation: &'static str) -> Result<T, IsolationError> {
@@ -136,11 +140,11 @@ impl SharedKernelSandbox {
     /// Freezes or thaws all processes. Unsupported without a PID namespace, where orphaned processes of the sandbox cannot be
     /// found.
     async fn freeze(&self, frozen: bool, operation: &'static str) -> Result<(), IsolationError> {
-        if !self.link.namespaced {
+        if !self.connection.namespaced {
             return self.unsupported(operation);
         }
         if !self.is_alive().await {
-            return Err(self.link.why_lost());
+            return Err(self.connection.why_lost());
         }
         self.ordered.freeze(frozen).await
     }
@@ -150,16 +154,16 @@ impl SharedKernelSandbox {
     /// # Errors
     /// [`IsolationError::File`] with the errno, `EISDIR` for anything but a regular file; otherwise the loss of the sandbox.
     pub async fn open_file(&self, path: &Path, write: bool) -> Result<File, IsolationError> {
-        let (id, mut events) = self.link.listen();
+        let (id, mut events) = self.connection.listen();
         let request = Request::Open { id, path: path.as_os_str().as_bytes().to_vec(), write };
-        let answer = match self.link.request(&request, &[]) {
+        let answer = match self.connection.request(&request, &[]) {
             Ok(()) => events.recv().await,
             Err(error) => {
-                self.link.forget(id);
+                self.connection.forget(id);
                 return Err(error);
             }
         };
-        self.link.forget(id);
+        self.connection.forget(id);
         let failed = |errno| IsolationError::File { path: path.display().to_string(), errno };
         match answer {
             Some(ExecEvent::Opened(Ok(fd))) => {
@@ -168,7 +172,7 @@ impl SharedKernelSandbox {
                 if regular { Ok(file) } else { Err(failed(libc::EISDIR)) }
             }
             Some(ExecEvent::Opened(Err(errno))) => Err(failed(errno)),
-            _ => Err(self.link.why_lost()),
+            _ => Err(self.connection.why_lost()),
         }
     }
 }
@@ -191,7 +195,7 @@ pub fn outside(path: &Path, source: std::io::Error) -> IsolationError {
 #[async_trait]
 impl AttackedSandbox for SharedKernelSandbox {
     async fn attack(&self, command: Command) -> Result<Outcome, IsolationError> {
-        run_to_end(self.link.clone(), command, Executable::SelfExe).await
+        run_to_end(self.connection.clone(), command, Executable::SelfExe).await
     }
 }
 
@@ -202,7 +206,7 @@ impl Sandbox for SharedKernelSandbox {
     }
 
     fn controls(&self) -> &[ControlReport] {
-        &self.layers
+        &self.controls
     }
 
     async fn capabilities(&self) -> Result<BackendCapabilities, IsolationError> {
@@ -210,7 +214,7 @@ impl Sandbox for SharedKernelSandbox {
     }
 
     async fn exec(&self, command: Command) -> Result<Outcome, IsolationError> {
-        run_to_end(self.link.clone(), command, Executable::FromPath).await
+        run_to_end(self.connection.clone(), command, Executable::FromPath).await
     }
 
     async fn exec_streaming(&self, command: Command) -> Result<Box<dyn ExecHandle>, IsolationError> {
@@ -238,7 +242,7 @@ impl Sandbox for SharedKernelSandbox {
     async fn read_file_to(&self, path: &Path, limit: u64, to: OwnedFd) -> Result<u64, IsolationError> {
         let mut from = tokio::fs::File::from_std(self.open_file(path, false).await?);
         let mut to = descriptor::sink(to).map_err(|source| outside(path, source))?;
-        descriptor::carry(&mut from, &mut to, limit).await.map_err(|failed| match failed {
+        descriptor::copy_up_to(&mut from, &mut to, limit).await.map_err(|failed| match failed {
             Failed::Reading(error) => inside(path, &error),
             Failed::Writing(source) => outside(path, source),
             Failed::TooLarge => too_large(path),
@@ -248,7 +252,7 @@ impl Sandbox for SharedKernelSandbox {
     async fn write_file_from(&self, path: &Path, from: OwnedFd) -> Result<u64, IsolationError> {
         let mut from = descriptor::source(from).map_err(|source| outside(path, source))?;
         let mut to = tokio::fs::File::from_std(self.open_file(path, true).await?);
-        descriptor::carry(&mut from, &mut to, u64::MAX).await.map_err(|failed| match failed {
+        descriptor::copy_up_to(&mut from, &mut to, u64::MAX).await.map_err(|failed| match failed {
             Failed::Reading(source) => outside(path, source),
             Failed::Writing(error) => inside(path, &error),
             Failed::TooLarge => too_large(path),
@@ -256,7 +260,7 @@ impl Sandbox for SharedKernelSandbox {
     }
 
     async fn is_alive(&self) -> bool {
-        !self.ordered.is_gone() && self.link.is_alive()
+        !self.ordered.is_gone() && self.connection.is_alive()
     }
 
     async fn suspend(&self) -> Result<(), IsolationError> {
@@ -280,20 +284,20 @@ impl Sandbox for SharedKernelSandbox {
     }
 
     async fn resource_usage(&self) -> Result<Usage, IsolationError> {
-        Ok(self.link.usage())
+        Ok(self.connection.usage())
     }
 
     async fn destroy(&self) -> Result<(), IsolationError> {
         let kill = || {
-            if self.link.namespaced {
+            if self.connection.namespaced {
                 // Further messages of the supervisor are not needed. If the end of the supervisor woke the reader, the two would
                 // compete for the same processor and delay the end.
                 self.reader.abort();
-                self.link.kill();
+                self.connection.kill();
             }
         };
         let result = self.ordered.destroy(kill).await;
-        self.link.destroyed();
+        self.connection.destroyed();
         result
     }
 }
@@ -301,9 +305,9 @@ impl Sandbox for SharedKernelSandbox {
 impl Drop for SharedKernelSandbox {
     fn drop(&mut self) {
         self.reader.abort();
-        self.link.lose(IsolationError::SandboxGone, "dropped");
-        if self.link.namespaced && !self.ordered.is_gone() {
-            self.link.kill();
+        self.connection.lose(IsolationError::SandboxGone, "dropped");
+        if self.connection.namespaced && !self.ordered.is_gone() {
+            self.connection.kill();
         }
     }
 }

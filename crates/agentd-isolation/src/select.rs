@@ -2,11 +2,12 @@
 
 use crate::{
     HostDirectBackend,
+    blocking::planning,
     proven::Proofs,
     rank::{Rank, TieBreak},
     registry::Registry,
 };
-use agentd_core::{BackendCapabilities, BackendTraits, Bit, IsolationBackend, IsolationError, escape};
+use agentd_core::{BackendCapabilities, BackendTraits, Claim, IsolationBackend, IsolationError, escape};
 use std::{path::Path, sync::Arc};
 
 /// A backend that was chosen.
@@ -28,33 +29,34 @@ pub fn backends_with(registry: &Registry, work_root: &Path, wanted: impl Fn(&Bac
     registry.available().into_iter().filter(meets).collect()
 }
 
-/// Chooses a backend among `names`: of those that prove all of `bits`, the one with the highest score. Between equal scores, the
+/// Chooses the backend with the highest score among those in `names` that prove all of `claims`. Between equal scores, the
 /// backend whose sandboxes start faster wins, then the first. A backend without a boundary is never chosen.
 ///
 /// Proofs of earlier processes are used as long as nothing that they depend on has changed. A backend that cannot win is not
 /// probed, except that backends registered by an embedder are always probed.
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] if no backend proves all of `bits`.
+/// [`IsolationError::Requirement`] if no backend proves some of `claims`, [`IsolationError::Combination`] if no single backend
+/// proves all of them.
 pub async fn choose_backend<N: AsRef<str>>(
     registry: &Registry,
     work_root: &Path,
     names: &[N],
-    bits: &[Bit],
+    claims: &[Claim],
 ) -> Result<Choice, IsolationError> {
-    choose(registry, work_root, names, bits, TieBreak::Faster, &Proofs::open(registry.provable(), work_root)).await
+    choose(registry, work_root, names, claims, TieBreak::Faster, &proofs(registry, work_root).await?).await
 }
 
 async fn choose<N: AsRef<str>>(
     registry: &Registry,
     work_root: &Path,
     names: &[N],
-    bits: &[Bit],
+    claims: &[Claim],
     tie: TieBreak,
-    proofs: &Proofs,
+    proofs: &Arc<Proofs>,
 ) -> Result<Choice, IsolationError> {
-    let most: u32 = Bit::ALL.into_iter().map(Bit::score).sum();
-    let mut missing = bits.to_vec();
+    let most: u32 = Claim::ALL.into_iter().map(Claim::score).sum();
+    let mut missing = claims.to_vec();
     let mut best: Option<(Rank, Choice)> = None;
     for Candidate { name, backend, own } in candidates(registry, work_root, names, tie) {
         let startup = backend.traits().startup;
@@ -69,16 +71,20 @@ async fn choose<N: AsRef<str>>(
                 continue;
             }
         };
-        missing.retain(|bit| !choice.proven.has(*bit));
-        let fit = bits.iter().all(|bit| choice.proven.has(*bit));
+        missing.retain(|claim| !choice.proven.has(*claim));
+        let fit = claims.iter().all(|claim| choice.proven.has(*claim));
         let rank = Rank { score: choice.proven.score(), startup };
         if fit && best.as_ref().is_none_or(|(best, _)| rank.beats(*best, tie)) {
             best = Some((rank, choice));
         }
     }
     best.map(|(_, choice)| choice).ok_or_else(|| {
-        let missing = if missing.is_empty() { bits } else { &missing };
-        IsolationError::Requirement { missing: missing.iter().map(Bit::to_string).collect::<Vec<_>>().join(", ") }
+        let names = |claims: &[Claim]| claims.iter().map(Claim::to_string).collect::<Vec<_>>().join(", ");
+        match &missing[..] {
+            [] if claims.is_empty() => IsolationError::Requirement { missing: "any isolation".to_owned() },
+            [] => IsolationError::Combination { claims: names(claims) },
+            missing => IsolationError::Requirement { missing: names(missing) },
+        }
     })
 }
 
@@ -118,28 +124,49 @@ fn not_usable(name: &str, error: &IsolationError) {
 }
 
 /// Returns the kept proof of a backend if it is valid; otherwise probes the backend and keeps the result.
-async fn proof(backend: Arc<dyn IsolationBackend>, name: &str, proofs: Option<&Proofs>) -> Result<Choice, IsolationError> {
-    if let Some(proven) = proofs.and_then(|proofs| proofs.get(name)) {
+async fn proof(backend: Arc<dyn IsolationBackend>, name: &str, proofs: Option<&Arc<Proofs>>) -> Result<Choice, IsolationError> {
+    let Some(proofs) = proofs else {
+        let proven = backend.probe().await?;
+        return Ok(Choice { backend, proven, probed_earlier: false });
+    };
+    let (kept, name) = (proofs.clone(), name.to_owned());
+    if let Some(proven) = planning(move || Ok(kept.get(&name))).await? {
         return Ok(Choice { backend, proven, probed_earlier: true });
     }
-    let proven = backend.probe().await?;
-    if let Some(proofs) = proofs {
-        proofs.keep(&proven);
-    }
+    let proven = probe_and_keep(&*backend, proofs).await?;
     Ok(Choice { backend, proven, probed_earlier: false })
+}
+
+async fn probe_and_keep(backend: &dyn IsolationBackend, proofs: &Arc<Proofs>) -> Result<BackendCapabilities, IsolationError> {
+    let proven = backend.probe().await?;
+    let proofs = proofs.clone();
+    planning(move || {
+        proofs.keep(&proven);
+        Ok(proven)
+    })
+    .await
+}
+
+/// Opens the stored proofs that apply to probes below `work_root`.
+async fn proofs(registry: &Registry, work_root: &Path) -> Result<Arc<Proofs>, IsolationError> {
+    let (kept, work_root) = (registry.provable(), work_root.to_owned());
+    planning(move || Ok(Arc::new(Proofs::open(kept, &work_root)))).await
 }
 
 /// Probes the backend called `name` and replaces its kept proof, valid or not.
 ///
 /// # Errors
-/// The error of creating or probing the backend. The old proof is then discarded or unchanged, and no new one is kept.
+/// The error of creating the backend, which leaves the old proof unchanged, or of probing it, which discards the old proof.
 pub async fn probe_again(registry: &Registry, work_root: &Path, name: &str) -> Result<BackendCapabilities, IsolationError> {
     let backend = registry.create(name, work_root)?;
-    let proofs = Proofs::open(registry.provable(), work_root);
-    proofs.forget(backend.name());
-    let proven = backend.probe().await?;
-    proofs.keep(&proven);
-    Ok(proven)
+    let proofs = proofs(registry, work_root).await?;
+    let (old, canonical) = (proofs.clone(), backend.name().to_owned());
+    planning(move || {
+        old.forget(&canonical);
+        Ok(())
+    })
+    .await?;
+    probe_and_keep(&*backend, &proofs).await
 }
 
 /// Discards the kept proof of the backend called `name`, so that the next choice probes it again.
@@ -153,9 +180,11 @@ pub fn forget_proof(registry: &Registry, work_root: &Path, name: &str) {
 /// If no backend proves any isolation, falls back to `host-direct`, which **isolates nothing**, and logs a warning. Code that
 /// must not run unisolated uses [`require_backend`].
 pub async fn detect_best_backend(registry: &Registry, work_root: &Path) -> Arc<dyn IsolationBackend> {
-    match choose(registry, work_root, &registry.available(), &[], TieBreak::First, &Proofs::open(registry.provable(), work_root))
-        .await
-    {
+    let chosen = async {
+        let proofs = proofs(registry, work_root).await?;
+        choose(registry, work_root, &registry.available(), &[], TieBreak::First, &proofs).await
+    };
+    match chosen.await {
         Ok(choice) if choice.proven.score() > 0 => choice.backend,
         _ => {
             tracing::warn!("no backend proves any isolation on this machine: commands run without isolation");
@@ -164,16 +193,16 @@ pub async fn detect_best_backend(registry: &Registry, work_root: &Path) -> Arc<d
     }
 }
 
-/// Returns a registered backend that proves all of `bits`, selected as by [`choose_backend`], and its proven capabilities.
+/// Returns a registered backend that proves all of `claims`, selected as by [`choose_backend`], and its proven capabilities.
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] if no registered backend proves all of `bits`.
+/// As [`choose_backend`].
 pub async fn require_backend(
     registry: &Registry,
     work_root: &Path,
-    bits: &[Bit],
+    claims: &[Claim],
 ) -> Result<(Arc<dyn IsolationBackend>, BackendCapabilities), IsolationError> {
-    let Choice { backend, proven, .. } = choose_backend(registry, work_root, &registry.available(), bits).await?;
+    let Choice { backend, proven, .. } = choose_backend(registry, work_root, &registry.available(), claims).await?;
     Ok((backend, proven))
 }
 

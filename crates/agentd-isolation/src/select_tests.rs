@@ -13,12 +13,13 @@ const MACHINE: &str = "machine";
 /// The name of a backend whose sandboxes start in milliseconds, registered after [`MACHINE`].
 const FASTER: &str = "faster-machine";
 
-fn proven(name: &str, bits: &[Bit]) -> BackendCapabilities {
-    let held = |bit: &Bit| Evidence { bit: *bit, check: "a".to_owned(), result: EvidenceResult::Held, remedy: String::new() };
-    BackendCapabilities::from_evidence(name, bits.iter().map(held).collect())
+fn proven(name: &str, claims: &[Claim]) -> BackendCapabilities {
+    let held =
+        |claim: &Claim| Evidence { claim: *claim, check: "a".to_owned(), result: EvidenceResult::Held, remedy: String::new() };
+    BackendCapabilities::from_evidence(name, claims.iter().map(held).collect())
 }
 
-/// A backend with the given name that claims every bit. All such backends count their probes in [`PROBES`].
+/// A backend with the given name that proves every claim. All such backends count their probes in [`PROBES`].
 struct Counted(&'static str);
 
 static PROBES: AtomicU32 = AtomicU32::new(0);
@@ -36,7 +37,7 @@ impl IsolationBackend for Counted {
 
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
         PROBES.fetch_add(1, Ordering::Relaxed);
-        Ok(proven("counted", &Bit::ALL))
+        Ok(proven("counted", &Claim::ALL))
     }
 
     async fn create_sandbox(&self, _: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
@@ -74,18 +75,18 @@ fn registry() -> Registry {
 }
 
 /// Creates an empty proof store in a temporary folder.
-fn proofs() -> (tempfile::TempDir, Proofs) {
+fn proofs() -> (tempfile::TempDir, Arc<Proofs>) {
     let folder = tempfile::tempdir().unwrap();
     let proofs = Proofs::within(std::fs::File::open(folder.path()).unwrap().into(), registry().provable());
-    (folder, proofs)
+    (folder, Arc::new(proofs))
 }
 
-async fn chosen(names: &[&str], bits: &[Bit], proofs: &Proofs) -> Result<String, String> {
-    chosen_from(&registry(), names, bits, proofs).await
+async fn chosen(names: &[&str], claims: &[Claim], proofs: &Arc<Proofs>) -> Result<String, String> {
+    chosen_from(&registry(), names, claims, proofs).await
 }
 
-async fn chosen_from(registry: &Registry, names: &[&str], bits: &[Bit], proofs: &Proofs) -> Result<String, String> {
-    let choice = choose(registry, &std::env::temp_dir(), names, bits, TieBreak::Faster, proofs).await;
+async fn chosen_from(registry: &Registry, names: &[&str], claims: &[Claim], proofs: &Arc<Proofs>) -> Result<String, String> {
+    let choice = choose(registry, &std::env::temp_dir(), names, claims, TieBreak::Faster, proofs).await;
     choice.map(|choice| choice.backend.name().to_owned()).map_err(|error| error.to_string())
 }
 
@@ -95,10 +96,10 @@ async fn backend_of_embedder_is_probed_each_time_even_if_it_cannot_win() {
     registry.register("counted", &[], |_| Ok(Arc::new(Counted("counted")))).unwrap();
     let (_folder, proofs) = proofs();
     for probes in 1..3 {
-        assert_eq!(chosen_from(&registry, &["counted"], &[Bit::Network], &proofs).await.unwrap(), "counted");
+        assert_eq!(chosen_from(&registry, &["counted"], &[Claim::Network], &proofs).await.unwrap(), "counted");
         assert_eq!(PROBES.load(Ordering::Relaxed), probes);
     }
-    proofs.keep(&proven(ContainerBackend::NAME, &Bit::ALL));
+    proofs.keep(&proven(ContainerBackend::NAME, &Claim::ALL));
     assert_eq!(chosen_from(&registry, &[ContainerBackend::NAME, "counted"], &[], &proofs).await.unwrap(), ContainerBackend::NAME);
     assert_eq!(PROBES.load(Ordering::Relaxed), 3);
 }
@@ -106,26 +107,37 @@ async fn backend_of_embedder_is_probed_each_time_even_if_it_cannot_win() {
 #[tokio::test]
 async fn backend_with_the_highest_score_is_chosen_and_the_first_of_equals() {
     let (_folder, proofs) = proofs();
-    proofs.keep(&proven(LinuxNativeBackend::NAME, &[Bit::Filesystem]));
-    proofs.keep(&proven(ContainerBackend::NAME, &[Bit::Filesystem, Bit::Network]));
-    proofs.keep(&proven(MACHINE, &[Bit::Filesystem, Bit::Network, Bit::Kernel]));
+    proofs.keep(&proven(LinuxNativeBackend::NAME, &[Claim::Filesystem]));
+    proofs.keep(&proven(ContainerBackend::NAME, &[Claim::Filesystem, Claim::Network]));
+    proofs.keep(&proven(MACHINE, &[Claim::Filesystem, Claim::Network, Claim::Kernel]));
     let names = [LinuxNativeBackend::NAME, ContainerBackend::NAME, MACHINE];
     assert_eq!(chosen(&names, &[], &proofs).await.unwrap(), ContainerBackend::NAME);
-    assert_eq!(chosen(&names, &[Bit::Kernel], &proofs).await.unwrap(), MACHINE);
-    let error = chosen(&names, &[Bit::Filesystem, Bit::Syscalls], &proofs).await.unwrap_err();
-    assert!(error.contains("syscalls") && !error.contains("filesystem"), "{error}");
+    assert_eq!(chosen(&names, &[Claim::Kernel], &proofs).await.unwrap(), MACHINE);
+    let error = chosen(&names, &[Claim::Filesystem, Claim::Syscalls], &proofs).await.unwrap_err();
+    assert!(error.contains("no backend proves syscalls on"), "{error}");
+    assert!(chosen(&[], &[], &proofs).await.unwrap_err().contains("no backend proves any isolation on"));
 }
 
 #[tokio::test]
-async fn backend_that_starts_in_seconds_is_chosen_only_for_bits_it_alone_proves() {
+async fn claims_that_only_different_backends_prove_are_refused_together() {
     let (_folder, proofs) = proofs();
-    proofs.keep(&proven(MACHINE, &Bit::ALL));
-    proofs.keep(&proven(LinuxNativeBackend::NAME, &Bit::ALL[..5]));
-    proofs.keep(&proven(FASTER, &Bit::ALL));
+    proofs.keep(&proven(LinuxNativeBackend::NAME, &[Claim::Syscalls]));
+    proofs.keep(&proven(ContainerBackend::NAME, &[Claim::Network]));
+    let names = [LinuxNativeBackend::NAME, ContainerBackend::NAME];
+    let error = chosen(&names, &[Claim::Network, Claim::Syscalls], &proofs).await.unwrap_err();
+    assert!(error.contains("no single backend proves all of network, syscalls on"), "{error}");
+}
+
+#[tokio::test]
+async fn backend_that_starts_in_seconds_is_chosen_only_for_claims_it_alone_proves() {
+    let (_folder, proofs) = proofs();
+    proofs.keep(&proven(MACHINE, &Claim::ALL));
+    proofs.keep(&proven(LinuxNativeBackend::NAME, &Claim::ALL[..5]));
+    proofs.keep(&proven(FASTER, &Claim::ALL));
     let registered = [MACHINE, LinuxNativeBackend::NAME];
-    assert_eq!(chosen(&registered, &[Bit::Network], &proofs).await.unwrap(), LinuxNativeBackend::NAME);
-    assert_eq!(chosen(&registered, &[Bit::Kernel], &proofs).await.unwrap(), MACHINE);
-    assert_eq!(chosen(&[MACHINE, FASTER], &[Bit::Kernel], &proofs).await.unwrap(), FASTER);
+    assert_eq!(chosen(&registered, &[Claim::Network], &proofs).await.unwrap(), LinuxNativeBackend::NAME);
+    assert_eq!(chosen(&registered, &[Claim::Kernel], &proofs).await.unwrap(), MACHINE);
+    assert_eq!(chosen(&[MACHINE, FASTER], &[Claim::Kernel], &proofs).await.unwrap(), FASTER);
     // `detect_best_backend` prefers the first of equals, however long it takes to start.
     let first = choose(&registry(), &std::env::temp_dir(), &registered, &[], TieBreak::First, &proofs).await.ok().unwrap();
     assert_eq!(first.backend.name(), MACHINE);
@@ -134,10 +146,10 @@ async fn backend_that_starts_in_seconds_is_chosen_only_for_bits_it_alone_proves(
 #[tokio::test]
 async fn backend_without_a_boundary_is_never_chosen() {
     let (_folder, proofs) = proofs();
-    proofs.keep(&proven(HostDirectBackend::NAME, &Bit::ALL));
-    for bits in [&[][..], &[Bit::Network]] {
+    proofs.keep(&proven(HostDirectBackend::NAME, &Claim::ALL));
+    for claims in [&[][..], &[Claim::Network]] {
         for name in [HostDirectBackend::NAME, "none", " Host-Direct"] {
-            assert!(chosen(&[name], bits, &proofs).await.is_err(), "{name}");
+            assert!(chosen(&[name], claims, &proofs).await.is_err(), "{name}");
         }
     }
 }
@@ -145,20 +157,20 @@ async fn backend_without_a_boundary_is_never_chosen() {
 #[tokio::test]
 async fn alias_of_a_backend_uses_the_proof_of_its_name() {
     let (_folder, proofs) = proofs();
-    proofs.keep(&proven(LinuxNativeBackend::NAME, &Bit::ALL));
-    assert_eq!(chosen(&["Landlock"], &[Bit::Network], &proofs).await.unwrap(), LinuxNativeBackend::NAME);
+    proofs.keep(&proven(LinuxNativeBackend::NAME, &Claim::ALL));
+    assert_eq!(chosen(&["Landlock"], &[Claim::Network], &proofs).await.unwrap(), LinuxNativeBackend::NAME);
 }
 
 #[tokio::test]
 async fn forgotten_proof_causes_new_probe() {
     let (_folder, proofs) = proofs();
-    proofs.keep(&proven(ContainerBackend::NAME, &Bit::ALL));
+    proofs.keep(&proven(ContainerBackend::NAME, &Claim::ALL));
     let choice =
-        choose(&registry(), &std::env::temp_dir(), &[ContainerBackend::NAME], &[Bit::Network], TieBreak::Faster, &proofs)
+        choose(&registry(), &std::env::temp_dir(), &[ContainerBackend::NAME], &[Claim::Network], TieBreak::Faster, &proofs)
             .await
             .ok()
             .unwrap();
     assert!(choice.probed_earlier);
     proofs.forget(ContainerBackend::NAME);
-    assert!(chosen(&[ContainerBackend::NAME], &[Bit::Network], &proofs).await.is_err());
+    assert!(chosen(&[ContainerBackend::NAME], &[Claim::Network], &proofs).await.is_err());
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// The maximum size of the queue in bytes: two of the largest requests.
-const LIMIT: usize = 2 * protocol::MAX_REQUEST;
+const MAX_QUEUE_BYTES: usize = 2 * protocol::MAX_REQUEST;
 
 /// The reason why a request was neither sent nor queued.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,7 @@ impl SendQueue {
                 return Ok(false);
             }
         }
-        if self.bytes + bytes.len() > LIMIT {
+        if self.bytes + bytes.len() > MAX_QUEUE_BYTES {
             return Err(PushError::Full);
         }
         // Descriptors are sent with the first byte of a frame.

@@ -2,6 +2,7 @@
 //! their plans.
 
 use crate::{
+    blocking::{blocking, planning},
     explain, launcher,
     layered::{LayerStore, LayeredSandbox},
     own_state,
@@ -10,7 +11,7 @@ use crate::{
     tracker::Tracker,
 };
 use agentd_core::{
-    BackendCapabilities, BackendTraits, Control, Evidence, IsolationBackend, IsolationError, Limits, PlanLine, Profile, Sandbox,
+    BackendCapabilities, BackendTraits, Control, Evidence, IsolationBackend, IsolationError, Limits, PlanLine, Sandbox,
     SandboxId, SandboxSpec, Writable,
 };
 use agentd_kernel::idmap::Subordinate;
@@ -94,7 +95,7 @@ impl<K: BackendKind> SharedKernelBackend<K> {
         if !K::TRAITS.boundary || K::TRAITS.own_kernel {
             return K::plan(config, spec);
         }
-        K::plan(config, &own_state::guard(spec.clone(), &[])?)
+        K::plan(config, &own_state::checked(spec.clone(), &[])?)
     }
 
     /// Runs the attack suite in a sandbox of this backend and returns the evidence. Without a boundary, an attack that fails
@@ -107,15 +108,13 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     }
 
     async fn create_layered(&self, spec: SandboxSpec) -> Result<Arc<LayeredSandbox>, IsolationError> {
-        let spec = own_state::guard(spec, &[&LayerStore::place(&self.0.work_root)])?;
+        let place = LayerStore::place(&self.0.work_root);
+        let spec = planned(spec, move |spec| own_state::checked(spec, &[&place])).await?;
         let make = || async {
             let work_root = self.0.work_root.clone();
             // A separate backend: a backend that owned itself would never be dropped.
             let backend = Arc::new(Self::configured(&work_root, K::Config::default()));
-            match tokio::task::spawn_blocking(move || LayerStore::open_in(&work_root, backend)).await {
-                Ok(layer_store) => layer_store,
-                Err(error) => Err(IsolationError::Internal(format!("run a blocking task: {error}"))),
-            }
+            blocking(move || LayerStore::open_in(&work_root, backend)).await
         };
         let layer_store = self.0.layer_store.get_or_try_init(make).await?.clone();
         LayeredSandbox::create(layer_store, Arc::new(self.clone()), &self.0.layered, spec).await
@@ -126,7 +125,9 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     /// # Errors
     /// As [`IsolationBackend::create_sandbox`].
     pub async fn create_on_shared_kernel(&self, spec: SandboxSpec) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
-        self.create_planned(Self::plan_with(&self.0.config, &spec)?, spec.limits).await
+        let (backend, limits) = (self.clone(), spec.limits.clone());
+        let plan = planned(spec, move |spec| Self::plan_with(&backend.0.config, &spec)).await?;
+        self.create_planned(plan, limits).await
     }
 
     /// Creates a sandbox from a plan, for settings that a spec cannot express. `limits` are the limits that the plan was made
@@ -141,6 +142,15 @@ impl<K: BackendKind> SharedKernelBackend<K> {
         self.0.live.add(&sandbox);
         Ok(sandbox)
     }
+}
+
+/// Plans a sandbox of `spec`. The time for grants depends on the caller's file systems and on the size of the granted trees, so
+/// these are not resolved on the runtime. Without grants, a plan reads a few files of the system.
+async fn planned<T: Send + 'static>(
+    spec: SandboxSpec,
+    plan: impl FnOnce(SandboxSpec) -> Result<T, IsolationError> + Send + 'static,
+) -> Result<T, IsolationError> {
+    if spec.grants.is_empty() { plan(spec) } else { planning(move || plan(spec)).await }
 }
 
 #[async_trait]
@@ -178,12 +188,10 @@ impl<K: BackendKind> IsolationBackend for SharedKernelBackend<K> {
             return Ok(BackendCapabilities { persistent_sandboxes: true, ..proven });
         }
         let mut proven = probe::probe(self, &self.0.work_root).await?;
-        proven.persistent_sandboxes = true;
-        proven.available_profiles = vec![Profile::Strict, Profile::Default, Profile::Permissive];
         let sandbox = self.create_on_shared_kernel(SandboxSpec::default()).await?;
-        proven
-            .platform_features
-            .extend(sandbox.controls().iter().filter(|made| made.control == Control::Idmap).map(|made| made.detail.clone()));
+        proven.platform_features.extend(
+            sandbox.controls().iter().filter(|report| report.control == Control::Idmap).map(|report| report.detail.clone()),
+        );
         sandbox.destroy().await?;
         if K::LAYERS {
             match probe::snapshots(self).await {
@@ -195,7 +203,7 @@ impl<K: BackendKind> IsolationBackend for SharedKernelBackend<K> {
     }
 
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
-        if K::LAYERS && spec.writable == Writable::Layers {
+        if K::LAYERS && spec.writable == Writable::TemporaryLayers {
             return Ok(self.create_layered(spec).await?);
         }
         Ok(self.create_on_shared_kernel(spec).await?)

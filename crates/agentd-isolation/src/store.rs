@@ -179,19 +179,6 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(rustix::fs::open(path, flags, Mode::from(0o600))?.into())
 }
 
-/// Runs blocking work on a thread for blocking operations.
-///
-/// # Errors
-/// The error of `work`; [`IsolationError::Internal`] if it panicked.
-pub async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, IsolationError> + Send + 'static,
-) -> Result<T, IsolationError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => Err(IsolationError::Internal(format!("run a blocking task: {error}"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

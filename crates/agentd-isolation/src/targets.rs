@@ -38,7 +38,7 @@ pub(crate) struct Targets {
 impl Targets {
     pub(crate) fn make(work_root: &Path) -> io::Result<Self> {
         fs::create_dir_all(work_root)?;
-        let scratch = Scratch::make_after(work_root, PREFIX, remove_targets_of).map_err(io::Error::other)?;
+        let scratch = Scratch::make_with_cleanup(work_root, PREFIX, remove_targets_of).map_err(io::Error::other)?;
         // The directory mode must not be what keeps a payload out: the probe tests the boundary.
         fs::set_permissions(scratch.path(), Permissions::from_mode(0o755))?;
         let root = scratch.path().canonicalize()?;

@@ -3,8 +3,17 @@
 use agentd_core::{IsolationError, Sandbox, SandboxId};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
 };
+
+/// Returns the id of a new machine of `backend`, which no other sandbox of this process has.
+pub fn next_machine_id(backend: &str) -> SandboxId {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    SandboxId(format!("{backend}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
+}
 
 /// The live sandboxes of a backend, by id.
 pub struct Tracker<S>(Mutex<BTreeMap<SandboxId, Weak<S>>>);

@@ -30,7 +30,7 @@ const USUAL: Range = Range { first: FIRST_HOST_ID + (1 << 22), count: 0x8000_000
 pub const RANGE: u32 = 1 << 16;
 
 /// Directory of the lock files of ranges in use; each is named after the first user id of its range.
-const CLAIMS: &str = "/run/agentd/ids";
+const LEASES: &str = "/run/agentd/ids";
 
 /// User and group id of a payload that runs as an unprivileged user inside the sandbox.
 pub const ORDINARY: u32 = 1000;
@@ -65,7 +65,8 @@ pub struct ExtraIds {
 
 impl IdMap {
     /// Returns the map for a launcher that is root: an unprivileged user inside, and a host id derived from the supervisor's pid.
-    /// No other live sandbox has that host id, because no other live process has that pid.
+    /// No other live sandbox of a launcher in the same PID namespace has that host id, because no other live process there has
+    /// that pid.
     pub fn for_supervisor(supervisor: i32) -> Self {
         let host = FIRST_HOST_ID + supervisor.unsigned_abs();
         Self { uid: ORDINARY, gid: ORDINARY, host_uid: host, host_gid: host, count: 1, extra: None }
@@ -90,10 +91,10 @@ impl IdMap {
     }
 }
 
-/// A claim on a range of host ids, released when dropped. No other sandbox on this host has the range, unless it [is
-/// shared](Claim::is_shared).
+/// A lease of a range of host ids, released when dropped. No other sandbox on this host has the range, unless it [is
+/// shared](IdLease::is_shared).
 #[derive(Debug)]
-pub struct Claim {
+pub struct IdLease {
     /// The range, whose first id is root inside.
     pub id_map: IdMap,
     /// The locked file or bound socket that marks the range as taken. The kernel releases it when the descriptor is closed,
@@ -101,23 +102,23 @@ pub struct Claim {
     lock: Option<OwnedFd>,
 }
 
-impl Claim {
+impl IdLease {
     /// Returns true if other sandboxes may use the same range.
     pub fn is_shared(&self) -> bool {
         self.lock.is_none()
     }
 
-    /// Claims the first free range of the ids that `/etc/subuid` and `/etc/subgid` assign to `agentd`, or else of the ids that
+    /// Leases the first free range of the ids that `/etc/subuid` and `/etc/subgid` assign to `agentd`, or else of the ids that
     /// are unused by convention. Needs root.
     ///
     /// # Errors
     /// If the lines for `agentd` are invalid, a lock file cannot be opened or locked, or all ranges are taken.
     pub fn take() -> Result<Self, ControlError> {
         let ids = HostIds::configured(USUAL)?;
-        std::fs::create_dir_all(CLAIMS).during(Control::Idmap, || format!("mkdir {CLAIMS}"))?;
+        std::fs::create_dir_all(LEASES).during(Control::Idmap, || format!("mkdir {LEASES}"))?;
         for number in 0..ids.parts() {
             let id_map = ids.part(number);
-            let path = format!("{CLAIMS}/{}", id_map.host_uid);
+            let path = format!("{LEASES}/{}", id_map.host_uid);
             let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             let file = rustix::fs::open(&path, flags, Mode::from(0o600)).during(Control::Idmap, || format!("open {path}"))?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -141,7 +141,10 @@ fn open(rule: &Rule) -> Result<Option<OwnedFd>, ControlError> {
         Some(object) => object::reopen(&rule.path, object),
         None => rustix::fs::open(&rule.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .during(Control::Landlock, call)
-            .map_err(|error| error.remedy("create the path, or drop the grant")),
+            .map_err(|error| match error.errno {
+                Some(libc::EACCES) => error.remedy("let this user enter the directories above the path, or drop the grant"),
+                _ => error.remedy("create the path, or drop the grant"),
+            }),
     };
     match opened {
         Err(error) if rule.optional && matches!(error.errno, Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES)) => Ok(None),

@@ -89,7 +89,7 @@ pub unsafe fn start_apart(privileged: bool, cgroup: Option<BorrowedFd<'_>>) -> R
 ///
 /// # Errors
 /// The errno of `unshare(2)` or `sethostname(2)`.
-pub fn furnish() -> Result<(), ControlError> {
+pub fn unshare_cgroup_and_set_host_name() -> Result<(), ControlError> {
     let unshare = rustix::thread::UnshareFlags::NEWCGROUP;
     // SAFETY: Rust relies on no property of the cgroup namespace.
     unsafe { rustix::thread::unshare_unsafe(unshare) }

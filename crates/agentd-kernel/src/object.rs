@@ -20,7 +20,7 @@ use std::{
 
 /// Flags for opening a path for its identity only: without read or write access, so that opening a device or a FIFO has no side
 /// effects.
-const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 /// Returns the identity of the object that `fd` refers to.
 ///
@@ -60,7 +60,7 @@ pub fn path(fd: BorrowedFd<'_>) -> Result<PathBuf, Errno> {
 /// # Errors
 /// `ELOOP` for a symbolic link, or another errno of `openat2(2)`.
 pub fn open(path: &Path) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat2(CWD, path, LOOK, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)
+    rustix::fs::openat2(CWD, path, PATH_ONLY, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)
 }
 
 /// Opens the object at `path`, in this process's mount namespace, if it is the object that was `granted`.
@@ -76,7 +76,8 @@ pub fn reopen(path: &Path, granted: &ObjectId) -> Result<OwnedFd, ControlError> 
 /// # Errors
 /// If another object or a symbolic link has that name, or if the object cannot be opened.
 pub fn reopen_in(directory: &OwnedFd, path: &Path, name: &OsStr, granted: &ObjectId) -> Result<OwnedFd, ControlError> {
-    let opened = rustix::fs::openat2(directory, name, LOOK, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH);
+    let opened =
+        rustix::fs::openat2(directory, name, PATH_ONLY, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH);
     check(&path.join(name), opened, granted)
 }
 

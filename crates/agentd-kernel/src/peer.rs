@@ -33,19 +33,19 @@ pub enum Peer {
 #[non_exhaustive]
 pub enum PeerError {
     /// The peer runs as another user.
-    #[error("peer of the socket: the process runs as uid {0} — connect as the user who started this process")]
+    #[error("verify the peer of the socket: the process runs as uid {0} — connect as the user who started this process")]
     Uid(u32),
     /// The peer ended after it connected, so that nothing about it can be verified.
-    #[error("peer of the socket: the process that connected has ended — connect from a process that waits for the reply")]
+    #[error("verify the peer of the socket: the process that connected has ended")]
     Ended,
     /// The peer has no pid in the PID namespace of this process, and the kernel provides no pidfd of it.
     #[error(
-        "peer of the socket: the process is outside of this PID namespace, and the kernel cannot report whether it is alive \
-         (Linux 6.5 can) — connect from the PID namespace of this process"
+        "verify the peer of the socket: the process is outside of this PID namespace, and the kernel cannot report whether the \
+         process is alive (Linux 6.5 can) — connect from the PID namespace of this process"
     )]
     Invisible,
     /// A system call failed.
-    #[error("peer of the socket: {call}: {errno}")]
+    #[error("verify the peer of the socket: {call}: {errno}")]
     System {
         /// The call and its object.
         call: String,

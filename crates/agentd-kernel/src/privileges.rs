@@ -44,7 +44,7 @@ impl Capabilities {
 pub fn bequeath_nothing() -> Result<(), ControlError> {
     syscall::descriptors::close_others_on_exec()
         .during(Control::Process, || "close_range 3.. CLOSE_RANGE_CLOEXEC".to_owned())
-        .map_err(|error| error.remedy("agentd needs Linux 5.11 or later"))
+        .map_err(|error| error.remedy("boot Linux 5.11 or later"))
 }
 
 /// Removes all capabilities except `kept` from the bounding set, so that no executed program can regain them. The capabilities of

@@ -8,7 +8,7 @@ use std::{io, path::PathBuf};
 #[non_exhaustive]
 pub enum StateError {
     /// The directory is not suitable for the state of sandboxes.
-    #[error("sandbox store {path:?}: {why}")]
+    #[error("open the sandbox store: {path:?}: {why}")]
     Place {
         /// The directory.
         path: PathBuf,
@@ -16,10 +16,10 @@ pub enum StateError {
         why: &'static str,
     },
     /// A file operation failed.
-    #[error("sandbox store: {doing} {path:?}: {source}")]
+    #[error("{operation} {path:?}: {source}")]
     Io {
         /// The operation.
-        doing: &'static str,
+        operation: &'static str,
         /// The file.
         path: PathBuf,
         /// The cause.
@@ -43,13 +43,13 @@ pub enum StateError {
         snapshot: Name,
     },
     /// No sandbox of that name exists.
-    #[error("no sandbox named {name} — create the sandbox, or list sandboxes with `agentd sandbox ls`")]
+    #[error("find sandbox {name}: no sandbox of this name exists — create it, or list sandboxes with `agentd sandbox ls`")]
     NotFound {
         /// The name.
         name: Name,
     },
     /// The sandbox has no snapshot of that name.
-    #[error("sandbox {name} has no snapshot {snapshot} — existing snapshots: {}", .known.join(", "))]
+    #[error("sandbox {name} has no snapshot {snapshot} — {}", existing(.name, .known))]
     NoSnapshot {
         /// The sandbox.
         name: Name,
@@ -58,7 +58,7 @@ pub enum StateError {
         /// The names of its snapshots.
         known: Vec<String>,
     },
-    /// The configuration of a sandbox cannot be serialized.
+    /// The configuration of a sandbox cannot be serialised.
     #[error("write the record of sandbox {name}: {source} — use only paths that are valid UTF-8")]
     Unwritable {
         /// The sandbox.
@@ -85,7 +85,7 @@ pub enum StateError {
         name: Name,
     },
     /// The volume of a sandbox with a disk limit could not be created or mounted.
-    #[error("sandbox store: {0}")]
+    #[error(transparent)]
     Volume(#[from] agentd_core::ControlError),
     /// The disk of a sandbox is full, up to its limit.
     #[error(
@@ -98,13 +98,13 @@ pub enum StateError {
     },
     /// A fork would stack layers from too many volumes.
     #[error(
-        "fork sandbox {name}: its layers are on {deepest} disks, the maximum — fork one of the sandboxes that it was forked from"
+        "fork sandbox {name}: its layers are in {most} volumes, the maximum — fork one of the sandboxes that it was forked from"
     )]
     TooDeep {
         /// The sandbox to be forked.
         name: Name,
         /// The maximum number of volumes.
-        deepest: usize,
+        most: usize,
     },
     /// A layer of a sandbox is missing.
     #[error(
@@ -117,6 +117,14 @@ pub enum StateError {
         /// The layer.
         layer: LayerId,
     },
+}
+
+/// Returns what to do if a snapshot does not exist.
+fn existing(name: &Name, known: &[String]) -> String {
+    match known {
+        [] => format!("the sandbox has no snapshots: save one with `agentd sandbox snapshot {name} SNAPSHOT`"),
+        known => format!("use one of its snapshots: {}", known.join(", ")),
+    }
 }
 
 /// The kind of damage to a record.
@@ -136,18 +144,7 @@ pub enum Damage {
 
 impl From<agentd_disk::DiskError> for StateError {
     fn from(error: agentd_disk::DiskError) -> Self {
-        let agentd_disk::DiskError { doing, path, source } = error;
-        Self::Io { doing, path, source }
-    }
-}
-
-/// Adds the operation and the file to an I/O error.
-pub(crate) trait Doing<T> {
-    fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, StateError>;
-}
-
-impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
-    fn doing(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, StateError> {
-        self.map_err(|error| StateError::Io { doing, path: path.into(), source: error.into() })
+        let agentd_disk::DiskError { operation, path, source } = error;
+        Self::Io { operation, path, source }
     }
 }

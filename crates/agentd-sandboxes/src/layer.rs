@@ -5,12 +5,12 @@
 //! The tree is one level down because its root has the owner and mode that a payload set.
 
 use crate::{
-    error::{Doing as _, StateError},
+    error::StateError,
     layer_id::LayerId,
     tree::{Metadata, Tree, apply_metadata, empty, lstat, names, read_metadata},
     volume_id::VolumeId,
 };
-use agentd_disk::{Lock, Staging, erase, flush_directory, make_folder};
+use agentd_disk::{FileContext as _, Lock, Staging, erase, flush_directory, make_folder};
 use agentd_log::LogFailure as _;
 use rustix::fs::{CWD, Mode};
 use std::{
@@ -55,7 +55,7 @@ fn make_empty(path: &Path) -> Result<(), StateError> {
     make_folder(&upperdir(path))?;
     make_folder(&workdir(path))?;
     // The usual mode of a root directory. A directory above denies access to other users.
-    fs::set_permissions(upperdir(path), fs::Permissions::from_mode(0o755)).doing("chmod", upperdir(path))
+    Ok(fs::set_permissions(upperdir(path), fs::Permissions::from_mode(0o755)).during("chmod", upperdir(path))?)
 }
 
 /// A new layer that is not yet in `layers`. Without a volume it is in a staging directory, and is removed with that directory. In
@@ -70,7 +70,7 @@ pub(crate) struct Draft {
 impl Draft {
     /// Creates a layer without changes.
     pub(crate) fn make(staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Self, StateError> {
-        let draft = Self::named(staging, volume_dir)?;
+        let draft = Self::with_new_id(staging, volume_dir)?;
         make_empty(&draft.path)?;
         Ok(draft)
     }
@@ -81,8 +81,8 @@ impl Draft {
     }
 
     /// Draws an id for a layer, and pins it if the layer is in a volume. Creates no directory.
-    fn named(staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Self, StateError> {
-        let id = LayerId::draw().doing("choose a random layer id in", staging.path())?;
+    fn with_new_id(staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Self, StateError> {
+        let id = LayerId::draw().during("choose a random layer id in", staging.path())?;
         if volume_dir.is_some() {
             // The pin precedes the directory, because the collector lists the directories before it reads the pins.
             staging.pin_new(id)?;
@@ -95,8 +95,8 @@ impl Draft {
     fn over(self, below: Option<&Path>) -> Result<Self, StateError> {
         if let Some(below) = below {
             let tree = upperdir(&self.path);
-            let directory = File::open(&tree).doing("open", &tree)?;
-            apply_metadata(directory.as_fd(), OsStr::new("."), &root_metadata(below)?).doing("set the metadata of", &tree)?;
+            let directory = File::open(&tree).during("open", &tree)?;
+            apply_metadata(directory.as_fd(), OsStr::new("."), &root_metadata(below)?).during("set the metadata of", &tree)?;
         }
         Ok(self)
     }
@@ -116,10 +116,10 @@ impl Draft {
         flush_directory(&self.path)?;
         let place = layers.join(self.id.to_string());
         match &self.volume_dir {
-            None => fs::rename(&self.path, &place).doing("rename to", &place)?,
+            None => fs::rename(&self.path, &place).during("rename to", &place)?,
             Some(volume_dir) => {
                 flush_directory(&volume_dir.layers)?;
-                symlink(target(volume_dir.volume, self.id), &place).doing("link", &place)?;
+                symlink(target(volume_dir.volume, self.id), &place).during("link", &place)?;
             }
         }
         self.adopted = true;
@@ -139,14 +139,14 @@ impl Drop for Draft {
 /// Removes a directory that is not, or no longer, a layer.
 pub(crate) fn remove(path: &Path) -> Result<(), StateError> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-    let folder = File::open(folder).doing("open", folder)?;
-    erase(folder.as_fd(), name).doing("remove", path)
+    let folder = File::open(folder).during("open", folder)?;
+    Ok(erase(folder.as_fd(), name).during("remove", path)?)
 }
 
 /// Moves a layer into `bin`, to be removed with it.
 pub(crate) fn retire(layer: &Path, bin: &Staging, _lock: &Lock) -> Result<(), StateError> {
     let name = layer.file_name().unwrap_or(OsStr::new("layer"));
-    fs::rename(layer, bin.path().join(name)).doing("move to staging", layer)
+    Ok(fs::rename(layer, bin.path().join(name)).during("move to staging", layer)?)
 }
 
 /// Empties the workdir, and creates it if it does not exist. After a crash it contains a mark with which overlayfs refuses to
@@ -156,18 +156,18 @@ pub(crate) fn reset_workdir(layer: &Path) -> Result<(), StateError> {
     if !crate::record::exists(&work)? {
         make_folder(&work)?;
     }
-    let directory: OwnedFd = File::open(&work).doing("open", &work)?.into();
-    empty(&directory).doing("empty", work)
+    let directory: OwnedFd = File::open(&work).during("open", &work)?.into();
+    Ok(empty(&directory).during("empty", work)?)
 }
 
 /// Returns true if an upper layer changes nothing of the stack whose highest tree is `below`.
 pub(crate) fn is_unchanged(layer: &Path, below: Option<&Path>) -> Result<bool, StateError> {
     let tree = upperdir(layer);
-    let directory = File::open(&tree).doing("open", &tree)?;
-    if !names(directory.as_fd()).doing("list", &tree)?.is_empty() {
+    let directory = File::open(&tree).during("open", &tree)?;
+    if !names(directory.as_fd()).during("list", &tree)?.is_empty() {
         return Ok(false);
     }
-    let Some(root) = lstat(directory.as_fd(), OsStr::new(".")).doing("stat", &tree)? else { return Ok(true) };
+    let Some(root) = lstat(directory.as_fd(), OsStr::new(".")).during("stat", &tree)? else { return Ok(true) };
     let mine = (Mode::from_raw_mode(root.st_mode), root.st_uid, root.st_gid);
     let theirs = match below {
         Some(below) => {
@@ -188,7 +188,7 @@ fn root_metadata(tree: &Path) -> Result<Metadata, StateError> {
         let stat = lstat(folder.as_fd(), name)?.ok_or(rustix::io::Errno::NOENT)?;
         read_metadata(folder.as_fd(), name, &stat)
     };
-    let mut metadata = metadata().doing("stat", tree)?;
+    let mut metadata = metadata().during("stat", tree)?;
     metadata.keep_own();
     Ok(metadata)
 }

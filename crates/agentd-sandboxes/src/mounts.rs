@@ -84,10 +84,10 @@ impl Mounts {
     }
 
     /// Unmounts the volumes that have been without a user for at least `unused`.
-    pub(crate) fn rest(&self, unused: Duration) {
+    pub(crate) fn unmount_unused(&self, unused: Duration) {
         let all: Vec<_> = locked(&self.all).iter().map(|(id, place)| (*id, place.clone())).collect();
         all.iter().for_each(|(id, place)| unmount(*id, place, unused));
-        self.tidy();
+        self.forget_unmounted();
     }
 
     /// Unmounts one volume unless it has a user. Returns true if the volume is not mounted afterwards.
@@ -96,12 +96,12 @@ impl Mounts {
         unmount(id, &place, Duration::ZERO);
         let released = locked(&place).volume.is_none();
         drop(place);
-        self.tidy();
+        self.forget_unmounted();
         released
     }
 
     /// Removes the entries of unmounted volumes that no caller is about to use.
-    fn tidy(&self) {
+    fn forget_unmounted(&self) {
         locked(&self.all).retain(|_, place| Arc::strong_count(place) > 1 || locked(place).volume.is_some());
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::{borrow::Borrow, fmt, path::Path, str::FromStr};
 
 /// Maximum length of a name, in bytes.
-const LONGEST: usize = 64;
+const MAX_BYTES: usize = 64;
 
 /// The name of a sandbox or of a snapshot: 1 to 64 of `a-z`, `0-9`, `.`, `_` and `-`, the first a letter or a digit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ impl TryFrom<String> for Name {
 
     fn try_from(text: String) -> Result<Self, NotAName> {
         let letter_or_digit = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-        let good = text.len() <= LONGEST
+        let good = text.len() <= MAX_BYTES
             && text.bytes().next().is_some_and(letter_or_digit)
             && text.bytes().all(|byte| letter_or_digit(byte) || b"._-".contains(&byte));
         if good { Ok(Self(text)) } else { Err(NotAName(text)) }

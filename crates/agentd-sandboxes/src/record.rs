@@ -1,11 +1,12 @@
 //! The records of named sandboxes, and their reading and writing.
 
 use crate::{
-    error::{Damage, Doing as _, StateError},
+    error::{Damage, StateError},
     layer_id::LayerId,
     name::Name,
 };
 use agentd_core::SandboxSpec;
+use agentd_disk::FileContext as _;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -36,7 +37,8 @@ pub struct Record {
     /// The snapshots of the sandbox.
     pub snapshots: BTreeMap<Name, Snapshot>,
     /// Creation time, in seconds since 1970.
-    pub made: u64,
+    #[serde(rename = "made")]
+    pub created: u64,
     /// Time of the last use, in seconds since 1970.
     pub used: u64,
     /// The origin of a fork: `sandbox`, or `sandbox@snapshot`.
@@ -68,7 +70,8 @@ pub struct Snapshot {
     /// The layers of the saved state, lowest first, all of them committed.
     pub layers: Vec<LayerId>,
     /// Creation time, in seconds since 1970.
-    pub made: u64,
+    #[serde(rename = "made")]
+    pub created: u64,
 }
 
 /// The version of the record format: 2. Version 1 had no identities of grants, and a sandbox with grants does not start without
@@ -98,7 +101,7 @@ impl Record {
     /// Creates the record of a new sandbox.
     pub(crate) fn new(name: &Name, about: SandboxSettings, lower: Vec<LayerId>, upper: LayerId, parent: Option<String>) -> Self {
         let (name, now) = (name.clone(), now());
-        Self { version: Version, name, about, lower, upper, snapshots: BTreeMap::new(), made: now, used: now, parent }
+        Self { version: Version, name, about, lower, upper, snapshots: BTreeMap::new(), created: now, used: now, parent }
     }
 
     /// Returns the layer lists of all snapshots and of the current state, without the upper layer.
@@ -153,6 +156,22 @@ pub(crate) fn exists(path: &Path) -> Result<bool, StateError> {
     match path.symlink_metadata() {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).doing("stat", path),
+        Err(error) => Err(error).during("stat", path)?,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_keeps_field_names_of_its_format() {
+        let name: Name = "dev".parse().unwrap();
+        let mut record = Record::new(&name, SandboxSettings::default(), Vec::new(), LayerId::draw().unwrap(), None);
+        record.snapshots.insert(name, Snapshot { layers: Vec::new(), created: 1 });
+        let json = serde_json::to_value(&record).unwrap();
+        let names = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&json), ["about", "made", "name", "parent", "sealed", "snapshots", "top", "used", "version"]);
+        assert_eq!(names(&json["snapshots"]["dev"]), ["layers", "made"]);
     }
 }

@@ -6,11 +6,11 @@
 //! restored, the reserve is removed if the volume has too little free space. It is created again before a command runs.
 
 use crate::{
-    error::{Doing as _, StateError},
+    error::StateError,
     layer::{VolumeDir, remove},
     record::exists,
 };
-use agentd_disk::{Lock, make_folder};
+use agentd_disk::{FileContext as _, Lock, make_folder};
 use agentd_log::LogFailure as _;
 use std::{fs, path::PathBuf};
 
@@ -24,7 +24,7 @@ impl VolumeDir {
 
     /// Removes the reserve if the volume has less free space than four times the reserve.
     pub(crate) fn give_up_reserve(&self) -> Result<(), StateError> {
-        let free = rustix::fs::statvfs(&self.layers).doing("statvfs", &self.layers)?;
+        let free = rustix::fs::statvfs(&self.layers).during("statvfs", &self.layers)?;
         if free.f_bavail < 4 * DIRECTORIES || free.f_favail < 4 * DIRECTORIES {
             remove(&self.reserve())?;
         }
@@ -42,7 +42,7 @@ impl VolumeDir {
         let made = || {
             make_folder(&draft)?;
             (0..DIRECTORIES).try_for_each(|number| make_folder(&draft.join(number.to_string())))?;
-            fs::rename(&draft, self.reserve()).doing("rename to", self.reserve())
+            Ok(fs::rename(&draft, self.reserve()).during("rename to", self.reserve())?)
         };
         let made = made();
         if made.is_err() {

@@ -55,10 +55,10 @@ pub struct Inherited<'a> {
 pub fn run(inherited: Inherited<'_>) -> ! {
     let watch_processes = inherited.plan.process_rlimit.is_some();
     let namespaced = inherited.plan.namespaces.enabled;
-    let mut layers: Vec<ControlReport> = inherited.group.iter().cloned().collect();
-    let confined = confine(&inherited, &mut layers);
-    let send = |layers, watches, owner, fds: &[BorrowedFd<'_>]| {
-        send(inherited.channel.as_fd(), &Event::Hello { version: protocol::VERSION, layers, watches, owner }, fds)
+    let mut controls: Vec<ControlReport> = inherited.group.iter().cloned().collect();
+    let confined = confine(&inherited, &mut controls);
+    let send = |controls, watches, owner, fds: &[BorrowedFd<'_>]| {
+        send(inherited.channel.as_fd(), &Event::Hello { version: protocol::VERSION, controls, watches, owner }, fds)
     };
     let Confined { signals, score, own, owner } = match confined {
         Ok(confined) => confined,
@@ -71,7 +71,7 @@ pub fn run(inherited: Inherited<'_>) -> ! {
     let kinds = inherited.watches.iter().map(|w| w.kind).collect();
     let fds: Vec<BorrowedFd<'_>> =
         std::iter::once(&own).chain(inherited.watches.iter().map(|w| &w.fd)).map(AsFd::as_fd).collect();
-    if send(Ok(shorten::layers(layers)), kinds, owner, &fds).is_err() {
+    if send(Ok(shorten::controls(controls)), kinds, owner, &fds).is_err() {
         exit(1);
     }
     drop((own, inherited.watches));
@@ -101,9 +101,9 @@ struct Confined {
     owner: Option<(u32, u32)>,
 }
 
-fn confine(inherited: &Inherited<'_>, layers: &mut Vec<ControlReport>) -> Result<Confined, ControlError> {
+fn confine(inherited: &Inherited<'_>, controls: &mut Vec<ControlReport>) -> Result<Confined, ControlError> {
     let plan = inherited.plan;
-    let mut record = ControlRecord { layers, degrade: plan.allow_degraded };
+    let mut record = ControlRecord { controls, degrade: plan.allow_degraded };
     // Started first, because creating the network namespace takes longest.
     let network = (plan.namespaces.enabled && plan.namespaces.network == Network::Off).then(namespace::NetnsBuilder::start);
     let signals = descriptors::signals(plan.namespaces.enabled)?;
@@ -112,7 +112,7 @@ fn confine(inherited: &Inherited<'_>, layers: &mut Vec<ControlReport>) -> Result
     // Do everything that needs no ids while the launcher writes the id maps.
     if plan.namespaces.enabled {
         record.control(Control::Namespaces, || {
-            namespace::furnish()?;
+            namespace::unshare_cgroup_and_set_host_name()?;
             Ok((ControlStatus::Enforced, plan.namespaces.describe()))
         })?;
     }
@@ -166,7 +166,7 @@ fn assume_ids(plan: &SandboxPlan, ids: &Ids, record: &mut ControlRecord<'_>) -> 
     }
     idmap::assume(ids.map, ids.privileged)?;
     let (status, detail) = ids.report.clone();
-    record.layers.push(ControlReport { control: Control::Idmap, status, detail });
+    record.controls.push(ControlReport { control: Control::Idmap, status, detail });
     if let Some(quota) = plan.cgroup.cpu_quota {
         affinity::limit(quota)?;
     }
@@ -208,7 +208,7 @@ fn limit_resources(inherited: &Inherited<'_>, record: &mut ControlRecord<'_>) ->
     let notes: Vec<String> = plan.rlimit_notes.iter().chain(inherited.core_note).cloned().collect();
     if !notes.is_empty() {
         let status = ControlStatus::Partial(notes.join("; "));
-        record.layers.push(ControlReport { control: Control::Rlimits, status, detail: String::new() });
+        record.controls.push(ControlReport { control: Control::Rlimits, status, detail: String::new() });
     }
     Ok(())
 }

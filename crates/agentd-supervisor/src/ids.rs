@@ -5,7 +5,7 @@
 use crate::plan::{SandboxPlan, Tree};
 use agentd_core::{Access, ControlError, ControlStatus};
 use agentd_kernel::{
-    idmap::{self, Claim, IdMap, Subordinate},
+    idmap::{self, IdLease, IdMap, Subordinate},
     mount::root::{Base, RootPlan, Upper},
     namespace::Ids,
 };
@@ -16,16 +16,16 @@ pub(crate) struct ChosenIdMap {
     /// Status of the id map, and its description.
     pub map: (ControlStatus, String),
     /// Reservation of the host ids; dropping it releases the ids.
-    pub claim: Option<Claim>,
+    pub lease: Option<IdLease>,
 }
 
 impl ChosenIdMap {
-    fn to(id_map: IdMap, detail: impl Into<String>) -> Self {
-        Self { id_map, map: (ControlStatus::Enforced, detail.into()), claim: None }
+    fn enforced(id_map: IdMap, detail: impl Into<String>) -> Self {
+        Self { id_map, map: (ControlStatus::Enforced, detail.into()), lease: None }
     }
 
-    fn with(self, claim: Claim) -> Self {
-        Self { claim: Some(claim), ..self }
+    fn with_lease(self, lease: IdLease) -> Self {
+        Self { lease: Some(lease), ..self }
     }
 }
 
@@ -33,17 +33,17 @@ impl ChosenIdMap {
 pub(crate) fn map_ids(plan: &SandboxPlan, pid: i32, privileged: bool) -> Result<ChosenIdMap, ControlError> {
     let mapped = match &plan.tree {
         Tree::Root(_) if privileged && plan.namespaces.ids == Ids::Identity => {
-            ChosenIdMap::to(IdMap::same(), "uid 0 inside, the ids of the machine")
+            ChosenIdMap::enforced(IdMap::same(), "uid 0 inside, the ids of the machine")
         }
         Tree::Root(_) if privileged => {
-            let claim = Claim::take()?;
-            ChosenIdMap::to(claim.id_map, "uid 0 inside, dedicated host ids").with(claim)
+            let lease = IdLease::take()?;
+            ChosenIdMap::enforced(lease.id_map, "uid 0 inside, dedicated host ids").with_lease(lease)
         }
         Tree::Root(root) => return map_root(plan, root, pid),
-        _ if privileged => ChosenIdMap::to(IdMap::for_supervisor(pid), "uid 1000 inside, a dedicated host id"),
+        _ if privileged => ChosenIdMap::enforced(IdMap::for_supervisor(pid), "uid 1000 inside, a dedicated host id"),
         _ => {
             let caller = IdMap::caller();
-            ChosenIdMap::to(caller, format!("uid {} inside, the caller's host uid", caller.uid))
+            ChosenIdMap::enforced(caller, format!("uid {} inside, the caller's host uid", caller.uid))
         }
     };
     if plan.namespaces.enabled {
@@ -58,27 +58,30 @@ fn map_root(plan: &SandboxPlan, root: &RootPlan, pid: i32) -> Result<ChosenIdMap
     let caller = IdMap::caller().as_root();
     let only = |why: String| format!("uid 0 inside is the caller's host uid, and no other id is mapped: {why}");
     let found = may_have_more(root).map_err(str::to_owned).and_then(|()| Subordinate::of_caller());
-    let (subordinate, claim) = match found {
+    let (subordinate, lease) = match found {
         Ok(subordinate) => {
-            let claim = subordinate.claim();
-            (subordinate, claim)
+            let lease = subordinate.lease();
+            (subordinate, lease)
         }
         Err(why) => {
             idmap::write_maps(pid, caller, false)?;
-            return Ok(ChosenIdMap::to(caller, only(why)));
+            return Ok(ChosenIdMap::enforced(caller, only(why)));
         }
     };
-    match subordinate.write_uids(pid, claim.id_map) {
+    match subordinate.write_uids(pid, lease.id_map) {
         Ok(()) => {
-            subordinate.write_gids(pid, claim.id_map)?;
-            let detail = describe(&claim);
-            Ok(ChosenIdMap::to(claim.id_map, detail).with(claim))
+            subordinate.write_gids(pid, lease.id_map)?;
+            let detail = describe(&lease);
+            Ok(ChosenIdMap::enforced(lease.id_map, detail).with_lease(lease))
         }
         // `write_uids` failed before it wrote a map, so the map of the caller alone can still be written.
         Err(error) if plan.allow_degraded => {
             idmap::write_maps(pid, caller, false)?;
             let status = ControlStatus::Missing(error);
-            Ok(ChosenIdMap { map: (status, only("subordinate ids cannot be used".to_owned())), ..ChosenIdMap::to(caller, "") })
+            Ok(ChosenIdMap {
+                map: (status, only("subordinate ids cannot be used".to_owned())),
+                ..ChosenIdMap::enforced(caller, "")
+            })
         }
         Err(error) => Err(error),
     }
@@ -96,9 +99,9 @@ fn may_have_more(root: &RootPlan) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn describe(claim: &Claim) -> String {
-    let Some(extra) = claim.id_map.extra else { return String::new() };
-    let whose = if claim.is_shared() {
+fn describe(lease: &IdLease) -> String {
+    let Some(extra) = lease.id_map.extra else { return String::new() };
+    let whose = if lease.is_shared() {
         "shared with all sandboxes of the caller without a range of their own"
     } else {
         "used by no other sandbox"

@@ -30,7 +30,7 @@ use crate::{
 use agentd_core::{Control, ControlError, ControlReport, ControlStatus, IsolationError};
 use agentd_kernel::{
     cgroup::{Cgroup, Hierarchy},
-    idmap::{self, Claim, IdMap},
+    idmap::{self, IdLease, IdMap},
     mount,
     namespace::{self, Cloned, Ids},
     rlimit,
@@ -117,7 +117,7 @@ struct Spawned {
     pid: Pid,
     pidfd: OwnedFd,
     mounts: Option<OwnedFd>,
-    claim: Option<Claim>,
+    lease: Option<IdLease>,
 }
 
 struct Launcher {
@@ -200,9 +200,9 @@ impl Launcher {
     fn create(&mut self, id: u32, plan: &SandboxPlan, channel: &OwnedFd) -> Result<(), ControlError> {
         let (mut cgroup, report) = self.group(plan)?;
         match self.spawn(plan, cgroup.as_ref(), report, channel) {
-            Ok(Spawned { pid, pidfd, mounts, claim }) => {
+            Ok(Spawned { pid, pidfd, mounts, lease }) => {
                 let namespaced = plan.namespaces.enabled;
-                let live = Live { pid, pidfd, cgroup, namespaced, freezer: None, _mounts: mounts, _claim: claim };
+                let live = Live { pid, pidfd, cgroup, namespaced, freezer: None, _mounts: mounts, _lease: lease };
                 self.sandboxes.insert(id, live);
                 Ok(())
             }
@@ -265,7 +265,7 @@ impl Launcher {
         // to end.
         let mounts = if plan.ends_alone() { namespace::mounts_of(pid).ok() } else { None };
         match admit(plan, pid, &go) {
-            Ok(claim) => Ok(Spawned { pid: raw, pidfd, mounts, claim }),
+            Ok(lease) => Ok(Spawned { pid: raw, pidfd, mounts, lease }),
             Err(error) => {
                 kill(&pidfd, raw);
                 Err(error)
@@ -284,12 +284,12 @@ fn hierarchy(known: &mut Option<Hierarchy>) -> &Hierarchy {
 }
 
 /// Writes the id maps of the new process, lets the process continue, and sends the mount trees that it needs last.
-fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, ControlError> {
+fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<IdLease>, ControlError> {
     let send = |message: &ConfineMessage, fds: &[BorrowedFd<'_>]| {
         send(go.as_fd(), message, fds).map_err(|e| ControlError::caused_by(Control::Process, "send to the new process", e))
     };
     let privileged = rustix::process::geteuid().is_root();
-    let ChosenIdMap { id_map, map, claim } = map_ids(plan, pid, privileged)?;
+    let ChosenIdMap { id_map, map, lease } = map_ids(plan, pid, privileged)?;
     send(&ConfineMessage::IdMap { id_map, privileged, map }, &[])?;
     if plan.namespaces.enabled && privileged {
         let trees = mapped_trees(plan, id_map)?;
@@ -297,7 +297,7 @@ fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, Co
             send(&ConfineMessage::Trees, &trees.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
         }
     }
-    Ok(claim)
+    Ok(lease)
 }
 
 /// Clones the mount trees of the layers, the devices and the grants, and id-maps them.
@@ -307,7 +307,7 @@ fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<Claim>, Co
 fn mapped_trees(plan: &SandboxPlan, id_map: IdMap) -> Result<Vec<OwnedFd>, ControlError> {
     let shown = (id_map.host_uid, id_map.host_gid);
     if plan.namespaces.ids == Ids::Identity {
-        // Nothing to map. The trees are cloned here, because only here can the root's directory be cloned without the mounts
+        // There is nothing to map. The trees are cloned here, because only here can the root's directory be cloned without the mounts
         // below it.
         let mut trees = plan.tree.root().map_or(Ok(Vec::new()), mount::root::clone_stack)?;
         trees.extend(devices(plan, shown)?);

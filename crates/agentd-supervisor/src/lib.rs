@@ -4,7 +4,7 @@
 //! every sandbox, and process 1 of its pid namespace if there is one; it starts the commands.
 //!
 //! - [`launcher`] creates the supervisor process; `ids` chooses its ids on the host.
-//! - `confine` applies the layers of the [`plan`] in the new process, before any foreign code runs.
+//! - `confine` applies the controls of the [`plan`] in the new process, before any foreign code runs.
 //! - `serve` is the loop of a confined supervisor; `spawn` starts commands, and `sweep` ends process trees.
 //! - `oom` makes the kernel kill commands before the supervisor when memory runs out.
 //! - `listener` answers system calls that the filter does not decide: `set_gid` sets the set-group-id bit of directories, and

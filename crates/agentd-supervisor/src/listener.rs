@@ -1,6 +1,6 @@
 //! The supervisor's second thread: answers the calls that the filter passes to its listener (`seccomp_unotify(2)`).
 //!
-//! The thread starts after every other layer is applied and before the filter is installed. So it has the ids, mounts and
+//! The thread starts after every other control is applied and before the filter is installed. So it has the ids, mounts and
 //! Landlock domain of commands, and the filter does not apply to it. It executes no program.
 
 use crate::{schedule, set_gid};
@@ -26,7 +26,7 @@ pub struct ListenerContext {
 }
 
 /// Starts the thread. It begins when a listener arrives, and ends when the sender is dropped without one. Call this function
-/// after every other layer is applied and before the filter is.
+/// after every other control is applied and before the filter is.
 pub fn start(context: ListenerContext) -> Result<SyncSender<Listener>, ControlError> {
     let (sender, receiver) = sync_channel(1);
     let started =

@@ -13,7 +13,7 @@ use agentd_kernel::{
 };
 use serde::{Deserialize, Serialize};
 
-/// All layers of one sandbox.
+/// All controls of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxPlan {
     /// The namespaces.
@@ -33,7 +33,7 @@ pub struct SandboxPlan {
     pub process_rlimit: Option<u64>,
     /// Descriptions of limits that are weaker than requested.
     pub rlimit_notes: Vec<String>,
-    /// If true, a layer that cannot be applied is reported instead of ending the sandbox.
+    /// If true, a control that cannot be applied is reported instead of ending the sandbox.
     pub allow_degraded: bool,
 }
 

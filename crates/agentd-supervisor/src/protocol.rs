@@ -100,13 +100,13 @@ impl ExecUsage {
 /// Messages from a supervisor to the library.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    /// The first event: every layer is applied, or an error. After an error, nothing of the sandbox remains. Descriptors: a pidfd
-    /// of the supervisor, then one for each entry of `watches`.
+    /// The first event: every control is applied, or an error. After an error, nothing of the sandbox remains. Descriptors: a
+    /// pidfd of the supervisor, then one for each entry of `watches`.
     Hello {
         /// [`VERSION`] of the supervisor.
         version: u16,
-        /// The reports of all layers, or the error that ended the sandbox.
-        layers: Result<Vec<ControlReport>, ControlError>,
+        /// The reports of all controls, or the error that ended the sandbox.
+        controls: Result<Vec<ControlReport>, ControlError>,
         /// The kinds of the descriptors after the first.
         watches: Vec<WatchKind>,
         /// Host user and group that must own a command's pipes so that the command can open the pipes by name; `None` for the

@@ -72,7 +72,7 @@ impl Role {
     /// role. If only the variable does, this function ends the process.
     pub fn current() -> Option<Self> {
         let value = std::env::var_os(VARIABLE)?;
-        let role = Self::named(&value, &std::env::args_os().next().unwrap_or_default());
+        let role = Self::from_names(&value, &std::env::args_os().next().unwrap_or_default());
         // `/proc` is mounted when the first process of a container starts, but not when that of a machine does.
         let in_machine = || std::process::id() == 1 && !Path::new("/proc/self").exists();
         match role {
@@ -84,7 +84,7 @@ impl Role {
         }
     }
 
-    fn named(value: &OsStr, argv0: &OsStr) -> Option<Self> {
+    fn from_names(value: &OsStr, argv0: &OsStr) -> Option<Self> {
         let role = Self::ALL.into_iter().find(|role| value == role.name())?;
         let matches = match role {
             Self::Init => argv0 == INIT,
@@ -210,7 +210,7 @@ mod tests {
             ("agentd-init", "agentd-init", None),
             ("1", "/init", None),
         ] {
-            assert_eq!(Role::named(OsStr::new(value), OsStr::new(argv0)), role, "{value} {argv0}");
+            assert_eq!(Role::from_names(OsStr::new(value), OsStr::new(argv0)), role, "{value} {argv0}");
         }
     }
 

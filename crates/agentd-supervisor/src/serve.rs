@@ -25,7 +25,7 @@ use std::{
 };
 
 /// Interval between two checks of the process limit, where no cgroup counts processes.
-const LIMIT_LOOK: Duration = Duration::from_millis(50);
+const LIMIT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The resources of a supervisor.
 pub struct Supervisor {
@@ -65,7 +65,8 @@ fn step(supervisor: &mut Supervisor, leaders: &mut HashMap<i32, Leader>, stack: 
     let looks = supervisor.watch_processes && !leaders.is_empty();
     let now = Instant::now();
     let deadline = leaders.values().filter_map(|leader| leader.deadline).min();
-    let max_wait = deadline.map(|at| at.saturating_duration_since(now)).into_iter().chain(looks.then_some(LIMIT_LOOK)).min();
+    let max_wait =
+        deadline.map(|at| at.saturating_duration_since(now)).into_iter().chain(looks.then_some(LIMIT_CHECK_INTERVAL)).min();
     let timeout = max_wait.and_then(|max_wait| Timespec::try_from(max_wait).ok());
     let mut ready = [PollFd::new(&supervisor.channel, PollFlags::IN), PollFd::new(&supervisor.signals, PollFlags::IN)];
     match poll(&mut ready, timeout.as_ref()) {

@@ -16,9 +16,9 @@ pub fn error(mut error: ControlError) -> ControlError {
     error
 }
 
-/// Shortens the reports of all layers.
-pub fn layers(mut layers: Vec<ControlReport>) -> Vec<ControlReport> {
-    shorten(layers.iter_mut().flat_map(|report| {
+/// Shortens the reports of all controls.
+pub fn controls(mut controls: Vec<ControlReport>) -> Vec<ControlReport> {
+    shorten(controls.iter_mut().flat_map(|report| {
         let status = match &mut report.status {
             ControlStatus::Missing(error) => [Some(&mut error.call), error.remedy.as_mut()],
             ControlStatus::Partial(why) => [Some(why), None],
@@ -26,7 +26,7 @@ pub fn layers(mut layers: Vec<ControlReport>) -> Vec<ControlReport> {
         };
         status.into_iter().flatten().chain([&mut report.detail])
     }));
-    layers
+    controls
 }
 
 fn shorten<'a>(texts: impl IntoIterator<Item = &'a mut String>) {
@@ -58,8 +58,8 @@ mod tests {
         let all =
             [ControlStatus::Enforced, ControlStatus::Partial("ü".repeat(1 << 20)), ControlStatus::Missing(long(Control::Idmap))];
         let all = all.map(|status| ControlReport { control: Control::Mounts, status, detail: "x".repeat(1 << 20) });
-        for layers in [Ok(layers(vec![all; 4].concat())), Err(error(long(Control::Mounts)))] {
-            let hello = Event::Hello { version: VERSION, layers, watches: Vec::new(), owner: None };
+        for controls in [Ok(controls(vec![all; 4].concat())), Err(error(long(Control::Mounts)))] {
+            let hello = Event::Hello { version: VERSION, controls, watches: Vec::new(), owner: None };
             let frame = encode(&hello, 0).unwrap();
             assert!(matches!(decode::<Event>(&frame, protocol::MAX_EVENT), Ok(Some(_))));
         }

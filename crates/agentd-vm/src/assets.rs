@@ -3,11 +3,10 @@
 use crate::{
     error::{AssetError, IoContext},
     manifest::{FORMAT, FileDigest, Manifest},
+    sha256,
 };
-use sha2::{Digest, Sha256};
 use std::{
-    fs::{self, File},
-    io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -94,27 +93,6 @@ impl Assets {
 }
 
 pub(crate) fn digest(path: &Path) -> Result<FileDigest, AssetError> {
-    let read = || -> io::Result<FileDigest> {
-        let mut hasher = Sha256::new();
-        let bytes = io::copy(&mut File::open(path)?, &mut HashWriter(&mut hasher))?;
-        Ok(FileDigest { bytes, sha256: hex(&hasher.finalize()) })
-    };
-    read().context(|| format!("read {}", path.display()))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    let (bytes, sha256) = sha256::of_file(path).context(|| format!("read {}", path.display()))?;
+    Ok(FileDigest { bytes, sha256 })
 }

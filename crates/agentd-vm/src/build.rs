@@ -6,7 +6,7 @@ use crate::{
     error::{AssetError, IoContext},
     kernel,
     manifest::{FORMAT, Kernel, Manifest},
-    modules::{Module, NEEDED, WELCOME},
+    modules::{Module, NEEDED, OPTIONAL},
     root,
 };
 use agentd_disk::Scratch;
@@ -39,12 +39,9 @@ impl Builder {
     /// Any [`AssetError`]; its message names the missing or unreadable source and the remedy.
     pub fn build(&self, out: &Path) -> Result<Assets, AssetError> {
         let found = kernel::find(self.kernel.as_deref())?;
-        let modules = found.modules.needed(&found.release, &NEEDED, &WELCOME)?;
+        let modules = found.modules.needed(&found.release, &NEEDED, &OPTIONAL)?;
         if out.symlink_metadata().is_ok() && !out.join(MANIFEST).is_file() {
-            return Err(AssetError::Root(format!(
-                "{} exists and holds no assets — use another directory with -o",
-                out.display()
-            )));
+            return Err(AssetError::Occupied(out.to_path_buf()));
         }
         let parent = out.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
         fs::create_dir_all(parent).context(|| format!("create {}", parent.display()))?;

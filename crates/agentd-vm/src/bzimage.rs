@@ -26,10 +26,10 @@ pub(crate) fn release(image: &[u8]) -> Option<String> {
 
 /// Returns the decompressed payload, normally an ELF kernel.
 pub(crate) fn kernel(image: &[u8]) -> io::Result<Vec<u8>> {
-    let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-    let version = short(image, VERSION).ok_or_else(|| bad("the bzImage header is truncated"))?;
+    let invalid_data = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let version = short(image, VERSION).ok_or_else(|| invalid_data("the bzImage header is truncated"))?;
     if version < PROTOCOL_WITH_PAYLOAD {
-        return Err(bad("the bzImage boot protocol is older than 2.08 and has no payload offset"));
+        return Err(invalid_data("the bzImage boot protocol is older than 2.08 and has no payload offset"));
     }
     let part = || {
         let sectors = match image.get(SETUP_SECTORS)? {
@@ -39,7 +39,7 @@ pub(crate) fn kernel(image: &[u8]) -> io::Result<Vec<u8>> {
         let start = ((sectors + 1) * 512).checked_add(long(image, PAYLOAD_OFFSET)?)?;
         image.get(start..start.checked_add(long(image, PAYLOAD_LENGTH)?)?)
     };
-    payload::plain(part().ok_or_else(|| bad("the bzImage payload lies outside of the file"))?)
+    payload::plain(part().ok_or_else(|| invalid_data("the bzImage payload lies outside of the file"))?)
 }
 
 fn short(image: &[u8], at: usize) -> Option<u16> {

@@ -25,14 +25,14 @@ pub enum AssetError {
     },
     /// No usable kernel is installed on this host.
     #[error(
-        "no kernel with modules in /boot — find the package that linux-image-cloud-amd64 depends on (apt-cache depends), \
+        "find a kernel: none with modules in /boot — find the package that linux-image-cloud-amd64 depends on (apt-cache depends), \
          fetch that package with apt-get download, and pass the .deb with --kernel"
     )]
     NoKernel,
     /// The kernel lacks a feature that a machine needs.
     #[error(
-        "kernel {release} has no {name}, built in or as a module — use a kernel package that has it, such as Debian's \
-         linux-image-cloud-amd64"
+        "find the module {name}: kernel {release} has it neither built in nor as a file — use a kernel package that has it, such \
+         as Debian's linux-image-cloud-amd64"
     )]
     NoModule {
         /// The kernel's release.
@@ -43,6 +43,12 @@ pub enum AssetError {
     /// The root file system could not be created.
     #[error("create the root file system: {0}")]
     Root(String),
+    /// The directory for the assets exists and is not one that a build may replace.
+    #[error(
+        "write the guest assets: {}: exists and is no directory with guest assets — choose another directory with -o",
+        .0.display()
+    )]
+    Occupied(PathBuf),
     /// A file of the assets is missing, or differs from the manifest.
     #[error("open the guest assets: {}: {reason} — run agentd vm build --image REF|DIR", path.display())]
     NotBuilt {
@@ -54,7 +60,7 @@ pub enum AssetError {
     /// The file is not a known release of Firecracker.
     #[error(
         "install Firecracker: {}: contains neither firecracker nor jailer of version {} (sha256 of the contents: {found}) — \
-         see `agentd vm fetch-firecracker`",
+         see `agentd vm install-firecracker`",
         file.display(), crate::FIRECRACKER_VERSION
     )]
     NotARelease {

@@ -1,9 +1,9 @@
 //! Installs Firecracker's own programs from a release. Only files with a known digest are installed.
 
 use crate::{
-    assets::hex,
     error::{AssetError, IoContext},
     payload,
+    sha256::hex,
 };
 use agentd_disk::Scratch;
 use sha2::{Digest, Sha256};

@@ -133,16 +133,16 @@ pub struct BootKernel {
 }
 
 impl BootKernel {
-    /// Reads the kernel of a Debian package, with the modules `needed`, and those of `welcome` that the package contains.
+    /// Reads the kernel of a Debian package, with the modules `needed`, and those of `optional` that the package contains.
     ///
     /// # Errors
     /// [`AssetError::Kernel`] if the file is not a kernel package, and [`AssetError::NoModule`] for a missing module.
-    pub fn of_package(file: &Path, needed: &[&str], welcome: &[&str]) -> Result<Self, AssetError> {
+    pub fn of_package(file: &Path, needed: &[&str], optional: &[&str]) -> Result<Self, AssetError> {
         let refuse = |reason: &str| AssetError::Kernel { file: file.to_path_buf(), reason: reason.to_owned() };
         let (image, modules) = of_package(file)?;
         let release =
             bzimage::release(&image).ok_or_else(|| refuse("its kernel is not a bzImage with a release in the header"))?;
-        let modules = modules.needed(&release, needed, welcome)?;
+        let modules = modules.needed(&release, needed, optional)?;
         Ok(Self { release, image, modules })
     }
 

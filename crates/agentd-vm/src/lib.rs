@@ -24,6 +24,7 @@ mod package;
 mod payload;
 mod program;
 mod root;
+pub mod sha256;
 
 pub use assets::Assets;
 pub use build::Builder;

@@ -11,7 +11,7 @@ use std::{
 /// Modules that a Firecracker machine needs, built in or loadable: those of its devices, and of the file systems of its root.
 pub(crate) const NEEDED: [&str; 5] = ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "overlay", "ext4"];
 /// Modules that are loaded if the kernel has them.
-pub(crate) const WELCOME: [&str; 1] = ["virtio_rng"];
+pub(crate) const OPTIONAL: [&str; 1] = ["virtio_rng"];
 /// The list of built-in modules, in the directory of modules (`kmod(8)`).
 const BUILT_IN: &str = "modules.builtin";
 
@@ -88,17 +88,17 @@ impl Modules {
 
     /// Returns the requested modules, each after its dependencies. A kernel without any known modules is assumed to have
     /// everything built in.
-    pub(crate) fn needed(&self, release: &str, needed: &[&str], welcome: &[&str]) -> Result<Vec<Module>, AssetError> {
+    pub(crate) fn needed(&self, release: &str, needed: &[&str], optional: &[&str]) -> Result<Vec<Module>, AssetError> {
         let mut order = Vec::new();
         if self.is_empty() {
             return Ok(order);
         }
-        for name in needed.iter().chain(welcome) {
+        for name in needed.iter().chain(optional) {
             if self.built_in.contains(*name) {
                 continue;
             }
             if !self.found.contains_key(*name) {
-                if welcome.contains(name) {
+                if optional.contains(name) {
                     continue;
                 }
                 return Err(AssetError::NoModule { release: release.to_owned(), name: (*name).to_owned() });
@@ -166,9 +166,9 @@ mod tests {
     fn kernel_without_needed_module_is_refused_unless_built_in() {
         let mut modules = Modules::default();
         modules.take_built_in("kernel/virtio_mmio.ko\nkernel/virtio_blk.ko\nkernel/overlay.ko\nkernel/ext4.ko\n");
-        let error = modules.needed("6.1", &NEEDED, &WELCOME).unwrap_err().to_string();
-        assert!(error.contains("kernel 6.1 has no vmw_vsock_virtio_transport"), "{error}");
+        let error = modules.needed("6.1", &NEEDED, &OPTIONAL).unwrap_err().to_string();
+        assert!(error.contains("find the module vmw_vsock_virtio_transport: kernel 6.1 has it neither"), "{error}");
         modules.take_built_in("kernel/vmw_vsock_virtio_transport.ko");
-        assert_eq!(modules.needed("6.1", &NEEDED, &WELCOME).unwrap(), []);
+        assert_eq!(modules.needed("6.1", &NEEDED, &OPTIONAL).unwrap(), []);
     }
 }

@@ -86,7 +86,7 @@ pub(crate) fn files_in(
             EntryType::GNULongLink => continue,
             // deb(5): "Unrecognized tar typeflags are considered an error."
             EntryType::XHeader | EntryType::XGlobalHeader => {
-                return Err(bad("data.tar has a pax header, which deb(5) does not allow"));
+                return Err(invalid_data("data.tar has a pax header, which deb(5) does not allow"));
             }
             _ => {}
         }
@@ -98,7 +98,7 @@ pub(crate) fn files_in(
         }
         total = total.saturating_add(entry.size());
         if entry.size() > MAX_BYTES || total > MAX_TOTAL {
-            return Err(bad(&format!("{} is too large", path.display())));
+            return Err(invalid_data(&format!("{} is too large", path.display())));
         }
         let mut content = Vec::new();
         entry.read_to_end(&mut content)?;
@@ -112,13 +112,13 @@ fn name(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Vec<u8>> {
     let mut name = Vec::new();
     entry.take(MAX_NAME + 1).read_to_end(&mut name)?;
     if name.len() as u64 > MAX_NAME {
-        return Err(bad("a file name is too long"));
+        return Err(invalid_data("a file name is too long"));
     }
     name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
     Ok(name)
 }
 
-fn bad(what: &str) -> io::Error {
+fn invalid_data(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
@@ -127,17 +127,17 @@ fn find_data(file: &mut (impl Read + Seek)) -> io::Result<u64> {
     let mut magic = [0; MAGIC.len()];
     file.read_exact(&mut magic)?;
     if magic != *MAGIC {
-        return Err(bad("not a Debian package"));
+        return Err(invalid_data("not a Debian package"));
     }
     loop {
         let mut header = [0; HEADER];
-        file.read_exact(&mut header).map_err(|_| bad("no data.tar in the package"))?;
+        file.read_exact(&mut header).map_err(|_| invalid_data("no data.tar in the package"))?;
         let text = |from: usize, to: usize| std::str::from_utf8(&header[from..to]).unwrap_or_default().trim_end();
-        let length: u64 = text(48, 58).parse().map_err(|_| bad("an archive member has no length"))?;
+        let length: u64 = text(48, 58).parse().map_err(|_| invalid_data("an archive member has no length"))?;
         if text(0, 16).starts_with("data.tar") {
             return Ok(length);
         }
-        let next = i64::try_from(length.next_multiple_of(2)).map_err(|_| bad("an archive member is too long"))?;
+        let next = i64::try_from(length.next_multiple_of(2)).map_err(|_| invalid_data("an archive member is too long"))?;
         file.seek(SeekFrom::Current(next))?;
     }
 }

@@ -1,7 +1,7 @@
 //! A backend of an embedding program, registered under a name and selected by an alias.
 //!
 //! This backend wraps `linux-native` and logs each sandbox and the end of each command. Every backend implements two traits. Its
-//! claims come from [`BackendCapabilities::from_evidence`]: a bit without a check that held stays false.
+//! claims come from [`BackendCapabilities::from_evidence`]: a claim without a check that held stays false.
 //!
 //! Run it with `cargo run --example custom_backend`.
 #![allow(clippy::print_stdout, reason = "an example prints")]

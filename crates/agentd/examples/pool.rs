@@ -1,11 +1,11 @@
 //! A pool of four sandboxes for commands that must not wait. `cargo run --package agentd --example pool`.
 #![allow(clippy::print_stdout, missing_docs, reason = "an example prints")]
 
-use agentd::isolation::{Bit, Command, IsolationError, PoolLimits, SandboxPool, SandboxSpec, require_backend, take_role};
+use agentd::isolation::{Claim, Command, IsolationError, PoolLimits, SandboxPool, SandboxSpec, require_backend, take_role};
 
 #[tokio::main(flavor = "current_thread")]
 async fn serve() -> Result<(), IsolationError> {
-    let needed = [Bit::Filesystem, Bit::Process, Bit::Network, Bit::Syscalls];
+    let needed = [Claim::Filesystem, Claim::Process, Claim::Network, Claim::Syscalls];
     let (backend, _proven) = require_backend(&std::env::temp_dir(), &needed).await?;
     let pool = SandboxPool::new(backend, SandboxSpec::default(), PoolLimits { idle: 4, ..PoolLimits::default() })?;
     pool.filled().await?; // optional: reports a failing backend early, and the first take does not wait

@@ -1,12 +1,12 @@
 //! The README's example of the library: a test compares the two, and runs this one. `cargo run --example readme`.
 #![allow(clippy::print_stdout, missing_docs, reason = "an example prints")]
 
-use agentd::isolation::{Bit, Command, IsolationError, SandboxSpec, require_backend, take_role};
+use agentd::isolation::{Claim, Command, IsolationError, SandboxSpec, require_backend, take_role};
 
 #[tokio::main(flavor = "current_thread")]
 async fn run() -> Result<(), IsolationError> {
     // An error where no backend proves all of these: nothing runs unisolated.
-    let needed = [Bit::Filesystem, Bit::Process, Bit::Network, Bit::Syscalls];
+    let needed = [Claim::Filesystem, Claim::Process, Claim::Network, Claim::Syscalls];
     let (backend, _proven) = require_backend(&std::env::temp_dir(), &needed).await?;
     let sandbox = backend.create_sandbox(SandboxSpec::default()).await?;
     let outcome = sandbox.exec(Command { argv: vec!["/bin/uname".into()], ..Command::default() }).await?;

@@ -18,7 +18,7 @@ const BACKENDS: [&str; 2] = ["linux-native", "container"];
 /// Calls `look` for each backend, and reports its observations as the row of a test.
 #[track_caller]
 fn row(test: &str, programs: &str, look: impl Fn(&'static str) -> String) {
-    let seen: Vec<_> = BACKENDS.into_iter().map(|backend| (backend, As::this(), look(backend))).collect();
+    let seen: Vec<_> = BACKENDS.into_iter().map(|backend| (backend, As::caller(), look(backend))).collect();
     table::report(test, programs, &seen);
 }
 
@@ -261,9 +261,9 @@ fn compatibility_table_names_every_test() {
     let source = include_str!("compatibility.rs");
     let tests = source.split("#[test]\n").skip(1).filter_map(|test| test.split_once('(')?.0.trim_start().strip_prefix("fn "));
     let tests: Vec<&str> = tests.collect();
-    let this = "compatibility_table_names_every_test";
+    let own = "compatibility_table_names_every_test";
     assert!(named.len() > 5 && named.iter().all(|name| tests.contains(name)), "{named:?}");
-    assert!(tests.iter().all(|test| *test == this || named.contains(test)), "{tests:?}");
+    assert!(tests.iter().all(|test| *test == own || named.contains(test)), "{tests:?}");
 }
 
 /// Tests that need root. An ordinary user skips them: `--skip as_root::`.

@@ -22,7 +22,7 @@ const SKIPPED: [&str; 12] = [
     "agentd gondolin setup --root ./rootfs",
     "agentd gondolin setup --offline /media/stick/downloads",
     "agentd run --backend gondolin -- uname -a",
-    "agentd vm build --image debian:12 && agentd vm fetch-firecracker",
+    "agentd vm build --image debian:12 && agentd vm install-firecracker",
     "agentd vm build --image debian:12",
     "agentd vm build --image ./rootfs --kernel linux-image-6.1.0-1-cloud-amd64.deb",
     "agentd run --backend firecracker -- sh -c \"uname -a > kernel\"",

@@ -90,8 +90,8 @@ fn case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// The number of times that a property is checked again with as many cases, until a case was granted and one was refused. Cases are
-/// random, so a few of them may all have the same outcome.
+/// The number of times that a property is checked again with as many cases, until a case was granted and one was refused. Cases
+/// are random, so a few of them may all have the same outcome.
 const MORE: u32 = 20;
 
 fn property(name: &str, cases: u32, check: impl Fn(Case) -> bool + Send + 'static) -> Trial {
@@ -170,7 +170,7 @@ async fn look(name: &'static str, case: &Case, home: &Home) -> bool {
         .wanted
         .iter()
         .map(|(name, write)| Grant::new(home.project().join(name), if *write { Access::ReadWrite } else { Access::ReadOnly }));
-    let writable = if name == layers::NAME { Writable::Layers } else { Writable::Memory };
+    let writable = if name == layers::NAME { Writable::TemporaryLayers } else { Writable::Memory };
     let spec = SandboxSpec { grants: grants.collect(), writable, ..SandboxSpec::default() };
     let Ok(sandbox) = backend(name).create_sandbox(spec).await else { return false };
     let mut shown = look_inside(&sandbox, case, home).await;

@@ -135,7 +135,8 @@ fn proof_without_subordinate_ids_does_not_apply_with_them() {
     };
     assert_eq!(proven(0), [false]);
     assert_eq!(proven(65536), [false, true]);
-    // Each run has new namespaces. Their numbers are part of a proof's key, and are reused only if nothing else on the host took them.
+    // Each run has new namespaces. Their numbers are part of a proof's key, and are reused only if nothing else on the host took
+    // them.
     assert!(matches!(proven(0)[..], [false, true] | [false, true, false]));
 }
 

@@ -303,7 +303,7 @@ async fn busy_group() {
 async fn layers_not_removed() {
     let work = support::directory();
     let container = agentd::isolation::ContainerBackend::new(work.path(), None).unwrap();
-    let spec = SandboxSpec { writable: Writable::Layers, ..SandboxSpec::default() };
+    let spec = SandboxSpec { writable: Writable::TemporaryLayers, ..SandboxSpec::default() };
     let sandbox = container.create_sandbox(spec).await.unwrap();
     let store = |name: &str| {
         let stores = fs::read_dir(work.path()).unwrap().flat_map(|entry| fs::read_dir(entry.unwrap().path()).unwrap());

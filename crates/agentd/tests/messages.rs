@@ -94,7 +94,7 @@ fn closed_standard_output_ends_every_command_quietly() {
         &["doctor", "--backend", "host-direct", "--json"],
         &["image", "ls", "--json"],
         &["sandbox", "ls", "--json"],
-        &["vm", "fetch-firecracker"],
+        &["vm", "install-firecracker"],
     ] {
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         drop(reader);

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use agentd::isolation::{
-    Access, Bit, ContainerBackend, FirecrackerBackend, FirecrackerConfig, GondolinBackend, GondolinConfig, Grant, GuardRule,
+    Access, Claim, ContainerBackend, FirecrackerBackend, FirecrackerConfig, GondolinBackend, GondolinConfig, Grant, GuardRule,
     IsolationBackend, LinuxNativeBackend, SandboxSpec, Writable, backends_with, choose_backend, forget_proof,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -42,7 +42,7 @@ async fn refused() {
         (Arc::new(FirecrackerBackend::new(firecracker.clone()).unwrap()), Writable::Memory, &firecracker.programs),
         (Arc::new(FirecrackerBackend::new(firecracker.clone()).unwrap()), Writable::Memory, &firecracker.assets),
         (Arc::new(GondolinBackend::with_config(&root, gondolin.clone())), Writable::Memory, &gondolin.installation),
-        (Arc::new(ContainerBackend::new(&root, None).unwrap()), Writable::Layers, &layers),
+        (Arc::new(ContainerBackend::new(&root, None).unwrap()), Writable::TemporaryLayers, &layers),
         (Arc::new(ContainerBackend::new(&root, None).unwrap()), Writable::Memory, etc),
         (Arc::new(LinuxNativeBackend::new(&root).unwrap()), Writable::Memory, etc),
     ];
@@ -83,7 +83,7 @@ async fn shared() {
     let root = tempfile::tempdir().unwrap();
     let names = backends_with(root.path(), |traits| traits.boundary && !traits.own_kernel);
     assert_eq!(names, [LinuxNativeBackend::NAME, ContainerBackend::NAME]);
-    let choose = || choose_backend(root.path(), &names, &[Bit::Filesystem]);
+    let choose = || choose_backend(root.path(), &names, &[Claim::Filesystem]);
     let first = choose().await.unwrap();
     assert!(!first.probed_earlier);
     let second = choose().await.unwrap();

@@ -331,7 +331,7 @@ async fn failing() {
 }
 
 async fn refused() {
-    let disk = Writable::Disk(DiskLayers { lower: Vec::new(), upper: "/var/tmp/top".into() });
+    let disk = Writable::KeptLayers(DiskLayers { lower: Vec::new(), upper: "/var/tmp/top".into() });
     let spec = SandboxSpec { writable: disk, ..SandboxSpec::default() };
     let refused = SandboxPool::new(backend("container"), spec, PoolLimits::default());
     assert!(refused.is_err_and(|error| error.to_string().contains("keep their changes in memory")));

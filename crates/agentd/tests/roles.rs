@@ -154,8 +154,8 @@ fn inherited(fd: &OwnedFd, number: i32) -> OwnedFd {
     copy
 }
 
-/// Runs an embedding program, once for each data directory, until it and all its helpers have ended. Returns the number of starts,
-/// and the output.
+/// Runs an embedding program, once for each data directory, until it and all its helpers have ended. Returns the number of
+/// starts, and the output.
 fn run_embedder(name: &str) -> Vec<(usize, Output)> {
     let place = tempfile::tempdir().unwrap();
     data_directories(place.path()).iter().map(|data| run_embedder_with(name, data)).collect()

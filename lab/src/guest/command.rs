@@ -54,7 +54,7 @@ pub fn run(request: &CommandRequest, ports: &Ports) -> Result<Report, LabError> 
 
 fn prepare(request: &CommandRequest) -> Command {
     let argv: Vec<&str> = match request.console {
-        // A new session with a controlling terminal, for job control.
+        // The command gets a new session with a controlling terminal, for job control.
         true => vec!["/usr/bin/setsid", "--ctty", "--wait", "/bin/bash", "-l"],
         false => request.command.iter().map(String::as_str).collect(),
     };

@@ -34,7 +34,7 @@ use std::{
 use step::{Asset, Place, Turn};
 
 /// Number of lines of a failed step's log that are printed.
-const LAST: usize = 400;
+const MAX_LOG_LINES: usize = 400;
 
 /// Runs the requested tests; returns the exit code.
 pub fn test(test: &Test) -> Result<u8, LabError> {
@@ -148,7 +148,7 @@ fn print(run: &Run, turn: Option<u32>) -> Result<u8, LabError> {
         let text = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
         let lines: Vec<&str> = text.lines().collect();
         print_line(&format!("\n== {}: {}", step.name, step.failure.as_deref().unwrap_or_default()));
-        print_line(&lines[lines.len().saturating_sub(LAST)..].join("\n"));
+        print_line(&lines[lines.len().saturating_sub(MAX_LOG_LINES)..].join("\n"));
         print_line(&format!("== complete log: {}", log.display()));
     }
     print_line(&report::table(&run.ended, turn, run.started.elapsed()));

@@ -69,8 +69,8 @@ mod tests {
     use super::*;
     use crate::matrix::step::TURNS;
 
-    /// Largest number of minutes that the rotating rows may add to a run. The rows that always run, with the builds, take about 55,
-    /// and two rows run at a time.
+    /// Largest number of minutes that the rotating rows may add to a run. The rows that always run, with the builds, take about
+    /// 55, and two rows run at a time.
     const BOUND: u32 = 20;
 
     #[test]

@@ -27,8 +27,8 @@ const WITHOUT_GROUPS: &[&str] = &[
     "volume",
 ];
 
-/// The rows, in the order in which they start when slots are free. Rows that create sandboxes on this machine come first, because they
-/// run one after another and so decide how long a run takes.
+/// The rows, in the order in which they start when slots are free. Rows that create sandboxes on this machine come first, because
+/// they run one after another and so decide how long a run takes.
 pub const ROWS: &[Row] = &[
     Row {
         name: "lints",

@@ -48,8 +48,8 @@ pub(super) fn bind_read_only(source: &Path, at: &Path) -> Result<(), ControlErro
     bind(source, at)
 }
 
-/// Changes the owner of the entries of Firecracker's root that Firecracker writes to, to its user. These are all entries except
-/// the read-only mounts.
+/// Makes Firecracker's user the owner of all entries of Firecracker's root, except the read-only mounts: Firecracker writes to
+/// the other entries.
 pub(super) fn chown_root_entries(root: &Path, uid: u32, gid: u32) -> Result<(), ControlError> {
     let unreadable = |error: io::Error| ControlError::caused_by(Control::Process, format!("list {}", root.display()), error);
     let directory = rustix::fs::open(root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())

@@ -1,6 +1,6 @@
 //! Chooses the accelerator of a machine: KVM if a trial was successful, otherwise QEMU's own emulation, TCG.
 //!
-//! An accessible `/dev/kvm` does not prove that a machine boots, above all with nested virtualization: QEMU may exit or hang. So
+//! An accessible `/dev/kvm` does not prove that a machine boots, above all with nested virtualisation: QEMU may exit or hang. So
 //! one machine is started with KVM once, with a time limit. The verdict is saved in the installation and is valid until the next
 //! boot of the host.
 
@@ -73,7 +73,7 @@ impl Verdict {
 }
 
 /// Returns the error of opening `/dev/kvm` as this user; `None` if that works.
-pub(super) fn closed() -> Option<String> {
+pub(super) fn open_error() -> Option<String> {
     let opened = fs::File::options().read(true).write(true).open(KVM);
     opened.err().map(|error| format!("open {KVM}: {error}"))
 }

@@ -10,7 +10,7 @@ use super::{
     saved::Saved,
 };
 use agentd_core::{Command, ExecHandle, IsolationError, Sandbox};
-use agentd_isolation::{sandbox::SharedKernelSandbox, store::blocking};
+use agentd_isolation::{blocking::blocking, sandbox::SharedKernelSandbox};
 use agentd_log::LogFailure as _;
 use agentd_supervisor::role;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -147,7 +147,7 @@ fn keep_end(kept: &mut String, text: &str) {
 
 fn command(machine: &MachinePlan) -> Result<Command, IsolationError> {
     let asked =
-        serde_json::to_string(machine).map_err(|error| io_error("serialize the configuration of the machine")(error.into()))?;
+        serde_json::to_string(machine).map_err(|error| io_error("serialise the configuration of the machine")(error.into()))?;
     let variables = [
         ("PATH", "/usr/local/bin:/usr/bin:/bin"),
         ("HOME", "/root"),

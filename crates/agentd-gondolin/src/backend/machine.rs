@@ -9,7 +9,7 @@ use super::{
 };
 use agentd_core::{IsolationBackend, IsolationError, Sandbox};
 use agentd_guest::{Guest, Machine, MachineIdentity, ResumedToSave};
-use agentd_isolation::store::blocking;
+use agentd_isolation::blocking::blocking;
 use async_trait::async_trait;
 use std::{
     collections::HashMap,

@@ -18,14 +18,16 @@ mod saved;
 use crate::install::{GONDOLIN_VERSION, Installation};
 use accelerator::{Accelerator, Verdict, VerdictFile};
 use agentd_core::{
-    BackendCapabilities, BackendTraits, IsolationBackend, IsolationError, PlanLine, Profile, Sandbox, SandboxId, SandboxSpec,
+    BackendCapabilities, BackendTraits, IsolationBackend, IsolationError, PlanLine, Sandbox, SandboxId, SandboxSpec,
 };
 use agentd_guest::{Attach, GuestSandbox, GuestSpec, MachineIdentity};
 use agentd_isolation::{
-    ContainerBackend, ContainerConfig, data_directory, explain, own_state,
+    ContainerBackend, ContainerConfig,
+    blocking::blocking,
+    data_directory, explain, own_state,
     probe::{self, Attackable, AttackedSandbox},
-    store::{Store, blocking},
-    tracker::Tracker,
+    store::Store,
+    tracker::{Tracker, next_machine_id},
 };
 use agentd_log::LogFailure as _;
 use async_trait::async_trait;
@@ -35,10 +37,7 @@ use plan::Plan;
 use saved::Saved;
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::{net::UnixStream, sync::OnceCell};
@@ -164,7 +163,7 @@ impl GondolinBackend {
     /// Returns `spec` with its grants checked, the installation, and the path of QEMU. May block on disk I/O.
     fn prepare(&self, spec: SandboxSpec) -> Result<(SandboxSpec, Installation, PathBuf), IsolationError> {
         let installation = self.installation()?;
-        let spec = own_state::guard(spec, &[installation, self.store().folder()])?;
+        let spec = own_state::checked(spec, &[installation, self.store().folder()])?;
         let installed = Installation::open(installation).map_err(|error| Self::unavailable(&error))?;
         let qemu = program(QEMU, "qemu-system-x86")?;
         program(QEMU_IMG, "qemu-utils")?;
@@ -178,7 +177,7 @@ impl GondolinBackend {
         let (installation, guest) = (installation.to_path_buf(), installed.guest());
         let known = blocking(move || {
             // An inaccessible `/dev/kvm` needs no trial. The result is not saved, because permissions may change at any time.
-            if let Some(why) = accelerator::closed() {
+            if let Some(why) = accelerator::open_error() {
                 return Ok(Err(Verdict::tcg(why)));
             }
             let kept = VerdictFile::for_files(&installation, &guest, &qemu);
@@ -230,7 +229,7 @@ impl GondolinBackend {
             let (store, host) = (self.0.store.clone(), plan.clone());
             let around = blocking(move || {
                 store.clear()?;
-                host.around()
+                host.sandbox_around()
             });
             let around = self.0.around.create_planned(around.await?, plan.host.limits.clone()).await?;
             let (host, transport) = Host::start(around, plan, saved).await?;
@@ -252,8 +251,7 @@ impl GondolinBackend {
 
     /// Starts a machine and creates a sandbox in it.
     async fn open(&self, plan: Plan, saved: Option<Saved>) -> Result<Arc<GuestSandbox>, IsolationError> {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let id = SandboxId(format!("{}-{}-{number}", Self::NAME, std::process::id()));
+        let id = next_machine_id(Self::NAME);
         let identity = MachineIdentity::generate()?;
         let attach = |host, transport| {
             let wanted = GuestSpec { spec: plan.guest.clone(), identity: Some(identity.clone()), copies: None };
@@ -283,9 +281,6 @@ const START_LIMIT: Duration = Duration::from_secs(75);
 /// The number of times that a machine which does not start in time is started.
 const STARTS: u32 = 2;
 
-/// The number of the next sandbox of this process.
-static NEXT: AtomicU32 = AtomicU32::new(1);
-
 /// The virtual machine monitor that Gondolin starts.
 const QEMU: &str = "qemu-system-x86_64";
 
@@ -310,7 +305,7 @@ impl IsolationBackend for GondolinBackend {
     }
 
     fn explain(&self, spec: &SandboxSpec) -> Result<Vec<PlanLine>, IsolationError> {
-        let spec = own_state::guard(spec.clone(), &[self.installation()?, self.store().folder()])?;
+        let spec = own_state::checked(spec.clone(), &[self.installation()?, self.store().folder()])?;
         plan::check(&spec)?;
         let mut lines = vec![
             PlanLine::new("machine", "own kernel; root file system of `agentd gondolin setup`; changes are discarded"),
@@ -338,11 +333,8 @@ impl IsolationBackend for GondolinBackend {
         let (inside, snapshots, kernel) = inside?;
         evidence.extend([root, kernel]);
         evidence.extend(inside?);
-        let mut proven = BackendCapabilities::from_evidence(Self::NAME, evidence);
+        let mut proven = probe::capabilities(Self::NAME, evidence);
         proven.snapshots = snapshots.is_ok();
-        proven.persistent_sandboxes = true;
-        proven.available_profiles = vec![Profile::Strict, Profile::Default, Profile::Permissive];
-        proven.platform_features = probe::features();
         proven.platform_features.push(format!("Gondolin {GONDOLIN_VERSION}"));
         if let Err(why) = snapshots {
             proven.platform_features.push(format!("no snapshots: {why}"));

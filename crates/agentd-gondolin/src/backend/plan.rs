@@ -82,8 +82,8 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Returns the plan of the sandbox around Node and QEMU.
-    pub(super) fn around(&self) -> Result<SandboxPlan, IsolationError> {
-        // The own-state guard is not applied here: Node and QEMU need the installation, which is never granted to a payload.
+    pub(super) fn sandbox_around(&self) -> Result<SandboxPlan, IsolationError> {
+        // `own_state::checked` is not called here: Node and QEMU need the installation, which is never granted to a payload.
         let mut around = container::plan(&ContainerConfig::default(), &self.host)?;
         if let Tree::Root(root) = &mut around.tree {
             root.devices.clone_from(&self.devices);
@@ -98,13 +98,13 @@ pub(super) fn check(spec: &SandboxSpec) -> Result<Vec<GrantPlan>, IsolationError
     let invalid = |what: &str, reason: &str| Err(IsolationError::Invalid { what: what.to_owned(), reason: reason.to_owned() });
     if spec.root != Root::Host {
         return invalid(
-            "root",
+            "root file system",
             "not supported: all gondolin machines use the root of the installation — use the container backend for an image",
         );
     }
-    if !matches!(spec.writable, Writable::Memory | Writable::Layers) {
+    if !matches!(spec.writable, Writable::Memory | Writable::TemporaryLayers) {
         return invalid(
-            "writable",
+            "storage of changes",
             "not supported: gondolin deletes the disk with the machine — use snapshots, or the container backend",
         );
     }

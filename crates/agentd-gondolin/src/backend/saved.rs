@@ -1,7 +1,10 @@
 //! The saved disk of a machine, on the host. A guest controls its content, so the host only copies the file and never parses it.
 
 use agentd_core::IsolationError;
-use agentd_isolation::store::{Fresh, Store, blocking};
+use agentd_isolation::{
+    blocking::blocking,
+    store::{Fresh, Store},
+};
 use agentd_log::LogFailure as _;
 use std::{
     fs::File,

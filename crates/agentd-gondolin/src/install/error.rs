@@ -15,7 +15,7 @@ pub enum SetupError {
         source: io::Error,
     },
     /// A required program is not installed on this host.
-    #[error("program not found: {program} — {remedy}")]
+    #[error("find a program: {program}: not installed — {remedy}")]
     NoProgram {
         /// The program.
         program: String,
@@ -32,7 +32,7 @@ pub enum SetupError {
     },
     /// A download is missing, and fetching is not allowed.
     #[error(
-        "missing download: {}: {what} — run agentd gondolin setup on a host with network access, \
+        "find a download: {what}: not in {} — run agentd gondolin setup on a host with network access, \
          and pass a copy of its `downloads` folder with --offline",
         place.display()
     )]

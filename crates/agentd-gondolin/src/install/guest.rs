@@ -26,7 +26,7 @@ const MANIFEST: &str = include_str!("../../npm/manifest.mjs");
 /// Modules that a guest needs, built in or loadable: for the devices that Gondolin provides, and for sharing the host's files.
 const NEEDED: [&str; 5] = ["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_console", "fuse"];
 /// Modules that are loaded if the kernel has them.
-const WELCOME: [&str; 3] = ["virtio_rng", "overlay", "loop"];
+const OPTIONAL: [&str; 3] = ["virtio_rng", "overlay", "loop"];
 
 /// The path of the program in Debian's package.
 const BUSYBOX: &str = "bin/busybox";
@@ -55,7 +55,7 @@ pub(crate) fn guest(home: &Path, downloads: &Downloads, parts: &GuestParts<'_>) 
     let ingredients =
         [INIT, FIRST, MANIFEST, &spare, &mounted_on, &digest(&kernel)?, &digest(&busybox)?, &daemons, &parts.root.identity];
     part(home, "guest", &ingredients, |dir| {
-        let kernel = BootKernel::of_package(&kernel, &NEEDED, &WELCOME)?;
+        let kernel = BootKernel::of_package(&kernel, &NEEDED, &OPTIONAL)?;
         let busybox = agentd_vm::file_of_package(&busybox, Path::new(BUSYBOX))?;
         fs::write(dir.join(KERNEL), &kernel.image).context(|| "write the kernel".to_owned())?;
         initramfs(&dir.join(INITRAMFS), &kernel, &busybox).context(|| "write the initramfs".to_owned())?;

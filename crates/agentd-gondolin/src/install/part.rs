@@ -1,10 +1,10 @@
 //! The parts of an installation: directories that are complete or do not exist.
 
 use super::error::{IoContext, SetupError};
+use agentd_vm::sha256;
 use sha2::{Digest, Sha256};
 use std::{
-    fs::{self, File, Permissions},
-    io,
+    fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -40,34 +40,12 @@ fn digest_of(ingredients: &[&str]) -> String {
         hasher.update((ingredient.len() as u64).to_le_bytes());
         hasher.update(ingredient);
     }
-    hex(&hasher.finalize()[..8])
+    sha256::hex(&hasher.finalize()[..8])
 }
 
 /// Returns the SHA-256 digest of a file.
 pub(crate) fn digest(path: &Path) -> Result<String, SetupError> {
-    let read = || -> io::Result<String> {
-        let mut hasher = Sha256::new();
-        io::copy(&mut File::open(path)?, &mut Hashing(&mut hasher))?;
-        Ok(hex(&hasher.finalize()))
-    };
-    read().context(|| format!("read {}", path.display()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-struct Hashing<'a>(&'a mut Sha256);
-
-impl io::Write for Hashing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    Ok(sha256::of_file(path).context(|| format!("read {}", path.display()))?.1)
 }
 
 #[cfg(test)]

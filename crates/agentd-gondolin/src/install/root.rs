@@ -69,7 +69,7 @@ fn fingerprint(root: &Path) -> std::io::Result<String> {
             }
         }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(agentd_vm::sha256::hex(&hasher.finalize()))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::{
     identity::now,
     mux::CONNECTION_ENDED,
     protocol::{AttachRequest, FromGuest, Spec, ToGuest},
-    sanitize::sanitize_layers,
+    sanitize::sanitize_controls,
     session::Session,
     transport,
 };
@@ -43,15 +43,15 @@ impl Guest {
             Attach::Adopt { identity, limits } => (AttachRequest::Adopt(identity), *limits, None),
         };
         let clock = attaching.identity().is_some_and(|identity| identity.realtime_ns.is_some());
-        let layers = ask(&mut transport, attaching).await?;
+        let controls = ask(&mut transport, attaching).await?;
         let guest = Arc::new(Self {
             machine,
             limits,
-            layers,
+            controls,
             connection: Mutex::new(Connection { session: Session::new(), task: None }),
             clock: AtomicBool::new(clock),
             pauses: watch::Sender::default(),
-            made: Instant::now(),
+            created: Instant::now(),
             copies,
             used: Mutex::default(),
         });
@@ -128,15 +128,15 @@ impl Guest {
     where
         C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.let_go("an earlier state of the machine was restored");
+        self.detach("an earlier state of the machine was restored");
         let clock = attaching.identity().is_some_and(|identity| identity.realtime_ns.is_some());
         self.clock.store(clock, Ordering::Relaxed);
-        let layers = ask(&mut transport, attaching).await?;
+        let controls = ask(&mut transport, attaching).await?;
         // The controls that were reported for the sandbox must remain true.
-        let strength = |layers: &[ControlReport]| -> Vec<_> {
-            layers.iter().map(|report| (report.control, std::mem::discriminant(&report.status))).collect()
+        let strength = |controls: &[ControlReport]| -> Vec<_> {
+            controls.iter().map(|report| (report.control, std::mem::discriminant(&report.status))).collect()
         };
-        if strength(&layers) != strength(&self.layers) {
+        if strength(&controls) != strength(&self.controls) {
             return Err(IsolationError::MachineLost(
                 "the controls of the restored sandbox differ from those of the original".to_owned(),
             ));
@@ -156,7 +156,7 @@ fn check(spec: &SandboxSpec) -> Result<(), IsolationError> {
     }
     let reason =
         "a sandbox in a virtual machine uses those of the machine — use the defaults, or the container backend".to_owned();
-    Err(IsolationError::Invalid { what: "root".to_owned(), reason })
+    Err(IsolationError::Invalid { what: "root file system".to_owned(), reason })
 }
 
 /// Exchanges greetings with the agent, sends the purpose of the connection, and returns the controls that the agent reports.
@@ -172,7 +172,7 @@ async fn ask<C: AsyncRead + AsyncWrite + Unpin>(
     }
     transport::send(&mut writer, &ToGuest::Attach(attaching), MAX_TO_GUEST).await.map_err(|e| lost(&e))?;
     match transport::recv(&mut reader, MAX_FROM_GUEST).await.map_err(|e| lost(&e))? {
-        FromGuest::Attached(Ok(layers)) => Ok(sanitize_layers(layers)),
+        FromGuest::Attached(Ok(controls)) => Ok(sanitize_controls(controls)),
         FromGuest::Attached(Err(failure)) => Err(failure.into_error("guest")),
         _ => Err(IsolationError::MachineLost(
             "the guest's agent sent another message instead of its answer to the attach request".to_owned(),

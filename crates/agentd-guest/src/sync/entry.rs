@@ -11,7 +11,7 @@ const MAX_HEAD: usize = 16 << 10;
 const LENGTH: usize = 4;
 
 /// The number of bytes that always suffice to decode a head or to refuse it.
-pub(super) const MOST: usize = LENGTH + MAX_HEAD;
+pub(super) const MAX_ENTRY_BYTES: usize = LENGTH + MAX_HEAD;
 
 /// A path that is to be created, replaced or removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn decode_recognizes_end_and_refuses_oversized_head() {
+    fn decode_recognises_end_and_refuses_oversized_head() {
         assert_eq!(decode(&END), Ok(Next::End));
         assert_eq!(decode(&END[..3]), Ok(Next::Incomplete));
         assert!(matches!(decode(&u32::MAX.to_le_bytes()), Err(CopyError::Malformed(_))));

@@ -20,7 +20,7 @@ const MAX_BYTES: u64 = 64 << 10;
 pub fn entries(mut bytes: &[u8]) -> Result<usize, String> {
     let mut decoded = 0;
     while let Ok(Next::Entry(entry, length)) = entry::decode(bytes) {
-        if length == 0 || length > bytes.len().min(entry::MOST) {
+        if length == 0 || length > bytes.len().min(entry::MAX_ENTRY_BYTES) {
             return Err(format!("a decoded entry has an impossible length: {length} bytes"));
         }
         let mut again = Vec::new();

@@ -16,7 +16,7 @@ use crate::{
     transport,
 };
 use agentd_core::{ControlError, Grant, IsolationError};
-use agentd_isolation::{grants, store::blocking};
+use agentd_isolation::{blocking::blocking, grants};
 use agentd_kernel::{object, run_as};
 use agentd_log::LogFailure as _;
 use agentd_supervisor::protocol::MAX_FDS;
@@ -36,7 +36,7 @@ use tokio::{
 };
 
 /// The number of pieces that may be queued between the threads and the transport.
-const WAITING: usize = 4;
+const MAX_QUEUED: usize = 4;
 
 /// Timeout of a guest that receives a piece, or answers after the last one. Emulated guests are slow.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -198,7 +198,7 @@ impl Open {
 
     /// Spawns a thread that reads the whole copy. Returns the channel of its pieces.
     fn send(&self) -> Result<mpsc::Receiver<Result<Vec<u8>, CopyError>>, IsolationError> {
-        let (pieces, carried) = mpsc::channel(WAITING);
+        let (pieces, carried) = mpsc::channel(MAX_QUEUED);
         let root = self.root.clone();
         run_as_owner(self.copied.owner, move |switched| {
             let all = switched.and_then(|()| scan::scan(&root)).map(|now| scan::steps(&Scan::new(), &now));
@@ -241,7 +241,7 @@ impl ReturnedCopy<'_> {
         let applying = self.open.applying.clone().lock_owned().await;
         let (root, directory) = (self.open.root.clone(), self.open.copied.directory.clone());
         let (rules, most) = (self.copies.rules.clone(), self.copies.most);
-        let (pieces, mut received) = mpsc::channel::<Vec<u8>>(WAITING);
+        let (pieces, mut received) = mpsc::channel::<Vec<u8>>(MAX_QUEUED);
         let (reply, done) = oneshot::channel();
         run_as_owner(self.open.copied.owner, move |switched| {
             let allow = Box::new(move |name: &RelativeName, what: &Content| rules.allow(&directory.join(name.path()), what));

@@ -94,7 +94,7 @@ impl Receiver {
             let next = if had == 0 {
                 entry::decode(piece)?
             } else {
-                self.head.extend_from_slice(&piece[..piece.len().min(entry::MOST)]);
+                self.head.extend_from_slice(&piece[..piece.len().min(entry::MAX_ENTRY_BYTES)]);
                 entry::decode(&self.head)?
             };
             let taken = match next {
@@ -123,11 +123,11 @@ impl Receiver {
         if !self.ended {
             return Err(CopyError::Malformed("the transfer is incomplete".to_owned()));
         }
-        self.settle()
+        self.set_directory_modes()
     }
 
     /// Sets the modes of directories, innermost first, because the mode of an outer directory may prevent access to an inner one.
-    fn settle(&mut self) -> Result<(), CopyError> {
+    fn set_directory_modes(&mut self) -> Result<(), CopyError> {
         while let Some((path, mode)) = self.modes.pop_last() {
             match tree::directory(&self.root.directory, &path) {
                 Ok(directory) => rustix::fs::fchmod(&directory, mode_of(mode, DIRECTORY_BITS)).during("chmod", &path)?,
@@ -300,7 +300,7 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         // A mode that cannot be restored must not prevent the others.
         while !self.modes.is_empty() {
-            self.settle().or_warn("restore the modes of directories", "copy");
+            self.set_directory_modes().or_warn("restore the modes of directories", "copy");
         }
     }
 }

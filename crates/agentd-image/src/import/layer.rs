@@ -3,11 +3,12 @@
 
 use crate::{
     digest::{Digest, Hashing},
-    error::{Doing as _, ImageError},
+    error::ImageError,
     manifest::Descriptor,
     store::Staging,
     unpack::{Bounds, Ownership, UnpackError, Unpacked, decompress, unpack},
 };
+use agentd_disk::FileContext as _;
 use std::{fs::File, io::Read, os::fd::AsFd};
 
 /// An unpacked layer.
@@ -43,7 +44,7 @@ pub(super) fn take_in(
     let stream = |error| failed(UnpackError::from_stream(error));
     let bounds = expected.bounds;
     let tree = staging.begin_layer()?;
-    let root = File::open(&tree).doing("open", &tree)?;
+    let root = File::open(&tree).during("open", &tree)?;
 
     let most = expected.blob.map_or(u64::MAX, |descriptor| descriptor.size);
     let mut packed = Hashing::new(blob.take(most));

@@ -2,9 +2,10 @@
 
 use super::{Progress, download::Download, login::login};
 use crate::{
-    error::{Doing as _, ImageError},
-    manifest::{DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, MANIFEST, MOST},
+    error::ImageError,
+    manifest::{DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, MANIFEST, MAX_DOCUMENT_BYTES},
 };
+use agentd_disk::FileContext as _;
 use oci_client::{
     Client, Reference,
     client::{ClientConfig, ClientProtocol},
@@ -48,20 +49,20 @@ impl Registry {
     }
 
     /// Fetches a manifest or an index, whose digest `oci-client` verifies if `reference` has one. That crate reads the whole
-    /// document into memory, whatever its size; a document above [`MOST`] is rejected only afterwards.
+    /// document into memory, whatever its size; a document above [`MAX_DOCUMENT_BYTES`] is rejected only afterwards.
     pub(super) async fn manifest(&self, reference: &Reference) -> Result<Vec<u8>, ImageError> {
         let accepted = [MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_INDEX];
         let answer = self.client.pull_manifest_raw(reference, &self.auth, &accepted).await;
         let (bytes, _) = answer.map_err(|source| self.failed(source))?;
-        if bytes.len() as u64 > MOST {
+        if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
             return Err(ImageError::Contradiction("the manifest is larger than 8 MiB"));
         }
         Ok(bytes.to_vec())
     }
 
-    /// Fetches a blob of at most [`MOST`] bytes into memory.
+    /// Fetches a blob of at most [`MAX_DOCUMENT_BYTES`] bytes into memory.
     pub(super) async fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
-        if descriptor.size > MOST {
+        if descriptor.size > MAX_DOCUMENT_BYTES {
             return Err(ImageError::Contradiction("the configuration is larger than 8 MiB"));
         }
         let mut bytes = Vec::new();
@@ -76,7 +77,7 @@ impl Registry {
         to: &Path,
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<(), ImageError> {
-        let file = tokio::fs::File::create_new(to).await.doing("create", to)?;
+        let file = tokio::fs::File::create_new(to).await.during("create", to)?;
         let (layer, total) = (descriptor.digest, descriptor.size);
         let download = Download::new(file, total, |received| progress(Progress { layer, received, total }));
         self.blob(descriptor, download).await

@@ -111,7 +111,7 @@ impl<W: Write> Writer<W> {
     ) -> io::Result<()> {
         let mut header = Header::new_ustar();
         let mut extended: Vec<(&str, &[u8])> = attributes.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        // The fields are copied byte by byte, because the `tar` crate would normalize some names.
+        // The fields are copied byte by byte, because the `tar` crate would normalise some names.
         match header.as_mut_bytes().get_mut(..path.len()).filter(|_| path.len() <= 100) {
             Some(field) => field.copy_from_slice(path),
             None => extended.push(("path", path)),

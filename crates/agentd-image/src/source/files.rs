@@ -3,9 +3,10 @@
 use super::archive::Archive;
 use crate::{
     digest::Digest,
-    error::{Doing as _, ImageError},
-    manifest::{Descriptor, MOST},
+    error::ImageError,
+    manifest::{Descriptor, MAX_DOCUMENT_BYTES},
 };
+use agentd_disk::FileContext as _;
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags},
     io::Errno,
@@ -37,14 +38,14 @@ impl Files {
         }
     }
 
-    /// Reads a document of at most [`MOST`] bytes; `None` if no regular file has this name.
+    /// Reads a document of at most [`MAX_DOCUMENT_BYTES`] bytes; `None` if no regular file has this name.
     pub(crate) fn document(&self, name: &str) -> Result<Option<Vec<u8>>, ImageError> {
         let Some(OpenFile { content, size }) = self.open(name)? else { return Ok(None) };
-        if size > MOST {
+        if size > MAX_DOCUMENT_BYTES {
             return Err(ImageError::Contradiction("a JSON document is larger than 8 MiB"));
         }
         let mut bytes = Vec::new();
-        content.take(MOST).read_to_end(&mut bytes).doing("read", name)?;
+        content.take(MAX_DOCUMENT_BYTES).read_to_end(&mut bytes).during("read", name)?;
         Ok(Some(bytes))
     }
 
@@ -72,9 +73,9 @@ fn open_beneath(directory: &File, name: &str) -> Result<Option<OpenFile>, ImageE
     let file = match rustix::fs::openat2(directory, name, flags, Mode::empty(), resolve) {
         Ok(file) => File::from(file),
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-        Err(errno) => return Err(errno).doing("open", name),
+        Err(errno) => return Err(errno).during("open", name)?,
     };
-    let metadata = file.metadata().doing("stat", name)?;
+    let metadata = file.metadata().during("stat", name)?;
     let size = metadata.len();
     Ok(metadata.is_file().then(|| OpenFile { content: Box::new(file), size }))
 }

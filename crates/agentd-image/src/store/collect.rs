@@ -1,11 +1,8 @@
 //! Garbage collection: removes layers and blobs that nothing refers to.
 
 use super::{LayerStatistics, Staging, Store, index::Index};
-use crate::{
-    digest::Digest,
-    error::{Doing as _, ImageError},
-};
-use agentd_disk::{Lock, entries};
+use crate::{digest::Digest, error::ImageError};
+use agentd_disk::{FileContext as _, Lock, entries};
 use std::{
     collections::HashSet,
     fs,
@@ -50,11 +47,11 @@ impl Store {
             collected.bytes += LayerStatistics::read(&path).ok().and_then(Result::ok).map_or(0, |about| about.bytes);
             collected.layers += 1;
             let moved = bin.path().join(collected.layers.to_string());
-            fs::rename(&path, &moved).doing("move to staging", &path)?;
+            fs::rename(&path, &moved).during("move to staging", &path)?;
         }
         for path in entries(&self.blobs())? {
             if !digest(&path).is_some_and(|digest| blobs.contains(&digest)) {
-                fs::remove_file(&path).doing("remove", &path)?;
+                fs::remove_file(&path).during("remove", &path)?;
                 collected.blobs += 1;
             }
         }

@@ -1,9 +1,7 @@
 //! `images.json`, which maps each reference to the digest of its manifest.
 
-use crate::{
-    digest::Digest,
-    error::{Doing as _, ImageError},
-};
+use crate::{digest::Digest, error::ImageError};
+use agentd_disk::FileContext as _;
 use oci_client::Reference;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
@@ -36,7 +34,7 @@ impl Index {
 
     pub(super) fn write(&self, root: &Path, draft: &Path) -> Result<(), ImageError> {
         let path = root.join(NAME);
-        let bytes = serde_json::to_vec_pretty(self).doing("write", &path)?;
+        let bytes = serde_json::to_vec_pretty(self).during("write", &path)?;
         agentd_disk::write(&path, &bytes, draft)?;
         Ok(agentd_disk::flush_directory(root)?)
     }

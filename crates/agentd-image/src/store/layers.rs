@@ -3,9 +3,10 @@
 //! to everyone.
 
 use crate::{
-    error::{Damage, Doing as _, ImageError},
+    error::{Damage, ImageError},
     unpack::Unpacked,
 };
+use agentd_disk::FileContext as _;
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -28,8 +29,8 @@ impl LayerStatistics {
 
     pub(super) fn write(&self, layer: &Path) -> Result<(), ImageError> {
         let path = layer.join("about.json");
-        let bytes = serde_json::to_vec(self).doing("write", &path)?;
-        fs::write(&path, bytes).doing("write", path)
+        let bytes = serde_json::to_vec(self).during("write", &path)?;
+        Ok(fs::write(&path, bytes).during("write", path)?)
     }
 }
 
@@ -37,6 +38,6 @@ impl LayerStatistics {
 pub(super) fn adopt(staged: &Path, place: &Path) -> Result<(), ImageError> {
     match fs::rename(staged, place) {
         Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => Ok(()),
-        other => other.doing("rename to", place),
+        other => Ok(other.during("rename to", place)?),
     }
 }

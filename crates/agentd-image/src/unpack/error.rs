@@ -12,7 +12,7 @@ pub enum UnpackError {
     #[error("read the tar archive of the layer (plain, gzip or zstd): {0} — fetch or build the image again")]
     Archive(#[source] io::Error),
     /// The layer, or an archive that contains layers, exceeds a size limit.
-    #[error("size limit exceeded: more than {most} {bound}{} — split the layer, or use a smaller image", at(.path))]
+    #[error("size limit exceeded: more than {most} {bound}{} — split the layer, or use a smaller image", at_path(.path))]
     TooLarge {
         /// The limit that was exceeded.
         bound: Bound,
@@ -58,7 +58,7 @@ pub enum UnpackError {
     },
 }
 
-fn at(path: &Option<PathBuf>) -> String {
+fn at_path(path: &Option<PathBuf>) -> String {
     path.as_ref().map(|path| format!(" (at {path:?})")).unwrap_or_default()
 }
 

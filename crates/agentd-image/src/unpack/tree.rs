@@ -1,6 +1,6 @@
 //! The only code that touches the file system while a layer is unpacked. Each call is relative to a directory descriptor that was
-//! opened by `openat2` (`man 2 openat2`) beneath the layer's root and without following links. A name that passed [`super::name`]
-//! therefore still ends inside, and a link from the archive is never followed.
+//! opened by `openat2` (`man 2 openat2`) beneath the layer's root and without following links. A name that [`super::name`]
+//! accepted therefore resolves to a place below the layer's root, and a link from the archive is never followed.
 
 use super::{
     attributes::{self, Ownership},

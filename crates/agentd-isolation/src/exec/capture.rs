@@ -59,7 +59,7 @@ async fn collect<T: Transport>(
     let mut buffers = [Vec::new(), Vec::new()];
     let end: End = loop {
         let ([stdout, stderr], [out, err]) = (&mut outputs, &mut buffers);
-        // Not biased: unending output must not delay the end of the command.
+        // `select!` is not biased here: unending output must not delay the end of the command.
         let stream = tokio::select! {
             () = read(stdout, out) => 0,
             () = read(stderr, err) => 1,

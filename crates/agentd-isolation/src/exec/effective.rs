@@ -8,7 +8,7 @@ fn tighter<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
 }
 
 /// Returns true if a command requests a tighter limit than its sandbox enforces.
-fn beyond<T: Ord>(command: Option<T>, sandbox: Option<T>) -> bool {
+fn is_tighter<T: Ord>(command: Option<T>, sandbox: Option<T>) -> bool {
     command.is_some_and(|command| sandbox.is_none_or(|sandbox| command < sandbox))
 }
 
@@ -18,9 +18,9 @@ fn beyond<T: Ord>(command: Option<T>, sandbox: Option<T>) -> bool {
 /// [`IsolationError::Invalid`] for a limit that applies only to a whole sandbox, unless the sandbox's limit is at least as tight.
 pub fn effective(command: &Limits, sandbox: &Limits) -> Result<Limits, IsolationError> {
     let whole = [
-        ("memory", beyond(command.memory, sandbox.memory)),
-        ("processes", beyond(command.processes, sandbox.processes)),
-        ("cpu_quota", beyond(command.cpu_quota, sandbox.cpu_quota)),
+        ("memory", is_tighter(command.memory, sandbox.memory)),
+        ("processes", is_tighter(command.processes, sandbox.processes)),
+        ("cpu_quota", is_tighter(command.cpu_quota, sandbox.cpu_quota)),
         ("cpu_weight", command.cpu_weight.is_some() && command.cpu_weight != sandbox.cpu_weight),
     ];
     if let Some((limit, _)) = whole.into_iter().find(|(_, beyond)| *beyond) {

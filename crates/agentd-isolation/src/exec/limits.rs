@@ -1,6 +1,6 @@
 //! Watches the limits whose counters the kernel keeps per cgroup.
 
-use crate::{link::Link, ready};
+use crate::{connection::SupervisorConnection, ready};
 use agentd_core::EndReason;
 use agentd_kernel::cgroup::{GroupUsage, WatchKind};
 use std::{future::pending, os::fd::OwnedFd, sync::Arc, time::Duration};
@@ -13,25 +13,29 @@ const RECHECK: Duration = Duration::from_millis(5);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Waits until a counter of the sandbox's cgroup exceeds a limit, and returns the reason for ending the exec.
-pub(super) async fn limit_exceeded(link: Arc<Link>, baseline: GroupUsage, cpu_time: Option<Duration>) -> EndReason {
+pub(super) async fn limit_exceeded(
+    connection: Arc<SupervisorConnection>,
+    baseline: GroupUsage,
+    cpu_time: Option<Duration>,
+) -> EndReason {
     let cpu = async {
         match cpu_time {
-            Some(limit) => cpu_time_over(&link, baseline, limit).await,
+            Some(limit) => cpu_time_over(&connection, baseline, limit).await,
             None => pending().await,
         }
     };
     tokio::select! {
-        reason = counter_moved(&link, baseline) => reason,
+        reason = counter_moved(&connection, baseline) => reason,
         reason = cpu => reason,
     }
 }
 
-/// Waits until the cgroup has used `limit` of CPU time. Between checks, sleeps for the remaining CPU time divided by the number of
-/// processors, at least [`RECHECK`].
-async fn cpu_time_over(link: &Link, baseline: GroupUsage, limit: Duration) -> EndReason {
+/// Waits until the cgroup has used `limit` of CPU time. Between checks, sleeps for the remaining CPU time divided by the number
+/// of processors, at least [`RECHECK`].
+async fn cpu_time_over(connection: &SupervisorConnection, baseline: GroupUsage, limit: Duration) -> EndReason {
     let processors = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     loop {
-        let (Some(now), Some(before)) = (GroupUsage::read(&link.watches).cpu, baseline.cpu) else { return pending().await };
+        let (Some(now), Some(before)) = (GroupUsage::read(&connection.watches).cpu, baseline.cpu) else { return pending().await };
         let left = limit.saturating_sub(now.saturating_sub(before));
         if left.is_zero() {
             return EndReason::CpuLimit;
@@ -40,9 +44,9 @@ async fn cpu_time_over(link: &Link, baseline: GroupUsage, limit: Duration) -> En
     }
 }
 
-async fn counter_moved(link: &Link, baseline: GroupUsage) -> EndReason {
+async fn counter_moved(connection: &SupervisorConnection, baseline: GroupUsage) -> EndReason {
     let over = || {
-        let now = GroupUsage::read(&link.watches);
+        let now = GroupUsage::read(&connection.watches);
         if now.oom_kills > baseline.oom_kills {
             Some(EndReason::OutOfMemory)
         } else if now.pids_hits > baseline.pids_hits {
@@ -51,9 +55,9 @@ async fn counter_moved(link: &Link, baseline: GroupUsage) -> EndReason {
             None
         }
     };
-    let mut silent = link.watches.iter().any(|watch| watch.kind == WatchKind::SilentPidsEvents);
+    let mut silent = connection.watches.iter().any(|watch| watch.kind == WatchKind::SilentPidsEvents);
     let mut source = |wanted: WatchKind, interest: Interest| {
-        let watch = link.watches.iter().find(|watch| watch.kind == wanted)?;
+        let watch = connection.watches.iter().find(|watch| watch.kind == wanted)?;
         // Each exec registers a duplicate, because a descriptor can be registered only once. If registration fails, the counter
         // is polled like one without events.
         let registered = watch.fd.try_clone().and_then(|fd| ready::owned(fd, interest));

@@ -12,7 +12,7 @@ use super::{
     stdio::{self, Stdio},
     transport::{End, Event, ExecControl, LimitWatch, Pipes, Timer, Transport},
 };
-use crate::link::{ExecEvent, Link};
+use crate::connection::{ExecEvent, SupervisorConnection};
 use agentd_core::{Command, EndReason, ExecHandle, ExecStreams, IsolationError, Limits, Outcome, PtySize, StdinSource, Usage};
 use agentd_kernel::cgroup::GroupUsage;
 use agentd_log::LogFailure as _;
@@ -34,7 +34,7 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// The transport of one exec at a supervisor.
 pub(crate) struct Supervised {
-    link: Arc<Link>,
+    connection: Arc<SupervisorConnection>,
     id: u32,
     events: mpsc::Receiver<ExecEvent>,
     /// The master side of the command's terminal, if it has one.
@@ -46,11 +46,11 @@ pub(crate) struct Supervised {
 }
 
 impl Supervised {
-    fn new(link: Arc<Link>, command: &Command, limits: &Limits) -> Self {
-        let (id, events) = link.listen();
-        let baseline = GroupUsage::read(&link.watches);
+    fn new(connection: Arc<SupervisorConnection>, command: &Command, limits: &Limits) -> Self {
+        let (id, events) = connection.listen();
+        let baseline = GroupUsage::read(&connection.watches);
         let program = command.argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
-        Self { link, id, events, terminal: None, program, cpu_time: limits.cpu_time, baseline }
+        Self { connection, id, events, terminal: None, program, cpu_time: limits.cpu_time, baseline }
     }
 
     /// Translates an event of the supervisor; `None` means that the sandbox is lost.
@@ -65,9 +65,9 @@ impl Supervised {
                 Event::Misplaced(IsolationError::Protocol("the supervisor sent a message out of order".to_owned()))
             }
             None => {
-                let group = GroupUsage::read(&self.link.watches);
+                let group = GroupUsage::read(&self.connection.watches);
                 Event::Lost {
-                    error: self.link.why_lost(),
+                    error: self.connection.why_lost(),
                     // The kernel may have killed the supervisor itself, which would otherwise report this.
                     reason: (group.oom_kills > self.baseline.oom_kills).then_some(EndReason::OutOfMemory),
                     usage: usage(Duration::ZERO, ExecUsage::default(), group),
@@ -78,7 +78,7 @@ impl Supervised {
 
     /// Returns the end of an exec whose first process ended with `status` (`wait(2)`).
     fn ended(&self, status: i32, used: ExecUsage, process_limit: bool) -> End {
-        let group = GroupUsage::read(&self.link.watches);
+        let group = GroupUsage::read(&self.connection.watches);
         let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
         let usage = usage(Duration::ZERO, used, group);
         let cpu = usage.cpu_user.saturating_add(usage.cpu_system);
@@ -89,7 +89,7 @@ impl Supervised {
             // processors, so SIGXCPU is trusted.
             Some(libc::SIGXCPU) if self.cpu_time.is_some() => EndReason::CpuLimit,
             Some(libc::SIGKILL) if self.cpu_time.is_some_and(|limit| cpu >= limit) => EndReason::CpuLimit,
-            Some(libc::SIGXFSZ) => EndReason::DiskLimit,
+            Some(libc::SIGXFSZ) => EndReason::FileSizeLimit,
             Some(_) => EndReason::Signalled,
             None => EndReason::Exited,
         };
@@ -99,14 +99,14 @@ impl Supervised {
 
 /// The part of the transport that the handle of an exec uses.
 pub(crate) struct SupervisedControl {
-    link: Arc<Link>,
+    connection: Arc<SupervisorConnection>,
     id: u32,
     terminal: Option<OwnedFd>,
 }
 
 impl ExecControl for SupervisedControl {
     fn signal(&self, signal: i32) -> Result<(), IsolationError> {
-        self.link.request(&Request::Signal { id: self.id, signal }, &[])
+        self.connection.request(&Request::Signal { id: self.id, signal }, &[])
     }
 
     fn resize(&self, size: PtySize) -> Result<(), IsolationError> {
@@ -123,7 +123,7 @@ impl Transport for Supervised {
     type ExecControl = SupervisedControl;
 
     fn control(&mut self) -> SupervisedControl {
-        SupervisedControl { link: self.link.clone(), id: self.id, terminal: self.terminal.take() }
+        SupervisedControl { connection: self.connection.clone(), id: self.id, terminal: self.terminal.take() }
     }
 
     async fn event(&mut self) -> Event {
@@ -135,27 +135,27 @@ impl Transport for Supervised {
         // A stopped process handles SIGTERM only after SIGCONT.
         for signal in [libc::SIGTERM, libc::SIGCONT] {
             // The command is killed when its grace ends, whether or not it received the signal.
-            let sent = self.link.request(&Request::Signal { id: self.id, signal }, &[]);
+            let sent = self.connection.request(&Request::Signal { id: self.id, signal }, &[]);
             sent.or_debug("send a signal to a command", (self.id, signal));
         }
     }
 
     fn end(&self, _reason: EndReason) {
-        if self.link.request(&Request::End { id: self.id }, &[]).is_err() {
-            self.link.kill();
+        if self.connection.request(&Request::End { id: self.id }, &[]).is_err() {
+            self.connection.kill();
         }
     }
 
     fn kill(&self) {
-        self.link.kill();
+        self.connection.kill();
     }
 
     fn max_wait(&self) -> Timer {
-        Box::pin(self.link.unfrozen_for(GRACE))
+        Box::pin(self.connection.unfrozen_for(GRACE))
     }
 
     fn limits(&self) -> LimitWatch {
-        Box::pin(limit_exceeded(self.link.clone(), self.baseline, self.cpu_time))
+        Box::pin(limit_exceeded(self.connection.clone(), self.baseline, self.cpu_time))
     }
 
     async fn conclude(&self) -> Result<(), IsolationError> {
@@ -165,7 +165,7 @@ impl Transport for Supervised {
 
 impl Drop for Supervised {
     fn drop(&mut self) {
-        self.link.forget(self.id);
+        self.connection.forget(self.id);
     }
 }
 
@@ -183,13 +183,13 @@ pub(crate) fn usage(wall: Duration, reaped: ExecUsage, group: GroupUsage) -> Usa
 
 /// Starts a command, with `given` as its standard input if present.
 async fn start(
-    link: Arc<Link>,
+    connection: Arc<SupervisorConnection>,
     command: &Command,
     executable: Executable,
     given: Option<OwnedFd>,
 ) -> Result<(Exec<Supervised>, ExecStreams), IsolationError> {
-    let limits = effective(&command.limits, &link.limits)?;
-    let transport = Supervised::new(link.clone(), command, &limits);
+    let limits = effective(&command.limits, &connection.limits)?;
+    let transport = Supervised::new(connection.clone(), command, &limits);
     let mut request = request(transport.id, command, &limits)?;
     if executable == Executable::SelfExe {
         request.own_image = true;
@@ -202,9 +202,9 @@ async fn start(
         let fds: Vec<_> = input.into_iter().chain(image).collect();
         return start_on_terminal(exec, request, &fds).await;
     }
-    let stdio = Stdio::open(&command.stdin, given, link.owner)?;
+    let stdio = Stdio::open(&command.stdin, given, connection.owner)?;
     let fds: Vec<_> = stdio.theirs()?.into_iter().chain(image).collect();
-    link.request(&Request::Exec(request), &fds)?;
+    connection.request(&Request::Exec(request), &fds)?;
     Ok((exec, stdio.ours))
 }
 
@@ -214,7 +214,7 @@ async fn start_on_terminal(
     request: agentd_supervisor::protocol::SpawnRequest,
     fds: &[BorrowedFd<'_>],
 ) -> Result<(Exec<Supervised>, ExecStreams), IsolationError> {
-    exec.transport.link.request(&Request::Exec(request), fds)?;
+    exec.transport.connection.request(&Request::Exec(request), fds)?;
     match exec.transport.events.recv().await {
         Some(ExecEvent::Terminal(fd)) => {
             let copy = fd.try_clone().map_err(|source| IsolationError::Io {
@@ -233,9 +233,13 @@ async fn start_on_terminal(
 }
 
 /// Runs a command to its end and captures its output.
-pub(crate) async fn run_to_end(link: Arc<Link>, command: Command, executable: Executable) -> Result<Outcome, IsolationError> {
+pub(crate) async fn run_to_end(
+    connection: Arc<SupervisorConnection>,
+    command: Command,
+    executable: Executable,
+) -> Result<Outcome, IsolationError> {
     capture::check(&command)?;
-    let (exec, streams) = start(link, &command, executable, None).await?;
+    let (exec, streams) = start(connection, &command, executable, None).await?;
     let pipes = Pipes {
         input: streams.stdin.map(pipe::sender).transpose()?,
         outputs: [streams.stdout.map(pipe::receiver).transpose()?, streams.stderr.map(pipe::receiver).transpose()?],
@@ -246,16 +250,20 @@ pub(crate) async fn run_to_end(link: Arc<Link>, command: Command, executable: Ex
 
 /// Starts a command whose streams the caller serves.
 pub(crate) async fn stream(
-    link: Arc<Link>,
+    connection: Arc<SupervisorConnection>,
     command: &Command,
     executable: Executable,
 ) -> Result<Box<dyn ExecHandle>, IsolationError> {
-    let (exec, streams) = start(link, command, executable, None).await?;
+    let (exec, streams) = start(connection, command, executable, None).await?;
     Ok(handle::spawn(exec, streams, ready(())))
 }
 
 /// Starts a command whose standard input is `stdin`, which may be a socket. The caller serves the output streams.
-pub(crate) async fn stream_on(link: Arc<Link>, command: &Command, stdin: OwnedFd) -> Result<Box<dyn ExecHandle>, IsolationError> {
-    let (exec, streams) = start(link, command, Executable::FromPath, Some(stdin)).await?;
+pub(crate) async fn stream_on(
+    connection: Arc<SupervisorConnection>,
+    command: &Command,
+    stdin: OwnedFd,
+) -> Result<Box<dyn ExecHandle>, IsolationError> {
+    let (exec, streams) = start(connection, command, Executable::FromPath, Some(stdin)).await?;
     Ok(handle::spawn(exec, streams, ready(())))
 }

@@ -47,7 +47,7 @@ pub struct Found {
 /// [`IsolationError::Invalid`] for a path that leads nowhere, that contains a refused link, or that changes during the call.
 pub fn find(path: &Path, guard: &Guard, links: Links) -> Result<Found, IsolationError> {
     let refuse = |reason: String| IsolationError::Invalid { what: format!("path {}", path.display()), reason };
-    let failed = |errno: Errno| refuse(format!("{} — create the path, or drop the grant", std::io::Error::from(errno)));
+    let failed = |errno: Errno| refuse(not_opened(errno));
     if !path.is_absolute() {
         return Err(refuse("not an absolute path — use an absolute path".to_owned()));
     }
@@ -83,7 +83,7 @@ impl From<Errno> for Stop {
 impl Stop {
     fn into_isolation(self, path: &Path) -> IsolationError {
         let reason = match self {
-            Self::Failed(errno) => format!("{} — create the path, or drop the grant", std::io::Error::from(errno)),
+            Self::Failed(errno) => not_opened(errno),
             Self::Untrusted(link, target) => format!(
                 "{} is a symbolic link to {}, in a directory that a sandbox may have changed — name the target by its own path, \
                  or add --follow-links",
@@ -93,6 +93,16 @@ impl Stop {
         };
         IsolationError::Invalid { what: format!("path {}", path.display()), reason }
     }
+}
+
+/// Returns the cause and the remedy of a path that could not be opened.
+fn not_opened(errno: Errno) -> String {
+    let remedy = match errno {
+        Errno::ACCESS => "let this user enter the directories above the path",
+        Errno::NOENT | Errno::NOTDIR => "create the path",
+        _ => "use another path",
+    };
+    format!("{} — {remedy}, or drop the grant", std::io::Error::from(errno))
 }
 
 /// Walks along `path` one name at a time, and follows links like the kernel.

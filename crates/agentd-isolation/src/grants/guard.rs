@@ -94,18 +94,18 @@ impl Guard {
     /// Returns the reason for which `path`, which must not contain links, is not granted.
     pub fn refusal(&self, path: &Path) -> Option<String> {
         let kept = || self.homes_above(path).iter().find_map(|home| contained_secret(path, home));
-        self.never(path).or_else(|| is_world_writable(path).then(|| WORLD_WRITABLE.to_owned())).or_else(kept)
+        self.refusal_of_place(path).or_else(|| is_world_writable(path).then(|| WORLD_WRITABLE.to_owned())).or_else(kept)
     }
 
     /// Returns whether a sandbox may have been allowed to write to `directory`, whose path must not contain links. A payload can
     /// have created a link only in such a directory. The present content of the directory does not matter, because a payload may
     /// have created that too.
     pub(super) fn could_be_granted(&self, directory: &Path) -> bool {
-        self.never(directory).is_none() || is_world_writable(directory)
+        self.refusal_of_place(directory).is_none() || is_world_writable(directory)
     }
 
     /// Returns the reason for which `path` is never granted, regardless of the files at and below it.
-    fn never(&self, path: &Path) -> Option<String> {
+    fn refusal_of_place(&self, path: &Path) -> Option<String> {
         let whole = NEVER.iter().any(|never| path == Path::new(never)) || self.above.iter().any(|above| above.starts_with(path));
         if whole || self.homes.iter().any(|home| home.starts_with(path)) {
             return Some(TOO_MUCH.to_owned());

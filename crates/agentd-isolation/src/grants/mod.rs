@@ -6,11 +6,11 @@
 //!
 //! - `find`: resolves a path to an object, and decides which symbolic links are followed.
 //! - `guard`, `secrets`: paths that are never granted.
-//! - `nesting`: grants that show a part of another grant.
+//! - `overlap`: grants that show a part of another grant.
 
 mod find;
 mod guard;
-mod nesting;
+mod overlap;
 mod secrets;
 
 pub use find::{Found, Links, find};
@@ -59,7 +59,7 @@ pub fn resolve(grants: &[Grant], most: usize) -> Result<Vec<GrantPlan>, Isolatio
     let mut resolved = grants.iter().map(|grant| resolve_one(grant, &guard)).collect::<Result<Vec<_>, _>>()?;
     resolved.sort_by_key(|grant| grant.target.components().count());
     protect::complete(&mut resolved);
-    nesting::carry_over(&mut resolved)?;
+    overlap::protect(&mut resolved)?;
     Ok(resolved)
 }
 

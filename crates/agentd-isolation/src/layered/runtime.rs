@@ -105,7 +105,7 @@ impl SandboxRuntime {
                 );
                 return Err(IsolationError::from(ControlError::new(Control::Grants, call, None)).into());
             }
-            spec.writable = Writable::Disk(place.state.layer_paths(&record));
+            spec.writable = Writable::KeptLayers(place.state.layer_paths(&record));
             let sandbox = place.backend.create_sandbox(spec).await?;
             let mut ready = place.state.after_mount(&record).map_err(LayeredError::from);
             if paused && ready.is_ok() {
@@ -230,7 +230,7 @@ pub async fn on_disk<T: Send + 'static>(
 }
 
 /// Squashes the layers of a sandbox if there are many, in the background, and removes layers that are no longer used.
-pub fn settle(state: &Arc<State>, name: Name) {
+pub fn squash_and_collect(state: &Arc<State>, name: Name) {
     let state = state.clone();
     tokio::spawn(async move {
         // If a step fails now, the next call repeats it.

@@ -2,7 +2,7 @@
 
 use super::{
     LayerStore,
-    runtime::{Running, SandboxRef, SandboxRuntime, on_disk, settle},
+    runtime::{Running, SandboxRef, SandboxRuntime, on_disk, squash_and_collect},
 };
 use crate::{grants, tracker::Tracker};
 use agentd_core::{
@@ -33,7 +33,7 @@ struct Inner {
     name: Name,
     origin: Origin,
     /// The control reports of the first start.
-    layers: OnceLock<Vec<ControlReport>>,
+    controls: OnceLock<Vec<ControlReport>>,
     runtime: Mutex<SandboxRuntime>,
     /// The sandbox is destroyed, or its destruction has begun: it can no longer be used.
     gone: AtomicBool,
@@ -70,12 +70,12 @@ impl LayeredSandbox {
     /// Starts the processes of a sandbox that exists on disk. If that fails, the sandbox is removed.
     async fn open(origin: Origin, name: Name) -> Result<Arc<Self>, IsolationError> {
         let id = SandboxId(format!("{}-{}-{name}", origin.backend.name(), std::process::id()));
-        let (layers, runtime, gone, removed) =
+        let (controls, runtime, gone, removed) =
             (OnceLock::new(), Mutex::default(), AtomicBool::new(false), AtomicBool::new(false));
-        let sandbox = Arc::new(Self(Arc::new(Inner { id, name, origin, layers, runtime, gone, removed })));
+        let sandbox = Arc::new(Self(Arc::new(Inner { id, name, origin, controls, runtime, gone, removed })));
         let (started, _) = sandbox.used().await?;
         let inner = &sandbox.0;
-        inner.layers.get_or_init(|| started.controls().to_vec());
+        inner.controls.get_or_init(|| started.controls().to_vec());
         if let Some(running) = inner.origin.running.upgrade() {
             running.add(&sandbox);
         }
@@ -85,12 +85,12 @@ impl LayeredSandbox {
     /// See [`Inner::used`]. Runs to completion: a partly started sandbox would still have its layers mounted at the next start.
     async fn used(&self) -> Result<(Arc<dyn Sandbox>, Arc<()>), IsolationError> {
         let inner = self.0.clone();
-        whole(async move { inner.used().await }).await
+        run_to_completion(async move { inner.used().await }).await
     }
 }
 
 /// Runs `work` to completion, even if the caller stops waiting.
-async fn whole<T: Send + 'static>(
+async fn run_to_completion<T: Send + 'static>(
     work: impl Future<Output = Result<T, IsolationError>> + Send + 'static,
 ) -> Result<T, IsolationError> {
     match tokio::spawn(work).await {
@@ -131,22 +131,22 @@ impl Inner {
         let of = self.name.clone();
         let save = move |state: &State, how| state.replace_snapshot(&of, &snapshot, how).map(drop);
         self.runtime().await?.committed(self.place(), save).await?;
-        settle(&self.origin.layer_store.state, self.name.clone());
+        squash_and_collect(&self.origin.layer_store.state, self.name.clone());
         Ok(())
     }
 
     async fn restore(&self, snapshot: Name) -> Result<(), IsolationError> {
         self.runtime().await?.restore(self.place(), snapshot).await?;
-        settle(&self.origin.layer_store.state, self.name.clone());
+        squash_and_collect(&self.origin.layer_store.state, self.name.clone());
         Ok(())
     }
 
     async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError> {
         let (of, new) = (self.name.clone(), LayerStore::fresh_name()?);
         let made = new.clone();
-        let multiply = move |state: &State, how| state.fork(&of, ForkSource::Now(how), &[made]).map(drop);
-        self.runtime().await?.committed(self.place(), multiply).await?;
-        settle(&self.origin.layer_store.state, self.name.clone());
+        let fork = move |state: &State, how| state.fork(&of, ForkSource::Now(how), &[made]).map(drop);
+        self.runtime().await?.committed(self.place(), fork).await?;
+        squash_and_collect(&self.origin.layer_store.state, self.name.clone());
         Ok(LayeredSandbox::open(self.origin.clone(), new).await?)
     }
 
@@ -210,7 +210,7 @@ impl Sandbox for LayeredSandbox {
     }
 
     fn controls(&self) -> &[ControlReport] {
-        self.0.layers.get().map_or(&[], Vec::as_slice)
+        self.0.controls.get().map_or(&[], Vec::as_slice)
     }
 
     async fn capabilities(&self) -> Result<BackendCapabilities, IsolationError> {
@@ -255,27 +255,27 @@ impl Sandbox for LayeredSandbox {
 
     async fn suspend(&self) -> Result<(), IsolationError> {
         let inner = self.0.clone();
-        whole(async move { Ok(inner.runtime().await?.pause(inner.place()).await?) }).await
+        run_to_completion(async move { Ok(inner.runtime().await?.pause(inner.place()).await?) }).await
     }
 
     async fn resume(&self) -> Result<(), IsolationError> {
         let inner = self.0.clone();
-        whole(async move { Ok(inner.runtime().await?.resume().await?) }).await
+        run_to_completion(async move { Ok(inner.runtime().await?.resume().await?) }).await
     }
 
     async fn snapshot(&self, name: &str) -> Result<(), IsolationError> {
         let (inner, snapshot) = (self.0.clone(), snapshot_name(name)?);
-        whole(async move { inner.snapshot(snapshot).await }).await
+        run_to_completion(async move { inner.snapshot(snapshot).await }).await
     }
 
     async fn restore(&self, name: &str) -> Result<(), IsolationError> {
         let (inner, snapshot) = (self.0.clone(), snapshot_name(name)?);
-        whole(async move { inner.restore(snapshot).await }).await
+        run_to_completion(async move { inner.restore(snapshot).await }).await
     }
 
     async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError> {
         let inner = self.0.clone();
-        whole(async move { inner.fork().await }).await
+        run_to_completion(async move { inner.fork().await }).await
     }
 
     async fn resource_usage(&self) -> Result<Usage, IsolationError> {
@@ -284,7 +284,7 @@ impl Sandbox for LayeredSandbox {
 
     async fn destroy(&self) -> Result<(), IsolationError> {
         let inner = self.0.clone();
-        whole(async move { inner.destroy().await }).await
+        run_to_completion(async move { inner.destroy().await }).await
     }
 }
 

@@ -7,12 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The maximum number of directories in which a `*` is looked up. A directory with more is refused: an earlier sandbox may
-/// have filled it.
-const MOST: usize = 4096;
+/// The maximum number of entries of a directory in which a `*` is looked up. A directory with more is refused: an earlier sandbox
+/// may have filled it.
+const MAX_ENTRIES: usize = 4096;
 
 /// The maximum size of an XML file that is read, in bytes. A larger file counts as a secret.
-const LARGEST: u64 = 256 << 10;
+const MAX_XML_BYTES: u64 = 256 << 10;
 
 /// Returns the reason to leave out the directory `shown` if a secret of `layout` or of all layouts exists in it. `place` returns
 /// the path of a place in the layout.
@@ -23,7 +23,7 @@ pub(super) fn contained(shown: &Path, layout: &Layout, place: impl Fn(&str) -> O
         // A link above the place can lead into `shown`, so the resolved path is compared.
         let inside = |directory: &Path| directory.canonicalize().ok().filter(|directory| directory.starts_with(shown));
         match split(&pattern) {
-            Some((directory, rest)) => first(&inside(&directory)?, &rest, secret),
+            Some((directory, rest)) => first_below(&inside(&directory)?, &rest, secret),
             None => {
                 let path = inside(pattern.parent()?)?.join(pattern.file_name()?);
                 is_secret(&path, secret).then_some(path)
@@ -42,10 +42,10 @@ fn split(pattern: &Path) -> Option<(PathBuf, PathBuf)> {
 }
 
 /// Returns the first secret `rest` in a subdirectory of `directory`, or `directory` itself if it has too many entries.
-fn first(directory: &Path, rest: &Path, secret: &Secret) -> Option<PathBuf> {
+fn first_below(directory: &Path, rest: &Path, secret: &Secret) -> Option<PathBuf> {
     let entries = directory.read_dir().ok()?;
     for (number, entry) in entries.flatten().enumerate() {
-        if number == MOST {
+        if number == MAX_ENTRIES {
             return Some(directory.to_path_buf());
         }
         let path = entry.path().join(rest);
@@ -65,9 +65,9 @@ fn is_secret(path: &Path, secret: &Secret) -> bool {
 /// Reads a regular file, without waiting: the path may have become a FIFO.
 fn read(path: &Path) -> Option<String> {
     let file = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path).ok()?;
-    let is_small = file.metadata().is_ok_and(|stat| stat.is_file() && stat.len() <= LARGEST);
+    let is_small = file.metadata().is_ok_and(|stat| stat.is_file() && stat.len() <= MAX_XML_BYTES);
     let mut text = String::new();
-    is_small.then(|| file.take(LARGEST).read_to_string(&mut text).ok())??;
+    is_small.then(|| file.take(MAX_XML_BYTES).read_to_string(&mut text).ok())??;
     Some(text)
 }
 

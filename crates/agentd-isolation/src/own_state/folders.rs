@@ -58,7 +58,7 @@ impl Folder {
     }
 
     fn configuration(path: PathBuf) -> Self {
-        let holds = "which is reserved for agentd's configuration";
+        let holds = "which agentd reserves for its configuration, although it reads none yet";
         Self { path, while_missing: WhileMissing::RefuseWritable, holds, remedy: GRANT_ANOTHER }
     }
 

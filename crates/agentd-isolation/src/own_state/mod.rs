@@ -2,7 +2,7 @@
 //! may access these files. A payload that writes to them controls what later runs trust and execute; a payload that reads them
 //! reaches sockets.
 //!
-//! Covering such a folder inside a grant would not be sufficient, because a payload can rename a parent of it. So [`guard`]
+//! Covering such a folder inside a grant would not be sufficient, because a payload can rename a parent of it. So [`checked`]
 //! refuses every grant that contains such a folder or lies in one, and makes the executable a protected path, which stays
 //! read-only.
 
@@ -29,7 +29,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// [`IsolationError::Invalid`] for a grant that contains one of these folders or lies in one, and the errors of [`grants::pin`].
-pub fn guard(mut spec: SandboxSpec, more: &[&Path]) -> Result<SandboxSpec, IsolationError> {
+pub fn checked(mut spec: SandboxSpec, more: &[&Path]) -> Result<SandboxSpec, IsolationError> {
     grants::pin(&mut spec)?;
     check(&spec.grants, more)?;
     executable::protect(&mut spec.grants)?;

@@ -15,7 +15,7 @@ use std::{
 };
 
 /// The maximum number of bytes that are read from a file.
-const MOST: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Opens the folder `below` in `base`, and creates its missing components. `base` must exist.
 ///
@@ -87,9 +87,9 @@ fn read_unless(folder: BorrowedFd<'_>, name: &str, refused: u32) -> io::Result<V
         return Err(Errno::ACCESS.into());
     }
     // With room for the end of the file, one read returns the content and the next one the end.
-    let size = u64::try_from(stat.st_size).unwrap_or(0).min(MOST);
+    let size = u64::try_from(stat.st_size).unwrap_or(0).min(MAX_FILE_BYTES);
     let mut content = Vec::with_capacity(usize::try_from(size + 1).unwrap_or(0));
-    File::from(file).take(MOST).read_to_end(&mut content)?;
+    File::from(file).take(MAX_FILE_BYTES).read_to_end(&mut content)?;
     Ok(content)
 }
 

@@ -13,7 +13,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// An idle sandbox and its time of creation.
 struct IdleSandbox<S> {
-    made: Instant,
+    created: Instant,
     sandbox: S,
 }
 
@@ -65,7 +65,7 @@ impl<S> PoolState<S> {
 
     /// Returns the time at which an idle sandbox expires; `None` for never.
     fn expiry(&self, idle: &IdleSandbox<S>) -> Option<Instant> {
-        idle.made.checked_add(self.limits.max_age)
+        idle.created.checked_add(self.limits.max_age)
     }
 
     /// Removes and returns the oldest idle sandbox that has not expired.
@@ -112,7 +112,7 @@ impl<S> PoolState<S> {
         if self.drained {
             return Some(sandbox);
         }
-        self.idle.push_back(IdleSandbox { made: now, sandbox });
+        self.idle.push_back(IdleSandbox { created: now, sandbox });
         self.recover(now);
         None
     }

@@ -67,7 +67,7 @@ impl GrantedTree {
         }
         paths.sort();
         paths.dedup();
-        paths.retain(|path| !(git::is_nest(path) && path.parent().is_some_and(git::is_git_directory)));
+        paths.retain(|path| !(git::is_git_parent(path) && path.parent().is_some_and(git::is_git_directory)));
         Named { paths, gaps }
     }
 
@@ -179,22 +179,22 @@ pub(super) fn read_only(places: &[GrantedTree]) -> Vec<PathBuf> {
 /// Returns the protected names that exist in the git directories of submodules and linked worktrees. A parent of such directories
 /// with more subdirectories than are searched is protected as a whole: a payload may have created them to hide a git directory.
 fn nested(place: &GrantedTree) -> Vec<PathBuf> {
-    let nests: Vec<PathBuf> = if place.protects_git() {
+    let parents: Vec<PathBuf> = if place.protects_git() {
         let own = [place.path.clone(), place.path.join(".git")];
         let directories = own.into_iter().filter(|path| git::is_git_directory(path));
-        directories.flat_map(|path| git::names(&path).filter(|name| git::is_nest(name)).collect::<Vec<_>>()).collect()
+        directories.flat_map(|path| git::names(&path).filter(|name| git::is_git_parent(name)).collect::<Vec<_>>()).collect()
     } else {
         Vec::new()
     };
     let mut paths = Vec::new();
-    for nest in nests {
-        let found = search(&nest, Limits::NEST, &[], &SearchedTree::default());
+    for parent in parents {
+        let found = search(&parent, Limits::GIT_PARENT, &[], &SearchedTree::default());
         for directory in &found.directories {
-            let names = git::names(directory).filter(|path| !git::is_nest(path) && path.symlink_metadata().is_ok());
+            let names = git::names(directory).filter(|path| !git::is_git_parent(path) && path.symlink_metadata().is_ok());
             paths.extend(names);
         }
         if !found.gaps.is_empty() {
-            paths.push(nest);
+            paths.push(parent);
         }
     }
     paths

@@ -55,7 +55,7 @@ fn every_path_of_the_list_is_read_only_where_it_exists() {
     git_directory_at(&root.join(".git"));
     fs::remove_dir_all(root.join(".git/hooks")).unwrap();
     fs::remove_file(root.join(".git/config")).unwrap();
-    let of_git = LIST.git.iter().filter(|name| !git::is_nest(Path::new(name))).map(|name| format!(".git/{name}"));
+    let of_git = LIST.git.iter().filter(|name| !git::is_git_parent(Path::new(name))).map(|name| format!(".git/{name}"));
     let suffixes = LIST.suffixes.iter().map(|end| format!("mine{end}"));
     let listed: Vec<String> = of_git.chain(LIST.workspace.iter().map(ToString::to_string)).chain(suffixes).collect();
     assert_eq!(completed(&root), Vec::<PathBuf>::new());
@@ -73,10 +73,10 @@ fn every_path_of_the_list_is_read_only_where_it_exists() {
 fn every_nest_of_the_list_has_its_git_directories_protected() {
     let (_held, root) = directory();
     git_directory_at(&root.join(".git"));
-    for nest in LIST.git.iter().filter(|name| git::is_nest(Path::new(name))) {
-        git_directory_at(&root.join(".git").join(nest).join("x"));
-        let expected = PathBuf::from(format!(".git/{nest}/x/hooks"));
-        assert!(protects(&root, &format!(".git/{nest}")) && completed(&root).contains(&expected), "{nest}");
+    for parent in LIST.git.iter().filter(|name| git::is_git_parent(Path::new(name))) {
+        git_directory_at(&root.join(".git").join(parent).join("x"));
+        let expected = PathBuf::from(format!(".git/{parent}/x/hooks"));
+        assert!(protects(&root, &format!(".git/{parent}")) && completed(&root).contains(&expected), "{parent}");
     }
 }
 
@@ -200,7 +200,7 @@ fn nest_with_more_directories_than_search_limit_is_read_only() {
         git_directory_at(&root.join(git));
     }
     assert!(!completed(&root).contains(&PathBuf::from(".git/modules")));
-    for number in 0..=Limits::NEST.directories {
+    for number in 0..=Limits::GIT_PARENT.directories {
         fs::create_dir(root.join(".git/modules").join(number.to_string())).unwrap();
     }
     assert!(completed(&root).contains(&PathBuf::from(".git/modules")));

@@ -74,8 +74,8 @@ fn check(grants: &[Grant], path: &Path, read_only: &[PathBuf], listed: &[PathBuf
         return Err(NotReleased::Linked(target));
     }
     let is_above = |other: &&PathBuf| path != *other && path.starts_with(other);
-    // Of a nest in the list, only names in the git directories below it are protected. It is in `read_only` if all of it is.
-    let mut above = read_only.iter().chain(listed.iter().filter(|other| !git::is_nest(other))).filter(is_above);
+    // Below a parent of git directories, only names in these are protected, unless `read_only` has the parent itself.
+    let mut above = read_only.iter().chain(listed.iter().filter(|other| !git::is_git_parent(other))).filter(is_above);
     if let Some(above) = above.next() {
         return Err(NotReleased::Inside(above.clone()));
     }
@@ -84,9 +84,9 @@ fn check(grants: &[Grant], path: &Path, read_only: &[PathBuf], listed: &[PathBuf
         return Ok(());
     }
     let mut below: Vec<PathBuf> = read_only.iter().filter(|other| other.starts_with(path)).cloned().collect();
-    let in_nest = listed.iter().any(|other| git::is_nest(other) && path.starts_with(other));
+    let in_git_parent = listed.iter().any(|other| git::is_git_parent(other) && path.starts_with(other));
     if !below.is_empty() {
-        return if in_nest { Ok(()) } else { Err(NotReleased::Contains(below)) };
+        return if in_git_parent { Ok(()) } else { Err(NotReleased::Contains(below)) };
     }
     below.extend(read_only.iter().chain(listed).cloned());
     Err(NotReleased::NotProtected(below))

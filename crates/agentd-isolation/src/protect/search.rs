@@ -42,7 +42,7 @@ impl Limits {
     pub(super) const TREE: Self = Self { directories: 1 << 18, names: 1 << 22, listed: Some(1 << 15), entries: 1 << 16 };
 
     /// The limits for a parent of git directories, which is protected as a whole if it has more.
-    pub(super) const NEST: Self = Self { directories: 1024, names: 1 << 18, listed: None, entries: 0 };
+    pub(super) const GIT_PARENT: Self = Self { directories: 1024, names: 1 << 18, listed: None, entries: 0 };
 }
 
 /// The number of directories of one level from which on several threads search them.
@@ -224,7 +224,7 @@ impl Search<'_> {
                 self.record(position, waiting, &Facts { is_git, has_git_file, stamp, listed: &listed });
                 let unsearched = self.unsearched(is_git, &waiting.path);
                 let names =
-                    listing::names(&directories).filter(|name| git::is_nest(Path::new(name)) || !unsearched.include(name));
+                    listing::names(&directories).filter(|name| git::is_git_parent(Path::new(name)) || !unsearched.include(name));
                 let children = names.map(|name| (name, known.get(name).copied()));
                 self.enqueue(position, waiting, children, next);
             }

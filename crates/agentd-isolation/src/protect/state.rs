@@ -17,7 +17,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// The maximum length of the paths of all states together, in bytes, from which on no more entries are compared.
+/// The maximum total length of all compared paths, in bytes. Further entries are not compared.
 const MAX_PATH_BYTES: usize = 32 << 20;
 
 /// The maximum number of bytes of recently changed files that one observation reads for digests. If a file exceeds it, the

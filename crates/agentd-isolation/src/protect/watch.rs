@@ -133,7 +133,8 @@ impl Observation {
                 observed.states.add(file, false, time);
             }
             for directory in directories {
-                for path in git::names(&directory).filter(|path| !git::is_nest(path)).chain(git::reported_names(&directory)) {
+                for path in git::names(&directory).filter(|path| !git::is_git_parent(path)).chain(git::reported_names(&directory))
+                {
                     observed.states.add(&path, true, time);
                 }
                 observed.repositories.insert(directory);

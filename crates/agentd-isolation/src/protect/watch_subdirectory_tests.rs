@@ -13,7 +13,7 @@ fn every_path_of_the_list_is_reported_where_it_is_created() {
     let suffixes = LIST.suffixes.iter().map(|end| format!("mine{end}"));
     let in_workspace: Vec<String> = LIST.workspace.iter().map(ToString::to_string).chain(suffixes).collect();
     let places = ["", "sub/"].into_iter().flat_map(|place| in_workspace.iter().map(move |name| format!("{place}{name}")));
-    let is_made = |name: &&&str| !git::is_nest(Path::new(name)) && !project.path(&format!(".git/{name}")).exists();
+    let is_made = |name: &&&str| !git::is_git_parent(Path::new(name)) && !project.path(&format!(".git/{name}")).exists();
     let of_git = LIST.git.iter().chain(&LIST.git_reported).filter(is_made).map(|name| format!(".git/{name}"));
     let names: Vec<String> = places.chain(of_git).collect();
     // One path at a time, so that no path is reported because of another one.

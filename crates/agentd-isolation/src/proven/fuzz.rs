@@ -1,6 +1,6 @@
 //! Entry point of the fuzz target for stored proofs.
 
-use agentd_core::{Bit, EvidenceResult};
+use agentd_core::{Claim, EvidenceResult};
 
 /// Parses the entries of a file and returns their number.
 ///
@@ -11,11 +11,15 @@ pub fn proofs(bytes: &[u8]) -> Result<usize, String> {
     let number = entries.len();
     for entry in entries {
         let capabilities = entry.capabilities();
-        for bit in Bit::ALL.into_iter().filter(|bit| capabilities.has(*bit)) {
-            let mut results =
-                capabilities.evidence.iter().filter(|evidence| evidence.bit == bit).map(|evidence| &evidence.result).peekable();
+        for claim in Claim::ALL.into_iter().filter(|claim| capabilities.has(*claim)) {
+            let mut results = capabilities
+                .evidence
+                .iter()
+                .filter(|evidence| evidence.claim == claim)
+                .map(|evidence| &evidence.result)
+                .peekable();
             if results.peek().is_none() || results.any(|result| *result != EvidenceResult::Held) {
-                return Err(format!("{bit:?} is claimed without evidence"));
+                return Err(format!("{claim:?} is claimed without evidence"));
             }
         }
     }
@@ -31,11 +35,11 @@ mod tests {
 
     #[test]
     fn seeds_are_accepted_in_full() {
-        let evidence = |bit, result| Evidence { bit, check: "a1".to_owned(), result, remedy: "do".to_owned() };
+        let evidence = |claim, result| Evidence { claim, check: "a1".to_owned(), result, remedy: "do".to_owned() };
         let evidence = vec![
-            evidence(Bit::Filesystem, EvidenceResult::Held),
-            evidence(Bit::Network, EvidenceResult::NotTried("why".to_owned())),
-            evidence(Bit::Network, EvidenceResult::Held),
+            evidence(Claim::Filesystem, EvidenceResult::Held),
+            evidence(Claim::Network, EvidenceResult::NotTried("why".to_owned())),
+            evidence(Claim::Network, EvidenceResult::Held),
         ];
         let honest = BackendCapabilities::from_evidence("container", evidence);
         let claims_more = BackendCapabilities { network_isolation: true, kernel_isolation: true, ..honest.clone() };

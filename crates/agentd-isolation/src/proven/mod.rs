@@ -8,16 +8,16 @@ pub(crate) mod fuzz;
 mod key;
 
 use crate::{data_directory, own_state, registry::ProofFiles};
-use agentd_core::{BackendCapabilities, Bit, Evidence, EvidenceResult};
+use agentd_core::{BackendCapabilities, Claim, Evidence, EvidenceResult};
 use serde::{Deserialize, Serialize};
 use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
-/// The maximum number of entries kept for each backend. Programs that use the backend and states of the machine have separate
-/// entries.
-const MOST: usize = 16;
+/// The maximum number of entries kept for each backend. There is one entry for each pair of a program that uses the backend and a
+/// state of the machine.
+const MAX_ENTRIES: usize = 16;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct KeptProof {
@@ -58,7 +58,8 @@ impl Proofs {
     /// whole boot. If a result is not stored, the next process probes again.
     pub fn keep(&self, proven: &BackendCapabilities) {
         let not_tried = |evidence: &Evidence| matches!(evidence.result, EvidenceResult::NotTried(_));
-        if proven.score() == 0 || proven.evidence.iter().any(|evidence| evidence.bit != Bit::Resources && not_tried(evidence)) {
+        if proven.score() == 0 || proven.evidence.iter().any(|evidence| evidence.claim != Claim::Resources && not_tried(evidence))
+        {
             return;
         }
         let Some(key) = self.key(&proven.name) else { return };
@@ -92,7 +93,7 @@ impl Proofs {
         let mut entries = self.entries(backend);
         entries.retain(|entry| entry.key != key);
         entries.extend(proven.map(|proven| KeptProof { key: key.to_owned(), proven }));
-        let surplus = entries.len().saturating_sub(MOST);
+        let surplus = entries.len().saturating_sub(MAX_ENTRIES);
         entries.drain(..surplus);
         let written = serde_json::to_vec(&entries).map_err(Into::into);
         if let Err(error) = written.and_then(|bytes| own_state::replace(folder.as_fd(), &file(backend), &bytes)) {

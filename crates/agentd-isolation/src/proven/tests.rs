@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{ContainerBackend, HostDirectBackend, LinuxNativeBackend};
-use agentd_core::{Bit, Evidence, EvidenceResult};
+use agentd_core::{Claim, Evidence, EvidenceResult};
 
 fn nothing(_: &Path) -> Vec<PathBuf> {
     Vec::new()
@@ -14,7 +14,8 @@ fn proofs(folder: &Path) -> Proofs {
 }
 
 fn proven(name: &str, result: EvidenceResult) -> BackendCapabilities {
-    let evidence = Bit::ALL.map(|bit| Evidence { bit, check: "a".to_owned(), result: result.clone(), remedy: String::new() });
+    let evidence =
+        Claim::ALL.map(|claim| Evidence { claim, check: "a".to_owned(), result: result.clone(), remedy: String::new() });
     BackendCapabilities { snapshots: true, ..BackendCapabilities::from_evidence(name, evidence.to_vec()) }
 }
 
@@ -61,19 +62,19 @@ fn stored_claims_without_evidence_are_dropped() {
 #[test]
 fn probe_that_failed_or_was_not_completed_is_not_kept() {
     let folder = tempfile::tempdir().unwrap();
-    let kept = |results: &dyn Fn(Bit) -> EvidenceResult| {
-        let evidence = |bit| Evidence { bit, check: "a".to_owned(), result: results(bit), remedy: String::new() };
+    let kept = |results: &dyn Fn(Claim) -> EvidenceResult| {
+        let evidence = |claim| Evidence { claim, check: "a".to_owned(), result: results(claim), remedy: String::new() };
         let name = ContainerBackend::NAME;
         proofs(folder.path()).forget(name);
-        proofs(folder.path()).keep(&BackendCapabilities::from_evidence(name, Bit::ALL.map(evidence).to_vec()));
+        proofs(folder.path()).keep(&BackendCapabilities::from_evidence(name, Claim::ALL.map(evidence).to_vec()));
         proofs(folder.path()).get(name).is_some()
     };
     let not_tried = || EvidenceResult::NotTried("no memory".to_owned());
     assert!(!kept(&|_| not_tried()));
     assert!(!kept(&|_| EvidenceResult::Broken("how".to_owned())));
-    for bit in Bit::ALL {
-        let one = |of| if of == bit { not_tried() } else { EvidenceResult::Held };
-        assert_eq!(kept(&one), bit == Bit::Resources, "{bit}");
+    for claim in Claim::ALL {
+        let one = |of| if of == claim { not_tried() } else { EvidenceResult::Held };
+        assert_eq!(kept(&one), claim == Claim::Resources, "{claim}");
     }
 }
 
@@ -90,9 +91,9 @@ fn damaged_proof_file_is_ignored_and_replaced() {
 fn stored_proofs_over_limit_drop_oldest() {
     let folder = tempfile::tempdir().unwrap();
     let all = proofs(folder.path());
-    for number in 0..MOST + 3 {
+    for number in 0..MAX_ENTRIES + 3 {
         all.change(ContainerBackend::NAME, &number.to_string(), Some(proven(ContainerBackend::NAME, EvidenceResult::Held)));
     }
     let keys: Vec<String> = all.entries(ContainerBackend::NAME).into_iter().map(|entry| entry.key).collect();
-    assert_eq!((keys.len(), keys[0].as_str()), (MOST, "3"));
+    assert_eq!((keys.len(), keys[0].as_str()), (MAX_ENTRIES, "3"));
 }

@@ -13,8 +13,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// How often processes are moved into a group. The launcher does nothing else meanwhile, so a payload that forks must not be able
-/// to prolong this.
+/// The maximum number of passes that move processes into a group. The launcher does nothing else meanwhile, so a payload that
+/// keeps forking must not be able to prolong the move.
 const PASSES: u32 = 32;
 
 /// A group whose processes can be frozen.

@@ -142,19 +142,19 @@ pub(super) fn v2_parents(mount: &Mount, places: &str) -> Vec<(Controller, PathBu
     let Some(place) = parse_place(places, "") else { return Vec::new() };
     let own = own_directory(mount, place);
     let above = own.ancestors().take_while(|dir| dir.starts_with(&mount.point)).filter(|dir| writable(dir) && may_give(dir));
-    let Some((dir, given)) = most(above.map(|dir| (dir, given(dir)))) else { return Vec::new() };
+    let Some((dir, enabled)) = most(above.map(|dir| (dir, enabled(dir)))) else { return Vec::new() };
     // Every group counts processor time and can be frozen.
-    let all = given.into_iter().chain([Controller::CpuTime, Controller::Freezer]);
+    let all = enabled.into_iter().chain([Controller::CpuTime, Controller::Freezer]);
     all.map(|controller| (controller, dir.to_path_buf())).collect()
 }
 
 /// Returns the first of the candidates that offer most controllers. Stops at the first candidate that offers all.
 fn most<'a>(candidates: impl Iterator<Item = (&'a Path, Vec<Controller>)>) -> Option<(&'a Path, Vec<Controller>)> {
     let mut best: Option<(&Path, Vec<Controller>)> = None;
-    for (dir, given) in candidates {
-        let complete = given.len() == GIVEN.len();
-        if best.as_ref().is_none_or(|(_, most)| given.len() > most.len()) {
-            best = Some((dir, given));
+    for (dir, enabled) in candidates {
+        let complete = enabled.len() == GIVEN.len();
+        if best.as_ref().is_none_or(|(_, most)| enabled.len() > most.len()) {
+            best = Some((dir, enabled));
         }
         if complete {
             break;
@@ -172,16 +172,16 @@ fn may_give(dir: &Path) -> bool {
 }
 
 /// Returns the controllers that are enabled for the children of a group, after trying to enable the missing ones.
-fn given(dir: &Path) -> Vec<Controller> {
+fn enabled(dir: &Path) -> Vec<Controller> {
     let lists = |file: &str, controller: Controller| {
         std::fs::read_to_string(dir.join(file)).is_ok_and(|list| list.split_whitespace().any(|name| name == controller.name()))
     };
-    let enabled = |controller: Controller| lists("cgroup.subtree_control", controller);
-    let made = |controller: Controller| {
+    let is_enabled = |controller: Controller| lists("cgroup.subtree_control", controller);
+    let enable = |controller: Controller| {
         let word = format!("+{}", controller.name());
         lists("cgroup.controllers", controller)
             && std::fs::write(dir.join("cgroup.subtree_control"), word).is_ok()
-            && enabled(controller)
+            && is_enabled(controller)
     };
-    GIVEN.into_iter().filter(|controller| enabled(*controller) || made(*controller)).collect()
+    GIVEN.into_iter().filter(|controller| is_enabled(*controller) || enable(*controller)).collect()
 }

@@ -1,11 +1,11 @@
 //! Subordinate ids (`subuid(5)`, `subgid(5)`): host ids that an unprivileged user may map into user namespaces with two
-//! set-user-ID programs (`newuidmap(1)`, `newgidmap(1)`).
+//! set-user-id programs (`newuidmap(1)`, `newgidmap(1)`).
 //!
 //! Id 0 inside maps to the caller, because only root of the host can id-map mounts of the host. With any other map, files of the
 //! caller, including image layers, would have no owner inside. The ids from 1 on are subordinate.
 
 use super::{
-    Claim, ExtraIds, IdMap, RANGE,
+    ExtraIds, IdLease, IdMap, RANGE,
     range::{FILES, Range, longest},
 };
 use agentd_core::{Control, ControlError};
@@ -26,7 +26,7 @@ const PLACES: [&str; 5] = ["/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/
 const PART: u32 = RANGE - 1;
 
 /// Remedy for a range that cannot be used.
-const REMEDY: &str = "repair newuidmap and newgidmap (set-user-ID programs of the package uidmap), or have your lines removed \
+const REMEDY: &str = "repair newuidmap and newgidmap (set-user-id programs of the package uidmap), or have your lines removed \
      from /etc/subuid and /etc/subgid; with --allow-degraded, only your own id is mapped";
 
 /// The subordinate ids of the caller, and the programs that map them.
@@ -63,20 +63,20 @@ impl Subordinate {
         Ok(Self { caller, uids, gids, newuidmap, newgidmap })
     }
 
-    /// Claims a part that no other live sandbox has. If the ids do not suffice for that, returns the first part, which all
+    /// Leases a part that no other live sandbox has. If the ids do not suffice for that, returns the first part, which all
     /// remaining sandboxes share.
     ///
     /// A part in use is marked by an abstract socket (`unix(7)`), which the kernel removes when the process ends in any way.
     /// Another user who binds these names can only force sandboxes to share the first part.
-    pub fn claim(&self) -> Claim {
+    pub fn lease(&self) -> IdLease {
         for number in 1..self.parts() {
             let name = format!("agentd-ids-{}-{}-{number}", self.caller.host_uid, self.uids.first);
             let bound = SocketAddr::from_abstract_name(name).and_then(|address| UnixDatagram::bind_addr(&address));
             if let Ok(socket) = bound {
-                return Claim { id_map: self.part(number), lock: Some(socket.into()) };
+                return IdLease { id_map: self.part(number), lock: Some(socket.into()) };
             }
         }
-        Claim { id_map: self.part(0), lock: None }
+        IdLease { id_map: self.part(0), lock: None }
     }
 
     fn parts(&self) -> u32 {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_disjoint_until_exhausted_and_then_share_first_part() {
+    fn leases_are_disjoint_until_exhausted_and_then_share_first_part() {
         let range = |first, count| Range { first, count };
         let caller = IdMap { uid: 0, gid: 0, host_uid: 1000, host_gid: 1000, count: 1, extra: None };
         // The range starts at an id that no concurrently running test process uses.
@@ -177,13 +177,13 @@ mod tests {
         let program = PathBuf::from;
         let ids = |uids, gids| Subordinate { caller, uids, gids, newuidmap: program("u"), newgidmap: program("g") };
         let three = ids(range(first, 3 * PART + 5), range(7, 4 * PART));
-        let claims = [three.claim(), three.claim(), three.claim()];
+        let leases = [three.lease(), three.lease(), three.lease()];
         let part = |number| Some(ExtraIds { host_uid: first + number * PART, host_gid: 7 + number * PART, count: PART });
-        assert_eq!(claims.each_ref().map(|claim| claim.id_map.extra), [part(1), part(2), part(0)]);
-        assert_eq!(claims.each_ref().map(Claim::is_shared), [false, false, true]);
-        drop(claims);
-        assert!(!three.claim().is_shared());
-        let few = ids(range(first, 10), range(7, 20)).claim();
+        assert_eq!(leases.each_ref().map(|lease| lease.id_map.extra), [part(1), part(2), part(0)]);
+        assert_eq!(leases.each_ref().map(IdLease::is_shared), [false, false, true]);
+        drop(leases);
+        assert!(!three.lease().is_shared());
+        let few = ids(range(first, 10), range(7, 20)).lease();
         assert!(few.is_shared());
         assert_eq!(few.id_map.extra, Some(ExtraIds { host_uid: first, host_gid: 7, count: 10 }));
     }

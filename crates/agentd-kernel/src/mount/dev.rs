@@ -45,7 +45,7 @@ pub(super) fn populate(dev: &Path) -> Result<(), ControlError> {
 }
 
 /// Attaches the mounts of the `/dev` that is shown at `dev`.
-pub(super) fn furnish(dev: &Path, nodes: Vec<OwnedFd>, scratch: &Scratch) -> Result<(), ControlError> {
+pub(super) fn attach_mounts(dev: &Path, nodes: Vec<OwnedFd>, scratch: &Scratch) -> Result<(), ControlError> {
     for (name, node) in NODES.iter().zip(nodes) {
         tree::attach_own(&node, &dev.join(name))?;
     }

@@ -43,7 +43,7 @@ pub fn own_nodes(paths: &[PathBuf], owner: (u32, u32)) -> Result<OwnedFd, Contro
         let name = number.to_string();
         rustix::fs::mknodat(&tree, &name, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, stat.st_rdev)
             .during(Control::Mounts, || format!("create a device node for {}", path.display()))
-            .map_err(|error| error.remedy("if agentd runs in a container, that container must allow mknod(2)"))?;
+            .map_err(|error| error.remedy("if agentd runs in a container, allow mknod(2) in that container"))?;
         rustix::fs::chownat(&tree, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
             .during(Control::Mounts, || format!("chown the node for {}", path.display()))?;
     }

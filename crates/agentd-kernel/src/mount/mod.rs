@@ -184,7 +184,7 @@ pub fn build(plan: &ViewPlan, own: OwnTrees) -> Result<View<'_>, ControlError> {
     let scratch = Scratch::mount(plan.scratch_bytes)?;
     dev::populate(&scratch.directory("dev", 0o755)?)?;
     scratch.show("dev", 0o755, Path::new("/dev"))?;
-    dev::furnish(Path::new("/dev"), devices, &scratch)?;
+    dev::attach_mounts(Path::new("/dev"), devices, &scratch)?;
     scratch.show("tmp", 0o1777, Path::new("/tmp"))?;
     make_links(plan, Path::new("/tmp"), Path::new("/tmp"))?;
     // Mode 111 also forbids listing the directory.

@@ -63,7 +63,7 @@ pub enum Resolver {
 pub const HOST_NAME: &str = "agentd";
 
 /// Maximum size of a name file that is read, in bytes.
-pub const MOST: u64 = 1 << 20;
+pub const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// One of the name files, all of which are in `/etc`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -34,7 +34,7 @@ impl Places<'_> {
             Self::Filled(root) => directory(root, path, mode).map(drop),
             Self::Fresh(root) => create_replacing(path, root, |name| rustix::fs::mkdirat(root, name, mode))
                 .or_else(exists)
-                .during(Control::Mounts, || making(path)),
+                .during(Control::Mounts, || creating(path)),
         }
     }
 
@@ -47,7 +47,7 @@ impl Places<'_> {
             }
             Self::Fresh(root) => create_replacing(path, root, |name| rustix::fs::symlinkat(target, root, name)),
         };
-        made.or_else(exists).during(Control::Mounts, || making(path))
+        made.or_else(exists).during(Control::Mounts, || creating(path))
     }
 
     /// Attaches a tree with `attributes` at `path`. Creates the mount point if it is missing.
@@ -68,7 +68,7 @@ impl Places<'_> {
                         rustix::fs::mknodat(root, name, FileType::RegularFile, Mode::from(0o644), 0)
                     }
                 };
-                create_replacing(path, root, make).or_else(exists).during(Control::Mounts, || making(path))?;
+                create_replacing(path, root, make).or_else(exists).during(Control::Mounts, || creating(path))?;
                 tree::restrict(tree, attributes, path)?;
                 tree::attach_below(tree, root, relative(path), path)
             }
@@ -79,7 +79,7 @@ impl Places<'_> {
 /// Flags that create a new file, and fail if the name is taken.
 const NEW: OFlags = OFlags::CREATE.union(OFlags::EXCL).union(OFlags::WRONLY).union(OFlags::CLOEXEC);
 
-fn making(path: &Path) -> String {
+fn creating(path: &Path) -> String {
     format!("create {} in the root", path.display())
 }
 
@@ -144,7 +144,7 @@ fn step(at: &OwnedFd, name: &OsStr, path: &Path, mode: Mode) -> Result<OwnedFd, 
     };
     opened.during(Control::Mounts, || format!("open {} in the root", path.display())).map_err(|error| match error.errno {
         Some(libc::ELOOP | libc::ENOTDIR) => {
-            error.remedy("the root has a symbolic link or a file in place of a directory: choose another path")
+            error.remedy("choose another path: the root has a symbolic link or a file in place of a directory")
         }
         _ => error,
     })

@@ -25,8 +25,8 @@ pub(super) fn apply(place: &Path, notes: &mut Vec<String>) -> Result<(), Control
         .during(Control::Mounts, || "mount proc on /proc".to_owned())
         .map_err(|error| {
             error.remedy(
-                "the kernel refuses a new /proc if parts of the current one are masked, as in most containers: \
-                 run agentd outside of the container, or with an unmasked /proc",
+                "run agentd outside of the container, or with an unmasked /proc: the kernel refuses a new /proc if parts of \
+                 the current one are masked, as in most containers",
             )
         })?;
     limit_user(place, notes);

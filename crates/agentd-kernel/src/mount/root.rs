@@ -188,7 +188,7 @@ pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>, devices: Option<Devices>, own
     let dev = scratch.directory("dev", 0o755)?;
     dev::populate(&dev)?;
     tree::show(&dev, &path.join("dev"))?;
-    dev::furnish(&path.join("dev"), nodes, &scratch)?;
+    dev::attach_mounts(&path.join("dev"), nodes, &scratch)?;
     if let Some(devices) = devices {
         devices.show(&plan.devices, &path.join("dev"), &scratch.directory("devices", 0o700)?)?;
     }
@@ -280,8 +280,8 @@ fn overlay(scratch: &Scratch, layers: &[OwnedFd], upper: Option<&OwnedFd>, place
         .during(Control::Mounts, || format!("mount an overlay of {} layers", layers.len()))
         .map_err(|error| match error.errno {
             Some(libc::ENOSPC) => {
-                error.remedy("the disk that holds the sandbox's changes is full: free some space, or restore a snapshot")
+                error.remedy("free some space on the disk that holds the sandbox's changes, or restore a snapshot")
             }
-            _ => error.remedy("overlayfs in a user namespace needs Linux 5.11 or later, with id-mapped layers 5.19 or later"),
+            _ => error.remedy("boot Linux 5.19 or later: overlayfs in a user namespace needs 5.11, with id-mapped layers 5.19"),
         })
 }

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Attributes of every mount of the host that is shown: no set-user-ID programs and no devices (`mount(2)`).
+/// Attributes of every mount of the host that is shown: no set-user-id programs and no devices (`mount(2)`).
 pub const SHOWN: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 
 /// [`SHOWN`], and read-only.

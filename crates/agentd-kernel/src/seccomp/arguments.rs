@@ -10,9 +10,9 @@ use agentd_core::Profile;
 const NAMESPACES: u32 = 0x7e02_0000;
 /// Mask of the type argument of `socket(2)` without `SOCK_CLOEXEC` and `SOCK_NONBLOCK`.
 const SOCKET_TYPE: u32 = 0xf;
-/// Option that changes the memory map of the process as /proc reports it (`prctl(2)`).
+/// Option that changes the memory map that `/proc` reports for the process (`prctl(2)`).
 const PR_SET_MM: u32 = 35;
-/// Option that changes which processes share a core, also of other processes (`prctl(2)`).
+/// Option that sets the core-scheduling cookie of the process or of other processes (`prctl(2)`).
 const PR_SCHED_CORE: u32 = 62;
 /// Kinds of targets of `ioprio_set(2)`.
 pub(super) const IOPRIO_WHO_PROCESS: u32 = 1;
@@ -93,7 +93,7 @@ fn own_scheduling() -> Decision {
 }
 
 /// Allows a thread to change its own priority and that of its process group, which has processes of one session only. The
-/// listener decides about other threads and groups. Priorities of a user are refused: commands share users.
+/// listener decides about other threads and groups. `PRIO_USER` is refused, because several commands run as the same user.
 fn own_priority(process_and_group: [u32; 2]) -> Decision {
     let known = || one_of(0, &process_and_group);
     let ask = Rule { conditions: vec![known()], answer: Answer::Notify };
@@ -139,14 +139,14 @@ fn plain_nodes(argument: u8, plan: SeccompPlan) -> Decision {
     only([vec![plain, plain_mode(argument, plan)]])
 }
 
-/// Requires a mode without set-user-ID and set-group-ID bits, unless the plan allows these bits.
+/// Requires a mode without set-user-id and set-group-id bits, unless the plan allows these bits.
 fn plain_mode(argument: u8, plan: SeccompPlan) -> Condition {
     let refused = if plan.set_ids { 0 } else { libc::S_ISUID | libc::S_ISGID };
     masked(argument, refused, &[0])
 }
 
-/// Decides a change of mode. The filter does not see file types. If set-ID bits would take effect, the listener decides calls
-/// that set only the set-group-ID bit, which is allowed on directories.
+/// Decides a change of mode. The filter does not see file types. If set-id bits would take effect, the listener decides calls
+/// that set only the set-group-id bit, which is allowed on directories.
 fn mode_change(argument: u8, plan: SeccompPlan) -> Decision {
     let set_gid = masked(argument, libc::S_ISUID | libc::S_ISGID, &[libc::S_ISGID]);
     let ask = Rule { conditions: vec![set_gid], answer: Answer::Notify };

@@ -29,7 +29,7 @@ pub struct SeccompPlan {
     pub profile: Profile,
     /// Network access of the sandbox. The filter does not check addresses.
     pub network: Network,
-    /// True if set-user-ID and set-group-ID bits may be set. They have no effect in a sandbox's own root (`nosuid`), but would
+    /// True if set-user-id and set-group-id bits may be set. They have no effect in a sandbox's own root (`nosuid`), but would
     /// have one in a directory of the caller.
     pub set_ids: bool,
 }
@@ -83,7 +83,7 @@ impl SeccompPlan {
 }
 
 /// The remedy if the kernel refuses a filter.
-const NEEDS: &str = "use a kernel with CONFIG_SECCOMP_FILTER, and allow seccomp(2) in an outer sandbox";
+const NEEDS: &str = "boot a kernel with CONFIG_SECCOMP_FILTER; in an outer sandbox, allow seccomp(2)";
 
 /// Installs the filter on this thread and its future children. no_new_privs must be set.
 ///

@@ -1,4 +1,4 @@
-//! Calls that the filter passes to a listener (`seccomp_unotify(2)`): changes of mode that set the set-group-ID bit, and changes
+//! Calls that the filter passes to a listener (`seccomp_unotify(2)`): changes of mode that set the set-group-id bit, and changes
 //! of another thread's scheduling.
 //!
 //! The listener performs a call itself or refuses it, because the caller's memory, and the objects that the caller names, can

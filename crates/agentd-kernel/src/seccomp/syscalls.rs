@@ -323,6 +323,6 @@ pub(super) const PERMISSIVE: &[NamedCall] = &[
     ("kcmp", libc::SYS_kcmp),
 ];
 
-/// Opens files with a mode behind a pointer, which a filter cannot read. Allowed only if set-ID bits may be set. Two similar
+/// Opens files with a mode behind a pointer, which a filter cannot read. Allowed only if set-id bits may be set. Two similar
 /// calls are in no list: `fchmodat2`, a second way to set these bits, and `clone3`, whose flags are behind a pointer.
 pub(super) const OPENAT2: NamedCall = ("openat2", libc::SYS_openat2);

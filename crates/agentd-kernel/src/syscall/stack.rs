@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-/// A stack of 16 KiB, which suffices for a few system calls. Left uninitialized, because writing each page would cause a page
+/// A stack of 16 KiB, which suffices for a few system calls. Left uninitialised, because writing each page would cause a page
 /// fault.
 pub type Stack = Box<[MaybeUninit<u128>]>;
 

@@ -1,6 +1,6 @@
 //! Creating an image: runs `mkfs.ext4` on a sparse file that gets its name only when complete.
 
-use super::open::{open_named, through};
+use super::open::{open_named, proc_path};
 use crate::ErrnoContext;
 use agentd_core::{Control, ControlError};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -62,7 +62,7 @@ pub fn format(image: &Path, bytes: u64) -> Result<(), ControlError> {
     rustix::fs::fsync(&file).during(Control::Volume, || at("flush the image"))?;
     let parent = open_named(parent, OFlags::RDONLY | OFlags::DIRECTORY)?;
     // Uses the name in /proc, because AT_EMPTY_PATH needs a capability (`linkat(2)`).
-    rustix::fs::linkat(CWD, through(&file), &parent, name, AtFlags::SYMLINK_FOLLOW)
+    rustix::fs::linkat(CWD, proc_path(&file), &parent, name, AtFlags::SYMLINK_FOLLOW)
         .during(Control::Volume, || at("link the image to its name"))?;
     rustix::fs::fsync(&parent).during(Control::Volume, || at("flush the directory of"))
 }
@@ -80,7 +80,7 @@ pub fn nameless(folder: &Path, bytes: u64) -> Result<OwnedFd, ControlError> {
         .during(Control::Volume, || at("create a file for"))
         .map_err(|error| match error.errno {
             Some(libc::EOPNOTSUPP) => {
-                error.remedy("the file system does not support O_TMPFILE: use a directory on ext4, xfs, btrfs or tmpfs")
+                error.remedy("use a directory on ext4, xfs, btrfs or tmpfs: this file system does not support O_TMPFILE")
             }
             _ => error,
         })?;

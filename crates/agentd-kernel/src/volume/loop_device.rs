@@ -67,10 +67,12 @@ fn open(path: &str) -> Result<OwnedFd, Errno> {
 fn advise(error: ControlError) -> ControlError {
     match error.errno {
         Some(libc::EACCES | libc::EPERM) => error.remedy(NEEDS),
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => error.remedy("the kernel has no loop devices: run modprobe loop"),
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+            error.remedy("load the kernel's module for loop devices: run modprobe loop")
+        }
         // The driver does not know the request; see the versions in `loop(4)`.
-        Some(libc::EINVAL | libc::ENOTTY) => error.remedy("volumes need Linux 5.8 or later"),
-        Some(libc::EBUSY) => error.remedy("other processes took each free loop device first: try again"),
+        Some(libc::EINVAL | libc::ENOTTY) => error.remedy("boot Linux 5.8 or later, which volumes need"),
+        Some(libc::EBUSY) => error.remedy("try again: other processes took each free loop device first"),
         _ => error,
     }
 }

@@ -28,7 +28,7 @@ use crate::{ErrnoContext, mount::attach_at};
 use agentd_core::{Control, ControlError};
 use agentd_log::LogFailure as _;
 use loop_device::LoopDevice;
-use open::{lock, open_image, open_named, through};
+use open::{lock, open_image, open_named, proc_path};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -86,7 +86,7 @@ impl Volume {
     }
 
     /// Mounts `image` with `nosuid,nodev` and without a mount point. `image` must be accessible to the caller only. The root
-    /// directory of the mount gets mode 700, because the volume may contain set-user-ID files of untrusted users. Needs root of
+    /// directory of the mount gets mode 700, because the volume may contain set-user-id files of untrusted users. Needs root of
     /// the host.
     ///
     /// The image must come from [`Volume::format`] and must have been written through mounts only: a forged file system can
@@ -118,7 +118,7 @@ impl Volume {
 
     fn over(locked: OwnedFd, image: &Path) -> Result<Self, ControlError> {
         lock(&locked, image)?;
-        let reopened = rustix::fs::open(through(&locked), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        let reopened = rustix::fs::open(proc_path(&locked), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .during(Control::Volume, || format!("reopen {}", image.display()))?;
         let device = LoopDevice::over(&locked, image)?;
         let mount = mount(&device, image)?;
@@ -166,7 +166,7 @@ impl Volume {
     }
 
     fn unmount(&self) -> Result<(), Errno> {
-        match rustix::mount::unmount(through(&self.mount), UnmountFlags::DETACH) {
+        match rustix::mount::unmount(proc_path(&self.mount), UnmountFlags::DETACH) {
             // The mount is attached nowhere (any more), or in another namespace.
             Err(Errno::INVAL) => Ok(()),
             done => done,

@@ -25,7 +25,7 @@ pub fn open_named(path: &Path, flags: OFlags) -> Result<OwnedFd, ControlError> {
     open_beneath(CWD, path, flags).during(Control::Volume, || format!("open {}", path.display())).map_err(|error| {
         match error.errno {
             Some(libc::ELOOP | libc::ENOTDIR) => {
-                error.remedy("a component of the path is a symbolic link or not a directory: use a path without symbolic links")
+                error.remedy("use a path without symbolic links: a component of this path is a symbolic link or not a directory")
             }
             _ => error,
         }
@@ -63,8 +63,8 @@ pub fn lock(image: &OwnedFd, path: &Path) -> Result<(), ControlError> {
             locked => {
                 return locked.during(Control::Volume, || format!("lock {}", path.display())).map_err(|error| {
                     error.remedy(
-                        "another process has mounted this disk: run `agentd daemon stop`, which ends all running commands, \
-                         then try again",
+                        "run `agentd daemon stop`, which ends all running commands, then try again: another process has mounted \
+                         this disk",
                     )
                 });
             }
@@ -73,6 +73,6 @@ pub fn lock(image: &OwnedFd, path: &Path) -> Result<(), ControlError> {
 }
 
 /// Returns the `/proc` path of an open file, for calls that take no descriptor (`proc_pid_fd(5)`).
-pub fn through(file: &OwnedFd) -> String {
+pub fn proc_path(file: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }

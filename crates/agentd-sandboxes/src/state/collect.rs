@@ -2,14 +2,8 @@
 //! because a reference counter could be wrong.
 
 use super::directory::State;
-use crate::{
-    error::{Doing as _, StateError},
-    layer,
-    layer_id::LayerId,
-    record::Record,
-    volume_id::VolumeId,
-};
-use agentd_disk::{Staging, entries};
+use crate::{error::StateError, layer, layer_id::LayerId, record::Record, volume_id::VolumeId};
+use agentd_disk::{FileContext as _, Staging, entries};
 use agentd_log::LogFailure as _;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -36,10 +30,10 @@ impl State {
         self.abandoned()?.into_iter().try_for_each(Staging::remove)?;
         let mounted = self.mounts.as_ref().map(|mounts| mounts.mounted()).unwrap_or_default();
         let lock = self.lock()?;
-        // Listed before the pins are read: a layer created in a volume without the lock is pinned before its directory exists.
-        let mut strays = BTreeMap::new();
+        // Directories are listed before the pins are read: a layer created in a volume without the lock is pinned before its directory exists.
+        let mut unreferenced = BTreeMap::new();
         for volume in mounted {
-            strays.insert(volume, self.strays(volume)?);
+            unreferenced.insert(volume, self.unreferenced(volume)?);
         }
         let records = self.load_all(&lock)?;
         let mut needed: HashSet<LayerId> = records.iter().flat_map(Record::needs).collect();
@@ -50,7 +44,7 @@ impl State {
         for path in entries(&self.layers())? {
             let Some(id) = LayerId::from_path(&path).filter(|id| !needed.contains(id)) else { continue };
             if let Some(volume) = self.volume_of(id)? {
-                strays.entry(volume).or_default().push(self.inside(volume).join(id.to_string()));
+                unreferenced.entry(volume).or_default().push(self.inside(volume).join(id.to_string()));
             }
             layer::retire(&path, &bin, &lock)?;
             collected.layers += 1;
@@ -61,14 +55,14 @@ impl State {
             if linked.contains(&volume) || pinned.contains(&volume.to_string()) || !self.release(volume) {
                 continue;
             }
-            fs::rename(&path, bin.path().join(volume.to_string())).doing("move to staging", path)?;
+            fs::rename(&path, bin.path().join(volume.to_string())).during("move to staging", path)?;
             collected.volumes += 1;
         }
-        strays.values_mut().for_each(|strays| strays.retain(|path| !pinned.iter().any(|pin| path.ends_with(pin))));
+        unreferenced.values_mut().for_each(|paths| paths.retain(|path| !pinned.iter().any(|pin| path.ends_with(pin))));
         drop(lock);
         bin.remove()?;
-        strays.retain(|volume, strays| linked.contains(volume) && !strays.is_empty());
-        self.clear(strays);
+        unreferenced.retain(|volume, paths| linked.contains(volume) && !paths.is_empty());
+        self.clear(unreferenced);
         if collected != Collected::default() {
             tracing::debug!(collected.layers, collected.volumes, "unused layers removed");
         }
@@ -94,8 +88,8 @@ impl State {
 
     /// Removes unreferenced directories from volumes that are still needed. If a removal fails, the next collection while the
     /// volume is mounted tries again.
-    fn clear(&self, strays: BTreeMap<VolumeId, Vec<PathBuf>>) {
-        for (volume, paths) in strays {
+    fn clear(&self, unreferenced: BTreeMap<VolumeId, Vec<PathBuf>>) {
+        for (volume, paths) in unreferenced {
             let Some(_mounted) = self.mount_all([volume]).or_warn("mount volume to remove layers", volume) else { continue };
             for path in &paths {
                 layer::remove(path).or_warn("remove unused layer", path);

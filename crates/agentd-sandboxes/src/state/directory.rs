@@ -1,7 +1,7 @@
-//! The directory itself: its lock, its folders, and the records in it.
+//! The directory of the sandbox store: its lock, its folders and its records.
 
 use crate::{
-    error::{Doing as _, StateError},
+    error::StateError,
     layer,
     layer_id::LayerId,
     mounts::Mounts,
@@ -9,7 +9,7 @@ use crate::{
     record::{Record, exists},
 };
 use agentd_core::DiskLayers;
-use agentd_disk::{Lock, NotPrivate, Staging, entries};
+use agentd_disk::{FileContext as _, Lock, NotPrivate, Staging, entries};
 use agentd_kernel::mount::OwnMounts;
 use std::{
     fs,
@@ -18,7 +18,7 @@ use std::{
     sync::Arc,
 };
 
-/// All sandboxes of one directory. Any number of processes may open the same directory any number of times.
+/// The sandbox store: all sandboxes of one directory. Any number of processes may open the same directory any number of times.
 #[derive(Debug, Clone)]
 pub struct State {
     pub(super) root: PathBuf,
@@ -34,9 +34,9 @@ impl State {
     pub fn open(root: &Path) -> Result<Self, StateError> {
         make_private(root)?;
         // Absolute, because the returned paths must stay valid if the caller changes its working directory.
-        let state = Self { root: fs::canonicalize(root).doing("resolve", root)?, mounts: None };
-        for folder in [state.named(), state.layers(), state.volumes(), state.staging()] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).doing("create", &folder)?;
+        let state = Self { root: fs::canonicalize(root).during("resolve", root)?, mounts: None };
+        for folder in [state.named_directory(), state.layers(), state.volumes(), state.staging()] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).during("create", &folder)?;
         }
         // A failed removal must not block access to the sandboxes: fsck finds the leftovers, and collecting them reports the
         // error.
@@ -133,7 +133,7 @@ impl State {
     /// Returns the names of all sandboxes, sorted.
     pub(super) fn names(&self) -> Result<Vec<Name>, StateError> {
         let name = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
-        Ok(entries(&self.named())?.into_iter().filter_map(name).collect())
+        Ok(entries(&self.named_directory())?.into_iter().filter_map(name).collect())
     }
 
     /// Makes new layers durable, before a record names them.
@@ -141,12 +141,12 @@ impl State {
         Ok(agentd_disk::flush_directory(&self.layers())?)
     }
 
-    pub(super) fn named(&self) -> PathBuf {
+    pub(super) fn named_directory(&self) -> PathBuf {
         self.root.join("named")
     }
 
     pub(super) fn sandbox(&self, name: &Name) -> PathBuf {
-        self.named().join(name)
+        self.named_directory().join(name)
     }
 
     pub(super) fn layers(&self) -> PathBuf {

@@ -54,7 +54,7 @@ impl State {
         let below = self.highest(&layers);
         let snapshots = BTreeMap::from([(snapshot.clone(), snapshot::find(&record, snapshot)?.clone())]);
         let origin = Origin { record, layers, snapshots, parent: format!("{name}@{snapshot}"), volumes };
-        self.multiply(&origin, below.as_deref(), new, &staging, &lock)
+        self.fork_committed(&origin, below.as_deref(), new, &staging, &lock)
     }
 
     fn fork_now(&self, name: &Name, how: SaveMode, new: &[Name]) -> Result<Vec<Record>, StateError> {
@@ -64,7 +64,7 @@ impl State {
         let volumes = self.volumes_for(&record, &stack, new, prepared.staging())?;
         let lock = self.lock()?;
         let mut record = self.load(name)?;
-        // Before any change, so that a rejected call has changed nothing.
+        // The names are checked before any change, so that a rejected call has changed nothing.
         self.are_free(new)?;
         let old_top = record.upper;
         let below = self.tree(old_top);
@@ -76,7 +76,7 @@ impl State {
         }
         let snapshots = record.snapshots.clone();
         let origin = Origin { record, layers, snapshots, parent: name.to_string(), volumes };
-        self.multiply(&origin, Some(&below), new, prepared.staging(), &lock)
+        self.fork_committed(&origin, Some(&below), new, prepared.staging(), &lock)
     }
 
     /// Creates a volume for each new sandbox with layers above `stack`, if `record` has a disk limit.
@@ -92,7 +92,7 @@ impl State {
         new.iter().map(|_| self.make_volume(bytes, staging)).collect()
     }
 
-    fn multiply(
+    fn fork_committed(
         &self,
         origin: &Origin,
         below: Option<&Path>,
@@ -108,7 +108,7 @@ impl State {
             let (about, parent) = (origin.record.about.clone(), Some(origin.parent.clone()));
             let mut record = Record::new(name, about, origin.layers.clone(), upper, parent);
             record.snapshots.clone_from(&origin.snapshots);
-            record.snapshots.insert(Name::created(), Snapshot { layers: origin.layers.clone(), made: record.made });
+            record.snapshots.insert(Name::created(), Snapshot { layers: origin.layers.clone(), created: record.created });
             records.push(record);
         }
         if !records.is_empty() {

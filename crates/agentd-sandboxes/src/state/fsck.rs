@@ -109,8 +109,8 @@ impl State {
     /// # Errors
     /// [`StateError`] if a directory cannot be read.
     pub fn fsck(&self) -> Result<Vec<Problem>, StateError> {
-        // Before the lock is taken, because mounting many volumes takes long. Volumes created meanwhile are mounted during their
-        // check.
+        // The volumes are mounted before the lock is taken, because mounting many volumes takes long. Volumes created meanwhile are
+        // mounted during their check.
         let _mounted: Vec<_> = match &self.mounts {
             Some(_) => self.list()?.into_iter().flatten().filter_map(|record| self.mount(record.needs()).ok()).collect(),
             None => Vec::new(),
@@ -136,7 +136,7 @@ impl State {
             problems.extend(garbage.map(Problem::Garbage));
             self.unneeded(&lock, &mut problems)?;
         }
-        // Only reported, not removed: `keep` unlocks each directory and leaves it in place.
+        // Abandoned directories are only reported, not removed: `keep` unlocks each of them and leaves it in place.
         for left in agentd_disk::abandoned(&self.staging(), &lock)? {
             problems.push(Problem::Garbage(left.keep()));
         }
@@ -198,17 +198,17 @@ impl State {
 
     /// Reports volumes, and entries of mounted volumes, that no link refers to.
     fn unneeded(&self, lock: &Lock, problems: &mut Vec<Problem>) -> Result<(), StateError> {
-        let mut strays = Vec::new();
+        let mut unreferenced = Vec::new();
         for volume in self.mounts.as_ref().map(|mounts| mounts.mounted()).unwrap_or_default() {
-            strays.extend(self.strays(volume)?);
+            unreferenced.extend(self.unreferenced(volume)?);
         }
         let pinned: HashSet<_> = agentd_disk::pinned(&self.staging(), lock)?.into_iter().collect();
         let linked = self.linked()?;
         let volumes = entries(&self.volumes())?.into_iter();
-        strays.extend(volumes.filter(|path| VolumeId::from_path(path).is_some_and(|volume| !linked.contains(&volume))));
+        unreferenced.extend(volumes.filter(|path| VolumeId::from_path(path).is_some_and(|volume| !linked.contains(&volume))));
         let is_pinned =
             |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| pinned.contains(name));
-        problems.extend(strays.into_iter().filter(|path| !is_pinned(path)).map(Problem::Garbage));
+        problems.extend(unreferenced.into_iter().filter(|path| !is_pinned(path)).map(Problem::Garbage));
         Ok(())
     }
 
@@ -230,7 +230,7 @@ impl State {
             Ok(())
         };
         look(&self.root, &|name| ["keeper", "lock", "named", "layers", "volumes", "staging"].contains(&name))?;
-        look(&self.named(), &|name| name.parse::<Name>().is_ok())?;
+        look(&self.named_directory(), &|name| name.parse::<Name>().is_ok())?;
         look(&self.layers(), &|name| name.parse::<LayerId>().is_ok())?;
         look(&self.volumes(), &|name| name.parse::<VolumeId>().is_ok())?;
         for name in self.names()? {

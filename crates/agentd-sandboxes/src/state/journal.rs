@@ -4,10 +4,10 @@
 
 use super::directory::State;
 use crate::{
-    error::{Doing as _, StateError},
+    error::StateError,
     record::{self, Record, exists},
 };
-use agentd_disk::{Lock, Staging, entries, flush_directory, make_folder};
+use agentd_disk::{FileContext as _, Lock, Staging, entries, flush_directory, make_folder};
 use std::{fs, path::PathBuf};
 
 impl State {
@@ -21,11 +21,11 @@ impl State {
         }
         if let [record] = records {
             let place = self.sandbox(&record.name);
-            fs::rename(made.join(&record.name), &place).doing("rename to", place)?;
-            return Ok(flush_directory(&self.named())?);
+            fs::rename(made.join(&record.name), &place).during("rename to", place)?;
+            return Ok(flush_directory(&self.named_directory())?);
         }
         flush_directory(&made)?;
-        fs::rename(&made, self.journal()).doing("rename to", self.journal())?;
+        fs::rename(&made, self.journal()).during("rename to", self.journal())?;
         flush_directory(&self.root)?;
         self.replay_journal(lock)
     }
@@ -36,11 +36,11 @@ impl State {
             return Ok(());
         }
         for sandbox in entries(&self.journal())? {
-            let place = self.named().join(sandbox.file_name().unwrap_or_default());
-            fs::rename(&sandbox, &place).doing("rename to", place)?;
+            let place = self.named_directory().join(sandbox.file_name().unwrap_or_default());
+            fs::rename(&sandbox, &place).during("rename to", place)?;
         }
-        flush_directory(&self.named())?;
-        fs::remove_dir(self.journal()).doing("remove", self.journal())
+        flush_directory(&self.named_directory())?;
+        Ok(fs::remove_dir(self.journal()).during("remove", self.journal())?)
     }
 
     /// Completes an unfinished journal. Must precede reading without the lock.

@@ -12,7 +12,7 @@ use std::{collections::HashMap, fs, os::unix::fs::MetadataExt};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetime {
     /// Creation time, in seconds since 1970.
-    pub made: u64,
+    pub created: u64,
     /// Time of the last use, in seconds since 1970.
     pub used: u64,
     /// Maximum time without use, in seconds.
@@ -23,8 +23,8 @@ pub struct Lifetime {
 
 impl From<&Record> for Lifetime {
     fn from(record: &Record) -> Self {
-        let Record { made, used, about, .. } = record;
-        Self { made: *made, used: *used, idle_ttl: about.idle_ttl, total_ttl: about.total_ttl }
+        let Record { created, used, about, .. } = record;
+        Self { created: *created, used: *used, idle_ttl: about.idle_ttl, total_ttl: about.total_ttl }
     }
 }
 

@@ -2,13 +2,13 @@
 
 use super::{directory::State, volumes::size};
 use crate::{
-    error::{Doing as _, StateError},
+    error::StateError,
     layer::Draft,
     name::Name,
     record::{Record, SandboxSettings, exists, now},
 };
 use agentd_core::{Grant, Root};
-use agentd_disk::flush_directory;
+use agentd_disk::{FileContext as _, flush_directory};
 use std::{fs, path::PathBuf};
 
 impl State {
@@ -88,8 +88,8 @@ impl State {
             return Err(StateError::NotFound { name: name.clone() });
         }
         let staging = self.stage(&lock)?;
-        fs::rename(&place, staging.path().join("removed")).doing("move to staging", place)?;
-        flush_directory(&self.named())?;
+        fs::rename(&place, staging.path().join("removed")).during("move to staging", place)?;
+        flush_directory(&self.named_directory())?;
         drop(lock);
         Ok(staging.remove()?)
     }

@@ -14,8 +14,8 @@ impl State {
     pub fn restore(&self, name: &Name, snapshot: &Name) -> Result<Record, StateError> {
         let (record, was_full) = self.go_back(name, snapshot).map_err(|error| self.or_full(name, error))?;
         if was_full {
-            // Before a command can use up the space again that the next restore needs. If the removal fails, a later collection
-            // tries again.
+            // Unused layers are removed now, before a command can use up the space that the next restore needs. If the removal
+            // fails, a later collection tries again.
             self.collect().or_warn("remove unused layers after restoring", name);
         }
         Ok(record)

@@ -40,7 +40,7 @@ impl State {
         check(&record, snapshot)?;
         let layers = self.commit(&mut record, &mut prepared, &lock)?;
         self.flush_layers()?;
-        record.snapshots.insert(snapshot.clone(), Snapshot { layers, made: now() });
+        record.snapshots.insert(snapshot.clone(), Snapshot { layers, created: now() });
         self.replace(&record, &lock)?;
         Ok(record)
     }

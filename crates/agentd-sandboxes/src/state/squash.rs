@@ -13,7 +13,7 @@ use agentd_disk::{Lock, Staging};
 use std::collections::HashMap;
 
 /// Maximum number of committed layers of a sandbox before some of them are merged.
-const DEEPEST: usize = 12;
+const MAX_COMMITTED_LAYERS: usize = 12;
 
 /// The result of [`State::squash`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl State {
     pub fn squash(&self, name: &Name) -> Result<Squashed, StateError> {
         let lock = self.lock()?;
         let record = self.load(name)?;
-        if record.lower.len() <= DEEPEST {
+        if record.lower.len() <= MAX_COMMITTED_LAYERS {
             return Ok(Squashed::default());
         }
         let records = self.load_all(&lock)?;

@@ -8,7 +8,7 @@
 
 use super::directory::State;
 use crate::{
-    error::{Doing as _, StateError},
+    error::StateError,
     layer::{self, VolumeDir},
     layer_id::LayerId,
     mounts::Mounted,
@@ -17,7 +17,7 @@ use crate::{
     volume_id::VolumeId,
 };
 use agentd_core::{Bytes, Control, ControlError, Writable};
-use agentd_disk::{Staging, entries, make_folder};
+use agentd_disk::{FileContext as _, Staging, entries, make_folder};
 use agentd_kernel::volume::{NEEDS, Volume};
 use std::{collections::BTreeSet, fs, io, os::unix::fs::MetadataExt, path::PathBuf, time::Duration};
 
@@ -26,7 +26,7 @@ pub(super) const IMAGE: &str = "image";
 pub(super) const AT: &str = "at";
 
 /// Maximum number of volumes with layers of one sandbox. Each needs a loop device and a mount while the sandbox runs.
-const DEEPEST: usize = 16;
+const MAX_VOLUMES: usize = 16;
 
 /// The disk limit and disk usage of a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,15 +47,15 @@ impl State {
         let Some(size) = size(&record.about) else { return Ok(None) };
         let Some(volume) = self.volume_of(record.upper)? else { return Ok(None) };
         let image = self.volume(volume).join(IMAGE);
-        let found = image.symlink_metadata().doing("stat", image)?;
+        let found = image.symlink_metadata().during("stat", image)?;
         // `st_blocks` counts units of 512 bytes, whatever the block size of the file system is (`man 3type stat`).
         Ok(Some(Disk { size, used: found.blocks() * 512 }))
     }
 
     /// Unmounts the volumes that have been unused for at least `unused`. Waits for the disk.
-    pub fn rest(&self, unused: Duration) {
+    pub fn unmount_unused(&self, unused: Duration) {
         if let Some(mounts) = &self.mounts {
-            mounts.rest(unused);
+            mounts.unmount_unused(unused);
         }
     }
 
@@ -65,7 +65,7 @@ impl State {
         match fs::read_link(&link) {
             // The layer is a directory, or missing.
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotFound) => Ok(None),
-            Err(error) => Err(error).doing("read", link),
+            Err(error) => Err(error).during("read", link)?,
             Ok(target) => {
                 let volume = target.iter().nth(2).and_then(|name| name.to_str()?.parse().ok());
                 Ok(volume.filter(|volume| layer::target(*volume, layer) == target))
@@ -111,7 +111,7 @@ impl State {
     pub(super) fn make_volume(&self, bytes: u64, staging: &Staging) -> Result<(VolumeDir, Mounted), StateError> {
         // Fails before anything is created.
         self.mounts.as_ref().ok_or_else(needs_root)?;
-        let volume = VolumeId::draw().doing("choose a random volume id in", staging.path())?;
+        let volume = VolumeId::draw().during("choose a random volume id in", staging.path())?;
         let draft = staging.path().join(volume.to_string());
         make_folder(&draft)?;
         Volume::format(&draft.join(IMAGE), bytes)?;
@@ -119,7 +119,7 @@ impl State {
         let lock = self.lock()?;
         staging.pin(volume, &lock)?;
         let place = self.volume(volume);
-        fs::rename(&draft, &place).doing("rename to", place)?;
+        fs::rename(&draft, &place).during("rename to", place)?;
         agentd_disk::flush_directory(&self.volumes())?;
         drop(lock);
         let (volume_dir, mounted) = (self.volume_dir(volume), self.mount_all([volume])?);
@@ -130,7 +130,11 @@ impl State {
     /// Fails if a sandbox with a disk limit above `stack` would have layers in too many volumes.
     pub(super) fn is_shallow(&self, record: &Record, stack: &[LayerId]) -> Result<(), StateError> {
         let volumes = stack.iter().filter_map(|layer| self.volume_of(*layer).transpose()).collect::<Result<BTreeSet<_>, _>>()?;
-        if volumes.len() >= DEEPEST { Err(StateError::TooDeep { name: record.name.clone(), deepest: DEEPEST }) } else { Ok(()) }
+        if volumes.len() >= MAX_VOLUMES {
+            Err(StateError::TooDeep { name: record.name.clone(), most: MAX_VOLUMES })
+        } else {
+            Ok(())
+        }
     }
 
     /// Returns the volumes into which links point.
@@ -140,14 +144,14 @@ impl State {
     }
 
     /// Returns the entries in the layer directory of a mounted volume to which no link in `layers` points.
-    pub(super) fn strays(&self, volume: VolumeId) -> Result<Vec<PathBuf>, StateError> {
-        let mut strays = entries(&self.inside(volume))?;
+    pub(super) fn unreferenced(&self, volume: VolumeId) -> Result<Vec<PathBuf>, StateError> {
+        let mut unreferenced = entries(&self.inside(volume))?;
         let linked = |path: &PathBuf| {
             let layer = LayerId::from_path(path)?;
             (self.volume_of(layer).ok()? == Some(volume)).then_some(())
         };
-        strays.retain(|path| linked(path).is_none());
-        Ok(strays)
+        unreferenced.retain(|path| linked(path).is_none());
+        Ok(unreferenced)
     }
 
     /// Returns true if an error means that a volume is full.

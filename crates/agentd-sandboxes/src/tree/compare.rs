@@ -5,7 +5,8 @@ use super::{
     open::{Tree, kind, read, unlock_directory, unlock_file},
     stack::{StackEntry, StackedDirectory},
 };
-use crate::error::{Doing as _, StateError};
+use crate::error::StateError;
+use agentd_disk::FileContext as _;
 use rustix::{
     fs::{FileType, Stat},
     io::Errno,
@@ -57,7 +58,7 @@ pub(crate) fn compare(stacks: Stacks) -> Result<Vec<Change>, StateError> {
     compare.waiting.push(DirectoryToCompare { at: PathBuf::new(), old, new, whole: false });
     while let Some(waiting) = compare.waiting.pop() {
         let compared = compare.directory(&waiting);
-        compared.doing("compare", &waiting.at)?;
+        compared.during("compare", &waiting.at)?;
     }
     compare.changes.sort();
     Ok(compare.changes)

@@ -5,8 +5,8 @@ use super::{
     attributes::{Metadata, apply_metadata, read_metadata},
     open::{Tree, kind, read},
 };
-use crate::error::{Doing as _, StateError};
-use agentd_disk::{lstat, names};
+use crate::error::StateError;
+use agentd_disk::{FileContext as _, lstat, names};
 use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags, SeekFrom, Stat},
     io::Errno,
@@ -25,17 +25,17 @@ const NEW: OFlags = OFlags::CREATE.union(OFlags::EXCL).union(OFlags::NOFOLLOW).u
 /// Copies `from` into `to`, an empty tree: data, holes, owners, modes, times, hard and symbolic links, extended attributes and
 /// special files.
 pub(crate) fn copy(from: &Tree, to: &Tree) -> Result<(), StateError> {
-    let mut copy = Copy { from, to, linked: HashMap::new(), waiting: Vec::new(), made: Vec::new() };
-    let root = rustix::fs::fstat(&from.root).doing("stat", &from.path)?;
+    let mut copy = Copy { from, to, linked: HashMap::new(), waiting: Vec::new(), directories: Vec::new() };
+    let root = rustix::fs::fstat(&from.root).during("stat", &from.path)?;
     copy.waiting.push((PathBuf::new(), root));
     while let Some((at, stat)) = copy.waiting.pop() {
         let copied = copy.directory(&at, stat);
-        copied.doing("copy", from.path.join(&at))?;
+        copied.during("copy", from.path.join(&at))?;
     }
-    let Copy { made, .. } = copy;
+    let Copy { directories, .. } = copy;
     // Innermost first, because the final mode of an outer directory may deny access to an inner one.
-    for (at, metadata) in made.iter().rev() {
-        apply_directory_metadata(to, at, metadata).doing("set the metadata of", to.path.join(at))?;
+    for (at, metadata) in directories.iter().rev() {
+        apply_directory_metadata(to, at, metadata).during("set the metadata of", to.path.join(at))?;
     }
     Ok(())
 }
@@ -56,7 +56,7 @@ struct Copy<'a> {
     /// Directories that were created and are not yet filled.
     waiting: Vec<(PathBuf, Stat)>,
     /// Directories that were filled and have no final metadata yet, outer ones first.
-    made: Vec<(PathBuf, Metadata)>,
+    directories: Vec<(PathBuf, Metadata)>,
 }
 
 impl Copy<'_> {
@@ -67,7 +67,7 @@ impl Copy<'_> {
             other => other?,
         };
         let target = self.to.enter(at)?;
-        self.made.push((at.to_owned(), read_metadata(source.as_fd(), OsStr::new("."), &stat)?));
+        self.directories.push((at.to_owned(), read_metadata(source.as_fd(), OsStr::new("."), &stat)?));
         for name in names(source.as_fd())? {
             let Some(stat) = lstat(source.as_fd(), &name)? else { continue };
             let path = at.join(&name);

@@ -10,7 +10,8 @@ use super::{
     open::Tree,
     stack::StackedDirectory,
 };
-use crate::error::{Doing as _, StateError};
+use crate::error::StateError;
+use agentd_disk::FileContext as _;
 use rustix::{
     fs::{AtFlags, Mode, Stat},
     io::Errno,
@@ -24,18 +25,18 @@ use std::{
 
 /// Merges `layers`, lowest first, into `to`, an empty tree.
 pub(crate) fn merge(layers: &[Tree], to: &Tree) -> Result<(), StateError> {
-    let mut merge = Merge { layers, to, copied: HashMap::new(), waiting: Vec::new(), made: Vec::new() };
+    let mut merge = Merge { layers, to, copied: HashMap::new(), waiting: Vec::new(), directories: Vec::new() };
     let Some(upper) = layers.last() else { return Ok(()) };
-    let stat = rustix::fs::fstat(&upper.root).doing("stat", &upper.path)?;
+    let stat = rustix::fs::fstat(&upper.root).during("stat", &upper.path)?;
     // All layers contribute to the root: overlayfs ignores an opaque mark on a root.
     let root =
         DirectoryToMerge { at: PathBuf::new(), layers: (0..layers.len()).rev().collect(), stat, alone: false, opaque: false };
     merge.waiting.push(root);
     while let Some(waiting) = merge.waiting.pop() {
-        merge.directory(&waiting).doing("merge", to.path.join(&waiting.at))?;
+        merge.directory(&waiting).during("merge", to.path.join(&waiting.at))?;
     }
-    for (at, metadata) in merge.made.iter().rev() {
-        apply_directory_metadata(to, at, metadata).doing("set the metadata of", to.path.join(at))?;
+    for (at, metadata) in merge.directories.iter().rev() {
+        apply_directory_metadata(to, at, metadata).during("set the metadata of", to.path.join(at))?;
     }
     Ok(())
 }
@@ -58,7 +59,7 @@ struct Merge<'a> {
     /// The paths of copies of files that could not be linked, by device and inode number of the source.
     copied: HashMap<(u64, u64), PathBuf>,
     waiting: Vec<DirectoryToMerge>,
-    made: Vec<(PathBuf, Metadata)>,
+    directories: Vec<(PathBuf, Metadata)>,
 }
 
 impl Merge<'_> {
@@ -67,7 +68,7 @@ impl Merge<'_> {
         let parts = StackedDirectory::enter(self.layers, at, layers)?;
         let target = self.to.enter(at)?;
         if let Some(upper) = layers.first().and_then(|layer| parts.directory_of(*layer)) {
-            self.made.push((at.clone(), read_metadata(upper, OsStr::new("."), stat)?));
+            self.directories.push((at.clone(), read_metadata(upper, OsStr::new("."), stat)?));
         }
         if *opaque {
             attributes::make_opaque(target.as_fd(), OsStr::new("."))?;

@@ -1,6 +1,7 @@
 //! Opens directories and files of a tree, confined to it.
 
-use crate::error::{Doing as _, StateError};
+use crate::error::StateError;
+use agentd_disk::FileContext as _;
 use agentd_log::LogFailure as _;
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, RawMode, ResolveFlags, Stat},
@@ -18,7 +19,7 @@ use std::{
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// Maximum length of the part of a path that one call resolves, in bytes; less than `PATH_MAX`.
-const STRETCH: usize = 3000;
+const MAX_PART_BYTES: usize = 3000;
 
 /// A tree, opened at its root.
 pub(crate) struct Tree {
@@ -30,7 +31,7 @@ pub(crate) struct Tree {
 impl Tree {
     /// Opens the tree whose root is the directory `path`, which belongs to the caller.
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
-        let root = rustix::fs::openat(CWD, path, DIRECTORY & !OFlags::NOFOLLOW, Mode::empty()).doing("open", path)?;
+        let root = rustix::fs::openat(CWD, path, DIRECTORY & !OFlags::NOFOLLOW, Mode::empty()).during("open", path)?;
         Ok(Self { root, path: path.to_owned() })
     }
 
@@ -55,7 +56,7 @@ impl Tree {
         let mut reached = None;
         let mut stretch = PathBuf::from(".");
         for name in at {
-            if stretch.as_os_str().len() + name.len() > STRETCH {
+            if stretch.as_os_str().len() + name.len() > MAX_PART_BYTES {
                 reached = Some(open(reached.as_ref().unwrap_or(&self.root), &stretch)?);
                 stretch = PathBuf::from(".");
             }
@@ -106,8 +107,8 @@ impl Unlocked {
         }
         let mode = Mode::from_raw_mode(stat.st_mode);
         let handle = rustix::io::fcntl_dupfd_cloexec(file, 0)?;
-        // Through the descriptor, because the name may refer to another file by now. `fchmod` refuses a descriptor opened with
-        // `O_PATH`.
+        // The mode is changed through the descriptor, because the name may refer to another file by now. `fchmod` refuses a
+        // descriptor opened with `O_PATH`.
         rustix::fs::chmod(of_descriptor(file.as_fd()), mode | needed)?;
         Ok(Some(Self { handle, mode }))
     }
@@ -180,8 +181,8 @@ fn of_descriptor(file: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// Returns a path to `name` in `directory`, for calls that take no descriptor. The path ends in `name`, so calls that do not follow
-/// the last component do not act on a magic link of `/proc`.
+/// Returns a path to `name` in `directory`, for calls that take no descriptor. The path ends in `name`, so calls that do not
+/// follow the last component do not act on a magic link of `/proc`.
 pub(super) fn in_descriptor(directory: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
     of_descriptor(directory).join(OsStr::from_bytes(name.as_bytes()))
 }

@@ -22,7 +22,7 @@ const KINDS: [&str; 10] = ["fork", "snapshot", "restore", "create", "fork", "squ
 /// The minimum number of kills.
 const MOMENTS: usize = 100;
 /// The most sandboxes, and the most named snapshots of each.
-const MOST: usize = 5;
+const MAX_SANDBOXES: usize = 5;
 
 /// The content of a sandbox: the number in its file `number`, now and in each of its snapshots.
 type Content = (Option<u64>, BTreeMap<String, Option<u64>>);
@@ -98,7 +98,7 @@ impl Changer {
 
     /// Performs a random operation.
     fn step(&mut self) {
-        let free: Vec<_> = (0..MOST).map(|at| format!("s{at}")).filter(|name| !self.now.contains_key(name)).collect();
+        let free: Vec<_> = (0..MAX_SANDBOXES).map(|at| format!("s{at}")).filter(|name| !self.now.contains_key(name)).collect();
         let Some(called) = any(self.now.keys().cloned()) else { return self.create(free[0].clone()) };
         let (one, how) = (name(&called), any([SaveMode::Commit, SaveMode::Copy]).unwrap());
         let (number, snapshots) = self.now[&called].clone();
@@ -107,7 +107,7 @@ impl Changer {
             (0..2, _) if !free.is_empty() => self.create(free[0].clone()),
             (2..7, _) => self.write(&called),
             (7..10, _) => {
-                let new = format!("p{}", random() % MOST as u64);
+                let new = format!("p{}", random() % MAX_SANDBOXES as u64);
                 if !self.now[&called].1.contains_key(&new) {
                     let saved = |all: &mut All| all.get_mut(&called).unwrap().1.insert(new.clone(), number);
                     self.change("snapshot", saved, |state| state.snapshot(&one, &name(&new), how).unwrap());

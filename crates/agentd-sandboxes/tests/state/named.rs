@@ -70,7 +70,7 @@ fn touch_changes_only_time_of_use() {
     let touched = place.state.touch(&name("a")).unwrap();
     assert!(touched.used >= record.used);
     assert_eq!(place.state.record(&name("a")).unwrap(), touched);
-    assert_eq!((touched.made, touched.upper), (record.made, record.upper));
+    assert_eq!((touched.created, touched.upper), (record.created, record.upper));
     place.assert_clean();
 }
 
@@ -107,7 +107,7 @@ fn damaged_records_are_listed_with_valid_ones_and_can_be_removed() {
 }
 
 #[test]
-fn create_with_unserializable_path_leaves_nothing() {
+fn create_with_unserialisable_path_leaves_nothing() {
     let place = StateDir::new();
     let path = PathBuf::from(OsStr::from_bytes(b"/data/\xff"));
     let grant = Grant::new(path, Access::ReadOnly);

@@ -22,7 +22,7 @@ fn volume_is_kept_while_a_layer_in_it_is_needed() {
     fs::write(place.upper("a").join("later"), vec![b'x'; 1 << 20]).unwrap();
     assert_eq!(place.count("volumes"), 2);
     place.state.remove(&name("a")).unwrap();
-    place.state.rest(Duration::ZERO);
+    place.state.unmount_unused(Duration::ZERO);
     // The upper layer of the removed sandbox is collected. Its volume is kept, because the fork needs the other layer.
     assert_eq!(place.state.collect().unwrap().layers, 1);
     place.assert_clean();
@@ -93,7 +93,7 @@ fn problems_after(spoil: impl FnOnce(&StateDir)) -> Vec<String> {
     fs::write(place.upper("a").join("file"), "").unwrap();
     place.state.fork(&name("a"), ForkSource::Now(SaveMode::Commit), &[name("b")]).unwrap();
     place.assert_clean();
-    place.state.rest(Duration::ZERO);
+    place.state.unmount_unused(Duration::ZERO);
     spoil(&place);
     place.problems()
 }

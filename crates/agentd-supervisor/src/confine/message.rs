@@ -20,8 +20,8 @@ pub enum ConfineMessage {
         map: (ControlStatus, String),
     },
     /// The id-mapped mount trees: of the layers, then of the devices if there are any, then of the grants, in order. The trees
-    /// are this message's descriptors. Only a launcher that runs as root sends this message. It follows [`ConfineMessage::IdMap`], because
-    /// cloning the trees takes as long as building the view to which they are attached.
+    /// are this message's descriptors. Only a launcher that runs as root sends this message. It follows
+    /// [`ConfineMessage::IdMap`], because cloning the trees takes as long as building the view to which they are attached.
     Trees,
 }
 

@@ -2,24 +2,24 @@
 
 use agentd_core::{Control, ControlError, ControlReport, ControlStatus};
 
-/// The reports of the layers applied so far.
+/// The reports of the controls applied so far.
 pub(super) struct ControlRecord<'a> {
-    pub(super) layers: &'a mut Vec<ControlReport>,
+    pub(super) controls: &'a mut Vec<ControlReport>,
     pub(super) degrade: bool,
 }
 
 impl ControlRecord<'_> {
     pub(super) fn enforced(&mut self, control: Control, detail: String) {
-        self.layers.push(ControlReport { control, status: ControlStatus::Enforced, detail });
+        self.controls.push(ControlReport { control, status: ControlStatus::Enforced, detail });
     }
 
     /// Returns true if `control` could not be applied.
     pub(super) fn is_missing(&self, control: Control) -> bool {
-        self.layers.iter().any(|layer| layer.control == control && matches!(layer.status, ControlStatus::Missing(_)))
+        self.controls.iter().any(|report| report.control == control && matches!(report.status, ControlStatus::Missing(_)))
     }
 
-    /// Applies one layer. A failure ends the sandbox, unless the caller accepted degraded isolation. An error of
-    /// [`Control::Grants`] always ends the sandbox, whichever layer returns it: it reports a replaced object, not a missing
+    /// Applies one control. A failure ends the sandbox, unless the caller accepted degraded isolation. An error of
+    /// [`Control::Grants`] always ends the sandbox, whichever control returns it: it reports a replaced object, not a missing
     /// feature of this machine.
     pub(super) fn control(
         &mut self,
@@ -27,9 +27,9 @@ impl ControlRecord<'_> {
         apply: impl FnOnce() -> Result<(ControlStatus, String), ControlError>,
     ) -> Result<(), ControlError> {
         match apply() {
-            Ok((status, detail)) => self.layers.push(ControlReport { control, status, detail }),
+            Ok((status, detail)) => self.controls.push(ControlReport { control, status, detail }),
             Err(error) if self.degrade && error.control != Control::Grants => {
-                self.layers.push(ControlReport { control, status: ControlStatus::Missing(error), detail: String::new() });
+                self.controls.push(ControlReport { control, status: ControlStatus::Missing(error), detail: String::new() });
             }
             Err(error) => return Err(error),
         }
@@ -37,7 +37,7 @@ impl ControlRecord<'_> {
     }
 }
 
-/// Returns the status of a layer that was applied with `notes`.
+/// Returns the status of a control that was applied with `notes`.
 pub(super) fn noted(notes: Vec<String>, detail: String) -> (ControlStatus, String) {
     if notes.is_empty() { (ControlStatus::Enforced, detail) } else { (ControlStatus::Partial(notes.join("; ")), detail) }
 }
@@ -48,13 +48,13 @@ mod tests {
 
     #[test]
     fn degradable_sandbox_fails_on_replaced_grant_but_not_on_missing_control() {
-        let mut layers = Vec::new();
-        let mut record = ControlRecord { layers: &mut layers, degrade: true };
+        let mut controls = Vec::new();
+        let mut record = ControlRecord { controls: &mut controls, degrade: true };
         for control in [Control::Landlock, Control::Mounts] {
             let replaced = ControlError::new(Control::Grants, "open /grant", None);
             assert_eq!(record.control(control, || Err(replaced.clone())), Err(replaced));
             record.control(control, || Err(ControlError::new(control, "call", None))).unwrap();
         }
-        assert_eq!(layers.len(), 2);
+        assert_eq!(controls.len(), 2);
     }
 }

@@ -58,7 +58,7 @@ fn enter_root(
     };
     let notes = mount::root::build(root, stack, devices, own)?.enter(grants)?;
     let (status, detail) = noted(notes, root.describe());
-    record.layers.push(ControlReport { control: Control::Mounts, status, detail });
+    record.controls.push(ControlReport { control: Control::Mounts, status, detail });
     Ok(())
 }
 
@@ -94,7 +94,7 @@ fn enter_view(
     go: Option<&mut ConfineChannel>,
     record: &mut ControlRecord<'_>,
 ) -> Result<(), ControlError> {
-    // A grant whose path now leads elsewhere is not a missing layer: it ends the sandbox even if degraded isolation is allowed.
+    // A grant whose path now leads elsewhere is not a missing control: it ends the sandbox even if degraded isolation is allowed.
     let opened = if go.is_some() { Vec::new() } else { mount::open_grants(&view.grants)? };
     record.control(Control::Mounts, || {
         let notes = if let Some(go) = go {

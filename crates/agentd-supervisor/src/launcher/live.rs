@@ -3,7 +3,7 @@
 use agentd_core::{Control, ControlError};
 use agentd_kernel::{
     cgroup::{Cgroup, Freezer},
-    idmap::Claim,
+    idmap::IdLease,
 };
 use rustix::process::Pid;
 use std::{
@@ -29,7 +29,7 @@ pub(super) struct Live {
     /// `docs/decisions/0004-tear-down-private-mounts-asynchronously.md`.
     pub _mounts: Option<OwnedFd>,
     /// Range of host ids; dropping the sandbox releases it.
-    pub _claim: Option<Claim>,
+    pub _lease: Option<IdLease>,
 }
 
 /// A freeze or thaw order in progress, which the kernel carries out asynchronously.

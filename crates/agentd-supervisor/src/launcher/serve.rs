@@ -59,8 +59,8 @@ impl Launcher {
             Order::Create { id, plan } => {
                 let channel = fds.pop().ok_or(ChannelError::MissingFds)?;
                 if let Err(error) = self.create(id, &plan, &channel) {
-                    let layers = Err(shorten::error(error));
-                    let hello = Event::Hello { version: protocol::VERSION, layers, watches: Vec::new(), owner: None };
+                    let controls = Err(shorten::error(error));
+                    let hello = Event::Hello { version: protocol::VERSION, controls, watches: Vec::new(), owner: None };
                     // The library may have given up and closed the channel.
                     send(channel.as_fd(), &hello, &[]).ok();
                 }

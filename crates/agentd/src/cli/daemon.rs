@@ -53,7 +53,7 @@ async fn status(client: &Client, json: bool) -> Result<(), Failure> {
     writeln!(out, "log        {}", escape::name(&log))?;
     writeln!(out, "sandboxes  {}", daemon.sandboxes.len())?;
     for sandbox in &daemon.sandboxes {
-        writeln!(out, "  {:<32} {}", sandbox.name, in_words(sandbox.doing))?;
+        writeln!(out, "  {:<32} {}", sandbox.name, in_words(sandbox.activity))?;
     }
     Ok(())
 }
@@ -69,7 +69,7 @@ fn describe(daemon: Option<&Daemon>, log: &Path) -> serde_json::Value {
         "started": daemon.started,
         "log": log,
         "sandboxes": daemon.sandboxes.iter().map(|sandbox| {
-            let (state, commands) = sandbox::state(Some(sandbox.doing));
+            let (state, commands) = sandbox::state(Some(sandbox.activity));
             serde_json::json!({ "name": sandbox.name, "state": state, "commands": commands })
         }).collect::<Vec<_>>(),
     })

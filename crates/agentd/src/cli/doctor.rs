@@ -13,7 +13,7 @@ use crate::isolation::{
     available_backends, probe_again,
     rank::{self, Rank, TieBreak},
 };
-use agentd_core::{BackendCapabilities, BackendTraits, Bit, EvidenceResult, escape};
+use agentd_core::{BackendCapabilities, BackendTraits, Claim, EvidenceResult, escape};
 use std::fmt::Write;
 
 struct Row {
@@ -23,9 +23,9 @@ struct Row {
 }
 
 impl Row {
-    /// Returns true if the backend proves all bits that a run requires.
+    /// Returns true if the backend proves all claims that a run requires.
     fn is_fit(&self) -> bool {
-        self.probed.as_ref().is_ok_and(|proven| REQUIRED.iter().all(|bit| proven.has(*bit)))
+        self.probed.as_ref().is_ok_and(|proven| REQUIRED.iter().all(|claim| proven.has(*claim)))
     }
 }
 
@@ -91,17 +91,17 @@ fn ending(rows: &[Row], auto: Option<&str>, one: bool) -> String {
 
 fn table(rows: &[Row], width: usize) -> String {
     let mut out = format!("{:<14}", "backend");
-    for bit in Bit::ALL {
-        out.push_str(&format!("{:<11}", bit.to_string()));
+    for claim in Claim::ALL {
+        out.push_str(&format!("{:<11}", claim.to_string()));
     }
     out = out.trim_end().to_owned() + "\n";
     for row in rows {
-        let cell = |bit| match &row.probed {
-            Ok(proven) if proven.has(bit) => "proven",
-            Ok(proven) if !proven.evidence.iter().any(|e| e.bit == bit) => "—",
+        let cell = |claim| match &row.probed {
+            Ok(proven) if proven.has(claim) => "proven",
+            Ok(proven) if !proven.evidence.iter().any(|e| e.claim == claim) => "—",
             _ => "missing",
         };
-        let cells: String = Bit::ALL.into_iter().map(|bit| format!("{:<11}", cell(bit))).collect();
+        let cells: String = Claim::ALL.into_iter().map(|claim| format!("{:<11}", cell(claim))).collect();
         out.push_str(format!("{:<14}{cells}", row.name).trim_end());
         out.push('\n');
     }
@@ -116,7 +116,7 @@ fn table(rows: &[Row], width: usize) -> String {
                         EvidenceResult::Held => continue,
                     };
                     out.push('\n');
-                    out.push_str(&wrap(&format!("{}: {} ({})", row.name, evidence.bit, evidence.check), "", width));
+                    out.push_str(&wrap(&format!("{}: {} ({})", row.name, evidence.claim, evidence.check), "", width));
                     out.push_str(&wrap(&escape::text(&why).to_string(), "  ", width));
                     if !evidence.remedy.is_empty() {
                         out.push_str(&wrap(&format!("→ {}", evidence.remedy), "  ", width));

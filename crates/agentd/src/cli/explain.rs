@@ -1,10 +1,10 @@
 //! `agentd run --explain`: prints the plan of the sandbox.
 
 use super::{args::RequireArg, selection::Selected};
-use agentd_core::{Bit, IsolationError, PlanLine, SandboxSpec, escape};
+use agentd_core::{Claim, IsolationError, PlanLine, SandboxSpec, escape};
 use std::fmt::Write;
 
-/// Returns the plan as text: the backend, its proven and required bits, and how it would isolate `spec`.
+/// Returns the plan as text: the backend, its proven and required claims, and how it would isolate `spec`.
 ///
 /// # Errors
 /// The backend's error, if it cannot plan `spec`.
@@ -12,8 +12,9 @@ pub(crate) fn text(selected: &Selected, required: &[RequireArg], spec: &SandboxS
     let planned = selected.backend.explain(spec)?;
     let mut lines = vec![PlanLine::new("backend", selected.backend.name())];
     lines.extend(selected.proven.iter().map(|proven| {
-        let bits: Vec<String> = Bit::ALL.into_iter().filter(|bit| proven.has(*bit)).map(|bit| bit.to_string()).collect();
-        PlanLine::new("proven", bits.join(" "))
+        let claims: Vec<String> =
+            Claim::ALL.into_iter().filter(|claim| proven.has(*claim)).map(|claim| claim.to_string()).collect();
+        PlanLine::new("proven", claims.join(" "))
     }));
     lines.extend(required.iter().map(|required| PlanLine::new("required", required.name())));
     lines.extend(planned);

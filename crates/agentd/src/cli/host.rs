@@ -12,9 +12,9 @@ use std::{
 };
 
 /// The largest number of directories in a hint.
-const MOST: usize = 3;
+const MAX_NAMED: usize = 3;
 /// The largest number of words of a command that are looked up in the hidden directories.
-const WORDS: usize = 256;
+const MAX_WORDS: usize = 256;
 
 /// Returns grants of the toolchains on the caller's `PATH`, except those named in `off`.
 pub(crate) fn toolchains(guard: &Guard, off: &[String]) -> ShownLayouts {
@@ -43,7 +43,7 @@ fn search_path() -> OsString {
 pub(crate) fn hint(program: &str, granted: &[Grant]) {
     let guard = Guard::host();
     let left_out = toolchains(&guard, &[]).left_out;
-    for entry in hidden(&search_path(), granted).into_iter().filter(|entry| entry.join(program).is_file()).take(MOST) {
+    for entry in hidden(&search_path(), granted).into_iter().filter(|entry| entry.join(program).is_file()).take(MAX_NAMED) {
         if let Some((path, reason)) = left_out.iter().find(|(path, _)| path.canonicalize().is_ok_and(|at| entry.starts_with(at)))
         {
             writer::message(format_args!(
@@ -53,7 +53,7 @@ pub(crate) fn hint(program: &str, granted: &[Grant]) {
             ));
             continue;
         }
-        let shown = around(&entry, &entry.join(program), &guard);
+        let shown = directory_to_grant(&entry, &entry.join(program), &guard);
         let (entry, remedy) = (entry.display(), shown.display());
         match guard.refusal(&shown) {
             None => writer::message(format_args!(
@@ -68,7 +68,7 @@ pub(crate) fn hint(program: &str, granted: &[Grant]) {
     }
 }
 
-/// Prints the same after a command ended with "not found" (`sh(1p)`). A shell does not report which program it did not find. If
+/// Prints the line of [`hint`] after a command ended with "not found" (`sh(1p)`). A shell does not report which program it did not find. If
 /// an argument names a program that only a hidden directory has, the hint is about that program. Otherwise prints one line with
 /// the hidden directories of `PATH` below the home directory.
 pub(crate) fn hint_after_shell(argv: &[OsString], granted: &[Grant]) {
@@ -78,7 +78,7 @@ pub(crate) fn hint_after_shell(argv: &[OsString], granted: &[Grant]) {
         return hint(&program, granted);
     }
     let Some(home) = guard.home().and_then(|home| home.canonicalize().ok()) else { return };
-    let below = hidden.iter().filter(|entry| entry.starts_with(&home) && guard.refusal(entry).is_none()).take(MOST);
+    let below = hidden.iter().filter(|entry| entry.starts_with(&home) && guard.refusal(entry).is_none()).take(MAX_NAMED);
     let options: Vec<String> = below.map(|entry| format!("--ro {}", entry.display())).collect();
     if !options.is_empty() {
         let options = options.join(" or ");
@@ -95,7 +95,7 @@ fn hidden_program(argv: &[OsString], path: &OsString, hidden: &[PathBuf]) -> Opt
         entries.filter(|entry| !hidden.contains(entry)).any(|entry| entry.join(name).is_file())
     };
     let is_hidden = |name: &str| hidden.iter().any(|entry| entry.join(name).is_file());
-    let words: Vec<String> = argv.iter().flat_map(|argument| words(&argument.to_string_lossy())).take(WORDS).collect();
+    let words: Vec<String> = argv.iter().flat_map(|argument| words(&argument.to_string_lossy())).take(MAX_WORDS).collect();
     words.into_iter().find(|name| is_hidden(name) && !is_shown(name))
 }
 
@@ -123,7 +123,7 @@ fn hidden(path: &OsString, granted: &[Grant]) -> Vec<PathBuf> {
 
 /// Returns the directory to grant for a program in `entry`. If the program is a link, this is the directory that contains link
 /// and target, unless the guard rejects it; then it is `entry`.
-fn around(entry: &Path, program: &Path, guard: &Guard) -> PathBuf {
+fn directory_to_grant(entry: &Path, program: &Path, guard: &Guard) -> PathBuf {
     let real = program.canonicalize().unwrap_or_else(|_| program.to_path_buf());
     let both = entry.ancestors().find(|above| real.starts_with(above)).unwrap_or(entry);
     if guard.refusal(both).is_none() { both.to_path_buf() } else { entry.to_path_buf() }
@@ -147,9 +147,9 @@ mod tests {
         fs::write(home.join("other/x"), "").unwrap();
         symlink("../lib/x", home.join("tool/bin/x")).unwrap();
         symlink("../other/x", home.join("bin/x")).unwrap();
-        assert_eq!(around(&home.join("tool/bin"), &home.join("tool/bin/x"), &guard), home.join("tool"));
+        assert_eq!(directory_to_grant(&home.join("tool/bin"), &home.join("tool/bin/x"), &guard), home.join("tool"));
         // The only common ancestor is the home directory, which is never granted.
-        assert_eq!(around(&home.join("bin"), &home.join("bin/x"), &guard), home.join("bin"));
+        assert_eq!(directory_to_grant(&home.join("bin"), &home.join("bin/x"), &guard), home.join("bin"));
     }
 
     #[test]

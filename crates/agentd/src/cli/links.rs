@@ -5,11 +5,11 @@ use agentd_core::Grant;
 use std::path::{Component, Path, PathBuf};
 
 /// The largest number of links in a path, as in the kernel (`path_resolution(7)`).
-const MOST: usize = 40;
+const MAX_LINKS: usize = 40;
 
 /// Returns the links in `paths` and in the shell's working directory, each with the path to which it leads. Leaves out links
 /// inside a grant or a system directory, which are visible anyway.
-pub(crate) fn shown<'a>(paths: impl Iterator<Item = &'a Path>, granted: &[Grant]) -> Vec<(PathBuf, PathBuf)> {
+pub(crate) fn links_to_show<'a>(paths: impl Iterator<Item = &'a Path>, granted: &[Grant]) -> Vec<(PathBuf, PathBuf)> {
     let here = logical_directory();
     let base = here.clone().or_else(|| std::env::current_dir().ok()).unwrap_or_default();
     let mut links = Vec::new();
@@ -39,7 +39,7 @@ fn on_the_way(path: &Path) -> Vec<(PathBuf, PathBuf)> {
     let mut links = Vec::new();
     for part in path.components() {
         // The meaning of `..` after a link depends on the link's target, so stop there.
-        if part == Component::ParentDir || links.len() == MOST {
+        if part == Component::ParentDir || links.len() == MAX_LINKS {
             break;
         }
         at.push(part);

@@ -37,6 +37,7 @@ mod wrap;
 mod writer;
 
 use agentd_daemon::OwnMounts;
+use agentd_isolation::blocking::as_sole_task;
 use args::{Cli, DaemonCommand, Sub};
 use clap::{CommandFactory, Parser};
 use failure::{CANNOT, Failure};
@@ -79,8 +80,8 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
-        Sub::Run(args) => runtime.block_on(run::run(*args)),
-        Sub::Sandbox(command) => runtime.block_on(sandbox::sandbox(*command)),
+        Sub::Run(args) => runtime.block_on(as_sole_task(run::run(*args))),
+        Sub::Sandbox(command) => runtime.block_on(as_sole_task(sandbox::sandbox(*command))),
         Sub::Daemon(command) => runtime.block_on(daemon::daemon(command, own)),
         #[cfg(feature = "images")]
         Sub::Image(command) => runtime.block_on(image::image(&command)),
@@ -90,7 +91,7 @@ pub fn main() -> ExitCode {
         Sub::Vm(command) => vm::vm(&command),
         #[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images")))]
         Sub::Other(command) => Err(other(&command)),
-        Sub::Doctor(args) => runtime.block_on(doctor::doctor(&args)),
+        Sub::Doctor(args) => runtime.block_on(as_sole_task(doctor::doctor(&args))),
         Sub::Bench(args) => runtime.block_on(bench::bench(&args)),
         Sub::Completions { shell } => {
             let mut text = Vec::new();

@@ -4,14 +4,14 @@ use clap::error::{ContextKind, ContextValue, Error};
 use std::ffi::OsString;
 
 /// The largest number of differences for a similar name.
-const MOST: usize = 3;
+const MAX_DISTANCE: usize = 3;
 
 /// Returns the candidate with the fewest differences to `name`. At most a third of a candidate's letters may differ; otherwise
 /// returns `None`.
 pub(crate) fn nearest(name: &str, candidates: impl IntoIterator<Item = String>) -> Option<String> {
     let name = name.trim().to_lowercase();
     let near = candidates.into_iter().map(|candidate| (distance(&name, &candidate), candidate));
-    near.filter(|(distance, candidate)| *distance <= MOST.min(candidate.len() / 3)).min().map(|(_, candidate)| candidate)
+    near.filter(|(distance, candidate)| *distance <= MAX_DISTANCE.min(candidate.len() / 3)).min().map(|(_, candidate)| candidate)
 }
 
 /// Returns the subcommand of `command` whose name is most similar to `name`.

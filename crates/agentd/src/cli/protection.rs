@@ -11,7 +11,7 @@ use std::{
 /// The file in a worktree that lists its submodules.
 const MODULES: &str = ".gitmodules";
 /// The largest number of settings in a note.
-const MOST: usize = 4;
+const MAX_NAMED: usize = 4;
 /// The largest number of directories in which git directories of submodules are looked for.
 const SEARCHED: usize = 256;
 
@@ -51,7 +51,7 @@ impl Advice {
             return;
         }
         let changed = self.settings.iter().filter(|(path, before)| *before != directory_changed(&self.grants, path));
-        let paths: Vec<String> = changed.take(MOST).map(|(path, _)| path.display().to_string()).collect();
+        let paths: Vec<String> = changed.take(MAX_NAMED).map(|(path, _)| path.display().to_string()).collect();
         // The directory of `.gitmodules` is the workspace, which changes for many reasons.
         if paths.iter().any(|path| path != MODULES) {
             writer::message(format_args!(

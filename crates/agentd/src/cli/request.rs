@@ -21,15 +21,15 @@ use std::path::{Path, PathBuf};
 /// Size in bytes of the output that `--json` keeps when no limit is given.
 const JSON_CAPTURE: u64 = 1 << 20;
 
-/// What a request has to know about a backend.
-pub(crate) struct Described<'a> {
+/// The description of a backend that a request needs.
+pub(crate) struct BackendDescription<'a> {
     /// The canonical name.
     pub name: &'a str,
     /// The traits of its sandboxes.
     pub traits: BackendTraits,
 }
 
-impl<'a> Described<'a> {
+impl<'a> BackendDescription<'a> {
     pub(crate) fn new(backend: &'a dyn IsolationBackend) -> Self {
         Self { name: backend.name(), traits: backend.traits() }
     }
@@ -53,7 +53,11 @@ pub(crate) struct Asked {
 ///
 /// # Errors
 /// The message for the user, about the first argument that cannot be carried out.
-pub(crate) fn request(args: &RunArgs, backend: &Described<'_>, image: Option<&Image>) -> Result<(SandboxSpec, Command), Failure> {
+pub(crate) fn request(
+    args: &RunArgs,
+    backend: &BackendDescription<'_>,
+    image: Option<&Image>,
+) -> Result<(SandboxSpec, Command), Failure> {
     if !backend.traits.boundary {
         refuse::restrictions(args, backend.name)?;
     }
@@ -93,15 +97,15 @@ pub(crate) fn request(args: &RunArgs, backend: &Described<'_>, image: Option<&Im
 pub(crate) fn sandbox(
     args: &BoundaryArgs,
     workspace: Option<&Path>,
-    backend: &Described<'_>,
+    backend: &BackendDescription<'_>,
     image: Option<&Image>,
 ) -> Result<Asked, Failure> {
     workspace.map_or(Ok(()), refuse::file_as_workspace)?;
-    let Described { name, traits } = backend;
+    let BackendDescription { name, traits } = backend;
     let guard = grants::Guard::for_home(std::env::var_os("HOME").as_deref());
     let mut granted = granted(args, workspace, &guard)?;
     refuse::moved_grants(&granted, traits, name)?;
-    let links = links::shown(
+    let links = links::links_to_show(
         workspace.into_iter().chain(args.ro.iter().chain(&args.rw).map(|requested| grants::split(requested).0)),
         &granted,
     );

@@ -19,17 +19,17 @@ fn inside_path_is_that_of_innermost_grant() {
 }
 
 /// Describes a custom backend with these traits.
-fn mine(traits: BackendTraits) -> Described<'static> {
-    Described { name: "mine", traits }
+fn mine(traits: BackendTraits) -> BackendDescription<'static> {
+    BackendDescription { name: "mine", traits }
 }
 
-fn asked(backend: &Described<'_>, options: &[&str]) -> Result<(SandboxSpec, Command), Failure> {
+fn asked(backend: &BackendDescription<'_>, options: &[&str]) -> Result<(SandboxSpec, Command), Failure> {
     let argv = [&["agentd", "run", "--workspace", "none"], options, &["--", "true"]].concat();
     let Sub::Run(args) = Cli::try_parse_from(argv)?.command else { panic!("not a run") };
     request(&args, backend, None)
 }
 
-fn is_root(backend: &Described<'_>) -> bool {
+fn is_root(backend: &BackendDescription<'_>) -> bool {
     let (spec, command) = asked(backend, &[]).unwrap();
     let variable = |name: &str| command.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()).unwrap();
     let root = variable("USER") == "root";
@@ -40,12 +40,12 @@ fn is_root(backend: &Described<'_>) -> bool {
 #[test]
 fn command_with_uid_zero_has_user_name_and_home_of_root() {
     let made = |name| create_backend(name, &std::env::temp_dir()).unwrap();
-    assert!(!is_root(&Described::new(&*made("linux-native"))));
-    assert!(is_root(&Described::new(&*made("container"))));
+    assert!(!is_root(&BackendDescription::new(&*made("linux-native"))));
+    assert!(is_root(&BackendDescription::new(&*made("container"))));
     #[cfg(feature = "gondolin")]
-    assert!(is_root(&Described::new(&*made("gondolin"))));
+    assert!(is_root(&BackendDescription::new(&*made("gondolin"))));
     #[cfg(feature = "firecracker")]
-    assert!(is_root(&Described::new(&*made("firecracker"))));
+    assert!(is_root(&BackendDescription::new(&*made("firecracker"))));
     assert!(!is_root(&mine(BackendTraits::default())));
     assert!(is_root(&mine(BackendTraits { uid_zero: true, ..BackendTraits::default() })));
 }

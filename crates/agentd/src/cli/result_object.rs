@@ -16,7 +16,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 pub(crate) struct ResultObject {
     /// The changes of protected paths, if a sandbox was created.
     pub protected: Report,
-    /// Whether the object was printed, or printing it failed. The object is not printed again.
+    /// True once the object was printed, or printing it failed, so that no second object is printed.
     pub printed: bool,
 }
 

@@ -6,12 +6,12 @@ use super::{
     failure::{CANNOT, Failure},
     grants, hidden, host, image,
     protection::{self, Advice},
-    request::{self, Described},
+    request::{self, BackendDescription},
     result_object::{self, ResultObject},
     selection::{self, Selected},
     stream, temporary, writer,
 };
-use agentd_core::{Bit, Command, Control, ControlReport, ControlStatus, EndReason, IsolationError, Sandbox};
+use agentd_core::{Claim, Command, Control, ControlReport, ControlStatus, EndReason, IsolationError, Sandbox};
 use agentd_isolation::{HeadTail, protect::Watch};
 use std::sync::{Arc, PoisonError};
 use tokio::signal::unix::{SignalKind, signal};
@@ -52,7 +52,7 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     let mut selected = selection::of_run(&args, &work_root).await?;
     if args.explain {
         let image = args.boundary.image.as_ref().map(image::find).transpose()?;
-        let (spec, _) = request::request(&args, &Described::new(&*selected.backend), image.as_ref())?;
+        let (spec, _) = request::request(&args, &BackendDescription::new(&*selected.backend), image.as_ref())?;
         use std::io::Write;
         std::io::stdout().write_all(explain::text(&selected, &args.require, &spec)?.as_bytes())?;
         return Ok(0);
@@ -60,7 +60,7 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     // Held until the sandbox is gone, so that its layers are not collected.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let image = held.as_ref().map(|(image, _)| image);
-    let (mut spec, mut command) = request::request(&args, &Described::new(&*selected.backend), image)?;
+    let (mut spec, mut command) = request::request(&args, &BackendDescription::new(&*selected.backend), image)?;
     // From here on, a signal ends the command first, so that agentd can clean up.
     let mut stops = Stops::new()?;
     let advice = Advice::for_grants(&spec.grants);
@@ -70,7 +70,7 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
         selected.forget();
         selected = selection::of_run(&args, &work_root).await?;
         let earlier = spec.grants;
-        (spec, command) = request::request(&args, &Described::new(&*selected.backend), image)?;
+        (spec, command) = request::request(&args, &BackendDescription::new(&*selected.backend), image)?;
         grants::keep_objects(&earlier, &mut spec.grants);
         watch = Watch::begin(&spec.grants);
         made = selected.backend.create_sandbox(spec.clone()).await;
@@ -161,8 +161,8 @@ pub(crate) fn not_executed(program: &str, errno: i32) -> u8 {
 }
 
 /// Prints which requested controls are missing or only partly enforced (`--allow-degraded`).
-pub(crate) fn warn_of_weaknesses(layers: &[ControlReport]) {
-    for report in layers {
+pub(crate) fn warn_of_weaknesses(controls: &[ControlReport]) {
+    for report in controls {
         match &report.status {
             ControlStatus::Missing(error) => writer::message(format_args!("not enforced: {error}")),
             // Partial Landlock support of an old kernel is the same in every run, so only `agentd doctor` reports it.
@@ -276,7 +276,7 @@ async fn in_json(
             "processes": enforced(sandbox, &[Control::Namespaces, Control::Privileges]),
             "network": enforced(sandbox, &[Control::Network]),
             "syscalls": enforced(sandbox, &[Control::Seccomp]),
-            "kernel": selected.proven.as_ref().is_some_and(|proven| proven.has(Bit::Kernel)),
+            "kernel": selected.proven.as_ref().is_some_and(|proven| proven.has(Claim::Kernel)),
         },
         "layers": sandbox.controls(),
         "degraded": degraded,
@@ -294,10 +294,10 @@ async fn in_json(
     }
 }
 
-/// Returns true if all of `layers` were applied, fully or as far as the kernel supports them.
-fn enforced(sandbox: &Arc<dyn Sandbox>, layers: &[Control]) -> bool {
-    layers.iter().all(|layer| {
-        sandbox.controls().iter().any(|report| report.control == *layer && !matches!(report.status, ControlStatus::Missing(_)))
+/// Returns true if all of `controls` were applied, fully or as far as the kernel supports them.
+fn enforced(sandbox: &Arc<dyn Sandbox>, controls: &[Control]) -> bool {
+    controls.iter().all(|control| {
+        sandbox.controls().iter().any(|report| report.control == *control && !matches!(report.status, ControlStatus::Missing(_)))
     })
 }
 

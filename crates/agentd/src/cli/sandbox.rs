@@ -6,7 +6,7 @@ use super::{
     failure::{CANNOT, Failure},
     image, protection,
     regrant::regrant,
-    request::{self, Described},
+    request::{self, BackendDescription},
     run::{Stops, not_executed, warn_of_weaknesses},
     selection::{self, Selected},
     stream, writer,
@@ -85,7 +85,7 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
     let image = held.as_ref().map(|(image, _)| image);
     // A named sandbox has a root of its own, so it gets a workspace only if one was requested.
     let workspace = args.boundary.workspace.as_deref().filter(|path| *path != Path::new("none"));
-    let asked = request::sandbox(&args.boundary, workspace, &Described::new(&*selected.backend), image)?;
+    let asked = request::sandbox(&args.boundary, workspace, &BackendDescription::new(&*selected.backend), image)?;
     let mut spec = asked.spec;
     spec.writable = args.disk.map_or(Writable::Memory, Writable::Volume);
     let about = SandboxSettings {
@@ -115,8 +115,8 @@ async fn exec(client: &Client, state: &State, args: ExecArgs) -> Result<u8, Fail
     let command = request::command(&args.command, env, cwd)?;
     proven(client).await?;
     if args.detach {
-        let (layers, report) = client.detach(&args.name, command).await?;
-        warn_of_weaknesses(&layers);
+        let (controls, report) = client.detach(&args.name, command).await?;
+        warn_of_weaknesses(&controls);
         protection::warn(&report);
         return Ok(0);
     }
@@ -161,12 +161,12 @@ async fn list(client: &Client, state: &State, json: bool) -> Result<u8, Failure>
 /// Returns the state of a sandbox as text.
 fn now(record: &Record, status: &[Status]) -> String {
     let status = status.iter().find(|status| status.name == record.name);
-    status.map_or_else(|| "stopped".to_owned(), |status| in_words(status.doing))
+    status.map_or_else(|| "stopped".to_owned(), |status| in_words(status.activity))
 }
 
 /// Returns the activity of a sandbox with processes as text.
-pub(crate) fn in_words(doing: Activity) -> String {
-    match doing {
+pub(crate) fn in_words(activity: Activity) -> String {
+    match activity {
         Activity::Paused { commands } => format!("paused, {}", counted(commands)),
         Activity::Live { commands } => format!("live, {}", counted(commands)),
         Activity::Changing => "changing".to_owned(),
@@ -179,8 +179,8 @@ fn counted(commands: usize) -> String {
 }
 
 /// Returns the state for JSON, and the number of running commands, if known. `None` means a sandbox without processes.
-pub(crate) fn state(doing: Option<Activity>) -> (&'static str, Option<usize>) {
-    match doing {
+pub(crate) fn state(activity: Option<Activity>) -> (&'static str, Option<usize>) {
+    match activity {
         None => ("stopped", Some(0)),
         Some(Activity::Paused { commands }) => ("paused", Some(commands)),
         Some(Activity::Live { commands }) => ("live", Some(commands)),
@@ -200,19 +200,19 @@ fn room(disk: Option<Disk>) -> String {
 }
 
 fn describe(record: &Record, disk: Option<Disk>, status: &[Status], whole: bool) -> serde_json::Value {
-    let (now, commands) = state(status.iter().find(|status| status.name == record.name).map(|status| status.doing));
+    let (now, commands) = state(status.iter().find(|status| status.name == record.name).map(|status| status.activity));
     let mut value = serde_json::json!({
         "name": record.name,
         "state": now,
         "commands": commands,
         "image": record.about.image,
-        "made": record.made,
+        "made": record.created,
         "idle_ttl_s": record.about.idle_ttl,
         "ttl_s": record.about.total_ttl,
         "parent": record.parent,
         "disk": disk.map(|disk| serde_json::json!({ "bytes": disk.size, "used_bytes": disk.used })),
         "snapshots": record.snapshots.iter().map(|(name, snapshot)| serde_json::json!({
-            "name": name, "made": snapshot.made, "layers": snapshot.layers.len(),
+            "name": name, "made": snapshot.created, "layers": snapshot.layers.len(),
         })).collect::<Vec<_>>(),
     });
     if whole {

@@ -8,7 +8,7 @@ use super::{
     terminal::Progress,
 };
 use crate::isolation::{ContainerBackend, backends_with, canonical_backend_name, choose_backend, forget_proof};
-use agentd_core::{BackendCapabilities, BackendTraits, Bit, Control, IsolationBackend, IsolationError};
+use agentd_core::{BackendCapabilities, BackendTraits, Claim, Control, IsolationBackend, IsolationError};
 use rustix::fs::{Access, access};
 use std::{
     path::{Path, PathBuf},
@@ -16,7 +16,7 @@ use std::{
 };
 
 /// Bits that a backend must prove for a command of `agentd run`.
-pub(crate) const REQUIRED: [Bit; 4] = [Bit::Filesystem, Bit::Process, Bit::Network, Bit::Syscalls];
+pub(crate) const REQUIRED: [Claim; 4] = [Claim::Filesystem, Claim::Process, Claim::Network, Claim::Syscalls];
 
 /// Environment variable with the default for `--backend`.
 const VARIABLE: &str = "AGENTD_BACKEND";
@@ -27,7 +27,7 @@ const AUTO: &str = "auto";
 pub(crate) struct Selected {
     /// The backend.
     pub backend: Arc<dyn IsolationBackend>,
-    /// The proven bits; `None` if the backend was selected by name without a requirement.
+    /// The proven claims; `None` if the backend was selected by name without a requirement.
     pub proven: Option<BackendCapabilities>,
     probed_earlier: bool,
     work_root: PathBuf,
@@ -60,7 +60,7 @@ impl Selected {
 /// The message for the user, if no backend fits or the named backend cannot be created.
 pub(crate) async fn of_run(args: &RunArgs, work_root: &Path) -> Result<Selected, Failure> {
     let needs = NeededTraits::of(args);
-    let required = [&REQUIRED[..], if needs.own_kernel { &[Bit::Kernel] } else { &[] }].concat();
+    let required = [&REQUIRED[..], if needs.own_kernel { &[Claim::Kernel] } else { &[] }].concat();
     let name = match &args.backend {
         Some(name) => name.clone(),
         None => setting(work_root)?,
@@ -68,14 +68,14 @@ pub(crate) async fn of_run(args: &RunArgs, work_root: &Path) -> Result<Selected,
     if name != AUTO {
         return match canonical_backend_name(&name) {
             Some(name) if needs.own_kernel => choose(work_root, &[name], &required).await,
-            _ => named(work_root, &name),
+            _ => by_name(work_root, &name),
         };
     }
     if args.boundary.allow_degraded {
         let degradable = backends_with(work_root, |traits| needs.are_met_by(traits) && traits.degradable);
         if let Some(name) = degradable.first() {
             // With `--allow-degraded`, nothing has to be proven.
-            return named(work_root, name);
+            return by_name(work_root, name);
         }
     }
     choose(work_root, &backends_with(work_root, |traits| needs.are_met_by(traits)), &required).await
@@ -86,7 +86,7 @@ pub(crate) fn is_automatic(traits: &BackendTraits) -> bool {
     NeededTraits::default().are_met_by(traits)
 }
 
-/// Traits that a run needs, apart from the bits that the backend must prove.
+/// Traits that a run needs, apart from the claims that the backend must prove.
 #[derive(Debug, Clone, Copy, Default)]
 struct NeededTraits {
     own_kernel: bool,
@@ -114,7 +114,7 @@ impl NeededTraits {
 /// Selects the backend of named sandboxes.
 ///
 /// # Errors
-/// The message for the user, if the backend does not prove the required bits.
+/// The message for the user, if the backend does not prove the required claims.
 pub(crate) async fn of_named_sandboxes() -> Result<Selected, Failure> {
     choose(&temporary::of_here()?, &[ContainerBackend::NAME], &REQUIRED).await
 }
@@ -124,21 +124,21 @@ pub(crate) async fn of_named_sandboxes() -> Result<Selected, Failure> {
 /// # Errors
 /// If the backend cannot be created.
 pub(crate) fn unproven_of_named_sandboxes() -> Result<Selected, Failure> {
-    named(&temporary::of_here()?, ContainerBackend::NAME)
+    by_name(&temporary::of_here()?, ContainerBackend::NAME)
 }
 
 /// Proves the boundary of named sandboxes in the daemon, for clients in other namespaces.
 ///
 /// # Errors
-/// The message for the client, if the backend does not prove the required bits.
+/// The message for the client, if the backend does not prove the required claims.
 pub(crate) async fn prove_for_others() -> Result<(), String> {
     let chosen = choose_backend(&std::env::temp_dir(), &[ContainerBackend::NAME], &REQUIRED).await;
     chosen.map(drop).map_err(|error| format!("prove the boundary in the namespaces of the daemon: {error}"))
 }
 
-async fn choose<N: AsRef<str>>(work_root: &Path, names: &[N], bits: &[Bit]) -> Result<Selected, Failure> {
+async fn choose<N: AsRef<str>>(work_root: &Path, names: &[N], claims: &[Claim]) -> Result<Selected, Failure> {
     let _progress = Progress::show("testing the sandbox with attacks, once per boot");
-    let choice = choose_backend(work_root, names, bits).await;
+    let choice = choose_backend(work_root, names, claims).await;
     let choice = choice.map_err(|error| unusable(work_root).unwrap_or_else(|| error.into()))?;
     Ok(Selected {
         backend: choice.backend,
@@ -154,7 +154,7 @@ fn unusable(work_root: &Path) -> Option<Failure> {
     Some(format!("temporary directory: {}: {error} — create it, or set TMPDIR to another directory", work_root.display()).into())
 }
 
-fn named(work_root: &Path, name: &str) -> Result<Selected, Failure> {
+fn by_name(work_root: &Path, name: &str) -> Result<Selected, Failure> {
     let backend = named_backend(name, work_root)?;
     Ok(Selected { backend, proven: None, probed_earlier: false, work_root: work_root.to_path_buf() })
 }
@@ -206,17 +206,18 @@ mod tests {
 
     #[test]
     fn proof_is_outdated_by_failing_boundary_but_not_by_failing_request() {
-        let mut selected = named(&std::env::temp_dir(), LinuxNativeBackend::NAME).unwrap();
+        let mut selected = by_name(&std::env::temp_dir(), LinuxNativeBackend::NAME).unwrap();
         let gone = IsolationError::Unavailable { backend: "gondolin".to_owned(), reason: "not installed".to_owned() };
-        let layer = |layer| IsolationError::from(ControlError::new(layer, "call", None));
+        let failed = |control| IsolationError::from(ControlError::new(control, "call", None));
         assert!(!selected.is_outdated_by(&gone), "no stored proof was used");
         selected.probed_earlier = true;
-        for error in [gone, layer(Control::Namespaces), layer(Control::Mounts), layer(Control::Seccomp), layer(Control::Landlock)]
+        for error in
+            [gone, failed(Control::Namespaces), failed(Control::Mounts), failed(Control::Seccomp), failed(Control::Landlock)]
         {
             assert!(selected.is_outdated_by(&error), "{error}");
         }
         let invalid = IsolationError::Invalid { what: "grant".to_owned(), reason: "missing".to_owned() };
-        let asked = [Control::Cgroup, Control::Rlimits, Control::Volume, Control::Grants, Control::Idmap].map(layer);
+        let asked = [Control::Cgroup, Control::Rlimits, Control::Volume, Control::Grants, Control::Idmap].map(failed);
         for error in asked.into_iter().chain([invalid]) {
             assert!(!selected.is_outdated_by(&error), "{error}");
         }

@@ -146,7 +146,7 @@ pub(crate) async fn drain(
         result = written => write_result(result).map(|()| None),
         stop = stops.next() => Ok(Some(stop)),
         () = max_wait => {
-            writer::message(format_args!("write output: the rest is lost: its reader did not accept it in time"));
+            writer::message(format_args!("write output: the rest of the output is lost: the reader did not accept it in time"));
             Ok(None)
         }
     }
@@ -202,7 +202,7 @@ fn report(outcome: &Outcome, stopped: Option<i32>) -> u8 {
         EndReason::CpuLimit => Some("command stopped: CPU time limit exceeded (--cpu-time)"),
         EndReason::OutOfMemory => Some("command stopped: out of memory (--memory)"),
         EndReason::ProcessLimit => Some("command stopped: process limit exceeded (--pids)"),
-        EndReason::DiskLimit => Some("command stopped: file size limit exceeded (--file-size)"),
+        EndReason::FileSizeLimit => Some("command stopped: file size limit exceeded (--file-size)"),
         EndReason::OutputLimit => Some("command stopped: output limit exceeded (--max-output)"),
         EndReason::Cancelled => Some("command stopped: cancelled"),
         _ => Some("command stopped by agentd"),

@@ -34,8 +34,8 @@ pub(crate) fn vm(command: &VmCommand) -> Result<u8, Failure> {
             }
             writeln!(out, "root: {}, {:.1} MB", manifest.source, manifest.root_ext4.bytes as f64 / 1e6)?;
         }
-        VmCommand::FetchFirecracker { from } if from.is_empty() => out.write_all(where_from().as_bytes())?,
-        VmCommand::FetchFirecracker { from } => {
+        VmCommand::InstallFirecracker { from } if from.is_empty() => out.write_all(where_from().as_bytes())?,
+        VmCommand::InstallFirecracker { from } => {
             let into = FirecrackerConfig::in_data_dir(&data::folder()?).programs;
             for file in from {
                 for installed in agentd_vm::install(file, &into)? {
@@ -56,10 +56,10 @@ fn build(args: &super::args::VmBuildArgs, output: &std::path::Path) -> Result<ag
 fn where_from() -> String {
     let version = FIRECRACKER_VERSION;
     format!(
-        "agentd downloads nothing by itself. Firecracker {version} for x86-64 is in the archive
+        "agentd does not download Firecracker. Version {version} for x86-64 is in the archive
   https://github.com/firecracker-microvm/firecracker/releases/download/v{version}/firecracker-v{version}-x86_64.tgz
 Then:
-  agentd vm fetch-firecracker --from firecracker-v{version}-x86_64.tgz
+  agentd vm install-firecracker --from firecracker-v{version}-x86_64.tgz
 This command installs only programs whose digests agentd knows.
 "
     )

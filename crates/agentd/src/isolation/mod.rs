@@ -101,13 +101,14 @@ pub fn backends_with(work_root: &Path, wanted: impl Fn(&BackendTraits) -> bool) 
     select::backends_with(registry(), work_root, wanted)
 }
 
-/// Chooses the backend that proves most, among the backends in `names` that prove all of `bits`. Of backends that prove the same,
+/// Chooses the backend that proves most, among those in `names` that prove all of `claims`. Of backends that prove the same,
 /// chooses the one whose sandboxes start faster, and of equals the first. Never chooses a backend without a boundary.
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] when no backend proves all of `bits`.
-pub async fn choose_backend<N: AsRef<str>>(work_root: &Path, names: &[N], bits: &[Bit]) -> Result<Choice, IsolationError> {
-    select::choose_backend(registry(), work_root, names, bits).await
+/// [`IsolationError::Requirement`] if no backend proves some of `claims`, [`IsolationError::Combination`] if no single backend
+/// proves all of them.
+pub async fn choose_backend<N: AsRef<str>>(work_root: &Path, names: &[N], claims: &[Claim]) -> Result<Choice, IsolationError> {
+    select::choose_backend(registry(), work_root, names, claims).await
 }
 
 /// Probes the backend called `name`, even if an earlier proof is stored, and stores the result.
@@ -132,13 +133,14 @@ pub async fn detect_best_backend(work_root: &Path) -> Arc<dyn IsolationBackend> 
     select::detect_best_backend(registry(), work_root).await
 }
 
-/// Returns the registered backend that proves most among those that prove all of `bits`, by the rules of [`choose_backend`].
+/// Returns the registered backend that proves most among those that prove all of `claims`, by the rules of [`choose_backend`].
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] if no backend proves all of `bits`.
+/// [`IsolationError::Requirement`] if no backend proves some of `claims`, [`IsolationError::Combination`] if no single backend
+/// proves all of them.
 pub async fn require_backend(
     work_root: &Path,
-    bits: &[Bit],
+    claims: &[Claim],
 ) -> Result<(Arc<dyn IsolationBackend>, BackendCapabilities), IsolationError> {
-    select::require_backend(registry(), work_root, bits).await
+    select::require_backend(registry(), work_root, claims).await
 }

@@ -21,7 +21,7 @@ pub enum As {
 
 impl As {
     /// The user that runs this test.
-    pub fn this() -> Self {
+    pub fn caller() -> Self {
         if rustix::process::geteuid().is_root() { Self::Root } else { Self::User }
     }
 }

@@ -35,7 +35,7 @@ fn upper() -> tempfile::TempDir {
 async fn disk_layers_are_kept_and_stacked(name: &str) {
     let uppers = [upper(), upper(), upper()];
     let spec = |lower, upper: std::path::PathBuf| SandboxSpec {
-        writable: Writable::Disk(DiskLayers { lower, upper }),
+        writable: Writable::KeptLayers(DiskLayers { lower, upper }),
         ..SandboxSpec::default()
     };
     if !name.starts_with("container") {

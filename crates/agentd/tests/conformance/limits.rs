@@ -106,7 +106,7 @@ async fn file_size_above_limit_kills_command(backend: &str) {
     let file = format!("/tmp/agentd-test-big-{}", std::process::id());
     let outcome = sandbox.exec(limited(limits, &format!("exec head -c 3000000 /dev/zero > {file}"))).await.unwrap();
     sh(&sandbox, &format!("rm -f {file}")).await;
-    assert_eq!((outcome.reason, outcome.signal), (EndReason::DiskLimit, Some(libc::SIGXFSZ)));
+    assert_eq!((outcome.reason, outcome.signal), (EndReason::FileSizeLimit, Some(libc::SIGXFSZ)));
     sandbox.destroy().await.unwrap();
 }
 

@@ -24,7 +24,7 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
 }
 
 async fn layered(name: &str) -> Arc<dyn Sandbox> {
-    with(name, SandboxSpec { writable: Writable::Layers, ..SandboxSpec::default() }).await
+    with(name, SandboxSpec { writable: Writable::TemporaryLayers, ..SandboxSpec::default() }).await
 }
 
 /// Returns the output of a script that must succeed.

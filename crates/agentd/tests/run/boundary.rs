@@ -67,20 +67,6 @@ for prefix in [], [sys.argv[1], "run", "--backend", "linux-native", "--workspace
 "#;
 
 #[test]
-fn connect_to_socket_in_root_directory_fails() {
-    if !rustix::process::geteuid().is_root() {
-        // Only root can create a socket in the root directory.
-        return;
-    }
-    let place = RunDir::new();
-    let (directory, program) = (place.work().display().to_string(), program());
-    let mut shell = Command::new("unshare");
-    shell.args(["-m", "sh", "-c", BELOW_THE_ROOT, "sh", &directory, &program]);
-    let output = shell.env("HOME", "/nowhere").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().unwrap();
-    assert_eq!(text(&output.stdout), "connected\nrefused\n", "{output:?}");
-}
-
-#[test]
 fn bind_of_tcp_port_with_net_host_fails() {
     let place = RunDir::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -107,4 +93,20 @@ fn container_root_is_writable_and_private() {
     // Files created in the workspace belong to the caller.
     assert!(place.run(&["--backend", "container"], &["touch", "made"]).status.success());
     assert_eq!(fs::metadata(place.work().join("made")).unwrap().uid(), rustix::process::geteuid().as_raw());
+}
+
+/// Tests that need root. An ordinary user skips them: `--skip as_root::`.
+mod as_root {
+    use super::*;
+
+    // Only root can create a socket in the root directory.
+    #[test]
+    fn connect_to_socket_in_root_directory_fails() {
+        let place = RunDir::new();
+        let (directory, program) = (place.work().display().to_string(), program());
+        let mut shell = Command::new("unshare");
+        shell.args(["-m", "sh", "-c", BELOW_THE_ROOT, "sh", &directory, &program]);
+        let output = shell.env("HOME", "/nowhere").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().unwrap();
+        assert_eq!(text(&output.stdout), "connected\nrefused\n", "{output:?}");
+    }
 }

@@ -46,7 +46,7 @@ pub fn ends(options: &[&str], command: &[&str], reason: &str, code: i32) {
 fn exceeded_limit_kills_command_and_is_the_reason() {
     ends(&["--timeout", "300ms"], &["sh", "-c", "sleep 600 & setsid sleep 600 & wait"], "wall-deadline", 124);
     ends(&["--max-output", "1M"], &["yes"], "output-limit", 137);
-    ends(&["--file-size", "1M"], &["sh", "-c", "exec head -c 3000000 /dev/zero > big"], "disk-limit", 153);
+    ends(&["--file-size", "1M"], &["sh", "-c", "exec head -c 3000000 /dev/zero > big"], "file-size-limit", 153);
     ends(&["--pids", "64"], &["bash", "-c", ":(){ :|:& };:; sleep 600"], "process-limit", 137);
     if has_groups() {
         ends(&["--memory", "256M"], &["python3", "-c", "bytearray(2 << 30)"], "out-of-memory", 137);

@@ -1,9 +1,11 @@
 //! The daemon or one of its clients is killed at any moment, also during imports of images.
 
-use crate::place::{SandboxDir, kill, runs, until};
+use crate::place::{SandboxDir, kill, runs, text, until};
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     collections::BTreeSet,
     fs,
+    io::{BufRead, BufReader},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -59,6 +61,40 @@ impl Known {
     }
 }
 
+/// Runs the commands one after the other. At `end`, kills the daemon, or without a `mark` the client of the command that runs.
+/// All commands with `mark` end with the daemon. Calls `succeeded` with the name that a successful command creates.
+fn run_until_kill(
+    place: &SandboxDir,
+    commands: Vec<(Command, Option<&str>)>,
+    end: Instant,
+    mark: Option<&str>,
+    mut succeeded: impl FnMut(&str),
+) {
+    for (mut command, makes) in commands {
+        let mut client = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        match (wait(&mut client, end), place.daemon(), mark) {
+            (Some(status), ..) => {
+                if let (true, Some(makes)) = (status.success(), makes) {
+                    succeeded(makes);
+                }
+            }
+            (None, Some(daemon), Some(mark)) => {
+                kill(daemon);
+                client.wait().unwrap();
+                // A concurrent client may have started the next daemon.
+                let next = || place.daemon().is_some_and(|next| next != daemon);
+                until("all commands have ended", || next() || !runs(&format!("sleep\0{mark}")));
+                return;
+            }
+            (None, ..) => {
+                client.kill().unwrap();
+                client.wait().unwrap();
+                return;
+            }
+        }
+    }
+}
+
 #[test]
 fn daemon_or_client_killed_at_any_moment_loses_nothing_acknowledged() {
     let place = SandboxDir::new();
@@ -97,33 +133,14 @@ fn daemon_or_client_killed_at_any_moment_loses_nothing_acknowledged() {
             (import(), Some(&image)),
         ];
         let first = dice(wanted.len());
-        let began = Instant::now();
+        let end = Instant::now() + moment;
         let mut wanted = Vec::from(wanted);
         wanted.rotate_left(first);
-        for (mut command, makes) in wanted {
-            let mut client = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            match (wait(&mut client, began + moment), place.daemon()) {
-                (Some(status), _) => {
-                    if let (true, Some(makes)) = (status.success(), makes) {
-                        let known = if makes == image { &mut known.images } else { &mut known.sandboxes };
-                        known.insert(makes.to_owned());
-                    }
-                }
-                (None, Some(daemon)) if round % 2 == 0 => {
-                    kill(daemon);
-                    client.wait().unwrap();
-                    // A concurrent client may have started the next daemon.
-                    let next = || place.daemon().is_some_and(|next| next != daemon);
-                    until("all commands have ended", || next() || !runs(&format!("sleep\0{mark}")));
-                    break;
-                }
-                (None, _) => {
-                    client.kill().unwrap();
-                    client.wait().unwrap();
-                    break;
-                }
-            }
-        }
+        let succeeded = |makes: &str| {
+            let known = if makes == image { &mut known.images } else { &mut known.sandboxes };
+            known.insert(makes.to_owned());
+        };
+        run_until_kill(&place, wanted, end, (round % 2 == 0).then_some(mark.as_str()), succeeded);
         known.assert_exists(&place, &when);
         // Keep the number of sandboxes small, because each round checks all of them.
         while known.sandboxes.len() > 12 {
@@ -142,4 +159,31 @@ fn daemon_or_client_killed_at_any_moment_loses_nothing_acknowledged() {
     assert_eq!(fs::read_dir(place.path("data/sandboxes/staging")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(place.path("data/sandboxes/volumes")).unwrap().count(), 0);
     until("no mount and no device remains", || place.attached() == (0, 0));
+}
+
+/// Returns the only child of a process.
+fn child(parent: Pid) -> Pid {
+    let threads = fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero())).unwrap();
+    let children: String = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).unwrap()).collect();
+    Pid::from_raw(children.trim().parse().unwrap()).unwrap()
+}
+
+#[test]
+fn killed_supervisor_of_named_sandbox_loses_command_and_keeps_files() {
+    let place = SandboxDir::new();
+    place.agentd(&["create", "dev"]);
+    place.sh("dev", "echo kept >/file");
+    let mut exec = place.command(&["exec", "dev", "--", "sh", "-c", "echo runs; exec sleep 1000"]);
+    let mut exec = exec.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(exec.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "runs\n");
+    let launcher = child(place.daemon().unwrap());
+    kill_process(child(launcher), Signal::KILL).unwrap();
+    let output = exec.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    let message = text(&output.stderr);
+    assert!(message.contains("use sandbox dev: its processes were lost: "), "{message}");
+    assert!(message.contains("the files of the sandbox were kept") && !message.contains("another sandbox"), "{message}");
+    assert_eq!(place.sh("dev", "cat /file"), "kept\n");
 }

@@ -11,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Pauses between two exchanges. Without a pause, the path changes many times during one attempt; with the longest, whole attempts
-/// meet one of the two objects.
+/// Pauses between two exchanges. Without a pause, the path changes many times during one attempt; with the longest, whole
+/// attempts meet one of the two objects.
 const PAUSES: [Duration; 5] =
     [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(5), Duration::from_millis(20), Duration::from_millis(100)];
 

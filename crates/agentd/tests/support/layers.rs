@@ -1,4 +1,4 @@
-//! The `container` backend with `Writable::Layers` for every sandbox.
+//! The `container` backend with `Writable::TemporaryLayers` for every sandbox.
 
 use agentd::isolation::{
     BackendCapabilities, ContainerBackend, IsolationBackend, IsolationError, Sandbox, SandboxId, SandboxSpec, Writable,
@@ -28,7 +28,7 @@ impl IsolationBackend for Layers {
     }
 
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
-        let writable = if spec.writable == Writable::Memory { Writable::Layers } else { spec.writable };
+        let writable = if spec.writable == Writable::Memory { Writable::TemporaryLayers } else { spec.writable };
         self.0.create_sandbox(SandboxSpec { writable, ..spec }).await
     }
 

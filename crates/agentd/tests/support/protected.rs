@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use std::{fs, path::Path, process::Command};
 
-/// Runs a command with a backend whose files are in `data`, and asserts that `--json` reports the protected paths that the command
-/// changed, and nothing else.
+/// Runs a command with a backend whose files are in `data`, and asserts that `--json` reports the protected paths that the
+/// command changed, and nothing else.
 pub fn assert_changes_are_reported(backend: &str, data: &Path, options: &[&str]) {
     let root = tempfile::tempdir().unwrap();
     let work = root.path().canonicalize().unwrap().join("work");

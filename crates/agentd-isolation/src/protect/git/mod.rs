@@ -18,7 +18,7 @@ use std::{
 };
 
 /// The directories in a git directory that contain further git directories.
-const NESTED: [&str; 2] = ["modules", "worktrees"];
+const GIT_PARENTS: [&str; 2] = ["modules", "worktrees"];
 
 /// A repository with a worktree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,8 +91,8 @@ pub(super) fn is_name(below: &Path) -> bool {
 }
 
 /// Returns whether `path` is a parent of git directories. In these the protected names are protected, not the whole directory.
-pub(super) fn is_nest(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| NESTED.iter().any(|nested| name == *nested))
+pub(super) fn is_git_parent(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| GIT_PARENTS.iter().any(|parent| name == *parent))
 }
 
 /// Returns whether git accepts a directory as a git directory (`is_git_directory` in its `setup.c`).

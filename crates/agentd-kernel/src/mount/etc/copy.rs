@@ -25,7 +25,7 @@ const UNFINISHED: &str = ".etc.agentd";
 const MAX_ENTRIES: usize = 20_000;
 const MAX_OF_A_FILE: u64 = 4 << 20;
 const MAX_BYTES: u64 = 64 << 20;
-const DEEPEST: usize = 64;
+const MAX_DEPTH: usize = 64;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
@@ -44,7 +44,7 @@ pub(super) fn copy(host: &OwnedFd, root: &OwnedFd, notes: &mut Vec<String>) -> R
     copy.directory(host, &to, Path::new(""), 0)?;
     if copy.is_partial {
         notes.push(format!(
-            "the host's /etc has more than {MAX_ENTRIES} entries, {MAX_BYTES} bytes or {DEEPEST} levels: only a part was copied"
+            "the host's /etc has more than {MAX_ENTRIES} entries, {MAX_BYTES} bytes or {MAX_DEPTH} levels: only a part was copied"
         ));
     }
     rustix::fs::renameat(root, UNFINISHED, root, "etc").during(Control::Mounts, at("finish"))
@@ -66,7 +66,7 @@ impl Copy {
         let Ok(names) = agentd_disk::names(from.as_fd()) else { return Ok(()) };
         for name in names {
             self.entries += 1;
-            if self.entries > MAX_ENTRIES || self.bytes > MAX_BYTES || depth > DEEPEST {
+            if self.entries > MAX_ENTRIES || self.bytes > MAX_BYTES || depth > MAX_DEPTH {
                 self.is_partial = true;
                 return Ok(());
             }

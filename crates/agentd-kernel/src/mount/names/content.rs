@@ -27,7 +27,7 @@ impl NamesPlan {
             Name::Hosts => match present {
                 // A kept root, which may have had another host name.
                 Some(present) if name_in(present).is_some() => renamed(present, &self.host),
-                _ => first(hosts(&self.host), present.unwrap_or_default())?,
+                _ => prepended(hosts(&self.host), present.unwrap_or_default())?,
             },
             Name::Host => format!("{}\n", self.host).into_bytes(),
             Name::Switch => self.switch(present)?,
@@ -58,7 +58,7 @@ impl NamesPlan {
 }
 
 /// Prepends `lines` to `present`, or returns `None` if `present` starts with them.
-fn first(lines: String, present: &[u8]) -> Option<Vec<u8>> {
+fn prepended(lines: String, present: &[u8]) -> Option<Vec<u8>> {
     (!present.starts_with(lines.as_bytes())).then(|| [lines.as_bytes(), present].concat())
 }
 

@@ -1,6 +1,6 @@
 //! Reading and writing of name files, in a directory that a payload or the author of an image may have filled.
 
-use super::{MOST, Name};
+use super::{MAX_FILE_BYTES, Name};
 use crate::{
     ErrnoContext,
     mount::tree::{self, open_beneath},
@@ -37,7 +37,7 @@ pub(super) enum Present {
     Other(String),
 }
 
-/// Reads the file `name` of `etc`, at most [`MOST`] bytes. Never blocks on a FIFO.
+/// Reads the file `name` of `etc`, at most [`MAX_FILE_BYTES`] bytes. Never blocks on a FIFO.
 pub(super) fn read(etc: &OwnedFd, name: &str, filled: Filled) -> Result<Present, ControlError> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let opened = match filled {
@@ -56,9 +56,12 @@ pub(super) fn read(etc: &OwnedFd, name: &str, filled: Filled) -> Result<Present,
     }
     let mut content = Vec::new();
     // Reads one byte more than allowed, to detect a longer file: the file may grow while it is read.
-    File::from(file).take(MOST + 1).read_to_end(&mut content).during(Control::Mounts, || format!("read /etc/{name}"))?;
-    if content.len() as u64 > MOST {
-        return Ok(Present::Other(format!("the file is longer than {MOST} bytes")));
+    File::from(file)
+        .take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut content)
+        .during(Control::Mounts, || format!("read /etc/{name}"))?;
+    if content.len() as u64 > MAX_FILE_BYTES {
+        return Ok(Present::Other(format!("the file is longer than {MAX_FILE_BYTES} bytes")));
     }
     Ok(Present::Content(content))
 }

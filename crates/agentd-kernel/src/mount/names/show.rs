@@ -45,7 +45,7 @@ fn make(
         };
         let is_own = |host: &[u8]| before.as_deref().is_some_and(|before| before != host.trim_ascii());
         if !all && name == Name::Host && present.as_deref().is_some_and(is_own) {
-            // A kept root, whose sandbox has changed the host name.
+            // The root was kept, and its sandbox has changed the host name.
             continue;
         }
         let as_it_is = || present.clone().filter(|_| all);

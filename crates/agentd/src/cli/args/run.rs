@@ -13,7 +13,7 @@ pub(crate) enum ProfileArg {
     Strict,
     /// Also the calls of compilers, interpreters and test suites
     Default,
-    /// Also ptrace and the other calls of debuggers and profilers
+    /// Also ptrace and the other calls of debuggers (not perf)
     Permissive,
 }
 
@@ -44,7 +44,7 @@ impl From<NetworkArg> for Network {
     }
 }
 
-/// Properties that a caller may require of a backend.
+/// Claims that a caller may require of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RequireArg {
     /// The command runs on a separate guest kernel (firecracker, gondolin)
@@ -75,7 +75,7 @@ pub(crate) struct RunArgs {
     /// network and system calls, or the command does not run [env: AGENTD_BACKEND] [default: auto]
     #[arg(long, value_name = "auto|NAME")]
     pub backend: Option<String>,
-    /// Property that the backend must also prove; with `auto`, select only among backends that prove it
+    /// Claim that the backend must also prove; with `auto`, select only among backends that prove it
     #[arg(long, value_enum, value_name = "WHAT")]
     pub require: Vec<RequireArg>,
     #[command(flatten)]

@@ -8,7 +8,7 @@ pub(crate) enum VmCommand {
     /// Build the kernel and the root file system for the firecracker backend
     Build(VmBuildArgs),
     /// Print where to download Firecracker, or install its programs from a file whose digest agentd knows
-    FetchFirecracker {
+    InstallFirecracker {
         /// A Firecracker program, or the archive of a release
         #[arg(long, value_name = "FILE")]
         from: Vec<PathBuf>,

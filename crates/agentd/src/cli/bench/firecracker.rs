@@ -72,14 +72,14 @@ pub(super) async fn rows(scratch: &Path, figures: &mut Vec<Figure>) -> Result<Ve
     saved.snapshot(SAVED).await?;
     let bare = FirecrackerAlone::start(&config, &scratch.join("firecracker"))?;
     figures.push(figure("firecracker: exec in a live machine", Row::Exec(live.clone())));
-    figures.push(figure("firecracker: create + first exec", first(backend)));
+    figures.push(figure("firecracker: create + first exec", create_and_first_exec(backend)));
     figures.push(figure(RESTORE, restore(saved.clone())));
     figures.push(figure(BARE, Row::Timed(Box::new(move || Box::pin(ready(bare.load()))))));
     Ok(vec![live, saved])
 }
 
 /// Measures the time until the first exec has ended in a new sandbox, whose machine starts from a booted snapshot.
-fn first(backend: Arc<dyn IsolationBackend>) -> Row {
+fn create_and_first_exec(backend: Arc<dyn IsolationBackend>) -> Row {
     Row::Timed(Box::new(move || {
         let backend = backend.clone();
         Box::pin(async move {

@@ -23,7 +23,7 @@ pub(super) struct Peer {
 /// Returns the installed peers. Their files are created below `dir`, which must outlive them.
 pub(super) fn installed(dir: &Path, program: &str) -> io::Result<Vec<Peer>> {
     let mut peers = Vec::new();
-    if found("bwrap") {
+    if is_installed("bwrap") {
         peers.push(Peer { name: "bwrap, everything unshared", line: bwrap(program) });
         peers.push(Peer { name: "bwrap, /usr, /proc, /dev and /tmp only", line: plain_bwrap(program) });
     }
@@ -35,7 +35,7 @@ pub(super) fn installed(dir: &Path, program: &str) -> io::Result<Vec<Peer>> {
         ("runc, an OCI bundle of the same", "runc", &[rootless][..]),
         ("runsc, an OCI bundle of the same", "runsc", &["--network=none", "--ignore-cgroups"][..]),
     ] {
-        if found(runtime) {
+        if is_installed(runtime) {
             let bundle = bundle(&dir.join(runtime), program)?;
             let root = dir.join(format!("{runtime}-state")).display().to_string();
             let mut line = vec![runtime.to_owned(), "--root".to_owned(), root];
@@ -44,7 +44,7 @@ pub(super) fn installed(dir: &Path, program: &str) -> io::Result<Vec<Peer>> {
             peers.push(Peer { name, line });
         }
     }
-    if found("unshare") {
+    if is_installed("unshare") {
         let line = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount", "--net", "--ipc", "--uts", "--cgroup"];
         let line = line.into_iter().chain(["--mount-proc", program]).map(str::to_owned).collect();
         peers.push(Peer { name: "unshare, namespaces and /proc only", line });
@@ -57,7 +57,7 @@ fn existing(paths: &[&'static str]) -> impl Iterator<Item = &'static str> {
     paths.iter().copied().filter(|path| Path::new(path).exists())
 }
 
-fn found(program: &str) -> bool {
+fn is_installed(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 

@@ -38,7 +38,8 @@ impl Measurements {
             .collect();
         let all = serde_json::json!({
             "rounds": self.rounds, "rows": rows, "gondolin_memory_bytes": self.memory,
-            "firecracker_restore_ratio": self.restore_ratio(), "files_ratios": self.files.iter().copied().collect::<BTreeMap<_, _>>(),
+            "firecracker_restore_ratio": self.restore_ratio(),
+            "files_ratios": self.files.iter().copied().collect::<BTreeMap<_, _>>(),
             "protected_tree": {
                 "directories": DIRECTORIES,
                 "without_us": self.protected.none.as_micros() as f64,
@@ -64,8 +65,8 @@ impl Measurements {
         }
         writeln!(
             out,
-            "agentd run in a workspace of {DIRECTORIES} directories: the first run takes {:.2}×, the second {:.2}× the time without \
-             a workspace",
+            "agentd run in a workspace of {DIRECTORIES} directories: the first run takes {:.2}×, the second {:.2}× the time \
+             without a workspace",
             ratio(self.protected.first, self.protected.none),
             ratio(self.protected.second, self.protected.none)
         )?;

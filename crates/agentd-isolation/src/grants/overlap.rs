@@ -16,7 +16,7 @@ type DirectoryId = (u64, u64);
 ///
 /// # Errors
 /// [`IsolationError::Invalid`] if one object is granted both read-only and read-write, at different targets.
-pub(super) fn carry_over(grants: &mut [GrantPlan]) -> Result<(), IsolationError> {
+pub(super) fn protect(grants: &mut [GrantPlan]) -> Result<(), IsolationError> {
     if grants.len() < 2 || grants.iter().all(|grant| grant.access == Access::ReadOnly) {
         return Ok(());
     }
@@ -115,12 +115,12 @@ mod tests {
             grant(&root.join("s/deep"), "/r", Access::ReadOnly, &[]),
             grant(&root.join("s"), "/w/s", Access::ReadOnly, &[]),
         ];
-        carry_over(&mut grants).unwrap();
+        protect(&mut grants).unwrap();
         assert_eq!(grants[0].protect, [PathBuf::from("own"), "s/deep".into()]);
         let mut both = [grant(&root, "/w", Access::ReadWrite, &[]), grant(&root, "/r", Access::ReadOnly, &[])];
-        assert!(carry_over(&mut both).unwrap_err().to_string().contains("drop one of the two grants"));
+        assert!(protect(&mut both).unwrap_err().to_string().contains("drop one of the two grants"));
         both[1].target = "/w".into();
-        carry_over(&mut both).unwrap();
+        protect(&mut both).unwrap();
     }
 
     #[test]
@@ -134,7 +134,7 @@ mod tests {
             grant(&root.join(".git/hooks"), "/h", Access::ReadWrite, &[]),
             grant(&root.join(".git/hooks/deep"), "/d", Access::ReadWrite, &[]),
         ];
-        carry_over(&mut grants).unwrap();
+        protect(&mut grants).unwrap();
         assert_eq!(grants[1].protect, [PathBuf::from("hooks")]);
         assert_eq!(grants.map(|grant| grant.access)[2..], [Access::ReadOnly; 2]);
     }

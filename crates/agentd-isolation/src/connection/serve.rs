@@ -1,6 +1,6 @@
 //! The task that serves the connection: it receives the supervisor's events, and sends the requests that are queued.
 
-use super::{ExecEvent, Link, lock};
+use super::{ExecEvent, SupervisorConnection, lock};
 use crate::ready;
 use agentd_core::{Control, ControlError, IsolationError};
 use agentd_supervisor::{
@@ -19,35 +19,35 @@ use tokio::{
 
 /// Reads the supervisor's events and sends queued requests until the connection ends. Then kills the sandbox and records the
 /// loss.
-pub(super) async fn serve(mut channel: AsyncFd<Channel>, link: Weak<Link>) {
+pub(super) async fn serve(mut channel: AsyncFd<Channel>, connection: Weak<SupervisorConnection>) {
     let why = loop {
         match channel.get_mut().buffered::<Event>() {
-            Ok(Some((event, fds))) => match link.upgrade().map(|link| link.dispatch(event, fds)) {
+            Ok(Some((event, fds))) => match connection.upgrade().map(|connection| connection.dispatch(event, fds)) {
                 Some(Ok(())) => {}
                 Some(Err(violation)) => break violation.to_owned(),
                 None => return,
             },
             Ok(None) => {
-                if let Err(error) = exchange(&mut channel, &link).await {
+                if let Err(error) = exchange(&mut channel, &connection).await {
                     break error.to_string();
                 }
             }
             Err(error) => break error.to_string(),
         }
     };
-    if let Some(link) = link.upgrade() {
+    if let Some(connection) = connection.upgrade() {
         tracing::debug!(why, "connection to the supervisor ended");
         // A supervisor that broke the protocol must not keep running commands.
-        link.kill();
-        link.lose(IsolationError::SupervisorDied, &why);
+        connection.kill();
+        connection.lose(IsolationError::SupervisorDied, &why);
     }
 }
 
 /// Waits until bytes could be read, requests were queued, or the socket has room for queued requests.
-async fn exchange(channel: &mut AsyncFd<Channel>, link: &Weak<Link>) -> Result<(), ChannelError> {
-    let Some(link) = link.upgrade() else { return Err(ChannelError::Closed) };
+async fn exchange(channel: &mut AsyncFd<Channel>, connection: &Weak<SupervisorConnection>) -> Result<(), ChannelError> {
+    let Some(connection) = connection.upgrade() else { return Err(ChannelError::Closed) };
     let full = {
-        let mut send_queue = lock(&link.send_queue);
+        let mut send_queue = lock(&connection.send_queue);
         send_queue.flush()?.then(|| send_queue.socket())
     };
     let room = async {
@@ -66,11 +66,11 @@ async fn exchange(channel: &mut AsyncFd<Channel>, link: &Weak<Link>) -> Result<(
             Ok(())
         }
         writable = room => writable.map_err(ChannelError::from),
-        () = link.waiting.notified() => Ok(()),
+        () = connection.waiting.notified() => Ok(()),
     }
 }
 
-impl Link {
+impl SupervisorConnection {
     /// Passes an event to the exec that it belongs to. The error says how the supervisor broke the protocol.
     fn dispatch(&self, event: Event, mut fds: Vec<OwnedFd>) -> Result<(), &'static str> {
         let (id, events) = match event {
@@ -97,7 +97,7 @@ impl Link {
 
 /// Returns the error for a failed step between fork and exec. The caller adds the name of the program.
 fn spawn_error(step: SpawnStep, errno: i32) -> IsolationError {
-    let (layer, call, remedy) = match step {
+    let (control, call, remedy) = match step {
         SpawnStep::Exec => return IsolationError::Spawn { program: String::new(), errno },
         SpawnStep::Chdir => (
             Control::Exec,
@@ -109,5 +109,5 @@ fn spawn_error(step: SpawnStep, errno: i32) -> IsolationError {
         }
         SpawnStep::Fork => (Control::Exec, "start a process", "raise the process limit"),
     };
-    ControlError::new(layer, call, Some(errno)).remedy(remedy).into()
+    ControlError::new(control, call, Some(errno)).remedy(remedy).into()
 }

@@ -53,7 +53,7 @@ pub(crate) struct Traits {
 }
 
 /// The connection to one supervisor, shared by the sandbox and its execs.
-pub(crate) struct Link {
+pub(crate) struct SupervisorConnection {
     send_queue: Mutex<SendQueue>,
     /// Wakes the task that serves the channel when requests are queued.
     waiting: Notify,
@@ -68,7 +68,7 @@ pub(crate) struct Link {
     next: AtomicU32,
     /// The error and the cause, once the sandbox is lost.
     lost: Mutex<Option<(LossError, String)>>,
-    made: Instant,
+    created: Instant,
     /// True while the sandbox's root file system is frozen. Writing processes then block and cannot end. Only the agent in a
     /// virtual machine freezes it.
     pub(crate) frozen_flag: Arc<watch::Sender<bool>>,
@@ -80,7 +80,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Link {
+impl SupervisorConnection {
     /// Starts the task that serves a supervisor after its hello. `socket` is a duplicate of the descriptor of `channel`.
     pub(crate) fn start(
         channel: AsyncFd<Channel>,
@@ -88,7 +88,7 @@ impl Link {
         pidfd: OwnedFd,
         Traits { namespaced, owner, watches, limits }: Traits,
     ) -> (Arc<Self>, JoinHandle<()>) {
-        let link = Arc::new(Self {
+        let connection = Arc::new(Self {
             send_queue: Mutex::new(SendQueue::new(socket)),
             waiting: Notify::new(),
             pidfd,
@@ -99,19 +99,19 @@ impl Link {
             listeners: Mutex::new(HashMap::new()),
             next: AtomicU32::new(1),
             lost: Mutex::new(None),
-            made: Instant::now(),
+            created: Instant::now(),
             frozen_flag: Arc::default(),
             used: Mutex::default(),
         });
-        let reader = tokio::spawn(serve::serve(channel, Arc::downgrade(&link)));
-        (link, reader)
+        let reader = tokio::spawn(serve::serve(channel, Arc::downgrade(&connection)));
+        (connection, reader)
     }
 
     /// Waits until the root file system has been unfrozen for `max_wait` without interruption.
     pub(crate) fn unfrozen_for(&self, max_wait: Duration) -> impl Future<Output = ()> + use<> {
         let mut frozen_flag = self.frozen_flag.subscribe();
         async move {
-            // Fails when the link, which owns the sender, is dropped.
+            // Fails when the connection, which owns the sender, is dropped.
             while frozen_flag.wait_for(|is_frozen| !is_frozen).await.is_ok() {
                 tokio::select! {
                     () = tokio::time::sleep(max_wait) => return,
@@ -157,7 +157,7 @@ impl Link {
     pub(crate) fn lose(&self, loss: LossError, why: &str) {
         let mut lost = lock(&self.lost);
         lost.get_or_insert_with(|| (loss, why.to_owned()));
-        // Each listener sees the end of its events and then calls [`Link::why_lost`].
+        // Each listener sees the end of its events and then calls [`SupervisorConnection::why_lost`].
         lock(&self.listeners).clear();
     }
 
@@ -192,7 +192,7 @@ impl Link {
 
     /// Returns the resources that the sandbox has used so far.
     pub(crate) fn usage(&self) -> Usage {
-        exec::usage(self.made.elapsed(), *lock(&self.used), GroupUsage::read(&self.watches))
+        exec::usage(self.created.elapsed(), *lock(&self.used), GroupUsage::read(&self.watches))
     }
 
     /// Returns the pidfd of the sandbox's first process.
@@ -208,5 +208,5 @@ impl Link {
 }
 
 #[cfg(test)]
-#[path = "link_tests.rs"]
+#[path = "connection_tests.rs"]
 mod tests;
