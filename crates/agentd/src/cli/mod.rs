@@ -71,6 +71,9 @@ pub fn main() -> ExitCode {
         writer::message(format_args!("{error}"));
         return ExitCode::from(CANNOT);
     }
+    if let Sub::Run(args) = &cli.command {
+        run::prepare(args);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
