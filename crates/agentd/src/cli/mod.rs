@@ -38,13 +38,14 @@ mod writer;
 
 use agentd_daemon::OwnMounts;
 use args::{Cli, DaemonCommand, Sub};
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use failure::{CANNOT, Failure};
 use std::{ffi::OsString, io::Write, path::Path, process::ExitCode};
 
 /// Parses the arguments and runs the command. Returns the exit code.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::parse_all(args.into_iter()) {
         Ok(cli) => cli,
         Err(mut error) => {
             near::suggest_command(&mut error, &Cli::command(), std::env::args_os().skip(1));
