@@ -7,7 +7,7 @@
 mod pending_orders;
 
 use agentd_core::IsolationError;
-use agentd_kernel::cgroup::Hierarchy;
+use agentd_kernel::{cgroup::Hierarchy, namespace::NamespacePlan, seccomp::SeccompPlan};
 use agentd_log::LogFailure as _;
 use agentd_supervisor::{
     channel::{self, Channel, ChannelError},
@@ -121,6 +121,12 @@ pub(crate) fn get() -> Result<Arc<Launcher>, IsolationError> {
     thread::Builder::new().name("launcher-report".to_owned()).spawn(move || reader.read_reports(reports)).map_err(io)?;
     *slot = Some(launcher.clone());
     Ok(launcher)
+}
+
+/// Starts the launcher of this process, if there is none, and has it start the first process of the next sandbox. `seccomp` is the
+/// filter that the sandbox is expected to have.
+pub(crate) fn prepare(namespaces: NamespacePlan, seccomp: SeccompPlan) -> Result<(), IsolationError> {
+    get()?.send(&Order::Prepare { namespaces, seccomp }, &[])
 }
 
 impl Launcher {

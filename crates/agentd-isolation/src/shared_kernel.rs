@@ -11,10 +11,16 @@ use crate::{
     tracker::Tracker,
 };
 use agentd_core::{
-    BackendCapabilities, BackendTraits, Control, Evidence, IsolationBackend, IsolationError, Limits, PlanLine, Sandbox,
-    SandboxId, SandboxSpec, Writable,
+    BackendCapabilities, BackendTraits, Control, Evidence, IsolationBackend, IsolationError, Limits, Network, PlanLine, Profile,
+    Sandbox, SandboxId, SandboxSpec, Writable,
 };
-use agentd_kernel::idmap::Subordinate;
+use agentd_kernel::{
+    cgroup::CgroupPlan,
+    idmap::Subordinate,
+    namespace::{Ids, NamespacePlan},
+    seccomp::SeccompPlan,
+};
+use agentd_log::LogFailure as _;
 use agentd_supervisor::{plan::SandboxPlan, role};
 use async_trait::async_trait;
 use std::{
@@ -28,6 +34,22 @@ use tokio::sync::OnceCell;
 pub fn has_subordinate_ids() -> bool {
     // With root as the caller, every sandbox has ids of its own.
     !rustix::process::geteuid().is_root() && Subordinate::of_caller().is_ok()
+}
+
+/// Starts the launcher, and in it the first process of a sandbox of this network access, profile and limits. The kernel then creates
+/// the namespaces while the caller plans the sandbox. A program with one thread forks the launcher, so this function is best called
+/// before another thread starts.
+///
+/// Nothing is lost if no such sandbox follows. A failure is only logged: creating a sandbox meets and reports it.
+pub fn prepare(network: Network, profile: Profile, limits: &Limits) {
+    let seccomp = SeccompPlan { profile, network, set_ids: false };
+    let prepared = if CgroupPlan::from_limits(limits, SeccompPlan::SUPERVISOR_THREADS).is_empty() {
+        launcher::prepare(NamespacePlan { enabled: true, network, ids: Ids::Dedicated }, seccomp)
+    } else {
+        // The first process would have to be in its cgroup from the start.
+        launcher::get().map(drop)
+    };
+    prepared.or_debug("prepare the launcher", "next sandbox");
 }
 
 /// The properties of one shared-kernel backend.

@@ -18,6 +18,7 @@ pub mod rlimit;
 pub mod run_as;
 pub mod seccomp;
 mod syscall;
+pub mod text;
 pub mod volume;
 pub mod vsock;
 

@@ -158,12 +158,12 @@ pub struct NetnsBuilder(syscall::network_namespace::NetworkMaker);
 
 impl NetnsBuilder {
     /// Starts the helper thread. The caller must be single-threaded, and in the user namespace that will own the network
-    /// namespace.
+    /// namespace. If the caller is `busy`, the thread runs on another processor.
     ///
     /// # Errors
     /// The errno of `clone(2)`.
-    pub fn start() -> Result<Self, ControlError> {
-        syscall::network_namespace::NetworkMaker::start()
+    pub fn start(busy: bool) -> Result<Self, ControlError> {
+        syscall::network_namespace::NetworkMaker::start(busy)
             .during(Control::Network, || "start the thread that creates the network namespace".to_owned())
             .map(Self)
     }

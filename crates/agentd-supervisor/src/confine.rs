@@ -23,7 +23,10 @@ use agentd_core::{Control, ControlError, ControlReport, ControlStatus, Network};
 use agentd_kernel::{
     affinity,
     cgroup::{Cgroup, Watch},
-    idmap, landlock, namespace, privileges, seccomp,
+    idmap, landlock,
+    namespace::{self, NamespacePlan, NetnsBuilder},
+    privileges,
+    seccomp::{self, SeccompPlan},
 };
 use message::{ConfineChannel, Ids};
 use record::ControlRecord;
@@ -45,18 +48,45 @@ pub struct Inherited<'a> {
     pub core_note: Option<&'a String>,
     /// The channel to the library.
     pub channel: &'a OwnedFd,
-    /// The launcher's `/proc`.
-    pub proc: OwnedFd,
-    /// The socket on which [`ConfineMessage`] messages arrive.
-    pub go: OwnedFd,
 }
 
-/// Confines the new process and serves requests until the sandbox ends.
-pub fn run(inherited: Inherited<'_>) -> ! {
+/// Confines the new process and serves requests until the sandbox ends. `proc` is the launcher's `/proc`; [`ConfineMessage`]
+/// messages arrive on `go`.
+pub fn run(inherited: Inherited<'_>, proc: &OwnedFd, go: OwnedFd) -> ! {
+    let begun = begin(inherited.plan.namespaces, true, proc, || join_group(&inherited));
+    finish(inherited, begun, ConfineChannel::new(go))
+}
+
+/// Begins to confine the new process, waits for its plan, and then continues as [`run`]. `seccomp` is the filter that the plan is
+/// expected to have.
+pub fn run_prepared(
+    namespaces: NamespacePlan,
+    seccomp: SeccompPlan,
+    core_note: Option<&String>,
+    proc: &OwnedFd,
+    go: OwnedFd,
+) -> ! {
+    // The plan may never arrive.
+    if privileges::die_with_parent(libc::SIGKILL).is_err() {
+        exit(1);
+    }
+    // The library plans on the other processor meanwhile.
+    let begun = begin(namespaces, false, proc, || Ok(()));
+    let expected = seccomp.compile();
+    let mut go = ConfineChannel::new(go);
+    // Without a plan, there is no channel on which to report the reason: the launcher has ended.
+    let Ok((plan, channel)) = go.plan() else { exit(1) };
+    let filter = plan.seccomp.map(|wanted| if wanted == seccomp { expected } else { wanted.compile() });
+    let (filter, channel) = (filter.as_ref(), &channel);
+    let inherited = Inherited { plan: &plan, cgroup: None, group: None, watches: Vec::new(), filter, core_note, channel };
+    finish(inherited, begun, go)
+}
+
+fn finish(inherited: Inherited<'_>, begun: Result<Begun, ControlError>, go: ConfineChannel) -> ! {
     let watch_processes = inherited.plan.process_rlimit.is_some();
     let namespaced = inherited.plan.namespaces.enabled;
     let mut controls: Vec<ControlReport> = inherited.group.iter().cloned().collect();
-    let confined = confine(&inherited, &mut controls);
+    let confined = begun.and_then(|begun| confine(&inherited, begun, go, &mut controls));
     let send = |controls, watches, owner, fds: &[BorrowedFd<'_>]| {
         send(inherited.channel.as_fd(), &Event::Hello { version: protocol::VERSION, controls, watches, owner }, fds)
     };
@@ -101,22 +131,48 @@ struct Confined {
     owner: Option<(u32, u32)>,
 }
 
-fn confine(inherited: &Inherited<'_>, controls: &mut Vec<ControlReport>) -> Result<Confined, ControlError> {
+/// The results of the steps that need nothing of the plan but the namespaces.
+struct Begun {
+    /// `None` if the sandbox has no network namespace.
+    network: Option<Result<NetnsBuilder, ControlError>>,
+    signals: OwnedFd,
+    score: OomScore,
+    /// The result of preparing the namespaces; `None` if the sandbox has none.
+    in_namespaces: Option<Result<(), ControlError>>,
+}
+
+/// Performs the steps that need nothing of the plan but the namespaces. `join` enters the cgroup. `busy` is false if the process
+/// then waits for its plan.
+fn begin(
+    namespaces: NamespacePlan,
+    busy: bool,
+    proc: &OwnedFd,
+    join: impl FnOnce() -> Result<(), ControlError>,
+) -> Result<Begun, ControlError> {
+    // Started first, because creating the network namespace takes longest.
+    let network = (namespaces.enabled && namespaces.network == Network::Off).then(|| NetnsBuilder::start(busy));
+    let signals = descriptors::signals(namespaces.enabled)?;
+    let score = OomScore::open(proc.as_fd())?;
+    join()?;
+    // Do everything that needs no ids while the launcher writes the id maps.
+    let in_namespaces = namespaces.enabled.then(namespace::unshare_cgroup_and_set_host_name);
+    Ok(Begun { network, signals, score, in_namespaces })
+}
+
+fn confine(
+    inherited: &Inherited<'_>,
+    Begun { network, signals, score, in_namespaces }: Begun,
+    mut go: ConfineChannel,
+    controls: &mut Vec<ControlReport>,
+) -> Result<Confined, ControlError> {
     let plan = inherited.plan;
     let mut record = ControlRecord { controls, degrade: plan.allow_degraded };
-    // Started first, because creating the network namespace takes longest.
-    let network = (plan.namespaces.enabled && plan.namespaces.network == Network::Off).then(namespace::NetnsBuilder::start);
-    let signals = descriptors::signals(plan.namespaces.enabled)?;
-    let score = OomScore::open(inherited.proc.as_fd())?;
-    join_group(inherited)?;
-    // Do everything that needs no ids while the launcher writes the id maps.
-    if plan.namespaces.enabled {
+    if let Some(entered) = in_namespaces {
         record.control(Control::Namespaces, || {
-            namespace::unshare_cgroup_and_set_host_name()?;
+            entered?;
             Ok((ControlStatus::Enforced, plan.namespaces.describe()))
         })?;
     }
-    let mut go = ConfineChannel::new(&inherited.go)?;
     let ids = go.ids()?;
     let owner = assume_ids(plan, &ids, &mut record)?;
     let has_view = tree::enter(inherited, &ids, go, &mut record)?;

@@ -16,12 +16,14 @@
 //! [`Report`]: crate::protocol::Report
 
 mod ending;
+mod first_process;
 mod live;
+mod prepared;
 mod serve;
 
 use crate::{
     channel::{Channel, ChannelError, send},
-    confine::{self, ConfineMessage, Inherited},
+    confine::ConfineMessage,
     ids::{ChosenIdMap, map_ids},
     plan::SandboxPlan,
     protocol,
@@ -32,16 +34,17 @@ use agentd_kernel::{
     cgroup::{Cgroup, Hierarchy},
     idmap::{self, IdLease, IdMap},
     mount,
-    namespace::{self, Cloned, Ids},
+    namespace::{self, Ids},
     rlimit,
     seccomp::{Program, SeccompPlan},
 };
 use ending::Ending;
+use first_process::FirstProcess;
 use live::{Freezing, Live};
+use prepared::Prepared;
 use rustix::{
-    fs::{Mode, OFlags},
     net::{AddressFamily, SocketFlags, SocketType},
-    process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open},
+    process::{Pid, PidfdFlags, pidfd_open},
 };
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -130,6 +133,8 @@ struct Launcher {
     failed: HashMap<u32, Ending>,
     /// Freeze and thaw orders in progress, by sandbox id.
     freezings: HashMap<u32, Freezing>,
+    /// The first process of the next sandbox, if it was ordered.
+    prepared: Option<Prepared>,
     /// Encoded reports that the socket has not accepted yet. The launcher never waits for room: a library that sends many orders
     /// before it reads a report would then deadlock with the launcher.
     reports: Vec<u8>,
@@ -165,6 +170,7 @@ fn serve() -> i32 {
         endings: Vec::new(),
         failed: HashMap::new(),
         freezings: HashMap::new(),
+        prepared: None,
         reports: Vec::new(),
         groups: 0,
         core_note,
@@ -241,33 +247,19 @@ impl Launcher {
         group: Option<ControlReport>,
         channel: &OwnedFd,
     ) -> Result<Spawned, ControlError> {
-        let watches = cgroup.map_or(Ok(Vec::new()), Cgroup::watches)?;
-        let filter = plan.seccomp.map(|wanted| &*self.filters.entry(wanted).or_insert_with(|| wanted.compile()));
-        let (go, inner_go) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-            .map_err(|e| {
-                ControlError::new(Control::Process, "create a socket pair for the new process", Some(e.raw_os_error()))
-            })?;
-        let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| ControlError::new(Control::Process, "open /proc", Some(e.raw_os_error())))?;
-        // SAFETY: the launcher is single-threaded: it starts no thread, and its libraries are only those of this crate.
-        let cloned = unsafe { namespace::start(plan.namespaces, cgroup.and_then(Cgroup::clone_into)) }?;
-        let (pid, pidfd) = match cloned {
-            Cloned::Child => {
-                drop(go);
-                let core_note = self.core_note.as_ref();
-                confine::run(Inherited { plan, cgroup, group, watches, filter, core_note, channel, proc, go: inner_go })
-            }
-            Cloned::Parent(pid, pidfd) => (pid, pidfd),
+        let process = match self.use_prepared(plan, channel) {
+            Some(prepared) => prepared,
+            None => self.start_first(plan, cgroup, group, channel)?,
         };
-        drop(inner_go);
-        let raw = Pid::from_raw(pid).ok_or_else(|| ControlError::new(Control::Process, "clone3", None))?;
+        let FirstProcess { pid: raw, pidfd, go } = process;
+        let pid = raw.as_raw_nonzero().get();
         // Opened before the process changes its ids; afterwards only root could. Without this descriptor the sandbox takes longer
         // to end.
         let mounts = if plan.ends_alone() { namespace::mounts_of(pid).ok() } else { None };
         match admit(plan, pid, &go) {
             Ok(lease) => Ok(Spawned { pid: raw, pidfd, mounts, lease }),
             Err(error) => {
-                kill(&pidfd, raw);
+                first_process::kill(&pidfd, raw);
                 Err(error)
             }
         }
@@ -341,11 +333,4 @@ fn mapped_trees(plan: &SandboxPlan, id_map: IdMap) -> Result<Vec<OwnedFd>, Contr
 fn devices(plan: &SandboxPlan, owner: (u32, u32)) -> Result<Option<OwnedFd>, ControlError> {
     let devices = plan.tree.root().map(|root| &root.devices).filter(|devices| !devices.is_empty());
     devices.map(|devices| mount::device::own_nodes(devices, owner)).transpose()
-}
-
-fn kill(pidfd: &OwnedFd, pid: Pid) {
-    // A process that is already gone needs no signal.
-    rustix::process::pidfd_send_signal(pidfd, Signal::KILL).ok();
-    // The process is our child. Waiting fails only if it was reaped before.
-    rustix::process::waitpid(Some(pid), WaitOptions::empty()).ok();
 }

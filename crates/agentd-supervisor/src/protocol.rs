@@ -8,7 +8,7 @@
 
 use crate::plan::SandboxPlan;
 use agentd_core::{ControlError, ControlReport};
-use agentd_kernel::{cgroup::WatchKind, rlimit::RlimitPlan};
+use agentd_kernel::{cgroup::WatchKind, namespace::NamespacePlan, rlimit::RlimitPlan, seccomp::SeccompPlan};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The protocol version. It changes whenever a message changes.
@@ -169,6 +169,14 @@ pub enum Order {
         id: u32,
         /// The plan of the sandbox.
         plan: Box<SandboxPlan>,
+    },
+    /// Start the first process of the next sandbox before its plan is known. There is no reply. A sandbox that the process does not
+    /// suit is created without it.
+    Prepare {
+        /// The namespaces of the sandbox.
+        namespaces: NamespacePlan,
+        /// The filter that the sandbox is expected to have; it may have another.
+        seccomp: SeccompPlan,
     },
     /// End a sandbox and remove everything that belonged to it.
     Destroy {

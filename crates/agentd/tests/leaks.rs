@@ -4,7 +4,8 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use agentd::isolation::{Access, IsolationBackend, Limits, SandboxSpec, Writable};
+use agentd::isolation::{Access, IsolationBackend, Limits, Network, Profile, SandboxSpec, Writable};
+use agentd_isolation::shared_kernel::prepare;
 use agentd_kernel::cgroup::{Controller, Hierarchy};
 use rustix::{
     process::{Pid, Signal, WaitOptions},
@@ -61,6 +62,7 @@ fn main() {
         trial("failed_removal_of_layers_fails_until_they_are_gone".to_owned(), layers_not_removed),
         trial("launcher_killed_during_exec_leaves_no_cgroup".to_owned(), killed_under_a_sandbox),
         trial("killed_launcher_ends_its_sandboxes".to_owned(), killed_launchers),
+        trial("prepared_process_becomes_first_process_of_next_sandbox_that_it_suits".to_owned(), prepared),
     ];
     run_one_at_a_time(trials)
 }
@@ -128,6 +130,8 @@ fn victim(mark: &str) -> ! {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         for round in 0u64.. {
+            // As root, the limits need another process, and this one waits for a plan until the end.
+            prepare(Network::Off, Profile::Default, &Limits::default());
             let spec = SandboxSpec { limits: limits(), ..SandboxSpec::default() };
             let (native, direct) = (backend(if round % 2 == 0 { "linux-native" } else { "container" }), backend("host-direct"));
             let made = tokio::join!(native.create_sandbox(spec), direct.create_sandbox(SandboxSpec::default()));
@@ -255,6 +259,48 @@ async fn slow_end() {
     }
     assert!(!ended || freezer.is_none(), "a frozen supervisor has ended its sandbox");
     while freezer.as_ref().is_some_and(|freezer| freezer.try_remove().is_err()) {}
+}
+
+async fn prepared() {
+    bare("linux-native").await.destroy().await.unwrap();
+    let launcher = launcher();
+    let children = || -> Vec<i32> {
+        let children = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap();
+        children.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    };
+    assert!(children().is_empty());
+    prepare(Network::Off, Profile::Default, &Limits::default());
+    while children().is_empty() {
+        std::thread::yield_now();
+    }
+    let prepared = children();
+    // Only one process is prepared.
+    prepare(Network::Off, Profile::Default, &Limits::default());
+    let with_network = SandboxSpec { network: Network::Host, ..SandboxSpec::default() };
+    let limited = SandboxSpec { limits: limits(), ..SandboxSpec::default() };
+    // The sandbox of an ordinary user has no limits here.
+    let others = if limited.limits == Limits::default() { vec![with_network] } else { vec![with_network, limited] };
+    for other in others {
+        let other = backend("linux-native").create_sandbox(other).await.unwrap();
+        assert_eq!((children()[0], children().len()), (prepared[0], 2));
+        other.destroy().await.unwrap();
+    }
+    // Without a namespace, what a sandbox leaves behind is killed among the launcher's children.
+    let open = bare("host-direct").await;
+    sh(&open, "setsid sleep 1000 & exit 0").await;
+    open.destroy().await.unwrap();
+    assert_eq!(children(), prepared);
+    for name in ["container", "linux-native"] {
+        if name == "linux-native" {
+            prepare(Network::Off, Profile::Strict, &Limits::default());
+        }
+        let sandbox = bare(name).await;
+        assert_eq!(children().len(), 1, "{name}");
+        assert_eq!(name == "container", children() == prepared);
+        assert_eq!(support::out(&sh(&sandbox, "echo $PPID").await).trim(), "1", "{name}");
+        sandbox.destroy().await.unwrap();
+        assert!(children().is_empty());
+    }
 }
 
 /// The runtime that waited for a report first is not driven any more, and lives.

@@ -16,7 +16,8 @@ use tempfile::TempDir;
 /// An ordinary user has one directory of proofs, so the tests run one at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
-const FILE: &str = "proven-linux-native.json";
+/// The start of the names of proofs.
+const PREFIX: &str = "proven-linux-native-";
 
 fn program() -> PathBuf {
     std::env::var_os("AGENTD_BIN").map_or_else(|| env!("CARGO_BIN_EXE_agentd").into(), PathBuf::from)
@@ -94,18 +95,36 @@ impl Place {
         if run.exists() { run } else { home }
     }
 
-    /// Proves the backend, and returns the entries.
-    fn proven(&self) -> Value {
+    /// Proves the backend, and returns the proofs by file name.
+    fn proven(&self) -> Vec<(String, Value)> {
         assert!(!self.trusts_forged_proof(&self.run("true")), "the host's kernel is shared");
-        let entries: Value = serde_json::from_slice(&fs::read(self.folder().join(FILE)).unwrap()).unwrap();
-        assert!(!entries.as_array().unwrap().is_empty());
-        entries
+        let names = fs::read_dir(self.folder()).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+        let proof = |name: String| {
+            let content = fs::read(self.folder().join(&name)).unwrap();
+            (name, serde_json::from_slice(&content).unwrap())
+        };
+        let proofs: Vec<_> = names.filter(|name| name.starts_with(PREFIX)).map(proof).collect();
+        assert!(!proofs.is_empty());
+        proofs
     }
 
-    fn write(&self, entries: &Value) {
-        let file = self.folder().join(FILE);
-        fs::write(&file, entries.to_string()).unwrap();
-        fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    fn write(&self, proofs: &[(String, Value)]) {
+        for (name, proof) in proofs {
+            let file = self.folder().join(name);
+            fs::write(&file, proof.to_string()).unwrap();
+            fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+        }
+    }
+
+    fn remove(&self, proofs: &[(String, Value)]) {
+        for (name, _) in proofs {
+            fs::remove_file(self.folder().join(name)).unwrap();
+        }
+    }
+
+    /// Changes the file of each proof.
+    fn each(&self, proofs: &[(String, Value)], change: impl Fn(&Path)) {
+        proofs.iter().for_each(|(name, _)| change(&self.folder().join(name)));
     }
 
     /// Returns whether a run trusted a forged proof: none of these backends has a separate kernel.
@@ -126,12 +145,12 @@ impl Drop for Place {
     }
 }
 
-/// Returns the entries with an additional false claim, which a probe would refute.
-fn forged(entries: &Value) -> Value {
-    let mut forged = entries.clone();
+/// Returns the proofs with an additional false claim, which a probe would refute.
+fn forged(proofs: &[(String, Value)]) -> Vec<(String, Value)> {
+    let mut forged = proofs.to_vec();
     let claim = json!({ "bit": "kernel", "check": "forged", "result": "held", "remedy": "" });
-    for entry in forged.as_array_mut().unwrap() {
-        entry["proven"]["evidence"].as_array_mut().unwrap().push(claim.clone());
+    for (_, proof) in &mut forged {
+        proof["evidence"].as_array_mut().unwrap().push(claim.clone());
     }
     forged
 }
@@ -139,18 +158,18 @@ fn forged(entries: &Value) -> Value {
 #[test]
 fn proof_of_other_host_program_or_user_is_not_trusted() {
     let place = Place::new();
-    let entries = place.proven();
-    let forged = forged(&entries);
+    let forged = forged(&place.proven());
     // A forged proof with the right key is trusted, which shows that the file is read.
     place.write(&forged);
     assert!(place.trusts_forged_proof(&place.run("true")));
     // Another kernel, boot, setting or set of rights results in another key.
     let mut other = forged.clone();
-    for entry in other.as_array_mut().unwrap() {
-        let key = entry["key"].as_str().unwrap();
+    for (name, _) in &mut other {
+        let key = name.strip_prefix(PREFIX).unwrap();
         let first = if key.starts_with('0') { "1" } else { "0" };
-        entry["key"] = format!("{first}{}", &key[1..]).into();
+        *name = format!("{PREFIX}{first}{}", &key[1..]);
     }
+    place.remove(&forged);
     place.write(&other);
     assert!(!place.trusts_forged_proof(&place.run("true")), "another key");
     // Another build of the program, here a copy.
@@ -165,12 +184,12 @@ fn proof_of_other_host_program_or_user_is_not_trusted() {
         assert!(!place.trusts_forged_proof(&command.args(["run", "--json", "--", "true"]).output().unwrap()), "namespaces");
         // Another user's file.
         place.write(&forged);
-        chown(place.folder().join(FILE), Some(65534), Some(65534)).unwrap();
+        place.each(&forged, |file| chown(file, Some(65534), Some(65534)).unwrap());
         assert!(!place.trusts_forged_proof(&place.run("true")), "another user");
     }
     // A file that other users can write.
     place.write(&forged);
-    fs::set_permissions(place.folder().join(FILE), PermissionsExt::from_mode(0o666)).unwrap();
+    place.each(&forged, |file| fs::set_permissions(file, PermissionsExt::from_mode(0o666)).unwrap());
     assert!(!place.trusts_forged_proof(&place.run("true")), "mode");
 }
 
@@ -178,18 +197,19 @@ fn proof_of_other_host_program_or_user_is_not_trusted() {
 fn proof_forged_by_payload_in_workspace_is_not_trusted() {
     let place = Place::new();
     let mut forged = forged(&place.proven());
-    for entry in forged.as_array_mut().unwrap() {
-        entry["proven"]["name"] = "host-direct".into();
+    for (_, proof) in &mut forged {
+        proof["name"] = "host-direct".into();
     }
     // The payload knows the right key, and creates the directory that `XDG_CACHE_HOME` names.
     let own = place.path("work/own");
     fs::create_dir(&own).unwrap();
-    fs::write(own.join(FILE), forged.to_string()).unwrap();
-    let prepare = format!(
-        "mkdir -p .cache/agentd; for name in {FILE} proven-container.json proven-host-direct.json; do
-            cp own/{FILE} .cache/agentd/$name; chmod 600 .cache/agentd/$name; done; chmod 700 .cache/agentd"
-    );
-    assert!(!place.trusts_forged_proof(&place.run(&prepare)));
+    for (name, proof) in &forged {
+        fs::write(own.join(name), proof.to_string()).unwrap();
+    }
+    let prepare =
+        "mkdir -p .cache/agentd; for proof in own/*; do key=${proof##*-}; for backend in linux-native container host-direct; do
+            copy=.cache/agentd/proven-$backend-$key; cp $proof $copy; chmod 600 $copy; done; done; chmod 700 .cache/agentd";
+    assert!(!place.trusts_forged_proof(&place.run(prepare)));
     let steal = format!("! cat {} 2>/dev/null", place.path("home/.ssh/id_rsa").display());
     let safe = |output: &Output| {
         assert!(!place.trusts_forged_proof(output));
@@ -207,7 +227,10 @@ fn proof_forged_by_payload_in_workspace_is_not_trusted() {
     // Even in the real directory, an entry for a backend without a boundary is ignored.
     place.proven();
     place.write(&forged);
-    fs::write(place.folder().join("proven-host-direct.json"), forged.to_string()).unwrap();
+    for (name, proof) in &forged {
+        let name = name.replace("linux-native", "host-direct");
+        fs::write(place.folder().join(name), proof.to_string()).unwrap();
+    }
     safe(&place.run(&steal));
     // A grant of that directory is refused.
     let folder = if is_root() { PathBuf::from("/run/agentd") } else { place.folder() };

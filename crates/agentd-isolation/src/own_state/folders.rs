@@ -2,7 +2,9 @@
 
 use super::{passwd, private};
 use crate::data;
+use agentd_kernel::text;
 use std::{
+    collections::BTreeSet,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -91,10 +93,15 @@ pub(super) fn all() -> Vec<Folder> {
     if user == 0 {
         // A sandbox created by root has the rights of the owner of a granted directory, so the folders of other users are refused
         // like root's own.
-        let others = homes.into_iter().filter(|(uid, _)| *uid != 0).flat_map(|(_, home)| of_home(&home));
-        folders.extend(
-            others.filter(|folder| folder.path.exists()).map(|folder| Folder { while_missing: WhileMissing::Allow, ..folder }),
-        );
+        // Many users share a home that does not exist.
+        let others: BTreeSet<PathBuf> = homes.into_iter().filter(|(uid, _)| *uid != 0).map(|(_, home)| home).collect();
+        for home in others {
+            let [data, proofs, configuration] = of_home(&home);
+            // The proofs lie in the data folder.
+            let inside = if data.path.exists() { vec![data, proofs] } else { Vec::new() };
+            let existing = inside.into_iter().chain([configuration]).filter(|folder| folder.path.exists());
+            folders.extend(existing.map(|folder| Folder { while_missing: WhileMissing::Allow, ..folder }));
+        }
     }
     folders
 }
@@ -129,7 +136,7 @@ fn named_home() -> Option<PathBuf> {
 fn uids() -> Vec<u32> {
     let own = rustix::process::geteuid().as_raw();
     // If the map cannot be read, the folders of the mapped uid are not found.
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = text::read("/proc/self/uid_map").unwrap_or_default();
     std::iter::once(own).chain(mapped(own, &map).filter(|outer| *outer != own)).collect()
 }
 

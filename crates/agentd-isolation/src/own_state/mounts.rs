@@ -1,8 +1,9 @@
 //! Parses the mount table (`proc_pid_mountinfo(5)`), to find the file system and the path in it that a path shows.
 
+use agentd_kernel::text;
 use std::{
     ffi::OsString,
-    fs, io,
+    io,
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
 };
@@ -33,7 +34,7 @@ pub(super) struct Mounts(Vec<Mount>);
 
 impl Mounts {
     pub fn read() -> io::Result<Self> {
-        Ok(Self::parse(&fs::read("/proc/self/mountinfo")?))
+        Ok(Self::parse(&text::read_bytes("/proc/self/mountinfo")?))
     }
 
     fn parse(table: &[u8]) -> Self {

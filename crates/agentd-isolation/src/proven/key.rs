@@ -1,11 +1,10 @@
 //! The digest of the conditions on which a proof depends.
 
 use crate::has_subordinate_ids;
-use agentd_kernel::cgroup::Hierarchy;
+use agentd_kernel::{cgroup::Hierarchy, text::read};
 use sha2::{Digest, Sha256};
 use std::{
-    fs::{self, File},
-    io::{self, Read as _},
+    fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -69,14 +68,6 @@ pub(super) fn digest(backend: &str, work_root: &Path, files: &[PathBuf]) -> Opti
     }
     let bytes = digest.finalize();
     Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// Reads a file of `/proc` or `/sys`. Such a file reports no size; with this room, one read returns its content and the next one
-/// its end.
-fn read(path: impl AsRef<Path>) -> io::Result<String> {
-    let mut content = String::with_capacity(4096);
-    File::open(path)?.take(u64::MAX).read_to_string(&mut content)?;
-    Ok(content)
 }
 
 /// Returns device, inode, size, mode and times of a file. Writing to the file changes them. Hashing the content would take as

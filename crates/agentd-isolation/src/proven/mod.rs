@@ -1,29 +1,29 @@
 //! Stores the results of probes for all programs of this user, so that a backend is probed once per boot and not once per
 //! process.
 //!
-//! An entry is trusted because no sandbox can write it: the file lies in a folder of [`crate::own_state`]. Entries are only read
-//! for agentd's backends that have a boundary, not for `host-direct` or for backends of an embedding program.
+//! Each proof is a file, named after the backend and the key of the conditions. A proof is trusted because no sandbox can write
+//! it: the file lies in a folder of [`crate::own_state`]. Proofs are only read for agentd's backends that have a boundary, not for
+//! `host-direct` or for backends of an embedding program.
 
 pub(crate) mod fuzz;
 mod key;
 
 use crate::{data_directory, own_state, registry::ProofFiles};
 use agentd_core::{BackendCapabilities, Claim, Evidence, EvidenceResult};
-use serde::{Deserialize, Serialize};
+use agentd_log::LogFailure as _;
+use rustix::{
+    fs::{AtFlags, Dir},
+    io::Errno,
+};
 use std::{
+    io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
-/// The maximum number of entries kept for each backend. There is one entry for each pair of a program that uses the backend and a
-/// state of the machine.
-const MAX_ENTRIES: usize = 16;
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct KeptProof {
-    key: String,
-    proven: BackendCapabilities,
-}
+/// The maximum number of proofs kept for each backend. Programs that use the backend and states of the machine have separate
+/// proofs.
+const MAX_PROOFS: usize = 16;
 
 /// The stored proofs that apply to probes with targets below one directory.
 pub(crate) struct Proofs {
@@ -46,11 +46,9 @@ impl Proofs {
 
     /// Returns the capabilities that `backend` proved under the present conditions; `None` if the backend must be probed.
     pub fn get(&self, backend: &str) -> Option<BackendCapabilities> {
-        let key = self.key(backend)?;
-        self.entries(backend)
-            .into_iter()
-            .find(|entry| entry.key == key && entry.proven.name == backend)
-            .map(KeptProof::capabilities)
+        let folder = self.folder_of(backend)?;
+        let content = own_state::read(folder.as_fd(), &file(backend, &self.key(backend)?)).ok()?;
+        parse(&content).filter(|proven| proven.name == backend)
     }
 
     /// Stores the result of a probe, unless a failure may be transient: nothing was proven, or an attack on the boundary could
@@ -62,14 +60,22 @@ impl Proofs {
         {
             return;
         }
-        let Some(key) = self.key(&proven.name) else { return };
-        self.change(&proven.name, &key, Some(proven.clone()));
+        let (Some(folder), Some(key)) = (self.folder_of(&proven.name), self.key(&proven.name)) else { return };
+        if let Err(error) = store(folder, &key, proven) {
+            tracing::warn!(
+                backend = proven.name,
+                %error,
+                "failed: store the result of the probe; the next process probes again"
+            );
+        }
     }
 
     /// Removes the proof of `backend` under the present conditions.
     pub fn forget(&self, backend: &str) {
-        if let Some(key) = self.key(backend) {
-            self.change(backend, &key, None);
+        let (Some(folder), Some(key)) = (self.folder_of(backend), self.key(backend)) else { return };
+        let removed = rustix::fs::unlinkat(folder, file(backend, &key), AtFlags::empty());
+        if removed != Err(Errno::NOENT) {
+            removed.or_warn("remove the stored result of a probe", backend);
         }
     }
 
@@ -85,52 +91,57 @@ impl Proofs {
     fn folder_of(&self, backend: &str) -> Option<&OwnedFd> {
         self.folder.as_ref().filter(|_| self.kept.iter().any(|(name, _)| name == backend))
     }
+}
 
-    /// Replaces or removes the entry of a key. If two processes write at the same time, one entry is lost and its backend is
-    /// probed again.
-    fn change(&self, backend: &str, key: &str, proven: Option<BackendCapabilities>) {
-        let Some(folder) = self.folder_of(backend) else { return };
-        let mut entries = self.entries(backend);
-        entries.retain(|entry| entry.key != key);
-        entries.extend(proven.map(|proven| KeptProof { key: key.to_owned(), proven }));
-        let surplus = entries.len().saturating_sub(MAX_ENTRIES);
-        entries.drain(..surplus);
-        let written = serde_json::to_vec(&entries).map_err(Into::into);
-        if let Err(error) = written.and_then(|bytes| own_state::replace(folder.as_fd(), &file(backend), &bytes)) {
-            tracing::warn!(backend, %error, "failed: store the result of the probe; the next process probes again");
+/// Stores a proof, and removes the oldest ones of the backend above [`MAX_PROOFS`].
+fn store(folder: &OwnedFd, key: &str, proven: &BackendCapabilities) -> io::Result<()> {
+    own_state::replace(folder.as_fd(), &file(&proven.name, key), &serde_json::to_vec(proven)?)?;
+    let mut kept = stored(folder, &proven.name)?;
+    kept.sort();
+    for (_, name) in kept.iter().rev().skip(MAX_PROOFS) {
+        // Another process may have removed the file first. A file that remains is tried again with the next proof.
+        rustix::fs::unlinkat(folder, name, AtFlags::empty()).or_debug("remove old result of a probe", name);
+    }
+    Ok(())
+}
+
+/// Returns the times and names of the stored proofs of a backend.
+fn stored(folder: &OwnedFd, backend: &str) -> io::Result<Vec<((i64, u64), String)>> {
+    let mut found = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let Ok(name) = entry?.file_name().to_owned().into_string() else { continue };
+        let key = name.strip_prefix(&prefix(backend)).and_then(|rest| rest.strip_suffix(SUFFIX));
+        if key.is_some_and(|key| key.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+            // The file may be gone by now.
+            let Ok(stat) = rustix::fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            found.push(((stat.st_mtime, stat.st_mtime_nsec), name));
         }
     }
-
-    fn entries(&self, backend: &str) -> Vec<KeptProof> {
-        let Some(folder) = self.folder_of(backend) else { return Vec::new() };
-        let content = own_state::read(folder.as_fd(), &file(backend));
-        content.map(|bytes| parse(&bytes)).unwrap_or_default()
-    }
+    Ok(found)
 }
 
-impl KeptProof {
-    /// Returns the capabilities that the entry's evidence supports. The stored claims themselves are not trusted.
-    fn capabilities(self) -> BackendCapabilities {
-        let BackendCapabilities {
-            name, persistent_sandboxes, snapshots, available_profiles, platform_features, evidence, ..
-        } = self.proven;
-        BackendCapabilities {
-            persistent_sandboxes,
-            snapshots,
-            available_profiles,
-            platform_features,
-            ..BackendCapabilities::from_evidence(&name, evidence)
-        }
-    }
+/// Parses a stored proof. A damaged file, or a file of another version, proves nothing. Returns the capabilities that the recorded
+/// evidence supports; the stored claims themselves are not trusted.
+fn parse(bytes: &[u8]) -> Option<BackendCapabilities> {
+    let BackendCapabilities { name, persistent_sandboxes, snapshots, available_profiles, platform_features, evidence, .. } =
+        serde_json::from_slice(bytes).ok()?;
+    Some(BackendCapabilities {
+        persistent_sandboxes,
+        snapshots,
+        available_profiles,
+        platform_features,
+        ..BackendCapabilities::from_evidence(&name, evidence)
+    })
 }
 
-/// Parses the entries of a file. A damaged file, or a file of another version, has no entries.
-fn parse(bytes: &[u8]) -> Vec<KeptProof> {
-    serde_json::from_slice(bytes).unwrap_or_default()
+const SUFFIX: &str = ".json";
+
+fn prefix(backend: &str) -> String {
+    format!("proven-{backend}-")
 }
 
-fn file(backend: &str) -> String {
-    format!("proven-{backend}.json")
+fn file(backend: &str, key: &str) -> String {
+    prefix(backend) + key + SUFFIX
 }
 
 #[cfg(test)]

@@ -19,6 +19,13 @@ fn proven(name: &str, result: EvidenceResult) -> BackendCapabilities {
     BackendCapabilities { snapshots: true, ..BackendCapabilities::from_evidence(name, evidence.to_vec()) }
 }
 
+/// Writes the proof of `backend` under the present conditions.
+fn write(folder: &Path, backend: &str, content: &[u8]) {
+    let path = folder.join(file(backend, &key::digest(backend, &std::env::temp_dir(), &[]).unwrap()));
+    std::fs::write(&path, content).unwrap();
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+}
+
 #[test]
 fn stored_proof_is_returned_until_forgotten() {
     let folder = tempfile::tempdir().unwrap();
@@ -38,10 +45,10 @@ fn proof_of_unbounded_or_external_backend_is_not_stored() {
     for name in [HostDirectBackend::NAME, "mine"] {
         let claims = proven(name, EvidenceResult::Held);
         proofs(folder.path()).keep(&claims);
-        // An entry in a file written by hand is not returned either.
-        let entry = KeptProof { key: key::digest(name, &std::env::temp_dir(), &[]).unwrap(), proven: claims };
-        std::fs::write(folder.path().join(file(name)), serde_json::to_vec(&[&entry]).unwrap()).unwrap();
-        std::fs::write(folder.path().join(file(ContainerBackend::NAME)), serde_json::to_vec(&[entry]).unwrap()).unwrap();
+        // A file written by hand is not read either.
+        for backend in [name, ContainerBackend::NAME] {
+            write(folder.path(), backend, &serde_json::to_vec(&claims).unwrap());
+        }
         assert_eq!(proofs(folder.path()).get(name), None);
         assert_eq!(proofs(folder.path()).get(ContainerBackend::NAME), None);
     }
@@ -53,9 +60,7 @@ fn stored_claims_without_evidence_are_dropped() {
     let name = ContainerBackend::NAME;
     let claims = BackendCapabilities { evidence: Vec::new(), ..proven(name, EvidenceResult::Held) };
     assert!(claims.score() > 0);
-    let entry = KeptProof { key: key::digest(name, &std::env::temp_dir(), &[]).unwrap(), proven: claims };
-    std::fs::write(folder.path().join(file(name)), serde_json::to_vec(&[entry]).unwrap()).unwrap();
-    std::fs::set_permissions(folder.path().join(file(name)), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    write(folder.path(), name, &serde_json::to_vec(&claims).unwrap());
     assert_eq!(proofs(folder.path()).get(name).unwrap().score(), 0);
 }
 
@@ -81,7 +86,7 @@ fn probe_that_failed_or_was_not_completed_is_not_kept() {
 #[test]
 fn damaged_proof_file_is_ignored_and_replaced() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join(file(ContainerBackend::NAME)), "[{").unwrap();
+    write(folder.path(), ContainerBackend::NAME, b"{");
     assert_eq!(proofs(folder.path()).get(ContainerBackend::NAME), None);
     proofs(folder.path()).keep(&proven(ContainerBackend::NAME, EvidenceResult::Held));
     assert!(proofs(folder.path()).get(ContainerBackend::NAME).is_some());
@@ -90,10 +95,23 @@ fn damaged_proof_file_is_ignored_and_replaced() {
 #[test]
 fn stored_proofs_over_limit_drop_oldest() {
     let folder = tempfile::tempdir().unwrap();
-    let all = proofs(folder.path());
-    for number in 0..MAX_ENTRIES + 3 {
-        all.change(ContainerBackend::NAME, &number.to_string(), Some(proven(ContainerBackend::NAME, EvidenceResult::Held)));
+    let opened = OwnedFd::from(std::fs::File::open(folder.path()).unwrap());
+    let held = proven(ContainerBackend::NAME, EvidenceResult::Held);
+    // A proof of another backend, and a file that is no proof.
+    proofs(folder.path()).keep(&proven(LinuxNativeBackend::NAME, EvidenceResult::Held));
+    std::fs::write(folder.path().join("proven-container-x.json"), "").unwrap();
+    // Later proofs have earlier names.
+    let name = |number: usize| file(ContainerBackend::NAME, &format!("{:04x}", 0xffff - number));
+    for number in 0..MAX_PROOFS + 3 {
+        store(&opened, &format!("{:04x}", 0xffff - number), &held).unwrap();
+        // Two proofs could have the same time otherwise.
+        let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number as u64);
+        std::fs::File::open(folder.path().join(name(number))).unwrap().set_modified(time).unwrap();
     }
-    let keys: Vec<String> = all.entries(ContainerBackend::NAME).into_iter().map(|entry| entry.key).collect();
-    assert_eq!((keys.len(), keys[0].as_str()), (MAX_ENTRIES, "3"));
+    let mut kept = stored(&opened, ContainerBackend::NAME).unwrap();
+    kept.sort();
+    let kept: Vec<String> = kept.into_iter().map(|(_, name)| name).collect();
+    assert_eq!(kept, (3..MAX_PROOFS + 3).map(name).collect::<Vec<_>>());
+    assert!(folder.path().join("proven-container-x.json").exists());
+    assert!(proofs(folder.path()).get(LinuxNativeBackend::NAME).is_some());
 }

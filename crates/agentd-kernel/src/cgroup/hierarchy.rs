@@ -2,6 +2,7 @@
 //! write access.
 
 use super::Controller;
+use crate::text;
 use agentd_core::{Control, ControlError};
 use std::{
     collections::BTreeMap,
@@ -70,8 +71,8 @@ pub(super) fn parse_place<'a>(cgroup: &'a str, controller: &str) -> Option<&'a s
 impl Hierarchy {
     /// Detects the directories on this machine. Omits controllers without a writable directory.
     pub fn detect() -> Self {
-        let mounts = parse_mounts(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
-        let places = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let mounts = parse_mounts(&text::read("/proc/self/mountinfo").unwrap_or_default());
+        let places = text::read("/proc/self/cgroup").unwrap_or_default();
         let mut parents = BTreeMap::new();
         for mount in &mounts {
             let found = match mount.version {

@@ -30,8 +30,8 @@ pub struct NetworkMaker {
 }
 
 impl NetworkMaker {
-    /// Starts the thread. The caller must be single-threaded.
-    pub fn start() -> Result<Self, Errno> {
+    /// Starts the thread. The caller must be single-threaded. If the caller is `busy`, the thread runs on another processor.
+    pub fn start(busy: bool) -> Result<Self, Errno> {
         extern "C" fn body(answer: *mut libc::c_void) -> libc::c_int {
             let made = make_network().unwrap_or_else(|errno| -errno.raw_os_error());
             // SAFETY: the parent keeps the value alive until this thread has ended.
@@ -62,7 +62,9 @@ impl NetworkMaker {
             maker.running.store(0, Ordering::Release);
             return Err(errno);
         }
-        leave_this_processor(thread);
+        if busy {
+            leave_this_processor(thread);
+        }
         Ok(maker)
     }
 

@@ -1,7 +1,6 @@
 //! What the launcher tells the new process while the process confines itself.
 
-use super::io_error;
-use crate::{channel::Channel, protocol};
+use crate::{channel::Channel, plan::SandboxPlan, protocol};
 use agentd_core::{Control, ControlError, ControlStatus};
 use agentd_kernel::idmap::IdMap;
 use serde::{Deserialize, Serialize};
@@ -10,6 +9,9 @@ use std::os::fd::OwnedFd;
 /// Messages from the launcher to the new process during confinement.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ConfineMessage {
+    /// The plan of the sandbox, for a process that was started before the plan was known. It is the first message then. The
+    /// descriptor is the process's end of the channel to the library.
+    Plan(Box<SandboxPlan>),
     /// The launcher has written the id maps.
     IdMap {
         /// User and group ids of the payload.
@@ -39,8 +41,15 @@ pub(super) struct Ids {
 pub(super) struct ConfineChannel(Channel);
 
 impl ConfineChannel {
-    pub(super) fn new(socket: &OwnedFd) -> Result<Self, ControlError> {
-        Ok(Self(Channel::new(socket.try_clone().map_err(|e| io_error("dup", e))?, protocol::MAX_EVENT)))
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        // A plan is as large here as in the library's order.
+        Self(Channel::new(socket, protocol::MAX_REQUEST))
+    }
+
+    /// Waits for the plan, and returns it with the channel to the library.
+    pub(super) fn plan(&mut self) -> Result<(Box<SandboxPlan>, OwnedFd), ControlError> {
+        let (ConfineMessage::Plan(plan), mut fds) = self.receive()? else { return Err(out_of_order()) };
+        Ok((plan, fds.pop().ok_or_else(out_of_order)?))
     }
 
     /// Waits until the launcher has written the id maps.
@@ -72,7 +81,7 @@ mod tests {
     fn failed_socket_of_launcher_keeps_errno() {
         // A pipe is not a socket.
         let (reader, _writer) = rustix::pipe::pipe().unwrap();
-        let error = ConfineChannel::new(&reader).unwrap().receive().unwrap_err();
+        let error = ConfineChannel::new(reader).receive().unwrap_err();
         assert_eq!(error.errno, Some(libc::ENOTSOCK), "{error}");
     }
 }

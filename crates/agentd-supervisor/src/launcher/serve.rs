@@ -1,6 +1,6 @@
 //! The event loop of a launcher: receives orders, carries them out, and sends reports.
 
-use super::{Launcher, ending::Ending, hierarchy, live::Freezing};
+use super::{Launcher, ending::Ending, hierarchy, live::Freezing, prepared::Prepared};
 use crate::{
     channel::{Channel, ChannelError, send, send_some},
     protocol::{self, Event, Order, Report},
@@ -66,6 +66,10 @@ impl Launcher {
                 }
                 Ok(())
             }
+            Order::Prepare { namespaces, seccomp } => {
+                self.prepare(namespaces, seccomp);
+                Ok(())
+            }
             Order::Destroy { id, report } => self.destroy(id, report),
             Order::Freeze { id, frozen } => {
                 self.cancel_freezing(id, "a later order replaced this one")?;
@@ -129,11 +133,15 @@ impl Launcher {
     /// Returns the children of the launcher that are first processes of sandboxes.
     fn first_processes(&self) -> HashSet<i32> {
         let living = self.sandboxes.values().map(|live| live.pid.as_raw_nonzero().get());
+        let living = living.chain(self.prepared.iter().map(Prepared::pid));
         living.chain(self.endings.iter().filter_map(Ending::first_process)).collect()
     }
 
     /// Ends all sandboxes after the library is gone, so without reports.
     pub(super) fn end_all(&mut self) {
+        if let Some(prepared) = self.prepared.take() {
+            prepared.end();
+        }
         self.freezings.clear();
         self.endings.extend(self.sandboxes.drain().map(|(id, live)| Ending::begin(id, live)));
         self.endings.extend(self.failed.drain().map(|(_, ending)| ending.again()));

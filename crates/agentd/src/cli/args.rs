@@ -27,9 +27,7 @@ pub(crate) use sandbox::{CreateArgs, ExecArgs, SandboxCommand};
 pub(crate) use vm::{VmBuildArgs, VmCommand};
 
 use clap::{Args, Parser, Subcommand};
-#[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images")))]
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 /// Run commands of AI agents in sandboxes whose isolation is tested on this machine.
 #[derive(Debug, Parser)]
@@ -37,6 +35,35 @@ use std::path::PathBuf;
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Sub,
+}
+
+impl Cli {
+    /// Parses the arguments of a process, the first of which is the name of the program.
+    ///
+    /// # Errors
+    /// The error, or the text of an option such as `--help`, which clap returns as an error.
+    pub fn parse_all(args: impl Iterator<Item = OsString> + Clone) -> Result<Self, clap::Error> {
+        // Describing all commands takes longer than everything else that parsing does. A run needs one.
+        if args.clone().nth(1).is_some_and(|command| command == "run")
+            && let Ok(RunCli { command: RunSub::Run(run) }) = RunCli::try_parse_from(args.clone())
+        {
+            return Ok(Self { command: Sub::Run(run) });
+        }
+        Self::try_parse_from(args)
+    }
+}
+
+/// The command line with `run` alone. Only [`Cli`] knows enough for errors and help.
+#[derive(Debug, Parser)]
+#[command(name = "agentd")]
+struct RunCli {
+    #[command(subcommand)]
+    command: RunSub,
+}
+
+#[derive(Debug, Subcommand)]
+enum RunSub {
+    Run(Box<RunArgs>),
 }
 
 #[derive(Debug, Subcommand)]

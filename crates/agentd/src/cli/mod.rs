@@ -39,13 +39,14 @@ mod writer;
 use agentd_daemon::OwnMounts;
 use agentd_isolation::blocking::as_sole_task;
 use args::{Cli, DaemonCommand, Sub};
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use failure::{CANNOT, Failure};
 use std::{ffi::OsString, io::Write, path::Path, process::ExitCode};
 
 /// Parses the arguments and runs the command. Returns the exit code.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::parse_all(args.into_iter()) {
         Ok(cli) => cli,
         Err(mut error) => {
             near::suggest_command(&mut error, &Cli::command(), std::env::args_os().skip(1));
@@ -71,6 +72,9 @@ pub fn main() -> ExitCode {
     if !serves && let Err(error) = logging::to_stderr() {
         writer::message(format_args!("{error}"));
         return ExitCode::from(CANNOT);
+    }
+    if let Sub::Run(args) = &cli.command {
+        run::prepare(args);
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

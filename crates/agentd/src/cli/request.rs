@@ -13,7 +13,8 @@ use super::{
 };
 use crate::isolation::grants::Links;
 use agentd_core::{
-    BackendTraits, Command, Grant, IsolationBackend, IsolationError, Limits, Network, Root, SandboxSpec, StdinSource, Writable,
+    BackendTraits, Command, Grant, IsolationBackend, IsolationError, Limits, Network, Profile, Root, SandboxSpec, StdinSource,
+    Writable,
 };
 use directories::{above, here, home, inside, named_directory};
 use std::path::{Path, PathBuf};
@@ -119,7 +120,7 @@ pub(crate) fn sandbox(
         tools = toolchains.variables;
     }
     let home = home(traits, &guard);
-    let network = args.net.map(Into::into).unwrap_or_default();
+    let (network, profile) = network_and_profile(args);
     // Without a boundary, a command uses the caller's network.
     let seen = if traits.boundary { network } else { Network::Host };
     let place = environment::CommandPlace { home: &home, grants: &granted, tools: &tools, root: traits.uid_zero, network: seen };
@@ -134,7 +135,7 @@ pub(crate) fn sandbox(
         links,
         home: Some(home.clone()),
         network,
-        profile: args.profile.map(Into::into).unwrap_or_default(),
+        profile,
         limits: limits(args),
         allow_degraded: args.allow_degraded,
     };
@@ -159,8 +160,13 @@ fn granted(args: &BoundaryArgs, workspace: Option<&Path>, guard: &grants::Guard)
     Ok(grants)
 }
 
+/// Returns the network access and the profile of a sandbox.
+pub(crate) fn network_and_profile(args: &BoundaryArgs) -> (Network, Profile) {
+    (args.net.map(Into::into).unwrap_or_default(), args.profile.map(Into::into).unwrap_or_default())
+}
+
 /// Returns the limits of a sandbox.
-fn limits(args: &BoundaryArgs) -> Limits {
+pub(crate) fn limits(args: &BoundaryArgs) -> Limits {
     Limits {
         cpu_time: args.cpu_time,
         memory: args.memory,

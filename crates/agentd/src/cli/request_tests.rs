@@ -69,3 +69,24 @@ fn cwd_may_exist_only_inside() {
     }
     assert!(named_directory(Path::new("no/such/place"), &granted).unwrap_err().to_string().contains("create it, or"));
 }
+
+#[test]
+fn run_parsed_alone_equals_run_parsed_among_all_commands() {
+    let both = |argv: &[&str]| {
+        let shown = |parsed: Result<Cli, clap::Error>| parsed.map(|cli| format!("{cli:?}")).map_err(|error| error.to_string());
+        (shown(Cli::parse_all(argv.iter().map(Into::into))), shown(Cli::try_parse_from(argv)))
+    };
+    for options in [&[][..], &["--memory", "1G", "--ro", "/usr", "--json"], &["--no-host-tools=all", "-it", "--env", "run=run"]] {
+        let argv = [&["agentd", "run"], options, &["--", "true", "--help"]].concat();
+        let (alone, among) = both(&argv);
+        assert!(alone.is_ok(), "{alone:?}");
+        assert_eq!(alone, among);
+    }
+    for argv in
+        [&["agentd", "run"][..], &["agentd", "run", "--nothing", "true"], &["agentd", "run", "--help"], &["agentd", "rnu"]]
+    {
+        let (alone, among) = both(argv);
+        assert!(alone.is_err(), "{alone:?}");
+        assert_eq!(alone, among);
+    }
+}

@@ -12,9 +12,18 @@ use super::{
     stream, temporary, writer,
 };
 use agentd_core::{Claim, Command, Control, ControlReport, ControlStatus, EndReason, IsolationError, Sandbox};
-use agentd_isolation::{HeadTail, protect::Watch};
+use agentd_isolation::{HeadTail, protect::Watch, shared_kernel};
 use std::sync::{Arc, PoisonError};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Starts what the sandbox of a run is expected to need, while the run is planned. Called before any thread starts.
+pub(crate) fn prepare(args: &RunArgs) {
+    // A machine needs none of it.
+    if !args.explain && selection::is_on_hosts_kernel(args) {
+        let (network, profile) = request::network_and_profile(&args.boundary);
+        shared_kernel::prepare(network, profile, &request::limits(&args.boundary));
+    }
+}
 
 /// Plans and creates the sandbox, runs the command, and destroys the sandbox. Returns the exit code. With `--json`, prints an
 /// object even after an error.

@@ -54,6 +54,13 @@ impl Selected {
     }
 }
 
+/// Returns true if `auto` selects the backend of a run, among those that use the host's kernel.
+pub(crate) fn is_on_hosts_kernel(args: &RunArgs) -> bool {
+    let is_auto = |name: &str| name.is_empty() || name == AUTO;
+    let named = args.backend.clone().unwrap_or_else(|| std::env::var(VARIABLE).unwrap_or_default());
+    is_auto(&named) && !NeededTraits::of(args).own_kernel
+}
+
 /// Selects the backend of `agentd run`, with and without `--explain`.
 ///
 /// # Errors
