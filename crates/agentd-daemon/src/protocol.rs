@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// The protocol version. It changes whenever a message changes: a daemon that was started by another build rejects the request
 /// and reports its version. [`Hello`] begins with the version, and [`Reply::Failed`] with [`Failure::Version`] has the same form
 /// in all versions.
-pub(crate) const VERSION: u32 = 10;
+pub(crate) const VERSION: u32 = 11;
 
 /// Largest frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
 pub(crate) const MAX_FRAME: usize = 4 << 20;
@@ -117,6 +117,9 @@ pub(crate) enum Reply {
     /// A command was started. The descriptors belong to `streams`, in this order. `report` has the changes of protected paths
     /// since the last report.
     Started { streams: Vec<Stream>, layers: Vec<ControlReport>, report: Report },
+    /// The sandbox was removed, or its grants were replaced. Carries the changes of its protected paths that no client has
+    /// received.
+    Compared(Report),
     /// The command has ended. Carries its outcome, and changes of protected paths.
     Ended(Box<Outcome>, Report),
     /// The state of all sandboxes that have processes.
