@@ -81,6 +81,25 @@ fn hundred_thousand_listed_names_end_the_run_with_a_bounded_report_that_names_wh
 }
 
 #[test]
+fn ten_thousand_changes_hide_no_change_of_another_kind_in_the_text() {
+    let project = Project::new();
+    for name in ["a/.envrc", "a/.npmrc"] {
+        fs::create_dir_all(project.path("a")).unwrap();
+        fs::write(project.path(name), "mine").unwrap();
+    }
+    // At the root, in one directory, and as git directories.
+    let script = "i=0; while [ $i -lt 5000 ]; do : >$i.code-workspace; : >a/$i.code-workspace; i=$((i+1)); done
+        i=0; while [ $i -lt 300 ]; do mkdir -p g/$i/objects g/$i/refs; : >g/$i/HEAD; mkdir -p a/$i; : >a/$i/.envrc; i=$((i+1)); done
+        echo evil >zz.sublime-project; rm a/.envrc; echo evil >>a/.npmrc";
+    let said = text(&project.run(&["--timeout", "600"], script).stderr);
+    let tells = |how: &str, name: &str| said.lines().any(|line| line.contains(how) && line.contains(name));
+    assert!(tells("protected path created: ", "/zz.sublime-project"), "{said}");
+    assert!(tells("1 removed: ", ".envrc") && tells("1 changed: ", ".npmrc"), "{said}");
+    assert!(tells("created: ", "git director") && tells("created: ", " *.code-workspace"), "{said}");
+    assert!(said.lines().count() < 10 && said.len() < 8000, "{said}");
+}
+
+#[test]
 fn protected_file_cannot_be_linked_and_its_change_through_an_older_hard_link_is_reported() {
     let project = Project::new();
     for name in ["CLAUDE.md", ".envrc"] {
