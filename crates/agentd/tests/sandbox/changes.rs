@@ -1,4 +1,4 @@
-//! Changes of protected paths that background processes make after the last command: none is lost when the sandbox ends.
+//! Changes of protected paths that no client has received when a sandbox, or the daemon, ends: none is lost.
 
 use crate::place::{SandboxDir, text, until};
 use serde_json::Value;
@@ -7,19 +7,21 @@ use std::{
     process::{Output, Stdio},
 };
 
-/// Creates a sandbox in which a background process creates `.envrc` in the workspace after the last command has ended.
-fn changed_after_the_last_command(options: &[&str]) -> SandboxDir {
+/// Creates a sandbox in which a detached command has created `.envrc` in the workspace, and then runs `then`.
+fn changed_by_detached_command(options: &[&str], then: &str) -> SandboxDir {
     let place = SandboxDir::new();
     let work = place.path("work");
     fs::create_dir(&work).unwrap();
     place.agentd(&[&["create", "dev", "--workspace", work.to_str().unwrap()], options].concat());
-    let script = "(while ! test -e go; do sleep 0.01; done; echo evil >.envrc; mkdir done) </dev/null >/dev/null 2>&1 &";
-    let output = place.output(&["exec", "--cwd", work.to_str().unwrap(), "dev", "--", "sh", "-c", script]);
+    let script = format!("echo evil >.envrc; mkdir done; {then}");
+    let output = place.output(&["exec", "-d", "--cwd", work.to_str().unwrap(), "dev", "--", "sh", "-c", &script]);
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
-    fs::write(work.join("go"), "").unwrap();
-    until("the background process has created the file", || work.join("done").exists());
+    until("the command has created the file", || work.join("done").exists());
     place
 }
+
+/// A command that runs until the sandbox ends.
+const RUNS_ON: &str = "sleep 1000";
 
 fn daemon(place: &SandboxDir, args: &[&str]) -> Output {
     let output = place.agentd_itself().arg("daemon").args(args).stdin(Stdio::null()).output().unwrap();
@@ -34,13 +36,13 @@ fn warns_once(said: &str) {
 }
 
 #[test]
-fn rm_reports_a_change_after_the_last_command() {
-    let place = changed_after_the_last_command(&[]);
+fn rm_reports_a_change_by_a_command_that_still_runs() {
+    let place = changed_by_detached_command(&[], RUNS_ON);
     let output = place.output(&["rm", "dev"]);
     assert!(output.status.success(), "{output:?}");
     warns_once(&text(&output.stderr));
 
-    let place = changed_after_the_last_command(&[]);
+    let place = changed_by_detached_command(&[], RUNS_ON);
     place.agentd(&["create", "other"]);
     // A sandbox that cannot be removed does not hide the report about another one.
     let output = place.output(&["rm", "--json", "other", "dev", "none"]);
@@ -55,26 +57,25 @@ fn rm_reports_a_change_after_the_last_command() {
 }
 
 #[test]
-fn regrant_reports_a_change_after_the_last_command() {
-    let place = changed_after_the_last_command(&[]);
+fn regrant_reports_a_change_that_no_client_has_received() {
+    let place = changed_by_detached_command(&[], "");
+    until("the command has ended", || place.agentd(&["logs", "dev"]).contains("created: "));
     let output = place.output(&["regrant", "dev"]);
     assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "unchanged\n"), "{output:?}");
     warns_once(&text(&output.stderr));
     assert!(place.output(&["exec", "dev", "--", "true"]).stderr.is_empty());
 
-    let place = changed_after_the_last_command(&[]);
+    let place = changed_by_detached_command(&[], "");
+    until("the command has ended", || place.agentd(&["logs", "dev"]).contains("created: "));
     let said: Value = serde_json::from_str(&place.agentd(&["regrant", "--json", "dev"])).unwrap();
     assert_eq!((&said["name"], &said["changes"]), (&"dev".into(), &serde_json::json!([])), "{said}");
     assert_eq!(said["protected_changes"][0]["change"], "created", "{said}");
 }
 
 #[test]
-fn daemon_that_ends_logs_a_change_after_the_last_command_and_the_next_daemon_reports_it() {
-    let place = changed_after_the_last_command(&[]);
+fn daemon_that_ends_logs_a_change_by_a_command_that_still_runs_and_the_next_daemon_reports_it() {
+    let place = changed_by_detached_command(&[], RUNS_ON);
     daemon(&place, &["stop"]);
-    let log = text(&daemon(&place, &["log"]).stdout);
-    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN") && line.contains("/work/.envrc")).collect();
-    assert_eq!(warnings.len(), 1, "{log}");
     warns_once(&place.agentd(&["logs", "dev"]));
     warns_once(&text(&place.output(&["exec", "dev", "--", "true"]).stderr));
     // Each change is reported once, also over the end of a daemon.
@@ -85,14 +86,14 @@ fn daemon_that_ends_logs_a_change_after_the_last_command_and_the_next_daemon_rep
 
 #[test]
 fn report_of_an_ended_daemon_is_given_by_rm() {
-    let place = changed_after_the_last_command(&[]);
+    let place = changed_by_detached_command(&[], RUNS_ON);
     daemon(&place, &["stop"]);
     warns_once(&text(&place.output(&["rm", "dev"]).stderr));
 }
 
 #[test]
 fn change_in_an_expired_sandbox_is_in_the_log_of_the_daemon() {
-    let place = changed_after_the_last_command(&["--idle-ttl", "8s"]);
+    let place = changed_by_detached_command(&["--ttl", "10s"], RUNS_ON);
     until("the sandbox is removed", || place.agentd(&["ls"]).is_empty());
     let log = || text(&daemon(&place, &["log"]).stdout);
     until("the change is in the log", || log().contains("/work/.envrc"));
