@@ -182,20 +182,22 @@ impl Client {
         self.done(Request::Forget { name: name.clone(), snapshot: snapshot.clone() }).await
     }
 
-    /// Replaces the grants of a sandbox in which no command runs. The caller must have resolved the grants.
+    /// Replaces the grants of a sandbox in which no command runs. The caller must have resolved the grants. Returns the changes
+    /// of protected paths since the last report.
     ///
     /// # Errors
     /// As for [`Client::create`].
-    pub async fn regrant(&self, name: &Name, grants: Vec<Grant>) -> Result<(), DaemonError> {
-        self.done(Request::Regrant { name: name.clone(), grants }).await
+    pub async fn regrant(&self, name: &Name, grants: Vec<Grant>) -> Result<Report, DaemonError> {
+        self.compared(Request::Regrant { name: name.clone(), grants }).await
     }
 
-    /// Ends the processes of a sandbox and removes the sandbox with all its data.
+    /// Ends the processes of a sandbox and removes the sandbox with all its data. Returns the changes of protected paths since
+    /// the last report.
     ///
     /// # Errors
     /// As for [`Client::create`].
-    pub async fn remove(&self, name: &Name) -> Result<(), DaemonError> {
-        self.done(Request::Remove { name: name.clone() }).await
+    pub async fn remove(&self, name: &Name) -> Result<Report, DaemonError> {
+        self.compared(Request::Remove { name: name.clone() }).await
     }
 
     /// Returns the paths that a sandbox changed, sorted: since a snapshot, or compared with the given layers of its image.
@@ -259,6 +261,13 @@ impl Client {
     async fn request_controls(&self, request: Request) -> Result<(Vec<ControlReport>, Report), DaemonError> {
         match self.ask(request, None).await?.receive::<Reply>().await?.0 {
             Reply::Made(controls, report) => Ok((controls, report)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn compared(&self, request: Request) -> Result<Report, DaemonError> {
+        match self.ask(request, None).await?.receive::<Reply>().await?.0 {
+            Reply::Compared(report) => Ok(report),
             other => Err(unexpected(other)),
         }
     }

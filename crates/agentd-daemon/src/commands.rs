@@ -20,7 +20,7 @@ impl Server {
     pub(crate) async fn exec(&self, name: &Name, command: Command, client: &mut Connection) -> Result<(), DaemonError> {
         let (sandbox, running, watched) = self.used_by_command(name).await?;
         let mut handle = sandbox.exec_streaming(command).await?;
-        watched.deliver(|report| send_streams(client, handle.take_streams(), sandbox.controls(), report))?;
+        watched.deliver(|report| send_streams(client, handle.take_streams(), sandbox.controls(), report)).await?;
         let outcome = loop {
             tokio::select! {
                 outcome = handle.wait() => break outcome,
@@ -37,18 +37,18 @@ impl Server {
             }
         };
         self.used(name).await;
-        drop(running);
+        // The sandbox counts as used until the changes are recorded: a request that ends the sandbox reports them.
         let report = watched.compare_after().await?;
+        drop(running);
         let sent = match outcome {
-            Ok(outcome) => watched.deliver(|report| Ok(client.send(&Reply::Ended(Box::new(outcome), report), &[])?)),
-            Err(error) => Err(error.into()),
+            Ok(outcome) => watched.deliver(|report| Ok(client.send(&Reply::Ended(Box::new(outcome), report), &[])?)).await,
+            Err(error) => {
+                watched.keep().await;
+                Err(error.into())
+            }
         };
         if sent.is_err() {
-            // The report is also written to the log, because the daemon may end before the next client connects. If the disk is
-            // full, only the next client of this daemon receives the report.
-            let folder = self.state.log_directory(name);
-            let noted = async { log::note(log::open(folder).await.map(|[notes]| notes)?, report).await };
-            noted.await.or_warn("write changes of protected paths to the sandbox's log", name);
+            watched.note(name, report).await;
         }
         sent
     }
@@ -78,16 +78,19 @@ impl Server {
         // If the client is gone, the command continues, and the next client receives the report.
         watched
             .deliver(|report| client.send(&Reply::Made(sandbox.controls().to_vec(), report), &[]))
+            .await
             .or_debug("reply to the client of a detached command", name);
         let (server, name) = (self.clone(), name.clone());
         self.writers.start(async move {
             handle.wait().await.or_warn("wait for a detached command", &name);
             server.used(&name).await;
-            drop(running);
+            // The report goes to the log, and also to the next client.
             if let Some(report) = watched.compare_after().await.or_warn("compare protected paths", &name) {
                 // The report is also written to the log, because the daemon may end before the next client connects.
                 log::note(notes, report).await.or_warn("write changes of protected paths to the sandbox's log", &name);
             }
+            watched.keep().await;
+            drop(running);
         });
         Ok(())
     }

@@ -1,10 +1,15 @@
 //! Ends unused resources: sandboxes whose time to live is over, processes of idle sandboxes, and mounted disks.
 
-use crate::{error::DaemonError, serve::Server, ttl};
+use crate::{error::DaemonError, protection, serve::Server, ttl};
 use agentd_isolation::layered::runtime::SandboxRuntime;
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::{Lifetime, Name, State};
-use std::{sync::PoisonError, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+use tokio::sync::OwnedMutexGuard;
 
 /// The time after which the processes of an unused sandbox are ended. Its data stays on disk.
 const WARM: Duration = Duration::from_secs(300);
@@ -12,26 +17,27 @@ const WARM: Duration = Duration::from_secs(300);
 /// The time for which the disk of a sandbox without processes stays mounted, in case the sandbox is started again.
 const MOUNTED: Duration = Duration::from_secs(10);
 
+/// The time for which the daemon compares protected paths at its end.
+const COMPARE: Duration = Duration::from_secs(20);
+
 impl Server {
     /// Removes the sandboxes whose time to live is over, and ends the processes of idle sandboxes. Returns true if the daemon
     /// must keep running.
-    pub(crate) async fn expire_idle(&self) -> bool {
+    pub(crate) async fn expire_idle(self: &Arc<Self>) -> bool {
         let now = ttl::now();
         let mut busy = false;
         let lifetimes = self.lifetimes().await.or_warn("list sandboxes", "store").unwrap_or_default();
         for (name, lifetime) in lifetimes {
             let runtime = self.runtimes.get(&name);
             // A locked sandbox is in use, so it is not idle; it is checked next time.
-            let Ok(mut runtime) = runtime.try_lock() else {
+            let Ok(mut runtime) = runtime.try_lock_owned() else {
                 busy = true;
                 continue;
             };
             let running = runtime.running.as_ref().is_some_and(|running| running.commands_running() > 0);
             if ttl::over(&lifetime, running, now) && self.is_over(&name, running, now).await {
-                // A sandbox that cannot be removed now is tried again next time.
-                if self.remove(&name, runtime).await.or_warn("remove expired sandbox", &name).is_some() {
-                    tracing::info!(%name, "sandbox removed: its time to live has expired");
-                }
+                self.remove_expired(name, runtime);
+                busy = true;
                 continue;
             }
             self.end_if_idle(&name, &mut runtime, running).await;
@@ -40,6 +46,18 @@ impl Server {
         self.runtimes.remove_unused();
         self.unmount_unused_disks(MOUNTED).await;
         busy
+    }
+
+    /// Removes a sandbox in a task of its own: the comparison of its protected paths may take long, and the caller has to accept
+    /// clients. A sandbox that cannot be removed now is tried again next time.
+    fn remove_expired(self: &Arc<Self>, name: Name, runtime: OwnedMutexGuard<SandboxRuntime>) {
+        let server = self.clone();
+        self.writers.start(async move {
+            if let Some(report) = server.remove(&name, runtime).await.or_warn("remove expired sandbox", &name) {
+                tracing::info!(%name, "sandbox removed: its time to live has expired");
+                protection::warn(&name, &report);
+            }
+        });
     }
 
     /// Returns the lifetimes of all sandboxes. Reads only records that have changed.
@@ -64,8 +82,13 @@ impl Server {
     async fn end_if_idle(&self, name: &Name, runtime: &mut SandboxRuntime, running: bool) {
         let unused = runtime.used.is_none_or(|used| used.elapsed() >= WARM);
         if runtime.running.is_some() && unused && !running && !runtime.paused {
-            runtime.end().await.or_warn("end idle sandbox", name);
+            if runtime.end().await.or_warn("end idle sandbox", name).is_none() {
+                return;
+            }
             tracing::info!(%name, "idle sandbox ended");
+            if let Some(watched) = self.watches.find(name) {
+                self.writers.start(watched.note_ended(name.clone(), true));
+            }
         }
     }
 
@@ -78,13 +101,28 @@ impl Server {
         self.on_disk(rest).await.or_warn("unmount unused disks", unused);
     }
 
-    /// Ends all processes of all sandboxes, writes the rest of their output, and unmounts their disks.
+    /// Ends all processes of all sandboxes, writes the rest of their output, compares their protected paths, and unmounts their
+    /// disks.
     pub(crate) async fn end(&self) {
+        let mut remaining = HashSet::new();
         for (name, runtime) in self.runtimes.each() {
             // The launcher ends processes that cannot be ended here.
-            runtime.lock().await.end().await.or_warn("end sandbox", &name);
+            if runtime.lock().await.end().await.or_warn("end sandbox", &name).is_none() {
+                remaining.insert(name);
+            }
         }
         self.writers.finish().await;
+        let compare = async {
+            for (name, watched) in self.watches.each() {
+                let ended = !remaining.contains(&name);
+                watched.note_ended(name, ended).await;
+            }
+        };
+        if tokio::time::timeout(COMPARE, compare).await.or_warn("compare protected paths in time", "daemon").is_none() {
+            for (_, watched) in self.watches.each() {
+                watched.keep().await;
+            }
+        }
         self.unmount_unused_disks(Duration::ZERO).await;
     }
 }

@@ -12,10 +12,10 @@
 //! - `client` and `control` are the client's side, and find the daemon through its `folder`; `protocol`, `connection` and
 //!   `report` are the messages.
 //! - `admission` decides which clients are served, and `key` is what a client in other namespaces must present.
-//! - `process` is the daemon's process, `serve` and `commands` carry out requests, `idle` ends unused resources,
+//! - `process` is the daemon's process, `serve`, `commands` and `removal` carry out requests, `idle` ends unused resources,
 //!   and `runtimes` holds the running sandboxes.
-//! - `protection` tracks protected paths, `ttl` the lifetimes, `log` the output of detached commands, `daemon_log` the daemon's
-//!   own log.
+//! - `protection` tracks protected paths, and `unreported` keeps their changes for the next daemon; `ttl` tracks the lifetimes.
+//! - `log` is the output of detached commands, `daemon_log` the daemon's own log.
 
 mod admission;
 mod client;
@@ -34,10 +34,12 @@ mod log;
 mod process;
 mod protection;
 mod protocol;
+mod removal;
 mod report;
 mod runtimes;
 mod serve;
 mod ttl;
+mod unreported;
 
 pub use agentd_kernel::mount::OwnMounts;
 pub use client::{After, Client, Started};

@@ -1,24 +1,16 @@
-//! Tracks changes of protected paths of running sandboxes. The paths are compared before and after each command; the next client
-//! receives the differences.
+//! Tracks changes of protected paths of running sandboxes. The paths are compared before and after each command, and when the
+//! processes of the sandbox have ended; the next client receives the differences.
 
-use crate::error::DaemonError;
+use crate::{error::DaemonError, log, unreported};
 use agentd_core::Grant;
 use agentd_isolation::protect::{Gaps, Report, Watch};
+use agentd_log::LogFailure as _;
 use agentd_sandboxes::Name;
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-
-/// The protected paths of one sandbox.
-pub(crate) struct Watched {
-    watch: Watch,
-    /// Changes that were not reported to a client yet.
-    pending: Report,
-    /// True if the running sandbox does not protect a path that the next start will protect. A reported change stays unprotected
-    /// until that start.
-    outdated: bool,
-}
 
 /// The protected paths of all sandboxes that this daemon has started.
 #[derive(Default)]
@@ -26,19 +18,69 @@ pub(crate) struct Watches(Mutex<HashMap<Name, SharedWatch>>);
 
 /// The protected paths of a sandbox, shared by all requests that concern the sandbox.
 #[derive(Clone)]
-pub(crate) struct SharedWatch(Arc<Mutex<Watched>>);
+pub(crate) struct SharedWatch(Arc<Watched>);
+
+struct Watched {
+    /// Locked during a comparison, which may take seconds in a large tree. No thread waits for this lock, only tasks.
+    watch: Arc<tokio::sync::Mutex<Watch>>,
+    /// Locked only for a moment, never during a comparison or while a file is written.
+    found: Mutex<Found>,
+    /// The sandbox's folder for logs.
+    folder: PathBuf,
+    /// Whether the folder has a file of unreported changes. Locked while the file is written.
+    has_file: tokio::sync::Mutex<bool>,
+}
+
+/// The results of the comparisons so far.
+#[derive(Default)]
+struct Found {
+    /// Changes that were not reported to a client yet.
+    pending: Report,
+    /// The parts that comparisons before commands left out. They are reported after the command: otherwise, each exec in a large
+    /// tree would report them twice.
+    gaps_before: Gaps,
+    /// True if the running sandbox does not protect a path that the next start will protect. A reported change stays unprotected
+    /// until that start.
+    outdated: bool,
+    /// The number of starts of the sandbox.
+    starts: u64,
+    /// The number of starts whose processes had ended when the paths were compared.
+    compared_starts: u64,
+}
+
+/// The time of a comparison.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    BeforeCommand,
+    AfterCommand,
+    /// All processes of this number of starts have ended.
+    AfterEnd(u64),
+}
 
 impl Watches {
-    /// Returns the protected paths of a sandbox. `grants` are the grants in its record; the first call inspects their protected
-    /// paths.
-    pub(crate) async fn get(&self, name: &Name, grants: Vec<Grant>) -> Result<SharedWatch, DaemonError> {
-        if let Some(watched) = self.all().get(name) {
-            return Ok(watched.clone());
+    /// Returns the protected paths of a sandbox. `grants` are the grants in its record, and `folder` is its folder for logs. The
+    /// first call inspects the protected paths, and reads the changes that an earlier daemon could not report.
+    pub(crate) async fn get(&self, name: &Name, grants: Vec<Grant>, folder: PathBuf) -> Result<SharedWatch, DaemonError> {
+        if let Some(watched) = self.find(name) {
+            return Ok(watched);
         }
-        let begun =
-            blocking(move || Watched { watch: Watch::begin(&grants), pending: Report::default(), outdated: false }).await?;
-        let shared = SharedWatch(Arc::new(Mutex::new(begun)));
+        let object = name.clone();
+        let begin = move || {
+            let pending = unreported::read(&folder).or_warn("read unreported changes of protected paths", object);
+            Watched::new(Watch::begin(&grants), pending.unwrap_or_default(), folder)
+        };
+        let shared = SharedWatch(Arc::new(blocking(begin).await?));
         Ok(self.all().entry(name.clone()).or_insert(shared).clone())
+    }
+
+    /// Returns the protected paths of a sandbox if this daemon has started that sandbox.
+    pub(crate) fn find(&self, name: &Name) -> Option<SharedWatch> {
+        self.all().get(name).cloned()
+    }
+
+    /// Returns the protected paths of all sandboxes that this daemon has started.
+    pub(crate) fn each(&self) -> Vec<(Name, SharedWatch)> {
+        self.all().iter().map(|(name, watched)| (name.clone(), watched.clone())).collect()
     }
 
     /// Forgets a sandbox that was removed, or whose grants have changed.
@@ -51,59 +93,151 @@ impl Watches {
     }
 }
 
+impl Watched {
+    fn new(watch: Watch, pending: Report, folder: PathBuf) -> Self {
+        let has_file = tokio::sync::Mutex::new(!pending.is_empty());
+        let found = Mutex::new(Found { pending, ..Found::default() });
+        Self { watch: Arc::new(tokio::sync::Mutex::new(watch)), found, folder, has_file }
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Found {
+    /// Records the result of a comparison. Returns the differences, limited to the size of a message.
+    fn record(&mut self, full: Report, outdated: bool, moment: Moment) -> Report {
+        let mut report = Report::default();
+        report.add(full);
+        match moment {
+            Moment::BeforeCommand => self.gaps_before.merge(std::mem::take(&mut report.gaps)),
+            Moment::AfterCommand => report.gaps.merge(std::mem::take(&mut self.gaps_before)),
+            Moment::AfterEnd(starts) => {
+                report.gaps.merge(std::mem::take(&mut self.gaps_before));
+                self.compared_starts = self.compared_starts.max(starts);
+            }
+        }
+        self.outdated |= outdated;
+        self.pending.add(report.clone());
+        report
+    }
+}
+
 impl SharedWatch {
-    /// Compares the paths with the last comparison, before a command. An incomplete comparison is reported only after the
-    /// command.
+    /// Compares the paths with the last comparison, before a command. What the comparison left out is reported after the command.
     pub(crate) async fn compare_before(&self) -> Result<(), DaemonError> {
-        self.compare(|report| report.gaps = Gaps::default()).await.map(drop)
+        self.compare(Moment::BeforeCommand, true).await.map(drop)
     }
 
     /// Compares the paths with the last comparison, after a command. Returns the differences, and keeps them until they are
     /// reported.
     pub(crate) async fn compare_after(&self) -> Result<Report, DaemonError> {
-        self.compare(|_| ()).await
+        self.compare(Moment::AfterCommand, true).await
     }
 
-    async fn compare(&self, adapt: impl FnOnce(&mut Report) + Send + 'static) -> Result<Report, DaemonError> {
-        let shared = self.clone();
+    /// Compares the paths like [`SharedWatch::compare_after`], once all processes of the sandbox have ended: background processes
+    /// may have changed a path after the last command. Does nothing if the paths were compared since the last start ended.
+    /// `ended` is false if processes may remain. The caller holds the lock on the sandbox when it calls this function, and may
+    /// release the lock before it awaits the result.
+    pub(crate) fn compare_ended(&self, ended: bool) -> impl Future<Output = Result<Report, DaemonError>> + Send + use<> {
+        let (watched, starts) = (self.clone(), self.0.found().starts);
+        async move {
+            if watched.0.found().compared_starts >= starts {
+                return Ok(Report::default());
+            }
+            watched.compare(Moment::AfterEnd(starts), ended).await
+        }
+    }
+
+    async fn compare(&self, moment: Moment, ended: bool) -> Result<Report, DaemonError> {
+        let mut watch = self.0.watch.clone().lock_owned().await;
+        let shared = self.0.clone();
+        // Recorded in the same thread, so that no difference is lost if nothing awaits the result any more.
         blocking(move || {
-            let mut watched = shared.lock();
-            let mut report = watched.watch.report();
-            adapt(&mut report);
-            watched.outdated = watched.outdated || watched.watch.needs_restart(&report.changes);
-            watched.pending.add(report.clone());
-            report
+            if !ended {
+                watch.processes_may_remain();
+            }
+            let full = watch.full_report();
+            let outdated = watch.needs_restart(&full.changes);
+            shared.found().record(full, outdated, moment)
         })
         .await
     }
 
     /// Returns true if the running sandbox does not protect all paths that it should.
     pub(crate) fn is_outdated(&self) -> bool {
-        self.lock().outdated
+        self.0.found().outdated
     }
 
     /// Records a start of the sandbox, which protects all current paths. `restarted` is true if the start replaces running
     /// processes.
     pub(crate) fn starts(&self, restarted: bool) {
-        let mut watched = self.lock();
-        watched.outdated = false;
-        watched.pending.restarted |= restarted;
+        let mut found = self.0.found();
+        found.outdated = false;
+        found.starts += 1;
+        found.pending.restarted |= restarted;
     }
 
     /// Sends all unreported changes with `send`. Keeps them if `send` fails.
-    pub(crate) fn deliver<E>(&self, send: impl FnOnce(Report) -> Result<(), E>) -> Result<(), E> {
-        let pending = std::mem::take(&mut self.lock().pending);
+    pub(crate) async fn deliver<E>(&self, send: impl FnOnce(Report) -> Result<(), E>) -> Result<(), E> {
+        let pending = self.take();
         let sent = send(pending.clone());
         if sent.is_err() {
-            let mut watched = self.lock();
-            let later = std::mem::replace(&mut watched.pending, pending);
-            watched.pending.add(later);
+            let mut found = self.0.found();
+            let later = std::mem::replace(&mut found.pending, pending);
+            found.pending.add(later);
         }
+        self.keep().await;
         sent
     }
 
-    fn lock(&self) -> MutexGuard<'_, Watched> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Removes and returns all unreported changes.
+    pub(crate) fn take(&self) -> Report {
+        std::mem::take(&mut self.0.found().pending)
+    }
+
+    /// Writes the unreported changes to the file that the next daemon reads.
+    pub(crate) async fn keep(&self) {
+        let mut has_file = self.0.has_file.lock().await;
+        let pending = self.0.found().pending.clone();
+        if pending.is_empty() && !*has_file {
+            return;
+        }
+        let (is_empty, shared) = (pending.is_empty(), self.0.clone());
+        let written = blocking(move || unreported::write(&shared.folder, &pending)).await;
+        let written = written.and_then(|written| written.map_err(DaemonError::io("write unreported changes of protected paths")));
+        // Without the file, the changes are still reported by this daemon.
+        if written.or_warn("keep changes of protected paths", &self.0.folder).is_some() {
+            *has_file = !is_empty;
+        }
+    }
+
+    /// Compares the paths after the processes of a sandbox have ended without a client. Writes the differences to the log of the
+    /// sandbox and to that of the daemon, and keeps them for the next client.
+    pub(crate) fn note_ended(&self, name: Name, ended: bool) -> impl Future<Output = ()> + Send + use<> {
+        let (watched, compared) = (self.clone(), self.compare_ended(ended));
+        async move {
+            if let Some(report) = compared.await.or_warn("compare protected paths", &name).filter(|report| !report.is_empty()) {
+                warn(&name, &report);
+                watched.note(&name, report).await;
+            }
+            watched.keep().await;
+        }
+    }
+
+    /// Writes changes to the log of the sandbox.
+    pub(crate) async fn note(&self, name: &Name, report: Report) {
+        let noted = async { log::note(log::open(self.0.folder.clone()).await.map(|[notes]| notes)?, report).await };
+        // If the disk is full, the note is lost, but the next client still receives the report.
+        noted.await.or_warn("write changes of protected paths to the sandbox's log", name);
+    }
+}
+
+/// Writes changes that no client receives to the daemon's log.
+pub(crate) fn warn(name: &Name, report: &Report) {
+    for warning in report.warnings() {
+        tracing::warn!(%name, warning, "protected paths changed");
     }
 }
 
@@ -114,47 +248,5 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use agentd_core::Access;
-    use agentd_isolation::protect;
-    use std::fs;
-
-    async fn shared(root: &std::path::Path) -> SharedWatch {
-        let protect = protect::names(root).unwrap();
-        let grant = Grant { protect, ..Grant::new(root, Access::ReadWrite) };
-        Watches::default().get(&"dev".parse().unwrap(), vec![grant]).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn undelivered_report_is_delivered_again() {
-        let root = tempfile::tempdir().unwrap();
-        let watched = shared(root.path()).await;
-        fs::write(root.path().join("AGENTS.md"), "evil").unwrap();
-        watched.compare_after().await.unwrap();
-        let mut sent = Vec::new();
-        for delivered in [false, true, true] {
-            let send = |report: Report| {
-                sent.push(report.changes.len());
-                delivered.then_some(()).ok_or(())
-            };
-            assert_eq!(watched.deliver(send).is_ok(), delivered);
-        }
-        assert_eq!(sent, [1, 1, 0]);
-    }
-
-    #[tokio::test]
-    async fn sandbox_stays_outdated_after_a_reported_change_until_the_next_start() {
-        let root = tempfile::tempdir().unwrap();
-        let watched = shared(root.path()).await;
-        assert!(!watched.is_outdated());
-        fs::write(root.path().join("AGENTS.md"), "evil").unwrap();
-        watched.compare_after().await.unwrap();
-        watched.deliver(|_| Ok::<_, ()>(())).unwrap();
-        watched.compare_before().await.unwrap();
-        assert!(watched.is_outdated());
-        watched.starts(true);
-        assert!(!watched.is_outdated());
-        watched.deliver(|report| report.restarted.then_some(()).ok_or(())).unwrap();
-    }
-}
+#[path = "protection_tests.rs"]
+mod tests;

@@ -11,12 +11,8 @@ use crate::{
     runtimes::Runtimes,
     ttl,
 };
-use agentd_core::{ControlReport, Grant, GuardRule, Sandbox, SandboxSpec};
-use agentd_isolation::{
-    grants,
-    layered::runtime::{self, SandboxRuntime},
-    protect::Report,
-};
+use agentd_core::{ControlReport, GuardRule, Sandbox, SandboxSpec};
+use agentd_isolation::{grants, layered::runtime, protect::Report};
 use agentd_kernel::peer::Peer;
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::{ForkSource, Lifetimes, Name, SandboxSettings, SaveMode, State, StateError};
@@ -25,7 +21,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex},
 };
-use tokio::sync::{MutexGuard, OnceCell};
+use tokio::sync::OnceCell;
 
 /// The pending result of an attack on a sandbox: why the boundary is not proven, if it is not.
 pub type Proof = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -175,10 +171,13 @@ impl Server {
                 let problems = self.on_disk(State::fsck).await?;
                 return Ok(Some((Reply::Done, Some(report::write_problems(&problems)?))));
             }
-            Request::Regrant { name, grants } => self.regrant(name, grants).await?,
+            Request::Regrant { name, grants } => {
+                self.regrant(&name, grants, client).await?;
+                return Ok(None);
+            }
             Request::Remove { name } => {
-                let runtime = self.runtimes.get(&name);
-                self.remove(&name, runtime.lock().await).await?;
+                self.remove_for(&name, client).await?;
+                return Ok(None);
             }
             Request::Read { name, path } => {
                 let content = self.read(&name, &path).await?;
@@ -267,7 +266,7 @@ impl Server {
     async fn watched(&self, name: &Name) -> Result<SharedWatch, DaemonError> {
         let of = name.clone();
         let record = self.on_disk(move |state| state.record(&of)).await?;
-        self.watches.get(name, record.about.spec.grants).await
+        self.watches.get(name, record.about.spec.grants, self.state.log_directory(name)).await
     }
 
     /// Records that a sandbox was used now, if it has an idle time to live. The sandbox must count as used until this method
@@ -341,53 +340,12 @@ impl Server {
         let mut runtime = runtime.lock().await;
         Ok(runtime.restore(self.runtimes.place(&self.state, name), snapshot).await?)
     }
-
-    async fn regrant(&self, name: Name, grants: Vec<Grant>) -> Result<(), DaemonError> {
-        let mut spec = SandboxSpec { grants, ..SandboxSpec::default() };
-        compare(&mut spec)?;
-        let runtime = self.runtimes.get(&name);
-        let mut runtime = runtime.lock().await;
-        if runtime.running.as_ref().is_some_and(|running| running.commands_running() > 0) {
-            return Err(DaemonError::Refused(format!(
-                "replace the grants of sandbox {name}: commands are running in it — end them, then try again"
-            )));
-        }
-        runtime.end().await?;
-        let of = name.clone();
-        self.on_disk(move |state| state.regrant(&of, spec.grants)).await?;
-        // The protected paths of the new grants are inspected when the sandbox is used next.
-        self.watches.forget(&name);
-        Ok(())
-    }
-
-    pub(crate) async fn remove(&self, name: &Name, mut runtime: MutexGuard<'_, SandboxRuntime>) -> Result<(), DaemonError> {
-        runtime.end().await?;
-        let name = name.clone();
-        self.watches.forget(&name);
-        self.on_disk(move |state| state.remove(&name)).await?;
-        drop(runtime);
-        self.collect().await
-    }
-
-    /// Removes layers and disks that were created for a request that then failed.
-    async fn collected_unless(&self, done: Result<(), DaemonError>) -> Result<(), DaemonError> {
-        if done.is_err() {
-            // Only the first error is reported.
-            self.collect().await.or_warn("remove unused layers", "store");
-        }
-        done
-    }
-
-    /// Removes layers that no sandbox needs.
-    async fn collect(&self) -> Result<(), DaemonError> {
-        self.on_disk(State::collect).await.map(drop)
-    }
 }
 
 /// Compares the objects of grants with those that the client granted. A grant without an object is refused: the client may be in
 /// another mount namespace, in which the path leads to another object. The guard decides about each grant, whatever the client
 /// says.
-fn compare(spec: &mut SandboxSpec) -> Result<(), DaemonError> {
+pub(crate) fn compare(spec: &mut SandboxSpec) -> Result<(), DaemonError> {
     if let Some(waived) = spec.grants.iter().find(|grant| grant.guard != GuardRule::Apply) {
         return Err(DaemonError::Refused(format!(
             "grant {}: the request waives the guard, which the daemon never does — request the grant with the rule `apply`",
@@ -406,7 +364,7 @@ fn compare(spec: &mut SandboxSpec) -> Result<(), DaemonError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentd_core::Access;
+    use agentd_core::{Access, Grant};
 
     #[test]
     fn grant_that_the_client_did_not_resolve_is_refused() {

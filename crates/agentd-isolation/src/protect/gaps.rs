@@ -50,7 +50,8 @@ impl Gaps {
         }
     }
 
-    pub(super) fn merge(&mut self, other: Self) {
+    /// Adds the paths of another comparison for causes that this one lacks.
+    pub fn merge(&mut self, other: Self) {
         for gap in other.0 {
             self.add(&gap.path, gap.cause);
         }

@@ -11,13 +11,14 @@
 //! - `plan`, `release`: the protected paths of a grant, and those that the user releases
 //! - `search`, `listing`, `tree`: git directories, and listed names in subdirectories, anywhere in a tree
 //! - `subdirectory`: matches names with the list
-//! - `report`, `summary`, `gaps`: what a comparison found, and what it left out
+//! - `report`, `group`, `summary`, `gaps`: what a comparison found, and what it left out
 //! - `state`, `watch`: the state of a path, and its changes
 //! - `tracked`: protected files that git could not check out
 //! - `read`: safe reading of files that a payload may have created
 
 mod gaps;
 mod git;
+mod group;
 mod list;
 mod listing;
 mod plan;
@@ -34,6 +35,7 @@ mod watch;
 
 pub use gaps::{Cause, Gap, Gaps};
 pub(crate) use git::fuzz;
+pub use group::{Group, Omitted};
 pub(crate) use plan::complete;
 pub use plan::{names, repository_outside};
 pub use release::{NotReleased, release};

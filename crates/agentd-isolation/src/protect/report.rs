@@ -1,6 +1,10 @@
 //! Reports of changed protected paths.
 
-use super::{gaps::Gaps, subdirectory, summary};
+use super::{
+    gaps::Gaps,
+    group::{Group, Omitted},
+    summary,
+};
 use agentd_core::escape;
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, fmt, path::PathBuf};
@@ -8,12 +12,11 @@ use std::{collections::HashMap, fmt, path::PathBuf};
 /// The maximum number of changes that a report names.
 pub(super) const MAX_REPORTED: usize = 256;
 
-/// The kind of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The kind of a change. Changes of what existed come before creations: host tools already obey such a path, and a payload can
+/// create any number of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum How {
-    /// The path did not exist before.
-    Created,
     /// The path no longer exists.
     Removed,
     /// Another file or directory is at the path. A running sandbox does not protect the new object.
@@ -22,6 +25,11 @@ pub enum How {
     Changed,
     /// Git in the sandbox checked out another version but could not write the file: the index has changed, the file has not.
     NotUpdated,
+    /// The path exists, but an earlier comparison was incomplete and did not see it. The path may have been created or changed
+    /// since.
+    NotCompared,
+    /// The path did not exist before.
+    Created,
 }
 
 /// A difference of one path between two observations.
@@ -36,9 +44,9 @@ pub struct Change {
     pub is_git_directory: bool,
     /// The SHA-256 digest of the present content, for a regular file of at most 1 MiB among the first changes of a report.
     pub digest: Option<[u8; 32]>,
-    /// The grant, if the path is a listed name in one of its subdirectories, or lies in one.
+    /// The innermost grant with protected paths that contains the path.
     #[serde(with = "agentd_kernel::path_bytes::maybe")]
-    pub below: Option<PathBuf>,
+    pub grant: Option<PathBuf>,
 }
 
 impl fmt::Display for How {
@@ -49,6 +57,7 @@ impl fmt::Display for How {
             Self::Replaced => "replaced",
             Self::Changed => "changed",
             Self::NotUpdated => "not updated",
+            Self::NotCompared => "not compared before",
         })
     }
 }
@@ -66,6 +75,13 @@ impl fmt::Display for Change {
                  change"
             );
         }
+        if self.how == How::NotCompared {
+            return write!(
+                f,
+                "{what} not compared before: {path}: an earlier comparison was incomplete, so this path may have been created or \
+                 changed since — review it before use"
+            );
+        }
         write!(f, "{what} {}: {path}: host tools may execute or load this path — review it before use", self.how)
     }
 }
@@ -73,10 +89,10 @@ impl fmt::Display for Change {
 /// The changes of protected paths, limited to the size of a message.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// The first changes.
+    /// The most important changes.
     pub changes: Vec<Change>,
-    /// The number of further changes.
-    pub omitted: u64,
+    /// The numbers of further changes.
+    pub omitted: Omitted,
     /// The parts that were not compared, so that changes may be missing.
     pub gaps: Gaps,
     /// Whether the sandbox was restarted because it did not protect the objects now at protected paths.
@@ -84,27 +100,34 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds the content of another report, up to the limit of changes.
+    /// Adds the content of another report, up to the limit of changes. Every change beyond the limit is counted.
     pub fn add(&mut self, other: Self) {
         self.changes.extend(other.changes);
+        self.omitted.merge(other.omitted);
         prioritize(&mut self.changes);
-        self.omitted += other.omitted + self.changes.len().saturating_sub(MAX_REPORTED) as u64;
-        self.changes.truncate(MAX_REPORTED);
+        for change in self.changes.drain(self.changes.len().min(MAX_REPORTED)..) {
+            self.omitted.add(Group::of(&change), 1);
+        }
         self.gaps.merge(other.gaps);
         self.restarted |= other.restarted;
     }
 
-    /// Returns the warnings for the user, one line each.
+    /// Returns whether there is nothing to report.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.omitted.is_empty() && self.gaps.is_empty() && !self.restarted
+    }
+
+    /// Returns the warnings for the user, one line each. Every change is shown, or counted by kind of change and listed name.
     pub fn warnings(&self) -> Vec<String> {
-        let (below, own): (Vec<&Change>, Vec<&Change>) = self.changes.iter().partition(|change| change.below.is_some());
-        let mut warnings: Vec<String> = own.iter().take(MAX_REPORTED).map(ToString::to_string).collect();
-        warnings.extend(summary::lines(&below));
-        let omitted = self.omitted + own.len().saturating_sub(MAX_REPORTED) as u64;
-        if omitted > 0 {
-            warnings.push(format!("{omitted} more protected paths changed — review the whole workspace"));
-        }
-        warnings.extend(self.gaps.iter().map(ToString::to_string));
-        if self.restarted {
+        let mut limited = Self::default();
+        limited.add(self.clone());
+        let is_below = |change: &&Change| Group::of(change).in_subdirectory;
+        let (below, at_root): (Vec<&Change>, Vec<&Change>) = limited.changes.iter().partition(is_below);
+        let mut warnings = summary::lines_at_root(&at_root);
+        warnings.extend(summary::lines_below(&below));
+        warnings.extend(limited.omitted.lines());
+        warnings.extend(limited.gaps.iter().map(ToString::to_string));
+        if limited.restarted {
             warnings.push(
                 "sandbox restarted: protected paths had been created or replaced and were writable in it: its background \
                  processes were ended and its /tmp was emptied — start the background processes again"
@@ -115,19 +138,24 @@ impl Report {
     }
 }
 
-/// Puts the most important changes first if there are more than a report names: those outside of subdirectories, then one of each
-/// kind of listed name. So a payload cannot hide a change behind many changes of another kind.
+/// Puts the most important changes first if there are more than a report names. The first change of each group comes first, so
+/// that a payload cannot hide a change behind many others: those at the roots of grants before those in subdirectories, and
+/// changes of what existed before creations. Of the other changes, creations come last.
 pub(super) fn prioritize(changes: &mut [Change]) {
     if changes.len() <= MAX_REPORTED {
         return;
     }
-    let mut counts: HashMap<Vec<u8>, usize> = HashMap::new();
+    let mut counts: HashMap<Group, usize> = HashMap::new();
     changes.sort_by_cached_key(|change| {
-        let path = change.below.as_ref().and_then(|grant| change.path.strip_prefix(grant).ok());
-        path.map_or(0, |path| {
-            let count = counts.entry(subdirectory::kind(path).to_vec()).or_default();
-            *count += 1;
-            *count
-        })
+        let group = Group::of(change);
+        let (in_subdirectory, how) = (group.in_subdirectory, group.how);
+        let count = counts.entry(group).or_default();
+        *count += 1;
+        let is_further = *count > 1;
+        (is_further, is_further && how == How::Created, *count, in_subdirectory, how)
     });
 }
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     ffi::OsStr,
     os::unix::ffi::OsStrExt as _,
-    path::{Component, Path, PathBuf},
+    path::{Component, Path},
     sync::LazyLock,
 };
 
@@ -81,21 +81,6 @@ pub(super) fn find(directory: &Path, name: &[u8]) -> Option<Match> {
     names.iter().filter(|name| directory.ends_with(name.parent)).map(|name| name.matched).max()
 }
 
-/// Returns the listed name in a path below the root of a grant, or the suffix for which the name is listed. Changes with the same
-/// result are of one kind. Empty if the path was compared because a link leads to it.
-pub(super) fn kind(path: &Path) -> &[u8] {
-    let (mut directory, mut link) = (PathBuf::new(), &b""[..]);
-    for name in path {
-        match find(&directory, name.as_bytes()) {
-            Some(Match::Listed | Match::IfRepository) => return list::suffix(name.as_bytes()).unwrap_or(name.as_bytes()),
-            Some(Match::IfLink) => link = name.as_bytes(),
-            None => link = b"",
-        }
-        directory.push(name);
-    }
-    link
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,22 +98,6 @@ mod tests {
             [("a/b", "config.toml"), ("a/x.cargo", "config.toml"), ("a/b", "repo"), ("a", ".envrc2"), ("a", "")]
         {
             assert_eq!(found(directory, name), None, "{directory} {name}");
-        }
-    }
-    #[test]
-    fn kind_of_a_path_is_its_listed_name_or_the_suffix() {
-        let kinds = [
-            ("a/.envrc", ".envrc"),
-            ("a/.cargo/config.toml", "config.toml"),
-            ("a/.cargo", ".cargo"),
-            ("a/.vscode/deep/x", ".vscode"),
-            ("a/lefthook.yml", "lefthook.yml"),
-            ("a/x.code-workspace", ".code-workspace"),
-            ("a/.cargo/x", ""),
-            ("a/x", ""),
-        ];
-        for (path, expected) in kinds {
-            assert_eq!(kind(Path::new(path)), expected.as_bytes(), "{path}");
         }
     }
 }

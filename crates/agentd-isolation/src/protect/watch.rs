@@ -6,13 +6,13 @@ use super::{
     plan::{self, GrantedTree},
     report::{Change, How, MAX_REPORTED, Report, prioritize},
     search::{Found, Limits, search},
-    state::{self, EntryOrigin, Kind, Seen, States},
+    state::{self, EntryOrigin, Kind, States},
     tracked::Index,
     tree::SearchedTree,
 };
 use agentd_core::Grant;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -63,7 +63,7 @@ impl Watch {
         let read_only = now.states.seen.iter().filter(|(_, seen)| !seen.origin.in_subdirectory);
         let files: Vec<PathBuf> = read_only.map(|(path, _)| path.clone()).collect();
         let stale = self.indexes.iter_mut().flat_map(|index| index.stale(&files));
-        changes.extend(stale.map(|path| change(&path, How::NotUpdated, None)));
+        changes.extend(stale.map(|path| change(&path, How::NotUpdated, &self.places)));
         self.last = now;
         prioritize(&mut changes);
         let has_content =
@@ -98,14 +98,16 @@ impl Watch {
 
     /// Returns whether, because of `changes`, a restarted sandbox would protect a path that the running sandbox does not.
     pub fn needs_restart(&self, changes: &[Change]) -> bool {
-        let new: Vec<&Change> = changes.iter().filter(|change| matches!(change.how, How::Created | How::Replaced)).collect();
-        if new.is_empty() {
+        let is_new = |change: &&Change| matches!(change.how, How::Created | How::Replaced | How::NotCompared);
+        let mut new = changes.iter().filter(is_new).peekable();
+        if new.peek().is_none() {
             return false;
         }
         let mut protected = plan::read_only(&self.places);
         protected.extend(plan::read_only_inside(&self.places));
-        let meet = |change: &Change| protected.iter().any(|path| path.starts_with(&change.path) || change.path.starts_with(path));
-        new.into_iter().any(meet)
+        let protected: HashSet<&Path> = protected.iter().map(PathBuf::as_path).collect();
+        let above: HashSet<&Path> = protected.iter().flat_map(|path| path.ancestors()).collect();
+        new.any(|change| above.contains(change.path.as_path()) || change.path.ancestors().any(|path| protected.contains(path)))
     }
 }
 
@@ -189,41 +191,48 @@ impl Observation {
         self.states.origin = EntryOrigin::default();
     }
 
-    /// Returns whether a path that this observation lacks is new. If this observation is incomplete, or only a link or a setting
-    /// leads to the path, the ctime of the path decides.
-    fn is_new(&self, path: &Path, led_to: bool) -> bool {
-        (self.gaps.is_empty() && !led_to) || self.began.is_none_or(|began| state::changed_since(path, began))
+    /// Returns the change that a path is which this observation lacks and the next one has. If this observation is incomplete, or
+    /// only a link or a setting leads to the path, the ctime of the path shows whether the path is new. An old path may have been
+    /// moved here, or changed while it was not compared, so that only its state before is unknown.
+    fn appeared(&self, path: &Path, led_to: bool) -> Option<How> {
+        let is_complete = self.gaps.is_empty();
+        if (is_complete && !led_to) || self.began.is_none_or(|began| state::changed_since(path, began)) {
+            return Some(How::Created);
+        }
+        (!is_complete).then_some(How::NotCompared)
     }
 
     fn compare(&self, now: &Self, places: &[GrantedTree]) -> Vec<Change> {
         let mut changes = Vec::new();
-        for path in now.repositories.difference(&self.repositories).filter(|path| self.is_new(path, false)) {
-            changes.push(Change { is_git_directory: true, ..change(path, How::Created, None) });
+        let of = |path: &Path, how| change(path, how, places);
+        for path in now.repositories.difference(&self.repositories) {
+            let how = self.appeared(path, false);
+            changes.extend(how.map(|how| Change { is_git_directory: true, ..of(path, how) }));
         }
         for path in self.repositories.difference(&now.repositories) {
             // Git does not use a git directory that was removed as a whole. If only its HEAD is missing, git searches for another
             // one.
             if path.symlink_metadata().is_ok() && !git::is_git_directory(path) {
-                changes.push(Change { is_git_directory: true, ..change(path, How::Removed, None) });
+                changes.push(Change { is_git_directory: true, ..of(path, How::Removed) });
             }
         }
         let (before, after) = (&self.states.seen, &now.states.seen);
-        let of =
-            |path: &Path, how, seen: &Seen| change(path, how, grant_above(places, path).filter(|_| seen.origin.in_subdirectory));
         for (path, seen) in after {
             let how = match before.get(path) {
-                None if self.is_new(path, seen.origin.led_to) => How::Created,
-                None => continue,
+                None => match self.appeared(path, seen.origin.led_to) {
+                    Some(how) => how,
+                    None => continue,
+                },
                 Some(old) if seen.is_same(old, path) => continue,
                 Some(old) if seen.identity != old.identity || seen.kind != old.kind => How::Replaced,
                 Some(_) => How::Changed,
             };
-            changes.push(of(path, how, seen));
+            changes.push(of(path, how));
         }
         // A path may be missing in an incomplete observation although it exists.
         let is_removed = |path: &Path| !after.contains_key(path) && (now.gaps.is_empty() || path.symlink_metadata().is_err());
         let removed = before.iter().filter(|(path, _)| is_removed(path));
-        changes.extend(removed.map(|(path, seen)| of(path, How::Removed, seen)));
+        changes.extend(removed.map(|(path, _)| of(path, How::Removed)));
         changes.sort_by(|a, b| a.path.cmp(&b.path));
         topmost(changes)
     }
@@ -235,8 +244,9 @@ fn grant_above<'a>(places: &'a [GrantedTree], path: &Path) -> Option<&'a Path> {
     above.map(|place| place.path.as_path()).max_by_key(|grant| grant.as_os_str().len())
 }
 
-fn change(path: &Path, how: How, grant: Option<&Path>) -> Change {
-    Change { path: path.to_path_buf(), how, is_git_directory: false, digest: None, below: grant.map(Path::to_path_buf) }
+fn change(path: &Path, how: How, places: &[GrantedTree]) -> Change {
+    let grant = grant_above(places, path).map(Path::to_path_buf);
+    Change { path: path.to_path_buf(), how, is_git_directory: false, digest: None, grant }
 }
 
 /// Drops changes below a path that was itself created, removed or replaced. `changes` must be sorted by path.
@@ -246,7 +256,9 @@ fn topmost(changes: Vec<Change>) -> Vec<Change> {
     let mut above: Vec<usize> = Vec::new();
     for change in changes {
         let covered = |above: &Change| match change.path.strip_prefix(&above.path) {
-            Ok(below) if above.is_git_directory => above.how == How::Created && git::is_name(below),
+            // A change of what existed below a path that was not compared has a line of its own.
+            Ok(_) if above.how == How::NotCompared && !matches!(change.how, How::NotCompared | How::Created) => false,
+            Ok(below) if above.is_git_directory => above.how != How::Removed && git::is_name(below),
             Ok(below) => above.how != How::Changed && !below.as_os_str().is_empty(),
             Err(_) => false,
         };

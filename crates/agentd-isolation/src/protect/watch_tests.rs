@@ -194,7 +194,7 @@ fn watch_of_fifo_at_protected_path_does_not_block() {
 }
 
 #[test]
-fn watch_of_a_tree_that_is_too_large_reports_no_old_repository_as_new() {
+fn watch_of_a_tree_that_is_too_large_reports_an_old_repository_as_not_compared_before() {
     let project = Project::new();
     for number in 0..20 {
         fs::create_dir(project.path(&format!("d{number}"))).unwrap();
@@ -210,7 +210,30 @@ fn watch_of_a_tree_that_is_too_large_reports_no_old_repository_as_new() {
     project.repository("new");
     let changes = watch.changes();
     assert!(watch.last.gaps.is_empty(), "{:?}", watch.last.gaps);
-    assert_eq!(changes.iter().map(|change| &change.path).collect::<Vec<_>>(), [&project.path("new")]);
+    let changes: Vec<(PathBuf, How)> = changes.into_iter().map(|change| (change.path, change.how)).collect();
+    assert_eq!(changes, [(project.path("d1/deep/.git"), How::NotCompared), (project.path("new"), How::Created)]);
+}
+
+#[test]
+fn path_created_where_a_comparison_could_not_look_is_reported_by_the_next_one_that_can() {
+    let project = Project::new();
+    let mut watch = project.watch_within(30);
+    assert!(watch.last.gaps.is_empty());
+    for number in 0..40 {
+        fs::create_dir(project.path(&format!("d{number:02}"))).unwrap();
+    }
+    project.repository("d39/deep/sub/.git");
+    fs::write(project.path("d39/deep/.envrc"), "evil").unwrap();
+    // Lets more than one clock tick pass, so that the time stamps do not show that both are new.
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    assert!(watch.changes().is_empty() && !watch.last.gaps.is_empty());
+    for number in 0..39 {
+        fs::remove_dir(project.path(&format!("d{number:02}"))).unwrap();
+    }
+    let changes: Vec<(PathBuf, How)> = watch.changes().into_iter().map(|change| (change.path, change.how)).collect();
+    let expected = ["d39/deep/.envrc", "d39/deep/sub/.git"].map(|name| (project.path(name), How::NotCompared));
+    assert_eq!(changes, expected);
+    assert_eq!(watch.changes(), []);
 }
 
 #[test]

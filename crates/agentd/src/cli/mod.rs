@@ -23,6 +23,7 @@ mod named_backend;
 mod near;
 mod protection;
 mod regrant;
+mod remove;
 mod request;
 mod result_object;
 mod run;

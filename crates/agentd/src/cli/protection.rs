@@ -2,7 +2,7 @@
 
 use super::writer;
 use agentd_core::{Access, Grant};
-use agentd_isolation::protect::{self, Change, Gaps, Report};
+use agentd_isolation::protect::{self, Change, Gaps, Omitted, Report};
 use std::{
     path::{Path, PathBuf},
     time::SystemTime,
@@ -95,8 +95,20 @@ fn directory_changed(grants: &[Grant], path: &Path) -> Option<SystemTime> {
     grants.first()?.path.join(path).parent()?.symlink_metadata().ok()?.modified().ok()
 }
 
-/// Returns the changes as JSON.
-pub(crate) fn json(changes: &[Change]) -> serde_json::Value {
+/// Adds a report to a JSON object.
+pub(crate) fn add_to(object: &mut serde_json::Value, report: &Report) {
+    object["protected_changes"] = json_of_changes(&report.changes);
+    object["protected_incomplete"] = (!report.gaps.is_empty()).into();
+    object["protected_not_compared"] = json_of_gaps(&report.gaps);
+}
+
+/// Adds a report of the daemon, which names a limited number of changes and counts the others, to a JSON object.
+pub(crate) fn add_limited_to(object: &mut serde_json::Value, report: &Report) {
+    add_to(object, report);
+    object["protected_omitted"] = json_of_omitted(&report.omitted);
+}
+
+fn json_of_changes(changes: &[Change]) -> serde_json::Value {
     let one = |change: &Change| {
         serde_json::json!({
             "path": change.path.to_string_lossy(),
@@ -108,7 +120,19 @@ pub(crate) fn json(changes: &[Change]) -> serde_json::Value {
     changes.iter().map(one).collect()
 }
 
-/// Returns the paths that were not compared as JSON.
-pub(crate) fn json_of_gaps(gaps: &Gaps) -> serde_json::Value {
+fn json_of_gaps(gaps: &Gaps) -> serde_json::Value {
     gaps.iter().map(|gap| serde_json::json!({ "path": gap.path.to_string_lossy(), "cause": gap.cause })).collect()
+}
+
+fn json_of_omitted(omitted: &Omitted) -> serde_json::Value {
+    let one = |(group, count): (&protect::Group, u64)| {
+        serde_json::json!({
+            "grant": group.grant.as_ref().map(|grant| grant.to_string_lossy()),
+            "in_subdirectory": group.in_subdirectory,
+            "name": group.name,
+            "change": group.how,
+            "count": count,
+        })
+    };
+    omitted.iter().map(one).collect()
 }

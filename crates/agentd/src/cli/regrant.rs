@@ -1,13 +1,14 @@
 //! `agentd sandbox regrant`: resolves the grants of a named sandbox again.
 
-use super::{failure::Failure, grants, request::followed};
-use agentd_core::Grant;
+use super::{failure::Failure, grants, protection, request::followed};
+use agentd_core::{Grant, escape};
 use agentd_daemon::Client;
 use agentd_sandboxes::{Name, State};
 use std::io::{self, Write};
 
-/// Resolves the grants of a sandbox by the same rules as at its creation, and prints the changes.
-pub(crate) async fn regrant(client: &Client, state: &State, name: &Name, follow_links: bool) -> Result<(), Failure> {
+/// Resolves the grants of a sandbox by the same rules as at its creation. Prints the changes of grants, and the changes of protected
+/// paths that were not reported yet.
+pub(crate) async fn regrant(client: &Client, state: &State, name: &Name, follow_links: bool, json: bool) -> Result<(), Failure> {
     let record = state.record(name)?;
     let guard = grants::Guard::host();
     let mut renewed = Vec::new();
@@ -17,8 +18,15 @@ pub(crate) async fn regrant(client: &Client, state: &State, name: &Name, follow_
         changes.extend(change(old, &new));
         renewed.push(new);
     }
-    client.regrant(name, renewed).await?;
+    let report = client.regrant(name, renewed).await?;
     let mut out = io::stdout().lock();
+    if json {
+        let mut object = serde_json::json!({ "name": name, "changes": changes });
+        protection::add_limited_to(&mut object, &report);
+        // The daemon reports a change once, so a report that cannot be printed here goes to standard error.
+        return Ok(writeln!(out, "{}", escape::json(&format!("{object:#}"))).inspect_err(|_| protection::warn(&report))?);
+    }
+    protection::warn(&report);
     for change in &changes {
         writeln!(out, "{change}")?;
     }

@@ -36,9 +36,7 @@ pub(crate) async fn print(
     stops: &mut Stops,
     limit: Option<Duration>,
 ) -> Result<Option<i32>, IsolationError> {
-    object["protected_changes"] = protection::json(&report.changes);
-    object["protected_incomplete"] = (!report.gaps.is_empty()).into();
-    object["protected_not_compared"] = protection::json_of_gaps(&report.gaps);
+    protection::add_to(&mut object, report);
     let printed = write(&object, stops, limit).await;
     if !matches!(printed, Ok((true, _))) {
         protection::warn(report);

@@ -6,6 +6,7 @@ use super::{
     failure::{CANNOT, Failure},
     image, protection,
     regrant::regrant,
+    remove::remove,
     request::{self, BackendDescription},
     run::{Stops, not_executed, warn_of_weaknesses},
     selection::{self, Selected},
@@ -50,13 +51,9 @@ pub(crate) async fn sandbox(command: SandboxCommand) -> Result<u8, Failure> {
         SandboxCommand::Snapshot { name, snapshot, delete: false } => client.snapshot(&name, &snapshot).await?,
         SandboxCommand::Fork { name, of, new } => client.fork(&name, of.as_ref(), &new).await?,
         SandboxCommand::Restore { name, snapshot } => client.restore(&name, &snapshot).await?,
-        SandboxCommand::Regrant { name, follow_links } => regrant(&client, &state, &name, follow_links).await?,
+        SandboxCommand::Regrant { name, follow_links, json } => regrant(&client, &state, &name, follow_links, json).await?,
         SandboxCommand::Diff { name, since } => diff(&client, &state, &name, since.as_ref()).await?,
-        SandboxCommand::Rm { names } => {
-            for name in &names {
-                client.remove(name).await?;
-            }
-        }
+        SandboxCommand::Rm { names, json } => remove(&client, &names, json).await?,
         SandboxCommand::Fsck => return check(&client).await,
     }
     Ok(0)

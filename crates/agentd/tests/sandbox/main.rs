@@ -2,6 +2,7 @@
 //! own.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
+mod changes;
 mod crash;
 mod daemon;
 mod disk;

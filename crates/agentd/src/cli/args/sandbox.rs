@@ -82,6 +82,9 @@ pub(crate) enum SandboxCommand {
         /// Follow symbolic links, even if a command may have created them
         #[arg(long)]
         follow_links: bool,
+        /// Print the changes of grants and of protected paths as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Restore a snapshot; running commands are killed
     Restore {
@@ -103,6 +106,9 @@ pub(crate) enum SandboxCommand {
         /// The names of the sandboxes
         #[arg(required = true)]
         names: Vec<Name>,
+        /// Print the last changes of protected paths as JSON, one object for each removed sandbox
+        #[arg(long)]
+        json: bool,
     },
     /// Check the stored sandboxes for damage
     Fsck,

@@ -1,0 +1,101 @@
+//! Changes of protected paths that no client has received when a sandbox, or the daemon, ends: none is lost.
+
+use crate::place::{SandboxDir, text, until};
+use serde_json::Value;
+use std::{
+    fs,
+    process::{Output, Stdio},
+};
+
+/// Creates a sandbox in which a detached command has created `.envrc` in the workspace, and then runs `then`.
+fn changed_by_detached_command(options: &[&str], then: &str) -> SandboxDir {
+    let place = SandboxDir::new();
+    let work = place.path("work");
+    fs::create_dir(&work).unwrap();
+    place.agentd(&[&["create", "dev", "--workspace", work.to_str().unwrap()], options].concat());
+    let script = format!("echo evil >.envrc; mkdir done; {then}");
+    let output = place.output(&["exec", "-d", "--cwd", work.to_str().unwrap(), "dev", "--", "sh", "-c", &script]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    until("the command has created the file", || work.join("done").exists());
+    place
+}
+
+/// A command that runs until the sandbox ends.
+const RUNS_ON: &str = "sleep 1000";
+
+fn daemon(place: &SandboxDir, args: &[&str]) -> Output {
+    let output = place.agentd_itself().arg("daemon").args(args).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    output
+}
+
+/// Asserts that text has exactly one warning about the file.
+fn warns_once(said: &str) {
+    assert_eq!(said.matches("protected path created: ").count(), 1, "{said}");
+    assert!(said.contains("/work/.envrc"), "{said}");
+}
+
+#[test]
+fn rm_reports_a_change_by_a_command_that_still_runs() {
+    let place = changed_by_detached_command(&[], RUNS_ON);
+    let output = place.output(&["rm", "dev"]);
+    assert!(output.status.success(), "{output:?}");
+    warns_once(&text(&output.stderr));
+
+    let place = changed_by_detached_command(&[], RUNS_ON);
+    place.agentd(&["create", "other"]);
+    // A sandbox that cannot be removed does not hide the report about another one.
+    let output = place.output(&["rm", "--json", "other", "dev", "none"]);
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&said[0]["name"], &said[0]["protected_changes"]), (&"other".into(), &serde_json::json!([])), "{said}");
+    assert_eq!(said[1]["name"], "dev", "{said}");
+    let [change] = &said[1]["protected_changes"].as_array().unwrap()[..] else { panic!("{said}") };
+    assert_eq!(change["change"], "created", "{said}");
+    assert!(change["path"].as_str().unwrap().ends_with("/work/.envrc"), "{said}");
+    assert_eq!((&said[1]["protected_incomplete"], &said[1]["protected_omitted"]), (&false.into(), &serde_json::json!([])));
+}
+
+#[test]
+fn regrant_reports_a_change_that_no_client_has_received() {
+    let place = changed_by_detached_command(&[], "");
+    until("the command has ended", || place.agentd(&["logs", "dev"]).contains("created: "));
+    let output = place.output(&["regrant", "dev"]);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "unchanged\n"), "{output:?}");
+    warns_once(&text(&output.stderr));
+    assert!(place.output(&["exec", "dev", "--", "true"]).stderr.is_empty());
+
+    let place = changed_by_detached_command(&[], "");
+    until("the command has ended", || place.agentd(&["logs", "dev"]).contains("created: "));
+    let said: Value = serde_json::from_str(&place.agentd(&["regrant", "--json", "dev"])).unwrap();
+    assert_eq!((&said["name"], &said["changes"]), (&"dev".into(), &serde_json::json!([])), "{said}");
+    assert_eq!(said["protected_changes"][0]["change"], "created", "{said}");
+}
+
+#[test]
+fn daemon_that_ends_logs_a_change_by_a_command_that_still_runs_and_the_next_daemon_reports_it() {
+    let place = changed_by_detached_command(&[], RUNS_ON);
+    daemon(&place, &["stop"]);
+    warns_once(&place.agentd(&["logs", "dev"]));
+    warns_once(&text(&place.output(&["exec", "dev", "--", "true"]).stderr));
+    // Each change is reported once, also over the end of a daemon.
+    daemon(&place, &["stop"]);
+    assert!(place.output(&["exec", "dev", "--", "true"]).stderr.is_empty());
+    place.is_whole();
+}
+
+#[test]
+fn report_of_an_ended_daemon_is_given_by_rm() {
+    let place = changed_by_detached_command(&[], RUNS_ON);
+    daemon(&place, &["stop"]);
+    warns_once(&text(&place.output(&["rm", "dev"]).stderr));
+}
+
+#[test]
+fn change_in_an_expired_sandbox_is_in_the_log_of_the_daemon() {
+    let place = changed_by_detached_command(&["--ttl", "10s"], RUNS_ON);
+    until("the sandbox is removed", || place.agentd(&["ls"]).is_empty());
+    let log = || text(&daemon(&place, &["log"]).stdout);
+    until("the change is in the log", || log().contains("/work/.envrc"));
+    assert!(log().lines().any(|line| line.contains("WARN") && line.contains("protected path created: ")), "{}", log());
+}
