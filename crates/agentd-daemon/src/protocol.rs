@@ -1,7 +1,8 @@
 //! The messages between clients and the daemon: frames of `agentd_supervisor::channel`. Each connection carries a [`Hello`], one
-//! request, and the messages that follow from it.
+//! request, and the messages that follow from it. If the client needs a proof of the daemon, the daemon replies to the [`Hello`]
+//! with [`Reply::Challenge`], and the client sends an [`Answer`] before its request.
 
-use crate::key::Key;
+use crate::handshake::{Nonce, Tag};
 use agentd_core::{Command, ControlReport, EndReason, Grant, Outcome, PtySize};
 use agentd_isolation::protect::Report;
 use agentd_sandboxes::{Name, SandboxSettings};
@@ -11,7 +12,7 @@ use std::path::PathBuf;
 /// The protocol version. It changes whenever a message changes: a daemon that was started by another build rejects the request
 /// and reports its version. [`Hello`] begins with the version, and [`Reply::Failed`] with [`Failure::Version`] has the same form
 /// in all versions.
-pub(crate) const VERSION: u32 = 10;
+pub(crate) const VERSION: u32 = 11;
 
 /// Largest frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
 pub(crate) const MAX_FRAME: usize = 4 << 20;
@@ -19,24 +20,27 @@ pub(crate) const MAX_FRAME: usize = 4 << 20;
 /// Largest file that is copied in or out, in bytes.
 pub(crate) const MAX_FILE: u64 = 1 << 30;
 
-/// The first message of a client. It has no descriptors, and in each version a fixed length: until a client in other namespaces
-/// has presented the key, the daemon reads this many bytes of it and decodes nothing.
+/// The first message of a client. It has no descriptors, and a fixed length: until a client in other namespaces has proven that it
+/// has the key, the daemon reads only this many bytes and those of [`Answer`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub version: u32,
-    /// [`Key::NONE`] if the client has no key, or the daemon needs none. The last field, which the daemon compares before it
-    /// decodes the message.
-    pub key: Key,
+    /// The random number of the client; [`Nonce::NONE`] if the client needs no proof of the daemon.
+    pub nonce: Nonce,
 }
+
+/// The client's proof that it has the key. It has no descriptors, and a fixed length.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Answer(pub Tag);
 
 /// The requests, of which a client sends one after [`Hello`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Create a sandbox.
-    Create { name: Name, about: Box<SandboxSettings> },
+    /// Create a sandbox. With `proven`, the client has proven the boundary in its own namespaces.
+    Create { name: Name, about: Box<SandboxSettings>, proven: bool },
     /// Start a command in a sandbox. Answered by [`Reply::Started`] and, at its end, [`Reply::Ended`]; a detached command by
-    /// [`Reply::Made`] at once.
-    Exec { name: Name, command: Box<Command>, detach: bool },
+    /// [`Reply::Made`] at once. `proven` as for [`Request::Create`].
+    Exec { name: Name, command: Box<Command>, detach: bool, proven: bool },
     /// Return the state of all sandboxes that have processes.
     Status,
     /// Pause all processes of a sandbox.
@@ -69,6 +73,14 @@ pub(crate) enum Request {
 }
 
 impl Request {
+    /// Returns whether the client has proven the boundary; `None` if the request needs no proof.
+    pub(crate) fn is_proven(&self) -> Option<bool> {
+        match self {
+            Self::Create { proven, .. } | Self::Exec { proven, .. } => Some(*proven),
+            _ => None,
+        }
+    }
+
     /// Returns the kind of request and its sandbox, for the log. Commands and environments are not logged, because they may hold
     /// secrets.
     pub(crate) fn summary(&self) -> (&'static str, Option<&Name>) {
@@ -123,6 +135,8 @@ pub(crate) enum Reply {
     Status(Vec<Status>),
     /// Information about the daemon.
     Daemon(Daemon),
+    /// The random number of the daemon, and its proof that it has the key.
+    Challenge { nonce: Nonce, tag: Tag },
 }
 
 /// Reasons why a request failed.
