@@ -1,20 +1,26 @@
 //! Decides which clients are served: by the process that connected, and by the key of a client in other namespaces.
 //!
 //! Sandboxes cannot reach the socket. These checks are a second barrier in case one can, because its payload may have the user's
-//! uid. Until a client in other namespaces has presented the key, the daemon reads a fixed number of bytes from it, takes no file
-//! descriptors, and decodes nothing.
+//! uid. Until a client in other namespaces has proven that it has the key, the daemon reads two messages of a fixed number of bytes
+//! from it, which contain only numbers, and takes no file descriptors.
 
 use crate::{
     connection::Connection,
     error::{DaemonError, KeyRefusal},
-    key::{self, Key},
-    protocol::{Hello, MAX_FRAME, Request, VERSION},
+    handshake::{Nonce, Nonces, Tag},
+    key::{self, Tags},
+    protocol::{Answer, Hello, MAX_FRAME, Reply, Request, VERSION},
+    waiting::Waiting,
 };
-use agentd_kernel::peer::{self, Peer};
+use agentd_kernel::{
+    mount::OwnMounts,
+    peer::{self, Elsewhere, Origin, Peer},
+};
 use agentd_supervisor::{
     channel::ChannelError,
     protocol::{decode, encode},
 };
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     io,
     os::{
@@ -23,13 +29,9 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::Semaphore;
 
-/// The time that a client in other namespaces has to present its key.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The largest number of clients in other namespaces that have connected and not presented a key yet.
-const WAITING: usize = 64;
+/// The time that a client in other namespaces has to prove that it has the key.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A client whose process was verified.
 pub(crate) struct Candidate {
@@ -46,7 +48,7 @@ pub(crate) enum Refusal {
     Version(u32),
     /// The client sent bytes that are no message of this version of the protocol.
     Unreadable(String),
-    /// The client must present the key of the daemon and did not.
+    /// The client and the daemon did not prove to each other that they have the key.
     Key(DaemonError),
 }
 
@@ -59,138 +61,95 @@ impl From<ChannelError> for Refusal {
     }
 }
 
-/// Verifies the process that connected.
-pub(crate) fn verify(socket: UnixStream) -> io::Result<Candidate> {
-    let peer = peer::verify(socket.as_fd()).map_err(|refused| io::Error::new(io::ErrorKind::PermissionDenied, refused))?;
+/// Verifies the process that connected. `own` are the mounts of the daemon's own, if it has some.
+pub(crate) fn verify(socket: UnixStream, own: Option<&OwnMounts>) -> io::Result<Candidate> {
+    let peer = peer::verify(socket.as_fd(), own).map_err(|refused| io::Error::new(io::ErrorKind::PermissionDenied, refused))?;
     Ok(Candidate { connection: Connection::new(socket)?, peer })
 }
 
 /// Receives requests from the clients that may send them.
 pub(crate) struct Admission {
-    /// One permit for each client whose key the daemon waits for.
-    waiting: Semaphore,
+    /// The clients for whose proof the daemon waits.
+    waiting: Waiting<Option<Origin>>,
 }
 
 impl Admission {
     pub(crate) fn new() -> Self {
-        Self { waiting: Semaphore::new(WAITING) }
+        Self { waiting: Waiting::new() }
     }
 
     /// Receives the request of a client, if the client may send one.
     pub(crate) async fn request(&self, client: &mut Candidate) -> Result<(Request, Vec<OwnedFd>), Refusal> {
-        let hello = match client.peer {
-            Peer::Here => client.connection.receive::<Hello>().await?.0,
-            Peer::Elsewhere(namespace) => {
-                let refused = |reason: KeyRefusal| Refusal::Key(DaemonError::Key { namespace, reason });
-                let message = self.first_message(&client.connection).await?.map_err(refused)?;
-                check(Key::at_end_of(&message)).await.map_err(refused)?;
-                decoded(&message)?
-            }
-        };
-        if hello.version != VERSION {
-            return Err(Refusal::Version(hello.version));
+        match client.peer {
+            Peer::Here | Peer::Beside(_) => greet(&mut client.connection).await?,
+            Peer::Elsewhere(place) => self.authenticate(&client.connection, place).await?,
         }
         Ok(client.connection.receive().await?)
     }
 
-    /// Reads as many bytes as [`Hello`] has.
-    async fn first_message(&self, client: &Connection) -> Result<Result<Vec<u8>, KeyRefusal>, ChannelError> {
-        let Ok(_waiting) = self.waiting.try_acquire() else { return Ok(Err(KeyRefusal::Many)) };
-        let hello = Hello { version: VERSION, key: Key::NONE };
-        let mut message = encode(&hello, 0).map_err(ChannelError::Encode)?;
-        match tokio::time::timeout(PATIENCE, client.receive_bytes(&mut message)).await {
-            Ok(received) => received.map(|()| Ok(message)),
-            Err(_) => Ok(Err(KeyRefusal::Late)),
+    /// Waits for the proof of a client in other namespaces.
+    async fn authenticate(&self, client: &Connection, Elsewhere { namespace, origin }: Elsewhere) -> Result<(), Refusal> {
+        let mut place = self.waiting.enter(origin);
+        let refused = |reason| Refusal::Key(DaemonError::Key { namespace, reason });
+        tokio::select! {
+            done = tokio::time::timeout(PATIENCE, exchange(client, refused)) => done.unwrap_or(Err(refused(KeyRefusal::Late))),
+            () = place.displaced() => Err(refused(KeyRefusal::Many)),
         }
     }
 }
 
-/// Compares the key that a client presented with that of the daemon.
-async fn check(presented: Key) -> Result<(), KeyRefusal> {
-    let own = tokio::task::spawn_blocking(key::of_daemon).await.map_err(|error| KeyRefusal::NoFile(error.to_string()))?;
-    let path = own.path;
-    match own.key {
-        Ok(key) if key.is(&presented) => Ok(()),
-        Ok(_) if presented.is_none() => Err(KeyRefusal::None(path)),
-        Ok(_) => Err(KeyRefusal::Wrong(path)),
-        Err(error) => Err(KeyRefusal::NoFile(format!("{}: {error}", path.display()))),
+/// Receives the first message of a client in the daemon's user and PID namespaces. A client that may not inspect the daemon does not
+/// know that it is in these namespaces, and needs a proof of the daemon.
+async fn greet(client: &mut Connection) -> Result<(), Refusal> {
+    let hello = client.receive::<Hello>().await?.0;
+    check_version(&hello)?;
+    if hello.nonce != Nonce::NONE {
+        challenge(client, hello.nonce).await?;
+        // The namespaces of the client are proof enough.
+        client.receive::<Answer>().await?;
     }
+    Ok(())
 }
 
-fn decoded(message: &[u8]) -> Result<Hello, Refusal> {
-    match decode(message, MAX_FRAME).map_err(ChannelError::from)? {
-        Some((hello, _, _)) => Ok(hello),
-        None => Err(Refusal::Unreadable("the first message has another length".to_owned())),
+/// Exchanges proofs with a client in other namespaces.
+async fn exchange(client: &Connection, refused: impl Fn(KeyRefusal) -> Refusal) -> Result<(), Refusal> {
+    let hello: Hello = fixed(client, &Hello { version: VERSION, nonce: Nonce::NONE }).await?;
+    check_version(&hello)?;
+    if hello.nonce == Nonce::NONE {
+        return Err(refused(KeyRefusal::None(key::path())));
+    }
+    let expected = challenge(client, hello.nonce).await?;
+    let Answer(tag) = fixed(client, &Answer(Tag::NONE)).await?;
+    if tag.is(&expected) { Ok(()) } else { Err(refused(KeyRefusal::Wrong(key::path()))) }
+}
+
+fn check_version(hello: &Hello) -> Result<(), Refusal> {
+    if hello.version == VERSION { Ok(()) } else { Err(Refusal::Version(hello.version)) }
+}
+
+/// Sends the daemon's proof, and returns the proof that the client must send.
+async fn challenge(client: &Connection, nonce: Nonce) -> Result<Tag, Refusal> {
+    let without_key = |reason| Refusal::Key(DaemonError::NoKey(reason));
+    let own = Nonce::random().map_err(|error| Refusal::Gone(error.into()))?;
+    let nonces = Nonces { client: nonce, daemon: own };
+    let tags = tokio::task::spawn_blocking(move || key::tags(&nonces)).await;
+    let Tags { daemon, client: expected } = tags
+        .map_err(|error| without_key(error.to_string()))?
+        .map_err(|error| without_key(format!("{}: {}", error.path.display(), error.cause)))?;
+    client.send(&Reply::Challenge { nonce: own, tag: daemon }, &[])?;
+    Ok(expected)
+}
+
+/// Receives a message whose length is always that of `like`. File descriptors that are attached to it are closed.
+async fn fixed<M: Serialize + DeserializeOwned>(client: &Connection, like: &M) -> Result<M, Refusal> {
+    let mut message = encode(like, 0).map_err(ChannelError::Encode)?;
+    client.receive_bytes(&mut message).await?;
+    match decode(&message, MAX_FRAME).map_err(ChannelError::from)? {
+        Some((message, _, _)) => Ok(message),
+        None => Err(Refusal::Unreadable("a message before the request has another length".to_owned())),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{Read, Write};
-
-    /// Returns a client that must present a key, and the other end of its connection.
-    fn elsewhere() -> (Candidate, UnixStream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        (Candidate { connection: Connection::new(ours).unwrap(), peer: Peer::Elsewhere("user") }, theirs)
-    }
-
-    fn reason(refused: Result<(Request, Vec<OwnedFd>), Refusal>) -> KeyRefusal {
-        match refused {
-            Err(Refusal::Key(DaemonError::Key { namespace: "user", reason })) => reason,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn hello() -> Vec<u8> {
-        encode(&Hello { version: VERSION, key: Key::NONE }, 0).unwrap()
-    }
-
-    #[test]
-    fn first_message_has_one_length_and_ends_with_the_key() {
-        let key = Key::at_end_of(&[7; 100]);
-        let message = encode(&Hello { version: VERSION, key: key.clone() }, 0).unwrap();
-        assert_eq!(message.len(), hello().len());
-        assert!(Key::at_end_of(&message).is(&key) && Key::at_end_of(&hello()).is_none());
-    }
-
-    // The clock is paused: it advances only when nothing else can happen.
-    #[tokio::test(start_paused = true)]
-    async fn client_elsewhere_that_sends_too_little_is_refused() {
-        let all = Admission::new();
-        for sent in [0, 1, hello().len() - 1] {
-            let (mut client, mut theirs) = elsewhere();
-            theirs.write_all(&hello()[..sent]).unwrap();
-            assert!(matches!(reason(all.request(&mut client).await), KeyRefusal::Late), "{sent} bytes");
-        }
-        let (mut client, theirs) = elsewhere();
-        drop(theirs);
-        assert!(matches!(all.request(&mut client).await, Err(Refusal::Gone(_))));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn clients_elsewhere_that_send_nothing_are_limited_in_number() {
-        let all = Admission::new();
-        let mut silent: Vec<_> = (0..WAITING).map(|_| elsewhere()).collect();
-        let mut waits: Vec<_> = silent.iter_mut().map(|(client, _)| Box::pin(all.request(client))).collect();
-        for wait in &mut waits {
-            assert!(std::future::poll_fn(|context| std::task::Poll::Ready(wait.as_mut().poll(context).is_pending())).await);
-        }
-        let (mut client, _theirs) = elsewhere();
-        assert!(matches!(reason(all.request(&mut client).await), KeyRefusal::Many));
-        drop(waits);
-        assert!(matches!(reason(all.request(&mut client).await), KeyRefusal::Late));
-    }
-
-    #[tokio::test]
-    async fn descriptors_of_a_client_elsewhere_are_closed() {
-        let (client, theirs) = elsewhere();
-        let (mut kept, passed) = UnixStream::pair().unwrap();
-        agentd_supervisor::channel::send_some(theirs.as_fd(), &hello(), &[passed.as_fd()]).unwrap();
-        drop(passed);
-        let mut message = hello();
-        client.connection.receive_bytes(&mut message).await.unwrap();
-        // The end of the stream: no process has the other end.
-        assert_eq!(kept.read(&mut [0]).unwrap(), 0);
-    }
-}
+#[path = "admission_tests.rs"]
+mod tests;

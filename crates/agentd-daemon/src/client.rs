@@ -3,39 +3,24 @@
 use crate::{
     connection::Connection,
     error::DaemonError,
-    folder, key,
-    protocol::{ExecMessage, Hello, Reply, Request, Status, Stream, VERSION},
+    protocol::{ExecMessage, Reply, Request, Status, Stream},
     report::{self, Finding},
 };
 use agentd_core::{Command, ControlReport, EndReason, ExecHandle, ExecStreams, Grant, IsolationError, Outcome, PtySize};
 use agentd_isolation::{grants, layered::LayeredError, protect::Report};
-use agentd_kernel::{
-    peer::{self, Peer, PeerError},
-    privileges,
-};
 use agentd_sandboxes::{Change, Name, SandboxSettings};
-use agentd_supervisor::channel::ChannelError;
 use async_trait::async_trait;
 use std::{
-    io,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    process::{self, Stdio},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
 };
-
-/// The time limit for the daemon to start.
-const START: Duration = Duration::from_secs(10);
 
 /// Client of one user's daemon. Starts the daemon if none answers.
 #[derive(Debug, Clone)]
 pub struct Client {
     pub(crate) place: PathBuf,
-    daemon: Vec<std::ffi::OsString>,
+    pub(crate) daemon: Vec<std::ffi::OsString>,
 }
 
 /// A command that was started through the daemon. Dropping the handle before the command has ended kills the command.
@@ -65,35 +50,26 @@ impl Client {
         Self { place: place.to_path_buf(), daemon }
     }
 
-    /// Returns true if a daemon runs in other user or PID namespaces than this process. A sandbox that this process creates then
-    /// proves nothing about the sandboxes of that daemon, which proves their boundary itself.
-    ///
-    /// # Errors
-    /// [`DaemonError::Unreachable`] if the folder of the daemon cannot be opened.
-    pub fn is_elsewhere(&self) -> Result<bool, DaemonError> {
-        let Some(folder) = self.folder()? else { return Ok(false) };
-        let connected = folder::connect(&folder);
-        Ok(connected
-            .is_ok_and(|socket| matches!(peer::verify(socket.as_fd()), Ok(Peer::Elsewhere(_)) | Err(PeerError::Invisible))))
-    }
-
     /// Resolves the grants of a sandbox, creates the sandbox, and returns the report of each control. The daemon may be in
     /// another mount namespace, so it resolves no path.
+    ///
+    /// `proven` is true if the caller has proven the boundary in its own namespaces. Otherwise, and if the daemon is in other
+    /// namespaces, the daemon proves it.
     ///
     /// # Errors
     /// The reason why the daemon could not be reached or refused; this holds for all methods that send a request. The errors of
     /// [`grants::pin`].
-    pub async fn create(&self, name: &Name, mut about: SandboxSettings) -> Result<Vec<ControlReport>, DaemonError> {
+    pub async fn create(&self, name: &Name, mut about: SandboxSettings, proven: bool) -> Result<Vec<ControlReport>, DaemonError> {
         grants::pin(&mut about.spec)?;
-        Ok(self.request_controls(Request::Create { name: name.clone(), about: Box::new(about) }).await?.0)
+        Ok(self.request_controls(Request::Create { name: name.clone(), about: Box::new(about), proven }).await?.0)
     }
 
-    /// Starts a command in a sandbox.
+    /// Starts a command in a sandbox. `proven` as for [`Client::create`].
     ///
     /// # Errors
     /// As for [`Client::create`]. [`IsolationError::Spawn`] if the program cannot be executed.
-    pub async fn exec(&self, name: &Name, command: Command) -> Result<Started, DaemonError> {
-        let request = Request::Exec { name: name.clone(), command: Box::new(command), detach: false };
+    pub async fn exec(&self, name: &Name, command: Command, proven: bool) -> Result<Started, DaemonError> {
+        let request = Request::Exec { name: name.clone(), command: Box::new(command), detach: false, proven };
         let mut connection = self.ask(request, None).await?;
         let (streams, controls, before, fds) = match connection.receive::<Reply>().await? {
             (Reply::Started { streams, controls, report }, fds) => (streams, controls, report, fds),
@@ -113,12 +89,12 @@ impl Client {
     }
 
     /// Starts a command in a sandbox and leaves the command to the daemon. Its output goes to the sandbox's log. Returns the
-    /// report of each control, and the changes of protected paths since the last report.
+    /// report of each control, and the changes of protected paths since the last report. `proven` as for [`Client::create`].
     ///
     /// # Errors
     /// As for [`Client::exec`].
-    pub async fn detach(&self, name: &Name, command: Command) -> Result<(Vec<ControlReport>, Report), DaemonError> {
-        self.request_controls(Request::Exec { name: name.clone(), command: Box::new(command), detach: true }).await
+    pub async fn detach(&self, name: &Name, command: Command, proven: bool) -> Result<(Vec<ControlReport>, Report), DaemonError> {
+        self.request_controls(Request::Exec { name: name.clone(), command: Box::new(command), detach: true, proven }).await
     }
 
     /// Returns the state of every sandbox that has processes.
@@ -274,77 +250,6 @@ impl Client {
 
     async fn done(&self, request: Request) -> Result<(), DaemonError> {
         finished(self.ask(request, None).await?.receive::<Reply>().await?.0)
-    }
-
-    /// Sends a request to the daemon if one is running, and returns its reply.
-    pub(crate) async fn ask_running(&self, request: Request) -> Result<Option<Reply>, DaemonError> {
-        let Some(folder) = self.folder()? else { return Ok(None) };
-        let Ok(socket) = folder::connect(&folder) else { return Ok(None) };
-        Ok(Some(self.send(socket, &request, &[])?.receive().await?.0))
-    }
-
-    async fn ask(&self, request: Request, fd: Option<BorrowedFd<'_>>) -> Result<Connection, DaemonError> {
-        let socket = self.connect().await?;
-        let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
-        self.send(socket, &request, &fds)
-    }
-
-    fn send(&self, socket: UnixStream, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Connection, DaemonError> {
-        let key = key::of_client(socket.as_fd());
-        let connection = Connection::new(socket).map_err(|source| self.unreachable("connect to the daemon's socket", source))?;
-        connection.send(&Hello { version: VERSION, key }, &[])?;
-        match connection.send(request, fds) {
-            // The daemon has refused this client, and its reply says why.
-            Err(ChannelError::Closed) => {}
-            sent => sent?,
-        }
-        Ok(connection)
-    }
-
-    /// Opens the folder of the daemon; returns `None` if this user has no named sandboxes yet.
-    pub(crate) fn folder(&self) -> Result<Option<OwnedFd>, DaemonError> {
-        match folder::open(&self.place) {
-            Ok(folder) => Ok(Some(folder)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.unreachable("open the daemon's folder", error)),
-        }
-    }
-
-    /// Connects to the daemon, and starts a daemon if none is running.
-    async fn connect(&self) -> Result<UnixStream, DaemonError> {
-        let folder = folder::open(&self.place).map_err(|source| self.unreachable("open the daemon's folder", source))?;
-        let began = Instant::now();
-        let mut started: Option<Instant> = None;
-        loop {
-            let error = match folder::connect(&folder) {
-                Ok(socket) => return Ok(socket),
-                Err(error) => error,
-            };
-            if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) || began.elapsed() > START {
-                return Err(self.unreachable("connect to the daemon's socket", error));
-            }
-            // A daemon that is just ending still holds the lock. The new daemon may find the lock taken and end as well; then
-            // start another.
-            if started.is_none_or(|at| at.elapsed() > Duration::from_millis(500)) {
-                self.start()?;
-                started = Some(Instant::now());
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    }
-
-    fn start(&self) -> Result<(), DaemonError> {
-        let failed = |source| self.unreachable("start the daemon's process", source);
-        let (program, arguments) = self.daemon.split_first().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-        privileges::bequeath_nothing().map_err(IsolationError::from)?;
-        let mut command = process::Command::new(program);
-        command.args(arguments).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // The daemon outlives this process, which never waits for it.
-        command.spawn().map(drop).map_err(failed)
-    }
-
-    pub(crate) fn unreachable(&self, context: &'static str, source: io::Error) -> DaemonError {
-        DaemonError::Unreachable { place: self.place.clone(), context, source }
     }
 }
 

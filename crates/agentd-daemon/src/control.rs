@@ -7,6 +7,7 @@ use crate::{
     folder,
     protocol::{Daemon, Reply, Request},
 };
+use agentd_kernel::proc;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::FlockOperation,
@@ -69,6 +70,12 @@ impl Client {
             if !held()? {
                 return Ok(None);
             }
+            // Another process could have the number of the daemon there, and would get the signal.
+            if proc::directory_of(1).is_err() {
+                let remedy =
+                    "mount the right one (mount -t proc proc /proc), or run `agentd daemon stop` in the daemon's namespaces";
+                return Err(failed(None, "/proc is not that of this PID namespace".to_owned(), remedy));
+            }
             // A daemon that has just taken the lock has not written its process id yet.
             if let Some(found) = holder(&lock) {
                 break found;
@@ -116,7 +123,7 @@ fn holder(lock: &OwnedFd) -> Option<(Pid, OwnedFd)> {
     let pid = Pid::from_raw(str::from_utf8(&text[..length]).ok()?.trim().parse().ok()?)?;
     let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
     let own = rustix::fs::fstat(lock).ok()?;
-    let open = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_pid())).ok()?;
+    let open = fs::read_dir(proc::directory_of(pid.as_raw_pid()).ok()?.join("fd")).ok()?;
     let is_lock = |meta: fs::Metadata| (meta.dev(), meta.ino()) == (own.st_dev, own.st_ino);
     let has_it = open.flatten().any(|entry| fs::metadata(entry.path()).is_ok_and(is_lock));
     // While the process is alive its id is not reused, so the descriptors inspected above belong to this process.

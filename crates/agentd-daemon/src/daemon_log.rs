@@ -79,7 +79,7 @@ fn open(folder: &OwnedFd) -> io::Result<File> {
     let flags = OFlags::CREATE | OFlags::APPEND | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::openat(folder.as_fd(), NAMES[0], flags, Mode::from(0o600))?;
     let stat = rustix::fs::fstat(&file)?;
-    if !FileType::from_raw_mode(stat.st_mode).is_file() || stat.st_uid != rustix::process::geteuid().as_raw() {
+    if !FileType::from_raw_mode(stat.st_mode).is_file() || !agentd_disk::is_own_uid(stat.st_uid) {
         return Err(Errno::ACCESS.into());
     }
     rustix::fs::fchmod(&file, Mode::from(0o600))?;

@@ -51,7 +51,18 @@ pub enum DaemonError {
         /// The cause.
         cause: String,
     },
-    /// The client is in other namespaces than the daemon, and did not present the key of the daemon.
+    /// A process of another user listens on the daemon's socket.
+    #[error(
+        "connect to the sandbox daemon: folder {}: the process that listens there runs as uid {uid}, not as the user of this command \
+         — run agentd as that user, or set AGENTD_DATA_DIR to a directory of your own", place.display()
+    )]
+    OtherUser {
+        /// The folder with the socket.
+        place: PathBuf,
+        /// The user of the process. The overflow uid (65534) stands for every user that is not mapped in this user namespace.
+        uid: u32,
+    },
+    /// The client is in other namespaces than the daemon, and one of them did not prove that it has the key.
     #[error("connect to the sandbox daemon: the client is in another {namespace} namespace, and {reason}")]
     Key {
         /// The kind of namespace.
@@ -59,6 +70,12 @@ pub enum DaemonError {
         /// The reason and the remedy.
         reason: KeyRefusal,
     },
+    /// The daemon must prove that it has the key, and cannot read it.
+    #[error(
+        "connect to the sandbox daemon: the daemon cannot read its key: {0} — run `agentd daemon stop` in the namespaces of the \
+         daemon; the next daemon creates a key"
+    )]
+    NoKey(String),
     /// The daemon did not end.
     #[error("stop the sandbox daemon: process {pid}, folder {}: {reason} — {remedy}", place.display())]
     NotStopped {
@@ -79,33 +96,43 @@ pub enum DaemonError {
     Layered(#[from] LayeredError),
 }
 
-/// The reasons why a client in other namespaces is refused.
+/// The reasons why a client and a daemon in other namespaces do not trust each other.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyRefusal {
-    /// The client presented no key.
+    /// The client finds no key with which the daemon could prove what it is.
+    #[error(
+        "finds no key to verify the daemon with — run agentd in the namespaces of the daemon, or make the file {0} of the daemon's \
+         runtime or data folder readable in those of the client, at the same path"
+    )]
+    Missing(&'static str),
+    /// The daemon has not proven that it has the key that the client found.
+    #[error(
+        "the process that listens there has not proven that it has the key {0} — run agentd in the namespaces of the daemon, or show \
+         that file of the daemon in those of the client, at the same path"
+    )]
+    Impostor(&'static str),
+    /// The daemon did not answer the client in time.
+    #[error("the process that listens there sent no proof in time — run `agentd daemon stop` in its namespaces")]
+    Silent,
+    /// The client did not ask for proof, and so cannot give any.
     #[error(
         "presented no key — run agentd in the namespaces of the daemon, or make the file {} readable in those of the client, at \
          the same path", .0.display()
     )]
     None(PathBuf),
-    /// The client presented another key.
+    /// The client has another key.
     #[error(
         "presented a wrong key — run agentd in the namespaces of the daemon, or show the file {} in those of the client, at the \
          same path", .0.display()
     )]
     Wrong(PathBuf),
-    /// The client did not present a key in time.
+    /// The client did not prove in time that it has the key.
     #[error("sent no complete message in time — try again; if that fails, use the build of agentd that started the daemon")]
     Late,
-    /// Too many clients have not presented a key yet.
-    #[error("too many such clients have not presented a key yet — try again")]
+    /// Too many clients have not proven yet that they have the key.
+    #[error("too many such clients have not proven yet that they have the key — try again")]
     Many,
-    /// The daemon has no key to compare with.
-    #[error(
-        "the daemon cannot read its key: {0} — run `agentd daemon stop` in the namespaces of the daemon; the next daemon creates a key"
-    )]
-    NoFile(String),
 }
 
 impl DaemonError {

@@ -2,7 +2,7 @@
 //! input was valid; its error is an invariant that the input broke.
 
 use crate::{
-    protocol::{ExecMessage, Hello, MAX_FRAME, Reply, Request},
+    protocol::{Answer, ExecMessage, Hello, MAX_FRAME, Reply, Request},
     report,
 };
 use agentd_supervisor::protocol::{HEAD, MAX_FDS, decode, encode};
@@ -19,6 +19,7 @@ use std::{
 /// The invariant that is broken.
 pub fn messages(bytes: &[u8]) -> Result<usize, String> {
     Ok(decode_all::<Hello>(bytes)?
+        + decode_all::<Answer>(bytes)?
         + decode_all::<Request>(bytes)?
         + decode_all::<ExecMessage>(bytes)?
         + decode_all::<Reply>(bytes)?)
@@ -64,7 +65,7 @@ fn memory(bytes: &[u8]) -> Result<OwnedFd, String> {
 mod tests {
     use super::*;
     use crate::{
-        key::Key,
+        handshake::Nonce,
         protocol::{Failure, VERSION},
     };
     use agentd_core::{Command, EndReason};
@@ -78,23 +79,34 @@ mod tests {
         let command = Command { argv: vec!["true".into()], cwd: Some("/tmp".into()), ..Command::default() };
         let request = |request: Request| encode(&request, 1).unwrap();
         let requests = [
-            request(Request::Exec { name: name(), command: Box::new(command), detach: false }),
+            request(Request::Exec { name: name(), command: Box::new(command), detach: false, proven: true }),
             request(Request::Fork { name: name(), snapshot: None, new: vec!["two".parse().unwrap()] }),
             request(Request::Status),
         ]
         .concat();
         let during =
             [encode(&ExecMessage::Signal(15), 0).unwrap(), encode(&ExecMessage::End(EndReason::Cancelled), 0).unwrap()].concat();
+        // The numbers are not random, so that the seeds are the same each time.
+        let frame = [&[32, 0, 0, 0, 0][..], &[7; 32]].concat();
+        let (Answer(tag), _, _) = decode(&frame, MAX_FRAME).unwrap().unwrap();
+        let (nonce, _, _): (Nonce, _, _) = decode(&frame, MAX_FRAME).unwrap().unwrap();
+        let hello = encode(&Hello { version: VERSION, nonce }, 0).unwrap();
+        let answer = encode(&Answer(tag), 0).unwrap();
+        let challenge = encode(&Reply::Challenge { nonce, tag }, 0).unwrap();
         let replies = [
             encode(&Reply::Done, 1).unwrap(),
             encode(&Reply::Failed(Failure::Other("why".to_owned())), 0).unwrap(),
             encode(&Reply::Made(Vec::new(), Report::default()), 0).unwrap(),
+            challenge,
         ]
         .concat();
-        let hello = encode(&Hello { version: VERSION, key: Key::at_end_of(&[7; 64]) }, 0).unwrap();
-        for (file, seed, number) in
-            [("hello", hello, 1), ("requests", requests, 3), ("during", during, 2), ("replies", replies, 3)]
-        {
+        for (file, seed, number) in [
+            ("hello", hello, 1),
+            ("answer", answer, 1),
+            ("requests", requests, 3),
+            ("during", during, 2),
+            ("replies", replies, 4),
+        ] {
             // Short messages of one kind may also be messages of another.
             assert!(messages(&seed).unwrap() >= number, "{file}");
             keep_seed("daemon_messages", file, &seed);

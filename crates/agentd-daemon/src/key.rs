@@ -1,79 +1,75 @@
 //! The key of clients in other namespaces.
 //!
 //! The daemon serves a client in its own user and PID namespaces without a key, because no payload runs there. A client in other
-//! namespaces (a rootless toolbox, `unshare --user`) may be a payload that reached the socket. Such a client must present a key: the
-//! content of a file that only the user may read. No grant may contain the folder of the key or that of the socket, nor the place of
-//! one that does not exist yet. Without a runtime directory of the user, both lie below the data folder.
+//! namespaces (a rootless toolbox, `unshare --user`) may be a payload that reached the socket, and a daemon there may be a payload
+//! that listens in place of the daemon. Client and daemon then prove to each other that they have the key: the content of a file
+//! that only the user may read. No grant may contain the folder of the key or that of the socket, nor the place of one that does not
+//! exist yet. Without a runtime directory of the user, both lie below the data folder.
+//!
+//! Every copy of the key in memory is overwritten when it is dropped.
 
+use crate::handshake::{Nonces, Side, Tag, fill_randomly};
 use agentd_isolation::own_state;
-use agentd_kernel::peer::{self, Peer, PeerError};
-use serde::{Deserialize, Serialize};
 use std::{
     fmt, fs, io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::PathBuf,
 };
+use zeroize::Zeroizing;
 
 /// The name of the file in agentd's cache folder. All daemons of a user have the same key.
-const NAME: &str = "daemon.key";
+pub(crate) const NAME: &str = "daemon.key";
 
 const LENGTH: usize = 32;
 
-/// A key as a client presents it. Without a key, all bytes are zero, so that [`crate::protocol::Hello`] always has the same
-/// length.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Key([u8; LENGTH]);
+/// The key. It is never all zeros.
+#[derive(Clone)]
+pub(crate) struct Key(Zeroizing<[u8; LENGTH]>);
 
 impl Key {
-    /// The value that a client without a key presents. It is never a valid key.
-    pub(crate) const NONE: Self = Self([0; LENGTH]);
-
-    /// Interprets the last bytes of a message as a key.
-    pub(crate) fn at_end_of(message: &[u8]) -> Self {
-        message.last_chunk().map_or(Self::NONE, |bytes| Self(*bytes))
-    }
-
-    /// Returns true for a value that no daemon accepts.
-    pub(crate) fn is_none(&self) -> bool {
-        self.0 == Self::NONE.0
-    }
-
-    /// Compares two keys in a time that does not depend on their bytes.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        let difference = self.0.iter().zip(&other.0).fold(0, |difference, (one, other)| difference | (one ^ other));
-        std::hint::black_box(difference) == 0
-    }
-
     /// Returns a new random key.
-    fn random() -> io::Result<Self> {
-        let mut bytes = Self::NONE.0;
-        let mut done = 0;
-        while done < LENGTH {
-            done += rustix::rand::getrandom(&mut bytes[done..], rustix::rand::GetRandomFlags::empty())?;
-        }
+    pub(crate) fn random() -> io::Result<Self> {
+        let mut bytes = Zeroizing::new([0; LENGTH]);
+        fill_randomly(&mut *bytes)?;
         Ok(Self(bytes))
     }
 
     /// Returns the key that a file contains, unless the content is damaged.
     fn parse(content: &[u8]) -> Option<Self> {
-        let key = Self(content.try_into().ok()?);
-        (!key.is_none()).then_some(key)
+        if content.len() != LENGTH || content.iter().all(|byte| *byte == 0) {
+            return None;
+        }
+        let mut bytes = Zeroizing::new([0; LENGTH]);
+        bytes.copy_from_slice(content);
+        Some(Self(bytes))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8; LENGTH] {
+        &self.0
     }
 }
 
 /// Prints no byte of the key, because messages are logged in this form.
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_none() { "Key(none)" } else { "Key(hidden)" })
+        f.write_str("Key(hidden)")
     }
 }
 
-/// The key of the daemon, in the folder that the daemon's process can open.
-pub(crate) struct DaemonKey {
-    /// The key; the cause if there is none.
-    pub key: io::Result<Key>,
+/// The MACs of a connection.
+pub(crate) struct Tags {
+    /// The proof that the daemon sends.
+    pub daemon: Tag,
+    /// The proof that the client must send.
+    pub client: Tag,
+}
+
+/// The key of the daemon cannot be read.
+#[derive(Debug)]
+pub(crate) struct NoKey {
     /// The path of its file, for messages.
     pub path: PathBuf,
+    pub cause: io::Error,
 }
 
 /// Creates the key of this user's daemons, unless there is a valid one. A file that others can read is replaced: others may know
@@ -83,67 +79,72 @@ pub(crate) fn create() -> io::Result<()> {
     if read(folder.as_fd()).is_ok() {
         return Ok(());
     }
-    match own_state::create(folder.as_fd(), NAME, &Key::random()?.0) {
+    match own_state::create(folder.as_fd(), NAME, Key::random()?.bytes()) {
         // Another daemon has just created the key; or the file is damaged.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match read(folder.as_fd()) {
             Ok(_) => Ok(()),
-            Err(_) => own_state::replace(folder.as_fd(), NAME, &Key::random()?.0),
+            Err(_) => own_state::replace(folder.as_fd(), NAME, Key::random()?.bytes()),
         },
         other => other,
     }
 }
 
-/// Reads the key of this user's daemons. The daemon reads the key for each client that needs one, so that no copy of the key is
-/// in its memory when a launcher is forked from it.
-pub(crate) fn of_daemon() -> DaemonKey {
-    let Some(folder) = own_state::cache_folder() else {
-        return DaemonKey { key: Err(io::ErrorKind::NotFound.into()), path: NAME.into() };
-    };
-    let path = fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).unwrap_or_default();
-    DaemonKey { key: read(folder.as_fd()), path: path.join(NAME) }
+/// Computes the MACs of a connection with the key of this user's daemons. The key is read for each connection that needs it, so
+/// that no copy of it is in the daemon's memory when a launcher is forked, and removing the file revokes the key.
+pub(crate) fn tags(nonces: &Nonces) -> Result<Tags, NoKey> {
+    let folder = own_state::cache_folder().ok_or_else(|| NoKey { path: NAME.into(), cause: io::ErrorKind::NotFound.into() })?;
+    let key = read(folder.as_fd()).map_err(|cause| NoKey { path: path_in(folder.as_fd()), cause })?;
+    Ok(Tags { daemon: nonces.tag(&key, Side::Daemon), client: nonces.tag(&key, Side::Client) })
+}
+
+/// Returns the path of the daemon's key, for messages.
+pub(crate) fn path() -> PathBuf {
+    own_state::cache_folder().map_or_else(|| NAME.into(), |folder| path_in(folder.as_fd()))
+}
+
+fn path_in(folder: BorrowedFd<'_>) -> PathBuf {
+    fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).unwrap_or_default().join(NAME)
 }
 
 fn read(folder: BorrowedFd<'_>) -> io::Result<Key> {
     Key::parse(&own_state::read_secret(folder, NAME)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Returns the key that a client presents to the daemon that listens on the other end of `socket`: none if the daemon needs none,
-/// or runs as another user.
-pub(crate) fn of_client(socket: BorrowedFd<'_>) -> Key {
-    match peer::verify(socket) {
-        Ok(Peer::Here) | Err(PeerError::Uid(_)) => Key::NONE,
-        // A failure to inspect the daemon does not prove that it needs no key.
-        Ok(Peer::Elsewhere(_)) | Err(_) => {
-            own_state::cached_secret(NAME).and_then(|content| Key::parse(&content)).unwrap_or(Key::NONE)
-        }
-    }
+/// Returns the key of this user as a client finds it; `None` if it finds none.
+pub(crate) fn of_client() -> Option<Key> {
+    own_state::cached_secret(NAME).and_then(|content| Key::parse(&content))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn key_is_equal_only_to_the_same_bytes() {
-        let key = Key::random().unwrap();
-        assert!(key.is(&key.clone()) && !key.is(&Key::random().unwrap()) && !key.is(&Key::NONE));
-        for place in 0..LENGTH {
-            let mut other = key.clone();
-            other.0[place] ^= 1;
-            assert!(!key.is(&other), "byte {place}");
-        }
-    }
+    use std::os::unix::fs::FileExt as _;
 
     #[test]
     fn file_of_wrong_length_or_of_zeros_is_no_key() {
         for damaged in [&[][..], &[1; LENGTH - 1], &[1; LENGTH + 1], &[0; LENGTH]] {
             assert!(Key::parse(damaged).is_none());
         }
-        assert!(Key::parse(&[1; LENGTH]).unwrap().is(&Key([1; LENGTH])));
+        assert_eq!(Key::parse(&[1; LENGTH]).unwrap().bytes(), &[1; LENGTH]);
     }
 
     #[test]
     fn key_is_not_printed() {
-        assert_eq!(format!("{:?} {:?}", Key([7; LENGTH]), Key::NONE), "Key(hidden) Key(none)");
+        assert_eq!(format!("{:?}", Key::parse(&[7; LENGTH]).unwrap()), "Key(hidden)");
+    }
+
+    #[test]
+    fn dropped_key_is_overwritten_in_memory() {
+        let mut slot = Some(Key::parse(&[7; LENGTH]).unwrap());
+        let address = u64::try_from(slot.as_ref().unwrap().bytes().as_ptr().addr()).unwrap();
+        let memory = || {
+            let mut bytes = [1; LENGTH];
+            fs::File::open("/proc/self/mem").unwrap().read_exact_at(&mut bytes, address).unwrap();
+            bytes
+        };
+        assert_eq!(memory(), [7; LENGTH]);
+        *std::hint::black_box(&mut slot) = None;
+        // The place is not in use any more, and may have other content.
+        assert!(!memory().contains(&7), "{:?}", memory());
     }
 }

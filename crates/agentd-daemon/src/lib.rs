@@ -9,17 +9,21 @@
 //!
 //! The data of a command's streams never passes through the daemon: a client receives the descriptors.
 //!
-//! - `client` and `control` are the client's side, and find the daemon through its `folder`; `protocol`, `connection` and
-//!   `report` are the messages.
-//! - `admission` decides which clients are served, and `key` is what a client in other namespaces must present.
+//! - `client` and `control` are the client's side. `connect` finds the daemon through its `folder`, and verifies it; `protocol`,
+//!   `connection` and `report` are the messages.
+//! - `admission` decides which clients are served. `handshake` is the proof that client and daemon have the `key` if they are in
+//!   different namespaces, and `waiting` limits the clients that have not given it.
+//! - `boundary` makes sure that the boundary of sandboxes is proven before they are used.
 //! - `process` is the daemon's process, `serve`, `commands` and `removal` carry out requests, `idle` ends unused resources,
 //!   and `runtimes` holds the running sandboxes.
 //! - `protection` tracks protected paths, and `unreported` keeps their changes for the next daemon; `ttl` tracks the lifetimes.
 //! - `log` is the output of detached commands, `daemon_log` the daemon's own log.
 
 mod admission;
+mod boundary;
 mod client;
 mod commands;
+mod connect;
 mod connection;
 mod control;
 mod daemon_log;
@@ -28,6 +32,7 @@ mod files;
 mod folder;
 #[doc(hidden)]
 pub mod fuzz;
+mod handshake;
 mod idle;
 mod key;
 mod log;
@@ -40,8 +45,10 @@ mod runtimes;
 mod serve;
 mod ttl;
 mod unreported;
+mod waiting;
 
 pub use agentd_kernel::mount::OwnMounts;
+pub use boundary::{Proof, Prove};
 pub use client::{After, Client, Started};
 pub use control::Stopped;
 pub use daemon_log::LogFile;
@@ -50,4 +57,3 @@ pub use log::path as log_path;
 pub use process::run;
 pub use protocol::{Activity, Daemon, Status};
 pub use report::Finding;
-pub use serve::Proof;

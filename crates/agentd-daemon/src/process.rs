@@ -2,11 +2,12 @@
 
 use crate::{
     admission::{self, Candidate},
+    boundary::Prove,
     daemon_log::LogFile,
     error::DaemonError,
     folder, key,
     protocol::VERSION,
-    serve::{Proof, Server},
+    serve::Server,
 };
 use agentd_kernel::mount::OwnMounts;
 use agentd_log::LogFailure as _;
@@ -38,24 +39,19 @@ const IDLE: Duration = Duration::from_secs(5);
 /// seconds no sandbox has had processes or a time to live, and no client has connected. Returns at once if another daemon already holds the lock. Disks with a limit are mounted
 /// in `own`, if there is one.
 ///
-/// `prove` attacks a sandbox in the namespaces of this process. It is called before a client in other namespaces, which cannot do
-/// that itself, creates a sandbox or starts a command; see [`Client::is_elsewhere`](crate::Client::is_elsewhere).
+/// `prove` attacks a sandbox in the namespaces of this process. It is called before a client creates a sandbox or starts a command,
+/// unless the client is in these namespaces and has done that itself.
 ///
 /// `start_log` receives the log file as soon as this process holds the lock, and directs the events of the process there.
 ///
 /// # Errors
 /// [`DaemonError::Unreachable`] if the daemon cannot open its lock, its log or its socket; [`DaemonError::Layered`] if the state on
 /// disk cannot be opened.
-pub async fn run(
-    place: &Path,
-    own: Option<OwnMounts>,
-    prove: fn() -> Proof,
-    start_log: impl FnOnce(LogFile),
-) -> Result<(), DaemonError> {
+pub async fn run(place: &Path, own: Option<OwnMounts>, prove: Prove, start_log: impl FnOnce(LogFile)) -> Result<(), DaemonError> {
     // Reset the file mode mask inherited from the first client: it would affect all other clients.
     rustix::process::umask(Mode::from(0o022));
     let failed = |context| move |source| DaemonError::Unreachable { place: place.to_path_buf(), context, source };
-    let state = Arc::new(match own {
+    let state = Arc::new(match own.clone() {
         Some(own) => State::open_with_volumes(place, own)?,
         None => State::open(place)?,
     });
@@ -80,7 +76,7 @@ pub async fn run(
         .map_err(|e| failed("write the daemon's lock file")(e.into()))?;
     start_log(LogFile::open(&folder).map_err(failed("open the daemon log"))?);
     tracing::info!(pid = std::process::id(), version = VERSION, place = ?place, "daemon started");
-    let ended = serve_until_ended(place, &folder, Server::new(state, prove)?).await;
+    let ended = serve_until_ended(place, &folder, Server::new(state, prove)?, own.as_ref()).await;
     match &ended {
         Ok(why) => tracing::info!(why, "daemon ended"),
         Err(error) => tracing::error!(%error, "daemon failed"),
@@ -90,7 +86,12 @@ pub async fn run(
 }
 
 /// Serves clients until the daemon has to end; returns the reason for the end.
-async fn serve_until_ended(place: &Path, folder: &OwnedFd, server: Server) -> Result<&'static str, DaemonError> {
+async fn serve_until_ended(
+    place: &Path,
+    folder: &OwnedFd,
+    server: Server,
+    own: Option<&OwnMounts>,
+) -> Result<&'static str, DaemonError> {
     let failed = |context| move |source| DaemonError::Unreachable { place: place.to_path_buf(), context, source };
     // The daemon holds pipes to each of its sandboxes.
     agentd_kernel::rlimit::raise_open_files(None);
@@ -109,7 +110,7 @@ async fn serve_until_ended(place: &Path, folder: &OwnedFd, server: Server) -> Re
     let mut tick = tokio::time::interval(TICK);
     let why = loop {
         tokio::select! {
-            client = accept(&listener) => {
+            client = accept(&listener, own) => {
                 asked = Instant::now();
                 if let Some(client) = client.or_warn("accept client", "socket") {
                     serve(&server, &served, client);
@@ -122,7 +123,7 @@ async fn serve_until_ended(place: &Path, folder: &OwnedFd, server: Server) -> Re
                 } else if asked.elapsed() >= IDLE {
                     // New clients can no longer find the daemon; clients that have just connected are still served.
                     folder::forget(folder);
-                    let late = waiting(&listener);
+                    let late = waiting(&listener, own);
                     if late.is_empty() {
                         break "idle";
                     }
@@ -153,9 +154,10 @@ fn serve(server: &Arc<Server>, served: &Arc<()>, client: Candidate) {
 }
 
 /// Returns the clients that have connected but were not accepted yet.
-fn waiting(listener: &UnixListener) -> Vec<Candidate> {
+fn waiting(listener: &UnixListener, own: Option<&OwnMounts>) -> Vec<Candidate> {
     let next = || rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok();
-    std::iter::from_fn(next).filter_map(|socket| admission::verify(socket.into()).or_warn("accept client", "socket")).collect()
+    let verify = |socket: OwnedFd| admission::verify(socket.into(), own).or_warn("accept client", "socket");
+    std::iter::from_fn(next).filter_map(verify).collect()
 }
 
 async fn any(signals: &mut [tokio::signal::unix::Signal]) {
@@ -168,9 +170,9 @@ async fn any(signals: &mut [tokio::signal::unix::Signal]) {
     .await;
 }
 
-async fn accept(listener: &UnixListener) -> io::Result<Candidate> {
+async fn accept(listener: &UnixListener, own: Option<&OwnMounts>) -> io::Result<Candidate> {
     let (socket, _) = listener.accept().await?;
-    admission::verify(socket.into_std()?)
+    admission::verify(socket.into_std()?, own)
 }
 
 #[cfg(test)]
@@ -186,8 +188,8 @@ mod tests {
         let clients = [(); 3].map(|()| folder::connect(&folder).unwrap());
         folder::forget(&folder);
         assert!(folder::connect(&folder).is_err());
-        assert_eq!(waiting(&listener).len(), clients.len());
-        assert!(waiting(&listener).is_empty());
+        assert_eq!(waiting(&listener, None).len(), clients.len());
+        assert!(waiting(&listener, None).is_empty());
     }
 
     #[tokio::test]
@@ -196,12 +198,13 @@ mod tests {
         let folder = folder::open(place.path()).unwrap();
         let listener = folder::listen(&folder).unwrap();
         let connects = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('socket'); sys.stdin.read()";
-        for (before, peer) in [(&[][..], Peer::Here), (&["unshare", "--user"], Peer::Elsewhere("user"))] {
+        for (before, is_here) in [(&[][..], true), (&["unshare", "--user"], false)] {
             let argv = [before, &["python3", "-c", connects]].concat();
             let mut client = std::process::Command::new(argv[0]);
             client.args(&argv[1..]).current_dir(place.path().join(folder::FOLDER)).stdin(std::process::Stdio::piped());
             let mut client = client.spawn().unwrap();
-            assert_eq!(accept(&listener).await.unwrap().peer, peer, "{argv:?}");
+            let peer = accept(&listener, None).await.unwrap().peer;
+            assert_eq!((peer == Peer::Here, matches!(peer, Peer::Elsewhere(_))), (is_here, !is_here), "{argv:?}");
             drop(client.stdin.take());
             client.wait().unwrap();
         }

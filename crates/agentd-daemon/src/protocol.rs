@@ -1,7 +1,8 @@
 //! The messages between clients and the daemon: frames of `agentd_supervisor::channel`. Each connection carries a [`Hello`], one
-//! request, and the messages that follow from it.
+//! request, and the messages that follow from it. If the client needs a proof of the daemon, the daemon replies to the [`Hello`]
+//! with [`Reply::Challenge`], and the client sends an [`Answer`] before its request.
 
-use crate::key::Key;
+use crate::handshake::{Nonce, Tag};
 use agentd_core::{Command, ControlReport, EndReason, Grant, Outcome, PtySize};
 use agentd_isolation::protect::Report;
 use agentd_sandboxes::{Name, SandboxSettings};
@@ -19,24 +20,27 @@ pub(crate) const MAX_FRAME: usize = 4 << 20;
 /// Largest file that is copied in or out, in bytes.
 pub(crate) const MAX_FILE: u64 = 1 << 30;
 
-/// The first message of a client. It has no descriptors, and in each version a fixed length: until a client in other namespaces
-/// has presented the key, the daemon reads this many bytes of it and decodes nothing.
+/// The first message of a client. It has no descriptors, and a fixed length: until a client in other namespaces has proven that it
+/// has the key, the daemon reads only this many bytes and those of [`Answer`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub version: u32,
-    /// [`Key::NONE`] if the client has no key, or the daemon needs none. The last field, which the daemon compares before it
-    /// decodes the message.
-    pub key: Key,
+    /// The random number of the client; [`Nonce::NONE`] if the client needs no proof of the daemon.
+    pub nonce: Nonce,
 }
+
+/// The client's proof that it has the key. It has no descriptors, and a fixed length.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Answer(pub Tag);
 
 /// The requests, of which a client sends one after [`Hello`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Create a sandbox.
-    Create { name: Name, about: Box<SandboxSettings> },
+    /// Create a sandbox. With `proven`, the client has proven the boundary in its own namespaces.
+    Create { name: Name, about: Box<SandboxSettings>, proven: bool },
     /// Start a command in a sandbox. Answered by [`Reply::Started`] and, at its end, [`Reply::Ended`]; a detached command by
-    /// [`Reply::Made`] at once.
-    Exec { name: Name, command: Box<Command>, detach: bool },
+    /// [`Reply::Made`] at once. `proven` as for [`Request::Create`].
+    Exec { name: Name, command: Box<Command>, detach: bool, proven: bool },
     /// Return the state of all sandboxes that have processes.
     Status,
     /// Pause all processes of a sandbox.
@@ -75,6 +79,14 @@ impl Request {
         match self {
             Self::Create { .. } => None,
             other => other.summary().1,
+        }
+    }
+
+    /// Returns whether the client has proven the boundary; `None` if the request needs no proof.
+    pub(crate) fn is_proven(&self) -> Option<bool> {
+        match self {
+            Self::Create { proven, .. } | Self::Exec { proven, .. } => Some(*proven),
+            _ => None,
         }
     }
 
@@ -137,6 +149,8 @@ pub(crate) enum Reply {
     Status(Vec<Status>),
     /// Information about the daemon.
     Daemon(Daemon),
+    /// The random number of the daemon, and its proof that it has the key.
+    Challenge { nonce: Nonce, tag: Tag },
 }
 
 /// Reasons why a request failed.

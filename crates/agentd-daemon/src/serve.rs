@@ -2,6 +2,7 @@
 
 use crate::{
     admission::{Admission, Candidate, Refusal},
+    boundary::Prove,
     connection::Connection,
     error::DaemonError,
     log::Writers,
@@ -13,18 +14,13 @@ use crate::{
 };
 use agentd_core::{ControlReport, GuardRule, Sandbox, SandboxSpec};
 use agentd_isolation::{grants, layered::runtime, protect::Report};
-use agentd_kernel::peer::Peer;
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::{ForkSource, Lifetimes, Name, SandboxSettings, SaveMode, State, StateError};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    pin::Pin,
     sync::{Arc, Mutex},
 };
 use tokio::sync::OnceCell;
-
-/// The pending result of an attack on a sandbox: why the boundary is not proven, if it is not.
-pub type Proof = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// The state of the daemon.
 pub(crate) struct Server {
@@ -35,14 +31,14 @@ pub(crate) struct Server {
     started: u64,
     admission: Admission,
     pub writers: Writers,
-    prove: fn() -> Proof,
-    /// Set once the boundary was proven for a client in other namespaces.
-    proven: OnceCell<()>,
+    pub prove: Prove,
+    /// Set once the daemon has proven the boundary.
+    pub proven: OnceCell<()>,
     pub lifetimes: Arc<Mutex<Lifetimes>>,
 }
 
 impl Server {
-    pub(crate) fn new(state: Arc<State>, prove: fn() -> Proof) -> Result<Self, DaemonError> {
+    pub(crate) fn new(state: Arc<State>, prove: Prove) -> Result<Self, DaemonError> {
         Ok(Self {
             state,
             runtimes: Runtimes::new()?,
@@ -105,16 +101,6 @@ impl Server {
         client.send(&reply, &fds).or_debug("reply to client", "socket");
     }
 
-    /// Proves the boundary before a client in other namespaces uses it. A client in the namespaces of this process has
-    /// proven it itself.
-    async fn prove_for(&self, request: &Request, peer: Peer) -> Result<(), DaemonError> {
-        let uses = matches!(request, Request::Create { .. } | Request::Exec { .. });
-        if peer == Peer::Here || !uses {
-            return Ok(());
-        }
-        self.proven.get_or_try_init(|| (self.prove)()).await.map(drop).map_err(DaemonError::Refused)
-    }
-
     /// Carries out a request. Returns `None` if all replies were already sent.
     async fn answer(
         self: &Arc<Self>,
@@ -123,15 +109,15 @@ impl Server {
         client: &mut Connection,
     ) -> Result<Option<(Reply, Option<OwnedFd>)>, DaemonError> {
         match request {
-            Request::Create { name, about } => {
+            Request::Create { name, about, proven: _ } => {
                 let controls = self.create(name, *about).await?;
                 return Ok(Some((Reply::Made(controls, Report::default()), None)));
             }
-            Request::Exec { name, command, detach: true } => {
+            Request::Exec { name, command, detach: true, proven: _ } => {
                 self.detach(&name, *command, client).await?;
                 return Ok(None);
             }
-            Request::Exec { name, command, detach: false } => {
+            Request::Exec { name, command, detach: false, proven: _ } => {
                 self.exec(&name, *command, client).await?;
                 return Ok(None);
             }
@@ -380,7 +366,7 @@ mod tests {
     async fn status_of_locked_sandbox_returns_without_waiting() {
         let place = tempfile::tempdir().unwrap();
         let state = Arc::new(State::open(&place.path().join("sandboxes")).unwrap());
-        let server = Server::new(state, || Box::pin(async { Ok(()) })).unwrap();
+        let server = Server::new(state, Box::new(|_| Box::pin(async { Ok(()) }))).unwrap();
         let name: Name = "dev".parse().unwrap();
         let runtime = server.runtimes.get(&name);
         let held = runtime.lock().await;

@@ -7,6 +7,7 @@ mod durable;
 mod erase;
 mod error;
 mod lock;
+mod owner;
 mod private;
 mod scratch;
 mod staging;
@@ -16,6 +17,7 @@ pub use durable::{entries, flush_all, flush_directory, make_folder, read, write}
 pub use erase::{empty, erase};
 pub use error::{DiskError, FileContext};
 pub use lock::Lock;
+pub use owner::{is_ambiguous_uid, is_own_uid};
 pub use private::{NotPrivate, make_private};
 pub use scratch::Scratch;
 pub use staging::{Staging, abandoned, pinned};

@@ -1,6 +1,9 @@
 //! Directories that only their owner may access.
 
-use crate::error::{DiskError, FileContext as _};
+use crate::{
+    error::{DiskError, FileContext as _},
+    owner::is_own_uid,
+};
 use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
@@ -36,7 +39,7 @@ pub fn make_private(root: &Path) -> Result<(), NotPrivate> {
     if !found.is_dir() {
         return Err(NotPrivate::Refused("not a directory — use another path"));
     }
-    if found.uid() != rustix::process::geteuid().as_raw() {
+    if !is_own_uid(found.uid()) {
         return Err(NotPrivate::Refused("directory belongs to another user — use another path, or run as its owner"));
     }
     if found.mode() & 0o077 != 0 {

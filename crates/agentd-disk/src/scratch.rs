@@ -10,6 +10,7 @@ use crate::{
     directory::{lstat, names},
     erase::erase,
     error::{DiskError, FileContext as _},
+    owner::is_own_uid,
 };
 use agentd_log::LogFailure as _;
 use rustix::{
@@ -138,8 +139,8 @@ fn sweep(parent: BorrowedFd<'_>, prefix: &str, mut on_abandoned: impl FnMut(&str
 }
 
 fn is_own_directory(parent: BorrowedFd<'_>, name: &OsStr) -> bool {
-    let own = rustix::process::geteuid().as_raw();
-    matches!(lstat(parent, name), Ok(Some(found)) if FileType::from_raw_mode(found.st_mode).is_dir() && found.st_uid == own)
+    let is_own = |found: rustix::fs::Stat| FileType::from_raw_mode(found.st_mode).is_dir() && is_own_uid(found.st_uid);
+    matches!(lstat(parent, name), Ok(Some(found)) if is_own(found))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// First host id assigned to sandboxes. `systemd`'s UIDS-GIDS document lists 1879048192 and up as unused.
@@ -136,10 +136,11 @@ impl IdLease {
 /// calls this once.
 ///
 /// # Errors
-/// The errno of writing a file of `/proc/PID`.
+/// The errno of writing a file of `/proc/PID`, and [`ForeignProc`](crate::proc::ForeignProc).
 pub fn write_maps(pid: i32, id_map: IdMap, privileged: bool) -> Result<(), ControlError> {
+    let directory = directory_of(pid)?;
     let write = |file: &str, content: String| {
-        std::fs::write(format!("/proc/{pid}/{file}"), &content)
+        std::fs::write(directory.join(file), &content)
             .during(Control::Idmap, || format!("write '{content}' to {file} of the sandbox"))
     };
     if !privileged {
@@ -147,6 +148,10 @@ pub fn write_maps(pid: i32, id_map: IdMap, privileged: bool) -> Result<(), Contr
     }
     write("gid_map", format!("{} {} {}", id_map.gid, id_map.host_gid, id_map.count))?;
     write("uid_map", format!("{} {} {}", id_map.uid, id_map.host_uid, id_map.count))
+}
+
+fn directory_of(pid: i32) -> Result<PathBuf, ControlError> {
+    crate::proc::directory_of(pid).map_err(|error| error.during(Control::Idmap, "write the id maps of a sandbox"))
 }
 
 /// Changes this process, which is inside the new user namespace, to the mapped user. The process keeps all capabilities in the
@@ -173,7 +178,7 @@ pub fn mapping(owner: (u32, u32), shown: (u32, u32), count: u32) -> Result<Owned
         .during(Control::Idmap, || "clone a user namespace for id-mapped mounts".to_owned())?;
     let id_map = IdMap { uid: owner.0, gid: owner.1, host_uid: shown.0, host_gid: shown.1, count, extra: None };
     write_maps(helper.pid(), id_map, true)?;
-    rustix::fs::open(format!("/proc/{}/ns/user", helper.pid()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::open(directory_of(helper.pid())?.join("ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .during(Control::Idmap, || "open the user namespace for id-mapped mounts".to_owned())
 }
 

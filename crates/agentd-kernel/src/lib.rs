@@ -13,6 +13,7 @@ pub mod object;
 pub mod path_bytes;
 pub mod peer;
 pub mod privileges;
+pub mod proc;
 pub mod process;
 pub mod rlimit;
 pub mod run_as;

@@ -138,11 +138,12 @@ pub(crate) fn new_mounts() -> Result<(), ControlError> {
 /// open only that of a traceable process with the same ids (`ptrace(2)`, `PTRACE_MODE_READ_FSCREDS`).
 ///
 /// # Errors
-/// The errno of opening `/proc/PID/ns/mnt`.
+/// The errno of opening `/proc/PID/ns/mnt`, and [`ForeignProc`](crate::proc::ForeignProc).
 pub fn mounts_of(pid: i32) -> Result<OwnedFd, ControlError> {
-    let path = format!("/proc/{pid}/ns/mnt");
+    let directory = crate::proc::directory_of(pid);
+    let path = directory.map_err(|error| error.during(Control::Mounts, "open the mount namespace of a sandbox"))?.join("ns/mnt");
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-    rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).during(Control::Mounts, || format!("open {path}"))
+    rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).during(Control::Mounts, || format!("open {}", path.display()))
 }
 
 /// Moves the process into a mount namespace that it was in before.

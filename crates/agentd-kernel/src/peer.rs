@@ -3,30 +3,58 @@
 //! A uid does not identify a client: the payload of an unprivileged user's sandbox has the uid of that user. The namespaces do. A
 //! payload runs in its own user and PID namespaces and cannot leave them (`setns(2)` needs capabilities in the target namespace).
 //! A peer in other namespaces needs a further proof that it is no payload; the caller decides which.
+//!
+//! A peer in the same user and PID namespaces may still be in another mount or network namespace. Such a peer is no payload, but
+//! what it finds out about the machine need not hold for this process.
 
+use crate::{
+    mount::OwnMounts,
+    proc::{self, ForeignProc},
+};
+use agentd_disk::is_ambiguous_uid;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{AtFlags, CWD, Mode, OFlags},
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use std::{
     fmt,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
+    path::Path,
 };
 
-/// The kinds of namespaces that are compared, as in `/proc/PID/ns`.
-const COMPARED: [&str; 2] = ["user", "pid"];
+/// The kinds of namespaces in which no payload is with this process, as in `/proc/PID/ns`.
+const OF_PAYLOADS: [&str; 2] = ["user", "pid"];
+
+/// The kinds of namespaces on which the boundary of a sandbox depends, besides those above.
+const OTHERS: [&str; 4] = ["mnt", "net", "ipc", "cgroup"];
 
 /// The place of a peer that is alive and has the effective uid of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
-    /// The peer is in the user and PID namespaces of this process.
+    /// The peer is in all namespaces of this process on which the boundary of a sandbox depends.
     Here,
-    /// The peer is in another namespace of this kind, or this process may not inspect that namespace. The peer may be the payload
-    /// of a sandbox.
-    Elsewhere(&'static str),
+    /// The peer is in the user and PID namespaces of this process, but in another namespace of this kind.
+    Beside(&'static str),
+    /// The peer may be the payload of a sandbox.
+    Elsewhere(Elsewhere),
 }
+
+/// The place of a peer in another user or PID namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// The kind of namespace that differs, or that this process may not inspect.
+    pub namespace: &'static str,
+    /// The namespaces of the peer, if this process may inspect them.
+    pub origin: Option<Origin>,
+}
+
+/// The user and PID namespaces of a peer. No process can leave them for those of another payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Origin([NamespaceId; 2]);
+
+/// The device and inode of a namespace file, which identify the namespace (`namespaces(7)`).
+type NamespaceId = (u64, u64);
 
 /// The reason why a peer is refused.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +63,12 @@ pub enum PeerError {
     /// The peer runs as another user.
     #[error("verify the peer of the socket: the process runs as uid {0} — connect as the user who started this process")]
     Uid(u32),
+    /// The uid of the peer equals that of this process only because the kernel reports many users with it.
+    #[error(
+        "peer of the socket: uid {0} stands for every user that is not mapped in this user namespace — run this process as a \
+         mapped user"
+    )]
+    Unmapped(u32),
     /// The peer ended after it connected, so that nothing about it can be verified.
     #[error("verify the peer of the socket: the process that connected has ended")]
     Ended,
@@ -44,6 +78,9 @@ pub enum PeerError {
          process is alive (Linux 6.5 can) — connect from the PID namespace of this process"
     )]
     Invisible,
+    /// The namespaces of the peer cannot be read.
+    #[error("peer of the socket: {0}")]
+    Proc(#[from] ForeignProc),
     /// A system call failed.
     #[error("verify the peer of the socket: {call}: {errno}")]
     System {
@@ -56,52 +93,84 @@ pub enum PeerError {
 }
 
 /// Verifies that the process that connected `socket`, or listened on it, is alive and has the effective uid of this process.
-/// Returns whether it shares the user and PID namespaces of this process. The mount namespace may differ.
+/// Returns which namespaces it shares with this process. If this process has mounts of its own, `own`, a peer in the mount
+/// namespace that they were copied from counts as one in this mount namespace.
 ///
 /// A peer in another user namespace has the uid to which the kernel maps its uid in the user namespace of this process.
 ///
 /// # Errors
 /// A [`PeerError`] for a peer that has ended or has another uid, and if this cannot be verified.
-pub fn verify(socket: BorrowedFd<'_>) -> Result<Peer, PeerError> {
-    let failed = |call: &dyn fmt::Display| {
-        let call = call.to_string();
-        move |errno| PeerError::System { call, errno }
-    };
-    let peer = crate::syscall::sockets::peer_credentials(socket).map_err(failed(&"getsockopt SO_PEERCRED"))?;
+pub fn verify(socket: BorrowedFd<'_>, own: Option<&OwnMounts>) -> Result<Peer, PeerError> {
+    let peer = crate::syscall::sockets::peer_credentials(socket).map_err(failed(format_args!("getsockopt SO_PEERCRED")))?;
     if peer.uid != rustix::process::geteuid().as_raw() {
         return Err(PeerError::Uid(peer.uid));
+    }
+    if is_ambiguous_uid(peer.uid) {
+        return Err(PeerError::Unmapped(peer.uid));
     }
     let process = open(socket, peer.pid)?;
     let place = match Pid::from_raw(peer.pid) {
         // The kernel reports pid 0 for a process that is neither in this PID namespace nor in one below it.
-        None => Peer::Elsewhere("pid"),
-        Some(pid) => place(pid)?,
+        None => Peer::Elsewhere(Elsewhere { namespace: "pid", origin: None }),
+        Some(pid) => place(pid, own)?,
     };
-    // While the process is alive, its pid names no other process: the namespaces read above are those of the peer.
-    if lives(&process).map_err(failed(&"poll the pidfd of the peer"))? { Ok(place) } else { Err(PeerError::Ended) }
+    // While the process is alive, its pid names no other process: the namespaces read above are those of the peer. If it has
+    // ended, they mean nothing.
+    if lives(&process).map_err(failed(format_args!("poll the pidfd of the peer")))? { Ok(place) } else { Err(PeerError::Ended) }
 }
 
 /// Compares the namespaces of a process with those of this process.
-fn place(pid: Pid) -> Result<Peer, PeerError> {
-    let failed = |call: String| move |errno| PeerError::System { call, errno };
-    let own = rustix::fs::open("/proc/self/ns", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed("open /proc/self/ns".to_owned()))?;
-    for namespace in COMPARED {
-        let theirs = format!("/proc/{}/ns/{namespace}", pid.as_raw_pid());
-        let theirs = match identity(CWD, &theirs) {
-            Ok(identity) => identity,
-            // The process has ended: its pid names no process.
-            Err(Errno::NOENT | Errno::SRCH) => return Err(PeerError::Ended),
-            // The peer is in a user namespace above, or cannot be traced for another reason (`ptrace(2)`).
-            Err(Errno::ACCESS | Errno::PERM) => return Ok(Peer::Elsewhere(namespace)),
-            Err(errno) => return Err(failed(format!("stat {theirs}"))(errno)),
-        };
-        let ours = identity(own.as_fd(), namespace).map_err(failed(format!("stat /proc/self/ns/{namespace}")))?;
-        if theirs != ours {
-            return Ok(Peer::Elsewhere(namespace));
+fn place(pid: Pid, own: Option<&OwnMounts>) -> Result<Peer, PeerError> {
+    let process = proc::directory_of(pid.as_raw_pid())?;
+    for namespace in OF_PAYLOADS {
+        if differs(&process, namespace)? {
+            let [user, pid] = OF_PAYLOADS.map(|namespace| identity(&process, namespace));
+            let origin = user?.zip(pid?).map(|(user, pid)| Origin([user, pid]));
+            return Ok(Peer::Elsewhere(Elsewhere { namespace, origin }));
+        }
+    }
+    for namespace in OTHERS {
+        let copied = if namespace == "mnt" { own.map(copied).transpose()? } else { None };
+        let is_copied = copied.is_some() && identity(&process, namespace)? == copied;
+        if !is_copied && differs(&process, namespace)? {
+            return Ok(Peer::Beside(namespace));
         }
     }
     Ok(Peer::Here)
+}
+
+/// Returns true if a process is in another namespace of this kind than this process, or may not be inspected by this process.
+fn differs(process: &Path, kind: &str) -> Result<bool, PeerError> {
+    let own = Path::new("/proc/thread-self/ns").join(kind);
+    match rustix::fs::stat(&own) {
+        Ok(own) => Ok(identity(process, kind)? != Some((own.st_dev, own.st_ino))),
+        // The kernel has no namespaces of this kind.
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(failed(format_args!("stat {}", own.display()))(errno)),
+    }
+}
+
+/// Returns the namespace of a process; `None` if this process may not inspect it, because the other process is in a user namespace
+/// above, cannot be traced for another reason (`ptrace(2)`), or has ended.
+fn identity(process: &Path, kind: &str) -> Result<Option<NamespaceId>, PeerError> {
+    let path = process.join("ns").join(kind);
+    match rustix::fs::stat(&path) {
+        Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
+        Err(Errno::ACCESS | Errno::PERM | Errno::NOENT | Errno::SRCH) => Ok(None),
+        Err(errno) => Err(failed(format_args!("stat {}", path.display()))(errno)),
+    }
+}
+
+/// Returns the mount namespace from which the mounts of this process were copied.
+fn copied(own: &OwnMounts) -> Result<NamespaceId, PeerError> {
+    let stat = rustix::fs::fstat(own.copied()).map_err(failed(format_args!("stat the copied mount namespace")))?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// Returns a function that adds the failed call to an errno.
+fn failed(call: fmt::Arguments<'_>) -> impl FnOnce(Errno) -> PeerError + use<> {
+    let call = call.to_string();
+    move |errno| PeerError::System { call, errno }
 }
 
 /// Opens a pidfd of the process that connected `socket`. Kernels before Linux 6.5 lack `SO_PEERPIDFD` and report only the pid.
@@ -124,11 +193,6 @@ fn open_by_number(socket: BorrowedFd<'_>, pid: Pid) -> Result<OwnedFd, Errno> {
     let again = crate::syscall::sockets::peer_credentials(socket)?;
     let is_same = again.pid == pid.as_raw_pid() && again.uid == rustix::process::geteuid().as_raw();
     if is_same { Ok(process) } else { Err(Errno::SRCH) }
-}
-
-/// Returns the device and inode of a namespace file, which identify the namespace (`namespaces(7)`).
-fn identity(dir: BorrowedFd<'_>, path: &str) -> Result<(u64, u64), Errno> {
-    rustix::fs::statat(dir, path, AtFlags::empty()).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 /// Returns true if the process of a pidfd has not ended. A zombie has ended (`pidfd_open(2)`).

@@ -1,7 +1,10 @@
 use super::*;
 use std::{
     io::{Read, Write},
-    os::unix::net::{UnixListener, UnixStream},
+    os::{
+        fd::AsFd,
+        unix::net::{UnixListener, UnixStream},
+    },
     process::{Child, Command, Stdio},
 };
 
@@ -37,12 +40,23 @@ impl PeerDir {
     /// Returns the result of verifying a live client that was started with the prefix `before`.
     fn verdict(&self, before: &[&str]) -> Result<Peer, PeerError> {
         let mut client = self.start(before, CONNECTS);
-        let verdict = verify(self.listener.accept().unwrap().0.as_fd());
+        let verdict = verify(self.listener.accept().unwrap().0.as_fd(), None);
         drop(client.stdin.take());
         assert!(client.wait().unwrap().success());
         verdict
     }
 }
+
+/// Returns the kind of namespace in which a peer differs that may be a payload and can be inspected.
+fn elsewhere(verdict: &Result<Peer, PeerError>) -> &'static str {
+    match verdict {
+        Ok(Peer::Elsewhere(Elsewhere { namespace, origin: Some(_) })) => namespace,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Starts a process whose uid is the overflow uid, in a user namespace that maps it.
+const MAPPED: &[&str] = &["unshare", "--user", "--map-user=65534"];
 
 /// Returns true for root. Only root can create a mount namespace without a user namespace.
 fn root() -> bool {
@@ -59,7 +73,7 @@ fn peer_in_a_child_user_namespace_is_elsewhere() {
     // An unmapped uid is reported as the overflow uid inside the namespace; the verifying process is outside and sees the real
     // uid.
     for user in [&["unshare", "--user"][..], &["unshare", "--user", "--map-root-user"]] {
-        assert_eq!(PeerDir::new().verdict(user).unwrap(), Peer::Elsewhere("user"), "{user:?}");
+        assert_eq!(elsewhere(&PeerDir::new().verdict(user)), "user", "{user:?}");
     }
 }
 
@@ -80,8 +94,8 @@ fn peer_with_another_uid_that_is_root_in_its_user_namespace_is_refused() {
 #[test]
 fn peer_in_another_pid_namespace_is_elsewhere() {
     let (user, namespace): (&[&str], _) = if root() { (&[], "pid") } else { (&["--user"], "user") };
-    let place = PeerDir::new().verdict(&[&["unshare", "--pid", "--fork"], user].concat()).unwrap();
-    assert_eq!(place, Peer::Elsewhere(namespace));
+    let place = PeerDir::new().verdict(&[&["unshare", "--pid", "--fork"], user].concat());
+    assert_eq!(elsewhere(&place), namespace);
 }
 
 /// Environment variable that marks the child process of the next test, which runs in its own PID namespace.
@@ -91,10 +105,10 @@ const INSIDE: &str = "AGENTD_TEST_PEER_OUTSIDE";
 fn peer_outside_this_pid_namespace_is_elsewhere() {
     if std::env::var_os(INSIDE).is_some() {
         // Standard input is a connection made by the process that started this one.
-        let place = verify(std::io::stdin().as_fd());
+        let place = verify(std::io::stdin().as_fd(), None);
         match crate::syscall::sockets::peer_pidfd(std::io::stdin().as_fd()) {
             Err(Errno::NOPROTOOPT) => assert!(matches!(place, Err(PeerError::Invisible)), "{place:?}"),
-            _ => assert_eq!(place.unwrap(), Peer::Elsewhere("pid")),
+            _ => assert_eq!(place.unwrap(), Peer::Elsewhere(Elsewhere { namespace: "pid", origin: None })),
         }
         return;
     }
@@ -109,11 +123,71 @@ fn peer_outside_this_pid_namespace_is_elsewhere() {
 }
 
 #[test]
-fn peer_in_another_mount_namespace_is_here() {
-    // An unprivileged user cannot create a mount namespace without a user namespace.
+fn peer_in_another_namespace_that_hides_no_payload_is_beside() {
+    // An unprivileged user cannot create such a namespace without a user namespace.
     if root() {
-        assert_eq!(PeerDir::new().verdict(&["unshare", "--mount"]).unwrap(), Peer::Here);
+        for (option, kind) in [("--mount", "mnt"), ("--net", "net"), ("--ipc", "ipc"), ("--cgroup", "cgroup")] {
+            assert_eq!(PeerDir::new().verdict(&["unshare", option]).unwrap(), Peer::Beside(kind));
+        }
     }
+}
+
+#[test]
+fn peer_in_the_mount_namespace_that_own_mounts_were_copied_from_is_here() {
+    // Only root can have mounts of its own.
+    if !root() {
+        return assert!(OwnMounts::take().is_err());
+    }
+    let place = PeerDir::new();
+    let mut clients = [&[][..], &["unshare", "--mount"]].map(|before| {
+        let client = place.start(before, CONNECTS);
+        (client, place.listener.accept().unwrap().0)
+    });
+    let own = OwnMounts::take().unwrap();
+    let verdicts = [0, 1].map(|client| [None, Some(&own)].map(|own| verify(clients[client].1.as_fd(), own).unwrap()));
+    let beside = Peer::Beside("mnt");
+    assert_eq!(verdicts, [[beside, Peer::Here], [beside, beside]]);
+    for (client, _) in &mut clients {
+        drop(client.stdin.take());
+        client.wait().unwrap();
+    }
+}
+
+#[test]
+fn peer_with_the_overflow_uid_is_refused_where_not_every_uid_is_mapped() {
+    const TEST: &str = "peer::tests::peer_with_the_overflow_uid_is_refused_where_not_every_uid_is_mapped";
+    if std::env::var_os(INSIDE).is_some() {
+        // The user namespace does not map the uid of the process that connected, and this process has the overflow uid.
+        let refused = verify(std::io::stdin().as_fd(), None);
+        assert!(matches!(refused, Err(PeerError::Unmapped(65534))), "{refused:?}");
+        return;
+    }
+    let place = PeerDir::new();
+    let _client = UnixStream::connect(place.folder.path().join("socket")).unwrap();
+    let (accepted, _) = place.listener.accept().unwrap();
+    let own = rustix::process::geteuid().as_raw();
+    // Where the overflow uid is mapped, the peer must have another uid, as root does here.
+    let maps = if own == 65534 { &[&["unshare", "--user"][..]][..] } else { &[&["unshare", "--user"], MAPPED] };
+    for start in maps {
+        let mut inside = Command::new(start[0]);
+        inside.args(&start[1..]).arg(std::env::current_exe().unwrap()).args(["--exact", TEST]).env(INSIDE, "1");
+        let output = inside.stdin(OwnedFd::from(accepted.try_clone().unwrap())).output().unwrap();
+        assert!(output.status.success(), "{start:?}: {output:?}");
+    }
+}
+
+#[test]
+fn peer_cannot_be_inspected_with_the_proc_of_another_pid_namespace() {
+    const TEST: &str = "peer::tests::peer_cannot_be_inspected_with_the_proc_of_another_pid_namespace";
+    if std::env::var_os(INSIDE).is_some() {
+        let refused = PeerDir::new().verdict(&[]);
+        assert!(matches!(refused, Err(PeerError::Proc(ForeignProc))), "{refused:?}");
+        return;
+    }
+    let mut inside = Command::new("unshare");
+    inside.args(["--user", "--map-root-user", "--pid", "--fork"]).arg(std::env::current_exe().unwrap());
+    let output = inside.args(["--exact", TEST]).env(INSIDE, "1").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]
@@ -129,7 +203,7 @@ fn exits_after_connecting(before: &[&str]) {
     let (accepted, _) = place.listener.accept().unwrap();
     drop(client.stdin.take());
     client.wait().unwrap();
-    let refused = verify(accepted.as_fd());
+    let refused = verify(accepted.as_fd(), None);
     assert!(matches!(refused, Err(PeerError::Ended)), "{refused:?}");
 }
 
@@ -141,7 +215,7 @@ fn peer_that_is_a_zombie_is_refused() {
     let process = pidfd_open(Pid::from_child(&client), PidfdFlags::empty()).unwrap();
     drop(client.stdin.take());
     poll(&mut [PollFd::new(&process, PollFlags::IN)], None).unwrap();
-    let refused = verify(accepted.as_fd());
+    let refused = verify(accepted.as_fd(), None);
     client.wait().unwrap();
     assert!(matches!(refused, Err(PeerError::Ended)), "{refused:?}");
 }
@@ -171,7 +245,7 @@ fn passed(place: &PeerDir, before: &[&str], keeps_living: bool) -> Result<Peer, 
     held.write_all(b"x").unwrap();
     let mut received = [0];
     (&accepted).read_exact(&mut received).unwrap();
-    let verdict = verify(accepted.as_fd());
+    let verdict = verify(accepted.as_fd(), None);
     drop(client.stdin.take());
     client.wait().unwrap();
     message.write_all(b"x").ok();
@@ -181,7 +255,7 @@ fn passed(place: &PeerDir, before: &[&str], keeps_living: bool) -> Result<Peer, 
 #[test]
 fn peer_of_socket_passed_out_of_a_user_namespace_is_elsewhere() {
     let place = PeerDir::new();
-    assert_eq!(passed(&place, &["unshare", "--user"], true).unwrap(), Peer::Elsewhere("user"));
+    assert_eq!(elsewhere(&passed(&place, &["unshare", "--user"], true)), "user");
 }
 
 #[test]

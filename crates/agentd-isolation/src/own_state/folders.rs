@@ -8,6 +8,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
+use zeroize::Zeroizing;
 
 /// The name of agentd's folder in each folder of the user.
 const NAME: &str = "agentd";
@@ -170,7 +171,7 @@ pub fn cache_folder() -> Option<OwnedFd> {
 
 /// Reads a secret from the cache folder: from the first place for that folder that has such a file. Creates nothing. Returns
 /// `None` if no place has the file, or this process may not read it.
-pub fn cached_secret(name: &str) -> Option<Vec<u8>> {
+pub fn cached_secret(name: &str) -> Option<Zeroizing<Vec<u8>>> {
     cache_places().into_iter().find_map(|(base, below)| {
         let folder = private::find(&base, below).ok()?;
         private::read_secret(folder.as_fd(), name).ok()

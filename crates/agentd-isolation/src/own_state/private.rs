@@ -13,6 +13,7 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
     path::Path,
 };
+use zeroize::Zeroizing;
 
 /// The maximum number of bytes that are read from a file.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -58,7 +59,7 @@ fn check(opened: &OwnedFd) -> Result<(), Errno> {
 }
 
 fn is_own(stat: &Stat) -> bool {
-    stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o022 == 0
+    agentd_disk::is_own_uid(stat.st_uid) && stat.st_mode & 0o022 == 0
 }
 
 /// Reads at most 1 MiB of the regular file `name` in `folder`.
@@ -70,12 +71,13 @@ pub fn read(folder: BorrowedFd<'_>, name: &str) -> io::Result<Vec<u8>> {
     read_unless(folder, name, 0)
 }
 
-/// Reads at most 1 MiB of the regular file `name` in `folder`, to which nobody but its owner has access.
+/// Reads at most 1 MiB of the regular file `name` in `folder`, to which nobody but its owner has access. The content is overwritten
+/// in memory when it is dropped.
 ///
 /// # Errors
 /// As for [`read`], and `EACCES` if group or others have access to the file.
-pub fn read_secret(folder: BorrowedFd<'_>, name: &str) -> io::Result<Vec<u8>> {
-    read_unless(folder, name, 0o077)
+pub fn read_secret(folder: BorrowedFd<'_>, name: &str) -> io::Result<Zeroizing<Vec<u8>>> {
+    read_unless(folder, name, 0o077).map(Zeroizing::new)
 }
 
 /// Reads a file unless its mode has one of the bits `refused`.
@@ -86,7 +88,7 @@ fn read_unless(folder: BorrowedFd<'_>, name: &str, refused: u32) -> io::Result<V
     if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() || !is_own(&stat) || stat.st_mode & refused != 0 {
         return Err(Errno::ACCESS.into());
     }
-    // With room for the end of the file, one read returns the content and the next one the end.
+    // With room for the end of the file, one read returns the content and the next one the end, and no second copy is made.
     let size = u64::try_from(stat.st_size).unwrap_or(0).min(MAX_FILE_BYTES);
     let mut content = Vec::with_capacity(usize::try_from(size + 1).unwrap_or(0));
     File::from(file).take(MAX_FILE_BYTES).read_to_end(&mut content)?;
@@ -188,7 +190,7 @@ mod tests {
         create(folder.as_fd(), "file", b"first").unwrap();
         let again = create(folder.as_fd(), "file", b"second").unwrap_err();
         assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(read_secret(folder.as_fd(), "file").unwrap(), b"first");
+        assert_eq!(*read_secret(folder.as_fd(), "file").unwrap(), b"first");
         let path = base.path().join("a/file");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
         assert_eq!(std::fs::read_dir(base.path().join("a")).unwrap().count(), 1);
@@ -208,7 +210,7 @@ mod tests {
             assert!(read_secret(folder.as_fd(), "file").is_err(), "{mode:o}");
         }
         std::fs::set_permissions(base.path().join("a/file"), PermissionsExt::from_mode(0o600)).unwrap();
-        assert_eq!(read_secret(folder.as_fd(), "file").unwrap(), b"secret");
+        assert_eq!(*read_secret(folder.as_fd(), "file").unwrap(), b"secret");
     }
 
     #[test]

@@ -4,13 +4,14 @@
 
 use super::{Hierarchy, group};
 use agentd_log::LogFailure as _;
-use std::os::unix::fs::MetadataExt;
+use std::{os::unix::fs::MetadataExt, path::Path};
 
 /// Returns the name prefix of this process's groups: pid namespace, pid and start time, which are unique until the machine
 /// reboots.
 pub fn owner_prefix() -> String {
     let pid = std::process::id();
-    format!("agentd.{}.{pid}.{}", pid_namespace(), start_time(pid).unwrap_or(0))
+    // By number, `/proc` may show another process (see [`crate::proc`]).
+    format!("agentd.{}.{pid}.{}", pid_namespace(), start_time(Path::new("/proc/self")).unwrap_or(0))
 }
 
 /// Returns the inode number of this process's pid namespace (`namespaces(7)`, "The /proc/pid/ns/ directory").
@@ -20,8 +21,8 @@ fn pid_namespace() -> u64 {
 
 /// Returns the start time of a process in clock ticks since boot (`proc_pid_stat(5)`, field 22), or `None` for a dead process,
 /// even an unreaped one.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn start_time(process: &Path) -> Option<u64> {
+    let stat = std::fs::read_to_string(process.join("stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     if matches!(fields.next()?, "Z" | "X") {
         return None;
@@ -29,8 +30,8 @@ fn start_time(pid: u32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// Returns true if the process that created the group `name` is dead. Returns false for names of any other form: such groups must
-/// not be removed.
+/// Returns true if the process that created the group `name` is dead. Returns false for names of any other form, and without a
+/// `/proc` that shows that process: such groups must not be removed.
 pub(super) fn is_orphaned(name: &str) -> bool {
     let mut parts = name.split('.');
     let (Some("agentd"), Some(namespace), Some(pid), Some(started), Some(_), None) =
@@ -38,8 +39,10 @@ pub(super) fn is_orphaned(name: &str) -> bool {
     else {
         return false;
     };
-    match (namespace.parse::<u64>(), pid.parse::<u32>(), started.parse::<u64>()) {
-        (Ok(namespace), Ok(pid), Ok(started)) => namespace == pid_namespace() && start_time(pid) != Some(started),
+    match (namespace.parse::<u64>(), pid.parse::<i32>(), started.parse::<u64>()) {
+        (Ok(namespace), Ok(pid), Ok(started)) if namespace == pid_namespace() => {
+            crate::proc::directory_of(pid).is_ok_and(|creator| start_time(&creator) != Some(started))
+        }
         _ => false,
     }
 }

@@ -41,7 +41,7 @@ pub fn open_image(path: &Path) -> Result<OwnedFd, ControlError> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return refuse("is not a regular file");
     }
-    if stat.st_uid != rustix::process::geteuid().as_raw() {
+    if !agentd_disk::is_own_uid(stat.st_uid) {
         return refuse("belongs to another user");
     }
     if stat.st_mode & 0o077 != 0 {

@@ -9,7 +9,7 @@ use super::{
     selection,
 };
 use agentd_core::escape;
-use agentd_daemon::{Client, Daemon, OwnMounts};
+use agentd_daemon::{Client, Daemon, OwnMounts, Proof};
 use std::{
     fs::{self, File},
     io::{self, Write},
@@ -24,8 +24,11 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Runs one of the `agentd daemon` commands. `own` is the mount namespace for a daemon, if it may have one.
 pub(crate) async fn daemon(command: DaemonCommand, own: Option<OwnMounts>) -> Result<u8, Failure> {
     match command {
-        DaemonCommand::Serve { folder } => {
-            agentd_daemon::run(&folder, own, || Box::pin(selection::prove_for_others()), logging::to_file).await?;
+        DaemonCommand::Serve { folder, started_in } => {
+            let prove = move |changeable: Vec<PathBuf>| -> Proof {
+                Box::pin(selection::prove_for_others(changeable.into_iter().chain(started_in.clone()).collect()))
+            };
+            agentd_daemon::run(&folder, own, Box::new(prove), logging::to_file).await?;
         }
         DaemonCommand::Status { json } => status(&sandbox::client()?, json).await?,
         DaemonCommand::Stop => stop(&sandbox::client()?).await?,

@@ -63,11 +63,13 @@ pub(crate) async fn sandbox(command: SandboxCommand) -> Result<u8, Failure> {
 pub(crate) fn client() -> Result<Client, Failure> {
     let folder = data::sandboxes()?;
     let daemon = [std::env::current_exe()?.into_os_string(), "daemon".into(), "serve".into(), folder.clone().into_os_string()];
-    Ok(Client::new(&folder, daemon.into()))
+    // The daemon runs in `/`. It has no use for a directory that was removed.
+    let started_in = std::env::current_dir().ok().map(PathBuf::into_os_string);
+    Ok(Client::new(&folder, daemon.into_iter().chain(started_in).collect()))
 }
 
 /// Proves the boundary on this machine before a command runs. What cannot be proven in the namespaces of this process may hold in
-/// those of the daemon, which then proves it.
+/// those of the daemon, which then proves it: the request says that this process has not.
 async fn proven(client: &Client) -> Result<Selected, Failure> {
     match selection::of_named_sandboxes().await {
         Err(_) if client.is_elsewhere()? => selection::unproven_of_named_sandboxes(),
@@ -93,7 +95,7 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
         idle_ttl: args.idle_ttl.map(|ttl| ttl.as_secs().max(1)),
         total_ttl: args.ttl.map(|ttl| ttl.as_secs().max(1)),
     };
-    warn_of_weaknesses(&client.create(&args.name, about).await?);
+    warn_of_weaknesses(&client.create(&args.name, about, selected.proven.is_some()).await?);
     Ok(())
 }
 
@@ -110,15 +112,15 @@ async fn exec(client: &Client, state: &State, args: ExecArgs) -> Result<u8, Fail
     // A relative path is relative to the default directory of the sandbox's commands.
     let cwd = args.command.cwd.as_ref().map_or_else(|| record.about.cwd.clone(), |cwd| record.about.cwd.join(cwd));
     let command = request::command(&args.command, env, cwd)?;
-    proven(client).await?;
+    let proven = proven(client).await?.proven.is_some();
     if args.detach {
-        let (controls, report) = client.detach(&args.name, command).await?;
+        let (controls, report) = client.detach(&args.name, command, proven).await?;
         warn_of_weaknesses(&controls);
         protection::warn(&report);
         return Ok(0);
     }
     let mut stops = Stops::new()?;
-    let started = client.exec(&args.name, command).await?;
+    let started = client.exec(&args.name, command, proven).await?;
     warn_of_weaknesses(started.controls());
     protection::warn(started.before());
     let after = started.after();

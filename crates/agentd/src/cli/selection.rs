@@ -134,13 +134,19 @@ pub(crate) fn unproven_of_named_sandboxes() -> Result<Selected, Failure> {
     by_name(&temporary::of_here()?, ContainerBackend::NAME)
 }
 
-/// Proves the boundary of named sandboxes in the daemon, for clients in other namespaces.
+/// Proves the boundary of named sandboxes in the daemon, for clients that have not. The probe's files lie outside the directories
+/// `changeable`, which commands may change.
 ///
 /// # Errors
 /// The message for the client, if the backend does not prove the required claims.
-pub(crate) async fn prove_for_others() -> Result<(), String> {
-    let chosen = choose_backend(&std::env::temp_dir(), &[ContainerBackend::NAME], &REQUIRED).await;
-    chosen.map(drop).map_err(|error| format!("prove the boundary in the namespaces of the daemon: {error}"))
+pub(crate) async fn prove_for_others(changeable: Vec<PathBuf>) -> Result<(), String> {
+    let failed = |error: &dyn std::fmt::Display| format!("prove the boundary in the namespaces of the daemon: {error}");
+    let work_root = temporary::outside(&changeable).map_err(|error| error.to_string());
+    let work_root = work_root.map_err(|error| failed(&error))?;
+    match choose_backend(&work_root, &[ContainerBackend::NAME], &REQUIRED).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(unusable(&work_root).map_or_else(|| failed(&error), |error| failed(&error))),
+    }
 }
 
 async fn choose<N: AsRef<str>>(work_root: &Path, names: &[N], claims: &[Claim]) -> Result<Selected, Failure> {

@@ -34,7 +34,11 @@ pub(crate) fn of_here() -> Result<PathBuf, Failure> {
     outside(&std::env::current_dir().into_iter().collect::<Vec<_>>())
 }
 
-fn outside(granted: &[PathBuf]) -> Result<PathBuf, Failure> {
+/// Returns the temporary directory of a process that runs probes, outside the directories that commands may change.
+///
+/// # Errors
+/// As for [`of_run`].
+pub(crate) fn outside(granted: &[PathBuf]) -> Result<PathBuf, Failure> {
     let named = std::env::temp_dir();
     let others = OTHERS.map(PathBuf::from).into_iter().chain([runtime()]);
     match choose(&named, others, granted) {

@@ -1,4 +1,5 @@
-//! Clients in other namespaces than the daemon: with the key of the daemon they are served, without it they are refused.
+//! Clients in other namespaces than the daemon: client and daemon prove to each other that they have the key. Without it, the client
+//! sends nothing, and the daemon refuses.
 
 use crate::place::{SandboxDir, program, text, until};
 use std::{
@@ -11,6 +12,43 @@ use std::{
 /// Ways to start a client in other namespaces.
 const ELSEWHERE: [&[&str]; 2] =
     [&["--user", "--map-root-user"], &["--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]];
+
+/// The problem of a client that cannot read the key.
+const NO_KEY: &str = "finds no key to verify the daemon with";
+
+/// Makes connections with the key in `$KEY` to the socket `$1`, in the protocol of version `$2`. Prints for each kind of answer whether
+/// the status was received, and whether the daemon has proven that it has the key.
+const ANSWERS: &str = r"
+import hmac, os, socket, struct, sys
+key, version = open(os.environ['KEY'], 'rb').read(), int(sys.argv[2])
+def mac(key, role, client, daemon):
+    return hmac.new(key, b'agentd daemon connection' + struct.pack('<I', version) + role + client + daemon, 'sha256').digest()
+def receive(connection):
+    head = connection.recv(5, socket.MSG_WAITALL)
+    return connection.recv(struct.unpack('<I', head[:4])[0], socket.MSG_WAITALL) if head else b''
+def attempt(kind, answer, own=os.urandom(32)):
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(sys.argv[1])
+    connection.sendall(bytes([33, 0, 0, 0, 0, version]) + own)
+    challenge = receive(connection)
+    number, tag = challenge[1:33], challenge[33:]
+    proven = tag == mac(key, b'daemon', own, number)
+    if challenge[:1] == b'':
+        sent = answer(own, number, tag)
+        connection.sendall(bytes([32, 0, 0, 0, 0]) + sent + bytes([1, 0, 0, 0, 0, 2]))
+        challenge = receive(connection)
+        valid.append(sent)
+    print(kind, challenge[:1] == b'', proven)
+valid = []
+attempt('right', lambda own, number, tag: mac(key, b'client', own, number))
+attempt('replayed', lambda own, number, tag: valid[0])
+attempt('reflected', lambda own, number, tag: tag)
+attempt('swapped', lambda own, number, tag: mac(key, b'client', number, own))
+attempt('other-key', lambda own, number, tag: mac(os.urandom(32), b'client', own, number))
+attempt('key-itself', lambda own, number, tag: key)
+attempt('zeros', lambda own, number, tag: bytes(32))
+attempt('no-number', lambda own, number, tag: mac(key, b'client', own, number), bytes(32))
+";
 
 /// Prints the key in `/tmp/$$.right` with another last byte.
 const LAST_BYTE_DIFFERS: &str = "head -c 31 /tmp/$$.right; tail -c 1 /tmp/$$.right | tr '\\000-\\376\\377' '\\001-\\377\\000'";
@@ -67,7 +105,7 @@ impl Elsewhere {
             let output = self.run(ELSEWHERE[0], script, args);
             assert_eq!(output.status.code(), Some(125), "{args:?}: {output:?}");
             let message = text(&output.stderr);
-            assert!(message.contains("user namespace, and presented ") && message.contains(problem), "{args:?}: {message}");
+            assert!(message.contains("user namespace, and ") && message.contains(problem), "{args:?}: {message}");
             assert!(message.contains(" — run agentd in the namespaces of the daemon"), "{message}");
             assert!(!message.contains(&key) && !message.contains(&key[..16]), "{message}");
         }
@@ -97,6 +135,20 @@ fn client_in_other_namespaces_with_the_key_is_served() {
 }
 
 #[test]
+fn only_the_right_answer_to_the_challenge_of_this_connection_is_served() {
+    let elsewhere = Elsewhere::new();
+    let status = text(&elsewhere.run(ELSEWHERE[0], ":", &["daemon", "status"]).stdout);
+    let (_, version) = status.split_once("(protocol ").unwrap();
+    let mut client = Command::new("unshare");
+    client.args(["--user", "python3", "-c", ANSWERS]).arg(elsewhere.place.path("data/sandboxes/keeper/socket"));
+    let output = client.arg(version.split_once(')').unwrap().0).env("KEY", &elsewhere.key).output().unwrap();
+    let refused =
+        ["replayed", "reflected", "swapped", "other-key", "key-itself", "zeros"].map(|kind| format!("{kind} False True\n"));
+    let expected = format!("right True True\n{}no-number False False\n", refused.concat());
+    assert_eq!(text(&output.stdout), expected, "{output:?}");
+}
+
+#[test]
 fn client_in_the_same_namespaces_needs_no_key() {
     let elsewhere = Elsewhere::new();
     // The client sees no key, and shares the user and PID namespaces of the daemon.
@@ -117,13 +169,13 @@ fn client_in_the_same_namespaces_needs_no_key() {
 #[test]
 fn client_in_other_namespaces_that_cannot_read_the_key_is_refused() {
     let elsewhere = Elsewhere::new();
-    elsewhere.is_refused("mount -t tmpfs -o mode=700 none \"$KEY_FOLDER\"", "no key");
+    elsewhere.is_refused("mount -t tmpfs -o mode=700 none \"$KEY_FOLDER\"", NO_KEY);
     let unreadable = "mount -t tmpfs -o mode=700 none \"$KEY_FOLDER\"; head -c 32 /dev/urandom >\"$KEY\"; chmod 640 \"$KEY\"";
-    elsewhere.is_refused(unreadable, "no key");
+    elsewhere.is_refused(unreadable, NO_KEY);
     let link = "cp \"$KEY\" /tmp/key.$$; mount -t tmpfs -o mode=700 none \"$KEY_FOLDER\"; ln -s /tmp/key.$$ \"$KEY\"";
-    elsewhere.is_refused(link, "no key");
+    elsewhere.is_refused(link, NO_KEY);
     if elsewhere.key_is_in_home() {
-        elsewhere.is_refused("mkdir -p \"$ELSEWHERE\"; export HOME=\"$ELSEWHERE\"", "no key");
+        elsewhere.is_refused("mkdir -p \"$ELSEWHERE\"; export HOME=\"$ELSEWHERE\"", NO_KEY);
     }
 }
 
@@ -134,11 +186,11 @@ fn client_in_other_namespaces_with_a_wrong_key_is_refused() {
         let script = format!(
             "cp \"$KEY\" /tmp/$$.right; mount -t tmpfs -o mode=700 none \"$KEY_FOLDER\"; umask 077; {{ {wrong}; }} >\"$KEY\"; rm /tmp/$$.right"
         );
-        elsewhere.is_refused(&script, "a wrong key");
+        elsewhere.is_refused(&script, "has not proven that it has the key");
     }
     for wrong in ["head -c 31 /dev/urandom", "head -c 33 /dev/urandom", "head -c 32 /dev/zero", ":"] {
         let script = format!("mount -t tmpfs -o mode=700 none \"$KEY_FOLDER\"; umask 077; {{ {wrong}; }} >\"$KEY\"");
-        elsewhere.is_refused(&script, "no key");
+        elsewhere.is_refused(&script, NO_KEY);
     }
 }
 
@@ -217,7 +269,7 @@ fn daemon_that_was_started_in_other_namespaces_serves_client_with_the_key() {
     until("the daemon serves a client", || text(&agentd("home", &["daemon", "status"]).stdout).contains(&running));
     if elsewhere.key_is_in_home() {
         let refused = agentd("granted", &["daemon", "status"]);
-        assert!(text(&refused.stderr).contains("presented no key"), "{refused:?}");
+        assert!(text(&refused.stderr).contains(NO_KEY), "{refused:?}");
     }
     assert!(agentd("home", &["daemon", "stop"]).status.success());
     daemon.wait().unwrap();

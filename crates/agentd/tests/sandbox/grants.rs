@@ -78,7 +78,7 @@ fn daemon_refuses_grants_of_secrets_that_command_line_would_refuse() {
     let create = |name: &str, grant: Grant| {
         let spec = SandboxSpec { grants: vec![grant], ..SandboxSpec::default() };
         let about = SandboxSettings { spec, cwd: "/".into(), ..SandboxSettings::default() };
-        runtime.block_on(client.create(&name.parse::<Name>().unwrap(), about)).map(drop)
+        runtime.block_on(client.create(&name.parse::<Name>().unwrap(), about, true)).map(drop)
     };
     let real = |name: &str| place.path(name).canonicalize().unwrap();
     let resolved = |path: &Path| {
@@ -108,7 +108,8 @@ fn daemon_refuses_grants_of_secrets_that_command_line_would_refuse() {
         let refused = create("attack", grant).unwrap_err().to_string();
         assert!(refused.contains(reason), "{}: {refused}", path.display());
         // A grant of agentd's own folder is refused at the next start.
-        let regranted = regranted.and_then(|_| runtime.block_on(client.exec(&base, agentd_core::Command::default())).map(drop));
+        let regranted =
+            regranted.and_then(|_| runtime.block_on(client.exec(&base, agentd_core::Command::default(), true)).map(drop));
         let refused = regranted.unwrap_err().to_string();
         let reason = if unresolved { "has not resolved the path" } else { reason };
         assert!(refused.contains(reason), "regrant of {}: {refused}", path.display());

@@ -9,6 +9,7 @@ mod disk;
 mod elsewhere;
 mod grants;
 mod place;
+mod unproven;
 
 use place::{SandboxDir, kill, program, runs, text, until};
 use std::{

@@ -24,5 +24,7 @@ pub(crate) enum DaemonCommand {
     Serve {
         /// The directory of the sandboxes
         folder: PathBuf,
+        /// The directory in which the client that starts the daemon runs
+        started_in: Option<PathBuf>,
     },
 }

@@ -1,0 +1,78 @@
+//! The directories of processes in `/proc`.
+//!
+//! A number names a process only in one PID namespace, and a mounted `/proc` shows the numbers of the namespace that it was
+//! mounted in (`pid_namespaces(7)`). Below `unshare --pid`, and in a container with the `/proc` of the host, `/proc/PID` is
+//! therefore the directory of another process than the one that this process knows by that number.
+
+use agentd_core::{Control, ControlError};
+use std::{fs, path::PathBuf};
+
+const PROBLEM: &str = "/proc is not that of this PID namespace, so that a number in it may name another process";
+
+const REMEDY: &str = "mount the right one: mount -t proc proc /proc (unshare has the option --mount-proc)";
+
+/// The error of access to a process by its number, if `/proc` does not have the numbers of this process's PID namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{PROBLEM} — {REMEDY}")]
+pub struct ForeignProc;
+
+impl ForeignProc {
+    /// Converts the error into that of a control, which needed `/proc` for `call`.
+    pub(crate) fn during(self, control: Control, call: &str) -> ControlError {
+        ControlError::new(control, format!("{call}: {PROBLEM}"), None).remedy(REMEDY)
+    }
+}
+
+/// Returns the directory of a process in `/proc`.
+///
+/// # Errors
+/// [`ForeignProc`] if `/proc` is missing or belongs to another PID namespace.
+pub fn directory_of(pid: i32) -> Result<PathBuf, ForeignProc> {
+    let own = rustix::process::getpid().as_raw_pid();
+    // A process that this `/proc` does not show has no entry `self`.
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if has_only(&status, own) { Ok(PathBuf::from(format!("/proc/{pid}"))) } else { Err(ForeignProc) }
+}
+
+/// Returns true if `status` names `pid` as the only number of the process. The line has one number for each PID namespace from
+/// that of the mount to that of the process (`proc_pid_status(5)`), so that a single one means that both are the same. A
+/// comparison with the link `/proc/self` would be wrong if the process had the same number in both.
+fn has_only(status: &str, pid: i32) -> bool {
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.is_some_and(|numbers| numbers.split_ascii_whitespace().map(str::parse).eq([Ok(pid)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// Environment variable that marks the child process of a test, and contains whether its `/proc` is that of its namespace.
+    const INSIDE: &str = "AGENTD_TEST_PROC_INSIDE";
+
+    #[test]
+    fn only_one_number_equal_to_the_own_means_the_same_namespace() {
+        assert!(has_only("Name:\tx\nNSpid:\t12\nVmPeak:\t1 kB\n", 12));
+        for foreign in ["NSpid:\t12\t12\n", "NSpid:\t13\n", "NSpid:\n", "Pid:\t12\n", ""] {
+            assert!(!has_only(foreign, 12), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn proc_of_another_pid_namespace_is_refused() {
+        let own = rustix::process::getpid().as_raw_pid();
+        if let Some(mounted) = std::env::var_os(INSIDE) {
+            let found = directory_of(own);
+            assert_eq!(found.is_ok(), mounted == "own", "{found:?}");
+            return;
+        }
+        assert_eq!(directory_of(own), Ok(format!("/proc/{own}").into()));
+        for (options, mounted) in [(&[][..], "host"), (&["--mount-proc"], "own")] {
+            let mut inside = Command::new("unshare");
+            inside.args(["--user", "--map-root-user", "--pid", "--fork"]).args(options).arg(std::env::current_exe().unwrap());
+            inside.args(["--exact", "proc::tests::proc_of_another_pid_namespace_is_refused"]).env(INSIDE, mounted);
+            let output = inside.output().unwrap();
+            assert!(output.status.success(), "{mounted}: {output:?}");
+        }
+    }
+}
