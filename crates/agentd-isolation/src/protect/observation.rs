@@ -36,6 +36,8 @@ struct Observer<'a> {
     places: &'a [GrantedTree],
     last: &'a Observation,
     time: SystemTime,
+    /// The maximum number of git directories.
+    repositories: usize,
     observed: Observation,
     links: Links,
     /// The number of links that were followed.
@@ -57,6 +59,7 @@ impl Observation {
             places,
             last,
             time,
+            repositories: limits.repositories,
             observed,
             links: Links::default(),
             followed: 0,
@@ -110,10 +113,21 @@ impl Observer<'_> {
         self.new_files.extend(new);
         let (known, new): (Vec<_>, Vec<_>) = directories.into_iter().partition(|path| self.last.repositories.contains(path));
         for directory in known {
-            self.add_settings_of(&directory);
-            self.observed.repositories.insert(directory);
+            self.add_repository(directory);
         }
         self.new_directories.extend(new);
+    }
+
+    /// Adds a git directory, with its hooks and settings.
+    fn add_repository(&mut self, directory: PathBuf) {
+        if self.observed.repositories.contains(&directory) {
+            return;
+        }
+        if self.observed.repositories.len() >= self.repositories {
+            return self.observed.gaps.add(&directory, Cause::TooManyRepositories);
+        }
+        self.add_settings_of(&directory);
+        self.observed.repositories.insert(directory);
     }
 
     /// Adds the hooks and settings of a git directory.
@@ -159,9 +173,12 @@ impl Observer<'_> {
         for file in std::mem::take(&mut self.new_files) {
             states.add_within_limit(&file, false, time);
         }
+        // The search may have stopped before it found a known git directory again.
+        for directory in last.repositories.iter().filter(|path| git::is_git_directory(path)) {
+            self.add_repository(directory.clone());
+        }
         for directory in std::mem::take(&mut self.new_directories) {
-            self.add_settings_of(&directory);
-            self.observed.repositories.insert(directory);
+            self.add_repository(directory);
         }
     }
 

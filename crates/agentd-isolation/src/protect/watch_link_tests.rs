@@ -113,6 +113,7 @@ fn git_directory_that_a_link_named_git_leads_to_is_compared_by_its_settings() {
     project.repository("elsewhere");
     link(&project, "elsewhere", "middle");
     link(&project, "../middle", "src/.git");
+    tick();
     let changes = project.after(|project| {
         file(project, "elsewhere/objects/ab/cdef");
         file(project, "elsewhere/index");
@@ -152,11 +153,16 @@ fn many_git_directories_are_incomplete_and_leave_the_known_ones_compared() {
     let mut watch = project.watch_with(Limits { repositories: 10, entries: 100, ..Limits::TREE });
     assert!(watch.last.gaps.is_empty());
     for number in 0..20 {
-        project.repository(&format!("src/deep/er/{number}"));
+        project.repository(&format!("src/{number}"));
     }
     fs::write(project.path("src/deep/.git/config"), "[core]\nfsmonitor = worse\n").unwrap();
+    file(&project, "src/deep/.git/hooks/pre-commit");
     let report = watch.full_report();
-    assert!(report.changes.iter().any(|change| change.path == project.path("src/deep/.git/config")), "{report:?}");
+    for name in ["config", "hooks"] {
+        let path = project.path("src/deep/.git").join(name);
+        assert!(report.changes.iter().any(|change| change.path == path), "{name}: {report:?}");
+    }
+    assert!(report.changes.iter().all(|change| change.how != How::Removed), "{report:?}");
     assert_eq!(report.gaps.iter().map(|gap| gap.cause).collect::<Vec<_>>(), [Cause::TooManyRepositories]);
     let [.., warning] = &report.warnings()[..] else { panic!("{report:?}") };
     assert!(warning.contains("more git directories than are compared"), "{warning}");
