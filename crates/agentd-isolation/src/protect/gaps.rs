@@ -25,6 +25,12 @@ pub enum Cause {
     TooManyEntries,
     /// More bytes of protected files were changed just before than are read.
     TooManyBytes,
+    /// The file cannot be read.
+    UnreadableFile,
+    /// More links, or longer paths in links, than are followed.
+    TooManyLinks,
+    /// The tree has more git directories than are compared.
+    TooManyRepositories,
     /// Processes of the sandbox may have changed files after the comparison.
     StillRunning,
 }
@@ -87,6 +93,17 @@ impl fmt::Display for Gap {
             Cause::Unreadable => write!(
                 f,
                 ": the directory cannot be listed — remove it, make it readable (chmod u+rx), or grant it read-only (--ro)"
+            ),
+            Cause::UnreadableFile => {
+                write!(f, ": the file cannot be read — remove it, make it readable (chmod u+r), or grant it read-only (--ro)")
+            }
+            Cause::TooManyLinks => {
+                write!(f, ": protected paths lead through too many links — remove the links, or review what they lead to")
+            }
+            Cause::TooManyRepositories => write!(
+                f,
+                ": the tree has more git directories than are compared — review the git directories there before you run git, \
+                 grant less (--workspace), or make large directories read-only (--ro)"
             ),
             Cause::TooManySettings => {
                 write!(

@@ -50,7 +50,8 @@ pub(super) static LIST: LazyLock<List> = LazyLock::new(|| {
 /// Returns the suffix of a name in a writable grant that makes the name a protected path.
 pub(super) fn suffix(name: &[u8]) -> Option<&'static [u8]> {
     let mut suffixes = LIST.suffixes.iter().map(|end| end.as_bytes());
-    suffixes.find(|end| name.len() > end.len() && name.ends_with(end))
+    // Programs compare suffixes without regard to case on some systems.
+    suffixes.find(|end| name.len() > end.len() && name[name.len() - end.len()..].eq_ignore_ascii_case(end))
 }
 
 /// Returns section, path and reason of each line. A line in another form has no entry; a test rejects such a file.

@@ -1,7 +1,7 @@
 //! Lists one directory for the search, and determines later whether its entries are unchanged.
 
 use super::{
-    git, read,
+    case, git, read,
     subdirectory::{self, Match},
 };
 use rustix::fs::{AtFlags, FileType, OFlags, RawDir, Stat, fstat, statat};
@@ -142,6 +142,9 @@ pub(super) fn list(
     Ok(listing)
 }
 
+/// The names that show whether a directory is, or contains, a git directory.
+const GIT_NAMES: [&str; 5] = ["HEAD", "objects", "refs", "commondir", ".git"];
+
 /// What the entries of a directory that were read so far show.
 #[derive(Default)]
 struct Seen<'a> {
@@ -158,25 +161,33 @@ struct Seen<'a> {
 
 impl Seen<'_> {
     fn add(&mut self, opened: impl AsFd, name: &CStr, kind: FileType, listing: &mut Listing) {
-        match name.to_bytes() {
-            b"." | b".." => return,
-            b"HEAD" => self.head = true,
-            b"objects" => self.objects = true,
-            b"refs" => self.refs = true,
-            b"commondir" => self.common = true,
-            b".git" => {
-                self.git = true;
-                listing.has_git_file |= !kind.is_dir();
+        let own = Path::new(OsStr::from_bytes(name.to_bytes()));
+        if matches!(name.to_bytes(), b"." | b"..") {
+            return;
+        }
+        let leads_there = |path: &Path| case::is_same(&opened, own, path);
+        let key = case::key(name.to_bytes());
+        if let Some(known) = GIT_NAMES.iter().find(|known| known.as_bytes().eq_ignore_ascii_case(&key))
+            && (own == Path::new(known) || leads_there(Path::new(known)))
+        {
+            match *known {
+                "HEAD" => self.head = true,
+                "objects" => self.objects = true,
+                "refs" => self.refs = true,
+                "commondir" => self.common = true,
+                _ => {
+                    self.git = true;
+                    listing.has_git_file |= !kind.is_dir();
+                }
             }
-            _ => {}
         }
         // Some file systems do not report the type here; opening the entry as a directory will show it.
         if kind.is_dir() || kind == FileType::Unknown {
             listing.directories.extend_from_slice(name.to_bytes_with_nul());
         }
         if let Some((directory, left)) = self.listed
-            && let Some(matched) = subdirectory::find(directory, name.to_bytes())
-            && (matched != Match::IfLink || is_link(opened, name, kind))
+            && let Some(matched) = subdirectory::find(directory, name.to_bytes(), leads_there)
+            && (matched != Match::IfLink || is_link(&opened, name, kind))
         {
             let spend = |left: usize| left.checked_sub(1);
             if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_err() {

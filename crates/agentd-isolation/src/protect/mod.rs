@@ -10,17 +10,21 @@
 //! - `git`: the hooks and settings of a repository
 //! - `plan`, `release`: the protected paths of a grant, and those that the user releases
 //! - `search`, `listing`, `tree`: git directories, and listed names in subdirectories, anywhere in a tree
-//! - `subdirectory`: matches names with the list
+//! - `subdirectory`, `case`: matches names with the list, on file systems that ignore case too
+//! - `links`: where symbolic links lead
 //! - `report`, `group`, `summary`, `gaps`: what a comparison found, and what it left out
-//! - `state`, `watch`: the state of a path, and its changes
+//! - `state`, `observation`, `watch`: the state of a path, the states of all paths at one time, and their changes
 //! - `tracked`: protected files that git could not check out
 //! - `read`: safe reading of files that a payload may have created
 
+mod case;
 mod gaps;
 mod git;
 mod group;
+mod links;
 mod list;
 mod listing;
+mod observation;
 mod plan;
 mod read;
 mod release;

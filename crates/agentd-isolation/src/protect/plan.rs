@@ -2,8 +2,10 @@
 //! targets of symbolic links.
 
 use super::{
+    case,
     gaps::{Cause, Gaps},
     git::{self, Named, Repository},
+    links::Links,
     list::{self, LIST},
     read,
     search::{Limits, search},
@@ -46,18 +48,18 @@ impl GrantedTree {
     pub(super) fn paths(&self) -> Named {
         let entries = entries_of(&self.path);
         let may_exist = |name: &&PathBuf| match (&entries, name.iter().next()) {
-            (Some(entries), Some(first)) => entries.contains(first),
+            (Ok(Some(entries)), Some(first)) => entries.may_contain(first),
             _ => true,
         };
         let listed = self.protect.iter().chain(&self.unprotected);
         let mut paths: Vec<PathBuf> = listed.filter(may_exist).map(|name| self.path.join(name)).collect();
         let mut gaps = Gaps::default();
         if self.protects() {
-            paths.extend(
-                entries.iter().flatten().filter(|name| list::suffix(name.as_bytes()).is_some()).map(|name| self.path.join(name)),
-            );
-            if entries.is_none() && self.path.is_dir() {
-                gaps.add(&self.path, Cause::TooManyNames);
+            match &entries {
+                Ok(Some(entries)) => paths.extend(entries.with_suffix.iter().map(|name| self.path.join(name))),
+                Ok(None) => gaps.add(&self.path, Cause::TooManyNames),
+                Err(errno) if read::is_absent(*errno) => {}
+                Err(_) => gaps.add(&self.path, Cause::Unreadable),
             }
         }
         if self.protects_git() {
@@ -101,9 +103,9 @@ pub fn names(grant: &Path) -> Result<Vec<PathBuf>, String> {
         }
         names.extend(place.strip_prefix(grant).map(Path::to_path_buf));
     }
-    names.extend(
-        entries_of(grant).into_iter().flatten().filter(|name| list::suffix(name.as_bytes()).is_some()).map(PathBuf::from),
-    );
+    if let Ok(Some(entries)) = entries_of(grant) {
+        names.extend(entries.with_suffix.into_iter().map(PathBuf::from));
+    }
     names.sort();
     names.dedup();
     Ok(names)
@@ -112,7 +114,8 @@ pub fn names(grant: &Path) -> Result<Vec<PathBuf>, String> {
 /// Returns the worktree and the git directory of the repository that contains `path`, if none of `grants` shows the git
 /// directory.
 pub fn repository_outside(path: &Path, grants: &[Grant]) -> Option<(PathBuf, PathBuf)> {
-    let repository = path.ancestors().find_map(Repository::open)?;
+    let mut links = Links::default();
+    let repository = path.ancestors().find_map(|above| Repository::open(above, &mut links))?;
     let shown = grants.iter().any(|grant| repository.common.starts_with(&grant.path));
     (!shown && git::is_git_directory(&repository.common)).then_some((repository.worktree, repository.common))
 }
@@ -120,7 +123,7 @@ pub fn repository_outside(path: &Path, grants: &[Grant]) -> Option<(PathBuf, Pat
 /// Returns the absolute paths in or around `grant` that git executes or loads. They need not exist or lie in the grant.
 fn of_git(grant: &Path) -> Named {
     let dot_git = grant.join(".git");
-    let mut found = Named::default();
+    let (mut found, mut links) = (Named::default(), Links::default());
     match dot_git.symlink_metadata() {
         // The `.git` file of a worktree or submodule names its git directory.
         Ok(meta) if !meta.is_dir() => found.paths.push(dot_git.clone()),
@@ -131,13 +134,14 @@ fn of_git(grant: &Path) -> Named {
             found.paths.extend(git::names(above));
             found.add(git::named_by_bare(above));
         }
-        if let Some(repository) = Repository::open(above) {
+        if let Some(repository) = Repository::open(above, &mut links) {
             found.add(repository.named());
             for own in [&repository.own, &repository.common] {
                 found.paths.extend(git::names(own));
             }
         }
     }
+    found.gaps.merge(links.gaps);
     found
 }
 
@@ -203,44 +207,72 @@ fn nested(place: &GrantedTree) -> Vec<PathBuf> {
 /// Returns the paths in writable grants that the settings of the git directories in the grants name: directories of hooks,
 /// included files, programs. These paths are compared but not read-only, because a payload may have created the repository.
 pub(super) fn named_by_nested<'a>(places: &[GrantedTree], directories: &'a BTreeSet<PathBuf>) -> Named {
-    let worktree = |directory: &'a Path| directory.parent().filter(|_| directory.ends_with(".git")).unwrap_or(directory);
+    let is_dot_git = |directory: &Path| directory.file_name().is_some_and(|name| *case::key(name.as_bytes()) == *b".git");
+    let worktree = |directory: &'a Path| directory.parent().filter(|_| is_dot_git(directory)).unwrap_or(directory);
     let mut found = git::named_by_all(directories.iter().map(|directory| (directory.as_path(), worktree(directory))));
     let in_a_grant = |path: &PathBuf| places.iter().any(|place| place.protects() && path.starts_with(&place.path));
     found.paths.retain(in_a_grant);
     found
 }
 
-/// Returns the targets, in writable grants, of symbolic links at protected paths and in protected directories of hooks.
-pub(super) fn linked(places: &[GrantedTree], paths: &[PathBuf]) -> Vec<PathBuf> {
-    let mut found = Vec::new();
+/// Returns the targets, in writable grants, of symbolic links at protected paths and in protected directories of hooks. The comparison
+/// follows the same links, and names what was left out.
+fn linked(places: &[GrantedTree], paths: &[PathBuf]) -> Vec<PathBuf> {
+    let (mut found, mut links) = (Vec::new(), Links::default());
     for path in paths {
         let Ok(meta) = path.symlink_metadata() else { continue };
-        let Ok(real) = path.canonicalize() else { continue };
+        let Some(real) = links.resolve(path).target else { continue };
         if meta.is_dir() || real != *path {
-            found.extend(links_in(&real).iter().filter_map(|link| link.canonicalize().ok()));
+            found.extend(links_in(&real).iter().filter_map(|link| links.resolve(link).target));
         }
         if real != *path {
             found.push(real);
         }
     }
-    found.retain(|path| places.iter().any(|place| place.writable && path != &place.path && path.starts_with(&place.path)));
+    found.retain(|path| may_be_written(places, path));
     found.sort();
     found.dedup();
     found
 }
 
+/// Returns whether a path lies in a writable grant, and is not the grant itself.
+pub(super) fn may_be_written(places: &[GrantedTree], path: &Path) -> bool {
+    places.iter().any(|place| place.writable && path != place.path && path.starts_with(&place.path))
+}
+
+/// The names in a directory.
+#[derive(Default)]
+struct Entries {
+    keys: HashSet<Vec<u8>>,
+    /// The names with a listed suffix.
+    with_suffix: Vec<OsString>,
+}
+
+impl Entries {
+    /// Returns whether the directory may contain `name`, on a file system that ignores case too.
+    fn may_contain(&self, name: &OsStr) -> bool {
+        self.keys.contains(&*case::key(name.as_bytes()))
+    }
+}
+
 /// Returns the names in a directory; `None` if there are more than [`MAX_NAMES`]. One listing is faster than about a hundred
 /// lookups.
-fn entries_of(directory: &Path) -> Option<HashSet<OsString>> {
-    let opened = read::open(CWD, directory, OFlags::RDONLY | OFlags::DIRECTORY).ok()?;
-    let mut names = HashSet::new();
-    for entry in Dir::new(opened).ok()? {
-        names.insert(OsStr::from_bytes(entry.ok()?.file_name().to_bytes()).to_os_string());
-        if names.len() > MAX_NAMES {
-            return None;
+fn entries_of(directory: &Path) -> rustix::io::Result<Option<Entries>> {
+    let opened = read::open(CWD, directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let (mut entries, mut count) = (Entries::default(), 0);
+    for entry in Dir::new(opened)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        entries.keys.insert(case::key(name).into_owned());
+        if list::suffix(name).is_some() {
+            entries.with_suffix.push(OsStr::from_bytes(name).to_os_string());
+        }
+        count += 1;
+        if count > MAX_NAMES {
+            return Ok(None);
         }
     }
-    Some(names)
+    Ok(Some(entries))
 }
 
 /// Returns the symbolic links directly in a directory, at most [`MAX_HOOKS`].

@@ -1,7 +1,11 @@
 //! Reads files that a payload may have created. No symbolic link is followed, no FIFO or device is opened for reading, and the
 //! number of bytes read is limited.
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2},
+    io::Errno,
+};
+use sha2::{Digest as _, Sha256};
 use std::{
     fs::File,
     io::Read as _,
@@ -12,6 +16,9 @@ use std::{
 /// The maximum size of a file that is read, in bytes. Git has no such limit, but no genuine configuration is this large.
 pub(super) const MOST: u64 = 1 << 20;
 
+/// The size of a buffer for the content of a file whose digest is computed.
+const BUFFER: usize = 16 << 10;
+
 /// Opens `path` below `directory` without following a symbolic link anywhere in it.
 pub(super) fn open(directory: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let mut flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -21,26 +28,52 @@ pub(super) fn open(directory: impl AsFd, path: &Path, flags: OFlags) -> rustix::
     openat2(directory, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)
 }
 
+/// Returns whether a path that could not be opened or looked up leads to no object. Any other error may hide one.
+pub(super) fn is_absent(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+}
+
 /// Returns the content of the regular file `path` below `directory`; `None` if there is no such file or it is larger than
 /// [`MOST`].
 pub(super) fn file(directory: impl AsFd, path: &Path) -> Option<Vec<u8>> {
-    let path_only = open(&directory, path, OFlags::PATH).ok()?;
-    // The file type is checked before the file is opened: opening some devices for reading has side effects.
-    let before = fstat(&path_only).ok()?;
-    if !FileType::from_raw_mode(before.st_mode).is_file() {
-        return None;
-    }
-    let opened = open(&directory, path, OFlags::RDONLY).ok()?;
-    let meta = fstat(&opened).ok()?;
-    if !FileType::from_raw_mode(meta.st_mode).is_file() {
-        return None;
-    }
+    let (opened, size) = regular(directory, path).ok()?;
     // With room for the end of the file, one read returns the content and the next one the end.
-    let size = u64::try_from(meta.st_size).unwrap_or(0).min(MOST);
-    let mut content = Vec::with_capacity(usize::try_from(size + 1).unwrap_or(0));
+    let mut content = Vec::with_capacity(usize::try_from(size.min(MOST) + 1).unwrap_or(0));
     // One byte more than allowed is read: files of /proc report no size, and a file may grow while it is read.
-    File::from(opened).take(MOST + 1).read_to_end(&mut content).ok()?;
+    opened.take(MOST + 1).read_to_end(&mut content).ok()?;
     (content.len() as u64 <= MOST).then_some(content)
+}
+
+/// Opens the regular file `path` below `directory`, and returns its size too.
+fn regular(directory: impl AsFd, path: &Path) -> rustix::io::Result<(File, u64)> {
+    let path_only = open(&directory, path, OFlags::PATH)?;
+    // The file type is checked before the file is opened: opening some devices for reading has side effects.
+    if !FileType::from_raw_mode(fstat(&path_only)?.st_mode).is_file() {
+        return Err(Errno::LOOP);
+    }
+    let opened = open(&directory, path, OFlags::RDONLY)?;
+    let meta = fstat(&opened)?;
+    if !FileType::from_raw_mode(meta.st_mode).is_file() {
+        return Err(Errno::LOOP);
+    }
+    Ok((File::from(opened), u64::try_from(meta.st_size).unwrap_or(0)))
+}
+
+/// Returns the SHA-256 digest of the first `most` bytes of the regular file at an absolute path.
+///
+/// # Errors
+/// The file cannot be opened or read. If no regular file is there, [`is_absent`] is true for the error.
+pub(super) fn digest(path: &Path, most: u64) -> rustix::io::Result<[u8; 32]> {
+    let (opened, _) = regular(CWD, path)?;
+    let (mut opened, mut digest, mut buffer) = (opened.take(most), Sha256::new(), vec![0; BUFFER]);
+    loop {
+        match opened.read(&mut buffer) {
+            Ok(0) => return Ok(digest.finalize().into()),
+            Ok(length) => digest.update(&buffer[..length]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+        }
+    }
 }
 
 /// Reads an absolute path like [`file`].

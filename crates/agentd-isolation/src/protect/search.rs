@@ -8,18 +8,15 @@ use super::{
     gaps::{Cause, Gaps},
     git,
     listing::{self, Budget, Listing, Stamp, Stamps},
-    read, subdirectory,
+    read,
     tree::{SearchedTree, index},
 };
-use rustix::{
-    fs::{CWD, OFlags},
-    io::Errno,
-};
+use rustix::fs::{CWD, OFlags};
 use std::{
     collections::HashMap,
     ffi::OsStr,
     mem::MaybeUninit,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::atomic::AtomicUsize,
 };
@@ -31,18 +28,31 @@ pub(super) struct Limits {
     pub directories: usize,
     /// The maximum number of names that are read in all directories together.
     pub names: usize,
+    /// The maximum number of git directories, and files in their place, that are found.
+    pub repositories: usize,
     /// The maximum number of listed names that are found. `None` if only git directories are.
     pub listed: Option<usize>,
+    /// The maximum length of the paths of all searched directories together, in bytes. It bounds memory, and the time for look-ups
+    /// in deep trees.
+    pub path_bytes: usize,
     /// The number of compared paths from which on no more entries of protected directories, or listed names, are compared.
     pub entries: usize,
 }
 
 impl Limits {
     /// The limits for a granted tree.
-    pub(super) const TREE: Self = Self { directories: 1 << 18, names: 1 << 22, listed: Some(1 << 15), entries: 1 << 16 };
+    pub(super) const TREE: Self = Self {
+        directories: 1 << 18,
+        names: 1 << 22,
+        repositories: 1 << 14,
+        listed: Some(1 << 15),
+        path_bytes: 64 << 20,
+        entries: 1 << 16,
+    };
 
     /// The limits for a parent of git directories, which is protected as a whole if it has more.
-    pub(super) const GIT_PARENT: Self = Self { directories: 1024, names: 1 << 18, listed: None, entries: 0 };
+    pub(super) const GIT_PARENT: Self =
+        Self { directories: 1024, names: 1 << 18, repositories: 1024, listed: None, path_bytes: 64 << 20, entries: 0 };
 }
 
 /// The number of directories of one level from which on several threads search them.
@@ -53,6 +63,9 @@ const MAX_THREADS: usize = 4;
 
 /// The maximum length of the paths of all listed names together, in bytes.
 const MAX_LISTED_BYTES: usize = 16 << 20;
+
+/// The maximum length of the paths of all git directories together, in bytes. Each takes about a dozen look-ups.
+const MAX_REPOSITORY_BYTES: usize = 4 << 20;
 
 /// The size of a buffer for names, in bytes.
 const BUFFER: usize = 32 << 10;
@@ -85,7 +98,7 @@ enum DirectoryFindings {
     /// It is unchanged since the last search, where it has this position.
     Unchanged(usize),
     Listed(Listing),
-    /// No directory is there any more, or another user's directory, which a payload cannot have hidden.
+    /// No directory is there any more.
     Gone,
     /// It may contain directories that were not searched.
     Hidden,
@@ -102,6 +115,10 @@ struct Search<'a> {
     limits: Limits,
     /// The length of the paths in `found.listed`, in bytes.
     listed_bytes: usize,
+    /// The length of the paths of the git directories that were found, in bytes.
+    repository_bytes: usize,
+    /// The length of the paths of all searched directories, in bytes.
+    path_bytes: usize,
     found: Found,
 }
 
@@ -126,7 +143,7 @@ fn search_at(root: &Path, limits: Limits, except: &[PathBuf], last: &SearchedTre
         Ok(opened) => opened,
         Err(errno) => {
             let mut found = Found::default();
-            if is_hidden(root, errno) {
+            if !read::is_absent(errno) {
                 found.gaps.add(root, Cause::Unreadable);
             }
             return found;
@@ -134,7 +151,9 @@ fn search_at(root: &Path, limits: Limits, except: &[PathBuf], last: &SearchedTre
     };
     let stamps = Stamps::of(&opened, now);
     let budget = Budget { names: AtomicUsize::new(limits.names), listed: limits.listed.map(AtomicUsize::new) };
-    Search { root, opened, stamps, budget, last, except, limits, listed_bytes: 0, found: Found::default() }.run()
+    let (listed_bytes, repository_bytes, path_bytes) = (0, 0, 0);
+    let found = Found::default();
+    Search { root, opened, stamps, budget, last, except, limits, listed_bytes, repository_bytes, path_bytes, found }.run()
 }
 
 impl Search<'_> {
@@ -188,8 +207,8 @@ impl Search<'_> {
         }
         match listing::list(&self.opened, &waiting.path, &self.stamps, &self.budget, buffer) {
             Ok(listing) => DirectoryFindings::Listed(listing),
-            Err(errno) if is_hidden(&self.root.join(&waiting.path), errno) => DirectoryFindings::Hidden,
-            Err(_) => DirectoryFindings::Gone,
+            Err(errno) if read::is_absent(errno) => DirectoryFindings::Gone,
+            Err(_) => DirectoryFindings::Hidden,
         }
     }
 
@@ -222,9 +241,9 @@ impl Search<'_> {
                 let known: HashMap<&OsStr, usize> = old.map(|child| (last.name(child), child)).collect();
                 let Listing { is_git, has_git_file, stamp, listed, directories, .. } = listing;
                 self.record(position, waiting, &Facts { is_git, has_git_file, stamp, listed: &listed });
-                let unsearched = self.unsearched(is_git, &waiting.path);
-                let names =
-                    listing::names(&directories).filter(|name| git::is_git_parent(Path::new(name)) || !unsearched.include(name));
+                // A link from anywhere in the tree may lead into a git directory, so all of it is searched.
+                let only_git_parents = is_git && self.limits.listed.is_none();
+                let names = listing::names(&directories).filter(|name| !only_git_parents || git::is_git_parent(Path::new(name)));
                 let children = names.map(|name| (name, known.get(name).copied()));
                 self.enqueue(position, waiting, children, next);
             }
@@ -241,11 +260,28 @@ impl Search<'_> {
         (directory.is_git, directory.has_git_file) = (facts.is_git, facts.has_git_file);
         directory.stamp = facts.stamp.filter(|_| all_listed);
         if facts.has_git_file {
-            self.found.files.push(path().join(".git"));
+            let file = path().join(".git");
+            if self.has_room_for(&file) {
+                self.found.files.push(file);
+            }
         }
         if facts.is_git {
-            self.found.directories.push(path());
+            let directory = path();
+            if self.has_room_for(&directory) {
+                self.found.directories.push(directory);
+            }
         }
+    }
+
+    /// Returns whether one more git directory, or file in its place, is found.
+    fn has_room_for(&mut self, path: &Path) -> bool {
+        self.repository_bytes = self.repository_bytes.saturating_add(path.as_os_str().len());
+        let count = self.found.directories.len() + self.found.files.len();
+        let has_room = count < self.limits.repositories && self.repository_bytes <= MAX_REPOSITORY_BYTES;
+        if !has_room {
+            self.found.gaps.add(path, Cause::TooManyRepositories);
+        }
+        has_room
     }
 
     /// Adds the listed names in a directory. Returns false if there are more than the limits allow.
@@ -263,19 +299,6 @@ impl Search<'_> {
         true
     }
 
-    /// Returns the subdirectories of a directory, given by its path below the root, that are not searched.
-    fn unsearched(&self, is_git: bool, directory: &Path) -> Unsearched {
-        let named = if directory.as_os_str().is_empty() { self.root } else { directory };
-        match (is_git, self.limits.listed) {
-            (false, _) => Unsearched::Nothing,
-            (true, None) => Unsearched::AllButNests,
-            (true, Some(_)) if subdirectory::is_in_git(directory) => Unsearched::AllButNests,
-            // A payload can turn a directory of sources into a git directory, but not give it this name.
-            (true, Some(_)) if named.as_os_str().as_bytes().ends_with(b".git") => Unsearched::Contents,
-            (true, Some(_)) => Unsearched::Nothing,
-        }
-    }
-
     /// Adds subdirectories of a directory, with their positions in the last search.
     fn enqueue<'b>(
         &mut self,
@@ -290,7 +313,8 @@ impl Search<'_> {
             if !self.except.is_empty() && self.except.contains(&self.root.join(&path)) {
                 continue;
             }
-            if self.found.tree.directories.len() >= self.limits.directories {
+            self.path_bytes = self.path_bytes.saturating_add(path.as_os_str().len());
+            if self.found.tree.directories.len() >= self.limits.directories || self.path_bytes > self.limits.path_bytes {
                 self.found.gaps.add(&self.root.join(&path), Cause::TooManyDirectories);
                 self.found.tree.directories[position].stamp = None;
                 break;
@@ -299,37 +323,6 @@ impl Search<'_> {
             next.push(DirectoryToSearch { path, last });
         }
         self.found.tree.directories[position].children = index(first)..index(self.found.tree.directories.len());
-    }
-}
-
-/// The subdirectories of a directory that contain nothing that a command would find.
-#[derive(Clone, Copy)]
-enum Unsearched {
-    Nothing,
-    /// The objects and references of a bare repository.
-    Contents,
-    /// All that is in a git directory, except parents of further git directories.
-    AllButNests,
-}
-
-impl Unsearched {
-    fn include(self, name: &OsStr) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::Contents => ["objects", "refs", "logs"].iter().any(|own| name == *own),
-            Self::AllButNests => true,
-        }
-    }
-}
-
-/// Returns whether a directory that could not be opened may hide a repository. A payload can remove the permission to list its
-/// own directory, and git still finds a repository in it by name. A removed directory hides nothing, and a payload cannot change
-/// the mode of another user's directory.
-fn is_hidden(directory: &Path, errno: Errno) -> bool {
-    match errno {
-        Errno::NOENT | Errno::NOTDIR | Errno::LOOP => false,
-        Errno::ACCESS => rustix::fs::lstat(directory).is_ok_and(|stat| stat.st_uid == rustix::process::geteuid().as_raw()),
-        _ => true,
     }
 }
 

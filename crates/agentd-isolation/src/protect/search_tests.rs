@@ -28,6 +28,15 @@ fn search_of_a_directory_that_its_owner_cannot_list_is_incomplete() {
 }
 
 #[test]
+fn search_of_a_directory_of_another_user_is_incomplete_if_it_cannot_be_listed() {
+    // The descriptors of process 1, which only its user can list.
+    let place = Path::new("/proc/1/fd");
+    let gaps: Vec<_> = all(place).gaps.iter().map(|gap| (gap.path.clone(), gap.cause)).collect();
+    let expected = if rustix::process::geteuid().is_root() { vec![] } else { vec![(place.to_path_buf(), Cause::Unreadable)] };
+    assert_eq!(gaps, expected);
+}
+
+#[test]
 fn search_finds_bare_nested_and_linked_repositories() {
     let root = tempfile::tempdir().unwrap();
     let git = |path: &str| git_at(&root.path().join(path));
@@ -67,6 +76,63 @@ fn search_beyond_a_limit_names_the_first_directory_left_out() {
     let (path, cause) = gap(3, 100).remove(0);
     assert!(path.parent() == Some(Path::new("a")) && cause == Cause::TooManyDirectories, "{path:?}");
     assert_eq!(gap(100, 4), [(PathBuf::from("a"), Cause::TooManyNames)]);
+}
+
+#[test]
+fn search_beyond_a_limit_of_git_directories_or_of_long_paths_names_the_first_left_out() {
+    let root = tempfile::tempdir().unwrap();
+    git_at(&root.path().join("a/.git"));
+    git_at(&root.path().join("a/b/c"));
+    fs::create_dir(root.path().join("d")).unwrap();
+    fs::write(root.path().join("d/.git"), "gitdir: x").unwrap();
+    let found = |limits, last: &SearchedTree| search_at(root.path(), limits, &[], last, i64::MAX);
+    let gaps = |found: &Found| {
+        let below = |path: &Path| path.strip_prefix(root.path()).unwrap().to_path_buf();
+        found.gaps.iter().map(|gap| (below(&gap.path), gap.cause)).collect::<Vec<_>>()
+    };
+    let of_repositories = |repositories| Limits { repositories, ..Limits::TREE };
+    let complete = found(of_repositories(3), &SearchedTree::default());
+    assert_eq!((complete.directories.len(), complete.files.len(), gaps(&complete)), (2, 1, vec![]));
+    // A later search of the unchanged tree has the same limit.
+    for last in [&SearchedTree::default(), &complete.tree] {
+        let cut = found(of_repositories(2), last);
+        assert_eq!((cut.directories.len(), cut.files.len()), (1, 1));
+        assert_eq!(gaps(&cut), [("a/b/c".into(), Cause::TooManyRepositories)]);
+    }
+    let of_bytes = |path_bytes| found(Limits { path_bytes, ..Limits::TREE }, &SearchedTree::default());
+    assert_eq!(gaps(&of_bytes(2))[0].1, Cause::TooManyDirectories);
+    assert_eq!(gaps(&of_bytes(100)), []);
+}
+
+#[test]
+fn name_in_another_case_counts_if_the_kernel_finds_it_by_the_name_of_the_list() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    for place in ["plain/.CARGO", "same/.CARGO", "plain/r", "same/r"] {
+        fs::create_dir_all(at(place)).unwrap();
+        fs::write(at(place).parent().unwrap().join(".ENVRC"), "").unwrap();
+        for name in ["head", "Objects", "REFS"] {
+            fs::write(at(place).join(name), "").unwrap();
+        }
+    }
+    for place in ["plain", "same"] {
+        fs::write(at(place).join(".CARGO/config.TOML"), "").unwrap();
+        fs::write(at(place).join(".GIT"), "").unwrap();
+    }
+    assert_eq!((listed_in(root.path()), all(root.path()).directories), (vec![], vec![]));
+    // A second name of each object stands in for a directory that ignores case: the kernel finds the object by both names.
+    fs::hard_link(at("same/.ENVRC"), at("same/.envrc")).unwrap();
+    std::os::unix::fs::symlink(".CARGO", at("same/.cargo")).unwrap();
+    fs::hard_link(at("same/.CARGO/config.TOML"), at("same/.CARGO/config.toml")).unwrap();
+    fs::hard_link(at("same/.GIT"), at("same/.git")).unwrap();
+    for (name, own) in [("head", "HEAD"), ("Objects", "objects"), ("REFS", "refs")] {
+        fs::hard_link(at("same/r").join(name), at("same/r").join(own)).unwrap();
+    }
+    let expected =
+        [".CARGO/config.TOML", ".CARGO/config.toml", ".ENVRC", ".cargo", ".envrc"].map(|name| Path::new("same").join(name));
+    assert_eq!(listed_in(root.path()), expected);
+    let found = all(root.path());
+    assert_eq!((found.directories, found.files), (vec![at("same/r")], vec![at("same/.git")]));
 }
 
 #[test]
@@ -201,20 +267,27 @@ fn listed_in(root: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn search_finds_listed_names_in_subdirectories_and_none_in_git_directories() {
+fn search_finds_listed_names_in_subdirectories_and_in_git_directories() {
     let root = tempfile::tempdir().unwrap();
     let make = |path: &str| {
         fs::create_dir_all(root.path().join(path).parent().unwrap()).unwrap();
         fs::write(root.path().join(path), "").unwrap();
     };
     git_at(&root.path().join("a/.git"));
-    let expected = ["a/.envrc", "a/lefthook.yml", "b/c/.cargo/config.toml", "b/c/x.code-workspace"];
+    let expected = [
+        "a/.envrc",
+        "a/.git/hooks/.envrc",
+        "a/.git/objects/ab/x/.vscode/tasks.json",
+        "a/lefthook.yml",
+        "b/c/.cargo/config.toml",
+        "b/c/x.code-workspace",
+    ];
     // The names of the root are looked up by their paths. Only `a` is the root of a repository.
-    for path in expected.iter().chain(&[".envrc", "a/.git/hooks/.envrc", "b/lefthook.yml", "b/config.toml", "b/c/envrc"]) {
+    for path in expected.iter().chain(&[".envrc", "b/lefthook.yml", "b/config.toml", "b/c/envrc"]) {
         make(path);
     }
     std::os::unix::fs::symlink("../c", root.path().join("b/.cargo")).unwrap();
-    let mut expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
+    let mut expected: Vec<PathBuf> = expected.iter().map(|name| name.trim_end_matches("/tasks.json").into()).collect();
     expected.push("b/.cargo".into());
     expected.sort();
     assert_eq!(listed_in(root.path()), expected);
@@ -234,7 +307,9 @@ fn names_of_a_repository_that_do_not_count_leave_room_for_others() {
 fn directory_of_sources_that_looks_like_a_git_directory_hides_nothing() {
     let root = tempfile::tempdir().unwrap();
     git_at(&root.path().join("src"));
-    for path in ["src/a/.git", "src/objects/b/.git", "bare.git", "bare.git/objects/aa/.git"] {
+    let others =
+        ["bare.git", "bare.git/objects/aa/.git", "src/.git", "src/.git/objects/aa/x", "src/a/.git", "src/objects/b/.git"];
+    for path in others {
         git_at(&root.path().join(path));
     }
     for path in ["src/a/.envrc", "src/objects/.envrc"] {
@@ -243,7 +318,9 @@ fn directory_of_sources_that_looks_like_a_git_directory_hides_nothing() {
     assert_eq!(listed_in(root.path()), ["src/a/.envrc", "src/objects/.envrc"].map(PathBuf::from));
     let mut found = all(root.path()).directories;
     found.sort();
-    assert_eq!(found, ["bare.git", "src", "src/a/.git", "src/objects/b/.git"].map(|path| root.path().join(path)));
+    let mut expected: Vec<PathBuf> = others.iter().chain(&["src"]).map(|path| root.path().join(path)).collect();
+    expected.sort();
+    assert_eq!(found, expected);
 }
 
 #[test]

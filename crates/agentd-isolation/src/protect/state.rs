@@ -5,12 +5,12 @@ use super::{
     read,
 };
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, OFlags, StatxFlags, StatxTimestamp, statx},
+    fs::{AtFlags, CWD, Dir, FileType, OFlags, Statx, StatxFlags, StatxTimestamp, fstat, fstatfs, major, minor, statx},
     io::Errno,
 };
 use sha2::{Digest as _, Sha256};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     ffi::OsStr,
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
@@ -20,9 +20,21 @@ use std::{
 /// The maximum total length of all compared paths, in bytes. Further entries are not compared.
 const MAX_PATH_BYTES: usize = 32 << 20;
 
-/// The maximum number of bytes of recently changed files that one observation reads for digests. If a file exceeds it, the
-/// observation is incomplete.
-const MAX_DIGESTED: u64 = 8 << 20;
+/// The maximum number of bytes that one observation reads for digests. If a file exceeds it, the observation is incomplete.
+const MAX_DIGESTED: u64 = 64 << 20;
+
+/// The time for which the kernel may leave a page dirty: 30 s of `dirty_expire_centisecs`, 5 s of `dirty_writeback_centisecs`, and
+/// time for a slow disk. Until a dirty page is written back, a write to it through a shared mapping changes no time stamp.
+const DIRTY: Duration = Duration::from_secs(120);
+
+/// File systems that set the ctime at the first write to a clean page of a shared mapping, and let no user set the ctime
+/// (`statfs(2)`). All others may change the content of a file without a trace: tmpfs does, and a server of NFS, 9p or FUSE decides
+/// itself what it reports.
+const WITH_CTIME_OF_MAPPINGS: [u32; 3] = [
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683e, // Btrfs
+];
 
 /// Two changes within this time may have the same time stamp: the kernel's file clock ticks every 1 to 10 ms.
 const TICK: Duration = Duration::from_millis(20);
@@ -47,10 +59,31 @@ pub(super) struct Seen {
     size: u64,
     /// The times of the last change of content and of the inode. `None` for a directory, whose entries are compared one by one.
     times: Option<[(i64, u32); 2]>,
-    /// The SHA-256 digest of the content, computed if the time stamp alone could not reveal a later change.
-    digest: Option<[u8; 32]>,
+    content: Content,
+    /// Whether the entries of the directory were added too.
+    is_complete: bool,
     /// Why the path is compared.
     pub origin: EntryOrigin,
+}
+
+/// What shows whether the content of a file has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// Each change sets another time stamp, or the object has no content.
+    TimeStamp,
+    /// The SHA-256 digest: the time stamp alone could not reveal a later change.
+    Digest([u8; 32]),
+    /// Nothing: the digest is needed and missing, for this reason.
+    Unknown(Cause),
+}
+
+/// The result of a comparison of two states of one path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Comparison {
+    Same,
+    Different,
+    /// The attributes are equal, and the content was not compared.
+    Unknown(Cause),
 }
 
 /// The reason why a path is compared.
@@ -60,12 +93,16 @@ pub(super) struct EntryOrigin {
     pub led_to: bool,
     /// The path is a listed name in a subdirectory of a grant, or lies in one.
     pub in_subdirectory: bool,
+    /// A link named `.git` leads to the path: of a git directory, only hooks and settings are compared.
+    pub by_dot_git: bool,
 }
 
 /// The states of paths, and of the entries of directories among them.
 #[derive(Debug, Default)]
 pub(super) struct States {
     pub seen: BTreeMap<PathBuf, Seen>,
+    /// The links among them, in the order in which they were added.
+    pub links: Vec<PathBuf>,
     /// The first path that was not compared because of a limit.
     pub gaps: Gaps,
     /// The origin of the paths that are added next.
@@ -76,6 +113,8 @@ pub(super) struct States {
     path_bytes: usize,
     /// The number of bytes read for digests so far.
     digested: u64,
+    /// For each device, whether its file system is one of [`WITH_CTIME_OF_MAPPINGS`].
+    devices: HashMap<(u32, u32), bool>,
 }
 
 impl States {
@@ -85,30 +124,76 @@ impl States {
 
     /// Adds a path, and everything below it if `deep` is set.
     pub(super) fn add(&mut self, path: &Path, deep: bool, now: SystemTime) {
-        // A path that was added before is complete: paths without their entries are added last.
-        if self.seen.contains_key(path) {
-            return;
-        }
-        let (mut seen, is_recent) = match observed(path, now) {
-            Ok(observed) => observed,
-            Err(Errno::NAMETOOLONG) => return self.gaps.add(path, Cause::Unreadable),
-            Err(_) => return,
-        };
-        if is_recent && seen.kind == Kind::File && seen.size <= read::MOST {
-            self.digested = self.digested.saturating_add(seen.size);
-            if self.digested > MAX_DIGESTED {
-                self.gaps.add(path, Cause::TooManyBytes);
-            } else {
-                seen.digest = digest(path);
+        // The depth is the payload's choice, so the directories wait here and not in a recursion. One is open at a time.
+        let mut waiting: Vec<PathBuf> = self.add_one(path, deep, now).then(|| path.to_path_buf()).into_iter().collect();
+        while let Some(directory) = waiting.pop() {
+            if let Err(errno) = self.add_entries(&directory, now, &mut waiting)
+                && !read::is_absent(errno)
+            {
+                self.gaps.add(&directory, Cause::Unreadable);
             }
         }
-        seen.origin = self.origin;
+    }
+
+    /// Adds a path without what is below it. Returns whether it is a directory whose entries are to be added, and were not before.
+    fn add_one(&mut self, path: &Path, deep: bool, now: SystemTime) -> bool {
+        if let Some(seen) = self.seen.get_mut(path) {
+            return deep && seen.kind == Kind::Directory && !std::mem::replace(&mut seen.is_complete, true);
+        }
+        let stat = match observed(path) {
+            Ok(stat) => stat,
+            Err(errno) if read::is_absent(errno) => return false,
+            Err(errno) => {
+                // The kernel refuses a look-up in the directory above.
+                let place = path.parent().filter(|_| errno == Errno::ACCESS).unwrap_or(path);
+                self.gaps.add(place, Cause::Unreadable);
+                return false;
+            }
+        };
+        let content = self.content(path, &stat, now);
+        if let Content::Unknown(cause) = content {
+            self.gaps.add(path, cause);
+        }
+        let seen = Seen { content, is_complete: deep, origin: self.origin, ..Seen::of(&stat) };
         self.path_bytes = self.path_bytes.saturating_add(path.as_os_str().len());
+        if seen.kind == Kind::Link {
+            self.links.push(path.to_path_buf());
+        }
         let is_directory = seen.kind == Kind::Directory;
         self.seen.insert(path.to_path_buf(), seen);
-        if is_directory && deep {
-            self.add_entries(path, now);
+        is_directory && deep
+    }
+
+    /// Determines what will show a later change of the content, and computes a digest if necessary.
+    fn content(&mut self, path: &Path, stat: &Statx, now: SystemTime) -> Content {
+        let is_file = FileType::from_raw_mode(stat.stx_mode.into()).is_file();
+        if !is_file || (!is_recent(&stat.stx_ctime, now) && self.has_ctime_of_mappings(path, stat)) {
+            return Content::TimeStamp;
         }
+        self.digested = self.digested.saturating_add(stat.stx_size);
+        if self.digested > MAX_DIGESTED {
+            return Content::Unknown(Cause::TooManyBytes);
+        }
+        match read::digest(path, stat.stx_size) {
+            Ok(digest) => Content::Digest(digest),
+            // The path leads through a link, and is compared where the link leads to.
+            Err(errno) if read::is_absent(errno) => Content::TimeStamp,
+            Err(_) => Content::Unknown(Cause::UnreadableFile),
+        }
+    }
+
+    fn has_ctime_of_mappings(&mut self, path: &Path, stat: &Statx) -> bool {
+        let device = (stat.stx_dev_major, stat.stx_dev_minor);
+        if let Some(known) = self.devices.get(&device) {
+            return *known;
+        }
+        let Ok(opened) = read::open(CWD, path, OFlags::PATH) else { return false };
+        let (Ok(meta), Ok(system)) = (fstat(&opened), fstatfs(&opened)) else { return false };
+        let is_known = u32::try_from(system.f_type & 0xffff_ffff).is_ok_and(|kind| WITH_CTIME_OF_MAPPINGS.contains(&kind));
+        if (major(meta.st_dev), minor(meta.st_dev)) == device {
+            self.devices.insert(device, is_known);
+        }
+        is_known
     }
 
     /// Adds a path like [`States::add`], but not beyond the limit of entries.
@@ -124,51 +209,41 @@ impl States {
         self.seen.len() >= self.most || self.path_bytes >= MAX_PATH_BYTES
     }
 
-    fn add_entries(&mut self, directory: &Path, now: SystemTime) {
-        let Ok(opened) = read::open(CWD, directory, OFlags::RDONLY | OFlags::DIRECTORY) else { return };
-        let Ok(entries) = Dir::new(opened) else { return };
-        for entry in entries.flatten() {
+    /// Adds the entries of a directory; those that are directories themselves are appended to `waiting`.
+    fn add_entries(&mut self, directory: &Path, now: SystemTime, waiting: &mut Vec<PathBuf>) -> rustix::io::Result<()> {
+        let opened = read::open(CWD, directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        for entry in Dir::new(opened)? {
+            let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name == b"." || name == b".." {
                 continue;
             }
             if self.is_full() {
                 self.gaps.add(directory, Cause::TooManyEntries);
-                return;
+                waiting.clear();
+                break;
             }
-            self.add(&directory.join(OsStr::from_bytes(name)), true, now);
+            let path = directory.join(OsStr::from_bytes(name));
+            if self.add_one(&path, true, now) {
+                waiting.push(path);
+            }
         }
+        Ok(())
     }
 }
 
-/// Returns the state of the object at `path`, without a digest, and whether it changed so recently that a later change could have
-/// the same time stamp. A symbolic link is not followed.
-fn observed(path: &Path, now: SystemTime) -> rustix::io::Result<(Seen, bool)> {
+/// Returns the attributes of the object at `path`. A symbolic link is not followed.
+fn observed(path: &Path) -> rustix::io::Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    let stat = statx(CWD, path, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
-    let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
-        FileType::RegularFile => Kind::File,
-        FileType::Directory => Kind::Directory,
-        FileType::Symlink => Kind::Link,
-        _ => Kind::Other,
-    };
-    let is_directory = kind == Kind::Directory;
-    let recent = |time: &StatxTimestamp| {
-        let seconds = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0));
-        let changed = UNIX_EPOCH + seconds + Duration::from_nanos(time.tv_nsec.into());
-        // A time stamp in the future counts as recent: it could stay the same until the clock has reached it.
-        now.duration_since(changed).map_or(true, |age| age < TICK)
-    };
-    let seen = Seen {
-        kind,
-        identity: (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino, (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)),
-        mode: stat.stx_mode,
-        size: if is_directory { 0 } else { stat.stx_size },
-        times: (!is_directory).then(|| [&stat.stx_mtime, &stat.stx_ctime].map(|time| (time.tv_sec, time.tv_nsec))),
-        digest: None,
-        origin: EntryOrigin::default(),
-    };
-    Ok((seen, recent(&stat.stx_ctime)))
+    statx(CWD, path, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
+}
+
+/// Returns whether a later change could leave this time stamp of the last change as it is.
+fn is_recent(changed: &StatxTimestamp, now: SystemTime) -> bool {
+    let seconds = Duration::from_secs(u64::try_from(changed.tv_sec).unwrap_or(0));
+    let changed = UNIX_EPOCH + seconds + Duration::from_nanos(changed.tv_nsec.into());
+    // A time stamp in the future counts as recent: it could stay the same until the clock has reached it.
+    now.duration_since(changed).map_or(true, |age| age < DIRTY)
 }
 
 /// Returns whether the object at `path` was changed after `then`, or so shortly before that its time stamp cannot tell.
@@ -186,35 +261,42 @@ pub(super) fn digest(path: &Path) -> Option<[u8; 32]> {
 }
 
 impl Seen {
-    /// Returns whether the object equals `before` and is unchanged. Without a digest in `before`, the attributes alone decide.
-    pub(super) fn is_same(&self, before: &Self, path: &Path) -> bool {
+    fn of(stat: &Statx) -> Self {
+        let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Directory,
+            FileType::Symlink => Kind::Link,
+            _ => Kind::Other,
+        };
+        let is_directory = kind == Kind::Directory;
+        Self {
+            kind,
+            identity: (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino, (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)),
+            mode: stat.stx_mode,
+            size: if is_directory { 0 } else { stat.stx_size },
+            times: (!is_directory).then(|| [&stat.stx_mtime, &stat.stx_ctime].map(|time| (time.tv_sec, time.tv_nsec))),
+            content: Content::TimeStamp,
+            is_complete: false,
+            origin: EntryOrigin::default(),
+        }
+    }
+
+    /// Compares the object with its state `before`.
+    pub(super) fn compare(&self, before: &Self, path: &Path) -> Comparison {
         let stat = |seen: &Self| (seen.kind, seen.identity, seen.mode, seen.size, seen.times);
         if stat(self) != stat(before) {
-            return false;
+            return Comparison::Different;
         }
-        match before.digest {
-            Some(digest) => self.digest.or_else(|| self::digest(path)) == Some(digest),
-            None => true,
-        }
+        let now = match (before.content, self.content) {
+            (Content::TimeStamp, _) => return Comparison::Same,
+            (Content::Unknown(cause), _) | (Content::Digest(_), Content::Unknown(cause)) => return Comparison::Unknown(cause),
+            (Content::Digest(_), Content::Digest(now)) => Some(now),
+            (Content::Digest(_), Content::TimeStamp) => read::digest(path, self.size).ok(),
+        };
+        if now.map(Content::Digest) == Some(before.content) { Comparison::Same } else { Comparison::Different }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digests_of_recently_changed_files_have_a_bound_in_total() {
-        let root = tempfile::tempdir().unwrap();
-        let files = MAX_DIGESTED / read::MOST;
-        for (number, complete) in [(files, true), (files + 1, false)] {
-            for name in 0..number {
-                std::fs::File::create(root.path().join(name.to_string())).unwrap().set_len(read::MOST).unwrap();
-            }
-            let mut states = States::with_limit(1 << 16);
-            // For a clock that is behind, every file was changed recently.
-            states.add(root.path(), true, UNIX_EPOCH);
-            assert_eq!(states.gaps.is_empty(), complete, "{number} files");
-        }
-    }
-}
+#[path = "state_tests.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 
 use super::{
     git::{self, Repository},
+    links::Links,
     read,
 };
 use rustix::fs::{CWD, OFlags};
@@ -27,7 +28,7 @@ pub(super) struct Index {
 impl Index {
     /// Opens the index of the worktree at `root`, if there is one.
     pub(super) fn build(root: &Path) -> Option<Self> {
-        let repository = Repository::open(root)?;
+        let repository = Repository::open(root, &mut Links::default())?;
         let file = open(&repository)?;
         Some(Self { repository, file })
     }

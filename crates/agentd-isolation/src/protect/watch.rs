@@ -3,22 +3,18 @@
 use super::{
     gaps::{Cause, Gaps},
     git,
+    observation::Observation,
     plan::{self, GrantedTree},
     report::{Change, How, MAX_REPORTED, Report, prioritize},
-    search::{Found, Limits, search},
-    state::{self, EntryOrigin, Kind, States},
+    search::Limits,
+    state::{self, Comparison},
     tracked::Index,
-    tree::SearchedTree,
 };
 use agentd_core::Grant;
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::HashSet,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
-
-/// The maximum number of links in subdirectories whose targets are compared.
-const MAX_LINKS: usize = 1 << 12;
 
 /// The protected paths of some grants, and their state at the last observation.
 #[derive(Debug)]
@@ -28,16 +24,6 @@ pub struct Watch {
     indexes: Vec<Index>,
     limits: Limits,
     processes_may_remain: bool,
-}
-
-#[derive(Debug, Default)]
-struct Observation {
-    states: States,
-    repositories: BTreeSet<PathBuf>,
-    /// The directories of each place, for the next search.
-    trees: Vec<SearchedTree>,
-    gaps: Gaps,
-    began: Option<SystemTime>,
 }
 
 impl Watch {
@@ -57,8 +43,8 @@ impl Watch {
     /// Returns the differences since the last observation: sorted by path, or the most important ones first if there are more than
     /// a report names. Each difference is returned once.
     pub fn changes(&mut self) -> Vec<Change> {
-        let now = Observation::capture(&self.places, &self.last, self.limits);
-        let mut changes = self.last.compare(&now, &self.places);
+        let mut now = Observation::capture(&self.places, &self.last, self.limits);
+        let mut changes = self.last.compare(&mut now, &self.places);
         // Listed names in subdirectories are writable, so that git in the sandbox can update them.
         let read_only = now.states.seen.iter().filter(|(_, seen)| !seen.origin.in_subdirectory);
         let files: Vec<PathBuf> = read_only.map(|(path, _)| path.clone()).collect();
@@ -112,85 +98,6 @@ impl Watch {
 }
 
 impl Observation {
-    /// Records the protected paths that are found now, and those of `last`, which the search may no longer find.
-    fn capture(places: &[GrantedTree], last: &Self, limits: Limits) -> Self {
-        let time = SystemTime::now();
-        let states = States::with_limit(limits.entries);
-        let mut observed = Self { states, began: Some(time), ..Self::default() };
-        let (mut paths, mut listed) = (Vec::new(), Vec::new());
-        let (none, read_only) = (SearchedTree::default(), plan::read_only_inside(places));
-        for (number, place) in places.iter().filter(|place| place.protects()).enumerate() {
-            let own = place.paths();
-            observed.gaps.merge(own.gaps);
-            for path in &own.paths {
-                observed.states.add(path, true, time);
-            }
-            paths.extend(own.paths);
-            let last = last.trees.get(number).unwrap_or(&none);
-            let Found { directories, files, listed: found, gaps, tree } = search(&place.path, limits, &read_only, last);
-            listed.extend(found);
-            observed.gaps.merge(gaps);
-            observed.trees.push(tree);
-            for file in &files {
-                observed.states.add(file, false, time);
-            }
-            for directory in directories {
-                for path in git::names(&directory).filter(|path| !git::is_git_parent(path)).chain(git::reported_names(&directory))
-                {
-                    observed.states.add(&path, true, time);
-                }
-                observed.repositories.insert(directory);
-            }
-        }
-        observed.states.origin.led_to = true;
-        for path in plan::linked(places, &paths) {
-            observed.states.add(&path, true, time);
-        }
-        // Added last, because a payload can create a nested repository that names any directory of a grant.
-        let nested = plan::named_by_nested(places, &observed.repositories);
-        observed.gaps.merge(nested.gaps);
-        for path in &nested.paths {
-            observed.states.add(path, true, time);
-        }
-        observed.states.origin = EntryOrigin::default();
-        for path in &read_only {
-            observed.states.add(path, false, time);
-        }
-        observed.add_listed(places, &listed, last, time);
-        observed.gaps.merge(std::mem::take(&mut observed.states.gaps));
-        observed
-    }
-
-    /// Adds listed names in subdirectories, and the paths of `last`. New names are added after known ones: if a payload creates more
-    /// names than are compared, the known ones stay compared.
-    fn add_listed(&mut self, places: &[GrantedTree], listed: &[PathBuf], last: &Self, time: SystemTime) {
-        let in_subdirectory = EntryOrigin { in_subdirectory: true, ..EntryOrigin::default() };
-        let (known, new): (Vec<&PathBuf>, Vec<&PathBuf>) = listed.iter().partition(|path| last.states.seen.contains_key(*path));
-        self.states.origin = in_subdirectory;
-        for path in known {
-            self.states.add_within_limit(path, true, time);
-        }
-        for (path, seen) in &last.states.seen {
-            self.states.origin = seen.origin;
-            self.states.add_within_limit(path, false, time);
-        }
-        self.states.origin = in_subdirectory;
-        for path in new {
-            self.states.add_within_limit(path, true, time);
-        }
-        let is_link = |path: &&PathBuf| self.states.seen.get(*path).is_some_and(|seen| seen.kind == Kind::Link);
-        let mut links: Vec<PathBuf> = listed.iter().filter(is_link).take(MAX_LINKS + 1).cloned().collect();
-        if links.len() > MAX_LINKS {
-            self.gaps.add(&links[MAX_LINKS], Cause::TooManyListed);
-            links.truncate(MAX_LINKS);
-        }
-        self.states.origin.led_to = true;
-        for path in plan::linked(places, &links) {
-            self.states.add_within_limit(&path, true, time);
-        }
-        self.states.origin = EntryOrigin::default();
-    }
-
     /// Returns the change that a path is which this observation lacks and the next one has. If this observation is incomplete, or
     /// only a link or a setting leads to the path, the ctime of the path shows whether the path is new. An old path may have been
     /// moved here, or changed while it was not compared, so that only its state before is unknown.
@@ -202,7 +109,8 @@ impl Observation {
         (!is_complete).then_some(How::NotCompared)
     }
 
-    fn compare(&self, now: &Self, places: &[GrantedTree]) -> Vec<Change> {
+    /// Returns the differences, and adds to `now` what could not be compared.
+    fn compare(&self, now: &mut Self, places: &[GrantedTree]) -> Vec<Change> {
         let mut changes = Vec::new();
         let of = |path: &Path, how| change(path, how, places);
         for path in now.repositories.difference(&self.repositories) {
@@ -217,14 +125,19 @@ impl Observation {
             }
         }
         let (before, after) = (&self.states.seen, &now.states.seen);
+        let mut unknown = Gaps::default();
         for (path, seen) in after {
-            let how = match before.get(path) {
+            let how = match before.get(path).map(|old| (old, seen.compare(old, path))) {
                 None => match self.appeared(path, seen.origin.led_to) {
                     Some(how) => how,
                     None => continue,
                 },
-                Some(old) if seen.is_same(old, path) => continue,
-                Some(old) if seen.identity != old.identity || seen.kind != old.kind => How::Replaced,
+                Some((_, Comparison::Same)) => continue,
+                Some((_, Comparison::Unknown(cause))) => {
+                    unknown.add(path, cause);
+                    continue;
+                }
+                Some((old, _)) if seen.identity != old.identity || seen.kind != old.kind => How::Replaced,
                 Some(_) => How::Changed,
             };
             changes.push(of(path, how));
@@ -233,6 +146,7 @@ impl Observation {
         let is_removed = |path: &Path| !after.contains_key(path) && (now.gaps.is_empty() || path.symlink_metadata().is_err());
         let removed = before.iter().filter(|(path, _)| is_removed(path));
         changes.extend(removed.map(|(path, _)| of(path, How::Removed)));
+        now.gaps.merge(unknown);
         changes.sort_by(|a, b| a.path.cmp(&b.path));
         topmost(changes)
     }

@@ -4,6 +4,8 @@ use super::{super::release::release, *};
 use agentd_core::Access;
 use std::{fs, os::unix::fs::symlink};
 
+#[path = "watch_link_tests.rs"]
+mod links;
 #[path = "watch_subdirectory_tests.rs"]
 mod subdirectories;
 

@@ -70,10 +70,11 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let image = held.as_ref().map(|(image, _)| image);
     let (mut spec, mut command) = request::request(&args, &BackendDescription::new(&*selected.backend), image)?;
+    let advice = Advice::for_grants(&spec.grants);
+    // A payload can make this take some seconds, in which a signal still ends agentd at once.
+    let mut watch = Watch::begin(&spec.grants);
     // From here on, a signal ends the command first, so that agentd can clean up.
     let mut stops = Stops::new()?;
-    let advice = Advice::for_grants(&spec.grants);
-    let mut watch = Watch::begin(&spec.grants);
     let mut made = selected.backend.create_sandbox(spec.clone()).await;
     if made.as_ref().is_err_and(|error| selected.is_outdated_by(error)) {
         selected.forget();

@@ -9,7 +9,7 @@ mod settings;
 pub(super) use index::entries as index_entries;
 pub(super) use settings::{Named, named_by_all};
 
-use super::{list::LIST, read};
+use super::{case, links::Links, list::LIST, read};
 use rustix::fs::{AtFlags, statat};
 use std::{
     ffi::OsStr,
@@ -34,19 +34,19 @@ pub(super) struct Repository {
 impl Repository {
     /// Opens the repository whose worktree is at `root`. `.git` is its git directory, a link to that directory, or a file that
     /// names it.
-    pub(super) fn open(root: &Path) -> Option<Self> {
+    pub(super) fn open(root: &Path, links: &mut Links) -> Option<Self> {
         let git = root.join(".git");
         let meta = git.symlink_metadata().ok()?;
         let own = if meta.is_dir() {
             git
         } else if meta.is_symlink() {
-            git.canonicalize().ok().filter(|real| real.is_dir())?
+            links.resolve(&git).target.filter(|real| real.is_dir())?
         } else {
             let content = read::absolute(&git)?;
-            root.join(path(content.strip_prefix(b"gitdir:")?)).canonicalize().ok()?
+            links.resolve(&root.join(path(content.strip_prefix(b"gitdir:")?))).target?
         };
         let common = match read::absolute(&own.join("commondir")) {
-            Some(common) => own.join(path(&common)).canonicalize().ok()?,
+            Some(common) => links.resolve(&own.join(path(&common))).target?,
             None => own.clone(),
         };
         Some(Self { worktree: root.to_path_buf(), own, common })
@@ -92,7 +92,7 @@ pub(super) fn is_name(below: &Path) -> bool {
 
 /// Returns whether `path` is a parent of git directories. In these the protected names are protected, not the whole directory.
 pub(super) fn is_git_parent(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| GIT_PARENTS.iter().any(|parent| name == *parent))
+    path.file_name().is_some_and(|name| GIT_PARENTS.iter().any(|parent| *case::key(name.as_bytes()) == *parent.as_bytes()))
 }
 
 /// Returns whether git accepts a directory as a git directory (`is_git_directory` in its `setup.c`).
@@ -126,7 +126,7 @@ mod tests {
         fs::create_dir(&other).unwrap();
         fs::write(main.join(".git/worktrees/other/commondir"), "../..\n").unwrap();
         fs::write(other.join(".git"), format!("gitdir: {}\n", main.join(".git/worktrees/other").display())).unwrap();
-        let repository = Repository::open(&other).unwrap();
+        let repository = Repository::open(&other, &mut Links::default()).unwrap();
         assert_eq!(repository.common, main.join(".git"));
         assert_eq!(repository.own, main.join(".git/worktrees/other"));
     }

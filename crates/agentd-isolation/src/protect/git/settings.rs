@@ -4,6 +4,7 @@
 use super::{
     super::{
         gaps::{Cause, Gaps},
+        links::Links,
         read,
     },
     config::{self, Variable},
@@ -109,12 +110,13 @@ fn of_each<'a>(repositories: impl IntoIterator<Item = (Vec<PathBuf>, &'a Path)>,
     let of_user: Vec<PathBuf> = of_user(home.as_deref()).into_iter().filter_map(|file| file.canonicalize().ok()).collect();
     let named = Named::default();
     let (home, worktree) = (home.as_deref(), Path::new("/"));
-    let mut reader = Reader { home, worktree, files, depth: 0, places: MAX_PLACES, named };
+    let mut reader = Reader { home, worktree, files, depth: 0, places: MAX_PLACES, links: Links::default(), named };
     for (own, worktree) in repositories {
         reader.worktree = worktree;
         of_user.iter().chain(&own).for_each(|file| reader.read(file));
     }
     let mut named = reader.named;
+    named.gaps.merge(reader.links.gaps);
     named.paths.sort();
     named.paths.dedup();
     named
@@ -138,6 +140,7 @@ struct Reader<'a> {
     depth: usize,
     /// The number of values that may still be looked up.
     places: usize,
+    links: Links,
     named: Named,
 }
 
@@ -153,15 +156,25 @@ impl Reader<'_> {
             return;
         }
         self.depth += 1;
-        match read::absolute(file) {
-            Some(content) => config::parse(&content, |variable| self.variable(variable, file)),
-            // The file may be too large for this reader; git would read it nevertheless.
-            None if file.symlink_metadata().is_ok_and(|meta| meta.is_file()) => {
-                self.named.gaps.add(file, Cause::TooManySettings);
-            }
-            None => {}
+        if let Some(content) = read::absolute(file).or_else(|| self.read_elsewhere(file)) {
+            config::parse(&content, |variable| self.variable(variable, file));
         }
         self.depth -= 1;
+    }
+
+    /// Reads the file that a link in place of settings leads to. Git would read it, and a file that is too large for this reader.
+    fn read_elsewhere(&mut self, file: &Path) -> Option<Vec<u8>> {
+        let resolved = self.links.resolve(file);
+        if let Some(failed) = resolved.failed {
+            self.named.gaps.add(failed.parent().unwrap_or(file), Cause::Unreadable);
+        }
+        let target = resolved.target?;
+        let content = if target == file { None } else { read::absolute(&target) };
+        if content.is_none() && target.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+            let is_large = target.symlink_metadata().is_ok_and(|meta| meta.len() > read::MOST);
+            self.named.gaps.add(file, if is_large { Cause::TooManySettings } else { Cause::UnreadableFile });
+        }
+        content
     }
 
     fn variable(&mut self, variable: &Variable<'_>, file: &Path) {
@@ -169,25 +182,23 @@ impl Reader<'_> {
         let (section, key) = (variable.section(), variable.key.as_slice());
         if key == b"path" && (section == b"include" || section == b"includeif") {
             let folder = file.parent().unwrap_or(file);
-            if let Some(included) = self.place(folder, value) {
-                self.named.paths.push(included.clone());
+            if let Some(included) = self.place(folder, value, |_| true) {
                 self.read(&included);
             }
         } else if section == b"core" && key == b"hookspath" {
-            let place = self.place(self.worktree, value);
-            self.named.paths.extend(place);
+            self.place(self.worktree, value, |_| true);
         } else if COMMANDS.iter().any(|(s, k)| section == s.as_bytes() && (*k == "*" || key == k.as_bytes())) {
             let words = value.split(|c| c.is_ascii_whitespace() || b"\"'!;&|()".contains(c)).filter(|word| !word.is_empty());
             for word in words.take(MAX_WORDS) {
                 // A word that names a file of the worktree is taken for a program or a script.
-                let place = self.place(self.worktree, word).filter(|place| place.is_file());
-                self.named.paths.extend(place);
+                self.place(self.worktree, word, Path::is_file);
             }
         }
     }
 
-    /// Returns the path that a value names, without `.` and `..`.
-    fn place(&mut self, base: &Path, value: &[u8]) -> Option<PathBuf> {
+    /// Adds and returns the path that a value names, without links, `.` and `..`, if `counts` is true for it. The links on the way
+    /// are added too.
+    fn place(&mut self, base: &Path, value: &[u8], counts: impl Fn(&Path) -> bool) -> Option<PathBuf> {
         if value.len() > MAX_PATH {
             return None;
         }
@@ -202,7 +213,14 @@ impl Reader<'_> {
             return None;
         };
         self.places = left;
-        path.canonicalize().ok().or_else(|| Some(plain(&path)))
+        let resolved = self.links.resolve(&path);
+        let place = resolved.target.unwrap_or_else(|| plain(&path));
+        if !counts(&place) {
+            return None;
+        }
+        self.named.paths.extend(resolved.links);
+        self.named.paths.push(place.clone());
+        Some(place)
     }
 }
 
