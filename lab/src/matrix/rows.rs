@@ -337,11 +337,14 @@ fn log_in(user: u32) -> Result<(), LabError> {
 fn delegate(run: &Path) -> Result<Vec<PathBuf>, LabError> {
     let name = format!("{GROUPS}{}", run.file_name().unwrap_or_default().to_string_lossy());
     let mut groups = Vec::new();
-    for controller in ["memory", "pids", "cpu", "cpuacct"] {
+    for controller in ["memory", "pids", "cpu", "cpuacct", "cpuset"] {
         let hierarchy = Path::new("/sys/fs/cgroup").join(controller);
         if hierarchy.join("tasks").exists() {
             let group = hierarchy.join(&name);
             fs::create_dir_all(&group).on("mkdir", &group)?;
+            if controller == "cpuset" {
+                copy_cpuset(&hierarchy, &group)?;
+            }
             let files = fs::read_dir(&group).on("list", &group)?.flatten().map(|entry| entry.path());
             for path in files.chain([group.clone()]) {
                 chown(&path, Some(USER), Some(USER)).on("chown", &path)?;
@@ -353,6 +356,16 @@ fn delegate(run: &Path) -> Result<Vec<PathBuf>, LabError> {
         return Err(format_error("/sys/fs/cgroup", "no control groups of version 1 — run the row on another machine"));
     }
     Ok(groups)
+}
+
+/// Gives a new group the processors and memory nodes of its parent: without them, it accepts no process
+/// (`cgroup-v1/cpusets.rst`).
+fn copy_cpuset(parent: &Path, group: &Path) -> Result<(), LabError> {
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let (from, to) = (parent.join(name), group.join(name));
+        fs::write(&to, fs::read(&from).on("read", &from)?).on("write", &to)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
