@@ -120,10 +120,10 @@ pub fn plan(config: &ContainerConfig, spec: &SandboxSpec) -> Result<SandboxPlan,
     let layers = [layers, lower.to_vec()].concat();
     let (system, links) = if of_the_host { host_programs() } else { (Vec::new(), Vec::new()) };
     // The links were created with the first layer. Later changes to them, removal included, are recorded in the lower layers.
-    let made = !lower.is_empty();
-    let links = if made { Vec::new() } else { links };
+    let has_committed = !lower.is_empty();
+    let links = if has_committed { Vec::new() } else { links };
     let etc = match &upper {
-        _ if made || !of_the_host => None,
+        _ if has_committed || !of_the_host => None,
         Some(Upper::Directory(_)) => Some(HostEtc::Copy),
         Some(Upper::Volume(_)) | None => Some(HostEtc::Overlay { hide: !rustix::process::geteuid().is_root() }),
     };
@@ -131,7 +131,7 @@ pub fn plan(config: &ContainerConfig, spec: &SandboxSpec) -> Result<SandboxPlan,
     rooted(
         spec,
         config.scratch,
-        RootParts { base, ids: Ids::Dedicated, system, links, etc, names: (!made).then_some(names::in_own_root) },
+        RootParts { base, ids: Ids::Dedicated, system, links, etc, names: (!has_committed).then_some(names::in_own_root) },
     )
 }
 

@@ -243,7 +243,7 @@ impl<K: BackendKind> IsolationBackend for SharedKernelBackend<K> {
     }
 
     async fn destroy_all(&self) -> Result<(), IsolationError> {
-        let linked = self.0.live.destroy_all().await;
-        self.0.layered.destroy_all().await.and(linked)
+        let unlayered = self.0.live.destroy_all().await;
+        self.0.layered.destroy_all().await.and(unlayered)
     }
 }

@@ -38,13 +38,13 @@ on_test_machine! {
     large_file_is_read_back_unchanged,
 }
 
-struct Made {
+struct RunningGuest {
     sandbox: Arc<GuestSandbox>,
     machine: Arc<Process>,
     socket: PathBuf,
 }
 
-impl Made {
+impl RunningGuest {
     async fn new() -> Self {
         let (machine, socket) = Process::listening(&Machines::new());
         let sandbox = open(&machine, &socket).await.unwrap();
@@ -77,21 +77,21 @@ fn line(file: &mut File) -> String {
 }
 
 async fn streams_continue_after_quiesce() {
-    let made = Made::new().await;
+    let guest = RunningGuest::new().await;
     let echo = Command { stdin: StdinSource::Stream, ..script("while read line; do echo got $line; done; exit 5") };
-    let mut handle = made.sandbox.exec_streaming(echo).await.unwrap();
+    let mut handle = guest.sandbox.exec_streaming(echo).await.unwrap();
     let streams = handle.take_streams();
     let (mut stdin, mut stdout) = (File::from(streams.stdin.unwrap()), File::from(streams.stdout.unwrap()));
     // A command that writes continuously loses no output either.
-    let mut flood = made.sandbox.exec_streaming(script("seq 1 400000")).await.unwrap();
+    let mut flood = guest.sandbox.exec_streaming(script("seq 1 400000")).await.unwrap();
     let mut numbers = File::from(flood.take_streams().stdout.unwrap());
     assert_eq!(line(&mut numbers), "1\n");
     for round in 0..20 {
         writeln!(stdin, "{round}").unwrap();
-        made.sandbox.guest().quiesce().await.unwrap();
+        guest.sandbox.guest().quiesce().await.unwrap();
         // Input that is written now is not sent yet.
         writeln!(stdin, "{round} again").unwrap();
-        made.sandbox.guest().proceed(made.connect().await).await.unwrap();
+        guest.sandbox.guest().proceed(guest.connect().await).await.unwrap();
         assert_eq!(line(&mut stdout), format!("got {round}\n"));
         assert_eq!(line(&mut stdout), format!("got {round} again\n"));
     }
@@ -102,60 +102,60 @@ async fn streams_continue_after_quiesce() {
     assert_eq!(flood.wait().await.unwrap().exit_code, Some(0));
     drop(stdin);
     assert_eq!(handle.wait().await.unwrap().exit_code, Some(5));
-    made.sandbox.destroy().await.unwrap();
+    guest.sandbox.destroy().await.unwrap();
 }
 
 async fn request_during_quiesce_is_done_after_it() {
-    let made = Made::new().await;
-    made.sandbox.guest().quiesce().await.unwrap();
-    assert!(matches!(made.sandbox.guest().quiesce().await, Err(IsolationError::Invalid { .. })));
-    let sandbox = made.sandbox.clone();
+    let guest = RunningGuest::new().await;
+    guest.sandbox.guest().quiesce().await.unwrap();
+    assert!(matches!(guest.sandbox.guest().quiesce().await, Err(IsolationError::Invalid { .. })));
+    let sandbox = guest.sandbox.clone();
     let pending = tokio::spawn(async move { sandbox.exec(script("echo done")).await.unwrap() });
     // The resource usage is the last known one.
-    assert!(made.sandbox.resource_usage().await.unwrap().cpu_user.is_zero());
-    assert!(!pending.is_finished() && made.sandbox.is_alive().await);
-    made.sandbox.guest().proceed(made.connect().await).await.unwrap();
+    assert!(guest.sandbox.resource_usage().await.unwrap().cpu_user.is_zero());
+    assert!(!pending.is_finished() && guest.sandbox.is_alive().await);
+    guest.sandbox.guest().proceed(guest.connect().await).await.unwrap();
     assert_eq!(out(&pending.await.unwrap()), "done\n");
-    made.sandbox.destroy().await.unwrap();
+    guest.sandbox.destroy().await.unwrap();
 }
 
 async fn adopted_copy_gets_new_identity_and_commands_continue() {
-    let made = Made::new().await;
-    assert_eq!(made.sh("hostname").await, "first\n");
-    let before = made.sh("cat /etc/machine-id").await;
+    let guest = RunningGuest::new().await;
+    assert_eq!(guest.sh("hostname").await, "first\n");
+    let before = guest.sh("cat /etc/machine-id").await;
     // The command writes more than any pipe holds, and waits for input that never comes.
     let text = "i=0; while :; do i=$((i+1)); echo $i > /tmp/new; mv /tmp/new /tmp/count; seq 1 3000; done & read line; \
         echo over > /tmp/read; wait";
-    let mut handle = made.sandbox.exec_streaming(Command { stdin: StdinSource::Stream, ..script(text) }).await.unwrap();
+    let mut handle = guest.sandbox.exec_streaming(Command { stdin: StdinSource::Stream, ..script(text) }).await.unwrap();
     let streams = handle.take_streams();
     let mut stdout = File::from(streams.stdout.unwrap());
     assert_eq!(line(&mut stdout), "1\n");
-    made.sandbox.guest().quiesce().await.unwrap();
-    made.sandbox.guest().adopt(made.connect().await, identity("second")).await.unwrap();
+    guest.sandbox.guest().quiesce().await.unwrap();
+    guest.sandbox.guest().adopt(guest.connect().await, identity("second")).await.unwrap();
     // The exec handle of the previous connection is lost.
     assert!(matches!(handle.wait().await, Err(IsolationError::SandboxGone(_))));
-    let count = || async { made.sh("cat /tmp/count").await.trim().parse::<u64>().unwrap() };
+    let count = || async { guest.sh("cat /tmp/count").await.trim().parse::<u64>().unwrap() };
     let then = count().await;
     while count().await < then + 20 {}
-    while made.sandbox.read_file(Path::new("/tmp/read"), 100).await.is_err() {}
-    assert_eq!(made.sh("hostname; cat /etc/hostname").await, "second\nsecond\n");
-    assert_eq!(made.sh("getent hosts second; getent hosts first || echo unknown").await, "127.0.0.1       second\nunknown\n");
-    let after = made.sh("cat /etc/machine-id").await;
+    while guest.sandbox.read_file(Path::new("/tmp/read"), 100).await.is_err() {}
+    assert_eq!(guest.sh("hostname; cat /etc/hostname").await, "second\nsecond\n");
+    assert_eq!(guest.sh("getent hosts second; getent hosts first || echo unknown").await, "127.0.0.1       second\nunknown\n");
+    let after = guest.sh("cat /etc/machine-id").await;
     assert!(after.len() == 33 && after != before, "{before} {after}");
     // Exec numbers start again in the new session, without those of earlier execs.
-    assert_eq!(made.sh("echo one; echo two").await, "one\ntwo\n");
-    made.sandbox.destroy().await.unwrap();
+    assert_eq!(guest.sh("echo one; echo two").await, "one\ntwo\n");
+    guest.sandbox.destroy().await.unwrap();
 }
 
 async fn adopting_a_sandbox_without_writable_name_files_succeeds() {
-    let made = Made::new().await;
+    let guest = RunningGuest::new().await;
     let prepared =
         "cd /etc; rm -f hostname hosts machine-id; mkdir hostname; ln -s hosts hosts; mkdir -p machine-id/full; echo done";
-    assert_eq!(made.sh(prepared).await, "done\n");
-    made.sandbox.guest().quiesce().await.unwrap();
-    made.sandbox.guest().adopt(made.connect().await, identity("second")).await.unwrap();
-    assert_eq!(made.sh("hostname").await, "second\n");
-    made.sandbox.destroy().await.unwrap();
+    assert_eq!(guest.sh(prepared).await, "done\n");
+    guest.sandbox.guest().quiesce().await.unwrap();
+    guest.sandbox.guest().adopt(guest.connect().await, identity("second")).await.unwrap();
+    assert_eq!(guest.sh("hostname").await, "second\n");
+    guest.sandbox.destroy().await.unwrap();
 }
 
 async fn lost_host_connection_ends_guest() {
@@ -215,42 +215,42 @@ async fn second_sandbox_in_guest_is_refused() {
 }
 
 async fn shutdown_ends_guest_and_machine() {
-    let made = Made::new().await;
+    let guest = RunningGuest::new().await;
     let seconds = format!("6{}", std::process::id());
-    let mut handle = made.sandbox.exec_streaming(script(&format!("sleep {seconds}"))).await.unwrap();
-    made.sandbox.guest().shutdown().await;
-    assert_eq!(made.machine.wait(), Some(0));
+    let mut handle = guest.sandbox.exec_streaming(script(&format!("sleep {seconds}"))).await.unwrap();
+    guest.sandbox.guest().shutdown().await;
+    assert_eq!(guest.machine.wait(), Some(0));
     assert!(!support::runs(&format!("sleep {seconds}")));
     assert!(matches!(handle.wait().await, Err(IsolationError::MachineLost(_))));
-    assert!(!made.sandbox.is_alive().await);
-    made.machine.destroy().await.unwrap();
+    assert!(!guest.sandbox.is_alive().await);
+    guest.machine.destroy().await.unwrap();
 }
 
 async fn attacks_inside_guest_are_blocked() {
-    let made = Made::new().await;
-    let evidence = made.sandbox.probe_inside().await.unwrap();
+    let guest = RunningGuest::new().await;
+    let evidence = guest.sandbox.probe_inside().await.unwrap();
     let broken: Vec<_> = evidence.iter().filter(|evidence| evidence.result != EvidenceResult::Held).collect();
     assert!(broken.is_empty() && evidence.len() > 30, "{} attacks, of which {broken:?}", evidence.len());
-    made.sandbox.destroy().await.unwrap();
+    guest.sandbox.destroy().await.unwrap();
 }
 
 async fn large_file_is_read_back_unchanged() {
-    let made = Made::new().await;
+    let guest = RunningGuest::new().await;
     let content: Vec<u8> = (0..16_000_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
     let path = Path::new("/tmp/large");
     // Two concurrent transfers, and a command meanwhile.
-    let (one, two) = (made.sandbox.clone(), made.sandbox.clone());
+    let (one, two) = (guest.sandbox.clone(), guest.sandbox.clone());
     let (a, b) = (content.clone(), content.clone());
     let first = tokio::spawn(async move { one.write_file(Path::new("/tmp/large"), &a).await });
     let second = tokio::spawn(async move { two.write_file(Path::new("/tmp/other"), &b).await });
-    assert_eq!(made.sh("echo between").await, "between\n");
+    assert_eq!(guest.sh("echo between").await, "between\n");
     first.await.unwrap().unwrap();
     second.await.unwrap().unwrap();
-    assert_eq!(made.sh("cmp /tmp/large /tmp/other && stat -c %s /tmp/large").await, "16000000\n");
-    assert!(made.sandbox.read_file(path, 16_000_000).await.unwrap() == content);
-    let short = made.sandbox.read_file(path, 15_999_999).await;
+    assert_eq!(guest.sh("cmp /tmp/large /tmp/other && stat -c %s /tmp/large").await, "16000000\n");
+    assert!(guest.sandbox.read_file(path, 16_000_000).await.unwrap() == content);
+    let short = guest.sandbox.read_file(path, 15_999_999).await;
     assert!(matches!(short, Err(IsolationError::File { errno: libc::EFBIG, .. })));
-    let missing = made.sandbox.write_file(Path::new("/no/such/dir/file"), &content).await;
+    let missing = guest.sandbox.write_file(Path::new("/no/such/dir/file"), &content).await;
     assert!(matches!(missing, Err(IsolationError::File { errno: libc::ENOENT, .. })), "{missing:?}");
-    made.sandbox.destroy().await.unwrap();
+    guest.sandbox.destroy().await.unwrap();
 }

@@ -1,8 +1,8 @@
 //! Tests of collection, and of concurrent use of a store.
 
 use crate::{
+    fixtures::{Layout, archive, docker_save, file, gzip, zstd},
     import::{assert_empty, good, layers, reference},
-    made::{Layout, archive, docker_save, file, gzip, zstd},
     place::{StoreDir, no_users},
 };
 use agentd_image::{Collected, ImageError, Store};

@@ -2,8 +2,8 @@
 //! program.
 
 use crate::{
+    fixtures::{Layout, archive, dir, file, gzip, zstd},
     import::{good, layers, reference},
-    made::{Layout, archive, dir, file, gzip, zstd},
     place::{StoreDir, no_users},
 };
 use agentd_image::Store;

@@ -1,8 +1,8 @@
 //! Tests of a store with damaged files: the errors, and that the remedy in each error repairs the store.
 
 use crate::{
+    fixtures::{archive, docker_save, file},
     import::{good, layers, reference},
-    made::{archive, docker_save, file},
     place::{StoreDir, no_users},
 };
 use agentd_image::{Digest, Image, ImageError, Store};

@@ -2,8 +2,8 @@
 //! test program.
 
 use crate::{
+    fixtures::docker_save,
     import::{layers, reference},
-    made::docker_save,
     place::{StoreDir, no_users},
 };
 use agentd_image::{Image, ImageError, Store};

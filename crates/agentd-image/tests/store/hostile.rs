@@ -5,7 +5,7 @@
 //! name (`man 7 path_resolution`), so no name leads up by 200. Every absolute name begins with the test's directory.
 
 use crate::{
-    made::{Entry, archive, device, dir, fifo, file, hard_link, symlink},
+    fixtures::{Entry, archive, device, dir, fifo, file, hard_link, symlink},
     place::{StoreDir, open_up},
 };
 use agentd_image::unpack::{Bounds, Ownership, unpack};

@@ -1,7 +1,7 @@
 //! Tests of imports: accepted formats, and refused sources, which must leave nothing in the store.
 
 use crate::{
-    made::{
+    fixtures::{
         self, Entry, Layout, Pack, archive, config, device, dir, docker_save, file, gzip, hard_link, podman_save, symlink, zstd,
     },
     place::StoreDir,
@@ -159,7 +159,7 @@ fn image_of_several_platforms_selects_that_of_this_machine() {
     let foreign = layout.image(&foreign, &layers);
     let ours = layout.image(&config(&layers), &layers);
     let index = |manifests: &[serde_json::Value]| json!({"schemaVersion": 2, "manifests": manifests});
-    let inner = index(&[platform(&foreign, "s390x"), platform(&ours, made::architecture())]);
+    let inner = index(&[platform(&foreign, "s390x"), platform(&ours, fixtures::architecture())]);
     let inner = layout.blob("application/vnd.oci.image.index.v1+json", inner.to_string().as_bytes());
     layout.index(&index(&[inner]));
     let store = Store::open(&place.at("store")).unwrap();

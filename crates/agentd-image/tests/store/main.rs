@@ -4,10 +4,10 @@
 mod collect;
 mod crash;
 mod damage;
+mod fixtures;
 mod hold;
 mod hostile;
 mod import;
-mod made;
 mod overlay;
 mod place;
 mod pull;

@@ -1,8 +1,8 @@
 //! Tests that overlayfs interprets the whiteouts and opaque marks of unpacked layers.
 
 use crate::{
+    fixtures::{Layout, Pack, archive, dir, file, gzip},
     import::reference,
-    made::{Layout, Pack, archive, dir, file, gzip},
     place::StoreDir,
 };
 use agentd_image::Store;

@@ -1,8 +1,8 @@
 //! Tests of pulling from a real registry, Debian's `docker-registry`, on loopback.
 
 use crate::{
+    fixtures::{config, gzip},
     import::{assert_empty, layers, reference},
-    made::{config, gzip},
     place::StoreDir,
     puppet::Puppet,
     registry::Registry,

@@ -1,8 +1,8 @@
 //! Starts Debian's `docker-registry` for a test.
 
 use crate::{
+    fixtures::{architecture, config, gzip, zstd},
     import::{layers, reference},
-    made::{architecture, config, gzip, zstd},
     place::StoreDir,
 };
 use agentd_image::Digest;

@@ -1,7 +1,7 @@
 //! Tests of unpacking a layer: the files that its entries become, and the entries that are refused.
 
 use crate::{
-    made::{Entry, archive, device, dir, fifo, file, hard_link, symlink},
+    fixtures::{Entry, archive, device, dir, fifo, file, hard_link, symlink},
     place::StoreDir,
 };
 use agentd_image::unpack::{Bound, Bounds, Ownership, UnpackError, Unpacked, unpack};
