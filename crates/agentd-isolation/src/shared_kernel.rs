@@ -36,9 +36,9 @@ pub fn has_subordinate_ids() -> bool {
     !rustix::process::geteuid().is_root() && Subordinate::of_caller().is_ok()
 }
 
-/// Starts the launcher, and in it the first process of a sandbox of this network access, profile and limits. The kernel then creates
-/// the namespaces while the caller plans the sandbox. A program with one thread forks the launcher, so this function is best called
-/// before another thread starts.
+/// Starts the launcher, and in it the first process of a sandbox of this network access, profile and limits. The kernel then
+/// creates the namespaces while the caller plans the sandbox. A program with one thread forks the launcher, so this function is
+/// best called before another thread starts.
 ///
 /// Nothing is lost if no such sandbox follows. A failure is only logged: creating a sandbox meets and reports it.
 pub fn prepare(network: Network, profile: Profile, limits: &Limits) {

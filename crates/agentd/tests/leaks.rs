@@ -1,6 +1,8 @@
 //! Nothing remains on the host: neither after thousands of sandboxes, nor after a parent that is killed at any moment.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[path = "leaks/prepared.rs"]
+mod prepared;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -62,7 +64,7 @@ fn main() {
         trial("failed_removal_of_layers_fails_until_they_are_gone".to_owned(), layers_not_removed),
         trial("launcher_killed_during_exec_leaves_no_cgroup".to_owned(), killed_under_a_sandbox),
         trial("killed_launcher_ends_its_sandboxes".to_owned(), killed_launchers),
-        trial("prepared_process_becomes_first_process_of_next_sandbox_that_it_suits".to_owned(), prepared),
+        trial("prepared_process_becomes_first_process_of_next_sandbox_that_it_suits".to_owned(), prepared::prepared),
     ];
     run_one_at_a_time(trials)
 }
@@ -259,48 +261,6 @@ async fn slow_end() {
     }
     assert!(!ended || freezer.is_none(), "a frozen supervisor has ended its sandbox");
     while freezer.as_ref().is_some_and(|freezer| freezer.try_remove().is_err()) {}
-}
-
-async fn prepared() {
-    bare("linux-native").await.destroy().await.unwrap();
-    let launcher = launcher();
-    let children = || -> Vec<i32> {
-        let children = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap();
-        children.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect()
-    };
-    assert!(children().is_empty());
-    prepare(Network::Off, Profile::Default, &Limits::default());
-    while children().is_empty() {
-        std::thread::yield_now();
-    }
-    let prepared = children();
-    // Only one process is prepared.
-    prepare(Network::Off, Profile::Default, &Limits::default());
-    let with_network = SandboxSpec { network: Network::Host, ..SandboxSpec::default() };
-    let limited = SandboxSpec { limits: limits(), ..SandboxSpec::default() };
-    // The sandbox of an ordinary user has no limits here.
-    let others = if limited.limits == Limits::default() { vec![with_network] } else { vec![with_network, limited] };
-    for other in others {
-        let other = backend("linux-native").create_sandbox(other).await.unwrap();
-        assert_eq!((children()[0], children().len()), (prepared[0], 2));
-        other.destroy().await.unwrap();
-    }
-    // Without a namespace, what a sandbox leaves behind is killed among the launcher's children.
-    let open = bare("host-direct").await;
-    sh(&open, "setsid sleep 1000 & exit 0").await;
-    open.destroy().await.unwrap();
-    assert_eq!(children(), prepared);
-    for name in ["container", "linux-native"] {
-        if name == "linux-native" {
-            prepare(Network::Off, Profile::Strict, &Limits::default());
-        }
-        let sandbox = bare(name).await;
-        assert_eq!(children().len(), 1, "{name}");
-        assert_eq!(name == "container", children() == prepared);
-        assert_eq!(support::out(&sh(&sandbox, "echo $PPID").await).trim(), "1", "{name}");
-        sandbox.destroy().await.unwrap();
-        assert!(children().is_empty());
-    }
 }
 
 /// The runtime that waited for a report first is not driven any more, and lives.
