@@ -14,7 +14,7 @@ use crate::{
 };
 use agentd_kernel::{
     mount::OwnMounts,
-    peer::{self, Elsewhere, Origin, Peer},
+    peer::{self, Elsewhere, Peer, PeerNamespaces},
 };
 use agentd_supervisor::{
     channel::ChannelError,
@@ -70,7 +70,7 @@ pub(crate) fn verify(socket: UnixStream, own: Option<&OwnMounts>) -> io::Result<
 /// Receives requests from the clients that may send them.
 pub(crate) struct Admission {
     /// The clients for whose proof the daemon waits.
-    waiting: Waiting<Option<Origin>>,
+    waiting: Waiting<Option<PeerNamespaces>>,
 }
 
 impl Admission {

@@ -19,7 +19,7 @@ while True:
     client, _ = listener.accept()
     received = client.recv(38)
     if len(received) == 38:
-        client.sendall(bytes([65, 0, 0, 0, 0, 7]) + received[6:] + received[6:])
+        client.sendall(bytes([65, 0, 0, 0, 0, 8]) + received[6:] + received[6:])
     while more := client.recv(1 << 20):
         received += more
     print(len(received), flush=True)

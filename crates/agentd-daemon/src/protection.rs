@@ -24,7 +24,7 @@ struct Watched {
     /// Locked during a comparison, which may take seconds in a large tree. No thread waits for this lock, only tasks.
     watch: Arc<tokio::sync::Mutex<Watch>>,
     /// Locked only for a moment, never during a comparison or while a file is written.
-    found: Mutex<Found>,
+    found: Mutex<Differences>,
     /// The sandbox's folder for logs.
     folder: PathBuf,
     /// Whether the folder has a file of unreported changes. Locked while the file is written.
@@ -33,7 +33,7 @@ struct Watched {
 
 /// The results of the comparisons so far.
 #[derive(Default)]
-struct Found {
+struct Differences {
     /// Changes that were not reported to a client yet.
     pending: Report,
     /// The parts that comparisons before commands left out. They are reported after the command: otherwise, each exec in a large
@@ -96,16 +96,16 @@ impl Watches {
 impl Watched {
     fn new(watch: Watch, pending: Report, folder: PathBuf) -> Self {
         let has_file = tokio::sync::Mutex::new(!pending.is_empty());
-        let found = Mutex::new(Found { pending, ..Found::default() });
+        let found = Mutex::new(Differences { pending, ..Differences::default() });
         Self { watch: Arc::new(tokio::sync::Mutex::new(watch)), found, folder, has_file }
     }
 
-    fn found(&self) -> MutexGuard<'_, Found> {
+    fn found(&self) -> MutexGuard<'_, Differences> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Found {
+impl Differences {
     /// Records the result of a comparison. Returns the differences, limited to the size of a message.
     fn record(&mut self, full: Report, outdated: bool, moment: Moment) -> Report {
         let mut report = Report::default();

@@ -46,12 +46,12 @@ pub struct Elsewhere {
     /// The kind of namespace that differs, or that this process may not inspect.
     pub namespace: &'static str,
     /// The namespaces of the peer, if this process may inspect them.
-    pub origin: Option<Origin>,
+    pub origin: Option<PeerNamespaces>,
 }
 
 /// The user and PID namespaces of a peer. No process can leave them for those of another payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Origin([NamespaceId; 2]);
+pub struct PeerNamespaces([NamespaceId; 2]);
 
 /// The device and inode of a namespace file, which identify the namespace (`namespaces(7)`).
 type NamespaceId = (u64, u64);
@@ -125,7 +125,7 @@ fn place(pid: Pid, own: Option<&OwnMounts>) -> Result<Peer, PeerError> {
     for namespace in OF_PAYLOADS {
         if differs(&process, namespace)? {
             let [user, pid] = OF_PAYLOADS.map(|namespace| identity(&process, namespace));
-            let origin = user?.zip(pid?).map(|(user, pid)| Origin([user, pid]));
+            let origin = user?.zip(pid?).map(|(user, pid)| PeerNamespaces([user, pid]));
             return Ok(Peer::Elsewhere(Elsewhere { namespace, origin }));
         }
     }

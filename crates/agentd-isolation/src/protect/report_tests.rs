@@ -22,7 +22,7 @@ fn change(grant: &str, place: usize, name: &str, number: usize, how: How) -> Cha
         3 => format!("d/r{number}"),
         4 => format!(".git/modules/{number}/hooks/x"),
         5 => format!("d{number}/.git/config"),
-        _ => format!("scripts/{number}"),
+        _ => format!("scripts/s{number}"),
     };
     let path = Path::new(grant).join(below);
     Change { path, how, is_git_directory: place == 3, digest: None, grant: Some(grant.into()) }

@@ -33,12 +33,12 @@ def attempt(kind, answer, own=os.urandom(32)):
     challenge = receive(connection)
     number, tag = challenge[1:33], challenge[33:]
     proven = tag == mac(key, b'daemon', own, number)
-    if challenge[:1] == b'':
+    if challenge[:1] == bytes([8]):
         sent = answer(own, number, tag)
         connection.sendall(bytes([32, 0, 0, 0, 0]) + sent + bytes([1, 0, 0, 0, 0, 2]))
         challenge = receive(connection)
         valid.append(sent)
-    print(kind, challenge[:1] == b'', proven)
+    print(kind, challenge[:1] == bytes([6]), proven)
 valid = []
 attempt('right', lambda own, number, tag: mac(key, b'client', own, number))
 attempt('replayed', lambda own, number, tag: valid[0])
@@ -70,8 +70,12 @@ impl Elsewhere {
         assert!(created.status.success(), "{created:?}");
         let uid = fs::metadata("/proc/self").unwrap().uid();
         let runtime = if uid == 0 { "/run".into() } else { format!("/run/user/{uid}") };
-        let places = [PathBuf::from(runtime).join("agentd"), place.path("home/.local/share/agentd/proofs")];
-        let key = places.into_iter().map(|folder| folder.join("daemon.key")).find(|key| key.exists()).unwrap();
+        // The home of `/etc/passwd` comes before that of the environment.
+        let entry = text(&Command::new("getent").args(["passwd", &uid.to_string()]).output().unwrap().stdout);
+        let homes = entry.split(':').nth(5).map(PathBuf::from).into_iter().chain([place.path("home")]);
+        let places =
+            [PathBuf::from(runtime).join("agentd")].into_iter().chain(homes.map(|home| home.join(".local/share/agentd/proofs")));
+        let key = places.map(|folder| folder.join("daemon.key")).find(|key| key.exists()).unwrap();
         Self { place, key }
     }
 
