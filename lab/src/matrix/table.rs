@@ -16,6 +16,7 @@ const WITHOUT_GROUPS: &[&str] = &[
     "copies",
     "debian",
     "disk",
+    "gateway",
     "gondolin",
     "guest",
     "ids",

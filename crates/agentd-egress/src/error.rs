@@ -1,0 +1,57 @@
+//! Errors of starting a gateway.
+
+use crate::grant::NetGrant;
+use std::io;
+
+/// The reason why a gateway did not start, or did not take over a socket or grants.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GatewayError {
+    /// A descriptor is of another kind than its place states.
+    #[error("egress gateway: take over a socket: not a socket of the kind that belongs there")]
+    Kind,
+    /// A TCP socket does not listen.
+    #[error("egress gateway: take over a socket: not a listening socket")]
+    NotListening,
+    /// A socket shares its port.
+    #[error("egress gateway: take over a socket: SO_REUSEADDR or SO_REUSEPORT is set, so others could bind its port")]
+    Shared,
+    /// A call on a socket failed.
+    #[error("egress gateway: take over a socket: {0}")]
+    Socket(#[source] io::Error),
+    /// A rule needs the content of TLS.
+    #[error("network grant {grant}: a method and path inside of TLS need inspection, which is not available — remove the path")]
+    Inspection {
+        /// The grant.
+        grant: Box<NetGrant>,
+    },
+    /// UDP is not carried.
+    #[error("network grant {grant}: UDP is not carried yet — remove the grant")]
+    Udp {
+        /// The grant.
+        grant: Box<NetGrant>,
+    },
+    /// The process may not open enough descriptors.
+    #[error(
+        "egress gateway: {needed} file descriptors are needed for the limits of the sandbox, and this process may open {limit} \
+         — raise the limit (`ulimit -n`), or lower the number of connections"
+    )]
+    Descriptors {
+        /// The most that the gateway opens.
+        needed: usize,
+        /// RLIMIT_NOFILE.
+        limit: u64,
+    },
+    /// The event loop or its thread could not be created.
+    #[error("egress gateway: start the event loop: {0}")]
+    Start(#[source] io::Error),
+    /// The gateway's thread has ended.
+    #[error("egress gateway: the gateway has stopped — start the sandbox again")]
+    Stopped,
+}
+
+impl GatewayError {
+    pub(crate) fn socket(error: impl Into<io::Error>) -> Self {
+        Self::Socket(error.into())
+    }
+}

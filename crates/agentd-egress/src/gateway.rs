@@ -1,0 +1,163 @@
+//! The gateway of one sandbox: a thread with an event loop.
+//!
+//! Each sandbox has a thread of its own, so that the kernel's scheduler divides the processor between sandboxes: a hostile
+//! sandbox slows down only itself.
+
+use crate::{
+    config::{GatewayConfig, GatewaySockets},
+    dns,
+    error::GatewayError,
+    flow,
+    gate::{Gate, LOOKUPS},
+    grant::{Carried, NetGrants},
+    listen,
+    record::FlowLog,
+};
+use rustix::process::{Resource, getrlimit};
+use std::{
+    os::fd::OwnedFd,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    runtime::{self, Runtime},
+    sync::{mpsc, watch},
+};
+
+/// The time in which flows write their records after a stop.
+const LAST_RECORDS: Duration = Duration::from_secs(5);
+/// Listeners that wait to be taken over.
+const NEW_LISTENERS: usize = 64;
+
+/// A running gateway. Dropping it ends all flows, and waits until they are recorded.
+#[derive(Debug)]
+pub struct Gateway {
+    grants: Option<watch::Sender<Arc<NetGrants>>>,
+    listeners: mpsc::Sender<std::net::TcpListener>,
+    thread: Option<JoinHandle<()>>,
+    log: FlowLog,
+}
+
+impl Gateway {
+    /// Takes over the sockets, and starts to serve them.
+    ///
+    /// # Errors
+    /// A socket is not what it should be, a grant cannot be enforced, or the thread could not be started.
+    pub fn start(sockets: GatewaySockets, config: GatewayConfig) -> Result<Self, GatewayError> {
+        enforceable(&config.grants)?;
+        let (needed, limit) = (config.limits.descriptors(), getrlimit(Resource::Nofile).current);
+        if let Some(limit) = limit
+            && u64::try_from(needed).is_ok_and(|needed| needed > limit)
+        {
+            return Err(GatewayError::Descriptors { needed, limit });
+        }
+        let log = FlowLog::new(config.limits.records);
+        let (sender, grants) = watch::channel(Arc::new(config.grants.clone()));
+        let (listeners, new_listeners) = mpsc::channel(NEW_LISTENERS);
+        let gate = Arc::new(Gate::new(config, grants, log.clone()));
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(LOOKUPS)
+            .build()
+            .map_err(GatewayError::Start)?;
+        take_over(&runtime, &gate, sockets)?;
+        let thread = thread::Builder::new()
+            .name("egress".to_owned())
+            .spawn(move || run(runtime, &gate, new_listeners))
+            .map_err(GatewayError::Start)?;
+        Ok(Self { grants: Some(sender), listeners, thread: Some(thread), log })
+    }
+
+    /// Returns the queue of the records.
+    pub fn log(&self) -> &FlowLog {
+        &self.log
+    }
+
+    /// Replaces the grants. Open flows that the new grants do not allow end at once.
+    ///
+    /// # Errors
+    /// A grant cannot be enforced, or the gateway has stopped. The old grants then remain.
+    pub fn set_grants(&self, grants: NetGrants) -> Result<(), GatewayError> {
+        enforceable(&grants)?;
+        let sender = self.grants.as_ref().ok_or(GatewayError::Stopped)?;
+        sender.send(Arc::new(grants)).map_err(|_| GatewayError::Stopped)
+    }
+
+    /// Takes over one more listening TCP socket, for a port that was granted later.
+    ///
+    /// # Errors
+    /// The descriptor is not a listening TCP socket of the gateway alone, or the gateway has stopped.
+    pub fn listen(&self, socket: OwnedFd) -> Result<(), GatewayError> {
+        let listener = listen::listener(socket)?;
+        self.listeners.try_send(listener).map_err(|_| GatewayError::Stopped)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.grants = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has already been reported by the panic hook.
+            let _ = thread.join();
+        }
+        self.log.close();
+    }
+}
+
+/// Refuses grants that the gateway would not enforce.
+fn enforceable(grants: &NetGrants) -> Result<(), GatewayError> {
+    if let Some(grant) = grants.need_inspection() {
+        return Err(GatewayError::Inspection { grant: Box::new(grant.clone()) });
+    }
+    match grants.iter().find(|grant| grant.carried == Carried::Udp) {
+        Some(grant) => Err(GatewayError::Udp { grant: Box::new(grant.clone()) }),
+        None => Ok(()),
+    }
+}
+
+/// Starts the tasks of the sockets. They run once the event loop does.
+fn take_over(runtime: &Runtime, gate: &Arc<Gate>, sockets: GatewaySockets) -> Result<(), GatewayError> {
+    let _context = runtime.enter();
+    for socket in sockets.tcp {
+        let listener = TcpListener::from_std(listen::listener(socket)?).map_err(GatewayError::socket)?;
+        runtime.spawn(listen::accept(gate.clone(), listener, flow::serve));
+    }
+    for socket in sockets.dns_tcp {
+        let listener = TcpListener::from_std(listen::listener(socket)?).map_err(GatewayError::socket)?;
+        runtime.spawn(listen::accept(gate.clone(), listener, dns::serve::tcp));
+    }
+    for socket in sockets.dns_udp {
+        let socket = dns::serve::datagrams(socket)?;
+        let socket = UdpSocket::from_std(socket).map_err(GatewayError::socket)?;
+        runtime.spawn(dns::serve::udp(gate.clone(), socket));
+    }
+    Ok(())
+}
+
+/// The thread's work: serves until the gateway is dropped, then waits for the records of open flows.
+fn run(runtime: Runtime, gate: &Arc<Gate>, mut listeners: mpsc::Receiver<std::net::TcpListener>) {
+    runtime.block_on(async {
+        tokio::select! {
+            () = gate.stopped() => {}
+            () = add_listeners(gate, &mut listeners) => {}
+        }
+        // Every flow holds a permit until its record is written.
+        let flows = u32::try_from(gate.limits.flows.max(1)).unwrap_or(u32::MAX);
+        let ended: &dyn Fn() -> _ = &|| gate.flows.acquire_many(flows);
+        let _ = tokio::time::timeout(LAST_RECORDS, ended()).await;
+    });
+    // A call of the host's resolver cannot be interrupted; its thread ends when the call does.
+    runtime.shutdown_background();
+}
+
+async fn add_listeners(gate: &Arc<Gate>, listeners: &mut mpsc::Receiver<std::net::TcpListener>) {
+    while let Some(listener) = listeners.recv().await {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => drop(tokio::spawn(listen::accept(gate.clone(), listener, flow::serve))),
+            Err(error) => listen::pause(error, "take over a listener of a sandbox").await,
+        }
+    }
+    gate.stopped().await;
+}

@@ -1,0 +1,214 @@
+//! What a sandbox may reach: a list of grants, and the decisions that follow from it.
+//!
+//! [`parse`] reads the text form, [`request`] holds the rules on methods and paths. A decision is a function of the grants and of
+//! the destination; nothing here opens a socket.
+
+mod error;
+mod parse;
+mod request;
+#[cfg(test)]
+mod tests;
+
+pub use error::GrantError;
+pub use request::{PathError, RequestRule};
+
+use crate::{
+    address::{self, SpecialBlock, SpecialKind},
+    name::{HostName, NamePattern},
+};
+use ipnet::IpNet;
+use std::{fmt, net::IpAddr, str::FromStr};
+
+/// The hosts of a grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hosts {
+    /// Names. The address is chosen by the host's resolver.
+    Names(NamePattern),
+    /// Addresses.
+    Range(IpNet),
+}
+
+/// The protocol of a granted port, which decides what the gateway checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Carried {
+    /// TCP, whose bytes are not examined.
+    Tcp,
+    /// TLS over TCP. The SNI of the connection must be the granted name.
+    Tls,
+    /// HTTP/1 over TCP without TLS. The `Host` of each request must be the granted name.
+    Http,
+    /// UDP, whose datagrams are not examined.
+    Udp,
+}
+
+/// One grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetGrant {
+    /// The hosts.
+    pub hosts: Hosts,
+    /// The port.
+    pub port: u16,
+    /// The protocol.
+    pub carried: Carried,
+    /// The only request that is allowed. `None` allows all.
+    pub request: Option<RequestRule>,
+}
+
+/// All grants of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NetGrants(Vec<NetGrant>);
+
+/// What the grants allow for one destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// The grant that decides, in text form.
+    pub rule: String,
+    /// The protocol that must be spoken.
+    pub carried: Carried,
+    /// The allowed requests. Empty if every request is allowed.
+    pub requests: Vec<RequestRule>,
+}
+
+impl NetGrants {
+    /// Returns the grants in the order in which they were written.
+    pub fn iter(&self) -> impl Iterator<Item = &NetGrant> {
+        self.0.iter()
+    }
+
+    /// Returns true if some grant covers the name, at any port. Other names do not exist for the sandbox.
+    pub fn has_name(&self, name: &HostName) -> bool {
+        self.0.iter().any(|grant| matches!(&grant.hosts, Hosts::Names(pattern) if pattern.matches(name)))
+    }
+
+    /// Returns what is allowed over TCP at a port of the name. A grant of exactly this name decides before a wildcard, and of
+    /// several the first that was written; the requests of all such grants with the same protocol are allowed.
+    pub fn tcp_name(&self, name: &HostName, port: u16) -> Option<Access> {
+        let matching = |exact: bool| {
+            self.0.iter().filter(move |grant| {
+                let names = matches!(&grant.hosts, Hosts::Names(of) if of.is_exact() == exact && of.matches(name));
+                names && grant.port == port && grant.carried != Carried::Udp
+            })
+        };
+        access(&mut matching(true)).or_else(|| access(&mut matching(false)))
+    }
+
+    /// Returns what is allowed over TCP at a port of the address. Only grants of ranges count, because no name is known.
+    pub fn tcp_address(&self, address: IpAddr, port: u16) -> Option<Access> {
+        access(&mut self.0.iter().filter(|grant| grant.has_address(address, port) && grant.carried != Carried::Udp))
+    }
+
+    /// Checks the address that a connection would go to.
+    ///
+    /// # Errors
+    /// The address is not of the public internet, and no grant for this port names a range within its block. `0.0.0.0/0` names
+    /// no block, so such a grant lifts nothing.
+    pub fn check_address(&self, address: IpAddr, port: u16) -> Result<(), SpecialKind> {
+        address::check(address, &|address, block: SpecialBlock| {
+            self.ranges(address, port).any(|range| block.range.contains(&range))
+        })
+    }
+
+    /// Returns true if a grant names exactly this address, or a range of loopback addresses with it. An address of the host is
+    /// reached by nothing less: a range may contain it by accident.
+    pub fn names_own_address(&self, address: IpAddr, port: u16) -> bool {
+        self.ranges(address, port).any(|range| range.prefix_len() == range.max_prefix_len() || range.addr().is_loopback())
+    }
+
+    /// Returns true if a grant needs the content of TLS connections, which is available only with inspection.
+    pub fn need_inspection(&self) -> Option<&NetGrant> {
+        self.0.iter().find(|grant| grant.carried == Carried::Tls && grant.request.is_some())
+    }
+
+    fn ranges(&self, address: IpAddr, port: u16) -> impl Iterator<Item = IpNet> {
+        self.0.iter().filter(move |grant| grant.has_address(address, port)).filter_map(|grant| match grant.hosts {
+            Hosts::Range(range) => Some(range),
+            Hosts::Names(_) => None,
+        })
+    }
+}
+
+fn access(matching: &mut dyn Iterator<Item = &NetGrant>) -> Option<Access> {
+    let first = matching.next()?;
+    let mut requests: Vec<_> = first.request.clone().into_iter().collect();
+    for other in matching.filter(|other| other.carried == first.carried) {
+        match (&other.request, requests.is_empty()) {
+            (Some(rule), false) => requests.push(rule.clone()),
+            // One of the grants allows every request.
+            _ => requests.clear(),
+        }
+    }
+    Some(Access { rule: first.to_string(), carried: first.carried, requests })
+}
+
+impl NetGrant {
+    fn has_address(&self, address: IpAddr, port: u16) -> bool {
+        self.port == port && matches!(self.hosts, Hosts::Range(range) if range.contains(&address))
+    }
+}
+
+impl FromIterator<NetGrant> for NetGrants {
+    fn from_iter<I: IntoIterator<Item = NetGrant>>(grants: I) -> Self {
+        Self(grants.into_iter().collect())
+    }
+}
+
+/// Reads grants that are separated by commas. An empty text grants nothing.
+impl FromStr for NetGrants {
+    type Err = GrantError;
+
+    fn from_str(text: &str) -> Result<Self, GrantError> {
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        text.split(',').map(|item| item.trim().parse()).collect()
+    }
+}
+
+/// The text form, complete with port and protocol. Parsing it returns an equal grant.
+impl fmt::Display for NetGrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let usual = match &self.hosts {
+            Hosts::Names(pattern) => {
+                write!(f, "{pattern}:{}", self.port)?;
+                Carried::usual(self.port)
+            }
+            Hosts::Range(range) => {
+                let single = range.prefix_len() == range.max_prefix_len();
+                match (range, single) {
+                    (IpNet::V4(range), true) => write!(f, "{}", range.addr())?,
+                    (IpNet::V4(range), false) => write!(f, "{range}")?,
+                    (IpNet::V6(range), true) => write!(f, "[{}]", range.addr())?,
+                    (IpNet::V6(range), false) => write!(f, "[{range}]")?,
+                }
+                write!(f, ":{}", self.port)?;
+                Carried::Tcp
+            }
+        };
+        if self.carried != usual {
+            write!(f, "/{}", self.carried.word())?;
+        }
+        self.request.as_ref().map_or(Ok(()), |request| write!(f, "/{request}"))
+    }
+}
+
+impl Carried {
+    /// The protocol of a port of a name, unless the grant states another.
+    fn usual(port: u16) -> Self {
+        match port {
+            443 => Self::Tls,
+            80 => Self::Http,
+            _ => Self::Tcp,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Http => "http",
+            Self::Udp => "udp",
+        }
+    }
+}

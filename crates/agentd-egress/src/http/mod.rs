@@ -1,0 +1,11 @@
+//! HTTP/1 without TLS: the head of every request on a connection is checked before the request is forwarded.
+//!
+//! The bytes are forwarded as they are. Therefore a request whose end two servers could place differently is refused: [`head`]
+//! and [`chunks`] are stricter than RFC 9112. [`forward`] has the sockets.
+
+mod chunks;
+pub(crate) mod forward;
+mod head;
+
+pub use chunks::Chunks;
+pub use head::{BodyLength, HeadError, RequestCheck, RequestHead};

@@ -1,0 +1,56 @@
+//! The gateway outside of the boundary, through which a sandbox reaches the hosts that it was granted.
+//!
+//! In the sandbox's network namespace every address is local, and nothing leaves it. Sockets that were created there listen on the
+//! granted ports and on port 53; their descriptors are passed to this crate. The kernel's own TCP ends the connections of the
+//! sandbox, so the gateway parses no packets and needs no privilege.
+//!
+//! Data flow of a connection:
+//!
+//! 1. [`dns`] gives each granted name an address of its own ([`synthetic`]). Other names do not exist.
+//! 2. `listen` accepts; the local address of the connection states which name, or which address, the program wanted.
+//! 3. [`grant`] decides. `flow` reads what the protocol shows of the name ([`hello`], [`http`]) and compares it.
+//! 4. `resolve` asks the host's resolver, [`address`] refuses addresses that the name may not lead to, and `connect` or
+//!    [`proxy`] connects.
+//! 5. `relay` carries the bytes, and [`record`] describes the attempt, whether it was granted or refused.
+//!
+//! [`gateway`] runs this in a thread for each sandbox, within the bounds of [`limits`]. All input from the sandbox is hostile.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use agentd_egress::{Gateway, GatewayConfig, GatewaySockets};
+//! # let sockets = GatewaySockets::default();
+//! let gateway = Gateway::start(sockets, GatewayConfig::new("pypi.example,*.files.example:443".parse()?))?;
+//! while let Some(record) = gateway.log().next(std::time::Duration::from_secs(1)) {
+//!     println!("{record:?}");
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod address;
+mod config;
+mod connect;
+pub mod dns;
+mod error;
+mod flow;
+#[doc(hidden)]
+pub mod fuzz;
+mod gate;
+pub mod gateway;
+pub mod grant;
+pub mod hello;
+pub mod http;
+pub mod limits;
+mod listen;
+pub mod name;
+pub mod proxy;
+pub mod record;
+mod relay;
+mod resolve;
+pub mod synthetic;
+
+pub use config::{GatewayConfig, GatewaySockets};
+pub use error::GatewayError;
+pub use gateway::Gateway;
+pub use grant::{NetGrant, NetGrants};
+pub use resolve::{HostResolver, Resolve};

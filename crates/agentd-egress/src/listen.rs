@@ -1,0 +1,80 @@
+//! The listening sockets of a sandbox: which ones are taken over, and the loop that accepts from them.
+
+use crate::{error::GatewayError, gate::Gate};
+use agentd_log::LogFailure as _;
+use rustix::net::{SocketType, sockopt};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::net::{TcpListener, TcpStream};
+
+/// The pause after a failed call, so that a lasting failure such as EMFILE does not take the whole processor.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Takes over a listening TCP socket.
+///
+/// # Errors
+/// The descriptor is not a listening TCP socket, or other programs could bind its port too.
+pub(crate) fn listener(socket: OwnedFd) -> Result<std::net::TcpListener, GatewayError> {
+    check(&socket, SocketType::STREAM)?;
+    if !sockopt::socket_acceptconn(&socket).map_err(GatewayError::socket)? {
+        return Err(GatewayError::NotListening);
+    }
+    let listener = std::net::TcpListener::from(socket);
+    listener.set_nonblocking(true).map_err(GatewayError::socket)?;
+    Ok(listener)
+}
+
+/// Checks the kind of a socket. With `SO_REUSEADDR` or `SO_REUSEPORT`, a program in the sandbox could bind the same port, and
+/// receive what was meant for the gateway.
+pub(crate) fn check(socket: impl AsFd, kind: SocketType) -> Result<(), GatewayError> {
+    let socket = socket.as_fd();
+    if sockopt::socket_type(socket).map_err(GatewayError::socket)? != kind {
+        return Err(GatewayError::Kind);
+    }
+    let shared = sockopt::socket_reuseaddr(socket).map_err(GatewayError::socket)?
+        || sockopt::socket_reuseport(socket).map_err(GatewayError::socket)?;
+    if shared { Err(GatewayError::Shared) } else { Ok(()) }
+}
+
+/// Accepts connections until the gateway stops, and serves each in a task of its own.
+pub(crate) async fn accept<F>(gate: Arc<Gate>, listener: TcpListener, serve: fn(Arc<Gate>, TcpStream) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let all = async {
+        loop {
+            let client = next(&listener).await;
+            // Further connections wait in the kernel, up to the backlog. A listener without connections holds no permit.
+            let Ok(permit) = gate.flows.clone().acquire_owned().await else { return };
+            gate.accepted.turn().await;
+            let serving = serve(gate.clone(), client);
+            tokio::spawn(async move {
+                serving.await;
+                drop(permit);
+            });
+        }
+    };
+    tokio::select! {
+        () = all => {}
+        () = gate.stopped() => {}
+    }
+}
+
+async fn next(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => return client,
+            Err(error) => pause(error, "accept a connection of a sandbox").await,
+        }
+    }
+}
+
+/// Logs a failure that may pass, and waits.
+pub(crate) async fn pause(error: io::Error, doing: &str) {
+    Err::<(), _>(error).or_debug(doing, "egress");
+    tokio::time::sleep(PAUSE).await;
+}

@@ -1,0 +1,250 @@
+//! The record of each attempt of a sandbox to reach something, granted or refused.
+//!
+//! The queue of records is bounded, and what does not fit is counted. Refused attempts take at most half of the queue, so that a
+//! flood of them does not displace the record of a flow that took place.
+
+use crate::{address::SpecialKind, hello::HelloError, http::HeadError};
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+/// The kind of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FlowKind {
+    /// A TCP connection.
+    Tcp,
+    /// A DNS question. Only refused ones are recorded, because an answer leads nowhere without a connection.
+    Dns,
+}
+
+/// One attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowRecord {
+    /// The time of the attempt.
+    pub started: SystemTime,
+    /// The time until its end.
+    pub lasted: Duration,
+    /// The kind.
+    pub kind: FlowKind,
+    /// The name that was meant, if known. The text is from the sandbox: escape it before printing.
+    pub name: Option<String>,
+    /// The address and port that the program used. For a name, the address is synthetic.
+    pub wanted: SocketAddr,
+    /// The address outside, if one was connected to.
+    pub connected: Option<SocketAddr>,
+    /// False if an upstream proxy resolved the name, so that the address was not checked.
+    pub address_checked: bool,
+    /// Bytes from the sandbox.
+    pub sent: u64,
+    /// Bytes to the sandbox.
+    pub received: u64,
+    /// The decision.
+    pub verdict: FlowVerdict,
+}
+
+/// The decision about an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FlowVerdict {
+    /// A grant allows the attempt.
+    Granted {
+        /// The grant, in text form.
+        rule: String,
+        /// How the flow ended.
+        end: FlowEnd,
+    },
+    /// The attempt was refused.
+    Refused(FlowRefusal),
+}
+
+/// The end of a granted flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FlowEnd {
+    /// Both sides closed the connection.
+    Closed,
+    /// A side reset the connection, or the system refused a call.
+    Broken(String),
+    /// The name was not resolved, or no address answered.
+    Unreachable(String),
+    /// No byte arrived for the time of the limit.
+    Idle,
+    /// The grant was withdrawn.
+    Revoked,
+    /// The gateway stopped.
+    Stopped,
+    /// A later part of the flow was refused.
+    Refused(FlowRefusal),
+}
+
+/// The reason of a refusal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FlowRefusal {
+    /// No grant covers the name.
+    #[error("no grant covers the name — add a grant for it")]
+    NameNotGranted,
+    /// No grant covers the destination at this port.
+    #[error("no grant covers this destination at this port — add a grant with the port")]
+    NotGranted,
+    /// A synthetic address that stands for no name.
+    #[error("the address stands for no name — resolve the name with the sandbox's DNS first")]
+    NoName,
+    /// The sandbox asked for more names than its limit.
+    #[error("the sandbox asked for more names than its limit allows — raise the limit")]
+    TooManyNames,
+    /// A question for a type of record that the gateway does not answer.
+    #[error("DNS records of type {0} are not available in a sandbox")]
+    RecordType(String),
+    /// The name leads to an address that is not of the public internet.
+    #[error("the name leads to {address}, which is {kind} — grant that address with its port too, if it is meant")]
+    Special {
+        /// The address.
+        address: std::net::IpAddr,
+        /// Its kind.
+        kind: SpecialKind,
+    },
+    /// The first bytes did not arrive in time.
+    #[error("the client sent no complete {0} in time")]
+    TimedOut(&'static str),
+    /// The connection is not acceptable TLS.
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+    /// A request is not acceptable HTTP.
+    #[error(transparent)]
+    Request(#[from] HeadError),
+}
+
+impl FlowRecord {
+    /// Returns true if the attempt was refused.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.verdict, FlowVerdict::Refused(_))
+    }
+}
+
+/// The queue of records between a gateway and its reader.
+#[derive(Debug, Clone)]
+pub struct FlowLog(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    added: Condvar,
+    most: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    records: VecDeque<FlowRecord>,
+    refused: usize,
+    dropped: u64,
+    closed: bool,
+}
+
+impl FlowLog {
+    /// Creates a queue for at most `most` records.
+    pub fn new(most: usize) -> Self {
+        Self(Arc::new(Shared { queue: Mutex::default(), added: Condvar::new(), most: most.max(2) }))
+    }
+
+    /// Adds a record, or counts it as dropped.
+    pub(crate) fn add(&self, record: FlowRecord) {
+        let mut queue = self.lock();
+        let refused = record.is_refused();
+        if queue.records.len() >= self.0.most || (refused && queue.refused >= self.0.most / 2) {
+            queue.dropped += 1;
+            return;
+        }
+        queue.refused += usize::from(refused);
+        queue.records.push_back(record);
+        drop(queue);
+        self.0.added.notify_one();
+    }
+
+    /// Marks the end: no record follows.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.0.added.notify_all();
+    }
+
+    /// Waits for a record up to `timeout`. Returns `None` at the time-out, or if the gateway has ended and no record is left.
+    pub fn next(&self, timeout: Duration) -> Option<FlowRecord> {
+        let deadline = Instant::now().checked_add(timeout);
+        let mut queue = self.lock();
+        loop {
+            if let Some(record) = queue.records.pop_front() {
+                queue.refused -= usize::from(record.is_refused());
+                return Some(record);
+            }
+            let left = deadline.map_or(timeout, |deadline| deadline.saturating_duration_since(Instant::now()));
+            if queue.closed || left.is_zero() {
+                return None;
+            }
+            queue = self.0.added.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Returns the number of records that did not fit since the last call.
+    pub fn take_dropped(&self) -> u64 {
+        std::mem::take(&mut self.lock().dropped)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(refused: bool) -> FlowRecord {
+        let verdict = if refused {
+            FlowVerdict::Refused(FlowRefusal::NotGranted)
+        } else {
+            FlowVerdict::Granted { rule: "a.example:443".to_owned(), end: FlowEnd::Closed }
+        };
+        FlowRecord {
+            started: SystemTime::UNIX_EPOCH,
+            lasted: Duration::ZERO,
+            kind: FlowKind::Tcp,
+            name: None,
+            wanted: ([198, 18, 1, 0], 443).into(),
+            connected: None,
+            address_checked: true,
+            sent: 0,
+            received: 0,
+            verdict,
+        }
+    }
+
+    #[test]
+    fn flood_of_refusals_leaves_room_for_granted_flows_and_is_counted() {
+        let log = FlowLog::new(8);
+        (0..100).for_each(|_| log.add(record(true)));
+        (0..5).for_each(|_| log.add(record(false)));
+        assert_eq!(log.take_dropped(), 96 + 1);
+        assert_eq!(log.take_dropped(), 0);
+        log.close();
+        let read: Vec<_> = std::iter::from_fn(|| log.next(Duration::from_secs(60))).map(|record| record.is_refused()).collect();
+        assert_eq!(read, [true, true, true, true, false, false, false, false]);
+        // What was read makes room again.
+        log.add(record(true));
+        assert_eq!(log.take_dropped(), 0);
+    }
+
+    #[test]
+    fn reader_is_woken_by_a_record() {
+        let log = FlowLog::new(8);
+        let reader = std::thread::spawn({
+            let log = log.clone();
+            move || log.next(Duration::from_secs(60))
+        });
+        log.add(record(false));
+        assert_eq!(reader.join().unwrap(), Some(record(false)));
+    }
+}
