@@ -30,10 +30,11 @@ for file in /etc/subuid /etc/subgid; do mount --bind \"${0%/*}/ids\" $file; done
 exec \"$@\"
 ";
 
-/// Tests that the lab skips: the first needs the network, the second takes long under emulation, the third needs npm, which the
-/// disk of the lab lacks, and the fourth needs a user without a home directory in `/etc/passwd`.
-const SKIPPED_IN_LAB: [&str; 4] = [
+/// Tests that the lab skips: the first needs the network, the second and the fourth need cargo and npm, which the disk of the lab
+/// lacks, the third takes long under emulation, and the last needs a user without a home directory in `/etc/passwd`.
+const SKIPPED_IN_LAB: [&str; 5] = [
     "cargo_builds_crate_with_callers_toolchain",
+    "cargo_new_in_subdirectory_works_and_only_its_git_directory_is_reported",
     "daemon_or_client_killed_at_any_moment_loses_nothing_acknowledged",
     "npm_init_in_subdirectory_is_not_reported",
     "xdg_data_home_in_workspace_is_not_used",

@@ -2,7 +2,7 @@
 
 use super::project::{Project, text};
 use serde_json::Value;
-use std::{fs, path::Path};
+use std::fs;
 
 #[test]
 fn common_git_commands_work_and_are_not_reported() {
@@ -29,22 +29,22 @@ fn npm_init_in_subdirectory_is_not_reported() {
     assert!(project.path("n/package.json").exists());
 }
 
-#[test]
-fn cargo_new_in_subdirectory_works_and_only_its_git_directory_is_reported() {
-    let project = Project::new();
-    // The toolchain is in the caller's home directory.
-    let Some(real_home) = std::env::var_os("HOME").filter(|home| Path::new(home).join(".cargo/bin/cargo").exists()) else {
-        // The unprivileged test user has no toolchain.
-        assert!(!rustix::process::geteuid().is_root());
-        return;
-    };
-    let script =
-        "cargo new -q --vcs none sub/plain && cargo new -q --vcs git sub/repository && cargo init -q --lib --vcs none src";
-    let output = project.command(&["--json"], &["sh", "-c", script]).env("HOME", real_home).output().unwrap();
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(project.changes(&said), ["created sub/repository/.git"]);
-    for made in ["sub/plain/Cargo.toml", "sub/repository/src/main.rs", "src/src/lib.rs"] {
-        assert!(project.path(made).exists(), "{made}: {said}");
+/// Tests that need the toolchain of root.
+mod as_root {
+    use super::*;
+
+    #[test]
+    fn cargo_new_in_subdirectory_works_and_only_its_git_directory_is_reported() {
+        let project = Project::new();
+        let real_home = std::env::var_os("HOME").unwrap();
+        let script =
+            "cargo new -q --vcs none sub/plain && cargo new -q --vcs git sub/repository && cargo init -q --lib --vcs none src";
+        let output = project.command(&["--json"], &["sh", "-c", script]).env("HOME", real_home).output().unwrap();
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(project.changes(&said), ["created sub/repository/.git"]);
+        for made in ["sub/plain/Cargo.toml", "sub/repository/src/main.rs", "src/src/lib.rs"] {
+            assert!(project.path(made).exists(), "{made}: {said}");
+        }
     }
 }
 
