@@ -14,7 +14,7 @@ use std::{
 };
 
 /// The maximum size of a file that is read, in bytes. Git has no such limit, but no genuine configuration is this large.
-pub(super) const MOST: u64 = 1 << 20;
+pub(super) const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The size of a buffer for the content of a file whose digest is computed.
 const BUFFER: usize = 16 << 10;
@@ -34,14 +34,14 @@ pub(super) fn is_absent(errno: Errno) -> bool {
 }
 
 /// Returns the content of the regular file `path` below `directory`; `None` if there is no such file or it is larger than
-/// [`MOST`].
+/// [`MAX_FILE_BYTES`].
 pub(super) fn file(directory: impl AsFd, path: &Path) -> Option<Vec<u8>> {
     let (opened, size) = regular(directory, path).ok()?;
     // With room for the end of the file, one read returns the content and the next one the end.
-    let mut content = Vec::with_capacity(usize::try_from(size.min(MOST) + 1).unwrap_or(0));
+    let mut content = Vec::with_capacity(usize::try_from(size.min(MAX_FILE_BYTES) + 1).unwrap_or(0));
     // One byte more than allowed is read: files of /proc report no size, and a file may grow while it is read.
-    opened.take(MOST + 1).read_to_end(&mut content).ok()?;
-    (content.len() as u64 <= MOST).then_some(content)
+    opened.take(MAX_FILE_BYTES + 1).read_to_end(&mut content).ok()?;
+    (content.len() as u64 <= MAX_FILE_BYTES).then_some(content)
 }
 
 /// Opens the regular file `path` below `directory`, and returns its size too.
@@ -99,7 +99,7 @@ mod tests {
         rustix::fs::mknodat(CWD, at("fifo"), FileType::Fifo, 0o600.into(), 0).unwrap();
         assert_eq!(absolute(&at("fifo")), None);
         let large = fs::File::create(at("large")).unwrap();
-        large.set_len(MOST + 1).unwrap();
+        large.set_len(MAX_FILE_BYTES + 1).unwrap();
         assert_eq!(absolute(&at("large")), None);
         assert_eq!(absolute(Path::new("/dev/zero")), None);
     }

@@ -129,8 +129,8 @@ impl Report {
         warnings.extend(limited.gaps.iter().map(ToString::to_string));
         if limited.restarted {
             warnings.push(
-                "sandbox restarted: protected paths had been created or replaced and were writable in it: its background \
-                 processes were ended and its /tmp was emptied — start the background processes again"
+                "sandbox restarted: protected paths had been created or replaced and were writable in it: its /tmp was emptied — \
+                 keep files that later commands need outside of /tmp"
                     .to_owned(),
             );
         }

@@ -255,7 +255,7 @@ pub(super) fn changed_since(path: &Path, then: SystemTime) -> bool {
     changed.is_some_and(|changed| changed + TICK >= then)
 }
 
-/// Returns the SHA-256 digest of a regular file that is at most [`read::MOST`] bytes long.
+/// Returns the SHA-256 digest of a regular file that is at most [`read::MAX_FILE_BYTES`] bytes long.
 pub(super) fn digest(path: &Path) -> Option<[u8; 32]> {
     Some(Sha256::digest(read::absolute(path)?).into())
 }

@@ -171,7 +171,7 @@ impl Reader<'_> {
         let target = resolved.target?;
         let content = if target == file { None } else { read::absolute(&target) };
         if content.is_none() && target.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
-            let is_large = target.symlink_metadata().is_ok_and(|meta| meta.len() > read::MOST);
+            let is_large = target.symlink_metadata().is_ok_and(|meta| meta.len() > read::MAX_FILE_BYTES);
             self.named.gaps.add(file, if is_large { Cause::TooManySettings } else { Cause::UnreadableFile });
         }
         content
@@ -269,7 +269,7 @@ mod tests {
         let many = |count| [&b"[core]\n"[..], &b"hooksPath=a\n".repeat(count)].concat();
         assert!(!is_incomplete(&many(MAX_PLACES / 2)));
         assert!(is_incomplete(&many(MAX_PLACES + 1)));
-        assert!(is_incomplete(&vec![b'\n'; usize::try_from(read::MOST).unwrap() + 1]));
+        assert!(is_incomplete(&vec![b'\n'; usize::try_from(read::MAX_FILE_BYTES).unwrap() + 1]));
         assert!(is_incomplete(b"[include]\npath = config\n"));
     }
 
