@@ -93,7 +93,7 @@ fn file_without_usable_kernel_is_refused_and_leaves_no_assets() {
     for (kernel, why) in [
         ("text", "neither a Debian package"),
         ("other.deb", "no boot/vmlinuz"),
-        ("bare.deb", "has no virtio_mmio"),
+        ("bare.deb", "find the module virtio_mmio"),
         ("nothing", "No such file"),
     ] {
         let error = place.build(kernel).unwrap_err().to_string();
