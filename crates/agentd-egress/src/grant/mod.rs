@@ -1,6 +1,6 @@
 //! What a sandbox may reach: a list of grants, and the decisions that follow from it.
 //!
-//! [`parse`] reads the text form, [`request`] holds the rules on methods and paths. A decision is a function of the grants and of
+//! `parse` reads the text form, `request` holds the rules on methods and paths. A decision is a function of the grants and of
 //! the destination; nothing here opens a socket.
 
 mod error;
