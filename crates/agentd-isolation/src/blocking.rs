@@ -20,7 +20,7 @@ pub async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Runs a future as the only task of its runtime, as a command line does. [`planning`] then runs on the thread of the runtime,
+/// Runs a future as the only task of its runtime, as a command line does. `planning` then runs on the thread of the runtime,
 /// because no other task waits for that thread. A program without threads also starts its launcher faster: by a fork.
 pub async fn as_sole_task<F: Future>(future: F) -> F::Output {
     SOLE_TASK.scope((), future).await
