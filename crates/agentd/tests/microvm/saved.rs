@@ -70,7 +70,7 @@ pub async fn snapshot_of_memory_and_disk_is_consistent() {
     assert_eq!(&printed, b"got hello\n");
     let at = count(&sandbox).await;
     sh(&sandbox, "echo after >/root/file; sync").await;
-    let far = counts_beyond(&sandbox, at + 20).await;
+    let far = counts_beyond(&sandbox, at + 60).await;
 
     assert!(matches!(sandbox.restore("two").await, Err(IsolationError::Invalid { .. })));
     assert!(sandbox.is_alive().await);
