@@ -141,8 +141,7 @@ pub(crate) fn unproven_of_named_sandboxes() -> Result<Selected, Failure> {
 /// The message for the client, if the backend does not prove the required claims.
 pub(crate) async fn prove_for_others(changeable: Vec<PathBuf>) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| format!("prove the boundary in the namespaces of the daemon: {error}");
-    let work_root = temporary::outside(&changeable).map_err(|error| error.to_string());
-    let work_root = work_root.map_err(|error| failed(&error))?;
+    let work_root = temporary::outside(&changeable).map_err(|error| failed(&error))?;
     match choose_backend(&work_root, &[ContainerBackend::NAME], &REQUIRED).await {
         Ok(_) => Ok(()),
         Err(error) => Err(unusable(&work_root).map_or_else(|| failed(&error), |error| failed(&error))),
