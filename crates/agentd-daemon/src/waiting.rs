@@ -12,9 +12,9 @@ use std::{
 use tokio::sync::oneshot;
 
 /// The largest number of waiting clients.
-const MOST: usize = 64;
+const MAX_WAITING: usize = 64;
 
-/// The waiting clients, in the order in which they connected. `O` tells the namespaces of a client.
+/// The waiting clients, in the order in which they connected. `O` identifies the namespaces of a client.
 pub(crate) struct Waiting<O>(Mutex<Vec<Waiter<O>>>);
 
 struct Waiter<O> {
@@ -46,7 +46,7 @@ impl<O> Waiting<O> {
         let (kept, displaced) = oneshot::channel();
         let mut all = self.all();
         all.push(Waiter { origin, kept });
-        if all.len() > MOST {
+        if all.len() > MAX_WAITING {
             let displaced = oldest_of_the_most(&all);
             all.remove(displaced);
         }
@@ -93,7 +93,7 @@ mod tests {
     fn client_displaces_the_oldest_of_the_origin_with_the_most() {
         let all = Waiting::new();
         let mut honest = [all.enter(Some(1)), all.enter(None)];
-        let mut payload: Vec<_> = (0..MOST).map(|_| all.enter(Some(2))).collect();
+        let mut payload: Vec<_> = (0..MAX_WAITING).map(|_| all.enter(Some(2))).collect();
         let mut later = all.enter(Some(3));
         assert!(honest.iter_mut().chain([&mut later]).all(|place| !is_displaced(place)));
         let displaced: Vec<usize> = (0..payload.len()).filter(|number| is_displaced(&mut payload[*number])).collect();
@@ -104,7 +104,7 @@ mod tests {
     fn client_that_left_makes_room() {
         let all = Waiting::new();
         let mut first = all.enter(Some(1));
-        for _ in 0..MOST * 2 {
+        for _ in 0..MAX_WAITING * 2 {
             all.enter(Some(1));
         }
         assert!(!is_displaced(&mut first));
@@ -117,7 +117,7 @@ mod tests {
     fn namespaces_that_cannot_be_inspected_are_treated_as_one() {
         let all = Waiting::new();
         let mut honest = all.enter(Some(1));
-        let mut unknown: Vec<_> = (0..MOST).map(|_| all.enter(None)).collect();
+        let mut unknown: Vec<_> = (0..MAX_WAITING).map(|_| all.enter(None)).collect();
         assert!(!is_displaced(&mut honest) && is_displaced(&mut unknown[0]) && !is_displaced(&mut unknown[1]));
     }
 }
