@@ -22,7 +22,7 @@ use std::{
 use support::{
     backend, bare, grant,
     inventory::{Inventory, limits},
-    run_one_at_a_time, runs, sh, trial,
+    repetitions, run_one_at_a_time, runs, sh, trial,
 };
 
 /// `argv[1]` of a process that creates sandboxes until it is killed.
@@ -77,7 +77,8 @@ async fn churn() {
         sandbox.destroy().await.unwrap();
     }
     let before = Inventory::take();
-    for number in 0..CHURN {
+    let count = repetitions(CHURN);
+    for number in 0..count {
         let name = ["host-direct", "linux-native", "container"][usize::try_from(number % 3).unwrap()];
         let limits = if number % 8 == 1 { limits() } else { Limits::default() };
         let sandbox = backend(name).create_sandbox(SandboxSpec { limits, ..SandboxSpec::default() }).await.unwrap();
@@ -85,7 +86,7 @@ async fn churn() {
             sh(&sandbox, "sleep 1000 & setsid sleep 1000 & exit 0").await;
         }
         // Many are dropped instead, for a while all of them: then no destroy reads the launcher's reports.
-        if number % 2 == 0 && !(500..1200).contains(&number) {
+        if number % 2 == 0 && !(count / 4..count / 2).contains(&number) {
             sandbox.destroy().await.unwrap();
         }
     }
@@ -174,9 +175,11 @@ fn victim_of_layers(mark: &str) -> ! {
 async fn killed_parents_of_layers() {
     let mark = format!("97{}", std::process::id());
     let before = Inventory::take();
-    for number in 0..KILLS_OF_LAYERS {
+    let kills = repetitions(KILLS_OF_LAYERS);
+    for number in 0..kills {
         let mut victim = start(VICTIM_OF_LAYERS, &mark);
-        std::thread::sleep(Duration::from_millis(u64::from(number) * 2));
+        // The moments cover the first 80 ms.
+        std::thread::sleep(Duration::from_millis(80) * number / kills);
         victim.kill().unwrap();
         victim.wait().unwrap();
     }
@@ -213,10 +216,11 @@ fn settle(before: &Inventory, mark: &str) {
 async fn killed_parents() {
     let mark = format!("99{}", std::process::id());
     let before = Inventory::take();
-    for number in 0..KILLS {
+    let kills = repetitions(KILLS);
+    for number in 0..kills {
         let mut victim = start_victim(&mark);
         // The moments cover the first 40 ms, in which the process creates several sandboxes.
-        std::thread::sleep(Duration::from_micros(u64::from(number) * 200));
+        std::thread::sleep(Duration::from_millis(40) * number / kills);
         victim.kill().unwrap();
         victim.wait().unwrap();
         settle(&before, &mark);

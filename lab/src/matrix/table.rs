@@ -257,7 +257,7 @@ pub const ROWS: &[Row] = &[
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Rotates(2),
         minutes: 4,
-        why: "thousands of sandboxes, and kills at 200 moments; every run covers both on this machine in `root`",
+        why: "hundreds of sandboxes, and kills at 50 moments; every run covers four times as many on this machine in `root`",
     },
     Row {
         name: "firecracker-conformance",
