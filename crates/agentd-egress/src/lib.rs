@@ -43,6 +43,7 @@ pub mod http;
 pub mod limits;
 mod listen;
 pub mod name;
+pub mod preset;
 pub mod proxy;
 pub mod record;
 mod relay;

@@ -183,3 +183,42 @@ fn help_names_defaults_of_its_own_command() {
     assert!(of(&["run"], "--cwd <").contains("[default: the current directory if"));
     assert!(of(&["sandbox", "exec"], "--cwd <").contains("[default: that of the image, or the home directory]"));
 }
+
+#[test]
+fn net_check_says_what_a_grant_file_allows_and_denies() {
+    let place = project();
+    let file = place.path().join("grants.toml");
+    fs::write(&file, "presets = ['go']\nallow = ['api.example/GET:/v1/*']\ndeny_reason = 'ask the platform team'").unwrap();
+    let check = |destination: &str, more: &[&str]| {
+        let output = agentd(&["net", "check", destination, "--grants"]).arg(&file).args(more).output().unwrap();
+        (output.status.code(), text(&output))
+    };
+    let (code, text) = check("sum.golang.org:443", &[]);
+    assert!(code == Some(0) && text.starts_with("allowed by sum.golang.org:443: TLS"), "{code:?} {text}");
+    let (code, text) = check("api.example/POST:/v1/x", &[]);
+    assert!(
+        code == Some(1) && text.contains("allows POST /v1/x") && text.ends_with("ask the platform team\n"),
+        "{code:?} {text}"
+    );
+    let (code, text) = check("other.example", &["--json"]);
+    let object: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &object["allowed"], &object["deny_reason"]), (Some(1), &false.into(), &"ask the platform team".into()));
+    let (code, text) = check("other.example:5432", &["--allow", "other.example:5432"]);
+    assert!(code == Some(0) && text.contains("TCP, whose bytes are not examined"), "{code:?} {text}");
+    let (code, text) = check("other.example:0", &[]);
+    assert!(code == Some(125) && text.contains("use HOST:PORT"), "{code:?} {text}");
+    let (code, text) = check("a.example", &["--preset", "pyton"]);
+    assert!(code == Some(125) && text.contains("unknown preset"), "{code:?} {text}");
+    fs::write(&file, "allow = ['*']").unwrap();
+    let (code, text) = check("a.example", &[]);
+    assert!(code == Some(125) && text.contains("grants.toml") && text.contains("every host"), "{code:?} {text}");
+}
+
+#[test]
+fn net_presets_lists_what_each_preset_grants() {
+    let output = agentd(&["net", "presets"]).output().unwrap();
+    assert!(output.status.success() && text(&output).contains("python: "), "{output:?}");
+    let output = agentd(&["net", "presets", "--json"]).output().unwrap();
+    let objects: serde_json::Value = serde_json::from_str(&text(&output)).unwrap();
+    assert!(objects.as_array().unwrap().iter().all(|preset| !preset["allow"].as_array().unwrap().is_empty()), "{objects}");
+}

@@ -1,15 +1,19 @@
 //! What a sandbox may reach: a list of grants, and the decisions that follow from it.
 //!
-//! `parse` reads the text form, `request` holds the rules on methods and paths. A decision is a function of the grants and of
-//! the destination; nothing here opens a socket.
+//! `parse` reads the text form, `file` the file form, and `request` holds the rules on methods and paths. `check` answers for one
+//! destination. A decision is a function of the grants and of the destination; nothing here opens a socket.
 
+mod check;
 mod error;
+mod file;
 mod parse;
 mod request;
 #[cfg(test)]
 mod tests;
 
+pub use check::{Denial, Destination, DestinationError};
 pub use error::GrantError;
+pub use file::{GrantFile, GrantFileError, MAX_FILE};
 pub use request::{PathError, RequestRule};
 
 use crate::{

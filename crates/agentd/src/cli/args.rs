@@ -5,6 +5,7 @@ mod daemon;
 mod gondolin;
 #[cfg(feature = "images")]
 mod image;
+mod net;
 #[cfg(not(feature = "images"))]
 mod reference;
 mod run;
@@ -19,6 +20,7 @@ pub(crate) use daemon::DaemonCommand;
 pub(crate) use gondolin::GondolinCommand;
 #[cfg(feature = "images")]
 pub(crate) use image::ImageCommand;
+pub(crate) use net::{CheckArgs, NetCommand};
 #[cfg(not(feature = "images"))]
 pub(crate) use reference::Reference;
 pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RequireArg, RunArgs};
@@ -76,6 +78,9 @@ pub(crate) enum Sub {
     /// Inspect or stop the daemon that runs named sandboxes
     #[command(subcommand)]
     Daemon(DaemonCommand),
+    /// Check network grants, and list presets
+    #[command(subcommand)]
+    Net(NetCommand),
     /// Attack sandboxes of every backend from inside and print which isolation is proven
     Doctor(DoctorArgs),
     /// Measure sandboxes in comparison with a plain process and with other installed sandbox programs

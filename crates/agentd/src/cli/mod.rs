@@ -21,6 +21,7 @@ mod links;
 mod logging;
 mod named_backend;
 mod near;
+mod net;
 mod protection;
 mod regrant;
 mod remove;
@@ -96,6 +97,7 @@ pub fn main() -> ExitCode {
         Sub::Vm(command) => vm::vm(&command),
         #[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images")))]
         Sub::Other(command) => Err(other(&command)),
+        Sub::Net(command) => net::net(&command),
         Sub::Doctor(args) => runtime.block_on(as_sole_task(doctor::doctor(&args))),
         Sub::Bench(args) => runtime.block_on(bench::bench(&args)),
         Sub::Completions { shell } => {

@@ -1,0 +1,94 @@
+//! `agentd net`: answers about network grants. Nothing is connected to.
+
+use super::{
+    args::{CheckArgs, NetCommand},
+    failure::Failure,
+    terminal,
+    wrap::wrap,
+};
+use agentd_core::escape;
+use agentd_egress::{
+    grant::{GrantFile, MAX_FILE, NetGrants},
+    preset::{self, Preset},
+};
+use std::{
+    fs::File,
+    io::{Read, Write},
+    path::Path,
+};
+
+/// Exit code: the destination is denied.
+const DENIED: u8 = 1;
+
+/// Runs a subcommand. Returns the exit code.
+pub(crate) fn net(command: &NetCommand) -> Result<u8, Failure> {
+    match command {
+        NetCommand::Check(args) => check(args),
+        NetCommand::Presets { json } => presets(*json),
+    }
+}
+
+fn check(args: &CheckArgs) -> Result<u8, Failure> {
+    let mut grants: Vec<_> = args.allow.iter().flat_map(NetGrants::iter).cloned().collect();
+    let mut deny_reason = None;
+    if let Some(path) = &args.grants {
+        let file = read(path)?;
+        grants.extend(file.allow.iter().cloned());
+        deny_reason = file.deny_reason;
+    }
+    for name in &args.preset {
+        grants.extend(Preset::find(name)?.allow.iter().cloned());
+    }
+    let answer = args.destination.check(&grants.into_iter().collect());
+    let reason = answer.as_ref().err().map(ToString::to_string);
+    let text = match (&answer, args.json) {
+        (_, true) => {
+            let access = answer.as_ref().ok();
+            let object = serde_json::json!({
+                "allowed": answer.is_ok(),
+                "rule": access.map(|access| &access.rule),
+                "checks": access.map(ToString::to_string),
+                "reason": reason,
+                "deny_reason": deny_reason.filter(|_| answer.is_err()),
+            });
+            escape::json(&format!("{object:#}"))
+        }
+        (Ok(access), false) => format!("allowed by {}: {access}", access.rule),
+        (Err(denial), false) => match deny_reason {
+            Some(own) => format!("denied: {denial}\n{own}"),
+            None => format!("denied: {denial}"),
+        },
+    };
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(if answer.is_ok() { 0 } else { DENIED })
+}
+
+/// Reads a file of grants.
+fn read(path: &Path) -> Result<GrantFile, Failure> {
+    let failed = |error: &dyn std::fmt::Display| format!("read network grants: {}: {error}", path.display());
+    let mut text = String::new();
+    // One byte more than the limit shows that the file is too large, also if it is a device without an end.
+    let limit = u64::try_from(MAX_FILE)? + 1;
+    File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text)).map_err(|error| failed(&error))?;
+    Ok(text.parse().map_err(|error| failed(&error))?)
+}
+
+fn presets(json: bool) -> Result<u8, Failure> {
+    let presets = preset::names().into_iter().map(Preset::find).collect::<Result<Vec<_>, _>>()?;
+    let grants = |preset: &Preset| preset.allow.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let text = if json {
+        let objects = presets
+            .iter()
+            .map(|preset| serde_json::json!({ "name": preset.name, "description": preset.description, "allow": grants(preset) }));
+        format!("{:#}\n", serde_json::Value::from_iter(objects))
+    } else {
+        let width = terminal::width();
+        let paragraphs = presets.iter().map(|preset| {
+            let text = format!("{}: {}: {}", preset.name, preset.description, grants(preset).join(", "));
+            wrap(&text, "", width)
+        });
+        paragraphs.collect()
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(0)
+}
