@@ -5,7 +5,7 @@ use std::{io, path::Path};
 /// Reasons why the lab failed. A failure of the command in the machine is not an error of the lab.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
-    /// A program on this machine failed.
+    /// A program on this host failed.
     #[error("{command}: {detail}")]
     Tool {
         /// The command line.

@@ -103,7 +103,7 @@ fn share(lab: &Lab, vmlinux: &Path, cache: &Path, scratch: &Path) -> Result<Opti
     Ok(Some(image))
 }
 
-/// Returns true if KVM boots this kernel on this machine. Boots the kernel to find out, because `/dev/kvm` may exist without
+/// Returns true if KVM boots this kernel on this host. Boots the kernel to find out, because `/dev/kvm` may exist without
 /// working. The result is stored as long as the guest kernel, the host kernel, the processor and QEMU stay the same.
 fn kvm_boots(machine: &mut Machine<'_>, cache: &Path) -> Result<bool, LabError> {
     if !Path::new("/dev/kvm").exists() {

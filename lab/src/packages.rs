@@ -1,4 +1,4 @@
-//! Downloads Debian packages from this machine's package archive, without installing them.
+//! Downloads Debian packages from this host's package archive, without installing them.
 
 use crate::{
     error::{Calling, LabError, format_error},
@@ -27,7 +27,7 @@ pub fn download(package: &str, folder: &Path) -> Result<PathBuf, LabError> {
     package_file.ok_or_else(|| format_error(package, "apt-get downloaded no package"))
 }
 
-/// Returns the archive of this machine's own packages, and its release: the arguments of debootstrap.
+/// Returns the archive of this host's own packages, and its release: the arguments of debootstrap.
 pub fn mirror() -> Result<(String, String), LabError> {
     let mut targets = Command::new("apt-get");
     let lines = tool::output(targets.args(["indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"]))?;

@@ -15,12 +15,19 @@ pub(crate) fn members() -> Vec<PathBuf> {
 
 /// Returns the Rust files below a directory, without those that hold only tests.
 pub(crate) fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = all_files(directory);
+    found.retain(|path| !path.to_str().unwrap().ends_with("tests.rs"));
+    found
+}
+
+/// Returns all Rust files below a directory.
+pub(crate) fn all_files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            found.extend(files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.to_str().unwrap().ends_with("tests.rs") {
+            found.extend(all_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path);
         }
     }

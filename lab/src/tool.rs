@@ -1,4 +1,4 @@
-//! Calls programs of this machine.
+//! Calls programs of this host.
 
 use crate::error::{Calling, LabError};
 use std::process::{Command, Stdio};

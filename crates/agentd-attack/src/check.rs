@@ -3,6 +3,9 @@
 use agentd_core::Claim;
 use std::collections::BTreeMap;
 
+/// Advice to the user about an attack that no setting of the host makes possible.
+pub(crate) const BUG: &str = "report this as a bug of agentd, with the output of `agentd doctor`";
+
 /// The result of an attack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -73,7 +76,7 @@ impl Facts {
 }
 
 /// Returns [`Verdict::Broken`] with the text of `what` if an attack was possible.
-pub(crate) fn refused(possible: bool, what: impl FnOnce() -> String) -> Verdict {
+pub(crate) fn broken_if(possible: bool, what: impl FnOnce() -> String) -> Verdict {
     if possible { Verdict::Broken(what()) } else { Verdict::Held }
 }
 

@@ -1,7 +1,7 @@
 //! A3, A7, A9: files outside the grants.
 
 use crate::{
-    check::{Check, Facts, Verdict, first, refused},
+    check::{BUG, Check, Facts, Verdict, broken_if, first},
     sys,
 };
 use agentd_core::Claim::Filesystem;
@@ -11,7 +11,6 @@ use std::{
 };
 
 const LANDLOCK: &str = "boot a kernel ≥ 5.13 with landlock in the lsm= list";
-const BUG: &str = "report this as a bug of agentd, with the output of `agentd doctor`";
 
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a3_create_outside_the_grants", claim: Filesystem, remedy: LANDLOCK, run: create_outside },
@@ -50,7 +49,7 @@ fn create_outside(facts: &Facts) -> Verdict {
             fs::remove_file(format!("{path}{end}")).ok();
         }
         fs::remove_dir(format!("{path}.d")).ok();
-        first(made.map(|(what, possible)| refused(possible, || format!("created {what} in {dir}"))))
+        first(made.map(|(what, possible)| broken_if(possible, || format!("created {what} in {dir}"))))
     }))
 }
 
@@ -59,7 +58,7 @@ fn create_outside(facts: &Facts) -> Verdict {
 fn writable_system(facts: &Facts) -> Verdict {
     let etc = if facts.has_own_root() { None } else { Some("/etc") };
     first(["/usr", "/opt"].into_iter().chain(etc).map(|path| match sys::is_read_only(path) {
-        Some(read_only) => refused(!read_only, || format!("{path} is mounted read-write")),
+        Some(read_only) => broken_if(!read_only, || format!("{path} is mounted read-write")),
         // A missing directory cannot be changed.
         None => Verdict::Held,
     }))
@@ -77,13 +76,13 @@ fn write_host_file(facts: &Facts) -> Verdict {
     };
     first(ways(path).map(|way| {
         let opened = OpenOptions::new().write(true).open(&way).is_ok() || OpenOptions::new().append(true).open(&way).is_ok();
-        refused(opened, || format!("opened {way} for writing"))
+        broken_if(opened, || format!("opened {way} for writing"))
     }))
 }
 
 fn read_secret(facts: &Facts) -> Verdict {
     match facts.get("secret_path") {
-        Ok(path) => first(ways(path).map(|way| refused(fs::read(&way).is_ok(), || format!("read {way}")))),
+        Ok(path) => first(ways(path).map(|way| broken_if(fs::read(&way).is_ok(), || format!("read {way}")))),
         Err(verdict) => verdict,
     }
 }
@@ -96,7 +95,7 @@ fn list_neighbours(facts: &Facts) -> Verdict {
         Err(verdict) => return verdict,
     };
     let lists = |above| fs::read_dir(above).is_ok_and(|list| list.flatten().any(|entry| entry.path() == secret));
-    refused(secret.parent().is_some_and(lists), || format!("listed {} in its directory", secret.display()))
+    broken_if(secret.parent().is_some_and(lists), || format!("listed {} in its directory", secret.display()))
 }
 
 fn change_read_only(facts: &Facts) -> Verdict {
@@ -115,10 +114,10 @@ fn change_read_only(facts: &Facts) -> Verdict {
         fs::rename(&moved, &file).ok();
     }
     first([
-        refused(OpenOptions::new().write(true).open(&file).is_ok(), || format!("opened {} for writing", file.display())),
-        refused(File::create(format!("{dir}/agentd-attack-new")).is_ok(), || format!("created a file in {dir}")),
-        refused(rename, || format!("moved {} away", file.display())),
-        refused(fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).is_ok(), || {
+        broken_if(OpenOptions::new().write(true).open(&file).is_ok(), || format!("opened {} for writing", file.display())),
+        broken_if(File::create(format!("{dir}/agentd-attack-new")).is_ok(), || format!("created a file in {dir}")),
+        broken_if(rename, || format!("moved {} away", file.display())),
+        broken_if(fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).is_ok(), || {
             format!("changed the mode of {}", file.display())
         }),
     ])
@@ -136,18 +135,16 @@ fn follow_link(facts: &Facts) -> Verdict {
     let read = fs::read(format!("{link}{secret}")).is_ok();
     // Cleaning up changes no verdict.
     fs::remove_file(&link).ok();
-    refused(read, || format!("read {secret} through a link in the workspace"))
+    broken_if(read, || format!("read {secret} through a link in the workspace"))
 }
 
 fn read_accounts(_: &Facts) -> Verdict {
     let home = std::env::var("HOME").unwrap_or_default();
     let files = ["/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/root/.bashrc", "/root/.ssh/id_rsa"];
     let secrets = [".ssh", ".aws", ".gnupg", ".netrc", ".config/gcloud"];
-    first(
-        files.into_iter().map(|path| refused(fs::read(path).is_ok(), || format!("read {path}"))).chain(
-            secrets.map(|name| refused(fs::symlink_metadata(format!("{home}/{name}")).is_ok(), || format!("found ~/{name}"))),
-        ),
-    )
+    first(files.into_iter().map(|path| broken_if(fs::read(path).is_ok(), || format!("read {path}"))).chain(
+        secrets.map(|name| broken_if(fs::symlink_metadata(format!("{home}/{name}")).is_ok(), || format!("found ~/{name}"))),
+    ))
 }
 
 /// Tries to read secrets of `/etc` after changing them. A root of the sandbox's own may have the host's `/etc` as a lower layer.
@@ -167,7 +164,7 @@ fn own_secret(_: &Facts) -> Verdict {
             ("linked", fs::hard_link(path, &moved).is_ok() && readable(&moved)),
             ("moved", fs::rename(path, &moved).is_ok() && readable(&moved)),
         ];
-        first(ways.map(|(how, possible)| refused(possible, || format!("{how} {path} and then read it"))))
+        first(ways.map(|(how, possible)| broken_if(possible, || format!("{how} {path} and then read it"))))
     }))
 }
 
@@ -179,9 +176,9 @@ fn host_binary(_: &Facts) -> Verdict {
     let supervisor = format!("/proc/{supervisor}/exe");
     first(
         ["/proc/1/exe", &supervisor]
-            .map(|path| refused(File::open(path).is_ok(), || format!("opened {path}")))
+            .map(|path| broken_if(File::open(path).is_ok(), || format!("opened {path}")))
             .into_iter()
-            .chain([refused(OpenOptions::new().write(true).open("/proc/self/exe").is_ok(), || {
+            .chain([broken_if(OpenOptions::new().write(true).open("/proc/self/exe").is_ok(), || {
                 "opened /proc/self/exe for writing".to_owned()
             })]),
     )

@@ -1,7 +1,7 @@
 //! A1, A13, A14: the host's network, and sockets that could connect host and sandbox.
 
 use crate::{
-    check::{Check, Facts, Verdict, first, refused},
+    check::{BUG, Check, Facts, Verdict, broken_if, first},
     sys,
 };
 use agentd_core::Claim::Network;
@@ -13,18 +13,17 @@ use std::{
     },
 };
 
-const NAMESPACE: &str = "allow user namespaces: creating a network namespace needs one";
 /// The filter refuses these socket families.
 const FILTER: &str = "boot a kernel with CONFIG_SECCOMP_FILTER; in an outer sandbox, allow seccomp(2)";
 const AF_VSOCK: i32 = 40;
 const NETLINK_NETFILTER: i32 = 12;
 
 pub(crate) const CHECKS: &[Check] = &[
-    Check { name: "a1_connect_to_the_hosts_loopback", claim: Network, remedy: NAMESPACE, run: loopback },
-    Check { name: "a1_connect_to_an_abstract_socket", claim: Network, remedy: NAMESPACE, run: abstract_socket },
-    Check { name: "a1_connect_to_a_socket_file", claim: Network, remedy: NAMESPACE, run: socket_file },
-    Check { name: "a1_see_a_network_interface", claim: Network, remedy: NAMESPACE, run: interfaces },
-    Check { name: "a1_find_a_route_to_the_network", claim: Network, remedy: NAMESPACE, run: route },
+    Check { name: "a1_connect_to_the_hosts_loopback", claim: Network, remedy: BUG, run: loopback },
+    Check { name: "a1_connect_to_an_abstract_socket", claim: Network, remedy: BUG, run: abstract_socket },
+    Check { name: "a1_connect_to_a_socket_file", claim: Network, remedy: BUG, run: socket_file },
+    Check { name: "a1_see_a_network_interface", claim: Network, remedy: BUG, run: interfaces },
+    Check { name: "a1_find_a_route_to_the_network", claim: Network, remedy: BUG, run: route },
     Check { name: "a1_open_vsock_packet_or_raw_sockets", claim: Network, remedy: FILTER, run: families },
 ];
 
@@ -35,7 +34,7 @@ fn loopback(facts: &Facts) -> Verdict {
     };
     first(["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"].map(|host| {
         let address = format!("{host}:{port}");
-        refused(TcpStream::connect(&address).is_ok(), || format!("connected to {address}"))
+        broken_if(TcpStream::connect(&address).is_ok(), || format!("connected to {address}"))
     }))
 }
 
@@ -43,7 +42,7 @@ fn abstract_socket(facts: &Facts) -> Verdict {
     match facts.get("abstract_name") {
         Ok(name) => {
             let connected = SocketAddr::from_abstract_name(name).and_then(|address| UnixStream::connect_addr(&address));
-            refused(connected.is_ok(), || format!("connected to @{name}"))
+            broken_if(connected.is_ok(), || format!("connected to @{name}"))
         }
         Err(verdict) => verdict,
     }
@@ -56,7 +55,7 @@ fn socket_file(facts: &Facts) -> Verdict {
     };
     first(
         [given, "/run/docker.sock", "/run/dbus/system_bus_socket", "/run/containerd/containerd.sock", "/dev/log"]
-            .map(|path| refused(UnixStream::connect(path).is_ok(), || format!("connected to {path}"))),
+            .map(|path| broken_if(UnixStream::connect(path).is_ok(), || format!("connected to {path}"))),
     )
 }
 
@@ -74,7 +73,7 @@ fn route(_: &Facts) -> Verdict {
     // Addresses for documentation (RFC 5737, RFC 3849). Connecting a datagram socket sends nothing.
     first([("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")].map(|(from, to)| {
         let connected = UdpSocket::bind(from).and_then(|socket| socket.connect(to));
-        refused(connected.is_ok(), || format!("has a route to {to}"))
+        broken_if(connected.is_ok(), || format!("has a route to {to}"))
     }))
 }
 
@@ -87,7 +86,7 @@ fn families(_: &Facts) -> Verdict {
             ("netfilter", libc::AF_NETLINK, libc::SOCK_RAW, NETLINK_NETFILTER),
         ]
         .map(|(name, family, kind, protocol)| {
-            refused(sys::socket(family, kind, protocol).is_ok(), || format!("opened a {name} socket"))
+            broken_if(sys::socket(family, kind, protocol).is_ok(), || format!("opened a {name} socket"))
         }),
     )
 }

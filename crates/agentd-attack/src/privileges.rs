@@ -1,13 +1,11 @@
-//! A6, A8, A15: privileges that a command keeps, and resources that it inherits from the daemon.
+//! A6, A8, A15: privileges that a command keeps, and resources that it inherits from the process that creates the sandbox.
 
 use crate::{
-    check::{Check, Facts, Verdict, first, refused},
+    check::{BUG, Check, Facts, Verdict, broken_if, first},
     sys,
 };
 use agentd_core::Claim::Process;
 use std::fs;
-
-const BUG: &str = "report this as a bug of agentd, with the output of `agentd doctor`";
 
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a6_keep_a_capability", claim: Process, remedy: BUG, run: capabilities },
@@ -32,7 +30,7 @@ fn capabilities(facts: &Facts) -> Verdict {
     let allowed = facts.get("capabilities").ok().and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
     let sets = [("CapInh", 0), ("CapPrm", allowed), ("CapEff", allowed), ("CapBnd", allowed), ("CapAmb", 0)];
     first(sets.map(|(set, allowed)| match status(set).map(|value| u64::from_str_radix(&value, 16)) {
-        Some(Ok(value)) => refused(value & !allowed != 0, || format!("{set} is {value:#x}")),
+        Some(Ok(value)) => broken_if(value & !allowed != 0, || format!("{set} is {value:#x}")),
         _ => Verdict::NotTried("/proc/self/status cannot be read".to_owned()),
     }))
 }
@@ -42,10 +40,10 @@ fn root_of_host(facts: &Facts) -> Verdict {
     let outside: Vec<&str> = map.lines().filter_map(|line| line.split_ascii_whitespace().nth(1)).collect();
     first([
         // In a machine of its own, the sandbox's root has uid 0 of that machine, but not its capabilities.
-        refused(outside.contains(&"0") && !facts.has_own_machine(), || {
+        broken_if(outside.contains(&"0") && !facts.has_own_machine(), || {
             "the user of the command is mapped to root of the host".to_owned()
         }),
-        refused(status("NoNewPrivs").as_deref() != Some("1"), || "no_new_privs is not set".to_owned()),
+        broken_if(status("NoNewPrivs").as_deref() != Some("1"), || "no_new_privs is not set".to_owned()),
     ])
 }
 
@@ -67,7 +65,7 @@ fn mounts(_: &Facts) -> Verdict {
         let node = NODES.contains(&point) || point.starts_with("/proc/");
         // Terminals are devices, so `/dev/pts` may lack `nodev`.
         let weak = !node && (lacks("nosuid") || lacks("nodev") && point != "/dev/pts");
-        refused(weak, || format!("{point} is mounted {options}"))
+        broken_if(weak, || format!("{point} is mounted {options}"))
     }))
 }
 
@@ -85,20 +83,22 @@ fn descriptors(_: &Facts) -> Verdict {
 
 fn environment(facts: &Facts) -> Verdict {
     match facts.get("env_marker") {
-        Ok(marker) => refused(std::env::var_os(marker).is_some(), || format!("sees the daemon's variable {marker}")),
+        Ok(marker) => broken_if(std::env::var_os(marker).is_some(), || {
+            format!("inherited the variable {marker} of the process that created the sandbox")
+        }),
         Err(verdict) => verdict,
     }
 }
 
 fn terminal(_: &Facts) -> Verdict {
-    refused(fs::File::open("/dev/tty").is_ok(), || "opened the controlling terminal".to_owned())
+    broken_if(fs::File::open("/dev/tty").is_ok(), || "opened the controlling terminal".to_owned())
 }
 
 fn core(_: &Facts) -> Verdict {
     // With a limit of 1 the kernel does not run the host's crash handler; with 0 it does (`core(5)`).
     first([
-        refused(sys::core_limit() > 1, || "the core file size limit is above 1 byte".to_owned()),
-        refused(sys::can_lower_core_limit(), || {
+        broken_if(sys::core_limit() > 1, || "the core file size limit is above 1 byte".to_owned()),
+        broken_if(sys::can_lower_core_limit(), || {
             "the core file size limit can be set to 0, which runs the host's crash handler".to_owned()
         }),
     ])
@@ -114,7 +114,7 @@ fn root_disk(_: &Facts) -> Verdict {
                 // Cleaning up changes no verdict.
                 fs::remove_file(&path).ok();
             }
-            refused(made, || format!("created {what} in {dir}"))
+            broken_if(made, || format!("created {what} in {dir}"))
         })
     }))
 }
@@ -122,7 +122,7 @@ fn root_disk(_: &Facts) -> Verdict {
 fn working_directory(_: &Facts) -> Verdict {
     match std::env::current_dir() {
         // The kernel shows a path outside the root as "(unreachable)…".
-        Ok(path) => refused(!path.is_absolute(), || format!("the working directory {} is outside the root", path.display())),
+        Ok(path) => broken_if(!path.is_absolute(), || format!("the working directory {} is outside the root", path.display())),
         Err(error) => Verdict::NotTried(format!("getcwd: {error}")),
     }
 }

@@ -1,24 +1,21 @@
 //! A5, A11, A14, A17: host processes, the supervisor, memory shared with either of them, and inotify instances.
 
 use crate::{
-    check::{Check, Facts, Verdict, first, refused},
+    check::{BUG, Check, Facts, Verdict, broken_if, first},
     sys,
 };
 use agentd_core::Claim::Process;
 use std::fs::{self, File, OpenOptions};
 
-const NAMESPACE: &str = "allow user namespaces: creating a pid namespace needs one";
-const BUG: &str = "report this as a bug of agentd, with the output of `agentd doctor`";
-
 pub(crate) const CHECKS: &[Check] = &[
-    Check { name: "a5_see_or_signal_a_host_process", claim: Process, remedy: NAMESPACE, run: host_process },
-    Check { name: "a5_read_kernel_and_host_secrets_in_proc", claim: Process, remedy: NAMESPACE, run: proc_secrets },
-    Check { name: "a5_write_kernel_settings", claim: Process, remedy: NAMESPACE, run: kernel_settings },
-    Check { name: "a11_attack_the_supervisor", claim: Process, remedy: NAMESPACE, run: supervisor },
+    Check { name: "a5_see_or_signal_a_host_process", claim: Process, remedy: BUG, run: host_process },
+    Check { name: "a5_read_kernel_and_host_secrets_in_proc", claim: Process, remedy: BUG, run: proc_secrets },
+    Check { name: "a5_write_kernel_settings", claim: Process, remedy: BUG, run: kernel_settings },
+    Check { name: "a11_attack_the_supervisor", claim: Process, remedy: BUG, run: supervisor },
     Check { name: "a11_change_the_scheduling_of_the_supervisor", claim: Process, remedy: BUG, run: scheduling },
     Check { name: "a11_lower_the_out_of_memory_score", claim: Process, remedy: BUG, run: out_of_memory_score },
     Check { name: "a17_exhaust_the_inotify_instances_of_the_user", claim: Process, remedy: BUG, run: inotify_instances },
-    Check { name: "a14_share_memory_with_the_host", claim: Process, remedy: NAMESPACE, run: shared_memory },
+    Check { name: "a14_share_memory_with_the_host", claim: Process, remedy: BUG, run: shared_memory },
 ];
 
 fn host_process(facts: &Facts) -> Verdict {
@@ -40,7 +37,7 @@ fn host_process(facts: &Facts) -> Verdict {
     }
     let mine = fs::read_link("/proc/self").map(|p| p.display().to_string()).unwrap_or_default();
     let foreign = pid.parse().is_ok_and(|pid: i32| pid > 300 && sys::can_signal(pid, 0)) && mine != pid;
-    refused(foreign, || format!("can signal {pid}"))
+    broken_if(foreign, || format!("can signal {pid}"))
 }
 
 fn proc_secrets(_: &Facts) -> Verdict {
@@ -56,13 +53,13 @@ fn proc_secrets(_: &Facts) -> Verdict {
             "/proc/sched_debug",
         ]
         .into_iter()
-        .map(|path| refused(not_empty(path), || format!("read {path}")))
+        .map(|path| broken_if(not_empty(path), || format!("read {path}")))
         // Tried only if nothing was read: reading /proc/kmsg blocks until the kernel logs a message.
         .chain(["/proc/kcore", "/proc/kmsg", "/dev/kmsg", "/dev/mem", "/proc/1/mem"].into_iter().map(|path| {
             // Covered files open as /dev/null, which is empty.
             let mut byte = [0u8; 1];
             let read = File::open(path).and_then(|mut f| std::io::Read::read(&mut f, &mut byte));
-            refused(read.is_ok_and(|n| n > 0), || format!("read {path}"))
+            broken_if(read.is_ok_and(|n| n > 0), || format!("read {path}"))
         })),
     )
 }
@@ -80,15 +77,15 @@ fn kernel_settings(_: &Facts) -> Verdict {
         "/sys/fs/cgroup/release_agent",
         "/sys/fs/cgroup/cgroup.procs",
     ];
-    first(files.map(|path| refused(OpenOptions::new().write(true).open(path).is_ok(), || format!("opened {path} for writing"))))
+    first(files.map(|path| broken_if(OpenOptions::new().write(true).open(path).is_ok(), || format!("opened {path} for writing"))))
 }
 
 fn supervisor(_: &Facts) -> Verdict {
     let mut verdicts = vec![
-        refused(fs::read_dir("/proc/1/fd").is_ok(), || "listed the supervisor's descriptors".to_owned()),
-        refused(OpenOptions::new().write(true).open("/proc/1/mem").is_ok(), || "opened the supervisor's memory".to_owned()),
-        refused(sys::can_set_limits(1), || "set the supervisor's limits".to_owned()),
-        refused(sys::call(libc::SYS_ptrace, [libc::PTRACE_SEIZE as usize, 1, 0, 0, 0]) == 0, || {
+        broken_if(fs::read_dir("/proc/1/fd").is_ok(), || "listed the supervisor's descriptors".to_owned()),
+        broken_if(OpenOptions::new().write(true).open("/proc/1/mem").is_ok(), || "opened the supervisor's memory".to_owned()),
+        broken_if(sys::can_set_limits(1), || "set the supervisor's limits".to_owned()),
+        broken_if(sys::call(libc::SYS_ptrace, [libc::PTRACE_SEIZE as usize, 1, 0, 0, 0]) == 0, || {
             "traced the supervisor".to_owned()
         }),
     ];
@@ -109,7 +106,7 @@ fn supervisor(_: &Facts) -> Verdict {
 fn scheduling(_: &Facts) -> Verdict {
     first(
         sys::can_reschedule(1)
-            .map(|(call, possible)| refused(possible, || format!("changed the scheduling of process 1 by {call}"))),
+            .map(|(call, possible)| broken_if(possible, || format!("changed the scheduling of process 1 by {call}"))),
     )
 }
 
@@ -120,8 +117,8 @@ fn out_of_memory_score(_: &Facts) -> Verdict {
         return Verdict::NotTried(format!("{path} cannot be read"));
     };
     first([
-        refused(own < 1000, || format!("oom_score_adj of the command is {own}")),
-        refused(fs::write(path, "0").is_ok(), || "lowered oom_score_adj of the command".to_owned()),
+        broken_if(own < 1000, || format!("oom_score_adj of the command is {own}")),
+        broken_if(fs::write(path, "0").is_ok(), || "lowered oom_score_adj of the command".to_owned()),
     ])
 }
 
@@ -130,7 +127,7 @@ const INOTIFY_INSTANCES: usize = 32;
 
 fn inotify_instances(_: &Facts) -> Verdict {
     let made = (0..=INOTIFY_INSTANCES).take_while(|_| sys::call(libc::SYS_inotify_init1, [0; 5]) == 0).count();
-    refused(made > INOTIFY_INSTANCES, || format!("created {made} inotify instances"))
+    broken_if(made > INOTIFY_INSTANCES, || format!("created {made} inotify instances"))
 }
 
 fn shared_memory(facts: &Facts) -> Verdict {
@@ -144,8 +141,8 @@ fn shared_memory(facts: &Facts) -> Verdict {
         (Err(verdict), _) | (_, Err(verdict)) => return verdict,
     };
     first([
-        refused(sys::can_see_shm(id), || "sees the host's shared memory segment".to_owned()),
-        refused(fs::metadata(name).is_ok(), || format!("sees {name}")),
-        refused(sys::can_open_queue(queue), || format!("opened the host's message queue {queue}")),
+        broken_if(sys::can_see_shm(id), || "sees the host's shared memory segment".to_owned()),
+        broken_if(fs::metadata(name).is_ok(), || format!("sees {name}")),
+        broken_if(sys::can_open_queue(queue), || format!("opened the host's message queue {queue}")),
     ])
 }

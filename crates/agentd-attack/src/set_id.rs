@@ -5,7 +5,7 @@
 //! directory.
 
 use crate::{
-    check::{Facts, Verdict, first, refused},
+    check::{Facts, Verdict, broken_if, first},
     sys,
 };
 use std::{
@@ -38,7 +38,7 @@ pub(crate) fn leave(facts: &Facts) -> Verdict {
     let place = PathBuf::from(format!("{workspace}/agentd-attack-set-id-{}", std::process::id()));
     let tried = fs::create_dir(&place).and_then(|()| MODES.iter().try_for_each(|mode| try_all(&place, *mode)));
     let found =
-        first(dangerous(&place).into_iter().map(|path| refused(true, || format!("left {} with set-id bits", path.display()))));
+        first(dangerous(&place).into_iter().map(|path| broken_if(true, || format!("left {} with set-id bits", path.display()))));
     // Cleaning up changes no verdict.
     fs::remove_dir_all(&place).ok();
     match (tried, found) {

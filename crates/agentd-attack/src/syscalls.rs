@@ -2,7 +2,7 @@
 //! unprivileged user with a result other than `EPERM`: success, or an errno which shows that it examined them.
 
 use crate::{
-    check::{Check, Facts, Verdict, first, refused},
+    check::{Check, Facts, Verdict, broken_if, first},
     sys,
 };
 use agentd_core::Claim::Syscalls;
@@ -26,14 +26,14 @@ fn namespaces(_: &Facts) -> Verdict {
     let user = libc::CLONE_NEWUSER.unsigned_abs() as usize;
     let signal = libc::SIGCHLD.unsigned_abs() as usize;
     first([
-        refused(!filtered(sys::call(libc::SYS_unshare, [user, 0, 0, 0, 0])), || {
+        broken_if(!filtered(sys::call(libc::SYS_unshare, [user, 0, 0, 0, 0])), || {
             "unshare(2) of the user namespace reached the kernel".to_owned()
         }),
-        refused(!filtered(sys::call_forking(libc::SYS_clone, [user | signal, 0, 0, 0, 0])), || {
+        broken_if(!filtered(sys::call_forking(libc::SYS_clone, [user | signal, 0, 0, 0, 0])), || {
             "clone(2) of a user namespace reached the kernel".to_owned()
         }),
         // A filter cannot read the flags of clone3, which are in memory, so the call must not be available.
-        refused(sys::call(libc::SYS_clone3, [0; 5]) != libc::ENOSYS, || "clone3(2) reached the kernel".to_owned()),
+        broken_if(sys::call(libc::SYS_clone3, [0; 5]) != libc::ENOSYS, || "clone3(2) reached the kernel".to_owned()),
     ])
 }
 
@@ -72,24 +72,24 @@ fn dangerous(_: &Facts) -> Verdict {
     first(
         calls
             .iter()
-            .map(|(name, number, args)| refused(!filtered(sys::call(*number, *args)), || format!("{name} reached the kernel"))),
+            .map(|(name, number, args)| broken_if(!filtered(sys::call(*number, *args)), || format!("{name} reached the kernel"))),
     )
 }
 
 fn interrupt(_: &Facts) -> Verdict {
-    refused(sys::interrupt_entry(), || "a call through int 0x80 reached the kernel".to_owned())
+    broken_if(sys::interrupt_entry(), || "a call through int 0x80 reached the kernel".to_owned())
 }
 
 fn x32(_: &Facts) -> Verdict {
     // A kernel without x32 returns ENOSYS; the filter returns EPERM.
     let errno = sys::call(0x4000_0000 + libc::SYS_getpid, [0; 5]);
-    refused(errno != libc::EPERM, || "an x32 call reached the kernel".to_owned())
+    broken_if(errno != libc::EPERM, || "an x32 call reached the kernel".to_owned())
 }
 
 fn terminal(_: &Facts) -> Verdict {
     // An unfiltered kernel returns ENOTTY for a descriptor that is not a terminal.
     first([("TIOCSTI", 0x5412), ("TIOCLINUX", 0x541c)].map(|(name, request)| {
         let errno = sys::call(libc::SYS_ioctl, [0, request, 0, 0, 0]);
-        refused(!filtered(errno), || format!("{name} reached the terminal layer"))
+        broken_if(!filtered(errno), || format!("{name} reached the terminal layer"))
     }))
 }

@@ -119,7 +119,7 @@ pub trait Sandbox: Send + Sync {
     fn id(&self) -> &SandboxId;
     /// Returns the status that each control had when the sandbox was created.
     fn controls(&self) -> &[ControlReport];
-    /// Returns the capabilities that the sandbox's backend has proven on this machine.
+    /// Returns the capabilities that the sandbox's backend has proven on this host.
     ///
     /// # Errors
     /// Returns the errors of [`IsolationBackend::probe`].

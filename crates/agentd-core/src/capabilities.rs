@@ -1,4 +1,4 @@
-//! Capabilities that a backend has proven on this machine, and the evidence for them.
+//! Capabilities that a backend has proven on this host, and the evidence for them.
 
 use crate::Profile;
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,6 @@ pub enum EvidenceResult {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
     /// The claim that the check supports.
-    #[serde(rename = "bit")]
     pub claim: Claim,
     /// The name of the check, e.g. `a5_see_host_processes`.
     pub check: String,
@@ -77,7 +76,7 @@ pub struct Evidence {
     pub remedy: String,
 }
 
-/// The capabilities that a backend has proven on this machine. A claim is true only if all its checks were tried and held.
+/// The capabilities that a backend has proven on this host. A claim is true only if all its checks were tried and held.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendCapabilities {
     /// Canonical name of the backend.

@@ -62,7 +62,6 @@ impl fmt::Display for Control {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ControlError {
     /// The control that failed.
-    #[serde(rename = "layer")]
     pub control: Control,
     /// The call and its object, e.g. `mount proc on /proc`.
     pub call: String,

@@ -57,12 +57,12 @@ pub enum IsolationError {
     /// The path of a grant leads to another object than the granted one; no command was run. The control is [`Control::Grants`].
     #[error(transparent)]
     GrantChanged(ControlError),
-    /// A program or file that the backend needs is not installed.
+    /// A program, file or device that the backend needs is missing, or a machine of the backend does not start.
     #[error("backend '{backend}' is not available: {reason}")]
     Unavailable {
         /// Canonical backend name.
         backend: String,
-        /// The missing part, and after ` — ` the command that provides it.
+        /// The missing part or the failure, and after ` — ` the command that provides it or shows the cause.
         reason: String,
     },
     /// The backend does not support the operation.
@@ -100,7 +100,8 @@ pub enum IsolationError {
         remedy = self.remedy()
     )]
     DaemonLost(String),
-    /// The sandbox has too many unfinished requests, and this one was not sent. The sandbox is unchanged.
+    /// The sandbox has too many unfinished requests, or another snapshot of it is being taken. This request was not carried out,
+    /// and the sandbox is unchanged.
     #[error("the sandbox is busy: {0}{remedy}", remedy = self.remedy())]
     Busy(String),
     /// The outcome of an exec was already returned.
@@ -124,13 +125,13 @@ pub enum IsolationError {
         errno: i32,
     },
     /// No backend proves some of the isolation that the caller requires.
-    #[error("select a backend: no backend proves {missing} on this machine{remedy}", remedy = self.remedy())]
+    #[error("select a backend: no backend proves {missing} on this host{remedy}", remedy = self.remedy())]
     Requirement {
         /// The claims that no backend proved.
         missing: String,
     },
     /// Some backend proves each of the claims that the caller requires, and none proves all of them.
-    #[error("select a backend: no single backend proves all of {claims} on this machine{remedy}", remedy = self.remedy())]
+    #[error("select a backend: no single backend proves all of {claims} on this host{remedy}", remedy = self.remedy())]
     Combination {
         /// The required claims.
         claims: String,

@@ -167,7 +167,7 @@ fn remedy_is_serialised_as_string() {
         (ControlError::new(Control::Exec, "call", None).remedy("do this"), "do this"),
     ] {
         let json = serde_json::to_value(&error).unwrap();
-        assert_eq!(json, serde_json::json!({ "layer": "exec", "call": "call", "errno": null, "remedy": remedy }));
+        assert_eq!(json, serde_json::json!({ "control": "exec", "call": "call", "errno": null, "remedy": remedy }));
         assert_eq!(serde_json::from_value::<ControlError>(json).unwrap(), error);
     }
 }

@@ -96,7 +96,6 @@ pub enum ControlStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlReport {
     /// The control.
-    #[serde(rename = "layer")]
     pub control: Control,
     /// The status of the control.
     pub status: ControlStatus,

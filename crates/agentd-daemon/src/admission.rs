@@ -1,21 +1,22 @@
 //! Decides which clients are served: by the process that connected, and by the key of a client in other namespaces.
 //!
 //! Sandboxes cannot reach the socket. These checks are a second barrier in case one can, because its payload may have the user's
-//! uid. Until a client in other namespaces has proven that it has the key, the daemon reads two messages of a fixed number of bytes
-//! from it, which contain only numbers, and takes no file descriptors.
+//! uid. Until a client in other namespaces has proven that it has the key, the daemon reads two messages of a fixed number of
+//! bytes from it, which contain only numbers, and takes no file descriptors.
 
 use crate::{
     connection::Connection,
     error::{DaemonError, KeyRefusal},
     handshake::{Nonce, Nonces, Tag},
     key::{self, Tags},
-    protocol::{Answer, Hello, MAX_FRAME, Reply, Request, VERSION},
+    protocol::{Answer, Failure, Hello, MAX_FRAME, Reply, Request, VERSION},
     waiting::Waiting,
 };
 use agentd_kernel::{
     mount::OwnMounts,
     peer::{self, Elsewhere, Peer, PeerNamespaces},
 };
+use agentd_log::LogFailure as _;
 use agentd_supervisor::{
     channel::ChannelError,
     protocol::{decode, encode},
@@ -61,10 +62,19 @@ impl From<ChannelError> for Refusal {
     }
 }
 
-/// Verifies the process that connected. `own` are the mounts of the daemon's own, if it has some.
+/// Verifies the process that connected. `own` are the mounts of the daemon's own, if it has some. A process that is refused
+/// receives the reason, which is a text of this program with a uid at most. Nothing is read from that process.
 pub(crate) fn verify(socket: UnixStream, own: Option<&OwnMounts>) -> io::Result<Candidate> {
-    let peer = peer::verify(socket.as_fd(), own).map_err(|refused| io::Error::new(io::ErrorKind::PermissionDenied, refused))?;
-    Ok(Candidate { connection: Connection::new(socket)?, peer })
+    let verified = peer::verify(socket.as_fd(), own);
+    let connection = Connection::new(socket)?;
+    match verified {
+        Ok(peer) => Ok(Candidate { connection, peer }),
+        Err(refused) => {
+            let reason = Failure::Other(format!("connect to the sandbox daemon: the daemon refused this client: {refused}"));
+            connection.send(&Reply::Failed(reason), &[]).or_debug("send the reason to a refused client", "socket");
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, refused))
+        }
+    }
 }
 
 /// Receives requests from the clients that may send them.
@@ -98,8 +108,8 @@ impl Admission {
     }
 }
 
-/// Receives the first message of a client in the daemon's user and PID namespaces. A client that may not inspect the daemon does not
-/// know that it is in these namespaces, and needs a proof of the daemon.
+/// Receives the first message of a client in the daemon's user and PID namespaces. A client that may not inspect the daemon does
+/// not know that it is in these namespaces, and needs a proof of the daemon.
 async fn greet(client: &mut Connection) -> Result<(), Refusal> {
     let hello = client.receive::<Hello>().await?.0;
     check_version(&hello)?;

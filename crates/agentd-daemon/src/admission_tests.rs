@@ -112,3 +112,33 @@ async fn descriptors_of_a_client_elsewhere_are_closed() {
     // The end of the stream: no process has the other end.
     assert_eq!(kept.read(&mut [0]).unwrap(), 0);
 }
+
+mod as_root {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[tokio::test]
+    async fn process_of_another_user_receives_the_reason_and_is_not_served() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = folder::open(place.path()).unwrap();
+        let path = place.path().join(folder::FOLDER);
+        let listener = std::os::unix::net::UnixListener::bind(path.join("socket")).unwrap();
+        for open in [place.path().to_path_buf(), path.clone(), path.join("socket")] {
+            std::fs::set_permissions(open, PermissionsExt::from_mode(0o777)).unwrap();
+        }
+        let reads = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('socket')\n\
+                     while part := s.recv(4096): sys.stdout.buffer.write(part)";
+        let mut other = Command::new("setpriv");
+        other.args(["--reuid", "65534", "--clear-groups", "python3", "-c", reads]).current_dir(&path);
+        // The user may be unable to execute the first Python in PATH.
+        let other = other.env("PATH", "/usr/bin:/bin").stdout(Stdio::piped()).spawn().unwrap();
+        assert!(verify(listener.accept().unwrap().0, None).is_err());
+        let received = other.wait_with_output().unwrap().stdout;
+        let (reply, _, used) = decode::<Reply>(&received, MAX_FRAME).unwrap().unwrap();
+        assert_eq!(used, received.len());
+        let text = crate::client::unexpected(reply).to_string();
+        assert!(text.contains("refused this client: verify the peer of the socket: the peer runs as uid 65534"), "{text}");
+        assert!(text.contains(" — run client and daemon as the same user"), "{text}");
+        drop(folder);
+    }
+}

@@ -263,7 +263,7 @@ fn finished(reply: Reply) -> Result<(), DaemonError> {
 pub(crate) fn unexpected(reply: Reply) -> DaemonError {
     match reply {
         Reply::Failed(failure) => failure.into(),
-        other => DaemonError::Refused(format!("receive the daemon's reply: unexpected message: {other:?}")),
+        other => DaemonError::Unexpected(other.kind()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Connects a client to the daemon, and makes sure that the daemon is that of the user before a request is sent.
 //!
-//! A payload with the uid of the user could listen in place of the daemon. So the client sends its request only to a process of its
-//! user that is in its own user and PID namespaces, or has proven that it has the key of the user.
+//! A payload with the uid of the user could listen in place of the daemon. So the client sends its request only to a process of
+//! its user that is in its own user and PID namespaces, or has proven that it has the key of the user.
 
 use crate::{
     admission::PATIENCE,
@@ -133,32 +133,39 @@ impl Client {
         let failed = |source| self.unreachable("connect to the daemon's socket", source);
         let mut connection = Connection::new(daemon.socket).map_err(failed)?;
         match daemon.peer {
-            Peer::Here | Peer::Beside(_) => connection.send(&Hello { version: VERSION, nonce: Nonce::NONE }, &[])?,
+            Peer::Here | Peer::Beside(_) => {
+                unless_refused(connection.send(&Hello { version: VERSION, nonce: Nonce::NONE }, &[]))?;
+            }
             Peer::Elsewhere(place) => {
                 let nonce = Nonce::random().map_err(failed)?;
                 authenticate(&mut connection, nonce, place.namespace).await?;
             }
         }
-        match connection.send(request, fds) {
-            // The daemon has refused this client, and its reply says why.
-            Err(ChannelError::Closed) => {}
-            sent => sent?,
-        }
+        unless_refused(connection.send(request, fds))?;
         Ok(connection)
+    }
+}
+
+/// Ignores that the daemon has closed the connection. A daemon that refuses a client sends the reason first, which is still to be
+/// received.
+fn unless_refused(sent: Result<(), ChannelError>) -> Result<(), ChannelError> {
+    match sent {
+        Err(ChannelError::Closed) => Ok(()),
+        sent => sent,
     }
 }
 
 /// Lets a daemon in other namespaces prove that it has the key, and then proves the same to it.
 async fn authenticate(connection: &mut Connection, nonce: Nonce, namespace: &'static str) -> Result<(), DaemonError> {
     let refused = |reason| DaemonError::Key { namespace, reason };
-    let key = key::of_client().ok_or(refused(KeyRefusal::Missing(key::NAME)))?;
-    connection.send(&Hello { version: VERSION, nonce }, &[])?;
+    let (path, key) = key::of_client().ok_or_else(|| refused(KeyRefusal::Missing(key::paths_of_client())))?;
+    unless_refused(connection.send(&Hello { version: VERSION, nonce }, &[]))?;
     let reply = tokio::time::timeout(PATIENCE, connection.receive::<Reply>()).await;
     match reply.map_err(|_| refused(KeyRefusal::Silent))??.0 {
         Reply::Challenge { nonce: daemon, tag } => {
             let nonces = Nonces { client: nonce, daemon };
             if !tag.is(&nonces.tag(&key, Side::Daemon)) {
-                return Err(refused(KeyRefusal::Impostor(key::NAME)));
+                return Err(refused(KeyRefusal::Impostor(path)));
             }
             Ok(connection.send(&Answer(nonces.tag(&key, Side::Client)), &[])?)
         }

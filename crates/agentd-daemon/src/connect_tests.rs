@@ -7,8 +7,8 @@ use std::{
     process::Child,
 };
 
-/// A process that listens in place of the daemon, and prints the number of bytes that each client has sent when it disconnects. It
-/// replies to the first message with a challenge that has the number of the client, in place of its own and of the proof.
+/// A process that listens in place of the daemon, and prints the number of bytes that each client has sent when it disconnects.
+/// It replies to the first message with a challenge that has the number of the client, in place of its own and of the proof.
 const LISTENS: &str = r"
 import socket
 listener = socket.socket(socket.AF_UNIX)
@@ -139,4 +139,29 @@ async fn daemon_that_has_ended_since_it_listened_counts_as_none() {
     assert!(folder::connect(&client.folder().unwrap().unwrap()).is_ok());
     assert_eq!(client.daemon().await.unwrap(), None);
     drop(child);
+}
+
+#[tokio::test]
+async fn client_that_the_daemon_refuses_before_reading_reports_the_reason() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = folder::open(place.path()).unwrap();
+    let listener = folder::listen(&folder).unwrap();
+    let client = Client::new(place.path(), Vec::new());
+    let daemon = async {
+        for _ in 0..2 {
+            let refused = Connection::new(listener.accept().await.unwrap().0.into_std().unwrap()).unwrap();
+            refused.send(&Reply::Failed(crate::protocol::Failure::Other("no peer — go".to_owned())), &[]).unwrap();
+        }
+    };
+    let asked = async { (client.status().await.unwrap_err(), client.daemon().await.unwrap_err()) };
+    let ((), (status, about)) = tokio::join!(daemon, asked);
+    assert_eq!([status.to_string(), about.to_string()], ["no peer — go", "no peer — go"]);
+    // The connection is closed before the client has sent anything.
+    let listening = client.find(&folder).unwrap().unwrap();
+    let refused = Connection::new(listener.accept().await.unwrap().0.into_std().unwrap()).unwrap();
+    refused.send(&Reply::Failed(crate::protocol::Failure::Other("closed — go".to_owned())), &[]).unwrap();
+    drop(refused);
+    let reply = client.send(listening, &Request::Status, &[]).await.unwrap().receive::<Reply>().await.unwrap().0;
+    assert_eq!(unexpected(reply).to_string(), "closed — go");
+    assert!(unexpected(Reply::Done).to_string().contains("unexpected message of kind done — run `agentd daemon stop`"));
 }

@@ -5,7 +5,10 @@ use agentd_core::IsolationError;
 use agentd_isolation::layered::LayeredError;
 use agentd_sandboxes::{Name, StateError};
 use agentd_supervisor::channel::ChannelError;
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 /// Reasons why a request about a named sandbox failed.
 #[derive(Debug, thiserror::Error)]
@@ -53,8 +56,8 @@ pub enum DaemonError {
     },
     /// A process of another user listens on the daemon's socket.
     #[error(
-        "connect to the sandbox daemon: folder {}: the process that listens there runs as uid {uid}, not as the user of this command \
-         — run agentd as that user, or set AGENTD_DATA_DIR to a directory of your own", place.display()
+        "connect to the sandbox daemon: folder {}: the process that listens on the socket runs as uid {uid}, not as the user of \
+         this command — run agentd as that user, or set AGENTD_DATA_DIR to a directory of your own", place.display()
     )]
     OtherUser {
         /// The folder with the socket.
@@ -88,6 +91,12 @@ pub enum DaemonError {
         /// The remedy.
         remedy: &'static str,
     },
+    /// The daemon sent another reply than the request has.
+    #[error(
+        "receive the daemon's reply: unexpected message of kind {0} — run `agentd daemon stop`, which ends all running commands \
+         and keeps all files, then try again"
+    )]
+    Unexpected(&'static str),
     /// The daemon refused the request.
     #[error("{0}")]
     Refused(String),
@@ -102,30 +111,27 @@ pub enum DaemonError {
 pub enum KeyRefusal {
     /// The client finds no key with which the daemon could prove what it is.
     #[error(
-        "finds no key to verify the daemon with — run agentd in the namespaces of the daemon, or make the file {0} of the daemon's \
-         runtime or data folder readable in those of the client, at the same path"
+        "finds no key to verify the daemon with (it looks at {0}) — run agentd in the namespaces of the daemon (usually on the \
+         host), or bind-mount the daemon's file daemon.key at the same path into the container or toolbox in which the client \
+         runs"
     )]
-    Missing(&'static str),
+    Missing(String),
     /// The daemon has not proven that it has the key that the client found.
     #[error(
-        "the process that listens there has not proven that it has the key {0} — run agentd in the namespaces of the daemon, or show \
-         that file of the daemon in those of the client, at the same path"
+        "the process that listens on the daemon's socket has not proven that it has the key {} — {}", .0.display(), share(.0)
     )]
-    Impostor(&'static str),
+    Impostor(PathBuf),
     /// The daemon did not answer the client in time.
-    #[error("the process that listens there sent no proof in time — run `agentd daemon stop` in its namespaces")]
-    Silent,
-    /// The client did not ask for proof, and so cannot give any.
     #[error(
-        "presented no key — run agentd in the namespaces of the daemon, or make the file {} readable in those of the client, at \
-         the same path", .0.display()
+        "the process that listens on the daemon's socket sent no proof in time — run `agentd daemon stop` in the namespaces of \
+         the daemon (usually on the host)"
     )]
+    Silent,
+    /// The client requested no proof of the daemon, and so has none to send.
+    #[error("presented no key — {}", share(.0))]
     None(PathBuf),
     /// The client has another key.
-    #[error(
-        "presented a wrong key — run agentd in the namespaces of the daemon, or show the file {} in those of the client, at the \
-         same path", .0.display()
-    )]
+    #[error("presented a wrong key — {}", share(.0))]
     Wrong(PathBuf),
     /// The client did not prove in time that it has the key.
     #[error("sent no complete message in time — try again; if that fails, use the build of agentd that started the daemon")]
@@ -133,6 +139,15 @@ pub enum KeyRefusal {
     /// Too many clients have not proven yet that they have the key.
     #[error("too many such clients have not proven yet that they have the key — try again")]
     Many,
+}
+
+/// Returns the advice to a user whose client has not the key of the daemon, which is the file `key`.
+fn share(key: &Path) -> String {
+    format!(
+        "run agentd in the namespaces of the daemon (usually on the host), or bind-mount {} at the same path into the container \
+         or toolbox in which the client runs",
+        key.display()
+    )
 }
 
 impl DaemonError {

@@ -1,7 +1,7 @@
 //! The proof that both ends of a connection have the key of the user, without sending it.
 //!
-//! Each side chooses a random number. Each side then sends a MAC of both numbers under the key, the daemon first. The side is part
-//! of the MAC, so that no MAC of one side is valid for the other, and a connection's MAC is valid on no other connection.
+//! Each side chooses a random number. Each side then sends a MAC of both numbers under the key, the daemon first. The side is
+//! part of the MAC, so that no MAC of one side is valid for the other, and a connection's MAC is valid on no other connection.
 
 use crate::{key::Key, protocol::VERSION};
 use hmac::{

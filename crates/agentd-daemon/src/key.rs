@@ -1,10 +1,10 @@
 //! The key of clients in other namespaces.
 //!
 //! The daemon serves a client in its own user and PID namespaces without a key, because no payload runs there. A client in other
-//! namespaces (a rootless toolbox, `unshare --user`) may be a payload that reached the socket, and a daemon there may be a payload
-//! that listens in place of the daemon. Client and daemon then prove to each other that they have the key: the content of a file
-//! that only the user may read. No grant may contain the folder of the key or that of the socket, nor the place of one that does not
-//! exist yet. Without a runtime directory of the user, both lie below the data folder.
+//! namespaces (a rootless toolbox, `unshare --user`) may be a payload that reached the socket, and a daemon there may be a
+//! payload that listens in place of the daemon. Client and daemon then prove to each other that they have the key: the content
+//! of a file that only the user may read. No grant may contain the folder of the key or that of the socket, nor the place of one
+//! that does not exist yet. Without a runtime directory of the user, both lie below the data folder.
 //!
 //! Every copy of the key in memory is overwritten when it is dropped.
 
@@ -17,7 +17,7 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// The name of the file in agentd's cache folder. All daemons of a user have the same key.
+/// The name of the file in the folder of proofs and key. All daemons of a user have the same key.
 pub(crate) const NAME: &str = "daemon.key";
 
 const LENGTH: usize = 32;
@@ -75,7 +75,7 @@ pub(crate) struct NoKey {
 /// Creates the key of this user's daemons, unless there is a valid one. A file that others can read is replaced: others may know
 /// its content.
 pub(crate) fn create() -> io::Result<()> {
-    let folder = own_state::cache_folder().ok_or(io::ErrorKind::NotFound)?;
+    let folder = own_state::trusted_folder().ok_or(io::ErrorKind::NotFound)?;
     if read(folder.as_fd()).is_ok() {
         return Ok(());
     }
@@ -92,14 +92,14 @@ pub(crate) fn create() -> io::Result<()> {
 /// Computes the MACs of a connection with the key of this user's daemons. The key is read for each connection that needs it, so
 /// that no copy of it is in the daemon's memory when a launcher is forked, and removing the file revokes the key.
 pub(crate) fn tags(nonces: &Nonces) -> Result<Tags, NoKey> {
-    let folder = own_state::cache_folder().ok_or_else(|| NoKey { path: NAME.into(), cause: io::ErrorKind::NotFound.into() })?;
+    let folder = own_state::trusted_folder().ok_or_else(|| NoKey { path: NAME.into(), cause: io::ErrorKind::NotFound.into() })?;
     let key = read(folder.as_fd()).map_err(|cause| NoKey { path: path_in(folder.as_fd()), cause })?;
     Ok(Tags { daemon: nonces.tag(&key, Side::Daemon), client: nonces.tag(&key, Side::Client) })
 }
 
 /// Returns the path of the daemon's key, for messages.
 pub(crate) fn path() -> PathBuf {
-    own_state::cache_folder().map_or_else(|| NAME.into(), |folder| path_in(folder.as_fd()))
+    own_state::trusted_folder().map_or_else(|| NAME.into(), |folder| path_in(folder.as_fd()))
 }
 
 fn path_in(folder: BorrowedFd<'_>) -> PathBuf {
@@ -110,9 +110,16 @@ fn read(folder: BorrowedFd<'_>) -> io::Result<Key> {
     Key::parse(&own_state::read_secret(folder, NAME)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Returns the key of this user as a client finds it; `None` if it finds none.
-pub(crate) fn of_client() -> Option<Key> {
-    own_state::cached_secret(NAME).and_then(|content| Key::parse(&content))
+/// Returns the key of this user as a client finds it, and its path; `None` if the client finds none.
+pub(crate) fn of_client() -> Option<(PathBuf, Key)> {
+    let (path, content) = own_state::read_trusted_secret(NAME)?;
+    Some((path, Key::parse(&content)?))
+}
+
+/// Returns the paths at which a client looks for the key, for messages.
+pub(crate) fn paths_of_client() -> String {
+    let paths = own_state::trusted_paths(NAME).into_iter().map(|path| path.display().to_string());
+    paths.collect::<Vec<_>>().join(" and ")
 }
 
 #[cfg(test)]

@@ -35,18 +35,18 @@ const TICK: Duration = Duration::from_secs(1);
 /// The time after which the daemon ends, if no sandbox has processes or a time to live, and no client connects.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Runs the daemon for the sandboxes below `place`. Returns after SIGTERM or SIGINT, or when for some
-/// seconds no sandbox has had processes or a time to live, and no client has connected. Returns at once if another daemon already holds the lock. Disks with a limit are mounted
-/// in `own`, if there is one.
+/// Runs the daemon for the sandboxes below `place`. Returns after SIGTERM or SIGINT, or after [`IDLE`] in which no sandbox had
+/// processes or a time to live and no client connected. Returns at once if another daemon holds the lock. Disks with a limit are
+/// mounted in `own`, if there is one.
 ///
-/// `prove` attacks a sandbox in the namespaces of this process. It is called before a client creates a sandbox or starts a command,
-/// unless the client is in these namespaces and has done that itself.
+/// `prove` attacks a sandbox in the namespaces of this process. The daemon calls `prove` before a client creates a sandbox or
+/// starts a command, unless the client is in these namespaces and has attacked a sandbox itself.
 ///
 /// `start_log` receives the log file as soon as this process holds the lock, and directs the events of the process there.
 ///
 /// # Errors
-/// [`DaemonError::Unreachable`] if the daemon cannot open its lock, its log or its socket; [`DaemonError::Layered`] if the state on
-/// disk cannot be opened.
+/// [`DaemonError::Unreachable`] if the daemon cannot open its lock, its log or its socket; [`DaemonError::Layered`] if the state
+/// on disk cannot be opened.
 pub async fn run(place: &Path, own: Option<OwnMounts>, prove: Prove, start_log: impl FnOnce(LogFile)) -> Result<(), DaemonError> {
     // Reset the file mode mask inherited from the first client: it would affect all other clients.
     rustix::process::umask(Mode::from(0o022));

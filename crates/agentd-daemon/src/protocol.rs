@@ -20,8 +20,8 @@ pub(crate) const MAX_FRAME: usize = 4 << 20;
 /// Largest file that is copied in or out, in bytes.
 pub(crate) const MAX_FILE: u64 = 1 << 30;
 
-/// The first message of a client. It has no descriptors, and a fixed length: until a client in other namespaces has proven that it
-/// has the key, the daemon reads only this many bytes and those of [`Answer`].
+/// The first message of a client. It has no descriptors, and a fixed length: until a client in other namespaces has proven that
+/// it has the key, the daemon reads only this many bytes and those of [`Answer`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub version: u32,
@@ -151,6 +151,23 @@ pub(crate) enum Reply {
     Daemon(Daemon),
     /// The random number of the daemon, and its proof that it has the key.
     Challenge { nonce: Nonce, tag: Tag },
+}
+
+impl Reply {
+    /// Returns the kind of reply, for messages. The content may have been chosen by a payload.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed(_) => "failed",
+            Self::Made(..) => "made",
+            Self::Started { .. } => "started",
+            Self::Compared(_) => "compared",
+            Self::Ended(..) => "ended",
+            Self::Status(_) => "status",
+            Self::Daemon(_) => "daemon",
+            Self::Challenge { .. } => "challenge",
+        }
+    }
 }
 
 /// Reasons why a request failed.

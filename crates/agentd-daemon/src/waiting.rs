@@ -1,8 +1,8 @@
 //! The clients in other namespaces that have connected, and have not proven yet that they have the key.
 //!
-//! Their number is limited, and any of them may be a payload, of which many processes may connect. When there are too many, the
-//! one that has waited longest is displaced among those of the user and PID namespaces with the most such clients. A payload
-//! cannot leave its namespaces, so the clients that it displaces are its own, unless other namespaces have as many.
+//! At most 64 such clients wait. If another one connects, the client that has waited longest is displaced, among the clients of
+//! the user and PID namespaces with the most waiting clients. All processes of a payload are in the same namespaces. A payload
+//! therefore displaces its own connections, unless other namespaces have as many.
 
 use std::{
     collections::HashMap,

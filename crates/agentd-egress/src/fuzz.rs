@@ -1,5 +1,5 @@
-//! Entry points of the fuzz targets in `fuzz/`, for everything that a sandbox or a user sends to the gateway. Each returns how much
-//! of its input was valid; its error is an invariant that the input broke.
+//! Entry points of the fuzz targets in `fuzz/`, for everything that a sandbox or a user sends to the gateway. Each returns how
+//! much of its input was valid; its error is an invariant that the input broke.
 
 use crate::{
     dns,

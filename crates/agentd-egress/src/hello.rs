@@ -1,7 +1,7 @@
 //! The ClientHello of TLS (RFC 8446, 4.1.2): the name that a client wants, read without decrypting anything.
 //!
-//! The bytes are hostile. The decoder reads at most [`MAX_FIRST_BYTES`], copies only bytes that have arrived, and allocates nothing
-//! by a length field.
+//! The bytes are hostile. The decoder reads at most [`MAX_FIRST_BYTES`], copies only bytes that have arrived, and allocates
+//! nothing by a length field.
 
 use crate::{
     limits::MAX_FIRST_BYTES,

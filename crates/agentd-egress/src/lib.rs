@@ -1,7 +1,7 @@
 //! The gateway outside of the boundary, through which a sandbox reaches the hosts that it was granted.
 //!
-//! In the sandbox's network namespace every address is local, and nothing leaves it. Sockets that were created there listen on the
-//! granted ports and on port 53; their descriptors are passed to this crate. The kernel's own TCP ends the connections of the
+//! In the sandbox's network namespace every address is local, and nothing leaves it. Sockets that were created there listen on
+//! the granted ports and on port 53; their descriptors are passed to this crate. The kernel's own TCP ends the connections of the
 //! sandbox, so the gateway parses no packets and needs no privilege.
 //!
 //! Data flow of a connection:

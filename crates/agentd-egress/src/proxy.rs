@@ -72,7 +72,7 @@ pub enum ProxyError {
     #[error("upstream proxy: the login in the setting has a `%` without two hexadecimal digits — write `%25` for a `%`")]
     Login,
     /// The host or port is damaged.
-    #[error("upstream proxy: {0:?} is not HOST:PORT — correct the setting")]
+    #[error("upstream proxy: {0:?} is neither HOST nor HOST:PORT — correct the setting of the proxy (HTTPS_PROXY)")]
     Address(String),
 }
 

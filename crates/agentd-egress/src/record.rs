@@ -95,10 +95,10 @@ pub enum FlowRefusal {
     #[error("the address stands for no name — resolve the name with the sandbox's DNS first")]
     NoName,
     /// The sandbox asked for more names than its limit.
-    #[error("the sandbox asked for more names than its limit allows — raise the limit")]
+    #[error("the sandbox resolved more names than `FlowLimits::names` permits — raise that limit")]
     TooManyNames,
     /// A question for a type of record that the gateway does not answer.
-    #[error("DNS records of type {0} are not available in a sandbox")]
+    #[error("DNS records of type {0} are not available in a sandbox — request A or AAAA records")]
     RecordType(String),
     /// The name leads to an address that is not of the public internet.
     #[error("the name leads to {address}, which is {kind} — grant that address with its port too, if it is meant")]
@@ -109,7 +109,7 @@ pub enum FlowRefusal {
         kind: SpecialKind,
     },
     /// The first bytes did not arrive in time.
-    #[error("the client sent no complete {0} in time")]
+    #[error("the client sent no complete {0} in time — try again, or raise `FlowLimits::first_bytes`")]
     TimedOut(&'static str),
     /// The connection is not acceptable TLS.
     #[error(transparent)]

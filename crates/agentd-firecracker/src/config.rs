@@ -6,6 +6,7 @@ use agentd_isolation::data_directory;
 use agentd_vm::Assets;
 use std::{
     fs::File,
+    io,
     num::NonZeroU64,
     path::{Path, PathBuf},
 };
@@ -101,17 +102,11 @@ impl FirecrackerConfig {
     /// [`IsolationError::Unavailable`] names the first missing item and the command that provides it.
     pub(super) fn assets(&self) -> Result<Assets, IsolationError> {
         let missing = |what: String| Err(unavailable(what));
+        let is_root = rustix::process::geteuid().is_root();
         if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
-            return missing(match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    "/dev/kvm does not exist — load the kernel module kvm-intel or kvm-amd; in a virtual machine, enable \
-                     nested virtualisation on its host; in a container, start it with --device /dev/kvm"
-                        .to_owned()
-                }
-                _ => format!("/dev/kvm: {error} — add the user to the group kvm: usermod -aG kvm USER"),
-            });
+            return missing(kvm_problem(&error, is_root));
         }
-        let jailer = rustix::process::geteuid().is_root().then_some(files::JAILER);
+        let jailer = is_root.then_some(files::JAILER);
         for program in [files::FIRECRACKER].into_iter().chain(jailer) {
             let path = self.programs.join(program);
             if !path.is_file() {
@@ -122,6 +117,25 @@ impl FirecrackerConfig {
     }
 }
 
+/// Returns the reason why `/dev/kvm` cannot be opened, and what to do.
+fn kvm_problem(error: &io::Error, is_root: bool) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "/dev/kvm does not exist — load the kernel module kvm-intel or kvm-amd; in a virtual machine, \
+                                    enable nested virtualisation on its host; in a container, start it with --device /dev/kvm"
+                .to_owned()
+        }
+        // EPERM comes from the device rules of a container, which no group of the user changes.
+        io::ErrorKind::PermissionDenied if error.raw_os_error() == Some(libc::EACCES) && !is_root => {
+            format!("/dev/kvm: {error} — add your user to the group of /dev/kvm (usermod -aG kvm USER), then log in again")
+        }
+        _ => format!(
+            "/dev/kvm: {error} — check the virtualisation of this host (in a container, start it with --device /dev/kvm), or use \
+             --backend gondolin, which also works without KVM"
+        ),
+    }
+}
+
 /// The remedy if a machine does not start, for which the cause is usually in the host's KVM or in the assets.
 pub(super) const REMEDY: &str =
     "run `agentd doctor --backend firecracker`; if it reports the same error, run `agentd vm build` again";
@@ -129,4 +143,24 @@ pub(super) const REMEDY: &str =
 /// Returns the error for a missing requirement of this backend.
 pub(super) fn unavailable(reason: String) -> IsolationError {
     IsolationError::Unavailable { backend: NAME.to_owned(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_about_kvm_depends_on_errno_and_user() {
+        for (errno, is_root, advice) in [
+            (libc::ENOENT, false, "kvm-intel"),
+            (libc::EACCES, false, "log in again"),
+            (libc::EACCES, true, "--device /dev/kvm"),
+            (libc::EPERM, false, "--device /dev/kvm"),
+            (libc::EBUSY, false, "--backend gondolin"),
+        ] {
+            let problem = kvm_problem(&io::Error::from_raw_os_error(errno), is_root);
+            assert!(problem.contains(advice), "{problem}");
+            assert_eq!(problem.contains("usermod"), advice == "log in again", "{problem}");
+        }
+    }
 }

@@ -54,8 +54,9 @@ impl ThawWaiter {
     }
 }
 
-fn refused(reason: &str) -> IsolationError {
-    IsolationError::Invalid { what: "freeze or thaw of the root's file system".to_owned(), reason: reason.to_owned() }
+/// Returns the error of a thaw that no freeze precedes: the host and this guest disagree about the state of the file system.
+fn not_frozen(reason: &str) -> IsolationError {
+    IsolationError::Protocol(format!("thaw the root's file system: {reason}"))
 }
 
 impl Freezer {
@@ -78,7 +79,7 @@ impl Freezer {
         let mut ongoing = self.ongoing();
         // A freeze that has ended by itself does not count.
         if ongoing.as_mut().is_some_and(|ongoing| matches!(ongoing.ended.try_recv(), Err(oneshot::error::TryRecvError::Empty))) {
-            return Err(refused("the file system is already frozen"));
+            return Err(IsolationError::Busy("the file system of its root is frozen for another snapshot".to_owned()));
         }
         let (root, frozen_flag) = (self.root.clone(), self.frozen_flag.clone());
         let (request_thaw, thaw_requested) = mpsc::channel();
@@ -103,7 +104,7 @@ impl Freezer {
     /// Thaws the file system, as soon as it is frozen. Never blocks; the returned receiver yields whether it stayed frozen until
     /// this request.
     pub(super) fn thaw(&self) -> Result<PendingResult, IsolationError> {
-        let ongoing = self.ongoing().take().ok_or_else(|| refused("the file system is not frozen"))?;
+        let ongoing = self.ongoing().take().ok_or_else(|| not_frozen("it is not frozen"))?;
         // If the thread has ended, the file system is thawed already.
         ongoing.request_thaw.send(()).or_unreceived("request to thaw");
         Ok(ongoing.ended)
@@ -120,7 +121,7 @@ fn keep_frozen(
         Ok(file_system) => file_system,
         Err(error) => {
             frozen.send(Err(error.into())).or_unreceived("failure to freeze");
-            return Err(refused("the file system could not be frozen"));
+            return Err(not_frozen("it could not be frozen"));
         }
     };
     frozen.send(Ok(())).or_unreceived("start of a freeze");
@@ -137,7 +138,8 @@ fn keep_frozen(
 
 /// Waits for the result of a freeze or a thaw.
 pub(super) async fn recv_result(result: PendingResult) -> Result<(), IsolationError> {
-    result.await.unwrap_or_else(|_| Err(refused("the freezer thread ended without a result")))
+    let ended = || IsolationError::Internal("freeze the root's file system: the thread ended without a result".to_owned());
+    result.await.unwrap_or_else(|_| Err(ended()))
 }
 
 #[cfg(test)]
@@ -154,6 +156,19 @@ mod tests {
             assert!(matches!(error, IsolationError::Control(_)), "{error}");
             waiter.wait().await;
         }
-        assert!(recv_result(freezer.thaw().unwrap()).await.is_err());
+        let thawed = recv_result(freezer.thaw().unwrap()).await;
+        assert!(matches!(thawed, Err(IsolationError::Protocol(_))), "{thawed:?}");
+    }
+
+    #[tokio::test]
+    async fn errors_of_a_freeze_name_a_state_and_not_a_request() {
+        let freezer = Freezer::new(Path::new("/proc"), Arc::default());
+        assert!(matches!(freezer.thaw(), Err(IsolationError::Protocol(_))));
+        let (ending, ended) = oneshot::channel();
+        *freezer.ongoing() = Some(OngoingFreeze { request_thaw: mpsc::channel().0, ended });
+        assert!(matches!(freezer.freeze(), Err(IsolationError::Busy(_))));
+        drop(ending);
+        let thawed = recv_result(freezer.thaw().unwrap()).await;
+        assert!(matches!(thawed, Err(IsolationError::Internal(_))), "{thawed:?}");
     }
 }

@@ -91,7 +91,7 @@ impl Guest {
     /// There is no timeout: a guest that does not answer blocks this call. If the call is cancelled, the machine is killed.
     ///
     /// # Errors
-    /// Returns [`IsolationError::MachineLost`] if the guest ended instead, and [`IsolationError::Invalid`] if the guest is
+    /// Returns [`IsolationError::MachineLost`] if the guest ended instead, and [`IsolationError::Protocol`] if the guest is
     /// already quiesced.
     pub async fn quiesce(&self) -> Result<(), IsolationError> {
         let (task, session) = {
@@ -99,10 +99,7 @@ impl Guest {
             (connection.task.take(), connection.session.clone())
         };
         let Some(task) = task else {
-            return Err(IsolationError::Invalid {
-                what: "quiesce request".to_owned(),
-                reason: "the guest is already quiesced or disconnected".to_owned(),
-            });
+            return Err(IsolationError::Protocol("quiesce the guest: it is already quiesced or disconnected".to_owned()));
         };
         self.pauses.send_modify(|pauses| pauses.quiesced = true);
         session.quiesce()?;

@@ -107,7 +107,7 @@ where
             return fill(reader, writer, guest, (number, path(place), changes)).await;
         }
         ToGuest::Attach(request) => prepare(request, guest, served).await,
-        _ => Err(invalid("the first request of a connection must be an attach request")),
+        _ => Err(unexpected("the first request of a connection must be an attach request")),
     };
     let served = prepared.is_ok();
     transport::send(writer, &FromGuest::Attached(prepared.map_err(Failure::from)), MAX_FROM_GUEST).await?;
@@ -166,14 +166,15 @@ async fn prepare(
             realtime_ns.map_or(Ok(()), machine_identity::set_clock)?;
             Ok(served.sandbox.controls().to_vec())
         }
-        (AttachRequest::Fill { .. }, _) => Err(invalid("copies must be filled before the sandbox is created")),
-        (AttachRequest::New(_), Some(_)) => Err(invalid("the sandbox already exists")),
-        (_, None) => Err(invalid("the sandbox does not exist yet")),
+        (AttachRequest::Fill { .. }, _) => Err(unexpected("copies must be filled before the sandbox is created")),
+        (AttachRequest::New(_), Some(_)) => Err(unexpected("the sandbox already exists")),
+        (_, None) => Err(unexpected("the sandbox does not exist yet")),
     }
 }
 
-fn invalid(reason: &str) -> IsolationError {
-    IsolationError::Invalid { what: "attach request to the guest".to_owned(), reason: reason.to_owned() }
+/// Returns the error of a request that does not fit the state of the guest.
+fn unexpected(reason: &str) -> IsolationError {
+    IsolationError::Protocol(format!("attach to the guest: {reason}"))
 }
 
 /// Gives the machine its identity. The random seed comes first, because the other steps may need random numbers.

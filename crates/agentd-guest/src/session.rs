@@ -130,7 +130,10 @@ impl Session {
 pub(super) fn refused(error: FrameError) -> IsolationError {
     match error {
         FrameError::QueueFull | FrameError::TooMany { .. } => IsolationError::Busy(error.to_string()),
-        error => IsolationError::Invalid { what: "request to the guest".to_owned(), reason: error.to_string() },
+        error => {
+            let reason = format!("{error} — pass fewer or shorter arguments, environment variables and grants");
+            IsolationError::Invalid { what: "request to the guest".to_owned(), reason }
+        }
     }
 }
 

@@ -316,7 +316,7 @@ async fn changes(
     (number, taken, running): (u32, bool, bool),
     mut to: SendStream,
 ) -> Result<u64, IsolationError> {
-    let none = || IsolationError::Invalid { what: "copy".to_owned(), reason: format!("no copy has the number {number}") };
+    let none = || IsolationError::Protocol(format!("send the changes of a grant: no copy has the number {number}"));
     let mut sender = around.copies().await.get_mut(&number).ok_or_else(none)?.changes(taken, running)?;
     let mut total = 0;
     while let Some(piece) = sender.next_piece()? {

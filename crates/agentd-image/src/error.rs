@@ -105,7 +105,7 @@ pub enum ImageError {
         .offered.join(", ")
     )]
     Platform {
-        /// The platform of this machine, as `os/architecture`.
+        /// The platform of this host, as `os/architecture`.
         wanted: String,
         /// The platforms of the image.
         offered: Vec<String>,
@@ -162,11 +162,11 @@ pub enum ImageError {
         source: Box<OciDistributionError>,
     },
     /// The login for a registry could not be read.
-    #[error("read the login for registry {registry}: {why} — log in again, or unset DOCKER_CONFIG")]
+    #[error("read the login for registry {registry}: {why}")]
     Login {
         /// The registry.
         registry: String,
-        /// The reason.
+        /// The reason, and after ` — ` what to do.
         why: String,
     },
     /// A worker thread of this process panicked or was cancelled.

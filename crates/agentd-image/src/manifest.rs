@@ -50,7 +50,7 @@ pub(crate) struct Platform {
 }
 
 impl Platform {
-    /// Returns the platform of this machine.
+    /// Returns the platform of this host.
     pub(crate) fn here() -> Self {
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
@@ -117,7 +117,7 @@ pub(crate) fn parse<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Re
 }
 
 impl Config {
-    /// Parses the configuration of an image with `layers` layers, and checks that the image is built for this machine.
+    /// Parses the configuration of an image with `layers` layers, and checks that the image is built for this host.
     pub(crate) fn parse(bytes: &[u8], layers: usize) -> Result<Self, ImageError> {
         let config: Self = parse("the configuration", bytes)?;
         if config.rootfs.diff_ids.len() != layers {
@@ -150,7 +150,7 @@ impl Manifest {
     }
 }
 
-/// Selects the manifest of an index that is built for this machine.
+/// Selects the manifest of an index that is built for this host.
 pub(crate) fn choose(manifests: &[Descriptor]) -> Result<&Descriptor, ImageError> {
     let here = Platform::here();
     // An entry without a platform may fit; the platform is checked when its configuration is parsed.

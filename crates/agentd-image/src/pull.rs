@@ -31,7 +31,7 @@ pub struct Progress {
 }
 
 impl Store {
-    /// Downloads `reference` from its registry, for the platform of this machine. The login is that of Docker, including
+    /// Downloads `reference` from its registry, for the platform of this host. The login is that of Docker, including
     /// credential helpers, from `~/.docker/config.json` or the directory in `DOCKER_CONFIG`. A registry on the loopback interface
     /// is contacted without TLS and without a proxy. All others are contacted with TLS, through the proxy in the environment
     /// (`https_proxy`).
@@ -76,7 +76,7 @@ impl Store {
     }
 }
 
-/// Fetches the manifest of `reference` for this machine, following nested indexes.
+/// Fetches the manifest of `reference` for this host, following nested indexes.
 async fn find(registry: &Registry, reference: &Reference) -> Result<(Vec<u8>, Manifest), ImageError> {
     let mut bytes = registry.manifest(reference).await?;
     for _ in 0..MAX_INDEXES {

@@ -146,7 +146,8 @@ impl SupervisorConnection {
             }
             Err(full @ PushError::Full) => Err(IsolationError::Busy(full.to_string())),
             Err(PushError::Channel(ChannelError::Encode(e))) => {
-                Err(IsolationError::Invalid { what: "command".to_owned(), reason: e.to_string() })
+                let reason = format!("{e} — pass fewer or shorter arguments and environment variables");
+                Err(IsolationError::Invalid { what: "command".to_owned(), reason })
             }
             // A loss that was recorded earlier has the better cause.
             Err(other) => Err(self.lost().unwrap_or_else(|| IsolationError::SupervisorDied(other.to_string()))),

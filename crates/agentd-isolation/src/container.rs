@@ -170,7 +170,7 @@ fn rooted(spec: &SandboxSpec, scratch: Bytes, parts: RootParts) -> Result<Sandbo
     let links = [links, spec.links.clone()].concat();
     let grants = grants::resolve(&spec.grants, room)?;
     let home = spec.home.clone().unwrap_or_else(|| PathBuf::from("/root"));
-    grants::check_place("home", &home)?;
+    grants::check_target("home", &home)?;
     let names = names.map(|names| names(&home, spec.network));
     let scratch_bytes = spec.limits.memory.unwrap_or(scratch).0;
     // In the sandbox's own root, set-id bits affect no host user. In a writable granted directory, files belong to the caller, on

@@ -123,8 +123,8 @@ pub(crate) fn get() -> Result<Arc<Launcher>, IsolationError> {
     Ok(launcher)
 }
 
-/// Starts the launcher of this process, if there is none, and has it start the first process of the next sandbox. `seccomp` is the
-/// filter that the sandbox is expected to have.
+/// Starts the launcher of this process, if there is none, and has it start the first process of the next sandbox. `seccomp` is
+/// the filter that the sandbox is expected to have.
 pub(crate) fn prepare(namespaces: NamespacePlan, seccomp: SeccompPlan) -> Result<(), IsolationError> {
     get()?.send(&Order::Prepare { namespaces, seccomp }, &[])
 }
@@ -144,7 +144,9 @@ impl Launcher {
     /// Translates a failure to send an order. Unless the order itself is invalid, the launcher is lost.
     fn not_sent(&self, error: ChannelError) -> IsolationError {
         match error {
-            ChannelError::Encode(error) => IsolationError::Invalid { what: "sandbox".to_owned(), reason: error.to_string() },
+            ChannelError::Encode(error) => {
+                IsolationError::Invalid { what: "sandbox".to_owned(), reason: format!("{error} — use fewer grants") }
+            }
             error => self.lose(&error),
         }
     }

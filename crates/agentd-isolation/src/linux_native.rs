@@ -53,7 +53,7 @@ impl LinuxNativeBackend {
     /// Creates the backend. The probe targets are created below `work_root`.
     ///
     /// # Errors
-    /// Never fails on Linux: the probe reports what this machine lacks.
+    /// Never fails on Linux: the probe reports what this host lacks.
     pub fn new(work_root: &Path) -> Result<Self, IsolationError> {
         Ok(Self::configured(work_root, ()))
     }

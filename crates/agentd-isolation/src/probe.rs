@@ -153,12 +153,19 @@ pub async fn change_own_root(backend: &dyn IsolationBackend) -> Evidence {
                 None => EvidenceResult::Held,
             }
         }
-        Ok(outcome) => {
-            EvidenceResult::NotTried(format!("the command ended: {:?}, exit code {:?}", outcome.reason, outcome.exit_code))
-        }
+        Ok(outcome) => EvidenceResult::NotTried(ending(&outcome)),
         Err(error) => EvidenceResult::NotTried(error.to_string()),
     };
     Evidence { claim: Claim::Filesystem, check: "a3_change_the_root".to_owned(), result, remedy: String::new() }
+}
+
+/// Returns how a command ended, for a message.
+fn ending(outcome: &Outcome) -> String {
+    match (outcome.exit_code, outcome.signal) {
+        (Some(code), _) => format!("the command ended with exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal} ended the command"),
+        (None, None) => "it is not known how the command ended".to_owned(),
+    }
 }
 
 /// Check A4 of one limit: the limit, a command that exceeds it, and the test of the outcome.
@@ -225,7 +232,7 @@ pub async fn own_kernel(sandbox: &dyn Sandbox) -> Evidence {
         let command = Command { argv, capture: 1 << 10, ..Command::default() };
         let outcome = sandbox.exec(command).await.map_err(|error| error.to_string())?;
         if outcome.exit_code != Some(0) {
-            return Err(format!("the command ended: {:?}, exit code {:?}", outcome.reason, outcome.exit_code));
+            return Err(ending(&outcome));
         }
         let outside = std::fs::read(BOOT).map_err(|error| format!("read {BOOT} on the host: {error}"))?;
         Ok((outcome.stdout.to_bytes(), outside))
@@ -259,7 +266,7 @@ async fn exceed(backend: &dyn IsolationBackend, check: LimitCheck) -> Evidence {
     };
     let (result, remedy) = match tried.await {
         Ok(outcome) if held(&outcome) => (EvidenceResult::Held, String::new()),
-        Ok(outcome) => (EvidenceResult::Broken(format!("the command ended: {:?}", outcome.reason)), String::new()),
+        Ok(outcome) => (EvidenceResult::Broken(format!("the limit was not reported: {}", ending(&outcome))), String::new()),
         Err(IsolationError::Control(error)) => (EvidenceResult::NotTried(error.call), error.remedy.into()),
         Err(error) => (EvidenceResult::NotTried(error.to_string()), String::new()),
     };

@@ -82,7 +82,9 @@ impl SharedKernelSandbox {
             }
         };
         let Event::Hello { version: protocol::VERSION, controls, watches: kinds, owner } = event else {
-            return Err(IsolationError::Protocol(format!("the supervisor sent {event:?} instead of a greeting of this version")));
+            return Err(IsolationError::Protocol(
+                "the supervisor sent another message instead of a greeting of this version".to_owned(),
+            ));
         };
         let controls = controls?;
         if fds.len() != kinds.len() + 1 {

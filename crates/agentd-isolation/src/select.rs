@@ -187,7 +187,7 @@ pub async fn detect_best_backend(registry: &Registry, work_root: &Path) -> Arc<d
     match chosen.await {
         Ok(choice) if choice.proven.score() > 0 => choice.backend,
         _ => {
-            tracing::warn!("no backend proves any isolation on this machine: commands run without isolation");
+            tracing::warn!("no backend proves any isolation on this host: commands run without isolation");
             Arc::new(HostDirectBackend::new(work_root))
         }
     }

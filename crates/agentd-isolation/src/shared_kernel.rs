@@ -62,7 +62,7 @@ pub trait BackendKind: Send + Sync + 'static {
     const LAYERS: bool = false;
     /// The settings that an embedder can choose.
     type Config: Default + Send + Sync + 'static;
-    /// Plans a sandbox of `spec` on this machine.
+    /// Plans a sandbox of `spec` on this host.
     ///
     /// # Errors
     /// [`IsolationError::Invalid`] for a part of the spec that this backend does not support.
@@ -103,7 +103,7 @@ impl<K: BackendKind> SharedKernelBackend<K> {
         }))
     }
 
-    /// Plans a sandbox of `spec` on this machine with the default configuration. The plan is a value that can be printed,
+    /// Plans a sandbox of `spec` on this host with the default configuration. The plan is a value that can be printed,
     /// compared and applied.
     ///
     /// # Errors
@@ -130,7 +130,7 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     }
 
     async fn create_layered(&self, spec: SandboxSpec) -> Result<Arc<LayeredSandbox>, IsolationError> {
-        let place = LayerStore::place(&self.0.work_root);
+        let place = LayerStore::stores_dir(&self.0.work_root);
         let spec = planned(spec, move |spec| own_state::checked(spec, &[&place])).await?;
         let make = || async {
             let work_root = self.0.work_root.clone();

@@ -61,12 +61,15 @@ type NamespaceId = (u64, u64);
 #[non_exhaustive]
 pub enum PeerError {
     /// The peer runs as another user.
-    #[error("verify the peer of the socket: the process runs as uid {0} — connect as the user who started this process")]
+    #[error(
+        "verify the peer of the socket: the peer runs as uid {0}, not as uid {own} — run client and daemon as the same user",
+        own = rustix::process::geteuid().as_raw()
+    )]
     Uid(u32),
     /// The uid of the peer equals that of this process only because the kernel reports many users with it.
     #[error(
-        "peer of the socket: uid {0} stands for every user that is not mapped in this user namespace — run this process as a \
-         mapped user"
+        "verify the peer of the socket: uid {0} stands for every user that is not mapped in the user namespace, so the peer may \
+         be any of them — run client and daemon as a user that is mapped"
     )]
     Unmapped(u32),
     /// The peer ended after it connected, so that nothing about it can be verified.
@@ -74,12 +77,12 @@ pub enum PeerError {
     Ended,
     /// The peer has no pid in the PID namespace of this process, and the kernel provides no pidfd of it.
     #[error(
-        "verify the peer of the socket: the process is outside of this PID namespace, and the kernel cannot report whether the \
-         process is alive (Linux 6.5 can) — connect from the PID namespace of this process"
+        "verify the peer of the socket: the peer is in another PID namespace, and this kernel cannot report whether the peer is \
+         alive (Linux 6.5 can) — run client and daemon in the same PID namespace"
     )]
     Invisible,
     /// The namespaces of the peer cannot be read.
-    #[error("peer of the socket: {0}")]
+    #[error("verify the peer of the socket: {0}")]
     Proc(#[from] ForeignProc),
     /// A system call failed.
     #[error("verify the peer of the socket: {call}: {errno}")]
@@ -112,7 +115,7 @@ pub fn verify(socket: BorrowedFd<'_>, own: Option<&OwnMounts>) -> Result<Peer, P
     let place = match Pid::from_raw(peer.pid) {
         // The kernel reports pid 0 for a process that is neither in this PID namespace nor in one below it.
         None => Peer::Elsewhere(Elsewhere { namespace: "pid", origin: None }),
-        Some(pid) => place(pid, own)?,
+        Some(pid) => compare_namespaces(pid, own)?,
     };
     // While the process is alive, its pid names no other process: the namespaces read above are those of the peer. If it has
     // ended, they mean nothing.
@@ -120,7 +123,7 @@ pub fn verify(socket: BorrowedFd<'_>, own: Option<&OwnMounts>) -> Result<Peer, P
 }
 
 /// Compares the namespaces of a process with those of this process.
-fn place(pid: Pid, own: Option<&OwnMounts>) -> Result<Peer, PeerError> {
+fn compare_namespaces(pid: Pid, own: Option<&OwnMounts>) -> Result<Peer, PeerError> {
     let process = proc::directory_of(pid.as_raw_pid())?;
     for namespace in OF_PAYLOADS {
         if differs(&process, namespace)? {
@@ -150,8 +153,8 @@ fn differs(process: &Path, kind: &str) -> Result<bool, PeerError> {
     }
 }
 
-/// Returns the namespace of a process; `None` if this process may not inspect it, because the other process is in a user namespace
-/// above, cannot be traced for another reason (`ptrace(2)`), or has ended.
+/// Returns the namespace of a process; `None` if this process may not inspect it, because the other process is in a user
+/// namespace above, cannot be traced for another reason (`ptrace(2)`), or has ended.
 fn identity(process: &Path, kind: &str) -> Result<Option<NamespaceId>, PeerError> {
     let path = process.join("ns").join(kind);
     match rustix::fs::stat(&path) {

@@ -1,7 +1,7 @@
 //! The directories of processes in `/proc`.
 //!
 //! A number names a process only in one PID namespace, and a mounted `/proc` shows the numbers of the namespace that it was
-//! mounted in (`pid_namespaces(7)`). Below `unshare --pid`, and in a container with the `/proc` of the host, `/proc/PID` is
+//! mounted in (`pid_namespaces(7)`). After `unshare --pid`, and in a container with the `/proc` of the host, `/proc/PID` is
 //! therefore the directory of another process than the one that this process knows by that number.
 
 use agentd_core::{Control, ControlError};

@@ -299,8 +299,8 @@ fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<IdLease>, 
 fn mapped_trees(plan: &SandboxPlan, id_map: IdMap) -> Result<Vec<OwnedFd>, ControlError> {
     let shown = (id_map.host_uid, id_map.host_gid);
     if plan.namespaces.ids == Ids::Identity {
-        // There is nothing to map. The trees are cloned here, because only here can the root's directory be cloned without the mounts
-        // below it.
+        // There is nothing to map. The trees are cloned here, because only here can the root's directory be cloned without the
+        // mounts below it.
         let mut trees = plan.tree.root().map_or(Ok(Vec::new()), mount::root::clone_stack)?;
         trees.extend(devices(plan, shown)?);
         let grants = plan.tree.grants();

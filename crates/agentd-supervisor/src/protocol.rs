@@ -1,7 +1,7 @@
 //! The messages between library, launcher and supervisor.
 //!
-//! The protocol allows two transports: over a Unix socket, descriptors are attached to the frames; a transport without
-//! descriptors (vsock) would multiplex the streams instead.
+//! The transport is a Unix stream socket; descriptors are attached to the frames. The agents of virtual machines use another
+//! protocol (crate `agentd-guest`).
 //!
 //! A frame is a little-endian `u32` length, a `u8` count of descriptors, and that many bytes of a postcard-encoded message.
 //! Messages from a supervisor are untrusted: [`decode`] reads at most the frame and never panics.
@@ -170,8 +170,8 @@ pub enum Order {
         /// The plan of the sandbox.
         plan: Box<SandboxPlan>,
     },
-    /// Start the first process of the next sandbox before its plan is known. There is no reply. A sandbox that the process does not
-    /// suit is created without it.
+    /// Start the first process of the next sandbox before its plan is known. The launcher sends no reply. If the plan of the next
+    /// sandbox has other namespaces or a control group, the launcher starts another process for that sandbox and keeps this one.
     Prepare {
         /// The namespaces of the sandbox.
         namespaces: NamespacePlan,
@@ -182,8 +182,8 @@ pub enum Order {
     Destroy {
         /// The sandbox.
         id: u32,
-        /// If true, the end is reported. Unread reports would fill the socket, so an order whose result the library will not read
-        /// sets false.
+        /// If true, the launcher reports the end. An order for which no caller waits sets false: the library would discard the
+        /// report.
         report: bool,
     },
     /// Freeze or thaw all processes of a sandbox.

@@ -25,8 +25,8 @@ pub enum AssetError {
     },
     /// No usable kernel is installed on this host.
     #[error(
-        "find a kernel: none with modules in /boot — find the package that linux-image-cloud-amd64 depends on (apt-cache depends), \
-         fetch that package with apt-get download, and pass the .deb with --kernel"
+        "find a kernel: none with modules in /boot — find the package that linux-image-cloud-amd64 depends on (apt-cache \
+         depends), fetch that package with apt-get download, and pass the .deb with --kernel"
     )]
     NoKernel,
     /// The kernel lacks a feature that a machine needs.

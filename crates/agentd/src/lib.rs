@@ -1,4 +1,4 @@
-//! agentd runs the commands of AI agents. Each command runs in a sandbox that is as strong as this machine allows, and agentd
+//! agentd runs the commands of AI agents. Each command runs in a sandbox that is as strong as this host allows, and agentd
 //! reports how strong that sandbox was.
 //!
 //! This library contains the whole program of the same name. A program that embeds the library calls [`isolation::take_role`]

@@ -108,7 +108,7 @@ async fn streams_continue_after_quiesce() {
 async fn request_during_quiesce_is_done_after_it() {
     let guest = RunningGuest::new().await;
     guest.sandbox.guest().quiesce().await.unwrap();
-    assert!(matches!(guest.sandbox.guest().quiesce().await, Err(IsolationError::Invalid { .. })));
+    assert!(matches!(guest.sandbox.guest().quiesce().await, Err(IsolationError::Protocol(_))));
     let sandbox = guest.sandbox.clone();
     let pending = tokio::spawn(async move { sandbox.exec(script("echo done")).await.unwrap() });
     // The resource usage is the last known one.
@@ -205,10 +205,12 @@ async fn second_sandbox_in_guest_is_refused() {
     let transport = UnixStream::connect(&socket).await.unwrap();
     let adopt = Attach::Adopt { identity: identity("none"), limits: Box::default() };
     let none = GuestSandbox::open(Machines::new().id(), machine.clone(), transport, adopt).await;
-    assert!(matches!(none.err(), Some(IsolationError::Invalid { .. })));
+    let none = none.err().unwrap().to_string();
+    assert!(none.contains("attach to the guest: the sandbox does not exist yet — create another sandbox"), "{none}");
     let sandbox = open(&machine, &socket).await.unwrap();
     sandbox.guest().quiesce().await.unwrap();
-    assert!(matches!(open(&machine, &socket).await.err(), Some(IsolationError::Invalid { .. })));
+    let second = open(&machine, &socket).await.err().unwrap().to_string();
+    assert!(second.contains("attach to the guest: the sandbox already exists — create another sandbox"), "{second}");
     sandbox.guest().proceed(UnixStream::connect(&socket).await.unwrap()).await.unwrap();
     assert_eq!(out(&sandbox.exec(script("echo here")).await.unwrap()), "here\n");
     sandbox.destroy().await.unwrap();

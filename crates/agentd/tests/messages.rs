@@ -126,6 +126,10 @@ fn invalid_arguments_fail_with_remedy() {
             &["run", "--workspace", "file", "--", "true"],
             "--workspace file: not a directory — use the directory that contains this file",
         ),
+        (
+            &["run", "--ro", "/etc", "--", "true"],
+            "path /etc: this system directory is never granted as a whole — grant the subdirectory",
+        ),
         (&["run", "--workspace", "shared", "--", "true"], "every user may create files in this directory (mode 1777)"),
         (
             &["run", "--backend", "contaner", "--", "true"],

@@ -148,7 +148,7 @@ impl Drop for Place {
 /// Returns the proofs with an additional false claim, which a probe would refute.
 fn forged(proofs: &[(String, Value)]) -> Vec<(String, Value)> {
     let mut forged = proofs.to_vec();
-    let claim = json!({ "bit": "kernel", "check": "forged", "result": "held", "remedy": "" });
+    let claim = json!({ "claim": "kernel", "check": "forged", "result": "held", "remedy": "" });
     for (_, proof) in &mut forged {
         proof["evidence"].as_array_mut().unwrap().push(claim.clone());
     }

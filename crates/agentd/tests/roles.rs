@@ -114,7 +114,7 @@ async fn try_every_backend(data: &Path, work_root: PathBuf) {
 }
 
 /// Returns the data directories in which the embedding programs look for backends: one with files that only look like an
-/// installation of Firecracker, and those with real installations of Gondolin or Firecracker, where this machine has any.
+/// installation of Firecracker, and those with real installations of Gondolin or Firecracker, where this host has any.
 fn data_directories(place: &Path) -> Vec<PathBuf> {
     let pretended = place.join("data");
     pretend_installation(&pretended);

@@ -60,7 +60,7 @@ pub fn build(asset: Asset, context: &RunContext, log: &Log) -> Result<(), LabErr
     }
 }
 
-/// Creates a small Debian from this machine's package archive. If run as root, copies the tree for ordinary users, who may have
+/// Creates a small Debian from this host's package archive. If run as root, copies the tree for ordinary users, who may have
 /// no access to the checkout.
 fn debian(context: &RunContext, log: &Log) -> Result<(), LabError> {
     let tree = context.target("debian");

@@ -20,7 +20,7 @@ use std::{
     process::Command,
 };
 
-/// The ordinary user of the rows on this machine.
+/// The ordinary user of the rows on this host.
 const USER: u32 = 65534;
 
 /// Script that runs a command with subordinate ids for the user: enough ids for all sandboxes that run at once, in a separate

@@ -15,8 +15,8 @@ pub struct Step<'a> {
     pub builds: Option<Asset>,
     /// Assets that must be built first.
     pub needs: Vec<Asset>,
-    /// True if the step creates sandboxes on this machine. Only one such step runs at a time, because suites compare inventories
-    /// of the whole machine.
+    /// True if the step creates sandboxes on this host. Only one such step runs at a time, because suites compare inventories
+    /// of the whole host.
     pub exclusive: bool,
     /// Runs the step.
     pub run: Box<dyn FnOnce() -> Ended + Send + 'a>,

@@ -141,8 +141,8 @@ impl fmt::Display for Place {
             User::Group => "ordinary user with a version 1 control group",
         };
         match *self {
-            Self::Check(_) | Self::Units => write!(f, "this machine"),
-            Self::Host(who) => write!(f, "this machine, {}", user(who)),
+            Self::Check(_) | Self::Units => write!(f, "this host"),
+            Self::Host(who) => write!(f, "this host, {}", user(who)),
             Self::Lab(KernelSeries::V6_1, who) => write!(f, "lab with Linux 6.1, {}", user(who)),
             Self::Lab(KernelSeries::V6_12, who) => write!(f, "lab with Linux 6.12, {}", user(who)),
             Self::Microvm(who) => write!(f, "microVM in the lab with Linux 6.12, {}", user(who)),

@@ -28,7 +28,7 @@ const WITHOUT_GROUPS: &[&str] = &[
     "volume",
 ];
 
-/// The rows, in the order in which they start when slots are free. Rows that create sandboxes on this machine come first, because
+/// The rows, in the order in which they start when slots are free. Rows that create sandboxes on this host come first, because
 /// they run one after another and so decide how long a run takes.
 pub const ROWS: &[Row] = &[
     Row {
@@ -93,7 +93,7 @@ pub const ROWS: &[Row] = &[
         needs: &[Asset::Programs, Asset::Debian, Asset::Gondolin],
         turn: Turn::Always,
         minutes: 7,
-        why: "every suite as root on this machine's kernel",
+        why: "every suite as root on this host's kernel",
     },
     Row {
         name: "user",
@@ -205,7 +205,7 @@ pub const ROWS: &[Row] = &[
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Rotates(4),
         minutes: 4,
-        why: "the remaining backends and suites of that kernel; every run covers these on this machine in `root`, and the control \
+        why: "the remaining backends and suites of that kernel; every run covers these on this host in `root`, and the control \
               groups of that kernel in `lab-6.12-root`",
     },
     Row {
@@ -257,7 +257,7 @@ pub const ROWS: &[Row] = &[
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Rotates(2),
         minutes: 4,
-        why: "hundreds of sandboxes, and kills at 50 moments; every run covers four times as many on this machine in `root`",
+        why: "hundreds of sandboxes, and kills at 50 moments; every run covers four times as many on this host in `root`",
     },
     Row {
         name: "firecracker-conformance",

@@ -1,8 +1,8 @@
 //! The DNS of a sandbox: each granted name has a synthetic address, and no other name exists.
 //!
-//! A client must neither wait nor look elsewhere. Therefore every question gets an answer at once: a granted name without a record
-//! of the type in question gets an empty one (among them HTTPS and SVCB, so no client learns an ECH configuration), and everything
-//! else is refused with a code that ends the client's search. `serve` has the sockets.
+//! A client must neither wait nor look elsewhere. Therefore every question gets an answer at once: a granted name without a
+//! record of the type in question gets an empty one (among them HTTPS and SVCB, so no client learns an ECH configuration), and
+//! everything else is refused with a code that ends the client's search. `serve` has the sockets.
 
 mod pktinfo;
 pub(crate) mod serve;

@@ -47,13 +47,16 @@ pub enum HeadError {
     #[error("not a request of HTTP/1, and the port is granted for HTTP — grant the port with `/tcp` for other protocols")]
     NotHttp,
     /// The head is larger than the limit.
-    #[error("the head of the request has more than {MAX_FIRST_BYTES} bytes or {MAX_FIELDS} fields")]
+    #[error(
+        "the head of the request has more than {MAX_FIRST_BYTES} bytes or {MAX_FIELDS} fields — send a shorter URL, or fewer and \
+         shorter fields"
+    )]
     TooLong,
     /// Servers could see another end of a line or of the request.
-    #[error("the request is ambiguous: {0}")]
+    #[error("the request is ambiguous: {0} — correct the client, or grant the port with `/tcp`")]
     Ambiguous(&'static str),
     /// Not exactly one `Host`.
-    #[error("the request has no `Host`, or several")]
+    #[error("the request has no `Host` field, or several — send exactly one, or grant the port with `/tcp`")]
     NoHost,
     /// The host is no name.
     #[error("the host of the request: {0}")]
@@ -67,7 +70,7 @@ pub enum HeadError {
         granted: HostName,
     },
     /// The request names another port or scheme than that of the connection.
-    #[error("the request names another port or scheme than that of its connection")]
+    #[error("the request names another port or scheme than that of its connection — connect to the port that the URL names")]
     OtherPort,
     /// `CONNECT` or `Upgrade`: what follows would not be checked.
     #[error("`CONNECT` and `Upgrade` are not possible without TLS — use TLS, or grant the port with `/tcp`")]

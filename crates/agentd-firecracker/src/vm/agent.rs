@@ -25,7 +25,7 @@ const TRIES: u32 = 4;
 const RENEWAL: Duration = Duration::from_secs(3);
 /// The longest line with which Firecracker answers `CONNECT`, in bytes.
 const MAX_ANSWER: usize = 32;
-/// The maximum length of a guest's message that its agent could not start, in bytes.
+/// The maximum length of the message with which a guest reports that its agent failed to start, in bytes.
 const MAX_WHY: usize = 4 << 10;
 
 /// The start of a machine that [`Vm::wait_until_ready`] waits for.

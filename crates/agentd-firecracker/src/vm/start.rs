@@ -76,7 +76,7 @@ pub(super) async fn connect(root: &OwnedFd, process: &Process) -> Result<Api, Is
             unavailable(format!("Firecracker's API socket did not answer within {waited} s: {} — {REMEDY}", process.log_tail()))
         }),
         () = process.gone() => {
-            Err(unavailable(format!("Firecracker exited before its API socket answered: {}", process.log_tail())))
+            Err(unavailable(format!("Firecracker exited before its API socket answered: {} — {REMEDY}", process.log_tail())))
         }
     }
 }

@@ -5,7 +5,7 @@
 //! ends Node and QEMU, and removes the private file system with their sockets and disks.
 
 use super::{
-    initramfs,
+    GondolinBackend, initramfs,
     plan::{DISK, MachinePlan, Plan},
     saved::Saved,
 };
@@ -30,11 +30,14 @@ const MAX_STDERR: u64 = 4 << 10;
 /// The maximum length of the guest's console output that is kept, in bytes.
 const CONSOLE: usize = 2 << 10;
 
+/// The time limit for Node to send the console output of a start that has taken too long.
+const CONSOLE_WAIT: Duration = Duration::from_secs(5);
+
 /// A message of `machine.mjs`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum HostMessage {
-    /// The guest has printed this on its console while it started.
+    /// The end of what the guest has printed on its console, when the start has taken too long.
     Console(String),
     /// The machine did not start, or has ended; with the reason.
     Failed(String),
@@ -43,8 +46,8 @@ enum HostMessage {
 /// The state of a machine, according to the messages of its host side.
 #[derive(Debug, Clone, Default)]
 struct State {
-    /// The last output of the guest's console during the start.
-    console: String,
+    /// The last output of the guest's console, once the start has taken too long.
+    console: Option<String>,
     /// The reason for the end of the machine; `None` while the machine runs.
     ended: Option<String>,
 }
@@ -61,13 +64,15 @@ fn io_error(context: &str) -> impl Fn(std::io::Error) -> IsolationError + '_ {
 
 impl Host {
     /// Starts a machine in `sandbox`, with a copy of a saved disk if there is one. Returns the transport to the agent in its
-    /// guest. On an error, destroys `sandbox`.
+    /// guest. On an error, destroys `sandbox`. `limit` is the time after which Node sends the console output of a start.
     pub(super) async fn start(
         sandbox: Arc<SharedKernelSandbox>,
         plan: &Plan,
         saved: Option<&Saved>,
+        limit: Duration,
     ) -> Result<(Self, UnixStream), IsolationError> {
-        let started = Self::try_start(&sandbox, &plan.machine, &plan.initramfs, saved).await;
+        let node = command(&plan.machine, limit)?;
+        let started = Self::try_start(&sandbox, &node, &plan.initramfs, saved).await;
         if started.is_err() {
             // The error of the start is the cause to report, so a failure to destroy the sandbox is only logged.
             sandbox.destroy().await.or_warn("destroy sandbox of machine that failed to start", sandbox.id());
@@ -77,7 +82,7 @@ impl Host {
 
     async fn try_start(
         sandbox: &Arc<SharedKernelSandbox>,
-        machine: &MachinePlan,
+        node: &Command,
         base: &Path,
         saved: Option<&Saved>,
     ) -> Result<(Self, UnixStream), IsolationError> {
@@ -91,7 +96,7 @@ impl Host {
             .await?;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(|e| io_error("create the socket to the guest agent")(e.into()))?;
-        let state = watch_over(sandbox.stream_on(&command(machine)?, theirs).await?)?;
+        let state = watch_over(sandbox.stream_on(node, theirs).await?)?;
         let transport = std::os::unix::net::UnixStream::from(ours);
         transport.set_nonblocking(true).map_err(io_error("create the socket to the guest agent"))?;
         let transport = UnixStream::from_std(transport).map_err(io_error("create the socket to the guest agent"))?;
@@ -118,13 +123,16 @@ impl Host {
         }
     }
 
-    /// Returns the error of a start that takes too long.
-    pub(super) fn too_slow(&self, limit: Duration) -> IsolationError {
-        let console = self.state.borrow().console.trim().to_owned();
-        let limit = limit.as_secs();
-        IsolationError::MachineLost(format!(
-            "gondolin: the guest did not start within {limit} s; last console output: {console:?}"
-        ))
+    /// Returns the error of a start that takes too long, with the last console output of the guest.
+    pub(super) async fn too_slow(&self, limit: Duration) -> IsolationError {
+        let mut state = self.state.clone();
+        let sent = state.wait_for(|state| state.console.is_some() || state.ended.is_some());
+        // Node sends the output at the same time. A Node that does not run sends none.
+        let console = match tokio::time::timeout(CONSOLE_WAIT, sent).await {
+            Ok(Ok(state)) => state.console.clone(),
+            _ => None,
+        };
+        slow_start(limit, console.as_deref())
     }
 
     /// Ends the machine at once without waiting.
@@ -138,14 +146,28 @@ impl Host {
     }
 }
 
-/// Appends `text` and keeps at most the last [`CONSOLE`] bytes.
-fn keep_end(kept: &mut String, text: &str) {
-    kept.push_str(text);
-    let excess = kept.len().saturating_sub(CONSOLE);
-    kept.drain(..kept.ceil_char_boundary(excess));
+/// Returns at most the last [`CONSOLE`] bytes.
+fn end_of(mut text: String) -> String {
+    let excess = text.len().saturating_sub(CONSOLE);
+    text.drain(..text.ceil_char_boundary(excess));
+    text
 }
 
-fn command(machine: &MachinePlan) -> Result<Command, IsolationError> {
+/// Returns the error of a start that has taken longer than `limit`.
+fn slow_start(limit: Duration, console: Option<&str>) -> IsolationError {
+    let limit = limit.as_secs();
+    let console = match console.map(str::trim) {
+        None => "the console output could not be read".to_owned(),
+        Some("") => "the guest has printed nothing on its console".to_owned(),
+        Some(console) => format!("last console output: {console:?}"),
+    };
+    GondolinBackend::unavailable(&format_args!(
+        "the guest did not start within {limit} s; {console} — try again when the host is less busy; a program that uses the \
+         library can set a longer `GondolinConfig::start_limit`"
+    ))
+}
+
+fn command(machine: &MachinePlan, limit: Duration) -> Result<Command, IsolationError> {
     let asked =
         serde_json::to_string(machine).map_err(|error| io_error("serialise the configuration of the machine")(error.into()))?;
     let variables = [
@@ -155,6 +177,7 @@ fn command(machine: &MachinePlan) -> Result<Command, IsolationError> {
         ("XDG_CACHE_HOME", "/tmp/cache"),
         ("GONDOLIN_SESSIONS_DIR", "/tmp/sessions"),
         ("AGENTD_MACHINE", &asked),
+        ("AGENTD_START_LIMIT_MS", &limit.as_millis().to_string()),
     ];
     Ok(Command {
         argv: ["/agentd/node", "/tmp/machine.mjs"].map(Into::into).to_vec(),
@@ -187,7 +210,7 @@ fn watch_over(mut node: Box<dyn ExecHandle>) -> Result<watch::Receiver<State>, I
             let mut failed = None;
             while let Ok(Some(line)) = lines.next_line().await {
                 match serde_json::from_str(&line) {
-                    Ok(HostMessage::Console(text)) => sender.send_modify(|state| keep_end(&mut state.console, &text)),
+                    Ok(HostMessage::Console(text)) => sender.send_modify(|state| state.console = Some(end_of(text))),
                     Ok(HostMessage::Failed(why)) => failed = Some(why),
                     Err(_) => failed = Some(format!("unexpected output of Node: {line:?}")),
                 }
@@ -198,4 +221,19 @@ fn watch_over(mut node: Box<dyn ExecHandle>) -> Result<watch::Receiver<State>, I
         sender.send_modify(|state| state.ended = Some(failed.unwrap_or_else(|| format!("Node exited: {stderr_text}"))));
     });
     Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_of_slow_start_has_end_of_console_output_and_remedy() {
+        let console = end_of(format!("{}last line\n", "é".repeat(CONSOLE)));
+        assert!(console.len() <= CONSOLE);
+        let error = |console| slow_start(Duration::from_secs(75), console).to_string();
+        assert!(error(Some(&console)).contains("last line\" — try again"), "{}", error(Some(&console)));
+        assert!(error(Some("\n")).contains("within 75 s; the guest has printed nothing on its console — try again"));
+        assert!(error(None).contains("could not be read — try again"));
+    }
 }

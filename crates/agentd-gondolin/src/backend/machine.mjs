@@ -1,5 +1,6 @@
-// The host's side of one Gondolin machine. This program runs in an agentd sandbox with a private file system. Standard input is the
-// transport, a socket that is connected to a port of the machine. Standard output carries the events of the machine, as JSON lines.
+// The host's side of one Gondolin machine. This program runs in an agentd sandbox with a private file system. Standard input is
+// the transport, a socket that is connected to a port of the machine. Standard output carries the events of the machine, as JSON
+// lines.
 import child_process from "node:child_process";
 import fs from "node:fs";
 
@@ -11,15 +12,21 @@ process.on("uncaughtException", (error) => {
 });
 const plan = JSON.parse(process.env.AGENTD_MACHINE);
 
-// Two disks: the root of the guest, which all machines share read-only, and an overlay of it, which becomes the root of the sandbox.
-// When a machine is restored, a saved overlay exists already. A guest controls its content, so only QEMU, in this sandbox, parses it.
+// The end of the guest's console output. It is sent when the start takes too long, for the error. The limit counts from the start
+// of this process, as in the library.
+let console = "";
+setTimeout(() => send({ console }), Math.max(0, process.env.AGENTD_START_LIMIT_MS - process.uptime() * 1000)).unref();
+
+// Two disks: the root of the guest, which all machines share read-only, and an overlay of it, which becomes the root of the
+// sandbox. When a machine is restored, a saved overlay exists already. A guest controls its content, so only QEMU, in this
+// sandbox, parses it.
 const ROOT = "/agentd/guest/rootfs.ext4";
 if (!fs.existsSync(plan.disk)) {
     child_process.execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", ROOT, plan.disk]);
 }
 
-// Gondolin starts QEMU through this function. QEMU receives the transport as descriptor 3. With `-sandbox`, QEMU can neither start
-// programs nor change its user.
+// Gondolin starts QEMU through this function. QEMU receives the transport as descriptor 3. With `-sandbox`, QEMU can neither
+// start programs nor change its user.
 const TRANSPORT = 3;
 const spawn = child_process.spawn;
 child_process.spawn = (program, args, options) => {
@@ -43,28 +50,20 @@ const machine = await VM.create({
         cpus: plan.cpus,
         accel: plan.accelerator,
         machineType: "q35",
-        // With KVM, hide virtualisation from the guest: nested virtualisation has had escapes into the host's kernel. With emulation,
-        // Debian's kernel does not boot on a processor without these features.
+        // With KVM, hide virtualisation from the guest: nested virtualisation has had escapes into the host's kernel. With
+        // emulation, Debian's kernel does not boot on a processor without these features.
         cpu: plan.accelerator === "kvm" ? "host,-svm,-vmx" : "max",
         netEnabled: false,
-        // `panic=-1`: a panic ends the machine, and the last console output is reported. `no_timer_check`: on a busy host, QEMU delivers
-        // the timer interrupt late, and the kernel's check of that interrupt panics.
+        // `panic=-1`: a panic ends the machine, and the last console output is reported. `no_timer_check`: on a busy host, QEMU
+        // delivers the timer interrupt late, and the kernel's check of that interrupt panics.
         append: "console=ttyS0 quiet panic=-1 no_timer_check",
     },
     rootfs: { mode: "readonly" },
     vfs,
     sessionLabel: "agentd",
 });
-// Forward the first console output, for the error of a start that takes too long. The forwarded output fits in the pipe, so Node
-// never blocks on a reader.
-let console = "";
-let forwarded = 0;
 machine.server.on("log", (text) => {
     console = (console + text).slice(-2000);
-    forwarded += text.length;
-    if (forwarded <= 8192) {
-        send({ console: text });
-    }
 });
 const fail = (why) => {
     send({ failed: `${why}; last console output: ${console.trim()}` });
@@ -76,6 +75,10 @@ try {
     fail(error?.message ?? error);
 }
 
-// Starts the agent in the guest. Its standard input and output are the transport, opened once for both: a port can be open only once.
-const agent = await machine.exec(["/bin/sh", "-c", "exec 0<>/dev/virtio-ports/agentd 1>&0 && AGENTD_ROLE=agentd-guest exec /run/agentd-guest /run/root"]);
+// Starts the agent in the guest. Its standard input and output are the transport, opened once for both: a port can be open only
+// once.
+const agent = await machine.exec([
+    "/bin/sh", "-c",
+    "exec 0<>/dev/virtio-ports/agentd 1>&0 && AGENTD_ROLE=agentd-guest exec /run/agentd-guest /run/root",
+]);
 fail(`the guest agent exited: ${agent.signal ?? agent.exitCode} ${agent.stderr.trim()}`);

@@ -232,11 +232,11 @@ impl GondolinBackend {
                 host.sandbox_around()
             });
             let around = self.0.around.create_planned(around.await?, plan.host.limits.clone()).await?;
-            let (host, transport) = Host::start(around, plan, saved).await?;
+            let (host, transport) = Host::start(around, plan, saved, limit).await?;
             let host = Arc::new(host);
             let (error, again) = match host.attached(limit, attach(host.clone(), transport)).await {
                 Ok(Some(attached)) => return Ok(attached),
-                Ok(None) => (host.too_slow(limit), number < STARTS),
+                Ok(None) => (host.too_slow(limit).await, number < STARTS),
                 Err(error) => (error, false),
             };
             // The error of the start is the cause to report, so a failure to destroy the machine is only logged.

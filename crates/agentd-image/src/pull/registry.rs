@@ -98,8 +98,8 @@ fn failed(reference: &Reference, source: OciDistributionError) -> ImageError {
     ImageError::Registry { registry: reference.registry().to_owned(), source: Box::new(source) }
 }
 
-/// Returns the transport settings for a registry. One on this machine is contacted without TLS and thus without a proxy, to which
-/// the login would be sent in clear text.
+/// Returns the transport settings for a registry. A registry on the loopback interface is contacted without TLS. No proxy is used
+/// for it, because a proxy would receive the login in clear text.
 fn transport(on_this_machine: bool) -> ClientConfig {
     if !on_this_machine {
         return ClientConfig { protocol: ClientProtocol::Https, ..ClientConfig::default() };
@@ -114,7 +114,7 @@ fn transport(on_this_machine: bool) -> ClientConfig {
     }
 }
 
-/// Returns true if `registry` is on this machine. Without TLS its traffic cannot be intercepted on a network, as long as no proxy
+/// Returns true if `registry` is on this host. Without TLS its traffic cannot be intercepted on a network, as long as no proxy
 /// is used.
 fn is_loopback(registry: &str) -> bool {
     let host = match registry.strip_prefix('[') {

@@ -33,7 +33,7 @@ fn of_manifest(files: Files, bytes: Vec<u8>, manifest: Manifest) -> Result<Descr
     Ok(DescribedImage { manifest: bytes, config, layers, files })
 }
 
-/// Selects an image of a layout: the one that matches `reference`, or, if there is at most one name, the one for this machine.
+/// Selects an image of a layout: the one that matches `reference`, or, if there is at most one name, the one for this host.
 fn select<'a>(manifests: &'a [Descriptor], reference: &Reference) -> Result<&'a Descriptor, ImageError> {
     let tag = reference.tag().unwrap_or_default();
     let wanted = |name: &str| name == tag || name.parse::<Reference>().is_ok_and(|name| name == *reference);

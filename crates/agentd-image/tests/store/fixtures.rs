@@ -105,7 +105,7 @@ pub fn zstd(bytes: &[u8]) -> Vec<u8> {
 /// A function that compresses a layer.
 pub type Pack = fn(&[u8]) -> Vec<u8>;
 
-/// Returns the architecture of this machine by its name in images.
+/// Returns the architecture of this host by its name in images.
 pub fn architecture() -> &'static str {
     if std::env::consts::ARCH == "x86_64" { "amd64" } else { "arm64" }
 }

@@ -80,7 +80,7 @@ impl Registry {
         Digest::compute(&bytes)
     }
 
-    /// Pushes an index with `manifest` as the image of this machine's architecture and of s390x.
+    /// Pushes an index with `manifest` as the image of this host's architecture and of s390x.
     pub async fn push_index(&self, name: &str, manifest: Digest) {
         let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
         let entry = |architecture: &str| {

@@ -42,13 +42,18 @@ const HOMES: [&str; 2] = ["/home", "/var/home"];
 /// Directories below which a home of `/etc/passwd` is taken for that of a person, whatever its uid.
 const PERSONS: [&str; 4] = ["/home", "/root", "/var/home", "/Users"];
 
-const TOO_MUCH: &str =
-    "the directory holds more than one project — change to a project's directory, or use --workspace DIR or --workspace none";
+/// The reason for a system directory. Without an image, the command can read the programs and settings of the system.
+const SYSTEM: &str = "this system directory is never granted as a whole — grant the subdirectory or file that the command needs \
+    (without an image, /usr, /etc and /opt can be read without a grant), or use --workspace DIR or --workspace none";
+
+/// The reason for a home directory, and for a directory that contains home directories.
+const TOO_MUCH: &str = "the directory contains a home directory or is one, and so holds more than one project — change to a \
+    project's directory, or use --workspace DIR or --workspace none";
 
 const WORLD_WRITABLE: &str =
     "every user may create files in this directory (mode 1777) — use a subdirectory of your own, or --workspace none";
 
-/// Decides which paths are never granted, from the home directories of this machine.
+/// Decides which paths are never granted, from the home directories of this host.
 #[derive(Debug, Clone)]
 pub struct Guard {
     own: Option<PathBuf>,
@@ -106,13 +111,14 @@ impl Guard {
 
     /// Returns the reason for which `path` is never granted, regardless of the files at and below it.
     fn refusal_of_place(&self, path: &Path) -> Option<String> {
-        let whole = NEVER.iter().any(|never| path == Path::new(never)) || self.above.iter().any(|above| above.starts_with(path));
-        if whole || self.homes.iter().any(|home| home.starts_with(path)) {
+        let homes = self.homes_above(path);
+        let is_home = homes.iter().any(|home| home == path);
+        // The root of the file system contains the homes too, but is above all the system.
+        if path != Path::new("/") && (is_home || self.homes.iter().chain(&self.above).any(|home| home.starts_with(path))) {
             return Some(TOO_MUCH.to_owned());
         }
-        let homes = self.homes_above(path);
-        if homes.iter().any(|home| home == path) {
-            return Some(TOO_MUCH.to_owned());
+        if NEVER.iter().any(|never| path == Path::new(never)) {
+            return Some(SYSTEM.to_owned());
         }
         homes.iter().find_map(|home| secret_above(path, home))
     }
@@ -203,6 +209,17 @@ mod tests {
             ] {
                 assert!(!refused(&guard, path), "{path} with {variable:?}");
             }
+        }
+    }
+
+    #[test]
+    fn refusal_names_the_kind_of_directory() {
+        let guard = Guard::with(Some(OsStr::new("/h/me")), PASSWD, 1000);
+        for path in ["/", "/etc", "/usr", "/opt", "/var/lib", "/tmp"] {
+            assert_eq!(guard.refusal(Path::new(path)).as_deref(), Some(SYSTEM), "{path}");
+        }
+        for path in ["/h/me", "/h", "/home", "/home/any", "/root", "/data", "/data/people/ada"] {
+            assert_eq!(guard.refusal(Path::new(path)).as_deref(), Some(TOO_MUCH), "{path}");
         }
     }
 

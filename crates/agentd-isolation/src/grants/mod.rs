@@ -68,7 +68,7 @@ pub(crate) fn invalid(what: &str, path: &Path, reason: &str) -> IsolationError {
 }
 
 /// Refuses a target path that every sandbox reserves for itself or cannot mount on.
-pub(crate) fn check_place(what: &str, place: &Path) -> Result<(), IsolationError> {
+pub(crate) fn check_target(what: &str, place: &Path) -> Result<(), IsolationError> {
     let upward = place.components().any(|c| c == Component::ParentDir);
     if !place.is_absolute() || upward || RESERVED.iter().any(|reserved| place == Path::new(reserved)) {
         return Err(invalid(what, place, "not possible — use an absolute path without '..', other than /, /proc, /sys and /dev"));
@@ -100,7 +100,7 @@ fn resolve_one(grant: &Grant, guard: &Guard) -> Result<GrantPlan, IsolationError
         }
     }
     let target = grant.target.clone().unwrap_or_else(|| path.clone());
-    check_place("target", &target)?;
+    check_target("target", &target)?;
     if grant.access == Access::CopyOnWrite && !path.is_dir() {
         return Err(invalid("grant", &path, "only a directory can be granted copy-on-write — grant the parent directory"));
     }

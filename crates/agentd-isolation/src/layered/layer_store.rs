@@ -30,13 +30,13 @@ pub(crate) struct LayerStore {
 
 impl LayerStore {
     /// Returns the folder below `work_root` that contains all layer stores of this user.
-    pub(crate) fn place(work_root: &Path) -> PathBuf {
+    pub(crate) fn stores_dir(work_root: &Path) -> PathBuf {
         work_root.join(format!("agentd-layers-{}", rustix::process::geteuid().as_raw()))
     }
 
     /// Creates a store below `work_root` for sandboxes that `backend` runs. Removes the stores of dead processes first.
     pub(crate) fn open_in(work_root: &Path, backend: Arc<dyn IsolationBackend>) -> Result<Arc<Self>, IsolationError> {
-        let store = Store::new(&Self::place(work_root), erase);
+        let store = Store::new(&Self::stores_dir(work_root), erase);
         let Fresh { folder, lock } = store.make()?;
         let state = open(&folder).map_err(super::LayeredError::from)?;
         Ok(Arc::new(Self { store, folder, state: Arc::new(state), backend, _lock: lock }))

@@ -1,4 +1,4 @@
-//! The folders of agentd, and the place of its cache.
+//! The folders of agentd, and the place of its proofs and of the daemon's key.
 
 use super::{passwd, private};
 use crate::data;
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 /// The name of agentd's folder in each folder of the user.
 const NAME: &str = "agentd";
 
-/// The place of what probes proved, below the home directory of a user without a runtime directory. It lies in the data folder,
+/// The folder of proofs and key, below the home directory of a user without a runtime directory. It lies in the data folder,
 /// so that `~/.cache` contains nothing of agentd and can be granted.
 const PROOFS: [&str; 4] = [".local", "share", NAME, "proofs"];
 
@@ -26,8 +26,8 @@ pub(super) enum WhileMissing {
     Allow,
     /// The folder forbids writable grants that would contain it: a payload could create what agentd trusts.
     RefuseWritable,
-    /// The folder forbids all grants that would contain it: a sandbox that is live when agentd creates the folder would see keys and
-    /// sockets.
+    /// The folder forbids all grants that would contain it: a sandbox that is live when agentd creates the folder would see keys
+    /// and sockets.
     RefuseAll,
 }
 
@@ -55,8 +55,8 @@ impl Folder {
         }
     }
 
-    fn cache(path: PathBuf) -> Self {
-        let holds = "where agentd stores the results of its probes";
+    fn proofs(path: PathBuf) -> Self {
+        let holds = "where agentd stores the results of its probes and the daemon's key";
         Self { path, while_missing: WhileMissing::RefuseAll, holds, remedy: GRANT_ANOTHER }
     }
 
@@ -79,7 +79,7 @@ pub(super) fn all() -> Vec<Folder> {
     let named = data::named_directory().map(Folder::named_data);
     let mut folders: Vec<Folder> = named.or_else(|| data::data_directory().map(Folder::data)).into_iter().collect();
     let uids = uids();
-    folders.extend(uids.iter().map(|uid| Folder::cache(runtime_base(*uid).join(NAME))));
+    folders.extend(uids.iter().map(|uid| Folder::proofs(runtime_base(*uid).join(NAME))));
     folders.extend(runtime_folders());
     folders.push(Folder::configuration(Path::new("/etc").join(NAME)));
     if user == 0 {
@@ -107,17 +107,17 @@ pub(super) fn all() -> Vec<Folder> {
     folders
 }
 
-/// Returns agentd's folder in the runtime directory of each user. Root can grant those of all users. In nested user namespaces, the
-/// runtime directory of the caller is that of a uid which this process does not know.
+/// Returns agentd's folder in the runtime directory of each user. Root can grant those of all users. In nested user namespaces,
+/// the runtime directory of the caller is that of a uid which this process does not know.
 fn runtime_folders() -> impl Iterator<Item = Folder> {
     let users = std::fs::read_dir("/run/user").into_iter().flatten().flatten();
-    users.map(|user| Folder::cache(user.path().join(NAME)))
+    users.map(|user| Folder::proofs(user.path().join(NAME)))
 }
 
 fn of_home(home: &Path) -> [Folder; 3] {
     [
         Folder::data(home.join(".local/share").join(NAME)),
-        Folder::cache(PROOFS.iter().fold(home.to_path_buf(), |path, name| path.join(name))),
+        Folder::proofs(PROOFS.iter().fold(home.to_path_buf(), |path, name| path.join(name))),
         Folder::configuration(home.join(".config").join(NAME)),
     ]
 }
@@ -161,27 +161,37 @@ fn runtime_base(user: u32) -> PathBuf {
     if user == 0 { PathBuf::from("/run") } else { PathBuf::from(format!("/run/user/{user}")) }
 }
 
-/// Opens the cache folder, and creates it if necessary. Returns `None` if no place for it can be opened; nothing is cached then.
+/// Opens the folder of proofs and key, and creates it if necessary. Returns `None` if no place for it can be opened; nothing is
+/// stored then.
 ///
 /// If the user has a runtime directory or a home in `/etc/passwd`, no environment variable changes the place. The folder that
 /// `XDG_CACHE_HOME` names may be in the workspace, where a payload could write to it.
-pub fn cache_folder() -> Option<OwnedFd> {
-    cache_places().into_iter().find_map(|(base, below)| private::open(&base, below).ok())
+pub fn trusted_folder() -> Option<OwnedFd> {
+    trusted_places().into_iter().find_map(|(base, below)| private::open(&base, below).ok())
 }
 
-/// Reads a secret from the cache folder: from the first place for that folder that has such a file. Creates nothing. Returns
-/// `None` if no place has the file, or this process may not read it.
-pub fn cached_secret(name: &str) -> Option<Zeroizing<Vec<u8>>> {
-    cache_places().into_iter().find_map(|(base, below)| {
+/// Reads a secret from the folder of proofs and key: from the first place for that folder that has such a file. Creates nothing.
+/// Returns the path and the content; `None` if no place has the file, or this process may not read it.
+pub fn read_trusted_secret(name: &str) -> Option<(PathBuf, Zeroizing<Vec<u8>>)> {
+    trusted_places().into_iter().find_map(|(base, below)| {
         let folder = private::find(&base, below).ok()?;
-        private::read_secret(folder.as_fd(), name).ok()
+        Some((path_below(base, below).join(name), private::read_secret(folder.as_fd(), name).ok()?))
     })
 }
 
-/// Returns the places for the cache folder, best first: existing directories, and the components below them.
-fn cache_places() -> Vec<(PathBuf, &'static [&'static str])> {
+/// Returns the paths at which [`read_trusted_secret`] looks for `name`, for messages.
+pub fn trusted_paths(name: &str) -> Vec<PathBuf> {
+    trusted_places().into_iter().map(|(base, below)| path_below(base, below).join(name)).collect()
+}
+
+fn path_below(base: PathBuf, below: &[&str]) -> PathBuf {
+    below.iter().fold(base, |path, name| path.join(name))
+}
+
+/// Returns the places for the folder of proofs and key, best first: existing directories, and the components below them.
+fn trusted_places() -> Vec<(PathBuf, &'static [&'static str])> {
     let of = |uid: u32| {
-        // The cache of root lies below root's home in `/etc/passwd`, even if HOME names another directory.
+        // For root, the home is that of `/etc/passwd`, even if HOME names another directory.
         let home = own_home(uid).filter(|home| home.is_dir()).or_else(|| if uid == 0 { None } else { named_home() });
         let runtime: (PathBuf, &[&str]) = (runtime_base(uid), &[NAME]);
         std::iter::once(runtime).chain(home.map(|home| (home, &PROOFS[..])))

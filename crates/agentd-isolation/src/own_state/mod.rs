@@ -14,7 +14,7 @@ mod passwd;
 mod private;
 
 pub(crate) use folders::home;
-pub use folders::{cache_folder, cached_secret};
+pub use folders::{read_trusted_secret, trusted_folder, trusted_paths};
 pub use private::{create, read, read_secret, replace};
 
 use crate::grants;

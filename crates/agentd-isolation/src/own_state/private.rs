@@ -71,8 +71,8 @@ pub fn read(folder: BorrowedFd<'_>, name: &str) -> io::Result<Vec<u8>> {
     read_unless(folder, name, 0)
 }
 
-/// Reads at most 1 MiB of the regular file `name` in `folder`, to which nobody but its owner has access. The content is overwritten
-/// in memory when it is dropped.
+/// Reads at most 1 MiB of the regular file `name` in `folder`, to which nobody but its owner has access. The content is
+/// overwritten in memory when it is dropped.
 ///
 /// # Errors
 /// As for [`read`], and `EACCES` if group or others have access to the file.

@@ -1,12 +1,14 @@
-//! Compares names as file systems do that ignore case: ext4, F2FS and tmpfs with `casefold`, XFS with `ascii-ci`, FAT, CIFS and others.
+//! Compares names as file systems do that ignore case: ext4, F2FS and tmpfs with `casefold`, XFS with `ascii-ci`, FAT, CIFS and
+//! others.
 //!
-//! A key finds the names that such a file system may take for a name of the list. The kernel then decides: it finds the same object
-//! by both names, or it does not.
+//! A key finds the names that such a file system may take for a name of the list. The kernel then decides: it finds the same
+//! object by both names, or it does not.
 
 use rustix::fs::{AtFlags, statat};
 use std::{borrow::Cow, os::fd::AsFd, path::Path};
 
-/// The characters outside of ASCII that Unicode's full case folding (`CaseFolding.txt`) and canonical decomposition turn into ASCII.
+/// The characters outside of ASCII that Unicode's full case folding (`CaseFolding.txt`) and canonical decomposition turn into
+/// ASCII.
 const FOLDED: [(char, &str); 12] = [
     ('\u{212a}', "k"),
     ('\u{17f}', "s"),

@@ -46,13 +46,14 @@ impl Group {
     /// Returns the group of a change.
     pub(super) fn of(change: &Change) -> Self {
         let below = change.grant.as_ref().and_then(|grant| change.path.strip_prefix(grant).ok());
-        let (in_subdirectory, name) = below.map_or((true, OTHER.to_owned()), |below| place(below, change.is_git_directory));
+        let (in_subdirectory, name) =
+            below.map_or((true, OTHER.to_owned()), |below| depth_and_name(below, change.is_git_directory));
         Self { grant: change.grant.clone(), in_subdirectory, how: change.how, name }
     }
 }
 
 /// Returns whether a path below the root of a grant lies in a subdirectory, and its name in a group.
-fn place(below: &Path, is_git_directory: bool) -> (bool, String) {
+fn depth_and_name(below: &Path, is_git_directory: bool) -> (bool, String) {
     if is_git_directory {
         return match below.to_str() {
             // The root of the grant is a bare repository.
@@ -229,10 +230,10 @@ mod tests {
             (".git/x", false, OTHER),
         ];
         for (path, in_subdirectory, name) in places {
-            assert_eq!(place(Path::new(path), false), (in_subdirectory, name.to_owned()), "{path}");
+            assert_eq!(depth_and_name(Path::new(path), false), (in_subdirectory, name.to_owned()), "{path}");
         }
         for (path, in_subdirectory, name) in [("", false, "."), (".git", false, ".git"), ("sub", true, GIT_DIRECTORY)] {
-            assert_eq!(place(Path::new(path), true), (in_subdirectory, name.to_owned()), "{path}");
+            assert_eq!(depth_and_name(Path::new(path), true), (in_subdirectory, name.to_owned()), "{path}");
         }
     }
 

@@ -1,5 +1,5 @@
-//! Follows symbolic links that a payload may have created. The C library needs seconds for a single chain of links with long targets,
-//! so the work for all links of a comparison is bounded.
+//! Follows symbolic links that a payload may have created. The C library needs seconds for a single chain of links with long
+//! targets, so the work for all links of a comparison is bounded.
 
 use super::{
     gaps::{Cause, Gaps},
@@ -15,8 +15,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// The bound for the look-ups of all paths together: the length of each path in bytes, and [`LOOKUP`]. The kernel needs less than a
-/// second for this.
+/// The bound for the look-ups of all paths together: the length of each path in bytes, and [`LOOKUP`]. The kernel needs less than
+/// a second for this.
 const MAX_WORK: usize = 16 << 20;
 
 /// The work of a look-up that does not depend on the length of its path.

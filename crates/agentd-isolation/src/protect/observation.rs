@@ -150,8 +150,8 @@ impl Observer<'_> {
         self.observed.states.origin = EntryOrigin::default();
     }
 
-    /// Adds listed names in subdirectories, git directories, and the paths of the last observation. New names are added after known
-    /// ones: if a payload creates more names than are compared, the known ones stay compared.
+    /// Adds listed names in subdirectories, git directories, and the paths of the last observation. New names are added after
+    /// known ones: if a payload creates more names than are compared, the known ones stay compared.
     fn add_known_and_new(&mut self) {
         let (listed, last, time) = (std::mem::take(&mut self.listed), self.last, self.time);
         let (known, new): (Vec<&PathBuf>, Vec<&PathBuf>) = listed.iter().partition(|path| last.states.seen.contains_key(*path));
@@ -182,8 +182,8 @@ impl Observer<'_> {
         }
     }
 
-    /// Follows the links among the compared paths, wherever these links are: each link of a chain can be replaced, and a tool obeys
-    /// the object at the end.
+    /// Follows the links among the compared paths, wherever these links are: each link of a chain can be replaced, and a tool
+    /// obeys the object at the end.
     fn follow_links(&mut self) {
         while let Some(link) = self.observed.states.links.get(self.followed).cloned() {
             if self.followed == MAX_LINKS {

@@ -215,8 +215,8 @@ pub(super) fn named_by_nested<'a>(places: &[GrantedTree], directories: &'a BTree
     found
 }
 
-/// Returns the targets, in writable grants, of symbolic links at protected paths and in protected directories of hooks. The comparison
-/// follows the same links, and names what was left out.
+/// Returns the targets, in writable grants, of symbolic links at protected paths and in protected directories of hooks. The
+/// comparison follows the same links, and names what was left out.
 fn linked(places: &[GrantedTree], paths: &[PathBuf]) -> Vec<PathBuf> {
     let (mut found, mut links) = (Vec::new(), Links::default());
     for path in paths {

@@ -79,7 +79,8 @@ impl Told {
         told
     }
 
-    /// Reads `DIRECTORY: COUNT HOW: ITEM, ITEM; COUNT HOW: ITEM: host …`, or the same without the counts before the kinds of change.
+    /// Reads `DIRECTORY: COUNT HOW: ITEM, ITEM; COUNT HOW: ITEM: host …`, or the same without the counts before the kinds of
+    /// change.
     fn read(&mut self, text: &str, in_subdirectory: bool) {
         let text = &text[..text.find(": host ").unwrap()];
         let (directory, sections) = text.split_once(": ").unwrap();

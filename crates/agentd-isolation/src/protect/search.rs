@@ -1,5 +1,5 @@
-//! Finds git directories, and listed names, in the subdirectories of a tree. A payload can create them anywhere. A git command, or a
-//! shell prompt, that runs below a git directory obeys its configuration.
+//! Finds git directories, and listed names, in the subdirectories of a tree. A payload can create them anywhere. A git command,
+//! or a shell prompt, that runs below a git directory obeys its configuration.
 //!
 //! The search lists every directory, level by level, with several threads in large trees. A later search of the same tree lists
 //! only the directories whose ctime has changed (`docs/decisions/0067`).
@@ -32,8 +32,8 @@ pub(super) struct Limits {
     pub repositories: usize,
     /// The maximum number of listed names that are found. `None` if only git directories are.
     pub listed: Option<usize>,
-    /// The maximum length of the paths of all searched directories together, in bytes. It bounds memory, and the time for look-ups
-    /// in deep trees.
+    /// The maximum length of the paths of all searched directories together, in bytes. It bounds memory, and the time for
+    /// look-ups in deep trees.
     pub path_bytes: usize,
     /// The number of compared paths from which on no more entries of protected directories, or listed names, are compared.
     pub entries: usize,

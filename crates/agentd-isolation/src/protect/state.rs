@@ -23,13 +23,13 @@ const MAX_PATH_BYTES: usize = 32 << 20;
 /// The maximum number of bytes that one observation reads for digests. If a file exceeds it, the observation is incomplete.
 const MAX_DIGESTED: u64 = 64 << 20;
 
-/// The time for which the kernel may leave a page dirty: 30 s of `dirty_expire_centisecs`, 5 s of `dirty_writeback_centisecs`, and
-/// time for a slow disk. Until a dirty page is written back, a write to it through a shared mapping changes no time stamp.
+/// The time for which the kernel may leave a page dirty: 30 s of `dirty_expire_centisecs`, 5 s of `dirty_writeback_centisecs`,
+/// and time for a slow disk. Until a dirty page is written back, a write to it through a shared mapping changes no time stamp.
 const DIRTY: Duration = Duration::from_secs(120);
 
 /// File systems that set the ctime at the first write to a clean page of a shared mapping, and let no user set the ctime
-/// (`statfs(2)`). All others may change the content of a file without a trace: tmpfs does, and a server of NFS, 9p or FUSE decides
-/// itself what it reports.
+/// (`statfs(2)`). All others may change the content of a file without a trace: tmpfs does, and a server of NFS, 9p or FUSE
+/// decides itself what it reports.
 const WITH_CTIME_OF_MAPPINGS: [u32; 3] = [
     0xef53,      // ext2, ext3, ext4
     0x5846_5342, // XFS
@@ -135,7 +135,8 @@ impl States {
         }
     }
 
-    /// Adds a path without what is below it. Returns whether it is a directory whose entries are to be added, and were not before.
+    /// Adds a path without what is below it. Returns whether it is a directory whose entries are to be added, and were not
+    /// before.
     fn add_one(&mut self, path: &Path, deep: bool, now: SystemTime) -> bool {
         if let Some(seen) = self.seen.get_mut(path) {
             return deep && seen.kind == Kind::Directory && !std::mem::replace(&mut seen.is_complete, true);

@@ -8,8 +8,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// A program that keeps a shared mapping of a file. It writes to the mapping when it starts and after each line that it reads, and
-/// then answers with a byte.
+/// A program that keeps a shared mapping of a file. It writes to the mapping when it starts and after each line that it reads,
+/// and then answers with a byte.
 const MAP: &str = "import mmap, sys\n\
     f = open(sys.argv[1], 'r+b')\n\
     m = mmap.mmap(f.fileno(), 0)\n\

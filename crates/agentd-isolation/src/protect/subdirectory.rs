@@ -63,15 +63,15 @@ fn length_bit(name: &[u8]) -> u64 {
     1 << name.len().min(63)
 }
 
-/// Returns whether listed names count in a directory, given by its path below the root of a grant. The root's own names are looked up
-/// directly.
+/// Returns whether listed names count in a directory, given by its path below the root of a grant. The root's own names are
+/// looked up directly.
 pub(super) fn counts(directory: &Path) -> bool {
     !directory.as_os_str().is_empty()
 }
 
-/// Returns whether the entry `name` of a directory, given by its path below the root of a grant, is listed. A name that differs from
-/// the list only in a way that some file systems ignore is listed if `leads_there`: if the kernel finds the entry at the given path
-/// below the directory, which has the names of the list.
+/// Returns whether the entry `name` of a directory, given by its path below the root of a grant, is listed. A name that differs
+/// from the list only in a way that some file systems ignore is listed if `leads_there`: if the kernel finds the entry at the
+/// given path below the directory, which has the names of the list.
 pub(super) fn find(directory: &Path, name: &[u8], leads_there: impl Fn(&Path) -> bool) -> Option<Match> {
     if list::suffix(name).is_some() {
         return Some(Match::Listed);

@@ -94,7 +94,7 @@ fn line(title: &str, directory: &Path, changes: &[&Change]) -> String {
     let sections: Vec<String> =
         sections.iter().map(|(how, (count, shown))| format!("{count} {how}: {}", shown.join(", "))).collect();
     format!(
-        "{title}: {}: {}: host programs may execute or obey these paths — review them before use",
+        "{title}: {}: {}: host tools may execute or load these paths — review them before use",
         escape::name(directory),
         sections.join("; ")
     )

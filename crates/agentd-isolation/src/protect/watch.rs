@@ -40,8 +40,8 @@ impl Watch {
         Self { places, last, indexes, limits, processes_may_remain: false }
     }
 
-    /// Returns the differences since the last observation: sorted by path, or the most important ones first if there are more than
-    /// a report names. Each difference is returned once.
+    /// Returns the differences since the last observation: sorted by path, or the most important ones first if there are more
+    /// than a report names. Each difference is returned once.
     pub fn changes(&mut self) -> Vec<Change> {
         let mut now = Observation::capture(&self.places, &self.last, self.limits);
         let mut changes = self.last.compare(&mut now, &self.places);

@@ -1,9 +1,9 @@
-//! Stores the results of probes for all programs of this user, so that a backend is probed once per boot and not once per
-//! process.
+//! Stores the results of probes for all programs of this user, so that a process probes a backend only if no result for the same
+//! conditions exists: kernel, program, settings, namespaces, control group and others ([`key`]).
 //!
 //! Each proof is a file, named after the backend and the key of the conditions. A proof is trusted because no sandbox can write
-//! it: the file lies in a folder of [`crate::own_state`]. Proofs are only read for agentd's backends that have a boundary, not for
-//! `host-direct` or for backends of an embedding program.
+//! it: the file lies in a folder of [`crate::own_state`]. Proofs are only read for agentd's backends that have a boundary, not
+//! for `host-direct` or for backends of an embedding program.
 
 pub(crate) mod fuzz;
 mod key;
@@ -36,7 +36,7 @@ pub(crate) struct Proofs {
 impl Proofs {
     /// Opens the stored proofs of this user. If no folder for them can be opened, nothing is stored or returned.
     pub fn open(kept: Vec<(String, ProofFiles)>, work_root: &Path) -> Self {
-        Self { folder: own_state::cache_folder(), kept, work_root: work_root.to_path_buf() }
+        Self { folder: own_state::trusted_folder(), kept, work_root: work_root.to_path_buf() }
     }
 
     #[cfg(test)]
@@ -120,8 +120,8 @@ fn stored(folder: &OwnedFd, backend: &str) -> io::Result<Vec<((i64, u64), String
     Ok(found)
 }
 
-/// Parses a stored proof. A damaged file, or a file of another version, proves nothing. Returns the capabilities that the recorded
-/// evidence supports; the stored claims themselves are not trusted.
+/// Parses a stored proof. A damaged file, or a file of another version, proves nothing. Returns the capabilities that the
+/// recorded evidence supports; the stored claims themselves are not trusted.
 fn parse(bytes: &[u8]) -> Option<BackendCapabilities> {
     let BackendCapabilities { name, persistent_sandboxes, snapshots, available_profiles, platform_features, evidence, .. } =
         serde_json::from_slice(bytes).ok()?;

@@ -1,4 +1,4 @@
-//! Directories in which groups can be created, derived from the cgroup mounts of this machine, this process's own groups, and its
+//! Directories in which groups can be created, derived from the cgroup mounts of this host, this process's own groups, and its
 //! write access.
 
 use super::Controller;
@@ -69,7 +69,7 @@ pub(super) fn parse_place<'a>(cgroup: &'a str, controller: &str) -> Option<&'a s
 }
 
 impl Hierarchy {
-    /// Detects the directories on this machine. Omits controllers without a writable directory.
+    /// Detects the directories on this host. Omits controllers without a writable directory.
     pub fn detect() -> Self {
         let mounts = parse_mounts(&text::read("/proc/self/mountinfo").unwrap_or_default());
         let places = text::read("/proc/self/cgroup").unwrap_or_default();

@@ -25,10 +25,10 @@ impl Uppers {
     pub(super) fn prepare(scratch: &Scratch, grants: &[GrantPlan]) -> Result<Option<Self>, ControlError> {
         let mut place = None;
         for (number, _) in grants.iter().enumerate().filter(|(_, grant)| grant.access == Access::CopyOnWrite) {
-            place = Some(scratch.directory(PLACE, 0o700)?);
-            scratch.directory(&format!("{PLACE}/{number}"), 0o700)?;
+            place = Some(scratch.directory(COPIES, 0o700)?);
+            scratch.directory(&format!("{COPIES}/{number}"), 0o700)?;
             for (name, mode) in [(LOWER, 0o700), ("up", 0o755), ("work", 0o700)] {
-                scratch.directory(&format!("{PLACE}/{number}/{name}"), mode)?;
+                scratch.directory(&format!("{COPIES}/{number}/{name}"), mode)?;
             }
         }
         place.map(|place| open(rustix::fs::CWD, &place).map(Self)).transpose()
@@ -36,7 +36,7 @@ impl Uppers {
 }
 
 /// Name of that directory in the scratch file system.
-const PLACE: &str = "copies";
+const COPIES: &str = "copies";
 
 /// Name of the mount point of the host's directory.
 const LOWER: &str = "low";

@@ -30,7 +30,8 @@ impl State {
         self.abandoned()?.into_iter().try_for_each(Staging::remove)?;
         let mounted = self.mounts.as_ref().map(|mounts| mounts.mounted()).unwrap_or_default();
         let lock = self.lock()?;
-        // Directories are listed before the pins are read: a layer created in a volume without the lock is pinned before its directory exists.
+        // Directories are listed before the pins are read: a layer created in a volume without the lock is pinned before its
+        // directory exists.
         let mut unreferenced = BTreeMap::new();
         for volume in mounted {
             unreferenced.insert(volume, self.unreferenced(volume)?);

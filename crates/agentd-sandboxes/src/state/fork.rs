@@ -88,7 +88,7 @@ impl State {
         staging: &Staging,
     ) -> Result<Vec<(VolumeDir, Mounted)>, StateError> {
         let Some(bytes) = size(&record.about) else { return Ok(Vec::new()) };
-        self.is_shallow(record, stack)?;
+        self.check_volume_count(record, stack)?;
         new.iter().map(|_| self.make_volume(bytes, staging)).collect()
     }
 

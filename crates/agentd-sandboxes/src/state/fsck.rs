@@ -109,8 +109,8 @@ impl State {
     /// # Errors
     /// [`StateError`] if a directory cannot be read.
     pub fn fsck(&self) -> Result<Vec<Problem>, StateError> {
-        // The volumes are mounted before the lock is taken, because mounting many volumes takes long. Volumes created meanwhile are
-        // mounted during their check.
+        // The volumes are mounted before the lock is taken, because mounting many volumes takes long. Volumes created meanwhile
+        // are mounted during their check.
         let _mounted: Vec<_> = match &self.mounts {
             Some(_) => self.list()?.into_iter().flatten().filter_map(|record| self.mount(record.needs()).ok()).collect(),
             None => Vec::new(),

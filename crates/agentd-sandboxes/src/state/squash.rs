@@ -23,10 +23,10 @@ pub struct Squashed {
 }
 
 impl State {
-    /// Merges committed layers of a sandbox that has more than 12 of them. The merged run is the longest one in a single volume
-    /// that every snapshot and every other sandbox contains as a whole or not at all. Files are linked, not copied, and the
-    /// contents of sandboxes and snapshots stay the same. A mounted sandbox continues to use its old layers, which are protected
-    /// by a hold ([`State::hold`]).
+    /// Merges consecutive committed layers of a sandbox that has more than 12 of them. The merged sequence of layers, called a
+    /// run, lies in one volume. Each snapshot and each other sandbox contains either all layers of the run or none of them. The
+    /// longest such run is merged. Files are linked, not copied, and the contents of sandboxes and snapshots stay the same. A
+    /// mounted sandbox continues to use its old layers, which are protected by a hold ([`State::hold`]).
     ///
     /// If the process is killed, some records may name the merged layer and others the original layers; both are valid.
     ///

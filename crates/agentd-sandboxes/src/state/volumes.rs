@@ -128,7 +128,7 @@ impl State {
     }
 
     /// Fails if a sandbox with a disk limit above `stack` would have layers in too many volumes.
-    pub(super) fn is_shallow(&self, record: &Record, stack: &[LayerId]) -> Result<(), StateError> {
+    pub(super) fn check_volume_count(&self, record: &Record, stack: &[LayerId]) -> Result<(), StateError> {
         let volumes = stack.iter().filter_map(|layer| self.volume_of(*layer).transpose()).collect::<Result<BTreeSet<_>, _>>()?;
         if volumes.len() >= MAX_VOLUMES {
             Err(StateError::TooDeep { name: record.name.clone(), most: MAX_VOLUMES })

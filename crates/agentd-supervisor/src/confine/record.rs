@@ -20,7 +20,7 @@ impl ControlRecord<'_> {
 
     /// Applies one control. A failure ends the sandbox, unless the caller accepted degraded isolation. An error of
     /// [`Control::Grants`] always ends the sandbox, whichever control returns it: it reports a replaced object, not a missing
-    /// feature of this machine.
+    /// feature of this host.
     pub(super) fn control(
         &mut self,
         control: Control,

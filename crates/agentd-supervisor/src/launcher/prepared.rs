@@ -41,8 +41,8 @@ impl Prepared {
 }
 
 impl Launcher {
-    /// Starts a first process in `namespaces`, unless there is a prepared one. `seccomp` is the filter that the plan is expected to
-    /// have. A failure is not reported: creating the sandbox starts another process, and reports why that fails.
+    /// Starts a first process in `namespaces`, unless there is a prepared one. `seccomp` is the filter that the plan is expected
+    /// to have. A failure is not reported: creating the sandbox starts another process, and reports why that fails.
     pub(super) fn prepare(&mut self, namespaces: NamespacePlan, seccomp: SeccompPlan) {
         if self.prepared.is_none() {
             self.prepared = self.start_prepared(namespaces, seccomp).ok();

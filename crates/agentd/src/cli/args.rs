@@ -31,7 +31,7 @@ pub(crate) use vm::{VmBuildArgs, VmCommand};
 use clap::{Args, Parser, Subcommand};
 use std::{ffi::OsString, path::PathBuf};
 
-/// Run commands of AI agents in sandboxes whose isolation is tested on this machine.
+/// Run commands of AI agents in sandboxes whose isolation is tested on this host.
 #[derive(Debug, Parser)]
 #[command(name = "agentd", version, max_term_width = 100)]
 pub(crate) struct Cli {

@@ -42,7 +42,9 @@ pub(crate) fn to_host(content: &mut File, own: Option<&OsStr>, to: &Path) -> Res
         // `to` is a link to a directory. `cp` would write into that directory.
         (Err(_), _) if to.is_dir() => return Err(refusal(to, Errno::LOOP)),
         (Err(_), _) => {
-            let name = to.file_name().ok_or_else(|| format!("write {}: not the path of a file", to.display()))?;
+            let name = to.file_name().ok_or_else(|| {
+                format!("write {}: not the path of a file — end the path with the name of a file", to.display())
+            })?;
             let folder = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             (open(folder, OFlags::PATH | OFlags::DIRECTORY).map_err(|errno| refusal(folder, errno))?, name.to_os_string())
         }

@@ -103,7 +103,11 @@ async fn log([newer, older]: &[PathBuf; 2], follow: bool) -> Result<(), Failure>
     let mut out = io::stdout();
     let mut file = open(newer)?;
     if file.is_none() && !follow {
-        return Err(format!("read the log: {}: no daemon has written a log yet", escape::name(newer)).into());
+        return Err(format!(
+            "read the log: {}: no daemon has written a log yet — `agentd sandbox create` starts a daemon",
+            escape::name(newer)
+        )
+        .into());
     }
     if let Some(mut older) = open(older)? {
         io::copy(&mut older, &mut out)?;

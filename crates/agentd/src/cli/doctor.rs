@@ -2,7 +2,7 @@
 
 use super::{
     args::DoctorArgs,
-    failure::Failure,
+    failure::{self, Failure},
     named_backend::named_backend,
     selection::{REQUIRED, is_automatic},
     temporary,
@@ -41,7 +41,7 @@ pub(crate) async fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
         let work_root = temporary::of_here()?;
         let backend = named_backend(&name, &work_root)?;
         // Replaces the stored result, so that later commands use the new one.
-        let probed = probe_again(&work_root, backend.name()).await.map_err(|e| e.to_string());
+        let probed = probe_again(&work_root, backend.name()).await.map_err(|error| failure::message(&error));
         rows.push(Row { name: backend.name().to_owned(), traits: backend.traits(), probed });
     }
     drop(progress);

@@ -68,9 +68,9 @@ pub(crate) fn hint(program: &str, granted: &[Grant]) {
     }
 }
 
-/// Prints the line of [`hint`] after a command ended with "not found" (`sh(1p)`). A shell does not report which program it did not find. If
-/// an argument names a program that only a hidden directory has, the hint is about that program. Otherwise prints one line with
-/// the hidden directories of `PATH` below the home directory.
+/// Prints the line of [`hint`] after a command ended with "not found" (`sh(1p)`). A shell does not report which program it did
+/// not find. If an argument names a program that only a hidden directory has, the hint is about that program. Otherwise prints
+/// one line with the hidden directories of `PATH` below the home directory.
 pub(crate) fn hint_after_shell(argv: &[OsString], granted: &[Grant]) {
     let (path, guard) = (search_path(), Guard::host());
     let hidden = hidden(&path, granted);

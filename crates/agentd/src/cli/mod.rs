@@ -114,7 +114,7 @@ pub fn main() -> ExitCode {
         // The exit code of a program that SIGPIPE has ended: the reader of the output has closed the pipe.
         Err(error) if is_closed_pipe(&*error) => ExitCode::from(128 + 13),
         Err(error) => {
-            writer::message(format_args!("{error}"));
+            writer::message(format_args!("{}", failure::message(&*error)));
             ExitCode::from(CANNOT)
         }
     }

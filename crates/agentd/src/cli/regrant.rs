@@ -6,8 +6,8 @@ use agentd_daemon::Client;
 use agentd_sandboxes::{Name, State};
 use std::io::{self, Write};
 
-/// Resolves the grants of a sandbox by the same rules as at its creation. Prints the changes of grants, and the changes of protected
-/// paths that were not reported yet.
+/// Resolves the grants of a sandbox by the same rules as at its creation. Prints the changes of grants, and the changes of
+/// protected paths that were not reported yet.
 pub(crate) async fn regrant(client: &Client, state: &State, name: &Name, follow_links: bool, json: bool) -> Result<(), Failure> {
     let record = state.record(name)?;
     let guard = grants::Guard::host();

@@ -3,7 +3,7 @@
 use super::{
     args::{CommandArgs, RequireArg, RunArgs},
     explain,
-    failure::{CANNOT, Failure},
+    failure::{self, CANNOT, Failure},
     grants, hidden, host, image,
     protection::{self, Advice},
     request::{self, BackendDescription},
@@ -16,9 +16,10 @@ use agentd_isolation::{HeadTail, protect::Watch, shared_kernel};
 use std::sync::{Arc, PoisonError};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Starts what the sandbox of a run is expected to need, while the run is planned. Called before any thread starts.
+/// Starts the launcher and the first process of the sandbox, which run while the run is planned (decision 0079). Must be called
+/// before any thread starts, because the launcher is a fork of this process.
 pub(crate) fn prepare(args: &RunArgs) {
-    // A machine needs none of it.
+    // A machine has its own launcher, in the guest.
     if !args.explain && selection::is_on_hosts_kernel(args) {
         let (network, profile) = request::network_and_profile(&args.boundary);
         shared_kernel::prepare(network, profile, &request::limits(&args.boundary));
@@ -49,7 +50,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
     };
     if json && !result.printed {
         let lost = failure.downcast_ref().is_some_and(IsolationError::is_loss);
-        let object = result_object::error(&failure.to_string(), lost.then_some(EndReason::BackendLost));
+        let object = result_object::error(&failure::message(&*failure), lost.then_some(EndReason::BackendLost));
         result_object::print(object, &result.protected, &mut Stops::new()?, Some(stream::DRAIN)).await?;
     }
     if code == CANNOT { Err(failure) } else { Ok(code) }
@@ -160,7 +161,7 @@ async fn wait_for_end(sandbox: &Arc<dyn Sandbox>, stops: &mut Stops) -> Result<O
 
 /// Prints that parts of the sandbox remain; returns the exit code.
 fn not_destroyed(error: &IsolationError) -> u8 {
-    writer::message(format_args!("{error}"));
+    writer::message(format_args!("{}", failure::message(error)));
     CANNOT
 }
 
@@ -266,8 +267,12 @@ async fn in_json(
             "omitted": captured.omitted,
         })
     };
-    let degraded: Vec<_> =
-        sandbox.controls().iter().filter(|l| matches!(l.status, ControlStatus::Missing(_))).map(|l| l.control).collect();
+    let degraded: Vec<_> = sandbox
+        .controls()
+        .iter()
+        .filter(|report| matches!(report.status, ControlStatus::Missing(_)))
+        .map(|report| report.control)
+        .collect();
     let object = serde_json::json!({
         "backend": selected.backend.name(),
         "required": required.iter().map(|required| required.name()).collect::<Vec<_>>(),
@@ -288,11 +293,11 @@ async fn in_json(
             "syscalls": enforced(sandbox, &[Control::Seccomp]),
             "kernel": selected.proven.as_ref().is_some_and(|proven| proven.has(Claim::Kernel)),
         },
-        "layers": sandbox.controls(),
+        "controls": sandbox.controls(),
         "degraded": degraded,
         "stdout": stream(stdout),
         "stderr": stream(stderr),
-        "error": destroyed.as_ref().err().map(ToString::to_string),
+        "error": destroyed.as_ref().err().map(|error| failure::message(error)),
     });
     result.printed = true;
     let later = result_object::print(object, &protected, stops, stopped.map(|_| stream::DRAIN)).await?;

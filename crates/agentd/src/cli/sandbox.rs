@@ -68,7 +68,7 @@ pub(crate) fn client() -> Result<Client, Failure> {
     Ok(Client::new(&folder, daemon.into_iter().chain(started_in).collect()))
 }
 
-/// Proves the boundary on this machine before a command runs. What cannot be proven in the namespaces of this process may hold in
+/// Proves the boundary on this host before a command runs. What cannot be proven in the namespaces of this process may hold in
 /// those of the daemon, which then proves it: the request says that this process has not.
 async fn proven(client: &Client) -> Result<Selected, Failure> {
     match selection::of_named_sandboxes().await {
@@ -101,9 +101,15 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
 
 /// Converts variables to text, as stored in a record.
 fn in_text(env: environment::Environment) -> Result<Vec<(String, String)>, Failure> {
-    let text =
-        |value: std::ffi::OsString| value.into_string().map_err(|value| format!("store the environment: {value:?}: not UTF-8"));
-    env.into_iter().map(|(name, value)| Ok((text(name)?, text(value)?))).collect()
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| match (name.to_str(), value.to_str()) {
+        (Some(name), Some(value)) => Ok((name.to_owned(), value.to_owned())),
+        _ => {
+            let name = name.display();
+            let what = format!("store the environment: variable {name}: its name or value is not UTF-8");
+            Err(format!("{what} — pass another value, or leave out --env {name}").into())
+        }
+    };
+    env.into_iter().map(text).collect()
 }
 
 async fn exec(client: &Client, state: &State, args: ExecArgs) -> Result<u8, Failure> {

@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-/// Bits that a backend must prove for a command of `agentd run`.
+/// Claims that a backend must prove for a command of `agentd run`.
 pub(crate) const REQUIRED: [Claim; 4] = [Claim::Filesystem, Claim::Process, Claim::Network, Claim::Syscalls];
 
 /// Environment variable with the default for `--backend`.
@@ -149,7 +149,8 @@ pub(crate) async fn prove_for_others(changeable: Vec<PathBuf>) -> Result<(), Str
 }
 
 async fn choose<N: AsRef<str>>(work_root: &Path, names: &[N], claims: &[Claim]) -> Result<Selected, Failure> {
-    let _progress = Progress::show("testing the sandbox with attacks, once per boot");
+    // One line of a terminal, because only one line is erased.
+    let _progress = Progress::show("testing the sandbox with attacks; similar runs reuse the result");
     let choice = choose_backend(work_root, names, claims).await;
     let choice = choice.map_err(|error| unusable(work_root).unwrap_or_else(|| error.into()))?;
     Ok(Selected {

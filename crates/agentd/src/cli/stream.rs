@@ -198,17 +198,26 @@ fn connect(streams: ExecStreams, interactive: bool, sink: &Sink) -> std::io::Res
 fn report(outcome: &Outcome, stopped: Option<i32>) -> u8 {
     let message = match outcome.reason {
         EndReason::Exited | EndReason::Signalled => None,
+        EndReason::BackendLost => Some(
+            "command lost: the supervisor or the virtual machine of its sandbox ended — run the command again; with \
+             AGENTD_LOG=debug, agentd prints the cause",
+        ),
         EndReason::WallDeadline => Some("command stopped: time limit exceeded (--timeout)"),
         EndReason::CpuLimit => Some("command stopped: CPU time limit exceeded (--cpu-time)"),
         EndReason::OutOfMemory => Some("command stopped: out of memory (--memory)"),
         EndReason::ProcessLimit => Some("command stopped: process limit exceeded (--pids)"),
         EndReason::FileSizeLimit => Some("command stopped: file size limit exceeded (--file-size)"),
         EndReason::OutputLimit => Some("command stopped: output limit exceeded (--max-output)"),
-        EndReason::Cancelled => Some("command stopped: cancelled"),
+        EndReason::Cancelled => None,
         _ => Some("command stopped by agentd"),
     };
-    if let Some(message) = message {
-        writer::message(format_args!("{message}"));
+    match (message, stopped) {
+        (Some(message), _) => writer::message(format_args!("{message}")),
+        (None, Some(signal)) if outcome.reason == EndReason::Cancelled => {
+            writer::message(format_args!("command stopped: agentd received signal {signal}"));
+        }
+        (None, _) if outcome.reason == EndReason::Cancelled => writer::message(format_args!("command stopped by agentd")),
+        _ => {}
     }
     match stopped {
         Some(signal) => u8::try_from(128 + signal).unwrap_or(CANNOT),

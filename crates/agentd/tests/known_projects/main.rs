@@ -1,5 +1,5 @@
 //! Runs the test suites of known projects outside and inside `agentd run`, compares the results, and prints the ratio of the wall
-//! times. Fetches the projects with the package managers of this machine, over the network; the suites run without a network.
+//! times. Fetches the projects with the package managers of this host, over the network; the suites run without a network.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 mod projects;

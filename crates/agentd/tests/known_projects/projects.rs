@@ -31,7 +31,7 @@ fn without_progress(line: &str) -> String {
     result.trim_end().to_owned()
 }
 
-/// Compiled and tested with the toolchain of this machine. The crate's own `Cargo.lock` pins the dependencies.
+/// Compiled and tested with the toolchain of this host. The crate's own `Cargo.lock` pins the dependencies.
 pub const RUST: Project = Project {
     name: "semver 1.0.24 (Rust)",
     fetch: r#"

@@ -1,6 +1,7 @@
 //! The object that `--json` prints.
 
 use crate::ends::ends;
+use crate::json_document::is_documented;
 use crate::place::{RunDir, has_groups, json, program, text};
 use crate::signals::signal;
 use serde_json::Value;
@@ -66,4 +67,16 @@ fn json_with_closed_standard_output_fails_before_command_starts() {
     assert_eq!(output.status.code(), Some(125), "{output:?}");
     assert!(text(&output.stderr).contains("standard output is closed"), "{output:?}");
     assert!(!place.work().join("ran").exists());
+}
+
+#[test]
+fn keys_of_objects_are_those_of_the_document() {
+    let place = RunDir::new();
+    let run = json(&place.run(&["--json"], &["sh", "-c", "echo created >.envrc"]));
+    assert_eq!(run["protected_changes"][0]["change"], "created", "{run}");
+    let failed = json(&place.run(&["--json", "--workspace", "/no/such/place"], &["true"]));
+    is_documented("`agentd run --json`", 0, &[&run, &failed]);
+    let doctor = Command::new(program()).args(["doctor", "--json", "--backend", "linux-native"]).output().unwrap();
+    let direct = Command::new(program()).args(["doctor", "--json", "--backend", "host-direct"]).output().unwrap();
+    is_documented("`agentd doctor --json`", 0, &[&json(&doctor), &json(&direct)]);
 }

@@ -7,6 +7,8 @@ mod ends;
 mod explain;
 mod hooks;
 mod json;
+#[path = "../support/json_document.rs"]
+mod json_document;
 mod place;
 mod programs;
 mod signals;

@@ -1,5 +1,6 @@
 //! Changes of protected paths that no client has received when a sandbox, or the daemon, ends: none is lost.
 
+use crate::json_document::is_documented;
 use crate::place::{SandboxDir, text, until};
 use serde_json::Value;
 use std::{
@@ -54,6 +55,7 @@ fn rm_reports_a_change_by_a_command_that_still_runs() {
     assert_eq!(change["change"], "created", "{said}");
     assert!(change["path"].as_str().unwrap().ends_with("/work/.envrc"), "{said}");
     assert_eq!((&said[1]["protected_incomplete"], &said[1]["protected_omitted"]), (&false.into(), &serde_json::json!([])));
+    is_documented("`agentd sandbox`", 1, &[&said[1]]);
 }
 
 #[test]
@@ -70,6 +72,13 @@ fn regrant_reports_a_change_that_no_client_has_received() {
     let said: Value = serde_json::from_str(&place.agentd(&["regrant", "--json", "dev"])).unwrap();
     assert_eq!((&said["name"], &said["changes"]), (&"dev".into(), &serde_json::json!([])), "{said}");
     assert_eq!(said["protected_changes"][0]["change"], "created", "{said}");
+    is_documented("`agentd sandbox`", 1, &[&said]);
+    place.agentd(&["snapshot", "dev", "clean"]);
+    let all: Value = serde_json::from_str(&place.agentd(&["ls", "--json"])).unwrap();
+    let one: Value = serde_json::from_str(&place.agentd(&["inspect", "dev"])).unwrap();
+    is_documented("`agentd sandbox`", 0, &[&all[0], &one]);
+    let daemon = daemon(&place, &["status", "--json"]);
+    is_documented("`agentd daemon status --json`", 0, &[&serde_json::from_slice(&daemon.stdout).unwrap()]);
 }
 
 #[test]

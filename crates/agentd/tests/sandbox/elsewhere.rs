@@ -1,5 +1,5 @@
-//! Clients in other namespaces than the daemon: client and daemon prove to each other that they have the key. Without it, the client
-//! sends nothing, and the daemon refuses.
+//! Clients in other namespaces than the daemon: client and daemon prove to each other that they have the key. Without it, the
+//! client sends nothing, and the daemon refuses.
 
 use crate::place::{SandboxDir, program, text, until};
 use std::{
@@ -16,8 +16,8 @@ const ELSEWHERE: [&[&str]; 2] =
 /// The problem of a client that cannot read the key.
 const NO_KEY: &str = "finds no key to verify the daemon with";
 
-/// Makes connections with the key in `$KEY` to the socket `$1`, in the protocol of version `$2`. Prints for each kind of answer whether
-/// the status was received, and whether the daemon has proven that it has the key.
+/// Makes connections with the key in `$KEY` to the socket `$1`, in the protocol of version `$2`. Prints for each kind of answer
+/// whether the status was received, and whether the daemon has proven that it has the key.
 const ANSWERS: &str = r"
 import hmac, os, socket, struct, sys
 key, version = open(os.environ['KEY'], 'rb').read(), int(sys.argv[2])
@@ -79,8 +79,8 @@ impl Elsewhere {
         Self { place, key }
     }
 
-    /// Returns true if a client with another home does not find the key. It does find one in the user's runtime folder, and that of
-    /// root, whose home is that of `/etc/passwd`.
+    /// Returns true if a client with another home does not find the key. It does find one in the user's runtime folder, and that
+    /// of root, whose home is that of `/etc/passwd`.
     fn key_is_in_home(&self) -> bool {
         self.key.starts_with(self.place.path("home"))
     }

@@ -8,6 +8,8 @@ mod daemon;
 mod disk;
 mod elsewhere;
 mod grants;
+#[path = "../support/json_document.rs"]
+mod json_document;
 mod place;
 mod unproven;
 

@@ -16,10 +16,8 @@ Examples:
   agentd gondolin setup --root ./rootfs
   agentd gondolin setup --offline /media/stick/downloads")]
 pub(crate) struct SetupArgs {
-    /// Download missing packages from npm, PyPI and Debian; this is the default
-    #[arg(long, conflicts_with = "offline")]
-    pub from_npm: bool,
-    /// Download nothing; use a copy of the directory `downloads` from a set-up on a host with a network
+    /// Download nothing (by default, missing packages are downloaded from npm, PyPI and Debian); use a copy of the directory
+    /// `downloads` from a set-up on a host with a network
     #[arg(long, value_name = "DIR")]
     pub offline: Option<PathBuf>,
     /// Root file system of the guest, instead of Debian

@@ -82,8 +82,9 @@ pub(crate) struct RunArgs {
     pub boundary: BoundaryArgs,
     #[command(flatten)]
     pub command: CommandArgs,
-    /// Size of the disk that holds the files of the sandbox's root. container: requires root; without this option, the files are
-    /// in memory. firecracker: 8G without this option
+    /// Size of the disk for the files of the sandbox's root. Selects container unless another backend is named. container:
+    /// requires root; without this option, these files are in memory. firecracker: 8G without this option. Other backends refuse
+    /// the option
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub disk: Option<Bytes>,
     /// Print one JSON object that describes the run and contains its output
@@ -157,7 +158,8 @@ pub(crate) struct BoundaryArgs {
     /// Maximum size of each file that is written
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub file_size: Option<Bytes>,
-    /// Run even if an isolation control cannot be applied, and print a warning for each
+    /// Run even if an isolation control cannot be applied, and print a warning for each; `auto` then selects linux-native without
+    /// testing it, unless another option needs another backend
     #[arg(long)]
     pub allow_degraded: bool,
 }
@@ -177,8 +179,9 @@ pub(crate) struct CommandArgs {
     /// Set an environment variable to a value, or to the caller's value; the command inherits no other variables
     #[arg(long, value_name = "K[=V]")]
     pub env: Vec<String>,
-    /// Working directory, as a path on the host or in the sandbox [default: the current directory if it is granted, else the
-    /// workspace, else the current directory if a part of it is granted, else the image's directory or the home directory]
+    /// Working directory, as a path on the host or in the sandbox. Default, the first of these: the current directory if it is
+    /// granted; the workspace; the current directory if it contains a granted path; the image's working directory; the home
+    /// directory
     #[arg(long, value_name = "DIR")]
     pub cwd: Option<PathBuf>,
     /// Forward standard input to the command

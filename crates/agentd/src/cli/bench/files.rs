@@ -23,7 +23,7 @@ const TMPFS: i64 = 0x0102_1994;
 /// The largest number of rounds; one round takes about half a second.
 const ROUNDS: u32 = 20;
 
-/// Measures the sandboxes and this machine in turn. Returns a ratio of medians for each sandbox, or nothing if `/dev/shm` is not
+/// Measures the sandboxes and this host in turn. Returns a ratio of medians for each sandbox, or nothing if `/dev/shm` is not
 /// a tmpfs.
 pub(super) async fn measure(
     sandboxes: &[(&'static str, Arc<dyn Sandbox>)],

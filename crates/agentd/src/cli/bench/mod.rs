@@ -1,4 +1,4 @@
-//! `agentd bench`: measures this machine. Each figure is a ratio to `posix_spawn` of the same program in the same round.
+//! `agentd bench`: measures this host. Each figure is a ratio to `posix_spawn` of the same program in the same round.
 //!
 //! The rows of a warm pool measure what a caller waits for: `take`, one exec, and `destroy` until no process and no cgroup of the
 //! sandbox remains. *Warm* means that the pool has its idle sandboxes when the clock starts. After the clock has stopped, the
@@ -135,7 +135,7 @@ impl Subjects {
 
     fn add_peers(&mut self, work_root: &Path) -> Result<(), Failure> {
         for Peer { name, line } in peers::installed(work_root, PROGRAM)? {
-            // A peer that does not run on this machine has no row. It may need privileges, or another kernel.
+            // A peer that does not run on this host has no row. It may need privileges, or another kernel.
             match try_out(&line) {
                 Ok(()) => self.figures.push(figure(name, Row::Program(line))),
                 Err(error) => eprintln!("agentd: skip the row of {name}: {error}"),
@@ -213,7 +213,7 @@ async fn warm_pool(backend: Arc<dyn IsolationBackend>) -> Result<Arc<SandboxPool
     Ok(Arc::new(pool))
 }
 
-/// Runs a peer once, to find out whether it can be measured on this machine. The error is the first line of its standard error.
+/// Runs a peer once, to find out whether it can be measured on this host. The error is the first line of its standard error.
 fn try_out(line: &[String]) -> Result<(), Failure> {
     let output = Command::new(&line[0]).args(&line[1..]).stdin(Stdio::null()).output()?;
     if output.status.success() {

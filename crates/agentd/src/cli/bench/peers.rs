@@ -52,7 +52,7 @@ pub(super) fn installed(dir: &Path, program: &str) -> io::Result<Vec<Peer>> {
     Ok(peers)
 }
 
-/// Returns those of `paths` that exist on this machine.
+/// Returns those of `paths` that exist on this host.
 fn existing(paths: &[&'static str]) -> impl Iterator<Item = &'static str> {
     paths.iter().copied().filter(|path| Path::new(path).exists())
 }
