@@ -327,7 +327,8 @@ async fn large_file() {
     let copied = sandbox.read_file_to(std::path::Path::new("/var/sparse"), SIZE.into(), file.try_clone().unwrap().into()).await;
     assert_eq!(copied.unwrap(), u64::from(SIZE));
     assert_eq!(file.metadata().unwrap().len(), u64::from(SIZE));
-    let more = peak() - before;
+    // The kernel's counters are inexact by some pages per thread, so the second value can be below the first.
+    let more = peak().saturating_sub(before);
     assert!(more < BOUND, "{more} bytes for files of {SIZE} and {WRITTEN}");
     sandbox.destroy().await.unwrap();
 }
