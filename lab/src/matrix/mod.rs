@@ -111,7 +111,8 @@ fn steps_of(chosen: &[Chosen], context: &RunContext, turn: Option<u32>, logs: &P
         }),
     });
     let steps = built.chain(rows).collect();
-    let slots = std::thread::available_parallelism().map_or(1, usize::from);
+    // One more than processors: suites on this machine wait half of the time.
+    let slots = std::thread::available_parallelism().map_or(1, usize::from) + 1;
     let ended = schedule::run(steps, slots);
     Ok(Run { ended, logs: logs.to_path_buf(), started })
 }

@@ -1,4 +1,4 @@
-//! Runs steps in parallel, one per processor. A step starts when its assets are built and a slot is free.
+//! Runs steps in parallel. A step starts when its assets are built and a slot is free.
 
 use super::{report::Ended, step::Asset};
 use std::{
