@@ -155,7 +155,10 @@ fn serve(server: &Arc<Server>, served: &Arc<()>, client: Candidate) {
 
 /// Returns the clients that have connected but were not accepted yet.
 fn waiting(listener: &UnixListener, own: Option<&OwnMounts>) -> Vec<Candidate> {
-    let next = || rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok();
+    let next = || match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        Err(Errno::AGAIN) => None,
+        accepted => accepted.or_warn("accept client", "socket"),
+    };
     let verify = |socket: OwnedFd| admission::verify(socket.into(), own).or_warn("accept client", "socket");
     std::iter::from_fn(next).filter_map(verify).collect()
 }

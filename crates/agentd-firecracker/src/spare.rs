@@ -76,11 +76,12 @@ impl Spare {
             if let Ok(Err(_)) = asked {
                 return Started { vm: None, ended };
             }
-            // An error is ignored here: the restore starts its own Firecracker, and reports the error if that fails too.
             let vm = match snapshot {
-                Some(snapshot) => waiting(&backend, size, &snapshot).await.ok(),
-                None => backend.empty(size).await.ok(),
+                Some(snapshot) => waiting(&backend, size, &snapshot).await,
+                None => backend.empty(size).await,
             };
+            // Without a spare, the restore starts its own Firecracker, and reports the error if that fails too.
+            let vm = vm.or_debug("start spare Firecracker", size);
             Started { vm, ended }
         });
         Self { wanted, started, ahead }

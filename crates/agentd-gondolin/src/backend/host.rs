@@ -185,7 +185,15 @@ fn watch_over(mut node: Box<dyn ExecHandle>) -> Result<watch::Receiver<State>, I
             // Standard output comes from our own program, which writes little.
             let mut lines = BufReader::new(stdout.take(1 << 20)).lines();
             let mut failed = None;
-            while let Ok(Some(line)) = lines.next_line().await {
+            loop {
+                let line = match lines.next_line().await {
+                    Ok(Some(line)) => line,
+                    Ok(None) => break,
+                    Err(error) => {
+                        failed = Some(format!("read the output of Node: {error}"));
+                        break;
+                    }
+                };
                 match serde_json::from_str(&line) {
                     Ok(HostMessage::Console(text)) => sender.send_modify(|state| keep_end(&mut state.console, &text)),
                     Ok(HostMessage::Failed(why)) => failed = Some(why),

@@ -9,6 +9,7 @@ use agentd_core::{
     BackendCapabilities, Command, ControlReport, EndReason, ExecHandle, ExecStreams, IsolationBackend, IsolationError, Outcome,
     PtySize, Sandbox, SandboxId, SandboxSpec, Usage,
 };
+use agentd_log::LogFailure as _;
 use agentd_sandboxes::{ForkSource, Name, State, StateError};
 use async_trait::async_trait;
 use std::{
@@ -293,7 +294,7 @@ impl Drop for LayeredSandbox {
         let inner = self.0.clone();
         // Without a runtime, the processes end with their handles, and the layers are removed with the layer store.
         if let (Ok(()), Ok(runtime)) = (inner.check(), Handle::try_current()) {
-            runtime.spawn(async move { inner.destroy().await.ok() });
+            runtime.spawn(async move { inner.destroy().await.or_warn("destroy dropped sandbox", "container") });
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     name::Name,
     record::{FILE, Record},
 };
+use agentd_log::LogFailure as _;
 use std::{collections::HashMap, fs, os::unix::fs::MetadataExt};
 
 /// The fields of a record that determine the lifetime of its sandbox.
@@ -30,7 +31,7 @@ impl From<&Record> for Lifetime {
 
 /// The lifetimes of all sandboxes, each as of the last change of its record.
 #[derive(Debug, Default)]
-pub struct Lifetimes(HashMap<Name, (Stamp, Lifetime)>);
+pub struct Lifetimes(HashMap<Name, (Stamp, Option<Lifetime>)>);
 
 /// Inode, size and times of a record's file, which identify its version: every change of a record replaces the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,10 +50,8 @@ impl Lifetimes {
             let same = self.0.get(&name).filter(|(read, _)| *read == stamp).copied();
             let entry = match same {
                 Some(entry) => entry,
-                None => match state.record(&name) {
-                    Ok(record) => (stamp, Lifetime::from(&record)),
-                    Err(_) => continue,
-                },
+                // A record that cannot be read is logged once, and read again after it has changed.
+                None => (stamp, state.record(&name).or_warn("read the lifetime of sandbox", &name).as_ref().map(Lifetime::from)),
             };
             known.insert(name, entry);
         }
@@ -62,7 +61,7 @@ impl Lifetimes {
 
     /// Returns the lifetimes as of the last [`Lifetimes::refresh`].
     pub fn all(&self) -> Vec<(Name, Lifetime)> {
-        self.0.iter().map(|(name, (_, lifetime))| (name.clone(), *lifetime)).collect()
+        self.0.iter().filter_map(|(name, (_, lifetime))| Some((name.clone(), (*lifetime)?))).collect()
     }
 }
 

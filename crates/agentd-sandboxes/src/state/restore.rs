@@ -51,7 +51,7 @@ impl State {
 }
 
 /// Returns the upper layer if it is in a volume, because the new upper layer is created there. Without a volume the old upper
-/// layer is not needed and may be missing.
+/// layer is not needed and may be missing. If the link cannot be read, the caller's `volume_dir_of` reports that.
 fn limited(state: &State, record: &Record) -> Option<LayerId> {
     state.volume_of(record.upper).ok()?.map(|_| record.upper)
 }

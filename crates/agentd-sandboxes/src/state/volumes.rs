@@ -145,12 +145,13 @@ impl State {
 
     /// Returns the entries in the layer directory of a mounted volume to which no link in `layers` points.
     pub(super) fn unreferenced(&self, volume: VolumeId) -> Result<Vec<PathBuf>, StateError> {
-        let mut unreferenced = entries(&self.inside(volume))?;
-        let linked = |path: &PathBuf| {
-            let layer = LayerId::from_path(path)?;
-            (self.volume_of(layer).ok()? == Some(volume)).then_some(())
-        };
-        unreferenced.retain(|path| linked(path).is_none());
+        let mut unreferenced = Vec::new();
+        for path in entries(&self.inside(volume))? {
+            let linked = LayerId::from_path(&path).map_or(Ok(None), |layer| self.volume_of(layer))?;
+            if linked != Some(volume) {
+                unreferenced.push(path);
+            }
+        }
         Ok(unreferenced)
     }
 

@@ -14,6 +14,7 @@ use super::{
 };
 use agentd_core::{IsolationError, Root, Writable, escape};
 use agentd_daemon::{Activity, Client, Status};
+use agentd_log::LogFailure as _;
 use agentd_sandboxes::{ChangeKind, Disk, Name, Record, SandboxSettings, State};
 use std::{
     fs::File,
@@ -187,9 +188,9 @@ pub(crate) fn state(activity: Option<Activity>) -> (&'static str, Option<usize>)
     }
 }
 
-/// Returns the size and the usage of a sandbox's disk. Errors are ignored here; fsck reports a damaged disk.
+/// Returns the size and the usage of a sandbox's disk. An error is only logged; fsck reports a damaged disk.
 fn disk(state: &State, record: &Record) -> Option<Disk> {
-    state.disk(record).ok().flatten()
+    state.disk(record).or_debug("read the usage of the disk of sandbox", &record.name).flatten()
 }
 
 /// Returns the disk usage as text.
