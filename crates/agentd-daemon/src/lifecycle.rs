@@ -7,7 +7,7 @@ use crate::{
 };
 use agentd_core::{ControlReport, Sandbox};
 use agentd_log::LogFailure as _;
-use agentd_sandboxes::{Name, SandboxSettings, SaveMode, State};
+use agentd_sandboxes::{Name, SandboxSettings, SandboxStore, SaveMode};
 use std::sync::Arc;
 
 impl Server {
@@ -77,7 +77,7 @@ impl Server {
     /// returns.
     pub(crate) async fn used(&self, name: &Name) {
         let used = name.clone();
-        let touch = move |state: &State| {
+        let touch = move |state: &SandboxStore| {
             if state.record(&used)?.about.idle_ttl.is_some() {
                 state.touch(&used)?;
             }

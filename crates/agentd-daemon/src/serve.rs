@@ -15,7 +15,7 @@ use crate::{
 use agentd_core::{GuardRule, SandboxSpec};
 use agentd_isolation::{grants, layered::runtime, protect::Report};
 use agentd_log::LogFailure as _;
-use agentd_sandboxes::{Lifetimes, Name, State, StateError};
+use agentd_sandboxes::{Lifetimes, Name, SandboxStore, StoreError};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex},
@@ -24,7 +24,7 @@ use tokio::sync::OnceCell;
 
 /// The state of the daemon.
 pub(crate) struct Server {
-    pub state: Arc<State>,
+    pub state: Arc<SandboxStore>,
     pub runtimes: Runtimes,
     pub watches: Watches,
     /// When the daemon started, in seconds since 1970.
@@ -38,7 +38,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(state: Arc<State>, prove: Prove) -> Result<Self, DaemonError> {
+    pub(crate) fn new(state: Arc<SandboxStore>, prove: Prove) -> Result<Self, DaemonError> {
         Ok(Self {
             state,
             runtimes: Runtimes::new()?,
@@ -135,7 +135,7 @@ impl Server {
                 return Ok(Some((Reply::Done, Some(report::write_changes(&changes)?))));
             }
             Request::Check => {
-                let problems = self.on_disk(State::fsck).await?;
+                let problems = self.on_disk(SandboxStore::fsck).await?;
                 return Ok(Some((Reply::Done, Some(report::write_problems(&problems)?))));
             }
             Request::Regrant { name, grants } => {
@@ -163,7 +163,7 @@ impl Server {
     /// Runs work on files, which may take long, in a separate thread.
     pub(crate) async fn on_disk<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&State) -> Result<T, StateError> + Send + 'static,
+        work: impl FnOnce(&SandboxStore) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, DaemonError> {
         Ok(runtime::on_disk(&self.state, work).await?)
     }
@@ -240,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn status_of_locked_sandbox_returns_without_waiting() {
         let place = tempfile::tempdir().unwrap();
-        let state = Arc::new(State::open(&place.path().join("sandboxes")).unwrap());
+        let state = Arc::new(SandboxStore::open(&place.path().join("sandboxes")).unwrap());
         let server = Server::new(state, Box::new(|_| Box::pin(async { Ok(()) }))).unwrap();
         let name: Name = "dev".parse().unwrap();
         let runtime = server.runtimes.get(&name);

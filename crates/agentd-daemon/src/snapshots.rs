@@ -2,7 +2,7 @@
 
 use crate::{error::DaemonError, serve::Server};
 use agentd_isolation::layered::runtime;
-use agentd_sandboxes::{ForkSource, Name, SaveMode, State, StateError};
+use agentd_sandboxes::{ForkSource, Name, SandboxStore, SaveMode, StoreError};
 
 impl Server {
     /// Saves the state of a sandbox under a name.
@@ -50,7 +50,7 @@ impl Server {
     async fn committed(
         &self,
         name: &Name,
-        work: impl FnOnce(&State, SaveMode) -> Result<(), StateError> + Send + 'static,
+        work: impl FnOnce(&SandboxStore, SaveMode) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<(), DaemonError> {
         let runtime = self.runtimes.get(name);
         let mut runtime = runtime.lock().await;

@@ -42,7 +42,7 @@ enum HostMessage {
 
 /// The state of a machine, according to the messages of its host side.
 #[derive(Debug, Clone, Default)]
-struct State {
+struct MachineState {
     /// The last output of the guest's console during the start.
     console: String,
     /// The reason for the end of the machine; `None` while the machine runs.
@@ -52,7 +52,7 @@ struct State {
 /// The host's side of a machine.
 pub(super) struct Host {
     sandbox: Arc<SharedKernelSandbox>,
-    state: watch::Receiver<State>,
+    state: watch::Receiver<MachineState>,
 }
 
 fn io_error(context: &str) -> impl Fn(std::io::Error) -> IsolationError + '_ {
@@ -164,14 +164,14 @@ fn command(machine: &MachinePlan) -> Result<Command, IsolationError> {
 }
 
 /// Reads Node's output until Node ends. The task owns the handle, because dropping it would end Node.
-fn watch_over(mut node: Box<dyn ExecHandle>) -> Result<watch::Receiver<State>, IsolationError> {
+fn watch_over(mut node: Box<dyn ExecHandle>) -> Result<watch::Receiver<MachineState>, IsolationError> {
     let streams = node.take_streams();
     let receiver = |fd: Option<std::os::fd::OwnedFd>| {
         let fd = fd.ok_or_else(|| IsolationError::Protocol("Node was started without an output pipe".to_owned()))?;
         pipe::Receiver::from_owned_fd(fd).map_err(io_error("open the output pipe of Node"))
     };
     let (stdout, mut stderr) = (receiver(streams.stdout)?, receiver(streams.stderr)?);
-    let (sender, state) = watch::channel(State::default());
+    let (sender, state) = watch::channel(MachineState::default());
     tokio::spawn(async move {
         let _node = node;
         let stderr_text = async {
