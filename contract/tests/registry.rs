@@ -3,13 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use agentd::isolation::{
-    BackendCapabilities, BackendTraits, Claim, Command, ContainerBackend, ContainerConfig, FirecrackerBackend, FirecrackerConfig,
-    GondolinBackend, HostDirectBackend, IsolationBackend, IsolationError, LinuxNativeBackend, PlanLine, Sandbox, SandboxId,
-    SandboxSpec, Startup, available_backends, backends_with, canonical_backend_name, create_backend, detect_best_backend,
-    register_backend_factory, require_backend, take_role,
+    BackendCapabilities, BackendTraits, Claim, Command, ContainerBackend, ContainerConfig, Evidence, EvidenceResult,
+    FirecrackerBackend, FirecrackerConfig, GondolinBackend, HostDirectBackend, IsolationBackend, IsolationError,
+    LinuxNativeBackend, PlanLine, Sandbox, SandboxId, SandboxSpec, Startup, available_backends, backends_with,
+    canonical_backend_name, create_backend, detect_best_backend, register_backend_factory, require_backend, take_role,
 };
 use async_trait::async_trait;
-use std::{error::Error, fmt, path::Path, process::ExitCode, sync::Arc};
+use std::{
+    error::Error,
+    fmt,
+    path::Path,
+    process::{ExitCode, Output},
+    sync::Arc,
+};
 
 fn main() -> ExitCode {
     take_role();
@@ -29,6 +35,7 @@ fn main() -> ExitCode {
     runtime.block_on(detected_backend_proves_most());
     backend_of_embedder_is_described_by_traits();
     command_line_explains_backend_of_embedder();
+    command_line_probes_backend_of_embedder_but_not_named_own_backend();
     println!("all checks of the registry's contract passed");
     ExitCode::SUCCESS
 }
@@ -166,25 +173,51 @@ fn backend_of_embedder_is_described_by_traits() {
     assert_eq!(own_kernel.last().map(String::as_str), Some("described"));
 }
 
+/// Runs `agentd run --explain` of this program.
+fn explain(options: &[&str]) -> Output {
+    let mut run = std::process::Command::new(std::env::current_exe().unwrap());
+    run.args(["run", "--workspace", "none", "--explain"]).args(options).args(["--", "true"]).output().unwrap()
+}
+
 fn command_line_explains_backend_of_embedder() {
-    let explained = |backend: &str| {
-        let program = std::env::current_exe().unwrap();
-        let mut run = std::process::Command::new(program);
-        let run = run.args(["run", "--workspace", "none", "--explain", "--backend", backend, "--", "true"]).output().unwrap();
+    let explained = |options: &[&str]| {
+        let run = explain(options);
         assert!(run.status.success(), "{run:?}");
         String::from_utf8(run.stdout).unwrap()
     };
-    assert_eq!(explained("described"), "backend      described\nhome         /root\n");
-    let plan = explained("named");
+    let plan = explained(&["--backend", "described"]);
+    assert_eq!(plan, "backend      described\nproven       filesystem process network syscalls\nhome         /root\n");
+    let plan = explained(&["--backend", "named", "--allow-degraded"]);
     assert!(plan.starts_with("backend      named\nplan         this backend does not describe its plan"), "{plan}");
     assert!(plan.contains("\nnetwork      off\n"), "{plan}");
+}
+
+fn command_line_probes_backend_of_embedder_but_not_named_own_backend() {
+    // Each run probes, because proofs of such a backend are not stored. A backend that proves nothing is refused.
+    for (backend, refused) in [("described", false), ("Described", false), ("named", true), ("named", true)] {
+        let run = explain(&["--backend", backend]);
+        let said = String::from_utf8(run.stderr).unwrap();
+        assert_eq!(said.matches(PROBED).count(), 1, "{backend}: {said}");
+        assert_eq!((run.status.success(), said.contains("no backend proves")), (!refused, refused), "{backend}: {said}");
+    }
+    // An own backend that is named has no line `proven`, except with a requirement.
+    for name in ["linux-native", "container"] {
+        let run = explain(&["--backend", name]);
+        let plan = String::from_utf8(run.stdout).unwrap();
+        assert!(run.status.success() && plan.contains(name) && !plan.contains("\nproven "), "{plan}");
+    }
+    let plan = String::from_utf8(explain(&[]).stdout).unwrap();
+    assert!(plan.contains("\nproven "), "{plan}");
 }
 
 fn work_root() -> std::path::PathBuf {
     std::env::temp_dir()
 }
 
-/// A backend of an embedding program.
+/// Printed by each probe.
+const PROBED: &str = "the backend is probed";
+
+/// A backend of an embedding program. Its probe proves nothing.
 struct Named(String);
 
 #[async_trait]
@@ -193,6 +226,7 @@ impl IsolationBackend for Named {
         &self.0
     }
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
+        eprintln!("{PROBED}");
         Ok(BackendCapabilities::from_evidence(&self.0, Vec::new()))
     }
     async fn create_sandbox(&self, _: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
@@ -212,7 +246,7 @@ impl IsolationBackend for Named {
     }
 }
 
-/// A backend with its own traits and plan.
+/// A backend with its own traits and plan, whose probe proves what a run requires.
 struct Described;
 
 #[async_trait]
@@ -228,7 +262,10 @@ impl IsolationBackend for Described {
         Ok(vec![PlanLine::new("home", home.display().to_string())])
     }
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
-        Ok(BackendCapabilities::from_evidence("described", Vec::new()))
+        eprintln!("{PROBED}");
+        let held = |claim| Evidence { claim, check: "own".to_owned(), result: EvidenceResult::Held, remedy: String::new() };
+        let claims = [Claim::Filesystem, Claim::Process, Claim::Network, Claim::Syscalls];
+        Ok(BackendCapabilities::from_evidence("described", claims.map(held).to_vec()))
     }
     async fn create_sandbox(&self, _: SandboxSpec) -> Result<Arc<dyn Sandbox>, IsolationError> {
         create_backend("linux-native", Path::new("/tmp"))?.create_sandbox(SandboxSpec::default()).await

@@ -14,7 +14,7 @@ use crate::{
 };
 use agentd_kernel::{
     mount::OwnMounts,
-    peer::{self, Elsewhere, Peer, PeerNamespaces},
+    peer::{self, OtherNamespaces, Peer, PeerNamespaces},
 };
 use agentd_log::LogFailure as _;
 use agentd_supervisor::{
@@ -92,13 +92,17 @@ impl Admission {
     pub(crate) async fn request(&self, client: &mut Candidate) -> Result<(Request, Vec<OwnedFd>), Refusal> {
         match client.peer {
             Peer::Here | Peer::Beside(_) => greet(&mut client.connection).await?,
-            Peer::Elsewhere(place) => self.authenticate(&client.connection, place).await?,
+            Peer::OtherNamespaces(place) => self.authenticate(&client.connection, place).await?,
         }
         Ok(client.connection.receive().await?)
     }
 
     /// Waits for the proof of a client in other namespaces.
-    async fn authenticate(&self, client: &Connection, Elsewhere { namespace, origin }: Elsewhere) -> Result<(), Refusal> {
+    async fn authenticate(
+        &self,
+        client: &Connection,
+        OtherNamespaces { namespace, origin }: OtherNamespaces,
+    ) -> Result<(), Refusal> {
         let mut place = self.waiting.enter(origin);
         let refused = |reason| Refusal::Key(DaemonError::Key { namespace, reason });
         tokio::select! {

@@ -8,14 +8,14 @@ use std::{
 use tokio::task::unconstrained;
 
 /// Returns a client at `place`, and the other end of its connection.
-fn client_at(place: Elsewhere) -> (Candidate, UnixStream) {
+fn client_at(place: OtherNamespaces) -> (Candidate, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    (Candidate { connection: Connection::new(ours).unwrap(), peer: Peer::Elsewhere(place) }, theirs)
+    (Candidate { connection: Connection::new(ours).unwrap(), peer: Peer::OtherNamespaces(place) }, theirs)
 }
 
 /// Returns a client that must prove that it has the key, and the other end of its connection.
 fn elsewhere() -> (Candidate, UnixStream) {
-    client_at(Elsewhere { namespace: "user", origin: None })
+    client_at(OtherNamespaces { namespace: "user", origin: None })
 }
 
 fn reason(refused: Result<(Request, Vec<OwnedFd>), Refusal>) -> KeyRefusal {
@@ -59,7 +59,7 @@ async fn client_of_another_version_is_told_so_before_it_proves_anything() {
 }
 
 /// Returns the place of a process in a user namespace of its own, as the daemon sees it.
-fn place_of_payload() -> Elsewhere {
+fn place_of_payload() -> OtherNamespaces {
     let place = tempfile::tempdir().unwrap();
     let folder = folder::open(place.path()).unwrap();
     let listener = std::os::unix::net::UnixListener::bind(place.path().join(folder::FOLDER).join("socket")).unwrap();
@@ -72,7 +72,7 @@ fn place_of_payload() -> Elsewhere {
     payload.wait().unwrap();
     drop(folder);
     match peer {
-        Peer::Elsewhere(place) => place,
+        Peer::OtherNamespaces(place) => place,
         other => panic!("{other:?}"),
     }
 }

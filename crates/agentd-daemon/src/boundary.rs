@@ -8,7 +8,7 @@ use crate::{error::DaemonError, protocol::Request, serve::Server};
 use agentd_core::{Access, Grant};
 use agentd_kernel::peer::Peer;
 use agentd_log::LogFailure as _;
-use agentd_sandboxes::State;
+use agentd_sandboxes::SandboxStore;
 use std::{path::PathBuf, pin::Pin};
 
 /// The pending result of an attack on a sandbox: why the boundary is not proven, if it is not.
@@ -31,11 +31,12 @@ impl Server {
 
     /// Returns the directories that a command of any sandbox may change, also of the one that `request` creates.
     async fn changeable(&self, request: &Request) -> Result<Vec<PathBuf>, DaemonError> {
-        let mut grants: Vec<Grant> = self.on_disk(State::list).await?.into_iter().fold(Vec::new(), |mut grants, record| {
-            // The commands of a damaged sandbox cannot be started.
-            grants.extend(record.or_debug("read a sandbox", "store").into_iter().flat_map(|record| record.about.spec.grants));
-            grants
-        });
+        let mut grants: Vec<Grant> =
+            self.on_disk(SandboxStore::list).await?.into_iter().fold(Vec::new(), |mut grants, record| {
+                // The commands of a damaged sandbox cannot be started.
+                grants.extend(record.or_debug("read a sandbox", "store").into_iter().flat_map(|record| record.about.spec.grants));
+                grants
+            });
         if let Request::Create { about, .. } = request {
             grants.extend(about.spec.grants.iter().cloned());
         }
@@ -49,7 +50,7 @@ mod tests {
     use super::*;
     use agentd_core::{Command, SandboxSpec};
     use agentd_isolation::grants;
-    use agentd_kernel::peer::Elsewhere;
+    use agentd_kernel::peer::OtherNamespaces;
     use agentd_sandboxes::{Name, SandboxSettings};
     use std::sync::{Arc, Mutex};
 
@@ -70,13 +71,13 @@ mod tests {
             let result = result.clone();
             Box::pin(async { result })
         };
-        let state = Arc::new(State::open(&place.join("sandboxes")).unwrap());
+        let state = Arc::new(SandboxStore::open(&place.join("sandboxes")).unwrap());
         (Server::new(state, Box::new(prove)).unwrap(), proofs)
     }
 
     #[tokio::test]
     async fn daemon_relies_on_no_proof_but_that_of_a_client_in_its_namespaces() {
-        let elsewhere = Peer::Elsewhere(Elsewhere { namespace: "user", origin: None });
+        let elsewhere = Peer::OtherNamespaces(OtherNamespaces { namespace: "user", origin: None });
         for (request, peer, proves) in [
             (exec(true), Peer::Here, false),
             (exec(false), Peer::Here, true),

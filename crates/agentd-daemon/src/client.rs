@@ -1,19 +1,17 @@
 //! The client of the daemon.
 
 use crate::{
-    connection::Connection,
     error::DaemonError,
-    protocol::{ExecMessage, Reply, Request, Status, Stream},
+    protocol::{Reply, Request, Status},
     report::{self, Finding},
+    started::Started,
 };
-use agentd_core::{Command, ControlReport, EndReason, ExecHandle, ExecStreams, Grant, IsolationError, Outcome, PtySize};
-use agentd_isolation::{grants, layered::LayeredError, protect::Report};
+use agentd_core::{Command, ControlReport, Grant};
+use agentd_isolation::{grants, protect::Report};
 use agentd_sandboxes::{Change, Name, SandboxSettings};
-use async_trait::async_trait;
 use std::{
     os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Client of one user's daemon. Starts the daemon if none answers.
@@ -21,27 +19,6 @@ use std::{
 pub struct Client {
     pub(crate) place: PathBuf,
     pub(crate) daemon: Vec<std::ffi::OsString>,
-}
-
-/// A command that was started through the daemon. Dropping the handle before the command has ended kills the command.
-pub struct Started {
-    connection: Connection,
-    streams: ExecStreams,
-    controls: Vec<ControlReport>,
-    before: Report,
-    after: Arc<Mutex<Report>>,
-    /// True once the outcome was received.
-    waited: bool,
-}
-
-/// The report on protected paths at the end of a command, which outlives the command's handle.
-pub struct After(Arc<Mutex<Report>>);
-
-impl After {
-    /// Returns the report; it is empty until the outcome was received.
-    pub fn report(&self) -> Report {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }
 
 impl Client {
@@ -67,7 +44,7 @@ impl Client {
     /// Starts a command in a sandbox. `proven` as for [`Client::create`].
     ///
     /// # Errors
-    /// As for [`Client::create`]. [`IsolationError::Spawn`] if the program cannot be executed.
+    /// As for [`Client::create`]. [`agentd_core::IsolationError::Spawn`] if the program cannot be executed.
     pub async fn exec(&self, name: &Name, command: Command, proven: bool) -> Result<Started, DaemonError> {
         let request = Request::Exec { name: name.clone(), command: Box::new(command), detach: false, proven };
         let mut connection = self.ask(request, None).await?;
@@ -75,17 +52,7 @@ impl Client {
             (Reply::Started { streams, controls, report }, fds) => (streams, controls, report, fds),
             (other, _) => return Err(unexpected(other)),
         };
-        let mut all = ExecStreams::default();
-        for (stream, fd) in streams.into_iter().zip(fds) {
-            let place = match stream {
-                Stream::Stdin => &mut all.stdin,
-                Stream::Stdout => &mut all.stdout,
-                Stream::Stderr => &mut all.stderr,
-                Stream::Pty => &mut all.pty,
-            };
-            *place = Some(fd);
-        }
-        Ok(Started { connection, streams: all, controls, before, after: Arc::default(), waited: false })
+        Ok(Started::new(connection, streams.into_iter().zip(fds), controls, before))
     }
 
     /// Starts a command in a sandbox and leaves the command to the daemon. Its output goes to the sandbox's log. Returns the
@@ -264,64 +231,5 @@ pub(crate) fn unexpected(reply: Reply) -> DaemonError {
     match reply {
         Reply::Failed(failure) => failure.into(),
         other => DaemonError::Unexpected(other.kind()),
-    }
-}
-
-impl Started {
-    /// Returns the report of each control of the sandbox.
-    pub fn controls(&self) -> &[ControlReport] {
-        &self.controls
-    }
-
-    /// Returns the changes of protected paths between the last report and the start of the command.
-    pub fn before(&self) -> &Report {
-        &self.before
-    }
-
-    /// Returns a handle to the report on protected paths that is filled when the command has ended.
-    pub fn after(&self) -> After {
-        After(self.after.clone())
-    }
-
-    fn send(&self, during: &ExecMessage) -> Result<(), IsolationError> {
-        self.connection.send(during, &[]).map_err(|error| IsolationError::DaemonLost(error.to_string()))
-    }
-}
-
-#[async_trait]
-impl ExecHandle for Started {
-    fn take_streams(&mut self) -> ExecStreams {
-        std::mem::take(&mut self.streams)
-    }
-
-    async fn signal(&self, signal: i32) -> Result<(), IsolationError> {
-        self.send(&ExecMessage::Signal(signal))
-    }
-
-    async fn resize(&self, size: PtySize) -> Result<(), IsolationError> {
-        self.send(&ExecMessage::Resize(size))
-    }
-
-    async fn end(&self, reason: EndReason) -> Result<(), IsolationError> {
-        self.send(&ExecMessage::End(reason))
-    }
-
-    async fn wait(&mut self) -> Result<Outcome, IsolationError> {
-        if self.waited {
-            return Err(IsolationError::AlreadyWaited);
-        }
-        let reply = self.connection.receive::<Reply>().await;
-        self.waited = true;
-        match reply {
-            Ok((Reply::Ended(outcome, report), _)) => {
-                *self.after.lock().unwrap_or_else(PoisonError::into_inner) = report;
-                Ok(*outcome)
-            }
-            Ok((other, _)) => Err(match unexpected(other) {
-                DaemonError::Layered(LayeredError::Isolation(error)) => error,
-                other => IsolationError::other(other),
-            }),
-            Err(error) => Err(IsolationError::DaemonLost(error.to_string())),
-        }
     }
 }

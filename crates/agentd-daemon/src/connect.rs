@@ -15,7 +15,7 @@ use crate::{
 };
 use agentd_core::IsolationError;
 use agentd_kernel::{
-    peer::{self, Elsewhere, Peer, PeerError},
+    peer::{self, OtherNamespaces, Peer, PeerError},
     privileges,
 };
 use agentd_supervisor::channel::ChannelError;
@@ -47,7 +47,7 @@ impl Client {
     /// verified; [`DaemonError::OtherUser`] if it is that of another user.
     pub fn is_elsewhere(&self) -> Result<bool, DaemonError> {
         let Some(folder) = self.folder()? else { return Ok(false) };
-        Ok(self.find(&folder)?.is_some_and(|daemon| matches!(daemon.peer, Peer::Elsewhere(_))))
+        Ok(self.find(&folder)?.is_some_and(|daemon| matches!(daemon.peer, Peer::OtherNamespaces(_))))
     }
 
     /// Sends a request to the daemon if one is running, and returns its reply.
@@ -88,7 +88,7 @@ impl Client {
             Ok(peer) => peer,
             // The daemon has ended since it listened, and nothing was sent to it.
             Err(PeerError::Ended) => return Ok(None),
-            Err(PeerError::Invisible) => Peer::Elsewhere(Elsewhere { namespace: "pid", origin: None }),
+            Err(PeerError::Invisible) => Peer::OtherNamespaces(OtherNamespaces { namespace: "pid", origin: None }),
             Err(PeerError::Uid(uid)) => {
                 return Err(DaemonError::OtherUser { place: folder::path_of(&self.place), uid });
             }
@@ -136,7 +136,7 @@ impl Client {
             Peer::Here | Peer::Beside(_) => {
                 unless_refused(connection.send(&Hello { version: VERSION, nonce: Nonce::NONE }, &[]))?;
             }
-            Peer::Elsewhere(place) => {
+            Peer::OtherNamespaces(place) => {
                 let nonce = Nonce::random().map_err(failed)?;
                 authenticate(&mut connection, nonce, place.namespace).await?;
             }

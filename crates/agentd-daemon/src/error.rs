@@ -3,7 +3,7 @@
 use crate::protocol::{Failure, VERSION};
 use agentd_core::IsolationError;
 use agentd_isolation::layered::LayeredError;
-use agentd_sandboxes::{Name, StateError};
+use agentd_sandboxes::{Name, StoreError};
 use agentd_supervisor::channel::ChannelError;
 use std::{
     io,
@@ -170,8 +170,8 @@ impl DaemonError {
     }
 }
 
-impl From<StateError> for DaemonError {
-    fn from(error: StateError) -> Self {
+impl From<StoreError> for DaemonError {
+    fn from(error: StoreError) -> Self {
         LayeredError::from(error).into()
     }
 }

@@ -3,7 +3,7 @@
 use crate::{error::DaemonError, protection, serve::Server, ttl};
 use agentd_isolation::layered::runtime::SandboxRuntime;
 use agentd_log::LogFailure as _;
-use agentd_sandboxes::{Lifetime, Name, State};
+use agentd_sandboxes::{Lifetime, Name, SandboxStore};
 use std::{
     collections::HashSet,
     sync::{Arc, PoisonError},
@@ -63,7 +63,7 @@ impl Server {
     /// Returns the lifetimes of all sandboxes. Reads only records that have changed.
     async fn lifetimes(&self) -> Result<Vec<(Name, Lifetime)>, DaemonError> {
         let lifetimes = self.lifetimes.clone();
-        let refresh = move |state: &State| {
+        let refresh = move |state: &SandboxStore| {
             let mut lifetimes = lifetimes.lock().unwrap_or_else(PoisonError::into_inner);
             lifetimes.refresh(state)?;
             Ok(lifetimes.all())
@@ -94,7 +94,7 @@ impl Server {
 
     /// Unmounts the disks that have been unused for this long.
     async fn unmount_unused_disks(&self, unused: Duration) {
-        let rest = move |state: &State| {
+        let rest = move |state: &SandboxStore| {
             state.unmount_unused(unused);
             Ok(())
         };

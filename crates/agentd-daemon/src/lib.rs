@@ -9,13 +9,13 @@
 //!
 //! The data of a command's streams never passes through the daemon: a client receives the descriptors.
 //!
-//! - `client` and `control` are the client's side. `connect` finds the daemon through its `folder`, and verifies it; `protocol`,
+//! - `client`, `started` and `control` are the client's side. `connect` finds the daemon through its `folder`, and verifies it; `protocol`,
 //!   `connection` and `report` are the messages.
 //! - `admission` decides which clients are served. `handshake` is the proof that client and daemon have the `key` if they are in
 //!   different namespaces, and `waiting` limits the clients that have not given it.
 //! - `boundary` makes sure that the boundary of sandboxes is proven before they are used.
-//! - `process` is the daemon's process, `serve`, `commands` and `removal` carry out requests, `idle` ends unused resources,
-//!   and `runtimes` holds the running sandboxes.
+//! - `process` is the daemon's process. `serve` receives the requests; `lifecycle`, `commands`, `files`, `snapshots` and `removal`
+//!   carry them out. `idle` ends unused resources, and `runtimes` holds the running sandboxes.
 //! - `protection` tracks protected paths, and `unreported` keeps their changes for the next daemon; `ttl` tracks the lifetimes.
 //! - `log` is the output of detached commands, `daemon_log` the daemon's own log.
 
@@ -35,6 +35,7 @@ pub mod fuzz;
 mod handshake;
 mod idle;
 mod key;
+mod lifecycle;
 mod log;
 mod process;
 mod protection;
@@ -43,13 +44,15 @@ mod removal;
 mod report;
 mod runtimes;
 mod serve;
+mod snapshots;
+mod started;
 mod ttl;
 mod unreported;
 mod waiting;
 
 pub use agentd_kernel::mount::OwnMounts;
 pub use boundary::{Proof, Prove};
-pub use client::{After, Client, Started};
+pub use client::Client;
 pub use control::Stopped;
 pub use daemon_log::LogFile;
 pub use error::{DaemonError, KeyRefusal};
@@ -57,3 +60,4 @@ pub use log::path as log_path;
 pub use process::run;
 pub use protocol::{Activity, Daemon, Status};
 pub use report::Finding;
+pub use started::{After, Started};

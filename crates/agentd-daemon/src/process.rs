@@ -11,7 +11,7 @@ use crate::{
 };
 use agentd_kernel::mount::OwnMounts;
 use agentd_log::LogFailure as _;
-use agentd_sandboxes::State;
+use agentd_sandboxes::SandboxStore;
 use rustix::{
     fs::{FlockOperation, Mode, OFlags},
     io::Errno,
@@ -52,8 +52,8 @@ pub async fn run(place: &Path, own: Option<OwnMounts>, prove: Prove, start_log: 
     rustix::process::umask(Mode::from(0o022));
     let failed = |context| move |source| DaemonError::Unreachable { place: place.to_path_buf(), context, source };
     let state = Arc::new(match own.clone() {
-        Some(own) => State::open_with_volumes(place, own)?,
-        None => State::open(place)?,
+        Some(own) => SandboxStore::open_with_volumes(place, own)?,
+        None => SandboxStore::open(place)?,
     });
     let folder = folder::open(place).map_err(failed("open the daemon's folder"))?;
     // The kernel releases the lock, however this process ends.
@@ -155,7 +155,10 @@ fn serve(server: &Arc<Server>, served: &Arc<()>, client: Candidate) {
 
 /// Returns the clients that have connected but were not accepted yet.
 fn waiting(listener: &UnixListener, own: Option<&OwnMounts>) -> Vec<Candidate> {
-    let next = || rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok();
+    let next = || match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        Err(Errno::AGAIN) => None,
+        accepted => accepted.or_warn("accept client", "socket"),
+    };
     let verify = |socket: OwnedFd| admission::verify(socket.into(), own).or_warn("accept client", "socket");
     std::iter::from_fn(next).filter_map(verify).collect()
 }
@@ -204,7 +207,7 @@ mod tests {
             client.args(&argv[1..]).current_dir(place.path().join(folder::FOLDER)).stdin(std::process::Stdio::piped());
             let mut client = client.spawn().unwrap();
             let peer = accept(&listener, None).await.unwrap().peer;
-            assert_eq!((peer == Peer::Here, matches!(peer, Peer::Elsewhere(_))), (is_here, !is_here), "{argv:?}");
+            assert_eq!((peer == Peer::Here, matches!(peer, Peer::OtherNamespaces(_))), (is_here, !is_here), "{argv:?}");
             drop(client.stdin.take());
             client.wait().unwrap();
         }

@@ -12,7 +12,7 @@ use crate::{
 use agentd_core::{Grant, SandboxSpec};
 use agentd_isolation::{layered::runtime::SandboxRuntime, protect::Report};
 use agentd_log::LogFailure as _;
-use agentd_sandboxes::{Name, State};
+use agentd_sandboxes::{Name, SandboxStore};
 use tokio::sync::OwnedMutexGuard;
 
 impl Server {
@@ -64,7 +64,7 @@ impl Server {
             watched.compare_ended(true).await?;
         }
         let (of, folder, is_known) = (name.clone(), self.state.log_directory(name), watched.is_some());
-        let remove = move |state: &State| {
+        let remove = move |state: &SandboxStore| {
             // This daemon has not started the sandbox, but an earlier one may have left changes that it could not report.
             let earlier = (!is_known).then(|| unreported::read(&folder).or_warn("read unreported changes", &of)).flatten();
             state.remove(&of)?;
@@ -94,6 +94,6 @@ impl Server {
 
     /// Removes layers that no sandbox needs.
     pub(crate) async fn collect(&self) -> Result<(), DaemonError> {
-        self.on_disk(State::collect).await.map(drop)
+        self.on_disk(SandboxStore::collect).await.map(drop)
     }
 }

@@ -10,7 +10,7 @@ use agentd_isolation::{
         runtime::{Running, SandboxRef, SandboxRuntime},
     },
 };
-use agentd_sandboxes::{Name, State};
+use agentd_sandboxes::{Name, SandboxStore};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -49,14 +49,14 @@ impl Runtimes {
     }
 
     /// Returns a reference to a sandbox on disk, for its runtime.
-    pub(crate) fn place<'a>(&'a self, state: &'a Arc<State>, name: &'a Name) -> SandboxRef<'a> {
+    pub(crate) fn place<'a>(&'a self, state: &'a Arc<SandboxStore>, name: &'a Name) -> SandboxRef<'a> {
         SandboxRef { backend: &self.backend, state, name, spec: None }
     }
 
     /// Returns the processes of a sandbox, and starts them from disk if necessary.
     pub(crate) async fn start<'a>(
         &self,
-        state: &Arc<State>,
+        state: &Arc<SandboxStore>,
         name: &Name,
         runtime: &'a mut SandboxRuntime,
     ) -> Result<&'a Running, DaemonError> {

@@ -6,16 +6,16 @@ use crate::{
     connection::Connection,
     error::DaemonError,
     log::Writers,
-    protection::{SharedWatch, Watches},
+    protection::Watches,
     protocol::{Activity, Daemon, Failure, Reply, Request, Status, VERSION},
     report,
     runtimes::Runtimes,
     ttl,
 };
-use agentd_core::{ControlReport, GuardRule, Sandbox, SandboxSpec};
+use agentd_core::{GuardRule, SandboxSpec};
 use agentd_isolation::{grants, layered::runtime, protect::Report};
 use agentd_log::LogFailure as _;
-use agentd_sandboxes::{ForkSource, Lifetimes, Name, SandboxSettings, SaveMode, State, StateError};
+use agentd_sandboxes::{Lifetimes, Name, SandboxStore, StoreError};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex},
@@ -24,7 +24,7 @@ use tokio::sync::OnceCell;
 
 /// The state of the daemon.
 pub(crate) struct Server {
-    pub state: Arc<State>,
+    pub state: Arc<SandboxStore>,
     pub runtimes: Runtimes,
     pub watches: Watches,
     /// When the daemon started, in seconds since 1970.
@@ -38,7 +38,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(state: Arc<State>, prove: Prove) -> Result<Self, DaemonError> {
+    pub(crate) fn new(state: Arc<SandboxStore>, prove: Prove) -> Result<Self, DaemonError> {
         Ok(Self {
             state,
             runtimes: Runtimes::new()?,
@@ -125,36 +125,17 @@ impl Server {
             Request::Daemon => return Ok(Some((Reply::Daemon(self.about()), None))),
             Request::Pause { name } => self.pause(&name).await?,
             Request::Resume { name } => self.resume(&name).await?,
-            Request::Snapshot { name, snapshot } => {
-                let of = name.clone();
-                self.committed(&name, move |state, how| state.snapshot(&of, &snapshot, how).map(drop)).await?;
-                runtime::squash_and_collect(&self.state, name);
-            }
-            Request::Fork { name, snapshot: Some(snapshot), new } => {
-                let forked = self.on_disk(move |state| state.fork(&name, ForkSource::Snapshot(&snapshot), &new).map(drop)).await;
-                self.collected_unless(forked).await?;
-            }
-            Request::Fork { name, snapshot: None, new } => {
-                let of = name.clone();
-                let forked = self.committed(&name, move |state, how| state.fork(&of, ForkSource::Now(how), &new).map(drop)).await;
-                self.collected_unless(forked).await?;
-                runtime::squash_and_collect(&self.state, name);
-            }
-            Request::Restore { name, snapshot } => {
-                self.restore(&name, snapshot).await?;
-                runtime::squash_and_collect(&self.state, name);
-            }
-            Request::Forget { name, snapshot } => {
-                let of = name.clone();
-                self.on_disk(move |state| state.drop_snapshot(&of, &snapshot).map(drop)).await?;
-                runtime::squash_and_collect(&self.state, name);
-            }
+            Request::Snapshot { name, snapshot } => self.snapshot(name, snapshot).await?,
+            Request::Fork { name, snapshot: Some(snapshot), new } => self.fork_snapshot(name, snapshot, new).await?,
+            Request::Fork { name, snapshot: None, new } => self.fork_now(name, new).await?,
+            Request::Restore { name, snapshot } => self.restore(name, snapshot).await?,
+            Request::Forget { name, snapshot } => self.forget(name, snapshot).await?,
             Request::Diff { name, since, image } => {
                 let changes = self.on_disk(move |state| state.diff(&name, since.as_ref(), &image)).await?;
                 return Ok(Some((Reply::Done, Some(report::write_changes(&changes)?))));
             }
             Request::Check => {
-                let problems = self.on_disk(State::fsck).await?;
+                let problems = self.on_disk(SandboxStore::fsck).await?;
                 return Ok(Some((Reply::Done, Some(report::write_problems(&problems)?))));
             }
             Request::Regrant { name, grants } => {
@@ -182,7 +163,7 @@ impl Server {
     /// Runs work on files, which may take long, in a separate thread.
     pub(crate) async fn on_disk<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&State) -> Result<T, StateError> + Send + 'static,
+        work: impl FnOnce(&SandboxStore) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, DaemonError> {
         Ok(runtime::on_disk(&self.state, work).await?)
     }
@@ -191,82 +172,6 @@ impl Server {
     pub(crate) async fn exists(&self, name: &Name) -> Result<(), DaemonError> {
         let of = name.clone();
         self.on_disk(move |state| state.record(&of).map(drop)).await
-    }
-
-    /// Creates a sandbox and starts its processes once, so that a sandbox that could never start is not created. The files that
-    /// the start creates in its root become part of the first snapshot, which is taken before any use.
-    async fn create(&self, name: Name, mut about: SandboxSettings) -> Result<Vec<ControlReport>, DaemonError> {
-        compare(&mut about.spec)?;
-        let runtime = self.runtimes.get(&name);
-        let mut runtime = runtime.lock().await;
-        let of = name.clone();
-        let created = self.on_disk(move |state| state.create(&of, about).map(drop)).await;
-        self.collected_unless(created).await?;
-        let controls = match self.runtimes.start(&self.state, &name, &mut runtime).await {
-            Ok(running) => running.sandbox.controls().to_vec(),
-            Err(error) => {
-                // Only the first error is reported.
-                let of = name.clone();
-                self.on_disk(move |state| state.remove(&of)).await.or_warn("remove sandbox that failed to start", &name);
-                self.collect().await.or_warn("remove the sandbox's unused layers", &name);
-                return Err(error);
-            }
-        };
-        runtime.end().await?;
-        self.on_disk(move |state| state.snapshot(&name, &Name::created(), SaveMode::Commit).map(drop)).await?;
-        Ok(controls)
-    }
-
-    /// Starts the processes of a sandbox if necessary. The sandbox counts as used by a command as long as the second value is
-    /// alive.
-    pub(crate) async fn used_by(&self, name: &Name) -> Result<(Arc<dyn Sandbox>, Arc<()>), DaemonError> {
-        let runtime = self.runtimes.get(name);
-        let mut runtime = runtime.lock().await;
-        let watched = self.watched(name).await?;
-        if runtime.running.is_none() {
-            watched.starts(false);
-        }
-        let running = self.runtimes.start(&self.state, name, &mut runtime).await?;
-        Ok((running.sandbox.clone(), running.commands.clone()))
-    }
-
-    /// Starts the processes of a sandbox for a command, as [`Server::used_by`] does, and compares its protected paths. If a
-    /// protected path has changed so that a running sandbox without commands does not protect it, that sandbox is restarted.
-    pub(crate) async fn used_by_command(&self, name: &Name) -> Result<(Arc<dyn Sandbox>, Arc<()>, SharedWatch), DaemonError> {
-        let runtime = self.runtimes.get(name);
-        let mut runtime = runtime.lock().await;
-        let watched = self.watched(name).await?;
-        watched.compare_before().await?;
-        let idle = runtime.running.as_ref().is_some_and(|running| running.commands_running() == 0);
-        let restarts = idle && !runtime.paused && watched.is_outdated();
-        if restarts {
-            runtime.end().await?;
-        }
-        if runtime.running.is_none() {
-            watched.starts(restarts);
-        }
-        let running = self.runtimes.start(&self.state, name, &mut runtime).await?;
-        Ok((running.sandbox.clone(), running.commands.clone(), watched))
-    }
-
-    async fn watched(&self, name: &Name) -> Result<SharedWatch, DaemonError> {
-        let of = name.clone();
-        let record = self.on_disk(move |state| state.record(&of)).await?;
-        self.watches.get(name, record.about.spec.grants, self.state.log_directory(name)).await
-    }
-
-    /// Records that a sandbox was used now, if it has an idle time to live. The sandbox must count as used until this method
-    /// returns.
-    pub(crate) async fn used(&self, name: &Name) {
-        let used = name.clone();
-        let touch = move |state: &State| {
-            if state.record(&used)?.about.idle_ttl.is_some() {
-                state.touch(&used)?;
-            }
-            Ok(())
-        };
-        // If recording fails, the sandbox is removed a little early.
-        self.on_disk(touch).await.or_warn("record the use of sandbox", name);
     }
 
     fn about(&self) -> Daemon {
@@ -295,36 +200,6 @@ impl Server {
         }
         all.sort_by(|one, other| one.name.cmp(&other.name));
         all
-    }
-
-    async fn pause(&self, name: &Name) -> Result<(), DaemonError> {
-        let runtime = self.runtimes.get(name);
-        let mut runtime = runtime.lock().await;
-        Ok(runtime.pause(self.runtimes.place(&self.state, name)).await?)
-    }
-
-    async fn resume(&self, name: &Name) -> Result<(), DaemonError> {
-        self.exists(name).await?;
-        let runtime = self.runtimes.get(name);
-        let mut runtime = runtime.lock().await;
-        Ok(runtime.resume().await?)
-    }
-
-    /// Runs work that commits the changes of a sandbox as a layer; see [`SandboxRuntime::committed`].
-    async fn committed(
-        &self,
-        name: &Name,
-        work: impl FnOnce(&State, SaveMode) -> Result<(), StateError> + Send + 'static,
-    ) -> Result<(), DaemonError> {
-        let runtime = self.runtimes.get(name);
-        let mut runtime = runtime.lock().await;
-        Ok(runtime.committed(self.runtimes.place(&self.state, name), work).await?)
-    }
-
-    async fn restore(&self, name: &Name, snapshot: Name) -> Result<(), DaemonError> {
-        let runtime = self.runtimes.get(name);
-        let mut runtime = runtime.lock().await;
-        Ok(runtime.restore(self.runtimes.place(&self.state, name), snapshot).await?)
     }
 }
 
@@ -365,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn status_of_locked_sandbox_returns_without_waiting() {
         let place = tempfile::tempdir().unwrap();
-        let state = Arc::new(State::open(&place.path().join("sandboxes")).unwrap());
+        let state = Arc::new(SandboxStore::open(&place.path().join("sandboxes")).unwrap());
         let server = Server::new(state, Box::new(|_| Box::pin(async { Ok(()) }))).unwrap();
         let name: Name = "dev".parse().unwrap();
         let runtime = server.runtimes.get(&name);

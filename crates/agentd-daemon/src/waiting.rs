@@ -24,7 +24,7 @@ struct Waiter<O> {
 }
 
 /// The place of a waiting client. Dropping it makes room for another client.
-pub(crate) struct Place<'a, O> {
+pub(crate) struct WaitingSlot<'a, O> {
     all: &'a Waiting<O>,
     displaced: oneshot::Receiver<()>,
 }
@@ -39,7 +39,7 @@ impl<O> Waiting<O> {
     }
 
     /// Admits a client, and displaces another one if there are too many.
-    pub(crate) fn enter(&self, origin: O) -> Place<'_, O>
+    pub(crate) fn enter(&self, origin: O) -> WaitingSlot<'_, O>
     where
         O: Copy + Eq + Hash,
     {
@@ -51,7 +51,7 @@ impl<O> Waiting<O> {
             all.remove(displaced);
         }
         drop(all);
-        Place { all: self, displaced }
+        WaitingSlot { all: self, displaced }
     }
 }
 
@@ -65,7 +65,7 @@ fn oldest_of_the_most<O: Copy + Eq + Hash>(all: &[Waiter<O>]) -> usize {
     all.iter().position(|waiter| numbers.get(&waiter.origin) == most).unwrap_or(0)
 }
 
-impl<O> Place<'_, O> {
+impl<O> WaitingSlot<'_, O> {
     /// Waits until the client is displaced.
     pub(crate) async fn displaced(&mut self) {
         // Nothing is ever sent: the result is that the sender was dropped.
@@ -73,7 +73,7 @@ impl<O> Place<'_, O> {
     }
 }
 
-impl<O> Drop for Place<'_, O> {
+impl<O> Drop for WaitingSlot<'_, O> {
     fn drop(&mut self) {
         self.displaced.close();
         self.all.all().retain(|waiter| !waiter.kept.is_closed());
@@ -84,7 +84,7 @@ impl<O> Drop for Place<'_, O> {
 mod tests {
     use super::*;
 
-    fn is_displaced(place: &mut Place<'_, Option<u32>>) -> bool {
+    fn is_displaced(place: &mut WaitingSlot<'_, Option<u32>>) -> bool {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         std::pin::pin!(place.displaced()).poll(&mut context).is_ready()
     }

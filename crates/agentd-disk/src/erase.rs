@@ -31,7 +31,7 @@ pub fn erase(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
 /// # Errors
 /// The errno of the first operation that failed.
 pub fn empty(directory: &OwnedFd) -> Result<(), Errno> {
-    let mut top = Top { directory, moved: 0 };
+    let mut top = TopDirectory { directory, moved: 0 };
     loop {
         let before = top.moved;
         top.clear(directory, 0)?;
@@ -42,12 +42,12 @@ pub fn empty(directory: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// The top of the tree, to which directories that lie too deep are moved.
-struct Top<'a> {
+struct TopDirectory<'a> {
     directory: &'a OwnedFd,
     moved: u64,
 }
 
-impl Top<'_> {
+impl TopDirectory<'_> {
     fn clear(&mut self, directory: &OwnedFd, depth: u32) -> Result<(), Errno> {
         for name in names(directory.as_fd())? {
             if unlink(directory.as_fd(), &name)? {

@@ -94,7 +94,7 @@ pub fn requests(mut bytes: &[u8]) -> Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hello::tests::{made, real, sni};
+    use crate::hello::tests::{made, real_hello, sni};
     use hickory_proto::{
         op::{Message, MessageType, OpCode, Query},
         rr::{Name, RecordType},
@@ -142,7 +142,7 @@ mod tests {
             assert_eq!(query(&seed), Ok(1));
             keep_seed("egress_query", file, &seed);
         }
-        for (file, seed) in [("real", real("a.example")), ("split", made(&[sni(&[(0, b"a.example")])], 20))] {
+        for (file, seed) in [("real", real_hello("a.example")), ("split", made(&[sni(&[(0, b"a.example")])], 20))] {
             assert_eq!(client_hello(&seed), Ok(1));
             keep_seed("egress_hello", file, &seed);
         }

@@ -13,6 +13,7 @@ use crate::{
     listen,
     record::FlowLog,
 };
+use agentd_log::LogFailure as _;
 use rustix::process::{Resource, getrlimit};
 use std::{
     os::fd::OwnedFd,
@@ -146,7 +147,7 @@ fn run(runtime: Runtime, gate: &Arc<Gate>, mut listeners: mpsc::Receiver<std::ne
         // Every flow holds a permit until its record is written.
         let flows = u32::try_from(gate.limits.flows.max(1)).unwrap_or(u32::MAX);
         let ended: &dyn Fn() -> _ = &|| gate.flows.acquire_many(flows);
-        let _ = tokio::time::timeout(LAST_RECORDS, ended()).await;
+        tokio::time::timeout(LAST_RECORDS, ended()).await.or_warn("wait for the last records of flows", "egress");
     });
     // A call of the host's resolver cannot be interrupted; its thread ends when the call does.
     runtime.shutdown_background();

@@ -1,23 +1,13 @@
 use super::*;
 use proptest::prelude::*;
-use std::sync::Arc;
+
+#[path = "../tests/gateway/client_hello.rs"]
+mod client_hello;
+
+pub(crate) use client_hello::real_hello;
 
 fn name(text: &str) -> HostName {
     text.parse().unwrap()
-}
-
-/// The first bytes of a real client.
-pub(crate) fn real(server: &str) -> Vec<u8> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    let mut client = rustls::ClientConnection::new(Arc::new(config), server.to_owned().try_into().unwrap()).unwrap();
-    let mut bytes = Vec::new();
-    client.write_tls(&mut bytes).unwrap();
-    bytes
 }
 
 /// A ClientHello with these extensions, in records of at most `most` bytes.
@@ -40,7 +30,7 @@ pub(crate) fn sni(entries: &[(u8, &[u8])]) -> (u16, Vec<u8>) {
 
 #[test]
 fn name_of_a_real_client_is_read_however_the_bytes_arrive() {
-    let bytes = real("api.example.com");
+    let bytes = real_hello("api.example.com");
     let hello = decode(&bytes).unwrap().unwrap();
     assert_eq!(hello, ClientHello { server_name: Some(name("api.example.com")), encrypted: false });
     for end in 0..bytes.len() {
@@ -48,7 +38,7 @@ fn name_of_a_real_client_is_read_however_the_bytes_arrive() {
     }
     // Early data and later records do not matter.
     assert_eq!(decode(&[&bytes[..], &[23, 3, 3, 0, 9]].concat()), Ok(Some(hello)));
-    assert_eq!(decode(&real("10.0.0.1")).unwrap().unwrap().server_name, None);
+    assert_eq!(decode(&real_hello("10.0.0.1")).unwrap().unwrap().server_name, None);
 }
 
 #[test]

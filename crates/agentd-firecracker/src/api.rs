@@ -131,7 +131,7 @@ pub(crate) enum MemoryBackend<'a> {
 
 /// The body of an error response.
 #[derive(Debug, Deserialize)]
-struct Fault {
+struct ErrorBody {
     fault_message: String,
 }
 
@@ -181,7 +181,7 @@ impl Api {
         if status == StatusCode::NO_CONTENT || status == StatusCode::OK {
             return Ok(());
         }
-        let fault = serde_json::from_slice::<Fault>(&body)
+        let fault = serde_json::from_slice::<ErrorBody>(&body)
             .map_or_else(|_| String::from_utf8_lossy(&body).into_owned(), |fault| fault.fault_message);
         Err(ApiError::Refused { request, status: status.as_u16(), fault })
     }

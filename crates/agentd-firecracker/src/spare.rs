@@ -14,27 +14,27 @@ const START_DELAY: Duration = Duration::from_millis(300);
 pub(super) struct Spare {
     /// Ends the delay when a value is sent. When dropped during the delay, the spare is not started.
     wanted: oneshot::Sender<()>,
-    started: JoinHandle<Started>,
+    started: JoinHandle<StartedSpare>,
     /// The snapshot from which the machine is restored ahead. `None` for a Firecracker without a machine, which can load any
     /// snapshot.
     ahead: Option<Arc<Snapshot>>,
 }
 
-struct Started {
+struct StartedSpare {
     vm: Option<Vm>,
     /// The result of destroying the previous machine and spare.
     ended: Result<(), IsolationError>,
 }
 
 /// A spare that ends as soon as possible.
-pub(super) struct EndingSpare(JoinHandle<Started>);
+pub(super) struct EndingSpare(JoinHandle<StartedSpare>);
 
 impl EndingSpare {
     /// Waits until the spare has ended, and also the machine and the spare before it.
     async fn end(self) -> Result<(), IsolationError> {
         match self.0.await {
-            Ok(Started { vm: Some(vm), ended }) => vm.destroy().await.and(ended),
-            Ok(Started { vm: None, ended }) => ended,
+            Ok(StartedSpare { vm: Some(vm), ended }) => vm.destroy().await.and(ended),
+            Ok(StartedSpare { vm: None, ended }) => ended,
             // The task was cancelled because the runtime is shutting down.
             Err(_) => Ok(()),
         }
@@ -74,14 +74,15 @@ impl Spare {
             let asked = timeout(START_DELAY, &mut is_wanted).await;
             let ended = previous.end().await;
             if let Ok(Err(_)) = asked {
-                return Started { vm: None, ended };
+                return StartedSpare { vm: None, ended };
             }
-            // An error is ignored here: the restore starts its own Firecracker, and reports the error if that fails too.
             let vm = match snapshot {
-                Some(snapshot) => waiting(&backend, size, &snapshot).await.ok(),
-                None => backend.empty(size).await.ok(),
+                Some(snapshot) => waiting(&backend, size, &snapshot).await,
+                None => backend.empty(size).await,
             };
-            Started { vm, ended }
+            // Without a spare, the restore starts its own Firecracker, and reports the error if that fails too.
+            let vm = vm.or_debug("start spare Firecracker", size);
+            StartedSpare { vm, ended }
         });
         Self { wanted, started, ahead }
     }

@@ -220,7 +220,12 @@ pub(super) fn stream(guest: Arc<Guest>, command: Command) -> Result<Box<dyn Exec
 /// Spawns a task that copies `from` to the guest, until its end.
 fn feed(from: OwnedFd, mut to: SendStream) -> io::Result<()> {
     let mut from = Descriptor::reader(from)?;
-    tokio::spawn(async move { to.copy_from(&mut from).await.ok() });
+    tokio::spawn(async move {
+        // The copy stops early if the command closes its input, or the guest is lost; the outcome reports a lost guest.
+        if let Ok(read) = to.copy_from(&mut from).await {
+            read.or_warn("read the input of a command", "guest");
+        }
+    });
     Ok(())
 }
 

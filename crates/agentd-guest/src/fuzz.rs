@@ -6,7 +6,7 @@ pub use super::sync::fuzz::{entries, receive};
 use super::{
     flow::WINDOW,
     frame::{self, Frame, MAX_FROM_GUEST, MAX_TO_GUEST, StreamId, StreamKind},
-    mux::{Mux, Next},
+    mux::{Mux, ReadNext},
     protocol::{FromGuest, ToGuest},
     sanitize,
 };
@@ -103,7 +103,7 @@ pub fn mux(bytes: &[u8]) -> Result<usize, String> {
     let messages = Cell::new(0);
     let handle = |message: FromGuest| {
         messages.set(messages.get() + 1);
-        Ok(if message == FromGuest::Quiesced { Next::Stop } else { Next::More })
+        Ok(if message == FromGuest::Quiesced { ReadNext::Stop } else { ReadNext::More })
     };
     let end = runtime.block_on(mux.run(&mut first.chain(second), &mut tokio::io::sink(), handle));
     if let Err(why) = end {

@@ -41,7 +41,7 @@ pub(super) struct Mux {
 
 /// The decision of a message handler to read on or to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum ReadNext {
     /// Read on.
     More,
     /// Stop reading.
@@ -126,13 +126,13 @@ impl Mux {
         self.lock().lost.clone()
     }
 
-    /// Serves a transport until `handle` returns [`Next::Stop`], or the last frame of [`Mux::hold`] with `stop` is sent.
+    /// Serves a transport until `handle` returns [`ReadNext::Stop`], or the last frame of [`Mux::hold`] with `stop` is sent.
     /// Otherwise returns why the connection ended.
     pub(super) async fn run<M: DeserializeOwned>(
         &self,
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
-        handle: impl FnMut(M) -> Result<Next, String>,
+        handle: impl FnMut(M) -> Result<ReadNext, String>,
     ) -> Result<(), String> {
         self.lock().silent = false;
         tokio::select! {
@@ -155,7 +155,7 @@ impl Mux {
     async fn read<M: DeserializeOwned>(
         &self,
         reader: &mut (impl AsyncRead + Unpin),
-        mut handle: impl FnMut(M) -> Result<Next, String>,
+        mut handle: impl FnMut(M) -> Result<ReadNext, String>,
     ) -> Result<(), String> {
         let mut bytes = Vec::new();
         let mut piece = vec![0; BATCH];
@@ -165,9 +165,9 @@ impl Mux {
                 done += length;
                 let next = match frame {
                     Frame::Message(message) => handle(message)?,
-                    other => self.lock().take(other).map(|()| Next::More)?,
+                    other => self.lock().take(other).map(|()| ReadNext::More)?,
                 };
-                if next == Next::Stop {
+                if next == ReadNext::Stop {
                     return Ok(());
                 }
             }

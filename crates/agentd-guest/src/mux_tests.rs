@@ -39,10 +39,10 @@ fn run_side(
             match message {
                 LAST if answers => {
                     running.hold(&LAST, true).unwrap();
-                    Ok(Next::More)
+                    Ok(ReadNext::More)
                 }
-                LAST => Ok(Next::Stop),
-                _ => Ok(Next::More),
+                LAST => Ok(ReadNext::Stop),
+                _ => Ok(ReadNext::More),
             }
         };
         mux.run(&mut reader, &mut writer, handle).await

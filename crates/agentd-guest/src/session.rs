@@ -2,7 +2,7 @@
 
 use super::{
     frame::{FrameError, MAX_FROM_GUEST, MAX_TO_GUEST},
-    mux::{Mux, Next},
+    mux::{Mux, ReadNext},
     protocol::{FromGuest, ToGuest},
 };
 use agentd_core::IsolationError;
@@ -91,9 +91,9 @@ impl Session {
     }
 
     /// Handles a message from the guest. Returns an error if the guest violates the protocol.
-    pub(super) fn handle(&self, message: FromGuest) -> Result<Next, String> {
+    pub(super) fn handle(&self, message: FromGuest) -> Result<ReadNext, String> {
         let id = match &message {
-            FromGuest::Quiesced if self.quiescing.swap(false, Ordering::Relaxed) => return Ok(Next::Stop),
+            FromGuest::Quiesced if self.quiescing.swap(false, Ordering::Relaxed) => return Ok(ReadNext::Stop),
             FromGuest::Quiesced => return Err("the guest reported an unrequested quiesce".to_owned()),
             FromGuest::Attached(_) => return Err("the guest answered the attach request twice".to_owned()),
             FromGuest::Ended { id, .. }
@@ -108,7 +108,7 @@ impl Session {
         match self.listeners().get(&id).map(|listener| listener.try_send(message)) {
             Some(Err(mpsc::error::TrySendError::Full(_))) => Err(format!("the guest sent too many events for operation {id}")),
             // An operation that was dropped has no listener.
-            _ => Ok(Next::More),
+            _ => Ok(ReadNext::More),
         }
     }
 

@@ -4,7 +4,7 @@ use super::{
     frame::{CHUNK, MAX_FROM_GUEST, MAX_TO_GUEST, StreamId, StreamKind},
     freezer::{self, Freezer, ThawWaiter},
     inside::Inside,
-    mux::{Mux, Next},
+    mux::{Mux, ReadNext},
     protocol::{End, ExecRequest, FromGuest, ToGuest, path},
     sanitize::Failure,
     stream::{RecvStream, SendStream, Stop},
@@ -75,9 +75,9 @@ impl ServedSandbox {
         mux.run(reader, writer, |message| match message {
             ToGuest::Shutdown => {
                 ended = ConnectionEnd::ShutDown;
-                Ok(Next::Stop)
+                Ok(ReadNext::Stop)
             }
-            other => self.handle(other).map(|()| Next::More).map_err(|e| e.to_string()),
+            other => self.handle(other).map(|()| ReadNext::More).map_err(|e| e.to_string()),
         })
         .await?;
         Ok(ended)

@@ -172,12 +172,12 @@ pub(crate) enum Document {
 impl Document {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ImageError> {
         #[derive(Deserialize)]
-        struct Has {
+        struct PresentFields {
             manifests: Option<IgnoredAny>,
             layers: Option<IgnoredAny>,
         }
-        let has: Has = parse("the manifest", bytes)?;
-        match (has.manifests, has.layers) {
+        let present: PresentFields = parse("the manifest", bytes)?;
+        match (present.manifests, present.layers) {
             (Some(_), Some(_)) => Err(ImageError::Contradiction("a document is both an index and a manifest")),
             (Some(_), None) => parse("an index", bytes).map(Self::Index),
             (None, _) => parse("the manifest", bytes).map(Self::Manifest),

@@ -22,7 +22,7 @@ pub(crate) use compression::{decompress, is_compressed};
 pub(crate) use record::{Kind, Record, for_each};
 
 use error::ErrnoContext as _;
-use name::{Meaning, Name};
+use name::{Name, NameMeaning};
 use rustix::{fs::Timespec, io::Errno};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -96,14 +96,14 @@ impl PartialLayer<'_> {
     fn add(&mut self, record: Record, data: &mut dyn Read) -> Result<(), UnpackError> {
         self.so_far.entries += 1;
         match Name::meaning(&record.path, self.bounds)? {
-            Meaning::Nothing => Ok(()),
-            Meaning::Opaque(name) => self.opaque(&name),
-            Meaning::Whiteout(name) => self.whiteout(&name),
-            Meaning::Entry(name) if name.is_root() && record.kind != Kind::Directory => {
+            NameMeaning::Nothing => Ok(()),
+            NameMeaning::Opaque(name) => self.opaque(&name),
+            NameMeaning::Whiteout(name) => self.whiteout(&name),
+            NameMeaning::Entry(name) if name.is_root() && record.kind != Kind::Directory => {
                 Err(UnpackError::Name { path: name.path().to_owned(), why: "the entry of the layer's root is not a directory" })
             }
-            Meaning::Entry(name) if record.kind == Kind::Directory => self.directory(name, &record),
-            Meaning::Entry(name) => self.entry(&name, &record, data),
+            NameMeaning::Entry(name) if record.kind == Kind::Directory => self.directory(name, &record),
+            NameMeaning::Entry(name) => self.entry(&name, &record, data),
         }
     }
 

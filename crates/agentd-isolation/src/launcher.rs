@@ -4,10 +4,11 @@
 //! thread reads the reports ([0070](../../../docs/decisions/0070-read-launcher-reports-in-a-thread.md)). No task does, because a
 //! task makes progress only while the runtime of its caller is driven, and the callers of other runtimes would wait for it.
 
+mod loss;
 mod pending_orders;
 
 use agentd_core::IsolationError;
-use agentd_kernel::{cgroup::Hierarchy, namespace::NamespacePlan, seccomp::SeccompPlan};
+use agentd_kernel::{namespace::NamespacePlan, seccomp::SeccompPlan};
 use agentd_log::LogFailure as _;
 use agentd_supervisor::{
     channel::{self, Channel, ChannelError},
@@ -15,12 +16,12 @@ use agentd_supervisor::{
     plan::SandboxPlan,
     protocol::{self, Order, Report},
 };
+use loss::Loss;
 use pending_orders::{Key, PendingOrders};
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::{PollFd, PollFlags, poll},
     io::Errno,
-    net::{AddressFamily, Shutdown, SocketFlags, SocketType},
-    process::{Signal, pidfd_send_signal},
+    net::{AddressFamily, SocketFlags, SocketType},
 };
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -29,7 +30,6 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
-    time::{Duration, Instant},
 };
 
 /// A sandbox that the launcher was ordered to create. Dropping it destroys the sandbox unless that was done before.
@@ -84,14 +84,10 @@ pub(crate) struct Launcher {
     /// The socket for orders; locked while one is sent.
     orders: Mutex<OwnedFd>,
     pending: PendingOrders,
-    /// Set once the launcher is lost; locked while its loss is being handled.
-    lost: Mutex<Option<String>>,
+    loss: Loss,
     /// The launcher's process (`pidfd_open(2)`).
     process: OwnedFd,
 }
-
-/// The time in which a launcher whose socket was closed ends its sandboxes and exits. After it, the launcher is killed.
-const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// The id of the next sandbox, unique in this process whichever launcher creates the sandbox.
 static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -109,12 +105,7 @@ pub(crate) fn get() -> Result<Arc<Launcher>, IsolationError> {
     let StartedLauncher { control, process } = launcher::start()?;
     tracing::debug!("launcher started");
     rustix::io::ioctl_fionbio(&control, true).map_err(|e| io(e.into()))?;
-    let launcher = Arc::new(Launcher {
-        orders: Mutex::new(control.try_clone().map_err(io)?),
-        pending: PendingOrders::default(),
-        lost: Mutex::default(),
-        process,
-    });
+    let launcher = Arc::new(Launcher::new(control.try_clone().map_err(io)?, process));
     // The thread starts only after the launcher, because a program with a single thread forks its launcher.
     let reader = launcher.clone();
     let reports = Channel::new(control, protocol::MAX_EVENT);
@@ -126,11 +117,16 @@ pub(crate) fn get() -> Result<Arc<Launcher>, IsolationError> {
 /// Starts the launcher of this process, if there is none, and has it start the first process of the next sandbox. `seccomp` is
 /// the filter that the sandbox is expected to have.
 pub(crate) fn prepare(namespaces: NamespacePlan, seccomp: SeccompPlan) -> Result<(), IsolationError> {
-    get()?.send(&Order::Prepare { namespaces, seccomp }, &[])
+    let launcher = get()?;
+    launcher.send(&Order::Prepare { namespaces, seccomp }, &[]).map_err(|error| launcher.not_sent(error))
 }
 
 impl Launcher {
-    /// Reads reports until the launcher is lost.
+    fn new(orders: OwnedFd, process: OwnedFd) -> Self {
+        Self { orders: Mutex::new(orders), pending: PendingOrders::default(), loss: Loss::default(), process }
+    }
+
+    /// Reads reports until the launcher is lost, and then handles the loss.
     fn read_reports(&self, mut reports: Channel) {
         let error = loop {
             match next_report(&mut reports) {
@@ -139,6 +135,7 @@ impl Launcher {
             }
         };
         self.lose(&error);
+        self.handle_loss();
     }
 
     /// Translates a failure to send an order. Unless the order itself is invalid, the launcher is lost.
@@ -147,55 +144,7 @@ impl Launcher {
             ChannelError::Encode(error) => {
                 IsolationError::Invalid { what: "sandbox".to_owned(), reason: format!("{error} — use fewer grants") }
             }
-            error => self.lose(&error),
-        }
-    }
-
-    /// Handles the loss of the launcher: has the next sandbox start a new launcher, removes the control groups that the lost one
-    /// left, and fails all pending orders. Returns the error that reports the loss. Only the first call logs it.
-    fn lose(&self, error: &ChannelError) -> IsolationError {
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = lost.is_none();
-        let why = lost.get_or_insert_with(|| error.to_string()).clone();
-        if first {
-            if let Some(slot) = LAUNCHER.get() {
-                let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-                if slot.as_ref().is_some_and(|current| std::ptr::eq(Arc::as_ptr(current), self)) {
-                    *slot = None;
-                }
-            }
-            tracing::warn!(%error, "launcher lost: its sandboxes have ended, and the next sandbox starts a new launcher");
-            let socket = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-            // A launcher that broke the protocol still runs. It ends its sandboxes and exits when its socket closes.
-            rustix::net::shutdown(&*socket, Shutdown::Both).or_debug("close the launcher's socket", &*socket);
-            drop(socket);
-            // A launcher that is not dead yet, although its socket is closed, still owns its control groups: no sweep removes
-            // them.
-            self.await_end();
-            // A dead launcher can no longer remove its control groups. They are removed before the loss is reported.
-            Hierarchy::detect().sweep();
-        }
-        self.pending.clear();
-        IsolationError::LauncherDied(why)
-    }
-
-    /// Waits until the launcher's process has ended, and kills it after [`END_LIMIT`].
-    fn await_end(&self) {
-        if !self.ends_within(END_LIMIT) {
-            pidfd_send_signal(&self.process, Signal::KILL).or_warn("kill a launcher that does not end", &self.process);
-            self.ends_within(END_LIMIT);
-        }
-    }
-
-    /// Waits at most `limit` for the end of the launcher's process. A pidfd is readable once its process is a zombie.
-    fn ends_within(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        loop {
-            let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).unwrap_or_default();
-            match poll(&mut [PollFd::new(&self.process, PollFlags::IN)], Some(&left)) {
-                Err(Errno::INTR) => {}
-                ended => return ended.is_ok_and(|ready| ready > 0),
-            }
+            error => IsolationError::LauncherDied(self.lose(&error).to_owned()),
         }
     }
 
@@ -218,22 +167,32 @@ impl Launcher {
             destroyed: tokio::sync::Mutex::new(false),
             gone: AtomicBool::new(false),
         };
-        self.send(&Order::Create { id, plan: Box::new(plan) }, &[theirs.as_fd()])?;
+        self.sent(self.send(&Order::Create { id, plan: Box::new(plan) }, &[theirs.as_fd()])).await?;
         Ok(ordered)
     }
 
+    /// Translates the result of sending an order, after the loss of the launcher, if any, was handled.
+    async fn sent(&self, sent: Result<(), ChannelError>) -> Result<(), IsolationError> {
+        match sent {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let error = self.not_sent(error);
+                self.loss.handled().await;
+                Err(error)
+            }
+        }
+    }
+
     /// Sends an order. May block briefly: the launcher never blocks, so it soon makes room in the socket.
-    fn send(&self, order: &Order, fds: &[BorrowedFd<'_>]) -> Result<(), IsolationError> {
+    fn send(&self, order: &Order, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         self.send_after(order, fds, || ())
     }
 
     /// Sends an order. Calls `before` first, in the sequence in which orders of several threads are sent.
-    fn send_after(&self, order: &Order, fds: &[BorrowedFd<'_>], before: impl FnOnce()) -> Result<(), IsolationError> {
+    fn send_after(&self, order: &Order, fds: &[BorrowedFd<'_>], before: impl FnOnce()) -> Result<(), ChannelError> {
         let socket = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         before();
-        let sent = channel::send(socket.as_fd(), order, fds);
-        drop(socket);
-        sent.map_err(|error| self.not_sent(error))
+        channel::send(socket.as_fd(), order, fds)
     }
 
     /// Sends an order, calls `meanwhile`, and waits until the launcher has carried the order out.
@@ -242,7 +201,7 @@ impl Launcher {
         // The launcher reports the orders of one sandbox in the order in which they were sent.
         let sent = self.send_after(order, &[], || expected = Some(self.pending.expect(key)));
         meanwhile();
-        sent?;
+        self.sent(sent).await?;
         // The sender is dropped with the launcher's other pending orders when the launcher is lost.
         let answered = expected.ok_or_else(gone)?.await.map_err(|_| gone())?;
         answered.map_or(Ok(()), |error| Err(error.into()))
@@ -251,7 +210,8 @@ impl Launcher {
     /// Orders the destruction of a sandbox that no longer has an owner.
     fn abandon(&self, id: u32) {
         // Sending fails only if the launcher is lost, which has ended its sandboxes.
-        self.send(&Order::Destroy { id, report: false }, &[]).or_debug("send the order to destroy a dropped sandbox", id);
+        let sent = self.send(&Order::Destroy { id, report: false }, &[]);
+        sent.map_err(|error| self.not_sent(error)).or_debug("send the order to destroy a dropped sandbox", id);
     }
 }
 

@@ -85,7 +85,7 @@ impl Registry {
 
     /// Returns true if `name` is the canonical name of one of agentd's own backends. Embedders cannot register a backend under
     /// such a name.
-    pub(crate) fn is_own(&self, name: &str) -> bool {
+    pub fn is_own(&self, name: &str) -> bool {
         self.entries().iter().any(|e| e.built_in && e.canonical == name)
     }
 

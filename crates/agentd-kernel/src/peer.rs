@@ -37,12 +37,12 @@ pub enum Peer {
     /// The peer is in the user and PID namespaces of this process, but in another namespace of this kind.
     Beside(&'static str),
     /// The peer may be the payload of a sandbox.
-    Elsewhere(Elsewhere),
+    OtherNamespaces(OtherNamespaces),
 }
 
 /// The place of a peer in another user or PID namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Elsewhere {
+pub struct OtherNamespaces {
     /// The kind of namespace that differs, or that this process may not inspect.
     pub namespace: &'static str,
     /// The namespaces of the peer, if this process may inspect them.
@@ -114,7 +114,7 @@ pub fn verify(socket: BorrowedFd<'_>, own: Option<&OwnMounts>) -> Result<Peer, P
     let process = open(socket, peer.pid)?;
     let place = match Pid::from_raw(peer.pid) {
         // The kernel reports pid 0 for a process that is neither in this PID namespace nor in one below it.
-        None => Peer::Elsewhere(Elsewhere { namespace: "pid", origin: None }),
+        None => Peer::OtherNamespaces(OtherNamespaces { namespace: "pid", origin: None }),
         Some(pid) => compare_namespaces(pid, own)?,
     };
     // While the process is alive, its pid names no other process: the namespaces read above are those of the peer. If it has
@@ -129,7 +129,7 @@ fn compare_namespaces(pid: Pid, own: Option<&OwnMounts>) -> Result<Peer, PeerErr
         if differs(&process, namespace)? {
             let [user, pid] = OF_PAYLOADS.map(|namespace| identity(&process, namespace));
             let origin = user?.zip(pid?).map(|(user, pid)| PeerNamespaces([user, pid]));
-            return Ok(Peer::Elsewhere(Elsewhere { namespace, origin }));
+            return Ok(Peer::OtherNamespaces(OtherNamespaces { namespace, origin }));
         }
     }
     for namespace in OTHERS {

@@ -50,7 +50,7 @@ impl PeerDir {
 /// Returns the kind of namespace in which a peer differs that may be a payload and can be inspected.
 fn elsewhere(verdict: &Result<Peer, PeerError>) -> &'static str {
     match verdict {
-        Ok(Peer::Elsewhere(Elsewhere { namespace, origin: Some(_) })) => namespace,
+        Ok(Peer::OtherNamespaces(OtherNamespaces { namespace, origin: Some(_) })) => namespace,
         other => panic!("{other:?}"),
     }
 }
@@ -108,7 +108,7 @@ fn peer_outside_this_pid_namespace_is_elsewhere() {
         let place = verify(std::io::stdin().as_fd(), None);
         match crate::syscall::sockets::peer_pidfd(std::io::stdin().as_fd()) {
             Err(Errno::NOPROTOOPT) => assert!(matches!(place, Err(PeerError::Invisible)), "{place:?}"),
-            _ => assert_eq!(place.unwrap(), Peer::Elsewhere(Elsewhere { namespace: "pid", origin: None })),
+            _ => assert_eq!(place.unwrap(), Peer::OtherNamespaces(OtherNamespaces { namespace: "pid", origin: None })),
         }
         return;
     }

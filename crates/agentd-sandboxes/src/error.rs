@@ -6,7 +6,7 @@ use std::{io, path::PathBuf};
 /// The reason why the state of sandboxes could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum StateError {
+pub enum StoreError {
     /// The directory is not suitable for the state of sandboxes.
     #[error("open the sandbox store: {path:?}: {why}")]
     Place {
@@ -142,7 +142,7 @@ pub enum Damage {
     Unreadable(#[source] serde_json::Error),
 }
 
-impl From<agentd_disk::DiskError> for StateError {
+impl From<agentd_disk::DiskError> for StoreError {
     fn from(error: agentd_disk::DiskError) -> Self {
         let agentd_disk::DiskError { operation, path, source } = error;
         Self::Io { operation, path, source }

@@ -5,7 +5,7 @@
 //! The tree is one level down because its root has the owner and mode that a payload set.
 
 use crate::{
-    error::StateError,
+    error::StoreError,
     layer_id::LayerId,
     tree::{Metadata, Tree, apply_metadata, empty, lstat, names, read_metadata},
     volume_id::VolumeId,
@@ -50,7 +50,7 @@ pub(crate) struct VolumeDir {
 }
 
 /// Creates the directory of a layer without changes.
-fn make_empty(path: &Path) -> Result<(), StateError> {
+fn make_empty(path: &Path) -> Result<(), StoreError> {
     make_folder(path)?;
     make_folder(&upperdir(path))?;
     make_folder(&workdir(path))?;
@@ -69,19 +69,19 @@ pub(crate) struct Draft {
 
 impl Draft {
     /// Creates a layer without changes.
-    pub(crate) fn make(staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Self, StateError> {
+    pub(crate) fn make(staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Self, StoreError> {
         let draft = Self::with_new_id(staging, volume_dir)?;
         make_empty(&draft.path)?;
         Ok(draft)
     }
 
     /// Creates an upper layer for a stack whose highest tree is `below`.
-    pub(crate) fn make_over(staging: &Staging, volume_dir: Option<&VolumeDir>, below: Option<&Path>) -> Result<Self, StateError> {
+    pub(crate) fn make_over(staging: &Staging, volume_dir: Option<&VolumeDir>, below: Option<&Path>) -> Result<Self, StoreError> {
         Self::make(staging, volume_dir)?.over(below)
     }
 
     /// Draws an id for a layer, and pins it if the layer is in a volume. Creates no directory.
-    fn with_new_id(staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Self, StateError> {
+    fn with_new_id(staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Self, StoreError> {
         let id = LayerId::draw().during("choose a random layer id in", staging.path())?;
         if volume_dir.is_some() {
             // The pin precedes the directory, because the collector lists the directories before it reads the pins.
@@ -92,7 +92,7 @@ impl Draft {
     }
 
     /// Copies the metadata of the root from `below`: overlayfs shows the root of the highest layer.
-    fn over(self, below: Option<&Path>) -> Result<Self, StateError> {
+    fn over(self, below: Option<&Path>) -> Result<Self, StoreError> {
         if let Some(below) = below {
             let tree = upperdir(&self.path);
             let directory = File::open(&tree).during("open", &tree)?;
@@ -102,7 +102,7 @@ impl Draft {
     }
 
     /// Opens the tree of the layer, to be filled.
-    pub(crate) fn tree(&self) -> Result<Tree, StateError> {
+    pub(crate) fn tree(&self) -> Result<Tree, StoreError> {
         Tree::open(&self.tree_path())
     }
 
@@ -111,7 +111,7 @@ impl Draft {
     }
 
     /// Moves the layer into `layers`, or links it there. The caller flushes `layers` to make that durable.
-    pub(crate) fn adopt(mut self, layers: &Path, _lock: &Lock) -> Result<LayerId, StateError> {
+    pub(crate) fn adopt(mut self, layers: &Path, _lock: &Lock) -> Result<LayerId, StoreError> {
         // The contents of the layer must be durable before its name is.
         flush_directory(&self.path)?;
         let place = layers.join(self.id.to_string());
@@ -137,21 +137,21 @@ impl Drop for Draft {
 }
 
 /// Removes a directory that is not, or no longer, a layer.
-pub(crate) fn remove(path: &Path) -> Result<(), StateError> {
+pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
     let folder = File::open(folder).during("open", folder)?;
     Ok(erase(folder.as_fd(), name).during("remove", path)?)
 }
 
 /// Moves a layer into `bin`, to be removed with it.
-pub(crate) fn retire(layer: &Path, bin: &Staging, _lock: &Lock) -> Result<(), StateError> {
+pub(crate) fn retire(layer: &Path, bin: &Staging, _lock: &Lock) -> Result<(), StoreError> {
     let name = layer.file_name().unwrap_or(OsStr::new("layer"));
     Ok(fs::rename(layer, bin.path().join(name)).during("move to staging", layer)?)
 }
 
 /// Empties the workdir, and creates it if it does not exist. After a crash it contains a mark with which overlayfs refuses to
 /// mount.
-pub(crate) fn reset_workdir(layer: &Path) -> Result<(), StateError> {
+pub(crate) fn reset_workdir(layer: &Path) -> Result<(), StoreError> {
     let work = workdir(layer);
     if !crate::record::exists(&work)? {
         make_folder(&work)?;
@@ -161,7 +161,7 @@ pub(crate) fn reset_workdir(layer: &Path) -> Result<(), StateError> {
 }
 
 /// Returns true if an upper layer changes nothing of the stack whose highest tree is `below`.
-pub(crate) fn is_unchanged(layer: &Path, below: Option<&Path>) -> Result<bool, StateError> {
+pub(crate) fn is_unchanged(layer: &Path, below: Option<&Path>) -> Result<bool, StoreError> {
     let tree = upperdir(layer);
     let directory = File::open(&tree).during("open", &tree)?;
     if !names(directory.as_fd()).during("list", &tree)?.is_empty() {
@@ -180,7 +180,7 @@ pub(crate) fn is_unchanged(layer: &Path, below: Option<&Path>) -> Result<bool, S
 }
 
 /// Reads the metadata of the root of a tree, without overlayfs's own attributes.
-fn root_metadata(tree: &Path) -> Result<Metadata, StateError> {
+fn root_metadata(tree: &Path) -> Result<Metadata, StoreError> {
     let metadata = || {
         let folder = tree.parent().unwrap_or(tree);
         let folder = rustix::fs::openat(CWD, folder, rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, Mode::empty())?;

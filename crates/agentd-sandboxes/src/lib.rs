@@ -3,8 +3,8 @@
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use agentd_sandboxes::{SandboxSettings, SaveMode, State};
-//! let state = State::open("/var/lib/agentd/sandboxes".as_ref())?;
+//! use agentd_sandboxes::{SandboxSettings, SaveMode, SandboxStore};
+//! let state = SandboxStore::open("/var/lib/agentd/sandboxes".as_ref())?;
 //! let (name, clean) = ("builder".parse()?, "clean".parse()?);
 //! let record = state.create(&name, SandboxSettings::default())?;
 //! println!("changes go to {:?}", state.layer_paths(&record).upper);
@@ -19,10 +19,10 @@
 //! snapshots may share it.
 //!
 //! Nothing here runs a command or mounts the root of a sandbox. The code that does so *holds* the layers meanwhile
-//! ([`State::hold`]), and decides how an upper layer in use is saved ([`SaveMode`]). Only volumes, which contain the layers of
-//! sandboxes with a disk limit, are mounted here, in a private mount namespace ([`State::open_with_volumes`]). The trees of
-//! layers are hostile, because a payload wrote them: they are read without following links and without recursion to an unlimited
-//! depth.
+//! ([`SandboxStore::hold`]), and decides how an upper layer in use is saved ([`SaveMode`]). Only volumes, which contain the
+//! layers of sandboxes with a disk limit, are mounted here, in a private mount namespace ([`SandboxStore::open_with_volumes`]).
+//! The trees of layers are hostile, because a payload wrote them: they are read without following links and without recursion to
+//! an unlimited depth.
 
 mod error;
 mod layer;
@@ -36,9 +36,9 @@ mod tree;
 mod volume_id;
 
 pub use agentd_core::DiskLayers;
-pub use error::{Damage, StateError};
+pub use error::{Damage, StoreError};
 pub use layer_id::{LayerId, NotALayerId};
 pub use name::{Name, NotAName};
 pub use record::{Record, SandboxSettings, Snapshot};
-pub use state::{Collected, Disk, ForkSource, Hold, Lifetime, Lifetimes, Problem, SaveMode, Squashed, State};
+pub use state::{Collected, Disk, ForkSource, Hold, Lifetime, Lifetimes, Problem, SandboxStore, SaveMode, Squashed};
 pub use tree::{Change, ChangeKind};

@@ -1,7 +1,7 @@
 //! The records of named sandboxes, and their reading and writing.
 
 use crate::{
-    error::{Damage, StateError},
+    error::{Damage, StoreError},
     layer_id::LayerId,
     name::Name,
 };
@@ -120,7 +120,7 @@ impl Record {
     }
 
     /// Reads the record in `directory` and checks that it belongs to `name`.
-    pub(crate) fn read(directory: &Path, name: &Name) -> Result<Result<Self, Damage>, StateError> {
+    pub(crate) fn read(directory: &Path, name: &Name) -> Result<Result<Self, Damage>, StoreError> {
         let Some(bytes) = agentd_disk::read(&directory.join(FILE))? else { return Ok(Err(Damage::Lost)) };
         Ok(match serde_json::from_slice::<Self>(&bytes) {
             Err(source) => Err(Damage::Unreadable(source)),
@@ -131,9 +131,9 @@ impl Record {
 
     /// Writes the record into `directory`. `draft` is on the same file system, and only this writer uses that name during the
     /// call.
-    pub(crate) fn write(&self, directory: &Path, draft: &Path) -> Result<(), StateError> {
+    pub(crate) fn write(&self, directory: &Path, draft: &Path) -> Result<(), StoreError> {
         let bytes = serde_json::to_vec_pretty(self);
-        let bytes = bytes.map_err(|source| StateError::Unwritable { name: self.name.clone(), source })?;
+        let bytes = bytes.map_err(|source| StoreError::Unwritable { name: self.name.clone(), source })?;
         agentd_disk::write(&directory.join(FILE), &bytes, draft)?;
         Ok(agentd_disk::flush_directory(directory)?)
     }
@@ -145,14 +145,14 @@ pub(crate) fn now() -> u64 {
 }
 
 /// Creates the directory of a sandbox, with its record.
-pub(crate) fn make_directory(directory: &Path, record: &Record) -> Result<(), StateError> {
+pub(crate) fn make_directory(directory: &Path, record: &Record) -> Result<(), StoreError> {
     agentd_disk::make_folder(directory)?;
     agentd_disk::make_folder(&directory.join("log"))?;
     record.write(directory, &directory.join("draft"))
 }
 
 /// Returns true if `path` exists, without following a symbolic link.
-pub(crate) fn exists(path: &Path) -> Result<bool, StateError> {
+pub(crate) fn exists(path: &Path) -> Result<bool, StoreError> {
     match path.symlink_metadata() {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

@@ -6,7 +6,7 @@
 //! restored, the reserve is removed if the volume has too little free space. It is created again before a command runs.
 
 use crate::{
-    error::StateError,
+    error::StoreError,
     layer::{VolumeDir, remove},
     record::exists,
 };
@@ -23,7 +23,7 @@ impl VolumeDir {
     }
 
     /// Removes the reserve if the volume has less free space than four times the reserve.
-    pub(crate) fn give_up_reserve(&self) -> Result<(), StateError> {
+    pub(crate) fn give_up_reserve(&self) -> Result<(), StoreError> {
         let free = rustix::fs::statvfs(&self.layers).during("statvfs", &self.layers)?;
         if free.f_bavail < 4 * DIRECTORIES || free.f_favail < 4 * DIRECTORIES {
             remove(&self.reserve())?;
@@ -32,7 +32,7 @@ impl VolumeDir {
     }
 
     /// Creates the reserve if it does not exist. If the volume is full, this fails, and a later call tries again.
-    pub(crate) fn keep_reserve(&self, _lock: &Lock) -> Result<(), StateError> {
+    pub(crate) fn keep_reserve(&self, _lock: &Lock) -> Result<(), StoreError> {
         if exists(&self.reserve())? {
             return Ok(());
         }

@@ -11,9 +11,9 @@
 //! ```
 //!
 //! **Crash consistency.** A layer, a sandbox and each change of its record are created by one `rename`. Layers come first and
-//! records after, so everything that a record names exists. [`State::collect`] removes layers that no record names. Everything
-//! else is in a staging directory. The next [`State::open`] removes the staging directories whose creator is dead, because the
-//! kernel has released their locks.
+//! records after, so everything that a record names exists. [`SandboxStore::collect`] removes layers that no record names.
+//! Everything else is in a staging directory. The next [`SandboxStore::open`] removes the staging directories whose creator is
+//! dead, because the kernel has released their locks.
 //!
 //! **Concurrency.** Long work is done without the lock, on layers that are pinned in a staging directory. Then the record is read
 //! again under the lock, and changed only if the work is still valid for it.
@@ -40,7 +40,7 @@ mod volumes;
 
 pub use collect::Collected;
 pub use commit::SaveMode;
-pub use directory::State;
+pub use directory::SandboxStore;
 pub use fork::ForkSource;
 pub use fsck::Problem;
 pub use hold::Hold;

@@ -281,8 +281,8 @@ fn install_filter(
     record.control(Control::Seccomp, || {
         let thread = listener::start(context)?;
         if let Some(listener) = seccomp::apply_with_listener(filter)? {
-            // Sending fails only if the thread has ended.
-            thread.send(listener).ok();
+            // Sending fails only if the thread has ended. No calls would then be answered.
+            thread.send(listener).map_err(|_| ControlError::new(Control::Seccomp, "send the listener to its thread", None))?;
         }
         Ok((ControlStatus::Enforced, format!("{} instructions", filter.instructions())))
     })

@@ -232,9 +232,9 @@ fn handle(
     Ok(())
 }
 
-type Started = (i32, Option<OwnedFd>);
+type StartedLeader = (i32, Option<OwnedFd>);
 
-fn start(stack: &mut Stack, exec: SpawnRequest, mut fds: Vec<OwnedFd>) -> Result<Started, (SpawnStep, i32)> {
+fn start(stack: &mut Stack, exec: SpawnRequest, mut fds: Vec<OwnedFd>) -> Result<StartedLeader, (SpawnStep, i32)> {
     let invalid = |_| (SpawnStep::Exec, libc::EINVAL);
     let strings = |list: Vec<Vec<u8>>| list.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(invalid);
     let argv = strings(exec.argv)?;

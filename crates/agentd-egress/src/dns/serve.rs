@@ -10,6 +10,7 @@ use crate::{
     listen::{check, pause},
     record::{FlowKind, FlowRecord, FlowVerdict},
 };
+use agentd_log::LogFailure as _;
 use rustix::net::SocketType;
 use std::{
     io,
@@ -49,7 +50,7 @@ pub(crate) async fn udp(gate: Arc<Gate>, socket: UdpSocket) {
                 Ok(Datagram { length, whole: true, from, to }) => {
                     let Some(bytes) = answered(&gate, &buffer[..length], to) else { continue };
                     // A client that does not get an answer asks again.
-                    let _ = pktinfo::send(&socket, &bytes, from, to);
+                    pktinfo::send(&socket, &bytes, from, to).or_debug("answer a DNS query of a sandbox", from);
                 }
                 Ok(_) => {}
                 Err(error) => pause(error, "receive a DNS query of a sandbox").await,

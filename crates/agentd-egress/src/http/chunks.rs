@@ -10,10 +10,10 @@ const MAX_DIGITS: u8 = 15;
 
 /// The position in a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chunks(State);
+pub struct Chunks(ChunkState);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ChunkState {
     /// The digits of a size.
     Size { digits: u8, size: u64 },
     /// The LF after a size.
@@ -30,29 +30,29 @@ enum State {
 
 impl Default for Chunks {
     fn default() -> Self {
-        Self(State::Size { digits: 0, size: 0 })
+        Self(ChunkState::Size { digits: 0, size: 0 })
     }
 }
 
 impl Chunks {
     /// Returns true if the body is complete.
     pub fn is_done(&self) -> bool {
-        self.0 == State::Done
+        self.0 == ChunkState::Done
     }
 
     /// Returns the number of bytes of the next part of a chunk, which may be forwarded without a look at them.
     pub fn plain(&self) -> u64 {
         match self.0 {
-            State::Data { left } => left,
+            ChunkState::Data { left } => left,
             _ => 0,
         }
     }
 
     /// Passes over bytes of a chunk, at most [`Self::plain`].
     pub fn skip(&mut self, bytes: u64) {
-        if let State::Data { left } = self.0 {
+        if let ChunkState::Data { left } = self.0 {
             let left = left.saturating_sub(bytes);
-            self.0 = if left == 0 { State::Return { last: false } } else { State::Data { left } };
+            self.0 = if left == 0 { ChunkState::Return { last: false } } else { ChunkState::Data { left } };
         }
     }
 
@@ -65,7 +65,7 @@ impl Chunks {
         while let Some(byte) = bytes.get(at)
             && !self.is_done()
         {
-            if let State::Data { left } = self.0 {
+            if let ChunkState::Data { left } = self.0 {
                 let part = (bytes.len() - at).min(usize::try_from(left).unwrap_or(usize::MAX));
                 self.skip(part as u64);
                 at += part;
@@ -77,18 +77,18 @@ impl Chunks {
         Ok(at)
     }
 
-    fn step(&self, byte: u8) -> Option<State> {
+    fn step(&self, byte: u8) -> Option<ChunkState> {
         match (self.0, byte) {
-            (State::Size { digits: 1.., size }, b'\r') => Some(State::SizeEnd { size }),
-            (State::Size { digits, size }, _) if digits < MAX_DIGITS => {
+            (ChunkState::Size { digits: 1.., size }, b'\r') => Some(ChunkState::SizeEnd { size }),
+            (ChunkState::Size { digits, size }, _) if digits < MAX_DIGITS => {
                 let digit = char::from(byte).to_digit(16)?;
-                Some(State::Size { digits: digits + 1, size: size * 16 + u64::from(digit) })
+                Some(ChunkState::Size { digits: digits + 1, size: size * 16 + u64::from(digit) })
             }
-            (State::SizeEnd { size: 0 }, b'\n') => Some(State::Return { last: true }),
-            (State::SizeEnd { size }, b'\n') => Some(State::Data { left: size }),
-            (State::Return { last }, b'\r') => Some(State::Feed { last }),
-            (State::Feed { last: true }, b'\n') => Some(State::Done),
-            (State::Feed { last: false }, b'\n') => Some(Self::default().0),
+            (ChunkState::SizeEnd { size: 0 }, b'\n') => Some(ChunkState::Return { last: true }),
+            (ChunkState::SizeEnd { size }, b'\n') => Some(ChunkState::Data { left: size }),
+            (ChunkState::Return { last }, b'\r') => Some(ChunkState::Feed { last }),
+            (ChunkState::Feed { last: true }, b'\n') => Some(ChunkState::Done),
+            (ChunkState::Feed { last: false }, b'\n') => Some(Self::default().0),
             _ => None,
         }
     }

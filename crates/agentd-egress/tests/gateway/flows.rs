@@ -1,6 +1,9 @@
 //! What a grant allows.
 
-use crate::sandbox::{LONG, Names, config, echo, rest, sandbox, server};
+use crate::{
+    client_hello::real_hello,
+    sandbox::{LONG, Names, config, echo, rest, sandbox, server},
+};
 use agentd_egress::{
     proxy::{ProxyServer, Upstream},
     record::{FlowEnd, FlowKind, FlowRecord, FlowVerdict},
@@ -33,20 +36,6 @@ pub const TESTS: &[(&str, fn())] = &[
     ("proxy_gets_the_checked_address", proxy),
     ("proxy_that_needs_names_is_recorded_as_unchecked", proxy_with_names),
 ];
-
-/// The first bytes of a real TLS client.
-pub fn hello(name: &str) -> Vec<u8> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    let mut client = rustls::ClientConnection::new(Arc::new(config), name.to_owned().try_into().unwrap()).unwrap();
-    let mut bytes = Vec::new();
-    client.write_tls(&mut bytes).unwrap();
-    bytes
-}
 
 /// Sends everything, closes this side, and returns what comes back.
 fn exchange(stream: &TcpStream, bytes: &[u8]) -> Vec<u8> {
@@ -89,7 +78,7 @@ fn granted_name_is_resolved() {
 fn tls_is_carried() {
     let port = server("127.0.0.1", echo);
     let names = Names::new(&[("a.example", &[&["127.0.0.1"]])]);
-    let data = [&hello("a.example")[..], &vec![7; 8 << 20]].concat();
+    let data = [&real_hello("a.example")[..], &vec![7; 8 << 20]].concat();
     let (returned, records) = sandbox(config(&format!("a.example:{port}/tls,127.0.0.1:{port}"), names), &[port], |inside| {
         exchange(&inside.connect("a.example.", port), &data)
     });

@@ -4,6 +4,7 @@
 //! as its sandbox. Therefore the tests run as any user, and reach nothing of the machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod client_hello;
 mod flows;
 mod namespace;
 mod refusals;

@@ -1,7 +1,7 @@
 //! What is refused, and how the refusal is recorded.
 
 use crate::{
-    flows::hello,
+    client_hello::real_hello,
     namespace::socket,
     sandbox::{Names, config, echo, rest, sandbox, server},
 };
@@ -120,7 +120,9 @@ fn other_tls() {
     let port = server("127.0.0.1", |_| panic!("nothing reaches the server"));
     let names = Names::new(&[("a.example", &[&["127.0.0.1"]])]);
     let (_, records) = sandbox(config(&format!("a.example:{port}/tls,127.0.0.1:{port}"), names), &[port], |inside| {
-        for first in [hello("b.example"), hello("10.0.0.1"), b"SSH-2.0-x\r\n".to_vec(), b"GET / HTTP/1.1\r\n\r\n".to_vec()] {
+        for first in
+            [real_hello("b.example"), real_hello("10.0.0.1"), b"SSH-2.0-x\r\n".to_vec(), b"GET / HTTP/1.1\r\n\r\n".to_vec()]
+        {
             assert_eq!(send(&inside.connect("a.example.", port), &first), RESET);
         }
     });
@@ -185,7 +187,7 @@ fn silent_client() {
     let mut config = config("a.example:4444/tls,a.example:4445/http", names);
     config.limits.first_bytes = Duration::from_millis(50);
     let (_, records) = sandbox(config, &[4444, 4445], |inside| {
-        assert_eq!(send(&inside.connect("a.example.", 4444), &hello("a.example")[..40]), RESET);
+        assert_eq!(send(&inside.connect("a.example.", 4444), &real_hello("a.example")[..40]), RESET);
         assert_eq!(send(&inside.connect("a.example.", 4445), b"GET / HTTP/1.1\r\nHost: "), RESET);
     });
     let expected = [FlowRefusal::TimedOut("ClientHello"), FlowRefusal::TimedOut("request")];

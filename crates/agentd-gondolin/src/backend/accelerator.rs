@@ -114,10 +114,13 @@ impl VerdictFile {
     /// Saves a verdict. If that fails, the next process repeats the trial.
     pub(super) fn write(&self, verdict: &Verdict) {
         let Some(key) = self.key.clone() else { return };
-        let Ok(json) = serde_json::to_vec(&KeptVerdict { key, verdict: verdict.clone() }) else { return };
         let fresh = self.file.with_extension(std::process::id().to_string());
-        let written = fs::File::create_new(&fresh).and_then(|mut file| file.write_all(&json));
-        if written.and_then(|()| fs::rename(&fresh, &self.file)).is_err() {
+        let write = || {
+            let json = serde_json::to_vec(&KeptVerdict { key, verdict: verdict.clone() })?;
+            fs::File::create_new(&fresh)?.write_all(&json)?;
+            fs::rename(&fresh, &self.file)
+        };
+        if write().or_debug("save the verdict on KVM", &self.file).is_none() {
             fs::remove_file(&fresh).or_debug("remove draft", &fresh);
         }
     }

@@ -45,7 +45,7 @@ enum HostMessage {
 
 /// The state of a machine, according to the messages of its host side.
 #[derive(Debug, Clone, Default)]
-struct State {
+struct MachineState {
     /// The last output of the guest's console, once the start has taken too long.
     console: Option<String>,
     /// The reason for the end of the machine; `None` while the machine runs.
@@ -55,7 +55,7 @@ struct State {
 /// The host's side of a machine.
 pub(super) struct Host {
     sandbox: Arc<SharedKernelSandbox>,
-    state: watch::Receiver<State>,
+    state: watch::Receiver<MachineState>,
 }
 
 fn io_error(context: &str) -> impl Fn(std::io::Error) -> IsolationError + '_ {
@@ -187,14 +187,14 @@ fn command(machine: &MachinePlan, limit: Duration) -> Result<Command, IsolationE
 }
 
 /// Reads Node's output until Node ends. The task owns the handle, because dropping it would end Node.
-fn watch_over(mut node: Box<dyn ExecHandle>) -> Result<watch::Receiver<State>, IsolationError> {
+fn watch_over(mut node: Box<dyn ExecHandle>) -> Result<watch::Receiver<MachineState>, IsolationError> {
     let streams = node.take_streams();
     let receiver = |fd: Option<std::os::fd::OwnedFd>| {
         let fd = fd.ok_or_else(|| IsolationError::Protocol("Node was started without an output pipe".to_owned()))?;
         pipe::Receiver::from_owned_fd(fd).map_err(io_error("open the output pipe of Node"))
     };
     let (stdout, mut stderr) = (receiver(streams.stdout)?, receiver(streams.stderr)?);
-    let (sender, state) = watch::channel(State::default());
+    let (sender, state) = watch::channel(MachineState::default());
     tokio::spawn(async move {
         let _node = node;
         let stderr_text = async {
@@ -208,7 +208,15 @@ fn watch_over(mut node: Box<dyn ExecHandle>) -> Result<watch::Receiver<State>, I
             // Standard output comes from our own program, which writes little.
             let mut lines = BufReader::new(stdout.take(1 << 20)).lines();
             let mut failed = None;
-            while let Ok(Some(line)) = lines.next_line().await {
+            loop {
+                let line = match lines.next_line().await {
+                    Ok(Some(line)) => line,
+                    Ok(None) => break,
+                    Err(error) => {
+                        failed = Some(format!("read the output of Node: {error}"));
+                        break;
+                    }
+                };
                 match serde_json::from_str(&line) {
                     Ok(HostMessage::Console(text)) => sender.send_modify(|state| state.console = Some(end_of(text))),
                     Ok(HostMessage::Failed(why)) => failed = Some(why),

@@ -216,15 +216,7 @@ mod tests {
 
     #[test]
     fn grant_inside_another_grant_is_placed_inside_it() {
-        let grant = |target: &str| GrantPlan {
-            path: "/p".into(),
-            target: target.into(),
-            access: Access::ReadOnly,
-            protect: Vec::new(),
-            unprotected: Vec::new(),
-            owner: (0, 0),
-            object: ObjectId::default(),
-        };
+        let grant = |target: &str| GrantPlan::new("/p", target, Access::ReadOnly);
         let grants = ["/w", "/x", "/w/a/b", "/w/a/b/c", "/wide"].map(grant);
         let shown = ["/grants/0", "/grants/1", "/grants/0/a/b", "/grants/0/a/b/c", "/grants/4"];
         assert_eq!(places(&grants), shown.map(PathBuf::from));

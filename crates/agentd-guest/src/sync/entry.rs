@@ -71,7 +71,7 @@ pub(super) const END: [u8; LENGTH] = [0; LENGTH];
 
 /// The result of decoding the next head.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum DecodedEntry {
     /// A head, and the number of bytes that it took.
     Entry(Entry, usize),
     /// The [`END`] of all entries.
@@ -81,17 +81,17 @@ pub(super) enum Next {
 }
 
 /// Decodes the head at the start of `bytes`.
-pub(super) fn decode(bytes: &[u8]) -> Result<Next, CopyError> {
-    let Some((length, rest)) = bytes.split_first_chunk::<LENGTH>() else { return Ok(Next::Incomplete) };
+pub(super) fn decode(bytes: &[u8]) -> Result<DecodedEntry, CopyError> {
+    let Some((length, rest)) = bytes.split_first_chunk::<LENGTH>() else { return Ok(DecodedEntry::Incomplete) };
     let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
     match length {
-        0 => return Ok(Next::End),
+        0 => return Ok(DecodedEntry::End),
         1..=MAX_HEAD => {}
         _ => return Err(CopyError::Malformed(format!("an entry head of {length} bytes is over the limit of {MAX_HEAD}"))),
     }
-    let Some(head) = rest.get(..length) else { return Ok(Next::Incomplete) };
+    let Some(head) = rest.get(..length) else { return Ok(DecodedEntry::Incomplete) };
     match postcard::take_from_bytes(head) {
-        Ok((entry, [])) => Ok(Next::Entry(entry, LENGTH + length)),
+        Ok((entry, [])) => Ok(DecodedEntry::Entry(entry, LENGTH + length)),
         Ok(_) => Err(CopyError::Malformed("an entry head is longer than its content".to_owned())),
         Err(error) => Err(CopyError::Malformed(error.to_string())),
     }
@@ -122,9 +122,9 @@ mod tests {
             let mut bytes = Vec::new();
             entry.encode(&mut bytes).unwrap();
             let whole = bytes.len();
-            prop_assert_eq!(decode(&bytes[..whole.saturating_sub(cut + 1)]), Ok(Next::Incomplete));
+            prop_assert_eq!(decode(&bytes[..whole.saturating_sub(cut + 1)]), Ok(DecodedEntry::Incomplete));
             bytes.push(7);
-            prop_assert_eq!(decode(&bytes), Ok(Next::Entry(entry, whole)));
+            prop_assert_eq!(decode(&bytes), Ok(DecodedEntry::Entry(entry, whole)));
         }
 
         #[test]
@@ -136,8 +136,8 @@ mod tests {
 
     #[test]
     fn decode_recognises_end_and_refuses_oversized_head() {
-        assert_eq!(decode(&END), Ok(Next::End));
-        assert_eq!(decode(&END[..3]), Ok(Next::Incomplete));
+        assert_eq!(decode(&END), Ok(DecodedEntry::End));
+        assert_eq!(decode(&END[..3]), Ok(DecodedEntry::Incomplete));
         assert!(matches!(decode(&u32::MAX.to_le_bytes()), Err(CopyError::Malformed(_))));
     }
 }

@@ -1,7 +1,7 @@
 //! Entry points of the fuzz targets for copies of grants; see [`crate::fuzz`].
 
 use super::{
-    entry::{self, Content, Next},
+    entry::{self, Content, DecodedEntry},
     receive::Receiver,
     scan::SyncRoot,
     tree::RelativeName,
@@ -19,14 +19,14 @@ const MAX_BYTES: u64 = 64 << 10;
 /// Returns the invariant that is broken.
 pub fn entries(mut bytes: &[u8]) -> Result<usize, String> {
     let mut decoded = 0;
-    while let Ok(Next::Entry(entry, length)) = entry::decode(bytes) {
+    while let Ok(DecodedEntry::Entry(entry, length)) = entry::decode(bytes) {
         if length == 0 || length > bytes.len().min(entry::MAX_ENTRY_BYTES) {
             return Err(format!("a decoded entry has an impossible length: {length} bytes"));
         }
         let mut again = Vec::new();
         entry.encode(&mut again).map_err(|error| format!("a decoded entry cannot be encoded: {error}"))?;
         match entry::decode(&again) {
-            Ok(Next::Entry(same, _)) if same == entry => {}
+            Ok(DecodedEntry::Entry(same, _)) if same == entry => {}
             _ => return Err("an entry changes when it is encoded and decoded again".to_owned()),
         }
         bytes = &bytes[length..];

@@ -133,16 +133,7 @@ mod tests {
 
     fn grant(path: &str, target: &str, access: Access, protect: &[&str]) -> GrantPlan {
         let protect = protect.iter().map(PathBuf::from).collect();
-        let unprotected = Vec::new();
-        GrantPlan {
-            path: path.into(),
-            target: target.into(),
-            access,
-            protect,
-            unprotected,
-            owner: (1, 1),
-            object: ObjectId::default(),
-        }
+        GrantPlan { protect, owner: (1, 1), ..GrantPlan::new(path, target, access) }
     }
 
     #[test]

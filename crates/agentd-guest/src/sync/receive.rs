@@ -4,7 +4,7 @@
 //! numbers of bytes, entries and name bytes are limited.
 
 use super::{
-    entry::{self, Content, Entry, Next},
+    entry::{self, Content, DecodedEntry, Entry},
     error::{CopyError, ErrnoContext},
     scan::{FileKind, MAX_ENTRIES, SyncRoot},
     tree::{self, RelativeName},
@@ -98,16 +98,16 @@ impl Receiver {
                 entry::decode(&self.head)?
             };
             let taken = match next {
-                Next::Incomplete if had == 0 => {
+                DecodedEntry::Incomplete if had == 0 => {
                     self.head.extend_from_slice(piece);
                     return Ok(());
                 }
-                Next::Incomplete => return Ok(()),
-                Next::End => {
+                DecodedEntry::Incomplete => return Ok(()),
+                DecodedEntry::End => {
                     self.ended = true;
                     entry::END.len()
                 }
-                Next::Entry(entry, length) => {
+                DecodedEntry::Entry(entry, length) => {
                     self.entry(entry)?;
                     length
                 }

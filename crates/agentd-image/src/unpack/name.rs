@@ -24,7 +24,7 @@ pub(super) struct Name(PathBuf);
 
 /// The meaning of an entry's name.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub(super) enum NameMeaning {
     /// A file, directory, link or other entry.
     Entry(Name),
     /// A whiteout: hides this path in the layers below.
@@ -67,30 +67,30 @@ impl Name {
     }
 
     /// Parses the name of an entry and determines its meaning, including whiteouts.
-    pub(super) fn meaning(raw: &[u8], bounds: &Bounds) -> Result<Meaning, UnpackError> {
+    pub(super) fn meaning(raw: &[u8], bounds: &Bounds) -> Result<NameMeaning, UnpackError> {
         let name = Self::parse(raw, bounds)?;
         let components = name.components();
         let Some((last, parents)) = components.split_last() else {
-            return Ok(Meaning::Entry(name));
+            return Ok(NameMeaning::Entry(name));
         };
         for parent in parents {
             if parent.starts_with(AUFS) {
-                return Ok(Meaning::Nothing);
+                return Ok(NameMeaning::Nothing);
             }
             if parent.starts_with(WHITEOUT) {
                 return Err(UnpackError::Name { path: name.0.clone(), why: "entry below a whiteout" });
             }
         }
         if *last == OPAQUE {
-            return Ok(Meaning::Opaque(name.parent()));
+            return Ok(NameMeaning::Opaque(name.parent()));
         }
         if last.starts_with(AUFS) {
-            return Ok(Meaning::Nothing);
+            return Ok(NameMeaning::Nothing);
         }
         match last.strip_prefix(WHITEOUT) {
-            None => Ok(Meaning::Entry(name)),
+            None => Ok(NameMeaning::Entry(name)),
             Some(b"" | b"." | b"..") => Err(UnpackError::Name { path: name.0.clone(), why: "whiteout without a name" }),
-            Some(hidden) => Ok(Meaning::Whiteout(Self(name.parent().0.join(OsStr::from_bytes(hidden))))),
+            Some(hidden) => Ok(NameMeaning::Whiteout(Self(name.parent().0.join(OsStr::from_bytes(hidden))))),
         }
     }
 
@@ -139,7 +139,7 @@ pub(super) fn lossy(raw: &[u8]) -> PathBuf {
 mod tests {
     use super::*;
 
-    fn meaning(raw: &str) -> Result<Meaning, UnpackError> {
+    fn meaning(raw: &str) -> Result<NameMeaning, UnpackError> {
         Name::meaning(raw.as_bytes(), &Bounds::default())
     }
 
@@ -151,7 +151,7 @@ mod tests {
     fn entry_name_is_relative_to_layer_root() {
         for (raw, path) in [("./", ""), ("/", ""), (".", ""), ("a/b/", "a/b"), ("/etc//passwd", "etc/passwd"), ("./a/./b", "a/b")]
         {
-            assert_eq!(meaning(raw).unwrap(), Meaning::Entry(name(path)), "{raw}");
+            assert_eq!(meaning(raw).unwrap(), NameMeaning::Entry(name(path)), "{raw}");
         }
     }
 
@@ -171,11 +171,11 @@ mod tests {
 
     #[test]
     fn whiteout_names_are_recognised() {
-        assert_eq!(meaning("a/.wh.b").unwrap(), Meaning::Whiteout(name("a/b")));
-        assert_eq!(meaning(".wh.b").unwrap(), Meaning::Whiteout(name("b")));
-        assert_eq!(meaning("a/.wh..wh..opq").unwrap(), Meaning::Opaque(name("a")));
-        assert_eq!(meaning(".wh..wh..opq").unwrap(), Meaning::Opaque(name("")));
-        assert_eq!(meaning(".wh..wh.plnk/x").unwrap(), Meaning::Nothing);
-        assert_eq!(meaning(".wh..wh.aufs").unwrap(), Meaning::Nothing);
+        assert_eq!(meaning("a/.wh.b").unwrap(), NameMeaning::Whiteout(name("a/b")));
+        assert_eq!(meaning(".wh.b").unwrap(), NameMeaning::Whiteout(name("b")));
+        assert_eq!(meaning("a/.wh..wh..opq").unwrap(), NameMeaning::Opaque(name("a")));
+        assert_eq!(meaning(".wh..wh..opq").unwrap(), NameMeaning::Opaque(name("")));
+        assert_eq!(meaning(".wh..wh.plnk/x").unwrap(), NameMeaning::Nothing);
+        assert_eq!(meaning(".wh..wh.aufs").unwrap(), NameMeaning::Nothing);
     }
 }

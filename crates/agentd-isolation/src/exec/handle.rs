@@ -5,6 +5,7 @@ use super::{
     transport::{ExecControl, Transport},
 };
 use agentd_core::{EndReason, ExecHandle, ExecStreams, IsolationError, Outcome, PtySize};
+use agentd_log::LogFailure as _;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
@@ -31,8 +32,10 @@ pub fn spawn<T: Transport>(
     let mut exec = exec.ended_by(requested);
     tokio::spawn(async move {
         let outcome = exec.wait().await;
-        // Sending fails if the caller dropped the handle.
-        sender.send(outcome).ok();
+        // Sending fails if the caller dropped the handle. Without it, an error has no other receiver than the log.
+        if let Err(Err(error)) = sender.send(outcome) {
+            Err::<(), _>(error).or_debug("wait for a command", "dropped handle");
+        }
         drop(exec);
         afterwards.await;
     });
@@ -61,7 +64,7 @@ impl<C: ExecControl> ExecHandle for Handle<C> {
 
     async fn end(&self, reason: EndReason) -> Result<(), IsolationError> {
         // Sending fails if the exec has ended; there is nothing to end then.
-        self.requests.send(reason).ok();
+        self.requests.send(reason).or_unreceived("the request to end a command");
         Ok(())
     }
 

@@ -88,21 +88,11 @@ impl DirectoryIds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentd_core::ObjectId;
     use std::fs;
 
     fn grant(path: &Path, target: &str, access: Access, protect: &[&str]) -> GrantPlan {
         let protect = protect.iter().map(PathBuf::from).collect();
-        let unprotected = Vec::new();
-        GrantPlan {
-            path: path.into(),
-            target: target.into(),
-            access,
-            protect,
-            unprotected,
-            owner: (0, 0),
-            object: ObjectId::default(),
-        }
+        GrantPlan { protect, ..GrantPlan::new(path, target, access) }
     }
 
     #[test]

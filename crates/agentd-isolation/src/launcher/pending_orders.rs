@@ -18,7 +18,7 @@ pub(super) enum Key {
 }
 
 /// Receives the result of an order: `None` for success, or the error. Closed if the launcher is lost.
-pub(super) type Answer = oneshot::Receiver<Option<ControlError>>;
+pub(super) type OrderAnswer = oneshot::Receiver<Option<ControlError>>;
 
 /// The orders that wait for reports. The launcher answers each order once, and orders about the same subject in sequence. An
 /// order whose caller stopped waiting therefore stays queued, so that the next one does not receive its answer.
@@ -27,7 +27,7 @@ pub(super) struct PendingOrders(Mutex<HashMap<Key, VecDeque<oneshot::Sender<Opti
 
 impl PendingOrders {
     /// Registers an order. Called before the order is sent.
-    pub(super) fn expect(&self, key: Key) -> Answer {
+    pub(super) fn expect(&self, key: Key) -> OrderAnswer {
         let (sender, answer) = oneshot::channel();
         self.orders().entry(key).or_default().push_back(sender);
         answer

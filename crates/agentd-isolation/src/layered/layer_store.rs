@@ -4,7 +4,7 @@
 use crate::store::{Fresh, Store};
 use agentd_core::{IsolationBackend, IsolationError};
 use agentd_log::LogFailure as _;
-use agentd_sandboxes::{Name, SandboxSettings, State};
+use agentd_sandboxes::{Name, SandboxSettings, SandboxStore};
 use std::{
     fs::{self, File},
     io,
@@ -22,7 +22,7 @@ static NEXT: AtomicU32 = AtomicU32::new(1);
 pub(crate) struct LayerStore {
     store: Store,
     folder: PathBuf,
-    pub(super) state: Arc<State>,
+    pub(super) state: Arc<SandboxStore>,
     /// Creates the sandboxes over the layers.
     pub(super) backend: Arc<dyn IsolationBackend>,
     _lock: File,
@@ -66,11 +66,11 @@ impl Drop for LayerStore {
     }
 }
 
-fn open(folder: &Path) -> Result<State, agentd_sandboxes::StateError> {
-    State::open(&folder.join("state"))
+fn open(folder: &Path) -> Result<SandboxStore, agentd_sandboxes::StoreError> {
+    SandboxStore::open(&folder.join("state"))
 }
 
-/// Removes a layer store. [`State`] removes the files of payloads, whose modes may prevent a plain removal.
+/// Removes a layer store. [`SandboxStore`] removes the files of payloads, whose modes may prevent a plain removal.
 fn erase(folder: &Path) -> io::Result<()> {
     let state = open(folder).map_err(io::Error::other)?;
     for record in state.list().map_err(io::Error::other)?.into_iter().flatten() {

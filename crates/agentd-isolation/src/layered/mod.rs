@@ -14,7 +14,7 @@ pub(crate) use layer_store::LayerStore;
 pub(crate) use sandbox::LayeredSandbox;
 
 use agentd_core::IsolationError;
-use agentd_sandboxes::StateError;
+use agentd_sandboxes::StoreError;
 
 /// The error of an operation on a layered sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +22,7 @@ use agentd_sandboxes::StateError;
 pub enum LayeredError {
     /// An error of the sandbox's layers or records on disk.
     #[error(transparent)]
-    State(#[from] StateError),
+    Store(#[from] StoreError),
     /// An error of the sandbox's processes.
     #[error(transparent)]
     Isolation(#[from] IsolationError),
@@ -32,10 +32,10 @@ impl From<LayeredError> for IsolationError {
     fn from(error: LayeredError) -> Self {
         match error {
             LayeredError::Isolation(error) => error,
-            LayeredError::State(error @ StateError::NoSnapshot { .. }) => {
+            LayeredError::Store(error @ StoreError::NoSnapshot { .. }) => {
                 Self::Invalid { what: "snapshot".to_owned(), reason: error.to_string() }
             }
-            LayeredError::State(error) => {
+            LayeredError::Store(error) => {
                 Self::Io { context: "access the layers of a sandbox".to_owned(), source: std::io::Error::other(error) }
             }
         }

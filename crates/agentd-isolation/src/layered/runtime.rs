@@ -3,7 +3,7 @@
 use super::LayeredError;
 use agentd_core::{Control, ControlError, IsolationBackend, IsolationError, Sandbox, SandboxSpec, Usage, Writable};
 use agentd_log::LogFailure as _;
-use agentd_sandboxes::{Hold, Name, SaveMode, State, StateError};
+use agentd_sandboxes::{Hold, Name, SandboxStore, SaveMode, StoreError};
 use std::{sync::Arc, time::Instant};
 
 /// A reference to a sandbox on disk and to the backend that creates its processes.
@@ -12,7 +12,7 @@ pub struct SandboxRef<'a> {
     /// The backend that creates sandboxes over layers on disk.
     pub backend: &'a dyn IsolationBackend,
     /// The state directory that contains the sandbox.
-    pub state: &'a Arc<State>,
+    pub state: &'a Arc<SandboxStore>,
     /// The name of the sandbox in the state directory.
     pub name: &'a Name,
     /// The spec of the sandbox; `None` if its record contains the spec.
@@ -91,7 +91,7 @@ impl SandboxRuntime {
             self.end().await?;
             self.paused = paused;
             let name = place.name.clone();
-            let hold = move |state: &State| {
+            let hold = move |state: &SandboxStore| {
                 let (record, held) = state.hold(&name)?;
                 state.before_mount(&record)?;
                 Ok((record, held))
@@ -163,7 +163,7 @@ impl SandboxRuntime {
     pub async fn committed<T: Send + 'static>(
         &mut self,
         place: SandboxRef<'_>,
-        work: impl FnOnce(&State, SaveMode) -> Result<T, StateError> + Send + 'static,
+        work: impl FnOnce(&SandboxStore, SaveMode) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, LayeredError> {
         let Some(running) = self.running.as_ref().filter(|running| running.commands_running() > 0) else {
             let paused = self.paused;
@@ -184,14 +184,14 @@ impl SandboxRuntime {
     /// Ends the sandbox's processes and restores its layers from a snapshot.
     ///
     /// # Errors
-    /// [`StateError::NoSnapshot`] if there is no such snapshot; the sandbox is then unchanged. Otherwise, the error of the
+    /// [`StoreError::NoSnapshot`] if there is no such snapshot; the sandbox is then unchanged. Otherwise, the error of the
     /// processes or the layers.
     pub async fn restore(&mut self, place: SandboxRef<'_>, snapshot: Name) -> Result<(), LayeredError> {
         // Checked before the processes are ended.
         let record = place.state.record(place.name)?;
         if !record.snapshots.contains_key(&snapshot) {
             let known = record.snapshots.keys().map(ToString::to_string).collect();
-            return Err(StateError::NoSnapshot { name: place.name.clone(), snapshot, known }.into());
+            return Err(StoreError::NoSnapshot { name: place.name.clone(), snapshot, known }.into());
         }
         self.end().await?;
         let name = place.name.clone();
@@ -219,8 +219,8 @@ fn sum(past: &Usage, now: &Usage) -> Usage {
 /// # Errors
 /// The error of `work`, or [`IsolationError::Internal`] if it panicked.
 pub async fn on_disk<T: Send + 'static>(
-    state: &Arc<State>,
-    work: impl FnOnce(&State) -> Result<T, StateError> + Send + 'static,
+    state: &Arc<SandboxStore>,
+    work: impl FnOnce(&SandboxStore) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, LayeredError> {
     let state = state.clone();
     match tokio::task::spawn_blocking(move || work(&state)).await {
@@ -230,12 +230,12 @@ pub async fn on_disk<T: Send + 'static>(
 }
 
 /// Squashes the layers of a sandbox if there are many, in the background, and removes layers that are no longer used.
-pub fn squash_and_collect(state: &Arc<State>, name: Name) {
+pub fn squash_and_collect(state: &Arc<SandboxStore>, name: Name) {
     let state = state.clone();
     tokio::spawn(async move {
         // If a step fails now, the next call repeats it.
         let of = name.clone();
         on_disk(&state, move |state| state.squash(&of)).await.or_warn("merge layers of sandbox", &name);
-        on_disk(&state, State::collect).await.or_warn("remove unused layers of sandbox", &name);
+        on_disk(&state, SandboxStore::collect).await.or_warn("remove unused layers of sandbox", &name);
     });
 }

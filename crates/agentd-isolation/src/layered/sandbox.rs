@@ -9,7 +9,8 @@ use agentd_core::{
     BackendCapabilities, Command, ControlReport, EndReason, ExecHandle, ExecStreams, IsolationBackend, IsolationError, Outcome,
     PtySize, Sandbox, SandboxId, SandboxSpec, Usage,
 };
-use agentd_sandboxes::{ForkSource, Name, State, StateError};
+use agentd_log::LogFailure as _;
+use agentd_sandboxes::{ForkSource, Name, SandboxStore, StoreError};
 use async_trait::async_trait;
 use std::{
     os::fd::OwnedFd,
@@ -129,7 +130,7 @@ impl Inner {
 
     async fn snapshot(&self, snapshot: Name) -> Result<(), IsolationError> {
         let of = self.name.clone();
-        let save = move |state: &State, how| state.replace_snapshot(&of, &snapshot, how).map(drop);
+        let save = move |state: &SandboxStore, how| state.replace_snapshot(&of, &snapshot, how).map(drop);
         self.runtime().await?.committed(self.place(), save).await?;
         squash_and_collect(&self.origin.layer_store.state, self.name.clone());
         Ok(())
@@ -144,7 +145,7 @@ impl Inner {
     async fn fork(&self) -> Result<Arc<dyn Sandbox>, IsolationError> {
         let (of, new) = (self.name.clone(), LayerStore::fresh_name()?);
         let made = new.clone();
-        let fork = move |state: &State, how| state.fork(&of, ForkSource::Now(how), &[made]).map(drop);
+        let fork = move |state: &SandboxStore, how| state.fork(&of, ForkSource::Now(how), &[made]).map(drop);
         self.runtime().await?.committed(self.place(), fork).await?;
         squash_and_collect(&self.origin.layer_store.state, self.name.clone());
         Ok(LayeredSandbox::open(self.origin.clone(), new).await?)
@@ -158,10 +159,10 @@ impl Inner {
             return Ok(());
         }
         let name = self.name.clone();
-        let remove = move |state: &State| {
+        let remove = move |state: &SandboxStore| {
             match state.remove(&name) {
                 // A removal that failed later has removed the name.
-                Ok(()) | Err(StateError::NotFound { .. }) => {}
+                Ok(()) | Err(StoreError::NotFound { .. }) => {}
                 Err(error) => return Err(error),
             }
             state.collect().map(drop)
@@ -293,7 +294,7 @@ impl Drop for LayeredSandbox {
         let inner = self.0.clone();
         // Without a runtime, the processes end with their handles, and the layers are removed with the layer store.
         if let (Ok(()), Ok(runtime)) = (inner.check(), Handle::try_current()) {
-            runtime.spawn(async move { inner.destroy().await.ok() });
+            runtime.spawn(async move { inner.destroy().await.or_warn("destroy dropped sandbox", "container") });
         }
     }
 }

@@ -44,14 +44,14 @@ pub struct ShownLayouts {
 
 /// The layouts to leave out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Without<'a> {
+pub enum LeftOut<'a> {
     /// The layouts of these tools, by name. An empty list leaves out none.
     Tools(&'a [String]),
     /// All layouts.
     All,
 }
 
-impl Without<'_> {
+impl LeftOut<'_> {
     fn includes(self, layout: &Layout) -> bool {
         match self {
             Self::Tools(names) => names.iter().any(|name| name == layout.name),
@@ -79,7 +79,7 @@ fn names(has: impl Fn(&Layout) -> bool) -> Vec<&'static str> {
 
 /// Returns read-only grants of the toolchains on the caller's `PATH`, each shown at its own path. A toolchain with a directory
 /// that must not be shown is left out as a whole.
-pub fn toolchains(caller: &Caller<'_>, without: Without<'_>) -> ShownLayouts {
+pub fn toolchains(caller: &Caller<'_>, without: LeftOut<'_>) -> ShownLayouts {
     let mut shown = ShownLayouts::default();
     let entries: Vec<PathBuf> = std::env::split_paths(caller.path).collect();
     for layout in LIST.layouts.iter().filter(|layout| !without.includes(layout)) {
@@ -105,7 +105,7 @@ pub fn toolchains(caller: &Caller<'_>, without: Without<'_>) -> ShownLayouts {
 
 /// Returns copy-on-write grants of the caller's caches, each shown below `home` at the path that its tool uses. A cache that
 /// overlaps a grant in `granted` is not added, because the caller requested that grant.
-pub fn caches(caller: &Caller<'_>, home: &Path, granted: &[Grant], without: Without<'_>) -> ShownLayouts {
+pub fn caches(caller: &Caller<'_>, home: &Path, granted: &[Grant], without: LeftOut<'_>) -> ShownLayouts {
     let mut shown = ShownLayouts::default();
     for layout in LIST.layouts.iter().filter(|layout| !without.includes(layout)) {
         for cache in &layout.caches {

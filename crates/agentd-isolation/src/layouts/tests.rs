@@ -22,11 +22,11 @@ impl Home {
     }
 
     fn toolchains(&self, path: &str) -> ShownLayouts {
-        self.shown(path, &[], |caller| toolchains(caller, Without::Tools(&[])))
+        self.shown(path, &[], |caller| toolchains(caller, LeftOut::Tools(&[])))
     }
 
     fn caches(&self, variables: &[(&str, &Path)], granted: &[Grant]) -> ShownLayouts {
-        self.shown("", variables, |caller| caches(caller, Path::new("/home/agent"), granted, Without::Tools(&[])))
+        self.shown("", variables, |caller| caches(caller, Path::new("/home/agent"), granted, LeftOut::Tools(&[])))
     }
 
     fn shown(&self, path: &str, variables: &[(&str, &Path)], find: impl Fn(&Caller<'_>) -> ShownLayouts) -> ShownLayouts {
@@ -49,7 +49,7 @@ fn toolchain_on_path_is_granted_read_only() {
     assert!(shown.grants.iter().all(|grant| grant.access == Access::ReadOnly && grant.object.is_some()));
     assert_eq!(shown.variables, [("RUSTUP_HOME", home.1.join(".rustup"))]);
     let off = ["cargo".to_owned()];
-    for without in [Without::All, Without::Tools(&off)] {
+    for without in [LeftOut::All, LeftOut::Tools(&off)] {
         assert!(home.shown(".cargo/bin", &[], |caller| toolchains(caller, without)).grants.is_empty());
     }
 }

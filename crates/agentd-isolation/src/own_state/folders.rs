@@ -3,6 +3,7 @@
 use super::{passwd, private};
 use crate::data;
 use agentd_kernel::text;
+use agentd_log::LogFailure as _;
 use std::{
     collections::BTreeSet,
     os::fd::{AsFd, OwnedFd},
@@ -167,7 +168,8 @@ fn runtime_base(user: u32) -> PathBuf {
 /// If the user has a runtime directory or a home in `/etc/passwd`, no environment variable changes the place. The folder that
 /// `XDG_CACHE_HOME` names may be in the workspace, where a payload could write to it.
 pub fn trusted_folder() -> Option<OwnedFd> {
-    trusted_places().into_iter().find_map(|(base, below)| private::open(&base, below).ok())
+    let mut places = trusted_places().into_iter();
+    places.find_map(|(base, below)| private::open(&base, below).or_debug("open the folder of proofs in", &base))
 }
 
 /// Reads a secret from the folder of proofs and key: from the first place for that folder that has such a file. Creates nothing.

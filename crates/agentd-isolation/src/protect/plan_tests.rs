@@ -1,7 +1,6 @@
 //! Tests of the protected paths of a grant.
 
 use super::*;
-use agentd_core::ObjectId;
 use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
 fn directory() -> (tempfile::TempDir, PathBuf) {
@@ -24,17 +23,7 @@ fn protects(grant: &Path, name: &str) -> bool {
 
 /// Returns the names that are read-only in a sandbox with this grant.
 fn completed(grant: &Path) -> Vec<PathBuf> {
-    let protect = names(grant).unwrap();
-    let plan = GrantPlan {
-        path: grant.into(),
-        target: grant.into(),
-        access: Access::ReadWrite,
-        protect,
-        unprotected: Vec::new(),
-        owner: (0, 0),
-        object: ObjectId::default(),
-    };
-    let mut plans = [plan];
+    let mut plans = [GrantPlan { protect: names(grant).unwrap(), ..GrantPlan::new(grant, grant, Access::ReadWrite) }];
     complete(&mut plans);
     plans[0].protect.clone()
 }
@@ -180,15 +169,7 @@ fn target_of_a_protected_link_is_protected_if_it_lies_in_the_grant() {
 fn grant_without_protected_names_stays_unprotected() {
     let (_held, root) = directory();
     git_directory_at(&root.join(".git"));
-    let mut plans = [GrantPlan {
-        path: root.clone(),
-        target: root,
-        access: Access::ReadWrite,
-        protect: Vec::new(),
-        unprotected: Vec::new(),
-        owner: (0, 0),
-        object: ObjectId::default(),
-    }];
+    let mut plans = [GrantPlan::new(root.clone(), root, Access::ReadWrite)];
     complete(&mut plans);
     assert_eq!(plans[0].protect, Vec::<PathBuf>::new());
 }

@@ -47,7 +47,10 @@ impl Proofs {
     /// Returns the capabilities that `backend` proved under the present conditions; `None` if the backend must be probed.
     pub fn get(&self, backend: &str) -> Option<BackendCapabilities> {
         let folder = self.folder_of(backend)?;
-        let content = own_state::read(folder.as_fd(), &file(backend, &self.key(backend)?)).ok()?;
+        let content = match own_state::read(folder.as_fd(), &file(backend, &self.key(backend)?)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            read => read.or_debug("read the stored result of a probe", backend)?,
+        };
         parse(&content).filter(|proven| proven.name == backend)
     }
 
@@ -124,7 +127,7 @@ fn stored(folder: &OwnedFd, backend: &str) -> io::Result<Vec<((i64, u64), String
 /// recorded evidence supports; the stored claims themselves are not trusted.
 fn parse(bytes: &[u8]) -> Option<BackendCapabilities> {
     let BackendCapabilities { name, persistent_sandboxes, snapshots, available_profiles, platform_features, evidence, .. } =
-        serde_json::from_slice(bytes).ok()?;
+        serde_json::from_slice(bytes).or_debug("parse the stored result of a probe", "cache folder")?;
     Some(BackendCapabilities {
         persistent_sandboxes,
         snapshots,

@@ -57,7 +57,7 @@ impl Hierarchy {
     /// directories.
     pub fn sweep(&self) -> usize {
         let orphaned = |(_, parent): &(super::hierarchy::Version, std::path::PathBuf)| {
-            let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+            let entries = std::fs::read_dir(parent).or_debug("list control groups", parent).into_iter().flatten().flatten();
             entries.filter(|e| e.file_name().to_str().is_some_and(is_orphaned)).map(|e| e.path()).collect::<Vec<_>>()
         };
         let orphans: Vec<_> = self.parents.values().flat_map(orphaned).collect();

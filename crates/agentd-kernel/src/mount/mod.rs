@@ -66,6 +66,16 @@ pub struct GrantPlan {
     pub object: ObjectId,
 }
 
+impl GrantPlan {
+    /// Returns the plan of a grant of root's files that protects nothing. It cannot be mounted, because `object` identifies no
+    /// object.
+    pub fn new(path: impl Into<PathBuf>, target: impl Into<PathBuf>, access: Access) -> Self {
+        let (protect, unprotected) = (Vec::new(), Vec::new());
+        let (path, target) = (path.into(), target.into());
+        Self { path, target, access, protect, unprotected, owner: (0, 0), object: ObjectId::default() }
+    }
+}
+
 /// The plan of a sandbox's view.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViewPlan {

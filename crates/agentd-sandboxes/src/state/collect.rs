@@ -1,8 +1,8 @@
 //! Garbage collection: removes the layers that nothing refers to. The needed layers are determined from the records each time,
 //! because a reference counter could be wrong.
 
-use super::directory::State;
-use crate::{error::StateError, layer, layer_id::LayerId, record::Record, volume_id::VolumeId};
+use super::directory::SandboxStore;
+use crate::{error::StoreError, layer, layer_id::LayerId, record::Record, volume_id::VolumeId};
 use agentd_disk::{FileContext as _, Staging, entries};
 use agentd_log::LogFailure as _;
 use std::{
@@ -20,13 +20,13 @@ pub struct Collected {
     pub volumes: usize,
 }
 
-impl State {
+impl SandboxStore {
     /// Removes the layers that no sandbox, snapshot or hold needs, and the staging directories of dead processes. The state
     /// remains usable during the collection: layers are only moved away under the lock, and deleted afterwards.
     ///
     /// # Errors
-    /// [`StateError::Damaged`] if a record cannot be read. Its needs are unknown, so no layer is removed.
-    pub fn collect(&self) -> Result<Collected, StateError> {
+    /// [`StoreError::Damaged`] if a record cannot be read. Its needs are unknown, so no layer is removed.
+    pub fn collect(&self) -> Result<Collected, StoreError> {
         self.abandoned()?.into_iter().try_for_each(Staging::remove)?;
         let mounted = self.mounts.as_ref().map(|mounts| mounts.mounted()).unwrap_or_default();
         let lock = self.lock()?;
@@ -72,7 +72,7 @@ impl State {
 
     /// Recreates the reserves of mounted volumes, which may have space again now. Volumes in use are skipped: a sandbox that is
     /// being started may have removed its reserve, and recreates the reserve before a command runs.
-    fn keep_reserves(&self, linked: &BTreeSet<VolumeId>) -> Result<(), StateError> {
+    fn keep_reserves(&self, linked: &BTreeSet<VolumeId>) -> Result<(), StoreError> {
         for volume in self.mounts.as_ref().map(|mounts| mounts.unused()).unwrap_or_default().intersection(linked).copied() {
             let Some(_mounted) = self.mount_all([volume]).or_warn("mount volume to reserve directories", volume) else {
                 continue;

@@ -1,8 +1,8 @@
 //! Turns the current state of a sandbox into committed layers.
 
-use super::directory::State;
+use super::directory::SandboxStore;
 use crate::{
-    error::StateError,
+    error::StoreError,
     layer::{self, Draft, VolumeDir},
     layer_id::LayerId,
     mounts::Mounted,
@@ -44,9 +44,9 @@ impl PreparedCommit {
     }
 }
 
-impl State {
+impl SandboxStore {
     /// Does the long part of saving a sandbox, without the lock.
-    pub(super) fn prepare(&self, name: &Name, how: SaveMode) -> Result<PreparedCommit, StateError> {
+    pub(super) fn prepare(&self, name: &Name, how: SaveMode) -> Result<PreparedCommit, StoreError> {
         let (record, staging, mounted) =
             self.pin(name, |record| record.lower.last().copied().into_iter().chain([record.upper]).collect())?;
         let upper = record.upper;
@@ -69,9 +69,9 @@ impl State {
         record: &mut Record,
         prepared: &mut PreparedCommit,
         lock: &Lock,
-    ) -> Result<Vec<LayerId>, StateError> {
+    ) -> Result<Vec<LayerId>, StoreError> {
         if record.upper != prepared.upper {
-            return Err(StateError::Changed { name: record.name.clone() });
+            return Err(StoreError::Changed { name: record.name.clone() });
         }
         match prepared.how {
             SaveMode::Copy => {
@@ -90,7 +90,7 @@ impl State {
         }
     }
 
-    fn is_unchanged(&self, record: &Record) -> Result<bool, StateError> {
+    fn is_unchanged(&self, record: &Record) -> Result<bool, StoreError> {
         layer::is_unchanged(&self.layer(record.upper), self.highest(&record.lower).as_deref())
     }
 

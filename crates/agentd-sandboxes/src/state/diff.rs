@@ -1,23 +1,23 @@
 //! Lists the changes in a sandbox.
 
-use super::{directory::State, snapshot};
+use super::{directory::SandboxStore, snapshot};
 use crate::{
-    error::StateError,
+    error::StoreError,
     layer_id::LayerId,
     name::Name,
     tree::{Change, Stacks, Tree, compare},
 };
 use std::path::PathBuf;
 
-impl State {
+impl SandboxStore {
     /// Returns the paths that a sandbox changed since a snapshot or relative to its image, sorted. `image` contains the trees of
     /// the image's layers, lowest first; the caller protects them from collection. The contents of a directory that was removed
     /// or replaced are not listed individually.
     ///
     /// # Errors
-    /// [`StateError::NoSnapshot`] if there is no such snapshot, [`StateError::Gone`] if a layer is missing, [`StateError::Io`] if
+    /// [`StoreError::NoSnapshot`] if there is no such snapshot, [`StoreError::Gone`] if a layer is missing, [`StoreError::Io`] if
     /// a tree cannot be read.
-    pub fn diff(&self, name: &Name, against: Option<&Name>, image: &[PathBuf]) -> Result<Vec<Change>, StateError> {
+    pub fn diff(&self, name: &Name, against: Option<&Name>, image: &[PathBuf]) -> Result<Vec<Change>, StoreError> {
         let (record, _pinned, _mounted) = self.pin(name, |record| record.needs().collect())?;
         let old = against.map(|against| snapshot::find(&record, against)).transpose()?.map_or(&[][..], |old| &old.layers);
         let new: Vec<_> = record.lower.iter().copied().chain([record.upper]).collect();

@@ -1,7 +1,7 @@
 //! The directory of the sandbox store: its lock, its folders and its records.
 
 use crate::{
-    error::StateError,
+    error::StoreError,
     layer,
     layer_id::LayerId,
     mounts::Mounts,
@@ -20,18 +20,18 @@ use std::{
 
 /// The sandbox store: all sandboxes of one directory. Any number of processes may open the same directory any number of times.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct SandboxStore {
     pub(super) root: PathBuf,
     /// The mounted volumes; `None` if this process cannot mount any.
     pub(super) mounts: Option<Arc<Mounts>>,
 }
 
-impl State {
+impl SandboxStore {
     /// Opens the directory `root`, creates it if it does not exist, and removes the staging directories of dead processes.
     ///
     /// # Errors
-    /// [`StateError::Place`] if `root` is not private to the caller, [`StateError::Io`] if a file operation fails.
-    pub fn open(root: &Path) -> Result<Self, StateError> {
+    /// [`StoreError::Place`] if `root` is not private to the caller, [`StoreError::Io`] if a file operation fails.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
         make_private(root)?;
         // Absolute, because the returned paths must stay valid if the caller changes its working directory.
         let state = Self { root: fs::canonicalize(root).during("resolve", root)?, mounts: None };
@@ -44,12 +44,12 @@ impl State {
         Ok(state)
     }
 
-    /// Like [`State::open`], for a process that supports sandboxes with a disk limit. Their volumes are mounted on demand in the
-    /// mount namespace of this process.
+    /// Like [`SandboxStore::open`], for a process that supports sandboxes with a disk limit. Their volumes are mounted on demand
+    /// in the mount namespace of this process.
     ///
     /// # Errors
-    /// As [`State::open`].
-    pub fn open_with_volumes(root: &Path, own: OwnMounts) -> Result<Self, StateError> {
+    /// As [`SandboxStore::open`].
+    pub fn open_with_volumes(root: &Path, own: OwnMounts) -> Result<Self, StoreError> {
         Ok(Self { mounts: Some(Arc::new(Mounts::new(own))), ..Self::open(root)? })
     }
 
@@ -64,8 +64,8 @@ impl State {
     /// full, the reserve is removed.
     ///
     /// # Errors
-    /// [`StateError::Io`] if the directory cannot be emptied or the reserve cannot be removed.
-    pub fn before_mount(&self, record: &Record) -> Result<(), StateError> {
+    /// [`StoreError::Io`] if the directory cannot be emptied or the reserve cannot be removed.
+    pub fn before_mount(&self, record: &Record) -> Result<(), StoreError> {
         layer::reset_workdir(&self.layer(record.upper))?;
         self.volume_dir_of(record.upper)?.map_or(Ok(()), |volume_dir| volume_dir.give_up_reserve())
     }
@@ -73,8 +73,8 @@ impl State {
     /// Restores the reserve after the mount, before anything runs in the sandbox.
     ///
     /// # Errors
-    /// [`StateError`] if the reserve cannot be created; a full disk is not an error.
-    pub fn after_mount(&self, record: &Record) -> Result<(), StateError> {
+    /// [`StoreError`] if the reserve cannot be created; a full disk is not an error.
+    pub fn after_mount(&self, record: &Record) -> Result<(), StoreError> {
         let Some(volume_dir) = self.volume_dir_of(record.upper)? else { return Ok(()) };
         match volume_dir.keep_reserve(&self.lock()?) {
             // The mount used up the space of the reserve. The sandbox runs without one, and its files can be removed from inside.
@@ -89,55 +89,55 @@ impl State {
     }
 
     /// Locks and returns the staging directories of dead processes. Each is removed on drop.
-    pub(super) fn abandoned(&self) -> Result<Vec<Staging>, StateError> {
+    pub(super) fn abandoned(&self) -> Result<Vec<Staging>, StoreError> {
         Ok(agentd_disk::abandoned(&self.staging(), &self.lock()?)?)
     }
 
     /// Returns the layers that are pinned by any staging directory.
-    pub(super) fn pinned(&self, lock: &Lock) -> Result<impl Iterator<Item = LayerId> + use<>, StateError> {
+    pub(super) fn pinned(&self, lock: &Lock) -> Result<impl Iterator<Item = LayerId> + use<>, StoreError> {
         Ok(agentd_disk::pinned(&self.staging(), lock)?.into_iter().filter_map(|pin| pin.parse().ok()))
     }
 
     /// Waits for the lock, and replays the journal of a process that died while it held the lock.
-    pub(super) fn lock(&self) -> Result<Lock, StateError> {
+    pub(super) fn lock(&self) -> Result<Lock, StoreError> {
         let lock = Lock::take(&self.root.join("lock"))?;
         self.replay_journal(&lock)?;
         Ok(lock)
     }
 
-    pub(super) fn stage(&self, lock: &Lock) -> Result<Staging, StateError> {
+    pub(super) fn stage(&self, lock: &Lock) -> Result<Staging, StoreError> {
         Ok(Staging::make(&self.staging(), lock)?)
     }
 
     /// Reads the record of a sandbox.
-    pub(super) fn load(&self, name: &Name) -> Result<Record, StateError> {
+    pub(super) fn load(&self, name: &Name) -> Result<Record, StoreError> {
         let directory = self.sandbox(name);
         match Record::read(&directory, name)? {
             Ok(record) => Ok(record),
-            Err(_) if !exists(&directory)? => Err(StateError::NotFound { name: name.clone() }),
-            Err(damage) => Err(StateError::Damaged { name: name.clone(), damage }),
+            Err(_) if !exists(&directory)? => Err(StoreError::NotFound { name: name.clone() }),
+            Err(damage) => Err(StoreError::Damaged { name: name.clone(), damage }),
         }
     }
 
     /// Reads every record. A damaged record is an error, because its needs are unknown.
-    pub(super) fn load_all(&self, _lock: &Lock) -> Result<Vec<Record>, StateError> {
+    pub(super) fn load_all(&self, _lock: &Lock) -> Result<Vec<Record>, StoreError> {
         self.names()?.iter().map(|name| self.load(name)).collect()
     }
 
     /// Replaces the record of a sandbox.
-    pub(super) fn replace(&self, record: &Record, _lock: &Lock) -> Result<(), StateError> {
+    pub(super) fn replace(&self, record: &Record, _lock: &Lock) -> Result<(), StoreError> {
         // One name is enough for all drafts, because the writer holds the lock.
         record.write(&self.sandbox(&record.name), &self.staging().join("draft"))
     }
 
     /// Returns the names of all sandboxes, sorted.
-    pub(super) fn names(&self) -> Result<Vec<Name>, StateError> {
+    pub(super) fn names(&self) -> Result<Vec<Name>, StoreError> {
         let name = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
         Ok(entries(&self.named_directory())?.into_iter().filter_map(name).collect())
     }
 
     /// Makes new layers durable, before a record names them.
-    pub(super) fn flush_layers(&self) -> Result<(), StateError> {
+    pub(super) fn flush_layers(&self) -> Result<(), StoreError> {
         Ok(agentd_disk::flush_directory(&self.layers())?)
     }
 
@@ -167,9 +167,9 @@ impl State {
 }
 
 /// Creates the directory, or checks that it is private to the caller.
-fn make_private(root: &Path) -> Result<(), StateError> {
+fn make_private(root: &Path) -> Result<(), StoreError> {
     agentd_disk::make_private(root).map_err(|error| match error {
         NotPrivate::Disk(error) => error.into(),
-        NotPrivate::Refused(why) => StateError::Place { path: root.to_owned(), why },
+        NotPrivate::Refused(why) => StoreError::Place { path: root.to_owned(), why },
     })
 }

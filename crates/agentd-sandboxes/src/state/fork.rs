@@ -1,8 +1,8 @@
 //! Creates sandboxes from the current state or a snapshot of another sandbox.
 
-use super::{commit::SaveMode, directory::State, snapshot, volumes::size};
+use super::{commit::SaveMode, directory::SandboxStore, snapshot, volumes::size};
 use crate::{
-    error::StateError,
+    error::StoreError,
     layer::{Draft, VolumeDir},
     layer_id::LayerId,
     mounts::Mounted,
@@ -21,7 +21,7 @@ pub enum ForkSource<'a> {
     Snapshot(&'a Name),
 }
 
-impl State {
+impl SandboxStore {
     /// Creates sandboxes from the current state or a snapshot of `name`. The new sandboxes share its layers, and each has its own
     /// upper layer. Either all of them appear or none, even if this process is killed or the power fails. A kill can leave one
     /// intermediate state: the upper layer of `name` is committed, which changes none of its contents, and no new sandbox exists.
@@ -31,9 +31,9 @@ impl State {
     /// so that changes since a snapshot can be listed and undone.
     ///
     /// # Errors
-    /// [`StateError::Taken`] if a name is in use or occurs twice in `new`; [`StateError::TooDeep`] if the stack has layers in too
+    /// [`StoreError::Taken`] if a name is in use or occurs twice in `new`; [`StoreError::TooDeep`] if the stack has layers in too
     /// many volumes.
-    pub fn fork(&self, name: &Name, of: ForkSource<'_>, new: &[Name]) -> Result<Vec<Record>, StateError> {
+    pub fn fork(&self, name: &Name, of: ForkSource<'_>, new: &[Name]) -> Result<Vec<Record>, StoreError> {
         self.are_free(new)?;
         let forked = match of {
             ForkSource::Snapshot(snapshot) => self.fork_snapshot(name, snapshot, new),
@@ -42,14 +42,14 @@ impl State {
         forked.map_err(|error| self.or_full(name, error))
     }
 
-    fn fork_snapshot(&self, name: &Name, snapshot: &Name, new: &[Name]) -> Result<Vec<Record>, StateError> {
+    fn fork_snapshot(&self, name: &Name, snapshot: &Name, new: &[Name]) -> Result<Vec<Record>, StoreError> {
         let layers = snapshot::find(&self.record(name)?, snapshot)?.layers.clone();
         let (record, staging, _mounted) = self.pin(name, |_| layers.clone())?;
         let volumes = self.volumes_for(&record, &layers, new, &staging)?;
         let lock = self.lock()?;
         let record = self.load(name)?;
         if snapshot::find(&record, snapshot)?.layers != layers {
-            return Err(StateError::Changed { name: name.clone() });
+            return Err(StoreError::Changed { name: name.clone() });
         }
         let below = self.highest(&layers);
         let snapshots = BTreeMap::from([(snapshot.clone(), snapshot::find(&record, snapshot)?.clone())]);
@@ -57,7 +57,7 @@ impl State {
         self.fork_committed(&origin, below.as_deref(), new, &staging, &lock)
     }
 
-    fn fork_now(&self, name: &Name, how: SaveMode, new: &[Name]) -> Result<Vec<Record>, StateError> {
+    fn fork_now(&self, name: &Name, how: SaveMode, new: &[Name]) -> Result<Vec<Record>, StoreError> {
         let mut prepared = self.prepare(name, how)?;
         let record = self.record(name)?;
         let stack: Vec<_> = record.lower.iter().copied().chain([record.upper]).collect();
@@ -86,7 +86,7 @@ impl State {
         stack: &[LayerId],
         new: &[Name],
         staging: &Staging,
-    ) -> Result<Vec<(VolumeDir, Mounted)>, StateError> {
+    ) -> Result<Vec<(VolumeDir, Mounted)>, StoreError> {
         let Some(bytes) = size(&record.about) else { return Ok(Vec::new()) };
         self.check_volume_count(record, stack)?;
         new.iter().map(|_| self.make_volume(bytes, staging)).collect()
@@ -99,7 +99,7 @@ impl State {
         new: &[Name],
         staging: &Staging,
         lock: &Lock,
-    ) -> Result<Vec<Record>, StateError> {
+    ) -> Result<Vec<Record>, StoreError> {
         self.are_free(new)?;
         let mut records = Vec::new();
         for (at, name) in new.iter().enumerate() {
@@ -117,11 +117,11 @@ impl State {
         Ok(records)
     }
 
-    fn are_free(&self, new: &[Name]) -> Result<(), StateError> {
+    fn are_free(&self, new: &[Name]) -> Result<(), StoreError> {
         for (at, name) in new.iter().enumerate() {
             self.is_free(name)?;
             if new[..at].contains(name) {
-                return Err(StateError::Taken { name: name.clone() });
+                return Err(StoreError::Taken { name: name.clone() });
             }
         }
         Ok(())

@@ -1,11 +1,11 @@
 //! Checks the whole state and reports problems.
 
 use super::{
-    directory::State,
+    directory::SandboxStore,
     volumes::{AT, IMAGE, size},
 };
 use crate::{
-    error::StateError,
+    error::StoreError,
     layer,
     layer_id::LayerId,
     name::Name,
@@ -20,12 +20,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A problem that [`State::fsck`] found.
+/// A problem that [`SandboxStore::fsck`] found.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Problem {
     /// A record cannot be read.
-    Record(StateError),
+    Record(StoreError),
     /// A part of a layer that a sandbox needs is missing or is not a directory.
     Missing {
         /// The sandbox.
@@ -60,7 +60,8 @@ pub enum Problem {
         /// The problem.
         why: String,
     },
-    /// A layer or volume that nothing needs, or a leftover of a dead process. This is not damage: [`State::collect`] removes it.
+    /// A layer or volume that nothing needs, or a leftover of a dead process. This is not damage: [`SandboxStore::collect`]
+    /// removes it.
     Garbage(PathBuf),
     /// A file that agentd did not create. This is not damage.
     Unknown(PathBuf),
@@ -103,12 +104,12 @@ impl fmt::Display for Problem {
     }
 }
 
-impl State {
+impl SandboxStore {
     /// Checks the whole state and returns the problems found. The state is intact if no problem [is damage](Problem::is_damage).
     ///
     /// # Errors
-    /// [`StateError`] if a directory cannot be read.
-    pub fn fsck(&self) -> Result<Vec<Problem>, StateError> {
+    /// [`StoreError`] if a directory cannot be read.
+    pub fn fsck(&self) -> Result<Vec<Problem>, StoreError> {
         // The volumes are mounted before the lock is taken, because mounting many volumes takes long. Volumes created meanwhile
         // are mounted during their check.
         let _mounted: Vec<_> = match &self.mounts {
@@ -197,7 +198,7 @@ impl State {
     }
 
     /// Reports volumes, and entries of mounted volumes, that no link refers to.
-    fn unneeded(&self, lock: &Lock, problems: &mut Vec<Problem>) -> Result<(), StateError> {
+    fn unneeded(&self, lock: &Lock, problems: &mut Vec<Problem>) -> Result<(), StoreError> {
         let mut unreferenced = Vec::new();
         for volume in self.mounts.as_ref().map(|mounts| mounts.mounted()).unwrap_or_default() {
             unreferenced.extend(self.unreferenced(volume)?);
@@ -223,8 +224,8 @@ impl State {
     }
 
     /// Reports unexpected files.
-    fn unknown(&self, problems: &mut Vec<Problem>) -> Result<(), StateError> {
-        let mut look = |folder: &Path, known: &dyn Fn(&str) -> bool| -> Result<(), StateError> {
+    fn unknown(&self, problems: &mut Vec<Problem>) -> Result<(), StoreError> {
+        let mut look = |folder: &Path, known: &dyn Fn(&str) -> bool| -> Result<(), StoreError> {
             let unknown = |path: &PathBuf| !path.file_name().and_then(|name| name.to_str()).is_some_and(known);
             problems.extend(entries(folder)?.into_iter().filter(unknown).map(Problem::Unknown));
             Ok(())

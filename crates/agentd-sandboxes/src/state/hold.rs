@@ -1,9 +1,9 @@
 //! Holds protect layers from collection while they are mounted or read. A hold is a staging directory that contains only pins,
 //! which count until it is dropped or its process dies.
 
-use super::directory::State;
+use super::directory::SandboxStore;
 use crate::{
-    error::StateError,
+    error::StoreError,
     layer_id::LayerId,
     mounts::Mounted,
     name::Name,
@@ -20,14 +20,14 @@ pub struct Hold {
     mounted: Mounted,
 }
 
-impl State {
+impl SandboxStore {
     /// Returns the record of a sandbox and protects the layers of its current state from collection, even if the sandbox is
     /// restored, squashed or removed. Layers that only its snapshots need are not protected. A process must hold a sandbox before
     /// it mounts the sandbox.
     ///
     /// # Errors
-    /// [`StateError::Gone`] if a layer is missing.
-    pub fn hold(&self, name: &Name) -> Result<(Record, Hold), StateError> {
+    /// [`StoreError::Gone`] if a layer is missing.
+    pub fn hold(&self, name: &Name) -> Result<(Record, Hold), StoreError> {
         let (record, pins, mounted) = self.pin(name, |record| record.lower.iter().copied().chain([record.upper]).collect())?;
         Ok((record, Hold { pins, mounted }))
     }
@@ -37,14 +37,14 @@ impl State {
         &self,
         name: &Name,
         layers: impl FnOnce(&Record) -> Vec<LayerId>,
-    ) -> Result<(Record, Staging, Mounted), StateError> {
+    ) -> Result<(Record, Staging, Mounted), StoreError> {
         let lock = self.lock()?;
         let record = self.load(name)?;
         let staging = self.stage(&lock)?;
         let layers = layers(&record);
         for layer in &layers {
             if !exists(&self.layer(*layer))? {
-                return Err(StateError::Gone { name: record.name, layer: *layer });
+                return Err(StoreError::Gone { name: record.name, layer: *layer });
             }
             // Checked under the lock: a layer that exists now is kept.
             staging.pin(layer, &lock)?;

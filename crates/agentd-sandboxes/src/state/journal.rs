@@ -2,17 +2,17 @@
 //! (`promised/`), which commits their creation. The creator then moves them to their places before it releases the lock. If it
 //! dies meanwhile, the next process to take the lock completes the move.
 
-use super::directory::State;
+use super::directory::SandboxStore;
 use crate::{
-    error::StateError,
+    error::StoreError,
     record::{self, Record, exists},
 };
 use agentd_disk::{FileContext as _, Lock, Staging, entries, flush_directory, make_folder};
 use std::{fs, path::PathBuf};
 
-impl State {
+impl SandboxStore {
     /// Creates these sandboxes together. Their names must be free and their layers must exist.
-    pub(super) fn create_together(&self, records: &[Record], staging: &Staging, lock: &Lock) -> Result<(), StateError> {
+    pub(super) fn create_together(&self, records: &[Record], staging: &Staging, lock: &Lock) -> Result<(), StoreError> {
         self.flush_layers()?;
         let made = staging.path().join("made");
         make_folder(&made)?;
@@ -31,7 +31,7 @@ impl State {
     }
 
     /// Moves the sandboxes in the journal to their places.
-    pub(super) fn replay_journal(&self, _lock: &Lock) -> Result<(), StateError> {
+    pub(super) fn replay_journal(&self, _lock: &Lock) -> Result<(), StoreError> {
         if !exists(&self.journal())? {
             return Ok(());
         }
@@ -44,7 +44,7 @@ impl State {
     }
 
     /// Completes an unfinished journal. Must precede reading without the lock.
-    pub(super) fn wait_for_journal(&self) -> Result<(), StateError> {
+    pub(super) fn wait_for_journal(&self) -> Result<(), StoreError> {
         if exists(&self.journal())? { self.lock().map(drop) } else { Ok(()) }
     }
 

@@ -1,11 +1,12 @@
 //! A cache of the lifetimes of sandboxes, which avoids reading all records for each query.
 
-use super::directory::State;
+use super::directory::SandboxStore;
 use crate::{
-    error::StateError,
+    error::StoreError,
     name::Name,
     record::{FILE, Record},
 };
+use agentd_log::LogFailure as _;
 use std::{collections::HashMap, fs, os::unix::fs::MetadataExt};
 
 /// The fields of a record that determine the lifetime of its sandbox.
@@ -30,7 +31,7 @@ impl From<&Record> for Lifetime {
 
 /// The lifetimes of all sandboxes, each as of the last change of its record.
 #[derive(Debug, Default)]
-pub struct Lifetimes(HashMap<Name, (Stamp, Lifetime)>);
+pub struct Lifetimes(HashMap<Name, (Stamp, Option<Lifetime>)>);
 
 /// Inode, size and times of a record's file, which identify its version: every change of a record replaces the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,18 +42,16 @@ impl Lifetimes {
     /// lifetime.
     ///
     /// # Errors
-    /// [`StateError`] if the names of the sandboxes cannot be listed.
-    pub fn refresh(&mut self, state: &State) -> Result<(), StateError> {
+    /// [`StoreError`] if the names of the sandboxes cannot be listed.
+    pub fn refresh(&mut self, state: &SandboxStore) -> Result<(), StoreError> {
         let mut known = HashMap::new();
         for name in state.names()? {
             let Some(stamp) = stamp(state, &name) else { continue };
             let same = self.0.get(&name).filter(|(read, _)| *read == stamp).copied();
             let entry = match same {
                 Some(entry) => entry,
-                None => match state.record(&name) {
-                    Ok(record) => (stamp, Lifetime::from(&record)),
-                    Err(_) => continue,
-                },
+                // A record that cannot be read is logged once, and read again after it has changed.
+                None => (stamp, state.record(&name).or_warn("read the lifetime of sandbox", &name).as_ref().map(Lifetime::from)),
             };
             known.insert(name, entry);
         }
@@ -62,11 +61,11 @@ impl Lifetimes {
 
     /// Returns the lifetimes as of the last [`Lifetimes::refresh`].
     pub fn all(&self) -> Vec<(Name, Lifetime)> {
-        self.0.iter().map(|(name, (_, lifetime))| (name.clone(), *lifetime)).collect()
+        self.0.iter().filter_map(|(name, (_, lifetime))| Some((name.clone(), (*lifetime)?))).collect()
     }
 }
 
-fn stamp(state: &State, name: &Name) -> Option<Stamp> {
+fn stamp(state: &SandboxStore, name: &Name) -> Option<Stamp> {
     let meta = fs::symlink_metadata(state.sandbox(name).join(FILE)).ok()?;
     Some(Stamp(meta.ino(), meta.size(), [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()]))
 }
@@ -77,9 +76,27 @@ mod tests {
     use crate::record::SandboxSettings;
 
     #[test]
+    fn damaged_record_is_read_once_and_has_no_lifetime() {
+        let place = tempfile::tempdir().unwrap();
+        let state = SandboxStore::open(&place.path().join("state")).unwrap();
+        let name: Name = "a".parse().unwrap();
+        state.create(&name, SandboxSettings { idle_ttl: Some(60), ..SandboxSettings::default() }).unwrap();
+        fs::write(state.sandbox(&name).join(FILE), "{").unwrap();
+        let mut lifetimes = Lifetimes::default();
+        for _ in 0..2 {
+            lifetimes.refresh(&state).unwrap();
+            assert_eq!(lifetimes.all(), []);
+            assert!(lifetimes.0[&name].1.is_none());
+        }
+        state.remove(&name).unwrap();
+        lifetimes.refresh(&state).unwrap();
+        assert!(lifetimes.0.is_empty());
+    }
+
+    #[test]
     fn record_is_read_again_only_after_a_change() {
         let place = tempfile::tempdir().unwrap();
-        let state = State::open(&place.path().join("state")).unwrap();
+        let state = SandboxStore::open(&place.path().join("state")).unwrap();
         let names: [Name; 2] = ["a", "b"].map(|name| name.parse().unwrap());
         for name in &names {
             state.create(name, SandboxSettings { idle_ttl: Some(60), ..SandboxSettings::default() }).unwrap();
@@ -88,11 +105,14 @@ mod tests {
         lifetimes.refresh(&state).unwrap();
         assert!(lifetimes.all().iter().all(|(_, lifetime)| lifetime.idle_ttl == Some(60)));
         // A record that is not read again keeps this value, which no record contains.
-        let stale = |lifetimes: &mut Lifetimes| lifetimes.0.values_mut().for_each(|(_, lifetime)| lifetime.idle_ttl = Some(1));
+        let stale = |lifetimes: &mut Lifetimes| {
+            lifetimes.0.values_mut().for_each(|(_, lifetime)| lifetime.as_mut().unwrap().idle_ttl = Some(1))
+        };
         stale(&mut lifetimes);
         state.touch(&names[0]).unwrap();
         lifetimes.refresh(&state).unwrap();
-        let ttl = |lifetimes: &Lifetimes, name: &Name| lifetimes.0.get(name).map(|(_, lifetime)| lifetime.idle_ttl);
+        let ttl =
+            |lifetimes: &Lifetimes, name: &Name| lifetimes.0.get(name).and_then(|(_, lifetime)| Some((*lifetime)?.idle_ttl));
         assert_eq!(ttl(&lifetimes, &names[0]), Some(Some(60)));
         assert_eq!(ttl(&lifetimes, &names[1]), Some(Some(1)));
         state.remove(&names[0]).unwrap();

@@ -1,8 +1,8 @@
 //! Creates, reads, updates and removes sandboxes.
 
-use super::{directory::State, volumes::size};
+use super::{directory::SandboxStore, volumes::size};
 use crate::{
-    error::StateError,
+    error::StoreError,
     layer::Draft,
     name::Name,
     record::{Record, SandboxSettings, exists, now},
@@ -11,13 +11,13 @@ use agentd_core::{Grant, Root};
 use agentd_disk::{FileContext as _, flush_directory};
 use std::{fs, path::PathBuf};
 
-impl State {
+impl SandboxStore {
     /// Creates a sandbox. If its spec contains [`agentd_core::Writable::Volume`], all its data is subject to that disk limit.
     ///
     /// # Errors
-    /// [`StateError::Taken`] if the name is in use, [`StateError::Volume`] if there is a disk limit and this process cannot mount
+    /// [`StoreError::Taken`] if the name is in use, [`StoreError::Volume`] if there is a disk limit and this process cannot mount
     /// volumes.
-    pub fn create(&self, name: &Name, about: SandboxSettings) -> Result<Record, StateError> {
+    pub fn create(&self, name: &Name, about: SandboxSettings) -> Result<Record, StoreError> {
         let lock = self.lock()?;
         self.is_free(name)?;
         let staging = self.stage(&lock)?;
@@ -35,8 +35,8 @@ impl State {
     /// Returns the record of a sandbox.
     ///
     /// # Errors
-    /// [`StateError::NotFound`] if there is no such sandbox, [`StateError::Damaged`] if its record cannot be read.
-    pub fn record(&self, name: &Name) -> Result<Record, StateError> {
+    /// [`StoreError::NotFound`] if there is no such sandbox, [`StoreError::Damaged`] if its record cannot be read.
+    pub fn record(&self, name: &Name) -> Result<Record, StoreError> {
         self.wait_for_journal()?;
         self.load(name)
     }
@@ -44,20 +44,20 @@ impl State {
     /// Returns all records, sorted by name. A damaged record is an error in the list.
     ///
     /// # Errors
-    /// [`StateError`] if the names of the sandboxes cannot be listed.
-    pub fn list(&self) -> Result<Vec<Result<Record, StateError>>, StateError> {
+    /// [`StoreError`] if the names of the sandboxes cannot be listed.
+    pub fn list(&self) -> Result<Vec<Result<Record, StoreError>>, StoreError> {
         self.wait_for_journal()?;
         let records = self.names()?.into_iter().map(|name| self.load(&name));
         // A sandbox that was removed meanwhile is omitted.
-        Ok(records.filter(|record| !matches!(record, Err(StateError::NotFound { .. }))).collect())
+        Ok(records.filter(|record| !matches!(record, Err(StoreError::NotFound { .. }))).collect())
     }
 
     /// Records the current time as the last use of a sandbox. The call waits for the disk, so it is meant for each session, not
     /// for each command.
     ///
     /// # Errors
-    /// [`StateError`] if the record cannot be read or written.
-    pub fn touch(&self, name: &Name) -> Result<Record, StateError> {
+    /// [`StoreError`] if the record cannot be read or written.
+    pub fn touch(&self, name: &Name) -> Result<Record, StoreError> {
         let lock = self.lock()?;
         let mut record = self.load(name)?;
         record.used = now();
@@ -68,8 +68,8 @@ impl State {
     /// Replaces the grants of a sandbox, which must not be running.
     ///
     /// # Errors
-    /// [`StateError`] if the record cannot be read or written.
-    pub fn regrant(&self, name: &Name, grants: Vec<Grant>) -> Result<(), StateError> {
+    /// [`StoreError`] if the record cannot be read or written.
+    pub fn regrant(&self, name: &Name, grants: Vec<Grant>) -> Result<(), StoreError> {
         let lock = self.lock()?;
         let mut record = self.load(name)?;
         record.about.spec.grants = grants;
@@ -77,15 +77,15 @@ impl State {
     }
 
     /// Removes a sandbox and its snapshots, even if the sandbox is damaged. Layers that only this sandbox needed remain until
-    /// [`State::collect`].
+    /// [`SandboxStore::collect`].
     ///
     /// # Errors
-    /// [`StateError::NotFound`] if there is no such sandbox.
-    pub fn remove(&self, name: &Name) -> Result<(), StateError> {
+    /// [`StoreError::NotFound`] if there is no such sandbox.
+    pub fn remove(&self, name: &Name) -> Result<(), StoreError> {
         let lock = self.lock()?;
         let place = self.sandbox(name);
         if !exists(&place)? {
-            return Err(StateError::NotFound { name: name.clone() });
+            return Err(StoreError::NotFound { name: name.clone() });
         }
         let staging = self.stage(&lock)?;
         fs::rename(&place, staging.path().join("removed")).during("move to staging", place)?;
@@ -97,8 +97,8 @@ impl State {
     /// Returns the trees of all image layers that sandboxes need.
     ///
     /// # Errors
-    /// [`StateError::Damaged`] if a record cannot be read, because its needs are unknown.
-    pub fn needed_image_layers(&self) -> Result<Vec<PathBuf>, StateError> {
+    /// [`StoreError::Damaged`] if a record cannot be read, because its needs are unknown.
+    pub fn needed_image_layers(&self) -> Result<Vec<PathBuf>, StoreError> {
         let lock = self.lock()?;
         let roots = self.load_all(&lock)?.into_iter().map(|record| record.about.spec.root);
         let layers = roots.filter_map(|root| if let Root::Layers(layers) = root { Some(layers) } else { None });
@@ -106,7 +106,7 @@ impl State {
     }
 
     /// Fails if a sandbox has this name.
-    pub(super) fn is_free(&self, name: &Name) -> Result<(), StateError> {
-        if exists(&self.sandbox(name))? { Err(StateError::Taken { name: name.clone() }) } else { Ok(()) }
+    pub(super) fn is_free(&self, name: &Name) -> Result<(), StoreError> {
+        if exists(&self.sandbox(name))? { Err(StoreError::Taken { name: name.clone() }) } else { Ok(()) }
     }
 }

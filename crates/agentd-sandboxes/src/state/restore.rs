@@ -1,17 +1,17 @@
 //! Restores a sandbox from a snapshot.
 
-use super::{directory::State, snapshot};
-use crate::{error::StateError, layer::Draft, layer_id::LayerId, name::Name, record::Record};
+use super::{directory::SandboxStore, snapshot};
+use crate::{error::StoreError, layer::Draft, layer_id::LayerId, name::Name, record::Record};
 use agentd_log::LogFailure as _;
 
-impl State {
+impl SandboxStore {
     /// Restores the state of a sandbox that a snapshot recorded. Later changes are lost, unless another snapshot contains them.
     /// The sandbox must not be mounted.
     ///
     /// # Errors
-    /// [`StateError::NoSnapshot`] if there is no such snapshot, [`StateError::Gone`] if one of its layers is missing,
-    /// [`StateError::Changed`] if another process changed the sandbox meanwhile.
-    pub fn restore(&self, name: &Name, snapshot: &Name) -> Result<Record, StateError> {
+    /// [`StoreError::NoSnapshot`] if there is no such snapshot, [`StoreError::Gone`] if one of its layers is missing,
+    /// [`StoreError::Changed`] if another process changed the sandbox meanwhile.
+    pub fn restore(&self, name: &Name, snapshot: &Name) -> Result<Record, StoreError> {
         let (record, was_full) = self.go_back(name, snapshot).map_err(|error| self.or_full(name, error))?;
         if was_full {
             // Unused layers are removed now, before a command can use up the space that the next restore needs. If the removal
@@ -22,7 +22,7 @@ impl State {
     }
 
     /// Restores the sandbox. Also returns true if its disk was full, so that unused layers should be removed now.
-    fn go_back(&self, name: &Name, snapshot: &Name) -> Result<(Record, bool), StateError> {
+    fn go_back(&self, name: &Name, snapshot: &Name) -> Result<(Record, bool), StoreError> {
         let layers = snapshot::find(&self.record(name)?, snapshot)?.layers.clone();
         let (before, staging, _mounted) =
             self.pin(name, |record| layers.iter().copied().chain(limited(self, record)).collect())?;
@@ -30,7 +30,7 @@ impl State {
         let lock = self.lock()?;
         let mut record = self.load(name)?;
         if snapshot::find(&record, snapshot)?.layers != layers || self.volume_dir_of(record.upper)? != volume_dir {
-            return Err(StateError::Changed { name: name.clone() });
+            return Err(StoreError::Changed { name: name.clone() });
         }
         record.lower = layers;
         let below = self.highest(&record.lower);
@@ -51,7 +51,7 @@ impl State {
 }
 
 /// Returns the upper layer if it is in a volume, because the new upper layer is created there. Without a volume the old upper
-/// layer is not needed and may be missing.
-fn limited(state: &State, record: &Record) -> Option<LayerId> {
+/// layer is not needed and may be missing. If the link cannot be read, the caller's `volume_dir_of` reports that.
+fn limited(state: &SandboxStore, record: &Record) -> Option<LayerId> {
     state.volume_of(record.upper).ok()?.map(|_| record.upper)
 }

@@ -1,8 +1,8 @@
 //! Reduces the depth of a stack: overlayfs supports at most 500 layers, and each layer makes name lookups slower.
 
-use super::{directory::State, run};
+use super::{directory::SandboxStore, run};
 use crate::{
-    error::StateError,
+    error::StoreError,
     layer::{Draft, VolumeDir},
     layer_id::LayerId,
     name::Name,
@@ -15,24 +15,24 @@ use std::collections::HashMap;
 /// Maximum number of committed layers of a sandbox before some of them are merged.
 const MAX_COMMITTED_LAYERS: usize = 12;
 
-/// The result of [`State::squash`].
+/// The result of [`SandboxStore::squash`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Squashed {
     /// Number of layers that were merged into one; 0 if no merge was necessary or possible.
     pub layers: usize,
 }
 
-impl State {
+impl SandboxStore {
     /// Merges consecutive committed layers of a sandbox that has more than 12 of them. The merged sequence of layers, called a
     /// run, lies in one volume. Each snapshot and each other sandbox contains either all layers of the run or none of them. The
     /// longest such run is merged. Files are linked, not copied, and the contents of sandboxes and snapshots stay the same. A
-    /// mounted sandbox continues to use its old layers, which are protected by a hold ([`State::hold`]).
+    /// mounted sandbox continues to use its old layers, which are protected by a hold ([`SandboxStore::hold`]).
     ///
     /// If the process is killed, some records may name the merged layer and others the original layers; both are valid.
     ///
     /// # Errors
-    /// [`StateError`] if a record or a layer cannot be read or written. A full volume is not an error: nothing is merged.
-    pub fn squash(&self, name: &Name) -> Result<Squashed, StateError> {
+    /// [`StoreError`] if a record or a layer cannot be read or written. A full volume is not an error: nothing is merged.
+    pub fn squash(&self, name: &Name) -> Result<Squashed, StoreError> {
         let lock = self.lock()?;
         let record = self.load(name)?;
         if record.lower.len() <= MAX_COMMITTED_LAYERS {
@@ -40,7 +40,7 @@ impl State {
         }
         let records = self.load_all(&lock)?;
         let volumes = record.lower.iter().map(|layer| Ok((*layer, self.volume_of(*layer)?)));
-        let volumes = volumes.collect::<Result<HashMap<_, _>, StateError>>()?;
+        let volumes = volumes.collect::<Result<HashMap<_, _>, StoreError>>()?;
         let stacks = records.iter().flat_map(Record::stacks).collect::<Vec<_>>();
         let run = run::longest(&record.lower, &stacks, |low, high| volumes.get(&low) == volumes.get(&high));
         if run.is_empty() {
@@ -60,7 +60,7 @@ impl State {
     }
 
     /// Merges the layers of `run` into a new layer, without the lock.
-    fn merge(&self, run: &[LayerId], staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Draft, StateError> {
+    fn merge(&self, run: &[LayerId], staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Draft, StoreError> {
         let draft = Draft::make(staging, volume_dir)?;
         let trees = run.iter().map(|layer| Tree::open(&self.tree(*layer))).collect::<Result<Vec<_>, _>>()?;
         merge(&trees, &draft.tree()?)?;
@@ -70,7 +70,7 @@ impl State {
     }
 
     /// Replaces the run with the merged layer in all records.
-    fn replace_run(&self, run: &[LayerId], merged: Draft, lock: &Lock) -> Result<Squashed, StateError> {
+    fn replace_run(&self, run: &[LayerId], merged: Draft, lock: &Lock) -> Result<Squashed, StoreError> {
         let records = self.load_all(lock)?;
         let stacks: Vec<_> = records.iter().flat_map(Record::stacks).collect();
         if !run::is_whole(run, &stacks) || !stacks.iter().any(|stack| stack.contains(&run[0])) {

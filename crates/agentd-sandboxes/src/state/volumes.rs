@@ -6,9 +6,9 @@
 //! link is not a layer. A fork has its own volume, and its lower layers are in the volumes of its origins. A volume is therefore
 //! needed as long as any link points into it.
 
-use super::directory::State;
+use super::directory::SandboxStore;
 use crate::{
-    error::StateError,
+    error::StoreError,
     layer::{self, VolumeDir},
     layer_id::LayerId,
     mounts::Mounted,
@@ -37,13 +37,13 @@ pub struct Disk {
     pub used: u64,
 }
 
-impl State {
+impl SandboxStore {
     /// Returns the disk limit and usage of a sandbox, if it has a limit. Layers inherited from the origins of a fork count for
     /// those origins.
     ///
     /// # Errors
-    /// [`StateError::Io`] if the volume cannot be inspected.
-    pub fn disk(&self, record: &Record) -> Result<Option<Disk>, StateError> {
+    /// [`StoreError::Io`] if the volume cannot be inspected.
+    pub fn disk(&self, record: &Record) -> Result<Option<Disk>, StoreError> {
         let Some(size) = size(&record.about) else { return Ok(None) };
         let Some(volume) = self.volume_of(record.upper)? else { return Ok(None) };
         let image = self.volume(volume).join(IMAGE);
@@ -60,7 +60,7 @@ impl State {
     }
 
     /// Returns the volume that contains a layer, if any.
-    pub(super) fn volume_of(&self, layer: LayerId) -> Result<Option<VolumeId>, StateError> {
+    pub(super) fn volume_of(&self, layer: LayerId) -> Result<Option<VolumeId>, StoreError> {
         let link = self.layer(layer);
         match fs::read_link(&link) {
             // The layer is a directory, or missing.
@@ -82,13 +82,13 @@ impl State {
     }
 
     /// Mounts the volumes that contain these layers.
-    pub(super) fn mount(&self, layers: impl IntoIterator<Item = LayerId>) -> Result<Mounted, StateError> {
+    pub(super) fn mount(&self, layers: impl IntoIterator<Item = LayerId>) -> Result<Mounted, StoreError> {
         let volumes = layers.into_iter().filter_map(|layer| self.volume_of(layer).transpose());
         self.mount_all(volumes.collect::<Result<BTreeSet<_>, _>>()?)
     }
 
     /// Mounts these volumes.
-    pub(super) fn mount_all(&self, volumes: impl IntoIterator<Item = VolumeId>) -> Result<Mounted, StateError> {
+    pub(super) fn mount_all(&self, volumes: impl IntoIterator<Item = VolumeId>) -> Result<Mounted, StoreError> {
         let mut mounted = Mounted::default();
         for volume in volumes {
             let mounts = self.mounts.as_ref().ok_or_else(needs_root)?;
@@ -103,12 +103,12 @@ impl State {
     }
 
     /// Returns the volume for the layers of the sandbox with this upper layer. The caller mounts the volume.
-    pub(super) fn volume_dir_of(&self, upper: LayerId) -> Result<Option<VolumeDir>, StateError> {
+    pub(super) fn volume_dir_of(&self, upper: LayerId) -> Result<Option<VolumeDir>, StoreError> {
         Ok(self.volume_of(upper)?.map(|volume| self.volume_dir(volume)))
     }
 
     /// Creates and mounts a volume of `bytes` bytes. The volume is kept as long as `staging` exists or a layer is in it.
-    pub(super) fn make_volume(&self, bytes: u64, staging: &Staging) -> Result<(VolumeDir, Mounted), StateError> {
+    pub(super) fn make_volume(&self, bytes: u64, staging: &Staging) -> Result<(VolumeDir, Mounted), StoreError> {
         // Fails before anything is created.
         self.mounts.as_ref().ok_or_else(needs_root)?;
         let volume = VolumeId::draw().during("choose a random volume id in", staging.path())?;
@@ -128,41 +128,42 @@ impl State {
     }
 
     /// Fails if a sandbox with a disk limit above `stack` would have layers in too many volumes.
-    pub(super) fn check_volume_count(&self, record: &Record, stack: &[LayerId]) -> Result<(), StateError> {
+    pub(super) fn check_volume_count(&self, record: &Record, stack: &[LayerId]) -> Result<(), StoreError> {
         let volumes = stack.iter().filter_map(|layer| self.volume_of(*layer).transpose()).collect::<Result<BTreeSet<_>, _>>()?;
         if volumes.len() >= MAX_VOLUMES {
-            Err(StateError::TooDeep { name: record.name.clone(), most: MAX_VOLUMES })
+            Err(StoreError::TooDeep { name: record.name.clone(), most: MAX_VOLUMES })
         } else {
             Ok(())
         }
     }
 
     /// Returns the volumes into which links point.
-    pub(super) fn linked(&self) -> Result<BTreeSet<VolumeId>, StateError> {
+    pub(super) fn linked(&self) -> Result<BTreeSet<VolumeId>, StoreError> {
         let layers = entries(&self.layers())?.into_iter().filter_map(|path| LayerId::from_path(&path));
         layers.filter_map(|layer| self.volume_of(layer).transpose()).collect()
     }
 
     /// Returns the entries in the layer directory of a mounted volume to which no link in `layers` points.
-    pub(super) fn unreferenced(&self, volume: VolumeId) -> Result<Vec<PathBuf>, StateError> {
-        let mut unreferenced = entries(&self.inside(volume))?;
-        let linked = |path: &PathBuf| {
-            let layer = LayerId::from_path(path)?;
-            (self.volume_of(layer).ok()? == Some(volume)).then_some(())
-        };
-        unreferenced.retain(|path| linked(path).is_none());
+    pub(super) fn unreferenced(&self, volume: VolumeId) -> Result<Vec<PathBuf>, StoreError> {
+        let mut unreferenced = Vec::new();
+        for path in entries(&self.inside(volume))? {
+            let linked = LayerId::from_path(&path).map_or(Ok(None), |layer| self.volume_of(layer))?;
+            if linked != Some(volume) {
+                unreferenced.push(path);
+            }
+        }
         Ok(unreferenced)
     }
 
     /// Returns true if an error means that a volume is full.
-    pub(super) fn is_full(&self, error: &StateError) -> bool {
-        let StateError::Io { source, path, .. } = error else { return false };
+    pub(super) fn is_full(&self, error: &StoreError) -> bool {
+        let StoreError::Io { source, path, .. } = error else { return false };
         source.kind() == io::ErrorKind::StorageFull && path.starts_with(self.volumes())
     }
 
-    /// Converts the error of a full volume to [`StateError::Full`] for the sandbox `name`; returns other errors unchanged.
-    pub(super) fn or_full(&self, name: &Name, error: StateError) -> StateError {
-        if self.is_full(&error) { StateError::Full { name: name.clone() } } else { error }
+    /// Converts the error of a full volume to [`StoreError::Full`] for the sandbox `name`; returns other errors unchanged.
+    pub(super) fn or_full(&self, name: &Name, error: StoreError) -> StoreError {
+        if self.is_full(&error) { StoreError::Full { name: name.clone() } } else { error }
     }
 
     pub(super) fn volume_dir(&self, volume: VolumeId) -> VolumeDir {
@@ -191,7 +192,7 @@ pub(super) fn size(about: &crate::SandboxSettings) -> Option<u64> {
     }
 }
 
-fn needs_root() -> StateError {
+fn needs_root() -> StoreError {
     let errno = rustix::io::Errno::PERM.raw_os_error();
     ControlError::new(Control::Volume, "mount the disk of a sandbox", Some(errno)).remedy(NEEDS).into()
 }

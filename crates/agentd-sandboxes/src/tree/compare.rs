@@ -5,7 +5,7 @@ use super::{
     open::{Tree, kind, read, unlock_directory, unlock_file},
     stack::{StackEntry, StackedDirectory},
 };
-use crate::error::StateError;
+use crate::error::StoreError;
 use agentd_disk::FileContext as _;
 use rustix::{
     fs::{FileType, Stat},
@@ -48,7 +48,7 @@ pub(crate) struct Stacks {
 }
 
 /// Returns the changes from the old stack to the new one, sorted by path.
-pub(crate) fn compare(stacks: Stacks) -> Result<Vec<Change>, StateError> {
+pub(crate) fn compare(stacks: Stacks) -> Result<Vec<Change>, StoreError> {
     let Stacks { common, old, new } = stacks;
     let (common_end, old_end, end) = (common.len(), common.len() + old.len(), common.len() + old.len() + new.len());
     let trees: Vec<_> = common.into_iter().chain(old).chain(new).collect();

@@ -5,7 +5,7 @@ use super::{
     attributes::{Metadata, apply_metadata, read_metadata},
     open::{Tree, kind, read},
 };
-use crate::error::StateError;
+use crate::error::StoreError;
 use agentd_disk::{FileContext as _, lstat, names};
 use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags, SeekFrom, Stat},
@@ -24,7 +24,7 @@ const NEW: OFlags = OFlags::CREATE.union(OFlags::EXCL).union(OFlags::NOFOLLOW).u
 
 /// Copies `from` into `to`, an empty tree: data, holes, owners, modes, times, hard and symbolic links, extended attributes and
 /// special files.
-pub(crate) fn copy(from: &Tree, to: &Tree) -> Result<(), StateError> {
+pub(crate) fn copy(from: &Tree, to: &Tree) -> Result<(), StoreError> {
     let mut copy = Copy { from, to, linked: HashMap::new(), waiting: Vec::new(), directories: Vec::new() };
     let root = rustix::fs::fstat(&from.root).during("stat", &from.path)?;
     copy.waiting.push((PathBuf::new(), root));

@@ -10,7 +10,7 @@ use super::{
     open::Tree,
     stack::StackedDirectory,
 };
-use crate::error::StateError;
+use crate::error::StoreError;
 use agentd_disk::FileContext as _;
 use rustix::{
     fs::{AtFlags, Mode, Stat},
@@ -24,7 +24,7 @@ use std::{
 };
 
 /// Merges `layers`, lowest first, into `to`, an empty tree.
-pub(crate) fn merge(layers: &[Tree], to: &Tree) -> Result<(), StateError> {
+pub(crate) fn merge(layers: &[Tree], to: &Tree) -> Result<(), StoreError> {
     let mut merge = Merge { layers, to, copied: HashMap::new(), waiting: Vec::new(), directories: Vec::new() };
     let Some(upper) = layers.last() else { return Ok(()) };
     let stat = rustix::fs::fstat(&upper.root).during("stat", &upper.path)?;

@@ -1,6 +1,6 @@
 //! Opens directories and files of a tree, confined to it.
 
-use crate::error::StateError;
+use crate::error::StoreError;
 use agentd_disk::FileContext as _;
 use agentd_log::LogFailure as _;
 use rustix::{
@@ -30,7 +30,7 @@ pub(crate) struct Tree {
 
 impl Tree {
     /// Opens the tree whose root is the directory `path`, which belongs to the caller.
-    pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let root = rustix::fs::openat(CWD, path, DIRECTORY & !OFlags::NOFOLLOW, Mode::empty()).during("open", path)?;
         Ok(Self { root, path: path.to_owned() })
     }

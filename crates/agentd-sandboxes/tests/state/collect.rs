@@ -1,7 +1,7 @@
 //! Garbage collection removes unneeded layers, and nothing else.
 
 use crate::place::{StateDir, name};
-use agentd_sandboxes::{SaveMode, State, StateError};
+use agentd_sandboxes::{SandboxStore, SaveMode, StoreError};
 use std::{fs, os::unix::fs::PermissionsExt};
 
 #[test]
@@ -27,17 +27,17 @@ fn held_layers_are_not_collected() {
     place.state.remove(&name("a")).unwrap();
     for hold in [hold, another] {
         // Opens the store again, as another process would.
-        assert_eq!(State::open(&place.at("state")).unwrap().collect().unwrap().layers, 0);
+        assert_eq!(SandboxStore::open(&place.at("state")).unwrap().collect().unwrap().layers, 0);
         assert!(place.tree(record.upper).exists());
         drop(hold);
     }
     assert_eq!(place.state.collect().unwrap().layers, 1);
-    assert!(matches!(place.state.hold(&name("a")), Err(StateError::NotFound { .. })));
+    assert!(matches!(place.state.hold(&name("a")), Err(StoreError::NotFound { .. })));
     place.assert_clean();
     // A sandbox whose layer is lost cannot be held.
     let record = place.sandbox("b");
     fs::remove_dir_all(place.at("state/layers").join(record.upper.to_string())).unwrap();
-    assert!(matches!(place.state.hold(&name("b")), Err(StateError::Gone { .. })));
+    assert!(matches!(place.state.hold(&name("b")), Err(StoreError::Gone { .. })));
     assert_eq!(place.count("staging"), 0);
 }
 
@@ -50,7 +50,7 @@ fn open_removes_stale_staging_and_keeps_unknown_files() {
     fs::write(place.at("state/staging/draft"), "{").unwrap();
     fs::write(place.at("state/layers/mine"), "").unwrap();
     assert_eq!(place.state.fsck().unwrap().len(), 3);
-    State::open(&place.at("state")).unwrap();
+    SandboxStore::open(&place.at("state")).unwrap();
     assert_eq!(place.count("staging"), 0);
     place.state.collect().unwrap();
     assert!(place.at("state/layers/mine").exists());

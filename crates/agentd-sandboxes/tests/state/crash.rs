@@ -3,7 +3,7 @@
 
 use crate::place::{StateDir, limited, name};
 use agentd_kernel::mount::OwnMounts;
-use agentd_sandboxes::{ForkSource, Name, Record, SandboxSettings, SaveMode, State};
+use agentd_sandboxes::{ForkSource, Name, Record, SandboxSettings, SandboxStore, SaveMode};
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
@@ -48,16 +48,16 @@ fn about(called: &str) -> SandboxSettings {
 }
 
 /// Opens the store. As root, mounts all volumes that contain layers, which fsck does.
-fn open(place: &Path) -> State {
+fn open(place: &Path) -> SandboxStore {
     if !rustix::process::geteuid().is_root() {
-        return State::open(place).unwrap();
+        return SandboxStore::open(place).unwrap();
     }
-    let state = State::open_with_volumes(place, OwnMounts::take().unwrap()).unwrap();
+    let state = SandboxStore::open_with_volumes(place, OwnMounts::take().unwrap()).unwrap();
     state.fsck().unwrap();
     state
 }
 
-fn all(place: &Path, state: &State) -> All {
+fn all(place: &Path, state: &SandboxStore) -> All {
     let records = state.list().unwrap().into_iter().map(Result::unwrap);
     records.map(|record| (record.name.to_string(), content_of(place, &record))).collect()
 }
@@ -82,12 +82,12 @@ fn any<T>(of: impl IntoIterator<Item = T>) -> Option<T> {
 /// Changes sandboxes. Reports the expected content before each change, and the completion after it.
 struct Changer {
     place: PathBuf,
-    state: State,
+    state: SandboxStore,
     now: All,
 }
 
 impl Changer {
-    fn change<S, R>(&mut self, kind: &str, work: impl FnOnce(&mut All) -> S, real: impl FnOnce(&State) -> R) {
+    fn change<S, R>(&mut self, kind: &str, work: impl FnOnce(&mut All) -> S, real: impl FnOnce(&SandboxStore) -> R) {
         let mut after = self.now.clone();
         work(&mut after);
         report(&format!("doing {kind}"), &after);
@@ -314,8 +314,8 @@ fn concurrent_operations_leave_valid_state() {
 }
 
 /// Performs a random operation. It may fail only because of concurrent operations.
-fn disturb(state: &State) {
-    use agentd_sandboxes::StateError::{Changed, NoSnapshot, NotFound, SnapshotTaken, Taken, TooDeep};
+fn disturb(state: &SandboxStore) {
+    use agentd_sandboxes::StoreError::{Changed, NoSnapshot, NotFound, SnapshotTaken, Taken, TooDeep};
     let one = any(["a", "b", "c1"].map(name)).unwrap();
     let (other, snapshot) = (any(["a", "b", "c1"].map(name)).unwrap(), any(["s", "t"].map(name)).unwrap());
     let how = any([SaveMode::Commit, SaveMode::Copy]).unwrap();

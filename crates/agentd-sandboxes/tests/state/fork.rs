@@ -4,7 +4,7 @@ use crate::{
     layers::shown,
     place::{StateDir, name},
 };
-use agentd_sandboxes::{ForkSource, Name, SaveMode, StateError};
+use agentd_sandboxes::{ForkSource, Name, SaveMode, StoreError};
 use std::fs;
 
 #[test]
@@ -88,7 +88,7 @@ fn fork_with_one_taken_name_creates_nothing() {
     fs::write(place.upper("a").join("file"), "").unwrap();
     for names in [["b", "taken"], ["b", "b"], ["a", "b"]] {
         let forked = place.state.fork(&name("a"), ForkSource::Now(SaveMode::Commit), &names.map(name));
-        assert!(matches!(forked, Err(StateError::Taken { .. })), "{names:?}");
+        assert!(matches!(forked, Err(StoreError::Taken { .. })), "{names:?}");
     }
     assert_eq!(place.state.record(&name("a")).unwrap(), origin);
     assert_eq!(place.state.list().unwrap().len(), 2);
@@ -112,7 +112,7 @@ fn interrupted_fork_is_completed_by_next_operation() {
     interrupt();
     assert!(matches!(
         place.state.fork(&name("a"), ForkSource::Now(SaveMode::Commit), &[name("c")]),
-        Err(StateError::Taken { .. })
+        Err(StoreError::Taken { .. })
     ));
     interrupt();
     assert_eq!(place.state.collect().unwrap().layers, 0);

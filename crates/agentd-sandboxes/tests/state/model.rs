@@ -16,37 +16,37 @@ use std::{
 
 /// One entry of a layer.
 #[derive(Debug, Clone)]
-enum What {
+enum LayerEntry {
     File(u8),
     Link(u8),
     Whiteout,
-    Directory { opaque: bool, mode: u32, inner: Vec<(u8, What)> },
+    Directory { opaque: bool, mode: u32, inner: Vec<(u8, LayerEntry)> },
 }
 
-fn what() -> impl Strategy<Value = What> {
-    let leaf = prop_oneof![(0..3u8).prop_map(What::File), (0..2u8).prop_map(What::Link), Just(What::Whiteout)];
+fn what() -> impl Strategy<Value = LayerEntry> {
+    let leaf = prop_oneof![(0..3u8).prop_map(LayerEntry::File), (0..2u8).prop_map(LayerEntry::Link), Just(LayerEntry::Whiteout)];
     leaf.prop_recursive(3, 24, 4, |inner| {
         let mode = prop_oneof![4 => Just(0o755), 1 => Just(0o700), 1 => Just(0o1777)];
         (proptest::bool::weighted(0.25), mode, proptest::collection::vec((0..4u8, inner), 0..4))
-            .prop_map(|(opaque, mode, inner)| What::Directory { opaque, mode, inner })
+            .prop_map(|(opaque, mode, inner)| LayerEntry::Directory { opaque, mode, inner })
     })
 }
 
-fn layer() -> impl Strategy<Value = Vec<(u8, What)>> {
+fn layer() -> impl Strategy<Value = Vec<(u8, LayerEntry)>> {
     proptest::collection::vec((0..4u8, what()), 0..4)
 }
 
-fn make(tree: &Path, entries: &[(u8, What)]) {
+fn make(tree: &Path, entries: &[(u8, LayerEntry)]) {
     for (called, what) in entries {
         let path = tree.join(called.to_string());
         if fs::symlink_metadata(&path).is_ok() {
             continue;
         }
         match what {
-            What::File(content) => fs::write(&path, content.to_string()).unwrap(),
-            What::Link(target) => std::os::unix::fs::symlink(target.to_string(), &path).unwrap(),
-            What::Whiteout => whiteout(&path),
-            What::Directory { opaque: hides, mode, inner } => {
+            LayerEntry::File(content) => fs::write(&path, content.to_string()).unwrap(),
+            LayerEntry::Link(target) => std::os::unix::fs::symlink(target.to_string(), &path).unwrap(),
+            LayerEntry::Whiteout => whiteout(&path),
+            LayerEntry::Directory { opaque: hides, mode, inner } => {
                 fs::create_dir(&path).unwrap();
                 make(&path, inner);
                 if *hides {
@@ -63,7 +63,7 @@ fn make(tree: &Path, entries: &[(u8, What)]) {
 }
 
 /// Creates a sandbox with these committed layers. Empty layers are committed, too.
-fn stacked(place: &StateDir, layers: &[Vec<(u8, What)>]) {
+fn stacked(place: &StateDir, layers: &[Vec<(u8, LayerEntry)>]) {
     place.sandbox("a");
     for layer in layers {
         make(&place.upper("a"), layer);
@@ -161,8 +161,8 @@ proptest! {
 }
 
 /// Creates the trees of an image.
-fn laid_out(place: &StateDir, layers: &[Vec<(u8, What)>]) -> Vec<PathBuf> {
-    let tree = |(number, layer): (usize, &Vec<(u8, What)>)| {
+fn laid_out(place: &StateDir, layers: &[Vec<(u8, LayerEntry)>]) -> Vec<PathBuf> {
+    let tree = |(number, layer): (usize, &Vec<(u8, LayerEntry)>)| {
         let tree = place.at(&format!("image{number}"));
         fs::create_dir(&tree).unwrap();
         make(&tree, layer);

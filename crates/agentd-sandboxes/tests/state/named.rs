@@ -2,7 +2,7 @@
 
 use crate::place::{StateDir, name};
 use agentd_core::{Access, Grant, Root, SandboxSpec};
-use agentd_sandboxes::{SandboxSettings, State, StateError};
+use agentd_sandboxes::{SandboxSettings, SandboxStore, StoreError};
 use std::{
     ffi::OsStr,
     fs,
@@ -26,7 +26,7 @@ fn created_sandbox_is_read_by_another_state() {
     let place = StateDir::new();
     let record = place.state.create(&name("a"), about()).unwrap();
     assert_eq!((record.name.as_str(), &record.about, record.lower.len()), ("a", &about(), 0));
-    let other = State::open(&place.at("state")).unwrap();
+    let other = SandboxStore::open(&place.at("state")).unwrap();
     assert_eq!(other.record(&name("a")).unwrap(), record);
     let upper = other.layer_paths(&record).upper;
     assert!(upper.join("tree").is_dir() && upper.join("work").is_dir() && other.log_directory(&name("a")).is_dir());
@@ -39,7 +39,7 @@ fn created_sandbox_is_read_by_another_state() {
 fn create_with_taken_name_fails() {
     let place = StateDir::new();
     place.sandbox("a");
-    assert!(matches!(place.state.create(&name("a"), about()), Err(StateError::Taken { .. })));
+    assert!(matches!(place.state.create(&name("a"), about()), Err(StoreError::Taken { .. })));
     assert_eq!((place.count("layers"), place.count("staging")), (1, 0));
     place.state.remove(&name("a")).unwrap();
     assert_eq!(place.state.create(&name("a"), about()).unwrap().about, about());
@@ -49,7 +49,7 @@ fn create_with_taken_name_fails() {
 fn operations_on_missing_sandbox_fail() {
     let place = StateDir::new();
     let (missing, record) = (name("missing"), place.sandbox("a"));
-    let not_found = |result: Result<(), StateError>| assert!(matches!(result, Err(StateError::NotFound { .. })), "{result:?}");
+    let not_found = |result: Result<(), StoreError>| assert!(matches!(result, Err(StoreError::NotFound { .. })), "{result:?}");
     not_found(place.state.record(&missing).map(drop));
     not_found(place.state.touch(&missing).map(drop));
     not_found(place.state.remove(&missing));
@@ -90,13 +90,13 @@ fn damaged_records_are_listed_with_valid_ones_and_can_be_removed() {
     fs::write(path("more"), good.replace("good", "more").replacen('{', "{\"more\": 1,", 1)).unwrap();
     let list = place.state.list().unwrap();
     let damaged = list.iter().filter_map(|found| match found {
-        Err(StateError::Damaged { name, .. }) => Some(name.as_str()),
+        Err(StoreError::Damaged { name, .. }) => Some(name.as_str()),
         _ => None,
     });
     assert_eq!(damaged.collect::<Vec<_>>(), ["bad", "empty", "later", "lost", "more", "moved"]);
     assert_eq!(list.iter().flatten().map(|record| record.name.as_str()).collect::<Vec<_>>(), ["good"]);
     // Nothing is collected while damaged records exist, because their needs are unknown.
-    assert!(matches!(place.state.collect(), Err(StateError::Damaged { .. })));
+    assert!(matches!(place.state.collect(), Err(StoreError::Damaged { .. })));
     assert!(place.state.needed_image_layers().is_err());
     assert_eq!(place.state.fsck().unwrap().iter().filter(|problem| problem.is_damage()).count(), 6);
     for called in ["bad", "empty", "later", "lost", "more", "moved"] {
@@ -113,7 +113,7 @@ fn create_with_unserialisable_path_leaves_nothing() {
     let grant = Grant::new(path, Access::ReadOnly);
     let about =
         SandboxSettings { spec: SandboxSpec { grants: vec![grant], ..SandboxSpec::default() }, ..SandboxSettings::default() };
-    assert!(matches!(place.state.create(&name("a"), about), Err(StateError::Unwritable { .. })));
+    assert!(matches!(place.state.create(&name("a"), about), Err(StoreError::Unwritable { .. })));
     assert_eq!(place.state.list().unwrap().len(), 0);
     place.state.collect().unwrap();
     place.assert_clean();
@@ -145,7 +145,7 @@ fn directory_accessible_to_others_is_refused() {
     fs::write(place.at("file"), "").unwrap();
     std::os::unix::fs::symlink("state", place.at("link")).unwrap();
     for bad in ["open", "file", "link"] {
-        assert!(matches!(State::open(&place.at(bad)), Err(StateError::Place { .. })), "{bad}");
+        assert!(matches!(SandboxStore::open(&place.at(bad)), Err(StoreError::Place { .. })), "{bad}");
     }
 }
 

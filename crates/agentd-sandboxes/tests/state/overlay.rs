@@ -2,7 +2,7 @@
 //! the listings of the mounted tree.
 
 use crate::place::{StateDir, name};
-use agentd_sandboxes::{SaveMode, State};
+use agentd_sandboxes::{SandboxStore, SaveMode};
 use std::process::Command;
 
 /// The commands that produce the changes of each layer.
@@ -70,7 +70,7 @@ fn squash_of_overlayfs_layers_shows_same_tree() {
     place.assert_clean();
 }
 
-fn commit(state: &State) {
+fn commit(state: &SandboxStore) {
     state.snapshot(&name("a"), &name("passing"), SaveMode::Commit).unwrap();
     state.drop_snapshot(&name("a"), &name("passing")).unwrap();
 }

@@ -2,7 +2,7 @@
 
 use agentd_core::{Bytes, SandboxSpec, Writable};
 use agentd_kernel::{mount::OwnMounts, volume::MIN_BYTES};
-use agentd_sandboxes::{LayerId, Name, Problem, Record, SandboxSettings, State};
+use agentd_sandboxes::{LayerId, Name, Problem, Record, SandboxSettings, SandboxStore};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -12,13 +12,13 @@ use std::{
 /// A temporary directory with a sandbox store.
 pub struct StateDir {
     directory: tempfile::TempDir,
-    pub state: State,
+    pub state: SandboxStore,
 }
 
 impl StateDir {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let state = State::open(&directory.path().join("state")).unwrap();
+        let state = SandboxStore::open(&directory.path().join("state")).unwrap();
         Self { directory, state }
     }
 
@@ -29,7 +29,7 @@ impl StateDir {
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
-        let state = State::open_with_volumes(&directory.path().join("state"), OwnMounts::take().unwrap()).unwrap();
+        let state = SandboxStore::open_with_volumes(&directory.path().join("state"), OwnMounts::take().unwrap()).unwrap();
         Some(Self { directory, state })
     }
 

@@ -4,7 +4,7 @@ use crate::{
     layers::shown,
     place::{StateDir, name},
 };
-use agentd_sandboxes::{SaveMode, StateError};
+use agentd_sandboxes::{SaveMode, StoreError};
 use std::{fs, os::unix::fs::PermissionsExt};
 
 #[test]
@@ -41,9 +41,9 @@ fn snapshot_name_is_unique_until_dropped() {
     place.sandbox("a");
     let snapshot = || place.state.snapshot(&name("a"), &name("s"), SaveMode::Commit);
     snapshot().unwrap();
-    assert!(matches!(snapshot(), Err(StateError::SnapshotTaken { .. })));
+    assert!(matches!(snapshot(), Err(StoreError::SnapshotTaken { .. })));
     assert!(place.state.drop_snapshot(&name("a"), &name("s")).unwrap().snapshots.is_empty());
-    assert!(matches!(place.state.drop_snapshot(&name("a"), &name("s")), Err(StateError::NoSnapshot { .. })));
+    assert!(matches!(place.state.drop_snapshot(&name("a"), &name("s")), Err(StoreError::NoSnapshot { .. })));
     snapshot().unwrap();
 }
 

@@ -114,7 +114,7 @@ fn remove_during_squash_leaves_no_layer() {
             place.state.collect().unwrap();
             // The squash may have been completed, or not begun.
             let squashed = squashed.join().unwrap();
-            assert!(matches!(squashed, Ok(_) | Err(agentd_sandboxes::StateError::NotFound { .. })), "{squashed:?}");
+            assert!(matches!(squashed, Ok(_) | Err(agentd_sandboxes::StoreError::NotFound { .. })), "{squashed:?}");
         });
         place.state.collect().unwrap();
         assert_eq!(place.count("layers"), 0);

@@ -1,14 +1,14 @@
 //! Sandboxes with a disk limit: their volumes are kept while a layer in them is needed, and fsck finds damage of volumes.
 
 use crate::place::{StateDir, limited, name};
-use agentd_sandboxes::{ForkSource, SaveMode, StateError};
+use agentd_sandboxes::{ForkSource, SaveMode, StoreError};
 use std::{fs, os::unix::fs::symlink, path::PathBuf, time::Duration};
 
 #[test]
 fn create_with_limit_without_volumes_fails_and_creates_nothing() {
     let place = StateDir::new();
     let refused = place.state.create(&name("a"), limited()).unwrap_err();
-    assert!(matches!(&refused, StateError::Volume(error) if error.remedy.as_str().contains("root of the host")), "{refused}");
+    assert!(matches!(&refused, StoreError::Volume(error) if error.remedy.as_str().contains("root of the host")), "{refused}");
     place.assert_clean();
     assert_eq!((place.count("named"), place.count("layers"), place.count("volumes")), (0, 0, 0));
 }
@@ -76,7 +76,7 @@ fn fork_beyond_maximum_volumes_fails() {
         fs::write(place.upper(&of).join("file"), &of).unwrap();
         let forked = place.state.fork(&name(&of), ForkSource::Now(SaveMode::Commit), &[name(&new)]);
         if number == 15 {
-            assert!(matches!(forked, Err(StateError::TooDeep { .. })), "{forked:?}");
+            assert!(matches!(forked, Err(StoreError::TooDeep { .. })), "{forked:?}");
             break;
         }
         forked.unwrap();

@@ -8,7 +8,7 @@ use super::{
     sandbox::{self, in_words},
     selection,
 };
-use agentd_core::escape;
+use agentd_core::{ControlError, escape};
 use agentd_daemon::{Client, Daemon, OwnMounts, Proof};
 use std::{
     fs::{self, File},
@@ -21,14 +21,21 @@ use std::{
 /// Interval between two reads of `log --follow`.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Runs one of the `agentd daemon` commands. `own` is the mount namespace for a daemon, if it may have one.
-pub(crate) async fn daemon(command: DaemonCommand, own: Option<OwnMounts>) -> Result<u8, Failure> {
+/// Runs one of the `agentd daemon` commands. `own` is the mount namespace for a daemon, or the reason why it has none.
+pub(crate) async fn daemon(command: DaemonCommand, own: Result<Option<OwnMounts>, ControlError>) -> Result<u8, Failure> {
     match command {
         DaemonCommand::Serve { folder, started_in } => {
             let prove = move |changeable: Vec<PathBuf>| -> Proof {
                 Box::pin(selection::prove_for_others(changeable.into_iter().chain(started_in.clone()).collect()))
             };
-            agentd_daemon::run(&folder, own, Box::new(prove), logging::to_file).await?;
+            let (own, missing) = own.map_or_else(|error| (None, Some(error)), |own| (own, None));
+            let start_log = |file| {
+                logging::to_file(file);
+                if let Some(error) = missing {
+                    tracing::info!(%error, "sandboxes cannot have disks of their own");
+                }
+            };
+            agentd_daemon::run(&folder, own, Box::new(prove), start_log).await?;
         }
         DaemonCommand::Status { json } => status(&sandbox::client()?, json).await?,
         DaemonCommand::Stop => stop(&sandbox::client()?).await?,

@@ -4,7 +4,7 @@ use super::{grants::Guard, writer};
 use agentd_core::Grant;
 use agentd_isolation::{
     SYSTEM_DIRECTORIES,
-    layouts::{self, Caller, ShownLayouts, Without},
+    layouts::{self, Caller, LeftOut, ShownLayouts},
 };
 use std::{
     ffi::OsString,
@@ -31,8 +31,8 @@ fn with_caller<T>(guard: &Guard, ask: impl FnOnce(&Caller<'_>) -> T) -> T {
     ask(&Caller { guard, path: &search_path(), variable: &|name| std::env::var_os(name) })
 }
 
-fn without(off: &[String]) -> Without<'_> {
-    if off.iter().any(|name| name == "all") { Without::All } else { Without::Tools(off) }
+fn without(off: &[String]) -> LeftOut<'_> {
+    if off.iter().any(|name| name == "all") { LeftOut::All } else { LeftOut::Tools(off) }
 }
 
 fn search_path() -> OsString {

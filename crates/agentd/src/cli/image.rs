@@ -9,7 +9,7 @@ use super::{
 };
 pub(crate) use agentd_image::Image;
 use agentd_image::{Hold, Reference, Store};
-use agentd_sandboxes::State;
+use agentd_sandboxes::SandboxStore;
 use std::{io::Write, path::PathBuf};
 
 /// Opens the image store.
@@ -72,7 +72,7 @@ fn layers() -> Result<Vec<PathBuf>, Failure> {
     if !folder.exists() {
         return Ok(Vec::new());
     }
-    Ok(State::open(&folder)?.needed_image_layers()?)
+    Ok(SandboxStore::open(&folder)?.needed_image_layers()?)
 }
 
 fn line(image: &Image) -> String {

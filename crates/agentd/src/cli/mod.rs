@@ -50,16 +50,7 @@ pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::parse_all(args.into_iter()) {
         Ok(cli) => cli,
-        Err(mut error) => {
-            near::suggest_command(&mut error, &Cli::command(), std::env::args_os().skip(1));
-            // If printing fails, there is no other place to report the error.
-            error.print().ok();
-            if error.use_stderr() && asks_for_json(std::env::args_os()) {
-                // Standard error has the message already.
-                writeln!(std::io::stdout(), "{:#}", result_object::error(error.to_string().trim_end(), None)).ok();
-            }
-            return ExitCode::from(if error.use_stderr() { CANNOT } else { 0 });
-        }
+        Err(error) => return not_parsed(error),
     };
     // Called before any thread starts, because the C library then installs a handler of its own.
     if let Err(errno) = agentd_kernel::process::set_reserved_signals(true) {
@@ -69,7 +60,7 @@ pub fn main() -> ExitCode {
     // Also called before any thread starts. If the privilege is missing, the daemon has no disks, and requests for a disk report
     // that.
     let serves = matches!(cli.command, Sub::Daemon(DaemonCommand::Serve { .. }));
-    let own = serves.then(OwnMounts::take).and_then(Result::ok);
+    let own = serves.then(OwnMounts::take).transpose();
     // The daemon logs to a file, once it holds its lock.
     if !serves && let Err(error) = logging::to_stderr() {
         writer::message(format_args!("{error}"));
@@ -118,6 +109,18 @@ pub fn main() -> ExitCode {
             ExitCode::from(CANNOT)
         }
     }
+}
+
+/// Prints why the arguments cannot be parsed, or the text of an option such as `--help`. Returns the exit code.
+fn not_parsed(mut error: clap::Error) -> ExitCode {
+    near::suggest_command(&mut error, &Cli::command(), std::env::args_os().skip(1));
+    // If printing fails, there is no other place to report the error.
+    error.print().ok();
+    if error.use_stderr() && asks_for_json(std::env::args_os()) {
+        // Standard error has the message already.
+        writeln!(std::io::stdout(), "{:#}", result_object::error(error.to_string().trim_end(), None)).ok();
+    }
+    ExitCode::from(if error.use_stderr() { CANNOT } else { 0 })
 }
 
 /// Returns an error that names the missing Cargo feature of a command, or says that there is no such command.

@@ -3,12 +3,18 @@
 use super::{failure::Failure, grants, protection, request::followed};
 use agentd_core::{Grant, escape};
 use agentd_daemon::Client;
-use agentd_sandboxes::{Name, State};
+use agentd_sandboxes::{Name, SandboxStore};
 use std::io::{self, Write};
 
 /// Resolves the grants of a sandbox by the same rules as at its creation. Prints the changes of grants, and the changes of
 /// protected paths that were not reported yet.
-pub(crate) async fn regrant(client: &Client, state: &State, name: &Name, follow_links: bool, json: bool) -> Result<(), Failure> {
+pub(crate) async fn regrant(
+    client: &Client,
+    state: &SandboxStore,
+    name: &Name,
+    follow_links: bool,
+    json: bool,
+) -> Result<(), Failure> {
     let record = state.record(name)?;
     let guard = grants::Guard::host();
     let mut renewed = Vec::new();

@@ -37,7 +37,7 @@ impl<'a> BackendDescription<'a> {
 }
 
 /// A requested sandbox, and the defaults for commands in it.
-pub(crate) struct Asked {
+pub(crate) struct RequestedSandbox {
     /// The spec of the sandbox.
     pub spec: SandboxSpec,
     /// The environment of a command without options of its own.
@@ -67,7 +67,8 @@ pub(crate) fn request(
         Some(path) => Some(path.clone()),
         None => Some(here()?),
     };
-    let Asked { mut spec, env, home, workspace, guard } = sandbox(&args.boundary, workspace.as_deref(), backend, image)?;
+    let RequestedSandbox { mut spec, env, home, workspace, guard } =
+        sandbox(&args.boundary, workspace.as_deref(), backend, image)?;
     let named = args.boundary.ro.len() + args.boundary.rw.len() + usize::from(workspace.is_some());
     if image.is_none() && backend.traits.copy_on_write {
         let caches = host::caches(&guard, &home, &spec.grants, &args.no_host_caches);
@@ -100,7 +101,7 @@ pub(crate) fn sandbox(
     workspace: Option<&Path>,
     backend: &BackendDescription<'_>,
     image: Option<&Image>,
-) -> Result<Asked, Failure> {
+) -> Result<RequestedSandbox, Failure> {
     workspace.map_or(Ok(()), refuse::file_as_workspace)?;
     let BackendDescription { name, traits } = backend;
     let guard = grants::Guard::for_home(std::env::var_os("HOME").as_deref());
@@ -139,7 +140,7 @@ pub(crate) fn sandbox(
         limits: limits(args),
         allow_degraded: args.allow_degraded,
     };
-    Ok(Asked { spec, env, home, workspace, guard })
+    Ok(RequestedSandbox { spec, env, home, workspace, guard })
 }
 
 /// Returns the grants that `args` request, the workspace first, and prints the notes about them.

@@ -11,9 +11,12 @@ use super::{
     selection::{self, Selected},
     stream, temporary, writer,
 };
-use agentd_core::{Claim, Command, Control, ControlReport, ControlStatus, EndReason, IsolationError, Sandbox};
+use agentd_core::{Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, Sandbox};
 use agentd_isolation::{HeadTail, protect::Watch, shared_kernel};
-use std::sync::{Arc, PoisonError};
+use std::{
+    io::Write,
+    sync::{Arc, PoisonError},
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Starts the launcher and the first process of the sandbox, which run while the run is planned (decision 0079). Must be called
@@ -61,11 +64,7 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     let work_root = temporary::of_run(&args.boundary)?;
     let mut selected = selection::of_run(&args, &work_root).await?;
     if args.explain {
-        let image = args.boundary.image.as_ref().map(image::find).transpose()?;
-        let (spec, _) = request::request(&args, &BackendDescription::new(&*selected.backend), image.as_ref())?;
-        use std::io::Write;
-        std::io::stdout().write_all(explain::text(&selected, &args.require, &spec)?.as_bytes())?;
-        return Ok(0);
+        return print_plan(&args, &selected);
     }
     // Held until the sandbox is gone, so that its layers are not collected.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
@@ -116,16 +115,31 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
         }
     }
     drop(held);
-    match &ran {
-        Err(IsolationError::Spawn { program, errno: libc::ENOENT }) if hides => host::hint(program, &spec.grants),
-        Ok(127) if hides && !args.json => host::hint_after_shell(&args.command.argv, &spec.grants),
-        _ => {}
+    if hides {
+        hint_at_hidden_program(&ran, &args, &spec.grants);
     }
     let code = ran?;
     match destroyed {
         // The result object is already printed, and a run prints only one object.
         Err(error) if args.json => Ok(not_destroyed(&error)),
         destroyed => destroyed.map(|given_up| given_up.unwrap_or(code)).map_err(Into::into),
+    }
+}
+
+/// Prints the plan of the sandbox.
+fn print_plan(args: &RunArgs, selected: &Selected) -> Result<u8, Failure> {
+    let image = args.boundary.image.as_ref().map(image::find).transpose()?;
+    let (spec, _) = request::request(args, &BackendDescription::new(&*selected.backend), image.as_ref())?;
+    std::io::stdout().write_all(explain::text(selected, &args.require, &spec)?.as_bytes())?;
+    Ok(0)
+}
+
+/// Prints which option shows the program of the host that a command did not find.
+fn hint_at_hidden_program(ran: &Result<u8, IsolationError>, args: &RunArgs, grants: &[Grant]) {
+    match ran {
+        Err(IsolationError::Spawn { program, errno: libc::ENOENT }) => host::hint(program, grants),
+        Ok(127) if !args.json => host::hint_after_shell(&args.command.argv, grants),
+        _ => {}
     }
 }
 

@@ -14,7 +14,8 @@ use super::{
 };
 use agentd_core::{IsolationError, Root, Writable, escape};
 use agentd_daemon::{Activity, Client, Status};
-use agentd_sandboxes::{ChangeKind, Disk, Name, Record, SandboxSettings, State};
+use agentd_log::LogFailure as _;
+use agentd_sandboxes::{ChangeKind, Disk, Name, Record, SandboxSettings, SandboxStore};
 use std::{
     fs::File,
     io::{self, Read, Seek, Write},
@@ -31,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Runs one of the `agentd sandbox` commands.
 pub(crate) async fn sandbox(command: SandboxCommand) -> Result<u8, Failure> {
-    let state = State::open(&data::sandboxes()?)?;
+    let state = SandboxStore::open(&data::sandboxes()?)?;
     let client = client()?;
     match command {
         SandboxCommand::Create(args) => create(&client, *args).await?,
@@ -112,7 +113,7 @@ fn in_text(env: environment::Environment) -> Result<Vec<(String, String)>, Failu
     env.into_iter().map(text).collect()
 }
 
-async fn exec(client: &Client, state: &State, args: ExecArgs) -> Result<u8, Failure> {
+async fn exec(client: &Client, state: &SandboxStore, args: ExecArgs) -> Result<u8, Failure> {
     let record = state.record(&args.name)?;
     let env = record.about.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
     // A relative path is relative to the default directory of the sandbox's commands.
@@ -138,7 +139,7 @@ async fn exec(client: &Client, state: &State, args: ExecArgs) -> Result<u8, Fail
     }
 }
 
-async fn list(client: &Client, state: &State, json: bool) -> Result<u8, Failure> {
+async fn list(client: &Client, state: &SandboxStore, json: bool) -> Result<u8, Failure> {
     let all = state.list()?;
     let status = client.status().await?;
     let good = all.iter().filter_map(|record| record.as_ref().ok());
@@ -193,9 +194,9 @@ pub(crate) fn state(activity: Option<Activity>) -> (&'static str, Option<usize>)
     }
 }
 
-/// Returns the size and the usage of a sandbox's disk. Errors are ignored here; fsck reports a damaged disk.
-fn disk(state: &State, record: &Record) -> Option<Disk> {
-    state.disk(record).ok().flatten()
+/// Returns the size and the usage of a sandbox's disk. An error is only logged; fsck reports a damaged disk.
+fn disk(state: &SandboxStore, record: &Record) -> Option<Disk> {
+    state.disk(record).or_debug("read the usage of the disk of sandbox", &record.name).flatten()
 }
 
 /// Returns the disk usage as text.
@@ -228,7 +229,7 @@ fn describe(record: &Record, disk: Option<Disk>, status: &[Status], whole: bool)
     value
 }
 
-async fn logs(state: &State, name: &Name, follow: bool) -> Result<(), Failure> {
+async fn logs(state: &SandboxStore, name: &Name, follow: bool) -> Result<(), Failure> {
     let path = agentd_daemon::log_path(&state.log_directory(name));
     let mut from = match File::open(&path) {
         Ok(file) => file,
@@ -293,7 +294,7 @@ async fn copy_file(client: &Client, from: &str, to: &str) -> Result<(), Failure>
     Ok(())
 }
 
-async fn diff(client: &Client, state: &State, name: &Name, since: Option<&Name>) -> Result<(), Failure> {
+async fn diff(client: &Client, state: &SandboxStore, name: &Name, since: Option<&Name>) -> Result<(), Failure> {
     let record = state.record(name)?;
     let image = match &record.about.spec.root {
         Root::Layers(layers) => layers.as_slice(),

@@ -7,7 +7,7 @@ use super::{
     temporary,
     terminal::Progress,
 };
-use crate::isolation::{ContainerBackend, backends_with, canonical_backend_name, choose_backend, forget_proof};
+use crate::isolation::{ContainerBackend, backends_with, canonical_backend_name, choose_backend, forget_proof, is_own_backend};
 use agentd_core::{BackendCapabilities, BackendTraits, Claim, Control, IsolationBackend, IsolationError};
 use rustix::fs::{Access, access};
 use std::{
@@ -27,7 +27,7 @@ const AUTO: &str = "auto";
 pub(crate) struct Selected {
     /// The backend.
     pub backend: Arc<dyn IsolationBackend>,
-    /// The proven claims; `None` if the backend was selected by name without a requirement.
+    /// The proven claims; `None` if the backend was selected by name and not probed.
     pub proven: Option<BackendCapabilities>,
     probed_earlier: bool,
     work_root: PathBuf,
@@ -73,9 +73,10 @@ pub(crate) async fn of_run(args: &RunArgs, work_root: &Path) -> Result<Selected,
         None => setting(work_root)?,
     };
     if name != AUTO {
-        return match canonical_backend_name(&name) {
-            Some(name) if needs.own_kernel => choose(work_root, &[name], &required).await,
-            _ => by_name(work_root, &name),
+        let probed = |name: &String| needs.own_kernel || must_be_probed(work_root, name) && !args.boundary.allow_degraded;
+        return match canonical_backend_name(&name).filter(probed) {
+            Some(name) => choose(work_root, &[name], &required).await,
+            None => by_name(work_root, &name),
         };
     }
     if args.boundary.allow_degraded {
@@ -86,6 +87,12 @@ pub(crate) async fn of_run(args: &RunArgs, work_root: &Path) -> Result<Selected,
         }
     }
     choose(work_root, &backends_with(work_root, |traits| needs.are_met_by(traits)), &required).await
+}
+
+/// Returns true if a backend that an option names must prove its boundary: it is not agentd's own, so no suite has attacked it. A
+/// backend that claims no boundary has nothing to prove.
+fn must_be_probed(work_root: &Path, name: &str) -> bool {
+    !is_own_backend(name) && backends_with(work_root, |traits| traits.boundary).iter().any(|with| with == name)
 }
 
 /// Returns true if `auto` may select a backend with these traits for a run that needs only a boundary.

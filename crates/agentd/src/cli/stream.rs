@@ -253,7 +253,7 @@ fn read_terminal(master: &OwnedFd, sink: &Sink) {
 /// Copies standard input until either side ends. Runs in its own thread, because a terminal or file cannot be polled.
 fn copy_stdin(to: &OwnedFd) {
     let mut buffer = vec![0u8; 64 << 10];
-    while let Ok(read) = writer::read(rustix::stdio::stdin(), &mut buffer) {
+    while let Some(read) = writer::read(rustix::stdio::stdin(), &mut buffer).or_debug("read", "standard input") {
         if read == 0 || writer::write_all(to, &buffer[..read]).is_err() {
             return;
         }

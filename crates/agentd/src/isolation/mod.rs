@@ -58,6 +58,11 @@ pub fn canonical_backend_name(name: &str) -> Option<String> {
     registry().canonical_name(name)
 }
 
+/// Returns true if `name` is the canonical name of one of agentd's own backends, and not of one that the program registered.
+pub(crate) fn is_own_backend(name: &str) -> bool {
+    registry().is_own(name)
+}
+
 /// Creates the backend called `name`, which keeps its files below `work_root`.
 ///
 /// # Errors

@@ -5,7 +5,7 @@
 mod package;
 
 use libtest_mimic::{Arguments, Trial};
-use package::{PackageFile, What, package};
+use package::{PackageContent, PackageFile, package};
 use std::{
     fs,
     path::PathBuf,
@@ -52,17 +52,22 @@ impl Debian {
         let place = tempfile::tempdir().unwrap();
         let debian = Self { place, image: format!("agentd-test-debian-{}", std::process::id()) };
         fs::create_dir(debian.path("work")).unwrap();
-        let directories =
-            || vec![PackageFile::new("opt", 0o755, What::Directory), PackageFile::new("opt/made", 0o755, What::Directory)];
+        let directories = || {
+            vec![
+                PackageFile::new("opt", 0o755, PackageContent::Directory),
+                PackageFile::new("opt/made", 0o755, PackageContent::Directory),
+            ]
+        };
         let mut made = directories();
-        made.push(PackageFile::new("opt/made/set-id", 0o4755, What::File("set-id\n")));
-        made.push(PackageFile::new("opt/made/one", 0o640, What::File("linked\n")));
-        made.push(PackageFile::new("opt/made/two", 0o640, What::HardLink("opt/made/one")));
+        made.push(PackageFile::new("opt/made/set-id", 0o4755, PackageContent::File("set-id\n")));
+        made.push(PackageFile::new("opt/made/one", 0o640, PackageContent::File("linked\n")));
+        made.push(PackageFile::new("opt/made/two", 0o640, PackageContent::HardLink("opt/made/one")));
         let mut owned = directories();
-        owned.push(PackageFile { owner: (33, 44), ..PackageFile::new("opt/made/owned", 0o2755, What::File("owned\n")) });
+        owned
+            .push(PackageFile { owner: (33, 44), ..PackageFile::new("opt/made/owned", 0o2755, PackageContent::File("owned\n")) });
         let mut device = directories();
-        device.push(PackageFile::new("opt/made/before", 0o644, What::File("")));
-        device.push(PackageFile::new("opt/made/null", 0o666, What::Device));
+        device.push(PackageFile::new("opt/made/before", 0o644, PackageContent::File("")));
+        device.push(PackageFile::new("opt/made/null", 0o666, PackageContent::Device));
         for (name, entries) in [("made", made), ("owned", owned), ("device", device)] {
             fs::write(debian.path("work").join(format!("{name}.deb")), package(name, &entries).unwrap()).unwrap();
         }

@@ -8,10 +8,10 @@ pub struct PackageFile<'a> {
     pub name: &'static str,
     pub mode: u32,
     pub owner: (u64, u64),
-    pub what: What<'a>,
+    pub what: PackageContent<'a>,
 }
 
-pub enum What<'a> {
+pub enum PackageContent<'a> {
     Directory,
     File(&'a str),
     HardLink(&'static str),
@@ -21,7 +21,7 @@ pub enum What<'a> {
 
 impl<'a> PackageFile<'a> {
     /// Creates an entry that belongs to root.
-    pub fn new(name: &'static str, mode: u32, what: What<'a>) -> Self {
+    pub fn new(name: &'static str, mode: u32, what: PackageContent<'a>) -> Self {
         Self { name, mode, owner: (0, 0), what }
     }
 
@@ -30,18 +30,18 @@ impl<'a> PackageFile<'a> {
         header.set_mode(self.mode);
         header.set_uid(self.owner.0);
         header.set_gid(self.owner.1);
-        let content = if let What::File(content) = self.what { content.as_bytes() } else { &[] };
+        let content = if let PackageContent::File(content) = self.what { content.as_bytes() } else { &[] };
         header.set_size(content.len() as u64);
         header.set_entry_type(match self.what {
-            What::Directory => EntryType::Directory,
-            What::File(_) => EntryType::Regular,
-            What::HardLink(_) => EntryType::Link,
-            What::Device => EntryType::Char,
+            PackageContent::Directory => EntryType::Directory,
+            PackageContent::File(_) => EntryType::Regular,
+            PackageContent::HardLink(_) => EntryType::Link,
+            PackageContent::Device => EntryType::Char,
         });
-        if let What::HardLink(target) = self.what {
+        if let PackageContent::HardLink(target) = self.what {
             return archive.append_link(&mut header, self.name, target);
         }
-        if let What::Device = self.what {
+        if let PackageContent::Device = self.what {
             header.set_device_major(1)?;
             header.set_device_minor(3)?;
         }
@@ -60,8 +60,8 @@ pub fn package(name: &str, entries: &[PackageFile<'_>]) -> io::Result<Vec<u8>> {
     let about =
         format!("Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\nDescription: a test's\n");
     let control = archive(&[
-        PackageFile::new("control", 0o644, What::File(&about)),
-        PackageFile::new("postinst", 0o755, What::File("#!/bin/sh\necho configured\n")),
+        PackageFile::new("control", 0o644, PackageContent::File(&about)),
+        PackageFile::new("postinst", 0o755, PackageContent::File("#!/bin/sh\necho configured\n")),
     ])?;
     let mut package = b"!<arch>\n".to_vec();
     for (name, content) in [("debian-binary", b"2.0\n".to_vec()), ("control.tar", control), ("data.tar", archive(entries)?)] {

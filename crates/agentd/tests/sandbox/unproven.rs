@@ -83,7 +83,8 @@ impl Unproven {
             let output = self.run(&[], temporary.to_str().unwrap(), args);
             assert!(output.status.success(), "{args:?}: {output:?}");
         };
-        run(&["sandbox", "create", "dev", "--rw", granted]);
+        // A time to live keeps a later daemon running, however long its client takes: a client without a daemon starts its own.
+        run(&["sandbox", "create", "dev", "--rw", granted, "--ttl", "1h"]);
         run(&["daemon", "stop"]);
     }
 }

@@ -8,6 +8,7 @@ use crate::cli::failure::Failure;
 use crate::isolation::{ContainerBackend, GondolinBackend, GondolinConfig};
 use agentd_core::{Access, Command, ExecHandle, Grant, IsolationBackend, IsolationError, Sandbox, SandboxSpec, StdinSource};
 use agentd_gondolin::install::Installation;
+use agentd_log::LogFailure as _;
 use std::{
     fs::{self, File},
     future::ready,
@@ -31,7 +32,8 @@ pub(super) async fn rows(work_root: &Path, figures: &mut Vec<Figure>) -> Result<
     let none = (Vec::new(), None);
     let Some(data) = crate::isolation::data_directory() else { return Ok(none) };
     let config = GondolinConfig::in_data_dir(&data);
-    let Ok(installed) = Installation::open(&config.installation) else { return Ok(none) };
+    let installed = Installation::open(&config.installation).or_debug("open the installation of Gondolin", &config.installation);
+    let Some(installed) = installed else { return Ok(none) };
     let backend = GondolinBackend::with_config(work_root, config);
     let before = memory_below(std::process::id());
     let sandbox = match backend.create_sandbox(SandboxSpec::default()).await {
