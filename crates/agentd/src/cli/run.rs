@@ -4,12 +4,12 @@ use super::{
     args::{CommandArgs, RequireArg, RunArgs},
     explain,
     failure::{self, CANNOT, Failure},
-    grants, hidden, host, image,
+    grants, hidden, image,
     protection::{self, Advice},
     request::{self, BackendDescription},
     result_object::{self, ResultObject},
     selection::{self, Selected},
-    stream, temporary, writer,
+    stream, temporary, toolchains, writer,
 };
 use agentd_core::{Claim, Command, Control, ControlReport, ControlStatus, EndReason, IsolationError, Sandbox};
 use agentd_isolation::{HeadTail, protect::Watch, shared_kernel};
@@ -117,8 +117,8 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     }
     drop(held);
     match &ran {
-        Err(IsolationError::Spawn { program, errno: libc::ENOENT }) if hides => host::hint(program, &spec.grants),
-        Ok(127) if hides && !args.json => host::hint_after_shell(&args.command.argv, &spec.grants),
+        Err(IsolationError::Spawn { program, errno: libc::ENOENT }) if hides => toolchains::hint(program, &spec.grants),
+        Ok(127) if hides && !args.json => toolchains::hint_after_shell(&args.command.argv, &spec.grants),
         _ => {}
     }
     let code = ran?;
