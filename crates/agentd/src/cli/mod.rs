@@ -14,13 +14,11 @@ mod failure;
 mod gondolin;
 mod grants;
 mod hidden;
-mod host;
 #[cfg_attr(not(feature = "images"), path = "image_left_out.rs")]
 mod image;
 mod links;
 mod logging;
 mod named_backend;
-mod near;
 mod net;
 mod protection;
 mod regrant;
@@ -31,8 +29,10 @@ mod run;
 mod sandbox;
 mod selection;
 mod stream;
+mod suggestions;
 mod temporary;
 mod terminal;
+mod toolchains;
 #[cfg(feature = "firecracker")]
 mod vm;
 mod wrap;
@@ -113,7 +113,7 @@ pub fn main() -> ExitCode {
 
 /// Prints why the arguments cannot be parsed, or the text of an option such as `--help`. Returns the exit code.
 fn not_parsed(mut error: clap::Error) -> ExitCode {
-    near::suggest_command(&mut error, &Cli::command(), std::env::args_os().skip(1));
+    suggestions::suggest_command(&mut error, &Cli::command(), std::env::args_os().skip(1));
     // If printing fails, there is no other place to report the error.
     error.print().ok();
     if error.use_stderr() && asks_for_json(std::env::args_os()) {
@@ -130,7 +130,7 @@ fn other(command: &[OsString]) -> Failure {
     let feature = [("image", "images"), ("vm", "firecracker"), ("gondolin", "gondolin")];
     match feature.into_iter().find(|(command, _)| *command == name) {
         Some((_, feature)) => format!("command '{name}': {}", crate::isolation::left_out(feature)).into(),
-        None => match near::nearest_command(&Cli::command(), &name) {
+        None => match suggestions::nearest_command(&Cli::command(), &name) {
             Some(meant) => format!("unrecognized subcommand '{name}' — did you mean '{meant}'?").into(),
             None => format!("unrecognized subcommand '{name}' — agentd --help lists the commands").into(),
         },

@@ -7,9 +7,9 @@ use super::{
     args::{BoundaryArgs, CommandArgs, RunArgs},
     environment::{self, Environment},
     failure::Failure,
-    grants, host,
+    grants,
     image::Image,
-    links, terminal, writer,
+    links, terminal, toolchains, writer,
 };
 use crate::isolation::grants::Links;
 use agentd_core::{
@@ -71,7 +71,7 @@ pub(crate) fn request(
         sandbox(&args.boundary, workspace.as_deref(), backend, image)?;
     let named = args.boundary.ro.len() + args.boundary.rw.len() + usize::from(workspace.is_some());
     if image.is_none() && backend.traits.copy_on_write {
-        let caches = host::caches(&guard, &home, &spec.grants, &args.no_host_caches);
+        let caches = toolchains::caches(&guard, &home, &spec.grants, &args.no_host_caches);
         spec.grants.extend(caches);
     }
     let named = spec.grants.get(..named).unwrap_or(&spec.grants);
@@ -116,7 +116,7 @@ pub(crate) fn sandbox(
     let mut tools = Vec::new();
     // An image has its own tools.
     if image.is_none() && traits.host_tools {
-        let toolchains = host::toolchains(&guard, &args.no_host_tools);
+        let toolchains = toolchains::toolchains(&guard, &args.no_host_tools);
         granted.extend(toolchains.grants);
         tools = toolchains.variables;
     }

@@ -4,12 +4,12 @@ use super::{
     args::{CommandArgs, RequireArg, RunArgs},
     explain,
     failure::{self, CANNOT, Failure},
-    grants, hidden, host, image,
+    grants, hidden, image,
     protection::{self, Advice},
     request::{self, BackendDescription},
     result_object::{self, ResultObject},
     selection::{self, Selected},
-    stream, temporary, writer,
+    stream, temporary, toolchains, writer,
 };
 use agentd_core::{Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, Sandbox};
 use agentd_isolation::{HeadTail, protect::Watch, shared_kernel};
@@ -137,8 +137,8 @@ fn print_plan(args: &RunArgs, selected: &Selected) -> Result<u8, Failure> {
 /// Prints which option shows the program of the host that a command did not find.
 fn hint_at_hidden_program(ran: &Result<u8, IsolationError>, args: &RunArgs, grants: &[Grant]) {
     match ran {
-        Err(IsolationError::Spawn { program, errno: libc::ENOENT }) => host::hint(program, grants),
-        Ok(127) if !args.json => host::hint_after_shell(&args.command.argv, grants),
+        Err(IsolationError::Spawn { program, errno: libc::ENOENT }) => toolchains::hint(program, grants),
+        Ok(127) if !args.json => toolchains::hint_after_shell(&args.command.argv, grants),
         _ => {}
     }
 }

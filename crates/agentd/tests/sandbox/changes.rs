@@ -77,6 +77,8 @@ fn regrant_reports_a_change_that_no_client_has_received() {
     let all: Value = serde_json::from_str(&place.agentd(&["ls", "--json"])).unwrap();
     let one: Value = serde_json::from_str(&place.agentd(&["inspect", "dev"])).unwrap();
     is_documented("`agentd sandbox`", 0, &[&all[0], &one]);
+    // The status names only sandboxes with processes.
+    place.sh("dev", "true");
     let daemon = daemon(&place, &["status", "--json"]);
     is_documented("`agentd daemon status --json`", 0, &[&serde_json::from_slice(&daemon.stdout).unwrap()]);
 }

@@ -2,7 +2,7 @@
 
 pub(crate) use agentd_isolation::grants::Guard;
 
-use super::near;
+use super::suggestions;
 use agentd_core::{Access, Grant, GuardRule, IsolationError};
 use agentd_isolation::{
     grants::{Found, Links, find},
@@ -99,7 +99,7 @@ fn not_released(name: &Path, reason: &NotReleased) -> String {
     let spelled = || protected.iter().map(|path| path.display().to_string());
     let end = name.file_name().unwrap_or_default();
     let same_end = protected.iter().position(|path| path.file_name().is_some_and(|own| own.eq_ignore_ascii_case(end)));
-    match same_end.and_then(|same| spelled().nth(same)).or_else(|| near::nearest(&name.to_string_lossy(), spelled())) {
+    match same_end.and_then(|same| spelled().nth(same)).or_else(|| suggestions::nearest(&name.to_string_lossy(), spelled())) {
         Some(near) => format!("{reason}. Did you mean {near}?"),
         None => reason.to_string(),
     }
