@@ -9,13 +9,13 @@
 //!
 //! The data of a command's streams never passes through the daemon: a client receives the descriptors.
 //!
-//! - `client`, `started` and `control` are the client's side. `connect` finds the daemon through its `folder`, and verifies it; `protocol`,
-//!   `connection` and `report` are the messages.
+//! - `client`, `started` and `control` are the client's side. `connect` finds the daemon through its `folder`, and verifies it;
+//!   `protocol`, `connection` and `report` are the messages.
 //! - `admission` decides which clients are served. `handshake` is the proof that client and daemon have the `key` if they are in
 //!   different namespaces, and `waiting` limits the clients that have not given it.
 //! - `boundary` makes sure that the boundary of sandboxes is proven before they are used.
-//! - `process` is the daemon's process. `serve` receives the requests; `lifecycle`, `commands`, `files`, `snapshots` and `removal`
-//!   carry them out. `idle` ends unused resources, and `runtimes` holds the running sandboxes.
+//! - `process` is the daemon's process. `serve` receives the requests; `lifecycle`, `commands`, `files`, `snapshots` and
+//!   `removal` carry them out. `idle` ends unused resources, and `runtimes` holds the running sandboxes.
 //! - `protection` tracks protected paths, and `unreported` keeps their changes for the next daemon; `ttl` tracks the lifetimes.
 //! - `log` is the output of detached commands, `daemon_log` the daemon's own log.
 

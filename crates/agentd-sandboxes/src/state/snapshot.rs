@@ -17,8 +17,8 @@ impl SandboxStore {
         self.save(name, snapshot, how, refuse_taken).map_err(|error| self.or_full(name, error))
     }
 
-    /// Like [`SandboxStore::snapshot`], but replaces an existing snapshot of that name. The old snapshot is kept until the new one
-    /// is complete.
+    /// Like [`SandboxStore::snapshot`], but replaces an existing snapshot of that name. The old snapshot is kept until the new
+    /// one is complete.
     ///
     /// # Errors
     /// [`StoreError::Changed`] and [`StoreError::Full`], as for [`SandboxStore::snapshot`].
