@@ -43,14 +43,14 @@ fn in_file(reference: &Reference, path: &Path, file: impl io::Read) -> Result<Re
     match docker_credential::get_credential_from_reader(io::BufReader::new(file), &server) {
         Ok(DockerCredential::UsernamePassword(user, password)) => Ok(RegistryAuth::Basic(user, password)),
         Ok(DockerCredential::IdentityToken(_)) => refuse(format!(
-            "the login in {path} is an identity token, which is not supported — log in with a user name and a password or access token \
-             (`docker login -u USER {server}`), or remove the entry"
+            "the login in {path} is an identity token, which is not supported — log in with a user name and a password or access \
+             token (`docker login -u USER {server}`), or remove the entry"
         )),
         Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(RegistryAuth::Anonymous),
         // The details of the error contain the output of the helper, which may include secrets.
         Err(CredentialRetrievalError::HelperFailure { helper, .. }) => refuse(format!(
-            "the credential helper {helper}, which {path} names, failed — run `docker login {server}` again, or remove the helper from \
-             the file"
+            "the credential helper {helper}, which {path} names, failed — run `docker login {server}` again, or remove the helper \
+             from the file"
         )),
         Err(error) => refuse(format!("{path}: {error} — run `docker login {server}` again, or remove the entry")),
     }

@@ -281,12 +281,8 @@ async fn in_json(
             "omitted": captured.omitted,
         })
     };
-    let degraded: Vec<_> = sandbox
-        .controls()
-        .iter()
-        .filter(|report| matches!(report.status, ControlStatus::Missing(_)))
-        .map(|report| report.control)
-        .collect();
+    let is_missing = |report: &&ControlReport| matches!(report.status, ControlStatus::Missing(_));
+    let degraded: Vec<_> = sandbox.controls().iter().filter(is_missing).map(|report| report.control).collect();
     let object = serde_json::json!({
         "backend": selected.backend.name(),
         "required": required.iter().map(|required| required.name()).collect::<Vec<_>>(),
