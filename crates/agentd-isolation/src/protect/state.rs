@@ -2,6 +2,7 @@
 
 use super::{
     gaps::{Cause, Gaps},
+    interrupt::Interrupt,
     read,
 };
 use rustix::{
@@ -23,13 +24,13 @@ const MAX_PATH_BYTES: usize = 32 << 20;
 /// The maximum number of bytes that one observation reads for digests. If a file exceeds it, the observation is incomplete.
 const MAX_DIGESTED: u64 = 64 << 20;
 
-/// The time for which the kernel may leave a page dirty: 30 s of `dirty_expire_centisecs`, 5 s of `dirty_writeback_centisecs`, and
-/// time for a slow disk. Until a dirty page is written back, a write to it through a shared mapping changes no time stamp.
+/// The time for which the kernel may leave a page dirty: 30 s of `dirty_expire_centisecs`, 5 s of `dirty_writeback_centisecs`,
+/// and time for a slow disk. Until a dirty page is written back, a write to it through a shared mapping changes no time stamp.
 const DIRTY: Duration = Duration::from_secs(120);
 
 /// File systems that set the ctime at the first write to a clean page of a shared mapping, and let no user set the ctime
-/// (`statfs(2)`). All others may change the content of a file without a trace: tmpfs does, and a server of NFS, 9p or FUSE decides
-/// itself what it reports.
+/// (`statfs(2)`). All others may change the content of a file without a trace: tmpfs does, and a server of NFS, 9p or FUSE
+/// decides itself what it reports.
 const WITH_CTIME_OF_MAPPINGS: [u32; 3] = [
     0xef53,      // ext2, ext3, ext4
     0x5846_5342, // XFS
@@ -113,13 +114,14 @@ pub(super) struct States {
     path_bytes: usize,
     /// The number of bytes read for digests so far.
     digested: u64,
+    interrupt: Interrupt,
     /// For each device, whether its file system is one of [`WITH_CTIME_OF_MAPPINGS`].
     devices: HashMap<(u32, u32), bool>,
 }
 
 impl States {
-    pub(super) fn with_limit(most: usize) -> Self {
-        Self { most, ..Self::default() }
+    pub(super) fn with_limit(most: usize, interrupt: &Interrupt) -> Self {
+        Self { most, interrupt: interrupt.clone(), ..Self::default() }
     }
 
     /// Adds a path, and everything below it if `deep` is set.
@@ -135,10 +137,15 @@ impl States {
         }
     }
 
-    /// Adds a path without what is below it. Returns whether it is a directory whose entries are to be added, and were not before.
+    /// Adds a path without what is below it. Returns whether it is a directory whose entries are to be added, and were not
+    /// before.
     fn add_one(&mut self, path: &Path, deep: bool, now: SystemTime) -> bool {
         if let Some(seen) = self.seen.get_mut(path) {
             return deep && seen.kind == Kind::Directory && !std::mem::replace(&mut seen.is_complete, true);
+        }
+        if self.interrupt.is_due() {
+            self.gaps.add(path, Cause::Interrupted);
+            return false;
         }
         let stat = match observed(path) {
             Ok(stat) => stat,
@@ -153,6 +160,9 @@ impl States {
         let content = self.content(path, &stat, now);
         if let Content::Unknown(cause) = content {
             self.gaps.add(path, cause);
+            if cause == Cause::Interrupted {
+                return false;
+            }
         }
         let seen = Seen { content, is_complete: deep, origin: self.origin, ..Seen::of(&stat) };
         self.path_bytes = self.path_bytes.saturating_add(path.as_os_str().len());
@@ -174,8 +184,9 @@ impl States {
         if self.digested > MAX_DIGESTED {
             return Content::Unknown(Cause::TooManyBytes);
         }
-        match read::digest(path, stat.stx_size) {
+        match read::digest(path, stat.stx_size, &self.interrupt) {
             Ok(digest) => Content::Digest(digest),
+            Err(Errno::INTR) => Content::Unknown(Cause::Interrupted),
             // The path leads through a link, and is compared where the link leads to.
             Err(errno) if read::is_absent(errno) => Content::TimeStamp,
             Err(_) => Content::Unknown(Cause::UnreadableFile),
@@ -217,6 +228,11 @@ impl States {
             let name = entry.file_name().to_bytes();
             if name == b"." || name == b".." {
                 continue;
+            }
+            if self.interrupt.is_due() {
+                self.gaps.add(directory, Cause::Interrupted);
+                waiting.clear();
+                break;
             }
             if self.is_full() {
                 self.gaps.add(directory, Cause::TooManyEntries);
@@ -282,7 +298,7 @@ impl Seen {
     }
 
     /// Compares the object with its state `before`.
-    pub(super) fn compare(&self, before: &Self, path: &Path) -> Comparison {
+    pub(super) fn compare(&self, before: &Self, path: &Path, interrupt: &Interrupt) -> Comparison {
         let stat = |seen: &Self| (seen.kind, seen.identity, seen.mode, seen.size, seen.times);
         if stat(self) != stat(before) {
             return Comparison::Different;
@@ -291,7 +307,10 @@ impl Seen {
             (Content::TimeStamp, _) => return Comparison::Same,
             (Content::Unknown(cause), _) | (Content::Digest(_), Content::Unknown(cause)) => return Comparison::Unknown(cause),
             (Content::Digest(_), Content::Digest(now)) => Some(now),
-            (Content::Digest(_), Content::TimeStamp) => read::digest(path, self.size).ok(),
+            (Content::Digest(_), Content::TimeStamp) => match read::digest(path, self.size, interrupt) {
+                Err(Errno::INTR) => return Comparison::Unknown(Cause::Interrupted),
+                digest => digest.ok(),
+            },
         };
         if now.map(Content::Digest) == Some(before.content) { Comparison::Same } else { Comparison::Different }
     }
