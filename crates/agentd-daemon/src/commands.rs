@@ -4,21 +4,25 @@ use crate::{
     connection::Connection,
     error::DaemonError,
     log,
+    protection::SharedWatch,
     protocol::{ExecMessage, Reply, Stream},
     serve::Server,
 };
-use agentd_core::{Command, ControlReport, EndReason, ExecStreams, StdinSource};
-use agentd_isolation::protect::Report;
+use agentd_core::{Command, ControlReport, EndReason, ExecStreams, Sandbox, StdinSource};
+use agentd_isolation::protect::{Interrupt, Report};
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::Name;
 use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 impl Server {
     pub(crate) async fn exec(&self, name: &Name, command: Command, client: &mut Connection) -> Result<(), DaemonError> {
-        let (sandbox, running, watched) = self.used_by_command(name).await?;
+        let limit = command.limits.wall;
+        let (sandbox, running, watched) = self.used_while_connected(name, limit, client).await?;
+        let began = Instant::now();
         let mut handle = sandbox.exec_streaming(command).await?;
         watched.deliver(|report| send_streams(client, handle.take_streams(), sandbox.controls(), report)).await?;
         let outcome = loop {
@@ -38,7 +42,7 @@ impl Server {
         };
         self.used(name).await;
         // The sandbox counts as used until the changes are recorded: a request that ends the sandbox reports them.
-        let report = watched.compare_after().await?;
+        let report = compare_after(&watched, &Interrupt::after_command(began, limit), client).await;
         drop(running);
         let sent = match outcome {
             Ok(outcome) => watched.deliver(|report| Ok(client.send(&Reply::Ended(Box::new(outcome), report), &[])?)).await,
@@ -57,7 +61,7 @@ impl Server {
         self: &Arc<Self>,
         name: &Name,
         mut command: Command,
-        client: &Connection,
+        client: &mut Connection,
     ) -> Result<(), DaemonError> {
         self.exists(name).await?;
         command.stdin = StdinSource::Null;
@@ -65,7 +69,9 @@ impl Server {
         let folder = self.state.log_directory(name);
         let kept = DaemonError::io(format!("open the command log in {}", folder.display()));
         let [notes, stdout, stderr] = log::open(folder.clone()).await.map_err(kept)?;
-        let (sandbox, running, watched) = self.used_by_command(name).await?;
+        let limit = command.limits.wall;
+        let (sandbox, running, watched) = self.used_while_connected(name, limit, client).await?;
+        let began = Instant::now();
         let mut handle = sandbox.exec_streaming(command).await?;
         let streams = handle.take_streams();
         for (from, to) in [streams.stdout, streams.stderr].into_iter().flatten().zip([stdout, stderr]) {
@@ -85,14 +91,53 @@ impl Server {
             handle.wait().await.or_warn("wait for a detached command", &name);
             server.used(&name).await;
             // The report goes to the log, and also to the next client.
-            if let Some(report) = watched.compare_after().await.or_warn("compare protected paths", &name) {
-                // The report is also written to the log, because the daemon may end before the next client connects.
-                log::note(notes, report).await.or_warn("write changes of protected paths to the sandbox's log", &name);
-            }
+            let report = watched.compare_after(&Interrupt::after_command(began, limit)).await;
+            log::note(notes, report).await.or_warn("write changes of protected paths to the sandbox's log", &name);
             watched.keep().await;
             drop(running);
         });
         Ok(())
+    }
+
+    /// Starts the processes of a sandbox for a command with this time limit, and compares its protected paths, while the client
+    /// waits.
+    ///
+    /// # Errors
+    /// If the client leaves or asks for the end of the command, the comparison ends early, and the command must not start.
+    async fn used_while_connected(
+        &self,
+        name: &Name,
+        limit: Option<Duration>,
+        client: &mut Connection,
+    ) -> Result<(Arc<dyn Sandbox>, Arc<()>, SharedWatch), DaemonError> {
+        let interrupt = Interrupt::within(limit);
+        let mut used = std::pin::pin!(self.used_by_command(name, &interrupt));
+        tokio::select! {
+            biased;
+            used = &mut used => return used,
+            _ = client.receive::<ExecMessage>() => interrupt.ask(),
+        }
+        let (.., watched) = used.await?;
+        watched.keep().await;
+        Err(DaemonError::Refused(format!("start a command in sandbox {name}: the client left before the command was started")))
+    }
+}
+
+/// Compares protected paths after a command. A signal that the client sends meanwhile, or its request to end the command, ends
+/// the comparison. If the client leaves, the comparison continues: nothing waits for it any more, and the next client receives
+/// its result.
+async fn compare_after(watched: &SharedWatch, interrupt: &Interrupt, client: &mut Connection) -> Report {
+    let mut compared = std::pin::pin!(watched.compare_after(interrupt));
+    loop {
+        tokio::select! {
+            biased;
+            report = &mut compared => return report,
+            message = client.receive::<ExecMessage>() => match message {
+                Ok((ExecMessage::Resize(_), _)) => {}
+                Ok(_) => interrupt.ask(),
+                Err(_) => return compared.await,
+            },
+        }
     }
 }
 
@@ -115,3 +160,7 @@ fn send_streams(
     let streams = there.iter().map(|(stream, _)| *stream).collect();
     Ok(client.send(&Reply::Started { streams, controls: controls.to_vec(), report }, &fds)?)
 }
+
+#[cfg(test)]
+#[path = "commands_tests.rs"]
+mod tests;

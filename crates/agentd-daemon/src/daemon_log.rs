@@ -135,4 +135,19 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::from(0o600)).unwrap();
         assert!(LogFile::open(&folder(place.path())).is_err());
     }
+
+    /// Tests that need root. An ordinary user skips them: `--skip as_root::`.
+    mod as_root {
+        use super::*;
+
+        #[test]
+        fn log_of_another_user_is_refused() {
+            let place = tempfile::tempdir().unwrap();
+            let path = place.path().join("log");
+            fs::write(&path, "").unwrap();
+            LogFile::open(&folder(place.path())).unwrap();
+            std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+            assert!(LogFile::open(&folder(place.path())).is_err());
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Ends unused resources: sandboxes whose time to live is over, processes of idle sandboxes, and mounted disks.
 
 use crate::{error::DaemonError, protection, serve::Server, ttl};
-use agentd_isolation::layered::runtime::SandboxRuntime;
+use agentd_isolation::{layered::runtime::SandboxRuntime, protect::Interrupt};
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::{Lifetime, Name, SandboxStore};
 use std::{
@@ -87,7 +87,7 @@ impl Server {
             }
             tracing::info!(%name, "idle sandbox ended");
             if let Some(watched) = self.watches.find(name) {
-                self.writers.start(watched.note_ended(name.clone(), true));
+                self.writers.start(watched.note_ended(name.clone(), true, Interrupt::default()));
             }
         }
     }
@@ -101,9 +101,9 @@ impl Server {
         self.on_disk(rest).await.or_warn("unmount unused disks", unused);
     }
 
-    /// Ends all processes of all sandboxes, writes the rest of their output, compares their protected paths, and unmounts their
-    /// disks.
-    pub(crate) async fn end(&self) {
+    /// Ends all processes of all sandboxes, writes the rest of their output, compares their protected paths until `interrupt`,
+    /// and unmounts their disks.
+    pub(crate) async fn end(&self, interrupt: &Interrupt) {
         let mut remaining = HashSet::new();
         for (name, runtime) in self.runtimes.each() {
             // The launcher ends processes that cannot be ended here.
@@ -112,16 +112,11 @@ impl Server {
             }
         }
         self.writers.finish().await;
-        let compare = async {
-            for (name, watched) in self.watches.each() {
-                let ended = !remaining.contains(&name);
-                watched.note_ended(name, ended).await;
-            }
-        };
-        if tokio::time::timeout(COMPARE, compare).await.or_warn("compare protected paths in time", "daemon").is_none() {
-            for (_, watched) in self.watches.each() {
-                watched.keep().await;
-            }
+        let interrupt = interrupt.and_within(COMPARE);
+        // After the interrupt, each report names what was not compared, and the next client receives it.
+        for (name, watched) in self.watches.each() {
+            let ended = !remaining.contains(&name);
+            watched.note_ended(name, ended, interrupt.clone()).await;
         }
         self.unmount_unused_disks(Duration::ZERO).await;
     }

@@ -42,6 +42,7 @@ mod protection;
 mod protocol;
 mod removal;
 mod report;
+mod running;
 mod runtimes;
 mod serve;
 mod snapshots;

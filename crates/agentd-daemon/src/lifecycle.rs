@@ -6,6 +6,7 @@ use crate::{
     serve::{Server, compare},
 };
 use agentd_core::{ControlReport, Sandbox};
+use agentd_isolation::protect::Interrupt;
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::{Name, SandboxSettings, SandboxStore, SaveMode};
 use std::sync::Arc;
@@ -40,9 +41,9 @@ impl Server {
     pub(crate) async fn used_by(&self, name: &Name) -> Result<(Arc<dyn Sandbox>, Arc<()>), DaemonError> {
         let runtime = self.runtimes.get(name);
         let mut runtime = runtime.lock().await;
-        let watched = self.watched(name).await?;
+        let watched = self.watched(name, &Interrupt::default()).await?;
         if runtime.running.is_none() {
-            watched.starts(false);
+            watched.starts(false).await;
         }
         let running = self.runtimes.start(&self.state, name, &mut runtime).await?;
         Ok((running.sandbox.clone(), running.commands.clone()))
@@ -50,27 +51,32 @@ impl Server {
 
     /// Starts the processes of a sandbox for a command, as [`Server::used_by`] does, and compares its protected paths. If a
     /// protected path has changed so that a running sandbox without commands does not protect it, that sandbox is restarted.
-    pub(crate) async fn used_by_command(&self, name: &Name) -> Result<(Arc<dyn Sandbox>, Arc<()>, SharedWatch), DaemonError> {
+    /// `interrupt` ends the comparison.
+    pub(crate) async fn used_by_command(
+        &self,
+        name: &Name,
+        interrupt: &Interrupt,
+    ) -> Result<(Arc<dyn Sandbox>, Arc<()>, SharedWatch), DaemonError> {
         let runtime = self.runtimes.get(name);
         let mut runtime = runtime.lock().await;
-        let watched = self.watched(name).await?;
-        watched.compare_before().await?;
+        let watched = self.watched(name, interrupt).await?;
+        watched.compare_before(interrupt).await;
         let idle = runtime.running.as_ref().is_some_and(|running| running.commands_running() == 0);
         let restarts = idle && !runtime.paused && watched.is_outdated();
         if restarts {
             runtime.end().await?;
         }
         if runtime.running.is_none() {
-            watched.starts(restarts);
+            watched.starts(restarts).await;
         }
         let running = self.runtimes.start(&self.state, name, &mut runtime).await?;
         Ok((running.sandbox.clone(), running.commands.clone(), watched))
     }
 
-    async fn watched(&self, name: &Name) -> Result<SharedWatch, DaemonError> {
+    pub(crate) async fn watched(&self, name: &Name, interrupt: &Interrupt) -> Result<SharedWatch, DaemonError> {
         let of = name.clone();
         let record = self.on_disk(move |state| state.record(&of)).await?;
-        self.watches.get(name, record.about.spec.grants, self.state.log_directory(name)).await
+        self.watches.get(name, record.about.spec.grants, self.state.log_directory(name), interrupt).await
     }
 
     /// Records that a sandbox was used now, if it has an idle time to live. The sandbox must count as used until this method

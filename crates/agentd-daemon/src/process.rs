@@ -9,6 +9,7 @@ use crate::{
     protocol::VERSION,
     serve::Server,
 };
+use agentd_isolation::protect::Interrupt;
 use agentd_kernel::mount::OwnMounts;
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::SandboxStore;
@@ -140,7 +141,16 @@ async fn serve_until_ended(
     // Remove the socket while the lock is still held. A client that finds no socket starts the next daemon, which waits for the
     // lock.
     folder::forget(folder);
-    server.end().await;
+    let interrupt = Interrupt::default();
+    let mut ended = std::pin::pin!(server.end(&interrupt));
+    tokio::select! {
+        () = &mut ended => {}
+        // A second signal ends the comparisons.
+        () = any(&mut ends) => {
+            interrupt.ask();
+            ended.await;
+        }
+    }
     Ok(why)
 }
 

@@ -1,15 +1,16 @@
 //! Tracks changes of protected paths of running sandboxes. The paths are compared before and after each command, and when the
 //! processes of the sandbox have ended; the next client receives the differences.
 
-use crate::{error::DaemonError, log, unreported};
+use crate::{error::DaemonError, log, running, unreported};
 use agentd_core::Grant;
-use agentd_isolation::protect::{Gaps, Report, Watch};
+use agentd_isolation::protect::{Cause, Gaps, Interrupt, Report, Watch};
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::Name;
 use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
 };
 
 /// The protected paths of all sandboxes that this daemon has started.
@@ -27,6 +28,8 @@ struct Watched {
     found: Mutex<Differences>,
     /// The sandbox's folder for logs.
     folder: PathBuf,
+    /// The grant that a report names if a comparison did not take place.
+    first: Option<PathBuf>,
     /// Whether the folder has a file of unreported changes. Locked while the file is written.
     has_file: tokio::sync::Mutex<bool>,
 }
@@ -46,6 +49,15 @@ struct Differences {
     starts: u64,
     /// The number of starts whose processes had ended when the paths were compared.
     compared_starts: u64,
+    /// When the last comparison began that was not interrupted.
+    compared: Option<SystemTime>,
+}
+
+/// What [`SharedWatch::keep`] writes.
+struct Kept {
+    pending: Report,
+    /// The time of the last comparison, if processes may run that can change files after it.
+    compared: Option<SystemTime>,
 }
 
 /// The time of a comparison.
@@ -60,16 +72,29 @@ enum Moment {
 impl Watches {
     /// Returns the protected paths of a sandbox. `grants` are the grants in its record, and `folder` is its folder for logs. The
     /// first call inspects the protected paths, and reads the changes that an earlier daemon could not report.
-    pub(crate) async fn get(&self, name: &Name, grants: Vec<Grant>, folder: PathBuf) -> Result<SharedWatch, DaemonError> {
+    ///
+    /// # Errors
+    /// If `interrupt` was asked for meanwhile, or a file system does not answer.
+    pub(crate) async fn get(
+        &self,
+        name: &Name,
+        grants: Vec<Grant>,
+        folder: PathBuf,
+        interrupt: &Interrupt,
+    ) -> Result<SharedWatch, DaemonError> {
         if let Some(watched) = self.find(name) {
             return Ok(watched);
         }
-        let object = name.clone();
-        let begin = move || {
-            let pending = unreported::read(&folder).or_warn("read unreported changes of protected paths", object);
-            Watched::new(Watch::begin(&grants), pending.unwrap_or_default(), folder)
-        };
-        let shared = SharedWatch(Arc::new(blocking(begin).await?));
+        let begin = move |interrupt: &Interrupt| Watched::begin(&grants, folder, interrupt);
+        // The next client begins again: what this comparison left out would be missing in all later ones.
+        let begun = interrupt.run(begin).await.filter(|_| !interrupt.is_asked());
+        let shared = SharedWatch(Arc::new(begun.ok_or_else(|| {
+            DaemonError::Refused(format!(
+                "inspect the protected paths of sandbox {name}: a file system does not answer, or the client has left — try again"
+            ))
+        })?));
+        // What the daemon before this one left must outlive this one too.
+        shared.keep().await;
         Ok(self.all().entry(name.clone()).or_insert(shared).clone())
     }
 
@@ -94,10 +119,21 @@ impl Watches {
 }
 
 impl Watched {
-    fn new(watch: Watch, pending: Report, folder: PathBuf) -> Self {
+    fn begin(grants: &[Grant], folder: PathBuf, interrupt: &Interrupt) -> Self {
+        let compared = Some(SystemTime::now());
+        let mut pending = unreported::read(&folder);
+        let watch = match running::read(&folder) {
+            None => Watch::begin(grants, interrupt),
+            Some(since) => {
+                let (watch, changed) = Watch::begin_after(grants, since, interrupt);
+                pending.add(changed);
+                watch
+            }
+        };
+        let first = grants.first().map(|grant| grant.path.clone());
         let has_file = tokio::sync::Mutex::new(!pending.is_empty());
-        let found = Mutex::new(Differences { pending, ..Differences::default() });
-        Self { watch: Arc::new(tokio::sync::Mutex::new(watch)), found, folder, has_file }
+        let found = Mutex::new(Differences { pending, compared, ..Differences::default() });
+        Self { watch: Arc::new(tokio::sync::Mutex::new(watch)), found, folder, first, has_file }
     }
 
     fn found(&self) -> MutexGuard<'_, Differences> {
@@ -106,6 +142,11 @@ impl Watched {
 }
 
 impl Differences {
+    fn kept(&self) -> Kept {
+        let may_run = self.starts > self.compared_starts;
+        Kept { pending: self.pending.clone(), compared: self.compared.filter(|_| may_run) }
+    }
+
     /// Records the result of a comparison. Returns the differences, limited to the size of a message.
     fn record(&mut self, full: Report, outdated: bool, moment: Moment) -> Report {
         let mut report = Report::default();
@@ -126,43 +167,65 @@ impl Differences {
 
 impl SharedWatch {
     /// Compares the paths with the last comparison, before a command. What the comparison left out is reported after the command.
-    pub(crate) async fn compare_before(&self) -> Result<(), DaemonError> {
-        self.compare(Moment::BeforeCommand, true).await.map(drop)
+    pub(crate) async fn compare_before(&self, interrupt: &Interrupt) {
+        self.compare(Moment::BeforeCommand, true, interrupt).await;
     }
 
     /// Compares the paths with the last comparison, after a command. Returns the differences, and keeps them until they are
     /// reported.
-    pub(crate) async fn compare_after(&self) -> Result<Report, DaemonError> {
-        self.compare(Moment::AfterCommand, true).await
+    pub(crate) async fn compare_after(&self, interrupt: &Interrupt) -> Report {
+        self.compare(Moment::AfterCommand, true, interrupt).await
     }
 
     /// Compares the paths like [`SharedWatch::compare_after`], once all processes of the sandbox have ended: background processes
     /// may have changed a path after the last command. Does nothing if the paths were compared since the last start ended.
     /// `ended` is false if processes may remain. The caller holds the lock on the sandbox when it calls this function, and may
     /// release the lock before it awaits the result.
-    pub(crate) fn compare_ended(&self, ended: bool) -> impl Future<Output = Result<Report, DaemonError>> + Send + use<> {
+    pub(crate) fn compare_ended(&self, ended: bool, interrupt: Interrupt) -> impl Future<Output = Report> + Send + use<> {
         let (watched, starts) = (self.clone(), self.0.found().starts);
         async move {
             if watched.0.found().compared_starts >= starts {
-                return Ok(Report::default());
+                return Report::default();
             }
-            watched.compare(Moment::AfterEnd(starts), ended).await
+            watched.compare(Moment::AfterEnd(starts), ended, &interrupt).await
         }
     }
 
-    async fn compare(&self, moment: Moment, ended: bool) -> Result<Report, DaemonError> {
-        let mut watch = self.0.watch.clone().lock_owned().await;
-        let shared = self.0.clone();
-        // Recorded in the same thread, so that no difference is lost if nothing awaits the result any more.
-        blocking(move || {
-            if !ended {
-                watch.processes_may_remain();
+    async fn compare(&self, moment: Moment, ended: bool, interrupt: &Interrupt) -> Report {
+        let watch = tokio::select! {
+            biased;
+            watch = self.0.watch.clone().lock_owned() => Some(watch),
+            () = interrupt.due() => None,
+        };
+        if let Some(mut watch) = watch {
+            let shared = self.0.clone();
+            // Recorded in the same thread, so that no difference is lost if nothing awaits the result any more.
+            let compare = move |interrupt: &Interrupt| {
+                if !ended {
+                    watch.processes_may_remain();
+                }
+                let began = SystemTime::now();
+                let full = watch.full_report(interrupt);
+                let outdated = watch.needs_restart(&full.changes, interrupt);
+                let mut found = shared.found();
+                if !full.gaps.is_interrupted() {
+                    found.compared = Some(began);
+                }
+                found.record(full, outdated, moment)
+            };
+            if let Some(report) = interrupt.run(compare).await {
+                return report;
             }
-            let full = watch.full_report();
-            let outdated = watch.needs_restart(&full.changes);
-            shared.found().record(full, outdated, moment)
-        })
-        .await
+        }
+        // Another comparison takes place, or a file system does not answer.
+        let gaps = self.0.first.as_deref().map(|first| Gaps::of(first, Cause::Interrupted)).unwrap_or_default();
+        self.0.found().record(Report { gaps, ..Report::default() }, false, moment)
+    }
+
+    /// Lets all comparisons wait until the result is dropped.
+    #[cfg(test)]
+    pub(crate) async fn lock_comparison(&self) -> tokio::sync::OwnedMutexGuard<Watch> {
+        self.0.watch.clone().lock_owned().await
     }
 
     /// Returns true if the running sandbox does not protect all paths that it should.
@@ -172,11 +235,15 @@ impl SharedWatch {
 
     /// Records a start of the sandbox, which protects all current paths. `restarted` is true if the start replaces running
     /// processes.
-    pub(crate) fn starts(&self, restarted: bool) {
-        let mut found = self.0.found();
-        found.outdated = false;
-        found.starts += 1;
-        found.pending.restarted |= restarted;
+    pub(crate) async fn starts(&self, restarted: bool) {
+        {
+            let mut found = self.0.found();
+            found.outdated = false;
+            found.starts += 1;
+            found.pending.restarted |= restarted;
+        }
+        // If the daemon is killed from here on, the next one reports the changes since the last comparison.
+        self.keep().await;
     }
 
     /// Sends all unreported changes with `send`. Keeps them if `send` fails.
@@ -197,16 +264,19 @@ impl SharedWatch {
         std::mem::take(&mut self.0.found().pending)
     }
 
-    /// Writes the unreported changes to the file that the next daemon reads.
+    /// Writes the unreported changes to the file that the next daemon reads, and marks the sandbox if its processes may run.
     pub(crate) async fn keep(&self) {
         let mut has_file = self.0.has_file.lock().await;
-        let pending = self.0.found().pending.clone();
-        if pending.is_empty() && !*has_file {
-            return;
-        }
-        let (is_empty, shared) = (pending.is_empty(), self.0.clone());
-        let written = blocking(move || unreported::write(&shared.folder, &pending)).await;
-        let written = written.and_then(|written| written.map_err(DaemonError::io("write unreported changes of protected paths")));
+        let Kept { pending, compared } = self.0.found().kept();
+        let (is_empty, had_file, shared) = (pending.is_empty(), *has_file, self.0.clone());
+        let write = move || {
+            if !is_empty || had_file {
+                unreported::write(&shared.folder, &pending)?;
+            }
+            // Marked last: if the daemon is killed before, the next one reports more than necessary.
+            compared.map_or_else(|| running::remove(&shared.folder), |compared| running::write(&shared.folder, compared))
+        };
+        let written = tokio::task::spawn_blocking(write).await.unwrap_or_else(|error| Err(error.into()));
         // Without the file, the changes are still reported by this daemon.
         if written.or_warn("keep changes of protected paths", &self.0.folder).is_some() {
             *has_file = !is_empty;
@@ -215,10 +285,11 @@ impl SharedWatch {
 
     /// Compares the paths after the processes of a sandbox have ended without a client. Writes the differences to the log of the
     /// sandbox and to that of the daemon, and keeps them for the next client.
-    pub(crate) fn note_ended(&self, name: Name, ended: bool) -> impl Future<Output = ()> + Send + use<> {
-        let (watched, compared) = (self.clone(), self.compare_ended(ended));
+    pub(crate) fn note_ended(&self, name: Name, ended: bool, interrupt: Interrupt) -> impl Future<Output = ()> + Send + use<> {
+        let (watched, compared) = (self.clone(), self.compare_ended(ended, interrupt));
         async move {
-            if let Some(report) = compared.await.or_warn("compare protected paths", &name).filter(|report| !report.is_empty()) {
+            let report = compared.await;
+            if !report.is_empty() {
                 warn(&name, &report);
                 watched.note(&name, report).await;
             }
@@ -239,12 +310,6 @@ pub(crate) fn warn(name: &Name, report: &Report) {
     for warning in report.warnings() {
         tracing::warn!(%name, warning, "protected paths changed");
     }
-}
-
-/// Runs work that may wait for a file system in a separate thread.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, DaemonError> {
-    let failed = DaemonError::io("compare protected paths");
-    tokio::task::spawn_blocking(work).await.map_err(|error| failed(error.into()))
 }
 
 #[cfg(test)]

@@ -4,13 +4,17 @@
 use crate::{
     connection::Connection,
     error::DaemonError,
-    protection,
+    protection::{self, SharedWatch},
     protocol::Reply,
+    running,
     serve::{Server, compare},
     unreported,
 };
 use agentd_core::{Grant, SandboxSpec};
-use agentd_isolation::{layered::runtime::SandboxRuntime, protect::Report};
+use agentd_isolation::{
+    layered::runtime::SandboxRuntime,
+    protect::{Interrupt, Report},
+};
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::{Name, SandboxStore};
 use tokio::sync::OwnedMutexGuard;
@@ -28,9 +32,9 @@ impl Server {
             )));
         }
         runtime.end().await?;
-        let watched = self.watches.find(name);
+        let watched = self.watched_so_far(name).await;
         if let Some(watched) = &watched {
-            watched.compare_ended(true).await?;
+            watched.compare_ended(true, Interrupt::default()).await;
         }
         let of = name.clone();
         self.on_disk(move |state| state.regrant(&of, spec.grants)).await?;
@@ -59,16 +63,16 @@ impl Server {
     /// received.
     pub(crate) async fn remove(&self, name: &Name, mut runtime: OwnedMutexGuard<SandboxRuntime>) -> Result<Report, DaemonError> {
         runtime.end().await?;
-        let watched = self.watches.find(name);
+        let watched = self.watched_so_far(name).await;
         if let Some(watched) = &watched {
-            watched.compare_ended(true).await?;
+            watched.compare_ended(true, Interrupt::default()).await;
         }
         let (of, folder, is_known) = (name.clone(), self.state.log_directory(name), watched.is_some());
         let remove = move |state: &SandboxStore| {
             // This daemon has not started the sandbox, but an earlier one may have left changes that it could not report.
-            let earlier = (!is_known).then(|| unreported::read(&folder).or_warn("read unreported changes", &of)).flatten();
+            let earlier = if is_known { Report::default() } else { unreported::read(&folder) };
             state.remove(&of)?;
-            Ok(earlier.unwrap_or_default())
+            Ok(earlier)
         };
         let mut report = self.on_disk(remove).await?;
         report.add(watched.map(|watched| watched.take()).unwrap_or_default());
@@ -81,6 +85,16 @@ impl Server {
                 Err(error)
             }
         }
+    }
+
+    /// Returns the protected paths of a sandbox if this daemon has started it, or if the daemon that did was killed.
+    async fn watched_so_far(&self, name: &Name) -> Option<SharedWatch> {
+        let watched = self.watches.find(name);
+        if watched.is_some() || running::read(&self.state.log_directory(name)).is_none() {
+            return watched;
+        }
+        // A sandbox with a damaged record is removed without a comparison.
+        self.watched(name, &Interrupt::default()).await.or_warn("compare protected paths", name)
     }
 
     /// Removes layers and disks that were created for a request that then failed.

@@ -1,7 +1,8 @@
 //! The file of a sandbox with changes of protected paths that no client has received. It lies in the sandbox's folder for logs,
 //! which no payload can reach, so that the changes outlive the daemon.
 
-use agentd_isolation::protect::Report;
+use agentd_isolation::protect::{Cause, Gaps, Report};
+use agentd_log::LogFailure as _;
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
@@ -15,13 +16,19 @@ const FILE: &str = "unreported";
 /// The name under which a new file is written.
 const DRAFT: &str = "unreported.new";
 
-/// Returns the report in the file; an empty one if there is no file.
-pub(crate) fn read(folder: &Path) -> io::Result<Report> {
-    match fs::read(folder.join(FILE)) {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Report::default()),
-        Err(error) => Err(error),
-    }
+/// Returns the report in the file; an empty one if there is no file. If the file cannot be read or is damaged, the report says
+/// so, because the client is to know that changes are missing.
+pub(crate) fn read(folder: &Path) -> Report {
+    let path = folder.join(FILE);
+    let read = || -> io::Result<Report> {
+        match fs::read(&path) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Report::default()),
+            Err(error) => Err(error),
+        }
+    };
+    let lost = || Report { gaps: Gaps::of(&path, Cause::UnreadableReport), ..Report::default() };
+    read().or_warn("read unreported changes of protected paths", &path).unwrap_or_else(lost)
 }
 
 /// Replaces the file; removes it if the report is empty. Only one writer may call this function at a time.
@@ -55,9 +62,9 @@ mod tests {
         // More than a report names, so that some are counted.
         report.add(Report { changes: vec![change; 1000], ..Report::default() });
         assert!(!report.omitted.is_empty());
-        assert_eq!(read(folder.path()).unwrap(), Report::default());
+        assert_eq!(read(folder.path()), Report::default());
         write(folder.path(), &report).unwrap();
-        assert_eq!(read(folder.path()).unwrap(), report);
+        assert_eq!(read(folder.path()), report);
         write(folder.path(), &Report::default()).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         write(folder.path(), &Report::default()).unwrap();

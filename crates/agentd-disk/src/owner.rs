@@ -40,6 +40,9 @@ mod tests {
     /// Environment variable that marks the child process of a test, and contains whether the child's uid is ambiguous.
     const INSIDE: &str = "AGENTD_TEST_OWNER_INSIDE";
 
+    /// Environment variable with a directory of the process that started the child.
+    const PLACE: &str = "AGENTD_TEST_OWNER_PLACE";
+
     #[test]
     fn only_a_complete_map_maps_every_uid() {
         assert!(maps_every_uid("         0          0 4294967295\n"));
@@ -54,9 +57,19 @@ mod tests {
         if let Some(ambiguous) = std::env::var_os(INSIDE) {
             assert_eq!(own, overflow_uid());
             assert_eq!((is_own_uid(own), is_ambiguous_uid(own)), (ambiguous == "no", ambiguous == "yes"));
+            if ambiguous == "yes" {
+                // A directory that may be another user's is neither used nor removed.
+                let place = std::path::PathBuf::from(std::env::var_os(PLACE).unwrap());
+                let refused = crate::make_private(&place).unwrap_err().to_string();
+                assert!(refused.contains("belongs to another user"), "{refused}");
+                drop(crate::Scratch::make(&place, "agentd-x").unwrap());
+                assert!(place.join("agentd-x-0").is_dir());
+            }
             return;
         }
         assert!(is_own_uid(own) && !is_own_uid(own ^ 1));
+        let place = tempfile::tempdir().unwrap();
+        fs::create_dir(place.path().join("agentd-x-0")).unwrap();
         let overflow = overflow_uid().to_string();
         let mapped = format!("--map-user={overflow}");
         let mut starts = vec![(vec!["unshare", "--user"], "yes"), (vec!["unshare", "--user", &mapped], "yes")];
@@ -67,7 +80,10 @@ mod tests {
             let mut inside = Command::new(start[0]);
             // An ordinary user may be unable to execute the file of the test by its path.
             inside.args(&start[1..]).arg("/proc/self/fd/0").stdin(fs::File::open("/proc/self/exe").unwrap());
-            inside.args(["--exact", "owner::tests::overflow_uid_is_own_only_where_every_uid_is_mapped"]).env(INSIDE, ambiguous);
+            inside
+                .args(["--exact", "owner::tests::overflow_uid_is_own_only_where_every_uid_is_mapped"])
+                .env(INSIDE, ambiguous)
+                .env(PLACE, place.path());
             let output = inside.output().unwrap();
             assert!(output.status.success(), "{start:?}: {output:?}");
         }

@@ -276,6 +276,8 @@ fn exited_peer_without_so_peerpidfd_is_refused() {
     let pid = Pid::from_child(&client);
     let opened = open_by_number(accepted.as_fd(), pid).unwrap();
     assert!(lives(&opened).unwrap());
+    // Another process, as if the peer had ended and its number had been given to that process.
+    assert_eq!(open_by_number(accepted.as_fd(), rustix::process::getpid()).err(), Some(Errno::SRCH));
     drop(client.stdin.take());
     client.wait().unwrap();
     assert!(!lives(&opened).unwrap());

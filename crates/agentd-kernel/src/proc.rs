@@ -45,6 +45,10 @@ fn has_only(status: &str, pid: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        idmap::{IdMap, write_maps},
+        namespace,
+    };
     use std::process::Command;
 
     /// Environment variable that marks the child process of a test, and contains whether its `/proc` is that of its namespace.
@@ -64,6 +68,14 @@ mod tests {
         if let Some(mounted) = std::env::var_os(INSIDE) {
             let found = directory_of(own);
             assert_eq!(found.is_ok(), mounted == "own", "{found:?}");
+            if mounted == "host" {
+                // No caller uses the number.
+                let id_map = IdMap { uid: 0, gid: 0, host_uid: 0, host_gid: 0, count: 1, extra: None };
+                let errors = [namespace::mounts_of(own).map(drop).unwrap_err(), write_maps(own, id_map, true).unwrap_err()];
+                for error in errors.map(|error| error.to_string()) {
+                    assert!(error.contains(PROBLEM), "{error}");
+                }
+            }
             return;
         }
         assert_eq!(directory_of(own), Ok(format!("/proc/{own}").into()));

@@ -33,6 +33,16 @@ pub enum Cause {
     TooManyRepositories,
     /// Processes of the sandbox may have changed files after the comparison.
     StillRunning,
+    /// A signal or a time limit ended the comparison.
+    Interrupted,
+    /// The file `commondir` of a git directory, or a file `.git`, cannot be read, or names no directory.
+    UnreadableCommonDir,
+    /// The daemon was killed before it had compared the paths of a sandbox whose processes may have run.
+    DaemonKilled,
+    /// Git's index cannot be read, is too large or is damaged.
+    UnreadableIndex,
+    /// The file with changes that no client has received cannot be read or is damaged.
+    UnreadableReport,
 }
 
 /// One path at which a comparison stopped.
@@ -61,6 +71,18 @@ impl Gaps {
         for gap in other.0 {
             self.add(&gap.path, gap.cause);
         }
+    }
+
+    /// Creates gaps with one path and cause.
+    pub fn of(path: &Path, cause: Cause) -> Self {
+        let mut gaps = Self::default();
+        gaps.add(path, cause);
+        gaps
+    }
+
+    /// Returns whether a signal or a time limit ended the comparison.
+    pub fn is_interrupted(&self) -> bool {
+        self.0.iter().any(|gap| gap.cause == Cause::Interrupted)
     }
 
     /// Returns whether everything was compared.
@@ -120,6 +142,30 @@ impl fmt::Display for Gap {
                     ": processes of the sandbox may still run, and change files here — review the directory when they have ended"
                 )
             }
+            Cause::Interrupted => write!(
+                f,
+                ": a signal or the time limit (--timeout) ended the comparison here — review the directory before host tools use it"
+            ),
+            Cause::DaemonKilled => write!(
+                f,
+                ": the daemon was killed before it had compared the paths, so paths that were removed or moved since are not \
+                 reported — review the directory before host tools use it"
+            ),
+            Cause::UnreadableCommonDir => write!(
+                f,
+                ": git finds its settings by this file, which cannot be read or names no directory — remove it, or correct it \
+                 with `git worktree repair`"
+            ),
+            Cause::UnreadableIndex => write!(
+                f,
+                ": git's index cannot be read, is too large or is damaged, so files that git could not check out are not reported \
+                 — run `git status` on the host before the next commit"
+            ),
+            Cause::UnreadableReport => write!(
+                f,
+                ": earlier changes, which this file should have, are lost: it cannot be read or is damaged — review the writable \
+                 grants of the sandbox before host tools use them"
+            ),
             Cause::TooManyBytes => {
                 write!(
                     f,

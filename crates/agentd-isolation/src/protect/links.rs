@@ -3,6 +3,7 @@
 
 use super::{
     gaps::{Cause, Gaps},
+    interrupt::Interrupt,
     read,
 };
 use rustix::{
@@ -29,7 +30,8 @@ const MAX_CHAIN: usize = 40;
 #[derive(Debug)]
 pub(super) struct Links {
     left: usize,
-    /// The first path that was not followed because of the bound.
+    interrupt: Interrupt,
+    /// The first path, for each cause, that was not followed or could not be read.
     pub gaps: Gaps,
 }
 
@@ -44,15 +46,9 @@ pub(super) struct Resolved {
     pub failed: Option<PathBuf>,
 }
 
-impl Default for Links {
-    fn default() -> Self {
-        Self::with_work(MAX_WORK)
-    }
-}
-
 impl Links {
-    pub(super) fn with_work(left: usize) -> Self {
-        Self { left, gaps: Gaps::default() }
+    pub(super) fn new(interrupt: &Interrupt) -> Self {
+        Self { left: MAX_WORK, interrupt: interrupt.clone(), gaps: Gaps::default() }
     }
 
     /// Follows all links in an absolute path.
@@ -82,8 +78,8 @@ impl Links {
                 continue;
             }
             let place = walk.real.join(&name);
-            if !self.spend(place.as_os_str().len()) {
-                self.gaps.add(path, Cause::TooManyLinks);
+            if let Err(cause) = self.spend(place.as_os_str().len()) {
+                self.gaps.add(path, cause);
                 return resolved;
             }
             match readlinkat(CWD, &place, Vec::new()) {
@@ -103,10 +99,23 @@ impl Links {
         resolved
     }
 
-    fn spend(&mut self, length: usize) -> bool {
+    /// Follows links like [`Links::resolve`]. A path that cannot be looked up is added to the gaps.
+    pub(super) fn follow(&mut self, path: &Path) -> Resolved {
+        let resolved = self.resolve(path);
+        if let Some(failed) = &resolved.failed {
+            self.gaps.add(failed.parent().unwrap_or(failed), Cause::Unreadable);
+        }
+        resolved
+    }
+
+    /// Counts one look-up. Returns why it may not be made.
+    fn spend(&mut self, length: usize) -> Result<(), Cause> {
+        if self.interrupt.is_due() {
+            return Err(Cause::Interrupted);
+        }
         let left = self.left.checked_sub(length + LOOKUP);
         self.left = left.unwrap_or(0);
-        left.is_some()
+        left.map(drop).ok_or(Cause::TooManyLinks)
     }
 }
 
@@ -143,6 +152,10 @@ mod tests {
         (held, path)
     }
 
+    fn new_links() -> Links {
+        Links::new(&Interrupt::default())
+    }
+
     #[test]
     fn resolve_names_every_link_and_the_object_as_the_kernel_does() {
         let (_held, root) = directory();
@@ -163,11 +176,11 @@ mod tests {
             ("d/e/file/x", &[]),
         ];
         for (path, links) in cases {
-            let resolved = Links::default().resolve(&at(path));
+            let resolved = new_links().resolve(&at(path));
             assert_eq!(resolved.target, at(path).canonicalize().ok(), "{path}");
             assert_eq!(resolved.links, links.iter().map(|link| at(link)).collect::<Vec<_>>(), "{path}");
         }
-        let (mut links, endless) = (Links::default(), at("loop"));
+        let (mut links, endless) = (new_links(), at("loop"));
         assert_eq!((links.resolve(&endless).target, links.gaps), (None, Gaps::default()));
     }
 
@@ -182,7 +195,7 @@ mod tests {
             symlink(format!("{long}{}", number - 1), root.join(number.to_string())).unwrap();
         }
         let last = root.join("29");
-        let (mut enough, mut little) = (Links::default(), Links::with_work(100_000));
+        let (mut enough, mut little) = (new_links(), Links { left: 100_000, ..new_links() });
         assert_eq!((enough.resolve(&last).target, enough.gaps.is_empty()), (Some(root.join("0")), true));
         assert_eq!(little.resolve(&last).target, None);
         let gaps: Vec<_> = little.gaps.iter().map(|gap| (gap.path.clone(), gap.cause)).collect();

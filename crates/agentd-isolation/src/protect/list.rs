@@ -143,6 +143,27 @@ mod tests {
     }
 
     #[test]
+    fn files_that_an_attack_found_in_no_list_are_protected() {
+        let names = [
+            ".hg/hgrc",
+            ".yarnrc",
+            ".pnpmfile.cjs",
+            ".Rprofile",
+            "bunfig.toml",
+            ".mise.toml",
+            "GEMINI.md",
+            ".codex",
+            ".zed/tasks.json",
+            ".mvn/extensions.xml",
+            "lefthook.yml",
+            ".bash_logout",
+        ];
+        for name in names {
+            assert!(LIST.workspace.iter().any(|listed| Path::new(name).starts_with(listed)), "{name}");
+        }
+    }
+
+    #[test]
     fn protected_list_has_no_duplicate_path() {
         let mut seen = HashSet::new();
         for (section, path, _) in entries(SOURCE) {

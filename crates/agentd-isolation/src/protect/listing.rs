@@ -1,10 +1,15 @@
 //! Lists one directory for the search, and determines later whether its entries are unchanged.
 
 use super::{
-    case, git, read,
+    case, git,
+    interrupt::Interrupt,
+    read,
     subdirectory::{self, Match},
 };
-use rustix::fs::{AtFlags, FileType, OFlags, RawDir, Stat, fstat, statat};
+use rustix::{
+    fs::{AtFlags, FileType, OFlags, RawDir, Stat, fstat, statat},
+    io::Errno,
+};
 use std::{
     ffi::{CStr, OsStr},
     mem::MaybeUninit,
@@ -90,18 +95,22 @@ pub(super) struct Listing {
 }
 
 /// The numbers of names that a search may still read and record, shared by its threads.
-pub(super) struct Budget {
+pub(super) struct Budget<'a> {
     pub names: AtomicUsize,
     /// Listed names. `None` if the search finds only git directories.
     pub listed: Option<AtomicUsize>,
+    pub interrupt: &'a Interrupt,
 }
 
 /// Lists the directory `path` below `root`.
+///
+/// # Errors
+/// The error of opening or reading the directory; `EINTR` after an interrupt.
 pub(super) fn list(
     root: impl AsFd,
     path: &Path,
     stamps: &Stamps,
-    budget: &Budget,
+    budget: &Budget<'_>,
     buffer: &mut [MaybeUninit<u8>],
 ) -> rustix::io::Result<Listing> {
     let place = if path.as_os_str().is_empty() { Path::new(".") } else { path };
@@ -113,6 +122,9 @@ pub(super) fn list(
     while let Some(entry) = entries.next() {
         let entry = entry?;
         count += 1;
+        if budget.interrupt.is_due() {
+            return Err(Errno::INTR);
+        }
         seen.add(&opened, entry.file_name(), entry.file_type(), &mut listing);
         if count > budget.names.load(Ordering::Relaxed) {
             listing.is_cut = true;

@@ -12,6 +12,7 @@
 //! - `search`, `listing`, `tree`: git directories, and listed names in subdirectories, anywhere in a tree
 //! - `subdirectory`, `case`: matches names with the list, on file systems that ignore case too
 //! - `links`: where symbolic links lead
+//! - `interrupt`: ends a comparison early
 //! - `report`, `group`, `summary`, `gaps`: what a comparison found, and what it left out
 //! - `state`, `observation`, `watch`: the state of a path, the states of all paths at one time, and their changes
 //! - `tracked`: protected files that git could not check out
@@ -21,6 +22,7 @@ mod case;
 mod gaps;
 mod git;
 mod group;
+mod interrupt;
 mod links;
 mod list;
 mod listing;
@@ -40,6 +42,7 @@ mod watch;
 pub use gaps::{Cause, Gap, Gaps};
 pub(crate) use git::fuzz;
 pub use group::{Group, Omitted};
+pub use interrupt::Interrupt;
 pub(crate) use plan::complete;
 pub use plan::{names, repository_outside};
 pub use release::{NotReleased, release};

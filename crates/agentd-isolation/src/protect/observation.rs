@@ -4,6 +4,7 @@ use super::{
     case,
     gaps::{Cause, Gaps},
     git,
+    interrupt::Interrupt,
     links::{Links, Resolved},
     plan::{self, GrantedTree},
     search::{Found, Limits, search},
@@ -34,6 +35,7 @@ pub(super) struct Observation {
 /// An observation that is being made.
 struct Observer<'a> {
     places: &'a [GrantedTree],
+    interrupt: &'a Interrupt,
     last: &'a Observation,
     time: SystemTime,
     /// The maximum number of git directories.
@@ -52,16 +54,18 @@ struct Observer<'a> {
 
 impl Observation {
     /// Records the protected paths that are found now, and those of `last`, which the search may no longer find.
-    pub(super) fn capture(places: &[GrantedTree], last: &Self, limits: Limits) -> Self {
+    pub(super) fn capture(places: &[GrantedTree], last: &Self, limits: Limits, interrupt: &Interrupt) -> Self {
         let time = SystemTime::now();
-        let observed = Self { states: States::with_limit(limits.entries), began: Some(time), ..Self::default() };
+        let states = States::with_limit(limits.entries, interrupt);
+        let observed = Self { states, began: Some(time), ..Self::default() };
         let mut observer = Observer {
             places,
+            interrupt,
             last,
             time,
             repositories: limits.repositories,
             observed,
-            links: Links::default(),
+            links: Links::new(interrupt),
             followed: 0,
             listed: Vec::new(),
             new_directories: Vec::new(),
@@ -82,12 +86,19 @@ impl Observation {
         observed.gaps.merge(observer.links.gaps);
         observed
     }
+
+    /// Takes over what an interrupted observation has seen. All other paths keep the state in which they were seen last, so that
+    /// the next comparison finds their differences.
+    pub(super) fn absorb(&mut self, interrupted: Self) {
+        self.states.seen.extend(interrupted.states.seen);
+        self.repositories.extend(interrupted.repositories);
+    }
 }
 
 impl Observer<'_> {
     /// Adds the protected paths of one grant, and what a search of it finds.
     fn add_place(&mut self, place: &GrantedTree, number: usize, limits: Limits, read_only: &[PathBuf]) {
-        let own = place.paths();
+        let own = place.paths(self.interrupt);
         self.observed.gaps.merge(own.gaps);
         for path in &own.paths {
             self.observed.states.add(path, true, self.time);
@@ -102,7 +113,7 @@ impl Observer<'_> {
         self.follow_links();
         let none = SearchedTree::default();
         let last = self.last.trees.get(number).unwrap_or(&none);
-        let Found { directories, files, listed, gaps, tree } = search(&place.path, limits, read_only, last);
+        let Found { directories, files, listed, gaps, tree } = search(&place.path, limits, read_only, last, self.interrupt);
         self.observed.gaps.merge(gaps);
         self.observed.trees.push(tree);
         self.listed.extend(listed);
@@ -130,8 +141,16 @@ impl Observer<'_> {
         self.observed.repositories.insert(directory);
     }
 
-    /// Adds the hooks and settings of a git directory.
+    /// Adds the hooks and settings of a git directory, and those of the directory that its file `commondir` names.
     fn add_settings_of(&mut self, directory: &Path) {
+        let common = git::common_directory(directory, &mut self.links);
+        if common != directory && plan::may_be_written(self.places, &common) {
+            self.add_names_of(&common);
+        }
+        self.add_names_of(directory);
+    }
+
+    fn add_names_of(&mut self, directory: &Path) {
         for name in git::names(directory).filter(|name| !git::is_git_parent(name)).chain(git::reported_names(directory)) {
             self.observed.states.add_within_limit(&name, true, self.time);
         }
@@ -141,7 +160,7 @@ impl Observer<'_> {
     /// grant, so this comes after the protected paths of the grants.
     fn add_named_by_settings(&mut self) {
         let all: BTreeSet<PathBuf> = self.observed.repositories.iter().chain(&self.new_directories).cloned().collect();
-        let nested = plan::named_by_nested(self.places, &all);
+        let nested = plan::named_by_nested(self.places, &all, self.interrupt, &mut self.links);
         self.observed.gaps.merge(nested.gaps);
         self.observed.states.origin = EntryOrigin { led_to: true, ..EntryOrigin::default() };
         for path in &nested.paths {

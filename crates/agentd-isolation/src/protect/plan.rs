@@ -5,6 +5,7 @@ use super::{
     case,
     gaps::{Cause, Gaps},
     git::{self, Named, Repository},
+    interrupt::Interrupt,
     links::Links,
     list::{self, LIST},
     read,
@@ -13,7 +14,7 @@ use super::{
 };
 use agentd_core::{Access, Grant};
 use agentd_kernel::mount::GrantPlan;
-use rustix::fs::{CWD, Dir, FileType, OFlags};
+use rustix::fs::{CWD, Dir, FileType, OFlags, lstat};
 use std::{
     collections::{BTreeSet, HashSet},
     ffi::{OsStr, OsString},
@@ -45,7 +46,7 @@ impl GrantedTree {
 
     /// Returns the absolute protected paths that may exist, including those that the caller released. The paths that git uses are
     /// looked up in each call, because the host may have changed them.
-    pub(super) fn paths(&self) -> Named {
+    pub(super) fn paths(&self, interrupt: &Interrupt) -> Named {
         let entries = entries_of(&self.path);
         let may_exist = |name: &&PathBuf| match (&entries, name.iter().next()) {
             (Ok(Some(entries)), Some(first)) => entries.may_contain(first),
@@ -63,7 +64,7 @@ impl GrantedTree {
             }
         }
         if self.protects_git() {
-            let of_git = of_git(&self.path);
+            let of_git = of_git(&self.path, interrupt);
             paths.extend(of_git.paths);
             gaps.merge(of_git.gaps);
         }
@@ -97,7 +98,7 @@ impl GrantedTree {
 /// Returns the reason if the whole grant would have to be read-only.
 pub fn names(grant: &Path) -> Result<Vec<PathBuf>, String> {
     let mut names: Vec<PathBuf> = LIST.workspace.iter().map(PathBuf::from).collect();
-    for place in of_git(grant).paths {
+    for place in of_git(grant, &Interrupt::default()).paths {
         if grant.starts_with(&place) {
             return Err(format!("git executes or loads files in {} — grant the directory with --ro", place.display()));
         }
@@ -114,16 +115,16 @@ pub fn names(grant: &Path) -> Result<Vec<PathBuf>, String> {
 /// Returns the worktree and the git directory of the repository that contains `path`, if none of `grants` shows the git
 /// directory.
 pub fn repository_outside(path: &Path, grants: &[Grant]) -> Option<(PathBuf, PathBuf)> {
-    let mut links = Links::default();
+    let mut links = Links::new(&Interrupt::default());
     let repository = path.ancestors().find_map(|above| Repository::open(above, &mut links))?;
     let shown = grants.iter().any(|grant| repository.common.starts_with(&grant.path));
     (!shown && git::is_git_directory(&repository.common)).then_some((repository.worktree, repository.common))
 }
 
 /// Returns the absolute paths in or around `grant` that git executes or loads. They need not exist or lie in the grant.
-fn of_git(grant: &Path) -> Named {
+fn of_git(grant: &Path, interrupt: &Interrupt) -> Named {
     let dot_git = grant.join(".git");
-    let (mut found, mut links) = (Named::default(), Links::default());
+    let (mut found, mut links) = (Named::default(), Links::new(interrupt));
     match dot_git.symlink_metadata() {
         // The `.git` file of a worktree or submodule names its git directory.
         Ok(meta) if !meta.is_dir() => found.paths.push(dot_git.clone()),
@@ -132,10 +133,10 @@ fn of_git(grant: &Path) -> Named {
     for above in grant.ancestors() {
         if git::is_git_directory(above) {
             found.paths.extend(git::names(above));
-            found.add(git::named_by_bare(above));
+            found.add(git::named_by_bare(above, interrupt));
         }
         if let Some(repository) = Repository::open(above, &mut links) {
-            found.add(repository.named());
+            found.add(repository.named(interrupt));
             for own in [&repository.own, &repository.common] {
                 found.paths.extend(git::names(own));
             }
@@ -157,32 +158,60 @@ pub(crate) fn complete(grants: &mut [GrantPlan]) {
             unprotected: grant.unprotected.clone(),
         })
         .collect();
-    let paths = read_only(&places);
+    // A comparison plans the same paths, and names those that could not be examined.
+    let paths = read_only(&places, &Interrupt::default()).paths;
     for grant in grants.iter_mut().filter(|grant| grant.access == Access::ReadWrite) {
         let below = paths.iter().filter_map(|path| path.strip_prefix(&grant.path).ok());
         grant.protect = below.filter(|name| !name.as_os_str().is_empty()).map(Path::to_path_buf).collect();
     }
 }
 
-/// Returns the absolute paths, sorted, that are read-only in a sandbox that starts now.
-pub(super) fn read_only(places: &[GrantedTree]) -> Vec<PathBuf> {
-    let mut paths = Vec::new();
+/// The paths that are read-only in a sandbox that starts now.
+#[derive(Debug, Default)]
+pub(super) struct ReadOnlyPlan {
+    /// Absolute and sorted.
+    pub paths: Vec<PathBuf>,
+    /// The links that lead to some of these paths. If one is replaced, it leads to a path that a running sandbox does not
+    /// protect.
+    pub links: Vec<PathBuf>,
+    /// What could not be examined, so that it is writable in the sandbox.
+    pub gaps: Gaps,
+}
+
+/// Plans the paths that are read-only in a sandbox that starts now.
+pub(super) fn read_only(places: &[GrantedTree], interrupt: &Interrupt) -> ReadOnlyPlan {
+    let mut plan = ReadOnlyPlan::default();
     for place in places.iter().filter(|place| place.protects()) {
-        paths.extend(place.paths().paths.into_iter().filter(|path| path.symlink_metadata().is_ok()));
-        paths.extend(nested(place));
+        let own = place.paths(interrupt);
+        plan.gaps.merge(own.gaps);
+        plan.paths.extend(own.paths.into_iter().filter(|path| exists(path, &mut plan.gaps)));
+        plan.paths.extend(nested(place, interrupt));
     }
     let is_released = |path: &Path| places.iter().any(|place| place.is_released(path));
-    paths.retain(|path| !is_released(path));
-    paths.extend(linked(places, &paths));
-    paths.retain(|path| !is_released(path));
-    paths.sort();
-    paths.dedup();
-    paths
+    plan.paths.retain(|path| !is_released(path));
+    linked(places, &mut plan, interrupt);
+    plan.paths.retain(|path| !is_released(path));
+    plan.paths.sort();
+    plan.paths.dedup();
+    plan
+}
+
+/// Returns whether an object is at a path. An error that may hide one is added to `gaps`.
+fn exists(path: &Path, gaps: &mut Gaps) -> bool {
+    match lstat(path) {
+        Ok(_) => true,
+        Err(errno) => {
+            if !read::is_absent(errno) {
+                gaps.add(path.parent().unwrap_or(path), Cause::Unreadable);
+            }
+            false
+        }
+    }
 }
 
 /// Returns the protected names that exist in the git directories of submodules and linked worktrees. A parent of such directories
 /// with more subdirectories than are searched is protected as a whole: a payload may have created them to hide a git directory.
-fn nested(place: &GrantedTree) -> Vec<PathBuf> {
+fn nested(place: &GrantedTree, interrupt: &Interrupt) -> Vec<PathBuf> {
     let parents: Vec<PathBuf> = if place.protects_git() {
         let own = [place.path.clone(), place.path.join(".git")];
         let directories = own.into_iter().filter(|path| git::is_git_directory(path));
@@ -192,7 +221,7 @@ fn nested(place: &GrantedTree) -> Vec<PathBuf> {
     };
     let mut paths = Vec::new();
     for parent in parents {
-        let found = search(&parent, Limits::GIT_PARENT, &[], &SearchedTree::default());
+        let found = search(&parent, Limits::GIT_PARENT, &[], &SearchedTree::default(), interrupt);
         for directory in &found.directories {
             let names = git::names(directory).filter(|path| !git::is_git_parent(path) && path.symlink_metadata().is_ok());
             paths.extend(names);
@@ -206,33 +235,47 @@ fn nested(place: &GrantedTree) -> Vec<PathBuf> {
 
 /// Returns the paths in writable grants that the settings of the git directories in the grants name: directories of hooks,
 /// included files, programs. These paths are compared but not read-only, because a payload may have created the repository.
-pub(super) fn named_by_nested<'a>(places: &[GrantedTree], directories: &'a BTreeSet<PathBuf>) -> Named {
+pub(super) fn named_by_nested(
+    places: &[GrantedTree],
+    directories: &BTreeSet<PathBuf>,
+    interrupt: &Interrupt,
+    links: &mut Links,
+) -> Named {
     let is_dot_git = |directory: &Path| directory.file_name().is_some_and(|name| *case::key(name.as_bytes()) == *b".git");
-    let worktree = |directory: &'a Path| directory.parent().filter(|_| is_dot_git(directory)).unwrap_or(directory);
-    let mut found = git::named_by_all(directories.iter().map(|directory| (directory.as_path(), worktree(directory))));
+    let mut with_worktrees = Vec::new();
+    for directory in directories {
+        let worktree = directory.parent().filter(|_| is_dot_git(directory)).unwrap_or(directory);
+        let common = Some(git::common_directory(directory, links)).filter(|common| !directories.contains(common));
+        with_worktrees.extend(common.into_iter().chain([directory.clone()]).map(|directory| (directory, worktree)));
+    }
+    let with_worktrees = with_worktrees.iter().map(|(directory, worktree)| (directory.as_path(), *worktree));
+    let mut found = git::named_by_all(with_worktrees, interrupt);
     let in_a_grant = |path: &PathBuf| places.iter().any(|place| place.protects() && path.starts_with(&place.path));
     found.paths.retain(in_a_grant);
     found
 }
 
-/// Returns the targets, in writable grants, of symbolic links at protected paths and in protected directories of hooks. The
-/// comparison follows the same links, and names what was left out.
-fn linked(places: &[GrantedTree], paths: &[PathBuf]) -> Vec<PathBuf> {
-    let (mut found, mut links) = (Vec::new(), Links::default());
-    for path in paths {
-        let Ok(meta) = path.symlink_metadata() else { continue };
-        let Some(real) = links.resolve(path).target else { continue };
-        if meta.is_dir() || real != *path {
-            found.extend(links_in(&real).iter().filter_map(|link| links.resolve(link).target));
+/// Adds the targets, in writable grants, of symbolic links at planned paths and in planned directories of hooks, and these links.
+fn linked(places: &[GrantedTree], plan: &mut ReadOnlyPlan, interrupt: &Interrupt) {
+    let (mut found, mut links) = (Vec::new(), Links::new(interrupt));
+    for path in &plan.paths {
+        let resolved = links.follow(path);
+        plan.links.extend(resolved.links);
+        let Some(real) = resolved.target else { continue };
+        if real != *path || path.is_dir() {
+            for link in links_in(&real, &mut plan.gaps) {
+                let resolved = links.follow(&link);
+                plan.links.extend(resolved.links);
+                found.extend(resolved.target);
+            }
         }
         if real != *path {
             found.push(real);
         }
     }
     found.retain(|path| may_be_written(places, path));
-    found.sort();
-    found.dedup();
-    found
+    plan.paths.extend(found);
+    plan.gaps.merge(links.gaps);
 }
 
 /// Returns whether a path lies in a writable grant, and is not the grant itself.
@@ -275,12 +318,32 @@ fn entries_of(directory: &Path) -> rustix::io::Result<Option<Entries>> {
     Ok(Some(entries))
 }
 
-/// Returns the symbolic links directly in a directory, at most [`MAX_HOOKS`].
-fn links_in(directory: &Path) -> Vec<PathBuf> {
-    let Ok(opened) = read::open(CWD, directory, OFlags::RDONLY | OFlags::DIRECTORY) else { return Vec::new() };
-    let Ok(entries) = Dir::new(opened) else { return Vec::new() };
-    let links = entries.flatten().filter(|entry| matches!(entry.file_type(), FileType::Symlink));
-    links.take(MAX_HOOKS).map(|entry| directory.join(OsStr::from_bytes(entry.file_name().to_bytes()))).collect()
+/// Returns the symbolic links directly in a directory, at most [`MAX_HOOKS`]. Adds the directory to `gaps` if it has more, or
+/// cannot be read.
+fn links_in(directory: &Path, gaps: &mut Gaps) -> Vec<PathBuf> {
+    let mut links = Vec::new();
+    match add_links(directory, &mut links) {
+        Ok(true) => {}
+        Ok(false) => gaps.add(directory, Cause::TooManyLinks),
+        Err(errno) if read::is_absent(errno) => {}
+        Err(_) => gaps.add(directory, Cause::Unreadable),
+    }
+    links
+}
+
+/// Adds the symbolic links directly in a directory. Returns false if there are more than [`MAX_HOOKS`].
+fn add_links(directory: &Path, links: &mut Vec<PathBuf>) -> rustix::io::Result<bool> {
+    let opened = read::open(CWD, directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    for entry in Dir::new(opened)? {
+        let entry = entry?;
+        if matches!(entry.file_type(), FileType::Symlink) {
+            if links.len() == MAX_HOOKS {
+                return Ok(false);
+            }
+            links.push(directory.join(OsStr::from_bytes(entry.file_name().to_bytes())));
+        }
+    }
+    Ok(true)
 }
 
 /// Returns the read-only grants inside writable ones. A rename on the host over the mount point detaches the read-only mount.

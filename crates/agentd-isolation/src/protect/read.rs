@@ -1,6 +1,7 @@
 //! Reads files that a payload may have created. No symbolic link is followed, no FIFO or device is opened for reading, and the
 //! number of bytes read is limited.
 
+use super::interrupt::Interrupt;
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2},
     io::Errno,
@@ -62,11 +63,15 @@ fn regular(directory: impl AsFd, path: &Path) -> rustix::io::Result<(File, u64)>
 /// Returns the SHA-256 digest of the first `most` bytes of the regular file at an absolute path.
 ///
 /// # Errors
-/// The file cannot be opened or read. If no regular file is there, [`is_absent`] is true for the error.
-pub(super) fn digest(path: &Path, most: u64) -> rustix::io::Result<[u8; 32]> {
+/// The file cannot be opened or read. If no regular file is there, [`is_absent`] is true for the error. `EINTR` after an
+/// interrupt.
+pub(super) fn digest(path: &Path, most: u64, interrupt: &Interrupt) -> rustix::io::Result<[u8; 32]> {
     let (opened, _) = regular(CWD, path)?;
     let (mut opened, mut digest, mut buffer) = (opened.take(most), Sha256::new(), vec![0; BUFFER]);
     loop {
+        if interrupt.is_due() {
+            return Err(Errno::INTR);
+        }
         match opened.read(&mut buffer) {
             Ok(0) => return Ok(digest.finalize().into()),
             Ok(length) => digest.update(&buffer[..length]),

@@ -2,6 +2,7 @@
 
 use super::{
     git,
+    interrupt::Interrupt,
     plan::{self, GrantedTree},
 };
 use agentd_core::{Access, Grant};
@@ -44,7 +45,7 @@ fn names(paths: &[PathBuf]) -> String {
 /// The reason why a release would have no effect.
 pub fn release(grants: &mut [Grant], path: &Path) -> Result<(), NotReleased> {
     let places: Vec<GrantedTree> = grants.iter().map(GrantedTree::from_grant).collect();
-    let read_only = plan::read_only(&places);
+    let read_only = plan::read_only(&places, &Interrupt::default()).paths;
     let contains = |grant: &Grant| grant.access == Access::ReadWrite && path.starts_with(&grant.path);
     let Some(grant) = grants.iter().find(|grant| contains(grant)) else {
         return Err(linked(path).map_or(NotReleased::Outside, NotReleased::Linked));

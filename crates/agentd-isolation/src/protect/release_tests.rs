@@ -42,7 +42,7 @@ impl Project {
             assert_eq!(grants, [self.grant()], "{name}");
             return released;
         }
-        let read_only = plan::read_only(&grants.each_ref().map(GrantedTree::from_grant));
+        let read_only = plan::read_only(&grants.each_ref().map(GrantedTree::from_grant), &Interrupt::default()).paths;
         let meets = |path: &&PathBuf| path.starts_with(self.path(name)) || self.path(name).starts_with(path);
         assert_eq!(read_only.iter().find(meets), None, "{name}");
         released

@@ -7,11 +7,15 @@
 use super::{
     gaps::{Cause, Gaps},
     git,
+    interrupt::Interrupt,
     listing::{self, Budget, Listing, Stamp, Stamps},
     read,
     tree::{SearchedTree, index},
 };
-use rustix::fs::{CWD, OFlags};
+use rustix::{
+    fs::{CWD, OFlags},
+    io::Errno,
+};
 use std::{
     collections::HashMap,
     ffi::OsStr,
@@ -100,15 +104,15 @@ enum DirectoryFindings {
     Listed(Listing),
     /// No directory is there any more.
     Gone,
-    /// It may contain directories that were not searched.
-    Hidden,
+    /// It may contain directories that were not searched, for this reason.
+    Hidden(Cause),
 }
 
 struct Search<'a> {
     root: &'a Path,
     opened: OwnedFd,
     stamps: Stamps,
-    budget: Budget,
+    budget: Budget<'a>,
     last: &'a SearchedTree,
     /// Absolute paths that are not searched.
     except: &'a [PathBuf],
@@ -133,12 +137,13 @@ struct Facts<'a> {
 
 /// Searches the tree below `root`, except the trees at the absolute paths in `except`. Symbolic links are not followed. `last` is
 /// the tree that an earlier search of the same root found, or an empty one.
-pub(super) fn search(root: &Path, limits: Limits, except: &[PathBuf], last: &SearchedTree) -> Found {
-    search_at(root, limits, except, last, rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec)
+pub(super) fn search(root: &Path, limits: Limits, except: &[PathBuf], last: &SearchedTree, interrupt: &Interrupt) -> Found {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+    search_at(root, limits, except, last, now, interrupt)
 }
 
 /// Searches at the time `now`, in seconds.
-fn search_at(root: &Path, limits: Limits, except: &[PathBuf], last: &SearchedTree, now: i64) -> Found {
+fn search_at(root: &Path, limits: Limits, except: &[PathBuf], last: &SearchedTree, now: i64, interrupt: &Interrupt) -> Found {
     let opened = match read::open(CWD, root, OFlags::PATH | OFlags::DIRECTORY) {
         Ok(opened) => opened,
         Err(errno) => {
@@ -150,7 +155,7 @@ fn search_at(root: &Path, limits: Limits, except: &[PathBuf], last: &SearchedTre
         }
     };
     let stamps = Stamps::of(&opened, now);
-    let budget = Budget { names: AtomicUsize::new(limits.names), listed: limits.listed.map(AtomicUsize::new) };
+    let budget = Budget { names: AtomicUsize::new(limits.names), listed: limits.listed.map(AtomicUsize::new), interrupt };
     let (listed_bytes, repository_bytes, path_bytes) = (0, 0, 0);
     let found = Found::default();
     Search { root, opened, stamps, budget, last, except, limits, listed_bytes, repository_bytes, path_bytes, found }.run()
@@ -165,6 +170,10 @@ impl Search<'_> {
             let mut next = Vec::new();
             let first = self.found.tree.directories.len() - level.len();
             for (offset, (waiting, findings)) in level.into_iter().zip(findings).enumerate() {
+                if self.budget.interrupt.is_due() {
+                    self.found.gaps.add(&self.root.join(&waiting.path), Cause::Interrupted);
+                    return self.found;
+                }
                 self.add(first + offset, &waiting, findings, &mut next);
             }
             level = next;
@@ -199,6 +208,9 @@ impl Search<'_> {
     }
 
     fn list(&self, waiting: &DirectoryToSearch, buffer: &mut [MaybeUninit<u8>]) -> DirectoryFindings {
+        if self.budget.interrupt.is_due() {
+            return DirectoryFindings::Hidden(Cause::Interrupted);
+        }
         if let Some(last) = waiting.last
             && let Some(stamp) = self.last.directories[last].stamp
             && listing::is_unchanged(&self.opened, &waiting.path, stamp)
@@ -208,7 +220,8 @@ impl Search<'_> {
         match listing::list(&self.opened, &waiting.path, &self.stamps, &self.budget, buffer) {
             Ok(listing) => DirectoryFindings::Listed(listing),
             Err(errno) if read::is_absent(errno) => DirectoryFindings::Gone,
-            Err(_) => DirectoryFindings::Hidden,
+            Err(Errno::INTR) => DirectoryFindings::Hidden(Cause::Interrupted),
+            Err(_) => DirectoryFindings::Hidden(Cause::Unreadable),
         }
     }
 
@@ -222,7 +235,7 @@ impl Search<'_> {
         let last = self.last;
         match findings {
             DirectoryFindings::Gone => {}
-            DirectoryFindings::Hidden => self.found.gaps.add(&self.root.join(&waiting.path), Cause::Unreadable),
+            DirectoryFindings::Hidden(cause) => self.found.gaps.add(&self.root.join(&waiting.path), cause),
             DirectoryFindings::Unchanged(old) => {
                 let directory = &last.directories[old];
                 let (is_git, has_git_file, stamp) = (directory.is_git, directory.has_git_file, directory.stamp);

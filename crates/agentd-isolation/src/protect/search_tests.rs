@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::{collections::BTreeSet, fs};
 
 fn all(root: &Path) -> Found {
-    search(root, Limits::TREE, &[], &SearchedTree::default())
+    search(root, Limits::TREE, &[], &SearchedTree::default(), &Interrupt::default())
 }
 
 fn git_at(path: &Path) {
@@ -67,7 +67,13 @@ fn search_beyond_a_limit_names_the_first_directory_left_out() {
         fs::create_dir_all(root.path().join(name)).unwrap();
     }
     let gap = |directories, names| {
-        let found = search(root.path(), Limits { directories, names, ..Limits::TREE }, &[], &SearchedTree::default());
+        let found = search(
+            root.path(),
+            Limits { directories, names, ..Limits::TREE },
+            &[],
+            &SearchedTree::default(),
+            &Interrupt::default(),
+        );
         let gaps: Vec<_> =
             found.gaps.iter().map(|gap| (gap.path.strip_prefix(root.path()).unwrap().to_owned(), gap.cause)).collect();
         gaps
@@ -85,7 +91,7 @@ fn search_beyond_a_limit_of_git_directories_or_of_long_paths_names_the_first_lef
     git_at(&root.path().join("a/b/c"));
     fs::create_dir(root.path().join("d")).unwrap();
     fs::write(root.path().join("d/.git"), "gitdir: x").unwrap();
-    let found = |limits, last: &SearchedTree| search_at(root.path(), limits, &[], last, i64::MAX);
+    let found = |limits, last: &SearchedTree| search_at(root.path(), limits, &[], last, i64::MAX, &Interrupt::default());
     let gaps = |found: &Found| {
         let below = |path: &Path| path.strip_prefix(root.path()).unwrap().to_path_buf();
         found.gaps.iter().map(|gap| (below(&gap.path), gap.cause)).collect::<Vec<_>>()
@@ -141,7 +147,7 @@ fn search_leaves_out_excepted_trees() {
     for name in ["kept/.git", "left/.git"] {
         git_at(&root.path().join(name));
     }
-    let found = search(root.path(), Limits::TREE, &[root.path().join("left")], &SearchedTree::default());
+    let found = search(root.path(), Limits::TREE, &[root.path().join("left")], &SearchedTree::default(), &Interrupt::default());
     assert_eq!(found.directories, [root.path().join("kept/.git")]);
 }
 
@@ -235,10 +241,10 @@ proptest! {
         fs::create_dir(&root).unwrap();
         before.iter().for_each(|step| step.apply(&root));
         // For a clock that is ahead, no directory was changed recently, so that each has a stamp.
-        let first = search_at(&root, Limits::TREE, &[], &SearchedTree::default(), i64::MAX);
+        let first = search_at(&root, Limits::TREE, &[], &SearchedTree::default(), i64::MAX, &Interrupt::default());
         await_tick(&root);
         after.iter().for_each(|step| step.apply(&root));
-        let second = search_at(&root, Limits::TREE, &[], &first.tree, i64::MAX);
+        let second = search_at(&root, Limits::TREE, &[], &first.tree, i64::MAX, &Interrupt::default());
         let expected = all(&root);
         let set = |found: Found| found.directories.into_iter().chain(found.listed).collect::<BTreeSet<_>>();
         prop_assert_eq!(set(second), set(expected));
@@ -250,13 +256,13 @@ fn search_after_no_change_lists_nothing_again() {
     let root = tempfile::tempdir().unwrap();
     git_at(&root.path().join("a/b/.git"));
     fs::write(root.path().join("a/b/.envrc"), "").unwrap();
-    let first = search_at(root.path(), Limits::TREE, &[], &SearchedTree::default(), i64::MAX);
+    let first = search_at(root.path(), Limits::TREE, &[], &SearchedTree::default(), i64::MAX, &Interrupt::default());
     // A search without names left can list no directory.
     let none = Limits { names: 0, ..Limits::TREE };
-    let second = search_at(root.path(), none, &[], &first.tree, i64::MAX);
+    let second = search_at(root.path(), none, &[], &first.tree, i64::MAX, &Interrupt::default());
     assert_eq!((second.directories, second.gaps), (first.directories, Gaps::default()));
     assert_eq!((second.listed, first.listed.len()), (first.listed, 1));
-    assert!(!search_at(root.path(), none, &[], &SearchedTree::default(), i64::MAX).gaps.is_empty());
+    assert!(!search_at(root.path(), none, &[], &SearchedTree::default(), i64::MAX, &Interrupt::default()).gaps.is_empty());
 }
 
 /// Returns the listed names found below `root`, sorted.
@@ -299,7 +305,8 @@ fn names_of_a_repository_that_do_not_count_leave_room_for_others() {
     fs::create_dir_all(root.path().join("a/b")).unwrap();
     fs::write(root.path().join("a/lefthook.yml"), "").unwrap();
     fs::write(root.path().join("a/b/.envrc"), "").unwrap();
-    let found = search(root.path(), Limits { listed: Some(1), ..Limits::TREE }, &[], &SearchedTree::default());
+    let found =
+        search(root.path(), Limits { listed: Some(1), ..Limits::TREE }, &[], &SearchedTree::default(), &Interrupt::default());
     assert_eq!((found.listed, found.gaps), (vec![root.path().join("a/b/.envrc")], Gaps::default()));
 }
 
@@ -331,7 +338,7 @@ fn search_beyond_the_limit_of_listed_names_keeps_those_nearest_to_the_root_and_n
         fs::write(root.path().join(directory).join(".envrc"), "").unwrap();
     }
     let limits = |listed| Limits { listed: Some(listed), ..Limits::TREE };
-    let found = |listed, last: &SearchedTree| search_at(root.path(), limits(listed), &[], last, i64::MAX);
+    let found = |listed, last: &SearchedTree| search_at(root.path(), limits(listed), &[], last, i64::MAX, &Interrupt::default());
     assert!(found(3, &SearchedTree::default()).gaps.is_empty());
     let first = found(2, &SearchedTree::default());
     let gaps = |found: &Found| found.gaps.iter().map(|gap| (gap.path.clone(), gap.cause)).collect::<Vec<_>>();

@@ -2,6 +2,7 @@
 
 use super::{
     gaps::{Cause, Gaps},
+    interrupt::Interrupt,
     read,
 };
 use rustix::{
@@ -113,13 +114,14 @@ pub(super) struct States {
     path_bytes: usize,
     /// The number of bytes read for digests so far.
     digested: u64,
+    interrupt: Interrupt,
     /// For each device, whether its file system is one of [`WITH_CTIME_OF_MAPPINGS`].
     devices: HashMap<(u32, u32), bool>,
 }
 
 impl States {
-    pub(super) fn with_limit(most: usize) -> Self {
-        Self { most, ..Self::default() }
+    pub(super) fn with_limit(most: usize, interrupt: &Interrupt) -> Self {
+        Self { most, interrupt: interrupt.clone(), ..Self::default() }
     }
 
     /// Adds a path, and everything below it if `deep` is set.
@@ -141,6 +143,10 @@ impl States {
         if let Some(seen) = self.seen.get_mut(path) {
             return deep && seen.kind == Kind::Directory && !std::mem::replace(&mut seen.is_complete, true);
         }
+        if self.interrupt.is_due() {
+            self.gaps.add(path, Cause::Interrupted);
+            return false;
+        }
         let stat = match observed(path) {
             Ok(stat) => stat,
             Err(errno) if read::is_absent(errno) => return false,
@@ -154,6 +160,9 @@ impl States {
         let content = self.content(path, &stat, now);
         if let Content::Unknown(cause) = content {
             self.gaps.add(path, cause);
+            if cause == Cause::Interrupted {
+                return false;
+            }
         }
         let seen = Seen { content, is_complete: deep, origin: self.origin, ..Seen::of(&stat) };
         self.path_bytes = self.path_bytes.saturating_add(path.as_os_str().len());
@@ -175,8 +184,9 @@ impl States {
         if self.digested > MAX_DIGESTED {
             return Content::Unknown(Cause::TooManyBytes);
         }
-        match read::digest(path, stat.stx_size) {
+        match read::digest(path, stat.stx_size, &self.interrupt) {
             Ok(digest) => Content::Digest(digest),
+            Err(Errno::INTR) => Content::Unknown(Cause::Interrupted),
             // The path leads through a link, and is compared where the link leads to.
             Err(errno) if read::is_absent(errno) => Content::TimeStamp,
             Err(_) => Content::Unknown(Cause::UnreadableFile),
@@ -218,6 +228,11 @@ impl States {
             let name = entry.file_name().to_bytes();
             if name == b"." || name == b".." {
                 continue;
+            }
+            if self.interrupt.is_due() {
+                self.gaps.add(directory, Cause::Interrupted);
+                waiting.clear();
+                break;
             }
             if self.is_full() {
                 self.gaps.add(directory, Cause::TooManyEntries);
@@ -283,7 +298,7 @@ impl Seen {
     }
 
     /// Compares the object with its state `before`.
-    pub(super) fn compare(&self, before: &Self, path: &Path) -> Comparison {
+    pub(super) fn compare(&self, before: &Self, path: &Path, interrupt: &Interrupt) -> Comparison {
         let stat = |seen: &Self| (seen.kind, seen.identity, seen.mode, seen.size, seen.times);
         if stat(self) != stat(before) {
             return Comparison::Different;
@@ -292,7 +307,10 @@ impl Seen {
             (Content::TimeStamp, _) => return Comparison::Same,
             (Content::Unknown(cause), _) | (Content::Digest(_), Content::Unknown(cause)) => return Comparison::Unknown(cause),
             (Content::Digest(_), Content::Digest(now)) => Some(now),
-            (Content::Digest(_), Content::TimeStamp) => read::digest(path, self.size).ok(),
+            (Content::Digest(_), Content::TimeStamp) => match read::digest(path, self.size, interrupt) {
+                Err(Errno::INTR) => return Comparison::Unknown(Cause::Interrupted),
+                digest => digest.ok(),
+            },
         };
         if now.map(Content::Digest) == Some(before.content) { Comparison::Same } else { Comparison::Different }
     }

@@ -19,7 +19,7 @@ const MAP: &str = "import mmap, sys\n\
     \tif not sys.stdin.readline(): break\n";
 
 fn states(root: &Path) -> States {
-    let mut states = States::with_limit(1 << 16);
+    let mut states = States::with_limit(1 << 16, &Interrupt::default());
     states.add(root, true, SystemTime::now());
     states
 }
@@ -44,7 +44,12 @@ fn write_through_a_mapping_is_a_change_on_disk_and_in_memory() {
         program.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
         await_write(&mut program);
         let after = states(&file);
-        assert_eq!(after.seen[&file].compare(&before.seen[&file], &file), Comparison::Different, "{}", file.display());
+        assert_eq!(
+            after.seen[&file].compare(&before.seen[&file], &file, &Interrupt::default()),
+            Comparison::Different,
+            "{}",
+            file.display()
+        );
         drop(program.stdin.take());
         program.wait().unwrap();
     }
@@ -58,7 +63,7 @@ fn digests_have_a_bound_in_total_and_a_file_without_digest_is_not_taken_for_unch
         file.set_len(MAX_DIGESTED / 8).unwrap();
     }
     let compare = |before: &States, after: &States, wanted| {
-        let results = after.seen.iter().map(|(path, seen)| seen.compare(&before.seen[path], path));
+        let results = after.seen.iter().map(|(path, seen)| seen.compare(&before.seen[path], path, &Interrupt::default()));
         results.filter(|result| *result == wanted).count()
     };
     let before = states(root.path());

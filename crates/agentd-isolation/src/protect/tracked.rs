@@ -2,11 +2,16 @@
 //! the new version and the worktree the old one. The next `git commit -a` would silently revert the change.
 
 use super::{
+    gaps::{Cause, Gaps},
     git::{self, Repository},
+    interrupt::Interrupt,
     links::Links,
     read,
 };
-use rustix::fs::{CWD, OFlags};
+use rustix::{
+    fs::{CWD, FileType, OFlags, fstat},
+    io::Errno,
+};
 use std::{
     ffi::OsStr,
     fs::File,
@@ -22,54 +27,74 @@ const MAX_INDEX: u64 = 32 << 20;
 #[derive(Debug)]
 pub(super) struct Index {
     repository: Repository,
-    file: File,
+    /// `None` if there was no index.
+    file: rustix::io::Result<Option<File>>,
 }
 
 impl Index {
-    /// Opens the index of the worktree at `root`, if there is one.
-    pub(super) fn build(root: &Path) -> Option<Self> {
-        let repository = Repository::open(root, &mut Links::default())?;
-        let file = open(&repository)?;
+    /// Opens the index of the worktree at `root`, if a repository is there.
+    pub(super) fn build(root: &Path, interrupt: &Interrupt) -> Option<Self> {
+        let repository = Repository::open(root, &mut Links::new(interrupt))?;
+        let file = open(&repository);
         Some(Self { repository, file })
     }
 
     /// Returns the files among `paths` of which git has checked out another version since the last call, but could not write. The
-    /// next call compares with the present index.
-    pub(super) fn stale(&mut self, paths: &[PathBuf]) -> Vec<PathBuf> {
-        let Some(mut now) = open(&self.repository) else { return Vec::new() };
+    /// next call compares with the present index. An index that cannot be read is added to `gaps`.
+    pub(super) fn stale(&mut self, paths: &[PathBuf], gaps: &mut Gaps) -> Vec<PathBuf> {
+        let mut now = open(&self.repository);
         let identity = |file: &File| file.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
-        if identity(&now) == identity(&self.file) {
-            return Vec::new();
+        let (stale, is_complete) = match (&mut self.file, &mut now) {
+            (Ok(Some(before)), Ok(Some(now))) if identity(before) == identity(now) => return Vec::new(),
+            (Ok(Some(before)), Ok(Some(now))) => compare(before, now, &self.repository, paths),
+            (before, now) => (Vec::new(), before.is_ok() && now.is_ok()),
+        };
+        // If there is no index now, the next one is compared with the last one.
+        if !matches!((&self.file, &now), (Ok(Some(_)), Ok(None) | Err(_))) {
+            self.file = now;
         }
-        let stale = compare(&mut self.file, &mut now, &self.repository, paths);
-        self.file = now;
+        if !is_complete {
+            gaps.add(&path(&self.repository), Cause::UnreadableIndex);
+        }
         stale
     }
 }
 
-fn open(repository: &Repository) -> Option<File> {
-    let file = File::from(read::open(CWD, &repository.own.join("index"), OFlags::RDONLY).ok()?);
-    file.metadata().ok()?.is_file().then_some(file)
+fn path(repository: &Repository) -> PathBuf {
+    repository.own.join("index")
 }
 
-fn compare(before: &mut File, now: &mut File, repository: &Repository, paths: &[PathBuf]) -> Vec<PathBuf> {
-    let (Some(before), Some(now)) = (content(before), content(now)) else { return Vec::new() };
+/// Opens the index, if there is one.
+fn open(repository: &Repository) -> rustix::io::Result<Option<File>> {
+    match read::open(CWD, &path(repository), OFlags::RDONLY) {
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        opened => {
+            let file = opened?;
+            // Git would follow a link, or wait for a FIFO.
+            if FileType::from_raw_mode(fstat(&file)?.st_mode).is_file() { Ok(Some(file.into())) } else { Err(Errno::LOOP) }
+        }
+    }
+}
+
+/// Returns the stale files, and whether both indexes could be read in full.
+fn compare(before: &mut File, now: &mut File, repository: &Repository, paths: &[PathBuf]) -> (Vec<PathBuf>, bool) {
+    let (Some(before), Some(now)) = (content(before), content(now)) else { return (Vec::new(), false) };
     let root = &repository.worktree;
     let below = Prefixes::build(paths.iter().filter_map(|path| path.strip_prefix(root).ok()));
     let wanted = |name: &[u8]| below.cover(name);
     let bytes = repository.object_bytes();
     let (before, now) = (git::index_entries(&before, bytes, wanted), git::index_entries(&now, bytes, wanted));
     let mut stale = Vec::new();
-    for (name, entry) in now {
-        let path = root.join(OsStr::from_bytes(&name));
-        let (Some(old), Ok(meta)) = (before.get(&name), path.symlink_metadata()) else { continue };
+    for (name, entry) in &now.by_name {
+        let path = root.join(OsStr::from_bytes(name));
+        let (Some(old), Ok(meta)) = (before.by_name.get(name), path.symlink_metadata()) else { continue };
         // The index stores the low 32 bits of time and size.
         let low = |value: u64| u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0);
         if entry.is_stale(old, low(meta.mtime().cast_unsigned()), low(meta.size())) {
             stale.push(path);
         }
     }
-    stale
+    (stale, before.is_complete && now.is_complete)
 }
 
 /// A set of relative paths that answers whether a name equals one of them or lies in one. An index has up to 500,000 names and

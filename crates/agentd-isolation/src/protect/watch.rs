@@ -3,6 +3,7 @@
 use super::{
     gaps::{Cause, Gaps},
     git,
+    interrupt::Interrupt,
     observation::Observation,
     plan::{self, GrantedTree},
     report::{Change, How, MAX_REPORTED, Report, prioritize},
@@ -14,6 +15,7 @@ use agentd_core::Grant;
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 /// The protected paths of some grants, and their state at the last observation.
@@ -24,53 +26,75 @@ pub struct Watch {
     indexes: Vec<Index>,
     limits: Limits,
     processes_may_remain: bool,
+    /// What the first observation left out. It is reported once.
+    first_gaps: Gaps,
+    /// What could not be examined when the read-only paths were planned.
+    plan_gaps: Gaps,
 }
 
 impl Watch {
     /// Records the present state of the protected paths of `grants`. Of a grant without protected paths, only read-only grants
     /// inside it are recorded.
-    pub fn begin(grants: &[Grant]) -> Self {
-        Self::begin_within(grants, Limits::TREE)
+    pub fn begin(grants: &[Grant], interrupt: &Interrupt) -> Self {
+        Self::begin_within(grants, Limits::TREE, interrupt)
     }
 
-    fn begin_within(grants: &[Grant], limits: Limits) -> Self {
+    /// Records the state like [`Watch::begin`], after a time in which nothing compared the paths. Also returns a report of the
+    /// paths whose time stamps show that they may have changed since then.
+    pub fn begin_after(grants: &[Grant], since: SystemTime, interrupt: &Interrupt) -> (Self, Report) {
+        let watch = Self::begin(grants, interrupt);
+        let mut report = Report::default();
+        if let Some(place) = watch.places.iter().find(|place| place.protects()) {
+            report.gaps.add(&place.path, Cause::DaemonKilled);
+        }
+        let seen = watch.last.states.seen.keys().take_while(|_| !interrupt.is_due());
+        let changed = seen.filter(|path| state::changed_since(path, since));
+        // The paths are sorted.
+        report.changes = topmost(changed.map(|path| change(path, How::NotCompared, &watch.places)).collect());
+        (watch, report)
+    }
+
+    fn begin_within(grants: &[Grant], limits: Limits, interrupt: &Interrupt) -> Self {
         let places: Vec<GrantedTree> = grants.iter().map(GrantedTree::from_grant).collect();
-        let last = Observation::capture(&places, &Observation::default(), limits);
-        let indexes = places.iter().filter(|place| place.protects()).filter_map(|place| Index::build(&place.path)).collect();
-        Self { places, last, indexes, limits, processes_may_remain: false }
+        let last = Observation::capture(&places, &Observation::default(), limits, interrupt);
+        let protected = places.iter().filter(|place| place.protects());
+        let indexes = protected.filter_map(|place| Index::build(&place.path, interrupt)).collect();
+        let first_gaps = last.gaps.clone();
+        let plan_gaps = Some(plan::read_only(&places, interrupt).gaps).filter(|gaps| !gaps.is_interrupted()).unwrap_or_default();
+        Self { places, last, indexes, limits, processes_may_remain: false, first_gaps, plan_gaps }
     }
 
-    /// Returns the differences since the last observation: sorted by path, or the most important ones first if there are more
-    /// than a report names. Each difference is returned once.
-    pub fn changes(&mut self) -> Vec<Change> {
-        let mut now = Observation::capture(&self.places, &self.last, self.limits);
-        let mut changes = self.last.compare(&mut now, &self.places);
-        // Listed names in subdirectories are writable, so that git in the sandbox can update them.
-        let read_only = now.states.seen.iter().filter(|(_, seen)| !seen.origin.in_subdirectory);
-        let files: Vec<PathBuf> = read_only.map(|(path, _)| path.clone()).collect();
-        let stale = self.indexes.iter_mut().flat_map(|index| index.stale(&files));
-        changes.extend(stale.map(|path| change(&path, How::NotUpdated, &self.places)));
-        self.last = now;
+    /// Returns the differences since the last observation, and what was not compared. The differences are sorted by path, or have
+    /// the most important ones first if there are more than a report names. Each difference is returned once. An interrupted
+    /// comparison returns the differences that it has found; the next one returns the others.
+    fn compare(&mut self, interrupt: &Interrupt) -> (Vec<Change>, Gaps) {
+        let mut now = Observation::capture(&self.places, &self.last, self.limits, interrupt);
+        let mut changes = self.last.compare(&mut now, &self.places, interrupt);
+        let mut gaps = now.gaps.clone();
+        if gaps.is_interrupted() {
+            self.last.absorb(now);
+        } else {
+            // Listed names in subdirectories are writable, so that git in the sandbox can update them.
+            let read_only = now.states.seen.iter().filter(|(_, seen)| !seen.origin.in_subdirectory);
+            let files: Vec<PathBuf> = read_only.map(|(path, _)| path.clone()).collect();
+            let stale = self.indexes.iter_mut().flat_map(|index| index.stale(&files, &mut gaps));
+            changes.extend(stale.map(|path| change(&path, How::NotUpdated, &self.places)));
+            self.last = now;
+        }
         prioritize(&mut changes);
         let has_content =
             |change: &&mut Change| !change.is_git_directory && !matches!(change.how, How::Removed | How::NotUpdated);
-        for change in changes.iter_mut().take(MAX_REPORTED).filter(has_content) {
+        for change in changes.iter_mut().take(MAX_REPORTED).filter(has_content).take_while(|_| !interrupt.is_due()) {
             change.digest = state::digest(&change.path);
         }
-        changes
-    }
-
-    /// Returns a report of the differences since the last observation, limited to the size of a message.
-    pub fn report(&mut self) -> Report {
-        let mut report = Report::default();
-        report.add(self.full_report());
-        report
+        (changes, gaps)
     }
 
     /// Returns a report of all differences since the last observation.
-    pub fn full_report(&mut self) -> Report {
-        let changes = self.changes();
-        let mut gaps = self.last.gaps.clone();
+    pub fn full_report(&mut self, interrupt: &Interrupt) -> Report {
+        let (changes, mut gaps) = self.compare(interrupt);
+        gaps.merge(std::mem::take(&mut self.first_gaps));
+        gaps.merge(self.plan_gaps.clone());
         if let (true, Some(place)) = (self.processes_may_remain, self.places.first()) {
             gaps.add(&place.path, Cause::StillRunning);
         }
@@ -82,18 +106,26 @@ impl Watch {
         self.processes_may_remain = true;
     }
 
-    /// Returns whether, because of `changes`, a restarted sandbox would protect a path that the running sandbox does not.
-    pub fn needs_restart(&self, changes: &[Change]) -> bool {
+    /// Returns whether, because of `changes`, a restarted sandbox would protect a path that the running sandbox does not. Returns
+    /// true if an interrupt prevents the answer.
+    pub fn needs_restart(&mut self, changes: &[Change], interrupt: &Interrupt) -> bool {
         let is_new = |change: &&Change| matches!(change.how, How::Created | How::Replaced | How::NotCompared);
         let mut new = changes.iter().filter(is_new).peekable();
         if new.peek().is_none() {
             return false;
         }
-        let mut protected = plan::read_only(&self.places);
-        protected.extend(plan::read_only_inside(&self.places));
-        let protected: HashSet<&Path> = protected.iter().map(PathBuf::as_path).collect();
-        let above: HashSet<&Path> = protected.iter().flat_map(|path| path.ancestors()).collect();
-        new.any(|change| above.contains(change.path.as_path()) || change.path.ancestors().any(|path| protected.contains(path)))
+        let plan = plan::read_only(&self.places, interrupt);
+        let is_interrupted = plan.gaps.is_interrupted();
+        let inside = plan::read_only_inside(&self.places);
+        let protected: HashSet<&Path> = plan.paths.iter().chain(&inside).map(PathBuf::as_path).collect();
+        // A link leads to another path once one of its parents is another directory.
+        let leading = protected.iter().copied().chain(plan.links.iter().map(PathBuf::as_path));
+        let above: HashSet<&Path> = leading.flat_map(Path::ancestors).collect();
+        if !is_interrupted {
+            self.plan_gaps = plan.gaps;
+        }
+        let counts = |path: &Path| above.contains(path) || path.ancestors().any(|path| protected.contains(path));
+        is_interrupted || new.any(|change| counts(&change.path))
     }
 }
 
@@ -110,14 +142,15 @@ impl Observation {
     }
 
     /// Returns the differences, and adds to `now` what could not be compared.
-    fn compare(&self, now: &mut Self, places: &[GrantedTree]) -> Vec<Change> {
+    fn compare(&self, now: &mut Self, places: &[GrantedTree], interrupt: &Interrupt) -> Vec<Change> {
         let mut changes = Vec::new();
         let of = |path: &Path, how| change(path, how, places);
         for path in now.repositories.difference(&self.repositories) {
             let how = self.appeared(path, false);
             changes.extend(how.map(|how| Change { is_git_directory: true, ..of(path, how) }));
         }
-        for path in self.repositories.difference(&now.repositories) {
+        let is_interrupted = now.gaps.is_interrupted();
+        for path in self.repositories.difference(&now.repositories).filter(|_| !is_interrupted) {
             // Git does not use a git directory that was removed as a whole. If only its HEAD is missing, git searches for another
             // one.
             if path.symlink_metadata().is_ok() && !git::is_git_directory(path) {
@@ -125,9 +158,9 @@ impl Observation {
             }
         }
         let (before, after) = (&self.states.seen, &now.states.seen);
-        let mut unknown = Gaps::default();
+        let (mut unknown, mut uncompared) = (Gaps::default(), Vec::new());
         for (path, seen) in after {
-            let how = match before.get(path).map(|old| (old, seen.compare(old, path))) {
+            let how = match before.get(path).map(|old| (old, seen.compare(old, path, interrupt))) {
                 None => match self.appeared(path, seen.origin.led_to) {
                     Some(how) => how,
                     None => continue,
@@ -135,6 +168,7 @@ impl Observation {
                 Some((_, Comparison::Same)) => continue,
                 Some((_, Comparison::Unknown(cause))) => {
                     unknown.add(path, cause);
+                    uncompared.extend((cause == Cause::Interrupted).then(|| path.clone()));
                     continue;
                 }
                 Some((old, _)) if seen.identity != old.identity || seen.kind != old.kind => How::Replaced,
@@ -143,10 +177,15 @@ impl Observation {
             changes.push(of(path, how));
         }
         // A path may be missing in an incomplete observation although it exists.
-        let is_removed = |path: &Path| !after.contains_key(path) && (now.gaps.is_empty() || path.symlink_metadata().is_err());
+        let is_absent = |path: &Path| now.gaps.is_empty() || (!is_interrupted && path.symlink_metadata().is_err());
+        let is_removed = |path: &Path| !after.contains_key(path) && is_absent(path);
         let removed = before.iter().filter(|(path, _)| is_removed(path));
         changes.extend(removed.map(|(path, _)| of(path, How::Removed)));
         now.gaps.merge(unknown);
+        // Their state before is kept for the next comparison.
+        for path in uncompared {
+            now.states.seen.remove(&path);
+        }
         changes.sort_by(|a, b| a.path.cmp(&b.path));
         topmost(changes)
     }

@@ -157,7 +157,7 @@ fn many_git_directories_are_incomplete_and_leave_the_known_ones_compared() {
     }
     fs::write(project.path("src/deep/.git/config"), "[core]\nfsmonitor = worse\n").unwrap();
     file(&project, "src/deep/.git/hooks/pre-commit");
-    let report = watch.full_report();
+    let report = watch.full_report(&Interrupt::default());
     for name in ["config", "hooks"] {
         let path = project.path("src/deep/.git").join(name);
         assert!(report.changes.iter().any(|change| change.path == path), "{name}: {report:?}");

@@ -128,7 +128,7 @@ fn watch_beyond_the_limit_of_listed_names_keeps_known_names_and_names_what_it_le
         fs::write(project.path(&format!("d{number}/.envrc")), "evil").unwrap();
     }
     fs::write(project.path("z/z/z/.envrc"), "evil").unwrap();
-    let report = watch.full_report();
+    let report = watch.full_report(&Interrupt::default());
     let of = |how| report.changes.iter().filter(|change| change.how == how).map(|change| change.path.clone()).collect::<Vec<_>>();
     assert_eq!(of(How::Created).len(), 10);
     assert_eq!((of(How::Changed), of(How::Removed)), (vec![project.path("z/z/z/.envrc")], Vec::new()));
@@ -185,7 +185,7 @@ fn change_of_a_listed_name_in_a_subdirectory_needs_no_restart() {
     fs::write(project.path("src/.envrc"), "evil").unwrap();
     let changes = watch.changes();
     assert_eq!(changes.len(), 1);
-    assert!(!watch.needs_restart(&changes));
+    assert!(!watch.needs_restart(&changes, &Interrupt::default()));
 }
 
 #[test]
@@ -201,7 +201,13 @@ fn listed_name_whose_path_is_too_long_is_named_as_not_compared() {
         left -= name.len() + 1;
     }
     rustix::fs::mkdirat(&at, "CLAUDE.md", 0o755.into()).unwrap();
-    assert!(watch.full_report().gaps.iter().any(|gap| gap.cause == Cause::Unreadable && gap.path.ends_with("CLAUDE.md")));
+    assert!(
+        watch
+            .full_report(&Interrupt::default())
+            .gaps
+            .iter()
+            .any(|gap| gap.cause == Cause::Unreadable && gap.path.ends_with("CLAUDE.md"))
+    );
 }
 
 #[test]
@@ -219,7 +225,7 @@ fn many_entries_of_new_listed_directories_do_not_displace_known_names() {
             fs::write(project.path(&format!("{directory}/{number}")), "").unwrap();
         }
         fs::write(project.path("z/z/.envrc"), "evil").unwrap();
-        let report = watch.full_report();
+        let report = watch.full_report(&Interrupt::default());
         let changes: Vec<(PathBuf, How)> = report.changes.iter().map(|change| (change.path.clone(), change.how)).collect();
         let mut expected = vec![(project.path(directory), How::Created)];
         expected.extend((!is_displaced).then(|| (project.path("z/z/.envrc"), How::Changed)));

@@ -4,10 +4,28 @@ use super::{super::release::release, *};
 use agentd_core::Access;
 use std::{fs, os::unix::fs::symlink};
 
+#[path = "watch_gap_tests.rs"]
+mod gaps;
+#[path = "watch_interrupt_tests.rs"]
+mod interrupts;
 #[path = "watch_link_tests.rs"]
 mod links;
 #[path = "watch_subdirectory_tests.rs"]
 mod subdirectories;
+
+impl Watch {
+    /// Returns the differences since the last observation.
+    fn changes(&mut self) -> Vec<Change> {
+        self.compare(&Interrupt::default()).0
+    }
+
+    /// Returns a report of the differences that is limited to the size of a message.
+    fn report(&mut self) -> Report {
+        let mut report = Report::default();
+        report.add(self.full_report(&Interrupt::default()));
+        report
+    }
+}
 
 struct Project(tempfile::TempDir);
 
@@ -29,7 +47,7 @@ impl Project {
 
     fn watch(&self) -> Watch {
         let protect = plan::names(self.0.path()).unwrap();
-        Watch::begin(&[Grant { protect, ..Grant::new(self.0.path(), Access::ReadWrite) }])
+        Watch::begin(&[Grant { protect, ..Grant::new(self.0.path(), Access::ReadWrite) }], &Interrupt::default())
     }
 
     fn watch_within(&self, directories: usize) -> Watch {
@@ -39,7 +57,7 @@ impl Project {
     fn watch_with(&self, limits: Limits) -> Watch {
         let protect = plan::names(self.0.path()).unwrap();
         let grants = [Grant { protect, ..Grant::new(self.0.path(), Access::ReadWrite) }];
-        Watch::begin_within(&grants, limits)
+        Watch::begin_within(&grants, limits, &Interrupt::default())
     }
 
     /// Returns the differences as text after `steps` have run on the host.
@@ -177,7 +195,7 @@ fn watch_reports_a_replaced_read_only_grant_inside_a_writable_one() {
     let file = root.path().join("file");
     fs::write(&file, "mine").unwrap();
     let grant = |path: &Path, access| Grant::new(path, access);
-    let mut watch = Watch::begin(&[grant(root.path(), Access::ReadWrite), grant(&file, Access::ReadOnly)]);
+    let mut watch = Watch::begin(&[grant(root.path(), Access::ReadWrite), grant(&file, Access::ReadOnly)], &Interrupt::default());
     fs::write(root.path().join("new"), "mine").unwrap();
     fs::rename(root.path().join("new"), &file).unwrap();
     let changes = watch.changes();
@@ -276,7 +294,7 @@ fn watch_needs_restart_only_if_next_start_protects_changed_paths() {
         steps(&project);
         let changes = watch.changes();
         assert!(!changes.is_empty());
-        watch.needs_restart(&changes)
+        watch.needs_restart(&changes, &Interrupt::default())
     };
     assert!(needs(&|project| fs::write(project.path("AGENTS.md"), "evil").unwrap()));
     assert!(needs(&|project| project.repository(".git/modules/sub")));
@@ -323,10 +341,10 @@ fn released_path_is_writable_and_its_change_is_reported() {
         assert_eq!(release(&mut grants, &project.path(path)).is_ok(), released, "{path}");
     }
     let places: Vec<GrantedTree> = grants.iter().map(GrantedTree::from_grant).collect();
-    let read_only = plan::read_only(&places);
+    let read_only = plan::read_only(&places, &Interrupt::default()).paths;
     assert!(read_only.contains(&project.path(".git/hooks")));
     assert!(!read_only.contains(&project.path("tools")) && !read_only.contains(&project.path(".git/config")), "{read_only:?}");
-    let mut watch = Watch::begin(&grants);
+    let mut watch = Watch::begin(&grants, &Interrupt::default());
     fs::write(project.path("tools/x"), "").unwrap();
     fs::write(project.path(".git/config"), "[core]\n").unwrap();
     let changed: Vec<PathBuf> = watch.changes().into_iter().map(|change| change.path).collect();
@@ -339,7 +357,7 @@ fn name_with_protected_suffix_is_read_only_and_new_one_is_reported() {
     fs::write(project.path("mine.code-workspace"), "{}").unwrap();
     let protect = plan::names(project.0.path()).unwrap();
     let places = [GrantedTree::from_grant(&Grant { protect, ..Grant::new(project.0.path(), Access::ReadWrite) })];
-    assert!(plan::read_only(&places).contains(&project.path("mine.code-workspace")));
+    assert!(plan::read_only(&places, &Interrupt::default()).paths.contains(&project.path("mine.code-workspace")));
     let changed = project.after(|project| fs::write(project.path("new.code-workspace"), "{}").unwrap());
     assert_eq!(changed, ["created new.code-workspace"]);
 }

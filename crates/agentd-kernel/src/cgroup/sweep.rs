@@ -73,3 +73,30 @@ impl Hierarchy {
         orphans.iter().filter_map(|dir| group::remove(dir).or_warn("remove control group of a dead launcher", dir)).count()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// Environment variable that marks the child process of the test, and contains whether its `/proc` is that of its namespace.
+    const INSIDE: &str = "AGENTD_TEST_SWEEP_INSIDE";
+
+    #[test]
+    fn group_is_orphaned_only_if_proc_shows_that_its_creator_is_dead() {
+        let own = rustix::process::getpid().as_raw_pid();
+        // This process began at another time, so the group is that of an earlier process with the same number.
+        let name = format!("agentd.{}.{own}.{}.0", pid_namespace(), u64::MAX);
+        if let Some(mounted) = std::env::var_os(INSIDE) {
+            return assert_eq!(is_orphaned(&name), mounted == "own");
+        }
+        assert!(is_orphaned(&name) && !is_orphaned(&format!("{}.0", owner_prefix())));
+        for (options, mounted) in [(&[][..], "host"), (&["--mount-proc"], "own")] {
+            let mut inside = Command::new("unshare");
+            inside.args(["--user", "--map-root-user", "--pid", "--fork"]).args(options).arg(std::env::current_exe().unwrap());
+            inside.args(["--exact", "cgroup::sweep::tests::group_is_orphaned_only_if_proc_shows_that_its_creator_is_dead"]);
+            let output = inside.env(INSIDE, mounted).output().unwrap();
+            assert!(output.status.success(), "{mounted}: {output:?}");
+        }
+    }
+}

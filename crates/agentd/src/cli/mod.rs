@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod comparison;
 mod copy;
 mod daemon;
 mod data;

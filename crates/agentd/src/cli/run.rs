@@ -2,6 +2,7 @@
 
 use super::{
     args::{CommandArgs, RequireArg, RunArgs},
+    comparison::Comparison,
     explain,
     failure::{self, CANNOT, Failure},
     grants, hidden, image,
@@ -12,7 +13,7 @@ use super::{
     stream, temporary, toolchains, writer,
 };
 use agentd_core::{Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, Sandbox};
-use agentd_isolation::{HeadTail, protect::Watch, shared_kernel};
+use agentd_isolation::{HeadTail, protect::Report, shared_kernel};
 use std::{
     io::Write,
     sync::{Arc, PoisonError},
@@ -71,8 +72,8 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     let image = held.as_ref().map(|(image, _)| image);
     let (mut spec, mut command) = request::request(&args, &BackendDescription::new(&*selected.backend), image)?;
     let advice = Advice::for_grants(&spec.grants);
-    // A payload can make this take some seconds, in which a signal still ends agentd at once.
-    let mut watch = Watch::begin(&spec.grants);
+    let limit = command.limits.wall;
+    let mut compared = Comparison::begin(&spec.grants, limit);
     // From here on, a signal ends the command first, so that agentd can clean up.
     let mut stops = Stops::new()?;
     let mut made = selected.backend.create_sandbox(spec.clone()).await;
@@ -82,7 +83,10 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
         let earlier = spec.grants;
         (spec, command) = request::request(&args, &BackendDescription::new(&*selected.backend), image)?;
         grants::keep_objects(&earlier, &mut spec.grants);
-        watch = Watch::begin(&spec.grants);
+        compared = match Comparison::begin_until(&spec.grants, limit, &mut stops).await? {
+            Ok(compared) => compared,
+            Err(stop) => return Ok(stopped_by(stop)),
+        };
         made = selected.backend.create_sandbox(spec.clone()).await;
     }
     let sandbox = made?;
@@ -91,8 +95,9 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     if !args.json {
         warn_of_weaknesses(sandbox.controls());
     }
+    compared.command_begins();
     let ran = if args.json {
-        in_json(&sandbox, command, &args.command, (&selected, &args.require), &mut stops, (&mut watch, result)).await
+        in_json(&sandbox, command, &args.command, (&selected, &args.require), &mut stops, (&mut compared, result)).await
     } else {
         match sandbox.exec_streaming(command).await {
             Ok(handle) => stream::stream(handle, &args.command, &mut stops).await,
@@ -100,25 +105,19 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
         }
     };
     // Destroy the sandbox before the protected paths are compared, so that no process can change them afterwards.
-    let destroyed = destroy(&sandbox, &mut stops, &mut watch).await;
-    if args.json {
-        if !result.printed {
-            result.protected = watch.full_report();
-        }
-    } else {
-        protection::warn(&watch.report());
-        if matches!(ran, Ok(1..)) {
-            advice.print();
-        }
-        if matches!(ran, Ok(127)) {
-            hidden::note_of_environments();
-        }
+    let destroyed = destroy(&sandbox, &mut stops, &mut compared).await;
+    let mut stopped = None;
+    if !result.printed {
+        (result.protected, stopped) = compared.report(&mut stops).await;
+    }
+    if !args.json {
+        print_notes(&result.protected, &ran, &advice);
     }
     drop(held);
     if hides {
         hint_at_hidden_program(&ran, &args, &spec.grants);
     }
-    let code = ran?;
+    let code = stopped.map_or(ran?, stopped_by);
     match destroyed {
         // The result object is already printed, and a run prints only one object.
         Err(error) if args.json => Ok(not_destroyed(&error)),
@@ -143,12 +142,28 @@ fn hint_at_hidden_program(ran: &Result<u8, IsolationError>, args: &RunArgs, gran
     }
 }
 
-/// Destroys a sandbox; `watch` reports if its processes may remain. A second signal stops the wait: the launcher destroys the
+/// Prints the changes of protected paths, and notes about a command that has failed.
+fn print_notes(changed: &Report, ran: &Result<u8, IsolationError>, advice: &Advice) {
+    protection::warn(changed);
+    if matches!(ran, Ok(1..)) {
+        advice.print();
+    }
+    if matches!(ran, Ok(127)) {
+        hidden::note_of_environments();
+    }
+}
+
+/// Returns the exit code of a program that a signal has ended.
+fn stopped_by(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(CANNOT)
+}
+
+/// Destroys a sandbox; `compared` reports if its processes may remain. A second signal stops the wait: the launcher destroys the
 /// sandbox when agentd has exited. Returns the exit code in that case.
-async fn destroy(sandbox: &Arc<dyn Sandbox>, stops: &mut Stops, watch: &mut Watch) -> Result<Option<u8>, IsolationError> {
+async fn destroy(sandbox: &Arc<dyn Sandbox>, stops: &mut Stops, compared: &mut Comparison) -> Result<Option<u8>, IsolationError> {
     let destroyed = wait_for_end(sandbox, stops).await;
     if !matches!(destroyed, Ok(None)) {
-        watch.processes_may_remain();
+        compared.processes_may_remain();
     }
     destroyed
 }
@@ -166,7 +181,7 @@ async fn wait_for_end(sandbox: &Arc<dyn Sandbox>, stops: &mut Stops) -> Result<O
         };
         if stops.received > 1 {
             writer::message(format_args!("interrupted before the sandbox was destroyed: its processes may run a little longer"));
-            let code = u8::try_from(128 + stop).unwrap_or(CANNOT);
+            let code = stopped_by(stop);
             stops.given_up = Some(code);
             return Ok(Some(code));
         }
@@ -260,15 +275,15 @@ async fn in_json(
     args: &CommandArgs,
     (selected, required): (&Selected, &[RequireArg]),
     stops: &mut Stops,
-    (watch, result): (&mut Watch, &mut ResultObject),
+    (compared, result): (&mut Comparison, &mut ResultObject),
 ) -> Result<u8, IsolationError> {
     let capture = command.capture;
     let handle = sandbox.exec_streaming(command).await?;
     let (output, kept) = writer::keep(capture);
     let (outcome, stopped) = stream::serve(handle, args, stops, output).await?;
     // Destroy the sandbox first: the object is complete only when no process is running.
-    let destroyed = destroy(sandbox, stops, watch).await;
-    let protected = watch.full_report();
+    let destroyed = destroy(sandbox, stops, compared).await;
+    let (protected, interrupted) = compared.report(stops).await;
     let [stdout, stderr] =
         std::mem::replace(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner), [0; 2].map(HeadTail::new));
     let stream = |kept: HeadTail| {
@@ -310,11 +325,11 @@ async fn in_json(
         "error": destroyed.as_ref().err().map(|error| failure::message(error)),
     });
     result.printed = true;
-    let later = result_object::print(object, &protected, stops, stopped.map(|_| stream::DRAIN)).await?;
-    match (destroyed, stopped.or(later)) {
+    let later = result_object::print(object, &protected, stops, stopped.or(interrupted).map(|_| stream::DRAIN)).await?;
+    match (destroyed, stopped.or(interrupted).or(later)) {
         (Err(error), _) => Ok(not_destroyed(&error)),
         (Ok(Some(code)), _) => Ok(code),
-        (Ok(None), Some(stop)) => Ok(128 + u8::try_from(stop).unwrap_or(0)),
+        (Ok(None), Some(stop)) => Ok(stopped_by(stop)),
         (Ok(None), None) => Ok(outcome.shell_code()),
     }
 }

@@ -127,7 +127,11 @@ async fn exec(client: &Client, state: &SandboxStore, args: ExecArgs) -> Result<u
         return Ok(0);
     }
     let mut stops = Stops::new()?;
-    let started = client.exec(&args.name, command, proven).await?;
+    // The daemon may compare protected paths before it starts the command. When the connection is closed, it starts no command.
+    let started = tokio::select! {
+        started = client.exec(&args.name, command, proven) => started?,
+        stop = stops.next() => return Ok(u8::try_from(128 + stop).unwrap_or(CANNOT)),
+    };
     warn_of_weaknesses(started.controls());
     protection::warn(started.before());
     let after = started.after();

@@ -43,7 +43,7 @@ pub(crate) fn outside(granted: &[PathBuf]) -> Result<PathBuf, Failure> {
     let others = OTHERS.map(PathBuf::from).into_iter().chain([runtime()]);
     match choose(&named, others, granted) {
         Some(chosen) => {
-            if chosen != named {
+            if chosen != named && named.canonicalize().ok().as_ref() != Some(&chosen) {
                 writer::message(format_args!(
                     "warning: temporary directory {} lies in a directory that a command may change; using {} — set TMPDIR to a \
                      directory outside of what is granted",
@@ -67,26 +67,70 @@ fn runtime() -> PathBuf {
     PathBuf::from(format!("/run/user/{}", rustix::process::geteuid().as_raw()))
 }
 
-/// Returns `named` if it lies in nothing that is granted, or else the first of `others` that can be used. A directory that does
-/// not exist is returned: its use reports that.
-fn choose(named: &Path, others: impl Iterator<Item = PathBuf>, granted: &[PathBuf]) -> Option<PathBuf> {
-    // A grant of `/` is refused.
-    let granted: Vec<PathBuf> =
-        granted.iter().filter_map(|path| path.canonicalize().ok()).filter(|path| path != Path::new("/")).collect();
+/// Returns `named` if it lies in nothing that is granted, or else the first of `others` that can be used. The result has no
+/// symbolic link: a command could let a link lead elsewhere after this check. A directory that does not exist is returned, unless
+/// a command could create it: its use reports that.
+fn choose(named: &Path, mut others: impl Iterator<Item = PathBuf>, granted: &[PathBuf]) -> Option<PathBuf> {
+    // A command may have replaced a granted path, so the path itself counts as well as what it leads to. A grant of `/` is
+    // refused.
+    let led_to = granted.iter().filter_map(|path| path.canonicalize().ok());
+    let granted: Vec<PathBuf> = led_to.chain(granted.iter().cloned()).filter(|path| path != Path::new("/")).collect();
     let lies_in = |path: &Path| granted.iter().any(|grant| path.starts_with(grant));
-    let usable = |path: &PathBuf| {
+    let usable = |path: PathBuf| {
         let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-        path.canonicalize().is_ok_and(|path| !lies_in(&path) && rustix::fs::access(path.join("."), access).is_ok())
+        let path = path.canonicalize().ok().filter(|path| !lies_in(path))?;
+        rustix::fs::access(path.join("."), access).is_ok().then_some(path)
     };
     match named.canonicalize() {
-        Ok(path) if lies_in(&path) => others.into_iter().find(usable),
-        _ => Some(named.to_path_buf()),
+        Ok(path) if !lies_in(&path) => Some(path),
+        // A link that leads nowhere may lead into a grant later.
+        Err(_) if !lies_in(named) && !lies_in(&existing(named)) && !named.ancestors().any(leads_nowhere) => {
+            Some(named.to_path_buf())
+        }
+        _ => others.find_map(usable),
     }
+}
+
+/// Returns the innermost directory of a path that exists, without links.
+fn existing(path: &Path) -> PathBuf {
+    path.ancestors().find_map(|above| above.canonicalize().ok()).unwrap_or_default()
+}
+
+/// Returns true if a symbolic link that leads nowhere is at a path.
+fn leads_nowhere(path: &Path) -> bool {
+    path.is_symlink() && path.canonicalize().is_err()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directory_that_a_command_exchanges_for_a_link_out_of_its_grant_is_never_chosen_by_its_path() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().canonicalize().unwrap().join(name);
+        for name in ["work/tmp", "beside", "other"] {
+            std::fs::create_dir_all(path(name)).unwrap();
+        }
+        std::os::unix::fs::symlink(path("beside"), path("work/link")).unwrap();
+        let (done, ends) = std::sync::mpsc::channel::<()>();
+        let [tmp, link] = [path("work/tmp"), path("work/link")];
+        let exchanges = std::thread::spawn(move || {
+            let (at, how) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
+            while ends.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                rustix::fs::renameat_with(at, &tmp, at, &link, how).unwrap();
+            }
+        });
+        let mut seen = std::collections::BTreeSet::new();
+        while seen.len() < 2 {
+            let chosen = choose(&path("work/tmp"), [path("other")].into_iter(), &[path("work")]).unwrap();
+            assert!(!chosen.starts_with(path("work")), "{}", chosen.display());
+            seen.insert(chosen);
+        }
+        assert_eq!(seen, [path("beside"), path("other")].into());
+        drop(done);
+        exchanges.join().unwrap();
+    }
 
     #[test]
     fn directory_in_a_grant_is_replaced_by_one_outside() {
@@ -107,6 +151,17 @@ mod tests {
             assert_eq!(chosen(named, &[], &["beside"]).as_deref(), Some(named));
         }
         assert_eq!(chosen("missing", &[], &["work"]).as_deref(), Some("missing"));
+        // A command could create these later, or let the link lead back into the grant.
+        for (target, link) in [("work/later", "dangling"), ("beside", "work/out"), ("work", "to-work")] {
+            std::os::unix::fs::symlink(path(target), path(link)).unwrap();
+        }
+        for named in ["work/missing", "dangling", "to-work/missing", "work/out"] {
+            assert_eq!(chosen(named, &["beside"], &["work"]).as_deref(), Some("beside"), "{named}");
+        }
+        // A granted path that leads elsewhere, or nowhere, now.
+        for (named, granted) in [("to-work/tmp", "to-work"), ("work/tmp", "to-work"), ("dangling/tmp", "dangling")] {
+            assert_eq!(chosen(named, &["beside"], &[granted]).as_deref(), Some("beside"), "{named}");
+        }
         assert_eq!(choose(&path("beside"), std::iter::empty(), &["/".into()]), Some(path("beside")));
     }
 }

@@ -171,3 +171,56 @@ fn json_object_is_printed_when_a_signal_ends_agentd() {
         assert_eq!((output.status.code(), &said["reason"]), (Some(128 + number), &Value::from("cancelled")), "{number}: {said}");
     }
 }
+
+/// The number of runs in which a signal must have come during a comparison.
+const COMPARISONS: u32 = 50;
+
+/// Creates a protected file whose digest takes some time.
+fn large_protected_file(place: &RunDir) {
+    fs::File::create(place.work().join("CLAUDE.md")).unwrap().set_len(60 << 20).unwrap();
+}
+
+fn causes(said: &Value) -> Vec<&str> {
+    said["protected_not_compared"].as_array().unwrap().iter().map(|gap| gap["cause"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn signal_during_the_comparison_after_a_run_ends_it_and_what_was_left_out_is_reported() {
+    let place = RunDir::new();
+    large_protected_file(&place);
+    let made = place.work().join("made");
+    for _ in 0..COMPARISONS {
+        fs::remove_file(&made).ok();
+        let mut child = place.command(&["--json"], &["touch", "made"]).stdout(Stdio::piped()).spawn().unwrap();
+        let open = format!("/proc/{}/fd", child.id());
+        let is_compared = || {
+            let mut files = fs::read_dir(&open).into_iter().flatten().flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+            made.exists() && files.any(|file| file.ends_with("CLAUDE.md"))
+        };
+        while !is_compared() && child.try_wait().unwrap().is_none() {}
+        // If agentd has ended, nothing receives the signal.
+        if child.try_wait().unwrap().is_none() {
+            self::signal(&child, libc::SIGINT);
+        }
+        let output = child.wait_with_output().unwrap();
+        let said = json(&output);
+        assert_eq!(said["reason"], "exited", "{said}");
+        if causes(&said) == ["interrupted"] {
+            assert_eq!((output.status.code(), &said["exit_code"]), (Some(130), &0.into()), "{said}");
+            assert_eq!(said["protected_incomplete"], true, "{said}");
+            return;
+        }
+        assert!(causes(&said).is_empty(), "{said}");
+    }
+    panic!("no signal came during a comparison");
+}
+
+#[test]
+fn time_limit_ends_the_comparison_before_a_run_and_what_was_left_out_is_reported() {
+    let place = RunDir::new();
+    large_protected_file(&place);
+    let output = place.command(&["--json", "--timeout", "1ms"], &["sleep", "1000"]).output().unwrap();
+    let said = json(&output);
+    assert_eq!((output.status.code(), &said["reason"]), (Some(124), &"wall-deadline".into()), "{said}");
+    assert_eq!(causes(&said), ["interrupted"], "{said}");
+}

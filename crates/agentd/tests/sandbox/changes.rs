@@ -1,7 +1,8 @@
 //! Changes of protected paths that no client has received when a sandbox, or the daemon, ends: none is lost.
 
 use crate::json_document::is_documented;
-use crate::place::{SandboxDir, text, until};
+use crate::place::{SandboxDir, kill, runs, text, until};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
     fs,
@@ -109,4 +110,61 @@ fn change_in_an_expired_sandbox_is_in_the_log_of_the_daemon() {
     let log = || text(&daemon(&place, &["log"]).stdout);
     until("the change is in the log", || log().contains("/work/.envrc"));
     assert!(log().lines().any(|line| line.contains("WARN") && line.contains("protected path created: ")), "{}", log());
+}
+
+/// Kills the daemon, and waits until the processes of its sandboxes have ended.
+fn kill_daemon(place: &SandboxDir, mark: &str) {
+    until("the command runs", || runs(&format!("sleep\0{mark}")));
+    kill(place.daemon().unwrap());
+    until("the command has ended", || !runs(&format!("sleep\0{mark}")));
+}
+
+#[test]
+fn change_after_the_last_comparison_of_a_killed_daemon_is_reported_once_by_the_next_client() {
+    let mark = format!("{}", 500_000 + std::process::id());
+    for (number, report) in [&["exec", "dev", "--", "true"][..], &["rm", "dev"], &["regrant", "dev"]].into_iter().enumerate() {
+        let mark = format!("{mark}{number}");
+        let place = changed_by_detached_command(&[], &format!("sleep {mark}"));
+        kill_daemon(&place, &mark);
+        let output = place.output(report);
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(said.matches("protected path not compared before: ").count(), 1, "{said}");
+        assert!(said.contains("/work/.envrc") && said.contains("the daemon was killed"), "{said}");
+        if report[0] != "rm" {
+            assert!(place.output(&["exec", "dev", "--", "true"]).stderr.is_empty(), "{report:?}");
+            // An orderly end leaves nothing to report.
+            daemon(&place, &["stop"]);
+            assert!(place.output(&["exec", "dev", "--", "true"]).stderr.is_empty(), "{report:?}");
+        }
+    }
+}
+
+#[test]
+fn client_that_a_signal_ends_before_its_command_is_started_starts_no_command() {
+    let place = SandboxDir::new();
+    place.agentd(&["create", "dev"]);
+    place.sh("dev", "true");
+    let daemon = place.daemon().unwrap();
+    // The daemon answers nothing: it could as well compare protected paths for a long time.
+    kill_process(daemon, Signal::STOP).unwrap();
+    let mut client = place.command(&["exec", "dev", "--", "touch", "/started"]).stdin(Stdio::null()).spawn().unwrap();
+    let pid = Pid::from_child(&client);
+    let mut ended = None;
+    until("the client handles signals", || handles_interrupt(pid));
+    kill_process(pid, Signal::INT).unwrap();
+    until("the client has ended", || {
+        ended = client.try_wait().unwrap();
+        ended.is_some()
+    });
+    kill_process(daemon, Signal::CONT).unwrap();
+    assert_eq!(ended.unwrap().code(), Some(130));
+    assert!(!place.output(&["exec", "dev", "--", "test", "-e", "/started"]).status.success());
+}
+
+/// Returns whether a process has a handler for SIGINT (`proc_pid_status(5)`).
+fn handles_interrupt(pid: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(caught.trim(), 16).unwrap() & (1 << (libc::SIGINT - 1)) != 0
 }

@@ -7,6 +7,9 @@ mod crash;
 mod daemon;
 mod disk;
 mod elsewhere;
+#[path = "../support/exchange.rs"]
+#[allow(dead_code, reason = "one suite counts its attempts")]
+mod exchange;
 mod grants;
 #[path = "../support/json_document.rs"]
 mod json_document;

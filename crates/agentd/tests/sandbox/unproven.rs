@@ -1,6 +1,9 @@
 //! The proof of the boundary, if client and daemon are in different namespaces: no command runs without one.
 
-use crate::place::{SandboxDir, program, text, until};
+use crate::{
+    exchange::Exchange,
+    place::{SandboxDir, program, text, until},
+};
 use std::{
     fs,
     os::unix::{
@@ -13,6 +16,9 @@ use std::{
 
 /// A temporary directory in which nothing can be proven.
 const UNUSABLE: &str = "/nonexistent";
+
+/// The number of proofs during an exchange.
+const PROOFS: u32 = 8;
 
 const NOT_PROVEN: &str = "prove the boundary in the namespaces of the daemon";
 
@@ -165,4 +171,36 @@ fn proof_of_the_daemon_uses_no_temporary_directory_that_a_command_may_change() {
     let served = unproven.run(elsewhere(), &temporary(), &["sandbox", "exec", "dev", "--", "echo", "ran"]);
     assert_eq!(text(&served.stdout), "ran\n", "{served:?}");
     assert_eq!(changed(), before);
+}
+
+#[test]
+fn proof_of_the_daemon_follows_no_directory_that_a_command_exchanges_meanwhile() {
+    let mut unproven = Unproven::new();
+    let granted = unproven.place.path("granted");
+    unproven.create(granted.to_str().unwrap());
+    let outside = unproven.place.path("outside");
+    fs::create_dir(&outside).unwrap();
+    let [inside, link] = ["tmp", "link"].map(|name| granted.join(name));
+    std::os::unix::fs::symlink(&outside, &link).unwrap();
+    let directory = fs::File::open(&inside).unwrap();
+    let changed = || directory.metadata().map(|meta| (meta.mtime(), meta.mtime_nsec())).unwrap();
+    let before = changed();
+    let exchange = Exchange::begin(&inside, &link);
+    for _ in 0..PROOFS {
+        unproven.serve(&[], inside.to_str().unwrap());
+        let served = unproven.run(elsewhere(), &temporary(), &["sandbox", "exec", "dev", "--", "echo", "ran"]);
+        assert_eq!(text(&served.stdout), "ran\n", "{served:?}");
+        assert_eq!(changed(), before);
+    }
+    drop(exchange);
+}
+
+#[test]
+fn client_that_can_prove_nothing_in_the_namespaces_of_the_daemon_sends_no_request() {
+    let mut unproven = Unproven::new();
+    unproven.serve(&[], &temporary());
+    let output = unproven.run(&[], UNUSABLE, &["sandbox", "create", "dev"]);
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(text(&output.stderr).contains(UNUSABLE) && !text(&output.stderr).contains(NOT_PROVEN), "{output:?}");
+    assert_eq!(text(&unproven.run(&[], UNUSABLE, &["sandbox", "ls"]).stdout), "");
 }

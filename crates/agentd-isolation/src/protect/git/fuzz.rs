@@ -23,7 +23,7 @@ pub fn git_config(bytes: &[u8]) -> Result<usize, String> {
 /// # Errors
 /// Fails if more entries are kept than the file can contain.
 pub fn git_index(bytes: &[u8]) -> Result<usize, String> {
-    let [short, long] = [20, 32].map(|object| index::entries(bytes, object, |_| true).len());
+    let [short, long] = [20, 32].map(|object| index::entries(bytes, object, |_| true).by_name.len());
     // The smallest entry has 62 bytes and the zero byte of an empty name.
     if short.max(long) > bytes.len() / 63 { Err(format!("{short} and {long} entries")) } else { Ok(short) }
 }

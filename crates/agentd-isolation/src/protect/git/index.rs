@@ -25,26 +25,31 @@ impl IndexEntry {
     }
 }
 
-/// Returns the entries of the files for which `wanted` returns true, at most [`MAX_WANTED`]. If the index is damaged or has a
-/// name longer than [`MAX_NAME`], returns the entries before that place.
-pub(in super::super) fn entries(
-    content: &[u8],
-    object_bytes: usize,
-    wanted: impl Fn(&[u8]) -> bool,
-) -> HashMap<Vec<u8>, IndexEntry> {
-    let mut found = HashMap::new();
+/// The entries of an index that were read.
+#[derive(Debug, Default)]
+pub(in super::super) struct IndexEntries {
+    pub by_name: HashMap<Vec<u8>, IndexEntry>,
+    /// False if the index is damaged, has a name longer than [`MAX_NAME`], or more than [`MAX_WANTED`] wanted entries. The
+    /// entries are then those before that place.
+    pub is_complete: bool,
+}
+
+/// Returns the entries of the files for which `wanted` returns true.
+pub(in super::super) fn entries(content: &[u8], object_bytes: usize, wanted: impl Fn(&[u8]) -> bool) -> IndexEntries {
+    let mut found = IndexEntries::default();
     let mut cursor = Cursor { content, at: 0 };
     let Some((version, count)) = header(&mut cursor) else { return found };
     let mut name = Vec::new();
     for _ in 0..count {
-        let Some(entry) = entry(&mut cursor, version, object_bytes, &mut name) else { break };
+        let Some(entry) = entry(&mut cursor, version, object_bytes, &mut name) else { return found };
         if wanted(&name) {
-            if found.len() >= MAX_WANTED {
-                break;
+            if found.by_name.len() >= MAX_WANTED {
+                return found;
             }
-            found.insert(name.clone(), entry);
+            found.by_name.insert(name.clone(), entry);
         }
     }
+    found.is_complete = true;
     found
 }
 
@@ -141,7 +146,10 @@ mod tests {
             for version in ["2", "4"] {
                 git(root.path(), &["update-index", "--index-version", version]);
                 let content = fs::read(root.path().join(".git/index")).unwrap();
-                let mut read: Vec<_> = entries(&content, bytes, |_| true)
+                let entries = entries(&content, bytes, |_| true);
+                assert!(entries.is_complete, "{format}, version {version}");
+                let mut read: Vec<_> = entries
+                    .by_name
                     .into_iter()
                     .map(|(name, entry)| {
                         let object: String = entry.object.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -171,10 +179,13 @@ mod tests {
 
     #[test]
     fn entries_of_long_repeated_names_end_at_the_longest_path() {
-        let names = |length| entries(&growing(length, 3), 20, |_| true).len();
-        assert_eq!(names(MAX_NAME), 1);
-        assert_eq!(names(MAX_NAME + 1), 0);
-        assert_eq!(names(8), 3);
+        let names = |length| {
+            let entries = entries(&growing(length, 3), 20, |_| true);
+            (entries.by_name.len(), entries.is_complete)
+        };
+        assert_eq!(names(MAX_NAME), (1, false));
+        assert_eq!(names(MAX_NAME + 1), (0, false));
+        assert_eq!(names(8), (3, true));
     }
 
     #[test]
@@ -186,7 +197,8 @@ mod tests {
             content.push(if number == 0 { 0 } else { 4 });
             content.extend(format!("{number:04x}\0").into_bytes());
         }
-        assert_eq!(entries(&content, 20, |_| true).len(), MAX_WANTED);
+        let entries = entries(&content, 20, |_| true);
+        assert_eq!((entries.by_name.len(), entries.is_complete), (MAX_WANTED, false));
     }
 
     proptest! {

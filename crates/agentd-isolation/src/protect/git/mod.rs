@@ -9,8 +9,8 @@ mod settings;
 pub(super) use index::entries as index_entries;
 pub(super) use settings::{Named, named_by_all};
 
-use super::{case, links::Links, list::LIST, read};
-use rustix::fs::{AtFlags, statat};
+use super::{case, gaps::Cause, interrupt::Interrupt, links::Links, list::LIST, read};
+use rustix::fs::{AtFlags, lstat, statat};
 use std::{
     ffi::OsStr,
     os::{fd::AsFd, unix::ffi::OsStrExt as _},
@@ -33,22 +33,22 @@ pub(super) struct Repository {
 
 impl Repository {
     /// Opens the repository whose worktree is at `root`. `.git` is its git directory, a link to that directory, or a file that
-    /// names it.
+    /// names it. What cannot be read is added to the gaps of `links`.
     pub(super) fn open(root: &Path, links: &mut Links) -> Option<Self> {
         let git = root.join(".git");
         let meta = git.symlink_metadata().ok()?;
         let own = if meta.is_dir() {
             git
         } else if meta.is_symlink() {
-            links.resolve(&git).target.filter(|real| real.is_dir())?
+            links.follow(&git).target.filter(|real| real.is_dir())?
         } else {
-            let content = read::absolute(&git)?;
-            links.resolve(&root.join(path(content.strip_prefix(b"gitdir:")?))).target?
+            let Some(content) = read::absolute(&git) else {
+                links.gaps.add(&git, Cause::UnreadableFile);
+                return None;
+            };
+            links.follow(&root.join(path(content.strip_prefix(b"gitdir: ")?))).target?
         };
-        let common = match read::absolute(&own.join("commondir")) {
-            Some(common) => links.resolve(&own.join(path(&common))).target?,
-            None => own.clone(),
-        };
+        let common = common_directory(&own, links);
         Some(Self { worktree: root.to_path_buf(), own, common })
     }
 
@@ -65,14 +65,14 @@ impl Repository {
     }
 
     /// Returns the paths that the repository's settings name: the directory of hooks, included files, programs.
-    pub(super) fn named(&self) -> Named {
-        settings::named(&[self.common.join("config"), self.own.join("config.worktree")], &self.worktree)
+    pub(super) fn named(&self, interrupt: &Interrupt) -> Named {
+        settings::named(&[self.common.join("config"), self.own.join("config.worktree")], &self.worktree, interrupt)
     }
 }
 
 /// Returns the paths that the settings of a git directory without a worktree name.
-pub(super) fn named_by_bare(directory: &Path) -> Named {
-    settings::named(&[directory.join("config")], directory)
+pub(super) fn named_by_bare(directory: &Path, interrupt: &Interrupt) -> Named {
+    settings::named(&[directory.join("config")], directory, interrupt)
 }
 
 /// Returns the absolute paths of the protected names in a git directory.
@@ -107,9 +107,31 @@ pub(super) fn is_git_directory_at(directory: impl AsFd) -> bool {
     there("HEAD") && ((there("objects") && there("refs")) || there("commondir"))
 }
 
-/// Returns the path in a file of one line.
+/// Returns the directory with the settings of a git directory: the one that its file `commondir` names, or itself. If the file
+/// cannot be read or names no directory, git refuses to work there, and the file is added to the gaps of `links`.
+pub(super) fn common_directory(directory: &Path, links: &mut Links) -> PathBuf {
+    let file = directory.join("commondir");
+    if let Err(errno) = lstat(&file)
+        && read::is_absent(errno)
+    {
+        return directory.to_path_buf();
+    }
+    // Git follows a link in place of the file.
+    let content = links.follow(&file).target.and_then(|file| read::absolute(&file));
+    let named = content.as_deref().map(path).filter(|named| !named.as_os_str().is_empty());
+    let common = named.and_then(|named| links.follow(&directory.join(named)).target).filter(|common| common.is_dir());
+    common.unwrap_or_else(|| {
+        if !links.gaps.is_interrupted() {
+            links.gaps.add(&file, Cause::UnreadableCommonDir);
+        }
+        directory.to_path_buf()
+    })
+}
+
+/// Returns the path in a file of one line. As in git, only the ends of lines after the path are no part of it.
 fn path(content: &[u8]) -> &Path {
-    Path::new(OsStr::from_bytes(content.trim_ascii()))
+    let end = content.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
+    Path::new(OsStr::from_bytes(&content[..end]))
 }
 
 #[cfg(test)]
@@ -126,7 +148,7 @@ mod tests {
         fs::create_dir(&other).unwrap();
         fs::write(main.join(".git/worktrees/other/commondir"), "../..\n").unwrap();
         fs::write(other.join(".git"), format!("gitdir: {}\n", main.join(".git/worktrees/other").display())).unwrap();
-        let repository = Repository::open(&other, &mut Links::default()).unwrap();
+        let repository = Repository::open(&other, &mut Links::new(&Interrupt::default())).unwrap();
         assert_eq!(repository.common, main.join(".git"));
         assert_eq!(repository.own, main.join(".git/worktrees/other"));
     }

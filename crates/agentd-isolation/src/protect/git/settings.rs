@@ -4,6 +4,7 @@
 use super::{
     super::{
         gaps::{Cause, Gaps},
+        interrupt::Interrupt,
         links::Links,
         read,
     },
@@ -92,25 +93,29 @@ const COMMANDS: [(&str, &str); 33] = [
 
 /// Returns the paths that the settings in `files` and those of user and system name. Relative paths start at `worktree`.
 /// Conditional includes are always followed, because their conditions depend on state that a payload can change.
-pub(super) fn named(files: &[PathBuf], worktree: &Path) -> Named {
-    of_each([(files.to_vec(), worktree)], MAX_FILES)
+pub(super) fn named(files: &[PathBuf], worktree: &Path, interrupt: &Interrupt) -> Named {
+    of_each([(files.to_vec(), worktree)], MAX_FILES, interrupt)
 }
 
 /// Returns the named paths like [`named`] for git directories with their worktrees. All repositories share one limit of files,
 /// because a payload may have created hundreds of them.
-pub(in super::super) fn named_by_all<'a>(directories: impl IntoIterator<Item = (&'a Path, &'a Path)>) -> Named {
+pub(in super::super) fn named_by_all<'a>(
+    directories: impl IntoIterator<Item = (&'a Path, &'a Path)>,
+    interrupt: &Interrupt,
+) -> Named {
     let files = |directory: &Path| SETTINGS.map(|name| directory.join(name)).to_vec();
-    of_each(directories.into_iter().map(|(directory, worktree)| (files(directory), worktree)), MAX_FILES_OF_ALL)
+    of_each(directories.into_iter().map(|(directory, worktree)| (files(directory), worktree)), MAX_FILES_OF_ALL, interrupt)
 }
 
 /// Reads the settings of each repository; `files` is the total number of files to read at most.
-fn of_each<'a>(repositories: impl IntoIterator<Item = (Vec<PathBuf>, &'a Path)>, files: usize) -> Named {
+fn of_each<'a>(repositories: impl IntoIterator<Item = (Vec<PathBuf>, &'a Path)>, files: usize, interrupt: &Interrupt) -> Named {
     let home = std::env::home_dir();
     // The user's settings file may be a link, for example into a repository of dotfiles.
     let of_user: Vec<PathBuf> = of_user(home.as_deref()).into_iter().filter_map(|file| file.canonicalize().ok()).collect();
     let named = Named::default();
     let (home, worktree) = (home.as_deref(), Path::new("/"));
-    let mut reader = Reader { home, worktree, files, depth: 0, places: MAX_PLACES, links: Links::default(), named };
+    let links = Links::new(interrupt);
+    let mut reader = Reader { home, worktree, files, depth: 0, places: MAX_PLACES, links, interrupt, named };
     for (own, worktree) in repositories {
         reader.worktree = worktree;
         of_user.iter().chain(&own).for_each(|file| reader.read(file));
@@ -141,11 +146,15 @@ struct Reader<'a> {
     /// The number of values that may still be looked up.
     places: usize,
     links: Links,
+    interrupt: &'a Interrupt,
     named: Named,
 }
 
 impl Reader<'_> {
     fn read(&mut self, file: &Path) {
+        if self.interrupt.is_due() {
+            return self.named.gaps.add(self.worktree, Cause::Interrupted);
+        }
         let Some(left) = self.files.checked_sub(1) else {
             self.named.gaps.add(file, Cause::TooManySettings);
             return;
@@ -252,7 +261,7 @@ mod tests {
         fs::write(work.join("tools/filter"), "").unwrap();
         fs::write(work.join("shared"), "[core]\nhooksPath = tools/hooks\n").unwrap();
         fs::write(work.join(".git/config"), config).unwrap();
-        named(&[work.join(".git/config")], &work).paths.contains(&work.join(name))
+        named(&[work.join(".git/config")], &work, &Interrupt::default()).paths.contains(&work.join(name))
     }
 
     /// Returns whether settings with this configuration are reported as incomplete.
@@ -260,7 +269,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("config");
         fs::write(&file, config).unwrap();
-        !named(&[file], root.path()).gaps.is_empty()
+        !named(&[file], root.path(), &Interrupt::default()).gaps.is_empty()
     }
 
     #[test]
