@@ -106,8 +106,11 @@ impl Drop for Gateway {
     }
 }
 
-/// Refuses grants that the gateway would not enforce.
-fn enforceable(grants: &NetGrants) -> Result<(), GatewayError> {
+/// Checks that a gateway can enforce the grants.
+///
+/// # Errors
+/// The first grant that needs what the gateway does not have.
+pub fn enforceable(grants: &NetGrants) -> Result<(), GatewayError> {
     if let Some(grant) = grants.need_inspection() {
         return Err(GatewayError::Inspection { grant: Box::new(grant.clone()) });
     }

@@ -8,7 +8,7 @@ const PROFILES: [Profile; 3] = [Profile::Strict, Profile::Default, Profile::Perm
 
 /// Runs `attempt` in a child under the filter. Returns its errno (0 for success), or the negated signal that killed the child.
 fn under(profile: Profile, attempt: fn() -> libc::c_long) -> i32 {
-    let program = SeccompPlan { profile, network: Network::Off, set_ids: false }.compile();
+    let program = SeccompPlan { profile, network: NetworkMode::Off, set_ids: false }.compile();
     // SAFETY: the child only installs the filter and makes the attempt, then exits.
     unsafe {
         let pid = libc::fork();
@@ -189,7 +189,7 @@ fn foreign_syscall_entries_are_refused() {
 /// The kernel refuses a filter of more than 4096 instructions with `EINVAL` (`BPF_MAXINSNS`).
 #[test]
 fn refused_filter_keeps_errno_source_and_remedy() {
-    let program = SeccompPlan { profile: Profile::Strict, network: Network::Off, set_ids: false }.compile();
+    let program = SeccompPlan { profile: Profile::Strict, network: NetworkMode::Off, set_ids: false }.compile();
     let last = program.0.last().unwrap().clone();
     let long = Program(vec![last; 5000]);
     // `apply` sets no_new_privs, which a thread has for itself.

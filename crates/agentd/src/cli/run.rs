@@ -1,18 +1,19 @@
 //! `agentd run`: runs one command in a new sandbox.
 
 use super::{
-    args::{CommandArgs, RequireArg, RunArgs},
+    args::{CommandArgs, NetworkArg, RequireArg, RunArgs},
     explain,
     failure::{CANNOT, Failure},
     grants, hidden, host, image,
+    network::FlowReader,
     protection::{self, Advice},
     request::{self, BackendDescription},
     result_object::{self, ResultObject},
     selection::{self, Selected},
     stream, temporary, writer,
 };
-use agentd_core::{Claim, Command, Control, ControlReport, ControlStatus, EndReason, IsolationError, Sandbox};
-use agentd_isolation::{HeadTail, protect::Watch, shared_kernel};
+use agentd_core::{Claim, Command, Control, ControlReport, ControlStatus, EndReason, IsolationError, NetworkMode, Sandbox};
+use agentd_isolation::{HeadTail, egress, protect::Watch, shared_kernel};
 use std::sync::{Arc, PoisonError};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -20,8 +21,9 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(crate) fn prepare(args: &RunArgs) {
     // A machine needs none of it.
     if !args.explain && selection::is_on_hosts_kernel(args) {
-        let (network, profile) = request::network_and_profile(&args.boundary);
-        shared_kernel::prepare(network, profile, &request::limits(&args.boundary));
+        // Planning the run reports what is wrong with the network.
+        let Ok(network) = NetworkArg::network(&args.boundary.net) else { return };
+        shared_kernel::prepare(network.mode(), request::profile(&args.boundary), &request::limits(&args.boundary));
     }
 }
 
@@ -75,6 +77,9 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     let mut watch = Watch::begin(&spec.grants);
     // From here on, a signal ends the command first, so that agentd can clean up.
     let mut stops = Stops::new()?;
+    if spec.network.mode() == NetworkMode::Egress {
+        egress::raise_descriptor_limit()?;
+    }
     let mut made = selected.backend.create_sandbox(spec.clone()).await;
     if made.as_ref().is_err_and(|error| selected.is_outdated_by(error)) {
         selected.forget();
@@ -86,13 +91,14 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
         made = selected.backend.create_sandbox(spec.clone()).await;
     }
     let sandbox = made?;
+    let mut flows = FlowReader::start(&*sandbox)?;
     // An image has its own programs, and without a boundary no directory is hidden.
     let hides = image.is_none() && selected.backend.traits().boundary;
     if !args.json {
         warn_of_weaknesses(sandbox.controls());
     }
     let ran = if args.json {
-        in_json(&sandbox, command, &args.command, (&selected, &args.require), &mut stops, (&mut watch, result)).await
+        in_json(&sandbox, command, &args.command, (&selected, &args.require), &mut stops, (&mut watch, result, &mut flows)).await
     } else {
         match sandbox.exec_streaming(command).await {
             Ok(handle) => stream::stream(handle, &args.command, &mut stops).await,
@@ -107,6 +113,9 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
         }
     } else {
         protection::warn(&watch.report());
+        if let Some(flows) = flows.take() {
+            flows.finish(matches!(destroyed, Ok(None))).warn();
+        }
         if matches!(ran, Ok(1..)) {
             advice.print();
         }
@@ -245,7 +254,7 @@ async fn in_json(
     args: &CommandArgs,
     (selected, required): (&Selected, &[RequireArg]),
     stops: &mut Stops,
-    (watch, result): (&mut Watch, &mut ResultObject),
+    (watch, result, flows): (&mut Watch, &mut ResultObject, &mut Option<FlowReader>),
 ) -> Result<u8, IsolationError> {
     let capture = command.capture;
     let handle = sandbox.exec_streaming(command).await?;
@@ -254,6 +263,7 @@ async fn in_json(
     // Destroy the sandbox first: the object is complete only when no process is running.
     let destroyed = destroy(sandbox, stops, watch).await;
     let protected = watch.full_report();
+    let network = flows.take().map(|flows| flows.finish(matches!(destroyed, Ok(None))).json());
     let [stdout, stderr] =
         std::mem::replace(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner), [0; 2].map(HeadTail::new));
     let stream = |kept: HeadTail| {
@@ -288,6 +298,7 @@ async fn in_json(
             "syscalls": enforced(sandbox, &[Control::Seccomp]),
             "kernel": selected.proven.as_ref().is_some_and(|proven| proven.has(Claim::Kernel)),
         },
+        "network": network,
         "layers": sandbox.controls(),
         "degraded": degraded,
         "stdout": stream(stdout),
