@@ -23,6 +23,9 @@ use std::{
 /// The number of different ports that can be granted. A supervisor sends a socket for each port and family in one message.
 const MAX_PORTS: usize = 24;
 
+/// The time for connections to end by themselves after their programs: data of a program that has ended still arrives.
+const LAST_FLOWS: Duration = Duration::from_secs(2);
+
 /// Connections at once for which the descriptors must suffice.
 const FEWEST_FLOWS: usize = 16;
 
@@ -151,6 +154,7 @@ impl SandboxGateway {
                 GatewaySocket::Tcp => &mut taken.tcp,
                 GatewaySocket::DnsTcp => &mut taken.dns_tcp,
                 GatewaySocket::DnsUdp => &mut taken.dns_udp,
+                GatewaySocket::Attempts => &mut taken.attempts,
             }
             .push(socket);
         }
@@ -161,13 +165,14 @@ impl SandboxGateway {
         Ok(Self { running: Mutex::new(Some(gateway)), log })
     }
 
-    /// Ends all connections, and waits until they are recorded.
+    /// Ends all connections, and waits until they are recorded. Those whose programs have ended get a moment to end by themselves.
     ///
     /// # Errors
     /// [`IsolationError::Internal`] if the thread that waits failed.
     pub(crate) async fn stop(&self) -> Result<(), IsolationError> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(gateway) = running else { return Ok(()) };
+        gateway.idle(LAST_FLOWS).await;
         blocking(move || {
             drop(gateway);
             Ok(())
@@ -199,7 +204,7 @@ fn flow(record: FlowRecord) -> NetworkFlow {
     NetworkFlow {
         started: record.started,
         lasted: record.lasted,
-        name: record.name,
+        name: record.name.map(|name| name.strip_suffix('.').map(str::to_owned).unwrap_or(name)),
         wanted: (record.kind != FlowKind::Dns).then_some(record.wanted),
         connected: record.connected,
         address_checked: record.address_checked,

@@ -3,7 +3,9 @@
 //! Its only interface is `lo`, so nothing leaves the namespace. Routes make every address local ("AnyIP"): the kernel itself ends
 //! each connection, whatever its destination, at the sockets that listen here. Only the gateway gets these sockets.
 
-use crate::ErrnoContext;
+mod attempts;
+
+use crate::{ErrnoContext, syscall::sockets::packet_socket};
 use agentd_core::{Control, ControlError};
 use rustix::{
     io::Errno,
@@ -24,15 +26,17 @@ pub enum GatewaySocket {
     DnsTcp,
     /// Receives datagrams at UDP port 53.
     DnsUdp,
+    /// Receives the first packet of each TCP connection, and UDP datagrams, to addresses that are not the sandbox's own.
+    Attempts,
 }
 
 /// The name server in `resolv.conf`. Every address is local, so the gateway answers at any of them.
 pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 
+const OWN_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 /// The addresses of `lo`. Without an address that is not of the loopback, `getaddrinfo(3)` with `AI_ADDRCONFIG` finds no family.
 /// Both are of the ranges that the gateway uses for names, and among those that no name gets.
-const ADDRESSES: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(198, 18, 0, 2)), IpAddr::V6(Ipv6Addr::new(0xfd61, 0x6765, 0x6e74, 0, 0, 0, 0, 2))];
+const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(OWN_V4), IpAddr::V6(Ipv6Addr::new(0xfd61, 0x6765, 0x6e74, 0, 0, 0, 0, 2))];
 
 /// Connections that wait to be accepted, for each socket. The sysctl `net.core.somaxconn` may lower it.
 const BACKLOG: i32 = 1024;
@@ -54,6 +58,9 @@ pub fn prepare(ports: &[u16]) -> Result<(Vec<(GatewaySocket, OwnedFd)>, String),
         }
         Err(_) => "IPv4",
     };
+    // A kernel without packet sockets refuses the same, and the record lacks what no socket accepts.
+    let attempts = packet_socket(&mut attempts::filter(OWN_V4), rtnetlink::LOOPBACK).ok();
+    sockets.extend(attempts.map(|socket| (GatewaySocket::Attempts, socket)));
     Ok((sockets, format!("gateway to granted hosts, {families}; TCP ports {ports:?}")))
 }
 
