@@ -5,6 +5,7 @@ use agentd_core::{NetworkFlow, NetworkLog, NetworkVerdict, Sandbox, escape};
 use std::{
     collections::BTreeSet,
     io,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
@@ -117,9 +118,10 @@ impl NetworkSummary {
         if more > 0 || unseen > 0 {
             lines.push(format!("{more} more destinations and {unseen} more attempts are not listed"));
         }
-        let missing = self.missing();
-        if missing.len() > 1 {
-            lines.push(format!("all of these: --net allow={}", missing.into_iter().collect::<Vec<_>>().join(",")));
+        // Addresses are left out: they may be of the host's network, and each deserves a look of its own.
+        let names: Vec<_> = self.missing().into_iter().filter(|grant| grant.parse::<SocketAddr>().is_err()).collect();
+        if names.len() > 1 {
+            lines.push(format!("all of these names: --net allow={}", names.join(",")));
         }
         lines
     }
@@ -201,8 +203,8 @@ mod tests {
     #[test]
     fn each_refused_destination_is_one_line_with_its_option() {
         let mut summary = NetworkSummary::default();
-        for _ in 0..3 {
-            summary.add(flow(Some("a.example"), None, refused("no grant — add one", Some("a.example"))));
+        for name in ["a.example", "e.example", "a.example", "a.example"] {
+            summary.add(flow(Some(name), None, refused("no grant — add one", Some(name))));
         }
         summary.add(flow(None, Some("10.0.0.1:22"), refused("no grant — add one", Some("10.0.0.1:22"))));
         summary.add(flow(Some("b.example"), Some("198.18.1.0:443"), refused("not TLS — say so", None)));
@@ -213,10 +215,11 @@ mod tests {
             summary.lines(),
             [
                 "a.example was refused: no grant — allow it with --net allow=a.example",
+                "e.example was refused: no grant — allow it with --net allow=e.example",
                 "10.0.0.1:22 was refused: no grant — allow it with --net allow=10.0.0.1:22",
                 "b.example:443 was refused: not TLS — say so",
                 "d.example:443: not reached: no route",
-                "all of these: --net allow=10.0.0.1:22,a.example",
+                "all of these names: --net allow=a.example,e.example",
             ]
         );
         assert_eq!(summary.json()["flows"][0]["flows"], 3);

@@ -49,7 +49,7 @@ impl FromStr for NetworkArg {
             ("host", _) => Ok(Self::Host),
             ("log", _) => Ok(Self::Log),
             (_, Some(grants)) => Ok(Self::Allow(grants.split(',').map(|grant| grant.trim().to_owned()).collect())),
-            _ => Err("expected off, host, log, or allow= with names, as in --net allow=pypi.example".to_owned()),
+            _ => Err("expected off, host, log, or allow= with names, as in --net allow=example.com".to_owned()),
         }
     }
 }
@@ -99,7 +99,7 @@ Examples:
   agentd run -- python3 -c 'print(6*7)'
   agentd run --memory 512M --timeout 2m -- make test
   agentd run --workspace none --ro ./data -- sort data/words
-  agentd run --net allow=pypi.org,files.pythonhosted.org -- pip install six
+  agentd run --net allow=example.com -- curl -sS https://example.com
   agentd run -it -- bash
 
 Exit codes: the command's own; 124 time limit exceeded; 125 agentd failed;

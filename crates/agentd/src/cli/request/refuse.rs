@@ -36,6 +36,7 @@ pub(super) fn restrictions(args: &RunArgs, backend: &str) -> Result<(), Isolatio
     let args = &args.boundary;
     let moved = args.rw.iter().any(|requested| grants::split(requested).1.is_some());
     let asked = [
+        ("--net allow= or log", NetworkArg::network(&args.net)?.mode() == NetworkMode::Egress),
         ("--image", args.image.is_some()),
         ("--workspace-ro", args.workspace_ro),
         ("--ro", !args.ro.is_empty()),
@@ -44,7 +45,6 @@ pub(super) fn restrictions(args: &RunArgs, backend: &str) -> Result<(), Isolatio
         ("--no-host-tools", !args.no_host_tools.is_empty()),
         ("--no-host-caches", no_host_caches),
         ("--net off", args.net.contains(&NetworkArg::Off)),
-        ("--net allow= or log", NetworkArg::network(&args.net)?.mode() == NetworkMode::Egress),
     ];
     match asked.into_iter().find(|(_, asked)| *asked) {
         None => Ok(()),
