@@ -26,7 +26,7 @@ pub(crate) struct FlowReader {
 /// The flows of a sandbox, by destination and verdict.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct NetworkSummary {
-    entries: Vec<Entry>,
+    entries: Vec<FlowSummary>,
     /// Flows to destinations that did not fit.
     omitted: u64,
     /// Flows that are not in the record.
@@ -35,7 +35,7 @@ pub(crate) struct NetworkSummary {
 
 /// The flows to one destination with the same verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
+struct FlowSummary {
     to: String,
     verdict: NetworkVerdict,
     /// False if the program only asked for the name.
@@ -84,14 +84,14 @@ impl NetworkSummary {
             (None, None) => "a name".to_owned(),
         };
         let (connects, reached) = (flow.wanted.is_some(), flow.connected.is_some() || !flow.address_checked);
-        let same = |entry: &&mut Entry| entry.to == to && entry.verdict == flow.verdict && entry.reached == reached;
+        let same = |entry: &&mut FlowSummary| entry.to == to && entry.verdict == flow.verdict && entry.reached == reached;
         if let Some(entry) = self.entries.iter_mut().find(same) {
             entry.flows += 1;
             entry.sent = entry.sent.saturating_add(flow.sent);
             entry.received = entry.received.saturating_add(flow.received);
         } else if self.entries.len() < MAX_KEPT {
             let NetworkFlow { verdict, address_checked, sent, received, .. } = flow;
-            self.entries.push(Entry { to, verdict, connects, reached, address_checked, flows: 1, sent, received });
+            self.entries.push(FlowSummary { to, verdict, connects, reached, address_checked, flows: 1, sent, received });
         } else {
             self.omitted += 1;
         }
@@ -106,7 +106,7 @@ impl NetworkSummary {
 
     fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
-        for line in self.entries.iter().filter_map(Entry::line) {
+        for line in self.entries.iter().filter_map(FlowSummary::line) {
             // A program asks for both addresses of a name, and often again.
             if !lines.contains(&line) {
                 lines.push(line);
@@ -137,12 +137,12 @@ impl NetworkSummary {
 
     /// Returns the summary for `--json`.
     pub(crate) fn json(&self) -> serde_json::Value {
-        let flows: Vec<_> = self.entries.iter().map(Entry::json).collect();
+        let flows: Vec<_> = self.entries.iter().map(FlowSummary::json).collect();
         serde_json::json!({ "flows": flows, "omitted": self.omitted, "dropped": self.dropped, "missing": self.missing() })
     }
 }
 
-impl Entry {
+impl FlowSummary {
     fn line(&self) -> Option<String> {
         let to = &self.to;
         match &self.verdict {

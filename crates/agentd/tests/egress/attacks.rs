@@ -2,7 +2,7 @@
 
 use crate::{
     outer::{PUBLIC, name, reached, wait_for_end},
-    place::Place,
+    place::EgressDir,
 };
 use std::{
     io::{BufRead as _, BufReader},
@@ -28,7 +28,7 @@ pub const TESTS: &[(&str, fn(&str))] = &[
 /// agentd.
 fn reaches_nothing(backend: &str, script: &str, expected: &[&str]) -> String {
     name("granted.example", &[PUBLIC]);
-    let (out, err) = Place::new().python(backend, "granted.example:2222,granted.example:443,granted.example:80", script);
+    let (out, err) = EgressDir::new().python(backend, "granted.example:2222,granted.example:443,granted.example:80", script);
     assert_eq!(out.lines().collect::<Vec<_>>(), expected);
     assert_eq!(reached(), [""; 0]);
     err
@@ -84,7 +84,7 @@ fn rebinding(backend: &str) {
 for _ in range(4): attempt('rebind.example', 2222, b'hello')
 attempt('ReBind.Example.', 2222, b'hello')
 ";
-    let (out, err) = Place::new().python(backend, "rebind.example:2222", script);
+    let (out, err) = EgressDir::new().python(backend, "rebind.example:2222", script);
     let expected = [
         "rebind.example 2222 hello",
         "rebind.example 2222 ECONNRESET",
@@ -108,7 +108,7 @@ attempt('granted.example', 853)
 attempt('granted.example', 443)
 attempt('other.example', 2222)
 ";
-    let (out, err) = Place::new().python(backend, "granted.example:2222,other.example:443", script);
+    let (out, err) = EgressDir::new().python(backend, "granted.example:2222,other.example:443", script);
     let expected = [
         "granted.example 2222 hello",
         "granted.example 853 ECONNREFUSED",
@@ -206,7 +206,7 @@ attempt('granted.example', 80, b'GET / HTTP/1.1\\r\\nHost: evil.example\\r\\n\\r
 attempt('granted.example', 80, b'CONNECT evil.example:443 HTTP/1.1\\r\\nHost: granted.example\\r\\n\\r\\n')
 attempt('granted.example', 80, b'GET /y HTTP/1.1\\r\\nHost: granted.example\\r\\n\\r\\n')
 ";
-    let (out, err) = Place::new().python(backend, "granted.example,granted.example:80", script);
+    let (out, err) = EgressDir::new().python(backend, "granted.example,granted.example:80", script);
     let lines: Vec<&str> = out.lines().filter(|line| !line.is_empty()).collect();
     assert_eq!(lines[0], "granted.example HTTP/1.1 200 OK", "{out}");
     assert_eq!(lines[1], "api.granted.example ECONNRESET", "{out}");
@@ -259,7 +259,7 @@ a.sendall(b'from inside')
 print(c.recv(100))
 attempt('granted.example', 2222, b'hello')
 ";
-    let (out, _) = Place::new().python(backend, "granted.example:2222", script);
+    let (out, _) = EgressDir::new().python(backend, "granted.example:2222", script);
     let unprivileged = "53 EACCES";
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines[..3], ["2222 EADDRINUSE"; 3], "{out}");
@@ -270,7 +270,7 @@ attempt('granted.example', 2222, b'hello')
 fn two_sandboxes(backend: &str) {
     name("granted.example", &[PUBLIC]);
     name("other.example", &[PUBLIC]);
-    let place = Place::new();
+    let place = EgressDir::new();
     let (first, _) = place.python(backend, "granted.example:2222", "print(socket.gethostbyname('granted.example'))");
     let script = format!("attempt('granted.example', 2222)\nattempt('{}', 2222)", first.trim());
     let (second, _) = place.python(backend, "other.example:2222", &script);
@@ -287,7 +287,7 @@ for family, kind, protocol in (socket.AF_UNIX, socket.SOCK_STREAM, 0), (socket.A
     try: socket.socket(family, kind, protocol); print('open')
     except OSError as e: print(error(e))
 ";
-    let place = Place::new();
+    let place = EgressDir::new();
     let tools = ["import errno, socket\ndef error(e): return errno.errorcode.get(e.errno, str(e))", ATTEMPT, script].join("\n");
     let options = ["--profile", "strict", "--net", "allow=granted.example:2222"];
     let output = place.run(backend, &options, &["/usr/bin/python3", "-c", &tools]);
@@ -310,7 +310,7 @@ s.sendall(b'hello')
 print(s.recv(10), flush=True)
 time.sleep(3600)
 ";
-    let place = Place::new();
+    let place = EgressDir::new();
     let mut command = place.command(backend, &["--net", "allow=granted.example:2222"], &["/usr/bin/python3", "-c", script]);
     let mut run = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();

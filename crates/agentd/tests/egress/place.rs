@@ -19,11 +19,11 @@ pub fn program() -> String {
 }
 
 /// A workspace with the certificate of the tests' authority, and a home directory.
-pub struct Place {
+pub struct EgressDir {
     root: TempDir,
 }
 
-impl Place {
+impl EgressDir {
     pub fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("home")).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::{
     outer::{PUBLIC, name, reached, wait_for_end},
-    place::Place,
+    place::EgressDir,
     tls,
 };
 use std::process::Command;
@@ -23,7 +23,7 @@ fn curl(backend: &str) {
     name("granted.example", &[PUBLIC]);
     let net = "allow=granted.example,granted.example:80";
     let script = "curl -sS --cacert ca.pem https://granted.example/a && echo && curl -sS http://granted.example/b";
-    let output = Place::new().run(backend, &["--net", net], &["sh", "-c", script]);
+    let output = EgressDir::new().run(backend, &["--net", net], &["sh", "-c", script]);
     assert_eq!((text(&output.stdout), text(&output.stderr)), ("tls /a\nhttp /b".to_owned(), String::new()));
     assert_eq!(reached(), [format!("{PUBLIC}:443"), format!("{PUBLIC}:80")]);
 }
@@ -35,7 +35,7 @@ import urllib.request
 context = ssl.create_default_context(cafile='ca.pem')
 print(urllib.request.urlopen('https://files.granted.example/p', context=context).read().decode())
 ";
-    let (out, err) = Place::new().python(backend, "*.granted.example", script);
+    let (out, err) = EgressDir::new().python(backend, "*.granted.example", script);
     assert_eq!((out.as_str(), err.as_str()), ("tls /p\n", ""));
 }
 
@@ -49,7 +49,7 @@ fn git(backend: &str) {
     assert!(made.status.success(), "{made:?}");
     tls::show(served.path());
     let script = "git -c http.sslCAInfo=$PWD/ca.pem clone -q https://granted.example/files/a.git copy && cat copy/file";
-    let output = Place::new().run(backend, &["--net", "allow=granted.example"], &["sh", "-c", script]);
+    let output = EgressDir::new().run(backend, &["--net", "allow=granted.example"], &["sh", "-c", script]);
     tls::hide();
     assert_eq!(text(&output.stdout), "content\n", "{output:?}");
 }
@@ -58,7 +58,7 @@ fn git(backend: &str) {
 fn last_data(backend: &str) {
     name("granted.example", &[PUBLIC]);
     let script = "exec 3<>/dev/tcp/granted.example/2222 && echo last >&3";
-    let output = Place::new().run(backend, &["--net", "allow=granted.example:2222", "--json"], &["bash", "-c", script]);
+    let output = EgressDir::new().run(backend, &["--net", "allow=granted.example:2222", "--json"], &["bash", "-c", script]);
     let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let flow = &object["network"]["flows"][0];
     assert_eq!((&flow["to"], &flow["sent_bytes"]), (&"granted.example:2222".into(), &5.into()), "{object:#}");
@@ -67,7 +67,7 @@ fn last_data(backend: &str) {
 
 fn proxy(backend: &str) {
     name("granted.example", &[PUBLIC]);
-    let place = Place::new();
+    let place = EgressDir::new();
     let argv = ["curl", "-sS", "--cacert", "ca.pem", "https://granted.example/a"];
     let output = |proxy: &str| {
         place.command(backend, &["--net", "allow=granted.example"], &argv).env("HTTPS_PROXY", proxy).output().unwrap()

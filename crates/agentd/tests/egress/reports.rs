@@ -2,7 +2,7 @@
 
 use crate::{
     outer::{PUBLIC, name},
-    place::Place,
+    place::EgressDir,
 };
 
 pub const TESTS: &[(&str, fn(&str))] = &[
@@ -21,7 +21,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn refused(backend: &str) {
-    let output = Place::new().run(backend, &["--net", "allow=c.example"], &["sh", "-c", ASK]);
+    let output = EgressDir::new().run(backend, &["--net", "allow=c.example"], &["sh", "-c", ASK]);
     let line = |name: &str| {
         format!("agentd: network: {name} was refused: no grant covers the name — allow it with --net allow={name}\n")
     };
@@ -30,7 +30,7 @@ fn refused(backend: &str) {
 }
 
 fn log(backend: &str) {
-    let output = Place::new().run(backend, &["--net", "log"], &["sh", "-c", ASK]);
+    let output = EgressDir::new().run(backend, &["--net", "log"], &["sh", "-c", ASK]);
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
     assert!(text(&output.stderr).ends_with("all of these names: --net allow=a.example,b.example\n"), "{output:?}");
 }
@@ -38,7 +38,7 @@ fn log(backend: &str) {
 fn json(backend: &str) {
     name("granted.example", &[PUBLIC]);
     let script = "curl -sS http://granted.example/b; getent hosts a.example";
-    let output = Place::new().run(backend, &["--json", "--net", "allow=granted.example:80"], &["sh", "-c", script]);
+    let output = EgressDir::new().run(backend, &["--json", "--net", "allow=granted.example:80"], &["sh", "-c", script]);
     let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let flows = object["network"]["flows"].as_array().unwrap();
     let flow = |to: &str| flows.iter().find(|flow| flow["to"] == to).unwrap_or_else(|| panic!("{to}: {object:#}"));
@@ -52,7 +52,7 @@ fn json(backend: &str) {
 
 fn explain(backend: &str) {
     let net = "allow=a.example,b.example:80,*.c.example:22,10.1.2.0/24:5432";
-    let output = Place::new().run(backend, &["--explain", "--net", net], &["true"]);
+    let output = EgressDir::new().run(backend, &["--explain", "--net", net], &["true"]);
     let text = text(&output.stdout);
     for line in [
         "allowed      a.example:443 (TLS for this name)",
@@ -66,7 +66,7 @@ fn explain(backend: &str) {
 }
 
 fn invalid(backend: &str) {
-    let place = Place::new();
+    let place = EgressDir::new();
     let many: Vec<String> = (1..=25).map(|port| format!("a.example:{}", 1000 + port)).collect();
     let many = format!("allow={}", many.join(","));
     for (net, message) in [
@@ -87,7 +87,7 @@ fn invalid(backend: &str) {
 }
 
 fn without_boundary(_: &str) {
-    let place = Place::new();
+    let place = EgressDir::new();
     for net in ["allow=a.example", "log"] {
         let output = place.run("host-direct", &["--net", net], &["touch", "ran"]);
         assert_eq!(output.status.code(), Some(125), "{output:?}");
