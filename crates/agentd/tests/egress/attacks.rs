@@ -1,6 +1,7 @@
 //! Attacks from inside: nothing but the granted hosts is reached.
 
 use crate::{
+    EgressTest,
     outer::{PUBLIC, name, reached, wait_for_end},
     place::EgressDir,
 };
@@ -9,7 +10,7 @@ use std::{
     process::Stdio,
 };
 
-pub const TESTS: &[(&str, fn(&str))] = &[
+pub const TESTS: &[EgressTest] = &[
     ("addresses_without_a_grant_are_not_reached", addresses),
     ("names_that_resemble_a_granted_one_do_not_exist", names),
     ("name_that_leads_to_a_forbidden_address_is_not_reached", rebinding),

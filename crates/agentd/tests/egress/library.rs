@@ -1,6 +1,9 @@
 //! Granted hosts through the library: the gateway runs in this process.
 
-use crate::outer::{PUBLIC, name, reached};
+use crate::{
+    EgressTest,
+    outer::{PUBLIC, name, reached},
+};
 use agentd::isolation::{
     Command, IsolationBackend, IsolationError, Limits, Network, NetworkMode, NetworkVerdict, Profile, SandboxSpec, Writable,
     create_backend,
@@ -8,7 +11,7 @@ use agentd::isolation::{
 use agentd_isolation::shared_kernel;
 use std::{sync::Arc, time::Duration};
 
-pub const TESTS: &[(&str, fn(&str))] = &[
+pub const TESTS: &[EgressTest] = &[
     ("sandbox_of_the_library_records_its_flows", flows),
     ("prepared_first_process_reaches_granted_hosts", prepared),
     ("backends_that_cannot_limit_the_network_refuse", refused),

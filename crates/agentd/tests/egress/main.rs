@@ -15,6 +15,9 @@ mod tls;
 
 use libtest_mimic::{Arguments, Trial, run};
 
+/// The name of a test, and the test with a backend.
+type EgressTest = (&'static str, fn(&str));
+
 fn main() {
     agentd::isolation::take_role();
     let mut arguments = Arguments::from_args();

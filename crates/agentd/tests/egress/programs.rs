@@ -1,13 +1,14 @@
 //! Real programs that know no proxy reach the granted hosts.
 
 use crate::{
+    EgressTest,
     outer::{PUBLIC, name, reached, wait_for_end},
     place::EgressDir,
     tls,
 };
 use std::process::Command;
 
-pub const TESTS: &[(&str, fn(&str))] = &[
+pub const TESTS: &[EgressTest] = &[
     ("curl_reaches_a_granted_name_with_tls_and_plain", curl),
     ("python_reaches_names_below_a_wildcard", python),
     ("git_clones_over_https", git),

@@ -1,11 +1,12 @@
 //! What the user learns: the plan, refusals with the option that allows them, and errors before anything runs.
 
 use crate::{
+    EgressTest,
     outer::{PUBLIC, name},
     place::EgressDir,
 };
 
-pub const TESTS: &[(&str, fn(&str))] = &[
+pub const TESTS: &[EgressTest] = &[
     ("refused_destination_is_one_line_with_the_option_that_allows_it", refused),
     ("log_allows_nothing_and_names_the_grants", log),
     ("json_has_the_flows_with_their_verdicts", json),
