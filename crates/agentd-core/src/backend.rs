@@ -1,8 +1,8 @@
 //! The traits that backends implement.
 
 use crate::{
-    BackendCapabilities, BackendTraits, Command, ControlReport, IsolationError, Outcome, PlanLine, PtySize, SandboxSpec, Usage,
-    explain,
+    BackendCapabilities, BackendTraits, Command, ControlReport, IsolationError, NetworkLog, Outcome, PlanLine, PtySize,
+    SandboxSpec, Usage, explain,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -119,6 +119,11 @@ pub trait Sandbox: Send + Sync {
     fn id(&self) -> &SandboxId;
     /// Returns the status that each control had when the sandbox was created.
     fn controls(&self) -> &[ControlReport];
+    /// Returns the record of what the sandbox tried to reach, if its network is limited to granted hosts
+    /// ([`crate::Network::Egress`]).
+    fn network_log(&self) -> Option<Arc<dyn NetworkLog>> {
+        None
+    }
     /// Returns the capabilities that the sandbox's backend has proven on this host.
     ///
     /// # Errors

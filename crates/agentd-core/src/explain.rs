@@ -37,9 +37,10 @@ pub(crate) fn requested(spec: &SandboxSpec) -> Vec<PlanLine> {
         Writable::TemporaryLayers => "on disk, removed with the sandbox".to_owned(),
         Writable::KeptLayers(_) => "on disk, kept after the sandbox".to_owned(),
     };
-    let network = match spec.network {
-        Network::Off => "off",
-        Network::Host => "the host's",
+    let network = match &spec.network {
+        Network::Off => "off".to_owned(),
+        Network::Host => "the host's".to_owned(),
+        Network::Egress(grants) => format!("only {}", grants.join(" ")),
     };
     let mut lines = vec![
         PlanLine::new("plan", "this backend does not describe its plan; the request is:"),

@@ -9,6 +9,7 @@ mod error;
 pub mod escape;
 mod explain;
 mod limits;
+mod network_log;
 mod object;
 mod outcome;
 mod remedy;
@@ -22,11 +23,13 @@ pub use control_error::{Control, ControlError};
 pub use error::IsolationError;
 pub use explain::PlanLine;
 pub use limits::{Bytes, CpuQuota, Limits, scaled};
+pub use network_log::{NetworkFlow, NetworkLog, NetworkVerdict};
 pub use object::ObjectId;
 pub use outcome::{Captured, ControlReport, ControlStatus, EndReason, Outcome, Usage};
 pub use remedy::Remedy;
 pub use sources::with_sources;
 pub use spec::{
-    Access, Command, DiskLayers, Grant, GuardRule, Network, Profile, PtySize, Root, SandboxSpec, StdinSource, Writable,
+    Access, Command, DiskLayers, Grant, GuardRule, Network, NetworkMode, Profile, PtySize, Root, SandboxSpec, StdinSource,
+    Writable,
 };
 pub use traits::{BackendTraits, Startup};

@@ -85,7 +85,7 @@ impl Grant {
 }
 
 /// The network that a sandbox sees.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Network {
     /// A network namespace with loopback only.
@@ -93,6 +93,32 @@ pub enum Network {
     Off,
     /// The host's network.
     Host,
+    /// The granted hosts only. Each grant has the form `HOST[:PORT][/PROTOCOL][/METHOD:PATH]`, as in `pypi.example` or
+    /// `*.files.example:443`. Only backends whose traits include [`crate::BackendTraits::egress`] support this.
+    Egress(Vec<String>),
+}
+
+/// The kind of a [`Network`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum NetworkMode {
+    /// See [`Network::Off`].
+    #[default]
+    Off,
+    /// See [`Network::Host`].
+    Host,
+    /// See [`Network::Egress`].
+    Egress,
+}
+
+impl Network {
+    /// Returns the kind.
+    pub fn mode(&self) -> NetworkMode {
+        match self {
+            Self::Off => NetworkMode::Off,
+            Self::Host => NetworkMode::Host,
+            Self::Egress(_) => NetworkMode::Egress,
+        }
+    }
 }
 
 /// A named bundle of isolation choices.

@@ -25,6 +25,8 @@ pub struct BackendTraits {
     pub images: bool,
     /// Whether written data can be limited to a size on disk ([`crate::Writable::Volume`]).
     pub volumes: bool,
+    /// Whether the network can be limited to granted hosts ([`crate::Network::Egress`]).
+    pub egress: bool,
     /// Whether the backend can create sandboxes with fewer controls on a machine that lacks some of them
     /// ([`crate::SandboxSpec::allow_degraded`]).
     pub degradable: bool,
@@ -53,6 +55,7 @@ impl BackendTraits {
         host_tools: false,
         images: false,
         volumes: false,
+        egress: false,
         degradable: false,
         startup: Startup::Seconds,
     };

@@ -4,6 +4,7 @@
 //! sandbox slows down only itself.
 
 use crate::{
+    attempts,
     config::{GatewayConfig, GatewaySockets},
     dns,
     error::GatewayError,
@@ -24,7 +25,7 @@ use std::{
 use tokio::{
     net::{TcpListener, UdpSocket},
     runtime::{self, Runtime},
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
 };
 
 /// The time in which flows write their records after a stop.
@@ -38,6 +39,9 @@ pub struct Gateway {
     grants: Option<watch::Sender<Arc<NetGrants>>>,
     listeners: mpsc::Sender<std::net::TcpListener>,
     thread: Option<JoinHandle<()>>,
+    /// One permit for each connection.
+    flows: Arc<Semaphore>,
+    all_flows: u32,
     log: FlowLog,
 }
 
@@ -63,17 +67,30 @@ impl Gateway {
             .max_blocking_threads(LOOKUPS)
             .build()
             .map_err(GatewayError::Start)?;
+        let (flows, all_flows) = (gate.flows.clone(), all_flows(&gate));
         take_over(&runtime, &gate, sockets)?;
         let thread = thread::Builder::new()
             .name("egress".to_owned())
             .spawn(move || run(runtime, &gate, new_listeners))
             .map_err(GatewayError::Start)?;
-        Ok(Self { grants: Some(sender), listeners, thread: Some(thread), log })
+        Ok(Self { grants: Some(sender), listeners, thread: Some(thread), flows, all_flows, log })
     }
 
     /// Returns the queue of the records.
     pub fn log(&self) -> &FlowLog {
         &self.log
+    }
+
+    /// Waits until no connection is open, up to `limit`. When the programs of a sandbox have ended, what they sent last is still on
+    /// its way.
+    pub async fn idle(&self, limit: Duration) {
+        let idle = async {
+            // The permits are given in turn. A connection that was accepted during the first round is served before the second.
+            for _ in 0..2 {
+                let _ = self.flows.acquire_many(self.all_flows).await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, idle).await;
     }
 
     /// Replaces the grants. Open flows that the new grants do not allow end at once.
@@ -107,8 +124,11 @@ impl Drop for Gateway {
     }
 }
 
-/// Refuses grants that the gateway would not enforce.
-fn enforceable(grants: &NetGrants) -> Result<(), GatewayError> {
+/// Checks that a gateway can enforce the grants.
+///
+/// # Errors
+/// The first grant that needs what the gateway does not have.
+pub fn enforceable(grants: &NetGrants) -> Result<(), GatewayError> {
     if let Some(grant) = grants.need_inspection() {
         return Err(GatewayError::Inspection { grant: Box::new(grant.clone()) });
     }
@@ -129,12 +149,20 @@ fn take_over(runtime: &Runtime, gate: &Arc<Gate>, sockets: GatewaySockets) -> Re
         let listener = TcpListener::from_std(listen::listener(socket)?).map_err(GatewayError::socket)?;
         runtime.spawn(listen::accept(gate.clone(), listener, dns::serve::tcp));
     }
+    for socket in sockets.attempts {
+        runtime.spawn(attempts::record(gate.clone(), attempts::take_over(socket)?));
+    }
     for socket in sockets.dns_udp {
         let socket = dns::serve::datagrams(socket)?;
         let socket = UdpSocket::from_std(socket).map_err(GatewayError::socket)?;
         runtime.spawn(dns::serve::udp(gate.clone(), socket));
     }
     Ok(())
+}
+
+/// Returns the number of permits for connections.
+fn all_flows(gate: &Gate) -> u32 {
+    u32::try_from(gate.limits.flows.max(1)).unwrap_or(u32::MAX)
 }
 
 /// The thread's work: serves until the gateway is dropped, then waits for the records of open flows.
@@ -145,8 +173,7 @@ fn run(runtime: Runtime, gate: &Arc<Gate>, mut listeners: mpsc::Receiver<std::ne
             () = add_listeners(gate, &mut listeners) => {}
         }
         // Every flow holds a permit until its record is written.
-        let flows = u32::try_from(gate.limits.flows.max(1)).unwrap_or(u32::MAX);
-        let ended: &dyn Fn() -> _ = &|| gate.flows.acquire_many(flows);
+        let ended: &dyn Fn() -> _ = &|| gate.flows.acquire_many(all_flows(gate));
         tokio::time::timeout(LAST_RECORDS, ended()).await.or_warn("wait for the last records of flows", "egress");
     });
     // A call of the host's resolver cannot be interrupted; its thread ends when the call does.

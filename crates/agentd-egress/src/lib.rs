@@ -11,7 +11,8 @@
 //! 3. [`grant`] decides. `flow` reads what the protocol shows of the name ([`hello`], [`http`]) and compares it.
 //! 4. `resolve` asks the host's resolver, [`address`] refuses addresses that the name may not lead to, and `connect` or
 //!    [`proxy`] connects.
-//! 5. `relay` carries the bytes, and [`record`] describes the attempt, whether it was granted or refused.
+//! 5. `relay` carries the bytes, and [`record`] describes the attempt, whether it was granted or refused. `attempts` adds those
+//!    that no socket accepts.
 //!
 //! [`gateway`] runs this in a thread for each sandbox, within the bounds of [`limits`]. All input from the sandbox is hostile.
 //!
@@ -28,6 +29,7 @@
 //! ```
 
 pub mod address;
+mod attempts;
 mod config;
 mod connect;
 pub mod dns;

@@ -17,6 +17,8 @@ use std::{
 pub enum FlowKind {
     /// A TCP connection.
     Tcp,
+    /// A UDP datagram, which is never carried.
+    Udp,
     /// A DNS question. Only refused ones are recorded, because an answer leads nowhere without a connection.
     Dns,
 }
@@ -91,6 +93,9 @@ pub enum FlowRefusal {
     /// No grant covers the destination at this port.
     #[error("no grant covers this destination at this port — add a grant with the port")]
     NotGranted,
+    /// A UDP datagram.
+    #[error("UDP is not carried — let the program use TCP")]
+    Udp,
     /// A synthetic address that stands for no name.
     #[error("the address stands for no name — resolve the name with the sandbox's DNS first")]
     NoName,

@@ -73,6 +73,15 @@ pub fn is_synthetic(address: IpAddr) -> bool {
     }
 }
 
+/// Returns true if the address is one of those at the start of each range, which no name gets.
+pub(crate) fn is_own(address: IpAddr) -> bool {
+    let own = u128::from(OWN);
+    match address {
+        IpAddr::V4(address) => address.to_bits().checked_sub(SYNTHETIC_V4.addr().to_bits()).is_some_and(|offset| offset < OWN),
+        IpAddr::V6(address) => address.to_bits().checked_sub(SYNTHETIC_V6.addr().to_bits()).is_some_and(|offset| offset < own),
+    }
+}
+
 fn pair(position: u32) -> SyntheticPair {
     let offset = OWN + position;
     SyntheticPair {

@@ -193,7 +193,7 @@ impl Spec {
         Self {
             grants: spec.grants.iter().map(grant).collect(),
             home: spec.home.as_deref().map(bytes),
-            network: spec.network,
+            network: spec.network.clone(),
             profile: spec.profile,
             limits: spec.limits.clone(),
             allow_degraded: spec.allow_degraded,

@@ -66,7 +66,13 @@ async fn supervisor_sending_malformed_frames_has_its_sandbox_killed() {
         loses_its_sandbox(|_, peer| std::fs::File::from(peer).write_all(bytes).unwrap()).await;
     }
     loses_its_sandbox(|_, peer| {
-        let hello = Event::Hello { version: protocol::VERSION, controls: Ok(Vec::new()), watches: Vec::new(), owner: None };
+        let hello = Event::Hello {
+            version: protocol::VERSION,
+            controls: Ok(Vec::new()),
+            watches: Vec::new(),
+            sockets: Vec::new(),
+            owner: None,
+        };
         send(peer.as_fd(), &hello, &[]).unwrap();
     })
     .await;

@@ -8,10 +8,10 @@
 //! inside is that user, and the other ids inside map to the caller's subordinate ids, if any.
 
 use crate::{
-    fallback, grants, names,
+    egress, fallback, grants, names,
     shared_kernel::{BackendKind, SharedKernelBackend},
 };
-use agentd_core::{Access, BackendTraits, Bytes, IsolationError, Network, Root, SandboxSpec, Startup, Writable};
+use agentd_core::{Access, BackendTraits, Bytes, IsolationError, NetworkMode, Root, SandboxSpec, Startup, Writable};
 use agentd_kernel::{
     cgroup::CgroupPlan,
     landlock::{LandlockPlan, Rule},
@@ -80,6 +80,7 @@ impl BackendKind for Container {
         host_tools: true,
         images: true,
         volumes: true,
+        egress: true,
         startup: Startup::Milliseconds,
         ..BackendTraits::UNKNOWN
     };
@@ -156,7 +157,7 @@ struct RootParts {
     system: Vec<PathBuf>,
     links: Vec<(PathBuf, PathBuf)>,
     etc: Option<HostEtc>,
-    names: Option<fn(&Path, Network) -> NamesPlan>,
+    names: Option<fn(&Path, NetworkMode) -> NamesPlan>,
 }
 
 fn rooted(spec: &SandboxSpec, scratch: Bytes, parts: RootParts) -> Result<SandboxPlan, IsolationError> {
@@ -171,13 +172,13 @@ fn rooted(spec: &SandboxSpec, scratch: Bytes, parts: RootParts) -> Result<Sandbo
     let grants = grants::resolve(&spec.grants, room)?;
     let home = spec.home.clone().unwrap_or_else(|| PathBuf::from("/root"));
     grants::check_target("home", &home)?;
-    let names = names.map(|names| names(&home, spec.network));
+    let names = names.map(|names| names(&home, spec.network.mode()));
     let scratch_bytes = spec.limits.memory.unwrap_or(scratch).0;
     // In the sandbox's own root, set-id bits affect no host user. In a writable granted directory, files belong to the caller, on
     // a host mount that honours the bits: a process that executes such a file becomes the caller. The seccomp filter cannot
     // distinguish the two.
     let set_ids = spec.grants.iter().all(|grant| grant.access != Access::ReadWrite);
-    let seccomp = SeccompPlan { profile: spec.profile, network: spec.network, set_ids };
+    let seccomp = SeccompPlan { profile: spec.profile, network: spec.network.mode(), set_ids };
     let mut cgroup = CgroupPlan::from_limits(&spec.limits, SeccompPlan::SUPERVISOR_THREADS);
     cgroup.for_runtimes = cgroup.memory.is_some() || cgroup.cpu_quota.is_some();
     let process_rlimit = fallback::processes(&mut cgroup);
@@ -187,10 +188,11 @@ fn rooted(spec: &SandboxSpec, scratch: Bytes, parts: RootParts) -> Result<Sandbo
     // Everything below `/` belongs to the sandbox, except for mounts that are read-only where they must not be changed.
     let rules = vec![Rule { path: PathBuf::from("/"), access: Access::ReadWrite, optional: false, object: None }];
     Ok(SandboxPlan {
-        namespaces: NamespacePlan { enabled: true, network: spec.network, ids },
+        namespaces: NamespacePlan { enabled: true, network: spec.network.mode(), ids },
+        gateway_ports: egress::ports(&spec.network)?,
         tree: Tree::Root(RootPlan { base, system, etc, names, links, home, grants, devices: Vec::new(), scratch_bytes }),
         capabilities: kept,
-        landlock: Some(LandlockPlan { rules, listable: false, network: spec.network }),
+        landlock: Some(LandlockPlan { rules, listable: false, network: spec.network.mode() }),
         seccomp: Some(seccomp),
         cgroup,
         process_rlimit,

@@ -6,7 +6,7 @@ use crate::{
     fallback, grants,
     shared_kernel::{BackendKind, SharedKernelBackend},
 };
-use agentd_core::{BackendTraits, IsolationError, Network, Root, SandboxSpec, Startup, Writable};
+use agentd_core::{BackendTraits, IsolationError, NetworkMode, Root, SandboxSpec, Startup, Writable};
 use agentd_kernel::{
     cgroup::CgroupPlan,
     namespace::{Ids, NamespacePlan},
@@ -68,7 +68,8 @@ impl BackendKind for HostDirect {
         let mut cgroup = CgroupPlan::from_limits(&spec.limits, 1);
         let rlimit_notes = fallback::cpu_time(&mut cgroup).into_iter().collect();
         Ok(SandboxPlan {
-            namespaces: NamespacePlan { enabled: false, network: Network::Host, ids: Ids::Dedicated },
+            namespaces: NamespacePlan { enabled: false, network: NetworkMode::Host, ids: Ids::Dedicated },
+            gateway_ports: Vec::new(),
             tree: Tree::Host,
             capabilities: Capabilities::NONE,
             landlock: None,

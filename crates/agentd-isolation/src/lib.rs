@@ -11,6 +11,7 @@ mod connection;
 pub mod container;
 mod data;
 pub mod descriptor;
+pub mod egress;
 pub mod exec;
 pub mod explain;
 pub mod fallback;

@@ -5,7 +5,7 @@
 //! do not make, and a cgroup enforces the limits. The payload has no capability and is never uid 0 of the host.
 
 use crate::{
-    fallback,
+    egress, fallback,
     grants::{self, invalid},
     names,
     shared_kernel::{BackendKind, SharedKernelBackend},
@@ -64,6 +64,7 @@ impl BackendKind for LinuxNative {
     const TRAITS: BackendTraits = BackendTraits {
         copy_on_write: true,
         host_tools: true,
+        egress: true,
         degradable: true,
         startup: Startup::Milliseconds,
         ..BackendTraits::UNKNOWN
@@ -114,7 +115,7 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
             "linux-native cannot show a grant at another path — drop the target, or use the container backend",
         ));
     }
-    let seccomp = SeccompPlan { profile: spec.profile, network: spec.network, set_ids: false };
+    let seccomp = SeccompPlan { profile: spec.profile, network: spec.network.mode(), set_ids: false };
     let mut cgroup = CgroupPlan::from_limits(&spec.limits, SeccompPlan::SUPERVISOR_THREADS);
     let process_rlimit = fallback::processes(&mut cgroup);
     let rlimit_notes = fallback::cpu_time(&mut cgroup).into_iter().collect();
@@ -123,9 +124,10 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
         // The view shows only the sandbox's own cgroup there.
         rules.push(rule("/sys/fs/cgroup", Access::ReadOnly, true));
     }
-    let names = names::in_a_view(&named, spec.network, &masks);
+    let names = names::in_a_view(&named, spec.network.mode(), &masks);
     Ok(SandboxPlan {
-        namespaces: NamespacePlan { enabled: true, network: spec.network, ids: Ids::Dedicated },
+        namespaces: NamespacePlan { enabled: true, network: spec.network.mode(), ids: Ids::Dedicated },
+        gateway_ports: egress::ports(&spec.network)?,
         tree: Tree::View(ViewPlan {
             masks,
             shown: shown().to_vec(),
@@ -135,7 +137,7 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
             grants,
             scratch_bytes: spec.limits.memory.map_or(fallback::SCRATCH_BYTES, |b| b.0),
         }),
-        landlock: Some(LandlockPlan { rules, listable: true, network: spec.network }),
+        landlock: Some(LandlockPlan { rules, listable: true, network: spec.network.mode() }),
         capabilities: Capabilities::NONE,
         seccomp: Some(seccomp),
         cgroup,

@@ -1,6 +1,6 @@
 //! Plans the content of `passwd`, `group`, `hosts`, `hostname` and `resolv.conf` in a sandbox.
 
-use agentd_core::Network;
+use agentd_core::NetworkMode;
 use agentd_kernel::{
     idmap::ORDINARY,
     mount::names::{Account, HOST_NAME, NamesPlan, Resolver},
@@ -23,20 +23,22 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Plans the files for a view of the host's tree that covers `masks`. The account is an ordinary user of the sandbox's own if the
 /// caller is root, otherwise the caller.
-pub(crate) fn in_a_view(home: &Path, network: Network, masks: &[PathBuf]) -> NamesPlan {
+pub(crate) fn in_a_view(home: &Path, network: NetworkMode, masks: &[PathBuf]) -> NamesPlan {
     let resolver = match network {
-        Network::Off => Resolver::Nowhere,
-        Network::Host => hidden_resolver(masks).unwrap_or(Resolver::AsPresent),
+        NetworkMode::Off => Resolver::Nowhere,
+        NetworkMode::Host => hidden_resolver(masks).unwrap_or(Resolver::AsPresent),
+        NetworkMode::Egress => Resolver::Gateway { place: hidden_place(masks).unwrap_or_else(|| RESOLVER.into()) },
     };
     NamesPlan { account: visible_account(home), host: HOST_NAME.to_owned(), resolver }
 }
 
 /// Plans the files for a root of the sandbox's own, in which the payload is root. With the host's network, the host's name
 /// servers are used.
-pub(crate) fn in_own_root(home: &Path, network: Network) -> NamesPlan {
+pub(crate) fn in_own_root(home: &Path, network: NetworkMode) -> NamesPlan {
     let resolver = match network {
-        Network::Off => Resolver::Nowhere,
-        Network::Host => match text(Path::new(RESOLVER)) {
+        NetworkMode::Off => Resolver::Nowhere,
+        NetworkMode::Egress => Resolver::Gateway { place: RESOLVER.into() },
+        NetworkMode::Host => match text(Path::new(RESOLVER)) {
             Some(content) => Resolver::Given { place: RESOLVER.into(), content },
             None => Resolver::AsPresent,
         },
@@ -45,10 +47,11 @@ pub(crate) fn in_own_root(home: &Path, network: Network) -> NamesPlan {
 }
 
 /// Plans the files for a virtual machine, whose network is its own.
-pub(crate) fn in_own_machine(home: &Path, network: Network) -> NamesPlan {
+pub(crate) fn in_own_machine(home: &Path, network: NetworkMode) -> NamesPlan {
     let resolver = match network {
-        Network::Off => Resolver::Nowhere,
-        Network::Host => Resolver::AsPresent,
+        NetworkMode::Off => Resolver::Nowhere,
+        NetworkMode::Host => Resolver::AsPresent,
+        NetworkMode::Egress => Resolver::Gateway { place: RESOLVER.into() },
     };
     NamesPlan { account: root(home), host: HOST_NAME.to_owned(), resolver }
 }
@@ -85,9 +88,15 @@ fn name_of_id(lines: &str, id: u32) -> Option<String> {
 /// Returns the host's name servers if `/etc/resolv.conf` links to a masked file, as systemd-resolved arranges. Returns `None` if
 /// the file is visible.
 fn hidden_resolver(masks: &[PathBuf]) -> Option<Resolver> {
-    let place = Path::new(RESOLVER).canonicalize().ok()?;
-    let content = masks.iter().any(|mask| place.starts_with(mask)).then(|| text(&place))??;
+    let place = hidden_place(masks)?;
+    let content = text(&place)?;
     Some(Resolver::Given { place, content })
+}
+
+/// Returns the masked file to which `/etc/resolv.conf` links, if it does.
+fn hidden_place(masks: &[PathBuf]) -> Option<PathBuf> {
+    let place = Path::new(RESOLVER).canonicalize().ok()?;
+    masks.iter().any(|mask| place.starts_with(mask)).then_some(place)
 }
 
 /// Returns the text of a regular file of the host, or `None` if it is too long or cannot be read.

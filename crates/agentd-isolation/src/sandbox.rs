@@ -4,16 +4,18 @@ use crate::{
     blocking::blocking,
     connection::{ExecEvent, SupervisorConnection, Traits},
     descriptor::{self, Failed},
+    egress::SandboxGateway,
     exec::{self, Executable, run_to_end},
     launcher::Ordered,
     probe::AttackedSandbox,
     ready,
 };
 use agentd_core::{
-    BackendCapabilities, Command, ControlReport, ExecHandle, IsolationBackend, IsolationError, Limits, Outcome, Sandbox,
-    SandboxId, Usage,
+    BackendCapabilities, Command, ControlReport, ExecHandle, IsolationBackend, IsolationError, Limits, NetworkLog, Outcome,
+    Sandbox, SandboxId, Usage,
 };
-use agentd_kernel::cgroup::Watch;
+use agentd_egress::GatewayConfig;
+use agentd_kernel::{cgroup::Watch, gateway::GatewaySocket};
 use agentd_log::LogFailure as _;
 use agentd_supervisor::{
     channel::{Channel, ChannelError},
@@ -37,20 +39,38 @@ pub struct SharedKernelSandbox {
     controls: Vec<ControlReport>,
     backend: Arc<dyn IsolationBackend>,
     reader: JoinHandle<()>,
+    /// The gateway, if the network is that of granted hosts. Dropped last, so that no process outlives it.
+    gateway: Option<SandboxGateway>,
+}
+
+/// What the greeting of a supervisor contains.
+struct Greeted {
+    connection: Arc<SupervisorConnection>,
+    controls: Vec<ControlReport>,
+    reader: JoinHandle<()>,
+    sockets: Vec<(GatewaySocket, OwnedFd)>,
 }
 
 impl SharedKernelSandbox {
-    /// Waits until the supervisor has confined itself, then starts serving its channel. Destroys the sandbox if that fails.
+    /// Waits until the supervisor has confined itself, then starts serving its channel, and the gateway if there are settings for
+    /// one. Destroys the sandbox if that fails.
     pub(crate) async fn open(
         mut ordered: Ordered,
         backend: Arc<dyn IsolationBackend>,
         limits: Limits,
+        gateway: Option<GatewayConfig>,
     ) -> Result<Arc<Self>, IsolationError> {
-        match Self::greet(&mut ordered, limits).await {
-            Ok((connection, controls, reader)) => {
+        let opened = match Self::greet(&mut ordered, limits).await {
+            Ok(mut greeted) => {
+                Self::connect(std::mem::take(&mut greeted.sockets), gateway).await.map(|gateway| (greeted, gateway))
+            }
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok((Greeted { connection, controls, reader, .. }, gateway)) => {
                 let id = SandboxId(format!("{}-{}-{}", backend.name(), std::process::id(), ordered.id));
                 tracing::debug!(id = %id.0, "sandbox created");
-                Ok(Arc::new(Self { id, ordered, connection, controls, backend, reader }))
+                Ok(Arc::new(Self { id, ordered, connection, controls, backend, reader, gateway }))
             }
             Err(error) => {
                 // The caller gets the first error.
@@ -60,10 +80,17 @@ impl SharedKernelSandbox {
         }
     }
 
-    async fn greet(
-        ordered: &mut Ordered,
-        limits: Limits,
-    ) -> Result<(Arc<SupervisorConnection>, Vec<ControlReport>, JoinHandle<()>), IsolationError> {
+    async fn connect(
+        sockets: Vec<(GatewaySocket, OwnedFd)>,
+        gateway: Option<GatewayConfig>,
+    ) -> Result<Option<SandboxGateway>, IsolationError> {
+        match gateway {
+            Some(config) => SandboxGateway::start(sockets, config).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn greet(ordered: &mut Ordered, limits: Limits) -> Result<Greeted, IsolationError> {
         let io = |context: &'static str| move |source| IsolationError::Io { context: context.to_owned(), source };
         let lost = |e: ChannelError| IsolationError::SupervisorDied(e.to_string());
         let ours = ordered.channel.take().ok_or_else(|| {
@@ -81,18 +108,19 @@ impl SharedKernelSandbox {
                 guard.clear_ready();
             }
         };
-        let Event::Hello { version: protocol::VERSION, controls, watches: kinds, owner } = event else {
+        let Event::Hello { version: protocol::VERSION, controls, watches: kinds, sockets: purposes, owner } = event else {
             return Err(IsolationError::Protocol(
                 "the supervisor sent another message instead of a greeting of this version".to_owned(),
             ));
         };
         let controls = controls?;
-        if fds.len() != kinds.len() + 1 {
+        if fds.len() != 1 + kinds.len() + purposes.len() {
             return Err(IsolationError::Protocol(format!(
                 "the supervisor's greeting carries a wrong number of file descriptors: {}",
                 fds.len()
             )));
         }
+        let sockets = purposes.into_iter().zip(fds.drain(1 + kinds.len()..)).collect();
         let watches: Vec<Watch> = kinds.into_iter().zip(fds.drain(1..)).map(|(kind, fd)| Watch { kind, fd }).collect();
         let pidfd = fds.pop().ok_or_else(|| IsolationError::Protocol("the supervisor's greeting carries no pidfd".to_owned()))?;
         let (connection, reader) = SupervisorConnection::start(
@@ -101,7 +129,7 @@ impl SharedKernelSandbox {
             pidfd,
             Traits { namespaced: ordered.namespaced, owner, watches, limits },
         );
-        Ok((connection, controls, reader))
+        Ok(Greeted { connection, controls, reader, sockets })
     }
 
     /// Starts a command, or agentd's own executable. The caller serves its streams.
@@ -211,6 +239,10 @@ impl Sandbox for SharedKernelSandbox {
         &self.controls
     }
 
+    fn network_log(&self) -> Option<Arc<dyn NetworkLog>> {
+        self.gateway.as_ref().map(SandboxGateway::log)
+    }
+
     async fn capabilities(&self) -> Result<BackendCapabilities, IsolationError> {
         self.backend.probe().await
     }
@@ -300,7 +332,11 @@ impl Sandbox for SharedKernelSandbox {
         };
         let result = self.ordered.destroy(kill).await;
         self.connection.destroyed();
-        result
+        let stopped = match &self.gateway {
+            Some(gateway) => gateway.stop().await,
+            None => Ok(()),
+        };
+        result.and(stopped)
     }
 }
 

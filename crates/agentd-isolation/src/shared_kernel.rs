@@ -3,7 +3,7 @@
 
 use crate::{
     blocking::{blocking, planning},
-    explain, launcher,
+    egress, explain, launcher,
     layered::{LayerStore, LayeredSandbox},
     own_state,
     probe::{self, Attackable, AttackedSandbox},
@@ -11,9 +11,10 @@ use crate::{
     tracker::Tracker,
 };
 use agentd_core::{
-    BackendCapabilities, BackendTraits, Control, Evidence, IsolationBackend, IsolationError, Limits, Network, PlanLine, Profile,
-    Sandbox, SandboxId, SandboxSpec, Writable,
+    BackendCapabilities, BackendTraits, Control, Evidence, IsolationBackend, IsolationError, Limits, NetworkMode, PlanLine,
+    Profile, Sandbox, SandboxId, SandboxSpec, Writable,
 };
+use agentd_egress::GatewayConfig;
 use agentd_kernel::{
     cgroup::CgroupPlan,
     idmap::Subordinate,
@@ -41,7 +42,7 @@ pub fn has_subordinate_ids() -> bool {
 /// best called before another thread starts.
 ///
 /// Nothing is lost if no such sandbox follows. A failure is only logged: creating a sandbox meets and reports it.
-pub fn prepare(network: Network, profile: Profile, limits: &Limits) {
+pub fn prepare(network: NetworkMode, profile: Profile, limits: &Limits) {
     let seccomp = SeccompPlan { profile, network, set_ids: false };
     let prepared = if CgroupPlan::from_limits(limits, SeccompPlan::SUPERVISOR_THREADS).is_empty() {
         launcher::prepare(NamespacePlan { enabled: true, network, ids: Ids::Dedicated }, seccomp)
@@ -113,6 +114,15 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     }
 
     fn plan_with(config: &K::Config, spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+        if spec.network.mode() == NetworkMode::Egress && !K::TRAITS.egress {
+            return Err(IsolationError::Invalid {
+                what: "network".to_owned(),
+                reason: format!(
+                    "{} cannot limit the network to granted hosts — use the backend linux-native or container",
+                    K::NAME
+                ),
+            });
+        }
         // Without a boundary nothing is protected from a command, and a separate machine contains none of agentd's files.
         if !K::TRAITS.boundary || K::TRAITS.own_kernel {
             return K::plan(config, spec);
@@ -130,6 +140,12 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     }
 
     async fn create_layered(&self, spec: SandboxSpec) -> Result<Arc<LayeredSandbox>, IsolationError> {
+        if spec.network.mode() == NetworkMode::Egress {
+            return Err(IsolationError::Invalid {
+                what: "network".to_owned(),
+                reason: "granted hosts are not supported for a sandbox with layers on disk — use Writable::Memory".to_owned(),
+            });
+        }
         let place = LayerStore::stores_dir(&self.0.work_root);
         let spec = planned(spec, move |spec| own_state::checked(spec, &[&place])).await?;
         let make = || async {
@@ -148,8 +164,9 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     /// As [`IsolationBackend::create_sandbox`].
     pub async fn create_on_shared_kernel(&self, spec: SandboxSpec) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
         let (backend, limits) = (self.clone(), spec.limits.clone());
+        let gateway = egress::config(&spec.network)?;
         let plan = planned(spec, move |spec| Self::plan_with(&backend.0.config, &spec)).await?;
-        self.create_planned(plan, limits).await
+        self.create(plan, limits, gateway).await
     }
 
     /// Creates a sandbox from a plan, for settings that a spec cannot express. `limits` are the limits that the plan was made
@@ -158,9 +175,18 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     /// # Errors
     /// The failed control, as for [`IsolationBackend::create_sandbox`].
     pub async fn create_planned(&self, plan: SandboxPlan, limits: Limits) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
+        self.create(plan, limits, None).await
+    }
+
+    async fn create(
+        &self,
+        plan: SandboxPlan,
+        limits: Limits,
+        gateway: Option<GatewayConfig>,
+    ) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
         let launcher = launcher::get()?;
         let ordered = launcher.create(plan).await?;
-        let sandbox = SharedKernelSandbox::open(ordered, Arc::new(self.clone()), limits).await?;
+        let sandbox = SharedKernelSandbox::open(ordered, Arc::new(self.clone()), limits, gateway).await?;
         self.0.live.add(&sandbox);
         Ok(sandbox)
     }
@@ -201,7 +227,7 @@ impl<K: BackendKind> IsolationBackend for SharedKernelBackend<K> {
         if !K::TRAITS.boundary {
             return Ok(vec![PlanLine::new("boundary", "none: the command runs as the caller")]);
         }
-        Ok(explain::describe(&plan))
+        Ok([explain::describe(&plan), egress::describe(&spec.network)?].concat())
     }
 
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {

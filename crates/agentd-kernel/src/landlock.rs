@@ -6,7 +6,7 @@ use ::landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreated, RulesetCreatedAttr, Scope,
 };
-use agentd_core::{Access, Control, ControlError, ControlStatus, Network, ObjectId};
+use agentd_core::{Access, Control, ControlError, ControlStatus, NetworkMode, ObjectId};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -40,8 +40,8 @@ pub struct LandlockPlan {
     /// Whether every directory may be listed. Set for a view, which shows only permitted files. A rule for `/` always includes
     /// everything below it.
     pub listable: bool,
-    /// With [`Network::Off`], TCP is not restricted by Landlock: the network namespace has loopback only.
-    pub network: Network,
+    /// Landlock restricts TCP with [`NetworkMode::Host`] only: the other modes have a network namespace of their own.
+    pub network: NetworkMode,
 }
 
 impl LandlockPlan {
@@ -92,7 +92,7 @@ pub fn prepare(plan: &LandlockPlan) -> Result<PreparedRuleset, ControlError> {
         ruleset = ruleset.scope(scopes).map_err(|e| failed("scope signals and abstract sockets", e))?;
     }
     let net = AccessNet::from_all(abi) & AccessNet::BindTcp;
-    if !net.is_empty() && plan.network == Network::Host {
+    if !net.is_empty() && plan.network == NetworkMode::Host {
         // Access to the host's network does not include binding a well-known port of the host. A socket that listens without
         // `bind(2)` gets a free port, which Landlock does not control.
         ruleset = ruleset.handle_access(net).map_err(|e| failed("handle TCP rights", e))?;
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn refused_call_keeps_errno_and_source() {
         let everything = Rule { path: "/".into(), access: Access::ReadWrite, optional: false, object: None };
-        let plan = LandlockPlan { rules: vec![everything], listable: false, network: Network::Off };
+        let plan = LandlockPlan { rules: vec![everything], listable: false, network: NetworkMode::Off };
         let restrict = move || (0..17).try_for_each(|_| prepare(&plan)?.enforce().map(drop));
         // Rulesets restrict a single thread.
         let error = std::thread::spawn(restrict).join().unwrap().unwrap_err();

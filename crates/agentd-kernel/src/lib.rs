@@ -4,6 +4,7 @@
 pub mod affinity;
 pub mod cgroup;
 pub mod freeze;
+pub mod gateway;
 pub mod idmap;
 pub mod landlock;
 pub mod machine_identity;

@@ -1,7 +1,7 @@
 //! Namespaces (`namespaces(7)`): which namespaces a sandbox gets, and the start of its first process in them.
 
 use crate::{ErrnoContext, syscall};
-use agentd_core::{Control, ControlError, Network};
+use agentd_core::{Control, ControlError, NetworkMode};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -23,8 +23,8 @@ pub enum Ids {
 pub struct NamespacePlan {
     /// False if the sandbox has no namespaces. The supervisor is then an ordinary child process.
     pub enabled: bool,
-    /// Network access; [`Network::Host`] keeps the network namespace of the host.
-    pub network: Network,
+    /// Network access; [`NetworkMode::Host`] keeps the network namespace of the host.
+    pub network: NetworkMode,
     /// The host ids of the sandbox.
     pub ids: Ids,
 }
@@ -47,8 +47,8 @@ impl NamespacePlan {
     pub fn describe(&self) -> String {
         match (self.enabled, self.network) {
             (false, _) => "none".to_owned(),
-            (true, Network::Off) => "user pid mount ipc uts cgroup net".to_owned(),
-            (true, Network::Host) => "user pid mount ipc uts cgroup".to_owned(),
+            (true, NetworkMode::Off | NetworkMode::Egress) => "user pid mount ipc uts cgroup net".to_owned(),
+            (true, NetworkMode::Host) => "user pid mount ipc uts cgroup".to_owned(),
         }
     }
 }

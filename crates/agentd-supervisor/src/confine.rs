@@ -19,10 +19,11 @@ use crate::{
     serve::{self, Supervisor},
     shorten,
 };
-use agentd_core::{Control, ControlError, ControlReport, ControlStatus, Network};
+use agentd_core::{Control, ControlError, ControlReport, ControlStatus, NetworkMode};
 use agentd_kernel::{
     affinity,
     cgroup::{Cgroup, Watch},
+    gateway::{self, GatewaySocket},
     idmap, landlock,
     namespace::{self, NamespacePlan, NetnsBuilder},
     privileges,
@@ -87,24 +88,27 @@ fn finish(inherited: Inherited<'_>, begun: Result<Begun, ControlError>, go: Conf
     let namespaced = inherited.plan.namespaces.enabled;
     let mut controls: Vec<ControlReport> = inherited.group.iter().cloned().collect();
     let confined = begun.and_then(|begun| confine(&inherited, begun, go, &mut controls));
-    let send = |controls, watches, owner, fds: &[BorrowedFd<'_>]| {
-        send(inherited.channel.as_fd(), &Event::Hello { version: protocol::VERSION, controls, watches, owner }, fds)
+    let send = |controls, watches, sockets, owner, fds: &[BorrowedFd<'_>]| {
+        let hello = Event::Hello { version: protocol::VERSION, controls, watches, sockets, owner };
+        send(inherited.channel.as_fd(), &hello, fds)
     };
-    let Confined { signals, score, own, owner } = match confined {
+    let Confined { signals, score, own, owner, sockets } = match confined {
         Ok(confined) => confined,
         Err(error) => {
             // Sending fails only if the library is gone, and then the error has no receiver.
-            send(Err(shorten::error(error)), Vec::new(), None, &[]).ok();
+            send(Err(shorten::error(error)), Vec::new(), Vec::new(), None, &[]).ok();
             exit(1);
         }
     };
     let kinds = inherited.watches.iter().map(|w| w.kind).collect();
-    let fds: Vec<BorrowedFd<'_>> =
-        std::iter::once(&own).chain(inherited.watches.iter().map(|w| &w.fd)).map(AsFd::as_fd).collect();
-    if send(Ok(shorten::controls(controls)), kinds, owner, &fds).is_err() {
+    let purposes = sockets.iter().map(|(purpose, _)| *purpose).collect();
+    let watches = inherited.watches.iter().map(|w| &w.fd);
+    let fds = std::iter::once(&own).chain(watches).chain(sockets.iter().map(|(_, socket)| socket));
+    let fds: Vec<BorrowedFd<'_>> = fds.map(AsFd::as_fd).collect();
+    if send(Ok(shorten::controls(controls)), kinds, purposes, owner, &fds).is_err() {
         exit(1);
     }
-    drop((own, inherited.watches));
+    drop((own, inherited.watches, sockets));
     let channel = match rustix::io::fcntl_dupfd_cloexec(inherited.channel, 3) {
         Ok(channel) => Channel::new(channel, protocol::MAX_REQUEST),
         Err(_) => exit(1),
@@ -129,6 +133,8 @@ struct Confined {
     own: OwnedFd,
     /// Host ids that must own a pipe so that commands can open the pipe by name.
     owner: Option<(u32, u32)>,
+    /// The sockets of the gateway.
+    sockets: Vec<(GatewaySocket, OwnedFd)>,
 }
 
 /// The results of the steps that need nothing of the plan but the namespaces.
@@ -150,7 +156,7 @@ fn begin(
     join: impl FnOnce() -> Result<(), ControlError>,
 ) -> Result<Begun, ControlError> {
     // Started first, because creating the network namespace takes longest.
-    let network = (namespaces.enabled && namespaces.network == Network::Off).then(|| NetnsBuilder::start(busy));
+    let network = (namespaces.enabled && namespaces.network != NetworkMode::Host).then(|| NetnsBuilder::start(busy));
     let signals = descriptors::signals(namespaces.enabled)?;
     let score = OomScore::open(proc.as_fd())?;
     join()?;
@@ -182,12 +188,7 @@ fn confine(
     }
     privileges::own_keyring()?;
     let landlock = prepare_landlock(plan, has_view);
-    if let Some(network) = network {
-        record.control(Control::Network, || {
-            network?.join()?;
-            Ok((ControlStatus::Enforced, "loopback only".to_owned()))
-        })?;
-    }
+    let sockets = network.map_or(Ok(Vec::new()), |network| enter_network(network, plan, &mut record))?;
     drop_privileges(plan, &mut record)?;
     limit_resources(inherited, &mut record)?;
     if let Some(prepared) = landlock {
@@ -196,12 +197,31 @@ fn confine(
     let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
         .map_err(|e| process_error("pidfd_open", e))?;
     let watches = inherited.watches.iter().map(|w| w.fd.as_raw_fd());
+    let sockets_kept = sockets.iter().map(|(_, socket)| socket.as_raw_fd());
     let kept = [inherited.channel.as_raw_fd(), signals.as_raw_fd(), score.descriptor(), own.as_raw_fd()];
-    descriptors::close_others(watches.chain(kept).collect())?;
+    descriptors::close_others(watches.chain(sockets_kept).chain(kept).collect())?;
     if let Some(filter) = inherited.filter {
         install_filter(filter, plan, has_view, &mut record)?;
     }
-    Ok(Confined { signals, score, own, owner })
+    Ok(Confined { signals, score, own, owner, sockets })
+}
+
+/// Moves this process into its network namespace. Returns the sockets of the gateway. A sandbox with granted hosts does not run
+/// without them, even if the caller accepted degraded isolation.
+fn enter_network(
+    network: Result<NetnsBuilder, ControlError>,
+    plan: &SandboxPlan,
+    record: &mut ControlRecord<'_>,
+) -> Result<Vec<(GatewaySocket, OwnedFd)>, ControlError> {
+    let join = || network?.join();
+    if plan.namespaces.network == NetworkMode::Egress {
+        join()?;
+        let (sockets, detail) = gateway::prepare(&plan.gateway_ports)?;
+        record.enforced(Control::Network, detail);
+        return Ok(sockets);
+    }
+    record.control(Control::Network, || join().map(|()| (ControlStatus::Enforced, "loopback only".to_owned())))?;
+    Ok(Vec::new())
 }
 
 /// Moves this process into the sandbox's cgroup. Without a pid namespace, also makes it adopt the orphans of its descendants.

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 pub struct SandboxPlan {
     /// The namespaces.
     pub namespaces: NamespacePlan,
+    /// The TCP ports at which the gateway's sockets listen, if the network is that of granted hosts.
+    pub gateway_ports: Vec<u16>,
     /// The file tree.
     pub tree: Tree,
     /// The capabilities that the payload keeps in the sandbox's own user namespace.

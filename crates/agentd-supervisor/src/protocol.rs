@@ -8,11 +8,13 @@
 
 use crate::plan::SandboxPlan;
 use agentd_core::{ControlError, ControlReport};
-use agentd_kernel::{cgroup::WatchKind, namespace::NamespacePlan, rlimit::RlimitPlan, seccomp::SeccompPlan};
+use agentd_kernel::{
+    cgroup::WatchKind, gateway::GatewaySocket, namespace::NamespacePlan, rlimit::RlimitPlan, seccomp::SeccompPlan,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The protocol version. It changes whenever a message changes.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Length of a frame's head, in bytes.
 pub const HEAD: usize = 5;
@@ -101,7 +103,7 @@ impl ExecUsage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// The first event: every control is applied, or an error. After an error, nothing of the sandbox remains. Descriptors: a
-    /// pidfd of the supervisor, then one for each entry of `watches`.
+    /// pidfd of the supervisor, then one for each entry of `watches`, then one for each entry of `sockets`.
     Hello {
         /// [`VERSION`] of the supervisor.
         version: u16,
@@ -109,6 +111,8 @@ pub enum Event {
         controls: Result<Vec<ControlReport>, ControlError>,
         /// The kinds of the descriptors after the first.
         watches: Vec<WatchKind>,
+        /// The kinds of the descriptors after those. The supervisor keeps no copy of them.
+        sockets: Vec<GatewaySocket>,
         /// Host user and group that must own a command's pipes so that the command can open the pipes by name; `None` for the
         /// library's.
         owner: Option<(u32, u32)>,

@@ -59,7 +59,7 @@ mod tests {
             [ControlStatus::Enforced, ControlStatus::Partial("ü".repeat(1 << 20)), ControlStatus::Missing(long(Control::Idmap))];
         let all = all.map(|status| ControlReport { control: Control::Mounts, status, detail: "x".repeat(1 << 20) });
         for controls in [Ok(controls(vec![all; 4].concat())), Err(error(long(Control::Mounts)))] {
-            let hello = Event::Hello { version: VERSION, controls, watches: Vec::new(), owner: None };
+            let hello = Event::Hello { version: VERSION, controls, watches: Vec::new(), sockets: Vec::new(), owner: None };
             let frame = encode(&hello, 0).unwrap();
             assert!(matches!(decode::<Event>(&frame, protocol::MAX_EVENT), Ok(Some(_))));
         }

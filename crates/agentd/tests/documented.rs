@@ -14,7 +14,7 @@ use tempfile::TempDir;
 const README: &str = include_str!("../../../README.md");
 
 /// Commands that are not run here: they download, take minutes, or need special hardware. The documents say so.
-const SKIPPED: [&str; 12] = [
+const SKIPPED: [&str; 13] = [
     // Run by `./test` itself.
     "./test",
     "apt-get install qemu-system-x86 qemu-utils",
@@ -26,6 +26,8 @@ const SKIPPED: [&str; 12] = [
     "agentd vm build --image debian:12",
     "agentd vm build --image ./rootfs --kernel linux-image-6.1.0-1-cloud-amd64.deb",
     "agentd run --backend firecracker -- sh -c \"uname -a > kernel\"",
+    // Needs the internet; the suite `egress` has servers of its own.
+    "agentd run --net allow=example.com -- curl -sS https://example.com",
     // Takes seconds, and is tested by other suites.
     "agentd doctor",
     // `sandbox/disk.rs` tests `--disk`; the README has the command without that option.

@@ -6,7 +6,7 @@ mod prepared;
 #[path = "support/mod.rs"]
 mod support;
 
-use agentd::isolation::{Access, IsolationBackend, Limits, Network, Profile, SandboxSpec, Writable};
+use agentd::isolation::{Access, IsolationBackend, Limits, NetworkMode, Profile, SandboxSpec, Writable};
 use agentd_isolation::shared_kernel::prepare;
 use agentd_kernel::cgroup::{Controller, Hierarchy};
 use rustix::{
@@ -134,7 +134,7 @@ fn victim(mark: &str) -> ! {
     runtime.block_on(async {
         for round in 0u64.. {
             // As root, the limits need another process, and this one waits for a plan until the end.
-            prepare(Network::Off, Profile::Default, &Limits::default());
+            prepare(NetworkMode::Off, Profile::Default, &Limits::default());
             let spec = SandboxSpec { limits: limits(), ..SandboxSpec::default() };
             let (native, direct) = (backend(if round % 2 == 0 { "linux-native" } else { "container" }), backend("host-direct"));
             let made = tokio::join!(native.create_sandbox(spec), direct.create_sandbox(SandboxSpec::default()));

@@ -16,6 +16,7 @@ const WITHOUT_GROUPS: &[&str] = &[
     "copies",
     "debian",
     "disk",
+    "egress",
     "gateway",
     "gondolin",
     "guest",

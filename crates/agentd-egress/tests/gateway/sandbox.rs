@@ -85,6 +85,7 @@ fn sockets_of(ports: &[u16]) -> GatewaySockets {
         tcp: ports.iter().flat_map(|port| both(SocketType::STREAM, *port)).collect(),
         dns_udp: both(SocketType::DGRAM, 53).into(),
         dns_tcp: both(SocketType::STREAM, 53).into(),
+        attempts: Vec::new(),
     }
 }
 

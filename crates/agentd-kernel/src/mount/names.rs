@@ -57,6 +57,12 @@ pub enum Resolver {
         /// Content of the file.
         content: String,
     },
+    /// The gateway of the sandbox.
+    Gateway {
+        /// Path of `resolv.conf`, as in [`Resolver::Given`].
+        #[serde(with = "crate::path_bytes::one")]
+        place: PathBuf,
+    },
 }
 
 /// Default host name.
@@ -101,7 +107,7 @@ impl NamesPlan {
     /// Returns the path of a `resolv.conf` in a covered directory, to which `/etc/resolv.conf` is a link.
     pub(super) fn hidden_resolver(&self) -> Option<&Path> {
         match &self.resolver {
-            Resolver::Given { place, .. } if !place.starts_with("/etc") => Some(place),
+            Resolver::Given { place, .. } | Resolver::Gateway { place } if !place.starts_with("/etc") => Some(place),
             _ => None,
         }
     }
@@ -113,6 +119,7 @@ impl NamesPlan {
             Resolver::Nowhere => "no resolver".to_owned(),
             Resolver::AsPresent => "the resolver of the root".to_owned(),
             Resolver::Given { place, .. } => format!("the host's resolver in {}", place.display()),
+            Resolver::Gateway { .. } => "the gateway as resolver".to_owned(),
         };
         format!("{user} ({uid}), group {group} ({gid}), home {}; host {}, {resolver}", home.display(), self.host)
     }

@@ -4,7 +4,7 @@ use super::{
     SeccompPlan,
     assemble::{Answer, Condition, Decision, Rule},
 };
-use agentd_core::Profile;
+use agentd_core::{NetworkMode, Profile};
 
 /// Namespace flags of `clone(2)`. `clone` has no flag for `CLONE_NEWTIME`.
 const NAMESPACES: u32 = 0x7e02_0000;
@@ -39,7 +39,7 @@ pub(super) fn rules(plan: SeccompPlan) -> Vec<(&'static str, i64, Decision)> {
     vec![
         ("clone", libc::SYS_clone, only([vec![masked(0, NAMESPACES, &[0])]])),
         ("ioctl", libc::SYS_ioctl, only([vec![none_of(1, &IOCTLS)]])),
-        ("socket", libc::SYS_socket, sockets(plan.profile)),
+        ("socket", libc::SYS_socket, sockets(plan)),
         ("socketpair", libc::SYS_socketpair, Decision::Check(vec![allow(vec![one_of(0, &numbers([libc::AF_UNIX]))])], NO_FAMILY)),
         ("prlimit64", libc::SYS_prlimit64, limits_by_prlimit()),
         ("setrlimit", libc::SYS_setrlimit, Decision::Check(vec![allow(vec![none_of(0, &[libc::RLIMIT_CORE])])], Answer::Succeed)),
@@ -110,18 +110,24 @@ const NO_PROTOCOL: Answer = Answer::Fail(libc::EPROTONOSUPPORT);
 ///
 /// Programs with an optional use of a family or protocol handle these errnos and no others. The audit library of `useradd` and
 /// `su` fails on `EPERM`, but continues without the kernel's audit on `EPROTONOSUPPORT`.
-fn sockets(profile: Profile) -> Decision {
-    if profile == Profile::Strict {
+///
+/// [`Profile::Strict`] has no sockets, except for those of the internet if hosts were granted. The C library finds no netlink
+/// then, and assumes that both families are configured.
+fn sockets(plan: SeccompPlan) -> Decision {
+    let is_strict = plan.profile == Profile::Strict;
+    if is_strict && plan.network != NetworkMode::Egress {
         return Decision::Always(NO_FAMILY);
     }
     let refuse = |conditions, answer| Rule { conditions, answer };
     let netlink = || one_of(0, &numbers([libc::AF_NETLINK]));
     let internet = || one_of(0, &numbers([libc::AF_INET, libc::AF_INET6]));
     let kind = |kinds: &[u32]| masked(1, SOCKET_TYPE, kinds);
-    let rules = vec![
+    let local = vec![
         allow(vec![one_of(0, &numbers([libc::AF_UNIX]))]),
         allow(vec![netlink(), one_of(2, &numbers([libc::NETLINK_ROUTE]))]),
         refuse(vec![netlink()], NO_PROTOCOL),
+    ];
+    let of_the_internet = vec![
         allow(vec![
             internet(),
             kind(&numbers([libc::SOCK_STREAM, libc::SOCK_DGRAM])),
@@ -130,6 +136,7 @@ fn sockets(profile: Profile) -> Decision {
         refuse(vec![internet(), kind(&numbers([libc::SOCK_RAW]))], Answer::Fail(libc::EPERM)),
         refuse(vec![internet()], NO_PROTOCOL),
     ];
+    let rules = if is_strict { of_the_internet } else { [local, of_the_internet].concat() };
     Decision::Check(rules, NO_FAMILY)
 }
 

@@ -14,7 +14,7 @@ mod syscalls;
 mod tests;
 
 use crate::syscall;
-use agentd_core::{Control, ControlError, Network, Profile};
+use agentd_core::{Control, ControlError, NetworkMode, Profile};
 use assemble::{Answer, Decision};
 pub use notify::{Call, Listener, ModeChange, RequestedChange, Target};
 pub use reschedule::{Reschedule, Scope};
@@ -28,7 +28,7 @@ pub struct SeccompPlan {
     /// The profile.
     pub profile: Profile,
     /// Network access of the sandbox. The filter does not check addresses.
-    pub network: Network,
+    pub network: NetworkMode,
     /// True if set-user-id and set-group-id bits may be set. They have no effect in a sandbox's own root (`nosuid`), but would
     /// have one in a directory of the caller.
     pub set_ids: bool,

@@ -8,7 +8,11 @@ const PROFILES: [Profile; 3] = [Profile::Strict, Profile::Default, Profile::Perm
 
 /// Runs `attempt` in a child under the filter. Returns its errno (0 for success), or the negated signal that killed the child.
 fn under(profile: Profile, attempt: fn() -> libc::c_long) -> i32 {
-    let program = SeccompPlan { profile, network: Network::Off, set_ids: false }.compile();
+    under_plan(SeccompPlan { profile, network: NetworkMode::Off, set_ids: false }, attempt)
+}
+
+fn under_plan(plan: SeccompPlan, attempt: fn() -> libc::c_long) -> i32 {
+    let program = plan.compile();
     // SAFETY: the child only installs the filter and makes the attempt, then exits.
     unsafe {
         let pid = libc::fork();
@@ -186,10 +190,39 @@ fn foreign_syscall_entries_are_refused() {
     }
 }
 
+#[test]
+fn granted_hosts_allow_tcp_and_udp_in_every_profile_and_no_other_socket() {
+    let attempts: [Attempt; 8] = [
+        ("TCP", call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 0), 0),
+        ("UDP", call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, libc::IPPROTO_UDP), 0),
+        ("TCP over IPv6", call!(libc::SYS_socket, libc::AF_INET6, libc::SOCK_STREAM, libc::IPPROTO_TCP), 0),
+        ("ping", call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP), libc::EPROTONOSUPPORT),
+        ("raw", call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP), libc::EPERM),
+        ("packet", call!(libc::SYS_socket, libc::AF_PACKET, libc::SOCK_RAW, 0), libc::EAFNOSUPPORT),
+        ("vsock", call!(libc::SYS_socket, 40, libc::SOCK_STREAM, 0), libc::EAFNOSUPPORT),
+        ("MPTCP", call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 262), libc::EPROTONOSUPPORT),
+    ];
+    for profile in PROFILES {
+        let plan = SeccompPlan { profile, network: NetworkMode::Egress, set_ids: false };
+        for (name, attempt, errno) in attempts {
+            assert_eq!(under_plan(plan, attempt), errno, "{name} with {profile:?}");
+        }
+        let local: [fn() -> libc::c_long; 2] = [
+            call!(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, 0),
+            call!(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, 0),
+        ];
+        let expected = if profile == Profile::Strict { libc::EAFNOSUPPORT } else { 0 };
+        assert_eq!(local.map(|attempt| under_plan(plan, attempt)), [expected; 2], "{profile:?}");
+        // Without granted hosts, the profile `strict` has no sockets.
+        let refused = if profile == Profile::Strict { libc::EAFNOSUPPORT } else { 0 };
+        assert_eq!(under(profile, call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 0)), refused, "{profile:?}");
+    }
+}
+
 /// The kernel refuses a filter of more than 4096 instructions with `EINVAL` (`BPF_MAXINSNS`).
 #[test]
 fn refused_filter_keeps_errno_source_and_remedy() {
-    let program = SeccompPlan { profile: Profile::Strict, network: Network::Off, set_ids: false }.compile();
+    let program = SeccompPlan { profile: Profile::Strict, network: NetworkMode::Off, set_ids: false }.compile();
     let last = program.0.last().unwrap().clone();
     let long = Program(vec![last; 5000]);
     // `apply` sets no_new_privs, which a thread has for itself.

@@ -19,6 +19,30 @@ pub fn loopback_up(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Returns a packet socket that receives what the filter accepts at the interface, from the network header on (`packet(7)`).
+pub fn packet_socket(filter: &mut [libc::sock_filter], interface: u32) -> Result<OwnedFd, Errno> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    // Without a protocol, the socket receives nothing before it is bound.
+    let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    let program = libc::sock_fprog { len: u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?, filter: filter.as_mut_ptr() };
+    let length = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: `program` and the instructions live across the call, which copies them; `length` is the size of `program`.
+    let attached = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, (&raw const program).cast(), length)
+    };
+    check(libc::c_long::from(attached))?;
+    // SAFETY: all-zero is a valid `sockaddr_ll`.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).map_err(|_| Errno::INVAL)?;
+    // ETH_P_ALL in network byte order.
+    address.sll_protocol = 3_u16.to_be();
+    address.sll_ifindex = libc::c_int::try_from(interface).map_err(|_| Errno::INVAL)?;
+    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: `address` lives across the call, and `length` is its size.
+    check(libc::c_long::from(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) }))?;
+    Ok(socket)
+}
+
 /// Returns the credentials of the process that connected `socket` (`unix(7)`, `SO_PEERCRED`). The pid is 0 if that process is
 /// neither in this PID namespace nor in one below it.
 pub fn peer_credentials(socket: BorrowedFd<'_>) -> Result<libc::ucred, Errno> {

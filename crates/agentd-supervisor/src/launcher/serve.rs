@@ -60,7 +60,13 @@ impl Launcher {
                 let channel = fds.pop().ok_or(ChannelError::MissingFds)?;
                 if let Err(error) = self.create(id, &plan, &channel) {
                     let controls = Err(shorten::error(error));
-                    let hello = Event::Hello { version: protocol::VERSION, controls, watches: Vec::new(), owner: None };
+                    let hello = Event::Hello {
+                        version: protocol::VERSION,
+                        controls,
+                        watches: Vec::new(),
+                        sockets: Vec::new(),
+                        owner: None,
+                    };
                     // The library may have given up and closed the channel.
                     send(channel.as_fd(), &hello, &[]).ok();
                 }

@@ -1,6 +1,6 @@
 //! The environment of a command, which inherits only listed variables.
 
-use agentd_core::{Grant, IsolationError, Network};
+use agentd_core::{Grant, IsolationError, NetworkMode};
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
@@ -30,7 +30,7 @@ pub(crate) struct CommandPlace<'a> {
     /// True if the command is root inside.
     pub root: bool,
     /// The network access of the command.
-    pub network: Network,
+    pub network: NetworkMode,
 }
 
 /// The environment of a command.
@@ -58,7 +58,7 @@ pub(crate) fn build(caller: &Environment, place: &CommandPlace<'_>) -> Environme
     env.insert("SHELL".into(), "/bin/sh".into());
     env.insert("TMPDIR".into(), "/tmp".into());
     env.insert("PATH".into(), path(caller.get(OsStr::new("PATH")), place.grants));
-    if place.network == Network::Off {
+    if place.network == NetworkMode::Off {
         env.extend(NO_RETRIES.map(|(name, value)| (name.into(), value.into())));
     }
     env.extend(place.tools.iter().map(|(name, path)| ((*name).into(), path.into())));
@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn at(home: &str) -> CommandPlace<'_> {
-        CommandPlace { home: Path::new(home), grants: &[], tools: &[], root: false, network: Network::Off }
+        CommandPlace { home: Path::new(home), grants: &[], tools: &[], root: false, network: NetworkMode::Off }
     }
 
     fn get(env: &Environment, name: &str) -> Option<String> {

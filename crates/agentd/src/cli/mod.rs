@@ -21,6 +21,7 @@ mod links;
 mod logging;
 mod named_backend;
 mod net;
+mod network;
 mod protection;
 mod regrant;
 mod remove;

@@ -4,7 +4,7 @@ mod directories;
 mod refuse;
 
 use super::{
-    args::{BoundaryArgs, CommandArgs, RunArgs},
+    args::{BoundaryArgs, CommandArgs, NetworkArg, RunArgs},
     environment::{self, Environment},
     failure::Failure,
     grants,
@@ -13,8 +13,8 @@ use super::{
 };
 use crate::isolation::grants::Links;
 use agentd_core::{
-    BackendTraits, Command, Grant, IsolationBackend, IsolationError, Limits, Network, Profile, Root, SandboxSpec, StdinSource,
-    Writable,
+    BackendTraits, Command, Grant, IsolationBackend, IsolationError, Limits, NetworkMode, Profile, Root, SandboxSpec,
+    StdinSource, Writable,
 };
 use directories::{above, here, home, inside, named_directory};
 use std::path::{Path, PathBuf};
@@ -121,9 +121,10 @@ pub(crate) fn sandbox(
         tools = toolchains.variables;
     }
     let home = home(traits, &guard);
-    let (network, profile) = network_and_profile(args);
+    let network = NetworkArg::network(&args.net)?;
+    refuse::granted_hosts(&network, traits, name)?;
     // Without a boundary, a command uses the caller's network.
-    let seen = if traits.boundary { network } else { Network::Host };
+    let seen = if traits.boundary { network.mode() } else { NetworkMode::Host };
     let place = environment::CommandPlace { home: &home, grants: &granted, tools: &tools, root: traits.uid_zero, network: seen };
     let mut env = environment::build(&environment::callers(), &place);
     if let Some(image) = image {
@@ -136,7 +137,7 @@ pub(crate) fn sandbox(
         links,
         home: Some(home.clone()),
         network,
-        profile,
+        profile: profile(args),
         limits: limits(args),
         allow_degraded: args.allow_degraded,
     };
@@ -161,9 +162,9 @@ fn granted(args: &BoundaryArgs, workspace: Option<&Path>, guard: &grants::Guard)
     Ok(grants)
 }
 
-/// Returns the network access and the profile of a sandbox.
-pub(crate) fn network_and_profile(args: &BoundaryArgs) -> (Network, Profile) {
-    (args.net.map(Into::into).unwrap_or_default(), args.profile.map(Into::into).unwrap_or_default())
+/// Returns the profile of a sandbox.
+pub(crate) fn profile(args: &BoundaryArgs) -> Profile {
+    args.profile.map(Into::into).unwrap_or_default()
 }
 
 /// Returns the limits of a sandbox.

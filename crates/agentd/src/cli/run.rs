@@ -1,19 +1,22 @@
 //! `agentd run`: runs one command in a new sandbox.
 
 use super::{
-    args::{CommandArgs, RequireArg, RunArgs},
+    args::{CommandArgs, NetworkArg, RequireArg, RunArgs},
     comparison::Comparison,
     explain,
     failure::{self, CANNOT, Failure},
     grants, hidden, image,
+    network::FlowReader,
     protection::{self, Advice},
     request::{self, BackendDescription},
     result_object::{self, ResultObject},
     selection::{self, Selected},
     stream, temporary, toolchains, writer,
 };
-use agentd_core::{Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, Sandbox};
-use agentd_isolation::{HeadTail, protect::Report, shared_kernel};
+use agentd_core::{
+    Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, NetworkMode, Sandbox,
+};
+use agentd_isolation::{HeadTail, egress, protect::Report, shared_kernel};
 use std::{
     io::Write,
     sync::{Arc, PoisonError},
@@ -25,8 +28,9 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(crate) fn prepare(args: &RunArgs) {
     // A machine has its own launcher, in the guest.
     if !args.explain && selection::is_on_hosts_kernel(args) {
-        let (network, profile) = request::network_and_profile(&args.boundary);
-        shared_kernel::prepare(network, profile, &request::limits(&args.boundary));
+        // Planning the run reports what is wrong with the network.
+        let Ok(network) = NetworkArg::network(&args.boundary.net) else { return };
+        shared_kernel::prepare(network.mode(), request::profile(&args.boundary), &request::limits(&args.boundary));
     }
 }
 
@@ -76,6 +80,9 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     let mut compared = Comparison::begin(&spec.grants, limit);
     // From here on, a signal ends the command first, so that agentd can clean up.
     let mut stops = Stops::new()?;
+    if spec.network.mode() == NetworkMode::Egress {
+        egress::raise_descriptor_limit()?;
+    }
     let mut made = selected.backend.create_sandbox(spec.clone()).await;
     if made.as_ref().is_err_and(|error| selected.is_outdated_by(error)) {
         selected.forget();
@@ -90,6 +97,7 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
         made = selected.backend.create_sandbox(spec.clone()).await;
     }
     let sandbox = made?;
+    let mut flows = FlowReader::start(&*sandbox)?;
     // An image has its own programs, and without a boundary no directory is hidden.
     let hides = image.is_none() && selected.backend.traits().boundary;
     if !args.json {
@@ -97,7 +105,8 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     }
     compared.command_begins();
     let ran = if args.json {
-        in_json(&sandbox, command, &args.command, (&selected, &args.require), &mut stops, (&mut compared, result)).await
+        in_json(&sandbox, command, &args.command, (&selected, &args.require), &mut stops, (&mut compared, result, &mut flows))
+            .await
     } else {
         match sandbox.exec_streaming(command).await {
             Ok(handle) => stream::stream(handle, &args.command, &mut stops).await,
@@ -111,6 +120,9 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
         (result.protected, stopped) = compared.report(&mut stops).await;
     }
     if !args.json {
+        if let Some(flows) = flows.take() {
+            flows.finish(matches!(destroyed, Ok(None))).warn();
+        }
         print_notes(&result.protected, &ran, &advice);
     }
     drop(held);
@@ -275,7 +287,7 @@ async fn in_json(
     args: &CommandArgs,
     (selected, required): (&Selected, &[RequireArg]),
     stops: &mut Stops,
-    (compared, result): (&mut Comparison, &mut ResultObject),
+    (compared, result, flows): (&mut Comparison, &mut ResultObject, &mut Option<FlowReader>),
 ) -> Result<u8, IsolationError> {
     let capture = command.capture;
     let handle = sandbox.exec_streaming(command).await?;
@@ -284,6 +296,7 @@ async fn in_json(
     // Destroy the sandbox first: the object is complete only when no process is running.
     let destroyed = destroy(sandbox, stops, compared).await;
     let (protected, interrupted) = compared.report(stops).await;
+    let network = flows.take().map(|flows| flows.finish(matches!(destroyed, Ok(None))).json());
     let [stdout, stderr] =
         std::mem::replace(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner), [0; 2].map(HeadTail::new));
     let stream = |kept: HeadTail| {
@@ -318,6 +331,7 @@ async fn in_json(
             "syscalls": enforced(sandbox, &[Control::Seccomp]),
             "kernel": selected.proven.as_ref().is_some_and(|proven| proven.has(Claim::Kernel)),
         },
+        "network": network,
         "controls": sandbox.controls(),
         "degraded": degraded,
         "stdout": stream(stdout),

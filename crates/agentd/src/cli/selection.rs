@@ -1,7 +1,7 @@
 //! Selects the backend of a command of the command line.
 
 use super::{
-    args::{RequireArg, RunArgs},
+    args::{NetworkArg, RequireArg, RunArgs},
     failure::Failure,
     named_backend::named_backend,
     temporary,
@@ -106,6 +106,7 @@ struct NeededTraits {
     own_kernel: bool,
     image: bool,
     volume: bool,
+    egress: bool,
 }
 
 impl NeededTraits {
@@ -114,14 +115,15 @@ impl NeededTraits {
             own_kernel: args.require.contains(&RequireArg::KernelIsolation),
             image: args.boundary.image.is_some(),
             volume: args.disk.is_some(),
+            egress: args.boundary.net.iter().any(|net| matches!(net, NetworkArg::Log | NetworkArg::Allow(_))),
         }
     }
 
     /// Returns true if a backend with these traits meets the needs. A machine costs time and memory, so it is selected only if
-    /// its own kernel is required. If that machine then lacks images or disks, its own error reports that.
+    /// its own kernel is required. If that machine then lacks images, disks or granted hosts, an error reports that.
     fn are_met_by(self, traits: &BackendTraits) -> bool {
-        let own_root = (traits.images || !self.image) && (traits.volumes || !self.volume);
-        traits.boundary && traits.own_kernel == self.own_kernel && (own_root || self.own_kernel)
+        let has = (traits.images || !self.image) && (traits.volumes || !self.volume) && (traits.egress || !self.egress);
+        traits.boundary && traits.own_kernel == self.own_kernel && (has || self.own_kernel)
     }
 }
 
@@ -211,13 +213,14 @@ mod tests {
             #[cfg(feature = "firecracker")]
             "firecracker",
         ];
-        let needs = |own_kernel, image, volume| NeededTraits { own_kernel, image, volume };
+        let needs = |own_kernel, image, volume| NeededTraits { own_kernel, image, volume, ..NeededTraits::default() };
         for (needs, wanted) in [
             (needs(false, false, false), host),
             (needs(false, true, false), &["container"]),
             (needs(false, false, true), &["container"]),
             (needs(true, false, false), machines),
             (needs(true, true, true), machines),
+            (NeededTraits { egress: true, ..NeededTraits::default() }, host),
         ] {
             assert_eq!(backends_with(&std::env::temp_dir(), |traits| needs.are_met_by(traits)), wanted, "{needs:?}");
         }

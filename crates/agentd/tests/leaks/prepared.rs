@@ -4,7 +4,7 @@ use super::{
     launcher,
     support::{self, backend, bare, inventory::limits, sh},
 };
-use agentd::isolation::{Limits, Network, Profile, SandboxSpec};
+use agentd::isolation::{Limits, Network, NetworkMode, Profile, SandboxSpec};
 use agentd_isolation::shared_kernel::prepare;
 use std::fs;
 
@@ -17,13 +17,13 @@ pub async fn prepared() {
         children.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect()
     };
     assert!(children().is_empty());
-    prepare(Network::Off, Profile::Default, &Limits::default());
+    prepare(NetworkMode::Off, Profile::Default, &Limits::default());
     while children().is_empty() {
         std::thread::yield_now();
     }
     let prepared = children();
     // Only one process is prepared.
-    prepare(Network::Off, Profile::Default, &Limits::default());
+    prepare(NetworkMode::Off, Profile::Default, &Limits::default());
     let with_network = SandboxSpec { network: Network::Host, ..SandboxSpec::default() };
     let limited = SandboxSpec { limits: limits(), ..SandboxSpec::default() };
     // The sandbox of an ordinary user has no limits here.
@@ -40,7 +40,7 @@ pub async fn prepared() {
     assert_eq!(children(), prepared);
     for name in ["container", "linux-native"] {
         if name == "linux-native" {
-            prepare(Network::Off, Profile::Strict, &Limits::default());
+            prepare(NetworkMode::Off, Profile::Strict, &Limits::default());
         }
         let sandbox = bare(name).await;
         assert_eq!(children().len(), 1, "{name}");

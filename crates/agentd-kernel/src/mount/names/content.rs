@@ -1,6 +1,7 @@
 //! Content of the name files: pure functions from the plan and the present content to the content that programs see.
 
 use super::{Account, Name, NamesPlan, Resolver};
+use crate::gateway::NAME_SERVER;
 use std::os::unix::ffi::OsStrExt;
 
 /// Returns the non-empty lines of a file, without line ends.
@@ -24,6 +25,8 @@ impl NamesPlan {
         let content = match name {
             Name::Passwd => self.account.passwd(present)?,
             Name::Group => self.account.group(present)?,
+            // Another entry of the host would lead around the addresses that the gateway gives to names.
+            Name::Hosts if self.is_behind_gateway() => hosts(&self.host).into_bytes(),
             Name::Hosts => match present {
                 // A kept root, which may have had another host name.
                 Some(present) if name_in(present).is_some() => renamed(present, &self.host),
@@ -36,19 +39,24 @@ impl NamesPlan {
                 // A library that ignores the refusal (musl) waits for the timeout set here.
                 Resolver::Nowhere => b"# No network: lookups fail at once.\noptions timeout:0 attempts:1\n".to_vec(),
                 Resolver::Given { content, .. } => content.clone().into_bytes(),
+                Resolver::Gateway { .. } => format!("nameserver {NAME_SERVER}\n").into_bytes(),
                 Resolver::AsPresent => return None,
             },
         };
         (present != Some(&content)).then_some(content)
     }
 
+    fn is_behind_gateway(&self) -> bool {
+        matches!(self.resolver, Resolver::Gateway { .. })
+    }
+
     /// Returns the content of `nsswitch.conf`. Without a network, names are looked up in files only, so that programs get "no
-    /// such host" rather than "try again later".
+    /// such host" rather than "try again later". Behind a gateway, no other source than its DNS knows a name.
     fn switch(&self, present: Option<&[u8]>) -> Option<Vec<u8>> {
         let only_files = self.resolver == Resolver::Nowhere;
         let wanted: &[u8] = if only_files { b"hosts: files\n" } else { b"hosts: files dns\n" };
         let Some(present) = present else { return Some([wanted, b"passwd: files\ngroup: files\n"].concat()) };
-        if !only_files {
+        if !only_files && !self.is_behind_gateway() {
             return None;
         }
         let is_hosts = |line: &[u8]| line.trim_ascii_start().starts_with(b"hosts:");
@@ -170,6 +178,18 @@ mod tests {
         assert_eq!(plan(Resolver::AsPresent).content(Name::Switch, Some(present.as_bytes())), None);
         assert_eq!(plan(Resolver::AsPresent).content(Name::Resolver, Some(b"nameserver 10.0.0.1\n")), None);
         assert!(made(Name::Resolver, Some("nameserver 10.0.0.1\n")).unwrap().ends_with("timeout:0 attempts:1\n"));
+    }
+
+    #[test]
+    fn names_behind_a_gateway_come_from_its_dns_only() {
+        let plan = plan(Resolver::Gateway { place: "/etc/resolv.conf".into() });
+        let made = |name, present: &str| String::from_utf8(plan.content(name, Some(present.as_bytes())).unwrap()).unwrap();
+        assert_eq!(made(Name::Resolver, "nameserver 10.0.0.1\nsearch corp\n"), "nameserver 198.18.0.1\n");
+        assert_eq!(made(Name::Hosts, "10.0.0.1 internal.example\n"), hosts("agentd"));
+        assert_eq!(
+            made(Name::Switch, "hosts: files resolve [!UNAVAIL=return] dns\npasswd: files"),
+            "hosts: files dns\npasswd: files"
+        );
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub(in crate::mount) fn show(plan: &NamesPlan, scratch: &Scratch, notes: &mut Me
     tree::restrict_one(&own, tree::READ_ONLY)?;
     for name in made {
         let place = match (&plan.resolver, name) {
-            (Resolver::Given { place, .. }, Name::Resolver) => place.clone(),
+            (Resolver::Given { place, .. } | Resolver::Gateway { place }, Name::Resolver) => place.clone(),
             _ => Path::new("/etc").join(name.file()),
         };
         match rustix::mount::mount_bind(own.join(name.file()), &place) {

@@ -2,10 +2,10 @@
 
 use super::super::duration;
 use super::Reference;
-use agentd_core::{Bytes, CpuQuota, Network, Profile};
+use agentd_core::{Bytes, CpuQuota, IsolationError, Network, Profile};
 use agentd_isolation::layouts;
 use clap::{Args, ValueEnum, builder::PossibleValuesParser};
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum ProfileArg {
@@ -27,19 +27,52 @@ impl From<ProfileArg> for Profile {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// A value of `--net`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NetworkArg {
-    /// Loopback only
+    /// Loopback only.
     Off,
-    /// The host's network
+    /// The host's network.
     Host,
+    /// Nothing, but what was tried is reported with the grants that it needs.
+    Log,
+    /// The granted hosts.
+    Allow(Vec<String>),
 }
 
-impl From<NetworkArg> for Network {
-    fn from(arg: NetworkArg) -> Self {
-        match arg {
-            NetworkArg::Off => Self::Off,
-            NetworkArg::Host => Self::Host,
+impl FromStr for NetworkArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("allow=")) {
+            ("off", _) => Ok(Self::Off),
+            ("host", _) => Ok(Self::Host),
+            ("log", _) => Ok(Self::Log),
+            (_, Some(grants)) => Ok(Self::Allow(grants.split(',').map(|grant| grant.trim().to_owned()).collect())),
+            _ => Err("expected off, host, log, or allow= with names, as in --net allow=example.com".to_owned()),
+        }
+    }
+}
+
+impl NetworkArg {
+    /// Returns the network that all values together request: loopback only without a value.
+    ///
+    /// # Errors
+    /// The values exclude each other.
+    pub(crate) fn network(args: &[Self]) -> Result<Network, IsolationError> {
+        let grants = args.iter().map(|arg| match arg {
+            Self::Off | Self::Host => None,
+            Self::Log => Some(&[][..]),
+            Self::Allow(grants) => Some(&grants[..]),
+        });
+        match (args, grants.collect::<Option<Vec<_>>>()) {
+            ([] | [Self::Off], _) => Ok(Network::Off),
+            ([Self::Host], _) => Ok(Network::Host),
+            (_, Some(grants)) => Ok(Network::Egress(grants.concat())),
+            (_, None) => Err(IsolationError::Invalid {
+                what: "--net".to_owned(),
+                reason: "off and host exclude every other value — give one of them alone, or only allow= and log".to_owned(),
+            }),
         }
     }
 }
@@ -66,6 +99,7 @@ Examples:
   agentd run -- python3 -c 'print(6*7)'
   agentd run --memory 512M --timeout 2m -- make test
   agentd run --workspace none --ro ./data -- sort data/words
+  agentd run --net allow=example.com -- curl -sS https://example.com
   agentd run -it -- bash
 
 Exit codes: the command's own; 124 time limit exceeded; 125 agentd failed;
@@ -134,9 +168,11 @@ pub(crate) struct BoundaryArgs {
         default_missing_value = "all",
         value_parser = PossibleValuesParser::new(layouts::toolchain_names().into_iter().chain(["all"])))]
     pub no_host_tools: Vec<String>,
-    /// Network access [default: off]
-    #[arg(long, value_enum)]
-    pub net: Option<NetworkArg>,
+    /// Network access: off (loopback only), host (the host's network), or allow= and the names that the command may reach, each as
+    /// NAME[:PORT][/PROTOCOL], *.NAME or ADDRESS:PORT, separated by commas; NAME alone means TLS at port 443. log allows nothing
+    /// and prints what the command would need. allow= and log can be repeated [default: off]
+    #[arg(long, value_name = "off|host|log|allow=NAMES")]
+    pub net: Vec<NetworkArg>,
     /// Memory limit of all processes together, e.g. 512M (requires root or a delegated cgroup)
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub memory: Option<Bytes>,

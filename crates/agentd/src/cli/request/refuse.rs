@@ -4,7 +4,7 @@ use super::super::{
     args::{NetworkArg, RunArgs},
     grants,
 };
-use agentd_core::{BackendTraits, Grant, IsolationError};
+use agentd_core::{BackendTraits, Grant, IsolationError, Network, NetworkMode};
 use std::path::Path;
 
 /// Rejects a grant at another path, if the backend shows grants only at their own paths.
@@ -19,12 +19,24 @@ pub(super) fn moved_grants(granted: &[Grant], traits: &BackendTraits, backend: &
     }
 }
 
+/// Rejects granted hosts, if the backend cannot limit the network to them.
+pub(super) fn granted_hosts(network: &Network, traits: &BackendTraits, backend: &str) -> Result<(), IsolationError> {
+    if network.mode() != NetworkMode::Egress || traits.egress {
+        return Ok(());
+    }
+    Err(IsolationError::Invalid {
+        what: "--net allow= or log".to_owned(),
+        reason: format!("{backend} cannot limit the network to granted hosts — use --backend linux-native or container"),
+    })
+}
+
 /// Rejects the options that restrict a command, for a backend without a boundary: such a backend can enforce none of them.
 pub(super) fn restrictions(args: &RunArgs, backend: &str) -> Result<(), IsolationError> {
     let no_host_caches = !args.no_host_caches.is_empty();
     let args = &args.boundary;
     let moved = args.rw.iter().any(|requested| grants::split(requested).1.is_some());
     let asked = [
+        ("--net allow= or log", NetworkArg::network(&args.net)?.mode() == NetworkMode::Egress),
         ("--image", args.image.is_some()),
         ("--workspace-ro", args.workspace_ro),
         ("--ro", !args.ro.is_empty()),
@@ -32,7 +44,7 @@ pub(super) fn restrictions(args: &RunArgs, backend: &str) -> Result<(), Isolatio
         ("--profile", args.profile.is_some()),
         ("--no-host-tools", !args.no_host_tools.is_empty()),
         ("--no-host-caches", no_host_caches),
-        ("--net off", args.net == Some(NetworkArg::Off)),
+        ("--net off", args.net.contains(&NetworkArg::Off)),
     ];
     match asked.into_iter().find(|(_, asked)| *asked) {
         None => Ok(()),

@@ -1,0 +1,162 @@
+//! The network namespace of a sandbox that reaches granted hosts only, for the gateway outside.
+//!
+//! Its only interface is `lo`, so nothing leaves the namespace. Routes make every address local ("AnyIP"): the kernel itself ends
+//! each connection, whatever its destination, at the sockets that listen here. Only the gateway gets these sockets.
+
+mod attempts;
+
+use crate::{ErrnoContext, syscall::sockets::packet_socket};
+use agentd_core::{Control, ControlError};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, listen, recv, send, socket_with, sockopt},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::OwnedFd,
+};
+
+/// The purpose of a socket of the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GatewaySocket {
+    /// Listens on a granted TCP port.
+    Tcp,
+    /// Listens on TCP port 53.
+    DnsTcp,
+    /// Receives datagrams at UDP port 53.
+    DnsUdp,
+    /// Receives the first packet of each TCP connection, and UDP datagrams, to addresses that are not the sandbox's own.
+    Attempts,
+}
+
+/// The name server in `resolv.conf`. Every address is local, so the gateway answers at any of them.
+pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+
+const OWN_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+/// The addresses of `lo`. Without an address that is not of the loopback, `getaddrinfo(3)` with `AI_ADDRCONFIG` finds no family.
+/// Both are of the ranges that the gateway uses for names, and among those that no name gets.
+const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(OWN_V4), IpAddr::V6(Ipv6Addr::new(0xfd61, 0x6765, 0x6e74, 0, 0, 0, 0, 2))];
+
+/// Connections that wait to be accepted, for each socket. The sysctl `net.core.somaxconn` may lower it.
+const BACKLOG: i32 = 1024;
+const DNS: u16 = 53;
+
+/// Prepares the network namespace of this process: addresses, routes, and sockets that listen on the TCP `ports` and on port 53.
+/// Needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE in the namespace. Returns the sockets and a description.
+///
+/// # Errors
+/// The errno of a failed step for IPv4. A kernel without IPv6 gets no sockets for it, and the namespace has no way out either.
+pub fn prepare(ports: &[u16]) -> Result<(Vec<(GatewaySocket, OwnedFd)>, String), ControlError> {
+    let [v4, v6] = ADDRESSES;
+    make_all_local(v4).during(Control::Network, || "make every IPv4 address local: rtnetlink".to_owned())?;
+    let mut sockets = sockets_of(v4, ports)?;
+    let families = match make_all_local(v6) {
+        Ok(()) => {
+            sockets.extend(sockets_of(v6, ports)?);
+            "IPv4 and IPv6"
+        }
+        Err(_) => "IPv4",
+    };
+    // A kernel without packet sockets refuses the same, and the record lacks what no socket accepts.
+    let attempts = packet_socket(&mut attempts::filter(OWN_V4), rtnetlink::LOOPBACK).ok();
+    sockets.extend(attempts.map(|socket| (GatewaySocket::Attempts, socket)));
+    Ok((sockets, format!("gateway to granted hosts, {families}; TCP ports {ports:?}")))
+}
+
+fn sockets_of(family: IpAddr, ports: &[u16]) -> Result<Vec<(GatewaySocket, OwnedFd)>, ControlError> {
+    let tcp = ports.iter().map(|port| (GatewaySocket::Tcp, *port));
+    tcp.chain([(GatewaySocket::DnsTcp, DNS), (GatewaySocket::DnsUdp, DNS)])
+        .map(|(purpose, port)| {
+            let socket = socket(family, purpose, port);
+            let call = || format!("create the socket of the gateway at port {port}");
+            Ok((purpose, socket.during(Control::Network, call)?))
+        })
+        .collect()
+}
+
+/// Creates a socket at a port of every address of the family. It has no `SO_REUSEADDR`, so no program inside can bind the port.
+fn socket(family: IpAddr, purpose: GatewaySocket, port: u16) -> Result<OwnedFd, Errno> {
+    let (family, any) = match family {
+        IpAddr::V4(_) => (AddressFamily::INET, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        IpAddr::V6(_) => (AddressFamily::INET6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+    };
+    let kind = if purpose == GatewaySocket::DnsUdp { SocketType::DGRAM } else { SocketType::STREAM };
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    if family == AddressFamily::INET6 {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    bind(&socket, &SocketAddr::new(any, port))?;
+    if kind == SocketType::STREAM {
+        listen(&socket, BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+/// Numbers of `linux/rtnetlink.h`, `linux/netlink.h` and `linux/if_addr.h`.
+mod rtnetlink {
+    pub(super) const NEW_ADDRESS: u16 = 20;
+    pub(super) const NEW_ROUTE: u16 = 24;
+    /// `NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE`.
+    pub(super) const FLAGS: u16 = 0x0001 | 0x0004 | 0x0400;
+    pub(super) const IFA_ADDRESS: u16 = 1;
+    pub(super) const IFA_LOCAL: u16 = 2;
+    /// No duplicate address detection, so that the address is usable at once.
+    pub(super) const IFA_F_NODAD: u8 = 0x02;
+    pub(super) const RTA_OIF: u16 = 4;
+    pub(super) const RTA_PREFSRC: u16 = 7;
+    pub(super) const RT_TABLE_MAIN: u8 = 254;
+    pub(super) const RTPROT_BOOT: u8 = 3;
+    pub(super) const RT_SCOPE_HOST: u8 = 254;
+    pub(super) const RTN_LOCAL: u8 = 2;
+    /// The index of `lo`, which is the first interface of each namespace.
+    pub(super) const LOOPBACK: u32 = 1;
+}
+
+/// Gives `lo` the address, and makes every address of its family local (`ip route add local default dev lo src ADDRESS`).
+fn make_all_local(address: IpAddr) -> Result<(), Errno> {
+    use rtnetlink::{
+        FLAGS, IFA_ADDRESS, IFA_F_NODAD, IFA_LOCAL, LOOPBACK, NEW_ADDRESS, NEW_ROUTE, RT_SCOPE_HOST, RT_TABLE_MAIN, RTA_OIF,
+        RTA_PREFSRC, RTN_LOCAL, RTPROT_BOOT,
+    };
+    let (family, octets) = match address {
+        IpAddr::V4(address) => (AddressFamily::INET, address.octets().to_vec()),
+        IpAddr::V6(address) => (AddressFamily::INET6, address.octets().to_vec()),
+    };
+    let family = u8::try_from(family.as_raw()).map_err(|_| Errno::AFNOSUPPORT)?;
+    let bits = u8::try_from(octets.len() * 8).map_err(|_| Errno::INVAL)?;
+    let loopback = LOOPBACK.to_ne_bytes();
+    // Without a protocol: NETLINK_ROUTE.
+    let netlink = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    let address =
+        [&[family, bits, IFA_F_NODAD, 0][..], &loopback, &attribute(IFA_LOCAL, &octets), &attribute(IFA_ADDRESS, &octets)];
+    request(&netlink, NEW_ADDRESS, FLAGS, &address.concat())?;
+    let route = [
+        &[family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_HOST, RTN_LOCAL, 0, 0, 0, 0][..],
+        &attribute(RTA_OIF, &loopback),
+        &attribute(RTA_PREFSRC, &octets),
+    ];
+    request(&netlink, NEW_ROUTE, FLAGS, &route.concat())
+}
+
+/// Encodes an attribute whose value needs no padding (`struct rtattr`).
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat()
+}
+
+/// Sends one request and waits for its acknowledgement (`netlink(7)`, `NLMSG_ERROR`).
+fn request(netlink: &OwnedFd, kind: u16, flags: u16, body: &[u8]) -> Result<(), Errno> {
+    let length = u32::try_from(16 + body.len()).map_err(|_| Errno::MSGSIZE)?;
+    let head = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 8]].concat();
+    send(netlink, &[head, body.to_vec()].concat(), SendFlags::empty())?;
+    let mut answer = [0; 256];
+    let (received, _) = recv(netlink, &mut answer, RecvFlags::empty())?;
+    // The errno, negated, follows the head of 16 bytes.
+    let errno = answer.get(16..20).filter(|_| received >= 20).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+    match errno.map(i32::from_ne_bytes) {
+        Some(0) => Ok(()),
+        Some(errno) => Err(Errno::from_raw_os_error(-errno)),
+        None => Err(Errno::BADMSG),
+    }
+}

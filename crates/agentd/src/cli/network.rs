@@ -1,0 +1,239 @@
+//! What a sandbox with granted hosts tried to reach: the lines and the JSON for the user.
+
+use super::writer;
+use agentd_core::{NetworkFlow, NetworkLog, NetworkVerdict, Sandbox, escape};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+/// Different destinations that are kept. Further ones are counted.
+const MAX_KEPT: usize = 256;
+/// The largest number of lines about destinations.
+const MAX_LINES: usize = 20;
+
+/// Reads the flows of a sandbox while it runs, because their queue is bounded.
+pub(crate) struct FlowReader {
+    log: Arc<dyn NetworkLog>,
+    summary: Arc<Mutex<NetworkSummary>>,
+    thread: JoinHandle<()>,
+}
+
+/// The flows of a sandbox, by destination and verdict.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct NetworkSummary {
+    entries: Vec<FlowSummary>,
+    /// Flows to destinations that did not fit.
+    omitted: u64,
+    /// Flows that are not in the record.
+    dropped: u64,
+}
+
+/// The flows to one destination with the same verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FlowSummary {
+    to: String,
+    verdict: NetworkVerdict,
+    /// False if the program only asked for the name.
+    connects: bool,
+    reached: bool,
+    address_checked: bool,
+    flows: u64,
+    sent: u64,
+    received: u64,
+}
+
+impl FlowReader {
+    /// Starts to read; returns `None` if the network of the sandbox is not that of granted hosts.
+    ///
+    /// # Errors
+    /// The thread could not be started.
+    pub(crate) fn start(sandbox: &dyn Sandbox) -> io::Result<Option<Self>> {
+        let Some(log) = sandbox.network_log() else { return Ok(None) };
+        let summary = Arc::<Mutex<NetworkSummary>>::default();
+        let (from, into) = (log.clone(), summary.clone());
+        let thread = thread::Builder::new().name("network-log".to_owned()).spawn(move || {
+            while let Some(flow) = from.next(Duration::MAX) {
+                into.lock().unwrap_or_else(PoisonError::into_inner).add(flow);
+            }
+        })?;
+        Ok(Some(Self { log, summary, thread }))
+    }
+
+    /// Returns what was read. Reads to the end if the sandbox has been `destroyed`.
+    pub(crate) fn finish(self, destroyed: bool) -> NetworkSummary {
+        if destroyed {
+            // A panic of the thread has already been reported by the panic hook.
+            let _ = self.thread.join();
+        }
+        let dropped = self.log.take_dropped();
+        NetworkSummary { dropped, ..self.summary.lock().unwrap_or_else(PoisonError::into_inner).clone() }
+    }
+}
+
+impl NetworkSummary {
+    fn add(&mut self, flow: NetworkFlow) {
+        let to = match (flow.name, flow.wanted) {
+            (Some(name), Some(wanted)) => format!("{name}:{}", wanted.port()),
+            (Some(name), None) => name,
+            (None, Some(wanted)) => wanted.to_string(),
+            (None, None) => "a name".to_owned(),
+        };
+        let (connects, reached) = (flow.wanted.is_some(), flow.connected.is_some() || !flow.address_checked);
+        let same = |entry: &&mut FlowSummary| entry.to == to && entry.verdict == flow.verdict && entry.reached == reached;
+        if let Some(entry) = self.entries.iter_mut().find(same) {
+            entry.flows += 1;
+            entry.sent = entry.sent.saturating_add(flow.sent);
+            entry.received = entry.received.saturating_add(flow.received);
+        } else if self.entries.len() < MAX_KEPT {
+            let NetworkFlow { verdict, address_checked, sent, received, .. } = flow;
+            self.entries.push(FlowSummary { to, verdict, connects, reached, address_checked, flows: 1, sent, received });
+        } else {
+            self.omitted += 1;
+        }
+    }
+
+    /// Prints a line about each destination that was refused or not reached.
+    pub(crate) fn warn(&self) {
+        for line in self.lines() {
+            writer::message(format_args!("network: {}", escape::text(&line)));
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> = Vec::new();
+        for line in self.entries.iter().filter_map(FlowSummary::line) {
+            // A program asks for both addresses of a name, and often again.
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
+        let more = lines.len().saturating_sub(MAX_LINES);
+        lines.truncate(MAX_LINES);
+        let unseen = self.omitted + self.dropped;
+        if more > 0 || unseen > 0 {
+            lines.push(format!("{more} more destinations and {unseen} more attempts are not listed"));
+        }
+        // Addresses are left out: they may be of the host's network, and each deserves a look of its own.
+        let names: Vec<_> = self.missing().into_iter().filter(|grant| grant.parse::<SocketAddr>().is_err()).collect();
+        if names.len() > 1 {
+            lines.push(format!("all of these names: --net allow={}", names.join(",")));
+        }
+        lines
+    }
+
+    /// Returns the grants that would have allowed what was refused.
+    fn missing(&self) -> BTreeSet<&str> {
+        let missing = self.entries.iter().map(|entry| match &entry.verdict {
+            NetworkVerdict::Refused { missing, .. } => missing.as_deref(),
+            _ => None,
+        });
+        missing.flatten().collect()
+    }
+
+    /// Returns the summary for `--json`.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        let flows: Vec<_> = self.entries.iter().map(FlowSummary::json).collect();
+        serde_json::json!({ "flows": flows, "omitted": self.omitted, "dropped": self.dropped, "missing": self.missing() })
+    }
+}
+
+impl FlowSummary {
+    fn line(&self) -> Option<String> {
+        let to = &self.to;
+        match &self.verdict {
+            NetworkVerdict::Refused { reason, missing: Some(missing) } => {
+                let cause = reason.split_once(" — ").map_or(reason.as_str(), |(cause, _)| cause);
+                Some(format!("{to} was refused: {cause} — allow it with --net allow={missing}"))
+            }
+            // A question for a record of another type is part of how many programs find a host.
+            NetworkVerdict::Refused { reason, .. } if self.connects => Some(format!("{to} was refused: {reason}")),
+            NetworkVerdict::Granted { cut: Some(cut), .. } if !self.reached => Some(format!("{to}: {cut}")),
+            _ => None,
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let (allowed, rule, reason, missing) = match &self.verdict {
+            NetworkVerdict::Granted { rule, cut } => (true, Some(rule), cut.as_ref(), None),
+            NetworkVerdict::Refused { reason, missing } => (false, None, Some(reason), missing.as_ref()),
+            _ => (false, None, None, None),
+        };
+        serde_json::json!({
+            "to": self.to,
+            "allowed": allowed,
+            "rule": rule,
+            "reason": reason,
+            "missing": missing,
+            "address_checked": self.address_checked,
+            "flows": self.flows,
+            "sent_bytes": self.sent,
+            "received_bytes": self.received,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    fn flow(name: Option<&str>, wanted: Option<&str>, verdict: NetworkVerdict) -> NetworkFlow {
+        NetworkFlow {
+            started: SystemTime::UNIX_EPOCH,
+            lasted: Duration::ZERO,
+            name: name.map(str::to_owned),
+            wanted: wanted.map(|address| address.parse().unwrap()),
+            connected: None,
+            address_checked: true,
+            sent: 1,
+            received: 2,
+            verdict,
+        }
+    }
+
+    fn refused(reason: &str, missing: Option<&str>) -> NetworkVerdict {
+        NetworkVerdict::Refused { reason: reason.to_owned(), missing: missing.map(str::to_owned) }
+    }
+
+    #[test]
+    fn each_refused_destination_is_one_line_with_its_option() {
+        let mut summary = NetworkSummary::default();
+        for name in ["a.example", "e.example", "a.example", "a.example"] {
+            summary.add(flow(Some(name), None, refused("no grant — add one", Some(name))));
+        }
+        summary.add(flow(None, Some("10.0.0.1:22"), refused("no grant — add one", Some("10.0.0.1:22"))));
+        summary.add(flow(Some("b.example"), Some("198.18.1.0:443"), refused("not TLS — say so", None)));
+        summary.add(flow(Some("c.example"), None, refused("no such record", None)));
+        let cut = Some("not reached: no route".to_owned());
+        summary.add(flow(Some("d.example"), Some("198.18.1.1:443"), NetworkVerdict::Granted { rule: "d".to_owned(), cut }));
+        assert_eq!(
+            summary.lines(),
+            [
+                "a.example was refused: no grant — allow it with --net allow=a.example",
+                "e.example was refused: no grant — allow it with --net allow=e.example",
+                "10.0.0.1:22 was refused: no grant — allow it with --net allow=10.0.0.1:22",
+                "b.example:443 was refused: not TLS — say so",
+                "d.example:443: not reached: no route",
+                "all of these names: --net allow=a.example,e.example",
+            ]
+        );
+        assert_eq!(summary.json()["flows"][0]["flows"], 3);
+        assert_eq!(summary.json()["flows"][0]["received_bytes"], 6);
+    }
+
+    #[test]
+    fn flood_of_destinations_is_bounded_and_counted() {
+        let mut summary = NetworkSummary::default();
+        for number in 0..1000 {
+            let name = format!("n{number}.example");
+            summary.add(flow(Some(&name), None, refused("no grant", Some(&name))));
+        }
+        assert_eq!((summary.entries.len(), summary.omitted), (MAX_KEPT, 1000 - MAX_KEPT as u64));
+        assert!(summary.lines().len() <= MAX_LINES + 2);
+    }
+}

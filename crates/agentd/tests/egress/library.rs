@@ -1,0 +1,90 @@
+//! Granted hosts through the library: the gateway runs in this process.
+
+use crate::{
+    EgressTest,
+    outer::{PUBLIC, name, reached},
+};
+use agentd::isolation::{
+    Command, IsolationBackend, IsolationError, Limits, Network, NetworkMode, NetworkVerdict, Profile, SandboxSpec, Writable,
+    create_backend,
+};
+use agentd_isolation::shared_kernel;
+use std::{sync::Arc, time::Duration};
+
+pub const TESTS: &[EgressTest] = &[
+    ("sandbox_of_the_library_records_its_flows", flows),
+    ("prepared_first_process_reaches_granted_hosts", prepared),
+    ("backends_that_cannot_limit_the_network_refuse", refused),
+];
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn spec(grants: &[&str]) -> SandboxSpec {
+    SandboxSpec { network: Network::Egress(grants.iter().map(|grant| (*grant).to_owned()).collect()), ..SandboxSpec::default() }
+}
+
+fn bash(script: &str) -> Command {
+    Command {
+        argv: ["bash", "-c", script].map(Into::into).to_vec(),
+        env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+        capture: 1 << 16,
+        ..Command::default()
+    }
+}
+
+fn backend(name: &str) -> Arc<dyn IsolationBackend> {
+    create_backend(name, &std::env::temp_dir()).unwrap()
+}
+
+fn in_runtime<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap().block_on(test)
+}
+
+const TALK: &str = "exec 3<>/dev/tcp/granted.example/2222 && echo hello >&3 && read -r line <&3 && echo $line";
+
+fn flows(backend_name: &str) {
+    name("granted.example", &[PUBLIC]);
+    in_runtime(async {
+        let sandbox = backend(backend_name).create_sandbox(spec(&["granted.example:2222"])).await.unwrap();
+        let log = sandbox.network_log().unwrap();
+        let outcome = sandbox.exec(bash(TALK)).await.unwrap();
+        assert_eq!(outcome.stdout.to_bytes(), b"hello\n", "{outcome:?}");
+        let flow = log.next(LONG).unwrap();
+        assert_eq!((flow.name.as_deref(), flow.sent, flow.received), (Some("granted.example"), 6, 6));
+        assert_eq!(flow.connected, Some(format!("{PUBLIC}:2222").parse().unwrap()));
+        assert_eq!(flow.verdict, NetworkVerdict::Granted { rule: "granted.example:2222".to_owned(), cut: None });
+        sandbox.destroy().await.unwrap();
+        assert_eq!(log.next(LONG), None, "the log ends with the sandbox");
+    });
+}
+
+fn prepared(backend_name: &str) {
+    name("granted.example", &[PUBLIC]);
+    in_runtime(async {
+        let backend = backend(backend_name);
+        shared_kernel::prepare(NetworkMode::Egress, Profile::Default, &Limits::default());
+        let sandbox = backend.create_sandbox(spec(&["granted.example:2222"])).await.unwrap();
+        let outcome = sandbox.exec(bash(TALK)).await.unwrap();
+        assert_eq!(outcome.stdout.to_bytes(), b"hello\n", "{outcome:?}");
+        sandbox.destroy().await.unwrap();
+        // A process that was prepared for another network is not used.
+        shared_kernel::prepare(NetworkMode::Off, Profile::Default, &Limits::default());
+        let sandbox = backend.create_sandbox(spec(&["granted.example:2222"])).await.unwrap();
+        assert_eq!(sandbox.exec(bash(TALK)).await.unwrap().stdout.to_bytes(), b"hello\n");
+        sandbox.destroy().await.unwrap();
+    });
+}
+
+fn refused(backend_name: &str) {
+    in_runtime(async {
+        let mut layered = spec(&["granted.example"]);
+        layered.writable = Writable::TemporaryLayers;
+        let specs = [("host-direct", spec(&["granted.example"])), (backend_name, spec(&["*"])), (backend_name, layered)];
+        for (name, spec) in specs {
+            let Err(error) = backend(name).create_sandbox(spec).await else { panic!("{name} created a sandbox") };
+            assert!(matches!(&error, IsolationError::Invalid { .. }), "{error}");
+            assert!(!error.remedy().as_str().is_empty(), "{error}");
+        }
+        assert_eq!(reached(), [""; 0]);
+    });
+}

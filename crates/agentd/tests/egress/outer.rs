@@ -1,0 +1,175 @@
+//! The namespace around the sandboxes, with servers at every address, and the name server of the host.
+
+use crate::tls;
+use agentd_kernel::{gateway, namespace};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::unix::process::CommandExt as _,
+    process::Command,
+    sync::{LazyLock, Mutex},
+    thread,
+    time::Duration,
+};
+
+/// Set in the process that runs the tests.
+const ENTERED: &str = "AGENTD_TEST_EGRESS";
+
+/// An address of the internet, at which the servers of granted names are.
+pub const PUBLIC: &str = "93.184.216.34";
+
+/// The answers of the name server, of which the last one stays.
+static NAMES: LazyLock<Mutex<HashMap<String, Vec<Ipv4Addr>>>> = LazyLock::new(Mutex::default);
+/// The addresses at which a server was reached.
+static REACHED: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
+
+/// Moves this process, which has one thread, into namespaces, and executes it again as an ordinary process there.
+pub fn enter() {
+    if std::env::var_os(ENTERED).is_some() {
+        return;
+    }
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid().as_raw());
+    let user = if uid.is_root() { UnshareFlags::empty() } else { UnshareFlags::NEWUSER };
+    // SAFETY: the process has one thread, and no descriptor table is unshared.
+    unsafe { unshare_unsafe(user | UnshareFlags::NEWNET) }.unwrap();
+    if !uid.is_root() {
+        fs::write("/proc/self/setgroups", "deny").unwrap();
+        fs::write("/proc/self/uid_map", format!("{uid} {uid} 1", uid = uid.as_raw())).unwrap();
+        fs::write("/proc/self/gid_map", format!("{gid} {gid} 1")).unwrap();
+    }
+    namespace::loopback_up().unwrap();
+    // The sockets are not needed here.
+    drop(gateway::prepare(&[]).unwrap());
+    // The execution takes the capabilities of an ordinary user.
+    fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").unwrap();
+    panic!("{}", Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).env(ENTERED, "1").exec());
+}
+
+/// Starts the servers: TLS at 443, HTTP at 80, echo at 2222 and 853 over TCP; any datagram at 443; the name server.
+pub fn serve() {
+    listen(443, tls::serve);
+    listen(80, |client| http(client, "http"));
+    listen(2222, echo);
+    listen(853, echo);
+    listen(3128, proxy);
+    let datagrams = UdpSocket::bind("0.0.0.0:443").unwrap();
+    thread::spawn(move || {
+        while datagrams.recv_from(&mut [0; 1500]).is_ok() {
+            REACHED.lock().unwrap().push(datagrams.local_addr().unwrap());
+        }
+    });
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let named = text.lines().filter_map(|line| line.strip_prefix("nameserver")?.trim().parse().ok());
+    let mut servers: Vec<IpAddr> = named.chain([Ipv4Addr::LOCALHOST.into()]).collect();
+    servers.dedup();
+    for server in servers {
+        let socket = UdpSocket::bind((server, 53)).unwrap();
+        thread::spawn(move || {
+            let mut query = [0; 1500];
+            while let Ok((length, from)) = socket.recv_from(&mut query) {
+                if let Some(answer) = answer(&query[..length]) {
+                    socket.send_to(&answer, from).unwrap();
+                }
+            }
+        });
+    }
+}
+
+/// Forgets the names and the connections of the test before.
+pub fn forget() {
+    NAMES.lock().unwrap().clear();
+    REACHED.lock().unwrap().clear();
+}
+
+/// Gives a name its addresses: each question takes the next one, and the last one stays.
+pub fn name(name: &str, answers: &[&str]) {
+    NAMES.lock().unwrap().insert(name.to_owned(), answers.iter().rev().map(|text| text.parse().unwrap()).collect());
+}
+
+/// Returns the addresses at which a server was reached since the test began.
+pub fn reached() -> Vec<String> {
+    REACHED.lock().unwrap().iter().map(ToString::to_string).collect()
+}
+
+/// Waits until the echo server has seen the end of a connection. A missing end is ended by the time limit of the suite.
+pub fn wait_for_end(address: &str) {
+    while !reached().contains(&format!("{address}:0")) {
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn listen(port: u16, serve: impl Fn(TcpStream) + Send + Copy + 'static) {
+    let listener = TcpListener::bind(("::", port)).unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let client = client.unwrap();
+            let at = client.local_addr().unwrap();
+            REACHED.lock().unwrap().push(SocketAddr::new(at.ip().to_canonical(), at.port()));
+            thread::spawn(move || serve(client));
+        }
+    });
+}
+
+/// Answers one HTTP request with a text.
+pub fn http(mut client: impl io::Read + io::Write, text: &str) {
+    let path = request(&mut client);
+    let _ = write!(
+        client,
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{text} {path}",
+        text.len() + 1 + path.len()
+    );
+    let _ = client.flush();
+}
+
+/// Reads the head of a request, and returns its target.
+pub fn request(client: &mut impl io::Read) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && client.read(&mut byte).is_ok_and(|read| read == 1) {
+        head.push(byte[0]);
+    }
+    String::from_utf8_lossy(&head).split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+fn echo(mut client: TcpStream) {
+    let mut other = client.try_clone().unwrap();
+    let _ = io::copy(&mut client, &mut other);
+    // The end of a connection is recorded as well.
+    let at = client.local_addr().unwrap();
+    REACHED.lock().unwrap().push(SocketAddr::new(at.ip().to_canonical(), 0));
+}
+
+/// An HTTP proxy that opens every tunnel.
+fn proxy(mut client: TcpStream) {
+    let to = request(&mut client);
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+    let server = TcpStream::connect(to).unwrap();
+    let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    thread::spawn(move || io::copy(&mut up, &mut &server));
+    let _ = io::copy(&mut down, &mut client);
+}
+
+/// Answers a question for an A record; every other question has an empty answer.
+fn answer(query: &[u8]) -> Option<Vec<u8>> {
+    let (mut labels, mut at) = (Vec::new(), 12);
+    while *query.get(at)? != 0 {
+        let length = usize::from(query[at]);
+        labels.push(String::from_utf8_lossy(query.get(at + 1..at + 1 + length)?).into_owned());
+        at += 1 + length;
+    }
+    let question = query.get(12..at + 5)?;
+    let is_a = question.ends_with(&[0, 1, 0, 1]);
+    let mut names = NAMES.lock().unwrap();
+    let known = names.get_mut(&labels.join(".").to_lowercase());
+    let code = if known.is_some() { 0 } else { 3 };
+    let address = known.filter(|_| is_a).map(|left| if left.len() > 1 { left.pop().unwrap() } else { left[0] });
+    let mut answer = [&query[..2], &[0x81, 0x80 | code, 0, 1, 0, u8::from(address.is_some()), 0, 0, 0, 0], question].concat();
+    if let Some(address) = address {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+        answer.extend(address.octets());
+    }
+    Some(answer)
+}

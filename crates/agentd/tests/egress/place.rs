@@ -1,0 +1,88 @@
+//! Runs the program under test.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+};
+use tempfile::TempDir;
+
+/// The backends under test that can limit the network.
+pub fn backends() -> Vec<&'static str> {
+    let named = std::env::var("AGENTD_TEST_BACKENDS").unwrap_or_else(|_| "linux-native container".to_owned());
+    ["linux-native", "container"].into_iter().filter(|name| named.split_whitespace().any(|wanted| wanted == *name)).collect()
+}
+
+/// Returns the program; `AGENTD_BIN` names a copy if this user cannot read cargo's build directory.
+pub fn program() -> String {
+    std::env::var("AGENTD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agentd").to_owned())
+}
+
+/// A workspace with the certificate of the tests' authority, and a home directory.
+pub struct EgressDir {
+    root: TempDir,
+}
+
+impl EgressDir {
+    pub fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("home")).unwrap();
+        fs::create_dir(root.path().join("work")).unwrap();
+        crate::tls::write_authority(&root.path().join("work/ca.pem"));
+        Self { root }
+    }
+
+    pub fn work(&self) -> PathBuf {
+        self.root.path().join("work")
+    }
+
+    /// `agentd run` with the options.
+    pub fn command(&self, backend: &str, options: &[&str], argv: &[&str]) -> Command {
+        let mut run = Command::new(program());
+        run.args(["run", "--backend", backend, "--no-host-tools", "--no-host-caches"]).args(options).arg("--").args(argv);
+        run.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", self.root.path().join("home"));
+        run.env("TMPDIR", self.root.path()).current_dir(self.work()).stdin(Stdio::null());
+        run
+    }
+
+    pub fn run(&self, backend: &str, options: &[&str], argv: &[&str]) -> Output {
+        self.command(backend, options, argv).output().unwrap()
+    }
+
+    /// Runs a Python script with these grants. Returns its output, after it has succeeded, and the messages of agentd.
+    pub fn python(&self, backend: &str, net: &str, script: &str) -> (String, String) {
+        let output =
+            self.run(backend, &["--net", &format!("allow={net}")], &["/usr/bin/python3", "-c", &[TOOLS, script].concat()]);
+        let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        assert!(output.status.success(), "{script}\n{out}\n{err}");
+        (out, err)
+    }
+}
+
+/// Functions of the scripts. `attempt` prints what became of a connection: data, or the name of the error.
+const TOOLS: &str = r#"
+import errno, os, socket, ssl, struct, sys
+def error(e):
+    if isinstance(e, socket.gaierror): return 'no such name'
+    if isinstance(e, ssl.SSLError): return 'tls'
+    return errno.errorcode.get(e.errno, type(e).__name__) if isinstance(e, OSError) else repr(e)
+def connect(host, port):
+    s = socket.create_connection((host, port), 60)
+    return s
+def attempt(host, port, data=b'x'):
+    try:
+        s = connect(host, port)
+        s.sendall(data)
+        got = s.recv(100)
+        print(host, port, got.decode() if got else 'end')
+    except Exception as e:
+        print(host, port, error(e))
+def secure(host, port, name):
+    context = ssl.create_default_context(cafile='ca.pem')
+    try:
+        with context.wrap_socket(connect(host, port), server_hostname=name) as s:
+            s.sendall(b'GET /x HTTP/1.1\r\nHost: h\r\n\r\n')
+            print(name, s.recv(10000).decode().split('\r\n')[0])
+    except Exception as e:
+        print(name, error(e))
+"#;
