@@ -1,21 +1,17 @@
 //! `agentd net`: answers about network grants. Nothing is connected to.
 
 use super::{
-    args::{CheckArgs, NetCommand},
+    args::{CheckArgs, NetCommand, read_grants},
     failure::Failure,
     terminal,
     wrap::wrap,
 };
 use agentd_core::escape;
 use agentd_egress::{
-    grant::{GrantFile, MAX_FILE, NetGrants},
+    grant::NetGrants,
     preset::{self, Preset},
 };
-use std::{
-    fs::File,
-    io::{Read, Write},
-    path::Path,
-};
+use std::io::Write;
 
 /// Exit code: the destination is denied.
 const DENIED: u8 = 1;
@@ -32,7 +28,7 @@ fn check(args: &CheckArgs) -> Result<u8, Failure> {
     let mut grants: Vec<_> = args.allow.iter().flat_map(NetGrants::iter).cloned().collect();
     let mut deny_reason = None;
     if let Some(path) = &args.grants {
-        let file = read(path)?;
+        let file = read_grants(path)?;
         grants.extend(file.allow.iter().cloned());
         deny_reason = file.deny_reason;
     }
@@ -61,16 +57,6 @@ fn check(args: &CheckArgs) -> Result<u8, Failure> {
     };
     writeln!(std::io::stdout(), "{text}")?;
     Ok(if answer.is_ok() { 0 } else { DENIED })
-}
-
-/// Reads a file of grants.
-fn read(path: &Path) -> Result<GrantFile, Failure> {
-    let failed = |error: &dyn std::fmt::Display| format!("read network grants: {}: {error}", path.display());
-    let mut text = String::new();
-    // One byte more than the limit shows that the file is too large, also if it is a device without an end.
-    let limit = u64::try_from(MAX_FILE)? + 1;
-    File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text)).map_err(|error| failed(&error))?;
-    Ok(text.parse().map_err(|error| failed(&error))?)
 }
 
 fn presets(json: bool) -> Result<u8, Failure> {

@@ -18,6 +18,7 @@ const MAX_LINES: usize = 20;
 
 /// Reads the flows of a sandbox while it runs, because their queue is bounded.
 pub(crate) struct FlowReader {
+    deny_reasons: Vec<String>,
     log: Arc<dyn NetworkLog>,
     summary: Arc<Mutex<NetworkSummary>>,
     thread: JoinHandle<()>,
@@ -27,6 +28,8 @@ pub(crate) struct FlowReader {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct NetworkSummary {
     entries: Vec<FlowSummary>,
+    /// The operators' texts for refused destinations.
+    deny_reasons: Vec<String>,
     /// Flows to destinations that did not fit.
     omitted: u64,
     /// Flows that are not in the record.
@@ -48,11 +51,12 @@ struct FlowSummary {
 }
 
 impl FlowReader {
-    /// Starts to read; returns `None` if the network of the sandbox is not that of granted hosts.
+    /// Starts to read; returns `None` if the network of the sandbox is not that of granted hosts. The summary of refused
+    /// destinations ends with `deny_reasons`.
     ///
     /// # Errors
     /// The thread could not be started.
-    pub(crate) fn start(sandbox: &dyn Sandbox) -> io::Result<Option<Self>> {
+    pub(crate) fn start(sandbox: &dyn Sandbox, deny_reasons: Vec<String>) -> io::Result<Option<Self>> {
         let Some(log) = sandbox.network_log() else { return Ok(None) };
         let summary = Arc::<Mutex<NetworkSummary>>::default();
         let (from, into) = (log.clone(), summary.clone());
@@ -61,7 +65,7 @@ impl FlowReader {
                 into.lock().unwrap_or_else(PoisonError::into_inner).add(flow);
             }
         })?;
-        Ok(Some(Self { log, summary, thread }))
+        Ok(Some(Self { deny_reasons, log, summary, thread }))
     }
 
     /// Returns what was read. Reads to the end if the sandbox has been `destroyed`.
@@ -71,7 +75,8 @@ impl FlowReader {
             let _ = self.thread.join();
         }
         let dropped = self.log.take_dropped();
-        NetworkSummary { dropped, ..self.summary.lock().unwrap_or_else(PoisonError::into_inner).clone() }
+        let summary = self.summary.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        NetworkSummary { dropped, deny_reasons: self.deny_reasons, ..summary }
     }
 }
 
@@ -123,6 +128,9 @@ impl NetworkSummary {
         if names.len() > 1 {
             lines.push(format!("all of these names: --net allow={}", names.join(",")));
         }
+        if self.entries.iter().any(|entry| matches!(entry.verdict, NetworkVerdict::Refused { .. })) {
+            lines.extend(self.deny_reasons.iter().cloned());
+        }
         lines
     }
 
@@ -138,7 +146,13 @@ impl NetworkSummary {
     /// Returns the summary for `--json`.
     pub(crate) fn json(&self) -> serde_json::Value {
         let flows: Vec<_> = self.entries.iter().map(FlowSummary::json).collect();
-        serde_json::json!({ "flows": flows, "omitted": self.omitted, "dropped": self.dropped, "missing": self.missing() })
+        serde_json::json!({
+            "flows": flows,
+            "omitted": self.omitted,
+            "dropped": self.dropped,
+            "missing": self.missing(),
+            "deny_reasons": self.deny_reasons,
+        })
     }
 }
 

@@ -97,7 +97,7 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
         made = selected.backend.create_sandbox(spec.clone()).await;
     }
     let sandbox = made?;
-    let mut flows = FlowReader::start(&*sandbox)?;
+    let mut flows = FlowReader::start(&*sandbox, NetworkArg::deny_reasons(&args.boundary.net))?;
     // An image has its own programs, and without a boundary no directory is hidden.
     let hides = image.is_none() && selected.backend.traits().boundary;
     if !args.json {

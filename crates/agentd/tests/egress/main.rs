@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 mod attacks;
+#[path = "../support/json_document.rs"]
+mod json_document;
 mod library;
 mod outer;
 mod place;

@@ -1,5 +1,6 @@
 //! What the user learns: the plan, refusals with the option that allows them, and errors before anything runs.
 
+use crate::json_document::is_documented;
 use crate::{
     EgressTest,
     outer::{PUBLIC, name},
@@ -9,6 +10,7 @@ use crate::{
 pub const TESTS: &[EgressTest] = &[
     ("refused_destination_is_one_line_with_the_option_that_allows_it", refused),
     ("log_allows_nothing_and_names_the_grants", log),
+    ("preset_and_file_grant_their_hosts_and_the_file_explains_refusals", preset_and_file),
     ("json_has_the_flows_with_their_verdicts", json),
     ("explain_prints_what_is_allowed", explain),
     ("grants_that_cannot_be_enforced_are_errors_and_nothing_runs", invalid),
@@ -49,6 +51,22 @@ fn json(backend: &str) {
     assert_eq!((&flow("a.example")["allowed"], &flow("a.example")["missing"]), (&false.into(), &"a.example".into()));
     assert_eq!(object["network"]["missing"], serde_json::json!(["a.example"]));
     assert_eq!(object["enforced"]["network"], true);
+    is_documented("`agentd run --json`", 1, &[&object["network"]]);
+}
+
+fn preset_and_file(backend: &str) {
+    let place = EgressDir::new();
+    let file = place.work().join("grants.toml");
+    std::fs::write(&file, "presets = ['go']\nallow = ['c.example']\ndeny_reason = 'ask the platform team'").unwrap();
+    let file = format!("file={}", file.display());
+    let output = place.run(backend, &["--explain", "--net", &file, "--net", "preset=python"], &["true"]);
+    for name in ["c.example:443", "sum.golang.org:443", "pypi.org:443"] {
+        assert!(text(&output.stdout).contains(&format!("allowed      {name} (TLS for this name)")), "{output:?}");
+    }
+    let output = place.run(backend, &["--net", &file], &["sh", "-c", ASK]);
+    assert!(text(&output.stderr).ends_with("agentd: network: ask the platform team\n"), "{output:?}");
+    let output = place.run(backend, &["--net", "preset=pyton"], &["true"]);
+    assert!(output.status.code() == Some(125) && text(&output.stderr).contains("unknown preset"), "{output:?}");
 }
 
 fn explain(backend: &str) {

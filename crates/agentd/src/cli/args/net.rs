@@ -1,8 +1,13 @@
 //! `agentd net`.
 
-use agentd_egress::grant::{Destination, NetGrants};
+use agentd_egress::grant::{Destination, GrantFile, MAX_FILE, NetGrants};
 use clap::{Args, Subcommand};
-use std::path::PathBuf;
+use std::{
+    fmt::Display,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NetCommand {
@@ -34,4 +39,17 @@ pub(crate) struct CheckArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Reads a file of grants.
+///
+/// # Errors
+/// A message that names the file, if it cannot be read or is not a file of grants.
+pub(crate) fn read_grants(path: &Path) -> Result<GrantFile, String> {
+    let failed = |error: &dyn Display| format!("read network grants: {}: {error}", path.display());
+    let mut text = String::new();
+    // One byte more than the limit shows that the file is too large, also if it is a device without an end.
+    let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX).saturating_add(1);
+    File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text)).map_err(|error| failed(&error))?;
+    text.parse().map_err(|error| failed(&error))
 }

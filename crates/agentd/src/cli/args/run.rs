@@ -1,11 +1,17 @@
 //! `agentd run`, and the options of sandboxes and commands.
 
 use super::super::duration;
-use super::Reference;
+use super::{Reference, net::read_grants};
 use agentd_core::{Bytes, CpuQuota, IsolationError, Network, Profile};
+use agentd_egress::{grant::GrantFile, preset::Preset};
 use agentd_isolation::layouts;
 use clap::{Args, ValueEnum, builder::PossibleValuesParser};
-use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum ProfileArg {
@@ -38,18 +44,26 @@ pub(crate) enum NetworkArg {
     Log,
     /// The granted hosts.
     Allow(Vec<String>),
+    /// The hosts that a file grants.
+    File(GrantFile),
 }
 
 impl FromStr for NetworkArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match (text, text.strip_prefix("allow=")) {
-            ("off", _) => Ok(Self::Off),
-            ("host", _) => Ok(Self::Host),
-            ("log", _) => Ok(Self::Log),
-            (_, Some(grants)) => Ok(Self::Allow(grants.split(',').map(|grant| grant.trim().to_owned()).collect())),
-            _ => Err("expected off, host, log, or allow= with names, as in --net allow=example.com".to_owned()),
+        match text.split_once('=').unwrap_or((text, "")) {
+            ("off", "") => Ok(Self::Off),
+            ("host", "") => Ok(Self::Host),
+            ("log", "") => Ok(Self::Log),
+            ("allow", grants) => Ok(Self::Allow(grants.split(',').map(|grant| grant.trim().to_owned()).collect())),
+            ("preset", names) => {
+                let presets = names.split(',').map(|name| Preset::find(name.trim()));
+                let presets = presets.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+                Ok(Self::Allow(presets.iter().flat_map(|preset| preset.allow.iter()).map(ToString::to_string).collect()))
+            }
+            ("file", path) => read_grants(Path::new(path)).map(Self::File),
+            _ => Err("expected off, host, log, allow=HOSTS, preset=NAMES or file=PATH, as in --net allow=example.com".to_owned()),
         }
     }
 }
@@ -62,8 +76,9 @@ impl NetworkArg {
     pub(crate) fn network(args: &[Self]) -> Result<Network, IsolationError> {
         let grants = args.iter().map(|arg| match arg {
             Self::Off | Self::Host => None,
-            Self::Log => Some(&[][..]),
-            Self::Allow(grants) => Some(&grants[..]),
+            Self::Log => Some(Vec::new()),
+            Self::Allow(grants) => Some(grants.clone()),
+            Self::File(file) => Some(file.allow.iter().map(ToString::to_string).collect()),
         });
         match (args, grants.collect::<Option<Vec<_>>>()) {
             ([] | [Self::Off], _) => Ok(Network::Off),
@@ -71,9 +86,19 @@ impl NetworkArg {
             (_, Some(grants)) => Ok(Network::Egress(grants.concat())),
             (_, None) => Err(IsolationError::Invalid {
                 what: "--net".to_owned(),
-                reason: "off and host exclude every other value — give one of them alone, or only allow= and log".to_owned(),
+                reason: "off and host exclude every other value — give one of them alone, or only allow=, preset=, file= and log"
+                    .to_owned(),
             }),
         }
+    }
+
+    /// Returns the operators' texts for refused destinations.
+    pub(crate) fn deny_reasons(args: &[Self]) -> Vec<String> {
+        let reasons = args.iter().map(|arg| match arg {
+            Self::File(file) => file.deny_reason.clone(),
+            _ => None,
+        });
+        reasons.flatten().collect()
     }
 }
 
@@ -169,9 +194,10 @@ pub(crate) struct BoundaryArgs {
         value_parser = PossibleValuesParser::new(layouts::toolchain_names().into_iter().chain(["all"])))]
     pub no_host_tools: Vec<String>,
     /// Network access: off (loopback only), host (the host's network), or allow= and the names that the command may reach, each as
-    /// NAME[:PORT][/PROTOCOL], *.NAME or ADDRESS:PORT, separated by commas; NAME alone means TLS at port 443. log allows nothing
-    /// and prints what the command would need. allow= and log can be repeated [default: off]
-    #[arg(long, value_name = "off|host|log|allow=NAMES")]
+    /// NAME[:PORT][/PROTOCOL], *.NAME or ADDRESS:PORT, separated by commas; NAME alone means TLS at port 443. preset= names
+    /// presets (`agentd net presets`), file= a file of grants. log allows nothing and prints what the command would need. All
+    /// but off and host can be repeated [default: off]
+    #[arg(long, value_name = "off|host|log|allow=NAMES|preset=NAMES|file=PATH")]
     pub net: Vec<NetworkArg>,
     /// Memory limit of all processes together, e.g. 512M (requires root or a delegated cgroup)
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
