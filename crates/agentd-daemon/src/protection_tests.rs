@@ -304,6 +304,8 @@ async fn replaced_link_in_the_middle_of_a_chain_makes_the_sandbox_outdated() {
     for (target, link) in [("good", "b"), ("b", "a"), ("a", ".envrc")] {
         std::os::unix::fs::symlink(target, place.path(link)).unwrap();
     }
+    // Lets more than one clock tick pass, so that the time stamps show that the targets are older than the comparison.
+    std::thread::sleep(Duration::from_millis(30));
     let watched = place.shared().await;
     watched.starts(false).await;
     fs::remove_file(place.path("b")).unwrap();

@@ -163,10 +163,11 @@ mod tests {
                 tokio::time::advance(Duration::from_secs(10)).await;
             }
         };
-        let ((report, stopped), ()) = tokio::join!(compared.report(&mut stops), pass);
+        // Another test of this process may send a signal meanwhile.
+        let ((report, _), ()) = tokio::join!(compared.report(&mut stops), pass);
         drop(held);
         let gaps: Vec<_> = report.gaps.iter().map(|gap| (gap.path.as_path(), gap.cause)).collect();
-        assert_eq!((gaps, stopped), (vec![(root.path(), Cause::Interrupted)], None));
+        assert_eq!(gaps, [(root.path(), Cause::Interrupted)]);
     }
 
     #[tokio::test]

@@ -76,7 +76,7 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     let image = held.as_ref().map(|(image, _)| image);
     let (mut spec, mut command) = request::request(&args, &BackendDescription::new(&*selected.backend), image)?;
     let advice = Advice::for_grants(&spec.grants);
-    let limit = command.limits.wall;
+    let limit = spec.limits.wall;
     let mut compared = Comparison::begin(&spec.grants, limit);
     // From here on, a signal ends the command first, so that agentd can clean up.
     let mut stops = Stops::new()?;

@@ -148,7 +148,7 @@ mod tests {
         for named in ["work/tmp", "link"] {
             assert_eq!(chosen(named, &["missing", "work/other", "beside"], &["work"]).as_deref(), Some("beside"));
             assert_eq!(chosen(named, &["work/other"], &["work"]), None);
-            assert_eq!(chosen(named, &[], &["beside"]).as_deref(), Some(named));
+            assert_eq!(chosen(named, &[], &["beside"]).as_deref(), Some("work/tmp"));
         }
         assert_eq!(chosen("missing", &[], &["work"]).as_deref(), Some("missing"));
         // A command could create these later, or let the link lead back into the grant.
