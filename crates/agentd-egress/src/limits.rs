@@ -1,9 +1,6 @@
 //! The bounds of one sandbox, so that a hostile one slows down only itself.
 
-use crate::{
-    connect::MAX_ADDRESSES,
-    inspect::session::{MAX_HEADERS, MAX_STREAMS, MAX_UNSENT, WINDOW_DOWN, WINDOW_UP},
-};
+use crate::connect::MAX_ADDRESSES;
 use std::{
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -18,6 +15,16 @@ pub(crate) const CONNECTING: usize = 64;
 pub(crate) const MAX_IN_PIPE: usize = 64 * 1024;
 /// Bytes that a flow takes otherwise, with what its task holds.
 const FLOW_STATE: usize = 8 * 1024;
+/// Requests at once in one inspected connection.
+pub(crate) const MAX_STREAMS: u32 = 32;
+/// Bytes of the header fields of one message, as HTTP/2 counts them (RFC 9113, 6.5.2).
+pub(crate) const MAX_HEADERS: u32 = 16 * 1024;
+/// Bytes that the sandbox may send in an inspected connection before the server has taken them.
+pub(crate) const WINDOW_UP: u32 = 128 * 1024;
+/// Bytes that a server may send before the sandbox has taken them. The way to a server is long, so a small window is slow.
+pub(crate) const WINDOW_DOWN: u32 = 512 * 1024;
+/// Bytes of one stream that wait to be sent.
+pub(crate) const MAX_UNSENT: usize = 16 * 1024;
 /// Bytes of the buffers of an inspected flow: TLS and HTTP in both directions.
 const INSPECTED_BUFFERS: usize = 384 * 1024;
 /// Bytes that an inspected flow takes: its buffers, what the peers may send before it is taken, and for each stream the head of a

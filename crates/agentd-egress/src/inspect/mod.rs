@@ -19,7 +19,7 @@ mod exchange;
 pub(crate) mod mask;
 pub mod roots;
 pub mod secret;
-pub(crate) mod session;
+mod session;
 mod tasks;
 mod tunnel;
 pub(crate) mod websocket;

@@ -6,7 +6,11 @@ use super::{
     tunnel::{Tunnel, TunnelEnd},
     wire::Wire,
 };
-use crate::{http::HeadError, limits::MAX_FIRST_BYTES, record::FlowRefusal};
+use crate::{
+    http::HeadError,
+    limits::{MAX_FIRST_BYTES, MAX_HEADERS, MAX_STREAMS, MAX_UNSENT, WINDOW_DOWN, WINDOW_UP},
+    record::FlowRefusal,
+};
 use hyper::{
     client, server,
     service::{HttpService, service_fn},
@@ -21,18 +25,8 @@ use std::{
 };
 use tokio::{sync::mpsc, time::sleep};
 
-/// Requests at once in one connection.
-pub(crate) const MAX_STREAMS: u32 = 32;
-/// Bytes of the header fields of one message, as HTTP/2 counts them (RFC 9113, 6.5.2).
-pub(crate) const MAX_HEADERS: u32 = 16 * 1024;
 /// Header fields of one message.
 const MAX_FIELDS: usize = 100;
-/// Bytes that the sandbox may send before the server has taken them.
-pub(crate) const WINDOW_UP: u32 = 128 * 1024;
-/// Bytes that a server may send before the sandbox has taken them. The way to a server is long, so a small window is slow.
-pub(crate) const WINDOW_DOWN: u32 = 512 * 1024;
-/// Bytes of one stream that wait to be sent.
-pub(crate) const MAX_UNSENT: usize = 16 * 1024;
 /// Bytes that a connection with HTTP/1.1 buffers in each direction.
 const MAX_BUFFER: usize = 64 * 1024;
 /// The dynamic table of HPACK.

@@ -18,7 +18,7 @@ const MAX_WAITING: usize = 16 * 1024;
 
 /// The frames from one server.
 pub(crate) struct Frames {
-    state: State,
+    state: Part,
     masker: Masker,
     /// Bytes of messages that were fed to the masker, and that it gave out.
     fed: u64,
@@ -27,7 +27,7 @@ pub(crate) struct Frames {
     waiting: VecDeque<(u64, Vec<u8>)>,
 }
 
-enum State {
+enum Part {
     Head(Vec<u8>),
     /// A frame of a message.
     Data {
@@ -44,7 +44,7 @@ enum State {
 
 impl Frames {
     pub(crate) fn new(patterns: Arc<Patterns>) -> Self {
-        Self { state: State::Head(Vec::new()), masker: Masker::new(patterns), fed: 0, given: 0, waiting: VecDeque::new() }
+        Self { state: Part::Head(Vec::new()), masker: Masker::new(patterns), fed: 0, given: 0, waiting: VecDeque::new() }
     }
 
     /// Takes bytes from the server, and returns what can be given out.
@@ -67,7 +67,7 @@ impl Frames {
     fn step(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, InspectRefusal> {
         let room = |left: u64| bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         match &mut self.state {
-            State::Head(head) => {
+            Part::Head(head) => {
                 head.push(bytes[0]);
                 if let Some((left, last, control)) = decode(head)? {
                     let head = std::mem::take(head);
@@ -75,7 +75,7 @@ impl Frames {
                 }
                 Ok(1)
             }
-            State::Data { left, last } => {
+            Part::Data { left, last } => {
                 let (part, last) = (room(*left), *last);
                 *left -= part as u64;
                 let done = *left == 0;
@@ -87,7 +87,7 @@ impl Frames {
                 }
                 Ok(part)
             }
-            State::Control { left, head, frame } => {
+            Part::Control { left, head, frame } => {
                 let part = room(*left);
                 *left -= part as u64;
                 frame.extend_from_slice(&bytes[..part]);
@@ -95,7 +95,7 @@ impl Frames {
                     let mut frame = std::mem::take(frame);
                     self.masker.patterns().mask(&mut frame[*head..]);
                     self.waiting.push_back((self.fed, frame));
-                    self.state = State::Head(Vec::new());
+                    self.state = Part::Head(Vec::new());
                     self.give(&[], out);
                 }
                 Ok(part)
@@ -105,14 +105,14 @@ impl Frames {
 
     fn start(&mut self, left: u64, last: bool, control: bool, head: Vec<u8>, out: &mut Vec<u8>) {
         if control && left > 0 {
-            self.state = State::Control { left, head: head.len(), frame: head };
+            self.state = Part::Control { left, head: head.len(), frame: head };
             return;
         }
         self.waiting.push_back((self.fed, head));
-        self.state = State::Data { left, last };
+        self.state = Part::Data { left, last };
         self.give(&[], out);
         if control {
-            self.state = State::Head(Vec::new());
+            self.state = Part::Head(Vec::new());
         } else if left == 0 {
             self.end(last, out);
         }
@@ -120,7 +120,7 @@ impl Frames {
 
     /// Ends a frame of a message, and with the last one the message.
     fn end(&mut self, last: bool, out: &mut Vec<u8>) {
-        self.state = State::Head(Vec::new());
+        self.state = Part::Head(Vec::new());
         if last {
             let masked = self.masker.finish();
             self.give(&masked, out);

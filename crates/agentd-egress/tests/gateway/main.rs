@@ -5,7 +5,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod flows;
+mod inspect;
+mod inspect_refusals;
 mod namespace;
+mod origin;
 mod refusals;
 mod sandbox;
 
@@ -14,7 +17,7 @@ use libtest_mimic::{Arguments, Trial, run};
 fn main() {
     let arguments = Arguments::from_args();
     namespace::enter_outer();
-    let tests: Vec<(&str, fn())> = [flows::TESTS, refusals::TESTS].concat();
+    let tests: Vec<(&str, fn())> = [flows::TESTS, refusals::TESTS, inspect::TESTS, inspect_refusals::TESTS].concat();
     let trials = tests.into_iter().map(|(name, test)| {
         Trial::test(name, move || {
             test();
