@@ -171,7 +171,7 @@ fn params(lasts: Duration) -> Result<CertificateParams, InspectionError> {
     params.distinguished_name = DistinguishedName::new();
     let mut serial = random::<16>()?;
     // RFC 5280, 4.1.2.2: a positive number.
-    serial[0] = serial[0] & 0x7f | 0x40;
+    serial[0] = (serial[0] & 0x7f) | 0x40;
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     Ok(params)
 }

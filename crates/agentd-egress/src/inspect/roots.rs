@@ -47,6 +47,32 @@ impl TrustedRoots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inspect::authority::SandboxAuthority;
+    use std::{env, io::Write as _, process::Command};
+
+    const EXPECTED: &str = "EXPECTED_ROOTS";
+
+    #[test]
+    fn trust_store_of_the_host_is_found_where_openssl_looks() {
+        let authority = SandboxAuthority::new().unwrap();
+        for (pem, found) in [(authority.certificate_pem(), "1"), ("", "0")] {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(pem.as_bytes()).unwrap();
+            // The variable must not change in a process with threads.
+            let mut child = Command::new(env::current_exe().unwrap());
+            child.args(["--exact", "inspect::roots::tests::count_roots_of_the_host", "--ignored"]);
+            child.env("SSL_CERT_FILE", file.path()).env_remove("SSL_CERT_DIR").env(EXPECTED, found);
+            let output = String::from_utf8(child.output().unwrap().stdout).unwrap();
+            assert!(output.contains("1 passed"), "{output}");
+        }
+    }
+
+    #[test]
+    #[ignore = "the test above starts this one with a trust store"]
+    fn count_roots_of_the_host() {
+        let found = TrustedRoots::host().map_or(0, |roots| roots.store().len());
+        assert_eq!(found.to_string(), env::var(EXPECTED).unwrap());
+    }
 
     #[test]
     fn text_without_a_certificate_is_refused() {

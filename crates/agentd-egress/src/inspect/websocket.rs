@@ -161,7 +161,7 @@ fn decode(head: &[u8]) -> Result<Option<(u64, bool, bool)>, InspectRefusal> {
     if extended.len() < wanted {
         return Ok(None);
     }
-    let length = extended.iter().fold(0, |length: u64, byte| length << 8 | u64::from(*byte));
+    let length = extended.iter().fold(0, |length: u64, byte| (length << 8) | u64::from(*byte));
     let length = if wanted == 0 { u64::from(*second) } else { length };
     match code {
         0..=2 if length >> 63 == 0 => Ok(Some((length, last, false))),

@@ -21,7 +21,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("inspected_secret_is_not_sent_to_a_server_that_is_not_verified", unverified),
     ("inspected_encoded_response_of_a_host_with_a_secret_is_refused", encoded),
     ("inspected_body_that_breaks_gives_no_part_of_a_secret", broken_body),
-    ("inspected_long_download_is_carried_and_resumed", download),
+    ("inspected_long_bodies_are_carried_in_both_directions_and_resumed", download),
     ("inspected_range_of_a_response_to_a_secret_is_not_asked_for", range),
     ("inspected_event_arrives_before_the_stream_ends", events),
     ("inspected_grpc_trailers_arrive", grpc),
@@ -210,6 +210,11 @@ fn download() {
                 let from = usize::try_from(start).unwrap();
                 assert!(all[from..].iter().zip(start..).all(|(byte, at)| *byte == long_byte(at)), "{flag} {start}");
             }
+            // The same bytes go up and come back.
+            let back = tempfile::NamedTempFile::new().unwrap();
+            let whole = format!("@{path}");
+            done(client.curl(&[flag, "--data-binary", &whole, "-o", back.path().to_str().unwrap()], "/v1/echo"));
+            assert!(std::fs::read(back.path()).unwrap() == std::fs::read(path).unwrap(), "{flag}");
         });
     }
 }

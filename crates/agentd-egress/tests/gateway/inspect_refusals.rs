@@ -12,8 +12,11 @@ use agentd_egress::{
     inspect::error::InspectRefusal,
     record::{FlowEnd, FlowKind, FlowRecord, FlowRefusal, FlowVerdict},
 };
+use hickory_proto::rr::RecordType;
 use std::{
     io::{self, Read, Write},
+    net::UdpSocket,
+    process::Command,
     sync::Arc,
     time::Duration,
 };
@@ -21,6 +24,7 @@ use std::{
 pub const TESTS: &[(&str, fn())] = &[
     ("inspected_requests_without_a_rule_are_answered_with_the_reason_and_recorded", rules),
     ("inspected_request_for_another_host_is_refused_wherever_it_is_named", other_host),
+    ("inspected_host_has_no_other_way_over_ipv6_quic_or_no_proxy", other_ways),
     ("inspected_connect_and_other_upgrades_are_refused", tunnels),
     ("inspected_second_request_is_checked_like_the_first", second_request),
     ("inspected_ambiguous_framing_reaches_the_server_in_one_form", framing),
@@ -102,6 +106,23 @@ fn other_host() {
     let other = HeadError::OtherHost { asked: "b.example".parse().unwrap(), granted: "a.example".parse().unwrap() };
     let expected = [other.clone(), other.clone(), other, HeadError::NoHost];
     assert_eq!(refused(&records), expected.map(FlowRefusal::Request));
+}
+
+fn other_ways() {
+    let (_, records, seen) = inspected(Scene { rules: RULES, ..Scene::default() }, |client| {
+        let v6 = client.inside.ask_at("[2001:db8::53]:53", "a.example.", RecordType::AAAA).1.unwrap();
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-6", "--max-time", "60", "--cacert"]).arg(client.authority.path()).env("NO_PROXY", "*");
+        curl.arg("--resolve").arg(format!("a.example:{}:[{v6}]", client.port));
+        let answer = text(&curl.arg(format!("https://a.example:{}/admin", client.port)).output().unwrap().stdout);
+        assert!(answer.starts_with("agentd: no grant allows"), "{answer}");
+        let udp = UdpSocket::bind("0.0.0.0:0").unwrap();
+        udp.connect(client.inside.address("a.example.", client.port)).unwrap();
+        udp.send(b"QUIC").unwrap();
+        assert_eq!(udp.recv(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    });
+    assert!(seen.is_empty() && records[0].wanted.is_ipv6(), "{records:?}");
+    assert_eq!(refused(&records), [FlowRefusal::Request(HeadError::NotAllowed)]);
 }
 
 fn tunnels() {
@@ -232,10 +253,9 @@ fn header_bomb() {
         stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &block)).unwrap();
         // The stream or the connection ends without the server.
         let ended = std::iter::from_fn(|| next(&mut stream)).find(|(kind, ..)| [HEADERS, RESET, GO_AWAY].contains(kind));
-        match ended {
-            // `:status: 431` is no entry of the static table; 200 is 0x88.
-            Some((HEADERS, _, payload)) => assert!(!payload.starts_with(&[0x88]), "{payload:?}"),
-            Some(_) | None => {}
+        // `:status: 431` is no entry of the static table; 200 is 0x88.
+        if let Some((HEADERS, _, payload)) = ended {
+            assert!(!payload.starts_with(&[0x88]), "{payload:?}");
         }
     });
     assert!(seen.is_empty(), "{seen:?}");
