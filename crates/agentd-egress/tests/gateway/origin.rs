@@ -186,6 +186,8 @@ async fn body_of(
         "/v1/broken" => {
             send.send(data(reflected.as_bytes().to_vec())).await?;
             send.send(data(SECRET.as_bytes()[..20].to_vec())).await?;
+            // What was sent arrives before the end.
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
             send.send(Err(io::Error::other("the test breaks the body"))).await
         }
         "/v1/grpc" => {
