@@ -77,6 +77,7 @@ fn add(gate: &Gate, kind: FlowKind, wanted: SocketAddr) {
         lasted: Duration::ZERO,
         kind,
         name,
+        request: None,
         wanted,
         connected: None,
         address_checked: true,

@@ -2,6 +2,7 @@
 
 use crate::{
     grant::NetGrants,
+    inspect::Inspection,
     limits::FlowLimits,
     proxy::Upstream,
     resolve::{HostResolver, Resolve},
@@ -19,19 +20,37 @@ pub struct GatewayConfig {
     pub upstream: Upstream,
     /// The resolver outside of the sandbox.
     pub resolver: Arc<dyn Resolve>,
+    /// Inspection of TLS. Without it, a grant with a method and path inside of TLS is an error.
+    pub inspection: Option<Arc<Inspection>>,
+    /// A text of the operator for refused requests, which the program and its user get after the reason.
+    pub deny_reason: Option<String>,
 }
 
 impl GatewayConfig {
-    /// Returns settings with the default bounds, without a proxy, and with the host's resolver.
+    /// Returns settings with the default bounds, without a proxy, with the host's resolver, and without inspection.
     pub fn new(grants: NetGrants) -> Self {
-        Self { grants, limits: FlowLimits::default(), upstream: Upstream::default(), resolver: Arc::new(HostResolver) }
+        Self {
+            grants,
+            limits: FlowLimits::default(),
+            upstream: Upstream::default(),
+            resolver: Arc::new(HostResolver),
+            inspection: None,
+            deny_reason: None,
+        }
     }
 }
 
 impl fmt::Debug for GatewayConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { grants, limits, upstream, resolver: _ } = self;
-        f.debug_struct("GatewayConfig").field("grants", grants).field("limits", limits).field("upstream", upstream).finish()
+        // The secrets of the inspection must not be printed.
+        let Self { grants, limits, upstream, resolver: _, inspection, deny_reason } = self;
+        f.debug_struct("GatewayConfig")
+            .field("grants", grants)
+            .field("limits", limits)
+            .field("upstream", upstream)
+            .field("inspection", &inspection.is_some())
+            .field("deny_reason", deny_reason)
+            .finish()
     }
 }
 

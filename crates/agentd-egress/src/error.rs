@@ -1,6 +1,6 @@
 //! Errors of starting a gateway.
 
-use crate::grant::NetGrant;
+use crate::{grant::NetGrant, inspect::error::InspectionError, name::HostName};
 use std::io;
 
 /// The reason why a gateway did not start, or did not take over a socket or grants.
@@ -20,11 +20,24 @@ pub enum GatewayError {
     #[error("egress gateway: take over a socket: {0}")]
     Socket(#[source] io::Error),
     /// A rule needs the content of TLS.
-    #[error("network grant {grant}: a method and path inside of TLS need inspection, which is not available — remove the path")]
+    #[error(
+        "network grant {grant}: a method and path inside of TLS need inspection, which is off — turn it on, or remove the path"
+    )]
     Inspection {
         /// The grant.
         grant: Box<NetGrant>,
     },
+    /// A secret would never be put in.
+    #[error("secret for {name}:{port}: no grant covers this host and port with TLS — add the grant `{name}:{port}/tls`")]
+    Secret {
+        /// The host of the secret.
+        name: HostName,
+        /// Its port.
+        port: u16,
+    },
+    /// Inspection could not be set up.
+    #[error(transparent)]
+    SetUp(#[from] InspectionError),
     /// UDP is not carried.
     #[error("network grant {grant}: UDP is not carried yet — remove the grant")]
     Udp {

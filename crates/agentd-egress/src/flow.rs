@@ -1,7 +1,6 @@
 //! One connection of a sandbox, from its acceptance to its record.
 
 use crate::{
-    connect::connect,
     gate::Gate,
     grant::{Access, Carried, NetGrants},
     hello,
@@ -11,7 +10,7 @@ use crate::{
     },
     limits::MAX_FIRST_BYTES,
     name::HostName,
-    proxy::{ProxyServer, Upstream},
+    reach::Reached,
     record::{FlowEnd, FlowKind, FlowRecord, FlowRefusal, FlowVerdict},
     relay::{Direction, read_some},
     resolve::permitted,
@@ -32,22 +31,22 @@ use tokio::{
 };
 
 /// The destination that a program chose.
-enum Wanted {
+pub(crate) enum Wanted {
     Name(HostName),
     Address(IpAddr),
 }
 
 /// What is known of a flow so far.
 #[derive(Default)]
-struct Progress {
-    sent: AtomicU64,
-    received: AtomicU64,
+pub(crate) struct Progress {
+    pub(crate) sent: Arc<AtomicU64>,
+    pub(crate) received: Arc<AtomicU64>,
     /// The destination outside, once connected. `None` inside: a proxy chose it.
-    connected: OnceLock<Option<SocketAddr>>,
+    pub(crate) connected: OnceLock<Option<SocketAddr>>,
 }
 
 /// The reason why a flow did not end by itself.
-enum Cut {
+pub(crate) enum Cut {
     Refused(FlowRefusal),
     End(FlowEnd),
 }
@@ -58,7 +57,7 @@ impl<E: Into<FlowRefusal>> From<E> for Cut {
     }
 }
 
-fn broken(error: &io::Error) -> Cut {
+pub(crate) fn broken(error: &io::Error) -> Cut {
     Cut::End(FlowEnd::Broken(error.to_string()))
 }
 
@@ -76,11 +75,12 @@ pub(crate) async fn serve(gate: Arc<Gate>, client: TcpStream) {
     // Without its destination a connection means nothing; it was reset before it was accepted.
     let Ok(wanted) = client.local_addr() else { return };
     let wanted = SocketAddr::new(wanted.ip().to_canonical(), wanted.port());
+    let client = Arc::new(client);
     let (started, clock) = (SystemTime::now(), Instant::now());
     let progress = Progress::default();
     let (target, verdict) = match target(&gate, wanted.ip()) {
         Ok(target) => {
-            let verdict = verdict(&gate, &client, &target, wanted.port(), &progress).await;
+            let verdict = verdict(&gate, &client, &target, wanted, &progress).await;
             (Some(target), verdict)
         }
         Err(refusal) => (None, FlowVerdict::Refused(refusal)),
@@ -103,6 +103,7 @@ pub(crate) async fn serve(gate: Arc<Gate>, client: TcpStream) {
         address_checked: progress.connected.get() != Some(&None),
         sent: progress.sent.load(Ordering::Relaxed),
         received: progress.received.load(Ordering::Relaxed),
+        request: None,
         verdict,
     });
 }
@@ -123,11 +124,12 @@ impl Wanted {
     }
 }
 
-async fn verdict(gate: &Gate, client: &TcpStream, target: &Wanted, port: u16, progress: &Progress) -> FlowVerdict {
+async fn verdict(gate: &Gate, client: &Arc<TcpStream>, target: &Wanted, wanted: SocketAddr, progress: &Progress) -> FlowVerdict {
+    let port = wanted.port();
     let Some(access) = target.access(&gate.grants(), port) else {
         return FlowVerdict::Refused(FlowRefusal::NotGranted);
     };
-    let flow = Flow { gate, client, target, port, access: &access, progress };
+    let flow = Flow { gate, client, target, wanted, port, access: &access, progress };
     let ended = tokio::select! {
         ended = flow.run() => ended,
         end = flow.withdrawn() => Err(Cut::End(end)),
@@ -147,20 +149,15 @@ async fn verdict(gate: &Gate, client: &TcpStream, target: &Wanted, port: u16, pr
 }
 
 /// A flow that a grant allows.
-struct Flow<'a> {
-    gate: &'a Gate,
-    client: &'a TcpStream,
-    target: &'a Wanted,
-    port: u16,
-    access: &'a Access,
-    progress: &'a Progress,
-}
-
-/// A connection outside.
-struct Reached {
-    stream: TcpStream,
-    /// Bytes that arrived with the answer of a proxy.
-    early: Vec<u8>,
+pub(crate) struct Flow<'a> {
+    pub(crate) gate: &'a Gate,
+    pub(crate) client: &'a Arc<TcpStream>,
+    pub(crate) target: &'a Wanted,
+    /// The address and port that the program used.
+    pub(crate) wanted: SocketAddr,
+    pub(crate) port: u16,
+    pub(crate) access: &'a Access,
+    pub(crate) progress: &'a Progress,
 }
 
 impl Flow<'_> {
@@ -171,7 +168,14 @@ impl Flow<'_> {
             (Carried::Http, Wanted::Name(name)) => self.http(name).await,
             (Carried::Tls, Wanted::Name(name)) => {
                 let first = self.hello(name).await?;
-                self.bytes(first).await
+                match &self.gate.inspector {
+                    Some(inspector) if inspector.wants(name, self.port, self.access) => {
+                        self.inspected(name, first, inspector).await
+                    }
+                    // No gateway has such grants. Without the check, they would allow every request.
+                    None if !self.access.requests.is_empty() => Err(FlowRefusal::NotGranted.into()),
+                    _ => self.bytes(first).await,
+                }
             }
             _ => self.bytes(Vec::new()).await,
         }
@@ -232,7 +236,7 @@ impl Flow<'_> {
         let sent = AtomicU64::new(0);
         let to = Direction { from: self.client, to: self.client, count: &sent, pipes: &self.gate.pipes };
         let answer = async {
-            to.write(&refusal(error)).await?;
+            to.write(&refusal(error, self.gate.deny_reason.as_deref())).await?;
             to.finish()?;
             // A reset would discard the answer at the client, so the rest of its request is read first.
             let mut rest = Vec::new();
@@ -256,75 +260,8 @@ impl Flow<'_> {
         Direction { from: stream, to: self.client, count: &self.progress.received, pipes: &self.gate.pipes }
     }
 
-    /// Connects to the destination.
-    async fn reach(&self) -> Result<Reached, Cut> {
-        let reached = timeout(self.gate.limits.connect, self.reach_in_time()).await;
-        reached.unwrap_or_else(|_| Err(unreachable(&io::ErrorKind::TimedOut.into())))
-    }
-
-    async fn reach_in_time(&self) -> Result<Reached, Cut> {
-        let _turn = self.gate.connecting.acquire().await;
-        let name = match self.target {
-            Wanted::Name(name) => Some(name),
-            Wanted::Address(_) => None,
-        };
-        let proxy = match &self.gate.upstream {
-            Upstream::Proxy(proxy) if !proxy.excepts(name, None) => Some(proxy),
-            _ => None,
-        };
-        if let (Some(proxy), Some(name)) = (proxy, name)
-            && proxy.sends_names
-        {
-            let (stream, early) = proxy.tunnel(&format!("{name}:{}", self.port)).await.map_err(|error| unreachable(&error))?;
-            return Ok(self.connected(stream, early, None));
-        }
-        let addresses = match self.target {
-            Wanted::Name(name) => self.resolve(name).await.map_err(|error| unreachable(&error))?,
-            Wanted::Address(address) => vec![*address],
-        };
-        let destinations = permitted(&self.gate.grants(), &addresses, self.port)?;
-        match proxy.filter(|proxy| !destinations.iter().any(|to| proxy.excepts(None, Some(to.ip())))) {
-            Some(proxy) => self.through(proxy, &destinations).await,
-            None => {
-                let stream = connect(&destinations).await.map_err(|error| unreachable(&error))?;
-                let peer = stream.peer_addr().map_err(|error| unreachable(&error))?;
-                Ok(self.connected(stream, Vec::new(), Some(peer)))
-            }
-        }
-    }
-
-    /// Connects through a proxy to the first address for which the proxy opens a tunnel.
-    async fn through(&self, proxy: &ProxyServer, destinations: &[SocketAddr]) -> Result<Reached, Cut> {
-        let mut last = unreachable(&io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-        for destination in destinations.iter().take(crate::connect::MAX_ADDRESSES) {
-            match proxy.tunnel(&destination.to_string()).await {
-                Ok((stream, early)) => return Ok(self.connected(stream, early, Some(*destination))),
-                Err(error) => last = unreachable(&error),
-            }
-        }
-        Err(last)
-    }
-
-    fn connected(&self, stream: TcpStream, early: Vec<u8>, to: Option<SocketAddr>) -> Reached {
-        let _ = stream.set_nodelay(true);
-        let _ = self.progress.connected.set(to);
-        Reached { stream, early }
-    }
-
-    /// Resolves the name in another thread. The permit stays with the call, which cannot be cancelled.
-    async fn resolve(&self, name: &HostName) -> io::Result<Vec<IpAddr>> {
-        let permit = self.gate.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let (resolver, name) = (self.gate.resolver.clone(), name.clone());
-        let call = tokio::task::spawn_blocking(move || {
-            let addresses = resolver.resolve(&name);
-            drop(permit);
-            addresses
-        });
-        call.await.map_err(io::Error::other)?
-    }
-
     /// Ends the work if no byte is carried for the time of the limit.
-    async fn until_idle<T>(&self, work: impl Future<Output = Result<T, Cut>>) -> Result<T, Cut> {
+    pub(crate) async fn until_idle<T>(&self, work: impl Future<Output = Result<T, Cut>>) -> Result<T, Cut> {
         let carried = || self.progress.sent.load(Ordering::Relaxed) + self.progress.received.load(Ordering::Relaxed);
         let idle = async {
             let mut before = None;
@@ -357,8 +294,4 @@ impl Flow<'_> {
             }
         }
     }
-}
-
-fn unreachable(error: &io::Error) -> Cut {
-    Cut::End(FlowEnd::Unreachable(error.to_string()))
 }

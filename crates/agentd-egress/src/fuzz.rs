@@ -6,10 +6,12 @@ use crate::{
     grant::{NetGrant, NetGrants},
     hello,
     http::{Chunks, RequestCheck},
+    inspect::{mask::Patterns, websocket::Frames},
     limits::MAX_FIRST_BYTES,
     name::HostName,
     synthetic::SyntheticNames,
 };
+use std::sync::Arc;
 
 /// The grants of the targets.
 const GRANTS: &str = "a.example,*.b.example:80,a.example:80/GET:/v1/*";
@@ -91,10 +93,32 @@ pub fn requests(mut bytes: &[u8]) -> Result<usize, String> {
     Ok(accepted)
 }
 
+/// Masks the frames of a WebSocket, whole and in parts of the length that the first byte states.
+///
+/// # Errors
+/// A length or a byte changed, except by a mask, or the result depends on how the frames arrive.
+pub fn websocket(bytes: &[u8]) -> Result<usize, String> {
+    let Some((size, bytes)) = bytes.split_first() else { return Ok(0) };
+    let patterns = Arc::new(Patterns::new([&b"secret-value".to_vec()]));
+    let Ok(whole) = Frames::new(patterns.clone()).feed(bytes) else { return Ok(0) };
+    if whole.len() > bytes.len() || whole.iter().zip(bytes).any(|(out, sent)| out != sent && *out != b'*') {
+        return Err(format!("{bytes:?} became {whole:?}"));
+    }
+    let mut frames = Frames::new(patterns);
+    let parts: Result<Vec<_>, _> = bytes.chunks(usize::from(*size).max(1)).map(|part| frames.feed(part)).collect();
+    match parts {
+        Ok(parts) if parts.concat() != whole => Err(format!("{whole:?} became {:?}", parts.concat())),
+        _ => Ok(whole.len()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hello::tests::{made, real_hello, sni};
+    use crate::{
+        hello::tests::{made, real_hello, sni},
+        inspect::websocket::tests::frame,
+    };
     use hickory_proto::{
         op::{Message, MessageType, OpCode, Query},
         rr::{Name, RecordType},
@@ -105,6 +129,13 @@ mod tests {
     const REQUESTS: &[u8] = b"GET /v1/x HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n\
         GET http://a.example/v1/y HTTP/1.1\r\nHost: A.example:80\r\nContent-Length: 0\r\n\r\n";
     const LIST: &[u8] = b"a.example,*.b.example:22/tcp,10.0.0.0/8:5432,[2001:db8::/32]:443,c.example/GET:/v1/*/x%2Cy";
+
+    /// The size of parts, a message in fragments with a ping between them, and a long message.
+    fn messages() -> Vec<u8> {
+        let long = [&[b'x'; 200][..], b"secret-value"].concat();
+        let frames = [frame(0x01, b"a secret"), frame(0x89, b"ping"), frame(0x80, b"-value b"), frame(0x82, &long)];
+        [vec![7], frames.concat()].concat()
+    }
 
     proptest::proptest! {
         /// Changes some bytes of a valid input.
@@ -123,6 +154,7 @@ mod tests {
             };
             proptest::prop_assert_eq!(grants(&changed(LIST)).err(), None);
             proptest::prop_assert_eq!(requests(&changed(REQUESTS)).err(), None);
+            proptest::prop_assert_eq!(websocket(&changed(&messages())).err(), None);
             proptest::prop_assert_eq!(client_hello(&changed(&made(&[sni(&[(0, b"a.example")])], 60))).err(), None);
         }
     }
@@ -148,5 +180,7 @@ mod tests {
         }
         assert_eq!(requests(REQUESTS), Ok(2));
         keep_seed("egress_requests", "two", REQUESTS);
+        assert_eq!(websocket(&messages()), Ok(messages().len() - 1));
+        keep_seed("egress_websocket", "messages", &messages());
     }
 }

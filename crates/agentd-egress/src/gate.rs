@@ -3,6 +3,7 @@
 use crate::{
     config::GatewayConfig,
     grant::NetGrants,
+    inspect::{Inspector, error::InspectionError},
     limits::{CONNECTING, FlowLimits, Pace},
     proxy::Upstream,
     record::FlowLog,
@@ -31,15 +32,24 @@ pub(crate) struct Gate {
     pub(crate) lookups: Arc<Semaphore>,
     /// One permit for each flow that resolves or connects.
     pub(crate) connecting: Semaphore,
+    /// One permit for each inspected flow.
+    pub(crate) inspected: Semaphore,
+    pub(crate) inspector: Option<Arc<Inspector>>,
+    pub(crate) deny_reason: Option<String>,
     pub(crate) accepted: Pace,
     pub(crate) queries: Pace,
     names: Mutex<SyntheticNames>,
 }
 
 impl Gate {
-    pub(crate) fn new(config: GatewayConfig, grants: watch::Receiver<Arc<NetGrants>>, log: FlowLog) -> Self {
-        let GatewayConfig { limits, upstream, resolver, .. } = config;
-        Self {
+    pub(crate) fn new(
+        config: GatewayConfig,
+        grants: watch::Receiver<Arc<NetGrants>>,
+        log: FlowLog,
+    ) -> Result<Self, InspectionError> {
+        let GatewayConfig { grants: _, limits, upstream, resolver, inspection, deny_reason } = config;
+        let inspector = inspection.map(|inspection| Inspector::new(inspection, deny_reason.clone())).transpose()?;
+        Ok(Self {
             grants,
             log,
             upstream,
@@ -48,11 +58,14 @@ impl Gate {
             flows: Arc::new(Semaphore::new(limits.flows.clamp(1, Semaphore::MAX_PERMITS))),
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             connecting: Semaphore::new(CONNECTING),
+            inspected: Semaphore::new(limits.inspected.clamp(1, Semaphore::MAX_PERMITS)),
+            inspector: inspector.map(Arc::new),
+            deny_reason,
             accepted: Pace::new(limits.flows_per_second),
             queries: Pace::new(limits.queries_per_second),
             names: Mutex::new(SyntheticNames::new(limits.names)),
             limits,
-        }
+        })
     }
 
     pub(crate) fn grants(&self) -> Arc<NetGrants> {

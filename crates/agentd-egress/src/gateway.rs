@@ -11,6 +11,7 @@ use crate::{
     flow,
     gate::{Gate, LOOKUPS},
     grant::{Carried, NetGrants},
+    inspect::Inspection,
     listen,
     record::FlowLog,
 };
@@ -37,6 +38,7 @@ const NEW_LISTENERS: usize = 64;
 #[derive(Debug)]
 pub struct Gateway {
     grants: Option<watch::Sender<Arc<NetGrants>>>,
+    inspects: bool,
     listeners: mpsc::Sender<std::net::TcpListener>,
     thread: Option<JoinHandle<()>>,
     /// One permit for each connection.
@@ -51,7 +53,9 @@ impl Gateway {
     /// # Errors
     /// A socket is not what it should be, a grant cannot be enforced, or the thread could not be started.
     pub fn start(sockets: GatewaySockets, config: GatewayConfig) -> Result<Self, GatewayError> {
-        enforceable(&config.grants)?;
+        enforceable(&config.grants, config.inspection.is_some())?;
+        config.inspection.as_deref().map_or(Ok(()), |inspection| useful(inspection, &config.grants))?;
+        let inspects = config.inspection.is_some();
         let (needed, limit) = (config.limits.descriptors(), getrlimit(Resource::Nofile).current);
         if let Some(limit) = limit
             && u64::try_from(needed).is_ok_and(|needed| needed > limit)
@@ -61,7 +65,7 @@ impl Gateway {
         let log = FlowLog::new(config.limits.records);
         let (sender, grants) = watch::channel(Arc::new(config.grants.clone()));
         let (listeners, new_listeners) = mpsc::channel(NEW_LISTENERS);
-        let gate = Arc::new(Gate::new(config, grants, log.clone()));
+        let gate = Arc::new(Gate::new(config, grants, log.clone())?);
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(LOOKUPS)
@@ -73,7 +77,7 @@ impl Gateway {
             .name("egress".to_owned())
             .spawn(move || run(runtime, &gate, new_listeners))
             .map_err(GatewayError::Start)?;
-        Ok(Self { grants: Some(sender), listeners, thread: Some(thread), flows, all_flows, log })
+        Ok(Self { grants: Some(sender), inspects, listeners, thread: Some(thread), flows, all_flows, log })
     }
 
     /// Returns the queue of the records.
@@ -98,7 +102,7 @@ impl Gateway {
     /// # Errors
     /// A grant cannot be enforced, or the gateway has stopped. The old grants then remain.
     pub fn set_grants(&self, grants: NetGrants) -> Result<(), GatewayError> {
-        enforceable(&grants)?;
+        enforceable(&grants, self.inspects)?;
         let sender = self.grants.as_ref().ok_or(GatewayError::Stopped)?;
         sender.send(Arc::new(grants)).map_err(|_| GatewayError::Stopped)
     }
@@ -124,12 +128,23 @@ impl Drop for Gateway {
     }
 }
 
-/// Checks that a gateway can enforce the grants.
+/// Refuses a secret that no request could use.
+fn useful(inspection: &Inspection, grants: &NetGrants) -> Result<(), GatewayError> {
+    for host in inspection.secrets.iter().map(|secret| secret.host()) {
+        let access = grants.tcp_name(&host.name, host.port);
+        if access.is_none_or(|access| access.carried != Carried::Tls) {
+            return Err(GatewayError::Secret { name: host.name.clone(), port: host.port });
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a gateway can enforce the grants. `inspects` is true if it inspects TLS.
 ///
 /// # Errors
 /// The first grant that needs what the gateway does not have.
-pub fn enforceable(grants: &NetGrants) -> Result<(), GatewayError> {
-    if let Some(grant) = grants.need_inspection() {
+pub fn enforceable(grants: &NetGrants, inspects: bool) -> Result<(), GatewayError> {
+    if let Some(grant) = grants.need_inspection().filter(|_| !inspects) {
         return Err(GatewayError::Inspection { grant: Box::new(grant.clone()) });
     }
     match grants.iter().find(|grant| grant.carried == Carried::Udp) {

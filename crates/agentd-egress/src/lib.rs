@@ -9,10 +9,11 @@
 //! 1. [`dns`] gives each granted name an address of its own ([`synthetic`]). Other names do not exist.
 //! 2. `listen` accepts; the local address of the connection states which name, or which address, the program wanted.
 //! 3. [`grant`] decides. `flow` reads what the protocol shows of the name ([`hello`], [`http`]) and compares it.
-//! 4. `resolve` asks the host's resolver, [`address`] refuses addresses that the name may not lead to, and `connect` or
-//!    [`proxy`] connects.
-//! 5. `relay` carries the bytes, and [`record`] describes the attempt, whether it was granted or refused. `attempts` adds those
-//!    that no socket accepts.
+//! 4. `reach` finds the destination: `resolve` asks the host's resolver, [`address`] refuses addresses that the name may not
+//!    lead to, and `connect` or [`proxy`] connects.
+//! 5. `relay` carries the bytes. Where grants or secrets need the content of TLS, [`inspect`] carries the requests instead.
+//! 6. [`record`] describes the attempt, whether it was granted or refused. `attempts` adds those that no
+//!    socket accepts.
 //!
 //! [`gateway`] runs this in a thread for each sandbox, within the bounds of [`limits`]. All input from the sandbox is hostile.
 //!
@@ -42,11 +43,13 @@ pub mod gateway;
 pub mod grant;
 pub mod hello;
 pub mod http;
+pub mod inspect;
 pub mod limits;
 mod listen;
 pub mod name;
 pub mod preset;
 pub mod proxy;
+mod reach;
 pub mod record;
 mod relay;
 mod resolve;
@@ -56,4 +59,5 @@ pub use config::{GatewayConfig, GatewaySockets};
 pub use error::GatewayError;
 pub use gateway::Gateway;
 pub use grant::{NetGrant, NetGrants};
+pub use inspect::Inspection;
 pub use resolve::{HostResolver, Resolve};

@@ -15,6 +15,22 @@ pub(crate) const CONNECTING: usize = 64;
 pub(crate) const MAX_IN_PIPE: usize = 64 * 1024;
 /// Bytes that a flow takes otherwise, with what its task holds.
 const FLOW_STATE: usize = 8 * 1024;
+/// Requests at once in one inspected connection.
+pub(crate) const MAX_STREAMS: u32 = 32;
+/// Bytes of the header fields of one message, as HTTP/2 counts them (RFC 9113, 6.5.2).
+pub(crate) const MAX_HEADERS: u32 = 16 * 1024;
+/// Bytes that the sandbox may send in an inspected connection before the server has taken them.
+pub(crate) const WINDOW_UP: u32 = 128 * 1024;
+/// Bytes that a server may send before the sandbox has taken them. The way to a server is long, so a small window is slow.
+pub(crate) const WINDOW_DOWN: u32 = 512 * 1024;
+/// Bytes of one stream that wait to be sent.
+pub(crate) const MAX_UNSENT: usize = 16 * 1024;
+/// Bytes of the buffers of an inspected flow: TLS and HTTP in both directions.
+const INSPECTED_BUFFERS: usize = 384 * 1024;
+/// Bytes that an inspected flow takes: its buffers, what the peers may send before it is taken, and for each stream the head of a
+/// message and what waits to be sent in both directions.
+const INSPECTED: usize =
+    INSPECTED_BUFFERS + (WINDOW_DOWN + WINDOW_UP) as usize + MAX_STREAMS as usize * (MAX_HEADERS as usize + 2 * MAX_UNSENT);
 /// Descriptors of the event loop, and of calls of the resolver.
 const RUNTIME: usize = 32;
 /// Bytes of a record or a name, with the longest texts in it.
@@ -25,6 +41,8 @@ const ENTRY: usize = 2 * 1024;
 pub struct FlowLimits {
     /// Connections at once. The kernel queues further ones up to the backlog of the listener.
     pub flows: usize,
+    /// Inspected connections at once, which take more memory. Further ones wait.
+    pub inspected: usize,
     /// Connections that are accepted in a second.
     pub flows_per_second: u32,
     /// DNS queries that are answered in a second.
@@ -47,6 +65,7 @@ impl Default for FlowLimits {
     fn default() -> Self {
         Self {
             flows: 2048,
+            inspected: 64,
             flows_per_second: 1000,
             queries_per_second: 1000,
             names: 4096,
@@ -62,9 +81,10 @@ impl Default for FlowLimits {
 impl FlowLimits {
     /// Returns the most bytes of memory that the gateway takes for the sandbox, without the kernel's socket buffers.
     pub fn memory(&self) -> usize {
+        let inspected = self.inspected.min(self.flows).saturating_mul(INSPECTED);
         let flows = self.flows.saturating_mul(MAX_FIRST_BYTES + FLOW_STATE);
         let entries = self.names.saturating_add(self.records).saturating_mul(ENTRY);
-        flows.saturating_add(entries).saturating_add(self.pipes.saturating_mul(MAX_IN_PIPE))
+        flows.saturating_add(entries).saturating_add(self.pipes.saturating_mul(MAX_IN_PIPE)).saturating_add(inspected)
     }
 
     /// Returns the most file descriptors that the gateway opens for the sandbox, without those of its listeners.
@@ -120,6 +140,6 @@ mod tests {
 
     #[test]
     fn default_bounds_are_within_what_a_host_can_give() {
-        assert!(FlowLimits::default().memory() < 100 << 20, "{}", FlowLimits::default().memory());
+        assert!(FlowLimits::default().memory() < 256 << 20, "{}", FlowLimits::default().memory());
     }
 }

@@ -3,7 +3,7 @@
 //! The queue of records is bounded, and what does not fit is counted. Refused attempts take at most half of the queue, so that a
 //! flood of them does not displace the record of a flow that took place.
 
-use crate::{address::SpecialKind, hello::HelloError, http::HeadError};
+use crate::{address::SpecialKind, hello::HelloError, http::HeadError, inspect::error::InspectRefusal};
 use std::{
     collections::VecDeque,
     net::SocketAddr,
@@ -21,6 +21,28 @@ pub enum FlowKind {
     Udp,
     /// A DNS question. Only refused ones are recorded, because an answer leads nowhere without a connection.
     Dns,
+    /// A request inside of an inspected connection. Only refused ones are recorded, and the connection has a record of its own.
+    Request,
+}
+
+/// The longest method and path of a record.
+const MAX_METHOD: usize = 32;
+const MAX_PATH: usize = 512;
+
+/// What a request asked for. The texts are from the sandbox: escape them before printing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestLine {
+    /// The method, cut off if it is long.
+    pub method: String,
+    /// The path without its query, cut off if it is long.
+    pub path: String,
+}
+
+impl RequestLine {
+    pub(crate) fn new(method: &str, path: &str) -> Self {
+        let cut = |text: &str, most: usize| text.chars().take(most).collect();
+        Self { method: cut(method, MAX_METHOD), path: cut(path, MAX_PATH) }
+    }
 }
 
 /// One attempt.
@@ -44,6 +66,8 @@ pub struct FlowRecord {
     pub sent: u64,
     /// Bytes to the sandbox.
     pub received: u64,
+    /// The request, if the record is about one.
+    pub request: Option<RequestLine>,
     /// The decision.
     pub verdict: FlowVerdict,
 }
@@ -122,6 +146,42 @@ pub enum FlowRefusal {
     /// A request is not acceptable HTTP.
     #[error(transparent)]
     Request(#[from] HeadError),
+    /// Something inside of an inspected connection is not acceptable.
+    #[error(transparent)]
+    Inspect(#[from] InspectRefusal),
+}
+
+/// Returns the text that a refused request is answered with: the reason, then the text of the operator.
+pub(crate) fn explanation(refusal: &dyn std::fmt::Display, deny_reason: Option<&str>) -> String {
+    let operator = deny_reason.map(|text| format!("{text}\n")).unwrap_or_default();
+    format!("agentd: {refusal}\n{operator}")
+}
+
+/// Records the refused requests of an inspected connection.
+pub(crate) struct RequestLog {
+    pub(crate) log: FlowLog,
+    pub(crate) name: String,
+    pub(crate) wanted: SocketAddr,
+    pub(crate) connected: Option<SocketAddr>,
+    pub(crate) address_checked: bool,
+}
+
+impl RequestLog {
+    pub(crate) fn refused(&self, request: RequestLine, refusal: FlowRefusal) {
+        self.log.add(FlowRecord {
+            started: SystemTime::now(),
+            lasted: Duration::ZERO,
+            kind: FlowKind::Request,
+            name: Some(self.name.clone()),
+            wanted: self.wanted,
+            connected: self.connected,
+            address_checked: self.address_checked,
+            sent: 0,
+            received: 0,
+            request: Some(request),
+            verdict: FlowVerdict::Refused(refusal),
+        });
+    }
 }
 
 impl FlowRecord {
@@ -223,6 +283,7 @@ mod tests {
             address_checked: true,
             sent: 0,
             received: 0,
+            request: None,
             verdict,
         }
     }

@@ -103,6 +103,7 @@ fn answered(gate: &Gate, query: &[u8], to: IpAddr) -> Option<Vec<u8>> {
             address_checked: true,
             sent: query.len() as u64,
             received: bytes.len() as u64,
+            request: None,
             verdict: FlowVerdict::Refused(refusal),
         });
     }

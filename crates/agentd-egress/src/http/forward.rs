@@ -3,7 +3,7 @@
 use super::{BodyLength, Chunks, HeadError, RequestCheck, RequestHead};
 use crate::{
     limits::MAX_FIRST_BYTES,
-    record::FlowRefusal,
+    record::{FlowRefusal, explanation},
     relay::{Direction, Pumped, read_some},
 };
 use std::{io, time::Duration};
@@ -115,8 +115,8 @@ impl<'a> Requests<'a> {
 }
 
 /// The response to a first request that is refused.
-pub(crate) fn refusal(error: &HeadError) -> Vec<u8> {
-    let text = format!("agentd: {error}\n");
+pub(crate) fn refusal(error: &HeadError, deny_reason: Option<&str>) -> Vec<u8> {
+    let text = explanation(error, deny_reason);
     let length = text.len();
     format!(
         "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\

@@ -123,7 +123,8 @@ impl RequestCheck<'_> {
         Ok(Some(RequestHead { length, body: body(fields, version)? }))
     }
 
-    fn authority(&self, authority: &[u8]) -> Result<(), HeadError> {
+    /// Checks a host, with or without the port of the connection.
+    pub(crate) fn authority(&self, authority: &[u8]) -> Result<(), HeadError> {
         let (host, port) = match authority.iter().position(|byte| *byte == b':') {
             Some(colon) => (&authority[..colon], Some(&authority[colon + 1..])),
             None => (authority, None),
@@ -149,10 +150,14 @@ impl RequestCheck<'_> {
             self.authority(&rest.as_bytes()[..end])?;
             path = if rest[end..].starts_with('/') { &rest[end..] } else { "/" };
         }
+        self.allowed(method, path.split('?').next().unwrap_or(path).as_bytes())
+    }
+
+    /// Checks the method and the path, which has no query.
+    pub(crate) fn allowed(&self, method: &str, path: &[u8]) -> Result<(), HeadError> {
         if self.rules.is_empty() {
             return Ok(());
         }
-        let path = path.split('?').next().unwrap_or(path).as_bytes();
         for rule in self.rules {
             if rule.allows(method, path)? {
                 return Ok(());

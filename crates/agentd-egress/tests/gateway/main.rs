@@ -6,7 +6,10 @@
 
 mod client_hello;
 mod flows;
+mod inspect;
+mod inspect_refusals;
 mod namespace;
+mod origin;
 mod refusals;
 mod sandbox;
 
@@ -15,7 +18,7 @@ use libtest_mimic::{Arguments, Trial, run};
 fn main() {
     let arguments = Arguments::from_args();
     namespace::enter_outer();
-    let tests: Vec<(&str, fn())> = [flows::TESTS, refusals::TESTS].concat();
+    let tests: Vec<(&str, fn())> = [flows::TESTS, refusals::TESTS, inspect::TESTS, inspect_refusals::TESTS].concat();
     let trials = tests.into_iter().map(|(name, test)| {
         Trial::test(name, move || {
             test();

@@ -1,0 +1,95 @@
+//! The way of a flow to its destination: resolution, the check of the addresses, and the connection.
+
+use crate::{
+    connect::{MAX_ADDRESSES, connect},
+    flow::{Cut, Flow, Wanted},
+    name::HostName,
+    proxy::{ProxyServer, Upstream},
+    record::FlowEnd,
+    resolve::permitted,
+};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+use tokio::{net::TcpStream, time::timeout};
+
+/// A connection outside.
+pub(crate) struct Reached {
+    pub(crate) stream: TcpStream,
+    /// Bytes that arrived with the answer of a proxy.
+    pub(crate) early: Vec<u8>,
+}
+
+impl Flow<'_> {
+    /// Connects to the destination.
+    pub(crate) async fn reach(&self) -> Result<Reached, Cut> {
+        let reached = timeout(self.gate.limits.connect, self.reach_in_time()).await;
+        reached.unwrap_or_else(|_| Err(unreachable(&io::ErrorKind::TimedOut.into())))
+    }
+
+    async fn reach_in_time(&self) -> Result<Reached, Cut> {
+        let _turn = self.gate.connecting.acquire().await;
+        let name = match self.target {
+            Wanted::Name(name) => Some(name),
+            Wanted::Address(_) => None,
+        };
+        let proxy = match &self.gate.upstream {
+            Upstream::Proxy(proxy) if !proxy.excepts(name, None) => Some(proxy),
+            _ => None,
+        };
+        if let (Some(proxy), Some(name)) = (proxy, name)
+            && proxy.sends_names
+        {
+            let (stream, early) = proxy.tunnel(&format!("{name}:{}", self.port)).await.map_err(|error| unreachable(&error))?;
+            return Ok(self.connected(stream, early, None));
+        }
+        let addresses = match self.target {
+            Wanted::Name(name) => self.resolve(name).await.map_err(|error| unreachable(&error))?,
+            Wanted::Address(address) => vec![*address],
+        };
+        let destinations = permitted(&self.gate.grants(), &addresses, self.port)?;
+        match proxy.filter(|proxy| !destinations.iter().any(|to| proxy.excepts(None, Some(to.ip())))) {
+            Some(proxy) => self.through(proxy, &destinations).await,
+            None => {
+                let stream = connect(&destinations).await.map_err(|error| unreachable(&error))?;
+                let peer = stream.peer_addr().map_err(|error| unreachable(&error))?;
+                Ok(self.connected(stream, Vec::new(), Some(peer)))
+            }
+        }
+    }
+
+    /// Connects through a proxy to the first address for which the proxy opens a tunnel.
+    async fn through(&self, proxy: &ProxyServer, destinations: &[SocketAddr]) -> Result<Reached, Cut> {
+        let mut last = unreachable(&io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        for destination in destinations.iter().take(MAX_ADDRESSES) {
+            match proxy.tunnel(&destination.to_string()).await {
+                Ok((stream, early)) => return Ok(self.connected(stream, early, Some(*destination))),
+                Err(error) => last = unreachable(&error),
+            }
+        }
+        Err(last)
+    }
+
+    fn connected(&self, stream: TcpStream, early: Vec<u8>, to: Option<SocketAddr>) -> Reached {
+        let _ = stream.set_nodelay(true);
+        let _ = self.progress.connected.set(to);
+        Reached { stream, early }
+    }
+
+    /// Resolves the name in another thread. The permit stays with the call, which cannot be cancelled.
+    async fn resolve(&self, name: &HostName) -> io::Result<Vec<IpAddr>> {
+        let permit = self.gate.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let (resolver, name) = (self.gate.resolver.clone(), name.clone());
+        let call = tokio::task::spawn_blocking(move || {
+            let addresses = resolver.resolve(&name);
+            drop(permit);
+            addresses
+        });
+        call.await.map_err(io::Error::other)?
+    }
+}
+
+pub(crate) fn unreachable(error: &io::Error) -> Cut {
+    Cut::End(FlowEnd::Unreachable(error.to_string()))
+}
