@@ -85,8 +85,8 @@ impl Gateway {
         &self.log
     }
 
-    /// Waits until no connection is open, up to `limit`. When the programs of a sandbox have ended, what they sent last is still on
-    /// its way.
+    /// Waits until no connection is open, up to `limit`. When the programs of a sandbox have ended, what they sent last is still
+    /// on its way.
     pub async fn idle(&self, limit: Duration) {
         let idle = async {
             // The permits are given in turn. A connection that was accepted during the first round is served before the second.

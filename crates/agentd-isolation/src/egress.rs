@@ -94,8 +94,8 @@ fn limits() -> FlowLimits {
     limits
 }
 
-/// Raises the number of descriptors that this process may open, as far as permitted, so that a gateway carries as many connections
-/// as its bounds allow. Starts the launcher first, so that the limits of commands remain the caller's.
+/// Raises the number of descriptors that this process may open, as far as permitted, so that a gateway carries as many
+/// connections as its bounds allow. Starts the launcher first, so that the limits of commands remain the caller's.
 ///
 /// # Errors
 /// The launcher could not be started.
@@ -165,7 +165,8 @@ impl SandboxGateway {
         Ok(Self { running: Mutex::new(Some(gateway)), log })
     }
 
-    /// Ends all connections, and waits until they are recorded. Those whose programs have ended get a moment to end by themselves.
+    /// Ends all connections, and waits until they are recorded. Those whose programs have ended get a moment to end by
+    /// themselves.
     ///
     /// # Errors
     /// [`IsolationError::Internal`] if the thread that waits failed.

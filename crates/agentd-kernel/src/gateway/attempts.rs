@@ -20,9 +20,9 @@ const ACCEPT: u8 = 24;
 const DROP: u8 = 25;
 const V6: u8 = 15;
 
-/// Returns a filter for packets from the network header on (`Documentation/networking/filter.rst`), of which 64 bytes are kept. It
-/// accepts the first packet of a TCP connection, and UDP datagrams, unless the destination is of the loopback or `own`. `lo` shows
-/// each packet as outgoing and as incoming; the filter accepts the latter.
+/// Returns a filter for packets from the network header on (`Documentation/networking/filter.rst`), of which 64 bytes are kept.
+/// It accepts the first packet of a TCP connection, and UDP datagrams, unless the destination is of the loopback or `own`. `lo`
+/// shows each packet as outgoing and as incoming; the filter accepts the latter.
 pub(super) fn filter(own: Ipv4Addr) -> [libc::sock_filter; 26] {
     // The targets of a jump are indices of this list.
     let program: [(u16, u32, u8, u8); 26] = [

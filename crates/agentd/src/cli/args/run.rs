@@ -193,10 +193,10 @@ pub(crate) struct BoundaryArgs {
         default_missing_value = "all",
         value_parser = PossibleValuesParser::new(layouts::toolchain_names().into_iter().chain(["all"])))]
     pub no_host_tools: Vec<String>,
-    /// Network access: off (loopback only), host (the host's network), or allow= and the names that the command may reach, each as
-    /// NAME[:PORT][/PROTOCOL], *.NAME or ADDRESS:PORT, separated by commas; NAME alone means TLS at port 443. preset= names
-    /// presets (`agentd net presets`), file= a file of grants. log allows nothing and prints what the command would need. All
-    /// but off and host can be repeated [default: off]
+    /// Network access: off (loopback only), host (the host's network), or allow= and the names that the command may reach, each
+    /// as NAME[:PORT][/PROTOCOL], *.NAME or ADDRESS:PORT, separated by commas; NAME alone means TLS at port 443. preset= names
+    /// presets (`agentd net presets`), file= a file of grants. log allows nothing and prints what the command would need. All but
+    /// off and host can be repeated [default: off]
     #[arg(long, value_name = "off|host|log|allow=NAMES|preset=NAMES|file=PATH")]
     pub net: Vec<NetworkArg>,
     /// Memory limit of all processes together, e.g. 512M (requires root or a delegated cgroup)
