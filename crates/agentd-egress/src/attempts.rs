@@ -63,6 +63,13 @@ pub(crate) async fn record(gate: Arc<Gate>, socket: AsyncFd<OwnedFd>) {
         () = all => {}
         () = gate.stopped() => {}
     }
+    // What the programs tried last. The buffer of the socket bounds the number.
+    let mut packet = [0; MAX_BYTES];
+    while let Ok((length, _)) = recv(socket.get_ref(), &mut packet, RecvFlags::DONTWAIT) {
+        if let Some((kind, wanted)) = packet.get(..length).and_then(attempt) {
+            add(&gate, kind, wanted);
+        }
+    }
 }
 
 fn add(gate: &Gate, kind: FlowKind, wanted: SocketAddr) {

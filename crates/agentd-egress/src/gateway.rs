@@ -27,6 +27,7 @@ use tokio::{
     net::{TcpListener, UdpSocket},
     runtime::{self, Runtime},
     sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
 };
 
 /// The time in which flows write their records after a stop.
@@ -72,10 +73,10 @@ impl Gateway {
             .build()
             .map_err(GatewayError::Start)?;
         let (flows, all_flows) = (gate.flows.clone(), all_flows(&gate));
-        take_over(&runtime, &gate, sockets)?;
+        let attempts = take_over(&runtime, &gate, sockets)?;
         let thread = thread::Builder::new()
             .name("egress".to_owned())
-            .spawn(move || run(runtime, &gate, new_listeners))
+            .spawn(move || run(runtime, &gate, new_listeners, attempts))
             .map_err(GatewayError::Start)?;
         Ok(Self { grants: Some(sender), inspects, listeners, thread: Some(thread), flows, all_flows, log })
     }
@@ -153,9 +154,10 @@ pub fn enforceable(grants: &NetGrants, inspects: bool) -> Result<(), GatewayErro
     }
 }
 
-/// Starts the tasks of the sockets. They run once the event loop does.
-fn take_over(runtime: &Runtime, gate: &Arc<Gate>, sockets: GatewaySockets) -> Result<(), GatewayError> {
+/// Starts the tasks of the sockets. They run once the event loop does. Returns those that record attempts.
+fn take_over(runtime: &Runtime, gate: &Arc<Gate>, sockets: GatewaySockets) -> Result<JoinSet<()>, GatewayError> {
     let _context = runtime.enter();
+    let mut attempts = JoinSet::new();
     for socket in sockets.tcp {
         let listener = TcpListener::from_std(listen::listener(socket)?).map_err(GatewayError::socket)?;
         runtime.spawn(listen::accept(gate.clone(), listener, flow::serve));
@@ -165,14 +167,14 @@ fn take_over(runtime: &Runtime, gate: &Arc<Gate>, sockets: GatewaySockets) -> Re
         runtime.spawn(listen::accept(gate.clone(), listener, dns::serve::tcp));
     }
     for socket in sockets.attempts {
-        runtime.spawn(attempts::record(gate.clone(), attempts::take_over(socket)?));
+        attempts.spawn(attempts::record(gate.clone(), attempts::take_over(socket)?));
     }
     for socket in sockets.dns_udp {
         let socket = dns::serve::datagrams(socket)?;
         let socket = UdpSocket::from_std(socket).map_err(GatewayError::socket)?;
         runtime.spawn(dns::serve::udp(gate.clone(), socket));
     }
-    Ok(())
+    Ok(attempts)
 }
 
 /// Returns the number of permits for connections.
@@ -181,15 +183,18 @@ fn all_flows(gate: &Gate) -> u32 {
 }
 
 /// The thread's work: serves until the gateway is dropped, then waits for the records of open flows.
-fn run(runtime: Runtime, gate: &Arc<Gate>, mut listeners: mpsc::Receiver<std::net::TcpListener>) {
+fn run(runtime: Runtime, gate: &Arc<Gate>, mut listeners: mpsc::Receiver<std::net::TcpListener>, mut attempts: JoinSet<()>) {
     runtime.block_on(async {
         tokio::select! {
             () = gate.stopped() => {}
             () = add_listeners(gate, &mut listeners) => {}
         }
         // Every flow holds a permit until its record is written.
-        let ended: &dyn Fn() -> _ = &|| gate.flows.acquire_many(all_flows(gate));
-        tokio::time::timeout(LAST_RECORDS, ended()).await.or_warn("wait for the last records of flows", "egress");
+        let ended = async {
+            while attempts.join_next().await.is_some() {}
+            gate.flows.acquire_many(all_flows(gate)).await.is_ok()
+        };
+        tokio::time::timeout(LAST_RECORDS, ended).await.or_warn("wait for the last records of flows", "egress");
     });
     // A call of the host's resolver cannot be interrupted; its thread ends when the call does.
     runtime.shutdown_background();

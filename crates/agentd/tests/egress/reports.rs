@@ -95,7 +95,7 @@ fn invalid(backend: &str) {
         ("allow=a.example:123/udp", "UDP is not carried yet — remove the grant"),
         (many.as_str(), "25 different ports are granted, and 24 are possible"),
         ("host allow=a.example", "off and host exclude every other value"),
-        ("a.example", "expected off, host, log, or allow="),
+        ("a.example", "expected off, host, log, allow=HOSTS, preset=NAMES or file=PATH"),
     ] {
         let options: Vec<&str> = net.split(' ').flat_map(|value| ["--net", value]).collect();
         let output = place.run(backend, &options, &["touch", "ran"]);
