@@ -1,9 +1,9 @@
 //! Chooses the rows of a run.
 //!
 //! Rows that do not run always have a turn. The committed file `.ci/rotation` holds a number; a run takes the turn that equals
-//! this number modulo [`TURNS`](super::step::TURNS). Each landing increments the number (`cargo xtask matrix --advance`), so
-//! five consecutive landings run every row at least once, and the choice depends only on the commit. A count or a hash of commits
-//! would not guarantee that, because landings have different numbers of commits.
+//! this number modulo [`TURNS`](super::step::TURNS). Each landing increments the number in its merge commit (`cargo xtask matrix
+//! --advance`). Five consecutive landings then run every row at least once, and the choice depends only on the commit. A count or
+//! a hash of commits would not guarantee that, because landings have different numbers of commits.
 
 use super::{
     step::{Row, Turn},
