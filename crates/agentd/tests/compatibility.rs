@@ -98,7 +98,7 @@ fn programs_find_their_user_home_and_host() {
 #[test]
 fn host_programs_find_their_configuration() {
     let place = ProjectDir::new();
-    let programs = "OpenSSL, `getent services`, what else reads `/etc`";
+    let programs = "OpenSSL, `getent services`, other programs that read `/etc`";
     row("host_programs_find_their_configuration", programs, |backend| {
         let same = "for f in /etc/ssl/openssl.cnf /etc/services /etc/mime.types /etc/login.defs; do test ! -e $f || cat $f; done";
         let outside = Command::new("sh").args(["-c", same]).output().unwrap();
