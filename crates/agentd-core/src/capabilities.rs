@@ -68,7 +68,7 @@ pub enum EvidenceResult {
 pub struct Evidence {
     /// The claim that the check supports.
     pub claim: Claim,
-    /// The name of the check, e.g. `a5_see_host_processes`.
+    /// The name of the check, e.g. `a5_see_or_signal_a_host_process`.
     pub check: String,
     /// The result of the check.
     pub result: EvidenceResult,

@@ -27,7 +27,7 @@ pub enum EndReason {
     OutputLimit,
     /// The caller ended the command.
     Cancelled,
-    /// The supervisor or the launcher of the command died.
+    /// The supervisor, the launcher or the virtual machine of the command was lost.
     BackendLost,
 }
 
@@ -86,7 +86,7 @@ impl Captured {
 pub enum ControlStatus {
     /// Applied in full.
     Enforced,
-    /// Applied as far as this kernel supports it; the text names the missing part.
+    /// Applied as far as this kernel and the rights of the caller permit; the text names the missing part.
     Partial(String),
     /// Not applied, which the caller accepted (`allow_degraded`).
     Missing(ControlError),

@@ -348,7 +348,7 @@ async fn in_json(
     }
 }
 
-/// Returns true if all of `controls` were applied, fully or as far as the kernel supports them.
+/// Returns true if all of `controls` were applied, fully or as far as the kernel and the rights of the caller permit.
 fn enforced(sandbox: &Arc<dyn Sandbox>, controls: &[Control]) -> bool {
     controls.iter().all(|control| {
         sandbox.controls().iter().any(|report| report.control == *control && !matches!(report.status, ControlStatus::Missing(_)))
