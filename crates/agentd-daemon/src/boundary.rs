@@ -11,11 +11,11 @@ use agentd_log::LogFailure as _;
 use agentd_sandboxes::SandboxStore;
 use std::{path::PathBuf, pin::Pin};
 
-/// The pending result of an attack on a sandbox: why the boundary is not proven, if it is not.
+/// The future that proves the boundary, by a stored result or by a probe. An error is the reason why the boundary is not proven.
 pub type Proof = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-/// Attacks a sandbox in the namespaces of the daemon. The argument has the directories that commands of sandboxes may change, in
-/// which the attack may not have its files.
+/// Proves the boundary in the namespaces of the daemon. A probe creates no files in the given directories, which commands of
+/// sandboxes can change.
 pub type Prove = Box<dyn Fn(Vec<PathBuf>) -> Proof + Send + Sync>;
 
 impl Server {

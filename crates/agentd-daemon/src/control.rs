@@ -60,7 +60,7 @@ impl Client {
         };
         let held = || is_held(&lock).map_err(|errno| self.unreachable("test the daemon's lock file", errno.into()));
         let failed = |pid: Option<Pid>, reason: String, remedy| DaemonError::NotStopped {
-            pid: pid.map_or(0, Pid::as_raw_pid),
+            pid: pid.map(Pid::as_raw_pid),
             place: folder::path_of(&self.place),
             reason,
             remedy,
@@ -81,7 +81,8 @@ impl Client {
                 break found;
             }
             if began.elapsed() > TIMEOUT {
-                let remedy = "end the process `agentd daemon serve` of this folder with SIGTERM";
+                let remedy = "find the process `agentd daemon serve` of this folder with `pgrep -af 'daemon serve'`, and end it \
+                              with SIGTERM";
                 return Err(failed(None, "no live process that holds the lock is recorded in the lock file".to_owned(), remedy));
             }
             tokio::time::sleep(PAUSE).await;

@@ -76,14 +76,15 @@ pub enum DaemonError {
     /// The daemon must prove that it has the key, and cannot read it.
     #[error(
         "connect to the sandbox daemon: the daemon cannot read its key: {0} — run `agentd daemon stop` in the namespaces of the \
-         daemon; the next daemon creates a key"
+         daemon (usually on the host), which ends all running commands and keeps all files, then try again; the next daemon \
+         creates a key"
     )]
     NoKey(String),
     /// The daemon did not end.
-    #[error("stop the sandbox daemon: process {pid}, folder {}: {reason} — {remedy}", place.display())]
+    #[error("stop the sandbox daemon: {}folder {}: {reason} — {remedy}", process(*pid), place.display())]
     NotStopped {
-        /// Its process id.
-        pid: i32,
+        /// Its process id; `None` if it is not known.
+        pid: Option<i32>,
         /// The folder with its lock.
         place: PathBuf,
         /// The reason why the daemon did not end.
@@ -124,10 +125,10 @@ pub enum KeyRefusal {
     /// The daemon did not answer the client in time.
     #[error(
         "the process that listens on the daemon's socket sent no proof in time — run `agentd daemon stop` in the namespaces of \
-         the daemon (usually on the host)"
+         the daemon (usually on the host), which ends all running commands and keeps all files, then try again"
     )]
     Silent,
-    /// The client requested no proof of the daemon, and so has none to send.
+    /// The client sent zeros in `Hello`, as a client in the daemon's own namespaces does. So it cannot prove that it has the key.
     #[error("presented no key — {}", share(.0))]
     None(PathBuf),
     /// The client has another key.
@@ -141,7 +142,12 @@ pub enum KeyRefusal {
     Many,
 }
 
-/// Returns the advice to a user whose client has not the key of the daemon, which is the file `key`.
+/// Returns the beginning of a message that names a process; empty if the process is not known.
+fn process(pid: Option<i32>) -> String {
+    pid.map(|pid| format!("process {pid}, ")).unwrap_or_default()
+}
+
+/// Returns the advice for a user whose client does not have the daemon's key, the file `key`.
 fn share(key: &Path) -> String {
     format!(
         "run agentd in the namespaces of the daemon (usually on the host), or bind-mount {} at the same path into the container \
@@ -151,8 +157,8 @@ fn share(key: &Path) -> String {
 }
 
 impl DaemonError {
-    /// Names the sandbox in the error of its lost processes. The remedy is then not to create another sandbox: this one has kept
-    /// its files.
+    /// Names the sandbox in the error of its lost processes. Replaces the remedy "create another sandbox", because this sandbox
+    /// has kept its files.
     pub(crate) fn in_sandbox(self, name: &Name) -> Self {
         match self {
             Self::Layered(LayeredError::Isolation(error)) => match error.loss() {

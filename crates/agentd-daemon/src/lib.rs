@@ -7,7 +7,8 @@
 //! The state of a sandbox is on disk (`agentd_sandboxes`). When the daemon dies, the kernel and the daemon's launcher end every
 //! process of its sandboxes. The next daemon starts a sandbox again from disk when the sandbox is next needed.
 //!
-//! The data of a command's streams never passes through the daemon: a client receives the descriptors.
+//! A client receives the descriptors of a command's streams, so their data does not pass through the daemon. The exception is a
+//! detached command, whose output the daemon writes to the log.
 //!
 //! - `client`, `started` and `control` are the client's side. `connect` finds the daemon through its `folder`, and verifies it;
 //!   `protocol`, `connection` and `report` are the messages.

@@ -14,7 +14,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// A command that was started through the daemon. Dropping the handle before the command has ended kills the command.
+/// The handle of a command that was started through the daemon. Dropping the handle before the command has ended kills the
+/// command.
 pub struct Started {
     connection: Connection,
     streams: ExecStreams,
@@ -25,7 +26,8 @@ pub struct Started {
     waited: bool,
 }
 
-/// The report on protected paths at the end of a command, which outlives the command's handle.
+/// The final report of a command: the changes of protected paths that were found after its end. This value outlives the handle of
+/// the command ([`Started`]).
 pub struct After(Arc<Mutex<Report>>);
 
 impl After {
@@ -70,8 +72,8 @@ impl Started {
         After(self.after.clone())
     }
 
-    fn send(&self, during: &ExecMessage) -> Result<(), IsolationError> {
-        self.connection.send(during, &[]).map_err(|error| IsolationError::DaemonLost(error.to_string()))
+    fn send(&self, message: &ExecMessage) -> Result<(), IsolationError> {
+        self.connection.send(message, &[]).map_err(|error| IsolationError::DaemonLost(error.to_string()))
     }
 }
 
