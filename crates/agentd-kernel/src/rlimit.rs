@@ -70,13 +70,14 @@ pub fn raise_open_files(usual: Option<u64>) {
 /// 0 prevents core files only. With a limit of 1, the kernel does not start the program in `core_pattern` either (`core(5)`,
 /// `fs/coredump.c`).
 ///
-/// Returns a warning if a crash still runs the handler: an unprivileged caller cannot raise a hard limit of 0 to 1. Core files
-/// are prevented even then.
+/// Returns a warning with a remedy if a crash still runs the handler: an unprivileged caller cannot raise a hard limit of 0 to 1.
+/// Core files are prevented even then.
 pub fn no_core_dumps() -> Option<String> {
     let wanted = Rlimit { current: Some(1), maximum: Some(1) };
     let piped = || std::fs::read_to_string("/proc/sys/kernel/core_pattern").is_ok_and(|pattern| pattern.starts_with('|'));
     (rustix::process::setrlimit(Resource::Core, wanted).is_err() && piped()).then(|| {
-        "a crash runs the host's core_pattern handler, because the caller's hard core limit is 0 (ulimit -Hc 1 prevents that)"
+        "a crash runs the host's core_pattern handler, because the caller's hard core limit is 0, which only root can raise — \
+         set `* hard core 1` in /etc/security/limits.conf (or LimitCORE=1 in the service), then log in again"
             .to_owned()
     })
 }
