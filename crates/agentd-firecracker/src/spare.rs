@@ -1,5 +1,5 @@
-//! A Firecracker that is started ahead of the next restore, because starting it in its jailer takes about half of the time of a
-//! restore. Where copying the disk is cheap, its machine is also restored ahead, from the most likely snapshot, and then paused.
+//! A Firecracker that is started before the next restore, because starting it in its jailer takes about half of the time of a
+//! restore. If copying the disk is cheap, its machine also loads the most likely snapshot in advance, and is then paused.
 
 use super::{FirecrackerBackend, size::Size, snapshot::Snapshot, vm::Vm};
 use agentd_core::IsolationError;
@@ -13,11 +13,10 @@ const START_DELAY: Duration = Duration::from_millis(300);
 /// A spare that is starting or has started. It ends when dropped.
 pub(super) struct Spare {
     /// Ends the delay when a value is sent. When dropped during the delay, the spare is not started.
-    wanted: oneshot::Sender<()>,
+    start_now: oneshot::Sender<()>,
     started: JoinHandle<StartedSpare>,
-    /// The snapshot from which the machine is restored ahead. `None` for a Firecracker without a machine, which can load any
-    /// snapshot.
-    ahead: Option<Arc<Snapshot>>,
+    /// The snapshot that is loaded in advance. `None` for a Firecracker without a machine, which can load any snapshot.
+    preloaded: Option<Arc<Snapshot>>,
 }
 
 struct StartedSpare {
@@ -67,43 +66,44 @@ impl Spare {
     /// Begins to start a spare: waits [`START_DELAY`], destroys `previous`, and starts a Firecracker. Restores the machine from
     /// `snapshot` if its disk is small enough.
     pub(super) fn begin(backend: FirecrackerBackend, size: Size, snapshot: &Arc<Snapshot>, previous: PreviousMachine) -> Self {
-        let (wanted, mut is_wanted) = oneshot::channel();
-        let ahead = snapshot.can_preload().then(|| snapshot.clone());
-        let snapshot = ahead.clone();
+        let (start_now, mut is_started_now) = oneshot::channel();
+        let preloaded = snapshot.can_preload().then(|| snapshot.clone());
+        let snapshot = preloaded.clone();
         let started = tokio::spawn(async move {
-            let asked = timeout(START_DELAY, &mut is_wanted).await;
+            let asked = timeout(START_DELAY, &mut is_started_now).await;
             let ended = previous.end().await;
             if let Ok(Err(_)) = asked {
                 return StartedSpare { vm: None, ended };
             }
             let vm = match snapshot {
-                Some(snapshot) => waiting(&backend, size, &snapshot).await,
+                Some(snapshot) => load_paused(&backend, size, &snapshot).await,
                 None => backend.empty(size).await,
             };
             // Without a spare, the restore starts its own Firecracker, and reports the error if that fails too.
             let vm = vm.or_debug("start spare Firecracker", size);
             StartedSpare { vm, ended }
         });
-        Self { wanted, started, ahead }
+        Self { start_now, started, preloaded }
     }
 
-    /// Returns whether a restore of `snapshot` can use this spare.
+    /// Returns whether a restore of `snapshot` can use this spare: it has loaded that snapshot, or none.
     pub(super) fn serves(&self, snapshot: &Arc<Snapshot>) -> bool {
-        self.ahead.as_ref().is_none_or(|ahead| Arc::ptr_eq(ahead, snapshot))
+        self.preloaded.as_ref().is_none_or(|preloaded| Arc::ptr_eq(preloaded, snapshot))
     }
 
-    /// Returns whether this spare is as good for `snapshot` as a new one.
+    /// Returns whether this spare need not be replaced for `snapshot`: it has loaded no snapshot, and a new spare would not load
+    /// this one either.
     pub(super) fn suits(&self, snapshot: &Arc<Snapshot>) -> bool {
-        self.ahead.is_none() && !snapshot.can_preload()
+        self.preloaded.is_none() && !snapshot.can_preload()
     }
 
     /// Returns the running machine of `snapshot`, which this spare must serve. Returns `None` if that fails; the caller can then
     /// try another Firecracker.
     pub(super) async fn load(self, snapshot: &Snapshot) -> Option<Vm> {
         // An error means that the delay is over and the spare is starting or has started.
-        self.wanted.send(()).or_unreceived("request to start a spare machine");
+        self.start_now.send(()).or_unreceived("request to start a spare machine");
         let vm = self.started.await.ok()?.vm?;
-        let goes_on = match self.ahead {
+        let goes_on = match self.preloaded {
             Some(_) => vm.pause(false).await,
             None => vm.load(snapshot.folder()).await,
         };
@@ -123,13 +123,13 @@ impl Spare {
 
     /// Ends the spare without waiting.
     pub(super) fn give_up(self) -> EndingSpare {
-        drop(self.wanted);
+        drop(self.start_now);
         EndingSpare(self.started)
     }
 }
 
 /// Restores a machine from a snapshot and pauses it.
-async fn waiting(backend: &FirecrackerBackend, size: Size, snapshot: &Snapshot) -> Result<Vm, IsolationError> {
+async fn load_paused(backend: &FirecrackerBackend, size: Size, snapshot: &Snapshot) -> Result<Vm, IsolationError> {
     let vm = backend.resume(snapshot.folder(), size).await?;
     match vm.pause(true).await {
         Ok(()) => Ok(vm),

@@ -20,10 +20,10 @@ use std::{
 const KEPT: usize = 4;
 
 /// The lock file in the folder of templates, locked while a template is created or removed.
-const TURN: &str = "lock";
+const LOCK_FILE: &str = "lock";
 
 /// The lock file of one template, locked shared while a machine is started from it. The mtime is the time of the last use.
-const USED: &str = "used";
+const USE_LOCK_FILE: &str = "used";
 
 /// The folder of templates.
 pub(super) struct Templates {
@@ -66,7 +66,7 @@ impl Templates {
     /// Returns the template for a size, if there is one. May block on disk I/O.
     pub(super) fn find(&self, size: Size) -> Option<Template> {
         let folder = self.place(size);
-        let used = File::options().write(true).open(folder.join(USED)).ok()?;
+        let used = File::options().write(true).open(folder.join(USE_LOCK_FILE)).ok()?;
         rustix::fs::flock(&used, FlockOperation::NonBlockingLockShared).ok()?;
         // The template was removed between `open` and `flock`.
         used.metadata().ok().filter(|meta| meta.nlink() > 0)?;
@@ -79,20 +79,20 @@ impl Templates {
     pub(super) async fn make(&self, size: Size, vm: &Vm) -> Result<(), IsolationError> {
         let (place, folder) = (self.place(size), self.folder.clone());
         let locked = folder.clone();
-        let Some(turn) = blocking(move || turn(&locked)).await? else { return Ok(()) };
+        let Some(lock) = blocking(move || lock_folder(&locked)).await? else { return Ok(()) };
         vm.save(move |written, disk| {
             // The lock is held until the files are in place, also if the caller is cancelled meanwhile.
-            let _turn = turn;
+            let _lock = lock;
             clear(&folder);
             let failed =
                 |source: io::Error| IsolationError::Io { context: format!("create template {}", place.display()), source };
             // A process that was killed may have left this directory. The lock excludes other users of it.
             let fresh = place.with_extension("new");
-            fs::remove_dir_all(&fresh).or_else(absent).map_err(failed)?;
+            fs::remove_dir_all(&fresh).or_else(ignore_not_found).map_err(failed)?;
             store::private(&fresh).map_err(failed)?;
             snapshot::keep(written, disk, &fresh)?;
-            File::create_new(fresh.join(USED)).map_err(failed)?;
-            fs::remove_dir_all(&place).or_else(absent).map_err(failed)?;
+            File::create_new(fresh.join(USE_LOCK_FILE)).map_err(failed)?;
+            fs::remove_dir_all(&place).or_else(ignore_not_found).map_err(failed)?;
             fs::rename(&fresh, &place).map_err(failed)
         })
         .await
@@ -100,14 +100,14 @@ impl Templates {
 }
 
 /// Locks the folder of templates, and creates the folder if it is missing. Returns `None` if another process has the lock.
-fn turn(folder: &Path) -> Result<Option<File>, IsolationError> {
+fn lock_folder(folder: &Path) -> Result<Option<File>, IsolationError> {
     let failed = |source: io::Error| IsolationError::Io { context: format!("save a template in {}", folder.display()), source };
     store::private(folder).map_err(failed)?;
-    let turn = File::options().create(true).truncate(false).write(true).open(folder.join(TURN)).map_err(failed)?;
-    Ok(rustix::fs::flock(&turn, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(turn))
+    let lock = File::options().create(true).truncate(false).write(true).open(folder.join(LOCK_FILE)).map_err(failed)?;
+    Ok(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(lock))
 }
 
-fn absent(error: io::Error) -> io::Result<()> {
+fn ignore_not_found(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
@@ -118,7 +118,7 @@ fn clear(folder: &Path) {
         .flatten()
         .flatten()
         .filter_map(|entry| {
-            let used = File::open(entry.path().join(USED)).ok()?;
+            let used = File::open(entry.path().join(USE_LOCK_FILE)).ok()?;
             Some((used.metadata().ok()?.modified().ok()?, entry.path(), used))
         })
         .collect();
@@ -142,7 +142,7 @@ mod tests {
         for number in 0..6u64 {
             let folder = dir.path().join(number.to_string());
             fs::create_dir(&folder).unwrap();
-            let used = File::create(folder.join(USED)).unwrap();
+            let used = File::create(folder.join(USE_LOCK_FILE)).unwrap();
             used.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(number)).unwrap();
             open.push(used);
         }
