@@ -4,7 +4,7 @@ use agentd_core::Claim;
 use std::collections::BTreeMap;
 
 /// Advice to the user about an attack that no setting of the host makes possible.
-pub(crate) const BUG: &str = "report this as a bug of agentd, with the output of `agentd doctor`";
+pub const BUG: &str = "report this as a bug of agentd, with the output of `agentd doctor`";
 
 /// The result of an attack.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ mod set_id;
 mod sys;
 mod syscalls;
 
-pub use check::{Check, Facts, Verdict};
+pub use check::{BUG, Check, Facts, Verdict};
 pub use runner::{main, parse_line};
 
 /// Attacks on resources that a sandbox in its own machine does not share with the host: there they would prove nothing.

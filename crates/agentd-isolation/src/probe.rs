@@ -2,7 +2,7 @@
 //! it.
 
 use crate::{blocking::planning, targets::Targets};
-use agentd_attack::Verdict;
+use agentd_attack::{BUG, Verdict};
 use agentd_core::{
     Access, BackendCapabilities, Bytes, Claim, Command, EndReason, Evidence, EvidenceResult, Grant, GuardRule, IsolationBackend,
     IsolationError, Limits, Outcome, Profile, Sandbox, SandboxSpec, Writable,
@@ -156,7 +156,12 @@ pub async fn change_own_root(backend: &dyn IsolationBackend) -> Evidence {
         Ok(outcome) => EvidenceResult::NotTried(ending(&outcome)),
         Err(error) => EvidenceResult::NotTried(error.to_string()),
     };
-    Evidence { claim: Claim::Filesystem, check: "a3_change_the_root".to_owned(), result, remedy: String::new() }
+    Evidence { claim: Claim::Filesystem, check: "a3_change_the_root".to_owned(), remedy: remedy_of(&result), result }
+}
+
+/// Returns the remedy for a check that no setting of the host influences.
+fn remedy_of(result: &EvidenceResult) -> String {
+    if matches!(result, EvidenceResult::Broken(_)) { BUG.to_owned() } else { String::new() }
 }
 
 /// Returns how a command ended, for a message.
@@ -168,12 +173,13 @@ fn ending(outcome: &Outcome) -> String {
     }
 }
 
-/// Check A4 of one limit: the limit, a command that exceeds it, and the test of the outcome.
+/// Check A4 of one limit: the limit, a command that exceeds it, the test of the outcome, and the message if that test fails.
 struct LimitCheck {
     name: &'static str,
     limits: Limits,
     script: &'static str,
     held: fn(&Outcome) -> bool,
+    broken: &'static str,
 }
 
 fn limit_checks() -> Vec<LimitCheck> {
@@ -185,12 +191,14 @@ fn limit_checks() -> Vec<LimitCheck> {
             limits: Limits { memory: Some(Bytes(32 << 20)), wall, ..Limits::default() },
             script: "head -c 134217728 /dev/zero | tail",
             held: |outcome| outcome.reason == EndReason::OutOfMemory,
+            broken: "the command exceeded the memory limit, and was not ended as out of memory",
         },
         LimitCheck {
             name: "a4_fork_beyond_the_process_limit",
             limits: Limits { processes: Some(8), wall, ..Limits::default() },
             script: "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 30 & done; wait",
             held: |outcome| outcome.reason == EndReason::ProcessLimit,
+            broken: "the command exceeded the process limit, and was not ended for it",
         },
         LimitCheck {
             name: "a4_change_the_group_that_is_shown",
@@ -201,6 +209,7 @@ fn limit_checks() -> Vec<LimitCheck> {
                 for d in /sys/fs/cgroup /sys/fs/cgroup/*; do test -e $d/cgroup.procs && mkdir $d/agentd-attack 2>/dev/null && \
                     echo $d; done; exit 0",
             held: |outcome| outcome.exit_code == Some(0) && outcome.stdout.total() == 0,
+            broken: "the command could change files of the control group that it sees, or could not try",
         },
         LimitCheck {
             name: "a4_open_beyond_the_file_limit",
@@ -208,18 +217,21 @@ fn limit_checks() -> Vec<LimitCheck> {
             script: "exec 3</dev/null 4</dev/null 5</dev/null && (exec 6</dev/null 7</dev/null && echo opened) 2>/dev/null; \
                 exit 0",
             held: |outcome| outcome.exit_code == Some(0) && outcome.stdout.total() == 0,
+            broken: "the command opened more files than the limit permits, or could not try",
         },
         LimitCheck {
             name: "a4_write_beyond_the_file_size",
             limits: Limits { file_size: Some(Bytes(1 << 16)), wall, ..Limits::default() },
             script: "exec head -c 200000 /dev/zero > /tmp/big",
             held: |outcome| outcome.reason == EndReason::FileSizeLimit,
+            broken: "the command exceeded the file size limit, and was not ended for it",
         },
         LimitCheck {
             name: "a4_print_beyond_the_output_limit",
             limits: Limits { output: Some(Bytes(1 << 16)), wall, ..Limits::default() },
             script: "exec yes",
             held: |outcome| outcome.reason == EndReason::OutputLimit,
+            broken: "the command exceeded the output limit, and was not ended for it",
         },
     ]
 }
@@ -242,7 +254,7 @@ pub async fn own_kernel(sandbox: &dyn Sandbox) -> Evidence {
         Ok(_) => EvidenceResult::Held,
         Err(why) => EvidenceResult::NotTried(why),
     };
-    Evidence { claim: Claim::Kernel, check: "a16_run_on_the_kernel_of_the_host".to_owned(), result, remedy: String::new() }
+    Evidence { claim: Claim::Kernel, check: "a16_run_on_the_kernel_of_the_host".to_owned(), remedy: remedy_of(&result), result }
 }
 
 /// Exceeds the limits of sandboxes of `backend` and returns the evidence.
@@ -255,7 +267,7 @@ pub async fn limits(backend: &dyn IsolationBackend) -> Vec<Evidence> {
 }
 
 async fn exceed(backend: &dyn IsolationBackend, check: LimitCheck) -> Evidence {
-    let LimitCheck { name, limits, script, held } = check;
+    let LimitCheck { name, limits, script, held, broken } = check;
     let tried = async {
         let sandbox = backend.create_sandbox(SandboxSpec { limits, ..SandboxSpec::default() }).await?;
         let argv = ["/bin/sh", "-c", script].map(Into::into).to_vec();
@@ -266,7 +278,7 @@ async fn exceed(backend: &dyn IsolationBackend, check: LimitCheck) -> Evidence {
     };
     let (result, remedy) = match tried.await {
         Ok(outcome) if held(&outcome) => (EvidenceResult::Held, String::new()),
-        Ok(outcome) => (EvidenceResult::Broken(format!("the limit was not reported: {}", ending(&outcome))), String::new()),
+        Ok(outcome) => (EvidenceResult::Broken(format!("{broken}: {}", ending(&outcome))), BUG.to_owned()),
         Err(IsolationError::Control(error)) => (EvidenceResult::NotTried(error.call), error.remedy.into()),
         Err(error) => (EvidenceResult::NotTried(error.to_string()), String::new()),
     };
