@@ -70,8 +70,8 @@ impl Inside {
         self.copies.lock().await
     }
 
-    /// Runs the isolation probe: attacks such a sandbox and exceeds its limits. Changing the root does not count as an attack,
-    /// because the root belongs to the sandbox.
+    /// Probes the guest: creates sandboxes like that of the payload, attacks them and exceeds their limits. The check that
+    /// changes the root is left out, because the root belongs to the sandbox.
     pub(super) async fn probe(&self) -> Result<Vec<Evidence>, IsolationError> {
         let io =
             |source| IsolationError::Io { context: "create the target directory of the probe in the guest".to_owned(), source };

@@ -26,8 +26,9 @@ pub async fn as_sole_task<F: Future>(future: F) -> F::Output {
     SOLE_TASK.scope((), future).await
 }
 
-/// Runs `work`, which uses files to plan a sandbox, to probe a backend or to find a proof, like [`blocking`], except in a task of
-/// [`as_sole_task`]. `work` must not wait for another task.
+/// Runs `work` on a thread for blocking operations, as [`blocking`] does. In a task of [`as_sole_task`], runs `work` on the
+/// calling thread. `work` reads files: it plans a sandbox, probes a backend or looks for a proof. It must not wait for another
+/// task.
 ///
 /// # Errors
 /// As [`blocking`].

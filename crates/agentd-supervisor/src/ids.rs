@@ -13,7 +13,7 @@ use agentd_kernel::{
 /// The id map that was chosen for a sandbox.
 pub(crate) struct ChosenIdMap {
     pub id_map: IdMap,
-    /// Status of the id map, and its description.
+    /// The report of the control `idmap`: the status, and a description of the ids inside.
     pub map: (ControlStatus, String),
     /// Reservation of the host ids; dropping it releases the ids.
     pub lease: Option<IdLease>,

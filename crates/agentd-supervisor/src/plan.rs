@@ -30,8 +30,8 @@ pub struct SandboxPlan {
     pub seccomp: Option<SeccompPlan>,
     /// Limits of the whole sandbox.
     pub cgroup: CgroupPlan,
-    /// Number of tasks, as the supervisor sees them, at which the process limit is reported. Used where no cgroup counts tasks
-    /// (`RLIMIT_NPROC` of the supervisor, which commands inherit).
+    /// `RLIMIT_NPROC` of the supervisor, which commands inherit; set if no cgroup counts tasks. When the supervisor sees that
+    /// many tasks, it ends all running commands, and reports that they reached the process limit.
     pub process_rlimit: Option<u64>,
     /// Descriptions of limits that are weaker than requested.
     pub rlimit_notes: Vec<String>,
@@ -40,8 +40,9 @@ pub struct SandboxPlan {
 }
 
 impl SandboxPlan {
-    /// Returns true if every mount of the sandbox is private memory or part of the system, so that nobody has to wait for its
-    /// mounts to be torn down. The sandbox then has no granted directory, no kept upper directory, and no device to detach.
+    /// Returns true if every mount of the sandbox is private memory or part of the system. The sandbox then has no granted
+    /// directory, no kept upper directory, and no device to detach. Its end needs no wait until the mounts are torn down
+    /// (`docs/decisions/0004-tear-down-private-mounts-asynchronously.md`).
     pub(crate) fn ends_alone(&self) -> bool {
         let keeps = self.tree.root().is_some_and(|root| !matches!(root.base, Base::Stack { upper: None, .. }));
         self.namespaces.enabled && self.tree.grants().is_empty() && !keeps

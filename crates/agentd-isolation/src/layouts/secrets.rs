@@ -14,8 +14,8 @@ const MAX_ENTRIES: usize = 4096;
 /// The maximum size of an XML file that is read, in bytes. A larger file counts as a secret.
 const MAX_XML_BYTES: u64 = 256 << 10;
 
-/// Returns the reason to leave out the directory `shown` if a secret of `layout` or of all layouts exists in it. `place` returns
-/// the path of a place in the layout.
+/// Returns why the directory `shown` must not be shown: it contains a secret, either one that [`LIST`] names for every directory
+/// or one of `layout`. `place` turns a path of the list into a path on this host.
 pub(super) fn contained(shown: &Path, layout: &Layout, place: impl Fn(&str) -> Option<PathBuf>) -> Option<String> {
     let everywhere = LIST.secrets.iter().map(|secret| shown.join(secret.path)).find(|path| exists(path));
     let own = layout.secrets.iter().find_map(|secret| {

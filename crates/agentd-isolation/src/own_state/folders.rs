@@ -172,8 +172,8 @@ pub fn trusted_folder() -> Option<OwnedFd> {
     places.find_map(|(base, below)| private::open(&base, below).or_debug("open the folder of proofs in", &base))
 }
 
-/// Reads a secret from the folder of proofs and key: from the first place for that folder that has such a file. Creates nothing.
-/// Returns the path and the content; `None` if no place has the file, or this process may not read it.
+/// Reads the secret `name` from the folder of proofs and key. Of the places where this folder can be, the first that has the file
+/// counts. Creates nothing. Returns the path and the content; `None` if no place has the file, or this process may not read it.
 pub fn read_trusted_secret(name: &str) -> Option<(PathBuf, Zeroizing<Vec<u8>>)> {
     trusted_places().into_iter().find_map(|(base, below)| {
         let folder = private::find(&base, below).ok()?;

@@ -52,7 +52,7 @@ impl Group {
     }
 }
 
-/// Returns whether a path below the root of a grant lies in a subdirectory, and its name in a group.
+/// Returns whether a path below the root of a grant lies in a subdirectory, and the `name` of its [`Group`].
 fn depth_and_name(below: &Path, is_git_directory: bool) -> (bool, String) {
     if is_git_directory {
         return match below.to_str() {

@@ -165,7 +165,8 @@ struct Seen<'a> {
     refs: bool,
     common: bool,
     git: bool,
-    /// The path of the directory below the root, and the number of listed names that may still be recorded, if they count here.
+    /// If listed names count in this directory: its path below the root, and the number of listed names that may still be
+    /// recorded. Otherwise `None`.
     listed: Option<(&'a Path, &'a AtomicUsize)>,
     /// Names that are listed if the directory is the root of a repository, each followed by a zero byte.
     in_repository: Vec<u8>,

@@ -127,7 +127,7 @@ fn stored(folder: &OwnedFd, backend: &str) -> io::Result<Vec<((i64, u64), String
 /// recorded evidence supports; the stored claims themselves are not trusted.
 fn parse(bytes: &[u8]) -> Option<BackendCapabilities> {
     let BackendCapabilities { name, persistent_sandboxes, snapshots, available_profiles, platform_features, evidence, .. } =
-        serde_json::from_slice(bytes).or_debug("parse the stored result of a probe", "cache folder")?;
+        serde_json::from_slice(bytes).or_debug("parse the stored result of a probe", "folder of proofs")?;
     Some(BackendCapabilities {
         persistent_sandboxes,
         snapshots,
