@@ -14,7 +14,7 @@ use std::{
 };
 
 /// A file in the store folder, locked while a folder is created or removed in the store.
-const TURN: &str = "lock";
+const LOCK_FILE: &str = "lock";
 
 /// A file in each folder, locked by the folder's owner; for a machine, by its shim.
 const ALIVE: &str = "alive";
@@ -63,7 +63,7 @@ impl Store {
     /// # Errors
     /// [`IsolationError::Io`] if the store could not be locked or listed, or the folder could not be created.
     pub fn make(&self) -> Result<Fresh, IsolationError> {
-        let _turn = self.turn().map_err(self.failed("lock"))?;
+        let _lock = self.lock().map_err(self.failed("lock"))?;
         self.reap().map_err(self.failed("remove the folders of dead processes in"))?;
         self.fresh().map_err(self.failed("create a folder in"))
     }
@@ -76,7 +76,7 @@ impl Store {
         if !self.folder.exists() {
             return Ok(());
         }
-        let _turn = self.turn().map_err(self.failed("lock"))?;
+        let _lock = self.lock().map_err(self.failed("lock"))?;
         self.reap().and_then(|()| self.end_if_empty()).map_err(self.failed("remove the folders of dead processes in"))
     }
 
@@ -85,7 +85,7 @@ impl Store {
     /// # Errors
     /// The error of locking the store or of removing a folder.
     pub fn remove(&self, own: &Path) -> io::Result<()> {
-        let _turn = self.turn()?;
+        let _lock = self.lock()?;
         (self.remove)(own)?;
         self.end_if_empty()
     }
@@ -95,7 +95,7 @@ impl Store {
         if fs::read_dir(&self.folder)?.count() > 1 {
             return Ok(());
         }
-        fs::remove_file(self.folder.join(TURN))?;
+        fs::remove_file(self.folder.join(LOCK_FILE))?;
         match fs::remove_dir(&self.folder) {
             // Once the lock file is removed, other processes may enter the store again, or remove it themselves.
             Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => Ok(()),
@@ -103,11 +103,11 @@ impl Store {
         }
     }
 
-    fn turn(&self) -> io::Result<File> {
+    fn lock(&self) -> io::Result<File> {
         let mut tries = 0;
         loop {
-            match self.try_turn() {
-                Ok(Some(turn)) => return Ok(turn),
+            match self.try_lock() {
+                Ok(Some(lock)) => return Ok(lock),
                 Ok(None) => {}
                 // Another process removed the store folder meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => tries += 1,
@@ -117,8 +117,8 @@ impl Store {
     }
 
     /// Locks the store. Returns `None` if the locked file was removed or replaced meanwhile.
-    fn try_turn(&self) -> io::Result<Option<File>> {
-        let path = self.folder.join(TURN);
+    fn try_lock(&self) -> io::Result<Option<File>> {
+        let path = self.folder.join(LOCK_FILE);
         private(&self.folder)?;
         let file = open(&path)?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive)?;

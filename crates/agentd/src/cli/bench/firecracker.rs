@@ -128,7 +128,7 @@ impl FirecrackerAlone {
     /// Firecracker takes to start and to end.
     fn load(&self) -> Result<Duration, Failure> {
         for socket in [API, VSOCK, &format!("{VSOCK}_{READY_PORT}")] {
-            fs::remove_file(self.folder.join(socket)).or_else(absent)?;
+            fs::remove_file(self.folder.join(socket)).or_else(ignore_not_found)?;
         }
         // An agent that finds no listener on this port ends its machine.
         let _ready = UnixListener::bind(self.folder.join(format!("{VSOCK}_{READY_PORT}")))?;
@@ -205,7 +205,7 @@ fn put_load(api: &mut UnixStream) -> Result<(), Failure> {
     }
 }
 
-fn absent(error: std::io::Error) -> std::io::Result<()> {
+fn ignore_not_found(error: std::io::Error) -> std::io::Result<()> {
     if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
