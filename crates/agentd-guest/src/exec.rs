@@ -28,8 +28,8 @@ use tokio::task::JoinHandle;
 /// Time that a guest has to end an exec before its machine is killed. Emulated machines are slow.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Time for which a guest may keep the readers of an ended command's output waiting, in total. What is left of the output is at
-/// most [`MAX_LATE_OUTPUT`].
+/// The time for which the host waits, in total, for the rest of an ended command's output. This output has at most
+/// [`MAX_LATE_OUTPUT`] bytes per stream. The time for which the host's own readers are slow does not count.
 const LATE_OUTPUT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most bytes of one output stream that a guest may send after the end of the command. A pipe holds at most a megabyte
@@ -133,7 +133,7 @@ impl Transport for InGuest {
 }
 
 /// Waits until all output of an ended command has been copied to its readers, for any time if a reader is slow. Kills the machine
-/// of a guest that keeps the readers waiting for longer than [`LATE_OUTPUT_TIMEOUT`], or sends more than [`MAX_LATE_OUTPUT`].
+/// if the readers have waited for the guest for [`LATE_OUTPUT_TIMEOUT`], or the guest sends more than [`MAX_LATE_OUTPUT`].
 async fn streams_closed(guest: Arc<Guest>, Remote { session, id }: Remote, copiers: Vec<JoinHandle<()>>) {
     let streams = [StreamKind::Output, StreamKind::Error].map(|kind| StreamId { operation: id, kind });
     let received = || streams.map(|stream| session.mux.received(stream));
