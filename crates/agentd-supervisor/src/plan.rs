@@ -41,8 +41,8 @@ pub struct SandboxPlan {
 
 impl SandboxPlan {
     /// Returns true if every mount of the sandbox is private memory or part of the system. The sandbox then has no granted
-    /// directory, no kept upper directory, and no device to detach. Its end needs no wait until the mounts are torn down
-    /// (`docs/decisions/0004-tear-down-private-mounts-asynchronously.md`).
+    /// directory, no kept upper directory, and no device to detach. The end of such a sandbox does not wait for the teardown of
+    /// its mounts (`docs/decisions/0004-tear-down-private-mounts-asynchronously.md`).
     pub(crate) fn ends_alone(&self) -> bool {
         let keeps = self.tree.root().is_some_and(|root| !matches!(root.base, Base::Stack { upper: None, .. }));
         self.namespaces.enabled && self.tree.grants().is_empty() && !keeps
