@@ -128,8 +128,8 @@ Examples:
   agentd run -it -- bash
 
 Exit codes: the command's own; 124 time limit exceeded; 125 agentd failed;
-126 not executable; 127 not found; 128+n ended by signal n; 137 also if agentd
-killed the command's remaining processes for a limit.")]
+126 not executable; 127 not found; 128+n ended by signal n;
+137 also if its remaining processes exceeded a limit.")]
 pub(crate) struct RunArgs {
     /// Backend to use. auto: linux-native or container, whichever proves more; it must prove isolation of files, processes,
     /// network and system calls, or the command does not run [env: AGENTD_BACKEND] [default: auto]
