@@ -124,7 +124,7 @@ pub enum FlowRefusal {
     #[error("the address stands for no name — resolve the name with the sandbox's DNS first")]
     NoName,
     /// The sandbox asked for more names than its limit.
-    #[error("the sandbox resolved more names than `FlowLimits::names` permits — raise that limit")]
+    #[error("the sandbox resolved more names than its limit (`FlowLimits::names` of the library) permits — resolve fewer names")]
     TooManyNames,
     /// A question for a type of record that the gateway does not answer.
     #[error("DNS records of type {0} are not available in a sandbox — request A or AAAA records")]

@@ -235,7 +235,7 @@ mod tests {
         let request = ToGuest::Attach(AttachRequest::Proceed { realtime_ns: None });
         transport::send(&mut writer, &request, MAX_TO_GUEST).await.unwrap();
         let answer = transport::recv(&mut reader, MAX_FROM_GUEST).await.unwrap();
-        assert!(matches!(answer, FromGuest::Attached(Err(Failure::Invalid { .. }))));
+        assert!(matches!(answer, FromGuest::Attached(Err(Failure::Other(_)))), "{answer:?}");
         assert_eq!(served.await.unwrap().unwrap_err().to_string(), "no more transports");
         tokio::io::AsyncWriteExt::write_all(&mut silent, b"late").await.unwrap_err();
     }

@@ -192,14 +192,14 @@ fn help_names_defaults_of_its_own_command() {
 fn net_check_says_what_a_grant_file_allows_and_denies() {
     let place = project();
     let file = place.path().join("grants.toml");
-    fs::write(&file, "presets = ['go']\nallow = ['api.example/GET:/v1/*']\ndeny_reason = 'ask the platform team'").unwrap();
+    fs::write(&file, "presets = ['go']\nallow = ['api.example:80/GET:/v1/*']\ndeny_reason = 'ask the platform team'").unwrap();
     let check = |destination: &str, more: &[&str]| {
         let output = agentd(&["net", "check", destination, "--grants"]).arg(&file).args(more).output().unwrap();
         (output.status.code(), text(&output))
     };
     let (code, text) = check("sum.golang.org:443", &[]);
     assert!(code == Some(0) && text.starts_with("allowed by sum.golang.org:443: TLS"), "{code:?} {text}");
-    let (code, text) = check("api.example/POST:/v1/x", &[]);
+    let (code, text) = check("api.example:80/POST:/v1/x", &[]);
     assert!(
         code == Some(1) && text.contains("allows POST /v1/x") && text.ends_with("ask the platform team\n"),
         "{code:?} {text}"
@@ -211,6 +211,9 @@ fn net_check_says_what_a_grant_file_allows_and_denies() {
     assert!(code == Some(0) && text.contains("TCP, whose bytes are not examined"), "{code:?} {text}");
     let (code, text) = check("other.example:0", &[]);
     assert!(code == Some(125) && text.contains("use HOST:PORT"), "{code:?} {text}");
+    // `agentd run` refuses this grant, too.
+    let (code, text) = check("a.example", &["--allow", "a.example/GET:/x"]);
+    assert!(code == Some(125) && text.contains("remove the method and path"), "{code:?} {text}");
     let (code, text) = check("a.example", &["--preset", "pyton"]);
     assert!(code == Some(125) && text.contains("unknown preset"), "{code:?} {text}");
     fs::write(&file, "allow = ['*']").unwrap();

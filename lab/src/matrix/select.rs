@@ -70,7 +70,7 @@ mod tests {
     use crate::matrix::step::TURNS;
 
     /// Largest number of minutes that the rotating rows may add to a run. The rows that always run, with the builds, take about
-    /// 55, and two rows run at a time.
+    /// 55, and up to three rows run at a time on two processors.
     const BOUND: u32 = 20;
 
     #[test]

@@ -55,7 +55,7 @@ pub enum InspectRefusal {
     Tunnel,
     /// A header could replace what was checked.
     #[error(
-        "the header `{header}` can replace the method or path at the server, after the check — send the request as it is meant"
+        "the header `{header}` can replace the method or path at the server, after the check — send the request without this header"
     )]
     Override {
         /// The name of the header.

@@ -230,7 +230,9 @@ fn watch_of_a_tree_that_is_too_large_reports_an_old_repository_as_not_compared_b
     project.repository("new");
     let changes = watch.changes();
     assert!(watch.last.gaps.is_empty(), "{:?}", watch.last.gaps);
-    let changes: Vec<(PathBuf, How)> = changes.into_iter().map(|change| (change.path, change.how)).collect();
+    let changes = changes.into_iter().map(|change| (change.path, change.how));
+    // Whether the first search came to this one depends on the order of the directory, which differs between file systems.
+    let changes: Vec<(PathBuf, How)> = changes.filter(|(path, _)| *path != project.path(".git")).collect();
     assert_eq!(changes, [(project.path("d1/deep/.git"), How::NotCompared), (project.path("new"), How::Created)]);
 }
 

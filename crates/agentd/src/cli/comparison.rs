@@ -104,6 +104,9 @@ mod tests {
     /// A signal that no other test sends.
     const STOP: rustix::process::Signal = rustix::process::Signal::VTALARM;
 
+    /// Held by a test that sends or expects the signal: all tests of this process receive it.
+    static SIGNAL: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     fn grants(root: &tempfile::TempDir) -> [Grant; 1] {
         let protect = protect::names(root.path()).unwrap();
         [Grant { protect, ..Grant::new(root.path(), Access::ReadWrite) }]
@@ -134,6 +137,7 @@ mod tests {
 
     #[tokio::test]
     async fn signal_ends_the_comparison_that_runs_and_the_report_says_what_was_not_compared() {
+        let _alone = SIGNAL.lock().await;
         let root = tempfile::tempdir().unwrap();
         let compared = Comparison::begin(&grants(&root), None);
         std::fs::write(root.path().join(".envrc"), "evil").unwrap();
@@ -172,6 +176,7 @@ mod tests {
 
     #[tokio::test]
     async fn signal_ends_the_first_comparison_and_without_one_the_run_goes_on() {
+        let _alone = SIGNAL.lock().await;
         let root = tempfile::tempdir().unwrap();
         let mut stops = Stops::new().unwrap();
         assert!(Comparison::begin_until(&grants(&root), None, &mut stops).await.unwrap().is_ok());

@@ -8,6 +8,7 @@ use super::{
 };
 use agentd_core::escape;
 use agentd_egress::{
+    gateway::enforceable,
     grant::NetGrants,
     preset::{self, Preset},
 };
@@ -35,7 +36,10 @@ fn check(args: &CheckArgs) -> Result<u8, Failure> {
     for name in &args.preset {
         grants.extend(Preset::find(name)?.allow.iter().cloned());
     }
-    let answer = args.destination.check(&grants.into_iter().collect());
+    let grants = grants.into_iter().collect();
+    // What `agentd run` refuses to start with is no answer.
+    enforceable(&grants, false)?;
+    let answer = args.destination.check(&grants);
     let reason = answer.as_ref().err().map(ToString::to_string);
     let text = match (&answer, args.json) {
         (_, true) => {

@@ -126,7 +126,7 @@ impl NetworkSummary {
         // Addresses are left out: they may be of the host's network, and each deserves a look of its own.
         let names: Vec<_> = self.missing().into_iter().filter(|grant| grant.parse::<SocketAddr>().is_err()).collect();
         if names.len() > 1 {
-            lines.push(format!("all of these names: --net allow={}", names.join(",")));
+            lines.push(format!("allow all of these names with --net allow={}", names.join(",")));
         }
         if self.entries.iter().any(|entry| matches!(entry.verdict, NetworkVerdict::Refused { .. })) {
             lines.extend(self.deny_reasons.iter().cloned());
@@ -233,7 +233,7 @@ mod tests {
                 "10.0.0.1:22 was refused: no grant — allow it with --net allow=10.0.0.1:22",
                 "b.example:443 was refused: not TLS — say so",
                 "d.example:443: not reached: no route",
-                "all of these names: --net allow=a.example,e.example",
+                "allow all of these names with --net allow=a.example,e.example",
             ]
         );
         assert_eq!(summary.json()["flows"][0]["flows"], 3);

@@ -115,7 +115,7 @@ impl NeededTraits {
             own_kernel: args.require.contains(&RequireArg::KernelIsolation),
             image: args.boundary.image.is_some(),
             volume: args.disk.is_some(),
-            egress: args.boundary.net.iter().any(|net| matches!(net, NetworkArg::Log | NetworkArg::Allow(_))),
+            egress: args.boundary.net.iter().any(|net| !matches!(net, NetworkArg::Off | NetworkArg::Host)),
         }
     }
 

@@ -28,14 +28,14 @@ fn refused(backend: &str) {
     let line = |name: &str| {
         format!("agentd: network: {name} was refused: no grant covers the name — allow it with --net allow={name}\n")
     };
-    let all = "agentd: network: all of these names: --net allow=a.example,b.example\n";
+    let all = "agentd: network: allow all of these names with --net allow=a.example,b.example\n";
     assert_eq!(text(&output.stderr), [&line("a.example"), &line("b.example"), all].concat());
 }
 
 fn log(backend: &str) {
     let output = EgressDir::new().run(backend, &["--net", "log"], &["sh", "-c", ASK]);
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
-    assert!(text(&output.stderr).ends_with("all of these names: --net allow=a.example,b.example\n"), "{output:?}");
+    assert!(text(&output.stderr).ends_with("allow all of these names with --net allow=a.example,b.example\n"), "{output:?}");
 }
 
 fn json(backend: &str) {

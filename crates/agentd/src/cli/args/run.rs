@@ -15,7 +15,7 @@ use std::{
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum ProfileArg {
-    /// Only the calls that ordinary programs need; no sockets
+    /// Only the calls that ordinary programs need; no sockets, except TCP and UDP with granted hosts (--net)
     Strict,
     /// Also the calls of compilers, interpreters and test suites
     Default,
