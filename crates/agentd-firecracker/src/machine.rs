@@ -36,8 +36,8 @@ pub(super) struct FirecrackerMachine {
     /// Whether the machine is suspended. The lock is held during every operation on the machine as a whole.
     suspended: tokio::sync::Mutex<bool>,
     snapshots: Mutex<HashMap<String, Arc<Snapshot>>>,
-    /// A Firecracker started ahead of the next restore, present once there is a snapshot. Until it has started, it owns the
-    /// machine that the last restore replaced.
+    /// A Firecracker for the next restore, present once there is a snapshot. Until the spare has started, it owns the machine
+    /// that the last restore replaced.
     spare: Mutex<Option<Spare>>,
 }
 

@@ -10,9 +10,9 @@ use std::{
     path::Path,
 };
 
-/// The maximum size of a snapshot's disk for a restore ahead of time, in bytes. Such a restore copies the disk before a restore
-/// is requested. The limit also applies where the file system shares blocks and a copy would be cheap.
-const MAX_AHEAD: u64 = 256 << 20;
+/// The maximum size, in bytes, of the disk of a snapshot that a spare loads in advance. Loading in advance copies the disk before
+/// a restore is requested. The limit also applies where the file system shares blocks and a copy would be cheap.
+const MAX_PRELOADED_DISK: u64 = 256 << 20;
 
 /// The unit of `st_blocks`, in bytes (`stat(2)`).
 const BLOCK: u64 = 512;
@@ -30,7 +30,7 @@ impl Snapshot {
         let mut snapshot = Self { fresh: store.make()?, can_preload: false };
         keep(written, disk, snapshot.folder())?;
         let kept = fs::metadata(snapshot.folder().join(files::DISK));
-        snapshot.can_preload = kept.is_ok_and(|disk| disk.blocks().saturating_mul(BLOCK) <= MAX_AHEAD);
+        snapshot.can_preload = kept.is_ok_and(|disk| disk.blocks().saturating_mul(BLOCK) <= MAX_PRELOADED_DISK);
         Ok(snapshot)
     }
 

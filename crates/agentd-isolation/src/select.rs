@@ -17,8 +17,8 @@ pub struct Choice {
     pub backend: Arc<dyn IsolationBackend>,
     /// The capabilities that the backend proved.
     pub proven: BackendCapabilities,
-    /// True if the proof comes from an earlier process. If such a backend can no longer create sandboxes, call [`forget_proof`]
-    /// to have it probed again.
+    /// True if the proof comes from an earlier process. If the backend can no longer create sandboxes, call [`forget_proof`] to
+    /// have it probed again.
     pub probed_earlier: bool,
 }
 
