@@ -36,9 +36,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// The time after which the daemon ends, if no sandbox has processes or a time to live, and no client connects.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Runs the daemon for the sandboxes below `place`. Returns after SIGTERM or SIGINT, or after [`IDLE`] in which no sandbox had
-/// processes or a time to live and no client connected. Returns at once if another daemon holds the lock. Disks with a limit are
-/// mounted in `own`, if there is one.
+/// Runs the daemon for the sandboxes below `place`. Returns after SIGTERM or SIGINT, or after a few seconds in which no sandbox
+/// had processes or a time to live and no client connected. Returns at once if another daemon holds the lock. Disks with a limit
+/// are mounted in `own`, if there is one.
 ///
 /// `prove` attacks a sandbox in the namespaces of this process. The daemon calls `prove` before a client creates a sandbox or
 /// starts a command, unless the client is in these namespaces and has attacked a sandbox itself.
