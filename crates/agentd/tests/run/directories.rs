@@ -137,7 +137,7 @@ fn grant_with_target_is_mounted_at_target() {
 #[test]
 fn temporary_directory_that_does_not_exist_is_named_in_the_error() {
     let place = RunDir::new();
-    let output = place.command(&[], &["true"]).env("TMPDIR", place.work().join("missing")).output().unwrap();
+    let output = place.command(&[], &["true"]).env("TMPDIR", place.root.path().join("missing")).output().unwrap();
     assert_eq!(output.status.code(), Some(125), "{output:?}");
     let said = text(&output.stderr);
     assert!(said.contains("missing: No such file") && said.contains("set TMPDIR"), "{said}");
