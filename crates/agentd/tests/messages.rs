@@ -184,7 +184,7 @@ fn help_names_defaults_of_its_own_command() {
     };
     assert!(of(&["run"], "--workspace <").contains("[default: the current directory]"));
     assert!(of(&["sandbox", "create"], "--workspace <").contains("[default: none]"));
-    assert!(of(&["run"], "--cwd <").contains("[default: the current directory if"));
+    assert!(of(&["run"], "--cwd <").contains("Default, the first of these: the current directory if"));
     assert!(of(&["sandbox", "exec"], "--cwd <").contains("[default: that of the image, or the home directory]"));
 }
 

@@ -198,7 +198,7 @@ pub(crate) struct BoundaryArgs {
     /// as NAME[:PORT][/PROTOCOL], *.NAME or ADDRESS:PORT, separated by commas; NAME alone means TLS at port 443. preset= names
     /// presets (`agentd net presets`), file= a file of grants. log allows nothing and prints what the command would need. All but
     /// off and host can be repeated [default: off]
-    #[arg(long, value_name = "off|host|log|allow=NAMES|preset=NAMES|file=PATH")]
+    #[arg(long, value_name = "off|host|log|allow=|preset=|file=")]
     pub net: Vec<NetworkArg>,
     /// Memory limit of all processes together, e.g. 512M (requires root or a delegated cgroup)
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
