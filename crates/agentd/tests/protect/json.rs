@@ -69,10 +69,14 @@ fn json_object_without_reader_leaves_changes_on_standard_error() {
     while !project.path("ready").exists() {
         std::thread::yield_now();
     }
-    // The first signal ends the command, a later one the wait for a reader.
+    // The first signal ends the command, a later one the wait for a reader. A signal between the two would end the comparison.
+    let pid = rustix::process::Pid::from_child(&run);
+    let stop = || rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    stop();
+    std::thread::sleep(std::time::Duration::from_secs(5));
     while run.try_wait().unwrap().is_none() {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&run), rustix::process::Signal::TERM).unwrap();
-        std::thread::yield_now();
+        stop();
+        std::thread::sleep(std::time::Duration::from_millis(100));
     }
     let output = run.wait_with_output().unwrap();
     let said = text(&output.stderr);
