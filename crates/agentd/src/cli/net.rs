@@ -29,7 +29,7 @@ fn check(args: &CheckArgs) -> Result<u8, Failure> {
     let mut grants: Vec<_> = args.allow.iter().flat_map(NetGrants::iter).cloned().collect();
     let mut deny_reason = None;
     if let Some(path) = &args.grants {
-        let file = read_grants(path)?;
+        let file = read_grants(path)?.file;
         grants.extend(file.allow.iter().cloned());
         deny_reason = file.deny_reason;
     }

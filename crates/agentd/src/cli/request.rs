@@ -107,6 +107,7 @@ pub(crate) fn sandbox(
     let guard = grants::Guard::for_home(std::env::var_os("HOME").as_deref());
     let mut granted = granted(args, workspace, &guard)?;
     refuse::moved_grants(&granted, traits, name)?;
+    refuse::writable_grant_files(&args.net, &granted)?;
     let links = links::links_to_show(
         workspace.into_iter().chain(args.ro.iter().chain(&args.rw).map(|requested| grants::split(requested).0)),
         &granted,

@@ -36,6 +36,11 @@ impl EgressDir {
         self.root.path().join("work")
     }
 
+    /// A path outside of the workspace.
+    pub fn outside(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
     /// `agentd run` with the options.
     pub fn command(&self, backend: &str, options: &[&str], argv: &[&str]) -> Command {
         let mut run = Command::new(program());

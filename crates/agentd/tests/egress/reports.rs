@@ -56,7 +56,7 @@ fn json(backend: &str) {
 
 fn preset_and_file(backend: &str) {
     let place = EgressDir::new();
-    let file = place.work().join("grants.toml");
+    let file = place.outside("grants.toml");
     std::fs::write(&file, "presets = ['go']\nallow = ['c.example']\ndeny_reason = 'ask the platform team'").unwrap();
     let file = format!("file={}", file.display());
     let output = place.run(backend, &["--explain", "--net", &file, "--net", "preset=python"], &["true"]);
@@ -65,6 +65,23 @@ fn preset_and_file(backend: &str) {
     }
     let output = place.run(backend, &["--net", &file], &["sh", "-c", ASK]);
     assert!(text(&output.stderr).ends_with("agentd: network: ask the platform team\n"), "{output:?}");
+    // What the command could change or replace is refused, and so is what would block.
+    std::fs::copy(place.outside("grants.toml"), place.work().join("own.toml")).unwrap();
+    std::os::unix::fs::symlink(place.outside("grants.toml"), place.work().join("link.toml")).unwrap();
+    std::os::unix::fs::symlink(place.work().join("own.toml"), place.outside("link.toml")).unwrap();
+    let fifo = place.outside("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    for (file, reason) in [
+        (place.work().join("own.toml"), "the command could change this file"),
+        (place.work().join("link.toml"), "the command could change this file"),
+        (place.outside("link.toml"), "the command could change this file"),
+        ("own.toml".into(), "the command could change this file"),
+        (fifo, "not a regular file"),
+    ] {
+        let output = place.run(backend, &["--net", &format!("file={}", file.display())], &["touch", "ran"]);
+        assert!(output.status.code() == Some(125) && text(&output.stderr).contains(reason), "{file:?}: {output:?}");
+        assert!(!place.work().join("ran").exists(), "{file:?}");
+    }
     let output = place.run(backend, &["--net", "preset=pyton"], &["true"]);
     assert!(output.status.code() == Some(125) && text(&output.stderr).contains("unknown preset"), "{output:?}");
 }

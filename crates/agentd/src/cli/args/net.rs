@@ -4,8 +4,9 @@ use agentd_egress::grant::{Destination, GrantFile, MAX_FILE, NetGrants};
 use clap::{Args, Subcommand};
 use std::{
     fmt::Display,
-    fs::File,
-    io::Read,
+    fs::OpenOptions,
+    io::{self, Read},
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -41,15 +42,35 @@ pub(crate) struct CheckArgs {
     pub json: bool,
 }
 
-/// Reads a file of grants.
+/// A file of grants that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReadGrants {
+    /// The content.
+    pub file: GrantFile,
+    /// The path that was named, and that of the file that was opened, both without links in their directories.
+    pub places: [PathBuf; 2],
+}
+
+/// Reads a file of grants, without waiting for a FIFO or a device.
 ///
 /// # Errors
 /// A message that names the file, if it cannot be read or is not a file of grants.
-pub(crate) fn read_grants(path: &Path) -> Result<GrantFile, String> {
+pub(crate) fn read_grants(path: &Path) -> Result<ReadGrants, String> {
     let failed = |error: &dyn Display| format!("read network grants: {}: {error}", path.display());
+    let open = || {
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+        let opened = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let named = above.canonicalize()?.join(path.file_name().unwrap_or_default());
+        Ok::<_, io::Error>((file, [named, opened]))
+    };
+    let (file, places) = open().map_err(|error| failed(&error))?;
+    if !file.metadata().map_err(|error| failed(&error))?.is_file() {
+        return Err(failed(&"not a regular file — name a file of grants"));
+    }
     let mut text = String::new();
-    // One byte more than the limit shows that the file is too large, also if it is a device without an end.
+    // One byte more than the limit shows that the file is too large.
     let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX).saturating_add(1);
-    File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text)).map_err(|error| failed(&error))?;
-    text.parse().map_err(|error| failed(&error))
+    file.take(limit).read_to_string(&mut text).map_err(|error| failed(&error))?;
+    Ok(ReadGrants { file: text.parse().map_err(|error| failed(&error))?, places })
 }

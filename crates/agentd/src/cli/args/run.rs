@@ -1,9 +1,12 @@
 //! `agentd run`, and the options of sandboxes and commands.
 
 use super::super::duration;
-use super::{Reference, net::read_grants};
+use super::{
+    Reference,
+    net::{ReadGrants, read_grants},
+};
 use agentd_core::{Bytes, CpuQuota, IsolationError, Network, Profile};
-use agentd_egress::{grant::GrantFile, preset::Preset};
+use agentd_egress::preset::Preset;
 use agentd_isolation::layouts;
 use clap::{Args, ValueEnum, builder::PossibleValuesParser};
 use std::{
@@ -45,7 +48,7 @@ pub(crate) enum NetworkArg {
     /// The granted hosts.
     Allow(Vec<String>),
     /// The hosts that a file grants.
-    File(GrantFile),
+    File(ReadGrants),
 }
 
 impl FromStr for NetworkArg {
@@ -78,7 +81,7 @@ impl NetworkArg {
             Self::Off | Self::Host => None,
             Self::Log => Some(Vec::new()),
             Self::Allow(grants) => Some(grants.clone()),
-            Self::File(file) => Some(file.allow.iter().map(ToString::to_string).collect()),
+            Self::File(read) => Some(read.file.allow.iter().map(ToString::to_string).collect()),
         });
         match (args, grants.collect::<Option<Vec<_>>>()) {
             ([] | [Self::Off], _) => Ok(Network::Off),
@@ -95,7 +98,7 @@ impl NetworkArg {
     /// Returns the operators' texts for refused destinations.
     pub(crate) fn deny_reasons(args: &[Self]) -> Vec<String> {
         let reasons = args.iter().map(|arg| match arg {
-            Self::File(file) => file.deny_reason.clone(),
+            Self::File(read) => read.file.deny_reason.clone(),
             _ => None,
         });
         reasons.flatten().collect()

@@ -4,8 +4,8 @@ use super::super::{
     args::{NetworkArg, RunArgs},
     grants,
 };
-use agentd_core::{BackendTraits, Grant, IsolationError, Network, NetworkMode};
-use std::path::Path;
+use agentd_core::{Access, BackendTraits, Grant, IsolationError, Network, NetworkMode};
+use std::path::{Path, PathBuf};
 
 /// Rejects a grant at another path, if the backend shows grants only at their own paths.
 pub(super) fn moved_grants(granted: &[Grant], traits: &BackendTraits, backend: &str) -> Result<(), IsolationError> {
@@ -28,6 +28,26 @@ pub(super) fn granted_hosts(network: &Network, traits: &BackendTraits, backend: 
         what: "--net allow= or log".to_owned(),
         reason: format!("{backend} cannot limit the network to granted hosts — use --backend linux-native or container"),
     })
+}
+
+/// Refuses a file of network grants that a command may change: the next run would read what this one wrote.
+pub(super) fn writable_grant_files(net: &[NetworkArg], granted: &[Grant]) -> Result<(), IsolationError> {
+    let places = net.iter().flat_map(|arg| match arg {
+        NetworkArg::File(read) => &read.places[..],
+        _ => &[],
+    });
+    let writable =
+        |place: &&PathBuf| granted.iter().any(|grant| grant.access == Access::ReadWrite && place.starts_with(&grant.path));
+    match places.into_iter().find(writable) {
+        Some(place) => Err(IsolationError::Invalid {
+            what: format!("--net file={}", place.display()),
+            reason:
+                "the command could change this file, and so what a later command may reach — move it out of the workspace and \
+                     of writable grants"
+                    .to_owned(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Rejects the options that restrict a command, for a backend without a boundary: such a backend can enforce none of them.
