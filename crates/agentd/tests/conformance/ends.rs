@@ -31,9 +31,6 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
     trials
 }
 
-/// A deadline that is long enough for the command to start, also on a busy or emulated machine.
-const SOON: Duration = Duration::from_secs(2);
-
 fn within(limit: Duration, text: &str) -> Command {
     Command { limits: Limits { wall: Some(limit), ..Limits::default() }, ..script(text) }
 }
@@ -46,8 +43,8 @@ fn unique(backend: &str, number: u32) -> String {
 async fn deadline_kills_whole_process_tree(backend: &str) {
     let sandbox = bare(backend).await;
     let n = unique(backend, 1);
-    let text = format!("sleep {n} & setsid sleep {n} & (setsid sh -c '(sleep {n} &) ; sleep {n}' &) ; sleep 0.1; wait");
-    let outcome = sandbox.exec(within(SOON, &text)).await.unwrap();
+    let text = format!("sleep {n} & setsid sleep {n} & (setsid sh -c '(sleep {n} &) ; sleep {n}' &) ; sleep 0.1; echo; wait");
+    let outcome = with_deadline_after_first_line(&sandbox, Limits::default(), &text).await;
     assert_eq!(outcome.reason, EndReason::WallDeadline);
     assert_eq!(outcome.shell_code(), 124);
     assert!(!lives(&sandbox, &format!("sleep {n}")).await, "a process outlived its exec");
@@ -58,8 +55,8 @@ async fn deadline_kills_whole_process_tree(backend: &str) {
 async fn deadline_kills_command_that_ignores_signals(backend: &str) {
     let sandbox = bare(backend).await;
     let n = unique(backend, 2);
-    let text = format!("trap '' TERM INT HUP; sleep {n} & while :; do wait; done");
-    let outcome = sandbox.exec(within(slow(Duration::from_millis(300)), &text)).await.unwrap();
+    let text = format!("trap '' TERM INT HUP; sleep {n} & echo; while :; do wait; done");
+    let outcome = with_deadline_after_first_line(&sandbox, Limits::default(), &text).await;
     assert_eq!((outcome.reason, outcome.signal), (EndReason::WallDeadline, Some(9)));
     assert!(!lives(&sandbox, &format!("sleep {n}")).await);
     sandbox.destroy().await.unwrap();
@@ -96,7 +93,8 @@ async fn end_of_one_exec_does_not_affect_another(backend: &str) {
         }
     };
     let (streams, mut handle) = survivor.await;
-    let ended = sandbox.exec(within(SOON, &format!("setsid sleep {short} & sleep {short}"))).await.unwrap();
+    let text = format!("setsid sleep {short} & echo; sleep {short}");
+    let ended = with_deadline_after_first_line(&sandbox, Limits::default(), &text).await;
     assert_eq!(ended.reason, EndReason::WallDeadline);
     assert!(!lives(&sandbox, &format!("sleep {short}")).await);
     assert!(lives(&sandbox, &format!("sleep {long}")).await, "a process of another exec was killed");
@@ -133,7 +131,7 @@ async fn cancelled_exec_has_reason_cancelled(backend: &str) {
 
 async fn deadline_keeps_earlier_output(backend: &str) {
     let sandbox = bare(backend).await;
-    let outcome = sandbox.exec(within(SOON, "echo before; sleep 100; echo after")).await.unwrap();
+    let outcome = with_deadline_after_first_line(&sandbox, Limits::default(), "echo before; sleep 100; echo after").await;
     assert_eq!((outcome.reason, out(&outcome).as_str()), (EndReason::WallDeadline, "before\n"));
     sandbox.destroy().await.unwrap();
 }
@@ -141,7 +139,8 @@ async fn deadline_keeps_earlier_output(backend: &str) {
 async fn deadline_is_enforced_without_wait(backend: &str) {
     let sandbox = bare(backend).await;
     let n = unique(backend, 8);
-    let mut handle = sandbox.exec_streaming(within(SOON, &format!("sleep {n} & echo; wait"))).await.unwrap();
+    let mut handle =
+        sandbox.exec_streaming(within(slow(Duration::from_secs(2)), &format!("sleep {n} & echo; wait"))).await.unwrap();
     let stdout = handle.take_streams().stdout.unwrap();
     assert_eq!(rustix::io::read(&stdout, &mut [0u8; 1][..]), Ok(1), "the command did not start");
     while lives(&sandbox, &format!("sleep {n}")).await {
@@ -179,22 +178,20 @@ async fn exec_inherits_no_ignored_signal(backend: &str) {
 
 async fn deadline_with_grace_sends_sigterm_before_sigkill(backend: &str) {
     let sandbox = bare(backend).await;
-    // Long enough for a shell in an emulated machine to install its handler.
-    let limits_with = |grace| Limits { wall: Some(slow(Duration::from_secs(2))), grace: Some(grace), ..Limits::default() };
-    let handler = "trap 'echo tidied; exit 3' TERM; sleep 1000 & wait";
-    let command = Command { limits: limits_with(Duration::from_secs(300)), ..script(handler) };
-    let outcome = sandbox.exec(command).await.unwrap();
-    let expected = (EndReason::WallDeadline, Some(3), "tidied\n");
+    let limits_with = |grace| Limits { grace: Some(grace), ..Limits::default() };
+    let handler = "trap 'echo tidied; exit 3' TERM; echo; sleep 1000 & wait";
+    let outcome = with_deadline_after_first_line(&sandbox, limits_with(Duration::from_secs(300)), handler).await;
+    let expected = (EndReason::WallDeadline, Some(3), "\ntidied\n");
     assert_eq!((outcome.reason, outcome.exit_code, out(&outcome).as_str()), expected);
-    let command = Command { limits: limits_with(Duration::from_millis(100)), ..script("trap '' TERM; sleep 1000") };
-    let outcome = sandbox.exec(command).await.unwrap();
+    let ignores = "trap '' TERM; echo; sleep 1000";
+    let outcome = with_deadline_after_first_line(&sandbox, limits_with(Duration::from_millis(100)), ignores).await;
     assert_eq!((outcome.reason, outcome.signal), (EndReason::WallDeadline, Some(libc::SIGKILL)));
     sandbox.destroy().await.unwrap();
 }
 
 async fn deadline_is_enforced_during_flood_of_output(backend: &str) {
     let sandbox = bare(backend).await;
-    let outcome = sandbox.exec(within(slow(Duration::from_millis(300)), "yes & yes >&2")).await.unwrap();
+    let outcome = with_deadline_after_first_line(&sandbox, Limits::default(), "yes & yes >&2").await;
     assert_eq!(outcome.reason, EndReason::WallDeadline);
     sandbox.destroy().await.unwrap();
 }

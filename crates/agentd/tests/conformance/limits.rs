@@ -52,13 +52,8 @@ async fn output_above_limit_kills_command(backend: &str) {
 
 async fn output_above_limit_in_grace_period_kills_command(backend: &str) {
     let sandbox = bare(backend).await;
-    let limits = Limits {
-        wall: Some(slow(Duration::from_millis(300))),
-        grace: Some(Duration::from_secs(300)),
-        output: Some(Bytes(1 << 20)),
-        ..Limits::default()
-    };
-    let outcome = sandbox.exec(limited(limits, "trap 'yes' TERM; sleep 1000 & wait")).await.unwrap();
+    let limits = Limits { grace: Some(Duration::from_secs(300)), output: Some(Bytes(1 << 20)), ..Limits::default() };
+    let outcome = with_deadline_after_first_line(&sandbox, limits, "trap 'yes' TERM; echo; sleep 1000 & wait").await;
     // The reason is the limit that was exceeded first.
     assert_eq!((outcome.reason, outcome.shell_code()), (EndReason::WallDeadline, 124));
     assert!(outcome.stdout.total() > 1 << 20);

@@ -2,7 +2,7 @@
 
 use crate::place::{RunDir, has_groups, json};
 use crate::signals::{HALF_MADE, alive, started};
-use std::fs;
+use std::{fs, process::Output};
 
 #[test]
 fn exit_code_follows_shell_convention() {
@@ -62,17 +62,32 @@ fn exceeded_limit_kills_command_and_is_the_reason() {
 #[test]
 fn timeout_sends_sigterm_before_sigkill() {
     let place = RunDir::new();
-    let output = place.run(&["--timeout", "2s", "--grace", "1h"], &["sh", "-c", HALF_MADE]);
+    let output = with_timeout_after_first_line(&place, &["--grace", "1h"], HALF_MADE);
     assert_eq!(output.status.code(), Some(124), "{output:?}");
     assert!(!place.work().join("half").exists());
-    // 2 s are enough to start the command under emulation. Ignoring SIGTERM leads to SIGKILL, and `--grace 0` sends no SIGTERM.
-    for (options, script) in [
-        (["--timeout", "2s", "--grace", "100ms"], "trap '' TERM; touch half; sleep 1000 & wait; sleep 1000"),
-        (["--timeout", "2s", "--grace", "0"], HALF_MADE),
-    ] {
-        let output = place.run(&options, &["sh", "-c", script]);
+    // Ignoring SIGTERM leads to SIGKILL, and `--grace 0` sends no SIGTERM.
+    for (options, script) in
+        [(["--grace", "100ms"], "trap '' TERM; touch half; echo; sleep 1000 & wait; sleep 1000"), (["--grace", "0"], HALF_MADE)]
+    {
+        let output = with_timeout_after_first_line(&place, &options, script);
         assert_eq!(output.status.code(), Some(124), "{output:?}");
         fs::remove_file(place.work().join("half")).unwrap();
+    }
+}
+
+/// Runs a script with a timeout that ends after the script's first line of output. No fixed time is long enough on a busy
+/// machine, so repeats with ever longer timeouts.
+fn with_timeout_after_first_line(place: &RunDir, options: &[&str], script: &str) -> Output {
+    let mut seconds = 1;
+    loop {
+        let timeout = format!("{seconds}s");
+        let options = [&["--timeout", &timeout], options].concat();
+        let output = place.run(&options, &["sh", "-c", script]);
+        if !output.stdout.is_empty() {
+            return output;
+        }
+        assert!(seconds < 600, "no output before the timeout: {output:?}");
+        seconds *= 2;
     }
 }
 

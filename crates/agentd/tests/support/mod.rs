@@ -7,8 +7,8 @@ pub mod layers;
 pub mod machine;
 
 use agentd::isolation::{
-    Access, Command, FirecrackerBackend, GondolinBackend, GondolinConfig, Grant, IsolationBackend, Outcome, Sandbox, SandboxSpec,
-    create_backend,
+    Access, Command, FirecrackerBackend, GondolinBackend, GondolinConfig, Grant, IsolationBackend, Limits, Outcome, Sandbox,
+    SandboxSpec, create_backend,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::{
@@ -142,6 +142,21 @@ pub async fn lives(sandbox: &Arc<dyn Sandbox>, needle: &str) -> bool {
 pub fn slow(time: Duration) -> Duration {
     let factor = std::env::var("AGENTD_SUITE_SLOW").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1);
     time * factor
+}
+
+/// Runs a script with a deadline that comes after the script's first line of output. A script prints that line when it has set
+/// its handlers of signals. No fixed time is long enough on a busy machine, so repeats with ever longer deadlines.
+pub async fn with_deadline_after_first_line(sandbox: &Arc<dyn Sandbox>, limits: Limits, text: &str) -> Outcome {
+    let mut wall = Duration::from_millis(300);
+    loop {
+        let limits = Limits { wall: Some(wall), ..limits.clone() };
+        let outcome = sandbox.exec(Command { limits, ..script(text) }).await.unwrap();
+        if outcome.stdout.total() > 0 {
+            return outcome;
+        }
+        assert!(wall < Duration::from_secs(600), "no output before the deadline: {outcome:?}");
+        wall *= 2;
+    }
 }
 
 /// Divides a number of repetitions by `AGENTD_SUITE_FEWER`, which the lab sets for emulated machines.
