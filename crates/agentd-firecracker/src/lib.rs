@@ -20,6 +20,7 @@ mod machine;
 mod metrics_pipe;
 mod process;
 mod size;
+mod small_writes;
 mod snapshot;
 mod spare;
 mod template;

@@ -156,7 +156,7 @@ pub async fn previous_machines_of_restore_are_removed() {
 
 /// Waits for a Firecracker that is not in `known`, and returns its pid.
 async fn spare(known: &[i32]) -> i32 {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(300);
     loop {
         let others: Vec<i32> = pids("/firecracker").into_iter().filter(|pid| !known.contains(pid)).collect();
         if let [one] = others[..] {
@@ -176,7 +176,7 @@ fn has_machine(firecracker: i32) -> bool {
 
 /// Waits for the spare that has loaded its snapshot, and returns its pid.
 async fn preloaded(known: &[i32]) -> i32 {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(300);
     loop {
         let spare = spare(known).await;
         if has_machine(spare) {
@@ -240,7 +240,7 @@ pub async fn preloaded_spare_has_state_of_snapshot_and_new_identity() {
         }
         // An unused spare ends together with the previous machine.
         let gone = [machine].into_iter().chain((!taken).then_some(waiting)).collect::<Vec<_>>();
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(300);
         while pids("/firecracker").iter().any(|pid| gone.contains(pid)) {
             assert!(Instant::now() < deadline, "{gone:?} of {:?}", left());
             tokio::time::sleep(Duration::from_millis(20)).await;
