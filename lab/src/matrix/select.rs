@@ -71,7 +71,7 @@ mod tests {
 
     /// Largest number of minutes that the rotating rows may add to a run. The rows that always run, with the builds, take about
     /// 45, and up to three rows run at a time on two processors.
-    const BOUND: u32 = 22;
+    const BOUND: u32 = 20;
 
     #[test]
     fn five_turns_run_every_row_and_each_turn_is_bounded() {
