@@ -78,7 +78,7 @@ pub fn serve() {
     }
 }
 
-/// Forgets the names and the connections of the test before.
+/// Discards the names and connections of the previous test.
 pub fn forget() {
     NAMES.lock().unwrap().clear();
     REACHED.lock().unwrap().clear();

@@ -26,7 +26,7 @@ fn text(bytes: &[u8]) -> String {
 fn refused(backend: &str) {
     let output = EgressDir::new().run(backend, &["--net", "allow=c.example"], &["sh", "-c", ASK]);
     let line = |name: &str| {
-        format!("agentd: network: {name} was refused: no grant covers the name — allow it with --net allow={name}\n")
+        format!("agentd: network: {name} was refused: no network grant covers the name — allow it with --net allow={name}\n")
     };
     let all = "agentd: network: allow all of these names with --net allow=a.example,b.example\n";
     assert_eq!(text(&output.stderr), [&line("a.example"), &line("b.example"), all].concat());
