@@ -27,10 +27,10 @@ pub(crate) const CHECKS: &[Check] = &[
 ];
 
 fn create_outside(facts: &Facts) -> Verdict {
-    // In a machine's own root, `/sys` is an empty directory.
+    // In a machine, `/usr` and `/opt` belong to the sandbox, and `/sys` is an empty directory.
     let shared: &[&str] = if facts.has_own_machine() { &[] } else { &["/usr", "/usr/local/bin", "/opt", "/sys"] };
-    // If the sandbox has its own root, these directories belong to the sandbox. The caller checks outside that files created in
-    // them stay inside.
+    // If the sandbox has its own root, these directories belong to the sandbox. The probe, which runs on the host, checks that
+    // files created in them do not appear on the host.
     let own: &[&str] = if facts.has_own_root() { &[] } else { &["/", "/etc", "/var", "/run"] };
     first(["/proc"].iter().chain(shared).chain(own).map(|dir| {
         let path = format!("{}/agentd-attack-{}", dir.trim_end_matches('/'), std::process::id());

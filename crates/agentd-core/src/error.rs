@@ -130,7 +130,7 @@ pub enum IsolationError {
         /// The claims that no backend proved.
         missing: String,
     },
-    /// Some backend proves each of the claims that the caller requires, and none proves all of them.
+    /// Each required claim is proven by at least one backend, but no backend proves all of them.
     #[error("select a backend: no single backend proves all of {claims} on this host{remedy}", remedy = self.remedy())]
     Combination {
         /// The required claims.

@@ -62,8 +62,8 @@ impl From<ChannelError> for Refusal {
     }
 }
 
-/// Verifies the process that connected. `own` are the mounts of the daemon's own, if it has some. A process that is refused
-/// receives the reason, which is a text of this program with a uid at most. Nothing is read from that process.
+/// Verifies the process that connected. `own` is the daemon's own mount namespace, if it has one. A refused process receives the
+/// reason: a fixed text of agentd, in which a uid is the only variable part. Nothing is read from that process.
 pub(crate) fn verify(socket: UnixStream, own: Option<&OwnMounts>) -> io::Result<Candidate> {
     let verified = peer::verify(socket.as_fd(), own);
     let connection = Connection::new(socket)?;

@@ -128,7 +128,8 @@ pub enum KeyRefusal {
          the daemon (usually on the host), which ends all running commands and keeps all files, then try again"
     )]
     Silent,
-    /// The client sent zeros in `Hello`, as a client in the daemon's own namespaces does. So it cannot prove that it has the key.
+    /// The client sent zeros in `Hello` instead of a random value, as a client in the daemon's own namespaces does. The daemon
+    /// cannot ask such a client for a proof.
     #[error("presented no key — {}", share(.0))]
     None(PathBuf),
     /// The client has another key.

@@ -19,9 +19,9 @@ use std::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Attempts that are read in a second. Others wait in the socket, and the kernel drops what does not fit.
+/// The maximum number of attempts that are read per second. Others wait in the socket, and the kernel drops what does not fit.
 const PER_SECOND: u32 = 200;
-/// Bytes of the largest part of a packet that is read.
+/// The number of bytes that are read from a packet at most.
 const MAX_BYTES: usize = 64;
 const DNS: u16 = 53;
 

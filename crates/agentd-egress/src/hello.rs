@@ -42,7 +42,7 @@ pub enum HelloError {
     #[error("the ClientHello is larger than {MAX_FIRST_BYTES} bytes")]
     TooLong,
     /// The SNI is not a host name.
-    #[error("the server name of the ClientHello: {0}")]
+    #[error("the ClientHello has an invalid server name: {0} — use a client that sends a host name")]
     Name(#[from] NameError),
     /// The client sent no SNI.
     #[error("the ClientHello has no server name (SNI) — use a client that sends it, or grant the port with `/tcp`")]

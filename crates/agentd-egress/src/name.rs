@@ -5,9 +5,9 @@
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use std::{fmt, str::FromStr};
 
-/// Bytes of the longest name in text form (RFC 1035, 2.3.4: 255 on the wire).
+/// The maximum length of a name in text form, in bytes (RFC 1035, 2.3.4: 255 on the wire).
 const MAX_NAME: usize = 253;
-/// Bytes of the longest label (RFC 1035, 2.3.4).
+/// The maximum length of a label, in bytes (RFC 1035, 2.3.4).
 const MAX_LABEL: usize = 63;
 
 /// A host name in normal form.
@@ -25,10 +25,10 @@ pub enum NameError {
     #[error("the host name is longer than {MAX_NAME} bytes, or a label of it is longer than {MAX_LABEL}")]
     Long,
     /// A byte that no host name contains.
-    #[error("a host name consists of letters, digits, `-` and `_`")]
+    #[error("the host name has a character other than letters, digits, `-` and `_`")]
     Character,
     /// A label starts or ends with a hyphen.
-    #[error("a label of a host name neither starts nor ends with `-`")]
+    #[error("a label of the host name starts or ends with `-`")]
     Hyphen,
     /// The last label is a number. Resolvers take such a name as an IPv4 address (`127.1`, `0x7f000001`).
     #[error("the last label of the host name is a number, so resolvers take the name as an address")]

@@ -16,7 +16,7 @@ use std::{
 };
 use tokio::net::{TcpStream, lookup_host};
 
-/// Bytes of the largest response to `CONNECT`.
+/// The maximum size of a response to `CONNECT`, in bytes.
 const MAX_RESPONSE: usize = 8 * 1024;
 /// The port of a proxy without one.
 const DEFAULT_PORT: u16 = 80;

@@ -13,8 +13,8 @@ pub enum Ids {
     /// A range that no other live sandbox has.
     #[default]
     Dedicated,
-    /// The ids of the machine itself, as far as distributions use them. For a virtual machine that runs this sandbox alone. No
-    /// mount needs an id map, which not every file system supports.
+    /// The same ids outside as inside, from 0 to 65535. Used in a virtual machine that runs only this sandbox, so that no mount
+    /// needs an id map, which some file systems do not support.
     Identity,
 }
 

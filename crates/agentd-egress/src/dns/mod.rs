@@ -13,13 +13,14 @@ use hickory_proto::{
     rr::{DNSClass, Name, RData, Record, RecordType, rdata},
 };
 
-/// Bytes of the largest query. A query has one question and possibly an OPT record.
+/// The maximum size of a query, in bytes. A query has one question and possibly an OPT record.
 pub(crate) const MAX_QUERY: usize = 1232;
-/// Seconds for which a client may keep an address, which never changes.
+/// The TTL of an answer, in seconds. The address of a name never changes. A client that asks again after this time learns that a
+/// grant was withdrawn.
 const TTL: u32 = 60;
-/// Seconds for which a client may remember that a name does not exist. A grant may be added at any moment.
+/// The TTL of the answer that a name does not exist, in seconds. A grant may be added at any moment.
 const NEGATIVE_TTL: u32 = 1;
-/// Bytes of the head of a message (RFC 1035, 4.1.1).
+/// The size of the head of a message, in bytes (RFC 1035, 4.1.1).
 const HEAD: usize = 12;
 
 /// An answer to a query.

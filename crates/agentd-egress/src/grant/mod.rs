@@ -11,7 +11,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use check::{Denial, Destination, DestinationError};
+pub use check::{Destination, DestinationError, GrantRefusal};
 pub use error::GrantError;
 pub use file::{GrantFile, GrantFileError, MAX_FILE};
 pub use request::{PathError, RequestRule};

@@ -79,7 +79,7 @@ pub enum HeadError {
     #[error(transparent)]
     Path(#[from] PathError),
     /// No grant allows the method and path.
-    #[error("no grant allows this method and path — add a grant such as `NAME/METHOD:PATH`")]
+    #[error("no network grant allows this method and path — add one such as `NAME/METHOD:PATH`")]
     NotAllowed,
 }
 

@@ -47,7 +47,7 @@ pub(crate) struct Marks {
     pub(crate) upgrading: AtomicBool,
 }
 
-/// What all requests of a connection share.
+/// The state that all requests of a connection share.
 pub(crate) struct Exchange {
     pub(crate) inspector: Arc<Inspector>,
     pub(crate) name: HostName,
@@ -56,7 +56,7 @@ pub(crate) struct Exchange {
     pub(crate) rules: Vec<RequestRule>,
     pub(crate) log: RequestLog,
     pub(crate) sender: Sender,
-    /// The connection goes on as this tunnel once its response was sent.
+    /// Receives the tunnel (WebSocket) that replaces HTTP on this connection, after the response to the upgrade was sent.
     pub(crate) tunnels: mpsc::Sender<Tunnel>,
     pub(crate) marks: Arc<Marks>,
 }
@@ -64,7 +64,7 @@ pub(crate) struct Exchange {
 /// A request that may be sent.
 struct Checked {
     request: Request<Incoming>,
-    /// What the response must not contain.
+    /// The secrets that the response must not contain.
     patterns: Option<Arc<Patterns>>,
     /// The sandbox's side of a WebSocket.
     upgrade: Option<upgrade::OnUpgrade>,

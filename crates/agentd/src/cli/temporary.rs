@@ -67,9 +67,9 @@ fn runtime() -> PathBuf {
     PathBuf::from(format!("/run/user/{}", rustix::process::geteuid().as_raw()))
 }
 
-/// Returns `named` if it lies in nothing that is granted, or else the first of `others` that can be used. The result has no
-/// symbolic link: a command could let a link lead elsewhere after this check. A directory that does not exist is returned, unless
-/// a command could create it: its use reports that.
+/// Returns `named` if it does not lie in a grant, otherwise the first usable one of `others`. The result contains no symbolic
+/// link, because a command could change a link after this check. If `named` does not exist, it is returned only if no command
+/// could create it. The caller's first use of the directory then reports the error.
 fn choose(named: &Path, mut others: impl Iterator<Item = PathBuf>, granted: &[PathBuf]) -> Option<PathBuf> {
     // A command may have replaced a granted path, so the path itself counts as well as what it leads to. A grant of `/` is
     // refused.

@@ -171,7 +171,8 @@ impl Reader<'_> {
         self.depth -= 1;
     }
 
-    /// Reads the file that a link in place of settings leads to. Git would read it, and a file that is too large for this reader.
+    /// Reads the target of a link in place of a settings file, as git does. Adds a gap if the target is too large or cannot be
+    /// read, because git would still read it.
     fn read_elsewhere(&mut self, file: &Path) -> Option<Vec<u8>> {
         let resolved = self.links.resolve(file);
         if let Some(failed) = resolved.failed {

@@ -18,9 +18,9 @@ use std::{
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum ProfileArg {
-    /// Only the calls that ordinary programs need; no sockets, except TCP and UDP with granted hosts (--net)
+    /// Only the calls that nearly every program makes; no sockets, except TCP and UDP with granted hosts (--net)
     Strict,
-    /// Also the calls of compilers, interpreters and test suites
+    /// The calls of ordinary programs, including compilers, interpreters and test suites
     Default,
     /// Also ptrace and the other calls of debuggers (not perf)
     Permissive,
