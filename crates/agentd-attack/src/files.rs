@@ -22,7 +22,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a7_list_files_next_to_a_grant", claim: Filesystem, remedy: LANDLOCK, run: list_neighbours },
     Check { name: "a7_read_accounts_and_homes", claim: Filesystem, remedy: LANDLOCK, run: read_accounts },
     Check { name: "a7_read_a_secret_of_etc_after_changing_it", claim: Filesystem, remedy: BUG, run: own_secret },
-    // Process 1 and the supervisor are not dumpable, and the program lies in no writable grant, whatever the kernel.
+    // A bug, whatever the kernel: process 1 and the supervisor are not dumpable, and the program lies in no writable grant.
     Check { name: "a9_open_the_host_binary", claim: Filesystem, remedy: BUG, run: host_binary },
 ];
 
@@ -147,8 +147,8 @@ fn read_accounts(_: &Facts) -> Verdict {
     ))
 }
 
-/// Tries to read secrets of `/etc` after changing them. A root of the sandbox's own may have the host's `/etc` as a lower layer.
-/// A file that is moved, linked or changed is copied up, and must not become readable by that.
+/// Tries to read secrets of `/etc` after changing them. The sandbox's own root may have the host's `/etc` as a lower layer.
+/// Overlayfs copies up a file that is moved, linked or changed. The copy must not be readable if the file was not.
 fn own_secret(_: &Facts) -> Verdict {
     let secrets = ["/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/security/opasswd", "/etc/ssh/ssh_host_ed25519_key"];
     first(secrets.into_iter().map(|path| {

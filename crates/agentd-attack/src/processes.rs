@@ -1,4 +1,4 @@
-//! A5, A11, A14, A17: host processes, the supervisor, memory shared with either of them, and inotify instances.
+//! A5, A11, A14, A17: host processes, the supervisor, memory shared with the host or the supervisor, and inotify instances.
 
 use crate::{
     check::{BUG, Check, Facts, Verdict, broken_if, first},
@@ -105,8 +105,8 @@ fn supervisor(_: &Facts) -> Verdict {
     first(verdicts)
 }
 
-/// Tries to change the scheduling of process 1. Each call sets the present value, which needs the same permission as a change and
-/// does no harm if allowed.
+/// Tries to change the scheduling of process 1. Each call sets the present value. This needs the same permission as a change, and
+/// has no effect if allowed.
 fn scheduling(_: &Facts) -> Verdict {
     first(
         sys::can_reschedule(1)

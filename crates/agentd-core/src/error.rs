@@ -179,11 +179,11 @@ impl IsolationError {
             Self::Internal(_) => text("report this as a bug of agentd, with the output of `agentd doctor`"),
             Self::NoRoleHandler => text("call agentd::isolation::take_role() first in main"),
             Self::PoolDrained => text("create another pool"),
-            // The caller named the path, and knows what should be there. The errno is all that agentd knows.
+            // // The caller named the path, and knows which file should be there. agentd knows only the errno.
             Self::File { .. } => Remedy::None,
             Self::Requirement { .. } => text("run `agentd doctor` to see why"),
             Self::Combination { .. } => text("require fewer claims (`agentd doctor` shows which backend proves which)"),
-            // The peer is hostile or defective, and is not used any more.
+            // The peer is hostile or defective, and agentd has closed the connection.
             Self::Protocol(_) => text("create another sandbox"),
             Self::Io { source, .. } => match Remedy::in_message(&source.to_string()) {
                 Remedy::None => self.added_remedy(),

@@ -38,7 +38,7 @@ impl Nonce {
     }
 }
 
-/// Fills `bytes` with random ones, at least one of which is not zero.
+/// Fills `bytes` with random bytes, at least one of which is not zero.
 pub(crate) fn fill_randomly(bytes: &mut [u8]) -> io::Result<()> {
     while bytes.iter().all(|byte| *byte == 0) {
         let mut done = 0;

@@ -1,8 +1,8 @@
 //! Named sandboxes, whose processes outlive the invocations of their clients.
 //!
-//! For each user, one process has all named sandboxes: the **daemon** (`agentd daemon`). The first client that needs it starts
-//! the daemon. The daemon holds the sandboxes' processes and answers over a Unix socket that only its user can reach. It ends
-//! some seconds after the last sandbox process and the last request, unless a sandbox has a time to live.
+//! For each user, one process keeps all named sandboxes: the **daemon** (`agentd daemon`). The first client that needs the daemon
+//! starts it. The daemon holds the sandboxes' processes and answers over a Unix socket that only its user can reach. It ends some
+//! seconds after the last sandbox process and the last request, unless a sandbox has a time to live.
 //!
 //! The state of a sandbox is on disk (`agentd_sandboxes`). When the daemon dies, the kernel and the daemon's launcher end every
 //! process of its sandboxes. The next daemon starts a sandbox again from disk when the sandbox is next needed.

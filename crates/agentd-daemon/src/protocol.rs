@@ -14,10 +14,10 @@ use std::path::PathBuf;
 /// in all versions.
 pub(crate) const VERSION: u32 = 12;
 
-/// Largest frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
+/// Maximum size of a frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
 pub(crate) const MAX_FRAME: usize = 4 << 20;
 
-/// Largest file that is copied in or out, in bytes.
+/// Maximum size of a file that is copied in or out, in bytes.
 pub(crate) const MAX_FILE: u64 = 1 << 30;
 
 /// The first message of a client. It has no descriptors, and a fixed length: until a client in other namespaces has proven that

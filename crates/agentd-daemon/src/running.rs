@@ -16,8 +16,8 @@ const FILE: &str = "compared";
 /// The name under which a new file is written.
 const DRAFT: &str = "compared.new";
 
-/// Returns the time of the last comparison before the daemon was killed; `None` if it was not. The time is that of this call if
-/// the file cannot be read or is damaged.
+/// Returns the time of the last comparison before the previous daemon was killed; `None` if it was not killed. The time is that
+/// of this call if the file cannot be read or is damaged.
 pub(crate) fn read(folder: &Path) -> Option<SystemTime> {
     let time = match fs::read_to_string(folder.join(FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,

@@ -63,7 +63,7 @@ pub(crate) async fn record(gate: Arc<Gate>, socket: AsyncFd<OwnedFd>) {
         () = all => {}
         () = gate.stopped() => {}
     }
-    // What the programs tried last. The buffer of the socket bounds the number.
+    // The last attempts of the programs. The buffer of the socket bounds their number.
     let mut packet = [0; MAX_BYTES];
     while let Ok((length, _)) = recv(socket.get_ref(), &mut packet, RecvFlags::DONTWAIT) {
         if let Some((kind, wanted)) = packet.get(..length).and_then(attempt) {
@@ -73,7 +73,7 @@ pub(crate) async fn record(gate: Arc<Gate>, socket: AsyncFd<OwnedFd>) {
 }
 
 fn add(gate: &Gate, kind: FlowKind, wanted: SocketAddr) {
-    // A connection to a granted port has a record of its own, and a question for a name, too.
+    // A connection to a granted port has another record, and so has a DNS query.
     let is_accepted = kind == FlowKind::Tcp && gate.grants().iter().any(|grant| grant.port == wanted.port());
     if is_accepted || wanted.port() == DNS || is_own(wanted.ip()) {
         return;

@@ -11,7 +11,7 @@ use std::{
 };
 use tokio::net::{TcpListener, TcpStream};
 
-/// The pause after a failed call, so that a lasting failure such as EMFILE does not take the whole processor.
+/// The pause after a failed call, so that a lasting failure such as EMFILE does not use a whole processor.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Takes over a listening TCP socket.
@@ -40,7 +40,7 @@ fn name(kind: SocketType) -> &'static str {
 }
 
 /// Checks the type of a socket, and that no other socket can share its port. With `SO_REUSEADDR` or `SO_REUSEPORT`, a program in
-/// the sandbox could bind the same port, and receive what was meant for the gateway.
+/// the sandbox could bind the same port, and receive connections to the gateway.
 pub(crate) fn check(socket: impl AsFd, kind: SocketType) -> Result<(), GatewayError> {
     let socket = socket.as_fd();
     let found = sockopt::socket_type(socket).map_err(GatewayError::socket)?;

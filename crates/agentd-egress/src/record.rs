@@ -18,9 +18,9 @@ pub enum FlowKind {
     Tcp,
     /// A UDP datagram, which is never carried.
     Udp,
-    /// A DNS question. Only refused ones are recorded, because an answer leads nowhere without a connection.
+    /// A DNS question. Only refused questions are recorded, because an answered one has no effect without a connection.
     Dns,
-    /// A request inside of an inspected connection. Only refused ones are recorded, and the connection has a record of its own.
+    /// A request inside of an inspected connection. Only refused requests are recorded. The connection has a separate record.
     Request,
 }
 
@@ -97,7 +97,7 @@ pub enum FlowEnd {
     Broken(String),
     /// The name was not resolved, or no address answered.
     Unreachable(String),
-    /// No byte arrived for the time of the limit.
+    /// No byte arrived for the idle limit.
     Idle,
     /// The grant was withdrawn.
     Revoked,

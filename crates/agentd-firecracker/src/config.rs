@@ -21,7 +21,7 @@ pub struct FirecrackerConfig {
     pub work_root: PathBuf,
     /// The directory with `firecracker` and `jailer`, as `agentd vm install-firecracker` installs them.
     pub programs: PathBuf,
-    /// The directory that `agentd vm build` makes.
+    /// The directory that `agentd vm build` creates.
     pub assets: PathBuf,
     /// The directory with one folder per machine. Its file system must allow device nodes (no `nodev`), because the jailer
     /// creates some.

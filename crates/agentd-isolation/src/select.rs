@@ -29,8 +29,9 @@ pub fn backends_with(registry: &Registry, work_root: &Path, wanted: impl Fn(&Bac
     registry.available().into_iter().filter(meets).collect()
 }
 
-/// Chooses the backend with the highest score among those in `names` that prove all of `claims`. Between equal scores, the
-/// backend whose sandboxes start faster wins, then the first. A backend without a boundary is never chosen.
+/// Chooses the backend with the highest score among those in `names` that prove all of `claims`. Of backends with the same score,
+/// chooses the one whose sandboxes start faster and, if they start equally fast, the first. A backend without a boundary is never
+/// chosen.
 ///
 /// Proofs of earlier processes are used as long as nothing that they depend on has changed. A backend that cannot win is not
 /// probed, except that backends registered by an embedder are always probed.
@@ -174,8 +175,8 @@ pub fn forget_proof(registry: &Registry, work_root: &Path, name: &str) {
     Proofs::open(registry.provable(), work_root).forget(name);
 }
 
-/// Returns the registered backend with the highest score; of equals, the one registered first, however long its sandboxes take to
-/// start.
+/// Returns the registered backend with the highest score. Of backends with the same score, returns the one that was registered
+/// first, however long its sandboxes take to start.
 ///
 /// If no backend proves any isolation, falls back to `host-direct`, which **isolates nothing**, and logs a warning. Code that
 /// must not run unisolated uses [`require_backend`].

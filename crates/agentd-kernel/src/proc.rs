@@ -2,7 +2,7 @@
 //!
 //! A number names a process only in one PID namespace, and a mounted `/proc` shows the numbers of the namespace that it was
 //! mounted in (`pid_namespaces(7)`). After `unshare --pid`, and in a container with the `/proc` of the host, `/proc/PID` is
-//! therefore the directory of another process than the one that this process knows by that number.
+//! therefore the directory of another process than the one to which this process refers by that number.
 
 use agentd_core::{Control, ControlError};
 use std::{fs, path::PathBuf};
@@ -34,9 +34,10 @@ pub fn directory_of(pid: i32) -> Result<PathBuf, ForeignProc> {
     if has_only(&status, own) { Ok(PathBuf::from(format!("/proc/{pid}"))) } else { Err(ForeignProc) }
 }
 
-/// Returns true if `status` names `pid` as the only number of the process. The line has one number for each PID namespace from
-/// that of the mount to that of the process (`proc_pid_status(5)`), so that a single one means that both are the same. A
-/// comparison with the link `/proc/self` would be wrong if the process had the same number in both.
+/// Returns true if `status` names `pid` as the only number of the process. The line has one number for each PID namespace, from
+/// that of the mount to that of the process (`proc_pid_status(5)`). A single number therefore means that the mount and the
+/// process have the same namespace. A comparison with the link `/proc/self` would be wrong if the process had the same number in
+/// two namespaces.
 fn has_only(status: &str, pid: i32) -> bool {
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
     numbers.is_some_and(|numbers| numbers.split_ascii_whitespace().map(str::parse).eq([Ok(pid)]))

@@ -1,4 +1,4 @@
-//! Answers whether grants allow a destination, before anything runs.
+//! Checks whether grants allow a destination, before anything runs.
 
 use super::{Access, Carried, NetGrants, PathError};
 use crate::{
@@ -87,7 +87,7 @@ pub enum GrantRefusal {
         /// The port of the destination.
         port: u16,
     },
-    /// A grant covers the address with a range that is too wide for an address that is not public.
+    /// A granted range contains the address, but the address is special and the range also has other addresses.
     #[error("{address} is {kind}, but the granted range also has other addresses — grant {address} itself")]
     Special {
         /// The address.
@@ -115,8 +115,8 @@ pub enum GrantRefusal {
 }
 
 impl Destination {
-    /// Returns the access that the grants give to this destination. The addresses that a name leads to are not known here: the
-    /// gateway checks them for each connection. The same holds for addresses of this host itself.
+    /// Returns the access that the grants permit to this destination. This function does not know the addresses of a name or of
+    /// this host. The gateway checks these addresses for each connection.
     ///
     /// # Errors
     /// The reason why the gateway would refuse the destination.
@@ -185,7 +185,7 @@ impl FromStr for Destination {
     }
 }
 
-/// One line about what is allowed, and what the gateway checks.
+/// Writes one line that says what is allowed, and what the gateway checks.
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.carried {

@@ -17,7 +17,7 @@ pub enum GrantError {
         item: String,
     },
     /// A `*` is not the first label.
-    #[error("network grant {item:?}: `*` is possible only as the whole first label — use `*.NAME`")]
+    #[error("network grant {item:?}: a `*` is not the whole first label — use `*.NAME`")]
     Wildcard {
         /// The grant.
         item: String,

@@ -38,7 +38,7 @@ pub(crate) enum Sender {
     Two(http2::SendRequest<Incoming>),
 }
 
-/// What happened on a connection so far.
+/// The events on a connection so far.
 #[derive(Default)]
 pub(crate) struct Marks {
     /// True once a request has arrived.
@@ -106,7 +106,7 @@ impl Exchange {
             parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
         }
         if secrets.inject(&mut parts.headers)? {
-            // A part of a response could have a part of the secret.
+            // A part of a response (`Range`) could contain a part of the secret.
             parts.headers.remove(header::RANGE);
             parts.headers.remove(header::IF_RANGE);
         }
@@ -120,7 +120,7 @@ impl Exchange {
         Ok(Checked { request: Request::from_parts(parts, body), patterns, upgrade: upgrade.flatten() })
     }
 
-    /// States the host in one place only, in its normal form.
+    /// Leaves the host in one place only, in normal form.
     fn address(&self, parts: &mut request::Parts) {
         let host = if self.port == 443 { self.name.to_string() } else { format!("{}:{}", self.name, self.port) };
         let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
@@ -150,7 +150,7 @@ impl Exchange {
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switches {
             let (Some(client), server) = (client, upgrade::on(&mut response)) else { return Err(InspectRefusal::Tunnel) };
-            // The channel has room for the one upgrade that a connection can have.
+            // The channel has space for the one upgrade that a connection can have.
             let _ = self.tunnels.try_send(Tunnel { client, server, patterns: patterns.clone() });
         }
         let (mut parts, body) = response.into_parts();

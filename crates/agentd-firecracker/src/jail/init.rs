@@ -141,7 +141,7 @@ fn next_event(library: BorrowedFd<'_>, firecracker: BorrowedFd<'_>) -> Result<Ja
     }
 }
 
-/// Returns the command that starts Firecracker, in its jailer if root.
+/// Returns the command that starts Firecracker; as root, through Firecracker's jailer.
 fn command(jail: &Jail, root: &Path, privileged: bool, user: Option<(u32, u32)>) -> Command {
     let program = jail.programs.join(FIRECRACKER);
     let own = ["--api-sock", API, "--level", "Warning", "--metrics-path", METRICS];

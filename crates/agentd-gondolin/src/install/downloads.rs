@@ -104,7 +104,7 @@ impl Downloads {
         self.find("debs", &format!("{name}_"), ".deb").ok_or_else(|| self.missing(&format!("package {name}"), "debs"))
     }
 
-    /// Returns the archive of the packages of a guest's Debian, and its origin, after fetching both if necessary.
+    /// Returns the archive of the packages of a guest's Debian, and the origin of the archive, after fetching them if necessary.
     pub(crate) fn debian(&self) -> Result<(PathBuf, Origin), SetupError> {
         let origin_file = self.dir.join("debian.origin");
         let packages = self.dir.join("debian.tgz");

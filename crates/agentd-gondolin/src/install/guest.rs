@@ -39,7 +39,7 @@ const SPARE_BYTES: u64 = 2 << 30;
 /// are bind-mounted at `etc/gondolin`, and the grants at `grants`.
 const MOUNTED_ON: [&str; 9] = ["dev", "proc", "sys", "run", "tmp", "root", "data", "etc/gondolin", "grants"];
 
-/// The other parts of the installation that a guest is built from.
+/// The other parts of the installation from which a guest is built.
 pub(crate) struct GuestParts<'a> {
     pub node: &'a Path,
     pub package: &'a Path,

@@ -97,7 +97,7 @@ struct DirectoryToSearch {
     last: Option<usize>,
 }
 
-/// The known state of a waiting directory.
+/// The known state of a directory that waits to be searched.
 enum DirectoryFindings {
     /// It is unchanged since the last search, where it has this position.
     Unchanged(usize),
@@ -126,7 +126,7 @@ struct Search<'a> {
     found: Found,
 }
 
-/// What a search records of a directory.
+/// The facts that a search records about a directory.
 struct Facts<'a> {
     is_git: bool,
     has_git_file: bool,

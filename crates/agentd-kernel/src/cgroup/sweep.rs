@@ -30,8 +30,8 @@ fn start_time(process: &Path) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// Returns true if the process that created the group `name` is dead. Returns false for names of any other form, and without a
-/// `/proc` that shows that process: such groups must not be removed.
+/// Returns true if the process that created the group `name` is dead. Returns false, so that the group is not removed, for a name
+/// of another form, and if `/proc` belongs to another PID namespace.
 pub(super) fn is_orphaned(name: &str) -> bool {
     let mut parts = name.split('.');
     let (Some("agentd"), Some(namespace), Some(pid), Some(started), Some(_), None) =

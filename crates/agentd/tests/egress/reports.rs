@@ -110,8 +110,8 @@ fn invalid(backend: &str) {
         ("allow=a.example,", "empty item in the list"),
         ("allow=a.example:53", "agentd itself answers on port 53"),
         ("allow=a.example:123/udp", "UDP is not carried yet — remove the grant"),
-        (many.as_str(), "25 different ports are granted, and 24 are possible"),
-        ("host allow=a.example", "off and host exclude every other value"),
+        (many.as_str(), "25 different ports are granted, the maximum is 24"),
+        ("host allow=a.example", "off or host is combined with another value"),
         ("a.example", "expected off, host, log, allow=HOSTS, preset=NAMES or file=PATH"),
     ] {
         let options: Vec<&str> = net.split(' ').flat_map(|value| ["--net", value]).collect();

@@ -33,7 +33,7 @@ pub(super) struct Repository {
 
 impl Repository {
     /// Opens the repository whose worktree is at `root`. `.git` is its git directory, a link to that directory, or a file that
-    /// names it. What cannot be read is added to the gaps of `links`.
+    /// names it. Files that cannot be read are added to the gaps of `links`.
     pub(super) fn open(root: &Path, links: &mut Links) -> Option<Self> {
         let git = root.join(".git");
         let meta = git.symlink_metadata().ok()?;
@@ -128,7 +128,8 @@ pub(super) fn common_directory(directory: &Path, links: &mut Links) -> PathBuf {
     })
 }
 
-/// Returns the path in a file of one line. As in git, only the ends of lines after the path are no part of it.
+/// Returns the path in a file of one line. As in git, line ends after the path are removed, and all other bytes belong to the
+/// path.
 fn path(content: &[u8]) -> &Path {
     let end = content.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
     Path::new(OsStr::from_bytes(&content[..end]))

@@ -200,7 +200,7 @@ impl Reader<'_> {
         } else if COMMANDS.iter().any(|(s, k)| section == s.as_bytes() && (*k == "*" || key == k.as_bytes())) {
             let words = value.split(|c| c.is_ascii_whitespace() || b"\"'!;&|()".contains(c)).filter(|word| !word.is_empty());
             for word in words.take(MAX_WORDS) {
-                // A word that names a file of the worktree is taken for a program or a script.
+                // A word that names a file of the worktree is treated as a program or a script.
                 self.place(self.worktree, word, Path::is_file);
             }
         }

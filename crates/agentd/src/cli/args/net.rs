@@ -14,7 +14,7 @@ use std::{
 pub(crate) enum NetCommand {
     /// Say whether network grants allow a destination, without connecting to anything
     Check(CheckArgs),
-    /// List the presets and what they grant
+    /// List the presets and their network grants
     Presets {
         /// Print JSON
         #[arg(long)]
