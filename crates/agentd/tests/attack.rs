@@ -1,5 +1,5 @@
-//! The attack suite. Every attack must fail in each backend with a boundary, and must succeed in `host-direct`: an attack that
-//! fails there too proves nothing.
+//! The attack suite. Every attack must fail in each backend with a boundary. Every attack must succeed in `host-direct`, because
+//! an attack that fails there too proves nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 #[path = "support/exchange.rs"]

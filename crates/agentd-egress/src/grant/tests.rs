@@ -184,7 +184,7 @@ fn rule_of_a_request_matches_whole_segments() {
     }
 }
 
-/// One address at least of every block, and what is directly outside of it where that is public.
+/// At least one address of every block, and the addresses directly outside of the block that are public.
 #[test]
 fn addresses_outside_of_the_public_internet_are_refused() {
     use SpecialKind::{Embedded, LinkLocal, Loopback, Mapped, Metadata, Multicast, Private, Reserved, Unspecified};
@@ -329,7 +329,7 @@ fn inspection_is_needed_for_requests_inside_of_tls_only() {
     assert!(grants("a.example:80/GET:/x,b.example").need_inspection().is_none());
 }
 
-/// Texts that are near to grants.
+/// Texts that resemble grants.
 fn near_grant() -> impl Strategy<Value = String> {
     let parts =
         ["a", "*", ".", "example", ":", "443", "/", "GET", "udp", "10.0.0.0", "24", "[", "]", "::1", "%2C", "..", "ü", ","];

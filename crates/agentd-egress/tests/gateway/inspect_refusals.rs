@@ -1,4 +1,4 @@
-//! What an inspected connection refuses, and its bounds.
+//! The requests that an inspected connection refuses, and the bounds of a connection.
 
 use crate::{
     inspect::{bearer, refused, text},
@@ -285,7 +285,7 @@ fn slow() {
         let mut preface = client.tls(HTTP_2);
         preface.write_all(b"PRI * HTTP/2.0").unwrap();
         let mut silent = two(client);
-        // Neither handshake goes on after the ClientHello.
+        // Neither handshake continues after the ClientHello.
         let mut hello = client.inside.connect("a.example.", client.port);
         hello.write_all(&crate::client_hello::real_hello("a.example")).unwrap();
         for stream in [&mut head, &mut preface] {
@@ -339,7 +339,7 @@ fn limit() {
         let mut first = client.tls(HTTP_1);
         write!(first, "GET /v1/events HTTP/1.1\r\nHost: a.example\r\n\r\n").unwrap();
         read_until(&mut first, b"first\n\n");
-        // The handshake of the second one goes on once the first one has ended.
+        // The handshake of the second connection continues once the first connection has ended.
         let mut second = client.tls(HTTP_1);
         second.sock.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         let request = b"POST /v1/echo HTTP/1.1\r\nHost: a.example\r\nContent-Length: 3\r\n\r\nend";

@@ -1,4 +1,4 @@
-//! What is refused, and how the refusal is recorded.
+//! Refused flows, and the records of the refusals.
 
 use crate::{
     client_hello::real_hello,
@@ -42,7 +42,7 @@ fn refusal(record: &FlowRecord) -> &FlowRefusal {
     }
 }
 
-/// Sends bytes and returns what comes back.
+/// Sends bytes and returns the answer.
 fn send(mut stream: &TcpStream, bytes: &[u8]) -> Result<Vec<u8>, io::ErrorKind> {
     // The gateway may have reset the connection.
     let _ = stream.write_all(bytes);

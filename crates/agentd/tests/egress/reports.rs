@@ -1,4 +1,4 @@
-//! What the user learns: the plan, refusals with the option that allows them, and errors before anything runs.
+//! The output for the user: the plan, refusals with the option that allows the destination, and errors before anything runs.
 
 use crate::json_document::is_documented;
 use crate::{
@@ -65,7 +65,7 @@ fn preset_and_file(backend: &str) {
     }
     let output = place.run(backend, &["--net", &file], &["sh", "-c", ASK]);
     assert!(text(&output.stderr).ends_with("agentd: network: ask the platform team\n"), "{output:?}");
-    // What the command could change or replace is refused, and so is what would block.
+    // A file that the command could change or replace is refused, and so is a file that would block.
     std::fs::copy(place.outside("grants.toml"), place.work().join("own.toml")).unwrap();
     std::os::unix::fs::symlink(place.outside("grants.toml"), place.work().join("link.toml")).unwrap();
     std::os::unix::fs::symlink(place.work().join("own.toml"), place.outside("link.toml")).unwrap();

@@ -31,7 +31,7 @@ fn elsewhere() -> &'static [&'static str] {
     }
 }
 
-/// Sandboxes of a user whose home is a directory of its own.
+/// Sandboxes of a user with a separate home directory.
 struct Unproven {
     place: SandboxDir,
     daemon: Option<Child>,
@@ -132,7 +132,7 @@ fn daemon_in_other_namespaces_proves_the_boundary_itself() {
     let granted: PathBuf = unproven.place.path("granted");
     unproven.create(granted.to_str().unwrap());
     let exec = ["sandbox", "exec", "dev", "--", "echo", "ran"];
-    // The client proves nothing, or nothing that holds for the daemon.
+    // The client proves nothing, or its proof does not hold for the daemon.
     for (daemon, client) in [(&[][..], elsewhere()), (elsewhere(), &[])] {
         unproven.serve(daemon, UNUSABLE);
         for own in [UNUSABLE, &temporary()] {
