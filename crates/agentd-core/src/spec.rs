@@ -251,8 +251,8 @@ pub struct Command {
     pub cwd: Option<PathBuf>,
     /// Standard input.
     pub stdin: StdinSource,
-    /// A pseudo-terminal of this size instead of pipes. With [`StdinSource::Null`], standard input is `/dev/null` all the same,
-    /// and only output goes to the terminal.
+    /// A pseudo-terminal of this size instead of pipes. With [`StdinSource::Null`], standard input is still `/dev/null`, and only
+    /// output goes to the terminal.
     pub pty: Option<PtySize>,
     /// Limits of this command. The sandbox's own limits apply in addition.
     pub limits: Limits,

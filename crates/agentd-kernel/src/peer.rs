@@ -6,7 +6,7 @@
 //! proof.
 //!
 //! A peer in the same user and PID namespaces may still be in another mount or network namespace. Such a peer is not a payload,
-//! but facts that it finds out about the machine may be false for this process.
+//! but what it finds out about the host may be false for this process.
 
 use crate::{
     mount::OwnMounts,

@@ -138,7 +138,7 @@ pub fn no_new_privs() -> Result<(), ControlError> {
         .during(Control::Privileges, || "prctl PR_SET_NO_NEW_PRIVS".to_owned())
 }
 
-/// Requests that the kernel sends `signal` to this process when its parent dies. A later change of ids clears the request.
+/// Asks the kernel to send `signal` to this process when its parent dies. A later change of ids cancels this.
 ///
 /// # Errors
 /// The errno of `prctl(2)`.

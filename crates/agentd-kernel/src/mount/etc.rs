@@ -1,6 +1,6 @@
 //! The host's `/etc` in a sandbox's own root: the configuration of the host's programs, for roots that show these programs.
 //!
-//! This exposes only the world-readable part of the host's `/etc`. A sandbox created by root has no id that owns files of the
+//! A sandbox sees only the world-readable part of the host's `/etc`. A sandbox created by root has no id that owns files of the
 //! host. A sandbox of an unprivileged user has that user's id and groups, so files that only this user or these groups may read
 //! are hidden or not copied. An overlayfs layer grants no additional access. Overlayfs copies up files and their attributes with
 //! the rights of the process that mounted the overlay, which is the sandbox itself (`Documentation/filesystems/overlayfs.rst`,

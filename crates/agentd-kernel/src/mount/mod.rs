@@ -215,8 +215,8 @@ pub fn build(plan: &ViewPlan, own: OwnTrees) -> Result<View<'_>, ControlError> {
     Ok(View { plan, uppers, notes })
 }
 
-/// Covers `mask`. Covers `mask` with an empty file if it is not a directory. A socket then has no other name. Covers a directory
-/// with `empty`, or with a new directory from `own` if it contains private, visible or granted paths, or links.
+/// Covers `mask`. A file or socket is covered with an empty file. A directory is covered with `empty`, or with a new directory
+/// from `own` if it contains private, visible or granted paths, or links.
 fn cover(
     plan: &ViewPlan,
     mask: &Path,

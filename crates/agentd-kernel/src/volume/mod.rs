@@ -184,7 +184,7 @@ impl AsFd for Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        // A destructor cannot return the error. An unused mount is released all the same.
+        // A destructor cannot return the error. An unused mount is released even so.
         self.unmount().or_warn("unmount volume", &self.image);
     }
 }
