@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// A daemon that was ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stopped {
-    /// Its process id.
+    /// The process id of the daemon.
     pub pid: i32,
 }
 

@@ -21,7 +21,7 @@ pub enum DaemonError {
         place: PathBuf,
         /// The operation that failed.
         context: &'static str,
-        /// Its error.
+        /// The error of the operation.
         #[source]
         source: io::Error,
     },
@@ -83,9 +83,9 @@ pub enum DaemonError {
     /// The daemon did not end.
     #[error("stop the sandbox daemon: {}folder {}: {reason} — {remedy}", process(*pid), place.display())]
     NotStopped {
-        /// Its process id; `None` if it is not known.
+        /// The process id of the daemon; `None` if it is not known.
         pid: Option<i32>,
-        /// The folder with its lock.
+        /// The folder with the daemon's lock.
         place: PathBuf,
         /// The reason why the daemon did not end.
         reason: String,

@@ -130,7 +130,7 @@ async fn path_hidden_from_the_comparison_before_a_command_is_reported_after_it()
     let changes: Vec<(PathBuf, How)> = report.changes.iter().map(|change| (change.path.clone(), change.how)).collect();
     assert_eq!(changes, [(place.path("found/.envrc"), How::NotCompared)]);
     assert!(!report.gaps.is_empty());
-    // Both are reported once.
+    // Each change and gap is reported once.
     watched.compare_after(&Interrupt::default()).await;
     assert!(delivered(&watched).await.is_empty());
 }

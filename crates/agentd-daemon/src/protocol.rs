@@ -195,7 +195,7 @@ pub(crate) enum Stream {
 /// Information about the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Daemon {
-    /// Its process id.
+    /// The process id of the daemon.
     pub pid: u32,
     /// The version of agentd that the daemon runs.
     pub version: String,
@@ -210,7 +210,7 @@ pub struct Daemon {
 /// The state of a sandbox that has processes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Its name.
+    /// The name of the sandbox.
     pub name: Name,
     /// What the sandbox is doing.
     pub activity: Activity,

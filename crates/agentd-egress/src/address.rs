@@ -57,7 +57,7 @@ impl fmt::Display for SpecialKind {
 pub struct SpecialBlock {
     /// The block.
     pub range: IpNet,
-    /// Its kind.
+    /// The kind of the addresses in the block.
     pub kind: SpecialKind,
 }
 

@@ -41,7 +41,7 @@ pub enum GatewayError {
     Secret {
         /// The host of the secret.
         name: HostName,
-        /// Its port.
+        /// The port of the host.
         port: u16,
     },
     /// Inspection could not be set up.

@@ -137,7 +137,7 @@ pub enum FlowRefusal {
     Special {
         /// The address.
         address: std::net::IpAddr,
-        /// Its kind.
+        /// The kind of the address.
         kind: SpecialKind,
     },
     /// The first bytes did not arrive in time.

@@ -47,7 +47,7 @@ fn main() {
     let held = bounded.into_iter().map(|(backend, evidence)| {
         Trial::test(format!("{backend}::{}", evidence.check), move || match evidence.result {
             EvidenceResult::Held => Ok(()),
-            // These may be missing only for an ordinary user without a delegated cgroup.
+            // The attacks on limits may be untried only for an ordinary user without a delegated cgroup.
             EvidenceResult::NotTried(why) if !privileged && evidence.check.starts_with("a4_") && !evidence.remedy.is_empty() => {
                 assert!(why.contains("cgroup"), "{why}");
                 Ok(())

@@ -71,7 +71,7 @@ pub(crate) fn send(socket: impl AsFd, bytes: &[u8], to: SocketAddr, from: IpAddr
     let mut control = Control([0; 64]);
     let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut head = message(&mut part, &mut control);
-    // Both live until the call.
+    // Both addresses live until the call.
     let (mut v4, mut v6);
     match to {
         SocketAddr::V4(to) => {

@@ -92,7 +92,7 @@ pub enum GrantRefusal {
     Special {
         /// The address.
         address: IpAddr,
-        /// Its kind.
+        /// The kind of the address.
         kind: SpecialKind,
     },
     /// No grant allows the method and path.

@@ -299,7 +299,7 @@ fn grant_lifts_the_rule_only_within_a_block_and_at_its_port() {
         ("[2000::/3]:80", "2001:db8::1", 80, false),
         ("169.254.169.254:80", "169.254.169.254", 80, true),
         ("127.0.0.0/8:80", "127.0.0.1", 80, true),
-        // Both the form and the address inside it must be named.
+        // Two grants are needed: for the form, and for the address inside it.
         ("[64:ff9b::/96]:80", "64:ff9b::8.8.8.8", 80, true),
         ("[64:ff9b::/96]:80", "64:ff9b::169.254.169.254", 80, false),
         ("[64:ff9b::/96]:80,169.254.169.254:80", "64:ff9b::169.254.169.254", 80, true),

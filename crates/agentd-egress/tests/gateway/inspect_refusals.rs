@@ -145,7 +145,7 @@ fn tunnels() {
 fn second_request() {
     let (_, records, seen) = inspected(Scene { rules: RULES, ..Scene::default() }, |client| {
         let mut stream = client.tls(HTTP_1);
-        // Both arrive at once.
+        // The two requests arrive at once.
         let both = "GET /v1/echo HTTP/1.1\r\nHost: a.example\r\n\r\nGET /admin HTTP/1.1\r\nHost: a.example\r\n\r\n";
         stream.write_all(both.as_bytes()).unwrap();
         let answer = text(&read_until(&mut stream, b"agentd: "));

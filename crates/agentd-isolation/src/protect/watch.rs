@@ -182,7 +182,7 @@ impl Observation {
         let removed = before.iter().filter(|(path, _)| is_removed(path));
         changes.extend(removed.map(|(path, _)| of(path, How::Removed)));
         now.gaps.merge(unknown);
-        // Their state before is kept for the next comparison.
+        // The earlier state of these paths is kept for the next comparison.
         for path in uncompared {
             now.states.seen.remove(&path);
         }
