@@ -3,7 +3,7 @@
 use agentd_core::IsolationError;
 
 tokio::task_local! {
-    /// Is set in the only task of a runtime.
+    /// Set in the only task of a runtime.
     static SOLE_TASK: ();
 }
 

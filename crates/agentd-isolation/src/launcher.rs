@@ -221,7 +221,7 @@ fn next_report(reports: &mut Channel) -> Result<Report, ChannelError> {
         if let Some((report, _)) = reports.buffered()? {
             return Ok(report);
         }
-        // The socket is non-blocking for the sake of orders.
+        // The socket is non-blocking, because orders are sent over it too.
         match poll(&mut [PollFd::new(reports, PollFlags::IN)], None) {
             Ok(_) => drop(reports.fill()?),
             Err(Errno::INTR) => {}

@@ -124,7 +124,7 @@ fn not_usable(name: &str, error: &IsolationError) {
     tracing::info!(backend = name, error = %escape::text(&error.to_string()), "backend is not usable");
 }
 
-/// Returns the kept proof of a backend if it is valid; otherwise probes the backend and keeps the result.
+/// Returns the stored proof of a backend if it is valid; otherwise probes the backend and stores the result.
 async fn proof(backend: Arc<dyn IsolationBackend>, name: &str, proofs: Option<&Arc<Proofs>>) -> Result<Choice, IsolationError> {
     let Some(proofs) = proofs else {
         let proven = backend.probe().await?;
@@ -154,7 +154,7 @@ async fn proofs(registry: &Registry, work_root: &Path) -> Result<Arc<Proofs>, Is
     planning(move || Ok(Arc::new(Proofs::open(kept, &work_root)))).await
 }
 
-/// Probes the backend called `name` and replaces its kept proof, valid or not.
+/// Probes the backend called `name` and replaces its stored proof, valid or not.
 ///
 /// # Errors
 /// The error of creating the backend, which leaves the old proof unchanged, or of probing it, which discards the old proof.
@@ -170,7 +170,7 @@ pub async fn probe_again(registry: &Registry, work_root: &Path, name: &str) -> R
     probe_and_keep(&*backend, &proofs).await
 }
 
-/// Discards the kept proof of the backend called `name`, so that the next choice probes it again.
+/// Discards the stored proof of the backend called `name`, so that the next choice probes it again.
 pub fn forget_proof(registry: &Registry, work_root: &Path, name: &str) {
     Proofs::open(registry.provable(), work_root).forget(name);
 }

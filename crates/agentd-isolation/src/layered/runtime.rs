@@ -112,7 +112,7 @@ impl SandboxRuntime {
                 ready = sandbox.suspend().await.map_err(LayeredError::from);
             }
             if let Err(error) = ready {
-                // The caller gets the first error. A sandbox that should be paused and is not must not run.
+                // The caller gets the first error. The sandbox must not run if it could not be paused.
                 sandbox.destroy().await.or_warn("destroy sandbox that could not be started", place.name);
                 return Err(error);
             }

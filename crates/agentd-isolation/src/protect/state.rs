@@ -70,7 +70,7 @@ pub(super) struct Seen {
 /// The property by which a change of a file's content is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
-    /// Each change sets another time stamp, or the object has no content.
+    /// The time stamp: each change sets another one, or the object has no content.
     TimeStamp,
     /// The SHA-256 digest: the time stamp alone could not reveal a later change.
     Digest([u8; 32]),
@@ -102,7 +102,7 @@ pub(super) struct EntryOrigin {
 #[derive(Debug, Default)]
 pub(super) struct States {
     pub seen: BTreeMap<PathBuf, Seen>,
-    /// The links among them, in the order in which they were added.
+    /// The links among the paths, in the order in which they were added.
     pub links: Vec<PathBuf>,
     /// The first path that was not compared because of a limit.
     pub gaps: Gaps,

@@ -90,7 +90,8 @@ pub(super) fn is_name(below: &Path) -> bool {
     LIST.git.iter().chain(&LIST.git_reported).any(|name| below.starts_with(name))
 }
 
-/// Returns whether `path` is a parent of git directories. In these the protected names are protected, not the whole directory.
+/// Returns whether `path` is a parent of git directories. Not the whole parent is protected, only the protected names in its git
+/// directories.
 pub(super) fn is_git_parent(path: &Path) -> bool {
     path.file_name().is_some_and(|name| GIT_PARENTS.iter().any(|parent| *case::key(name.as_bytes()) == *parent.as_bytes()))
 }
@@ -101,7 +102,7 @@ pub(super) fn is_git_directory(path: &Path) -> bool {
     there("HEAD") && ((there("objects") && there("refs")) || there("commondir"))
 }
 
-/// Returns the same for an opened directory.
+/// Does the same as [`is_git_directory`] for an opened directory.
 pub(super) fn is_git_directory_at(directory: impl AsFd) -> bool {
     let there = |name: &str| statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
     there("HEAD") && ((there("objects") && there("refs")) || there("commondir"))
