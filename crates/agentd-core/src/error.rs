@@ -124,7 +124,7 @@ pub enum IsolationError {
         /// The errno of the failing call.
         errno: i32,
     },
-    /// No backend proves some of the isolation that the caller requires.
+    /// No backend proves one of the claims that the caller requires.
     #[error("select a backend: no backend proves {missing} on this host{remedy}", remedy = self.remedy())]
     Requirement {
         /// The claims that no backend proved.

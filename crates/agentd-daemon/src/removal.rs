@@ -87,7 +87,7 @@ impl Server {
         }
     }
 
-    /// Returns the protected paths of a sandbox if this daemon has started it, or if the daemon that did was killed.
+    /// Returns the protected paths of a sandbox if this daemon has started it, or if the daemon that had started it was killed.
     async fn watched_so_far(&self, name: &Name) -> Option<SharedWatch> {
         let watched = self.watches.find(name);
         if watched.is_some() || running::read(&self.state.log_directory(name)).is_none() {

@@ -28,8 +28,8 @@ pub(crate) fn read(folder: &Path) -> Option<SystemTime> {
     Some(time.unwrap_or_else(SystemTime::now))
 }
 
-/// Writes the time of the last comparison. Only one writer may call this function at a time. The file need not outlive a failure
-/// of the machine, which also ends the processes.
+/// Writes the time of the last comparison. Only one writer may call this function at a time. The file need not survive a crash of
+/// the host, which also ends the processes.
 pub(crate) fn write(folder: &Path, compared: SystemTime) -> io::Result<()> {
     let since = compared.duration_since(UNIX_EPOCH).unwrap_or_default();
     let draft = folder.join(DRAFT);

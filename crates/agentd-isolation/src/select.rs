@@ -37,7 +37,7 @@ pub fn backends_with(registry: &Registry, work_root: &Path, wanted: impl Fn(&Bac
 /// probed, except that backends registered by an embedder are always probed.
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] if no backend proves some of `claims`, [`IsolationError::Combination`] if no single backend
+/// [`IsolationError::Requirement`] if no backend proves one of `claims`, [`IsolationError::Combination`] if no single backend
 /// proves all of them.
 pub async fn choose_backend<N: AsRef<str>>(
     registry: &Registry,

@@ -111,7 +111,7 @@ pub fn backends_with(work_root: &Path, wanted: impl Fn(&BackendTraits) -> bool) 
 /// boundary.
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] if no backend proves some of `claims`, [`IsolationError::Combination`] if no single backend
+/// [`IsolationError::Requirement`] if no backend proves one of `claims`, [`IsolationError::Combination`] if no single backend
 /// proves all of them.
 pub async fn choose_backend<N: AsRef<str>>(work_root: &Path, names: &[N], claims: &[Claim]) -> Result<Choice, IsolationError> {
     select::choose_backend(registry(), work_root, names, claims).await
@@ -142,7 +142,7 @@ pub async fn detect_best_backend(work_root: &Path) -> Arc<dyn IsolationBackend> 
 /// Returns the registered backend that [`choose_backend`] chooses among all registered backends, and its proven capabilities.
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] if no backend proves some of `claims`, [`IsolationError::Combination`] if no single backend
+/// [`IsolationError::Requirement`] if no backend proves one of `claims`, [`IsolationError::Combination`] if no single backend
 /// proves all of them.
 pub async fn require_backend(
     work_root: &Path,
