@@ -19,7 +19,7 @@ pub enum InspectionError {
     #[error("inspection: read the trusted authorities: {0} — install the package `ca-certificates`, or set `SSL_CERT_FILE`")]
     Roots(String),
     /// The value of a secret is too short or too long.
-    #[error("secret for {host}: the value has less than 8 or more than 4096 bytes, so it cannot be masked — use another value")]
+    #[error("secret for {host}: the value has fewer than 8 or more than 4096 bytes, so it cannot be masked — use another value")]
     Length {
         /// The host of the secret.
         host: HostName,
