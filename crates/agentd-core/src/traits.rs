@@ -27,7 +27,7 @@ pub struct BackendTraits {
     pub volumes: bool,
     /// Whether the network can be limited to granted hosts ([`crate::Network::Egress`]).
     pub egress: bool,
-    /// Whether the backend can create sandboxes with fewer controls on a machine that lacks some of them
+    /// Whether the backend can create sandboxes with fewer controls on a host that lacks some of them
     /// ([`crate::SandboxSpec::allow_degraded`]).
     pub degradable: bool,
     /// The order of magnitude of a sandbox's start time.

@@ -110,7 +110,7 @@ impl FirecrackerConfig {
         for program in [files::FIRECRACKER].into_iter().chain(jailer) {
             let path = self.programs.join(program);
             if !path.is_file() {
-                return missing(format!("{} does not exist — run agentd vm install-firecracker", path.display()));
+                return missing(format!("{} does not exist — run `agentd vm install-firecracker`", path.display()));
             }
         }
         Assets::open(&self.assets).map_err(|error| unavailable(error.to_string()))

@@ -49,7 +49,7 @@ pub enum AssetError {
     )]
     Occupied(PathBuf),
     /// A file of the assets is missing, or differs from the manifest.
-    #[error("open the guest assets: {}: {reason} — run agentd vm build --image REF|DIR", path.display())]
+    #[error("open the guest assets: {}: {reason} — run `agentd vm build --image REF|DIR`", path.display())]
     NotBuilt {
         /// The directory or the file.
         path: PathBuf,

@@ -56,7 +56,7 @@ pub(super) fn run(
     let mut child = command(jail, &root, privileged, user);
     let mut child = child.spawn().map_err(|error| {
         ControlError::caused_by(Control::Process, format!("execute {:?}", child.get_program()), error)
-            .remedy("run agentd vm install-firecracker to see how to install it")
+            .remedy("run `agentd vm install-firecracker`, which prints how to install it")
     })?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| ControlError::new(Control::Process, "clone returned an invalid pid", None))?;

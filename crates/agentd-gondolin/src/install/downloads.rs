@@ -18,7 +18,7 @@ pub(crate) const REQUIREMENTS: &str = include_str!("../../pip/requirements.txt")
 
 /// The remedy if `apt-get`, `apt-cache` or Debian's archive is missing.
 const DEBIAN: &str =
-    "run agentd gondolin setup on Debian or a derivative, and pass a copy of its `downloads` folder with --offline";
+    "run `agentd gondolin setup` on Debian or a derivative, and pass a copy of its `downloads` folder with --offline";
 pub(crate) const PIP: &str = "run apt-get install python3-pip";
 pub(crate) const DEBOOTSTRAP: &str = "run apt-get install debootstrap, or pass the file tree of the guest with --root";
 

@@ -66,7 +66,7 @@ pub(crate) fn guest(home: &Path, downloads: &Downloads, parts: &GuestParts<'_>) 
         let manifest = scratch.path().join("manifest.mjs");
         fs::write(&manifest, MANIFEST).context(|| format!("write {}", manifest.display()))?;
         let mut node = Command::new(parts.node.join(NODE));
-        tool::run(node.arg(&manifest).arg(parts.package.join(GONDOLIN)).arg(dir), "run agentd gondolin setup again").map(drop)
+        tool::run(node.arg(&manifest).arg(parts.package.join(GONDOLIN)).arg(dir), "run `agentd gondolin setup` again").map(drop)
     })
 }
 
