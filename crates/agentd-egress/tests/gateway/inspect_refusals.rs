@@ -74,7 +74,7 @@ fn rules() {
         for answer in &answers[1..] {
             assert!(answer.starts_with("agentd: ") && answer.ends_with("\nAsk the platform team.\n403"), "{answer}");
         }
-        assert!(answers[1].contains("no grant allows this method and path"), "{}", answers[1]);
+        assert!(answers[1].contains("no network grant allows this method and path"), "{}", answers[1]);
         let paths = [PathError::Dots, PathError::Hidden, PathError::Doubled].map(HeadError::Path);
         let expected = [&[HeadError::NotAllowed][..], &paths, &[HeadError::NotAllowed]].concat();
         assert_eq!(refused(&records), expected.into_iter().map(FlowRefusal::Request).collect::<Vec<_>>(), "{flag}");
@@ -115,7 +115,7 @@ fn other_ways() {
         curl.args(["-sS", "-6", "--max-time", "60", "--cacert"]).arg(client.authority.path()).env("NO_PROXY", "*");
         curl.arg("--resolve").arg(format!("a.example:{}:[{v6}]", client.port));
         let answer = text(&curl.arg(format!("https://a.example:{}/admin", client.port)).output().unwrap().stdout);
-        assert!(answer.starts_with("agentd: no grant allows"), "{answer}");
+        assert!(answer.starts_with("agentd: no network grant allows"), "{answer}");
         let udp = UdpSocket::bind("0.0.0.0:0").unwrap();
         udp.connect(client.inside.address("a.example.", client.port)).unwrap();
         udp.send(b"QUIC").unwrap();

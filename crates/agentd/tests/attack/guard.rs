@@ -83,7 +83,7 @@ async fn try_grants(name: &str, home: &Path) {
             // A grant that was resolved before, as a record or a client may claim.
             let Ok(opened) = object::open(&path) else { continue };
             let object = Some(object::id(opened.as_fd()).unwrap());
-            let reason = if path.ends_with("project/../.ssh") { "without '..'" } else { reason };
+            let reason = if path.ends_with("project/../.ssh") { "contains '..'" } else { reason };
             refused(name, Grant { object, target, ..grant(&path, access) }, reason).await;
         }
     }
