@@ -1,9 +1,9 @@
-//! What an attack is: its name and claim, the facts that it starts from, and its verdict.
+//! The definition of an attack: its name and claim, the facts that it needs, and its verdict.
 
 use agentd_core::Claim;
 use std::collections::BTreeMap;
 
-/// Advice to the user about an attack that no setting of the host makes possible.
+/// The advice for an attack that can succeed only because of a bug in agentd.
 pub const BUG: &str = "report this as a bug of agentd, with the output of `agentd doctor`";
 
 /// The result of an attack.

@@ -17,7 +17,7 @@ mod syscalls;
 pub use check::{BUG, Check, Facts, Verdict};
 pub use runner::{main, parse_line};
 
-/// Attacks on resources that a sandbox in its own machine does not share with the host: there they would prove nothing.
+/// Attacks that are left out in a machine, because they attack resources that the machine does not share with the host.
 const ON_A_SHARED_SYSTEM: [&str; 3] =
     ["a3_find_a_writable_system_directory", "a7_read_accounts_and_homes", "a7_read_a_secret_of_etc_after_changing_it"];
 

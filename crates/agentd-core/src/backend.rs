@@ -119,7 +119,7 @@ pub trait Sandbox: Send + Sync {
     fn id(&self) -> &SandboxId;
     /// Returns the status that each control had when the sandbox was created.
     fn controls(&self) -> &[ControlReport];
-    /// Returns the record of what the sandbox tried to reach, if its network is limited to granted hosts
+    /// Returns the record of the sandbox's connections and attempts, if its network is limited to granted hosts
     /// ([`crate::Network::Egress`]).
     fn network_log(&self) -> Option<Arc<dyn NetworkLog>> {
         None
@@ -202,9 +202,9 @@ pub trait Sandbox: Send + Sync {
     /// # Errors
     /// Returns the cause for which the sandbox was lost.
     async fn resource_usage(&self) -> Result<Usage, IsolationError>;
-    /// Destroys the sandbox and waits until its processes, cgroups, files and ids are gone, with its mounts of the caller's files
-    /// and of kept data. The kernel may take a moment longer to release mounts of the sandbox's private memory, which no process
-    /// can reach. Destroying a sandbox that no longer exists is not an error.
+    /// Destroys the sandbox. Waits until its processes, cgroups, files, ids, and its mounts of the caller's files and of kept
+    /// data are released. The kernel may release mounts of the sandbox's private memory a moment later; no process can reach
+    /// these mounts. Destroying a sandbox that no longer exists is not an error.
     ///
     /// # Errors
     /// Fails if a resource of the sandbox cannot be released.

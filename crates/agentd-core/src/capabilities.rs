@@ -14,7 +14,7 @@ pub enum Claim {
     Network,
     /// Host processes can be neither seen, signalled nor traced.
     Process,
-    /// The limits of a spec hold.
+    /// A sandbox cannot exceed the limits of its spec.
     Resources,
     /// System calls outside the profile are refused.
     Syscalls,

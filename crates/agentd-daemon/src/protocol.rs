@@ -14,10 +14,10 @@ use std::path::PathBuf;
 /// in all versions.
 pub(crate) const VERSION: u32 = 12;
 
-/// Largest frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
+/// Maximum size of a frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
 pub(crate) const MAX_FRAME: usize = 4 << 20;
 
-/// Largest file that is copied in or out, in bytes.
+/// Maximum size of a file that is copied in or out, in bytes.
 pub(crate) const MAX_FILE: u64 = 1 << 30;
 
 /// The first message of a client. It has no descriptors, and a fixed length: until a client in other namespaces has proven that
@@ -195,7 +195,7 @@ pub(crate) enum Stream {
 /// Information about the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Daemon {
-    /// Its process id.
+    /// The process id of the daemon.
     pub pid: u32,
     /// The version of agentd that the daemon runs.
     pub version: String,
@@ -210,7 +210,7 @@ pub struct Daemon {
 /// The state of a sandbox that has processes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Its name.
+    /// The name of the sandbox.
     pub name: Name,
     /// What the sandbox is doing.
     pub activity: Activity,

@@ -205,7 +205,7 @@ impl Server {
 
 /// Compares the objects of grants with those that the client granted. A grant without an object is refused: the client may be in
 /// another mount namespace, in which the path leads to another object. The guard decides about each grant, whatever the client
-/// says. Granted hosts are refused, too: the daemon shows nobody what a gateway records.
+/// says. Granted hosts are refused, too, because the protocol has no request that returns a gateway's record.
 pub(crate) fn compare(spec: &mut SandboxSpec) -> Result<(), DaemonError> {
     if spec.network.mode() == NetworkMode::Egress {
         let reason = "network: granted hosts are not supported for named sandboxes — use agentd run, or --net off or host";
@@ -213,7 +213,7 @@ pub(crate) fn compare(spec: &mut SandboxSpec) -> Result<(), DaemonError> {
     }
     if let Some(waived) = spec.grants.iter().find(|grant| grant.guard != GuardRule::Apply) {
         return Err(DaemonError::Refused(format!(
-            "grant {}: the request waives the guard, which the daemon never does — request the grant with the rule `apply`",
+            "grant {}: the request waives the guard, which the daemon never does — set `Grant::guard` to `GuardRule::Apply`",
             waived.path.display()
         )));
     }

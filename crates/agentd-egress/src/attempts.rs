@@ -19,9 +19,9 @@ use std::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Attempts that are read in a second. Others wait in the socket, and the kernel drops what does not fit.
+/// The maximum number of attempts that are read per second. Others wait in the socket, and the kernel drops what does not fit.
 const PER_SECOND: u32 = 200;
-/// Bytes of the largest part of a packet that is read.
+/// The number of bytes that are read from a packet at most.
 const MAX_BYTES: usize = 64;
 const DNS: u16 = 53;
 
@@ -63,7 +63,7 @@ pub(crate) async fn record(gate: Arc<Gate>, socket: AsyncFd<OwnedFd>) {
         () = all => {}
         () = gate.stopped() => {}
     }
-    // What the programs tried last. The buffer of the socket bounds the number.
+    // The last attempts of the programs. The buffer of the socket bounds their number.
     let mut packet = [0; MAX_BYTES];
     while let Ok((length, _)) = recv(socket.get_ref(), &mut packet, RecvFlags::DONTWAIT) {
         if let Some((kind, wanted)) = packet.get(..length).and_then(attempt) {
@@ -73,7 +73,7 @@ pub(crate) async fn record(gate: Arc<Gate>, socket: AsyncFd<OwnedFd>) {
 }
 
 fn add(gate: &Gate, kind: FlowKind, wanted: SocketAddr) {
-    // A connection to a granted port has a record of its own, and a question for a name, too.
+    // A connection to a granted port has another record, and so has a DNS query.
     let is_accepted = kind == FlowKind::Tcp && gate.grants().iter().any(|grant| grant.port == wanted.port());
     if is_accepted || wanted.port() == DNS || is_own(wanted.ip()) {
         return;

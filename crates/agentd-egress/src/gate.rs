@@ -1,4 +1,4 @@
-//! What the tasks of one gateway share.
+//! The state that the tasks of one gateway share.
 
 use crate::{
     config::GatewayConfig,
@@ -14,7 +14,7 @@ use crate::{
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, watch};
 
-/// Calls of the host's resolver at once.
+/// The maximum number of concurrent calls of the host's resolver.
 pub(crate) const LOOKUPS: usize = 8;
 
 /// The state of one gateway.

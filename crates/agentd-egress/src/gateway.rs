@@ -52,7 +52,7 @@ impl Gateway {
     /// Takes over the sockets, and starts to serve them.
     ///
     /// # Errors
-    /// A socket is not what it should be, a grant cannot be enforced, or the thread could not be started.
+    /// A socket cannot be used, a grant cannot be enforced, or the thread could not be started.
     pub fn start(sockets: GatewaySockets, config: GatewayConfig) -> Result<Self, GatewayError> {
         enforceable(&config.grants, config.inspection.is_some())?;
         config.inspection.as_deref().map_or(Ok(()), |inspection| useful(inspection, &config.grants))?;
@@ -86,8 +86,8 @@ impl Gateway {
         &self.log
     }
 
-    /// Waits until no connection is open, up to `limit`. When the programs of a sandbox have ended, what they sent last is still
-    /// on its way.
+    /// Waits until no connection is open, up to `limit`. When the programs of a sandbox have ended, the gateway may still have
+    /// bytes to forward.
     pub async fn idle(&self, limit: Duration) {
         let idle = async {
             // The permits are given in turn. A connection that was accepted during the first round is served before the second.
@@ -101,7 +101,7 @@ impl Gateway {
     /// Replaces the grants. Open flows that the new grants do not allow end at once.
     ///
     /// # Errors
-    /// A grant cannot be enforced, or the gateway has stopped. The old grants then remain.
+    /// A grant cannot be enforced, or the gateway has stopped. In this case, the old grants remain.
     pub fn set_grants(&self, grants: NetGrants) -> Result<(), GatewayError> {
         enforceable(&grants, self.inspects)?;
         let sender = self.grants.as_ref().ok_or(GatewayError::Stopped)?;
@@ -111,7 +111,7 @@ impl Gateway {
     /// Takes over one more listening TCP socket, for a port that was granted later.
     ///
     /// # Errors
-    /// The descriptor is not a listening TCP socket of the gateway alone, or the gateway has stopped.
+    /// The descriptor is not a listening TCP socket, another program could bind its port, or the gateway has stopped.
     pub fn listen(&self, socket: OwnedFd) -> Result<(), GatewayError> {
         let listener = listen::listener(socket)?;
         self.listeners.try_send(listener).map_err(|_| GatewayError::Stopped)
@@ -129,7 +129,7 @@ impl Drop for Gateway {
     }
 }
 
-/// Refuses a secret that no request could use.
+/// Refuses a secret whose host has no network grant with TLS, so that no request could use the secret.
 fn useful(inspection: &Inspection, grants: &NetGrants) -> Result<(), GatewayError> {
     for host in inspection.secrets.iter().map(|secret| secret.host()) {
         let access = grants.tcp_name(&host.name, host.port);
@@ -140,10 +140,10 @@ fn useful(inspection: &Inspection, grants: &NetGrants) -> Result<(), GatewayErro
     Ok(())
 }
 
-/// Checks that a gateway can enforce the grants. `inspects` is true if it inspects TLS.
+/// Checks that a gateway can enforce the grants. `inspects` is true if the gateway inspects TLS.
 ///
 /// # Errors
-/// The first grant that needs what the gateway does not have.
+/// The first grant that the gateway cannot enforce.
 pub fn enforceable(grants: &NetGrants, inspects: bool) -> Result<(), GatewayError> {
     if let Some(grant) = grants.need_inspection().filter(|_| !inspects) {
         return Err(GatewayError::Inspection { grant: Box::new(grant.clone()) });
@@ -154,7 +154,8 @@ pub fn enforceable(grants: &NetGrants, inspects: bool) -> Result<(), GatewayErro
     }
 }
 
-/// Starts the tasks of the sockets. They run once the event loop does. Returns those that record attempts.
+/// Registers the sockets with the event loop, and starts their tasks, which run when the event loop runs. Returns the sockets for
+/// the record of attempts.
 fn take_over(runtime: &Runtime, gate: &Arc<Gate>, sockets: GatewaySockets) -> Result<JoinSet<()>, GatewayError> {
     let _context = runtime.enter();
     let mut attempts = JoinSet::new();
@@ -196,7 +197,7 @@ fn run(runtime: Runtime, gate: &Arc<Gate>, mut listeners: mpsc::Receiver<std::ne
         };
         tokio::time::timeout(LAST_RECORDS, ended).await.or_warn("wait for the last records of flows", "egress");
     });
-    // A call of the host's resolver cannot be interrupted; its thread ends when the call does.
+    // A call of the host's resolver cannot be interrupted. Its thread ends when the call returns.
     runtime.shutdown_background();
 }
 

@@ -1,17 +1,18 @@
-//! The gateway outside of the boundary, through which a sandbox reaches the hosts that it was granted.
+//! The gateway outside of the boundary, through which a sandbox reaches the hosts that it was granted. In this crate, a *grant*
+//! is a network grant.
 //!
-//! In the sandbox's network namespace every address is local, and nothing leaves it. Sockets that were created there listen on
-//! the granted ports and on port 53; their descriptors are passed to this crate. The kernel's own TCP ends the connections of the
-//! sandbox, so the gateway parses no packets and needs no privilege.
+//! In the sandbox's network namespace every address is local, so no packet leaves the namespace. Sockets that were created there
+//! listen on the granted ports and on port 53; their descriptors are passed to this crate. The kernel's own TCP ends the
+//! connections of the sandbox, so the gateway parses no packets and needs no privilege.
 //!
 //! Data flow of a connection:
 //!
 //! 1. [`dns`] gives each granted name an address of its own ([`synthetic`]). Other names do not exist.
 //! 2. `listen` accepts; the local address of the connection states which name, or which address, the program wanted.
 //! 3. [`grant`] decides. `flow` reads what the protocol shows of the name ([`hello`], [`http`]) and compares it.
-//! 4. `reach` finds the destination: `resolve` asks the host's resolver, [`address`] refuses addresses that the name may not
-//!    lead to, and `connect` or [`proxy`] connects.
-//! 5. `relay` carries the bytes. Where grants or secrets need the content of TLS, [`inspect`] carries the requests instead.
+//! 4. `reach` finds the destination: `resolve` asks the host's resolver, [`address`] refuses addresses to which the name may not
+//!    lead, and `connect` or [`proxy`] connects.
+//! 5. `relay` carries the bytes. If grants or secrets need the content of TLS, [`inspect`] carries the requests instead.
 //! 6. [`record`] describes the attempt, whether it was granted or refused. `attempts` adds those that no
 //!    socket accepts.
 //!

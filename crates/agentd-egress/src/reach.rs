@@ -77,7 +77,7 @@ impl Flow<'_> {
         Reached { stream, early }
     }
 
-    /// Resolves the name in another thread. The permit stays with the call, which cannot be cancelled.
+    /// Resolves the name in another thread. The call cannot be cancelled, so it holds the permit until it returns.
     async fn resolve(&self, name: &HostName) -> io::Result<Vec<IpAddr>> {
         let permit = self.gate.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
         let (resolver, name) = (self.gate.resolver.clone(), name.clone());

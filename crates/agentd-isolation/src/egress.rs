@@ -1,4 +1,5 @@
-//! The network of granted hosts ([`Network::Egress`]): what follows from the grants, and the gateway of a sandbox.
+//! The network of granted hosts ([`Network::Egress`]): the settings that follow from the network grants, and the gateway of a
+//! sandbox.
 
 use crate::blocking::blocking;
 use agentd_core::{Control, ControlError, IsolationError, Network, NetworkFlow, NetworkLog, NetworkVerdict, PlanLine};
@@ -20,19 +21,20 @@ use std::{
     time::Duration,
 };
 
-/// The number of different ports that can be granted. A supervisor sends a socket for each port and family in one message.
+/// The maximum number of different ports that can be granted. A supervisor sends a socket for each port and family in one
+/// message.
 const MAX_PORTS: usize = 24;
 
-/// The time for connections to end by themselves after their programs: data of a program that has ended still arrives.
+/// The time in which connections may end by themselves after their programs have ended, because data may still be forwarded.
 const LAST_FLOWS: Duration = Duration::from_secs(2);
 
-/// Connections at once for which the descriptors must suffice.
+/// The minimum number of concurrent connections for which the descriptors must suffice.
 const FEWEST_FLOWS: usize = 16;
 
-/// Returns the grants of a network; `None` if the network is of another kind.
+/// Returns the network grants of a network; `None` if the network is of another kind.
 ///
 /// # Errors
-/// [`IsolationError::Invalid`] for a text that is not a grant, and for grants that cannot be enforced.
+/// [`IsolationError::Invalid`] for a text that is not a network grant, and for network grants that cannot be enforced.
 fn grants(network: &Network) -> Result<Option<NetGrants>, IsolationError> {
     let Network::Egress(texts) = network else { return Ok(None) };
     let grants = texts.iter().map(|text| text.parse()).collect::<Result<Vec<NetGrant>, _>>().map_err(|error| refused(&error))?;
@@ -40,7 +42,7 @@ fn grants(network: &Network) -> Result<Option<NetGrants>, IsolationError> {
     enforceable(&grants, false).map_err(|error| refused(&error))?;
     let ports = ports_of(&grants).len();
     if ports > MAX_PORTS {
-        return Err(refused(&format!("{ports} different ports are granted, and {MAX_PORTS} are possible — grant fewer ports")));
+        return Err(refused(&format!("{ports} different ports are granted, the maximum is {MAX_PORTS} — grant fewer ports")));
     }
     Ok(Some(grants))
 }
@@ -81,7 +83,8 @@ fn upstream() -> Result<Upstream, IsolationError> {
         .map_err(|error| IsolationError::Invalid { what: "HTTPS_PROXY".to_owned(), reason: error.to_string() })
 }
 
-/// Returns the bounds of one gateway, with as many connections as the descriptors that this process may open suffice for.
+/// Returns the bounds of one gateway. The number of connections is lower than the default if this process may not open enough
+/// descriptors.
 fn limits() -> FlowLimits {
     let mut limits = FlowLimits::default();
     // A quarter remains for the process itself.
@@ -94,8 +97,8 @@ fn limits() -> FlowLimits {
     limits
 }
 
-/// Raises the number of descriptors that this process may open, as far as permitted, so that a gateway carries as many
-/// connections as its bounds allow. Starts the launcher first, so that the limits of commands remain the caller's.
+/// Raises the number of descriptors that this process may open, as far as permitted, so that a gateway can carry all connections
+/// that its bounds allow. Starts the launcher first, so that the limits of commands remain the caller's.
 ///
 /// # Errors
 /// The launcher could not be started.
@@ -103,7 +106,7 @@ pub fn raise_descriptor_limit() -> Result<(), IsolationError> {
     drop(crate::launcher::get()?);
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
-        // Without it, a gateway has fewer connections at once.
+        // If this fails, a gateway carries fewer concurrent connections.
         setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).ok();
     }
     Ok(())
@@ -146,7 +149,7 @@ impl SandboxGateway {
     /// Starts a gateway that serves the sockets.
     ///
     /// # Errors
-    /// The reason why it does not start. The sockets are closed then.
+    /// The reason why the gateway does not start. The sockets are then closed.
     pub(crate) async fn start(sockets: Vec<(GatewaySocket, OwnedFd)>, config: GatewayConfig) -> Result<Self, IsolationError> {
         let mut taken = GatewaySockets::default();
         for (purpose, socket) in sockets {
@@ -159,14 +162,14 @@ impl SandboxGateway {
             .push(socket);
         }
         let failed = |error| ControlError::caused_by(Control::Network, "start the gateway", error);
-        // Not on the runtime: a failed start ends an event loop, for which it waits.
+        // Not on the runtime, because a failed start waits for the end of an event loop.
         let gateway = blocking(move || Ok(Gateway::start(taken, config).map_err(failed)?)).await?;
         let log = gateway.log().clone();
         Ok(Self { running: Mutex::new(Some(gateway)), log })
     }
 
-    /// Ends all connections, and waits until they are recorded. Those whose programs have ended get a moment to end by
-    /// themselves.
+    /// Ends all connections, and waits until they are recorded. Connections whose programs have ended may first end by
+    /// themselves, for [`LAST_FLOWS`].
     ///
     /// # Errors
     /// [`IsolationError::Internal`] if the thread that waits failed.
@@ -232,9 +235,10 @@ fn cut(end: FlowEnd) -> Option<String> {
     })
 }
 
-/// Returns the grant that would allow a refused flow. A refusal that protects the meaning of a grant has none.
+/// Returns the network grant that would allow a refused flow. Returns `None` if the flow was refused because it did not match its
+/// grant, such as another name in TLS.
 fn missing(record: &FlowRecord) -> Option<String> {
-    // A name such as `_http._tcp.a.example` is that of a service, not of a host.
+    // A name such as `_http._tcp.a.example` names a service, not a host.
     let name =
         || record.name.as_ref().and_then(|name| name.parse::<HostName>().ok()).filter(|name| !name.as_str().starts_with('_'));
     let port = record.wanted.port();

@@ -148,7 +148,7 @@ impl Launcher {
         }
     }
 
-    /// Orders the creation of a sandbox. Its supervisor reports over the channel when it is confined, or why it failed.
+    /// Orders the creation of a sandbox. The supervisor reports over the channel when it has confined itself, or why that failed.
     pub(crate) async fn create(self: &Arc<Self>, plan: SandboxPlan) -> Result<Ordered, IsolationError> {
         let io = |e: rustix::io::Errno| IsolationError::Io {
             context: "create the socket pair for a supervisor".to_owned(),
@@ -183,7 +183,7 @@ impl Launcher {
         }
     }
 
-    /// Sends an order. May block briefly: the launcher never blocks, so it soon makes room in the socket.
+    /// Sends an order. May block briefly, until the launcher, which never blocks, has read earlier orders.
     fn send(&self, order: &Order, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         self.send_after(order, fds, || ())
     }
@@ -221,7 +221,7 @@ fn next_report(reports: &mut Channel) -> Result<Report, ChannelError> {
         if let Some((report, _)) = reports.buffered()? {
             return Ok(report);
         }
-        // The socket is non-blocking for the sake of orders.
+        // The socket is non-blocking, because orders are sent over it too.
         match poll(&mut [PollFd::new(reports, PollFlags::IN)], None) {
             Ok(_) => drop(reports.fill()?),
             Err(Errno::INTR) => {}

@@ -68,7 +68,7 @@ async fn attack_in(backend: &impl Attackable, work_root: &Path, with_grants: boo
     let traits = backend.traits();
     let mut facts = targets.facts.clone();
     if traits.own_root {
-        // A payload in a root of its own keeps these capabilities.
+        // A payload with its own root keeps these capabilities.
         facts = facts.with("own_root", "1".to_owned()).with("capabilities", format!("{:x}", Capabilities::OWN_ROOT.0));
     }
     if traits.own_kernel {

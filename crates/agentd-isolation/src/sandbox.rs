@@ -43,7 +43,7 @@ pub struct SharedKernelSandbox {
     gateway: Option<SandboxGateway>,
 }
 
-/// What the greeting of a supervisor contains.
+/// The content of a supervisor's first message.
 struct Greeted {
     connection: Arc<SupervisorConnection>,
     controls: Vec<ControlReport>,

@@ -41,7 +41,8 @@ pub fn has_subordinate_ids() -> bool {
 /// creates the namespaces while the caller plans the sandbox. A program with one thread forks the launcher, so this function is
 /// best called before another thread starts.
 ///
-/// Nothing is lost if no such sandbox follows. A failure is only logged: creating a sandbox meets and reports it.
+/// If no such sandbox follows, the process is not used. A failure is only logged, because creating a sandbox has the same failure
+/// and reports it.
 pub fn prepare(network: NetworkMode, profile: Profile, limits: &Limits) {
     let seccomp = SeccompPlan { profile, network, set_ids: false };
     let prepared = if CgroupPlan::from_limits(limits, SeccompPlan::SUPERVISOR_THREADS).is_empty() {

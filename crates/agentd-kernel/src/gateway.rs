@@ -1,7 +1,8 @@
 //! The network namespace of a sandbox that reaches granted hosts only, for the gateway outside.
 //!
-//! Its only interface is `lo`, so nothing leaves the namespace. Routes make every address local ("AnyIP"): the kernel itself ends
-//! each connection, whatever its destination, at the sockets that listen here. Only the gateway gets these sockets.
+//! The only interface is `lo`, so no packet leaves the namespace. Routes make every address local ("AnyIP"): the kernel itself
+//! ends each connection, whatever its destination, at the sockets that listen in this namespace. Only the gateway gets these
+//! sockets.
 
 mod attempts;
 
@@ -30,15 +31,15 @@ pub enum GatewaySocket {
     Attempts,
 }
 
-/// The name server in `resolv.conf`. Every address is local, so the gateway answers at any of them.
+/// The name server in `resolv.conf`. Every address is local, so the gateway answers at any address.
 pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 
 const OWN_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
-/// The addresses of `lo`. Without an address that is not of the loopback, `getaddrinfo(3)` with `AI_ADDRCONFIG` finds no family.
-/// Both are of the ranges that the gateway uses for names, and among those that no name gets.
+/// The addresses of `lo`. If `lo` had only loopback addresses, `getaddrinfo(3)` with `AI_ADDRCONFIG` would find no family. The
+/// addresses are in the ranges that the gateway uses for names, but are assigned to no name.
 const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(OWN_V4), IpAddr::V6(Ipv6Addr::new(0xfd61, 0x6765, 0x6e74, 0, 0, 0, 0, 2))];
 
-/// Connections that wait to be accepted, for each socket. The sysctl `net.core.somaxconn` may lower it.
+/// The maximum number of connections that wait to be accepted, for each socket. The sysctl `net.core.somaxconn` may lower it.
 const BACKLOG: i32 = 1024;
 const DNS: u16 = 53;
 
@@ -46,7 +47,8 @@ const DNS: u16 = 53;
 /// Needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE in the namespace. Returns the sockets and a description.
 ///
 /// # Errors
-/// The errno of a failed step for IPv4. A kernel without IPv6 gets no sockets for it, and the namespace has no way out either.
+/// The errno of a failed step for IPv4. On a kernel without IPv6, there are no sockets for IPv6, and the namespace has no IPv6
+/// either.
 pub fn prepare(ports: &[u16]) -> Result<(Vec<(GatewaySocket, OwnedFd)>, String), ControlError> {
     let [v4, v6] = ADDRESSES;
     make_all_local(v4).during(Control::Network, || "make every IPv4 address local: rtnetlink".to_owned())?;
@@ -58,7 +60,7 @@ pub fn prepare(ports: &[u16]) -> Result<(Vec<(GatewaySocket, OwnedFd)>, String),
         }
         Err(_) => "IPv4",
     };
-    // A kernel without packet sockets refuses the same, and the record lacks what no socket accepts.
+    // Without packet sockets, the kernel refuses the same attempts, but attempts that no socket accepts are not recorded.
     let attempts = packet_socket(&mut attempts::filter(OWN_V4), rtnetlink::LOOPBACK).ok();
     sockets.extend(attempts.map(|socket| (GatewaySocket::Attempts, socket)));
     Ok((sockets, format!("gateway to granted hosts, {families}; TCP ports {ports:?}")))
@@ -75,7 +77,8 @@ fn sockets_of(family: IpAddr, ports: &[u16]) -> Result<Vec<(GatewaySocket, Owned
         .collect()
 }
 
-/// Creates a socket at a port of every address of the family. It has no `SO_REUSEADDR`, so no program inside can bind the port.
+/// Creates a socket at a port of every address of the family. The socket has no `SO_REUSEADDR`, so no program inside can bind the
+/// port.
 fn socket(family: IpAddr, purpose: GatewaySocket, port: u16) -> Result<OwnedFd, Errno> {
     let (family, any) = match family {
         IpAddr::V4(_) => (AddressFamily::INET, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),

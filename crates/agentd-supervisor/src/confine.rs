@@ -137,7 +137,7 @@ struct Confined {
     sockets: Vec<(GatewaySocket, OwnedFd)>,
 }
 
-/// The results of the steps that need nothing of the plan but the namespaces.
+/// The results of the steps for which only the namespaces of the plan must be known.
 struct Begun {
     /// `None` if the sandbox has no network namespace.
     network: Option<Result<NetnsBuilder, ControlError>>,
@@ -147,8 +147,8 @@ struct Begun {
     in_namespaces: Option<Result<(), ControlError>>,
 }
 
-/// Performs the steps that need nothing of the plan but the namespaces. `join` enters the cgroup. `busy` is false if the process
-/// then waits for its plan.
+/// Performs the steps for which only the namespaces of the plan must be known. `join` enters the cgroup. `busy` is false if the
+/// process then waits for its plan.
 fn begin(
     namespaces: NamespacePlan,
     busy: bool,

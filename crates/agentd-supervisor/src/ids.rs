@@ -88,7 +88,7 @@ fn map_root(plan: &SandboxPlan, root: &RootPlan, pid: i32) -> Result<ChosenIdMap
 }
 
 /// Checks that files written in the sandbox may belong to ids other than the caller's; the error is the reason. Files that
-/// outlive the sandbox must belong to the caller, who could not even remove them otherwise.
+/// outlive the sandbox must belong to the caller, because the caller could not remove them otherwise.
 fn may_have_more(root: &RootPlan) -> Result<(), &'static str> {
     if root.grants.iter().any(|grant| grant.access == Access::ReadWrite) {
         return Err("files in a writable grant must belong to the caller");

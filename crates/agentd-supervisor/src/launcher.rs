@@ -67,8 +67,8 @@ pub struct StartedLauncher {
 /// safely, so it is executed again.
 ///
 /// # Errors
-/// [`IsolationError::NoRoleHandler`] in either case, so that the result does not depend on the number of threads;
-/// [`IsolationError::Io`] if the launcher cannot be started.
+/// [`IsolationError::NoRoleHandler`] without a role handler, whatever the number of threads; [`IsolationError::Io`] if the
+/// launcher cannot be started.
 pub fn start() -> Result<StartedLauncher, IsolationError> {
     role::require_handler()?;
     let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
@@ -135,8 +135,8 @@ struct Launcher {
     freezings: HashMap<u32, Freezing>,
     /// The first process of the next sandbox, if it was ordered.
     prepared: Option<Prepared>,
-    /// Encoded reports that the socket has not accepted yet. The launcher never waits for room: a library that sends many orders
-    /// before it reads a report would then deadlock with the launcher.
+    /// Encoded reports that the socket has not accepted yet. The launcher never waits until the socket has space. Otherwise it
+    /// would deadlock with a library that sends many orders before it reads a report.
     reports: Vec<u8>,
     groups: u32,
     core_note: Option<String>,
@@ -196,7 +196,7 @@ fn default_signals() {
         // action.
         unsafe { libc::signal(number, libc::SIG_DFL) };
     }
-    // The library above refuses these two. If they stay ignored, no command fails.
+    // The C library refuses to change the two signals that it reserves. No command fails if they stay ignored.
     agentd_kernel::process::set_reserved_signals(false).ok();
 }
 

@@ -19,13 +19,13 @@ pub const VERSION: u16 = 2;
 /// Length of a frame's head, in bytes.
 pub const HEAD: usize = 5;
 
-/// Largest frame to a supervisor, in bytes. Linux limits argv and environment to about 2 MiB together (`execve(2)`).
+/// Maximum size of a frame to a supervisor, in bytes. Linux limits argv and environment to about 2 MiB together (`execve(2)`).
 pub const MAX_REQUEST: usize = 4 << 20;
 
-/// Largest frame from a supervisor, in bytes.
+/// Maximum size of a frame from a supervisor, in bytes.
 pub const MAX_EVENT: usize = 64 << 10;
 
-/// Largest number of descriptors attached to one frame.
+/// Maximum number of descriptors attached to one frame.
 pub const MAX_FDS: usize = 64;
 
 /// Messages from the library to a supervisor.

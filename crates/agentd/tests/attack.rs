@@ -1,5 +1,5 @@
-//! The attack suite. Every attack must fail in each backend with a boundary, and must succeed in `host-direct`: an attack that
-//! fails there too proves nothing.
+//! The attack suite. Every attack must fail in each backend with a boundary. Every attack must succeed in `host-direct`, because
+//! an attack that fails there too proves nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 #[path = "support/exchange.rs"]
@@ -47,7 +47,7 @@ fn main() {
     let held = bounded.into_iter().map(|(backend, evidence)| {
         Trial::test(format!("{backend}::{}", evidence.check), move || match evidence.result {
             EvidenceResult::Held => Ok(()),
-            // These may be missing only for an ordinary user without a delegated cgroup.
+            // The attacks on limits may be untried only for an ordinary user without a delegated cgroup.
             EvidenceResult::NotTried(why) if !privileged && evidence.check.starts_with("a4_") && !evidence.remedy.is_empty() => {
                 assert!(why.contains("cgroup"), "{why}");
                 Ok(())

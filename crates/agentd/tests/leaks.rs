@@ -85,7 +85,7 @@ async fn churn() {
         if number % 3 == 0 {
             sh(&sandbox, "sleep 1000 & setsid sleep 1000 & exit 0").await;
         }
-        // Many are dropped instead, for a while all of them: then no destroy reads the launcher's reports.
+        // Many sandboxes are dropped instead, for a while all of them, so that no destroy reads the launcher's reports.
         if number % 2 == 0 && !(count / 4..count / 2).contains(&number) {
             sandbox.destroy().await.unwrap();
         }
@@ -267,7 +267,7 @@ async fn slow_end() {
     while freezer.as_ref().is_some_and(|freezer| freezer.try_remove().is_err()) {}
 }
 
-/// The runtime that waited for a report first is not driven any more, and lives.
+/// The runtime that first waited for a report still exists, but is not driven any more.
 async fn idle_runtime() {
     let idle = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let idle = tokio::task::spawn_blocking(move || {
@@ -290,7 +290,7 @@ async fn idle_runtime() {
     destroyed.expect("no runtime waits for another").unwrap();
 }
 
-/// The group of a sandbox stays busy until the group that was made in it is removed.
+/// The group of a sandbox stays busy until the group that was created in it is removed.
 async fn busy_group() {
     let spec = SandboxSpec { limits: limits(), ..SandboxSpec::default() };
     let sandbox = backend("linux-native").create_sandbox(spec).await.unwrap();

@@ -84,8 +84,8 @@ pub fn run(chosen: &Chosen, context: &RunContext, log: &Log) -> Result<(), LabEr
         Place::Microvm(user) => row.in_a_microvm(user),
         Place::Documented => row.documented(),
     };
-    // Remove the copies of the suites now, because those of all rows together take much space. What cannot be removed changes no
-    // result.
+    // Remove the copies of the suites now, because those of all rows together take much space. A copy that cannot be removed
+    // changes no result.
     tool::output(Command::new("rm").args(["-rf", "--one-file-system"]).arg(&folder)).ok();
     ran
 }

@@ -31,7 +31,7 @@ const PORT: u16 = 53;
 /// Takes over a UDP socket.
 ///
 /// # Errors
-/// The descriptor is not a UDP socket of the gateway alone.
+/// The descriptor is not a UDP socket, or another program could bind its port.
 pub(crate) fn datagrams(socket: OwnedFd) -> Result<std::net::UdpSocket, GatewayError> {
     check(&socket, SocketType::DGRAM)?;
     pktinfo::enable(socket.as_fd()).map_err(GatewayError::socket)?;

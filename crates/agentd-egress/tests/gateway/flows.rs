@@ -107,7 +107,7 @@ fn ipv6_is_reached() {
 fn granted_address_is_reached() {
     let port = server("127.0.0.1", echo);
     let (_, records) = sandbox(config(&format!("127.0.0.0/8:{port}"), Names::new(&[])), &[port], |inside| {
-        // Inside, this address is that of the sandbox; the gateway takes it as the one outside.
+        // Inside, this address is that of the sandbox. The gateway treats it as the address outside.
         assert_eq!(exchange(&inside.connect_to(([127, 0, 0, 1], port).into()), b"x"), b"x");
     });
     assert_eq!(records[0].verdict, FlowVerdict::Granted { rule: format!("127.0.0.0/8:{port}"), end: FlowEnd::Closed });
@@ -247,7 +247,7 @@ fn withdrawn_grant() {
         assert_eq!(rest(&a), Err(io::ErrorKind::ConnectionReset));
         assert_eq!(inside.ask_at("8.8.8.8:53", "a.example.", RecordType::A).0, ResponseCode::NXDomain);
         assert_eq!(exchange(&b, b"y"), b"y");
-        // The range that lifted the rule on addresses is withdrawn.
+        // The grant of the special range is withdrawn.
         let mut b = inside.connect("b.example.", port);
         b.write_all(b"x").unwrap();
         b.read_exact(&mut [0]).unwrap();

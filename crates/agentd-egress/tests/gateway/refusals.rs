@@ -1,4 +1,4 @@
-//! What is refused, and how the refusal is recorded.
+//! Refused flows, and the records of the refusals.
 
 use crate::{
     client_hello::real_hello,
@@ -42,7 +42,7 @@ fn refusal(record: &FlowRecord) -> &FlowRefusal {
     }
 }
 
-/// Sends bytes and returns what comes back.
+/// Sends bytes and returns the answer.
 fn send(mut stream: &TcpStream, bytes: &[u8]) -> Result<Vec<u8>, io::ErrorKind> {
     // The gateway may have reset the connection.
     let _ = stream.write_all(bytes);
@@ -225,7 +225,7 @@ fn start() {
     assert!(matches!(shared(|socket| sockopt::set_socket_reuseaddr(socket, true).unwrap()), GatewayError::Shared));
     assert!(matches!(shared(|socket| sockopt::set_socket_reuseport(socket, true).unwrap()), GatewayError::Shared));
     let datagrams = Gateway::start(tcp(socket(false, SocketType::DGRAM, 0)), config("a.example")).unwrap_err();
-    assert!(matches!(datagrams, GatewayError::Kind));
+    assert!(datagrams.to_string().contains("its type is SOCK_DGRAM, expected SOCK_STREAM — "), "{datagrams}");
     let stream = Arc::new(crate::sandbox::server("127.0.0.1", echo));
     let connected = TcpStream::connect(("127.0.0.1", *stream)).unwrap();
     assert!(matches!(Gateway::start(tcp(connected.into()), config("a.example")).unwrap_err(), GatewayError::NotListening));

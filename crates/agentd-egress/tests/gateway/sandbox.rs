@@ -26,7 +26,7 @@ pub const LONG: Duration = Duration::from_secs(60);
 /// network namespace now and then: `sendmsg` succeeds, and `Ip6OutNoRoutes` counts it.
 const RESEND: Duration = Duration::from_secs(1);
 
-/// Names outside. Each call of the resolver takes the next answer of a name; the last one stays.
+/// Names outside. Each call of the resolver returns the next answer of a name, and all later calls the last one.
 #[derive(Default)]
 pub struct Names(Mutex<HashMap<HostName, Vec<Vec<IpAddr>>>>);
 
@@ -177,7 +177,7 @@ fn answer(bytes: &[u8]) -> (ResponseCode, Option<IpAddr>) {
     (message.metadata.response_code, address)
 }
 
-/// Serves each connection at a free port of a loopback address by `serve`, in a thread, until the process ends.
+/// Calls `serve` for each connection at a free port of a loopback address, in a thread, until the process ends.
 pub fn server(host: &str, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
     let listener = TcpListener::bind((host, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();

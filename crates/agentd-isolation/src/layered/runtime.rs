@@ -23,7 +23,7 @@ pub struct SandboxRef<'a> {
 pub struct Running {
     /// The sandbox.
     pub sandbox: Arc<dyn Sandbox>,
-    /// A counter: has one more strong reference than commands are running.
+    /// Counts the running commands by its strong references: there is one more than there are running commands.
     pub commands: Arc<()>,
     /// Protects the sandbox's layers from removal, whatever the records say.
     _held: Hold,
@@ -43,7 +43,7 @@ pub struct SandboxRuntime {
     pub running: Option<Running>,
     /// True while the processes are paused. Processes that are started meanwhile are paused, too.
     pub paused: bool,
-    /// When the processes were last used.
+    /// The time at which the processes were last used.
     pub used: Option<Instant>,
     /// Usage of the processes that have ended.
     past: Usage,
@@ -112,7 +112,7 @@ impl SandboxRuntime {
                 ready = sandbox.suspend().await.map_err(LayeredError::from);
             }
             if let Err(error) = ready {
-                // The caller gets the first error. A sandbox that should be paused and is not must not run.
+                // The caller gets the first error. The sandbox must not run if it could not be paused.
                 sandbox.destroy().await.or_warn("destroy sandbox that could not be started", place.name);
                 return Err(error);
             }

@@ -1,10 +1,10 @@
 //! Protects the files that agentd trusts: its folders of data, of proofs and the key, of configuration and of sockets, and its
-//! own executable. No sandbox may access these files. A payload that writes to them controls what later runs trust and execute.
-//! A payload that reads them reaches sockets.
+//! own executable. No sandbox may access these files. A payload that could write to them would control what later runs trust and
+//! execute. A payload that could read them would reach sockets and the key.
 //!
-//! Covering such a folder inside a grant would not be sufficient, because a payload can rename a parent of it. So [`checked`]
-//! refuses every grant that contains such a folder or lies in one, and makes the executable a protected path, which stays
-//! read-only.
+//! Covering such a folder inside a grant would not be sufficient, because a payload can rename a parent directory of the folder.
+//! Therefore, [`checked`] refuses every grant that contains such a folder or lies in one, and makes the executable a protected
+//! path, which stays read-only.
 
 mod executable;
 mod folders;

@@ -21,8 +21,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The maximum number of proofs kept for each backend. Programs that use the backend and states of the machine have separate
-/// proofs.
+/// The maximum number of proofs that are stored for each backend. Each program, and each state of the host, has its own proof.
 const MAX_PROOFS: usize = 16;
 
 /// The stored proofs that apply to probes with targets below one directory.

@@ -1,4 +1,4 @@
-//! The filter of the packet socket that sees what a sandbox tried to reach.
+//! The filter of the packet socket that receives the attempts of a sandbox to connect.
 
 use std::net::Ipv4Addr;
 
@@ -20,9 +20,9 @@ const ACCEPT: u8 = 24;
 const DROP: u8 = 25;
 const V6: u8 = 15;
 
-/// Returns a filter for packets from the network header on (`Documentation/networking/filter.rst`), of which 64 bytes are kept.
-/// It accepts the first packet of a TCP connection, and UDP datagrams, unless the destination is of the loopback or `own`. `lo`
-/// shows each packet as outgoing and as incoming; the filter accepts the latter.
+/// Returns a filter for packets from the network header on (`Documentation/networking/filter.rst`). The filter keeps 64 bytes of
+/// each packet. It accepts the first packet of a TCP connection, and UDP datagrams, unless the destination is a loopback address
+/// or `own`. `lo` delivers each packet as outgoing and as incoming; the filter accepts only incoming ones.
 pub(super) fn filter(own: Ipv4Addr) -> [libc::sock_filter; 26] {
     // The targets of a jump are indices of this list.
     let program: [(u16, u32, u8, u8); 26] = [
@@ -30,7 +30,7 @@ pub(super) fn filter(own: Ipv4Addr) -> [libc::sock_filter; 26] {
         (EQUAL, OUTGOING, DROP, 2),
         (LOAD_HALF, PROTOCOL, 0, 0),
         (EQUAL, 0x0800, 4, V6),
-        // IPv4, destination of the loopback or the sandbox's own.
+        // IPv4, if the destination is a loopback address or the sandbox's own.
         (LOAD_BYTE, 16, 0, 0),
         (EQUAL, 127, DROP, 6),
         (LOAD_WORD, 16, 0, 0),

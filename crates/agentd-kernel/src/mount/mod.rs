@@ -1,4 +1,4 @@
-//! The private mount view (`mount_namespaces(7)`): the part of the host's tree that a sandbox can name at all.
+//! The *view* of `linux-native` (`mount_namespaces(7)`): the host's tree with everything private covered.
 //!
 //! An empty directory covers every directory below `/` that is not part of the system; grants are attached over the covers. The
 //! covers also hide path-based Unix sockets, which Landlock does not restrict, except those in directories of the system's
@@ -76,7 +76,7 @@ impl GrantPlan {
     }
 }
 
-/// The plan of a sandbox's view.
+/// The plan of a sandbox's view of the host's tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViewPlan {
     /// Directories, files and sockets directly below `/` to be covered; absolute paths.
@@ -100,8 +100,8 @@ pub struct ViewPlan {
 }
 
 impl ViewPlan {
-    /// Returns the paths at which the view shows private content of the sandbox. The host's tree has content there that the
-    /// sandbox must not see.
+    /// Returns the paths at which the view shows private content of the sandbox, and at which the host's tree has content that
+    /// the sandbox must not see.
     pub fn private(&self) -> Vec<&Path> {
         let copies = self.grants.iter().filter(|grant| grant.access == Access::CopyOnWrite).map(|grant| grant.target.as_path());
         let own = SCRATCH.map(Path::new).into_iter().chain(["/dev", "/sys/fs/cgroup"].map(Path::new));
@@ -215,8 +215,8 @@ pub fn build(plan: &ViewPlan, own: OwnTrees) -> Result<View<'_>, ControlError> {
     Ok(View { plan, uppers, notes })
 }
 
-/// Covers `mask`. If `mask` is not a directory, covers it with an empty file, because a socket has no other name then. Covers a
-/// directory with `empty`, or with a new directory from `own` if it contains private, visible or granted paths, or links.
+/// Covers `mask`. A file or socket is covered with an empty file. A directory is covered with `empty`, or with a new directory
+/// from `own` if it contains private, visible or granted paths, or links.
 fn cover(
     plan: &ViewPlan,
     mask: &Path,

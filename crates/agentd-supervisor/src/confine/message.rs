@@ -1,4 +1,4 @@
-//! What the launcher tells the new process while the process confines itself.
+//! The messages that the launcher sends to the new process while that process confines itself.
 
 use crate::{channel::Channel, plan::SandboxPlan, protocol};
 use agentd_core::{Control, ControlError, ControlStatus};
@@ -42,7 +42,7 @@ pub(super) struct ConfineChannel(Channel);
 
 impl ConfineChannel {
     pub(super) fn new(socket: OwnedFd) -> Self {
-        // A plan is as large here as in the library's order.
+        // The plan is as large as in the library's order.
         Self(Channel::new(socket, protocol::MAX_REQUEST))
     }
 

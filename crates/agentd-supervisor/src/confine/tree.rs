@@ -1,4 +1,4 @@
-//! The file tree of the sandbox: the host's own, a view of the host's, or a root of its own.
+//! The file tree of the sandbox: the host's tree, a view of the host's tree, or the sandbox's own root.
 
 use super::{
     Inherited,
@@ -10,8 +10,8 @@ use agentd_core::{Control, ControlError, ControlReport};
 use agentd_kernel::mount::{self, OwnTrees, ViewPlan, device::Devices, root::RootPlan};
 use std::os::fd::OwnedFd;
 
-/// Builds the tree of the plan and enters it. Returns false if the control for mounts is missing, so that the commands see the
-/// host's tree although the plan has another.
+/// Builds the tree of the plan and enters it. Returns false if the control for mounts is missing, and the commands therefore see
+/// the host's tree instead of the planned one.
 pub(super) fn enter(
     inherited: &Inherited<'_>,
     ids: &Ids,
@@ -44,7 +44,7 @@ fn is_mapped(plan: &SandboxPlan, ids: &Ids) -> bool {
     ids.privileged && (root_is_mapped || !plan.tree.grants().is_empty())
 }
 
-/// Enters a root of the sandbox's own. This step cannot be degraded: the payload is root inside and keeps capabilities, which are
+/// Enters the sandbox's own root. This step cannot be degraded: the payload is root inside and keeps capabilities, which are
 /// harmless only in a separate root. `go` sends the trees if they are id-mapped.
 fn enter_root(
     root: &RootPlan,
@@ -78,7 +78,7 @@ impl RootTrees {
         Self { stack, devices, grants: trees.collect() }
     }
 
-    /// Clones the trees as the caller owns them.
+    /// Clones the trees without id maps.
     fn callers(root: &RootPlan) -> Result<Self, ControlError> {
         let devices = if root.devices.is_empty() { None } else { Some(Devices::callers(&root.devices)?) };
         let stack = mount::root::clone_stack(root)?;

@@ -45,7 +45,7 @@ impl Cli {
     /// # Errors
     /// The error, or the text of an option such as `--help`, which clap returns as an error.
     pub fn parse_all(args: impl Iterator<Item = OsString> + Clone) -> Result<Self, clap::Error> {
-        // Describing all commands takes longer than everything else that parsing does. A run needs one.
+        // Describing all commands takes longer than all other steps of parsing. A run needs only one command.
         if args.clone().nth(1).is_some_and(|command| command == "run")
             && let Ok(RunCli { command: RunSub::Run(run) }) = RunCli::try_parse_from(args.clone())
         {
@@ -55,7 +55,7 @@ impl Cli {
     }
 }
 
-/// The command line with `run` alone. Only [`Cli`] knows enough for errors and help.
+/// The command line with the command `run` only. [`Cli`] prints errors and help, because they name the other commands.
 #[derive(Debug, Parser)]
 #[command(name = "agentd")]
 struct RunCli {

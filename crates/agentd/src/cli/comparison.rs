@@ -23,7 +23,7 @@ pub(crate) struct Comparison {
 
 impl Comparison {
     /// Records the present state of the protected paths. `limit` is the time limit of the command, which also ends this
-    /// comparison. A payload can make it take some seconds. Without [`Stops`], a signal ends agentd in that time.
+    /// comparison. A payload can prolong the comparison to some seconds. Without [`Stops`], a signal ends agentd meanwhile.
     pub(crate) fn begin(grants: &[Grant], limit: Option<Duration>) -> Self {
         Self::new(Watch::begin(grants, &Interrupt::within(limit)), grants, limit)
     }
@@ -41,7 +41,9 @@ impl Comparison {
         match run(Interrupt::within(limit), move |interrupt| Watch::begin(&all, interrupt), stops).await {
             (_, Some(stop)) => Ok(Err(stop)),
             (Some(watch), None) => Ok(Ok(Self::new(watch, grants, limit))),
-            (None, None) => Err("compare protected paths: a file system does not answer — grant less (--workspace)".into()),
+            (None, None) => {
+                Err("compare protected paths: a file system does not answer — grant a directory on another file system".into())
+            }
         }
     }
 
@@ -180,7 +182,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut stops = Stops::new().unwrap();
         assert!(Comparison::begin_until(&grants(&root), None, &mut stops).await.unwrap().is_ok());
-        // An interrupt that the signal asks for at once: the comparison cannot end before.
+        // The signal requests the interrupt at once. The comparison cannot end before that.
         let (began, ends) = std::sync::mpsc::channel::<()>();
         let waits = move |interrupt: &Interrupt| {
             while !interrupt.is_due() {

@@ -120,7 +120,8 @@ async fn log([newer, older]: &[PathBuf; 2], follow: bool) -> Result<(), Failure>
         io::copy(&mut older, &mut out)?;
     }
     loop {
-        // Look up the name first. If the file has been renamed by then, it is complete, and the next read returns all of it.
+        // Look up the name first. If the file was renamed before this step, the file is complete, and the next read returns the
+        // rest.
         let now = if follow { open(newer)? } else { None };
         if let Some(file) = &mut file {
             io::copy(file, &mut out)?;

@@ -28,7 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(crate) fn prepare(args: &RunArgs) {
     // A machine has its own launcher, in the guest.
     if !args.explain && selection::is_on_hosts_kernel(args) {
-        // Planning the run reports what is wrong with the network.
+        // A fault in the network options is reported when the run is planned.
         let Ok(network) = NetworkArg::network(&args.boundary.net) else { return };
         shared_kernel::prepare(network.mode(), request::profile(&args.boundary), &request::limits(&args.boundary));
     }
@@ -145,7 +145,7 @@ fn print_plan(args: &RunArgs, selected: &Selected) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Prints which option shows the program of the host that a command did not find.
+/// Prints the option that shows a program of the host, after a command did not find the program.
 fn hint_at_hidden_program(ran: &Result<u8, IsolationError>, args: &RunArgs, grants: &[Grant]) {
     match ran {
         Err(IsolationError::Spawn { program, errno: libc::ENOENT }) => toolchains::hint(program, grants),

@@ -89,8 +89,8 @@ pub(crate) async fn of_run(args: &RunArgs, work_root: &Path) -> Result<Selected,
     choose(work_root, &backends_with(work_root, |traits| needs.are_met_by(traits)), &required).await
 }
 
-/// Returns true if a backend that an option names must prove its boundary: it is not agentd's own, so no suite has attacked it. A
-/// backend that claims no boundary has nothing to prove.
+/// Returns true if a backend that an option names must prove its boundary. This holds for a backend that is not agentd's own,
+/// because no test suite has attacked it, unless the backend claims no boundary.
 fn must_be_probed(work_root: &Path, name: &str) -> bool {
     !is_own_backend(name) && backends_with(work_root, |traits| traits.boundary).iter().any(|with| with == name)
 }
@@ -143,8 +143,8 @@ pub(crate) fn unproven_of_named_sandboxes() -> Result<Selected, Failure> {
     by_name(&temporary::of_here()?, ContainerBackend::NAME)
 }
 
-/// Proves the boundary of named sandboxes in the daemon, for clients that have not. The probe's files lie outside the directories
-/// `changeable`, which commands may change.
+/// Proves the boundary of named sandboxes in the daemon, for clients that have not proven it. The probe's files lie outside the
+/// directories `changeable`, which commands may change.
 ///
 /// # Errors
 /// The message for the client, if the backend does not prove the required claims.
@@ -158,7 +158,7 @@ pub(crate) async fn prove_for_others(changeable: Vec<PathBuf>) -> Result<(), Str
 }
 
 async fn choose<N: AsRef<str>>(work_root: &Path, names: &[N], claims: &[Claim]) -> Result<Selected, Failure> {
-    // One line of a terminal, because only one line is erased.
+    // At most one line of the terminal, because only one line is erased.
     let _progress = Progress::show("testing the sandbox with attacks; similar runs reuse the result");
     let choice = choose_backend(work_root, names, claims).await;
     let choice = choice.map_err(|error| unusable(work_root).unwrap_or_else(|| error.into()))?;

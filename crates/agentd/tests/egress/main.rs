@@ -1,8 +1,8 @@
 //! Sandboxes that reach granted hosts only, with real servers and real programs.
 //!
-//! The process enters a network namespace of its own, as an ordinary user with a user namespace, and executes itself again. Every
-//! address is local there, so the servers have any address that a test needs, and nothing leaves. The tests run one at a time,
-//! because they share the servers.
+//! The process enters its own network namespace (and, as an ordinary user, a user namespace), and executes itself again. Every
+//! address is local in that namespace, so the servers can have any address that a test needs, and no packet leaves. The tests run
+//! one at a time, because they share the servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 mod attacks;

@@ -54,7 +54,8 @@ impl EgressDir {
         self.command(backend, options, argv).output().unwrap()
     }
 
-    /// Runs a Python script with these grants. Returns its output, after it has succeeded, and the messages of agentd.
+    /// Runs a Python script, which must succeed, with these network grants. Returns the output of the script, and the messages of
+    /// agentd.
     pub fn python(&self, backend: &str, net: &str, script: &str) -> (String, String) {
         let output =
             self.run(backend, &["--net", &format!("allow={net}")], &["/usr/bin/python3", "-c", &[TOOLS, script].concat()]);
@@ -64,7 +65,7 @@ impl EgressDir {
     }
 }
 
-/// Functions of the scripts. `attempt` prints what became of a connection: data, or the name of the error.
+/// Functions of the scripts. `attempt` prints the result of a connection: the data, or the name of the error.
 const TOOLS: &str = r#"
 import errno, os, socket, ssl, struct, sys
 def error(e):

@@ -1,4 +1,4 @@
-//! Real programs that know no proxy reach the granted hosts.
+//! Real programs without proxy settings reach the granted hosts.
 
 use crate::{
     EgressTest,

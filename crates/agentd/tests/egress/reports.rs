@@ -1,4 +1,4 @@
-//! What the user learns: the plan, refusals with the option that allows them, and errors before anything runs.
+//! The output for the user: the plan, refusals with the option that allows the destination, and errors before anything runs.
 
 use crate::json_document::is_documented;
 use crate::{
@@ -26,7 +26,7 @@ fn text(bytes: &[u8]) -> String {
 fn refused(backend: &str) {
     let output = EgressDir::new().run(backend, &["--net", "allow=c.example"], &["sh", "-c", ASK]);
     let line = |name: &str| {
-        format!("agentd: network: {name} was refused: no grant covers the name — allow it with --net allow={name}\n")
+        format!("agentd: network: {name} was refused: no network grant covers the name — allow it with --net allow={name}\n")
     };
     let all = "agentd: network: allow all of these names with --net allow=a.example,b.example\n";
     assert_eq!(text(&output.stderr), [&line("a.example"), &line("b.example"), all].concat());
@@ -65,7 +65,7 @@ fn preset_and_file(backend: &str) {
     }
     let output = place.run(backend, &["--net", &file], &["sh", "-c", ASK]);
     assert!(text(&output.stderr).ends_with("agentd: network: ask the platform team\n"), "{output:?}");
-    // What the command could change or replace is refused, and so is what would block.
+    // A file that the command could change or replace is refused, and so is a file that would block.
     std::fs::copy(place.outside("grants.toml"), place.work().join("own.toml")).unwrap();
     std::os::unix::fs::symlink(place.outside("grants.toml"), place.work().join("link.toml")).unwrap();
     std::os::unix::fs::symlink(place.work().join("own.toml"), place.outside("link.toml")).unwrap();
@@ -110,8 +110,8 @@ fn invalid(backend: &str) {
         ("allow=a.example,", "empty item in the list"),
         ("allow=a.example:53", "agentd itself answers on port 53"),
         ("allow=a.example:123/udp", "UDP is not carried yet — remove the grant"),
-        (many.as_str(), "25 different ports are granted, and 24 are possible"),
-        ("host allow=a.example", "off and host exclude every other value"),
+        (many.as_str(), "25 different ports are granted, the maximum is 24"),
+        ("host allow=a.example", "off or host is combined with another value"),
         ("a.example", "expected off, host, log, allow=HOSTS, preset=NAMES or file=PATH"),
     ] {
         let options: Vec<&str> = net.split(' ').flat_map(|value| ["--net", value]).collect();

@@ -75,7 +75,7 @@ pub(crate) enum SandboxCommand {
         #[arg(required = true)]
         new: Vec<Name>,
     },
-    /// Resolve the paths of a sandbox's grants again, after a host file or directory was replaced
+    /// Resolve the paths of a sandbox's grants again, after a file or directory of the host was replaced
     Regrant {
         /// The name of the sandbox
         name: Name,
@@ -143,7 +143,7 @@ pub(crate) struct CreateArgs {
 pub(crate) struct ExecArgs {
     /// The name of the sandbox
     pub name: Name,
-    /// Return at once and leave the command running; its output goes to the sandbox's log
+    /// Return at once and leave the command running; the output of the command goes to the sandbox's log
     #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
     pub detach: bool,
     #[command(flatten)]

@@ -18,7 +18,7 @@ pub(super) enum Row {
     Exec(Arc<dyn Sandbox>),
     Cold(Arc<dyn IsolationBackend>),
     Program(Vec<String>),
-    /// Measures its own time, because some of its work is not counted.
+    /// A future that measures its own time, because a part of its work is not counted.
     Timed(Box<dyn Fn() -> Timed>),
 }
 

@@ -1,5 +1,5 @@
-//! Other sandbox programs, measured if they are installed. Each shows, hides and unshares the same as a sandbox of agentd, as far
-//! as it can.
+//! Other sandbox programs, measured if they are installed. As far as possible, each program shows the same paths and has the same
+//! namespaces as a sandbox of agentd.
 
 use serde_json::{Value, json};
 use std::{fs, io, path::Path};

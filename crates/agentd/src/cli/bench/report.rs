@@ -18,7 +18,7 @@ pub(super) const GONDOLIN: [&str; 3] =
 /// The result of all measurements.
 pub(super) struct Measurements {
     pub rounds: u32,
-    /// The names of the rows and their medians. The first row is the one that the others are compared with.
+    /// The names of the rows and their medians. All other rows are compared with the first row.
     pub rows: Vec<(String, Duration)>,
     /// The time for file-heavy work in a sandbox of each backend, relative to outside.
     pub files: Vec<(&'static str, f64)>,
