@@ -66,7 +66,7 @@ pub struct GatewaySockets {
     pub dns_udp: Vec<OwnedFd>,
     /// Listening TCP sockets on port 53.
     pub dns_tcp: Vec<OwnedFd>,
-    /// Packet sockets that see the first packet of each TCP connection, and UDP datagrams, from the network header on. They are
-    /// for the record of what no socket accepts.
+    /// Raw sockets of TCP that receive the first packet of each connection, and raw sockets of UDP. They are for the record of
+    /// what no socket accepts.
     pub attempts: Vec<OwnedFd>,
 }

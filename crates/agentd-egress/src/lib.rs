@@ -47,6 +47,7 @@ pub mod inspect;
 pub mod limits;
 mod listen;
 pub mod name;
+mod pktinfo;
 pub mod preset;
 pub mod proxy;
 mod reach;

@@ -11,6 +11,9 @@ use tokio::time::Instant;
 pub const MAX_FIRST_BYTES: usize = 18 * 1024;
 /// Flows that resolve a name or connect at once. Each may have several attempts.
 pub(crate) const CONNECTING: usize = 64;
+/// Attempts that no socket accepts, of which as many are read in a second. Others wait in the sockets, and the kernel drops what
+/// does not fit.
+pub(crate) const ATTEMPTS: u32 = 200;
 /// Bytes that one pipe between two sockets may hold.
 pub(crate) const MAX_IN_PIPE: usize = 64 * 1024;
 /// Bytes that a flow takes otherwise, with what its task holds.

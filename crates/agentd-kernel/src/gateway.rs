@@ -5,8 +5,8 @@
 
 mod attempts;
 
-use crate::{ErrnoContext, syscall::sockets::packet_socket};
-use agentd_core::{Control, ControlError};
+use crate::ErrnoContext;
+use agentd_core::{Control, ControlError, ControlStatus};
 use rustix::{
     io::Errno,
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, listen, recv, send, socket_with, sockopt},
@@ -26,7 +26,8 @@ pub enum GatewaySocket {
     DnsTcp,
     /// Receives datagrams at UDP port 53.
     DnsUdp,
-    /// Receives the first packet of each TCP connection, and UDP datagrams, to addresses that are not the sandbox's own.
+    /// A raw socket that receives the first packet of each TCP connection, or UDP datagrams, to addresses that are not the
+    /// sandbox's own.
     Attempts,
 }
 
@@ -42,26 +43,44 @@ const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(OWN_V4), IpAddr::V6(Ipv6Addr::new(0xf
 const BACKLOG: i32 = 1024;
 const DNS: u16 = 53;
 
+/// The prepared network namespace.
+pub struct Prepared {
+    /// The sockets of the gateway.
+    pub sockets: Vec<(GatewaySocket, OwnedFd)>,
+    /// Partial if attempts that no socket accepts will not be recorded.
+    pub status: ControlStatus,
+    /// A description.
+    pub detail: String,
+}
+
 /// Prepares the network namespace of this process: addresses, routes, and sockets that listen on the TCP `ports` and on port 53.
-/// Needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE in the namespace. Returns the sockets and a description.
+/// Needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE in the namespace, and CAP_NET_RAW for the record of other attempts.
 ///
 /// # Errors
 /// The errno of a failed step for IPv4. A kernel without IPv6 gets no sockets for it, and the namespace has no way out either.
-pub fn prepare(ports: &[u16]) -> Result<(Vec<(GatewaySocket, OwnedFd)>, String), ControlError> {
+pub fn prepare(ports: &[u16]) -> Result<Prepared, ControlError> {
     let [v4, v6] = ADDRESSES;
     make_all_local(v4).during(Control::Network, || "make every IPv4 address local: rtnetlink".to_owned())?;
     let mut sockets = sockets_of(v4, ports)?;
-    let families = match make_all_local(v6) {
-        Ok(()) => {
-            sockets.extend(sockets_of(v6, ports)?);
-            "IPv4 and IPv6"
+    let mut families = vec![AddressFamily::INET];
+    if make_all_local(v6).is_ok() {
+        sockets.extend(sockets_of(v6, ports)?);
+        families.push(AddressFamily::INET6);
+    }
+    let attempts: Result<Vec<_>, _> = families.iter().map(|family| attempts::sockets(*family)).collect();
+    // The kernel refuses the same attempts without these sockets.
+    let status = match attempts {
+        Ok(attempts) => {
+            sockets.extend(attempts.into_iter().flatten().map(|socket| (GatewaySocket::Attempts, socket)));
+            ControlStatus::Enforced
         }
-        Err(_) => "IPv4",
+        Err(errno) => ControlStatus::Partial(format!(
+            "TCP to other ports and UDP are refused, but not recorded: create a raw socket in the sandbox's network: {errno} \
+             — in an outer sandbox, allow raw sockets"
+        )),
     };
-    // A kernel without packet sockets refuses the same, and the record lacks what no socket accepts.
-    let attempts = packet_socket(&mut attempts::filter(OWN_V4), rtnetlink::LOOPBACK).ok();
-    sockets.extend(attempts.map(|socket| (GatewaySocket::Attempts, socket)));
-    Ok((sockets, format!("gateway to granted hosts, {families}; TCP ports {ports:?}")))
+    let families = if families.len() > 1 { "IPv4 and IPv6" } else { "IPv4" };
+    Ok(Prepared { sockets, status, detail: format!("gateway to granted hosts, {families}; TCP ports {ports:?}") })
 }
 
 fn sockets_of(family: IpAddr, ports: &[u16]) -> Result<Vec<(GatewaySocket, OwnedFd)>, ControlError> {

@@ -4,7 +4,6 @@
 //! record of the type in question gets an empty one (among them HTTPS and SVCB, so no client learns an ECH configuration), and
 //! everything else is refused with a code that ends the client's search. `serve` has the sockets.
 
-mod pktinfo;
 pub(crate) mod serve;
 
 use crate::{grant::NetGrants, name::HostName, record::FlowRefusal, synthetic::SyntheticNames};
