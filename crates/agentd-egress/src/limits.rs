@@ -106,7 +106,10 @@ pub(crate) struct Pace {
 
 impl Pace {
     pub(crate) fn new(per_second: u32) -> Self {
-        Self { interval: Duration::from_secs(1) / per_second.max(1), next: Mutex::new(Instant::now()) }
+        let now = Instant::now();
+        // Without a second's worth at the start, the first connections of a program would wait.
+        let next = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
+        Self { interval: Duration::from_secs(1) / per_second.max(1), next: Mutex::new(next) }
     }
 
     /// Waits until one more event is within the bound. Up to a second's worth of events pass at once.
@@ -132,6 +135,8 @@ mod tests {
     #[test]
     fn events_above_the_rate_are_booked_for_later() {
         let pace = Pace::new(10);
+        let now = Instant::now();
+        assert!((0..10).all(|_| pace.book(now) <= now), "a new pace has a second's worth");
         let start = Instant::now() + Duration::from_secs(60);
         let booked: Vec<_> = (0..25).map(|_| pace.book(start)).collect();
         assert_eq!(booked.iter().filter(|at| **at <= start).count(), 11, "a second's worth, and the one that is due");

@@ -1,6 +1,5 @@
 //! The network of granted hosts ([`Network::Egress`]): what follows from the grants, and the gateway of a sandbox.
 
-use crate::blocking::blocking;
 use agentd_core::{Control, ControlError, IsolationError, Network, NetworkFlow, NetworkLog, NetworkVerdict, PlanLine};
 use agentd_egress::{
     Gateway, GatewayConfig, GatewaySockets, NetGrant, NetGrants,
@@ -159,26 +158,19 @@ impl SandboxGateway {
             .push(socket);
         }
         let failed = |error| ControlError::caused_by(Control::Network, "start the gateway", error);
-        // Not on the runtime: a failed start ends an event loop, for which it waits.
-        let gateway = blocking(move || Ok(Gateway::start(taken, config).map_err(failed)?)).await?;
+        let gateway = Gateway::start(taken, config).await.map_err(failed)?;
         let log = gateway.log().clone();
         Ok(Self { running: Mutex::new(Some(gateway)), log })
     }
 
     /// Ends all connections, and waits until they are recorded. Those whose programs have ended get a moment to end by
     /// themselves.
-    ///
-    /// # Errors
-    /// [`IsolationError::Internal`] if the thread that waits failed.
-    pub(crate) async fn stop(&self) -> Result<(), IsolationError> {
+    pub(crate) async fn stop(&self) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(gateway) = running else { return Ok(()) };
-        gateway.idle(LAST_FLOWS).await;
-        blocking(move || {
-            drop(gateway);
-            Ok(())
-        })
-        .await
+        if let Some(gateway) = running {
+            gateway.idle(LAST_FLOWS).await;
+            gateway.stop().await;
+        }
     }
 
     /// Returns the queue of the flows.
