@@ -2,7 +2,7 @@
 
 use crate::{
     EgressTest,
-    outer::{PUBLIC, name, reached},
+    outer::{PUBLIC, lost_packets, name, reached},
 };
 use agentd::isolation::{
     Command, IsolationBackend, IsolationError, Limits, Network, NetworkMode, NetworkVerdict, Profile, SandboxSpec, Writable,
@@ -15,6 +15,7 @@ pub const TESTS: &[EgressTest] = &[
     ("sandbox_of_the_library_records_its_flows", flows),
     ("prepared_first_process_reaches_granted_hosts", prepared),
     ("end_of_the_gateways_thread_closes_the_network_of_a_live_sandbox", thread_ends),
+    ("first_packet_of_ipv6_in_a_prepared_network_is_answered", usable),
     ("backends_that_cannot_limit_the_network_refuse", refused),
 ];
 
@@ -112,6 +113,10 @@ fn thread_ends(backend_name: &str) {
         assert!(sandbox.is_alive().await);
         sandbox.destroy().await.unwrap();
     });
+}
+
+fn usable(_: &str) {
+    assert_eq!(lost_packets(), "0");
 }
 
 fn refused(backend_name: &str) {
