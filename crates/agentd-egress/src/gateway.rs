@@ -26,7 +26,7 @@ use std::{
 use tokio::{
     net::{TcpListener, UdpSocket},
     runtime::{self, Runtime},
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
 };
 
@@ -42,6 +42,8 @@ pub struct Gateway {
     inspects: bool,
     listeners: mpsc::Sender<std::net::TcpListener>,
     thread: Option<JoinHandle<()>>,
+    /// Closed when the thread is about to end.
+    ended: oneshot::Receiver<()>,
     /// One permit for each connection.
     flows: Arc<Semaphore>,
     all_flows: u32,
@@ -49,11 +51,12 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Takes over the sockets, and starts to serve them.
+    /// Takes over the sockets, and starts to serve them in a new thread, which belongs to the network namespace of the caller.
     ///
     /// # Errors
-    /// A socket cannot be used, a grant cannot be enforced, or the thread could not be started.
-    pub fn start(sockets: GatewaySockets, config: GatewayConfig) -> Result<Self, GatewayError> {
+    /// A socket cannot be used, a grant cannot be enforced, or the thread could not be started. The sockets are then closed, so the
+    /// kernel refuses every connection.
+    pub async fn start(sockets: GatewaySockets, config: GatewayConfig) -> Result<Self, GatewayError> {
         enforceable(&config.grants, config.inspection.is_some())?;
         config.inspection.as_deref().map_or(Ok(()), |inspection| useful(inspection, &config.grants))?;
         let inspects = config.inspection.is_some();
@@ -67,18 +70,18 @@ impl Gateway {
         let (sender, grants) = watch::channel(Arc::new(config.grants.clone()));
         let (listeners, new_listeners) = mpsc::channel(NEW_LISTENERS);
         let gate = Arc::new(Gate::new(config, grants, log.clone())?);
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(LOOKUPS)
-            .build()
-            .map_err(GatewayError::Start)?;
         let (flows, all_flows) = (gate.flows.clone(), all_flows(&gate));
-        let attempts = take_over(&runtime, &gate, sockets)?;
+        let ((report, started), (end, ended)) = (oneshot::channel(), oneshot::channel());
+        // The thread creates its event loop itself, because only there may a loop that did not start be dropped.
         let thread = thread::Builder::new()
             .name("egress".to_owned())
-            .spawn(move || run(runtime, &gate, new_listeners, attempts))
+            .spawn(move || {
+                serve(&gate, sockets, new_listeners, report);
+                drop(end);
+            })
             .map_err(GatewayError::Start)?;
-        Ok(Self { grants: Some(sender), inspects, listeners, thread: Some(thread), flows, all_flows, log })
+        started.await.unwrap_or(Err(GatewayError::Stopped))?;
+        Ok(Self { grants: Some(sender), inspects, listeners, thread: Some(thread), ended, flows, all_flows, log })
     }
 
     /// Returns the queue of the records.
@@ -96,6 +99,13 @@ impl Gateway {
             }
         };
         let _ = tokio::time::timeout(limit, idle).await;
+    }
+
+    /// Ends all flows, and waits until they are recorded.
+    pub async fn stop(mut self) {
+        self.grants = None;
+        // Nothing is sent. Dropping the gateway then waits for the rest of the thread only.
+        let _ = (&mut self.ended).await;
     }
 
     /// Replaces the grants. Open flows that the new grants do not allow end at once.
@@ -154,8 +164,31 @@ pub fn enforceable(grants: &NetGrants, inspects: bool) -> Result<(), GatewayErro
     }
 }
 
-/// Registers the sockets with the event loop, and starts their tasks, which run when the event loop runs. Returns the sockets for
-/// the record of attempts.
+/// Reports whether the thread could start, serves until the gateway is dropped, then waits until open flows are recorded.
+fn serve(
+    gate: &Arc<Gate>,
+    sockets: GatewaySockets,
+    listeners: mpsc::Receiver<std::net::TcpListener>,
+    report: oneshot::Sender<Result<(), GatewayError>>,
+) {
+    let runtime = runtime::Builder::new_current_thread().enable_all().max_blocking_threads(LOOKUPS).build();
+    let started = runtime.map_err(GatewayError::Start).and_then(|runtime| {
+        let attempts = take_over(&runtime, gate, sockets)?;
+        Ok((runtime, attempts))
+    });
+    let (reported, serving) = match started {
+        Ok(serving) => (Ok(()), Some(serving)),
+        Err(error) => (Err(error), None),
+    };
+    // A missing receiver means that the caller no longer waits for the start and has dropped the gateway.
+    let _ = report.send(reported);
+    if let Some((runtime, attempts)) = serving {
+        run(runtime, gate, listeners, attempts);
+    }
+}
+
+/// Registers the sockets with the event loop, and starts their tasks, which run when the event loop runs. Returns the tasks that
+/// record attempts.
 fn take_over(runtime: &Runtime, gate: &Arc<Gate>, sockets: GatewaySockets) -> Result<JoinSet<()>, GatewayError> {
     let _context = runtime.enter();
     let mut attempts = JoinSet::new();
@@ -183,7 +216,6 @@ fn all_flows(gate: &Gate) -> u32 {
     u32::try_from(gate.limits.flows.max(1)).unwrap_or(u32::MAX)
 }
 
-/// The thread's work: serves until the gateway is dropped, then waits for the records of open flows.
 fn run(runtime: Runtime, gate: &Arc<Gate>, mut listeners: mpsc::Receiver<std::net::TcpListener>, mut attempts: JoinSet<()>) {
     runtime.block_on(async {
         tokio::select! {

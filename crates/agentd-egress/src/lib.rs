@@ -19,10 +19,10 @@
 //! [`gateway`] runs this in a thread for each sandbox, within the bounds of [`limits`]. All input from the sandbox is hostile.
 //!
 //! ```no_run
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use agentd_egress::{Gateway, GatewayConfig, GatewaySockets};
 //! # let sockets = GatewaySockets::default();
-//! let gateway = Gateway::start(sockets, GatewayConfig::new("pypi.example,*.files.example:443".parse()?))?;
+//! let gateway = Gateway::start(sockets, GatewayConfig::new("pypi.example,*.files.example:443".parse()?)).await?;
 //! while let Some(record) = gateway.log().next(std::time::Duration::from_secs(1)) {
 //!     println!("{record:?}");
 //! }
@@ -48,6 +48,7 @@ pub mod inspect;
 pub mod limits;
 mod listen;
 pub mod name;
+mod pktinfo;
 pub mod preset;
 pub mod proxy;
 mod reach;

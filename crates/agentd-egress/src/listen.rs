@@ -43,13 +43,16 @@ fn name(kind: SocketType) -> &'static str {
 /// the sandbox could bind the same port, and receive connections to the gateway.
 pub(crate) fn check(socket: impl AsFd, kind: SocketType) -> Result<(), GatewayError> {
     let socket = socket.as_fd();
-    let found = sockopt::socket_type(socket).map_err(GatewayError::socket)?;
-    if found != kind {
-        return Err(GatewayError::Kind { expected: name(kind), found: name(found) });
-    }
+    check_type(socket, kind)?;
     let shared = sockopt::socket_reuseaddr(socket).map_err(GatewayError::socket)?
         || sockopt::socket_reuseport(socket).map_err(GatewayError::socket)?;
     if shared { Err(GatewayError::Shared) } else { Ok(()) }
+}
+
+/// Checks the type of a socket.
+pub(crate) fn check_type(socket: impl AsFd, kind: SocketType) -> Result<(), GatewayError> {
+    let found = sockopt::socket_type(socket).map_err(GatewayError::socket)?;
+    if found == kind { Ok(()) } else { Err(GatewayError::Kind { expected: name(kind), found: name(found) }) }
 }
 
 /// Accepts connections until the gateway stops, and serves each in a task of its own.

@@ -1,7 +1,6 @@
 //! The network of granted hosts ([`Network::Egress`]): the settings that follow from the network grants, and the gateway of a
 //! sandbox.
 
-use crate::blocking::blocking;
 use agentd_core::{Control, ControlError, IsolationError, Network, NetworkFlow, NetworkLog, NetworkVerdict, PlanLine};
 use agentd_egress::{
     Gateway, GatewayConfig, GatewaySockets, NetGrant, NetGrants,
@@ -162,26 +161,19 @@ impl SandboxGateway {
             .push(socket);
         }
         let failed = |error| ControlError::caused_by(Control::Network, "start the gateway", error);
-        // Not on the runtime, because a failed start waits for the end of an event loop.
-        let gateway = blocking(move || Ok(Gateway::start(taken, config).map_err(failed)?)).await?;
+        let gateway = Gateway::start(taken, config).await.map_err(failed)?;
         let log = gateway.log().clone();
         Ok(Self { running: Mutex::new(Some(gateway)), log })
     }
 
     /// Ends all connections, and waits until they are recorded. Connections whose programs have ended may first end by
     /// themselves, for [`LAST_FLOWS`].
-    ///
-    /// # Errors
-    /// [`IsolationError::Internal`] if the thread that waits failed.
-    pub(crate) async fn stop(&self) -> Result<(), IsolationError> {
+    pub(crate) async fn stop(&self) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(gateway) = running else { return Ok(()) };
-        gateway.idle(LAST_FLOWS).await;
-        blocking(move || {
-            drop(gateway);
-            Ok(())
-        })
-        .await
+        if let Some(gateway) = running {
+            gateway.idle(LAST_FLOWS).await;
+            gateway.stop().await;
+        }
     }
 
     /// Returns the queue of the flows.

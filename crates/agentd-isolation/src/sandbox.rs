@@ -332,11 +332,10 @@ impl Sandbox for SharedKernelSandbox {
         };
         let result = self.ordered.destroy(kill).await;
         self.connection.destroyed();
-        let stopped = match &self.gateway {
-            Some(gateway) => gateway.stop().await,
-            None => Ok(()),
-        };
-        result.and(stopped)
+        if let Some(gateway) = &self.gateway {
+            gateway.stop().await;
+        }
+        result
     }
 }
 

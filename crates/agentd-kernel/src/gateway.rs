@@ -6,16 +6,20 @@
 
 mod attempts;
 
-use crate::{ErrnoContext, syscall::sockets::packet_socket};
-use agentd_core::{Control, ControlError};
+use crate::ErrnoContext;
+use agentd_core::{Control, ControlError, ControlStatus};
 use rustix::{
     io::Errno,
-    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, listen, recv, send, socket_with, sockopt},
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, listen, netlink::SocketAddrNetlink, recv, send,
+        socket_with, sockopt,
+    },
 };
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
+    time::Duration,
 };
 
 /// The purpose of a socket of the gateway.
@@ -27,7 +31,8 @@ pub enum GatewaySocket {
     DnsTcp,
     /// Receives datagrams at UDP port 53.
     DnsUdp,
-    /// Receives the first packet of each TCP connection, and UDP datagrams, to addresses that are not the sandbox's own.
+    /// A raw socket that receives the first packet of each TCP connection, or UDP datagrams, to addresses that are not the
+    /// sandbox's own.
     Attempts,
 }
 
@@ -42,28 +47,51 @@ const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(OWN_V4), IpAddr::V6(Ipv6Addr::new(0xf
 /// The maximum number of connections that wait to be accepted, for each socket. The sysctl `net.core.somaxconn` may lower it.
 const BACKLOG: i32 = 1024;
 const DNS: u16 = 53;
+/// The longest wait for the IPv6 address, which usually takes some microseconds.
+const USABLE: Duration = Duration::from_secs(1);
+
+/// The prepared network namespace.
+pub struct Prepared {
+    /// The sockets of the gateway.
+    pub sockets: Vec<(GatewaySocket, OwnedFd)>,
+    /// Partial if attempts that no socket accepts will not be recorded.
+    pub status: ControlStatus,
+    /// A description.
+    pub detail: String,
+}
 
 /// Prepares the network namespace of this process: addresses, routes, and sockets that listen on the TCP `ports` and on port 53.
-/// Needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE in the namespace. Returns the sockets and a description.
+/// Needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE in the namespace, and CAP_NET_RAW for the record of other attempts.
 ///
 /// # Errors
 /// The errno of a failed step for IPv4. On a kernel without IPv6, there are no sockets for IPv6, and the namespace has no IPv6
 /// either.
-pub fn prepare(ports: &[u16]) -> Result<(Vec<(GatewaySocket, OwnedFd)>, String), ControlError> {
+pub fn prepare(ports: &[u16]) -> Result<Prepared, ControlError> {
     let [v4, v6] = ADDRESSES;
     make_all_local(v4).during(Control::Network, || "make every IPv4 address local: rtnetlink".to_owned())?;
     let mut sockets = sockets_of(v4, ports)?;
-    let families = match make_all_local(v6) {
-        Ok(()) => {
-            sockets.extend(sockets_of(v6, ports)?);
-            "IPv4 and IPv6"
+    let mut families = vec![AddressFamily::INET];
+    let watch = watch_v6_addresses();
+    if make_all_local(v6).is_ok() {
+        sockets.extend(sockets_of(v6, ports)?);
+        families.push(AddressFamily::INET6);
+        // Without it, a packet may be lost.
+        watch.and_then(|watch| wait_until_usable(&watch)).ok();
+    }
+    let attempts: Result<Vec<_>, _> = families.iter().map(|family| attempts::sockets(*family)).collect();
+    // The kernel refuses the same attempts without these sockets.
+    let status = match attempts {
+        Ok(attempts) => {
+            sockets.extend(attempts.into_iter().flatten().map(|socket| (GatewaySocket::Attempts, socket)));
+            ControlStatus::Enforced
         }
-        Err(_) => "IPv4",
+        Err(errno) => ControlStatus::Partial(format!(
+            "TCP to other ports and UDP are refused, but not recorded: create a raw socket in the sandbox's network: {errno} \
+             — in an outer sandbox, allow raw sockets"
+        )),
     };
-    // Without packet sockets, the kernel refuses the same attempts, but attempts that no socket accepts are not recorded.
-    let attempts = packet_socket(&mut attempts::filter(OWN_V4), rtnetlink::LOOPBACK).ok();
-    sockets.extend(attempts.map(|socket| (GatewaySocket::Attempts, socket)));
-    Ok((sockets, format!("gateway to granted hosts, {families}; TCP ports {ports:?}")))
+    let families = if families.len() > 1 { "IPv4 and IPv6" } else { "IPv4" };
+    Ok(Prepared { sockets, status, detail: format!("gateway to granted hosts, {families}; TCP ports {ports:?}") })
 }
 
 fn sockets_of(family: IpAddr, ports: &[u16]) -> Result<Vec<(GatewaySocket, OwnedFd)>, ControlError> {
@@ -106,6 +134,8 @@ mod rtnetlink {
     pub(super) const IFA_LOCAL: u16 = 2;
     /// No duplicate address detection, so that the address is usable at once.
     pub(super) const IFA_F_NODAD: u8 = 0x02;
+    /// `RTMGRP_IPV6_IFADDR`.
+    pub(super) const GROUP_V6_ADDRESSES: u32 = 0x100;
     pub(super) const RTA_OIF: u16 = 4;
     pub(super) const RTA_PREFSRC: u16 = 7;
     pub(super) const RT_TABLE_MAIN: u8 = 254;
@@ -140,6 +170,28 @@ fn make_all_local(address: IpAddr) -> Result<(), Errno> {
         &attribute(RTA_PREFSRC, &octets),
     ];
     request(&netlink, NEW_ROUTE, FLAGS, &route.concat())
+}
+
+/// Returns a socket that receives a message about each change of an IPv6 address.
+fn watch_v6_addresses() -> Result<OwnedFd, Errno> {
+    let watch = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    bind(&watch, &SocketAddrNetlink::new(0, rtnetlink::GROUP_V6_ADDRESSES))?;
+    sockopt::set_socket_timeout(&watch, sockopt::Timeout::Recv, Some(USABLE))?;
+    Ok(watch)
+}
+
+/// Waits until the IPv6 address of `lo` is usable. The kernel adds its route in a worker, also without duplicate address
+/// detection (`addrconf_dad_start`), and then sends this message. Before that, a packet may be lost: on a busy machine, the first
+/// answer did not arrive in 166 of 400 namespaces. A connection waits a second for its second packet then.
+fn wait_until_usable(watch: &OwnedFd) -> Result<(), Errno> {
+    let [_, IpAddr::V6(own)] = ADDRESSES else { return Err(Errno::AFNOSUPPORT) };
+    let mut message = [0; 256];
+    loop {
+        let (received, _) = recv(watch, &mut message, RecvFlags::empty())?;
+        if message.get(..received).unwrap_or_default().windows(16).any(|part| part == own.octets()) {
+            return Ok(());
+        }
+    }
 }
 
 /// Encodes an attribute whose value needs no padding (`struct rtattr`).

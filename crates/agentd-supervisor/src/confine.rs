@@ -23,7 +23,7 @@ use agentd_core::{Control, ControlError, ControlReport, ControlStatus, NetworkMo
 use agentd_kernel::{
     affinity,
     cgroup::{Cgroup, Watch},
-    gateway::{self, GatewaySocket},
+    gateway::{self, GatewaySocket, Prepared},
     idmap, landlock,
     namespace::{self, NamespacePlan, NetnsBuilder},
     privileges,
@@ -216,8 +216,8 @@ fn enter_network(
     let join = || network?.join();
     if plan.namespaces.network == NetworkMode::Egress {
         join()?;
-        let (sockets, detail) = gateway::prepare(&plan.gateway_ports)?;
-        record.enforced(Control::Network, detail);
+        let Prepared { sockets, status, detail } = gateway::prepare(&plan.gateway_ports)?;
+        record.controls.push(ControlReport { control: Control::Network, status, detail });
         return Ok(sockets);
     }
     record.control(Control::Network, || join().map(|()| (ControlStatus::Enforced, "loopback only".to_owned())))?;

@@ -5,7 +5,6 @@
 //! learns an ECH configuration. All other questions are refused with a code that ends the client's search. `serve` has the
 //! sockets.
 
-mod pktinfo;
 pub(crate) mod serve;
 
 use crate::{grant::NetGrants, name::HostName, record::FlowRefusal, synthetic::SyntheticNames};

@@ -1,13 +1,11 @@
 //! The sockets of the DNS.
 
-use super::{
-    DnsAnswer, MAX_QUERY, answer,
-    pktinfo::{self, Datagram},
-};
+use super::{DnsAnswer, MAX_QUERY, answer};
 use crate::{
     error::GatewayError,
     gate::Gate,
     listen::{check, pause},
+    pktinfo::{self, Datagram},
     record::{FlowKind, FlowRecord, FlowVerdict},
 };
 use agentd_log::LogFailure as _;

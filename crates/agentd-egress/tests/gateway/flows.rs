@@ -330,7 +330,7 @@ fn through_proxy(sends_names: bool, grants: &str, names: Arc<Names>) -> (Vec<Str
     proxy.sends_names = sends_names;
     config.upstream = Upstream::Proxy(proxy);
     let (_, records) = sandbox(config, &[2222], |inside| {
-        if grants.contains("127.0.0.1") || sends_names {
+        if grants.contains("10.0.0.5") || sends_names {
             assert_eq!(exchange(&inside.connect("a.example.", 2222), b"x"), b"bannerx");
         } else {
             assert_eq!(inside.attempt(inside.address("a.example.", 2222)), Err(io::ErrorKind::ConnectionReset));
@@ -341,10 +341,10 @@ fn through_proxy(sends_names: bool, grants: &str, names: Arc<Names>) -> (Vec<Str
 }
 
 fn proxy() {
-    let names = || Names::new(&[("a.example", &[&["127.0.0.1"]])]);
-    let (requests, records) = through_proxy(false, "a.example:2222,127.0.0.1:2222", names());
-    assert_eq!(requests, ["CONNECT 127.0.0.1:2222 HTTP/1.1"]);
-    assert_eq!((records[0].connected, records[0].address_checked), (Some(([127, 0, 0, 1], 2222).into()), true));
+    let names = || Names::new(&[("a.example", &[&["10.0.0.5"]])]);
+    let (requests, records) = through_proxy(false, "a.example:2222,10.0.0.5:2222", names());
+    assert_eq!(requests, ["CONNECT 10.0.0.5:2222 HTTP/1.1"]);
+    assert_eq!((records[0].connected, records[0].address_checked), (Some(([10, 0, 0, 5], 2222).into()), true));
     assert_eq!((records[0].sent, records[0].received), (1, 7));
     let (requests, records) = through_proxy(false, "a.example:2222", names());
     assert_eq!(requests, Vec::<String>::new(), "a forbidden address does not reach the proxy");

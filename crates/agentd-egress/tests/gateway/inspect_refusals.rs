@@ -3,10 +3,10 @@
 use crate::{
     inspect::{bearer, refused, text},
     origin::{Client, HTTP_1, HTTP_2, SECRET, Scene, certificate, inspected, read_until, settings},
-    sandbox::{Names, config, rest},
+    sandbox::{Names, config, rest, start_gateway},
 };
 use agentd_egress::{
-    Gateway, GatewayError, GatewaySockets,
+    GatewayError, GatewaySockets,
     grant::PathError,
     http::HeadError,
     inspect::error::InspectRefusal,
@@ -353,14 +353,14 @@ fn limit() {
 }
 
 fn start() {
-    let error = Gateway::start(GatewaySockets::default(), config("a.example/GET:/x", Names::new(&[]))).unwrap_err();
+    let error = start_gateway(GatewaySockets::default(), config("a.example/GET:/x", Names::new(&[]))).unwrap_err();
     assert!(matches!(error, GatewayError::Inspection { .. }));
     for grants in ["b.example", "a.example/tcp", "a.example:8443/tls"] {
         let mut config = config(grants, Names::new(&[]));
         let certificate = certificate(&["a.example"], &[]);
         config.inspection = Some(Arc::new(settings(&certificate, 443, bearer()).0));
         assert!(!format!("{config:?}").contains(SECRET));
-        let error = Gateway::start(GatewaySockets::default(), config).unwrap_err();
+        let error = start_gateway(GatewaySockets::default(), config).unwrap_err();
         assert!(matches!(&error, GatewayError::Secret { .. }), "{grants}: {error}");
         assert!(!agentd_core::Remedy::in_message(&error.to_string()).as_str().is_empty(), "{error}");
     }

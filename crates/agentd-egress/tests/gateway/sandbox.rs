@@ -1,7 +1,9 @@
 //! A sandbox with its gateway, and servers outside.
 
 use crate::namespace::{enter_sandbox, socket};
-use agentd_egress::{Gateway, GatewayConfig, GatewaySockets, NetGrants, Resolve, name::HostName, record::FlowRecord};
+use agentd_egress::{
+    Gateway, GatewayConfig, GatewayError, GatewaySockets, NetGrants, Resolve, name::HostName, record::FlowRecord,
+};
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, RData, RecordType},
@@ -68,7 +70,7 @@ pub fn sandbox<R: Send>(
             client(&Inside { gateway: &gateway })
         });
         // The gateway's thread must be in the outer namespace, so this thread starts it.
-        let gateway = Arc::new(Gateway::start(sockets.recv().unwrap(), config).unwrap());
+        let gateway = Arc::new(start_gateway(sockets.recv().unwrap(), config).unwrap());
         start.send(gateway.clone()).unwrap();
         (inside.join(), gateway)
     });
@@ -77,6 +79,11 @@ pub fn sandbox<R: Send>(
     drop(Arc::into_inner(gateway).unwrap());
     assert_eq!(log.take_dropped(), 0);
     (result, std::iter::from_fn(|| log.next(LONG)).collect())
+}
+
+/// Starts a gateway.
+pub fn start_gateway(sockets: GatewaySockets, config: GatewayConfig) -> Result<Gateway, GatewayError> {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(Gateway::start(sockets, config))
 }
 
 fn sockets_of(ports: &[u16]) -> GatewaySockets {

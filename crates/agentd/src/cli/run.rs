@@ -69,7 +69,7 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     let work_root = temporary::of_run(&args.boundary)?;
     let mut selected = selection::of_run(&args, &work_root).await?;
     if args.explain {
-        return print_plan(&args, &selected);
+        return print_plan(&args, &selected).await;
     }
     // Held until the sandbox is gone, so that its layers are not collected.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
@@ -138,10 +138,11 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
 }
 
 /// Prints the plan of the sandbox.
-fn print_plan(args: &RunArgs, selected: &Selected) -> Result<u8, Failure> {
+async fn print_plan(args: &RunArgs, selected: &Selected) -> Result<u8, Failure> {
     let image = args.boundary.image.as_ref().map(image::find).transpose()?;
     let (spec, _) = request::request(args, &BackendDescription::new(&*selected.backend), image.as_ref())?;
-    std::io::stdout().write_all(explain::text(selected, &args.require, &spec)?.as_bytes())?;
+    let text = explain::text(selected, &args.require, &spec).await?;
+    std::io::stdout().write_all(text.as_bytes())?;
     Ok(0)
 }
 

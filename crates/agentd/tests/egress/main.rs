@@ -22,6 +22,7 @@ type EgressTest = (&'static str, fn(&str));
 
 fn main() {
     agentd::isolation::take_role();
+    outer::count_if_asked();
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     if !arguments.list {

@@ -48,6 +48,44 @@ pub fn enter() {
     panic!("{}", Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).env(ENTERED, "1").exec());
 }
 
+/// Set in the process of [`lost_packets`].
+const COUNTING: &str = "AGENTD_TEST_EGRESS_COUNT";
+
+/// Prepares many network namespaces in another process, and sends a packet of IPv6 in each. Returns the number of those in which
+/// the answer was lost.
+pub fn lost_packets() -> String {
+    let counting = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net"])
+        .arg(std::env::current_exe().unwrap())
+        .env(COUNTING, "1")
+        .output()
+        .unwrap();
+    assert!(counting.status.success(), "{counting:?}");
+    String::from_utf8(counting.stdout).unwrap()
+}
+
+/// Counts for [`lost_packets`], if this is its process.
+pub fn count_if_asked() {
+    if std::env::var_os(COUNTING).is_none() {
+        return;
+    }
+    let lost = (0..200).filter(|_| {
+        // SAFETY: the process has one thread, and no descriptor table is unshared.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+        namespace::loopback_up().unwrap();
+        let prepared = gateway::prepare(&[]).unwrap();
+        let socket = UdpSocket::bind("[::]:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        socket.connect("[2606:4700::1111]:9").unwrap();
+        socket.send(b"x").unwrap();
+        let answer = socket.recv(&mut [0]).unwrap_err();
+        drop(prepared);
+        answer.kind() != io::ErrorKind::ConnectionRefused
+    });
+    io::stdout().write_all(lost.count().to_string().as_bytes()).unwrap();
+    std::process::exit(0);
+}
+
 /// Starts the servers: TLS at 443, HTTP at 80, echo at 2222 and 853 over TCP; any datagram at 443; the name server.
 pub fn serve() {
     listen(443, tls::serve);

@@ -57,7 +57,7 @@ fn existing(paths: &[&'static str]) -> impl Iterator<Item = &'static str> {
     paths.iter().copied().filter(|path| Path::new(path).exists())
 }
 
-fn is_installed(program: &str) -> bool {
+pub(super) fn is_installed(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 
