@@ -1,6 +1,7 @@
 //! The command line of agentd.
 
 mod args;
+mod begin;
 mod bench;
 mod comparison;
 mod copy;

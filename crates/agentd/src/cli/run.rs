@@ -2,10 +2,11 @@
 
 use super::{
     args::{CommandArgs, NetworkArg, RequireArg, RunArgs},
+    begin::{self, Begun, Requested},
     comparison::Comparison,
     explain,
     failure::{self, CANNOT, Failure},
-    grants, hidden, image,
+    hidden, image,
     network::FlowReader,
     protection::{self, Advice},
     request::{self, BackendDescription},
@@ -14,9 +15,9 @@ use super::{
     stream, temporary, toolchains, writer,
 };
 use agentd_core::{
-    Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, NetworkMode, Sandbox,
+    Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, Sandbox,
 };
-use agentd_isolation::{HeadTail, egress, protect::Report, shared_kernel};
+use agentd_isolation::{HeadTail, protect::Report, shared_kernel};
 use std::{
     io::Write,
     sync::{Arc, PoisonError},
@@ -67,36 +68,17 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
 /// Runs the command. `result` receives what `--json` reports if the run ends with an error.
 async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure> {
     let work_root = temporary::of_run(&args.boundary)?;
-    let mut selected = selection::of_run(&args, &work_root).await?;
     if args.explain {
-        return print_plan(&args, &selected);
+        return print_plan(&args, &selection::of_run(&args, &work_root).await?);
     }
     // Held until the sandbox is gone, so that its layers are not collected.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let image = held.as_ref().map(|(image, _)| image);
-    let (mut spec, mut command) = request::request(&args, &BackendDescription::new(&*selected.backend), image)?;
-    let advice = Advice::for_grants(&spec.grants);
-    let limit = spec.limits.wall;
-    let mut compared = Comparison::begin(&spec.grants, limit);
-    // From here on, a signal ends the command first, so that agentd can clean up.
-    let mut stops = Stops::new()?;
-    if spec.network.mode() == NetworkMode::Egress {
-        egress::raise_descriptor_limit()?;
-    }
-    let mut made = selected.backend.create_sandbox(spec.clone()).await;
-    if made.as_ref().is_err_and(|error| selected.is_outdated_by(error)) {
-        selected.forget();
-        selected = selection::of_run(&args, &work_root).await?;
-        let earlier = spec.grants;
-        (spec, command) = request::request(&args, &BackendDescription::new(&*selected.backend), image)?;
-        grants::keep_objects(&earlier, &mut spec.grants);
-        compared = match Comparison::begin_until(&spec.grants, limit, &mut stops).await? {
-            Ok(compared) => compared,
-            Err(stop) => return Ok(stopped_by(stop)),
-        };
-        made = selected.backend.create_sandbox(spec.clone()).await;
-    }
-    let sandbox = made?;
+    let Begun { selected, sandbox, request, mut stops } = match begin::begin(&args, &work_root, image).await? {
+        Ok(begun) => begun,
+        Err(stop) => return Ok(stopped_by(stop)),
+    };
+    let Requested { spec, command, advice, mut compared } = request;
     let mut flows = FlowReader::start(&*sandbox, NetworkArg::deny_reasons(&args.boundary.net))?;
     // An image has its own programs, and without a boundary no directory is hidden.
     let hides = image.is_none() && selected.backend.traits().boundary;
@@ -109,7 +91,10 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
             .await
     } else {
         match sandbox.exec_streaming(command).await {
-            Ok(handle) => stream::stream(handle, &args.command, &mut stops).await,
+            Ok(handle) => {
+                compared.start_thread();
+                stream::stream(handle, &args.command, &mut stops).await
+            }
             Err(error) => Err(error),
         }
     };
@@ -291,6 +276,7 @@ async fn in_json(
 ) -> Result<u8, IsolationError> {
     let capture = command.capture;
     let handle = sandbox.exec_streaming(command).await?;
+    compared.start_thread();
     let (output, kept) = writer::keep(capture);
     let (outcome, stopped) = stream::serve(handle, args, stops, output).await?;
     // Destroy the sandbox first: the object is complete only when no process is running.

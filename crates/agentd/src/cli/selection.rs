@@ -7,7 +7,10 @@ use super::{
     temporary,
     terminal::Progress,
 };
-use crate::isolation::{ContainerBackend, backends_with, canonical_backend_name, choose_backend, forget_proof, is_own_backend};
+use crate::isolation::{
+    ContainerBackend, LinuxNativeBackend, backends_with, canonical_backend_name, choose_backend, create_backend, forget_proof,
+    is_own_backend,
+};
 use agentd_core::{BackendCapabilities, BackendTraits, Claim, Control, IsolationBackend, IsolationError};
 use rustix::fs::{Access, access};
 use std::{
@@ -54,11 +57,31 @@ impl Selected {
     }
 }
 
-/// Returns true if `auto` selects the backend of a run, among those that use the host's kernel.
+/// Returns true if the sandbox of a run uses the host's kernel and has namespaces.
 pub(crate) fn is_on_hosts_kernel(args: &RunArgs) -> bool {
-    let is_auto = |name: &str| name.is_empty() || name == AUTO;
-    let named = args.backend.clone().unwrap_or_else(|| std::env::var(VARIABLE).unwrap_or_default());
-    is_auto(&named) && !NeededTraits::of(args).own_kernel
+    match named(args) {
+        None => !NeededTraits::of(args).own_kernel,
+        Some(name) => {
+            let name = canonical_backend_name(&name);
+            name.is_some_and(|name| [LinuxNativeBackend::NAME, ContainerBackend::NAME].contains(&name.as_str()))
+        }
+    }
+}
+
+/// Returns the backend that `auto` is expected to select for a run, if it selects one: `linux-native`, unless the run needs
+/// traits that this backend lacks.
+pub(crate) fn expected(args: &RunArgs, work_root: &Path) -> Option<Arc<dyn IsolationBackend>> {
+    if named(args).is_some() {
+        return None;
+    }
+    let expected = create_backend(LinuxNativeBackend::NAME, work_root).ok()?;
+    NeededTraits::of(args).are_met_by(&expected.traits()).then_some(expected)
+}
+
+/// Returns the backend that the caller names, by the option or the environment variable.
+fn named(args: &RunArgs) -> Option<String> {
+    let named = args.backend.clone().or_else(|| std::env::var(VARIABLE).ok());
+    named.filter(|name| !name.is_empty() && name != AUTO)
 }
 
 /// Selects the backend of `agentd run`, with and without `--explain`.
@@ -201,7 +224,6 @@ fn setting(work_root: &Path) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isolation::LinuxNativeBackend;
     use agentd_core::ControlError;
 
     #[test]
