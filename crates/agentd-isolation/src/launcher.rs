@@ -8,12 +8,11 @@ mod loss;
 mod pending_orders;
 
 use agentd_core::IsolationError;
-use agentd_kernel::{namespace::NamespacePlan, seccomp::SeccompPlan};
 use agentd_log::LogFailure as _;
 use agentd_supervisor::{
     channel::{self, Channel, ChannelError},
     launcher::{self, StartedLauncher},
-    plan::SandboxPlan,
+    plan::{ExpectedPlan, SandboxPlan},
     protocol::{self, Order, Report},
 };
 use loss::Loss;
@@ -99,10 +98,9 @@ pub(crate) fn get() -> Result<Arc<Launcher>, IsolationError> {
     started(None)
 }
 
-/// Starts the launcher of this process, if there is none, and has it start the first process of the next sandbox. `seccomp` is
-/// the filter that the sandbox is expected to have.
-pub(crate) fn prepare(namespaces: NamespacePlan, seccomp: SeccompPlan) -> Result<(), IsolationError> {
-    started(Some(&Order::Prepare { namespaces, seccomp })).map(drop)
+/// Starts the launcher of this process, if there is none, and has it start the first process of the next sandbox.
+pub(crate) fn prepare(expected: ExpectedPlan) -> Result<(), IsolationError> {
+    started(Some(&Order::Prepare(expected))).map(drop)
 }
 
 /// Returns the launcher of this process, after `order` was sent to it; starts one if there is none.

@@ -3,7 +3,7 @@
 
 use crate::{
     blocking::{blocking, planning},
-    egress, explain,
+    egress, explain, fallback,
     launcher::{self, Ordered},
     layered::{LayerStore, LayeredSandbox},
     own_state,
@@ -23,7 +23,10 @@ use agentd_kernel::{
     seccomp::SeccompPlan,
 };
 use agentd_log::LogFailure as _;
-use agentd_supervisor::{plan::SandboxPlan, role};
+use agentd_supervisor::{
+    plan::{ExpectedPlan, SandboxPlan},
+    role,
+};
 use async_trait::async_trait;
 use std::{
     path::{Path, PathBuf},
@@ -38,20 +41,25 @@ pub fn has_subordinate_ids() -> bool {
     !rustix::process::geteuid().is_root() && Subordinate::of_caller().is_ok()
 }
 
-/// Starts the launcher, and in it the first process of a sandbox of this network access, profile and limits. The kernel then
-/// creates the namespaces while the caller plans the sandbox. A program with one thread forks the launcher, so this function is
-/// best called before another thread starts.
+/// Starts the launcher. A program with one thread forks the launcher, so this function is best called before another thread
+/// starts. A failure is only logged: creating a sandbox meets and reports it.
+pub fn start_launcher() {
+    launcher::get().map(drop).or_debug("start the launcher", "next sandbox");
+}
+
+/// Starts the first process of a sandbox of this network access, profile and limits. The kernel then creates the namespaces while
+/// the caller plans the sandbox. With `view`, which suits a sandbox of `linux-native` without degraded isolation only, the process
+/// also begins to build the view.
 ///
 /// Nothing is lost if no such sandbox follows. A failure is only logged: creating a sandbox meets and reports it.
-pub fn prepare(network: NetworkMode, profile: Profile, limits: &Limits) {
-    let seccomp = SeccompPlan { profile, network, set_ids: false };
-    let prepared = if CgroupPlan::from_limits(limits, SeccompPlan::SUPERVISOR_THREADS).is_empty() {
-        launcher::prepare(NamespacePlan { enabled: true, network, ids: Ids::Dedicated }, seccomp)
-    } else {
-        // The first process would have to be in its cgroup from the start.
-        launcher::get().map(drop)
-    };
-    prepared.or_debug("prepare the launcher", "next sandbox");
+pub fn prepare(network: NetworkMode, profile: Profile, limits: &Limits, view: bool) {
+    // With a control group, the first process would have to be in it from the start.
+    if CgroupPlan::from_limits(limits, SeccompPlan::SUPERVISOR_THREADS).is_empty() {
+        let namespaces = NamespacePlan { enabled: true, network, ids: Ids::Dedicated };
+        let seccomp = SeccompPlan { profile, network, set_ids: false };
+        let expected = ExpectedPlan { namespaces, seccomp, view: view.then_some(fallback::SCRATCH_BYTES) };
+        launcher::prepare(expected).or_debug("prepare the first process", "next sandbox");
+    }
 }
 
 /// The properties of one shared-kernel backend.

@@ -1,7 +1,7 @@
 //! `agentd run`: runs one command in a new sandbox.
 
 use super::{
-    args::{CommandArgs, NetworkArg, RequireArg, RunArgs},
+    args::{Cli, CommandArgs, NetworkArg, RequireArg, RunArgs},
     begin::{self, Begun, Requested},
     comparison::Comparison,
     explain,
@@ -15,23 +15,40 @@ use super::{
     stream, temporary, toolchains, writer,
 };
 use agentd_core::{
-    Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, Sandbox,
+    Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, Limits, NetworkMode, Profile,
+    Sandbox,
 };
 use agentd_isolation::{HeadTail, protect::Report, shared_kernel};
 use std::{
+    ffi::OsString,
     io::Write,
     sync::{Arc, PoisonError},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Starts the launcher and the first process of the sandbox, which run while the run is planned (decision 0079). Must be called
-/// before any thread starts, because the launcher is a fork of this process.
+/// Starts the launcher before the arguments are parsed, and has it start the first process that most runs need, unless an argument
+/// may request another one. Returns true if it has.
+pub(crate) fn prepare_usual(arguments: &[OsString]) -> bool {
+    if !Cli::may_need_launcher(arguments) {
+        return false;
+    }
+    // A fork of this process, which is small now, and gets ready while the arguments are parsed.
+    if !Cli::is_usual(arguments) || selection::is_default_set() {
+        shared_kernel::start_launcher();
+        return false;
+    }
+    shared_kernel::prepare(NetworkMode::Off, Profile::Default, &Limits::default(), true);
+    true
+}
+
+/// Has the launcher start the first process of the sandbox while the run is planned (decision 0079).
 pub(crate) fn prepare(args: &RunArgs) {
     // A machine has its own launcher, in the guest.
     if !args.explain && selection::is_on_hosts_kernel(args) {
         // Planning the run reports what is wrong with the network.
         let Ok(network) = NetworkArg::network(&args.boundary.net) else { return };
-        shared_kernel::prepare(network.mode(), request::profile(&args.boundary), &request::limits(&args.boundary));
+        let (profile, limits) = (request::profile(&args.boundary), request::limits(&args.boundary));
+        shared_kernel::prepare(network.mode(), profile, &limits, selection::expects_a_view(args));
     }
 }
 

@@ -68,6 +68,15 @@ pub(crate) fn is_on_hosts_kernel(args: &RunArgs) -> bool {
     }
 }
 
+/// Returns true if the sandbox of a run is expected to be one of `linux-native` whose isolation is not degraded.
+pub(crate) fn expects_a_view(args: &RunArgs) -> bool {
+    let is_native = match named(args) {
+        None => expected(args, &std::env::temp_dir()).is_some(),
+        Some(name) => canonical_backend_name(&name).as_deref() == Some(LinuxNativeBackend::NAME),
+    };
+    is_native && !args.boundary.allow_degraded
+}
+
 /// Returns the backend that `auto` is expected to select for a run, if it selects one: `linux-native`, unless the run needs
 /// traits that this backend lacks.
 pub(crate) fn expected(args: &RunArgs, work_root: &Path) -> Option<Arc<dyn IsolationBackend>> {
@@ -76,6 +85,11 @@ pub(crate) fn expected(args: &RunArgs, work_root: &Path) -> Option<Arc<dyn Isola
     }
     let expected = create_backend(LinuxNativeBackend::NAME, work_root).ok()?;
     NeededTraits::of(args).are_met_by(&expected.traits()).then_some(expected)
+}
+
+/// Returns true if the environment names the default for `--backend`.
+pub(crate) fn is_default_set() -> bool {
+    std::env::var_os(VARIABLE).is_some_and(|name| !name.is_empty() && name != AUTO)
 }
 
 /// Returns the backend that the caller names, by the option or the environment variable.

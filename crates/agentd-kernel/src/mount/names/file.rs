@@ -18,6 +18,9 @@ use std::{
     path::Path,
 };
 
+/// Largest size of a file for which room is reserved before it is read.
+const USUAL: usize = 16 << 10;
+
 /// The origin of a directory's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filled {
@@ -54,7 +57,9 @@ pub(super) fn read(etc: &OwnedFd, name: &str, filled: Filled) -> Result<Present,
     if !FileType::from_raw_mode(stat.st_mode).is_file() {
         return Ok(Present::Other("the object is not a regular file".to_owned()));
     }
-    let mut content = Vec::new();
+    // Room for the usual content, because a reader with a limit does not query the size of the file.
+    let size = usize::try_from(stat.st_size).unwrap_or_default().min(USUAL);
+    let mut content = Vec::with_capacity(size + 1);
     // Reads one byte more than allowed, to detect a longer file: the file may grow while it is read.
     File::from(file)
         .take(MAX_FILE_BYTES + 1)
