@@ -2,7 +2,7 @@
 
 use super::{
     args::{Cli, CommandArgs, NetworkArg, RequireArg, RunArgs},
-    begin::{self, Begun, Requested},
+    begin::{self, Before, Begun},
     comparison::Comparison,
     explain,
     failure::{self, CANNOT, Failure},
@@ -91,11 +91,11 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     // Held until the sandbox is gone, so that its layers are not collected.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let image = held.as_ref().map(|(image, _)| image);
-    let Begun { selected, sandbox, request, mut stops } = match begin::begin(&args, &work_root, image).await? {
+    let Begun { selected, sandbox, spec, command, before } = match begin::begin(&args, &work_root, image).await? {
         Ok(begun) => begun,
         Err(stop) => return Ok(stopped_by(stop)),
     };
-    let Requested { spec, command, advice, mut compared } = request;
+    let Before { advice, mut compared, mut stops } = before;
     let mut flows = FlowReader::start(&*sandbox, NetworkArg::deny_reasons(&args.boundary.net))?;
     // An image has its own programs, and without a boundary no directory is hidden.
     let hides = image.is_none() && selected.backend.traits().boundary;

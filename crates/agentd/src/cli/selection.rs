@@ -59,32 +59,31 @@ impl Selected {
 
 /// Returns true if the sandbox of a run uses the host's kernel and has namespaces.
 pub(crate) fn is_on_hosts_kernel(args: &RunArgs) -> bool {
-    match named(args) {
-        None => !NeededTraits::of(args).own_kernel,
-        Some(name) => {
-            let name = canonical_backend_name(&name);
-            name.is_some_and(|name| [LinuxNativeBackend::NAME, ContainerBackend::NAME].contains(&name.as_str()))
-        }
-    }
+    named(args).map_or(!NeededTraits::of(args).own_kernel, |name| on_hosts_kernel(&name).is_some())
+}
+
+/// Returns the canonical name if it is that of one of agentd's own backends with namespaces on the host's kernel.
+fn on_hosts_kernel(name: &str) -> Option<String> {
+    let own = [LinuxNativeBackend::NAME, ContainerBackend::NAME];
+    canonical_backend_name(name).filter(|name| own.contains(&name.as_str()))
 }
 
 /// Returns true if the sandbox of a run is expected to be one of `linux-native` whose isolation is not degraded.
 pub(crate) fn expects_a_view(args: &RunArgs) -> bool {
-    let is_native = match named(args) {
-        None => expected(args, &std::env::temp_dir()).is_some(),
-        Some(name) => canonical_backend_name(&name).as_deref() == Some(LinuxNativeBackend::NAME),
-    };
-    is_native && !args.boundary.allow_degraded
+    let expected = expected(args, &std::env::temp_dir());
+    expected.is_some_and(|expected| expected.name() == LinuxNativeBackend::NAME) && !args.boundary.allow_degraded
 }
 
-/// Returns the backend that `auto` is expected to select for a run, if it selects one: `linux-native`, unless the run needs
-/// traits that this backend lacks.
+/// Returns the backend on the host's kernel that a run is expected to have: the one that the caller names, or `linux-native`,
+/// unless the run needs traits that this backend lacks.
 pub(crate) fn expected(args: &RunArgs, work_root: &Path) -> Option<Arc<dyn IsolationBackend>> {
-    if named(args).is_some() {
-        return None;
+    match named(args) {
+        Some(name) => create_backend(&on_hosts_kernel(&name)?, work_root).ok(),
+        None => {
+            let expected = create_backend(LinuxNativeBackend::NAME, work_root).ok()?;
+            NeededTraits::of(args).are_met_by(&expected.traits()).then_some(expected)
+        }
     }
-    let expected = create_backend(LinuxNativeBackend::NAME, work_root).ok()?;
-    NeededTraits::of(args).are_met_by(&expected.traits()).then_some(expected)
 }
 
 /// Returns true if the environment names the default for `--backend`.
