@@ -48,8 +48,8 @@ pub fn start_launcher() {
 }
 
 /// Starts the first process of a sandbox of this network access, profile and limits. The kernel then creates the namespaces while
-/// the caller plans the sandbox. With `view`, which suits a sandbox of `linux-native` without degraded isolation only, the process
-/// also begins to build the view.
+/// the caller plans the sandbox. With `view`, which suits a sandbox of `linux-native` without degraded isolation only, the
+/// process also begins to build the view.
 ///
 /// Nothing is lost if no such sandbox follows. A failure is only logged: creating a sandbox meets and reports it.
 pub fn prepare(network: NetworkMode, profile: Profile, limits: &Limits, view: bool) {
@@ -128,7 +128,8 @@ impl<K: BackendKind> SharedKernelBackend<K> {
         Ok(plan)
     }
 
-    /// Plans a sandbox of `spec`. If that fails, and a grant is refused because of agentd's own folders, returns the latter error.
+    /// Plans a sandbox of `spec`. If that fails, and a grant is refused because of agentd's own folders, returns the latter
+    /// error.
     fn plan_unchecked(config: &K::Config, spec: &SandboxSpec) -> Result<Planned, IsolationError> {
         if spec.network.mode() == NetworkMode::Egress && !K::TRAITS.egress {
             return Err(IsolationError::Invalid {

@@ -294,8 +294,8 @@ fn hierarchy(known: &mut Option<Hierarchy>) -> &Hierarchy {
     })
 }
 
-/// Writes the id maps of the new process and lets the process continue, unless it has `id_map` already. Sends the mount trees that
-/// the process needs last.
+/// Writes the id maps of the new process and lets the process continue, unless it has `id_map` already. Sends the mount trees
+/// that the process needs last.
 fn admit(plan: &SandboxPlan, pid: i32, id_map: Option<IdMap>, go: &OwnedFd) -> Result<Option<IdLease>, ControlError> {
     let privileged = rustix::process::geteuid().is_root();
     let (id_map, lease) = match id_map {

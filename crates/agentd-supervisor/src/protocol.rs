@@ -172,8 +172,8 @@ pub enum Order {
         /// The plan of the sandbox.
         plan: Box<SandboxPlan>,
     },
-    /// Start the first process of the next sandbox before its plan is known. The launcher sends no reply. If this process does not
-    /// suit the plan of the next sandbox, the launcher starts another one for that sandbox and keeps this one.
+    /// Start the first process of the next sandbox before its plan is known. The launcher sends no reply. If this process does
+    /// not suit the plan of the next sandbox, the launcher starts another one for that sandbox and keeps this one.
     Prepare(ExpectedPlan),
     /// End a sandbox and remove everything that belonged to it.
     Destroy {

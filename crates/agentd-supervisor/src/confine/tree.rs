@@ -10,8 +10,8 @@ use agentd_core::{Control, ControlError, ControlReport};
 use agentd_kernel::mount::{self, OwnTrees, ViewBase, ViewPlan, device::Devices, root::RootPlan};
 use std::os::fd::OwnedFd;
 
-/// Builds the tree of the plan and enters it. `base` is the part of a view that was built before. Returns false if the control for mounts is missing, so that the commands see the
-/// host's tree although the plan has another.
+/// Builds the tree of the plan and enters it. `base` is the part of a view that was built before. Returns false if the control
+/// for mounts is missing, so that the commands see the host's tree although the plan has another.
 pub(super) fn enter(
     inherited: &Inherited<'_>,
     ids: &Ids,
@@ -98,7 +98,8 @@ fn enter_view(
     // A grant whose path now leads elsewhere is not a missing control: it ends the sandbox even if degraded isolation is allowed.
     let opened = if go.is_some() { Vec::new() } else { mount::open_grants(&view.grants)? };
     record.control(Control::Mounts, || {
-        // The launcher clones the trees of the grants while the view is built. Without it, they are cloned before the view changes.
+        // The launcher clones the trees of the grants while the view is built. Without it, they are cloned before the view
+        // changes.
         let own_trees = if go.is_some() { Vec::new() } else { mount::clone_grants(&view.grants, &opened)? };
         let base = base.map_or_else(|| ViewBase::build(view.scratch_bytes), Ok)?;
         let built = mount::build(view, base, own)?;

@@ -8,8 +8,8 @@ use super::{
     image::Image,
     protection::Advice,
     request::{self, BackendDescription},
-    run::Stops,
     selection::{self, Selected},
+    stops::Stops,
 };
 use agentd_core::{Command, IsolationBackend, IsolationError, NetworkMode, Sandbox, SandboxSpec};
 use agentd_isolation::egress;
@@ -44,9 +44,9 @@ impl Before {
 
 /// Selects the backend of a run, and creates the sandbox. Returns the signal that ended this instead, if one did.
 ///
-/// If a certain backend on the host's kernel is expected, the sandbox is created in it at once. Meanwhile, the selection reads the
-/// proof of the backend, or probes it, and the state of the protected paths is recorded. No command starts in the sandbox before
-/// the selection has confirmed the backend (decision 0090).
+/// If a certain backend on the host's kernel is expected, the sandbox is created in it at once. Meanwhile, the selection reads
+/// the proof of the backend, or probes it, and the state of the protected paths is recorded. No command starts in the sandbox
+/// before the selection has confirmed the backend (decision 0090).
 pub(super) async fn begin(args: &RunArgs, work_root: &Path, image: Option<&Image>) -> Result<Result<Begun, i32>, Failure> {
     let Some(expected) = selection::expected(args, work_root) else {
         let selected = selection::of_run(args, work_root).await?;

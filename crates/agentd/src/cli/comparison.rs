@@ -1,7 +1,7 @@
 //! The comparison of protected paths before and after a run. A signal or the time limit of the command ends it early, and the
 //! report then names the first path that was not compared.
 
-use super::{failure::Failure, run::Stops};
+use super::{failure::Failure, stops::Stops};
 use agentd_core::{Access, Grant};
 use agentd_isolation::protect::{Cause, Gaps, Interrupt, Report, Watch};
 use std::{

@@ -31,6 +31,7 @@ mod result_object;
 mod run;
 mod sandbox;
 mod selection;
+mod stops;
 mod stream;
 mod suggestions;
 mod temporary;
