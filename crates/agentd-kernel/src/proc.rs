@@ -4,8 +4,9 @@
 //! (`pid_namespaces(7)`). After `unshare --pid`, and in a container with the `/proc` of the host, `/proc/PID` is therefore the
 //! directory of another process than the one to which this process refers by that pid.
 
+use crate::text;
 use agentd_core::{Control, ControlError};
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 const PROBLEM: &str = "/proc belongs to another PID namespace, so a pid in it may name another process";
 
@@ -30,7 +31,7 @@ impl ForeignProc {
 pub fn directory_of(pid: i32) -> Result<PathBuf, ForeignProc> {
     let own = rustix::process::getpid().as_raw_pid();
     // A process that this `/proc` does not show has no entry `self`.
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = text::read("/proc/self/status").unwrap_or_default();
     if has_only(&status, own) { Ok(PathBuf::from(format!("/proc/{pid}"))) } else { Err(ForeignProc) }
 }
 

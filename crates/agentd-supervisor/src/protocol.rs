@@ -6,11 +6,9 @@
 //! A frame is a little-endian `u32` length, a `u8` count of descriptors, and that many bytes of a postcard-encoded message.
 //! Messages from a supervisor are untrusted: [`decode`] reads at most the frame and never panics.
 
-use crate::plan::SandboxPlan;
+use crate::plan::{ExpectedPlan, SandboxPlan};
 use agentd_core::{ControlError, ControlReport};
-use agentd_kernel::{
-    cgroup::WatchKind, gateway::GatewaySocket, namespace::NamespacePlan, rlimit::RlimitPlan, seccomp::SeccompPlan,
-};
+use agentd_kernel::{cgroup::WatchKind, gateway::GatewaySocket, rlimit::RlimitPlan};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The protocol version. It changes whenever a message changes.
@@ -174,14 +172,9 @@ pub enum Order {
         /// The plan of the sandbox.
         plan: Box<SandboxPlan>,
     },
-    /// Start the first process of the next sandbox before its plan is known. The launcher sends no reply. If the plan of the next
-    /// sandbox has other namespaces or a control group, the launcher starts another process for that sandbox and keeps this one.
-    Prepare {
-        /// The namespaces of the sandbox.
-        namespaces: NamespacePlan,
-        /// The filter that the sandbox is expected to have; it may have another.
-        seccomp: SeccompPlan,
-    },
+    /// Start the first process of the next sandbox before its plan is known. The launcher sends no reply. If this process does
+    /// not suit the plan of the next sandbox, the launcher starts another one for that sandbox and keeps this one.
+    Prepare(ExpectedPlan),
     /// End a sandbox and remove everything that belonged to it.
     Destroy {
         /// The sandbox.

@@ -29,14 +29,28 @@ use std::path::Path;
 ///
 /// # Errors
 /// [`IsolationError::Invalid`] for a grant that contains one of these folders or lies in one, and the errors of [`grants::pin`].
-pub fn checked(mut spec: SandboxSpec, more: &[&Path]) -> Result<SandboxSpec, IsolationError> {
-    grants::pin(&mut spec)?;
+pub fn checked(spec: SandboxSpec, more: &[&Path]) -> Result<SandboxSpec, IsolationError> {
+    let spec = unchecked(spec)?;
     check(&spec.grants, more)?;
+    Ok(spec)
+}
+
+/// Resolves the grants of `spec` and protects the executable, as [`checked`] does. The caller must call [`check`] before a
+/// command can start in a sandbox with these grants.
+///
+/// # Errors
+/// The errors of [`grants::pin`], and [`IsolationError::Io`] if the path of the executable cannot be read.
+pub(crate) fn unchecked(mut spec: SandboxSpec) -> Result<SandboxSpec, IsolationError> {
+    grants::pin(&mut spec)?;
     executable::protect(&mut spec.grants)?;
     Ok(spec)
 }
 
-fn check(grants: &[Grant], more: &[&Path]) -> Result<(), IsolationError> {
+/// Compares resolved grants with the folders of agentd and with `more`, the folders of a backend.
+///
+/// # Errors
+/// [`IsolationError::Invalid`] for a grant that contains one of these folders or lies in one.
+pub(crate) fn check(grants: &[Grant], more: &[&Path]) -> Result<(), IsolationError> {
     if grants.is_empty() {
         return Ok(());
     }

@@ -7,14 +7,15 @@ use super::{
 };
 use crate::plan::{SandboxPlan, Tree};
 use agentd_core::{Control, ControlError, ControlReport};
-use agentd_kernel::mount::{self, OwnTrees, ViewPlan, device::Devices, root::RootPlan};
+use agentd_kernel::mount::{self, OwnTrees, ViewBase, ViewPlan, device::Devices, root::RootPlan};
 use std::os::fd::OwnedFd;
 
-/// Builds the tree of the plan and enters it. Returns false if the control for mounts is missing, and the commands therefore see
-/// the host's tree instead of the planned one.
+/// Builds the tree of the plan and enters it. `base` is the part of a view that was built before. Returns false if the control
+/// for mounts is missing, and the commands therefore see the host's tree instead of the planned one.
 pub(super) fn enter(
     inherited: &Inherited<'_>,
     ids: &Ids,
+    base: Option<ViewBase>,
     go: ConfineChannel,
     record: &mut ControlRecord<'_>,
 ) -> Result<bool, ControlError> {
@@ -29,7 +30,7 @@ pub(super) fn enter(
     match &plan.tree {
         Tree::Host => {}
         Tree::Root(root) => enter_root(root, own, go.as_mut(), record)?,
-        Tree::View(view) => enter_view(view, own, go.as_mut(), record)?,
+        Tree::View(view) => enter_view((view, base), own, go.as_mut(), record)?,
     }
     let entered = !record.is_missing(Control::Mounts);
     if let Some(fallback) = fallback.filter(|_| !entered) {
@@ -89,7 +90,7 @@ impl RootTrees {
 
 /// Enters a view of the host's tree. `go` sends the trees of the grants if they are id-mapped.
 fn enter_view(
-    view: &ViewPlan,
+    (view, base): (&ViewPlan, Option<ViewBase>),
     own: OwnTrees,
     go: Option<&mut ConfineChannel>,
     record: &mut ControlRecord<'_>,
@@ -97,14 +98,12 @@ fn enter_view(
     // A grant whose path now leads elsewhere is not a missing control: it ends the sandbox even if degraded isolation is allowed.
     let opened = if go.is_some() { Vec::new() } else { mount::open_grants(&view.grants)? };
     record.control(Control::Mounts, || {
-        let notes = if let Some(go) = go {
-            // The trees arrive while the view is built.
-            let built = mount::build(view, own)?;
-            built.attach(go.trees()?)?
-        } else {
-            let grants = mount::clone_grants(&view.grants, &opened)?;
-            mount::build(view, own)?.attach(grants)?
-        };
+        // The launcher clones the trees of the grants while the view is built. Without it, they are cloned before the view
+        // changes.
+        let own_trees = if go.is_some() { Vec::new() } else { mount::clone_grants(&view.grants, &opened)? };
+        let base = base.map_or_else(|| ViewBase::build(view.scratch_bytes), Ok)?;
+        let built = mount::build(view, base, own)?;
+        let notes = built.attach(go.map_or(Ok(own_trees), ConfineChannel::trees)?)?;
         Ok(noted(notes, format!("{} masks, {} grants", view.masks.len(), view.grants.len())))
     })
 }

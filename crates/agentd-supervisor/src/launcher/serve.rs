@@ -72,8 +72,8 @@ impl Launcher {
                 }
                 Ok(())
             }
-            Order::Prepare { namespaces, seccomp } => {
-                self.prepare(namespaces, seccomp);
+            Order::Prepare(expected) => {
+                self.prepare(expected);
                 Ok(())
             }
             Order::Destroy { id, report } => self.destroy(id, report),

@@ -4,9 +4,9 @@ use super::{
     args::DaemonCommand,
     failure::Failure,
     logging,
-    run::Stops,
     sandbox::{self, in_words},
     selection,
+    stops::Stops,
 };
 use agentd_core::{ControlError, escape};
 use agentd_daemon::{Client, Daemon, OwnMounts, Proof};

@@ -8,8 +8,9 @@ use super::{
     regrant::regrant,
     remove::remove,
     request::{self, BackendDescription},
-    run::{Stops, not_executed, warn_of_weaknesses},
+    run::{not_executed, warn_of_weaknesses},
     selection::{self, Selected},
+    stops::Stops,
     stream, writer,
 };
 use agentd_core::{IsolationError, Root, Writable, escape};

@@ -7,7 +7,10 @@ use super::{
     temporary,
     terminal::Progress,
 };
-use crate::isolation::{ContainerBackend, backends_with, canonical_backend_name, choose_backend, forget_proof, is_own_backend};
+use crate::isolation::{
+    ContainerBackend, LinuxNativeBackend, backends_with, canonical_backend_name, choose_backend, create_backend, forget_proof,
+    is_own_backend,
+};
 use agentd_core::{BackendCapabilities, BackendTraits, Claim, Control, IsolationBackend, IsolationError};
 use rustix::fs::{Access, access};
 use std::{
@@ -54,11 +57,44 @@ impl Selected {
     }
 }
 
-/// Returns true if `auto` selects the backend of a run, among those that use the host's kernel.
+/// Returns true if the sandbox of a run uses the host's kernel and has namespaces.
 pub(crate) fn is_on_hosts_kernel(args: &RunArgs) -> bool {
-    let is_auto = |name: &str| name.is_empty() || name == AUTO;
-    let named = args.backend.clone().unwrap_or_else(|| std::env::var(VARIABLE).unwrap_or_default());
-    is_auto(&named) && !NeededTraits::of(args).own_kernel
+    named(args).map_or(!NeededTraits::of(args).own_kernel, |name| on_hosts_kernel(&name).is_some())
+}
+
+/// Returns the canonical name if it is that of one of agentd's own backends with namespaces on the host's kernel.
+fn on_hosts_kernel(name: &str) -> Option<String> {
+    let own = [LinuxNativeBackend::NAME, ContainerBackend::NAME];
+    canonical_backend_name(name).filter(|name| own.contains(&name.as_str()))
+}
+
+/// Returns true if the sandbox of a run is expected to be one of `linux-native` whose isolation is not degraded.
+pub(crate) fn expects_a_view(args: &RunArgs) -> bool {
+    let expected = expected(args, &std::env::temp_dir());
+    expected.is_some_and(|expected| expected.name() == LinuxNativeBackend::NAME) && !args.boundary.allow_degraded
+}
+
+/// Returns the backend on the host's kernel that a run is expected to have: the one that the caller names, or `linux-native`,
+/// unless the run needs traits that this backend lacks.
+pub(crate) fn expected(args: &RunArgs, work_root: &Path) -> Option<Arc<dyn IsolationBackend>> {
+    match named(args) {
+        Some(name) => create_backend(&on_hosts_kernel(&name)?, work_root).ok(),
+        None => {
+            let expected = create_backend(LinuxNativeBackend::NAME, work_root).ok()?;
+            NeededTraits::of(args).are_met_by(&expected.traits()).then_some(expected)
+        }
+    }
+}
+
+/// Returns true if the environment names the default for `--backend`.
+pub(crate) fn is_default_set() -> bool {
+    std::env::var_os(VARIABLE).is_some_and(|name| !name.is_empty() && name != AUTO)
+}
+
+/// Returns the backend that the caller names, by the option or the environment variable.
+fn named(args: &RunArgs) -> Option<String> {
+    let named = args.backend.clone().or_else(|| std::env::var(VARIABLE).ok());
+    named.filter(|name| !name.is_empty() && name != AUTO)
 }
 
 /// Selects the backend of `agentd run`, with and without `--explain`.
@@ -201,7 +237,6 @@ fn setting(work_root: &Path) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isolation::LinuxNativeBackend;
     use agentd_core::ControlError;
 
     #[test]

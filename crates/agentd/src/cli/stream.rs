@@ -4,7 +4,7 @@
 use super::{
     args::CommandArgs,
     failure::CANNOT,
-    run::Stops,
+    stops::Stops,
     terminal,
     writer::{self, OutputPiece, Written},
 };

@@ -64,13 +64,14 @@ fn prepared(backend_name: &str) {
     name("granted.example", &[PUBLIC]);
     in_runtime(async {
         let backend = backend(backend_name);
-        shared_kernel::prepare(NetworkMode::Egress, Profile::Default, &Limits::default());
+        let view = backend_name == "linux-native";
+        shared_kernel::prepare(NetworkMode::Egress, Profile::Default, &Limits::default(), view);
         let sandbox = backend.create_sandbox(spec(&["granted.example:2222"])).await.unwrap();
         let outcome = sandbox.exec(bash(TALK)).await.unwrap();
         assert_eq!(outcome.stdout.to_bytes(), b"hello\n", "{outcome:?}");
         sandbox.destroy().await.unwrap();
         // A process that was prepared for another network is not used.
-        shared_kernel::prepare(NetworkMode::Off, Profile::Default, &Limits::default());
+        shared_kernel::prepare(NetworkMode::Off, Profile::Default, &Limits::default(), view);
         let sandbox = backend.create_sandbox(spec(&["granted.example:2222"])).await.unwrap();
         assert_eq!(sandbox.exec(bash(TALK)).await.unwrap().stdout.to_bytes(), b"hello\n");
         sandbox.destroy().await.unwrap();
