@@ -14,6 +14,7 @@ use std::{sync::Arc, time::Duration};
 pub const TESTS: &[EgressTest] = &[
     ("sandbox_of_the_library_records_its_flows", flows),
     ("prepared_first_process_reaches_granted_hosts", prepared),
+    ("granted_hosts_of_a_running_sandbox_change", changed),
     ("backends_that_cannot_limit_the_network_refuse", refused),
 ];
 
@@ -72,6 +73,28 @@ fn prepared(backend_name: &str) {
         let sandbox = backend.create_sandbox(spec(&["granted.example:2222"])).await.unwrap();
         assert_eq!(sandbox.exec(bash(TALK)).await.unwrap().stdout.to_bytes(), b"hello\n");
         sandbox.destroy().await.unwrap();
+    });
+}
+
+fn changed(backend_name: &str) {
+    name("granted.example", &[PUBLIC]);
+    in_runtime(async {
+        let sandbox = backend(backend_name).create_sandbox(spec(&[])).await.unwrap();
+        let talk = async || sandbox.exec(bash(TALK)).await.unwrap().stdout.to_bytes();
+        assert_eq!(talk().await, b"");
+        let granted = spec(&["granted.example:2222"]).network;
+        sandbox.set_network(&granted).await.unwrap();
+        assert_eq!(talk().await, b"hello\n");
+        // What cannot be enforced changes nothing.
+        for network in [Network::Off, Network::Host, spec(&["*"]).network] {
+            let error = sandbox.set_network(&network).await.unwrap_err();
+            assert!(matches!(&error, IsolationError::Invalid { .. }) && !error.remedy().as_str().is_empty(), "{error}");
+        }
+        assert_eq!(talk().await, b"hello\n");
+        sandbox.set_network(&spec(&[]).network).await.unwrap();
+        assert_eq!(talk().await, b"");
+        sandbox.destroy().await.unwrap();
+        assert!(sandbox.set_network(&granted).await.is_err());
     });
 }
 
