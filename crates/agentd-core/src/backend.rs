@@ -1,7 +1,7 @@
 //! The traits that backends implement.
 
 use crate::{
-    BackendCapabilities, BackendTraits, Command, ControlReport, IsolationError, NetworkLog, Outcome, PlanLine, PtySize,
+    BackendCapabilities, BackendTraits, Command, ControlReport, IsolationError, Network, NetworkLog, Outcome, PlanLine, PtySize,
     SandboxSpec, Usage, explain,
 };
 use async_trait::async_trait;
@@ -123,6 +123,29 @@ pub trait Sandbox: Send + Sync {
     /// ([`crate::Network::Egress`]).
     fn network_log(&self) -> Option<Arc<dyn NetworkLog>> {
         None
+    }
+    /// Replaces the granted hosts of a running sandbox ([`crate::Network::Egress`]). Connections that the new grants do not allow
+    /// end at once. After an error, the old grants hold.
+    ///
+    /// # Errors
+    /// [`IsolationError::Invalid`] for a network of another kind than that of the sandbox, for grants that cannot be enforced, for
+    /// the grant of a port on which a program in the sandbox listens, and if the backend has no granted hosts.
+    async fn set_network(&self, _network: &Network) -> Result<(), IsolationError> {
+        Err(IsolationError::Invalid {
+            what: "network".to_owned(),
+            reason: format!("the granted hosts of sandbox {} cannot be changed — create another sandbox", self.id()),
+        })
+    }
+    /// Connects to a TCP port of the sandbox's loopback. The socket does not block.
+    ///
+    /// # Errors
+    /// [`IsolationError::Io`] if no program in the sandbox accepts the connection. [`IsolationError::Invalid`] if the sandbox has
+    /// no loopback of its own, if the gateway to the granted hosts listens on the port, and if the backend cannot connect.
+    async fn connect(&self, port: u16) -> Result<OwnedFd, IsolationError> {
+        Err(IsolationError::Invalid {
+            what: format!("port {port}"),
+            reason: format!("the backend of sandbox {} cannot connect to its loopback — use the container backend", self.id()),
+        })
     }
     /// Returns the capabilities that the sandbox's backend has proven on this host.
     ///

@@ -15,8 +15,8 @@
 //! - `admission` decides which clients are served. `handshake` is the proof that client and daemon have the `key` if they are in
 //!   different namespaces, and `waiting` limits the number of clients that have not sent the proof yet.
 //! - `boundary` makes sure that the boundary of sandboxes is proven before they are used.
-//! - `process` is the daemon's process. `serve` receives the requests; `lifecycle`, `commands`, `files`, `snapshots` and
-//!   `removal` carry them out. `idle` ends unused resources, and `runtimes` holds the running sandboxes.
+//! - `process` is the daemon's process. `serve` receives the requests; `lifecycle`, `commands`, `files`, `snapshots`,
+//!   `network` and `removal` carry them out. `idle` ends unused resources, and `runtimes` holds the running sandboxes.
 //! - `protection` tracks protected paths, and `unreported` keeps their changes for the next daemon; `ttl` tracks the lifetimes.
 //! - `log` is the output of detached commands, `daemon_log` the daemon's own log.
 
@@ -38,6 +38,7 @@ mod idle;
 mod key;
 mod lifecycle;
 mod log;
+mod network;
 mod process;
 mod protection;
 mod protocol;

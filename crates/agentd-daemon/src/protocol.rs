@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// The protocol version. It changes whenever a message changes: a daemon that was started by another build rejects the request
 /// and reports its version. [`Hello`] begins with the version, and [`Reply::Failed`] with [`Failure::Version`] has the same form
 /// in all versions.
-pub(crate) const VERSION: u32 = 12;
+pub(crate) const VERSION: u32 = 13;
 
 /// Maximum size of a frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
 pub(crate) const MAX_FRAME: usize = 4 << 20;
@@ -70,6 +70,10 @@ pub(crate) enum Request {
     Write { name: Name, path: PathBuf },
     /// Return information about the daemon.
     Daemon,
+    /// Change the granted hosts of a sandbox.
+    Network { name: Name, allow: Vec<String>, revoke: Vec<String> },
+    /// Connect to a TCP port of the loopback of a running sandbox. The reply has the descriptor of the socket.
+    Connect { name: Name, port: u16 },
 }
 
 impl Request {
@@ -110,6 +114,8 @@ impl Request {
             Self::Read { name, .. } => ("read file", Some(name)),
             Self::Write { name, .. } => ("write file", Some(name)),
             Self::Daemon => ("daemon", None),
+            Self::Network { name, .. } => ("change network", Some(name)),
+            Self::Connect { name, .. } => ("connect", Some(name)),
         }
     }
 }

@@ -32,8 +32,8 @@ use tokio::{
 
 /// The time in which flows write their records after a stop.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
-/// Listeners that wait to be taken over.
-const NEW_LISTENERS: usize = 64;
+/// Listeners that wait to be taken over: more than the callers have ports.
+const NEW_LISTENERS: usize = 256;
 
 /// A running gateway. Dropping it ends all flows, and waits until they are recorded.
 #[derive(Debug)]

@@ -114,14 +114,30 @@ fn socket(family: IpAddr, purpose: GatewaySocket, port: u16) -> Result<OwnedFd, 
     };
     let kind = if purpose == GatewaySocket::DnsUdp { SocketType::DGRAM } else { SocketType::STREAM };
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
-    if family == AddressFamily::INET6 {
-        sockopt::set_ipv6_v6only(&socket, true)?;
-    }
-    bind(&socket, &SocketAddr::new(any, port))?;
+    bind_all(&socket, SocketAddr::new(any, port))?;
     if kind == SocketType::STREAM {
         listen(&socket, BACKLOG)?;
     }
     Ok(socket)
+}
+
+/// Lets an unbound TCP socket from inside listen at a port of every IPv4 address, or of every IPv6 address with `v6`. Needs
+/// CAP_NET_BIND_SERVICE in the user namespace that owns the socket's network namespace. The user who created that namespace has
+/// all capabilities in it, in the namespace above (`man 7 user_namespaces`).
+///
+/// # Errors
+/// `EADDRINUSE` if a program inside has bound the port.
+pub fn listen_at(socket: &OwnedFd, v6: bool, port: u16) -> Result<(), Errno> {
+    let any = if v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+    bind_all(socket, SocketAddr::new(any, port))?;
+    listen(socket, BACKLOG)
+}
+
+fn bind_all(socket: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(socket, true)?;
+    }
+    bind(socket, &address)
 }
 
 /// Numbers of `linux/rtnetlink.h`, `linux/netlink.h` and `linux/if_addr.h`.

@@ -12,7 +12,7 @@ use agentd_kernel::{cgroup::WatchKind, gateway::GatewaySocket, rlimit::RlimitPla
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The protocol version. It changes whenever a message changes.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Length of a frame's head, in bytes.
 pub const HEAD: usize = 5;
@@ -52,6 +52,15 @@ pub enum Request {
         path: Vec<u8>,
         /// True to create or truncate the file for writing.
         write: bool,
+    },
+    /// Create an unbound TCP socket in the network namespace of the sandbox; the reply carries its descriptor. The library binds
+    /// or connects the socket: it owns the user namespace of the sandbox, so it may bind privileged ports, and the supervisor
+    /// keeps no capability for that.
+    Socket {
+        /// Chosen by the caller; repeated in the event.
+        id: u32,
+        /// True for IPv6, false for IPv4.
+        v6: bool,
     },
 }
 
@@ -140,7 +149,7 @@ pub enum Event {
         /// The step that failed.
         step: SpawnStep,
     },
-    /// The reply to [`Request::Open`]: a descriptor, or an errno.
+    /// The reply to [`Request::Open`] and [`Request::Socket`]: a descriptor, or an errno.
     Opened {
         /// The id of the request.
         id: u32,
@@ -304,6 +313,7 @@ mod tests {
             any::<u32>().prop_map(|id| Request::End { id }),
             (any::<u32>(), prop::collection::vec(any::<u8>(), 0..99), any::<bool>())
                 .prop_map(|(id, path, write)| Request::Open { id, path, write }),
+            (any::<u32>(), any::<bool>()).prop_map(|(id, v6)| Request::Socket { id, v6 }),
         ]
     }
 

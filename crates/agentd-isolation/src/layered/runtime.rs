@@ -1,6 +1,6 @@
 //! The processes of one sandbox over its layers.
 
-use super::LayeredError;
+use super::{LayeredError, flows::FlowWriter};
 use agentd_core::{Control, ControlError, IsolationBackend, IsolationError, Sandbox, SandboxSpec, Usage, Writable};
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::{Hold, Name, SandboxStore, SaveMode, StoreError};
@@ -25,6 +25,8 @@ pub struct Running {
     pub sandbox: Arc<dyn Sandbox>,
     /// Counts the running commands by its strong references: there is one more than there are running commands.
     pub commands: Arc<()>,
+    /// Records what the sandbox tries to reach, if its network is that of granted hosts.
+    flows: Option<FlowWriter>,
     /// Protects the sandbox's layers from removal, whatever the records say.
     _held: Hold,
 }
@@ -60,7 +62,10 @@ impl SandboxRuntime {
             let used = running.sandbox.resource_usage().await.unwrap_or_default();
             running.sandbox.destroy().await?;
             self.past = sum(&self.past, &used);
-            self.running = None;
+            let flows = self.running.take().and_then(|running| running.flows);
+            if let Some(flows) = flows {
+                flows.finish().await?;
+            }
         }
         self.paused = false;
         Ok(())
@@ -117,7 +122,10 @@ impl SandboxRuntime {
                 return Err(error);
             }
             tracing::info!(name = %place.name, id = %sandbox.id().0, "sandbox started");
-            self.running = Some(Running { sandbox, commands: Arc::new(()), _held: held });
+            let flows = sandbox.network_log().and_then(|log| {
+                FlowWriter::start(log, place.state.log_directory(place.name)).or_warn("record the flows of sandbox", place.name)
+            });
+            self.running = Some(Running { sandbox, commands: Arc::new(()), flows, _held: held });
         }
         self.used = Some(Instant::now());
         self.running.as_ref().ok_or_else(|| {

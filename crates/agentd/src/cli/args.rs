@@ -24,7 +24,7 @@ pub(crate) use net::{CheckArgs, NetCommand, read_grants};
 #[cfg(not(feature = "images"))]
 pub(crate) use reference::Reference;
 pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RequireArg, RunArgs};
-pub(crate) use sandbox::{CreateArgs, ExecArgs, SandboxCommand};
+pub(crate) use sandbox::{CreateArgs, ExecArgs, ForwardedPort, LocalEnd, NetworkChangeArgs, SandboxCommand};
 #[cfg(feature = "firecracker")]
 pub(crate) use vm::{VmBuildArgs, VmCommand};
 
@@ -110,7 +110,7 @@ pub(crate) enum Sub {
     /// Inspect or stop the daemon that runs named sandboxes
     #[command(subcommand)]
     Daemon(DaemonCommand),
-    /// Check network grants, and list presets
+    /// Check network grants, list presets, and print what sandboxes tried to reach
     #[command(subcommand)]
     Net(NetCommand),
     /// Attack sandboxes of every backend from inside and print which isolation is proven

@@ -12,8 +12,11 @@ mod duration;
 mod environment;
 mod explain;
 mod failure;
+mod flow_list;
+mod forward;
 #[cfg(feature = "gondolin")]
 mod gondolin;
+mod granted_hosts;
 mod grants;
 mod hidden;
 #[cfg_attr(not(feature = "images"), path = "image_left_out.rs")]

@@ -1,9 +1,9 @@
-//! `agentd net`: answers questions about network grants, without a connection to anything.
+//! `agentd net`: answers questions about network grants without a connection to anything, and prints the record of named sandboxes.
 
 use super::{
     args::{CheckArgs, NetCommand, read_grants},
     failure::Failure,
-    terminal,
+    flow_list, terminal,
     wrap::wrap,
 };
 use agentd_core::escape;
@@ -21,6 +21,7 @@ const REFUSED: u8 = 1;
 pub(crate) fn net(command: &NetCommand) -> Result<u8, Failure> {
     match command {
         NetCommand::Check(args) => check(args),
+        NetCommand::Log { name, json } => flow_list::print(name.as_ref(), *json),
         NetCommand::Presets { json } => presets(*json),
     }
 }

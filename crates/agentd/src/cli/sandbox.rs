@@ -1,9 +1,11 @@
 //! `agentd sandbox`: named sandboxes, which the daemon runs.
 
 use super::{
-    args::{CreateArgs, ExecArgs, SandboxCommand},
+    args::{CreateArgs, ExecArgs, NetworkArg, SandboxCommand},
     copy, data, environment,
     failure::{CANNOT, Failure},
+    forward::forward,
+    granted_hosts::granted_hosts,
     image, protection,
     regrant::regrant,
     remove::remove,
@@ -54,6 +56,8 @@ pub(crate) async fn sandbox(command: SandboxCommand) -> Result<u8, Failure> {
         SandboxCommand::Fork { name, of, new } => client.fork(&name, of.as_ref(), &new).await?,
         SandboxCommand::Restore { name, snapshot } => client.restore(&name, &snapshot).await?,
         SandboxCommand::Regrant { name, follow_links, json } => regrant(&client, &state, &name, follow_links, json).await?,
+        SandboxCommand::Net(args) => granted_hosts(&client, &state, args).await?,
+        SandboxCommand::Forward { name, port } => forward(client, &state, name, port).await?,
         SandboxCommand::Diff { name, since } => diff(&client, &state, &name, since.as_ref()).await?,
         SandboxCommand::Rm { names, json } => remove(&client, &names, json).await?,
         SandboxCommand::Fsck => return check(&client).await,
@@ -96,6 +100,7 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
         cwd: image.map_or(asked.home, |image| image.config.working_dir.clone()),
         idle_ttl: args.idle_ttl.map(|ttl| ttl.as_secs().max(1)),
         total_ttl: args.ttl.map(|ttl| ttl.as_secs().max(1)),
+        deny_reasons: NetworkArg::deny_reasons(&args.boundary.net),
     };
     warn_of_weaknesses(&client.create(&args.name, about, selected.proven.is_some()).await?);
     Ok(())

@@ -16,6 +16,7 @@ pub const TESTS: &[EgressTest] = &[
     ("prepared_first_process_reaches_granted_hosts", prepared),
     ("end_of_the_gateways_thread_closes_the_network_of_a_live_sandbox", thread_ends),
     ("first_packet_of_ipv6_in_a_prepared_network_is_answered", usable),
+    ("granted_hosts_of_a_running_sandbox_change", changed),
     ("backends_that_cannot_limit_the_network_refuse", refused),
 ];
 
@@ -118,6 +119,28 @@ fn thread_ends(backend_name: &str) {
 
 fn usable(_: &str) {
     assert_eq!(lost_packets(), "0");
+}
+
+fn changed(backend_name: &str) {
+    name("granted.example", &[PUBLIC]);
+    in_runtime(async {
+        let sandbox = backend(backend_name).create_sandbox(spec(&[])).await.unwrap();
+        let talk = async || sandbox.exec(bash(TALK)).await.unwrap().stdout.to_bytes();
+        assert_eq!(talk().await, b"");
+        let granted = spec(&["granted.example:2222"]).network;
+        sandbox.set_network(&granted).await.unwrap();
+        assert_eq!(talk().await, b"hello\n");
+        // What cannot be enforced changes nothing.
+        for network in [Network::Off, Network::Host, spec(&["*"]).network] {
+            let error = sandbox.set_network(&network).await.unwrap_err();
+            assert!(matches!(&error, IsolationError::Invalid { .. }) && !error.remedy().as_str().is_empty(), "{error}");
+        }
+        assert_eq!(talk().await, b"hello\n");
+        sandbox.set_network(&spec(&[]).network).await.unwrap();
+        assert_eq!(talk().await, b"");
+        sandbox.destroy().await.unwrap();
+        assert!(sandbox.set_network(&granted).await.is_err());
+    });
 }
 
 fn refused(backend_name: &str) {

@@ -6,9 +6,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 mod attacks;
+mod forward;
 #[path = "../support/json_document.rs"]
 mod json_document;
 mod library;
+mod named;
+mod named_place;
 mod outer;
 mod place;
 mod programs;
@@ -30,8 +33,11 @@ fn main() {
         outer::serve();
     }
     let tests = [attacks::TESTS, library::TESTS, programs::TESTS, reports::TESTS].concat();
+    // Named sandboxes have one backend.
+    let named = [named::TESTS, forward::TESTS].concat();
     let trials = place::backends().into_iter().flat_map(|backend| {
-        tests.iter().map(move |(name, test)| {
+        let named: &[EgressTest] = if backend == "container" { &named } else { &[] };
+        tests.iter().chain(named).map(move |(name, test)| {
             let test = *test;
             Trial::test(format!("{backend}::{name}"), move || {
                 outer::forget();

@@ -1,6 +1,7 @@
 //! `agentd net`.
 
 use agentd_egress::grant::{Destination, GrantFile, MAX_FILE, NetGrants};
+use agentd_sandboxes::Name;
 use clap::{Args, Subcommand};
 use std::{
     fmt::Display,
@@ -14,6 +15,14 @@ use std::{
 pub(crate) enum NetCommand {
     /// Say whether network grants allow a destination, without connecting to anything
     Check(CheckArgs),
+    /// Print the connections that named sandboxes tried to open; connections that are still open are not listed
+    Log {
+        /// The name of the sandbox [default: all sandboxes]
+        name: Option<Name>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// List the presets and their network grants
     Presets {
         /// Print JSON
