@@ -18,6 +18,7 @@ fn about() -> SandboxSettings {
         cwd: "/work".into(),
         idle_ttl: Some(60),
         total_ttl: None,
+        deny_reasons: vec!["ask the team of the network".to_owned()],
     }
 }
 

@@ -6,7 +6,7 @@
 use super::{
     args::{ForwardedPort, LocalEnd},
     failure::Failure,
-    run::Stops,
+    stops::Stops,
     writer,
 };
 use agentd_daemon::{Client, DaemonError};

@@ -86,7 +86,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
 async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure> {
     let work_root = temporary::of_run(&args.boundary)?;
     if args.explain {
-        return print_plan(&args, &selection::of_run(&args, &work_root).await?);
+        return print_plan(&args, &selection::of_run(&args, &work_root).await?).await;
     }
     // Held until the sandbox is gone, so that its layers are not collected.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
