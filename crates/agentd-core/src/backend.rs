@@ -128,8 +128,8 @@ pub trait Sandbox: Send + Sync {
     /// end at once. After an error, the old grants hold.
     ///
     /// # Errors
-    /// [`IsolationError::Invalid`] for a network of another kind than that of the sandbox, for grants that cannot be enforced, for
-    /// the grant of a port on which a program in the sandbox listens, and if the backend has no granted hosts.
+    /// [`IsolationError::Invalid`] for a network of another kind than that of the sandbox, for grants that cannot be enforced,
+    /// for the grant of a port on which a program in the sandbox listens, and if the backend has no granted hosts.
     async fn set_network(&self, _network: &Network) -> Result<(), IsolationError> {
         Err(IsolationError::Invalid {
             what: "network".to_owned(),

@@ -54,8 +54,8 @@ impl Gateway {
     /// Takes over the sockets, and starts to serve them in a new thread, which belongs to the network namespace of the caller.
     ///
     /// # Errors
-    /// A socket cannot be used, a grant cannot be enforced, or the thread could not be started. The sockets are then closed, so the
-    /// kernel refuses every connection.
+    /// A socket cannot be used, a grant cannot be enforced, or the thread could not be started. The sockets are then closed, so
+    /// the kernel refuses every connection.
     pub async fn start(sockets: GatewaySockets, config: GatewayConfig) -> Result<Self, GatewayError> {
         enforceable(&config.grants, config.inspection.is_some())?;
         config.inspection.as_deref().map_or(Ok(()), |inspection| useful(inspection, &config.grants))?;

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 pub const MAX_FIRST_BYTES: usize = 18 * 1024;
 /// The maximum number of flows that resolve a name or connect at once. Each flow may connect to several addresses.
 pub(crate) const CONNECTING: usize = 64;
-/// The maximum number of attempts without a socket that are read per second. Others wait in the sockets, and the kernel drops what
-/// does not fit.
+/// The maximum number of attempts without a socket that are read per second. Others wait in the sockets, and the kernel drops
+/// what does not fit.
 pub(crate) const ATTEMPTS: u32 = 200;
 /// The maximum number of bytes in one pipe between two sockets.
 pub(crate) const MAX_IN_PIPE: usize = 64 * 1024;

@@ -49,8 +49,9 @@ pub(super) fn reserve() -> Result<(FlowLimits, DescriptorShare), IsolationError>
     Ok((limits, DescriptorShare(share)))
 }
 
-/// Returns the bounds of a gateway if all gateways may use `all` descriptors, and others use `taken` of them. Returns `None` if too
-/// few descriptors are left. The first gateway always gets bounds: it checks its need against the limit of the process itself.
+/// Returns the bounds of a gateway if all gateways may use `all` descriptors, and others use `taken` of them. Returns `None` if
+/// too few descriptors are left. The first gateway always gets bounds: it checks its need against the limit of the process
+/// itself.
 fn limits(all: usize, taken: usize) -> Option<FlowLimits> {
     let free = all.saturating_sub(taken);
     let most = (free / 2).max(free.min(USUAL));

@@ -1,4 +1,5 @@
-//! `agentd net`: answers questions about network grants without a connection to anything, and prints the record of named sandboxes.
+//! `agentd net`: answers questions about network grants without a connection to anything, and prints the record of named
+//! sandboxes.
 
 use super::{
     args::{CheckArgs, NetCommand, read_grants},
