@@ -32,15 +32,23 @@ use tokio::{
 
 /// The time in which flows write their records after a stop.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
-/// Listeners that wait to be taken over: more than the callers have ports.
-const NEW_LISTENERS: usize = 256;
+/// The maximum number of requests that wait for the thread: more than the callers have ports.
+const REQUESTS: usize = 256;
+
+/// A request to the thread of a gateway.
+enum Request {
+    /// Take over a listener.
+    Listen(std::net::TcpListener),
+    /// Accept all connections that wait in the kernel, then send.
+    AcceptWaiting(oneshot::Sender<()>),
+}
 
 /// A running gateway. Dropping it ends all flows, and waits until they are recorded.
 #[derive(Debug)]
 pub struct Gateway {
     grants: Option<watch::Sender<Arc<NetGrants>>>,
     inspects: bool,
-    listeners: mpsc::Sender<std::net::TcpListener>,
+    requests: mpsc::Sender<Request>,
     thread: Option<JoinHandle<()>>,
     /// Closed when the thread is about to end.
     ended: oneshot::Receiver<()>,
@@ -68,7 +76,7 @@ impl Gateway {
         }
         let log = FlowLog::new(config.limits.records);
         let (sender, grants) = watch::channel(Arc::new(config.grants.clone()));
-        let (listeners, new_listeners) = mpsc::channel(NEW_LISTENERS);
+        let (requests, new_requests) = mpsc::channel(REQUESTS);
         let gate = Arc::new(Gate::new(config, grants, log.clone())?);
         let (flows, all_flows) = (gate.flows.clone(), all_flows(&gate));
         let ((report, started), (end, ended)) = (oneshot::channel(), oneshot::channel());
@@ -76,12 +84,12 @@ impl Gateway {
         let thread = thread::Builder::new()
             .name("egress".to_owned())
             .spawn(move || {
-                serve(&gate, sockets, new_listeners, report);
+                serve(&gate, sockets, new_requests, report);
                 drop(end);
             })
             .map_err(GatewayError::Start)?;
         started.await.unwrap_or(Err(GatewayError::Stopped))?;
-        Ok(Self { grants: Some(sender), inspects, listeners, thread: Some(thread), ended, flows, all_flows, log })
+        Ok(Self { grants: Some(sender), inspects, requests, thread: Some(thread), ended, flows, all_flows, log })
     }
 
     /// Returns the queue of the records.
@@ -89,14 +97,16 @@ impl Gateway {
         &self.log
     }
 
-    /// Waits until no connection is open, up to `limit`. When the programs of a sandbox have ended, the gateway may still have
-    /// bytes to forward.
+    /// Waits until no connection is open and none waits to be accepted, up to `limit`. When the programs of a sandbox have ended,
+    /// the gateway may still have bytes to forward.
     pub async fn idle(&self, limit: Duration) {
         let idle = async {
-            // The permits are given in turn. A connection that was accepted during the first round is served before the second.
-            for _ in 0..2 {
-                let _ = self.flows.acquire_many(self.all_flows).await;
+            let (done, accepted) = oneshot::channel();
+            if self.requests.send(Request::AcceptWaiting(done)).await.is_ok() {
+                let _ = accepted.await;
             }
+            // The permits are given in turn, so every connection that was accepted before has ended then.
+            let _ = self.flows.acquire_many(self.all_flows).await;
         };
         let _ = tokio::time::timeout(limit, idle).await;
     }
@@ -124,7 +134,7 @@ impl Gateway {
     /// The descriptor is not a listening TCP socket, another program could bind its port, or the gateway has stopped.
     pub fn listen(&self, socket: OwnedFd) -> Result<(), GatewayError> {
         let listener = listen::listener(socket)?;
-        self.listeners.try_send(listener).map_err(|_| GatewayError::Stopped)
+        self.requests.try_send(Request::Listen(listener)).map_err(|_| GatewayError::Stopped)
     }
 }
 
@@ -168,13 +178,13 @@ pub fn enforceable(grants: &NetGrants, inspects: bool) -> Result<(), GatewayErro
 fn serve(
     gate: &Arc<Gate>,
     sockets: GatewaySockets,
-    listeners: mpsc::Receiver<std::net::TcpListener>,
+    requests: mpsc::Receiver<Request>,
     report: oneshot::Sender<Result<(), GatewayError>>,
 ) {
     let runtime = runtime::Builder::new_current_thread().enable_all().max_blocking_threads(LOOKUPS).build();
     let started = runtime.map_err(GatewayError::Start).and_then(|runtime| {
-        let attempts = take_over(&runtime, gate, sockets)?;
-        Ok((runtime, attempts))
+        let taken = take_over(&runtime, gate, sockets)?;
+        Ok((runtime, taken))
     });
     let (reported, serving) = match started {
         Ok(serving) => (Ok(()), Some(serving)),
@@ -182,23 +192,31 @@ fn serve(
     };
     // A missing receiver means that the caller no longer waits for the start and has dropped the gateway.
     let _ = report.send(reported);
-    if let Some((runtime, attempts)) = serving {
-        run(runtime, gate, listeners, attempts);
+    if let Some((runtime, taken)) = serving {
+        run(runtime, gate, requests, taken);
     }
 }
 
-/// Registers the sockets with the event loop, and starts their tasks, which run when the event loop runs. Returns the tasks that
-/// record attempts.
-fn take_over(runtime: &Runtime, gate: &Arc<Gate>, sockets: GatewaySockets) -> Result<JoinSet<()>, GatewayError> {
+/// The listeners and tasks of a gateway.
+struct Taken {
+    /// The listeners of the granted ports.
+    listeners: Vec<Arc<TcpListener>>,
+    /// The tasks that record attempts.
+    attempts: JoinSet<()>,
+}
+
+/// Registers the sockets with the event loop, and starts their tasks, which run when the event loop runs.
+fn take_over(runtime: &Runtime, gate: &Arc<Gate>, sockets: GatewaySockets) -> Result<Taken, GatewayError> {
     let _context = runtime.enter();
-    let mut attempts = JoinSet::new();
+    let (mut listeners, mut attempts) = (Vec::new(), JoinSet::new());
     for socket in sockets.tcp {
-        let listener = TcpListener::from_std(listen::listener(socket)?).map_err(GatewayError::socket)?;
-        runtime.spawn(listen::accept(gate.clone(), listener, flow::serve));
+        let listener = Arc::new(TcpListener::from_std(listen::listener(socket)?).map_err(GatewayError::socket)?);
+        runtime.spawn(listen::accept(gate.clone(), listener.clone(), flow::serve));
+        listeners.push(listener);
     }
     for socket in sockets.dns_tcp {
         let listener = TcpListener::from_std(listen::listener(socket)?).map_err(GatewayError::socket)?;
-        runtime.spawn(listen::accept(gate.clone(), listener, dns::serve::tcp));
+        runtime.spawn(listen::accept(gate.clone(), Arc::new(listener), dns::serve::tcp));
     }
     for socket in sockets.attempts {
         attempts.spawn(attempts::record(gate.clone(), attempts::take_over(socket)?));
@@ -208,7 +226,7 @@ fn take_over(runtime: &Runtime, gate: &Arc<Gate>, sockets: GatewaySockets) -> Re
         let socket = UdpSocket::from_std(socket).map_err(GatewayError::socket)?;
         runtime.spawn(dns::serve::udp(gate.clone(), socket));
     }
-    Ok(attempts)
+    Ok(Taken { listeners, attempts })
 }
 
 /// Returns the number of permits for connections.
@@ -216,11 +234,12 @@ fn all_flows(gate: &Gate) -> u32 {
     u32::try_from(gate.limits.flows.max(1)).unwrap_or(u32::MAX)
 }
 
-fn run(runtime: Runtime, gate: &Arc<Gate>, mut listeners: mpsc::Receiver<std::net::TcpListener>, mut attempts: JoinSet<()>) {
+fn run(runtime: Runtime, gate: &Arc<Gate>, requests: mpsc::Receiver<Request>, taken: Taken) {
+    let Taken { listeners, mut attempts } = taken;
     runtime.block_on(async {
         tokio::select! {
             () = gate.stopped() => {}
-            () = add_listeners(gate, &mut listeners) => {}
+            () = answer(gate, requests, listeners) => {}
         }
         // Every flow holds a permit until its record is written.
         let ended = async {
@@ -233,11 +252,24 @@ fn run(runtime: Runtime, gate: &Arc<Gate>, mut listeners: mpsc::Receiver<std::ne
     runtime.shutdown_background();
 }
 
-async fn add_listeners(gate: &Arc<Gate>, listeners: &mut mpsc::Receiver<std::net::TcpListener>) {
-    while let Some(listener) = listeners.recv().await {
-        match TcpListener::from_std(listener) {
-            Ok(listener) => drop(tokio::spawn(listen::accept(gate.clone(), listener, flow::serve))),
-            Err(error) => listen::pause(error, "take over a listener of a sandbox").await,
+/// Answers requests until the gateway stops.
+async fn answer(gate: &Arc<Gate>, mut requests: mpsc::Receiver<Request>, mut listeners: Vec<Arc<TcpListener>>) {
+    while let Some(request) = requests.recv().await {
+        match request {
+            Request::Listen(listener) => match TcpListener::from_std(listener).map(Arc::new) {
+                Ok(listener) => {
+                    tokio::spawn(listen::accept(gate.clone(), listener.clone(), flow::serve));
+                    listeners.push(listener);
+                }
+                Err(error) => listen::pause(error, "take over a listener of a sandbox").await,
+            },
+            Request::AcceptWaiting(done) => {
+                for listener in &listeners {
+                    listen::accept_waiting(gate, listener, flow::serve).await;
+                }
+                // A missing receiver means that the caller no longer waits.
+                let _ = done.send(());
+            }
         }
     }
     gate.stopped().await;

@@ -2,14 +2,17 @@
 
 use crate::{error::GatewayError, gate::Gate};
 use agentd_log::LogFailure as _;
-use rustix::net::{SocketType, sockopt};
+use rustix::net::{SocketFlags, SocketType, accept_with, sockopt};
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::Duration,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::OwnedSemaphorePermit,
+};
 
 /// The pause after a failed call, so that a lasting failure such as EMFILE does not use a whole processor.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -56,7 +59,7 @@ pub(crate) fn check_type(socket: impl AsFd, kind: SocketType) -> Result<(), Gate
 }
 
 /// Accepts connections until the gateway stops, and serves each in a task of its own.
-pub(crate) async fn accept<F>(gate: Arc<Gate>, listener: TcpListener, serve: fn(Arc<Gate>, TcpStream) -> F)
+pub(crate) async fn accept<F>(gate: Arc<Gate>, listener: Arc<TcpListener>, serve: fn(Arc<Gate>, TcpStream) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -65,18 +68,42 @@ where
             let client = next(&listener).await;
             // Further connections wait in the kernel, up to the backlog. A listener without connections holds no permit.
             let Ok(permit) = gate.flows.clone().acquire_owned().await else { return };
-            gate.accepted.turn().await;
-            let serving = serve(gate.clone(), client);
-            tokio::spawn(async move {
-                serving.await;
-                drop(permit);
-            });
+            begin(&gate, client, permit, serve).await;
         }
     };
     tokio::select! {
         () = all => {}
         () = gate.stopped() => {}
     }
+}
+
+/// Accepts the connections that wait in the kernel, and serves each like [`accept`]. Returns when no connection waits.
+pub(crate) async fn accept_waiting<F>(gate: &Arc<Gate>, listener: &TcpListener, serve: fn(Arc<Gate>, TcpStream) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    while let Ok(permit) = gate.flows.clone().acquire_owned().await {
+        // Not by the event loop, which may not know yet that a connection waits.
+        let accepted = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+        match accepted.map_err(io::Error::from).and_then(|client| TcpStream::from_std(client.into())) {
+            Ok(client) => begin(gate, client, permit, serve).await,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => pause(error, "accept a waiting connection of a sandbox").await,
+        }
+    }
+}
+
+/// Starts the task that serves a connection, as soon as the limit on connections per second permits.
+async fn begin<F>(gate: &Arc<Gate>, client: TcpStream, permit: OwnedSemaphorePermit, serve: fn(Arc<Gate>, TcpStream) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    gate.accepted.turn().await;
+    let serving = serve(gate.clone(), client);
+    tokio::spawn(async move {
+        serving.await;
+        drop(permit);
+    });
 }
 
 async fn next(listener: &TcpListener) -> TcpStream {

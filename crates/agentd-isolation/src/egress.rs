@@ -166,7 +166,7 @@ mod tests {
             (texts(&["*"]), texts(&[]), "\"*\""),
             (texts(&[]), texts(&["b.example"]), "no grant b.example:443 — revoke one of its grants: a.example:443"),
             (texts(&[]), texts(&["a.example:80"]), "no grant a.example:80"),
-            (texts(&["a.example:53/udp"]), texts(&[]), "UDP is not carried"),
+            (texts(&["a.example:123/udp"]), texts(&[]), "UDP is not carried"),
             (texts(&["a.example/GET:/x"]), texts(&[]), "need inspection"),
             (many, texts(&[]), "25 different ports"),
         ] {

@@ -32,6 +32,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("withdrawn_grant_ends_open_flows", withdrawn_grant),
     ("grant_added_later_is_served_at_a_new_listener", later_grant),
     ("stop_ends_and_records_open_flows", stop),
+    ("connections_that_wait_to_be_accepted_are_served_before_the_end", waiting),
     ("silent_flow_ends_as_idle", idle),
     ("proxy_gets_the_checked_address", proxy),
     ("proxy_that_needs_names_is_recorded_as_unchecked", proxy_with_names),
@@ -280,6 +281,35 @@ fn stop() {
     });
     assert_eq!(records.iter().map(end).collect::<Vec<_>>(), [&FlowEnd::Stopped]);
     assert_eq!(rest(&stream), Err(io::ErrorKind::ConnectionReset));
+}
+
+fn waiting() {
+    let (sender, received) = channel();
+    let port = server("127.0.0.1", move |mut client| {
+        let mut bytes = Vec::new();
+        client.read_to_end(&mut bytes).unwrap();
+        sender.send(bytes).unwrap();
+    });
+    let names = Names::new(&[("a.example", &[&["127.0.0.1"]])]);
+    let mut config = config(&format!("a.example:{port},127.0.0.1:{port}"), names);
+    // The gateway accepts one further connection at most. The others wait in the kernel.
+    config.limits.flows = 1;
+    let (_, records) = sandbox(config, &[port], |inside| {
+        let streams: Vec<_> = (0..8_u8)
+            .map(|number| {
+                let mut stream = inside.connect("a.example.", port);
+                stream.write_all(&[number]).unwrap();
+                stream
+            })
+            .collect();
+        drop(streams);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(inside.gateway.idle(LONG));
+    });
+    assert_eq!(records.iter().map(end).collect::<Vec<_>>(), [&FlowEnd::Closed; 8]);
+    let mut all: Vec<Vec<u8>> = (0..8).map(|_| received.recv_timeout(LONG).unwrap()).collect();
+    all.sort();
+    assert_eq!(all, (0..8_u8).map(|number| vec![number]).collect::<Vec<_>>());
 }
 
 fn idle() {

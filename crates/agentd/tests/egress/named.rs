@@ -116,7 +116,7 @@ fn refused_change(_: &str) {
         (&["dev", "--allow", "a.example,*"][..], "`*` alone would allow every host"),
         (&["dev", "--allow", "a.example", "--revoke", "b.example"], "no grant b.example:443"),
         (&["dev", "--allow", "a.example,granted.example:123/udp"], "UDP is not carried"),
-        (&["dev", "--allow", "a.example/GET:/x"], "only with inspection"),
+        (&["dev", "--allow", "a.example/GET:/x"], "need inspection"),
         (&["dev", "--allow", many.as_str()], "25 different ports"),
         (&["dev", "--allow", "a.example,granted.example:3333"], "a program in the sandbox listens on this port"),
         (&["none", "--allow", "a.example"], "created without granted hosts — create one with --net allow= or --net log"),
@@ -239,7 +239,7 @@ s.recv(512)
     assert!(!lines.iter().any(harmful) && !text.contains('\u{85}'), "{text:?}");
     for part in [
         format!("Z dev allowed granted.example:2222 at {PUBLIC}:2222 by granted.example:2222, sent 6 bytes, received 6\n"),
-        "Z other refused c.example: no grant covers the name".to_owned(),
+        "Z other refused c.example: no network grant covers the name".to_owned(),
     ] {
         assert!(text.contains(&part), "{part}: {text}");
     }

@@ -224,7 +224,7 @@ fn not_started(backend: &str) {
     let by = ["sh", "-c", "ulimit -n 200 && exec \"$@\"", "sh"];
     let output = place.run_by(&by, backend, &["--net", "allow=granted.example"], &["touch", "ran"]);
     assert_eq!(output.status.code(), Some(125), "{output:?}");
-    assert!(text(&output.stderr).contains("file descriptors are needed"), "{output:?}");
+    assert!(text(&output.stderr).contains("file descriptors, but this process may open only 200"), "{output:?}");
     assert!(!place.work().join("ran").exists());
     let without = place.run_by(&by, backend, &[], &["touch", "ran"]);
     assert!(without.status.success() && place.work().join("ran").exists(), "{without:?}");
