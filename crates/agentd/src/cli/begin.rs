@@ -11,7 +11,7 @@ use super::{
     selection::{self, Selected},
     stops::Stops,
 };
-use agentd_core::{Command, IsolationBackend, IsolationError, NetworkMode, Sandbox, SandboxSpec};
+use agentd_core::{Access, Command, Grant, IsolationBackend, IsolationError, NetworkMode, Sandbox, SandboxSpec};
 use agentd_isolation::egress;
 use std::{path::Path, sync::Arc};
 
@@ -35,9 +35,9 @@ pub(super) struct Before {
 
 impl Before {
     /// Records the state of the protected paths, and installs the handlers of signals.
-    fn record(spec: &SandboxSpec) -> Result<Self, Failure> {
+    fn record(spec: &SandboxSpec, backend: &dyn IsolationBackend) -> Result<Self, Failure> {
         let advice = Advice::for_grants(&spec.grants);
-        let compared = Comparison::begin(&spec.grants, spec.limits.wall);
+        let compared = Comparison::begin(changeable(spec, backend), spec.limits.wall);
         Ok(Self { advice, compared, stops: Stops::new()? })
     }
 }
@@ -51,14 +51,15 @@ pub(super) async fn begin(args: &RunArgs, work_root: &Path, image: Option<&Image
     let Some(expected) = selection::expected(args, work_root) else {
         let selected = selection::of_run(args, work_root).await?;
         let (spec, command) = request(args, &*selected.backend, image)?;
-        let before = Before::record(&spec)?;
+        let before = Before::record(&spec, &*selected.backend)?;
         let made = selected.backend.create_sandbox(spec.clone()).await;
         return confirm(args, work_root, image, made, (selected, spec, command, before)).await;
     };
     let (spec, command) = request(args, &*expected, image)?;
     let select = async {
         let selected = selection::of_run(args, work_root).await?;
-        Ok::<_, Failure>((selected, Before::record(&spec)?))
+        let before = Before::record(&spec, &*selected.backend)?;
+        Ok::<_, Failure>((selected, before))
     };
     // Sends the plan to the launcher before it begins to select.
     let (made, selected) = tokio::join!(expected.create_sandbox(spec.clone()), select);
@@ -104,12 +105,20 @@ async fn again(
     let (mut spec, command) = request(args, &*selected.backend, image)?;
     grants::keep_objects(&earlier.grants, &mut spec.grants);
     let advice = Advice::for_grants(&spec.grants);
-    let compared = match Comparison::begin_until(&spec.grants, spec.limits.wall, &mut stops).await? {
+    let compared = match Comparison::begin_until(changeable(&spec, &*selected.backend), spec.limits.wall, &mut stops).await? {
         Ok(compared) => compared,
         Err(stop) => return Ok(Err(stop)),
     };
     let sandbox = selected.backend.create_sandbox(spec.clone()).await?;
     Ok(Ok(Begun { selected, sandbox, spec, command, before: Before { advice, compared, stops } }))
+}
+
+/// Returns the grants in which the command may change protected paths. Without a writable grant, and if the sandbox certainly
+/// enforces that the others are not writable, these are none.
+fn changeable<'a>(spec: &'a SandboxSpec, backend: &dyn IsolationBackend) -> &'a [Grant] {
+    let enforced = backend.traits().boundary && !spec.allow_degraded;
+    let writable = spec.grants.iter().any(|grant| grant.access == Access::ReadWrite);
+    if enforced && !writable { &[] } else { &spec.grants }
 }
 
 /// Returns the sandbox and the command that a run requests from `backend`.
@@ -119,4 +128,27 @@ fn request(args: &RunArgs, backend: &dyn IsolationBackend, image: Option<&Image>
         egress::raise_descriptor_limit()?;
     }
     Ok((spec, command))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agentd_isolation::{HostDirectBackend, LinuxNativeBackend};
+
+    #[test]
+    fn nothing_is_compared_only_if_read_only_grants_are_certainly_enforced() {
+        let grant = |access| Grant::new("/a", access);
+        let spec = |accesses: &[Access], allow_degraded| SandboxSpec {
+            grants: accesses.iter().copied().map(grant).collect(),
+            allow_degraded,
+            ..SandboxSpec::default()
+        };
+        let root = tempfile::tempdir().unwrap();
+        let (native, direct) = (LinuxNativeBackend::new(root.path()).unwrap(), HostDirectBackend::new(root.path()));
+        let read_only = [Access::ReadOnly, Access::CopyOnWrite];
+        assert_eq!(changeable(&spec(&read_only, false), &native).len(), 0);
+        assert_eq!(changeable(&spec(&read_only, true), &native).len(), 2);
+        assert_eq!(changeable(&spec(&read_only, false), &direct).len(), 2);
+        assert_eq!(changeable(&spec(&[Access::ReadOnly, Access::ReadWrite], false), &native).len(), 2);
+    }
 }
