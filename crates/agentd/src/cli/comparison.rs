@@ -2,7 +2,7 @@
 //! report then names the first path that was not compared.
 
 use super::{failure::Failure, stops::Stops};
-use agentd_core::{Access, Grant};
+use agentd_core::Grant;
 use agentd_isolation::protect::{Cause, Gaps, Interrupt, Report, Watch};
 use std::{
     path::PathBuf,
@@ -114,6 +114,7 @@ async fn run<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agentd_core::Access;
     use agentd_isolation::protect;
 
     /// A signal that no other test sends.
