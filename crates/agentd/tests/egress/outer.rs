@@ -18,6 +18,9 @@ use std::{
 /// Set in the process that runs the tests.
 const ENTERED: &str = "AGENTD_TEST_EGRESS";
 
+/// The uid and gid of an ordinary user in the namespace.
+const INNER: u32 = 1000;
+
 /// A public address, at which the servers of granted names listen.
 pub const PUBLIC: &str = "93.184.216.34";
 
@@ -37,8 +40,9 @@ pub fn enter() {
     unsafe { unshare_unsafe(user | UnshareFlags::NEWNET) }.unwrap();
     if !uid.is_root() {
         fs::write("/proc/self/setgroups", "deny").unwrap();
-        fs::write("/proc/self/uid_map", format!("{uid} {uid} 1", uid = uid.as_raw())).unwrap();
-        fs::write("/proc/self/gid_map", format!("{gid} {gid} 1")).unwrap();
+        // Not the overflow uid, which agentd takes for that of another user in a namespace that does not map every uid.
+        fs::write("/proc/self/uid_map", format!("{INNER} {uid} 1", uid = uid.as_raw())).unwrap();
+        fs::write("/proc/self/gid_map", format!("{INNER} {gid} 1")).unwrap();
     }
     namespace::loopback_up().unwrap();
     // The sockets are not needed here.
