@@ -21,8 +21,8 @@ pub enum GatewayError {
     Socket(#[source] io::Error),
     /// A rule needs the content of TLS.
     #[error(
-        "network grant {grant}: a method and path inside of TLS are checked only with inspection, which `agentd run` does not offer \
-         — remove the method and path"
+        "network grant {grant}: a method and path inside of TLS are checked only with inspection — set `GatewayConfig::inspection`, \
+         or remove the method and path"
     )]
     Inspection {
         /// The grant.
