@@ -1,6 +1,6 @@
 //! The description of a requested sandbox and of a command to run in it.
 
-use crate::{Bytes, Limits, ObjectId};
+use crate::{Bytes, Limits, NetworkSecret, ObjectId, secret};
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
@@ -94,7 +94,8 @@ pub enum Network {
     /// The host's network.
     Host,
     /// The granted hosts only. Each grant has the form `HOST[:PORT][/PROTOCOL][/METHOD:PATH]`, as in `pypi.example` or
-    /// `*.files.example:443`. Only backends whose traits include [`crate::BackendTraits::egress`] support this.
+    /// `*.files.example:443`. A method and path, or a secret, lets the gateway inspect TLS: commands then need the variables of
+    /// [`crate::Sandbox::network_environment`]. Only backends whose traits include [`crate::BackendTraits::egress`] support this.
     Egress(Vec<String>),
 }
 
@@ -193,6 +194,12 @@ pub struct SandboxSpec {
     pub home: Option<PathBuf>,
     /// The network.
     pub network: Network,
+    /// Secrets for requests to hosts that [`Network::Egress`] grants. They are never stored with a spec.
+    #[serde(skip_deserializing, skip_serializing_if = "Vec::is_empty", serialize_with = "secret::refuse_to_store")]
+    pub secrets: Vec<NetworkSecret>,
+    /// The operator's text for what [`Network::Egress`] refuses. A program gets the text with the response to a refused request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deny_reason: Option<String>,
     /// The profile.
     pub profile: Profile,
     /// Limits of the sandbox as a whole, and default limits of its commands.

@@ -1,20 +1,27 @@
 //! The network of granted hosts ([`Network::Egress`]): what follows from the grants, and the gateway of a sandbox.
 
+mod inspection;
+
 use crate::blocking::blocking;
-use agentd_core::{Control, ControlError, IsolationError, Network, NetworkFlow, NetworkLog, NetworkVerdict, PlanLine};
+use agentd_core::{
+    Control, ControlError, IsolationError, Network, NetworkFlow, NetworkLog, NetworkVerdict, PlanLine, SandboxSpec,
+};
 use agentd_egress::{
     Gateway, GatewayConfig, GatewaySockets, NetGrant, NetGrants,
     gateway::enforceable,
     grant::{Carried, Hosts},
+    http::HeadError,
     limits::FlowLimits,
     name::HostName,
     proxy::{ProxyServer, Upstream},
     record::{FlowEnd, FlowKind, FlowLog, FlowRecord, FlowRefusal, FlowVerdict},
 };
-use agentd_kernel::gateway::GatewaySocket;
+use agentd_kernel::{gateway::GatewaySocket, mount::trust::TrustPlan};
+use inspection::Inspected;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -37,7 +44,7 @@ fn grants(network: &Network) -> Result<Option<NetGrants>, IsolationError> {
     let Network::Egress(texts) = network else { return Ok(None) };
     let grants = texts.iter().map(|text| text.parse()).collect::<Result<Vec<NetGrant>, _>>().map_err(|error| refused(&error))?;
     let grants: NetGrants = grants.into_iter().collect();
-    enforceable(&grants, false).map_err(|error| refused(&error))?;
+    enforceable(&grants, true).map_err(|error| refused(&error))?;
     let ports = ports_of(&grants).len();
     if ports > MAX_PORTS {
         return Err(refused(&format!("{ports} different ports are granted, and {MAX_PORTS} are possible — grant fewer ports")));
@@ -61,13 +68,45 @@ pub(crate) fn ports(network: &Network) -> Result<Vec<u16>, IsolationError> {
     Ok(grants(network)?.as_ref().map(ports_of).unwrap_or_default().into_iter().collect())
 }
 
-/// Returns the settings of the gateway for this network; `None` if the network needs none.
+/// What a sandbox with granted hosts needs.
+pub(crate) struct EgressSettings {
+    gateway: GatewayConfig,
+    /// The trust stores of the payload, if its TLS is inspected.
+    pub(crate) trust: Option<TrustPlan>,
+    environment: Vec<(OsString, OsString)>,
+}
+
+/// Returns what the network of this spec needs; `None` if it is not that of granted hosts.
 ///
 /// # Errors
-/// As for [`grants`], and for a proxy in the environment that the gateway cannot use.
-pub(crate) fn config(network: &Network) -> Result<Option<GatewayConfig>, IsolationError> {
-    let Some(grants) = grants(network)? else { return Ok(None) };
-    Ok(Some(GatewayConfig { upstream: upstream()?, limits: limits(), ..GatewayConfig::new(grants) }))
+/// As for [`grants`], for a proxy in the environment that the gateway cannot use, and for secrets that no request could use.
+pub(crate) fn settings(spec: &SandboxSpec) -> Result<Option<EgressSettings>, IsolationError> {
+    let Some(grants) = of_spec(spec)? else { return Ok(None) };
+    let inspected = inspection::prepare(&spec.secrets, &grants)?;
+    let (inspection, trust, environment) = match inspected {
+        Some(Inspected { inspection, trust, environment }) => (Some(inspection), Some(trust), environment),
+        None => (None, None, Vec::new()),
+    };
+    let (upstream, deny_reason) = (upstream()?, spec.deny_reason.clone());
+    let gateway = GatewayConfig { upstream, limits: limits(), inspection, deny_reason, ..GatewayConfig::new(grants) };
+    Ok(Some(EgressSettings { gateway, trust, environment }))
+}
+
+/// Returns the grants of a spec; `None` if the network is of another kind, which has no place for secrets.
+fn of_spec(spec: &SandboxSpec) -> Result<Option<NetGrants>, IsolationError> {
+    let grants = grants(&spec.network)?;
+    match spec.secrets.first() {
+        Some(secret) if grants.is_none() => Err(IsolationError::Invalid {
+            what: format!("secret {}", secret.target),
+            reason: "secrets need a network of granted hosts — grant the host (--net allow=HOST)".to_owned(),
+        }),
+        _ => Ok(grants),
+    }
+}
+
+/// Returns true if requests inside of TLS must be known for the grant.
+fn wanted(grant: &NetGrant) -> bool {
+    grant.carried == Carried::Tls && grant.request.is_some()
 }
 
 /// Returns the host's HTTP proxy, by the variables that other programs use.
@@ -109,17 +148,18 @@ pub fn raise_descriptor_limit() -> Result<(), IsolationError> {
     Ok(())
 }
 
-/// Describes what a network grants.
+/// Describes what the network of a spec grants.
 ///
 /// # Errors
-/// As for [`config`].
-pub(crate) fn describe(network: &Network) -> Result<Vec<PlanLine>, IsolationError> {
-    let Some(GatewayConfig { grants, upstream, .. }) = config(network)? else { return Ok(Vec::new()) };
+/// As for [`settings`].
+pub(crate) fn describe(spec: &SandboxSpec) -> Result<Vec<PlanLine>, IsolationError> {
+    let Some(grants) = of_spec(spec)? else { return Ok(Vec::new()) };
     let mut lines: Vec<_> = grants.iter().map(|grant| PlanLine::new("allowed", described(grant))).collect();
+    lines.extend(inspection::describe(&spec.secrets, &grants)?);
     lines.push(PlanLine::new("refused", "every other name, address and port; UDP; TLS for another name"));
     let rule = "private, loopback, link-local and other special addresses only if a grant names their range";
     lines.push(PlanLine::new("addresses", rule));
-    let way = match upstream {
+    let way = match upstream()? {
         Upstream::Proxy(_) => "through the host's proxy (HTTPS_PROXY), by address",
         _ => "from this host, without a proxy",
     };
@@ -129,6 +169,7 @@ pub(crate) fn describe(network: &Network) -> Result<Vec<PlanLine>, IsolationErro
 
 fn described(grant: &NetGrant) -> String {
     let examined = match (&grant.hosts, grant.carried) {
+        _ if wanted(grant) => "requests inside of TLS",
         (Hosts::Names(_), Carried::Tls) => "TLS for this name",
         (Hosts::Names(_), Carried::Http) => "HTTP/1 requests to this host",
         _ => "TCP, content not examined",
@@ -140,6 +181,7 @@ fn described(grant: &NetGrant) -> String {
 pub(crate) struct SandboxGateway {
     running: Mutex<Option<Gateway>>,
     log: FlowLog,
+    environment: Vec<(OsString, OsString)>,
 }
 
 impl SandboxGateway {
@@ -147,7 +189,10 @@ impl SandboxGateway {
     ///
     /// # Errors
     /// The reason why it does not start. The sockets are closed then.
-    pub(crate) async fn start(sockets: Vec<(GatewaySocket, OwnedFd)>, config: GatewayConfig) -> Result<Self, IsolationError> {
+    pub(crate) async fn start(
+        sockets: Vec<(GatewaySocket, OwnedFd)>,
+        EgressSettings { gateway, environment, .. }: EgressSettings,
+    ) -> Result<Self, IsolationError> {
         let mut taken = GatewaySockets::default();
         for (purpose, socket) in sockets {
             match purpose {
@@ -160,9 +205,9 @@ impl SandboxGateway {
         }
         let failed = |error| ControlError::caused_by(Control::Network, "start the gateway", error);
         // Not on the runtime: a failed start ends an event loop, for which it waits.
-        let gateway = blocking(move || Ok(Gateway::start(taken, config).map_err(failed)?)).await?;
+        let gateway = blocking(move || Ok(Gateway::start(taken, gateway).map_err(failed)?)).await?;
         let log = gateway.log().clone();
-        Ok(Self { running: Mutex::new(Some(gateway)), log })
+        Ok(Self { running: Mutex::new(Some(gateway)), log, environment })
     }
 
     /// Ends all connections, and waits until they are recorded. Those whose programs have ended get a moment to end by
@@ -179,6 +224,11 @@ impl SandboxGateway {
             Ok(())
         })
         .await
+    }
+
+    /// Returns the variables that commands need.
+    pub(crate) fn environment(&self) -> &[(OsString, OsString)] {
+        &self.environment
     }
 
     /// Returns the queue of the flows.
@@ -211,6 +261,7 @@ fn flow(record: FlowRecord) -> NetworkFlow {
         address_checked: record.address_checked,
         sent: record.sent,
         received: record.received,
+        request: record.request.map(|line| format!("{} {}", line.method, line.path)),
         verdict: match record.verdict {
             FlowVerdict::Granted { rule, end } => NetworkVerdict::Granted { rule, cut: cut(end) },
             FlowVerdict::Refused(refusal) => NetworkVerdict::Refused { reason: refusal.to_string(), missing },
@@ -244,6 +295,17 @@ fn missing(record: &FlowRecord) -> Option<String> {
     };
     let FlowVerdict::Refused(refusal) = &record.verdict else { return None };
     match refusal {
+        FlowRefusal::Request(HeadError::NotAllowed) => {
+            let (request, name) = (record.request.as_ref()?, name()?);
+            let grant = format!("{name}:{port}/{}:{}", request.method, request.path.replace(',', "%2C"));
+            // A path that was cut off, or that has characters of patterns, is not offered.
+            let exact = |grant: &NetGrant| {
+                let rule = grant.request.as_ref();
+                rule.is_some_and(|rule| rule.allows(&request.method, request.path.as_bytes()) == Ok(true))
+            };
+            let short = request.path.len() < 200 && !request.path.contains('*');
+            grant.parse().ok().filter(|grant| short && exact(grant)).map(|grant: NetGrant| grant.to_string())
+        }
         FlowRefusal::NameNotGranted => name().map(|name| name.to_string()),
         FlowRefusal::NotGranted => Some(name().map_or_else(|| address(record.wanted.ip()), |name| format!("{name}:{port}"))),
         FlowRefusal::Special { address: refused, .. } => Some(address(*refused)),

@@ -3,7 +3,8 @@
 
 use crate::{
     blocking::{blocking, planning},
-    egress, explain, launcher,
+    egress::{self, EgressSettings},
+    explain, launcher,
     layered::{LayerStore, LayeredSandbox},
     own_state,
     probe::{self, Attackable, AttackedSandbox},
@@ -14,7 +15,6 @@ use agentd_core::{
     BackendCapabilities, BackendTraits, Control, Evidence, IsolationBackend, IsolationError, Limits, NetworkMode, PlanLine,
     Profile, Sandbox, SandboxId, SandboxSpec, Writable,
 };
-use agentd_egress::GatewayConfig;
 use agentd_kernel::{
     cgroup::CgroupPlan,
     idmap::Subordinate,
@@ -164,8 +164,8 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     /// As [`IsolationBackend::create_sandbox`].
     pub async fn create_on_shared_kernel(&self, spec: SandboxSpec) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
         let (backend, limits) = (self.clone(), spec.limits.clone());
-        let gateway = egress::config(&spec.network)?;
-        let plan = planned(spec, move |spec| Self::plan_with(&backend.0.config, &spec)).await?;
+        let (plan, gateway) =
+            planned(spec, move |spec| Ok((Self::plan_with(&backend.0.config, &spec)?, egress::settings(&spec)?))).await?;
         self.create(plan, limits, gateway).await
     }
 
@@ -180,10 +180,13 @@ impl<K: BackendKind> SharedKernelBackend<K> {
 
     async fn create(
         &self,
-        plan: SandboxPlan,
+        mut plan: SandboxPlan,
         limits: Limits,
-        gateway: Option<GatewayConfig>,
+        mut gateway: Option<EgressSettings>,
     ) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
+        if let Some(trust) = gateway.as_mut().and_then(|settings| settings.trust.take()) {
+            plan.tree.set_trust(trust);
+        }
         let launcher = launcher::get()?;
         let ordered = launcher.create(plan).await?;
         let sandbox = SharedKernelSandbox::open(ordered, Arc::new(self.clone()), limits, gateway).await?;
@@ -227,7 +230,7 @@ impl<K: BackendKind> IsolationBackend for SharedKernelBackend<K> {
         if !K::TRAITS.boundary {
             return Ok(vec![PlanLine::new("boundary", "none: the command runs as the caller")]);
         }
-        Ok([explain::describe(&plan), egress::describe(&spec.network)?].concat())
+        Ok([explain::describe(&plan), egress::describe(spec)?].concat())
     }
 
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {

@@ -38,7 +38,7 @@ fn check(args: &CheckArgs) -> Result<u8, Failure> {
     }
     let grants = grants.into_iter().collect();
     // What `agentd run` refuses to start with is no answer.
-    enforceable(&grants, false)?;
+    enforceable(&grants, true)?;
     let answer = args.destination.check(&grants);
     let reason = answer.as_ref().err().map(ToString::to_string);
     let text = match (&answer, args.json) {

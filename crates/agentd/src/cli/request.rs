@@ -138,6 +138,8 @@ pub(crate) fn sandbox(
         links,
         home: Some(home.clone()),
         network,
+        secrets: Vec::new(),
+        deny_reason: Some(NetworkArg::deny_reasons(&args.net).join("\n")).filter(|text| !text.is_empty()),
         profile: profile(args),
         limits: limits(args),
         allow_degraded: args.allow_degraded,
