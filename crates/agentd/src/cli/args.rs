@@ -20,7 +20,7 @@ pub(crate) use daemon::DaemonCommand;
 pub(crate) use gondolin::GondolinCommand;
 #[cfg(feature = "images")]
 pub(crate) use image::ImageCommand;
-pub(crate) use net::{CheckArgs, NetCommand, read_grants};
+pub(crate) use net::{CheckArgs, NetCommand, open_named, read_grants};
 #[cfg(not(feature = "images"))]
 pub(crate) use reference::Reference;
 pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RequireArg, RunArgs};

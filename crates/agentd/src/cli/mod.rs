@@ -29,6 +29,7 @@ mod request;
 mod result_object;
 mod run;
 mod sandbox;
+mod secrets;
 mod selection;
 mod stream;
 mod suggestions;

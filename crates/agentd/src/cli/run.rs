@@ -10,11 +10,12 @@ use super::{
     protection::{self, Advice},
     request::{self, BackendDescription},
     result_object::{self, ResultObject},
+    secrets::{self, ReadSecrets},
     selection::{self, Selected},
     stream, temporary, toolchains, writer,
 };
 use agentd_core::{
-    Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, NetworkMode, Sandbox,
+    Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, NetworkMode, Sandbox, SandboxSpec,
 };
 use agentd_isolation::{HeadTail, egress, protect::Report, shared_kernel};
 use std::{
@@ -71,24 +72,22 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     if args.explain {
         return print_plan(&args, &selected);
     }
+    let secrets = ReadSecrets::of(&args)?;
     // Held until the sandbox is gone, so that its layers are not collected.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let image = held.as_ref().map(|(image, _)| image);
-    let (mut spec, mut command) = request::request(&args, &BackendDescription::new(&*selected.backend), image)?;
+    let (mut spec, mut command) = requested(&args, &selected, image, &secrets)?;
     let advice = Advice::for_grants(&spec.grants);
     let limit = spec.limits.wall;
     let mut compared = Comparison::begin(&spec.grants, limit);
     // From here on, a signal ends the command first, so that agentd can clean up.
     let mut stops = Stops::new()?;
-    if spec.network.mode() == NetworkMode::Egress {
-        egress::raise_descriptor_limit()?;
-    }
     let mut made = selected.backend.create_sandbox(spec.clone()).await;
     if made.as_ref().is_err_and(|error| selected.is_outdated_by(error)) {
         selected.forget();
         selected = selection::of_run(&args, &work_root).await?;
         let earlier = spec.grants;
-        (spec, command) = request::request(&args, &BackendDescription::new(&*selected.backend), image)?;
+        (spec, command) = requested(&args, &selected, image, &secrets)?;
         grants::keep_objects(&earlier, &mut spec.grants);
         compared = match Comparison::begin_until(&spec.grants, limit, &mut stops).await? {
             Ok(compared) => compared,
@@ -97,6 +96,7 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
         made = selected.backend.create_sandbox(spec.clone()).await;
     }
     let sandbox = made?;
+    secrets::add_environment(&mut command, sandbox.network_environment(), &args.command.env);
     let mut flows = FlowReader::start(&*sandbox, NetworkArg::deny_reasons(&args.boundary.net))?;
     // An image has its own programs, and without a boundary no directory is hidden.
     let hides = image.is_none() && selected.backend.traits().boundary;
@@ -137,10 +137,26 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
     }
 }
 
+/// Returns the sandbox and the command that the arguments request. Prepares this process for the gateway of a sandbox that needs
+/// one.
+fn requested(
+    args: &RunArgs,
+    selected: &Selected,
+    image: Option<&image::Image>,
+    secrets: &ReadSecrets,
+) -> Result<(SandboxSpec, Command), Failure> {
+    let (mut spec, command) = request::request(args, &BackendDescription::new(&*selected.backend), image)?;
+    secrets.add_to(&mut spec, &command, &args.command.env)?;
+    if spec.network.mode() == NetworkMode::Egress && !args.explain {
+        egress::raise_descriptor_limit()?;
+    }
+    Ok((spec, command))
+}
+
 /// Prints the plan of the sandbox.
 fn print_plan(args: &RunArgs, selected: &Selected) -> Result<u8, Failure> {
     let image = args.boundary.image.as_ref().map(image::find).transpose()?;
-    let (spec, _) = request::request(args, &BackendDescription::new(&*selected.backend), image.as_ref())?;
+    let (spec, _) = requested(args, selected, image.as_ref(), &ReadSecrets::of(args)?)?;
     std::io::stdout().write_all(explain::text(selected, &args.require, &spec)?.as_bytes())?;
     Ok(0)
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 mod attacks;
+mod inspection;
 #[path = "../support/json_document.rs"]
 mod json_document;
 mod library;
@@ -13,6 +14,8 @@ mod outer;
 mod place;
 mod programs;
 mod reports;
+mod search;
+mod secrets;
 mod tls;
 
 use libtest_mimic::{Arguments, Trial, run};
@@ -28,7 +31,7 @@ fn main() {
         outer::enter();
         outer::serve();
     }
-    let tests = [attacks::TESTS, library::TESTS, programs::TESTS, reports::TESTS].concat();
+    let tests = [attacks::TESTS, inspection::TESTS, library::TESTS, programs::TESTS, reports::TESTS, secrets::TESTS].concat();
     let trials = place::backends().into_iter().flat_map(|backend| {
         tests.iter().map(move |(name, test)| {
             let test = *test;

@@ -150,6 +150,12 @@ pub(crate) struct RunArgs {
     /// the option
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub disk: Option<Bytes>,
+    /// Secret for one host: the command gets a placeholder in the variable NAME, and agentd puts the value into requests to HOST
+    /// only, over verified TLS only, in HEADER [default: authorization] or, with /basic, as the password of basic authentication.
+    /// HOST needs --net allow=. The value is read from a variable of agentd, a file or an open descriptor, which the command must
+    /// not see
+    #[arg(long, value_name = "NAME@HOST[:PORT][/HEADER]=env:VAR|file:PATH|fd:NUMBER")]
+    pub secret: Vec<OsString>,
     /// Print one JSON object that describes the run and contains its output
     #[arg(long, conflicts_with_all = ["interactive", "tty"])]
     pub json: bool,
@@ -198,7 +204,8 @@ pub(crate) struct BoundaryArgs {
         value_parser = PossibleValuesParser::new(layouts::toolchain_names().into_iter().chain(["all"])))]
     pub no_host_tools: Vec<String>,
     /// Network access: off (loopback only), host (the host's network), or allow= and the names that the command may reach, each
-    /// as NAME[:PORT][/PROTOCOL], *.NAME or ADDRESS:PORT, separated by commas; NAME alone means TLS at port 443. preset= names
+    /// as NAME[:PORT][/PROTOCOL][/METHOD:PATH], *.NAME or ADDRESS:PORT, separated by commas; NAME alone means TLS at port 443.
+    /// METHOD:PATH, as in GET:/v1/*, lets agentd look into the TLS of this host and refuse other requests. preset= names
     /// presets (`agentd net presets`), file= a file of grants. log allows nothing and prints what the command would need. All but
     /// off and host can be repeated [default: off]
     #[arg(long, value_name = "off|host|log|allow=|preset=|file=")]
