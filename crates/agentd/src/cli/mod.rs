@@ -43,7 +43,7 @@ mod writer;
 
 use agentd_daemon::OwnMounts;
 use agentd_isolation::blocking::as_sole_task;
-use args::{Cli, DaemonCommand, Sub};
+use args::{Cli, DaemonCommand, NetworkArg, Sub};
 use clap::CommandFactory;
 use failure::{CANNOT, Failure};
 use std::{ffi::OsString, io::Write, path::Path, process::ExitCode};
@@ -51,7 +51,7 @@ use std::{ffi::OsString, io::Write, path::Path, process::ExitCode};
 /// Parses the arguments and runs the command. Returns the exit code.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let cli = match Cli::parse_all(args.into_iter()) {
+    let mut cli = match Cli::parse_all(args.into_iter()) {
         Ok(cli) => cli,
         Err(error) => return not_parsed(error),
     };
@@ -69,7 +69,9 @@ pub fn main() -> ExitCode {
         writer::message(format_args!("{error}"));
         return ExitCode::from(CANNOT);
     }
-    if let Sub::Run(args) = &cli.command {
+    if let Sub::Run(args) = &mut cli.command {
+        // The secrets of presets are read later: the launcher must not have them.
+        args.boundary.net.extend(args.preset.iter().map(NetworkArg::from));
         run::prepare(args);
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -66,13 +66,13 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
 }
 
 /// Runs the command. `result` receives what `--json` reports if the run ends with an error.
-async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure> {
+async fn attempt(mut args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure> {
     let work_root = temporary::of_run(&args.boundary)?;
     let mut selected = selection::of_run(&args, &work_root).await?;
+    let secrets = ReadSecrets::of(&mut args)?;
     if args.explain {
-        return print_plan(&args, &selected);
+        return print_plan(&args, &selected, &secrets);
     }
-    let secrets = ReadSecrets::of(&args)?;
     // Held until the sandbox is gone, so that its layers are not collected.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let image = held.as_ref().map(|(image, _)| image);
@@ -145,7 +145,8 @@ fn requested(
     image: Option<&image::Image>,
     secrets: &ReadSecrets,
 ) -> Result<(SandboxSpec, Command), Failure> {
-    let (mut spec, command) = request::request(args, &BackendDescription::new(&*selected.backend), image)?;
+    let (mut spec, mut command) = request::request(args, &BackendDescription::new(&*selected.backend), image)?;
+    secrets::add_environment(&mut command, secrets::of_presets(&args.preset), &args.command.env);
     secrets.add_to(&mut spec, &command, &args.command.env)?;
     if spec.network.mode() == NetworkMode::Egress && !args.explain {
         egress::raise_descriptor_limit()?;
@@ -154,9 +155,9 @@ fn requested(
 }
 
 /// Prints the plan of the sandbox.
-fn print_plan(args: &RunArgs, selected: &Selected) -> Result<u8, Failure> {
+fn print_plan(args: &RunArgs, selected: &Selected, secrets: &ReadSecrets) -> Result<u8, Failure> {
     let image = args.boundary.image.as_ref().map(image::find).transpose()?;
-    let (spec, _) = requested(args, selected, image.as_ref(), &ReadSecrets::of(args)?)?;
+    let (spec, _) = requested(args, selected, image.as_ref(), secrets)?;
     std::io::stdout().write_all(explain::text(selected, &args.require, &spec)?.as_bytes())?;
     Ok(0)
 }

@@ -1,11 +1,14 @@
-//! `--secret`: values that stay outside of the sandbox.
+//! `--secret`, and the secrets of `--preset`: values that stay outside of the sandbox.
 //!
 //! This process reads the values itself, and passes them to the gateway in its own memory only. No message repeats a source or a
 //! value: a shell may have put the value where its name was meant.
 
-use super::args::{RunArgs, open_named};
+use super::args::{NetworkArg, RunArgs, open_named};
 use agentd_core::{Command, IsolationError, NetworkSecret, SandboxSpec};
-use agentd_egress::inspect::target::SecretTarget;
+use agentd_egress::{
+    inspect::target::SecretTarget,
+    preset::{Preset, PresetSecret},
+};
 use agentd_isolation::egress;
 use std::{
     ffi::{OsStr, OsString},
@@ -27,16 +30,51 @@ pub(crate) struct ReadSecrets {
 }
 
 impl ReadSecrets {
-    /// Reads the secrets of a run.
+    /// Reads the secrets of a run, and those of its presets, whose hosts are then granted.
     ///
     /// # Errors
     /// As for [`ReadSecrets::read`], and if the launcher could not be started.
-    pub(crate) fn of(args: &RunArgs) -> Result<Self, IsolationError> {
-        if !args.secret.is_empty() && !args.explain {
+    pub(crate) fn of(args: &mut RunArgs) -> Result<Self, IsolationError> {
+        let of_presets = args.preset.iter().any(|preset| !preset.secrets.is_empty());
+        if (of_presets || !args.secret.is_empty()) && !args.explain {
             // Starts the launcher, which may be a fork: afterwards, its memory would have the values.
             egress::raise_descriptor_limit()?;
         }
-        Self::read(&args.secret)
+        let mut read = Self::read(&args.secret)?;
+        for preset in &args.preset {
+            let hosts = read.preset(preset)?;
+            args.boundary.net.push(NetworkArg::Allow(hosts));
+        }
+        Ok(read)
+    }
+
+    /// Reads the secrets of a preset, except those that an option has given. Returns the grants for their hosts.
+    fn preset(&mut self, preset: &Preset) -> Result<Vec<String>, IsolationError> {
+        let mut hosts = Vec::new();
+        for PresetSecret { target, text, prefix, from } in &preset.secrets {
+            let same = |secret: &&mut NetworkSecret| secret.target.parse().is_ok_and(|given: SecretTarget| given == *target);
+            if let Some(given) = self.secrets.iter_mut().find(same) {
+                given.prefix.clone_from(prefix);
+            } else if self.secrets.iter().any(|secret| variable_of(secret) == target.variable) {
+                // The tool uses another host, which the caller has granted.
+                continue;
+            } else if let Some(name) = from.iter().find(|name| std::env::var_os(name).is_some()) {
+                let value = self.value(&target.variable, OsStr::new(&format!("env:{name}")))?;
+                let mut secret = NetworkSecret::new(text, value);
+                secret.prefix.clone_from(prefix);
+                self.secrets.push(secret);
+            } else {
+                continue;
+            }
+            hosts.push(format!("{}:{}/tls", target.host.name, target.host.port));
+        }
+        let wanted = |secret: &PresetSecret| self.secrets.iter().any(|read| variable_of(read) == secret.target.variable);
+        if preset.secrets.is_empty() || preset.secrets.iter().any(wanted) {
+            return Ok(hosts);
+        }
+        let names: Vec<&str> = preset.secrets.iter().flat_map(|secret| &secret.from).map(String::as_str).collect();
+        let reason = format!("no variable has the API key — set {}, or use --secret", names.join(" or "));
+        Err(invalid(&format!("--preset {}", preset.name), reason))
     }
 
     /// Reads the values.
@@ -97,7 +135,7 @@ impl ReadSecrets {
             }
         }
         for secret in &self.secrets {
-            let variable = secret.target.split('@').next().unwrap_or_default();
+            let variable = variable_of(secret);
             let what = format!("--secret {variable}");
             if set.iter().any(|option| option.split('=').next() == Some(variable)) {
                 return Err(invalid(&what, "--env sets the same variable — drop one of the two options"));
@@ -117,6 +155,16 @@ impl ReadSecrets {
         spec.secrets.clone_from(&self.secrets);
         Ok(())
     }
+}
+
+/// Returns the variable that holds the placeholder.
+fn variable_of(secret: &NetworkSecret) -> &str {
+    secret.target.split('@').next().unwrap_or_default()
+}
+
+/// Returns the variables of presets.
+pub(crate) fn of_presets(presets: &[Preset]) -> Vec<(OsString, OsString)> {
+    presets.iter().flat_map(|preset| &preset.env).map(|(name, value)| (name.into(), value.into())).collect()
 }
 
 fn invalid(what: &str, reason: impl ToString) -> IsolationError {

@@ -26,6 +26,7 @@ pub const TESTS: &[EgressTest] = &[
     ("secrets_that_cannot_be_used_are_errors_and_nothing_runs", invalid),
     ("explain_prints_where_secrets_go", explain),
     ("secret_of_the_library_reaches_its_host", library),
+    ("preset_of_an_agent_grants_its_api_and_keeps_its_key_outside", agent),
 ];
 
 const VALUE: &str = "real-value-8c1f6d0a44be4f21";
@@ -281,4 +282,41 @@ fn library(backend: &str) {
         sandbox.destroy().await.unwrap();
     });
     assert_eq!(heads("tls"), [""; 0]);
+}
+
+fn agent(backend: &str) {
+    for host in ["api.openai.com", "api.anthropic.com"] {
+        name(host, &[PUBLIC]);
+    }
+    let place = EgressDir::new();
+    let script =
+        "curl -sS -H \"Authorization: Bearer $CODEX_API_KEY\" https://api.openai.com/v1/responses && echo && echo $CODEX_API_KEY";
+    let run = |options: &[&str], script: &str, variables: &[(&str, &str)]| {
+        let mut command = place.trusting(backend, options, &["sh", "-c", script]);
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        silent(&output);
+        output
+    };
+    let output = run(&["--preset", "codex"], script, &[("OPENAI_API_KEY", VALUE)]);
+    let printed = text(&output.stdout);
+    assert!(printed.starts_with("tls /v1/responses\nsk-") && output.stderr.is_empty(), "{output:?}");
+    // An option gives the key instead of a variable, and `--net preset=` grants the hosts only.
+    let options = ["--preset", "codex", "--secret", "CODEX_API_KEY@api.openai.com=env:MY_KEY"];
+    let output = run(&options, script, &[("MY_KEY", VALUE), ("OPENAI_API_KEY", "another-value-of-the-caller")]);
+    assert!(text(&output.stdout).starts_with("tls /v1/responses\nsk-"), "{output:?}");
+    assert_eq!(credentials("api.openai.com"), [(); 2].map(|()| format!("Bearer {VALUE}")));
+    let output =
+        run(&["--net", "preset=codex"], "echo ${CODEX_API_KEY-unset} ${SSL_CERT_FILE-unset}", &[("OPENAI_API_KEY", VALUE)]);
+    assert_eq!(text(&output.stdout), "unset unset\n", "{output:?}");
+    // Of several keys, those that are set are used, and only their hosts are granted.
+    let script = "curl -sS -H \"x-api-key: $ANTHROPIC_API_KEY\" https://api.anthropic.com/v1/messages; echo
+        echo ${OPENAI_API_KEY-unset} $OPENCODE_DISABLE_AUTOUPDATE; curl -sS https://api.openai.com/ 2>/dev/null || echo refused";
+    let output = run(&["--preset", "opencode"], script, &[("ANTHROPIC_API_KEY", VALUE)]);
+    assert_eq!(text(&output.stdout), "tls /v1/messages\nunset 1\nrefused\n", "{output:?}");
+    let key = format!("x-api-key: {VALUE}");
+    assert_eq!(heads("tls").iter().filter(|head| head.to_lowercase().contains(&key)).count(), 1, "{:?}", heads("tls"));
+    let output = run(&["--preset", "codex"], "touch ran", &[]);
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(text(&output.stderr).contains("set CODEX_API_KEY or OPENAI_API_KEY, or use --secret"), "{output:?}");
+    assert!(!place.work().join("ran").exists());
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 /// The names in the certificate of the server.
-const NAMES: [&str; 2] = ["*.granted.example", "granted.example"];
+const NAMES: [&str; 4] = ["*.granted.example", "granted.example", "api.anthropic.com", "api.openai.com"];
 
 /// The directory whose files the server shows below `/files/`.
 static FILES: Mutex<Option<PathBuf>> = Mutex::new(None);

@@ -71,6 +71,12 @@ impl FromStr for NetworkArg {
     }
 }
 
+impl From<&Preset> for NetworkArg {
+    fn from(preset: &Preset) -> Self {
+        Self::Allow(preset.allow.iter().map(ToString::to_string).collect())
+    }
+}
+
 impl NetworkArg {
     /// Returns the network that all values together request: loopback only without a value.
     ///
@@ -156,6 +162,10 @@ pub(crate) struct RunArgs {
     /// not see
     #[arg(long, value_name = "NAME@HOST[:PORT][/HEADER]=env:VAR|file:PATH|fd:NUMBER")]
     pub secret: Vec<OsString>,
+    /// Preset of a tool (`agentd net presets`): its hosts, as with --net preset=. For an agent CLI also its API key, which is
+    /// read from a variable of agentd and used like that of --secret (repeatable)
+    #[arg(long, value_name = "NAME", value_parser = Preset::find)]
+    pub preset: Vec<Preset>,
     /// Print one JSON object that describes the run and contains its output
     #[arg(long, conflicts_with_all = ["interactive", "tty"])]
     pub json: bool,
