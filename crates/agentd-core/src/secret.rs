@@ -5,10 +5,10 @@ use std::{fmt, sync::Arc};
 use zeroize::Zeroizing;
 
 /// A secret that stays outside of the sandbox ([`crate::Network::Egress`]). The sandbox gets a placeholder, which the gateway
-/// replaces in requests to one host. The value can be neither printed nor serialised. It is zeroed when the last copy is dropped.
+/// replaces in requests to one host. The value can be neither printed nor serialised, and is zeroed when the last copy is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NetworkSecret {
-    /// Where the secret is meant for: `NAME@HOST[:PORT][/HEADER]`. NAME is the environment variable that holds the placeholder.
+    /// The destination of the secret: `NAME@HOST[:PORT][/HEADER]`. NAME is the environment variable that holds the placeholder.
     /// HEADER is the header that holds the secret, or `basic` for the password of HTTP basic authentication.
     pub target: String,
     /// The beginning of the placeholder, for programs that check it (`sk-`).
@@ -34,9 +34,9 @@ impl fmt::Debug for NetworkSecret {
     }
 }
 
-/// Refuses to serialise secrets, so that none is stored with a spec.
+/// Refuses to serialise secrets, so that no secret is stored or sent with a spec.
 pub(crate) fn refuse_to_store<S: Serializer>(_: &[NetworkSecret], _: S) -> Result<S::Ok, S::Error> {
-    Err(S::Error::custom("a sandbox with secrets cannot be stored — give the secrets to each run instead"))
+    Err(S::Error::custom("a spec with secrets can be neither stored nor sent — create the sandbox in this process"))
 }
 
 #[cfg(test)]
@@ -52,6 +52,6 @@ mod tests {
         let printed = format!("{spec:?} {spec:#?}");
         assert!(printed.contains("KEY@a.example") && !printed.contains("the-real-value"), "{printed}");
         let error = serde_json::to_string(&spec).unwrap_err().to_string();
-        assert!(error.contains("secrets cannot be stored"), "{error}");
+        assert!(error.contains("neither stored nor sent"), "{error}");
     }
 }

@@ -40,7 +40,7 @@ pub enum GuardRule {
     /// The guard may refuse the grant.
     #[default]
     Apply,
-    /// The caller vouches for this path. The command line never does.
+    /// The guard does not check the grant. The command line never sets this rule.
     Waive,
 }
 
@@ -93,9 +93,10 @@ pub enum Network {
     Off,
     /// The host's network.
     Host,
-    /// The granted hosts only. Each grant has the form `HOST[:PORT][/PROTOCOL][/METHOD:PATH]`, as in `pypi.example` or
-    /// `*.files.example:443`. A method and path, or a secret, lets the gateway inspect TLS: commands then need the variables of
-    /// [`crate::Sandbox::network_environment`]. Only backends whose traits include [`crate::BackendTraits::egress`] support this.
+    /// The granted hosts only. Each network grant has the form `HOST[:PORT][/PROTOCOL][/METHOD:PATH]`, as in `pypi.example` or
+    /// `*.files.example:443`. If a network grant has a method and path, or a secret is given for a host, the gateway inspects the
+    /// TLS of that host. Commands then need the variables of [`crate::Sandbox::network_environment`]. Only backends whose traits
+    /// include [`crate::BackendTraits::egress`] support granted hosts.
     Egress(Vec<String>),
 }
 
@@ -126,7 +127,7 @@ impl Network {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
-    /// The fewest system calls with which ordinary programs run; loopback sockets and Unix sockets are refused.
+    /// The calls that nearly every program makes. Loopback sockets and Unix sockets are refused.
     Strict,
     /// The system calls that compilers, interpreters and their tests need.
     #[default]
@@ -182,7 +183,7 @@ pub struct DiskLayers {
 pub struct SandboxSpec {
     /// The root file system.
     pub root: Root,
-    /// The storage for changes to the root. Only a backend with its own root stores any.
+    /// The storage for changes to the root. Only a backend with its own root stores changes.
     pub writable: Writable,
     /// Paths of the host to show in the sandbox, in addition to the system's read-only directories.
     pub grants: Vec<Grant>,
@@ -194,12 +195,11 @@ pub struct SandboxSpec {
     pub home: Option<PathBuf>,
     /// The network.
     pub network: Network,
-    /// Secrets for requests to hosts that [`Network::Egress`] grants. They are never stored with a spec.
+    /// Secrets for requests to hosts that [`Network::Egress`] grants. A spec with secrets can be neither stored nor sent.
     #[serde(skip_deserializing, skip_serializing_if = "Vec::is_empty", serialize_with = "secret::refuse_to_store")]
     pub secrets: Vec<NetworkSecret>,
-    /// The operator's text for what [`Network::Egress`] refuses. A program gets the text with the response to a refused request.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub deny_reason: Option<String>,
+    /// The operators' texts for what [`Network::Egress`] refuses. A program gets them with the response to a refused request.
+    pub deny_reasons: Vec<String>,
     /// The profile.
     pub profile: Profile,
     /// Limits of the sandbox as a whole, and default limits of its commands.
@@ -258,8 +258,8 @@ pub struct Command {
     pub cwd: Option<PathBuf>,
     /// Standard input.
     pub stdin: StdinSource,
-    /// A pseudo-terminal of this size instead of pipes. With [`StdinSource::Null`], standard input is `/dev/null` all the same,
-    /// and only output goes to the terminal.
+    /// A pseudo-terminal of this size instead of pipes. With [`StdinSource::Null`], standard input is still `/dev/null`, and only
+    /// output goes to the terminal.
     pub pty: Option<PtySize>,
     /// Limits of this command. The sandbox's own limits apply in addition.
     pub limits: Limits,

@@ -7,7 +7,7 @@ use crate::{
     started::Started,
 };
 use agentd_core::{Command, ControlReport, Grant};
-use agentd_isolation::{grants, protect::Report};
+use agentd_isolation::{egress, grants, protect::Report};
 use agentd_sandboxes::{Change, Name, SandboxSettings};
 use std::{
     os::fd::{BorrowedFd, OwnedFd},
@@ -35,8 +35,9 @@ impl Client {
     ///
     /// # Errors
     /// The reason why the daemon could not be reached or refused; this holds for all methods that send a request. The errors of
-    /// [`grants::pin`].
+    /// [`grants::pin`] and [`egress::check_layered`].
     pub async fn create(&self, name: &Name, mut about: SandboxSettings, proven: bool) -> Result<Vec<ControlReport>, DaemonError> {
+        egress::check_layered(&about.spec)?;
         grants::pin(&mut about.spec)?;
         Ok(self.request_controls(Request::Create { name: name.clone(), about: Box::new(about), proven }).await?.0)
     }
@@ -169,8 +170,8 @@ impl Client {
         self.file(Request::Read { name: name.clone(), path: path.to_path_buf() }).await
     }
 
-    /// Sends a request that changes nothing. If the daemon ended during the request, the request is sent again: the daemon may
-    /// already have been ending when the client connected.
+    /// Sends a request that changes nothing and is answered by a descriptor. If the daemon ended during the request, the request
+    /// is sent again: the daemon may already have been ending when the client connected.
     async fn file(&self, request: Request) -> Result<OwnedFd, DaemonError> {
         let reply = match self.answer(request.clone()).await {
             Err(DaemonError::Lost(_)) => self.answer(request).await,
@@ -195,6 +196,23 @@ impl Client {
     pub async fn write(&self, name: &Name, path: &Path, content: BorrowedFd<'_>) -> Result<(), DaemonError> {
         let request = Request::Write { name: name.clone(), path: path.to_path_buf() };
         finished(self.ask(request, Some(content)).await?.receive::<Reply>().await?.0)
+    }
+
+    /// Changes the granted hosts of a sandbox: revokes those of `revoke`, ends their connections, and adds those of `allow`. When
+    /// this function returns, the change holds, also after a restart of the daemon. An error changes nothing.
+    ///
+    /// # Errors
+    /// As for [`Client::create`].
+    pub async fn change_network(&self, name: &Name, allow: Vec<String>, revoke: Vec<String>) -> Result<(), DaemonError> {
+        self.done(Request::Network { name: name.clone(), allow, revoke }).await
+    }
+
+    /// Returns a socket that is connected to a TCP port of the loopback of a running sandbox, and that does not block.
+    ///
+    /// # Errors
+    /// As for [`Client::create`]. No program in the sandbox accepts the connection.
+    pub async fn connect_to(&self, name: &Name, port: u16) -> Result<OwnedFd, DaemonError> {
+        self.file(Request::Connect { name: name.clone(), port }).await
     }
 
     async fn answer(&self, request: Request) -> Result<(Reply, Vec<OwnedFd>), DaemonError> {

@@ -1,7 +1,7 @@
 //! Presets: named lists of grants for common tools, and what agent CLIs need in addition.
 //!
-//! Each preset is a file of `presets/`, which is compiled in. Presets grant public services only. A site with a mirror of its own
-//! writes a grant file instead (see [`crate::grant::GrantFile`]).
+//! Each preset is a file of `presets/`, which is compiled into the program. Presets grant public services only. A site with a
+//! mirror of its own writes a grant file instead (see [`crate::grant::GrantFile`]).
 
 use crate::{
     grant::{GrantError, NetGrants},
@@ -19,22 +19,22 @@ pub struct Preset {
     pub description: String,
     /// The grants.
     pub allow: NetGrants,
-    /// The credentials of an agent CLI. Those whose value is set are used, and a run needs one at least.
+    /// The credentials of an agent CLI. A run uses each credential whose value is set, and needs at least one.
     pub secrets: Vec<PresetSecret>,
-    /// Variables with which the tool does without hosts that the preset does not grant.
+    /// Variables that switch off features for which the tool needs hosts that the preset does not grant.
     pub env: BTreeMap<String, String>,
 }
 
 /// A credential of an agent CLI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PresetSecret {
-    /// Where the secret is meant for. Its host is granted if the secret is used.
+    /// The destination of the secret. Its host is granted if the secret is used.
     pub target: SecretTarget,
     /// The text form of the target.
     pub text: String,
     /// The beginning of the placeholder, which the tool may check.
     pub prefix: String,
-    /// The variables of the caller that may have the value. The first one that is set has it.
+    /// The variables of the caller that may contain the value. The first variable that is set is used.
     pub from: Vec<String>,
 }
 
@@ -49,7 +49,7 @@ pub enum PresetError {
         name: String,
     },
     /// The file of the preset is damaged. The tests read every file, so a build that passed them has none.
-    #[error("network preset {name:?}: {reason} — report this as a fault of agentd")]
+    #[error("network preset {name:?}: {reason} — report this as a bug of agentd")]
     Damaged {
         /// The name.
         name: &'static str,

@@ -134,7 +134,7 @@ pub const ROWS: &[Row] = &[
         backends: "container",
         needs: &[Asset::Programs, Asset::Debian],
         turn: Turn::Rotates(2),
-        minutes: 3,
+        minutes: 2,
         why: "subordinate ids for all sandboxes; every run covers ids for one sandbox in lab-6.1-user",
     },
     Row {
@@ -144,7 +144,7 @@ pub const ROWS: &[Row] = &[
         backends: "gondolin",
         needs: &[Asset::Programs, Asset::Gondolin],
         turn: Turn::Rotates(1),
-        minutes: 6,
+        minutes: 7,
         why: "the same inside the machine as `gondolin-root`; only the limits around Node and QEMU differ",
     },
     Row {
@@ -163,9 +163,10 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["microvm"]),
         backends: "firecracker",
         needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
-        turn: Turn::Always,
-        minutes: 8,
-        why: "features that only Firecracker has: templates, restores, copies of grants, killed monitors",
+        turn: Turn::Rotates(0),
+        minutes: 7,
+        why: "features that only Firecracker has: templates, restores, copies of grants, killed monitors. Each test boots nested \
+              machines; every run covers starts from a template and grants in `firecracker-attack`",
     },
     Row {
         name: "firecracker-leaks",
@@ -176,7 +177,7 @@ pub const ROWS: &[Row] = &[
         turn: Turn::Rotates(2),
         minutes: 5,
         why: "fifty machines, kills of agentd at nine moments, and programs without a role handler where Firecracker is set up; \
-              every run covers the clean-up of a killed monitor in `firecracker-only`",
+              another turn covers the clean-up of a killed monitor in `firecracker-only`",
     },
     Row {
         name: "firecracker-attack",
@@ -191,12 +192,22 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "lab-6.12-root",
         place: Place::Lab(KernelSeries::V6_12, User::Root),
-        suites: Suites::Only(&["agentd_kernel", "attack", "conformance", "pool", "run"]),
+        suites: Suites::Only(&["agentd_kernel", "attack", "conformance"]),
         backends: BY_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Always,
         minutes: 8,
         why: "control groups of version 2 with all controllers, and the newest kernel of Debian 12",
+    },
+    Row {
+        name: "lab-6.12-root-run",
+        place: Place::Lab(KernelSeries::V6_12, User::Root),
+        suites: Suites::Only(&["pool", "run"]),
+        backends: BY_THE_KERNEL,
+        needs: &[Asset::Programs, Asset::Lab],
+        turn: Turn::Rotates(2),
+        minutes: 4,
+        why: "the command and the pool with control groups of version 2; every run covers both suites on this host in `root` and `user`",
     },
     Row {
         name: "lab-6.12-others",
@@ -205,19 +216,29 @@ pub const ROWS: &[Row] = &[
         backends: "host-direct test-machine",
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Rotates(4),
-        minutes: 3,
+        minutes: 4,
         why: "the remaining backends and suites of that kernel; every run covers these on this host in `root`, and the control \
               groups of that kernel in `lab-6.12-root`",
     },
     Row {
         name: "lab-6.1-user",
         place: Place::Lab(KernelSeries::V6_1, User::Ordinary),
-        suites: Suites::Only(&["agentd_kernel", "attack", "conformance", "pool"]),
+        suites: Suites::Only(&["agentd_kernel", "attack", "conformance"]),
         backends: BY_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Always,
         minutes: 5,
         why: "the oldest supported kernel (Landlock ABI 2), a delegated group of version 2, subordinate ids: the weakest case",
+    },
+    Row {
+        name: "lab-6.1-user-pool",
+        place: Place::Lab(KernelSeries::V6_1, User::Ordinary),
+        suites: Suites::Only(&["pool"]),
+        backends: BY_THE_KERNEL,
+        needs: &[Asset::Programs, Asset::Lab],
+        turn: Turn::Rotates(4),
+        minutes: 1,
+        why: "ready sandboxes on the oldest kernel; every run covers that kernel in `lab-6.1-user`, and this suite on this host",
     },
     Row {
         name: "lab-6.12-user",
@@ -236,7 +257,7 @@ pub const ROWS: &[Row] = &[
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Rotates(0),
-        minutes: 13,
+        minutes: 8,
         why: "every run covers this kernel in lab-6.12-root, and this kind of user in lab-6.1-user",
     },
     Row {
@@ -256,7 +277,7 @@ pub const ROWS: &[Row] = &[
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Rotates(1),
-        minutes: 8,
+        minutes: 10,
         why: "every run covers this kernel in lab-6.1-user, and this user in lab-6.12-root, both without `host-direct` and `test-machine`",
     },
     Row {
@@ -266,7 +287,7 @@ pub const ROWS: &[Row] = &[
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Rotates(2),
-        minutes: 4,
+        minutes: 8,
         why: "hundreds of sandboxes, and kills at 50 moments; every run covers four times as many on this host in `root`",
     },
     Row {
@@ -276,8 +297,8 @@ pub const ROWS: &[Row] = &[
         backends: "firecracker",
         needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
         turn: Turn::Rotates(3),
-        minutes: 14,
-        why: "each test boots a nested machine; every run covers boots, restores and copies in `firecracker-only`",
+        minutes: 9,
+        why: "each test boots a nested machine; every run covers starts and grants in `firecracker-attack`",
     },
     Row {
         name: "firecracker-attack-user",
@@ -285,7 +306,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["attack"]),
         backends: "firecracker",
         needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
-        turn: Turn::Rotates(4),
+        turn: Turn::Rotates(3),
         minutes: 2,
         why: "the same inside the machine as firecracker-attack; only the start of the machine differs",
     },
@@ -295,14 +316,15 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&[]),
         backends: "firecracker",
         needs: &[Asset::Programs, Asset::Lab, Asset::Microvm, Asset::Debian],
-        turn: Turn::Rotates(3),
-        minutes: 2,
+        turn: Turn::Rotates(2),
+        minutes: 1,
         why: "the commands of docs/firecracker.md, unchanged",
     },
     Row {
         name: "licences",
         place: Place::Check(
-            "CARGO_TARGET_DIR=target/tools/build-deny cargo install --quiet --debug --locked --root target/tools cargo-deny
+            "export CARGO_PROFILE_DEV_DEBUG=0
+            CARGO_TARGET_DIR=target/tools/build-deny cargo install --quiet --debug --locked --root target/tools cargo-deny
             rm -rf target/tools/build-deny
             target/tools/bin/cargo-deny deny check bans licenses sources",
         ),
@@ -316,14 +338,15 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "fuzz",
         place: Place::Check(
-            "CARGO_TARGET_DIR=target/tools/build-fuzz cargo install --quiet --debug --locked --root target/tools cargo-fuzz
+            "export CARGO_PROFILE_DEV_DEBUG=0
+            CARGO_TARGET_DIR=target/tools/build-fuzz cargo install --quiet --debug --locked --root target/tools cargo-fuzz
             rm -rf target/tools/build-fuzz
             PATH=$PWD/target/tools/bin:$PATH fuzz/run.sh 5",
         ),
         suites: Suites::Only(&[]),
         backends: "-",
         needs: &[],
-        turn: Turn::Rotates(2),
+        turn: Turn::Rotates(3),
         minutes: 6,
         why: "every decoder of untrusted bytes, for 5 s each; every run covers the decoders with unit tests",
     },

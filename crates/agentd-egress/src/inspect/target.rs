@@ -1,4 +1,4 @@
-//! The text form of where a secret is meant for: `NAME@HOST[:PORT][/HEADER]`.
+//! The text form of the destination of a secret: `NAME@HOST[:PORT][/HEADER]`.
 //!
 //! NAME is the environment variable that holds the placeholder. HOST is a name without a wildcard, and PORT is 443 if it is left
 //! out. HEADER is the header that holds the secret, `authorization` if it is left out, or `basic` for the password of HTTP basic
@@ -13,10 +13,10 @@ use std::{fmt, str::FromStr};
 
 const DEFAULT_PORT: u16 = 443;
 const DEFAULT_HEADER: &str = "authorization";
-/// Stands for [`SecretPlace::BasicPassword`].
+/// The word for [`SecretPlace::BasicPassword`], in the place of a header.
 const BASIC: &str = "basic";
 
-/// Where a secret is meant for.
+/// The destination of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretTarget {
     /// The environment variable of the sandbox that holds the placeholder.
@@ -27,7 +27,7 @@ pub struct SecretTarget {
     pub place: SecretPlace,
 }
 
-/// The reason why a text is not the target of a secret. The messages have no part of the text that could be a secret.
+/// The reason why a text is not the destination of a secret. The messages contain no part of the text that could be a secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SecretTargetError {
@@ -89,7 +89,7 @@ impl FromStr for SecretTarget {
     }
 }
 
-/// Says in words where the secret is put.
+/// Describes the place of the secret in requests.
 impl fmt::Display for SecretTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { variable, host: SecretHost { name, port }, place } = self;

@@ -1,5 +1,5 @@
-//! The files by which programs inside of a sandbox trust its authority. They have the authorities that the gateway trusts, and
-//! the one of the sandbox.
+//! The trust stores of a sandbox: files with the certificates of the authorities that the gateway trusts, and with the certificate
+//! of the sandbox's own authority.
 
 use super::{
     authority::{SandboxAuthority, pem},
@@ -8,7 +8,7 @@ use super::{
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 use rustls::pki_types::CertificateDer;
 
-/// The password of [`TrustFiles::java`], which the JVM's own trust store has too. It only guards against damage of the file.
+/// The password of [`TrustFiles::java`]. The JVM's own trust store has the same one. It only protects the file from damage.
 pub const JAVA_PASSWORD: &str = "changeit";
 
 /// The content of the trust stores of one sandbox.

@@ -1,10 +1,11 @@
 //! Inspection of TLS in one sandbox: which hosts need it, the secrets, and what programs need to trust the sandbox's authority.
 
-use super::{refused, wanted};
+use super::{checks_requests, refused};
 use agentd_core::{IsolationError, NetworkSecret, PlanLine};
 use agentd_egress::{
     Inspection, NetGrants,
     gateway::injectable,
+    grant::Hosts,
     inspect::{
         authority::SandboxAuthority,
         error::InspectionError,
@@ -60,7 +61,7 @@ pub(super) fn targets(secrets: &[NetworkSecret], grants: &NetGrants) -> Result<V
     Ok(targets)
 }
 
-/// Prepares inspection; `None` if neither a grant nor a secret needs it.
+/// Prepares inspection. Returns `None` if neither a network grant nor a secret needs it.
 ///
 /// # Errors
 /// As for [`targets`]. Fails also if the host trusts no authority, and if a value cannot be put into requests.
@@ -98,7 +99,7 @@ pub(super) fn prepare(secrets: &[NetworkSecret], grants: &NetGrants) -> Result<O
 /// As for [`targets`].
 pub(super) fn describe(secrets: &[NetworkSecret], grants: &NetGrants) -> Result<Vec<PlanLine>, IsolationError> {
     let targets = targets(secrets, grants)?;
-    let ruled = grants.iter().filter(|grant| wanted(grant)).map(|grant| (grant.hosts.clone(), grant.port));
+    let ruled = grants.iter().filter(|grant| checks_requests(grant)).map(|grant| (grant.hosts.clone(), grant.port));
     let mut lines: Vec<PlanLine> = Vec::new();
     let mut inspected = |name: String| {
         let line = PlanLine::new("inspected", format!("TLS of {name}, with an authority of this sandbox"));
@@ -107,17 +108,15 @@ pub(super) fn describe(secrets: &[NetworkSecret], grants: &NetGrants) -> Result<
         }
     };
     for (hosts, port) in ruled {
-        if let agentd_egress::grant::Hosts::Names(pattern) = hosts {
+        if let Hosts::Names(pattern) = hosts {
             inspected(format!("{pattern}:{port}"));
         }
     }
     targets.iter().for_each(|target| inspected(format!("{}:{}", target.host.name, target.host.port)));
     lines.extend(targets.iter().map(|target| PlanLine::new("secret", format!("{target}; the sandbox has a placeholder"))));
     if !lines.is_empty() {
-        lines.push(PlanLine::new(
-            "trust",
-            format!("{BUNDLE}, {KEY_STORE}, and the system's bundle: this host's and the sandbox's"),
-        ));
+        let places = format!("{BUNDLE}, {KEY_STORE} and the system's bundle");
+        lines.push(PlanLine::new("trust", format!("{places}, with the authorities of this host and of the sandbox")));
     }
     Ok(lines)
 }

@@ -1,7 +1,7 @@
 //! Trust stores: the files with the certificates that programs of a sandbox trust, if its gateway inspects TLS.
 //!
-//! The files have paths of their own, which variables name for most programs. The bundle is also mounted over that of the system,
-//! where the root has one, for programs that read no variable. Both are read-only mounts, and the host's files do not change.
+//! Environment variables name the files to most programs. For programs that read no variable, the bundle is also mounted over the
+//! bundle of the system, if the root has one. All these mounts are read-only, and the host's files do not change.
 
 use super::{place::Places, scratch::Scratch, tree};
 use crate::ErrnoContext;
@@ -24,14 +24,15 @@ pub const BUNDLE: &str = "/dev/agentd/ca-certificates.crt";
 /// The same certificates as a Java key store.
 pub const KEY_STORE: &str = "/dev/agentd/ca-certificates.jks";
 
-/// The directory of both, in the sandbox's own `/dev`: every sandbox has that directory, and no root keeps files of it.
+/// The directory of both files, in the sandbox's own `/dev`. Every sandbox has its `/dev` in memory, so no kept root contains the
+/// files.
 const DIRECTORY: &str = "agentd";
 
-/// The bundles of distributions: Debian, Alpine and Arch; Fedora; SUSE; OpenSSL's own place.
+/// The bundles of the system: of Debian, Alpine and Arch; of Fedora; of SUSE; and the default path of OpenSSL.
 const SYSTEM: [&str; 4] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"];
 
-/// The largest file, in bytes. Both files must fit into the message with the plan.
+/// The maximum size of each file, in bytes. Both files must fit into the message with the plan.
 pub const MAX_FILE: usize = 3 << 19;
 
 /// The content of the trust stores of a sandbox.
@@ -75,8 +76,8 @@ pub(super) fn show(plan: &TrustPlan, scratch: &Scratch) -> Result<(), ControlErr
     Ok(())
 }
 
-/// Shows the files in the root at `path`, whose `dev` and `etc` are in place already. A bundle behind a symbolic link is left as
-/// it is: the link is followed neither in an image nor, for the same result everywhere, in the host's `/etc`.
+/// Shows the files in the root at `path`, whose `dev` and `etc` are in place already. A bundle behind a symbolic link is not
+/// covered, because a link in an image must not be followed.
 pub(super) fn show_in(plan: &TrustPlan, scratch: &Scratch, (path, root): (&Path, &OwnedFd)) -> Result<(), ControlError> {
     let bundle = plan.create(scratch, &path.join("dev"))?;
     for place in SYSTEM {

@@ -12,7 +12,11 @@ use std::{
 
 fn about() -> SandboxSettings {
     SandboxSettings {
-        spec: SandboxSpec { root: Root::Layers(vec!["/a".into(), "/b".into()]), ..SandboxSpec::default() },
+        spec: SandboxSpec {
+            root: Root::Layers(vec!["/a".into(), "/b".into()]),
+            deny_reasons: vec!["ask the team of the network".to_owned()],
+            ..SandboxSpec::default()
+        },
         image: Some("alpine:3".to_owned()),
         env: vec![("PATH".to_owned(), "/bin".to_owned())],
         cwd: "/work".into(),
@@ -84,7 +88,7 @@ fn damaged_records_are_listed_with_valid_ones_and_can_be_removed() {
     let good = fs::read_to_string(path("good")).unwrap();
     fs::write(path("bad"), good.replace("good", "bad").replace("\"top\": \"", "\"top\": \"../")).unwrap();
     fs::write(path("empty"), "").unwrap();
-    fs::write(path("later"), good.replace("good", "later").replace("\"version\": 2", "\"version\": 3")).unwrap();
+    fs::write(path("later"), good.replace("good", "later").replace("\"version\": 3", "\"version\": 4")).unwrap();
     fs::remove_file(path("lost")).unwrap();
     fs::write(path("moved"), &good).unwrap();
     fs::write(path("more"), good.replace("good", "more").replacen('{', "{\"more\": 1,", 1)).unwrap();

@@ -139,7 +139,7 @@ pub(crate) fn sandbox(
         home: Some(home.clone()),
         network,
         secrets: Vec::new(),
-        deny_reason: Some(NetworkArg::deny_reasons(&args.net).join("\n")).filter(|text| !text.is_empty()),
+        deny_reasons: NetworkArg::deny_reasons(&args.net),
         profile: profile(args),
         limits: limits(args),
         allow_degraded: args.allow_degraded,

@@ -1,7 +1,7 @@
 //! `--secret`, and the secrets of `--preset`: values that stay outside of the sandbox.
 //!
 //! This process reads the values itself, and passes them to the gateway in its own memory only. No message repeats a source or a
-//! value: a shell may have put the value where its name was meant.
+//! value, because a shell may have put the value in the place of its name.
 
 use super::args::{NetworkArg, RunArgs, open_named};
 use agentd_core::{Command, IsolationError, NetworkSecret, SandboxSpec};
@@ -18,7 +18,7 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// Bytes of the longest file with a secret.
+/// The maximum size of a file with a secret, in bytes.
 const MAX_FILE: u64 = 64 << 10;
 
 /// The secrets of a run.
@@ -30,14 +30,14 @@ pub(crate) struct ReadSecrets {
 }
 
 impl ReadSecrets {
-    /// Reads the secrets of a run, and those of its presets, whose hosts are then granted.
+    /// Reads the secrets of a run, and those of its presets, whose hosts are then granted. Starts the launcher first, because a
+    /// launcher that is forked later has a copy of the values. `--explain` needs the launcher too, for the record of the network.
     ///
     /// # Errors
     /// As for [`ReadSecrets::read`], and if the launcher could not be started.
     pub(crate) fn of(args: &mut RunArgs) -> Result<Self, IsolationError> {
         let of_presets = args.preset.iter().any(|preset| !preset.secrets.is_empty());
-        if (of_presets || !args.secret.is_empty()) && !args.explain {
-            // Starts the launcher, which may be a fork: afterwards, its memory would have the values.
+        if of_presets || !args.secret.is_empty() {
             egress::raise_descriptor_limit()?;
         }
         let mut read = Self::read(&args.secret)?;
@@ -178,7 +178,7 @@ fn split(option: &OsStr) -> Option<(&str, &OsStr)> {
     Some((std::str::from_utf8(&bytes[..end]).ok()?, OsStr::from_bytes(&bytes[end + 1..])))
 }
 
-/// Reads to the end. A line end after the value is not part of it: editors and `echo` add one.
+/// Reads to the end. A line end after the value is left out, because editors and `echo` add one.
 fn first_line(from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
     // A buffer that grows leaves copies behind.
     let mut value = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_FILE).unwrap_or_default() + 1));
@@ -199,7 +199,8 @@ fn has(text: &[u8], value: &[u8]) -> bool {
     !value.is_empty() && text.windows(value.len()).any(|part| part == value)
 }
 
-/// Adds what the network of a sandbox needs to the environment of a command. Variables that the caller has `set` stay.
+/// Adds the variables of presets or of the network of a sandbox to the environment of a command. Variables that the caller has
+/// `set` stay.
 pub(crate) fn add_environment(command: &mut Command, network: Vec<(OsString, OsString)>, set: &[String]) {
     for (name, value) in network {
         let is_set = set.iter().any(|option| Some(option.split('=').next().unwrap_or_default()) == name.to_str());

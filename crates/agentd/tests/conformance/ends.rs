@@ -139,10 +139,17 @@ async fn deadline_keeps_earlier_output(backend: &str) {
 async fn deadline_is_enforced_without_wait(backend: &str) {
     let sandbox = bare(backend).await;
     let n = unique(backend, 8);
-    let mut handle =
-        sandbox.exec_streaming(within(slow(Duration::from_secs(2)), &format!("sleep {n} & echo; wait"))).await.unwrap();
-    let stdout = handle.take_streams().stdout.unwrap();
-    assert_eq!(rustix::io::read(&stdout, &mut [0u8; 1][..]), Ok(1), "the command did not start");
+    // Repeats with longer deadlines until the command has started.
+    let mut wall = Duration::from_millis(300);
+    let handle = loop {
+        let mut handle = sandbox.exec_streaming(within(wall, &format!("sleep {n} & echo; wait"))).await.unwrap();
+        let stdout = handle.take_streams().stdout.unwrap();
+        if rustix::io::read(&stdout, &mut [0u8; 1][..]) == Ok(1) {
+            break handle;
+        }
+        assert!(wall < Duration::from_secs(600), "the command did not start");
+        wall *= 2;
+    };
     while lives(&sandbox, &format!("sleep {n}")).await {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

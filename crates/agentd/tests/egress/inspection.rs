@@ -123,7 +123,7 @@ fn refused(backend: &str) {
         "curl -sS https://granted.example/v1/a; curl -sS -w ' %{http_code}' -d x 'https://granted.example/v1/b?key=hidden'";
     let output = place.trusting(backend, &["--json", "--net", &net], &["sh", "-c", script]).output().unwrap();
     let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let answer = "tls /v1/aagentd: no grant allows this method and path — add a grant such as `NAME/METHOD:PATH`\n\
+    let answer = "tls /v1/aagentd: no network grant allows this method and path — add one such as `NAME/METHOD:PATH`\n\
                   ask the platform team\n 403";
     assert_eq!(object["stdout"]["text"], answer, "{object:#}");
     let flows = object["network"]["flows"].as_array().unwrap();
@@ -138,7 +138,7 @@ fn refused(backend: &str) {
     // The same in words, and the grant that the message names.
     let post = ["curl", "-sS", "-d", "x", "https://granted.example/v1/b"];
     let output = place.trusting(backend, &["--net", &net], &post).output().unwrap();
-    let line = "agentd: network: POST /v1/b of granted.example:443 was refused: no grant allows this method and path — allow it \
+    let line = "agentd: network: POST /v1/b of granted.example:443 was refused: no network grant allows this method and path — allow it \
                 with --net allow=granted.example:443/POST:/v1/b\n";
     assert!(text(&output.stderr).contains(line), "{output:?}");
     let output = place.trusting(backend, &["--net", &net, "--net", &format!("allow={missing}")], &post).output().unwrap();
@@ -154,7 +154,7 @@ fn check(_: &str) {
         (
             "a.example/POST:/v1/x",
             1,
-            "denied: no grant of a.example:443/GET:/v1/* allows POST /v1/x — grant this method and path\nno\n",
+            "refused: no network grant of a.example:443/GET:/v1/* allows POST /v1/x — grant this method and path\nno\n",
         ),
     ] {
         let mut command = Command::new(crate::place::program());

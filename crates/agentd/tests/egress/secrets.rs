@@ -119,7 +119,7 @@ fn nowhere(backend: &str) {
     // The search finds what is there.
     assert_eq!(held, Some(Some(true)), "{found:?}");
     assert_eq!(masked, BTreeSet::from(["answer-1", "answer-2", "answer-3"].map(OsString::from)));
-    assert!(text(&output.stderr).contains("launcher started"), "the log is on: {output:?}");
+    assert!(text(&output.stderr).contains("sandbox created"), "the log is on: {output:?}");
     assert_eq!((files, environments), (Vec::new(), Vec::new()));
     assert!(found.len() >= 3, "launcher, first process and command: {found:?}");
     // An ordinary user cannot read processes that no other process may trace.
@@ -223,12 +223,12 @@ fn invalid(backend: &str) {
         (&["--secret", SECRET[1]][..], "secrets need a network of granted hosts"),
         (&["--net", "off", "--secret", SECRET[1]], "secrets need a network of granted hosts"),
         (&["--net", "host", "--secret", SECRET[1]], "secrets need a network of granted hosts"),
-        (&["--net", "allow=other.example", "--secret", SECRET[1]], "no grant covers this host and port with TLS"),
+        (&["--net", "allow=other.example", "--secret", SECRET[1]], "no network grant covers this host and port with TLS"),
         (&["--net", "allow=granted.example:80", "--secret", "A@granted.example:80=env:REAL_KEY"], "with TLS"),
         (&["--net", "allow=*.example", "--secret", "A@*.example=env:REAL_KEY"], "name one host, without a wildcard"),
         (&[NET[0], NET[1], "--secret", "A@granted.example=env:NOT_SET"], "that is not set in the environment of agentd"),
-        (&[NET[0], NET[1], "--secret", "A@granted.example=env:SHORT"], "must have 8 to 4096 bytes"),
-        (&[NET[0], NET[1], "--secret", "A@granted.example/host=env:REAL_KEY"], "no header that can carry a secret"),
+        (&[NET[0], NET[1], "--secret", "A@granted.example=env:SHORT"], "fewer than 8 or more than 4096 bytes"),
+        (&[NET[0], NET[1], "--secret", "A@granted.example/host=env:REAL_KEY"], "the header `host` cannot carry a secret"),
         (&[NET[0], NET[1], "--secret", "PIP_CERT@granted.example=env:REAL_KEY"], "names the trusted certificates"),
         (&[NET[0], NET[1], SECRET[0], SECRET[1], SECRET[0], SECRET[1]], "two secrets have the variable API_KEY"),
         (&[NET[0], NET[1], SECRET[0], SECRET[1], "--env", "API_KEY=x"], "--env sets the same variable"),

@@ -1,0 +1,144 @@
+//! The begin of a run: selects the backend, and creates the sandbox.
+
+use super::{
+    args::RunArgs,
+    comparison::Comparison,
+    failure::Failure,
+    grants,
+    image::Image,
+    protection::Advice,
+    request::{self, BackendDescription},
+    secrets::{self, ReadSecrets},
+    selection::{self, Selected},
+    stops::Stops,
+};
+use agentd_core::{Command, IsolationBackend, IsolationError, NetworkMode, Sandbox, SandboxSpec};
+use agentd_isolation::egress;
+use std::{path::Path, sync::Arc};
+
+/// What a run is requested by.
+#[derive(Clone, Copy)]
+pub(super) struct RunInput<'a> {
+    pub args: &'a RunArgs,
+    pub secrets: &'a ReadSecrets,
+    pub image: Option<&'a Image>,
+}
+
+impl RunInput<'_> {
+    /// Returns the sandbox and the command that the run requests from `backend`.
+    ///
+    /// # Errors
+    /// As for [`request::request`] and [`ReadSecrets::add_to`].
+    pub(super) fn request(self, backend: &dyn IsolationBackend) -> Result<(SandboxSpec, Command), Failure> {
+        let Self { args, secrets, image } = self;
+        let (mut spec, mut command) = request::request(args, &BackendDescription::new(backend), image)?;
+        secrets::add_environment(&mut command, secrets::of_presets(&args.preset), &args.command.env);
+        secrets.add_to(&mut spec, &command, &args.command.env)?;
+        Ok((spec, command))
+    }
+
+    /// Returns the sandbox and the command, as [`RunInput::request`] does, and prepares this process for the sandbox's gateway.
+    fn begin(self, backend: &dyn IsolationBackend) -> Result<(SandboxSpec, Command), Failure> {
+        let (spec, command) = self.request(backend)?;
+        if spec.network.mode() == NetworkMode::Egress {
+            egress::raise_descriptor_limit()?;
+        }
+        Ok((spec, command))
+    }
+}
+
+/// A run whose sandbox was created.
+pub(super) struct Begun {
+    pub selected: Selected,
+    pub sandbox: Arc<dyn Sandbox>,
+    pub spec: SandboxSpec,
+    pub command: Command,
+    pub before: Before,
+}
+
+/// What must be known before the command starts.
+pub(super) struct Before {
+    pub advice: Advice,
+    pub compared: Comparison,
+    /// From here on, a signal ends the command first, so that agentd can clean up. Before, a signal ends agentd, and the launcher
+    /// destroys the sandbox.
+    pub stops: Stops,
+}
+
+impl Before {
+    /// Records the state of the protected paths, and installs the handlers of signals.
+    fn record(spec: &SandboxSpec) -> Result<Self, Failure> {
+        let advice = Advice::for_grants(&spec.grants);
+        let compared = Comparison::begin(&spec.grants, spec.limits.wall);
+        Ok(Self { advice, compared, stops: Stops::new()? })
+    }
+}
+
+/// Selects the backend of a run, and creates the sandbox. Returns the signal that ended this instead, if one did.
+///
+/// If a certain backend on the host's kernel is expected, the sandbox is created in it at once. Meanwhile, the selection reads
+/// the proof of the backend, or probes it, and the state of the protected paths is recorded. No command starts in the sandbox
+/// before the selection has confirmed the backend (decision 0090).
+pub(super) async fn begin(input: RunInput<'_>, work_root: &Path) -> Result<Result<Begun, i32>, Failure> {
+    let args = input.args;
+    let Some(expected) = selection::expected(args, work_root) else {
+        let selected = selection::of_run(args, work_root).await?;
+        let (spec, command) = input.begin(&*selected.backend)?;
+        let before = Before::record(&spec)?;
+        let made = selected.backend.create_sandbox(spec.clone()).await;
+        return confirm(input, work_root, made, (selected, spec, command, before)).await;
+    };
+    let (spec, command) = input.begin(&*expected)?;
+    let select = async {
+        let selected = selection::of_run(args, work_root).await?;
+        Ok::<_, Failure>((selected, Before::record(&spec)?))
+    };
+    // Sends the plan to the launcher before it begins to select.
+    let (made, selected) = tokio::join!(expected.create_sandbox(spec.clone()), select);
+    let (selected, before) = selected?;
+    if selected.backend.name() == expected.name() {
+        return confirm(input, work_root, made, (selected, spec, command, before)).await;
+    }
+    if let Ok(unused) = made {
+        unused.destroy().await?;
+    }
+    again(input, selected, &spec, before.stops).await
+}
+
+/// Returns the run if its sandbox was created. If the proof of the backend is outdated, selects a backend and creates a sandbox
+/// once more.
+async fn confirm(
+    input: RunInput<'_>,
+    work_root: &Path,
+    made: Result<Arc<dyn Sandbox>, IsolationError>,
+    (selected, spec, command, before): (Selected, SandboxSpec, Command, Before),
+) -> Result<Result<Begun, i32>, Failure> {
+    match made {
+        Ok(sandbox) => Ok(Ok(Begun { selected, sandbox, spec, command, before })),
+        Err(error) if selected.is_outdated_by(&error) => {
+            selected.forget();
+            let selected = selection::of_run(input.args, work_root).await?;
+            again(input, selected, &spec, before.stops).await
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Creates the sandbox of a run whose first sandbox was not created or not used. The grants are the objects that were granted
+/// for the first one.
+async fn again(
+    input: RunInput<'_>,
+    selected: Selected,
+    earlier: &SandboxSpec,
+    mut stops: Stops,
+) -> Result<Result<Begun, i32>, Failure> {
+    let (mut spec, command) = input.begin(&*selected.backend)?;
+    grants::keep_objects(&earlier.grants, &mut spec.grants);
+    let advice = Advice::for_grants(&spec.grants);
+    let compared = match Comparison::begin_until(&spec.grants, spec.limits.wall, &mut stops).await? {
+        Ok(compared) => compared,
+        Err(stop) => return Ok(Err(stop)),
+    };
+    let sandbox = selected.backend.create_sandbox(spec.clone()).await?;
+    Ok(Ok(Begun { selected, sandbox, spec, command, before: Before { advice, compared, stops } }))
+}
