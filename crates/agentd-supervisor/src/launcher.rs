@@ -16,6 +16,7 @@
 //! [`Report`]: crate::protocol::Report
 
 mod ending;
+mod environment;
 mod first_process;
 mod live;
 mod prepared;
@@ -93,7 +94,7 @@ fn fork(control: OwnedFd) -> io::Result<Pid> {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             agentd_log::silence();
-            forget_environment();
+            environment::forget();
             // SAFETY: integers and constants only. The launcher needs no other descriptor of the program. The values that own
             // these descriptors are never dropped, because the launcher leaves by `_exit`.
             unsafe {
@@ -105,29 +106,6 @@ fn fork(control: OwnedFd) -> io::Result<Pid> {
             }
         }
         pid => Pid::from_raw(pid).ok_or_else(|| io::ErrorKind::InvalidData.into()),
-    }
-}
-
-/// Overwrites the environment that the kernel gave to this program. The environment may contain secrets, and the first process of
-/// each sandbox is a copy of this process. The launcher reads no variable: one that was executed has none.
-fn forget_environment() {
-    // SAFETY: the C library defines this variable with this type (`environ(7)`).
-    unsafe extern "C" {
-        static environ: *const *mut libc::c_char;
-    }
-    let here = 0_u8;
-    // SAFETY: this process has one thread. `environ` is null or an array of C strings that ends with a null pointer
-    // (`environ(7)`). Strings above the current frame of the main thread are those that the kernel copied, in the writable memory
-    // of the stack (`execve(2)`). A string elsewhere was set by the program, and may not be writable.
-    unsafe {
-        let mut next = environ;
-        while !next.is_null() && !(*next).is_null() {
-            let text = *next;
-            if text.addr() > (&raw const here).addr() {
-                text.write_bytes(0, libc::strlen(text));
-            }
-            next = next.add(1);
-        }
     }
 }
 
