@@ -6,7 +6,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use std::{fmt, os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{ffi::OsString, fmt, os::fd::OwnedFd, path::Path, sync::Arc};
 
 /// The name of a sandbox, unique within its backend.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -123,6 +123,11 @@ pub trait Sandbox: Send + Sync {
     /// ([`crate::Network::Egress`]).
     fn network_log(&self) -> Option<Arc<dyn NetworkLog>> {
         None
+    }
+    /// Returns the variables that a command needs in its environment for the network of the sandbox: the placeholders of secrets,
+    /// and the variables by which programs find the certificates of inspected hosts. Empty if the gateway does not inspect TLS.
+    fn network_environment(&self) -> Vec<(OsString, OsString)> {
+        Vec::new()
     }
     /// Replaces the granted hosts of a running sandbox ([`crate::Network::Egress`]). Connections that the new grants do not allow
     /// end at once. After an error, the old grants hold.

@@ -13,6 +13,7 @@ mod network_log;
 mod object;
 mod outcome;
 mod remedy;
+mod secret;
 mod sources;
 mod spec;
 mod traits;
@@ -27,6 +28,7 @@ pub use network_log::{NetworkFlow, NetworkLog, NetworkVerdict};
 pub use object::ObjectId;
 pub use outcome::{Captured, ControlReport, ControlStatus, EndReason, Outcome, Usage};
 pub use remedy::Remedy;
+pub use secret::NetworkSecret;
 pub use sources::with_sources;
 pub use spec::{
     Access, Command, DiskLayers, Grant, GuardRule, Network, NetworkMode, Profile, PtySize, Root, SandboxSpec, StdinSource,

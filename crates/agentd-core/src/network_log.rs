@@ -14,7 +14,7 @@ pub trait NetworkLog: Send + Sync {
     fn take_dropped(&self) -> u64;
 }
 
-/// One connection of a sandbox, or one question for a name that was refused.
+/// One connection of a sandbox, one question for a name that was refused, or one request that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkFlow {
     /// The time of the attempt.
@@ -33,6 +33,8 @@ pub struct NetworkFlow {
     pub sent: u64,
     /// Bytes to the sandbox.
     pub received: u64,
+    /// The method and path of a refused request inside of an inspected connection. The text comes from the sandbox, as for `name`.
+    pub request: Option<String>,
     /// The decision.
     pub verdict: NetworkVerdict,
 }

@@ -1,6 +1,6 @@
 //! The description of a requested sandbox and of a command to run in it.
 
-use crate::{Bytes, Limits, ObjectId};
+use crate::{Bytes, Limits, NetworkSecret, ObjectId, secret};
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
@@ -94,7 +94,9 @@ pub enum Network {
     /// The host's network.
     Host,
     /// The granted hosts only. Each network grant has the form `HOST[:PORT][/PROTOCOL][/METHOD:PATH]`, as in `pypi.example` or
-    /// `*.files.example:443`. Only backends whose traits include [`crate::BackendTraits::egress`] support this.
+    /// `*.files.example:443`. If a network grant has a method and path, or a secret is given for a host, the gateway inspects the
+    /// TLS of that host. Commands then need the variables of [`crate::Sandbox::network_environment`]. Only backends whose traits
+    /// include [`crate::BackendTraits::egress`] support granted hosts.
     Egress(Vec<String>),
 }
 
@@ -193,6 +195,11 @@ pub struct SandboxSpec {
     pub home: Option<PathBuf>,
     /// The network.
     pub network: Network,
+    /// Secrets for requests to hosts that [`Network::Egress`] grants. A spec with secrets can be neither stored nor sent.
+    #[serde(skip_deserializing, skip_serializing_if = "Vec::is_empty", serialize_with = "secret::refuse_to_store")]
+    pub secrets: Vec<NetworkSecret>,
+    /// The operators' texts for what [`Network::Egress`] refuses. A program gets them with the response to a refused request.
+    pub deny_reasons: Vec<String>,
     /// The profile.
     pub profile: Profile,
     /// Limits of the sandbox as a whole, and default limits of its commands.

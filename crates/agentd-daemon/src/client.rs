@@ -7,7 +7,7 @@ use crate::{
     started::Started,
 };
 use agentd_core::{Command, ControlReport, Grant};
-use agentd_isolation::{grants, protect::Report};
+use agentd_isolation::{egress, grants, protect::Report};
 use agentd_sandboxes::{Change, Name, SandboxSettings};
 use std::{
     os::fd::{BorrowedFd, OwnedFd},
@@ -35,8 +35,9 @@ impl Client {
     ///
     /// # Errors
     /// The reason why the daemon could not be reached or refused; this holds for all methods that send a request. The errors of
-    /// [`grants::pin`].
+    /// [`grants::pin`] and [`egress::check_layered`].
     pub async fn create(&self, name: &Name, mut about: SandboxSettings, proven: bool) -> Result<Vec<ControlReport>, DaemonError> {
+        egress::check_layered(&about.spec)?;
         grants::pin(&mut about.spec)?;
         Ok(self.request_controls(Request::Create { name: name.clone(), about: Box::new(about), proven }).await?.0)
     }

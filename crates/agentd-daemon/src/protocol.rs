@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// The protocol version. It changes whenever a message changes: a daemon that was started by another build rejects the request
 /// and reports its version. [`Hello`] begins with the version, and [`Reply::Failed`] with [`Failure::Version`] has the same form
 /// in all versions.
-pub(crate) const VERSION: u32 = 13;
+pub(crate) const VERSION: u32 = 14;
 
 /// Maximum size of a frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
 pub(crate) const MAX_FRAME: usize = 4 << 20;
@@ -237,4 +237,29 @@ pub enum Activity {
     },
     /// The sandbox is being started, saved, restored or removed.
     Changing,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agentd_core::{Network, NetworkSecret, Profile, SandboxSpec};
+    use agentd_supervisor::protocol::{decode, encode};
+
+    fn create(spec: SandboxSpec) -> Request {
+        let about = SandboxSettings { spec, ..SandboxSettings::default() };
+        Request::Create { name: "dev".parse().unwrap(), about: Box::new(about), proven: true }
+    }
+
+    #[test]
+    fn request_to_create_keeps_every_field_and_is_not_sent_with_a_secret() {
+        for deny_reasons in [Vec::new(), vec!["ask the platform team".to_owned()]] {
+            let network = Network::Egress(vec!["a.example".to_owned()]);
+            let mut spec = SandboxSpec { network, deny_reasons, profile: Profile::Strict, ..SandboxSpec::default() };
+            let frame = encode(&create(spec.clone()), 0).unwrap();
+            let Some((Request::Create { about, .. }, _, _)) = decode(&frame, MAX_FRAME).unwrap() else { panic!("incomplete") };
+            assert_eq!(about.spec, spec);
+            spec.secrets.push(NetworkSecret::new("KEY@a.example", "the-real-value".to_owned()));
+            assert!(encode(&create(spec), 0).is_err());
+        }
+    }
 }

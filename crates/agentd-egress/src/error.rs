@@ -29,8 +29,8 @@ pub enum GatewayError {
     Socket(#[source] io::Error),
     /// A rule needs the content of TLS.
     #[error(
-        "network grant {grant}: a method and path inside of TLS need inspection, which `agentd run` does not offer — \
-         remove the method and path"
+        "network grant {grant}: a method and path inside of TLS need inspection — set `GatewayConfig::inspection`, or remove the \
+         method and path"
     )]
     Inspection {
         /// The grant.

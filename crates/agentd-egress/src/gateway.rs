@@ -11,7 +11,7 @@ use crate::{
     flow,
     gate::{Gate, LOOKUPS},
     grant::{Carried, NetGrants},
-    inspect::Inspection,
+    inspect::{Inspection, secret::SecretHost},
     listen,
     record::FlowLog,
 };
@@ -151,13 +151,18 @@ impl Drop for Gateway {
 
 /// Refuses a secret whose host has no network grant with TLS, so that no request could use the secret.
 fn useful(inspection: &Inspection, grants: &NetGrants) -> Result<(), GatewayError> {
-    for host in inspection.secrets.iter().map(|secret| secret.host()) {
-        let access = grants.tcp_name(&host.name, host.port);
-        if access.is_none_or(|access| access.carried != Carried::Tls) {
-            return Err(GatewayError::Secret { name: host.name.clone(), port: host.port });
-        }
+    inspection.secrets.iter().try_for_each(|secret| injectable(secret.host(), grants))
+}
+
+/// Checks that the grants permit requests into which a secret for this host is put.
+///
+/// # Errors
+/// No grant covers the host and its port with TLS.
+pub fn injectable(host: &SecretHost, grants: &NetGrants) -> Result<(), GatewayError> {
+    match grants.tcp_name(&host.name, host.port) {
+        Some(access) if access.carried == Carried::Tls => Ok(()),
+        _ => Err(GatewayError::Secret { name: host.name.clone(), port: host.port }),
     }
-    Ok(())
 }
 
 /// Checks that a gateway can enforce the grants. `inspects` is true if the gateway inspects TLS.

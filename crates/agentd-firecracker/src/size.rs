@@ -29,7 +29,7 @@ impl Size {
     /// in bytes.
     pub(super) fn for_spec(spec: &SandboxSpec, processors: u32, program: u64) -> Result<Self, IsolationError> {
         let refuse = |what: &str, reason: &str| Err(IsolationError::Invalid { what: what.to_owned(), reason: reason.to_owned() });
-        if spec.network != Network::Off {
+        if spec.network != Network::Off || !spec.secrets.is_empty() {
             return refuse(
                 "network",
                 "not supported: firecracker machines have no network device — use the container backend for a network",

@@ -2,24 +2,28 @@
 //! sandbox.
 //!
 //! - `grants`, [`changed`] and [`describe`]: functions of the grants.
+//! - `inspection`: what the inspection of TLS adds to a sandbox.
 //! - `gateway`: the gateway of a running sandbox, whose `record` the callers of the sandbox read.
 //! - `descriptors`: the number of connections that the gateways of this process may carry.
 
 mod descriptors;
 mod gateway;
+mod inspection;
 mod record;
 
 pub use descriptors::raise_descriptor_limit;
 pub(crate) use gateway::SandboxGateway;
 
-use agentd_core::{IsolationError, Network, PlanLine};
+use agentd_core::{IsolationError, Network, PlanLine, SandboxSpec, Writable};
 use agentd_egress::{
     GatewayConfig, NetGrant, NetGrants,
     gateway::enforceable,
     grant::{Carried, GrantError, Hosts},
     proxy::{ProxyServer, Upstream},
 };
-use std::collections::BTreeSet;
+use agentd_kernel::mount::trust::TrustPlan;
+use inspection::Inspected;
+use std::{collections::BTreeSet, ffi::OsString};
 
 /// The maximum number of different ports that can be granted. A supervisor sends a socket for each port and family in one
 /// message.
@@ -32,7 +36,7 @@ const MAX_PORTS: usize = 24;
 pub(crate) fn grants(network: &Network) -> Result<Option<NetGrants>, IsolationError> {
     let Network::Egress(texts) = network else { return Ok(None) };
     let grants: NetGrants = parsed(texts)?.into_iter().collect();
-    enforceable(&grants, false).map_err(|error| refused(&error))?;
+    enforceable(&grants, true).map_err(|error| refused(&error))?;
     let ports = ports_of(&grants).len();
     if ports > MAX_PORTS {
         return Err(refused(&format!("{ports} different ports are granted, the maximum is {MAX_PORTS} — grant fewer ports")));
@@ -44,12 +48,12 @@ fn parsed(texts: &[String]) -> Result<Vec<NetGrant>, IsolationError> {
     texts.iter().map(|text| text.parse()).collect::<Result<_, GrantError>>().map_err(|error| refused(&error))
 }
 
-/// Returns the network without the network grants of `revoke`, and with those of `allow`. The network grants of the result are in
-/// their complete form, and each occurs once.
+/// Returns the network of a named sandbox without the network grants of `revoke`, and with those of `allow`. The network grants of
+/// the result are in their complete form, and each occurs once.
 ///
 /// # Errors
 /// [`IsolationError::Invalid`] for a network without granted hosts, a text that is not a network grant, a grant in `revoke`
-/// that the network does not have, and network grants that cannot be enforced.
+/// that the network does not have, and network grants that cannot be enforced in a named sandbox.
 pub fn changed(network: &Network, allow: &[String], revoke: &[String]) -> Result<Network, IsolationError> {
     let Network::Egress(texts) = network else {
         return Err(refused(&"the sandbox was created without granted hosts — create one with --net allow= or --net log"));
@@ -67,8 +71,35 @@ pub fn changed(network: &Network, allow: &[String], revoke: &[String]) -> Result
         }
     }
     let changed = Network::Egress(grants.iter().map(ToString::to_string).collect());
-    self::grants(&changed)?;
+    self::grants(&changed)?.as_ref().map_or(Ok(()), uninspected)?;
     Ok(changed)
+}
+
+/// Refuses what a sandbox with layers on disk, such as a named sandbox, cannot have: secrets, and network grants that need
+/// inspection. Its record may contain no secret, and its granted hosts change while its commands run, which have the certificates
+/// and placeholders of their start.
+///
+/// # Errors
+/// [`IsolationError::Invalid`] for a secret, for such a network grant, and as for [`changed`].
+pub fn check_layered(spec: &SandboxSpec) -> Result<(), IsolationError> {
+    if let Some(secret) = spec.secrets.first() {
+        return Err(IsolationError::Invalid {
+            what: format!("secret {}", secret.target),
+            reason: "a sandbox with layers on disk, such as a named sandbox, has no secrets — use `agentd run --secret`"
+                .to_owned(),
+        });
+    }
+    grants(&spec.network)?.as_ref().map_or(Ok(()), uninspected)
+}
+
+/// Refuses network grants that need inspection, for a sandbox with layers on disk.
+fn uninspected(grants: &NetGrants) -> Result<(), IsolationError> {
+    grants.need_inspection().map_or(Ok(()), |grant| {
+        Err(refused(&format!(
+            "network grant {grant}: a method and path inside of TLS need inspection, which a named sandbox does not have — remove \
+             the method and path, or use `agentd run`"
+        )))
+    })
 }
 
 fn ports_of(grants: &NetGrants) -> BTreeSet<u16> {
@@ -87,13 +118,48 @@ pub(crate) fn ports(network: &Network) -> Result<Vec<u16>, IsolationError> {
     Ok(grants(network)?.as_ref().map(ports_of).unwrap_or_default().into_iter().collect())
 }
 
-/// Returns the settings of the gateway for this network; `None` if the network needs none.
+/// The settings of a sandbox with granted hosts.
+pub(crate) struct EgressSettings {
+    gateway: GatewayConfig,
+    /// The trust stores of the payload, if its TLS is inspected.
+    pub(crate) trust: Option<TrustPlan>,
+    environment: Vec<(OsString, OsString)>,
+}
+
+/// Returns the settings for the network of this spec; `None` if the network needs none.
 ///
 /// # Errors
-/// As for [`grants`], and for a proxy in the environment that the gateway cannot use.
-pub(crate) fn config(network: &Network) -> Result<Option<GatewayConfig>, IsolationError> {
-    let Some(grants) = grants(network)? else { return Ok(None) };
-    Ok(Some(GatewayConfig { upstream: upstream()?, ..GatewayConfig::new(grants) }))
+/// As for [`grants`] and [`check_layered`], for a proxy in the environment that the gateway cannot use, and for secrets that no
+/// request could use.
+pub(crate) fn settings(spec: &SandboxSpec) -> Result<Option<EgressSettings>, IsolationError> {
+    let Some(grants) = of_spec(spec)? else { return Ok(None) };
+    let (inspection, trust, environment) = match inspection::prepare(&spec.secrets, &grants)? {
+        Some(Inspected { inspection, trust, environment }) => (Some(inspection), Some(trust), environment),
+        None => (None, None, Vec::new()),
+    };
+    let deny_reason = Some(spec.deny_reasons.join("\n")).filter(|text| !text.is_empty());
+    let gateway = GatewayConfig { upstream: upstream()?, inspection, deny_reason, ..GatewayConfig::new(grants) };
+    Ok(Some(EgressSettings { gateway, trust, environment }))
+}
+
+/// Returns the network grants of a spec; `None` if the network is of another kind, for which there are no secrets.
+fn of_spec(spec: &SandboxSpec) -> Result<Option<NetGrants>, IsolationError> {
+    if matches!(spec.writable, Writable::KeptLayers(_)) {
+        check_layered(spec)?;
+    }
+    let grants = grants(&spec.network)?;
+    match spec.secrets.first() {
+        Some(secret) if grants.is_none() => Err(IsolationError::Invalid {
+            what: format!("secret {}", secret.target),
+            reason: "secrets need a network of granted hosts — grant the host (`--net allow=HOST`)".to_owned(),
+        }),
+        _ => Ok(grants),
+    }
+}
+
+/// Returns true if the gateway checks the requests inside of TLS for the grant.
+fn checks_requests(grant: &NetGrant) -> bool {
+    grant.carried == Carried::Tls && grant.request.is_some()
 }
 
 /// Returns the host's HTTP proxy, by the variables that other programs use.
@@ -107,17 +173,18 @@ fn upstream() -> Result<Upstream, IsolationError> {
         .map_err(|error| IsolationError::Invalid { what: "HTTPS_PROXY".to_owned(), reason: error.to_string() })
 }
 
-/// Describes what a network grants.
+/// Describes what the network of a spec grants.
 ///
 /// # Errors
-/// As for [`config`].
-pub(crate) fn describe(network: &Network) -> Result<Vec<PlanLine>, IsolationError> {
-    let Some(GatewayConfig { grants, upstream, .. }) = config(network)? else { return Ok(Vec::new()) };
+/// As for [`settings`].
+pub(crate) fn describe(spec: &SandboxSpec) -> Result<Vec<PlanLine>, IsolationError> {
+    let Some(grants) = of_spec(spec)? else { return Ok(Vec::new()) };
     let mut lines: Vec<_> = grants.iter().map(|grant| PlanLine::new("allowed", described(grant))).collect();
+    lines.extend(inspection::describe(&spec.secrets, &grants)?);
     lines.push(PlanLine::new("refused", "every other name, address and port; UDP; TLS for another name"));
     let rule = "private, loopback, link-local and other special addresses only if a grant names their range";
     lines.push(PlanLine::new("addresses", rule));
-    let way = match upstream {
+    let way = match upstream()? {
         Upstream::Proxy(_) => "through the host's proxy (HTTPS_PROXY), by address",
         _ => "from this host, without a proxy",
     };
@@ -127,6 +194,7 @@ pub(crate) fn describe(network: &Network) -> Result<Vec<PlanLine>, IsolationErro
 
 fn described(grant: &NetGrant) -> String {
     let examined = match (&grant.hosts, grant.carried) {
+        _ if checks_requests(grant) => "requests inside of TLS",
         (Hosts::Names(_), Carried::Tls) => "TLS for this name",
         (Hosts::Names(_), Carried::Http) => "HTTP/1 requests to this host",
         _ => "TCP, content not examined",
@@ -137,6 +205,7 @@ fn described(grant: &NetGrant) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agentd_core::{DiskLayers, NetworkSecret};
 
     fn network(grants: &[&str]) -> Network {
         Network::Egress(texts(grants))
@@ -167,7 +236,7 @@ mod tests {
             (texts(&[]), texts(&["b.example"]), "no grant b.example:443 — revoke one of its grants: a.example:443"),
             (texts(&[]), texts(&["a.example:80"]), "no grant a.example:80"),
             (texts(&["a.example:123/udp"]), texts(&[]), "UDP is not carried"),
-            (texts(&["a.example/GET:/x"]), texts(&[]), "need inspection"),
+            (texts(&["a.example/GET:/x"]), texts(&[]), "which a named sandbox does not have — remove"),
             (many, texts(&[]), "25 different ports"),
         ] {
             let error = changed(&before, &allow, &revoke).unwrap_err().to_string();
@@ -175,6 +244,27 @@ mod tests {
         }
         for network in [Network::Off, Network::Host] {
             assert!(changed(&network, &[], &[]).unwrap_err().to_string().contains("--net log"));
+        }
+    }
+
+    #[test]
+    fn sandbox_with_layers_on_disk_has_neither_secrets_nor_inspection() {
+        let layers = DiskLayers { lower: Vec::new(), upper: "/upper".into() };
+        let kept = |grants| SandboxSpec {
+            network: network(grants),
+            writable: Writable::KeptLayers(layers.clone()),
+            ..SandboxSpec::default()
+        };
+        // HTTP without TLS needs no inspection.
+        assert!(settings(&kept(&["a.example", "a.example:80/GET:/x"])).is_ok());
+        let error = settings(&kept(&["a.example/GET:/x"])).err().unwrap().to_string();
+        assert!(error.contains("which a named sandbox does not have — remove"), "{error}");
+        let mut secret = kept(&["a.example"]);
+        secret.secrets.push(NetworkSecret::new("KEY@a.example", "the-real-value".to_owned()));
+        for secrets in [secret.clone(), SandboxSpec { network: Network::Off, ..secret }] {
+            let error = settings(&secrets).err().unwrap().to_string();
+            assert!(error.contains("has no secrets — use `agentd run --secret`"), "{error}");
+            assert!(!error.contains("the-real-value"), "{error}");
         }
     }
 }

@@ -133,6 +133,7 @@ fn plan(spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
             shown: shown().to_vec(),
             home,
             names,
+            trust: None,
             links: spec.links.clone(),
             grants,
             scratch_bytes: spec.limits.memory.map_or(fallback::SCRATCH_BYTES, |b| b.0),

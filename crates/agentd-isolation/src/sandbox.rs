@@ -6,7 +6,7 @@ use crate::{
     blocking::blocking,
     connection::{ExecEvent, SupervisorConnection, Traits},
     descriptor::{self, Failed},
-    egress::SandboxGateway,
+    egress::{EgressSettings, SandboxGateway},
     exec::{self, Executable, run_to_end},
     launcher::Ordered,
     probe::AttackedSandbox,
@@ -16,7 +16,6 @@ use agentd_core::{
     BackendCapabilities, Command, ControlReport, ExecHandle, IsolationBackend, IsolationError, Limits, Network, NetworkLog,
     Outcome, Sandbox, SandboxId, Usage,
 };
-use agentd_egress::GatewayConfig;
 use agentd_kernel::{cgroup::Watch, gateway::GatewaySocket};
 use agentd_log::LogFailure as _;
 use agentd_supervisor::{
@@ -25,6 +24,7 @@ use agentd_supervisor::{
 };
 use async_trait::async_trait;
 use std::{
+    ffi::OsString,
     fs::File,
     io::{Read, Write},
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
@@ -60,7 +60,7 @@ impl SharedKernelSandbox {
         mut ordered: Ordered,
         backend: Arc<dyn IsolationBackend>,
         limits: Limits,
-        gateway: Option<GatewayConfig>,
+        gateway: Option<EgressSettings>,
     ) -> Result<Arc<Self>, IsolationError> {
         let opened = match Self::greet(&mut ordered, limits).await {
             Ok(mut greeted) => {
@@ -84,10 +84,10 @@ impl SharedKernelSandbox {
 
     async fn connect(
         sockets: Vec<(GatewaySocket, OwnedFd)>,
-        gateway: Option<GatewayConfig>,
+        gateway: Option<EgressSettings>,
     ) -> Result<Option<SandboxGateway>, IsolationError> {
         match gateway {
-            Some(config) => SandboxGateway::start(sockets, config).await.map(Some),
+            Some(settings) => SandboxGateway::start(sockets, settings).await.map(Some),
             None => Ok(None),
         }
     }
@@ -248,6 +248,10 @@ impl Sandbox for SharedKernelSandbox {
 
     fn network_log(&self) -> Option<Arc<dyn NetworkLog>> {
         self.gateway.as_ref().map(SandboxGateway::log)
+    }
+
+    fn network_environment(&self) -> Vec<(OsString, OsString)> {
+        self.gateway.as_ref().map(|gateway| gateway.environment().to_vec()).unwrap_or_default()
     }
 
     async fn set_network(&self, network: &Network) -> Result<(), IsolationError> {

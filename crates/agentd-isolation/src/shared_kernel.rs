@@ -3,7 +3,8 @@
 
 use crate::{
     blocking::{blocking, planning},
-    egress, explain, fallback,
+    egress::{self, EgressSettings},
+    explain, fallback,
     launcher::{self, Ordered},
     layered::{LayerStore, LayeredSandbox},
     own_state,
@@ -15,7 +16,6 @@ use agentd_core::{
     BackendCapabilities, BackendTraits, Control, Evidence, Grant, IsolationBackend, IsolationError, Limits, NetworkMode,
     PlanLine, Profile, Sandbox, SandboxId, SandboxSpec, Writable,
 };
-use agentd_egress::GatewayConfig;
 use agentd_kernel::{
     cgroup::CgroupPlan,
     idmap::Subordinate,
@@ -168,6 +168,7 @@ impl<K: BackendKind> SharedKernelBackend<K> {
                 reason: "granted hosts are not supported for a sandbox with layers on disk — use Writable::Memory".to_owned(),
             });
         }
+        egress::check_layered(&spec)?;
         let place = LayerStore::stores_dir(&self.0.work_root);
         let spec = planned(spec, move |spec| own_state::checked(spec, &[&place])).await?;
         let make = || async {
@@ -186,8 +187,11 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     /// As [`IsolationBackend::create_sandbox`].
     pub async fn create_on_shared_kernel(&self, spec: SandboxSpec) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
         let (backend, limits) = (self.clone(), spec.limits.clone());
-        let gateway = egress::config(&spec.network)?;
-        let Planned { plan, unchecked } = planned(spec, move |spec| Self::plan_unchecked(&backend.0.config, &spec)).await?;
+        let both = move |spec| Ok((Self::plan_unchecked(&backend.0.config, &spec)?, egress::settings(&spec)?));
+        let (Planned { mut plan, unchecked }, mut gateway) = planned(spec, both).await?;
+        if let Some(trust) = gateway.as_mut().and_then(|settings| settings.trust.take()) {
+            plan.tree.set_trust(trust);
+        }
         let ordered = launcher::get()?.create(plan).await?;
         // The sandbox is set up meanwhile. No command can start in it before the caller has it.
         let checked = if unchecked.is_empty() { Ok(()) } else { planning(move || own_state::check(&unchecked, &[])).await };
@@ -213,7 +217,7 @@ impl<K: BackendKind> SharedKernelBackend<K> {
         &self,
         ordered: Ordered,
         limits: Limits,
-        gateway: Option<GatewayConfig>,
+        gateway: Option<EgressSettings>,
     ) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
         let sandbox = SharedKernelSandbox::open(ordered, Arc::new(self.clone()), limits, gateway).await?;
         self.0.live.add(&sandbox);
@@ -262,7 +266,7 @@ impl<K: BackendKind> IsolationBackend for SharedKernelBackend<K> {
         if !K::TRAITS.boundary {
             return Ok(vec![PlanLine::new("boundary", "none: the command runs as the caller")]);
         }
-        Ok([explain::describe(&plan), egress::describe(&spec.network)?].concat())
+        Ok([explain::describe(&plan), egress::describe(spec)?].concat())
     }
 
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {

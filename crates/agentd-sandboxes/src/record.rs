@@ -61,9 +61,6 @@ pub struct SandboxSettings {
     pub idle_ttl: Option<u64>,
     /// Maximum lifetime after creation, in seconds.
     pub total_ttl: Option<u64>,
-    /// The operators' texts for refused destinations. A record before version 3 has none.
-    #[serde(default)]
-    pub deny_reasons: Vec<String>,
 }
 
 /// A saved state of a sandbox.

@@ -16,6 +16,7 @@
 //! [`Report`]: crate::protocol::Report
 
 mod ending;
+mod environment;
 mod first_process;
 mod live;
 mod prepared;
@@ -93,6 +94,7 @@ fn fork(control: OwnedFd) -> io::Result<Pid> {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             agentd_log::silence();
+            environment::forget();
             // SAFETY: integers and constants only. The launcher needs no other descriptor of the program. The values that own
             // these descriptors are never dropped, because the launcher leaves by `_exit`.
             unsafe {

@@ -6,6 +6,7 @@ use agentd_kernel::{
     mount::{
         GrantPlan, ViewPlan,
         root::{Base, RootPlan},
+        trust::TrustPlan,
     },
     namespace::NamespacePlan,
     privileges::Capabilities,
@@ -91,6 +92,24 @@ impl Tree {
             Self::Host => &[],
             Self::View(view) => &view.grants,
             Self::Root(root) => &root.grants,
+        }
+    }
+
+    /// Returns the trust stores of the payload, if its TLS is inspected.
+    pub fn trust(&self) -> Option<&TrustPlan> {
+        match self {
+            Self::Host => None,
+            Self::View(view) => view.trust.as_ref(),
+            Self::Root(root) => root.trust.as_ref(),
+        }
+    }
+
+    /// Adds the trust stores of the payload. Without a boundary, there is no place for them.
+    pub fn set_trust(&mut self, trust: TrustPlan) {
+        match self {
+            Self::Host => {}
+            Self::View(view) => view.trust = Some(trust),
+            Self::Root(root) => root.trust = Some(trust),
         }
     }
 

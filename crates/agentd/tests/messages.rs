@@ -219,9 +219,8 @@ fn net_check_says_what_a_grant_file_allows_and_refuses() {
     assert!(code == Some(0) && text.contains("TCP, whose bytes are not examined"), "{code:?} {text}");
     let (code, text) = check("other.example:0", &[]);
     assert!(code == Some(125) && text.contains("use HOST:PORT"), "{code:?} {text}");
-    // `agentd run` refuses this grant, too.
-    let (code, text) = check("a.example", &["--allow", "a.example/GET:/x"]);
-    assert!(code == Some(125) && text.contains("remove the method and path"), "{code:?} {text}");
+    let (code, text) = check("a.example/GET:/x", &["--allow", "a.example/GET:/x"]);
+    assert!(code == Some(0) && text.contains("TLS that is inspected; requests: GET:/x"), "{code:?} {text}");
     let (code, text) = check("a.example", &["--preset", "pyton"]);
     assert!(code == Some(125) && text.contains("unknown preset"), "{code:?} {text}");
     fs::write(&file, "allow = ['*']").unwrap();

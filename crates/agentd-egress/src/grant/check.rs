@@ -190,6 +190,7 @@ impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.carried {
             Carried::Tcp => "TCP, whose bytes are not examined",
+            Carried::Tls if !self.requests.is_empty() => "TLS that is inspected",
             Carried::Tls => "TLS with the granted name as SNI",
             Carried::Http => "HTTP/1 with the granted name as host",
             Carried::Udp => "UDP, whose datagrams are not examined",

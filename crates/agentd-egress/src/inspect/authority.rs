@@ -41,7 +41,7 @@ const LEAF_USED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The certificate authority of one sandbox.
 pub struct SandboxAuthority {
-    certificate: String,
+    certificate: CertificateDer<'static>,
     issuer: Issuer<'static, EcdsaKey>,
     /// The key of all certificates of servers.
     leaf: EcdsaKey,
@@ -107,13 +107,17 @@ impl SandboxAuthority {
         params.distinguished_name.push(DnType::CommonName, title);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let certificate = pem(params.self_signed(&key)?.der());
+        let certificate = params.self_signed(&key)?.der().clone();
         let leaf_signer = any_ecdsa_type(&PrivatePkcs8KeyDer::from(leaf.pkcs8.as_slice()).into())?;
         Ok(Self { certificate, issuer: Issuer::new(params, key), leaf, leaf_signer, leaves: Mutex::default() })
     }
 
     /// Returns the certificate in PEM form, for the trust store of the sandbox.
-    pub fn certificate_pem(&self) -> &str {
+    pub fn certificate_pem(&self) -> String {
+        pem(&self.certificate)
+    }
+
+    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
     }
 
@@ -184,7 +188,7 @@ fn random<const N: usize>() -> Result<[u8; N], InspectionError> {
 }
 
 /// RFC 7468.
-fn pem(der: &[u8]) -> String {
+pub(crate) fn pem(der: &[u8]) -> String {
     let text = BASE64.encode(der);
     let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))

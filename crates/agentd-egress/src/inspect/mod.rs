@@ -9,6 +9,9 @@
 //! 3. `exchange` handles one request: `check` compares host, method and path, [`secret`] replaces placeholders.
 //! 4. `mask` covers secrets in the response: `body` in headers, body and trailers, `websocket` in frames. `tunnel` carries a
 //!    connection after its upgrade.
+//!
+//! Before a sandbox starts, [`target`] reads where a secret is meant for, and [`trust`] makes the files by which programs inside
+//! trust the authority.
 
 pub mod authority;
 mod body;
@@ -20,7 +23,9 @@ pub(crate) mod mask;
 pub mod roots;
 pub mod secret;
 mod session;
+pub mod target;
 mod tasks;
+pub mod trust;
 mod tunnel;
 pub(crate) mod websocket;
 mod wire;

@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 /// The authorities that the gateway trusts for the certificates of servers, whatever the sandbox trusts.
 #[derive(Debug, Clone)]
-pub struct TrustedRoots(Arc<RootCertStore>);
+pub struct TrustedRoots {
+    store: Arc<RootCertStore>,
+    certificates: Arc<[CertificateDer<'static>]>,
+}
 
 impl TrustedRoots {
     /// Reads the trust store of the host, at the places where OpenSSL looks.
@@ -35,12 +38,17 @@ impl TrustedRoots {
     /// Keeps the usable certificates. Fails if there is none.
     fn some(certificates: Vec<CertificateDer<'static>>) -> Option<Self> {
         let mut store = RootCertStore::empty();
-        let (added, _unusable) = store.add_parsable_certificates(certificates);
-        (added > 0).then(|| Self(Arc::new(store)))
+        let usable = certificates.into_iter().filter(|certificate| store.add(certificate.clone()).is_ok());
+        let certificates: Arc<[_]> = usable.collect();
+        (!certificates.is_empty()).then(|| Self { store: Arc::new(store), certificates })
     }
 
     pub(crate) fn store(&self) -> Arc<RootCertStore> {
-        self.0.clone()
+        self.store.clone()
+    }
+
+    pub(crate) fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
     }
 }
 
@@ -55,7 +63,7 @@ mod tests {
     #[test]
     fn trust_store_of_the_host_is_found_where_openssl_looks() {
         let authority = SandboxAuthority::new().unwrap();
-        for (pem, found) in [(authority.certificate_pem(), "1"), ("", "0")] {
+        for (pem, found) in [(authority.certificate_pem(), "1"), (String::new(), "0")] {
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(pem.as_bytes()).unwrap();
             // The variable must not change in a process with threads.

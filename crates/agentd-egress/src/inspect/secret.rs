@@ -57,6 +57,18 @@ pub enum SecretPlace {
     BasicPassword,
 }
 
+impl SecretPlace {
+    /// Returns the header that holds the secret.
+    ///
+    /// # Errors
+    /// The name is not that of a header, or the header has a meaning for the gateway.
+    pub(crate) fn header(&self, host: &SecretHost) -> Result<HeaderName, InspectionError> {
+        let Self::Header(name) = self else { return Ok(header::AUTHORIZATION) };
+        let header = name.parse().ok().filter(|header| !RESERVED.contains(header));
+        header.ok_or_else(|| InspectionError::Header { host: host.name.clone(), header: name.clone() })
+    }
+}
+
 /// The host and port that may receive a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretHost {
@@ -89,13 +101,7 @@ impl Secret {
         if !value.iter().all(u8::is_ascii_graphic) {
             return Err(InspectionError::Value { host: of() });
         }
-        let (header, basic) = match place {
-            SecretPlace::BasicPassword => (header::AUTHORIZATION, true),
-            SecretPlace::Header(name) => match name.parse::<HeaderName>() {
-                Ok(header) if !RESERVED.contains(&header) => (header, false),
-                _ => return Err(InspectionError::Header { host: of(), header: name }),
-            },
-        };
+        let (header, basic) = (place.header(&host)?, place == SecretPlace::BasicPassword);
         Ok(Self { placeholder, value, host, header, basic })
     }
 

@@ -108,7 +108,7 @@ pub(super) fn check(spec: &SandboxSpec) -> Result<Vec<GrantPlan>, IsolationError
             "not supported: gondolin deletes the disk with the machine — use snapshots, or the container backend",
         );
     }
-    if spec.network != Network::Off {
+    if spec.network != Network::Off || !spec.secrets.is_empty() {
         return invalid(
             "network",
             "not supported: gondolin machines have no host network — use the container backend for a network",

@@ -1,6 +1,7 @@
 //! The gateway of a running sandbox.
 
 use super::{
+    EgressSettings,
     descriptors::{self, DescriptorShare},
     ports_of,
     record::GatewayLog,
@@ -11,6 +12,7 @@ use agentd_egress::{Gateway, GatewayConfig, GatewaySockets, NetGrants, record::F
 use agentd_kernel::gateway::GatewaySocket;
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -31,6 +33,9 @@ pub(crate) struct SandboxGateway {
     /// The ports at which the gateway listens. Locked during a change of the grants, so that changes happen one after the other.
     ports: tokio::sync::Mutex<BTreeSet<u16>>,
     has_v6: bool,
+    /// True if the gateway can inspect TLS.
+    inspects: bool,
+    environment: Vec<(OsString, OsString)>,
     _descriptors: DescriptorShare,
 }
 
@@ -39,7 +44,10 @@ impl SandboxGateway {
     ///
     /// # Errors
     /// The reason why the gateway does not start. The sockets are then closed.
-    pub(crate) async fn start(sockets: Vec<(GatewaySocket, OwnedFd)>, config: GatewayConfig) -> Result<Self, IsolationError> {
+    pub(crate) async fn start(
+        sockets: Vec<(GatewaySocket, OwnedFd)>,
+        EgressSettings { gateway: config, environment, .. }: EgressSettings,
+    ) -> Result<Self, IsolationError> {
         let mut taken = GatewaySockets::default();
         for (purpose, socket) in sockets {
             match purpose {
@@ -54,17 +62,33 @@ impl SandboxGateway {
         let config = GatewayConfig { limits, ..config };
         // One socket for each family.
         let (ports, has_v6) = (ports_of(&config.grants), taken.dns_udp.len() > 1);
+        let inspects = config.inspection.is_some();
         let failed = |error| ControlError::caused_by(Control::Network, "start the gateway", error);
         let gateway = Gateway::start(taken, config).await.map_err(failed)?;
         let log = gateway.log().clone();
-        Ok(Self { running: Mutex::new(Some(gateway)), log, ports: ports.into(), has_v6, _descriptors: share })
+        Ok(Self {
+            running: Mutex::new(Some(gateway)),
+            log,
+            ports: ports.into(),
+            has_v6,
+            inspects,
+            environment,
+            _descriptors: share,
+        })
     }
 
     /// Begins a change of the grants. Before the change is applied, the gateway must listen at the ports that it names.
     ///
     /// # Errors
-    /// [`IsolationError::Invalid`] if the gateway would listen at too many ports.
+    /// [`IsolationError::Invalid`] if the gateway would listen at too many ports, and for a grant that needs inspection if the
+    /// gateway does not inspect TLS: the programs of the sandbox have no certificates for it.
     pub(crate) async fn begin_change<'a>(&'a self, grants: &'a NetGrants) -> Result<GatewayChange<'a>, IsolationError> {
+        if let Some(grant) = grants.need_inspection().filter(|_| !self.inspects) {
+            return Err(refused(&format!(
+                "network grant {grant}: a method and path inside of TLS need inspection, which the sandbox was created without — \
+                 remove the method and path, or create another sandbox with this grant"
+            )));
+        }
         let listening = self.ports.lock().await;
         let missing: BTreeSet<u16> = ports_of(grants).difference(&listening).copied().collect();
         let count = listening.len() + missing.len();
@@ -90,6 +114,11 @@ impl SandboxGateway {
             gateway.idle(LAST_FLOWS).await;
             gateway.stop().await;
         }
+    }
+
+    /// Returns the variables that commands need.
+    pub(crate) fn environment(&self) -> &[(OsString, OsString)] {
+        &self.environment
     }
 
     /// Returns the queue of the flows.

@@ -2,10 +2,15 @@
 
 use agentd_core::{NetworkFlow, NetworkLog, NetworkVerdict};
 use agentd_egress::{
+    NetGrant,
+    http::HeadError,
     name::HostName,
-    record::{FlowEnd, FlowKind, FlowLog, FlowRecord, FlowRefusal, FlowVerdict},
+    record::{FlowEnd, FlowKind, FlowLog, FlowRecord, FlowRefusal, FlowVerdict, RequestLine},
 };
 use std::time::Duration;
+
+/// The maximum length of a path that is offered as a grant, in bytes. A longer path may have been cut off in the record.
+const MAX_OFFERED: usize = 200;
 
 /// A queue of records, as [`NetworkLog`].
 pub(super) struct GatewayLog(pub(super) FlowLog);
@@ -31,6 +36,7 @@ fn flow(record: FlowRecord) -> NetworkFlow {
         address_checked: record.address_checked,
         sent: record.sent,
         received: record.received,
+        request: record.request.map(|line| format!("{} {}", line.method, line.path)),
         verdict: match record.verdict {
             FlowVerdict::Granted { rule, end } => NetworkVerdict::Granted { rule, cut: cut(end) },
             FlowVerdict::Refused(refusal) => NetworkVerdict::Refused { reason: refusal.to_string(), missing },
@@ -65,9 +71,22 @@ fn missing(record: &FlowRecord) -> Option<String> {
     };
     let FlowVerdict::Refused(refusal) = &record.verdict else { return None };
     match refusal {
+        FlowRefusal::Request(HeadError::NotAllowed) => request_grant(&name()?, port, record.request.as_ref()?),
         FlowRefusal::NameNotGranted => name().map(|name| name.to_string()),
         FlowRefusal::NotGranted => Some(name().map_or_else(|| address(record.wanted.ip()), |name| format!("{name}:{port}"))),
         FlowRefusal::Special { address: refused, .. } => Some(address(*refused)),
         _ => None,
     }
+}
+
+/// Returns the network grant that would allow exactly a refused request. Returns `None` for a path that is long or has characters
+/// of patterns.
+fn request_grant(name: &HostName, port: u16, request: &RequestLine) -> Option<String> {
+    if request.path.len() > MAX_OFFERED || request.path.contains('*') {
+        return None;
+    }
+    let grant = format!("{name}:{port}/{}:{}", request.method, request.path.replace(',', "%2C"));
+    let grant: NetGrant = grant.parse().ok()?;
+    let allows = grant.request.as_ref()?.allows(&request.method, request.path.as_bytes()) == Ok(true);
+    allows.then(|| grant.to_string())
 }

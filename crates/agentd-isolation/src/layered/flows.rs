@@ -44,6 +44,8 @@ pub struct RecordedFlow {
     pub sent: u64,
     /// Bytes to the sandbox.
     pub received: u64,
+    /// The method and path of a refused request inside of TLS that is inspected.
+    pub request: Option<String>,
     /// True if a grant allows the flow.
     pub allowed: bool,
     /// The grant that allows the flow.
@@ -90,6 +92,7 @@ impl From<NetworkFlow> for RecordedFlow {
             address_checked: flow.address_checked,
             sent: flow.sent,
             received: flow.received,
+            request: flow.request,
             allowed,
             rule,
             reason,

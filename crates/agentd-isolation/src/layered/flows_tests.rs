@@ -33,6 +33,7 @@ fn flow(at: u64, name: &str, allowed: bool) -> NetworkFlow {
         address_checked: true,
         sent: 1,
         received: 2,
+        request: None,
         verdict,
     }
 }

@@ -20,6 +20,7 @@ mod proc;
 pub mod root;
 mod scratch;
 mod tree;
+pub mod trust;
 
 pub(crate) use dev::NODES;
 pub use own::OwnMounts;
@@ -90,6 +91,8 @@ pub struct ViewPlan {
     pub home: PathBuf,
     /// Account, host name and resolver of the payload.
     pub names: names::NamesPlan,
+    /// The trust stores of the payload, if its TLS is inspected.
+    pub trust: Option<trust::TrustPlan>,
     /// Symbolic links in covered directories: path and target.
     #[serde(with = "crate::path_bytes::pairs")]
     pub links: Vec<(PathBuf, PathBuf)>,
@@ -226,6 +229,7 @@ pub fn build(plan: &ViewPlan, ViewBase { umask, scratch }: ViewBase, own: OwnTre
     }
     let mut notes = Vec::new();
     names::show(&plan.names, &scratch, &mut notes)?;
+    plan.trust.as_ref().map_or(Ok(()), |trust| trust::show(trust, &scratch))?;
     let uppers = Uppers::prepare(&scratch, &plan.grants)?;
     // Covers /proc, where the scratch file system is mounted.
     proc::apply(Path::new("/proc"), &mut notes)?;

@@ -17,6 +17,7 @@ use super::{
     proc,
     scratch::Scratch,
     tree,
+    trust::{self, TrustPlan},
 };
 use crate::{ErrnoContext, volume::Volume};
 use agentd_core::{Control, ControlError};
@@ -43,6 +44,8 @@ pub struct RootPlan {
     pub etc: Option<HostEtc>,
     /// Account, host name and resolver of the payload; `None` for a root whose name files were written before.
     pub names: Option<NamesPlan>,
+    /// The trust stores of the payload, if its TLS is inspected.
+    pub trust: Option<TrustPlan>,
     /// Symbolic links to create: path and target.
     #[serde(with = "crate::path_bytes::pairs")]
     pub links: Vec<(PathBuf, PathBuf)>,
@@ -192,6 +195,7 @@ pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>, devices: Option<Devices>, own
     if let Some(devices) = devices {
         devices.show(&plan.devices, &path.join("dev"), &scratch.directory("devices", 0o700)?)?;
     }
+    plan.trust.as_ref().map_or(Ok(()), |trust| trust::show_in(trust, &scratch, (&path, &root)))?;
     proc::apply(&path.join("proc"), &mut notes)?;
     proc::protect(&path.join("proc"))?;
     let uppers = Uppers::prepare(&scratch, &plan.grants)?;

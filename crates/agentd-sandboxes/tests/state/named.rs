@@ -12,13 +12,16 @@ use std::{
 
 fn about() -> SandboxSettings {
     SandboxSettings {
-        spec: SandboxSpec { root: Root::Layers(vec!["/a".into(), "/b".into()]), ..SandboxSpec::default() },
+        spec: SandboxSpec {
+            root: Root::Layers(vec!["/a".into(), "/b".into()]),
+            deny_reasons: vec!["ask the team of the network".to_owned()],
+            ..SandboxSpec::default()
+        },
         image: Some("alpine:3".to_owned()),
         env: vec![("PATH".to_owned(), "/bin".to_owned())],
         cwd: "/work".into(),
         idle_ttl: Some(60),
         total_ttl: None,
-        deny_reasons: vec!["ask the team of the network".to_owned()],
     }
 }
 

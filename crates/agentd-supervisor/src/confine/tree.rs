@@ -36,6 +36,11 @@ pub(super) fn enter(
     if let Some(fallback) = fallback.filter(|_| !entered) {
         fallback.restore()?;
     }
+    if !entered && plan.tree.trust().is_some() {
+        // Without the trust stores, programs would trust no inspected host.
+        let failed = ControlError::new(Control::Mounts, "show the certificates of inspected hosts", None);
+        return Err(failed.remedy("allow mount namespaces, or grant no method, path or secret"));
+    }
     Ok(entered)
 }
 

@@ -20,7 +20,7 @@ pub(crate) use daemon::DaemonCommand;
 pub(crate) use gondolin::GondolinCommand;
 #[cfg(feature = "images")]
 pub(crate) use image::ImageCommand;
-pub(crate) use net::{CheckArgs, NetCommand, read_grants};
+pub(crate) use net::{CheckArgs, NetCommand, open_named, read_grants};
 #[cfg(not(feature = "images"))]
 pub(crate) use reference::Reference;
 pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RequireArg, RunArgs};
@@ -75,8 +75,19 @@ impl Cli {
 
 /// The beginnings of the options of `run` on which the first process of the sandbox depends: the backend, the network, the filter
 /// and the control group. An option that is missing here only makes the start slower.
-const DECISIVE: [&str; 10] =
-    ["--allow-degraded", "--backend", "--cpu", "--disk", "--image", "--memory", "--net", "--pids", "--profile", "--require"];
+const DECISIVE: [&str; 11] = [
+    "--allow-degraded",
+    "--backend",
+    "--cpu",
+    "--disk",
+    "--image",
+    "--memory",
+    "--net",
+    "--pids",
+    "--preset",
+    "--profile",
+    "--require",
+];
 
 /// Returns the arguments of a process up to `--`.
 fn before_command(args: &[OsString]) -> impl Iterator<Item = &OsString> {

@@ -8,12 +8,44 @@ use super::{
     image::Image,
     protection::Advice,
     request::{self, BackendDescription},
+    secrets::{self, ReadSecrets},
     selection::{self, Selected},
     stops::Stops,
 };
 use agentd_core::{Access, Command, Grant, IsolationBackend, IsolationError, NetworkMode, Sandbox, SandboxSpec};
 use agentd_isolation::egress;
 use std::{path::Path, sync::Arc};
+
+/// What a run is requested by.
+#[derive(Clone, Copy)]
+pub(super) struct RunInput<'a> {
+    pub args: &'a RunArgs,
+    pub secrets: &'a ReadSecrets,
+    pub image: Option<&'a Image>,
+}
+
+impl RunInput<'_> {
+    /// Returns the sandbox and the command that the run requests from `backend`.
+    ///
+    /// # Errors
+    /// As for [`request::request`] and [`ReadSecrets::add_to`].
+    pub(super) fn request(self, backend: &dyn IsolationBackend) -> Result<(SandboxSpec, Command), Failure> {
+        let Self { args, secrets, image } = self;
+        let (mut spec, mut command) = request::request(args, &BackendDescription::new(backend), image)?;
+        secrets::add_environment(&mut command, secrets::of_presets(&args.preset), &args.command.env);
+        secrets.add_to(&mut spec, &command, &args.command.env)?;
+        Ok((spec, command))
+    }
+
+    /// Returns the sandbox and the command, as [`RunInput::request`] does, and prepares this process for the sandbox's gateway.
+    fn begin(self, backend: &dyn IsolationBackend) -> Result<(SandboxSpec, Command), Failure> {
+        let (spec, command) = self.request(backend)?;
+        if spec.network.mode() == NetworkMode::Egress {
+            egress::raise_descriptor_limit()?;
+        }
+        Ok((spec, command))
+    }
+}
 
 /// A run whose sandbox was created.
 pub(super) struct Begun {
@@ -47,15 +79,16 @@ impl Before {
 /// If a certain backend on the host's kernel is expected, the sandbox is created in it at once. Meanwhile, the selection reads
 /// the proof of the backend, or probes it, and the state of the protected paths is recorded. No command starts in the sandbox
 /// before the selection has confirmed the backend (decision 0090).
-pub(super) async fn begin(args: &RunArgs, work_root: &Path, image: Option<&Image>) -> Result<Result<Begun, i32>, Failure> {
+pub(super) async fn begin(input: RunInput<'_>, work_root: &Path) -> Result<Result<Begun, i32>, Failure> {
+    let args = input.args;
     let Some(expected) = selection::expected(args, work_root) else {
         let selected = selection::of_run(args, work_root).await?;
-        let (spec, command) = request(args, &*selected.backend, image)?;
+        let (spec, command) = input.begin(&*selected.backend)?;
         let before = Before::record(&spec, &*selected.backend)?;
         let made = selected.backend.create_sandbox(spec.clone()).await;
-        return confirm(args, work_root, image, made, (selected, spec, command, before)).await;
+        return confirm(input, work_root, made, (selected, spec, command, before)).await;
     };
-    let (spec, command) = request(args, &*expected, image)?;
+    let (spec, command) = input.begin(&*expected)?;
     let select = async {
         let selected = selection::of_run(args, work_root).await?;
         let before = Before::record(&spec, &*selected.backend)?;
@@ -65,20 +98,19 @@ pub(super) async fn begin(args: &RunArgs, work_root: &Path, image: Option<&Image
     let (made, selected) = tokio::join!(expected.create_sandbox(spec.clone()), select);
     let (selected, before) = selected?;
     if selected.backend.name() == expected.name() {
-        return confirm(args, work_root, image, made, (selected, spec, command, before)).await;
+        return confirm(input, work_root, made, (selected, spec, command, before)).await;
     }
     if let Ok(unused) = made {
         unused.destroy().await?;
     }
-    again(args, image, selected, &spec, before.stops).await
+    again(input, selected, &spec, before.stops).await
 }
 
 /// Returns the run if its sandbox was created. If the proof of the backend is outdated, selects a backend and creates a sandbox
 /// once more.
 async fn confirm(
-    args: &RunArgs,
+    input: RunInput<'_>,
     work_root: &Path,
-    image: Option<&Image>,
     made: Result<Arc<dyn Sandbox>, IsolationError>,
     (selected, spec, command, before): (Selected, SandboxSpec, Command, Before),
 ) -> Result<Result<Begun, i32>, Failure> {
@@ -86,8 +118,8 @@ async fn confirm(
         Ok(sandbox) => Ok(Ok(Begun { selected, sandbox, spec, command, before })),
         Err(error) if selected.is_outdated_by(&error) => {
             selected.forget();
-            let selected = selection::of_run(args, work_root).await?;
-            again(args, image, selected, &spec, before.stops).await
+            let selected = selection::of_run(input.args, work_root).await?;
+            again(input, selected, &spec, before.stops).await
         }
         Err(error) => Err(error.into()),
     }
@@ -96,13 +128,12 @@ async fn confirm(
 /// Creates the sandbox of a run whose first sandbox was not created or not used. The grants are the objects that were granted
 /// for the first one.
 async fn again(
-    args: &RunArgs,
-    image: Option<&Image>,
+    input: RunInput<'_>,
     selected: Selected,
     earlier: &SandboxSpec,
     mut stops: Stops,
 ) -> Result<Result<Begun, i32>, Failure> {
-    let (mut spec, command) = request(args, &*selected.backend, image)?;
+    let (mut spec, command) = input.begin(&*selected.backend)?;
     grants::keep_objects(&earlier.grants, &mut spec.grants);
     let advice = Advice::for_grants(&spec.grants);
     let compared = match Comparison::begin_until(changeable(&spec, &*selected.backend), spec.limits.wall, &mut stops).await? {
@@ -119,15 +150,6 @@ fn changeable<'a>(spec: &'a SandboxSpec, backend: &dyn IsolationBackend) -> &'a 
     let enforced = backend.traits().boundary && !spec.allow_degraded;
     let writable = spec.grants.iter().any(|grant| grant.access == Access::ReadWrite);
     if enforced && !writable { &[] } else { &spec.grants }
-}
-
-/// Returns the sandbox and the command that a run requests from `backend`.
-fn request(args: &RunArgs, backend: &dyn IsolationBackend, image: Option<&Image>) -> Result<(SandboxSpec, Command), Failure> {
-    let (spec, command) = request::request(args, &BackendDescription::new(backend), image)?;
-    if spec.network.mode() == NetworkMode::Egress {
-        egress::raise_descriptor_limit()?;
-    }
-    Ok((spec, command))
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ fn print_lines(record: &Record, history: &FlowHistory, with_name: bool) -> Resul
         ));
     }
     if history.flows.iter().any(|flow| !flow.allowed) {
-        for reason in &record.about.deny_reasons {
+        for reason in &record.about.spec.deny_reasons {
             writer::message(format_args!("network: {}", escape::text(reason)));
         }
     }
@@ -65,6 +65,7 @@ fn line(flow: &RecordedFlow) -> String {
         (None, Some(wanted)) => wanted.to_string(),
         (None, None) => "a name".to_owned(),
     };
+    let to = flow.request.as_ref().map_or_else(|| to.clone(), |request| format!("{request} of {to}"));
     let at = match flow.connected {
         Some(connected) => format!(" at {connected}"),
         None if flow.address_checked => String::new(),
@@ -87,6 +88,7 @@ fn object(record: &Record, history: &FlowHistory) -> serde_json::Value {
             "address": flow.wanted.map(|wanted| wanted.ip()),
             "connected": flow.connected,
             "address_checked": flow.address_checked,
+            "request": flow.request,
             "allowed": flow.allowed,
             "rule": flow.rule,
             "reason": flow.reason,
@@ -100,7 +102,7 @@ fn object(record: &Record, history: &FlowHistory) -> serde_json::Value {
         "flows": flows.collect::<Vec<_>>(),
         "dropped": history.dropped,
         "damaged": history.damaged,
-        "deny_reasons": record.about.deny_reasons,
+        "deny_reasons": record.about.spec.deny_reasons,
     })
 }
 
@@ -148,6 +150,7 @@ mod tests {
             address_checked: true,
             sent: 1,
             received: 2,
+            request: None,
             allowed: true,
             rule: Some("*.example:443".to_owned()),
             reason: None,
@@ -156,5 +159,7 @@ mod tests {
         assert_eq!(line(&flow), "allowed a.example:443 at 93.184.216.34:443 by *.example:443, sent 1 bytes, received 2");
         let refused = RecordedFlow { wanted: None, rule: None, allowed: false, reason: Some("no grant".to_owned()), ..flow };
         assert_eq!(line(&refused), "refused a.example: no grant");
+        let request = RecordedFlow { request: Some("POST /v1".to_owned()), ..refused };
+        assert_eq!(line(&request), "refused POST /v1 of a.example: no grant");
     }
 }

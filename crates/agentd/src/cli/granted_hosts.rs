@@ -48,6 +48,6 @@ fn object(record: &Record) -> serde_json::Value {
         "name": record.name,
         "network": kind,
         "grants": grants,
-        "deny_reasons": record.about.deny_reasons,
+        "deny_reasons": record.about.spec.deny_reasons,
     })
 }

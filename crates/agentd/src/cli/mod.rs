@@ -33,6 +33,7 @@ mod request;
 mod result_object;
 mod run;
 mod sandbox;
+mod secrets;
 mod selection;
 mod stops;
 mod stream;
@@ -47,7 +48,7 @@ mod writer;
 
 use agentd_daemon::OwnMounts;
 use agentd_isolation::blocking::as_sole_task;
-use args::{Cli, DaemonCommand, Sub};
+use args::{Cli, DaemonCommand, NetworkArg, Sub};
 use clap::CommandFactory;
 use failure::{CANNOT, Failure};
 use std::{ffi::OsString, io::Write, path::Path, process::ExitCode};
@@ -62,7 +63,7 @@ pub fn main() -> ExitCode {
     }
     // Called before any thread starts, because the launcher is a fork of this process.
     let is_prepared = run::prepare_usual(&args);
-    let cli = match Cli::parse_all(args.into_iter()) {
+    let mut cli = match Cli::parse_all(args.into_iter()) {
         Ok(cli) => cli,
         Err(error) => return not_parsed(error),
     };
@@ -75,10 +76,12 @@ pub fn main() -> ExitCode {
         writer::message(format_args!("{error}"));
         return ExitCode::from(CANNOT);
     }
-    if let Sub::Run(args) = &cli.command
-        && !is_prepared
-    {
-        run::prepare(args);
+    if let Sub::Run(args) = &mut cli.command {
+        // The hosts of the secrets of presets follow when the secrets are read.
+        args.boundary.net.extend(args.preset.iter().map(NetworkArg::from));
+        if !is_prepared {
+            run::prepare(args);
+        }
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -40,7 +40,7 @@ fn check(args: &CheckArgs) -> Result<u8, Failure> {
     }
     let grants = grants.into_iter().collect();
     // Network grants with which `agentd run` refuses to start are an error here, too.
-    enforceable(&grants, false)?;
+    enforceable(&grants, true)?;
     let answer = args.destination.check(&grants);
     let reason = answer.as_ref().err().map(ToString::to_string);
     let text = match (&answer, args.json) {
@@ -69,9 +69,17 @@ fn presets(json: bool) -> Result<u8, Failure> {
     let presets = preset::names().into_iter().map(Preset::find).collect::<Result<Vec<_>, _>>()?;
     let grants = |preset: &Preset| preset.allow.iter().map(ToString::to_string).collect::<Vec<_>>();
     let text = if json {
-        let objects = presets
-            .iter()
-            .map(|preset| serde_json::json!({ "name": preset.name, "description": preset.description, "allow": grants(preset) }));
+        let objects = presets.iter().map(|preset| {
+            let secrets = preset.secrets.iter().map(|secret| serde_json::json!({ "target": secret.text, "from": secret.from }));
+            let secrets: Vec<_> = secrets.collect();
+            serde_json::json!({
+                "name": preset.name,
+                "description": preset.description,
+                "allow": grants(preset),
+                "secrets": secrets,
+                "env": preset.env,
+            })
+        });
         format!("{:#}\n", serde_json::Value::from_iter(objects))
     } else {
         let width = terminal::width();

@@ -40,6 +40,7 @@ pub(crate) struct NetworkSummary {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct FlowSummary {
     to: String,
+    request: Option<String>,
     verdict: NetworkVerdict,
     /// False if the program only looked up the name.
     connects: bool,
@@ -89,14 +90,16 @@ impl NetworkSummary {
             (None, None) => "a name".to_owned(),
         };
         let (connects, reached) = (flow.wanted.is_some(), flow.connected.is_some() || !flow.address_checked);
-        let same = |entry: &&mut FlowSummary| entry.to == to && entry.verdict == flow.verdict && entry.reached == reached;
+        let same = |entry: &&mut FlowSummary| {
+            entry.to == to && entry.request == flow.request && entry.verdict == flow.verdict && entry.reached == reached
+        };
         if let Some(entry) = self.entries.iter_mut().find(same) {
             entry.flows += 1;
             entry.sent = entry.sent.saturating_add(flow.sent);
             entry.received = entry.received.saturating_add(flow.received);
         } else if self.entries.len() < MAX_KEPT {
-            let NetworkFlow { verdict, address_checked, sent, received, .. } = flow;
-            self.entries.push(FlowSummary { to, verdict, connects, reached, address_checked, flows: 1, sent, received });
+            let NetworkFlow { request, verdict, address_checked, sent, received, .. } = flow;
+            self.entries.push(FlowSummary { to, request, verdict, connects, reached, address_checked, flows: 1, sent, received });
         } else {
             self.omitted += 1;
         }
@@ -158,7 +161,10 @@ impl NetworkSummary {
 
 impl FlowSummary {
     fn line(&self) -> Option<String> {
-        let to = &self.to;
+        let to = match &self.request {
+            Some(request) => &format!("{request} of {}", self.to),
+            None => &self.to,
+        };
         match &self.verdict {
             NetworkVerdict::Refused { reason, missing: Some(missing) } => {
                 let cause = reason.split_once(" — ").map_or(reason.as_str(), |(cause, _)| cause);
@@ -166,7 +172,10 @@ impl FlowSummary {
             }
             // Many programs look up DNS records of other types before they connect, so a refused question is not worth a line.
             NetworkVerdict::Refused { reason, .. } if self.connects => Some(format!("{to} was refused: {reason}")),
-            NetworkVerdict::Granted { cut: Some(cut), .. } if !self.reached => Some(format!("{to}: {cut}")),
+            // A server without a valid certificate was connected to.
+            NetworkVerdict::Granted { cut: Some(cut), .. } if !self.reached || cut.starts_with("not reached: ") => {
+                Some(format!("{to}: {cut}"))
+            }
             _ => None,
         }
     }
@@ -179,6 +188,7 @@ impl FlowSummary {
         };
         serde_json::json!({
             "to": self.to,
+            "request": self.request,
             "allowed": allowed,
             "rule": rule,
             "reason": reason,
@@ -206,6 +216,7 @@ mod tests {
             address_checked: true,
             sent: 1,
             received: 2,
+            request: None,
             verdict,
         }
     }

@@ -138,6 +138,8 @@ pub(crate) fn sandbox(
         links,
         home: Some(home.clone()),
         network,
+        secrets: Vec::new(),
+        deny_reasons: NetworkArg::deny_reasons(&args.net),
         profile: profile(args),
         limits: limits(args),
         allow_degraded: args.allow_degraded,

@@ -2,15 +2,16 @@
 
 use super::{
     args::{Cli, CommandArgs, NetworkArg, RequireArg, RunArgs},
-    begin::{self, Before, Begun},
+    begin::{self, Before, Begun, RunInput},
     comparison::Comparison,
     explain,
     failure::{self, CANNOT, Failure},
     hidden, image,
     network::FlowReader,
     protection::{self, Advice},
-    request::{self, BackendDescription},
+    request,
     result_object::{self, ResultObject},
+    secrets::{self, ReadSecrets},
     selection::{self, Selected},
     stops::Stops,
     stream, temporary, toolchains, writer,
@@ -83,18 +84,21 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
 }
 
 /// Runs the command. `result` receives what `--json` reports if the run ends with an error.
-async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure> {
+async fn attempt(mut args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure> {
     let work_root = temporary::of_run(&args.boundary)?;
+    let secrets = ReadSecrets::of(&mut args)?;
     if args.explain {
-        return print_plan(&args, &selection::of_run(&args, &work_root).await?).await;
+        return print_plan(&args, &selection::of_run(&args, &work_root).await?, &secrets).await;
     }
     // Held until the sandbox is gone, so that its layers are not collected.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let image = held.as_ref().map(|(image, _)| image);
-    let Begun { selected, sandbox, spec, command, before } = match begin::begin(&args, &work_root, image).await? {
+    let input = RunInput { args: &args, secrets: &secrets, image };
+    let Begun { selected, sandbox, spec, mut command, before } = match begin::begin(input, &work_root).await? {
         Ok(begun) => begun,
         Err(stop) => return Ok(stopped_by(stop)),
     };
+    secrets::add_environment(&mut command, sandbox.network_environment(), &args.command.env);
     let Before { advice, mut compared, mut stops } = before;
     let mut flows = FlowReader::start(&*sandbox, NetworkArg::deny_reasons(&args.boundary.net))?;
     // An image has its own programs, and without a boundary no directory is hidden.
@@ -140,9 +144,9 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
 }
 
 /// Prints the plan of the sandbox.
-async fn print_plan(args: &RunArgs, selected: &Selected) -> Result<u8, Failure> {
+async fn print_plan(args: &RunArgs, selected: &Selected, secrets: &ReadSecrets) -> Result<u8, Failure> {
     let image = args.boundary.image.as_ref().map(image::find).transpose()?;
-    let (spec, _) = request::request(args, &BackendDescription::new(&*selected.backend), image.as_ref())?;
+    let (spec, _) = RunInput { args, secrets, image: image.as_ref() }.request(&*selected.backend)?;
     let text = explain::text(selected, &args.require, &spec).await?;
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(0)

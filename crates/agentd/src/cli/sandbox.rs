@@ -1,7 +1,7 @@
 //! `agentd sandbox`: named sandboxes, which the daemon runs.
 
 use super::{
-    args::{CreateArgs, ExecArgs, NetworkArg, SandboxCommand},
+    args::{CreateArgs, ExecArgs, SandboxCommand},
     copy, data, environment,
     failure::{CANNOT, Failure},
     forward::forward,
@@ -100,7 +100,6 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
         cwd: image.map_or(asked.home, |image| image.config.working_dir.clone()),
         idle_ttl: args.idle_ttl.map(|ttl| ttl.as_secs().max(1)),
         total_ttl: args.ttl.map(|ttl| ttl.as_secs().max(1)),
-        deny_reasons: NetworkArg::deny_reasons(&args.boundary.net),
     };
     warn_of_weaknesses(&client.create(&args.name, about, selected.proven.is_some()).await?);
     Ok(())

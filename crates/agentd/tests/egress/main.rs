@@ -7,6 +7,7 @@
 
 mod attacks;
 mod forward;
+mod inspection;
 #[path = "../support/json_document.rs"]
 mod json_document;
 mod library;
@@ -16,6 +17,8 @@ mod outer;
 mod place;
 mod programs;
 mod reports;
+mod search;
+mod secrets;
 mod tls;
 
 use libtest_mimic::{Arguments, Trial, run};
@@ -32,7 +35,7 @@ fn main() {
         outer::enter();
         outer::serve();
     }
-    let tests = [attacks::TESTS, library::TESTS, programs::TESTS, reports::TESTS].concat();
+    let tests = [attacks::TESTS, inspection::TESTS, library::TESTS, programs::TESTS, reports::TESTS, secrets::TESTS].concat();
     // Named sandboxes have one backend.
     let named = [named::TESTS, forward::TESTS].concat();
     let trials = place::backends().into_iter().flat_map(|backend| {

@@ -116,7 +116,7 @@ fn refused_change(_: &str) {
         (&["dev", "--allow", "a.example,*"][..], "`*` alone would allow every host"),
         (&["dev", "--allow", "a.example", "--revoke", "b.example"], "no grant b.example:443"),
         (&["dev", "--allow", "a.example,granted.example:123/udp"], "UDP is not carried"),
-        (&["dev", "--allow", "a.example/GET:/x"], "need inspection"),
+        (&["dev", "--allow", "a.example/GET:/x"], "which a named sandbox does not have"),
         (&["dev", "--allow", many.as_str()], "25 different ports"),
         (&["dev", "--allow", "a.example,granted.example:3333"], "a program in the sandbox listens on this port"),
         (&["none", "--allow", "a.example"], "created without granted hosts — create one with --net allow= or --net log"),
@@ -127,6 +127,9 @@ fn refused_change(_: &str) {
         assert_eq!(place.agentd(&["net", "dev"]), "granted.example:2222\n", "{arguments:?}");
     }
     assert_eq!(place.agentd(&["net", "none"]), "off (loopback only)\n");
+    let refused = place.refused(&["create", "new", "--net", "allow=a.example/GET:/x"]);
+    assert!(refused.contains("which a named sandbox does not have"), "{refused}");
+    assert!(!place.agentd(&["ls"]).contains("new"));
     assert_eq!(place.bash("dev", "getent hosts a.example || echo none"), "none\n");
     assert_eq!(place.bash("dev", TALK), "hello\n");
     // A paused sandbox has no sockets for another port, but its grants can be revoked.

@@ -26,6 +26,8 @@ pub const PUBLIC: &str = "93.184.216.34";
 
 /// The answers of the name server. Each answer is used once, and the last one repeatedly.
 static NAMES: LazyLock<Mutex<HashMap<String, Vec<Ipv4Addr>>>> = LazyLock::new(Mutex::default);
+/// The heads of requests, each with the kind of its server.
+static HEADS: Mutex<Vec<(&str, String)>> = Mutex::new(Vec::new());
 /// The addresses at which a server was reached.
 static REACHED: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
 
@@ -124,6 +126,12 @@ pub fn serve() {
 pub fn forget() {
     NAMES.lock().unwrap().clear();
     REACHED.lock().unwrap().clear();
+    HEADS.lock().unwrap().clear();
+}
+
+/// Returns the heads of the requests that the servers of this kind got since the test began.
+pub fn heads(kind: &str) -> Vec<String> {
+    HEADS.lock().unwrap().iter().filter(|(of, _)| *of == kind).map(|(_, head)| head.clone()).collect()
 }
 
 /// Sets the addresses of a name: each question gets the next one, and all later questions the last one.
@@ -155,25 +163,37 @@ fn listen(port: u16, serve: impl Fn(TcpStream) + Send + Copy + 'static) {
     });
 }
 
-/// Answers one HTTP request with a text.
-pub fn http(mut client: impl io::Read + io::Write, text: &str) {
-    let path = request(&mut client);
-    let _ = write!(
-        client,
-        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{text} {path}",
-        text.len() + 1 + path.len()
-    );
+/// Answers one HTTP request with the kind of the server.
+pub fn http(mut client: impl io::Read + io::Write, kind: &'static str) {
+    let head = head(&mut client, kind);
+    respond(client, "200 OK", "", format!("{kind} {}", target(&head)).as_bytes());
+}
+
+/// Sends a response with these lines in its head.
+pub fn respond(mut client: impl io::Write, status: &str, lines: &str, body: &[u8]) {
+    let _ = write!(client, "HTTP/1.1 {status}\r\nConnection: close\r\n{lines}Content-Length: {}\r\n\r\n", body.len());
+    let _ = client.write_all(body);
     let _ = client.flush();
 }
 
-/// Reads the head of a request, and returns its target.
-pub fn request(client: &mut impl io::Read) -> String {
+/// Reads the head of a request.
+pub fn head(client: &mut impl io::Read, kind: &'static str) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") && client.read(&mut byte).is_ok_and(|read| read == 1) {
         head.push(byte[0]);
     }
-    String::from_utf8_lossy(&head).split(' ').nth(1).unwrap_or_default().to_owned()
+    let head = String::from_utf8_lossy(&head).into_owned();
+    // A gateway that refuses a request has already connected.
+    if !head.is_empty() {
+        HEADS.lock().unwrap().push((kind, head.clone()));
+    }
+    head
+}
+
+/// Returns the target of a request.
+pub fn target(head: &str) -> &str {
+    head.split(' ').nth(1).unwrap_or_default()
 }
 
 fn echo(mut client: TcpStream) {
@@ -186,9 +206,9 @@ fn echo(mut client: TcpStream) {
 
 /// An HTTP proxy that opens every tunnel.
 fn proxy(mut client: TcpStream) {
-    let to = request(&mut client);
+    let head = head(&mut client, "proxy");
     client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
-    let server = TcpStream::connect(to).unwrap();
+    let server = TcpStream::connect(target(&head)).unwrap();
     let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
     thread::spawn(move || io::copy(&mut up, &mut &server));
     let _ = io::copy(&mut down, &mut client);

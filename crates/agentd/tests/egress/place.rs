@@ -50,6 +50,13 @@ impl EgressDir {
         run
     }
 
+    /// As [`EgressDir::command`], on a host that trusts the authority of the tests.
+    pub fn trusting(&self, backend: &str, options: &[&str], argv: &[&str]) -> Command {
+        let mut run = self.command(backend, options, argv);
+        run.env("SSL_CERT_FILE", self.work().join("ca.pem"));
+        run
+    }
+
     pub fn run(&self, backend: &str, options: &[&str], argv: &[&str]) -> Output {
         self.command(backend, options, argv).output().unwrap()
     }

@@ -40,8 +40,8 @@ print(urllib.request.urlopen('https://files.granted.example/p', context=context)
     assert_eq!((out.as_str(), err.as_str()), ("tls /p\n", ""));
 }
 
-fn git(backend: &str) {
-    name("granted.example", &[PUBLIC]);
+/// Creates a repository that the TLS server shows as `/files/a.git`.
+pub fn repository() -> tempfile::TempDir {
     let served = tempfile::tempdir().unwrap();
     let script = "git init -q -b main a && cd a && echo content > file && git add file &&
         git -c user.name=t -c user.email=t@t commit -qm first && cd .. && git clone -q --bare a a.git &&
@@ -49,6 +49,12 @@ fn git(backend: &str) {
     let made = Command::new("sh").args(["-c", script]).current_dir(served.path()).env("HOME", served.path()).output().unwrap();
     assert!(made.status.success(), "{made:?}");
     tls::show(served.path());
+    served
+}
+
+fn git(backend: &str) {
+    name("granted.example", &[PUBLIC]);
+    let _served = repository();
     let script = "git -c http.sslCAInfo=$PWD/ca.pem clone -q https://granted.example/files/a.git copy && cat copy/file";
     let output = EgressDir::new().run(backend, &["--net", "allow=granted.example"], &["sh", "-c", script]);
     tls::hide();

@@ -1,6 +1,6 @@
 //! A certificate authority of the tests, and a TLS server with its certificate.
 
-use crate::outer::{http, request};
+use crate::outer::{head, respond, target};
 use data_encoding::BASE64;
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::{
@@ -9,14 +9,13 @@ use rustls::{
 };
 use std::{
     fs,
-    io::Write as _,
     net::TcpStream,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock, Mutex},
 };
 
 /// The names in the certificate of the server.
-const NAMES: [&str; 2] = ["*.granted.example", "granted.example"];
+const NAMES: [&str; 4] = ["*.granted.example", "granted.example", "api.anthropic.com", "api.openai.com"];
 
 /// The directory whose files the server shows below `/files/`.
 static FILES: Mutex<Option<PathBuf>> = Mutex::new(None);
@@ -60,17 +59,22 @@ pub fn hide() {
     *FILES.lock().unwrap() = None;
 }
 
-/// Serves one connection.
+/// Serves one connection. `/reflect` shows the credential of the request, and `/redirect` leads to another host.
 pub fn serve(client: TcpStream) {
     let mut stream = StreamOwned::new(ServerConnection::new(MADE.0.clone()).unwrap(), client);
+    let head = head(&mut stream, "tls");
+    let path = target(&head).split('?').next().unwrap_or_default();
     let files = FILES.lock().unwrap().clone();
-    let Some(files) = files else { return http(stream, "tls") };
-    let path = request(&mut stream);
-    let path = path.split('?').next().unwrap_or_default();
-    let content = path.strip_prefix("/files/").and_then(|path| fs::read(files.join(path)).ok());
-    let status = if content.is_some() { "200 OK" } else { "404 Not Found" };
-    let content = content.unwrap_or_default();
-    let _ = write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", content.len());
-    let _ = stream.write_all(&content);
-    let _ = stream.flush();
+    match (path.strip_prefix("/files/"), files) {
+        (Some(path), Some(files)) => match fs::read(files.join(path)) {
+            Ok(content) => respond(stream, "200 OK", "", &content),
+            Err(_) => respond(stream, "404 Not Found", "", b""),
+        },
+        _ if path == "/reflect" => {
+            let line = head.lines().find(|line| line.to_lowercase().starts_with("authorization:")).unwrap_or_default();
+            respond(stream, "200 OK", &format!("X-Reflected: {line}\r\n"), format!("you sent {line}.").as_bytes());
+        }
+        _ if path == "/redirect" => respond(stream, "302 Found", "Location: https://files.granted.example/landed\r\n", b""),
+        _ => respond(stream, "200 OK", "", format!("tls {path}").as_bytes()),
+    }
 }

@@ -5,7 +5,7 @@ use agentd_sandboxes::Name;
 use clap::{Args, Subcommand};
 use std::{
     fmt::Display,
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io::{self, Read},
     os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
@@ -66,14 +66,7 @@ pub(crate) struct ReadGrants {
 /// A message that names the file, if it cannot be read or is not a file of network grants.
 pub(crate) fn read_grants(path: &Path) -> Result<ReadGrants, String> {
     let failed = |error: &dyn Display| format!("read network grants: {}: {error}", path.display());
-    let open = || {
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
-        let opened = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-        let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let named = above.canonicalize()?.join(path.file_name().unwrap_or_default());
-        Ok::<_, io::Error>((file, [named, opened]))
-    };
-    let (file, places) = open().map_err(|error| failed(&error))?;
+    let (file, places) = open_named(path).map_err(|error| failed(&error))?;
     if !file.metadata().map_err(|error| failed(&error))?.is_file() {
         return Err(failed(&"not a regular file — name a file of network grants"));
     }
@@ -82,4 +75,17 @@ pub(crate) fn read_grants(path: &Path) -> Result<ReadGrants, String> {
     let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX).saturating_add(1);
     file.take(limit).read_to_string(&mut text).map_err(|error| failed(&error))?;
     Ok(ReadGrants { file: text.parse().map_err(|error| failed(&error))?, places })
+}
+
+/// Opens a file, without waiting for a FIFO or a device. Returns the path that was named, and that of the file that was opened,
+/// both without links in their directories.
+///
+/// # Errors
+/// The errno of opening the file or its directory.
+pub(crate) fn open_named(path: &Path) -> io::Result<(File, [PathBuf; 2])> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let opened = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let named = above.canonicalize()?.join(path.file_name().unwrap_or_default());
+    Ok((file, [named, opened]))
 }

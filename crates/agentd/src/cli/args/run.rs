@@ -71,6 +71,12 @@ impl FromStr for NetworkArg {
     }
 }
 
+impl From<&Preset> for NetworkArg {
+    fn from(preset: &Preset) -> Self {
+        Self::Allow(preset.allow.iter().map(ToString::to_string).collect())
+    }
+}
+
 impl NetworkArg {
     /// Returns the network that all values together request; without a value, loopback only.
     ///
@@ -151,6 +157,16 @@ pub(crate) struct RunArgs {
     /// the option
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub disk: Option<Bytes>,
+    /// Secret for one host: the command gets a placeholder in the variable NAME, and agentd puts the value into requests to HOST
+    /// only, over verified TLS only, in HEADER [default: authorization] or, with /basic, as the password of basic authentication.
+    /// HOST needs --net allow=. The value is read from a variable of agentd, a file or an open descriptor, which the command must
+    /// not see
+    #[arg(long, value_name = "NAME@HOST[:PORT][/HEADER]=env:VAR|file:PATH|fd:NUMBER")]
+    pub secret: Vec<OsString>,
+    /// Preset of a tool (`agentd net presets`): its hosts, as with --net preset=. For an agent CLI also its API key, which is
+    /// read from a variable of agentd and used like that of --secret (repeatable)
+    #[arg(long, value_name = "NAME", value_parser = Preset::find)]
+    pub preset: Vec<Preset>,
     /// Print one JSON object that describes the run and contains its output
     #[arg(long, conflicts_with_all = ["interactive", "tty"])]
     pub json: bool,
@@ -198,9 +214,10 @@ pub(crate) struct BoundaryArgs {
         value_parser = PossibleValuesParser::new(layouts::toolchain_names().into_iter().chain(["all"])))]
     pub no_host_tools: Vec<String>,
     /// Network access. off: loopback only. host: the host's network. allow=HOSTS: only these hosts, separated by commas, each as
-    /// NAME[:PORT][/PROTOCOL], *.NAME or ADDRESS:PORT; NAME alone means TLS at port 443; PROTOCOL is tcp, tls or http.
-    /// preset=NAMES: the hosts of presets (see `agentd net presets`). file=PATH: the hosts in a file of network grants. log: no
-    /// host; prints what the command would need. All values except off and host can be repeated [default: off]
+    /// NAME[:PORT][/PROTOCOL][/METHOD:PATH], *.NAME or ADDRESS:PORT; NAME alone means TLS at port 443; PROTOCOL is tcp, tls or
+    /// http; METHOD:PATH, as in GET:/v1/*, lets `agentd run` inspect the TLS of this host and refuse other requests. preset=NAMES: the
+    /// hosts of presets (see `agentd net presets`). file=PATH: the hosts in a file of network grants. log: no host; prints what
+    /// the command would need. All values except off and host can be repeated [default: off]
     #[arg(long, value_name = "off|host|log|allow=|preset=|file=")]
     pub net: Vec<NetworkArg>,
     /// Memory limit of all processes together, e.g. 512M (requires root or a delegated cgroup)

@@ -1,0 +1,293 @@
+//! `--secret`, and the secrets of `--preset`: values that stay outside of the sandbox.
+//!
+//! This process reads the values itself, and passes them to the gateway in its own memory only. No message repeats a source or a
+//! value, because a shell may have put the value in the place of its name.
+
+use super::args::{NetworkArg, RunArgs, open_named};
+use agentd_core::{Command, IsolationError, NetworkSecret, SandboxSpec};
+use agentd_egress::{
+    inspect::target::SecretTarget,
+    preset::{Preset, PresetSecret},
+};
+use agentd_isolation::egress;
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, Read},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+use zeroize::Zeroizing;
+
+/// The maximum size of a file with a secret, in bytes.
+const MAX_FILE: u64 = 64 << 10;
+
+/// The secrets of a run.
+#[derive(Default)]
+pub(crate) struct ReadSecrets {
+    secrets: Vec<NetworkSecret>,
+    /// For each file with a value: the variable, and the paths of the file.
+    places: Vec<(String, [PathBuf; 2])>,
+}
+
+impl ReadSecrets {
+    /// Reads the secrets of a run, and those of its presets, whose hosts are then granted. Starts the launcher first, because a
+    /// launcher that is forked later has a copy of the values. `--explain` needs the launcher too, for the record of the network.
+    ///
+    /// # Errors
+    /// As for [`ReadSecrets::read`], and if the launcher could not be started.
+    pub(crate) fn of(args: &mut RunArgs) -> Result<Self, IsolationError> {
+        let of_presets = args.preset.iter().any(|preset| !preset.secrets.is_empty());
+        if of_presets || !args.secret.is_empty() {
+            egress::raise_descriptor_limit()?;
+        }
+        let mut read = Self::read(&args.secret)?;
+        for preset in &args.preset {
+            let hosts = read.preset(preset)?;
+            args.boundary.net.push(NetworkArg::Allow(hosts));
+        }
+        Ok(read)
+    }
+
+    /// Reads the secrets of a preset, except those that an option has given. Returns the grants for their hosts.
+    fn preset(&mut self, preset: &Preset) -> Result<Vec<String>, IsolationError> {
+        let mut hosts = Vec::new();
+        for PresetSecret { target, text, prefix, from } in &preset.secrets {
+            let same = |secret: &&mut NetworkSecret| secret.target.parse().is_ok_and(|given: SecretTarget| given == *target);
+            if let Some(given) = self.secrets.iter_mut().find(same) {
+                given.prefix.clone_from(prefix);
+            } else if self.secrets.iter().any(|secret| variable_of(secret) == target.variable) {
+                // The tool uses another host, which the caller has granted.
+                continue;
+            } else if let Some(name) = from.iter().find(|name| std::env::var_os(name).is_some()) {
+                let value = self.value(&target.variable, OsStr::new(&format!("env:{name}")))?;
+                let mut secret = NetworkSecret::new(text, value);
+                secret.prefix.clone_from(prefix);
+                self.secrets.push(secret);
+            } else {
+                continue;
+            }
+            hosts.push(format!("{}:{}/tls", target.host.name, target.host.port));
+        }
+        let wanted = |secret: &PresetSecret| self.secrets.iter().any(|read| variable_of(read) == secret.target.variable);
+        if preset.secrets.is_empty() || preset.secrets.iter().any(wanted) {
+            return Ok(hosts);
+        }
+        let names: Vec<&str> = preset.secrets.iter().flat_map(|secret| &secret.from).map(String::as_str).collect();
+        let reason = format!("no variable has the API key — set {}, or use --secret", names.join(" or "));
+        Err(invalid(&format!("--preset {}", preset.name), reason))
+    }
+
+    /// Reads the values.
+    ///
+    /// # Errors
+    /// [`IsolationError::Invalid`] for an option that is malformed, and for a value that cannot be read.
+    fn read(options: &[OsString]) -> Result<Self, IsolationError> {
+        let mut read = Self::default();
+        for option in options {
+            let form = || invalid("--secret", "expected NAME@HOST[:PORT][/HEADER]=env:VAR, =file:PATH or =fd:NUMBER");
+            let (target, source) = split(option).ok_or_else(form)?;
+            let parsed = target.parse::<SecretTarget>().map_err(|error| invalid("--secret", error))?;
+            let value = read.value(&parsed.variable, source)?;
+            read.secrets.push(NetworkSecret::new(target, value));
+        }
+        Ok(read)
+    }
+
+    fn value(&mut self, variable: &str, source: &OsStr) -> Result<Zeroizing<String>, IsolationError> {
+        let failed = |reason: &str| invalid(&format!("--secret {variable}"), reason);
+        let unreadable = |error: io::Error| failed(&format!("read the value: {error} — check what =file: or =fd: names"));
+        let bytes = source.as_bytes();
+        let value = if let Some(name) = bytes.strip_prefix(b"env:") {
+            let value = std::env::var_os(OsStr::from_bytes(name));
+            value.map(OsString::into_encoded_bytes).map(Zeroizing::new).ok_or_else(|| {
+                failed("=env: names a variable that is not set in the environment of agentd — set it, or use =file:PATH")
+            })?
+        } else if let Some(path) = bytes.strip_prefix(b"file:") {
+            let (file, places) = open_named(Path::new(OsStr::from_bytes(path))).map_err(unreadable)?;
+            if !file.metadata().map_err(unreadable)?.is_file() {
+                return Err(failed("=file: names no regular file — use =fd:NUMBER for a pipe"));
+            }
+            self.places.push((variable.to_owned(), places));
+            first_line(file).map_err(unreadable)?
+        } else if let Some(number) = bytes.strip_prefix(b"fd:") {
+            let number = std::str::from_utf8(number).ok().and_then(|number| number.parse::<u16>().ok());
+            let number = number.ok_or_else(|| failed("=fd: needs the number of an open descriptor, as in =fd:3"))?;
+            first_line(std::fs::File::open(format!("/proc/self/fd/{number}")).map_err(unreadable)?).map_err(unreadable)?
+        } else {
+            return Err(failed("the value must not be an argument — use =env:VAR, =file:PATH or =fd:NUMBER"));
+        };
+        match std::str::from_utf8(&value) {
+            Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+            Err(_) => Err(failed("the value is not text — use visible ASCII characters only")),
+        }
+    }
+
+    /// Adds the secrets to a spec.
+    ///
+    /// # Errors
+    /// [`IsolationError::Invalid`] if the command would get a value in another way, or sets the variable of a placeholder.
+    pub(crate) fn add_to(&self, spec: &mut SandboxSpec, command: &Command, set: &[String]) -> Result<(), IsolationError> {
+        for (variable, places) in &self.places {
+            let shows = |place: &PathBuf| spec.grants.iter().any(|grant| place.starts_with(&grant.path));
+            if places.iter().any(shows) {
+                let reason = "the command could read the file with the value — move it out of the workspace and of other grants";
+                return Err(invalid(&format!("--secret {variable}"), reason));
+            }
+        }
+        for secret in &self.secrets {
+            let variable = variable_of(secret);
+            let what = format!("--secret {variable}");
+            if set.iter().any(|option| option.split('=').next() == Some(variable)) {
+                return Err(invalid(&what, "--env sets the same variable — drop one of the two options"));
+            }
+            let has = |text: &OsStr| has(text.as_bytes(), secret.value().as_bytes());
+            if let Some((name, _)) = command.env.iter().find(|(_, value)| has(value)) {
+                let reason = format!("the variable {} of the command has the value too — drop that variable", name.display());
+                return Err(invalid(&what, reason));
+            }
+            if command.argv.iter().any(|argument| has(argument)) {
+                return Err(invalid(
+                    &what,
+                    "the arguments of the command have the value too — let the command read the variable",
+                ));
+            }
+        }
+        spec.secrets.clone_from(&self.secrets);
+        Ok(())
+    }
+}
+
+/// Returns the variable that holds the placeholder.
+fn variable_of(secret: &NetworkSecret) -> &str {
+    secret.target.split('@').next().unwrap_or_default()
+}
+
+/// Returns the variables of presets.
+pub(crate) fn of_presets(presets: &[Preset]) -> Vec<(OsString, OsString)> {
+    presets.iter().flat_map(|preset| &preset.env).map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+fn invalid(what: &str, reason: impl ToString) -> IsolationError {
+    IsolationError::Invalid { what: what.to_owned(), reason: reason.to_string() }
+}
+
+/// Splits an option into the target and the source.
+fn split(option: &OsStr) -> Option<(&str, &OsStr)> {
+    let bytes = option.as_bytes();
+    let end = bytes.iter().position(|byte| *byte == b'=')?;
+    Some((std::str::from_utf8(&bytes[..end]).ok()?, OsStr::from_bytes(&bytes[end + 1..])))
+}
+
+/// Reads to the end. A line end after the value is left out, because editors and `echo` add one.
+fn first_line(from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
+    // A buffer that grows leaves copies behind.
+    let mut value = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_FILE).unwrap_or_default() + 1));
+    from.take(MAX_FILE + 1).read_to_end(&mut value)?;
+    if value.len() as u64 > MAX_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "a secret has at most 4096 bytes"));
+    }
+    for end in [b'\n', b'\r'] {
+        if value.last() == Some(&end) {
+            value.pop();
+        }
+    }
+    Ok(value)
+}
+
+/// Returns true if `text` contains `value`.
+fn has(text: &[u8], value: &[u8]) -> bool {
+    !value.is_empty() && text.windows(value.len()).any(|part| part == value)
+}
+
+/// Adds the variables of presets or of the network of a sandbox to the environment of a command. Variables that the caller has
+/// `set` stay.
+pub(crate) fn add_environment(command: &mut Command, network: Vec<(OsString, OsString)>, set: &[String]) {
+    for (name, value) in network {
+        let is_set = set.iter().any(|option| Some(option.split('=').next().unwrap_or_default()) == name.to_str());
+        if !is_set {
+            command.env.retain(|(other, _)| *other != name);
+            command.env.push((name, value));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VALUE: &str = "the-real-value-0123456789";
+
+    fn read(option: &str) -> Result<ReadSecrets, String> {
+        ReadSecrets::read(&[option.into()]).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn value_is_read_from_a_file_without_its_line_end() {
+        let place = tempfile::tempdir().unwrap();
+        for (content, value) in [(format!("{VALUE}\n"), VALUE), (format!("{VALUE}\r\n"), VALUE), (VALUE.to_owned(), VALUE)] {
+            let path = place.path().join("key");
+            std::fs::write(&path, content).unwrap();
+            let secrets = read(&format!("KEY@a.example=file:{}", path.display())).unwrap().secrets;
+            assert_eq!((secrets[0].target.as_str(), secrets[0].value()), ("KEY@a.example", value));
+        }
+    }
+
+    #[test]
+    fn malformed_options_are_errors_that_do_not_repeat_them() {
+        for option in [
+            VALUE.to_owned(),
+            format!("KEY={VALUE}"),
+            format!("KEY@a.example={VALUE}"),
+            format!("{VALUE}@a.example=env:X"),
+            format!("KEY@a.example=env:{VALUE}"),
+            format!("KEY@a.example=file:/{VALUE}"),
+            format!("KEY@a.example=file:{VALUE}"),
+            format!("KEY@a.example=fd:{VALUE}"),
+            "KEY@a.example=fd:60000".to_owned(),
+            "KEY@a.example=file:/dev/null".to_owned(),
+            "KEY@a.example=file:/".to_owned(),
+        ] {
+            let Err(error) = read(&option) else { panic!("{option}") };
+            assert!(error.contains(" — ") || error.contains("expected NAME@HOST"), "{option}: {error}");
+            assert!(!error.contains(VALUE), "{option}: {error}");
+        }
+    }
+
+    #[test]
+    fn value_that_the_command_would_get_anyway_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().canonicalize().unwrap();
+        std::fs::write(place.join("key"), VALUE).unwrap();
+        std::os::unix::fs::symlink(place.join("key"), place.join("link")).unwrap();
+        let spec = |granted: &str| SandboxSpec {
+            grants: vec![agentd_core::Grant::new(place.join(granted), agentd_core::Access::ReadOnly)],
+            ..SandboxSpec::default()
+        };
+        let (plain, own) =
+            (Command::default(), Command { env: vec![("A".into(), format!("x{VALUE}").into())], ..Command::default() });
+        let argument = Command { argv: vec![format!("--key={VALUE}").into()], ..Command::default() };
+        for (file, granted, command, set, reason) in [
+            ("key", "", &plain, "", "the command could read the file"),
+            ("link", "key", &plain, "", "the command could read the file"),
+            ("key", "other", &own, "", "the variable A of the command has the value too"),
+            ("key", "other", &argument, "", "the arguments of the command have the value too"),
+            ("key", "other", &plain, "KEY=x", "--env sets the same variable"),
+        ] {
+            let secrets = read(&format!("KEY@a.example=file:{}", place.join(file).display())).unwrap();
+            let error = secrets.add_to(&mut spec(granted), command, &[set.to_owned()]).unwrap_err().to_string();
+            assert!(error.contains(reason) && !error.contains(VALUE), "{error}");
+        }
+        let mut accepted = spec("other");
+        let secrets = read(&format!("KEY@a.example=file:{}", place.join("key").display())).unwrap();
+        secrets.add_to(&mut accepted, &plain, &["KEYS=x".to_owned()]).unwrap();
+        assert_eq!(accepted.secrets.len(), 1);
+    }
+
+    #[test]
+    fn variables_of_the_caller_stay_and_others_are_replaced() {
+        let mut command = Command { env: vec![("A".into(), "1".into()), ("B".into(), "1".into())], ..Command::default() };
+        add_environment(&mut command, vec![("A".into(), "2".into()), ("B".into(), "2".into())], &["A=1".to_owned()]);
+        let expected: Vec<(OsString, OsString)> = vec![("A".into(), "1".into()), ("B".into(), "2".into())];
+        assert_eq!(command.env, expected);
+    }
+}
