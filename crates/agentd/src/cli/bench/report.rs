@@ -24,6 +24,8 @@ pub(super) struct Measurements {
     pub files: Vec<(&'static str, f64)>,
     /// The time of a whole run in a workspace with many directories.
     pub protected: Protected,
+    /// The number of leaves of the audit log that become durable in a second, with 64 clients.
+    pub leaves_per_second: f64,
     /// Host memory of a machine of Gondolin that has just started, in bytes.
     pub memory: Option<u64>,
 }
@@ -38,6 +40,7 @@ impl Measurements {
             .collect();
         let all = serde_json::json!({
             "rounds": self.rounds, "rows": rows, "gondolin_memory_bytes": self.memory,
+            "durable_leaves_per_second": self.leaves_per_second,
             "firecracker_restore_ratio": self.restore_ratio(),
             "files_ratios": self.files.iter().copied().collect::<BTreeMap<_, _>>(),
             "protected_tree": {
@@ -70,6 +73,7 @@ impl Measurements {
             ratio(self.protected.first, self.protected.none),
             ratio(self.protected.second, self.protected.none)
         )?;
+        writeln!(out, "audit log: {:.0} leaves per second become durable, for 64 clients", self.leaves_per_second)?;
         if let [Some(exec), Some(session), Some(sdk)] = GONDOLIN.map(|name| self.row(name)) {
             writeln!(
                 out,

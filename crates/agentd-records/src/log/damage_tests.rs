@@ -1,0 +1,85 @@
+//! Random changes of a log, all of which must be found.
+
+use super::tests::{checked, files, log_of};
+use std::{fs, path::Path};
+
+/// A generator of Marsaglia's xorshift, with the same numbers in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % end as u64).unwrap()
+    }
+}
+
+/// Changes a file in one of the ways, and returns a description.
+fn damage(file: &Path, bytes: &[u8], random: &mut Random) -> String {
+    let at = random.below(bytes.len());
+    match random.below(10) {
+        0..7 => {
+            let (mut changed, bit) = (bytes.to_vec(), random.below(8));
+            changed[at] ^= 1 << bit;
+            fs::write(file, changed).unwrap();
+            format!("bit {bit} of byte {at}")
+        }
+        7 => {
+            fs::write(file, &bytes[..at]).unwrap();
+            format!("truncation to {at} bytes")
+        }
+        _ => {
+            let mut parts = reorderable(file, bytes);
+            let (one, other) = (random.below(parts.len()), random.below(parts.len()));
+            parts.swap(one, other);
+            fs::write(file, parts.concat()).unwrap();
+            format!("exchange of {one} and {other}")
+        }
+    }
+}
+
+/// Splits a file into its entries, hashes or lines.
+fn reorderable(file: &Path, bytes: &[u8]) -> Vec<Vec<u8>> {
+    if file.ends_with("checkpoint") {
+        return bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+    }
+    if file.components().any(|part| part.as_os_str() == "entries") {
+        let framed = |entry: &[u8]| {
+            let mut framed = Vec::new();
+            crate::tile::append_entry(&mut framed, entry);
+            framed
+        };
+        return crate::tile::entries(bytes).unwrap().into_iter().map(framed).collect();
+    }
+    bytes.chunks(32).map(<[u8]>::to_vec).collect()
+}
+
+#[test]
+fn ten_thousand_changes_truncations_and_reorderings_are_all_found() {
+    let (_place, root) = log_of(290);
+    let (files, mut random) = (files(&root), Random(0x9e37_79b9_7f4a_7c15));
+    let contents: Vec<_> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+    let mut changes = 0;
+    while changes < 10_000 {
+        let which = random.below(files.len());
+        let (file, bytes) = (&files[which], &contents[which]);
+        let what = damage(file, bytes, &mut random);
+        // The exchange of a part with itself changes nothing.
+        if fs::read(file).unwrap() != *bytes {
+            assert!(checked(&root).is_err(), "{what} of {file:?}");
+            changes += 1;
+        }
+        fs::write(file, bytes).unwrap();
+    }
+    assert!(checked(&root).is_ok());
+    for file in &files {
+        let moved = file.with_extension("moved");
+        fs::rename(file, &moved).unwrap();
+        // A partial file is found by its contents, whatever its name is.
+        if !file.parent().unwrap().to_string_lossy().ends_with(".p") {
+            assert!(checked(&root).is_err(), "{file:?}");
+        }
+        fs::rename(&moved, file).unwrap();
+    }
+}
