@@ -32,7 +32,7 @@ pub struct Test {
     /// Folder for the logs of the steps
     #[arg(long, value_name = "FOLDER", default_value = "target/test-logs")]
     pub logs: PathBuf,
-    /// Rows, or suites (in every row that has the suite and runs always); default: the rows of this commit's turn
+    /// Rows, or suites (in every row that has the suite and does not rotate); default: the rows of this commit's turn
     #[arg(value_name = "SUITE")]
     pub names: Vec<String>,
 }
@@ -40,7 +40,7 @@ pub struct Test {
 /// The options of `matrix`.
 #[derive(Debug, clap::Args)]
 pub struct Matrix {
-    /// Add one to `.ci/rotation`; do this once per landing, so that five landings run every row
+    /// Add one to `.ci/rotation`; do this once for each merge to main, so that five merges run every row
     #[arg(long)]
     pub advance: bool,
 }

@@ -17,7 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Interval between two bytes on the port [`PULSE`]. A machine stalls at most this long when the emulator has lost an interrupt.
+/// Interval between two bytes on the port [`PULSE`]. If the emulator has lost an interrupt, a machine stalls at most for this
+/// time.
 const PULSE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs `request` in `machine`. Files to copy out go to `into`.

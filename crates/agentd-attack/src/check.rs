@@ -1,9 +1,10 @@
-//! What an attack is: its name and claim, the facts that it starts from, and its verdict.
+//! The definition of an attack: its name and claim, the facts that it needs, and its verdict.
 
+use crate::egress::GRANTED;
 use agentd_core::Claim;
 use std::collections::BTreeMap;
 
-/// Advice to the user about an attack that no setting of the host makes possible.
+/// The advice for an attack that can succeed only because of a bug in agentd.
 pub const BUG: &str = "report this as a bug of agentd, with the output of `agentd doctor`";
 
 /// The result of an attack.
@@ -33,7 +34,8 @@ pub struct Check {
 /// Every sandbox has `secret_path`, `host_file`, `loopback_port`, `abstract_name`, `unix_path`, `host_pid`, `workspace`,
 /// `readonly`, `shm_id`, `shm_file`, `queue`, `host_marker` and `env_marker`. A sandbox with its own root also has `own_root`,
 /// and `capabilities`, the hexadecimal mask of the capabilities that it keeps. A sandbox in its own machine also has
-/// `own_machine`, and a sandbox without grants `no_grants`.
+/// `own_machine`, and a sandbox without grants `no_grants`. A sandbox with a granted host has other facts: the addresses
+/// `granted`, `beside`, `other_port` and `datagrams`, and a granted `name`.
 #[derive(Debug, Default, Clone)]
 pub struct Facts(BTreeMap<String, String>);
 
@@ -61,6 +63,11 @@ impl Facts {
     /// Returns whether nothing of the host is granted (`no_grants=1`). The workspace is then a directory private to the sandbox.
     pub(crate) fn has_no_grants(&self) -> bool {
         self.0.get("no_grants").is_some_and(|value| value == "1")
+    }
+
+    /// Returns whether a host is granted to the sandbox.
+    pub(crate) fn has_granted_hosts(&self) -> bool {
+        self.0.contains_key(GRANTED)
     }
 
     /// Adds one fact.

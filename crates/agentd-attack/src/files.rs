@@ -22,15 +22,15 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a7_list_files_next_to_a_grant", claim: Filesystem, remedy: LANDLOCK, run: list_neighbours },
     Check { name: "a7_read_accounts_and_homes", claim: Filesystem, remedy: LANDLOCK, run: read_accounts },
     Check { name: "a7_read_a_secret_of_etc_after_changing_it", claim: Filesystem, remedy: BUG, run: own_secret },
-    // Process 1 and the supervisor are not dumpable, and the program lies in no writable grant, whatever the kernel.
+    // A bug, whatever the kernel: process 1 and the supervisor are not dumpable, and the program lies in no writable grant.
     Check { name: "a9_open_the_host_binary", claim: Filesystem, remedy: BUG, run: host_binary },
 ];
 
 fn create_outside(facts: &Facts) -> Verdict {
-    // In a machine's own root, `/sys` is an empty directory.
+    // In a machine, `/usr` and `/opt` belong to the sandbox, and `/sys` is an empty directory.
     let shared: &[&str] = if facts.has_own_machine() { &[] } else { &["/usr", "/usr/local/bin", "/opt", "/sys"] };
-    // If the sandbox has its own root, these directories belong to the sandbox. The caller checks outside that files created in
-    // them stay inside.
+    // If the sandbox has its own root, these directories belong to the sandbox. The probe, which runs on the host, checks that
+    // files created in them do not appear on the host.
     let own: &[&str] = if facts.has_own_root() { &[] } else { &["/", "/etc", "/var", "/run"] };
     first(["/proc"].iter().chain(shared).chain(own).map(|dir| {
         let path = format!("{}/agentd-attack-{}", dir.trim_end_matches('/'), std::process::id());
@@ -147,8 +147,8 @@ fn read_accounts(_: &Facts) -> Verdict {
     ))
 }
 
-/// Tries to read secrets of `/etc` after changing them. A root of the sandbox's own may have the host's `/etc` as a lower layer.
-/// A file that is moved, linked or changed is copied up, and must not become readable by that.
+/// Tries to read secrets of `/etc` after changing them. The sandbox's own root may have the host's `/etc` as a lower layer.
+/// Overlayfs copies up a file that is moved, linked or changed. The copy must not be readable if the file was not.
 fn own_secret(_: &Facts) -> Verdict {
     let secrets = ["/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/security/opasswd", "/etc/ssh/ssh_host_ed25519_key"];
     first(secrets.into_iter().map(|path| {

@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-/// The filter refuses these socket families.
+/// The advice for attacks that the system call filter stops.
 const FILTER: &str = "boot a kernel with CONFIG_SECCOMP_FILTER; in an outer sandbox, allow seccomp(2)";
 const AF_VSOCK: i32 = 40;
 const NETLINK_NETFILTER: i32 = 12;

@@ -26,7 +26,7 @@ fn status(key: &str) -> Option<String> {
 }
 
 fn capabilities(facts: &Facts) -> Verdict {
-    // A root of the sandbox's own needs some capabilities; other sandboxes keep none.
+    // Root in the sandbox's own root file system keeps some capabilities. Other sandboxes keep none.
     let allowed = facts.get("capabilities").ok().and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
     let sets = [("CapInh", 0), ("CapPrm", allowed), ("CapEff", allowed), ("CapBnd", allowed), ("CapAmb", 0)];
     first(sets.map(|(set, allowed)| match status(set).map(|value| u64::from_str_radix(&value, 16)) {
@@ -47,8 +47,8 @@ fn root_of_host(facts: &Facts) -> Verdict {
     ])
 }
 
-/// Single device nodes that may lack `nosuid` and `nodev`: they are harmless, and the nodes that cover entries of `/proc` are
-/// `/dev/null`.
+/// Single device nodes whose mounts may lack `nosuid` and `nodev`, because the nodes are harmless. Entries of `/proc` are covered
+/// by `/dev/null`.
 const NODES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
 fn mounts(_: &Facts) -> Verdict {

@@ -1,4 +1,4 @@
-//! A5, A11, A14, A17: host processes, the supervisor, memory shared with either of them, and inotify instances.
+//! A5, A11, A14, A17: host processes, the supervisor, memory shared with the host or the supervisor, and inotify instances.
 
 use crate::{
     check::{BUG, Check, Facts, Verdict, broken_if, first},
@@ -18,6 +18,10 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a14_share_memory_with_the_host", claim: Process, remedy: BUG, run: shared_memory },
 ];
 
+/// A pid in a new pid namespace is smaller, because few processes have run in that namespace. A smaller pid of the host may also
+/// be that of a process in the sandbox, so only the search by name covers such a host process.
+const FEW: i32 = 300;
+
 fn host_process(facts: &Facts) -> Verdict {
     let pid = match facts.get("host_pid") {
         Ok(pid) => pid,
@@ -36,7 +40,7 @@ fn host_process(facts: &Facts) -> Verdict {
         }
     }
     let mine = fs::read_link("/proc/self").map(|p| p.display().to_string()).unwrap_or_default();
-    let foreign = pid.parse().is_ok_and(|pid: i32| pid > 300 && sys::can_signal(pid, 0)) && mine != pid;
+    let foreign = pid.parse().is_ok_and(|pid: i32| pid > FEW && sys::can_signal(pid, 0)) && mine != pid;
     broken_if(foreign, || format!("can signal {pid}"))
 }
 
@@ -89,9 +93,9 @@ fn supervisor(_: &Facts) -> Verdict {
             "traced the supervisor".to_owned()
         }),
     ];
-    // In a pid namespace, process 1 receives no signal from inside for which it has no handler (`pid_namespaces(7)`). On the host
-    // the attempt must not be made.
-    if std::os::unix::process::parent_id() < 300 && fs::read_link("/proc/1/ns/pid").is_err() {
+    // From inside its pid namespace, process 1 receives only signals for which it has a handler (`pid_namespaces(7)`). On the
+    // host the attempt must not be made.
+    if std::os::unix::process::parent_id() < FEW.unsigned_abs() && fs::read_link("/proc/1/ns/pid").is_err() {
         for signal in [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGHUP] {
             sys::can_signal(1, signal);
         }
@@ -101,8 +105,8 @@ fn supervisor(_: &Facts) -> Verdict {
     first(verdicts)
 }
 
-/// Tries to change the scheduling of process 1. Each call sets the present value, which needs the same permission as a change and
-/// does no harm if allowed.
+/// Tries to change the scheduling of process 1. Each call sets the present value. This needs the same permission as a change, and
+/// has no effect if allowed.
 fn scheduling(_: &Facts) -> Verdict {
     first(
         sys::can_reschedule(1)

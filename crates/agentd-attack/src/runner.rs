@@ -1,4 +1,5 @@
-//! Runs each check in a child process of its own: the sandbox may kill the process that attacks, which counts as held.
+//! Runs each check in its own child process, because the system call filter may kill the attacker. SIGSYS counts as held. An
+//! attack that another signal ends proves nothing.
 
 use crate::{
     all,

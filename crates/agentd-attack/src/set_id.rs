@@ -1,8 +1,8 @@
 //! A6: a set-id program in the workspace. Executed outside the sandbox, where `nosuid` does not apply, it would run with the ids
 //! of the workspace's owner.
 //!
-//! Set-group-id directories are allowed. So each call that changes modes is also tried on names that initially refer to a
-//! directory.
+//! Set-group-id directories are allowed. Therefore each call that changes modes is also tried on a name that first refers to a
+//! directory, and then to a file.
 
 use crate::{
     check::{Facts, Verdict, broken_if, first},
@@ -49,7 +49,7 @@ pub(crate) fn leave(facts: &Facts) -> Verdict {
 }
 
 /// Tries every call, each on its own file. The names of the files identify the call that left them. Errors of the calls are
-/// ignored, because [`dangerous`] looks for what they left.
+/// ignored, because [`dangerous`] looks for the files that they left.
 fn try_all(place: &Path, mode: u32) -> io::Result<()> {
     let named = |call: &str| place.join(format!("{call}-{mode:o}"));
     let made = |call: &str| fs::write(named(call), "").map(|()| named(call));
@@ -80,7 +80,7 @@ fn try_all(place: &Path, mode: u32) -> io::Result<()> {
         sys::call(libc::SYS_linkat, [here, from.as_ptr() as usize, here, to.as_ptr() as usize, follow]);
     }
 
-    // A directory with the mode, whose name a file takes over.
+    // A directory with the mode, which is then replaced by a file of the same name.
     let directory = named("directory");
     fs::create_dir(&directory)?;
     fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).ok();
@@ -111,7 +111,7 @@ fn exchange(file: &Path, directory: &Path, mode: u32) -> io::Result<()> {
             }
         });
         for _ in 0..EXCHANGES {
-            // The caller looks for what the call left.
+            // The caller looks for the files that the call left.
             fs::set_permissions(file, fs::Permissions::from_mode(mode)).ok();
         }
         done.store(true, Ordering::Relaxed);

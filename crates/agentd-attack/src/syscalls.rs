@@ -1,5 +1,6 @@
-//! A2, A13: system calls that reach the kernel past the usual interfaces. With these arguments, an unfiltered kernel answers an
-//! unprivileged user with a result other than `EPERM`: success, or an errno which shows that it examined them.
+//! A2, A13: system calls that reach the kernel past the usual interfaces. With the arguments used here, an unfiltered kernel
+//! returns a result other than `EPERM` to an unprivileged user: success, or an errno which shows that the kernel has examined the
+//! arguments.
 
 use crate::{
     check::{Check, Facts, Verdict, broken_if, first},

@@ -1,7 +1,7 @@
 //! The traits that backends implement.
 
 use crate::{
-    BackendCapabilities, BackendTraits, Command, ControlReport, IsolationError, NetworkLog, Outcome, PlanLine, PtySize,
+    BackendCapabilities, BackendTraits, Command, ControlReport, IsolationError, Network, NetworkLog, Outcome, PlanLine, PtySize,
     SandboxSpec, Usage, explain,
 };
 use async_trait::async_trait;
@@ -119,10 +119,33 @@ pub trait Sandbox: Send + Sync {
     fn id(&self) -> &SandboxId;
     /// Returns the status that each control had when the sandbox was created.
     fn controls(&self) -> &[ControlReport];
-    /// Returns the record of what the sandbox tried to reach, if its network is limited to granted hosts
+    /// Returns the record of the sandbox's connections and attempts, if its network is limited to granted hosts
     /// ([`crate::Network::Egress`]).
     fn network_log(&self) -> Option<Arc<dyn NetworkLog>> {
         None
+    }
+    /// Replaces the granted hosts of a running sandbox ([`crate::Network::Egress`]). Connections that the new grants do not allow
+    /// end at once. After an error, the old grants hold.
+    ///
+    /// # Errors
+    /// [`IsolationError::Invalid`] for a network of another kind than that of the sandbox, for grants that cannot be enforced, for
+    /// the grant of a port on which a program in the sandbox listens, and if the backend has no granted hosts.
+    async fn set_network(&self, _network: &Network) -> Result<(), IsolationError> {
+        Err(IsolationError::Invalid {
+            what: "network".to_owned(),
+            reason: format!("the granted hosts of sandbox {} cannot be changed — create another sandbox", self.id()),
+        })
+    }
+    /// Connects to a TCP port of the sandbox's loopback. The socket does not block.
+    ///
+    /// # Errors
+    /// [`IsolationError::Io`] if no program in the sandbox accepts the connection. [`IsolationError::Invalid`] if the sandbox has
+    /// no loopback of its own, if the gateway to the granted hosts listens on the port, and if the backend cannot connect.
+    async fn connect(&self, port: u16) -> Result<OwnedFd, IsolationError> {
+        Err(IsolationError::Invalid {
+            what: format!("port {port}"),
+            reason: format!("the backend of sandbox {} cannot connect to its loopback — use the container backend", self.id()),
+        })
     }
     /// Returns the capabilities that the sandbox's backend has proven on this host.
     ///
@@ -202,9 +225,9 @@ pub trait Sandbox: Send + Sync {
     /// # Errors
     /// Returns the cause for which the sandbox was lost.
     async fn resource_usage(&self) -> Result<Usage, IsolationError>;
-    /// Destroys the sandbox and waits until its processes, cgroups, files and ids are gone, with its mounts of the caller's files
-    /// and of kept data. The kernel may take a moment longer to release mounts of the sandbox's private memory, which no process
-    /// can reach. Destroying a sandbox that no longer exists is not an error.
+    /// Destroys the sandbox. Waits until its processes, cgroups, files, ids, and its mounts of the caller's files and of kept
+    /// data are released. The kernel may release mounts of the sandbox's private memory a moment later; no process can reach
+    /// these mounts. Destroying a sandbox that no longer exists is not an error.
     ///
     /// # Errors
     /// Fails if a resource of the sandbox cannot be released.

@@ -14,26 +14,30 @@ pub enum Claim {
     Network,
     /// Host processes can be neither seen, signalled nor traced.
     Process,
-    /// The limits of a spec hold.
+    /// A sandbox cannot exceed the limits of its spec.
     Resources,
     /// System calls outside the profile are refused.
     Syscalls,
     /// Commands run on a kernel of their own, not on that of the host.
     Kernel,
+    /// A sandbox with granted hosts reaches nothing else.
+    Egress,
 }
 
 impl Claim {
     /// Every claim, in the order of the columns of `agentd doctor`.
-    pub const ALL: [Self; 6] = [Self::Filesystem, Self::Process, Self::Network, Self::Syscalls, Self::Resources, Self::Kernel];
+    pub const ALL: [Self; 7] =
+        [Self::Filesystem, Self::Process, Self::Network, Self::Syscalls, Self::Resources, Self::Kernel, Self::Egress];
 
     /// Returns the weight of the claim when backends are compared. [`Claim::Kernel`] weighs 0: a separate kernel costs time and
-    /// memory for each sandbox, so callers request it explicitly.
+    /// memory for each sandbox, so callers request it explicitly. [`Claim::Egress`] weighs 0, too: few sandboxes have granted
+    /// hosts, and [`crate::BackendTraits::egress`] states which backends can limit them.
     pub fn score(self) -> u32 {
         match self {
             Self::Filesystem => 4,
             Self::Process | Self::Network | Self::Syscalls => 2,
             Self::Resources => 1,
-            Self::Kernel => 0,
+            Self::Kernel | Self::Egress => 0,
         }
     }
 }
@@ -47,6 +51,7 @@ impl fmt::Display for Claim {
             Self::Resources => "resources",
             Self::Syscalls => "syscalls",
             Self::Kernel => "kernel",
+            Self::Egress => "egress",
         })
     }
 }
@@ -93,6 +98,8 @@ pub struct BackendCapabilities {
     pub syscall_filtering: bool,
     /// See [`Claim::Kernel`].
     pub kernel_isolation: bool,
+    /// See [`Claim::Egress`].
+    pub egress_filtering: bool,
     /// A sandbox stays usable from one exec to the next, until it is destroyed.
     pub persistent_sandboxes: bool,
     /// Sandboxes can be saved and restored.
@@ -120,6 +127,7 @@ impl BackendCapabilities {
             resource_limits: proven(Claim::Resources),
             syscall_filtering: proven(Claim::Syscalls),
             kernel_isolation: proven(Claim::Kernel),
+            egress_filtering: proven(Claim::Egress),
             evidence,
             ..Self::default()
         }
@@ -134,6 +142,7 @@ impl BackendCapabilities {
             Claim::Resources => self.resource_limits,
             Claim::Syscalls => self.syscall_filtering,
             Claim::Kernel => self.kernel_isolation,
+            Claim::Egress => self.egress_filtering,
         }
     }
 

@@ -15,7 +15,8 @@ pub enum Control {
     Idmap,
     /// The mounts in the sandbox's private mount namespace.
     Mounts,
-    /// The objects of grants. This control fails if a path leads to another object than the granted one; it is never degraded.
+    /// The objects of grants. This control fails if a path leads to another object than the granted one, even if the caller
+    /// accepts missing controls.
     Grants,
     /// The network inside the sandbox.
     Network,
@@ -129,7 +130,7 @@ impl Error for ControlError {
     }
 }
 
-/// Errors are equal if the same is reported. The source is left out: another process does not have it.
+/// Compares all fields except for the source, which does not cross the boundary of a process.
 impl PartialEq for ControlError {
     fn eq(&self, other: &Self) -> bool {
         (self.control, &self.call, self.errno, &self.remedy) == (other.control, &other.call, other.errno, &other.remedy)

@@ -124,13 +124,13 @@ pub enum IsolationError {
         /// The errno of the failing call.
         errno: i32,
     },
-    /// No backend proves some of the isolation that the caller requires.
+    /// No backend proves one of the claims that the caller requires.
     #[error("select a backend: no backend proves {missing} on this host{remedy}", remedy = self.remedy())]
     Requirement {
         /// The claims that no backend proved.
         missing: String,
     },
-    /// Some backend proves each of the claims that the caller requires, and none proves all of them.
+    /// Each required claim is proven by at least one backend, but no backend proves all of them.
     #[error("select a backend: no single backend proves all of {claims} on this host{remedy}", remedy = self.remedy())]
     Combination {
         /// The required claims.
@@ -179,11 +179,11 @@ impl IsolationError {
             Self::Internal(_) => text("report this as a bug of agentd, with the output of `agentd doctor`"),
             Self::NoRoleHandler => text("call agentd::isolation::take_role() first in main"),
             Self::PoolDrained => text("create another pool"),
-            // The caller named the path, and knows what should be there. The errno is all that agentd knows.
+            // // The caller named the path, and knows which file should be there. agentd knows only the errno.
             Self::File { .. } => Remedy::None,
             Self::Requirement { .. } => text("run `agentd doctor` to see why"),
             Self::Combination { .. } => text("require fewer claims (`agentd doctor` shows which backend proves which)"),
-            // The peer is hostile or defective, and is not used any more.
+            // The peer is hostile or defective, and agentd has closed the connection.
             Self::Protocol(_) => text("create another sandbox"),
             Self::Io { source, .. } => match Remedy::in_message(&source.to_string()) {
                 Remedy::None => self.added_remedy(),

@@ -1,11 +1,12 @@
-//! The record of what a sandbox tried to reach over its network.
+//! The record of a sandbox's connections, and of its attempts to connect.
 
 use std::{
     net::SocketAddr,
     time::{Duration, SystemTime},
 };
 
-/// The queue of the flows of one sandbox ([`crate::Network::Egress`]). It is bounded: a flow that does not fit is counted.
+/// The queue of the flows of one sandbox ([`crate::Network::Egress`]). The queue is bounded, and flows that do not fit are
+/// counted.
 pub trait NetworkLog: Send + Sync {
     /// Waits for the next flow, up to `timeout`. Returns `None` after that time, or if the sandbox has ended and no flow is left.
     fn next(&self, timeout: Duration) -> Option<NetworkFlow>;
@@ -20,11 +21,11 @@ pub struct NetworkFlow {
     pub started: SystemTime,
     /// The time until its end.
     pub lasted: Duration,
-    /// The name that was meant, if known. The text is from the sandbox: escape it before printing.
+    /// The name of the destination, if known. The text is from the sandbox: escape it before printing.
     pub name: Option<String>,
-    /// The address and port that the program used. `None` if it only asked for the name.
+    /// The address and port that the program used. `None` if the program only looked up the name.
     pub wanted: Option<SocketAddr>,
-    /// The address outside, if one was connected to.
+    /// The address to which the gateway connected, if it did.
     pub connected: Option<SocketAddr>,
     /// False if a proxy resolved the name, so that the address was not checked.
     pub address_checked: bool,
@@ -51,7 +52,7 @@ pub enum NetworkVerdict {
     Refused {
         /// The reason.
         reason: String,
-        /// The grant that would allow the flow, if there is one.
+        /// The network grant that would allow the flow, if one would.
         missing: Option<String>,
     },
 }

@@ -42,7 +42,7 @@ pub struct Usage {
     pub cpu_system: Duration,
     /// Peak memory in bytes: that of the sandbox's cgroup if it has one, otherwise that of the largest process.
     pub peak_memory: u64,
-    /// Whether `peak_memory` is the figure of the cgroup.
+    /// Whether `peak_memory` is that of the cgroup.
     pub peak_memory_is_group: bool,
     /// Memory that the sandbox's virtual machine uses now, in bytes, including its kernel and agent. The guest kernel reports it
     /// (`MemTotal` minus `MemAvailable`, `proc_meminfo(5)`). Absent if the sandbox has no machine of its own.

@@ -40,7 +40,7 @@ pub enum GuardRule {
     /// The guard may refuse the grant.
     #[default]
     Apply,
-    /// The caller vouches for this path. The command line never does.
+    /// The guard does not check the grant. The command line never sets this rule.
     Waive,
 }
 
@@ -93,7 +93,7 @@ pub enum Network {
     Off,
     /// The host's network.
     Host,
-    /// The granted hosts only. Each grant has the form `HOST[:PORT][/PROTOCOL][/METHOD:PATH]`, as in `pypi.example` or
+    /// The granted hosts only. Each network grant has the form `HOST[:PORT][/PROTOCOL][/METHOD:PATH]`, as in `pypi.example` or
     /// `*.files.example:443`. Only backends whose traits include [`crate::BackendTraits::egress`] support this.
     Egress(Vec<String>),
 }
@@ -125,7 +125,7 @@ impl Network {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
-    /// The fewest system calls with which ordinary programs run; loopback sockets and Unix sockets are refused.
+    /// The calls that nearly every program makes. Loopback sockets and Unix sockets are refused.
     Strict,
     /// The system calls that compilers, interpreters and their tests need.
     #[default]
@@ -181,7 +181,7 @@ pub struct DiskLayers {
 pub struct SandboxSpec {
     /// The root file system.
     pub root: Root,
-    /// The storage for changes to the root. Only a backend with its own root stores any.
+    /// The storage for changes to the root. Only a backend with its own root stores changes.
     pub writable: Writable,
     /// Paths of the host to show in the sandbox, in addition to the system's read-only directories.
     pub grants: Vec<Grant>,
@@ -251,8 +251,8 @@ pub struct Command {
     pub cwd: Option<PathBuf>,
     /// Standard input.
     pub stdin: StdinSource,
-    /// A pseudo-terminal of this size instead of pipes. With [`StdinSource::Null`], standard input is `/dev/null` all the same,
-    /// and only output goes to the terminal.
+    /// A pseudo-terminal of this size instead of pipes. With [`StdinSource::Null`], standard input is still `/dev/null`, and only
+    /// output goes to the terminal.
     pub pty: Option<PtySize>,
     /// Limits of this command. The sandbox's own limits apply in addition.
     pub limits: Limits,

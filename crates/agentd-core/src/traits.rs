@@ -3,8 +3,8 @@
 /// The properties that a caller must know to write a spec for a backend.
 ///
 /// These properties are no proof: [`crate::IsolationBackend::probe`] proves what a sandbox isolates. The default describes an
-/// unknown backend. Such a backend has a boundary and must refuse what it cannot enforce, is never sent an optional request, and
-/// loses every tie.
+/// unknown backend. Such a backend has a boundary and must refuse requests that it cannot enforce. It receives no optional
+/// request, and is selected last among backends with the same score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackendTraits {
     /// Whether a boundary separates commands from the host. A backend without a boundary is selected only by its name.
@@ -27,7 +27,7 @@ pub struct BackendTraits {
     pub volumes: bool,
     /// Whether the network can be limited to granted hosts ([`crate::Network::Egress`]).
     pub egress: bool,
-    /// Whether the backend can create sandboxes with fewer controls on a machine that lacks some of them
+    /// Whether the backend can create sandboxes with fewer controls on a host that lacks some of them
     /// ([`crate::SandboxSpec::allow_degraded`]).
     pub degradable: bool,
     /// The order of magnitude of a sandbox's start time.

@@ -1,8 +1,8 @@
 //! Decides which clients are served: by the process that connected, and by the key of a client in other namespaces.
 //!
-//! Sandboxes cannot reach the socket. These checks are a second barrier in case one can, because its payload may have the user's
-//! uid. Until a client in other namespaces has proven that it has the key, the daemon reads two messages of a fixed number of
-//! bytes from it, which contain only numbers, and takes no file descriptors.
+//! Sandboxes cannot reach the socket. These checks are a second barrier: the payload of a sandbox that could reach the socket may
+//! have the user's uid. Until a client in other namespaces has proven that it has the key, the daemon reads two messages of a
+//! fixed number of bytes from it, which contain only numbers, and takes no file descriptors.
 
 use crate::{
     connection::Connection,
@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-/// The time that a client in other namespaces has to prove that it has the key.
+/// The time limit for a client in other namespaces to prove that it has the key.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A client whose process was verified.
@@ -47,7 +47,7 @@ pub(crate) enum Refusal {
     Gone(ChannelError),
     /// The client sent a message of another version of the protocol, with this number.
     Version(u32),
-    /// The client sent bytes that are no message of this version of the protocol.
+    /// The client sent bytes that are not a message of this version of the protocol.
     Unreadable(String),
     /// The client and the daemon did not prove to each other that they have the key.
     Key(DaemonError),
@@ -62,8 +62,8 @@ impl From<ChannelError> for Refusal {
     }
 }
 
-/// Verifies the process that connected. `own` are the mounts of the daemon's own, if it has some. A process that is refused
-/// receives the reason, which is a text of this program with a uid at most. Nothing is read from that process.
+/// Verifies the process that connected. `own` is the daemon's own mount namespace, if it has one. A refused process receives the
+/// reason: a fixed text of agentd, in which a uid is the only variable part. Nothing is read from that process.
 pub(crate) fn verify(socket: UnixStream, own: Option<&OwnMounts>) -> io::Result<Candidate> {
     let verified = peer::verify(socket.as_fd(), own);
     let connection = Connection::new(socket)?;
@@ -119,7 +119,7 @@ async fn greet(client: &mut Connection) -> Result<(), Refusal> {
     check_version(&hello)?;
     if hello.nonce != Nonce::NONE {
         challenge(client, hello.nonce).await?;
-        // The namespaces of the client are proof enough.
+        // The namespaces of the client suffice as a proof.
         client.receive::<Answer>().await?;
     }
     Ok(())

@@ -19,7 +19,8 @@ pub type Proof = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 pub type Prove = Box<dyn Fn(Vec<PathBuf>) -> Proof + Send + Sync>;
 
 impl Server {
-    /// Proves the boundary before a request uses it, unless the client has. The daemon does so once.
+    /// Proves the boundary before a request that needs the proof, unless the client has proven the boundary. The daemon proves
+    /// the boundary only once.
     pub(crate) async fn prove_for(&self, request: &Request, peer: Peer) -> Result<(), DaemonError> {
         let Some(proven) = request.is_proven() else { return Ok(()) };
         if proven && peer == Peer::Here {
@@ -29,7 +30,7 @@ impl Server {
         self.proven.get_or_try_init(proof).await.map(drop)
     }
 
-    /// Returns the directories that a command of any sandbox may change, also of the one that `request` creates.
+    /// Returns the directories that a command of any sandbox may change, including the sandbox that `request` creates.
     async fn changeable(&self, request: &Request) -> Result<Vec<PathBuf>, DaemonError> {
         let mut grants: Vec<Grant> =
             self.on_disk(SandboxStore::list).await?.into_iter().fold(Vec::new(), |mut grants, record| {

@@ -169,8 +169,8 @@ impl Client {
         self.file(Request::Read { name: name.clone(), path: path.to_path_buf() }).await
     }
 
-    /// Sends a request that changes nothing. If the daemon ended during the request, the request is sent again: the daemon may
-    /// already have been ending when the client connected.
+    /// Sends a request that changes nothing and is answered by a descriptor. If the daemon ended during the request, the request
+    /// is sent again: the daemon may already have been ending when the client connected.
     async fn file(&self, request: Request) -> Result<OwnedFd, DaemonError> {
         let reply = match self.answer(request.clone()).await {
             Err(DaemonError::Lost(_)) => self.answer(request).await,
@@ -195,6 +195,23 @@ impl Client {
     pub async fn write(&self, name: &Name, path: &Path, content: BorrowedFd<'_>) -> Result<(), DaemonError> {
         let request = Request::Write { name: name.clone(), path: path.to_path_buf() };
         finished(self.ask(request, Some(content)).await?.receive::<Reply>().await?.0)
+    }
+
+    /// Changes the granted hosts of a sandbox: revokes those of `revoke`, ends their connections, and adds those of `allow`. When
+    /// this function returns, the change holds, also after a restart of the daemon. An error changes nothing.
+    ///
+    /// # Errors
+    /// As for [`Client::create`].
+    pub async fn change_network(&self, name: &Name, allow: Vec<String>, revoke: Vec<String>) -> Result<(), DaemonError> {
+        self.done(Request::Network { name: name.clone(), allow, revoke }).await
+    }
+
+    /// Returns a socket that is connected to a TCP port of the loopback of a running sandbox, and that does not block.
+    ///
+    /// # Errors
+    /// As for [`Client::create`]. No program in the sandbox accepts the connection.
+    pub async fn connect_to(&self, name: &Name, port: u16) -> Result<OwnedFd, DaemonError> {
+        self.file(Request::Connect { name: name.clone(), port }).await
     }
 
     async fn answer(&self, request: Request) -> Result<(Reply, Vec<OwnedFd>), DaemonError> {

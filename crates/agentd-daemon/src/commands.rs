@@ -32,7 +32,7 @@ impl Server {
                     Ok((ExecMessage::Signal(signal), _)) => handle.signal(signal).await?,
                     Ok((ExecMessage::Resize(size), _)) => handle.resize(size).await?,
                     Ok((ExecMessage::End(reason), _)) => handle.end(reason).await?,
-                    // The client is gone, so nothing waits for the command any more.
+                    // The client has ended, so no process waits for the command any more.
                     Err(_) => {
                         handle.end(EndReason::Cancelled).await?;
                         break handle.wait().await;
@@ -124,8 +124,7 @@ impl Server {
 }
 
 /// Compares protected paths after a command. A signal that the client sends meanwhile, or its request to end the command, ends
-/// the comparison. If the client leaves, the comparison continues: nothing waits for it any more, and the next client receives
-/// its result.
+/// the comparison. If the client leaves, the comparison continues, and the next client receives its result.
 async fn compare_after(watched: &SharedWatch, interrupt: &Interrupt, client: &mut Connection) -> Report {
     let mut compared = std::pin::pin!(watched.compare_after(interrupt));
     loop {
@@ -141,8 +140,8 @@ async fn compare_after(watched: &SharedWatch, interrupt: &Interrupt, client: &mu
     }
 }
 
-/// Sends the streams of a command to its client. The daemon's copies are closed afterwards: an open copy would keep the command
-/// waiting for a reader, or the reader for the end of the stream.
+/// Sends the streams of a command to its client. The daemon's copies are closed afterwards. If a copy stayed open, the command
+/// would wait for a reader, or the reader for the end of the stream.
 fn send_streams(
     client: &Connection,
     streams: ExecStreams,

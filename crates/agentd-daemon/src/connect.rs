@@ -1,7 +1,7 @@
 //! Connects a client to the daemon, and makes sure that the daemon is that of the user before a request is sent.
 //!
-//! A payload with the uid of the user could listen in place of the daemon. So the client sends its request only to a process of
-//! its user that is in its own user and PID namespaces, or has proven that it has the key of the user.
+//! A payload with the uid of the user could listen in place of the daemon. The client therefore sends its request only to a
+//! process of its user that is in its own user and PID namespaces, or has proven that it has the key of the user.
 
 use crate::{
     admission::PATIENCE,
@@ -146,8 +146,8 @@ impl Client {
     }
 }
 
-/// Ignores that the daemon has closed the connection. A daemon that refuses a client sends the reason first, which is still to be
-/// received.
+/// Ignores that the daemon has closed the connection. A daemon that refuses a client sends the reason before it closes the
+/// connection, so the reason can still be received.
 fn unless_refused(sent: Result<(), ChannelError>) -> Result<(), ChannelError> {
     match sent {
         Err(ChannelError::Closed) => Ok(()),

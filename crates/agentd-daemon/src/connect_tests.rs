@@ -8,7 +8,7 @@ use std::{
 };
 
 /// A process that listens in place of the daemon, and prints the number of bytes that each client has sent when it disconnects.
-/// It replies to the first message with a challenge that has the number of the client, in place of its own and of the proof.
+/// It replies to the first message with a challenge in which its own number and its proof are copies of the client's number.
 const LISTENS: &str = r"
 import socket
 listener = socket.socket(socket.AF_UNIX)

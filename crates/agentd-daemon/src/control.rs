@@ -1,4 +1,4 @@
-//! Control of the daemon itself, independent of its version: query it, end it, find its log.
+//! Control of the daemon itself, independent of its version: queries it, ends it, and finds its log.
 
 use crate::{
     client::{Client, unexpected},
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// A daemon that was ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stopped {
-    /// Its process id.
+    /// The process id of the daemon.
     pub pid: i32,
 }
 
@@ -70,7 +70,7 @@ impl Client {
             if !held()? {
                 return Ok(None);
             }
-            // Another process could have the number of the daemon there, and would get the signal.
+            // In a `/proc` of another PID namespace, another process could have the daemon's number, and would get the signal.
             if proc::directory_of(1).is_err() {
                 let remedy =
                     "mount the right one (mount -t proc proc /proc), or run `agentd daemon stop` in the daemon's namespaces";
@@ -106,8 +106,8 @@ impl Client {
     }
 }
 
-/// Returns true if a daemon holds the lock. The test takes a free lock for a moment, and takes it shared, so that concurrent
-/// callers do not mistake each other for a daemon.
+/// Returns true if a daemon holds the lock. If the lock is free, this function takes it for a moment, as a shared lock, so that
+/// concurrent callers do not mistake each other for a daemon.
 fn is_held(lock: &OwnedFd) -> Result<bool, Errno> {
     match rustix::fs::flock(lock, FlockOperation::NonBlockingLockShared) {
         Err(Errno::WOULDBLOCK) => Ok(true),

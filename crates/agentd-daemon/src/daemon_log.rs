@@ -18,7 +18,7 @@ const NAMES: [&str; 2] = ["log", "log.1"];
 /// Size in bytes at which the newer file becomes the older one.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// Longest record, in bytes. Records are cut because parts of them may come from inside a sandbox.
+/// Maximum length of a record, in bytes. Records are cut off because parts of them may come from a sandbox.
 const MAX_RECORD_BYTES: usize = 16 << 10;
 
 /// The log file of the daemon, open for writing. Each call of `write` writes one record, which must end with a line break.

@@ -21,7 +21,7 @@ pub enum DaemonError {
         place: PathBuf,
         /// The operation that failed.
         context: &'static str,
-        /// Its error.
+        /// The error of the operation.
         #[source]
         source: io::Error,
     },
@@ -65,7 +65,7 @@ pub enum DaemonError {
         /// The user of the process. The overflow uid (65534) stands for every user that is not mapped in this user namespace.
         uid: u32,
     },
-    /// The client is in other namespaces than the daemon, and one of them did not prove that it has the key.
+    /// The client is in other namespaces than the daemon, and the client or the daemon did not prove that it has the key.
     #[error("connect to the sandbox daemon: the client is in another {namespace} namespace, and {reason}")]
     Key {
         /// The kind of namespace.
@@ -83,16 +83,16 @@ pub enum DaemonError {
     /// The daemon did not end.
     #[error("stop the sandbox daemon: {}folder {}: {reason} — {remedy}", process(*pid), place.display())]
     NotStopped {
-        /// Its process id; `None` if it is not known.
+        /// The process id of the daemon; `None` if it is not known.
         pid: Option<i32>,
-        /// The folder with its lock.
+        /// The folder with the daemon's lock.
         place: PathBuf,
         /// The reason why the daemon did not end.
         reason: String,
         /// The remedy.
         remedy: &'static str,
     },
-    /// The daemon sent another reply than the request has.
+    /// The daemon sent a reply that does not match the request.
     #[error(
         "receive the daemon's reply: unexpected message of kind {0} — run `agentd daemon stop`, which ends all running commands \
          and keeps all files, then try again"
@@ -110,7 +110,7 @@ pub enum DaemonError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyRefusal {
-    /// The client finds no key with which the daemon could prove what it is.
+    /// The client finds no key with which it could verify the daemon.
     #[error(
         "finds no key to verify the daemon with (it looks at {0}) — run agentd in the namespaces of the daemon (usually on the \
          host), or bind-mount the daemon's file daemon.key at the same path into the container or toolbox in which the client \
@@ -128,7 +128,8 @@ pub enum KeyRefusal {
          the daemon (usually on the host), which ends all running commands and keeps all files, then try again"
     )]
     Silent,
-    /// The client sent zeros in `Hello`, as a client in the daemon's own namespaces does. So it cannot prove that it has the key.
+    /// The client sent zeros in `Hello` instead of a random value, as a client in the daemon's own namespaces does. The daemon
+    /// cannot ask such a client for a proof.
     #[error("presented no key — {}", share(.0))]
     None(PathBuf),
     /// The client has another key.
@@ -138,7 +139,7 @@ pub enum KeyRefusal {
     #[error("sent no complete message in time — try again; if that fails, use the build of agentd that started the daemon")]
     Late,
     /// Too many clients have not proven yet that they have the key.
-    #[error("too many such clients have not proven yet that they have the key — try again")]
+    #[error("too many clients in other namespaces have not proven yet that they have the key — try again")]
     Many,
 }
 

@@ -1,5 +1,5 @@
-//! Entry points of the fuzz targets in `fuzz/`, for the messages between a client and the daemon. Each returns how much of its
-//! input was valid; its error is an invariant that the input broke.
+//! Entry points of the fuzz targets in `fuzz/`, for the messages between a client and the daemon. Each function returns how much
+//! of its input was valid, or the invariant that the input broke.
 
 use crate::{
     protocol::{Answer, ExecMessage, Hello, MAX_FRAME, Reply, Request},

@@ -1,7 +1,8 @@
 //! The proof that both ends of a connection have the key of the user, without sending it.
 //!
 //! Each side chooses a random number. Each side then sends a MAC of both numbers under the key, the daemon first. The side is
-//! part of the MAC, so that no MAC of one side is valid for the other, and a connection's MAC is valid on no other connection.
+//! part of the MAC, so that a MAC of one side is not valid for the other. Both numbers are part of the MAC, so that it is valid
+//! for one connection only.
 
 use crate::{key::Key, protocol::VERSION};
 use hmac::{
@@ -26,7 +27,7 @@ const LENGTH: usize = 32;
 pub(crate) struct Nonce([u8; LENGTH]);
 
 impl Nonce {
-    /// The value in place of a number if the client needs no proof of the daemon. It is never chosen.
+    /// The value that a client sends if it needs no proof of the daemon. [`Nonce::random`] never returns it.
     pub(crate) const NONE: Self = Self([0; LENGTH]);
 
     /// Chooses a number.
@@ -37,7 +38,7 @@ impl Nonce {
     }
 }
 
-/// Fills `bytes` with random ones, at least one of which is not zero.
+/// Fills `bytes` with random bytes, at least one of which is not zero.
 pub(crate) fn fill_randomly(bytes: &mut [u8]) -> io::Result<()> {
     while bytes.iter().all(|byte| *byte == 0) {
         let mut done = 0;
@@ -60,7 +61,7 @@ pub(crate) enum Side {
 pub(crate) struct Tag([u8; LENGTH]);
 
 impl Tag {
-    /// The value in place of a MAC, with which a message has its usual length.
+    /// A placeholder, from which the receiver computes the length of an `Answer`. No MAC is compared with it.
     pub(crate) const NONE: Self = Self([0; LENGTH]);
 
     /// Compares two MACs in a time that does not depend on their bytes.

@@ -113,7 +113,7 @@ impl Server {
         }
         self.writers.finish().await;
         let interrupt = interrupt.and_within(COMPARE);
-        // After the interrupt, each report names what was not compared, and the next client receives it.
+        // After the interrupt, each report names the first path that was not compared, and the next client receives the report.
         for (name, watched) in self.watches.each() {
             let ended = !remaining.contains(&name);
             watched.note_ended(name, ended, interrupt.clone()).await;

@@ -1,10 +1,10 @@
 //! The key of clients in other namespaces.
 //!
 //! The daemon serves a client in its own user and PID namespaces without a key, because no payload runs there. A client in other
-//! namespaces (a rootless toolbox, `unshare --user`) may be a payload that reached the socket, and a daemon there may be a
-//! payload that listens in place of the daemon. Client and daemon then prove to each other that they have the key: the content
-//! of a file that only the user may read. No grant may contain the folder of the key or that of the socket, nor the place of one
-//! that does not exist yet. Without a runtime directory of the user, both lie below the data folder.
+//! namespaces (a rootless toolbox, `unshare --user`) may be a payload that reached the socket, and a process that listens there
+//! may be a payload. Client and daemon then prove to each other that they have the key: the content of a file that only the user
+//! may read. No grant may contain the folder of the key or that of the socket, nor the place of one that does not exist yet.
+//! Without a runtime directory of the user, both lie below the data folder.
 //!
 //! Every copy of the key in memory is overwritten when it is dropped.
 
@@ -72,8 +72,8 @@ pub(crate) struct NoKey {
     pub cause: io::Error,
 }
 
-/// Creates the key of this user's daemons, unless there is a valid one. A file that others can read is replaced: others may know
-/// its content.
+/// Creates the key of this user's daemons, unless there is a valid one. A file that other users can read is replaced, because
+/// they may know its content.
 pub(crate) fn create() -> io::Result<()> {
     let folder = own_state::trusted_folder().ok_or(io::ErrorKind::NotFound)?;
     if read(folder.as_fd()).is_ok() {

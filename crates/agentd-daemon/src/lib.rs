@@ -1,8 +1,8 @@
 //! Named sandboxes, whose processes outlive the invocations of their clients.
 //!
-//! For each user, one process has all named sandboxes: the **daemon** (`agentd daemon`). The first client that needs it starts
-//! the daemon. The daemon holds the sandboxes' processes and answers over a Unix socket that only its user can reach. It ends
-//! some seconds after the last sandbox process and the last request.
+//! For each user, one process keeps all named sandboxes: the **daemon** (`agentd daemon`). The first client that needs the daemon
+//! starts it. The daemon holds the sandboxes' processes and answers over a Unix socket that only its user can reach. It ends some
+//! seconds after the last sandbox process and the last request, unless a sandbox has a time to live.
 //!
 //! The state of a sandbox is on disk (`agentd_sandboxes`). When the daemon dies, the kernel and the daemon's launcher end every
 //! process of its sandboxes. The next daemon starts a sandbox again from disk when the sandbox is next needed.
@@ -13,10 +13,10 @@
 //! - `client`, `started` and `control` are the client's side. `connect` finds the daemon through its `folder`, and verifies it;
 //!   `protocol`, `connection` and `report` are the messages.
 //! - `admission` decides which clients are served. `handshake` is the proof that client and daemon have the `key` if they are in
-//!   different namespaces, and `waiting` limits the clients that have not given it.
+//!   different namespaces, and `waiting` limits the number of clients that have not sent the proof yet.
 //! - `boundary` makes sure that the boundary of sandboxes is proven before they are used.
-//! - `process` is the daemon's process. `serve` receives the requests; `lifecycle`, `commands`, `files`, `snapshots` and
-//!   `removal` carry them out. `idle` ends unused resources, and `runtimes` holds the running sandboxes.
+//! - `process` is the daemon's process. `serve` receives the requests; `lifecycle`, `commands`, `files`, `snapshots`,
+//!   `network` and `removal` carry them out. `idle` ends unused resources, and `runtimes` holds the running sandboxes.
 //! - `protection` tracks protected paths, and `unreported` keeps their changes for the next daemon; `ttl` tracks the lifetimes.
 //! - `log` is the output of detached commands, `daemon_log` the daemon's own log.
 
@@ -38,6 +38,7 @@ mod idle;
 mod key;
 mod lifecycle;
 mod log;
+mod network;
 mod process;
 mod protection;
 mod protocol;

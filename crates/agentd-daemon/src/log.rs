@@ -148,7 +148,7 @@ mod tests {
     #[tokio::test]
     async fn log_that_cannot_be_written_now_does_not_block_other_tasks() {
         let (output, mut command) = io::pipe().unwrap();
-        // A full pipe in the place of a disk that is slow.
+        // A full pipe simulates a slow disk.
         let (mut disk, file) = io::pipe().unwrap();
         let (step, steps) = (4 << 10, 100);
         let written = Arc::new(AtomicUsize::new(0));
@@ -160,7 +160,7 @@ mod tests {
             }
         });
         let appended = tokio::spawn(append(output.into(), File::from(OwnedFd::from(file))));
-        // Both pipes are full, and the task has taken more: it waits for the disk.
+        // The pipes are full, and the task holds further output, so the task waits for the disk.
         while written.load(Ordering::Relaxed) <= 2 * (64 << 10) {
             tokio::task::yield_now().await;
         }

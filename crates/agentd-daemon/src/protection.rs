@@ -39,8 +39,8 @@ struct Watched {
 struct Differences {
     /// Changes that were not reported to a client yet.
     pending: Report,
-    /// The parts that comparisons before commands left out. They are reported after the command: otherwise, each exec in a large
-    /// tree would report them twice.
+    /// The gaps of comparisons before commands. They are reported after the command, because otherwise each exec in a large tree
+    /// would report them twice.
     gaps_before: Gaps,
     /// True if the running sandbox does not protect a path that the next start will protect. A reported change stays unprotected
     /// until that start.
@@ -49,7 +49,7 @@ struct Differences {
     starts: u64,
     /// The number of starts whose processes had ended when the paths were compared.
     compared_starts: u64,
-    /// When the last comparison began that was not interrupted.
+    /// The time at which the last complete comparison began.
     compared: Option<SystemTime>,
 }
 
@@ -74,7 +74,7 @@ impl Watches {
     /// first call inspects the protected paths, and reads the changes that an earlier daemon could not report.
     ///
     /// # Errors
-    /// If `interrupt` was asked for meanwhile, or a file system does not answer.
+    /// If `interrupt` is requested meanwhile, or a file system does not answer.
     pub(crate) async fn get(
         &self,
         name: &Name,
@@ -86,14 +86,14 @@ impl Watches {
             return Ok(watched);
         }
         let begin = move |interrupt: &Interrupt| Watched::begin(&grants, folder, interrupt);
-        // The next client begins again: what this comparison left out would be missing in all later ones.
+        // The next client begins again, because later comparisons would not find the differences that this one left out.
         let begun = interrupt.run(begin).await.filter(|_| !interrupt.is_asked());
         let shared = SharedWatch(Arc::new(begun.ok_or_else(|| {
             DaemonError::Refused(format!(
                 "inspect the protected paths of sandbox {name}: a file system does not answer, or the client has left — try again"
             ))
         })?));
-        // What the daemon before this one left must outlive this one too.
+        // Changes that the previous daemon left must also survive the end of this daemon.
         shared.keep().await;
         Ok(self.all().entry(name.clone()).or_insert(shared).clone())
     }
@@ -166,7 +166,7 @@ impl Differences {
 }
 
 impl SharedWatch {
-    /// Compares the paths with the last comparison, before a command. What the comparison left out is reported after the command.
+    /// Compares the paths with the last comparison, before a command. Gaps of the comparison are reported after the command.
     pub(crate) async fn compare_before(&self, interrupt: &Interrupt) {
         self.compare(Moment::BeforeCommand, true, interrupt).await;
     }
@@ -199,7 +199,7 @@ impl SharedWatch {
         };
         if let Some(mut watch) = watch {
             let shared = self.0.clone();
-            // Recorded in the same thread, so that no difference is lost if nothing awaits the result any more.
+            // Recorded in the same thread, so that no difference is lost if the caller no longer awaits the result.
             let compare = move |interrupt: &Interrupt| {
                 if !ended {
                     watch.processes_may_remain();

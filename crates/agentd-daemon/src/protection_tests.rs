@@ -130,7 +130,7 @@ async fn path_hidden_from_the_comparison_before_a_command_is_reported_after_it()
     let changes: Vec<(PathBuf, How)> = report.changes.iter().map(|change| (change.path.clone(), change.how)).collect();
     assert_eq!(changes, [(place.path("found/.envrc"), How::NotCompared)]);
     assert!(!report.gaps.is_empty());
-    // Both are reported once.
+    // Each change and gap is reported once.
     watched.compare_after(&Interrupt::default()).await;
     assert!(delivered(&watched).await.is_empty());
 }
@@ -153,7 +153,7 @@ async fn clients_of_a_sandbox_are_answered_during_a_comparison() {
     while Arc::strong_count(&watched.0.watch) < 4 {
         tokio::task::yield_now().await;
     }
-    // The only thread of this runtime goes on. If one of these waited for the comparison, this test would not end.
+    // The only thread of this runtime continues. If one of these calls waited for the comparison, this test would not end.
     assert!(!watched.is_outdated());
     watched.starts(true).await;
     assert!(delivered(&watched).await.restarted);
@@ -179,7 +179,7 @@ async fn change_after_the_last_command_is_logged_and_kept_for_a_client_of_the_ne
     fs::write(place.path(".envrc"), "evil").unwrap();
     watched.note_ended(name(), true, Interrupt::default()).await;
     assert!(place.log().contains("[agentd: warning: protected path created: ") && place.log().contains(".envrc"));
-    // The next daemon finds the file as it is now, but knows that no client was told.
+    // The next daemon finds the present file, and knows that no client has received the change.
     let next = place.shared().await;
     assert_eq!(delivered(&next).await, delivered(&watched).await);
     assert!(delivered(&next).await.is_empty() && delivered(&place.shared().await).await.is_empty());
@@ -277,7 +277,7 @@ async fn changes_after_the_last_comparison_of_a_killed_daemon_are_reported_by_th
     watched.starts(false).await;
     watched.compare_after(&Interrupt::default()).await;
     delivered(&watched).await;
-    // A detached command goes on. The daemon is killed.
+    // A detached command continues. The daemon is killed.
     fs::write(place.path(".envrc"), "evil").unwrap();
     for _ in 0..2 {
         // The report outlives this daemon too, if it is killed before a client receives the report.
@@ -287,7 +287,7 @@ async fn changes_after_the_last_comparison_of_a_killed_daemon_are_reported_by_th
         assert_eq!(changes, [(place.path(".envrc"), How::NotCompared)]);
         assert_eq!(causes(&report), [Cause::DaemonKilled]);
     }
-    // Once the client has it and the processes have ended, nothing is reported again.
+    // Once the client has received the report and the processes have ended, nothing is reported again.
     let next = place.shared().await;
     assert!(!delivered(&next).await.is_empty());
     next.starts(false).await;

@@ -12,12 +12,12 @@ use std::path::PathBuf;
 /// The protocol version. It changes whenever a message changes: a daemon that was started by another build rejects the request
 /// and reports its version. [`Hello`] begins with the version, and [`Reply::Failed`] with [`Failure::Version`] has the same form
 /// in all versions.
-pub(crate) const VERSION: u32 = 12;
+pub(crate) const VERSION: u32 = 13;
 
-/// Largest frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
+/// Maximum size of a frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
 pub(crate) const MAX_FRAME: usize = 4 << 20;
 
-/// Largest file that is copied in or out, in bytes.
+/// Maximum size of a file that is copied in or out, in bytes.
 pub(crate) const MAX_FILE: u64 = 1 << 30;
 
 /// The first message of a client. It has no descriptors, and a fixed length: until a client in other namespaces has proven that
@@ -70,6 +70,10 @@ pub(crate) enum Request {
     Write { name: Name, path: PathBuf },
     /// Return information about the daemon.
     Daemon,
+    /// Change the granted hosts of a sandbox.
+    Network { name: Name, allow: Vec<String>, revoke: Vec<String> },
+    /// Connect to a TCP port of the loopback of a running sandbox. The reply has the descriptor of the socket.
+    Connect { name: Name, port: u16 },
 }
 
 impl Request {
@@ -110,6 +114,8 @@ impl Request {
             Self::Read { name, .. } => ("read file", Some(name)),
             Self::Write { name, .. } => ("write file", Some(name)),
             Self::Daemon => ("daemon", None),
+            Self::Network { name, .. } => ("change network", Some(name)),
+            Self::Connect { name, .. } => ("connect", Some(name)),
         }
     }
 }
@@ -195,7 +201,7 @@ pub(crate) enum Stream {
 /// Information about the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Daemon {
-    /// Its process id.
+    /// The process id of the daemon.
     pub pid: u32,
     /// The version of agentd that the daemon runs.
     pub version: String,
@@ -210,7 +216,7 @@ pub struct Daemon {
 /// The state of a sandbox that has processes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Its name.
+    /// The name of the sandbox.
     pub name: Name,
     /// What the sandbox is doing.
     pub activity: Activity,

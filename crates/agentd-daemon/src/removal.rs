@@ -1,5 +1,5 @@
 //! Removes sandboxes, and replaces their grants. In both cases all processes of the sandbox end, and the daemon forgets its
-//! protected paths. Before, the paths are compared once more, and the client receives the differences.
+//! protected paths. Before that, the paths are compared once more, and the client receives the differences.
 
 use crate::{
     connection::Connection,
@@ -41,7 +41,7 @@ impl Server {
         // The protected paths of the new grants are inspected when the sandbox is used next.
         self.watches.forget(name);
         let send = |report| client.send(&Reply::Compared(report), &[]);
-        // If the client is gone, the changes are kept in a file, and the next client receives them.
+        // If the client has ended, the changes are kept in a file, and the next client receives them.
         let sent = match watched {
             Some(watched) => watched.deliver(send).await,
             None => send(Report::default()),
@@ -87,7 +87,7 @@ impl Server {
         }
     }
 
-    /// Returns the protected paths of a sandbox if this daemon has started it, or if the daemon that did was killed.
+    /// Returns the protected paths of a sandbox if this daemon has started it, or if the daemon that had started it was killed.
     async fn watched_so_far(&self, name: &Name) -> Option<SharedWatch> {
         let watched = self.watches.find(name);
         if watched.is_some() || running::read(&self.state.log_directory(name)).is_none() {

@@ -16,8 +16,8 @@ const FILE: &str = "compared";
 /// The name under which a new file is written.
 const DRAFT: &str = "compared.new";
 
-/// Returns the time of the last comparison before the daemon was killed; `None` if it was not. The time is that of this call if
-/// the file cannot be read or is damaged.
+/// Returns the time of the last comparison before the previous daemon was killed; `None` if it was not killed. The time is that
+/// of this call if the file cannot be read or is damaged.
 pub(crate) fn read(folder: &Path) -> Option<SystemTime> {
     let time = match fs::read_to_string(folder.join(FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -28,8 +28,8 @@ pub(crate) fn read(folder: &Path) -> Option<SystemTime> {
     Some(time.unwrap_or_else(SystemTime::now))
 }
 
-/// Writes the time of the last comparison. Only one writer may call this function at a time. The file need not outlive a failure
-/// of the machine, which also ends the processes.
+/// Writes the time of the last comparison. Only one writer may call this function at a time. The file need not survive a crash of
+/// the host, which also ends the processes.
 pub(crate) fn write(folder: &Path, compared: SystemTime) -> io::Result<()> {
     let since = compared.duration_since(UNIX_EPOCH).unwrap_or_default();
     let draft = folder.join(DRAFT);

@@ -12,7 +12,7 @@ use crate::{
     runtimes::Runtimes,
     ttl,
 };
-use agentd_core::{GuardRule, NetworkMode, SandboxSpec};
+use agentd_core::{GuardRule, SandboxSpec};
 use agentd_isolation::{grants, layered::runtime, protect::Report};
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::{Lifetimes, Name, SandboxStore, StoreError};
@@ -156,6 +156,11 @@ impl Server {
                 })?;
                 self.write(&name, &path, from).await?;
             }
+            Request::Network { name, allow, revoke } => self.change_network(&name, &allow, &revoke).await?,
+            Request::Connect { name, port } => {
+                let socket = self.connect(&name, port).await?;
+                return Ok(Some((Reply::Done, Some(socket))));
+            }
         }
         Ok(Some((Reply::Done, None)))
     }
@@ -205,15 +210,11 @@ impl Server {
 
 /// Compares the objects of grants with those that the client granted. A grant without an object is refused: the client may be in
 /// another mount namespace, in which the path leads to another object. The guard decides about each grant, whatever the client
-/// says. Granted hosts are refused, too: the daemon shows nobody what a gateway records.
+/// says.
 pub(crate) fn compare(spec: &mut SandboxSpec) -> Result<(), DaemonError> {
-    if spec.network.mode() == NetworkMode::Egress {
-        let reason = "network: granted hosts are not supported for named sandboxes — use agentd run, or --net off or host";
-        return Err(DaemonError::Refused(reason.to_owned()));
-    }
     if let Some(waived) = spec.grants.iter().find(|grant| grant.guard != GuardRule::Apply) {
         return Err(DaemonError::Refused(format!(
-            "grant {}: the request waives the guard, which the daemon never does — request the grant with the rule `apply`",
+            "grant {}: the request waives the guard, which the daemon never does — set `Grant::guard` to `GuardRule::Apply`",
             waived.path.display()
         )));
     }
@@ -239,8 +240,6 @@ mod tests {
         assert!(refused.contains("has not resolved"), "{refused}");
         grants::pin(&mut spec).unwrap();
         compare(&mut spec).unwrap();
-        spec.network = agentd_core::Network::Egress(vec!["a.example".to_owned()]);
-        assert!(compare(&mut spec).unwrap_err().to_string().contains("named sandboxes"));
     }
 
     #[tokio::test]

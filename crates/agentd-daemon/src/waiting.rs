@@ -1,8 +1,8 @@
 //! The clients in other namespaces that have connected, and have not proven yet that they have the key.
 //!
-//! At most 64 such clients wait. If another one connects, the client that has waited longest is displaced, among the clients of
-//! the user and PID namespaces with the most waiting clients. All processes of a payload are in the same namespaces. A payload
-//! therefore displaces its own connections, unless other namespaces have as many.
+//! At most 64 such clients wait. They are grouped by their pair of user and PID namespace. If another client connects, the oldest
+//! client of the largest group is displaced. All processes of a payload are in the same namespaces. A payload therefore displaces
+//! only its own connections, unless another group is as large.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// The largest number of waiting clients.
+/// The maximum number of waiting clients.
 const MAX_WAITING: usize = 64;
 
 /// The waiting clients, in the order in which they connected. `O` identifies the namespaces of a client.
@@ -23,7 +23,7 @@ struct Waiter<O> {
     kept: oneshot::Sender<()>,
 }
 
-/// The place of a waiting client. Dropping it makes room for another client.
+/// The place of a waiting client. Dropping this value frees the place.
 pub(crate) struct WaitingSlot<'a, O> {
     all: &'a Waiting<O>,
     displaced: oneshot::Receiver<()>,
@@ -55,7 +55,7 @@ impl<O> Waiting<O> {
     }
 }
 
-/// Returns the position of the waiter that has waited longest among those of the origin with the most.
+/// Returns the position of the oldest waiting client of the origin that has the most.
 fn oldest_of_the_most<O: Copy + Eq + Hash>(all: &[Waiter<O>]) -> usize {
     let mut numbers: HashMap<_, usize> = HashMap::new();
     for waiter in all {

@@ -43,8 +43,8 @@ pub fn flush_directory(path: &Path) -> Result<(), DiskError> {
     File::open(path).and_then(|directory| directory.sync_all()).during("sync", path)
 }
 
-/// Flushes the whole file system of `path` (`man 2 syncfs`). For the many files of a layer this is one call and one journal
-/// commit, where `fsync` would need one of each per file.
+/// Flushes the whole file system of `path` (`man 2 syncfs`). A layer has many files: this takes one call and one journal commit,
+/// whereas `fsync` would take a call and a commit for each file.
 ///
 /// # Errors
 /// [`DiskError`] if the directory cannot be opened or the flush fails.

@@ -1,5 +1,5 @@
-//! Removes a tree that a payload or an archive created. No symbolic link is followed. A directory whose mode denies access to its
-//! owner is made accessible first, and one that lies too deep is first moved to the top of the tree.
+//! Removes a tree that a payload or an archive created. No symbolic link is followed. A directory whose mode refuses access to
+//! its owner is made accessible first. A directory that lies too deep is first moved to the top of the tree.
 
 use crate::directory::{lstat, names};
 use rustix::{

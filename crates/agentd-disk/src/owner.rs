@@ -8,13 +8,13 @@ const USUAL: u32 = 65534;
 /// The map of a user namespace that maps every uid (`user_namespaces(7)`).
 const EVERY: [u32; 3] = [0, 0, u32::MAX];
 
-/// Returns true if `uid`, as the kernel reports it to this process, can only be the effective uid of this process. This holds for
-/// no uid that is ambiguous.
+/// Returns true if `uid`, as the kernel reports it to this process, certainly is the effective uid of this process. Returns false
+/// for an ambiguous uid ([`is_ambiguous_uid`]).
 pub fn is_own_uid(uid: u32) -> bool {
     uid == rustix::process::geteuid().as_raw() && !is_ambiguous_uid(uid)
 }
 
-/// Returns true if `uid`, as the kernel reports it to this process, may be that of several users. The kernel reports every uid
+/// Returns true if `uid`, as the kernel reports it to this process, may stand for several users. The kernel reports every uid
 /// that the user namespace of this process does not map as the overflow uid. In a namespace that maps every uid, such as the
 /// initial one, the overflow uid is an ordinary uid.
 pub fn is_ambiguous_uid(uid: u32) -> bool {

@@ -51,8 +51,8 @@ impl Scratch {
     }
 
     /// Like [`Scratch::make`]. In addition, `on_abandoned` is called with the name of each abandoned directory and removes
-    /// resources elsewhere that belong to the directory. The call comes before the directory is removed, and is repeated by a
-    /// later sweep if it was interrupted.
+    /// resources elsewhere that belong to the directory. The call comes before the directory is removed. If the sweep is
+    /// interrupted, a later sweep repeats the call.
     ///
     /// # Errors
     /// As [`Scratch::make`].
@@ -90,7 +90,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Creates and locks a directory. Returns `None` if the name existed, or if a concurrent sweep took the directory for an
+/// Creates and locks a directory. Returns `None` if the name existed, or if a concurrent sweep removed the directory as an
 /// abandoned one.
 fn make_locked(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Option<OwnedFd>, Errno> {
     match rustix::fs::mkdirat(parent, name, Mode::RWXU) {

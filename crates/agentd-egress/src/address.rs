@@ -1,6 +1,6 @@
-//! Addresses that a name may not lead to, unless a grant names their range.
+//! Addresses to which a name may not lead, unless a grant names their range.
 //!
-//! The rule is applied to the address that is connected to, after resolution. A name whose DNS is under an attacker's control
+//! The gateway applies the rule after resolution, to the address to which it connects. A name whose DNS an attacker controls
 //! (rebinding) therefore reaches neither the host, nor its network, nor the metadata service of a cloud.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -19,7 +19,7 @@ pub enum SpecialKind {
     Loopback,
     /// Private networks (RFC 1918, RFC 4193), shared address space (RFC 6598), and site-local addresses (RFC 3879).
     Private,
-    /// Link-local addresses, with the metadata services of clouds.
+    /// Link-local addresses, among them the metadata services of clouds.
     LinkLocal,
     /// A platform's service at a public address (Azure's `168.63.129.16`).
     Metadata,
@@ -52,12 +52,12 @@ impl fmt::Display for SpecialKind {
     }
 }
 
-/// A range with its kind. A grant lifts the rule only with a range that lies within the block.
+/// A range with its kind. A grant permits addresses of the block only if the grant's range lies within the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpecialBlock {
     /// The block.
     pub range: IpNet,
-    /// Its kind.
+    /// The kind of the addresses in the block.
     pub kind: SpecialKind,
 }
 
@@ -91,8 +91,8 @@ const SPECIAL_V4: [(Ipv4Net, SpecialKind); 17] = [
     v4(240, 0, 0, 0, 4, SpecialKind::Reserved),
 ];
 
-/// Sources: the IANA IPv6 Special-Purpose Address Registry, RFC 4291, RFC 3879. The first match counts. What remains outside of
-/// `2000::/3` is not global unicast, and is refused as reserved.
+/// Sources: the IANA IPv6 Special-Purpose Address Registry, RFC 4291, RFC 3879. The first match counts. All other addresses
+/// outside of `2000::/3` are not global unicast, and are refused as reserved.
 const SPECIAL_V6: [(Ipv6Net, SpecialKind); 17] = [
     v6([0; 4], [0; 4], 128, SpecialKind::Unspecified),
     v6([0; 4], [0, 0, 0, 1], 128, SpecialKind::Loopback),
@@ -133,7 +133,7 @@ pub fn special(address: IpAddr) -> Option<SpecialBlock> {
     }
 }
 
-/// Returns the IPv4 address that a translator, a tunnel or the kernel takes out of the address.
+/// Returns the IPv4 address inside of an IPv6 address, to which a translator, a tunnel or the kernel would send.
 pub fn embedded(address: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(address) = address else { return None };
     let octets = address.octets();
@@ -150,10 +150,11 @@ pub fn embedded(address: IpAddr) -> Option<Ipv4Addr> {
     }
 }
 
-/// Checks the address against the rule. `lifted` answers whether a grant names the range, which lies within a block.
+/// Checks whether a name may lead to the address. `lifted` returns whether a grant names a range within the given block that
+/// contains the address.
 ///
 /// # Errors
-/// The kind of the address, if no grant names its range. For an address that contains an IPv4 address, both must pass.
+/// The kind of the address, if no grant names its range. If an IPv6 address contains an IPv4 address, both addresses are checked.
 pub fn check(address: IpAddr, lifted: &dyn Fn(IpAddr, SpecialBlock) -> bool) -> Result<(), SpecialKind> {
     let passes = |address| match special(address) {
         Some(block) if !lifted(address, block) => Err(block.kind),

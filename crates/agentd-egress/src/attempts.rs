@@ -5,54 +5,62 @@
 use crate::{
     error::GatewayError,
     gate::Gate,
-    limits::Pace,
-    listen::pause,
+    listen::{check_type, pause},
+    pktinfo,
     record::{FlowKind, FlowRecord, FlowRefusal, FlowVerdict},
     synthetic::{is_own, is_synthetic},
 };
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::OwnedFd,
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Attempts that are read in a second. Others wait in the socket, and the kernel drops what does not fit.
-const PER_SECOND: u32 = 200;
-/// Bytes of the largest part of a packet that is read.
+/// The number of bytes that are read from a packet at most.
 const MAX_BYTES: usize = 64;
 const DNS: u16 = 53;
 
-/// Takes over a packet socket, which does not block.
+/// A raw socket, and what it receives.
+pub(crate) struct AttemptSocket {
+    socket: AsyncFd<OwnedFd>,
+    kind: FlowKind,
+    family: AddressFamily,
+}
+
+/// Takes over a raw socket of TCP or UDP.
 ///
 /// # Errors
-/// The descriptor cannot be watched.
-pub(crate) fn take_over(socket: OwnedFd) -> Result<AsyncFd<OwnedFd>, GatewayError> {
+/// The descriptor is another kind of socket, or cannot be watched.
+pub(crate) fn take_over(socket: OwnedFd) -> Result<AttemptSocket, GatewayError> {
+    check_type(&socket, SocketType::RAW)?;
+    let protocol = sockopt::socket_protocol(&socket).map_err(GatewayError::socket)?;
+    let kinds = [(ipproto::TCP, FlowKind::Tcp), (ipproto::UDP, FlowKind::Udp)];
+    let kind = kinds.into_iter().find_map(|(of, kind)| (protocol == Some(of)).then_some(kind));
+    let kind = kind.ok_or(GatewayError::Kind { expected: "SOCK_RAW of TCP or UDP", found: "SOCK_RAW of another protocol" })?;
+    let family = sockopt::socket_domain(&socket).map_err(GatewayError::socket)?;
+    pktinfo::enable(socket.as_fd()).map_err(GatewayError::socket)?;
     rustix::io::ioctl_fionbio(&socket, true).map_err(GatewayError::socket)?;
     // SAFETY: `OwnedFd` owns its descriptor and returns the same one during its whole lifetime.
     let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
-    registered.map_err(|error| GatewayError::socket(error.into_parts().1))
+    let socket = registered.map_err(|error| GatewayError::socket(error.into_parts().1))?;
+    Ok(AttemptSocket { socket, kind, family })
 }
 
 /// Records attempts until the gateway stops.
-pub(crate) async fn record(gate: Arc<Gate>, socket: AsyncFd<OwnedFd>) {
-    let pace = Pace::new(PER_SECOND);
+pub(crate) async fn record(gate: Arc<Gate>, from: AttemptSocket) {
     let all = async {
-        let mut packet = [0; MAX_BYTES];
         loop {
-            pace.turn().await;
-            let received = match socket.readable().await {
-                Ok(mut ready) => ready.try_io(|socket| Ok(recv(socket.get_ref(), &mut packet, RecvFlags::empty())?.0)),
+            gate.attempts.turn().await;
+            let received = match from.socket.readable().await {
+                Ok(mut ready) => ready.try_io(|_| from.receive()),
                 Err(error) => Ok(Err(error)),
             };
             match received {
-                Ok(Ok(length)) => {
-                    if let Some((kind, wanted)) = packet.get(..length).and_then(attempt) {
-                        add(&gate, kind, wanted);
-                    }
-                }
+                Ok(Ok(wanted)) => from.add(&gate, wanted),
                 Ok(Err(error)) => pause(error, "receive a packet of a sandbox").await,
                 // No packet is left.
                 Err(_) => {}
@@ -63,17 +71,30 @@ pub(crate) async fn record(gate: Arc<Gate>, socket: AsyncFd<OwnedFd>) {
         () = all => {}
         () = gate.stopped() => {}
     }
-    // What the programs tried last. The buffer of the socket bounds the number.
-    let mut packet = [0; MAX_BYTES];
-    while let Ok((length, _)) = recv(socket.get_ref(), &mut packet, RecvFlags::DONTWAIT) {
-        if let Some((kind, wanted)) = packet.get(..length).and_then(attempt) {
-            add(&gate, kind, wanted);
+    // The last attempts of the programs. The buffers of the sockets bound their number.
+    while let Ok(wanted) = from.receive() {
+        from.add(&gate, wanted);
+    }
+}
+
+impl AttemptSocket {
+    /// Receives one packet without waiting. Returns its destination, or `None` if the packet is too short for a port.
+    fn receive(&self) -> io::Result<Option<SocketAddr>> {
+        let mut packet = [0; MAX_BYTES];
+        let datagram = pktinfo::receive(&self.socket, &mut packet)?;
+        let port = packet.get(..datagram.length).and_then(|packet| port(self.family, packet));
+        Ok(port.map(|port| SocketAddr::new(datagram.to, port)))
+    }
+
+    fn add(&self, gate: &Gate, wanted: Option<SocketAddr>) {
+        if let Some(wanted) = wanted {
+            add(gate, self.kind, wanted);
         }
     }
 }
 
 fn add(gate: &Gate, kind: FlowKind, wanted: SocketAddr) {
-    // A connection to a granted port has a record of its own, and a question for a name, too.
+    // A connection to a granted port has another record, and so has a DNS query.
     let is_accepted = kind == FlowKind::Tcp && gate.grants().iter().any(|grant| grant.port == wanted.port());
     if is_accepted || wanted.port() == DNS || is_own(wanted.ip()) {
         return;
@@ -94,29 +115,10 @@ fn add(gate: &Gate, kind: FlowKind, wanted: SocketAddr) {
     });
 }
 
-/// Reads kind and destination from the start of an IP packet (RFC 791, RFC 8200). A later fragment has no ports.
-fn attempt(packet: &[u8]) -> Option<(FlowKind, SocketAddr)> {
-    let first = *packet.first()?;
-    let (protocol, address, ports): (u8, IpAddr, usize) = match first >> 4 {
-        4 => {
-            let is_first = u16::from_be_bytes(packet.get(6..8)?.try_into().ok()?) & 0x1fff == 0;
-            let octets: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
-            let header = usize::from(first & 0xf) * 4;
-            (*packet.get(9).filter(|_| is_first)?, Ipv4Addr::from(octets).into(), header)
-        }
-        6 => {
-            let octets: [u8; 16] = packet.get(24..40)?.try_into().ok()?;
-            (*packet.get(6)?, Ipv6Addr::from(octets).into(), 40)
-        }
-        _ => return None,
-    };
-    let port = u16::from_be_bytes(packet.get(ports + 2..ports + 4)?.try_into().ok()?);
-    let kind = match protocol {
-        6 => FlowKind::Tcp,
-        17 => FlowKind::Udp,
-        _ => return None,
-    };
-    Some((kind, SocketAddr::new(address, port)))
+/// Reads the port of the destination of a packet. A raw socket receives the header of IPv4 (RFC 791), but not that of IPv6.
+fn port(family: AddressFamily, packet: &[u8]) -> Option<u16> {
+    let start = if family == AddressFamily::INET { usize::from(packet.first()? & 0xf) * 4 } else { 0 };
+    Some(u16::from_be_bytes(packet.get(start + 2..start + 4)?.try_into().ok()?))
 }
 
 #[cfg(test)]
@@ -124,29 +126,23 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn v4(protocol: u8, fragment: u8) -> Vec<u8> {
-        let head = [0x45, 0, 0, 40, 0, 0, 0, fragment, 64, protocol, 0, 0, 198, 18, 0, 2, 93, 184, 216, 34];
-        [&head[..], &[0xc0, 1, 0x20, 0xfb]].concat()
-    }
-
     #[test]
-    fn destination_of_a_packet_is_read() {
-        let wanted = "93.184.216.34:8443".parse().unwrap();
-        assert_eq!(attempt(&v4(6, 0)), Some((FlowKind::Tcp, wanted)));
-        assert_eq!(attempt(&v4(17, 0)), Some((FlowKind::Udp, wanted)));
-        assert_eq!((attempt(&v4(1, 0)), attempt(&v4(17, 9))), (None, None));
-        let mut v6 = vec![0; 44];
-        v6[0] = 0x60;
-        v6[6] = 17;
-        v6[24..26].copy_from_slice(&[0x26, 6]);
-        v6[42..].copy_from_slice(&[1, 0xbb]);
-        assert_eq!(attempt(&v6), Some((FlowKind::Udp, "[2606::]:443".parse().unwrap())));
+    fn port_of_a_packet_is_read() {
+        let ports = [0xc0, 1, 0x20, 0xfb];
+        assert_eq!(port(AddressFamily::INET6, &ports), Some(8443));
+        for words in [5, 15] {
+            let mut head = vec![0; usize::from(words) * 4];
+            head[0] = 0x40 | words;
+            assert_eq!(port(AddressFamily::INET, &[&head[..], &ports].concat()), Some(8443));
+            assert_eq!(port(AddressFamily::INET, &head), None);
+        }
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..MAX_BYTES)) {
-            attempt(&bytes);
+            port(AddressFamily::INET, &bytes);
+            port(AddressFamily::INET6, &bytes);
         }
     }
 }

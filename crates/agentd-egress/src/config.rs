@@ -22,7 +22,7 @@ pub struct GatewayConfig {
     pub resolver: Arc<dyn Resolve>,
     /// Inspection of TLS. Without it, a grant with a method and path inside of TLS is an error.
     pub inspection: Option<Arc<Inspection>>,
-    /// A text of the operator for refused requests, which the program and its user get after the reason.
+    /// A text of the operator, which is added to the reason when a request is refused.
     pub deny_reason: Option<String>,
 }
 
@@ -56,7 +56,7 @@ impl fmt::Debug for GatewayConfig {
 
 /// Sockets that were created in the namespace of the sandbox.
 ///
-/// The ports are those of the grants at the time. A later grant of another port needs another listener
+/// There are listeners for the granted ports. A later grant of another port needs another listener
 /// ([`Gateway::listen`](crate::Gateway::listen)).
 #[derive(Debug, Default)]
 pub struct GatewaySockets {
@@ -66,7 +66,7 @@ pub struct GatewaySockets {
     pub dns_udp: Vec<OwnedFd>,
     /// Listening TCP sockets on port 53.
     pub dns_tcp: Vec<OwnedFd>,
-    /// Packet sockets that see the first packet of each TCP connection, and UDP datagrams, from the network header on. They are
-    /// for the record of what no socket accepts.
+    /// Raw sockets that receive the first packet of each TCP connection, and raw sockets that receive UDP datagrams. They serve to
+    /// record attempts that no socket accepts.
     pub attempts: Vec<OwnedFd>,
 }

@@ -3,9 +3,9 @@
 use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
 use tokio::{net::TcpStream, task::JoinSet, time::sleep};
 
-/// The number of addresses that are tried.
+/// The maximum number of addresses that are tried.
 pub(crate) const MAX_ADDRESSES: usize = 8;
-/// RFC 8305, 5: the delay before the next address is tried as well.
+/// The delay before the next address is tried, while the earlier attempts continue (RFC 8305, 5).
 const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
 
 /// Connects to one of the addresses.
@@ -32,7 +32,7 @@ pub(crate) async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     }
 }
 
-/// RFC 8305, 4: orders the addresses so that the families alternate, beginning with the family that the resolver prefers.
+/// Orders the addresses so that the families alternate, beginning with the family that the resolver prefers (RFC 8305, 4).
 fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let Some(first) = addresses.first() else { return Vec::new() };
     let (preferred, other): (Vec<_>, Vec<_>) =

@@ -7,33 +7,41 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GatewayError {
-    /// A descriptor is of another kind than its place states.
-    #[error("egress gateway: take over a socket: not a socket of the kind that belongs there")]
-    Kind,
+    /// A socket has another type than its field of `GatewaySockets` requires.
+    #[error("egress gateway: take over a socket: its type is {found}, expected {expected} — report this as a bug of agentd")]
+    Kind {
+        /// The required type.
+        expected: &'static str,
+        /// The type of the socket.
+        found: &'static str,
+    },
     /// A TCP socket does not listen.
-    #[error("egress gateway: take over a socket: not a listening socket")]
+    #[error("egress gateway: take over a socket: the TCP socket does not listen — report this as a bug of agentd")]
     NotListening,
     /// A socket shares its port.
-    #[error("egress gateway: take over a socket: SO_REUSEADDR or SO_REUSEPORT is set, so others could bind its port")]
+    #[error(
+        "egress gateway: take over a socket: SO_REUSEADDR or SO_REUSEPORT is set, so another program could bind the port — \
+         report this as a bug of agentd"
+    )]
     Shared,
     /// A call on a socket failed.
     #[error("egress gateway: take over a socket: {0}")]
     Socket(#[source] io::Error),
     /// A rule needs the content of TLS.
     #[error(
-        "network grant {grant}: a method and path inside of TLS are checked only with inspection, which `agentd run` does not offer \
-         — remove the method and path"
+        "network grant {grant}: a method and path inside of TLS need inspection, which `agentd run` does not offer — \
+         remove the method and path"
     )]
     Inspection {
         /// The grant.
         grant: Box<NetGrant>,
     },
-    /// A secret would never be put in.
-    #[error("secret for {name}:{port}: no grant covers this host and port with TLS — add the grant `{name}:{port}/tls`")]
+    /// No connection to the host of a secret would be inspected.
+    #[error("secret for {name}:{port}: no network grant covers this host and port with TLS — add `{name}:{port}/tls`")]
     Secret {
         /// The host of the secret.
         name: HostName,
-        /// Its port.
+        /// The port of the host.
         port: u16,
     },
     /// Inspection could not be set up.
@@ -47,11 +55,11 @@ pub enum GatewayError {
     },
     /// The process may not open enough descriptors.
     #[error(
-        "egress gateway: {needed} file descriptors are needed for the limits of the sandbox, and this process may open {limit} \
+        "egress gateway: the limits of the sandbox need {needed} file descriptors, but this process may open only {limit} \
          — raise the limit (`ulimit -n`), or lower the number of connections"
     )]
     Descriptors {
-        /// The most that the gateway opens.
+        /// The maximum number of descriptors that the gateway opens.
         needed: usize,
         /// RLIMIT_NOFILE.
         limit: u64,

@@ -36,12 +36,12 @@ pub(crate) enum Wanted {
     Address(IpAddr),
 }
 
-/// What is known of a flow so far.
+/// The progress of a flow, for its record.
 #[derive(Default)]
 pub(crate) struct Progress {
     pub(crate) sent: Arc<AtomicU64>,
     pub(crate) received: Arc<AtomicU64>,
-    /// The destination outside, once connected. `None` inside: a proxy chose it.
+    /// The destination outside, once connected. The inner `None` means that a proxy chose the destination.
     pub(crate) connected: OnceLock<Option<SocketAddr>>,
 }
 
@@ -72,7 +72,7 @@ impl From<Stopped> for Cut {
 
 /// Carries one connection, and records it.
 pub(crate) async fn serve(gate: Arc<Gate>, client: TcpStream) {
-    // Without its destination a connection means nothing; it was reset before it was accepted.
+    // The destination is unknown if the connection was reset before it was accepted.
     let Ok(wanted) = client.local_addr() else { return };
     let wanted = SocketAddr::new(wanted.ip().to_canonical(), wanted.port());
     let client = Arc::new(client);
@@ -86,7 +86,8 @@ pub(crate) async fn serve(gate: Arc<Gate>, client: TcpStream) {
         Err(refusal) => (None, FlowVerdict::Refused(refusal)),
     };
     if !matches!(verdict, FlowVerdict::Granted { end: FlowEnd::Closed, .. }) {
-        // The program must not take an end that we caused for the end of the data. If the call fails, the connection is gone.
+        // A reset, unlike a close, shows the program that the data is incomplete. If the call fails, the connection has ended
+        // already.
         let _ = client.set_zero_linger();
     }
     drop(client);
@@ -162,7 +163,7 @@ pub(crate) struct Flow<'a> {
 
 impl Flow<'_> {
     async fn run(&self) -> Result<(), Cut> {
-        // Small writes must leave at once, as they would without a gateway. If the calls fail, the connection is gone.
+        // Small writes must leave at once, as they would without a gateway. If the calls fail, the connection has ended already.
         let _ = self.client.set_nodelay(true);
         match (self.access.carried, self.target) {
             (Carried::Http, Wanted::Name(name)) => self.http(name).await,
@@ -172,7 +173,7 @@ impl Flow<'_> {
                     Some(inspector) if inspector.wants(name, self.port, self.access) => {
                         self.inspected(name, first, inspector).await
                     }
-                    // No gateway has such grants. Without the check, they would allow every request.
+                    // `enforceable` refuses such grants. Without this check, they would allow every request.
                     None if !self.access.requests.is_empty() => Err(FlowRefusal::NotGranted.into()),
                     _ => self.bytes(first).await,
                 }
@@ -200,7 +201,7 @@ impl Flow<'_> {
         Ok(first)
     }
 
-    /// Carries bytes without a look at them.
+    /// Carries bytes without examining them.
     async fn bytes(&self, first: Vec<u8>) -> Result<(), Cut> {
         let Reached { stream, early } = self.reach().await?;
         let (up, down) = (self.up(&stream), self.down(&stream));
@@ -216,7 +217,7 @@ impl Flow<'_> {
         self.until_idle(async { tokio::try_join!(up, down).map(drop).map_err(|error| broken(&error)) }).await
     }
 
-    /// Carries HTTP/1, of which each request is checked.
+    /// Carries HTTP/1, and checks each request.
     async fn http(&self, name: &HostName) -> Result<(), Cut> {
         let check = RequestCheck { name, port: self.port, rules: &self.access.requests };
         let mut requests = Requests::new(check, self.gate.limits.first_bytes);
@@ -260,7 +261,7 @@ impl Flow<'_> {
         Direction { from: stream, to: self.client, count: &self.progress.received, pipes: &self.gate.pipes }
     }
 
-    /// Ends the work if no byte is carried for the time of the limit.
+    /// Ends the work if no byte is carried for the idle limit.
     pub(crate) async fn until_idle<T>(&self, work: impl Future<Output = Result<T, Cut>>) -> Result<T, Cut> {
         let carried = || self.progress.sent.load(Ordering::Relaxed) + self.progress.received.load(Ordering::Relaxed);
         let idle = async {
@@ -276,7 +277,7 @@ impl Flow<'_> {
         }
     }
 
-    /// Waits until a change of the grants no longer allows the flow, or until the gateway stops.
+    /// Waits until the grants no longer allow the flow, or until the gateway stops.
     async fn withdrawn(&self) -> FlowEnd {
         let mut grants = self.gate.grants.clone();
         loop {

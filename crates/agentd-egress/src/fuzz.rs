@@ -1,5 +1,5 @@
-//! Entry points of the fuzz targets in `fuzz/`, for everything that a sandbox or a user sends to the gateway. Each returns how
-//! much of its input was valid; its error is an invariant that the input broke.
+//! Entry points of the fuzz targets in `fuzz/`, for everything that a sandbox or a user sends to the gateway. Each function
+//! returns how much of its input was valid, or the invariant that the input broke.
 
 use crate::{
     dns,
@@ -32,7 +32,7 @@ pub fn grants(bytes: &[u8]) -> Result<usize, String> {
 /// Answers a query, and checks that only a granted name has an address.
 ///
 /// # Errors
-/// The answer is too long, no answer at all to this query, or a refused name got an address.
+/// The answer is too long or does not belong to this query, or a refused name got an address.
 pub fn query(bytes: &[u8]) -> Result<usize, String> {
     let granted: NetGrants = GRANTS.parse().map_err(|error| format!("{error}"))?;
     let mut names = SyntheticNames::new(4);

@@ -1,10 +1,10 @@
-//! What the tasks of one gateway share.
+//! The state that the tasks of one gateway share.
 
 use crate::{
     config::GatewayConfig,
     grant::NetGrants,
     inspect::{Inspector, error::InspectionError},
-    limits::{CONNECTING, FlowLimits, Pace},
+    limits::{ATTEMPTS, CONNECTING, FlowLimits, Pace},
     proxy::Upstream,
     record::FlowLog,
     relay::PipePool,
@@ -14,7 +14,7 @@ use crate::{
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, watch};
 
-/// Calls of the host's resolver at once.
+/// The maximum number of concurrent calls of the host's resolver.
 pub(crate) const LOOKUPS: usize = 8;
 
 /// The state of one gateway.
@@ -38,6 +38,7 @@ pub(crate) struct Gate {
     pub(crate) deny_reason: Option<String>,
     pub(crate) accepted: Pace,
     pub(crate) queries: Pace,
+    pub(crate) attempts: Pace,
     names: Mutex<SyntheticNames>,
 }
 
@@ -63,6 +64,7 @@ impl Gate {
             deny_reason,
             accepted: Pace::new(limits.flows_per_second),
             queries: Pace::new(limits.queries_per_second),
+            attempts: Pace::new(ATTEMPTS),
             names: Mutex::new(SyntheticNames::new(limits.names)),
             limits,
         })

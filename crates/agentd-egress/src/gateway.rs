@@ -26,14 +26,14 @@ use std::{
 use tokio::{
     net::{TcpListener, UdpSocket},
     runtime::{self, Runtime},
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
 };
 
 /// The time in which flows write their records after a stop.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
-/// Listeners that wait to be taken over.
-const NEW_LISTENERS: usize = 64;
+/// Listeners that wait to be taken over: more than the callers have ports.
+const NEW_LISTENERS: usize = 256;
 
 /// A running gateway. Dropping it ends all flows, and waits until they are recorded.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub struct Gateway {
     inspects: bool,
     listeners: mpsc::Sender<std::net::TcpListener>,
     thread: Option<JoinHandle<()>>,
+    /// Closed when the thread is about to end.
+    ended: oneshot::Receiver<()>,
     /// One permit for each connection.
     flows: Arc<Semaphore>,
     all_flows: u32,
@@ -49,11 +51,12 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Takes over the sockets, and starts to serve them.
+    /// Takes over the sockets, and starts to serve them in a new thread, which belongs to the network namespace of the caller.
     ///
     /// # Errors
-    /// A socket is not what it should be, a grant cannot be enforced, or the thread could not be started.
-    pub fn start(sockets: GatewaySockets, config: GatewayConfig) -> Result<Self, GatewayError> {
+    /// A socket cannot be used, a grant cannot be enforced, or the thread could not be started. The sockets are then closed, so the
+    /// kernel refuses every connection.
+    pub async fn start(sockets: GatewaySockets, config: GatewayConfig) -> Result<Self, GatewayError> {
         enforceable(&config.grants, config.inspection.is_some())?;
         config.inspection.as_deref().map_or(Ok(()), |inspection| useful(inspection, &config.grants))?;
         let inspects = config.inspection.is_some();
@@ -67,18 +70,18 @@ impl Gateway {
         let (sender, grants) = watch::channel(Arc::new(config.grants.clone()));
         let (listeners, new_listeners) = mpsc::channel(NEW_LISTENERS);
         let gate = Arc::new(Gate::new(config, grants, log.clone())?);
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(LOOKUPS)
-            .build()
-            .map_err(GatewayError::Start)?;
         let (flows, all_flows) = (gate.flows.clone(), all_flows(&gate));
-        let attempts = take_over(&runtime, &gate, sockets)?;
+        let ((report, started), (end, ended)) = (oneshot::channel(), oneshot::channel());
+        // The thread creates its event loop itself, because only there may a loop that did not start be dropped.
         let thread = thread::Builder::new()
             .name("egress".to_owned())
-            .spawn(move || run(runtime, &gate, new_listeners, attempts))
+            .spawn(move || {
+                serve(&gate, sockets, new_listeners, report);
+                drop(end);
+            })
             .map_err(GatewayError::Start)?;
-        Ok(Self { grants: Some(sender), inspects, listeners, thread: Some(thread), flows, all_flows, log })
+        started.await.unwrap_or(Err(GatewayError::Stopped))?;
+        Ok(Self { grants: Some(sender), inspects, listeners, thread: Some(thread), ended, flows, all_flows, log })
     }
 
     /// Returns the queue of the records.
@@ -86,8 +89,8 @@ impl Gateway {
         &self.log
     }
 
-    /// Waits until no connection is open, up to `limit`. When the programs of a sandbox have ended, what they sent last is still
-    /// on its way.
+    /// Waits until no connection is open, up to `limit`. When the programs of a sandbox have ended, the gateway may still have
+    /// bytes to forward.
     pub async fn idle(&self, limit: Duration) {
         let idle = async {
             // The permits are given in turn. A connection that was accepted during the first round is served before the second.
@@ -98,10 +101,17 @@ impl Gateway {
         let _ = tokio::time::timeout(limit, idle).await;
     }
 
+    /// Ends all flows, and waits until they are recorded.
+    pub async fn stop(mut self) {
+        self.grants = None;
+        // Nothing is sent. Dropping the gateway then waits for the rest of the thread only.
+        let _ = (&mut self.ended).await;
+    }
+
     /// Replaces the grants. Open flows that the new grants do not allow end at once.
     ///
     /// # Errors
-    /// A grant cannot be enforced, or the gateway has stopped. The old grants then remain.
+    /// A grant cannot be enforced, or the gateway has stopped. In this case, the old grants remain.
     pub fn set_grants(&self, grants: NetGrants) -> Result<(), GatewayError> {
         enforceable(&grants, self.inspects)?;
         let sender = self.grants.as_ref().ok_or(GatewayError::Stopped)?;
@@ -111,7 +121,7 @@ impl Gateway {
     /// Takes over one more listening TCP socket, for a port that was granted later.
     ///
     /// # Errors
-    /// The descriptor is not a listening TCP socket of the gateway alone, or the gateway has stopped.
+    /// The descriptor is not a listening TCP socket, another program could bind its port, or the gateway has stopped.
     pub fn listen(&self, socket: OwnedFd) -> Result<(), GatewayError> {
         let listener = listen::listener(socket)?;
         self.listeners.try_send(listener).map_err(|_| GatewayError::Stopped)
@@ -129,7 +139,7 @@ impl Drop for Gateway {
     }
 }
 
-/// Refuses a secret that no request could use.
+/// Refuses a secret whose host has no network grant with TLS, so that no request could use the secret.
 fn useful(inspection: &Inspection, grants: &NetGrants) -> Result<(), GatewayError> {
     for host in inspection.secrets.iter().map(|secret| secret.host()) {
         let access = grants.tcp_name(&host.name, host.port);
@@ -140,10 +150,10 @@ fn useful(inspection: &Inspection, grants: &NetGrants) -> Result<(), GatewayErro
     Ok(())
 }
 
-/// Checks that a gateway can enforce the grants. `inspects` is true if it inspects TLS.
+/// Checks that a gateway can enforce the grants. `inspects` is true if the gateway inspects TLS.
 ///
 /// # Errors
-/// The first grant that needs what the gateway does not have.
+/// The first grant that the gateway cannot enforce.
 pub fn enforceable(grants: &NetGrants, inspects: bool) -> Result<(), GatewayError> {
     if let Some(grant) = grants.need_inspection().filter(|_| !inspects) {
         return Err(GatewayError::Inspection { grant: Box::new(grant.clone()) });
@@ -154,7 +164,31 @@ pub fn enforceable(grants: &NetGrants, inspects: bool) -> Result<(), GatewayErro
     }
 }
 
-/// Starts the tasks of the sockets. They run once the event loop does. Returns those that record attempts.
+/// Reports whether the thread could start, serves until the gateway is dropped, then waits until open flows are recorded.
+fn serve(
+    gate: &Arc<Gate>,
+    sockets: GatewaySockets,
+    listeners: mpsc::Receiver<std::net::TcpListener>,
+    report: oneshot::Sender<Result<(), GatewayError>>,
+) {
+    let runtime = runtime::Builder::new_current_thread().enable_all().max_blocking_threads(LOOKUPS).build();
+    let started = runtime.map_err(GatewayError::Start).and_then(|runtime| {
+        let attempts = take_over(&runtime, gate, sockets)?;
+        Ok((runtime, attempts))
+    });
+    let (reported, serving) = match started {
+        Ok(serving) => (Ok(()), Some(serving)),
+        Err(error) => (Err(error), None),
+    };
+    // A missing receiver means that the caller no longer waits for the start and has dropped the gateway.
+    let _ = report.send(reported);
+    if let Some((runtime, attempts)) = serving {
+        run(runtime, gate, listeners, attempts);
+    }
+}
+
+/// Registers the sockets with the event loop, and starts their tasks, which run when the event loop runs. Returns the tasks that
+/// record attempts.
 fn take_over(runtime: &Runtime, gate: &Arc<Gate>, sockets: GatewaySockets) -> Result<JoinSet<()>, GatewayError> {
     let _context = runtime.enter();
     let mut attempts = JoinSet::new();
@@ -182,7 +216,6 @@ fn all_flows(gate: &Gate) -> u32 {
     u32::try_from(gate.limits.flows.max(1)).unwrap_or(u32::MAX)
 }
 
-/// The thread's work: serves until the gateway is dropped, then waits for the records of open flows.
 fn run(runtime: Runtime, gate: &Arc<Gate>, mut listeners: mpsc::Receiver<std::net::TcpListener>, mut attempts: JoinSet<()>) {
     runtime.block_on(async {
         tokio::select! {
@@ -196,7 +229,7 @@ fn run(runtime: Runtime, gate: &Arc<Gate>, mut listeners: mpsc::Receiver<std::ne
         };
         tokio::time::timeout(LAST_RECORDS, ended).await.or_warn("wait for the last records of flows", "egress");
     });
-    // A call of the host's resolver cannot be interrupted; its thread ends when the call does.
+    // A call of the host's resolver cannot be interrupted. Its thread ends when the call returns.
     runtime.shutdown_background();
 }
 

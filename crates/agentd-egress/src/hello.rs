@@ -1,7 +1,7 @@
-//! The ClientHello of TLS (RFC 8446, 4.1.2): the name that a client wants, read without decrypting anything.
+//! Reads the server name from the ClientHello of TLS (RFC 8446, 4.1.2), which is not encrypted.
 //!
-//! The bytes are hostile. The decoder reads at most [`MAX_FIRST_BYTES`], copies only bytes that have arrived, and allocates
-//! nothing by a length field.
+//! The bytes are hostile. The decoder reads at most [`MAX_FIRST_BYTES`], copies only bytes that have arrived, and allocates no
+//! memory according to a length field.
 
 use crate::{
     limits::MAX_FIRST_BYTES,
@@ -19,12 +19,12 @@ const SERVER_NAME: u16 = 0;
 /// RFC 9849 (`encrypted_client_hello`), and the extension of its first drafts (ESNI).
 const ENCRYPTED: [u16; 2] = [0xfe0d, 0xffce];
 
-/// What the gateway reads of a ClientHello.
+/// The fields of a ClientHello that the gateway reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientHello {
     /// The SNI.
     pub server_name: Option<HostName>,
-    /// True if the client offers an encrypted ClientHello. Clients that only pretend to (GREASE) look the same.
+    /// True if the client offers an encrypted ClientHello, or pretends to offer one (GREASE), which looks the same.
     pub encrypted: bool,
 }
 
@@ -33,7 +33,7 @@ pub struct ClientHello {
 #[non_exhaustive]
 pub enum HelloError {
     /// The first bytes are not TLS.
-    #[error("the connection is not TLS, and the port is granted for TLS — grant the port with `/tcp` for other protocols")]
+    #[error("the connection is not TLS, but the port is granted for TLS — grant the port with `/tcp` for other protocols")]
     NotTls,
     /// The ClientHello is damaged.
     #[error("the ClientHello is damaged: {0}")]
@@ -42,7 +42,7 @@ pub enum HelloError {
     #[error("the ClientHello is larger than {MAX_FIRST_BYTES} bytes")]
     TooLong,
     /// The SNI is not a host name.
-    #[error("the server name of the ClientHello: {0}")]
+    #[error("the ClientHello has an invalid server name: {0} — use a client that sends a host name")]
     Name(#[from] NameError),
     /// The client sent no SNI.
     #[error("the ClientHello has no server name (SNI) — use a client that sends it, or grant the port with `/tcp`")]
@@ -72,10 +72,10 @@ pub fn decode(bytes: &[u8]) -> Result<Option<ClientHello>, HelloError> {
     }
 }
 
-/// Checks that the client wants the granted name, openly.
+/// Checks that the ClientHello has the granted name, and that the name is not encrypted.
 ///
 /// # Errors
-/// The name is absent, hidden or another.
+/// The name is absent, encrypted, or different from the granted one.
 pub fn check(hello: &ClientHello, granted: &HostName) -> Result<(), HelloError> {
     if hello.encrypted {
         return Err(HelloError::Encrypted);
@@ -206,7 +206,7 @@ fn body(message: &[u8]) -> Result<ClientHello, HelloError> {
     Ok(hello)
 }
 
-/// RFC 6066, 3: a list in which each kind occurs once, and of which only host names are defined.
+/// Reads the only entry of the list of names. RFC 6066, 3 defines only one type of name, and permits each type once.
 fn server_name(data: &[u8]) -> Result<HostName, HelloError> {
     let mut data = Fields(data);
     let mut list = Fields(data.long("server name")?);

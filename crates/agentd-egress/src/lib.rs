@@ -1,27 +1,28 @@
-//! The gateway outside of the boundary, through which a sandbox reaches the hosts that it was granted.
+//! The gateway outside of the boundary, through which a sandbox reaches the hosts that it was granted. In this crate, a *grant*
+//! is a network grant.
 //!
-//! In the sandbox's network namespace every address is local, and nothing leaves it. Sockets that were created there listen on
-//! the granted ports and on port 53; their descriptors are passed to this crate. The kernel's own TCP ends the connections of the
-//! sandbox, so the gateway parses no packets and needs no privilege.
+//! In the sandbox's network namespace every address is local, so no packet leaves the namespace. Sockets that were created there
+//! listen on the granted ports and on port 53; their descriptors are passed to this crate. The kernel's own TCP ends the
+//! connections of the sandbox, so the gateway parses no packets and needs no privilege.
 //!
 //! Data flow of a connection:
 //!
 //! 1. [`dns`] gives each granted name an address of its own ([`synthetic`]). Other names do not exist.
 //! 2. `listen` accepts; the local address of the connection states which name, or which address, the program wanted.
 //! 3. [`grant`] decides. `flow` reads what the protocol shows of the name ([`hello`], [`http`]) and compares it.
-//! 4. `reach` finds the destination: `resolve` asks the host's resolver, [`address`] refuses addresses that the name may not
-//!    lead to, and `connect` or [`proxy`] connects.
-//! 5. `relay` carries the bytes. Where grants or secrets need the content of TLS, [`inspect`] carries the requests instead.
+//! 4. `reach` finds the destination: `resolve` asks the host's resolver, [`address`] refuses addresses to which the name may not
+//!    lead, and `connect` or [`proxy`] connects.
+//! 5. `relay` carries the bytes. If grants or secrets need the content of TLS, [`inspect`] carries the requests instead.
 //! 6. [`record`] describes the attempt, whether it was granted or refused. `attempts` adds those that no
 //!    socket accepts.
 //!
 //! [`gateway`] runs this in a thread for each sandbox, within the bounds of [`limits`]. All input from the sandbox is hostile.
 //!
 //! ```no_run
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use agentd_egress::{Gateway, GatewayConfig, GatewaySockets};
 //! # let sockets = GatewaySockets::default();
-//! let gateway = Gateway::start(sockets, GatewayConfig::new("pypi.example,*.files.example:443".parse()?))?;
+//! let gateway = Gateway::start(sockets, GatewayConfig::new("pypi.example,*.files.example:443".parse()?)).await?;
 //! while let Some(record) = gateway.log().next(std::time::Duration::from_secs(1)) {
 //!     println!("{record:?}");
 //! }
@@ -47,6 +48,7 @@ pub mod inspect;
 pub mod limits;
 mod listen;
 pub mod name;
+mod pktinfo;
 pub mod preset;
 pub mod proxy;
 mod reach;

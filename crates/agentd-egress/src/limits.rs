@@ -1,4 +1,4 @@
-//! The bounds of one sandbox, so that a hostile one slows down only itself.
+//! The bounds of one sandbox, so that a hostile sandbox slows down only itself.
 
 use crate::connect::MAX_ADDRESSES;
 use std::{
@@ -7,57 +7,62 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Bytes that the gateway reads before it decides about a flow: a ClientHello, or the head of a request.
+/// The maximum number of bytes that the gateway reads before it decides about a flow: a ClientHello, or the head of a request.
 pub const MAX_FIRST_BYTES: usize = 18 * 1024;
-/// Flows that resolve a name or connect at once. Each may have several attempts.
+/// The maximum number of flows that resolve a name or connect at once. Each flow may connect to several addresses.
 pub(crate) const CONNECTING: usize = 64;
-/// Bytes that one pipe between two sockets may hold.
+/// The maximum number of attempts without a socket that are read per second. Others wait in the sockets, and the kernel drops what
+/// does not fit.
+pub(crate) const ATTEMPTS: u32 = 200;
+/// The maximum number of bytes in one pipe between two sockets.
 pub(crate) const MAX_IN_PIPE: usize = 64 * 1024;
-/// Bytes that a flow takes otherwise, with what its task holds.
+/// The memory of a flow and its task without the pipes, in bytes.
 const FLOW_STATE: usize = 8 * 1024;
-/// Requests at once in one inspected connection.
+/// The maximum number of concurrent requests in one inspected connection.
 pub(crate) const MAX_STREAMS: u32 = 32;
-/// Bytes of the header fields of one message, as HTTP/2 counts them (RFC 9113, 6.5.2).
+/// The maximum size of the header fields of one message, in bytes, as HTTP/2 counts them (RFC 9113, 6.5.2).
 pub(crate) const MAX_HEADERS: u32 = 16 * 1024;
-/// Bytes that the sandbox may send in an inspected connection before the server has taken them.
+/// The maximum number of bytes that the sandbox may send in an inspected connection before the server has received them.
 pub(crate) const WINDOW_UP: u32 = 128 * 1024;
-/// Bytes that a server may send before the sandbox has taken them. The way to a server is long, so a small window is slow.
+/// The maximum number of bytes that a server may send before the sandbox has received them. A small window would be slow, because
+/// the network to a server has a long delay.
 pub(crate) const WINDOW_DOWN: u32 = 512 * 1024;
-/// Bytes of one stream that wait to be sent.
+/// The maximum number of bytes of one stream that wait to be sent.
 pub(crate) const MAX_UNSENT: usize = 16 * 1024;
-/// Bytes of the buffers of an inspected flow: TLS and HTTP in both directions.
+/// The size of the buffers of an inspected flow, in bytes: TLS and HTTP in both directions.
 const INSPECTED_BUFFERS: usize = 384 * 1024;
-/// Bytes that an inspected flow takes: its buffers, what the peers may send before it is taken, and for each stream the head of a
-/// message and what waits to be sent in both directions.
+/// The memory of an inspected flow, in bytes: its buffers, the windows of both peers and, for each stream, the head of a message
+/// and the bytes that wait to be sent in both directions.
 const INSPECTED: usize =
     INSPECTED_BUFFERS + (WINDOW_DOWN + WINDOW_UP) as usize + MAX_STREAMS as usize * (MAX_HEADERS as usize + 2 * MAX_UNSENT);
-/// Descriptors of the event loop, and of calls of the resolver.
+/// The number of descriptors for the event loop and for calls of the resolver.
 const RUNTIME: usize = 32;
-/// Bytes of a record or a name, with the longest texts in it.
+/// The size of a record or a name with the longest texts, in bytes.
 const ENTRY: usize = 2 * 1024;
 
 /// The bounds of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlowLimits {
-    /// Connections at once. The kernel queues further ones up to the backlog of the listener.
+    /// The maximum number of concurrent connections. The kernel queues further connections, up to the backlog of the listener.
     pub flows: usize,
-    /// Inspected connections at once, which take more memory. Further ones wait.
+    /// The maximum number of concurrent inspected connections, which take more memory. Further connections wait.
     pub inspected: usize,
-    /// Connections that are accepted in a second.
+    /// The maximum number of connections that are accepted per second.
     pub flows_per_second: u32,
-    /// DNS queries that are answered in a second.
+    /// The maximum number of DNS queries that are answered per second.
     pub queries_per_second: u32,
-    /// Different granted names that the sandbox may ask for.
+    /// The maximum number of different granted names that the sandbox may resolve.
     pub names: usize,
-    /// Records that wait for the reader. Further ones are counted and dropped.
+    /// The maximum number of records that wait for the reader. Further records are counted and dropped.
     pub records: usize,
-    /// Pipes between sockets. A direction holds one while it has bytes that its receiver does not take.
+    /// The maximum number of pipes between sockets. A direction holds a pipe while it has bytes that its receiver does not
+    /// accept.
     pub pipes: usize,
-    /// Time for the ClientHello, for the head of a request, or for a message of DNS over TCP.
+    /// The time limit for the ClientHello, for the head of a request, or for a message of DNS over TCP.
     pub first_bytes: Duration,
-    /// Time to resolve a name and to connect.
+    /// The time limit for resolving a name and connecting.
     pub connect: Duration,
-    /// Time after which a flow without any byte in either direction ends.
+    /// The time after which a flow ends if no byte was carried in either direction.
     pub idle: Duration,
 }
 
@@ -79,7 +84,7 @@ impl Default for FlowLimits {
 }
 
 impl FlowLimits {
-    /// Returns the most bytes of memory that the gateway takes for the sandbox, without the kernel's socket buffers.
+    /// Returns the maximum amount of memory that the gateway uses for the sandbox, in bytes, without the kernel's socket buffers.
     pub fn memory(&self) -> usize {
         let inspected = self.inspected.min(self.flows).saturating_mul(INSPECTED);
         let flows = self.flows.saturating_mul(MAX_FIRST_BYTES + FLOW_STATE);
@@ -87,14 +92,14 @@ impl FlowLimits {
         flows.saturating_add(entries).saturating_add(self.pipes.saturating_mul(MAX_IN_PIPE)).saturating_add(inspected)
     }
 
-    /// Returns the most file descriptors that the gateway opens for the sandbox, without those of its listeners.
+    /// Returns the maximum number of file descriptors that the gateway opens for the sandbox, without those of its listeners.
     pub fn descriptors(&self) -> usize {
         let flows = self.flows.saturating_mul(2).saturating_add(CONNECTING * MAX_ADDRESSES);
         flows.saturating_add(self.pipes.saturating_mul(2)).saturating_add(RUNTIME)
     }
 }
 
-/// A bound on events in a second. Events above the bound wait, so that the sender's queue in the kernel fills up.
+/// A limit on events per second. Events above the limit wait, so that the sender's queue in the kernel fills up.
 #[derive(Debug)]
 pub(crate) struct Pace {
     interval: Duration,
@@ -103,10 +108,14 @@ pub(crate) struct Pace {
 
 impl Pace {
     pub(crate) fn new(per_second: u32) -> Self {
-        Self { interval: Duration::from_secs(1) / per_second.max(1), next: Mutex::new(Instant::now()) }
+        let now = Instant::now();
+        // Without a second's worth at the start, the first connections of a program would wait.
+        let next = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
+        Self { interval: Duration::from_secs(1) / per_second.max(1), next: Mutex::new(next) }
     }
 
-    /// Waits until one more event is within the bound. Up to a second's worth of events pass at once.
+    /// Waits until one more event is within the limit. After a pause, as many events as the limit permits in one second pass at
+    /// once.
     pub(crate) async fn turn(&self) {
         let at = self.book(Instant::now());
         tokio::time::sleep_until(at).await;
@@ -129,6 +138,8 @@ mod tests {
     #[test]
     fn events_above_the_rate_are_booked_for_later() {
         let pace = Pace::new(10);
+        let now = Instant::now();
+        assert!((0..10).all(|_| pace.book(now) <= now), "a new pace has a second's worth");
         let start = Instant::now() + Duration::from_secs(60);
         let booked: Vec<_> = (0..25).map(|_| pace.book(start)).collect();
         assert_eq!(booked.iter().filter(|at| **at <= start).count(), 11, "a second's worth, and the one that is due");

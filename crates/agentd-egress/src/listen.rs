@@ -11,7 +11,7 @@ use std::{
 };
 use tokio::net::{TcpListener, TcpStream};
 
-/// The pause after a failed call, so that a lasting failure such as EMFILE does not take the whole processor.
+/// The pause after a failed call, so that a lasting failure such as EMFILE does not use a whole processor.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Takes over a listening TCP socket.
@@ -28,16 +28,31 @@ pub(crate) fn listener(socket: OwnedFd) -> Result<std::net::TcpListener, Gateway
     Ok(listener)
 }
 
-/// Checks the kind of a socket. With `SO_REUSEADDR` or `SO_REUSEPORT`, a program in the sandbox could bind the same port, and
-/// receive what was meant for the gateway.
+/// Returns the name of a socket type (`socket(2)`).
+fn name(kind: SocketType) -> &'static str {
+    match kind {
+        SocketType::STREAM => "SOCK_STREAM",
+        SocketType::DGRAM => "SOCK_DGRAM",
+        SocketType::RAW => "SOCK_RAW",
+        SocketType::SEQPACKET => "SOCK_SEQPACKET",
+        _ => "unknown",
+    }
+}
+
+/// Checks the type of a socket, and that no other socket can share its port. With `SO_REUSEADDR` or `SO_REUSEPORT`, a program in
+/// the sandbox could bind the same port, and receive connections to the gateway.
 pub(crate) fn check(socket: impl AsFd, kind: SocketType) -> Result<(), GatewayError> {
     let socket = socket.as_fd();
-    if sockopt::socket_type(socket).map_err(GatewayError::socket)? != kind {
-        return Err(GatewayError::Kind);
-    }
+    check_type(socket, kind)?;
     let shared = sockopt::socket_reuseaddr(socket).map_err(GatewayError::socket)?
         || sockopt::socket_reuseport(socket).map_err(GatewayError::socket)?;
     if shared { Err(GatewayError::Shared) } else { Ok(()) }
+}
+
+/// Checks the type of a socket.
+pub(crate) fn check_type(socket: impl AsFd, kind: SocketType) -> Result<(), GatewayError> {
+    let found = sockopt::socket_type(socket).map_err(GatewayError::socket)?;
+    if found == kind { Ok(()) } else { Err(GatewayError::Kind { expected: name(kind), found: name(found) }) }
 }
 
 /// Accepts connections until the gateway stops, and serves each in a task of its own.

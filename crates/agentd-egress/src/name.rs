@@ -5,9 +5,9 @@
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use std::{fmt, str::FromStr};
 
-/// Bytes of the longest name in text form (RFC 1035, 2.3.4: 255 on the wire).
+/// The maximum length of a name in text form, in bytes (RFC 1035, 2.3.4: 255 on the wire).
 const MAX_NAME: usize = 253;
-/// Bytes of the longest label (RFC 1035, 2.3.4).
+/// The maximum length of a label, in bytes (RFC 1035, 2.3.4).
 const MAX_LABEL: usize = 63;
 
 /// A host name in normal form.
@@ -24,14 +24,14 @@ pub enum NameError {
     /// The name or a label is longer than DNS permits.
     #[error("the host name is longer than {MAX_NAME} bytes, or a label of it is longer than {MAX_LABEL}")]
     Long,
-    /// A byte that no host name contains.
-    #[error("a host name consists of letters, digits, `-` and `_`")]
+    /// The name has a byte that no host name contains.
+    #[error("the host name has a character other than letters, digits, `-` and `_`")]
     Character,
     /// A label starts or ends with a hyphen.
-    #[error("a label of a host name neither starts nor ends with `-`")]
+    #[error("a label of the host name starts or ends with `-`")]
     Hyphen,
-    /// The last label is a number. Resolvers take such a name as an IPv4 address (`127.1`, `0x7f000001`).
-    #[error("the last label of the host name is a number, so resolvers take the name as an address")]
+    /// The last label is a number. Resolvers read such a name as an IPv4 address (`127.1`, `0x7f000001`).
+    #[error("the last label of the host name is a number, so resolvers read the name as an address")]
     Number,
     /// The name is not valid under IDNA (UTS 46).
     #[error("the host name is not valid under IDNA")]
@@ -39,8 +39,8 @@ pub enum NameError {
 }
 
 impl HostName {
-    /// Reads a name that a protocol carries, where an internationalised name has its ASCII form already. Accepts one trailing
-    /// dot and any case.
+    /// Reads a name from a protocol message, in which an internationalised name is already in its ASCII form. Accepts one
+    /// trailing dot and any case.
     ///
     /// # Errors
     /// The bytes are not a host name.
@@ -90,7 +90,7 @@ fn check_label(label: &[u8]) -> Result<(), NameError> {
     Ok(())
 }
 
-/// Returns true if `inet_aton` takes a name with this last label as an address: decimal, octal or hexadecimal digits.
+/// Returns true if `inet_aton` reads a name with this last label as an address: decimal, octal or hexadecimal digits.
 fn is_number(label: &[u8]) -> bool {
     let hexadecimal = label.strip_prefix(b"0x").or_else(|| label.strip_prefix(b"0X"));
     hexadecimal.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) || label.iter().all(u8::is_ascii_digit)

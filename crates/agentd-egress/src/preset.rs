@@ -1,7 +1,7 @@
 //! Presets: named lists of grants for common tools.
 //!
-//! Each preset is a file of `presets/`, which is compiled in. Presets grant public services only. A site with a mirror of its own
-//! writes a grant file instead (see [`crate::grant::GrantFile`]).
+//! Each preset is a file of `presets/`, which is compiled into the program. Presets grant public services only. A site with a
+//! mirror of its own writes a grant file instead (see [`crate::grant::GrantFile`]).
 
 use crate::grant::{GrantError, NetGrants};
 use serde::Deserialize;
@@ -28,7 +28,7 @@ pub enum PresetError {
         name: String,
     },
     /// The file of the preset is damaged. The tests read every file, so a build that passed them has none.
-    #[error("network preset {name:?}: {reason} — report this as a fault of agentd")]
+    #[error("network preset {name:?}: {reason} — report this as a bug of agentd")]
     Damaged {
         /// The name.
         name: &'static str,

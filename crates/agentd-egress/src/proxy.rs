@@ -1,7 +1,8 @@
 //! An HTTP proxy of the host, through which the gateway connects.
 //!
-//! The gateway resolves and checks the name first, and requests a tunnel to the address (`CONNECT ADDRESS:PORT`). A proxy that
-//! accepts only names is a setting of its own: the proxy then resolves the name, and no address was checked.
+//! The gateway resolves and checks the name first, and requests a tunnel to the address (`CONNECT ADDRESS:PORT`). For a proxy
+//! that accepts only names, [`ProxyServer::sends_names`] must be set: the proxy then resolves the name, and the gateway checks no
+//! address.
 
 use crate::{
     connect::connect,
@@ -16,7 +17,7 @@ use std::{
 };
 use tokio::net::{TcpStream, lookup_host};
 
-/// Bytes of the largest response to `CONNECT`.
+/// The maximum size of a response to `CONNECT`, in bytes.
 const MAX_RESPONSE: usize = 8 * 1024;
 /// The port of a proxy without one.
 const DEFAULT_PORT: u16 = 80;
@@ -80,7 +81,7 @@ impl ProxyServer {
     /// Reads the values of `HTTPS_PROXY` and `NO_PROXY`.
     ///
     /// # Errors
-    /// The first is not an HTTP proxy that can be used. Unknown entries of the second are ignored, as other programs do.
+    /// `HTTPS_PROXY` is not a usable HTTP proxy. Unknown entries of `NO_PROXY` are ignored, as in other programs.
     pub fn from_settings(proxy: &str, except: &str) -> Result<Self, ProxyError> {
         let address = match proxy.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
@@ -158,7 +159,8 @@ fn login_of(text: &str) -> Result<ProxyLogin, ProxyError> {
     Ok(ProxyLogin(format!("Basic {}", BASE64.encode(&plain))))
 }
 
-/// Reads one entry. As in other programs, a name stands also for the names below, and a leading dot for these only.
+/// Reads one entry. As in other programs, a name also stands for the names below it. A name with a leading dot stands only for
+/// the names below.
 fn exceptions(entry: &str) -> Vec<Exception> {
     if entry == "*" {
         return vec![Exception::All];

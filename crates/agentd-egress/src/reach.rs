@@ -49,7 +49,9 @@ impl Flow<'_> {
             Wanted::Address(address) => vec![*address],
         };
         let destinations = permitted(&self.gate.grants(), &addresses, self.port)?;
-        match proxy.filter(|proxy| !destinations.iter().any(|to| proxy.excepts(None, Some(to.ip())))) {
+        // The loopback of this host is not behind a proxy: an address of it means another host there.
+        let is_direct = |to: &SocketAddr, proxy: &ProxyServer| to.ip().is_loopback() || proxy.excepts(None, Some(to.ip()));
+        match proxy.filter(|proxy| !destinations.iter().any(|to| is_direct(to, proxy))) {
             Some(proxy) => self.through(proxy, &destinations).await,
             None => {
                 let stream = connect(&destinations).await.map_err(|error| unreachable(&error))?;
@@ -77,7 +79,7 @@ impl Flow<'_> {
         Reached { stream, early }
     }
 
-    /// Resolves the name in another thread. The permit stays with the call, which cannot be cancelled.
+    /// Resolves the name in another thread. The call cannot be cancelled, so it holds the permit until it returns.
     async fn resolve(&self, name: &HostName) -> io::Result<Vec<IpAddr>> {
         let permit = self.gate.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
         let (resolver, name) = (self.gate.resolver.clone(), name.clone());

@@ -1,7 +1,6 @@
-//! The record of each attempt of a sandbox to reach something, granted or refused.
-//!
-//! The queue of records is bounded, and what does not fit is counted. Refused attempts take at most half of the queue, so that a
-//! flood of them does not displace the record of a flow that took place.
+//! The record of each attempt of a sandbox to reach something, granted or refused. The queue of records is bounded, and records
+//! that do not fit are counted. Refused attempts take at most half of the queue, so that many refused attempts do not displace
+//! the record of a granted flow.
 
 use crate::{address::SpecialKind, hello::HelloError, http::HeadError, inspect::error::InspectRefusal};
 use std::{
@@ -19,17 +18,18 @@ pub enum FlowKind {
     Tcp,
     /// A UDP datagram, which is never carried.
     Udp,
-    /// A DNS question. Only refused ones are recorded, because an answer leads nowhere without a connection.
+    /// A DNS question. Only refused questions are recorded, because an answered one has no effect without a connection.
     Dns,
-    /// A request inside of an inspected connection. Only refused ones are recorded, and the connection has a record of its own.
+    /// A request inside of an inspected connection. Only refused requests are recorded. The connection has a separate record.
     Request,
 }
 
-/// The longest method and path of a record.
+/// The maximum length of the method in a record, in characters.
 const MAX_METHOD: usize = 32;
+/// The maximum length of the path in a record, in characters.
 const MAX_PATH: usize = 512;
 
-/// What a request asked for. The texts are from the sandbox: escape them before printing.
+/// The method and path of a request. The texts are from the sandbox: escape them before printing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestLine {
     /// The method, cut off if it is long.
@@ -54,11 +54,11 @@ pub struct FlowRecord {
     pub lasted: Duration,
     /// The kind.
     pub kind: FlowKind,
-    /// The name that was meant, if known. The text is from the sandbox: escape it before printing.
+    /// The name of the destination, if known. The text is from the sandbox: escape it before printing.
     pub name: Option<String>,
     /// The address and port that the program used. For a name, the address is synthetic.
     pub wanted: SocketAddr,
-    /// The address outside, if one was connected to.
+    /// The address to which the gateway connected, if it did.
     pub connected: Option<SocketAddr>,
     /// False if an upstream proxy resolved the name, so that the address was not checked.
     pub address_checked: bool,
@@ -97,7 +97,7 @@ pub enum FlowEnd {
     Broken(String),
     /// The name was not resolved, or no address answered.
     Unreachable(String),
-    /// No byte arrived for the time of the limit.
+    /// No byte arrived for the idle limit.
     Idle,
     /// The grant was withdrawn.
     Revoked,
@@ -112,16 +112,19 @@ pub enum FlowEnd {
 #[non_exhaustive]
 pub enum FlowRefusal {
     /// No grant covers the name.
-    #[error("no grant covers the name — add a grant for it")]
+    #[error("no network grant covers the name — add one")]
     NameNotGranted,
     /// No grant covers the destination at this port.
-    #[error("no grant covers this destination at this port — add a grant with the port")]
+    #[error("no network grant covers this destination at this port — add one with the port")]
     NotGranted,
     /// A UDP datagram.
     #[error("UDP is not carried — let the program use TCP")]
     Udp,
-    /// A synthetic address that stands for no name.
-    #[error("the address stands for no name — resolve the name with the sandbox's DNS first")]
+    /// An address from the range of the sandbox's DNS that belongs to no name.
+    #[error(
+        "no name was resolved to this address in this sandbox — connect by name; programs must not keep addresses from \
+         earlier runs"
+    )]
     NoName,
     /// The sandbox asked for more names than its limit.
     #[error("the sandbox resolved more names than its limit (`FlowLimits::names` of the library) permits — resolve fewer names")]
@@ -130,15 +133,15 @@ pub enum FlowRefusal {
     #[error("DNS records of type {0} are not available in a sandbox — request A or AAAA records")]
     RecordType(String),
     /// The name leads to an address that is not of the public internet.
-    #[error("the name leads to {address}, which is {kind} — grant that address with its port too, if it is meant")]
+    #[error("the name leads to {address}, which is {kind} — grant that address with its port too, if you want to reach it")]
     Special {
         /// The address.
         address: std::net::IpAddr,
-        /// Its kind.
+        /// The kind of the address.
         kind: SpecialKind,
     },
     /// The first bytes did not arrive in time.
-    #[error("the client sent no complete {0} in time — try again, or raise `FlowLimits::first_bytes`")]
+    #[error("the client sent no complete {0} in time (`FlowLimits::first_bytes` of the library) — try again")]
     TimedOut(&'static str),
     /// The connection is not acceptable TLS.
     #[error(transparent)]
@@ -151,7 +154,7 @@ pub enum FlowRefusal {
     Inspect(#[from] InspectRefusal),
 }
 
-/// Returns the text that a refused request is answered with: the reason, then the text of the operator.
+/// Returns the text of the response to a refused request: the reason, then the text of the operator.
 pub(crate) fn explanation(refusal: &dyn std::fmt::Display, deny_reason: Option<&str>) -> String {
     let operator = deny_reason.map(|text| format!("{text}\n")).unwrap_or_default();
     format!("agentd: {refusal}\n{operator}")

@@ -1,10 +1,10 @@
 //! Moves bytes between two sockets without a copy to user space (`man 2 splice`).
 //!
-//! A direction holds a pipe only while the pipe has bytes. Back-pressure follows: nothing is read from a socket before what was
-//! read has been written. Pipes are bounded for each sandbox, because the kernel accounts them to the user
-//! (`man 7 pipe`, `pipe-user-pages-soft`).
+//! A direction holds a pipe only while the pipe has bytes. Nothing is read from a socket before all earlier bytes have been
+//! written, so a slow receiver slows down the sender. Pipes are bounded for each sandbox, because the kernel accounts them to the
+//! user (`man 7 pipe`, `pipe-user-pages-soft`).
 //!
-//! `splice` to a socket that its peer has reset raises SIGPIPE. Rust programs ignore this signal unless they change that.
+//! `splice` to a socket that its peer has reset raises SIGPIPE. Rust programs ignore this signal by default.
 
 use crate::limits::MAX_IN_PIPE;
 use rustix::{
@@ -66,7 +66,7 @@ impl PipePool {
         Ok(Held { pipe, _permit: permit })
     }
 
-    /// Takes an empty pipe back.
+    /// Puts an empty pipe back into the pool.
     fn put(&self, held: Held<'_>) {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < SPARE {
@@ -102,7 +102,7 @@ impl Direction<'_> {
             let held = self.pipes.take().await?;
             loop {
                 let most = usize::try_from(left).unwrap_or(usize::MAX).min(MAX_IN_PIPE);
-                // The pipe is empty, so "would block" is about the socket.
+                // The pipe is empty, so "would block" concerns the socket.
                 let moved = self.from.try_io(Interest::READABLE, || {
                     Ok(splice(self.from, None, &held.pipe.write, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
                 });
@@ -121,7 +121,7 @@ impl Direction<'_> {
                 if left == 0 {
                     break;
                 }
-                // A flow that is always ready must not keep the loop from others.
+                // A flow that is always ready must not starve other flows.
                 tokio::task::coop::consume_budget().await;
             }
             self.pipes.put(held);
@@ -135,7 +135,7 @@ impl Direction<'_> {
         self.finish()
     }
 
-    /// Tells the receiver that nothing follows.
+    /// Closes the sending side to the receiver.
     pub(crate) fn finish(&self) -> io::Result<()> {
         match rustix::net::shutdown(self.to, Shutdown::Write) {
             // The receiver has already reset the connection; the other direction reports it.

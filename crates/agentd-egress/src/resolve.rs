@@ -1,4 +1,4 @@
-//! From a name to addresses that may be connected to.
+//! Resolves a name to the addresses to which a sandbox may connect.
 
 use crate::{address::SpecialKind, grant::NetGrants, name::HostName, record::FlowRefusal};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
@@ -16,7 +16,7 @@ pub trait Resolve: Send + Sync + 'static {
     fn resolve(&self, name: &HostName) -> io::Result<Vec<IpAddr>>;
 }
 
-/// The host's resolver (`man 3 getaddrinfo`), with everything that the host configured for it.
+/// The host's resolver (`man 3 getaddrinfo`), with the host's configuration.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HostResolver;
 
@@ -51,10 +51,10 @@ pub(crate) fn permitted(grants: &NetGrants, addresses: &[IpAddr], port: u16) -> 
     }
 }
 
-/// Returns true if the address is one of this host. Only such an address can be bound (`man 7 ip`).
+/// Returns true if the address is one of this host. A socket can be bound only to such an address (`man 7 ip`).
 ///
-/// With `net.ipv4.ip_nonlocal_bind` every address can be bound. Then the source address that the kernel chooses decides: for an
-/// own address it is that address itself.
+/// With `net.ipv4.ip_nonlocal_bind`, a socket can be bound to every address. The source address that the kernel chooses then
+/// decides: for an address of this host, it is that address itself.
 fn is_own(address: IpAddr) -> bool {
     if !can_bind(address) {
         return false;

@@ -1,7 +1,7 @@
 //! Addresses that stand for names inside of one sandbox.
 //!
 //! A granted name gets one address of each family when the sandbox first asks for the name. A connection to such an address
-//! therefore states which name was meant. No address is ever given to a second name while the sandbox lives.
+//! therefore shows which name the program wanted. No address is assigned to a second name while the sandbox lives.
 
 use crate::name::HostName;
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -65,7 +65,7 @@ impl SyntheticNames {
     }
 }
 
-/// Returns true if the address is of a range whose addresses stand for names.
+/// Returns true if the address is in a range of synthetic addresses.
 pub fn is_synthetic(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => SYNTHETIC_V4.contains(&address),
@@ -73,7 +73,7 @@ pub fn is_synthetic(address: IpAddr) -> bool {
     }
 }
 
-/// Returns true if the address is one of those at the start of each range, which no name gets.
+/// Returns true if the address is one of the first of a range, which no name gets.
 pub(crate) fn is_own(address: IpAddr) -> bool {
     let own = u128::from(OWN);
     match address {

@@ -4,6 +4,7 @@
 //! The kernel executes this program, agentd's own, from the initramfs. No other program runs before the setup is complete. On an
 //! error, it reports the error to the host and ends the machine.
 
+use crate::small_writes::SmallWrites;
 use agentd_core::{Control, ControlError, IsolationError};
 use agentd_isolation::ready;
 use agentd_kernel::{namespace, vsock};
@@ -113,7 +114,7 @@ async fn control_connection(listens: watch::Sender<Arc<Listener>>) -> io::Error 
 }
 
 /// Accepts the next connection, at the current port.
-async fn accept(mut listener: watch::Receiver<Arc<Listener>>) -> io::Result<(OwnedReadHalf, OwnedWriteHalf)> {
+async fn accept(mut listener: watch::Receiver<Arc<Listener>>) -> io::Result<(OwnedReadHalf, SmallWrites<OwnedWriteHalf>)> {
     loop {
         let now = listener.borrow_and_update().clone();
         tokio::select! {
@@ -123,12 +124,15 @@ async fn accept(mut listener: watch::Receiver<Arc<Listener>>) -> io::Result<(Own
     }
 }
 
-async fn accept_at(listener: &Listener) -> io::Result<(OwnedReadHalf, OwnedWriteHalf)> {
+async fn accept_at(listener: &Listener) -> io::Result<(OwnedReadHalf, SmallWrites<OwnedWriteHalf>)> {
     loop {
         let mut guard = listener.readable().await?;
         match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             // The stream type does not matter: reads and writes do not use the address family.
-            Ok(stream) => return Ok(UnixStream::from_std(stream.into())?.into_split()),
+            Ok(stream) => {
+                let (reader, writer) = UnixStream::from_std(stream.into())?.into_split();
+                return Ok((reader, SmallWrites(writer)));
+            }
             Err(Errno::AGAIN) => guard.clear_ready(),
             Err(Errno::CONNABORTED | Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),

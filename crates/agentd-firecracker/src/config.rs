@@ -21,7 +21,7 @@ pub struct FirecrackerConfig {
     pub work_root: PathBuf,
     /// The directory with `firecracker` and `jailer`, as `agentd vm install-firecracker` installs them.
     pub programs: PathBuf,
-    /// The directory that `agentd vm build` makes.
+    /// The directory that `agentd vm build` creates.
     pub assets: PathBuf,
     /// The directory with one folder per machine. Its file system must allow device nodes (no `nodev`), because the jailer
     /// creates some.
@@ -110,7 +110,7 @@ impl FirecrackerConfig {
         for program in [files::FIRECRACKER].into_iter().chain(jailer) {
             let path = self.programs.join(program);
             if !path.is_file() {
-                return missing(format!("{} does not exist — run agentd vm install-firecracker", path.display()));
+                return missing(format!("{} does not exist — run `agentd vm install-firecracker`", path.display()));
             }
         }
         Assets::open(&self.assets).map_err(|error| unavailable(error.to_string()))

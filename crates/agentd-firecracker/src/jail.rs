@@ -1,16 +1,16 @@
-//! The jail of one Firecracker, and the two processes that keep it, the shim and the jail init. Nothing of the machine is left
-//! behind, whichever process is killed.
+//! The jail of one Firecracker, and the two processes that maintain it, the shim and the jail init. No process or mount of the
+//! machine is left behind, whichever process is killed.
 //!
 //! The *shim* is agentd's own program, executed again. It creates the jail: a cgroup, and namespaces whose process 1 is the *jail
 //! init*, a fork of the shim. It removes the machine's folder when the jail is empty.
 //!
-//! The jail init mounts the assets in Firecracker's root and starts Firecracker (in its jailer, if root). It ends when
-//! Firecracker ends, or when the library closes its end of the control socket, which also happens if the library dies. The end of
-//! the jail init kills every process in the jail (`pid_namespaces(7)`). If the shim dies, the kernel kills the jail init
+//! The jail init mounts the assets in Firecracker's root and starts Firecracker (as root, through Firecracker's jailer). It ends
+//! when Firecracker ends, or when the library closes its end of the control socket, which also happens if the library dies. The
+//! end of the jail init kills every process in the jail (`pid_namespaces(7)`). If the shim dies, the kernel kills the jail init
 //! (`PR_SET_PDEATHSIG`).
 //!
-//! Over the control socket, the library can send the path of one snapshot, which the jail init mounts in Firecracker's root. Thus
-//! a Firecracker can be started before its snapshot is known.
+//! Over the control socket, the library can send the path of one snapshot, which the jail init mounts in Firecracker's root. A
+//! Firecracker can therefore be started before its snapshot is known.
 //!
 //! Shim and jail init write no log. The library captures their standard error and includes its last part in errors.
 
@@ -36,8 +36,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The machine's name for the jailer, which places the root at BASE/PROGRAM/NAME/root. The base directory belongs to one machine
-/// only, so the name can be constant.
+/// The machine's name for the jailer, which creates the root BASE/PROGRAM/NAME/root. Each machine has its own base directory, so
+/// the name is constant.
 const NAME: &str = "vm";
 
 /// Firecracker's API socket, in its root.
@@ -51,8 +51,8 @@ pub(super) fn root(folder: &Path) -> PathBuf {
     folder.join(FIRECRACKER).join(NAME).join("root")
 }
 
-/// Creates the control socket between the library and a jail. Each side sends at most one packet; the end of either side is
-/// noticed by the other.
+/// Creates the control socket between the library and a jail. Each side sends at most one packet, and notices the end of the
+/// other side.
 pub(super) fn socket() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }

@@ -1,4 +1,5 @@
-//! `firecracker` backend: runs sandboxes in Firecracker microVMs. If agentd runs as root, Firecracker runs in its jailer.
+//! `firecracker` backend: runs sandboxes in Firecracker microVMs. Each Firecracker runs in a *jail* of namespaces. If root runs
+//! agentd, Firecracker's own *jailer* starts it.
 //!
 //! - `config`, `size`: the configuration, and the size of the machine for a spec.
 //! - `disk`, `files`, `initramfs`, `snapshot`, `template`: the files of a machine.
@@ -20,6 +21,7 @@ mod machine;
 mod metrics_pipe;
 mod process;
 mod size;
+mod small_writes;
 mod snapshot;
 mod spare;
 mod template;

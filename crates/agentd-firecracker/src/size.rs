@@ -38,7 +38,7 @@ impl Size {
         if spec.root != Root::Host {
             return refuse(
                 "root file system",
-                "not supported: all machines use the root of agentd vm build — use the container backend for an image",
+                "not supported: all machines use the root of `agentd vm build` — use the container backend for an image",
             );
         }
         let disk = match &spec.writable {

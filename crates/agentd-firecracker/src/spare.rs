@@ -40,7 +40,8 @@ impl EndingSpare {
     }
 }
 
-/// The previous machine and spare, to be destroyed before a new spare starts. When dropped, they end without being waited for.
+/// The previous machine and spare, which are destroyed before a new spare starts. If this value is dropped, they end in the
+/// background.
 pub(super) struct PreviousMachine {
     /// The paused machine that a restore has replaced.
     pub vm: Option<Arc<Vm>>,
@@ -86,7 +87,7 @@ impl Spare {
         Self { start_now, started, preloaded }
     }
 
-    /// Returns whether a restore of `snapshot` can use this spare: it has loaded that snapshot, or none.
+    /// Returns whether a restore of `snapshot` can use this spare: the spare has loaded that snapshot, or no snapshot.
     pub(super) fn serves(&self, snapshot: &Arc<Snapshot>) -> bool {
         self.preloaded.as_ref().is_none_or(|preloaded| Arc::ptr_eq(preloaded, snapshot))
     }
@@ -100,7 +101,7 @@ impl Spare {
     /// Returns the running machine of `snapshot`, which this spare must serve. Returns `None` if that fails; the caller can then
     /// try another Firecracker.
     pub(super) async fn load(self, snapshot: &Snapshot) -> Option<Vm> {
-        // An error means that the delay is over and the spare is starting or has started.
+        // An error means that the delay is over, and that the spare is starting or has started.
         self.start_now.send(()).or_unreceived("request to start a spare machine");
         let vm = self.started.await.ok()?.vm?;
         let goes_on = match self.preloaded {

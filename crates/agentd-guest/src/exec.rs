@@ -29,11 +29,11 @@ use tokio::task::JoinHandle;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// The time for which the host waits, in total, for the rest of an ended command's output. This output has at most
-/// [`MAX_LATE_OUTPUT`] bytes per stream. The time for which the host's own readers are slow does not count.
+/// [`MAX_LATE_OUTPUT`] bytes per stream. Time in which the host waits for its own readers does not count.
 const LATE_OUTPUT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most bytes of one output stream that a guest may send after the end of the command. A pipe holds at most a megabyte
-/// (`/proc/sys/fs/pipe-max-size`, `pipe(7)`), and the agent and the connection less than another.
+/// The maximum number of bytes of one output stream that a guest may send after the end of the command. A pipe holds at most a
+/// megabyte (`/proc/sys/fs/pipe-max-size`, `pipe(7)`), and the agent and the connection together hold less than another megabyte.
 const MAX_LATE_OUTPUT: u64 = 2 << 20;
 
 /// Interval at which the rest of an ended command's output is checked.
@@ -132,8 +132,8 @@ impl Transport for InGuest {
     }
 }
 
-/// Waits until all output of an ended command has been copied to its readers, for any time if a reader is slow. Kills the machine
-/// if the readers have waited for the guest for [`LATE_OUTPUT_TIMEOUT`], or the guest sends more than [`MAX_LATE_OUTPUT`].
+/// Waits until all output of an ended command has been copied to its readers, however slow a reader is. Kills the machine if the
+/// readers have waited for the guest for [`LATE_OUTPUT_TIMEOUT`], or if the guest sends more than [`MAX_LATE_OUTPUT`].
 async fn streams_closed(guest: Arc<Guest>, Remote { session, id }: Remote, copiers: Vec<JoinHandle<()>>) {
     let streams = [StreamKind::Output, StreamKind::Error].map(|kind| StreamId { operation: id, kind });
     let received = || streams.map(|stream| session.mux.received(stream));

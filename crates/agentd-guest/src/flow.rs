@@ -8,7 +8,7 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// The most bytes of a stream that may be buffered for its reader.
+/// The maximum number of bytes of a stream that may be buffered for its reader.
 pub(super) const WINDOW: u32 = 256 << 10;
 
 /// The number of bytes at which a batch of frames is written to the transport.
@@ -20,9 +20,9 @@ pub(super) struct MuxState {
     pub(super) message_bytes: usize,
     pub(super) recv_streams: HashMap<StreamId, Incoming>,
     pub(super) send_streams: HashMap<StreamId, Outgoing>,
-    /// Receiving streams that have credit to grant or a close to send.
+    /// Receiving streams that must grant credit or send a close.
     pub(super) replies: VecDeque<StreamId>,
-    /// Sending streams that have bytes or their end to send.
+    /// Sending streams that must send bytes or their end.
     pub(super) turns: VecDeque<StreamId>,
     /// The last frame before a pause, and whether [`super::mux::Mux::run`] returns after it.
     pub(super) last: Option<(Vec<u8>, bool)>,

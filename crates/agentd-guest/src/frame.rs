@@ -15,13 +15,13 @@ pub const GREETING: usize = 8;
 /// The length of a frame's head, in bytes.
 pub const HEAD: usize = 4;
 
-/// The largest frame towards a guest, in bytes. Linux limits argv and environment to about 2 MiB together (`execve(2)`).
+/// The maximum size of a frame to a guest, in bytes. Linux limits argv and environment to about 2 MiB together (`execve(2)`).
 pub const MAX_TO_GUEST: usize = 4 << 20;
 
-/// The largest frame from a guest, in bytes.
+/// The maximum size of a frame from a guest, in bytes.
 pub const MAX_FROM_GUEST: usize = 64 << 10;
 
-/// The most bytes of a stream in one frame, so that streams alternate in small units.
+/// The maximum number of bytes of a stream in one frame, so that streams alternate in small units.
 pub const CHUNK: usize = 32 << 10;
 
 /// The kind of a stream of an exec or a file operation, which also determines its direction.
@@ -125,7 +125,7 @@ pub enum FrameError {
     /// Too many streams are open.
     #[error("more than {limit} streams are open")]
     TooMany {
-        /// The most streams that may be open.
+        /// The maximum number of open streams.
         limit: usize,
     },
     /// The bytes are not a valid frame.

@@ -18,8 +18,8 @@ use std::{
 };
 use tokio::sync::{oneshot, watch};
 
-/// The longest time for which the file system is frozen. Processes that write to it block and cannot be killed meanwhile. A disk
-/// of a few gigabytes is copied in less time.
+/// The maximum time for which the file system is frozen. Meanwhile, processes that write to the file system block and cannot be
+/// killed. A disk of a few gigabytes is copied in less time.
 const MAX_FREEZE: Duration = Duration::from_secs(30);
 
 /// Receives the result of a freeze or a thaw.
@@ -54,7 +54,7 @@ impl ThawWaiter {
     }
 }
 
-/// Returns the error of a thaw that no freeze precedes: the host and this guest disagree about the state of the file system.
+/// Returns the error of a request to thaw a file system that is not frozen.
 fn not_frozen(reason: &str) -> IsolationError {
     IsolationError::Protocol(format!("thaw the root's file system: {reason}"))
 }

@@ -85,8 +85,8 @@ pub trait Machine: Send + Sync {
 /// The sandbox that a guest's agent is asked to create.
 #[derive(Debug, Clone)]
 pub struct GuestSpec {
-    /// The sandbox. Grants are paths of the guest. `root` and `writable` have their default values, because the backend decides
-    /// what the machine is made of.
+    /// The sandbox. Grants are paths of the guest. `root` and `writable` have their default values, because the backend creates
+    /// the root of the machine.
     pub spec: SandboxSpec,
     /// The identity that the machine assumes first. `None` leaves the machine's identity unchanged.
     pub identity: Option<MachineIdentity>,
@@ -99,8 +99,8 @@ pub struct GuestSpec {
 pub enum Attach {
     /// Create the sandbox.
     New(Box<GuestSpec>),
-    /// Take over the existing sandbox of a machine that was copied from another one. Commands that run there continue, with
-    /// nothing connected to their streams.
+    /// Take over the existing sandbox of a machine that was copied from another one. Commands that run there continue, with their
+    /// streams disconnected.
     Adopt {
         /// The identity that the machine assumes.
         identity: MachineIdentity,

@@ -19,10 +19,10 @@ use tokio::{
     sync::Notify,
 };
 
-/// The most bytes of messages that may be queued: two of the largest messages.
+/// The maximum number of bytes of queued messages: two of the largest messages.
 const MESSAGES: usize = 2 * MAX_TO_GUEST;
 
-/// The most streams that may be open in each direction. A stream that its reader has closed counts until the other side ends it.
+/// The maximum number of open streams in each direction. A stream that its reader has closed counts until the other side ends it.
 const STREAMS: usize = 4096;
 
 /// The prefix of the reason if a connection ended without a protocol violation by the other side.
@@ -35,11 +35,11 @@ pub(super) struct Mux {
     work: Notify,
     /// Notified when the connection is lost.
     over: Notify,
-    /// The largest frame that is sent, and the largest that is accepted, in bytes.
+    /// The maximum size of a frame that is sent, and of a frame that is accepted, in bytes.
     limits: (usize, usize),
 }
 
-/// The decision of a message handler to read on or to stop.
+/// The decision of a message handler to continue or to stop reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReadNext {
     /// Read on.

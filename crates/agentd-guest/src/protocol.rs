@@ -98,7 +98,7 @@ pub enum ToGuest {
 /// The purpose of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AttachRequest {
-    /// Fill a copy of granted files, before the sandbox exists. The files follow in the format of `sync`. The connection is
+    /// Send a copy of granted files, before the sandbox exists. The files follow in the format of `sync`. The connection is
     /// closed after the answer.
     Fill {
         /// The number of the copy.
@@ -110,8 +110,8 @@ pub enum AttachRequest {
     },
     /// Create the sandbox.
     New(Box<Spec>),
-    /// Take over an existing sandbox in a machine that now has another identity. Commands continue, with nothing connected to
-    /// their streams.
+    /// Take over an existing sandbox in a machine that now has another identity. Commands continue, with their streams
+    /// disconnected.
     Adopt(MachineIdentity),
     /// Continue after [`ToGuest::Quiesce`].
     Proceed {

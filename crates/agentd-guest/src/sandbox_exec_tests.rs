@@ -1,4 +1,4 @@
-//! The end of a command in a guest that does not keep to its deadline, or that lies about the end.
+//! The end of a command in a guest that ignores the deadline, or that reports a false end.
 
 use super::*;
 

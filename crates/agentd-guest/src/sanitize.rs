@@ -6,7 +6,7 @@ use agentd_core::{ControlError, ControlReport, ControlStatus, Evidence, Evidence
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// The longest processor time that is accepted. Reported times are added, and must not overflow.
+/// The maximum processor time that is accepted. Reported times are added, and must not overflow.
 const MAX_TIME: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Returns the end of an exec with all figures in their valid range.
@@ -46,7 +46,7 @@ pub enum Failure {
     Other(String),
 }
 
-/// The most bytes of a text in a failure, so that a failure fits into a frame.
+/// The maximum length of a text in a failure, in bytes, so that a failure fits into a frame.
 const TEXT: usize = 4 << 10;
 
 /// Replaces control characters, which a terminal would interpret.
@@ -81,7 +81,7 @@ pub fn sanitize_evidence(evidence: Vec<Evidence>) -> Vec<Evidence> {
     evidence.into_iter().map(sanitized).collect()
 }
 
-/// The most characters of a text in evidence.
+/// The maximum length of a text in evidence, in characters.
 const EVIDENCE: usize = 150;
 
 fn short(mut text: String) -> String {
@@ -110,7 +110,7 @@ impl From<IsolationError> for Failure {
 }
 
 impl Failure {
-    /// Converts back to an error, with control characters removed. `subject` is the program or path that the error is about.
+    /// Converts back to an error, with control characters removed. `subject` is the program or path that the error concerns.
     pub fn into_error(self, subject: &str) -> IsolationError {
         match self {
             Self::Control(error) => error.map_texts(printable).into(),

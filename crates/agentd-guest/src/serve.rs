@@ -30,7 +30,7 @@ const HOSTS: &str = "/etc/hosts";
 /// The file with the sandbox's host name (`hostname(5)`).
 const HOST_NAME: &str = "/etc/hostname";
 
-/// Time that a new connection has to send its purpose. Other connections wait meanwhile.
+/// The time limit for a new connection to send its purpose. Meanwhile, other connections wait.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves connections, one after the other, until a shutdown is requested. Creates one sandbox with the directory `root` as its

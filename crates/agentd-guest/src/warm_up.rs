@@ -9,8 +9,8 @@ use std::path::Path;
 const PROGRAM: &str = "/bin/true";
 
 /// Creates a sandbox with `root` as its root, runs a program in it, and destroys it. Afterwards the launcher is running, and the
-/// page cache holds what the kernel and the launcher read from disk. A machine saved at that point spares those reads in every
-/// machine restored from it.
+/// page cache holds what the kernel and the launcher read from disk. If a machine is saved at that point, the machines restored
+/// from it need not repeat these reads.
 ///
 /// # Errors
 /// Returns the error of creating or destroying the sandbox. A root without the program is not an error.

@@ -57,7 +57,7 @@ impl ServedSandbox {
         self.freezer.thaw().or_debug("thaw the root's file system", "guest");
     }
 
-    /// Disconnects from the previous host. Its commands continue, and their output is discarded.
+    /// Disconnects the commands from the previous host. The commands continue, and their output is discarded.
     pub(super) fn renew(&mut self) {
         self.mux.lose("another host has taken over the machine");
         self.mux = Mux::new(MAX_FROM_GUEST, MAX_TO_GUEST);
@@ -122,7 +122,7 @@ impl ServedSandbox {
             ToGuest::Usage { id } => {
                 answer(mux, id, async move { used(&sandbox).await.map(|usage| FromGuest::Used { id, usage }) });
             }
-            // A wrong clock is no reason to stop serving.
+            // The agent continues with a wrong clock.
             ToGuest::Clock { realtime_ns } => {
                 machine_identity::set_clock(realtime_ns).or_warn("set the machine's clock", realtime_ns);
             }

@@ -66,9 +66,10 @@ pub enum ImageError {
         /// The reference that the image had.
         reference: Reference,
     },
-    /// An import named a reference with a digest. The content of an import is known only afterwards, so nothing ensures that
-    /// digest.
-    #[error("import an image as {reference}: a reference with a digest is not possible here — use a reference without a digest")]
+    /// The reference for an import has a digest. The digest of an imported image is known only after the import.
+    #[error(
+        "import an image as {reference}: the reference has a digest — use one without a digest, which follows from the import"
+    )]
     NamedByDigest {
         /// The reference.
         reference: Reference,

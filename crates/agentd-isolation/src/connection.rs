@@ -39,8 +39,8 @@ pub(crate) enum ExecEvent {
     Opened(Result<OwnedFd, i32>),
 }
 
-/// How many events of one exec may be queued. An exec has at most two, a terminal and its end. A supervisor that overflows the
-/// queue is compromised and loses its sandbox.
+/// The maximum number of queued events of one exec. An exec has at most two events, a terminal and its end. A supervisor that
+/// overflows the queue is compromised and loses its sandbox.
 const MAX_QUEUED_EVENTS: usize = 4;
 
 /// Properties of a sandbox that are fixed at its creation.
@@ -184,7 +184,7 @@ impl SupervisorConnection {
         lock(&self.lost).is_none() && !self.has_exited()
     }
 
-    /// Returns true if the supervisor has exited. Asks the kernel (`pidfd_open(2)`: readable after the exit), because the task
+    /// Returns true if the supervisor has exited, according to the kernel (`pidfd_open(2)`: readable after the exit). The task
     /// that serves the channel may not have run yet.
     fn has_exited(&self) -> bool {
         let mut ended = [PollFd::new(&self.pidfd, PollFlags::IN)];

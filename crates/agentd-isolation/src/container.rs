@@ -1,4 +1,5 @@
-//! `container`: a root file system of its own, in which the payload is root and which may be changed and thrown away.
+//! `container`: a separate root file system, in which the payload is root. The payload may change this root, which is deleted
+//! afterwards.
 //!
 //! In addition to the controls of [`crate::LinuxNativeBackend`] (namespaces, seccomp, Landlock, cgroups), the host's tree is
 //! removed with `pivot_root(2)`. The root is an image's layers under a writable layer, or a read-only view of the host's
@@ -120,7 +121,7 @@ pub fn plan(config: &ContainerConfig, spec: &SandboxSpec) -> Result<SandboxPlan,
     };
     let layers = [layers, lower.to_vec()].concat();
     let (system, links) = if of_the_host { host_programs() } else { (Vec::new(), Vec::new()) };
-    // The links were created with the first layer. Later changes to them, removal included, are recorded in the lower layers.
+    // The links were created with the first layer. The lower layers contain all later changes to them, also their removal.
     let has_committed = !lower.is_empty();
     let links = if has_committed { Vec::new() } else { links };
     let etc = match &upper {
@@ -175,7 +176,7 @@ fn rooted(spec: &SandboxSpec, scratch: Bytes, parts: RootParts) -> Result<Sandbo
     let names = names.map(|names| names(&home, spec.network.mode()));
     let scratch_bytes = spec.limits.memory.unwrap_or(scratch).0;
     // In the sandbox's own root, set-id bits affect no host user. In a writable granted directory, files belong to the caller, on
-    // a host mount that honours the bits: a process that executes such a file becomes the caller. The seccomp filter cannot
+    // a host mount that honours the bits: a process that executes such a file gets the caller's rights. The seccomp filter cannot
     // distinguish the two.
     let set_ids = spec.grants.iter().all(|grant| grant.access != Access::ReadWrite);
     let seccomp = SeccompPlan { profile: spec.profile, network: spec.network.mode(), set_ids };

@@ -1,48 +1,74 @@
-//! The network of granted hosts ([`Network::Egress`]): what follows from the grants, and the gateway of a sandbox.
+//! The network of granted hosts ([`Network::Egress`]): the settings that follow from the network grants, and the gateway of a
+//! sandbox.
+//!
+//! - `grants`, [`changed`] and [`describe`]: functions of the grants.
+//! - `gateway`: the gateway of a running sandbox, whose `record` the callers of the sandbox read.
+//! - `descriptors`: the number of connections that the gateways of this process may carry.
 
-use crate::blocking::blocking;
-use agentd_core::{Control, ControlError, IsolationError, Network, NetworkFlow, NetworkLog, NetworkVerdict, PlanLine};
+mod descriptors;
+mod gateway;
+mod record;
+
+pub use descriptors::raise_descriptor_limit;
+pub(crate) use gateway::SandboxGateway;
+
+use agentd_core::{IsolationError, Network, PlanLine};
 use agentd_egress::{
-    Gateway, GatewayConfig, GatewaySockets, NetGrant, NetGrants,
+    GatewayConfig, NetGrant, NetGrants,
     gateway::enforceable,
-    grant::{Carried, Hosts},
-    limits::FlowLimits,
-    name::HostName,
+    grant::{Carried, GrantError, Hosts},
     proxy::{ProxyServer, Upstream},
-    record::{FlowEnd, FlowKind, FlowLog, FlowRecord, FlowRefusal, FlowVerdict},
 };
-use agentd_kernel::gateway::GatewaySocket;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::{
-    collections::BTreeSet,
-    os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::collections::BTreeSet;
 
-/// The number of different ports that can be granted. A supervisor sends a socket for each port and family in one message.
+/// The maximum number of different ports that can be granted. A supervisor sends a socket for each port and family in one
+/// message.
 const MAX_PORTS: usize = 24;
 
-/// The time for connections to end by themselves after their programs: data of a program that has ended still arrives.
-const LAST_FLOWS: Duration = Duration::from_secs(2);
-
-/// Connections at once for which the descriptors must suffice.
-const FEWEST_FLOWS: usize = 16;
-
-/// Returns the grants of a network; `None` if the network is of another kind.
+/// Returns the network grants of a network; `None` if the network is of another kind.
 ///
 /// # Errors
-/// [`IsolationError::Invalid`] for a text that is not a grant, and for grants that cannot be enforced.
-fn grants(network: &Network) -> Result<Option<NetGrants>, IsolationError> {
+/// [`IsolationError::Invalid`] for a text that is not a network grant, and for network grants that cannot be enforced.
+pub(crate) fn grants(network: &Network) -> Result<Option<NetGrants>, IsolationError> {
     let Network::Egress(texts) = network else { return Ok(None) };
-    let grants = texts.iter().map(|text| text.parse()).collect::<Result<Vec<NetGrant>, _>>().map_err(|error| refused(&error))?;
-    let grants: NetGrants = grants.into_iter().collect();
+    let grants: NetGrants = parsed(texts)?.into_iter().collect();
     enforceable(&grants, false).map_err(|error| refused(&error))?;
     let ports = ports_of(&grants).len();
     if ports > MAX_PORTS {
-        return Err(refused(&format!("{ports} different ports are granted, and {MAX_PORTS} are possible — grant fewer ports")));
+        return Err(refused(&format!("{ports} different ports are granted, the maximum is {MAX_PORTS} — grant fewer ports")));
     }
     Ok(Some(grants))
+}
+
+fn parsed(texts: &[String]) -> Result<Vec<NetGrant>, IsolationError> {
+    texts.iter().map(|text| text.parse()).collect::<Result<_, GrantError>>().map_err(|error| refused(&error))
+}
+
+/// Returns the network without the network grants of `revoke`, and with those of `allow`. The network grants of the result are in
+/// their complete form, and each occurs once.
+///
+/// # Errors
+/// [`IsolationError::Invalid`] for a network without granted hosts, a text that is not a network grant, a grant in `revoke`
+/// that the network does not have, and network grants that cannot be enforced.
+pub fn changed(network: &Network, allow: &[String], revoke: &[String]) -> Result<Network, IsolationError> {
+    let Network::Egress(texts) = network else {
+        return Err(refused(&"the sandbox was created without granted hosts — create one with --net allow= or --net log"));
+    };
+    let (mut grants, revoke) = (parsed(texts)?, parsed(revoke)?);
+    if let Some(unknown) = revoke.iter().find(|revoked| !grants.contains(revoked)) {
+        let known: Vec<_> = grants.iter().map(ToString::to_string).collect();
+        let known = if known.is_empty() { "it has none".to_owned() } else { known.join(", ") };
+        return Err(refused(&format!("the sandbox has no grant {unknown} — revoke one of its grants: {known}")));
+    }
+    grants.retain(|grant| !revoke.contains(grant));
+    for grant in parsed(allow)? {
+        if !grants.contains(&grant) {
+            grants.push(grant);
+        }
+    }
+    let changed = Network::Egress(grants.iter().map(ToString::to_string).collect());
+    self::grants(&changed)?;
+    Ok(changed)
 }
 
 fn ports_of(grants: &NetGrants) -> BTreeSet<u16> {
@@ -67,7 +93,7 @@ pub(crate) fn ports(network: &Network) -> Result<Vec<u16>, IsolationError> {
 /// As for [`grants`], and for a proxy in the environment that the gateway cannot use.
 pub(crate) fn config(network: &Network) -> Result<Option<GatewayConfig>, IsolationError> {
     let Some(grants) = grants(network)? else { return Ok(None) };
-    Ok(Some(GatewayConfig { upstream: upstream()?, limits: limits(), ..GatewayConfig::new(grants) }))
+    Ok(Some(GatewayConfig { upstream: upstream()?, ..GatewayConfig::new(grants) }))
 }
 
 /// Returns the host's HTTP proxy, by the variables that other programs use.
@@ -79,34 +105,6 @@ fn upstream() -> Result<Upstream, IsolationError> {
     server
         .map(Upstream::Proxy)
         .map_err(|error| IsolationError::Invalid { what: "HTTPS_PROXY".to_owned(), reason: error.to_string() })
-}
-
-/// Returns the bounds of one gateway, with as many connections as the descriptors that this process may open suffice for.
-fn limits() -> FlowLimits {
-    let mut limits = FlowLimits::default();
-    // A quarter remains for the process itself.
-    let most = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most / 4 * 3).ok()).unwrap_or(usize::MAX);
-    if limits.descriptors() > most {
-        limits.pipes = limits.pipes.min(most / 16);
-        let fixed = FlowLimits { flows: 0, ..limits.clone() }.descriptors();
-        limits.flows = (most.saturating_sub(fixed) / 2).max(FEWEST_FLOWS);
-    }
-    limits
-}
-
-/// Raises the number of descriptors that this process may open, as far as permitted, so that a gateway carries as many
-/// connections as its bounds allow. Starts the launcher first, so that the limits of commands remain the caller's.
-///
-/// # Errors
-/// The launcher could not be started.
-pub fn raise_descriptor_limit() -> Result<(), IsolationError> {
-    drop(crate::launcher::get()?);
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum {
-        // Without it, a gateway has fewer connections at once.
-        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).ok();
-    }
-    Ok(())
 }
 
 /// Describes what a network grants.
@@ -136,117 +134,47 @@ fn described(grant: &NetGrant) -> String {
     format!("{grant} ({examined})")
 }
 
-/// The gateway of one sandbox.
-pub(crate) struct SandboxGateway {
-    running: Mutex<Option<Gateway>>,
-    log: FlowLog,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl SandboxGateway {
-    /// Starts a gateway that serves the sockets.
-    ///
-    /// # Errors
-    /// The reason why it does not start. The sockets are closed then.
-    pub(crate) async fn start(sockets: Vec<(GatewaySocket, OwnedFd)>, config: GatewayConfig) -> Result<Self, IsolationError> {
-        let mut taken = GatewaySockets::default();
-        for (purpose, socket) in sockets {
-            match purpose {
-                GatewaySocket::Tcp => &mut taken.tcp,
-                GatewaySocket::DnsTcp => &mut taken.dns_tcp,
-                GatewaySocket::DnsUdp => &mut taken.dns_udp,
-                GatewaySocket::Attempts => &mut taken.attempts,
-            }
-            .push(socket);
+    fn network(grants: &[&str]) -> Network {
+        Network::Egress(texts(grants))
+    }
+
+    fn texts(grants: &[&str]) -> Vec<String> {
+        grants.iter().map(|grant| (*grant).to_owned()).collect()
+    }
+
+    #[test]
+    fn change_revokes_first_and_adds_no_grant_twice() {
+        let before = network(&["a.example", "b.example:443", "10.0.0.0/8:5432"]);
+        let after = changed(
+            &before,
+            &texts(&["C.example", "b.example", "10.0.0.0/8:5432"]),
+            &texts(&["A.example:443", "10.0.0.0/8:5432"]),
+        );
+        assert_eq!(after.unwrap(), network(&["b.example:443", "c.example:443", "10.0.0.0/8:5432"]));
+        assert_eq!(changed(&before, &[], &texts(&["a.example", "b.example", "10.0.0.0/8:5432"])).unwrap(), network(&[]));
+    }
+
+    #[test]
+    fn change_that_cannot_be_enforced_is_refused_with_its_cause() {
+        let before = network(&["a.example"]);
+        let many: Vec<String> = (1..=MAX_PORTS).map(|port| format!("a.example:{port}")).collect();
+        for (allow, revoke, cause) in [
+            (texts(&["*"]), texts(&[]), "\"*\""),
+            (texts(&[]), texts(&["b.example"]), "no grant b.example:443 — revoke one of its grants: a.example:443"),
+            (texts(&[]), texts(&["a.example:80"]), "no grant a.example:80"),
+            (texts(&["a.example:53/udp"]), texts(&[]), "UDP is not carried"),
+            (texts(&["a.example/GET:/x"]), texts(&[]), "need inspection"),
+            (many, texts(&[]), "25 different ports"),
+        ] {
+            let error = changed(&before, &allow, &revoke).unwrap_err().to_string();
+            assert!(error.contains(cause), "{error}");
         }
-        let failed = |error| ControlError::caused_by(Control::Network, "start the gateway", error);
-        // Not on the runtime: a failed start ends an event loop, for which it waits.
-        let gateway = blocking(move || Ok(Gateway::start(taken, config).map_err(failed)?)).await?;
-        let log = gateway.log().clone();
-        Ok(Self { running: Mutex::new(Some(gateway)), log })
-    }
-
-    /// Ends all connections, and waits until they are recorded. Those whose programs have ended get a moment to end by
-    /// themselves.
-    ///
-    /// # Errors
-    /// [`IsolationError::Internal`] if the thread that waits failed.
-    pub(crate) async fn stop(&self) -> Result<(), IsolationError> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(gateway) = running else { return Ok(()) };
-        gateway.idle(LAST_FLOWS).await;
-        blocking(move || {
-            drop(gateway);
-            Ok(())
-        })
-        .await
-    }
-
-    /// Returns the queue of the flows.
-    pub(crate) fn log(&self) -> Arc<dyn NetworkLog> {
-        Arc::new(GatewayLog(self.log.clone()))
-    }
-}
-
-/// A queue of records, as [`NetworkLog`].
-struct GatewayLog(FlowLog);
-
-impl NetworkLog for GatewayLog {
-    fn next(&self, timeout: Duration) -> Option<NetworkFlow> {
-        self.0.next(timeout).map(flow)
-    }
-
-    fn take_dropped(&self) -> u64 {
-        self.0.take_dropped()
-    }
-}
-
-fn flow(record: FlowRecord) -> NetworkFlow {
-    let missing = missing(&record);
-    NetworkFlow {
-        started: record.started,
-        lasted: record.lasted,
-        name: record.name.map(|name| name.strip_suffix('.').map(str::to_owned).unwrap_or(name)),
-        wanted: (record.kind != FlowKind::Dns).then_some(record.wanted),
-        connected: record.connected,
-        address_checked: record.address_checked,
-        sent: record.sent,
-        received: record.received,
-        verdict: match record.verdict {
-            FlowVerdict::Granted { rule, end } => NetworkVerdict::Granted { rule, cut: cut(end) },
-            FlowVerdict::Refused(refusal) => NetworkVerdict::Refused { reason: refusal.to_string(), missing },
-            other => NetworkVerdict::Refused { reason: format!("{other:?}"), missing },
-        },
-    }
-}
-
-fn cut(end: FlowEnd) -> Option<String> {
-    Some(match end {
-        FlowEnd::Closed => return None,
-        FlowEnd::Broken(error) => error,
-        FlowEnd::Unreachable(error) => format!("not reached: {error}"),
-        FlowEnd::Idle => "no byte was carried for the time of the limit".to_owned(),
-        FlowEnd::Revoked => "the grant was withdrawn".to_owned(),
-        FlowEnd::Stopped => "the sandbox has ended".to_owned(),
-        FlowEnd::Refused(refusal) => refusal.to_string(),
-        other => format!("{other:?}"),
-    })
-}
-
-/// Returns the grant that would allow a refused flow. A refusal that protects the meaning of a grant has none.
-fn missing(record: &FlowRecord) -> Option<String> {
-    // A name such as `_http._tcp.a.example` is that of a service, not of a host.
-    let name =
-        || record.name.as_ref().and_then(|name| name.parse::<HostName>().ok()).filter(|name| !name.as_str().starts_with('_'));
-    let port = record.wanted.port();
-    let address = |address| match address {
-        std::net::IpAddr::V4(address) => format!("{address}:{port}"),
-        std::net::IpAddr::V6(address) => format!("[{address}]:{port}"),
-    };
-    let FlowVerdict::Refused(refusal) = &record.verdict else { return None };
-    match refusal {
-        FlowRefusal::NameNotGranted => name().map(|name| name.to_string()),
-        FlowRefusal::NotGranted => Some(name().map_or_else(|| address(record.wanted.ip()), |name| format!("{name}:{port}"))),
-        FlowRefusal::Special { address: refused, .. } => Some(address(*refused)),
-        _ => None,
+        for network in [Network::Off, Network::Host] {
+            assert!(changed(&network, &[], &[]).unwrap_err().to_string().contains("--net log"));
+        }
     }
 }

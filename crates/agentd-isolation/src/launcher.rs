@@ -8,12 +8,11 @@ mod loss;
 mod pending_orders;
 
 use agentd_core::IsolationError;
-use agentd_kernel::{namespace::NamespacePlan, seccomp::SeccompPlan};
 use agentd_log::LogFailure as _;
 use agentd_supervisor::{
     channel::{self, Channel, ChannelError},
     launcher::{self, StartedLauncher},
-    plan::SandboxPlan,
+    plan::{ExpectedPlan, SandboxPlan},
     protocol::{self, Order, Report},
 };
 use loss::Loss;
@@ -96,29 +95,49 @@ static LAUNCHER: OnceLock<Mutex<Option<Arc<Launcher>>>> = OnceLock::new();
 
 /// Returns the launcher of this process; starts one if there is none.
 pub(crate) fn get() -> Result<Arc<Launcher>, IsolationError> {
-    let slot = LAUNCHER.get_or_init(|| Mutex::new(None));
-    let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(launcher) = &*slot {
-        return Ok(launcher.clone());
+    started(None)
+}
+
+/// Starts the launcher of this process, if there is none, and has it start the first process of the next sandbox.
+pub(crate) fn prepare(expected: ExpectedPlan) -> Result<(), IsolationError> {
+    started(Some(&Order::Prepare(expected))).map(drop)
+}
+
+/// Returns the launcher of this process, after `order` was sent to it; starts one if there is none.
+fn started(order: Option<&Order>) -> Result<Arc<Launcher>, IsolationError> {
+    let mut slot = LAUNCHER.get_or_init(|| Mutex::new(None)).lock().unwrap_or_else(PoisonError::into_inner);
+    let (launcher, reports) = match &*slot {
+        Some(launcher) => (launcher.clone(), None),
+        None => {
+            let (launcher, reports) = start()?;
+            (launcher, Some(reports))
+        }
+    };
+    // Sent before the thread is started, which takes the kernel about as long as the launcher needs to receive the order.
+    let sent = order.map_or(Ok(()), |order| launcher.send(order, &[]));
+    if let Some(reports) = reports {
+        // The thread starts only after the launcher, because a program with a single thread forks its launcher.
+        let reader = launcher.clone();
+        let read = move || reader.read_reports(reports);
+        thread::Builder::new().name("launcher-report".to_owned()).spawn(read).map_err(not_started)?;
+        *slot = Some(launcher.clone());
     }
-    let io = |source| IsolationError::Io { context: "start the launcher".to_owned(), source };
-    let StartedLauncher { control, process } = launcher::start()?;
-    tracing::debug!("launcher started");
-    rustix::io::ioctl_fionbio(&control, true).map_err(|e| io(e.into()))?;
-    let launcher = Arc::new(Launcher::new(control.try_clone().map_err(io)?, process));
-    // The thread starts only after the launcher, because a program with a single thread forks its launcher.
-    let reader = launcher.clone();
-    let reports = Channel::new(control, protocol::MAX_EVENT);
-    thread::Builder::new().name("launcher-report".to_owned()).spawn(move || reader.read_reports(reports)).map_err(io)?;
-    *slot = Some(launcher.clone());
+    drop(slot);
+    sent.map_err(|error| launcher.not_sent(error))?;
     Ok(launcher)
 }
 
-/// Starts the launcher of this process, if there is none, and has it start the first process of the next sandbox. `seccomp` is
-/// the filter that the sandbox is expected to have.
-pub(crate) fn prepare(namespaces: NamespacePlan, seccomp: SeccompPlan) -> Result<(), IsolationError> {
-    let launcher = get()?;
-    launcher.send(&Order::Prepare { namespaces, seccomp }, &[]).map_err(|error| launcher.not_sent(error))
+/// Starts a launcher. Returns it with the channel of its reports.
+fn start() -> Result<(Arc<Launcher>, Channel), IsolationError> {
+    let StartedLauncher { control, process } = launcher::start()?;
+    tracing::debug!("launcher started");
+    rustix::io::ioctl_fionbio(&control, true).map_err(|errno| not_started(errno.into()))?;
+    let launcher = Launcher::new(control.try_clone().map_err(not_started)?, process);
+    Ok((Arc::new(launcher), Channel::new(control, protocol::MAX_EVENT)))
+}
+
+fn not_started(source: std::io::Error) -> IsolationError {
+    IsolationError::Io { context: "start the launcher".to_owned(), source }
 }
 
 impl Launcher {
@@ -148,7 +167,7 @@ impl Launcher {
         }
     }
 
-    /// Orders the creation of a sandbox. Its supervisor reports over the channel when it is confined, or why it failed.
+    /// Orders the creation of a sandbox. The supervisor reports over the channel when it has confined itself, or why that failed.
     pub(crate) async fn create(self: &Arc<Self>, plan: SandboxPlan) -> Result<Ordered, IsolationError> {
         let io = |e: rustix::io::Errno| IsolationError::Io {
             context: "create the socket pair for a supervisor".to_owned(),
@@ -183,7 +202,7 @@ impl Launcher {
         }
     }
 
-    /// Sends an order. May block briefly: the launcher never blocks, so it soon makes room in the socket.
+    /// Sends an order. May block briefly, until the launcher, which never blocks, has read earlier orders.
     fn send(&self, order: &Order, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         self.send_after(order, fds, || ())
     }
@@ -221,7 +240,7 @@ fn next_report(reports: &mut Channel) -> Result<Report, ChannelError> {
         if let Some((report, _)) = reports.buffered()? {
             return Ok(report);
         }
-        // The socket is non-blocking for the sake of orders.
+        // The socket is non-blocking, because orders are sent over it too.
         match poll(&mut [PollFd::new(reports, PollFlags::IN)], None) {
             Ok(_) => drop(reports.fill()?),
             Err(Errno::INTR) => {}

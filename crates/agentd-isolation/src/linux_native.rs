@@ -1,4 +1,4 @@
-//! `linux-native`: the host's own file tree, fenced, for root and for ordinary users.
+//! `linux-native`: a view of the host's own file tree, for root and for ordinary users.
 //!
 //! Namespaces hide the host's processes, network and IPC objects. A private mount view hides the paths that are not granted, and
 //! Landlock refuses access to the ungranted paths that the view still shows. Seccomp refuses system calls that ordinary programs
@@ -42,7 +42,7 @@ const SHOWN: [&str; 4] = ["/sys/devices/system/cpu", "/sys/devices/system/node",
 /// The home directory if the spec names none.
 const DEFAULT_HOME: &str = "/home/agent";
 
-/// The `linux-native` backend: shows the host's own file tree, fenced with namespaces, Landlock, seccomp and cgroups. It works
+/// The `linux-native` backend: shows the host's own file tree, restricted by namespaces, Landlock, seccomp and cgroups. It works
 /// for root and for ordinary users.
 pub type LinuxNativeBackend = SharedKernelBackend<LinuxNative>;
 

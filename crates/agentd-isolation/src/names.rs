@@ -21,8 +21,8 @@ const RESOLVER: &str = "/etc/resolv.conf";
 /// The maximum number of bytes read from a file of the host.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Plans the files for a view of the host's tree that covers `masks`. The account is an ordinary user of the sandbox's own if the
-/// caller is root, otherwise the caller.
+/// Plans the files for a view of the host's tree that covers `masks`. If the caller is root, the account is an ordinary user that
+/// exists only in the sandbox. Otherwise, the account is the caller's.
 pub(crate) fn in_a_view(home: &Path, network: NetworkMode, masks: &[PathBuf]) -> NamesPlan {
     let resolver = match network {
         NetworkMode::Off => Resolver::Nowhere,
@@ -32,8 +32,8 @@ pub(crate) fn in_a_view(home: &Path, network: NetworkMode, masks: &[PathBuf]) ->
     NamesPlan { account: visible_account(home), host: HOST_NAME.to_owned(), resolver }
 }
 
-/// Plans the files for a root of the sandbox's own, in which the payload is root. With the host's network, the host's name
-/// servers are used.
+/// Plans the files for the sandbox's own root, in which the payload is root. With the host's network, the host's name servers are
+/// used.
 pub(crate) fn in_own_root(home: &Path, network: NetworkMode) -> NamesPlan {
     let resolver = match network {
         NetworkMode::Off => Resolver::Nowhere,

@@ -1,8 +1,8 @@
 //! A warm pool: sandboxes of one spec that are created in advance, so that a caller does not wait for creation.
 //!
-//! The invariant: **a used sandbox is never handed out again**. A taken sandbox does not return to the pool; the caller destroys
-//! it. An idle sandbox has run no command. `state` decides the next step as a pure function of its values, `refill` carries it
-//! out in the background, and this file is the interface for callers and the owner.
+//! The invariant: **no sandbox is handed out twice**. A taken sandbox does not return to the pool; the caller destroys it. An
+//! idle sandbox has run no command. `state` decides the next step as a pure function of its values, `refill` carries it out in
+//! the background, and this file is the interface for callers and the owner.
 
 mod refill;
 mod state;
@@ -24,13 +24,14 @@ use tokio::{
 /// The size of a pool, and how fast it is filled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolLimits {
-    /// How many idle sandboxes are kept. Each consists of a waiting process, its namespaces and an empty tmpfs.
+    /// The number of idle sandboxes that are kept. Each consists of a waiting process, its namespaces and an empty tmpfs.
     pub idle: usize,
-    /// How many sandboxes may be under creation at once, by callers and in the background together. A burst of callers queues
-    /// instead of starting as many processes at once.
+    /// The maximum number of sandboxes that are created concurrently, by callers and in the background together. If many callers
+    /// arrive at once, they queue.
     pub create_permits: NonZeroUsize,
-    /// How long a full pool waits after a take before it refills. Creating a sandbox occupies both processors of a small machine,
-    /// which the caller needs for the sandbox it has just taken. Once started, refilling continues until the pool is full.
+    /// The time that a full pool waits after a take before it refills. Creating a sandbox occupies both processors of a small
+    /// machine, which the caller needs for the sandbox it has just taken. Once started, refilling continues until the pool is
+    /// full.
     pub refill_delay: Duration,
     /// The age at which an idle sandbox is replaced; an older one is never handed out, because its view of the host is that of
     /// its creation. At least one second, so that the background task does more than replace sandboxes.

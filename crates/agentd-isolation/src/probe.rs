@@ -1,11 +1,15 @@
 //! The probe: creates objects on the host that a sandbox must not reach, creates a small sandbox, and runs the attack suite in
 //! it.
 
+mod egress;
+
+pub use egress::granted_hosts;
+
 use crate::{blocking::planning, targets::Targets};
-use agentd_attack::{BUG, Verdict};
+use agentd_attack::{BUG, Check, Facts, Verdict};
 use agentd_core::{
     Access, BackendCapabilities, Bytes, Claim, Command, EndReason, Evidence, EvidenceResult, Grant, GuardRule, IsolationBackend,
-    IsolationError, Limits, Outcome, Profile, Sandbox, SandboxSpec, Writable,
+    IsolationError, Limits, NetworkMode, Outcome, Profile, Sandbox, SandboxSpec, Writable,
 };
 use agentd_kernel::privileges::Capabilities;
 use agentd_supervisor::role::Role;
@@ -64,11 +68,10 @@ async fn attack_in(backend: &impl Attackable, work_root: &Path, with_grants: boo
     let targets = planning(move || work_root.canonicalize().and_then(|real| Targets::make(&real)).map_err(io)).await?;
     let grant = |path: &Path, access| Grant { guard: GuardRule::Waive, ..Grant::new(path, access) };
     let grants = vec![grant(&targets.workspace, Access::ReadWrite), grant(&targets.readonly, Access::ReadOnly)];
-    let mut argv = vec![Role::Attack.name().to_owned()];
     let traits = backend.traits();
     let mut facts = targets.facts.clone();
     if traits.own_root {
-        // A payload in a root of its own keeps these capabilities.
+        // A payload with its own root keeps these capabilities.
         facts = facts.with("own_root", "1".to_owned()).with("capabilities", format!("{:x}", Capabilities::OWN_ROOT.0));
     }
     if traits.own_kernel {
@@ -78,30 +81,44 @@ async fn attack_in(backend: &impl Attackable, work_root: &Path, with_grants: boo
         true => (grants, facts),
         false => (Vec::new(), facts.with("workspace", "/tmp".to_owned()).with("no_grants", "1".to_owned())),
     };
-    argv.extend(facts.to_args());
+    attack_sandbox(backend, SandboxSpec { grants, ..SandboxSpec::default() }, &facts).await
+}
+
+/// Runs the attacks for these facts in a sandbox of `spec`.
+async fn attack_sandbox(backend: &impl Attackable, spec: SandboxSpec, facts: &Facts) -> Result<Vec<Evidence>, IsolationError> {
+    let argv = [vec![Role::Attack.name().to_owned()], facts.to_args()].concat();
     let command = Command {
         argv: argv.into_iter().map(Into::into).collect(),
         env: vec![("HOME".into(), "/home/agent".into())],
         limits: Limits { wall: Some(TIMEOUT), ..Limits::default() },
         ..Command::default()
     };
-    let sandbox = backend.create_to_attack(SandboxSpec { grants, ..SandboxSpec::default() }).await?;
+    let sandbox = backend.create_to_attack(spec).await?;
     let outcome = sandbox.attack(command).await;
     sandbox.destroy().await?;
     let stdout = outcome?.stdout.to_bytes();
     let stdout = String::from_utf8_lossy(&stdout);
-    Ok(agentd_attack::checks(&facts)
-        .map(|check| {
-            let verdict = stdout.lines().filter_map(agentd_attack::parse_line).find(|(name, _)| *name == check.name);
-            let result = match verdict {
-                Some((_, Verdict::Held)) => EvidenceResult::Held,
-                Some((_, Verdict::Broken(how))) => EvidenceResult::Broken(how),
-                Some((_, Verdict::NotTried(why))) => EvidenceResult::NotTried(why),
-                None => EvidenceResult::NotTried("the attack reported no result".to_owned()),
-            };
-            Evidence { claim: check.claim, check: check.name.to_owned(), result, remedy: check.remedy.to_owned() }
-        })
-        .collect())
+    let evidence = agentd_attack::checks(facts).map(|check| {
+        let verdict = stdout.lines().filter_map(agentd_attack::parse_line).find(|(name, _)| *name == check.name);
+        let result = match verdict {
+            Some((_, Verdict::Held)) => EvidenceResult::Held,
+            Some((_, Verdict::Broken(how))) => EvidenceResult::Broken(how),
+            Some((_, Verdict::NotTried(why))) => EvidenceResult::NotTried(why),
+            None => return no_result(check, "the attack reported no result".to_owned(), check.remedy),
+        };
+        Evidence { claim: check.claim, check: check.name.to_owned(), result, remedy: check.remedy.to_owned() }
+    });
+    Ok(evidence.collect())
+}
+
+/// Returns the evidence of a check that was not tried.
+fn no_result(check: &Check, why: String, remedy: &str) -> Evidence {
+    Evidence {
+        claim: check.claim,
+        check: check.name.to_owned(),
+        result: EvidenceResult::NotTried(why),
+        remedy: remedy.to_owned(),
+    }
 }
 
 /// Runs the attacks and the limit checks, and returns the proven capabilities of `backend`.
@@ -112,6 +129,9 @@ pub async fn probe(backend: &impl Attackable, work_root: &Path) -> Result<Backen
     let mut evidence = attack(backend, work_root).await?;
     if backend.traits().own_root {
         evidence.push(change_own_root(backend).await);
+    }
+    if backend.traits().egress {
+        evidence.extend(granted_hosts(backend, NetworkMode::Egress).await);
     }
     evidence.extend(limits(backend).await);
     Ok(capabilities(backend.name(), evidence))

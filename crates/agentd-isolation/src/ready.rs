@@ -1,4 +1,4 @@
-//! Registers descriptors with the caller's tokio runtime to wait for their readiness.
+//! Registers descriptors with the caller's tokio runtime, to wait until they are ready.
 
 use agentd_supervisor::channel::Channel;
 use std::{

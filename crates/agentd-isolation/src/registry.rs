@@ -19,7 +19,7 @@ struct Registration {
     factory: Factory,
     /// True if the backend is agentd's own.
     built_in: bool,
-    /// `None` where proofs of the backend are not kept.
+    /// `None` if proofs of the backend are not stored.
     proof_files: Option<ProofFiles>,
 }
 
@@ -27,7 +27,7 @@ struct Registration {
 pub struct BuiltIn(Registration);
 
 impl BuiltIn {
-    /// Creates an entry for a backend whose proofs are not kept.
+    /// Creates an entry for a backend whose proofs are not stored.
     pub fn new<B: IsolationBackend + 'static>(
         canonical: &str,
         aliases: &[&str],
@@ -49,8 +49,8 @@ impl BuiltIn {
         Self(Registration { canonical: canonical.to_owned(), aliases, factory, built_in: true, proof_files: None })
     }
 
-    /// Keeps the backend's proof for later processes as long as the files that `files` returns do not change. Use this only for a
-    /// backend with a boundary.
+    /// Stores the backend's proof for later processes. The proof is valid as long as the files that `files` returns do not
+    /// change. Use this only for a backend with a boundary.
     #[must_use]
     pub fn proven_with(self, files: ProofFiles) -> Self {
         Self(Registration { proof_files: Some(files), ..self.0 })
@@ -89,7 +89,7 @@ impl Registry {
         self.entries().iter().any(|e| e.built_in && e.canonical == name)
     }
 
-    /// Returns the backends whose proofs are kept, by canonical name.
+    /// Returns the backends whose proofs are stored, by canonical name.
     pub(crate) fn provable(&self) -> Vec<(String, ProofFiles)> {
         self.entries().iter().filter_map(|e| Some((e.canonical.clone(), e.proof_files?))).collect()
     }

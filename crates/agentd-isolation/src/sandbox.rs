@@ -1,5 +1,7 @@
 //! A sandbox controlled over a channel to its supervisor. All backends whose supervisor shares the kernel use it.
 
+mod network;
+
 use crate::{
     blocking::blocking,
     connection::{ExecEvent, SupervisorConnection, Traits},
@@ -11,8 +13,8 @@ use crate::{
     ready,
 };
 use agentd_core::{
-    BackendCapabilities, Command, ControlReport, ExecHandle, IsolationBackend, IsolationError, Limits, NetworkLog, Outcome,
-    Sandbox, SandboxId, Usage,
+    BackendCapabilities, Command, ControlReport, ExecHandle, IsolationBackend, IsolationError, Limits, Network, NetworkLog,
+    Outcome, Sandbox, SandboxId, Usage,
 };
 use agentd_egress::GatewayConfig;
 use agentd_kernel::{cgroup::Watch, gateway::GatewaySocket};
@@ -43,7 +45,7 @@ pub struct SharedKernelSandbox {
     gateway: Option<SandboxGateway>,
 }
 
-/// What the greeting of a supervisor contains.
+/// The content of a supervisor's first message.
 struct Greeted {
     connection: Arc<SupervisorConnection>,
     controls: Vec<ControlReport>,
@@ -184,9 +186,20 @@ impl SharedKernelSandbox {
     /// # Errors
     /// [`IsolationError::File`] with the errno, `EISDIR` for anything but a regular file; otherwise the loss of the sandbox.
     pub async fn open_file(&self, path: &Path, write: bool) -> Result<File, IsolationError> {
+        let request = |id| Request::Open { id, path: path.as_os_str().as_bytes().to_vec(), write };
+        let failed = |errno| IsolationError::File { path: path.display().to_string(), errno };
+        let file = File::from(self.opened(request).await?.map_err(failed)?);
+        let regular = file.metadata().is_ok_and(|m| m.is_file());
+        if regular { Ok(file) } else { Err(failed(libc::EISDIR)) }
+    }
+
+    /// Sends a request that is answered by a descriptor, and returns the descriptor or the errno.
+    ///
+    /// # Errors
+    /// The loss of the sandbox.
+    async fn opened(&self, request: impl Fn(u32) -> Request) -> Result<Result<OwnedFd, i32>, IsolationError> {
         let (id, mut events) = self.connection.listen();
-        let request = Request::Open { id, path: path.as_os_str().as_bytes().to_vec(), write };
-        let answer = match self.connection.request(&request, &[]) {
+        let answer = match self.connection.request(&request(id), &[]) {
             Ok(()) => events.recv().await,
             Err(error) => {
                 self.connection.forget(id);
@@ -194,14 +207,8 @@ impl SharedKernelSandbox {
             }
         };
         self.connection.forget(id);
-        let failed = |errno| IsolationError::File { path: path.display().to_string(), errno };
         match answer {
-            Some(ExecEvent::Opened(Ok(fd))) => {
-                let file = File::from(fd);
-                let regular = file.metadata().is_ok_and(|m| m.is_file());
-                if regular { Ok(file) } else { Err(failed(libc::EISDIR)) }
-            }
-            Some(ExecEvent::Opened(Err(errno))) => Err(failed(errno)),
+            Some(ExecEvent::Opened(opened)) => Ok(opened),
             _ => Err(self.connection.why_lost()),
         }
     }
@@ -241,6 +248,14 @@ impl Sandbox for SharedKernelSandbox {
 
     fn network_log(&self) -> Option<Arc<dyn NetworkLog>> {
         self.gateway.as_ref().map(SandboxGateway::log)
+    }
+
+    async fn set_network(&self, network: &Network) -> Result<(), IsolationError> {
+        self.change_network(network).await
+    }
+
+    async fn connect(&self, port: u16) -> Result<OwnedFd, IsolationError> {
+        self.connect_to_loopback(port).await
     }
 
     async fn capabilities(&self) -> Result<BackendCapabilities, IsolationError> {
@@ -332,11 +347,10 @@ impl Sandbox for SharedKernelSandbox {
         };
         let result = self.ordered.destroy(kill).await;
         self.connection.destroyed();
-        let stopped = match &self.gateway {
-            Some(gateway) => gateway.stop().await,
-            None => Ok(()),
-        };
-        result.and(stopped)
+        if let Some(gateway) = &self.gateway {
+            gateway.stop().await;
+        }
+        result
     }
 }
 

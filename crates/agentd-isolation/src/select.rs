@@ -29,14 +29,15 @@ pub fn backends_with(registry: &Registry, work_root: &Path, wanted: impl Fn(&Bac
     registry.available().into_iter().filter(meets).collect()
 }
 
-/// Chooses the backend with the highest score among those in `names` that prove all of `claims`. Between equal scores, the
-/// backend whose sandboxes start faster wins, then the first. A backend without a boundary is never chosen.
+/// Chooses the backend with the highest score among those in `names` that prove all of `claims`. Of backends with the same score,
+/// chooses the one whose sandboxes start faster and, if they start equally fast, the first. A backend without a boundary is never
+/// chosen.
 ///
 /// Proofs of earlier processes are used as long as nothing that they depend on has changed. A backend that cannot win is not
 /// probed, except that backends registered by an embedder are always probed.
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] if no backend proves some of `claims`, [`IsolationError::Combination`] if no single backend
+/// [`IsolationError::Requirement`] if no backend proves one of `claims`, [`IsolationError::Combination`] if no single backend
 /// proves all of them.
 pub async fn choose_backend<N: AsRef<str>>(
     registry: &Registry,
@@ -123,7 +124,7 @@ fn not_usable(name: &str, error: &IsolationError) {
     tracing::info!(backend = name, error = %escape::text(&error.to_string()), "backend is not usable");
 }
 
-/// Returns the kept proof of a backend if it is valid; otherwise probes the backend and keeps the result.
+/// Returns the stored proof of a backend if it is valid; otherwise probes the backend and stores the result.
 async fn proof(backend: Arc<dyn IsolationBackend>, name: &str, proofs: Option<&Arc<Proofs>>) -> Result<Choice, IsolationError> {
     let Some(proofs) = proofs else {
         let proven = backend.probe().await?;
@@ -153,7 +154,7 @@ async fn proofs(registry: &Registry, work_root: &Path) -> Result<Arc<Proofs>, Is
     planning(move || Ok(Arc::new(Proofs::open(kept, &work_root)))).await
 }
 
-/// Probes the backend called `name` and replaces its kept proof, valid or not.
+/// Probes the backend called `name` and replaces its stored proof, valid or not.
 ///
 /// # Errors
 /// The error of creating the backend, which leaves the old proof unchanged, or of probing it, which discards the old proof.
@@ -169,13 +170,13 @@ pub async fn probe_again(registry: &Registry, work_root: &Path, name: &str) -> R
     probe_and_keep(&*backend, &proofs).await
 }
 
-/// Discards the kept proof of the backend called `name`, so that the next choice probes it again.
+/// Discards the stored proof of the backend called `name`, so that the next choice probes it again.
 pub fn forget_proof(registry: &Registry, work_root: &Path, name: &str) {
     Proofs::open(registry.provable(), work_root).forget(name);
 }
 
-/// Returns the registered backend with the highest score; of equals, the one registered first, however long its sandboxes take to
-/// start.
+/// Returns the registered backend with the highest score. Of backends with the same score, returns the one that was registered
+/// first, however long its sandboxes take to start.
 ///
 /// If no backend proves any isolation, falls back to `host-direct`, which **isolates nothing**, and logs a warning. Code that
 /// must not run unisolated uses [`require_backend`].

@@ -42,7 +42,7 @@ impl SendQueue {
         Self { socket: Arc::new(socket), waiting: VecDeque::new(), bytes: 0 }
     }
 
-    /// Returns the socket, to wait for room in it.
+    /// Returns the socket, to wait until it has space.
     pub(crate) fn socket(&self) -> Arc<OwnedFd> {
         self.socket.clone()
     }

@@ -3,7 +3,8 @@
 
 use crate::{
     blocking::{blocking, planning},
-    egress, explain, launcher,
+    egress, explain, fallback,
+    launcher::{self, Ordered},
     layered::{LayerStore, LayeredSandbox},
     own_state,
     probe::{self, Attackable, AttackedSandbox},
@@ -11,8 +12,8 @@ use crate::{
     tracker::Tracker,
 };
 use agentd_core::{
-    BackendCapabilities, BackendTraits, Control, Evidence, IsolationBackend, IsolationError, Limits, NetworkMode, PlanLine,
-    Profile, Sandbox, SandboxId, SandboxSpec, Writable,
+    BackendCapabilities, BackendTraits, Control, Evidence, Grant, IsolationBackend, IsolationError, Limits, NetworkMode,
+    PlanLine, Profile, Sandbox, SandboxId, SandboxSpec, Writable,
 };
 use agentd_egress::GatewayConfig;
 use agentd_kernel::{
@@ -22,7 +23,10 @@ use agentd_kernel::{
     seccomp::SeccompPlan,
 };
 use agentd_log::LogFailure as _;
-use agentd_supervisor::{plan::SandboxPlan, role};
+use agentd_supervisor::{
+    plan::{ExpectedPlan, SandboxPlan},
+    role,
+};
 use async_trait::async_trait;
 use std::{
     path::{Path, PathBuf},
@@ -37,20 +41,26 @@ pub fn has_subordinate_ids() -> bool {
     !rustix::process::geteuid().is_root() && Subordinate::of_caller().is_ok()
 }
 
-/// Starts the launcher, and in it the first process of a sandbox of this network access, profile and limits. The kernel then
-/// creates the namespaces while the caller plans the sandbox. A program with one thread forks the launcher, so this function is
-/// best called before another thread starts.
+/// Starts the launcher. A program with one thread forks the launcher, so this function is best called before another thread
+/// starts. A failure is only logged: creating a sandbox meets and reports it.
+pub fn start_launcher() {
+    launcher::get().map(drop).or_debug("start the launcher", "next sandbox");
+}
+
+/// Starts the first process of a sandbox of this network access, profile and limits. The kernel then creates the namespaces while
+/// the caller plans the sandbox. With `view`, which suits a sandbox of `linux-native` without degraded isolation only, the
+/// process also begins to build the view.
 ///
-/// Nothing is lost if no such sandbox follows. A failure is only logged: creating a sandbox meets and reports it.
-pub fn prepare(network: NetworkMode, profile: Profile, limits: &Limits) {
-    let seccomp = SeccompPlan { profile, network, set_ids: false };
-    let prepared = if CgroupPlan::from_limits(limits, SeccompPlan::SUPERVISOR_THREADS).is_empty() {
-        launcher::prepare(NamespacePlan { enabled: true, network, ids: Ids::Dedicated }, seccomp)
-    } else {
-        // The first process would have to be in its cgroup from the start.
-        launcher::get().map(drop)
-    };
-    prepared.or_debug("prepare the launcher", "next sandbox");
+/// If no such sandbox follows, the process is not used. A failure is only logged, because creating a sandbox has the same failure
+/// and reports it.
+pub fn prepare(network: NetworkMode, profile: Profile, limits: &Limits, view: bool) {
+    // With a control group, the first process would have to be in the group from the start.
+    if CgroupPlan::from_limits(limits, SeccompPlan::SUPERVISOR_THREADS).is_empty() {
+        let namespaces = NamespacePlan { enabled: true, network, ids: Ids::Dedicated };
+        let seccomp = SeccompPlan { profile, network, set_ids: false };
+        let expected = ExpectedPlan { namespaces, seccomp, view: view.then_some(fallback::SCRATCH_BYTES) };
+        launcher::prepare(expected).or_debug("prepare the first process", "next sandbox");
+    }
 }
 
 /// The properties of one shared-kernel backend.
@@ -114,6 +124,14 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     }
 
     fn plan_with(config: &K::Config, spec: &SandboxSpec) -> Result<SandboxPlan, IsolationError> {
+        let Planned { plan, unchecked } = Self::plan_unchecked(config, spec)?;
+        own_state::check(&unchecked, &[])?;
+        Ok(plan)
+    }
+
+    /// Plans a sandbox of `spec`. If that fails, and a grant is refused because of agentd's own folders, returns the latter
+    /// error.
+    fn plan_unchecked(config: &K::Config, spec: &SandboxSpec) -> Result<Planned, IsolationError> {
         if spec.network.mode() == NetworkMode::Egress && !K::TRAITS.egress {
             return Err(IsolationError::Invalid {
                 what: "network".to_owned(),
@@ -125,9 +143,13 @@ impl<K: BackendKind> SharedKernelBackend<K> {
         }
         // Without a boundary nothing is protected from a command, and a separate machine contains none of agentd's files.
         if !K::TRAITS.boundary || K::TRAITS.own_kernel {
-            return K::plan(config, spec);
+            return Ok(Planned { plan: K::plan(config, spec)?, unchecked: Vec::new() });
         }
-        K::plan(config, &own_state::checked(spec.clone(), &[])?)
+        let spec = own_state::unchecked(spec.clone())?;
+        match K::plan(config, &spec) {
+            Ok(plan) => Ok(Planned { plan, unchecked: spec.grants }),
+            Err(error) => Err(own_state::check(&spec.grants, &[]).err().unwrap_or(error)),
+        }
     }
 
     /// Runs the attack suite in a sandbox of this backend and returns the evidence. Without a boundary, an attack that fails
@@ -165,8 +187,16 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     pub async fn create_on_shared_kernel(&self, spec: SandboxSpec) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
         let (backend, limits) = (self.clone(), spec.limits.clone());
         let gateway = egress::config(&spec.network)?;
-        let plan = planned(spec, move |spec| Self::plan_with(&backend.0.config, &spec)).await?;
-        self.create(plan, limits, gateway).await
+        let Planned { plan, unchecked } = planned(spec, move |spec| Self::plan_unchecked(&backend.0.config, &spec)).await?;
+        let ordered = launcher::get()?.create(plan).await?;
+        // The sandbox is set up meanwhile. No command can start in it before the caller has it.
+        let checked = if unchecked.is_empty() { Ok(()) } else { planning(move || own_state::check(&unchecked, &[])).await };
+        if let Err(error) = checked {
+            // The caller gets the first error.
+            ordered.destroy(|| ()).await.or_warn("destroy sandbox whose grants are refused", ordered.id);
+            return Err(error);
+        }
+        self.open(ordered, limits, gateway).await
     }
 
     /// Creates a sandbox from a plan, for settings that a spec cannot express. `limits` are the limits that the plan was made
@@ -175,21 +205,26 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     /// # Errors
     /// The failed control, as for [`IsolationBackend::create_sandbox`].
     pub async fn create_planned(&self, plan: SandboxPlan, limits: Limits) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
-        self.create(plan, limits, None).await
+        let ordered = launcher::get()?.create(plan).await?;
+        self.open(ordered, limits, None).await
     }
 
-    async fn create(
+    async fn open(
         &self,
-        plan: SandboxPlan,
+        ordered: Ordered,
         limits: Limits,
         gateway: Option<GatewayConfig>,
     ) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
-        let launcher = launcher::get()?;
-        let ordered = launcher.create(plan).await?;
         let sandbox = SharedKernelSandbox::open(ordered, Arc::new(self.clone()), limits, gateway).await?;
         self.0.live.add(&sandbox);
         Ok(sandbox)
     }
+}
+
+/// A plan, and the grants that are still to be compared with agentd's own folders.
+struct Planned {
+    plan: SandboxPlan,
+    unchecked: Vec<Grant>,
 }
 
 /// Plans a sandbox of `spec`. The time for grants depends on the caller's file systems and on the size of the granted trees, so

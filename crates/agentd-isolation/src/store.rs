@@ -19,8 +19,8 @@ const LOCK_FILE: &str = "lock";
 /// A file in each folder, locked by the folder's owner; for a machine, by its shim.
 const ALIVE: &str = "alive";
 
-/// How often locking is retried after the store folder disappeared. Bounded, because a folder that cannot be created is also
-/// reported as not found.
+/// The maximum number of attempts to lock a store folder that disappears. A folder that cannot be created is also reported as not
+/// found.
 const TRIES: u32 = 1000;
 
 /// The number of the next folder of this process.

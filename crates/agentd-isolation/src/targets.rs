@@ -39,7 +39,7 @@ impl Targets {
     pub(crate) fn make(work_root: &Path) -> io::Result<Self> {
         fs::create_dir_all(work_root)?;
         let scratch = Scratch::make_with_cleanup(work_root, PREFIX, remove_targets_of).map_err(io::Error::other)?;
-        // The directory mode must not be what keeps a payload out: the probe tests the boundary.
+        // The mode of the directory must not protect it from a payload, because the probe tests the boundary.
         fs::set_permissions(scratch.path(), Permissions::from_mode(0o755))?;
         let root = scratch.path().canonicalize()?;
         let unique = scratch.name().to_string_lossy().into_owned();
@@ -102,7 +102,7 @@ fn remove_targets_of(name: &str) {
     if let Ok(queue) = CString::new(format!("/{name}")) {
         // SAFETY: the name is a NUL-terminated string that outlives the call.
         if unsafe { libc::mq_unlink(queue.as_ptr()) } != 0 {
-            // Few systems have the queue: not all attacks need it, and not every kernel supports it.
+            // A failure is ignored: not every kernel supports message queues, and only one attack needs the queue.
             Err::<(), _>(io::Error::last_os_error()).or_debug("remove attack target", &queue);
         }
     }

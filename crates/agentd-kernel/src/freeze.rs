@@ -13,7 +13,7 @@ use std::{
 /// A frozen file system, thawed when dropped.
 ///
 /// The process that holds this value must not write to the file system, and must not close the last descriptor of an unlinked
-/// file on it: either would block forever.
+/// file on it, because the process would block forever.
 #[derive(Debug)]
 pub struct FrozenFileSystem {
     directory: OwnedFd,

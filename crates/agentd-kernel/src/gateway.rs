@@ -1,20 +1,25 @@
 //! The network namespace of a sandbox that reaches granted hosts only, for the gateway outside.
 //!
-//! Its only interface is `lo`, so nothing leaves the namespace. Routes make every address local ("AnyIP"): the kernel itself ends
-//! each connection, whatever its destination, at the sockets that listen here. Only the gateway gets these sockets.
+//! The only interface is `lo`, so no packet leaves the namespace. Routes make every address local ("AnyIP"): the kernel itself
+//! ends each connection, whatever its destination, at the sockets that listen in this namespace. Only the gateway gets these
+//! sockets.
 
 mod attempts;
 
-use crate::{ErrnoContext, syscall::sockets::packet_socket};
-use agentd_core::{Control, ControlError};
+use crate::ErrnoContext;
+use agentd_core::{Control, ControlError, ControlStatus};
 use rustix::{
     io::Errno,
-    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, listen, recv, send, socket_with, sockopt},
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, listen, netlink::SocketAddrNetlink, recv, send,
+        socket_with, sockopt,
+    },
 };
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
+    time::Duration,
 };
 
 /// The purpose of a socket of the gateway.
@@ -26,42 +31,67 @@ pub enum GatewaySocket {
     DnsTcp,
     /// Receives datagrams at UDP port 53.
     DnsUdp,
-    /// Receives the first packet of each TCP connection, and UDP datagrams, to addresses that are not the sandbox's own.
+    /// A raw socket that receives the first packet of each TCP connection, or UDP datagrams, to addresses that are not the
+    /// sandbox's own.
     Attempts,
 }
 
-/// The name server in `resolv.conf`. Every address is local, so the gateway answers at any of them.
+/// The name server in `resolv.conf`. Every address is local, so the gateway answers at any address.
 pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 
 const OWN_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
-/// The addresses of `lo`. Without an address that is not of the loopback, `getaddrinfo(3)` with `AI_ADDRCONFIG` finds no family.
-/// Both are of the ranges that the gateway uses for names, and among those that no name gets.
+/// The addresses of `lo`. If `lo` had only loopback addresses, `getaddrinfo(3)` with `AI_ADDRCONFIG` would find no family. The
+/// addresses are in the ranges that the gateway uses for names, but are assigned to no name.
 const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(OWN_V4), IpAddr::V6(Ipv6Addr::new(0xfd61, 0x6765, 0x6e74, 0, 0, 0, 0, 2))];
 
-/// Connections that wait to be accepted, for each socket. The sysctl `net.core.somaxconn` may lower it.
+/// The maximum number of connections that wait to be accepted, for each socket. The sysctl `net.core.somaxconn` may lower it.
 const BACKLOG: i32 = 1024;
 const DNS: u16 = 53;
+/// The longest wait for the IPv6 address, which usually takes some microseconds.
+const USABLE: Duration = Duration::from_secs(1);
+
+/// The prepared network namespace.
+pub struct Prepared {
+    /// The sockets of the gateway.
+    pub sockets: Vec<(GatewaySocket, OwnedFd)>,
+    /// Partial if attempts that no socket accepts will not be recorded.
+    pub status: ControlStatus,
+    /// A description.
+    pub detail: String,
+}
 
 /// Prepares the network namespace of this process: addresses, routes, and sockets that listen on the TCP `ports` and on port 53.
-/// Needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE in the namespace. Returns the sockets and a description.
+/// Needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE in the namespace, and CAP_NET_RAW for the record of other attempts.
 ///
 /// # Errors
-/// The errno of a failed step for IPv4. A kernel without IPv6 gets no sockets for it, and the namespace has no way out either.
-pub fn prepare(ports: &[u16]) -> Result<(Vec<(GatewaySocket, OwnedFd)>, String), ControlError> {
+/// The errno of a failed step for IPv4. On a kernel without IPv6, there are no sockets for IPv6, and the namespace has no IPv6
+/// either.
+pub fn prepare(ports: &[u16]) -> Result<Prepared, ControlError> {
     let [v4, v6] = ADDRESSES;
     make_all_local(v4).during(Control::Network, || "make every IPv4 address local: rtnetlink".to_owned())?;
     let mut sockets = sockets_of(v4, ports)?;
-    let families = match make_all_local(v6) {
-        Ok(()) => {
-            sockets.extend(sockets_of(v6, ports)?);
-            "IPv4 and IPv6"
+    let mut families = vec![AddressFamily::INET];
+    let watch = watch_v6_addresses();
+    if make_all_local(v6).is_ok() {
+        sockets.extend(sockets_of(v6, ports)?);
+        families.push(AddressFamily::INET6);
+        // Without it, a packet may be lost.
+        watch.and_then(|watch| wait_until_usable(&watch)).ok();
+    }
+    let attempts: Result<Vec<_>, _> = families.iter().map(|family| attempts::sockets(*family)).collect();
+    // The kernel refuses the same attempts without these sockets.
+    let status = match attempts {
+        Ok(attempts) => {
+            sockets.extend(attempts.into_iter().flatten().map(|socket| (GatewaySocket::Attempts, socket)));
+            ControlStatus::Enforced
         }
-        Err(_) => "IPv4",
+        Err(errno) => ControlStatus::Partial(format!(
+            "TCP to other ports and UDP are refused, but not recorded: create a raw socket in the sandbox's network: {errno} \
+             — in an outer sandbox, allow raw sockets"
+        )),
     };
-    // A kernel without packet sockets refuses the same, and the record lacks what no socket accepts.
-    let attempts = packet_socket(&mut attempts::filter(OWN_V4), rtnetlink::LOOPBACK).ok();
-    sockets.extend(attempts.map(|socket| (GatewaySocket::Attempts, socket)));
-    Ok((sockets, format!("gateway to granted hosts, {families}; TCP ports {ports:?}")))
+    let families = if families.len() > 1 { "IPv4 and IPv6" } else { "IPv4" };
+    Ok(Prepared { sockets, status, detail: format!("gateway to granted hosts, {families}; TCP ports {ports:?}") })
 }
 
 fn sockets_of(family: IpAddr, ports: &[u16]) -> Result<Vec<(GatewaySocket, OwnedFd)>, ControlError> {
@@ -75,7 +105,8 @@ fn sockets_of(family: IpAddr, ports: &[u16]) -> Result<Vec<(GatewaySocket, Owned
         .collect()
 }
 
-/// Creates a socket at a port of every address of the family. It has no `SO_REUSEADDR`, so no program inside can bind the port.
+/// Creates a socket at a port of every address of the family. The socket has no `SO_REUSEADDR`, so no program inside can bind the
+/// port.
 fn socket(family: IpAddr, purpose: GatewaySocket, port: u16) -> Result<OwnedFd, Errno> {
     let (family, any) = match family {
         IpAddr::V4(_) => (AddressFamily::INET, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
@@ -83,14 +114,30 @@ fn socket(family: IpAddr, purpose: GatewaySocket, port: u16) -> Result<OwnedFd, 
     };
     let kind = if purpose == GatewaySocket::DnsUdp { SocketType::DGRAM } else { SocketType::STREAM };
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
-    if family == AddressFamily::INET6 {
-        sockopt::set_ipv6_v6only(&socket, true)?;
-    }
-    bind(&socket, &SocketAddr::new(any, port))?;
+    bind_all(&socket, SocketAddr::new(any, port))?;
     if kind == SocketType::STREAM {
         listen(&socket, BACKLOG)?;
     }
     Ok(socket)
+}
+
+/// Lets an unbound TCP socket from inside listen at a port of every IPv4 address, or of every IPv6 address with `v6`. Needs
+/// CAP_NET_BIND_SERVICE in the user namespace that owns the socket's network namespace. The user who created that namespace has
+/// all capabilities in it, in the namespace above (`man 7 user_namespaces`).
+///
+/// # Errors
+/// `EADDRINUSE` if a program inside has bound the port.
+pub fn listen_at(socket: &OwnedFd, v6: bool, port: u16) -> Result<(), Errno> {
+    let any = if v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+    bind_all(socket, SocketAddr::new(any, port))?;
+    listen(socket, BACKLOG)
+}
+
+fn bind_all(socket: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(socket, true)?;
+    }
+    bind(socket, &address)
 }
 
 /// Numbers of `linux/rtnetlink.h`, `linux/netlink.h` and `linux/if_addr.h`.
@@ -103,6 +150,8 @@ mod rtnetlink {
     pub(super) const IFA_LOCAL: u16 = 2;
     /// No duplicate address detection, so that the address is usable at once.
     pub(super) const IFA_F_NODAD: u8 = 0x02;
+    /// `RTMGRP_IPV6_IFADDR`.
+    pub(super) const GROUP_V6_ADDRESSES: u32 = 0x100;
     pub(super) const RTA_OIF: u16 = 4;
     pub(super) const RTA_PREFSRC: u16 = 7;
     pub(super) const RT_TABLE_MAIN: u8 = 254;
@@ -137,6 +186,28 @@ fn make_all_local(address: IpAddr) -> Result<(), Errno> {
         &attribute(RTA_PREFSRC, &octets),
     ];
     request(&netlink, NEW_ROUTE, FLAGS, &route.concat())
+}
+
+/// Returns a socket that receives a message about each change of an IPv6 address.
+fn watch_v6_addresses() -> Result<OwnedFd, Errno> {
+    let watch = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    bind(&watch, &SocketAddrNetlink::new(0, rtnetlink::GROUP_V6_ADDRESSES))?;
+    sockopt::set_socket_timeout(&watch, sockopt::Timeout::Recv, Some(USABLE))?;
+    Ok(watch)
+}
+
+/// Waits until the IPv6 address of `lo` is usable. The kernel adds its route in a worker, also without duplicate address
+/// detection (`addrconf_dad_start`), and then sends this message. Before that, a packet may be lost: on a busy machine, the first
+/// answer did not arrive in 166 of 400 namespaces. A connection waits a second for its second packet then.
+fn wait_until_usable(watch: &OwnedFd) -> Result<(), Errno> {
+    let [_, IpAddr::V6(own)] = ADDRESSES else { return Err(Errno::AFNOSUPPORT) };
+    let mut message = [0; 256];
+    loop {
+        let (received, _) = recv(watch, &mut message, RecvFlags::empty())?;
+        if message.get(..received).unwrap_or_default().windows(16).any(|part| part == own.octets()) {
+            return Ok(());
+        }
+    }
 }
 
 /// Encodes an attribute whose value needs no padding (`struct rtattr`).

@@ -48,7 +48,7 @@ pub struct IdMap {
     pub host_gid: u32,
     /// Number of consecutive ids, including the first one.
     pub count: u32,
-    /// The ids that follow inside, if they map to a different place on the host.
+    /// Further ids inside, if they map to another range of the host.
     pub extra: Option<ExtraIds>,
 }
 
@@ -65,8 +65,8 @@ pub struct ExtraIds {
 
 impl IdMap {
     /// Returns the map for a launcher that is root: an unprivileged user inside, and a host id derived from the supervisor's pid.
-    /// No other live sandbox of a launcher in the same PID namespace has that host id, because no other live process there has
-    /// that pid.
+    /// No other live process in the PID namespace of the launcher has that pid, so no other live sandbox created there has that
+    /// host id.
     pub fn for_supervisor(supervisor: i32) -> Self {
         let host = FIRST_HOST_ID + supervisor.unsigned_abs();
         Self { uid: ORDINARY, gid: ORDINARY, host_uid: host, host_gid: host, count: 1, extra: None }
@@ -97,8 +97,7 @@ impl IdMap {
 pub struct IdLease {
     /// The range, whose first id is root inside.
     pub id_map: IdMap,
-    /// The locked file or bound socket that marks the range as taken. The kernel releases it when the descriptor is closed,
-    /// however the process ends.
+    /// The locked file or bound socket that marks the range as taken. The kernel releases it when the process ends.
     lock: Option<OwnedFd>,
 }
 

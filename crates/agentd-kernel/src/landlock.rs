@@ -37,16 +37,16 @@ pub struct Rule {
 pub struct LandlockPlan {
     /// The hierarchies that the sandbox may access.
     pub rules: Vec<Rule>,
-    /// Whether every directory may be listed. Set for a view, which shows only permitted files. A rule for `/` always includes
-    /// everything below it.
+    /// Whether every directory may be listed. True for `linux-native`, whose view of the host's tree shows only permitted files.
+    /// No rule can express this, because a rule for `/` always includes everything below `/`.
     pub listable: bool,
     /// Landlock restricts TCP with [`NetworkMode::Host`] only: the other modes have a network namespace of their own.
     pub network: NetworkMode,
 }
 
 impl LandlockPlan {
-    /// Returns the rules for a process whose view could not be built. The rules of the `private` paths are dropped, because these
-    /// paths lead to the host's files without a view. Of `/dev`, only the harmless nodes are allowed.
+    /// Returns the rules for a process whose view of the host's tree could not be built. The rules of the `private` paths are
+    /// dropped, because without a view these paths lead to the host's files. Of `/dev`, only the harmless nodes are allowed.
     #[must_use]
     pub fn without_view(&self, private: &[&Path]) -> Self {
         let is_read_only_grant = |rule: &Rule| rule.object.is_some() && rule.access == Access::ReadOnly;

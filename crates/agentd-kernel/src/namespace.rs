@@ -13,8 +13,8 @@ pub enum Ids {
     /// A range that no other live sandbox has.
     #[default]
     Dedicated,
-    /// The ids of the machine itself, as far as distributions use them. For a virtual machine that runs this sandbox alone. No
-    /// mount needs an id map, which not every file system supports.
+    /// The same ids outside as inside, from 0 to 65535. Used in a virtual machine that runs only this sandbox, so that no mount
+    /// needs an id map, which some file systems do not support.
     Identity,
 }
 
@@ -146,7 +146,7 @@ pub fn mounts_of(pid: i32) -> Result<OwnedFd, ControlError> {
     rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).during(Control::Mounts, || format!("open {}", path.display()))
 }
 
-/// Moves the process into a mount namespace that it was in before.
+/// Moves the process back into a mount namespace in which it was before.
 pub(crate) fn enter_mounts(namespace: &OwnedFd) -> Result<(), ControlError> {
     let kind = Some(rustix::thread::LinkNameSpaceType::Mount);
     rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)
@@ -159,7 +159,7 @@ pub struct NetnsBuilder(syscall::network_namespace::NetworkMaker);
 
 impl NetnsBuilder {
     /// Starts the helper thread. The caller must be single-threaded, and in the user namespace that will own the network
-    /// namespace. If the caller is `busy`, the thread runs on another processor.
+    /// namespace. If `busy`, the thread runs on another processor, because the caller keeps using its own.
     ///
     /// # Errors
     /// The errno of `clone(2)`.

@@ -1,7 +1,7 @@
-//! Identity of host files and directories. A path is resolved once. Where the object must be opened again later, or in another
-//! mount namespace, the newly opened object is compared with the resolved one.
+//! Identity of host files and directories. A path is resolved once. If the object must be opened again later, or in another mount
+//! namespace, the newly opened object is compared with the resolved one.
 //!
-//! The original descriptor cannot be used there: `open_tree(2)` refuses a descriptor from another mount namespace (`EINVAL`).
+//! The original descriptor cannot be used in another mount namespace: `open_tree(2)` refuses it there (`EINVAL`).
 
 use crate::syscall;
 use agentd_core::{Control, ControlError, ObjectId};

@@ -1,11 +1,12 @@
 //! Verification of the process at the other end of a Unix socket (`unix(7)`).
 //!
-//! A uid does not identify a client: the payload of an unprivileged user's sandbox has the uid of that user. The namespaces do. A
-//! payload runs in its own user and PID namespaces and cannot leave them (`setns(2)` needs capabilities in the target namespace).
-//! A peer in other namespaces needs a further proof that it is no payload; the caller decides which.
+//! A uid does not identify a client, because the payload of an unprivileged user's sandbox has the uid of that user. Namespaces
+//! identify a client. A payload runs in its own user and PID namespaces and cannot leave them (`setns(2)` needs capabilities in
+//! the target namespace). A peer in other namespaces needs a further proof that it is not a payload. The caller decides which
+//! proof.
 //!
-//! A peer in the same user and PID namespaces may still be in another mount or network namespace. Such a peer is no payload, but
-//! what it finds out about the machine need not hold for this process.
+//! A peer in the same user and PID namespaces may still be in another mount or network namespace. Such a peer is not a payload,
+//! but what it finds out about the host may be false for this process.
 
 use crate::{
     mount::OwnMounts,
@@ -23,7 +24,7 @@ use std::{
     path::Path,
 };
 
-/// The kinds of namespaces in which no payload is with this process, as in `/proc/PID/ns`.
+/// The kinds of namespaces that no payload shares with this process, as in `/proc/PID/ns`.
 const OF_PAYLOADS: [&str; 2] = ["user", "pid"];
 
 /// The kinds of namespaces on which the boundary of a sandbox depends, besides those above.
@@ -96,8 +97,8 @@ pub enum PeerError {
 }
 
 /// Verifies that the process that connected `socket`, or listened on it, is alive and has the effective uid of this process.
-/// Returns which namespaces it shares with this process. If this process has mounts of its own, `own`, a peer in the mount
-/// namespace that they were copied from counts as one in this mount namespace.
+/// Returns which namespaces it shares with this process. If this process has a private mount namespace, `own`, a peer in the
+/// namespace from which it was copied is treated as a peer in this mount namespace.
 ///
 /// A peer in another user namespace has the uid to which the kernel maps its uid in the user namespace of this process.
 ///
@@ -117,8 +118,8 @@ pub fn verify(socket: BorrowedFd<'_>, own: Option<&OwnMounts>) -> Result<Peer, P
         None => Peer::OtherNamespaces(OtherNamespaces { namespace: "pid", origin: None }),
         Some(pid) => compare_namespaces(pid, own)?,
     };
-    // While the process is alive, its pid names no other process: the namespaces read above are those of the peer. If it has
-    // ended, they mean nothing.
+    // While the process is alive, its pid names no other process: the namespaces read above are those of the peer. If the process
+    // has ended, the namespaces may belong to another process.
     if lives(&process).map_err(failed(format_args!("poll the pidfd of the peer")))? { Ok(place) } else { Err(PeerError::Ended) }
 }
 

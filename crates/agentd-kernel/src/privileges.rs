@@ -74,7 +74,7 @@ pub fn limit_bounding_set(kept: Capabilities) -> Result<(), ControlError> {
 /// initial user namespace only, so that it permits nothing in another one.
 ///
 /// A process may change nice value, scheduling policy, affinity and I/O priority of another process of the same user. The kernel
-/// denies this if the target has a permitted capability that the caller lacks (`cap_safe_nice` in `security/commoncap.c`).
+/// refuses this if the target has a permitted capability that the caller lacks (`cap_safe_nice` in `security/commoncap.c`).
 /// Executing a program clears the capability.
 const GUARD: u64 = 1 << 35;
 
@@ -138,7 +138,7 @@ pub fn no_new_privs() -> Result<(), ControlError> {
         .during(Control::Privileges, || "prctl PR_SET_NO_NEW_PRIVS".to_owned())
 }
 
-/// Requests that the kernel sends `signal` to this process when its parent dies. A later change of ids clears the request.
+/// Asks the kernel to send `signal` to this process when its parent dies. A later change of ids cancels this.
 ///
 /// # Errors
 /// The errno of `prctl(2)`.

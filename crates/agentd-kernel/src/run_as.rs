@@ -6,10 +6,10 @@ use rustix::io::Errno;
 use std::{io, thread};
 
 /// Starts a thread that runs `work` with the file access rights of `user` and `group` only. The thread has no supplementary
-/// groups and no capabilities, so that the kernel refuses what it would refuse that user.
+/// groups and no capabilities, so that it can access only the files that this user can access.
 ///
 /// If this process is not root, the thread keeps the ids of this process, whatever `user` and `group` are. If the thread cannot
-/// change its ids, `work` runs all the same and receives the error: it must not touch files then.
+/// change its ids, `work` still runs and receives the error: it must not touch files then.
 ///
 /// # Errors
 /// The error of starting the thread.

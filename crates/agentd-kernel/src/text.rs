@@ -6,7 +6,8 @@ use std::{
     path::Path,
 };
 
-/// Room for the content of most files. Such a file reports no size, so a buffer that grows from nothing takes ten reads.
+/// The initial size of the buffer, which suffices for most files. Such a file reports no size, so a buffer that grows from
+/// nothing takes ten reads.
 const USUAL: usize = 4096;
 
 /// Reads a file of `/proc` or `/sys`: usually in one read, and a second one that returns the end.
@@ -20,7 +21,7 @@ pub fn read(path: impl AsRef<Path>) -> io::Result<String> {
     Ok(content)
 }
 
-/// Reads the same without requiring UTF-8.
+/// Reads a file like [`read`], without requiring UTF-8.
 ///
 /// # Errors
 /// The error of opening or reading the file.

@@ -60,8 +60,8 @@ impl<T, E> LogFailure<T, E> for Result<T, E> {
     }
 }
 
-/// Disables logging on this thread permanently. A forked process calls it, because its copy of the log's descriptor may soon
-/// refer to another file.
+/// Disables logging on this thread permanently. A forked process calls this function, because its copy of the log's descriptor
+/// may soon refer to another file.
 pub fn silence() {
     // Dropping the guard would enable logging again.
     std::mem::forget(tracing::dispatcher::set_default(&tracing::Dispatch::none()));

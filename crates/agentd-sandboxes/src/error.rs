@@ -43,7 +43,7 @@ pub enum StoreError {
         snapshot: Name,
     },
     /// No sandbox of that name exists.
-    #[error("find sandbox {name}: no sandbox of this name exists — create it, or list sandboxes with `agentd sandbox ls`")]
+    #[error("find sandbox {name}: no sandbox of this name exists — create the sandbox, or list all with `agentd sandbox ls`")]
     NotFound {
         /// The name.
         name: Name,

@@ -61,6 +61,9 @@ pub struct SandboxSettings {
     pub idle_ttl: Option<u64>,
     /// Maximum lifetime after creation, in seconds.
     pub total_ttl: Option<u64>,
+    /// The operators' texts for refused destinations. A record before version 3 has none.
+    #[serde(default)]
+    pub deny_reasons: Vec<String>,
 }
 
 /// A saved state of a sandbox.
@@ -74,8 +77,9 @@ pub struct Snapshot {
     pub created: u64,
 }
 
-/// The version of the record format: 2. Version 1 had no identities of grants, and a sandbox with grants does not start without
-/// them. Otherwise version 1 has the same meaning, and the first change of a record upgrades it.
+/// The version of the record format: 3. Version 1 had no identities of grants, and a sandbox with grants does not start without
+/// them. Versions 1 and 2 had no granted hosts. Otherwise they have the same meaning, and the first change of a record upgrades
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 struct Version;
@@ -85,15 +89,15 @@ impl TryFrom<u32> for Version {
 
     fn try_from(version: u32) -> Result<Self, String> {
         match version {
-            1 | 2 => Ok(Self),
-            other => Err(format!("record version {other}; this agentd supports only versions 1 and 2")),
+            1..=3 => Ok(Self),
+            other => Err(format!("record version {other}; this agentd supports only versions 1 to 3")),
         }
     }
 }
 
 impl From<Version> for u32 {
     fn from(_: Version) -> Self {
-        2
+        3
     }
 }
 

@@ -4,6 +4,7 @@
 //! process then becomes the supervisor and serves requests ([`serve`]).
 
 mod descriptors;
+mod early;
 mod message;
 mod record;
 mod tree;
@@ -14,7 +15,7 @@ use crate::{
     channel::{Channel, send},
     listener,
     oom::OomScore,
-    plan::{SandboxPlan, Tree},
+    plan::{ExpectedPlan, SandboxPlan, Tree},
     protocol::{self, Event},
     serve::{self, Supervisor},
     shorten,
@@ -23,12 +24,12 @@ use agentd_core::{Control, ControlError, ControlReport, ControlStatus, NetworkMo
 use agentd_kernel::{
     affinity,
     cgroup::{Cgroup, Watch},
-    gateway::{self, GatewaySocket},
+    gateway::{self, GatewaySocket, Prepared},
     idmap, landlock,
     namespace::{self, NamespacePlan, NetnsBuilder},
-    privileges,
-    seccomp::{self, SeccompPlan},
+    privileges, seccomp,
 };
+use early::Early;
 use message::{ConfineChannel, Ids};
 use record::ControlRecord;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -58,26 +59,23 @@ pub fn run(inherited: Inherited<'_>, proc: &OwnedFd, go: OwnedFd) -> ! {
     finish(inherited, begun, ConfineChannel::new(go))
 }
 
-/// Begins to confine the new process, waits for its plan, and then continues as [`run`]. `seccomp` is the filter that the plan is
-/// expected to have.
-pub fn run_prepared(
-    namespaces: NamespacePlan,
-    seccomp: SeccompPlan,
-    core_note: Option<&String>,
-    proc: &OwnedFd,
-    go: OwnedFd,
-) -> ! {
+/// Begins to confine the new process, waits for its plan, and then continues as [`run`].
+pub fn run_prepared(expected: ExpectedPlan, core_note: Option<&String>, proc: &OwnedFd, go: OwnedFd) -> ! {
     // The plan may never arrive.
     if privileges::die_with_parent(libc::SIGKILL).is_err() {
         exit(1);
     }
     // The library plans on the other processor meanwhile.
-    let begun = begin(namespaces, false, proc, || Ok(()));
-    let expected = seccomp.compile();
+    let mut begun = begin(expected.namespaces, false, proc, || Ok(()));
+    let compiled = expected.seccomp.compile();
     let mut go = ConfineChannel::new(go);
+    if let Some(scratch_bytes) = expected.view {
+        let Ok(ids) = go.ids() else { exit(1) };
+        begun = begun.and_then(|begun| Ok(Begun { early: Some(Early::apply(ids, scratch_bytes)?), ..begun }));
+    }
     // Without a plan, there is no channel on which to report the reason: the launcher has ended.
     let Ok((plan, channel)) = go.plan() else { exit(1) };
-    let filter = plan.seccomp.map(|wanted| if wanted == seccomp { expected } else { wanted.compile() });
+    let filter = plan.seccomp.map(|wanted| if wanted == expected.seccomp { compiled } else { wanted.compile() });
     let (filter, channel) = (filter.as_ref(), &channel);
     let inherited = Inherited { plan: &plan, cgroup: None, group: None, watches: Vec::new(), filter, core_note, channel };
     finish(inherited, begun, go)
@@ -137,7 +135,7 @@ struct Confined {
     sockets: Vec<(GatewaySocket, OwnedFd)>,
 }
 
-/// The results of the steps that need nothing of the plan but the namespaces.
+/// The results of the steps for which only the namespaces of the plan must be known.
 struct Begun {
     /// `None` if the sandbox has no network namespace.
     network: Option<Result<NetnsBuilder, ControlError>>,
@@ -145,10 +143,12 @@ struct Begun {
     score: OomScore,
     /// The result of preparing the namespaces; `None` if the sandbox has none.
     in_namespaces: Option<Result<(), ControlError>>,
+    /// The steps that a prepared process has taken.
+    early: Option<Early>,
 }
 
-/// Performs the steps that need nothing of the plan but the namespaces. `join` enters the cgroup. `busy` is false if the process
-/// then waits for its plan.
+/// Performs the steps for which only the namespaces of the plan must be known. `join` enters the cgroup. `busy` is false if the
+/// process then waits for its plan.
 fn begin(
     namespaces: NamespacePlan,
     busy: bool,
@@ -162,12 +162,12 @@ fn begin(
     join()?;
     // Do everything that needs no ids while the launcher writes the id maps.
     let in_namespaces = namespaces.enabled.then(namespace::unshare_cgroup_and_set_host_name);
-    Ok(Begun { network, signals, score, in_namespaces })
+    Ok(Begun { network, signals, score, in_namespaces, early: None })
 }
 
 fn confine(
     inherited: &Inherited<'_>,
-    Begun { network, signals, score, in_namespaces }: Begun,
+    Begun { network, signals, score, in_namespaces, early }: Begun,
     mut go: ConfineChannel,
     controls: &mut Vec<ControlReport>,
 ) -> Result<Confined, ControlError> {
@@ -179,14 +179,23 @@ fn confine(
             Ok((ControlStatus::Enforced, plan.namespaces.describe()))
         })?;
     }
-    let ids = go.ids()?;
-    let owner = assume_ids(plan, &ids, &mut record)?;
-    let has_view = tree::enter(inherited, &ids, go, &mut record)?;
-    // Do everything that does not need the network namespace first, because its creation may still be running.
-    if plan.namespaces.enabled {
-        privileges::limit_bounding_set(plan.capabilities)?;
+    let is_early = early.is_some();
+    let (ids, base) = match early {
+        Some(Early { ids, base }) => (ids, base),
+        None => (go.ids()?, None),
+    };
+    if plan.namespaces.enabled && !is_early {
+        idmap::assume(ids.map, ids.privileged)?;
     }
-    privileges::own_keyring()?;
+    let owner = record_ids(plan, &ids, &mut record)?;
+    let has_view = tree::enter(inherited, &ids, base, go, &mut record)?;
+    // Do everything that does not need the network namespace first, because its creation may still be running.
+    if !is_early {
+        if plan.namespaces.enabled {
+            privileges::limit_bounding_set(plan.capabilities)?;
+        }
+        privileges::own_keyring()?;
+    }
     let landlock = prepare_landlock(plan, has_view);
     let sockets = network.map_or(Ok(Vec::new()), |network| enter_network(network, plan, &mut record))?;
     drop_privileges(plan, &mut record)?;
@@ -216,8 +225,8 @@ fn enter_network(
     let join = || network?.join();
     if plan.namespaces.network == NetworkMode::Egress {
         join()?;
-        let (sockets, detail) = gateway::prepare(&plan.gateway_ports)?;
-        record.enforced(Control::Network, detail);
+        let Prepared { sockets, status, detail } = gateway::prepare(&plan.gateway_ports)?;
+        record.controls.push(ControlReport { control: Control::Network, status, detail });
         return Ok(sockets);
     }
     record.control(Control::Network, || join().map(|()| (ControlStatus::Enforced, "loopback only".to_owned())))?;
@@ -234,13 +243,12 @@ fn join_group(inherited: &Inherited<'_>) -> Result<(), ControlError> {
     inherited.cgroup.map_or(Ok(()), Cgroup::join)
 }
 
-/// Becomes the user of the id map, and restricts this process to as many processors as the sandbox may use. Returns
+/// Records the ids that this process has assumed, and restricts it to as many processors as the sandbox may use. Returns
 /// [`Confined::owner`].
-fn assume_ids(plan: &SandboxPlan, ids: &Ids, record: &mut ControlRecord<'_>) -> Result<Option<(u32, u32)>, ControlError> {
+fn record_ids(plan: &SandboxPlan, ids: &Ids, record: &mut ControlRecord<'_>) -> Result<Option<(u32, u32)>, ControlError> {
     if !plan.namespaces.enabled {
         return Ok(None);
     }
-    idmap::assume(ids.map, ids.privileged)?;
     let (status, detail) = ids.report.clone();
     record.controls.push(ControlReport { control: Control::Idmap, status, detail });
     if let Some(quota) = plan.cgroup.cpu_quota {

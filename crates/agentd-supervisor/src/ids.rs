@@ -40,16 +40,27 @@ pub(crate) fn map_ids(plan: &SandboxPlan, pid: i32, privileged: bool) -> Result<
             ChosenIdMap::enforced(lease.id_map, "uid 0 inside, dedicated host ids").with_lease(lease)
         }
         Tree::Root(root) => return map_root(plan, root, pid),
-        _ if privileged => ChosenIdMap::enforced(IdMap::for_supervisor(pid), "uid 1000 inside, a dedicated host id"),
-        _ => {
-            let caller = IdMap::caller();
-            ChosenIdMap::enforced(caller, format!("uid {} inside, the caller's host uid", caller.uid))
-        }
+        Tree::View(_) | Tree::Host => of_a_view(pid, privileged),
     };
     if plan.namespaces.enabled {
         idmap::write_maps(pid, mapped.id_map, privileged)?;
     }
     Ok(mapped)
+}
+
+/// Writes the id maps of process `pid`, whose sandbox will have a view of the host's tree.
+pub(crate) fn map_ids_of_a_view(pid: i32, privileged: bool) -> Result<ChosenIdMap, ControlError> {
+    let mapped = of_a_view(pid, privileged);
+    idmap::write_maps(pid, mapped.id_map, privileged)?;
+    Ok(mapped)
+}
+
+fn of_a_view(pid: i32, privileged: bool) -> ChosenIdMap {
+    if privileged {
+        return ChosenIdMap::enforced(IdMap::for_supervisor(pid), "uid 1000 inside, a dedicated host id");
+    }
+    let caller = IdMap::caller();
+    ChosenIdMap::enforced(caller, format!("uid {} inside, the caller's host uid", caller.uid))
 }
 
 /// Maps a sandbox with its own root for an unprivileged launcher: uid 0 inside is the caller's host uid. With subordinate ids
@@ -88,7 +99,7 @@ fn map_root(plan: &SandboxPlan, root: &RootPlan, pid: i32) -> Result<ChosenIdMap
 }
 
 /// Checks that files written in the sandbox may belong to ids other than the caller's; the error is the reason. Files that
-/// outlive the sandbox must belong to the caller, who could not even remove them otherwise.
+/// outlive the sandbox must belong to the caller, because the caller could not remove them otherwise.
 fn may_have_more(root: &RootPlan) -> Result<(), &'static str> {
     if root.grants.iter().any(|grant| grant.access == Access::ReadWrite) {
         return Err("files in a writable grant must belong to the caller");

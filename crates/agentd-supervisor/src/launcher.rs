@@ -67,8 +67,8 @@ pub struct StartedLauncher {
 /// safely, so it is executed again.
 ///
 /// # Errors
-/// [`IsolationError::NoRoleHandler`] in either case, so that the result does not depend on the number of threads;
-/// [`IsolationError::Io`] if the launcher cannot be started.
+/// [`IsolationError::NoRoleHandler`] without a role handler, whatever the number of threads; [`IsolationError::Io`] if the
+/// launcher cannot be started.
 pub fn start() -> Result<StartedLauncher, IsolationError> {
     role::require_handler()?;
     let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
@@ -115,6 +115,28 @@ fn execute(control: OwnedFd) -> Result<Pid, IsolationError> {
     command.spawn().map(|launcher| Pid::from_child(&launcher)).map_err(failed)
 }
 
+/// A first process that was started.
+struct Started {
+    process: FirstProcess,
+    /// The id map of the process, if it was written and sent.
+    id_map: Option<IdMap>,
+    /// The mount namespace of the process. It is opened before the process changes its ids; afterwards only root could open it.
+    mounts: Option<OwnedFd>,
+}
+
+impl Started {
+    /// Opens the mount namespace if the end of the sandbox may have to be fast.
+    fn new(process: FirstProcess, may_end_alone: bool) -> Self {
+        // Without this descriptor the sandbox takes longer to end.
+        let mounts = if may_end_alone { namespace::mounts_of(process.pid.as_raw_nonzero().get()).ok() } else { None };
+        Self { process, id_map: None, mounts }
+    }
+
+    fn pid(&self) -> i32 {
+        self.process.pid.as_raw_nonzero().get()
+    }
+}
+
 /// A process during its confinement.
 struct Spawned {
     pid: Pid,
@@ -135,8 +157,8 @@ struct Launcher {
     freezings: HashMap<u32, Freezing>,
     /// The first process of the next sandbox, if it was ordered.
     prepared: Option<Prepared>,
-    /// Encoded reports that the socket has not accepted yet. The launcher never waits for room: a library that sends many orders
-    /// before it reads a report would then deadlock with the launcher.
+    /// Encoded reports that the socket has not accepted yet. The launcher never waits until the socket has space. Otherwise it
+    /// would deadlock with a library that sends many orders before it reads a report.
     reports: Vec<u8>,
     groups: u32,
     core_note: Option<String>,
@@ -196,7 +218,7 @@ fn default_signals() {
         // action.
         unsafe { libc::signal(number, libc::SIG_DFL) };
     }
-    // The library above refuses these two. If they stay ignored, no command fails.
+    // The C library refuses to change the two signals that it reserves. No command fails if they stay ignored.
     agentd_kernel::process::set_reserved_signals(false).ok();
 }
 
@@ -247,19 +269,16 @@ impl Launcher {
         group: Option<ControlReport>,
         channel: &OwnedFd,
     ) -> Result<Spawned, ControlError> {
-        let process = match self.use_prepared(plan, channel) {
+        let Started { process, id_map, mounts } = match self.use_prepared(plan, channel) {
             Some(prepared) => prepared,
-            None => self.start_first(plan, cgroup, group, channel)?,
+            None => Started::new(self.start_first(plan, cgroup, group, channel)?, plan.ends_alone()),
         };
-        let FirstProcess { pid: raw, pidfd, go } = process;
-        let pid = raw.as_raw_nonzero().get();
-        // Opened before the process changes its ids; afterwards only root could. Without this descriptor the sandbox takes longer
-        // to end.
-        let mounts = if plan.ends_alone() { namespace::mounts_of(pid).ok() } else { None };
-        match admit(plan, pid, &go) {
-            Ok(lease) => Ok(Spawned { pid: raw, pidfd, mounts, lease }),
+        let FirstProcess { pid, pidfd, go } = process;
+        let mounts = mounts.filter(|_| plan.ends_alone());
+        match admit(plan, pid.as_raw_nonzero().get(), id_map, &go) {
+            Ok(lease) => Ok(Spawned { pid, pidfd, mounts, lease }),
             Err(error) => {
-                first_process::kill(&pidfd, raw);
+                first_process::kill(&pidfd, pid);
                 Err(error)
             }
         }
@@ -275,21 +294,34 @@ fn hierarchy(known: &mut Option<Hierarchy>) -> &Hierarchy {
     })
 }
 
-/// Writes the id maps of the new process, lets the process continue, and sends the mount trees that it needs last.
-fn admit(plan: &SandboxPlan, pid: i32, go: &OwnedFd) -> Result<Option<IdLease>, ControlError> {
-    let send = |message: &ConfineMessage, fds: &[BorrowedFd<'_>]| {
-        send(go.as_fd(), message, fds).map_err(|e| ControlError::caused_by(Control::Process, "send to the new process", e))
-    };
+/// Writes the id maps of the new process and lets the process continue, unless it has `id_map` already. Sends the mount trees
+/// that the process needs last.
+fn admit(plan: &SandboxPlan, pid: i32, id_map: Option<IdMap>, go: &OwnedFd) -> Result<Option<IdLease>, ControlError> {
     let privileged = rustix::process::geteuid().is_root();
-    let ChosenIdMap { id_map, map, lease } = map_ids(plan, pid, privileged)?;
-    send(&ConfineMessage::IdMap { id_map, privileged, map }, &[])?;
+    let (id_map, lease) = match id_map {
+        Some(id_map) => (id_map, None),
+        None => {
+            let chosen = map_ids(plan, pid, privileged)?;
+            send_ids(go, &chosen, privileged)?;
+            (chosen.id_map, chosen.lease)
+        }
+    };
     if plan.namespaces.enabled && privileged {
         let trees = mapped_trees(plan, id_map)?;
         if !trees.is_empty() {
-            send(&ConfineMessage::Trees, &trees.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+            send_to(go, &ConfineMessage::Trees, &trees.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
         }
     }
     Ok(lease)
+}
+
+/// Sends the ids to a new process whose id maps were written.
+fn send_ids(go: &OwnedFd, ChosenIdMap { id_map, map, .. }: &ChosenIdMap, privileged: bool) -> Result<(), ControlError> {
+    send_to(go, &ConfineMessage::IdMap { id_map: *id_map, privileged, map: map.clone() }, &[])
+}
+
+fn send_to(go: &OwnedFd, message: &ConfineMessage, fds: &[BorrowedFd<'_>]) -> Result<(), ControlError> {
+    send(go.as_fd(), message, fds).map_err(|e| ControlError::caused_by(Control::Process, "send to the new process", e))
 }
 
 /// Clones the mount trees of the layers, the devices and the grants, and id-maps them.

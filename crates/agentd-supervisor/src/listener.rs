@@ -1,7 +1,7 @@
 //! The supervisor's second thread: answers the calls that the filter passes to its listener (`seccomp_unotify(2)`).
 //!
-//! The thread starts after every other control is applied and before the filter is installed. So it has the ids, mounts and
-//! Landlock domain of commands, and the filter does not apply to it. It executes no program.
+//! The thread starts after every other control is applied and before the filter is installed. It therefore has the ids, mounts
+//! and Landlock domain of commands, and the filter does not apply to it. The thread executes no program.
 
 use crate::{schedule, set_gid};
 use agentd_core::{Control, ControlError};
@@ -21,7 +21,7 @@ use std::{
 pub struct ListenerContext {
     /// The capabilities of the supervisor.
     pub kept: Capabilities,
-    /// True if `/proc` is that of the sandbox's PID namespace. Thread ids of calls mean nothing in another one.
+    /// True if `/proc` is that of the sandbox's PID namespace. In another `/proc`, the thread ids of calls name other threads.
     pub own_proc: bool,
 }
 

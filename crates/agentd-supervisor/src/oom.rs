@@ -1,6 +1,6 @@
 //! Out-of-memory scores: choose which process the kernel kills when the memory of a sandbox runs out.
 //!
-//! The out-of-memory killer takes the process with the highest score (`proc_pid_oom_score_adj(5)`). A supervisor that uses a
+//! The out-of-memory killer kills the process with the highest score (`proc_pid_oom_score_adj(5)`). A supervisor that uses a
 //! megabyte may score above a command that fills pipes, sockets or a tmpfs, because that memory counts as no process's resident
 //! memory. Every command therefore starts with the highest adjustment, and the supervisor keeps its own: it is chosen only when
 //! no command is left.

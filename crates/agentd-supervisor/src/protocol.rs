@@ -6,26 +6,24 @@
 //! A frame is a little-endian `u32` length, a `u8` count of descriptors, and that many bytes of a postcard-encoded message.
 //! Messages from a supervisor are untrusted: [`decode`] reads at most the frame and never panics.
 
-use crate::plan::SandboxPlan;
+use crate::plan::{ExpectedPlan, SandboxPlan};
 use agentd_core::{ControlError, ControlReport};
-use agentd_kernel::{
-    cgroup::WatchKind, gateway::GatewaySocket, namespace::NamespacePlan, rlimit::RlimitPlan, seccomp::SeccompPlan,
-};
+use agentd_kernel::{cgroup::WatchKind, gateway::GatewaySocket, rlimit::RlimitPlan};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The protocol version. It changes whenever a message changes.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Length of a frame's head, in bytes.
 pub const HEAD: usize = 5;
 
-/// Largest frame to a supervisor, in bytes. Linux limits argv and environment to about 2 MiB together (`execve(2)`).
+/// Maximum size of a frame to a supervisor, in bytes. Linux limits argv and environment to about 2 MiB together (`execve(2)`).
 pub const MAX_REQUEST: usize = 4 << 20;
 
-/// Largest frame from a supervisor, in bytes.
+/// Maximum size of a frame from a supervisor, in bytes.
 pub const MAX_EVENT: usize = 64 << 10;
 
-/// Largest number of descriptors attached to one frame.
+/// Maximum number of descriptors attached to one frame.
 pub const MAX_FDS: usize = 64;
 
 /// Messages from the library to a supervisor.
@@ -54,6 +52,15 @@ pub enum Request {
         path: Vec<u8>,
         /// True to create or truncate the file for writing.
         write: bool,
+    },
+    /// Create an unbound TCP socket in the network namespace of the sandbox; the reply carries its descriptor. The library binds
+    /// or connects the socket: it owns the user namespace of the sandbox, so it may bind privileged ports, and the supervisor
+    /// keeps no capability for that.
+    Socket {
+        /// Chosen by the caller; repeated in the event.
+        id: u32,
+        /// True for IPv6, false for IPv4.
+        v6: bool,
     },
 }
 
@@ -142,7 +149,7 @@ pub enum Event {
         /// The step that failed.
         step: SpawnStep,
     },
-    /// The reply to [`Request::Open`]: a descriptor, or an errno.
+    /// The reply to [`Request::Open`] and [`Request::Socket`]: a descriptor, or an errno.
     Opened {
         /// The id of the request.
         id: u32,
@@ -174,14 +181,9 @@ pub enum Order {
         /// The plan of the sandbox.
         plan: Box<SandboxPlan>,
     },
-    /// Start the first process of the next sandbox before its plan is known. The launcher sends no reply. If the plan of the next
-    /// sandbox has other namespaces or a control group, the launcher starts another process for that sandbox and keeps this one.
-    Prepare {
-        /// The namespaces of the sandbox.
-        namespaces: NamespacePlan,
-        /// The filter that the sandbox is expected to have; it may have another.
-        seccomp: SeccompPlan,
-    },
+    /// Start the first process of the next sandbox before its plan is known. The launcher sends no reply. If this process does
+    /// not suit the plan of the next sandbox, the launcher starts another one for that sandbox and keeps this one.
+    Prepare(ExpectedPlan),
     /// End a sandbox and remove everything that belonged to it.
     Destroy {
         /// The sandbox.
@@ -311,6 +313,7 @@ mod tests {
             any::<u32>().prop_map(|id| Request::End { id }),
             (any::<u32>(), prop::collection::vec(any::<u8>(), 0..99), any::<bool>())
                 .prop_map(|(id, path, write)| Request::Open { id, path, write }),
+            (any::<u32>(), any::<bool>()).prop_map(|(id, v6)| Request::Socket { id, v6 }),
         ]
     }
 

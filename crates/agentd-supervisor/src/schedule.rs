@@ -17,7 +17,7 @@ use rustix::{
 };
 use std::os::fd::{AsFd, OwnedFd};
 
-/// The number of ancestors that are looked at.
+/// The maximum number of ancestors that are examined.
 const MAX_ANCESTORS: usize = 4096;
 
 /// Answers one call.

@@ -12,6 +12,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
     io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType, socket_with},
     pty::OpenptFlags,
 };
 use std::{
@@ -223,13 +224,21 @@ fn handle(
             let flags = if write { OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC } else { OFlags::RDONLY };
             // Opened non-blocking, so that a FIFO at the path cannot block the supervisor.
             let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-            match rustix::fs::open(OsStr::from_bytes(&path), flags, Mode::from(0o644)) {
-                Ok(file) => supervisor.channel.send(&Event::Opened { id, errno: 0 }, &[file.as_fd()])?,
-                Err(errno) => supervisor.channel.send(&Event::Opened { id, errno: errno.raw_os_error() }, &[])?,
-            }
+            send_opened(supervisor, id, rustix::fs::open(OsStr::from_bytes(&path), flags, Mode::from(0o644)))?;
+        }
+        Request::Socket { id, v6 } => {
+            let family = if v6 { AddressFamily::INET6 } else { AddressFamily::INET };
+            send_opened(supervisor, id, socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None))?;
         }
     }
     Ok(())
+}
+
+fn send_opened(supervisor: &Supervisor, id: u32, opened: Result<OwnedFd, Errno>) -> Result<(), ChannelError> {
+    match opened {
+        Ok(opened) => supervisor.channel.send(&Event::Opened { id, errno: 0 }, &[opened.as_fd()]),
+        Err(errno) => supervisor.channel.send(&Event::Opened { id, errno: errno.raw_os_error() }, &[]),
+    }
 }
 
 type StartedLeader = (i32, Option<OwnedFd>);

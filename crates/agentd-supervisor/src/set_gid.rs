@@ -21,7 +21,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
-/// Longest path, with its final zero byte (`PATH_MAX`).
+/// Maximum length of a path, with its final zero byte (`PATH_MAX`).
 const MAX_PATH: usize = 4096;
 /// Flags that open a directory itself, without permission to read it.
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);

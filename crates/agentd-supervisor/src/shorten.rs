@@ -1,5 +1,6 @@
 //! Shortens the texts of errors and reports, so that every message of a launcher or supervisor is within
-//! [`MAX_EVENT`](protocol::MAX_EVENT). The texts contain paths of the plan, whose number and length only a request limits.
+//! [`MAX_EVENT`](protocol::MAX_EVENT). The texts contain paths of the plan. Only the size of a request limits the number and
+//! length of these paths.
 
 use crate::protocol;
 use agentd_core::{ControlError, ControlReport, ControlStatus};

@@ -43,14 +43,13 @@ pub enum AssetError {
     /// The root file system could not be created.
     #[error("create the root file system: {0}")]
     Root(String),
-    /// The directory for the assets exists and is not one that a build may replace.
+    /// The directory for the assets exists, and contains something other than assets.
     #[error(
-        "write the guest assets: {}: exists and is no directory with guest assets — choose another directory with -o",
-        .0.display()
+        "write the guest assets: {}: exists, but contains other files — choose another directory with -o", .0.display()
     )]
     Occupied(PathBuf),
     /// A file of the assets is missing, or differs from the manifest.
-    #[error("open the guest assets: {}: {reason} — run agentd vm build --image REF|DIR", path.display())]
+    #[error("open the guest assets: {}: {reason} — run `agentd vm build --image REF|DIR`", path.display())]
     NotBuilt {
         /// The directory or the file.
         path: PathBuf,

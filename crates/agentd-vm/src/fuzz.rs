@@ -4,7 +4,7 @@
 use crate::{bzimage, loadable, modules, package};
 use std::{io::Cursor, path::PathBuf};
 
-/// The longest path that the kernel accepts, in bytes (`PATH_MAX`).
+/// The maximum length of a path that the kernel accepts, in bytes (`PATH_MAX`).
 const MAX_PATH: usize = 4096;
 
 /// Reads the files of a Debian package and returns their number up to the first error.

@@ -13,7 +13,7 @@ const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 /// The magic number of the legacy frame of `lz4 -l`. Such a frame has no total length and no checksum. It consists of blocks of 8
-/// MiB, each preceded by its compressed length (lz4's `doc/lz4_Frame_format.md`).
+/// MiB, and the compressed length precedes each block (lz4's `doc/lz4_Frame_format.md`).
 const LZ4_LEGACY: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
 const LZ4_BLOCK: usize = 8 << 20;
 const LZMA: &[u8] = &[0x5d, 0, 0];

@@ -5,7 +5,7 @@ use agentd::isolation::{Claim, Command, IsolationError, SandboxSpec, require_bac
 
 #[tokio::main(flavor = "current_thread")]
 async fn run() -> Result<(), IsolationError> {
-    // An error where no backend proves all of these: nothing runs unisolated.
+    // An error if no backend proves all of these claims, so that nothing runs without isolation.
     let needed = [Claim::Filesystem, Claim::Process, Claim::Network, Claim::Syscalls];
     let (backend, _proven) = require_backend(&std::env::temp_dir(), &needed).await?;
     let sandbox = backend.create_sandbox(SandboxSpec::default()).await?;

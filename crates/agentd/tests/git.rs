@@ -1,5 +1,5 @@
-//! Git in a sandbox: what `docs/protected-paths.md` says of each command, with real git, in each backend that shares the host's
-//! kernel.
+//! Git in a sandbox: tests the statements of `docs/protected-paths.md` about each command, with real git, in each backend that
+//! shares the host's kernel.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 use std::{
@@ -116,7 +116,7 @@ fn git_command_that_writes_settings_names_the_option_with_which_it_works() {
         repository.on_host("git -C work sparse-checkout disable");
         let update = "git -C module switch -q -d HEAD; git submodule --quiet update";
         repository.works_with(backend, update, "--unprotect .git/modules/module/config");
-        // Git prints an error and ends with 0, so the script looks at what was made.
+        // Git prints an error and ends with 0, so the script examines the created files.
         let add = "git -c protocol.file.allow=always submodule --quiet add $PWD/up.git second; git config submodule.second.url";
         let output = repository.run("work", backend, "", add);
         let options = "--unprotect .git/config --unprotect .gitmodules";
@@ -163,7 +163,7 @@ fn git_reset_to_the_same_commit_works_after_the_index_is_refreshed() {
     for backend in BACKENDS {
         let repository = Repository::new();
         let output = repository.run("work", backend, "", "git reset -q --hard");
-        // The index has the owner outside. Where that is another one inside, git writes each file again.
+        // The index has the owner outside. If the owner inside differs, git writes each file again.
         let is_other = (backend == "linux-native") == rustix::process::geteuid().is_root();
         assert_eq!(output.status.success(), !is_other, "{backend}: {output:?}");
         repository.works("work", backend, "", "git status >/dev/null; git reset -q --hard");

@@ -87,7 +87,7 @@ impl Before {
 
     /// Waits until the host is in the same state as before.
     fn settle(&self) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(300);
         loop {
             for child in children().into_iter().skip(self.children) {
                 // Reap only zombies of this test.

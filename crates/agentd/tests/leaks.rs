@@ -65,6 +65,8 @@ fn main() {
         trial("launcher_killed_during_exec_leaves_no_cgroup".to_owned(), killed_under_a_sandbox),
         trial("killed_launcher_ends_its_sandboxes".to_owned(), killed_launchers),
         trial("prepared_process_becomes_first_process_of_next_sandbox_that_it_suits".to_owned(), prepared::prepared),
+        trial("sandbox_of_process_prepared_for_a_view_equals_one_that_was_not_prepared".to_owned(), prepared::view),
+        trial("grant_refused_while_the_sandbox_is_set_up_leaves_nothing".to_owned(), prepared::refused),
     ];
     run_one_at_a_time(trials)
 }
@@ -85,14 +87,14 @@ async fn churn() {
         if number % 3 == 0 {
             sh(&sandbox, "sleep 1000 & setsid sleep 1000 & exit 0").await;
         }
-        // Many are dropped instead, for a while all of them: then no destroy reads the launcher's reports.
+        // Many sandboxes are dropped instead, for a while all of them, so that no destroy reads the launcher's reports.
         if number % 2 == 0 && !(count / 4..count / 2).contains(&number) {
             sandbox.destroy().await.unwrap();
         }
     }
     bare("linux-native").await.destroy().await.unwrap();
     // Tasks of dropped sandboxes end when the runtime polls them.
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(300);
     loop {
         let after = Inventory::take();
         if after.adds_nothing_to(&before) {
@@ -122,7 +124,7 @@ async fn mounts() {
 
 /// Waits until the launchers hold this number of mount namespaces.
 fn settled(what: &str, views: usize) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(300);
     while Inventory::take().views != views {
         assert!(Instant::now() < deadline, "{what}: {:?}", Inventory::take());
         std::thread::sleep(Duration::from_millis(1));
@@ -134,7 +136,7 @@ fn victim(mark: &str) -> ! {
     runtime.block_on(async {
         for round in 0u64.. {
             // As root, the limits need another process, and this one waits for a plan until the end.
-            prepare(NetworkMode::Off, Profile::Default, &Limits::default());
+            prepare(NetworkMode::Off, Profile::Default, &Limits::default(), round % 2 == 0);
             let spec = SandboxSpec { limits: limits(), ..SandboxSpec::default() };
             let (native, direct) = (backend(if round % 2 == 0 { "linux-native" } else { "container" }), backend("host-direct"));
             let made = tokio::join!(native.create_sandbox(spec), direct.create_sandbox(SandboxSpec::default()));
@@ -200,7 +202,7 @@ fn start(what: &str, mark: &str) -> Child {
 
 /// Waits until the host is in the same state as before.
 fn settle(before: &Inventory, mark: &str) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(300);
     loop {
         // Reap orphans here, because some init processes take seconds to do so.
         while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
@@ -267,7 +269,7 @@ async fn slow_end() {
     while freezer.as_ref().is_some_and(|freezer| freezer.try_remove().is_err()) {}
 }
 
-/// The runtime that waited for a report first is not driven any more, and lives.
+/// The runtime that first waited for a report still exists, but is not driven any more.
 async fn idle_runtime() {
     let idle = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let idle = tokio::task::spawn_blocking(move || {
@@ -290,7 +292,7 @@ async fn idle_runtime() {
     destroyed.expect("no runtime waits for another").unwrap();
 }
 
-/// The group of a sandbox stays busy until the group that was made in it is removed.
+/// The group of a sandbox stays busy until the group that was created in it is removed.
 async fn busy_group() {
     let spec = SandboxSpec { limits: limits(), ..SandboxSpec::default() };
     let sandbox = backend("linux-native").create_sandbox(spec).await.unwrap();

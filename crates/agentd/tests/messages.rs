@@ -1,6 +1,7 @@
 //! Help texts that fit the terminal, messages that name a remedy, and output whose reader closes the pipe.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
+use json_document::is_documented;
 use std::{
     collections::BTreeSet,
     fs,
@@ -9,6 +10,9 @@ use std::{
     process::{Command, Output, Stdio},
 };
 use tempfile::TempDir;
+
+#[path = "support/json_document.rs"]
+mod json_document;
 
 fn agentd(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var("AGENTD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agentd").to_owned()));
@@ -189,7 +193,7 @@ fn help_names_defaults_of_its_own_command() {
 }
 
 #[test]
-fn net_check_says_what_a_grant_file_allows_and_denies() {
+fn net_check_says_what_a_grant_file_allows_and_refuses() {
     let place = project();
     let file = place.path().join("grants.toml");
     fs::write(&file, "presets = ['go']\nallow = ['api.example:80/GET:/v1/*']\ndeny_reason = 'ask the platform team'").unwrap();
@@ -201,12 +205,16 @@ fn net_check_says_what_a_grant_file_allows_and_denies() {
     assert!(code == Some(0) && text.starts_with("allowed by sum.golang.org:443: TLS"), "{code:?} {text}");
     let (code, text) = check("api.example:80/POST:/v1/x", &[]);
     assert!(
-        code == Some(1) && text.contains("allows POST /v1/x") && text.ends_with("ask the platform team\n"),
+        code == Some(1)
+            && text.starts_with("refused: ")
+            && text.contains("allows POST /v1/x")
+            && text.ends_with("ask the platform team\n"),
         "{code:?} {text}"
     );
     let (code, text) = check("other.example", &["--json"]);
     let object: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &object["allowed"], &object["deny_reason"]), (Some(1), &false.into(), &"ask the platform team".into()));
+    is_documented("`agentd net`", 0, &[&object]);
     let (code, text) = check("other.example:5432", &["--allow", "other.example:5432"]);
     assert!(code == Some(0) && text.contains("TCP, whose bytes are not examined"), "{code:?} {text}");
     let (code, text) = check("other.example:0", &[]);
@@ -228,4 +236,5 @@ fn net_presets_lists_what_each_preset_grants() {
     let output = agentd(&["net", "presets", "--json"]).output().unwrap();
     let objects: serde_json::Value = serde_json::from_str(&text(&output)).unwrap();
     assert!(objects.as_array().unwrap().iter().all(|preset| !preset["allow"].as_array().unwrap().is_empty()), "{objects}");
+    is_documented("`agentd net`", 1, &[&objects[0]]);
 }

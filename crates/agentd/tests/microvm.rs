@@ -43,6 +43,7 @@ fn main() -> ! {
         ),
         trial("resource_usage_reports_memory_of_machine", resource_usage_reports_memory_of_machine),
         trial("disk_rate_of_machine_is_limited", rate::disk_rate_of_machine_is_limited),
+        trial("output_is_unchanged_if_host_reads_late", output_is_unchanged_if_host_reads_late),
         trial("granted_files_are_copied_in_and_back", granted_files_are_copied_in_and_back),
         trial("changes_of_protected_paths_in_machine_are_reported_by_command_line", async || {
             protected::assert_changes_are_reported(NAME, &data_directory().unwrap(), &["--memory", "64M"]);
@@ -117,6 +118,33 @@ async fn resource_usage_reports_memory_of_machine() {
     taking.wait().await.unwrap();
     let after = memory(&sandbox).await;
     assert!(after < most - TAKEN / 2, "{most} bytes, and {after} with {TAKEN} less");
+    sandbox.destroy().await.unwrap();
+}
+
+/// Stops reading from the machine again and again, so that Firecracker can write only parts of the guest's packets to its socket.
+async fn output_is_unchanged_if_host_reads_late() {
+    let sandbox = small().await;
+    // Several streams together may have more bytes in flight than the socket takes.
+    let commands: Vec<_> = (1..=4u32)
+        .map(|first| {
+            let sandbox = sandbox.clone();
+            tokio::spawn(async move {
+                let (first, last) = (first * 1_000_000, first * 1_000_000 + 200_000);
+                let command = Command { capture: 4 << 20, ..script(&format!("seq {first} {last}")) };
+                let outcome = sandbox.exec(command).await.unwrap();
+                let expected: String = (first..=last).map(|number| format!("{number}\n")).collect();
+                assert!(out(&outcome) == expected, "{} of {} bytes", outcome.stdout.total(), expected.len());
+            })
+        })
+        .collect();
+    while !commands.iter().all(tokio::task::JoinHandle::is_finished) {
+        // Blocks the only thread of the runtime, which also reads from the machine.
+        std::thread::sleep(Duration::from_millis(100));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for command in commands {
+        command.await.unwrap();
+    }
     sandbox.destroy().await.unwrap();
 }
 

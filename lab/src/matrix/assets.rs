@@ -16,7 +16,7 @@ use std::{
     sync::OnceLock,
 };
 
-/// Removes files from a Debian tree that only take space, and lets ordinary users read the tree.
+/// Removes unneeded files from a Debian tree, and lets ordinary users read the tree.
 const SLIM: &str = "cd \"$1\"
 rm -rf var/lib/apt/lists/* var/cache/apt/* var/log/* usr/share/doc usr/share/man usr/share/locale
 chmod -R a+rX .
@@ -49,7 +49,7 @@ impl RunContext {
 pub fn build(asset: Asset, context: &RunContext, log: &Log) -> Result<(), LabError> {
     match asset {
         Asset::Programs => {
-            // Fails only if an earlier step has built the programs; those are kept.
+            // Fails only if an earlier step has built the programs, which are kept.
             context.programs.set(programs::build(&context.run, log)?).ok();
             Ok(())
         }

@@ -1,8 +1,8 @@
 //! Runs the tests of the project. `./test` installs the packages and then starts this task.
 //!
 //! `table` is the matrix, and `step` defines its rows. `select` chooses rows, and `contain` isolates the run from the machine.
-//! `assets` builds what rows share. `schedule` starts the steps, one more than there are processors, `rows` runs a row, and
-//! `report` prints the table at the end.
+//! `assets` builds the inputs that rows share. `schedule` starts the steps, one more than there are processors, `rows` runs a
+//! row, and `report` prints the table at the end.
 
 mod assets;
 mod contain;

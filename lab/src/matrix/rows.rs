@@ -84,8 +84,8 @@ pub fn run(chosen: &Chosen, context: &RunContext, log: &Log) -> Result<(), LabEr
         Place::Microvm(user) => row.in_a_microvm(user),
         Place::Documented => row.documented(),
     };
-    // Remove the copies of the suites now, because those of all rows together take much space. What cannot be removed changes no
-    // result.
+    // Remove the copies of the suites now, because those of all rows together take much space. A copy that cannot be removed
+    // changes no result.
     tool::output(Command::new("rm").args(["-rf", "--one-file-system"]).arg(&folder)).ok();
     ran
 }
@@ -179,7 +179,7 @@ impl RowRun<'_> {
 
     fn in_the_lab(&self, line: KernelSeries, user: User) -> Result<(), LabError> {
         let mut lab = self.lab()?;
-        lab.args(["--kernel", if line == KernelSeries::V6_1 { "6.1" } else { "6.12" }, "--timeout", "1800", "--bring"])
+        lab.args(["--kernel", if line == KernelSeries::V6_1 { "6.1" } else { "6.12" }, "--timeout", "3600", "--bring"])
             .arg(self.brought()?);
         lab.args([
             "--env",
@@ -203,7 +203,7 @@ impl RowRun<'_> {
         let mut lab = self.lab()?;
         // A single processor: QEMU may execute code while another processor changes it, and the kernel changes its code when
         // machines start and end.
-        lab.args(["--firecracker", "--cpus", "1", "--memory", "5120", "--timeout", "1800", "--bring"]).arg(self.brought()?);
+        lab.args(["--firecracker", "--cpus", "1", "--memory", "5120", "--timeout", "3600", "--bring"]).arg(self.brought()?);
         lab.arg("--bring").arg(self.context.target("vm/default"));
         lab.args(["--env", "AGENTD_BIN=/lab/suites/agentd", "--env", "AGENTD_SUITE_SLOW=6"]);
         lab.args(["--env", &format!("AGENTD_TEST_BACKENDS={}", self.chosen.row.backends)]);

@@ -1,9 +1,9 @@
 //! Chooses the rows of a run.
 //!
-//! Rows that do not run always have a turn. The committed file `.ci/rotation` holds a number; a run takes the turn that equals
-//! this number modulo [`TURNS`](super::step::TURNS). Each landing increments the number in its merge commit (`cargo xtask matrix
-//! --advance`). Five consecutive landings then run every row at least once, and the choice depends only on the commit. A count or
-//! a hash of commits would not guarantee that, because landings have different numbers of commits.
+//! A row that does not run always rotates: it has a turn. The committed file `.ci/rotation` holds a number; a run takes the turn
+//! that equals this number modulo [`TURNS`](super::step::TURNS). Each merge to `main` increments the number in its merge commit
+//! (`cargo xtask matrix --advance`). Five consecutive merges then run every row at least once, and the choice depends only on the
+//! commit. A count or a hash of commits would not guarantee that, because merges have different numbers of commits.
 
 use super::{
     step::{Row, Turn},
@@ -28,7 +28,7 @@ pub fn by_turn(all: bool, turn: u32) -> Vec<Chosen> {
 }
 
 /// Returns the named rows and suites. The name of a row selects all its suites. The name of a suite selects that suite in every
-/// row that has it and runs always; with `all`, in every row that has it.
+/// row that has it and does not rotate; with `all`, in every row that has it.
 pub fn by_name(names: &[String], all: bool) -> Result<Vec<Chosen>, LabError> {
     let mut chosen: Vec<Chosen> = Vec::new();
     for row in ROWS {
@@ -69,9 +69,9 @@ mod tests {
     use super::*;
     use crate::matrix::step::TURNS;
 
-    /// Largest number of minutes that the rotating rows may add to a run. The rows that always run, with the builds, take about
+    /// Maximum number of minutes that the rotating rows may add to a run. The rows that always run, with the builds, take about
     /// 45, and up to three rows run at a time on two processors.
-    const BOUND: u32 = 22;
+    const BOUND: u32 = 20;
 
     #[test]
     fn five_turns_run_every_row_and_each_turn_is_bounded() {

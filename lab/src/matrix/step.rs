@@ -3,7 +3,7 @@
 use crate::args::KernelSeries;
 use std::fmt;
 
-/// Number of consecutive landings in which every row runs at least once.
+/// Number of consecutive merges in which every row runs at least once.
 pub const TURNS: u32 = 5;
 
 /// A row: suites × user × kernel × backends.

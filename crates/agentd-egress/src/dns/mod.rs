@@ -1,10 +1,10 @@
 //! The DNS of a sandbox: each granted name has a synthetic address, and no other name exists.
 //!
-//! A client must neither wait nor look elsewhere. Therefore every question gets an answer at once: a granted name without a
-//! record of the type in question gets an empty one (among them HTTPS and SVCB, so no client learns an ECH configuration), and
-//! everything else is refused with a code that ends the client's search. `serve` has the sockets.
+//! Every question gets an answer at once, so that no client waits or asks another server. For a granted name, only records of
+//! type A and AAAA exist. A question for another type gets an empty answer; HTTPS and SVCB are among these types, so no client
+//! learns an ECH configuration. All other questions are refused with a code that ends the client's search. `serve` has the
+//! sockets.
 
-mod pktinfo;
 pub(crate) mod serve;
 
 use crate::{grant::NetGrants, name::HostName, record::FlowRefusal, synthetic::SyntheticNames};
@@ -13,13 +13,14 @@ use hickory_proto::{
     rr::{DNSClass, Name, RData, Record, RecordType, rdata},
 };
 
-/// Bytes of the largest query. A query has one question and possibly an OPT record.
+/// The maximum size of a query, in bytes. A query has one question and possibly an OPT record.
 pub(crate) const MAX_QUERY: usize = 1232;
-/// Seconds for which a client may keep an address, which never changes.
+/// The TTL of an answer, in seconds. The address of a name never changes. A client that asks again after this time learns that a
+/// grant was withdrawn.
 const TTL: u32 = 60;
-/// Seconds for which a client may remember that a name does not exist. A grant may be added at any moment.
+/// The TTL of the answer that a name does not exist, in seconds. A grant may be added at any moment.
 const NEGATIVE_TTL: u32 = 1;
-/// Bytes of the head of a message (RFC 1035, 4.1.1).
+/// The size of the head of a message, in bytes (RFC 1035, 4.1.1).
 const HEAD: usize = 12;
 
 /// An answer to a query.
@@ -27,11 +28,12 @@ const HEAD: usize = 12;
 pub struct DnsAnswer {
     /// The message.
     pub bytes: Vec<u8>,
-    /// The name in question, and why it was refused.
+    /// The name of a refused question, and the reason.
     pub refused: Option<(String, FlowRefusal)>,
 }
 
-/// Answers a query. Returns `None` for what is no query, which gets no answer, so that two servers never answer each other.
+/// Answers a query. Returns `None` for a message that is not a query. Such a message gets no answer, so that two servers never
+/// answer each other.
 pub fn answer(query: &[u8], grants: &NetGrants, names: &mut SyntheticNames) -> Option<DnsAnswer> {
     let (head, _) = query.split_first_chunk::<HEAD>()?;
     if head[2] & 0x80 != 0 {
@@ -89,7 +91,7 @@ fn resolve(question: &Query, grants: &NetGrants, names: &mut SyntheticNames) -> 
     };
     let kind = question.query_type();
     if !matches!(kind, RecordType::A | RecordType::AAAA) {
-        // Clients ask for these types on their own.
+        // Clients request these types without being told to.
         let usual = matches!(kind, RecordType::HTTPS | RecordType::SVCB);
         let refused = (!usual).then(|| (asked.clone(), FlowRefusal::RecordType(kind.to_string())));
         return Resolution { code: ResponseCode::NoError, record: None, refused };
@@ -108,7 +110,7 @@ fn resolve(question: &Query, grants: &NetGrants, names: &mut SyntheticNames) -> 
     }
 }
 
-/// Returns the name by its labels as bytes, because the text form of a DNS name escapes bytes.
+/// Converts the name from the bytes of its labels, because the text form of a DNS name escapes bytes.
 fn host_name(name: &Name) -> Option<HostName> {
     let labels: Vec<&[u8]> = name.iter().collect();
     let plain = labels.iter().all(|label| !label.contains(&b'.'));

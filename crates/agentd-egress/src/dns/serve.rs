@@ -1,13 +1,11 @@
 //! The sockets of the DNS.
 
-use super::{
-    DnsAnswer, MAX_QUERY, answer,
-    pktinfo::{self, Datagram},
-};
+use super::{DnsAnswer, MAX_QUERY, answer};
 use crate::{
     error::GatewayError,
     gate::Gate,
     listen::{check, pause},
+    pktinfo::{self, Datagram},
     record::{FlowKind, FlowRecord, FlowVerdict},
 };
 use agentd_log::LogFailure as _;
@@ -31,7 +29,7 @@ const PORT: u16 = 53;
 /// Takes over a UDP socket.
 ///
 /// # Errors
-/// The descriptor is not a UDP socket of the gateway alone.
+/// The descriptor is not a UDP socket, or another program could bind its port.
 pub(crate) fn datagrams(socket: OwnedFd) -> Result<std::net::UdpSocket, GatewayError> {
     check(&socket, SocketType::DGRAM)?;
     pktinfo::enable(socket.as_fd()).map_err(GatewayError::socket)?;

@@ -1,4 +1,4 @@
-//! Answers whether grants allow a destination, before anything runs.
+//! Checks whether grants allow a destination, before anything runs.
 
 use super::{Access, Carried, NetGrants, PathError};
 use crate::{
@@ -62,9 +62,9 @@ pub enum DestinationError {
 /// The reason why the grants do not allow a destination.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Denial {
+pub enum GrantRefusal {
     /// No grant covers the name: it does not exist for the sandbox.
-    #[error("no grant covers the name {name}, so it does not exist in the sandbox — grant {name}:{port}")]
+    #[error("no network grant covers the name {name}, so it does not exist in the sandbox — grant {name}:{port}")]
     Name {
         /// The name.
         name: HostName,
@@ -72,7 +72,7 @@ pub enum Denial {
         port: u16,
     },
     /// Grants cover the name at other ports.
-    #[error("no grant covers port {port} of {name} — grant {name}:{port}")]
+    #[error("no network grant covers port {port} of {name} — grant {name}:{port}")]
     Port {
         /// The name.
         name: HostName,
@@ -80,23 +80,23 @@ pub enum Denial {
         port: u16,
     },
     /// No grant covers the address at this port.
-    #[error("no grant covers port {port} of {address} — grant the address with this port")]
+    #[error("no network grant covers port {port} of {address} — grant the address with this port")]
     Address {
         /// The address.
         address: IpAddr,
         /// The port of the destination.
         port: u16,
     },
-    /// A grant covers the address with a range that is too wide for an address that is not public.
-    #[error("{address} is {kind}, and the granted range does not lie within those addresses — grant {address} itself")]
+    /// A granted range contains the address, but the address is special and the range also has other addresses.
+    #[error("{address} is {kind}, but the granted range also has other addresses — grant {address} itself")]
     Special {
         /// The address.
         address: IpAddr,
-        /// Its kind.
+        /// The kind of the address.
         kind: SpecialKind,
     },
     /// No grant allows the method and path.
-    #[error("no grant of {rule} allows {method} {path} — grant this method and path")]
+    #[error("no network grant of {rule} allows {method} {path} — grant this method and path")]
     Request {
         /// The grant that decides.
         rule: String,
@@ -115,22 +115,22 @@ pub enum Denial {
 }
 
 impl Destination {
-    /// Returns the access that the grants give to this destination. The addresses that a name leads to are not known here: the
-    /// gateway checks them for each connection. The same holds for addresses of this host itself.
+    /// Returns the access that the grants permit to this destination. This function does not know the addresses of a name or of
+    /// this host. The gateway checks these addresses for each connection.
     ///
     /// # Errors
     /// The reason why the gateway would refuse the destination.
-    pub fn check(&self, grants: &NetGrants) -> Result<Access, Denial> {
+    pub fn check(&self, grants: &NetGrants) -> Result<Access, GrantRefusal> {
         let port = self.port;
         let access = match &self.host {
             Host::Name(name) => grants.tcp_name(name, port).ok_or_else(|| match grants.has_name(name) {
-                true => Denial::Port { name: name.clone(), port },
-                false => Denial::Name { name: name.clone(), port },
+                true => GrantRefusal::Port { name: name.clone(), port },
+                false => GrantRefusal::Name { name: name.clone(), port },
             })?,
             Host::Address(address) => {
                 let address = *address;
-                let access = grants.tcp_address(address, port).ok_or(Denial::Address { address, port })?;
-                grants.check_address(address, port).map_err(|kind| Denial::Special { address, kind })?;
+                let access = grants.tcp_address(address, port).ok_or(GrantRefusal::Address { address, port })?;
+                grants.check_address(address, port).map_err(|kind| GrantRefusal::Special { address, kind })?;
                 access
             }
         };
@@ -141,7 +141,7 @@ impl Destination {
                 return Ok(access);
             }
         }
-        Err(Denial::Request { rule: access.rule, method: method.clone(), path: path.clone() })
+        Err(GrantRefusal::Request { rule: access.rule, method: method.clone(), path: path.clone() })
     }
 }
 
@@ -185,7 +185,7 @@ impl FromStr for Destination {
     }
 }
 
-/// One line about what is allowed, and what the gateway checks.
+/// Writes one line that says what is allowed, and what the gateway checks.
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.carried {
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn check(destination: &str, grants: &str) -> Result<Access, Denial> {
+    fn check(destination: &str, grants: &str) -> Result<Access, GrantRefusal> {
         destination.parse::<Destination>().unwrap().check(&grants.parse().unwrap())
     }
 
@@ -227,19 +227,19 @@ mod tests {
     }
 
     #[test]
-    fn other_destinations_are_denied_with_the_grant_that_is_missing() {
+    fn other_destinations_are_refused_with_the_missing_grant() {
         for (destination, grants, reason) in [
             ("evil-pypi.example", "pypi.example", "grant evil-pypi.example:443"),
             ("pypi.example.evil.example", "pypi.example", "does not exist"),
             ("files.example", "*.files.example", "does not exist"),
-            ("pypi.example:22", "pypi.example", "no grant covers port 22 of pypi.example"),
-            ("10.1.3.3:5432", "10.1.2.0/24:5432", "no grant covers port 5432 of 10.1.3.3"),
+            ("pypi.example:22", "pypi.example", "no network grant covers port 22 of pypi.example"),
+            ("10.1.3.3:5432", "10.1.2.0/24:5432", "no network grant covers port 5432 of 10.1.3.3"),
             ("169.254.169.254:80", "0.0.0.0/0:80", "169.254.169.254 is link-local"),
             ("api.example/DELETE:/v1/x", "api.example/GET:/v1/*", "allows DELETE /v1/x"),
             ("api.example/GET:/v1/../x", "api.example/GET:/v1/*", "`..`"),
         ] {
-            let denial = check(destination, grants).unwrap_err().to_string();
-            assert!(denial.contains(reason), "{destination}: {denial}");
+            let refusal = check(destination, grants).unwrap_err().to_string();
+            assert!(refusal.contains(reason), "{destination}: {refusal}");
         }
     }
 

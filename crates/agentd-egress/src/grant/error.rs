@@ -17,7 +17,7 @@ pub enum GrantError {
         item: String,
     },
     /// A `*` is not the first label.
-    #[error("network grant {item:?}: `*` is possible only as the whole first label — use `*.NAME`")]
+    #[error("network grant {item:?}: a `*` is not the whole first label — use `*.NAME`")]
     Wildcard {
         /// The grant.
         item: String,
@@ -31,7 +31,7 @@ pub enum GrantError {
         #[source]
         source: NameError,
     },
-    /// The host looks like an address, and is none.
+    /// The host looks like an address, but is not one.
     #[error("network grant {item:?}: not an address or range — use a form such as `10.1.2.0/24:5432` or `[2001:db8::/32]:443`")]
     Range {
         /// The grant.
@@ -71,8 +71,8 @@ pub enum GrantError {
     },
     /// The part after the port is neither a protocol nor a request.
     #[error(
-        "network grant {item:?}: {part:?} is neither a protocol nor a request — use `tcp`, `tls`, `http`, `udp`, or METHOD:PATH \
-         such as `GET:/v1/*`"
+        "network grant {item:?}: {part:?} is neither a protocol nor a request — use `tcp`, `tls` or `http`, or append \
+         a request to HTTP, as in `/http/GET:/v1/*`"
     )]
     Suffix {
         /// The grant.

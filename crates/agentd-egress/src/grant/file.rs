@@ -7,7 +7,7 @@
 //!     "*.files.example:443",
 //!     "10.1.2.0/24:5432",
 //! ]
-//! # The text that a program and its user get for a denied host.
+//! # The text that a program and its user get for a refused host.
 //! deny_reason = "ask the platform team for access"
 //! ```
 
@@ -16,10 +16,10 @@ use crate::preset::{Preset, PresetError};
 use serde::Deserialize;
 use std::str::FromStr;
 
-/// Bytes of the longest file.
+/// The maximum size of a file of network grants, in bytes.
 pub const MAX_FILE: usize = 1 << 20;
 
-/// Bytes of the longest reason for a denied host: one paragraph.
+/// The maximum length of `deny_reason`, in bytes.
 const MAX_REASON: usize = 1024;
 
 /// The content of a grant file.
@@ -27,7 +27,7 @@ const MAX_REASON: usize = 1024;
 pub struct GrantFile {
     /// The grants of the file, followed by those of its presets.
     pub allow: NetGrants,
-    /// The operator's text for a denied host.
+    /// The operator's text for a refused host.
     pub deny_reason: Option<String>,
 }
 
@@ -39,7 +39,7 @@ pub enum GrantFileError {
     #[error("the file has more than {MAX_FILE} bytes — grant fewer hosts, or use a wildcard")]
     Long,
     /// The text is not TOML, or has another key or type.
-    #[error("line {line}: {reason} — use the keys allow, presets and deny_reason")]
+    #[error("line {line}: {reason} — correct the line; `allow` and `presets` are lists of texts, `deny_reason` is a text")]
     Syntax {
         /// The line, from 1.
         line: usize,
@@ -52,8 +52,11 @@ pub enum GrantFileError {
     /// A preset is not available.
     #[error(transparent)]
     Preset(#[from] PresetError),
-    /// The reason for a denied host is too long, or would change a terminal or a protocol.
-    #[error("deny_reason: more than {MAX_REASON} bytes, or a control character — use one short line of text")]
+    /// `deny_reason` is too long, or has a control character, which could change a terminal or a protocol.
+    #[error(
+        "deny_reason: more than {MAX_REASON} bytes, or a control character — use one line of at most {MAX_REASON} bytes, without \
+         control characters"
+    )]
     Reason,
 }
 
@@ -110,6 +113,7 @@ mod tests {
     fn faults_name_the_line_the_grant_or_the_preset() {
         let error = |text: &str| text.parse::<GrantFile>().unwrap_err().to_string();
         assert!(error("\nallow = [1]").starts_with("line 2: "), "{}", error("\nallow = [1]"));
+        assert!(error("allow = [1]").contains("`allow` and `presets` are lists of texts"), "{}", error("allow = [1]"));
         assert!(error("allowed = []").starts_with("line 1: "), "{}", error("allowed = []"));
         assert!(error("allow = ['*']").contains("\"*\""));
         assert!(error("presets = ['x']").contains("\"x\""));

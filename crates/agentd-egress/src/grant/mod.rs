@@ -1,7 +1,7 @@
-//! What a sandbox may reach: a list of grants, and the decisions that follow from it.
+//! The destinations that a sandbox may reach: a list of grants, and the decisions that follow from the list.
 //!
-//! `parse` reads the text form, `file` the file form, and `request` holds the rules on methods and paths. `check` answers for one
-//! destination. A decision is a function of the grants and of the destination; nothing here opens a socket.
+//! `parse` reads the text form, `file` the file form, and `request` holds the rules on methods and paths. `check` decides about
+//! one destination before anything runs. A decision is a function of the grants and the destination; this module opens no socket.
 
 mod check;
 mod error;
@@ -11,7 +11,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use check::{Denial, Destination, DestinationError};
+pub use check::{Destination, DestinationError, GrantRefusal};
 pub use error::GrantError;
 pub use file::{GrantFile, GrantFileError, MAX_FILE};
 pub use request::{PathError, RequestRule};
@@ -64,7 +64,7 @@ pub struct NetGrant {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NetGrants(Vec<NetGrant>);
 
-/// What the grants allow for one destination.
+/// The access that the grants permit to one destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     /// The grant that decides, in text form.
@@ -86,8 +86,8 @@ impl NetGrants {
         self.0.iter().any(|grant| matches!(&grant.hosts, Hosts::Names(pattern) if pattern.matches(name)))
     }
 
-    /// Returns what is allowed over TCP at a port of the name. A grant of exactly this name decides before a wildcard, and of
-    /// several the first that was written; the requests of all such grants with the same protocol are allowed.
+    /// Returns the access over TCP to a port of the name. A grant of exactly this name takes precedence over a wildcard. Of
+    /// several such grants, the first decides about the protocol, and the requests of all grants with this protocol are allowed.
     pub fn tcp_name(&self, name: &HostName, port: u16) -> Option<Access> {
         let matching = |exact: bool| {
             self.0.iter().filter(move |grant| {
@@ -98,24 +98,24 @@ impl NetGrants {
         access(&mut matching(true)).or_else(|| access(&mut matching(false)))
     }
 
-    /// Returns what is allowed over TCP at a port of the address. Only grants of ranges count, because no name is known.
+    /// Returns the access over TCP to a port of the address. Only grants of ranges count, because no name is known.
     pub fn tcp_address(&self, address: IpAddr, port: u16) -> Option<Access> {
         access(&mut self.0.iter().filter(|grant| grant.has_address(address, port) && grant.carried != Carried::Udp))
     }
 
-    /// Checks the address that a connection would go to.
+    /// Checks an address to which the gateway would connect.
     ///
     /// # Errors
-    /// The address is not of the public internet, and no grant for this port names a range within its block. `0.0.0.0/0` names
-    /// no block, so such a grant lifts nothing.
+    /// The address is special, and no grant for this port names a range within the special block of the address. `0.0.0.0/0` does
+    /// not lie within such a block, so this grant permits no special address.
     pub fn check_address(&self, address: IpAddr, port: u16) -> Result<(), SpecialKind> {
         address::check(address, &|address, block: SpecialBlock| {
             self.ranges(address, port).any(|range| block.range.contains(&range))
         })
     }
 
-    /// Returns true if a grant names exactly this address, or a range of loopback addresses with it. An address of the host is
-    /// reached by nothing less: a range may contain it by accident.
+    /// Returns true if a grant names exactly this address, or a range of loopback addresses that contains the address. Only such
+    /// a grant permits an address of this host, because a wider range may contain the address by accident.
     pub fn names_own_address(&self, address: IpAddr, port: u16) -> bool {
         self.ranges(address, port).any(|range| range.prefix_len() == range.max_prefix_len() || range.addr().is_loopback())
     }

@@ -46,7 +46,7 @@ impl FromStr for NetGrant {
     }
 }
 
-/// Splits the hosts from the rest, which is empty or starts with `:` or `/`.
+/// Splits the text into the hosts and the rest. The rest is empty, or starts with `:` or `/`.
 fn hosts(item: &str) -> Result<(Hosts, &str), GrantError> {
     let range_error = || GrantError::Range { item: item.to_owned() };
     if let Some(inner) = item.strip_prefix('[') {

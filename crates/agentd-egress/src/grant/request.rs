@@ -16,7 +16,7 @@ pub enum PathError {
     #[error("the path has a `%` without two hexadecimal digits")]
     Escape,
     /// An escaped `/`, `\`, `%`, or control character.
-    #[error("the path has an escaped `/`, `\\`, `%` or control character, which servers read differently")]
+    #[error("the path has an escaped `/`, `\\`, `%` or control character, which not all servers read in the same way")]
     Hidden,
     /// A segment `.` or `..`.
     #[error("the path has a segment `.` or `..`")]
@@ -28,7 +28,7 @@ pub enum PathError {
     #[error("the path has a space, a backslash, `?`, `#`, a control character or a character outside of ASCII")]
     Character,
     /// A `*` that is a part of a segment of a rule.
-    #[error("`*` in a path stands for a whole segment")]
+    #[error("a `*` in the path is only a part of a segment")]
     Wildcard,
 }
 
@@ -36,11 +36,11 @@ pub enum PathError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Segment {
     Exactly(Vec<u8>),
-    /// `*`: one segment that is not empty, or as the last one everything below.
+    /// `*`: one segment that is not empty. As the last segment of a rule: all paths below.
     Any,
 }
 
-/// A method, or all, with the paths for which it is allowed.
+/// A method, or all methods, and the paths that are allowed with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestRule {
     /// `None` for `*`.

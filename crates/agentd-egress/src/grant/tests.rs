@@ -184,7 +184,7 @@ fn rule_of_a_request_matches_whole_segments() {
     }
 }
 
-/// One address at least of every block, and what is directly outside of it where that is public.
+/// At least one address of every block, and the addresses directly outside of the block that are public.
 #[test]
 fn addresses_outside_of_the_public_internet_are_refused() {
     use SpecialKind::{Embedded, LinkLocal, Loopback, Mapped, Metadata, Multicast, Private, Reserved, Unspecified};
@@ -299,7 +299,7 @@ fn grant_lifts_the_rule_only_within_a_block_and_at_its_port() {
         ("[2000::/3]:80", "2001:db8::1", 80, false),
         ("169.254.169.254:80", "169.254.169.254", 80, true),
         ("127.0.0.0/8:80", "127.0.0.1", 80, true),
-        // Both the form and the address inside it must be named.
+        // Two grants are needed: for the form, and for the address inside it.
         ("[64:ff9b::/96]:80", "64:ff9b::8.8.8.8", 80, true),
         ("[64:ff9b::/96]:80", "64:ff9b::169.254.169.254", 80, false),
         ("[64:ff9b::/96]:80,169.254.169.254:80", "64:ff9b::169.254.169.254", 80, true),
@@ -329,7 +329,7 @@ fn inspection_is_needed_for_requests_inside_of_tls_only() {
     assert!(grants("a.example:80/GET:/x,b.example").need_inspection().is_none());
 }
 
-/// Texts that are near to grants.
+/// Texts that resemble grants.
 fn near_grant() -> impl Strategy<Value = String> {
     let parts =
         ["a", "*", ".", "example", ":", "443", "/", "GET", "udp", "10.0.0.0", "24", "[", "]", "::1", "%2C", "..", "ü", ","];

@@ -1,11 +1,11 @@
-//! The end of a chunked body (RFC 9112, 7.1), in its plainest form.
+//! Finds the end of a chunked body (RFC 9112, 7.1). Only the plainest form is accepted.
 //!
-//! Chunk extensions and trailers are refused, and so is a line that ends with a bare LF: servers disagree about their ends, and a
-//! request hidden there would not be checked. `httparse::parse_chunk_size` accepts them.
+//! Chunk extensions, trailers, and lines that end with a bare LF are refused. Servers disagree about their ends, so a request
+//! hidden in them would not be checked. `httparse::parse_chunk_size` accepts them.
 
 use super::head::HeadError;
 
-/// Digits of the largest size: 2^60 bytes.
+/// The maximum number of hexadecimal digits of a size, so that a size is below 2^60 bytes.
 const MAX_DIGITS: u8 = 15;
 
 /// The position in a chunked body.
@@ -40,7 +40,7 @@ impl Chunks {
         self.0 == ChunkState::Done
     }
 
-    /// Returns the number of bytes of the next part of a chunk, which may be forwarded without a look at them.
+    /// Returns the number of bytes of the current chunk that follow, and that may be forwarded without being examined.
     pub fn plain(&self) -> u64 {
         match self.0 {
             ChunkState::Data { left } => left,
@@ -48,7 +48,7 @@ impl Chunks {
         }
     }
 
-    /// Passes over bytes of a chunk, at most [`Self::plain`].
+    /// Skips bytes of a chunk, at most [`Self::plain`].
     pub fn skip(&mut self, bytes: u64) {
         if let ChunkState::Data { left } = self.0 {
             let left = left.saturating_sub(bytes);
@@ -56,7 +56,7 @@ impl Chunks {
         }
     }
 
-    /// Passes over `bytes` up to the end of the body, and returns the number of bytes that belong to it.
+    /// Skips `bytes` up to the end of the body, and returns the number of bytes that belong to the body.
     ///
     /// # Errors
     /// The body is not plain.

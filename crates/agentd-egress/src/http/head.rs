@@ -10,10 +10,10 @@ use httparse::{EMPTY_HEADER, Header, Request, Status};
 /// The number of header fields that a request may have.
 const MAX_FIELDS: usize = 100;
 
-/// What requests of a connection are compared with.
+/// The properties of a connection with which its requests are compared.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestCheck<'a> {
-    /// The name that the address was given for.
+    /// The granted name to which the address was assigned.
     pub name: &'a HostName,
     /// The port of the connection.
     pub port: u16,
@@ -44,7 +44,7 @@ pub enum BodyLength {
 #[non_exhaustive]
 pub enum HeadError {
     /// The bytes are no request of HTTP/1.
-    #[error("not a request of HTTP/1, and the port is granted for HTTP — grant the port with `/tcp` for other protocols")]
+    #[error("not a request of HTTP/1, but the port is granted for HTTP — grant the port with `/tcp` for other protocols")]
     NotHttp,
     /// The head is larger than the limit.
     #[error(
@@ -52,14 +52,14 @@ pub enum HeadError {
          shorter fields"
     )]
     TooLong,
-    /// Servers could see another end of a line or of the request.
+    /// Two servers could disagree about the end of a line or of the request.
     #[error("the request is ambiguous: {0} — correct the client, or grant the port with `/tcp`")]
     Ambiguous(&'static str),
     /// Not exactly one `Host`.
     #[error("the request has no `Host` field, or several — send exactly one, or grant the port with `/tcp`")]
     NoHost,
     /// The host is no name.
-    #[error("the host of the request: {0}")]
+    #[error("the request has an invalid host: {0} — correct the client")]
     Name(#[from] NameError),
     /// The request is for another host.
     #[error("the request is for {asked}, but the address was given for {granted} — connect to {asked} instead")]
@@ -72,14 +72,14 @@ pub enum HeadError {
     /// The request names another port or scheme than that of the connection.
     #[error("the request names another port or scheme than that of its connection — connect to the port that the URL names")]
     OtherPort,
-    /// `CONNECT` or `Upgrade`: what follows would not be checked.
-    #[error("`CONNECT` and `Upgrade` are not possible without TLS — use TLS, or grant the port with `/tcp`")]
+    /// The request is a `CONNECT` or has an `Upgrade`. The bytes that follow would not be checked.
+    #[error("the request is a `CONNECT` or has an `Upgrade`, which needs TLS — use TLS, or grant the port with `/tcp`")]
     Tunnel,
     /// The path is ambiguous, and a rule depends on it.
     #[error(transparent)]
     Path(#[from] PathError),
     /// No grant allows the method and path.
-    #[error("no grant allows this method and path — add a grant such as `NAME/METHOD:PATH`")]
+    #[error("no network grant allows this method and path — add one such as `NAME/METHOD:PATH`")]
     NotAllowed,
 }
 

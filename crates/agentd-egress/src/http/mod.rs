@@ -1,7 +1,7 @@
 //! HTTP/1 without TLS: the head of every request on a connection is checked before the request is forwarded.
 //!
-//! The bytes are forwarded as they are. Therefore a request whose end two servers could place differently is refused: `head`
-//! and `chunks` are stricter than RFC 9112. `forward` has the sockets.
+//! The bytes are forwarded unchanged. A request is therefore refused if two servers could disagree about its end: `head` and
+//! `chunks` are stricter than RFC 9112. `forward` has the sockets.
 
 mod chunks;
 pub(crate) mod forward;

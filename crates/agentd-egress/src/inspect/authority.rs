@@ -1,4 +1,4 @@
-//! The certificate authority of one sandbox, with which the gateway shows itself as a granted server.
+//! The certificate authority of one sandbox, with which the gateway presents itself as a granted server.
 //!
 //! The private key exists only in the memory of this process, and is zeroed when the authority is dropped. `ring` reads the key
 //! again for each signature; the copies that it makes on the stack meanwhile are not zeroed.
@@ -27,14 +27,14 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// Certificates that are kept. Further names displace the oldest ones.
+/// The number of certificates that are kept. Certificates of further names replace the oldest ones.
 const MAX_LEAVES: usize = 256;
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// A clock inside may be behind.
+/// The time by which certificates are dated back, because the clock of a client may be slow.
 const EARLIER: Duration = DAY;
-/// The authority lasts as long as a sandbox may.
+/// The time for which the authority is valid: as long as a sandbox may exist.
 const AUTHORITY_LASTS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// Some clients refuse certificates of servers that last longer than 398 days.
+/// The time for which a server's certificate is valid. Some clients refuse more than 398 days.
 const LEAF_LASTS: Duration = Duration::from_secs(90 * 24 * 3600);
 /// A certificate is used for this time, then replaced.
 const LEAF_USED: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -161,7 +161,8 @@ impl fmt::Debug for SandboxAuthority {
     }
 }
 
-/// Parameters of a certificate that starts now. The serial number must differ between certificates with the same key.
+/// Returns the parameters of a certificate that is valid from now on. The serial number must differ between certificates with the
+/// same key.
 fn params(lasts: Duration) -> Result<CertificateParams, InspectionError> {
     let mut params = CertificateParams::default();
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-/// The body of a response to the sandbox. Nothing is held in memory but a part that just arrived.
+/// The body of a response to the sandbox. Only the part that has just arrived is in memory.
 pub(crate) enum Reply {
     /// A text of the gateway.
     Text(Option<Bytes>),

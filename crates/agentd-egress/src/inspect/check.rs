@@ -53,7 +53,7 @@ pub(crate) fn request(check: &RequestCheck<'_>, parts: &Parts) -> Result<(), Flo
     Ok(check.allowed(parts.method.as_str(), parts.uri.path().as_bytes())?)
 }
 
-/// Refuses a body in a coding that the gateway would have to know, or with two lengths.
+/// Refuses a body with a transfer coding other than `chunked`, or with two lengths.
 fn framing(headers: &HeaderMap) -> Result<(), HeadError> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else { return Ok(()) };
@@ -66,10 +66,10 @@ fn framing(headers: &HeaderMap) -> Result<(), HeadError> {
     Ok(())
 }
 
-/// Returns true if the request wants to go on as a WebSocket (RFC 6455, 4.1).
+/// Returns true if the request asks for an upgrade to a WebSocket (RFC 6455, 4.1).
 ///
 /// # Errors
-/// The request wants another upgrade.
+/// The request asks for another upgrade.
 pub(crate) fn wants_websocket(parts: &Parts) -> Result<bool, InspectRefusal> {
     let mut upgrades = parts.headers.get_all(header::UPGRADE).iter();
     match (upgrades.next(), upgrades.next()) {
@@ -79,7 +79,7 @@ pub(crate) fn wants_websocket(parts: &Parts) -> Result<bool, InspectRefusal> {
     }
 }
 
-/// Removes the headers that are about one connection. `TE: trailers`, which gRPC needs, is about the message.
+/// Removes the headers that concern one connection. Keeps `TE: trailers`, which concerns the message and which gRPC needs.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)

@@ -6,11 +6,11 @@ use crate::name::HostName;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectionError {
-    /// No key could be made.
-    #[error("inspection: make a key: the system gives no random bytes — check that getrandom(2) works")]
+    /// No key could be created.
+    #[error("inspection: create a key: getrandom(2) returned no random bytes — check that no system call filter blocks it")]
     Key,
-    /// A certificate could not be made.
-    #[error("inspection: make a certificate: {0}")]
+    /// A certificate could not be created.
+    #[error("inspection: create a certificate: {0}")]
     Certificate(#[from] rcgen::Error),
     /// TLS could not be configured.
     #[error("inspection: configure TLS: {0}")]
@@ -19,19 +19,19 @@ pub enum InspectionError {
     #[error("inspection: read the trusted authorities: {0} — install the package `ca-certificates`, or set `SSL_CERT_FILE`")]
     Roots(String),
     /// The value of a secret is too short or too long.
-    #[error("secret for {host}: the value must have 8 to 4096 bytes, else it cannot be masked — use a longer one")]
+    #[error("secret for {host}: the value has fewer than 8 or more than 4096 bytes, so it cannot be masked — use another value")]
     Length {
         /// The host of the secret.
         host: HostName,
     },
     /// The value of a secret cannot stand in a header.
-    #[error("secret for {host}: the value must consist of visible ASCII characters — check it for line ends and spaces")]
+    #[error("secret for {host}: the value has a character other than visible ASCII — check it for line ends and spaces")]
     Value {
         /// The host of the secret.
         host: HostName,
     },
     /// The header of a secret is no header name, or one that the gateway sets itself.
-    #[error("secret for {host}: `{header}` is no header that can carry a secret — name another header")]
+    #[error("secret for {host}: the header `{header}` cannot carry a secret — name another header")]
     Header {
         /// The host of the secret.
         host: HostName,
@@ -39,7 +39,10 @@ pub enum InspectionError {
         header: String,
     },
     /// The prefix of a placeholder is not plain.
-    #[error("placeholder of a secret: the prefix must have at most 32 letters, digits, `-` and `_` — choose another")]
+    #[error(
+        "placeholder of a secret: the prefix has more than 32 characters, or one other than letters, digits, `-` and `_` — \
+         choose another prefix"
+    )]
     Prefix,
 }
 
@@ -48,12 +51,12 @@ pub enum InspectionError {
 #[non_exhaustive]
 pub enum InspectRefusal {
     /// The client offers only protocols that cannot be inspected.
-    #[error("the client offers neither HTTP/2 nor HTTP/1.1, and nothing else can be inspected — grant the port with `/tcp`")]
+    #[error("the client offers neither HTTP/2 nor HTTP/1.1, so its requests cannot be inspected — grant the port with `/tcp`")]
     Protocol,
     /// `CONNECT`, or an upgrade other than WebSocket.
-    #[error("`CONNECT` and upgrades other than WebSocket are not possible in an inspected connection — send plain requests")]
+    #[error("the request is a `CONNECT`, or an upgrade other than WebSocket, in an inspected connection — send plain requests")]
     Tunnel,
-    /// A header could replace what was checked.
+    /// A header could replace the method or path after the check.
     #[error(
         "the header `{header}` can replace the method or path at the server, after the check — send the request without this header"
     )]
@@ -62,7 +65,7 @@ pub enum InspectRefusal {
         header: &'static str,
     },
     /// The header of a secret contains something else.
-    #[error("the header `{header}` is reserved for a secret, and has a credential of its own — send the placeholder alone")]
+    #[error("the header `{header}` is reserved for a secret, but contains another credential — send only the placeholder")]
     Credential {
         /// The name of the header.
         header: String,

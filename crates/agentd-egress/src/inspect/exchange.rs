@@ -38,7 +38,7 @@ pub(crate) enum Sender {
     Two(http2::SendRequest<Incoming>),
 }
 
-/// What happened on a connection so far.
+/// The events on a connection so far.
 #[derive(Default)]
 pub(crate) struct Marks {
     /// True once a request has arrived.
@@ -47,7 +47,7 @@ pub(crate) struct Marks {
     pub(crate) upgrading: AtomicBool,
 }
 
-/// What all requests of a connection share.
+/// The state that all requests of a connection share.
 pub(crate) struct Exchange {
     pub(crate) inspector: Arc<Inspector>,
     pub(crate) name: HostName,
@@ -56,7 +56,7 @@ pub(crate) struct Exchange {
     pub(crate) rules: Vec<RequestRule>,
     pub(crate) log: RequestLog,
     pub(crate) sender: Sender,
-    /// The connection goes on as this tunnel once its response was sent.
+    /// Receives the tunnel (WebSocket) that replaces HTTP on this connection, after the response to the upgrade was sent.
     pub(crate) tunnels: mpsc::Sender<Tunnel>,
     pub(crate) marks: Arc<Marks>,
 }
@@ -64,7 +64,7 @@ pub(crate) struct Exchange {
 /// A request that may be sent.
 struct Checked {
     request: Request<Incoming>,
-    /// What the response must not contain.
+    /// The secrets that the response must not contain.
     patterns: Option<Arc<Patterns>>,
     /// The sandbox's side of a WebSocket.
     upgrade: Option<upgrade::OnUpgrade>,
@@ -106,7 +106,7 @@ impl Exchange {
             parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
         }
         if secrets.inject(&mut parts.headers)? {
-            // A part of a response could have a part of the secret.
+            // A part of a response (`Range`) could contain a part of the secret.
             parts.headers.remove(header::RANGE);
             parts.headers.remove(header::IF_RANGE);
         }
@@ -120,7 +120,7 @@ impl Exchange {
         Ok(Checked { request: Request::from_parts(parts, body), patterns, upgrade: upgrade.flatten() })
     }
 
-    /// States the host in one place only, in its normal form.
+    /// Leaves the host in one place only, in normal form.
     fn address(&self, parts: &mut request::Parts) {
         let host = if self.port == 443 { self.name.to_string() } else { format!("{}:{}", self.name, self.port) };
         let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
@@ -150,7 +150,7 @@ impl Exchange {
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switches {
             let (Some(client), server) = (client, upgrade::on(&mut response)) else { return Err(InspectRefusal::Tunnel) };
-            // The channel has room for the one upgrade that a connection can have.
+            // The channel has space for the one upgrade that a connection can have.
             let _ = self.tunnels.try_send(Tunnel { client, server, patterns: patterns.clone() });
         }
         let (mut parts, body) = response.into_parts();

@@ -1,7 +1,7 @@
-//! Replaces secrets in what a server sends by as many `*`, so that lengths do not change.
+//! Replaces each byte of a secret that a server sends by `*`, so that lengths do not change.
 //!
-//! A secret is recognised as it is, as a part of base64 text, percent-encoded, and escaped as in JSON. Other forms, such as a
-//! digest or a compressed copy, are not recognised.
+//! A secret is recognised in plain text, as a part of base64 text, percent-encoded, and escaped as in JSON. Other forms, such as
+//! a digest or a compressed copy, are not recognised.
 
 use super::secret::MIN_VALUE;
 use data_encoding::{BASE64_NOPAD, BASE64URL_NOPAD};
@@ -38,7 +38,7 @@ impl Patterns {
         !ranges.is_empty()
     }
 
-    /// Returns true if a text in lower case contains a secret, whose own case is ignored.
+    /// Returns true if a text in lower case contains a secret. The case of the secret is ignored.
     pub(crate) fn in_lower_case(&self, text: &[u8]) -> bool {
         let lower = |pattern: &[u8]| Zeroizing::new(pattern.to_ascii_lowercase());
         self.0.iter().any(|pattern| memmem::find(text, &lower(pattern)).is_some())
@@ -57,7 +57,7 @@ impl Patterns {
         found
     }
 
-    /// Returns the length of the longest end of the bytes with which a secret could start.
+    /// Returns the length of the longest suffix of the bytes that is a prefix of a secret.
     fn open_end(&self, bytes: &[u8]) -> usize {
         let starts = |pattern: &[u8]| {
             let most = bytes.len().min(pattern.len().saturating_sub(1));
@@ -67,10 +67,10 @@ impl Patterns {
     }
 }
 
-/// Masks a stream. Bytes with which a secret could start are held back until the next ones arrive.
+/// Masks a stream. A suffix with which a secret could start is held back until the next bytes arrive.
 pub(crate) struct Masker {
     patterns: std::sync::Arc<Patterns>,
-    /// Bytes that were not given out.
+    /// The bytes that are held back.
     held: Zeroizing<Vec<u8>>,
     /// The number of held bytes that belong to a secret which started earlier.
     masked: usize,
@@ -81,7 +81,7 @@ impl Masker {
         Self { patterns, held: Zeroizing::default(), masked: 0 }
     }
 
-    /// Takes bytes, and returns what can be given out.
+    /// Takes bytes, and returns the masked bytes that can be forwarded.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut all = Zeroizing::new(Vec::with_capacity(self.held.len() + bytes.len()));
         all.extend_from_slice(&self.held);
@@ -90,7 +90,7 @@ impl Masker {
         self.give(all, given)
     }
 
-    /// Returns what is held back at the end of the stream. The start of a secret that was cut off there is masked if it is long.
+    /// Returns the bytes that are held back at the end of the stream. If they are a long prefix of a secret, they are masked.
     pub(crate) fn finish(&mut self) -> Vec<u8> {
         let all = std::mem::take(&mut self.held);
         let length = all.len();
@@ -124,7 +124,8 @@ impl Masker {
     }
 }
 
-/// The characters of base64 text that the value alone decides, if `before` bytes modulo 3 precede it. In both alphabets.
+/// Returns the characters of base64 text that depend only on the value, if `before` bytes modulo 3 precede it, in each of the two
+/// alphabets.
 fn base64(value: &[u8], before: usize) -> [Zeroizing<Vec<u8>>; 2] {
     let padded = Zeroizing::new([&[0; 3][..before], value].concat());
     let decided = (before * 8).div_ceil(6)..padded.len() * 8 / 6;
@@ -134,7 +135,7 @@ fn base64(value: &[u8], before: usize) -> [Zeroizing<Vec<u8>>; 2] {
     })
 }
 
-/// RFC 8259, 7. Some encoders escape `/` too.
+/// Escapes a text as in JSON (RFC 8259, 7). Some encoders escape `/` too.
 fn json(value: &[u8], slash: bool) -> Zeroizing<Vec<u8>> {
     let mut text = Zeroizing::new(Vec::with_capacity(value.len() * 2));
     for byte in value {
@@ -172,7 +173,7 @@ mod tests {
         Masker::new(Arc::new(Patterns::new(&values)))
     }
 
-    /// Masks text that arrives in parts of the size.
+    /// Masks text that arrives in parts of `size` bytes.
     fn masked(values: &[&str], text: &str, size: usize) -> String {
         let mut masker = masker(values);
         let mut out: Vec<u8> = text.as_bytes().chunks(size).flat_map(|part| masker.feed(part)).collect();

@@ -1,6 +1,6 @@
 //! Inspection: the gateway ends TLS on both sides, so that rules apply to each request, and secrets stay outside of the sandbox.
 //!
-//! Only flows are inspected whose grants state a method and path, or whose host has a secret. Data flow of such a flow:
+//! A flow is inspected only if its grants state a method and path, or if its host has a secret. These are the steps:
 //!
 //! 1. `carry` takes over after the check of the ClientHello. It connects to the server, verifies the certificate against
 //!    [`roots`], agrees with the server on one protocol of the client's offer, and then shows the client a certificate of the
@@ -47,7 +47,7 @@ use tokio_rustls::TlsConnector;
 pub struct Inspection {
     /// The authority whose certificate the sandbox trusts.
     pub authority: Arc<SandboxAuthority>,
-    /// The authorities that servers' certificates are verified with.
+    /// The authorities with which servers' certificates are verified.
     pub roots: TrustedRoots,
     /// The secrets of the sandbox.
     pub secrets: Vec<Secret>,
@@ -97,7 +97,7 @@ impl Inspector {
         Ok(Arc::new(config))
     }
 
-    /// Returns what the program and its user are told.
+    /// Returns the text that the program and its user receive.
     fn explain(&self, refusal: &FlowRefusal) -> String {
         explanation(refusal, self.deny_reason.as_deref())
     }

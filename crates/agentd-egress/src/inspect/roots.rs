@@ -1,4 +1,4 @@
-//! The authorities that servers' certificates are verified with.
+//! The authorities with which servers' certificates are verified.
 
 use super::error::InspectionError;
 use rustls::{
@@ -7,7 +7,7 @@ use rustls::{
 };
 use std::sync::Arc;
 
-/// Authorities that the gateway trusts for the certificates of servers. What the sandbox trusts has no influence.
+/// The authorities that the gateway trusts for the certificates of servers, whatever the sandbox trusts.
 #[derive(Debug, Clone)]
 pub struct TrustedRoots(Arc<RootCertStore>);
 
@@ -22,7 +22,7 @@ impl TrustedRoots {
         Self::some(found.certs).ok_or_else(|| InspectionError::Roots(error.unwrap_or_else(|| "no certificate".to_owned())))
     }
 
-    /// Takes the certificates of a text in PEM form, and no others.
+    /// Reads the certificates of a text in PEM form, and trusts no others.
     ///
     /// # Errors
     /// The text has no certificate, or a damaged one.
@@ -32,7 +32,7 @@ impl TrustedRoots {
         Self::some(found).ok_or_else(|| InspectionError::Roots("no certificate".to_owned()))
     }
 
-    /// Keeps the certificates that can be used, unless there is none.
+    /// Keeps the usable certificates. Fails if there is none.
     fn some(certificates: Vec<CertificateDer<'static>>) -> Option<Self> {
         let mut store = RootCertStore::empty();
         let (added, _unusable) = store.add_parsable_certificates(certificates);

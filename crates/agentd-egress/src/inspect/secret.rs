@@ -14,22 +14,22 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use std::{fmt, sync::Arc};
 use zeroize::Zeroizing;
 
-/// A shorter value could occur by accident.
+/// The minimum length of a value, in bytes. A shorter value could occur in a response by accident.
 pub(crate) const MIN_VALUE: usize = 8;
 const MAX_VALUE: usize = 4096;
 const MAX_PREFIX: usize = 32;
-/// A longer word before the placeholder could be a credential itself.
+/// The maximum length of a scheme before the placeholder. A longer word could be a credential itself.
 const MAX_SCHEME: usize = 16;
 
-/// What the sandbox holds instead of a secret: a random text that is worth nothing elsewhere.
+/// A random text that the sandbox holds instead of a secret. It has no value outside of the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placeholder(String);
 
 impl Placeholder {
-    /// Makes a new placeholder. Some programs check the start of a key (`sk-`), so it can be given.
+    /// Creates a placeholder. `prefix` is for programs that check the start of a key (`sk-`).
     ///
     /// # Errors
-    /// The prefix is too long or not plain, or the system gives no random bytes.
+    /// The prefix is too long or has a special character, or getrandom(2) fails.
     pub fn random(prefix: &str) -> Result<Self, InspectionError> {
         let plain = prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
         if prefix.len() > MAX_PREFIX || !plain {
@@ -57,7 +57,7 @@ pub enum SecretPlace {
     BasicPassword,
 }
 
-/// The port of a host for which a secret is meant.
+/// The host and port that may receive a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretHost {
     /// The name. A secret has no wildcard.
@@ -99,12 +99,12 @@ impl Secret {
         Ok(Self { placeholder, value, host, header, basic })
     }
 
-    /// Returns where the secret is meant for.
+    /// Returns the host that may receive the secret.
     pub fn host(&self) -> &SecretHost {
         &self.host
     }
 
-    /// Returns the header's value with the secret in the place of the placeholder, if that is all that the header has.
+    /// Returns the header's value with the secret in the place of the placeholder, if the header has no other credential.
     fn fill(&self, sent: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (scheme, credential) = match sent.iter().position(|byte| *byte == b' ') {
             Some(space) => sent.split_at(space + 1),
@@ -154,15 +154,16 @@ impl<'a> HostSecrets<'a> {
         Self { secrets: all.iter().filter(|secret| secret.host.name == *name && secret.host.port == port).collect() }
     }
 
-    /// Returns what a response of the host must not contain, if there is a secret for the host.
+    /// Returns the patterns that a response of the host must not contain, if there is a secret for the host.
     pub(crate) fn patterns(&self) -> Option<Arc<Patterns>> {
         (!self.secrets.is_empty()).then(|| Arc::new(Patterns::new(self.secrets.iter().map(|secret| &*secret.value))))
     }
 
-    /// Puts the values in the places of their placeholders. Returns true if a header changed.
+    /// Replaces placeholders by the values of their secrets. Returns true if a header changed.
     ///
     /// # Errors
-    /// A header that is reserved for a secret has something else. The headers are then partly changed, and must not be sent.
+    /// A header that is reserved for a secret has another value. Some headers may then be changed already, so they must not be
+    /// sent.
     pub(crate) fn inject(&self, headers: &mut HeaderMap) -> Result<bool, InspectRefusal> {
         let mut changed = false;
         for (position, secret) in self.secrets.iter().enumerate() {

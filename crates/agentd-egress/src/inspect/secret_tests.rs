@@ -10,7 +10,8 @@ fn bearer() -> (Placeholder, Secret) {
     secret(SecretPlace::Header("Authorization".to_owned()), "real-value")
 }
 
-/// Injects into headers with these values of `Authorization`, and returns the values after it.
+/// Injects `secrets` into a request whose `Authorization` headers have the values `sent`. Returns whether a header changed, and
+/// the new values.
 fn inject(secrets: &[Secret], sent: &[String]) -> Result<(bool, Vec<String>), InspectRefusal> {
     let mut headers = HeaderMap::new();
     for value in sent {

@@ -27,11 +27,11 @@ use tokio::{sync::mpsc, time::sleep};
 
 /// Header fields of one message.
 const MAX_FIELDS: usize = 100;
-/// Bytes that a connection with HTTP/1.1 buffers in each direction.
+/// The number of bytes that a connection with HTTP/1.1 buffers in each direction.
 const MAX_BUFFER: usize = 64 * 1024;
 /// The dynamic table of HPACK.
 const TABLE: u32 = 4096;
-/// Streams that a peer may have reset before they were looked at (CVE-2023-44487).
+/// The maximum number of streams that a peer may reset before they were processed (CVE-2023-44487).
 const MAX_RESETS: usize = 20;
 
 type ClientStream = tokio_rustls::server::TlsStream<Wire>;
@@ -43,11 +43,11 @@ pub(crate) struct Session {
     pub(crate) server: ServerStream,
     /// True for HTTP/2, which both sides have agreed to.
     pub(crate) two: bool,
-    /// The time for the first request, for a head, and for the answer to a ping.
+    /// The time limit for the first request, for a head, and for the answer to a ping.
     pub(crate) patience: Duration,
 }
 
-/// A part of [`Exchange`] that does not depend on the connection to the server.
+/// The part of [`Exchange`] that does not depend on the connection to the server.
 pub(crate) type Prepare = Box<dyn FnOnce(Sender, mpsc::Sender<Tunnel>, Arc<Marks>) -> Exchange + Send>;
 
 impl Session {
@@ -97,7 +97,7 @@ fn two_to_client(tasks: Tasks, patience: Duration) -> server::conn::http2::Build
     builder
 }
 
-/// A connection to a client, which can be told to take no further request.
+/// A connection to a client. It can be shut down so that it accepts no further request.
 trait Finish: Future<Output = Result<(), hyper::Error>> {
     fn finish(self: Pin<&mut Self>);
 }
@@ -123,7 +123,8 @@ where
     }
 }
 
-/// Runs both connections. When the server closes its one, the client may finish the requests that are in progress.
+/// Runs the connections to client and server. When the server closes its connection, the client may finish the requests in
+/// progress.
 async fn drive(
     client: impl Finish,
     server: impl Future<Output = Result<(), hyper::Error>>,
@@ -163,7 +164,7 @@ async fn drive(
     }
     match ended {
         Ok(()) => Ok(()),
-        // An idle connection is closed like this too.
+        // An idle connection is closed in the same way.
         Err(error) if error.is_timeout() && marks.seen.load(Ordering::Relaxed) => Ok(()),
         Err(error) if error.is_timeout() => Err(TunnelEnd::Refused(FlowRefusal::TimedOut("request"))),
         Err(error) if error.is_parse_too_large() => Err(TunnelEnd::Refused(HeadError::TooLong.into())),

@@ -13,7 +13,7 @@ const PART: usize = 8 * 1024;
 pub(crate) struct Tunnel {
     pub(crate) client: OnUpgrade,
     pub(crate) server: OnUpgrade,
-    /// What the server's frames must not contain.
+    /// The secrets that the server's frames must not contain.
     pub(crate) patterns: Option<Arc<Patterns>>,
 }
 

@@ -9,18 +9,18 @@ use super::{
 };
 use std::{collections::VecDeque, sync::Arc};
 
-/// The longest head of a frame from a server.
+/// The maximum size of the head of a frame from a server, in bytes.
 const MAX_HEAD: usize = 10;
 /// RFC 6455, 5.5.
 const MAX_CONTROL: u64 = 125;
-/// Bytes of frames that wait while the start of a secret is held back.
+/// The maximum number of bytes that wait while the start of a secret is held back.
 const MAX_WAITING: usize = 16 * 1024;
 
 /// The frames from one server.
 pub(crate) struct Frames {
     state: Part,
     masker: Masker,
-    /// Bytes of messages that were fed to the masker, and that it gave out.
+    /// The number of bytes of messages that the masker received, and that it returned.
     fed: u64,
     given: u64,
     /// Heads and control frames, each with the number of bytes of messages before it.
@@ -47,7 +47,7 @@ impl Frames {
         Self { state: Part::Head(Vec::new()), masker: Masker::new(patterns), fed: 0, given: 0, waiting: VecDeque::new() }
     }
 
-    /// Takes bytes from the server, and returns what can be given out.
+    /// Takes bytes from the server, and returns the masked bytes that can be forwarded.
     ///
     /// # Errors
     /// The bytes are no frames that can be masked.
@@ -118,7 +118,7 @@ impl Frames {
         }
     }
 
-    /// Ends a frame of a message, and with the last one the message.
+    /// Ends a frame of a message. The last frame also ends the message.
     fn end(&mut self, last: bool, out: &mut Vec<u8>) {
         self.state = Part::Head(Vec::new());
         if last {
@@ -127,7 +127,7 @@ impl Frames {
         }
     }
 
-    /// Gives out bytes of messages, with the waiting parts at their places.
+    /// Returns bytes of messages, with the waiting heads and control frames at their places.
     fn give(&mut self, mut masked: &[u8], out: &mut Vec<u8>) {
         while let Some((at, _)) = self.waiting.front() {
             let before = usize::try_from(at - self.given).unwrap_or(usize::MAX);

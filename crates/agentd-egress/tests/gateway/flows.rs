@@ -107,7 +107,7 @@ fn ipv6_is_reached() {
 fn granted_address_is_reached() {
     let port = server("127.0.0.1", echo);
     let (_, records) = sandbox(config(&format!("127.0.0.0/8:{port}"), Names::new(&[])), &[port], |inside| {
-        // Inside, this address is that of the sandbox; the gateway takes it as the one outside.
+        // Inside, this address is that of the sandbox. The gateway treats it as the address outside.
         assert_eq!(exchange(&inside.connect_to(([127, 0, 0, 1], port).into()), b"x"), b"x");
     });
     assert_eq!(records[0].verdict, FlowVerdict::Granted { rule: format!("127.0.0.0/8:{port}"), end: FlowEnd::Closed });
@@ -247,7 +247,7 @@ fn withdrawn_grant() {
         assert_eq!(rest(&a), Err(io::ErrorKind::ConnectionReset));
         assert_eq!(inside.ask_at("8.8.8.8:53", "a.example.", RecordType::A).0, ResponseCode::NXDomain);
         assert_eq!(exchange(&b, b"y"), b"y");
-        // The range that lifted the rule on addresses is withdrawn.
+        // The grant of the special range is withdrawn.
         let mut b = inside.connect("b.example.", port);
         b.write_all(b"x").unwrap();
         b.read_exact(&mut [0]).unwrap();
@@ -330,7 +330,7 @@ fn through_proxy(sends_names: bool, grants: &str, names: Arc<Names>) -> (Vec<Str
     proxy.sends_names = sends_names;
     config.upstream = Upstream::Proxy(proxy);
     let (_, records) = sandbox(config, &[2222], |inside| {
-        if grants.contains("127.0.0.1") || sends_names {
+        if grants.contains("10.0.0.5") || sends_names {
             assert_eq!(exchange(&inside.connect("a.example.", 2222), b"x"), b"bannerx");
         } else {
             assert_eq!(inside.attempt(inside.address("a.example.", 2222)), Err(io::ErrorKind::ConnectionReset));
@@ -341,10 +341,10 @@ fn through_proxy(sends_names: bool, grants: &str, names: Arc<Names>) -> (Vec<Str
 }
 
 fn proxy() {
-    let names = || Names::new(&[("a.example", &[&["127.0.0.1"]])]);
-    let (requests, records) = through_proxy(false, "a.example:2222,127.0.0.1:2222", names());
-    assert_eq!(requests, ["CONNECT 127.0.0.1:2222 HTTP/1.1"]);
-    assert_eq!((records[0].connected, records[0].address_checked), (Some(([127, 0, 0, 1], 2222).into()), true));
+    let names = || Names::new(&[("a.example", &[&["10.0.0.5"]])]);
+    let (requests, records) = through_proxy(false, "a.example:2222,10.0.0.5:2222", names());
+    assert_eq!(requests, ["CONNECT 10.0.0.5:2222 HTTP/1.1"]);
+    assert_eq!((records[0].connected, records[0].address_checked), (Some(([10, 0, 0, 5], 2222).into()), true));
     assert_eq!((records[0].sent, records[0].received), (1, 7));
     let (requests, records) = through_proxy(false, "a.example:2222", names());
     assert_eq!(requests, Vec::<String>::new(), "a forbidden address does not reach the proxy");

@@ -1,4 +1,4 @@
-//! What passes an inspected connection, and what happens to secrets on the way.
+//! The requests that pass an inspected connection, and the treatment of secrets.
 
 use crate::origin::{Client, HTTP_1, HTTP_2, LONG_BODY, SECRET, Scene, Seen, inspected, long_byte, read_until};
 use agentd_egress::{
@@ -54,7 +54,8 @@ pub fn refused(records: &[FlowRecord]) -> Vec<FlowRefusal> {
         .collect()
 }
 
-/// Returns true if nothing went wrong. The gateway may stop before it has read the end of the client.
+/// Returns true if the flow was granted and ended without an error. The gateway may stop before it has read the end of the
+/// client.
 fn ended_well(record: &FlowRecord) -> bool {
     matches!(record.verdict, FlowVerdict::Granted { end: FlowEnd::Closed | FlowEnd::Stopped, .. })
 }
@@ -215,7 +216,7 @@ fn download() {
                 let from = usize::try_from(start).unwrap();
                 assert!(all[from..].iter().zip(start..).all(|(byte, at)| *byte == long_byte(at)), "{flag} {start}");
             }
-            // The same bytes go up and come back.
+            // The server returns the bytes that it received.
             let back = tempfile::NamedTempFile::new().unwrap();
             let whole = format!("@{path}");
             done(client.curl(&[flag, "--data-binary", &whole, "-o", back.path().to_str().unwrap()], "/v1/echo"));
@@ -300,7 +301,7 @@ fn websocket() {
             let got = if has { vec![b'*'; SECRET.len()] } else { sent.as_bytes().to_vec() };
             let (first, second) = got.split_at(got.len() / 2);
             let frame = |head: u8, payload: &[u8]| [&[head, u8::try_from(payload.len()).unwrap()], payload].concat();
-            // What the test sends comes back.
+            // The server returns the bytes that the test sends.
             let echoed = frame(0x82, b"echo");
             stream.write_all(&echoed).unwrap();
             let expected = [frame(0x01, first), frame(0x80, second), echoed].concat();

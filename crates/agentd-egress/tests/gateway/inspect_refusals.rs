@@ -1,12 +1,12 @@
-//! What an inspected connection refuses, and its bounds.
+//! The requests that an inspected connection refuses, and the bounds of a connection.
 
 use crate::{
     inspect::{bearer, refused, text},
     origin::{Client, HTTP_1, HTTP_2, SECRET, Scene, certificate, inspected, read_until, settings},
-    sandbox::{Names, config, rest},
+    sandbox::{Names, config, rest, start_gateway},
 };
 use agentd_egress::{
-    Gateway, GatewayError, GatewaySockets,
+    GatewayError, GatewaySockets,
     grant::PathError,
     http::HeadError,
     inspect::error::InspectRefusal,
@@ -74,7 +74,7 @@ fn rules() {
         for answer in &answers[1..] {
             assert!(answer.starts_with("agentd: ") && answer.ends_with("\nAsk the platform team.\n403"), "{answer}");
         }
-        assert!(answers[1].contains("no grant allows this method and path"), "{}", answers[1]);
+        assert!(answers[1].contains("no network grant allows this method and path"), "{}", answers[1]);
         let paths = [PathError::Dots, PathError::Hidden, PathError::Doubled].map(HeadError::Path);
         let expected = [&[HeadError::NotAllowed][..], &paths, &[HeadError::NotAllowed]].concat();
         assert_eq!(refused(&records), expected.into_iter().map(FlowRefusal::Request).collect::<Vec<_>>(), "{flag}");
@@ -115,7 +115,7 @@ fn other_ways() {
         curl.args(["-sS", "-6", "--max-time", "60", "--cacert"]).arg(client.authority.path()).env("NO_PROXY", "*");
         curl.arg("--resolve").arg(format!("a.example:{}:[{v6}]", client.port));
         let answer = text(&curl.arg(format!("https://a.example:{}/admin", client.port)).output().unwrap().stdout);
-        assert!(answer.starts_with("agentd: no grant allows"), "{answer}");
+        assert!(answer.starts_with("agentd: no network grant allows"), "{answer}");
         let udp = UdpSocket::bind("0.0.0.0:0").unwrap();
         udp.connect(client.inside.address("a.example.", client.port)).unwrap();
         udp.send(b"QUIC").unwrap();
@@ -145,7 +145,7 @@ fn tunnels() {
 fn second_request() {
     let (_, records, seen) = inspected(Scene { rules: RULES, ..Scene::default() }, |client| {
         let mut stream = client.tls(HTTP_1);
-        // Both arrive at once.
+        // The two requests arrive at once.
         let both = "GET /v1/echo HTTP/1.1\r\nHost: a.example\r\n\r\nGET /admin HTTP/1.1\r\nHost: a.example\r\n\r\n";
         stream.write_all(both.as_bytes()).unwrap();
         let answer = text(&read_until(&mut stream, b"agentd: "));
@@ -285,7 +285,7 @@ fn slow() {
         let mut preface = client.tls(HTTP_2);
         preface.write_all(b"PRI * HTTP/2.0").unwrap();
         let mut silent = two(client);
-        // Neither handshake goes on after the ClientHello.
+        // Neither handshake continues after the ClientHello.
         let mut hello = client.inside.connect("a.example.", client.port);
         hello.write_all(&crate::client_hello::real_hello("a.example")).unwrap();
         for stream in [&mut head, &mut preface] {
@@ -339,7 +339,7 @@ fn limit() {
         let mut first = client.tls(HTTP_1);
         write!(first, "GET /v1/events HTTP/1.1\r\nHost: a.example\r\n\r\n").unwrap();
         read_until(&mut first, b"first\n\n");
-        // The handshake of the second one goes on once the first one has ended.
+        // The handshake of the second connection continues once the first connection has ended.
         let mut second = client.tls(HTTP_1);
         second.sock.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         let request = b"POST /v1/echo HTTP/1.1\r\nHost: a.example\r\nContent-Length: 3\r\n\r\nend";
@@ -353,14 +353,14 @@ fn limit() {
 }
 
 fn start() {
-    let error = Gateway::start(GatewaySockets::default(), config("a.example/GET:/x", Names::new(&[]))).unwrap_err();
+    let error = start_gateway(GatewaySockets::default(), config("a.example/GET:/x", Names::new(&[]))).unwrap_err();
     assert!(matches!(error, GatewayError::Inspection { .. }));
     for grants in ["b.example", "a.example/tcp", "a.example:8443/tls"] {
         let mut config = config(grants, Names::new(&[]));
         let certificate = certificate(&["a.example"], &[]);
         config.inspection = Some(Arc::new(settings(&certificate, 443, bearer()).0));
         assert!(!format!("{config:?}").contains(SECRET));
-        let error = Gateway::start(GatewaySockets::default(), config).unwrap_err();
+        let error = start_gateway(GatewaySockets::default(), config).unwrap_err();
         assert!(matches!(&error, GatewayError::Secret { .. }), "{grants}: {error}");
         assert!(!agentd_core::Remedy::in_message(&error.to_string()).as_str().is_empty(), "{error}");
     }

@@ -1,6 +1,6 @@
 //! The namespaces of the tests: an outer one for the servers and the gateway, and one for each sandbox.
 //!
-//! In both, every address is local ("AnyIP"), so a test has any address that it needs, and nothing leaves.
+//! In every namespace, all addresses are local ("AnyIP"), so a test can use any address, and no packet leaves.
 
 use rustix::{
     fd::OwnedFd,

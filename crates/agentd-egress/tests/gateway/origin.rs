@@ -1,4 +1,4 @@
-//! A real server with TLS outside, and what a test does with it.
+//! A real server with TLS outside, and functions with which a test uses the server.
 
 use crate::sandbox::{Inside, LONG, Names, config, sandbox};
 use agentd_egress::{
@@ -36,7 +36,7 @@ use tokio::sync::mpsc;
 pub const SECRET: &str = "real-secret-value-0123456789";
 pub const HTTP_1: &[u8] = b"http/1.1";
 pub const HTTP_2: &[u8] = b"h2";
-/// Bytes of the long body.
+/// The length of the long body, in bytes.
 pub const LONG_BODY: u64 = 16 << 20;
 
 /// A request that arrived.
@@ -112,7 +112,7 @@ pub fn origin(certificate: &Certificate) -> (u16, Requests) {
 }
 
 async fn serve(acceptor: tokio_rustls::TlsAcceptor, client: tokio::net::TcpStream, seen: Requests) {
-    // A client that does not like the certificate ends the handshake.
+    // A client that rejects the certificate ends the handshake.
     let Ok(client) = acceptor.accept(client).await else { return };
     let two = client.get_ref().1.alpn_protocol() == Some(HTTP_2);
     let client = TokioIo::new(client);
@@ -162,7 +162,7 @@ async fn answer(mut request: Request<Incoming>, two: bool, requests: Requests) -
         _ => {}
     }
     tokio::spawn(async move {
-        // A client that has gone ends the body.
+        // The body ends if the client has disconnected.
         let _ = body_of(&path, &seen, reflected, send).await;
     });
     Ok(response)
@@ -186,7 +186,7 @@ async fn body_of(
         "/v1/broken" => {
             send.send(data(reflected.as_bytes().to_vec())).await?;
             send.send(data(SECRET.as_bytes()[..20].to_vec())).await?;
-            // What was sent arrives before the end.
+            // All sent bytes arrive before the end.
             tokio::time::sleep(std::time::Duration::from_millis(300)).await;
             send.send(Err(io::Error::other("the test breaks the body"))).await
         }
@@ -258,7 +258,7 @@ impl Default for Scene<'_> {
     }
 }
 
-/// A program inside, and what it knows.
+/// A program inside, with the values that it knows.
 pub struct Client<'a> {
     pub inside: &'a Inside<'a>,
     pub port: u16,
@@ -311,7 +311,8 @@ impl Client<'_> {
         curl.arg(format!("https://{name}:{}{path}", self.port)).output().unwrap()
     }
 
-    /// Opens a connection to `a.example` for bytes of the test's own. The first call on the stream does the handshake of TLS.
+    /// Opens a connection to `a.example` on which the test sends bytes. The first call on the stream performs the handshake of
+    /// TLS.
     pub fn tls(&self, protocol: &[u8]) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.authority.path()).unwrap()).unwrap();

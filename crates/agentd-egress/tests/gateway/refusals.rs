@@ -1,12 +1,12 @@
-//! What is refused, and how the refusal is recorded.
+//! Refused flows, and the records of the refusals.
 
 use crate::{
     client_hello::real_hello,
     namespace::socket,
-    sandbox::{Names, config, echo, rest, sandbox, server},
+    sandbox::{Names, config, echo, rest, sandbox, server, start_gateway},
 };
 use agentd_egress::{
-    Gateway, GatewayConfig, GatewayError, GatewaySockets,
+    GatewayConfig, GatewayError, GatewaySockets,
     address::SpecialKind,
     hello::HelloError,
     http::HeadError,
@@ -42,7 +42,7 @@ fn refusal(record: &FlowRecord) -> &FlowRefusal {
     }
 }
 
-/// Sends bytes and returns what comes back.
+/// Sends bytes and returns the answer.
 fn send(mut stream: &TcpStream, bytes: &[u8]) -> Result<Vec<u8>, io::ErrorKind> {
     // The gateway may have reset the connection.
     let _ = stream.write_all(bytes);
@@ -220,21 +220,24 @@ fn start() {
     let shared = |option: fn(&rustix::fd::OwnedFd)| {
         let socket = socket(false, SocketType::STREAM, 0);
         option(&socket);
-        Gateway::start(tcp(socket), config("a.example")).unwrap_err()
+        start_gateway(tcp(socket), config("a.example")).unwrap_err()
     };
     assert!(matches!(shared(|socket| sockopt::set_socket_reuseaddr(socket, true).unwrap()), GatewayError::Shared));
     assert!(matches!(shared(|socket| sockopt::set_socket_reuseport(socket, true).unwrap()), GatewayError::Shared));
-    let datagrams = Gateway::start(tcp(socket(false, SocketType::DGRAM, 0)), config("a.example")).unwrap_err();
-    assert!(matches!(datagrams, GatewayError::Kind));
+    let datagrams = start_gateway(tcp(socket(false, SocketType::DGRAM, 0)), config("a.example")).unwrap_err();
+    assert!(datagrams.to_string().contains("its type is SOCK_DGRAM, expected SOCK_STREAM — "), "{datagrams}");
+    let attempts = GatewaySockets { attempts: vec![socket(false, SocketType::DGRAM, 0)], ..GatewaySockets::default() };
+    let datagrams = start_gateway(attempts, config("a.example")).unwrap_err();
+    assert!(datagrams.to_string().contains("its type is SOCK_DGRAM, expected SOCK_RAW — "), "{datagrams}");
     let stream = Arc::new(crate::sandbox::server("127.0.0.1", echo));
     let connected = TcpStream::connect(("127.0.0.1", *stream)).unwrap();
-    assert!(matches!(Gateway::start(tcp(connected.into()), config("a.example")).unwrap_err(), GatewayError::NotListening));
+    assert!(matches!(start_gateway(tcp(connected.into()), config("a.example")).unwrap_err(), GatewayError::NotListening));
     for (grants, inspection) in [("a.example/GET:/x", true), ("a.example:123/udp", false)] {
-        let error = Gateway::start(GatewaySockets::default(), config(grants)).unwrap_err();
+        let error = start_gateway(GatewaySockets::default(), config(grants)).unwrap_err();
         assert!(matches!((&error, inspection), (GatewayError::Inspection { .. }, true) | (GatewayError::Udp { .. }, false)));
         assert!(!agentd_core::Remedy::in_message(&error.to_string()).as_str().is_empty(), "{error}");
     }
     let mut greedy = config("a.example");
     greedy.limits.flows = usize::MAX;
-    assert!(matches!(Gateway::start(GatewaySockets::default(), greedy).unwrap_err(), GatewayError::Descriptors { .. }));
+    assert!(matches!(start_gateway(GatewaySockets::default(), greedy).unwrap_err(), GatewayError::Descriptors { .. }));
 }

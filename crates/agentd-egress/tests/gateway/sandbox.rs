@@ -1,7 +1,9 @@
 //! A sandbox with its gateway, and servers outside.
 
 use crate::namespace::{enter_sandbox, socket};
-use agentd_egress::{Gateway, GatewayConfig, GatewaySockets, NetGrants, Resolve, name::HostName, record::FlowRecord};
+use agentd_egress::{
+    Gateway, GatewayConfig, GatewayError, GatewaySockets, NetGrants, Resolve, name::HostName, record::FlowRecord,
+};
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, RData, RecordType},
@@ -26,7 +28,7 @@ pub const LONG: Duration = Duration::from_secs(60);
 /// network namespace now and then: `sendmsg` succeeds, and `Ip6OutNoRoutes` counts it.
 const RESEND: Duration = Duration::from_secs(1);
 
-/// Names outside. Each call of the resolver takes the next answer of a name; the last one stays.
+/// Names outside. Each call of the resolver returns the next answer of a name, and all later calls the last one.
 #[derive(Default)]
 pub struct Names(Mutex<HashMap<HostName, Vec<Vec<IpAddr>>>>);
 
@@ -68,7 +70,7 @@ pub fn sandbox<R: Send>(
             client(&Inside { gateway: &gateway })
         });
         // The gateway's thread must be in the outer namespace, so this thread starts it.
-        let gateway = Arc::new(Gateway::start(sockets.recv().unwrap(), config).unwrap());
+        let gateway = Arc::new(start_gateway(sockets.recv().unwrap(), config).unwrap());
         start.send(gateway.clone()).unwrap();
         (inside.join(), gateway)
     });
@@ -77,6 +79,11 @@ pub fn sandbox<R: Send>(
     drop(Arc::into_inner(gateway).unwrap());
     assert_eq!(log.take_dropped(), 0);
     (result, std::iter::from_fn(|| log.next(LONG)).collect())
+}
+
+/// Starts a gateway.
+pub fn start_gateway(sockets: GatewaySockets, config: GatewayConfig) -> Result<Gateway, GatewayError> {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(Gateway::start(sockets, config))
 }
 
 fn sockets_of(ports: &[u16]) -> GatewaySockets {
@@ -177,7 +184,7 @@ fn answer(bytes: &[u8]) -> (ResponseCode, Option<IpAddr>) {
     (message.metadata.response_code, address)
 }
 
-/// Serves each connection at a free port of a loopback address by `serve`, in a thread, until the process ends.
+/// Calls `serve` for each connection at a free port of a loopback address, in a thread, until the process ends.
 pub fn server(host: &str, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
     let listener = TcpListener::bind((host, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();

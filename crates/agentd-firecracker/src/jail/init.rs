@@ -56,13 +56,13 @@ pub(super) fn run(
     let mut child = command(jail, &root, privileged, user);
     let mut child = child.spawn().map_err(|error| {
         ControlError::caused_by(Control::Process, format!("execute {:?}", child.get_program()), error)
-            .remedy("run agentd vm install-firecracker to see how to install it")
+            .remedy("run `agentd vm install-firecracker`, which prints how to install it")
     })?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| ControlError::new(Control::Process, "clone returned an invalid pid", None))?;
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
         .map_err(|errno| failed(Control::Process, "pidfd_open".to_owned(), errno))?;
-    if !serve(io::stdin().as_fd(), pidfd.as_fd(), &root, user)? {
+    if serve(io::stdin().as_fd(), pidfd.as_fd(), &root, user)? == Ended::Library {
         return Ok(());
     }
     match child.wait() {
@@ -71,17 +71,32 @@ pub(super) fn run(
     }
 }
 
-/// Mounts the snapshot that the library names, if it names one, and waits for an end: true for the end of Firecracker, false for
-/// the end of the library.
+/// A process that has ended, or closed its socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Firecracker,
+    Library,
+}
+
+/// An event for the jail init.
+enum JailEvent {
+    /// The library has sent a message, or closed its socket.
+    FromLibrary,
+    /// Firecracker has ended.
+    FirecrackerEnded,
+}
+
+/// Mounts the snapshot that the library names, if it names one. Waits until Firecracker or the library ends, and returns which of
+/// the two ended first.
 fn serve(
     library: BorrowedFd<'_>,
     firecracker: BorrowedFd<'_>,
     root: &Path,
     user: Option<(u32, u32)>,
-) -> Result<bool, ControlError> {
+) -> Result<Ended, ControlError> {
     let mut has_snapshot = false;
-    while first_of(library, firecracker)? {
-        let Some(snapshot) = recv(library)? else { return Ok(false) };
+    while let JailEvent::FromLibrary = next_event(library, firecracker)? {
+        let Some(snapshot) = recv(library)? else { return Ok(Ended::Library) };
         if has_snapshot {
             return Err(ControlError::new(
                 Control::Process,
@@ -91,14 +106,14 @@ fn serve(
         }
         has_snapshot = true;
         bind_read_only(&snapshot, &root.join(SNAPSHOT))?;
-        // The library has created the machine's disk in the meantime; it needs the same owner.
+        // The library has created the machine's disk in the meantime. The disk needs the same owner.
         if let Some((uid, gid)) = user {
             chown_root_entries(root, uid, gid)?;
         }
         rustix::net::send(library, SHOWN, SendFlags::NOSIGNAL)
             .map_err(|errno| failed(Control::Process, "send the reply to the library".to_owned(), errno))?;
     }
-    Ok(true)
+    Ok(Ended::Firecracker)
 }
 
 /// Receives the path of the snapshot to mount; `None` if the library has closed the socket.
@@ -113,20 +128,20 @@ fn recv(library: BorrowedFd<'_>) -> Result<Option<PathBuf>, ControlError> {
     Ok((!path.is_empty()).then(|| OsStr::from_bytes(path).into()))
 }
 
-/// Waits for an event: true for a message or the end of the library, false for the end of Firecracker.
-fn first_of(library: BorrowedFd<'_>, firecracker: BorrowedFd<'_>) -> Result<bool, ControlError> {
+/// Waits for an event.
+fn next_event(library: BorrowedFd<'_>, firecracker: BorrowedFd<'_>) -> Result<JailEvent, ControlError> {
     loop {
         let mut both = [PollFd::from_borrowed_fd(library, PollFlags::IN), PollFd::from_borrowed_fd(firecracker, PollFlags::IN)];
         match poll(&mut both, None) {
-            Ok(_) if !both[0].revents().is_empty() => return Ok(true),
-            Ok(_) if !both[1].revents().is_empty() => return Ok(false),
+            Ok(_) if !both[0].revents().is_empty() => return Ok(JailEvent::FromLibrary),
+            Ok(_) if !both[1].revents().is_empty() => return Ok(JailEvent::FirecrackerEnded),
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(failed(Control::Process, "poll".to_owned(), errno)),
         }
     }
 }
 
-/// Returns the command that starts Firecracker, in its jailer if root.
+/// Returns the command that starts Firecracker; as root, through Firecracker's jailer.
 fn command(jail: &Jail, root: &Path, privileged: bool, user: Option<(u32, u32)>) -> Command {
     let program = jail.programs.join(FIRECRACKER);
     let own = ["--api-sock", API, "--level", "Warning", "--metrics-path", METRICS];

@@ -23,7 +23,7 @@ const LIFE_TIMEOUT: Duration = Duration::from_secs(7);
 const TRIES: u32 = 4;
 /// The time limit for a new control connection after a connection is lost.
 const RENEWAL: Duration = Duration::from_secs(3);
-/// The longest line with which Firecracker answers `CONNECT`, in bytes.
+/// The maximum length of the line with which Firecracker answers `CONNECT`, in bytes.
 const MAX_ANSWER: usize = 32;
 /// The maximum length of the message with which a guest reports that its agent failed to start, in bytes.
 const MAX_WHY: usize = 4 << 10;
@@ -98,8 +98,8 @@ impl Vm {
 
     /// Calls `attach` with a connection to the agent, up to [`TRIES`] times.
     ///
-    /// A resumed guest may notice late that its connections were reset, and then also closes connections made in the meantime.
-    /// The guest then opens a new control connection, so each retry waits for one.
+    /// A resumed guest may notice late that its connections were reset. It then also closes connections that were created in the
+    /// meantime, and opens a new control connection. Each retry therefore waits for a new control connection.
     pub(crate) async fn attached<T, F>(&self, attach: impl Fn(UnixStream) -> F) -> Result<T, IsolationError>
     where
         F: Future<Output = Result<T, IsolationError>>,

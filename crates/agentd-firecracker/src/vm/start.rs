@@ -18,7 +18,7 @@ use tokio::{net::UnixListener, time::timeout};
 
 /// The time limit for Firecracker to answer on its API socket.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// The interval of attempts to connect to Firecracker's API socket. There is no notification when the socket appears.
+/// The interval of attempts to connect to Firecracker's API socket. No event reports that the socket exists.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// A Firecracker that does not answer yet, which ends when this is dropped.

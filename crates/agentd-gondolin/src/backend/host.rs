@@ -1,8 +1,8 @@
 //! The host's side of a machine: Node and QEMU in an agentd sandbox. They can access only the installation, read-only, and the
 //! grants. The only connection out of the sandbox is one socket.
 //!
-//! So an attacker who escapes from the machine is still inside a container. The end of the sandbox, for whatever reason, also
-//! ends Node and QEMU, and removes the private file system with their sockets and disks.
+//! An attacker who escapes from the machine is therefore still inside a container. The end of the sandbox, for whatever reason,
+//! also ends Node and QEMU, and removes the private file system with their sockets and disks.
 
 use super::{
     GondolinBackend, initramfs,
@@ -39,7 +39,7 @@ const CONSOLE_WAIT: Duration = Duration::from_secs(5);
 enum HostMessage {
     /// The end of what the guest has printed on its console, when the start has taken too long.
     Console(String),
-    /// The machine did not start, or has ended; with the reason.
+    /// The reason why the machine did not start, or has ended.
     Failed(String),
 }
 

@@ -31,6 +31,6 @@ pub(crate) fn daemons(home: &Path, downloads: &Downloads, package: &Path) -> Res
             .arg("--prefix")
             .arg(dir)
             .current_dir(package.join(GONDOLIN).join("dist/guest"));
-        tool::run(&mut zig, "run agentd gondolin setup again").map(drop)
+        tool::run(&mut zig, "run `agentd gondolin setup` again").map(drop)
     })
 }

@@ -18,7 +18,7 @@ pub(crate) const REQUIREMENTS: &str = include_str!("../../pip/requirements.txt")
 
 /// The remedy if `apt-get`, `apt-cache` or Debian's archive is missing.
 const DEBIAN: &str =
-    "run agentd gondolin setup on Debian or a derivative, and pass a copy of its `downloads` folder with --offline";
+    "run `agentd gondolin setup` on Debian or a derivative, and pass a copy of its `downloads` folder with --offline";
 pub(crate) const PIP: &str = "run apt-get install python3-pip";
 pub(crate) const DEBOOTSTRAP: &str = "run apt-get install debootstrap, or pass the file tree of the guest with --root";
 
@@ -104,7 +104,7 @@ impl Downloads {
         self.find("debs", &format!("{name}_"), ".deb").ok_or_else(|| self.missing(&format!("package {name}"), "debs"))
     }
 
-    /// Returns the archive of the packages of a guest's Debian, and its origin, after fetching both if necessary.
+    /// Returns the archive of the packages of a guest's Debian, and the origin of the archive, after fetching them if necessary.
     pub(crate) fn debian(&self) -> Result<(PathBuf, Origin), SetupError> {
         let origin_file = self.dir.join("debian.origin");
         let packages = self.dir.join("debian.tgz");

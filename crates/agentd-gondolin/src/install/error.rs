@@ -32,7 +32,7 @@ pub enum SetupError {
     },
     /// A download is missing, and fetching is not allowed.
     #[error(
-        "find a download: {what}: not in {} — run agentd gondolin setup on a host with network access, \
+        "find a download: {what}: not in {} — run `agentd gondolin setup` on a host with network access, \
          and pass a copy of its `downloads` folder with --offline",
         place.display()
     )]
@@ -43,7 +43,7 @@ pub enum SetupError {
         place: PathBuf,
     },
     /// There is no installation, or an incomplete one, or one of another version.
-    #[error("open the Gondolin installation: {}: {reason} — run agentd gondolin setup", path.display())]
+    #[error("open the Gondolin installation: {}: {reason} — run `agentd gondolin setup`", path.display())]
     NotInstalled {
         /// The directory or the file.
         path: PathBuf,

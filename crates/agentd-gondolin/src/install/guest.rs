@@ -39,7 +39,7 @@ const SPARE_BYTES: u64 = 2 << 30;
 /// are bind-mounted at `etc/gondolin`, and the grants at `grants`.
 const MOUNTED_ON: [&str; 9] = ["dev", "proc", "sys", "run", "tmp", "root", "data", "etc/gondolin", "grants"];
 
-/// The other parts of the installation that a guest is built from.
+/// The other parts of the installation from which a guest is built.
 pub(crate) struct GuestParts<'a> {
     pub node: &'a Path,
     pub package: &'a Path,
@@ -66,7 +66,7 @@ pub(crate) fn guest(home: &Path, downloads: &Downloads, parts: &GuestParts<'_>) 
         let manifest = scratch.path().join("manifest.mjs");
         fs::write(&manifest, MANIFEST).context(|| format!("write {}", manifest.display()))?;
         let mut node = Command::new(parts.node.join(NODE));
-        tool::run(node.arg(&manifest).arg(parts.package.join(GONDOLIN)).arg(dir), "run agentd gondolin setup again").map(drop)
+        tool::run(node.arg(&manifest).arg(parts.package.join(GONDOLIN)).arg(dir), "run `agentd gondolin setup` again").map(drop)
     })
 }
 

@@ -1,8 +1,8 @@
 //! A pinned installation of Gondolin: its package, the Node that runs it, and the assets of its machines. This module starts no
 //! machine.
 //!
-//! [`set_up`] creates an installation from *downloads*. This directory is either filled from the registries of npm, PyPI and
-//! Debian first, or was filled on another machine. All further steps work offline.
+//! [`set_up`] creates an installation from a directory of *downloads*. This directory is filled from npm, PyPI and Debian, or
+//! copied from another host. All further steps work offline.
 //!
 //! Each part of an installation is a directory named after a digest of its ingredients, and appears complete or not at all.
 //! `installation.json` is written last and names the parts that belong together.

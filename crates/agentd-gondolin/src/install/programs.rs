@@ -80,7 +80,7 @@ pub(crate) fn package(home: &Path, downloads: &Downloads, node: &Path) -> Result
             npm.env(CERTIFICATES, SYSTEM_CERTIFICATES);
         }
         npm.arg("--cache").arg(cache).args(enough.then_some("--offline")).current_dir(dir);
-        tool::run(&mut npm, "run agentd gondolin setup again")?;
+        tool::run(&mut npm, "run `agentd gondolin setup` again")?;
         let index = dir.join(GONDOLIN).join("dist/src/index.js");
         fs::metadata(&index).context(|| format!("find {}", index.display())).map(drop)
     })

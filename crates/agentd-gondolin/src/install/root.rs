@@ -39,7 +39,7 @@ pub(crate) fn root(home: &Path, downloads: &Downloads, given: Option<&Path>) -> 
         if !rustix::process::geteuid().is_root() {
             return Err(SetupError::NoProgram {
                 program: "debootstrap for users other than root".to_owned(),
-                remedy: "run agentd gondolin setup as root, or pass the file tree of the guest with --root".to_owned(),
+                remedy: "run `agentd gondolin setup` as root, or pass the file tree of the guest with --root".to_owned(),
             });
         }
         origin.unpack(&packages, dir)?;

@@ -1,4 +1,4 @@
-//! AttachRequest to a guest: to a new one, to one that was quiesced, and to another machine in its place.
+//! Attaches to a guest: to a new one, to one that was quiesced, and to a machine that replaces the guest's machine.
 
 use super::{Connection, Guest, Pauses, lock};
 use crate::{
@@ -98,7 +98,7 @@ impl Guest {
     }
 
     /// Attaches to another machine, restored from an earlier state of this one's memory. Commands that run now are lost. Commands
-    /// in the restored memory continue, with nothing connected to their streams.
+    /// in the restored memory continue, with their streams disconnected.
     ///
     /// # Errors
     /// Returns [`IsolationError::MachineLost`] if the agent does not answer, and the agent's error if the machine cannot assume

@@ -30,8 +30,8 @@ impl Drop for UnfinishedQuiesce<'_> {
     }
 }
 
-/// Guard for a suspended guest that its machine resumes briefly to save it. If saving is cancelled, nothing would stop the guest
-/// again, so dropping this guard kills the guest.
+/// Guard for a suspended guest that is resumed briefly so that it can be saved. If saving is cancelled, nothing would suspend the
+/// guest again, so dropping this guard kills the guest.
 pub struct ResumedToSave<'a> {
     guest: Option<&'a Guest>,
 }

@@ -4,7 +4,7 @@
 use super::error::CopyError;
 use serde::{Deserialize, Serialize};
 
-/// The longest head, in bytes. It contains two paths, and the kernel accepts no path longer than 4096 bytes.
+/// The maximum length of a head, in bytes. A head contains two paths, and the kernel accepts no path longer than 4096 bytes.
 const MAX_HEAD: usize = 16 << 10;
 
 /// The size of a head's length field, in bytes.

@@ -14,7 +14,7 @@ pub(super) enum CopyError {
     #[error("{path:?}: {why}")]
     Name { path: PathBuf, why: &'static str },
     /// The path was granted read-only, is protected, or was not granted.
-    #[error("{0:?}: the guest may not change this path")]
+    #[error("{0:?}: the guest has changed this path, although it is read-only, protected or not granted")]
     Forbidden(PathBuf),
     /// A limit of the copy is exceeded.
     #[error("more than {most} {what}")]

@@ -9,7 +9,7 @@ use super::{
 use rustix::fs::{Mode, OFlags};
 use std::{path::Path, sync::Arc};
 
-/// The most bytes of files that [`receive`] accepts.
+/// The maximum number of bytes of files that [`receive`] accepts.
 const MAX_BYTES: u64 = 64 << 10;
 
 /// Decodes entries and encodes each again. Bytes of files are not skipped: every entry is followed by the next. Returns the

@@ -28,7 +28,7 @@ impl GuestCopy {
     /// so that later changes can be found.
     pub async fn fill(place: &Path, changes: bool, from: &mut (impl AsyncRead + Unpin)) -> Result<Self, IsolationError> {
         let root = Arc::new(make(place).map_err(|error| error.into_isolation("create the directory of a copy"))?);
-        // The host may create anything here.
+        // The host may create any file here.
         let mut receiver = Receiver::new(root.clone(), Box::new(|_, _| true), u64::MAX);
         let mut chunk = vec![0; CHUNK];
         while !receiver.is_ended() {
@@ -50,8 +50,8 @@ impl GuestCopy {
     }
 
     /// Returns a sender of the sandbox's changes since the state that the host has. `taken` is true if the host applied the
-    /// changes that were sent last. While a command runs, dirty pages are written first, because a second write through a mapping
-    /// updates the file's time only after that.
+    /// changes that were sent last. While a command runs, dirty pages are first written to disk. Only then does the next write
+    /// through a mapping update the file's time.
     pub fn changes(&mut self, taken: bool, running: bool) -> Result<Sender, IsolationError> {
         let looked = |error: CopyError| error.into_isolation("find the changes of the granted files");
         if running {

@@ -25,10 +25,10 @@ use std::{
     sync::Arc,
 };
 
-/// The longest target of a symbolic link that the kernel accepts, in bytes.
+/// The maximum length of the target of a symbolic link that the kernel accepts, in bytes.
 const MAX_LINK: usize = 4095;
 
-/// The most bytes of all names together. The names of directories are kept in memory until the end.
+/// The maximum length of all names together, in bytes. The names of directories are kept in memory until the end.
 const MAX_NAMES: u64 = 128 << 20;
 
 /// Returns whether a name may get this content.
@@ -38,7 +38,7 @@ pub(super) type Allow = Box<dyn Fn(&RelativeName, &Content) -> bool + Send>;
 pub(super) struct Receiver {
     root: Arc<SyncRoot>,
     allow: Allow,
-    /// Received so far: bytes of files, entries, and bytes of names.
+    /// The numbers received so far: bytes of files, entries, and bytes of names.
     bytes: u64,
     entries: u64,
     names: u64,

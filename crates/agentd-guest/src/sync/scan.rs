@@ -11,11 +11,11 @@ use rustix::{
 };
 use std::{collections::BTreeMap, os::fd::OwnedFd, path::Path};
 
-/// The most files, links and directories of one copy. Each takes a few hundred bytes of the guest's memory.
+/// The maximum number of files, links and directories in one copy. Each takes a few hundred bytes of the guest's memory.
 pub(super) const MAX_ENTRIES: u64 = 300_000;
 
 /// The resolution of file times, in nanoseconds. The kernel's clock for files advances in steps (`CONFIG_HZ`, at least 100), so
-/// two writes within one step give the same time.
+/// two writes within one step get the same time.
 pub(super) const STEP: u64 = 10_000_000;
 
 /// The object that is copied: a directory, or one file in it.

@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The longest path that the kernel accepts, and its longest component, in bytes (`limits.h`).
+/// The maximum length of a path that the kernel accepts, and of a component, in bytes (`limits.h`).
 const MAX_PATH: usize = 4095;
 const MAX_COMPONENT: usize = 255;
 

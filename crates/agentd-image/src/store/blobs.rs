@@ -8,7 +8,7 @@ use std::path::Path;
 
 pub(super) fn write(blobs: &Path, draft: &Path, bytes: &[u8]) -> Result<(), ImageError> {
     let path = blobs.join(Digest::compute(bytes).hex());
-    // A blob that exists already has the same content, but rewriting it repairs damage from a failing disk.
+    // An existing blob has the same content, but rewriting it repairs damage from a failing disk.
     Ok(agentd_disk::write(&path, bytes, draft)?)
 }
 

@@ -60,8 +60,8 @@ pub(super) fn keep(file: BorrowedFd<'_>, attributes: &[(Vec<u8>, Vec<u8>)]) -> R
         }
         match rustix::fs::fsetxattr(file, OsStr::from_bytes(name), value, XattrFlags::empty()) {
             Ok(()) => {}
-            // The file system does not support extended attributes. A program that needs them reports that more clearly than we
-            // could.
+            // The file system does not support extended attributes. A program that needs the attributes reports the cause more
+            // clearly than this code could.
             Err(Errno::NOTSUP) => dropped += 1,
             Err(errno) => return Err(errno),
         }

@@ -22,7 +22,7 @@ pub enum UnpackError {
         path: Option<PathBuf>,
     },
     /// The name of an entry, or the target of a hard link, is not a valid path inside the layer.
-    #[error("{path:?}: {why} — the image is broken or hostile; do not use it")]
+    #[error("{path:?}: {why} — do not use this image: it is broken or hostile")]
     Name {
         /// The name as written in the archive.
         path: PathBuf,
@@ -30,15 +30,13 @@ pub enum UnpackError {
         why: &'static str,
     },
     /// An entry lies below something that is not a directory, e.g. a symbolic link that leads elsewhere.
-    #[error(
-        "{path:?}: a parent component is a symbolic link or another non-directory — the image is broken or hostile; do not use it"
-    )]
+    #[error("{path:?}: a parent directory is a symbolic link or no directory — do not use this image: it is broken or hostile")]
     Through {
         /// The name of the entry.
         path: PathBuf,
     },
     /// An entry has an unsupported type or feature.
-    #[error("{path:?}: unsupported: {what} — build the image again without this entry")]
+    #[error("{path:?}: {what} is not supported — build the image again without this entry")]
     Unsupported {
         /// The name of the entry.
         path: PathBuf,

@@ -99,7 +99,7 @@ fn image_with_damaged_hidden_layer_is_damaged() {
     let hides = import(&place, &store, &[layers().remove(0), hiding], "hides");
     assert_eq!(hides.layers.len(), 1);
     fs::remove_file(about(&shared, 0)).unwrap();
-    // Both are reported, because each of them keeps the damaged layer in the store.
+    // Both images are reported, because each of them keeps the damaged layer in the store.
     assert_eq!(store.images().unwrap().iter().filter(|image| image.is_err()).count(), 2);
 }
 

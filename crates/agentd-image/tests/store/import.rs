@@ -286,7 +286,8 @@ fn import_under_reference_with_digest_is_refused() {
     let layout = place.at("layout");
     let descriptor = Layout(&layout).with_image_in_new_folder();
     let store = Store::open(&place.at("store")).unwrap();
-    // Its own digest is refused too: most sources have no digest before the import, and one rule holds for all of them.
+    // The digest of the image itself is refused too: most sources have no digest before the import, and one rule holds for all of
+    // them.
     let own = descriptor["digest"].as_str().unwrap();
     for digest in [own, &format!("sha256:{}", "0".repeat(64)), &format!("sha512:{}", "0".repeat(128))] {
         for name in ["good", "good:1"] {

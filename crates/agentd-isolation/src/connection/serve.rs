@@ -43,7 +43,7 @@ pub(super) async fn serve(mut channel: AsyncFd<Channel>, connection: Weak<Superv
     }
 }
 
-/// Waits until bytes could be read, requests were queued, or the socket has room for queued requests.
+/// Waits until bytes could be read, requests were queued, or the socket has space for queued requests.
 async fn exchange(channel: &mut AsyncFd<Channel>, connection: &Weak<SupervisorConnection>) -> Result<(), ChannelError> {
     let Some(connection) = connection.upgrade() else { return Err(ChannelError::Closed) };
     let full = {
@@ -71,7 +71,7 @@ async fn exchange(channel: &mut AsyncFd<Channel>, connection: &Weak<SupervisorCo
 }
 
 impl SupervisorConnection {
-    /// Passes an event to the exec that it belongs to. The error says how the supervisor broke the protocol.
+    /// Passes an event to its exec. The error says how the supervisor broke the protocol.
     fn dispatch(&self, event: Event, mut fds: Vec<OwnedFd>) -> Result<(), &'static str> {
         let (id, events) = match event {
             Event::Hello { .. } => return Err("the supervisor sent a second greeting"),

@@ -8,7 +8,7 @@ use crate::head_tail::HeadTail;
 use agentd_core::{Command, IsolationError, Outcome};
 use std::{convert::Infallible, future::pending};
 
-/// Bytes kept of each output stream if the command does not specify a number.
+/// The number of bytes that are kept of each output stream if the command specifies no number.
 const DEFAULT_CAPTURE: u64 = 1 << 20;
 
 /// Checks that a command can be captured.
@@ -71,7 +71,7 @@ async fn collect<T: Transport>(
         kept[stream].push(&buffers[stream]);
         exec.count_output(buffers[stream].len());
     };
-    // The process tree has ended, and all its output has arrived. What arrives from now on is not output of the command.
+    // The process tree has ended, and all its output has arrived. Bytes that arrive from now on are not output of the command.
     for (kept, output) in kept.iter_mut().zip(outputs.iter_mut()) {
         let ([buffer, _], Some(output)) = (&mut buffers, output) else { continue };
         let mut left = output.arrived();

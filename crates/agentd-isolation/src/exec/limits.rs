@@ -6,10 +6,11 @@ use agentd_kernel::cgroup::{GroupUsage, WatchKind};
 use std::{future::pending, os::fd::OwnedFd, sync::Arc, time::Duration};
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// How often counters are read after an event. The kernel reports an out-of-memory condition before it kills a process.
+/// The interval at which counters are read after an event. The kernel reports an out-of-memory condition before it kills a
+/// process.
 const RECHECK: Duration = Duration::from_millis(5);
 
-/// How often a counter is read if the kernel sends no events for it.
+/// The interval at which a counter is read if the kernel sends no events for it.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Waits until a counter of the sandbox's cgroup exceeds a limit, and returns the reason for ending the exec.

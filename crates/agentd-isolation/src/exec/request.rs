@@ -5,7 +5,7 @@ use agentd_kernel::rlimit::RlimitPlan;
 use agentd_supervisor::protocol::SpawnRequest;
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
 
-/// How much later than this process the supervisor enforces the deadline. It takes effect only if this process is stopped.
+/// The delay with which the supervisor enforces the deadline, so that it acts only if this process is stopped.
 const BEHIND: Duration = Duration::from_secs(1);
 
 fn bytes(text: impl AsRef<OsStr>) -> Vec<u8> {

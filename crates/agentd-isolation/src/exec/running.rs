@@ -33,7 +33,8 @@ enum Phase {
     Over {
         /// The reason for which this side ended the exec, if it did.
         reason: Option<EndReason>,
-        /// When the completion is given up: the deadline and its grace period. `None` after a deadline that ended the command.
+        /// The time at which the completion is stopped: the deadline plus the grace period. `None` if the deadline ended the
+        /// command.
         give_up_at: Option<Timer>,
         /// True if the sandbox is lost.
         lost: bool,
@@ -164,13 +165,14 @@ impl<T: Transport> Exec<T> {
         }
     }
 
-    /// Handles an event of the peer. Each event is the end of the exec or an error.
+    /// Handles an event of the peer, which is the end of the exec or an error.
     pub(super) fn handle(&mut self, event: Event) -> Result<End, IsolationError> {
         let reason = self.phase.reason();
         match event {
             Event::Ended(end) => {
                 if let (false, Some(requests)) = (self.phase.can_end(), &mut self.requests) {
-                    // Further requests to end a command that was being ended. They do not stop the completion.
+                    // These requests were for the end of a command that was already being ended, so they do not stop the
+                    // completion.
                     while requests.try_recv().is_ok() {}
                 }
                 self.phase = Phase::Over { reason, give_up_at: self.give_up_at(), lost: false };
@@ -184,13 +186,15 @@ impl<T: Transport> Exec<T> {
             Event::Lost { error, reason: shown, usage } => {
                 let reason = reason.or(shown);
                 self.phase = Phase::Over { reason, give_up_at: None, lost: true };
-                // The command was lost with its sandbox. If a reason to end it is known, the loss is its end, not an error.
+                // The command was lost with its sandbox. If this side had a reason to end the command, the loss is that end, and
+                // not an error.
                 reason.map(|reason| End { reason, exit_code: None, signal: Some(libc::SIGKILL), usage }).ok_or(error)
             }
         }
     }
 
-    /// Waits for the next event, request or timer and acts on it. Returns the end of the exec if the event was that. Cancel safe.
+    /// Waits for the next event, request or timer, and handles it. Returns the end of the exec, if the exec has ended. Cancel
+    /// safe.
     pub(super) async fn step(&mut self) -> Result<Option<End>, IsolationError> {
         let Self { transport, phase, limits, requests, .. } = self;
         let can_end = phase.can_end();
@@ -241,7 +245,7 @@ impl<T: Transport> Exec<T> {
         let Self { transport, phase, requests, .. } = self;
         let request = async {
             match requests {
-                // A dropped handle needs no early end: no caller waits for this one.
+                // If the handle was dropped, the completion need not end early, because no caller waits.
                 Some(requests) => match requests.recv().await {
                     Some(reason) => reason,
                     None => pending().await,

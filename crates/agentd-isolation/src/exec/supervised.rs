@@ -28,8 +28,8 @@ use std::{
 };
 use tokio::{net::unix, sync::mpsc};
 
-/// How long a supervisor may take to end an exec before its sandbox is killed, with all other execs in it. A supervisor needs
-/// about a millisecond, but on a busy or emulated machine it may have to wait for a processor.
+/// The time limit for a supervisor to end an exec. After it, the sandbox is killed, with all other execs in it. A supervisor
+/// needs about a millisecond, but on a busy or emulated machine it may have to wait for a processor.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// The transport of one exec at a supervisor.

@@ -39,7 +39,7 @@ const NEVER: [&str; 25] = [
 /// Parent directories of home directories, in addition to the homes that `/etc/passwd` names.
 const HOMES: [&str; 2] = ["/home", "/var/home"];
 
-/// Directories below which a home of `/etc/passwd` is taken for that of a person, whatever its uid.
+/// Directories below which a home of `/etc/passwd` is treated as that of a person, whatever its uid.
 const PERSONS: [&str; 4] = ["/home", "/root", "/var/home", "/Users"];
 
 /// The reason for a system directory. Without an image, the command can read the programs and settings of the system.
@@ -47,8 +47,8 @@ const SYSTEM: &str = "this system directory is never granted as a whole — gran
     (without an image, /usr, /etc and /opt can be read without a grant), or use --workspace DIR or --workspace none";
 
 /// The reason for a home directory, and for a directory that contains home directories.
-const TOO_MUCH: &str = "the directory contains a home directory or is one, and so holds more than one project — change to a \
-    project's directory, or use --workspace DIR or --workspace none";
+const TOO_MUCH: &str = "the directory is or contains a home directory, which has more than one project — change to a project's \
+    directory, or use --workspace DIR or --workspace none";
 
 const WORLD_WRITABLE: &str =
     "every user may create files in this directory (mode 1777) — use a subdirectory of your own, or --workspace none";
@@ -113,7 +113,7 @@ impl Guard {
     fn refusal_of_place(&self, path: &Path) -> Option<String> {
         let homes = self.homes_above(path);
         let is_home = homes.iter().any(|home| home == path);
-        // The root of the file system contains the homes too, but is above all the system.
+        // The root of the file system contains the homes too, but the reason for the system is more helpful.
         if path != Path::new("/") && (is_home || self.homes.iter().chain(&self.above).any(|home| home.starts_with(path))) {
             return Some(TOO_MUCH.to_owned());
         }

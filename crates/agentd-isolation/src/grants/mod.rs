@@ -21,7 +21,7 @@ use agentd_core::{Access, Control, ControlError, Grant, GuardRule, IsolationErro
 use agentd_kernel::{mount::GrantPlan, object};
 use std::path::{Component, Path};
 
-/// Directories that every sandbox has of its own.
+/// Directories of which every sandbox has its own.
 const RESERVED: [&str; 4] = ["/", "/proc", "/sys", "/dev"];
 
 /// Resolves the grants of a spec, so that every sandbox created from it is granted the objects that the paths lead to now.
@@ -126,9 +126,9 @@ fn look_up(grant: &Grant, guard: &Guard) -> Result<Found, IsolationError> {
 
 /// Finds the object of a grant that was resolved before.
 fn again(grant: &Grant, granted: &ObjectId) -> Result<Found, IsolationError> {
-    // The guard compares components, so another spelling of a path would hide a secret from it.
+    // The guard compares components, so it would not recognise a secret in another spelling of its path.
     if !grant.path.is_absolute() || grant.path.components().any(|part| part == Component::ParentDir) {
-        let reason = "the path of a resolved grant must be absolute and without '..' — leave out the object to resolve the path";
+        let reason = "the path of a resolved grant is relative or contains '..' — leave out `Grant::object` to resolve the path";
         return Err(invalid("grant", &grant.path, reason));
     }
     let opened = object::reopen(&grant.path, granted)?;
@@ -157,7 +157,7 @@ mod tests {
             })
         };
         let refused = pinned(root.join("project/../secret"), "secret").unwrap_err().to_string();
-        assert!(refused.contains("without '..'"), "{refused}");
+        assert!(refused.contains("contains '..'"), "{refused}");
         let own = std::path::PathBuf::from("src");
         let object =
             object::id(rustix::fs::open(&own, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap().as_fd()).unwrap();

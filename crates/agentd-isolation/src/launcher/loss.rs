@@ -23,7 +23,7 @@ use tokio::sync::watch;
 /// The time in which a launcher whose socket was closed ends its sandboxes and exits. After it, the launcher is killed.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
-/// How far the handling of a loss has come.
+/// The progress of handling a loss.
 #[derive(Default)]
 pub(super) struct Loss {
     /// The cause, set by the first thread that notices the loss.

@@ -1,6 +1,6 @@
 //! The processes of one sandbox over its layers.
 
-use super::LayeredError;
+use super::{LayeredError, flows::FlowWriter};
 use agentd_core::{Control, ControlError, IsolationBackend, IsolationError, Sandbox, SandboxSpec, Usage, Writable};
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::{Hold, Name, SandboxStore, SaveMode, StoreError};
@@ -23,8 +23,10 @@ pub struct SandboxRef<'a> {
 pub struct Running {
     /// The sandbox.
     pub sandbox: Arc<dyn Sandbox>,
-    /// A counter: has one more strong reference than commands are running.
+    /// Counts the running commands by its strong references: there is one more than there are running commands.
     pub commands: Arc<()>,
+    /// Records what the sandbox tries to reach, if its network is that of granted hosts.
+    flows: Option<FlowWriter>,
     /// Protects the sandbox's layers from removal, whatever the records say.
     _held: Hold,
 }
@@ -43,7 +45,7 @@ pub struct SandboxRuntime {
     pub running: Option<Running>,
     /// True while the processes are paused. Processes that are started meanwhile are paused, too.
     pub paused: bool,
-    /// When the processes were last used.
+    /// The time at which the processes were last used.
     pub used: Option<Instant>,
     /// Usage of the processes that have ended.
     past: Usage,
@@ -60,7 +62,10 @@ impl SandboxRuntime {
             let used = running.sandbox.resource_usage().await.unwrap_or_default();
             running.sandbox.destroy().await?;
             self.past = sum(&self.past, &used);
-            self.running = None;
+            let flows = self.running.take().and_then(|running| running.flows);
+            if let Some(flows) = flows {
+                flows.finish().await?;
+            }
         }
         self.paused = false;
         Ok(())
@@ -112,12 +117,15 @@ impl SandboxRuntime {
                 ready = sandbox.suspend().await.map_err(LayeredError::from);
             }
             if let Err(error) = ready {
-                // The caller gets the first error. A sandbox that should be paused and is not must not run.
+                // The caller gets the first error. The sandbox must not run if it could not be paused.
                 sandbox.destroy().await.or_warn("destroy sandbox that could not be started", place.name);
                 return Err(error);
             }
             tracing::info!(name = %place.name, id = %sandbox.id().0, "sandbox started");
-            self.running = Some(Running { sandbox, commands: Arc::new(()), _held: held });
+            let flows = sandbox.network_log().and_then(|log| {
+                FlowWriter::start(log, place.state.log_directory(place.name)).or_warn("record the flows of sandbox", place.name)
+            });
+            self.running = Some(Running { sandbox, commands: Arc::new(()), flows, _held: held });
         }
         self.used = Some(Instant::now());
         self.running.as_ref().ok_or_else(|| {

@@ -163,7 +163,7 @@ fn runtime_base(user: u32) -> PathBuf {
 }
 
 /// Opens the folder of proofs and key, and creates it if necessary. Returns `None` if no place for it can be opened; nothing is
-/// stored then.
+/// then stored.
 ///
 /// If the user has a runtime directory or a home in `/etc/passwd`, no environment variable changes the place. The folder that
 /// `XDG_CACHE_HOME` names may be in the workspace, where a payload could write to it.
@@ -172,8 +172,9 @@ pub fn trusted_folder() -> Option<OwnedFd> {
     places.find_map(|(base, below)| private::open(&base, below).or_debug("open the folder of proofs in", &base))
 }
 
-/// Reads the secret `name` from the folder of proofs and key. Of the places where this folder can be, the first that has the file
-/// counts. Creates nothing. Returns the path and the content; `None` if no place has the file, or this process may not read it.
+/// Reads the secret `name` from the folder of proofs and key. If this folder can be in several places, the first place that has
+/// the file is used. Creates nothing. Returns the path and the content; `None` if no place has the file, or this process may not
+/// read it.
 pub fn read_trusted_secret(name: &str) -> Option<(PathBuf, Zeroizing<Vec<u8>>)> {
     trusted_places().into_iter().find_map(|(base, below)| {
         let folder = private::find(&base, below).ok()?;

@@ -1,10 +1,10 @@
 //! Protects the files that agentd trusts: its folders of data, of proofs and the key, of configuration and of sockets, and its
-//! own executable. No sandbox may access these files. A payload that writes to them controls what later runs trust and execute.
-//! A payload that reads them reaches sockets.
+//! own executable. No sandbox may access these files. A payload that could write to them would control what later runs trust and
+//! execute. A payload that could read them would reach sockets and the key.
 //!
-//! Covering such a folder inside a grant would not be sufficient, because a payload can rename a parent of it. So [`checked`]
-//! refuses every grant that contains such a folder or lies in one, and makes the executable a protected path, which stays
-//! read-only.
+//! Covering such a folder inside a grant would not be sufficient, because a payload can rename a parent directory of the folder.
+//! Therefore, [`checked`] refuses every grant that contains such a folder or lies in one, and makes the executable a protected
+//! path, which stays read-only.
 
 mod executable;
 mod folders;
@@ -29,14 +29,28 @@ use std::path::Path;
 ///
 /// # Errors
 /// [`IsolationError::Invalid`] for a grant that contains one of these folders or lies in one, and the errors of [`grants::pin`].
-pub fn checked(mut spec: SandboxSpec, more: &[&Path]) -> Result<SandboxSpec, IsolationError> {
-    grants::pin(&mut spec)?;
+pub fn checked(spec: SandboxSpec, more: &[&Path]) -> Result<SandboxSpec, IsolationError> {
+    let spec = unchecked(spec)?;
     check(&spec.grants, more)?;
+    Ok(spec)
+}
+
+/// Resolves the grants of `spec` and protects the executable, as [`checked`] does. The caller must call [`check`] before a
+/// command can start in a sandbox with these grants.
+///
+/// # Errors
+/// The errors of [`grants::pin`], and [`IsolationError::Io`] if the path of the executable cannot be read.
+pub(crate) fn unchecked(mut spec: SandboxSpec) -> Result<SandboxSpec, IsolationError> {
+    grants::pin(&mut spec)?;
     executable::protect(&mut spec.grants)?;
     Ok(spec)
 }
 
-fn check(grants: &[Grant], more: &[&Path]) -> Result<(), IsolationError> {
+/// Compares resolved grants with the folders of agentd and with `more`, the folders of a backend.
+///
+/// # Errors
+/// [`IsolationError::Invalid`] for a grant that contains one of these folders or lies in one.
+pub(crate) fn check(grants: &[Grant], more: &[&Path]) -> Result<(), IsolationError> {
     if grants.is_empty() {
         return Ok(());
     }

@@ -88,7 +88,7 @@ fn read_unless(folder: BorrowedFd<'_>, name: &str, refused: u32) -> io::Result<V
     if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() || !is_own(&stat) || stat.st_mode & refused != 0 {
         return Err(Errno::ACCESS.into());
     }
-    // With room for the end of the file, one read returns the content and the next one the end, and no second copy is made.
+    // The buffer is larger than the file, so that one read returns the content and the next one the end, without a second copy.
     let size = u64::try_from(stat.st_size).unwrap_or(0).min(MAX_FILE_BYTES);
     let mut content = Vec::with_capacity(usize::try_from(size + 1).unwrap_or(0));
     File::from(file).take(MAX_FILE_BYTES).read_to_end(&mut content)?;

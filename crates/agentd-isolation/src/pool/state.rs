@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long refilling pauses after the first failure. The pause doubles with each further failure, up to [`MAX_PAUSE`].
+/// The pause of refilling after the first failure. The pause doubles with each further failure, up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 

@@ -104,13 +104,13 @@ impl fmt::Display for Gap {
         match self.cause {
             Cause::TooManyDirectories | Cause::TooManyNames => write!(
                 f,
-                ": the search for git directories and listed names stopped here, because the tree is too large — grant less \
-                 (--workspace), make large directories read-only (--ro), or review them there before host tools use them"
+                ": the search for git directories and listed names stopped here, because the tree is too large — grant a \
+                 smaller directory, make large directories read-only (--ro), or review the tree before host tools use it"
             ),
             Cause::TooManyListed => write!(
                 f,
-                ": subdirectories have more listed names than are compared — review them there before host tools use them, grant \
-                 less (--workspace), or make large directories read-only (--ro)"
+                ": subdirectories have more listed names than are compared — review the tree before host tools use it, grant a \
+                 smaller directory, or make large directories read-only (--ro)"
             ),
             Cause::Unreadable => write!(
                 f,
@@ -120,12 +120,12 @@ impl fmt::Display for Gap {
                 write!(f, ": the file cannot be read — remove it, make it readable (chmod u+r), or grant it read-only (--ro)")
             }
             Cause::TooManyLinks => {
-                write!(f, ": protected paths lead through too many links — remove the links, or review what they lead to")
+                write!(f, ": protected paths lead through too many links — remove the links, or review their targets")
             }
             Cause::TooManyRepositories => write!(
                 f,
                 ": the tree has more git directories than are compared — review the git directories there before you run git, \
-                 grant less (--workspace), or make large directories read-only (--ro)"
+                 grant a smaller directory, or make large directories read-only (--ro)"
             ),
             Cause::TooManySettings => {
                 write!(
@@ -142,10 +142,9 @@ impl fmt::Display for Gap {
                     ": processes of the sandbox may still run, and change files here — review the directory when they have ended"
                 )
             }
-            Cause::Interrupted => write!(
-                f,
-                ": a signal or the time limit (--timeout) ended the comparison here — review the directory before host tools use it"
-            ),
+            Cause::Interrupted => {
+                write!(f, ": a signal or the time limit (--timeout) ended the comparison here — review the directory before use")
+            }
             Cause::DaemonKilled => write!(
                 f,
                 ": the daemon was killed before it had compared the paths, so paths that were removed or moved since are not \
@@ -153,8 +152,8 @@ impl fmt::Display for Gap {
             ),
             Cause::UnreadableCommonDir => write!(
                 f,
-                ": git finds its settings by this file, which cannot be read or names no directory — remove it, or correct it \
-                 with `git worktree repair`"
+                ": this file, by which git finds its settings, cannot be read or names no directory — remove the file, or \
+                 correct it with `git worktree repair`"
             ),
             Cause::UnreadableIndex => write!(
                 f,
@@ -163,7 +162,7 @@ impl fmt::Display for Gap {
             ),
             Cause::UnreadableReport => write!(
                 f,
-                ": earlier changes, which this file should have, are lost: it cannot be read or is damaged — review the writable \
+                ": the file with earlier changes cannot be read or is damaged, so these changes are lost — review the writable \
                  grants of the sandbox before host tools use them"
             ),
             Cause::TooManyBytes => {

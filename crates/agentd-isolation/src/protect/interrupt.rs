@@ -1,8 +1,8 @@
-//! Ends a comparison early: when a client or a signal asks for it, or at a time.
+//! Ends a comparison early: when a client or a signal requests the end, or at a given time.
 //!
-//! A comparison looks at the interrupt between two look-ups of the file system. It then returns what it has compared, and a gap
-//! with the first path that it has not ([`Cause::Interrupted`](super::Cause)). The next comparison finds the differences of these
-//! paths.
+//! A comparison checks the interrupt between two look-ups of the file system. After an interrupt, it returns the differences
+//! found so far, and a gap with the first path that was not compared ([`Cause::Interrupted`](super::Cause)). The next comparison
+//! finds the differences of the other paths.
 
 use std::{
     sync::{
@@ -13,11 +13,12 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// The time that a comparison after a command has at least, even if the command has used up its time limit. Otherwise, a command
-/// that runs until its time limit would prevent the comparison.
+/// The minimum time limit of a comparison after a command. Otherwise, a command that runs until its own time limit would prevent
+/// the comparison.
 const LEAST: Duration = Duration::from_secs(2);
 
-/// The time after an interrupt in which a comparison must return. One that does not is given up: a file system does not answer.
+/// The time after an interrupt in which a comparison must return. A comparison that does not return, because a file system does
+/// not answer, is abandoned.
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// Ends comparisons early. All clones end the same comparisons.
@@ -25,7 +26,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub struct Interrupt {
     asked: Arc<(AtomicBool, Notify)>,
     at: Option<Instant>,
-    /// The number of looks after which comparisons end, so that a test can end them anywhere.
+    /// The number of checks after which comparisons end, so that a test can end them anywhere.
     #[cfg(test)]
     looks: Option<Arc<std::sync::atomic::AtomicUsize>>,
 }
@@ -41,7 +42,8 @@ impl Interrupt {
         Self::within(limit.map(|limit| limit.saturating_sub(began.elapsed()).max(LEAST)))
     }
 
-    /// Returns an interrupt that is asked for together with this one, and ends comparisons after `limit`.
+    /// Returns an interrupt that also ends comparisons after `limit`. A call of [`Interrupt::ask`] on one of the two interrupts
+    /// affects the other, too.
     #[must_use]
     pub fn and_within(&self, limit: Duration) -> Self {
         Self { asked: self.asked.clone(), ..Self::within(Some(limit)) }
@@ -58,7 +60,7 @@ impl Interrupt {
         self.asked.0.load(Ordering::SeqCst)
     }
 
-    /// Creates an interrupt that ends comparisons after this number of looks.
+    /// Creates an interrupt that ends comparisons after this number of checks.
     #[cfg(test)]
     pub(super) fn after_looks(looks: usize) -> Self {
         Self { looks: Some(Arc::new(looks.into())), ..Self::default() }

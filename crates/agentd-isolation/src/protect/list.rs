@@ -118,7 +118,7 @@ mod tests {
             } else if !line.is_empty() && !line.starts_with('#') {
                 let (path, reason) = line.split_once("  ").unwrap_or_else(|| panic!("{}", line_is("no reason")));
                 assert!(!path.contains(' ') && path == path.trim_end_matches('/'), "{}", line_is("odd path"));
-                // The reasons start in one column, after a path that leaves room for it.
+                // The reasons start in one column, unless the path is too long.
                 assert!(
                     path.len() > 27 || line.len() - reason.trim().len() == REASONS,
                     "{}",

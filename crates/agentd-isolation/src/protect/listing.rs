@@ -157,7 +157,7 @@ pub(super) fn list(
 /// The names that show whether a directory is, or contains, a git directory.
 const GIT_NAMES: [&str; 5] = ["HEAD", "objects", "refs", "commondir", ".git"];
 
-/// What the entries of a directory that were read so far show.
+/// The facts about a directory that follow from the entries read so far.
 #[derive(Default)]
 struct Seen<'a> {
     head: bool,

@@ -11,9 +11,9 @@
 //! - `plan`, `release`: the protected paths of a grant, and those that the user releases
 //! - `search`, `listing`, `tree`: git directories, and listed names in subdirectories, anywhere in a tree
 //! - `subdirectory`, `case`: matches names with the list, on file systems that ignore case too
-//! - `links`: where symbolic links lead
+//! - `links`: the targets of symbolic links
 //! - `interrupt`: ends a comparison early
-//! - `report`, `group`, `summary`, `gaps`: what a comparison found, and what it left out
+//! - `report`, `group`, `summary`, `gaps`: the changes that a comparison found, and the paths that it left out
 //! - `state`, `observation`, `watch`: the state of a path, the states of all paths at one time, and their changes
 //! - `tracked`: protected files that git could not check out
 //! - `read`: safe reading of files that a payload may have created

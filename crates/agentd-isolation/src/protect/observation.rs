@@ -87,8 +87,8 @@ impl Observation {
         observed
     }
 
-    /// Takes over what an interrupted observation has seen. All other paths keep the state in which they were seen last, so that
-    /// the next comparison finds their differences.
+    /// Takes over the states that an interrupted observation has recorded. All other paths keep their last recorded state, so
+    /// that the next comparison finds their differences.
     pub(super) fn absorb(&mut self, interrupted: Self) {
         self.states.seen.extend(interrupted.states.seen);
         self.repositories.extend(interrupted.repositories);
@@ -96,7 +96,7 @@ impl Observation {
 }
 
 impl Observer<'_> {
-    /// Adds the protected paths of one grant, and what a search of it finds.
+    /// Adds the protected paths of one grant, and the paths that a search of the grant finds.
     fn add_place(&mut self, place: &GrantedTree, number: usize, limits: Limits, read_only: &[PathBuf]) {
         let own = place.paths(self.interrupt);
         self.observed.gaps.merge(own.gaps);
@@ -156,8 +156,8 @@ impl Observer<'_> {
         }
     }
 
-    /// Adds what the settings of the git directories name. A payload can create a nested repository that names any directory of a
-    /// grant, so this comes after the protected paths of the grants.
+    /// Adds the paths that the settings of the git directories name. A payload can create a nested repository that names any
+    /// directory of a grant, so this comes after the protected paths of the grants.
     fn add_named_by_settings(&mut self) {
         let all: BTreeSet<PathBuf> = self.observed.repositories.iter().chain(&self.new_directories).cloned().collect();
         let nested = plan::named_by_nested(self.places, &all, self.interrupt, &mut self.links);

@@ -174,7 +174,7 @@ pub(super) struct ReadOnlyPlan {
     /// The links that lead to some of these paths. If one is replaced, it leads to a path that a running sandbox does not
     /// protect.
     pub links: Vec<PathBuf>,
-    /// What could not be examined, so that it is writable in the sandbox.
+    /// The paths that could not be examined, and that are therefore writable in the sandbox.
     pub gaps: Gaps,
 }
 

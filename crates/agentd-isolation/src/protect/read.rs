@@ -38,7 +38,7 @@ pub(super) fn is_absent(errno: Errno) -> bool {
 /// [`MAX_FILE_BYTES`].
 pub(super) fn file(directory: impl AsFd, path: &Path) -> Option<Vec<u8>> {
     let (opened, size) = regular(directory, path).ok()?;
-    // With room for the end of the file, one read returns the content and the next one the end.
+    // The buffer is larger than the file, so that one read returns the content and the next one the end.
     let mut content = Vec::with_capacity(usize::try_from(size.min(MAX_FILE_BYTES) + 1).unwrap_or(0));
     // One byte more than allowed is read: files of /proc report no size, and a file may grow while it is read.
     opened.take(MAX_FILE_BYTES + 1).read_to_end(&mut content).ok()?;

@@ -22,7 +22,7 @@ pub enum NotReleased {
     #[error("{} is read-only as a whole — use --unprotect {}, or change the file on the host", .0.display(), .0.display())]
     Inside(PathBuf),
     /// The path leads through a symbolic link or `..` to another one.
-    #[error("the path leads to {} — use that path", .0.display())]
+    #[error("the path leads through a link to {} — use that path", .0.display())]
     Linked(PathBuf),
     /// The path is a directory that contains protected paths and is writable itself.
     #[error("the directory itself is writable — use --unprotect with a protected path in it: {}", names(.0))]

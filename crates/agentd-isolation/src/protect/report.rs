@@ -12,8 +12,8 @@ use std::{collections::HashMap, fmt, path::PathBuf};
 /// The maximum number of changes that a report names.
 pub(super) const MAX_REPORTED: usize = 256;
 
-/// The kind of a change. Changes of what existed come before creations: host tools already obey such a path, and a payload can
-/// create any number of others.
+/// The kind of a change. Changes of existing paths come before creations, because host tools already obey an existing path, and a
+/// payload can create any number of paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum How {
@@ -129,8 +129,8 @@ impl Report {
         warnings.extend(limited.gaps.iter().map(ToString::to_string));
         if limited.restarted {
             warnings.push(
-                "sandbox restarted: protected paths had been created or replaced and were writable in it: its /tmp was emptied — \
-                 keep files that later commands need outside of /tmp"
+                "sandbox restarted, which emptied its /tmp: protected paths had been created or replaced, and were writable in the \
+                 sandbox — keep files that later commands need outside of /tmp"
                     .to_owned(),
             );
         }
@@ -139,8 +139,8 @@ impl Report {
 }
 
 /// Puts the most important changes first if there are more than a report names. The first change of each group comes first, so
-/// that a payload cannot hide a change behind many others: those at the roots of grants before those in subdirectories, and
-/// changes of what existed before creations. Of the other changes, creations come last.
+/// that a payload cannot hide a change behind many others: first those at the roots of grants, then those in subdirectories, and
+/// changes of existing paths before creations. The other changes follow, creations last.
 pub(super) fn prioritize(changes: &mut [Change]) {
     if changes.len() <= MAX_REPORTED {
         return;

@@ -55,7 +55,7 @@ fn everything() -> Vec<Change> {
     names.flat_map(of_grant).flatten().collect()
 }
 
-/// What the warnings tell: lines of single changes, and groups that are counted by name or shown by the path of one change.
+/// The content of warnings: lines of single changes, and groups that are counted by name or shown by the path of one change.
 struct Told {
     lines: HashSet<String>,
     names: HashSet<(Option<PathBuf>, bool, String, String)>,

@@ -34,7 +34,7 @@ pub(super) struct Limits {
     pub names: usize,
     /// The maximum number of git directories, and files in their place, that are found.
     pub repositories: usize,
-    /// The maximum number of listed names that are found. `None` if only git directories are.
+    /// The maximum number of listed names that are found; `None` to find git directories only.
     pub listed: Option<usize>,
     /// The maximum length of the paths of all searched directories together, in bytes. It bounds memory, and the time for
     /// look-ups in deep trees.
@@ -54,7 +54,7 @@ impl Limits {
         entries: 1 << 16,
     };
 
-    /// The limits for a parent of git directories, which is protected as a whole if it has more.
+    /// The limits for a parent of git directories. A parent that exceeds them is protected as a whole.
     pub(super) const GIT_PARENT: Self =
         Self { directories: 1024, names: 1 << 18, repositories: 1024, listed: None, path_bytes: 64 << 20, entries: 0 };
 }
@@ -93,18 +93,18 @@ pub(super) struct Found {
 struct DirectoryToSearch {
     /// The path below the root; empty for the root.
     path: PathBuf,
-    /// The same directory in the last search.
+    /// The position of this directory in the last search.
     last: Option<usize>,
 }
 
-/// The known state of a waiting directory.
+/// The known state of a directory that waits to be searched.
 enum DirectoryFindings {
-    /// It is unchanged since the last search, where it has this position.
+    /// The directory is unchanged since the last search, in which it has this position.
     Unchanged(usize),
     Listed(Listing),
     /// No directory is there any more.
     Gone,
-    /// It may contain directories that were not searched, for this reason.
+    /// The directory may contain directories that were not searched, for this reason.
     Hidden(Cause),
 }
 
@@ -126,7 +126,7 @@ struct Search<'a> {
     found: Found,
 }
 
-/// What a search records of a directory.
+/// The facts that a search records about a directory.
 struct Facts<'a> {
     is_git: bool,
     has_git_file: bool,

@@ -29,8 +29,8 @@ const MAX_DIGESTED: u64 = 64 << 20;
 const DIRTY: Duration = Duration::from_secs(120);
 
 /// File systems that set the ctime at the first write to a clean page of a shared mapping, and let no user set the ctime
-/// (`statfs(2)`). All others may change the content of a file without a trace: tmpfs does, and a server of NFS, 9p or FUSE
-/// decides itself what it reports.
+/// (`statfs(2)`). On all others, the content of a file may change without a new time stamp: tmpfs sets none, and a server of NFS,
+/// 9p or FUSE may report any.
 const WITH_CTIME_OF_MAPPINGS: [u32; 3] = [
     0xef53,      // ext2, ext3, ext4
     0x5846_5342, // XFS
@@ -67,10 +67,10 @@ pub(super) struct Seen {
     pub origin: EntryOrigin,
 }
 
-/// What shows whether the content of a file has changed.
+/// The property by which a change of a file's content is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
-    /// Each change sets another time stamp, or the object has no content.
+    /// The time stamp: each change sets another one, or the object has no content.
     TimeStamp,
     /// The SHA-256 digest: the time stamp alone could not reveal a later change.
     Digest([u8; 32]),
@@ -102,7 +102,7 @@ pub(super) struct EntryOrigin {
 #[derive(Debug, Default)]
 pub(super) struct States {
     pub seen: BTreeMap<PathBuf, Seen>,
-    /// The links among them, in the order in which they were added.
+    /// The links among the paths, in the order in which they were added.
     pub links: Vec<PathBuf>,
     /// The first path that was not compared because of a limit.
     pub gaps: Gaps,
@@ -137,8 +137,7 @@ impl States {
         }
     }
 
-    /// Adds a path without what is below it. Returns whether it is a directory whose entries are to be added, and were not
-    /// before.
+    /// Adds a path without the paths below it. Returns whether the path is a directory whose entries must still be added.
     fn add_one(&mut self, path: &Path, deep: bool, now: SystemTime) -> bool {
         if let Some(seen) = self.seen.get_mut(path) {
             return deep && seen.kind == Kind::Directory && !std::mem::replace(&mut seen.is_complete, true);
@@ -174,7 +173,7 @@ impl States {
         is_directory && deep
     }
 
-    /// Determines what will show a later change of the content, and computes a digest if necessary.
+    /// Determines how a later change of the content is recognised, and computes a digest if necessary.
     fn content(&mut self, path: &Path, stat: &Statx, now: SystemTime) -> Content {
         let is_file = FileType::from_raw_mode(stat.stx_mode.into()).is_file();
         if !is_file || (!is_recent(&stat.stx_ctime, now) && self.has_ctime_of_mappings(path, stat)) {

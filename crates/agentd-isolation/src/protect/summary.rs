@@ -83,7 +83,7 @@ fn line(title: &str, directory: &Path, changes: &[&Change]) -> String {
     }
     let mut pairs: Vec<Pair<'_>> =
         pairs.into_iter().map(|((how, name), (count, first))| Pair { count, how, first, name }).collect();
-    // Rare pairs come first: frequent ones are the noise among which a payload would hide.
+    // Rare pairs come first, because a payload would hide its change among frequent ones.
     pairs.sort_by_key(|pair| (pair.count, pair.how, pair.first));
     let mut sections: BTreeMap<How, (usize, Vec<String>)> = BTreeMap::new();
     for (number, pair) in pairs.iter().enumerate() {

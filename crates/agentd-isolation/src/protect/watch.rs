@@ -26,9 +26,9 @@ pub struct Watch {
     indexes: Vec<Index>,
     limits: Limits,
     processes_may_remain: bool,
-    /// What the first observation left out. It is reported once.
+    /// The gaps of the first observation, which are reported once.
     first_gaps: Gaps,
-    /// What could not be examined when the read-only paths were planned.
+    /// The gaps of the plan of read-only paths.
     plan_gaps: Gaps,
 }
 
@@ -64,9 +64,9 @@ impl Watch {
         Self { places, last, indexes, limits, processes_may_remain: false, first_gaps, plan_gaps }
     }
 
-    /// Returns the differences since the last observation, and what was not compared. The differences are sorted by path, or have
-    /// the most important ones first if there are more than a report names. Each difference is returned once. An interrupted
-    /// comparison returns the differences that it has found; the next one returns the others.
+    /// Returns the differences since the last observation, and the gaps. The differences are sorted by path, or have the most
+    /// important ones first if there are more than a report names. Each difference is returned once. An interrupted comparison
+    /// returns the differences that it has found; the next one returns the others.
     fn compare(&mut self, interrupt: &Interrupt) -> (Vec<Change>, Gaps) {
         let mut now = Observation::capture(&self.places, &self.last, self.limits, interrupt);
         let mut changes = self.last.compare(&mut now, &self.places, interrupt);
@@ -130,9 +130,9 @@ impl Watch {
 }
 
 impl Observation {
-    /// Returns the change that a path is which this observation lacks and the next one has. If this observation is incomplete, or
-    /// only a link or a setting leads to the path, the ctime of the path shows whether the path is new. An old path may have been
-    /// moved here, or changed while it was not compared, so that only its state before is unknown.
+    /// Returns the kind of change of a path that the next observation has and this one lacks. If this observation is incomplete,
+    /// or only a link or a setting leads to the path, the ctime shows whether the path is new. An old path may have been moved
+    /// here, or changed while it was not compared, so its earlier state is unknown.
     fn appeared(&self, path: &Path, led_to: bool) -> Option<How> {
         let is_complete = self.gaps.is_empty();
         if (is_complete && !led_to) || self.began.is_none_or(|began| state::changed_since(path, began)) {
@@ -141,7 +141,7 @@ impl Observation {
         (!is_complete).then_some(How::NotCompared)
     }
 
-    /// Returns the differences, and adds to `now` what could not be compared.
+    /// Returns the differences, and adds to `now` the paths that could not be compared.
     fn compare(&self, now: &mut Self, places: &[GrantedTree], interrupt: &Interrupt) -> Vec<Change> {
         let mut changes = Vec::new();
         let of = |path: &Path, how| change(path, how, places);
@@ -182,7 +182,7 @@ impl Observation {
         let removed = before.iter().filter(|(path, _)| is_removed(path));
         changes.extend(removed.map(|(path, _)| of(path, How::Removed)));
         now.gaps.merge(unknown);
-        // Their state before is kept for the next comparison.
+        // The earlier state of these paths is kept for the next comparison.
         for path in uncompared {
             now.states.seen.remove(&path);
         }
@@ -209,7 +209,7 @@ fn topmost(changes: Vec<Change>) -> Vec<Change> {
     let mut above: Vec<usize> = Vec::new();
     for change in changes {
         let covered = |above: &Change| match change.path.strip_prefix(&above.path) {
-            // A change of what existed below a path that was not compared has a line of its own.
+            // A change of an existing path below a path that was not compared has a separate line.
             Ok(_) if above.how == How::NotCompared && !matches!(change.how, How::NotCompared | How::Created) => false,
             Ok(below) if above.is_git_directory => above.how != How::Removed && git::is_name(below),
             Ok(below) => above.how != How::Changed && !below.as_os_str().is_empty(),

@@ -1,4 +1,4 @@
-//! Tests of what a comparison, or the plan of read-only paths, cannot read.
+//! Tests of paths that a comparison, or the plan of read-only paths, cannot read.
 
 use super::*;
 use rustix::fs::{CWD, FileType, mknodat};
@@ -12,7 +12,7 @@ fn report(watch: &mut Watch) -> Report {
     watch.full_report(&Interrupt::default())
 }
 
-/// Puts something that cannot be read in place of a file.
+/// Replaces a file by an object that cannot be read.
 fn unreadable(path: &Path, kind: &str) {
     fs::remove_file(path).ok();
     match kind {

@@ -1,4 +1,4 @@
-//! Tests of the comparison of what links lead to.
+//! Tests of the comparison of the targets of links.
 
 use super::*;
 

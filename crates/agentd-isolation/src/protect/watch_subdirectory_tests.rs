@@ -88,7 +88,7 @@ fn watch_of_objects_of_any_type_at_listed_names_in_subdirectories_follows_nothin
         rustix::fs::mknodat(rustix::fs::CWD, project.path("src/AGENTS.md"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
     });
     assert_eq!(changes, ["created src/.cargo", "created src/.envrc", "created src/.npmrc", "created src/AGENTS.md"]);
-    // What such a link leads to is compared if it lies in the grant.
+    // The target of such a link is compared if the target lies in the grant.
     let changes = project.after(|project| {
         fs::write(project.path("tools/x"), "evil").unwrap();
         fs::write(project.path("tools/config.toml"), "evil").unwrap();
@@ -154,7 +154,7 @@ fn change_outside_of_subdirectories_and_a_rare_kind_are_reported_before_many_of_
         assert!(report.changes.iter().any(|change| change.path == project.path(name) && change.digest.is_some()), "{name}");
     }
     assert!(report.warnings().len() <= 4, "{:?}", report.warnings());
-    // A later report that is added keeps its place before the many.
+    // A later report that is added stays before the many other changes.
     fs::write(project.path("CLAUDE.md"), "evil").unwrap();
     let mut pending = report;
     pending.add(watch.report());
@@ -212,7 +212,7 @@ fn listed_name_whose_path_is_too_long_is_named_as_not_compared() {
 
 #[test]
 fn many_entries_of_new_listed_directories_do_not_displace_known_names() {
-    // Known names in subdirectories give way only to those in the root, and are then not reported as removed.
+    // Known names in subdirectories are dropped only in favour of names in the root, and are then not reported as removed.
     for (directory, is_displaced) in [("a/.vscode", false), (".vscode", true)] {
         let project = Project::new();
         fs::create_dir_all(project.path("z/z")).unwrap();

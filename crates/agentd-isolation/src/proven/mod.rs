@@ -21,8 +21,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The maximum number of proofs kept for each backend. Programs that use the backend and states of the machine have separate
-/// proofs.
+/// The maximum number of proofs that are stored for each backend. Each program, and each state of the host, has its own proof.
 const MAX_PROOFS: usize = 16;
 
 /// The stored proofs that apply to probes with targets below one directory.
@@ -56,11 +55,12 @@ impl Proofs {
 
     /// Stores the result of a probe, unless a failure may be transient: nothing was proven, or an attack on the boundary could
     /// not be tried. A resource limit that could not be tried does not prevent this, because a missing cgroup is missing for the
-    /// whole boot. If a result is not stored, the next process probes again.
+    /// whole boot. Nor does an attack on the gateway to granted hosts, which few sandboxes have. If a result is not stored, the
+    /// next process probes again.
     pub fn keep(&self, proven: &BackendCapabilities) {
         let not_tried = |evidence: &Evidence| matches!(evidence.result, EvidenceResult::NotTried(_));
-        if proven.score() == 0 || proven.evidence.iter().any(|evidence| evidence.claim != Claim::Resources && not_tried(evidence))
-        {
+        let boundary = |evidence: &&Evidence| !matches!(evidence.claim, Claim::Resources | Claim::Egress);
+        if proven.score() == 0 || proven.evidence.iter().filter(boundary).any(not_tried) {
             return;
         }
         let (Some(folder), Some(key)) = (self.folder_of(&proven.name), self.key(&proven.name)) else { return };

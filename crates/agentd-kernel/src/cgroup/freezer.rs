@@ -75,8 +75,8 @@ impl Freezer {
         Err(ControlError::new(Control::Cgroup, "move all processes of the sandbox into its freezer group", Some(libc::ETIMEDOUT)))
     }
 
-    /// Requests that the kernel freezes or thaws the group's processes. Returns true if the group is in the requested state.
-    /// Freezing may take a moment, and version 1 needs repeated requests while processes fork: call this until it returns true.
+    /// Asks the kernel to freeze or thaw the group's processes. Returns true if the group is in the requested state. Freezing may
+    /// take a moment, and version 1 needs repeated requests while processes fork: call this until it returns true.
     ///
     /// # Errors
     /// The errno of writing the state file.

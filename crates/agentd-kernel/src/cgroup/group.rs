@@ -66,8 +66,8 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Does what [`Self::enter`] does for a controller that enforces nothing. On failure, the group goes without that controller:
-    /// the sets of a sibling may be exclusive (`cpuset.cpu_exclusive`).
+    /// Like [`Self::enter`], for a controller that enforces nothing. On failure, the group has no such controller: the sets of a
+    /// sibling may be exclusive (`cpuset.cpu_exclusive`).
     fn try_enter(&mut self, hierarchy: &Hierarchy, name: &str, controller: Controller, plan: &CgroupPlan) {
         let (dirs, join) = (self.dirs.len(), self.join.len());
         let entered = self.enter(hierarchy, name, controller, plan);

@@ -137,7 +137,7 @@ fn v1_parents(mount: &Mount, places: &str) -> Vec<(Controller, PathBuf)> {
 }
 
 /// Returns the directories on version 2. A process there is in one group for all controllers, so all controllers share one
-/// directory. Takes the nearest writable ancestor that offers all controllers of limits, or else the one that offers most of
+/// directory. Returns the nearest writable ancestor that offers all controllers of limits, or else the one that offers most of
 /// them.
 pub(super) fn v2_parents(mount: &Mount, places: &str) -> Vec<(Controller, PathBuf)> {
     let Some(place) = parse_place(places, "") else { return Vec::new() };

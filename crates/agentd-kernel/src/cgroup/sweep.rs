@@ -6,11 +6,10 @@ use super::{Hierarchy, group};
 use agentd_log::LogFailure as _;
 use std::{os::unix::fs::MetadataExt, path::Path};
 
-/// Returns the name prefix of this process's groups: pid namespace, pid and start time, which are unique until the machine
-/// reboots.
+/// Returns the name prefix of this process's groups: pid namespace, pid and start time, which are unique until the host reboots.
 pub fn owner_prefix() -> String {
     let pid = std::process::id();
-    // By number, `/proc` may show another process (see [`crate::proc`]).
+    // Not `/proc/PID`, which may be the directory of another process (see [`crate::proc`]).
     format!("agentd.{}.{pid}.{}", pid_namespace(), start_time(Path::new("/proc/self")).unwrap_or(0))
 }
 
@@ -30,8 +29,8 @@ fn start_time(process: &Path) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// Returns true if the process that created the group `name` is dead. Returns false for names of any other form, and without a
-/// `/proc` that shows that process: such groups must not be removed.
+/// Returns true if the process that created the group `name` is dead. Returns false, so that the group is not removed, for a name
+/// of another form, and if `/proc` belongs to another PID namespace.
 pub(super) fn is_orphaned(name: &str) -> bool {
     let mut parts = name.split('.');
     let (Some("agentd"), Some(namespace), Some(pid), Some(started), Some(_), None) =
@@ -85,7 +84,7 @@ mod tests {
     #[test]
     fn group_is_orphaned_only_if_proc_shows_that_its_creator_is_dead() {
         let own = rustix::process::getpid().as_raw_pid();
-        // This process began at another time, so the group is that of an earlier process with the same number.
+        // This process began at another time, so the group is that of an earlier process with the same pid.
         let name = format!("agentd.{}.{own}.{}.0", pid_namespace(), u64::MAX);
         if let Some(mounted) = std::env::var_os(INSIDE) {
             return assert_eq!(is_orphaned(&name), mounted == "own");

@@ -1,64 +1,87 @@
-//! The filter of the packet socket that sees what a sandbox tried to reach.
+//! The raw sockets that receive the attempts of a sandbox to connect, and their filters.
+//!
+//! A raw socket receives each packet of its protocol that arrives in the namespace (`raw(7)`), even if the kernel refuses the
+//! packet. A packet socket would receive the same, but to bind and close it waits for all processors (`synchronize_net`).
 
-use std::net::Ipv4Addr;
+use super::OWN_V4;
+use crate::syscall::sockets::filtered_raw_socket;
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, Protocol, ipproto},
+};
+use std::os::fd::OwnedFd;
 
 const LOAD_BYTE: u16 = 0x30;
-const LOAD_HALF: u16 = 0x28;
 const LOAD_WORD: u16 = 0x20;
 const LOAD_BYTE_AFTER_X: u16 = 0x50;
 const HEADER_LENGTH_TO_X: u16 = 0xb1;
 const AND: u16 = 0x54;
 const EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
-/// SKF_AD_OFF with SKF_AD_PKTTYPE and SKF_AD_PROTOCOL (`linux/filter.h`).
-const PACKET_TYPE: u32 = 0xffff_f004;
-const PROTOCOL: u32 = 0xffff_f000;
-const OUTGOING: u32 = 4;
+/// SKF_NET_OFF (`linux/filter.h`): offsets from here on count from the network header.
+const NETWORK_HEADER: u32 = 0xfff0_0000;
+/// The flags SYN and ACK of TCP.
 const FLAGS: u32 = 0x12;
 const SYN: u32 = 0x02;
-const ACCEPT: u8 = 24;
-const DROP: u8 = 25;
-const V6: u8 = 15;
+/// Bytes of a packet that are kept: the longest header of IPv4, and the ports.
+const KEPT: u32 = 64;
 
-/// Returns a filter for packets from the network header on (`Documentation/networking/filter.rst`), of which 64 bytes are kept.
-/// It accepts the first packet of a TCP connection, and UDP datagrams, unless the destination is of the loopback or `own`. `lo`
-/// shows each packet as outgoing and as incoming; the filter accepts the latter.
-pub(super) fn filter(own: Ipv4Addr) -> [libc::sock_filter; 26] {
-    // The targets of a jump are indices of this list.
-    let program: [(u16, u32, u8, u8); 26] = [
-        (LOAD_BYTE, PACKET_TYPE, 0, 0),
-        (EQUAL, OUTGOING, DROP, 2),
-        (LOAD_HALF, PROTOCOL, 0, 0),
-        (EQUAL, 0x0800, 4, V6),
-        // IPv4, destination of the loopback or the sandbox's own.
-        (LOAD_BYTE, 16, 0, 0),
-        (EQUAL, 127, DROP, 6),
-        (LOAD_WORD, 16, 0, 0),
-        (EQUAL, own.to_bits(), DROP, 8),
-        (LOAD_BYTE, 9, 0, 0),
-        (EQUAL, 17, ACCEPT, 10),
-        (EQUAL, 6, 11, DROP),
-        (HEADER_LENGTH_TO_X, 0, 0, 0),
-        (LOAD_BYTE_AFTER_X, 13, 0, 0),
-        (AND, FLAGS, 0, 0),
-        (EQUAL, SYN, ACCEPT, DROP),
-        // IPv6. The loopback address starts with zeros.
-        (EQUAL, 0x86dd, 16, DROP),
-        (LOAD_WORD, 24, 0, 0),
-        (EQUAL, 0, DROP, 18),
-        (LOAD_BYTE, 6, 0, 0),
-        (EQUAL, 17, ACCEPT, 20),
-        (EQUAL, 6, 21, DROP),
-        (LOAD_BYTE, 53, 0, 0),
-        (AND, FLAGS, 0, 0),
-        (EQUAL, SYN, ACCEPT, DROP),
-        (RETURN, 64, 0, 0),
-        (RETURN, 0, 0, 0),
-    ];
-    let mut at = 0_u8;
-    program.map(|(code, k, then, otherwise)| {
-        at += 1;
-        let (jt, jf) = if code == EQUAL { (then - at, otherwise - at) } else { (0, 0) };
-        libc::sock_filter { code, jt, jf, k }
-    })
+/// A step of a filter.
+#[derive(Clone, Copy)]
+enum FilterStep {
+    Do(u16, u32),
+    DropIf(u32),
+    DropUnless(u32),
+}
+
+use FilterStep::{Do, DropIf, DropUnless};
+
+/// Drops packets to the loopback or to the sandbox's own address. A raw socket of IPv4 gets its packets from the network header
+/// on.
+const TO_OTHERS_V4: &[FilterStep] = &[Do(LOAD_BYTE, 16), DropIf(127), Do(LOAD_WORD, 16), DropIf(OWN_V4.to_bits())];
+/// Drops packets to the loopback, whose address starts with zeros. A raw socket of IPv6 gets its packets from the header of TCP
+/// or UDP on.
+const TO_OTHERS_V6: &[FilterStep] = &[Do(LOAD_WORD, NETWORK_HEADER + 24), DropIf(0)];
+/// Keeps the first packet of a connection.
+const FIRST_V4: &[FilterStep] = &[Do(HEADER_LENGTH_TO_X, 0), Do(LOAD_BYTE_AFTER_X, 13), Do(AND, FLAGS), DropUnless(SYN)];
+const FIRST_V6: &[FilterStep] = &[Do(LOAD_BYTE, 13), Do(AND, FLAGS), DropUnless(SYN)];
+
+/// Creates the sockets of a family: one sees the first packet of each TCP connection, one sees UDP datagrams, both unless the
+/// destination is the sandbox itself. Each passes the start of a packet only. Needs CAP_NET_RAW in the namespace.
+pub(super) fn sockets(family: AddressFamily) -> Result<[OwnedFd; 2], Errno> {
+    let (to_others, first) = if family == AddressFamily::INET { (TO_OTHERS_V4, FIRST_V4) } else { (TO_OTHERS_V6, FIRST_V6) };
+    let socket =
+        |protocol: Protocol, steps: &[&[FilterStep]]| filtered_raw_socket(family, protocol, &mut filter(&steps.concat()));
+    Ok([socket(ipproto::TCP, &[to_others, first])?, socket(ipproto::UDP, &[to_others])?])
+}
+
+/// Encodes the steps (`Documentation/networking/filter.rst`). The filter ends with two instructions: keep and drop.
+fn filter(steps: &[FilterStep]) -> Vec<libc::sock_filter> {
+    let instruction = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    // From the last to the first. A jump skips the steps after its own, and the instruction that keeps.
+    let mut program = vec![instruction(RETURN, 0, 0, 0), instruction(RETURN, 0, 0, KEPT)];
+    program.extend((1_u8..).zip(steps.iter().rev()).map(|(skipped, step)| match *step {
+        Do(code, k) => instruction(code, 0, 0, k),
+        DropIf(k) => instruction(EQUAL, skipped, 0, k),
+        DropUnless(k) => instruction(EQUAL, 0, skipped, k),
+    }));
+    program.reverse();
+    program
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropping_steps_jump_to_the_last_instruction() {
+        for steps in [TO_OTHERS_V4, TO_OTHERS_V6, &[TO_OTHERS_V4, FIRST_V4].concat(), &[TO_OTHERS_V6, FIRST_V6].concat()] {
+            let filter = filter(steps);
+            assert_eq!(filter.len(), steps.len() + 2);
+            for (at, instruction) in filter.iter().enumerate().filter(|(_, instruction)| instruction.code == EQUAL) {
+                assert_eq!(at + 1 + usize::from(instruction.jt.max(instruction.jf)), filter.len() - 1);
+            }
+            assert_eq!(filter[filter.len() - 2..].iter().map(|end| end.k).collect::<Vec<_>>(), [KEPT, 0]);
+        }
+    }
 }

@@ -28,8 +28,8 @@ pub(super) fn longest(content: &str, names: &[String]) -> Option<Range> {
     ranges.max_by_key(|range| range.count)
 }
 
-/// Reads a file that root maintains. A missing file is empty. Any other error is returned, because an unreadable file may assign
-/// ids.
+/// Reads a file that root maintains. A missing file is treated as empty. Any other error is returned, because an unreadable file
+/// may assign ids.
 fn read(file: &str) -> Result<String, ControlError> {
     match fs::read(file) {
         Ok(content) => Ok(String::from_utf8_lossy(&content).into_owned()),
@@ -77,7 +77,7 @@ impl HostIds {
         self.uids.count.min(self.gids.count) / RANGE
     }
 
-    /// Returns part `number`, with root inside as its first id. No other number below [`HostIds::parts`] has the same ids.
+    /// Returns part `number`, whose first id is root inside. Different numbers below [`HostIds::parts`] have different ids.
     pub(super) fn part(&self, number: u32) -> IdMap {
         let first = |range: Range| range.first + number * RANGE;
         IdMap { uid: 0, gid: 0, host_uid: first(self.uids), host_gid: first(self.gids), count: RANGE, extra: None }

@@ -19,7 +19,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Directories of the two programs, which work only where root has installed them. A launcher has no `PATH`.
+/// The directories in which the two programs are looked up, because a launcher has no `PATH`. The programs work only if root has
+/// installed them.
 const PLACES: [&str; 5] = ["/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/bin", "/sbin"];
 
 /// Number of subordinate ids of one sandbox; the caller's own id is added to them.
@@ -63,8 +64,7 @@ impl Subordinate {
         Ok(Self { caller, uids, gids, newuidmap, newgidmap })
     }
 
-    /// Leases a part that no other live sandbox has. If the ids do not suffice for that, returns the first part, which all
-    /// remaining sandboxes share.
+    /// Leases a part that no other live sandbox has. If no part is free, returns the first part, which all other sandboxes share.
     ///
     /// A part in use is marked by an abstract socket (`unix(7)`), which the kernel removes when the process ends in any way.
     /// Another user who binds these names can only force sandboxes to share the first part.

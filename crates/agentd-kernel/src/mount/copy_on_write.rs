@@ -69,7 +69,7 @@ pub(super) fn layered(
 }
 
 /// Creates a detached overlay of the directories in `own`. Their names are relative to the working directory, so that no path of
-/// the host is part of an option: commas and colons in it would have a meaning there.
+/// the host is part of an option: commas and colons in a path would have a meaning there.
 fn overlay(own: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     rustix::process::fchdir(own)?;
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;

@@ -1,10 +1,10 @@
 //! The host's `/etc` in a sandbox's own root: the configuration of the host's programs, for roots that show these programs.
 //!
-//! This exposes only the world-readable part of the host's `/etc`. A sandbox created by root has no id that owns files of the
-//! host. A sandbox of an unprivileged user has that user's id and groups, so files that are readable by these only are hidden or
-//! not copied. An overlayfs layer grants no additional access. Overlayfs copies up files and their attributes with the rights of
-//! the process that mounted the overlay, which is the sandbox itself (`Documentation/filesystems/overlayfs.rst`, "Permission
-//! model").
+//! A sandbox sees only the world-readable part of the host's `/etc`. A sandbox created by root has no id that owns files of the
+//! host. A sandbox of an unprivileged user has that user's id and groups, so files that only this user or these groups may read
+//! are hidden or not copied. An overlayfs layer grants no additional access. Overlayfs copies up files and their attributes with
+//! the rights of the process that mounted the overlay, which is the sandbox itself (`Documentation/filesystems/overlayfs.rst`,
+//! "Permission model").
 
 mod copy;
 mod hidden;
@@ -28,10 +28,10 @@ use std::{os::fd::OwnedFd, path::Path};
 pub enum HostEtc {
     /// An overlay whose lower layer is the host's `/etc`, with changes in memory.
     Overlay {
-        /// True if the sandbox has ids or groups of the host, so that files readable by these only must be hidden.
+        /// True if the sandbox has ids or groups of the host. Files that only these may read must then be hidden.
         hide: bool,
     },
-    /// A copy, made once. For roots whose changes are kept: the lower layer of an overlay would have to stay the same.
+    /// A copy that is created once. For roots whose changes are kept, because the lower layer of an overlay must not change.
     Copy,
 }
 
@@ -74,8 +74,8 @@ pub(super) fn overlay(
 
 /// Returns true if the overlay was mounted, and false on errors after which a copy can be used instead:
 ///
-/// - `EINVAL`: the host's file system cannot be a layer, because it is a stack of overlays already. Or it has mounts in it that
-///   the sandbox's owner may not remove, such as `/etc/hosts` in containers.
+/// - `EINVAL`: the host's file system cannot be a layer, because it is a stack of overlays already, or because it contains mounts
+///   that the sandbox's owner may not remove, such as `/etc/hosts` in containers.
 /// - `ENODEV`: the kernel has no overlayfs.
 /// - `EPERM`: the kernel has no overlayfs in user namespaces (before Linux 5.11).
 fn mounted(result: rustix::io::Result<()>) -> Result<bool, ControlError> {

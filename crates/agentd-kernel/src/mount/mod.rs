@@ -1,4 +1,4 @@
-//! The private mount view (`mount_namespaces(7)`): the part of the host's tree that a sandbox can name at all.
+//! The *view* of `linux-native` (`mount_namespaces(7)`): the host's tree with everything private covered.
 //!
 //! An empty directory covers every directory below `/` that is not part of the system; grants are attached over the covers. The
 //! covers also hide path-based Unix sockets, which Landlock does not restrict, except those in directories of the system's
@@ -76,7 +76,7 @@ impl GrantPlan {
     }
 }
 
-/// The plan of a sandbox's view.
+/// The plan of a sandbox's view of the host's tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViewPlan {
     /// Directories, files and sockets directly below `/` to be covered; absolute paths.
@@ -100,8 +100,8 @@ pub struct ViewPlan {
 }
 
 impl ViewPlan {
-    /// Returns the paths at which the view shows private content of the sandbox. The host's tree has content there that the
-    /// sandbox must not see.
+    /// Returns the paths at which the view shows private content of the sandbox, and at which the host's tree has content that
+    /// the sandbox must not see.
     pub fn private(&self) -> Vec<&Path> {
         let copies = self.grants.iter().filter(|grant| grant.access == Access::CopyOnWrite).map(|grant| grant.target.as_path());
         let own = SCRATCH.map(Path::new).into_iter().chain(["/dev", "/sys/fs/cgroup"].map(Path::new));
@@ -180,22 +180,40 @@ pub type OwnTrees = Vec<(OwnedFd, PathBuf)>;
 /// Mount attributes of [`OwnTrees`].
 const SHOWN_OF_THE_KERNEL: u64 = tree::READ_ONLY | libc::MOUNT_ATTR_NOEXEC;
 
-/// Builds the view in this process's new mount namespace. `own` are the trees of the sandbox's control groups.
+/// The part that all views have in common: private directories and devices.
+pub struct ViewBase {
+    /// The umask of this process, which is restored when the view is complete.
+    umask: rustix::fs::Mode,
+    scratch: Scratch,
+}
+
+impl ViewBase {
+    /// Builds this part in this process's new mount namespace, with at most `scratch_bytes` bytes in private directories. All
+    /// mounts of the host become private and read-only.
+    ///
+    /// # Errors
+    /// The error of the first step that fails. The view is incomplete then.
+    pub fn build(scratch_bytes: u64) -> Result<Self, ControlError> {
+        // The modes below are final, independent of the umask. The usual umask is restored for commands.
+        let umask = rustix::process::umask(rustix::fs::Mode::empty());
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+            .during(Control::Mounts, || "make the mounts below / private".to_owned())?;
+        let devices = dev::clone_nodes()?;
+        tree::restrict_all(Path::new("/"), tree::READ_ONLY)?;
+        let scratch = Scratch::mount(scratch_bytes)?;
+        dev::populate(&scratch.directory("dev", 0o755)?)?;
+        scratch.show("dev", 0o755, Path::new("/dev"))?;
+        dev::attach_mounts(Path::new("/dev"), devices, &scratch)?;
+        scratch.show("tmp", 0o1777, Path::new("/tmp"))?;
+        Ok(Self { umask, scratch })
+    }
+}
+
+/// Completes the view. `own` are the trees of the sandbox's control groups.
 ///
 /// # Errors
 /// The error of the first step that fails. The view is incomplete then.
-pub fn build(plan: &ViewPlan, own: OwnTrees) -> Result<View<'_>, ControlError> {
-    // The modes below are final, independent of the umask. The usual umask is restored for commands.
-    let umask = rustix::process::umask(rustix::fs::Mode::empty());
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .during(Control::Mounts, || "make the mounts below / private".to_owned())?;
-    let devices = dev::clone_nodes()?;
-    tree::restrict_all(Path::new("/"), tree::READ_ONLY)?;
-    let scratch = Scratch::mount(plan.scratch_bytes)?;
-    dev::populate(&scratch.directory("dev", 0o755)?)?;
-    scratch.show("dev", 0o755, Path::new("/dev"))?;
-    dev::attach_mounts(Path::new("/dev"), devices, &scratch)?;
-    scratch.show("tmp", 0o1777, Path::new("/tmp"))?;
+pub fn build(plan: &ViewPlan, ViewBase { umask, scratch }: ViewBase, own: OwnTrees) -> Result<View<'_>, ControlError> {
     make_links(plan, Path::new("/tmp"), Path::new("/tmp"))?;
     // Mode 111 also forbids listing the directory.
     let empty = scratch.directory("empty", 0o111)?;
@@ -215,8 +233,8 @@ pub fn build(plan: &ViewPlan, own: OwnTrees) -> Result<View<'_>, ControlError> {
     Ok(View { plan, uppers, notes })
 }
 
-/// Covers `mask`. If `mask` is not a directory, covers it with an empty file, because a socket has no other name then. Covers a
-/// directory with `empty`, or with a new directory from `own` if it contains private, visible or granted paths, or links.
+/// Covers `mask`. A file or socket is covered with an empty file. A directory is covered with `empty`, or with a new directory
+/// from `own` if it contains private, visible or granted paths, or links.
 fn cover(
     plan: &ViewPlan,
     mask: &Path,

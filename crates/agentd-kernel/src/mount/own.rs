@@ -17,7 +17,7 @@ use std::{
 /// else, and are removed with the last process in the namespace. Mounts and unmounts of the host still propagate into it.
 #[derive(Debug, Clone)]
 pub struct OwnMounts {
-    /// The mount namespace of which the private one is a copy. It exists at least as long as this descriptor, so that no other
+    /// The mount namespace of which the private one is a copy. The descriptor keeps the namespace alive, so that no other
     /// namespace gets its number.
     copied: Arc<OwnedFd>,
 }

@@ -31,7 +31,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The plan of a sandbox's root.
+/// The plan of a sandbox's own root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootPlan {
     /// The layers or the directory that the root is based on.
@@ -69,15 +69,15 @@ pub enum Base {
         /// Place of the changes on disk. Without it, changes are in memory.
         upper: Option<Upper>,
     },
-    /// A directory without the mounts below it. The sandbox changes this directory itself. For virtual machines, whose root
-    /// belongs to the sandbox already.
+    /// A directory without the mounts below it, which the sandbox changes directly. For machines, whose root belongs to the
+    /// sandbox.
     Directory(#[serde(with = "crate::path_bytes::one")] PathBuf),
 }
 
 /// Place of the changes to a root on disk. It contains the directories `tree` (upperdir) and `work` (workdir of overlayfs).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Upper {
-    /// A directory that contains the two.
+    /// A directory that contains `tree` and `work`.
     Directory(#[serde(with = "crate::path_bytes::one")] PathBuf),
     /// A new volume of so many bytes, deleted with the sandbox.
     Volume(u64),
@@ -179,7 +179,7 @@ pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>, devices: Option<Devices>, own
     let mut notes = Vec::new();
     configure(plan, &scratch, (&path, &root), &mut notes)?;
     for (place, target) in &plan.links {
-        // An existing file was made at the first start of this root, and belongs to the sandbox since then.
+        // An existing file was created at the first start of this root. Since then, it belongs to the sandbox.
         places.link(place, target)?;
     }
     for (tree, place) in own {

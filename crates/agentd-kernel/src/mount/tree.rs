@@ -141,8 +141,8 @@ pub fn pin(root: &Path, relative: &Path) -> Result<(), ControlError> {
     Ok(())
 }
 
-/// Makes the object that `at` refers to a mount point, unless it is one already (`statx(2)`, `STATX_ATTR_MOUNT_ROOT`). Each
-/// repetition would clone all mounts below and so double their number.
+/// Makes the object that `at` refers to a mount point, unless it is one already (`statx(2)`, `STATX_ATTR_MOUNT_ROOT`). Otherwise,
+/// each call would clone all mounts below, and so double their number.
 fn pin_one(at: &OwnedFd, path: &Path) -> Result<(), ControlError> {
     let stat = rustix::fs::statx(at, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())
         .during(Control::Mounts, || format!("statx {}", path.display()))?;

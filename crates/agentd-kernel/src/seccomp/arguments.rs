@@ -18,8 +18,8 @@ const PR_SCHED_CORE: u32 = 62;
 pub(super) const IOPRIO_WHO_PROCESS: u32 = 1;
 pub(super) const IOPRIO_WHO_PGRP: u32 = 2;
 /// Ioctls that inject input into a terminal or change its line discipline or the console (CVE-2017-5226 and `ioctl_console(2)`),
-/// and ioctls that move blocks between files and leave size and time stamps as they are, by which changes of protected paths are
-/// found (`fs/ext4/ext4.h`, `include/uapi/linux/f2fs.h` and `fs/xfs/libxfs/xfs_fs.h` of Linux).
+/// and ioctls that move blocks between files. The latter leave size and time stamps unchanged, so a comparison of protected paths
+/// would not notice the change (`fs/ext4/ext4.h`, `include/uapi/linux/f2fs.h` and `fs/xfs/libxfs/xfs_fs.h` of Linux).
 const IOCTLS: [u32; 9] = [
     0x5412,      // TIOCSTI
     0x541c,      // TIOCLINUX
@@ -71,9 +71,10 @@ pub(super) fn rules(plan: SeccompPlan) -> Vec<(&'static str, i64, Decision)> {
 /// The limit of core files (`RLIMIT_CORE`) is never changed. It is 1, which prevents core files and keeps the host from running
 /// its crash handler (`core(5)`). A limit of 0 would prevent core files, but the handler would run.
 ///
-/// Setting the limit returns success without effect. Programs that hold secrets request 0 and get a stronger protection than
-/// that. A program that requests more also receives success, because the filter does not see the value; reading the limit still
-/// returns 1. A call that sets the limit and requests the old value is refused, because no code would write the old value.
+/// Setting the limit returns success without effect. Programs that hold secrets request 0, and the limit of 1 protects them even
+/// better. A program that requests a higher limit also receives success, because the filter does not see the value; reading the
+/// limit still returns 1. A call that sets the limit and requests the old value is refused, because no code would write the old
+/// value.
 fn limits_by_prlimit() -> Decision {
     let (own, core) = (one_of(0, &[0]), [libc::RLIMIT_CORE]);
     let no_new = || vec![one_of(2, &[0]), null(2)];
@@ -87,7 +88,8 @@ fn limits_by_prlimit() -> Decision {
     Decision::Check(rules, Answer::Fail(libc::EPERM))
 }
 
-/// Allows a thread to change its own scheduling. The listener decides about other threads: it knows which command they belong to.
+/// Allows a thread to change its own scheduling. The listener, which knows the command of each thread, decides about other
+/// threads.
 fn own_scheduling() -> Decision {
     Decision::Check(vec![allow(vec![one_of(0, &[0])])], Answer::Notify)
 }
@@ -111,8 +113,8 @@ const NO_PROTOCOL: Answer = Answer::Fail(libc::EPROTONOSUPPORT);
 /// Programs with an optional use of a family or protocol handle these errnos and no others. The audit library of `useradd` and
 /// `su` fails on `EPERM`, but continues without the kernel's audit on `EPROTONOSUPPORT`.
 ///
-/// [`Profile::Strict`] has no sockets, except for those of the internet if hosts were granted. The C library finds no netlink
-/// then, and assumes that both families are configured.
+/// [`Profile::Strict`] has no sockets, except for TCP and UDP sockets if hosts were granted. The C library then finds no netlink,
+/// and assumes that IPv4 and IPv6 are configured.
 fn sockets(plan: SeccompPlan) -> Decision {
     let is_strict = plan.profile == Profile::Strict;
     if is_strict && plan.network != NetworkMode::Egress {

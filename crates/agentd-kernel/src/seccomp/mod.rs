@@ -1,9 +1,10 @@
 //! The system call filter (`seccomp(2)`). A plan names the profile; [`SeccompPlan::compile`] turns it into a BPF program, and
 //! [`apply`] installs the program.
 //!
-//! A call that the profile does not list fails: with `EPERM` if every supported kernel has the call, and with `ENOSYS` if callers
-//! fall back to an older call. An unlisted socket family or protocol fails as on a kernel without it. A call through the entry of
-//! another architecture (32-bit on x86-64) kills the process; x32 numbers are in no list.
+//! A call that the profile does not list fails. It returns `ENOSYS` if the call is newer than Linux 5.0, as on an older kernel,
+//! so that callers fall back to an older call. Otherwise, it returns `EPERM`. An unlisted socket family or protocol fails as on a
+//! kernel without it. A call through the entry of another architecture (32-bit on x86-64) kills the process; x32 numbers are in
+//! no list.
 
 mod arguments;
 mod assemble;

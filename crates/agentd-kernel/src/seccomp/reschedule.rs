@@ -8,9 +8,10 @@ use super::{
 use crate::syscall;
 use rustix::io::Errno;
 
-/// The longest processor mask that is read, in bytes. The kernel ignores the bits above its number of processors, 8192 at most.
+/// The maximum length of a processor mask that is read, in bytes. The kernel ignores the bits above its number of processors,
+/// 8192 at most.
 const MAX_MASK: usize = 1024;
-/// The shortest and the longest `struct sched_attr` that the kernel accepts (`SCHED_ATTR_SIZE_VER0`, one page).
+/// The minimum and maximum size of `struct sched_attr` that the kernel accepts, in bytes (`SCHED_ATTR_SIZE_VER0`, one page).
 const SHORTEST_ATTR: usize = 48;
 const MAX_ATTR: usize = 4096;
 

@@ -4,7 +4,7 @@
 /// The name of a system call and its number on this architecture.
 pub(super) type NamedCall = (&'static str, i64);
 
-/// Calls that any program may need.
+/// The calls of every profile: those that nearly every program makes.
 #[rustfmt::skip]
 pub(super) const ALWAYS: &[NamedCall] = &[
     ("read", libc::SYS_read),

@@ -1,4 +1,4 @@
-//! What the kernel knows about a file or a file system beyond `stat(2)`, and freezing of file systems.
+//! Properties of files and file systems that `stat(2)` does not report, and freezing of file systems.
 
 use super::check;
 use rustix::io::Errno;

@@ -30,7 +30,8 @@ pub struct NetworkMaker {
 }
 
 impl NetworkMaker {
-    /// Starts the thread. The caller must be single-threaded. If the caller is `busy`, the thread runs on another processor.
+    /// Starts the thread. The caller must be single-threaded. If `busy`, the thread runs on another processor, because the caller
+    /// keeps using its own.
     pub fn start(busy: bool) -> Result<Self, Errno> {
         extern "C" fn body(answer: *mut libc::c_void) -> libc::c_int {
             let made = make_network().unwrap_or_else(|errno| -errno.raw_os_error());

@@ -71,8 +71,8 @@ fn mask(processors: &[usize]) -> Vec<libc::c_ulong> {
     mask
 }
 
-/// Keeps a new thread off the current processor, on which the caller continues to work. Otherwise the scheduler, which may see
-/// the other processors as busy for a moment longer, would queue the thread here. Without another processor nothing changes.
+/// Moves a new thread away from the current processor, on which the caller continues to work. Otherwise the scheduler might queue
+/// the thread here, if it still considers the other processors busy. Does nothing if there is only one processor.
 pub fn leave_this_processor(pid: libc::pid_t) {
     let Ok(mut others) = rustix::thread::sched_getaffinity(None) else { return };
     others.unset(rustix::thread::sched_getcpu());

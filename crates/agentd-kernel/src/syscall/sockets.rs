@@ -1,7 +1,10 @@
 //! Sockets: the process at the other end, and the loopback interface.
 
 use super::check;
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with},
+};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// `IFF_UP | IFF_RUNNING`, in the type of `ifr_flags`.
@@ -19,11 +22,14 @@ pub fn loopback_up(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Returns a packet socket that receives what the filter accepts at the interface, from the network header on (`packet(7)`).
-pub fn packet_socket(filter: &mut [libc::sock_filter], interface: u32) -> Result<OwnedFd, Errno> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-    // Without a protocol, the socket receives nothing before it is bound.
-    let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+/// Returns a raw socket that receives what the filter accepts (`raw(7)`). The kernel gives it no packet before the filter is
+/// attached, if no other process is in the network namespace yet.
+pub fn filtered_raw_socket(
+    family: AddressFamily,
+    protocol: Protocol,
+    filter: &mut [libc::sock_filter],
+) -> Result<OwnedFd, Errno> {
+    let socket = socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, Some(protocol))?;
     let program = libc::sock_fprog { len: u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?, filter: filter.as_mut_ptr() };
     let length = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(|_| Errno::INVAL)?;
     // SAFETY: `program` and the instructions live across the call, which copies them; `length` is the size of `program`.
@@ -31,15 +37,6 @@ pub fn packet_socket(filter: &mut [libc::sock_filter], interface: u32) -> Result
         libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, (&raw const program).cast(), length)
     };
     check(libc::c_long::from(attached))?;
-    // SAFETY: all-zero is a valid `sockaddr_ll`.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = u16::try_from(libc::AF_PACKET).map_err(|_| Errno::INVAL)?;
-    // ETH_P_ALL in network byte order.
-    address.sll_protocol = 3_u16.to_be();
-    address.sll_ifindex = libc::c_int::try_from(interface).map_err(|_| Errno::INVAL)?;
-    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(|_| Errno::INVAL)?;
-    // SAFETY: `address` lives across the call, and `length` is its size.
-    check(libc::c_long::from(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) }))?;
     Ok(socket)
 }
 

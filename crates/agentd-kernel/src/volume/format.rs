@@ -17,7 +17,7 @@ pub const MIN_BYTES: u64 = 16 << 20;
 /// Block size in bytes.
 const BLOCK: u64 = 4096;
 
-/// Directories of the programs of e2fsprogs. The caller's `PATH` is not used: the caller may be another user than this process.
+/// Directories of the programs of e2fsprogs. `PATH` is not used, because another user may have set it.
 const PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
 
 /// Arguments of `mkfs.ext4`, independent of `mke2fs.conf` (`mke2fs(8)`).

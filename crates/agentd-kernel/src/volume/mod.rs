@@ -6,13 +6,13 @@
 //!
 //! **A volume is released with its last user.** The kernel releases the loop device when its last user closes it
 //! (`LO_FLAGS_AUTOCLEAR`); the mount is such a user. A volume that [`Volume::open`] returned and that has no mount point is
-//! released when the process ends, in whatever way. A volume with a mount point is in a mount namespace and in every later copy
-//! of that namespace, and exists as long as any of them. It is therefore mounted in a private namespace (`mount_namespaces(7)`),
+//! released when the process ends. A volume with a mount point is in a mount namespace and in every later copy of that namespace,
+//! and exists as long as any of these namespaces. Volumes are therefore mounted in a private namespace (`mount_namespaces(7)`),
 //! and never in the host's.
 //!
 //! **A volume is mounted once.** The image is locked (`flock(2)`), and the lock belongs to the open file of the loop device. The
-//! kernel releases the lock with the device, and not before: neither when the process that attached the volume dies, nor while
-//! another process still uses the mount.
+//! kernel releases the lock with the device. The lock remains if the process that attached the volume dies, and while another
+//! process still uses the mount.
 //!
 //! **When the host's disk is full**, the sparse file cannot grow. Data that was written and not yet flushed is lost, and
 //! `fsync(2)` fails with `ENOSPC` or `EIO`. If a journal write fails, the file system becomes read-only (`errors=remount-ro`).
@@ -184,7 +184,7 @@ impl AsFd for Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        // A destructor cannot return the error. An unused mount is released all the same.
+        // A destructor cannot return the error. An unused mount is released even so.
         self.unmount().or_warn("unmount volume", &self.image);
     }
 }

@@ -1,4 +1,5 @@
-//! Tests of volumes after the death of their holder, a power cut, and a full disk of the host.
+//! Tests of volumes after the end of the process that holds them, after a simulated power failure, and on a full disk of the
+//! host.
 
 use crate::{
     holder::Holder,

@@ -7,7 +7,7 @@ use crate::{
     name::Name,
     record::{Record, SandboxSettings, exists, now},
 };
-use agentd_core::{Grant, Root};
+use agentd_core::{Grant, Network, Root};
 use agentd_disk::{FileContext as _, flush_directory};
 use std::{fs, path::PathBuf};
 
@@ -73,6 +73,17 @@ impl SandboxStore {
         let lock = self.lock()?;
         let mut record = self.load(name)?;
         record.about.spec.grants = grants;
+        self.replace(&record, &lock)
+    }
+
+    /// Replaces the network of a sandbox. The call waits for the disk.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the record cannot be read or written.
+    pub fn set_network(&self, name: &Name, network: Network) -> Result<(), StoreError> {
+        let lock = self.lock()?;
+        let mut record = self.load(name)?;
+        record.about.spec.network = network;
         self.replace(&record, &lock)
     }
 

@@ -1,4 +1,4 @@
-//! What the launcher tells the new process while the process confines itself.
+//! The messages that the launcher sends to the new process while that process confines itself.
 
 use crate::{channel::Channel, plan::SandboxPlan, protocol};
 use agentd_core::{Control, ControlError, ControlStatus};
@@ -9,8 +9,9 @@ use std::os::fd::OwnedFd;
 /// Messages from the launcher to the new process during confinement.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ConfineMessage {
-    /// The plan of the sandbox, for a process that was started before the plan was known. It is the first message then. The
-    /// descriptor is the process's end of the channel to the library.
+    /// The plan of the sandbox, for a process that was started before the plan was known. It is the first message then, or
+    /// follows [`ConfineMessage::IdMap`] if a view was expected. The descriptor is the process's end of the channel to the
+    /// library.
     Plan(Box<SandboxPlan>),
     /// The launcher has written the id maps.
     IdMap {
@@ -42,7 +43,7 @@ pub(super) struct ConfineChannel(Channel);
 
 impl ConfineChannel {
     pub(super) fn new(socket: OwnedFd) -> Self {
-        // A plan is as large here as in the library's order.
+        // The plan is as large as in the library's order.
         Self(Channel::new(socket, protocol::MAX_REQUEST))
     }
 

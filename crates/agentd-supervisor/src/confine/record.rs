@@ -1,4 +1,4 @@
-//! What became of each control while the process confined itself.
+//! The result of each control, while the process confines itself.
 
 use agentd_core::{Control, ControlError, ControlReport, ControlStatus};
 

@@ -1,4 +1,4 @@
-//! The file tree of the sandbox: the host's own, a view of the host's, or a root of its own.
+//! The file tree of the sandbox: the host's tree, a view of the host's tree, or the sandbox's own root.
 
 use super::{
     Inherited,
@@ -7,14 +7,15 @@ use super::{
 };
 use crate::plan::{SandboxPlan, Tree};
 use agentd_core::{Control, ControlError, ControlReport};
-use agentd_kernel::mount::{self, OwnTrees, ViewPlan, device::Devices, root::RootPlan};
+use agentd_kernel::mount::{self, OwnTrees, ViewBase, ViewPlan, device::Devices, root::RootPlan};
 use std::os::fd::OwnedFd;
 
-/// Builds the tree of the plan and enters it. Returns false if the control for mounts is missing, so that the commands see the
-/// host's tree although the plan has another.
+/// Builds the tree of the plan and enters it. `base` is the part of a view that was built before. Returns false if the control
+/// for mounts is missing, and the commands therefore see the host's tree instead of the planned one.
 pub(super) fn enter(
     inherited: &Inherited<'_>,
     ids: &Ids,
+    base: Option<ViewBase>,
     go: ConfineChannel,
     record: &mut ControlRecord<'_>,
 ) -> Result<bool, ControlError> {
@@ -29,7 +30,7 @@ pub(super) fn enter(
     match &plan.tree {
         Tree::Host => {}
         Tree::Root(root) => enter_root(root, own, go.as_mut(), record)?,
-        Tree::View(view) => enter_view(view, own, go.as_mut(), record)?,
+        Tree::View(view) => enter_view((view, base), own, go.as_mut(), record)?,
     }
     let entered = !record.is_missing(Control::Mounts);
     if let Some(fallback) = fallback.filter(|_| !entered) {
@@ -44,7 +45,7 @@ fn is_mapped(plan: &SandboxPlan, ids: &Ids) -> bool {
     ids.privileged && (root_is_mapped || !plan.tree.grants().is_empty())
 }
 
-/// Enters a root of the sandbox's own. This step cannot be degraded: the payload is root inside and keeps capabilities, which are
+/// Enters the sandbox's own root. This step cannot be degraded: the payload is root inside and keeps capabilities, which are
 /// harmless only in a separate root. `go` sends the trees if they are id-mapped.
 fn enter_root(
     root: &RootPlan,
@@ -78,7 +79,7 @@ impl RootTrees {
         Self { stack, devices, grants: trees.collect() }
     }
 
-    /// Clones the trees as the caller owns them.
+    /// Clones the trees without id maps.
     fn callers(root: &RootPlan) -> Result<Self, ControlError> {
         let devices = if root.devices.is_empty() { None } else { Some(Devices::callers(&root.devices)?) };
         let stack = mount::root::clone_stack(root)?;
@@ -89,7 +90,7 @@ impl RootTrees {
 
 /// Enters a view of the host's tree. `go` sends the trees of the grants if they are id-mapped.
 fn enter_view(
-    view: &ViewPlan,
+    (view, base): (&ViewPlan, Option<ViewBase>),
     own: OwnTrees,
     go: Option<&mut ConfineChannel>,
     record: &mut ControlRecord<'_>,
@@ -97,14 +98,12 @@ fn enter_view(
     // A grant whose path now leads elsewhere is not a missing control: it ends the sandbox even if degraded isolation is allowed.
     let opened = if go.is_some() { Vec::new() } else { mount::open_grants(&view.grants)? };
     record.control(Control::Mounts, || {
-        let notes = if let Some(go) = go {
-            // The trees arrive while the view is built.
-            let built = mount::build(view, own)?;
-            built.attach(go.trees()?)?
-        } else {
-            let grants = mount::clone_grants(&view.grants, &opened)?;
-            mount::build(view, own)?.attach(grants)?
-        };
+        // The launcher clones the trees of the grants while the view is built. Without it, they are cloned before the view
+        // changes.
+        let own_trees = if go.is_some() { Vec::new() } else { mount::clone_grants(&view.grants, &opened)? };
+        let base = base.map_or_else(|| ViewBase::build(view.scratch_bytes), Ok)?;
+        let built = mount::build(view, base, own)?;
+        let notes = built.attach(go.map_or(Ok(own_trees), ConfineChannel::trees)?)?;
         Ok(noted(notes, format!("{} masks, {} grants", view.masks.len(), view.grants.len())))
     })
 }

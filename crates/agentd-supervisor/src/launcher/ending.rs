@@ -15,14 +15,15 @@ use std::{
 /// becomes empty.
 const FIRST_PAUSE: Duration = Duration::from_micros(50);
 
-/// Pauses double up to this length. A cgroup that is still busy afterwards is given up: its processes do not die.
+/// Pauses double up to this length. If a cgroup is still busy afterwards, its processes do not die, and the launcher stops
+/// trying.
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Longest pause between two checks for orphans of a sandbox without a pid namespace.
 const MAX_PAUSE: Duration = Duration::from_millis(10);
 
-/// How long a supervisor without a pid namespace may take to end its process tree before it is killed. A payload with the
-/// supervisor's uid can stop it again after each `SIGCONT`.
+/// The time limit for a supervisor without a pid namespace to end its process tree. After it, the supervisor is killed. A payload
+/// with the supervisor's uid can stop it again after each `SIGCONT`.
 const TERM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A sandbox that is being destroyed.
@@ -35,7 +36,7 @@ pub(super) struct Ending {
     /// The sandbox. Its mount namespace descriptor is dropped with it, after the report: the mounts are unreachable by then, and
     /// tearing them down takes the kernel as long as all other steps together.
     live: Live,
-    /// When the first process is killed; `None` if it has been.
+    /// The time at which the first process is killed; `None` after that.
     kill_at: Option<Instant>,
     /// The next attempt; `None` until the first process has been reaped.
     retry: Option<Retry>,
@@ -58,7 +59,7 @@ impl Ending {
     /// Signals the first process of a sandbox to end, which ends the other processes as well.
     pub fn begin(id: u32, live: Live) -> Self {
         if let Some(freezer) = &live.freezer {
-            // On cgroup version 1, frozen processes do not die. A failure to thaw shows later, when the group cannot be removed.
+            // On cgroup version 1, frozen processes do not die. If thawing fails, the later removal of the group fails, too.
             freezer.set(false).ok();
         }
         // Without a pid namespace, the supervisor must end its process tree itself, and is continued in case it is stopped. The

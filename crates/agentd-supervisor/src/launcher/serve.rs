@@ -72,8 +72,8 @@ impl Launcher {
                 }
                 Ok(())
             }
-            Order::Prepare { namespaces, seccomp } => {
-                self.prepare(namespaces, seccomp);
+            Order::Prepare(expected) => {
+                self.prepare(expected);
                 Ok(())
             }
             Order::Destroy { id, report } => self.destroy(id, report),
@@ -143,7 +143,7 @@ impl Launcher {
         living.chain(self.endings.iter().filter_map(Ending::first_process)).collect()
     }
 
-    /// Ends all sandboxes after the library is gone, so without reports.
+    /// Ends all sandboxes without a report, because the library is gone.
     pub(super) fn end_all(&mut self) {
         if let Some(prepared) = self.prepared.take() {
             prepared.end();

@@ -26,12 +26,16 @@ pub(crate) use records::{AuditCommand, KeyCommand, LogArgs, ReceiptCommand};
 #[cfg(not(feature = "images"))]
 pub(crate) use reference::Reference;
 pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RequireArg, RunArgs};
-pub(crate) use sandbox::{CreateArgs, ExecArgs, SandboxCommand};
+pub(crate) use sandbox::{CreateArgs, ExecArgs, ForwardedPort, LocalEnd, NetworkChangeArgs, SandboxCommand};
 #[cfg(feature = "firecracker")]
 pub(crate) use vm::{VmBuildArgs, VmCommand};
 
 use clap::{Args, Parser, Subcommand};
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt as _,
+    path::PathBuf,
+};
 
 /// Run commands of AI agents in sandboxes whose isolation is tested on this host.
 #[derive(Debug, Parser)]
@@ -42,13 +46,27 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
+    /// Returns true for `run`, unless it is known before the arguments are parsed that no command runs. Most runs need the
+    /// launcher: those with `--explain`, with wrong arguments or in a machine do not.
+    pub fn may_need_launcher(args: &[OsString]) -> bool {
+        let asks = |arg: &OsString| arg == "--help" || arg == "-h" || arg == "--explain";
+        is_run(args.iter()) && !before_command(args).any(asks)
+    }
+
+    /// Returns true if no argument of a run may request another first process of the sandbox than runs have by default. An
+    /// argument of the command may look like such an option.
+    pub fn is_usual(args: &[OsString]) -> bool {
+        let decides = |arg: &OsString| DECISIVE.iter().any(|option| arg.as_bytes().starts_with(option.as_bytes()));
+        !before_command(args).any(decides)
+    }
+
     /// Parses the arguments of a process, the first of which is the name of the program.
     ///
     /// # Errors
     /// The error, or the text of an option such as `--help`, which clap returns as an error.
     pub fn parse_all(args: impl Iterator<Item = OsString> + Clone) -> Result<Self, clap::Error> {
-        // Describing all commands takes longer than everything else that parsing does. A run needs one.
-        if args.clone().nth(1).is_some_and(|command| command == "run")
+        // Describing all commands takes longer than all other steps of parsing. A run needs only one command.
+        if is_run(args.clone())
             && let Ok(RunCli { command: RunSub::Run(run) }) = RunCli::try_parse_from(args.clone())
         {
             return Ok(Self { command: Sub::Run(run) });
@@ -57,7 +75,21 @@ impl Cli {
     }
 }
 
-/// The command line with `run` alone. Only [`Cli`] knows enough for errors and help.
+/// The beginnings of the options of `run` on which the first process of the sandbox depends: the backend, the network, the filter
+/// and the control group. An option that is missing here only makes the start slower.
+const DECISIVE: [&str; 10] =
+    ["--allow-degraded", "--backend", "--cpu", "--disk", "--image", "--memory", "--net", "--pids", "--profile", "--require"];
+
+/// Returns the arguments of a process up to `--`.
+fn before_command(args: &[OsString]) -> impl Iterator<Item = &OsString> {
+    args.iter().take_while(|arg| *arg != "--")
+}
+
+fn is_run(mut args: impl Iterator<Item = impl AsRef<OsStr>>) -> bool {
+    args.nth(1).is_some_and(|command| command.as_ref() == "run")
+}
+
+/// The command line with the command `run` only. [`Cli`] prints errors and help, because they name the other commands.
 #[derive(Debug, Parser)]
 #[command(name = "agentd")]
 struct RunCli {
@@ -80,7 +112,7 @@ pub(crate) enum Sub {
     /// Inspect or stop the daemon that runs named sandboxes
     #[command(subcommand)]
     Daemon(DaemonCommand),
-    /// Check network grants, and list presets
+    /// Check network grants, list presets, and print what sandboxes tried to reach
     #[command(subcommand)]
     Net(NetCommand),
     /// Read and verify the audit log
@@ -143,4 +175,42 @@ pub(crate) struct BenchArgs {
     /// Number of rounds; each round measures every row once
     #[arg(long, value_name = "NUMBER", default_value = "200", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rounds: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn options_that_decide_about_the_first_process_exist() {
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        let options: Vec<String> = run.get_arguments().filter_map(|arg| arg.get_long()).map(|long| format!("--{long}")).collect();
+        for beginning in DECISIVE {
+            assert!(options.iter().any(|option| option.starts_with(beginning)), "{beginning}: {options:?}");
+        }
+    }
+
+    #[test]
+    fn launcher_is_started_and_first_process_prepared_for_runs_that_use_them() {
+        for (line, launcher, usual) in [
+            ("run -- true", true, true),
+            ("run true", true, true),
+            ("run --workspace none --timeout 1s -- true", true, true),
+            ("run -- true --net host --help", true, true),
+            ("run --net=host -- true", true, false),
+            ("run --cpu-weight 2 true", true, false),
+            ("run true --net", true, false),
+            ("run --explain -- true", false, true),
+            ("run --help", false, true),
+            ("run -h", false, true),
+            ("doctor", false, true),
+            ("--help run", false, true),
+            ("", false, true),
+        ] {
+            let args: Vec<OsString> = ["agentd"].into_iter().chain(line.split_whitespace()).map(OsString::from).collect();
+            assert_eq!((Cli::may_need_launcher(&args), Cli::is_usual(&args)), (launcher, usual), "{line}");
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! The comparison of protected paths before and after a run. A signal or the time limit of the command ends it early, and the
 //! report then names the first path that was not compared.
 
-use super::{failure::Failure, run::Stops};
-use agentd_core::Grant;
+use super::{failure::Failure, stops::Stops};
+use agentd_core::{Access, Grant};
 use agentd_isolation::protect::{Cause, Gaps, Interrupt, Report, Watch};
 use std::{
     path::PathBuf,
@@ -12,7 +12,8 @@ use std::{
 
 /// The protected paths of a run.
 pub(crate) struct Comparison {
-    watch: Arc<Mutex<Watch>>,
+    /// `None` if the command may change no path of the host, so that there is nothing to compare.
+    watch: Option<Arc<Mutex<Watch>>>,
     /// The grant that a report names if a comparison does not return.
     first: PathBuf,
     /// The time limit of the command.
@@ -23,9 +24,10 @@ pub(crate) struct Comparison {
 
 impl Comparison {
     /// Records the present state of the protected paths. `limit` is the time limit of the command, which also ends this
-    /// comparison. A payload can make it take some seconds. Without [`Stops`], a signal ends agentd in that time.
+    /// comparison. A payload can prolong the comparison to some seconds. Without [`Stops`], a signal ends agentd meanwhile.
     pub(crate) fn begin(grants: &[Grant], limit: Option<Duration>) -> Self {
-        Self::new(Watch::begin(grants, &Interrupt::within(limit)), grants, limit)
+        let watch = may_change_any(grants).then(|| Watch::begin(grants, &Interrupt::within(limit)));
+        Self::new(watch, grants, limit)
     }
 
     /// Records the state like [`Comparison::begin`], until a signal asks agentd to stop. Returns that signal in this case.
@@ -37,23 +39,36 @@ impl Comparison {
         limit: Option<Duration>,
         stops: &mut Stops,
     ) -> Result<Result<Self, i32>, Failure> {
+        if !may_change_any(grants) {
+            return Ok(Ok(Self::new(None, grants, limit)));
+        }
         let all = grants.to_vec();
         match run(Interrupt::within(limit), move |interrupt| Watch::begin(&all, interrupt), stops).await {
             (_, Some(stop)) => Ok(Err(stop)),
-            (Some(watch), None) => Ok(Ok(Self::new(watch, grants, limit))),
-            (None, None) => Err("compare protected paths: a file system does not answer — grant less (--workspace)".into()),
+            (watch @ Some(_), None) => Ok(Ok(Self::new(watch, grants, limit))),
+            (None, None) => {
+                Err("compare protected paths: a file system does not answer — grant a directory on another file system".into())
+            }
         }
     }
 
-    fn new(watch: Watch, grants: &[Grant], limit: Option<Duration>) -> Self {
+    fn new(watch: Option<Watch>, grants: &[Grant], limit: Option<Duration>) -> Self {
         let first = grants.first().map(|grant| grant.path.clone()).unwrap_or_default();
-        let watch = Arc::new(Mutex::new(watch));
+        let watch = watch.map(|watch| Arc::new(Mutex::new(watch)));
         Self { watch, first, limit, began: Instant::now(), processes_may_remain: false }
     }
 
     /// Records that the time limit of the command begins.
     pub(crate) fn command_begins(&mut self) {
         self.began = Instant::now();
+    }
+
+    /// Starts the thread that will compare the paths, while the command runs.
+    pub(crate) fn start_thread(&self) {
+        if self.watch.is_some() {
+            // The thread then waits for work for some seconds. If it ends before, the comparison starts another one.
+            drop(tokio::task::spawn_blocking(|| ()));
+        }
     }
 
     /// Records that the sandbox was not destroyed. The report then says that its processes may change files after the comparison.
@@ -64,7 +79,8 @@ impl Comparison {
     /// Compares the protected paths after the command. Returns all differences, and the first signal that came meanwhile and
     /// ended the comparison.
     pub(crate) async fn report(&self, stops: &mut Stops) -> (Report, Option<i32>) {
-        let (watch, remain) = (self.watch.clone(), self.processes_may_remain);
+        let Some(watch) = self.watch.clone() else { return (Report::default(), None) };
+        let remain = self.processes_may_remain;
         let compare = move |interrupt: &Interrupt| {
             let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
             if remain {
@@ -76,6 +92,11 @@ impl Comparison {
         let nothing = || Report { gaps: Gaps::of(&self.first, Cause::Interrupted), ..Report::default() };
         (report.unwrap_or_else(nothing), stopped)
     }
+}
+
+/// Returns true if a command with these grants may change a path of the host.
+fn may_change_any(grants: &[Grant]) -> bool {
+    grants.iter().any(|grant| grant.access == Access::ReadWrite)
 }
 
 /// Runs a comparison. Returns its result, unless it does not return, and the first signal that ended it.
@@ -98,7 +119,6 @@ async fn run<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentd_core::Access;
     use agentd_isolation::protect;
 
     /// A signal that no other test sends.
@@ -122,7 +142,7 @@ mod tests {
 
     /// Lets comparisons wait until the result is dropped.
     fn hold(compared: &Comparison) -> std::sync::mpsc::Sender<()> {
-        let watch = compared.watch.clone();
+        let watch = compared.watch.clone().unwrap();
         let (holds, is_held) = std::sync::mpsc::channel();
         let (release, released) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -133,6 +153,22 @@ mod tests {
         });
         is_held.recv().unwrap();
         release
+    }
+
+    #[tokio::test]
+    async fn without_a_writable_grant_nothing_is_compared_and_a_signal_ends_nothing() {
+        let _alone = SIGNAL.lock().await;
+        let root = tempfile::tempdir().unwrap();
+        let mut stops = Stops::new().unwrap();
+        for access in [Access::ReadOnly, Access::CopyOnWrite] {
+            let grants = [Grant { access, ..grants(&root)[0].clone() }];
+            let mut compared = Comparison::begin(&grants, None);
+            compared.processes_may_remain();
+            stop().await;
+            let (report, stopped) = compared.report(&mut stops).await;
+            assert_eq!((report.changes.len(), report.gaps.is_empty(), stopped), (0, true, None), "{access:?}");
+            assert_eq!(stops.next().await, STOP.as_raw());
+        }
     }
 
     #[tokio::test]
@@ -180,7 +216,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut stops = Stops::new().unwrap();
         assert!(Comparison::begin_until(&grants(&root), None, &mut stops).await.unwrap().is_ok());
-        // An interrupt that the signal asks for at once: the comparison cannot end before.
+        // The signal requests the interrupt at once. The comparison cannot end before that.
         let (began, ends) = std::sync::mpsc::channel::<()>();
         let waits = move |interrupt: &Interrupt| {
             while !interrupt.is_due() {

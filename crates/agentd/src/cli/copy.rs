@@ -16,7 +16,8 @@ use std::{
     path::Path,
 };
 
-/// Opens a file to copy into a sandbox. Symbolic links are not followed: a link would expose another file than the named one.
+/// Opens a file to copy into a sandbox. Symbolic links are not followed, because a link could lead to another file than the user
+/// wants to copy.
 ///
 /// # Errors
 /// The message for the user.
@@ -39,7 +40,7 @@ pub(crate) fn to_host(content: &mut File, own: Option<&OsStr>, to: &Path) -> Res
     let (folder, name) = match (open(to, OFlags::PATH | OFlags::DIRECTORY), own) {
         (Ok(folder), Some(own)) => (folder, own.to_os_string()),
         (Ok(_), None) => return Err(format!("write {}: is a directory — use the path of a file in it", to.display())),
-        // `to` is a link to a directory. `cp` would write into that directory.
+        // `to` is a link to a directory, into which a plain `cp` would write.
         (Err(_), _) if to.is_dir() => return Err(refusal(to, Errno::LOOP)),
         (Err(_), _) => {
             let name = to.file_name().ok_or_else(|| {

@@ -4,9 +4,9 @@ use super::{
     args::DaemonCommand,
     failure::Failure,
     logging,
-    run::Stops,
     sandbox::{self, in_words},
     selection,
+    stops::Stops,
 };
 use agentd_core::{ControlError, escape};
 use agentd_daemon::{Client, Daemon, OwnMounts, Proof};
@@ -120,7 +120,8 @@ async fn log([newer, older]: &[PathBuf; 2], follow: bool) -> Result<(), Failure>
         io::copy(&mut older, &mut out)?;
     }
     loop {
-        // Look up the name first. If the file has been renamed by then, it is complete, and the next read returns all of it.
+        // Look up the name first. If the file was renamed before this step, the file is complete, and the next read returns the
+        // rest.
         let now = if follow { open(newer)? } else { None };
         if let Some(file) = &mut file {
             io::copy(file, &mut out)?;

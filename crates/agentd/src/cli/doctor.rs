@@ -89,10 +89,16 @@ fn ending(rows: &[Row], auto: Option<&str>, one: bool) -> String {
     }
 }
 
+/// Returns a cell of the column of the claim. The widest cell is `missing`.
+fn column(claim: Claim, text: &str) -> String {
+    let width = claim.to_string().len().max("missing".len()) + 2;
+    format!("{text:<width$}")
+}
+
 fn table(rows: &[Row], width: usize) -> String {
-    let mut out = format!("{:<14}", "backend");
+    let mut out = format!("{:<13}", "backend");
     for claim in Claim::ALL {
-        out.push_str(&format!("{:<11}", claim.to_string()));
+        out.push_str(&column(claim, &claim.to_string()));
     }
     out = out.trim_end().to_owned() + "\n";
     for row in rows {
@@ -101,8 +107,8 @@ fn table(rows: &[Row], width: usize) -> String {
             Ok(proven) if !proven.evidence.iter().any(|e| e.claim == claim) => "—",
             _ => "missing",
         };
-        let cells: String = Claim::ALL.into_iter().map(|claim| format!("{:<11}", cell(claim))).collect();
-        out.push_str(format!("{:<14}{cells}", row.name).trim_end());
+        let cells: String = Claim::ALL.into_iter().map(|claim| column(claim, cell(claim))).collect();
+        out.push_str(format!("{:<13}{cells}", row.name).trim_end());
         out.push('\n');
     }
     for row in rows {

@@ -15,8 +15,8 @@ const SYSTEM_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin"
 /// granted tool.
 const PASSED: [&str; 6] = ["LANG", "LANGUAGE", "TZ", "COLORTERM", "RUSTUP_TOOLCHAIN", "PYENV_VERSION"];
 
-/// Variables that disable retries where there is no network. Otherwise package managers retry for a minute (npm), ten seconds
-/// (pip) or six (cargo).
+/// Variables that disable retries if there is no network. Otherwise, package managers retry: npm for a minute, pip for ten
+/// seconds, cargo for six seconds.
 const NO_RETRIES: [(&str, &str); 3] = [("PIP_RETRIES", "0"), ("npm_config_fetch_retries", "0"), ("CARGO_NET_RETRY", "0")];
 
 /// Properties of a sandbox that appear in the environment of a command.

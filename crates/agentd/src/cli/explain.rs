@@ -1,14 +1,16 @@
 //! `agentd run --explain`: prints the plan of the sandbox.
 
 use super::{args::RequireArg, selection::Selected};
-use agentd_core::{Claim, IsolationError, PlanLine, SandboxSpec, escape};
+use agentd_core::{
+    Claim, Control, ControlStatus, IsolationBackend, IsolationError, Network, NetworkMode, PlanLine, SandboxSpec, escape,
+};
 use std::fmt::Write;
 
 /// Returns the plan as text: the backend, its proven and required claims, and how it would isolate `spec`.
 ///
 /// # Errors
-/// The backend's error, if it cannot plan `spec`.
-pub(crate) fn text(selected: &Selected, required: &[RequireArg], spec: &SandboxSpec) -> Result<String, IsolationError> {
+/// The backend's error, if it cannot plan `spec`, or set up its network.
+pub(crate) async fn text(selected: &Selected, required: &[RequireArg], spec: &SandboxSpec) -> Result<String, IsolationError> {
     let planned = selected.backend.explain(spec)?;
     let mut lines = vec![PlanLine::new("backend", selected.backend.name())];
     lines.extend(selected.proven.iter().map(|proven| {
@@ -18,7 +20,23 @@ pub(crate) fn text(selected: &Selected, required: &[RequireArg], spec: &SandboxS
     }));
     lines.extend(required.iter().map(|required| PlanLine::new("required", required.name())));
     lines.extend(planned);
+    if spec.network.mode() == NetworkMode::Egress {
+        lines.push(recorded(&*selected.backend, &spec.network).await?);
+    }
     Ok(print(&lines))
+}
+
+/// Describes what of the network will be recorded. Only a sandbox can tell whether its kernel and an outer sandbox permit the
+/// sockets of the record, so this function creates an empty one.
+async fn recorded(backend: &dyn IsolationBackend, network: &Network) -> Result<PlanLine, IsolationError> {
+    let sandbox = backend.create_sandbox(SandboxSpec { network: network.clone(), ..SandboxSpec::default() }).await?;
+    let missing = sandbox.controls().iter().find_map(|report| match &report.status {
+        ControlStatus::Partial(why) if report.control == Control::Network => Some(why.clone()),
+        _ => None,
+    });
+    sandbox.destroy().await?;
+    let all = || "each connection, and each attempt that is refused".to_owned();
+    Ok(PlanLine::new("recorded", missing.unwrap_or_else(all)))
 }
 
 fn print(lines: &[PlanLine]) -> String {

@@ -11,8 +11,8 @@ pub(crate) type Failure = Box<dyn std::error::Error>;
 /// The remedy for a lost sandbox that the command line has created for one command.
 const RUN_AGAIN: &str = " — run the command again; if it fails again, `agentd doctor` shows whether the backend works";
 
-/// Returns the message of an error for a user of the command line. The library advises its caller to create another sandbox; a
-/// user of the command line has created none.
+/// Returns the message of an error for a user of the command line. The library advises to create another sandbox. A user of the
+/// command line has created no sandbox, so this advice is replaced.
 pub(crate) fn message(error: &(dyn std::error::Error + 'static)) -> String {
     let text = error.to_string();
     let remedy = match error.downcast_ref() {

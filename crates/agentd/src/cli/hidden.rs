@@ -1,4 +1,5 @@
-//! Notes about programs that exist on the host but not in the sandbox: where their path leads, and the option that grants them.
+//! Notes about programs that exist on the host but not in the sandbox: the path to which a program leads, and the option that
+//! grants the program.
 //!
 //! The usual case is `.venv/bin/python`: a link in the workspace to an interpreter below the user's home, which sandboxes do not
 //! show.
@@ -26,7 +27,7 @@ pub(crate) fn note(program: &str) {
     }
 }
 
-/// Prints the same for the interpreters of virtual environments, after a command ended with "not found" (`sh(1p)`).
+/// Prints such a note for the interpreters of virtual environments, after a command ended with "not found" (`sh(1p)`).
 pub(crate) fn note_of_environments() {
     ENVIRONMENTS.into_iter().for_each(note);
 }

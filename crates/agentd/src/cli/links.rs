@@ -4,11 +4,11 @@
 use agentd_core::Grant;
 use std::path::{Component, Path, PathBuf};
 
-/// The largest number of links in a path, as in the kernel (`path_resolution(7)`).
+/// The maximum number of links in a path, as in the kernel (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 
 /// Returns the links in `paths` and in the shell's working directory, each with the path to which it leads. Leaves out links
-/// inside a grant or a system directory, which are visible anyway.
+/// inside a grant or a system directory, because these links are visible already.
 pub(crate) fn links_to_show<'a>(paths: impl Iterator<Item = &'a Path>, granted: &[Grant]) -> Vec<(PathBuf, PathBuf)> {
     let here = logical_directory();
     let base = here.clone().or_else(|| std::env::current_dir().ok()).unwrap_or_default();

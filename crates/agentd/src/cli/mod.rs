@@ -1,6 +1,7 @@
 //! The command line of agentd.
 
 mod args;
+mod begin;
 mod bench;
 mod comparison;
 mod copy;
@@ -11,8 +12,11 @@ mod duration;
 mod environment;
 mod explain;
 mod failure;
+mod flow_list;
+mod forward;
 #[cfg(feature = "gondolin")]
 mod gondolin;
+mod granted_hosts;
 mod grants;
 mod hidden;
 #[cfg_attr(not(feature = "images"), path = "image_left_out.rs")]
@@ -31,6 +35,7 @@ mod result_object;
 mod run;
 mod sandbox;
 mod selection;
+mod stops;
 mod stream;
 mod suggestions;
 mod temporary;
@@ -51,15 +56,17 @@ use std::{ffi::OsString, io::Write, path::Path, process::ExitCode};
 /// Parses the arguments and runs the command. Returns the exit code.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let cli = match Cli::parse_all(args.into_iter()) {
-        Ok(cli) => cli,
-        Err(error) => return not_parsed(error),
-    };
     // Called before any thread starts, because the C library then installs a handler of its own.
     if let Err(errno) = agentd_kernel::process::set_reserved_signals(true) {
         eprintln!("agentd: cannot start: ignore signals: {errno}");
         return ExitCode::from(CANNOT);
     }
+    // Called before any thread starts, because the launcher is a fork of this process.
+    let is_prepared = run::prepare_usual(&args);
+    let cli = match Cli::parse_all(args.into_iter()) {
+        Ok(cli) => cli,
+        Err(error) => return not_parsed(error),
+    };
     // Also called before any thread starts. If the privilege is missing, the daemon has no disks, and requests for a disk report
     // that.
     let serves = matches!(cli.command, Sub::Daemon(DaemonCommand::Serve { .. }));
@@ -69,7 +76,9 @@ pub fn main() -> ExitCode {
         writer::message(format_args!("{error}"));
         return ExitCode::from(CANNOT);
     }
-    if let Sub::Run(args) = &cli.command {
+    if let Sub::Run(args) = &cli.command
+        && !is_prepared
+    {
         run::prepare(args);
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -1,9 +1,9 @@
-//! `agentd net`: answers about network grants. Nothing is connected to.
+//! `agentd net`: answers questions about network grants without a connection to anything, and prints the record of named sandboxes.
 
 use super::{
     args::{CheckArgs, NetCommand, read_grants},
     failure::Failure,
-    terminal,
+    flow_list, terminal,
     wrap::wrap,
 };
 use agentd_core::escape;
@@ -14,13 +14,14 @@ use agentd_egress::{
 };
 use std::io::Write;
 
-/// Exit code: the destination is denied.
-const DENIED: u8 = 1;
+/// Exit code: the destination is refused.
+const REFUSED: u8 = 1;
 
 /// Runs a subcommand. Returns the exit code.
 pub(crate) fn net(command: &NetCommand) -> Result<u8, Failure> {
     match command {
         NetCommand::Check(args) => check(args),
+        NetCommand::Log { name, json } => flow_list::print(name.as_ref(), *json),
         NetCommand::Presets { json } => presets(*json),
     }
 }
@@ -37,7 +38,7 @@ fn check(args: &CheckArgs) -> Result<u8, Failure> {
         grants.extend(Preset::find(name)?.allow.iter().cloned());
     }
     let grants = grants.into_iter().collect();
-    // What `agentd run` refuses to start with is no answer.
+    // Network grants with which `agentd run` refuses to start are an error here, too.
     enforceable(&grants, false)?;
     let answer = args.destination.check(&grants);
     let reason = answer.as_ref().err().map(ToString::to_string);
@@ -54,13 +55,13 @@ fn check(args: &CheckArgs) -> Result<u8, Failure> {
             escape::json(&format!("{object:#}"))
         }
         (Ok(access), false) => format!("allowed by {}: {access}", access.rule),
-        (Err(denial), false) => match deny_reason {
-            Some(own) => format!("denied: {denial}\n{own}"),
-            None => format!("denied: {denial}"),
+        (Err(refusal), false) => match deny_reason {
+            Some(own) => format!("refused: {refusal}\n{own}"),
+            None => format!("refused: {refusal}"),
         },
     };
     writeln!(std::io::stdout(), "{text}")?;
-    Ok(if answer.is_ok() { 0 } else { DENIED })
+    Ok(if answer.is_ok() { 0 } else { REFUSED })
 }
 
 fn presets(json: bool) -> Result<u8, Failure> {

@@ -1,4 +1,4 @@
-//! What a sandbox with granted hosts tried to reach: the lines and the JSON for the user.
+//! The connections and attempts of a sandbox with granted hosts: the lines and the JSON for the user.
 
 use super::writer;
 use agentd_core::{NetworkFlow, NetworkLog, NetworkVerdict, Sandbox, escape};
@@ -11,9 +11,9 @@ use std::{
     time::Duration,
 };
 
-/// Different destinations that are kept. Further ones are counted.
+/// The maximum number of different destinations that are kept. Flows to further destinations are counted.
 const MAX_KEPT: usize = 256;
-/// The largest number of lines about destinations.
+/// The maximum number of lines about destinations.
 const MAX_LINES: usize = 20;
 
 /// Reads the flows of a sandbox while it runs, because their queue is bounded.
@@ -30,9 +30,9 @@ pub(crate) struct NetworkSummary {
     entries: Vec<FlowSummary>,
     /// The operators' texts for refused destinations.
     deny_reasons: Vec<String>,
-    /// Flows to destinations that did not fit.
+    /// The number of flows to destinations that are not kept.
     omitted: u64,
-    /// Flows that are not in the record.
+    /// The number of flows that the gateway did not record.
     dropped: u64,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct NetworkSummary {
 struct FlowSummary {
     to: String,
     verdict: NetworkVerdict,
-    /// False if the program only asked for the name.
+    /// False if the program only looked up the name.
     connects: bool,
     reached: bool,
     address_checked: bool,
@@ -51,8 +51,8 @@ struct FlowSummary {
 }
 
 impl FlowReader {
-    /// Starts to read; returns `None` if the network of the sandbox is not that of granted hosts. The summary of refused
-    /// destinations ends with `deny_reasons`.
+    /// Starts to read; returns `None` if the sandbox has no granted hosts. The summary of refused destinations ends with
+    /// `deny_reasons`.
     ///
     /// # Errors
     /// The thread could not be started.
@@ -68,7 +68,7 @@ impl FlowReader {
         Ok(Some(Self { deny_reasons, log, summary, thread }))
     }
 
-    /// Returns what was read. Reads to the end if the sandbox has been `destroyed`.
+    /// Returns the summary of the flows so far. If the sandbox has been `destroyed`, reads to the end first.
     pub(crate) fn finish(self, destroyed: bool) -> NetworkSummary {
         if destroyed {
             // A panic of the thread has already been reported by the panic hook.
@@ -112,7 +112,7 @@ impl NetworkSummary {
     fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
         for line in self.entries.iter().filter_map(FlowSummary::line) {
-            // A program asks for both addresses of a name, and often again.
+            // A program looks up the IPv4 and the IPv6 address of a name, and often repeats that.
             if !lines.contains(&line) {
                 lines.push(line);
             }
@@ -123,7 +123,7 @@ impl NetworkSummary {
         if more > 0 || unseen > 0 {
             lines.push(format!("{more} more destinations and {unseen} more attempts are not listed"));
         }
-        // Addresses are left out: they may be of the host's network, and each deserves a look of its own.
+        // Addresses are left out, because the user should review each one: it may belong to the host's network.
         let names: Vec<_> = self.missing().into_iter().filter(|grant| grant.parse::<SocketAddr>().is_err()).collect();
         if names.len() > 1 {
             lines.push(format!("allow all of these names with --net allow={}", names.join(",")));
@@ -134,7 +134,7 @@ impl NetworkSummary {
         lines
     }
 
-    /// Returns the grants that would have allowed what was refused.
+    /// Returns the network grants that would have allowed the refused flows.
     fn missing(&self) -> BTreeSet<&str> {
         let missing = self.entries.iter().map(|entry| match &entry.verdict {
             NetworkVerdict::Refused { missing, .. } => missing.as_deref(),
@@ -164,7 +164,7 @@ impl FlowSummary {
                 let cause = reason.split_once(" — ").map_or(reason.as_str(), |(cause, _)| cause);
                 Some(format!("{to} was refused: {cause} — allow it with --net allow={missing}"))
             }
-            // A question for a record of another type is part of how many programs find a host.
+            // Many programs look up DNS records of other types before they connect, so a refused question is not worth a line.
             NetworkVerdict::Refused { reason, .. } if self.connects => Some(format!("{to} was refused: {reason}")),
             NetworkVerdict::Granted { cut: Some(cut), .. } if !self.reached => Some(format!("{to}: {cut}")),
             _ => None,

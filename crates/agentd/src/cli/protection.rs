@@ -10,9 +10,9 @@ use std::{
 
 /// The file in a worktree that lists its submodules.
 const MODULES: &str = ".gitmodules";
-/// The largest number of settings in a note.
+/// The maximum number of settings in a note.
 const MAX_NAMED: usize = 4;
-/// The largest number of directories in which git directories of submodules are looked for.
+/// The maximum number of directories in which git directories of submodules are searched.
 const SEARCHED: usize = 256;
 
 /// Prints the warnings of a report, with a limited number of changes.
@@ -83,14 +83,14 @@ fn settings(workspace: &Grant) -> Vec<PathBuf> {
         }
         let entries =
             below.read_dir().into_iter().flatten().flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        // In a git directory, only `modules` has further ones.
+        // In a git directory, only `modules` has further git directories.
         let nested = entries.map(|entry| entry.file_name()).filter(|name| !is_repository || name == "modules");
         left.extend(nested.take(SEARCHED).map(|name| directory.join(name)));
     }
     settings
 }
 
-/// Returns when the directory of a path in the workspace changed.
+/// Returns the mtime of the directory of a path in the workspace.
 fn directory_changed(grants: &[Grant], path: &Path) -> Option<SystemTime> {
     grants.first()?.path.join(path).parent()?.symlink_metadata().ok()?.modified().ok()
 }

@@ -2,7 +2,7 @@
 
 use super::{
     protection,
-    run::Stops,
+    stops::Stops,
     stream,
     writer::{self, OutputPiece},
 };

@@ -1,36 +1,54 @@
 //! `agentd run`: runs one command in a new sandbox.
 
 use super::{
-    args::{CommandArgs, NetworkArg, RequireArg, RunArgs},
+    args::{Cli, CommandArgs, NetworkArg, RequireArg, RunArgs},
+    begin::{self, Before, Begun},
     comparison::Comparison,
     explain,
     failure::{self, CANNOT, Failure},
-    grants, hidden, image,
+    hidden, image,
     network::FlowReader,
     protection::{self, Advice},
     request::{self, BackendDescription},
     result_object::{self, ResultObject},
     selection::{self, Selected},
+    stops::Stops,
     stream, temporary, toolchains, writer,
 };
 use agentd_core::{
-    Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, NetworkMode, Sandbox,
+    Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, Limits, NetworkMode, Profile,
+    Sandbox,
 };
-use agentd_isolation::{HeadTail, egress, protect::Report, shared_kernel};
+use agentd_isolation::{HeadTail, protect::Report, shared_kernel};
 use std::{
+    ffi::OsString,
     io::Write,
     sync::{Arc, PoisonError},
 };
-use tokio::signal::unix::{SignalKind, signal};
 
-/// Starts the launcher and the first process of the sandbox, which run while the run is planned (decision 0079). Must be called
-/// before any thread starts, because the launcher is a fork of this process.
+/// Starts the launcher before the arguments are parsed, and has it start the first process that most runs need, unless an
+/// argument may request another one. Returns true if it has.
+pub(crate) fn prepare_usual(arguments: &[OsString]) -> bool {
+    if !Cli::may_need_launcher(arguments) {
+        return false;
+    }
+    // A fork of this process, which is small now, and gets ready while the arguments are parsed.
+    if !Cli::is_usual(arguments) || selection::is_default_set() {
+        shared_kernel::start_launcher();
+        return false;
+    }
+    shared_kernel::prepare(NetworkMode::Off, Profile::Default, &Limits::default(), true);
+    true
+}
+
+/// Has the launcher start the first process of the sandbox while the run is planned (decision 0079).
 pub(crate) fn prepare(args: &RunArgs) {
     // A machine has its own launcher, in the guest.
     if !args.explain && selection::is_on_hosts_kernel(args) {
-        // Planning the run reports what is wrong with the network.
+        // A fault in the network options is reported when the run is planned.
         let Ok(network) = NetworkArg::network(&args.boundary.net) else { return };
-        shared_kernel::prepare(network.mode(), request::profile(&args.boundary), &request::limits(&args.boundary));
+        let (profile, limits) = (request::profile(&args.boundary), request::limits(&args.boundary));
+        shared_kernel::prepare(network.mode(), profile, &limits, selection::expects_a_view(args));
     }
 }
 
@@ -67,36 +85,17 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failure> {
 /// Runs the command. `result` receives what `--json` reports if the run ends with an error.
 async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure> {
     let work_root = temporary::of_run(&args.boundary)?;
-    let mut selected = selection::of_run(&args, &work_root).await?;
     if args.explain {
-        return print_plan(&args, &selected);
+        return print_plan(&args, &selection::of_run(&args, &work_root).await?).await;
     }
     // Held until the sandbox is gone, so that its layers are not collected.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let image = held.as_ref().map(|(image, _)| image);
-    let (mut spec, mut command) = request::request(&args, &BackendDescription::new(&*selected.backend), image)?;
-    let advice = Advice::for_grants(&spec.grants);
-    let limit = spec.limits.wall;
-    let mut compared = Comparison::begin(&spec.grants, limit);
-    // From here on, a signal ends the command first, so that agentd can clean up.
-    let mut stops = Stops::new()?;
-    if spec.network.mode() == NetworkMode::Egress {
-        egress::raise_descriptor_limit()?;
-    }
-    let mut made = selected.backend.create_sandbox(spec.clone()).await;
-    if made.as_ref().is_err_and(|error| selected.is_outdated_by(error)) {
-        selected.forget();
-        selected = selection::of_run(&args, &work_root).await?;
-        let earlier = spec.grants;
-        (spec, command) = request::request(&args, &BackendDescription::new(&*selected.backend), image)?;
-        grants::keep_objects(&earlier, &mut spec.grants);
-        compared = match Comparison::begin_until(&spec.grants, limit, &mut stops).await? {
-            Ok(compared) => compared,
-            Err(stop) => return Ok(stopped_by(stop)),
-        };
-        made = selected.backend.create_sandbox(spec.clone()).await;
-    }
-    let sandbox = made?;
+    let Begun { selected, sandbox, spec, command, before } = match begin::begin(&args, &work_root, image).await? {
+        Ok(begun) => begun,
+        Err(stop) => return Ok(stopped_by(stop)),
+    };
+    let Before { advice, mut compared, mut stops } = before;
     let mut flows = FlowReader::start(&*sandbox, NetworkArg::deny_reasons(&args.boundary.net))?;
     // An image has its own programs, and without a boundary no directory is hidden.
     let hides = image.is_none() && selected.backend.traits().boundary;
@@ -109,7 +108,10 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
             .await
     } else {
         match sandbox.exec_streaming(command).await {
-            Ok(handle) => stream::stream(handle, &args.command, &mut stops).await,
+            Ok(handle) => {
+                compared.start_thread();
+                stream::stream(handle, &args.command, &mut stops).await
+            }
             Err(error) => Err(error),
         }
     };
@@ -138,14 +140,15 @@ async fn attempt(args: RunArgs, result: &mut ResultObject) -> Result<u8, Failure
 }
 
 /// Prints the plan of the sandbox.
-fn print_plan(args: &RunArgs, selected: &Selected) -> Result<u8, Failure> {
+async fn print_plan(args: &RunArgs, selected: &Selected) -> Result<u8, Failure> {
     let image = args.boundary.image.as_ref().map(image::find).transpose()?;
     let (spec, _) = request::request(args, &BackendDescription::new(&*selected.backend), image.as_ref())?;
-    std::io::stdout().write_all(explain::text(selected, &args.require, &spec)?.as_bytes())?;
+    let text = explain::text(selected, &args.require, &spec).await?;
+    std::io::stdout().write_all(text.as_bytes())?;
     Ok(0)
 }
 
-/// Prints which option shows the program of the host that a command did not find.
+/// Prints the option that shows a program of the host, after a command did not find the program.
 fn hint_at_hidden_program(ran: &Result<u8, IsolationError>, args: &RunArgs, grants: &[Grant]) {
     match ran {
         Err(IsolationError::Spawn { program, errno: libc::ENOENT }) => toolchains::hint(program, grants),
@@ -226,61 +229,6 @@ pub(crate) fn warn_of_weaknesses(controls: &[ControlReport]) {
     }
 }
 
-/// Signals with a name that end a process without a handler (`signal(7)`). Not included: signals for faults of the program
-/// itself, `SIGKILL`, and `SIGPIPE`, which Rust ignores.
-const ENDING: [i32; 14] = [
-    libc::SIGINT,
-    libc::SIGTERM,
-    libc::SIGHUP,
-    libc::SIGQUIT,
-    libc::SIGUSR1,
-    libc::SIGUSR2,
-    libc::SIGALRM,
-    libc::SIGVTALRM,
-    libc::SIGPROF,
-    libc::SIGIO,
-    libc::SIGPWR,
-    libc::SIGSTKFLT,
-    libc::SIGXCPU,
-    libc::SIGXFSZ,
-];
-
-/// Returns every signal that asks agentd to stop: those of [`ENDING`], and the real-time signals. The C library reserves two more
-/// numbers, which [`agentd_kernel::process::set_reserved_signals`] handles.
-fn ending() -> impl Iterator<Item = i32> {
-    ENDING.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
-}
-
-/// Receives the signals that ask agentd to stop.
-pub(crate) struct Stops {
-    signals: Vec<(i32, tokio::signal::unix::Signal)>,
-    /// The number of signals received so far.
-    received: u32,
-    /// The exit code, once a signal has stopped the wait for the end of the sandbox.
-    given_up: Option<u8>,
-}
-
-impl Stops {
-    pub(crate) fn new() -> std::io::Result<Self> {
-        let signals = ending().map(|number| Ok((number, signal(SignalKind::from_raw(number))?)));
-        Ok(Self { signals: signals.collect::<std::io::Result<_>>()?, received: 0, given_up: None })
-    }
-
-    /// Waits for the next signal and returns its number.
-    pub(crate) async fn next(&mut self) -> i32 {
-        std::future::poll_fn(|context| {
-            for (number, stop) in &mut self.signals {
-                if stop.poll_recv(context).is_ready() {
-                    self.received += 1;
-                    return std::task::Poll::Ready(*number);
-                }
-            }
-            std::task::Poll::Pending
-        })
-        .await
-    }
-}
-
 async fn in_json(
     sandbox: &Arc<dyn Sandbox>,
     command: Command,
@@ -291,6 +239,7 @@ async fn in_json(
 ) -> Result<u8, IsolationError> {
     let capture = command.capture;
     let handle = sandbox.exec_streaming(command).await?;
+    compared.start_thread();
     let (output, kept) = writer::keep(capture);
     let (outcome, stopped) = stream::serve(handle, args, stops, output).await?;
     // Destroy the sandbox first: the object is complete only when no process is running.

@@ -1,15 +1,18 @@
 //! `agentd sandbox`: named sandboxes, which the daemon runs.
 
 use super::{
-    args::{CreateArgs, ExecArgs, SandboxCommand},
+    args::{CreateArgs, ExecArgs, NetworkArg, SandboxCommand},
     copy, data, environment,
     failure::{CANNOT, Failure},
+    forward::forward,
+    granted_hosts::granted_hosts,
     image, protection,
     regrant::regrant,
     remove::remove,
     request::{self, BackendDescription},
-    run::{Stops, not_executed, warn_of_weaknesses},
+    run::{not_executed, warn_of_weaknesses},
     selection::{self, Selected},
+    stops::Stops,
     stream, writer,
 };
 use agentd_core::{IsolationError, Root, Writable, escape};
@@ -53,6 +56,8 @@ pub(crate) async fn sandbox(command: SandboxCommand) -> Result<u8, Failure> {
         SandboxCommand::Fork { name, of, new } => client.fork(&name, of.as_ref(), &new).await?,
         SandboxCommand::Restore { name, snapshot } => client.restore(&name, &snapshot).await?,
         SandboxCommand::Regrant { name, follow_links, json } => regrant(&client, &state, &name, follow_links, json).await?,
+        SandboxCommand::Net(args) => granted_hosts(&client, &state, args).await?,
+        SandboxCommand::Forward { name, port } => forward(client, &state, name, port).await?,
         SandboxCommand::Diff { name, since } => diff(&client, &state, &name, since.as_ref()).await?,
         SandboxCommand::Rm { names, json } => remove(&client, &names, json).await?,
         SandboxCommand::Fsck => return check(&client).await,
@@ -64,13 +69,13 @@ pub(crate) async fn sandbox(command: SandboxCommand) -> Result<u8, Failure> {
 pub(crate) fn client() -> Result<Client, Failure> {
     let folder = data::sandboxes()?;
     let daemon = [std::env::current_exe()?.into_os_string(), "daemon".into(), "serve".into(), folder.clone().into_os_string()];
-    // The daemon runs in `/`. It has no use for a directory that was removed.
+    // The daemon runs in `/`. If the current directory was removed, the daemon does not need it.
     let started_in = std::env::current_dir().ok().map(PathBuf::into_os_string);
     Ok(Client::new(&folder, daemon.into_iter().chain(started_in).collect()))
 }
 
-/// Proves the boundary on this host before a command runs. What cannot be proven in the namespaces of this process may hold in
-/// those of the daemon, which then proves it: the request says that this process has not.
+/// Proves the boundary on this host before a command runs. If this process cannot prove the boundary in its namespaces, the
+/// request says so, and the daemon proves the boundary in the daemon's namespaces.
 async fn proven(client: &Client) -> Result<Selected, Failure> {
     match selection::of_named_sandboxes().await {
         Err(_) if client.is_elsewhere()? => selection::unproven_of_named_sandboxes(),
@@ -83,7 +88,7 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
     // Held until the record of the sandbox references the layers.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let image = held.as_ref().map(|(image, _)| image);
-    // A named sandbox has a root of its own, so it gets a workspace only if one was requested.
+    // A named sandbox has its own root, so it gets a workspace only if one was requested.
     let workspace = args.boundary.workspace.as_deref().filter(|path| *path != Path::new("none"));
     let asked = request::sandbox(&args.boundary, workspace, &BackendDescription::new(&*selected.backend), image)?;
     let mut spec = asked.spec;
@@ -95,6 +100,7 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
         cwd: image.map_or(asked.home, |image| image.config.working_dir.clone()),
         idle_ttl: args.idle_ttl.map(|ttl| ttl.as_secs().max(1)),
         total_ttl: args.ttl.map(|ttl| ttl.as_secs().max(1)),
+        deny_reasons: NetworkArg::deny_reasons(&args.boundary.net),
     };
     warn_of_weaknesses(&client.create(&args.name, about, selected.proven.is_some()).await?);
     Ok(())

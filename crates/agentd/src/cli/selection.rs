@@ -7,7 +7,10 @@ use super::{
     temporary,
     terminal::Progress,
 };
-use crate::isolation::{ContainerBackend, backends_with, canonical_backend_name, choose_backend, forget_proof, is_own_backend};
+use crate::isolation::{
+    ContainerBackend, LinuxNativeBackend, backends_with, canonical_backend_name, choose_backend, create_backend, forget_proof,
+    is_own_backend,
+};
 use agentd_core::{BackendCapabilities, BackendTraits, Claim, Control, IsolationBackend, IsolationError};
 use rustix::fs::{Access, access};
 use std::{
@@ -54,11 +57,44 @@ impl Selected {
     }
 }
 
-/// Returns true if `auto` selects the backend of a run, among those that use the host's kernel.
+/// Returns true if the sandbox of a run uses the host's kernel and has namespaces.
 pub(crate) fn is_on_hosts_kernel(args: &RunArgs) -> bool {
-    let is_auto = |name: &str| name.is_empty() || name == AUTO;
-    let named = args.backend.clone().unwrap_or_else(|| std::env::var(VARIABLE).unwrap_or_default());
-    is_auto(&named) && !NeededTraits::of(args).own_kernel
+    named(args).map_or(!NeededTraits::of(args).own_kernel, |name| on_hosts_kernel(&name).is_some())
+}
+
+/// Returns the canonical name if it is that of one of agentd's own backends with namespaces on the host's kernel.
+fn on_hosts_kernel(name: &str) -> Option<String> {
+    let own = [LinuxNativeBackend::NAME, ContainerBackend::NAME];
+    canonical_backend_name(name).filter(|name| own.contains(&name.as_str()))
+}
+
+/// Returns true if the sandbox of a run is expected to be one of `linux-native` whose isolation is not degraded.
+pub(crate) fn expects_a_view(args: &RunArgs) -> bool {
+    let expected = expected(args, &std::env::temp_dir());
+    expected.is_some_and(|expected| expected.name() == LinuxNativeBackend::NAME) && !args.boundary.allow_degraded
+}
+
+/// Returns the backend on the host's kernel that a run is expected to have: the one that the caller names, or `linux-native`,
+/// unless the run needs traits that this backend lacks.
+pub(crate) fn expected(args: &RunArgs, work_root: &Path) -> Option<Arc<dyn IsolationBackend>> {
+    match named(args) {
+        Some(name) => create_backend(&on_hosts_kernel(&name)?, work_root).ok(),
+        None => {
+            let expected = create_backend(LinuxNativeBackend::NAME, work_root).ok()?;
+            NeededTraits::of(args).are_met_by(&expected.traits()).then_some(expected)
+        }
+    }
+}
+
+/// Returns true if the environment names the default for `--backend`.
+pub(crate) fn is_default_set() -> bool {
+    std::env::var_os(VARIABLE).is_some_and(|name| !name.is_empty() && name != AUTO)
+}
+
+/// Returns the backend that the caller names, by the option or the environment variable.
+fn named(args: &RunArgs) -> Option<String> {
+    let named = args.backend.clone().or_else(|| std::env::var(VARIABLE).ok());
+    named.filter(|name| !name.is_empty() && name != AUTO)
 }
 
 /// Selects the backend of `agentd run`, with and without `--explain`.
@@ -89,8 +125,8 @@ pub(crate) async fn of_run(args: &RunArgs, work_root: &Path) -> Result<Selected,
     choose(work_root, &backends_with(work_root, |traits| needs.are_met_by(traits)), &required).await
 }
 
-/// Returns true if a backend that an option names must prove its boundary: it is not agentd's own, so no suite has attacked it. A
-/// backend that claims no boundary has nothing to prove.
+/// Returns true if a backend that an option names must prove its boundary. This holds for a backend that is not agentd's own,
+/// because no test suite has attacked it, unless the backend claims no boundary.
 fn must_be_probed(work_root: &Path, name: &str) -> bool {
     !is_own_backend(name) && backends_with(work_root, |traits| traits.boundary).iter().any(|with| with == name)
 }
@@ -143,8 +179,8 @@ pub(crate) fn unproven_of_named_sandboxes() -> Result<Selected, Failure> {
     by_name(&temporary::of_here()?, ContainerBackend::NAME)
 }
 
-/// Proves the boundary of named sandboxes in the daemon, for clients that have not. The probe's files lie outside the directories
-/// `changeable`, which commands may change.
+/// Proves the boundary of named sandboxes in the daemon, for clients that have not proven it. The probe's files lie outside the
+/// directories `changeable`, which commands may change.
 ///
 /// # Errors
 /// The message for the client, if the backend does not prove the required claims.
@@ -158,7 +194,7 @@ pub(crate) async fn prove_for_others(changeable: Vec<PathBuf>) -> Result<(), Str
 }
 
 async fn choose<N: AsRef<str>>(work_root: &Path, names: &[N], claims: &[Claim]) -> Result<Selected, Failure> {
-    // One line of a terminal, because only one line is erased.
+    // At most one line of the terminal, because only one line is erased.
     let _progress = Progress::show("testing the sandbox with attacks; similar runs reuse the result");
     let choice = choose_backend(work_root, names, claims).await;
     let choice = choice.map_err(|error| unusable(work_root).unwrap_or_else(|| error.into()))?;
@@ -201,7 +237,6 @@ fn setting(work_root: &Path) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isolation::LinuxNativeBackend;
     use agentd_core::ControlError;
 
     #[test]

@@ -4,7 +4,7 @@
 use super::{
     args::CommandArgs,
     failure::CANNOT,
-    run::Stops,
+    stops::Stops,
     terminal,
     writer::{self, OutputPiece, Written},
 };
@@ -64,9 +64,8 @@ pub(crate) async fn stream(handle: Box<dyn ExecHandle>, args: &CommandArgs, stop
 }
 
 /// Forwards the streams of a command until it ends. Returns its outcome, and the first signal that asked agentd to stop, if any.
-///
-/// That signal is first sent to the command's process group. A command that has not ended after `--grace` is killed; a second
-/// signal kills the command at once.
+/// A signal that asks agentd to stop is first sent to the command's process group. A command that has not ended after `--grace`
+/// is killed; a second signal kills the command at once.
 pub(crate) async fn serve(
     mut handle: Box<dyn ExecHandle>,
     args: &CommandArgs,

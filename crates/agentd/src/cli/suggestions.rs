@@ -3,7 +3,7 @@
 use clap::error::{ContextKind, ContextValue, Error};
 use std::ffi::OsString;
 
-/// The largest number of differences for a similar name.
+/// The maximum number of differences of a similar name.
 const MAX_DISTANCE: usize = 3;
 
 /// Returns the candidate with the fewest differences to `name`. At most a third of a candidate's letters may differ; otherwise

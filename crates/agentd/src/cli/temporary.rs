@@ -1,7 +1,7 @@
 //! The directory in which probes create their targets.
 //!
-//! A command that may change a probe's targets could make the probe prove what does not hold. `TMPDIR` may lie in the workspace,
-//! as some continuous integration systems set it. Another directory is used then.
+//! A command that may change a probe's targets could make the probe prove a claim that does not hold. If `TMPDIR` lies in the
+//! workspace, as in some continuous integration systems, another directory is used.
 
 use super::{args::BoundaryArgs, failure::Failure, grants, writer};
 use agentd_core::escape;
@@ -54,7 +54,7 @@ pub(crate) fn outside(granted: &[PathBuf]) -> Result<PathBuf, Failure> {
             Ok(chosen)
         }
         None => Err(format!(
-            "temporary directory: {}: the command may change it and every directory that could replace it — \
+            "temporary directory: {}: the command may change this directory, and every directory that agentd could use instead — \
              set TMPDIR to a directory outside of what is granted",
             escape::name(&named)
         )
@@ -67,12 +67,11 @@ fn runtime() -> PathBuf {
     PathBuf::from(format!("/run/user/{}", rustix::process::geteuid().as_raw()))
 }
 
-/// Returns `named` if it lies in nothing that is granted, or else the first of `others` that can be used. The result has no
-/// symbolic link: a command could let a link lead elsewhere after this check. A directory that does not exist is returned, unless
-/// a command could create it: its use reports that.
+/// Returns `named` if it does not lie in a grant, otherwise the first usable one of `others`. The result contains no symbolic
+/// link, because a command could change a link after this check. If `named` does not exist, it is returned only if no command
+/// could create it. The caller's first use of the directory then reports the error.
 fn choose(named: &Path, mut others: impl Iterator<Item = PathBuf>, granted: &[PathBuf]) -> Option<PathBuf> {
-    // A command may have replaced a granted path, so the path itself counts as well as what it leads to. A grant of `/` is
-    // refused.
+    // A command may have replaced a granted path, so both the path and its target count as granted. A grant of `/` is refused.
     let led_to = granted.iter().filter_map(|path| path.canonicalize().ok());
     let granted: Vec<PathBuf> = led_to.chain(granted.iter().cloned()).filter(|path| path != Path::new("/")).collect();
     let lies_in = |path: &Path| granted.iter().any(|grant| path.starts_with(grant));

@@ -28,7 +28,7 @@ impl RawMode {
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        // A terminal that is gone needs no restoring. `Now` is used because waiting for pending output could block.
+        // The call fails only if the terminal no longer exists. `Now` is used because waiting for pending output could block.
         tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.0).or_debug("restore terminal", "standard input");
         // Discard input that the command did not read: it was not meant for the next reader.
         tcflush(rustix::stdio::stdin(), QueueSelector::IFlush).or_debug("flush terminal", "standard input");

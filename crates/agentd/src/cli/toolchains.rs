@@ -11,9 +11,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The largest number of directories in a hint.
+/// The maximum number of directories in a hint.
 const MAX_NAMED: usize = 3;
-/// The largest number of words of a command that are looked up in the hidden directories.
+/// The maximum number of words of a command that are looked up in the hidden directories.
 const MAX_WORDS: usize = 256;
 
 /// Returns grants of the toolchains on the caller's `PATH`, except those named in `off`.

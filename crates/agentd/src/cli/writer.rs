@@ -1,5 +1,5 @@
-//! Writes output in a separate thread. A reader that does not read blocks the writer, and agentd must still handle signals and
-//! deadlines.
+//! Writes output in a separate thread. If the reader does not read, only this thread blocks, and agentd can still handle signals
+//! and deadlines.
 
 use agentd_core::escape;
 use agentd_isolation::HeadTail;
@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 /// Number of pieces that may wait for the reader before the command is blocked.
 const PIECES: usize = 4;
 
-/// The time for which a message waits for a reader of standard error.
+/// The maximum time for which a message waits for a reader of standard error.
 const MESSAGE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// A piece of output, with its stream.

@@ -2,9 +2,9 @@
 //! processes.
 //!
 //! A program that embeds this library calls [`take_role`] first in its `main`, because the process that creates sandboxes is this
-//! same program, executed again. The program then takes its backend from [`require_backend`], which fails on a machine that
-//! isolates too little; [`detect_best_backend`] falls back to no isolation. A pool provides sandboxes for commands that must not
-//! wait:
+//! same program, executed again. The program then takes its backend from [`require_backend`], which fails on a host that cannot
+//! prove the required isolation. [`detect_best_backend`] falls back to no isolation instead. A pool provides sandboxes for
+//! commands that must not wait:
 //!
 //! ```no_run
 #![doc = include_str!("../../examples/pool.rs")]
@@ -106,11 +106,12 @@ pub fn backends_with(work_root: &Path, wanted: impl Fn(&BackendTraits) -> bool) 
     select::backends_with(registry(), work_root, wanted)
 }
 
-/// Chooses the backend that proves most, among those in `names` that prove all of `claims`. Of backends that prove the same,
-/// chooses the one whose sandboxes start faster, and of equals the first. Never chooses a backend without a boundary.
+/// Chooses the backend with the highest score among those in `names` that prove all of `claims`. Of backends with the same score,
+/// chooses the one whose sandboxes start faster and, if they start equally fast, the first. Never chooses a backend without a
+/// boundary.
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] if no backend proves some of `claims`, [`IsolationError::Combination`] if no single backend
+/// [`IsolationError::Requirement`] if no backend proves one of `claims`, [`IsolationError::Combination`] if no single backend
 /// proves all of them.
 pub async fn choose_backend<N: AsRef<str>>(work_root: &Path, names: &[N], claims: &[Claim]) -> Result<Choice, IsolationError> {
     select::choose_backend(registry(), work_root, names, claims).await
@@ -129,8 +130,8 @@ pub fn forget_proof(work_root: &Path, name: &str) {
     select::forget_proof(registry(), work_root, name);
 }
 
-/// Returns the registered backend with the highest score, and of equals the one that was registered first, however long its
-/// sandboxes take to start.
+/// Returns the registered backend with the highest score. Of backends with the same score, returns the one that was registered
+/// first, however long its sandboxes take to start.
 ///
 /// If no backend proves any isolation, falls back to `host-direct`, which **isolates nothing**, and logs a warning. Use
 /// [`require_backend`] for code that must not run unisolated.
@@ -138,10 +139,10 @@ pub async fn detect_best_backend(work_root: &Path) -> Arc<dyn IsolationBackend> 
     select::detect_best_backend(registry(), work_root).await
 }
 
-/// Returns the registered backend that proves most among those that prove all of `claims`, by the rules of [`choose_backend`].
+/// Returns the registered backend that [`choose_backend`] chooses among all registered backends, and its proven capabilities.
 ///
 /// # Errors
-/// [`IsolationError::Requirement`] if no backend proves some of `claims`, [`IsolationError::Combination`] if no single backend
+/// [`IsolationError::Requirement`] if no backend proves one of `claims`, [`IsolationError::Combination`] if no single backend
 /// proves all of them.
 pub async fn require_backend(
     work_root: &Path,

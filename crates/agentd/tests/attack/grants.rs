@@ -156,8 +156,8 @@ async fn relinked(name: &'static str) {
     host.assert_secret_is_whole();
 }
 
-/// A sandbox is saved, a payload of another one relinks its grant, and it is saved again, restored and forked. Each of these
-/// either fails, or shows what was granted.
+/// Saves a sandbox, whose grant the payload of another sandbox then replaces. Saves the sandbox again, restores it and forks it.
+/// Each of these operations either fails, or shows only granted objects.
 async fn restored(name: &'static str) {
     let host = Host::new();
     let (project, docs, secret) = (host.path("project"), host.path("project/docs"), host.path("secret"));
@@ -196,7 +196,8 @@ async fn restored(name: &'static str) {
     host.assert_secret_is_whole();
 }
 
-/// Reads and writes, from inside and through the backend, what would be the secret if the path of the grant were followed.
+/// Reads and writes, from inside and through the backend, paths that would lead to the secret if a link in the grant were
+/// followed.
 async fn use_grant(sandbox: &Arc<dyn Sandbox>, docs: &Path) {
     try_sh(sandbox, &format!("cd {}; cat key file; echo x >planted; echo x >file; echo x >key; rm -f key; true", docs.display()))
         .await;
@@ -249,7 +250,8 @@ fn assert_no_special_files(place: &Path) {
     }
 }
 
-/// An object that is read-only by one name is read-only by the other. Uses remapped grants if the backend supports them.
+/// An object that is read-only under one name is read-only under its other name. Uses remapped grants if the backend supports
+/// them.
 async fn nested(name: &'static str) {
     let host = Host::new();
     let (project, docs) = (host.path("project"), host.path("project/docs"));

@@ -83,12 +83,12 @@ async fn try_grants(name: &str, home: &Path) {
             // A grant that was resolved before, as a record or a client may claim.
             let Ok(opened) = object::open(&path) else { continue };
             let object = Some(object::id(opened.as_fd()).unwrap());
-            let reason = if path.ends_with("project/../.ssh") { "without '..'" } else { reason };
+            let reason = if path.ends_with("project/../.ssh") { "contains '..'" } else { reason };
             refused(name, Grant { object, target, ..grant(&path, access) }, reason).await;
         }
     }
     fs::remove_dir(data.join("nested")).unwrap();
-    // What is no secret is granted: a version that refuses everything does not pass.
+    // A path that is not a secret is granted. A version that refuses everything does not pass.
     let spec = SandboxSpec { grants: vec![grant(&home.join("project"), Access::ReadOnly)], ..SandboxSpec::default() };
     let sandbox = backend(name).create_sandbox(spec).await.unwrap();
     let read = format!("cat {0}/project/file {0}/project/link/id_rsa {0}/.ssh/id_rsa; true", home.display());

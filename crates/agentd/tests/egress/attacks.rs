@@ -1,4 +1,4 @@
-//! Attacks from inside: nothing but the granted hosts is reached.
+//! Attacks from inside, which must reach only granted hosts.
 
 use crate::{
     EgressTest,

@@ -2,18 +2,21 @@
 
 use crate::{
     EgressTest,
-    outer::{PUBLIC, name, reached},
+    outer::{PUBLIC, lost_packets, name, reached},
 };
 use agentd::isolation::{
     Command, IsolationBackend, IsolationError, Limits, Network, NetworkMode, NetworkVerdict, Profile, SandboxSpec, Writable,
     create_backend,
 };
 use agentd_isolation::shared_kernel;
-use std::{sync::Arc, time::Duration};
+use std::{os::fd::AsRawFd as _, path::Path, sync::Arc, time::Duration};
 
 pub const TESTS: &[EgressTest] = &[
     ("sandbox_of_the_library_records_its_flows", flows),
     ("prepared_first_process_reaches_granted_hosts", prepared),
+    ("end_of_the_gateways_thread_closes_the_network_of_a_live_sandbox", thread_ends),
+    ("first_packet_of_ipv6_in_a_prepared_network_is_answered", usable),
+    ("granted_hosts_of_a_running_sandbox_change", changed),
     ("backends_that_cannot_limit_the_network_refuse", refused),
 ];
 
@@ -62,16 +65,81 @@ fn prepared(backend_name: &str) {
     name("granted.example", &[PUBLIC]);
     in_runtime(async {
         let backend = backend(backend_name);
-        shared_kernel::prepare(NetworkMode::Egress, Profile::Default, &Limits::default());
+        let view = backend_name == "linux-native";
+        shared_kernel::prepare(NetworkMode::Egress, Profile::Default, &Limits::default(), view);
         let sandbox = backend.create_sandbox(spec(&["granted.example:2222"])).await.unwrap();
         let outcome = sandbox.exec(bash(TALK)).await.unwrap();
         assert_eq!(outcome.stdout.to_bytes(), b"hello\n", "{outcome:?}");
         sandbox.destroy().await.unwrap();
         // A process that was prepared for another network is not used.
-        shared_kernel::prepare(NetworkMode::Off, Profile::Default, &Limits::default());
+        shared_kernel::prepare(NetworkMode::Off, Profile::Default, &Limits::default(), view);
         let sandbox = backend.create_sandbox(spec(&["granted.example:2222"])).await.unwrap();
         assert_eq!(sandbox.exec(bash(TALK)).await.unwrap().stdout.to_bytes(), b"hello\n");
         sandbox.destroy().await.unwrap();
+    });
+}
+
+/// Returns the epoll descriptors of this process.
+fn epolls() -> Vec<i32> {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+    let epolls = all.filter(|path| std::fs::read_link(path).is_ok_and(|to| to == Path::new("anon_inode:[eventpoll]")));
+    epolls.map(|path| path.file_name().unwrap().to_str().unwrap().parse().unwrap()).collect()
+}
+
+/// A program that embeds agentd may close descriptors that it does not own, and the event loop of a gateway then fails.
+fn thread_ends(backend_name: &str) {
+    name("granted.example", &[PUBLIC]);
+    in_runtime(async {
+        let before = epolls();
+        let sandbox = backend(backend_name).create_sandbox(spec(&["granted.example:2222"])).await.unwrap();
+        let outcome = sandbox.exec(bash(TALK)).await.unwrap();
+        assert_eq!(outcome.stdout.to_bytes(), b"hello\n", "{outcome:?}");
+        let of_gateway: Vec<i32> = epolls().into_iter().filter(|fd| !before.contains(fd)).collect();
+        assert!(!of_gateway.is_empty());
+        let null = std::fs::File::open("/dev/null").unwrap();
+        for fd in of_gateway {
+            // SAFETY: the call takes integers only. The gateway owns the descriptor, and its failure is what is tested.
+            assert_eq!(unsafe { libc::dup2(null.as_raw_fd(), fd) }, fd);
+        }
+        // The first connection wakes the event loop.
+        let script = format!("exec 3<>/dev/tcp/{PUBLIC}/2222 && echo hello >&3 && read -r line <&3 && echo $line");
+        loop {
+            let outcome = sandbox.exec(bash(&script)).await.unwrap();
+            assert_eq!(outcome.stdout.to_bytes(), b"", "{outcome:?}");
+            if String::from_utf8_lossy(&outcome.stderr.to_bytes()).contains("Connection refused") {
+                break;
+            }
+        }
+        let outcome = sandbox.exec(bash(TALK)).await.unwrap();
+        assert!(outcome.exit_code != Some(0) && outcome.stdout.to_bytes().is_empty(), "{outcome:?}");
+        assert!(sandbox.is_alive().await);
+        sandbox.destroy().await.unwrap();
+    });
+}
+
+fn usable(_: &str) {
+    assert_eq!(lost_packets(), "0");
+}
+
+fn changed(backend_name: &str) {
+    name("granted.example", &[PUBLIC]);
+    in_runtime(async {
+        let sandbox = backend(backend_name).create_sandbox(spec(&[])).await.unwrap();
+        let talk = async || sandbox.exec(bash(TALK)).await.unwrap().stdout.to_bytes();
+        assert_eq!(talk().await, b"");
+        let granted = spec(&["granted.example:2222"]).network;
+        sandbox.set_network(&granted).await.unwrap();
+        assert_eq!(talk().await, b"hello\n");
+        // What cannot be enforced changes nothing.
+        for network in [Network::Off, Network::Host, spec(&["*"]).network] {
+            let error = sandbox.set_network(&network).await.unwrap_err();
+            assert!(matches!(&error, IsolationError::Invalid { .. }) && !error.remedy().as_str().is_empty(), "{error}");
+        }
+        assert_eq!(talk().await, b"hello\n");
+        sandbox.set_network(&spec(&[]).network).await.unwrap();
+        assert_eq!(talk().await, b"");
+        sandbox.destroy().await.unwrap();
+        assert!(sandbox.set_network(&granted).await.is_err());
     });
 }
 

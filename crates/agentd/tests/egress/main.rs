@@ -1,14 +1,17 @@
 //! Sandboxes that reach granted hosts only, with real servers and real programs.
 //!
-//! The process enters a network namespace of its own, as an ordinary user with a user namespace, and executes itself again. Every
-//! address is local there, so the servers have any address that a test needs, and nothing leaves. The tests run one at a time,
-//! because they share the servers.
+//! The process enters its own network namespace (and, as an ordinary user, a user namespace), and executes itself again. Every
+//! address is local in that namespace, so the servers can have any address that a test needs, and no packet leaves. The tests run
+//! one at a time, because they share the servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 mod attacks;
+mod forward;
 #[path = "../support/json_document.rs"]
 mod json_document;
 mod library;
+mod named;
+mod named_place;
 mod outer;
 mod place;
 mod programs;
@@ -22,6 +25,7 @@ type EgressTest = (&'static str, fn(&str));
 
 fn main() {
     agentd::isolation::take_role();
+    outer::count_if_asked();
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     if !arguments.list {
@@ -29,8 +33,11 @@ fn main() {
         outer::serve();
     }
     let tests = [attacks::TESTS, library::TESTS, programs::TESTS, reports::TESTS].concat();
+    // Named sandboxes have one backend.
+    let named = [named::TESTS, forward::TESTS].concat();
     let trials = place::backends().into_iter().flat_map(|backend| {
-        tests.iter().map(move |(name, test)| {
+        let named: &[EgressTest] = if backend == "container" { &named } else { &[] };
+        tests.iter().chain(named).map(move |(name, test)| {
             let test = *test;
             Trial::test(format!("{backend}::{name}"), move || {
                 outer::forget();

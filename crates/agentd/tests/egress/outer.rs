@@ -18,10 +18,10 @@ use std::{
 /// Set in the process that runs the tests.
 const ENTERED: &str = "AGENTD_TEST_EGRESS";
 
-/// An address of the internet, at which the servers of granted names are.
+/// A public address, at which the servers of granted names listen.
 pub const PUBLIC: &str = "93.184.216.34";
 
-/// The answers of the name server, of which the last one stays.
+/// The answers of the name server. Each answer is used once, and the last one repeatedly.
 static NAMES: LazyLock<Mutex<HashMap<String, Vec<Ipv4Addr>>>> = LazyLock::new(Mutex::default);
 /// The addresses at which a server was reached.
 static REACHED: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
@@ -43,9 +43,47 @@ pub fn enter() {
     namespace::loopback_up().unwrap();
     // The sockets are not needed here.
     drop(gateway::prepare(&[]).unwrap());
-    // The execution takes the capabilities of an ordinary user.
+    // The process of an ordinary user loses its capabilities when it executes the program.
     fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").unwrap();
     panic!("{}", Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).env(ENTERED, "1").exec());
+}
+
+/// Set in the process of [`lost_packets`].
+const COUNTING: &str = "AGENTD_TEST_EGRESS_COUNT";
+
+/// Prepares many network namespaces in another process, and sends a packet of IPv6 in each. Returns the number of those in which
+/// the answer was lost.
+pub fn lost_packets() -> String {
+    let counting = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net"])
+        .arg(std::env::current_exe().unwrap())
+        .env(COUNTING, "1")
+        .output()
+        .unwrap();
+    assert!(counting.status.success(), "{counting:?}");
+    String::from_utf8(counting.stdout).unwrap()
+}
+
+/// Counts for [`lost_packets`], if this is its process.
+pub fn count_if_asked() {
+    if std::env::var_os(COUNTING).is_none() {
+        return;
+    }
+    let lost = (0..200).filter(|_| {
+        // SAFETY: the process has one thread, and no descriptor table is unshared.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+        namespace::loopback_up().unwrap();
+        let prepared = gateway::prepare(&[]).unwrap();
+        let socket = UdpSocket::bind("[::]:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        socket.connect("[2606:4700::1111]:9").unwrap();
+        socket.send(b"x").unwrap();
+        let answer = socket.recv(&mut [0]).unwrap_err();
+        drop(prepared);
+        answer.kind() != io::ErrorKind::ConnectionRefused
+    });
+    io::stdout().write_all(lost.count().to_string().as_bytes()).unwrap();
+    std::process::exit(0);
 }
 
 /// Starts the servers: TLS at 443, HTTP at 80, echo at 2222 and 853 over TCP; any datagram at 443; the name server.
@@ -78,13 +116,13 @@ pub fn serve() {
     }
 }
 
-/// Forgets the names and the connections of the test before.
+/// Discards the names and connections of the previous test.
 pub fn forget() {
     NAMES.lock().unwrap().clear();
     REACHED.lock().unwrap().clear();
 }
 
-/// Gives a name its addresses: each question takes the next one, and the last one stays.
+/// Sets the addresses of a name: each question gets the next one, and all later questions the last one.
 pub fn name(name: &str, answers: &[&str]) {
     NAMES.lock().unwrap().insert(name.to_owned(), answers.iter().rev().map(|text| text.parse().unwrap()).collect());
 }
@@ -94,7 +132,7 @@ pub fn reached() -> Vec<String> {
     REACHED.lock().unwrap().iter().map(ToString::to_string).collect()
 }
 
-/// Waits until the echo server has seen the end of a connection. A missing end is ended by the time limit of the suite.
+/// Waits until the echo server has received the end of a connection, or until the time limit of the suite.
 pub fn wait_for_end(address: &str) {
     while !reached().contains(&format!("{address}:0")) {
         thread::sleep(Duration::from_millis(5));

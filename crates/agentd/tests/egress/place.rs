@@ -54,7 +54,17 @@ impl EgressDir {
         self.command(backend, options, argv).output().unwrap()
     }
 
-    /// Runs a Python script with these grants. Returns its output, after it has succeeded, and the messages of agentd.
+    /// Runs `agentd run` with the options through another program, whose last step is to execute its arguments.
+    pub fn run_by(&self, by: &[&str], backend: &str, options: &[&str], argv: &[&str]) -> Output {
+        let run = self.command(backend, options, argv);
+        let mut command = Command::new(by[0]);
+        command.args(&by[1..]).arg(run.get_program()).args(run.get_args()).env_clear();
+        command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(self.work());
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Runs a Python script, which must succeed, with these network grants. Returns the output of the script, and the messages of
+    /// agentd.
     pub fn python(&self, backend: &str, net: &str, script: &str) -> (String, String) {
         let output =
             self.run(backend, &["--net", &format!("allow={net}")], &["/usr/bin/python3", "-c", &[TOOLS, script].concat()]);
@@ -64,8 +74,8 @@ impl EgressDir {
     }
 }
 
-/// Functions of the scripts. `attempt` prints what became of a connection: data, or the name of the error.
-const TOOLS: &str = r#"
+/// Functions of the scripts. `attempt` prints the result of a connection: the data, or the name of the error.
+pub const TOOLS: &str = r#"
 import errno, os, socket, ssl, struct, sys
 def error(e):
     if isinstance(e, socket.gaierror): return 'no such name'

@@ -1,4 +1,4 @@
-//! Real programs that know no proxy reach the granted hosts.
+//! Real programs without proxy settings reach the granted hosts.
 
 use crate::{
     EgressTest,
@@ -76,6 +76,11 @@ fn proxy(backend: &str) {
     let through = output("http://10.9.9.9:3128");
     assert_eq!(text(&through.stdout), "tls /a", "{through:?}");
     assert_eq!(reached(), ["10.9.9.9:3128".to_owned(), format!("{PUBLIC}:443")]);
+    let loopback = ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/2222 && echo near >&3 && read -r line <&3 && echo $line"];
+    let mut loopback = place.command(backend, &["--net", "allow=127.0.0.1:2222"], &loopback);
+    let direct = loopback.env("HTTPS_PROXY", "http://10.9.9.9:3128").output().unwrap();
+    assert_eq!(text(&direct.stdout), "near\n", "{direct:?}");
+    assert_eq!(reached().iter().filter(|at| *at == "10.9.9.9:3128").count(), 1, "{:?}", reached());
     let unusable = output("socks5://10.9.9.9:1080");
     assert_eq!(unusable.status.code(), Some(125));
     assert!(text(&unusable.stderr).contains("invalid HTTPS_PROXY: upstream proxy: the scheme is not `http`"), "{unusable:?}");

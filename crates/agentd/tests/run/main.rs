@@ -10,6 +10,7 @@ mod json;
 #[path = "../support/json_document.rs"]
 mod json_document;
 mod place;
+mod prepared;
 mod programs;
 mod signals;
 mod streams;

@@ -53,7 +53,7 @@ attempt('no-number', lambda own, number, tag: mac(key, b'client', own, number), 
 /// Prints the key in `/tmp/$$.right` with another last byte.
 const LAST_BYTE_DIFFERS: &str = "head -c 31 /tmp/$$.right; tail -c 1 /tmp/$$.right | tr '\\000-\\376\\377' '\\001-\\377\\000'";
 
-/// Sandboxes of a user whose home is a directory of its own.
+/// Sandboxes of a user with a separate home directory.
 struct Elsewhere {
     place: SandboxDir,
     key: PathBuf,
@@ -79,8 +79,8 @@ impl Elsewhere {
         Self { place, key }
     }
 
-    /// Returns true if a client with another home does not find the key. It does find one in the user's runtime folder, and that
-    /// of root, whose home is that of `/etc/passwd`.
+    /// Returns true if a client with another home does not find the key. A client does find a key in the user's runtime folder,
+    /// and as root, whose home is that of `/etc/passwd`.
     fn key_is_in_home(&self) -> bool {
         self.key.starts_with(self.place.path("home"))
     }

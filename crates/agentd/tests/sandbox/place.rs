@@ -14,7 +14,7 @@ use std::{
 use tempfile::TempDir;
 
 /// The time limit for a condition that must become true.
-pub const TIMEOUT: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Returns the program under test; `AGENTD_BIN` names a copy if this user cannot read cargo's build directory.
 pub fn program() -> String {

@@ -31,7 +31,7 @@ fn elsewhere() -> &'static [&'static str] {
     }
 }
 
-/// Sandboxes of a user whose home is a directory of its own.
+/// Sandboxes of a user with a separate home directory.
 struct Unproven {
     place: SandboxDir,
     daemon: Option<Child>,
@@ -74,7 +74,7 @@ impl Unproven {
 
     fn stop(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
-            // Its namespaces end with `unshare`, which `--kill-child` ends.
+            // Killing `unshare` also ends the daemon's namespaces, because of `--kill-child`.
             daemon.kill().unwrap();
             daemon.wait().unwrap();
             let socket = self.place.path("data/sandboxes/keeper/socket");
@@ -132,7 +132,7 @@ fn daemon_in_other_namespaces_proves_the_boundary_itself() {
     let granted: PathBuf = unproven.place.path("granted");
     unproven.create(granted.to_str().unwrap());
     let exec = ["sandbox", "exec", "dev", "--", "echo", "ran"];
-    // The client proves nothing, or nothing that holds for the daemon.
+    // The client proves nothing, or its proof does not hold for the daemon.
     for (daemon, client) in [(&[][..], elsewhere()), (elsewhere(), &[])] {
         unproven.serve(daemon, UNUSABLE);
         for own in [UNUSABLE, &temporary()] {
@@ -149,7 +149,8 @@ fn daemon_proves_for_a_client_that_only_believes_to_be_in_other_namespaces() {
     let mut unproven = Unproven::new();
     let granted: PathBuf = unproven.place.path("granted");
     unproven.create(granted.to_str().unwrap());
-    // Such a client may not inspect the daemon, which may inspect the client. Only root can have fewer rights than its daemon.
+    // The client may not inspect the daemon, but the daemon may inspect the client. Only root can have fewer rights than its
+    // daemon.
     let believes: &[&str] =
         if rustix::process::geteuid().is_root() { &["setpriv", "--bounding-set", "-sys_ptrace"] } else { elsewhere() };
     unproven.serve(&[], UNUSABLE);

@@ -6,7 +6,7 @@ use agentd::isolation::{
 use async_trait::async_trait;
 use std::sync::Arc;
 
-/// Its name among the backends under test.
+/// The name of [`Layers`] among the backends under test.
 pub const NAME: &str = "container-of-layers";
 
 pub struct Layers(ContainerBackend);

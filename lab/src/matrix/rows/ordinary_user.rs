@@ -79,8 +79,8 @@ impl RowRun<'_> {
     }
 }
 
-/// Creates the user's runtime directory, as a login does. This user has no home directory, and agentd stores proofs in one of the
-/// two. The directory is on a file system in this run's own mount namespace.
+/// Creates the user's runtime directory, as a login does. Without it, agentd could not store proofs, because this user has no
+/// home directory either. The directory is on a file system in this run's own mount namespace.
 fn log_in(user: u32) -> Result<(), LabError> {
     let users = Path::new("/run/user");
     fs::create_dir_all(users).on("mkdir", users)?;

@@ -30,7 +30,7 @@ impl IndexEntry {
 pub(in super::super) struct IndexEntries {
     pub by_name: HashMap<Vec<u8>, IndexEntry>,
     /// False if the index is damaged, has a name longer than [`MAX_NAME`], or more than [`MAX_WANTED`] wanted entries. The
-    /// entries are then those before that place.
+    /// entries are then incomplete.
     pub is_complete: bool,
 }
 

@@ -33,7 +33,7 @@ pub(super) struct Repository {
 
 impl Repository {
     /// Opens the repository whose worktree is at `root`. `.git` is its git directory, a link to that directory, or a file that
-    /// names it. What cannot be read is added to the gaps of `links`.
+    /// names it. Files that cannot be read are added to the gaps of `links`.
     pub(super) fn open(root: &Path, links: &mut Links) -> Option<Self> {
         let git = root.join(".git");
         let meta = git.symlink_metadata().ok()?;
@@ -90,7 +90,8 @@ pub(super) fn is_name(below: &Path) -> bool {
     LIST.git.iter().chain(&LIST.git_reported).any(|name| below.starts_with(name))
 }
 
-/// Returns whether `path` is a parent of git directories. In these the protected names are protected, not the whole directory.
+/// Returns whether `path` is a parent of git directories. Not the whole parent is protected, only the protected names in its git
+/// directories.
 pub(super) fn is_git_parent(path: &Path) -> bool {
     path.file_name().is_some_and(|name| GIT_PARENTS.iter().any(|parent| *case::key(name.as_bytes()) == *parent.as_bytes()))
 }
@@ -101,7 +102,7 @@ pub(super) fn is_git_directory(path: &Path) -> bool {
     there("HEAD") && ((there("objects") && there("refs")) || there("commondir"))
 }
 
-/// Returns the same for an opened directory.
+/// Does the same as [`is_git_directory`] for an opened directory.
 pub(super) fn is_git_directory_at(directory: impl AsFd) -> bool {
     let there = |name: &str| statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
     there("HEAD") && ((there("objects") && there("refs")) || there("commondir"))
@@ -128,7 +129,8 @@ pub(super) fn common_directory(directory: &Path, links: &mut Links) -> PathBuf {
     })
 }
 
-/// Returns the path in a file of one line. As in git, only the ends of lines after the path are no part of it.
+/// Returns the path in a file of one line. As in git, line ends after the path are removed, and all other bytes belong to the
+/// path.
 fn path(content: &[u8]) -> &Path {
     let end = content.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
     Path::new(OsStr::from_bytes(&content[..end]))

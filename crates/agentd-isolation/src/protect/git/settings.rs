@@ -171,7 +171,8 @@ impl Reader<'_> {
         self.depth -= 1;
     }
 
-    /// Reads the file that a link in place of settings leads to. Git would read it, and a file that is too large for this reader.
+    /// Reads the target of a link in place of a settings file, as git does. Adds a gap if the target is too large or cannot be
+    /// read, because git would still read it.
     fn read_elsewhere(&mut self, file: &Path) -> Option<Vec<u8>> {
         let resolved = self.links.resolve(file);
         if let Some(failed) = resolved.failed {
@@ -199,7 +200,7 @@ impl Reader<'_> {
         } else if COMMANDS.iter().any(|(s, k)| section == s.as_bytes() && (*k == "*" || key == k.as_bytes())) {
             let words = value.split(|c| c.is_ascii_whitespace() || b"\"'!;&|()".contains(c)).filter(|word| !word.is_empty());
             for word in words.take(MAX_WORDS) {
-                // A word that names a file of the worktree is taken for a program or a script.
+                // A word that names a file of the worktree is treated as a program or a script.
                 self.place(self.worktree, word, Path::is_file);
             }
         }

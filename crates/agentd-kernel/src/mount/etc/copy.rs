@@ -1,8 +1,8 @@
 //! The copy of the host's `/etc` in a root whose changes are kept.
 //!
-//! A payload may have filled the root before, and the process still has the host's root directory: an absolute link in the
-//! sandbox's root would lead into the host's tree. So each directory is opened in its parent without following links, and each
-//! file is created by a single name in an open directory.
+//! An earlier payload may have filled the root with links. This process still has the host's root directory, so an absolute link
+//! would lead into the host's tree. Therefore each directory is opened in its parent without following links, and each file is
+//! created by a single name in an open directory.
 
 use crate::{ErrnoContext, mount::tree::open_beneath};
 use agentd_core::{Control, ControlError};

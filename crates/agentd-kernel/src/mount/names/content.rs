@@ -25,10 +25,10 @@ impl NamesPlan {
         let content = match name {
             Name::Passwd => self.account.passwd(present)?,
             Name::Group => self.account.group(present)?,
-            // Another entry of the host would lead around the addresses that the gateway gives to names.
+            // An entry of the host's file would bypass the addresses that the gateway assigns to names.
             Name::Hosts if self.is_behind_gateway() => hosts(&self.host).into_bytes(),
             Name::Hosts => match present {
-                // A kept root, which may have had another host name.
+                // The root was kept from an earlier start, and may have had another host name.
                 Some(present) if name_in(present).is_some() => renamed(present, &self.host),
                 _ => prepended(hosts(&self.host), present.unwrap_or_default())?,
             },
@@ -51,7 +51,7 @@ impl NamesPlan {
     }
 
     /// Returns the content of `nsswitch.conf`. Without a network, names are looked up in files only, so that programs get "no
-    /// such host" rather than "try again later". Behind a gateway, no other source than its DNS knows a name.
+    /// such host" rather than "try again later". With granted hosts, only the gateway's DNS knows names.
     fn switch(&self, present: Option<&[u8]>) -> Option<Vec<u8>> {
         let only_files = self.resolver == Resolver::Nowhere;
         let wanted: &[u8] = if only_files { b"hosts: files\n" } else { b"hosts: files dns\n" };

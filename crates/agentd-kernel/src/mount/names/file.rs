@@ -18,6 +18,9 @@ use std::{
     path::Path,
 };
 
+/// Largest size of a file for which room is reserved before it is read.
+const USUAL: usize = 16 << 10;
+
 /// The origin of a directory's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filled {
@@ -54,7 +57,9 @@ pub(super) fn read(etc: &OwnedFd, name: &str, filled: Filled) -> Result<Present,
     if !FileType::from_raw_mode(stat.st_mode).is_file() {
         return Ok(Present::Other("the object is not a regular file".to_owned()));
     }
-    let mut content = Vec::new();
+    // Room for the usual content, because a reader with a limit does not query the size of the file.
+    let size = usize::try_from(stat.st_size).unwrap_or_default().min(USUAL);
+    let mut content = Vec::with_capacity(size + 1);
     // Reads one byte more than allowed, to detect a longer file: the file may grow while it is read.
     File::from(file)
         .take(MAX_FILE_BYTES + 1)
@@ -66,23 +71,32 @@ pub(super) fn read(etc: &OwnedFd, name: &str, filled: Filled) -> Result<Present,
     Ok(Present::Content(content))
 }
 
+/// Creates the file `name` in `etc`, in which nothing has this name.
+pub(super) fn create(etc: &OwnedFd, name: Name, content: &[u8]) -> Result<(), ControlError> {
+    write_new(etc, name.file(), content).during(Control::Mounts, || format!("write /etc/{}", name.file()))
+}
+
 /// Replaces the file `name` in `etc` atomically.
 ///
 /// # Errors
 /// `EISDIR` if `name` is a directory, or another errno of writing the file.
-pub(super) fn write(etc: &OwnedFd, name: Name, content: &[u8]) -> Result<(), ControlError> {
+pub(super) fn replace(etc: &OwnedFd, name: Name, content: &[u8]) -> Result<(), ControlError> {
     let name = name.file();
     let draft = format!(".{name}.agentd");
     // Removes the draft of an interrupted write, or an object that a payload has put in its place.
     let written = agentd_disk::erase(etc.as_fd(), draft.as_ref()).map_err(io::Error::from).and_then(|()| {
-        let new = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        File::from(rustix::fs::openat(etc, &draft, new, Mode::from(0o644))?).write_all(content)?;
+        write_new(etc, &draft, content)?;
         Ok(rustix::fs::renameat(etc, &draft, etc, name)?)
     });
     if written.is_err() {
         rustix::fs::unlinkat(etc, &draft, AtFlags::empty()).or_debug("remove draft in /etc", &draft);
     }
     written.during(Control::Mounts, || format!("write /etc/{name}"))
+}
+
+fn write_new(etc: &OwnedFd, name: &str, content: &[u8]) -> io::Result<()> {
+    let new = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    File::from(rustix::fs::openat(etc, name, new, Mode::from(0o644))?).write_all(content)
 }
 
 /// Opens the directory `etc` of a root. Fails if it is a symbolic link.
@@ -109,14 +123,14 @@ mod tests {
         fs::create_dir_all(place.path().join(format!(".{}.agentd/below", Name::Host.file()))).unwrap();
         fs::write(place.path().join("target"), "kept").unwrap();
         std::os::unix::fs::symlink("target", &path).unwrap();
-        write(&etc, Name::Host, b"own").unwrap();
+        replace(&etc, Name::Host, b"own").unwrap();
         assert!(fs::symlink_metadata(&path).unwrap().is_file());
         assert_eq!(fs::read_to_string(&path).unwrap(), "own");
         assert_eq!(fs::read_to_string(place.path().join("target")).unwrap(), "kept");
 
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert_eq!(write(&etc, Name::Host, b"own").unwrap_err().errno, Some(libc::EISDIR));
+        assert_eq!(replace(&etc, Name::Host, b"own").unwrap_err().errno, Some(libc::EISDIR));
         let mut left = agentd_disk::names(etc.as_fd()).unwrap();
         left.sort();
         assert_eq!(left, [Name::Host.file(), "target"]);

@@ -29,12 +29,15 @@ fn make(
     notes: &mut Messages,
 ) -> Result<Vec<Name>, ControlError> {
     let mut made = Vec::new();
-    let before = match file::read(from.0, Name::Hosts.file(), from.1)? {
-        Present::Content(hosts) => name_in(&hosts).map(<[u8]>::to_vec),
+    let hosts = file::read(from.0, Name::Hosts.file(), from.1)?;
+    let before = match &hosts {
+        Present::Content(hosts) => name_in(hosts).map(<[u8]>::to_vec),
         _ => None,
     };
+    let mut hosts = Some(hosts);
     for name in Name::ALL {
-        let present = match file::read(from.0, name.file(), from.1)? {
+        let read = hosts.take_if(|_| name == Name::Hosts);
+        let present = match read.map_or_else(|| file::read(from.0, name.file(), from.1), Ok)? {
             Present::Nothing => None,
             Present::Content(content) => Some(content),
             Present::Other(_) if name.is_replaced() => None,
@@ -50,7 +53,12 @@ fn make(
         }
         let as_it_is = || present.clone().filter(|_| all);
         let Some(content) = plan.content(name, present.as_deref()).or_else(as_it_is) else { continue };
-        match file::write(to, name, &content) {
+        let written = match from.1 {
+            // Then `to` is a new directory of the scratch file system.
+            Filled::ByTheHost => file::create(to, name, &content),
+            Filled::ByAnybody => file::replace(to, name, &content),
+        };
+        match written {
             Ok(()) => made.push(name),
             // The image has a directory with that name.
             Err(error) if error.errno == Some(libc::EISDIR) => notes.push(error.to_string()),

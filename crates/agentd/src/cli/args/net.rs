@@ -1,6 +1,7 @@
 //! `agentd net`.
 
 use agentd_egress::grant::{Destination, GrantFile, MAX_FILE, NetGrants};
+use agentd_sandboxes::Name;
 use clap::{Args, Subcommand};
 use std::{
     fmt::Display,
@@ -12,9 +13,17 @@ use std::{
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NetCommand {
-    /// Say whether grants allow a destination; nothing is connected to
+    /// Say whether network grants allow a destination, without connecting to anything
     Check(CheckArgs),
-    /// List the presets and what they grant
+    /// Print the connections that named sandboxes tried to open; connections that are still open are not listed
+    Log {
+        /// The name of the sandbox [default: all sandboxes]
+        name: Option<Name>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the presets and their network grants
     Presets {
         /// Print JSON
         #[arg(long)]
@@ -22,19 +31,19 @@ pub(crate) enum NetCommand {
     },
 }
 
-/// Exit code 0: allowed. Exit code 1: denied.
+/// Exit code 0: allowed. Exit code 1: refused.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     /// The destination: HOST[:PORT][/METHOD:PATH]; a name without a port means port 443
     #[arg(value_name = "DESTINATION")]
     pub destination: Destination,
-    /// Grants, separated by commas: HOST[:PORT][/PROTOCOL][/METHOD:PATH]
+    /// Network grants, separated by commas: HOST[:PORT][/PROTOCOL][/METHOD:PATH]
     #[arg(long, value_name = "GRANTS")]
     pub allow: Option<NetGrants>,
-    /// A file of grants
+    /// A file of network grants
     #[arg(long, value_name = "FILE")]
     pub grants: Option<PathBuf>,
-    /// The grants of a preset (repeatable)
+    /// The network grants of a preset (repeatable)
     #[arg(long, value_name = "NAME")]
     pub preset: Vec<String>,
     /// Print JSON
@@ -42,19 +51,19 @@ pub(crate) struct CheckArgs {
     pub json: bool,
 }
 
-/// A file of grants that was read.
+/// A file of network grants that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReadGrants {
     /// The content.
     pub file: GrantFile,
-    /// The path that was named, and that of the file that was opened, both without links in their directories.
+    /// The given path, and the path of the opened file, each without links in its directories.
     pub places: [PathBuf; 2],
 }
 
-/// Reads a file of grants, without waiting for a FIFO or a device.
+/// Reads a file of network grants, without waiting for a FIFO or a device.
 ///
 /// # Errors
-/// A message that names the file, if it cannot be read or is not a file of grants.
+/// A message that names the file, if it cannot be read or is not a file of network grants.
 pub(crate) fn read_grants(path: &Path) -> Result<ReadGrants, String> {
     let failed = |error: &dyn Display| format!("read network grants: {}: {error}", path.display());
     let open = || {
@@ -66,7 +75,7 @@ pub(crate) fn read_grants(path: &Path) -> Result<ReadGrants, String> {
     };
     let (file, places) = open().map_err(|error| failed(&error))?;
     if !file.metadata().map_err(|error| failed(&error))?.is_file() {
-        return Err(failed(&"not a regular file — name a file of grants"));
+        return Err(failed(&"not a regular file — name a file of network grants"));
     }
     let mut text = String::new();
     // One byte more than the limit shows that the file is too large.

@@ -18,9 +18,9 @@ use std::{
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum ProfileArg {
-    /// Only the calls that ordinary programs need; no sockets, except TCP and UDP with granted hosts (--net)
+    /// Only the calls that nearly every program makes; no sockets, except TCP and UDP with granted hosts (--net)
     Strict,
-    /// Also the calls of compilers, interpreters and test suites
+    /// The calls of ordinary programs, including compilers, interpreters and test suites
     Default,
     /// Also ptrace and the other calls of debuggers (not perf)
     Permissive,
@@ -43,7 +43,7 @@ pub(crate) enum NetworkArg {
     Off,
     /// The host's network.
     Host,
-    /// Nothing, but what was tried is reported with the grants that it needs.
+    /// No host, but each attempt is reported with the network grant that would allow it.
     Log,
     /// The granted hosts.
     Allow(Vec<String>),
@@ -72,7 +72,7 @@ impl FromStr for NetworkArg {
 }
 
 impl NetworkArg {
-    /// Returns the network that all values together request: loopback only without a value.
+    /// Returns the network that all values together request; without a value, loopback only.
     ///
     /// # Errors
     /// The values exclude each other.
@@ -89,8 +89,9 @@ impl NetworkArg {
             (_, Some(grants)) => Ok(Network::Egress(grants.concat())),
             (_, None) => Err(IsolationError::Invalid {
                 what: "--net".to_owned(),
-                reason: "off and host exclude every other value — give one of them alone, or only allow=, preset=, file= and log"
-                    .to_owned(),
+                reason:
+                    "off or host is combined with another value — use off or host alone, or only allow=, preset=, file= and log"
+                        .to_owned(),
             }),
         }
     }
@@ -153,8 +154,7 @@ pub(crate) struct RunArgs {
     /// Print one JSON object that describes the run and contains its output
     #[arg(long, conflicts_with_all = ["interactive", "tty"])]
     pub json: bool,
-    /// Hide the host's package caches, all or those named; by default they are visible copy-on-write (--explain lists
-    /// them)
+    /// Hide the host's package caches, all or the named ones; by default they are visible copy-on-write (--explain lists them)
     #[arg(long, value_name = "NAMES", num_args = 0..=1, require_equals = true, value_delimiter = ',',
         default_missing_value = "all",
         value_parser = PossibleValuesParser::new(layouts::cache_names().into_iter().chain(["all"])))]
@@ -191,22 +191,22 @@ pub(crate) struct BoundaryArgs {
     /// Follow symbolic links in the paths of grants, even if an earlier command may have created them
     #[arg(long)]
     pub follow_links: bool,
-    /// Hide the toolchains on PATH below the home directory, all or those named; by default they are visible read-only
+    /// Hide the toolchains on PATH below the home directory, all or the named ones; by default they are visible read-only
     /// (`agentd run --explain` lists them)
     #[arg(long, value_name = "NAMES", num_args = 0..=1, require_equals = true, value_delimiter = ',',
         default_missing_value = "all",
         value_parser = PossibleValuesParser::new(layouts::toolchain_names().into_iter().chain(["all"])))]
     pub no_host_tools: Vec<String>,
-    /// Network access: off (loopback only), host (the host's network), or allow= and the names that the command may reach, each
-    /// as NAME[:PORT][/PROTOCOL], *.NAME or ADDRESS:PORT, separated by commas; NAME alone means TLS at port 443. preset= names
-    /// presets (`agentd net presets`), file= a file of grants. log allows nothing and prints what the command would need. All but
-    /// off and host can be repeated [default: off]
+    /// Network access. off: loopback only. host: the host's network. allow=HOSTS: only these hosts, separated by commas, each as
+    /// NAME[:PORT][/PROTOCOL], *.NAME or ADDRESS:PORT; NAME alone means TLS at port 443; PROTOCOL is tcp, tls or http.
+    /// preset=NAMES: the hosts of presets (see `agentd net presets`). file=PATH: the hosts in a file of network grants. log: no
+    /// host; prints what the command would need. All values except off and host can be repeated [default: off]
     #[arg(long, value_name = "off|host|log|allow=|preset=|file=")]
     pub net: Vec<NetworkArg>,
     /// Memory limit of all processes together, e.g. 512M (requires root or a delegated cgroup)
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub memory: Option<Bytes>,
-    /// Number of CPUs to use at most, e.g. 1.5
+    /// Maximum number of CPUs, e.g. 1.5
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pub cpus: Option<CpuQuota>,
     /// CPU weight under contention; the default of a cgroup is 100
@@ -239,7 +239,7 @@ pub(crate) struct CommandArgs {
     /// Time between the stop signal and SIGKILL, when the time limit is exceeded or agentd itself is stopped; 0 kills at once
     #[arg(long, value_name = "TIME", default_value = "2s", allow_hyphen_values = true, value_parser = duration::parse_or_zero)]
     pub grace: Duration,
-    /// Size of output after which the command is killed
+    /// Maximum size of the output; a command that writes more is killed
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub max_output: Option<Bytes>,
     /// Set an environment variable to a value, or to the caller's value; the command inherits no other variables

@@ -5,9 +5,15 @@ use super::{
     run::{BoundaryArgs, CommandArgs},
 };
 use agentd_core::Bytes;
+use agentd_egress::NetGrants;
 use agentd_sandboxes::Name;
 use clap::{Args, Subcommand};
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SandboxCommand {
@@ -75,7 +81,7 @@ pub(crate) enum SandboxCommand {
         #[arg(required = true)]
         new: Vec<Name>,
     },
-    /// Resolve the paths of a sandbox's grants again, after a host file or directory was replaced
+    /// Resolve the paths of a sandbox's grants again, after a file or directory of the host was replaced
     Regrant {
         /// The name of the sandbox
         name: Name,
@@ -85,6 +91,17 @@ pub(crate) enum SandboxCommand {
         /// Print the changes of grants and of protected paths as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Print the hosts that a sandbox may reach, or change them at once, also for running commands
+    Net(NetworkChangeArgs),
+    /// Publish a port of a sandbox's loopback on this host's loopback or on a Unix socket, until interrupted
+    Forward {
+        /// The name of the sandbox
+        name: Name,
+        /// The port in the sandbox, and where to listen: ADDRESS:PORT of the loopback, or the path of a Unix socket
+        /// [default: 127.0.0.1 with the same port]
+        #[arg(value_name = "PORT[:LOCAL]")]
+        port: ForwardedPort,
     },
     /// Restore a snapshot; running commands are killed
     Restore {
@@ -143,9 +160,98 @@ pub(crate) struct CreateArgs {
 pub(crate) struct ExecArgs {
     /// The name of the sandbox
     pub name: Name,
-    /// Return at once and leave the command running; its output goes to the sandbox's log
+    /// Return at once and leave the command running; the output of the command goes to the sandbox's log
     #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
     pub detach: bool,
     #[command(flatten)]
     pub command: CommandArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NetworkChangeArgs {
+    /// The name of the sandbox
+    pub name: Name,
+    /// Grants to add, separated by commas: HOST[:PORT][/PROTOCOL] (repeatable)
+    #[arg(long, value_name = "GRANTS")]
+    pub allow: Vec<NetGrants>,
+    /// Grants to remove, as `agentd sandbox net NAME` prints them; their connections end (repeatable)
+    #[arg(long, value_name = "GRANTS")]
+    pub revoke: Vec<NetGrants>,
+    /// Print the grants as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A port of a sandbox, and where to publish it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ForwardedPort {
+    /// The port of the sandbox's loopback.
+    pub port: u16,
+    /// Where to listen on this host.
+    pub local: LocalEnd,
+}
+
+/// The place on this host at which a forwarded port is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LocalEnd {
+    /// An address of the loopback. Port 0 lets the kernel choose one.
+    Loopback(SocketAddr),
+    /// The path of a Unix socket.
+    Socket(PathBuf),
+}
+
+impl FromStr for ForwardedPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (port, local) = text.split_once(':').map_or((text, None), |(port, local)| (port, Some(local)));
+        // `u16::from_str` also accepts a sign.
+        let port = Some(port).filter(|port| port.bytes().all(|byte| byte.is_ascii_digit())).and_then(|port| port.parse().ok());
+        let port = port.filter(|port| *port != 0).ok_or("expected a port from 1 to 65535, as in 8080 or 8080:127.0.0.1:8080")?;
+        let local = match local {
+            None => LocalEnd::Loopback((Ipv4Addr::LOCALHOST, port).into()),
+            Some(path) if path.contains('/') => LocalEnd::Socket(path.into()),
+            Some(address) => {
+                let address: SocketAddr = address
+                    .parse()
+                    .map_err(|_| "expected ADDRESS:PORT or a path with a slash, as in 8080:127.0.0.1:8080 or 8080:./socket")?;
+                if !address.ip().is_loopback() {
+                    return Err(format!("{} is not an address of the loopback: use 127.0.0.1 or [::1]", address.ip()));
+                }
+                LocalEnd::Loopback(address)
+            }
+        };
+        Ok(Self { port, local })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_is_forwarded_only_to_loopback_or_a_path() {
+        let loopback = |address: &str| Ok(LocalEnd::Loopback(address.parse().unwrap()));
+        for (text, expected) in [
+            ("8080", loopback("127.0.0.1:8080")),
+            ("8080:127.0.0.1:9090", loopback("127.0.0.1:9090")),
+            ("8080:127.1.2.3:0", loopback("127.1.2.3:0")),
+            ("8080:[::1]:9090", loopback("[::1]:9090")),
+            ("8080:./a:b", Ok(LocalEnd::Socket("./a:b".into()))),
+            ("8080:0.0.0.0:8080", Err("0.0.0.0 is not an address of the loopback")),
+            ("8080:[::]:8080", Err(":: is not an address of the loopback")),
+            ("8080:192.168.1.1:8080", Err("192.168.1.1 is not an address of the loopback")),
+            ("8080:9090", Err("ADDRESS:PORT")),
+            ("8080:localhost:1", Err("ADDRESS:PORT")),
+            ("0", Err("from 1 to 65535")),
+            ("+1", Err("from 1 to 65535")),
+            ("", Err("from 1 to 65535")),
+        ] {
+            match (text.parse::<ForwardedPort>(), expected) {
+                (Ok(parsed), Ok(local)) => assert_eq!(parsed, ForwardedPort { port: 8080, local }),
+                (Err(error), Err(part)) => assert!(error.contains(part), "{text}: {error}"),
+                (other, _) => panic!("{text}: {other:?}"),
+            }
+        }
+    }
 }

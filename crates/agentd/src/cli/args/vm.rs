@@ -27,7 +27,7 @@ pub(crate) struct VmBuildArgs {
     /// A Debian kernel package, a bzImage or an ELF kernel [default: the newest installed kernel]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// Write the files into this directory, instead of the one that the backend reads
+    /// Write the files into this directory, instead of the directory that the backend uses
     #[arg(short, value_name = "DIR")]
     pub output: Option<PathBuf>,
 }

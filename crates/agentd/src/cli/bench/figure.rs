@@ -1,7 +1,7 @@
 //! A figure that `agentd bench` measures, and how a program or a command is run for it.
 
 use crate::cli::failure::Failure;
-use agentd_core::{Command, IsolationBackend, Sandbox};
+use agentd_core::{Command, IsolationBackend, Network, Sandbox};
 use std::{
     path::Path,
     pin::Pin,
@@ -16,9 +16,10 @@ pub(super) const PROGRAM: &str = "/bin/true";
 pub(super) enum Row {
     Spawn,
     Exec(Arc<dyn Sandbox>),
-    Cold(Arc<dyn IsolationBackend>),
+    /// Creates a sandbox with this network, runs the program in it and destroys it.
+    Cold(Arc<dyn IsolationBackend>, Network),
     Program(Vec<String>),
-    /// Measures its own time, because some of its work is not counted.
+    /// A future that measures its own time, because a part of its work is not counted.
     Timed(Box<dyn Fn() -> Timed>),
 }
 

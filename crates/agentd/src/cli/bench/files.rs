@@ -20,7 +20,7 @@ const OUTSIDE: &str = "/dev/shm";
 const INSIDE: &str = "/tmp";
 /// Magic number of tmpfs (`statfs(2)`).
 const TMPFS: i64 = 0x0102_1994;
-/// The largest number of rounds; one round takes about half a second.
+/// The maximum number of rounds; one round takes about half a second.
 const ROUNDS: u32 = 20;
 
 /// Measures the sandboxes and this host in turn. Returns a ratio of medians for each sandbox, or nothing if `/dev/shm` is not

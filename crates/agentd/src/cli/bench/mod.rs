@@ -6,6 +6,7 @@
 //! be created also pays for creating them, as the rows of `create` show. A restore of Firecracker also gets the time to start
 //! the next spare Firecracker.
 
+mod egress;
 mod figure;
 mod files;
 #[cfg(feature = "firecracker")]
@@ -18,7 +19,7 @@ mod records;
 mod report;
 
 use super::{args::BenchArgs, failure::Failure, terminal::Progress};
-use agentd_core::{IsolationBackend, Sandbox, SandboxSpec};
+use agentd_core::{IsolationBackend, Network, Sandbox, SandboxSpec};
 use agentd_disk::Scratch;
 use agentd_isolation::{ContainerBackend, LinuxNativeBackend, PoolLimits, SandboxPool};
 use figure::{Figure, PROGRAM, Row, exec, figure, median, spawn};
@@ -53,7 +54,8 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     let leaves_per_second = records::leaves_per_second(scratch.path()).await?;
     let own = std::env::current_exe()?.display().to_string();
     let protected = protected::measure(&own, LinuxNativeBackend::NAME, scratch.path(), args.rounds)?;
-    let Subjects { figures, live, machines, pools, memory } = subjects;
+    let granted = egress::measure(&subjects.backends, args.rounds).await?;
+    let Subjects { figures, live, machines, pools, memory, backends: _ } = subjects;
     for sandbox in live.into_iter().map(|(_, sandbox)| sandbox).chain(machines) {
         sandbox.destroy().await?;
     }
@@ -63,7 +65,7 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     drop(progress);
     let rows = figures.into_iter().map(|mut figure| (figure.name, median(&mut figure.samples))).collect();
     drop(in_memory);
-    let report = Measurements { rounds: args.rounds, rows, files, protected, leaves_per_second, memory };
+    let report = Measurements { rounds: args.rounds, rows, files, protected, granted, leaves_per_second, memory };
     let mut out = std::io::stdout().lock();
     if args.json {
         report.print_json(&mut out)?
@@ -77,6 +79,8 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
 #[derive(Default)]
 struct Subjects {
     figures: Vec<Figure>,
+    /// The backends on the host's kernel.
+    backends: Vec<(&'static str, Arc<dyn IsolationBackend>)>,
     /// The live sandboxes on the host's kernel, by backend.
     live: Vec<(&'static str, Arc<dyn Sandbox>)>,
     /// The live sandboxes in machines.
@@ -120,8 +124,14 @@ impl Subjects {
     ) -> Result<(), Failure> {
         let pool = warm_pool(backend.clone()).await?;
         self.figures.push(figure(&format!("{name}: exec in a live sandbox"), Row::Exec(live.clone())));
-        self.figures.push(figure(&format!("{name}: create + exec + destroy"), Row::Cold(backend)));
+        self.figures.push(figure(&report::create(name), Row::Cold(backend.clone(), Network::Off)));
+        if backend.traits().egress {
+            // Nothing connects, so the host need not exist.
+            let network = Network::Egress(vec!["granted.invalid".to_owned()]);
+            self.figures.push(figure(&report::create_granted(name), Row::Cold(backend.clone(), network)));
+        }
         self.figures.push(figure(&format!("{name}: take + exec + destroy, warm pool"), warm(pool.clone())));
+        self.backends.push((name, backend));
         self.live.push((name, live));
         self.pools.push(pool);
         Ok(())
@@ -189,8 +199,9 @@ async fn measure(row: &Row) -> Result<Duration, Failure> {
         Row::Program(line) => spawn(line)?,
         Row::Timed(measure) => return measure().await,
         Row::Exec(sandbox) => exec(sandbox).await?,
-        Row::Cold(backend) => {
-            let sandbox = backend.create_sandbox(SandboxSpec::default()).await?;
+        Row::Cold(backend, network) => {
+            let spec = SandboxSpec { network: network.clone(), ..SandboxSpec::default() };
+            let sandbox = backend.create_sandbox(spec).await?;
             exec(&sandbox).await?;
             sandbox.destroy().await?;
         }

@@ -1,5 +1,5 @@
-//! Other sandbox programs, measured if they are installed. Each shows, hides and unshares the same as a sandbox of agentd, as far
-//! as it can.
+//! Other sandbox programs, measured if they are installed. As far as possible, each program shows the same paths and has the same
+//! namespaces as a sandbox of agentd.
 
 use serde_json::{Value, json};
 use std::{fs, io, path::Path};
@@ -57,7 +57,7 @@ fn existing(paths: &[&'static str]) -> impl Iterator<Item = &'static str> {
     paths.iter().copied().filter(|path| Path::new(path).exists())
 }
 
-fn is_installed(program: &str) -> bool {
+pub(super) fn is_installed(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 

@@ -11,7 +11,7 @@ use std::{
 /// The workspace has this number of directories, each with this number of subdirectories.
 const OUTER: u32 = 100;
 const INNER: u32 = 99;
-/// The largest number of rounds; each creates a new workspace.
+/// The maximum number of rounds; each round creates a new workspace.
 const ROUNDS: u32 = 20;
 
 /// The number of directories in the workspace.

@@ -1,6 +1,7 @@
 //! What `agentd bench` prints.
 
 use super::{
+    egress::{AT_ONCE, Granted},
     figure::{PROGRAM, ratio},
     protected::{DIRECTORIES, Protected},
 };
@@ -15,15 +16,27 @@ pub(super) const BARE: &str = "Firecracker alone: snapshot/load + round trip";
 pub(super) const GONDOLIN: [&str; 3] =
     ["gondolin: exec in a live machine", "Gondolin alone: exec by its session socket", "Gondolin alone: exec by its SDK"];
 
+/// Returns the name of the row for a whole sandbox of a backend.
+pub(super) fn create(backend: &str) -> String {
+    format!("{backend}: create + exec + destroy")
+}
+
+/// Returns the name of the same row with a granted host.
+pub(super) fn create_granted(backend: &str) -> String {
+    format!("{backend}: the same with a granted host")
+}
+
 /// The result of all measurements.
 pub(super) struct Measurements {
     pub rounds: u32,
-    /// The names of the rows and their medians. The first row is the one that the others are compared with.
+    /// The names of the rows and their medians. All other rows are compared with the first row.
     pub rows: Vec<(String, Duration)>,
     /// The time for file-heavy work in a sandbox of each backend, relative to outside.
     pub files: Vec<(&'static str, f64)>,
     /// The time of a whole run in a workspace with many directories.
     pub protected: Protected,
+    /// What sandboxes with granted hosts get through their gateway.
+    pub granted: Vec<Granted>,
     /// The number of leaves of the audit log that become durable in a second, with 64 clients.
     pub leaves_per_second: f64,
     /// Host memory of a machine of Gondolin that has just started, in bytes.
@@ -49,6 +62,7 @@ impl Measurements {
                 "first_us": self.protected.first.as_micros() as f64,
                 "second_us": self.protected.second.as_micros() as f64,
             },
+            "granted_hosts": self.granted.iter().map(|granted| self.granted_json(granted)).collect::<Vec<_>>(),
         });
         writeln!(out, "{all:#}")?;
         Ok(())
@@ -73,6 +87,9 @@ impl Measurements {
             ratio(self.protected.first, self.protected.none),
             ratio(self.protected.second, self.protected.none)
         )?;
+        for granted in &self.granted {
+            self.print_granted(granted, out)?;
+        }
         writeln!(out, "audit log: {:.0} leaves per second become durable, for 64 clients", self.leaves_per_second)?;
         if let [Some(exec), Some(session), Some(sdk)] = GONDOLIN.map(|name| self.row(name)) {
             writeln!(
@@ -89,6 +106,45 @@ impl Measurements {
             writeln!(out, "firecracker: restore + first exec takes {restore:.2}× the time of Firecracker alone")?;
         }
         Ok(())
+    }
+
+    fn granted_json(&self, granted: &Granted) -> serde_json::Value {
+        serde_json::json!({
+            "backend": granted.backend,
+            "create_ratio": self.granted_ratio(granted),
+            "bulk_ratio": granted.bulk,
+            "bulk_to_slirp4netns_ratio": granted.bulk_to_slirp,
+            "connect_ratio": granted.connect,
+            "connect_longer_us": granted.connect_longer.as_micros() as f64,
+            "at_once_ratio": granted.at_once,
+        })
+    }
+
+    fn print_granted(&self, granted: &Granted, out: &mut impl Write) -> Result<(), Failure> {
+        let Granted { backend, bulk, bulk_to_slirp, connect, connect_longer, at_once } = granted;
+        if let Some(create) = self.granted_ratio(granted) {
+            writeln!(out, "{backend}: create + exec + destroy with a granted host takes {create:.2}× the time without")?;
+        }
+        write!(out, "{backend}: a download through the gateway has {bulk:.2}× the rate of plain loopback")?;
+        match bulk_to_slirp {
+            Some(ratio) => writeln!(out, ", {ratio:.2}× that of slirp4netns")?,
+            None => writeln!(out)?,
+        }
+        let longer = connect_longer.as_micros();
+        writeln!(
+            out,
+            "{backend}: a connection with one byte back takes {connect:.2}× the time of plain loopback, {longer} µs longer"
+        )?;
+        if let Some(ratio) = at_once {
+            writeln!(out, "{backend}: {AT_ONCE} connections at once take {ratio:.2}× the time of plain loopback")?;
+        }
+        Ok(())
+    }
+
+    /// Returns the time of a whole sandbox with a granted host, relative to one without.
+    fn granted_ratio(&self, granted: &Granted) -> Option<f64> {
+        let [with, without] = [create_granted(granted.backend), create(granted.backend)].map(|name| self.row(&name));
+        with.zip(without).map(|(with, without)| ratio(with, without))
     }
 
     fn base(&self) -> Duration {

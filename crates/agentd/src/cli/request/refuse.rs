@@ -30,7 +30,7 @@ pub(super) fn granted_hosts(network: &Network, traits: &BackendTraits, backend: 
     })
 }
 
-/// Refuses a file of network grants that a command may change: the next run would read what this one wrote.
+/// Refuses a file of network grants that a command may change, because the next run would use the changed file.
 pub(super) fn writable_grant_files(net: &[NetworkArg], granted: &[Grant]) -> Result<(), IsolationError> {
     let places = net.iter().flat_map(|arg| match arg {
         NetworkArg::File(read) => &read.places[..],
@@ -50,7 +50,7 @@ pub(super) fn writable_grant_files(net: &[NetworkArg], granted: &[Grant]) -> Res
     }
 }
 
-/// Rejects the options that restrict a command, for a backend without a boundary: such a backend can enforce none of them.
+/// Rejects the options that restrict a command, for a backend without a boundary, which can enforce none of these options.
 pub(super) fn restrictions(args: &RunArgs, backend: &str) -> Result<(), IsolationError> {
     let no_host_caches = !args.no_host_caches.is_empty();
     let args = &args.boundary;

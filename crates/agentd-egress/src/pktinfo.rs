@@ -1,7 +1,7 @@
-//! Datagrams with the address that they were sent to (`IP_PKTINFO` of `man 7 ip`, `IPV6_PKTINFO` of `man 7 ipv6`).
+//! Datagrams with the address to which they were sent (`IP_PKTINFO` of `man 7 ip`, `IPV6_PKTINFO` of `man 7 ipv6`).
 //!
-//! In a sandbox every address is local, and one socket receives what a program sends to any of them. A client accepts an answer
-//! only from the address that it asked.
+//! In a sandbox every address is local, and one socket receives the datagrams to all addresses. A client accepts an answer only
+//! from the address to which it sent its query.
 
 use rustix::net::{
     AddressFamily,
@@ -24,7 +24,7 @@ pub(crate) struct Datagram {
     pub(crate) to: IpAddr,
 }
 
-/// Room for one control message of either kind.
+/// The space for one control message, of IPv4 or IPv6.
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
@@ -71,7 +71,7 @@ pub(crate) fn send(socket: impl AsFd, bytes: &[u8], to: SocketAddr, from: IpAddr
     let mut control = Control([0; 64]);
     let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut head = message(&mut part, &mut control);
-    // Both live until the call.
+    // Both addresses live until the call.
     let (mut v4, mut v6);
     match to {
         SocketAddr::V4(to) => {
@@ -100,7 +100,7 @@ pub(crate) fn send(socket: impl AsFd, bytes: &[u8], to: SocketAddr, from: IpAddr
     if sent >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Describes a message with one part and room for control messages.
+/// Describes a message with one part and space for control messages.
 fn message(part: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
     // SAFETY: zero bytes are a valid value of this structure of integers and pointers.
     let mut head: libc::msghdr = unsafe { zeroed() };
@@ -111,7 +111,7 @@ fn message(part: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
     head
 }
 
-/// Writes the only control message of `head`, whose room is that of [`Control`].
+/// Writes the only control message of `head`, which has the space of a [`Control`].
 fn put<T>(head: &mut libc::msghdr, level: libc::c_int, kind: libc::c_int, value: T) {
     const { assert!(size_of::<T>() <= 32) };
     let length = libc::c_uint::try_from(size_of::<T>()).unwrap_or(0);
@@ -207,7 +207,7 @@ mod tests {
             let asked: IpAddr = ask.parse().unwrap();
             let to = SocketAddr::new(asked, server.local_addr().unwrap().port());
             let client = UdpSocket::bind((if asked.is_ipv4() { "127.0.0.1" } else { "::1" }, 0)).unwrap();
-            // A connected socket receives only what comes from that address.
+            // A connected socket receives only datagrams from that address.
             client.connect(to).unwrap();
             client.send(b"question").unwrap();
             rustix::io::retry_on_intr(|| {

@@ -1,0 +1,131 @@
+//! The gateway of a running sandbox.
+
+use super::{
+    descriptors::{self, DescriptorShare},
+    ports_of,
+    record::GatewayLog,
+    refused,
+};
+use agentd_core::{Control, ControlError, IsolationError, NetworkLog};
+use agentd_egress::{Gateway, GatewayConfig, GatewaySockets, NetGrants, record::FlowLog};
+use agentd_kernel::gateway::GatewaySocket;
+use std::{
+    collections::BTreeSet,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::MutexGuard;
+
+/// The time in which connections may end by themselves after their programs have ended, because data may still be forwarded.
+const LAST_FLOWS: Duration = Duration::from_secs(2);
+
+/// The maximum number of different ports at which a gateway listens. The gateway continues to listen on a port after its grants
+/// were revoked, because another socket could be bound to the port only after the kernel has forgotten the last connections.
+const MAX_LISTENING: usize = 96;
+
+/// The gateway of one sandbox.
+pub(crate) struct SandboxGateway {
+    running: Mutex<Option<Gateway>>,
+    log: FlowLog,
+    /// The ports at which the gateway listens. Locked during a change of the grants, so that changes happen one after the other.
+    ports: tokio::sync::Mutex<BTreeSet<u16>>,
+    has_v6: bool,
+    _descriptors: DescriptorShare,
+}
+
+impl SandboxGateway {
+    /// Starts a gateway that serves the sockets.
+    ///
+    /// # Errors
+    /// The reason why the gateway does not start. The sockets are then closed.
+    pub(crate) async fn start(sockets: Vec<(GatewaySocket, OwnedFd)>, config: GatewayConfig) -> Result<Self, IsolationError> {
+        let mut taken = GatewaySockets::default();
+        for (purpose, socket) in sockets {
+            match purpose {
+                GatewaySocket::Tcp => &mut taken.tcp,
+                GatewaySocket::DnsTcp => &mut taken.dns_tcp,
+                GatewaySocket::DnsUdp => &mut taken.dns_udp,
+                GatewaySocket::Attempts => &mut taken.attempts,
+            }
+            .push(socket);
+        }
+        let (limits, share) = descriptors::reserve()?;
+        let config = GatewayConfig { limits, ..config };
+        // One socket for each family.
+        let (ports, has_v6) = (ports_of(&config.grants), taken.dns_udp.len() > 1);
+        let failed = |error| ControlError::caused_by(Control::Network, "start the gateway", error);
+        let gateway = Gateway::start(taken, config).await.map_err(failed)?;
+        let log = gateway.log().clone();
+        Ok(Self { running: Mutex::new(Some(gateway)), log, ports: ports.into(), has_v6, _descriptors: share })
+    }
+
+    /// Begins a change of the grants. Before the change is applied, the gateway must listen at the ports that it names.
+    ///
+    /// # Errors
+    /// [`IsolationError::Invalid`] if the gateway would listen at too many ports.
+    pub(crate) async fn begin_change<'a>(&'a self, grants: &'a NetGrants) -> Result<GatewayChange<'a>, IsolationError> {
+        let listening = self.ports.lock().await;
+        let missing: BTreeSet<u16> = ports_of(grants).difference(&listening).copied().collect();
+        let count = listening.len() + missing.len();
+        if count > MAX_LISTENING {
+            return Err(refused(&format!(
+                "{count} different ports have been granted since the processes of the sandbox were started, the maximum is \
+                 {MAX_LISTENING} — end these processes first"
+            )));
+        }
+        Ok(GatewayChange { gateway: self, grants, listening, missing })
+    }
+
+    /// Returns true if the gateway listens at the port, so that no program inside can.
+    pub(crate) async fn listens_at(&self, port: u16) -> bool {
+        self.ports.lock().await.contains(&port)
+    }
+
+    /// Ends all connections, and waits until they are recorded. Connections whose programs have ended may first end by
+    /// themselves, for [`LAST_FLOWS`].
+    pub(crate) async fn stop(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(gateway) = running {
+            gateway.idle(LAST_FLOWS).await;
+            gateway.stop().await;
+        }
+    }
+
+    /// Returns the queue of the flows.
+    pub(crate) fn log(&self) -> Arc<dyn NetworkLog> {
+        Arc::new(GatewayLog(self.log.clone()))
+    }
+}
+
+/// A change of the grants that has begun. Until it is dropped, no other change begins.
+pub(crate) struct GatewayChange<'a> {
+    gateway: &'a SandboxGateway,
+    grants: &'a NetGrants,
+    listening: MutexGuard<'a, BTreeSet<u16>>,
+    missing: BTreeSet<u16>,
+}
+
+impl GatewayChange<'_> {
+    /// Returns the ports and families at which a socket must listen; true stands for IPv6.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = (u16, bool)> + use<'_> {
+        let families: &[bool] = if self.gateway.has_v6 { &[false, true] } else { &[false] };
+        self.missing.iter().flat_map(|port| families.iter().map(|v6| (*port, *v6)))
+    }
+
+    /// Takes over the sockets, and replaces the grants. Ends connections that the new grants do not allow.
+    ///
+    /// # Errors
+    /// The gateway has stopped, or a descriptor is not a listening socket. The old grants then remain.
+    pub(crate) fn apply(mut self, sockets: Vec<OwnedFd>) -> Result<(), IsolationError> {
+        let failed = |error| ControlError::caused_by(Control::Network, "change the grants of the gateway", error);
+        let running = self.gateway.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let gateway = running.as_ref().ok_or_else(|| IsolationError::SandboxGone("destroyed".to_owned()))?;
+        for socket in sockets {
+            gateway.listen(socket).map_err(failed)?;
+        }
+        // A port without a grant is refused like any other destination.
+        self.listening.append(&mut self.missing);
+        Ok(gateway.set_grants(self.grants.clone()).map_err(failed)?)
+    }
+}

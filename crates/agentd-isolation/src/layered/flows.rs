@@ -1,0 +1,244 @@
+//! The record of the flows of one sandbox on disk, in the sandbox's folder for logs. No payload can reach that folder.
+//!
+//! Each flow is a line of JSON. Granted and refused flows are in separate files, so that a flood of refused attempts does not
+//! displace the record of a flow that took place. A full file replaces the older one of its kind, so the size on disk is bounded.
+
+use crate::blocking::blocking;
+use agentd_core::{IsolationError, NetworkFlow, NetworkLog, NetworkVerdict};
+use agentd_log::LogFailure as _;
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Read, Seek, SeekFrom, Write},
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, UNIX_EPOCH},
+};
+
+/// Size in bytes of each of the four files.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Files of granted flows, and of refused ones.
+const KINDS: [&str; 2] = ["flows-granted", "flows-refused"];
+
+/// One flow of a named sandbox. The texts come from the sandbox: escape them before printing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedFlow {
+    /// The time of the attempt, in microseconds since 1970.
+    pub started_us: u64,
+    /// The time until its end, in microseconds.
+    pub lasted_us: u64,
+    /// The name that was meant, if known.
+    pub name: Option<String>,
+    /// The address and port that the program used. `None` if it only asked for the name.
+    pub wanted: Option<SocketAddr>,
+    /// The address outside, if one was connected to.
+    pub connected: Option<SocketAddr>,
+    /// False if a proxy resolved the name, so that the address was not checked.
+    pub address_checked: bool,
+    /// Bytes from the sandbox.
+    pub sent: u64,
+    /// Bytes to the sandbox.
+    pub received: u64,
+    /// True if a grant allows the flow.
+    pub allowed: bool,
+    /// The grant that allows the flow.
+    pub rule: Option<String>,
+    /// The reason why the flow was refused, or ended before both sides closed it.
+    pub reason: Option<String>,
+    /// The grant that would allow the flow, if there is one.
+    pub missing: Option<String>,
+}
+
+/// The recorded flows of a sandbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FlowHistory {
+    /// The flows, in the order of their beginning.
+    pub flows: Vec<RecordedFlow>,
+    /// Flows that were not recorded, because too many came at once.
+    pub dropped: u64,
+    /// Lines that are not complete, as after a power failure.
+    pub damaged: u64,
+}
+
+/// A line of a file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line {
+    Flow(RecordedFlow),
+    Dropped(u64),
+}
+
+impl From<NetworkFlow> for RecordedFlow {
+    fn from(flow: NetworkFlow) -> Self {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let (allowed, rule, reason, missing) = match flow.verdict {
+            NetworkVerdict::Granted { rule, cut } => (true, Some(rule), cut, None),
+            NetworkVerdict::Refused { reason, missing } => (false, None, Some(reason), missing),
+            other => (false, None, Some(format!("{other:?}")), None),
+        };
+        Self {
+            started_us: micros(flow.started.duration_since(UNIX_EPOCH).unwrap_or_default()),
+            lasted_us: micros(flow.lasted),
+            name: flow.name,
+            wanted: flow.wanted,
+            connected: flow.connected,
+            address_checked: flow.address_checked,
+            sent: flow.sent,
+            received: flow.received,
+            allowed,
+            rule,
+            reason,
+            missing,
+        }
+    }
+}
+
+/// Writes the flows of a running sandbox to its folder, until the sandbox has ended.
+pub(super) struct FlowWriter(JoinHandle<()>);
+
+impl FlowWriter {
+    /// Starts to write.
+    ///
+    /// # Errors
+    /// The thread could not be started.
+    pub(super) fn start(log: Arc<dyn NetworkLog>, folder: PathBuf) -> io::Result<Self> {
+        let thread = thread::Builder::new().name("network-log".to_owned()).spawn(move || {
+            let mut files = KINDS.map(|kind| FlowFile { folder: folder.clone(), kind, open: None });
+            let mut keep = |kind: usize, line: Line| {
+                // The flow is lost, and the next one is tried again: the disk may have room then.
+                files[kind].append(&line).or_warn("record a flow", &folder);
+            };
+            while let Some(flow) = log.next(Duration::MAX) {
+                let flow = RecordedFlow::from(flow);
+                keep(usize::from(!flow.allowed), Line::Flow(flow));
+                let dropped = log.take_dropped();
+                if dropped > 0 {
+                    keep(1, Line::Dropped(dropped));
+                }
+            }
+        })?;
+        Ok(Self(thread))
+    }
+
+    /// Waits until the last flow is recorded. The sandbox must have been destroyed.
+    ///
+    /// # Errors
+    /// [`IsolationError::Internal`] if the thread that waits failed.
+    pub(super) async fn finish(self) -> Result<(), IsolationError> {
+        blocking(move || {
+            // A panic of the thread has already been reported by the panic hook.
+            let _ = self.0.join();
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// The files of one kind.
+struct FlowFile {
+    folder: PathBuf,
+    kind: &'static str,
+    /// The current file and its size.
+    open: Option<(File, u64)>,
+}
+
+impl FlowFile {
+    fn append(&mut self, line: &Line) -> io::Result<()> {
+        let mut bytes = serde_json::to_vec(line)?;
+        bytes.push(b'\n');
+        let length = bytes.len() as u64;
+        if self.open.as_ref().is_some_and(|(_, size)| size + length > MAX_FILE) {
+            self.open = None;
+            fs::rename(self.folder.join(self.kind), self.folder.join(older(self.kind)))?;
+        }
+        let (file, size) = match &mut self.open {
+            Some(open) => open,
+            none => none.insert(open_to_append(&self.folder, self.kind)?),
+        };
+        let written = file.write_all(&bytes);
+        *size += length;
+        if written.is_err() {
+            // The next line begins with a check of the end of the file.
+            self.open = None;
+        }
+        written
+    }
+}
+
+fn older(kind: &str) -> String {
+    format!("{kind}.1")
+}
+
+/// Opens the current file of a kind. If its last line is not complete, ends that line.
+fn open_to_append(folder: &Path, kind: &str) -> io::Result<(File, u64)> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut file = File::from(rustix::fs::open(folder.join(kind), flags, Mode::from(0o600))?);
+    let size = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if size > 0 {
+        file.seek(SeekFrom::Start(size - 1))?;
+        file.read_exact(&mut last)?;
+    }
+    if last != [b'\n'] {
+        file.write_all(b"\n")?;
+    }
+    Ok((file, size))
+}
+
+/// Returns the recorded flows of a sandbox, whose folder for logs is `folder`. The sandbox may be running.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn read(folder: &Path) -> io::Result<FlowHistory> {
+    let mut history = FlowHistory::default();
+    for kind in KINDS {
+        // In this order: if the current file becomes the older one meanwhile, it is the same file, and is read once.
+        let current = open_to_read(&folder.join(kind))?;
+        let before = open_to_read(&folder.join(older(kind)))?;
+        let same = |file: &(File, fs::Metadata)| {
+            current.as_ref().is_some_and(|(_, current)| (current.dev(), current.ino()) == (file.1.dev(), file.1.ino()))
+        };
+        for (file, _) in before.filter(|before| !same(before)).into_iter().chain(current) {
+            add(&mut history, file)?;
+        }
+    }
+    history.flows.sort_by_key(|flow| flow.started_us);
+    Ok(history)
+}
+
+fn open_to_read(path: &Path) -> io::Result<Option<(File, fs::Metadata)>> {
+    match File::open(path) {
+        Ok(file) => {
+            let metadata = file.metadata()?;
+            Ok(Some((file, metadata)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn add(history: &mut FlowHistory, file: File) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    file.take(2 * MAX_FILE).read_to_end(&mut bytes)?;
+    for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        match serde_json::from_slice(line) {
+            Ok(Line::Flow(flow)) => history.flows.push(flow),
+            Ok(Line::Dropped(dropped)) => history.dropped = history.dropped.saturating_add(dropped),
+            Err(_) => history.damaged += 1,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "flows_tests.rs"]
+mod tests;

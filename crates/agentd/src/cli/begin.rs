@@ -1,0 +1,122 @@
+//! The begin of a run: selects the backend, and creates the sandbox.
+
+use super::{
+    args::RunArgs,
+    comparison::Comparison,
+    failure::Failure,
+    grants,
+    image::Image,
+    protection::Advice,
+    request::{self, BackendDescription},
+    selection::{self, Selected},
+    stops::Stops,
+};
+use agentd_core::{Command, IsolationBackend, IsolationError, NetworkMode, Sandbox, SandboxSpec};
+use agentd_isolation::egress;
+use std::{path::Path, sync::Arc};
+
+/// A run whose sandbox was created.
+pub(super) struct Begun {
+    pub selected: Selected,
+    pub sandbox: Arc<dyn Sandbox>,
+    pub spec: SandboxSpec,
+    pub command: Command,
+    pub before: Before,
+}
+
+/// What must be known before the command starts.
+pub(super) struct Before {
+    pub advice: Advice,
+    pub compared: Comparison,
+    /// From here on, a signal ends the command first, so that agentd can clean up. Before, a signal ends agentd, and the launcher
+    /// destroys the sandbox.
+    pub stops: Stops,
+}
+
+impl Before {
+    /// Records the state of the protected paths, and installs the handlers of signals.
+    fn record(spec: &SandboxSpec) -> Result<Self, Failure> {
+        let advice = Advice::for_grants(&spec.grants);
+        let compared = Comparison::begin(&spec.grants, spec.limits.wall);
+        Ok(Self { advice, compared, stops: Stops::new()? })
+    }
+}
+
+/// Selects the backend of a run, and creates the sandbox. Returns the signal that ended this instead, if one did.
+///
+/// If a certain backend on the host's kernel is expected, the sandbox is created in it at once. Meanwhile, the selection reads
+/// the proof of the backend, or probes it, and the state of the protected paths is recorded. No command starts in the sandbox
+/// before the selection has confirmed the backend (decision 0090).
+pub(super) async fn begin(args: &RunArgs, work_root: &Path, image: Option<&Image>) -> Result<Result<Begun, i32>, Failure> {
+    let Some(expected) = selection::expected(args, work_root) else {
+        let selected = selection::of_run(args, work_root).await?;
+        let (spec, command) = request(args, &*selected.backend, image)?;
+        let before = Before::record(&spec)?;
+        let made = selected.backend.create_sandbox(spec.clone()).await;
+        return confirm(args, work_root, image, made, (selected, spec, command, before)).await;
+    };
+    let (spec, command) = request(args, &*expected, image)?;
+    let select = async {
+        let selected = selection::of_run(args, work_root).await?;
+        Ok::<_, Failure>((selected, Before::record(&spec)?))
+    };
+    // Sends the plan to the launcher before it begins to select.
+    let (made, selected) = tokio::join!(expected.create_sandbox(spec.clone()), select);
+    let (selected, before) = selected?;
+    if selected.backend.name() == expected.name() {
+        return confirm(args, work_root, image, made, (selected, spec, command, before)).await;
+    }
+    if let Ok(unused) = made {
+        unused.destroy().await?;
+    }
+    again(args, image, selected, &spec, before.stops).await
+}
+
+/// Returns the run if its sandbox was created. If the proof of the backend is outdated, selects a backend and creates a sandbox
+/// once more.
+async fn confirm(
+    args: &RunArgs,
+    work_root: &Path,
+    image: Option<&Image>,
+    made: Result<Arc<dyn Sandbox>, IsolationError>,
+    (selected, spec, command, before): (Selected, SandboxSpec, Command, Before),
+) -> Result<Result<Begun, i32>, Failure> {
+    match made {
+        Ok(sandbox) => Ok(Ok(Begun { selected, sandbox, spec, command, before })),
+        Err(error) if selected.is_outdated_by(&error) => {
+            selected.forget();
+            let selected = selection::of_run(args, work_root).await?;
+            again(args, image, selected, &spec, before.stops).await
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Creates the sandbox of a run whose first sandbox was not created or not used. The grants are the objects that were granted
+/// for the first one.
+async fn again(
+    args: &RunArgs,
+    image: Option<&Image>,
+    selected: Selected,
+    earlier: &SandboxSpec,
+    mut stops: Stops,
+) -> Result<Result<Begun, i32>, Failure> {
+    let (mut spec, command) = request(args, &*selected.backend, image)?;
+    grants::keep_objects(&earlier.grants, &mut spec.grants);
+    let advice = Advice::for_grants(&spec.grants);
+    let compared = match Comparison::begin_until(&spec.grants, spec.limits.wall, &mut stops).await? {
+        Ok(compared) => compared,
+        Err(stop) => return Ok(Err(stop)),
+    };
+    let sandbox = selected.backend.create_sandbox(spec.clone()).await?;
+    Ok(Ok(Begun { selected, sandbox, spec, command, before: Before { advice, compared, stops } }))
+}
+
+/// Returns the sandbox and the command that a run requests from `backend`.
+fn request(args: &RunArgs, backend: &dyn IsolationBackend, image: Option<&Image>) -> Result<(SandboxSpec, Command), Failure> {
+    let (spec, command) = request::request(args, &BackendDescription::new(backend), image)?;
+    if spec.network.mode() == NetworkMode::Egress {
+        egress::raise_descriptor_limit()?;
+    }
+    Ok((spec, command))
+}
