@@ -54,8 +54,8 @@ fn proof(text: &str, head: usize) -> (Vec<Hash>, &str) {
 fn independent_verifier_accepts_log_checkpoint_and_proofs() {
     let place = tempfile::tempdir().unwrap();
     let records = Records::at(&place.path().join("records"));
+    let log = records.open_log().unwrap();
     let keys = records.keys().unwrap();
-    let log = records.open_log(&keys).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let label = |text: String| Label::try_from(text).unwrap();
     let mut earlier = String::new();

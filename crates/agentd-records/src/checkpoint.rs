@@ -3,7 +3,7 @@
 use crate::merkle::Hash;
 use std::{fmt, str::FromStr};
 
-/// The state of a log that a signature vouches for.
+/// The signed state of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The unique name of the log.
@@ -14,10 +14,10 @@ pub struct Checkpoint {
     pub root: Hash,
 }
 
-/// A text is no checkpoint.
+/// The text is not a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a checkpoint: expected three lines with origin, size and root")]
-pub struct NoCheckpoint;
+pub struct InvalidCheckpoint;
 
 impl fmt::Display for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -25,19 +25,19 @@ impl fmt::Display for Checkpoint {
     }
 }
 
-/// Parses the only form. Extension lines are refused, because agentd's logs have none.
+/// Parses the one text form of a checkpoint. Extension lines are refused, because agentd's logs have none.
 impl FromStr for Checkpoint {
-    type Err = NoCheckpoint;
+    type Err = InvalidCheckpoint;
 
-    fn from_str(text: &str) -> Result<Self, NoCheckpoint> {
+    fn from_str(text: &str) -> Result<Self, InvalidCheckpoint> {
         let lines: Vec<_> = text.split('\n').collect();
-        let [origin, size, root, ""] = lines[..] else { return Err(NoCheckpoint) };
+        let [origin, size, root, ""] = lines[..] else { return Err(InvalidCheckpoint) };
         let parsed = Self {
             origin: origin.to_owned(),
-            size: size.parse().map_err(|_| NoCheckpoint)?,
-            root: Hash::parse(root).ok_or(NoCheckpoint)?,
+            size: size.parse().map_err(|_| InvalidCheckpoint)?,
+            root: Hash::parse(root).ok_or(InvalidCheckpoint)?,
         };
-        if !origin.is_empty() && parsed.to_string() == text { Ok(parsed) } else { Err(NoCheckpoint) }
+        if !origin.is_empty() && parsed.to_string() == text { Ok(parsed) } else { Err(InvalidCheckpoint) }
     }
 }
 
@@ -59,7 +59,7 @@ mod tests {
             good.replace("20852163", "18446744073709551616"),
             String::new(),
         ] {
-            assert_eq!(bad.parse::<Checkpoint>(), Err(NoCheckpoint), "{bad:?}");
+            assert_eq!(bad.parse::<Checkpoint>(), Err(InvalidCheckpoint), "{bad:?}");
         }
     }
 }

@@ -1,12 +1,12 @@
-//! The digest that stands for content in a record.
+//! Digests of content that a record does not contain.
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 
-/// The SHA-256 digest of content that a record does not copy: parameters, files, output. A digest proves which content it was. It
-/// hides content only if the content cannot be guessed, so nothing computes one of a secret alone.
+/// The SHA-256 digest of content that a record does not contain: parameters, files, output. A digest identifies the content. It
+/// hides the content only if nobody can guess it, so agentd computes no digest of a secret alone.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct ContentDigest([u8; 32]);
@@ -40,13 +40,13 @@ impl From<ContentDigest> for String {
 /// The text is not 64 lower-case hexadecimal digits.
 #[derive(Debug, thiserror::Error)]
 #[error("a SHA-256 digest has 64 lower-case hexadecimal digits")]
-pub struct NoDigest;
+pub struct InvalidDigest;
 
 impl TryFrom<String> for ContentDigest {
-    type Error = NoDigest;
+    type Error = InvalidDigest;
 
-    fn try_from(text: String) -> Result<Self, NoDigest> {
-        HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok()).map(Self).ok_or(NoDigest)
+    fn try_from(text: String) -> Result<Self, InvalidDigest> {
+        HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok()).map(Self).ok_or(InvalidDigest)
     }
 }
 

@@ -1,5 +1,5 @@
-//! JSON without ambiguity. Text that agentd signs is in the canonical form of RFC 8785 (JCS), with integers only: the same value
-//! always has the same bytes. Text that agentd reads has each key of an object once.
+//! JSON with one form for each value. Text that agentd signs is in the canonical form of RFC 8785 (JCS), with integers only: the
+//! same value always has the same bytes. Text that agentd reads has each key of an object once.
 
 use serde::{
     Deserialize, Serialize,
@@ -15,7 +15,7 @@ pub const MAX_INTEGER: u64 = (1 << 53) - 1;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JsonError {
-    /// The text is no JSON, has a key twice, or lacks or exceeds what is expected.
+    /// The text is not JSON, has a key twice, or does not have the expected members.
     #[error("{0}")]
     Parse(#[from] serde_json::Error),
     /// A number has no canonical form here.
@@ -176,8 +176,10 @@ mod tests {
 
     #[test]
     fn numbers_without_one_exact_form_are_refused() {
-        for number in ["1.0", "1e2", "-0.5", "9007199254740992", "-9007199254740992", "18446744073709551616"] {
-            assert!(form(number).unwrap_err().contains("is not an integer"), "{number}");
+        for number in ["1.0", "1e2", "1E400", "-0.5", "-0", "9007199254740992", "-9007199254740992", "18446744073709551616"] {
+            let refused = form(number).unwrap_err();
+            assert!(refused.contains("is not an integer") || refused.contains("out of range"), "{number}: {refused}");
+            assert!(parse_canonical::<Value>(number.as_bytes()).is_err(), "{number}");
         }
     }
 

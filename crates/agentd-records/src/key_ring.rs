@@ -2,14 +2,14 @@
 
 use crate::{
     note::{KeyId, NoteError, VerifierKey},
-    time::{NoTimestamp, Timestamp},
+    time::{InvalidTimestamp, Timestamp},
 };
 use std::fmt;
 
 /// The longest file of public keys in bytes.
 pub const MAX_RING: usize = 64 << 10;
 
-/// A public key and its time.
+/// A public key, and the period in which it signs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey {
     /// The key.
@@ -20,30 +20,30 @@ pub struct PublicKey {
     pub until: Option<Timestamp>,
 }
 
-/// Public keys. The text form has one line for each key: the key, the time since which it signs, and the time at which it was
-/// replaced. Lines that begin with `#` and empty lines are ignored.
+/// Public keys. The text form has one line for each key: the key, the time of its first use, and the time of its replacement.
+/// Lines that begin with `#` and empty lines are ignored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyRing(Vec<PublicKey>);
 
-/// The reason why a text is no list of public keys.
+/// The reason why a text is not a list of public keys.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RingError {
-    /// The text has no key.
+    /// The text contains no key.
     #[error("the file has no key")]
     Empty,
     /// The text is too long.
     #[error("the file is longer than 64 KiB")]
     TooLong,
-    /// A line has another form.
-    #[error("line {0}: expected a key, the time since which it signs, and the time at which it was replaced, if it was")]
+    /// A line does not have the form of a key with its times.
+    #[error("line {0}: expected a key, the time of its first use, and, for a replaced key, the time of its replacement")]
     Line(usize),
-    /// A key is wrong.
+    /// A key is invalid.
     #[error("line {0}: {1}")]
     Key(usize, NoteError),
-    /// A time is wrong.
+    /// A time is invalid.
     #[error("line {0}: {1}")]
-    Time(usize, NoTimestamp),
+    Time(usize, InvalidTimestamp),
     /// Two keys have the same identifier.
     #[error("the key {0} occurs twice")]
     Twice(KeyId),
@@ -55,8 +55,8 @@ pub enum RingError {
 /// The reason why a key cannot have signed at a time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum NotValid {
-    /// The time is before the key.
+pub enum KeyNotInUse {
+    /// The time is before the first use of the key.
     #[error("the key {key} signs only since {from}")]
     Early {
         /// The key.
@@ -64,7 +64,7 @@ pub enum NotValid {
         /// The time since which it signs.
         from: Timestamp,
     },
-    /// The key was replaced before.
+    /// The key was replaced before this time.
     #[error("the key {key} was replaced at {until}")]
     Retired {
         /// The key.
@@ -149,12 +149,12 @@ impl PublicKey {
     /// Checks that the key signed at `time`.
     ///
     /// # Errors
-    /// [`NotValid`].
-    pub fn check_at(&self, time: Timestamp) -> Result<(), NotValid> {
+    /// [`KeyNotInUse`].
+    pub fn check_at(&self, time: Timestamp) -> Result<(), KeyNotInUse> {
         let key = self.verifier.key_id().clone();
         match self.until {
-            _ if time < self.from => Err(NotValid::Early { key, from: self.from }),
-            Some(until) if time > until => Err(NotValid::Retired { key, until }),
+            _ if time < self.from => Err(KeyNotInUse::Early { key, from: self.from }),
+            Some(until) if time > until => Err(KeyNotInUse::Retired { key, until }),
             _ => Ok(()),
         }
     }
@@ -200,7 +200,7 @@ mod tests {
         let ring = KeyRing::parse(line(1, &format!("{FROM} {UNTIL}")).as_bytes()).unwrap();
         let check = |time: &str| ring.keys()[0].check_at(time.parse().unwrap());
         assert_eq!((check(FROM), check(UNTIL)), (Ok(()), Ok(())));
-        assert!(matches!(check("2025-12-31T23:59:59.999999Z"), Err(NotValid::Early { .. })));
-        assert!(matches!(check("2026-02-01T00:00:00.000001Z"), Err(NotValid::Retired { .. })));
+        assert!(matches!(check("2025-12-31T23:59:59.999999Z"), Err(KeyNotInUse::Early { .. })));
+        assert!(matches!(check("2026-02-01T00:00:00.000001Z"), Err(KeyNotInUse::Retired { .. })));
     }
 }

@@ -1,7 +1,7 @@
 //! The key that signs records, and the public keys of this installation.
 //!
-//! The key is made at the first start. A rotation makes another one, deletes the old private key, and keeps the old public key
-//! with the time of its retirement, so that older records stay verifiable.
+//! The first use makes the key. A rotation makes another key, deletes the old private key, and keeps the old public key with the
+//! time of its replacement, so that older records can still be verified.
 
 use crate::{
     key_ring::{KeyRing, PublicKey, RingError},
@@ -35,7 +35,7 @@ pub enum KeyError {
     /// A file operation failed.
     #[error("signing keys: {0}")]
     Disk(#[from] DiskError),
-    /// Others may access the folder of the keys.
+    /// Other users may access the folder of the keys.
     #[error("signing keys: {path:?}: {source}")]
     Folder {
         /// The folder.
@@ -43,9 +43,9 @@ pub enum KeyError {
         /// The cause.
         source: NotPrivate,
     },
-    /// Others can read a private key.
+    /// Other users can read or replace a private key.
     #[error(
-        "signing keys: {0:?} belongs to another user or is accessible to others — run `agentd key rotate`, because others may know it"
+        "signing keys: {0:?} belongs to another user, or other users can access it — run `agentd key rotate`, because they may know the key"
     )]
     Exposed(PathBuf),
     /// A private key is missing or damaged.
@@ -79,7 +79,7 @@ pub struct Keys {
     pub signer: Arc<Signer>,
 }
 
-/// A key that was made and stored, and is not in use yet.
+/// A stored key that is not in use yet.
 pub(crate) struct NewKey {
     pub signer: Arc<Signer>,
     /// The public keys once the key is in use.
@@ -124,7 +124,7 @@ impl KeyFolder {
         self.make(Some(read_ring(&self.path)?))
     }
 
-    /// Begins to use a key. The private key before it is removed.
+    /// Begins to use a key, and removes the previous private key.
     ///
     /// # Errors
     /// [`KeyError::Disk`].

@@ -1,5 +1,5 @@
-//! The leaves of the audit log. A leaf is one event as canonical JSON. It has names and digests, and no parameters, contents or
-//! secrets.
+//! The leaves of the audit log. A leaf is one event as canonical JSON. It contains names and digests, and no parameters, file
+//! contents or secrets.
 
 use crate::{
     digest::ContentDigest,
@@ -22,24 +22,24 @@ const MAX_LABEL: usize = 512;
 #[serde(into = "String", try_from = "String")]
 pub struct Label(String);
 
-/// A text is no label.
+/// The text is not a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a label has 1 to 512 bytes and no control characters")]
-pub struct NoLabel;
+pub struct InvalidLabel;
 
 impl TryFrom<String> for Label {
-    type Error = NoLabel;
+    type Error = InvalidLabel;
 
-    fn try_from(text: String) -> Result<Self, NoLabel> {
+    fn try_from(text: String) -> Result<Self, InvalidLabel> {
         let good = !text.is_empty() && text.len() <= MAX_LABEL && !text.contains(char::is_control);
-        if good { Ok(Self(text)) } else { Err(NoLabel) }
+        if good { Ok(Self(text)) } else { Err(InvalidLabel) }
     }
 }
 
 impl TryFrom<&str> for Label {
-    type Error = NoLabel;
+    type Error = InvalidLabel;
 
-    fn try_from(text: &str) -> Result<Self, NoLabel> {
+    fn try_from(text: &str) -> Result<Self, InvalidLabel> {
         text.to_owned().try_into()
     }
 }
@@ -76,13 +76,13 @@ pub enum AuditEvent {
     Intent {
         /// The identifier of the intent.
         id: Label,
-        /// Who requests.
+        /// The user or service that requests.
         principal: Label,
         /// The transport through which the request came.
         source: Label,
         /// The capability.
         capability: Label,
-        /// The digest of the whole intent, which contains a random number.
+        /// The digest of the whole intent. The intent contains a random number.
         intent: ContentDigest,
         /// The digest of the idempotency key.
         idempotency_key: Option<ContentDigest>,
@@ -91,7 +91,7 @@ pub enum AuditEvent {
     Decision {
         /// The identifier of the intent.
         id: Label,
-        /// The digest of the intent that was decided about.
+        /// The digest of the intent.
         intent: ContentDigest,
         /// True if the intent may be executed.
         allowed: bool,
@@ -117,20 +117,20 @@ pub enum AuditEvent {
         /// The digest of the receipt.
         receipt: Option<ContentDigest>,
     },
-    /// Somebody decides about an intent that waits for an approval.
+    /// A user approves or rejects an intent that waits for an approval.
     Approval {
         /// The identifier of the intent.
         id: Label,
         /// The digest of the intent that was shown to the approver.
         intent: ContentDigest,
-        /// Who decides.
+        /// The user who decides.
         approver: Label,
         /// True if the intent is approved.
         approved: bool,
     },
     /// A set of policies was replaced.
     PolicyChange {
-        /// Who replaced the set.
+        /// The user who replaced the set.
         principal: Label,
         /// The name of the set.
         set: Label,
@@ -141,7 +141,7 @@ pub enum AuditEvent {
     },
     /// An administrator changes agentd itself.
     Administrative {
-        /// Who acts.
+        /// The user who acts.
         principal: Label,
         /// The act, such as `key-rotated`.
         act: Label,
@@ -154,7 +154,7 @@ pub enum AuditEvent {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LeafError {
-    /// The leaf is no canonical JSON of this form.
+    /// The leaf is not canonical JSON, or has other members.
     #[error("leaf: {0}")]
     Json(#[from] JsonError),
     /// The leaf has a version that this program does not know.

@@ -18,17 +18,17 @@ const ED25519_TYPE: u8 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoteError {
-    /// The text is no signed note.
+    /// The text is not a signed note.
     #[error("not a signed note: {0}")]
     Note(&'static str),
-    /// The text is no public key.
+    /// The text is not a public key.
     #[error("not a public key: {0}")]
     Key(&'static str),
-    /// The signature of a known key is wrong.
-    #[error("the signature of the key {0} is wrong: the text was changed after it was signed")]
+    /// The signature of a known key is invalid.
+    #[error("the signature of the key {0} is invalid: the text was changed after it was signed")]
     Signature(String),
-    /// No key that is known has signed the note.
-    #[error("no known key has signed this text; it names {0}")]
+    /// No known key has signed the note.
+    #[error("no known key has signed this text; its signatures name {0}")]
     Unknown(String),
 }
 
@@ -94,7 +94,7 @@ impl FromStr for VerifierKey {
         let (_, key) = rest.split_once('+').ok_or(FORM)?;
         let bytes = BASE64.decode(key.as_bytes()).map_err(|_| NoteError::Key("the key is not base64"))?;
         let Some((&ED25519_TYPE, public)) = bytes.split_first() else {
-            return Err(NoteError::Key("the key is none of Ed25519"));
+            return Err(NoteError::Key("the key is not an Ed25519 key"));
         };
         let public = public.try_into().map_err(|_| NoteError::Key("a key of Ed25519 has 32 bytes"))?;
         let parsed = Self::new(name, public)?;
@@ -141,7 +141,7 @@ impl fmt::Debug for Signer {
 /// A signature line of a note.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoteSignature {
-    /// The key that is said to have signed.
+    /// The key that the line names.
     pub key_id: KeyId,
     /// The signature.
     pub signature: Vec<u8>,
@@ -194,7 +194,7 @@ impl SignedNote {
         Ok(Self { text: text.to_owned(), signatures })
     }
 
-    /// Returns the text if a known key has signed it, and no signature of a known key is wrong.
+    /// Returns the text if a known key has signed it, and no signature of a known key is invalid.
     ///
     /// # Errors
     /// [`NoteError::Signature`] or [`NoteError::Unknown`].
@@ -215,7 +215,7 @@ impl SignedNote {
     }
 }
 
-/// Prints the note in its only form.
+/// Prints the one text form of the note.
 impl fmt::Display for SignedNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.text)?;

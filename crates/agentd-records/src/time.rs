@@ -29,11 +29,6 @@ impl Timestamp {
     pub fn plus_seconds(self, seconds: u64) -> Self {
         Self(self.0.saturating_add(seconds.saturating_mul(SECOND)).min(MAX))
     }
-
-    /// Returns the time from `earlier` to this time in microseconds; 0 if `earlier` is later.
-    pub fn micros_since(self, earlier: Self) -> u64 {
-        self.0.saturating_sub(earlier.0)
-    }
 }
 
 /// A clock before 1970 counts as 1970.
@@ -59,15 +54,15 @@ impl From<Timestamp> for String {
     }
 }
 
-/// The text is no time in the form of [`Timestamp`].
+/// The text is not a time in the form of [`Timestamp`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a time has the form 2026-01-31T23:59:59.000000Z")]
-pub struct NoTimestamp;
+pub struct InvalidTimestamp;
 
 impl FromStr for Timestamp {
-    type Err = NoTimestamp;
+    type Err = InvalidTimestamp;
 
-    fn from_str(text: &str) -> Result<Self, NoTimestamp> {
+    fn from_str(text: &str) -> Result<Self, InvalidTimestamp> {
         let number = |from: usize, to: usize| -> Option<u64> {
             let digits = text.get(from..to)?;
             digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())?
@@ -81,14 +76,14 @@ impl FromStr for Timestamp {
             Some(Self(seconds.checked_mul(SECOND)?.checked_add(number(20, 26)?)?))
         };
         // Only the text of an existing date, and with these separators, is the text of its time.
-        parse().filter(|time| time.to_string() == text).ok_or(NoTimestamp)
+        parse().filter(|time| time.to_string() == text).ok_or(InvalidTimestamp)
     }
 }
 
 impl TryFrom<String> for Timestamp {
-    type Error = NoTimestamp;
+    type Error = InvalidTimestamp;
 
-    fn try_from(text: String) -> Result<Self, NoTimestamp> {
+    fn try_from(text: String) -> Result<Self, InvalidTimestamp> {
         text.parse()
     }
 }
@@ -167,7 +162,7 @@ mod tests {
             "+026-01-01T00:00:00.000000Z",
             "2026-01-01T00:00:00.000000Z ",
         ] {
-            assert_eq!(text.parse::<Timestamp>(), Err(NoTimestamp), "{text}");
+            assert_eq!(text.parse::<Timestamp>(), Err(InvalidTimestamp), "{text}");
         }
     }
 

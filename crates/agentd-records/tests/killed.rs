@@ -25,7 +25,7 @@ fn leaf(text: &str) -> Leaf {
 /// Appends without end, from several tasks. Prints the index and the text of each acknowledged leaf.
 fn append(folder: &Path) {
     let records = Records::at(folder);
-    let log = Arc::new(records.open_log(&records.keys().unwrap()).unwrap());
+    let log = Arc::new(records.open_log().unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let tasks = (0..8).map(|task| {
         let log = log.clone();

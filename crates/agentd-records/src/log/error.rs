@@ -1,6 +1,6 @@
 //! Errors of the audit log.
 
-use crate::{checkpoint::NoCheckpoint, leaf::LeafError, note::NoteError, tile::TileError};
+use crate::{checkpoint::InvalidCheckpoint, leaf::LeafError, note::NoteError, tile::TileError};
 use agentd_disk::{DiskError, NotPrivate};
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ pub enum LogError {
     /// A file operation failed.
     #[error("audit log: {0}")]
     Disk(#[from] DiskError),
-    /// Others may access the folder.
+    /// Other users may access the folder.
     #[error("audit log: {path:?}: {source}")]
     Folder {
         /// The folder.
@@ -20,15 +20,15 @@ pub enum LogError {
         source: NotPrivate,
     },
     /// Another process writes the log.
-    #[error("audit log: {0:?}: another process writes this log — wait until it has ended")]
+    #[error("audit log: {0:?}: another process has opened this log to write — wait until the process has ended")]
     Busy(PathBuf),
     /// There is no log.
-    #[error("audit log: {0:?} does not exist: nothing was recorded on this machine")]
+    #[error("audit log: {0:?} does not exist: nothing was recorded — record a run with `agentd run --receipt FILE`")]
     None(PathBuf),
     /// A file of the log is missing or too short.
     #[error("audit log: {0:?} is missing or too short — restore the log from a backup")]
     Missing(PathBuf),
-    /// A file of the log has contents that no log has.
+    /// A file of the log is malformed.
     #[error("audit log: {path:?}: {source} — restore the log from a backup")]
     File {
         /// The file.
@@ -39,14 +39,16 @@ pub enum LogError {
     /// The checkpoint is not signed, or signed by another key.
     #[error("audit log: checkpoint: {0} — restore the log from a backup")]
     Note(#[from] NoteError),
-    /// The checkpoint has another form.
+    /// The checkpoint is malformed.
     #[error("audit log: {0} — restore the log from a backup")]
-    Checkpoint(#[from] NoCheckpoint),
+    Checkpoint(#[from] InvalidCheckpoint),
     /// The checkpoint is that of another log.
     #[error("audit log: the checkpoint is that of the log {0} — restore the log from a backup")]
     Origin(String),
-    /// The leaves are not those of the checkpoint.
-    #[error("audit log: the last leaves are not those of the checkpoint — `agentd audit verify` shows more; restore a backup")]
+    /// The checkpoint was signed for other leaves.
+    #[error(
+        "audit log: the checkpoint was signed for other leaves — run `agentd audit verify` for details, and restore a backup"
+    )]
     Root,
     /// A leaf cannot be recorded.
     #[error("audit log: {0}")]
@@ -59,7 +61,7 @@ pub enum LogError {
         /// The size of the log.
         size: u64,
     },
-    /// The log could not be written. Nothing more is accepted, because the state on disk is unknown until the log is opened
+    /// The log could not be written. No further leaf is accepted, because the state on disk is unknown until the log is opened
     /// again.
     #[error("audit log: the leaf was not recorded: {0} — remove the cause, then restart agentd")]
     Unwritten(String),

@@ -8,11 +8,11 @@ mod verify;
 pub(crate) mod writer;
 
 pub use error::LogError;
-pub use prove::{ConsistencyProof, InclusionProof, NoProof, prove_consistency, prove_inclusion};
+pub use prove::{ConsistencyProof, InclusionProof, InvalidProof, prove_consistency, prove_inclusion};
 pub use read::LogReader;
 pub use verify::{Alteration, Verified, VerifyError, verify};
 
-use crate::leaf::Leaf;
+use crate::{keys::Keys, leaf::Leaf};
 use agentd_log::LogFailure as _;
 use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +33,7 @@ struct Waiting {
 
 /// The audit log, opened for writing. A thread commits the leaves that have arrived since its last commit, all at once.
 pub struct AuditLog {
+    keys: Keys,
     /// `None` only while the log is being dropped.
     queue: Option<mpsc::Sender<Waiting>>,
     thread: Option<JoinHandle<()>>,
@@ -43,11 +44,16 @@ impl AuditLog {
     ///
     /// # Errors
     /// [`LogError::Unwritten`] if the thread cannot be started.
-    pub(crate) fn start(writer: Writer) -> Result<Self, LogError> {
+    pub(crate) fn start(writer: Writer, keys: Keys) -> Result<Self, LogError> {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("audit log".to_owned()).spawn(move || write(writer, waiting));
         let thread = thread.map_err(|error| LogError::Unwritten(format!("start a thread: {error}")))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self { keys, queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// Returns the keys that sign the log.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// Records a leaf. Returns the index of the leaf, when the leaf is durable. If the caller stops waiting, the leaf may

@@ -38,10 +38,10 @@ pub struct ConsistencyProof {
     pub checkpoint: SignedNote,
 }
 
-/// A text is no proof.
+/// The text is not a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a proof: expected the number of a leaf or of a size, hashes, an empty line and a checkpoint")]
-pub struct NoProof;
+pub struct InvalidProof;
 
 /// Proves that the log contains the leaf `index` at this checkpoint, which was verified. Returns the proof and the leaf.
 ///
@@ -98,30 +98,30 @@ fn write_rest(f: &mut fmt::Formatter<'_>, path: &[Hash], checkpoint: &SignedNote
 }
 
 impl FromStr for InclusionProof {
-    type Err = NoProof;
+    type Err = InvalidProof;
 
-    fn from_str(text: &str) -> Result<Self, NoProof> {
-        let rest = text.strip_prefix(INCLUSION).and_then(|rest| rest.strip_prefix("\nindex ")).ok_or(NoProof)?;
+    fn from_str(text: &str) -> Result<Self, InvalidProof> {
+        let rest = text.strip_prefix(INCLUSION).and_then(|rest| rest.strip_prefix("\nindex ")).ok_or(InvalidProof)?;
         let (index, path, checkpoint) = parse_rest(rest)?;
         Ok(Self { index, path, checkpoint })
     }
 }
 
 impl FromStr for ConsistencyProof {
-    type Err = NoProof;
+    type Err = InvalidProof;
 
-    fn from_str(text: &str) -> Result<Self, NoProof> {
-        let (old, path, checkpoint) = parse_rest(text.strip_prefix("old ").ok_or(NoProof)?)?;
+    fn from_str(text: &str) -> Result<Self, InvalidProof> {
+        let (old, path, checkpoint) = parse_rest(text.strip_prefix("old ").ok_or(InvalidProof)?)?;
         Ok(Self { old, path, checkpoint })
     }
 }
 
-fn parse_rest(text: &str) -> Result<(u64, Vec<Hash>, SignedNote), NoProof> {
-    let (head, note) = text.split_once("\n\n").ok_or(NoProof)?;
+fn parse_rest(text: &str) -> Result<(u64, Vec<Hash>, SignedNote), InvalidProof> {
+    let (head, note) = text.split_once("\n\n").ok_or(InvalidProof)?;
     let mut lines = head.split('\n');
     let first = lines.next().unwrap_or_default();
-    let number: u64 = first.parse().map_err(|_| NoProof)?;
-    let path = lines.map(|line| Hash::parse(line).ok_or(NoProof)).collect::<Result<Vec<_>, _>>()?;
-    let note = SignedNote::parse(note.as_bytes()).map_err(|_| NoProof)?;
-    if number.to_string() == first && path.len() <= MAX_HASHES { Ok((number, path, note)) } else { Err(NoProof) }
+    let number: u64 = first.parse().map_err(|_| InvalidProof)?;
+    let path = lines.map(|line| Hash::parse(line).ok_or(InvalidProof)).collect::<Result<Vec<_>, _>>()?;
+    let note = SignedNote::parse(note.as_bytes()).map_err(|_| InvalidProof)?;
+    if number.to_string() == first && path.len() <= MAX_HASHES { Ok((number, path, note)) } else { Err(InvalidProof) }
 }

@@ -1,4 +1,4 @@
-//! Reads the files of a log, also while another process writes them.
+//! Reads the files of a log, even while another process writes them.
 
 use super::error::LogError;
 use crate::{
@@ -18,7 +18,7 @@ use std::{
 /// The name of the file of the checkpoint.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 
-/// Reads a log. Nothing that is read here was verified.
+/// Reads a log, without verifying it.
 #[derive(Debug, Clone)]
 pub struct LogReader {
     root: PathBuf,

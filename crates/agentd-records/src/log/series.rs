@@ -10,6 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The name of a file that is written before it replaces the last file.
+const DRAFT: &str = "draft";
+
 /// Whether the last file is flushed with each commit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flush {
@@ -25,7 +28,7 @@ pub(super) struct Series {
     flush: Flush,
     /// The number of items, among them those that are not written yet.
     count: u64,
-    /// The items that are not written yet. They belong to one file.
+    /// The items that are not written yet. All of them belong to one file.
     unwritten: Vec<u8>,
     last: Option<LastFile>,
 }
@@ -104,7 +107,7 @@ impl Series {
         remove_folder(&folder)?;
         make_folders(&self.root, &folder)?;
         let path = folder.join(width.to_string());
-        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path).during("create", &path)?;
+        let file = create_file(&path)?;
         flush_directory(&folder)?;
         Ok(LastFile { file, path })
     }
@@ -120,14 +123,11 @@ impl Series {
                 file.set_len(items.len() as u64).during("truncate", path)?;
                 LastFile { file, path: path.to_path_buf() }
             }
-            // Any contents on disk may be those of a power failure.
+            // Any contents on disk may be those of a power failure. A reader finds the previous file until the new one replaces it.
             Flush::WhenFull => {
-                remove_file(&self.root.join(self.kind.full(index)))?;
-                remove_folder(&folder)?;
-                make_folders(&self.root, &folder)?;
-                let path = folder.join(width.to_string());
-                let mut file =
-                    OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path).during("create", &path)?;
+                let path = folder.join(DRAFT);
+                remove_file(&path)?;
+                let mut file = create_file(&path)?;
                 file.write_all(items).during("write", &path)?;
                 LastFile { file, path }
             }
@@ -139,6 +139,7 @@ impl Series {
         for other in agentd_disk::entries(&folder)?.into_iter().filter(|other| *other != last.path) {
             remove_file(&other)?;
         }
+        remove_file(&self.root.join(self.kind.full(index)))?;
         flush_directory(&folder)?;
         flush_parent(&folder)?;
         self.last = Some(last);
@@ -173,6 +174,10 @@ fn make_folders(root: &Path, folder: &Path) -> Result<(), DiskError> {
         }
     }
     Ok(())
+}
+
+fn create_file(path: &Path) -> Result<File, DiskError> {
+    OpenOptions::new().append(true).create_new(true).mode(0o600).open(path).during("create", path)
 }
 
 fn flush_parent(path: &Path) -> Result<(), DiskError> {

@@ -29,6 +29,10 @@ fn ring() -> KeyRing {
     KeyRing::parse(format!("{} 2026-01-01T00:00:00.000000Z\n", signer().verifier()).as_bytes()).unwrap()
 }
 
+fn keys() -> Keys {
+    Keys { ring: ring(), signer: signer() }
+}
+
 fn leaf(number: u64) -> Vec<u8> {
     let event =
         AuditEvent::Administrative { principal: label("uid:0"), act: label(&format!("act {number}")), details: [].into() };
@@ -303,6 +307,11 @@ fn removed_and_replaced_leaves_are_found_with_a_kept_checkpoint() {
     assert!(matches!(verify(&older), Err(VerifyError::Altered(Alteration::Rewritten(400)))));
     grow(&older, 500);
     assert!(matches!(verify(&older), Err(VerifyError::Altered(Alteration::Rewritten(400)))));
+    // Without the key, an attacker deletes the log, and agentd begins another one.
+    let deleted = place.path().join("deleted");
+    grow(&deleted, 1);
+    assert!(checked(&deleted).is_ok());
+    assert!(matches!(verify(&deleted), Err(VerifyError::Altered(Alteration::Truncated { size: 1, kept: 400 }))));
     for bad in ["", &kept[1..], &kept.replace("400", "399")] {
         let refused = super::verify(&LogReader::new(&root), &ring(), Some(bad.as_bytes()));
         assert!(matches!(refused, Err(VerifyError::Kept(_))), "{bad}");
@@ -313,7 +322,7 @@ fn removed_and_replaced_leaves_are_found_with_a_kept_checkpoint() {
 async fn concurrent_appends_get_their_own_indices() {
     let place = tempfile::tempdir().unwrap();
     let root = place.path().join("audit");
-    let log = Arc::new(AuditLog::start(open(&root).unwrap()).unwrap());
+    let log = Arc::new(AuditLog::start(open(&root).unwrap(), keys()).unwrap());
     let tasks: Vec<_> = (0..200)
         .map(|number| {
             let log = log.clone();
@@ -337,7 +346,7 @@ async fn concurrent_appends_get_their_own_indices() {
 async fn after_a_failed_commit_every_leaf_is_refused_and_a_restart_continues() {
     let place = tempfile::tempdir().unwrap();
     let root = place.path().join("audit");
-    let log = AuditLog::start(open(&root).unwrap()).unwrap();
+    let log = AuditLog::start(open(&root).unwrap(), keys()).unwrap();
     let leaf = leaves().remove(0);
     assert_eq!(log.append(&leaf).await.unwrap(), 0);
     // The draft of the next checkpoint cannot be created here.
@@ -347,8 +356,20 @@ async fn after_a_failed_commit_every_leaf_is_refused_and_a_restart_continues() {
     assert!(matches!(log.append(&leaf).await, Err(LogError::Unwritten(_))));
     drop(log);
     assert_eq!(checked(&root).unwrap().checkpoint.size, 1);
-    let log = AuditLog::start(open(&root).unwrap()).unwrap();
+    let log = AuditLog::start(open(&root).unwrap(), keys()).unwrap();
     assert_eq!(log.append(&leaf).await.unwrap(), 1);
     drop(log);
     assert_eq!(checked(&root).unwrap().checkpoint.size, 2);
+}
+
+#[test]
+fn reader_finds_every_leaf_while_writers_start_and_commit() {
+    let (_place, root) = log_of(250);
+    std::thread::scope(|scope| {
+        let writes = scope.spawn(|| (251..300).for_each(|size| grow(&root, size)));
+        while !writes.is_finished() {
+            checked(&root).unwrap();
+        }
+    });
+    assert_eq!(checked(&root).unwrap().checkpoint.size, 299);
 }

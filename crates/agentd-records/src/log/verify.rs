@@ -5,7 +5,7 @@ use super::{
     read::{LogReader, width},
 };
 use crate::{
-    checkpoint::{Checkpoint, NoCheckpoint},
+    checkpoint::{Checkpoint, InvalidCheckpoint},
     key_ring::KeyRing,
     leaf::{Leaf, LeafError},
     merkle::{Edge, Hash},
@@ -20,15 +20,15 @@ pub enum VerifyError {
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The log is not what was signed.
+    /// The log differs from the signed log.
     #[error("audit log: {0} — the log was changed or damaged after it was written: keep a copy of it, and restore a backup")]
     Altered(#[from] Alteration),
-    /// The checkpoint has a signature that nobody made with a known key.
+    /// The checkpoint has a signature of an unknown key.
     #[error(
         "audit log: the checkpoint has a signature of the unknown key {0} — if `agentd key rotate` was interrupted, run it again"
     )]
     UnknownKey(KeyId),
-    /// A leaf that was signed has no valid form.
+    /// A signed leaf is malformed.
     #[error("audit log: leaf {index}: {source}")]
     Leaf {
         /// The index.
@@ -36,18 +36,18 @@ pub enum VerifyError {
         /// The cause.
         source: LeafError,
     },
-    /// The checkpoint that was kept is not signed with a key of this log.
+    /// The kept checkpoint is not signed with a key of this log.
     #[error("kept checkpoint: {0} — name a checkpoint of this log, with its signature")]
     Kept(NoteError),
-    /// The text that was kept is no checkpoint.
+    /// The kept text is not a checkpoint.
     #[error("kept checkpoint: {0} — name a checkpoint of this log, with its signature")]
-    KeptForm(NoCheckpoint),
-    /// The checkpoint that was kept is that of another log.
+    KeptForm(InvalidCheckpoint),
+    /// The kept checkpoint belongs to another log.
     #[error("kept checkpoint: it is that of the log {0} — name a checkpoint of this log")]
     KeptOrigin(String),
 }
 
-/// A difference between a log and what was signed.
+/// A difference between a log and the signed log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Alteration {
@@ -57,10 +57,10 @@ pub enum Alteration {
     /// The checkpoint is signed only with keys that are no longer in use.
     #[error("the checkpoint is not signed with the key in use")]
     OldKey,
-    /// The checkpoint has another form.
+    /// The checkpoint is malformed.
     #[error("{0}")]
-    Checkpoint(NoCheckpoint),
-    /// A file does not have the form of its kind.
+    Checkpoint(InvalidCheckpoint),
+    /// A file is malformed.
     #[error("leaves {first} to {last}: {source}")]
     File {
         /// The first leaf of the file.
@@ -81,11 +81,11 @@ pub enum Alteration {
         /// The index of the tile.
         index: u64,
     },
-    /// All tiles match the leaves, but the signature is one of other leaves.
-    #[error("the leaves are not those whose root was signed")]
+    /// All tiles match the leaves, but the checkpoint was signed for other leaves.
+    #[error("the checkpoint was signed for other leaves")]
     Root,
     /// The log has fewer leaves than when the checkpoint was kept.
-    #[error("it has {size} leaves, and had {kept} when the checkpoint was kept: leaves were removed")]
+    #[error("the log has {size} leaves and had {kept} when the checkpoint was kept: leaves were removed")]
     Truncated {
         /// The number of leaves.
         size: u64,
@@ -93,11 +93,11 @@ pub enum Alteration {
         kept: u64,
     },
     /// The first leaves are not those of the checkpoint that was kept.
-    #[error("its first {0} leaves are not those of the kept checkpoint: the log was rewritten")]
+    #[error("the first {0} leaves of the log differ from those of the kept checkpoint: the log was rewritten")]
     Rewritten(u64),
 }
 
-/// What was verified.
+/// A log that was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
     /// The checkpoint of the log.
@@ -127,7 +127,7 @@ pub fn verify(reader: &LogReader, ring: &KeyRing, kept: Option<&[u8]>) -> Result
     if check.edge.root() != checkpoint.root {
         return Err(Alteration::Root.into());
     }
-    // A state that has all leaves, or none, has no leaf after it at which it was compared.
+    // The loop compares a kept checkpoint after its last leaf. A checkpoint of an empty log has no such leaf.
     if kept.as_ref().is_some_and(|kept| kept.size == 0 && kept.root != Hash::empty()) {
         return Err(Alteration::Rewritten(0).into());
     }
@@ -146,7 +146,7 @@ impl LogReader {
     }
 }
 
-/// Returns the checkpoint of a log, signed with the key in use, and the keys that have signed it.
+/// Returns the checkpoint of a log if the key in use has signed it, and the keys that have signed it.
 fn trusted_checkpoint(note: &SignedNote, ring: &KeyRing) -> Result<(Checkpoint, Vec<KeyId>), VerifyError> {
     let (text, signatures) = note.verify(ring.verifiers()).map_err(Alteration::Signature)?;
     let checkpoint: Checkpoint = text.parse().map_err(Alteration::Checkpoint)?;

@@ -4,7 +4,7 @@
 //! 2. A checkpoint of the new size is signed, written to another file, and flushed.
 //! 3. The checkpoint replaces the previous one, and the folder is flushed.
 //!
-//! Before the end of step 3, the previous checkpoint holds: the next start cuts off what is beyond it.
+//! Before the end of step 3, the previous checkpoint is valid: the next writer removes the leaves beyond it.
 
 use super::{
     error::LogError,
@@ -39,7 +39,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Opens the log in `root`, whose checkpoint `trusted` has signed, or creates it. New checkpoints get the signatures of
-    /// `signers`. Cuts off what an interrupted commit left.
+    /// `signers`. Removes the leaves of an interrupted commit.
     ///
     /// # Errors
     /// [`LogError::Busy`] if another process writes the log, and an error if the end of the log does not match its checkpoint.

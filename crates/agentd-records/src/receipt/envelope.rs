@@ -43,7 +43,7 @@ impl Envelope {
         json::parse(bytes).map_err(ReceiptError::Envelope)
     }
 
-    /// Returns the payload, and the key that has signed it.
+    /// Returns the payload and the key that has signed it.
     pub fn verify(self, ring: &KeyRing) -> Result<(Vec<u8>, &PublicKey), ReceiptError> {
         if self.payload_type != PAYLOAD_TYPE {
             return Err(ReceiptError::PayloadType(self.payload_type));

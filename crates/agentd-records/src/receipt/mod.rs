@@ -6,7 +6,7 @@ mod words;
 use crate::{
     digest::ContentDigest,
     json::{self, JsonError},
-    key_ring::{KeyRing, NotValid},
+    key_ring::{KeyNotInUse, KeyRing},
     leaf::Label,
     note::{KeyId, Signer},
     time::Timestamp,
@@ -27,13 +27,13 @@ pub const PREDICATE: &str = "urn:agentd:receipt:v1";
 /// How far the clock of the machine that signed may be ahead, in seconds.
 const CLOCK: u64 = 300;
 
-/// What agentd states about one intent.
+/// The statement of agentd about one intent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Receipt {
     /// The version of agentd.
     pub version: Label,
-    /// Who requested.
+    /// The user or service that requested the intent.
     pub principal: Label,
     /// The capability that was used.
     pub capability: Label,
@@ -41,23 +41,23 @@ pub struct Receipt {
     pub intent: ContentDigest,
     /// The decision about the intent.
     pub decision: ReceiptDecision,
-    /// When the intent arrived.
+    /// The time at which the intent arrived.
     pub started: Timestamp,
-    /// When the intent ended.
+    /// The time at which the intent ended.
     pub finished: Timestamp,
     /// The backend of the sandbox; `None` if nothing was executed.
     pub backend: Option<Label>,
     /// The controls of the sandbox.
     pub controls: Vec<RecordedControl>,
-    /// The attacks that the backend withstood or not before it was chosen.
+    /// The attacks of the probe, before the backend was chosen.
     pub evidence: Vec<RecordedEvidence>,
     /// The limits, by name and unit.
     pub limits: BTreeMap<Label, u64>,
     /// The usage, by name and unit.
     pub usage: BTreeMap<Label, u64>,
-    /// What the sandbox tried to reach; `None` if no gateway observed it.
+    /// The destinations that the sandbox tried to reach; `None` if no gateway observed the network.
     pub egress: Option<RecordedEgress>,
-    /// How the intent ended.
+    /// The outcome of the intent.
     pub outcome: RecordedOutcome,
 }
 
@@ -79,7 +79,7 @@ pub struct RecordedControl {
     pub control: Label,
     /// Whether the control was applied.
     pub status: RecordedStatus,
-    /// What was applied, or what is missing.
+    /// The applied or missing part.
     pub detail: String,
 }
 
@@ -107,7 +107,7 @@ pub struct RecordedEvidence {
     pub held: bool,
 }
 
-/// What a sandbox tried to reach.
+/// The destinations that a sandbox tried to reach.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RecordedEgress {
@@ -135,7 +135,7 @@ pub struct RecordedFlow {
     pub received: u64,
 }
 
-/// How an intent ended.
+/// The outcome of an intent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RecordedOutcome {
@@ -147,7 +147,7 @@ pub struct RecordedOutcome {
     pub signal: Option<i32>,
 }
 
-/// An output or artifact that a receipt is about.
+/// An output or artifact of an intent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Subject {
@@ -182,7 +182,7 @@ struct Statement {
     predicate: Receipt,
 }
 
-/// The types of a statement, which decide about the form of the rest.
+/// The types of a statement. The form of its other members depends on them.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Types {
@@ -196,13 +196,13 @@ struct Types {
 #[non_exhaustive]
 pub enum ReceiptError {
     /// The receipt is too long.
-    #[error("receipt: it is longer than 4 MiB, and agentd makes no such receipt")]
+    #[error("receipt: longer than 4 MiB — name a file that `agentd run --receipt` wrote")]
     TooLong,
-    /// The envelope is no JSON of its form.
+    /// The envelope is not JSON, or has other members.
     #[error("receipt: envelope: {0} — name a file that `agentd run --receipt` wrote")]
     Envelope(JsonError),
-    /// The envelope contains something else.
-    #[error("receipt: envelope: it contains `{0}` instead of an in-toto statement — name a receipt")]
+    /// The envelope does not contain a statement.
+    #[error("receipt: envelope: its content has the type `{0}` instead of an in-toto statement — name a receipt")]
     PayloadType(String),
     /// The text is not the canonical base64 form of any bytes.
     #[error("receipt: envelope: {0} is not canonical base64: the receipt was changed — do not trust it")]
@@ -210,41 +210,43 @@ pub enum ReceiptError {
     /// The envelope does not have exactly one signature.
     #[error("receipt: envelope: it has {0} signatures instead of one — do not trust it")]
     Signatures(usize),
-    /// The key is not among those that are known.
-    #[error("receipt: signed with the unknown key {0:?} — name the file with the public keys of that machine with --key")]
+    /// The key is unknown.
+    #[error(
+        "receipt: signed with the unknown key {0:?} — with --key, name a file with the public keys of the machine that signed"
+    )]
     UnknownKey(String),
-    /// The signature is wrong.
-    #[error("receipt: the signature of the key {0} is wrong: the receipt was changed — do not trust it")]
+    /// The signature is invalid.
+    #[error("receipt: the signature of the key {0} is invalid: the receipt was changed — do not trust it")]
     Signature(KeyId),
     /// The key cannot have signed at this time.
-    #[error("receipt: it states the time {time}, but {source} — do not trust it")]
+    #[error("receipt: its time is {time}, but {source} — do not trust it")]
     Key {
         /// The time of the receipt.
         time: Timestamp,
         /// The cause.
-        source: NotValid,
+        source: KeyNotInUse,
     },
-    /// The statement has another type.
-    #[error("receipt: it is a statement of the unknown type `{0}` — use the version of agentd that made it, or a newer one")]
+    /// The statement has an unknown type.
+    #[error("receipt: its statement has the unknown type `{0}` — use the version of agentd that made it, or a newer one")]
     Type(String),
-    /// The statement has another form.
+    /// The statement is malformed.
     #[error("receipt: statement: {0} — do not trust it")]
     Statement(JsonError),
-    /// The statement contradicts itself.
-    #[error("receipt: it contradicts itself: {0} — do not trust it")]
+    /// Two parts of the statement contradict each other.
+    #[error("receipt: its statement is contradictory: {0} — do not trust it")]
     Contradiction(&'static str),
     /// The receipt is from the future.
-    #[error("receipt: it ends at {time}, which is in the future — check the clocks of both machines")]
+    #[error("receipt: its time {time} is in the future — check the clocks of both machines")]
     Future {
         /// The time of the receipt.
         time: Timestamp,
     },
 }
 
-/// A receipt whose signature and form are right.
+/// A receipt that was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedReceipt {
-    /// What agentd states.
+    /// The statement.
     pub receipt: Receipt,
     /// The outputs and artifacts.
     pub subjects: Vec<Subject>,
@@ -269,7 +271,7 @@ pub fn sign(receipt: Receipt, subjects: Vec<Subject>, signer: &Signer) -> Result
 /// Verifies a receipt with the public keys of the machine that signed it.
 ///
 /// # Errors
-/// [`ReceiptError`] for every doubt.
+/// [`ReceiptError`] if any check fails.
 pub fn verify(bytes: &[u8], ring: &KeyRing, now: Timestamp) -> Result<VerifiedReceipt, ReceiptError> {
     if bytes.len() > MAX_RECEIPT {
         return Err(ReceiptError::TooLong);
@@ -292,18 +294,18 @@ pub fn verify(bytes: &[u8], ring: &KeyRing, now: Timestamp) -> Result<VerifiedRe
     Ok(VerifiedReceipt { receipt, subjects, signed_by: key.verifier.key_id().clone() })
 }
 
-/// Checks what no receipt of agentd contains.
+/// Refuses contradictions that no receipt of agentd contains.
 fn check(receipt: &Receipt, subjects: &[Subject]) -> Result<(), ReceiptError> {
     let names: BTreeSet<_> = subjects.iter().map(|subject| &subject.name).collect();
-    let doubts = [
-        (subjects.is_empty(), "it is about nothing"),
+    let contradictions = [
+        (subjects.is_empty(), "no output is named"),
         (names.len() < subjects.len(), "two outputs have the same name"),
-        (receipt.finished < receipt.started, "it ends before it starts"),
-        (!receipt.decision.allowed && receipt.backend.is_some(), "the intent was denied, and executed"),
-        (receipt.backend.is_none() && !receipt.controls.is_empty(), "nothing was executed, and controls were applied"),
+        (receipt.finished < receipt.started, "the intent ended before it started"),
+        (!receipt.decision.allowed && receipt.backend.is_some(), "the intent was denied and executed"),
+        (receipt.backend.is_none() && !receipt.controls.is_empty(), "nothing was executed and controls were applied"),
     ];
-    match doubts.into_iter().find(|(doubt, _)| *doubt) {
-        Some((_, doubt)) => Err(ReceiptError::Contradiction(doubt)),
+    match contradictions.into_iter().find(|(found, _)| *found) {
+        Some((_, text)) => Err(ReceiptError::Contradiction(text)),
         None => Ok(()),
     }
 }

@@ -1,5 +1,10 @@
 use super::*;
-use crate::{leaf::tests::label, note::VerifierKey};
+use crate::{
+    checkpoint::Checkpoint,
+    leaf::tests::label,
+    merkle::Hash,
+    note::{NoteError, SignedNote, VerifierKey},
+};
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 
@@ -123,16 +128,19 @@ fn key_must_be_known_and_in_use_at_the_time_of_the_receipt() {
     assert!(matches!(check(&ring_of(other.verifier(), FROM), now()), ReceiptError::UnknownKey(_)));
     let own = signer();
     let early = format!("{FROM} {START}");
-    assert!(matches!(check(&ring_of(own.verifier(), &early), now()), ReceiptError::Key { source: NotValid::Retired { .. }, .. }));
+    assert!(matches!(
+        check(&ring_of(own.verifier(), &early), now()),
+        ReceiptError::Key { source: KeyNotInUse::Retired { .. }, .. }
+    ));
     let late = "2026-01-03T00:00:00.000000Z";
-    assert!(matches!(check(&ring_of(own.verifier(), late), now()), ReceiptError::Key { source: NotValid::Early { .. }, .. }));
+    assert!(matches!(check(&ring_of(own.verifier(), late), now()), ReceiptError::Key { source: KeyNotInUse::Early { .. }, .. }));
     assert!(matches!(check(&ring(), FROM.parse().unwrap()), ReceiptError::Future { .. }));
     let until_end = ring_of(own.verifier(), &format!("{FROM} {END}"));
     assert!(verify(signed().as_bytes(), &until_end, now()).is_ok());
 }
 
 #[test]
-fn envelope_with_any_doubt_is_refused() {
+fn malformed_envelope_is_refused() {
     let good = signed();
     let mut value: Value = serde_json::from_str(&good).unwrap();
     let change = |change: &dyn Fn(&mut Value)| {
@@ -166,7 +174,7 @@ fn envelope_with_any_doubt_is_refused() {
 }
 
 #[test]
-fn statement_with_any_doubt_is_refused_although_it_is_signed() {
+fn malformed_statement_is_refused_although_it_is_signed() {
     assert!(verify(resigned(|_| ()).as_bytes(), &ring(), now()).is_ok());
     let change = |change: &dyn Fn(&mut Value)| refusal(&resigned(change));
     assert!(matches!(change(&|v| v["predicateType"] = json!("urn:agentd:receipt:v2")), ReceiptError::Type(_)));
@@ -184,6 +192,41 @@ fn statement_with_any_doubt_is_refused_although_it_is_signed() {
     assert!(matches!(refusal(&resigned_bytes(&mut envelope, twice.as_bytes())), ReceiptError::Statement(_)));
     let spaced = [&payload[..], b"\n"].concat();
     assert!(matches!(refusal(&resigned_bytes(&mut envelope, &spaced)), ReceiptError::Statement(JsonError::NotCanonical)));
+}
+
+#[test]
+fn signature_of_a_checkpoint_is_none_of_a_receipt_and_the_reverse() {
+    let key = signer();
+    let checkpoint = Checkpoint { origin: "agentd/test".to_owned(), size: 1, root: Hash::empty() }.to_string();
+    let mut envelope: Value = serde_json::from_str(&signed()).unwrap();
+    envelope["payload"] = json!(BASE64.encode(checkpoint.as_bytes()));
+    envelope["signatures"][0]["sig"] = json!(BASE64.encode(&key.sign(checkpoint.as_bytes())));
+    assert!(matches!(refusal(&envelope.to_string()), ReceiptError::Signature(_)));
+    // The same key signs the bytes of the statement itself, without the pre-authentication encoding.
+    let good: Value = serde_json::from_str(&signed()).unwrap();
+    let payload = BASE64.decode(good["payload"].as_str().unwrap().as_bytes()).unwrap();
+    let mut bare = good.clone();
+    bare["signatures"][0]["sig"] = json!(BASE64.encode(&key.sign(&payload)));
+    assert!(matches!(refusal(&bare.to_string()), ReceiptError::Signature(_)));
+    // A note ends with a line end, and the signed bytes of a receipt end with the brace of its statement.
+    assert_eq!(payload.last(), Some(&b'}'));
+    let signature = BASE64.decode(good["signatures"][0]["sig"].as_str().unwrap().as_bytes()).unwrap();
+    let line = BASE64.encode(&[&key.verifier().key_id().id[..], &signature].concat());
+    let text = format!("DSSEv1 28 application/vnd.in-toto+json {} {}", payload.len(), String::from_utf8(payload).unwrap());
+    let note = SignedNote::parse(format!("{text}\n\n— agentd/test {line}\n").as_bytes()).unwrap();
+    assert!(matches!(note.verify(ring().verifiers()), Err(NoteError::Signature(_))));
+}
+
+#[test]
+fn receipt_of_another_host_with_the_same_name_is_refused() {
+    let other = Signer::new("agentd/test", &[2; 32]).unwrap();
+    let subjects = vec![Subject::new("stdout", ContentDigest::of(b"out"))];
+    let foreign = sign(receipt(), subjects, &other).unwrap();
+    assert!(matches!(refusal(&foreign), ReceiptError::UnknownKey(_)));
+    // The other host names the key of this one.
+    let mut envelope: Value = serde_json::from_str(&foreign).unwrap();
+    envelope["signatures"][0]["keyid"] = json!(signer().verifier().key_id().to_string());
+    assert!(matches!(refusal(&envelope.to_string()), ReceiptError::Signature(_)));
 }
 
 proptest::proptest! {

@@ -1,4 +1,4 @@
-//! What a receipt says, in words.
+//! Prints a receipt in words.
 
 use super::{Receipt, RecordedFlow, RecordedStatus, VerifiedReceipt};
 use std::fmt;
@@ -25,7 +25,7 @@ impl fmt::Display for VerifiedReceipt {
         }
         match &receipt.egress {
             None => writeln!(f, "network: no gateway observed it")?,
-            Some(egress) if egress.flows.is_empty() => writeln!(f, "network: nothing was tried to reach")?,
+            Some(egress) if egress.flows.is_empty() => writeln!(f, "network: no attempt to reach a destination")?,
             Some(egress) => {
                 egress.flows.iter().try_for_each(|flow| write_flow(f, flow))?;
             }

@@ -8,8 +8,8 @@ use super::{
 };
 use agentd_core::escape;
 use agentd_records::{
-    Alteration, Checkpoint, KeyRing, Leaf, LogError, LogReader, MAX_NOTE, MAX_RING, Records, SignedNote, Timestamp, VerifyError,
-    prove_consistency, prove_inclusion,
+    Alteration, Checkpoint, InvalidLabel, KeyRing, Label, Leaf, LogError, LogReader, MAX_NOTE, MAX_RING, Records, SignedNote,
+    Timestamp, VerifyError, prove_consistency, prove_inclusion,
     receipt::{self, MAX_RECEIPT},
     verify,
 };
@@ -31,11 +31,19 @@ pub(crate) fn records() -> Result<Records, Failure> {
     Ok(Records::at(&data::folder()?.join("records")))
 }
 
+/// Returns the principal of the command line: this user.
+///
+/// # Errors
+/// None: the name is short.
+pub(crate) fn principal() -> Result<Label, InvalidLabel> {
+    format!("uid:{}", rustix::process::geteuid().as_raw()).try_into()
+}
+
 /// Runs a subcommand of `agentd key`. Returns the exit code.
 pub(crate) fn key(command: &KeyCommand) -> Result<u8, Failure> {
     let keys = match command {
         KeyCommand::Show => records()?.keys()?,
-        KeyCommand::Rotate => records()?.rotate(format!("uid:{}", rustix::process::geteuid().as_raw()).try_into()?)?,
+        KeyCommand::Rotate => records()?.rotate(&principal()?)?,
     };
     write!(std::io::stdout(), "{}", keys.ring)?;
     Ok(0)

@@ -7,7 +7,7 @@ use super::{
 use crate::cli::failure::Failure;
 use agentd_disk::Scratch;
 use agentd_records::{
-    AuditEvent, AuditLog, ContentDigest, Keys, Label, Leaf, Records, Timestamp,
+    AuditEvent, AuditLog, ContentDigest, Label, Leaf, Records, Timestamp,
     receipt::{self, Receipt, ReceiptDecision, RecordedOutcome, Subject},
 };
 use std::{
@@ -23,7 +23,7 @@ const LEAVES: u64 = 200;
 /// Measures how many leaves a second become durable in a log in `folder`.
 pub(super) async fn leaves_per_second(folder: &Path) -> Result<f64, Failure> {
     let records = Records::at(&folder.join("records"));
-    let log = Arc::new(records.open_log(&records.keys()?)?);
+    let log = Arc::new(records.open_log()?);
     let started = Instant::now();
     let clients: Vec<_> = (0..CLIENTS).map(|_| tokio::spawn(append(log.clone(), LEAVES))).collect();
     for client in clients {
@@ -46,16 +46,15 @@ pub(super) fn row() -> Result<Option<(Figure, Scratch)>, Failure> {
     let Some(memory) = files::memory() else { return Ok(None) };
     let scratch = Scratch::make(memory, "agentd-bench").map_err(std::io::Error::other)?;
     let records = Records::at(&scratch.path().join("records"));
-    let keys = Arc::new(records.keys()?);
-    let log = Arc::new(records.open_log(&keys)?);
+    let log = Arc::new(records.open_log()?);
     let measure = move || {
-        let (log, keys) = (log.clone(), keys.clone());
-        Box::pin(async move { intent(&log, &keys).await }) as Timed
+        let log = log.clone();
+        Box::pin(async move { intent(&log).await }) as Timed
     };
     Ok(Some((figure("receipt + 3 leaves of the audit log, in memory", Row::Timed(Box::new(measure))), scratch)))
 }
 
-async fn intent(log: &AuditLog, keys: &Keys) -> Result<Duration, Failure> {
+async fn intent(log: &AuditLog) -> Result<Duration, Failure> {
     let started = Instant::now();
     let (digest, now) = (ContentDigest::of(b"intent"), Timestamp::now());
     let requested = AuditEvent::Intent {
@@ -95,18 +94,18 @@ async fn intent(log: &AuditLog, keys: &Keys) -> Result<Duration, Failure> {
         outcome: RecordedOutcome { reason: label("exited")?, exit_code: Some(0), signal: None },
     };
     let subjects = vec![Subject::new("stdout", digest), Subject::new("stderr", ContentDigest::of(b""))];
-    receipt::sign(receipt, subjects, &keys.signer)?;
+    receipt::sign(receipt, subjects, &log.keys().signer)?;
     log.append(&outcome("1")?).await?;
     Ok(started.elapsed())
 }
 
-fn outcome(id: &str) -> Result<Leaf, agentd_records::NoLabel> {
+fn outcome(id: &str) -> Result<Leaf, agentd_records::InvalidLabel> {
     let digest = ContentDigest::of(b"intent");
     let (id, reason) = (label(id)?, label("exited")?);
     let event = AuditEvent::Outcome { id, intent: digest, reason, exit_code: Some(0), signal: None, receipt: Some(digest) };
     Ok(Leaf::new(Timestamp::now(), event))
 }
 
-fn label(text: &str) -> Result<Label, agentd_records::NoLabel> {
+fn label(text: &str) -> Result<Label, agentd_records::InvalidLabel> {
     text.try_into()
 }
