@@ -160,3 +160,89 @@ fn receipt_that_is_none_is_refused() {
     fs::write(user.path("keys"), "# none\n").unwrap();
     assert!(user.bad(125, &["receipt", "verify", "receipt", "--key", "keys"]).contains("the file has no key"));
 }
+
+/// Returns the SHA-256 digest of a file, as `sha256sum` prints it.
+fn sha256(path: &Path) -> String {
+    let output = Command::new("sha256sum").arg(path).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap().to_owned()
+}
+
+/// Returns the last leaves of the audit log.
+fn leaves(user: &User, count: u32) -> Vec<serde_json::Value> {
+    let text = user.good(&["audit", "tail", "--json", "-n", &count.to_string()]);
+    text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["leaf"]["event"].clone()).collect()
+}
+
+const RUN: [&str; 5] = ["run", "--workspace", "none", "--receipt", "run.receipt"];
+
+#[test]
+fn receipt_of_a_run_states_its_command_output_and_end() {
+    let user = User::new();
+    let [receipt, intent, printed] = ["run.receipt", "run.receipt.intent", "printed"].map(|name| user.path(name));
+    for json in [false, true] {
+        let script = "printf out; printf err >&2; exit 3";
+        let option: &[&str] = if json { &["--json"] } else { &[] };
+        let output =
+            user.run(&[&RUN[..], option, &["--env", "TOKEN=canary", "--timeout", "1m", "--", "sh", "-c", script]].concat());
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        let words = user.good(&["receipt", "verify", "run.receipt"]);
+        for (name, content) in [("stdout", "out"), ("stderr", "err")] {
+            fs::write(&printed, content).unwrap();
+            assert!(words.contains(&format!("\n{name}: sha256 {}\n", sha256(&printed))), "{words}");
+        }
+        assert!(words.contains("\nended: exited, exit code 3\n") && words.contains("\nlimit wall_us: 60000000\n"), "{words}");
+        assert!(words.contains("control seccomp: enforced") && words.contains("attacks before the start:"), "{words}");
+        assert!(words.contains(&format!("\nintent: sha256 {}\n", sha256(&intent))), "{words}");
+        let described: serde_json::Value = serde_json::from_str(&fs::read_to_string(&intent).unwrap()).unwrap();
+        assert_eq!(described["argv"], serde_json::json!(["sh", "-c", script]));
+        assert!(described["environment"].as_array().unwrap().contains(&"TOKEN".into()), "{described}");
+        let [begin, end] = leaves(&user, 2).try_into().unwrap();
+        assert_eq!(begin["intent"]["intent"], sha256(&intent));
+        assert_eq!(begin["intent"]["id"], end["outcome"]["id"]);
+        assert_eq!((&end["outcome"]["receipt"], &end["outcome"]["exit_code"]), (&sha256(&receipt).into(), &3.into()));
+    }
+    let found = Command::new("grep").args(["-rl", "canary"]).arg(user.0.path()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "", "the value of a variable is recorded");
+    assert!(!user.good(&["receipt", "verify", "run.receipt"]).contains("canary"));
+    let text = fs::read_to_string(&receipt).unwrap();
+    fs::write(&receipt, text.replacen("\"sig\": \"", "\"sig\": \"A", 1)).unwrap();
+    assert!(user.bad(1, &["receipt", "verify", "run.receipt"]).contains("do not trust it"));
+}
+
+#[test]
+fn command_that_is_not_executed_gets_a_receipt() {
+    let user = User::new();
+    assert_eq!(user.run(&[&RUN[..], &["--", "no-such-program"]].concat()).status.code(), Some(127));
+    assert!(user.good(&["receipt", "verify", "run.receipt"]).contains("\nended: not-executed\n"));
+    assert_eq!(leaves(&user, 1)[0]["outcome"]["reason"], "not-executed");
+}
+
+#[test]
+fn command_does_not_start_if_its_intent_cannot_be_recorded() {
+    let user = User::new();
+    user.good(&["key", "rotate"]);
+    let audit = user.path("data/records/audit");
+    fs::set_permissions(&audit, fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(user.bad(125, &[&RUN[..], &["--", "echo", "started"]].concat()).contains("chmod 700"));
+    assert!(!user.path("run.receipt").exists());
+    assert!(user.bad(125, &["run", "--receipt", "missing/file", "--", "echo", "started"]).contains("create the directory"));
+}
+
+#[test]
+fn run_whose_end_cannot_be_recorded_has_exit_code_125() {
+    let user = User::new();
+    let audit = user.path("data/records/audit");
+    let mut run = Command::new(std::env::var("AGENTD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agentd").to_owned()));
+    run.args(RUN).args(["-i", "--", "sh", "-c", "echo started; read line; exit 3"]).current_dir(user.0.path());
+    run.env("AGENTD_DATA_DIR", user.path("data")).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = run.spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(running.stdout.as_mut().unwrap()), &mut line).unwrap();
+    assert_eq!(line, "started\n");
+    fs::set_permissions(&audit, fs::Permissions::from_mode(0o755)).unwrap();
+    let output = running.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("chmod 700"));
+    fs::set_permissions(&audit, fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(leaves(&user, 1)[0]["intent"]["source"], "command-line");
+}

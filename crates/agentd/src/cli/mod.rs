@@ -27,6 +27,8 @@ mod named_backend;
 mod net;
 mod network;
 mod protection;
+mod receipt;
+mod receipt_file;
 mod records;
 mod regrant;
 mod remove;
