@@ -142,7 +142,7 @@ impl KeyFolder {
             None => new_name()?,
         };
         let signer = Signer::new(&name, &seed)?;
-        let encoded = Zeroizing::new(BASE64.encode(&*Zeroizing::new([&[1][..], &seed[..]].concat())));
+        let encoded = Zeroizing::new(BASE64.encode(&Zeroizing::new([&[1][..], &seed[..]].concat())));
         let text = Zeroizing::new(format!("{PREFIX}{}+{}\n", signer.verifier().key_id(), *encoded));
         self.write(&secret_name(&signer), text.as_bytes())?;
         let ring = old.unwrap_or_default().succeeded_by(signer.verifier().clone(), Timestamp::now());

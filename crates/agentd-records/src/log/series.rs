@@ -123,7 +123,7 @@ impl Series {
                 file.set_len(items.len() as u64).during("truncate", path)?;
                 LastFile { file, path: path.to_path_buf() }
             }
-            // Any contents on disk may be those of a power failure. A reader finds the previous file until the new one replaces it.
+            // A power failure may have damaged the file. Readers find the previous file until the new one replaces it.
             Flush::WhenFull => {
                 let path = folder.join(DRAFT);
                 remove_file(&path)?;

@@ -18,7 +18,7 @@ use super::{
 };
 use agentd_core::{
     Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, Limits, NetworkMode, Outcome,
-    Profile, Sandbox,
+    Profile, Sandbox, Usage,
 };
 use agentd_isolation::{HeadTail, protect::Report, shared_kernel};
 use std::{
@@ -300,13 +300,7 @@ async fn in_json(
         "reason": outcome.reason,
         "exit_code": outcome.exit_code,
         "signal": outcome.signal,
-        "usage": {
-            "wall_us": micros(outcome.usage.wall),
-            "cpu_user_us": micros(outcome.usage.cpu_user),
-            "cpu_system_us": micros(outcome.usage.cpu_system),
-            "peak_memory_bytes": outcome.usage.peak_memory,
-            "peak_memory_of": if outcome.usage.peak_memory_is_group { "cgroup" } else { "largest process" },
-        },
+        "usage": describe(&outcome.usage),
         "enforced": {
             "files": enforced(sandbox, &[Control::Mounts, Control::Landlock]),
             "processes": enforced(sandbox, &[Control::Namespaces, Control::Privileges]),
@@ -331,6 +325,16 @@ async fn in_json(
         (Ok(None), None, None) => outcome.shell_code(),
     };
     Ok((outcome, code))
+}
+
+fn describe(usage: &Usage) -> serde_json::Value {
+    serde_json::json!({
+        "wall_us": micros(usage.wall),
+        "cpu_user_us": micros(usage.cpu_user),
+        "cpu_system_us": micros(usage.cpu_system),
+        "peak_memory_bytes": usage.peak_memory,
+        "peak_memory_of": if usage.peak_memory_is_group { "cgroup" } else { "largest process" },
+    })
 }
 
 /// Returns true if all of `controls` were applied, fully or as far as the kernel and the rights of the caller permit.
