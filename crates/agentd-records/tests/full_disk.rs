@@ -4,6 +4,7 @@
 use agentd_records::{AuditEvent, Label, Leaf, LogError, Records, Timestamp, verify};
 use std::{
     collections::BTreeMap,
+    io::Write as _,
     path::Path,
     process::{Command, Stdio},
 };
@@ -25,7 +26,8 @@ fn append_until_refused(folder: &Path) {
     let append = || runtime.block_on(log.append(&leaf("within the limit")));
     let acknowledged = std::iter::repeat_with(append).take_while(Result::is_ok).count();
     assert!(matches!(append(), Err(LogError::Unwritten(cause)) if cause.contains("File too large")));
-    println!("\nacknowledged {acknowledged}");
+    // Its own line, whatever the test runner prints.
+    std::io::stdout().write_all(format!("\nacknowledged {acknowledged}\n").as_bytes()).unwrap();
 }
 
 /// Has another process append until a file would exceed `limit` KiB. The kernel then writes a part of a leaf, and refuses the

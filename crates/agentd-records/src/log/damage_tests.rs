@@ -1,6 +1,16 @@
-//! Random changes of a log, all of which must be found.
+//! Changes of a log, all of which must be found.
 
-use super::tests::{checked, files, log_of};
+use super::{
+    Alteration, LogError, LogReader, VerifyError, prove_consistency, prove_inclusion,
+    tests::{checked, files, log_of, open, ring},
+    verify,
+};
+use crate::{
+    checkpoint::Checkpoint,
+    key_ring::KeyRing,
+    merkle::Hash,
+    note::{SignedNote, Signer},
+};
 use std::{fs, path::Path};
 
 /// A generator of Marsaglia's xorshift, with the same numbers in every run.
@@ -90,4 +100,38 @@ fn assert_damage_is_found(root: &Path, count: usize, random: &mut Random) {
         }
         fs::rename(&moved, file).unwrap();
     }
+}
+
+#[test]
+fn leaves_that_were_not_signed_are_refused_although_their_hashes_match() {
+    let [(_place, root), (_other, other)] = [log_of(300), log_of(300)];
+    fs::copy(root.join("checkpoint"), other.join("checkpoint")).unwrap();
+    assert!(matches!(checked(&other), Err(VerifyError::Altered(Alteration::Root))));
+    let reader = LogReader::new(&other);
+    let (note, checkpoint) = reader.checkpoint(&ring()).unwrap();
+    assert!(matches!(prove_inclusion(&reader, (&note, &checkpoint), 0), Err(LogError::Root)));
+    assert!(matches!(prove_consistency(&reader, (&note, &checkpoint), (1, Hash::empty())), Err(LogError::Root)));
+    fs::write(root.join("tile/1/000.p/1"), [7; 32]).unwrap();
+    assert!(matches!(checked(&root), Err(VerifyError::Altered(Alteration::Tile { level: 1, index: 0 }))));
+}
+
+#[test]
+fn checkpoint_of_another_log_or_with_another_empty_root_is_refused() {
+    let (_place, root) = log_of(2);
+    let [own, other] = [("agentd/test", 1), ("agentd/other", 2)].map(|(name, seed)| Signer::new(name, &[seed; 32]).unwrap());
+    let lines = [&own, &other].map(|signer| format!("{} 2026-01-01T00:00:00.000000Z\n", signer.verifier()));
+    let ring = KeyRing::parse(lines.concat().as_bytes()).unwrap();
+    let verify = |signer: &Signer, size, empty| {
+        let origin = signer.verifier().key_id().name.clone();
+        let kept = SignedNote::sign(Checkpoint { origin, size, root: empty }.to_string(), &[signer]).to_string();
+        verify(&LogReader::new(&root), &ring, Some(kept.as_bytes()))
+    };
+    assert!(verify(&own, 0, Hash::empty()).is_ok());
+    assert!(matches!(verify(&own, 0, Hash([7; 32])), Err(VerifyError::Altered(Alteration::Rewritten(0)))));
+    assert!(matches!(verify(&other, 0, Hash::empty()), Err(VerifyError::KeptOrigin(_))));
+    // The key in use has signed the checkpoint of a log with another name.
+    let foreign = Checkpoint { origin: "agentd/other".to_owned(), size: 0, root: Hash::empty() };
+    fs::write(root.join("checkpoint"), SignedNote::sign(foreign.to_string(), &[&own]).to_string()).unwrap();
+    assert!(matches!(open(&root).err(), Some(LogError::Origin(_))));
+    assert!(matches!(checked(&root), Err(VerifyError::Altered(Alteration::OldKey))));
 }

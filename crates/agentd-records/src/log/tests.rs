@@ -25,7 +25,7 @@ fn signer() -> Arc<Signer> {
     Arc::new(Signer::new("agentd/test", &[1; 32]).unwrap())
 }
 
-fn ring() -> KeyRing {
+pub(super) fn ring() -> KeyRing {
     KeyRing::parse(format!("{} 2026-01-01T00:00:00.000000Z\n", signer().verifier()).as_bytes()).unwrap()
 }
 
@@ -39,7 +39,7 @@ fn leaf(number: u64) -> Vec<u8> {
     Leaf::new(Timestamp::now(), event).to_bytes().unwrap()
 }
 
-fn open(root: &Path) -> Result<Writer, LogError> {
+pub(super) fn open(root: &Path) -> Result<Writer, LogError> {
     Writer::open(root, signer().verifier(), vec![signer()])
 }
 
