@@ -1,5 +1,5 @@
-//! Verifies an audit log with the crates `tlog_tiles` and `signed_note`, which share no code with agentd: notes, checkpoints, tiles,
-//! entry bundles and proofs are those of C2SP.
+//! Verifies an audit log with the crates `tlog_tiles` and `signed_note`, which share no code with agentd: notes, checkpoints,
+//! tiles, entry bundles and proofs have the forms of C2SP.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use agentd_records::{AuditEvent, KeyRing, Label, Leaf, Records, Timestamp, prove_consistency, prove_inclusion};
