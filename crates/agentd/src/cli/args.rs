@@ -6,6 +6,7 @@ mod gondolin;
 #[cfg(feature = "images")]
 mod image;
 mod net;
+mod records;
 #[cfg(not(feature = "images"))]
 mod reference;
 mod run;
@@ -21,6 +22,7 @@ pub(crate) use gondolin::GondolinCommand;
 #[cfg(feature = "images")]
 pub(crate) use image::ImageCommand;
 pub(crate) use net::{CheckArgs, NetCommand, open_named, read_grants};
+pub(crate) use records::{AuditCommand, KeyCommand, LogArgs, ReceiptCommand};
 #[cfg(not(feature = "images"))]
 pub(crate) use reference::Reference;
 pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RequireArg, RunArgs};
@@ -124,6 +126,15 @@ pub(crate) enum Sub {
     /// Check network grants, list presets, and print what sandboxes tried to reach
     #[command(subcommand)]
     Net(NetCommand),
+    /// Read and verify the audit log
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Verify receipts
+    #[command(subcommand)]
+    Receipt(ReceiptCommand),
+    /// Print or replace the key that signs receipts and the audit log
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Attack sandboxes of every backend from inside and print which isolation is proven
     Doctor(DoctorArgs),
     /// Measure sandboxes in comparison with a plain process and with other installed sandbox programs

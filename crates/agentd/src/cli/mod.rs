@@ -27,6 +27,9 @@ mod named_backend;
 mod net;
 mod network;
 mod protection;
+mod receipt;
+mod receipt_file;
+mod records;
 mod regrant;
 mod remove;
 mod request;
@@ -103,6 +106,9 @@ pub fn main() -> ExitCode {
         #[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images")))]
         Sub::Other(command) => Err(other(&command)),
         Sub::Net(command) => net::net(&command),
+        Sub::Audit(command) => records::audit(&command),
+        Sub::Receipt(command) => records::receipt(&command),
+        Sub::Key(command) => records::key(&command),
         Sub::Doctor(args) => runtime.block_on(as_sole_task(doctor::doctor(&args))),
         Sub::Bench(args) => runtime.block_on(bench::bench(&args)),
         Sub::Completions { shell } => {

@@ -2,6 +2,10 @@
 
 use super::writer;
 use agentd_core::{NetworkFlow, NetworkLog, NetworkVerdict, Sandbox, escape};
+use agentd_records::{
+    MAX_INTEGER,
+    receipt::{RecordedEgress, RecordedFlow},
+};
 use std::{
     collections::BTreeSet,
     io,
@@ -146,6 +150,12 @@ impl NetworkSummary {
         missing.flatten().collect()
     }
 
+    /// Returns the summary for a receipt.
+    pub(crate) fn recorded(&self) -> RecordedEgress {
+        let flows = self.entries.iter().map(FlowSummary::recorded).collect();
+        RecordedEgress { flows, omitted: self.omitted.saturating_add(self.dropped) }
+    }
+
     /// Returns the summary for `--json`.
     pub(crate) fn json(&self) -> serde_json::Value {
         let flows: Vec<_> = self.entries.iter().map(FlowSummary::json).collect();
@@ -178,6 +188,16 @@ impl FlowSummary {
             }
             _ => None,
         }
+    }
+
+    fn recorded(&self) -> RecordedFlow {
+        let (allowed, reason) = match &self.verdict {
+            NetworkVerdict::Granted { rule, .. } => (true, Some(rule.clone())),
+            NetworkVerdict::Refused { reason, .. } => (false, Some(reason.clone())),
+            _ => (false, None),
+        };
+        let [flows, sent, received] = [self.flows, self.sent, self.received].map(|number| number.min(MAX_INTEGER));
+        RecordedFlow { to: self.to.clone(), allowed, reason, flows, sent, received }
     }
 
     fn json(&self) -> serde_json::Value {

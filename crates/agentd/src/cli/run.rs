@@ -7,8 +7,9 @@ use super::{
     explain,
     failure::{self, CANNOT, Failure},
     hidden, image,
-    network::FlowReader,
+    network::{FlowReader, NetworkSummary},
     protection::{self, Advice},
+    receipt::{Ended, Recording, RequestedReceipt},
     request,
     result_object::{self, ResultObject},
     secrets::{self, ReadSecrets},
@@ -17,8 +18,8 @@ use super::{
     stream, temporary, toolchains, writer,
 };
 use agentd_core::{
-    Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, Limits, NetworkMode, Profile,
-    Sandbox,
+    Claim, Command, Control, ControlReport, ControlStatus, EndReason, Grant, IsolationError, Limits, NetworkMode, Outcome,
+    Profile, Sandbox, Usage,
 };
 use agentd_isolation::{HeadTail, protect::Report, shared_kernel};
 use std::{
@@ -90,6 +91,7 @@ async fn attempt(mut args: RunArgs, result: &mut ResultObject) -> Result<u8, Fai
     if args.explain {
         return print_plan(&args, &selection::of_run(&args, &work_root).await?, &secrets).await;
     }
+    let requested = RequestedReceipt::of(&args)?;
     // Held until the sandbox is gone, so that its layers are not collected.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let image = held.as_ref().map(|(image, _)| image);
@@ -106,15 +108,17 @@ async fn attempt(mut args: RunArgs, result: &mut ResultObject) -> Result<u8, Fai
     if !args.json {
         warn_of_weaknesses(sandbox.controls());
     }
+    let mut recording = requested.map(|requested| requested.record(&spec, &command)).transpose()?;
     compared.command_begins();
     let ran = if args.json {
-        in_json(&sandbox, command, &args.command, (&selected, &args.require), &mut stops, (&mut compared, result, &mut flows))
-            .await
+        let about = (&mut compared, &mut *result, &mut flows, &mut recording);
+        in_json(&sandbox, command, &args.command, (&selected, &args.require), &mut stops, about).await
     } else {
         match sandbox.exec_streaming(command).await {
             Ok(handle) => {
                 compared.start_thread();
-                stream::stream(handle, &args.command, &mut stops).await
+                let output = observed(recording.as_ref(), writer::start());
+                stream::stream(handle, &args.command, &mut stops, output).await
             }
             Err(error) => Err(error),
         }
@@ -125,17 +129,24 @@ async fn attempt(mut args: RunArgs, result: &mut ResultObject) -> Result<u8, Fai
     if !result.printed {
         (result.protected, stopped) = compared.report(&mut stops).await;
     }
+    let network = flows.take().map(|flows| flows.finish(matches!(destroyed, Ok(None))));
     if !args.json {
-        if let Some(flows) = flows.take() {
-            flows.finish(matches!(destroyed, Ok(None))).warn();
-        }
-        print_notes(&result.protected, &ran, &advice);
+        network.iter().for_each(NetworkSummary::warn);
+        print_notes(&result.protected, ran.as_ref().ok().map(|(_, code)| *code), &advice);
     }
+    // With `--json`, the run was recorded before the object was printed, unless an error ended the run.
+    let unrecorded = recording.and_then(|recording| {
+        let (controls, egress) = (sandbox.controls(), network.as_ref().map(NetworkSummary::recorded));
+        let ran = ran.as_ref().map(|(outcome, _)| outcome);
+        recording.finish(Ended { selected: &selected, controls, egress, ran }).err()
+    });
+    let unrecorded = unrecorded.map(|error| not_recorded(&failure::message(&*error)));
+    let ran = ran.map(|(_, code)| code);
     drop(held);
     if hides {
         hint_at_hidden_program(&ran, &args, &spec.grants);
     }
-    let code = stopped.map_or(ran?, stopped_by);
+    let code = unrecorded.unwrap_or(stopped.map_or(ran?, stopped_by));
     match destroyed {
         // The result object is already printed, and a run prints only one object.
         Err(error) if args.json => Ok(not_destroyed(&error)),
@@ -162,12 +173,12 @@ fn hint_at_hidden_program(ran: &Result<u8, IsolationError>, args: &RunArgs, gran
 }
 
 /// Prints the changes of protected paths, and notes about a command that has failed.
-fn print_notes(changed: &Report, ran: &Result<u8, IsolationError>, advice: &Advice) {
+fn print_notes(changed: &Report, code: Option<u8>, advice: &Advice) {
     protection::warn(changed);
-    if matches!(ran, Ok(1..)) {
+    if matches!(code, Some(1..)) {
         advice.print();
     }
-    if matches!(ran, Ok(127)) {
+    if code == Some(127) {
         hidden::note_of_environments();
     }
 }
@@ -213,6 +224,20 @@ fn not_destroyed(error: &IsolationError) -> u8 {
     CANNOT
 }
 
+/// Prints that the run could not be recorded; returns the exit code.
+fn not_recorded(message: &str) -> u8 {
+    writer::message(format_args!("{message}"));
+    CANNOT
+}
+
+/// Returns the output of a command, observed for its receipt if one was requested.
+fn observed(recording: Option<&Recording>, output: writer::Output) -> writer::Output {
+    match recording {
+        Some(recording) => recording.observe(output),
+        None => output,
+    }
+}
+
 /// Prints why a program could not be executed. Returns the exit code of a shell in this case (`sh(1p)`).
 pub(crate) fn not_executed(program: &str, errno: i32) -> u8 {
     writer::message(format_args!("{program}: {}", std::io::Error::from_raw_os_error(errno)));
@@ -233,23 +258,32 @@ pub(crate) fn warn_of_weaknesses(controls: &[ControlReport]) {
     }
 }
 
+/// What a run with `--json` reports besides the command.
+type About<'a> = (&'a mut Comparison, &'a mut ResultObject, &'a mut Option<FlowReader>, &'a mut Option<Recording>);
+
 async fn in_json(
     sandbox: &Arc<dyn Sandbox>,
     command: Command,
     args: &CommandArgs,
     (selected, required): (&Selected, &[RequireArg]),
     stops: &mut Stops,
-    (compared, result, flows): (&mut Comparison, &mut ResultObject, &mut Option<FlowReader>),
-) -> Result<u8, IsolationError> {
+    (compared, result, flows, recording): About<'_>,
+) -> Result<(Outcome, u8), IsolationError> {
     let capture = command.capture;
     let handle = sandbox.exec_streaming(command).await?;
     compared.start_thread();
     let (output, kept) = writer::keep(capture);
+    let output = observed(recording.as_ref(), output);
     let (outcome, stopped) = stream::serve(handle, args, stops, output).await?;
     // Destroy the sandbox first: the object is complete only when no process is running.
     let destroyed = destroy(sandbox, stops, compared).await;
     let (protected, interrupted) = compared.report(stops).await;
-    let network = flows.take().map(|flows| flows.finish(matches!(destroyed, Ok(None))).json());
+    let network = flows.take().map(|flows| flows.finish(matches!(destroyed, Ok(None))));
+    let unrecorded = recording.take().and_then(|recording| {
+        let (controls, egress) = (sandbox.controls(), network.as_ref().map(NetworkSummary::recorded));
+        let recorded = recording.finish(Ended { selected, controls, egress, ran: Ok(&outcome) });
+        recorded.err().map(|error| failure::message(&*error))
+    });
     let [stdout, stderr] =
         std::mem::replace(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner), [0; 2].map(HeadTail::new));
     let stream = |kept: HeadTail| {
@@ -270,13 +304,7 @@ async fn in_json(
         "reason": outcome.reason,
         "exit_code": outcome.exit_code,
         "signal": outcome.signal,
-        "usage": {
-            "wall_us": micros(outcome.usage.wall),
-            "cpu_user_us": micros(outcome.usage.cpu_user),
-            "cpu_system_us": micros(outcome.usage.cpu_system),
-            "peak_memory_bytes": outcome.usage.peak_memory,
-            "peak_memory_of": if outcome.usage.peak_memory_is_group { "cgroup" } else { "largest process" },
-        },
+        "usage": describe(&outcome.usage),
         "enforced": {
             "files": enforced(sandbox, &[Control::Mounts, Control::Landlock]),
             "processes": enforced(sandbox, &[Control::Namespaces, Control::Privileges]),
@@ -284,21 +312,33 @@ async fn in_json(
             "syscalls": enforced(sandbox, &[Control::Seccomp]),
             "kernel": selected.proven.as_ref().is_some_and(|proven| proven.has(Claim::Kernel)),
         },
-        "network": network,
+        "network": network.as_ref().map(NetworkSummary::json),
         "controls": sandbox.controls(),
         "degraded": degraded,
         "stdout": stream(stdout),
         "stderr": stream(stderr),
-        "error": destroyed.as_ref().err().map(|error| failure::message(error)),
+        "error": destroyed.as_ref().err().map(|error| failure::message(error)).or(unrecorded.clone()),
     });
     result.printed = true;
     let later = result_object::print(object, &protected, stops, stopped.or(interrupted).map(|_| stream::DRAIN)).await?;
-    match (destroyed, stopped.or(interrupted).or(later)) {
-        (Err(error), _) => Ok(not_destroyed(&error)),
-        (Ok(Some(code)), _) => Ok(code),
-        (Ok(None), Some(stop)) => Ok(stopped_by(stop)),
-        (Ok(None), None) => Ok(outcome.shell_code()),
-    }
+    let code = match (destroyed, unrecorded, stopped.or(interrupted).or(later)) {
+        (Err(error), ..) => not_destroyed(&error),
+        (Ok(_), Some(error), _) => not_recorded(&error),
+        (Ok(Some(code)), None, _) => code,
+        (Ok(None), None, Some(stop)) => stopped_by(stop),
+        (Ok(None), None, None) => outcome.shell_code(),
+    };
+    Ok((outcome, code))
+}
+
+fn describe(usage: &Usage) -> serde_json::Value {
+    serde_json::json!({
+        "wall_us": micros(usage.wall),
+        "cpu_user_us": micros(usage.cpu_user),
+        "cpu_system_us": micros(usage.cpu_system),
+        "peak_memory_bytes": usage.peak_memory,
+        "peak_memory_of": if usage.peak_memory_is_group { "cgroup" } else { "largest process" },
+    })
 }
 
 /// Returns true if all of `controls` were applied, fully or as far as the kernel and the rights of the caller permit.

@@ -140,11 +140,11 @@ async fn exec(client: &Client, state: &SandboxStore, args: ExecArgs) -> Result<u
     warn_of_weaknesses(started.controls());
     protection::warn(started.before());
     let after = started.after();
-    let ran = stream::stream(Box::new(started), &args.command, &mut stops).await;
+    let ran = stream::stream(Box::new(started), &args.command, &mut stops, writer::start()).await;
     protection::warn(&after.report());
     match ran {
         Err(IsolationError::Spawn { program, errno }) => Ok(not_executed(&program, errno)),
-        other => Ok(other?),
+        other => Ok(other?.1),
     }
 }
 

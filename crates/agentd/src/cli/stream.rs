@@ -55,12 +55,19 @@ impl Meter {
     }
 }
 
-/// Connects the streams of a command with the caller's and waits for the end of the command. Returns the exit code.
-pub(crate) async fn stream(handle: Box<dyn ExecHandle>, args: &CommandArgs, stops: &mut Stops) -> Result<u8, IsolationError> {
+/// Connects the streams of a command with the caller's and waits for the end of the command. Returns the outcome and the exit
+/// code.
+pub(crate) async fn stream(
+    handle: Box<dyn ExecHandle>,
+    args: &CommandArgs,
+    stops: &mut Stops,
+    output: writer::Output,
+) -> Result<(Outcome, u8), IsolationError> {
     let raw = if args.tty && args.interactive { terminal::RawMode::enter() } else { None };
-    let (outcome, stopped) = serve(handle, args, stops, writer::start()).await?;
+    let (outcome, stopped) = serve(handle, args, stops, output).await?;
     drop(raw);
-    Ok(report(&outcome, stopped))
+    let code = report(&outcome, stopped);
+    Ok((outcome, code))
 }
 
 /// Forwards the streams of a command until it ends. Returns its outcome, and the first signal that asked agentd to stop, if any.

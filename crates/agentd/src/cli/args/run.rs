@@ -175,6 +175,10 @@ pub(crate) struct RunArgs {
         default_missing_value = "all",
         value_parser = PossibleValuesParser::new(layouts::cache_names().into_iter().chain(["all"])))]
     pub no_host_caches: Vec<String>,
+    /// Write a signed receipt of the run to FILE and a description of the run to FILE.intent, and record the run in the audit
+    /// log (see `agentd receipt verify`)
+    #[arg(long, value_name = "FILE", conflicts_with = "explain")]
+    pub receipt: Option<PathBuf>,
     /// Print how each isolation control would be applied, and run nothing
     #[arg(long)]
     pub explain: bool,

@@ -15,6 +15,7 @@ mod firecracker;
 mod gondolin;
 mod peers;
 mod protected;
+mod records;
 mod report;
 
 use super::{args::BenchArgs, failure::Failure, terminal::Progress};
@@ -43,8 +44,14 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     #[cfg(feature = "firecracker")]
     subjects.add_firecracker(scratch.path()).await?;
     subjects.add_peers(scratch.path())?;
+    // Held until the row was measured.
+    let in_memory = records::row()?.map(|(row, folder)| {
+        subjects.figures.push(row);
+        folder
+    });
     sample(&mut subjects.figures, args.rounds).await?;
     let files = files::measure(&subjects.live, args.rounds).await?;
+    let leaves_per_second = records::leaves_per_second(scratch.path()).await?;
     let own = std::env::current_exe()?.display().to_string();
     let protected = protected::measure(&own, LinuxNativeBackend::NAME, scratch.path(), args.rounds)?;
     let granted = egress::measure(&subjects.backends, args.rounds).await?;
@@ -57,7 +64,8 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     }
     drop(progress);
     let rows = figures.into_iter().map(|mut figure| (figure.name, median(&mut figure.samples))).collect();
-    let report = Measurements { rounds: args.rounds, rows, files, protected, granted, memory };
+    drop(in_memory);
+    let report = Measurements { rounds: args.rounds, rows, files, protected, granted, leaves_per_second, memory };
     let mut out = std::io::stdout().lock();
     if args.json {
         report.print_json(&mut out)?

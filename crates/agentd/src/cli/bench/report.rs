@@ -37,6 +37,8 @@ pub(super) struct Measurements {
     pub protected: Protected,
     /// What sandboxes with granted hosts get through their gateway.
     pub granted: Vec<Granted>,
+    /// The number of leaves of the audit log that become durable in a second, with 64 clients.
+    pub leaves_per_second: f64,
     /// Host memory of a machine of Gondolin that has just started, in bytes.
     pub memory: Option<u64>,
 }
@@ -51,6 +53,7 @@ impl Measurements {
             .collect();
         let all = serde_json::json!({
             "rounds": self.rounds, "rows": rows, "gondolin_memory_bytes": self.memory,
+            "durable_leaves_per_second": self.leaves_per_second,
             "firecracker_restore_ratio": self.restore_ratio(),
             "files_ratios": self.files.iter().copied().collect::<BTreeMap<_, _>>(),
             "protected_tree": {
@@ -87,6 +90,7 @@ impl Measurements {
         for granted in &self.granted {
             self.print_granted(granted, out)?;
         }
+        writeln!(out, "audit log: {:.0} leaves per second become durable, for 64 clients", self.leaves_per_second)?;
         if let [Some(exec), Some(session), Some(sdk)] = GONDOLIN.map(|name| self.row(name)) {
             writeln!(
                 out,

@@ -1,0 +1,244 @@
+//! `agentd run --receipt`: records a run in the audit log, and writes a signed receipt of it.
+
+use super::{
+    args::RunArgs,
+    failure::Failure,
+    receipt_file::ReceiptFile,
+    records,
+    selection::Selected,
+    writer::{Output, OutputPiece},
+};
+use agentd_core::{Command, ControlReport, ControlStatus, EvidenceResult, IsolationError, Limits, Outcome, SandboxSpec, Usage};
+use agentd_records::{
+    AuditEvent, ContentDigest, Digesting, InvalidLabel, Label, Leaf, MAX_INTEGER, Records, Timestamp,
+    receipt::{
+        self, Receipt, ReceiptDecision, RecordedControl, RecordedEgress, RecordedEvidence, RecordedOutcome, RecordedStatus,
+        Subject,
+    },
+};
+use rustix::rand::{GetRandomFlags, getrandom};
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::mpsc;
+
+/// The capability that `agentd run` uses.
+const CAPABILITY: &str = "shell.exec.v1";
+
+/// The name of the file with the intent is that of the receipt, and this suffix.
+const INTENT: &str = ".intent";
+
+/// A receipt that the caller requested, before the run is recorded.
+pub(super) struct RequestedReceipt {
+    file: ReceiptFile,
+    records: Records,
+    started: Timestamp,
+}
+
+/// A run whose intent is in the audit log.
+pub(super) struct Recording {
+    requested: RequestedReceipt,
+    id: Label,
+    intent: ContentDigest,
+    limits: BTreeMap<Label, u64>,
+    /// True if the command has one stream: its terminal.
+    terminal: bool,
+    output: Arc<Mutex<[Digesting; 2]>>,
+}
+
+/// The facts about a run that has ended.
+pub(super) struct Ended<'e> {
+    pub selected: &'e Selected,
+    pub controls: &'e [ControlReport],
+    pub egress: Option<RecordedEgress>,
+    pub ran: Result<&'e Outcome, &'e IsolationError>,
+}
+
+impl RequestedReceipt {
+    /// Prepares a receipt, if one was requested: opens the directory of the file, and makes a key if there is none.
+    ///
+    /// # Errors
+    /// The directory or the keys cannot be used.
+    pub fn of(args: &RunArgs) -> Result<Option<Self>, Failure> {
+        let Some(path) = &args.receipt else { return Ok(None) };
+        let (file, records) = (ReceiptFile::at(path)?, records::records()?);
+        records.keys()?;
+        Ok(Some(Self { file, records, started: Timestamp::now() }))
+    }
+
+    /// Writes the file with the intent, and records the intent in the audit log. The command must not start before.
+    ///
+    /// # Errors
+    /// The intent cannot be written or recorded.
+    pub fn record(self, spec: &SandboxSpec, command: &Command) -> Result<Recording, Failure> {
+        let (id, nonce) = (random()?, random()?);
+        let text = intent(&nonce, spec, command)?;
+        self.file.write(INTENT, &text)?;
+        let (id, intent) = (Label::try_from(id)?, ContentDigest::of(text.as_bytes()));
+        let event = AuditEvent::Intent {
+            id: id.clone(),
+            principal: records::principal()?,
+            source: "command-line".try_into()?,
+            capability: CAPABILITY.try_into()?,
+            intent,
+            idempotency_key: None,
+        };
+        self.records.recorder()?.record(&Leaf::new(self.started, event))?;
+        let limits = limits(&[&spec.limits, &command.limits])?;
+        Ok(Recording { requested: self, id, intent, limits, terminal: command.pty.is_some(), output: Arc::default() })
+    }
+}
+
+impl Recording {
+    /// Computes digests of the output on its way to `output`.
+    pub fn observe(&self, (to, written, gone): Output) -> Output {
+        let (sender, mut pieces) = mpsc::channel(1);
+        let digests = self.output.clone();
+        tokio::spawn(async move {
+            while let Some(piece) = pieces.recv().await {
+                let (OutputPiece::Out(bytes) | OutputPiece::Err(bytes)) = &piece;
+                let stream = usize::from(matches!(piece, OutputPiece::Err(_)));
+                digests.lock().unwrap_or_else(PoisonError::into_inner)[stream].update(bytes);
+                // Without a receiver, the senders of pieces get the error.
+                if to.send(piece).await.is_err() {
+                    return;
+                }
+            }
+        });
+        (sender, written, gone)
+    }
+
+    /// Signs the receipt, records the end of the run in the audit log, and writes the file.
+    ///
+    /// # Errors
+    /// The end of the run cannot be recorded, or the file cannot be written.
+    pub fn finish(self, ended: Ended<'_>) -> Result<(), Failure> {
+        let RequestedReceipt { file, records, started } = &self.requested;
+        // From here on, no other process can replace the key, so the key is in use at the time of the receipt.
+        let recorder = records.recorder()?;
+        let finished = Timestamp::now().max(*started);
+        let outcome = outcome(ended.ran)?;
+        let receipt = Receipt {
+            version: env!("CARGO_PKG_VERSION").try_into()?,
+            principal: records::principal()?,
+            capability: CAPABILITY.try_into()?,
+            intent: self.intent,
+            decision: ReceiptDecision { allowed: true, policies: Vec::new() },
+            started: *started,
+            finished,
+            backend: Some(ended.selected.backend.name().try_into()?),
+            controls: ended.controls.iter().map(control).collect::<Result<_, _>>()?,
+            evidence: evidence(ended.selected)?,
+            limits: self.limits,
+            usage: usage(ended.ran.map_or(Usage::default(), |outcome| outcome.usage))?,
+            egress: ended.egress,
+            outcome: outcome.clone(),
+        };
+        let digests = self.output.lock().unwrap_or_else(PoisonError::into_inner).clone().map(Digesting::finish);
+        let names: &[&str] = if self.terminal { &["terminal"] } else { &["stdout", "stderr"] };
+        let subjects = names.iter().zip(digests).map(|(name, digest)| Subject::new(name, digest)).collect();
+        let text = receipt::sign(receipt, subjects, &recorder.keys().signer)?;
+        let RecordedOutcome { reason, exit_code, signal } = outcome;
+        let receipt = Some(ContentDigest::of(text.as_bytes()));
+        let event = AuditEvent::Outcome { id: self.id, intent: self.intent, reason, exit_code, signal, receipt };
+        recorder.record(&Leaf::new(finished, event))?;
+        file.write("", &text)
+    }
+}
+
+/// Returns 16 random bytes in hexadecimal digits.
+fn random() -> Result<String, Failure> {
+    let mut random = [0; 16];
+    getrandom(&mut random, GetRandomFlags::empty())
+        .map_err(|errno| format!("receipt: random bytes: {} — check that getrandom(2) works", std::io::Error::from(errno)))?;
+    Ok(format!("{:032x}", u128::from_ne_bytes(random)))
+}
+
+/// Describes the sandbox and the command. Only the names of environment variables are included: values may be secrets.
+fn intent(nonce: &str, spec: &SandboxSpec, command: &Command) -> Result<String, Failure> {
+    let texts = |texts: &mut dyn Iterator<Item = &OsStr>| texts.map(text).collect::<Vec<_>>();
+    let object = serde_json::json!({
+        "v": 1,
+        "nonce": nonce,
+        "capability": CAPABILITY,
+        "argv": texts(&mut command.argv.iter().map(AsRef::as_ref)),
+        "cwd": command.cwd.as_ref().map(|cwd| text(cwd.as_os_str())),
+        "environment": texts(&mut command.env.iter().map(|(name, _)| name.as_ref())),
+        "limits": command.limits,
+        "sandbox": serde_json::to_value(spec)
+            .map_err(|error| format!("receipt: describe the sandbox: {error} — grant only paths that are UTF-8"))?,
+    });
+    Ok(format!("{object:#}\n"))
+}
+
+/// Returns a text, or the array of its bytes if they are not UTF-8.
+fn text(text: &OsStr) -> serde_json::Value {
+    text.to_str().map_or_else(|| text.as_encoded_bytes().into(), Into::into)
+}
+
+fn control(report: &ControlReport) -> Result<RecordedControl, InvalidLabel> {
+    let (status, detail) = match &report.status {
+        ControlStatus::Enforced => (RecordedStatus::Enforced, report.detail.clone()),
+        ControlStatus::Partial(missing) => (RecordedStatus::Partial, missing.clone()),
+        ControlStatus::Missing(error) => (RecordedStatus::Missing, error.to_string()),
+    };
+    Ok(RecordedControl { control: report.control.to_string().try_into()?, status, detail })
+}
+
+fn evidence(selected: &Selected) -> Result<Vec<RecordedEvidence>, InvalidLabel> {
+    let evidence = selected.proven.iter().flat_map(|proven| &proven.evidence);
+    let record = |evidence: &agentd_core::Evidence| {
+        let (claim, check) = (evidence.claim.to_string().try_into()?, evidence.check.as_str().try_into()?);
+        Ok(RecordedEvidence { claim, check, held: evidence.result == EvidenceResult::Held })
+    };
+    evidence.map(record).collect()
+}
+
+fn outcome(ran: Result<&Outcome, &IsolationError>) -> Result<RecordedOutcome, Failure> {
+    let (reason, exit_code, signal) = match ran {
+        Ok(outcome) => (serde_json::to_value(outcome.reason)?, outcome.exit_code, outcome.signal),
+        Err(IsolationError::Spawn { .. }) => ("not-executed".into(), None, None),
+        Err(_) => ("failed".into(), None, None),
+    };
+    Ok(RecordedOutcome { reason: reason.as_str().unwrap_or("failed").try_into()?, exit_code, signal })
+}
+
+fn usage(usage: Usage) -> Result<BTreeMap<Label, u64>, InvalidLabel> {
+    named([
+        ("wall_us", Some(micros(usage.wall))),
+        ("cpu_user_us", Some(micros(usage.cpu_user))),
+        ("cpu_system_us", Some(micros(usage.cpu_system))),
+        ("peak_memory_bytes", Some(usage.peak_memory)),
+    ])
+}
+
+/// Returns the limits by name. Later ones replace earlier ones.
+fn limits(all: &[&Limits]) -> Result<BTreeMap<Label, u64>, InvalidLabel> {
+    let mut merged = BTreeMap::new();
+    for limits in all {
+        merged.extend(named([
+            ("wall_us", limits.wall.map(micros)),
+            ("cpu_us", limits.cpu_time.map(micros)),
+            ("memory_bytes", limits.memory.map(|bytes| bytes.0)),
+            ("processes", limits.processes.map(Into::into)),
+            ("open_files", limits.open_files),
+            ("file_size_bytes", limits.file_size.map(|bytes| bytes.0)),
+            ("output_bytes", limits.output.map(|bytes| bytes.0)),
+            ("cpu_quota_thousandths", limits.cpu_quota.map(|quota| quota.0.into())),
+            ("cpu_weight", limits.cpu_weight.map(Into::into)),
+        ])?);
+    }
+    Ok(merged)
+}
+
+/// Returns the values that exist, by name. A receipt contains no larger number than [`MAX_INTEGER`].
+fn named<const N: usize>(values: [(&str, Option<u64>); N]) -> Result<BTreeMap<Label, u64>, InvalidLabel> {
+    let some = values.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    some.map(|(name, value)| Ok((name.try_into()?, value.min(MAX_INTEGER)))).collect()
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
