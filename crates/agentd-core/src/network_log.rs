@@ -33,7 +33,8 @@ pub struct NetworkFlow {
     pub sent: u64,
     /// Bytes to the sandbox.
     pub received: u64,
-    /// The method and path of a refused request inside of an inspected connection. The text comes from the sandbox, as for `name`.
+    /// The method and path of a refused request inside of an inspected connection. The text comes from the sandbox, as for
+    /// `name`.
     pub request: Option<String>,
     /// The decision.
     pub verdict: NetworkVerdict,

@@ -5,7 +5,8 @@ use std::{fmt, sync::Arc};
 use zeroize::Zeroizing;
 
 /// A secret that stays outside of the sandbox ([`crate::Network::Egress`]). The sandbox gets a placeholder, which the gateway
-/// replaces in requests to one host. The value can be neither printed nor serialised, and is zeroed when the last copy is dropped.
+/// replaces in requests to one host. The value can be neither printed nor serialised, and is zeroed when the last copy is
+/// dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NetworkSecret {
     /// The destination of the secret: `NAME@HOST[:PORT][/HEADER]`. NAME is the environment variable that holds the placeholder.

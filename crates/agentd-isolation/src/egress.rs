@@ -48,8 +48,8 @@ fn parsed(texts: &[String]) -> Result<Vec<NetGrant>, IsolationError> {
     texts.iter().map(|text| text.parse()).collect::<Result<_, GrantError>>().map_err(|error| refused(&error))
 }
 
-/// Returns the network of a named sandbox without the network grants of `revoke`, and with those of `allow`. The network grants of
-/// the result are in their complete form, and each occurs once.
+/// Returns the network of a named sandbox without the network grants of `revoke`, and with those of `allow`. The network grants
+/// of the result are in their complete form, and each occurs once.
 ///
 /// # Errors
 /// [`IsolationError::Invalid`] for a network without granted hosts, a text that is not a network grant, a grant in `revoke`

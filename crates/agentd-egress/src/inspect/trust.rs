@@ -1,5 +1,5 @@
-//! The trust stores of a sandbox: files with the certificates of the authorities that the gateway trusts, and with the certificate
-//! of the sandbox's own authority.
+//! The trust stores of a sandbox: files with the certificates of the authorities that the gateway trusts, and with the
+//! certificate of the sandbox's own authority.
 
 use super::{
     authority::{SandboxAuthority, pem},

@@ -71,7 +71,7 @@ pub struct FlowHistory {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Line {
-    Flow(RecordedFlow),
+    Flow(Box<RecordedFlow>),
     Dropped(u64),
 }
 
@@ -118,7 +118,7 @@ impl FlowWriter {
             };
             while let Some(flow) = log.next(Duration::MAX) {
                 let flow = RecordedFlow::from(flow);
-                keep(usize::from(!flow.allowed), Line::Flow(flow));
+                keep(usize::from(!flow.allowed), Line::Flow(Box::new(flow)));
                 let dropped = log.take_dropped();
                 if dropped > 0 {
                     keep(1, Line::Dropped(dropped));
@@ -234,7 +234,7 @@ fn add(history: &mut FlowHistory, file: File) -> io::Result<()> {
     file.take(2 * MAX_FILE).read_to_end(&mut bytes)?;
     for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         match serde_json::from_slice(line) {
-            Ok(Line::Flow(flow)) => history.flows.push(flow),
+            Ok(Line::Flow(flow)) => history.flows.push(*flow),
             Ok(Line::Dropped(dropped)) => history.dropped = history.dropped.saturating_add(dropped),
             Err(_) => history.damaged += 1,
         }

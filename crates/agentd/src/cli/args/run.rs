@@ -217,11 +217,11 @@ pub(crate) struct BoundaryArgs {
         default_missing_value = "all",
         value_parser = PossibleValuesParser::new(layouts::toolchain_names().into_iter().chain(["all"])))]
     pub no_host_tools: Vec<String>,
-    /// Network access. off: loopback only. host: the host's network. allow=HOSTS: only these hosts, separated by commas, each as
-    /// NAME[:PORT][/PROTOCOL][/METHOD:PATH], *.NAME or ADDRESS:PORT; NAME alone means TLS at port 443; PROTOCOL is tcp, tls or
-    /// http; METHOD:PATH, as in GET:/v1/*, lets `agentd run` inspect the TLS of this host and refuse other requests. preset=NAMES: the
-    /// hosts of presets (see `agentd net presets`). file=PATH: the hosts in a file of network grants. log: no host; prints what
-    /// the command would need. All values except off and host can be repeated [default: off]
+    /// Network access. off: loopback only. host: the host's network. allow=HOSTS: only these hosts, separated by commas, each
+    /// as NAME[:PORT][/PROTOCOL][/METHOD:PATH], *.NAME or ADDRESS:PORT; NAME alone means TLS at port 443; PROTOCOL is tcp, tls
+    /// or http; METHOD:PATH, as in GET:/v1/*, lets `agentd run` inspect the TLS of this host and refuse other requests.
+    /// preset=NAMES: the hosts of presets (see `agentd net presets`). file=PATH: the hosts in a file of network grants. log: no
+    /// host; prints what the command would need. All values except off and host can be repeated [default: off]
     #[arg(long, value_name = "off|host|log|allow=|preset=|file=")]
     pub net: Vec<NetworkArg>,
     /// Memory limit of all processes together, e.g. 512M (requires root or a delegated cgroup)
