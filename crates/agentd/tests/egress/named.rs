@@ -85,7 +85,8 @@ fn change(_: &str) {
     place.agentd(&["net", "dev", "--allow", "granted.example:2222,granted.example:80"]);
     assert_eq!(lines.next().as_deref(), Some("open"));
     // A port below 1024, on which a program of an ordinary user could not listen.
-    let http = "exec 3<>/dev/tcp/granted.example/80 && printf 'GET /a HTTP/1.0\\r\\nHost: granted.example\\r\\n\\r\\n' >&3 && tail -n1 <&3";
+    let http = "exec 3<>/dev/tcp/granted.example/80 && \
+                printf 'GET /a HTTP/1.0\\r\\nHost: granted.example\\r\\n\\r\\n' >&3 && tail -n1 <&3";
     assert_eq!(place.bash("dev", http), "http /a");
     place.agentd(&["net", "dev", "--revoke", "granted.example:2222", "--allow", "b.example"]);
     assert_eq!(lines.next().as_deref(), Some("ECONNRESET"));
