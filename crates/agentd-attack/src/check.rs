@@ -34,8 +34,8 @@ pub struct Check {
 /// Every sandbox has `secret_path`, `host_file`, `loopback_port`, `abstract_name`, `unix_path`, `host_pid`, `workspace`,
 /// `readonly`, `shm_id`, `shm_file`, `queue`, `host_marker` and `env_marker`. A sandbox with its own root also has `own_root`,
 /// and `capabilities`, the hexadecimal mask of the capabilities that it keeps. A sandbox in its own machine also has
-/// `own_machine`, and a sandbox without grants `no_grants`. A sandbox with a granted host has other facts: the addresses
-/// `granted`, `beside`, `other_port` and `datagrams`, and a granted `name`.
+/// `own_machine`, and a sandbox without grants `no_grants`. A sandbox with granted hosts has other facts: the addresses
+/// `granted`, `other_address`, `other_port` and `datagrams`, and the granted `name`.
 #[derive(Debug, Default, Clone)]
 pub struct Facts(BTreeMap<String, String>);
 
@@ -65,7 +65,7 @@ impl Facts {
         self.0.get("no_grants").is_some_and(|value| value == "1")
     }
 
-    /// Returns whether a host is granted to the sandbox.
+    /// Returns true if the sandbox has granted hosts.
     pub(crate) fn has_granted_hosts(&self) -> bool {
         self.0.contains_key(GRANTED)
     }

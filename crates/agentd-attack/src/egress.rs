@@ -1,7 +1,7 @@
 //! A12: ways around the gateway to granted hosts.
 //!
-//! One address of the host is granted at one port. Servers of the probe listen at this address, beside it and at another port.
-//! Each sends a byte to its clients.
+//! The sandbox has a network grant for one address and port of the host. Servers of the probe listen there, at another address
+//! and at another port. Each server sends a byte to its clients.
 
 use crate::check::{BUG, Check, Facts, Verdict, broken_if, first};
 use agentd_core::Claim::Egress;
@@ -18,18 +18,19 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a12_find_a_name_without_a_grant", claim: Egress, remedy: BUG, run: name },
 ];
 
-/// The address that is granted.
+/// The fact with the granted address.
 pub(crate) const GRANTED: &str = "granted";
 
-/// The port of the name server. Every address is one of it.
+/// The gateway's name server. The gateway answers on port 53 of every address.
 const NAME_SERVER: &str = "198.18.0.1:53";
-/// A name that every resolver of a host knows.
+/// A name without a network grant. Every resolver of a host finds this name.
 const OTHER_NAME: &str = "localhost";
-/// The time after which a query is sent again, because a datagram may be lost, and the number of attempts.
+/// The time after which a query is sent again, because a datagram may be lost.
 const RESEND: Duration = Duration::from_secs(1);
+/// The maximum number of times that a query is sent.
 const ATTEMPTS: usize = 4;
 
-/// Returns whether a server answers at the address.
+/// Returns true if a server answers at the address.
 fn answers(address: SocketAddr) -> io::Result<bool> {
     Ok(TcpStream::connect(address)?.read(&mut [0])? > 0)
 }
@@ -38,14 +39,15 @@ fn address(facts: &Facts, fact: &str) -> Result<SocketAddr, Verdict> {
     facts.get(fact)?.parse().map_err(|_| Verdict::NotTried(format!("the fact {fact} is not an address")))
 }
 
-/// Tries to reach addresses. If the gateway does not carry what is granted, its refusals prove nothing.
+/// Tries to reach addresses without a network grant. First connects to the granted address: if the gateway refuses this
+/// connection too, its other refusals prove nothing.
 fn unreachable(facts: &Facts, attempts: impl FnOnce(SocketAddr) -> Result<Vec<SocketAddr>, Verdict>) -> Verdict {
     let tried = || {
         let granted = address(facts, GRANTED)?;
         match answers(granted) {
             Ok(true) => attempts(granted),
-            Ok(false) => Err(Verdict::NotTried(format!("nothing answered at {granted}, which is granted"))),
-            Err(error) => Err(Verdict::NotTried(format!("{granted}, which is granted, was not reached: {error}"))),
+            Ok(false) => Err(Verdict::NotTried(format!("the granted address {granted} did not answer"))),
+            Err(error) => Err(Verdict::NotTried(format!("connect to the granted address {granted}: {error}"))),
         }
     };
     match tried() {
@@ -59,11 +61,11 @@ fn unreachable(facts: &Facts, attempts: impl FnOnce(SocketAddr) -> Result<Vec<So
 
 fn other_address(facts: &Facts) -> Verdict {
     unreachable(facts, |granted| {
-        let beside = address(facts, "beside")?;
+        let another = address(facts, "other_address")?;
         // A metadata service, and addresses for documentation (RFC 5737, RFC 3849).
         let others = ["169.254.169.254", "::1", "192.0.2.1", "2001:db8::1"].into_iter().filter_map(|host| host.parse().ok());
         let others = others.map(|ip: IpAddr| SocketAddr::new(ip, granted.port()));
-        Ok([beside].into_iter().chain(others).collect())
+        Ok([another].into_iter().chain(others).collect())
     })
 }
 
@@ -71,7 +73,7 @@ fn other_port(facts: &Facts) -> Verdict {
     unreachable(facts, |_| Ok(vec![address(facts, "other_port")?]))
 }
 
-/// Sends a datagram. The probe checks outside whether one arrived.
+/// Sends a datagram. The probe checks outside whether the datagram arrived.
 fn datagram(facts: &Facts) -> Verdict {
     let sent = address(facts, "datagrams").map(|to| UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"x", to)));
     match sent {
@@ -84,12 +86,12 @@ fn datagram(facts: &Facts) -> Verdict {
 fn name(facts: &Facts) -> Verdict {
     let found = |name: &str| match is_found(name) {
         Ok(found) => Ok(found),
-        Err(error) => Err(Verdict::NotTried(format!("ask the gateway for {name}: {error}"))),
+        Err(error) => Err(Verdict::NotTried(format!("look up {name} through the gateway: {error}"))),
     };
     let tried = || {
         let granted = facts.get("name")?;
         if !found(granted)? {
-            return Err(Verdict::NotTried(format!("the gateway does not know {granted}, which is granted")));
+            return Err(Verdict::NotTried(format!("the gateway did not find the granted name {granted}")));
         }
         found(OTHER_NAME)
     };
@@ -99,7 +101,7 @@ fn name(facts: &Facts) -> Verdict {
     }
 }
 
-/// Asks the gateway for an IPv4 address of the name (RFC 1035), and returns whether there is one.
+/// Asks the gateway for an IPv4 address of the name (RFC 1035). Returns true if the gateway returns an address.
 fn is_found(name: &str) -> io::Result<bool> {
     let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
@@ -119,6 +121,6 @@ fn is_found(name: &str) -> io::Result<bool> {
             break;
         }
     }
-    // The number of answers.
+    // Bytes 6 and 7 are the number of answers.
     if received? < 8 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(answer[6..8] != [0, 0]) }
 }

@@ -28,7 +28,7 @@ const ON_A_SHARED_SYSTEM: [&str; 3] =
 const ON_GRANTS: [&str; 2] = ["a3_change_a_read_only_grant", "a6_leave_a_set_id_program_in_the_workspace"];
 
 /// Returns every attack that proves something under these facts. With the fact `granted`, these are the attacks on the gateway to
-/// granted hosts, otherwise all others.
+/// granted hosts. Without it, these are all other attacks.
 pub fn checks(facts: &Facts) -> impl Iterator<Item = &'static Check> + use<> {
     let gateway = facts.has_granted_hosts();
     let shared = !facts.has_own_machine();

@@ -129,23 +129,24 @@ pub trait Sandbox: Send + Sync {
     fn network_environment(&self) -> Vec<(OsString, OsString)> {
         Vec::new()
     }
-    /// Replaces the granted hosts of a running sandbox ([`crate::Network::Egress`]). Connections that the new grants do not allow
-    /// end at once. After an error, the old grants hold.
+    /// Replaces the network grants of a running sandbox ([`crate::Network::Egress`]). Connections that the new network grants do
+    /// not allow end at once. After an error, the old network grants still apply.
     ///
     /// # Errors
-    /// [`IsolationError::Invalid`] for a network of another kind than that of the sandbox, for grants that cannot be enforced,
-    /// for the grant of a port on which a program in the sandbox listens, and if the backend has no granted hosts.
+    /// [`IsolationError::Invalid`] if the network of the sandbox or the new network has no granted hosts. The same error is
+    /// returned if a network grant cannot be enforced, if a program in the sandbox listens on a granted port, and by backends
+    /// without granted hosts.
     async fn set_network(&self, _network: &Network) -> Result<(), IsolationError> {
         Err(IsolationError::Invalid {
             what: "network".to_owned(),
-            reason: format!("the granted hosts of sandbox {} cannot be changed — create another sandbox", self.id()),
+            reason: format!("the backend of sandbox {} cannot change granted hosts — create another sandbox", self.id()),
         })
     }
-    /// Connects to a TCP port of the sandbox's loopback. The socket does not block.
+    /// Connects to a TCP port of the sandbox's loopback. The returned socket is non-blocking.
     ///
     /// # Errors
     /// [`IsolationError::Io`] if no program in the sandbox accepts the connection. [`IsolationError::Invalid`] if the sandbox has
-    /// no loopback of its own, if the gateway to the granted hosts listens on the port, and if the backend cannot connect.
+    /// no loopback of its own, if the gateway to the granted hosts listens on the port, or if the backend cannot connect.
     async fn connect(&self, port: u16) -> Result<OwnedFd, IsolationError> {
         Err(IsolationError::Invalid {
             what: format!("port {port}"),

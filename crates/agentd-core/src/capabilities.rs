@@ -20,7 +20,7 @@ pub enum Claim {
     Syscalls,
     /// Commands run on a kernel of their own, not on that of the host.
     Kernel,
-    /// A sandbox with granted hosts reaches nothing else.
+    /// A sandbox with granted hosts reaches no other destination.
     Egress,
 }
 
@@ -30,8 +30,8 @@ impl Claim {
         [Self::Filesystem, Self::Process, Self::Network, Self::Syscalls, Self::Resources, Self::Kernel, Self::Egress];
 
     /// Returns the weight of the claim when backends are compared. [`Claim::Kernel`] weighs 0: a separate kernel costs time and
-    /// memory for each sandbox, so callers request it explicitly. [`Claim::Egress`] weighs 0, too: few sandboxes have granted
-    /// hosts, and [`crate::BackendTraits::egress`] states which backends can limit them.
+    /// memory for each sandbox, so callers request it explicitly. [`Claim::Egress`] also weighs 0: few sandboxes have granted
+    /// hosts, and [`crate::BackendTraits::egress`] states whether a backend supports them.
     pub fn score(self) -> u32 {
         match self {
             Self::Filesystem => 4,

@@ -170,8 +170,8 @@ impl Client {
         self.file(Request::Read { name: name.clone(), path: path.to_path_buf() }).await
     }
 
-    /// Sends a request that changes nothing and is answered by a descriptor. If the daemon ended during the request, the request
-    /// is sent again: the daemon may already have been ending when the client connected.
+    /// Sends a request that changes nothing, and returns the descriptor of the reply. If the daemon ends during the request, the
+    /// request is sent again: the daemon may already have been ending when the client connected.
     async fn file(&self, request: Request) -> Result<OwnedFd, DaemonError> {
         let reply = match self.answer(request.clone()).await {
             Err(DaemonError::Lost(_)) => self.answer(request).await,
@@ -198,8 +198,8 @@ impl Client {
         finished(self.ask(request, Some(content)).await?.receive::<Reply>().await?.0)
     }
 
-    /// Changes the granted hosts of a sandbox: revokes those of `revoke`, ends their connections, and adds those of `allow`. When
-    /// this function returns, the change holds, also after a restart of the daemon. An error changes nothing.
+    /// Changes the network grants of a sandbox: removes the network grants in `revoke`, ends their connections, and adds the
+    /// network grants in `allow`. When this function returns, the change is in effect and on disk. An error changes nothing.
     ///
     /// # Errors
     /// As for [`Client::create`].
@@ -207,10 +207,10 @@ impl Client {
         self.done(Request::Network { name: name.clone(), allow, revoke }).await
     }
 
-    /// Returns a socket that is connected to a TCP port of the loopback of a running sandbox, and that does not block.
+    /// Returns a non-blocking socket that is connected to a TCP port of the loopback of a running sandbox.
     ///
     /// # Errors
-    /// As for [`Client::create`]. No program in the sandbox accepts the connection.
+    /// As for [`Client::create`], and an error if no program in the sandbox accepts the connection.
     pub async fn connect_to(&self, name: &Name, port: u16) -> Result<OwnedFd, DaemonError> {
         self.file(Request::Connect { name: name.clone(), port }).await
     }

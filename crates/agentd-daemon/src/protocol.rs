@@ -70,7 +70,7 @@ pub(crate) enum Request {
     Write { name: Name, path: PathBuf },
     /// Return information about the daemon.
     Daemon,
-    /// Change the granted hosts of a sandbox.
+    /// Change the network grants of a sandbox.
     Network { name: Name, allow: Vec<String>, revoke: Vec<String> },
     /// Connect to a TCP port of the loopback of a running sandbox. The reply has the descriptor of the socket.
     Connect { name: Name, port: u16 },

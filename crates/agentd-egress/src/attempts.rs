@@ -24,7 +24,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 const MAX_BYTES: usize = 64;
 const DNS: u16 = 53;
 
-/// A raw socket, and what it receives.
+/// A raw socket, with the protocol and the address family of its packets.
 pub(crate) struct AttemptSocket {
     socket: AsyncFd<OwnedFd>,
     kind: FlowKind,
@@ -34,7 +34,7 @@ pub(crate) struct AttemptSocket {
 /// Takes over a raw socket of TCP or UDP.
 ///
 /// # Errors
-/// The descriptor is another kind of socket, or cannot be watched.
+/// The descriptor is another kind of socket, or the event loop does not accept it.
 pub(crate) fn take_over(socket: OwnedFd) -> Result<AttemptSocket, GatewayError> {
     check_type(&socket, SocketType::RAW)?;
     let protocol = sockopt::socket_protocol(&socket).map_err(GatewayError::socket)?;
@@ -71,7 +71,7 @@ pub(crate) async fn record(gate: Arc<Gate>, from: AttemptSocket) {
         () = all => {}
         () = gate.stopped() => {}
     }
-    // The last attempts of the programs. The buffers of the sockets bound their number.
+    // Records the attempts that are still queued in the sockets. The sizes of the sockets' buffers bound their number.
     while let Ok(wanted) = from.receive() {
         from.add(&gate, wanted);
     }

@@ -66,7 +66,7 @@ pub struct GatewaySockets {
     pub dns_udp: Vec<OwnedFd>,
     /// Listening TCP sockets on port 53.
     pub dns_tcp: Vec<OwnedFd>,
-    /// Raw sockets that receive the first packet of each TCP connection, and raw sockets that receive UDP datagrams. They serve
-    /// to record attempts that no socket accepts.
+    /// Raw sockets that receive the first packet of each TCP connection, and raw sockets that receive UDP datagrams. The gateway
+    /// records the attempts that the kernel refuses from these packets.
     pub attempts: Vec<OwnedFd>,
 }

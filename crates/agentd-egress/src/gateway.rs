@@ -32,14 +32,14 @@ use tokio::{
 
 /// The time in which flows write their records after a stop.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
-/// The maximum number of requests that wait for the thread: more than the callers have ports.
+/// The maximum number of requests that wait for the thread. It exceeds the number of ports of any caller.
 const REQUESTS: usize = 256;
 
 /// A request to the thread of a gateway.
 enum Request {
     /// Take over a listener.
     Listen(std::net::TcpListener),
-    /// Accept all connections that wait in the kernel, then send.
+    /// Accept all connections that wait in the kernel, then reply through the sender.
     AcceptWaiting(oneshot::Sender<()>),
 }
 
@@ -80,7 +80,8 @@ impl Gateway {
         let gate = Arc::new(Gate::new(config, grants, log.clone())?);
         let (flows, all_flows) = (gate.flows.clone(), all_flows(&gate));
         let ((report, started), (end, ended)) = (oneshot::channel(), oneshot::channel());
-        // The thread creates its event loop itself, because only there may a loop that did not start be dropped.
+        // The thread creates its event loop itself, because an event loop that failed to start may be dropped only in that
+        // thread.
         let thread = thread::Builder::new()
             .name("egress".to_owned())
             .spawn(move || {
@@ -97,15 +98,16 @@ impl Gateway {
         &self.log
     }
 
-    /// Waits until no connection is open and none waits to be accepted, up to `limit`. When the programs of a sandbox have ended,
-    /// the gateway may still have bytes to forward.
+    /// Waits up to `limit` until no connection is open or waits to be accepted. When the programs of a sandbox have ended, the
+    /// gateway may still have bytes to forward.
     pub async fn idle(&self, limit: Duration) {
         let idle = async {
             let (done, accepted) = oneshot::channel();
             if self.requests.send(Request::AcceptWaiting(done)).await.is_ok() {
                 let _ = accepted.await;
             }
-            // The permits are given in turn, so every connection that was accepted before has ended then.
+            // The semaphore serves its callers in order, so each connection that was accepted before has ended when this call
+            // returns.
             let _ = self.flows.acquire_many(self.all_flows).await;
         };
         let _ = tokio::time::timeout(limit, idle).await;
@@ -114,7 +116,8 @@ impl Gateway {
     /// Ends all flows, and waits until they are recorded.
     pub async fn stop(mut self) {
         self.grants = None;
-        // Nothing is sent. Dropping the gateway then waits for the rest of the thread only.
+        // The thread sends nothing, but closes the channel when it is about to end. Dropping the gateway then waits only for that
+        // end.
         let _ = (&mut self.ended).await;
     }
 
@@ -210,7 +213,7 @@ struct Taken {
     attempts: JoinSet<()>,
 }
 
-/// Registers the sockets with the event loop, and starts their tasks, which run when the event loop runs.
+/// Registers the sockets with the event loop, and spawns their tasks. The tasks run once the event loop runs.
 fn take_over(runtime: &Runtime, gate: &Arc<Gate>, sockets: GatewaySockets) -> Result<Taken, GatewayError> {
     let _context = runtime.enter();
     let (mut listeners, mut attempts) = (Vec::new(), JoinSet::new());

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 pub const MAX_FIRST_BYTES: usize = 18 * 1024;
 /// The maximum number of flows that resolve a name or connect at once. Each flow may connect to several addresses.
 pub(crate) const CONNECTING: usize = 64;
-/// The maximum number of attempts without a socket that are read per second. Others wait in the sockets, and the kernel drops
-/// what does not fit.
+/// The maximum number of packets that are read from the raw sockets per second. Other packets wait in the sockets' buffers. If a
+/// buffer is full, the kernel drops packets.
 pub(crate) const ATTEMPTS: u32 = 200;
 /// The maximum number of bytes in one pipe between two sockets.
 pub(crate) const MAX_IN_PIPE: usize = 64 * 1024;
@@ -109,7 +109,7 @@ pub(crate) struct Pace {
 impl Pace {
     pub(crate) fn new(per_second: u32) -> Self {
         let now = Instant::now();
-        // Without a second's worth at the start, the first connections of a program would wait.
+        // Permits the number of one second at once. Otherwise, the first connections of a program would wait.
         let next = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
         Self { interval: Duration::from_secs(1) / per_second.max(1), next: Mutex::new(next) }
     }
@@ -139,7 +139,7 @@ mod tests {
     fn events_above_the_rate_are_booked_for_later() {
         let pace = Pace::new(10);
         let now = Instant::now();
-        assert!((0..10).all(|_| pace.book(now) <= now), "a new pace has a second's worth");
+        assert!((0..10).all(|_| pace.book(now) <= now), "a new pace permits the number of one second at once");
         let start = Instant::now() + Duration::from_secs(60);
         let booked: Vec<_> = (0..25).map(|_| pace.book(start)).collect();
         assert_eq!(booked.iter().filter(|at| **at <= start).count(), 11, "a second's worth, and the one that is due");

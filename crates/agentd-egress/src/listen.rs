@@ -83,7 +83,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     while let Ok(permit) = gate.flows.clone().acquire_owned().await {
-        // Not by the event loop, which may not know yet that a connection waits.
+        // Calls accept4(2) directly, because the event loop may not have reported a waiting connection yet.
         let accepted = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
         match accepted.map_err(io::Error::from).and_then(|client| TcpStream::from_std(client.into())) {
             Ok(client) => begin(gate, client, permit, serve).await,

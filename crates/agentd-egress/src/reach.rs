@@ -49,7 +49,7 @@ impl Flow<'_> {
             Wanted::Address(address) => vec![*address],
         };
         let destinations = permitted(&self.gate.grants(), &addresses, self.port)?;
-        // The loopback of this host is not behind a proxy: an address of it means another host there.
+        // A loopback address stands for this host. To a proxy, the same address stands for the proxy's host.
         let is_direct = |to: &SocketAddr, proxy: &ProxyServer| to.ip().is_loopback() || proxy.excepts(None, Some(to.ip()));
         match proxy.filter(|proxy| !destinations.iter().any(|to| is_direct(to, proxy))) {
             Some(proxy) => self.through(proxy, &destinations).await,

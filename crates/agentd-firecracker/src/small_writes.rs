@@ -7,14 +7,14 @@ use std::{
 };
 use tokio::io::AsyncWrite;
 
-/// The most bytes of one write.
+/// The maximum number of bytes of one write.
 ///
 /// The guest's kernel sends a write as packets of at most 64 KiB. Recent kernels keep a packet above 32 KiB in several pieces of
-/// memory (`virtio_vsock_alloc_skb`). If the host's socket accepts only the first piece at the moment, Firecracker without the
-/// change of its pull request 5485 sends that piece twice. A smaller packet has one piece.
+/// memory (`virtio_vsock_alloc_skb`). If the host's socket accepts only the first piece, a Firecracker without its pull request
+/// 5485 sends that piece twice. A smaller packet has only one piece.
 const MAX_WRITE: usize = 16 << 10;
 
-/// A writer whose writes are packets in one piece.
+/// A writer that limits the size of each write, so that the guest's kernel keeps each packet in one piece of memory.
 pub struct SmallWrites<W>(pub W);
 
 impl<W: AsyncWrite + Unpin> AsyncWrite for SmallWrites<W> {

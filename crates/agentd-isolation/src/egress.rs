@@ -1,9 +1,9 @@
 //! The network of granted hosts ([`Network::Egress`]): the settings that follow from the network grants, and the gateway of a
 //! sandbox.
 //!
-//! - `grants`, [`changed`] and [`describe`]: functions of the grants.
-//! - `inspection`: what the inspection of TLS adds to a sandbox.
-//! - `gateway`: the gateway of a running sandbox, whose `record` the callers of the sandbox read.
+//! - `grants`, [`changed`] and [`describe`]: functions from network grants to values.
+//! - `inspection`: the settings of a sandbox for the inspection of TLS.
+//! - `gateway`: the gateway of a running sandbox. `record` converts its record into the form that callers of the sandbox read.
 //! - `descriptors`: the number of connections that the gateways of this process may carry.
 
 mod descriptors;
@@ -48,12 +48,12 @@ fn parsed(texts: &[String]) -> Result<Vec<NetGrant>, IsolationError> {
     texts.iter().map(|text| text.parse()).collect::<Result<_, GrantError>>().map_err(|error| refused(&error))
 }
 
-/// Returns the network of a named sandbox without the network grants of `revoke`, and with those of `allow`. The network grants
-/// of the result are in their complete form, and each occurs once.
+/// Returns the network of a named sandbox without the network grants in `revoke`, and with the network grants in `allow`. Each
+/// network grant of the result states its port, and occurs once.
 ///
 /// # Errors
-/// [`IsolationError::Invalid`] for a network without granted hosts, a text that is not a network grant, a grant in `revoke`
-/// that the network does not have, and network grants that cannot be enforced in a named sandbox.
+/// [`IsolationError::Invalid`] for a network without granted hosts, a text that is not a network grant, and network grants that
+/// cannot be enforced in a named sandbox. The same error is returned if `network` lacks a network grant in `revoke`.
 pub fn changed(network: &Network, allow: &[String], revoke: &[String]) -> Result<Network, IsolationError> {
     let Network::Egress(texts) = network else {
         return Err(refused(&"the sandbox was created without granted hosts — create one with --net allow= or --net log"));
@@ -61,8 +61,11 @@ pub fn changed(network: &Network, allow: &[String], revoke: &[String]) -> Result
     let (mut grants, revoke) = (parsed(texts)?, parsed(revoke)?);
     if let Some(unknown) = revoke.iter().find(|revoked| !grants.contains(revoked)) {
         let known: Vec<_> = grants.iter().map(ToString::to_string).collect();
-        let known = if known.is_empty() { "it has none".to_owned() } else { known.join(", ") };
-        return Err(refused(&format!("the sandbox has no grant {unknown} — revoke one of its grants: {known}")));
+        let remedy = match known.join(", ") {
+            none if none.is_empty() => "it has no network grants, so omit --revoke".to_owned(),
+            known => format!("revoke one of its network grants: {known}"),
+        };
+        return Err(refused(&format!("the sandbox has no network grant {unknown} — {remedy}")));
     }
     grants.retain(|grant| !revoke.contains(grant));
     for grant in parsed(allow)? {
@@ -233,8 +236,12 @@ mod tests {
         let many: Vec<String> = (1..=MAX_PORTS).map(|port| format!("a.example:{port}")).collect();
         for (allow, revoke, cause) in [
             (texts(&["*"]), texts(&[]), "\"*\""),
-            (texts(&[]), texts(&["b.example"]), "no grant b.example:443 — revoke one of its grants: a.example:443"),
-            (texts(&[]), texts(&["a.example:80"]), "no grant a.example:80"),
+            (
+                texts(&[]),
+                texts(&["b.example"]),
+                "no network grant b.example:443 — revoke one of its network grants: a.example:443",
+            ),
+            (texts(&[]), texts(&["a.example:80"]), "no network grant a.example:80"),
             (texts(&["a.example:123/udp"]), texts(&[]), "UDP is not carried"),
             (texts(&["a.example/GET:/x"]), texts(&[]), "which a named sandbox does not have — remove"),
             (many, texts(&[]), "25 different ports"),

@@ -103,7 +103,7 @@ pub(crate) fn prepare(expected: ExpectedPlan) -> Result<(), IsolationError> {
     started(Some(&Order::Prepare(expected))).map(drop)
 }
 
-/// Returns the launcher of this process, after `order` was sent to it; starts one if there is none.
+/// Sends `order` to the launcher of this process, and returns the launcher. Starts a launcher if there is none.
 fn started(order: Option<&Order>) -> Result<Arc<Launcher>, IsolationError> {
     let mut slot = LAUNCHER.get_or_init(|| Mutex::new(None)).lock().unwrap_or_else(PoisonError::into_inner);
     let (launcher, reports) = match &*slot {
@@ -113,7 +113,8 @@ fn started(order: Option<&Order>) -> Result<Arc<Launcher>, IsolationError> {
             (launcher, Some(reports))
         }
     };
-    // Sent before the thread is started, which takes the kernel about as long as the launcher needs to receive the order.
+    // The order is sent before the thread is started, because starting the thread takes about as long as the launcher needs to
+    // receive the order.
     let sent = order.map_or(Ok(()), |order| launcher.send(order, &[]));
     if let Some(reports) = reports {
         // The thread starts only after the launcher, because a program with a single thread forks its launcher.

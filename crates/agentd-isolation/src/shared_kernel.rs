@@ -42,14 +42,14 @@ pub fn has_subordinate_ids() -> bool {
 }
 
 /// Starts the launcher. A program with one thread forks the launcher, so this function is best called before another thread
-/// starts. A failure is only logged: creating a sandbox meets and reports it.
+/// starts. A failure is only logged: the creation of a sandbox fails in the same way, and reports the cause.
 pub fn start_launcher() {
     launcher::get().map(drop).or_debug("start the launcher", "next sandbox");
 }
 
 /// Starts the first process of a sandbox of this network access, profile and limits. The kernel then creates the namespaces while
-/// the caller plans the sandbox. With `view`, which suits a sandbox of `linux-native` without degraded isolation only, the
-/// process also begins to build the view.
+/// the caller plans the sandbox. With `view`, the process also begins to build the view. Such a process suits only a sandbox of
+/// `linux-native` without degraded isolation.
 ///
 /// If no such sandbox follows, the process is not used. A failure is only logged, because creating a sandbox has the same failure
 /// and reports it.
@@ -129,8 +129,8 @@ impl<K: BackendKind> SharedKernelBackend<K> {
         Ok(plan)
     }
 
-    /// Plans a sandbox of `spec`. If that fails, and a grant is refused because of agentd's own folders, returns the latter
-    /// error.
+    /// Plans a sandbox of `spec`. If planning fails and a grant is also refused because of agentd's own folders, returns the
+    /// error of the grant.
     fn plan_unchecked(config: &K::Config, spec: &SandboxSpec) -> Result<Planned, IsolationError> {
         if spec.network.mode() == NetworkMode::Egress && !K::TRAITS.egress {
             return Err(IsolationError::Invalid {
@@ -193,10 +193,11 @@ impl<K: BackendKind> SharedKernelBackend<K> {
             plan.tree.set_trust(trust);
         }
         let ordered = launcher::get()?.create(plan).await?;
-        // The sandbox is set up meanwhile. No command can start in it before the caller has it.
+        // The launcher sets up the sandbox during this comparison. No command can start in the sandbox before this function
+        // returns.
         let checked = if unchecked.is_empty() { Ok(()) } else { planning(move || own_state::check(&unchecked, &[])).await };
         if let Err(error) = checked {
-            // The caller gets the first error.
+            // The caller receives the first error.
             ordered.destroy(|| ()).await.or_warn("destroy sandbox whose grants are refused", ordered.id);
             return Err(error);
         }
@@ -225,7 +226,7 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     }
 }
 
-/// A plan, and the grants that are still to be compared with agentd's own folders.
+/// A plan, and the grants that must still be compared with agentd's own folders.
 struct Planned {
     plan: SandboxPlan,
     unchecked: Vec<Grant>,

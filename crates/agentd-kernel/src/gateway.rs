@@ -47,21 +47,21 @@ const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(OWN_V4), IpAddr::V6(Ipv6Addr::new(0xf
 /// The maximum number of connections that wait to be accepted, for each socket. The sysctl `net.core.somaxconn` may lower it.
 const BACKLOG: i32 = 1024;
 const DNS: u16 = 53;
-/// The longest wait for the IPv6 address, which usually takes some microseconds.
+/// The maximum wait for the IPv6 address. The wait usually takes some microseconds.
 const USABLE: Duration = Duration::from_secs(1);
 
 /// The prepared network namespace.
 pub struct Prepared {
     /// The sockets of the gateway.
     pub sockets: Vec<(GatewaySocket, OwnedFd)>,
-    /// Partial if attempts that no socket accepts will not be recorded.
+    /// Partial if attempts that the kernel refuses are not recorded.
     pub status: ControlStatus,
-    /// A description.
+    /// The detail of the control's report.
     pub detail: String,
 }
 
 /// Prepares the network namespace of this process: addresses, routes, and sockets that listen on the TCP `ports` and on port 53.
-/// Needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE in the namespace, and CAP_NET_RAW for the record of other attempts.
+/// Needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE in the namespace, and CAP_NET_RAW for the record of refused attempts.
 ///
 /// # Errors
 /// The errno of a failed step for IPv4. On a kernel without IPv6, there are no sockets for IPv6, and the namespace has no IPv6
@@ -75,11 +75,11 @@ pub fn prepare(ports: &[u16]) -> Result<Prepared, ControlError> {
     if make_all_local(v6).is_ok() {
         sockets.extend(sockets_of(v6, ports)?);
         families.push(AddressFamily::INET6);
-        // Without it, a packet may be lost.
+        // Without this wait, a packet may be lost.
         watch.and_then(|watch| wait_until_usable(&watch)).ok();
     }
     let attempts: Result<Vec<_>, _> = families.iter().map(|family| attempts::sockets(*family)).collect();
-    // The kernel refuses the same attempts without these sockets.
+    // Without these sockets, the kernel refuses the same attempts.
     let status = match attempts {
         Ok(attempts) => {
             sockets.extend(attempts.into_iter().flatten().map(|socket| (GatewaySocket::Attempts, socket)));
@@ -121,9 +121,9 @@ fn socket(family: IpAddr, purpose: GatewaySocket, port: u16) -> Result<OwnedFd, 
     Ok(socket)
 }
 
-/// Lets an unbound TCP socket from inside listen at a port of every IPv4 address, or of every IPv6 address with `v6`. Needs
-/// CAP_NET_BIND_SERVICE in the user namespace that owns the socket's network namespace. The user who created that namespace has
-/// all capabilities in it, in the namespace above (`man 7 user_namespaces`).
+/// Binds an unbound TCP socket of the sandbox to a port of every IPv4 address, or of every IPv6 address with `v6`, and listens.
+/// Needs CAP_NET_BIND_SERVICE in the user namespace that owns the socket's network namespace. A process of the user who created
+/// that user namespace has all capabilities in it, if the process is in the parent namespace (`man 7 user_namespaces`).
 ///
 /// # Errors
 /// `EADDRINUSE` if a program inside has bound the port.
@@ -150,7 +150,7 @@ mod rtnetlink {
     pub(super) const IFA_LOCAL: u16 = 2;
     /// No duplicate address detection, so that the address is usable at once.
     pub(super) const IFA_F_NODAD: u8 = 0x02;
-    /// `RTMGRP_IPV6_IFADDR`.
+    /// The multicast group `RTMGRP_IPV6_IFADDR`.
     pub(super) const GROUP_V6_ADDRESSES: u32 = 0x100;
     pub(super) const RTA_OIF: u16 = 4;
     pub(super) const RTA_PREFSRC: u16 = 7;
@@ -196,9 +196,10 @@ fn watch_v6_addresses() -> Result<OwnedFd, Errno> {
     Ok(watch)
 }
 
-/// Waits until the IPv6 address of `lo` is usable. The kernel adds its route in a worker, also without duplicate address
-/// detection (`addrconf_dad_start`), and then sends this message. Before that, a packet may be lost: on a busy machine, the first
-/// answer did not arrive in 166 of 400 namespaces. A connection waits a second for its second packet then.
+/// Waits until the IPv6 address of `lo` is usable. The kernel adds the route to the address in a worker, also without duplicate
+/// address detection (`addrconf_dad_start`), and then sends a message to `watch`. Before the message, a packet may be lost: on a
+/// busy machine, the first answer did not arrive in 166 of 400 namespaces. After a loss, a connection waits a second before it
+/// sends its packet again.
 fn wait_until_usable(watch: &OwnedFd) -> Result<(), Errno> {
     let [_, IpAddr::V6(own)] = ADDRESSES else { return Err(Errno::AFNOSUPPORT) };
     let mut message = [0; 256];

@@ -75,8 +75,8 @@ pub struct Snapshot {
 }
 
 /// The version of the record format: 3. Version 1 had no identities of grants, and a sandbox with grants does not start without
-/// them. Versions 1 and 2 had no granted hosts. Otherwise they have the same meaning, and the first change of a record upgrades
-/// it.
+/// them. Versions 1 and 2 had no granted hosts. Otherwise all versions have the same meaning. The first change of a record
+/// upgrades the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 struct Version;

@@ -243,8 +243,8 @@ fn join_group(inherited: &Inherited<'_>) -> Result<(), ControlError> {
     inherited.cgroup.map_or(Ok(()), Cgroup::join)
 }
 
-/// Records the ids that this process has assumed, and restricts it to as many processors as the sandbox may use. Returns
-/// [`Confined::owner`].
+/// Records the ids that this process has assumed, and restricts this process to the number of processors that the sandbox may
+/// use. Returns [`Confined::owner`].
 fn record_ids(plan: &SandboxPlan, ids: &Ids, record: &mut ControlRecord<'_>) -> Result<Option<(u32, u32)>, ControlError> {
     if !plan.namespaces.enabled {
         return Ok(None);

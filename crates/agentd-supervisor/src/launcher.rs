@@ -127,9 +127,9 @@ struct Started {
 }
 
 impl Started {
-    /// Opens the mount namespace if the end of the sandbox may have to be fast.
+    /// Opens the mount namespace if the end of the sandbox may not have to wait for the teardown of its mounts.
     fn new(process: FirstProcess, may_end_alone: bool) -> Self {
-        // Without this descriptor the sandbox takes longer to end.
+        // Without this descriptor, the sandbox takes longer to end.
         let mounts = if may_end_alone { namespace::mounts_of(process.pid.as_raw_nonzero().get()).ok() } else { None };
         Self { process, id_map: None, mounts }
     }
@@ -296,8 +296,8 @@ fn hierarchy(known: &mut Option<Hierarchy>) -> &Hierarchy {
     })
 }
 
-/// Writes the id maps of the new process and lets the process continue, unless it has `id_map` already. Sends the mount trees
-/// that the process needs last.
+/// Writes the id maps of the new process and lets the process continue, unless the process already has `id_map`. Then sends the
+/// mount trees that the process needs.
 fn admit(plan: &SandboxPlan, pid: i32, id_map: Option<IdMap>, go: &OwnedFd) -> Result<Option<IdLease>, ControlError> {
     let privileged = rustix::process::geteuid().is_root();
     let (id_map, lease) = match id_map {

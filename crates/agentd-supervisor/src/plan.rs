@@ -55,19 +55,19 @@ impl SandboxPlan {
 pub struct ExpectedPlan {
     /// The namespaces.
     pub namespaces: NamespacePlan,
-    /// The system call filter. The plan may have another one, which then takes longer.
+    /// The system call filter. A plan with another filter can also be applied, but takes longer.
     pub seccomp: SeccompPlan,
     /// The size limit of the private directories, if the tree is expected to be a view; see [`ViewPlan::scratch_bytes`].
     pub view: Option<u64>,
 }
 
 impl ExpectedPlan {
-    /// Returns true if a first process that was started for this expectation can apply `plan`. It is in no control group, because
-    /// a process must enter its group before it creates its cgroup namespace.
+    /// Returns true if a first process that was started for this expectation can apply `plan`. The process is in no control
+    /// group, because a process must enter its group before it creates its cgroup namespace.
     pub(crate) fn suits(&self, plan: &SandboxPlan) -> bool {
         let suits_view = self.view.is_none_or(|bytes| {
             let is_same = matches!(&plan.tree, Tree::View(view) if view.scratch_bytes == bytes);
-            // What was applied without the plan cannot be reverted, as degraded isolation would need.
+            // Degraded isolation might require reverting early steps, and these cannot be reverted.
             is_same && plan.capabilities == Capabilities::NONE && !plan.allow_degraded
         });
         self.namespaces == plan.namespaces && plan.cgroup.is_empty() && suits_view

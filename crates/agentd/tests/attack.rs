@@ -63,7 +63,7 @@ fn main() {
     // Some attacks need root to succeed without a boundary, so the check runs only as root.
     let succeed = open.into_iter().filter(|e| privileged && !KEPT_WITHOUT_A_BOUNDARY.contains(&e.check.as_str()));
     let succeed = succeed.map(|evidence| ("no-boundary", evidence));
-    // The gateway knows its granted name; no other network does.
+    // Only the gateway finds an address for the granted name.
     let around = around.into_iter().filter(|evidence| evidence.check != "a12_find_a_name_without_a_grant");
     let succeed = succeed.chain(around.map(|evidence| ("no-gateway", evidence))).map(succeeds);
     let with_boundary: Vec<_> = support::backends().into_iter().filter(|name| *name != HostDirectBackend::NAME).collect();

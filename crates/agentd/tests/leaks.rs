@@ -65,7 +65,7 @@ fn main() {
         trial("launcher_killed_during_exec_leaves_no_cgroup".to_owned(), killed_under_a_sandbox),
         trial("killed_launcher_ends_its_sandboxes".to_owned(), killed_launchers),
         trial("prepared_process_becomes_first_process_of_next_sandbox_that_it_suits".to_owned(), prepared::prepared),
-        trial("sandbox_of_process_prepared_for_a_view_equals_one_that_was_not_prepared".to_owned(), prepared::view),
+        trial("sandbox_of_process_prepared_for_a_view_equals_unprepared_sandbox".to_owned(), prepared::view),
         trial("grant_refused_while_the_sandbox_is_set_up_leaves_nothing".to_owned(), prepared::refused),
     ];
     run_one_at_a_time(trials)

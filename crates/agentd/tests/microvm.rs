@@ -124,7 +124,7 @@ async fn resource_usage_reports_memory_of_machine() {
 /// Stops reading from the machine again and again, so that Firecracker can write only parts of the guest's packets to its socket.
 async fn output_is_unchanged_if_host_reads_late() {
     let sandbox = small().await;
-    // Several streams together may have more bytes in flight than the socket takes.
+    // Several streams together may have more bytes in flight than fit into the socket's buffer.
     let commands: Vec<_> = (1..=4u32)
         .map(|first| {
             let sandbox = sandbox.clone();

@@ -8,11 +8,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The minimum number of concurrent connections for which the descriptors of a gateway must suffice.
 const FEWEST_FLOWS: usize = 16;
 
-/// The number of descriptors that a gateway may use even if they are more than half of the remaining ones: three quarters of the
-/// usual limit of a process.
+/// The number of descriptors that a gateway may use even if this is more than half of the remaining descriptors. The value is
+/// three quarters of the usual limit of a process.
 const USUAL: usize = 768;
 
-/// The number of descriptors that the gateways of this process may open.
+/// The number of descriptors that the gateways of this process have reserved.
 static TAKEN: Mutex<usize> = Mutex::new(0);
 
 /// The descriptors that one gateway may open, until the value is dropped.
@@ -50,8 +50,8 @@ pub(super) fn reserve() -> Result<(FlowLimits, DescriptorShare), IsolationError>
 }
 
 /// Returns the bounds of a gateway if all gateways may use `all` descriptors, and others use `taken` of them. Returns `None` if
-/// too few descriptors are left. The first gateway always gets bounds: it checks its need against the limit of the process
-/// itself.
+/// too few descriptors are left. The first gateway always gets bounds, because a gateway checks at its start whether the limit of
+/// the process suffices.
 fn limits(all: usize, taken: usize) -> Option<FlowLimits> {
     let free = all.saturating_sub(taken);
     let most = (free / 2).max(free.min(USUAL));
@@ -65,7 +65,7 @@ fn limits(all: usize, taken: usize) -> Option<FlowLimits> {
 }
 
 /// Raises the number of descriptors that this process may open, as far as permitted, so that a gateway can carry all connections
-/// that its bounds allow. Starts the launcher first, so that the limits of commands remain the caller's.
+/// that its bounds allow. Starts the launcher first, so that commands keep the limits of the caller.
 ///
 /// # Errors
 /// The launcher could not be started.

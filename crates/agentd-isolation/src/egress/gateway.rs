@@ -22,8 +22,9 @@ use tokio::sync::MutexGuard;
 /// The time in which connections may end by themselves after their programs have ended, because data may still be forwarded.
 const LAST_FLOWS: Duration = Duration::from_secs(2);
 
-/// The maximum number of different ports at which a gateway listens. The gateway continues to listen on a port after its grants
-/// were revoked, because another socket could be bound to the port only after the kernel has forgotten the last connections.
+/// The maximum number of different ports at which a gateway listens. The gateway continues to listen on a port after its network
+/// grants were revoked. Otherwise, a new socket could be bound to the port only after the kernel has forgotten the last
+/// connections.
 const MAX_LISTENING: usize = 96;
 
 /// The gateway of one sandbox.
@@ -77,7 +78,8 @@ impl SandboxGateway {
         })
     }
 
-    /// Begins a change of the grants. Before the change is applied, the gateway must listen at the ports that it names.
+    /// Begins a change to these network grants. The caller must create a listening socket for each port of
+    /// [`GatewayChange::missing`], and pass the sockets to [`GatewayChange::apply`].
     ///
     /// # Errors
     /// [`IsolationError::Invalid`] if the gateway would listen at too many ports, and for a grant that needs inspection if the
@@ -94,20 +96,20 @@ impl SandboxGateway {
         let count = listening.len() + missing.len();
         if count > MAX_LISTENING {
             return Err(refused(&format!(
-                "{count} different ports have been granted since the processes of the sandbox were started, the maximum is \
-                 {MAX_LISTENING} — end these processes first"
+                "{count} different ports have been granted since the processes of the sandbox were started; the maximum is \
+                 {MAX_LISTENING} — end these processes, then try again"
             )));
         }
         Ok(GatewayChange { gateway: self, grants, listening, missing })
     }
 
-    /// Returns true if the gateway listens at the port, so that no program inside can.
+    /// Returns true if the gateway listens at the port. No program in the sandbox can then listen there.
     pub(crate) async fn listens_at(&self, port: u16) -> bool {
         self.ports.lock().await.contains(&port)
     }
 
-    /// Ends all connections, and waits until they are recorded. Connections whose programs have ended may first end by
-    /// themselves, for [`LAST_FLOWS`].
+    /// Waits up to [`LAST_FLOWS`] for connections to end by themselves. Then ends all other connections, and waits until they are
+    /// recorded.
     pub(crate) async fn stop(&self) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(gateway) = running {
@@ -127,7 +129,7 @@ impl SandboxGateway {
     }
 }
 
-/// A change of the grants that has begun. Until it is dropped, no other change begins.
+/// A change of the network grants that has begun. No other change begins until this value is dropped.
 pub(crate) struct GatewayChange<'a> {
     gateway: &'a SandboxGateway,
     grants: &'a NetGrants,
@@ -142,10 +144,11 @@ impl GatewayChange<'_> {
         self.missing.iter().flat_map(|port| families.iter().map(|v6| (*port, *v6)))
     }
 
-    /// Takes over the sockets, and replaces the grants. Ends connections that the new grants do not allow.
+    /// Adds the sockets to the gateway, and replaces the network grants. Ends connections that the new network grants do not
+    /// allow.
     ///
     /// # Errors
-    /// The gateway has stopped, or a descriptor is not a listening socket. The old grants then remain.
+    /// The gateway has stopped, or a descriptor is not a listening socket. The old network grants then still apply.
     pub(crate) fn apply(mut self, sockets: Vec<OwnedFd>) -> Result<(), IsolationError> {
         let failed = |error| ControlError::caused_by(Control::Network, "change the grants of the gateway", error);
         let running = self.gateway.running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -153,7 +156,7 @@ impl GatewayChange<'_> {
         for socket in sockets {
             gateway.listen(socket).map_err(failed)?;
         }
-        // A port without a grant is refused like any other destination.
+        // The gateway refuses connections to a port without a network grant, so its socket may remain.
         self.listening.append(&mut self.missing);
         Ok(gateway.set_grants(self.grants.clone()).map_err(failed)?)
     }

@@ -1,7 +1,8 @@
 //! The record of the flows of one sandbox on disk, in the sandbox's folder for logs. No payload can reach that folder.
 //!
 //! Each flow is a line of JSON. Granted and refused flows are in separate files, so that a flood of refused attempts does not
-//! displace the record of a flow that took place. A full file replaces the older one of its kind, so the size on disk is bounded.
+//! displace the record of a flow that took place. A full file replaces the older file of its kind, so the size on disk is
+//! bounded.
 
 use crate::blocking::blocking;
 use agentd_core::{IsolationError, NetworkFlow, NetworkLog, NetworkVerdict};
@@ -22,7 +23,7 @@ use std::{
 /// Size in bytes of each of the four files.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Files of granted flows, and of refused ones.
+/// The names of the files: for granted flows, and for refused flows.
 const KINDS: [&str; 2] = ["flows-granted", "flows-refused"];
 
 /// One flow of a named sandbox. The texts come from the sandbox: escape them before printing.
@@ -30,13 +31,13 @@ const KINDS: [&str; 2] = ["flows-granted", "flows-refused"];
 pub struct RecordedFlow {
     /// The time of the attempt, in microseconds since 1970.
     pub started_us: u64,
-    /// The time until its end, in microseconds.
+    /// The time until the end of the flow, in microseconds.
     pub lasted_us: u64,
-    /// The name that was meant, if known.
+    /// The name of the destination, if known.
     pub name: Option<String>,
-    /// The address and port that the program used. `None` if it only asked for the name.
+    /// The address and port that the program used. `None` if the program only looked up the name.
     pub wanted: Option<SocketAddr>,
-    /// The address outside, if one was connected to.
+    /// The address outside of the sandbox to which the gateway connected, if any.
     pub connected: Option<SocketAddr>,
     /// False if a proxy resolved the name, so that the address was not checked.
     pub address_checked: bool,
@@ -46,24 +47,24 @@ pub struct RecordedFlow {
     pub received: u64,
     /// The method and path of a refused request inside of TLS that is inspected.
     pub request: Option<String>,
-    /// True if a grant allows the flow.
+    /// True if a network grant allows the flow.
     pub allowed: bool,
-    /// The grant that allows the flow.
+    /// The network grant that allows the flow.
     pub rule: Option<String>,
     /// The reason why the flow was refused, or ended before both sides closed it.
     pub reason: Option<String>,
-    /// The grant that would allow the flow, if there is one.
+    /// The network grant that would allow the flow, if any.
     pub missing: Option<String>,
 }
 
 /// The recorded flows of a sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FlowHistory {
-    /// The flows, in the order of their beginning.
+    /// The flows, in the order of their start.
     pub flows: Vec<RecordedFlow>,
-    /// Flows that were not recorded, because too many came at once.
+    /// The number of flows that were not recorded, because too many came at once.
     pub dropped: u64,
-    /// Lines that are not complete, as after a power failure.
+    /// The number of incomplete lines, for example after a power failure.
     pub damaged: u64,
 }
 
@@ -105,7 +106,7 @@ impl From<NetworkFlow> for RecordedFlow {
 pub(super) struct FlowWriter(JoinHandle<()>);
 
 impl FlowWriter {
-    /// Starts to write.
+    /// Starts the thread that writes the flows.
     ///
     /// # Errors
     /// The thread could not be started.
@@ -113,7 +114,7 @@ impl FlowWriter {
         let thread = thread::Builder::new().name("network-log".to_owned()).spawn(move || {
             let mut files = KINDS.map(|kind| FlowFile { folder: folder.clone(), kind, open: None });
             let mut keep = |kind: usize, line: Line| {
-                // The flow is lost, and the next one is tried again: the disk may have room then.
+                // This flow is not recorded. The next flow may be, if the disk has space again.
                 files[kind].append(&line).or_warn("record a flow", &folder);
             };
             while let Some(flow) = log.next(Duration::MAX) {
@@ -166,7 +167,7 @@ impl FlowFile {
         let written = file.write_all(&bytes);
         *size += length;
         if written.is_err() {
-            // The next line begins with a check of the end of the file.
+            // Before the next line, the file is opened again and the end of its last line is checked.
             self.open = None;
         }
         written
@@ -177,7 +178,7 @@ fn older(kind: &str) -> String {
     format!("{kind}.1")
 }
 
-/// Opens the current file of a kind. If its last line is not complete, ends that line.
+/// Opens the current file of a kind. If its last line is incomplete, ends that line.
 fn open_to_append(folder: &Path, kind: &str) -> io::Result<(File, u64)> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -204,7 +205,8 @@ fn open_to_append(folder: &Path, kind: &str) -> io::Result<(File, u64)> {
 pub fn read(folder: &Path) -> io::Result<FlowHistory> {
     let mut history = FlowHistory::default();
     for kind in KINDS {
-        // In this order: if the current file becomes the older one meanwhile, it is the same file, and is read once.
+        // The current file is opened first. If it becomes the older file before the second call, both calls open the same file,
+        // which is then read once.
         let current = open_to_read(&folder.join(kind))?;
         let before = open_to_read(&folder.join(older(kind)))?;
         let same = |file: &(File, fs::Metadata)| {

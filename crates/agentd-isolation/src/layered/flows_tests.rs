@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// A record with these flows, of which one more was dropped before each.
+/// A queue with these flows. Before each flow, another flow was dropped.
 struct Flows(Mutex<VecDeque<NetworkFlow>>);
 
 impl NetworkLog for Flows {
@@ -48,7 +48,7 @@ fn size(folder: &Path) -> u64 {
 }
 
 #[tokio::test]
-async fn flows_are_read_as_they_were_written_in_the_order_of_their_beginning() {
+async fn flows_are_read_as_written_in_order_of_start() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("log");
     assert_eq!(read(&folder).unwrap(), FlowHistory::default());
@@ -60,7 +60,7 @@ async fn flows_are_read_as_they_were_written_in_the_order_of_their_beginning() {
 }
 
 #[tokio::test]
-async fn flood_of_refusals_is_bounded_on_disk_and_leaves_granted_flows() {
+async fn flood_of_refusals_is_bounded_on_disk_and_granted_flows_remain() {
     let place = tempfile::tempdir().unwrap();
     let name = "x".repeat(200);
     let flood = (10..20_000).map(|at| flow(at, &name, false));
@@ -68,13 +68,13 @@ async fn flood_of_refusals_is_bounded_on_disk_and_leaves_granted_flows() {
     assert!(size(place.path()) <= 3 * MAX_FILE, "{}", size(place.path()));
     let history = read(place.path()).unwrap();
     assert_eq!(history.flows.first().and_then(|flow| flow.name.as_deref()), Some("granted.example"));
-    // The newest are kept, and at least a full file of them.
+    // The newest flows are kept: at least as many as fit in one file.
     assert_eq!(history.flows.last().map(|flow| flow.started_us), Some(19_999));
     assert!(history.flows.len() > 2000, "{}", history.flows.len());
 }
 
 #[tokio::test]
-async fn incomplete_line_is_counted_and_the_next_one_is_whole() {
+async fn incomplete_line_is_counted_and_next_flow_is_read() {
     let place = tempfile::tempdir().unwrap();
     write(place.path(), [flow(1, "a.example", true)]).await;
     OpenOptions::new().append(true).open(place.path().join(KINDS[0])).unwrap().write_all(b"{\"flow\":{\"star").unwrap();

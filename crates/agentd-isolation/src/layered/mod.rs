@@ -3,7 +3,7 @@
 //!
 //! - [`runtime`]: the processes of one sandbox, started on demand and ended when its layers change. The daemon (`agentd-daemon`)
 //!   uses it for named sandboxes, too.
-//! - [`flows`]: the record of what a sandbox tried to reach, on disk.
+//! - [`flows`]: the record of a sandbox's flows on disk.
 //! - `layer_store`: the folder for unnamed sandboxes, whose layers are removed with them.
 //! - `sandbox`: a layered sandbox behind the [`agentd_core::Sandbox`] interface.
 

@@ -25,7 +25,7 @@ pub struct Running {
     pub sandbox: Arc<dyn Sandbox>,
     /// Counts the running commands by its strong references: there is one more than there are running commands.
     pub commands: Arc<()>,
-    /// Records what the sandbox tries to reach, if its network is that of granted hosts.
+    /// Writes the flows of the sandbox to disk, if the sandbox has granted hosts.
     flows: Option<FlowWriter>,
     /// Protects the sandbox's layers from removal, whatever the records say.
     _held: Hold,

@@ -9,10 +9,10 @@ use std::{
 };
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
-/// Addresses of the loopback interface: one that is granted, and one beside it.
+/// Addresses of the loopback interface: the granted address, and another address.
 const GRANTED: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const BESIDE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
-/// A granted name, which no resolver knows (RFC 6761, 6.4).
+/// The granted name. No resolver finds an address for this name (RFC 6761, 6.4).
 const NAME: &str = "granted.invalid";
 
 /// Servers on the host's loopback. Each sends a byte to its clients.
@@ -24,19 +24,19 @@ struct Servers {
 impl Servers {
     async fn make() -> io::Result<Self> {
         let granted = TcpListener::bind((GRANTED, 0)).await?;
-        let beside = TcpListener::bind((BESIDE, granted.local_addr()?.port())).await?;
+        let another = TcpListener::bind((BESIDE, granted.local_addr()?.port())).await?;
         let other_port = TcpListener::bind((GRANTED, 0)).await?;
         let datagrams = UdpSocket::bind((GRANTED, 0))?;
         datagrams.set_nonblocking(true)?;
-        Ok(Self { listeners: [granted, beside, other_port], datagrams })
+        Ok(Self { listeners: [granted, another, other_port], datagrams })
     }
 
     fn facts(&self) -> io::Result<(SocketAddr, Facts)> {
-        let [granted, beside, other_port] = &self.listeners;
+        let [granted, another, other_port] = &self.listeners;
         let granted = granted.local_addr()?;
         let facts = [
             ("granted", granted),
-            ("beside", beside.local_addr()?),
+            ("other_address", another.local_addr()?),
             ("other_port", other_port.local_addr()?),
             ("datagrams", self.datagrams.local_addr()?),
         ];
@@ -45,21 +45,21 @@ impl Servers {
 
     /// Serves clients until the attacks have ended.
     async fn serve(&self) {
-        let [granted, beside, other_port] = &self.listeners;
-        tokio::join!(greet(granted), greet(beside), greet(other_port));
+        let [granted, another, other_port] = &self.listeners;
+        tokio::join!(greet(granted), greet(another), greet(other_port));
     }
 }
 
 async fn greet(listener: &TcpListener) {
-    // After a failed call, the attacks cannot be tried.
+    // If accept(2) fails, the attacks cannot be tried.
     while let Ok((mut client, _)) = listener.accept().await {
-        // An attack may end before it reads.
+        // An attack may end before it reads the byte.
         client.write_all(b"x").await.ok();
     }
 }
 
-/// Runs the attacks in a sandbox to which one address of the host and a name are granted, and returns the evidence. With
-/// [`NetworkMode::Host`], the sandbox has the host's network instead: an attack that fails there too proves nothing.
+/// Runs the attacks in a sandbox with network grants for one address of the host and one name, and returns the evidence. With
+/// [`NetworkMode::Host`], the sandbox has the host's network instead: an attack that also fails there proves nothing.
 pub async fn granted_hosts(backend: &impl Attackable, network: NetworkMode) -> Vec<Evidence> {
     let io = |source| IsolationError::Io { context: "create the servers of the probe's attacks".to_owned(), source };
     let tried = async {
@@ -77,7 +77,7 @@ pub async fn granted_hosts(backend: &impl Attackable, network: NetworkMode) -> V
         let mut evidence = tokio::select! {
             biased;
             evidence = attack_sandbox(backend, spec, &facts) => evidence?,
-            () = servers.serve() => return Err(IsolationError::Internal("serve the probe's attacks: accept failed".to_owned())),
+            () = servers.serve() => return Err(IsolationError::Internal("serve the attacks: accept(2) failed".to_owned())),
         };
         if servers.datagrams.recv(&mut [0]).is_ok() {
             let broken = evidence.iter_mut().filter(|evidence| evidence.check == "a12_send_a_datagram");

@@ -55,8 +55,8 @@ impl Proofs {
 
     /// Stores the result of a probe, unless a failure may be transient: nothing was proven, or an attack on the boundary could
     /// not be tried. A resource limit that could not be tried does not prevent this, because a missing cgroup is missing for the
-    /// whole boot. Nor does an attack on the gateway to granted hosts, which few sandboxes have. If a result is not stored, the
-    /// next process probes again.
+    /// whole boot. An attack on the gateway that could not be tried does not prevent this either, because few sandboxes have
+    /// granted hosts. If a result is not stored, the next process probes again.
     pub fn keep(&self, proven: &BackendCapabilities) {
         let not_tried = |evidence: &Evidence| matches!(evidence.result, EvidenceResult::NotTried(_));
         let boundary = |evidence: &&Evidence| !matches!(evidence.claim, Claim::Resources | Claim::Egress);

@@ -1,8 +1,8 @@
 //! Changes of the granted hosts of a running sandbox, and connections to its loopback.
 //!
 //! Both need sockets of the sandbox's network namespace. The supervisor creates them, because an ordinary user cannot join that
-//! namespace from outside. This process binds and connects them: it has all capabilities in the user namespace of the sandbox,
-//! which it created, and the supervisor has none.
+//! namespace from outside. This process binds and connects the sockets. It has all capabilities in the user namespace of the
+//! sandbox, because its user created that namespace. The supervisor has none.
 
 use super::SharedKernelSandbox;
 use crate::egress;
@@ -21,14 +21,15 @@ use std::{
 };
 use tokio::{net::TcpSocket, time::timeout};
 
-/// The time for a connection to the loopback. It takes long only if the program does not accept its connections.
+/// The time limit of a connection to the loopback. A connection takes long only if the program in the sandbox does not accept its
+/// connections.
 const CONNECT: Duration = Duration::from_secs(10);
 
 impl SharedKernelSandbox {
     /// See [`agentd_core::Sandbox::set_network`].
     pub(super) async fn change_network(&self, network: &Network) -> Result<(), IsolationError> {
         let (Some(gateway), Some(grants)) = (&self.gateway, egress::grants(network)?) else {
-            return Err(invalid("network", "granted hosts can only replace other granted hosts — create another sandbox"));
+            return Err(invalid("network", "the sandbox or the new network has no granted hosts — create another sandbox"));
         };
         let change = gateway.begin_change(&grants).await?;
         let mut sockets = Vec::new();
@@ -52,7 +53,7 @@ impl SharedKernelSandbox {
         let own =
             |report: &&agentd_core::ControlReport| report.control == Control::Network && report.status == ControlStatus::Enforced;
         if self.controls.iter().find(own).is_none() {
-            return Err(invalid(&what, "the sandbox uses the network of the host — connect to the port of the host"));
+            return Err(invalid(&what, "the sandbox uses the host's network — connect to the port on the host"));
         }
         if let Some(gateway) = &self.gateway
             && gateway.listens_at(port).await
@@ -103,7 +104,7 @@ impl SharedKernelSandbox {
         if is_tcp {
             return Ok(socket);
         }
-        Err(IsolationError::Protocol("the supervisor sent another descriptor than a TCP socket".to_owned()))
+        Err(IsolationError::Protocol("the supervisor sent a descriptor that is not a TCP socket".to_owned()))
     }
 }
 

@@ -22,8 +22,8 @@ pub fn loopback_up(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Returns a raw socket that receives what the filter accepts (`raw(7)`). The kernel gives it no packet before the filter is
-/// attached, if no other process is in the network namespace yet.
+/// Returns a raw socket that receives the packets that the filter accepts (`raw(7)`). The socket receives no packet before the
+/// filter is attached, if no other process is in the network namespace yet.
 pub fn filtered_raw_socket(
     family: AddressFamily,
     protocol: Protocol,

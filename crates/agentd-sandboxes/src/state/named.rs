@@ -76,7 +76,7 @@ impl SandboxStore {
         self.replace(&record, &lock)
     }
 
-    /// Replaces the network of a sandbox. The call waits for the disk.
+    /// Replaces the network of a sandbox. The record is on disk when this function returns.
     ///
     /// # Errors
     /// [`StoreError`] if the record cannot be read or written.

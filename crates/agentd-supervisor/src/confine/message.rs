@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 /// Messages from the launcher to the new process during confinement.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ConfineMessage {
-    /// The plan of the sandbox, for a process that was started before the plan was known. It is the first message then, or
+    /// The plan of the sandbox, for a process that was started before the plan was known. This message is the first one, or
     /// follows [`ConfineMessage::IdMap`] if a view was expected. The descriptor is the process's end of the channel to the
     /// library.
     Plan(Box<SandboxPlan>),

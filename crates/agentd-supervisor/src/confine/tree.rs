@@ -103,8 +103,8 @@ fn enter_view(
     // A grant whose path now leads elsewhere is not a missing control: it ends the sandbox even if degraded isolation is allowed.
     let opened = if go.is_some() { Vec::new() } else { mount::open_grants(&view.grants)? };
     record.control(Control::Mounts, || {
-        // The launcher clones the trees of the grants while the view is built. Without it, they are cloned before the view
-        // changes.
+        // The launcher clones the trees of the grants while the view is built. Without the launcher's trees, this process clones
+        // the trees before it builds the view.
         let own_trees = if go.is_some() { Vec::new() } else { mount::clone_grants(&view.grants, &opened)? };
         let base = base.map_or_else(|| ViewBase::build(view.scratch_bytes), Ok)?;
         let built = mount::build(view, base, own)?;

@@ -44,7 +44,7 @@ impl Prepared {
 
 impl Launcher {
     /// Starts a first process for `expected`, unless there is a prepared one. A failure is not reported: creating the sandbox
-    /// starts another process, and reports why that fails.
+    /// starts another process, and reports the cause if that fails.
     pub(super) fn prepare(&mut self, expected: ExpectedPlan) {
         if self.prepared.is_none() {
             self.prepared = self.start_prepared(expected).ok();

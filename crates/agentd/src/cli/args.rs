@@ -46,15 +46,15 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// Returns true for `run`, unless it is known before the arguments are parsed that no command runs. Most runs need the
-    /// launcher: those with `--explain`, with wrong arguments or in a machine do not.
+    /// Returns true for `run` without `--help` and `--explain`. Most of these runs need the launcher. A run with wrong arguments
+    /// or in a machine does not, but this is unknown before the arguments are parsed.
     pub fn may_need_launcher(args: &[OsString]) -> bool {
         let asks = |arg: &OsString| arg == "--help" || arg == "-h" || arg == "--explain";
         is_run(args.iter()) && !before_command(args).any(asks)
     }
 
-    /// Returns true if no argument of a run may request another first process of the sandbox than runs have by default. An
-    /// argument of the command may look like such an option.
+    /// Returns true if no argument of a run may request a first process that differs from the default one. An argument of the
+    /// command may look like such an option.
     pub fn is_usual(args: &[OsString]) -> bool {
         let decides = |arg: &OsString| DECISIVE.iter().any(|option| arg.as_bytes().starts_with(option.as_bytes()));
         !before_command(args).any(decides)

@@ -1,4 +1,4 @@
-//! The begin of a run: selects the backend, and creates the sandbox.
+//! The start of a run: selects the backend, and creates the sandbox.
 
 use super::{
     args::RunArgs,
@@ -56,12 +56,12 @@ pub(super) struct Begun {
     pub before: Before,
 }
 
-/// What must be known before the command starts.
+/// The state that is recorded before the command starts.
 pub(super) struct Before {
     pub advice: Advice,
     pub compared: Comparison,
-    /// From here on, a signal ends the command first, so that agentd can clean up. Before, a signal ends agentd, and the launcher
-    /// destroys the sandbox.
+    /// Once this value exists, a signal ends the command first, so that agentd can clean up. Before, a signal ends agentd, and
+    /// the launcher destroys the sandbox.
     pub stops: Stops,
 }
 
@@ -74,11 +74,11 @@ impl Before {
     }
 }
 
-/// Selects the backend of a run, and creates the sandbox. Returns the signal that ended this instead, if one did.
+/// Selects the backend of a run, and creates the sandbox. If a signal interrupts these steps, returns the signal instead.
 ///
-/// If a certain backend on the host's kernel is expected, the sandbox is created in it at once. Meanwhile, the selection reads
-/// the proof of the backend, or probes it, and the state of the protected paths is recorded. No command starts in the sandbox
-/// before the selection has confirmed the backend (decision 0090).
+/// If a certain backend on the host's kernel is expected, the sandbox is created in that backend at once. Meanwhile, the
+/// selection reads the proof of the backend, or probes it, and the state of the protected paths is recorded. No command starts in
+/// the sandbox before the selection has confirmed the backend (decision 0090).
 pub(super) async fn begin(input: RunInput<'_>, work_root: &Path) -> Result<Result<Begun, i32>, Failure> {
     let args = input.args;
     let Some(expected) = selection::expected(args, work_root) else {
@@ -94,7 +94,7 @@ pub(super) async fn begin(input: RunInput<'_>, work_root: &Path) -> Result<Resul
         let before = Before::record(&spec, &*selected.backend)?;
         Ok::<_, Failure>((selected, before))
     };
-    // Sends the plan to the launcher before it begins to select.
+    // The plan is sent to the launcher before the selection begins.
     let (made, selected) = tokio::join!(expected.create_sandbox(spec.clone()), select);
     let (selected, before) = selected?;
     if selected.backend.name() == expected.name() {
@@ -144,8 +144,8 @@ async fn again(
     Ok(Ok(Begun { selected, sandbox, spec, command, before: Before { advice, compared, stops } }))
 }
 
-/// Returns the grants in which the command may change protected paths. Without a writable grant, and if the sandbox certainly
-/// enforces that the others are not writable, these are none.
+/// Returns the grants in which the command may change protected paths. Returns none if no grant is writable and the sandbox is
+/// certain to enforce read-only grants.
 fn changeable<'a>(spec: &'a SandboxSpec, backend: &dyn IsolationBackend) -> &'a [Grant] {
     let enforced = backend.traits().boundary && !spec.allow_degraded;
     let writable = spec.grants.iter().any(|grant| grant.access == Access::ReadWrite);

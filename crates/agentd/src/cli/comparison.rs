@@ -66,7 +66,7 @@ impl Comparison {
     /// Starts the thread that will compare the paths, while the command runs.
     pub(crate) fn start_thread(&self) {
         if self.watch.is_some() {
-            // The thread then waits for work for some seconds. If it ends before, the comparison starts another one.
+            // The thread then waits for work for some seconds. If the thread ends before the comparison, another one is started.
             drop(tokio::task::spawn_blocking(|| ()));
         }
     }

@@ -9,7 +9,7 @@ use std::fmt::Write;
 /// Returns the plan as text: the backend, its proven and required claims, and how it would isolate `spec`.
 ///
 /// # Errors
-/// The backend's error, if it cannot plan `spec`, or set up its network.
+/// The backend's error if the backend cannot plan `spec` or set up the network.
 pub(crate) async fn text(selected: &Selected, required: &[RequireArg], spec: &SandboxSpec) -> Result<String, IsolationError> {
     let planned = selected.backend.explain(spec)?;
     let mut lines = vec![PlanLine::new("backend", selected.backend.name())];
@@ -26,8 +26,8 @@ pub(crate) async fn text(selected: &Selected, required: &[RequireArg], spec: &Sa
     Ok(print(&lines))
 }
 
-/// Describes what of the network will be recorded. Only a sandbox can tell whether its kernel and an outer sandbox permit the
-/// sockets of the record, so this function creates an empty one.
+/// Describes which attempts to connect will be recorded. This depends on the raw sockets that the kernel and an outer sandbox
+/// permit. To find out, this function creates an empty sandbox with the network.
 async fn recorded(backend: &dyn IsolationBackend, network: &Network) -> Result<PlanLine, IsolationError> {
     let sandbox = backend.create_sandbox(SandboxSpec { network: network.clone(), ..SandboxSpec::default() }).await?;
     let missing = sandbox.controls().iter().find_map(|report| match &report.status {

@@ -1,4 +1,4 @@
-//! `agentd net log`: what named sandboxes tried to reach. The files of the record are read here, so no daemon is needed.
+//! `agentd net log`: prints the flows of named sandboxes. This process reads the files of the record, so no daemon is needed.
 
 use super::{data, failure::Failure, writer};
 use agentd_core::escape;
@@ -45,7 +45,7 @@ fn print_lines(record: &Record, history: &FlowHistory, with_name: bool) -> Resul
     if history.dropped > 0 || history.damaged > 0 {
         let FlowHistory { dropped, damaged, .. } = history;
         writer::message(format_args!(
-            "network: the record of sandbox {} lacks {dropped} flows, because too many came at once, and has {damaged} damaged lines",
+            "network: sandbox {}: {dropped} flows were not recorded, because too many came at once; {damaged} lines are damaged",
             record.name
         ));
     }
@@ -106,8 +106,8 @@ fn object(record: &Record, history: &FlowHistory) -> serde_json::Value {
     })
 }
 
-/// Returns a time as in RFC 3339, in UTC. The civil date follows from the days since 0000-03-01, after which the leap day is the
-/// last day of a year.
+/// Returns a time as in RFC 3339, in UTC. The civil date is computed from the days since 0000-03-01. In years that begin in
+/// March, the leap day is the last day.
 fn utc(micros: u64) -> String {
     let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
     let (days, time) = (seconds / 86_400 + 719_468, seconds % 86_400);

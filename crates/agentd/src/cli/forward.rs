@@ -1,7 +1,7 @@
 //! `agentd sandbox forward`: publishes a port of a sandbox's loopback on this host.
 //!
 //! This process listens, with the rights of its user. For each connection, the daemon returns a socket that is connected to the
-//! port in the sandbox. Nothing of the forwarding outlives this process.
+//! port in the sandbox. The forwarding ends with this process.
 
 use super::{
     args::{ForwardedPort, LocalEnd},
@@ -26,13 +26,13 @@ use tokio::{
     sync::Semaphore,
 };
 
-/// Connections at once. Further ones wait in the kernel.
+/// The maximum number of concurrent connections. Further connections wait in the kernel.
 const MAX_CONNECTIONS: usize = 256;
 
-/// Different errors of connections that are printed.
+/// The maximum number of different connection errors that are printed.
 const MAX_ERRORS: usize = 16;
 
-/// The pause after a connection could not be accepted, so that a lasting failure does not take the whole processor.
+/// The pause after a failed accept(2), so that a permanent failure does not occupy a processor.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Publishes a port until a signal arrives.
@@ -85,7 +85,7 @@ impl Forwarded {
     async fn carry(&self, mut local: impl AsyncRead + AsyncWrite + Unpin) {
         match self.connect().await {
             Ok(mut inside) => {
-                // A side that breaks the connection needs no report: the other side sees the end.
+                // A connection that one side resets is not reported: the other side sees the end.
                 let _ = copy_bidirectional(&mut local, &mut inside).await;
             }
             Err(error) => self.report(error.to_string()),
@@ -96,7 +96,7 @@ impl Forwarded {
         let socket = self.client.connect_to(&self.name, self.port).await?;
         let stream = TcpStream::from_std(std::net::TcpStream::from(socket));
         let stream = stream.map_err(|error| DaemonError::Refused(format!("use the socket of the sandbox: {error}")))?;
-        // Small writes must leave at once. If the call fails, the connection is gone.
+        // Small writes must be sent at once. If the call fails, the connection has ended.
         let _ = stream.set_nodelay(true);
         Ok(stream)
     }
@@ -113,7 +113,7 @@ impl Forwarded {
 /// A listening socket of this host.
 struct Published {
     listener: LocalListener,
-    /// The address or path, for the user.
+    /// The address or path that is printed.
     place: String,
     /// Removed at the end.
     _path: Option<SocketFile>,
@@ -135,7 +135,7 @@ struct SocketFile(PathBuf);
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.0) {
-            writer::message(format_args!("remove {}: {error} — remove it yourself", self.0.display()));
+            writer::message(format_args!("remove {}: {error} — remove this file yourself", self.0.display()));
         }
     }
 }
@@ -157,7 +157,7 @@ impl Published {
                 rustix::process::umask(mask);
                 let place = path.display().to_string();
                 let listener = listener.map_err(|error| {
-                    format!("listen on {place}: {error} — choose a path in a directory of yours at which no file exists")
+                    format!("listen on {place}: {error} — choose an unused path in a directory to which you may write")
                 })?;
                 let path = Some(SocketFile(path.clone()));
                 Ok(Self { listener: LocalListener::Unix(listener), place, _path: path })

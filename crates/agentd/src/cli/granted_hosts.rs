@@ -7,7 +7,7 @@ use agentd_egress::{NetGrant, NetGrants};
 use agentd_sandboxes::{Record, SandboxStore};
 use std::io::{self, Write};
 
-/// Carries out a change, and prints the grants if there is no change or JSON was requested.
+/// Applies the requested change, if any. Prints the network grants if no change or JSON was requested.
 pub(crate) async fn granted_hosts(client: &Client, state: &SandboxStore, args: NetworkChangeArgs) -> Result<(), Failure> {
     let texts = |lists: &[NetGrants]| lists.iter().flat_map(NetGrants::iter).map(ToString::to_string).collect::<Vec<_>>();
     let (allow, revoke) = (texts(&args.allow), texts(&args.revoke));
@@ -30,7 +30,7 @@ pub(crate) async fn granted_hosts(client: &Client, state: &SandboxStore, args: N
     Ok(())
 }
 
-/// Returns the kind of a network, and its grants in their complete form.
+/// Returns the kind of a network, and its network grants, each with its port.
 fn describe(network: &Network) -> (&'static str, Vec<String>) {
     match network {
         Network::Off => ("off", Vec::new()),

@@ -28,13 +28,13 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-/// Starts the launcher before the arguments are parsed, and has it start the first process that most runs need, unless an
-/// argument may request another one. Returns true if it has.
+/// Starts the launcher before the arguments are parsed. Unless an argument may request another first process, the launcher also
+/// starts the first process that most runs need, and this function returns true.
 pub(crate) fn prepare_usual(arguments: &[OsString]) -> bool {
     if !Cli::may_need_launcher(arguments) {
         return false;
     }
-    // A fork of this process, which is small now, and gets ready while the arguments are parsed.
+    // The launcher is a fork of this process, which uses little memory now. It starts up while the arguments are parsed.
     if !Cli::is_usual(arguments) || selection::is_default_set() {
         shared_kernel::start_launcher();
         return false;

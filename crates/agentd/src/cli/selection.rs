@@ -62,7 +62,7 @@ pub(crate) fn is_on_hosts_kernel(args: &RunArgs) -> bool {
     named(args).map_or(!NeededTraits::of(args).own_kernel, |name| on_hosts_kernel(&name).is_some())
 }
 
-/// Returns the canonical name if it is that of one of agentd's own backends with namespaces on the host's kernel.
+/// Returns the canonical form of a name that means one of agentd's own backends with namespaces on the host's kernel.
 fn on_hosts_kernel(name: &str) -> Option<String> {
     let own = [LinuxNativeBackend::NAME, ContainerBackend::NAME];
     canonical_backend_name(name).filter(|name| own.contains(&name.as_str()))

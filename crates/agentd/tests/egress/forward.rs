@@ -14,7 +14,7 @@ use std::{
 };
 
 pub const TESTS: &[EgressTest] =
-    &[("forwarded_port_is_reached_until_the_client_ends", forwarded), ("forwarding_that_is_refused_says_why", refused)];
+    &[("forwarded_port_is_reached_until_the_client_ends", forwarded), ("refused_forwarding_reports_its_cause", refused)];
 
 /// Echo servers of both families, each at the loopback of its family.
 const SERVE: &str = "
@@ -89,7 +89,7 @@ fn forwarded(_: &str) {
             assert_eq!(talk_tcp(&forwarding.at), "hello end", "{net}: a second connection");
         }
         let at = v4.at.clone();
-        // An open connection ends with the client, too.
+        // An open connection also ends with the client.
         let mut open = TcpStream::connect(&at).unwrap();
         open.write_all(b"x").unwrap();
         open.read_exact(&mut [0]).unwrap();
@@ -114,8 +114,8 @@ fn refused(_: &str) {
     fs::write(place.path("file"), "").unwrap();
     for (arguments, cause) in [
         (["missing", "8080"], "missing"),
-        (["dev", "8080:0.0.0.0:8080"], "not an address of the loopback"),
-        (["dev", "8080:./file"], "choose a path in a directory of yours at which no file exists"),
+        (["dev", "8080:0.0.0.0:8080"], "not a loopback address"),
+        (["dev", "8080:./file"], "choose an unused path in a directory to which you may write"),
     ] {
         let refused = place.refused(&[&["forward"], &arguments[..]].concat());
         assert!(refused.contains(cause), "{arguments:?}: {refused}");
@@ -127,7 +127,10 @@ fn refused(_: &str) {
         assert!(matches!(connection.read(&mut [0]), Ok(0) | Err(_)));
         forwarding.stop()
     };
-    assert!(messages("8080:127.0.0.1:0").contains("no process runs in it — start the server with `agentd sandbox exec -d dev"));
+    assert!(
+        messages("8080:127.0.0.1:0")
+            .contains("no process runs in the sandbox — start the server with `agentd sandbox exec -d dev")
+    );
     place.bash("dev", "true");
     assert!(messages("8080:127.0.0.1:0").contains("connect to port 8080 of the sandbox's loopback: Connection refused"));
     assert!(messages("2222:127.0.0.1:0").contains("the gateway to the granted hosts listens on this port"));

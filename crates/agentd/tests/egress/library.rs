@@ -98,7 +98,7 @@ fn thread_ends(backend_name: &str) {
         assert!(!of_gateway.is_empty());
         let null = std::fs::File::open("/dev/null").unwrap();
         for fd in of_gateway {
-            // SAFETY: the call takes integers only. The gateway owns the descriptor, and its failure is what is tested.
+            // SAFETY: the call takes integers only. The gateway owns the descriptor, and this test makes the gateway fail.
             assert_eq!(unsafe { libc::dup2(null.as_raw_fd(), fd) }, fd);
         }
         // The first connection wakes the event loop.
@@ -130,7 +130,7 @@ fn changed(backend_name: &str) {
         let granted = spec(&["granted.example:2222"]).network;
         sandbox.set_network(&granted).await.unwrap();
         assert_eq!(talk().await, b"hello\n");
-        // What cannot be enforced changes nothing. The commands that run have no certificates for inspection.
+        // A network that cannot be enforced changes nothing. The running commands have no certificates for inspection.
         for network in [Network::Off, Network::Host, spec(&["*"]).network, spec(&["granted.example/GET:/x"]).network] {
             let error = sandbox.set_network(&network).await.unwrap_err();
             assert!(matches!(&error, IsolationError::Invalid { .. }) && !error.remedy().as_str().is_empty(), "{error}");

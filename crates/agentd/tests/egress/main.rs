@@ -36,7 +36,7 @@ fn main() {
         outer::serve();
     }
     let tests = [attacks::TESTS, inspection::TESTS, library::TESTS, programs::TESTS, reports::TESTS, secrets::TESTS].concat();
-    // Named sandboxes have one backend.
+    // Only `container` runs named sandboxes.
     let named = [named::TESTS, forward::TESTS].concat();
     let trials = place::backends().into_iter().flat_map(|backend| {
         let named: &[EgressTest] = if backend == "container" { &named } else { &[] };

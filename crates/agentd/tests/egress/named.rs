@@ -1,5 +1,5 @@
-//! Named sandboxes with granted hosts: the daemon has their gateways, the grants are part of their records, and changes hold at
-//! once.
+//! Named sandboxes with granted hosts: the daemon runs their gateways, the network grants are part of their records, and changes
+//! apply at once.
 
 use crate::{
     EgressTest,
@@ -14,19 +14,19 @@ use std::{
 };
 
 pub const TESTS: &[EgressTest] = &[
-    ("grants_of_a_named_sandbox_hold_after_restarts_restore_and_fork", hold),
+    ("network_grants_still_apply_after_restarts_restore_and_fork", hold),
     ("grants_change_at_once_also_for_open_connections", change),
     ("change_that_is_refused_changes_nothing", refused_change),
-    ("changes_at_the_same_time_are_all_made", concurrent),
+    ("concurrent_changes_are_all_applied", concurrent),
     ("killed_daemon_leaves_nothing_reachable_and_the_next_use_works", killed),
     ("grant_file_is_read_once_by_the_client", file),
-    ("log_has_the_flows_with_escaped_names", log),
+    ("log_prints_flows_with_escaped_names", log),
 ];
 
 /// Talks to the echo server of a granted name.
 const TALK: &str = "exec 3<>/dev/tcp/granted.example/2222 && echo hello >&3 && read -r line <&3 && echo $line";
 
-/// Waits until the name is granted, and prints what becomes of the connection.
+/// Waits until the name is granted, then prints how the connection opens and ends.
 const CONNECT: &str = "
 import errno, socket, time
 while True:
@@ -84,8 +84,9 @@ fn change(_: &str) {
     until("the command runs", || place.agentd(&["ls"]).contains("live, 1 command"));
     place.agentd(&["net", "dev", "--allow", "granted.example:2222,granted.example:80"]);
     assert_eq!(lines.next().as_deref(), Some("open"));
-    // A port below 1024, which a program of an ordinary user could not listen on.
-    let http = "exec 3<>/dev/tcp/granted.example/80 && printf 'GET /a HTTP/1.0\\r\\nHost: granted.example\\r\\n\\r\\n' >&3 && tail -n1 <&3";
+    // A port below 1024, on which a program of an ordinary user could not listen.
+    let http = "exec 3<>/dev/tcp/granted.example/80 && \
+                printf 'GET /a HTTP/1.0\\r\\nHost: granted.example\\r\\n\\r\\n' >&3 && tail -n1 <&3";
     assert_eq!(place.bash("dev", http), "http /a");
     place.agentd(&["net", "dev", "--revoke", "granted.example:2222", "--allow", "b.example"]);
     assert_eq!(lines.next().as_deref(), Some("ECONNRESET"));
@@ -114,7 +115,7 @@ fn refused_change(_: &str) {
     let many = (1..=24).map(|port| format!("a.example:{}", 1000 + port)).collect::<Vec<_>>().join(",");
     for (arguments, cause) in [
         (&["dev", "--allow", "a.example,*"][..], "`*` alone would allow every host"),
-        (&["dev", "--allow", "a.example", "--revoke", "b.example"], "no grant b.example:443"),
+        (&["dev", "--allow", "a.example", "--revoke", "b.example"], "no network grant b.example:443"),
         (&["dev", "--allow", "a.example,granted.example:123/udp"], "UDP is not carried"),
         (&["dev", "--allow", "a.example/GET:/x"], "which a named sandbox does not have"),
         (&["dev", "--allow", many.as_str()], "25 different ports"),
@@ -148,7 +149,7 @@ fn refused_change(_: &str) {
 fn concurrent(_: &str) {
     let place = NamedDir::new();
     place.agentd(&["create", "dev", "--net", "log"]);
-    // Processes, in which the changes also hold at once.
+    // Starts the sandbox. Changes apply at once in running sandboxes, too.
     place.bash("dev", "true");
     let names: Vec<String> = (0..8).map(|number| format!("n{number}.example:{}", 3000 + number % 4)).collect();
     let change = |name: &String| place.command(&["net", "dev", "--allow", name.as_str()]).spawn().unwrap();
@@ -179,7 +180,7 @@ fn killed(_: &str) {
     until("the processes of the sandbox have ended", || !runs(&mark));
     let connected = reached().iter().filter(|address| address.ends_with(":2222")).count();
     assert_eq!(connected, 1);
-    // The change was acknowledged, so it holds.
+    // The change was acknowledged, so it is on disk.
     assert_eq!(place.agentd(&["net", "dev"]), "granted.example:2222\n");
     assert_eq!(place.bash("dev", TALK), "hello\n");
 }

@@ -35,7 +35,7 @@ impl NamedDir {
         command
     }
 
-    /// `agentd sandbox` with these arguments.
+    /// Returns `agentd sandbox` with these arguments.
     pub fn command(&self, arguments: &[&str]) -> Command {
         self.program(&[&["sandbox"], arguments].concat())
     }
@@ -58,7 +58,7 @@ impl NamedDir {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
-    /// `agentd net` with these arguments, which must succeed.
+    /// Runs `agentd net` with these arguments, and returns its output. The command must succeed.
     pub fn net(&self, arguments: &[&str]) -> Output {
         let output = self.program(&[&["net"], arguments].concat()).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {output:?}");
@@ -75,7 +75,7 @@ impl NamedDir {
         assert!(output.status.success(), "{output:?}");
     }
 
-    /// The daemon that has these sandboxes, if one lives.
+    /// Returns the daemon of these sandboxes, if it is running.
     pub fn daemon(&self) -> Option<Pid> {
         let pid: i32 = fs::read_to_string(self.path("data/sandboxes/keeper/lock")).ok()?.trim().parse().ok()?;
         let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
@@ -99,7 +99,8 @@ pub fn kill(daemon: Pid) {
     until("the daemon is dead", || poll(&mut dead, Some(&Timespec::default())).unwrap() == 1);
 }
 
-/// Waits for a condition. The time limit of the suite ends a wait for what never happens; until then, this names it.
+/// Waits for a condition. If the condition is never met, the time limit of the suite ends the wait. Until then, the condition is
+/// printed.
 pub fn until(what: &str, mut met: impl FnMut() -> bool) {
     let mut tries = 0_u32;
     while !met() {
@@ -111,7 +112,7 @@ pub fn until(what: &str, mut met: impl FnMut() -> bool) {
     }
 }
 
-/// Returns whether a process has this text in its command line.
+/// Returns true if a process has this text in its command line.
 pub fn runs(mark: &str) -> bool {
     let all = fs::read_dir("/proc").unwrap().flatten();
     all.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok()).any(|line| String::from_utf8_lossy(&line).contains(mark))

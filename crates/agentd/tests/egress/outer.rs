@@ -54,7 +54,7 @@ pub fn enter() {
     panic!("{}", Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).env(ENTERED, "1").exec());
 }
 
-/// Set in the process of [`lost_packets`].
+/// The environment variable that marks the process of [`lost_packets`].
 const COUNTING: &str = "AGENTD_TEST_EGRESS_COUNT";
 
 /// Prepares many network namespaces in another process, and sends a packet of IPv6 in each. Returns the number of those in which
@@ -70,7 +70,7 @@ pub fn lost_packets() -> String {
     String::from_utf8(counting.stdout).unwrap()
 }
 
-/// Counts for [`lost_packets`], if this is its process.
+/// Counts the lost packets if this is the process of [`lost_packets`].
 pub fn count_if_asked() {
     if std::env::var_os(COUNTING).is_none() {
         return;

@@ -15,9 +15,9 @@ pub const TESTS: &[EgressTest] = &[
     ("attempts_at_other_ports_and_over_udp_are_recorded_in_both_families", attempts),
     ("explain_prints_what_is_allowed", explain),
     ("grants_that_cannot_be_enforced_are_errors_and_nothing_runs", invalid),
-    ("run_that_cannot_record_attempts_says_so_once", not_recorded),
+    ("run_that_cannot_record_attempts_reports_that_once", not_recorded),
     ("gateway_that_cannot_start_keeps_the_command_from_running", not_started),
-    ("as_many_ports_as_permitted_are_granted", many_ports),
+    ("maximum_number_of_ports_is_granted", many_ports),
     ("backend_without_a_boundary_refuses_granted_hosts", without_boundary),
 ];
 
@@ -168,7 +168,7 @@ datagram('::ffff:9.9.9.9', 7, 1)
     assert_eq!(found, expected, "{object:#}");
 }
 
-/// Refuses raw sockets of IPv4 and IPv6, as an outer sandbox may do, and executes its arguments.
+/// Returns a program that refuses raw sockets of IPv4 and IPv6, as an outer sandbox may do, and then executes its arguments.
 fn without_raw_sockets() -> String {
     // The offsets are those of `struct seccomp_data`: the number of the call, family and type.
     let filter = format!(
@@ -218,7 +218,7 @@ fn not_recorded(backend: &str) {
 
 const UNSEEN: &str = "(exec 3<>/dev/tcp/93.184.216.34/853) 2>/dev/null || echo refused";
 
-/// The limit does not suffice for the fewest connections of a gateway, but for everything else.
+/// The limit is too low for the minimum number of connections of a gateway, but suffices for everything else.
 fn not_started(backend: &str) {
     let place = EgressDir::new();
     let by = ["sh", "-c", "ulimit -n 200 && exec \"$@\"", "sh"];

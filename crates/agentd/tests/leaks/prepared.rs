@@ -60,7 +60,8 @@ const SEEN: &str = r"{ id; umask; pwd; hostname; ls /proc/self/fd
     stat -c '%A %U %G %n' / /* /dev/* /tmp /var/tmp /etc/passwd; touch /usr/x /etc/x; } 2>&1 |
     sed 's/18[78][0-9]\{7\}/ID/g; s/shared:[0-9]*//; s/master:[0-9]*//'";
 
-/// Only a view suits a process that was prepared for one. Its sandbox then differs from others in nothing.
+/// A process that was prepared for a view serves only a sandbox with a view. Commands in that sandbox see the same confinement as
+/// in any other.
 pub async fn view() {
     bare("linux-native").await.destroy().await.unwrap();
     let launcher = launcher();

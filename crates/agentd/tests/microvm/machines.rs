@@ -13,8 +13,8 @@ use std::{
 
 pub const NAME: &str = "firecracker";
 
-/// The time limit of a test. Each starts many machines in an emulated machine, which yields to other rows of a run: two tests took
-/// more than 400 s beside rows that emulate machines, too.
+/// The time limit of a test. Each starts many machines in an emulated machine, which yields to other rows of a run: two tests
+/// took more than 400 s while other rows also emulated machines.
 const TIMEOUT: Duration = Duration::from_secs(1500);
 
 /// Runs tests. They count processes and files of the host, so they run one at a time.

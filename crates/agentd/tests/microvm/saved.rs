@@ -84,7 +84,7 @@ pub async fn snapshot_of_memory_and_disk_is_consistent() {
         if again < far {
             restored += 1;
         } else {
-            // On a busy host, a restored command can count that far before this look at it.
+            // On a busy host, a restored command can count that far before this test reads its counter.
             assert!(far < 1000, "{again} is not before {far}");
             far = counts_beyond(&sandbox, far * 2).await;
         }
@@ -269,8 +269,8 @@ pub async fn commands_in_preloaded_spare_do_not_run_until_restore() {
     let _counting = sandbox.exec_streaming(script(COUNT)).await.unwrap();
     let saved = counts_beyond(&sandbox, 2).await;
     sandbox.snapshot("one").await.unwrap();
-    // The command also counts between the restore and the first look at it. On a busy host that can take long, so repeats with
-    // ever longer waits.
+    // The command also counts between the restore and the first read of its counter. On a busy host, that time can be long, so
+    // the test repeats with longer and longer waits.
     let mut wait = 60;
     let again = loop {
         let spare = preloaded(&[machine]).await;

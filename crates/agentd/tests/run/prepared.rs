@@ -15,7 +15,7 @@ fn children(pid: u32) -> Vec<u32> {
 }
 
 #[test]
-fn run_starts_no_other_first_process_than_that_of_its_sandbox() {
+fn run_starts_only_the_first_process_of_its_sandbox() {
     let place = RunDir::new();
     let mut all: Vec<&[&str]> = vec![
         &[],

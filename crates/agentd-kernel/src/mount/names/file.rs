@@ -18,7 +18,7 @@ use std::{
     path::Path,
 };
 
-/// Largest size of a file for which room is reserved before it is read.
+/// Largest size of a file for which memory is reserved before the file is read.
 const USUAL: usize = 16 << 10;
 
 /// The origin of a directory's content.
@@ -57,7 +57,7 @@ pub(super) fn read(etc: &OwnedFd, name: &str, filled: Filled) -> Result<Present,
     if !FileType::from_raw_mode(stat.st_mode).is_file() {
         return Ok(Present::Other("the object is not a regular file".to_owned()));
     }
-    // Room for the usual content, because a reader with a limit does not query the size of the file.
+    // Reserves memory for the usual content, because a reader with a limit does not query the size of the file.
     let size = usize::try_from(stat.st_size).unwrap_or_default().min(USUAL);
     let mut content = Vec::with_capacity(size + 1);
     // Reads one byte more than allowed, to detect a longer file: the file may grow while it is read.
@@ -71,7 +71,7 @@ pub(super) fn read(etc: &OwnedFd, name: &str, filled: Filled) -> Result<Present,
     Ok(Present::Content(content))
 }
 
-/// Creates the file `name` in `etc`, in which nothing has this name.
+/// Creates the file `name` in `etc`. The directory must not contain this name yet.
 pub(super) fn create(etc: &OwnedFd, name: Name, content: &[u8]) -> Result<(), ControlError> {
     write_new(etc, name.file(), content).during(Control::Mounts, || format!("write /etc/{}", name.file()))
 }

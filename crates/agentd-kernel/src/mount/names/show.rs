@@ -54,7 +54,7 @@ fn make(
         let as_it_is = || present.clone().filter(|_| all);
         let Some(content) = plan.content(name, present.as_deref()).or_else(as_it_is) else { continue };
         let written = match from.1 {
-            // Then `to` is a new directory of the scratch file system.
+            // In this case, `to` is a new directory of the scratch file system.
             Filled::ByTheHost => file::create(to, name, &content),
             Filled::ByAnybody => file::replace(to, name, &content),
         };

@@ -92,7 +92,7 @@ pub(crate) enum SandboxCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Print the hosts that a sandbox may reach, or change them at once, also for running commands
+    /// Print or change the hosts that a sandbox may reach; a change applies at once, also to running commands
     Net(NetworkChangeArgs),
     /// Publish a port of a sandbox's loopback on this host's loopback or on a Unix socket, until interrupted
     Forward {
@@ -171,13 +171,13 @@ pub(crate) struct ExecArgs {
 pub(crate) struct NetworkChangeArgs {
     /// The name of the sandbox
     pub name: Name,
-    /// Grants to add, separated by commas: HOST[:PORT][/PROTOCOL] (repeatable)
+    /// Network grants to add, separated by commas: HOST[:PORT][/PROTOCOL] (repeatable)
     #[arg(long, value_name = "GRANTS")]
     pub allow: Vec<NetGrants>,
-    /// Grants to remove, as `agentd sandbox net NAME` prints them; their connections end (repeatable)
+    /// Network grants to remove, as `agentd sandbox net NAME` prints them; their connections end (repeatable)
     #[arg(long, value_name = "GRANTS")]
     pub revoke: Vec<NetGrants>,
-    /// Print the grants as JSON
+    /// Print the network grants as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -194,7 +194,7 @@ pub(crate) struct ForwardedPort {
 /// The place on this host at which a forwarded port is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LocalEnd {
-    /// An address of the loopback. Port 0 lets the kernel choose one.
+    /// A loopback address. With port 0, the kernel chooses the port.
     Loopback(SocketAddr),
     /// The path of a Unix socket.
     Socket(PathBuf),
@@ -216,7 +216,7 @@ impl FromStr for ForwardedPort {
                     .parse()
                     .map_err(|_| "expected ADDRESS:PORT or a path with a slash, as in 8080:127.0.0.1:8080 or 8080:./socket")?;
                 if !address.ip().is_loopback() {
-                    return Err(format!("{} is not an address of the loopback: use 127.0.0.1 or [::1]", address.ip()));
+                    return Err(format!("{} is not a loopback address — use 127.0.0.1 or [::1]", address.ip()));
                 }
                 LocalEnd::Loopback(address)
             }
@@ -238,9 +238,9 @@ mod tests {
             ("8080:127.1.2.3:0", loopback("127.1.2.3:0")),
             ("8080:[::1]:9090", loopback("[::1]:9090")),
             ("8080:./a:b", Ok(LocalEnd::Socket("./a:b".into()))),
-            ("8080:0.0.0.0:8080", Err("0.0.0.0 is not an address of the loopback")),
-            ("8080:[::]:8080", Err(":: is not an address of the loopback")),
-            ("8080:192.168.1.1:8080", Err("192.168.1.1 is not an address of the loopback")),
+            ("8080:0.0.0.0:8080", Err("0.0.0.0 is not a loopback address")),
+            ("8080:[::]:8080", Err(":: is not a loopback address")),
+            ("8080:192.168.1.1:8080", Err("192.168.1.1 is not a loopback address")),
             ("8080:9090", Err("ADDRESS:PORT")),
             ("8080:localhost:1", Err("ADDRESS:PORT")),
             ("0", Err("from 1 to 65535")),

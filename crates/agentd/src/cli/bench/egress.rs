@@ -1,5 +1,5 @@
-//! Measures what a sandbox gets through the gateway to granted hosts, relative to plain loopback: the same client connects to the
-//! same servers outside. The client is `bash`; without it, nothing is measured.
+//! Measures the gateway to granted hosts relative to plain loopback. The same client connects to the same servers in a sandbox
+//! and outside. The client is `bash`; without it, nothing is measured.
 
 use super::{
     figure::{median, ratio, spawn},
@@ -18,12 +18,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bytes of a download.
+/// The number of bytes of a download.
 const BULK: usize = 256 << 20;
-/// Connections of a client one after the other, and at once.
+/// The number of connections that a client opens one after the other.
 const IN_TURN: u32 = 200;
+/// The number of connections that a client opens at once.
 pub(super) const AT_ONCE: usize = 2000;
-/// The largest number of rounds; one round takes some seconds, because a gateway accepts a bounded number of connections a
+/// The maximum number of rounds. One round takes some seconds, because a gateway accepts a bounded number of connections per
 /// second.
 const ROUNDS: u32 = 5;
 
@@ -39,9 +40,9 @@ const IN_SLIRP: &str = "echo ready; read -r; cat </dev/tcp/$1/$2 >/dev/null";
 const SLIRP_HOST: &str = "10.0.2.2";
 const SLIRP_MTU: &str = "--mtu=65520";
 
-/// Descriptors that this process needs for the servers and the gateway, if a client opens all connections at once.
+/// The number of descriptors that this process needs for the servers and the gateway, if a client opens all connections at once.
 const DESCRIPTORS: u64 = 10_000;
-/// The time after which a gateway again accepts as many connections at once as in a second.
+/// The time after which a gateway again accepts the connections of one second at once.
 const REST: Duration = Duration::from_secs(1);
 
 /// The result for one backend.
@@ -51,10 +52,11 @@ pub(super) struct Granted {
     pub bulk: f64,
     /// The rate of a download, relative to slirp4netns, if that is installed and runs here.
     pub bulk_to_slirp: Option<f64>,
-    /// The time of a connection with one byte back, relative to plain loopback, and the time that it takes longer.
+    /// The time of a connection that returns one byte, relative to plain loopback.
     pub connect: f64,
+    /// The additional time of such a connection.
     pub connect_longer: Duration,
-    /// The time of many connections at once, relative to plain loopback. `None` if this process may not open as many.
+    /// The time of many connections at once, relative to plain loopback. `None` if this process may not open that many.
     pub at_once: Option<f64>,
 }
 
@@ -120,7 +122,7 @@ async fn measure_one(
         if many {
             gather.sample(&sandbox, GATHER, servers.gather).await?;
         }
-        // The queue of the record is bounded, and nobody else reads it.
+        // Empties the queue of flows: it is bounded, and has no other reader.
         while log.as_ref().is_some_and(|log| log.next(Duration::ZERO).is_some()) {}
         tokio::time::sleep(REST).await;
     }
@@ -180,12 +182,12 @@ fn through_slirp(server: SocketAddr) -> io::Result<Duration> {
     if client.0.wait()?.success() { Ok(started.elapsed()) } else { Err(io::ErrorKind::Other.into()) }
 }
 
-/// A process that is ended with its value.
+/// A process that is killed when the value is dropped.
 struct Reaped(Child);
 
 impl Drop for Reaped {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         self.0.kill().ok();
         self.0.wait().ok();
     }
@@ -196,7 +198,7 @@ fn serve(answer: fn(TcpStream) -> io::Result<()>) -> io::Result<SocketAddr> {
     let (listener, address) = listen()?;
     thread::Builder::new().name("bench-server".to_owned()).spawn(move || {
         for client in listener.incoming().flatten() {
-            // A client that ends early fails, and is reported.
+            // The benchmark reports the failure of a client that ends early.
             thread::spawn(move || answer(client));
         }
     })?;

@@ -35,7 +35,7 @@ pub(super) struct Measurements {
     pub files: Vec<(&'static str, f64)>,
     /// The time of a whole run in a workspace with many directories.
     pub protected: Protected,
-    /// What sandboxes with granted hosts get through their gateway.
+    /// The results for sandboxes with granted hosts.
     pub granted: Vec<Granted>,
     /// The number of leaves of the audit log that become durable in a second, with 64 clients.
     pub leaves_per_second: f64,
@@ -123,7 +123,7 @@ impl Measurements {
     fn print_granted(&self, granted: &Granted, out: &mut impl Write) -> Result<(), Failure> {
         let Granted { backend, bulk, bulk_to_slirp, connect, connect_longer, at_once } = granted;
         if let Some(create) = self.granted_ratio(granted) {
-            writeln!(out, "{backend}: create + exec + destroy with a granted host takes {create:.2}× the time without")?;
+            writeln!(out, "{backend}: create + exec + destroy with a granted host takes {create:.2}× the time without one")?;
         }
         write!(out, "{backend}: a download through the gateway has {bulk:.2}× the rate of plain loopback")?;
         match bulk_to_slirp {
@@ -133,7 +133,7 @@ impl Measurements {
         let longer = connect_longer.as_micros();
         writeln!(
             out,
-            "{backend}: a connection with one byte back takes {connect:.2}× the time of plain loopback, {longer} µs longer"
+            "{backend}: a connection that returns one byte takes {connect:.2}× the time of plain loopback, {longer} µs longer"
         )?;
         if let Some(ratio) = at_once {
             writeln!(out, "{backend}: {AT_ONCE} connections at once take {ratio:.2}× the time of plain loopback")?;
@@ -141,7 +141,7 @@ impl Measurements {
         Ok(())
     }
 
-    /// Returns the time of a whole sandbox with a granted host, relative to one without.
+    /// Returns the time of a whole sandbox with a granted host, relative to a sandbox without one.
     fn granted_ratio(&self, granted: &Granted) -> Option<f64> {
         let [with, without] = [create_granted(granted.backend), create(granted.backend)].map(|name| self.row(&name));
         with.zip(without).map(|(with, without)| ratio(with, without))
