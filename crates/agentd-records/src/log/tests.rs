@@ -334,8 +334,11 @@ async fn concurrent_appends_get_their_own_indices() {
             })
         })
         .collect();
+    let mut all = Vec::new();
     for task in tasks {
-        let (index, leaf) = task.await.unwrap();
+        all.push(task.await.unwrap());
+    }
+    for (index, leaf) in all {
         assert_eq!(LogReader::new(&root).leaf(200, index).ok(), Some(leaf));
     }
     drop(log);

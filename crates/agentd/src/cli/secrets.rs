@@ -111,7 +111,8 @@ impl ReadSecrets {
             first_line(file).map_err(unreadable)?
         } else if let Some(number) = bytes.strip_prefix(b"fd:") {
             let number = std::str::from_utf8(number).ok().and_then(|number| number.parse::<u16>().ok());
-            let number = number.ok_or_else(|| failed("=fd: needs the number of an open descriptor, as in =fd:3"))?;
+            let number = number
+                .ok_or_else(|| failed("=fd: is not followed by a number — give the number of an open descriptor, as in =fd:3"))?;
             first_line(std::fs::File::open(format!("/proc/self/fd/{number}")).map_err(unreadable)?).map_err(unreadable)?
         } else {
             return Err(failed("the value must not be an argument — use =env:VAR, =file:PATH or =fd:NUMBER"));

@@ -104,7 +104,7 @@ def secure(host, port, name):
     try:
         with context.wrap_socket(connect(host, port), server_hostname=name) as s:
             s.sendall(b'GET /x HTTP/1.1\r\nHost: h\r\n\r\n')
-            print(name, s.recv(10000).decode().split('\r\n')[0])
+            print(name, s.makefile('rb').readline().decode().rstrip())
     except Exception as e:
         print(name, error(e))
 "#;

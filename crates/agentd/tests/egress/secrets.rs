@@ -245,8 +245,10 @@ fn invalid(backend: &str) {
             assert!(text(&output.stderr).contains(reason), "{options:?}: {output:?}");
         }
     }
-    let output = place.trusting("host-direct", &SECRET, &["touch", "ran"]).env("REAL_KEY", VALUE).output().unwrap();
-    assert!(output.status.code() == Some(125) && text(&output.stderr).contains("granted hosts"), "{output:?}");
+    let options = [NET[0], NET[1], SECRET[0], SECRET[1]];
+    let output = place.trusting("host-direct", &options, &["touch", "ran"]).env("REAL_KEY", VALUE).output().unwrap();
+    let refused = text(&output.stderr).contains("host-direct has no boundary and cannot enforce --net allow= or log");
+    assert!(output.status.code() == Some(125) && refused, "{output:?}");
     assert!(!place.work().join("ran").exists());
 }
 

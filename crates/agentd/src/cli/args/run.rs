@@ -158,10 +158,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub disk: Option<Bytes>,
     /// Secret for one host: the command gets a placeholder in the variable NAME, and agentd puts the value into requests to HOST
-    /// only, over verified TLS only, in HEADER [default: authorization] or, with /basic, as the password of basic authentication.
-    /// HOST needs --net allow=. The value is read from a variable of agentd, a file or an open descriptor, which the command must
-    /// not see
-    #[arg(long, value_name = "NAME@HOST[:PORT][/HEADER]=env:VAR|file:PATH|fd:NUMBER")]
+    /// only, over verified TLS only. HOST has the form HOST[:PORT][/HEADER], and needs --net allow=. HEADER is authorization by
+    /// default; basic is the password of basic authentication. SOURCE is env:VAR, file:PATH or fd:NUMBER: a variable of agentd, a
+    /// file, or an open descriptor. The command must not be able to read it (repeatable)
+    #[arg(long, value_name = "NAME@HOST=SOURCE")]
     pub secret: Vec<OsString>,
     /// Preset of a tool (`agentd net presets`): its hosts, as with --net preset=. For an agent CLI also its API key, which is
     /// read from a variable of agentd and used like that of --secret (repeatable)
