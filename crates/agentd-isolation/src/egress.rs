@@ -1,7 +1,7 @@
 //! The network of granted hosts ([`Network::Egress`]): the settings that follow from the network grants, and the gateway of a
 //! sandbox.
 //!
-//! - `grants`, [`changed`] and [`describe`]: functions from network grants to values.
+//! - `grants`, [`changed`] and `describe`: functions from network grants to values.
 //! - `inspection`: the settings of a sandbox for the inspection of TLS.
 //! - `gateway`: the gateway of a running sandbox. `record` converts its record into the form that callers of the sandbox read.
 //! - `descriptors`: the number of connections that the gateways of this process may carry.

@@ -102,7 +102,7 @@ impl LogReader {
     /// Returns the bytes of the leaves of a bundle, in a log of `size` leaves.
     ///
     /// # Errors
-    /// As for [`LogReader::items`], and [`LogError::File`].
+    /// [`LogError::Missing`] if the file of the bundle does not exist or has fewer items, and [`LogError::File`].
     pub fn bundle(&self, size: u64, index: u64) -> Result<Vec<Vec<u8>>, LogError> {
         let bytes = self.items(FileKind::Entries, index, width(size, 0, index))?;
         let source = |source| LogError::File { path: self.root.join(FileKind::Entries.full(index)), source };
