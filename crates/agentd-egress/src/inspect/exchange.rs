@@ -104,12 +104,12 @@ impl Exchange {
         if patterns.is_some() {
             parts.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
-        }
-        if secrets.inject(&mut parts.headers)? {
-            // A part of a response (`Range`) could contain a part of the secret.
+            // A part of a response (`Range`) could contain a part of a secret, even if this request has no secret: the server may
+            // have stored an earlier request.
             parts.headers.remove(header::RANGE);
             parts.headers.remove(header::IF_RANGE);
         }
+        secrets.inject(&mut parts.headers)?;
         self.address(&mut parts);
         let upgrade = websocket.then(|| {
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

@@ -165,13 +165,12 @@ impl<'a> HostSecrets<'a> {
         (!self.secrets.is_empty()).then(|| Arc::new(Patterns::new(self.secrets.iter().map(|secret| &*secret.value))))
     }
 
-    /// Replaces placeholders by the values of their secrets. Returns true if a header changed.
+    /// Replaces placeholders by the values of their secrets.
     ///
     /// # Errors
     /// A header that is reserved for a secret has another value. Some headers may then be changed already, so they must not be
     /// sent.
-    pub(crate) fn inject(&self, headers: &mut HeaderMap) -> Result<bool, InspectRefusal> {
-        let mut changed = false;
+    pub(crate) fn inject(&self, headers: &mut HeaderMap) -> Result<(), InspectRefusal> {
         for (position, secret) in self.secrets.iter().enumerate() {
             if self.secrets[..position].iter().any(|earlier| earlier.header == secret.header) {
                 continue;
@@ -187,9 +186,8 @@ impl<'a> HostSecrets<'a> {
             // Hidden from debug output, and never put into the table of HPACK.
             filled.set_sensitive(true);
             headers.insert(&secret.header, filled);
-            changed = true;
         }
-        Ok(changed)
+        Ok(())
     }
 }
 

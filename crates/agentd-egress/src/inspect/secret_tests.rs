@@ -10,16 +10,15 @@ fn bearer() -> (Placeholder, Secret) {
     secret(SecretPlace::Header("Authorization".to_owned()), "real-value")
 }
 
-/// Injects `secrets` into a request whose `Authorization` headers have the values `sent`. Returns whether a header changed, and
-/// the new values.
-fn inject(secrets: &[Secret], sent: &[String]) -> Result<(bool, Vec<String>), InspectRefusal> {
+/// Injects `secrets` into a request whose `Authorization` headers have the values `sent`. Returns the new values.
+fn inject(secrets: &[Secret], sent: &[String]) -> Result<Vec<String>, InspectRefusal> {
     let mut headers = HeaderMap::new();
     for value in sent {
         headers.append("authorization", value.parse().unwrap());
     }
-    let changed = HostSecrets::of(secrets, &"a.example".parse().unwrap(), 443).inject(&mut headers)?;
+    HostSecrets::of(secrets, &"a.example".parse().unwrap(), 443).inject(&mut headers)?;
     let values = headers.get_all("authorization").iter();
-    Ok((changed, values.map(|value| String::from_utf8(value.as_bytes().to_vec()).unwrap()).collect()))
+    Ok(values.map(|value| String::from_utf8(value.as_bytes().to_vec()).unwrap()).collect())
 }
 
 #[test]
@@ -27,9 +26,9 @@ fn placeholder_is_replaced_alone_and_after_a_scheme() {
     let (placeholder, secret) = bearer();
     let secrets = [secret];
     assert!(placeholder.to_string().starts_with("sk-"));
-    assert_eq!(inject(&secrets, &[placeholder.to_string()]), Ok((true, vec!["real-value".to_owned()])));
-    assert_eq!(inject(&secrets, &[format!("Bearer {placeholder}")]), Ok((true, vec!["Bearer real-value".to_owned()])));
-    assert_eq!(inject(&secrets, &[]), Ok((false, Vec::new())));
+    assert_eq!(inject(&secrets, &[placeholder.to_string()]), Ok(vec!["real-value".to_owned()]));
+    assert_eq!(inject(&secrets, &[format!("Bearer {placeholder}")]), Ok(vec!["Bearer real-value".to_owned()]));
+    assert_eq!(inject(&secrets, &[]), Ok(Vec::new()));
 }
 
 #[test]
@@ -61,7 +60,7 @@ fn password_of_basic_authentication_is_replaced() {
     let secrets = [secret];
     let basic = |text: &str| format!("Basic {}", BASE64.encode(text.as_bytes()));
     let sent = [basic(&format!("user:{placeholder}"))];
-    assert_eq!(inject(&secrets, &sent), Ok((true, vec![basic("user:real:value=")])));
+    assert_eq!(inject(&secrets, &sent), Ok(vec![basic("user:real:value=")]));
     for sent in [
         basic("user:own"),
         basic(&format!("{placeholder}:own")),
@@ -79,9 +78,9 @@ fn two_secrets_can_share_a_header_of_one_host() {
     let (first, one) = bearer();
     let (second, two) = secret(SecretPlace::BasicPassword, "other-value");
     let secrets = [one, two];
-    assert_eq!(inject(&secrets, &[format!("token {first}")]), Ok((true, vec!["token real-value".to_owned()])));
+    assert_eq!(inject(&secrets, &[format!("token {first}")]), Ok(vec!["token real-value".to_owned()]));
     let sent = format!("basic {}", BASE64.encode(format!("u:{second}").as_bytes()));
-    assert_eq!(inject(&secrets, &[sent]), Ok((true, vec![format!("Basic {}", BASE64.encode(b"u:other-value"))])));
+    assert_eq!(inject(&secrets, &[sent]), Ok(vec![format!("Basic {}", BASE64.encode(b"u:other-value"))]));
 }
 
 #[test]
@@ -92,7 +91,7 @@ fn secret_is_for_its_host_and_port_only() {
         let other = HostSecrets::of(&secrets, &name.parse().unwrap(), port);
         let mut headers = HeaderMap::new();
         headers.insert("authorization", placeholder.to_string().parse().unwrap());
-        assert_eq!(other.inject(&mut headers), Ok(false));
+        assert_eq!(other.inject(&mut headers), Ok(()));
         assert_eq!(headers["authorization"], placeholder.to_string());
         assert!(other.patterns().is_none());
     }

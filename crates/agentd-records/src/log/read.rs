@@ -8,12 +8,19 @@ use crate::{
     tile::{self, FileKind, WIDTH},
 };
 use agentd_disk::{DiskError, FileContext as _};
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{Mode, OFlags, mkdirat, open, openat},
+    io::Errno,
+};
 use std::{
     fs::File,
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
+
+/// The flags of a folder below which files are exported.
+const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The name of the file of the checkpoint.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
@@ -130,15 +137,16 @@ impl LogReader {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(LogError::Exists(to.to_path_buf())),
             made => made.during("create", to)?,
         }
+        let directory = open(to, FOLDER, Mode::empty()).during("open", to)?;
         for kind in std::iter::once(FileKind::Entries).chain((0..tile::LEVELS).map(FileKind::Hashes)) {
             let level = if let FileKind::Hashes(level) = kind { level } else { 0 };
             for index in 0..tile::items(checkpoint.size, level).div_ceil(WIDTH) {
                 let width = width(checkpoint.size, level, index);
                 let name = if width == WIDTH { kind.full(index) } else { kind.partial(index).join(width.to_string()) };
-                write_new(&to.join(name), &self.items(kind, index, width)?)?;
+                write_new(&directory, to, &name, &self.items(kind, index, width)?)?;
             }
         }
-        Ok(write_new(&to.join(CHECKPOINT), note.to_string().as_bytes())?)
+        Ok(write_new(&directory, to, Path::new(CHECKPOINT), note.to_string().as_bytes())?)
     }
 }
 
@@ -147,11 +155,22 @@ pub(crate) fn width(size: u64, level: usize, index: u64) -> u64 {
     tile::items(size, level).saturating_sub(index.saturating_mul(WIDTH)).min(WIDTH)
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).during("create", folder)?;
+/// Writes the new file `name` below `root`, whose path is `to`. Others may be able to change the directory, so this follows no
+/// link and opens no file that exists.
+fn write_new(root: &OwnedFd, to: &Path, name: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    let (mut folder, path) = (None::<OwnedFd>, to.join(name));
+    for part in name.parent().into_iter().flat_map(Path::iter) {
+        let at = folder.as_ref().unwrap_or(root);
+        match mkdirat(at, part, Mode::from_raw_mode(0o777)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno).during("create the folders of", &path),
+        }
+        folder = Some(openat(at, part, FOLDER, Mode::empty()).during("open the folders of", &path)?);
     }
-    std::fs::write(path, bytes).during("write", path)
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = name.file_name().unwrap_or_default();
+    let opened = openat(folder.as_ref().unwrap_or(root), file, flags, Mode::from_raw_mode(0o666)).during("create", &path)?;
+    File::from(opened).write_all(bytes).during("write", &path)
 }
 
 /// Reads at most `limit` bytes of a regular file; `None` if the file does not exist. Other kinds of files are not waited for.
@@ -169,4 +188,34 @@ fn read(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, DiskError> {
     // One byte more than the limit shows that the file is too long, and makes its contents invalid.
     file.take(u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes).during("read", path)?;
     Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::symlink};
+
+    #[test]
+    fn export_follows_no_link_and_changes_no_file() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        fs::create_dir(path("exported")).unwrap();
+        fs::create_dir(path("outside")).unwrap();
+        fs::write(path("victim"), "keep").unwrap();
+        symlink(path("victim"), path("exported/checkpoint")).unwrap();
+        symlink(path("outside"), path("exported/tile")).unwrap();
+        fs::write(path("exported/file"), "keep").unwrap();
+        let directory = open(&path("exported"), FOLDER, Mode::empty()).unwrap();
+        for name in ["checkpoint", "tile/0/000", "file"] {
+            assert!(write_new(&directory, &path("exported"), Path::new(name), b"new").is_err(), "{name}");
+        }
+        assert_eq!(
+            (fs::read(path("victim")).unwrap(), fs::read(path("exported/file")).unwrap()),
+            (b"keep".into(), b"keep".into())
+        );
+        assert_eq!(fs::read_dir(path("outside")).unwrap().count(), 0);
+        write_new(&directory, &path("exported"), Path::new("new/0/000"), b"new").unwrap();
+        assert_eq!(fs::read(path("exported/new/0/000")).unwrap(), b"new");
+        assert!(open(&path("exported/checkpoint"), FOLDER, Mode::empty()).is_err());
+    }
 }

@@ -11,12 +11,13 @@ use super::{
 };
 use agentd_daemon::{Client, DaemonError};
 use agentd_sandboxes::{Name, SandboxStore};
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 use std::{
     collections::HashSet,
-    fs,
+    ffi::OsString,
     io::{self, Write},
-    path::PathBuf,
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -129,13 +130,32 @@ enum LocalStream {
     Unix(UnixStream),
 }
 
-/// The file of a Unix socket, which is removed when the value is dropped.
-struct SocketFile(PathBuf);
+/// The file of a Unix socket, which is removed when the value is dropped. Its directory is opened before, because a command that
+/// may change the directory could put a link in its place.
+struct SocketFile {
+    directory: OwnedFd,
+    name: OsString,
+    path: PathBuf,
+}
+
+impl SocketFile {
+    /// Creates a socket that only this user may connect to.
+    fn bind(path: &Path) -> io::Result<(UnixListener, Self)> {
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory = openat(CWD, parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let mask = rustix::process::umask(Mode::from(0o177));
+        let listener = UnixListener::bind(Path::new(&format!("/proc/self/fd/{}", directory.as_raw_fd())).join(&name));
+        rustix::process::umask(mask);
+        Ok((listener?, Self { directory, name, path: path.to_path_buf() }))
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            writer::message(format_args!("remove {}: {error} — remove this file yourself", self.0.display()));
+        if let Err(errno) = unlinkat(&self.directory, &self.name, AtFlags::empty()) {
+            let error = io::Error::from(errno);
+            writer::message(format_args!("remove {}: {error} — remove this file yourself", self.path.display()));
         }
     }
 }
@@ -151,16 +171,11 @@ impl Published {
                 Ok(Self { listener: LocalListener::Tcp(listener), place, _path: None })
             }
             LocalEnd::Socket(path) => {
-                // Only this user may connect.
-                let mask = rustix::process::umask(Mode::from(0o177));
-                let listener = UnixListener::bind(path);
-                rustix::process::umask(mask);
                 let place = path.display().to_string();
-                let listener = listener.map_err(|error| {
+                let (listener, file) = SocketFile::bind(path).map_err(|error| {
                     format!("listen on {place}: {error} — choose an unused path in a directory to which you may write")
                 })?;
-                let path = Some(SocketFile(path.clone()));
-                Ok(Self { listener: LocalListener::Unix(listener), place, _path: path })
+                Ok(Self { listener: LocalListener::Unix(listener), place, _path: Some(file) })
             }
         }
     }

@@ -15,7 +15,8 @@ use std::{
     time::Duration,
 };
 
-/// The maximum number of different destinations that are kept. Flows to further destinations are counted.
+/// The maximum number of different destinations that are kept: as many granted ones, and as many refused ones. Flows to further
+/// destinations are counted. Refused attempts therefore displace no granted flow.
 const MAX_KEPT: usize = 256;
 /// The maximum number of lines about destinations.
 const MAX_LINES: usize = 20;
@@ -85,6 +86,10 @@ impl FlowReader {
     }
 }
 
+fn is_granted(verdict: &NetworkVerdict) -> bool {
+    matches!(verdict, NetworkVerdict::Granted { .. })
+}
+
 impl NetworkSummary {
     fn add(&mut self, flow: NetworkFlow) {
         let to = match (flow.name, flow.wanted) {
@@ -101,7 +106,7 @@ impl NetworkSummary {
             entry.flows += 1;
             entry.sent = entry.sent.saturating_add(flow.sent);
             entry.received = entry.received.saturating_add(flow.received);
-        } else if self.entries.len() < MAX_KEPT {
+        } else if self.entries.iter().filter(|entry| is_granted(&entry.verdict) == is_granted(&flow.verdict)).count() < MAX_KEPT {
             let NetworkFlow { request, verdict, address_checked, sent, received, .. } = flow;
             self.entries.push(FlowSummary { to, request, verdict, connects, reached, address_checked, flows: 1, sent, received });
         } else {
@@ -280,5 +285,12 @@ mod tests {
         }
         assert_eq!((summary.entries.len(), summary.omitted), (MAX_KEPT, 1000 - MAX_KEPT as u64));
         assert!(summary.lines().len() <= MAX_LINES + 2);
+        // It displaces no connection to a granted host.
+        for number in 0..2 * MAX_KEPT {
+            let rule = NetworkVerdict::Granted { rule: "a".to_owned(), cut: None };
+            summary.add(flow(Some(&format!("g{number}.example")), Some("198.18.1.0:443"), rule));
+        }
+        let granted = summary.entries.iter().filter(|entry| is_granted(&entry.verdict));
+        assert_eq!((granted.count(), summary.entries.len()), (MAX_KEPT, 2 * MAX_KEPT));
     }
 }

@@ -3,8 +3,8 @@
 use super::{
     args::RunArgs,
     failure::Failure,
-    receipt_file::ReceiptFile,
-    records,
+    receipt_file::{INTENT, ReceiptFile},
+    records, request,
     selection::Selected,
     writer::{Output, OutputPiece},
 };
@@ -26,9 +26,6 @@ use tokio::sync::mpsc;
 
 /// The capability that `agentd run` uses.
 const CAPABILITY: &str = "shell.exec.v1";
-
-/// The name of the file with the intent is that of the receipt, and this suffix.
-const INTENT: &str = ".intent";
 
 /// A receipt that the caller requested, before the run is recorded.
 pub(super) struct RequestedReceipt {
@@ -63,7 +60,7 @@ impl RequestedReceipt {
     /// The directory or the keys cannot be used.
     pub fn of(args: &RunArgs) -> Result<Option<Self>, Failure> {
         let Some(path) = &args.receipt else { return Ok(None) };
-        let (file, records) = (ReceiptFile::at(path)?, records::records()?);
+        let (file, records) = (ReceiptFile::at(path, request::followed(args.boundary.follow_links))?, records::records()?);
         records.keys()?;
         Ok(Some(Self { file, records, started: Timestamp::now() }))
     }
@@ -156,8 +153,11 @@ fn random() -> Result<String, Failure> {
     Ok(format!("{:032x}", u128::from_ne_bytes(random)))
 }
 
-/// Describes the sandbox and the command. Only the names of environment variables are included: values may be secrets.
+/// Describes the sandbox and the command. Of secrets, only the names and hosts are included. Of environment variables, only the
+/// names are included, because the values may be secrets.
 fn intent(nonce: &str, spec: &SandboxSpec, command: &Command) -> Result<String, Failure> {
+    let secrets: Vec<&str> = spec.secrets.iter().map(|secret| secret.target.as_str()).collect();
+    let spec = SandboxSpec { secrets: Vec::new(), ..spec.clone() };
     let texts = |texts: &mut dyn Iterator<Item = &OsStr>| texts.map(text).collect::<Vec<_>>();
     let object = serde_json::json!({
         "v": 1,
@@ -167,7 +167,8 @@ fn intent(nonce: &str, spec: &SandboxSpec, command: &Command) -> Result<String, 
         "cwd": command.cwd.as_ref().map(|cwd| text(cwd.as_os_str())),
         "environment": texts(&mut command.env.iter().map(|(name, _)| name.as_ref())),
         "limits": command.limits,
-        "sandbox": serde_json::to_value(spec)
+        "secrets": secrets,
+        "sandbox": serde_json::to_value(&spec)
             .map_err(|error| format!("receipt: describe the sandbox: {error} — grant only paths that are UTF-8"))?,
     });
     Ok(format!("{object:#}\n"))
@@ -241,4 +242,23 @@ fn named<const N: usize>(values: [(&str, Option<u64>); N]) -> Result<BTreeMap<La
 
 fn micros(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agentd_core::NetworkSecret;
+
+    #[test]
+    fn intent_names_secrets_and_has_no_value() {
+        let secret = NetworkSecret::new("KEY@a.example", "the-real-value".to_owned());
+        let spec = SandboxSpec { secrets: vec![secret], ..SandboxSpec::default() };
+        let env = vec![("OTHER".into(), "another-value".into())];
+        let command = Command { argv: vec!["true".into()], env, ..Command::default() };
+        let text = intent("0", &spec, &command).unwrap();
+        let object: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(object["secrets"], serde_json::json!(["KEY@a.example"]));
+        assert_eq!(object["environment"], serde_json::json!(["OTHER"]));
+        assert!(!text.contains("value"), "{text}");
+    }
 }

@@ -1,21 +1,27 @@
 //! The files of `agentd run --receipt`.
 //!
 //! The directory may be one that the command can change. It is therefore opened before the command starts: a symbolic link that
-//! the command puts in its place has no effect. A file is written under another name first, and then renamed, so that a link at
-//! its place is replaced and not followed.
+//! the command puts in its place has no effect. A link that an earlier command may have created is refused. A file is written
+//! under another name first, and then renamed, so that a link at its place is replaced and not followed.
 
 use super::failure::Failure;
+use agentd_isolation::grants::{self, Guard, Links};
+use agentd_kernel::object;
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, fsync, openat, renameat, unlinkat},
+    fs::{AtFlags, FileType, Mode, OFlags, fsync, openat, renameat, statat, unlinkat},
+    io::Errno,
     rand::{GetRandomFlags, getrandom},
 };
 use std::{
-    ffi::OsString,
-    fs::File,
+    ffi::{OsStr, OsString},
+    fs::{self, File},
     io::{self, Write as _},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
+
+/// The name of the file with the intent is that of the receipt, and this suffix.
+pub(super) const INTENT: &str = ".intent";
 
 /// The place of a receipt and of the files beside it.
 pub(super) struct ReceiptFile {
@@ -28,17 +34,36 @@ impl ReceiptFile {
     /// Opens the directory in which the receipt will be written.
     ///
     /// # Errors
-    /// The path names no file, or its directory cannot be opened.
-    pub fn at(path: &Path) -> Result<Self, Failure> {
+    /// The path names no file, or another object than a regular file, or its directory cannot be opened. With [`Links::Refuse`],
+    /// the path of the directory has a link that a command may have created.
+    pub fn at(path: &Path, links: Links) -> Result<Self, Failure> {
         let is_directory = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
         let Some(name) = path.file_name().filter(|_| !is_directory) else {
             return Err(format!("receipt: {}: not the path of a file — name a file with --receipt", path.display()).into());
         };
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = openat(CWD, parent, flags, Mode::empty())
-            .map_err(|errno| format!("receipt: open {}: {} — create the directory", parent.display(), io::Error::from(errno)))?;
-        Ok(Self { directory, name: name.to_owned(), path: path.to_path_buf() })
+        let directory = open(parent, links)?;
+        let file = Self { directory, name: name.to_owned(), path: path.to_path_buf() };
+        file.refuse_other_objects(&file.name)?;
+        file.refuse_other_objects(&file.name_with(INTENT))?;
+        Ok(file)
+    }
+
+    fn name_with(&self, suffix: &str) -> OsString {
+        let mut name = self.name.clone();
+        name.push(suffix);
+        name
+    }
+
+    /// Refuses to replace a device, a link or another object than a regular file.
+    fn refuse_other_objects(&self, name: &OsStr) -> Result<(), Failure> {
+        let path = self.path.with_file_name(name);
+        match statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => Ok(()),
+            Ok(_) => Err(format!("receipt: {}: exists and is not a regular file — name another file", path.display()).into()),
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(format!("receipt: {}: {} — name another file", path.display(), io::Error::from(errno)).into()),
+        }
     }
 
     /// Writes the file whose name is that of the receipt plus `suffix`, durably.
@@ -46,8 +71,7 @@ impl ReceiptFile {
     /// # Errors
     /// The file cannot be written. The file that it would replace is unchanged.
     pub fn write(&self, suffix: &str, text: &str) -> Result<(), Failure> {
-        let mut name = self.name.clone();
-        name.push(suffix);
+        let name = self.name_with(suffix);
         self.replace(&name, text.as_bytes()).map_err(|error| {
             let path = self.path.with_file_name(&name);
             format!("receipt: write {}: {error} — free space, or check the permissions of its directory", path.display()).into()
@@ -71,10 +95,49 @@ impl ReceiptFile {
     }
 }
 
+/// Opens the directory at the path.
+fn open(path: &Path, links: Links) -> Result<OwnedFd, Failure> {
+    let failed = |error: io::Error| format!("receipt: open {}: {error} — create the directory", path.display());
+    let absolute = std::path::absolute(path).map_err(failed)?;
+    fs::metadata(&absolute).map_err(failed)?;
+    let found = grants::find(&absolute, &Guard::host(), links).map_err(|error| format!("receipt: {error}"))?;
+    let found = object::reopen(&found.path, &found.object)
+        .map_err(|error| format!("receipt: {error} — do not change the directory during the start"))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(&found, ".", flags, Mode::empty()).map_err(|errno| failed(errno.into()))?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{fs, os::unix::fs::symlink};
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn objects_other_than_regular_files_are_never_replaced() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        fs::write(path("target"), "keep").unwrap();
+        symlink(path("target"), path("link")).unwrap();
+        symlink(path("target"), path("new.intent")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, path("pipe"), Mode::from_raw_mode(0o600)).unwrap();
+        for name in ["link", "new", "pipe"] {
+            let refused = ReceiptFile::at(&path(name), Links::Follow).err().unwrap().to_string();
+            assert!(refused.contains("is not a regular file — "), "{refused}");
+        }
+        assert!(ReceiptFile::at(&path("target"), Links::Refuse).is_ok());
+    }
+
+    #[test]
+    fn link_that_a_command_may_have_created_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        fs::create_dir(place.path().join("other")).unwrap();
+        symlink("other", place.path().join("out")).unwrap();
+        let receipt = place.path().join("out/run.receipt");
+        let refused = ReceiptFile::at(&receipt, Links::Refuse).err().unwrap().to_string();
+        assert!(refused.contains("is a symbolic link to other, in a directory that a sandbox may have changed"), "{refused}");
+        ReceiptFile::at(&receipt, Links::Follow).unwrap().write("", "receipt").unwrap();
+        assert_eq!(fs::read_to_string(place.path().join("other/run.receipt")).unwrap(), "receipt");
+    }
 
     #[test]
     fn directory_and_links_that_are_put_in_place_later_are_not_followed() {
@@ -84,7 +147,7 @@ mod tests {
             fs::create_dir(path(name)).unwrap();
         }
         fs::write(path("secret/target"), "keep").unwrap();
-        let file = ReceiptFile::at(&path("work/run.receipt")).unwrap();
+        let file = ReceiptFile::at(&path("work/run.receipt"), Links::Refuse).unwrap();
         symlink(path("secret/target"), path("work/run.receipt")).unwrap();
         fs::rename(path("work"), path("moved")).unwrap();
         symlink(path("secret"), path("work")).unwrap();
@@ -102,9 +165,9 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let directory = place.path().join("run.receipt");
         for bad in [Path::new("/"), Path::new(".."), place.path(), &place.path().join("new/"), &place.path().join("no/file")] {
-            assert!(ReceiptFile::at(bad).is_err(), "{}", bad.display());
+            assert!(ReceiptFile::at(bad, Links::Refuse).is_err(), "{}", bad.display());
         }
-        let file = ReceiptFile::at(&directory).unwrap();
+        let file = ReceiptFile::at(&directory, Links::Refuse).unwrap();
         fs::create_dir(&directory).unwrap();
         assert!(file.write("", "receipt").unwrap_err().to_string().contains("run.receipt: "));
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);

@@ -9,7 +9,10 @@ use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpStream},
-    os::unix::{fs::PermissionsExt, net::UnixStream},
+    os::unix::{
+        fs::{PermissionsExt, symlink},
+        net::UnixStream,
+    },
     process::{Child, Stdio},
 };
 
@@ -105,6 +108,17 @@ fn forwarded(_: &str) {
         assert_eq!(answer, "hello end", "{net}");
         assert_eq!(socket.stop(), "");
         assert!(!place.path("socket").exists());
+        // A command exchanges the directory of the socket for a link.
+        let [given, outside, moved] = ["given", "outside", "moved"].map(|directory| format!("{directory}-{name}"));
+        fs::create_dir(place.path(&given)).unwrap();
+        fs::create_dir(place.path(&outside)).unwrap();
+        fs::write(place.path(&outside).join("socket"), "keep").unwrap();
+        let socket = Forwarding::start(&place, &name, &format!("8080:./{given}/socket"));
+        fs::rename(place.path(&given), place.path(&moved)).unwrap();
+        symlink(place.path(&outside), place.path(&given)).unwrap();
+        assert_eq!(socket.stop(), "");
+        assert_eq!(fs::read_to_string(place.path(&outside).join("socket")).unwrap(), "keep");
+        assert!(!place.path(&moved).join("socket").exists());
     }
 }
 
