@@ -205,7 +205,7 @@ mod tests {
         symlink(path("victim"), path("exported/checkpoint")).unwrap();
         symlink(path("outside"), path("exported/tile")).unwrap();
         fs::write(path("exported/file"), "keep").unwrap();
-        let directory = open(&path("exported"), FOLDER, Mode::empty()).unwrap();
+        let directory = open(path("exported"), FOLDER, Mode::empty()).unwrap();
         for name in ["checkpoint", "tile/0/000", "file"] {
             assert!(write_new(&directory, &path("exported"), Path::new(name), b"new").is_err(), "{name}");
         }
@@ -216,6 +216,6 @@ mod tests {
         assert_eq!(fs::read_dir(path("outside")).unwrap().count(), 0);
         write_new(&directory, &path("exported"), Path::new("new/0/000"), b"new").unwrap();
         assert_eq!(fs::read(path("exported/new/0/000")).unwrap(), b"new");
-        assert!(open(&path("exported/checkpoint"), FOLDER, Mode::empty()).is_err());
+        assert!(open(path("exported/checkpoint"), FOLDER, Mode::empty()).is_err());
     }
 }
