@@ -4,7 +4,7 @@
 //! time of its replacement, so that older records can still be verified.
 
 use crate::{
-    key_ring::{KeyRing, PublicKey, RingError},
+    key_ring::{KeyRing, MAX_RING, PublicKey, RingError},
     note::{NoteError, Signer},
     time::Timestamp,
 };
@@ -59,6 +59,12 @@ pub enum KeyError {
         /// The cause.
         source: RingError,
     },
+    /// The file of the public keys has no space for another key.
+    #[error(
+        "signing keys: the file of the public keys would exceed {MAX_RING} bytes — keep the folder of the keys and the audit log as \
+         a copy, then begin anew with another AGENTD_DATA_DIR"
+    )]
+    Full,
     /// There are no keys.
     #[error("signing keys: {0:?} does not exist: nothing was signed on this machine — name a file of public keys with --key")]
     None(PathBuf),
@@ -142,10 +148,13 @@ impl KeyFolder {
             None => new_name()?,
         };
         let signer = Signer::new(&name, &seed)?;
+        let ring = old.unwrap_or_default().succeeded_by(signer.verifier().clone(), Timestamp::now());
+        if ring.to_string().len() > MAX_RING {
+            return Err(KeyError::Full);
+        }
         let encoded = Zeroizing::new(BASE64.encode(&Zeroizing::new([&[1][..], &seed[..]].concat())));
         let text = Zeroizing::new(format!("{PREFIX}{}+{}\n", signer.verifier().key_id(), *encoded));
         self.write(&secret_name(&signer), text.as_bytes())?;
-        let ring = old.unwrap_or_default().succeeded_by(signer.verifier().clone(), Timestamp::now());
         Ok(NewKey { signer: Arc::new(signer), ring })
     }
 
@@ -217,5 +226,35 @@ impl KeyRing {
         }
         self.push(PublicKey { verifier, from: now, until: None });
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rotation_that_would_exceed_the_file_of_public_keys_changes_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("keys");
+        let folder = KeyFolder::lock(&path).unwrap();
+        let mut ring = folder.open().unwrap().ring;
+        let name = ring.keys()[0].verifier.key_id().name.clone();
+        for number in 0_u32.. {
+            let mut seed = [0; 32];
+            seed[..4].copy_from_slice(&number.to_ne_bytes());
+            let next = ring.clone().succeeded_by(Signer::new(&name, &seed).unwrap().verifier().clone(), Timestamp::now());
+            if next.to_string().len() > MAX_RING {
+                break;
+            }
+            ring = next;
+        }
+        fs::write(path.join(PUBLIC), ring.to_string()).unwrap();
+        let files = || fs::read_dir(&path).unwrap().count();
+        let before = files();
+        let refused = folder.make_next().err().unwrap();
+        assert!(matches!(refused, KeyError::Full), "{refused}");
+        assert_eq!(files(), before);
+        assert_eq!(read_ring(&path).unwrap().to_string(), ring.to_string());
     }
 }

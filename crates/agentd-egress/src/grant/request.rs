@@ -21,6 +21,9 @@ pub enum PathError {
     /// A segment `.` or `..`.
     #[error("the path has a segment `.` or `..`")]
     Dots,
+    /// Escaped bytes that are not UTF-8. Some servers decode the overlong form of `.` or `/`.
+    #[error("the path has escaped bytes that are not UTF-8, which not all servers read in the same way")]
+    Encoding,
     /// An empty segment (`//`).
     #[error("the path has an empty segment (`//`)")]
     Doubled,
@@ -100,8 +103,12 @@ fn segments_of(path: &[u8]) -> Result<Vec<Vec<u8>>, PathError> {
         }
         // Some servers cut parameters off before they look for dots (`..;a=b`).
         let plain = segment.split(|byte| *byte == b';').next().unwrap_or(&segment);
-        if matches!(plain, b"." | b"..") {
+        // Some servers also ignore spaces at the end of a name.
+        if matches!(plain.trim_ascii_end(), b"." | b"..") {
             return Err(PathError::Dots);
+        }
+        if std::str::from_utf8(&segment).is_err() {
+            return Err(PathError::Encoding);
         }
         segments.push(segment);
     }

@@ -173,6 +173,8 @@ fn rule_of_a_request_matches_whole_segments() {
         ("/public/../admin", PathError::Dots),
         ("/public/%2e%2e/admin", PathError::Dots),
         ("/public/..;/admin", PathError::Dots),
+        ("/public/..%20/admin", PathError::Dots),
+        ("/public/%c0%ae%c0%ae/admin", PathError::Encoding),
         ("/public%2Fadmin", PathError::Hidden),
         ("/public/%252e%252e/admin", PathError::Hidden),
         ("/public/..\\admin", PathError::Character),

@@ -78,10 +78,18 @@ pub enum HeadError {
     /// The path is ambiguous, and a rule depends on it.
     #[error(transparent)]
     Path(#[from] PathError),
+    /// A header could replace the method or path after the check.
+    #[error(
+        "the header `{0}` can replace the method or path at the server, after the check — send the request without this header"
+    )]
+    Override(&'static str),
     /// No grant allows the method and path.
     #[error("no network grant allows this method and path — add one such as `NAME/METHOD:PATH`")]
     NotAllowed,
 }
+
+/// Headers with which some servers replace the method or the path of a request.
+const OVERRIDES: [&str; 5] = ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
 
 impl RequestCheck<'_> {
     /// Checks the head at the start of `bytes`. Returns `None` if more bytes are needed.
@@ -119,6 +127,7 @@ impl RequestCheck<'_> {
         let mut hosts = all(fields, "Host");
         let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(HeadError::NoHost) };
         self.authority(host)?;
+        self.overrides(fields.iter().map(|field| field.name))?;
         self.target(method, target)?;
         Ok(Some(RequestHead { length, body: body(fields, version)? }))
     }
@@ -151,6 +160,22 @@ impl RequestCheck<'_> {
             path = if rest[end..].starts_with('/') { &rest[end..] } else { "/" };
         }
         self.allowed(method, path.split('?').next().unwrap_or(path).as_bytes())
+    }
+
+    /// Refuses headers with which some servers replace the method or the path, if a rule depends on these.
+    pub(crate) fn overrides<'n>(&self, mut names: impl Iterator<Item = &'n str>) -> Result<(), HeadError> {
+        if self.rules.is_empty() {
+            return Ok(());
+        }
+        // Servers that pass headers as variables (RFC 3875, 4.1.18) do not distinguish `-` and `_`.
+        let same = |name: &str, other: &str| {
+            let equal = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || (a == b'_' && b == b'-');
+            name.len() == other.len() && name.bytes().zip(other.bytes()).all(equal)
+        };
+        match names.find_map(|name| OVERRIDES.into_iter().find(|other| same(name, other))) {
+            Some(header) => Err(HeadError::Override(header)),
+            None => Ok(()),
+        }
     }
 
     /// Checks the method and the path, which has no query.

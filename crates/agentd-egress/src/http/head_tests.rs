@@ -125,6 +125,15 @@ fn rules_decide_about_the_method_and_the_path_without_query() {
     }
 }
 
+#[test]
+fn headers_that_replace_method_or_path_are_refused_where_a_rule_depends_on_them() {
+    for name in ["X-HTTP-Method-Override", "x_http_method_override", "X-Original-URL", "X_Rewrite-Url"] {
+        let raw = format!("GET /v1/a HTTP/1.1\r\nHost: a.example\r\n{name}: /admin\r\n\r\n");
+        assert!(matches!(checked(80, &["GET:/v1/*"], raw.as_bytes()), Err(HeadError::Override(_))), "{name}");
+        assert!(checked(80, &[], raw.as_bytes()).is_ok(), "{name}");
+    }
+}
+
 proptest! {
     #[test]
     fn an_accepted_head_has_one_host_and_more_bytes_do_not_change_it(

@@ -56,14 +56,6 @@ pub enum InspectRefusal {
     /// `CONNECT`, or an upgrade other than WebSocket.
     #[error("the request is a `CONNECT`, or an upgrade other than WebSocket, in an inspected connection — send plain requests")]
     Tunnel,
-    /// A header could replace the method or path after the check.
-    #[error(
-        "the header `{header}` can replace the method or path at the server, after the check — send the request without this header"
-    )]
-    Override {
-        /// The name of the header.
-        header: &'static str,
-    },
     /// The header of a secret contains something else.
     #[error("the header `{header}` is reserved for a secret, but contains another credential — send only the placeholder")]
     Credential {

@@ -33,7 +33,7 @@ const VARIABLES: [&str; 7] = [
 /// The variable with options for every JVM.
 const JVM: &str = "JAVA_TOOL_OPTIONS";
 
-/// What inspection adds to a sandbox.
+/// The additions to a sandbox whose TLS is inspected.
 pub(super) struct Inspected {
     pub(super) inspection: Arc<Inspection>,
     pub(super) trust: TrustPlan,

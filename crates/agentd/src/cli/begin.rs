@@ -16,7 +16,7 @@ use agentd_core::{Access, Command, Grant, IsolationBackend, IsolationError, Netw
 use agentd_isolation::egress;
 use std::{path::Path, sync::Arc};
 
-/// What a run is requested by.
+/// The input from which a run is requested.
 #[derive(Clone, Copy)]
 pub(super) struct RunInput<'a> {
     pub args: &'a RunArgs,

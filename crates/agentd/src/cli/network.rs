@@ -197,7 +197,8 @@ impl FlowSummary {
 
     fn recorded(&self) -> RecordedFlow {
         let (allowed, reason) = match &self.verdict {
-            NetworkVerdict::Granted { rule, .. } => (true, Some(rule.clone())),
+            NetworkVerdict::Granted { rule, cut: None } => (true, Some(rule.clone())),
+            NetworkVerdict::Granted { rule, cut: Some(cut) } => (true, Some(format!("{rule}; ended: {cut}"))),
             NetworkVerdict::Refused { reason, .. } => (false, Some(reason.clone())),
             _ => (false, None),
         };
@@ -292,5 +293,16 @@ mod tests {
         }
         let granted = summary.entries.iter().filter(|entry| is_granted(&entry.verdict));
         assert_eq!((granted.count(), summary.entries.len()), (MAX_KEPT, 2 * MAX_KEPT));
+    }
+
+    #[test]
+    fn receipt_has_the_cause_of_a_granted_flow_that_was_ended() {
+        let granted = |cut: Option<&str>| NetworkVerdict::Granted { rule: "a:80".to_owned(), cut: cut.map(str::to_owned) };
+        let mut summary = NetworkSummary::default();
+        for cut in [None, Some("the request is for b")] {
+            summary.add(flow(Some("a"), Some("198.18.1.0:80"), granted(cut)));
+        }
+        let reasons: Vec<_> = summary.recorded().flows.into_iter().map(|flow| flow.reason.unwrap()).collect();
+        assert_eq!(reasons, ["a:80", "a:80; ended: the request is for b"]);
     }
 }

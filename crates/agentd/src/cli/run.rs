@@ -258,7 +258,7 @@ pub(crate) fn warn_of_weaknesses(controls: &[ControlReport]) {
     }
 }
 
-/// What a run with `--json` reports besides the command.
+/// The parts of a run with `--json` that are reported besides the command.
 type About<'a> = (&'a mut Comparison, &'a mut ResultObject, &'a mut Option<FlowReader>, &'a mut Option<Recording>);
 
 async fn in_json(

@@ -26,7 +26,7 @@ const MAX_FILE: u64 = 64 << 10;
 pub(crate) struct ReadSecrets {
     secrets: Vec<NetworkSecret>,
     /// For each file with a value: the variable, and the paths of the file.
-    places: Vec<(String, [PathBuf; 2])>,
+    places: Vec<(String, Vec<PathBuf>)>,
 }
 
 impl ReadSecrets {

@@ -1,5 +1,6 @@
 //! `agentd net`.
 
+use super::super::links;
 use agentd_egress::grant::{Destination, GrantFile, MAX_FILE, NetGrants};
 use agentd_sandboxes::Name;
 use clap::{Args, Subcommand};
@@ -57,7 +58,7 @@ pub(crate) struct ReadGrants {
     /// The content.
     pub file: GrantFile,
     /// The given path, and the path of the opened file, each without links in its directories.
-    pub places: [PathBuf; 2],
+    pub places: Vec<PathBuf>,
 }
 
 /// Reads a file of network grants, without waiting for a FIFO or a device.
@@ -77,15 +78,17 @@ pub(crate) fn read_grants(path: &Path) -> Result<ReadGrants, String> {
     Ok(ReadGrants { file: text.parse().map_err(|error| failed(&error))?, places })
 }
 
-/// Opens a file, without waiting for a FIFO or a device. Returns the path that was named, and that of the file that was opened,
-/// both without links in their directories.
+/// Opens a file, without waiting for a FIFO or a device. Returns the places through which the path leads, and the path of the
+/// file that was opened. Another object than a regular file has no places.
 ///
 /// # Errors
-/// The errno of opening the file or its directory.
-pub(crate) fn open_named(path: &Path) -> io::Result<(File, [PathBuf; 2])> {
+/// The errno of opening the file, or of following its path.
+pub(crate) fn open_named(path: &Path) -> io::Result<(File, Vec<PathBuf>)> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
-    let opened = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let named = above.canonicalize()?.join(path.file_name().unwrap_or_default());
-    Ok((file, [named, opened]))
+    let mut places = Vec::new();
+    if file.metadata()?.is_file() {
+        places = links::places(path)?;
+        places.push(std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?);
+    }
+    Ok((file, places))
 }
