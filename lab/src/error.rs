@@ -44,6 +44,8 @@ pub enum LabError {
         detail: String,
         /// True if the command had been started.
         begun: bool,
+        /// True if the kernel ended because it executed a breakpoint in its own code.
+        breakpoint: bool,
         /// The last lines of the kernel's log.
         console: String,
     },

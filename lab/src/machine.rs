@@ -138,6 +138,18 @@ fn drive(image: &Path, more: &str) -> OsString {
     format!("file={name},format=raw,if=virtio,{more}").into()
 }
 
+/// Returns true if the kernel's log reports a breakpoint in the kernel's own code, for which no handler existed (`die("int3", …)`
+/// in `arch/x86/kernel/traps.c`).
+pub fn hit_breakpoint(folder: &Path) -> bool {
+    let log = fs::read(folder.join(KERNEL_LOG)).unwrap_or_default();
+    String::from_utf8_lossy(&log).lines().any(|line| line.split_once("] ").is_some_and(|(_, text)| is_breakpoint(text)))
+}
+
+/// Since Linux 6.11, the text begins with "Oops: ".
+fn is_breakpoint(text: &str) -> bool {
+    text.strip_prefix("Oops: ").unwrap_or(text).starts_with("int3: 0000 [#1]")
+}
+
 /// Returns the last lines of the logs of the kernel and of QEMU.
 pub fn last_words(folder: &Path) -> String {
     let lines = |file: &str, count: usize| {
@@ -148,4 +160,23 @@ pub fn last_words(folder: &Path) -> String {
     };
     let last = [lines(KERNEL_LOG, 40), lines(QEMU_LOG, 5)].concat();
     if last.is_empty() { "(none)".to_owned() } else { format!("\n  {}", last.join("\n  ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_report_of_kernel_about_its_own_breakpoint_is_recognized() {
+        let folder = tempfile::tempdir().unwrap();
+        let hit = |log: &str| {
+            fs::write(folder.path().join(KERNEL_LOG), log).unwrap();
+            hit_breakpoint(folder.path())
+        };
+        assert!(!hit_breakpoint(folder.path()));
+        assert!(hit("[   57.453975] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\r\n[   57.456012] Kernel panic - not syncing\n"));
+        assert!(hit("[   12.1] int3: 0000 [#1] PREEMPT SMP NOPTI\n"));
+        assert!(!hit("[   12.1] traps: test[71] trap int3 ip:401000 sp:7ffd error:0 in test[401000+1000]\n"));
+        assert!(!hit("[   12.1] Oops: general protection fault: 0000 [#1] PREEMPT SMP NOPTI\n"));
+    }
 }

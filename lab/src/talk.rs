@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Calling, LabError, format_error},
-    machine::{Console, Machine, RunningMachine, last_words},
+    machine::{Console, Machine, RunningMachine, hit_breakpoint, last_words},
     message::{CONTROL, CommandRequest, Event, FILES, PULSE, Report, STDERR, STDOUT},
     tool,
 };
@@ -54,7 +54,10 @@ pub fn run(machine: &Machine<'_>, request: &CommandRequest, into: &Path, limit: 
             Ok(report)
         }
         Err(true) => Err(LabError::TimedOut { seconds: limit.unwrap_or_default().as_secs(), console: console() }),
-        Err(false) => Err(LabError::Died { detail: status.to_string(), begun, console: console() }),
+        Err(false) => {
+            let breakpoint = matches!(&machine.console, Console::Log(folder) if hit_breakpoint(folder));
+            Err(LabError::Died { detail: status.to_string(), begun, breakpoint, console: console() })
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
 use std::io::{Read, Write};
 
 /// Seconds after which an attack is killed.
-const TIMEOUT: u32 = 10;
+const TIMEOUT: u32 = 30;
 
 /// Runs the checks named in `args`, or all checks if `args` names none. Prints one line for each: its name, `held`, `broken` or
 /// `not-tried`, and a text, separated by tabs.

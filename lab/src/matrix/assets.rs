@@ -60,24 +60,24 @@ pub fn build(asset: Asset, context: &RunContext, log: &Log) -> Result<(), LabErr
     }
 }
 
-/// Creates a small Debian from this host's package archive. If run as root, copies the tree for ordinary users, who may have
-/// no access to the checkout.
+/// Creates a small Debian with Python from this host's package archive. If run as root, copies the tree for ordinary users, who
+/// may have no access to the checkout.
 fn debian(context: &RunContext, log: &Log) -> Result<(), LabError> {
     let tree = context.target("debian");
     if !tree.exists() {
         let new = context.target("debian.new");
-        debootstrap(&new, &[], log)?;
+        debootstrap(&new, log)?;
         fs::rename(&new, &tree).on("rename to", &tree)?;
     }
     copy(&tree, &context.run.join("debian"), log)
 }
 
-fn debootstrap(tree: &Path, options: &[&str], log: &Log) -> Result<(), LabError> {
+fn debootstrap(tree: &Path, log: &Log) -> Result<(), LabError> {
     let (mirror, release) = packages::mirror()?;
     fs::create_dir_all(tree.parent().unwrap_or(tree)).on("mkdir above", tree)?;
     execute(tool::as_root("rm").args(["-rf", "--one-file-system"]).arg(tree), log)?;
     let mut debootstrap = tool::as_root("/usr/sbin/debootstrap");
-    execute(debootstrap.arg("--variant=minbase").args(options).arg(release).arg(tree).arg(mirror), log)?;
+    execute(debootstrap.args(["--variant=minbase", "--include=python3"]).arg(release).arg(tree).arg(mirror), log)?;
     execute(tool::as_root("sh").args(["-euc", SLIM, "sh"]).arg(tree), log)
 }
 
@@ -112,14 +112,12 @@ fn lab(log: &Log) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Builds the template of microVMs from a Debian with Python and from a kernel that is downloaded but not installed.
+/// Builds the template of microVMs from the small Debian and from a kernel that is downloaded but not installed.
 fn microvm(context: &RunContext, log: &Log) -> Result<(), LabError> {
     let folder = context.target("vm");
     if folder.join("default/manifest.json").exists() {
         return Ok(());
     }
-    let root = folder.join("root");
-    debootstrap(&root, &["--include=python3"], log)?;
     let downloads = folder.join("kernel");
     // An earlier run may have left its files. If they cannot be removed, the steps below report that.
     fs::remove_dir_all(&downloads).ok();
@@ -130,6 +128,6 @@ fn microvm(context: &RunContext, log: &Log) -> Result<(), LabError> {
     // An earlier build may have left its files. If they cannot be removed, the build below reports that.
     fs::remove_dir_all(folder.join("default")).ok();
     let mut build = Command::new(&context.programs()?.agentd);
-    build.args(["vm", "build", "--image"]).arg(&root).arg("--kernel").arg(&kernel).arg("-o").arg(folder.join("default"));
-    execute(&mut build, log)
+    build.args(["vm", "build", "--image"]).arg(context.target("debian")).arg("--kernel").arg(&kernel);
+    execute(build.arg("-o").arg(folder.join("default")), log)
 }

@@ -25,6 +25,7 @@ use report::{Count, Ended};
 use schedule::Step;
 use select::Chosen;
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -87,12 +88,12 @@ struct Run {
 fn steps_of(chosen: &[Chosen], context: &RunContext, turn: Option<u32>, logs: &Path) -> Result<Run, LabError> {
     fs::create_dir_all(logs).on("mkdir", logs)?;
     let started = Instant::now();
-    let needed = |asset: &Asset| chosen.iter().any(|chosen| chosen.row.needs.contains(asset));
-    let assets = [Asset::Programs, Asset::Lab, Asset::Microvm, Asset::Gondolin, Asset::Debian];
-    let built = assets.into_iter().filter(needed).map(|asset| Step {
+    let of_rows = chosen.iter().flat_map(|chosen| chosen.row.needs);
+    let needed: BTreeSet<Asset> = of_rows.flat_map(|asset| asset.needs().iter().chain([asset])).copied().collect();
+    let built = needed.into_iter().map(|asset| Step {
         name: format!("build {asset:?}").to_lowercase(),
         builds: Some(asset),
-        needs: if matches!(asset, Asset::Microvm | Asset::Gondolin) { vec![Asset::Programs] } else { Vec::new() },
+        needs: asset.needs().to_vec(),
         exclusive: matches!(asset, Asset::Microvm | Asset::Gondolin),
         run: Box::new(move || {
             perform(&format!("build {asset:?}").to_lowercase(), started, logs, None, |log| assets::build(asset, context, log))

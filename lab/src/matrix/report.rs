@@ -1,5 +1,6 @@
 //! Counts tests, and prints the table at the end of a run.
 
+use crate::lab::RESTARTED;
 use std::time::Duration;
 
 /// Numbers of tests in a log.
@@ -14,9 +15,10 @@ pub struct Count {
 }
 
 impl Count {
-    /// Adds up the lines `test result: ok. 3 passed; 0 failed; …`.
+    /// Adds up the lines `test result: ok. 3 passed; 0 failed; …` after the last start of a machine.
     pub fn parse(log: &str) -> Self {
         let mut all = Self::default();
+        let log = log.rsplit(RESTARTED).next().unwrap_or_default();
         for line in log.lines().filter_map(|line| line.split_once("test result: ")).map(|(_, line)| line) {
             let number = |word: &str| {
                 let words = line.split([' ', ';', '.']).filter(|word| !word.is_empty());
@@ -83,6 +85,8 @@ mod tests {
             b: test result: FAILED. 3 passed; 2 failed; 0 ignored\ntest result: ok. 0 passed; 0 failed\n12 passed\n";
         assert_eq!(Count::parse(log), Count { passed: 15, failed: 2, suites: 2 });
         assert_eq!(Count::parse(""), Count::default());
+        let again = format!("{log}{RESTARTED} it ended …\ntest result: ok. 4 passed; 0 failed\n");
+        assert_eq!(Count::parse(&again), Count { passed: 4, failed: 0, suites: 1 });
     }
 
     #[test]

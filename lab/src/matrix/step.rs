@@ -75,19 +75,30 @@ pub enum Turn {
     Rotates(u32),
 }
 
-/// An input that is built once per checkout, below `target/`, and shared by all rows.
+/// An input that is built once per checkout, below `target/`, and shared by all rows. In the order in which they are built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Asset {
     /// Test executables and agentd.
     Programs,
-    /// A small Debian, for images.
-    Debian,
-    /// Gondolin and its guest.
-    Gondolin,
     /// Kernels and root disk of the lab.
     Lab,
+    /// A small Debian with Python, for images and machines.
+    Debian,
     /// Kernel and template from which microVMs start.
     Microvm,
+    /// Gondolin and its guest.
+    Gondolin,
+}
+
+impl Asset {
+    /// Returns all assets from which this one is built.
+    pub fn needs(self) -> &'static [Self] {
+        match self {
+            Self::Programs | Self::Lab | Self::Debian => &[],
+            Self::Gondolin => &[Self::Programs],
+            Self::Microvm => &[Self::Programs, Self::Debian],
+        }
+    }
 }
 
 impl Place {

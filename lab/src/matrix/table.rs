@@ -330,7 +330,8 @@ pub const ROWS: &[Row] = &[
         ),
         suites: Suites::Only(&[]),
         backends: "-",
-        needs: &[],
+        // Not for the row itself: what waits for the programs decides how long a run takes, so nothing competes with their build.
+        needs: &[Asset::Programs],
         turn: Turn::Always,
         minutes: 1,
         why: "licences and sources of dependencies; cargo-deny is built from source",
