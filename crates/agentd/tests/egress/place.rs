@@ -95,8 +95,8 @@ def attempt(host, port, data=b'x'):
     try:
         s = connect(host, port)
         s.sendall(data)
-        got = s.recv(100)
-        print(host, port, got.decode() if got else 'end')
+        got = s.makefile('rb').readline() if b'HTTP/' in data else s.recv(100)
+        print(host, port, got.decode().rstrip() if got else 'end')
     except Exception as e:
         print(host, port, error(e))
 def secure(host, port, name):
