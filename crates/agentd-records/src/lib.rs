@@ -6,6 +6,7 @@
 //!
 //! The crate writes only below the folder of its [`Records`]. It starts no process and makes no decision about intents.
 
+mod base64;
 mod checkpoint;
 mod digest;
 pub mod fuzz;

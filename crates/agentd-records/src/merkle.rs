@@ -1,5 +1,6 @@
 //! The hashes of the Merkle tree (RFC 6962, section 2.1), and the right edge of a tree that grows.
 
+use crate::base64;
 use data_encoding::BASE64;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
@@ -29,7 +30,7 @@ impl Hash {
 
     /// Parses the canonical base64 form.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        BASE64.decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
+        base64::decode(text)?.try_into().ok().map(Self)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Signed notes (<https://c2sp.org/signed-note>), the form of the log's checkpoints.
 
+use crate::base64;
 use data_encoding::{BASE64, HEXLOWER};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use sha2::{Digest as _, Sha256};
@@ -92,7 +93,7 @@ impl FromStr for VerifierKey {
         const FORM: NoteError = NoteError::Key("expected NAME+ID+KEY");
         let (name, rest) = text.split_once('+').ok_or(FORM)?;
         let (_, key) = rest.split_once('+').ok_or(FORM)?;
-        let bytes = BASE64.decode(key.as_bytes()).map_err(|_| NoteError::Key("the key is not base64"))?;
+        let bytes = base64::decode(key).ok_or(NoteError::Key("the key is not canonical base64"))?;
         let Some((&ED25519_TYPE, public)) = bytes.split_first() else {
             return Err(NoteError::Key("the key is not an Ed25519 key"));
         };
@@ -231,7 +232,7 @@ fn signature(line: &str) -> Result<NoteSignature, NoteError> {
         .strip_prefix("— ")
         .and_then(|rest| rest.split_once(' '))
         .ok_or(NoteError::Note("a signature line has the form `— NAME SIGNATURE`"))?;
-    let bytes = BASE64.decode(encoded.as_bytes()).map_err(|_| NoteError::Note("a signature is not canonical base64"))?;
+    let bytes = base64::decode(encoded).ok_or(NoteError::Note("a signature is not canonical base64"))?;
     match bytes.split_first_chunk() {
         Some((id, signature)) if is_name(name) && !signature.is_empty() => {
             Ok(NoteSignature { key_id: KeyId { name: name.to_owned(), id: *id }, signature: signature.to_vec() })
@@ -313,6 +314,8 @@ mod tests {
             "a\n\n— x AAAAAA==\n".to_owned(),
             // The last bits of the base64 text are not zero.
             "a\n\n— x AAAAAAB=\n".to_owned(),
+            // Two base64 texts in a row.
+            "a\n\n— x AAAAAAA=AAAA\n".to_owned(),
             "a\n\n".to_owned(),
             String::new(),
             format!("{good}{}", "— x AAAAAAA=\n".repeat(MAX_SIGNATURES)),

@@ -2,7 +2,7 @@
 
 use super::ReceiptError;
 use crate::{
-    json,
+    base64, json,
     key_ring::{KeyRing, PublicKey},
     note::Signer,
 };
@@ -48,7 +48,7 @@ impl Envelope {
         if self.payload_type != PAYLOAD_TYPE {
             return Err(ReceiptError::PayloadType(self.payload_type));
         }
-        let decode = |text: &str, what| BASE64.decode(text.as_bytes()).map_err(|_| ReceiptError::Base64(what));
+        let decode = |text: &str, what| base64::decode(text).ok_or(ReceiptError::Base64(what));
         let [Signature { keyid, sig }] = &self.signatures[..] else {
             return Err(ReceiptError::Signatures(self.signatures.len()));
         };

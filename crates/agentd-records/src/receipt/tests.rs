@@ -164,6 +164,8 @@ fn malformed_envelope_is_refused() {
     loose[85] += 1;
     let loose = String::from_utf8(loose).unwrap();
     assert!(matches!(change(&|v| v["signatures"][0]["sig"] = json!(loose)), ReceiptError::Base64("the signature")));
+    let two = format!("{}AAAA", value["signatures"][0]["sig"].as_str().unwrap());
+    assert!(matches!(change(&|v| v["signatures"][0]["sig"] = json!(two)), ReceiptError::Base64("the signature")));
     let spaced = format!(" {}", value["payload"].as_str().unwrap());
     assert!(matches!(change(&|v| v["payload"] = json!(spaced)), ReceiptError::Base64("the payload")));
     let twice = good.replacen('{', "{\"payload\":\"\",", 1);
