@@ -67,9 +67,7 @@ pub enum ImageError {
         reference: Reference,
     },
     /// The reference for an import has a digest. The digest of an imported image is known only after the import.
-    #[error(
-        "import an image as {reference}: the reference has a digest — use one without a digest, which follows from the import"
-    )]
+    #[error("import an image as {reference}: the reference has a digest — use one without a digest, which the import computes")]
     NamedByDigest {
         /// The reference.
         reference: Reference,

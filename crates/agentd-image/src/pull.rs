@@ -31,7 +31,7 @@ pub struct Progress {
 }
 
 impl Store {
-    /// Downloads `reference` from its registry, for the platform of this host. The login is that of Docker, including
+    /// Downloads `reference` from its registry, for the platform of this host. The login is the one that Docker uses, including
     /// credential helpers, from `~/.docker/config.json` or the directory in `DOCKER_CONFIG`. A registry on the loopback interface
     /// is contacted without TLS and without a proxy. All others are contacted with TLS, through the proxy in the environment
     /// (`https_proxy`).

@@ -1,27 +1,20 @@
 //! Applies one layer's tar stream to a directory, so that overlayfs can stack it.
 //!
-//! The archive is hostile until proven otherwise. Each record passes `record` (one interpretation of the archive, bounded memory)
-//! and then `name` (no path leads out). Only `tree` touches the file system, relative to descriptors that the kernel resolved
-//! beneath the layer's root. `attributes` decides on owners, modes and extended attributes, and [`Bounds`] limits the size of a
-//! layer.
+//! The archive is hostile until proven otherwise. Each record passes `agentd-archive` (one interpretation of the archive, bounded
+//! memory) and then `name` (no path leads out). Only `tree` touches the file system, relative to descriptors that the kernel
+//! resolved beneath the layer's root. `attributes` decides on owners, modes and extended attributes, and [`Bounds`] limits the
+//! size of a layer.
 
 mod attributes;
-mod bounds;
-mod compression;
-mod error;
 mod name;
-mod pax;
-mod record;
 mod tree;
 
+pub use agentd_archive::{Bound, Bounds, UnpackError};
 pub use attributes::Ownership;
-pub use bounds::{Bound, Bounds};
-pub use error::UnpackError;
 
-pub(crate) use compression::{decompress, is_compressed};
-pub(crate) use record::{Kind, Record, for_each};
+pub(crate) use agentd_archive::{Kind, Record, decompress, for_each, is_compressed};
 
-use error::ErrnoContext as _;
+use agentd_archive::{ErrnoContext as _, lossy};
 use name::{Name, NameMeaning};
 use rustix::{fs::Timespec, io::Errno};
 use serde::{Deserialize, Serialize};
@@ -86,8 +79,8 @@ struct DirectoryMetadata {
 }
 
 impl DirectoryMetadata {
-    /// Returns the metadata of a directory for which the archive has no entry of its own, only entries below.
-    fn of_nothing() -> Self {
+    /// Returns the metadata of a directory for which the archive has no entry, only entries below it.
+    fn implied() -> Self {
         Self { mode: 0o755, owner: (0, 0), modified: Timespec { tv_sec: 0, tv_nsec: 0 } }
     }
 }
@@ -142,15 +135,13 @@ impl PartialLayer<'_> {
 
     /// Checks the target of a symbolic link, which may be any string that the kernel accepts.
     fn symlink_target(&self, record: &Record) -> Result<(), UnpackError> {
-        let refuse = |why| Err(UnpackError::Name { path: name::lossy(&record.path), why });
+        let refuse = |why| Err(UnpackError::Name { path: lossy(&record.path), why });
         match record.link.as_slice() {
             [] => refuse("symbolic link with an empty target"),
             link if link.contains(&0) => refuse("symbolic link whose target contains a NUL byte"),
-            link if link.len() > self.bounds.path => Err(UnpackError::TooLarge {
-                bound: Bound::Path,
-                most: self.bounds.path as u64,
-                path: Some(name::lossy(&record.path)),
-            }),
+            link if link.len() > self.bounds.path => {
+                Err(UnpackError::TooLarge { bound: Bound::Path, most: self.bounds.path as u64, path: Some(lossy(&record.path)) })
+            }
             _ => Ok(()),
         }
     }
@@ -197,7 +188,7 @@ impl PartialLayer<'_> {
             Err(Errno::NOENT) => {
                 let parent = self.parent(name)?;
                 self.tree.make_directory(&parent, name)?;
-                self.remember(name.clone(), DirectoryMetadata::of_nothing())?;
+                self.remember(name.clone(), DirectoryMetadata::implied())?;
                 self.open(name)?
             }
             Err(Errno::LOOP | Errno::NOTDIR) => return Err(UnpackError::Through { path: name.path().to_owned() }),
@@ -214,7 +205,7 @@ impl PartialLayer<'_> {
         let mut made = Vec::new();
         let parent = self.tree.parent(name, |directory| made.push(directory));
         for directory in made {
-            self.remember(directory, DirectoryMetadata::of_nothing())?;
+            self.remember(directory, DirectoryMetadata::implied())?;
         }
         parent
     }

@@ -71,7 +71,7 @@ mod tests {
         let refused = |content: &str| {
             in_file(&reference, Path::new("/home/me/.docker/config.json"), content.as_bytes()).err().unwrap().to_string()
         };
-        // "<token>:" is how `docker login` stores an identity token: an empty password, and the token beside it.
+        // "<token>:" is how `docker login` stores an identity token: an empty password, and the token in another field.
         let token = r#"{"auths":{"registry.example":{"auth":"YTo=","identitytoken":"secret"}}}"#;
         let message = refused(token);
         assert!(message.contains("the login in /home/me/.docker/config.json is an identity token"), "{message}");

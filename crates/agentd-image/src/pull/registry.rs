@@ -18,7 +18,7 @@ use std::{path::Path, time::Duration};
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Matches every host in the syntax of `no_proxy`: `*` matches all names, the networks match all addresses.
-const EVERYBODY: &str = "*,0.0.0.0/0,::/0";
+const EVERY_HOST: &str = "*,0.0.0.0/0,::/0";
 
 /// A registry, with the login for one repository.
 pub(super) struct Registry {
@@ -109,7 +109,7 @@ fn transport(on_this_machine: bool) -> ClientConfig {
         // The client ignores the environment's `http_proxy` only if a proxy is configured. This one is never used, because
         // `no_proxy` matches every host.
         http_proxy: Some("http://127.0.0.1".into()),
-        no_proxy: Some(EVERYBODY.into()),
+        no_proxy: Some(EVERY_HOST.into()),
         ..ClientConfig::default()
     }
 }

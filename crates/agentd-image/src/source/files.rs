@@ -49,7 +49,7 @@ impl Files {
         Ok(Some(bytes))
     }
 
-    /// Reads the document of an OCI layout to which `descriptor` points, and verifies its digest.
+    /// Reads the document that `descriptor` identifies in an OCI layout, and verifies the document's digest.
     pub(super) fn described(&self, what: &'static str, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
         let missing = || ImageError::Missing { part: format!("{what} ({})", descriptor.digest) };
         let bytes = self.document(&blob(descriptor.digest))?.ok_or_else(missing)?;

@@ -22,8 +22,8 @@ pub struct Collected {
 
 impl Store {
     /// Removes the layers, manifests and configurations that no reference, hold, import or outside user needs. `others` returns
-    /// the trees ([`crate::Image::layers`]) that users outside the store need. It is called after the holds were read, so an
-    /// image that is held until its use is recorded loses nothing.
+    /// the trees ([`crate::Image::layers`]) that users outside the store need. `others` is called after the holds were read. An
+    /// image that is held until its use is recorded therefore loses nothing.
     ///
     /// The store remains usable during the collection: layers are only moved away under the lock, and deleted afterwards.
     ///

@@ -1,6 +1,6 @@
 //! Unpacked layers. Each is a private directory that contains `tree` and `about.json`. The tree is one level down because its
-//! root has the owner and mode from the archive: a directory of mode 000 could not be renamed, and one of mode 777 would be open
-//! to everyone.
+//! root has the owner and mode from the archive. A directory of mode 000 could not be renamed, and a directory of mode 777 would
+//! be open to everyone.
 
 use crate::{
     error::{Damage, ImageError},

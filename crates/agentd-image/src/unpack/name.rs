@@ -2,13 +2,10 @@
 //! two barriers. The second is the kernel, which resolves every name beneath the layer's root without following links (see
 //! [`super::tree`]).
 
-use super::{
-    bounds::{Bound, Bounds},
-    error::UnpackError,
-};
+use agentd_archive::{Bound, Bounds, UnpackError, lossy};
 use std::{
     ffi::{OsStr, OsString},
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -128,11 +125,6 @@ impl Name {
     fn components(&self) -> Vec<&[u8]> {
         self.0.iter().map(OsStr::as_bytes).collect()
     }
-}
-
-/// Converts a name for an error message, cut to 256 bytes because a hostile name may be long.
-pub(super) fn lossy(raw: &[u8]) -> PathBuf {
-    PathBuf::from(OsString::from_vec(raw.iter().take(256).copied().collect()))
 }
 
 #[cfg(test)]

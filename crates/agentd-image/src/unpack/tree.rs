@@ -4,10 +4,9 @@
 
 use super::{
     attributes::{self, Ownership},
-    error::{ErrnoContext, UnpackError},
     name::Name,
-    record::Record,
 };
+use agentd_archive::{ErrnoContext, Record, UnpackError};
 use agentd_disk::erase;
 use rustix::{
     fs::{AtFlags, FileType, Gid, Mode, OFlags, RawMode, ResolveFlags, Stat, Timespec, Timestamps, Uid},
@@ -23,9 +22,9 @@ use std::{
     },
 };
 
-/// The mode of files and directories during unpacking. The archive's modes could lock an unprivileged user out of their own
-/// directories.
-const DURING: Mode = Mode::RWXU;
+/// The mode of files and directories during unpacking. The archive's modes could deny an unprivileged user access to the user's
+/// own directories.
+const TEMPORARY_MODE: Mode = Mode::RWXU;
 const NEW: OFlags = OFlags::CREATE.union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The tree of a layer during unpacking.
@@ -59,7 +58,7 @@ impl<'a> LayerTree<'a> {
         }
         for ancestor in parent.ancestors_and_self() {
             let above = self.directory(&ancestor.parent()).map_err(|errno| blocked(errno, name))?;
-            match rustix::fs::mkdirat(&above, ancestor.last(), DURING) {
+            match rustix::fs::mkdirat(&above, ancestor.last(), TEMPORARY_MODE) {
                 Ok(()) => made(ancestor),
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(errno).during("mkdirat", ancestor.path()),
@@ -83,7 +82,7 @@ impl<'a> LayerTree<'a> {
     }
 
     pub(super) fn make_directory(&self, parent: &OwnedFd, name: &Name) -> Result<(), UnpackError> {
-        rustix::fs::mkdirat(parent, name.last(), DURING).during("mkdirat", name.path())
+        rustix::fs::mkdirat(parent, name.last(), TEMPORARY_MODE).during("mkdirat", name.path())
     }
 
     /// Creates a regular file with its data, and returns the number of attributes that were left out.
@@ -94,7 +93,7 @@ impl<'a> LayerTree<'a> {
         record: &Record,
         data: &mut dyn Read,
     ) -> Result<u64, UnpackError> {
-        let file = rustix::fs::openat(parent, name.last(), NEW | OFlags::WRONLY, DURING).during("openat", name.path())?;
+        let file = rustix::fs::openat(parent, name.last(), NEW | OFlags::WRONLY, TEMPORARY_MODE).during("openat", name.path())?;
         let mut file = File::from(file);
         copy(data, &mut file, record.size, name)?;
         let dropped = attributes::keep(file.as_fd(), &record.attributes).during("fsetxattr", name.path())?;

@@ -21,7 +21,7 @@ use std::{
 const IMPORTER: &str = "AGENTD_TEST_IMPORTER";
 /// The line that the importer prints before its first import.
 const BEGUN: &str = "importing";
-const MOMENTS: u32 = 50;
+const MIN_KILLS: u32 = 50;
 const FILES: usize = 400;
 
 #[test]
@@ -69,16 +69,16 @@ fn store_is_consistent_after_importer_is_killed() {
     for moment in 0.. {
         let mut importer = start(place.path());
         // This spreads the kills over the duration of an import; the test waits for no event.
-        thread::sleep(whole * (moment % MOMENTS) / MOMENTS + Duration::from_micros(u64::from(moment * 7919 % 1000)));
+        thread::sleep(whole * (moment % MIN_KILLS) / MIN_KILLS + Duration::from_micros(u64::from(moment * 7919 % 1000)));
         importer.kill().unwrap();
         assert_eq!(importer.wait().unwrap().signal(), Some(9));
         left_behind += u32::from(fs::read_dir(place.at("store/staging")).unwrap().count() > 0);
         assert_clean(&place);
         // At least one kill must have interrupted an import.
-        if moment + 1 >= MOMENTS && left_behind > 0 {
+        if moment + 1 >= MIN_KILLS && left_behind > 0 {
             break;
         }
-        assert!(moment < 20 * MOMENTS, "no import was interrupted");
+        assert!(moment < 20 * MIN_KILLS, "no import was interrupted");
     }
 }
 

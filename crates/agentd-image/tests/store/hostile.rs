@@ -145,7 +145,7 @@ fn attack<T: std::fmt::Debug>(values: impl Strategy<Value = T>, attack: impl Fn(
 fn hostile_archive_changes_nothing_outside_its_layer() {
     attack(prop::collection::vec(entry(), 1..30), |scene, entries| {
         let entries: Vec<_> = entries.into_iter().map(|entry| scene.fill_in(entry)).collect();
-        // Each entry in an archive of its own, because a refused entry ends an archive; then all in one archive.
+        // Each entry is in a separate archive, because a refused entry ends an archive; then all in one archive.
         for entry in &entries {
             scene.unpack(&archive(std::slice::from_ref(entry)));
         }

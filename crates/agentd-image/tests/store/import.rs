@@ -21,7 +21,7 @@ pub fn reference(text: &str) -> Reference {
     text.parse().unwrap()
 }
 
-/// Returns three layers, of which the third is the same as the first.
+/// Returns three layers. The third is the same as the first.
 pub fn layers() -> Vec<Vec<u8>> {
     let first = archive(&[dir("./"), dir("etc/"), file("etc/name", "first")]);
     let second = archive(&[dir("etc/"), file("etc/.wh.name", ""), file("etc/other", "second")]);
@@ -166,7 +166,7 @@ fn image_of_several_platforms_selects_that_of_this_machine() {
     let image = store.import(&place.at("layout"), &reference("a")).unwrap();
     assert_eq!(json!(image.digest.to_string()), ours["digest"]);
 
-    // The platform stands in the index, or only in the configuration of the image.
+    // The platform is given in the index, or only in the configuration of the image.
     for only in [platform(&foreign, "s390x"), foreign] {
         layout.index(&index(&[only]));
         let error = store.import(&place.at("layout"), &reference("b")).unwrap_err();
@@ -233,7 +233,7 @@ fn hostile_layer_is_refused_and_nothing_is_stored() {
 }
 
 #[test]
-fn file_that_is_no_image_is_refused() {
+fn file_that_is_not_an_image_is_refused() {
     let place = StoreDir::new();
     fs::write(place.at("words"), "words ".repeat(1000)).unwrap();
     fs::write(place.at("packed words"), gzip(b"words")).unwrap();
@@ -248,7 +248,7 @@ fn file_that_is_no_image_is_refused() {
 }
 
 #[test]
-fn error_of_unreadable_archive_has_its_cause() {
+fn error_of_unreadable_archive_contains_its_cause() {
     let place = StoreDir::new();
     let mut huge = tar::Header::new_ustar();
     huge.set_path("huge").unwrap();
@@ -276,7 +276,7 @@ fn skipped_devices_and_attributes_of_image_are_counted() {
     let store = Store::open(&place.at("store")).unwrap();
     let image = store.import(&place.at("saved"), &reference("a")).unwrap();
     assert_eq!((image.skipped_devices, image.skipped_attributes), (3, 2));
-    // The counts are also those of layers that the store already has.
+    // The counts include layers that the store already has.
     assert_eq!(store.import(&place.at("saved"), &reference("b")).unwrap().skipped_devices, 3);
 }
 
@@ -286,8 +286,8 @@ fn import_under_reference_with_digest_is_refused() {
     let layout = place.at("layout");
     let descriptor = Layout(&layout).with_image_in_new_folder();
     let store = Store::open(&place.at("store")).unwrap();
-    // The digest of the image itself is refused too: most sources have no digest before the import, and one rule holds for all of
-    // them.
+    // The digest of the image itself is also refused: most sources have no digest before the import, and one rule applies to all
+    // of them.
     let own = descriptor["digest"].as_str().unwrap();
     for digest in [own, &format!("sha256:{}", "0".repeat(64)), &format!("sha512:{}", "0".repeat(128))] {
         for name in ["good", "good:1"] {

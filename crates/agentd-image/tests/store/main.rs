@@ -4,6 +4,7 @@
 mod collect;
 mod crash;
 mod damage;
+mod fake_server;
 mod fixtures;
 mod hold;
 mod hostile;
@@ -11,6 +12,5 @@ mod import;
 mod overlay;
 mod place;
 mod pull;
-mod puppet;
 mod registry;
 mod unpack;

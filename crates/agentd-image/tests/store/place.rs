@@ -30,7 +30,7 @@ impl Drop for StoreDir {
     }
 }
 
-/// The list for a collection if nothing outside the store uses its layers.
+/// Returns the layers in use outside the store, for a collection: none.
 pub fn no_users() -> Result<Vec<PathBuf>, ImageError> {
     Ok(Vec::new())
 }

@@ -1,10 +1,10 @@
 //! Tests of pulling from a real registry, Debian's `docker-registry`, on loopback.
 
 use crate::{
+    fake_server::FakeServer,
     fixtures::{config, gzip},
     import::{assert_empty, layers, reference},
     place::StoreDir,
-    puppet::Puppet,
     registry::Registry,
 };
 use agentd_image::{Digest, Image, ImageError, Progress, Store};
@@ -39,7 +39,7 @@ fn pull_of_present_layers_downloads_nothing() {
         let image = image.unwrap();
         assert_eq!((image.digest, image.layers.len()), (digest, 2));
         assert_eq!(fs::read(image.layers[1].join("etc/name")).unwrap(), b"first");
-        // The manifest names three layers, of which two are the same.
+        // The manifest names three layers, two of which are the same.
         assert_eq!(progress.iter().filter(|step| step.received == step.total).count(), 2);
 
         let by_digest = registry.reference(&format!("some/image@{digest}"));
@@ -103,7 +103,7 @@ fn manifest_larger_than_8_mib_is_refused() {
         [manifest.as_bytes(), &b" ".repeat(length - manifest.len())].concat()
     };
     for (length, fits) in [(8 << 20, true), ((8 << 20) + 1, false)] {
-        let registry = Puppet::start([("/v2/", vec![]), ("/v2/image/manifests/1", manifest(length))].into());
+        let registry = FakeServer::start([("/v2/", vec![]), ("/v2/image/manifests/1", manifest(length))].into());
         let place = StoreDir::new();
         let store = Store::open(&place.at("store")).unwrap();
         let error = wait_for(pull(&store, &reference(&format!("{}/image:1", registry.address)))).0.unwrap_err();
@@ -125,7 +125,7 @@ fn manifest_with_wrong_digest_is_refused() {
     for name in [&format!("image@{digest}"), "image:1"] {
         let by_digest = "/v2/image/manifests/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let answers = [("/v2/", vec![]), ("/v2/image/manifests/1", index.clone().into()), (by_digest, b"{}".into())];
-        let registry = Puppet::start(answers.into());
+        let registry = FakeServer::start(answers.into());
         let error = wait_for(pull(&store, &reference(&format!("{}/{name}", registry.address)))).0.unwrap_err();
         assert!(error.to_string().contains(&format!("Invalid digest. Expected {digest}")), "{error}");
         assert_empty(&place.at("store"));
@@ -182,7 +182,7 @@ fn registry_with_login_receives_credentials_of_caller() {
 #[test]
 fn requests_to_registry_on_loopback_bypass_proxy() {
     for host in ["localhost", "127.0.0.1"] {
-        let (registry, proxy) = (Puppet::start(HashMap::new()), Puppet::start(HashMap::new()));
+        let (registry, proxy) = (FakeServer::start(HashMap::new()), FakeServer::start(HashMap::new()));
         let place = StoreDir::new();
         let name = format!("{host}:{}", registry.address.port());
         log_in(&place, &name);

@@ -1,6 +1,6 @@
-//! Errors of unpacking a layer.
+//! Errors of reading an archive, and of unpacking a layer.
 
-use super::bounds::Bound;
+use crate::bounds::Bound;
 use rustix::io::Errno;
 use std::{io, path::PathBuf};
 
@@ -30,7 +30,9 @@ pub enum UnpackError {
         why: &'static str,
     },
     /// An entry lies below something that is not a directory, e.g. a symbolic link that leads elsewhere.
-    #[error("{path:?}: a parent directory is a symbolic link or no directory — do not use this image: it is broken or hostile")]
+    #[error(
+        "{path:?}: a parent directory is a symbolic link or not a directory — do not use this image: it is broken or hostile"
+    )]
     Through {
         /// The name of the entry.
         path: PathBuf,
@@ -75,7 +77,7 @@ fn remedy(errno: Errno) -> &'static str {
 impl UnpackError {
     /// Converts an error from reading the stream: unwraps an [`UnpackError`] inside the [`io::Error`], or wraps any other error
     /// as [`Self::Archive`].
-    pub(crate) fn from_stream(error: io::Error) -> Self {
+    pub fn from_stream(error: io::Error) -> Self {
         match error.downcast::<Self>() {
             Ok(ours) => ours,
             Err(error) => Self::Archive(error),
@@ -84,7 +86,11 @@ impl UnpackError {
 }
 
 /// Adds the system call and the entry to an errno.
-pub(super) trait ErrnoContext<T> {
+pub trait ErrnoContext<T> {
+    /// Adds the context.
+    ///
+    /// # Errors
+    /// [`UnpackError::System`].
     fn during(self, call: &'static str, path: &std::path::Path) -> Result<T, UnpackError>;
 }
 

@@ -2,41 +2,60 @@
 //! extensions (`pax`, GNU long names) are parsed here, because that crate buffers them without a limit and ends a `pax` value at
 //! its first newline. An archive that two readers could interpret differently is rejected.
 
-use super::{
+use crate::{
     bounds::{Bound, Bounds},
     error::UnpackError,
-    name::lossy,
     pax,
 };
 use rustix::fs::Timespec;
-use std::io::{self, Read};
+use std::{
+    ffi::OsString,
+    io::{self, Read},
+    os::unix::ffi::OsStringExt,
+    path::PathBuf,
+};
 use tar::{Archive, EntryType};
 
 /// The type of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// A regular file.
     File,
+    /// A directory.
     Directory,
+    /// A symbolic link.
     Symlink,
+    /// A hard link.
     HardLink,
+    /// A FIFO.
     Fifo,
+    /// A device.
     Device,
 }
 
 /// One entry of an archive, without its data.
 #[derive(Debug)]
-pub(crate) struct Record {
-    pub(crate) path: Vec<u8>,
-    pub(crate) link: Vec<u8>,
-    pub(crate) kind: Kind,
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) modified: Timespec,
-    pub(crate) attributes: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(crate) size: u64,
+pub struct Record {
+    /// The name, as in the archive. It may lead anywhere.
+    pub path: Vec<u8>,
+    /// The target of a link.
+    pub link: Vec<u8>,
+    /// The type.
+    pub kind: Kind,
+    /// The permissions with the set-id and sticky bits.
+    pub mode: u32,
+    /// The user id of the owner.
+    pub uid: u32,
+    /// The group id of the owner.
+    pub gid: u32,
+    /// The time of the last change.
+    pub modified: Timespec,
+    /// The extended attributes.
+    pub attributes: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The length of the data, in bytes.
+    pub size: u64,
     /// The offset of the data in the stream, in bytes.
-    pub(crate) position: u64,
+    pub position: u64,
 }
 
 /// The extension headers that precede the header they extend.
@@ -48,7 +67,10 @@ struct Extension {
 }
 
 /// Reads `stream` to the end of its archive and calls `each` with each record and a reader of its data.
-pub(crate) fn for_each<E: From<UnpackError>>(
+///
+/// # Errors
+/// [`UnpackError`] if the archive is malformed, unsupported, or exceeds `bounds`, and the errors of `each`.
+pub fn for_each<E: From<UnpackError>>(
     stream: impl Read,
     bounds: &Bounds,
     mut each: impl FnMut(Record, &mut dyn Read) -> Result<(), E>,
@@ -67,7 +89,8 @@ pub(crate) fn for_each<E: From<UnpackError>>(
             EntryType::GNULongName => extension.path = Some(until_zero(contents(&mut entry, bounds)?)),
             EntryType::GNULongLink => extension.link = Some(until_zero(contents(&mut entry, bounds)?)),
             EntryType::XHeader => extension.pax = pax::parse(&contents(&mut entry, bounds)?)?,
-            // Defaults for all entries that follow. In practice a comment (`git archive`); an image never needs them.
+            // The header sets defaults for all entries that follow. In practice, it holds a comment (`git archive`), which no
+            // image needs.
             EntryType::XGlobalHeader => {}
             _ => {
                 let record = record(entry.header(), entry.raw_file_position(), std::mem::take(&mut extension), bounds)?;
@@ -76,6 +99,11 @@ pub(crate) fn for_each<E: From<UnpackError>>(
         }
     }
     Ok(())
+}
+
+/// Converts a name for an error message, cut to 256 bytes because a hostile name may be long.
+pub fn lossy(raw: &[u8]) -> PathBuf {
+    PathBuf::from(OsString::from_vec(raw.iter().take(256).copied().collect()))
 }
 
 fn contents(entry: &mut tar::Entry<'_, impl Read>, bounds: &Bounds) -> Result<Vec<u8>, UnpackError> {

@@ -1,7 +1,7 @@
 //! Parses extended headers of the `pax` format: lines of `length key=value`. The length determines the end of the value, which
 //! may contain newlines.
 
-use super::error::UnpackError;
+use crate::error::UnpackError;
 use rustix::fs::Timespec;
 use std::io;
 

@@ -11,12 +11,12 @@ use std::{
 const END: &str = "end";
 
 /// A running server.
-pub struct Puppet {
+pub struct FakeServer {
     pub address: SocketAddr,
     requests: JoinHandle<Vec<String>>,
 }
 
-impl Puppet {
+impl FakeServer {
     /// Starts a server that answers requests for these paths and closes the connection of all others.
     pub fn start(answers: HashMap<&'static str, Vec<u8>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -35,7 +35,7 @@ impl Puppet {
     }
 }
 
-/// Serves one request and returns its first line. A caller may hang up at any time.
+/// Serves one request and returns its first line. A client may disconnect at any time.
 fn serve(mut caller: TcpStream, answers: &HashMap<&'static str, Vec<u8>>) -> String {
     let mut lines = BufReader::new(caller.try_clone().unwrap()).lines().map_while(Result::ok);
     let first = lines.next().unwrap_or_default();

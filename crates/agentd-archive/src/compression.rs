@@ -1,7 +1,7 @@
 //! Detects the compression of a stream from its first bytes and decompresses it. The media type is ignored, because published
-//! images contain wrong ones. Both decoders are pure Rust, because they process untrusted input as root.
+//! images contain wrong ones. Both decoders are pure Rust, because they process untrusted input, for images as root.
 
-use super::{
+use crate::{
     bounds::{Bound, Bounds},
     error::UnpackError,
 };
@@ -18,7 +18,7 @@ const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const ZSTD_SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
 
 /// Returns true if a stream with these first bytes is compressed.
-pub(crate) fn is_compressed(head: &[u8]) -> bool {
+pub fn is_compressed(head: &[u8]) -> bool {
     head.starts_with(&GZIP) || is_zstd(head)
 }
 
@@ -26,8 +26,11 @@ fn is_zstd(head: &[u8]) -> bool {
     head.starts_with(&ZSTD) || (head.len() >= 4 && head[0] & 0xf0 == 0x50 && head[1..4] == ZSTD_SKIPPABLE)
 }
 
-/// Decompresses `stream`. Reading more than [`Bounds::total`] plain bytes fails.
-pub(crate) fn decompress<'a>(mut stream: impl Read + 'a, bounds: &Bounds) -> io::Result<Bounded<Box<dyn Read + 'a>>> {
+/// Decompresses `stream`, unless it is plain. Reading more than [`Bounds::total`] plain bytes fails.
+///
+/// # Errors
+/// If the first bytes of `stream` cannot be read.
+pub fn decompress<'a>(mut stream: impl Read + 'a, bounds: &Bounds) -> io::Result<Bounded<Box<dyn Read + 'a>>> {
     let mut head = Vec::new();
     (&mut stream).take(4).read_to_end(&mut head)?;
     let (gzip, zstd) = (head.starts_with(&GZIP), is_zstd(&head));
@@ -43,7 +46,7 @@ pub(crate) fn decompress<'a>(mut stream: impl Read + 'a, bounds: &Bounds) -> io:
 }
 
 /// A reader that fails with [`UnpackError::TooLarge`] once it has read more than its limit.
-pub(crate) struct Bounded<R> {
+pub struct Bounded<R> {
     inner: R,
     left: u64,
     most: u64,

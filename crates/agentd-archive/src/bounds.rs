@@ -23,7 +23,7 @@ pub struct Bounds {
 }
 
 impl Default for Bounds {
-    /// Limits far above published images; the largest have some 20 GB and half a million files.
+    /// Limits far above published images; the largest images have about 20 GB and half a million files.
     fn default() -> Self {
         Self {
             total: 64 << 30,
