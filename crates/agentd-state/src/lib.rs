@@ -1,0 +1,41 @@
+//! The store of what agentd must remember beyond one process: intents with their idempotency keys and outcomes, approvals, and
+//! the use of quotas.
+//!
+//! A [`StateStore`] is one SQLite database in a private folder, used by any number of processes. Each request is one durable
+//! transaction. A thread commits the requests that arrive together with one flush.
+//!
+//! - [`StateStore::begin`] answers [`Begun::New`] once for each idempotency key of a principal. Duplicates get the state or the
+//!   outcome of the first intent.
+//! - [`StateStore::end`] records one outcome. Intents whose process died are found by [`StateStore::recover`].
+//! - [`StateStore::request_approval`] and [`StateStore::decide`] let a user decide about an intent, once.
+//!
+//! The crate starts no process and makes no policy: limits and times are arguments.
+
+mod account;
+mod approvals;
+mod check;
+mod connection;
+mod counter;
+mod error;
+mod folder;
+mod intent_id;
+mod intents;
+mod owner;
+mod quota;
+mod recovery;
+mod retention;
+mod row_sum;
+mod schema;
+mod store;
+mod wait;
+mod writer;
+
+pub use approvals::{Approval, ApprovalState, DecideApproval, MAX_TEXT, RequestApproval};
+pub use check::StateReport;
+pub use error::StateError;
+pub use intent_id::{IdempotencyKey, IntentId, InvalidIntentId, InvalidKey};
+pub use intents::{BeginIntent, Begun, EndIntent, Ending, IntentState, MAX_OUTCOME};
+pub use quota::{Quota, QuotaExceeded, QuotaLimit, Rate};
+pub use recovery::Orphan;
+pub use retention::Retention;
+pub use store::StateStore;
