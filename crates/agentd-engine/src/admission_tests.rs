@@ -1,0 +1,184 @@
+//! Tests of admission.
+
+use super::*;
+use crate::{
+    capability::CapabilityRegistry,
+    engine::vocabulary,
+    intent::{Intent, tests::intent},
+};
+use agentd_core::{Bytes, Network, Profile};
+use agentd_policy::{PolicyFile, PolicySet};
+use agentd_state::QuotaExceeded;
+use proptest::prelude::*;
+use serde_json::json;
+use std::time::Duration;
+
+fn isolated() -> BTreeSet<String> {
+    ["container", "linux-native"].map(str::to_owned).into()
+}
+
+fn policies(registry: &CapabilityRegistry, text: &str) -> PolicySet {
+    let vocabulary = vocabulary(registry, [("container", true), ("linux-native", true), ("host-direct", false)]).unwrap();
+    let file = PolicyFile { name: "test".to_owned(), text: text.to_owned() };
+    PolicySet::parse(&[file], &vocabulary).unwrap()
+}
+
+fn decide(policy: &str, earlier: Option<Begun>, change: impl FnOnce(&mut Intent)) -> AdmissionDecision {
+    let registry = CapabilityRegistry::built_in().unwrap();
+    let mut intent = intent("shell.exec.v1", json!({ "command": "make" }));
+    change(&mut intent);
+    let valid = ValidIntent::new(intent, &registry).ok().unwrap();
+    let decision = policies(&registry, policy).decide(&valid.policy_request());
+    admit(&valid, earlier, &decision, &isolated())
+}
+
+const TEAM: &str = r#"@id("team") @profile("strict") @timeout("30s") @memory("256M") @egress("pypi.example")
+    permit (principal, action == Action::"shell.exec.v1", resource);"#;
+
+fn terms(decision: AdmissionDecision) -> Terms {
+    match decision {
+        AdmissionDecision::Execute(terms) => *terms,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn word(decision: AdmissionDecision) -> &'static str {
+    match decision {
+        AdmissionDecision::Refuse(refusal) => refusal.word(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn obligations_of_policies_hold_for_a_caller_who_requests_nothing() {
+    let terms = terms(decide(TEAM, None, |_| {}));
+    assert_eq!(terms.effective.profile, Profile::Strict);
+    assert_eq!(terms.effective.limits.wall, Some(Duration::from_secs(30)));
+    assert_eq!(terms.effective.limits.memory, Some(Bytes(256 << 20)));
+    assert_eq!(terms.effective.network, Network::Egress(vec!["pypi.example:443".to_owned()]));
+    assert_eq!(terms.policies, ["team"]);
+}
+
+#[test]
+fn caller_may_request_less_and_never_more() {
+    let less: fn(&mut Intent) = |intent| {
+        intent.confinement.limits.wall = Some(Duration::from_secs(5));
+        intent.confinement.network = Some(Network::Off);
+    };
+    let terms = terms(decide(TEAM, None, less));
+    assert_eq!((terms.effective.limits.wall, terms.effective.network), (Some(Duration::from_secs(5)), Network::Off));
+    let more: [fn(&mut Intent); 7] = [
+        |intent| intent.confinement.profile = Some(Profile::Default),
+        |intent| intent.confinement.limits.wall = Some(Duration::from_secs(31)),
+        |intent| drop(intent.parameters.insert("timeout_ms".to_owned(), 30_001.into())),
+        |intent| intent.confinement.limits.memory = Some(Bytes(1 << 30)),
+        |intent| intent.confinement.network = Some(Network::Host),
+        |intent| intent.confinement.network = Some(Network::Egress(vec!["other.example".to_owned()])),
+        |intent| intent.confinement.backend = Some("host-direct".to_owned()),
+    ];
+    for request in more {
+        assert_eq!(word(decide(TEAM, None, request)), "exceeds-policy");
+    }
+}
+
+#[test]
+fn policy_that_names_no_boundary_and_the_hosts_network_gives_neither_to_a_capability() {
+    let open = r#"@id("open") @backend("host-direct") @egress("host-network") permit (principal, action, resource);"#;
+    assert_eq!(word(decide(open, None, |_| {})), "exceeds-policy");
+    let open = r#"@id("open") @profile("permissive") @egress("host-network") permit (principal, action, resource);"#;
+    let host: fn(&mut Intent) = |intent| intent.confinement.network = Some(Network::Host);
+    assert_eq!(word(decide(open, None, host)), "exceeds-policy");
+    assert_eq!(terms(decide(open, None, |_| {})).effective.profile, Profile::Default);
+}
+
+#[test]
+fn sandbox_that_differs_from_the_terms_is_found() {
+    let terms = terms(decide(TEAM, None, |_| {}));
+    let Effective { profile, limits, network, .. } = terms.effective.clone();
+    let limits = Limits { grace: Some(Duration::ZERO), ..limits };
+    let spec = SandboxSpec { profile, limits, network, ..SandboxSpec::default() };
+    let unmet = |spec: &SandboxSpec, backend| terms.unmet(spec, &Command::default(), backend);
+    assert_eq!(unmet(&spec, "container"), None);
+    assert!(unmet(&spec, "host-direct").is_some());
+    let changes: [fn(&mut SandboxSpec); 6] = [
+        |spec| spec.profile = Profile::Default,
+        |spec| spec.limits.wall = None,
+        |spec| spec.limits.grace = Some(Duration::from_secs(1)),
+        |spec| spec.network = Network::Host,
+        |spec| spec.allow_degraded = true,
+        |spec| spec.secrets.push(agentd_core::NetworkSecret::new("A@a.example", "b".to_owned())),
+    ];
+    for change in changes {
+        let mut other = spec.clone();
+        change(&mut other);
+        assert!(unmet(&other, "container").is_some());
+    }
+    let command = Command { limits: Limits { memory: Some(Bytes(1)), ..Limits::default() }, ..Command::default() };
+    assert!(terms.unmet(&spec, &command, "container").is_some());
+}
+
+#[test]
+fn request_that_no_policy_permits_is_denied() {
+    let other = r#"@id("read") permit (principal, action == Action::"fs.read.v1", resource);"#;
+    assert_eq!(word(decide(other, None, |_| {})), "denied");
+}
+
+#[test]
+fn earlier_request_decides_before_the_policies() {
+    let id: IntentId = "0123456789abcdef0123456789abcdef".parse().unwrap();
+    let denied = r#"@id("none") forbid (principal, action, resource);"#;
+    let decided = |earlier| decide(denied, Some(earlier), |_| {});
+    assert_eq!(word(decided(Begun::Conflict(id))), "key-conflict");
+    assert!(matches!(decided(Begun::InFlight(id)), AdmissionDecision::Wait(found) if found == id));
+    for earlier in [Begun::Finished { id, outcome: vec![1] }, Begun::Interrupted { id, outcome: vec![1] }] {
+        assert!(matches!(decided(earlier), AdmissionDecision::Replay { outcome, .. } if outcome == [1]));
+    }
+    let exceeded = QuotaExceeded { limit: agentd_state::QuotaLimit::Rate, retry_after: Duration::from_millis(1500) };
+    let AdmissionDecision::Refuse(refusal) = decided(Begun::Refused(exceeded)) else { panic!("refused") };
+    assert_eq!(refusal.to_json()["retry_after_ms"], 1500);
+}
+
+proptest! {
+    // Each case parses the policies.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever a caller requests: an intent that is executed stays within capability and policies.
+    #[test]
+    fn executed_intent_is_within_policies_whatever_is_requested(
+        profile in prop::option::of(prop::sample::select(vec![Profile::Strict, Profile::Default, Profile::Permissive])),
+        wall in prop::option::of(1u64..100_000),
+        timeout in prop::option::of(1u64..100_000),
+        memory in prop::option::of(1u64..(1 << 40)),
+        processes in prop::option::of(1u32..100_000),
+        network in prop::sample::select(vec![None, Some("off"), Some("host"), Some("pypi.example"), Some("*.example"), Some("a.test")]),
+        backend in prop::sample::select(vec![None, Some("container"), Some("host-direct"), Some("unknown")]),
+    ) {
+        let decision = decide(TEAM, None, |intent| {
+            intent.parameters.extend(timeout.map(|timeout| ("timeout_ms".to_owned(), timeout.into())));
+            intent.confinement.profile = profile;
+            intent.confinement.limits.wall = wall.map(Duration::from_millis);
+            intent.confinement.limits.memory = memory.map(Bytes);
+            intent.confinement.limits.processes = processes;
+            intent.confinement.backend = backend.map(str::to_owned);
+            intent.confinement.network = network.map(|network| match network {
+                "off" => Network::Off,
+                "host" => Network::Host,
+                host => Network::Egress(vec![host.to_owned()]),
+            });
+        });
+        if let AdmissionDecision::Execute(terms) = decision {
+            let effective = terms.effective;
+            prop_assert_eq!(effective.profile, Profile::Strict);
+            prop_assert!(effective.limits.wall.is_some_and(|wall| wall <= Duration::from_secs(30)));
+            prop_assert!(effective.limits.memory.is_some_and(|memory| memory <= Bytes(256 << 20)));
+            prop_assert!(wall.is_none_or(|wall| effective.limits.wall <= Some(Duration::from_millis(wall))));
+            prop_assert!(timeout.is_none_or(|timeout| effective.limits.wall <= Some(Duration::from_millis(timeout))));
+            prop_assert!(effective.backends.is_subset(&isolated()) && !effective.backends.is_empty());
+            match effective.network {
+                Network::Off => {}
+                Network::Egress(hosts) => prop_assert!(hosts.iter().all(|host| host.starts_with("pypi.example"))),
+                Network::Host => prop_assert!(false, "the host's network"),
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Capabilities: named, versioned operations, each described by a manifest in TOML.
+
+mod argument;
+mod bounds;
+mod command;
+mod manifest;
+mod registry;
+
+pub use argument::{Argument, ArgumentError, Substitution};
+pub use bounds::{SandboxBounds, WorkspaceAccess};
+pub use command::{CommandLine, CommandTemplate, OutputForm, StdinTemplate};
+pub use manifest::{Annotations, Capability, ManifestError, Run};
+pub use registry::{CapabilityRegistry, MAX_MANIFEST, RegistryError, UnknownCapability};

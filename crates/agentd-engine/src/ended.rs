@@ -1,0 +1,114 @@
+//! Intents that have ended, as the caller sees them.
+
+use crate::{
+    error::EngineError,
+    intent_records::{RecordedDecision, RecordedIntent},
+};
+use agentd_records::{
+    ContentDigest, Label,
+    json::{self, JsonError},
+};
+use agentd_state::{IntentId, MAX_OUTCOME};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// An intent that has ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndedIntent {
+    /// The JSON object (`docs/json.md`). It contains text from the sandbox.
+    pub object: Value,
+    /// The receipt; `None` for a duplicate whose first intent was interrupted before it was recorded.
+    pub receipt: Option<String>,
+    /// The document that the receipt's digest `intent` identifies; `None` for a duplicate.
+    pub document: Option<String>,
+}
+
+/// The members of the object that describe the end of an intent.
+pub(crate) struct EndedMembers {
+    pub status: &'static str,
+    pub reason: String,
+    pub exit_code: Option<i32>,
+    pub signal: Option<i32>,
+    pub result: Option<Value>,
+    pub error: Option<Value>,
+    pub sandbox: Option<Value>,
+}
+
+impl EndedIntent {
+    pub(crate) fn new(recorded: &RecordedIntent, decision: Value, members: EndedMembers, receipt: String) -> Self {
+        let EndedMembers { status, reason, exit_code, signal, result, error, sandbox } = members;
+        let object = json!({
+            "intent": String::from(recorded.id.clone()),
+            "digest": recorded.digest,
+            "capability": recorded.capability,
+            "status": status,
+            "duplicate": false,
+            "reason": reason,
+            "exit_code": exit_code,
+            "signal": signal,
+            "result": result,
+            "result_sha256": null,
+            "error": error,
+            "decision": decision,
+            "sandbox": sandbox,
+        });
+        Self { object, receipt: Some(receipt), document: Some(recorded.document.clone()) }
+    }
+
+    /// Returns an intent that was not executed.
+    pub(crate) fn refused(recorded: &RecordedIntent, decision: &RecordedDecision, error: Value, receipt: String) -> Self {
+        let reason = error["code"].as_str().unwrap_or("refused").to_owned();
+        let members = EndedMembers {
+            status: "refused",
+            reason,
+            exit_code: None,
+            signal: None,
+            result: None,
+            error: Some(error),
+            sandbox: None,
+        };
+        Self::new(recorded, decision_object(decision), members, receipt)
+    }
+
+    /// Returns the intent as the store keeps it. A result that is too long is replaced by its digest.
+    ///
+    /// # Errors
+    /// None: the object has a JSON form.
+    pub(crate) fn stored(&self) -> Result<Vec<u8>, JsonError> {
+        let mut kept = json!({ "object": self.object, "receipt": self.receipt });
+        let mut text = kept.to_string();
+        if text.len() > MAX_OUTCOME {
+            let digest = ContentDigest::of(json::canonical_of_any(&self.object["result"])?.as_bytes());
+            kept["object"]["result"] = Value::Null;
+            kept["object"]["result_sha256"] = json!(digest);
+            text = kept.to_string();
+        }
+        if text.len() > MAX_OUTCOME {
+            // A receipt with many flows may be this long. The audit log has its digest.
+            kept["receipt"] = Value::Null;
+            text = kept.to_string();
+        }
+        Ok(text.into_bytes())
+    }
+
+    /// Returns a duplicate of an intent that the store keeps.
+    ///
+    /// # Errors
+    /// [`EngineError::Json`] if the stored outcome is damaged.
+    pub(crate) fn replayed(id: IntentId, outcome: &[u8]) -> Result<Self, EngineError> {
+        let mut kept: Map<String, Value> = json::parse(outcome)?;
+        let object = kept.remove("object").unwrap_or_default();
+        let mut object: Map<String, Value> = serde_json::from_value(object).map_err(JsonError::from)?;
+        object.insert("intent".to_owned(), id.to_string().into());
+        object.insert("duplicate".to_owned(), true.into());
+        let receipt = kept.get("receipt").and_then(Value::as_str).map(str::to_owned);
+        Ok(Self { object: Value::Object(object), receipt, document: None })
+    }
+}
+
+/// Returns a decision as a JSON object.
+pub(crate) fn decision_object(decision: &RecordedDecision) -> Value {
+    let RecordedDecision { allowed, policies, policy_set, obligations } = decision;
+    let obligations: BTreeMap<String, &Label> = obligations.iter().map(|(name, value)| (name.clone().into(), value)).collect();
+    json!({ "allowed": allowed, "policies": policies, "policy_set": policy_set, "obligations": obligations, "shadow": null })
+}

@@ -1,0 +1,242 @@
+//! Intents that are executed, or wait for an approval.
+
+use crate::{
+    admission::Terms,
+    ended::{EndedIntent, EndedMembers, decision_object},
+    engine::Engine,
+    error::EngineError,
+    intent_records::{RecordedDecision, RecordedEnd, RecordedIntent, RecordedSandbox},
+    outcome::{ExecutionResult, Ran},
+    refusal::Refusal,
+    valid_intent::ValidIntent,
+};
+use agentd_core::{ControlReport, Evidence};
+use agentd_records::{
+    ContentDigest, Leaf, Timestamp,
+    receipt::{RecordedEgress, RecordedOutcome, Subject},
+};
+use agentd_state::{ApprovalState, EndIntent, Ending, IntentId, RequestApproval};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// How long an intent waits for an approval, in seconds.
+const APPROVAL: u64 = 15 * 60;
+
+/// The longest wait before the store is read again.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// An intent that the caller executes. It ends with [`Execution::finish`] or [`Execution::fail`]. If the value is dropped, the
+/// intent ends as `interrupted` once this process has ended.
+pub struct Execution<'e> {
+    pub(crate) engine: &'e Engine,
+    pub(crate) valid: ValidIntent<'e>,
+    pub(crate) id: IntentId,
+    pub(crate) terms: Terms,
+    pub(crate) decision: RecordedDecision,
+    pub(crate) recorded: RecordedIntent,
+    pub(crate) shadow: Option<Value>,
+}
+
+/// An intent that waits for an approval.
+pub struct Held<'e> {
+    execution: Execution<'e>,
+    expires: Timestamp,
+}
+
+/// An execution that has ended.
+pub struct Executed<'x> {
+    /// The name of the backend.
+    pub backend: &'x str,
+    /// The controls of the sandbox.
+    pub controls: &'x [ControlReport],
+    /// The attacks that the backend withstood.
+    pub evidence: &'x [Evidence],
+    /// The destinations that the sandbox tried to reach, if a gateway observed them.
+    pub egress: Option<RecordedEgress>,
+    /// The result that the execution returned.
+    pub ran: Ran,
+}
+
+impl<'e> Execution<'e> {
+    /// Returns the identifier of the intent.
+    pub fn id(&self) -> IntentId {
+        self.id
+    }
+
+    /// Returns the valid intent.
+    pub fn valid(&self) -> &ValidIntent<'e> {
+        &self.valid
+    }
+
+    /// Returns the terms. The caller applies all of them to the sandbox.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Returns the document that the digest of the intent in the records identifies.
+    pub fn document(&self) -> &str {
+        &self.recorded.document
+    }
+
+    fn decision(&self) -> Value {
+        let mut decision = decision_object(&self.decision);
+        decision["shadow"] = self.shadow.clone().unwrap_or_default();
+        decision
+    }
+
+    /// Records the end of an execution: the receipt, the audit log, and then the outcome for duplicates.
+    ///
+    /// # Errors
+    /// [`EngineError`]. The intent was executed, and its outcome may not be recorded.
+    pub async fn finish(self, executed: Executed<'_>) -> Result<EndedIntent, EngineError> {
+        let Executed { backend, controls, evidence, egress, ran } = executed;
+        let ExecutionResult { result, error, outcome, usage, subjects } =
+            ExecutionResult::new(&ran, &self.valid.operation, self.valid.capability)?;
+        let sandbox = RecordedSandbox { backend, controls, evidence, egress, limits: &self.terms.effective.limits, usage };
+        let end = RecordedEnd { outcome: outcome.clone(), sandbox: Some(sandbox), subjects };
+        let receipt = self.recorded.end(&self.engine.parts.records, (true, &self.decision.policies), end, &[])?;
+        let limits = agentd_records::receipt::recorded_limits(&[&self.terms.effective.limits])?;
+        let used = agentd_records::receipt::recorded_usage(usage)?;
+        let members = EndedMembers {
+            status: "finished",
+            reason: outcome.reason.into(),
+            exit_code: outcome.exit_code,
+            signal: outcome.signal,
+            result,
+            error,
+            sandbox: Some(json!({
+                "backend": backend,
+                "profile": self.terms.effective.profile,
+                "limits": named(limits),
+                "usage": named(used),
+            })),
+        };
+        let ended = EndedIntent::new(&self.recorded, self.decision(), members, receipt);
+        self.store(&ended, Some(usage.cpu_user.saturating_add(usage.cpu_system))).await?;
+        Ok(ended)
+    }
+
+    /// Records that an intent could not be executed: no sandbox was created, or nothing was started in it.
+    ///
+    /// # Errors
+    /// As for [`Execution::finish`].
+    pub async fn fail(self, message: &str) -> Result<EndedIntent, EngineError> {
+        let error = json!({ "code": "failed", "message": message });
+        let outcome = RecordedOutcome { reason: "failed".try_into()?, exit_code: None, signal: None };
+        let subjects = vec![Subject::new("error", ContentDigest::of(error.to_string().as_bytes()))];
+        let end = RecordedEnd { outcome, sandbox: None, subjects };
+        let receipt = self.recorded.end(&self.engine.parts.records, (true, &self.decision.policies), end, &[])?;
+        let members = EndedMembers {
+            status: "failed",
+            reason: "failed".to_owned(),
+            exit_code: None,
+            signal: None,
+            result: None,
+            error: Some(error),
+            sandbox: None,
+        };
+        let ended = EndedIntent::new(&self.recorded, self.decision(), members, receipt);
+        self.store(&ended, Some(Duration::ZERO)).await?;
+        Ok(ended)
+    }
+
+    /// Ends an intent that is not executed although the policies permit it.
+    async fn refuse(self, refusal: &Refusal, before: &[Leaf]) -> Result<EndedIntent, EngineError> {
+        let error = refusal.to_json();
+        let receipt = self.engine.end_refused(&self.recorded, &self.decision.policies, refusal.word(), &error, before)?;
+        let decision = RecordedDecision { allowed: false, ..self.decision.clone() };
+        let ended = EndedIntent::refused(&self.recorded, &decision, error, receipt);
+        self.store(&ended, Some(Duration::ZERO)).await?;
+        Ok(ended)
+    }
+
+    async fn store(&self, ended: &EndedIntent, cpu: Option<Duration>) -> Result<(), EngineError> {
+        let (id, outcome, now) = (self.id, ended.stored()?, Timestamp::now());
+        Ok(self.engine.parts.state.end(EndIntent { id, ending: Ending::Finished, outcome, cpu, now }).await?)
+    }
+}
+
+fn named(values: std::collections::BTreeMap<agentd_records::Label, u64>) -> serde_json::Map<String, Value> {
+    values.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+impl<'e> Held<'e> {
+    /// Requests the approval of an intent.
+    pub(crate) async fn request(execution: Execution<'e>) -> Result<Self, EngineError> {
+        let now = Timestamp::now();
+        let expires = now.plus_seconds(APPROVAL);
+        let intent = execution.id;
+        let text = approval_text(&execution);
+        execution.engine.parts.state.request_approval(RequestApproval { intent, text, expires, now }).await?;
+        Ok(Self { execution, expires })
+    }
+
+    /// Returns the identifier of the intent.
+    pub fn id(&self) -> IntentId {
+        self.execution.id
+    }
+
+    /// Returns the time at which the intent ends if nobody has decided.
+    pub fn expires(&self) -> Timestamp {
+        self.expires
+    }
+
+    /// Waits until a user has decided, or the approval has expired.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn decided(&self) -> Result<ApprovalState, EngineError> {
+        loop {
+            let approval = self.execution.engine.parts.state.wait_for_decision(self.execution.id, WAIT).await?;
+            if approval.state != ApprovalState::Pending {
+                return Ok(approval.state);
+            }
+        }
+    }
+
+    /// Records the decision. Returns the execution of an approved intent, or the end of another.
+    ///
+    /// # Errors
+    /// [`EngineError`]. The intent must not be executed.
+    pub async fn resolve(self, state: &ApprovalState) -> Result<Result<Execution<'e>, EndedIntent>, EngineError> {
+        let Self { execution, .. } = self;
+        match state {
+            ApprovalState::Approved { by, at } => {
+                let leaf = execution.recorded.approval(by, true, *at);
+                execution.engine.parts.records.recorder()?.record(&leaf)?;
+                Ok(Ok(execution))
+            }
+            ApprovalState::Denied { by, at } => {
+                let leaf = execution.recorded.approval(by, false, *at);
+                Ok(Err(execution.refuse(&Refusal::NotApproved(by.to_string()), &[leaf]).await?))
+            }
+            ApprovalState::Pending | ApprovalState::Expired => Ok(Err(execution.refuse(&Refusal::Expired, &[]).await?)),
+        }
+    }
+
+    /// Ends the intent, because the caller does not wait any longer.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn cancel(self) -> Result<EndedIntent, EngineError> {
+        self.execution.refuse(&Refusal::Cancelled, &[]).await
+    }
+}
+
+/// Returns the text that an approver reads. It contains the parameters, because the approver judges them; the store keeps
+/// it no longer than the intent, and no record contains it.
+fn approval_text(execution: &Execution<'_>) -> String {
+    let intent = &execution.valid.intent;
+    let reasons: Vec<_> = execution.terms.effective.approvals.iter().map(String::as_str).collect();
+    let parameters = Value::Object(intent.parameters.clone()).to_string();
+    let shown: String = parameters.chars().take(8192).collect();
+    let omitted = if shown.len() < parameters.len() { " …" } else { "" };
+    let digest = execution.recorded.digest;
+    let workspace = intent.workspace.as_ref().map_or("none", |workspace| workspace.path.as_str());
+    format!(
+        "{} requests {} ({})\nworkspace: {workspace}\nparameters: {shown}{omitted}\nrecorded as: sha256 {digest}",
+        intent.principal.id(),
+        intent.capability,
+        reasons.join("; ")
+    )
+}

@@ -1,0 +1,45 @@
+//! Admits or refuses requests to use capabilities, and records their outcomes.
+//!
+//! 1. A [`Capability`] is described by a manifest: the schema of its parameters, how it is executed, and the widest sandbox that
+//!    it gets. The [`CapabilityRegistry`] has those that agentd contains, and those of the operator.
+//! 2. An [`Intent`] is one request. [`ValidIntent`] is an intent that matches its capability.
+//! 3. [`admit`] decides whether a valid intent is executed. The function has no effects.
+//! 4. The [`Engine`] applies the decision. It returns an [`Execution`], which the caller carries out in a sandbox under the
+//!    [`Terms`], and then finishes.
+//! 5. Every intent ends in an [`EndedIntent`] with a signed receipt. The audit log gets a leaf each for request, decision,
+//!    approval and outcome. Records contain digests of parameters and results, never the values.
+//!
+//! The crate starts no process and creates no sandbox.
+
+mod admission;
+mod capability;
+mod ended;
+mod engine;
+mod error;
+mod execution;
+pub mod fuzz;
+mod intent;
+mod intent_records;
+mod outcome;
+mod parameters;
+mod recovery;
+mod refusal;
+mod schema;
+mod valid_intent;
+
+pub use admission::{AdmissionDecision, Terms, admit};
+pub use capability::{
+    Annotations, Argument, ArgumentError, Capability, CapabilityRegistry, CommandLine, CommandTemplate, MAX_MANIFEST,
+    ManifestError, OutputForm, RegistryError, Run, SandboxBounds, StdinTemplate, Substitution, UnknownCapability,
+    WorkspaceAccess,
+};
+pub use ended::EndedIntent;
+pub use engine::{Engine, EngineParts, Submitted, vocabulary};
+pub use error::EngineError;
+pub use execution::{Executed, Execution, Held};
+pub use intent::{Intent, RequestedWorkspace};
+pub use outcome::Ran;
+pub use parameters::{MAX_PARAMETERS, ParametersError, parse_parameters};
+pub use refusal::Refusal;
+pub use schema::{Schema, SchemaError, Violation, Violations};
+pub use valid_intent::{Operation, ValidIntent};

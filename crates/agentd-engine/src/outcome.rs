@@ -1,0 +1,154 @@
+//! What an execution returned, as the result that the caller gets.
+
+use crate::{
+    capability::{Capability, OutputForm, Run},
+    error::EngineError,
+    valid_intent::Operation,
+};
+use agentd_core::{Captured, IsolationError, Outcome, Usage};
+use agentd_records::{
+    ContentDigest, json,
+    receipt::{RecordedOutcome, Subject, recorded_outcome},
+};
+use agentd_tool::call::{CallError, CallOutput};
+use serde_json::{Value, json};
+
+/// The result that an execution returned.
+#[derive(Debug)]
+pub enum Ran {
+    /// A command was executed, or could not be executed. The digests are those of its whole standard output and standard error.
+    Command(Result<Outcome, IsolationError>, [ContentDigest; 2]),
+    /// An operation of agentd's own program.
+    Tool(Result<CallOutput, CallError>),
+}
+
+/// The result of an execution.
+#[derive(Debug)]
+pub(crate) struct ExecutionResult {
+    pub result: Option<Value>,
+    pub error: Option<Value>,
+    pub outcome: RecordedOutcome,
+    pub usage: Usage,
+    pub subjects: Vec<Subject>,
+}
+
+impl ExecutionResult {
+    /// Returns the result. Everything from the sandbox is compared with the schema of the result.
+    pub fn new(ran: &Ran, operation: &Operation, capability: &Capability) -> Result<Self, EngineError> {
+        match (ran, operation) {
+            (Ran::Command(ran, digests), _) => command(ran.as_ref(), *digests, capability),
+            (Ran::Tool(ran), Operation::Tool(call)) => {
+                let usage = ran.as_ref().map_or(Usage::default(), |output| output.usage);
+                let result = match ran {
+                    Ok(output) => call
+                        .result(output.response.clone(), output.content.clone())
+                        .map_err(|error| failure("invalid-result", &error.to_string())),
+                    Err(error) => Err(tool_failure(error)),
+                };
+                let result = result.and_then(|result| checked(result, capability));
+                finished(result, usage)
+            }
+            (Ran::Tool(_), Operation::Command(_)) => {
+                finished(Err(failure("failed", "the operation is a command")), Usage::default())
+            }
+        }
+    }
+}
+
+fn failure(code: &str, message: &str) -> Value {
+    json!({ "code": code, "message": message })
+}
+
+/// Returns the error of an operation on files. Its texts come from the sandbox.
+fn tool_failure(error: &CallError) -> Value {
+    match error {
+        CallError::Tool(tool) => {
+            let code = serde_json::to_value(tool.code).ok();
+            let code = code.as_ref().and_then(Value::as_str).unwrap_or("failed").replace('_', "-");
+            json!({ "code": code, "message": tool.message, "path": tool.path, "errno": tool.errno })
+        }
+        CallError::Ended { reason, .. } => failure(&agentd_records::receipt::end_reason(*reason), &error.to_string()),
+        other => failure("failed", &other.to_string()),
+    }
+}
+
+/// Returns the result if it matches its schema.
+fn checked(result: Value, capability: &Capability) -> Result<Value, Value> {
+    match capability.result.as_ref().map_or(Ok(()), |schema| schema.validate(&result)) {
+        Ok(()) => Ok(result),
+        Err(violations) => Err(failure("invalid-result", &format!("the result violates its schema: {violations}"))),
+    }
+}
+
+fn finished(result: Result<Value, Value>, usage: Usage) -> Result<ExecutionResult, EngineError> {
+    let reason = result.as_ref().err().map_or("exited", |error| error["code"].as_str().unwrap_or("failed"));
+    let outcome = RecordedOutcome { reason: reason.try_into()?, exit_code: Some(i32::from(result.is_err())), signal: None };
+    let digested = json::canonical_of_any(result.as_ref().unwrap_or_else(|error| error))?;
+    let subjects = vec![Subject::new("result", ContentDigest::of(digested.as_bytes()))];
+    let (result, error) = match result {
+        Ok(result) => (Some(result), None),
+        Err(error) => (None, Some(error)),
+    };
+    Ok(ExecutionResult { result, error, outcome, usage, subjects })
+}
+
+fn command(
+    ran: Result<&Outcome, &IsolationError>,
+    digests: [ContentDigest; 2],
+    capability: &Capability,
+) -> Result<ExecutionResult, EngineError> {
+    let outcome = recorded_outcome(ran)?;
+    let subjects = ["stdout", "stderr"].iter().zip(digests).map(|(name, digest)| Subject::new(name, digest)).collect();
+    let usage = ran.map_or(Usage::default(), |outcome| outcome.usage);
+    let form = match &capability.run {
+        Run::Command(template) => template.output,
+        Run::Tool(_) => OutputForm::Streams,
+    };
+    let (result, error) = match (ran, form) {
+        (Err(error), _) => {
+            let mut object = failure(&String::from(outcome.reason.clone()), &error.to_string());
+            if let IsolationError::Spawn { errno, .. } = error {
+                object["errno"] = (*errno).into();
+            }
+            (None, Some(object))
+        }
+        (Ok(ended), OutputForm::Json) if ended.exit_code == Some(0) => match json_output(&ended.stdout, capability) {
+            Ok(result) => (Some(result), None),
+            Err(error) => (None, Some(error)),
+        },
+        (Ok(ended), OutputForm::Json) => {
+            let message = format!("the program failed: {}", String::from_utf8_lossy(&ended.stderr.to_bytes()));
+            (None, Some(failure("program-failed", &message)))
+        }
+        (Ok(ended), OutputForm::Streams) => {
+            let result = json!({
+                "exit_code": ended.exit_code,
+                "signal": ended.signal,
+                "stdout": stream(&ended.stdout),
+                "stderr": stream(&ended.stderr),
+            });
+            (Some(result), None)
+        }
+    };
+    Ok(ExecutionResult { result, error, outcome, usage, subjects })
+}
+
+fn json_output(output: &Captured, capability: &Capability) -> Result<Value, Value> {
+    if output.omitted > 0 {
+        return Err(failure("invalid-result", "the result is longer than the output that is kept"));
+    }
+    match json::parse(&output.to_bytes()) {
+        Ok(result) => checked(result, capability),
+        Err(error) => Err(failure("invalid-result", &format!("the output is not JSON: {error}"))),
+    }
+}
+
+fn stream(captured: &Captured) -> Value {
+    let bytes = captured.to_bytes();
+    json!({
+        "text": String::from_utf8_lossy(&bytes),
+        "utf8": std::str::from_utf8(&bytes).is_ok(),
+        "bytes": captured.total(),
+        "omitted": captured.omitted,
+    })
+}

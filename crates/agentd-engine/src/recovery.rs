@@ -1,0 +1,143 @@
+//! Intents that a crash interrupted. They end as `interrupted`, and are never executed again.
+//!
+//! The audit log decides: it gets the outcome of an intent before the store does. If the log has an outcome, the store gets that
+//! outcome. If the log has no request, nothing was executed, because a request is recorded before its execution.
+
+use crate::{
+    ended::{EndedIntent, EndedMembers},
+    engine::Engine,
+    error::EngineError,
+    intent_records::{RecordedEnd, RecordedIntent},
+};
+use agentd_records::{
+    AuditEvent, ContentDigest, Label, Leaf, Timestamp,
+    receipt::{RecordedOutcome, Subject},
+};
+use agentd_state::{EndIntent, Ending, Orphan};
+use serde_json::{Value, json};
+
+/// The leaves of one intent.
+#[derive(Default)]
+struct FoundLeaves {
+    recorded: Option<RecordedIntent>,
+    policies: Vec<Label>,
+    outcome: Option<RecordedOutcome>,
+}
+
+impl Engine {
+    /// Ends the intents whose process died.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn recover(&self) -> Result<(), EngineError> {
+        for orphan in self.parts.state.recover().await? {
+            let ended = self.interrupted(&orphan)?;
+            let (id, outcome, now) = (orphan.id, ended.stored()?, Timestamp::now());
+            self.parts.state.end(EndIntent { id, ending: Ending::Interrupted, outcome, cpu: None, now }).await?;
+        }
+        Ok(())
+    }
+
+    fn interrupted(&self, orphan: &Orphan) -> Result<EndedIntent, EngineError> {
+        let found = self.find(orphan)?;
+        let message = "agentd was killed while it executed the intent, so it is unknown how much of it was executed";
+        let error = json!({ "code": "interrupted", "message": message });
+        let members = |outcome: &RecordedOutcome, error| EndedMembers {
+            status: "interrupted",
+            reason: outcome.reason.clone().into(),
+            exit_code: outcome.exit_code,
+            signal: outcome.signal,
+            result: None,
+            error: Some(error),
+            sandbox: None,
+        };
+        let interrupted = RecordedOutcome { reason: "interrupted".try_into()?, exit_code: None, signal: None };
+        let Some(recorded) = found.recorded else {
+            let error = json!({ "code": "interrupted", "message": "agentd was killed before it executed the intent" });
+            let recorded = RecordedIntent {
+                id: orphan.id.to_string().try_into()?,
+                principal: orphan.principal.clone(),
+                source: "unknown".try_into()?,
+                capability: "unknown".try_into()?,
+                digest: orphan.digest,
+                document: String::new(),
+                key: None,
+                received: orphan.begun,
+            };
+            let ended = EndedIntent::new(&recorded, Value::Null, members(&interrupted, error), String::new());
+            return Ok(EndedIntent { receipt: None, document: None, ..ended });
+        };
+        if let Some(outcome) = found.outcome {
+            let error =
+                json!({ "code": "interrupted", "message": "agentd was killed after the end of the intent: its result is lost" });
+            let ended = EndedIntent::new(&recorded, Value::Null, members(&outcome, error), String::new());
+            return Ok(EndedIntent { receipt: None, document: None, ..ended });
+        }
+        let subjects = vec![Subject::new("error", ContentDigest::of(error.to_string().as_bytes()))];
+        let end = RecordedEnd { outcome: interrupted.clone(), sandbox: None, subjects };
+        let receipt = recorded.end(&self.parts.records, (true, &found.policies), end, &[])?;
+        Ok(EndedIntent::new(&recorded, Value::Null, members(&interrupted, error), receipt))
+    }
+
+    /// Returns the leaves of an intent. They are not older than its begin in the store.
+    fn find(&self, orphan: &Orphan) -> Result<FoundLeaves, EngineError> {
+        let mut found = FoundLeaves::default();
+        let reader = self.parts.records.reader();
+        let ring = match self.parts.records.ring() {
+            Ok(ring) => ring,
+            Err(agentd_records::KeyError::None(_)) => return Ok(found),
+            Err(error) => return Err(agentd_records::RecordsError::from(error).into()),
+        };
+        let size = match reader.checkpoint(&ring) {
+            Ok((_, checkpoint)) => checkpoint.size,
+            Err(agentd_records::VerifyError::Log(agentd_records::LogError::None(_))) => return Ok(found),
+            Err(error) => return Err(error.into()),
+        };
+        let id: Label = orphan.id.to_string().try_into()?;
+        for bundle in (0..size.div_ceil(BUNDLE)).rev() {
+            let leaves = reader.bundle(size, bundle)?;
+            let mut older = false;
+            for bytes in leaves.iter().rev() {
+                let leaf = Leaf::parse(bytes)?;
+                // The leaf of a request has the time at which the request was received, shortly before its begin in the store.
+                older |= leaf.time.plus_seconds(EARLIER) < orphan.begun;
+                found.add(leaf, &id);
+            }
+            if found.recorded.is_some() || older {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The number of leaves in a bundle.
+const BUNDLE: u64 = 256;
+
+/// How much earlier than its begin in the store the time of a request may be, in seconds.
+const EARLIER: u64 = 3600;
+
+impl FoundLeaves {
+    fn add(&mut self, leaf: Leaf, own: &Label) {
+        match leaf.event {
+            AuditEvent::Intent { id, principal, source, capability, intent, idempotency_key } if id == *own => {
+                let (document, received) = (String::new(), leaf.time);
+                self.recorded = Some(RecordedIntent {
+                    id,
+                    principal,
+                    source,
+                    capability,
+                    digest: intent,
+                    document,
+                    key: idempotency_key,
+                    received,
+                });
+            }
+            AuditEvent::Decision { id, policies, .. } if id == *own => self.policies = policies,
+            AuditEvent::Outcome { id, reason, exit_code, signal, .. } if id == *own => {
+                self.outcome = Some(RecordedOutcome { reason, exit_code, signal });
+            }
+            _ => {}
+        }
+    }
+}

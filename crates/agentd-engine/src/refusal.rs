@@ -1,0 +1,108 @@
+//! The reasons why an intent is not executed.
+
+use crate::{
+    capability::{ArgumentError, UnknownCapability},
+    schema::Violations,
+};
+use agentd_policy::{Denial, Excess};
+use agentd_state::{IntentId, QuotaExceeded, QuotaLimit};
+use agentd_tool::error::ToolError;
+use serde_json::{Value, json};
+
+/// The reason why an intent is not executed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// There is no such capability.
+    #[error(transparent)]
+    UnknownCapability(#[from] UnknownCapability),
+    /// The parameters violate the schema.
+    #[error("parameters: {0} — `agentd capability show NAME` prints the schema")]
+    Parameters(Violations),
+    /// A parameter cannot be passed to the program.
+    #[error("parameters: {0}")]
+    Argument(#[from] ArgumentError),
+    /// The parameters of an operation on files are refused.
+    #[error("{0}")]
+    Tool(#[from] ToolError),
+    /// The key belongs to another intent.
+    #[error("idempotency key: the intent {0} has this key and another content — use another key for another request")]
+    Conflict(IntentId),
+    /// The policies deny the intent.
+    #[error("denied: {denial}{}", by(.policies))]
+    Denied {
+        /// The cause.
+        denial: Denial,
+        /// The policies that determined the decision.
+        policies: Vec<String>,
+    },
+    /// The caller requests more than capability and policies permit.
+    #[error(transparent)]
+    Excess(#[from] Excess),
+    /// No backend satisfies capability and policies.
+    #[error("no backend satisfies capability and policies — `agentd policy explain` names the policies")]
+    NoBackend,
+    /// The intent would exceed a quota.
+    #[error("quota: {}", quota(.0))]
+    Quota(QuotaExceeded),
+    /// A user has denied the intent.
+    #[error("{0} has denied the intent")]
+    NotApproved(String),
+    /// Nobody has approved the intent in time.
+    #[error("nobody has approved the intent in time — send the request again, and approve it with `agentd approve ID`")]
+    Expired,
+    /// The caller has cancelled the intent before it was executed.
+    #[error("the caller has cancelled the intent before it was executed")]
+    Cancelled,
+}
+
+impl From<Violations> for Refusal {
+    fn from(violations: Violations) -> Self {
+        Self::Parameters(violations)
+    }
+}
+
+impl Refusal {
+    /// Returns the word for the kind of refusal, as records contain it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::UnknownCapability(_) => "unknown-capability",
+            Self::Parameters(_) | Self::Argument(_) | Self::Tool(_) => "invalid-parameters",
+            Self::Conflict(_) => "key-conflict",
+            Self::Denied { .. } => "denied",
+            Self::Excess(_) | Self::NoBackend => "exceeds-policy",
+            Self::Quota(_) => "quota-exceeded",
+            Self::NotApproved(_) => "not-approved",
+            Self::Expired => "approval-expired",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Returns the refusal as a JSON object.
+    pub fn to_json(&self) -> Value {
+        let mut object = json!({ "code": self.word(), "message": self.to_string() });
+        match self {
+            Self::Parameters(violations) => object["violations"] = json!(violations.list),
+            Self::Argument(error) => object["violations"] = json!([{ "pointer": error.pointer, "message": error.reason }]),
+            Self::Quota(exceeded) => {
+                object["retry_after_ms"] = u64::try_from(exceeded.retry_after.as_millis()).unwrap_or(u64::MAX).into();
+            }
+            _ => {}
+        }
+        object
+    }
+}
+
+fn by(policies: &[String]) -> String {
+    if policies.is_empty() { String::new() } else { format!(" (policies: {})", policies.join(", ")) }
+}
+
+fn quota(exceeded: &QuotaExceeded) -> String {
+    let limit = match exceeded.limit {
+        QuotaLimit::Rate => "too many requests in a short time",
+        QuotaLimit::Concurrency => "too many requests are executed at the same time",
+        QuotaLimit::CpuPerDay => "the processor time of this day is used up",
+        _ => "a limit is reached",
+    };
+    format!("{limit} — try again in {} s", exceeded.retry_after.as_secs_f64().ceil())
+}

@@ -1,0 +1,133 @@
+//! Validation: the first step of admission.
+
+use crate::{
+    capability::{Capability, CapabilityRegistry, CommandLine, Run, WorkspaceAccess},
+    intent::Intent,
+    refusal::Refusal,
+};
+use agentd_policy::{PolicyRequest, Resource};
+use agentd_tool::capability::CapabilityCall;
+use serde_json::Value;
+use std::time::Duration;
+
+/// An intent whose parameters match the schema of its capability.
+pub struct ValidIntent<'e> {
+    /// The intent.
+    pub intent: Intent,
+    /// The capability.
+    pub capability: &'e Capability,
+    /// The operation to execute.
+    pub operation: Operation,
+}
+
+/// The operation to execute in a sandbox.
+pub enum Operation {
+    /// A command.
+    Command(CommandLine),
+    /// An operation of agentd's own program.
+    Tool(Box<CapabilityCall>),
+}
+
+impl Operation {
+    /// Returns the time limit that the parameters request.
+    pub fn timeout(&self) -> Option<Duration> {
+        match self {
+            Self::Command(command) => command.timeout,
+            Self::Tool(_) => None,
+        }
+    }
+}
+
+impl<'e> ValidIntent<'e> {
+    /// Compares an intent with its capability. The intent comes back with the refusal, because refusals are recorded too.
+    ///
+    /// # Errors
+    /// The intent, and [`Refusal::UnknownCapability`], [`Refusal::Parameters`], [`Refusal::Argument`] or [`Refusal::Tool`].
+    pub fn new(mut intent: Intent, registry: &'e CapabilityRegistry) -> Result<Self, Box<(Intent, Refusal)>> {
+        match check(&mut intent, registry) {
+            Ok((capability, operation)) => Ok(Self { intent, capability, operation }),
+            Err(refusal) => Err(Box::new((intent, refusal))),
+        }
+    }
+
+    /// Returns the access of the sandbox to the workspace: what capability and caller both want.
+    pub fn workspace_access(&self) -> WorkspaceAccess {
+        let requested = self.intent.workspace.as_ref().map_or(WorkspaceAccess::None, |workspace| workspace.access);
+        requested.min(self.capability.bounds.workspace)
+    }
+
+    /// Returns the request as policies see it.
+    pub fn policy_request(&self) -> PolicyRequest {
+        let Intent { principal, source, capability, parameters, workspace, received, .. } = &self.intent;
+        let access = self.workspace_access();
+        let shown = workspace.iter().filter(|_| access > WorkspaceAccess::None);
+        let path = |path: &str| Resource::Path { path: path.to_owned(), write: access == WorkspaceAccess::ReadWrite };
+        PolicyRequest {
+            principal: principal.clone(),
+            capability: capability.clone(),
+            resources: shown.map(|workspace| path(&workspace.path)).collect(),
+            parameters: parameters.clone(),
+            time: *received,
+            source: source.clone(),
+        }
+    }
+}
+
+fn check<'e>(intent: &mut Intent, registry: &'e CapabilityRegistry) -> Result<(&'e Capability, Operation), Refusal> {
+    let capability = registry.find(&intent.capability)?;
+    // The validator takes a value. The parameters are moved and not copied, because they may be large.
+    let parameters = Value::Object(std::mem::take(&mut intent.parameters));
+    let validated = capability.parameters.validate(&parameters);
+    if let Value::Object(parameters) = parameters {
+        intent.parameters = parameters;
+    }
+    validated?;
+    let operation = match &capability.run {
+        Run::Command(template) => Operation::Command(template.fill(&intent.parameters)?),
+        Run::Tool(tool) => Operation::Tool(Box::new(tool.call(Value::Object(intent.parameters.clone()))?)),
+    };
+    Ok((capability, operation))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intent::{RequestedWorkspace, tests::intent};
+    use serde_json::json;
+
+    fn refusal(capability: &str, parameters: Value) -> Refusal {
+        let registry = CapabilityRegistry::built_in().unwrap();
+        let kept = parameters.clone();
+        let (intent, refusal) = *ValidIntent::new(intent(capability, parameters), &registry).err().unwrap();
+        assert_eq!(Value::Object(intent.parameters), kept, "the intent is unchanged");
+        refusal
+    }
+
+    #[test]
+    fn intent_that_does_not_match_its_capability_is_refused() {
+        assert!(matches!(refusal("shell.exec.v2", json!({})), Refusal::UnknownCapability(_)));
+        let Refusal::Parameters(violations) = refusal("shell.exec.v1", json!({ "command": 1, "argv": [1], "x": 1 })) else {
+            panic!("the parameters are invalid")
+        };
+        let pointers: Vec<_> = violations.list.iter().map(|violation| violation.pointer.as_str()).collect();
+        assert!(["/command", "/argv/0", ""].iter().all(|pointer| pointers.contains(pointer)), "{violations}");
+        assert!(matches!(refusal("shell.exec.v1", json!({ "command": "a\u{0}" })), Refusal::Argument(_)));
+        assert!(matches!(refusal("shell.exec.v1", json!({ "command": "a", "stdin_base64": "?" })), Refusal::Argument(_)));
+    }
+
+    #[test]
+    fn workspace_is_at_most_what_capability_and_caller_want() {
+        let registry = CapabilityRegistry::built_in().unwrap();
+        for (capability, parameters, access, shown) in [
+            ("shell.exec.v1", json!({ "command": "a" }), WorkspaceAccess::ReadWrite, Some(true)),
+            ("shell.exec.v1", json!({ "command": "a" }), WorkspaceAccess::ReadOnly, Some(false)),
+            ("shell.exec.v1", json!({ "command": "a" }), WorkspaceAccess::None, None),
+            ("fs.read.v1", json!({ "path": "a" }), WorkspaceAccess::ReadWrite, Some(false)),
+        ] {
+            let workspace = Some(RequestedWorkspace { path: "/srv/ci".to_owned(), access });
+            let valid = ValidIntent::new(Intent { workspace, ..intent(capability, parameters) }, &registry).ok().unwrap();
+            let expected = shown.map(|write| Resource::Path { path: "/srv/ci".to_owned(), write });
+            assert_eq!(valid.policy_request().resources, expected.into_iter().collect::<Vec<_>>());
+        }
+    }
+}
