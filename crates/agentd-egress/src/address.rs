@@ -133,7 +133,7 @@ pub fn special(address: IpAddr) -> Option<SpecialBlock> {
     }
 }
 
-/// Returns the IPv4 address inside of an IPv6 address, to which a translator, a tunnel or the kernel would send.
+/// Returns the IPv4 address inside an IPv6 address, to which a translator, a tunnel or the kernel would send.
 pub fn embedded(address: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(address) = address else { return None };
     let octets = address.octets();

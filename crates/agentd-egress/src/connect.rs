@@ -24,7 +24,11 @@ pub(crate) async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         }
         tokio::select! {
             Some(ended) = attempts.join_next() => match ended.map_err(io::Error::other).flatten() {
-                Ok(connected) => return Ok(connected),
+                Ok(connected) => {
+                    // Small writes must leave at once. If the call fails, the connection has ended already.
+                    let _ = connected.set_nodelay(true);
+                    return Ok(connected);
+                }
                 Err(error) => last = error,
             },
             () = sleep(NEXT_ATTEMPT), if !left.is_empty() => {}

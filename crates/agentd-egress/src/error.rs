@@ -7,7 +7,7 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GatewayError {
-    /// A socket has another type than its field of `GatewaySockets` requires.
+    /// The type of a socket is not the one that its field of `GatewaySockets` requires.
     #[error("egress gateway: take over a socket: its type is {found}, expected {expected} — report this as a bug of agentd")]
     Kind {
         /// The required type.
@@ -47,11 +47,33 @@ pub enum GatewayError {
     /// Inspection could not be set up.
     #[error(transparent)]
     SetUp(#[from] InspectionError),
-    /// UDP is not carried.
-    #[error("network grant {grant}: UDP is not carried yet — remove the grant")]
-    Udp {
-        /// The grant.
+    /// The sandbox is in a virtual machine, and a grant allows UDP.
+    #[error(
+        "network grant {grant}: UDP is not carried out of a virtual machine — use the backend linux-native or container, or \
+         remove the grant"
+    )]
+    Datagrams {
+        /// The grant of UDP.
         grant: Box<NetGrant>,
+    },
+    /// Requests that a grant does not allow could be sent over UDP.
+    #[error(
+        "network grant {udp}: programs could send requests over UDP (QUIC) that {ruled} does not allow — remove one of the two \
+         grants"
+    )]
+    Bypassed {
+        /// The grant of UDP.
+        udp: Box<NetGrant>,
+        /// The grant with a method and path.
+        ruled: Box<NetGrant>,
+    },
+    /// Requests to the host of a secret could be sent over UDP.
+    #[error("secret for {name}:{port}: a network grant allows UDP (QUIC) to this host and port — remove that grant")]
+    SecretBypassed {
+        /// The host of the secret.
+        name: HostName,
+        /// The port of the host.
+        port: u16,
     },
     /// The process may not open enough descriptors.
     #[error(

@@ -1,8 +1,10 @@
 //! One connection of a sandbox, from its acceptance to its record.
 
 use crate::{
+    budget::Meter,
+    dns,
     gate::Gate,
-    grant::{Access, Carried, NetGrants},
+    grant::{Access, Carried, NetGrants, Transport},
     hello,
     http::{
         HeadError, RequestCheck,
@@ -10,39 +12,26 @@ use crate::{
     },
     limits::MAX_FIRST_BYTES,
     name::HostName,
+    progress::Progress,
     reach::Reached,
-    record::{FlowEnd, FlowKind, FlowRecord, FlowRefusal, FlowVerdict},
+    record::{FlowEnd, FlowKind, FlowRefusal, FlowVerdict},
     relay::{Direction, read_some},
     resolve::permitted,
+    socket::{Client, Socket},
     synthetic::is_synthetic,
 };
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Instant, SystemTime},
+    sync::Arc,
 };
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 /// The destination that a program chose.
+#[derive(Clone)]
 pub(crate) enum Wanted {
     Name(HostName),
     Address(IpAddr),
-}
-
-/// The progress of a flow, for its record.
-#[derive(Default)]
-pub(crate) struct Progress {
-    pub(crate) sent: Arc<AtomicU64>,
-    pub(crate) received: Arc<AtomicU64>,
-    /// The destination outside, once connected. The inner `None` means that a proxy chose the destination.
-    pub(crate) connected: OnceLock<Option<SocketAddr>>,
 }
 
 /// The reason why a flow did not end by itself.
@@ -70,46 +59,36 @@ impl From<Stopped> for Cut {
     }
 }
 
-/// Carries one connection, and records it.
-pub(crate) async fn serve(gate: Arc<Gate>, client: TcpStream) {
-    // The destination is unknown if the connection was reset before it was accepted.
-    let Ok(wanted) = client.local_addr() else { return };
-    let wanted = SocketAddr::new(wanted.ip().to_canonical(), wanted.port());
-    let client = Arc::new(client);
-    let (started, clock) = (SystemTime::now(), Instant::now());
-    let progress = Progress::default();
-    let (target, verdict) = match target(&gate, wanted.ip()) {
-        Ok(target) => {
-            let verdict = verdict(&gate, &client, &target, wanted, &progress).await;
-            (Some(target), verdict)
-        }
-        Err(refusal) => (None, FlowVerdict::Refused(refusal)),
-    };
-    if !matches!(verdict, FlowVerdict::Granted { end: FlowEnd::Closed, .. }) {
-        // A reset, unlike a close, shows the program that the data is incomplete. If the call fails, the connection has ended
-        // already.
-        let _ = client.set_zero_linger();
-    }
-    drop(client);
-    gate.log.add(FlowRecord {
-        started,
-        lasted: clock.elapsed(),
-        kind: FlowKind::Tcp,
-        name: target.and_then(|target| match target {
-            Wanted::Name(name) => Some(name.to_string()),
-            Wanted::Address(_) => None,
-        }),
-        wanted,
-        connected: progress.connected.get().copied().flatten(),
-        address_checked: progress.connected.get() != Some(&None),
-        sent: progress.sent.load(Ordering::Relaxed),
-        received: progress.received.load(Ordering::Relaxed),
-        request: None,
-        verdict,
-    });
+/// Serves a connection by its port: as DNS at port 53, and otherwise as a flow. A guest can state any port.
+pub(crate) async fn serve_by_port(gate: Arc<Gate>, client: Client, late: bool) {
+    let is_dns = client.wanted.port() == dns::serve::PORT;
+    if is_dns { dns::serve::tcp(gate, client, late).await } else { serve(gate, client, late).await }
 }
 
-fn target(gate: &Gate, address: IpAddr) -> Result<Wanted, FlowRefusal> {
+/// Carries one connection, and records it. `late` is true if the limit on connections per second delayed the connection.
+pub(crate) async fn serve(gate: Arc<Gate>, mut client: Client, late: bool) {
+    let wanted = client.wanted;
+    let mut progress = Progress::new(&gate, FlowKind::Tcp, wanted, late);
+    let verdict = match target(&gate, wanted.ip()) {
+        Ok(target) => {
+            progress.name = target.name().map(ToString::to_string);
+            verdict(&gate, &mut client, &target, &progress).await
+        }
+        Err(refusal) => FlowVerdict::Refused(refusal),
+    };
+    if matches!(verdict, FlowVerdict::Granted { end: FlowEnd::Closed, .. }) {
+        client.close();
+    } else {
+        client.reset();
+    }
+    gate.log.add(progress.record(verdict));
+}
+
+/// Returns the destination that a program means with the address.
+///
+/// # Errors
+/// The address could belong to a name, but does not.
+pub(crate) fn target(gate: &Gate, address: IpAddr) -> Result<Wanted, FlowRefusal> {
     if !is_synthetic(address) {
         return Ok(Wanted::Address(address));
     }
@@ -117,42 +96,64 @@ fn target(gate: &Gate, address: IpAddr) -> Result<Wanted, FlowRefusal> {
 }
 
 impl Wanted {
-    fn access(&self, grants: &NetGrants, port: u16) -> Option<Access> {
+    pub(crate) fn name(&self) -> Option<&HostName> {
         match self {
-            Self::Name(name) => grants.tcp_name(name, port),
-            Self::Address(address) => grants.tcp_address(*address, port),
+            Self::Name(name) => Some(name),
+            Self::Address(_) => None,
+        }
+    }
+
+    pub(crate) fn access(&self, grants: &NetGrants, transport: Transport, port: u16) -> Option<Access> {
+        match self {
+            Self::Name(name) => grants.name(transport, name, port),
+            Self::Address(address) => grants.address(transport, *address, port),
         }
     }
 }
 
-async fn verdict(gate: &Gate, client: &Arc<TcpStream>, target: &Wanted, wanted: SocketAddr, progress: &Progress) -> FlowVerdict {
-    let port = wanted.port();
-    let Some(access) = target.access(&gate.grants(), port) else {
+async fn verdict(gate: &Gate, client: &mut Client, target: &Wanted, progress: &Progress) -> FlowVerdict {
+    let (wanted, port, socket) = (client.wanted, client.wanted.port(), client.socket.clone());
+    let Some(access) = target.access(&gate.grants(), Transport::Tcp, port) else {
         return FlowVerdict::Refused(FlowRefusal::NotGranted);
     };
-    let flow = Flow { gate, client, target, wanted, port, access: &access, progress };
-    let ended = tokio::select! {
-        ended = flow.run() => ended,
-        end = flow.withdrawn() => Err(Cut::End(end)),
+    let _admitted = match gate.admit() {
+        Ok(permit) => permit,
+        Err(refusal) => return FlowVerdict::Refused(refusal),
     };
+    let flow = Flow { gate, client: &socket, target, wanted, port, access: &access, progress };
+    let ended = tokio::select! {
+        // The bytes of a connection that broke in the guest end like those of a connection that was closed.
+        biased;
+        why = client.broken() => Err(Cut::End(FlowEnd::Broken(why))),
+        ended = flow.run() => ended,
+        end = gate.withdrawn(|grants| flow.is_granted(grants)) => Err(Cut::End(end)),
+        () = gate.budget.used_up() => Err(Cut::Refused(FlowRefusal::UsedUp)),
+        never = progress.report(&gate.log, &access.rule) => match never {},
+    };
+    let connected = progress.connected.get().is_some();
+    if let Err(Cut::Refused(FlowRefusal::Request(error))) = &ended
+        && !connected
+    {
+        flow.explain(error).await;
+    }
+    verdict_of(access.rule, ended, connected)
+}
+
+/// Returns the decision about a flow with this grant that has ended.
+pub(crate) fn verdict_of(rule: String, ended: Result<(), Cut>, connected: bool) -> FlowVerdict {
     let end = match ended {
         Ok(()) => FlowEnd::Closed,
         Err(Cut::End(end)) => end,
-        Err(Cut::Refused(refusal)) if progress.connected.get().is_none() => {
-            if let FlowRefusal::Request(error) = &refusal {
-                flow.explain(error).await;
-            }
-            return FlowVerdict::Refused(refusal);
-        }
+        Err(Cut::Refused(refusal)) if !connected => return FlowVerdict::Refused(refusal),
         Err(Cut::Refused(refusal)) => FlowEnd::Refused(refusal),
     };
-    FlowVerdict::Granted { rule: access.rule, end }
+    FlowVerdict::Granted { rule, end }
 }
 
 /// A flow that a grant allows.
 pub(crate) struct Flow<'a> {
     pub(crate) gate: &'a Gate,
-    pub(crate) client: &'a Arc<TcpStream>,
+    pub(crate) client: &'a Arc<Socket>,
     pub(crate) target: &'a Wanted,
     /// The address and port that the program used.
     pub(crate) wanted: SocketAddr,
@@ -163,8 +164,6 @@ pub(crate) struct Flow<'a> {
 
 impl Flow<'_> {
     async fn run(&self) -> Result<(), Cut> {
-        // Small writes must leave at once, as they would without a gateway. If the calls fail, the connection has ended already.
-        let _ = self.client.set_nodelay(true);
         match (self.access.carried, self.target) {
             (Carried::Http, Wanted::Name(name)) => self.http(name).await,
             (Carried::Tls, Wanted::Name(name)) => {
@@ -221,6 +220,18 @@ impl Flow<'_> {
     async fn http(&self, name: &HostName) -> Result<(), Cut> {
         let check = RequestCheck { name, port: self.port, rules: &self.access.requests };
         let mut requests = Requests::new(check, self.gate.limits.first_bytes);
+        let ended = self.requests(&mut requests).await;
+        let of_request = |error: &HeadError| matches!(error, HeadError::NotAllowed | HeadError::Override(_) | HeadError::Path(_));
+        if let Err(Cut::Refused(FlowRefusal::Request(error))) = &ended
+            && of_request(error)
+            && let Some(line) = requests.refused()
+        {
+            let _ = self.progress.refused.set(line);
+        }
+        ended
+    }
+
+    async fn requests(&self, requests: &mut Requests<'_>) -> Result<(), Cut> {
         let Some(first) = self.until_idle(async { Ok(requests.next(self.client).await?) }).await? else { return Ok(()) };
         let Reached { stream, early } = self.reach().await?;
         let (up, down) = (self.up(&stream), self.down(&stream));
@@ -234,8 +245,8 @@ impl Flow<'_> {
 
     /// Answers a refused first request, so that the program and its user learn the reason.
     async fn explain(&self, error: &HeadError) {
-        let sent = AtomicU64::new(0);
-        let to = Direction { from: self.client, to: self.client, count: &sent, pipes: &self.gate.pipes };
+        let meter = Meter::new(self.gate.budget.clone());
+        let to = Direction { from: self.client, to: self.client, meter: &meter, pipes: &self.gate.pipes };
         let answer = async {
             to.write(&refusal(error, self.gate.deny_reason.as_deref())).await?;
             to.finish()?;
@@ -253,17 +264,17 @@ impl Flow<'_> {
         }
     }
 
-    fn up<'b>(&'b self, stream: &'b TcpStream) -> Direction<'b> {
-        Direction { from: self.client, to: stream, count: &self.progress.sent, pipes: &self.gate.pipes }
+    fn up<'b>(&'b self, stream: &'b Socket) -> Direction<'b> {
+        Direction { from: self.client, to: stream, meter: &self.progress.sent, pipes: &self.gate.pipes }
     }
 
-    fn down<'b>(&'b self, stream: &'b TcpStream) -> Direction<'b> {
-        Direction { from: stream, to: self.client, count: &self.progress.received, pipes: &self.gate.pipes }
+    fn down<'b>(&'b self, stream: &'b Socket) -> Direction<'b> {
+        Direction { from: stream, to: self.client, meter: &self.progress.received, pipes: &self.gate.pipes }
     }
 
     /// Ends the work if no byte is carried for the idle limit.
     pub(crate) async fn until_idle<T>(&self, work: impl Future<Output = Result<T, Cut>>) -> Result<T, Cut> {
-        let carried = || self.progress.sent.load(Ordering::Relaxed) + self.progress.received.load(Ordering::Relaxed);
+        let carried = || self.progress.sent.carried() + self.progress.received.carried();
         let idle = async {
             let mut before = None;
             while before != Some(carried()) {
@@ -277,22 +288,11 @@ impl Flow<'_> {
         }
     }
 
-    /// Waits until the grants no longer allow the flow, or until the gateway stops.
-    async fn withdrawn(&self) -> FlowEnd {
-        let mut grants = self.gate.grants.clone();
-        loop {
-            if grants.changed().await.is_err() {
-                return FlowEnd::Stopped;
-            }
-            let grants = grants.borrow_and_update().clone();
-            let same = self
-                .target
-                .access(&grants, self.port)
-                .is_some_and(|now| now.carried == self.access.carried && now.requests == self.access.requests);
-            let address = self.progress.connected.get().copied().flatten().map(|address| [address.ip()]);
-            if !same || address.is_some_and(|address| permitted(&grants, &address, self.port).is_err()) {
-                return FlowEnd::Revoked;
-            }
-        }
+    /// Returns true if the grants allow the flow as the grants of its start did.
+    fn is_granted(&self, grants: &NetGrants) -> bool {
+        let access = self.target.access(grants, Transport::Tcp, self.port);
+        let address = self.progress.peer().map(|address| [address.ip()]);
+        access.is_some_and(|now| now.carried == self.access.carried && now.requests == self.access.requests)
+            && address.is_none_or(|address| permitted(grants, Transport::Tcp, &address, self.port).is_ok())
     }
 }

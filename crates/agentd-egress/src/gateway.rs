@@ -1,33 +1,37 @@
 //! The gateway of one sandbox: a thread with an event loop.
 //!
-//! Each sandbox has a thread of its own, so that the kernel's scheduler divides the processor between sandboxes: a hostile
+//! Each sandbox has its own thread, so that the kernel's scheduler divides the processor between sandboxes: a hostile
 //! sandbox slows down only itself.
 
 use crate::{
-    attempts,
     config::{GatewayConfig, GatewaySockets},
-    dns,
+    datagram,
     error::GatewayError,
     flow,
     gate::{Gate, LOOKUPS},
-    grant::{Carried, NetGrants},
+    grant::{Carried, NetGrants, Transport},
+    guest::ClosePort,
     inspect::{Inspection, secret::SecretHost},
+    limits::WAITING_DATAGRAMS,
     listen,
     record::FlowLog,
+    sockets::{GrantedPorts, NewSocket, Taken, take_over},
+    synthetic::SyntheticNames,
 };
 use agentd_log::LogFailure as _;
-use rustix::process::{Resource, getrlimit};
+use rustix::{
+    net::{SocketType, sockopt},
+    process::{Resource, getrlimit},
+};
 use std::{
     os::fd::OwnedFd,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
 use tokio::{
-    net::{TcpListener, UdpSocket},
     runtime::{self, Runtime},
     sync::{Semaphore, mpsc, oneshot, watch},
-    task::JoinSet,
 };
 
 /// The time in which flows write their records after a stop.
@@ -37,9 +41,9 @@ const REQUESTS: usize = 256;
 
 /// A request to the thread of a gateway.
 enum Request {
-    /// Take over a listener.
-    Listen(std::net::TcpListener),
-    /// Accept all connections that wait in the kernel, then reply through the sender.
+    /// Take over a socket.
+    Listen(NewSocket),
+    /// Accept all connections and datagrams that wait in the kernel, then reply through the sender.
     AcceptWaiting(oneshot::Sender<()>),
 }
 
@@ -48,6 +52,10 @@ enum Request {
 pub struct Gateway {
     grants: Option<watch::Sender<Arc<NetGrants>>>,
     inspects: bool,
+    /// False for a sandbox in a virtual machine, whose agent does not carry UDP.
+    carries_udp: bool,
+    /// The hosts of the secrets.
+    secrets: Vec<SecretHost>,
     requests: mpsc::Sender<Request>,
     thread: Option<JoinHandle<()>>,
     /// Closed when the thread is about to end.
@@ -55,7 +63,10 @@ pub struct Gateway {
     /// One permit for each connection.
     flows: Arc<Semaphore>,
     all_flows: u32,
+    /// One permit for each byte of a datagram that waits.
+    datagrams: Arc<Semaphore>,
     log: FlowLog,
+    names: Arc<Mutex<SyntheticNames>>,
 }
 
 impl Gateway {
@@ -66,8 +77,11 @@ impl Gateway {
     /// the kernel refuses every connection.
     pub async fn start(sockets: GatewaySockets, config: GatewayConfig) -> Result<Self, GatewayError> {
         enforceable(&config.grants, config.inspection.is_some())?;
+        let carries_udp = sockets.guest.is_none();
+        carried(&config.grants, carries_udp)?;
         config.inspection.as_deref().map_or(Ok(()), |inspection| useful(inspection, &config.grants))?;
         let inspects = config.inspection.is_some();
+        let secrets = config.inspection.iter().flat_map(|inspection| inspection.hosts()).cloned().collect();
         let (needed, limit) = (config.limits.descriptors(), getrlimit(Resource::Nofile).current);
         if let Some(limit) = limit
             && u64::try_from(needed).is_ok_and(|needed| needed > limit)
@@ -78,7 +92,8 @@ impl Gateway {
         let (sender, grants) = watch::channel(Arc::new(config.grants.clone()));
         let (requests, new_requests) = mpsc::channel(REQUESTS);
         let gate = Arc::new(Gate::new(config, grants, log.clone())?);
-        let (flows, all_flows) = (gate.flows.clone(), all_flows(&gate));
+        let (flows, all_flows, names) = (gate.flows.clone(), gate.all_flows(), gate.shared_names());
+        let datagrams = gate.datagrams.memory.clone();
         let ((report, started), (end, ended)) = (oneshot::channel(), oneshot::channel());
         // The thread creates its event loop itself, because an event loop that failed to start may be dropped only in that
         // thread.
@@ -90,7 +105,8 @@ impl Gateway {
             })
             .map_err(GatewayError::Start)?;
         started.await.unwrap_or(Err(GatewayError::Stopped))?;
-        Ok(Self { grants: Some(sender), inspects, requests, thread: Some(thread), ended, flows, all_flows, log })
+        let (grants, thread) = (Some(sender), Some(thread));
+        Ok(Self { grants, inspects, carries_udp, secrets, requests, thread, ended, flows, all_flows, datagrams, log, names })
     }
 
     /// Returns the queue of the records.
@@ -98,8 +114,13 @@ impl Gateway {
         &self.log
     }
 
-    /// Waits up to `limit` until no connection is open or waits to be accepted. When the programs of a sandbox have ended, the
-    /// gateway may still have bytes to forward.
+    /// Returns the names that have an address so far, for the gateway of a copy of the sandbox ([`GatewayConfig::names`]).
+    pub fn names(&self) -> SyntheticNames {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits up to `limit` until no connection is open or waits to be accepted, and no datagram of the sandbox waits. When the
+    /// programs of a sandbox have ended, the gateway may still have bytes to forward.
     pub async fn idle(&self, limit: Duration) {
         let idle = async {
             let (done, accepted) = oneshot::channel();
@@ -109,6 +130,7 @@ impl Gateway {
             // The semaphore serves its callers in order, so each connection that was accepted before has ended when this call
             // returns.
             let _ = self.flows.acquire_many(self.all_flows).await;
+            let _ = self.datagrams.acquire_many(WAITING_DATAGRAMS).await;
         };
         let _ = tokio::time::timeout(limit, idle).await;
     }
@@ -121,23 +143,28 @@ impl Gateway {
         let _ = (&mut self.ended).await;
     }
 
-    /// Replaces the grants. Open flows that the new grants do not allow end at once.
+    /// Replaces the grants. Open flows that the new grants do not allow end immediately.
     ///
     /// # Errors
     /// A grant cannot be enforced, or the gateway has stopped. In this case, the old grants remain.
     pub fn set_grants(&self, grants: NetGrants) -> Result<(), GatewayError> {
         enforceable(&grants, self.inspects)?;
+        carried(&grants, self.carries_udp)?;
+        self.secrets.iter().try_for_each(|host| not_bypassed(host, &grants))?;
         let sender = self.grants.as_ref().ok_or(GatewayError::Stopped)?;
         sender.send(Arc::new(grants)).map_err(|_| GatewayError::Stopped)
     }
 
-    /// Takes over one more listening TCP socket, for a port that was granted later.
+    /// Takes over one more listening TCP socket, or one more UDP socket, for a port that was granted later.
     ///
     /// # Errors
-    /// The descriptor is not a listening TCP socket, another program could bind its port, or the gateway has stopped.
+    /// The descriptor is another kind of socket, another program could bind its port, or the gateway has stopped.
     pub fn listen(&self, socket: OwnedFd) -> Result<(), GatewayError> {
-        let listener = listen::listener(socket)?;
-        self.requests.try_send(Request::Listen(listener)).map_err(|_| GatewayError::Stopped)
+        let socket = match sockopt::socket_type(&socket).map_err(GatewayError::socket)? {
+            SocketType::DGRAM => NewSocket::Datagrams(listen::datagrams(socket)?),
+            _ => NewSocket::Listener(listen::listener(socket)?),
+        };
+        self.requests.try_send(Request::Listen(socket)).map_err(|_| GatewayError::Stopped)
     }
 }
 
@@ -154,17 +181,33 @@ impl Drop for Gateway {
 
 /// Refuses a secret whose host has no network grant with TLS, so that no request could use the secret.
 fn useful(inspection: &Inspection, grants: &NetGrants) -> Result<(), GatewayError> {
-    inspection.secrets.iter().try_for_each(|secret| injectable(secret.host(), grants))
+    inspection.hosts().try_for_each(|host| injectable(host, grants))
 }
 
 /// Checks that the grants permit requests into which a secret for this host is put.
 ///
 /// # Errors
-/// No grant covers the host and its port with TLS.
+/// No grant covers the host and its port with TLS, or a grant covers them with UDP.
 pub fn injectable(host: &SecretHost, grants: &NetGrants) -> Result<(), GatewayError> {
     match grants.tcp_name(&host.name, host.port) {
-        Some(access) if access.carried == Carried::Tls => Ok(()),
+        Some(access) if access.carried == Carried::Tls => not_bypassed(host, grants),
         _ => Err(GatewayError::Secret { name: host.name.clone(), port: host.port }),
+    }
+}
+
+/// Refuses a grant by which programs could send requests to the host of a secret without inspection.
+fn not_bypassed(host: &SecretHost, grants: &NetGrants) -> Result<(), GatewayError> {
+    match grants.name(Transport::Udp, &host.name, host.port) {
+        Some(_) => Err(GatewayError::SecretBypassed { name: host.name.clone(), port: host.port }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses grants of UDP for a sandbox in a virtual machine.
+fn carried(grants: &NetGrants, carries_udp: bool) -> Result<(), GatewayError> {
+    match grants.need_datagrams().filter(|_| !carries_udp) {
+        Some(grant) => Err(GatewayError::Datagrams { grant: Box::new(grant.clone()) }),
+        None => Ok(()),
     }
 }
 
@@ -176,8 +219,8 @@ pub fn enforceable(grants: &NetGrants, inspects: bool) -> Result<(), GatewayErro
     if let Some(grant) = grants.need_inspection().filter(|_| !inspects) {
         return Err(GatewayError::Inspection { grant: Box::new(grant.clone()) });
     }
-    match grants.iter().find(|grant| grant.carried == Carried::Udp) {
-        Some(grant) => Err(GatewayError::Udp { grant: Box::new(grant.clone()) }),
+    match grants.bypassed() {
+        Some((udp, ruled)) => Err(GatewayError::Bypassed { udp: Box::new(udp.clone()), ruled: Box::new(ruled.clone()) }),
         None => Ok(()),
     }
 }
@@ -189,6 +232,7 @@ fn serve(
     requests: mpsc::Receiver<Request>,
     report: oneshot::Sender<Result<(), GatewayError>>,
 ) {
+    let _close = ClosePort(sockets.guest.clone());
     let runtime = runtime::Builder::new_current_thread().enable_all().max_blocking_threads(LOOKUPS).build();
     let started = runtime.map_err(GatewayError::Start).and_then(|runtime| {
         let taken = take_over(&runtime, gate, sockets)?;
@@ -205,54 +249,18 @@ fn serve(
     }
 }
 
-/// The listeners and tasks of a gateway.
-struct Taken {
-    /// The listeners of the granted ports.
-    listeners: Vec<Arc<TcpListener>>,
-    /// The tasks that record attempts.
-    attempts: JoinSet<()>,
-}
-
-/// Registers the sockets with the event loop, and spawns their tasks. The tasks run once the event loop runs.
-fn take_over(runtime: &Runtime, gate: &Arc<Gate>, sockets: GatewaySockets) -> Result<Taken, GatewayError> {
-    let _context = runtime.enter();
-    let (mut listeners, mut attempts) = (Vec::new(), JoinSet::new());
-    for socket in sockets.tcp {
-        let listener = Arc::new(TcpListener::from_std(listen::listener(socket)?).map_err(GatewayError::socket)?);
-        runtime.spawn(listen::accept(gate.clone(), listener.clone(), flow::serve));
-        listeners.push(listener);
-    }
-    for socket in sockets.dns_tcp {
-        let listener = TcpListener::from_std(listen::listener(socket)?).map_err(GatewayError::socket)?;
-        runtime.spawn(listen::accept(gate.clone(), Arc::new(listener), dns::serve::tcp));
-    }
-    for socket in sockets.attempts {
-        attempts.spawn(attempts::record(gate.clone(), attempts::take_over(socket)?));
-    }
-    for socket in sockets.dns_udp {
-        let socket = dns::serve::datagrams(socket)?;
-        let socket = UdpSocket::from_std(socket).map_err(GatewayError::socket)?;
-        runtime.spawn(dns::serve::udp(gate.clone(), socket));
-    }
-    Ok(Taken { listeners, attempts })
-}
-
-/// Returns the number of permits for connections.
-fn all_flows(gate: &Gate) -> u32 {
-    u32::try_from(gate.limits.flows.max(1)).unwrap_or(u32::MAX)
-}
-
 fn run(runtime: Runtime, gate: &Arc<Gate>, requests: mpsc::Receiver<Request>, taken: Taken) {
-    let Taken { listeners, mut attempts } = taken;
+    let Taken { ports, mut attempts } = taken;
     runtime.block_on(async {
         tokio::select! {
             () = gate.stopped() => {}
-            () = answer(gate, requests, listeners) => {}
+            () = answer(gate, requests, ports) => {}
         }
         // Every flow holds a permit until its record is written.
         let ended = async {
             while attempts.join_next().await.is_some() {}
-            gate.flows.acquire_many(all_flows(gate)).await.is_ok()
+            let datagrams = u32::try_from(gate.limits.datagram_flows.max(1)).unwrap_or(u32::MAX);
+            gate.datagrams.flows.acquire_many(datagrams).await.is_ok() && gate.flows.acquire_many(gate.all_flows()).await.is_ok()
         };
         tokio::time::timeout(LAST_RECORDS, ended).await.or_warn("wait for the last records of flows", "egress");
     });
@@ -261,19 +269,20 @@ fn run(runtime: Runtime, gate: &Arc<Gate>, requests: mpsc::Receiver<Request>, ta
 }
 
 /// Answers requests until the gateway stops.
-async fn answer(gate: &Arc<Gate>, mut requests: mpsc::Receiver<Request>, mut listeners: Vec<Arc<TcpListener>>) {
+async fn answer(gate: &Arc<Gate>, mut requests: mpsc::Receiver<Request>, mut ports: GrantedPorts) {
     while let Some(request) = requests.recv().await {
         match request {
-            Request::Listen(listener) => match TcpListener::from_std(listener).map(Arc::new) {
-                Ok(listener) => {
-                    tokio::spawn(listen::accept(gate.clone(), listener.clone(), flow::serve));
-                    listeners.push(listener);
+            Request::Listen(socket) => {
+                if let Err(error) = ports.add(gate, socket) {
+                    listen::pause(error, "take over a socket of a sandbox").await;
                 }
-                Err(error) => listen::pause(error, "take over a listener of a sandbox").await,
-            },
+            }
             Request::AcceptWaiting(done) => {
-                for listener in &listeners {
-                    listen::accept_waiting(gate, listener, flow::serve).await;
+                for listener in &ports.listeners {
+                    listen::accept_waiting(gate, listener, flow::serve_by_port).await;
+                }
+                for socket in &ports.datagrams {
+                    datagram::take_waiting(gate, socket).await;
                 }
                 // A missing receiver means that the caller no longer waits.
                 let _ = done.send(());

@@ -47,8 +47,10 @@ pub enum HelloError {
     /// The client sent no SNI.
     #[error("the ClientHello has no server name (SNI) — use a client that sends it, or grant the port with `/tcp`")]
     NoName,
-    /// The client sent another name than the granted one.
-    #[error("the ClientHello has the server name {asked}, but the address was given for {granted} — connect to {asked} instead")]
+    /// The client sent a name other than the granted one.
+    #[error(
+        "the ClientHello has the server name {asked}, but this address was assigned to {granted} — connect to {asked} instead"
+    )]
     OtherName {
         /// The SNI.
         asked: HostName,

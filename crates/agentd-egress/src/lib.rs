@@ -7,16 +7,21 @@
 //!
 //! Data flow of a connection:
 //!
-//! 1. [`dns`] gives each granted name an address of its own ([`synthetic`]). Other names do not exist.
+//! 1. [`dns`] assigns each granted name a separate address ([`synthetic`]). Other names do not exist.
 //! 2. `listen` accepts; the local address of the connection states which name, or which address, the program wanted.
 //! 3. [`grant`] decides. `flow` reads what the protocol shows of the name ([`hello`], [`http`]) and compares it.
 //! 4. `reach` finds the destination: `resolve` asks the host's resolver, [`address`] refuses addresses to which the name may not
 //!    lead, and `connect` or [`proxy`] connects.
-//! 5. `relay` carries the bytes. If grants or secrets need the content of TLS, [`inspect`] carries the requests instead.
+//! 5. `relay` carries the bytes. `datagram` carries UDP. If grants or secrets need the content of TLS, [`inspect`] carries the
+//!    requests instead.
 //! 6. [`record`] describes the attempt, whether it was granted or refused. `attempts` adds those that no
 //!    socket accepts.
 //!
-//! [`gateway`] runs this in a thread for each sandbox, within the bounds of [`limits`]. All input from the sandbox is hostile.
+//! A sandbox in a virtual machine has the same path: the [`agent`] in the machine holds the listening sockets, and passes what
+//! they receive to the gateway's [`guest`] port. The agent does not carry UDP, so grants of UDP are refused there.
+//!
+//! [`gateway`] runs this in a thread for each sandbox, within the bounds of [`limits`] and of `budget`. All input from the
+//! sandbox is hostile.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -31,9 +36,12 @@
 //! ```
 
 pub mod address;
+pub mod agent;
 mod attempts;
+mod budget;
 mod config;
 mod connect;
+mod datagram;
 pub mod dns;
 mod error;
 mod flow;
@@ -42,6 +50,7 @@ pub mod fuzz;
 mod gate;
 pub mod gateway;
 pub mod grant;
+pub mod guest;
 pub mod hello;
 pub mod http;
 pub mod inspect;
@@ -50,11 +59,14 @@ mod listen;
 pub mod name;
 mod pktinfo;
 pub mod preset;
+mod progress;
 pub mod proxy;
 mod reach;
 pub mod record;
 mod relay;
 mod resolve;
+mod socket;
+mod sockets;
 pub mod synthetic;
 
 pub use config::{GatewayConfig, GatewaySockets};

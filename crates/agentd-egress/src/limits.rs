@@ -7,11 +7,12 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// The maximum number of bytes that the gateway reads before it decides about a flow: a ClientHello, or the head of a request.
+/// The maximum number of bytes that the gateway reads before it allows or refuses a flow: a ClientHello, or the head of a
+/// request.
 pub const MAX_FIRST_BYTES: usize = 18 * 1024;
 /// The maximum number of flows that resolve a name or connect at once. Each flow may connect to several addresses.
 pub(crate) const CONNECTING: usize = 64;
-/// The maximum number of packets that are read from the raw sockets per second. Other packets wait in the sockets' buffers. If a
+/// The maximum number of attempts that are recorded per second. Further packets wait in the buffers of the raw sockets. If a
 /// buffer is full, the kernel drops packets.
 pub(crate) const ATTEMPTS: u32 = 200;
 /// The maximum number of bytes in one pipe between two sockets.
@@ -35,6 +36,10 @@ const INSPECTED_BUFFERS: usize = 384 * 1024;
 /// and the bytes that wait to be sent in both directions.
 const INSPECTED: usize =
     INSPECTED_BUFFERS + (WINDOW_DOWN + WINDOW_UP) as usize + MAX_STREAMS as usize * (MAX_HEADERS as usize + 2 * MAX_UNSENT);
+/// The maximum number of bytes in datagrams that wait to be sent out of the sandbox.
+pub(crate) const WAITING_DATAGRAMS: u32 = 1 << 20;
+/// The memory of a flow of datagrams and its task, in bytes.
+const DATAGRAM_FLOW: usize = 8 * 1024;
 /// The number of descriptors for the event loop and for calls of the resolver.
 const RUNTIME: usize = 32;
 /// The size of a record or a name with the longest texts, in bytes.
@@ -47,7 +52,9 @@ pub struct FlowLimits {
     pub flows: usize,
     /// The maximum number of concurrent inspected connections, which take more memory. Further connections wait.
     pub inspected: usize,
-    /// The maximum number of connections that are accepted per second.
+    /// The maximum number of concurrent flows of UDP. A further flow ends the one that was used least recently.
+    pub datagram_flows: usize,
+    /// The maximum number of connections and flows of UDP that start per second.
     pub flows_per_second: u32,
     /// The maximum number of DNS queries that are answered per second.
     pub queries_per_second: u32,
@@ -64,6 +71,8 @@ pub struct FlowLimits {
     pub connect: Duration,
     /// The time after which a flow ends if no byte was carried in either direction.
     pub idle: Duration,
+    /// The time after which a flow of UDP ends if no datagram was carried in either direction.
+    pub datagram_idle: Duration,
 }
 
 impl Default for FlowLimits {
@@ -71,6 +80,7 @@ impl Default for FlowLimits {
         Self {
             flows: 2048,
             inspected: 64,
+            datagram_flows: 256,
             flows_per_second: 1000,
             queries_per_second: 1000,
             names: 4096,
@@ -79,6 +89,8 @@ impl Default for FlowLimits {
             first_bytes: Duration::from_secs(10),
             connect: Duration::from_secs(30),
             idle: Duration::from_secs(3600),
+            // RFC 4787, 4.3: a NAT keeps a mapping for at least two minutes.
+            datagram_idle: Duration::from_secs(120),
         }
     }
 }
@@ -89,12 +101,14 @@ impl FlowLimits {
         let inspected = self.inspected.min(self.flows).saturating_mul(INSPECTED);
         let flows = self.flows.saturating_mul(MAX_FIRST_BYTES + FLOW_STATE);
         let entries = self.names.saturating_add(self.records).saturating_mul(ENTRY);
-        flows.saturating_add(entries).saturating_add(self.pipes.saturating_mul(MAX_IN_PIPE)).saturating_add(inspected)
+        let datagrams = self.datagram_flows.saturating_mul(DATAGRAM_FLOW).saturating_add(WAITING_DATAGRAMS as usize);
+        let tcp = flows.saturating_add(self.pipes.saturating_mul(MAX_IN_PIPE)).saturating_add(inspected);
+        tcp.saturating_add(entries).saturating_add(datagrams)
     }
 
     /// Returns the maximum number of file descriptors that the gateway opens for the sandbox, without those of its listeners.
     pub fn descriptors(&self) -> usize {
-        let flows = self.flows.saturating_mul(2).saturating_add(CONNECTING * MAX_ADDRESSES);
+        let flows = self.flows.saturating_mul(2).saturating_add(self.datagram_flows).saturating_add(CONNECTING * MAX_ADDRESSES);
         flows.saturating_add(self.pipes.saturating_mul(2)).saturating_add(RUNTIME)
     }
 }
@@ -115,13 +129,29 @@ impl Pace {
     }
 
     /// Waits until one more event is within the limit. After a pause, as many events as the limit permits in one second pass at
-    /// once.
-    pub(crate) async fn turn(&self) {
-        let at = self.book(Instant::now());
+    /// once. Returns true if the event was delayed.
+    pub(crate) async fn turn(&self) -> bool {
+        let now = Instant::now();
+        let at = self.book(now);
         tokio::time::sleep_until(at).await;
+        at > now
     }
 
-    /// Returns when the next event may happen.
+    /// Returns true, and counts the event, if one more event is within the limit now.
+    pub(crate) fn try_turn(&self) -> bool {
+        self.try_book(Instant::now())
+    }
+
+    fn try_book(&self, now: Instant) -> bool {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = (*next).max(now.checked_sub(Duration::from_secs(1)).unwrap_or(now));
+        if at <= now {
+            *next = at + self.interval;
+        }
+        at <= now
+    }
+
+    /// Returns the time at which the next event may happen.
     fn book(&self, now: Instant) -> Instant {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let earliest = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
@@ -147,6 +177,14 @@ mod tests {
         // A pause does not save up more than a second's worth.
         let later = start + Duration::from_secs(600);
         assert_eq!((0..25).map(|_| pace.book(later)).filter(|at| *at <= later).count(), 11);
+    }
+
+    #[test]
+    fn events_above_the_rate_get_no_turn_and_use_none_up() {
+        let pace = Pace::new(10);
+        let now = Instant::now() + Duration::from_secs(60);
+        assert_eq!((0..1000).filter(|_| pace.try_book(now)).count(), 11, "a second's worth, and the one that is due");
+        assert!(!pace.try_book(now + Duration::from_millis(99)) && pace.try_book(now + Duration::from_millis(100)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! The listening sockets of a sandbox: which ones are taken over, and the loop that accepts from them.
+//! The listeners of a sandbox: which sockets are taken over, and the loop that accepts from a socket or from a guest.
 
-use crate::{error::GatewayError, gate::Gate};
+use crate::{error::GatewayError, gate::Gate, guest::GuestPort, pktinfo, socket::Client};
 use agentd_log::LogFailure as _;
 use rustix::net::{SocketFlags, SocketType, accept_with, sockopt};
 use std::{
@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Takes over a listening TCP socket.
 ///
 /// # Errors
-/// The descriptor is not a listening TCP socket, or other programs could bind its port too.
+/// The descriptor is not a listening TCP socket, or other programs could also bind its port.
 pub(crate) fn listener(socket: OwnedFd) -> Result<std::net::TcpListener, GatewayError> {
     check(&socket, SocketType::STREAM)?;
     if !sockopt::socket_acceptconn(&socket).map_err(GatewayError::socket)? {
@@ -29,6 +29,18 @@ pub(crate) fn listener(socket: OwnedFd) -> Result<std::net::TcpListener, Gateway
     let listener = std::net::TcpListener::from(socket);
     listener.set_nonblocking(true).map_err(GatewayError::socket)?;
     Ok(listener)
+}
+
+/// Takes over a UDP socket.
+///
+/// # Errors
+/// The descriptor is not a UDP socket, or another program could bind its port.
+pub(crate) fn datagrams(socket: OwnedFd) -> Result<std::net::UdpSocket, GatewayError> {
+    check(&socket, SocketType::DGRAM)?;
+    pktinfo::enable(socket.as_fd()).map_err(GatewayError::socket)?;
+    let socket = std::net::UdpSocket::from(socket);
+    socket.set_nonblocking(true).map_err(GatewayError::socket)?;
+    Ok(socket)
 }
 
 /// Returns the name of a socket type (`socket(2)`).
@@ -58,15 +70,58 @@ pub(crate) fn check_type(socket: impl AsFd, kind: SocketType) -> Result<(), Gate
     if found == kind { Ok(()) } else { Err(GatewayError::Kind { expected: name(kind), found: name(found) }) }
 }
 
+/// Serves a connection. The last argument is true if the limit on connections per second delayed the connection.
+type Serve<F> = fn(Arc<Gate>, Client, bool) -> F;
+
+/// The source of connections.
+pub(crate) enum Listener {
+    /// A socket in the network namespace of the sandbox.
+    Kernel(TcpListener),
+    /// The agent in the virtual machine of the sandbox.
+    Guest(Arc<GuestPort>),
+}
+
+impl Listener {
+    /// Waits for a connection.
+    async fn next(&self) -> Client {
+        loop {
+            let accepted = match self {
+                Self::Kernel(listener) => listener.accept().await.map(|(client, _)| Client::accepted(client)),
+                Self::Guest(port) => Client::of_guest(port.connections.next().await).map(Some),
+            };
+            match accepted {
+                Ok(Some(client)) => return client,
+                Ok(None) => {}
+                Err(error) => pause(error, "accept a connection of a sandbox").await,
+            }
+        }
+    }
+
+    /// Returns a connection that waits. `None` if it was reset meanwhile.
+    ///
+    /// # Errors
+    /// `WouldBlock` if no connection waits, and the errors of accept(2).
+    fn waiting(&self) -> io::Result<Option<Client>> {
+        match self {
+            // Calls accept4(2) directly, because the event loop may not have reported a waiting connection yet.
+            Self::Kernel(listener) => {
+                let client = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+                TcpStream::from_std(client.into()).map(Client::accepted)
+            }
+            Self::Guest(port) => Client::of_guest(port.connections.pop().ok_or(io::ErrorKind::WouldBlock)?).map(Some),
+        }
+    }
+}
+
 /// Accepts connections until the gateway stops, and serves each in a task of its own.
-pub(crate) async fn accept<F>(gate: Arc<Gate>, listener: Arc<TcpListener>, serve: fn(Arc<Gate>, TcpStream) -> F)
+pub(crate) async fn accept<F>(gate: Arc<Gate>, listener: Arc<Listener>, serve: Serve<F>)
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let all = async {
         loop {
-            let client = next(&listener).await;
-            // Further connections wait in the kernel, up to the backlog. A listener without connections holds no permit.
+            let client = listener.next().await;
+            // Further connections wait, up to the backlog. A listener without connections holds no permit.
             let Ok(permit) = gate.flows.clone().acquire_owned().await else { return };
             begin(&gate, client, permit, serve).await;
         }
@@ -77,16 +132,15 @@ where
     }
 }
 
-/// Accepts the connections that wait in the kernel, and serves each like [`accept`]. Returns when no connection waits.
-pub(crate) async fn accept_waiting<F>(gate: &Arc<Gate>, listener: &TcpListener, serve: fn(Arc<Gate>, TcpStream) -> F)
+/// Accepts the connections that wait, and serves each like [`accept`]. Returns when no connection waits.
+pub(crate) async fn accept_waiting<F>(gate: &Arc<Gate>, listener: &Listener, serve: Serve<F>)
 where
     F: Future<Output = ()> + Send + 'static,
 {
     while let Ok(permit) = gate.flows.clone().acquire_owned().await {
-        // Calls accept4(2) directly, because the event loop may not have reported a waiting connection yet.
-        let accepted = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
-        match accepted.map_err(io::Error::from).and_then(|client| TcpStream::from_std(client.into())) {
-            Ok(client) => begin(gate, client, permit, serve).await,
+        match listener.waiting() {
+            Ok(Some(client)) => begin(gate, client, permit, serve).await,
+            Ok(None) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => pause(error, "accept a waiting connection of a sandbox").await,
         }
@@ -94,25 +148,16 @@ where
 }
 
 /// Starts the task that serves a connection, as soon as the limit on connections per second permits.
-async fn begin<F>(gate: &Arc<Gate>, client: TcpStream, permit: OwnedSemaphorePermit, serve: fn(Arc<Gate>, TcpStream) -> F)
+async fn begin<F>(gate: &Arc<Gate>, client: Client, permit: OwnedSemaphorePermit, serve: Serve<F>)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    gate.accepted.turn().await;
-    let serving = serve(gate.clone(), client);
+    let delayed = gate.accepted.turn().await;
+    let serving = serve(gate.clone(), client, delayed);
     tokio::spawn(async move {
         serving.await;
         drop(permit);
     });
-}
-
-async fn next(listener: &TcpListener) -> TcpStream {
-    loop {
-        match listener.accept().await {
-            Ok((client, _)) => return client,
-            Err(error) => pause(error, "accept a connection of a sandbox").await,
-        }
-    }
 }
 
 /// Logs a failure that may pass, and waits.

@@ -1,6 +1,7 @@
 //! Host names in one normal form: lower case, A-labels (RFC 5890), no trailing dot.
 //!
-//! Grants, DNS questions, SNI and `Host` are compared in this form only. No comparison of raw text decides about a flow.
+//! Grants, names in DNS queries, SNI and `Host` are compared in this form only. No decision about a flow depends on a comparison
+//! of raw text.
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use std::{fmt, str::FromStr};
@@ -143,6 +144,20 @@ impl NamePattern {
         let (own, name) = (self.name.as_str(), name.as_str());
         if self.below { name.strip_suffix(own).is_some_and(|above| above.len() > 1 && above.ends_with('.')) } else { name == own }
     }
+
+    /// Returns true if the pattern matches every name that `other` matches.
+    pub fn contains(&self, other: &Self) -> bool {
+        self == other || self.below && self.matches(&other.name)
+    }
+
+    /// Returns true if some name matches both patterns.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self.below, other.below) {
+            (false, _) => other.matches(&self.name),
+            (true, false) => self.matches(&other.name),
+            (true, true) => self.name == other.name || self.matches(&other.name) || other.matches(&self.name),
+        }
+    }
 }
 
 impl fmt::Display for NamePattern {
@@ -179,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_are_no_host_name_are_refused_with_the_reason() {
+    fn texts_that_are_not_host_names_are_refused_with_the_reason() {
         let long = "a".repeat(64) + ".example";
         let total = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(62)].join(".");
         for (text, error) in [
@@ -217,6 +232,16 @@ mod tests {
         for other in ["files.example", "xfiles.example", "files.example.evil", "example", "a.files.example.com", "afiles.example"]
         {
             assert!(!pattern.matches(&name(other)), "{other}");
+        }
+        for (other, overlaps) in [
+            (NamePattern::below(name("files.example")), true),
+            (NamePattern::below(name("a.files.example")), true),
+            (NamePattern::below(name("example")), true),
+            (NamePattern::exactly(name("a.files.example")), true),
+            (NamePattern::exactly(name("files.example")), false),
+            (NamePattern::below(name("xfiles.example")), false),
+        ] {
+            assert_eq!((pattern.overlaps(&other), other.overlaps(&pattern)), (overlaps, overlaps), "{other}");
         }
         let exact = NamePattern::exactly(name("files.example"));
         assert!(exact.matches(&name("Files.Example.")));

@@ -28,7 +28,7 @@ pub(crate) struct Datagram {
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
-/// Requests the destination of each datagram, and permits any source address of answers.
+/// Makes the kernel report the destination of each datagram, and permits any source address for replies.
 pub(crate) fn enable(socket: BorrowedFd<'_>) -> io::Result<()> {
     let (level, option) = match socket_domain(socket)? {
         AddressFamily::INET => (libc::IPPROTO_IP, libc::IP_PKTINFO),

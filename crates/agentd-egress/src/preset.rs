@@ -1,7 +1,7 @@
 //! Presets: named lists of grants for common tools, and what agent CLIs need in addition.
 //!
-//! Each preset is a file of `presets/`, which is compiled into the program. Presets grant public services only. A site with a
-//! mirror of its own writes a grant file instead (see [`crate::grant::GrantFile`]).
+//! Each preset is a file of `presets/`, which is compiled into the program. Presets grant public services only. A site with its
+//! own mirror writes a grant file instead (see [`crate::grant::GrantFile`]).
 
 use crate::{
     grant::{GrantError, NetGrants},

@@ -8,6 +8,7 @@ use crate::{
     connect::connect,
     name::{HostName, NamePattern},
     relay::read_some,
+    socket::Socket,
 };
 use data_encoding::BASE64;
 use ipnet::IpNet;
@@ -15,18 +16,18 @@ use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
 };
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::lookup_host;
 
 /// The maximum size of a response to `CONNECT`, in bytes.
 const MAX_RESPONSE: usize = 8 * 1024;
-/// The port of a proxy without one.
+/// The default port of a proxy.
 const DEFAULT_PORT: u16 = 80;
 
 /// The way from the host to the destinations.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Upstream {
-    /// The host connects by itself.
+    /// The host connects directly.
     #[default]
     Direct,
     /// Through a proxy.
@@ -39,7 +40,7 @@ pub struct ProxyServer {
     host: String,
     port: u16,
     login: Option<ProxyLogin>,
-    /// True if the proxy gets names. Addresses are then not checked.
+    /// True if the proxy receives names. Addresses are then not checked.
     pub sends_names: bool,
     except: Vec<Exception>,
 }
@@ -116,9 +117,9 @@ impl ProxyServer {
     }
 
     /// Opens a tunnel. Returns the connection, and bytes of the tunnel that arrived with the response.
-    pub(crate) async fn tunnel(&self, to: &str) -> io::Result<(TcpStream, Vec<u8>)> {
+    pub(crate) async fn tunnel(&self, to: &str) -> io::Result<(Socket, Vec<u8>)> {
         let addresses: Vec<SocketAddr> = lookup_host((self.host.as_str(), self.port)).await?.collect();
-        let proxy = connect(&addresses).await?;
+        let proxy = Socket::Tcp(connect(&addresses).await?);
         let login = self.login.iter().map(|ProxyLogin(login)| format!("Proxy-Authorization: {login}\r\n")).collect::<String>();
         let request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n{login}\r\n");
         let mut left = request.as_bytes();

@@ -3,20 +3,18 @@
 use crate::{
     connect::{MAX_ADDRESSES, connect},
     flow::{Cut, Flow, Wanted},
-    name::HostName,
+    grant::Transport,
     proxy::{ProxyServer, Upstream},
     record::FlowEnd,
     resolve::permitted,
+    socket::Socket,
 };
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-};
-use tokio::{net::TcpStream, time::timeout};
+use std::{io, net::SocketAddr};
+use tokio::time::timeout;
 
 /// A connection outside.
 pub(crate) struct Reached {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Socket,
     /// Bytes that arrived with the answer of a proxy.
     pub(crate) early: Vec<u8>,
 }
@@ -30,10 +28,7 @@ impl Flow<'_> {
 
     async fn reach_in_time(&self) -> Result<Reached, Cut> {
         let _turn = self.gate.connecting.acquire().await;
-        let name = match self.target {
-            Wanted::Name(name) => Some(name),
-            Wanted::Address(_) => None,
-        };
+        let name = self.target.name();
         let proxy = match &self.gate.upstream {
             Upstream::Proxy(proxy) if !proxy.excepts(name, None) => Some(proxy),
             _ => None,
@@ -45,10 +40,10 @@ impl Flow<'_> {
             return Ok(self.connected(stream, early, None));
         }
         let addresses = match self.target {
-            Wanted::Name(name) => self.resolve(name).await.map_err(|error| unreachable(&error))?,
+            Wanted::Name(name) => self.gate.resolve(name).await.map_err(|error| unreachable(&error))?,
             Wanted::Address(address) => vec![*address],
         };
-        let destinations = permitted(&self.gate.grants(), &addresses, self.port)?;
+        let destinations = permitted(&self.gate.grants(), Transport::Tcp, &addresses, self.port)?;
         // A loopback address stands for this host. To a proxy, the same address stands for the proxy's host.
         let is_direct = |to: &SocketAddr, proxy: &ProxyServer| to.ip().is_loopback() || proxy.excepts(None, Some(to.ip()));
         match proxy.filter(|proxy| !destinations.iter().any(|to| is_direct(to, proxy))) {
@@ -56,7 +51,7 @@ impl Flow<'_> {
             None => {
                 let stream = connect(&destinations).await.map_err(|error| unreachable(&error))?;
                 let peer = stream.peer_addr().map_err(|error| unreachable(&error))?;
-                Ok(self.connected(stream, Vec::new(), Some(peer)))
+                Ok(self.connected(Socket::Tcp(stream), Vec::new(), Some(peer)))
             }
         }
     }
@@ -73,22 +68,10 @@ impl Flow<'_> {
         Err(last)
     }
 
-    fn connected(&self, stream: TcpStream, early: Vec<u8>, to: Option<SocketAddr>) -> Reached {
-        let _ = stream.set_nodelay(true);
+    fn connected(&self, stream: Socket, early: Vec<u8>, to: Option<SocketAddr>) -> Reached {
         let _ = self.progress.connected.set(to);
+        self.progress.record_open(&self.gate.log, &self.access.rule);
         Reached { stream, early }
-    }
-
-    /// Resolves the name in another thread. The call cannot be cancelled, so it holds the permit until it returns.
-    async fn resolve(&self, name: &HostName) -> io::Result<Vec<IpAddr>> {
-        let permit = self.gate.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let (resolver, name) = (self.gate.resolver.clone(), name.clone());
-        let call = tokio::task::spawn_blocking(move || {
-            let addresses = resolver.resolve(&name);
-            drop(permit);
-            addresses
-        });
-        call.await.map_err(io::Error::other)?
     }
 }
 

@@ -1,14 +1,18 @@
-//! The record of each attempt of a sandbox to reach something, granted or refused. The queue of records is bounded, and records
-//! that do not fit are counted. Refused attempts take at most half of the queue, so that many refused attempts do not displace
-//! the record of a granted flow.
+//! The record of each attempt of a sandbox to reach something, granted or refused, and the queue of the records.
+//!
+//! A granted flow also has records while it is open. A later record of the flow replaces an earlier one in the queue, so a flow
+//! has exactly one record that is not [`FlowVerdict::Open`].
+
+mod queue;
 
 use crate::{address::SpecialKind, hello::HelloError, http::HeadError, inspect::error::InspectRefusal};
+use agentd_core::{DatagramCount, DelayedBy};
 use std::{
-    collections::VecDeque,
     net::SocketAddr,
-    sync::{Arc, Condvar, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
+
+pub use queue::FlowLog;
 
 /// The kind of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,11 +20,11 @@ use std::{
 pub enum FlowKind {
     /// A TCP connection.
     Tcp,
-    /// A UDP datagram, which is never carried.
+    /// The UDP datagrams between one socket of a program and one destination, or a datagram that was refused.
     Udp,
-    /// A DNS question. Only refused questions are recorded, because an answered one has no effect without a connection.
+    /// A DNS query. Only refused queries are recorded, because an answered query has no effect without a connection.
     Dns,
-    /// A request inside of an inspected connection. Only refused requests are recorded. The connection has a separate record.
+    /// A request inside an inspected connection. Only refused requests are recorded. The connection has a separate record.
     Request,
 }
 
@@ -48,9 +52,11 @@ impl RequestLine {
 /// One attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlowRecord {
+    /// A number that the records of one flow share. `None` for an attempt with one record only.
+    pub id: Option<u64>,
     /// The time of the attempt.
     pub started: SystemTime,
-    /// The time until its end.
+    /// The time until its end, or until this record.
     pub lasted: Duration,
     /// The kind.
     pub kind: FlowKind,
@@ -66,7 +72,11 @@ pub struct FlowRecord {
     pub sent: u64,
     /// Bytes to the sandbox.
     pub received: u64,
-    /// The request, if the record is about one.
+    /// The carried datagrams, if the record is about a flow of UDP.
+    pub datagrams: Option<DatagramCount>,
+    /// The limits that delayed the flow.
+    pub delayed: DelayedBy,
+    /// The method and path that were refused, if known.
     pub request: Option<RequestLine>,
     /// The decision.
     pub verdict: FlowVerdict,
@@ -76,11 +86,16 @@ pub struct FlowRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FlowVerdict {
+    /// A grant allows the attempt, and the connection is open. The bytes are those so far.
+    Open {
+        /// The grant, in text form.
+        rule: String,
+    },
     /// A grant allows the attempt.
     Granted {
         /// The grant, in text form.
         rule: String,
-        /// How the flow ended.
+        /// The way in which the flow ended.
         end: FlowEnd,
     },
     /// The attempt was refused.
@@ -97,9 +112,11 @@ pub enum FlowEnd {
     Broken(String),
     /// The name was not resolved, or no address answered.
     Unreachable(String),
-    /// No byte arrived for the idle limit.
+    /// No byte arrived for the idle limit. Flows of UDP have no other regular end.
     Idle,
-    /// The grant was withdrawn.
+    /// The sandbox started more flows of UDP than its limit permits, and this one was used least recently.
+    Displaced,
+    /// The grant was revoked.
     Revoked,
     /// The gateway stopped.
     Stopped,
@@ -107,7 +124,7 @@ pub enum FlowEnd {
     Refused(FlowRefusal),
 }
 
-/// The reason of a refusal.
+/// The reason for a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FlowRefusal {
@@ -117,9 +134,25 @@ pub enum FlowRefusal {
     /// No grant covers the destination at this port.
     #[error("no network grant covers this destination at this port — add one with the port")]
     NotGranted,
-    /// A UDP datagram.
-    #[error("UDP is not carried — let the program use TCP")]
+    /// No grant covers UDP to the destination at this port.
+    #[error("no network grant covers UDP to this destination — let the program use TCP, or add a network grant with `/udp`")]
     Udp,
+    /// UDP from a virtual machine, whose agent carries none.
+    #[error(
+        "no network grant covers UDP in a virtual machine — let the program use TCP, or use the backend linux-native or container"
+    )]
+    UdpInMachine,
+    /// The sandbox started more flows of UDP per second than its limit.
+    #[error("the sandbox started too many flows of UDP per second (`new-connections` of --net-limit) — start fewer, or raise it")]
+    TooManyFlows,
+    /// The sandbox has as many flows as its limit permits.
+    #[error(
+        "the sandbox has as many connections as its limit permits (`connections` of --net-limit) — close some, or raise the limit"
+    )]
+    TooManyConnections,
+    /// The sandbox has carried as many bytes as its limit permits.
+    #[error("the sandbox has carried as many bytes as its limit permits (`bytes` of --net-limit) — raise the limit")]
+    UsedUp,
     /// An address from the range of the sandbox's DNS that belongs to no name.
     #[error(
         "no name was resolved to this address in this sandbox — connect by name; programs must not keep addresses from \
@@ -129,11 +162,11 @@ pub enum FlowRefusal {
     /// The sandbox asked for more names than its limit.
     #[error("the sandbox resolved more names than its limit (`FlowLimits::names` of the library) permits — resolve fewer names")]
     TooManyNames,
-    /// A question for a type of record that the gateway does not answer.
+    /// A query for a type of record that the gateway does not answer.
     #[error("DNS records of type {0} are not available in a sandbox — request A or AAAA records")]
     RecordType(String),
     /// The name leads to an address that is not of the public internet.
-    #[error("the name leads to {address}, which is {kind} — grant that address with its port too, if you want to reach it")]
+    #[error("the name leads to {address}, which is {kind} — also grant that address with its port, if you want to reach it")]
     Special {
         /// The address.
         address: std::net::IpAddr,
@@ -149,7 +182,7 @@ pub enum FlowRefusal {
     /// A request is not acceptable HTTP.
     #[error(transparent)]
     Request(#[from] HeadError),
-    /// Something inside of an inspected connection is not acceptable.
+    /// Something inside an inspected connection is not acceptable.
     #[error(transparent)]
     Inspect(#[from] InspectRefusal),
 }
@@ -171,149 +204,49 @@ pub(crate) struct RequestLog {
 
 impl RequestLog {
     pub(crate) fn refused(&self, request: RequestLine, refusal: FlowRefusal) {
+        let verdict = FlowVerdict::Refused(refusal);
         self.log.add(FlowRecord {
-            started: SystemTime::now(),
-            lasted: Duration::ZERO,
-            kind: FlowKind::Request,
             name: Some(self.name.clone()),
-            wanted: self.wanted,
             connected: self.connected,
             address_checked: self.address_checked,
-            sent: 0,
-            received: 0,
             request: Some(request),
-            verdict: FlowVerdict::Refused(refusal),
+            ..FlowRecord::new(SystemTime::now(), Duration::ZERO, FlowKind::Request, self.wanted, verdict)
         });
     }
 }
 
 impl FlowRecord {
-    /// Returns true if the attempt was refused.
-    pub fn is_refused(&self) -> bool {
-        matches!(self.verdict, FlowVerdict::Refused(_))
-    }
-}
-
-/// The queue of records between a gateway and its reader.
-#[derive(Debug, Clone)]
-pub struct FlowLog(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    queue: Mutex<Queue>,
-    added: Condvar,
-    most: usize,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    records: VecDeque<FlowRecord>,
-    refused: usize,
-    dropped: u64,
-    closed: bool,
-}
-
-impl FlowLog {
-    /// Creates a queue for at most `most` records.
-    pub fn new(most: usize) -> Self {
-        Self(Arc::new(Shared { queue: Mutex::default(), added: Condvar::new(), most: most.max(2) }))
-    }
-
-    /// Adds a record, or counts it as dropped.
-    pub(crate) fn add(&self, record: FlowRecord) {
-        let mut queue = self.lock();
-        let refused = record.is_refused();
-        if queue.records.len() >= self.0.most || (refused && queue.refused >= self.0.most / 2) {
-            queue.dropped += 1;
-            return;
-        }
-        queue.refused += usize::from(refused);
-        queue.records.push_back(record);
-        drop(queue);
-        self.0.added.notify_one();
-    }
-
-    /// Marks the end: no record follows.
-    pub(crate) fn close(&self) {
-        self.lock().closed = true;
-        self.0.added.notify_all();
-    }
-
-    /// Waits for a record up to `timeout`. Returns `None` at the time-out, or if the gateway has ended and no record is left.
-    pub fn next(&self, timeout: Duration) -> Option<FlowRecord> {
-        let deadline = Instant::now().checked_add(timeout);
-        let mut queue = self.lock();
-        loop {
-            if let Some(record) = queue.records.pop_front() {
-                queue.refused -= usize::from(record.is_refused());
-                return Some(record);
-            }
-            let left = deadline.map_or(timeout, |deadline| deadline.saturating_duration_since(Instant::now()));
-            if queue.closed || left.is_zero() {
-                return None;
-            }
-            queue = self.0.added.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    /// Returns the number of records that did not fit since the last call.
-    pub fn take_dropped(&self) -> u64 {
-        std::mem::take(&mut self.lock().dropped)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
-        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record(refused: bool) -> FlowRecord {
-        let verdict = if refused {
-            FlowVerdict::Refused(FlowRefusal::NotGranted)
-        } else {
-            FlowVerdict::Granted { rule: "a.example:443".to_owned(), end: FlowEnd::Closed }
-        };
-        FlowRecord {
-            started: SystemTime::UNIX_EPOCH,
-            lasted: Duration::ZERO,
-            kind: FlowKind::Tcp,
+    /// Returns a record without bytes, name and connection.
+    pub(crate) fn new(started: SystemTime, lasted: Duration, kind: FlowKind, wanted: SocketAddr, verdict: FlowVerdict) -> Self {
+        Self {
+            id: None,
+            started,
+            lasted,
+            kind,
             name: None,
-            wanted: ([198, 18, 1, 0], 443).into(),
+            wanted,
             connected: None,
             address_checked: true,
             sent: 0,
             received: 0,
+            datagrams: None,
+            delayed: DelayedBy::default(),
             request: None,
             verdict,
         }
     }
 
-    #[test]
-    fn flood_of_refusals_leaves_room_for_granted_flows_and_is_counted() {
-        let log = FlowLog::new(8);
-        (0..100).for_each(|_| log.add(record(true)));
-        (0..5).for_each(|_| log.add(record(false)));
-        assert_eq!(log.take_dropped(), 96 + 1);
-        assert_eq!(log.take_dropped(), 0);
-        log.close();
-        let read: Vec<_> = std::iter::from_fn(|| log.next(Duration::from_secs(60))).map(|record| record.is_refused()).collect();
-        assert_eq!(read, [true, true, true, true, false, false, false, false]);
-        // What was read makes room again.
-        log.add(record(true));
-        assert_eq!(log.take_dropped(), 0);
+    /// Returns true if the attempt was refused.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.verdict, FlowVerdict::Refused(_))
     }
 
-    #[test]
-    fn reader_is_woken_by_a_record() {
-        let log = FlowLog::new(8);
-        let reader = std::thread::spawn({
-            let log = log.clone();
-            move || log.next(Duration::from_secs(60))
-        });
-        log.add(record(false));
-        assert_eq!(reader.join().unwrap(), Some(record(false)));
+    /// Returns true if another record of the connection follows.
+    pub fn is_open(&self) -> bool {
+        matches!(self.verdict, FlowVerdict::Open { .. })
     }
 }
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

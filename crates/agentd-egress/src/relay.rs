@@ -6,7 +6,7 @@
 //!
 //! `splice` to a socket that its peer has reset raises SIGPIPE. Rust programs ignore this signal by default.
 
-use crate::limits::MAX_IN_PIPE;
+use crate::{budget::Meter, limits::MAX_IN_PIPE, socket::Socket};
 use rustix::{
     net::Shutdown,
     pipe::{PipeFlags, SpliceFlags, pipe_with, splice},
@@ -14,14 +14,10 @@ use rustix::{
 use std::{
     io,
     os::fd::OwnedFd,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Mutex, PoisonError},
 };
 use tokio::{
     io::Interest,
-    net::TcpStream,
     sync::{Semaphore, SemaphorePermit},
 };
 
@@ -87,10 +83,10 @@ pub(crate) enum Pumped {
 /// One direction of a flow.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Direction<'a> {
-    pub(crate) from: &'a TcpStream,
-    pub(crate) to: &'a TcpStream,
-    /// Counts the bytes that were written.
-    pub(crate) count: &'a AtomicU64,
+    pub(crate) from: &'a Socket,
+    pub(crate) to: &'a Socket,
+    /// Counts the bytes that were written, and limits those that are read.
+    pub(crate) meter: &'a Meter,
     pub(crate) pipes: &'a PipePool,
 }
 
@@ -99,9 +95,13 @@ impl Direction<'_> {
     pub(crate) async fn pump(&self, mut left: u64) -> io::Result<Pumped> {
         while left > 0 {
             self.from.readable().await?;
+            self.meter.wait().await;
             let held = self.pipes.take().await?;
             loop {
-                let most = usize::try_from(left).unwrap_or(usize::MAX).min(MAX_IN_PIPE);
+                let most = self.meter.allowance(usize::try_from(left).unwrap_or(usize::MAX).min(MAX_IN_PIPE));
+                if most == 0 {
+                    break;
+                }
                 // The pipe is empty, so "would block" concerns the socket.
                 let moved = self.from.try_io(Interest::READABLE, || {
                     Ok(splice(self.from, None, &held.pipe.write, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
@@ -112,6 +112,7 @@ impl Direction<'_> {
                         return Ok(Pumped::End);
                     }
                     Ok(moved) => {
+                        self.meter.spend(moved);
                         self.empty(&held.pipe, moved).await?;
                         left = left.saturating_sub(moved as u64);
                     }
@@ -148,9 +149,11 @@ impl Direction<'_> {
     pub(crate) async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             self.to.writable().await?;
-            match self.to.try_write(bytes) {
+            let most = self.meter.turn(bytes.len()).await;
+            match self.to.try_write(&bytes[..most]) {
                 Ok(written) => {
-                    self.count.fetch_add(written as u64, Ordering::Relaxed);
+                    self.meter.spend(written);
+                    self.meter.count(written);
                     bytes = &bytes[written..];
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -172,14 +175,14 @@ impl Direction<'_> {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             left -= moved.min(left);
-            self.count.fetch_add(moved as u64, Ordering::Relaxed);
+            self.meter.count(moved);
         }
         Ok(())
     }
 }
 
 /// Reads what has arrived, up to `most` bytes in the buffer. Returns false at the end of the stream.
-pub(crate) async fn read_some(from: &TcpStream, buffer: &mut Vec<u8>, most: usize) -> io::Result<bool> {
+pub(crate) async fn read_some(from: &Socket, buffer: &mut Vec<u8>, most: usize) -> io::Result<bool> {
     const PART: usize = 4096;
     let room = most.saturating_sub(buffer.len()).min(PART);
     if room == 0 {

@@ -1,6 +1,11 @@
 //! Resolves a name to the addresses to which a sandbox may connect.
 
-use crate::{address::SpecialKind, grant::NetGrants, name::HostName, record::FlowRefusal};
+use crate::{
+    address::SpecialKind,
+    grant::{NetGrants, Transport},
+    name::HostName,
+    record::FlowRefusal,
+};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use std::{
     io,
@@ -26,14 +31,20 @@ impl Resolve for HostResolver {
     }
 }
 
-/// Keeps the addresses that the grants permit at the port.
+/// Keeps the addresses that the grants permit at the port over the transport.
 ///
 /// # Errors
 /// The reason for the first address, if none remains. An empty list remains an empty list.
-pub(crate) fn permitted(grants: &NetGrants, addresses: &[IpAddr], port: u16) -> Result<Vec<SocketAddr>, FlowRefusal> {
+pub(crate) fn permitted(
+    grants: &NetGrants,
+    transport: Transport,
+    addresses: &[IpAddr],
+    port: u16,
+) -> Result<Vec<SocketAddr>, FlowRefusal> {
     let check = |address: IpAddr| {
-        grants.check_address(address, port)?;
-        if is_own(address) && !grants.names_own_address(address, port) { Err(SpecialKind::Own) } else { Ok(()) }
+        grants.check_address(transport, address, port)?;
+        let own = is_own(address) && !grants.names_own_address(transport, address, port);
+        if own { Err(SpecialKind::Own) } else { Ok(()) }
     };
     let mut refused = None;
     let mut kept: Vec<SocketAddr> = Vec::new();
@@ -53,8 +64,8 @@ pub(crate) fn permitted(grants: &NetGrants, addresses: &[IpAddr], port: u16) -> 
 
 /// Returns true if the address is one of this host. A socket can be bound only to such an address (`man 7 ip`).
 ///
-/// With `net.ipv4.ip_nonlocal_bind`, a socket can be bound to every address. The source address that the kernel chooses then
-/// decides: for an address of this host, it is that address itself.
+/// With `net.ipv4.ip_nonlocal_bind`, a socket can be bound to every address. In that case, the kernel's choice of the source
+/// address decides: to reach an address of this host, the kernel uses the same address as the source.
 fn is_own(address: IpAddr) -> bool {
     if !can_bind(address) {
         return false;
@@ -94,11 +105,12 @@ mod tests {
     fn forbidden_addresses_are_left_out_and_reported_if_nothing_remains() {
         let grants: NetGrants = "a.example:80".parse().unwrap();
         let mixed = addresses(&["169.254.169.254", "93.184.216.34", "10.0.0.1", "93.184.216.34", "2606:4700::1111"]);
-        let kept = permitted(&grants, &mixed, 80).unwrap();
+        let kept = permitted(&grants, Transport::Tcp, &mixed, 80).unwrap();
         assert_eq!(kept, ["93.184.216.34:80".parse().unwrap(), "[2606:4700::1111]:80".parse().unwrap()]);
         let refusal = FlowRefusal::Special { address: mixed[0], kind: SpecialKind::LinkLocal };
-        assert_eq!(permitted(&grants, &addresses(&["169.254.169.254", "127.0.0.1"]), 80), Err(refusal));
-        assert_eq!(permitted(&grants, &[], 80), Ok(Vec::new()));
+        let bad = addresses(&["169.254.169.254", "127.0.0.1"]);
+        assert_eq!(permitted(&grants, Transport::Tcp, &bad, 80), Err(refusal));
+        assert_eq!(permitted(&grants, Transport::Tcp, &[], 80), Ok(Vec::new()));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Addresses that stand for names inside of one sandbox.
+//! Addresses that stand for names in one sandbox.
 //!
 //! A granted name gets one address of each family when the sandbox first asks for the name. A connection to such an address
 //! therefore shows which name the program wanted. No address is assigned to a second name while the sandbox lives.
@@ -11,16 +11,16 @@ use std::{
 };
 
 /// The range of synthetic IPv4 addresses: RFC 2544, which no host of the internet has. The first addresses are not used for
-/// names, so that the namespace may have addresses of its own there.
+/// names, so that the namespace may have its own addresses there.
 pub const SYNTHETIC_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(198, 18, 0, 0), 15);
 /// The range of synthetic IPv6 addresses: a prefix of RFC 4193.
 pub const SYNTHETIC_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd61, 0x6765, 0x6e74, 0, 0, 0, 0, 0), 64);
 
 /// The number of addresses at the start of each range that no name gets.
-const OWN: u32 = 256;
+const RESERVED: u32 = 256;
 
 /// The names of one sandbox, and their addresses.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SyntheticNames {
     most: u32,
     names: Vec<HostName>,
@@ -40,7 +40,7 @@ impl SyntheticNames {
     /// Creates a table for at most `most` names, and never more than the IPv4 range holds.
     pub fn new(most: usize) -> Self {
         let range = u32::MAX >> SYNTHETIC_V4.prefix_len();
-        let most = u32::try_from(most).unwrap_or(u32::MAX).min(range - OWN);
+        let most = u32::try_from(most).unwrap_or(u32::MAX).min(range - RESERVED);
         Self { most, names: Vec::new(), positions: HashMap::new() }
     }
 
@@ -61,7 +61,7 @@ impl SyntheticNames {
             IpAddr::V4(address) => u128::from(address.to_bits().checked_sub(SYNTHETIC_V4.addr().to_bits())?),
             IpAddr::V6(address) => address.to_bits().checked_sub(SYNTHETIC_V6.addr().to_bits())?,
         };
-        self.names.get(usize::try_from(offset.checked_sub(OWN.into())?).ok()?)
+        self.names.get(usize::try_from(offset.checked_sub(RESERVED.into())?).ok()?)
     }
 }
 
@@ -73,17 +73,19 @@ pub fn is_synthetic(address: IpAddr) -> bool {
     }
 }
 
-/// Returns true if the address is one of the first of a range, which no name gets.
+/// Returns true if the address is one of the reserved addresses at the start of a range.
 pub(crate) fn is_own(address: IpAddr) -> bool {
-    let own = u128::from(OWN);
+    let own = u128::from(RESERVED);
     match address {
-        IpAddr::V4(address) => address.to_bits().checked_sub(SYNTHETIC_V4.addr().to_bits()).is_some_and(|offset| offset < OWN),
+        IpAddr::V4(address) => {
+            address.to_bits().checked_sub(SYNTHETIC_V4.addr().to_bits()).is_some_and(|offset| offset < RESERVED)
+        }
         IpAddr::V6(address) => address.to_bits().checked_sub(SYNTHETIC_V6.addr().to_bits()).is_some_and(|offset| offset < own),
     }
 }
 
 fn pair(position: u32) -> SyntheticPair {
-    let offset = OWN + position;
+    let offset = RESERVED + position;
     SyntheticPair {
         v4: Ipv4Addr::from_bits(SYNTHETIC_V4.addr().to_bits() + offset),
         v6: Ipv6Addr::from_bits(SYNTHETIC_V6.addr().to_bits() + u128::from(offset)),

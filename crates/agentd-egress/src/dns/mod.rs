@@ -1,8 +1,8 @@
 //! The DNS of a sandbox: each granted name has a synthetic address, and no other name exists.
 //!
-//! Every question gets an answer at once, so that no client waits or asks another server. For a granted name, only records of
-//! type A and AAAA exist. A question for another type gets an empty answer; HTTPS and SVCB are among these types, so no client
-//! learns an ECH configuration. All other questions are refused with a code that ends the client's search. `serve` has the
+//! Every query gets an immediate answer, so that no client waits or asks another server. For a granted name, only records of
+//! type A and AAAA exist. A query for another type gets an empty answer; HTTPS and SVCB are among these types, so no client
+//! learns an ECH configuration. All other queries are refused with a code that ends the client's search. `serve` has the
 //! sockets.
 
 pub(crate) mod serve;
@@ -16,7 +16,7 @@ use hickory_proto::{
 /// The maximum size of a query, in bytes. A query has one question and possibly an OPT record.
 pub(crate) const MAX_QUERY: usize = 1232;
 /// The TTL of an answer, in seconds. The address of a name never changes. A client that asks again after this time learns that a
-/// grant was withdrawn.
+/// grant was revoked.
 const TTL: u32 = 60;
 /// The TTL of the answer that a name does not exist, in seconds. A grant may be added at any moment.
 const NEGATIVE_TTL: u32 = 1;
@@ -91,7 +91,7 @@ fn resolve(question: &Query, grants: &NetGrants, names: &mut SyntheticNames) -> 
     };
     let kind = question.query_type();
     if !matches!(kind, RecordType::A | RecordType::AAAA) {
-        // Clients request these types without being told to.
+        // Clients request these types by default.
         let usual = matches!(kind, RecordType::HTTPS | RecordType::SVCB);
         let refused = (!usual).then(|| (asked.clone(), FlowRefusal::RecordType(kind.to_string())));
         return Resolution { code: ResponseCode::NoError, record: None, refused };

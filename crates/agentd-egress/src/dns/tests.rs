@@ -100,7 +100,7 @@ fn full_table_refuses_new_names_and_keeps_the_old_ones() {
 }
 
 #[test]
-fn messages_that_are_no_question_get_a_polite_error_or_nothing() {
+fn messages_that_are_not_queries_get_an_error_or_no_answer() {
     let mut server = Server::new("a.example", 10);
     let good = query("a.example.", RecordType::A);
     let code = |server: &mut Server, message: &Message| server.ask(message).0.metadata.response_code;

@@ -1,13 +1,13 @@
 //! Checks whether grants allow a destination, before anything runs.
 
-use super::{Access, Carried, NetGrants, PathError};
+use super::{Access, Carried, NetGrants, PathError, Transport, suggest};
 use crate::{
     address::SpecialKind,
     name::{HostName, NameError},
 };
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// The port of a name without one.
+/// The default port of a name.
 const DEFAULT_PORT: u16 = 443;
 
 /// A host of a destination.
@@ -17,12 +17,24 @@ enum Host {
     Address(IpAddr),
 }
 
-/// A destination, and possibly a request: `HOST[:PORT][/METHOD:PATH]`. An IPv6 address is written in brackets. A name without a
-/// port means port 443.
+/// The form of a grant.
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => write!(f, "{name}"),
+            Self::Address(IpAddr::V4(address)) => write!(f, "{address}"),
+            Self::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
+        }
+    }
+}
+
+/// A destination, and possibly a request: `HOST[:PORT][/udp]` or `HOST[:PORT][/METHOD:PATH]`. An IPv6 address is written in
+/// brackets. A name without a port means port 443.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     host: Host,
     port: u16,
+    transport: Transport,
     request: Option<(String, String)>,
 }
 
@@ -39,20 +51,28 @@ pub enum DestinationError {
         #[source]
         source: NameError,
     },
+    /// The text is a URL, or has a user or a named port.
+    #[error("destination {text:?}: not of the form HOST[:PORT][/METHOD:PATH] — write `{instead}`")]
+    Form {
+        /// The text.
+        text: String,
+        /// A destination.
+        instead: String,
+    },
     /// The text in brackets is not an IPv6 address.
     #[error("destination {text:?}: not an IPv6 address in brackets — use a form such as `[2001:db8::1]:443`")]
     Address {
         /// The text.
         text: String,
     },
-    /// An address without a port, or a port that is no number from 1 to 65535.
+    /// An address without a port, or a port that is not a number from 1 to 65535.
     #[error("destination {text:?}: the port is missing or not a number from 1 to 65535 — use HOST:PORT")]
     Port {
         /// The text.
         text: String,
     },
-    /// The request has no method or no path.
-    #[error("destination {text:?}: the request is not METHOD:PATH — use a form such as `GET:/v1/models`")]
+    /// The part after the port is neither `udp` nor a request.
+    #[error("destination {text:?}: the part after `/` is neither `udp` nor METHOD:PATH — use a form such as `GET:/v1/models`")]
     Request {
         /// The text.
         text: String,
@@ -76,6 +96,14 @@ pub enum GrantRefusal {
     Port {
         /// The name.
         name: HostName,
+        /// The port of the destination.
+        port: u16,
+    },
+    /// No grant covers UDP to the destination.
+    #[error("no network grant covers UDP to {host} at port {port} — grant {host}:{port}/udp")]
+    Datagrams {
+        /// The name or address.
+        host: String,
         /// The port of the destination.
         port: u16,
     },
@@ -121,19 +149,20 @@ impl Destination {
     /// # Errors
     /// The reason why the gateway would refuse the destination.
     pub fn check(&self, grants: &NetGrants) -> Result<Access, GrantRefusal> {
-        let port = self.port;
+        let Self { port, transport, .. } = *self;
         let access = match &self.host {
-            Host::Name(name) => grants.tcp_name(name, port).ok_or_else(|| match grants.has_name(name) {
-                true => GrantRefusal::Port { name: name.clone(), port },
-                false => GrantRefusal::Name { name: name.clone(), port },
-            })?,
-            Host::Address(address) => {
-                let address = *address;
-                let access = grants.tcp_address(address, port).ok_or(GrantRefusal::Address { address, port })?;
-                grants.check_address(address, port).map_err(|kind| GrantRefusal::Special { address, kind })?;
-                access
-            }
+            Host::Name(name) => grants.name(transport, name, port),
+            Host::Address(address) => grants.address(transport, *address, port),
         };
+        let access = access.ok_or_else(|| match &self.host {
+            host if transport == Transport::Udp => GrantRefusal::Datagrams { host: host.to_string(), port },
+            Host::Name(name) if grants.has_name(name) => GrantRefusal::Port { name: name.clone(), port },
+            Host::Name(name) => GrantRefusal::Name { name: name.clone(), port },
+            Host::Address(address) => GrantRefusal::Address { address: *address, port },
+        })?;
+        if let Host::Address(address) = self.host {
+            grants.check_address(transport, address, port).map_err(|kind| GrantRefusal::Special { address, kind })?;
+        }
         let Some((method, path)) = self.request.as_ref().filter(|_| !access.requests.is_empty()) else { return Ok(access) };
         let bare = path.split('?').next().unwrap_or(path);
         for rule in &access.requests {
@@ -149,40 +178,54 @@ impl FromStr for Destination {
     type Err = DestinationError;
 
     fn from_str(text: &str) -> Result<Self, DestinationError> {
-        let owned = || text.to_owned();
-        let (host, request) = text.split_once('/').map_or((text, None), |(host, request)| (host, Some(request)));
-        let request = match request {
-            Some(request) => {
-                let parts = request.split_once(':').filter(|(method, path)| !method.is_empty() && path.starts_with('/'));
-                let (method, path) = parts.ok_or_else(|| DestinationError::Request { text: owned() })?;
-                Some((method.to_owned(), path.to_owned()))
-            }
-            None => None,
-        };
-        let (host, port) = match host.strip_prefix('[') {
-            Some(inner) => {
-                let error = || DestinationError::Address { text: owned() };
-                let (inner, port) = inner.split_once(']').ok_or_else(error)?;
-                let address = inner.parse().map(IpAddr::V6).map_err(|_| error())?;
-                (Host::Address(address), port.strip_prefix(':'))
-            }
-            None => {
-                let (host, port) = host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port)));
-                let host = match host.parse() {
-                    Ok(address) => Host::Address(IpAddr::V4(address)),
-                    Err(_) => Host::Name(host.parse().map_err(|source| DestinationError::Host { text: owned(), source })?),
-                };
-                (host, port)
-            }
-        };
-        let port = match port {
-            None if matches!(host, Host::Name(_)) => Some(DEFAULT_PORT),
-            // `u16::from_str` also accepts a sign.
-            _ => port.filter(|port| port.bytes().all(|byte| byte.is_ascii_digit())).and_then(|port| port.parse().ok()),
-        };
-        let port = port.filter(|port| *port != 0).ok_or_else(|| DestinationError::Port { text: owned() })?;
-        Ok(Self { host, port, request })
+        parse(text).map_err(|error| match suggest::destination(text) {
+            Some(instead) => DestinationError::Form { text: text.to_owned(), instead },
+            None => error,
+        })
     }
+}
+
+/// Reads a destination.
+pub(super) fn parse(text: &str) -> Result<Destination, DestinationError> {
+    let owned = || text.to_owned();
+    let (host, request) = text.split_once('/').map_or((text, None), |(host, request)| (host, Some(request)));
+    let (transport, request) = match request {
+        Some("udp") => (Transport::Udp, None),
+        request => (Transport::Tcp, request),
+    };
+    let request = match request {
+        Some(request) => {
+            let parts = request
+                .split_once(':')
+                .filter(|(method, path)| !method.is_empty() && !method.contains('/') && path.starts_with('/'));
+            let (method, path) = parts.ok_or_else(|| DestinationError::Request { text: owned() })?;
+            Some((method.to_owned(), path.to_owned()))
+        }
+        None => None,
+    };
+    let (host, port) = match host.strip_prefix('[') {
+        Some(inner) => {
+            let error = || DestinationError::Address { text: owned() };
+            let (inner, port) = inner.split_once(']').ok_or_else(error)?;
+            let address = inner.parse().map(IpAddr::V6).map_err(|_| error())?;
+            (Host::Address(address), port.strip_prefix(':'))
+        }
+        None => {
+            let (host, port) = host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port)));
+            let host = match host.parse() {
+                Ok(address) => Host::Address(IpAddr::V4(address)),
+                Err(_) => Host::Name(host.parse().map_err(|source| DestinationError::Host { text: owned(), source })?),
+            };
+            (host, port)
+        }
+    };
+    let port = match port {
+        None if matches!(host, Host::Name(_)) => Some(DEFAULT_PORT),
+        // `u16::from_str` also accepts a sign.
+        _ => port.filter(|port| port.bytes().all(|byte| byte.is_ascii_digit())).and_then(|port| port.parse().ok()),
+    };
+    let port = port.filter(|port| *port != 0).ok_or_else(|| DestinationError::Port { text: owned() })?;
+    Ok(Destination { host, port, transport, request })
 }
 
 /// Writes one line that says what is allowed, and what the gateway checks.
@@ -222,6 +265,8 @@ mod tests {
             ("api.example/POST:/any//thing", "api.example", "api.example:443"),
             ("10.1.2.3:5432", "10.1.2.0/24:5432", "10.1.2.0/24:5432"),
             ("[2001:db8::1]:22", "[2001:db8::1]:22", "[2001:db8::1]:22"),
+            ("time.example:123/udp", "*.example:123/udp,time.example:123", "*.example:123/udp"),
+            ("10.1.2.3:514/udp", "10.1.2.0/24:514,10.1.2.0/24:514/udp", "10.1.2.0/24:514/udp"),
         ] {
             assert_eq!(check(destination, grants).map(|access| access.rule).as_deref(), Ok(rule), "{destination}");
         }
@@ -236,6 +281,10 @@ mod tests {
             ("pypi.example:22", "pypi.example", "no network grant covers port 22 of pypi.example"),
             ("10.1.3.3:5432", "10.1.2.0/24:5432", "no network grant covers port 5432 of 10.1.3.3"),
             ("169.254.169.254:80", "0.0.0.0/0:80", "169.254.169.254 is link-local"),
+            ("169.254.169.254:80/udp", "0.0.0.0/0:80/udp,169.254.169.254:80", "169.254.169.254 is link-local"),
+            ("time.example:123", "time.example:123/udp", "no network grant covers port 123 of time.example"),
+            ("time.example:123/udp", "time.example:123", "grant time.example:123/udp"),
+            ("[2001:4860::1]:123/udp", "time.example:123", "grant [2001:4860::1]:123/udp"),
             ("api.example/DELETE:/v1/x", "api.example/GET:/v1/*", "allows DELETE /v1/x"),
             ("api.example/GET:/v1/../x", "api.example/GET:/v1/*", "`..`"),
         ] {
@@ -246,9 +295,19 @@ mod tests {
 
     #[test]
     fn texts_that_are_no_destination_are_errors() {
-        for text in
-            ["", "a b", "1.2.3.4", "x.example:0", "x.example:+1", "x.example:", "[::1]", "[x]:1", "x.example/GET", "x.example/:/"]
-        {
+        for text in [
+            "",
+            "a b",
+            "1.2.3.4",
+            "x.example:0",
+            "x.example:+1",
+            "x.example:",
+            "[::1]",
+            "[x]:1",
+            "x.example/GET",
+            "x.example/:/",
+            "x.example/udp/GET:/",
+        ] {
             assert!(text.parse::<Destination>().is_err(), "{text}");
         }
     }

@@ -8,8 +8,16 @@ use crate::name::NameError;
 #[non_exhaustive]
 pub enum GrantError {
     /// An item is empty.
-    #[error("network grant: empty item in the list — remove the extra comma")]
+    #[error("network grant: empty item in the list — remove the extra comma, and write no space after a comma")]
     Empty,
+    /// The text is a URL, or differs from a grant in another way that shows what was meant.
+    #[error("network grant {item:?}: not of the form HOST[:PORT][/PROTOCOL][/METHOD:PATH] — write `{instead}`")]
+    Form {
+        /// The text, without a user.
+        item: String,
+        /// Valid grants.
+        instead: String,
+    },
     /// The grant would allow every name.
     #[error("network grant {item:?}: `*` alone would allow every host — name the hosts, or use `*.NAME` for those below a name")]
     Everything {
@@ -52,7 +60,7 @@ pub enum GrantError {
         item: String,
     },
     /// An address has no port.
-    #[error("network grant {item:?}: an address or range needs a port — add one, as in `10.1.2.0/24:5432`")]
+    #[error("network grant {item:?}: an address or range needs a port — add one, as in `{item}:443`")]
     NoPort {
         /// The grant.
         item: String,
@@ -71,7 +79,7 @@ pub enum GrantError {
     },
     /// The part after the port is neither a protocol nor a request.
     #[error(
-        "network grant {item:?}: {part:?} is neither a protocol nor a request — use `tcp`, `tls` or `http`, or append \
+        "network grant {item:?}: {part:?} is neither a protocol nor a request — use `tcp`, `tls`, `http` or `udp`, or append \
          a request to HTTP, as in `/http/GET:/v1/*`"
     )]
     Suffix {

@@ -6,13 +6,17 @@
 //!     "api.example.com",
 //!     "*.files.example:443",
 //!     "10.1.2.0/24:5432",
+//!     "time.example:123/udp",
 //! ]
 //! # The text that a program and its user get for a refused host.
 //! deny_reason = "ask the platform team for access"
+//! # Limits, as for `--net-limit`.
+//! limits = "connections=100,rate=2M/s"
 //! ```
 
 use super::{GrantError, NetGrants};
 use crate::preset::{Preset, PresetError};
+use agentd_core::NetworkLimits;
 use serde::Deserialize;
 use std::str::FromStr;
 
@@ -29,6 +33,8 @@ pub struct GrantFile {
     pub allow: NetGrants,
     /// The operator's text for a refused host.
     pub deny_reason: Option<String>,
+    /// The limits of the network.
+    pub limits: NetworkLimits,
 }
 
 /// The reason why a text is not a grant file.
@@ -39,7 +45,9 @@ pub enum GrantFileError {
     #[error("the file has more than {MAX_FILE} bytes — grant fewer hosts, or use a wildcard")]
     Long,
     /// The text is not TOML, or has another key or type.
-    #[error("line {line}: {reason} — correct the line; `allow` and `presets` are lists of texts, `deny_reason` is a text")]
+    #[error(
+        "line {line}: {reason} — correct the line; `allow` and `presets` are lists of texts, `deny_reason` and `limits` are texts"
+    )]
     Syntax {
         /// The line, from 1.
         line: usize,
@@ -52,6 +60,9 @@ pub enum GrantFileError {
     /// A preset is not available.
     #[error(transparent)]
     Preset(#[from] PresetError),
+    /// The limits have another form.
+    #[error("limits: {0}")]
+    Limits(String),
     /// `deny_reason` is too long, or has a control character, which could change a terminal or a protocol.
     #[error(
         "deny_reason: more than {MAX_REASON} bytes, or a control character — use one line of at most {MAX_REASON} bytes, without \
@@ -68,6 +79,7 @@ struct Content {
     #[serde(default)]
     presets: Vec<String>,
     deny_reason: Option<String>,
+    limits: Option<String>,
 }
 
 impl FromStr for GrantFile {
@@ -91,7 +103,9 @@ impl FromStr for GrantFile {
         for name in &content.presets {
             grants.extend(Preset::find(name)?.allow.iter().cloned());
         }
-        Ok(Self { allow: grants.into_iter().collect(), deny_reason: content.deny_reason })
+        let limits = content.limits.map_or(Ok(NetworkLimits::default()), |limits| limits.parse());
+        let limits = limits.map_err(GrantFileError::Limits)?;
+        Ok(Self { allow: grants.into_iter().collect(), deny_reason: content.deny_reason, limits })
     }
 }
 
@@ -106,6 +120,8 @@ mod tests {
         let grants: Vec<String> = file.allow.iter().map(ToString::to_string).collect();
         assert_eq!(grants, ["a.example:443", "10.0.0.0/8:5432", "proxy.golang.org:443", "sum.golang.org:443"]);
         assert_eq!(file.deny_reason.as_deref(), Some("no"));
+        let file: GrantFile = "limits = 'connections=5,bytes=1M'".parse().unwrap();
+        assert_eq!(file.limits.to_string(), "connections=5,bytes=1M");
         assert_eq!("".parse::<GrantFile>().unwrap(), GrantFile::default());
     }
 
@@ -116,6 +132,7 @@ mod tests {
         assert!(error("allow = [1]").contains("`allow` and `presets` are lists of texts"), "{}", error("allow = [1]"));
         assert!(error("allowed = []").starts_with("line 1: "), "{}", error("allowed = []"));
         assert!(error("allow = ['*']").contains("\"*\""));
+        assert!(error("limits = 'bytes=0'").starts_with("limits: 'bytes=0' is not a limit"), "{}", error("limits = 'bytes=0'"));
         assert!(error("presets = ['x']").contains("\"x\""));
         assert!(error("deny_reason = \"a\\u001b[2J\"").starts_with("deny_reason: "));
         assert!(error(&" ".repeat(MAX_FILE + 1)).contains("bytes"));

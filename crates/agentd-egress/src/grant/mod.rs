@@ -1,13 +1,16 @@
 //! The destinations that a sandbox may reach: a list of grants, and the decisions that follow from the list.
 //!
-//! `parse` reads the text form, `file` the file form, and `request` holds the rules on methods and paths. `check` decides about
+//! `parse` reads the text form, `file` the file form, and `request` holds the rules on methods and paths. `suggest` finds what to
+//! write instead of a text that is no grant. `check` decides about
 //! one destination before anything runs. A decision is a function of the grants and the destination; this module opens no socket.
 
 mod check;
 mod error;
 mod file;
+mod intersection;
 mod parse;
 mod request;
+mod suggest;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +47,15 @@ pub enum Carried {
     /// HTTP/1 over TCP without TLS. The `Host` of each request must be the granted name.
     Http,
     /// UDP, whose datagrams are not examined.
+    Udp,
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
     Udp,
 }
 
@@ -87,37 +99,43 @@ impl NetGrants {
     }
 
     /// Returns the access over TCP to a port of the name. A grant of exactly this name takes precedence over a wildcard. Of
-    /// several such grants, the first decides about the protocol, and the requests of all grants with this protocol are allowed.
+    /// several such grants, the first determines the protocol, and the requests of all grants with this protocol are allowed.
     pub fn tcp_name(&self, name: &HostName, port: u16) -> Option<Access> {
+        self.name(Transport::Tcp, name, port)
+    }
+
+    /// Returns the access to a port of the name over the transport, as for [`NetGrants::tcp_name`].
+    pub fn name(&self, transport: Transport, name: &HostName, port: u16) -> Option<Access> {
         let matching = |exact: bool| {
             self.0.iter().filter(move |grant| {
                 let names = matches!(&grant.hosts, Hosts::Names(of) if of.is_exact() == exact && of.matches(name));
-                names && grant.port == port && grant.carried != Carried::Udp
+                names && grant.port == port && grant.transport() == transport
             })
         };
         access(&mut matching(true)).or_else(|| access(&mut matching(false)))
     }
 
-    /// Returns the access over TCP to a port of the address. Only grants of ranges count, because no name is known.
-    pub fn tcp_address(&self, address: IpAddr, port: u16) -> Option<Access> {
-        access(&mut self.0.iter().filter(|grant| grant.has_address(address, port) && grant.carried != Carried::Udp))
+    /// Returns the access to a port of the address. Only grants of ranges count, because no name is known.
+    pub fn address(&self, transport: Transport, address: IpAddr, port: u16) -> Option<Access> {
+        access(&mut self.0.iter().filter(|grant| grant.has_address(transport, address, port)))
     }
 
     /// Checks an address to which the gateway would connect.
     ///
     /// # Errors
-    /// The address is special, and no grant for this port names a range within the special block of the address. `0.0.0.0/0` does
-    /// not lie within such a block, so this grant permits no special address.
-    pub fn check_address(&self, address: IpAddr, port: u16) -> Result<(), SpecialKind> {
+    /// The address is special, and no grant for this port and transport names a range within the special block of the address.
+    /// `0.0.0.0/0` does not lie within such a block, so this grant permits no special address.
+    pub fn check_address(&self, transport: Transport, address: IpAddr, port: u16) -> Result<(), SpecialKind> {
         address::check(address, &|address, block: SpecialBlock| {
-            self.ranges(address, port).any(|range| block.range.contains(&range))
+            self.ranges(transport, address, port).any(|range| block.range.contains(&range))
         })
     }
 
     /// Returns true if a grant names exactly this address, or a range of loopback addresses that contains the address. Only such
-    /// a grant permits an address of this host, because a wider range may contain the address by accident.
-    pub fn names_own_address(&self, address: IpAddr, port: u16) -> bool {
-        self.ranges(address, port).any(|range| range.prefix_len() == range.max_prefix_len() || range.addr().is_loopback())
+    /// a grant permits an address of this host, because a wider range may contain the address by chance.
+    pub fn names_own_address(&self, transport: Transport, address: IpAddr, port: u16) -> bool {
+        let mut ranges = self.ranges(transport, address, port);
+        ranges.any(|range| range.prefix_len() == range.max_prefix_len() || range.addr().is_loopback())
     }
 
     /// Returns true if a grant needs the content of TLS connections, which is available only with inspection.
@@ -125,8 +143,21 @@ impl NetGrants {
         self.0.iter().find(|grant| grant.carried == Carried::Tls && grant.request.is_some())
     }
 
-    fn ranges(&self, address: IpAddr, port: u16) -> impl Iterator<Item = IpNet> {
-        self.0.iter().filter(move |grant| grant.has_address(address, port)).filter_map(|grant| match grant.hosts {
+    /// Returns a grant of UDP, which is not carried out of a virtual machine.
+    pub fn need_datagrams(&self) -> Option<&NetGrant> {
+        self.0.iter().find(|grant| grant.transport() == Transport::Udp)
+    }
+
+    /// Returns a grant of UDP by which programs could send the requests of a host over QUIC (RFC 9114), although another grant
+    /// limits the requests to this host at the same port. Returns the grant with the limit too.
+    pub fn bypassed(&self) -> Option<(&NetGrant, &NetGrant)> {
+        let ruled = || self.0.iter().filter(|grant| grant.request.is_some());
+        let mut datagrams = self.0.iter().filter(|grant| grant.transport() == Transport::Udp);
+        datagrams.find_map(|udp| ruled().find(|ruled| udp.port == ruled.port && udp.shares_name(ruled)).map(|ruled| (udp, ruled)))
+    }
+
+    fn ranges(&self, transport: Transport, address: IpAddr, port: u16) -> impl Iterator<Item = IpNet> {
+        self.0.iter().filter(move |grant| grant.has_address(transport, address, port)).filter_map(|grant| match grant.hosts {
             Hosts::Range(range) => Some(range),
             Hosts::Names(_) => None,
         })
@@ -147,8 +178,18 @@ fn access(matching: &mut dyn Iterator<Item = &NetGrant>) -> Option<Access> {
 }
 
 impl NetGrant {
-    fn has_address(&self, address: IpAddr, port: u16) -> bool {
-        self.port == port && matches!(self.hosts, Hosts::Range(range) if range.contains(&address))
+    /// Returns the transport protocol of the granted port.
+    pub fn transport(&self) -> Transport {
+        if self.carried == Carried::Udp { Transport::Udp } else { Transport::Tcp }
+    }
+
+    fn has_address(&self, transport: Transport, address: IpAddr, port: u16) -> bool {
+        let covers = self.port == port && self.transport() == transport;
+        covers && matches!(self.hosts, Hosts::Range(range) if range.contains(&address))
+    }
+
+    fn shares_name(&self, other: &Self) -> bool {
+        matches!((&self.hosts, &other.hosts), (Hosts::Names(own), Hosts::Names(other)) if own.overlaps(other))
     }
 }
 

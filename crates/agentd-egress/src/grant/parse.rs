@@ -2,9 +2,9 @@
 //!
 //! HOST is a name, `*.NAME`, an IPv4 address or range, or an IPv6 address or range in brackets. A name without a port means TCP
 //! port 443. PROTOCOL is `tcp`, `tls`, `http` or `udp`; without it, port 443 of a name carries TLS, port 80 HTTP, and every other
-//! port TCP.
+//! port TCP. A method has upper-case letters and a colon follows it, so a protocol is no method.
 
-use super::{Carried, GrantError, Hosts, NetGrant, RequestRule};
+use super::{Carried, GrantError, Hosts, NetGrant, RequestRule, suggest};
 use crate::name::NamePattern;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
@@ -12,38 +12,50 @@ use std::{
     str::FromStr,
 };
 
-/// The port of a name without one.
+/// The default port of a name.
 const DEFAULT_PORT: u16 = 443;
 
 impl FromStr for NetGrant {
     type Err = GrantError;
 
     fn from_str(item: &str) -> Result<Self, GrantError> {
-        let owned = || item.to_owned();
-        if item.is_empty() {
-            return Err(GrantError::Empty);
-        }
-        let (hosts, rest) = hosts(item)?;
-        let (port, suffix) = port(item, rest)?;
-        let (protocol, request) = suffix.map_or(Ok((None, None)), |suffix| protocol_and_request(item, suffix))?;
-        let is_range = matches!(hosts, Hosts::Range(_));
-        let port = match port {
-            Some(53) => return Err(GrantError::Dns { item: owned() }),
-            Some(port) => port,
-            None if is_range => return Err(GrantError::NoPort { item: owned() }),
-            None => DEFAULT_PORT,
-        };
-        let usual = if is_range { Carried::Tcp } else { Carried::usual(port) };
-        let carried = protocol.unwrap_or(usual);
-        if is_range && (request.is_some() || matches!(carried, Carried::Tls | Carried::Http)) {
-            let protocol = if request.is_some() { "a request" } else { carried.word() };
-            return Err(GrantError::NeedsName { item: owned(), protocol });
-        }
-        if request.is_some() && matches!(carried, Carried::Tcp | Carried::Udp) {
-            return Err(GrantError::NoRequests { item: owned() });
-        }
-        Ok(Self { hosts, port, carried, request })
+        parse(item).map_err(|error| match suggest::instead(item) {
+            Some(instead) => {
+                // A user can have a password.
+                let shown = item.rsplit_once('@').map_or_else(|| item.to_owned(), |(_, host)| format!("…@{host}"));
+                GrantError::Form { item: shown, instead }
+            }
+            None => error,
+        })
     }
+}
+
+/// Reads a grant.
+pub(super) fn parse(item: &str) -> Result<NetGrant, GrantError> {
+    let owned = || item.to_owned();
+    if item.is_empty() {
+        return Err(GrantError::Empty);
+    }
+    let (hosts, rest) = hosts(item)?;
+    let (port, suffix) = port(item, rest)?;
+    let (protocol, request) = suffix.map_or(Ok((None, None)), |suffix| protocol_and_request(item, suffix))?;
+    let is_range = matches!(hosts, Hosts::Range(_));
+    let port = match port {
+        Some(53) => return Err(GrantError::Dns { item: owned() }),
+        Some(port) => port,
+        None if is_range => return Err(GrantError::NoPort { item: owned() }),
+        None => DEFAULT_PORT,
+    };
+    let usual = if is_range { Carried::Tcp } else { Carried::usual(port) };
+    let carried = protocol.unwrap_or(usual);
+    if is_range && (request.is_some() || matches!(carried, Carried::Tls | Carried::Http)) {
+        let protocol = if request.is_some() { "a request" } else { carried.word() };
+        return Err(GrantError::NeedsName { item: owned(), protocol });
+    }
+    if request.is_some() && matches!(carried, Carried::Tcp | Carried::Udp) {
+        return Err(GrantError::NoRequests { item: owned() });
+    }
+    Ok(NetGrant { hosts, port, carried, request })
 }
 
 /// Splits the text into the hosts and the rest. The rest is empty, or starts with `:` or `/`.

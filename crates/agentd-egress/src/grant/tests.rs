@@ -62,8 +62,8 @@ fn items_that_are_no_grant_are_refused_with_a_remedy() {
         ("127.1:80", |e| matches!(e, GrantError::Name { .. })),
         ("0x7f000001:80", |e| matches!(e, GrantError::Name { .. })),
         (":443", |e| matches!(e, GrantError::Name { .. })),
-        ("user@a.example", |e| matches!(e, GrantError::Name { .. })),
-        ("https://a.example", |e| matches!(e, GrantError::Port { .. })),
+        ("user@a.example", |e| matches!(e, GrantError::Form { .. })),
+        ("https://a.example", |e| matches!(e, GrantError::Form { .. })),
         ("10.0.0.0/33:1", |e| matches!(e, GrantError::Range { .. })),
         ("10.0.0.0/999:1", |e| matches!(e, GrantError::Range { .. })),
         ("::1", |e| matches!(e, GrantError::Range { .. })),
@@ -77,12 +77,12 @@ fn items_that_are_no_grant_are_refused_with_a_remedy() {
         ("a.example:0", |e| matches!(e, GrantError::Port { .. })),
         ("a.example:+80", |e| matches!(e, GrantError::Port { .. })),
         ("a.example:65536", |e| matches!(e, GrantError::Port { .. })),
-        ("a.example:", |e| matches!(e, GrantError::Port { .. })),
+        ("a.example:", |e| matches!(e, GrantError::Form { .. })),
         ("a.example:53", |e| matches!(e, GrantError::Dns { .. })),
         ("10.0.0.1:53/udp", |e| matches!(e, GrantError::Dns { .. })),
         ("a.example:443/quic", |e| matches!(e, GrantError::Suffix { .. })),
         ("a.example:443/tls/x", |e| matches!(e, GrantError::Suffix { .. })),
-        ("a.example/get:/x", |e| matches!(e, GrantError::Suffix { .. })),
+        ("a.example/get:/x", |e| matches!(e, GrantError::Form { .. })),
         ("10.0.0.1:443/tls", |e| matches!(e, GrantError::NeedsName { .. })),
         ("10.0.0.1:80/GET:/x", |e| matches!(e, GrantError::NeedsName { .. })),
         ("a.example:22/GET:/x", |e| matches!(e, GrantError::NoRequests { .. })),
@@ -121,9 +121,44 @@ fn name_is_granted_at_its_port_only() {
     assert_eq!(grants.tcp_name(&name("a.example"), 80), None);
     assert_eq!(grants.tcp_name(&name("x.b.example"), 22).map(|access| access.rule).as_deref(), Some("*.b.example:22"));
     assert_eq!(grants.tcp_name(&name("time.example"), 123), None, "a grant of UDP allows no TCP");
-    assert!(grants.tcp_address(address("10.9.9.9"), 5432).is_some());
-    assert_eq!(grants.tcp_address(address("10.9.9.9"), 5433), None);
-    assert_eq!(grants.tcp_address(address("11.0.0.1"), 5432), None);
+    assert!(grants.address(Transport::Tcp, address("10.9.9.9"), 5432).is_some());
+    assert_eq!(grants.address(Transport::Tcp, address("10.9.9.9"), 5433), None);
+    assert_eq!(grants.address(Transport::Tcp, address("11.0.0.1"), 5432), None);
+}
+
+#[test]
+fn grant_of_one_transport_neither_allows_the_other_nor_permits_special_addresses_to_it() {
+    let grants = grants("*.a.example:123/udp,10.0.0.0/8:514/udp,127.0.0.1:53000");
+    let rule = |access: Option<Access>| access.map(|access| access.rule);
+    assert_eq!(rule(grants.name(Transport::Udp, &name("x.a.example"), 123)).as_deref(), Some("*.a.example:123/udp"));
+    assert_eq!(rule(grants.address(Transport::Udp, address("10.9.9.9"), 514)).as_deref(), Some("10.0.0.0/8:514/udp"));
+    for (transport, to, port, allowed) in [
+        (Transport::Udp, "10.9.9.9", 514, true),
+        (Transport::Tcp, "10.9.9.9", 514, false),
+        (Transport::Tcp, "127.0.0.1", 53000, true),
+        (Transport::Udp, "127.0.0.1", 53000, false),
+    ] {
+        assert_eq!(grants.address(transport, address(to), port).is_some(), allowed, "{transport:?} {to}");
+        assert_eq!(grants.check_address(transport, address(to), port).is_ok(), allowed, "{transport:?} {to}");
+        let own = grants.names_own_address(transport, address(to), port);
+        assert_eq!(own, allowed && to.starts_with("127."), "{transport:?} {to}");
+    }
+}
+
+#[test]
+fn udp_at_a_port_with_limited_requests_is_found() {
+    for (text, bypassed) in [
+        ("a.example/GET:/x,a.example:443/udp", true),
+        ("*.example:443/udp,a.example/GET:/x", true),
+        ("*.a.example/GET:/x,*.b.a.example:443/udp", true),
+        ("a.example:80/GET:/x,a.example:80/udp", true),
+        ("a.example/GET:/x,a.example:444/udp,b.example:443/udp", false),
+        ("*.a.example/GET:/x,a.example:443/udp", false),
+        ("a.example,a.example:443/udp", false),
+        ("a.example/GET:/x,1.2.3.4:443/udp", false),
+    ] {
+        assert_eq!(grants(text).bypassed().is_some(), bypassed, "{text}");
+    }
 }
 
 #[test]
@@ -249,7 +284,7 @@ fn addresses_outside_of_the_public_internet_are_refused() {
         ("fec0::1", Private),
         ("ff02::1", Multicast),
     ] {
-        assert_eq!(none.check_address(address(text), 443), Err(kind), "{text}");
+        assert_eq!(none.check_address(Transport::Tcp, address(text), 443), Err(kind), "{text}");
     }
     for public in [
         "1.0.0.0",
@@ -281,7 +316,7 @@ fn addresses_outside_of_the_public_internet_are_refused() {
         "3ffe::1",
         "3fff:1000::1",
     ] {
-        assert_eq!(none.check_address(address(public), 443), Ok(()), "{public}");
+        assert_eq!(none.check_address(Transport::Tcp, address(public), 443), Ok(()), "{public}");
     }
 }
 
@@ -313,13 +348,13 @@ fn grant_lifts_the_rule_only_within_a_block_and_at_its_port() {
         ("10.0.0.1:80", "::ffff:10.0.0.1", 80, false),
         ("[4000::1]:80", "4000::1", 80, true),
     ] {
-        assert_eq!(grants(text).check_address(address(to), port).is_ok(), allowed, "{text} to {to}:{port}");
+        assert_eq!(grants(text).check_address(Transport::Tcp, address(to), port).is_ok(), allowed, "{text} to {to}:{port}");
     }
 }
 
 #[test]
 fn own_address_is_named_by_itself_only() {
-    let own = |text: &str, to: &str| grants(text).names_own_address(address(to), 22);
+    let own = |text: &str, to: &str| grants(text).names_own_address(Transport::Tcp, address(to), 22);
     assert!(own("10.0.0.5:22", "10.0.0.5") && own("[2001:db8::5]:22", "2001:db8::5") && own("127.0.0.0/8:22", "127.0.0.1"));
     assert!(!own("10.0.0.0/24:22", "10.0.0.5") && !own("0.0.0.0/0:22", "127.0.0.1") && !own("10.0.0.5:23", "10.0.0.5"));
 }
@@ -361,8 +396,8 @@ proptest! {
     fn no_name_grant_makes_an_address_reachable(bits: u32, wide: u128) {
         let grants = grants("a.example,*.b.example:443/tcp");
         for address in [IpAddr::V4(Ipv4Addr::from_bits(bits)), IpAddr::V6(Ipv6Addr::from_bits(wide))] {
-            prop_assert_eq!(grants.tcp_address(address, 443), None);
-            prop_assert_eq!(grants.check_address(address, 443).is_err(), crate::address::special(address).is_some());
+            prop_assert_eq!(grants.address(Transport::Tcp, address, 443), None);
+            prop_assert_eq!(grants.check_address(Transport::Tcp, address, 443).is_err(), crate::address::special(address).is_some());
         }
     }
 }

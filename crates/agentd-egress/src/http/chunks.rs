@@ -1,7 +1,7 @@
 //! Finds the end of a chunked body (RFC 9112, 7.1). Only the plainest form is accepted.
 //!
-//! Chunk extensions, trailers, and lines that end with a bare LF are refused. Servers disagree about their ends, so a request
-//! hidden in them would not be checked. `httparse::parse_chunk_size` accepts them.
+//! Chunk extensions, trailers, and lines that end with a bare LF are refused. Servers disagree about where these end, so a
+//! request that is hidden in them would not be checked. `httparse::parse_chunk_size` accepts them.
 
 use super::head::HeadError;
 
@@ -22,7 +22,7 @@ enum ChunkState {
     Data { left: u64 },
     /// The CR after a chunk, or after the last size.
     Return { last: bool },
-    /// The LF after that.
+    /// The LF after that CR.
     Feed { last: bool },
     /// The body is complete.
     Done,

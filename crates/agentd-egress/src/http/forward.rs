@@ -3,11 +3,12 @@
 use super::{BodyLength, Chunks, HeadError, RequestCheck, RequestHead};
 use crate::{
     limits::MAX_FIRST_BYTES,
-    record::{FlowRefusal, explanation},
+    record::{FlowRefusal, RequestLine, explanation},
     relay::{Direction, Pumped, read_some},
+    socket::Socket,
 };
 use std::{io, time::Duration};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
 /// The reason why forwarding stopped before the client closed its side.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl<'a> Requests<'a> {
     }
 
     /// Reads and checks the next head. Returns `None` if the client has closed its side after a whole request.
-    pub(crate) async fn next(&mut self, client: &TcpStream) -> Result<Option<RequestHead>, Stopped> {
+    pub(crate) async fn next(&mut self, client: &Socket) -> Result<Option<RequestHead>, Stopped> {
         if self.pending.is_empty() {
             // An idle connection holds no buffer.
             self.pending = Vec::new();
@@ -53,7 +54,7 @@ impl<'a> Requests<'a> {
         timeout(patience, self.head(client)).await.unwrap_or(Err(Stopped::Refused(FlowRefusal::TimedOut("request"))))
     }
 
-    async fn head(&mut self, client: &TcpStream) -> Result<Option<RequestHead>, Stopped> {
+    async fn head(&mut self, client: &Socket) -> Result<Option<RequestHead>, Stopped> {
         loop {
             if let Some(head) = self.check.head(&self.pending)? {
                 return Ok(Some(head));
@@ -66,6 +67,18 @@ impl<'a> Requests<'a> {
                 };
             }
         }
+    }
+
+    /// Returns the method and path at the start of the bytes that were not forwarded: those of a request that was refused.
+    pub(crate) fn refused(&self) -> Option<RequestLine> {
+        let line = str::from_utf8(self.pending.split(|byte| *byte == b'\r').next()?).ok()?;
+        let (method, rest) = line.split_once(' ')?;
+        let target = rest.split([' ', '?']).next()?;
+        let path = match target.split_once("://") {
+            Some((_, rest)) => rest.find('/').map_or("/", |start| &rest[start..]),
+            None => target,
+        };
+        Some(RequestLine::new(method, path))
     }
 
     /// Forwards the request with this head, and all that follow, until the client closes its side.

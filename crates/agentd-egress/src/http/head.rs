@@ -43,7 +43,7 @@ pub enum BodyLength {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeadError {
-    /// The bytes are no request of HTTP/1.
+    /// The bytes are not an HTTP/1 request.
     #[error("not a request of HTTP/1, but the port is granted for HTTP — grant the port with `/tcp` for other protocols")]
     NotHttp,
     /// The head is larger than the limit.
@@ -58,19 +58,19 @@ pub enum HeadError {
     /// Not exactly one `Host`.
     #[error("the request has no `Host` field, or several — send exactly one, or grant the port with `/tcp`")]
     NoHost,
-    /// The host is no name.
+    /// The host is not a name.
     #[error("the request has an invalid host: {0} — correct the client")]
     Name(#[from] NameError),
     /// The request is for another host.
-    #[error("the request is for {asked}, but the address was given for {granted} — connect to {asked} instead")]
+    #[error("the request is for {asked}, but this address was assigned to {granted} — connect to {asked} instead")]
     OtherHost {
         /// The host of the request.
         asked: HostName,
         /// The name of the address.
         granted: HostName,
     },
-    /// The request names another port or scheme than that of the connection.
-    #[error("the request names another port or scheme than that of its connection — connect to the port that the URL names")]
+    /// The port or scheme of the request is not that of the connection.
+    #[error("the port or scheme of the request is not that of its connection — connect to the port that the URL names")]
     OtherPort,
     /// The request is a `CONNECT` or has an `Upgrade`. The bytes that follow would not be checked.
     #[error("the request is a `CONNECT` or has an `Upgrade`, which needs TLS — use TLS, or grant the port with `/tcp`")]
@@ -88,7 +88,7 @@ pub enum HeadError {
     NotAllowed,
 }
 
-/// Headers with which some servers replace the method or the path of a request.
+/// Headers that make some servers replace the method or the path of a request.
 const OVERRIDES: [&str; 5] = ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
 
 impl RequestCheck<'_> {
@@ -162,7 +162,7 @@ impl RequestCheck<'_> {
         self.allowed(method, path.split('?').next().unwrap_or(path).as_bytes())
     }
 
-    /// Refuses headers with which some servers replace the method or the path, if a rule depends on these.
+    /// Refuses headers that make some servers replace the method or the path, if a rule depends on these.
     pub(crate) fn overrides<'n>(&self, mut names: impl Iterator<Item = &'n str>) -> Result<(), HeadError> {
         if self.rules.is_empty() {
             return Ok(());

@@ -1,7 +1,7 @@
 //! The certificate authority of one sandbox, with which the gateway presents itself as a granted server.
 //!
 //! The private key exists only in the memory of this process, and is zeroed when the authority is dropped. `ring` reads the key
-//! again for each signature; the copies that it makes on the stack meanwhile are not zeroed.
+//! again for each signature; the copies that it makes on the stack are not zeroed.
 
 use super::error::InspectionError;
 use crate::name::HostName;
@@ -30,12 +30,12 @@ use zeroize::Zeroizing;
 /// The number of certificates that are kept. Certificates of further names replace the oldest ones.
 const MAX_LEAVES: usize = 256;
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// The time by which certificates are dated back, because the clock of a client may be slow.
-const EARLIER: Duration = DAY;
+/// The time by which certificates are backdated, because the clock of a client may be slow.
+const BACKDATED: Duration = DAY;
 /// The time for which the authority is valid: as long as a sandbox may exist.
-const AUTHORITY_LASTS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const AUTHORITY_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// The time for which a server's certificate is valid. Some clients refuse more than 398 days.
-const LEAF_LASTS: Duration = Duration::from_secs(90 * 24 * 3600);
+const LEAF_VALIDITY: Duration = Duration::from_secs(90 * 24 * 3600);
 /// A certificate is used for this time, then replaced.
 const LEAF_USED: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -98,10 +98,10 @@ impl SandboxAuthority {
     /// Creates an authority with a new key.
     ///
     /// # Errors
-    /// The system gives no random bytes.
+    /// The system returns no random bytes.
     pub fn new() -> Result<Self, InspectionError> {
         let (key, leaf) = (EcdsaKey::new()?, EcdsaKey::new()?);
-        let mut params = params(AUTHORITY_LASTS)?;
+        let mut params = params(AUTHORITY_VALIDITY)?;
         // Two authorities in one trust store must have different names.
         let title = format!("agentd sandbox authority {}", HEXLOWER.encode(&random::<4>()?));
         params.distinguished_name.push(DnType::CommonName, title);
@@ -147,7 +147,7 @@ impl SandboxAuthority {
     }
 
     fn issue(&self, name: &HostName) -> Result<CertificateDer<'static>, InspectionError> {
-        let mut params = params(LEAF_LASTS)?;
+        let mut params = params(LEAF_VALIDITY)?;
         // RFC 5280, A.1: a common name has at most 64 characters. Clients look at the alternative name.
         let title = if name.as_str().len() <= 64 { name.as_str() } else { "agentd" };
         params.distinguished_name.push(DnType::CommonName, title);
@@ -171,7 +171,7 @@ fn params(lasts: Duration) -> Result<CertificateParams, InspectionError> {
     let mut params = CertificateParams::default();
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = date_time_ymd(1970, 1, 1) + since_epoch;
-    params.not_before = now - EARLIER;
+    params.not_before = now - BACKDATED;
     params.not_after = now + lasts;
     params.distinguished_name = DistinguishedName::new();
     let mut serial = random::<16>()?;

@@ -1,4 +1,4 @@
-//! The check of each request inside of an inspected connection.
+//! The check of each request inside an inspected connection.
 
 use super::error::InspectRefusal;
 use crate::{

@@ -1,4 +1,4 @@
-//! Errors of the settings of inspection, and refusals inside of an inspected connection.
+//! Errors of the settings of inspection, and refusals inside an inspected connection.
 
 use crate::name::HostName;
 
@@ -24,19 +24,28 @@ pub enum InspectionError {
         /// The host of the secret.
         host: HostName,
     },
-    /// The value of a secret cannot stand in a header.
+    /// The value of a secret is not valid in a header.
     #[error("secret for {host}: the value has a character other than visible ASCII — check it for line ends and spaces")]
     Value {
         /// The host of the secret.
         host: HostName,
     },
-    /// The header of a secret is no header name, or one that the gateway sets itself.
+    /// The header of a secret is not a header name, or is one that the gateway sets itself.
     #[error("secret for {host}: the header `{header}` cannot carry a secret — name another header")]
     Header {
         /// The host of the secret.
         host: HostName,
         /// The header.
         header: String,
+    },
+    /// A key of AWS has another form.
+    #[error(
+        "secret for {host}: the value is not ACCESS_KEY_ID:SECRET_ACCESS_KEY or ACCESS_KEY_ID:SECRET_ACCESS_KEY:SESSION_TOKEN, or a \
+         part has fewer than 8 bytes — correct the value"
+    )]
+    AwsForm {
+        /// The host of the key.
+        host: HostName,
     },
     /// The prefix of a placeholder is not plain.
     #[error(
@@ -46,7 +55,7 @@ pub enum InspectionError {
     Prefix,
 }
 
-/// The reason of a refusal inside of an inspected connection.
+/// The reason for a refusal inside an inspected connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectRefusal {
@@ -62,10 +71,65 @@ pub enum InspectRefusal {
         /// The name of the header.
         header: String,
     },
+    /// Something else than the header of a secret can carry a credential.
+    #[error(
+        "the {place} can carry another credential than the secret for this host — send the request without it, or use --secret \
+         for this header too"
+    )]
+    OtherCredential {
+        /// The header or the parameter of the query.
+        place: String,
+    },
     /// The response is encoded, so a secret in it would not be recognised.
     #[error("the server encoded its response although it was asked not to, so a secret in it cannot be masked")]
     Encoded,
+    /// A signature for AWS that is not made again with the real key.
+    #[error(transparent)]
+    Aws(#[from] AwsRefusal),
     /// The frames of a WebSocket cannot be read, so a secret in them would not be recognised.
     #[error("a secret in the frames of the WebSocket cannot be masked: {0}")]
     Frames(&'static str),
+}
+
+/// The reason why a request is not signed with a key of AWS.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AwsRefusal {
+    /// The query is a credential.
+    #[error("the query has a signature of AWS (a presigned URL) — sign in the header `Authorization`")]
+    Presigned,
+    /// The parts of the body have signatures of their own, which depend on the first one.
+    #[error(
+        "the parts of the body have signatures of AWS (`STREAMING-AWS4-…`), which cannot be made again — sign the whole body, or \
+         use `UNSIGNED-PAYLOAD`"
+    )]
+    Chunked,
+    /// The digest of the body is unknown before the body has been sent.
+    #[error(
+        "the request has a body, but its signature of AWS has no header `x-amz-content-sha256` — send the digest of the body or \
+         `UNSIGNED-PAYLOAD` in this header"
+    )]
+    Digest,
+    /// The signature is for another region or service.
+    #[error("the signature of AWS is for another region or service than {region}/{service} — use this region and service")]
+    Scope {
+        /// The region of the key.
+        region: String,
+        /// The service of the key.
+        service: String,
+    },
+    /// The time is missing, differs from the clock of this host, or from the day of the scope.
+    #[error("the header `x-amz-date` of the signature of AWS is missing or not the time of now — set it to the time, in UTC")]
+    Time,
+    /// The signature is not that of the placeholder.
+    #[error(
+        "the signature of AWS is not that of the placeholder for this request — sign with the placeholder, and change nothing later"
+    )]
+    Signature,
+    /// The headers of the signature have another form.
+    #[error(
+        "the signature of AWS has another form — use AWS4-HMAC-SHA256 with the signed headers `host` and `x-amz-date`, each signed \
+         header in the request"
+    )]
+    Form,
 }

@@ -1,9 +1,10 @@
-//! One request and its response inside of an inspected connection.
+//! One request and its response inside an inspected connection.
 
 use super::{
     Inspector,
+    aws::{self, AwsKey},
     body::{MaskedBody, Reply, mask_headers},
-    check,
+    check, credential,
     error::InspectRefusal,
     mask::{Masker, Patterns},
     secret::HostSecrets,
@@ -17,7 +18,7 @@ use crate::{
 };
 use hyper::{
     HeaderMap, Request, Response, StatusCode, Uri, Version,
-    body::{Body as _, Incoming},
+    body::{Body as _, Bytes, Incoming},
     client::conn::{http1, http2},
     header::{self, HeaderValue},
     http::{
@@ -26,11 +27,22 @@ use hyper::{
     },
     upgrade,
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
 };
 use tokio::sync::{Mutex, mpsc};
+
+/// Maximum number of bytes of a refused request's body that are read before the answer.
+const MAX_REFUSED_BODY: usize = 1 << 20;
+
+/// Maximum time for reading the body of a refused request.
+const REFUSED_BODY_TIME: Duration = Duration::from_secs(2);
 
 /// The connection to the server.
 pub(crate) enum Sender {
@@ -63,7 +75,8 @@ pub(crate) struct Exchange {
 
 /// A request that may be sent.
 struct Checked {
-    request: Request<Incoming>,
+    /// The request without its body.
+    parts: request::Parts,
     /// The secrets that the response must not contain.
     patterns: Option<Arc<Patterns>>,
     /// The sandbox's side of a WebSocket.
@@ -71,14 +84,23 @@ struct Checked {
 }
 
 impl Exchange {
-    /// Answers a request: with the response of the server, or with the reason of a refusal.
+    /// Answers a request: with the response of the server, or with the reason for a refusal.
     pub(crate) async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Reply>, hyper::Error> {
         self.marks.seen.store(true, Ordering::Relaxed);
         let line = RequestLine::new(request.method().as_str(), request.uri().path());
-        let Checked { request, patterns, upgrade } = match self.check(request) {
+        let (parts, body) = request.into_parts();
+        // With `Expect`, the client sends the body only if the gateway asks for it.
+        let sends_body = !parts.headers.contains_key(header::EXPECT);
+        let Checked { parts, patterns, upgrade } = match self.check(parts, !body.is_end_stream()) {
             Ok(checked) => checked,
-            Err(refusal) => return Ok(self.refuse(line, StatusCode::FORBIDDEN, refusal)),
+            Err(refusal) => {
+                if sends_body {
+                    discard(body).await;
+                }
+                return Ok(self.refuse(line, StatusCode::FORBIDDEN, refusal));
+            }
         };
+        let request = Request::from_parts(parts, body);
         self.marks.upgrading.store(upgrade.is_some(), Ordering::Relaxed);
         let response = self.sender.send(request).await?;
         self.marks.upgrading.store(response.status() == StatusCode::SWITCHING_PROTOCOLS, Ordering::Relaxed);
@@ -89,27 +111,41 @@ impl Exchange {
     }
 
     /// Checks a request, and puts the secrets in.
-    fn check(&self, request: Request<Incoming>) -> Result<Checked, FlowRefusal> {
-        let (mut parts, body) = request.into_parts();
+    fn check(&self, mut parts: request::Parts, has_body: bool) -> Result<Checked, FlowRefusal> {
         let own = RequestCheck { name: &self.name, port: self.port, rules: &self.rules };
         check::request(&own, &parts)?;
         let websocket = check::wants_websocket(&parts)?;
+        let settings = &self.inspector.settings;
+        let secrets = HostSecrets::of(&settings.secrets, &self.name, self.port);
+        let for_this = |key: &&AwsKey| key.host().name == self.name && key.host().port == self.port;
+        let keys: Vec<&AwsKey> = settings.aws.iter().filter(for_this).collect();
+        let signed = aws::check(&keys, &parts, has_body, SystemTime::now())?;
         check::remove_hop_by_hop(&mut parts.headers);
         // The gateway asks for the body itself, once the request is allowed (RFC 9110, 10.1.1).
         parts.headers.remove(header::EXPECT);
-        // The length is that of the body as it was read.
+        // The field states the length of the body as it was read.
         parts.headers.remove(header::CONTENT_LENGTH);
-        let secrets = HostSecrets::of(&self.inspector.settings.secrets, &self.name, self.port);
-        let patterns = secrets.patterns();
-        if patterns.is_some() {
+        let values = secrets.values().chain(keys.iter().flat_map(|key| key.values()));
+        let has_secret = !secrets.is_empty() || !keys.is_empty();
+        let patterns = has_secret.then(|| Arc::new(Patterns::new(values)));
+        if has_secret {
             parts.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+        }
+        // No request contains the secret of a key of AWS, and programs depend on the parts of objects.
+        if !secrets.is_empty() {
             // A part of a response (`Range`) could contain a part of a secret, even if this request has no secret: the server may
             // have stored an earlier request.
             parts.headers.remove(header::RANGE);
             parts.headers.remove(header::IF_RANGE);
         }
         secrets.inject(&mut parts.headers)?;
+        if patterns.is_some() {
+            let (mut own, signature) = (secrets.headers(), header::AUTHORIZATION);
+            // `aws::check` has refused every value that is no signature of the placeholder.
+            own.extend((!keys.is_empty()).then_some(&signature));
+            credential::refuse_others(&own, &mut parts.headers, parts.uri.query().unwrap_or_default())?;
+        }
         self.address(&mut parts);
         let upgrade = websocket.then(|| {
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -117,12 +153,21 @@ impl Exchange {
             parts.extensions.remove::<upgrade::OnUpgrade>()
         });
         parts.extensions.clear();
-        Ok(Checked { request: Request::from_parts(parts, body), patterns, upgrade: upgrade.flatten() })
+        // The signature is about the request as it is sent.
+        if let Some((key, signed)) = signed {
+            key.sign(&signed, &self.host(), &mut parts)?;
+        }
+        Ok(Checked { parts, patterns, upgrade: upgrade.flatten() })
+    }
+
+    /// Returns the host in normal form, with the port if it is not the usual one.
+    fn host(&self) -> String {
+        if self.port == 443 { self.name.to_string() } else { format!("{}:{}", self.name, self.port) }
     }
 
     /// Leaves the host in one place only, in normal form.
     fn address(&self, parts: &mut request::Parts) {
-        let host = if self.port == 443 { self.name.to_string() } else { format!("{}:{}", self.name, self.port) };
+        let host = self.host();
         let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         parts.headers.remove(header::HOST);
         if parts.version == Version::HTTP_2 {
@@ -187,6 +232,22 @@ impl Exchange {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }
+}
+
+/// Reads the body of a refused request, within bounds. If a request of HTTP/2 is answered before its body has arrived, its stream
+/// is reset after the response (RFC 9113, 8.1), and curl 7.88 reports the reset instead of the response.
+async fn discard(mut body: Incoming) {
+    let read = async {
+        let mut left = MAX_REFUSED_BODY;
+        while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                Some(rest) => left = rest,
+                None => break,
+            }
+        }
+    };
+    // The rest of a larger or slower body is not read.
+    tokio::time::timeout(REFUSED_BODY_TIME, read).await.ok();
 }
 
 impl Sender {

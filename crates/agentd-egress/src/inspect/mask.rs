@@ -44,7 +44,7 @@ impl Patterns {
         self.0.iter().any(|pattern| memmem::find(text, &lower(pattern)).is_some())
     }
 
-    /// Finds all occurrences, also those that overlap.
+    /// Finds all occurrences, including those that overlap.
     fn find(&self, bytes: &[u8]) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         for pattern in &self.0 {
@@ -135,7 +135,7 @@ fn base64(value: &[u8], before: usize) -> [Zeroizing<Vec<u8>>; 2] {
     })
 }
 
-/// Escapes a text as in JSON (RFC 8259, 7). Some encoders escape `/` too.
+/// Escapes a text as in JSON (RFC 8259, 7). Some encoders also escape `/`.
 fn json(value: &[u8], slash: bool) -> Zeroizing<Vec<u8>> {
     let mut text = Zeroizing::new(Vec::with_capacity(value.len() * 2));
     for byte in value {
@@ -242,7 +242,7 @@ mod tests {
             let out = masked(&values, &text, size);
             prop_assert_eq!(out.len(), text.len());
             prop_assert_eq!(found, whole.contains(&MASK));
-            // A long start of a secret at the end is masked too.
+            // A long start of a secret at the end is also masked.
             for (out, whole) in out.bytes().zip(whole) {
                 prop_assert!(out == whole || out == MASK);
             }

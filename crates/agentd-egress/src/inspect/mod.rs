@@ -1,4 +1,4 @@
-//! Inspection: the gateway ends TLS on both sides, so that rules apply to each request, and secrets stay outside of the sandbox.
+//! Inspection: the gateway ends TLS on both sides, so that rules apply to each request, and secrets stay outside the sandbox.
 //!
 //! A flow is inspected only if its grants state a method and path, or if its host has a secret. These are the steps:
 //!
@@ -6,17 +6,20 @@
 //!    [`roots`], agrees with the server on one protocol of the client's offer, and then shows the client a certificate of the
 //!    sandbox's [`authority`].
 //! 2. `session` serves HTTP/1.1 or HTTP/2 with bounds. `wire` and `tasks` connect it to the sockets and the event loop.
-//! 3. `exchange` handles one request: `check` compares host, method and path, [`secret`] replaces placeholders.
+//! 3. `exchange` handles one request: `check` compares host, method and path, [`secret`] replaces placeholders, [`aws`] signs
+//!    requests to AWS again, and `credential` refuses other credentials.
 //! 4. `mask` covers secrets in the response: `body` in headers, body and trailers, `websocket` in frames. `tunnel` carries a
 //!    connection after its upgrade.
 //!
-//! Before a sandbox starts, [`target`] reads where a secret is meant for, and [`trust`] makes the files by which programs inside
-//! trust the authority.
+//! Before a sandbox starts, [`target`] reads the destination of a secret, and [`trust`] creates the files by which programs in
+//! the sandbox trust the authority.
 
 pub mod authority;
+pub mod aws;
 mod body;
 mod carry;
 mod check;
+mod credential;
 pub mod error;
 mod exchange;
 pub(crate) mod mask;
@@ -28,7 +31,7 @@ mod tasks;
 pub mod trust;
 mod tunnel;
 pub(crate) mod websocket;
-mod wire;
+pub(crate) mod wire;
 
 use crate::{
     grant::Access,
@@ -36,6 +39,7 @@ use crate::{
     record::{FlowRefusal, explanation},
 };
 use authority::SandboxAuthority;
+use aws::AwsKey;
 use error::InspectionError;
 use roots::TrustedRoots;
 use rustls::{
@@ -44,7 +48,7 @@ use rustls::{
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use secret::Secret;
+use secret::{Secret, SecretHost};
 use std::sync::Arc;
 use tokio_rustls::TlsConnector;
 
@@ -56,12 +60,19 @@ pub struct Inspection {
     pub roots: TrustedRoots,
     /// The secrets of the sandbox.
     pub secrets: Vec<Secret>,
+    /// The keys of AWS.
+    pub aws: Vec<AwsKey>,
 }
 
 impl Inspection {
+    /// Returns the hosts that may receive a secret.
+    pub fn hosts(&self) -> impl Iterator<Item = &SecretHost> {
+        self.secrets.iter().map(Secret::host).chain(self.aws.iter().map(AwsKey::host))
+    }
+
     /// Returns true if a secret is meant for the port of the host.
     fn has_secret(&self, name: &HostName, port: u16) -> bool {
-        self.secrets.iter().any(|secret| secret.host().name == *name && secret.host().port == port)
+        self.hosts().any(|host| host.name == *name && host.port == port)
     }
 }
 

@@ -1,9 +1,6 @@
 //! Secrets: the sandbox holds a placeholder, and the gateway puts the value into requests to one host.
 
-use super::{
-    error::{InspectRefusal, InspectionError},
-    mask::Patterns,
-};
+use super::error::{InspectRefusal, InspectionError};
 use crate::name::HostName;
 use data_encoding::{BASE64, HEXLOWER};
 use hyper::{
@@ -11,10 +8,10 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
-use std::{fmt, sync::Arc};
+use std::fmt;
 use zeroize::Zeroizing;
 
-/// The minimum length of a value, in bytes. A shorter value could occur in a response by accident.
+/// The minimum length of a value, in bytes. A shorter value could occur in a response by chance.
 pub(crate) const MIN_VALUE: usize = 8;
 const MAX_VALUE: usize = 4096;
 const MAX_PREFIX: usize = 32;
@@ -91,7 +88,7 @@ impl Secret {
     /// Takes over the value of a secret.
     ///
     /// # Errors
-    /// The value cannot stand in a header or is too short to be masked, or the place is no usable header.
+    /// The value is not valid in a header or is too short to be masked, or the place is not a usable header.
     pub fn new(placeholder: Placeholder, value: String, host: SecretHost, place: SecretPlace) -> Result<Self, InspectionError> {
         let value = Zeroizing::new(value.into_bytes());
         let of = || host.name.clone();
@@ -160,9 +157,18 @@ impl<'a> HostSecrets<'a> {
         Self { secrets: all.iter().filter(|secret| secret.host.name == *name && secret.host.port == port).collect() }
     }
 
-    /// Returns the patterns that a response of the host must not contain, if there is a secret for the host.
-    pub(crate) fn patterns(&self) -> Option<Arc<Patterns>> {
-        (!self.secrets.is_empty()).then(|| Arc::new(Patterns::new(self.secrets.iter().map(|secret| &*secret.value))))
+    /// Returns the values, which a response of the host must not contain.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.secrets.iter().map(|secret| &*secret.value)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.secrets.is_empty()
+    }
+
+    /// Returns the headers that hold the secrets.
+    pub(crate) fn headers(&self) -> Vec<&'a HeaderName> {
+        self.secrets.iter().map(|secret| &secret.header).collect()
     }
 
     /// Replaces placeholders by the values of their secrets.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, copy
 
 const PART: usize = 8 * 1024;
 
-/// The two sides, which become available once the response to the upgrade was sent.
+/// The two sides, which become available once the response to the upgrade has been sent.
 pub(crate) struct Tunnel {
     pub(crate) client: OnUpgrade,
     pub(crate) server: OnUpgrade,

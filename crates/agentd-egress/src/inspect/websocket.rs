@@ -1,4 +1,4 @@
-//! Masks secrets in the frames that a server sends over a WebSocket (RFC 6455, 5.2), without a change of any length.
+//! Masks secrets in the frames that a server sends over a WebSocket (RFC 6455, 5.2), without changing any length.
 //!
 //! A secret may be spread over the fragments of a message. The head of the next fragment then waits together with the bytes that
 //! are held back.
@@ -50,7 +50,7 @@ impl Frames {
     /// Takes bytes from the server, and returns the masked bytes that can be forwarded.
     ///
     /// # Errors
-    /// The bytes are no frames that can be masked.
+    /// The bytes are not frames that can be masked.
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> Result<Vec<u8>, InspectRefusal> {
         let mut out = Vec::with_capacity(bytes.len());
         while !bytes.is_empty() {
@@ -58,7 +58,7 @@ impl Frames {
             bytes = &bytes[taken..];
         }
         if self.waiting.iter().map(|(_, part)| part.len()).sum::<usize>() > MAX_WAITING {
-            return Err(InspectRefusal::Frames("too many frames inside of the start of a secret"));
+            return Err(InspectRefusal::Frames("too many frames within the start of a secret"));
         }
         Ok(out)
     }
@@ -150,7 +150,7 @@ fn decode(head: &[u8]) -> Result<Option<(u64, bool, bool)>, InspectRefusal> {
         return Err(InspectRefusal::Frames("a frame of an extension that was not offered"));
     }
     if second & 0x80 != 0 {
-        return Err(InspectRefusal::Frames("a frame of a server with a mask"));
+        return Err(InspectRefusal::Frames("a masked frame from a server"));
     }
     let (last, code) = (first & 0x80 != 0, first & 0x0f);
     let wanted = match second {

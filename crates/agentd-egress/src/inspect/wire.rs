@@ -1,32 +1,29 @@
 //! A connection as a stream for TLS: the bytes that were already read, then the socket.
 
+use crate::{budget::Meter, socket::Socket};
 use rustix::net::Shutdown;
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// One side of an inspected flow.
 pub(crate) struct Wire {
-    socket: Arc<TcpStream>,
+    socket: Arc<Socket>,
     /// Bytes that were read from the socket earlier.
     early: Vec<u8>,
-    /// Counts the bytes that were written.
-    written: Arc<AtomicU64>,
+    /// Counts the bytes that were written, and limits them.
+    meter: Meter,
+    /// The wait for the limits on bytes.
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Wire {
-    pub(crate) fn new(socket: Arc<TcpStream>, early: Vec<u8>, written: Arc<AtomicU64>) -> Self {
-        Self { socket, early, written }
+    pub(crate) fn new(socket: Arc<Socket>, early: Vec<u8>, meter: Meter) -> Self {
+        Self { socket, early, meter, waiting: None }
     }
 }
 
@@ -53,12 +50,23 @@ impl AsyncRead for Wire {
 }
 
 impl AsyncWrite for Wire {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
+            if let Some(waiting) = &mut self.waiting {
+                ready!(waiting.as_mut().poll(cx));
+                self.waiting = None;
+            }
             ready!(self.socket.poll_write_ready(cx))?;
-            match self.socket.try_write(bytes) {
+            let most = self.meter.allowance(bytes.len());
+            if most == 0 && !bytes.is_empty() {
+                let meter = self.meter.clone();
+                self.waiting = Some(Box::pin(async move { meter.wait_out_of_turn().await }));
+                continue;
+            }
+            match self.socket.try_write(&bytes[..most]) {
                 Ok(length) => {
-                    self.written.fetch_add(length as u64, Ordering::Relaxed);
+                    self.meter.spend(length);
+                    self.meter.count(length);
                     return Poll::Ready(Ok(length));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

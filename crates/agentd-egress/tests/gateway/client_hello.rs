@@ -1,4 +1,4 @@
-//! The first bytes of a real TLS client. The unit tests of the decoder use them, too.
+//! The first bytes of a real TLS client. The unit tests of the decoder also use them.
 
 use std::sync::Arc;
 

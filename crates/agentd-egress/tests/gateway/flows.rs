@@ -29,9 +29,10 @@ pub const TESTS: &[(&str, fn())] = &[
     ("requests_and_bodies_for_the_granted_host_are_forwarded", requests_are_forwarded),
     ("reader_that_stops_holds_up_only_itself", slow_reader),
     ("connections_above_the_limit_wait", flow_limit),
-    ("withdrawn_grant_ends_open_flows", withdrawn_grant),
+    ("revoked_grant_ends_open_flows", revoked_grant),
     ("grant_added_later_is_served_at_a_new_listener", later_grant),
     ("stop_ends_and_records_open_flows", stop),
+    ("open_flow_is_recorded_at_once_with_its_bytes_later_and_once_at_its_end", open),
     ("connections_that_wait_to_be_accepted_are_served_before_the_end", waiting),
     ("silent_flow_ends_as_idle", idle),
     ("proxy_gets_the_checked_address", proxy),
@@ -115,7 +116,7 @@ fn granted_address_is_reached() {
 }
 
 fn half_close() {
-    // The first server answers after the end of the request, the second one closes its side at once.
+    // The first server answers after the end of the request, the second one closes its side immediately.
     let late = server("127.0.0.1", |mut client| {
         let mut all = Vec::new();
         client.read_to_end(&mut all).unwrap();
@@ -143,7 +144,7 @@ fn half_close() {
     assert!(records.iter().all(|record| *end(record) == FlowEnd::Closed), "{records:?}");
 }
 
-/// Answers each request with its own head and body, of which the test knows the length.
+/// Answers each request with its own head and body, whose length the test knows.
 fn mirror(lengths: &'static [usize]) -> impl Fn(TcpStream) + Send + Sync {
     move |mut client: TcpStream| {
         for length in lengths {
@@ -170,7 +171,7 @@ fn requests_are_forwarded() {
     let names = Names::new(&[("a.example", &[&["127.0.0.1"]])]);
     let grants = format!("a.example:{port}/http/*:/*,a.example:{port}/http/*:/,127.0.0.1:{port}");
     let (_, records) = sandbox(config(&grants, names), &[port], |inside| {
-        // All at once, then byte by byte.
+        // Send everything in one write, then byte by byte.
         let all = REQUESTS.concat();
         let stream = inside.connect("a.example.", port);
         assert_eq!(exchange(&stream, &all), all);
@@ -234,7 +235,7 @@ fn flow_limit() {
     assert!((1..6).contains(&most), "{most} connections at once");
 }
 
-fn withdrawn_grant() {
+fn revoked_grant() {
     let port = server("127.0.0.1", echo);
     let names = Names::new(&[("a.example", &[&["127.0.0.1"]]), ("b.example", &[&["127.0.0.1"]])]);
     let both = format!("a.example:{port},b.example:{port},127.0.0.1:{port}");
@@ -248,7 +249,7 @@ fn withdrawn_grant() {
         assert_eq!(rest(&a), Err(io::ErrorKind::ConnectionReset));
         assert_eq!(inside.ask_at("8.8.8.8:53", "a.example.", RecordType::A).0, ResponseCode::NXDomain);
         assert_eq!(exchange(&b, b"y"), b"y");
-        // The grant of the special range is withdrawn.
+        // The grant of the special range is revoked.
         let mut b = inside.connect("b.example.", port);
         b.write_all(b"x").unwrap();
         b.read_exact(&mut [0]).unwrap();
@@ -281,6 +282,25 @@ fn stop() {
     });
     assert_eq!(records.iter().map(end).collect::<Vec<_>>(), [&FlowEnd::Stopped]);
     assert_eq!(rest(&stream), Err(io::ErrorKind::ConnectionReset));
+}
+
+fn open() {
+    let port = server("127.0.0.1", echo);
+    let names = Names::new(&[("a.example", &[&["127.0.0.1"]])]);
+    let (first, records) = sandbox(config(&format!("a.example:{port},127.0.0.1:{port}"), names), &[port], |inside| {
+        let mut stream = inside.connect("a.example.", port);
+        let record = || inside.gateway.log().next(LONG).unwrap();
+        let first = record();
+        stream.write_all(b"x").unwrap();
+        // The record with the byte follows at one of the intervals.
+        let later = std::iter::from_fn(|| Some(record())).find(|record| record.received == 1).unwrap();
+        assert_eq!((later.id, &later.verdict), (first.id, &first.verdict));
+        assert_eq!((first.sent, first.connected), (0, Some(([127, 0, 0, 1], port).into())));
+        first
+    });
+    assert_eq!(first.verdict, FlowVerdict::Open { rule: format!("a.example:{port}") });
+    let [last] = &records[..] else { panic!("{records:?}") };
+    assert!(last.id == first.id && last.started == first.started && !last.is_open(), "{last:?}");
 }
 
 fn waiting() {

@@ -18,6 +18,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("inspected_password_of_basic_authentication_is_filled_in", basic),
     ("inspected_secret_stays_outside_of_requests_to_another_host", other_host),
     ("inspected_credential_of_the_program_is_refused", own_credential),
+    ("inspected_other_credential_at_the_host_of_a_secret_is_refused", another_credential),
     ("inspected_secret_is_not_sent_to_a_server_that_is_not_verified", unverified),
     ("inspected_encoded_response_of_a_host_with_a_secret_is_refused", encoded),
     ("inspected_body_that_breaks_gives_no_part_of_a_secret", broken_body),
@@ -137,7 +138,7 @@ fn other_host() {
     let (placeholder, _, seen) = inspected(Scene { secret: bearer(), ..Scene::default() }, |client| {
         let header = format!("Authorization: Bearer {}", client.placeholder);
         done(client.curl_at("b.example", &["-H", &header], "/v1/echo"));
-        // Another header of the right host, and its body.
+        // Send the placeholder to the right host in another header and in the body.
         let other = format!("X-Other: {}", client.placeholder);
         done(client.curl(&["-H", &other, "-d", &client.placeholder], "/v1/echo"));
         client.placeholder.clone()
@@ -159,6 +160,35 @@ fn own_credential() {
     assert!(seen.is_empty(), "{seen:?}");
     let refusal = FlowRefusal::Inspect(InspectRefusal::Credential { header: "authorization".to_owned() });
     assert_eq!(refused(&records), vec![refusal; 3]);
+}
+
+fn another_credential() {
+    let scene = || Scene { secret: bearer(), ..Scene::default() };
+    for flag in ["--http1.1", "--http2"] {
+        let (answers, records, seen) = inspected(scene(), |client| {
+            let own = format!("Authorization: Bearer {}", client.placeholder);
+            let ask = |header: &str, path: &str| done(client.curl(&[flag, "-H", &own, "-H", header, "-w", "%{http_code}"], path));
+            let refused = [
+                ask("X-Api-Key: own", "/v1/echo"),
+                ask("X_Api_Key: own", "/v1/echo"),
+                ask("A: b", "/v1/echo?%61ccess_token=own"),
+            ];
+            assert_eq!(ask("Cookie: session=own", "/v1/echo?page_token=1"), "200", "{flag}");
+            // No secret is for this host.
+            let other = ["-H", "X-Api-Key: own", "-w", "%{http_code}"];
+            assert_eq!(done(client.curl_at("b.example", &other, "/v1/echo?key=own")), "200");
+            refused
+        });
+        let places = ["header `x-api-key`", "header `x_api_key`", "parameter `%61ccess_token`"];
+        for (answer, place) in answers.iter().zip(places) {
+            let start = format!("agentd: the {place} can carry another credential");
+            assert!(answer.starts_with(&start) && answer.ends_with("403"), "{flag}: {answer}");
+        }
+        let refusals = places.map(|place| FlowRefusal::Inspect(InspectRefusal::OtherCredential { place: place.to_owned() }));
+        assert_eq!(refused(&records), refusals);
+        assert_eq!(seen.len(), 2, "{seen:?}");
+        assert!(seen.iter().all(|seen| !seen.headers.contains_key("cookie")), "{seen:?}");
+    }
 }
 
 fn unverified() {

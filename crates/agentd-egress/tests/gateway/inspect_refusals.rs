@@ -34,7 +34,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("inspected_streams_at_once_are_limited", streams),
     ("inspected_slow_and_half_open_clients_are_refused_after_the_time_limit", slow),
     ("inspected_protocol_that_is_not_http_is_refused", other_protocol),
-    ("inspected_flow_ends_when_its_grant_is_withdrawn", withdrawn),
+    ("inspected_flow_ends_when_its_grant_is_revoked", revoked),
     ("inspected_connections_above_the_limit_wait", limit),
     ("inspection_that_is_missing_or_useless_is_refused_at_the_start", start),
 ];
@@ -52,6 +52,9 @@ fn ends(records: &[FlowRecord]) -> Vec<&FlowEnd> {
 }
 
 fn rules() {
+    let upload = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(upload.path(), [b'a'; 500_000]).unwrap();
+    let body = format!("@{}", upload.path().display());
     for flag in ["--http1.1", "--http2"] {
         let scene = Scene {
             rules: RULES,
@@ -67,6 +70,7 @@ fn rules() {
                 client.curl(&[flag, "-w", code], "/v1/a%2Fb"),
                 client.curl(&[flag, "-w", code], "/v1//b"),
                 client.curl(&[flag, "-w", code], "/admin"),
+                client.curl(&[flag, "-w", code, "-X", "PUT", "-H", "Expect:", "--data-binary", &body], "/v1/echo"),
             ]
             .map(|output| text(&output.stdout))
         });
@@ -76,7 +80,7 @@ fn rules() {
         }
         assert!(answers[1].contains("no network grant allows this method and path"), "{}", answers[1]);
         let paths = [PathError::Dots, PathError::Hidden, PathError::Doubled].map(HeadError::Path);
-        let expected = [&[HeadError::NotAllowed][..], &paths, &[HeadError::NotAllowed]].concat();
+        let expected = [&[HeadError::NotAllowed][..], &paths, &[HeadError::NotAllowed, HeadError::NotAllowed]].concat();
         assert_eq!(refused(&records), expected.into_iter().map(FlowRefusal::Request).collect::<Vec<_>>(), "{flag}");
         let line = records.iter().find_map(|record| record.request.as_ref()).unwrap();
         assert_eq!((line.method.as_str(), line.path.as_str()), ("DELETE", "/v1/echo"), "the query is not recorded");
@@ -193,7 +197,7 @@ fn head(path: &str) -> Vec<u8> {
 }
 
 /// Opens a connection with HTTP/2, and sends the preface and empty settings.
-fn two(client: &Client<'_>) -> impl Read + Write + use<> {
+fn http_2(client: &Client<'_>) -> impl Read + Write + use<> {
     let mut stream = client.tls(HTTP_2);
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
     stream.write_all(&frame(SETTINGS, 0, 0, &[])).unwrap();
@@ -211,13 +215,13 @@ fn next(stream: &mut impl Read) -> Option<(u8, u32, Vec<u8>)> {
 
 fn data_first() {
     let (_, _, seen) = inspected(Scene::default(), |client| {
-        let mut stream = two(client);
+        let mut stream = http_2(client);
         stream.write_all(&frame(DATA, END_STREAM, 1, b"data without headers")).unwrap();
         let _ = stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &head("/v1/echo")));
         let frames: Vec<_> = std::iter::from_fn(|| next(&mut stream)).collect();
         assert!(frames.iter().any(|(kind, ..)| *kind == GO_AWAY), "{frames:?}");
         // A body whose headers are refused is not forwarded either.
-        let mut stream = two(client);
+        let mut stream = http_2(client);
         stream.write_all(&frame(HEADERS, END_HEADERS, 1, &head("/v2/echo"))).unwrap();
         let _ = stream.write_all(&frame(DATA, END_STREAM, 1, b"data"));
         assert!(
@@ -245,7 +249,7 @@ fn endless_headers() {
 
 fn header_bomb() {
     let (_, _, seen) = inspected(Scene::default(), |client| {
-        let mut stream = two(client);
+        let mut stream = http_2(client);
         // A field of 3,000 bytes that enters the dynamic table, then 8,000 references of one byte: 24 MB of headers.
         let value = vec![b'y'; 3000];
         let field = [&[0x40, 1, b'x', 0x7f, 0xb9, 0x16][..], &value].concat();
@@ -261,7 +265,7 @@ fn header_bomb() {
 
 fn streams() {
     inspected(Scene::default(), |client| {
-        let mut stream = two(client);
+        let mut stream = http_2(client);
         let (kind, _, settings) = next(&mut stream).unwrap();
         assert_eq!(kind, SETTINGS);
         // SETTINGS_MAX_CONCURRENT_STREAMS is 3.
@@ -284,7 +288,7 @@ fn slow() {
         head.write_all(b"GET /v1/echo HTTP/1.1\r\nHost: ").unwrap();
         let mut preface = client.tls(HTTP_2);
         preface.write_all(b"PRI * HTTP/2.0").unwrap();
-        let mut silent = two(client);
+        let mut silent = http_2(client);
         // Neither handshake continues after the ClientHello.
         let mut hello = client.inside.connect("a.example.", client.port);
         hello.write_all(&crate::client_hello::real_hello("a.example")).unwrap();
@@ -320,7 +324,7 @@ fn other_protocol() {
     assert!(seen.is_empty() && matches!(ends(&records)[..], [FlowEnd::Unreachable(_)]), "{records:?}");
 }
 
-fn withdrawn() {
+fn revoked() {
     let (_, records, _) = inspected(Scene::default(), |client| {
         let mut stream = client.tls(HTTP_1);
         write!(stream, "GET /v1/events HTTP/1.1\r\nHost: a.example\r\n\r\n").unwrap();

@@ -52,7 +52,7 @@ pub struct Seen {
 /// The requests that arrived at a server, in order.
 pub type Requests = Arc<Mutex<Vec<Seen>>>;
 
-/// A body whose parts come from a channel. An error ends it in the middle.
+/// A body whose parts come from a channel. An error truncates the body.
 struct Parts(mpsc::Receiver<io::Result<Frame<Bytes>>>);
 
 impl Body for Parts {
@@ -197,7 +197,7 @@ async fn body_of(
         }
         "/v1/events" => {
             send.send(data(b"data: first\n\n".to_vec())).await?;
-            // Waits for a client that leaves.
+            // Waits for a client that disconnects.
             send.closed().await;
             Ok(())
         }
@@ -287,14 +287,14 @@ pub fn inspected<R: Send>(scene: Scene<'_>, client: impl FnOnce(&Client<'_>) -> 
     (result, records, requests)
 }
 
-/// Settings with an authority of their own, and a placeholder for `a.example`.
+/// Settings with a separate authority, and a placeholder for `a.example`.
 pub fn settings(certificate: &Certificate, port: u16, secret: Option<SecretPlace>) -> (Inspection, Placeholder) {
     let placeholder = Placeholder::random("sk-").unwrap();
     let host = SecretHost { name: "a.example".parse().unwrap(), port };
     let secret = secret.map(|place| Secret::new(placeholder.clone(), SECRET.to_owned(), host, place).unwrap());
     let authority = Arc::new(SandboxAuthority::new().unwrap());
     let roots = TrustedRoots::from_pem(&certificate.authority).unwrap();
-    (Inspection { authority, roots, secrets: secret.into_iter().collect() }, placeholder)
+    (Inspection { authority, roots, secrets: secret.into_iter().collect(), aws: Vec::new() }, placeholder)
 }
 
 impl Client<'_> {

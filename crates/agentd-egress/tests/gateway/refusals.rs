@@ -162,11 +162,14 @@ fn first_request() {
 fn second_request() {
     let port = server("127.0.0.1", echo);
     let names = Names::new(&[("a.example", &[&["127.0.0.1"]])]);
-    let (_, records) = sandbox(config(&format!("a.example:{port}/http,127.0.0.1:{port}"), names), &[port], |inside| {
+    let (_, records) = sandbox(config(&format!("a.example:{port}/http/*:/,127.0.0.1:{port}"), names), &[port], |inside| {
         let first = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
-        for second in
-            ["GET / HTTP/1.1\r\nHost: b.example\r\n\r\n", "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: x\r\n\r\n"]
-        {
+        for second in [
+            "GET / HTTP/1.1\r\nHost: b.example\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: x\r\n\r\n",
+            "PUT /admin?key=x HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "PUT http://a.example/admin HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        ] {
             let mut stream = inside.connect("a.example.", port);
             stream.write_all(first).unwrap();
             stream.read_exact(&mut [0; 35]).unwrap();
@@ -179,7 +182,9 @@ fn second_request() {
         };
         assert_eq!(record.sent, 35, "the refused request is not forwarded");
     }
-    assert_eq!(records.len(), 2);
+    // The request is named where the reason is its method or path, without its query.
+    let lines = records.iter().map(|record| record.request.as_ref().map(|line| format!("{} {}", line.method, line.path)));
+    assert_eq!(lines.collect::<Vec<_>>(), [None, None, Some("PUT /admin".to_owned()), Some("PUT /admin".to_owned())]);
 }
 
 fn silent_client() {
@@ -226,15 +231,20 @@ fn start() {
     assert!(matches!(shared(|socket| sockopt::set_socket_reuseport(socket, true).unwrap()), GatewayError::Shared));
     let datagrams = start_gateway(tcp(socket(false, SocketType::DGRAM, 0)), config("a.example")).unwrap_err();
     assert!(datagrams.to_string().contains("its type is SOCK_DGRAM, expected SOCK_STREAM — "), "{datagrams}");
+    let udp = GatewaySockets { udp: vec![socket(false, SocketType::STREAM, 0)], ..GatewaySockets::default() };
+    let stream = start_gateway(udp, config("a.example")).unwrap_err();
+    assert!(stream.to_string().contains("its type is SOCK_STREAM, expected SOCK_DGRAM — "), "{stream}");
     let attempts = GatewaySockets { attempts: vec![socket(false, SocketType::DGRAM, 0)], ..GatewaySockets::default() };
     let datagrams = start_gateway(attempts, config("a.example")).unwrap_err();
     assert!(datagrams.to_string().contains("its type is SOCK_DGRAM, expected SOCK_RAW — "), "{datagrams}");
     let stream = Arc::new(crate::sandbox::server("127.0.0.1", echo));
     let connected = TcpStream::connect(("127.0.0.1", *stream)).unwrap();
     assert!(matches!(start_gateway(tcp(connected.into()), config("a.example")).unwrap_err(), GatewayError::NotListening));
-    for (grants, inspection) in [("a.example/GET:/x", true), ("a.example:123/udp", false)] {
+    for (grants, inspection) in [("a.example/GET:/x", true), ("a.example:80/GET:/x,a.example:80/udp", false)] {
         let error = start_gateway(GatewaySockets::default(), config(grants)).unwrap_err();
-        assert!(matches!((&error, inspection), (GatewayError::Inspection { .. }, true) | (GatewayError::Udp { .. }, false)));
+        let expected =
+            matches!((&error, inspection), (GatewayError::Inspection { .. }, true) | (GatewayError::Bypassed { .. }, false));
+        assert!(expected, "{error}");
         assert!(!agentd_core::Remedy::in_message(&error.to_string()).as_str().is_empty(), "{error}");
     }
     let mut greedy = config("a.example");

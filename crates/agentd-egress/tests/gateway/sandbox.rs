@@ -2,7 +2,8 @@
 
 use crate::namespace::{enter_sandbox, socket};
 use agentd_egress::{
-    Gateway, GatewayConfig, GatewayError, GatewaySockets, NetGrants, Resolve, name::HostName, record::FlowRecord,
+    Gateway, GatewayConfig, GatewayError, GatewaySockets, NetGrants, Resolve, grant::Transport, name::HostName,
+    record::FlowRecord,
 };
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query, ResponseCode},
@@ -10,7 +11,7 @@ use hickory_proto::{
 };
 use rustix::net::SocketType;
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
@@ -24,8 +25,8 @@ use std::{
 /// A bound on every wait, so that a failure ends the test.
 pub const LONG: Duration = Duration::from_secs(60);
 
-/// The time after which a question is sent again, as resolvers do (RFC 1035, 4.2.1). The kernel drops an IPv6 datagram in a new
-/// network namespace now and then: `sendmsg` succeeds, and `Ip6OutNoRoutes` counts it.
+/// The time after which a query is sent again, as resolvers do (RFC 1035, 4.2.1). The kernel occasionally drops an IPv6 datagram
+/// in a new network namespace: `sendmsg` succeeds, and `Ip6OutNoRoutes` counts it.
 const RESEND: Duration = Duration::from_secs(1);
 
 /// Names outside. Each call of the resolver returns the next answer of a name, and all later calls the last one.
@@ -54,18 +55,21 @@ pub struct Inside<'a> {
     pub gateway: &'a Gateway,
 }
 
-/// Runs `client` in a sandbox with listeners on the ports. Returns its result and all records.
+/// Runs `client` in a sandbox with listeners on the ports, and UDP sockets at the ports that are granted with UDP. Returns its
+/// result and all records.
 pub fn sandbox<R: Send>(
     config: GatewayConfig,
     ports: &[u16],
     client: impl FnOnce(&Inside<'_>) -> R + Send,
 ) -> (R, Vec<FlowRecord>) {
     let (ready, sockets) = channel();
+    let granted = config.grants.iter().filter(|grant| grant.transport() == Transport::Udp);
+    let datagrams: BTreeSet<u16> = granted.map(|grant| grant.port).collect();
     let (start, started) = sync_channel::<Arc<Gateway>>(1);
     let (result, gateway) = thread::scope(|scope| {
         let inside = scope.spawn(move || {
             enter_sandbox();
-            ready.send(sockets_of(ports)).unwrap();
+            ready.send(sockets_of(ports, &datagrams)).unwrap();
             let gateway = started.recv().unwrap();
             client(&Inside { gateway: &gateway })
         });
@@ -86,13 +90,14 @@ pub fn start_gateway(sockets: GatewaySockets, config: GatewayConfig) -> Result<G
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(Gateway::start(sockets, config))
 }
 
-fn sockets_of(ports: &[u16]) -> GatewaySockets {
+fn sockets_of(ports: &[u16], datagrams: &BTreeSet<u16>) -> GatewaySockets {
     let both = |kind, port| [false, true].map(|v6| socket(v6, kind, port));
     GatewaySockets {
         tcp: ports.iter().flat_map(|port| both(SocketType::STREAM, *port)).collect(),
+        udp: datagrams.iter().flat_map(|port| both(SocketType::DGRAM, *port)).collect(),
         dns_udp: both(SocketType::DGRAM, 53).into(),
         dns_tcp: both(SocketType::STREAM, 53).into(),
-        attempts: Vec::new(),
+        ..GatewaySockets::default()
     }
 }
 
@@ -104,7 +109,7 @@ pub fn config(grants: &str, names: Arc<Names>) -> GatewayConfig {
 }
 
 impl Inside<'_> {
-    /// Asks the server at the address over UDP.
+    /// Queries the server at this address over UDP.
     pub fn ask_at(&self, server: &str, name: &str, kind: RecordType) -> (ResponseCode, Option<IpAddr>) {
         let server: SocketAddr = server.parse().unwrap();
         let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
@@ -122,7 +127,7 @@ impl Inside<'_> {
         }
     }
 
-    /// Asks over TCP.
+    /// Queries a server over TCP.
     pub fn ask_over_tcp(&self, name: &str, kind: RecordType) -> (ResponseCode, Option<IpAddr>) {
         let mut stream = TcpStream::connect("8.8.4.4:53").unwrap();
         stream.set_read_timeout(Some(LONG)).unwrap();
@@ -133,6 +138,12 @@ impl Inside<'_> {
         let mut reply = vec![0; u16::from_be_bytes(length).into()];
         stream.read_exact(&mut reply).unwrap();
         answer(&reply)
+    }
+
+    /// Returns the next record of an attempt or flow that has ended.
+    pub fn next_end(&self) -> FlowRecord {
+        let mut records = std::iter::from_fn(|| self.gateway.log().next(LONG));
+        records.find(|record| !record.is_open()).unwrap()
     }
 
     /// Returns the IPv4 address of the name at this port.
@@ -199,7 +210,7 @@ pub fn server(host: &str, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> 
     port
 }
 
-/// Sends back what it receives, and closes its side after the client did.
+/// Sends back what it receives, and closes the connection after the client has closed its side.
 pub fn echo(mut client: TcpStream) {
     let mut other = client.try_clone().unwrap();
     // A client that resets the connection ends the copy.
