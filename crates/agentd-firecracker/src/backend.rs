@@ -11,13 +11,13 @@ use super::{
     vm::Vm,
 };
 use agentd_core::{
-    BackendCapabilities, BackendTraits, IsolationBackend, IsolationError, PlanLine, Sandbox, SandboxId, SandboxSpec, Startup,
-    Writable,
+    BackendCapabilities, BackendTraits, IsolationBackend, IsolationError, NetworkMode, PlanLine, Sandbox, SandboxId, SandboxSpec,
+    Startup, Writable,
 };
 use agentd_guest::{Attach, Copies, GuestSandbox, GuestSpec, MachineIdentity};
 use agentd_isolation::{
     blocking::blocking,
-    container, explain, grants, own_state,
+    container, egress, explain, grants, own_state,
     probe::{self, Attackable, AttackedSandbox},
     store::{Fresh, Store},
     tracker::{Tracker, next_machine_id},
@@ -100,7 +100,7 @@ impl FirecrackerBackend {
         }
     }
 
-    /// Starts a Firecracker without a machine. [`Vm::load`] later resumes a snapshot in it.
+    /// Starts a Firecracker process without a machine. [`Vm::load`] later resumes a snapshot in it.
     pub(super) async fn empty(&self, size: Size) -> Result<Vm, IsolationError> {
         Vm::start(self.fresh().await?, &self.0.config.programs, size, &self.0.config.assets, |_| Ok(())).await
     }
@@ -143,6 +143,8 @@ impl FirecrackerBackend {
         let spec = own_state::checked(spec, &self.0.config.folders())?;
         container::plan_over(Path::new("/"), &spec)?;
         grants::refuse_copy_on_write(&spec.grants, Self::NAME)?;
+        // Fails for network grants and secrets that the gateway would refuse later.
+        egress::describe_for_machine(&spec)?;
         let size = Size::for_spec(&spec, processors, AgentProgram::current()?.bytes())?;
         Ok((spec, size))
     }
@@ -182,6 +184,7 @@ impl IsolationBackend for FirecrackerBackend {
             uid_zero: true,
             moves_grants: true,
             volumes: true,
+            egress: true,
             // Machines resume from saved memory, except the first one of each size.
             startup: Startup::Milliseconds,
             ..BackendTraits::UNKNOWN
@@ -200,10 +203,11 @@ impl IsolationBackend for FirecrackerBackend {
                 "host side",
                 "Firecracker in its own namespaces; as root, also in its jailer: chroot and a separate user",
             ),
-            PlanLine::new("grants", "copied into the machine; changes in those with read-write access are copied back"),
+            PlanLine::new("grants", "copied into the machine; changes in read-write grants are copied back"),
             PlanLine::new("inside", "an agentd sandbox on the root file system of the machine:"),
         ];
         lines.extend(explain::inside_machine(&spec)?);
+        lines.extend(egress::describe_for_machine(&spec)?);
         Ok(lines)
     }
 
@@ -218,6 +222,7 @@ impl IsolationBackend for FirecrackerBackend {
         evidence.push(probe::own_kernel(&*sandbox).await);
         sandbox.destroy().await?;
         evidence.extend(inside?);
+        evidence.extend(probe::granted_hosts(self, NetworkMode::Egress).await);
         let mut proven = probe::capabilities(Self::NAME, evidence);
         // All machines of this probe, except possibly the first, were resumed from a snapshot.
         proven.snapshots = true;

@@ -25,8 +25,8 @@ use tokio::{
     sync::watch,
 };
 
-/// The host's vsock port for the *control connection*, which the agent keeps open. If it breaks, all other connections are broken
-/// too, because the machine was saved, or resumed from a snapshot. The agent then opens a new control connection.
+/// The host's vsock port for the *control connection*, which the agent keeps open. If it breaks, all other connections are also
+/// broken, because the machine was saved, or resumed from a snapshot. The agent then opens a new control connection.
 pub(super) const READY_PORT: u32 = 53;
 
 /// The agent's first vsock port. After each end of the control connection, the agent listens at the next port. Firecracker may
@@ -140,7 +140,7 @@ async fn accept_at(listener: &Listener) -> io::Result<(OwnedReadHalf, SmallWrite
     }
 }
 
-/// Reports to the host why there is no agent. If that fails too, the host still notices that the machine ends.
+/// Reports to the host why there is no agent. If that also fails, the host still notices that the machine ends.
 fn report_failure(why: &str) {
     if let Ok(host) = vsock::connect(vsock::HOST, READY_PORT) {
         // There is no other channel to the host, and this process has no log.

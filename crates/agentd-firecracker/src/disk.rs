@@ -33,8 +33,8 @@ fn empty(cache: &Path, bytes: u64) -> Result<PathBuf, IsolationError> {
     }
 }
 
-/// Copies a sparse file, which must not change meanwhile. Shares the blocks where the file system can (`FICLONE`), which takes
-/// almost no time; otherwise copies the data without the holes.
+/// Copies a sparse file, which must not change during the copy. Shares the blocks where the file system can (`FICLONE`), which
+/// takes almost no time; otherwise copies the data without the holes.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<(), IsolationError> {
     let failed =
         |source: io::Error| IsolationError::Io { context: format!("copy {} to {}", from.display(), to.display()), source };

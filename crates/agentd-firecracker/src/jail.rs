@@ -97,7 +97,7 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> i32 {
         return 2;
     };
     let kept = run_shim(&jail);
-    // The library removes the folder too, and so does the next agentd. The shim does it in case the library has died.
+    // The library and the next agentd also remove the folder. The shim removes it in case the library has died.
     fs::remove_dir_all(&jail.folder).ok();
     match kept {
         Ok(()) => 0,
@@ -121,8 +121,8 @@ fn run_shim(jail: &Jail) -> Result<(), ControlError> {
     done.and(removed)
 }
 
-/// Creates a cgroup with a memory limit, if this host allows it. The machine's size bounds the guest's memory too, and is the
-/// only limit of CPUs.
+/// Creates a cgroup with a memory limit, if this host allows it. The size of the machine also bounds the guest's memory, and
+/// alone bounds the number of CPUs.
 fn group(jail: &Jail) -> Result<Option<Cgroup>, ControlError> {
     let hierarchy = Hierarchy::detect();
     hierarchy.sweep();

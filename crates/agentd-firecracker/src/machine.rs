@@ -23,10 +23,10 @@ use tokio::time::timeout;
 /// The time limit for an agent to create its sandbox.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The time limit for pausing the machine that a restore replaces. After it, that machine is ended at once.
+/// The time limit for pausing the machine that a restore replaces. When the limit has passed, that machine is ended immediately.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The machine of one sandbox; see the head of this module.
+/// The machine of one sandbox; see the module documentation.
 pub(super) struct FirecrackerMachine {
     backend: FirecrackerBackend,
     /// The current Firecracker; a restore replaces it.
@@ -66,7 +66,7 @@ impl FirecrackerMachine {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to prepare a spare for the next restore of `snapshot`, unless the present spare is suitable. The machine `vm`,
+    /// Begins to prepare a spare for the next restore of `snapshot`, unless the current spare is suitable. The machine `vm`,
     /// replaced by a restore, and an unsuitable spare are ended first.
     fn prepare(&self, snapshot: &Arc<Snapshot>, vm: Option<Arc<Vm>>) {
         let mut spare = self.spare();
@@ -196,7 +196,8 @@ impl Machine for FirecrackerMachine {
         let vm = vm?;
         let id = next_machine_id(FirecrackerBackend::NAME);
         let machine = Self::new(self.backend.clone(), vm, self.size, self.limits.clone());
-        let how = Attach::Adopt { identity: MachineIdentity::generate()?, limits: Box::new(self.limits.clone()) };
+        let gateway = guest.copy_of_gateway().await?;
+        let how = Attach::Adopt { identity: MachineIdentity::generate()?, limits: Box::new(self.limits.clone()), gateway };
         Ok(machine.open(id, how).await?)
     }
 

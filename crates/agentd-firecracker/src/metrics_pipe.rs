@@ -37,7 +37,7 @@ impl MetricsPipe {
     pub(super) fn make(root: &Path) -> io::Result<Self> {
         let path = root.join(METRICS);
         rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from(0o600), 0)?;
-        // Open for writing too, so that reads do not return an end of file before Firecracker has opened the pipe.
+        // Also open for writing, so that reads do not return an end of file before Firecracker has opened the pipe.
         let open = rustix::fs::open(&path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self(tokio::sync::Mutex::new(pipe::Receiver::from_owned_fd_unchecked(open)?)))
     }

@@ -1,4 +1,4 @@
-//! The library's handle to a shim: starts and ends the shim, and keeps the end of its output.
+//! The library's handle to a shim: starts and ends the shim, and keeps the last part of its output.
 
 use super::{
     config::{REMEDY, unavailable},
@@ -29,15 +29,15 @@ use tokio::{
 };
 
 /// The number of bytes of output that are kept.
-const KEPT: usize = 4 << 10;
+const MAX_OUTPUT: usize = 4 << 10;
 
 /// The time limit for reading the last output of a shim that has exited.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A shim with its Firecracker. Both end when this is dropped.
+/// A shim with its Firecracker. Both end when the handle is dropped.
 pub(super) struct Process {
     /// The control socket. Closing it ends all processes in the jail.
-    hold: AsyncFd<OwnedFd>,
+    control: AsyncFd<OwnedFd>,
     /// Whether the shim has exited.
     gone: watch::Receiver<bool>,
     output: Arc<Mutex<Vec<u8>>>,
@@ -47,8 +47,8 @@ impl Process {
     /// Starts a shim. `lock` is the machine's lock file, which the shim holds until it exits.
     pub(super) fn start(jail: &Jail, lock: File) -> Result<Self, IsolationError> {
         let failed = |context: &'static str| move |source| IsolationError::Io { context: context.to_owned(), source };
-        let (hold, library) = jail::socket().map_err(failed("create the control socket of the jail"))?;
-        let hold = ready::owned(hold, Interest::READABLE).map_err(failed("create the control socket of the jail"))?;
+        let (control, library) = jail::socket().map_err(failed("create the control socket of the jail"))?;
+        let control = ready::owned(control, Interest::READABLE).map_err(failed("create the control socket of the jail"))?;
         let (read_end, write_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|e| failed("create the output pipe of the shim")(e.into()))?;
         rustix::io::ioctl_fionbio(&read_end, true).map_err(|e| failed("create the output pipe of the shim")(e.into()))?;
@@ -62,22 +62,22 @@ impl Process {
         tokio::spawn(async move {
             // The child has been reaped; an error means that there is nothing to reap.
             child.wait().await.or_debug("wait for shim", child.id());
-            // No process of the jail is left, so this waits only until their output has been read.
+            // No process of the jail is left, so the task waits only until the output of those processes has been read.
             timeout(READ_TIMEOUT, listener).await.or_debug("read output of shim", child.id());
             gone.send_replace(true);
         });
-        Ok(Self { hold, gone: is_gone, output: kept })
+        Ok(Self { control, gone: is_gone, output: kept })
     }
 
     /// Has the jail init mount a snapshot in Firecracker's root and make Firecracker's user the owner of the disk. May be called
     /// once.
     pub(super) async fn show(&self, snapshot: &Path) -> Result<(), IsolationError> {
         let failed = |source: io::Error| IsolationError::Io { context: "mount a snapshot in the jail".to_owned(), source };
-        rustix::net::send(&self.hold, snapshot.as_os_str().as_bytes(), SendFlags::NOSIGNAL).map_err(|e| failed(e.into()))?;
+        rustix::net::send(&self.control, snapshot.as_os_str().as_bytes(), SendFlags::NOSIGNAL).map_err(|e| failed(e.into()))?;
         let mut answer = [0; jail::SHOWN.len()];
         loop {
-            let mut ready = self.hold.readable().await.map_err(failed)?;
-            match rustix::net::recv(&self.hold, &mut answer[..], RecvFlags::DONTWAIT) {
+            let mut ready = self.control.readable().await.map_err(failed)?;
+            match rustix::net::recv(&self.control, &mut answer[..], RecvFlags::DONTWAIT) {
                 Ok(_) if answer == jail::SHOWN => return Ok(()),
                 Ok(_) => {
                     self.gone().await;
@@ -93,7 +93,7 @@ impl Process {
     /// Ends shim and Firecracker without waiting.
     pub(super) fn end(&self) {
         // The jail init treats a shutdown like the death of the library. An error means that the jail init has exited already.
-        rustix::net::shutdown(&self.hold, Shutdown::Both).or_debug("end shim", &self.hold);
+        rustix::net::shutdown(&self.control, Shutdown::Both).or_debug("end shim", &self.control);
     }
 
     /// Waits until the shim has exited, and with it all processes of the jail.
@@ -114,7 +114,7 @@ async fn listen(mut from: pipe::Receiver, kept: Arc<Mutex<Vec<u8>>>) {
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.extend_from_slice(&buffer[..read]);
-        let over = kept.len().saturating_sub(KEPT);
+        let over = kept.len().saturating_sub(MAX_OUTPUT);
         kept.drain(..over);
     }
 }

@@ -5,13 +5,13 @@ use agentd_core::{IsolationError, Network, Root, SandboxSpec, Writable};
 /// Memory of the guest's kernel and of the agent, in addition to the memory of the sandbox, MiB.
 const OWN_MIB: u64 = 96;
 /// Memory of a sandbox without a memory limit, MiB.
-const USUAL_MIB: u64 = 512;
+const DEFAULT_MIB: u64 = 512;
 /// The maximum number of vCPUs of a machine (`MAX_SUPPORTED_VCPUS`).
 const MAX_VCPUS: u32 = 32;
 /// vCPUs of a sandbox without a CPU quota, if the host has that many.
-const USUAL_VCPUS: u32 = 2;
+const DEFAULT_VCPUS: u32 = 2;
 /// The size of the machine's own disk in bytes, unless the spec sets one. Unused blocks take no space on the host.
-const USUAL_DISK: u64 = 8 << 30;
+const DEFAULT_DISK: u64 = 8 << 30;
 
 /// The size of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Size {
             );
         }
         let disk = match &spec.writable {
-            Writable::Memory | Writable::TemporaryLayers => USUAL_DISK,
+            Writable::Memory | Writable::TemporaryLayers => DEFAULT_DISK,
             Writable::Volume(bytes) => bytes.0,
             Writable::KeptLayers(_) => {
                 return refuse(
@@ -52,9 +52,9 @@ impl Size {
                 );
             }
         };
-        let wanted = spec.limits.memory.map_or(USUAL_MIB, |bytes| bytes.0.div_ceil(1 << 20));
+        let wanted = spec.limits.memory.map_or(DEFAULT_MIB, |bytes| bytes.0.div_ceil(1 << 20));
         let cpu = spec.limits.cpu_quota.map_or(0, |quota| quota.0);
-        let vcpus = if cpu > 0 { cpu.div_ceil(1000) } else { USUAL_VCPUS };
+        let vcpus = if cpu > 0 { cpu.div_ceil(1000) } else { DEFAULT_VCPUS };
         let vcpus = vcpus.min(processors).clamp(1, MAX_VCPUS);
         // The agent's program is in memory twice: the running program, and the copy that the probe executes in the sandbox.
         let own = OWN_MIB + 2 * program.div_ceil(1 << 20);

@@ -10,8 +10,8 @@ use tokio::io::AsyncWrite;
 /// The maximum number of bytes of one write.
 ///
 /// The guest's kernel sends a write as packets of at most 64 KiB. Recent kernels keep a packet above 32 KiB in several pieces of
-/// memory (`virtio_vsock_alloc_skb`). If the host's socket accepts only the first piece, a Firecracker without its pull request
-/// 5485 sends that piece twice. A smaller packet has only one piece.
+/// memory (`virtio_vsock_alloc_skb`). If the host's socket accepts only the first piece, a Firecracker version without its pull
+/// request 5485 sends that piece twice. A smaller packet has only one piece.
 const MAX_WRITE: usize = 16 << 10;
 
 /// A writer that limits the size of each write, so that the guest's kernel keeps each packet in one piece of memory.

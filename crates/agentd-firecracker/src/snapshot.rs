@@ -17,7 +17,7 @@ const MAX_PRELOADED_DISK: u64 = 256 << 20;
 /// The unit of `st_blocks`, in bytes (`stat(2)`).
 const BLOCK: u64 = 512;
 
-/// Memory, device state and disk of one moment. Removed when dropped. If this process dies first, the start of the next machine
+/// Memory, device state and disk at one moment. Removed when dropped. If this process dies first, the start of the next machine
 /// removes it.
 pub(super) struct Snapshot {
     fresh: Fresh,

@@ -1,5 +1,6 @@
-//! A Firecracker that is started before the next restore, because starting it in its jailer takes about half of the time of a
-//! restore. If copying the disk is cheap, its machine also loads the most likely snapshot in advance, and is then paused.
+//! A Firecracker process that is started before the next restore, because its start in the jailer takes about half of the time of
+//! a restore. If copying the disk is cheap, the process also restores a machine from the most likely snapshot in advance, and
+//! pauses it.
 
 use super::{FirecrackerBackend, size::Size, snapshot::Snapshot, vm::Vm};
 use agentd_core::IsolationError;
@@ -15,7 +16,7 @@ pub(super) struct Spare {
     /// Ends the delay when a value is sent. When dropped during the delay, the spare is not started.
     start_now: oneshot::Sender<()>,
     started: JoinHandle<StartedSpare>,
-    /// The snapshot that is loaded in advance. `None` for a Firecracker without a machine, which can load any snapshot.
+    /// The snapshot that is loaded in advance. `None` for a process without a machine, which can load any snapshot.
     preloaded: Option<Arc<Snapshot>>,
 }
 
@@ -29,7 +30,7 @@ struct StartedSpare {
 pub(super) struct EndingSpare(JoinHandle<StartedSpare>);
 
 impl EndingSpare {
-    /// Waits until the spare has ended, and also the machine and the spare before it.
+    /// Waits until the spare, and the machine and the spare before it, have ended.
     async fn end(self) -> Result<(), IsolationError> {
         match self.0.await {
             Ok(StartedSpare { vm: Some(vm), ended }) => vm.destroy().await.and(ended),
@@ -64,8 +65,8 @@ impl PreviousMachine {
 }
 
 impl Spare {
-    /// Begins to start a spare: waits [`START_DELAY`], destroys `previous`, and starts a Firecracker. Restores the machine from
-    /// `snapshot` if its disk is small enough.
+    /// Begins to start a spare: waits [`START_DELAY`], destroys `previous`, and starts a Firecracker process. Restores the
+    /// machine from `snapshot` if its disk is small enough.
     pub(super) fn begin(backend: FirecrackerBackend, size: Size, snapshot: &Arc<Snapshot>, previous: PreviousMachine) -> Self {
         let (start_now, mut is_started_now) = oneshot::channel();
         let preloaded = snapshot.can_preload().then(|| snapshot.clone());
@@ -80,7 +81,7 @@ impl Spare {
                 Some(snapshot) => load_paused(&backend, size, &snapshot).await,
                 None => backend.empty(size).await,
             };
-            // Without a spare, the restore starts its own Firecracker, and reports the error if that fails too.
+            // Without a spare, the restore starts its own Firecracker, and reports the error if that also fails.
             let vm = vm.or_debug("start spare Firecracker", size);
             StartedSpare { vm, ended }
         });
@@ -101,7 +102,7 @@ impl Spare {
     /// Returns the running machine of `snapshot`, which this spare must serve. Returns `None` if that fails; the caller can then
     /// try another Firecracker.
     pub(super) async fn load(self, snapshot: &Snapshot) -> Option<Vm> {
-        // An error means that the delay is over, and that the spare is starting or has started.
+        // An error means that the delay has ended, and that the spare is starting or has started.
         self.start_now.send(()).or_unreceived("request to start a spare machine");
         let vm = self.started.await.ok()?.vm?;
         let goes_on = match self.preloaded {
@@ -111,8 +112,8 @@ impl Spare {
         if goes_on.is_ok() {
             return Some(vm);
         }
-        // The Firecracker may have been killed meanwhile. If its files cannot be removed, the start of the next machine removes
-        // them.
+        // The Firecracker may have been killed in the meantime. If its files cannot be removed, the start of the next machine
+        // removes them.
         vm.destroy().await.or_warn("destroy spare machine", "firecracker");
         None
     }

@@ -17,7 +17,7 @@ use std::{
 };
 
 /// The number of templates to keep. The least recently used are removed.
-const KEPT: usize = 4;
+const MAX_TEMPLATES: usize = 4;
 
 /// The lock file in the folder of templates, locked while a template is created or removed.
 const LOCK_FILE: &str = "lock";
@@ -81,7 +81,7 @@ impl Templates {
         let locked = folder.clone();
         let Some(lock) = blocking(move || lock_folder(&locked)).await? else { return Ok(()) };
         vm.save(move |written, disk| {
-            // The lock is held until the files are in place, also if the caller is cancelled meanwhile.
+            // The lock is held until the files are in place, even if the caller is cancelled in the meantime.
             let _lock = lock;
             clear(&folder);
             let failed =
@@ -111,7 +111,8 @@ fn ignore_not_found(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-/// Removes all templates except the most recently used [`KEPT`] - 1 and those in use. The next call retries failed removals.
+/// Removes all templates except the most recently used [`MAX_TEMPLATES`] - 1 and those in use. The next call retries failed
+/// removals.
 fn clear(folder: &Path) {
     let mut others: Vec<(SystemTime, PathBuf, File)> = fs::read_dir(folder)
         .into_iter()
@@ -123,7 +124,7 @@ fn clear(folder: &Path) {
         })
         .collect();
     others.sort_by_key(|(when, ..)| std::cmp::Reverse(*when));
-    for (_, path, used) in others.into_iter().skip(KEPT - 1) {
+    for (_, path, used) in others.into_iter().skip(MAX_TEMPLATES - 1) {
         if rustix::fs::flock(&used, FlockOperation::NonBlockingLockExclusive).is_ok() {
             fs::remove_dir_all(&path).or_warn("remove old template", &path);
         }

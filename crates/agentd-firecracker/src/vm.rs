@@ -194,7 +194,7 @@ impl Vm {
         self.process.end();
         self.process.gone().await;
         let folder = self.folder.clone();
-        // Usually the shim has removed the folder already. It has not if it was killed.
+        // The shim has already removed the folder, unless the shim was killed.
         blocking(move || match fs::remove_dir_all(&folder) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

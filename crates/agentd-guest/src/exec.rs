@@ -37,7 +37,7 @@ const LATE_OUTPUT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_LATE_OUTPUT: u64 = 2 << 20;
 
 /// Interval at which the rest of an ended command's output is checked.
-const REST_CHECK: Duration = Duration::from_millis(500);
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// An exec in a guest.
 struct InGuest {
@@ -147,13 +147,13 @@ async fn streams_closed(guest: Arc<Guest>, Remote { session, id }: Remote, copie
     loop {
         tokio::select! {
             () = &mut done => return,
-            () = guest.running_for(REST_CHECK) => {}
+            () = guest.running_for(CHECK_INTERVAL) => {}
         }
         if session.mux.lost().is_some() {
             return;
         }
         if streams.iter().any(|stream| session.mux.is_awaited(*stream)) {
-            waited += REST_CHECK;
+            waited += CHECK_INTERVAL;
         }
         let sent_too_much = received().iter().zip(at_end).any(|(now, then)| now.saturating_sub(then) > MAX_LATE_OUTPUT);
         if waited >= LATE_OUTPUT_TIMEOUT || sent_too_much {
@@ -186,8 +186,7 @@ fn start(
         ],
     };
     let program = command.argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
-    let own_image = executable == Executable::SelfExe;
-    session.request(&ToGuest::Exec(protocol::ExecRequest { id, command, own_image, whole }))?;
+    session.request(&ToGuest::Exec(protocol::ExecRequest { id, command, executable, whole }))?;
     Ok((Exec::new(InGuest { guest, operation, program }, &limits), pipes, Remote { session, id }))
 }
 

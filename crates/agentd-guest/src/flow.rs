@@ -1,6 +1,6 @@
 //! The state of one side of a connection: flow control of each stream, and the queues of frames to send.
 
-use super::frame::{self, Frame, StreamId};
+use super::frame::{self, Frame, StreamId, StreamKind};
 use agentd_log::LogFailure as _;
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,6 +10,17 @@ use tokio::sync::Notify;
 
 /// The maximum number of bytes of a stream that may be buffered for its reader.
 pub(super) const WINDOW: u32 = 256 << 10;
+
+/// The same for a stream of a connection. A guest may have many connections at once.
+const CONNECTION_WINDOW: u32 = 64 << 10;
+
+/// Returns the window of streams of this kind.
+pub(super) fn window(kind: StreamKind) -> u32 {
+    match kind {
+        StreamKind::Up | StreamKind::Down => CONNECTION_WINDOW,
+        StreamKind::Input | StreamKind::Output | StreamKind::Error => WINDOW,
+    }
+}
 
 /// The number of bytes at which a batch of frames is written to the transport.
 pub(super) const BATCH: usize = 64 << 10;
@@ -40,6 +51,8 @@ pub(super) struct Incoming {
     /// All bytes received.
     pub(super) total: u64,
     pub(super) ended: bool,
+    /// The writer has failed, so that the stream is incomplete.
+    pub(super) aborted: bool,
     /// The reader has closed the stream.
     pub(super) closed: bool,
     pub(super) queued: bool,
@@ -53,6 +66,8 @@ pub(super) struct Outgoing {
     pub(super) credit: u32,
     /// The writer has finished.
     pub(super) ended: bool,
+    /// The writer has failed, so that the stream is incomplete.
+    pub(super) aborted: bool,
     /// The other side has closed the stream.
     pub(super) closed: bool,
     pub(super) queued: bool,
@@ -93,19 +108,12 @@ impl MuxState {
                     incoming.ready.notify_one();
                 }
             }
-            Frame::Eof { stream } => {
-                let incoming =
-                    self.recv_streams.get_mut(&stream).filter(|i| !i.ended).ok_or("the peer ended a stream that is not open")?;
-                incoming.ended = true;
-                incoming.ready.notify_one();
-                if incoming.closed {
-                    self.recv_streams.remove(&stream);
-                }
-            }
-            // Credit and close may arrive for a stream that has ended meanwhile; both are ignored then.
+            Frame::Eof { stream } => self.end(stream, false)?,
+            Frame::Abort { stream } => self.end(stream, true)?,
+            // Credit and close may arrive for a stream that has already ended; both are then ignored.
             Frame::Credit { stream, bytes } => {
                 if let Some(outgoing) = self.send_streams.get_mut(&stream) {
-                    let credit = outgoing.credit.checked_add(bytes).filter(|credit| *credit <= WINDOW);
+                    let credit = outgoing.credit.checked_add(bytes).filter(|credit| *credit <= window(stream.kind));
                     outgoing.credit = credit.ok_or("the peer granted more credit than the window of the stream")?;
                     outgoing.ready.notify_one();
                 }
@@ -117,6 +125,18 @@ impl MuxState {
                     outgoing.ready.notify_one();
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Handles the end of a stream from the other side.
+    fn end(&mut self, stream: StreamId, aborted: bool) -> Result<(), String> {
+        let incoming =
+            self.recv_streams.get_mut(&stream).filter(|i| !i.ended).ok_or("the peer ended a stream that is not open")?;
+        (incoming.ended, incoming.aborted) = (true, aborted);
+        incoming.ready.notify_one();
+        if incoming.closed {
+            self.recv_streams.remove(&stream);
         }
         Ok(())
     }
@@ -166,7 +186,7 @@ impl MuxState {
         }
         outgoing.ready.notify_one();
         if outgoing.ended {
-            append(&Frame::Eof { stream: id }, batch);
+            append(&if outgoing.aborted { Frame::Abort { stream: id } } else { Frame::Eof { stream: id } }, batch);
             self.send_streams.remove(&id);
         }
     }

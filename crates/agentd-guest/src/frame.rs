@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::borrow::Cow;
 
 /// The protocol version in the greeting. Must be increased whenever a frame or a message changes.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 
 /// The length of a greeting, in bytes.
 pub const GREETING: usize = 8;
@@ -24,7 +24,7 @@ pub const MAX_FROM_GUEST: usize = 64 << 10;
 /// The maximum number of bytes of a stream in one frame, so that streams alternate in small units.
 pub const CHUNK: usize = 32 << 10;
 
-/// The kind of a stream of an exec or a file operation, which also determines its direction.
+/// The kind of a stream of an exec, a file operation or a connection, which also determines its direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum StreamKind {
     /// To the guest: standard input, input of a terminal, or content to write to a file.
@@ -33,12 +33,16 @@ pub enum StreamKind {
     Output,
     /// From the guest: standard error.
     Error,
+    /// From the guest: what a program sends over a connection to a granted host.
+    Up,
+    /// To the guest: what a program receives over such a connection.
+    Down,
 }
 
 /// The name of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StreamId {
-    /// The number of the exec or file operation, assigned by the host.
+    /// The number of the exec or file operation, assigned by the host, or of the connection, assigned by the guest.
     pub operation: u32,
     /// The kind of stream.
     pub kind: StreamKind,
@@ -75,6 +79,11 @@ pub enum Frame<'a, M> {
         /// The stream.
         stream: StreamId,
     },
+    /// The writer of a stream has failed: its last frame in this direction. The stream is incomplete.
+    Abort {
+        /// The stream.
+        stream: StreamId,
+    },
 }
 
 /// Serializes bytes as a byte string. By default serde serializes them as a list of numbers.
@@ -107,7 +116,7 @@ mod bytes {
     }
 }
 
-/// The reason for which a frame is refused, or is not sent.
+/// The reason why a frame is refused, or is not sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
@@ -214,7 +223,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn stream() -> impl Strategy<Value = StreamId> {
-        let kind = prop_oneof![Just(StreamKind::Input), Just(StreamKind::Output), Just(StreamKind::Error)];
+        let kind = prop::sample::select(vec![
+            StreamKind::Input,
+            StreamKind::Output,
+            StreamKind::Error,
+            StreamKind::Up,
+            StreamKind::Down,
+        ]);
         (any::<u32>(), kind).prop_map(|(operation, kind)| StreamId { operation, kind })
     }
 
@@ -225,6 +240,7 @@ mod tests {
                 .prop_map(|(stream, bytes)| Frame::Data { stream, bytes: Cow::Owned(bytes) }),
             (stream(), any::<u32>()).prop_map(|(stream, bytes)| Frame::Credit { stream, bytes }),
             stream().prop_map(|stream| Frame::Eof { stream }),
+            stream().prop_map(|stream| Frame::Abort { stream }),
             stream().prop_map(|stream| Frame::Close { stream }),
         ]
     }

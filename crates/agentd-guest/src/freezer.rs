@@ -1,8 +1,8 @@
 //! The guest's side of freezing files. A thread freezes the file system of the sandbox's root, and thaws it when the agent
 //! receives the request, when the agent exits, or at the latest after [`MAX_FREEZE`].
 //!
-//! Meanwhile the agent's own thread must not wait for that file system, because it could then not receive the request to thaw.
-//! During a freeze it therefore neither writes nor closes files of the sandbox: closing a removed file deletes it.
+//! During that time, the agent's own thread must not wait for that file system, because it could then not receive the request to
+//! thaw. During a freeze it therefore neither writes nor closes files of the sandbox: closing a removed file deletes it.
 
 use agentd_core::IsolationError;
 use agentd_kernel::freeze::FrozenFileSystem;
@@ -18,8 +18,8 @@ use std::{
 };
 use tokio::sync::{oneshot, watch};
 
-/// The maximum time for which the file system is frozen. Meanwhile, processes that write to the file system block and cannot be
-/// killed. A disk of a few gigabytes is copied in less time.
+/// The maximum time for which the file system is frozen. During that time, processes that write to the file system block and
+/// cannot be killed. A disk of a few gigabytes is copied in less time.
 const MAX_FREEZE: Duration = Duration::from_secs(30);
 
 /// Receives the result of a freeze or a thaw.

@@ -4,7 +4,7 @@
 pub use super::sync::fuzz::{entries, receive};
 
 use super::{
-    flow::WINDOW,
+    flow::window,
     frame::{self, Frame, MAX_FROM_GUEST, MAX_TO_GUEST, StreamId, StreamKind},
     mux::{Mux, ReadNext},
     protocol::{FromGuest, ToGuest},
@@ -67,7 +67,12 @@ fn shows(message: FromGuest) -> Result<(), String> {
                 .map(drop)
                 .ok_or_else(|| "the sum of the reported usage overflows".to_owned());
         }
-        FromGuest::Ended { .. } | FromGuest::Done { .. } | FromGuest::Quiesced => return Ok(()),
+        FromGuest::Ended { .. }
+        | FromGuest::Done { .. }
+        | FromGuest::Connected { .. }
+        | FromGuest::Query { .. }
+        | FromGuest::Attempt { .. }
+        | FromGuest::Quiesced => return Ok(()),
     };
     if text.contains(char::is_control) { Err(format!("control characters are shown: {text:?}")) } else { Ok(()) }
 }
@@ -94,11 +99,13 @@ pub fn mux(bytes: &[u8]) -> Result<usize, String> {
     let mut recv_streams = Vec::new();
     let mut send_streams = Vec::new();
     for operation in 0..EXECS {
-        for kind in [StreamKind::Output, StreamKind::Error] {
+        for kind in [StreamKind::Output, StreamKind::Error, StreamKind::Up] {
             let stream = StreamId { operation, kind };
             recv_streams.push((stream, mux.recv_stream(stream).map_err(|error| error.to_string())?));
         }
-        send_streams.push(mux.send_stream(StreamId { operation, kind: StreamKind::Input }).map_err(|error| error.to_string())?);
+        for kind in [StreamKind::Input, StreamKind::Down] {
+            send_streams.push(mux.send_stream(StreamId { operation, kind }).map_err(|error| error.to_string())?);
+        }
     }
     let messages = Cell::new(0);
     let handle = |message: FromGuest| {
@@ -111,8 +118,9 @@ pub fn mux(bytes: &[u8]) -> Result<usize, String> {
     }
     for (id, _) in &recv_streams {
         let waiting = mux.take(*id).unwrap_or_default().len();
-        if waiting > WINDOW as usize {
-            return Err(format!("{waiting} bytes of a stream are buffered, over the window of {WINDOW}"));
+        let most = window(id.kind);
+        if waiting > most as usize {
+            return Err(format!("{waiting} bytes of a stream are buffered, over the window of {most}"));
         }
     }
     Ok(messages.get())
@@ -150,6 +158,11 @@ mod tests {
                 id: 1,
                 end: End { reason: EndReason::Exited, exit_code: Some(0), signal: None, usage: Usage::default() },
             }),
+            Frame::Data { stream: StreamId { operation: 1, kind: StreamKind::Up }, bytes: Cow::Borrowed(b"sent") },
+            Frame::Abort { stream: StreamId { operation: 1, kind: StreamKind::Up } },
+            Frame::Message(FromGuest::Connected { connection: 0, to: ([93, 184, 216, 34], 443).into() }),
+            Frame::Message(FromGuest::Query { query: 0, to: [8, 8, 8, 8].into(), bytes: b"question".to_vec() }),
+            Frame::Message(FromGuest::Attempt { udp: true, to: ([93, 184, 216, 34], 443).into() }),
             Frame::Message(FromGuest::Quiesced),
         ])
     }
@@ -159,15 +172,18 @@ mod tests {
             Frame::Message(ToGuest::Signal { id: 1, signal: 15 }),
             Frame::Message(ToGuest::Read { id: 2, path: b"/etc/hostname".to_vec() }),
             Frame::Message(ToGuest::Changes { id: 3, number: 0, taken: true }),
+            Frame::Message(ToGuest::Connections(512)),
+            Frame::Message(ToGuest::Answer { query: 0, bytes: b"answer".to_vec() }),
+            Frame::Message(ToGuest::Listen { id: 4, ports: vec![443] }),
         ])
     }
 
     #[test]
     fn seeds_are_accepted_in_full() {
-        assert_eq!(frames(&from_guest()), Ok(9));
-        assert_eq!(frames(&to_guest()), Ok(3));
+        assert_eq!(frames(&from_guest()), Ok(14));
+        assert_eq!(frames(&to_guest()), Ok(6));
         let connection = [&[40], &from_guest()[..]].concat();
-        assert_eq!(mux(&connection), Ok(5));
+        assert_eq!(mux(&connection), Ok(8));
         keep_seed("guest_frames", "from_guest", &from_guest());
         keep_seed("guest_frames", "to_guest", &to_guest());
         keep_seed("guest_mux", "from_guest", &connection);

@@ -2,6 +2,7 @@
 
 mod attach;
 mod guard;
+mod network;
 
 pub(super) use guard::QuiesceGuard;
 pub use guard::ResumedToSave;
@@ -14,7 +15,7 @@ use super::{
     session::{Operation, Session},
 };
 use agentd_core::{ControlReport, IsolationError, Limits, Usage};
-use agentd_isolation::exec::transport::LossError;
+use agentd_isolation::{egress::MachineGateway, exec::transport::LossError};
 use agentd_log::LogFailure as _;
 use guard::UnfinishedQuiesce;
 use std::{
@@ -35,10 +36,12 @@ pub struct Guest {
     connection: Mutex<Connection>,
     /// True if the guest's clock has to be set after each pause of the guest.
     clock: AtomicBool,
-    /// The reasons for which the guest currently cannot answer.
+    /// The reasons why the guest currently cannot answer.
     pub(super) pauses: watch::Sender<Pauses>,
     created: Instant,
     pub(super) copies: Option<Arc<Copies>>,
+    /// The gateway to granted hosts, if the sandbox has any. It outlives every connection to the agent.
+    pub(super) gateway: Option<Arc<MachineGateway>>,
     /// The usage that the guest reported last.
     used: Mutex<Usage>,
 }
@@ -50,7 +53,7 @@ struct Connection {
     task: Option<JoinHandle<Result<(), IsolationError>>>,
 }
 
-/// The reasons for which a guest cannot answer. The guest runs when no flag is set.
+/// The reasons why a guest cannot answer. The guest runs when no flag is set.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Pauses {
     suspended: bool,

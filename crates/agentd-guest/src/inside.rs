@@ -4,9 +4,10 @@ use super::{sanitize::sanitize_evidence, sync::GuestCopy};
 use agentd_core::{BackendTraits, Evidence, IsolationError, SandboxSpec, Startup};
 use agentd_isolation::{
     container, probe,
-    sandbox::SharedKernelSandbox,
+    sandbox::{NamespaceSockets, SharedKernelSandbox},
     shared_kernel::{BackendKind, SharedKernelBackend},
 };
+use agentd_kernel::mount::trust::TrustPlan;
 use agentd_log::LogFailure as _;
 use agentd_supervisor::plan::SandboxPlan;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -18,7 +19,7 @@ use std::{
 };
 use tokio::sync::{Mutex, MutexGuard};
 
-/// The directory that becomes the root of sandboxes. A guest has one.
+/// The directory that becomes the root of every sandbox in this guest.
 static ROOT: OnceLock<PathBuf> = OnceLock::new();
 
 /// The kind of backend that creates sandboxes in a guest.
@@ -31,6 +32,8 @@ impl BackendKind for GuestBackendKind {
         own_root: true,
         uid_zero: true,
         moves_grants: true,
+        // The gateway is outside of the machine.
+        egress: true,
         startup: Startup::Milliseconds,
         ..BackendTraits::UNKNOWN
     };
@@ -60,9 +63,13 @@ impl Inside {
         Arc::new(Self { backend: SharedKernelBackend::configured(root, ()), root: root.to_path_buf(), copies: Mutex::default() })
     }
 
-    /// Creates a sandbox.
-    pub(super) async fn make(&self, spec: SandboxSpec) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
-        self.backend.create_on_shared_kernel(spec).await
+    /// Creates a sandbox. Returns the sockets of its gateway too, which is outside of the machine.
+    pub(super) async fn make(
+        &self,
+        spec: SandboxSpec,
+        trust: Option<TrustPlan>,
+    ) -> Result<(Arc<SharedKernelSandbox>, NamespaceSockets), IsolationError> {
+        self.backend.create_without_gateway(spec, trust).await
     }
 
     /// Locks the copies of granted files.

@@ -9,6 +9,7 @@
 //! - `sync`: copies of granted files, for a machine that has no access to the host's files; `pull`: copies changes back to the
 //!   host.
 //! - `agent`, `warm_up`, `serve`, `work`, `freezer`, `inside`: the guest's side.
+//! - `network`: connections to granted hosts, both sides.
 //! - `session`, `host`, `exec`, `frozen`, `sandbox`: the host's side. Everything received from a guest is untrusted.
 
 mod agent;
@@ -24,6 +25,7 @@ mod identity;
 mod inside;
 mod machine;
 mod mux;
+mod network;
 mod protocol;
 mod pull;
 mod sandbox;

@@ -2,16 +2,17 @@
 
 use super::{Copies, Guest, MachineIdentity};
 use agentd_core::{IsolationBackend, IsolationError, Limits, Sandbox, SandboxSpec};
+use agentd_isolation::egress::MachineGateway;
 use async_trait::async_trait;
 use std::sync::Arc;
 
-/// A virtual machine. The agent inside does the rest of [`Sandbox`].
+/// A virtual machine. The agent in the machine implements the rest of [`Sandbox`].
 #[async_trait]
 pub trait Machine: Send + Sync {
     /// Returns the backend of the machine.
     fn backend(&self) -> Arc<dyn IsolationBackend>;
 
-    /// Kills the machine at once. Must not block; may be called more than once, and from `Drop`.
+    /// Kills the machine immediately. Must not block; may be called more than once, and from `Drop`.
     fn kill(&self);
 
     /// Waits until the machine's monitor has ended, and returns the reason that the monitor gave. Called when the connection to
@@ -86,7 +87,7 @@ pub trait Machine: Send + Sync {
 #[derive(Debug, Clone)]
 pub struct GuestSpec {
     /// The sandbox. Grants are paths of the guest. `root` and `writable` have their default values, because the backend creates
-    /// the root of the machine.
+    /// the root of the machine. Network grants and secrets are enforced on this side of the machine.
     pub spec: SandboxSpec,
     /// The identity that the machine assumes first. `None` leaves the machine's identity unchanged.
     pub identity: Option<MachineIdentity>,
@@ -106,5 +107,7 @@ pub enum Attach {
         identity: MachineIdentity,
         /// The limits with which the sandbox was created.
         limits: Box<Limits>,
+        /// The gateway for the copy ([`Guest::copy_of_gateway`]).
+        gateway: Option<Arc<MachineGateway>>,
     },
 }

@@ -1,11 +1,12 @@
 //! Multiplexes streams and messages on one transport.
 //!
 //! The bytes of a stream are sent only within the credit that its reader has granted. Unread bytes are therefore bounded by
-//! [`WINDOW`] per stream, and a side that sends more is disconnected. Messages are sent first; streams then take turns. Queued
-//! data survives a change of transport: after [`Mux::hold`] nothing is in flight, and another transport may be [run](Mux::run).
+//! the [`window`] of each stream, and a side that sends more is disconnected. Messages are sent first; streams then take turns.
+//! Queued data survives a change of transport: after [`Mux::hold`] nothing is in flight, and another transport may be
+//! [run](Mux::run).
 
 use super::{
-    flow::{BATCH, Incoming, MuxState, Outgoing, WINDOW},
+    flow::{BATCH, Incoming, MuxState, Outgoing, window},
     frame::{self, CHUNK, Frame, MAX_TO_GUEST, StreamId},
     stream::{RecvStream, SendStream, Stop},
 };
@@ -79,7 +80,7 @@ impl Mux {
 
     /// Opens a receiving stream. The other side opens its end when it handles a message that must be sent after this call.
     pub(super) fn recv_stream(self: &Arc<Self>, id: StreamId) -> Result<RecvStream, frame::FrameError> {
-        let incoming = Incoming { allowed: WINDOW, ..Incoming::default() };
+        let incoming = Incoming { allowed: window(id.kind), ..Incoming::default() };
         let ready = incoming.ready.clone();
         let mut state = self.lock();
         check_room(state.recv_streams.len())?;
@@ -90,7 +91,7 @@ impl Mux {
 
     /// Opens a sending stream.
     pub(super) fn send_stream(self: &Arc<Self>, id: StreamId) -> Result<SendStream, frame::FrameError> {
-        let outgoing = Outgoing { credit: WINDOW, ..Outgoing::default() };
+        let outgoing = Outgoing { credit: window(id.kind), ..Outgoing::default() };
         let ready = outgoing.ready.clone();
         let mut state = self.lock();
         check_room(state.send_streams.len())?;
@@ -210,9 +211,9 @@ impl Mux {
         if bytes.is_empty() && (incoming.ended || lost) {
             return None;
         }
-        // Buffered bytes were within the credit, so there are at most [`WINDOW`] of them.
-        incoming.read += u32::try_from(bytes.len()).unwrap_or(WINDOW);
-        if incoming.read >= WINDOW / 2 && !incoming.ended {
+        // Buffered bytes were within the credit, so there are at most as many as the window.
+        incoming.read += u32::try_from(bytes.len()).unwrap_or(window(id.kind));
+        if incoming.read >= window(id.kind) / 2 && !incoming.ended {
             state.reply(id);
             drop(state);
             self.work.notify_one();
@@ -234,6 +235,17 @@ impl Mux {
     /// Returns how many received bytes of a stream are buffered.
     pub(super) fn arrived(&self, id: StreamId) -> usize {
         self.lock().recv_streams.get(&id).map_or(0, |incoming| incoming.waiting.len())
+    }
+
+    /// Returns true if a stream has ended, and its writer had not failed.
+    pub(super) fn is_complete(&self, id: StreamId) -> bool {
+        self.lock().recv_streams.get(&id).is_some_and(|incoming| incoming.ended && !incoming.aborted)
+    }
+
+    /// Returns true if a stream whose reader may have closed it has not ended yet.
+    pub(super) fn is_unended(&self, id: StreamId) -> bool {
+        let state = self.lock();
+        state.lost.is_none() && state.recv_streams.get(&id).is_some_and(|incoming| !incoming.ended)
     }
 
     /// Closes a stream on behalf of its reader.
@@ -272,6 +284,13 @@ impl Mux {
             self.work.notify_one();
         }
         Ok(length)
+    }
+
+    /// Marks a stream as incomplete on behalf of its writer. [`Mux::finish`] must follow.
+    pub(super) fn abort(&self, id: StreamId) {
+        if let Some(outgoing) = self.lock().send_streams.get_mut(&id) {
+            outgoing.aborted = true;
+        }
     }
 
     /// Ends a stream on behalf of its writer.

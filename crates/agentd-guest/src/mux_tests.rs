@@ -1,5 +1,8 @@
 use super::{
-    super::frame::{StreamKind, encode},
+    super::{
+        flow::WINDOW,
+        frame::{StreamKind, encode},
+    },
     *,
 };
 use proptest::prelude::*;
@@ -189,7 +192,7 @@ async fn lost_connection_wakes_readers_and_writers() {
     assert_eq!(writer.await.unwrap().0, Err(Stop::Lost));
     assert_eq!(task.await.unwrap(), Err("a reason".to_owned()));
     assert!(mux.lock().recv_streams.is_empty() && mux.lock().send_streams.is_empty());
-    // A message on a lost connection is no error, and is discarded.
+    // A message on a lost connection is not an error, and is discarded.
     mux.send(&1u32).unwrap();
     assert!(mux.lock().messages.is_empty());
 }
@@ -209,16 +212,44 @@ async fn queued_messages_and_open_streams_are_bounded() {
     assert_eq!((open.len(), error), (STREAMS, frame::FrameError::TooMany { limit: STREAMS }));
 }
 
+#[tokio::test]
+async fn aborted_stream_delivers_its_bytes_and_is_incomplete() {
+    let (one, other) = (mux(), mux());
+    let (a, b) = duplex(1 << 20);
+    let (mut broken, whole) = (one.send_stream(id(1)).unwrap(), one.send_stream(id(2)).unwrap());
+    let (mut first, mut second) = (other.recv_stream(id(1)).unwrap(), other.recv_stream(id(2)).unwrap());
+    let _running = (run(&one, a), run(&other, b));
+    broken.write(b"part").await.unwrap();
+    broken.abort().await;
+    whole.finish().await;
+    let mut received = Vec::new();
+    while let Some(bytes) = first.read().await {
+        received.extend(bytes);
+    }
+    assert_eq!((received.as_slice(), first.is_complete()), (&b"part"[..], false));
+    assert_eq!((second.read().await, second.is_complete()), (None, true));
+    // A reader that closes a stream waits for the writer's end.
+    let (left, closed) = (one.send_stream(id(3)).unwrap(), other.recv_stream(id(3)).unwrap());
+    let closing = tokio::spawn(closed.close());
+    while one.stopped(id(3)).is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!closing.is_finished());
+    left.finish().await;
+    closing.await.unwrap();
+}
+
 proptest! {
     #[test]
     fn random_frames_neither_panic_nor_exceed_window(
-        frames in prop::collection::vec((0u8..5, 0u32..4, 1usize..CHUNK, any::<u32>()), 0..60),
+        frames in prop::collection::vec((0u8..6, 0u32..4, 1usize..CHUNK, any::<u32>()), 0..60),
     ) {
         let frames: Vec<Frame<'_, u32>> = frames.into_iter().map(|(kind, operation, length, number)| match kind {
             0 => Frame::Message(number),
             1 => data(operation, length),
             2 => Frame::Credit { stream: id(operation), bytes: number >> (number % 32) },
             3 => Frame::Eof { stream: id(operation) },
+            4 => Frame::Abort { stream: id(operation) },
             _ => Frame::Close { stream: id(operation) },
         }).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

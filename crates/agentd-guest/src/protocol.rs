@@ -2,10 +2,13 @@
 
 use super::{MachineIdentity, sanitize::Failure};
 use agentd_core::{Command, ControlReport, EndReason, Evidence, Grant, GuardRule, Limits, Network, Profile, SandboxSpec, Usage};
+use agentd_isolation::exec::Executable;
 pub use agentd_isolation::exec::transport::End;
+use agentd_kernel::mount::trust::TrustPlan;
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
+    net::{IpAddr, SocketAddr},
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
 };
@@ -93,6 +96,28 @@ pub enum ToGuest {
     Quiesce,
     /// Asks the guest to end everything, flush file systems and exit.
     Shutdown,
+    /// Allows the guest to open this many further connections to granted hosts ([`FromGuest::Connected`]).
+    Connections(u32),
+    /// Answers [`FromGuest::Query`].
+    Answer {
+        /// The number of the query.
+        query: u32,
+        /// The answer; empty if the program gets none.
+        bytes: Vec<u8>,
+    },
+    /// Asks the guest to listen at these ports too, for connections to granted hosts. The answer is [`FromGuest::Done`] or
+    /// [`FromGuest::Failed`].
+    Listen {
+        /// The number of the operation.
+        id: u32,
+        /// The ports. The guest may already listen at some of them.
+        ports: Vec<u16>,
+    },
+    /// Ends the sandbox. The answer is [`FromGuest::Done`] once all bytes that its programs sent to granted hosts have been sent.
+    Drain {
+        /// The number of the operation.
+        id: u32,
+    },
 }
 
 /// The purpose of a connection.
@@ -158,6 +183,8 @@ pub struct Spec {
     pub allow_degraded: bool,
     /// The identity that the machine assumes first.
     pub identity: Option<MachineIdentity>,
+    /// The trust stores of the payload, if its TLS is inspected.
+    pub trust: Option<TrustPlan>,
 }
 
 /// A [`Grant`] with paths as bytes.
@@ -198,6 +225,7 @@ impl Spec {
             limits: spec.limits.clone(),
             allow_degraded: spec.allow_degraded,
             identity,
+            trust: None,
         }
     }
 
@@ -229,11 +257,11 @@ impl Spec {
 pub struct ExecRequest {
     /// The number of the exec, chosen by the host.
     pub id: u32,
-    /// The command. The output of a command with a terminal is that of the terminal, and it has no error stream. Standard input
+    /// The command. A command with a terminal has no error stream: its output is that of the terminal. Standard input
     /// is not part of this message but sent on the input stream, which a command with a terminal always has.
     pub command: Command,
-    /// Execute agentd's own executable instead of the named program.
-    pub own_image: bool,
+    /// The program to execute: that of the command, or agentd's own in a role.
+    pub executable: Executable,
     /// Report the end only after all output has been sent. The host must then read the output.
     pub whole: bool,
 }
@@ -280,6 +308,30 @@ pub enum FromGuest {
     },
     /// Answers [`ToGuest::Quiesce`]: the last message on this connection.
     Quiesced,
+    /// A program has connected to an address, at a port of the gateway. The streams of the connection are open from this message
+    /// on. [`ToGuest::Connections`] bounds the number of connections.
+    Connected {
+        /// The number of the connection. The first connection has the number 0, and each further one the next number.
+        connection: u32,
+        /// The destination.
+        to: SocketAddr,
+    },
+    /// A program has sent a datagram to port 53.
+    Query {
+        /// The number of the query, chosen by the guest.
+        query: u32,
+        /// The address.
+        to: IpAddr,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
+    /// The guest's kernel has refused a TCP connection or a UDP datagram.
+    Attempt {
+        /// True for UDP.
+        udp: bool,
+        /// The destination.
+        to: SocketAddr,
+    },
 }
 
 #[cfg(test)]
@@ -301,7 +353,7 @@ mod tests {
 
     fn to_guest() -> impl Strategy<Value = ToGuest> {
         let exec = (any::<u32>(), blobs(), blobs(), any::<Option<(u16, u16)>>(), any::<[bool; 3]>()).prop_map(
-            |(id, texts, env, pty, [input, own_image, whole])| {
+            |(id, texts, env, pty, [input, tool, whole])| {
                 let text = OsString::from_vec;
                 let command = Command {
                     cwd: texts.first().cloned().map(path),
@@ -311,7 +363,8 @@ mod tests {
                     pty: pty.map(|(rows, cols)| PtySize { rows, cols }),
                     ..Command::default()
                 };
-                ToGuest::Exec(ExecRequest { id, command, own_image, whole })
+                let executable = if tool { Executable::Tool } else { Executable::FromPath };
+                ToGuest::Exec(ExecRequest { id, command, executable, whole })
             },
         );
         let spec = blobs().prop_map(|paths| {
@@ -333,7 +386,16 @@ mod tests {
             (any::<u32>(), blob()).prop_map(|(id, path)| ToGuest::Read { id, path }),
             any::<u32>().prop_map(|id| ToGuest::Freeze { id }),
             any::<u32>().prop_map(|id| ToGuest::Thaw { id }),
+            any::<u32>().prop_map(ToGuest::Connections),
+            (any::<u32>(), blob()).prop_map(|(query, bytes)| ToGuest::Answer { query, bytes }),
+            (any::<u32>(), any::<Vec<u16>>()).prop_map(|(id, ports)| ToGuest::Listen { id, ports }),
+            any::<u32>().prop_map(|id| ToGuest::Drain { id }),
         ]
+    }
+
+    /// Removes the flow label and the scope, which are not transferred.
+    fn plain(address: SocketAddr) -> SocketAddr {
+        SocketAddr::new(address.ip(), address.port())
     }
 
     fn from_guest() -> impl Strategy<Value = FromGuest> {
@@ -345,6 +407,9 @@ mod tests {
                 let error = ControlError::new(Control::Seccomp, call, Some(1));
                 FromGuest::Attached(Err(IsolationError::Control(error).into()))
             }),
+            (any::<u32>(), any::<SocketAddr>()).prop_map(|(connection, to)| FromGuest::Connected { connection, to: plain(to) }),
+            (any::<u32>(), any::<IpAddr>(), blob()).prop_map(|(query, to, bytes)| FromGuest::Query { query, to, bytes }),
+            (any::<bool>(), any::<SocketAddr>()).prop_map(|(udp, to)| FromGuest::Attempt { udp, to: plain(to) }),
             Just(FromGuest::Quiesced),
         ]
     }

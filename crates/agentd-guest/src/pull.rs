@@ -1,4 +1,4 @@
-//! Copies a sandbox's changes in copies of the host's files back to the host.
+//! Copies changes from the guest's copies of granted files back to the host.
 
 use super::{
     Guest,

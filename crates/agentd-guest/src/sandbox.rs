@@ -9,16 +9,18 @@ use super::{
     session::{Operation, refused},
 };
 use agentd_core::{
-    BackendCapabilities, Claim, Command, ControlReport, Evidence, ExecHandle, IsolationError, Outcome, Sandbox, SandboxId, Usage,
+    BackendCapabilities, Claim, Command, ControlReport, Evidence, ExecHandle, IsolationError, Network, NetworkLog, Outcome,
+    Sandbox, SandboxId, Usage,
 };
 use agentd_isolation::{
     descriptor,
-    exec::Executable,
+    exec::{Executable, tool},
     probe::AttackedSandbox,
     sandbox::{outside, too_large},
 };
 use async_trait::async_trait;
 use std::{
+    ffi::OsString,
     os::fd::OwnedFd,
     path::Path,
     sync::{
@@ -141,7 +143,7 @@ impl GuestSandbox {
 #[async_trait]
 impl AttackedSandbox for GuestSandbox {
     async fn attack(&self, command: Command) -> Result<Outcome, IsolationError> {
-        exec::run_to_end(self.guest.clone(), command, Executable::SelfExe).await
+        exec::run_to_end(self.guest.clone(), command, Executable::Attack).await
     }
 }
 
@@ -155,6 +157,19 @@ impl Sandbox for GuestSandbox {
         &self.guest.controls
     }
 
+    fn network_log(&self) -> Option<Arc<dyn NetworkLog>> {
+        self.guest.gateway.as_ref().map(|gateway| gateway.log())
+    }
+
+    fn network_environment(&self) -> Vec<(OsString, OsString)> {
+        self.guest.gateway.as_ref().map(|gateway| gateway.environment()).unwrap_or_default()
+    }
+
+    async fn set_network(&self, network: &Network) -> Result<(), IsolationError> {
+        let _one = self.state.lock().await;
+        self.guest.change_network(network).await
+    }
+
     async fn capabilities(&self) -> Result<BackendCapabilities, IsolationError> {
         self.guest.machine.backend().probe().await
     }
@@ -165,6 +180,10 @@ impl Sandbox for GuestSandbox {
 
     async fn exec_streaming(&self, command: Command) -> Result<Box<dyn ExecHandle>, IsolationError> {
         exec::stream(self.guest.clone(), command)
+    }
+
+    async fn exec_tool(&self, command: Command) -> Result<Outcome, IsolationError> {
+        exec::run_to_end(self.guest.clone(), tool(command), Executable::Tool).await
     }
 
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, IsolationError> {
@@ -243,8 +262,10 @@ impl Sandbox for GuestSandbox {
         // Commands that still run may have changed copied files since the last pull. A stopped or lost guest cannot answer.
         let brought_back = if self.guest.answers() { self.guest.pull().await } else { Ok(()) };
         self.destroyed.store(true, Ordering::SeqCst);
+        self.guest.drain().await;
         self.guest.detach("destroyed");
         self.guest.machine.destroy().await?;
+        self.guest.stop_gateway().await;
         brought_back
     }
 }

@@ -33,7 +33,7 @@ async fn output_after_deadline_does_not_delay_kill() {
     assert!(machine.is_killed());
 }
 
-/// The end of the streams of an ended command, as a guest plays it.
+/// How a simulated guest ends the streams of an ended command.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum LateOutput {
     /// Both streams end within the timeout.
@@ -46,8 +46,8 @@ enum LateOutput {
     Flood,
 }
 
-/// Attaches to a guest that ends a command and then plays `late_output`. Returns the sandbox, its machine, and the streams of the
-/// ended command.
+/// Attaches to a guest that ends a command and then behaves as `late_output` specifies. Returns the sandbox, its machine, and the
+/// streams of the ended command.
 async fn ended_with(late_output: LateOutput) -> (Arc<GuestSandbox>, Arc<Counted>, ExecStreams) {
     let (sandbox, machine) = sandbox_with_peer(move |mut peer| async move {
         peer.recv().await;
@@ -101,7 +101,7 @@ async fn is_killed_by(late_output: LateOutput) -> bool {
     machine.is_killed()
 }
 
-/// A machine whose monitor reports why it ended.
+/// A machine that reports why its monitor ended.
 struct Explained;
 
 #[async_trait]

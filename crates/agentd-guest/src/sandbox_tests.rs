@@ -16,6 +16,8 @@ mod copies;
 mod exec_ends;
 #[path = "sandbox_frozen_tests.rs"]
 mod frozen;
+#[path = "sandbox_network_tests.rs"]
+mod network;
 
 use agentd_core::{EndReason, ExecStreams, IsolationBackend, Limits, SandboxSpec};
 use agentd_isolation::HostDirectBackend;
@@ -148,7 +150,7 @@ impl Peer {
     }
 }
 
-/// Returns a sandbox in a guest played by `peer`, and its machine.
+/// Returns a sandbox in a guest simulated by `peer`, and its machine.
 async fn sandbox_with_peer<F: Future<Output = ()> + Send + 'static>(
     peer: impl FnOnce(Peer) -> F + Send + 'static,
 ) -> (Arc<GuestSandbox>, Arc<Counted>) {

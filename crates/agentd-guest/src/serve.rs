@@ -11,7 +11,7 @@ use super::{
     work::{ConnectionEnd, ServedSandbox},
 };
 use agentd_core::{ControlReport, IsolationError, Sandbox};
-use agentd_isolation::sandbox::SharedKernelSandbox;
+use agentd_isolation::{egress::ports, sandbox::SharedKernelSandbox};
 use agentd_kernel::{machine_identity, mount::names, namespace};
 use agentd_log::LogFailure as _;
 use std::{
@@ -30,7 +30,7 @@ const HOSTS: &str = "/etc/hosts";
 /// The file with the sandbox's host name (`hostname(5)`).
 const HOST_NAME: &str = "/etc/hostname";
 
-/// The time limit for a new connection to send its purpose. Meanwhile, other connections wait.
+/// The time limit for a new connection to send its purpose. During that time, other connections wait.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves connections, one after the other, until a shutdown is requested. Creates one sandbox with the directory `root` as its
@@ -143,17 +143,19 @@ async fn prepare(
     served: &mut Option<ServedSandbox>,
 ) -> Result<Vec<ControlReport>, IsolationError> {
     match (request, served) {
-        (AttachRequest::New(spec), none @ None) => {
+        (AttachRequest::New(mut spec), none @ None) => {
+            let trust = spec.trust.take();
             let (spec, identity) = spec.into_spec();
             if let Some(identity) = &identity {
                 become_machine(identity)?;
             }
-            let sandbox = guest.make(spec).await?;
+            let ports = ports(&spec.network)?.tcp;
+            let (sandbox, sockets) = guest.make(spec, trust).await?;
             if let Some(identity) = &identity {
                 become_sandbox(identity, &sandbox).await?;
             }
             let controls = sandbox.controls().to_vec();
-            *none = Some(ServedSandbox::new(guest.clone(), sandbox));
+            *none = Some(ServedSandbox::new(guest.clone(), sandbox, (sockets, ports))?);
             Ok(controls)
         }
         (AttachRequest::Adopt(identity), Some(served)) => {

@@ -3,9 +3,11 @@
 use super::{
     frame::{FrameError, MAX_FROM_GUEST, MAX_TO_GUEST},
     mux::{Mux, ReadNext},
+    network::Connections,
     protocol::{FromGuest, ToGuest},
 };
 use agentd_core::IsolationError;
+use agentd_egress::guest::{GuestAttempt, GuestPort};
 use agentd_isolation::exec::transport::LossError;
 use std::{
     collections::HashMap,
@@ -24,6 +26,8 @@ pub(super) struct Session {
     pub(super) mux: Arc<Mux>,
     listeners: Mutex<HashMap<u32, mpsc::Sender<FromGuest>>>,
     next: AtomicU32,
+    /// The connections to granted hosts. `None` if the sandbox has no granted hosts.
+    connections: Option<Arc<Connections>>,
     /// Constructor of the error that reports the loss, set when the connection is lost.
     loss: OnceLock<LossError>,
     /// The guest has been asked to shut down.
@@ -40,9 +44,13 @@ pub(super) struct Operation {
 }
 
 impl Session {
-    pub(super) fn new() -> Arc<Self> {
+    /// Creates a session. Its connections to granted hosts go to `port`.
+    pub(super) fn new(port: Option<&Arc<GuestPort>>) -> Arc<Self> {
+        let mux = Mux::new(MAX_TO_GUEST, MAX_FROM_GUEST);
+        let connections = port.map(|port| Connections::new(port.clone(), &mux));
         Arc::new(Self {
-            mux: Mux::new(MAX_TO_GUEST, MAX_FROM_GUEST),
+            mux,
+            connections,
             listeners: Mutex::default(),
             next: AtomicU32::new(1),
             loss: OnceLock::new(),
@@ -101,6 +109,9 @@ impl Session {
             | FromGuest::Done { id, .. }
             | FromGuest::Probed { id, .. }
             | FromGuest::Used { id, .. } => *id,
+            FromGuest::Connected { .. } | FromGuest::Query { .. } | FromGuest::Attempt { .. } => {
+                return self.network(message).map(|()| ReadNext::More);
+            }
         };
         if id == 0 || id >= self.next.load(Ordering::Relaxed) {
             return Err(format!("the guest sent an event for operation {id}, which was never started"));
@@ -110,6 +121,18 @@ impl Session {
             // An operation that was dropped has no listener.
             _ => Ok(ReadNext::More),
         }
+    }
+
+    /// Handles a message about the network of the sandbox.
+    fn network(&self, message: FromGuest) -> Result<(), String> {
+        let connections = self.connections.as_ref().ok_or("the guest used the network, but its sandbox has no granted hosts")?;
+        match message {
+            FromGuest::Connected { connection, to } => connections.open(&self.mux, connection, to)?,
+            FromGuest::Query { query, to, bytes } => connections.query(&self.mux, query, to, bytes),
+            FromGuest::Attempt { udp, to } => connections.attempt(GuestAttempt { udp, to }),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Marks the connection as lost, and ends the events of all operations. Only the first loss is kept.

@@ -39,6 +39,19 @@ impl RecvStream {
         }
     }
 
+    /// Returns true if [`RecvStream::read`] has returned everything that the writer sent, and the writer had not failed.
+    pub(super) fn is_complete(&self) -> bool {
+        self.mux.is_complete(self.id)
+    }
+
+    /// Closes the stream, and waits until the other side has ended it, or the connection is lost.
+    pub(super) async fn close(self) {
+        self.mux.close_recv(self.id);
+        while self.mux.is_unended(self.id) {
+            self.ready.notified().await;
+        }
+    }
+
     /// Returns the number of bytes that have already arrived.
     pub(super) fn arrived(&self) -> usize {
         self.mux.arrived(self.id)
@@ -94,6 +107,12 @@ impl SendStream {
         while !self.mux.is_finished(self.id) {
             self.ready.notified().await;
         }
+    }
+
+    /// Ends the stream as incomplete, and waits until that has been sent.
+    pub(super) async fn abort(self) {
+        self.mux.abort(self.id);
+        self.finish().await;
     }
 
     /// Copies `from` to the stream, until its end or until the stream is closed. Returns the number of bytes, or the read error.

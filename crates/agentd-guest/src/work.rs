@@ -5,12 +5,16 @@ use super::{
     freezer::{self, Freezer, ThawWaiter},
     inside::Inside,
     mux::{Mux, ReadNext},
+    network::SandboxNetwork,
     protocol::{End, ExecRequest, FromGuest, ToGuest, path},
     sanitize::Failure,
     stream::{RecvStream, SendStream, Stop},
 };
 use agentd_core::{EndReason, ExecHandle, ExecStreams, IsolationError, PtySize, Sandbox, StdinSource, Usage};
-use agentd_isolation::{descriptor::Descriptor, exec::Executable, sandbox::SharedKernelSandbox};
+use agentd_isolation::{
+    descriptor::Descriptor,
+    sandbox::{NamespaceSockets, SharedKernelSandbox},
+};
 use agentd_kernel::machine_identity;
 use agentd_log::LogFailure as _;
 use std::{collections::HashMap, future::Future, os::fd::OwnedFd, sync::Arc};
@@ -37,6 +41,8 @@ pub(super) struct ServedSandbox {
     freezer: Freezer,
     mux: Arc<Mux>,
     execs: HashMap<u32, mpsc::UnboundedSender<ExecControl>>,
+    /// The connections of the sandbox, if it has granted hosts.
+    network: Option<Arc<SandboxNetwork>>,
 }
 
 /// A request of the host for a running exec.
@@ -47,9 +53,16 @@ enum ExecControl {
 }
 
 impl ServedSandbox {
-    pub(super) fn new(around: Arc<Inside>, sandbox: Arc<SharedKernelSandbox>) -> Self {
+    /// Begins to serve a sandbox. The sockets of its gateway listen at these ports.
+    pub(super) fn new(
+        around: Arc<Inside>,
+        sandbox: Arc<SharedKernelSandbox>,
+        (sockets, ports): (NamespaceSockets, Vec<u16>),
+    ) -> Result<Self, IsolationError> {
         let freezer = Freezer::new(&around.root, sandbox.frozen_flag());
-        Self { sandbox, around, freezer, mux: Mux::new(MAX_FROM_GUEST, MAX_TO_GUEST), execs: HashMap::new() }
+        let mux = Mux::new(MAX_FROM_GUEST, MAX_TO_GUEST);
+        let network = SandboxNetwork::new(sockets, ports, mux.clone())?.map(Arc::new);
+        Ok(Self { sandbox, around, freezer, mux, execs: HashMap::new(), network })
     }
 
     /// Thaws the root's file system if it is frozen, because destroying the sandbox would otherwise block.
@@ -57,10 +70,14 @@ impl ServedSandbox {
         self.freezer.thaw().or_debug("thaw the root's file system", "guest");
     }
 
-    /// Disconnects the commands from the previous host. The commands continue, and their output is discarded.
+    /// Disconnects the commands from the previous host. The commands continue, and their output is discarded. Their connections
+    /// to granted hosts end.
     pub(super) fn renew(&mut self) {
         self.mux.lose("another host has taken over the machine");
         self.mux = Mux::new(MAX_FROM_GUEST, MAX_TO_GUEST);
+        if let Some(network) = &self.network {
+            network.renew(self.mux.clone());
+        }
         self.execs.clear();
     }
 
@@ -138,6 +155,33 @@ impl ServedSandbox {
                 let result = self.freezer.thaw();
                 answer(mux, id, async move { freezer::recv_result(result?).await.map(|()| FromGuest::Done { id, bytes: 0 }) });
             }
+            ToGuest::Connections(more) => {
+                if let Some(network) = &self.network {
+                    network.allow(more);
+                }
+            }
+            ToGuest::Answer { query, bytes } => {
+                if let Some(network) = &self.network {
+                    network.answer(query, &bytes);
+                }
+            }
+            ToGuest::Listen { id, ports } => {
+                let network = self.network.clone();
+                answer(mux, id, async move {
+                    let network = network.ok_or_else(agentd_isolation::egress::no_hosts)?;
+                    network.listen(&sandbox, ports).await.map(|()| FromGuest::Done { id, bytes: 0 })
+                });
+            }
+            ToGuest::Drain { id } => {
+                let network = self.network.clone();
+                answer(mux, id, async move {
+                    sandbox.destroy().await?;
+                    if let Some(network) = network {
+                        network.drained().await;
+                    }
+                    Ok(FromGuest::Done { id, bytes: 0 })
+                });
+            }
             ToGuest::Quiesce => mux.hold(&FromGuest::Quiesced, true)?,
             // A second attach is ignored. Shutdown is handled in `serve`.
             ToGuest::Attach(_) | ToGuest::Shutdown => {}
@@ -190,8 +234,7 @@ async fn run(
     ends: StreamEnds,
     mut controls: mpsc::UnboundedReceiver<ExecControl>,
 ) -> Result<End, IsolationError> {
-    let executable = if exec.own_image { Executable::SelfExe } else { Executable::FromPath };
-    let mut handle = sandbox.stream(&exec.command, executable).await?;
+    let mut handle = sandbox.stream(&exec.command, exec.executable).await?;
     let Copiers { input, outputs } = connect(ends, handle.take_streams())
         .map_err(|source| IsolationError::Io { context: "connect the streams of the command".to_owned(), source })?;
     let outcome = loop {

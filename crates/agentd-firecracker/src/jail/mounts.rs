@@ -32,7 +32,7 @@ fn bind(source: &Path, at: &Path) -> Result<(), ControlError> {
 }
 
 /// Mounts a directory read-only in Firecracker's root. The directory is first bound onto itself and made read-only there. A mount
-/// in Firecracker's root propagates to the jailer's copy at once, and later changes of flags would not.
+/// in Firecracker's root propagates to the jailer's copy immediately, and later changes of flags would not.
 pub(super) fn bind_read_only(source: &Path, at: &Path) -> Result<(), ControlError> {
     bind(source, source)?;
     // Keep the flags of the source's mount: in a user namespace, a remount that clears a locked flag fails

@@ -14,11 +14,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// The time limit for a guest's agent to listen. A boot under emulation takes seconds.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// The time limit for a guest's agent to listen. A boot under emulation takes seconds, and more than a minute on a very slow host.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 /// The time after which a machine without any device access counts as failed. A booting kernel accesses devices within a fraction
 /// of this.
-const LIFE_TIMEOUT: Duration = Duration::from_secs(7);
+const FIRST_ACCESS_TIMEOUT: Duration = Duration::from_secs(7);
 /// The number of attempts to attach to an agent.
 const TRIES: u32 = 4;
 /// The time limit for a new control connection after a connection is lost.
@@ -31,7 +31,7 @@ const MAX_WHY: usize = 4 << 10;
 /// The start of a machine that [`Vm::wait_until_ready`] waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StartedFrom {
-    /// The machine boots a kernel. Without any device access, it counts as failed after [`LIFE_TIMEOUT`].
+    /// The machine boots a kernel. Without any device access, it counts as failed after [`FIRST_ACCESS_TIMEOUT`].
     Boot,
     /// The machine resumes from its memory.
     Memory,
@@ -39,7 +39,7 @@ pub(super) enum StartedFrom {
 
 impl Vm {
     /// Waits until the agent reports that it listens, for up to [`BOOT_TIMEOUT`]. Fails earlier if Firecracker ends, or if a
-    /// booting machine has not accessed a device within [`LIFE_TIMEOUT`].
+    /// booting machine has not accessed a device within [`FIRST_ACCESS_TIMEOUT`].
     pub(super) async fn wait_until_ready(&self, from: StartedFrom) -> Result<(), IsolationError> {
         let begin = Instant::now();
         let ready = async {
@@ -56,8 +56,8 @@ impl Vm {
         };
         let life = async {
             if from == StartedFrom::Boot {
-                tokio::time::sleep(LIFE_TIMEOUT).await;
-                if let Ok(false) = self.has_done_anything().await {
+                tokio::time::sleep(FIRST_ACCESS_TIMEOUT).await;
+                if let Ok(false) = self.has_accessed_device().await {
                     return;
                 }
             }
@@ -91,7 +91,7 @@ impl Vm {
     }
 
     /// Returns whether the guest has ever accessed a device.
-    async fn has_done_anything(&self) -> Result<bool, IsolationError> {
+    async fn has_accessed_device(&self) -> Result<bool, IsolationError> {
         self.api.lock().await.put("/actions", &Action::FlushMetrics).await?;
         Ok(self.metrics_pipe.any_exit().await)
     }

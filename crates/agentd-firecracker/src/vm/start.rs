@@ -1,4 +1,4 @@
-//! The start of a Firecracker: the files in its root, its process, and the connection to its API.
+//! The start of a Firecracker process: the files in its root, its process, and the connection to its API.
 
 use super::{VSOCK, socket_path};
 use crate::{
@@ -21,7 +21,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// The interval of attempts to connect to Firecracker's API socket. No event reports that the socket exists.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// A Firecracker that does not answer yet, which ends when this is dropped.
+/// A Firecracker process that does not answer yet. Ends when dropped.
 pub(super) struct Starting {
     pub(super) root: OwnedFd,
     pub(super) process: Process,

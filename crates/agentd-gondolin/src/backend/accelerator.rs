@@ -1,6 +1,6 @@
 //! Chooses the accelerator of a machine: KVM if a trial was successful, otherwise QEMU's own emulation, TCG.
 //!
-//! An accessible `/dev/kvm` does not prove that a machine boots, above all with nested virtualisation: QEMU may exit or hang. So
+//! An accessible `/dev/kvm` does not prove that a machine boots, especially with nested virtualisation: QEMU may exit or hang. So
 //! one machine is started with KVM once, with a time limit. The verdict is saved in the installation and is valid until the next
 //! boot of the host.
 
@@ -93,7 +93,7 @@ struct KeptVerdict {
 
 impl VerdictFile {
     /// Returns the verdict file of this user in an installation. The verdict depends on the guest, the current boot of the host
-    /// and the present QEMU.
+    /// and the current QEMU.
     pub(super) fn for_files(installation: &Path, guest: &Path, qemu: &Path) -> Self {
         let user = rustix::process::geteuid().as_raw();
         let key = || {

@@ -28,7 +28,7 @@ const PROGRAM: &str = include_str!("machine.mjs");
 const MAX_STDERR: u64 = 4 << 10;
 
 /// The maximum length of the guest's console output that is kept, in bytes.
-const CONSOLE: usize = 2 << 10;
+const MAX_CONSOLE: usize = 2 << 10;
 
 /// The time limit for Node to send the console output of a start that has taken too long.
 const CONSOLE_WAIT: Duration = Duration::from_secs(5);
@@ -37,7 +37,7 @@ const CONSOLE_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum HostMessage {
-    /// The end of what the guest has printed on its console, when the start has taken too long.
+    /// The last part of the output on the guest's console, after the start has taken too long.
     Console(String),
     /// The reason why the machine did not start, or has ended.
     Failed(String),
@@ -127,7 +127,7 @@ impl Host {
     pub(super) async fn too_slow(&self, limit: Duration) -> IsolationError {
         let mut state = self.state.clone();
         let sent = state.wait_for(|state| state.console.is_some() || state.ended.is_some());
-        // Node sends the output at the same time. A Node that does not run sends none.
+        // Node sends the output at the same time. If Node does not run, it sends none.
         let console = match tokio::time::timeout(CONSOLE_WAIT, sent).await {
             Ok(Ok(state)) => state.console.clone(),
             _ => None,
@@ -135,7 +135,7 @@ impl Host {
         slow_start(limit, console.as_deref())
     }
 
-    /// Ends the machine at once without waiting.
+    /// Ends the machine without waiting.
     pub(super) fn kill(&self) {
         self.sandbox.kill();
     }
@@ -146,9 +146,9 @@ impl Host {
     }
 }
 
-/// Returns at most the last [`CONSOLE`] bytes.
+/// Returns at most the last [`MAX_CONSOLE`] bytes.
 fn end_of(mut text: String) -> String {
-    let excess = text.len().saturating_sub(CONSOLE);
+    let excess = text.len().saturating_sub(MAX_CONSOLE);
     text.drain(..text.ceil_char_boundary(excess));
     text
 }
@@ -237,8 +237,8 @@ mod tests {
 
     #[test]
     fn error_of_slow_start_has_end_of_console_output_and_remedy() {
-        let console = end_of(format!("{}last line\n", "é".repeat(CONSOLE)));
-        assert!(console.len() <= CONSOLE);
+        let console = end_of(format!("{}last line\n", "é".repeat(MAX_CONSOLE)));
+        assert!(console.len() <= MAX_CONSOLE);
         let error = |console| slow_start(Duration::from_secs(75), console).to_string();
         assert!(error(Some(&console)).contains("last line\" — try again"), "{}", error(Some(&console)));
         assert!(error(Some("\n")).contains("within 75 s; the guest has printed nothing on its console — try again"));

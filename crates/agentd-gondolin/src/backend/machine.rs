@@ -136,7 +136,11 @@ impl Machine for GondolinMachine {
             let suspended = self.suspended.lock().await;
             self.save(guest, *suspended).await?
         };
-        Ok(self.backend.open(self.plan.clone(), Some(saved)).await?)
+        let mut plan = self.plan.clone();
+        if let Some(network) = guest.network() {
+            plan.guest.network = network;
+        }
+        Ok(self.backend.open(plan, Some(saved)).await?)
     }
 
     fn restores(&self, name: &str) -> bool {

@@ -18,13 +18,13 @@ mod saved;
 use crate::install::{GONDOLIN_VERSION, Installation};
 use accelerator::{Accelerator, Verdict, VerdictFile};
 use agentd_core::{
-    BackendCapabilities, BackendTraits, IsolationBackend, IsolationError, PlanLine, Sandbox, SandboxId, SandboxSpec,
+    BackendCapabilities, BackendTraits, IsolationBackend, IsolationError, NetworkMode, PlanLine, Sandbox, SandboxId, SandboxSpec,
 };
 use agentd_guest::{Attach, GuestSandbox, GuestSpec, MachineIdentity};
 use agentd_isolation::{
     ContainerBackend, ContainerConfig,
     blocking::blocking,
-    data_directory, explain, own_state,
+    data_directory, egress, explain, own_state,
     probe::{self, Attackable, AttackedSandbox},
     store::Store,
     tracker::{Tracker, next_machine_id},
@@ -67,7 +67,7 @@ impl GondolinConfig {
     }
 }
 
-/// The `gondolin` backend; see the head of this module.
+/// The `gondolin` backend; see the module documentation.
 ///
 /// Clones share their state, and each machine keeps the backend alive by holding a clone.
 #[derive(Clone)]
@@ -84,7 +84,7 @@ struct Shared {
     store: Store,
     /// The accelerator of the machines, once it has been determined.
     verdict: OnceCell<Verdict>,
-    /// The place to save the verdict to, after a machine has started with it.
+    /// The file in which the verdict is saved once a machine has started with the accelerator.
     unkept: Mutex<Option<VerdictFile>>,
     /// The time that the last machine took to start.
     last: Mutex<Option<Duration>>,
@@ -192,7 +192,7 @@ impl GondolinBackend {
         let trial = self.start(SandboxSpec::default(), installed, Accelerator::Kvm);
         let verdict = match tokio::time::timeout(accelerator::TIMEOUT, trial).await {
             Ok(Ok(sandbox)) => {
-                // The trial only asks whether a machine starts, so a failure to destroy it is only logged.
+                // The trial only tests whether a machine starts, so a failure to destroy it is only logged.
                 sandbox.destroy().await.or_warn("destroy trial machine", sandbox.id());
                 Verdict::kvm()
             }
@@ -278,7 +278,7 @@ fn program(name: &str, package: &str) -> Result<PathBuf, IsolationError> {
 /// The default time limit of a start, under emulation and on a busy host.
 const START_LIMIT: Duration = Duration::from_secs(75);
 
-/// The number of times that a machine which does not start in time is started.
+/// The maximum number of attempts to start a machine that does not start in time.
 const STARTS: u32 = 2;
 
 /// The virtual machine monitor that Gondolin starts.
@@ -301,7 +301,14 @@ impl IsolationBackend for GondolinBackend {
     }
 
     fn traits(&self) -> BackendTraits {
-        BackendTraits { own_kernel: true, own_root: true, uid_zero: true, moves_grants: true, ..BackendTraits::UNKNOWN }
+        BackendTraits {
+            own_kernel: true,
+            own_root: true,
+            uid_zero: true,
+            moves_grants: true,
+            egress: true,
+            ..BackendTraits::UNKNOWN
+        }
     }
 
     fn explain(&self, spec: &SandboxSpec) -> Result<Vec<PlanLine>, IsolationError> {
@@ -313,16 +320,17 @@ impl IsolationBackend for GondolinBackend {
             PlanLine::new("inside", "an agentd sandbox on the root file system of the machine:"),
         ];
         lines.extend(explain::inside_machine(&spec)?);
+        lines.extend(egress::describe_for_machine(&spec)?);
         Ok(lines)
     }
 
     /// Tests the boundary between host and machine, and the sandbox inside the machine. The platform features include the
     /// accelerator and the time that a machine took to start.
     async fn probe(&self) -> Result<BackendCapabilities, IsolationError> {
-        // Run nothing else meanwhile, because the time that this machine takes to start is reported.
+        // Run nothing else during that time, because the time that this machine takes to start is reported.
         let mut evidence = probe::attack(self, &self.0.work_root).await?;
         let last = *self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
-        // Starting a machine takes long, so checks that do not affect each other share one machine.
+        // Starting a machine takes a long time, so checks that do not affect each other share one machine.
         let inside = async {
             let sandbox = self.create(SandboxSpec::default()).await?;
             let kernel = probe::own_kernel(&*sandbox).await;
@@ -333,6 +341,7 @@ impl IsolationBackend for GondolinBackend {
         let (inside, snapshots, kernel) = inside?;
         evidence.extend([root, kernel]);
         evidence.extend(inside?);
+        evidence.extend(probe::granted_hosts(self, NetworkMode::Egress).await);
         let mut proven = probe::capabilities(Self::NAME, evidence);
         proven.snapshots = snapshots.is_ok();
         proven.platform_features.push(format!("Gondolin {GONDOLIN_VERSION}"));

@@ -3,7 +3,7 @@
 use super::accelerator::Accelerator;
 use crate::install::Installation;
 use agentd_core::{Access, Bytes, Grant, GuardRule, IsolationError, Limits, Network, ObjectId, Root, SandboxSpec, Writable};
-use agentd_isolation::{ContainerConfig, container, fallback, grants};
+use agentd_isolation::{ContainerConfig, container, egress, fallback, grants};
 use agentd_kernel::{
     cgroup::{Controller, Hierarchy},
     mount::GrantPlan,
@@ -108,12 +108,14 @@ pub(super) fn check(spec: &SandboxSpec) -> Result<Vec<GrantPlan>, IsolationError
             "not supported: gondolin deletes the disk with the machine — use snapshots, or the container backend",
         );
     }
-    if spec.network != Network::Off || !spec.secrets.is_empty() {
+    if spec.network == Network::Host {
         return invalid(
             "network",
-            "not supported: gondolin machines have no host network — use the container backend for a network",
+            "not supported: gondolin machines do not have the host's network — grant hosts, or use the container backend",
         );
     }
+    // Fails for network grants and secrets that the gateway would refuse later.
+    egress::describe_for_machine(spec)?;
     fallback::check(&spec.limits)?;
     grants::refuse_copy_on_write(&spec.grants, "gondolin")?;
     grants::resolve(&spec.grants, protocol::MAX_FDS - OWN_GRANTS)
@@ -171,7 +173,7 @@ pub(super) fn plan(spec: &SandboxSpec, installed: &Installation, accelerator: Ac
 
 /// Returns an upper bound of the metadata in the qcow2 image of a disk, in bytes (QEMU's `docs/interop/qcow2.txt`). Each cluster
 /// of 64 KiB needs 8 and 2 bytes in tables. The tables take whole clusters and need entries for themselves. The header and the
-/// first tables come in addition.
+/// first tables are added to this number.
 fn tables(disk_bytes: u64) -> u64 {
     (disk_bytes / 4096).saturating_add(4 << 20)
 }

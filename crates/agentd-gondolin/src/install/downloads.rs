@@ -35,7 +35,7 @@ pub(crate) struct Downloads {
     fetches: bool,
 }
 
-/// The release of a Debian, and the mirror that provides it.
+/// The release of Debian, and the mirror that provides it.
 pub(crate) struct Origin {
     release: String,
     mirror: String,

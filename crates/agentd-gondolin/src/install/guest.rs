@@ -52,9 +52,9 @@ pub(crate) fn guest(home: &Path, downloads: &Downloads, parts: &GuestParts<'_>) 
     let (kernel, busybox) = (downloads.kernel()?, downloads.package("busybox-static")?);
     let daemons = parts.daemons.file_name().unwrap_or_default().to_string_lossy();
     let (spare, mounted_on) = (SPARE_BYTES.to_string(), MOUNTED_ON.join(" "));
-    let ingredients =
+    let inputs =
         [INIT, FIRST, MANIFEST, &spare, &mounted_on, &digest(&kernel)?, &digest(&busybox)?, &daemons, &parts.root.identity];
-    part(home, "guest", &ingredients, |dir| {
+    part(home, "guest", &inputs, |dir| {
         let kernel = BootKernel::of_package(&kernel, &NEEDED, &OPTIONAL)?;
         let busybox = agentd_vm::file_of_package(&busybox, Path::new(BUSYBOX))?;
         fs::write(dir.join(KERNEL), &kernel.image).context(|| "write the kernel".to_owned())?;

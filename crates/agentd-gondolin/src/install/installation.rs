@@ -78,11 +78,11 @@ impl Installation {
             ));
         }
         let guest = installation.guest();
-        let there = |file: PathBuf| fs::metadata(&file).map_err(|error| not_installed(file, error.to_string()));
+        let metadata = |file: PathBuf| fs::metadata(&file).map_err(|error| not_installed(file, error.to_string()));
         for file in [installation.node(), guest.join(KERNEL), guest.join(INITRAMFS)] {
-            there(file)?;
+            metadata(file)?;
         }
-        installation.disk_bytes = there(guest.join(ROOT))?.len();
+        installation.disk_bytes = metadata(guest.join(ROOT))?.len();
         Ok(installation)
     }
 
@@ -101,7 +101,7 @@ impl Installation {
         self.home.join(&self.record.guest)
     }
 
-    /// Returns the size of a machine's disk in bytes, which is the most that a machine can write to it.
+    /// Returns the size of a machine's disk in bytes, which bounds what the machine can write to it.
     pub fn disk_bytes(&self) -> u64 {
         self.disk_bytes
     }

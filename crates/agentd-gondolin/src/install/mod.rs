@@ -4,7 +4,7 @@
 //! [`set_up`] creates an installation from a directory of *downloads*. This directory is filled from npm, PyPI and Debian, or
 //! copied from another host. All further steps work offline.
 //!
-//! Each part of an installation is a directory named after a digest of its ingredients, and appears complete or not at all.
+//! Each part of an installation is a directory named after a digest of its inputs, and appears complete or not at all.
 //! `installation.json` is written last and names the parts that belong together.
 //!
 //! Data flow: `downloads` fetches packages. `programs` unpacks Node and Zig and installs Gondolin's package. `daemons` builds the

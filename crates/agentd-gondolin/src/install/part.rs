@@ -12,33 +12,33 @@ use std::{
 /// The prefix of the names of incomplete parts.
 pub(crate) const UNFINISHED: &str = ".new-";
 
-/// Returns the directory below `home` for the part of this `kind` and these `ingredients`. If the part does not exist, calls
+/// Returns the directory below `home` for the part of this `kind` and these `inputs`. If the part does not exist, calls
 /// `make` with an empty directory and moves that into place.
 pub(crate) fn part(
     home: &Path,
     kind: &str,
-    ingredients: &[&str],
+    inputs: &[&str],
     make: impl FnOnce(&Path) -> Result<(), SetupError>,
 ) -> Result<PathBuf, SetupError> {
-    let path = home.join(format!("{kind}-{}", digest_of(ingredients)));
+    let path = home.join(format!("{kind}-{}", digest_of(inputs)));
     if path.is_dir() {
         return Ok(path);
     }
     let fresh =
         tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(home).context(|| "create a temporary directory".to_owned())?;
-    // Sandboxes of another user read the part too.
+    // Sandboxes of another user also read the part.
     fs::set_permissions(fresh.path(), Permissions::from_mode(0o755)).context(|| format!("chmod {}", fresh.path().display()))?;
     make(fresh.path())?;
     fs::rename(fresh.keep(), &path).context(|| format!("rename the new part to {}", path.display()))?;
     Ok(path)
 }
 
-/// Returns a short digest of a list. The length of each ingredient is hashed too, so that different lists have different digests.
-fn digest_of(ingredients: &[&str]) -> String {
+/// Returns a short digest of a list. The length of each entry is also hashed, so that different lists have different digests.
+fn digest_of(inputs: &[&str]) -> String {
     let mut hasher = Sha256::new();
-    for ingredient in ingredients {
-        hasher.update((ingredient.len() as u64).to_le_bytes());
-        hasher.update(ingredient);
+    for input in inputs {
+        hasher.update((input.len() as u64).to_le_bytes());
+        hasher.update(input);
     }
     sha256::hex(&hasher.finalize()[..8])
 }

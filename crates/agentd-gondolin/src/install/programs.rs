@@ -74,8 +74,7 @@ pub(crate) fn package(home: &Path, downloads: &Downloads, node: &Path) -> Result
             "--omit=optional",
             "--loglevel=error",
         ]);
-        // Let Node trust the system's certificates too. Another program may need them to reach the registry through a proxy, and
-        // so does Node.
+        // Let Node also trust the system's certificates, which it may need to reach the registry through a proxy.
         if std::env::var_os(CERTIFICATES).is_none() && Path::new(SYSTEM_CERTIFICATES).exists() {
             npm.env(CERTIFICATES, SYSTEM_CERTIFICATES);
         }

@@ -1,4 +1,4 @@
-//! The file tree of the guest: a Debian, or a given tree, which is not changed.
+//! The file tree of the guest: a Debian system, or a given tree, which is not changed.
 
 use super::{
     downloads::Downloads,
@@ -14,8 +14,8 @@ use std::{
     process::Command,
 };
 
-/// The script that removes unneeded files of a Debian: package lists, caches, logs, documentation, device nodes, and the contents
-/// of mount points.
+/// The script that removes unneeded files of a Debian system: package lists, caches, logs, documentation, device nodes, and the
+/// contents of mount points.
 const SHRINK: &str = "cd \"$1\" && rm -rf var/lib/apt/lists/* var/cache/apt/* var/log/* \
     usr/share/doc usr/share/man usr/share/locale \
     && rm -f dev/null dev/console dev/tty dev/zero dev/full dev/random dev/urandom dev/ptmx && rm -rf proc/* sys/* run/*";
@@ -26,7 +26,7 @@ pub(crate) struct Root {
     pub identity: String,
 }
 
-/// Returns the tree `given`, or a Debian, after unpacking it if necessary.
+/// Returns the tree `given`, or that of a Debian system, after unpacking it if necessary.
 pub(crate) fn root(home: &Path, downloads: &Downloads, given: Option<&Path>) -> Result<Root, SetupError> {
     if let Some(given) = given {
         let path = given.canonicalize().context(|| format!("resolve {}", given.display()))?;

@@ -25,15 +25,16 @@ const KINDS: [&str; 5] = ["node-", "package-", "daemons-", "debian-", "guest-"];
 pub struct SetupRequest {
     /// A directory of existing downloads. If `None`, downloads are fetched, and kept in the installation.
     pub offline: Option<PathBuf>,
-    /// The file tree of the guest. If `None`, a Debian is used.
+    /// The file tree of the guest. If `None`, a Debian system is used.
     pub root: Option<PathBuf>,
 }
 
-/// Creates the installation in `home`, or its missing parts. Calls `say` before each step that may take time.
+/// Creates the installation in `home`, or its missing parts. Calls `announce` with the name of each step that may take time,
+/// before the step.
 ///
 /// # Errors
 /// A [`SetupError`] that names the missing part, and the command that provides it. The parts that are already complete are kept.
-pub fn set_up(home: &Path, request: &SetupRequest, mut say: impl FnMut(&str)) -> Result<Installation, SetupError> {
+pub fn set_up(home: &Path, request: &SetupRequest, mut announce: impl FnMut(&str)) -> Result<Installation, SetupError> {
     for (program, package) in [("qemu-system-x86_64", "qemu-system-x86"), ("python3", "python3"), ("mke2fs", "e2fsprogs")] {
         let mut version = Command::new(program);
         version.env("PATH", path()).arg(if program == "mke2fs" { "-V" } else { "--version" });
@@ -47,15 +48,15 @@ pub fn set_up(home: &Path, request: &SetupRequest, mut say: impl FnMut(&str)) ->
     remove(home, |name| name.starts_with(UNFINISHED) || name.starts_with(".tmp"))?;
     let own = home.join("downloads");
     let downloads = Downloads::new(request.offline.clone().unwrap_or(own), request.offline.is_none())?;
-    say("Node");
+    announce("Node");
     let node = programs::node(home, &downloads)?;
-    say("the npm package of Gondolin");
+    announce("the npm package of Gondolin");
     let package = programs::package(home, &downloads, &node)?;
-    say("Gondolin's guest daemons (the first build takes one to two minutes)");
+    announce("Gondolin's guest daemons (the first build takes one to two minutes)");
     let daemons = daemons::daemons(home, &downloads, &package)?;
-    say("the file tree of the guest");
+    announce("the file tree of the guest");
     let root = root::root(home, &downloads, request.root.as_deref())?;
-    say("the kernel and disk image of the guest");
+    announce("the kernel and disk image of the guest");
     let parts = GuestParts { node: &node, package: &package, daemons: &daemons, root: &root };
     let guest = guest::guest(home, &downloads, &parts)?;
     let record = Record::new(&node, &package, &guest);
@@ -76,8 +77,8 @@ fn path() -> std::ffi::OsString {
 fn write_record(home: &Path, record: &Record) -> std::io::Result<()> {
     let mut fresh = tempfile::NamedTempFile::new_in(home)?;
     fresh.write_all(&serde_json::to_vec_pretty(record)?)?;
-    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    fresh.as_file().set_permissions(everybody)?;
+    let world_readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    fresh.as_file().set_permissions(world_readable)?;
     fresh.as_file().sync_all()?;
     fresh.persist(home.join(RECORD)).map(drop).map_err(|error| error.error)
 }

@@ -9,7 +9,7 @@ use std::{
 /// The number of output lines in the error of a failed program.
 const ERROR_LINES: usize = 4;
 
-/// Runs a program and returns its standard output. `remedy` says how to install the program if it is missing.
+/// Runs a program and returns its standard output. `remedy` states how to install the program if it is missing.
 ///
 /// # Errors
 /// [`SetupError::NoProgram`] if the program is missing, and [`SetupError::Program`] if it fails.

@@ -12,6 +12,7 @@ use crate::{
     transport,
 };
 use agentd_core::{ControlReport, IsolationError, Root, SandboxSpec, Writable};
+use agentd_isolation::egress::MachineGateway;
 use std::{
     io,
     sync::{
@@ -27,7 +28,7 @@ use tokio::{
 };
 
 /// The time limit for the end of a machine's monitor after the connection to the agent has ended.
-const WHY_TIMEOUT: Duration = Duration::from_secs(1);
+const MONITOR_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Guest {
     /// Attaches to the agent over a transport.
@@ -35,27 +36,38 @@ impl Guest {
     where
         C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (attaching, limits, copies) = match how {
+        let (attaching, limits, copies, gateway) = match how {
             Attach::New(wanted) => {
                 check(&wanted.spec)?;
-                (AttachRequest::New(Box::new(Spec::new(&wanted.spec, wanted.identity))), wanted.spec.limits, wanted.copies)
+                // Before the agent creates the sandbox, so that no program runs without the gateway.
+                let gateway = MachineGateway::start(&wanted.spec).await?.map(Arc::new);
+                let spec = spec(&wanted.spec, wanted.identity, gateway.as_deref());
+                (AttachRequest::New(Box::new(spec)), wanted.spec.limits, wanted.copies, gateway)
             }
-            Attach::Adopt { identity, limits } => (AttachRequest::Adopt(identity), *limits, None),
+            Attach::Adopt { identity, limits, gateway } => (AttachRequest::Adopt(identity), *limits, None, gateway),
         };
+        let adopts = matches!(attaching, AttachRequest::Adopt(_));
         let clock = attaching.identity().is_some_and(|identity| identity.realtime_ns.is_some());
         let controls = ask(&mut transport, attaching).await?;
         let guest = Arc::new(Self {
             machine,
             limits,
             controls,
-            connection: Mutex::new(Connection { session: Session::new(), task: None }),
+            connection: Mutex::new(Connection {
+                session: Session::new(gateway.as_deref().map(MachineGateway::port)),
+                task: None,
+            }),
             clock: AtomicBool::new(clock),
             pauses: watch::Sender::default(),
             created: Instant::now(),
             copies,
+            gateway,
             used: Mutex::default(),
         });
         guest.listen(transport);
+        if adopts {
+            guest.listen_at_all_ports().await?;
+        }
         Ok(guest)
     }
 
@@ -69,7 +81,7 @@ impl Guest {
             let Err(mut why) = end else { return Ok(()) };
             if why.starts_with(CONNECTION_ENDED)
                 && !session.is_ending()
-                && let Ok(Some(cause)) = timeout(WHY_TIMEOUT, machine.why_ended()).await
+                && let Ok(Some(cause)) = timeout(MONITOR_TIMEOUT, machine.why_ended()).await
             {
                 why = format!("{why}: {cause}");
             }
@@ -121,7 +133,8 @@ impl Guest {
         C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         check(spec)?;
-        self.replace(transport, AttachRequest::New(Box::new(Spec::new(spec, Some(identity))))).await
+        let spec = self::spec(spec, Some(identity), self.gateway.as_deref());
+        self.replace(transport, AttachRequest::New(Box::new(spec))).await
     }
 
     async fn replace<C>(&self, mut transport: C, attaching: AttachRequest) -> Result<(), IsolationError>
@@ -141,11 +154,21 @@ impl Guest {
                 "the controls of the restored sandbox differ from those of the original".to_owned(),
             ));
         }
-        lock(&self.connection).session = Session::new();
+        lock(&self.connection).session = Session::new(self.port());
         self.listen(transport);
         self.pauses.send_modify(|pauses| *pauses = Pauses::default());
-        Ok(())
+        self.listen_at_all_ports().await
     }
+}
+
+/// Returns the spec for the agent. Its network is the current one of the gateway.
+fn spec(spec: &SandboxSpec, identity: Option<MachineIdentity>, gateway: Option<&MachineGateway>) -> Spec {
+    let mut wanted = Spec::new(spec, identity);
+    if let Some(gateway) = gateway {
+        wanted.network = gateway.network();
+        wanted.trust = gateway.trust().cloned();
+    }
+    wanted
 }
 
 /// Refuses a spec with a root or a writable layer. The backend handles both when it creates the machine, and removes them from

@@ -51,7 +51,7 @@ impl<'a> ResumedToSave<'a> {
 impl Drop for ResumedToSave<'_> {
     fn drop(&mut self) {
         if let Some(guest) = self.guest {
-            guest.end("the suspended machine was resumed to save it and not stopped again");
+            guest.end("the suspended machine was resumed for a snapshot, and was not suspended again");
         }
     }
 }

@@ -12,8 +12,8 @@ use std::{path::Path, sync::Arc};
 /// The maximum number of bytes of files that [`receive`] accepts.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// Decodes entries and encodes each again. Bytes of files are not skipped: every entry is followed by the next. Returns the
-/// number of entries.
+/// Decodes entries and encodes each again. The content of files is not skipped: the next entry is expected directly after each
+/// entry. Returns the number of entries.
 ///
 /// # Errors
 /// Returns the invariant that is broken.

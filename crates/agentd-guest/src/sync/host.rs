@@ -131,12 +131,12 @@ impl Copies {
         self.all.len()
     }
 
-    /// Fills the copy of this number over a transport to an agent that has no sandbox yet. A copy that was filled before is
+    /// Fills the copy with this number over a transport to an agent that has no sandbox yet. A copy that was filled before is
     /// replaced.
     ///
     /// # Errors
-    /// Returns [`IsolationError::MachineLost`] if the guest does not answer, and the error of reading the files here or writing
-    /// them in the guest.
+    /// Returns [`IsolationError::MachineLost`] if the guest does not answer, and the error of reading the files on the host or
+    /// writing them in the guest.
     pub async fn fill<C>(&self, number: usize, mut transport: C) -> Result<(), IsolationError>
     where
         C: AsyncRead + AsyncWrite + Unpin,

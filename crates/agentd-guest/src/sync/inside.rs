@@ -1,4 +1,4 @@
-//! The guest's side of copies: a copy, and the state of it that the host knows.
+//! The guest's side of copies: the copy itself, and the state of it that the host knows.
 
 use super::{
     error::{CopyError, ErrnoContext},

@@ -75,8 +75,8 @@ pub(super) fn inside(grants: &[GrantPlan], places: &[(PathBuf, &Copied)]) -> Vec
     grants.iter().zip(places).map(shown).collect()
 }
 
-/// Rules for which paths of the host may be changed. They match a sandbox that uses the grants directly, in which a deeper mount
-/// covers a shallower one.
+/// Rules that determine which paths of the host may be changed. They match those of a sandbox that uses the grants directly, in
+/// which a deeper mount covers a shallower one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rules {
     grants: Vec<GrantPlan>,

@@ -261,7 +261,7 @@ impl Receiver {
 }
 
 impl IncompleteFile {
-    /// Sets mode and times, and gives the file its name.
+    /// Sets mode and times, and moves the file to its name.
     fn publish(mut self) -> Result<(), CopyError> {
         let path = self.name.path();
         rustix::fs::fchmod(&self.file, mode_of(self.mode, FILE_BITS)).during("chmod", path)?;
@@ -270,7 +270,7 @@ impl IncompleteFile {
         if let Some(temporary_name) = self.temporary_name.take() {
             return rename(&self.parent, &temporary_name, &self.name);
         }
-        // The file has no name yet. See `linkat(2)` for this way to give it one.
+        // The file has no name yet, so it is linked through `/proc` (`linkat(2)`).
         let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let link = |to: &std::ffi::OsStr| rustix::fs::linkat(CWD, &unnamed, &self.parent, to, AtFlags::SYMLINK_FOLLOW);
         match link(self.name.last()) {

@@ -182,7 +182,7 @@ mod tests {
         let before = scan(&root).unwrap();
         assert_eq!(steps(&before, &scan(&root).unwrap()), []);
         assert!(!before.contains_key(&RelativeName::parse(b"pipe").unwrap()));
-        // The same size, within the same step of the clock.
+        // The content changes, but not the size, and within the same step of the clock.
         fs::write(at("d/written"), "2").unwrap();
         fs::remove_dir_all(at("d/e")).unwrap();
         fs::remove_dir_all(at("becomes-file")).unwrap();

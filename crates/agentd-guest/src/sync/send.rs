@@ -62,7 +62,7 @@ impl Sender {
     }
 
     /// Encodes a step. A path that was removed since the scan is left out; the next scan detects the removal. A path that the
-    /// user may not read is left out, too.
+    /// user may not read is also left out.
     fn step(&mut self, step: SyncStep, to: &mut Vec<u8>) -> Result<(), CopyError> {
         let (name, kind) = match step {
             SyncStep::Gone(name) => return encode(&name, Content::Nothing, to),
