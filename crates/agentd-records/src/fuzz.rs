@@ -99,7 +99,7 @@ pub fn tiles(bytes: &[u8]) -> Result<usize, String> {
 /// Verifies a receipt.
 ///
 /// # Errors
-/// A receipt was accepted that signing does not make.
+/// A receipt was accepted that signing does not produce.
 pub fn receipt(bytes: &[u8]) -> Result<usize, String> {
     let (signer, ring) = key()?;
     let now = Timestamp::now();

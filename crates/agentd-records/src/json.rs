@@ -32,7 +32,18 @@ pub enum JsonError {
 /// [`JsonError::Number`] for a fraction or a number beyond [`MAX_INTEGER`], and the error of a value that JSON cannot represent.
 pub fn canonical(value: &impl Serialize) -> Result<String, JsonError> {
     let mut text = String::new();
-    write(&serde_json::to_value(value)?, &mut text)?;
+    write(&serde_json::to_value(value)?, integer, &mut text)?;
+    Ok(text)
+}
+
+/// Returns the canonical form of any value: that of RFC 8785, except that integers beyond [`MAX_INTEGER`] keep all their digits.
+/// Values that differ therefore have different forms.
+///
+/// # Errors
+/// None for a value that was parsed.
+pub fn canonical_of_any(value: &Value) -> Result<String, JsonError> {
+    let mut text = String::new();
+    write(value, |number| Ok(any_number(number)), &mut text)?;
     Ok(text)
 }
 
@@ -52,27 +63,54 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
 pub fn parse_canonical<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
     let Unique(value) = serde_json::from_slice(bytes)?;
     let mut text = String::new();
-    write(&value, &mut text)?;
+    write(&value, integer, &mut text)?;
     if text.as_bytes() != bytes {
         return Err(JsonError::NotCanonical);
     }
     Ok(serde_json::from_value(value)?)
 }
 
-fn write(value: &Value, text: &mut String) -> Result<(), JsonError> {
-    match value {
-        Value::Number(number) => {
-            let magnitude = number.as_u64().or_else(|| number.as_i64().map(i64::unsigned_abs));
-            if magnitude.is_none_or(|magnitude| magnitude > MAX_INTEGER) {
-                return Err(JsonError::Number(number.clone()));
-            }
-            *text += &number.to_string();
+fn integer(number: &Number) -> Result<String, JsonError> {
+    let magnitude = number.as_u64().or_else(|| number.as_i64().map(i64::unsigned_abs));
+    if magnitude.is_none_or(|magnitude| magnitude > MAX_INTEGER) {
+        return Err(JsonError::Number(number.clone()));
+    }
+    Ok(number.to_string())
+}
+
+/// Returns a number as ECMAScript prints it (RFC 8785, section 3.2.2.3), and an integer with all digits.
+fn any_number(number: &Number) -> String {
+    let Some(float) = number.as_f64().filter(|_| number.is_f64()) else { return number.to_string() };
+    // The shortest digits that identify the number, and its exponent: `-1.25e-7`.
+    let text = format!("{:e}", float.abs());
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let digits = digits.replace('.', "");
+    let zeros = |count: i32| "0".repeat(usize::try_from(count).unwrap_or_default());
+    let (count, exponent) = (i32::try_from(digits.len()).unwrap_or(i32::MAX), exponent.parse::<i32>().unwrap_or_default());
+    let sign = if float < 0.0 { "-" } else { "" };
+    match exponent + 1 {
+        point if point > 21 || point <= -6 => {
+            let (first, rest) = digits.split_at(1);
+            let dot = if rest.is_empty() { "" } else { "." };
+            format!("{sign}{first}{dot}{rest}e{exponent:+}")
         }
+        point if point >= count => format!("{sign}{digits}{}", zeros(point - count)),
+        point if point > 0 => {
+            let (whole, fraction) = digits.split_at(usize::try_from(point).unwrap_or_default());
+            format!("{sign}{whole}.{fraction}")
+        }
+        point => format!("{sign}0.{}{digits}", zeros(-point)),
+    }
+}
+
+fn write(value: &Value, number: fn(&Number) -> Result<String, JsonError>, text: &mut String) -> Result<(), JsonError> {
+    match value {
+        Value::Number(value) => *text += &number(value)?,
         Value::Array(values) => {
             text.push('[');
             for (index, value) in values.iter().enumerate() {
                 text.push_str(if index > 0 { "," } else { "" });
-                write(value, text)?;
+                write(value, number, text)?;
             }
             text.push(']');
         }
@@ -86,7 +124,7 @@ fn write(value: &Value, text: &mut String) -> Result<(), JsonError> {
                 // serde_json escapes strings as RFC 8785 requires.
                 *text += &serde_json::to_string(name)?;
                 text.push(':');
-                write(value, text)?;
+                write(value, number, text)?;
             }
             text.push('}');
         }
@@ -95,7 +133,8 @@ fn write(value: &Value, text: &mut String) -> Result<(), JsonError> {
     Ok(())
 }
 
-/// A value of which every object has each key once. `serde_json` alone keeps the last of several, other parsers the first.
+/// A value in which no object has a key twice. If a key occurs several times, `serde_json` alone keeps the last value, and other
+/// parsers keep the first.
 struct Unique(Value);
 
 impl<'de> Deserialize<'de> for Unique {
@@ -180,6 +219,32 @@ mod tests {
             let refused = form(number).unwrap_err();
             assert!(refused.contains("is not an integer") || refused.contains("out of range"), "{number}: {refused}");
             assert!(parse_canonical::<Value>(number.as_bytes()).is_err(), "{number}");
+        }
+    }
+
+    #[test]
+    fn every_number_has_the_form_of_rfc_8785_and_integers_keep_all_digits() {
+        for (number, expected) in [
+            ("0.0", "0"),
+            ("-0.0", "0"),
+            ("1.0", "1"),
+            ("1e2", "100"),
+            ("-0.5", "-0.5"),
+            ("333333333.33333329", "333333333.3333333"),
+            ("1E30", "1e+30"),
+            ("4.50", "4.5"),
+            ("2e-3", "0.002"),
+            ("0.000000000000000000000000001", "1e-27"),
+            ("1e-6", "0.000001"),
+            ("1e-7", "1e-7"),
+            ("1.5e-7", "1.5e-7"),
+            ("1e20", "100000000000000000000"),
+            ("123456789012345680000.0", "123456789012345680000"),
+            ("1e21", "1e+21"),
+            ("18446744073709551615", "18446744073709551615"),
+            ("-9223372036854775808", "-9223372036854775808"),
+        ] {
+            assert_eq!(canonical_of_any(&serde_json::from_str(number).unwrap()).unwrap(), expected, "{number}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Public keys with the times between which each of them signs.
+//! Public keys, each with the period in which it signs.
 
 use crate::{
     note::{KeyId, NoteError, VerifierKey},
@@ -6,7 +6,7 @@ use crate::{
 };
 use std::fmt;
 
-/// The longest file of public keys in bytes.
+/// The maximum length of a file of public keys in bytes.
 pub const MAX_RING: usize = 64 << 10;
 
 /// A public key, and the period in which it signs.
@@ -48,7 +48,7 @@ pub enum RingError {
     #[error("the key {0} occurs twice")]
     Twice(KeyId),
     /// The keys are not those of one installation.
-    #[error("the keys have different names, or not exactly the last one is in use")]
+    #[error("the keys have different names, or a key other than the last one is in use")]
     Mixed,
 }
 
@@ -57,7 +57,7 @@ pub enum RingError {
 #[non_exhaustive]
 pub enum KeyNotInUse {
     /// The time is before the first use of the key.
-    #[error("the key {key} signs only since {from}")]
+    #[error("the key {key} was not in use before {from}")]
     Early {
         /// The key.
         key: KeyId,

@@ -1,7 +1,7 @@
 //! The key that signs records, and the public keys of this installation.
 //!
-//! The first use makes the key. A rotation makes another key, deletes the old private key, and keeps the old public key with the
-//! time of its replacement, so that older records can still be verified.
+//! The first use generates the key. A rotation generates another key, deletes the old private key, and keeps the old public key
+//! with the time of its replacement, so that older records can still be verified.
 
 use crate::{
     key_ring::{KeyRing, MAX_RING, PublicKey, RingError},
@@ -62,17 +62,17 @@ pub enum KeyError {
     /// The file of the public keys has no space for another key.
     #[error(
         "signing keys: the file of the public keys would exceed {MAX_RING} bytes — keep the folder of the keys and the audit log as \
-         a copy, then begin anew with another AGENTD_DATA_DIR"
+         a copy, then start again with another AGENTD_DATA_DIR"
     )]
     Full,
     /// There are no keys.
     #[error("signing keys: {0:?} does not exist: nothing was signed on this machine — name a file of public keys with --key")]
     None(PathBuf),
-    /// A key could not be made.
-    #[error("signing keys: make a key: {0}")]
+    /// A key could not be generated.
+    #[error("signing keys: generate a key: {0}")]
     Make(#[from] NoteError),
     /// The system has no random bytes.
-    #[error("signing keys: make a key: the system gives no random bytes — check that getrandom(2) works")]
+    #[error("signing keys: generate a key: the system returned no random bytes — check that getrandom(2) works")]
     Random,
 }
 
@@ -108,7 +108,7 @@ impl KeyFolder {
         Ok(Self { path: path.to_path_buf(), _lock: Lock::take(&path.join(LOCK))? })
     }
 
-    /// Returns the keys, and makes a key if there is none yet. Removes a private key that an interrupted rotation left.
+    /// Returns the keys, and generates a key if there is none yet. Removes a private key that an interrupted rotation left.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -122,7 +122,7 @@ impl KeyFolder {
         Ok(Keys { ring, signer })
     }
 
-    /// Makes and stores a key that will replace the current one.
+    /// Generates and stores a key that will replace the current one.
     ///
     /// # Errors
     /// [`KeyError`].

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, fmt};
 /// The version of the form of leaves.
 const VERSION: u64 = 1;
 
-/// The longest label in bytes.
+/// The maximum length of a label in bytes.
 const MAX_LABEL: usize = 512;
 
 /// A short text without control characters: a name, an identifier, a reason.
@@ -76,7 +76,7 @@ pub enum AuditEvent {
     Intent {
         /// The identifier of the intent.
         id: Label,
-        /// The user or service that requests.
+        /// The user or service that makes the request.
         principal: Label,
         /// The transport through which the request came.
         source: Label,
@@ -108,7 +108,7 @@ pub enum AuditEvent {
         id: Label,
         /// The digest of the intent.
         intent: ContentDigest,
-        /// The reason of the end.
+        /// The reason for the end.
         reason: Label,
         /// The exit code of the command.
         exit_code: Option<i32>,
@@ -189,7 +189,7 @@ impl Leaf {
             return Err(LeafError::TooLong(bytes.len()));
         }
         let value: Value = json::parse_canonical(bytes)?;
-        // The version decides about the form of the rest.
+        // The version determines the form of the rest.
         match value.get("v").and_then(Value::as_u64) {
             Some(version) if version != VERSION => Err(LeafError::Version(version)),
             _ => Ok(serde_json::from_value(value).map_err(JsonError::from)?),
@@ -198,7 +198,7 @@ impl Leaf {
 }
 
 impl AuditEvent {
-    /// Returns the name of the kind of event, as JSON has it.
+    /// Returns the name of the kind of event, as in JSON.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Intent { .. } => "intent",

@@ -6,10 +6,10 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use sha2::{Digest as _, Sha256};
 use std::{fmt, str::FromStr};
 
-/// The longest note in bytes: enough for 16 signatures of quantum-resistant witnesses.
+/// The maximum length of a note in bytes: enough for 16 signatures of quantum-resistant witnesses.
 pub const MAX_NOTE: usize = 128 << 10;
 
-/// The most signatures of a note.
+/// The maximum number of signatures of a note.
 const MAX_SIGNATURES: usize = 32;
 
 /// The type of Ed25519 signatures.
@@ -48,7 +48,7 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// A public key of Ed25519 with its name. Its text form is the one of `golang.org/x/mod/sumdb/note`.
+/// A public key of Ed25519 with its name. Its text form is that of `golang.org/x/mod/sumdb/note`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifierKey {
     key_id: KeyId,
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     /// The example of the specification of notes.
-    const POEM: &str = "Ognuno sta solo sul cuor della terra\ntrafitto da un raggio di sole:\n\ned è subito sera.\n\n\
+    const EXAMPLE: &str = "Ognuno sta solo sul cuor della terra\ntrafitto da un raggio di sole:\n\ned è subito sera.\n\n\
         — quasimodo.example/salvatore NnugSzTjtVAewIS+Z/iJhUPeFDkO/5QQ2i5ddnGITLlC+EhfLW9oJKONrMouFSQU0xMcXxj99ihAQwaqP3ZekRwNtIc=\n";
 
     fn signer(seed: u8) -> Signer {
@@ -259,10 +259,10 @@ mod tests {
 
     #[test]
     fn example_of_the_specification_is_parsed_to_its_text() {
-        let note = SignedNote::parse(POEM.as_bytes()).unwrap();
+        let note = SignedNote::parse(EXAMPLE.as_bytes()).unwrap();
         assert!(note.text.ends_with("sole:\n\ned è subito sera.\n"));
         assert_eq!(note.signatures[0].key_id.to_string(), "quasimodo.example/salvatore+367ba04b");
-        assert_eq!(note.to_string(), POEM);
+        assert_eq!(note.to_string(), EXAMPLE);
     }
 
     #[test]

@@ -8,7 +8,7 @@ pub(crate) type Hashes<'a, E> = dyn FnMut(usize, u64, u64) -> Result<Vec<Hash>, 
 /// Returns the audit path of the leaf `index` in the tree of `size` leaves, from the leaf's sibling to the root's child.
 ///
 /// # Errors
-/// Those of `hashes`.
+/// The errors of `hashes`.
 pub(crate) fn inclusion<E>(index: u64, size: u64, hashes: &mut Hashes<'_, E>) -> Result<Vec<Hash>, E> {
     let (mut start, mut end, mut path) = (0, size, Vec::new());
     while end - start > 1 {
@@ -25,12 +25,12 @@ pub(crate) fn inclusion<E>(index: u64, size: u64, hashes: &mut Hashes<'_, E>) ->
 /// or if `old` is 0.
 ///
 /// # Errors
-/// Those of `hashes`.
+/// The errors of `hashes`.
 pub(crate) fn consistency<E>(old: u64, new: u64, hashes: &mut Hashes<'_, E>) -> Result<Vec<Hash>, E> {
     if old == 0 || old >= new {
         return Ok(Vec::new());
     }
-    // The old tree ends at `old` within the subtree from `start` to `end`; `whole` says that this subtree is the old tree.
+    // The old tree ends at `old` within the subtree from `start` to `end`; `whole` is true if this subtree is the old tree.
     let (mut start, mut end, mut whole, mut proof) = (0, new, true, Vec::new());
     while old != end {
         let middle = start + split(end - start);

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// The maximum time to wait for other processes that write the log.
-const WAIT: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// The time between two attempts to lock the log.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -39,7 +39,7 @@ pub enum RecordsError {
     Label(#[from] InvalidLabel),
 }
 
-/// The keys and the log, locked for one leaf. No key is replaced before the leaf is recorded.
+/// The keys and the log, locked for one commit. No key is replaced before the leaves are recorded.
 pub struct Recorder {
     keys: Keys,
     writer: Writer,
@@ -56,9 +56,18 @@ impl Recorder {
     ///
     /// # Errors
     /// [`LogError`]. It is unknown whether the leaf was recorded.
-    pub fn record(mut self, leaf: &Leaf) -> Result<u64, LogError> {
-        let (index, bytes) = (self.writer.size(), leaf.to_bytes()?);
-        self.writer.commit(std::iter::once(bytes.as_slice()))?;
+    pub fn record(self, leaf: &Leaf) -> Result<u64, LogError> {
+        self.record_all(std::slice::from_ref(leaf))
+    }
+
+    /// Records leaves at once. Returns the index of the first when all leaves are durable.
+    ///
+    /// # Errors
+    /// [`LogError`]. It is unknown whether the leaves were recorded.
+    pub fn record_all(mut self, leaves: &[Leaf]) -> Result<u64, LogError> {
+        let index = self.writer.size();
+        let bytes = leaves.iter().map(Leaf::to_bytes).collect::<Result<Vec<_>, _>>()?;
+        self.writer.commit(bytes.iter().map(Vec::as_slice))?;
         Ok(index)
     }
 }
@@ -73,11 +82,15 @@ impl Records {
         self.folder.join("keys")
     }
 
+    pub(crate) fn kept_folder(&self) -> PathBuf {
+        self.folder.join("kept")
+    }
+
     fn log_folder(&self) -> PathBuf {
         self.folder.join("audit")
     }
 
-    /// Returns the keys. The first call in an installation makes a key.
+    /// Returns the keys. The first call in an installation generates a key.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -93,7 +106,7 @@ impl Records {
     /// Returns the public keys. Nothing is created.
     ///
     /// # Errors
-    /// [`KeyError::None`] if no key was made yet, and the errors of reading the keys.
+    /// [`KeyError::None`] if no key has been generated yet, and the errors of reading the keys.
     pub fn ring(&self) -> Result<KeyRing, KeyError> {
         keys::read_ring(&self.keys_folder())
     }
@@ -103,7 +116,7 @@ impl Records {
     /// # Errors
     /// [`RecordsError`].
     pub fn recorder(&self) -> Result<Recorder, RecordsError> {
-        patiently(|| {
+        retried(|| {
             let folder = self.lock_keys()?;
             let keys = folder.open()?;
             let writer = Writer::open(&self.log_folder(), keys.signer.verifier(), vec![keys.signer.clone()])?;
@@ -131,7 +144,7 @@ impl Records {
     /// # Errors
     /// [`RecordsError`]. The old key stays in use.
     pub fn rotate(&self, principal: &Label) -> Result<Keys, RecordsError> {
-        patiently(|| self.try_rotate(principal.clone()))
+        retried(|| self.try_rotate(principal.clone()))
     }
 
     fn try_rotate(&self, principal: Label) -> Result<Keys, RecordsError> {
@@ -154,12 +167,12 @@ impl Records {
     }
 }
 
-/// Repeats `attempt` while another process writes the log, up to [`WAIT`].
-fn patiently<T>(mut attempt: impl FnMut() -> Result<T, RecordsError>) -> Result<T, RecordsError> {
+/// Repeats `attempt` while another process writes the log, up to [`MAX_WAIT`].
+fn retried<T>(mut attempt: impl FnMut() -> Result<T, RecordsError>) -> Result<T, RecordsError> {
     let begun = Instant::now();
     loop {
         match attempt() {
-            Err(RecordsError::Log(LogError::Busy(_))) if begun.elapsed() < WAIT => std::thread::sleep(PAUSE),
+            Err(RecordsError::Log(LogError::Busy(_))) if begun.elapsed() < MAX_WAIT => std::thread::sleep(PAUSE),
             ended => return ended,
         }
     }

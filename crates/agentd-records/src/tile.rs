@@ -9,7 +9,7 @@ pub(crate) const WIDTH: u64 = 256;
 /// The number of levels of tiles that a tree of 2^64 leaves needs.
 pub(crate) const LEVELS: usize = 8;
 
-/// The longest entry: its length has two bytes.
+/// The maximum length of an entry in bytes: the length field has two bytes.
 pub(crate) const MAX_ENTRY: usize = u16::MAX as usize;
 
 /// A file is not a sequence of hashes or entries.
@@ -54,7 +54,7 @@ impl FileKind {
         self.folder().join(format!("{}.p", name(index)))
     }
 
-    /// Returns the largest size of a file in bytes.
+    /// Returns the maximum size of a file in bytes.
     pub fn max_bytes(self) -> usize {
         match self {
             Self::Entries => 256 * (2 + MAX_ENTRY),

@@ -24,6 +24,16 @@ impl Timestamp {
         Self::from(SystemTime::now())
     }
 
+    /// Returns the time that is `micros` microseconds after the start of 1970, at most the end of the year 9999.
+    pub fn from_micros(micros: u64) -> Self {
+        Self(micros.min(MAX))
+    }
+
+    /// Returns the microseconds since the start of 1970.
+    pub fn micros(self) -> u64 {
+        self.0
+    }
+
     /// Returns this time plus some seconds.
     #[must_use]
     pub fn plus_seconds(self, seconds: u64) -> Self {

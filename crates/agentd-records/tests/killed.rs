@@ -13,7 +13,7 @@ use std::{
 /// Environment variable that makes this program the appending process, with the folder of the records.
 const FOLDER: &str = "AGENTD_TEST_RECORDS";
 
-/// Kills of the appending process.
+/// The number of times that the appending process is killed.
 const KILLS: usize = 60;
 
 fn leaf(text: &str) -> Leaf {
@@ -43,7 +43,7 @@ fn append(folder: &Path) {
     runtime.block_on(local);
 }
 
-/// Starts the appending process, kills it after `lines` acknowledged leaves and some more, and returns all acknowledged leaves.
+/// Starts the appending process, kills it after at least `lines` acknowledged leaves, and returns all acknowledged leaves.
 fn killed_after(folder: &Path, lines: usize) -> Vec<(u64, String)> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "acknowledged_leaf_survives_every_kill", "--nocapture", "--quiet"])

@@ -42,8 +42,8 @@ pub enum LogError {
     /// The checkpoint is malformed.
     #[error("audit log: {0} — restore the log from a backup")]
     Checkpoint(#[from] InvalidCheckpoint),
-    /// The checkpoint is that of another log.
-    #[error("audit log: the checkpoint is that of the log {0} — restore the log from a backup")]
+    /// The checkpoint belongs to another log.
+    #[error("audit log: the checkpoint belongs to the log {0} — restore the log from a backup")]
     Origin(String),
     /// The checkpoint was signed for other leaves.
     #[error(
@@ -54,7 +54,9 @@ pub enum LogError {
     #[error("audit log: {0}")]
     Leaf(#[from] LeafError),
     /// There is no leaf with this index.
-    #[error("audit log: there is no leaf {index}: the log has {size} leaves")]
+    #[error(
+        "audit log: there is no leaf {index}: the log has {size} leaves — use a smaller number (`agentd audit tail` prints it)"
+    )]
     NoLeaf {
         /// The index.
         index: u64,

@@ -18,11 +18,11 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 use writer::Writer;
 
-/// The most leaves, and about the most bytes, of one commit.
+/// The maximum number of leaves of one commit, and about the maximum number of their bytes.
 const MAX_LEAVES: usize = 1024;
 const MAX_BYTES: usize = 1 << 20;
 
-/// The most leaves that wait for the writer. Further ones wait for room.
+/// The maximum number of leaves that wait for the writer. Callers with further leaves wait until there is room.
 const QUEUE: usize = 4096;
 
 /// A leaf that waits to be recorded.
@@ -56,11 +56,12 @@ impl AuditLog {
         &self.keys
     }
 
-    /// Records a leaf. Returns the index of the leaf, when the leaf is durable. If the caller stops waiting, the leaf may
-    /// nevertheless be recorded.
+    /// Records a leaf. Returns the index of the leaf, when the leaf is durable. If the caller stops waiting, the leaf may still
+    /// be recorded.
     ///
     /// # Errors
-    /// [`LogError::Leaf`] if the leaf is too long, and [`LogError::Unwritten`] if it, or a leaf before it, could not be written.
+    /// [`LogError::Leaf`] if the leaf is too long, and [`LogError::Unwritten`] if this leaf or an earlier one could not be
+    /// written.
     pub async fn append(&self, leaf: &Leaf) -> Result<u64, LogError> {
         let (reply, recorded) = oneshot::channel();
         let waiting = Waiting { leaf: leaf.to_bytes()?, reply };
@@ -74,7 +75,7 @@ impl AuditLog {
 impl Drop for AuditLog {
     fn drop(&mut self) {
         drop(self.queue.take());
-        // After a panic of the thread, which has printed the cause, every caller has got an error.
+        // After a panic of the thread, which has printed the cause, every caller has received an error.
         if let Some(thread) = self.thread.take() {
             thread.join().or_unreceived("end of the audit log's thread");
         }

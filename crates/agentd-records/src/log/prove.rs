@@ -12,7 +12,7 @@ use std::{fmt, str::FromStr};
 /// The first line of an inclusion proof.
 const INCLUSION: &str = "c2sp.org/tlog-proof@v1";
 
-/// The longest proof: a tree of 2^64 leaves has 64 levels, and a consistency proof has one hash more.
+/// The maximum number of hashes in a proof: a tree of 2^64 leaves has 64 levels, and a consistency proof has one hash more.
 const MAX_HASHES: usize = 65;
 
 /// A proof that a log contains a leaf, in the form of <https://c2sp.org/tlog-proof>.

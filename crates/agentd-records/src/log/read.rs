@@ -173,7 +173,7 @@ fn write_new(root: &OwnedFd, to: &Path, name: &Path, bytes: &[u8]) -> Result<(),
     File::from(opened).write_all(bytes).during("write", &path)
 }
 
-/// Reads at most `limit` bytes of a regular file; `None` if the file does not exist. Other kinds of files are not waited for.
+/// Reads at most `limit` bytes of a regular file; `None` if the file does not exist. Does not wait for a FIFO or a device.
 fn read(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, DiskError> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {

@@ -26,7 +26,7 @@ pub(super) struct Series {
     root: PathBuf,
     kind: FileKind,
     flush: Flush,
-    /// The number of items, among them those that are not written yet.
+    /// The number of items, including those that are not written yet.
     count: u64,
     /// The items that are not written yet. All of them belong to one file.
     unwritten: Vec<u8>,
@@ -55,7 +55,7 @@ impl Series {
         Ok(series)
     }
 
-    /// Appends an item. A full file is written and flushed at once.
+    /// Appends an item. A full file is written and flushed immediately.
     pub fn push(&mut self, item: &[u8]) -> Result<(), DiskError> {
         self.unwritten.extend(item);
         self.count += 1;

@@ -285,7 +285,7 @@ fn checkpoint_needs_the_key_in_use_and_no_unknown_signature() {
     fs::write(root.join("checkpoint"), &both).unwrap();
     assert!(verify(&LogReader::new(&root), &retired, None).is_ok());
     assert!(matches!(checked(&root), Err(VerifyError::UnknownKey(_))));
-    // The next writer signs anew.
+    // The next writer signs the checkpoint again.
     drop(open(&root).unwrap());
     assert_eq!(note_of(&root), kept);
 }

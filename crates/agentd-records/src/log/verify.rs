@@ -43,7 +43,7 @@ pub enum VerifyError {
     #[error("kept checkpoint: {0} — name a checkpoint of this log, with its signature")]
     KeptForm(InvalidCheckpoint),
     /// The kept checkpoint belongs to another log.
-    #[error("kept checkpoint: it is that of the log {0} — name a checkpoint of this log")]
+    #[error("kept checkpoint: it belongs to the log {0} — name a checkpoint of this log")]
     KeptOrigin(String),
 }
 

@@ -48,7 +48,7 @@ impl Writer {
         let lock = Lock::try_take(&root.join(LOCK))?.ok_or_else(|| LogError::Busy(root.to_path_buf()))?;
         let (reader, origin) = (LogReader::new(root), trusted.key_id().name.clone());
         let note = match reader.note() {
-            // Without a checkpoint, files of a log are those of a log whose checkpoint was lost.
+            // Without a checkpoint, files belong to a log whose checkpoint was lost.
             Err(LogError::None(path)) if root.join("tile").exists() => return Err(LogError::Missing(path)),
             Err(LogError::None(_)) => return End::read(&reader, 0)?.resume(root, signers, origin, lock)?.signed(),
             note => note?,

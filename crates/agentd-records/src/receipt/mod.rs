@@ -1,7 +1,10 @@
 //! Receipts: a signed statement about one intent, in a DSSE envelope with an in-toto statement.
 
 mod envelope;
+mod executed;
 mod words;
+
+pub use executed::{end_reason, recorded_controls, recorded_evidence, recorded_limits, recorded_outcome, recorded_usage};
 
 use crate::{
     digest::ContentDigest,
@@ -15,7 +18,7 @@ use envelope::Envelope;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The longest receipt in bytes.
+/// The maximum length of a receipt in bytes.
 pub const MAX_RECEIPT: usize = 4 << 20;
 
 /// The type of an in-toto statement.
@@ -24,8 +27,8 @@ const STATEMENT: &str = "https://in-toto.io/Statement/v1";
 /// The type of agentd's predicate: another form of [`Receipt`] needs another version.
 pub const PREDICATE: &str = "urn:agentd:receipt:v1";
 
-/// How far the clock of the machine that signed may be ahead, in seconds.
-const CLOCK: u64 = 300;
+/// The maximum number of seconds by which the clock of the machine that signed may be ahead.
+const MAX_CLOCK_SKEW: u64 = 300;
 
 /// The statement of agentd about one intent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,9 +50,11 @@ pub struct Receipt {
     pub finished: Timestamp,
     /// The backend of the sandbox; `None` if nothing was executed.
     pub backend: Option<Label>,
+    /// True if the backend was attacked on this machine before it was chosen. False if it was selected by name only.
+    pub probed: bool,
     /// The controls of the sandbox.
     pub controls: Vec<RecordedControl>,
-    /// The attacks of the probe, before the backend was chosen.
+    /// The attacks of the probe, before the backend was chosen. Empty if the backend was not probed.
     pub evidence: Vec<RecordedEvidence>,
     /// The limits, by name and unit.
     pub limits: BTreeMap<Label, u64>,
@@ -125,7 +130,7 @@ pub struct RecordedFlow {
     pub to: String,
     /// True if the flows were allowed.
     pub allowed: bool,
-    /// The grant that allowed them, or the reason of the refusal.
+    /// The grant that allowed them, or the reason for the refusal.
     pub reason: Option<String>,
     /// The number of flows.
     pub flows: u64,
@@ -139,7 +144,7 @@ pub struct RecordedFlow {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RecordedOutcome {
-    /// The reason of the end.
+    /// The reason for the end.
     pub reason: Label,
     /// The exit code of the command.
     pub exit_code: Option<i32>,
@@ -191,7 +196,7 @@ struct Types {
     predicate_type: String,
 }
 
-/// The reason why a receipt is not accepted, or cannot be made.
+/// The reason why a receipt is not accepted, or cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReceiptError {
@@ -288,7 +293,7 @@ pub fn verify(bytes: &[u8], ring: &KeyRing, now: Timestamp) -> Result<VerifiedRe
     check(&receipt, &subjects)?;
     let time = receipt.finished;
     key.check_at(time).map_err(|source| ReceiptError::Key { time, source })?;
-    if time > now.plus_seconds(CLOCK) {
+    if time > now.plus_seconds(MAX_CLOCK_SKEW) {
         return Err(ReceiptError::Future { time });
     }
     Ok(VerifiedReceipt { receipt, subjects, signed_by: key.verifier.key_id().clone() })
@@ -302,6 +307,8 @@ fn check(receipt: &Receipt, subjects: &[Subject]) -> Result<(), ReceiptError> {
         (names.len() < subjects.len(), "two outputs have the same name"),
         (receipt.finished < receipt.started, "the intent ended before it started"),
         (!receipt.decision.allowed && receipt.backend.is_some(), "the intent was denied and executed"),
+        (receipt.backend.is_none() && receipt.probed, "nothing was executed and a backend was probed"),
+        (!receipt.probed && !receipt.evidence.is_empty(), "the backend was not probed and attacks were tried"),
         (receipt.backend.is_none() && !receipt.controls.is_empty(), "nothing was executed and controls were applied"),
     ];
     match contradictions.into_iter().find(|(found, _)| *found) {

@@ -42,6 +42,7 @@ pub(crate) fn receipt() -> Receipt {
         started: START.parse().unwrap(),
         finished: END.parse().unwrap(),
         backend: Some(label("linux-native")),
+        probed: true,
         controls: vec![
             RecordedControl { control: label("seccomp"), status: RecordedStatus::Enforced, detail: "default".to_owned() },
             RecordedControl { control: label("cgroup"), status: RecordedStatus::Missing, detail: "no group".to_owned() },
@@ -95,7 +96,7 @@ fn receipt_is_verified_and_explained() {
         "executed in a sandbox of linux-native\n",
         "control seccomp: enforced: default\n",
         "control cgroup: NOT ENFORCED: no group\n",
-        "attacks before the start: 1 failed, as they must; 1 succeeded or were not tried\n",
+        "attacks before the start: 1 failed, as expected; 1 succeeded or were not tried\n",
         "not proven: resources: a9_memory\n",
         "limit wall_us: 30000000\n",
         "network: a.example:443 allowed: 2 flows, 100 bytes sent, 2000 received (a.example)\n",
@@ -188,6 +189,8 @@ fn malformed_statement_is_refused_although_it_is_signed() {
     assert!(matches!(change(&|v| v["predicate"]["decision"]["allowed"] = json!(false)), ReceiptError::Contradiction(_)));
     assert!(matches!(change(&|v| v["predicate"]["finished"] = json!(FROM)), ReceiptError::Contradiction(_)));
     assert!(matches!(change(&|v| v["predicate"]["backend"] = json!(null)), ReceiptError::Contradiction(_)));
+    assert!(matches!(change(&|v| v["predicate"]["probed"] = json!(false)), ReceiptError::Contradiction(_)));
+    assert!(matches!(change(&|v| drop(v["predicate"].as_object_mut().unwrap().remove("probed"))), ReceiptError::Statement(_)));
     let mut envelope: Value = serde_json::from_str(&signed()).unwrap();
     let payload = BASE64.decode(envelope["payload"].as_str().unwrap().as_bytes()).unwrap();
     let twice = String::from_utf8(payload.clone()).unwrap().replacen('{', "{\"_type\":\"\",", 1);
@@ -197,7 +200,7 @@ fn malformed_statement_is_refused_although_it_is_signed() {
 }
 
 #[test]
-fn signature_of_a_checkpoint_is_none_of_a_receipt_and_the_reverse() {
+fn checkpoint_and_receipt_signatures_are_not_interchangeable() {
     let key = signer();
     let checkpoint = Checkpoint { origin: "agentd/test".to_owned(), size: 1, root: Hash::empty() }.to_string();
     let mut envelope: Value = serde_json::from_str(&signed()).unwrap();
@@ -244,6 +247,18 @@ proptest::proptest! {
             proptest::prop_assert_eq!(verified.receipt, receipt());
         }
     }
+}
+
+#[test]
+fn receipt_of_a_backend_that_was_not_probed_says_so() {
+    let words = |receipt| {
+        let signed = sign(receipt, vec![Subject::new("stdout", ContentDigest::of(b"out"))], &signer()).unwrap();
+        verify(signed.as_bytes(), &ring(), now()).unwrap().to_string()
+    };
+    let line = "attacks before the start: NONE: the backend was selected by name and not probed\n";
+    let unprobed = Receipt { probed: false, evidence: Vec::new(), ..receipt() };
+    assert!(words(unprobed.clone()).contains(line) && !words(receipt()).contains("NONE"));
+    assert!(!words(Receipt { backend: None, controls: Vec::new(), ..unprobed }).contains("attacks before the start"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{Receipt, RecordedFlow, RecordedStatus, VerifiedReceipt};
 use std::fmt;
 
-/// Prints one statement a line. Names of destinations come from the sandbox: the caller escapes control characters.
+/// Prints one statement per line. Names of destinations come from the sandbox: the caller escapes control characters.
 impl fmt::Display for VerifiedReceipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let receipt = &self.receipt;
@@ -11,7 +11,7 @@ impl fmt::Display for VerifiedReceipt {
         writeln!(f, "{} used {} from {} to {}", receipt.principal, receipt.capability, receipt.started, receipt.finished)?;
         writeln!(f, "intent: sha256 {}", receipt.intent)?;
         let policies: Vec<_> = receipt.decision.policies.iter().map(ToString::to_string).collect();
-        let by = if policies.is_empty() { "no policy was asked".to_owned() } else { format!("by {}", policies.join(", ")) };
+        let by = if policies.is_empty() { "no policy was evaluated".to_owned() } else { format!("by {}", policies.join(", ")) };
         writeln!(f, "decision: {}, {by}", if receipt.decision.allowed { "allowed" } else { "denied" })?;
         match &receipt.backend {
             Some(backend) => writeln!(f, "executed in a sandbox of {backend}")?,
@@ -24,7 +24,7 @@ impl fmt::Display for VerifiedReceipt {
             }
         }
         match &receipt.egress {
-            None => writeln!(f, "network: no gateway observed it")?,
+            None => writeln!(f, "network: not observed by a gateway")?,
             Some(egress) if egress.flows.is_empty() => writeln!(f, "network: no attempt to reach a destination")?,
             Some(egress) => {
                 egress.flows.iter().try_for_each(|flow| write_flow(f, flow))?;
@@ -52,8 +52,11 @@ fn write_controls(f: &mut fmt::Formatter<'_>, receipt: &Receipt) -> fmt::Result 
         writeln!(f, "control {}: {status}: {}", control.control, control.detail)?;
     }
     let (held, open): (Vec<_>, Vec<_>) = receipt.evidence.iter().partition(|evidence| evidence.held);
+    if receipt.backend.is_some() && !receipt.probed {
+        writeln!(f, "attacks before the start: NONE: the backend was selected by name and not probed")?;
+    }
     if !receipt.evidence.is_empty() {
-        writeln!(f, "attacks before the start: {} failed, as they must; {} succeeded or were not tried", held.len(), open.len())?;
+        writeln!(f, "attacks before the start: {} failed, as expected; {} succeeded or were not tried", held.len(), open.len())?;
     }
     open.iter().try_for_each(|evidence| writeln!(f, "not proven: {}: {}", evidence.claim, evidence.check))
 }

@@ -80,7 +80,7 @@ fn log_is_not_continued_with_the_keys_of_another_installation() {
     record(&other);
     let before = fs::read(one.log_folder().join("checkpoint")).unwrap();
     fs::remove_dir_all(one.keys_folder()).unwrap();
-    // The first use makes a key, which has not signed this log.
+    // The first use generates a key, which has not signed this log.
     let refused = one.recorder().err();
     assert!(matches!(refused, Some(RecordsError::Log(LogError::Note(NoteError::Unknown(_))))), "{refused:?}");
     fs::remove_dir_all(one.keys_folder()).unwrap();

@@ -1,0 +1,102 @@
+//! The parts of a receipt that describe an execution, from the values of the library.
+
+use super::{RecordedControl, RecordedEvidence, RecordedOutcome, RecordedStatus};
+use crate::{
+    json::MAX_INTEGER,
+    leaf::{InvalidLabel, Label},
+};
+use agentd_core::{ControlReport, ControlStatus, EndReason, Evidence, EvidenceResult, IsolationError, Limits, Outcome, Usage};
+use std::collections::BTreeMap;
+
+/// Returns the controls of a sandbox.
+///
+/// # Errors
+/// None: the names of controls are short.
+pub fn recorded_controls(reports: &[ControlReport]) -> Result<Vec<RecordedControl>, InvalidLabel> {
+    reports.iter().map(control).collect()
+}
+
+fn control(report: &ControlReport) -> Result<RecordedControl, InvalidLabel> {
+    let (status, detail) = match &report.status {
+        ControlStatus::Enforced => (RecordedStatus::Enforced, report.detail.clone()),
+        ControlStatus::Partial(missing) => (RecordedStatus::Partial, missing.clone()),
+        ControlStatus::Missing(error) => (RecordedStatus::Missing, error.to_string()),
+    };
+    Ok(RecordedControl { control: report.control.to_string().try_into()?, status, detail })
+}
+
+/// Returns the attacks of a probe.
+///
+/// # Errors
+/// The name of an attack of an embedder is no label.
+pub fn recorded_evidence<'e>(evidence: impl IntoIterator<Item = &'e Evidence>) -> Result<Vec<RecordedEvidence>, InvalidLabel> {
+    let record = |evidence: &Evidence| {
+        let (claim, check) = (evidence.claim.to_string().try_into()?, evidence.check.as_str().try_into()?);
+        Ok(RecordedEvidence { claim, check, held: evidence.result == EvidenceResult::Held })
+    };
+    evidence.into_iter().map(record).collect()
+}
+
+/// Returns the end of an exec, or of a command that was not executed.
+///
+/// # Errors
+/// None: the reasons are short.
+pub fn recorded_outcome(ran: Result<&Outcome, &IsolationError>) -> Result<RecordedOutcome, InvalidLabel> {
+    let (reason, exit_code, signal) = match ran {
+        Ok(outcome) => (end_reason(outcome.reason), outcome.exit_code, outcome.signal),
+        Err(IsolationError::Spawn { .. }) => ("not-executed".to_owned(), None, None),
+        Err(_) => ("failed".to_owned(), None, None),
+    };
+    Ok(RecordedOutcome { reason: reason.try_into()?, exit_code, signal })
+}
+
+/// Returns the word for the reason of an end, as JSON has it.
+pub fn end_reason(reason: EndReason) -> String {
+    let word = serde_json::to_value(reason).ok();
+    word.as_ref().and_then(serde_json::Value::as_str).unwrap_or("failed").to_owned()
+}
+
+/// Returns the usage, by name and unit.
+///
+/// # Errors
+/// None: the names are short.
+pub fn recorded_usage(usage: Usage) -> Result<BTreeMap<Label, u64>, InvalidLabel> {
+    named([
+        ("wall_us", Some(micros(usage.wall))),
+        ("cpu_user_us", Some(micros(usage.cpu_user))),
+        ("cpu_system_us", Some(micros(usage.cpu_system))),
+        ("peak_memory_bytes", Some(usage.peak_memory)),
+    ])
+}
+
+/// Returns the limits, by name and unit. Later ones replace earlier ones.
+///
+/// # Errors
+/// None: the names are short.
+pub fn recorded_limits(all: &[&Limits]) -> Result<BTreeMap<Label, u64>, InvalidLabel> {
+    let mut merged = BTreeMap::new();
+    for limits in all {
+        merged.extend(named([
+            ("wall_us", limits.wall.map(micros)),
+            ("cpu_us", limits.cpu_time.map(micros)),
+            ("memory_bytes", limits.memory.map(|bytes| bytes.0)),
+            ("processes", limits.processes.map(Into::into)),
+            ("open_files", limits.open_files),
+            ("file_size_bytes", limits.file_size.map(|bytes| bytes.0)),
+            ("output_bytes", limits.output.map(|bytes| bytes.0)),
+            ("cpu_quota_thousandths", limits.cpu_quota.map(|quota| quota.0.into())),
+            ("cpu_weight", limits.cpu_weight.map(Into::into)),
+        ])?);
+    }
+    Ok(merged)
+}
+
+/// Returns the values that exist, by name. A receipt contains no larger number than [`MAX_INTEGER`].
+fn named<const N: usize>(values: [(&str, Option<u64>); N]) -> Result<BTreeMap<Label, u64>, InvalidLabel> {
+    let some = values.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    some.map(|(name, value)| Ok((name.try_into()?, value.min(MAX_INTEGER)))).collect()
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
