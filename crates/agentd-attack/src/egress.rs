@@ -39,8 +39,8 @@ fn address(facts: &Facts, fact: &str) -> Result<SocketAddr, Verdict> {
     facts.get(fact)?.parse().map_err(|_| Verdict::NotTried(format!("the fact {fact} is not an address")))
 }
 
-/// Tries to reach addresses without a network grant. First connects to the granted address: if the gateway refuses this
-/// connection too, its other refusals prove nothing.
+/// Tries to reach addresses without a network grant. First connects to the granted address: if the gateway also refuses this
+/// connection, its other refusals prove nothing.
 fn unreachable(facts: &Facts, attempts: impl FnOnce(SocketAddr) -> Result<Vec<SocketAddr>, Verdict>) -> Verdict {
     let tried = || {
         let granted = address(facts, GRANTED)?;
@@ -101,7 +101,7 @@ fn name(facts: &Facts) -> Verdict {
     }
 }
 
-/// Asks the gateway for an IPv4 address of the name (RFC 1035). Returns true if the gateway returns an address.
+/// Queries the gateway for an IPv4 address of the name (RFC 1035). Returns true if the gateway returns an address.
 fn is_found(name: &str) -> io::Result<bool> {
     let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {

@@ -39,7 +39,7 @@ fn root_of_host(facts: &Facts) -> Verdict {
     let Ok(map) = fs::read_to_string("/proc/self/uid_map") else { return Verdict::NotTried("uid_map cannot be read".to_owned()) };
     let outside: Vec<&str> = map.lines().filter_map(|line| line.split_ascii_whitespace().nth(1)).collect();
     first([
-        // In a machine of its own, the sandbox's root has uid 0 of that machine, but not its capabilities.
+        // In a separate machine, the sandbox's root has uid 0 of that machine, but not its capabilities.
         broken_if(outside.contains(&"0") && !facts.has_own_machine(), || {
             "the user of the command is mapped to root of the host".to_owned()
         }),
@@ -99,7 +99,7 @@ fn core(_: &Facts) -> Verdict {
     first([
         broken_if(sys::core_limit() > 1, || "the core file size limit is above 1 byte".to_owned()),
         broken_if(sys::can_lower_core_limit(), || {
-            "the core file size limit can be set to 0, which runs the host's crash handler".to_owned()
+            "the core file size limit can be set to 0, so a crash runs the host's crash handler".to_owned()
         }),
     ])
 }

@@ -18,9 +18,9 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a14_share_memory_with_the_host", claim: Process, remedy: BUG, run: shared_memory },
 ];
 
-/// A pid in a new pid namespace is smaller, because few processes have run in that namespace. A smaller pid of the host may also
+/// The maximum pid that is expected in a new PID namespace, in which few processes have run. A smaller pid of the host may also
 /// be that of a process in the sandbox, so only the search by name covers such a host process.
-const FEW: i32 = 300;
+const MAX_INNER_PID: i32 = 300;
 
 fn host_process(facts: &Facts) -> Verdict {
     let pid = match facts.get("host_pid") {
@@ -40,7 +40,7 @@ fn host_process(facts: &Facts) -> Verdict {
         }
     }
     let mine = fs::read_link("/proc/self").map(|p| p.display().to_string()).unwrap_or_default();
-    let foreign = pid.parse().is_ok_and(|pid: i32| pid > FEW && sys::can_signal(pid, 0)) && mine != pid;
+    let foreign = pid.parse().is_ok_and(|pid: i32| pid > MAX_INNER_PID && sys::can_signal(pid, 0)) && mine != pid;
     broken_if(foreign, || format!("can signal {pid}"))
 }
 
@@ -93,19 +93,19 @@ fn supervisor(_: &Facts) -> Verdict {
             "traced the supervisor".to_owned()
         }),
     ];
-    // From inside its pid namespace, process 1 receives only signals for which it has a handler (`pid_namespaces(7)`). On the
+    // From inside its PID namespace, process 1 receives only signals for which it has a handler (`pid_namespaces(7)`). On the
     // host the attempt must not be made.
-    if std::os::unix::process::parent_id() < FEW.unsigned_abs() && fs::read_link("/proc/1/ns/pid").is_err() {
+    if std::os::unix::process::parent_id() < MAX_INNER_PID.unsigned_abs() && fs::read_link("/proc/1/ns/pid").is_err() {
         for signal in [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGHUP] {
             sys::can_signal(1, signal);
         }
-        // If the signal had killed process 1, the kernel would have killed this process too.
+        // If the signal had killed process 1, the kernel would also have killed this process.
         verdicts.push(Verdict::Held);
     }
     first(verdicts)
 }
 
-/// Tries to change the scheduling of process 1. Each call sets the present value. This needs the same permission as a change, and
+/// Tries to change the scheduling of process 1. Each call sets the current value. This needs the same permission as a change, and
 /// has no effect if allowed.
 fn scheduling(_: &Facts) -> Verdict {
     first(

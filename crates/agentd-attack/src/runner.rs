@@ -1,5 +1,5 @@
-//! Runs each check in its own child process, because the system call filter may kill the attacker. SIGSYS counts as held. An
-//! attack that another signal ends proves nothing.
+//! Runs each check in its own child process, because the system call filter may kill the attacker. A check that SIGSYS ends
+//! counts as held. An attack that another signal ends proves nothing.
 
 use crate::{
     all,
@@ -23,7 +23,7 @@ pub fn main(args: impl Iterator<Item = String>) -> i32 {
             Verdict::Broken(text) => ("broken", text),
             Verdict::NotTried(text) => ("not-tried", text),
         };
-        // The write fails only if the reader is gone, and then no other reader can be informed.
+        // The write fails only if the reader is gone, and there is no other reader to inform.
         writeln!(out, "{name}\t{word}\t{}", text.replace(['\n', '\t'], " ")).ok();
     };
     for name in &names {

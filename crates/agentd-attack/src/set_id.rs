@@ -22,7 +22,7 @@ use std::{
 
 /// The modes set-user-id, set-group-id, and both.
 const MODES: [u32; 3] = [0o4755, 0o2755, 0o6755];
-/// How often the mode of a name is changed while another thread exchanges a directory and a file behind it.
+/// The number of times that the mode of a name is changed while another thread exchanges a directory and a file at that name.
 const EXCHANGES: usize = 300;
 /// `fchmodat2(2)`, Linux 6.6.
 const FCHMODAT2: libc::c_long = 452;
@@ -98,7 +98,7 @@ fn try_all(place: &Path, mode: u32) -> io::Result<()> {
 
 const CAPABILITY: &std::ffi::CStr = c"security.capability";
 
-/// Changes the mode of a name while another thread exchanges the file and the directory behind it.
+/// Changes the mode of a name while another thread exchanges the file and the directory at that name.
 fn exchange(file: &Path, directory: &Path, mode: u32) -> io::Result<()> {
     let c = |path: &Path| CString::new(path.as_os_str().as_encoded_bytes()).map_err(io::Error::other);
     let (one, two, here) = (c(file)?, c(directory)?, HERE);

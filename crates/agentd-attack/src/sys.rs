@@ -86,7 +86,7 @@ pub(crate) fn can_signal(pid: i32, signal: i32) -> bool {
     unsafe { libc::kill(pid, signal) == 0 }
 }
 
-/// Sets the open files limit of `pid` to its present value, and returns whether the kernel allowed that.
+/// Sets the open files limit of `pid` to its current value, and returns whether the kernel allowed that.
 pub(crate) fn can_set_limits(pid: i32) -> bool {
     // SAFETY: both structs are live and of the right type; the first call only reads.
     unsafe {
@@ -96,7 +96,7 @@ pub(crate) fn can_set_limits(pid: i32) -> bool {
     }
 }
 
-/// Returns, for each call that changes the scheduling of `pid`, whether the kernel allowed setting the present value.
+/// Returns, for each call that changes the scheduling of `pid`, whether the kernel allowed setting the current value.
 pub(crate) fn can_reschedule(pid: i32) -> [(&'static str, bool); 6] {
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     // SAFETY: all structs are live and of the right type; the calls before the result only read.

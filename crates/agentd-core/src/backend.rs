@@ -96,7 +96,7 @@ pub trait ExecHandle: Send + Sync {
     /// Sets the size of the exec's terminal.
     ///
     /// # Errors
-    /// [`IsolationError::Invalid`] if the exec has no terminal. Fails also if the exec has ended or the sandbox was lost.
+    /// [`IsolationError::Invalid`] if the exec has no terminal. Also fails if the exec has ended or the sandbox was lost.
     async fn resize(&self, size: PtySize) -> Result<(), IsolationError>;
     /// Kills the whole process tree of the exec for `reason`, which [`ExecHandle::wait`] then returns. Does nothing if the exec
     /// has ended.
@@ -104,11 +104,11 @@ pub trait ExecHandle: Send + Sync {
     /// # Errors
     /// Fails if the request cannot be sent.
     async fn end(&self, reason: crate::EndReason) -> Result<(), IsolationError>;
-    /// Waits for the end of the exec and returns its outcome, once. All limits are enforced whether or not this function is
-    /// awaited, except the output limit: streamed output passes through the caller only.
+    /// Waits for the end of the exec and returns its outcome. A second call returns an error. All limits are enforced whether or
+    /// not this function is awaited, except the output limit: streamed output passes through the caller only.
     ///
     /// # Errors
-    /// [`IsolationError::AlreadyWaited`] if the outcome was already returned; otherwise the cause for which the sandbox was lost.
+    /// [`IsolationError::AlreadyWaited`] if the outcome was already returned; otherwise the reason why the sandbox was lost.
     async fn wait(&mut self) -> Result<Outcome, IsolationError>;
 }
 
@@ -130,7 +130,7 @@ pub trait Sandbox: Send + Sync {
         Vec::new()
     }
     /// Replaces the network grants of a running sandbox ([`crate::Network::Egress`]). Connections that the new network grants do
-    /// not allow end at once. After an error, the old network grants still apply.
+    /// not allow end immediately. After an error, the old network grants still apply.
     ///
     /// # Errors
     /// [`IsolationError::Invalid`] if the network of the sandbox or the new network has no granted hosts. The same error is
@@ -146,7 +146,7 @@ pub trait Sandbox: Send + Sync {
     ///
     /// # Errors
     /// [`IsolationError::Io`] if no program in the sandbox accepts the connection. [`IsolationError::Invalid`] if the sandbox has
-    /// no loopback of its own, if the gateway to the granted hosts listens on the port, or if the backend cannot connect.
+    /// no separate loopback, if the gateway to the granted hosts listens on the port, or if the backend cannot connect.
     async fn connect(&self, port: u16) -> Result<OwnedFd, IsolationError> {
         Err(IsolationError::Invalid {
             what: format!("port {port}"),
@@ -162,14 +162,22 @@ pub trait Sandbox: Send + Sync {
     ///
     /// # Errors
     /// [`IsolationError::Invalid`] for a request that the sandbox cannot satisfy, and [`IsolationError::Spawn`] for a command
-    /// that cannot be started; otherwise the cause for which the sandbox was lost.
+    /// that cannot be started; otherwise the reason why the sandbox was lost.
     async fn exec(&self, command: Command) -> Result<Outcome, IsolationError>;
     /// Starts a command and returns a handle through which the caller serves its streams.
     ///
     /// # Errors
     /// [`IsolationError::Invalid`] for a request that the sandbox cannot satisfy, and [`IsolationError::Spawn`] for a command
-    /// that cannot be started; otherwise the cause for which the sandbox was lost.
+    /// that cannot be started; otherwise the reason why the sandbox was lost.
     async fn exec_streaming(&self, command: Command) -> Result<Box<dyn ExecHandle>, IsolationError>;
+    /// Runs agentd's own program in the sandbox, as the process that carries out one operation on files (crate `agentd-tool`),
+    /// until it ends. The sandbox needs no file for it. Of `command`, everything but `argv` applies.
+    ///
+    /// # Errors
+    /// As [`Sandbox::exec`]. [`IsolationError::Unsupported`] if the backend cannot run agentd's program.
+    async fn exec_tool(&self, _command: Command) -> Result<Outcome, IsolationError> {
+        Err(IsolationError::Unsupported { backend: format!("of {}", self.id()), operation: "exec_tool" })
+    }
     /// Reads a whole file of at most `limit` bytes.
     ///
     /// # Errors
@@ -185,14 +193,14 @@ pub trait Sandbox: Send + Sync {
     ///
     /// # Errors
     /// [`IsolationError::File`] if the file cannot be read or is larger than `limit`, and [`IsolationError::Io`] if `to` cannot
-    /// be written. `to` may have received a part of the file by then.
+    /// be written. In either case, `to` may have received a part of the file.
     async fn read_file_to(&self, path: &Path, limit: u64, to: OwnedFd) -> Result<u64, IsolationError>;
     /// Writes a whole file from `from`, which is read to its end, and creates the file if needed. The content is copied in
     /// pieces, so that memory use does not depend on its size. Returns the number of bytes written.
     ///
     /// # Errors
-    /// [`IsolationError::File`] if the file cannot be written, and [`IsolationError::Io`] if `from` cannot be read. A part of the
-    /// content may have been written by then.
+    /// [`IsolationError::File`] if the file cannot be written, and [`IsolationError::Io`] if `from` cannot be read. In either
+    /// case, a part of the content may have been written.
     async fn write_file_from(&self, path: &Path, from: OwnedFd) -> Result<u64, IsolationError>;
     /// Returns whether the sandbox can run commands.
     async fn is_alive(&self) -> bool;
@@ -200,7 +208,7 @@ pub trait Sandbox: Send + Sync {
     /// take effect only after that call.
     ///
     /// # Errors
-    /// [`IsolationError::Unsupported`] if the backend cannot suspend sandboxes. Fails also if the processes cannot be stopped.
+    /// [`IsolationError::Unsupported`] if the backend cannot suspend sandboxes. Also fails if the processes cannot be stopped.
     async fn suspend(&self) -> Result<(), IsolationError>;
     /// Lets the processes that [`Sandbox::suspend`] stopped continue.
     ///
@@ -229,7 +237,7 @@ pub trait Sandbox: Send + Sync {
     /// that have ended.
     ///
     /// # Errors
-    /// Returns the cause for which the sandbox was lost.
+    /// Returns the reason why the sandbox was lost.
     async fn resource_usage(&self) -> Result<Usage, IsolationError>;
     /// Destroys the sandbox. Waits until its processes, cgroups, files, ids, and its mounts of the caller's files and of kept
     /// data are released. The kernel may release mounts of the sandbox's private memory a moment later; no process can reach

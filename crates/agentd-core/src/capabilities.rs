@@ -18,7 +18,7 @@ pub enum Claim {
     Resources,
     /// System calls outside the profile are refused.
     Syscalls,
-    /// Commands run on a kernel of their own, not on that of the host.
+    /// Commands run on a separate kernel, not on that of the host.
     Kernel,
     /// A sandbox with granted hosts reaches no other destination.
     Egress,
@@ -62,7 +62,7 @@ impl fmt::Display for Claim {
 pub enum EvidenceResult {
     /// The attack was tried and failed.
     Held,
-    /// The attack succeeded; the text says how.
+    /// The attack succeeded; the text states how.
     Broken(String),
     /// The attack could not be tried, which proves nothing.
     NotTried(String),

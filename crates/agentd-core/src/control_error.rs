@@ -15,7 +15,7 @@ pub enum Control {
     Idmap,
     /// The mounts in the sandbox's private mount namespace.
     Mounts,
-    /// The objects of grants. This control fails if a path leads to another object than the granted one, even if the caller
+    /// The objects of grants. This control fails if a path leads to an object other than the granted one, even if the caller
     /// accepts missing controls.
     Grants,
     /// The network inside the sandbox.

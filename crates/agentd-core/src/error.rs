@@ -54,7 +54,7 @@ pub enum IsolationError {
         /// The problem, and after ` — ` a valid alternative.
         reason: String,
     },
-    /// The path of a grant leads to another object than the granted one; no command was run. The control is [`Control::Grants`].
+    /// The path of a grant leads to an object other than the granted one; no command was run. The control is [`Control::Grants`].
     #[error(transparent)]
     GrantChanged(ControlError),
     /// A program, file or device that the backend needs is missing, or a machine of the backend does not start.
@@ -81,7 +81,7 @@ pub enum IsolationError {
         /// `ENOENT` if the program was not found, `EACCES` if it is not executable, and so on.
         errno: i32,
     },
-    /// The sandbox was destroyed, dropped or replaced, and the caller cannot use it any more.
+    /// The sandbox was destroyed, dropped or replaced, and the caller can no longer use it.
     #[error("the sandbox is gone: {0}{remedy}", remedy = self.remedy())]
     SandboxGone(String),
     /// The connection to the sandbox's supervisor failed, and the sandbox was killed.
@@ -179,8 +179,7 @@ impl IsolationError {
             Self::Internal(_) => text("report this as a bug of agentd, with the output of `agentd doctor`"),
             Self::NoRoleHandler => text("call agentd::isolation::take_role() first in main"),
             Self::PoolDrained => text("create another pool"),
-            // // The caller named the path, and knows which file should be there. agentd knows only the errno.
-            Self::File { .. } => Remedy::None,
+            Self::File { errno, .. } => file_remedy(*errno),
             Self::Requirement { .. } => text("run `agentd doctor` to see why"),
             Self::Combination { .. } => text("require fewer claims (`agentd doctor` shows which backend proves which)"),
             // The peer is hostile or defective, and agentd has closed the connection.
@@ -230,6 +229,24 @@ fn start_remedy(errno: i32) -> Remedy {
         ErrorKind::NotFound => "check its name and PATH; grant its directory if it is not in the sandbox",
         ErrorKind::PermissionDenied => "make it executable (chmod +x), or grant its directory",
         ErrorKind::ArgumentListTooLong => "pass fewer or shorter arguments and environment variables",
+        _ => return Remedy::None,
+    };
+    Remedy::Text(text.to_owned())
+}
+
+/// Returns the remedy for a file of a sandbox that could not be read or written.
+fn file_remedy(errno: i32) -> Remedy {
+    // `ErrorKind` has no stable kind for this error.
+    const ELOOP: i32 = 40;
+    let text = match io::Error::from_raw_os_error(errno).kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => "check the path, and create its directory in the sandbox",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "use a path that commands of the sandbox may access, such as one below /tmp"
+        }
+        ErrorKind::IsADirectory => "use the path of a regular file",
+        _ if errno == ELOOP => "use the path to which the symbolic link leads",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "remove files in the sandbox, or create one with a larger --disk",
+        ErrorKind::FileTooLarge => "use a smaller file",
         _ => return Remedy::None,
     };
     Remedy::Text(text.to_owned())

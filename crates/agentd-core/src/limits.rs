@@ -11,7 +11,7 @@ impl FromStr for Bytes {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("'{text}' is not a size in bytes — write for example 1048576, 512K, 64M or 1.5G");
+        let bad = || format!("'{text}' is not a size in bytes — use a value such as 1048576, 512K, 64M or 1.5G");
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
             "" | "b" => 0,
@@ -58,7 +58,7 @@ impl FromStr for CpuQuota {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("'{text}' is not a number of CPUs between 0.01 and 4096 — write for example 1.5");
+        let bad = || format!("'{text}' is not a number of CPUs between 0.01 and 4096 — use a value such as 1.5");
         let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
         if fraction.is_empty() || fraction.len() > 3 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
             return Err(bad());
@@ -70,7 +70,7 @@ impl FromStr for CpuQuota {
     }
 }
 
-/// Limits of a sandbox and of the commands in it. `None` means that agentd sets no limit of its own.
+/// Limits of a sandbox and of the commands in it. `None` means that agentd itself sets no limit.
 ///
 /// `memory`, `processes`, `cpu_quota` and `cpu_weight` apply to the sandbox as a whole; a command that requests more of them than
 /// its sandbox has is refused. The other limits apply to each command.

@@ -4,7 +4,7 @@ use crate::{Control, ControlError};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// The single reason for which an exec ended.
+/// The single reason why an exec ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -45,7 +45,7 @@ pub struct Usage {
     /// Whether `peak_memory` is that of the cgroup.
     pub peak_memory_is_group: bool,
     /// Memory that the sandbox's virtual machine uses now, in bytes, including its kernel and agent. The guest kernel reports it
-    /// (`MemTotal` minus `MemAvailable`, `proc_meminfo(5)`). Absent if the sandbox has no machine of its own.
+    /// (`MemTotal` minus `MemAvailable`, `proc_meminfo(5)`). Absent if the sandbox does not run in a virtual machine.
     pub machine_memory: Option<u64>,
 }
 
@@ -106,7 +106,7 @@ pub struct ControlReport {
 /// The outcome of one exec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The reason for which the exec ended.
+    /// The reason why the exec ended.
     pub reason: EndReason,
     /// The exit code of the leader, if it exited.
     pub exit_code: Option<i32>,
@@ -122,8 +122,8 @@ pub struct Outcome {
 
 impl Outcome {
     /// Returns the exit code as a shell reports it: 124 for a deadline, 128+n for signal n, otherwise the command's own, and 125
-    /// if none of these is known. If the leader exits with 0 while its process tree is being killed for a limit, the exec counts
-    /// as killed.
+    /// if none of these is known. If the leader exits with 0 while its process tree is being killed because of a limit, the exec
+    /// counts as killed.
     pub fn shell_code(&self) -> u8 {
         let code = match (self.exit_code, self.signal) {
             _ if self.reason == EndReason::WallDeadline => 124,

@@ -12,8 +12,8 @@ const SEPARATOR: &str = " — ";
 pub enum Remedy {
     /// The next step.
     Text(String),
-    /// Nothing that agentd knows. This marks failures that no option, setting or package of a user is known to cause, such as an
-    /// unexpected errno of the kernel. The message then ends with the cause.
+    /// agentd knows no remedy. This variant marks failures that no option, setting or package of a user is known to cause,
+    /// such as an unexpected errno of the kernel. The message then ends with the cause.
     None,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Display for Remedy {
     }
 }
 
-/// An empty text is no remedy.
+/// An empty text means that there is no remedy.
 impl From<String> for Remedy {
     fn from(text: String) -> Self {
         if text.is_empty() { Self::None } else { Self::Text(text) }

@@ -4,13 +4,15 @@ use serde::{Serializer, ser::Error as _};
 use std::{fmt, sync::Arc};
 use zeroize::Zeroizing;
 
-/// A secret that stays outside of the sandbox ([`crate::Network::Egress`]). The sandbox gets a placeholder, which the gateway
+/// A secret that stays outside the sandbox ([`crate::Network::Egress`]). The sandbox gets a placeholder, which the gateway
 /// replaces in requests to one host. The value can be neither printed nor serialised, and is zeroed when the last copy is
 /// dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NetworkSecret {
     /// The destination of the secret: `NAME@HOST[:PORT][/HEADER]`. NAME is the environment variable that holds the placeholder.
-    /// HEADER is the header that holds the secret, or `basic` for the password of HTTP basic authentication.
+    /// HEADER is the header that holds the secret, or `basic` for the password of HTTP basic authentication. With
+    /// `aws/REGION/SERVICE` as HEADER, the value is a key of AWS, `ID:SECRET` or `ID:SECRET:TOKEN`, and the variables
+    /// `NAME_ACCESS_KEY_ID` and `NAME_SECRET_ACCESS_KEY` hold its placeholder.
     pub target: String,
     /// The beginning of the placeholder, for programs that check it (`sk-`).
     pub prefix: String,

@@ -1,6 +1,6 @@
 //! The description of a requested sandbox and of a command to run in it.
 
-use crate::{Bytes, Limits, NetworkSecret, ObjectId, secret};
+use crate::{Bytes, Limits, NetworkLimits, NetworkSecret, ObjectId, secret};
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
@@ -60,11 +60,11 @@ pub struct Grant {
     /// `protect`, a setting of git or a link at a protected path names them. Changes to them are still reported.
     #[serde(default)]
     pub unprotected: Vec<PathBuf>,
-    /// The object that `path` led to when it was granted. A sandbox is not started if `path` leads to another object by then.
-    /// When absent, `path` is resolved when the sandbox is planned.
+    /// The object that `path` led to when it was granted. A sandbox does not start if `path` leads to another object when the
+    /// sandbox is started. When absent, `path` is resolved when the sandbox is planned.
     #[serde(default)]
     pub object: Option<ObjectId>,
-    /// Whether the guard decides about this grant.
+    /// True if the guard checks this grant.
     #[serde(default)]
     pub guard: GuardRule,
 }
@@ -94,9 +94,10 @@ pub enum Network {
     /// The host's network.
     Host,
     /// The granted hosts only. Each network grant has the form `HOST[:PORT][/PROTOCOL][/METHOD:PATH]`, as in `pypi.example` or
-    /// `*.files.example:443`. If a network grant has a method and path, or a secret is given for a host, the gateway inspects the
-    /// TLS of that host. Commands then need the variables of [`crate::Sandbox::network_environment`]. Only backends whose traits
-    /// include [`crate::BackendTraits::egress`] support granted hosts.
+    /// `*.files.example:443`, or as in `time.example:123/udp` for UDP. If a network grant has a method and path, or a secret is
+    /// given for a host, the gateway inspects the TLS of that host. Commands then need the variables of
+    /// [`crate::Sandbox::network_environment`]. Only backends whose traits include [`crate::BackendTraits::egress`] support
+    /// granted hosts.
     Egress(Vec<String>),
 }
 
@@ -195,6 +196,8 @@ pub struct SandboxSpec {
     pub home: Option<PathBuf>,
     /// The network.
     pub network: Network,
+    /// Limits of the network, if it is [`Network::Egress`]. Bytes are counted from the start of the sandbox's processes.
+    pub network_limits: NetworkLimits,
     /// Secrets for requests to hosts that [`Network::Egress`] grants. A spec with secrets can be neither stored nor sent.
     #[serde(skip_deserializing, skip_serializing_if = "Vec::is_empty", serialize_with = "secret::refuse_to_store")]
     pub secrets: Vec<NetworkSecret>,

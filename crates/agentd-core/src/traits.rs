@@ -2,7 +2,7 @@
 
 /// The properties that a caller must know to write a spec for a backend.
 ///
-/// These properties are no proof: [`crate::IsolationBackend::probe`] proves what a sandbox isolates. The default describes an
+/// These properties are not a proof: [`crate::IsolationBackend::probe`] proves what a sandbox isolates. The default describes an
 /// unknown backend. Such a backend has a boundary and must refuse requests that it cannot enforce. It receives no optional
 /// request, and is selected last among backends with the same score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

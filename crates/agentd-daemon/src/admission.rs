@@ -1,8 +1,8 @@
 //! Decides which clients are served: by the process that connected, and by the key of a client in other namespaces.
 //!
 //! Sandboxes cannot reach the socket. These checks are a second barrier: the payload of a sandbox that could reach the socket may
-//! have the user's uid. Until a client in other namespaces has proven that it has the key, the daemon reads two messages of a
-//! fixed number of bytes from it, which contain only numbers, and takes no file descriptors.
+//! have the user's uid. Before a client in other namespaces has proven that it has the key, the daemon reads only two messages
+//! from it. These messages have a fixed length, contain only numbers, and carry no file descriptors.
 
 use crate::{
     connection::Connection,
@@ -32,7 +32,7 @@ use std::{
 };
 
 /// The time limit for a client in other namespaces to prove that it has the key.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client whose process was verified.
 pub(crate) struct Candidate {
@@ -91,7 +91,7 @@ impl Admission {
     /// Receives the request of a client, if the client may send one.
     pub(crate) async fn request(&self, client: &mut Candidate) -> Result<(Request, Vec<OwnedFd>), Refusal> {
         match client.peer {
-            Peer::Here | Peer::Beside(_) => greet(&mut client.connection).await?,
+            Peer::SameNamespaces | Peer::DiffersIn(_) => greet(&mut client.connection).await?,
             Peer::OtherNamespaces(place) => self.authenticate(&client.connection, place).await?,
         }
         Ok(client.connection.receive().await?)
@@ -106,7 +106,7 @@ impl Admission {
         let mut place = self.waiting.enter(origin);
         let refused = |reason| Refusal::Key(DaemonError::Key { namespace, reason });
         tokio::select! {
-            done = tokio::time::timeout(PATIENCE, exchange(client, refused)) => done.unwrap_or(Err(refused(KeyRefusal::Late))),
+            done = tokio::time::timeout(PROOF_TIMEOUT, exchange(client, refused)) => done.unwrap_or(Err(refused(KeyRefusal::Late))),
             () = place.displaced() => Err(refused(KeyRefusal::Many)),
         }
     }
@@ -160,7 +160,7 @@ async fn fixed<M: Serialize + DeserializeOwned>(client: &Connection, like: &M) -
     client.receive_bytes(&mut message).await?;
     match decode(&message, MAX_FRAME).map_err(ChannelError::from)? {
         Some((message, _, _)) => Ok(message),
-        None => Err(Refusal::Unreadable("a message before the request has another length".to_owned())),
+        None => Err(Refusal::Unreadable("a message before the request does not have the expected length".to_owned())),
     }
 }
 

@@ -58,7 +58,7 @@ async fn client_of_another_version_is_told_so_before_it_proves_anything() {
     assert!(matches!(refused, Err(Refusal::Version(version)) if version == VERSION - 1), "{refused:?}");
 }
 
-/// Returns the place of a process in a user namespace of its own, as the daemon sees it.
+/// Returns the place of a process in a separate user namespace, as the daemon sees it.
 fn place_of_payload() -> OtherNamespaces {
     let place = tempfile::tempdir().unwrap();
     let folder = folder::open(place.path()).unwrap();
@@ -93,7 +93,7 @@ async fn silent_clients_of_one_payload_do_not_lock_out_another_client() {
     }
     assert!(honest.as_mut().poll(&mut context).is_pending());
     let displaced: Vec<_> = waits.iter_mut().map(|wait| wait.as_mut().poll(&mut context).is_ready()).collect();
-    // One of 64 places is that of the other client.
+    // The other client uses one of the 64 places.
     assert_eq!(displaced, [[true].repeat(200 - 63), [false].repeat(63)].concat());
     let (mut client, _theirs) = elsewhere();
     let mut later = Box::pin(unconstrained(all.request(&mut client)));

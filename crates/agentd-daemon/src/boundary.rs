@@ -1,8 +1,8 @@
 //! The proof of the boundary: before a request creates a sandbox or starts a command, either the client or the daemon attacks a
 //! sandbox.
 //!
-//! The proof holds for the namespaces in which it was made. The daemon relies on the client only if the client says that it has
-//! made the proof, and is in the daemon's namespaces.
+//! The proof applies to the namespaces in which the sandbox was attacked. The daemon relies on the client only if the client
+//! states that it has proven the boundary, and is in the daemon's namespaces.
 
 use crate::{error::DaemonError, protocol::Request, serve::Server};
 use agentd_core::{Access, Grant};
@@ -23,7 +23,7 @@ impl Server {
     /// the boundary only once.
     pub(crate) async fn prove_for(&self, request: &Request, peer: Peer) -> Result<(), DaemonError> {
         let Some(proven) = request.is_proven() else { return Ok(()) };
-        if proven && peer == Peer::Here {
+        if proven && peer == Peer::SameNamespaces {
             return Ok(());
         }
         let proof = async || (self.prove)(self.changeable(request).await?).await.map_err(DaemonError::Refused);
@@ -80,13 +80,13 @@ mod tests {
     async fn daemon_relies_on_no_proof_but_that_of_a_client_in_its_namespaces() {
         let elsewhere = Peer::OtherNamespaces(OtherNamespaces { namespace: "user", origin: None });
         for (request, peer, proves) in [
-            (exec(true), Peer::Here, false),
-            (exec(false), Peer::Here, true),
-            (exec(true), Peer::Beside("mnt"), true),
+            (exec(true), Peer::SameNamespaces, false),
+            (exec(false), Peer::SameNamespaces, true),
+            (exec(true), Peer::DiffersIn("mnt"), true),
             (exec(true), elsewhere, true),
             (exec(false), elsewhere, true),
-            (create(SandboxSettings::default(), true), Peer::Here, false),
-            (create(SandboxSettings::default(), false), Peer::Here, true),
+            (create(SandboxSettings::default(), true), Peer::SameNamespaces, false),
+            (create(SandboxSettings::default(), false), Peer::SameNamespaces, true),
             (create(SandboxSettings::default(), true), elsewhere, true),
             (Request::Status, elsewhere, false),
         ] {
@@ -115,8 +115,8 @@ mod tests {
         for (name, about) in [("one", read_only), ("two", of_existing)] {
             server.state.create(&name.parse::<Name>().unwrap(), about).unwrap();
         }
-        server.prove_for(&create(of_new, false), Peer::Here).await.unwrap();
-        server.prove_for(&exec(false), Peer::Here).await.unwrap();
+        server.prove_for(&create(of_new, false), Peer::SameNamespaces).await.unwrap();
+        server.prove_for(&exec(false), Peer::SameNamespaces).await.unwrap();
         assert_eq!(*proofs.lock().unwrap(), [[existing, new]]);
     }
 }

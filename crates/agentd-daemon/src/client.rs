@@ -34,7 +34,7 @@ impl Client {
     /// namespaces, the daemon proves it.
     ///
     /// # Errors
-    /// The reason why the daemon could not be reached or refused; this holds for all methods that send a request. The errors of
+    /// The reason why the daemon could not be reached or refused; this applies to all methods that send a request. The errors of
     /// [`grants::pin`] and [`egress::check_layered`].
     pub async fn create(&self, name: &Name, mut about: SandboxSettings, proven: bool) -> Result<Vec<ControlReport>, DaemonError> {
         egress::check_layered(&about.spec)?;

@@ -32,7 +32,7 @@ impl Server {
                     Ok((ExecMessage::Signal(signal), _)) => handle.signal(signal).await?,
                     Ok((ExecMessage::Resize(size), _)) => handle.resize(size).await?,
                     Ok((ExecMessage::End(reason), _)) => handle.end(reason).await?,
-                    // The client has ended, so no process waits for the command any more.
+                    // The client has ended, so no process waits for the command any longer.
                     Err(_) => {
                         handle.end(EndReason::Cancelled).await?;
                         break handle.wait().await;
@@ -123,8 +123,8 @@ impl Server {
     }
 }
 
-/// Compares protected paths after a command. A signal that the client sends meanwhile, or its request to end the command, ends
-/// the comparison. If the client leaves, the comparison continues, and the next client receives its result.
+/// Compares protected paths after a command. A signal that the client sends in the meantime, or its request to end the command,
+/// ends the comparison. If the client leaves, the comparison continues, and the next client receives its result.
 async fn compare_after(watched: &SharedWatch, interrupt: &Interrupt, client: &mut Connection) -> Report {
     let mut compared = std::pin::pin!(watched.compare_after(interrupt));
     loop {

@@ -1,10 +1,10 @@
-//! Connects a client to the daemon, and makes sure that the daemon is that of the user before a request is sent.
+//! Connects a client to the daemon, and makes sure that the daemon belongs to the user before a request is sent.
 //!
 //! A payload with the uid of the user could listen in place of the daemon. The client therefore sends its request only to a
-//! process of its user that is in its own user and PID namespaces, or has proven that it has the key of the user.
+//! process of its user. That process must be in the client's user and PID namespaces, or prove that it has the key of the user.
 
 use crate::{
-    admission::PATIENCE,
+    admission::PROOF_TIMEOUT,
     client::{Client, unexpected},
     connection::Connection,
     error::{DaemonError, KeyRefusal},
@@ -39,12 +39,12 @@ struct Listening {
 }
 
 impl Client {
-    /// Returns true if a daemon runs in other user or PID namespaces than this process. A sandbox that this process creates then
-    /// proves nothing about the sandboxes of that daemon, which proves their boundary itself.
+    /// Returns true if a daemon runs in user or PID namespaces other than those of this process. A sandbox that this process
+    /// creates then proves nothing about the sandboxes of that daemon, which proves their boundary itself.
     ///
     /// # Errors
     /// [`DaemonError::Unreachable`] if the folder of the daemon cannot be opened, or the process that listens there cannot be
-    /// verified; [`DaemonError::OtherUser`] if it is that of another user.
+    /// verified; [`DaemonError::OtherUser`] if it belongs to another user.
     pub fn is_elsewhere(&self) -> Result<bool, DaemonError> {
         let Some(folder) = self.folder()? else { return Ok(false) };
         Ok(self.find(&folder)?.is_some_and(|daemon| matches!(daemon.peer, Peer::OtherNamespaces(_))))
@@ -109,7 +109,7 @@ impl Client {
             if began.elapsed() > START {
                 return Err(self.unreachable("connect to the daemon's socket", io::ErrorKind::TimedOut.into()));
             }
-            // A daemon that is just ending still holds the lock. The new daemon may find the lock taken and end as well; then
+            // A daemon that is ending still holds the lock. The new daemon may find the lock taken and end as well; then
             // start another.
             if started.is_none_or(|at| at.elapsed() > Duration::from_millis(500)) {
                 self.start()?;
@@ -133,7 +133,7 @@ impl Client {
         let failed = |source| self.unreachable("connect to the daemon's socket", source);
         let mut connection = Connection::new(daemon.socket).map_err(failed)?;
         match daemon.peer {
-            Peer::Here | Peer::Beside(_) => {
+            Peer::SameNamespaces | Peer::DiffersIn(_) => {
                 unless_refused(connection.send(&Hello { version: VERSION, nonce: Nonce::NONE }, &[]))?;
             }
             Peer::OtherNamespaces(place) => {
@@ -160,7 +160,7 @@ async fn authenticate(connection: &mut Connection, nonce: Nonce, namespace: &'st
     let refused = |reason| DaemonError::Key { namespace, reason };
     let (path, key) = key::of_client().ok_or_else(|| refused(KeyRefusal::Missing(key::paths_of_client())))?;
     unless_refused(connection.send(&Hello { version: VERSION, nonce }, &[]))?;
-    let reply = tokio::time::timeout(PATIENCE, connection.receive::<Reply>()).await;
+    let reply = tokio::time::timeout(PROOF_TIMEOUT, connection.receive::<Reply>()).await;
     match reply.map_err(|_| refused(KeyRefusal::Silent))??.0 {
         Reply::Challenge { nonce: daemon, tag } => {
             let nonces = Nonces { client: nonce, daemon };

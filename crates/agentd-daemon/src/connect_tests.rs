@@ -85,7 +85,7 @@ async fn payload_that_listens_in_place_of_the_daemon_gets_no_request() {
         let mut impostor = Impostor::start(before);
         let client = impostor.client();
         assert!(client.is_elsewhere().unwrap());
-        // Of that connection.
+        // The impostor reports the number of bytes that it received on that connection.
         assert_eq!(impostor.lines.next().unwrap().unwrap(), "0");
         for error in errors(&client).await {
             let received: usize = impostor.lines.next().unwrap().unwrap().parse().unwrap();

@@ -70,11 +70,11 @@ impl Client {
             if !held()? {
                 return Ok(None);
             }
-            // In a `/proc` of another PID namespace, another process could have the daemon's number, and would get the signal.
+            // In a `/proc` of another PID namespace, the daemon's pid may belong to another process, which would receive the
+            // signal.
             if proc::directory_of(1).is_err() {
-                let remedy =
-                    "mount the right one (mount -t proc proc /proc), or run `agentd daemon stop` in the daemon's namespaces";
-                return Err(failed(None, "/proc is not that of this PID namespace".to_owned(), remedy));
+                let remedy = "mount /proc of this namespace (mount -t proc proc /proc), or run `agentd daemon stop` in the daemon's namespaces";
+                return Err(failed(None, "/proc belongs to another PID namespace".to_owned(), remedy));
             }
             // A daemon that has just taken the lock has not written its process id yet.
             if let Some(found) = holder(&lock) {
@@ -149,7 +149,7 @@ mod tests {
         let open = || rustix::fs::open(&path, OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from(0o600)).unwrap();
         let lock = open();
         assert!(holder(&lock).is_none());
-        // Two processes, of which one has the lock open.
+        // Two processes, one of which has the lock open.
         let mut with = Command::new("sleep").arg("1000").stdin(Stdio::from(open())).spawn().unwrap();
         let mut without = Command::new("sleep").arg("1000").spawn().unwrap();
         for (process, holds) in [(&mut with, true), (&mut without, false)] {

@@ -65,7 +65,8 @@ pub enum DaemonError {
         /// The user of the process. The overflow uid (65534) stands for every user that is not mapped in this user namespace.
         uid: u32,
     },
-    /// The client is in other namespaces than the daemon, and the client or the daemon did not prove that it has the key.
+    /// The client is in namespaces other than those of the daemon, and the client or the daemon did not prove that it has the
+    /// key.
     #[error("connect to the sandbox daemon: the client is in another {namespace} namespace, and {reason}")]
     Key {
         /// The kind of namespace.
@@ -112,7 +113,7 @@ pub enum DaemonError {
 pub enum KeyRefusal {
     /// The client finds no key with which it could verify the daemon.
     #[error(
-        "finds no key to verify the daemon with (it looks at {0}) — run agentd in the namespaces of the daemon (usually on the \
+        "finds no key to verify the daemon with (expected at {0}) — run agentd in the namespaces of the daemon (usually on the \
          host), or bind-mount the daemon's file daemon.key at the same path into the container or toolbox in which the client \
          runs"
     )]
@@ -138,8 +139,8 @@ pub enum KeyRefusal {
     /// The client did not prove in time that it has the key.
     #[error("sent no complete message in time — try again; if that fails, use the build of agentd that started the daemon")]
     Late,
-    /// Too many clients have not proven yet that they have the key.
-    #[error("too many clients in other namespaces have not proven yet that they have the key — try again")]
+    /// Too many clients have not yet proven that they have the key.
+    #[error("too many clients in other namespaces have not yet proven that they have the key — try again")]
     Many,
 }
 
@@ -205,7 +206,7 @@ impl From<Failure> for DaemonError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Spawn { program, errno } => IsolationError::Spawn { program, errno }.into(),
-            // The daemon sends its version if it cannot decode a message, too.
+            // The daemon also sends its version if it cannot decode a message.
             Failure::Version(VERSION) => Self::Undecodable,
             Failure::Version(version) => Self::Version(version),
             Failure::Lost { name, cause } => Self::ProcessesLost { name, cause },
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn version_of_this_build_is_no_mismatch() {
+    fn version_of_this_build_is_not_a_mismatch() {
         let message = DaemonError::from(Failure::Version(VERSION)).to_string();
         assert!(message.contains("cannot decode the request") && !message.contains("mismatch"), "{message}");
         assert!(DaemonError::from(Failure::Version(VERSION + 1)).to_string().contains("mismatch"));

@@ -1,4 +1,4 @@
-//! Ends unused resources: sandboxes whose time to live is over, processes of idle sandboxes, and mounted disks.
+//! Ends unused resources: sandboxes whose time to live has expired, processes of idle sandboxes, and mounted disks.
 
 use crate::{error::DaemonError, protection, serve::Server, ttl};
 use agentd_isolation::{layered::runtime::SandboxRuntime, protect::Interrupt};
@@ -17,11 +17,11 @@ const WARM: Duration = Duration::from_secs(300);
 /// The time for which the disk of a sandbox without processes stays mounted, in case the sandbox is started again.
 const MOUNTED: Duration = Duration::from_secs(10);
 
-/// The time for which the daemon compares protected paths at its end.
+/// The time for which the daemon compares protected paths when it ends.
 const COMPARE: Duration = Duration::from_secs(20);
 
 impl Server {
-    /// Removes the sandboxes whose time to live is over, and ends the processes of idle sandboxes. Returns true if the daemon
+    /// Removes the sandboxes whose time to live has expired, and ends the processes of idle sandboxes. Returns true if the daemon
     /// must keep running.
     pub(crate) async fn expire_idle(self: &Arc<Self>) -> bool {
         let now = ttl::now();
@@ -35,7 +35,7 @@ impl Server {
                 continue;
             };
             let running = runtime.running.as_ref().is_some_and(|running| running.commands_running() > 0);
-            if ttl::over(&lifetime, running, now) && self.is_over(&name, running, now).await {
+            if ttl::is_expired(&lifetime, running, now) && self.is_still_expired(&name, running, now).await {
                 self.remove_expired(name, runtime);
                 busy = true;
                 continue;
@@ -48,8 +48,8 @@ impl Server {
         busy
     }
 
-    /// Removes a sandbox in a task of its own: the comparison of its protected paths may take long, and the caller has to accept
-    /// clients. A sandbox that cannot be removed now is tried again next time.
+    /// Removes a sandbox in a separate task: the comparison of its protected paths may take a long time, and the caller has to
+    /// accept clients. A sandbox that cannot be removed now is tried again next time.
     fn remove_expired(self: &Arc<Self>, name: Name, runtime: OwnedMutexGuard<SandboxRuntime>) {
         let server = self.clone();
         self.writers.start(async move {
@@ -71,12 +71,12 @@ impl Server {
         self.on_disk(refresh).await
     }
 
-    /// Returns true if the time to live of a sandbox is over. The caller holds its lock. The record is read again, because the
-    /// sandbox may have been used after the lifetimes were read.
-    async fn is_over(&self, name: &Name, running: bool, now: u64) -> bool {
+    /// Returns true if the time to live of a sandbox has expired. The caller holds its lock. The record is read again, because
+    /// the sandbox may have been used after the lifetimes were read.
+    async fn is_still_expired(&self, name: &Name, running: bool, now: u64) -> bool {
         let name = name.clone();
         let record = self.on_disk(move |state| state.record(&name)).await;
-        record.is_ok_and(|record| ttl::over(&Lifetime::from(&record), running, now))
+        record.is_ok_and(|record| ttl::is_expired(&Lifetime::from(&record), running, now))
     }
 
     async fn end_if_idle(&self, name: &Name, runtime: &mut SandboxRuntime, running: bool) {

@@ -3,7 +3,7 @@
 //! The daemon serves a client in its own user and PID namespaces without a key, because no payload runs there. A client in other
 //! namespaces (a rootless toolbox, `unshare --user`) may be a payload that reached the socket, and a process that listens there
 //! may be a payload. Client and daemon then prove to each other that they have the key: the content of a file that only the user
-//! may read. No grant may contain the folder of the key or that of the socket, nor the place of one that does not exist yet.
+//! may read. No grant may contain the folder of the key or the folder of the socket, not even before the folder exists.
 //! Without a runtime directory of the user, both lie below the data folder.
 //!
 //! Every copy of the key in memory is overwritten when it is dropped.
@@ -89,8 +89,8 @@ pub(crate) fn create() -> io::Result<()> {
     }
 }
 
-/// Computes the MACs of a connection with the key of this user's daemons. The key is read for each connection that needs it, so
-/// that no copy of it is in the daemon's memory when a launcher is forked, and removing the file revokes the key.
+/// Computes the MACs of a connection with the key of this user's daemons. The key is read for each connection that needs it.
+/// Therefore, no copy of it is in the daemon's memory when a launcher is forked, and removing the file revokes the key.
 pub(crate) fn tags(nonces: &Nonces) -> Result<Tags, NoKey> {
     let folder = own_state::trusted_folder().ok_or_else(|| NoKey { path: NAME.into(), cause: io::ErrorKind::NotFound.into() })?;
     let key = read(folder.as_fd()).map_err(|cause| NoKey { path: path_in(folder.as_fd()), cause })?;
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_of_wrong_length_or_of_zeros_is_no_key() {
+    fn file_of_wrong_length_or_of_zeros_is_not_a_key() {
         for damaged in [&[][..], &[1; LENGTH - 1], &[1; LENGTH + 1], &[0; LENGTH]] {
             assert!(Key::parse(damaged).is_none());
         }

@@ -13,7 +13,7 @@
 //! - `client`, `started` and `control` are the client's side. `connect` finds the daemon through its `folder`, and verifies it;
 //!   `protocol`, `connection` and `report` are the messages.
 //! - `admission` decides which clients are served. `handshake` is the proof that client and daemon have the `key` if they are in
-//!   different namespaces, and `waiting` limits the number of clients that have not sent the proof yet.
+//!   different namespaces, and `waiting` limits the number of clients that have not yet sent the proof.
 //! - `boundary` makes sure that the boundary of sandboxes is proven before they are used.
 //! - `process` is the daemon's process. `serve` receives the requests; `lifecycle`, `commands`, `files`, `snapshots`,
 //!   `network` and `removal` carry them out. `idle` ends unused resources, and `runtimes` holds the running sandboxes.

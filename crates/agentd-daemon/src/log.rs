@@ -19,8 +19,8 @@ use tokio::{io::AsyncReadExt, net::unix::pipe, task::JoinHandle};
 /// Size in bytes after which the log records that it is full and keeps nothing more.
 const MAX_LOG_BYTES: u64 = 64 << 20;
 
-/// The time for which the daemon waits at its end for output to be written.
-const FINISH: Duration = Duration::from_secs(10);
+/// The time for which the daemon waits for output to be written when it ends.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Returns the path of the output of a sandbox's detached commands, below its folder for logs.
 pub fn path(folder: &Path) -> PathBuf {
@@ -111,7 +111,7 @@ impl Writers {
                 task.await.or_warn("write to the log of a sandbox", "task");
             }
         };
-        tokio::time::timeout(FINISH, wait).await.or_warn("write the last output of detached commands", "daemon");
+        tokio::time::timeout(FINISH_TIMEOUT, wait).await.or_warn("write the last output of detached commands", "daemon");
     }
 
     fn all(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {

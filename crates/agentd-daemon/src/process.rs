@@ -30,15 +30,15 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// Interval between two checks for sandboxes that are idle or whose time is over.
+/// Interval between two checks for sandboxes that are idle or whose time to live has expired.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The time after which the daemon ends, if no sandbox has processes or a time to live, and no client connects.
 const IDLE: Duration = Duration::from_secs(5);
 
 /// Runs the daemon for the sandboxes below `place`. Returns after SIGTERM or SIGINT, or after a few seconds in which no sandbox
-/// had processes or a time to live and no client connected. Returns at once if another daemon holds the lock. Disks with a limit
-/// are mounted in `own`, if there is one.
+/// had processes or a time to live and no client connected. Returns immediately if another daemon holds the lock. Disks with a
+/// limit are mounted in `own`, if there is one.
 ///
 /// `prove` attacks a sandbox in the namespaces of this process. The daemon calls `prove` before a client creates a sandbox or
 /// starts a command, unless the client is in these namespaces and has attacked a sandbox itself.
@@ -217,7 +217,7 @@ mod tests {
             client.args(&argv[1..]).current_dir(place.path().join(folder::FOLDER)).stdin(std::process::Stdio::piped());
             let mut client = client.spawn().unwrap();
             let peer = accept(&listener, None).await.unwrap().peer;
-            assert_eq!((peer == Peer::Here, matches!(peer, Peer::OtherNamespaces(_))), (is_here, !is_here), "{argv:?}");
+            assert_eq!((peer == Peer::SameNamespaces, matches!(peer, Peer::OtherNamespaces(_))), (is_here, !is_here), "{argv:?}");
             drop(client.stdin.take());
             client.wait().unwrap();
         }

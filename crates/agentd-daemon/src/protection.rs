@@ -74,7 +74,7 @@ impl Watches {
     /// first call inspects the protected paths, and reads the changes that an earlier daemon could not report.
     ///
     /// # Errors
-    /// If `interrupt` is requested meanwhile, or a file system does not answer.
+    /// If `interrupt` is requested in the meantime, or a file system does not answer.
     pub(crate) async fn get(
         &self,
         name: &Name,
@@ -90,7 +90,8 @@ impl Watches {
         let begun = interrupt.run(begin).await.filter(|_| !interrupt.is_asked());
         let shared = SharedWatch(Arc::new(begun.ok_or_else(|| {
             DaemonError::Refused(format!(
-                "inspect the protected paths of sandbox {name}: a file system does not answer, or the client has left — try again"
+                "inspect the protected paths of sandbox {name}: a file system does not answer, or the client has \
+                 disconnected — try again"
             ))
         })?));
         // Changes that the previous daemon left must also survive the end of this daemon.

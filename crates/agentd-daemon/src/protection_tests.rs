@@ -139,7 +139,7 @@ async fn path_hidden_from_the_comparison_before_a_command_is_reported_after_it()
 async fn clients_of_a_sandbox_are_answered_during_a_comparison() {
     let place = Place::new();
     let watched = place.shared().await;
-    // A comparison that takes long: its thread has the lock.
+    // A comparison that takes a long time: its thread has the lock.
     let comparison = watched.0.watch.clone().lock_owned().await;
     let (began, has_begun) = tokio::sync::oneshot::channel();
     let (end, ends) = std::sync::mpsc::channel::<()>();
@@ -179,14 +179,14 @@ async fn change_after_the_last_command_is_logged_and_kept_for_a_client_of_the_ne
     fs::write(place.path(".envrc"), "evil").unwrap();
     watched.note_ended(name(), true, Interrupt::default()).await;
     assert!(place.log().contains("[agentd: warning: protected path created: ") && place.log().contains(".envrc"));
-    // The next daemon finds the present file, and knows that no client has received the change.
+    // The next daemon finds the current file, and knows that no client has received the change.
     let next = place.shared().await;
     assert_eq!(delivered(&next).await, delivered(&watched).await);
     assert!(delivered(&next).await.is_empty() && delivered(&place.shared().await).await.is_empty());
     // Without a start, nothing is compared.
     fs::write(place.path(".envrc"), "changed by the user").unwrap();
     assert!(watched.compare_ended(true, Interrupt::default()).await.is_empty());
-    // If processes may remain, the report says so.
+    // If processes may remain, the report states this.
     watched.starts(false).await;
     assert!(!watched.compare_ended(false, Interrupt::default()).await.gaps.is_empty());
 }
@@ -280,7 +280,7 @@ async fn changes_after_the_last_comparison_of_a_killed_daemon_are_reported_by_th
     // A detached command continues. The daemon is killed.
     fs::write(place.path(".envrc"), "evil").unwrap();
     for _ in 0..2 {
-        // The report outlives this daemon too, if it is killed before a client receives the report.
+        // The report also outlives this daemon, if the daemon is killed before a client receives the report.
         let next = place.shared().await;
         let report = next.take();
         let changes: Vec<_> = report.changes.iter().map(|change| (change.path.clone(), change.how)).collect();

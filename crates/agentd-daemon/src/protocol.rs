@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// The protocol version. It changes whenever a message changes: a daemon that was started by another build rejects the request
 /// and reports its version. [`Hello`] begins with the version, and [`Reply::Failed`] with [`Failure::Version`] has the same form
 /// in all versions.
-pub(crate) const VERSION: u32 = 13;
+pub(crate) const VERSION: u32 = 14;
 
 /// Maximum size of a frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
 pub(crate) const MAX_FRAME: usize = 4 << 20;
@@ -20,8 +20,8 @@ pub(crate) const MAX_FRAME: usize = 4 << 20;
 /// Maximum size of a file that is copied in or out, in bytes.
 pub(crate) const MAX_FILE: u64 = 1 << 30;
 
-/// The first message of a client. It has no descriptors, and a fixed length: until a client in other namespaces has proven that
-/// it has the key, the daemon reads only this many bytes and those of [`Answer`].
+/// The first message of a client. It has no descriptors, and a fixed length. Before a client in other namespaces has proven that
+/// it has the key, the daemon reads only this message and [`Answer`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub version: u32,
@@ -33,13 +33,13 @@ pub(crate) struct Hello {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Answer(pub Tag);
 
-/// The requests, of which a client sends one after [`Hello`].
+/// The requests. A client sends one of them after [`Hello`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Create a sandbox. With `proven`, the client has proven the boundary in its own namespaces.
     Create { name: Name, about: Box<SandboxSettings>, proven: bool },
     /// Start a command in a sandbox. Answered by [`Reply::Started`] and, at its end, [`Reply::Ended`]; a detached command by
-    /// [`Reply::Made`] at once. `proven` as for [`Request::Create`].
+    /// [`Reply::Made`] immediately. `proven` as for [`Request::Create`].
     Exec { name: Name, command: Box<Command>, detach: bool, proven: bool },
     /// Return the state of all sandboxes that have processes.
     Status,
@@ -207,7 +207,7 @@ pub struct Daemon {
     pub version: String,
     /// The version of the messages between the daemon and its clients.
     pub protocol: u32,
-    /// When the daemon started, in seconds since 1970.
+    /// The time at which the daemon started, in seconds since 1970.
     pub started: u64,
     /// The sandboxes that have processes.
     pub sandboxes: Vec<Status>,

@@ -1,8 +1,8 @@
 //! The mark of a sandbox whose processes may run: a file with the time of the last comparison of its protected paths.
 //!
-//! The daemon removes the mark when all processes have ended and the paths were compared. If a new daemon finds it, the daemon
-//! before it was killed, and the new one reports the paths that have changed since that time. The file lies in the sandbox's
-//! folder for logs, which no payload can reach.
+//! The daemon removes the mark when all processes have ended and the paths have been compared. If a new daemon finds it, the
+//! daemon before it was killed, and the new one reports the paths that have changed since that time. The file lies in the
+//! sandbox's folder for logs, which no payload can reach.
 
 use std::{
     fs, io,
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_is_the_same_after_write_and_read_and_a_damaged_file_is_no_missing_one() {
+    fn time_round_trips_and_a_damaged_file_is_not_a_missing_one() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(read(folder.path()), None);
         remove(folder.path()).unwrap();

@@ -27,7 +27,7 @@ pub(crate) struct Server {
     pub state: Arc<SandboxStore>,
     pub runtimes: Runtimes,
     pub watches: Watches,
-    /// When the daemon started, in seconds since 1970.
+    /// The time at which the daemon started, in seconds since 1970.
     started: u64,
     admission: Admission,
     pub writers: Writers,
@@ -165,7 +165,7 @@ impl Server {
         Ok(Some((Reply::Done, None)))
     }
 
-    /// Runs work on files, which may take long, in a separate thread.
+    /// Runs work on files, which may take a long time, in a separate thread.
     pub(crate) async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce(&SandboxStore) -> Result<T, StoreError> + Send + 'static,
@@ -192,7 +192,7 @@ impl Server {
     fn status(&self) -> Vec<Status> {
         let mut all = Vec::new();
         for (name, runtime) in self.runtimes.each() {
-            // Copying a sandbox may hold its lock for long, and a status request does not wait for that.
+            // Copying a sandbox may hold its lock for a long time, and a status request does not wait for that.
             let activity = match runtime.try_lock() {
                 Err(_) => Activity::Changing,
                 Ok(runtime) => match &runtime.running {
@@ -209,8 +209,7 @@ impl Server {
 }
 
 /// Compares the objects of grants with those that the client granted. A grant without an object is refused: the client may be in
-/// another mount namespace, in which the path leads to another object. The guard decides about each grant, whatever the client
-/// says.
+/// another mount namespace, in which the path leads to another object. The guard checks each grant, whatever the client claims.
 pub(crate) fn compare(spec: &mut SandboxSpec) -> Result<(), DaemonError> {
     if let Some(waived) = spec.grants.iter().find(|grant| grant.guard != GuardRule::Apply) {
         return Err(DaemonError::Refused(format!(

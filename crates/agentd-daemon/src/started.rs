@@ -22,7 +22,7 @@ pub struct Started {
     controls: Vec<ControlReport>,
     before: Report,
     after: Arc<Mutex<Report>>,
-    /// True once the outcome was received.
+    /// True once the outcome has been received.
     waited: bool,
 }
 
@@ -31,7 +31,7 @@ pub struct Started {
 pub struct After(Arc<Mutex<Report>>);
 
 impl After {
-    /// Returns the report; it is empty until the outcome was received.
+    /// Returns the report; it is empty until the outcome has been received.
     pub fn report(&self) -> Report {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

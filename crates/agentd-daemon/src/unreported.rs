@@ -16,8 +16,8 @@ const FILE: &str = "unreported";
 /// The name under which a new file is written.
 const DRAFT: &str = "unreported.new";
 
-/// Returns the report in the file; an empty one if there is no file. If the file cannot be read or is damaged, the report says
-/// so, because the client is to know that changes are missing.
+/// Returns the report in the file; an empty one if there is no file. If the file cannot be read or is damaged, the report states
+/// this, because the client must learn that changes are missing.
 pub(crate) fn read(folder: &Path) -> Report {
     let path = folder.join(FILE);
     let read = || -> io::Result<Report> {
@@ -59,7 +59,7 @@ mod tests {
         let change =
             Change { path, how: How::NotCompared, is_git_directory: true, digest: Some([7; 32]), grant: Some("/w".into()) };
         let mut report = Report { restarted: true, ..Report::default() };
-        // More than a report names, so that some are counted.
+        // A report names fewer changes, so some of these are only counted.
         report.add(Report { changes: vec![change; 1000], ..Report::default() });
         assert!(!report.omitted.is_empty());
         assert_eq!(read(folder.path()), Report::default());

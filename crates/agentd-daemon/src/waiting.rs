@@ -1,4 +1,4 @@
-//! The clients in other namespaces that have connected, and have not proven yet that they have the key.
+//! The clients in other namespaces that have connected, and have not yet proven that they have the key.
 //!
 //! At most 64 such clients wait. They are grouped by their pair of user and PID namespace. If another client connects, the oldest
 //! client of the largest group is displaced. All processes of a payload are in the same namespaces. A payload therefore displaces

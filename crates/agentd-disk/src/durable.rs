@@ -61,8 +61,8 @@ pub fn make_folder(path: &Path) -> Result<(), DiskError> {
     fs::DirBuilder::new().mode(0o700).create(path).during("create", path)
 }
 
-/// Returns the sorted paths of the entries of a directory. The result is empty if `folder` is not a directory or was removed
-/// meanwhile.
+/// Returns the sorted paths of the entries of a directory. The result is empty if `folder` is not a directory or was removed in
+/// the meantime.
 ///
 /// # Errors
 /// [`DiskError`] if the directory exists and cannot be read.

@@ -1,5 +1,5 @@
 //! Removes a tree that a payload or an archive created. No symbolic link is followed. A directory whose mode refuses access to
-//! its owner is made accessible first. A directory that lies too deep is first moved to the top of the tree.
+//! its owner is made accessible first. A directory that is nested too deeply is first moved to the top of the tree.
 
 use crate::directory::{lstat, names};
 use rustix::{
@@ -41,7 +41,7 @@ pub fn empty(directory: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-/// The top of the tree, to which directories that lie too deep are moved.
+/// The top of the tree, to which directories that are nested too deeply are moved.
 struct TopDirectory<'a> {
     directory: &'a OwnedFd,
     moved: u64,

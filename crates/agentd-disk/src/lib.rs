@@ -11,6 +11,7 @@ mod owner;
 mod private;
 mod scratch;
 mod staging;
+mod trusted;
 
 pub use directory::{lstat, names};
 pub use durable::{entries, flush_all, flush_directory, make_folder, read, write};
@@ -21,3 +22,4 @@ pub use owner::{is_ambiguous_uid, is_own_uid};
 pub use private::{NotPrivate, make_private};
 pub use scratch::Scratch;
 pub use staging::{Staging, abandoned, pinned};
+pub use trusted::{TrustError, TrustedFile, read_trusted_file, read_trusted_folder};

@@ -4,6 +4,7 @@
 use crate::error::{DiskError, FileContext as _};
 use std::{
     fs::{File, OpenOptions, TryLockError},
+    io,
     os::unix::fs::OpenOptionsExt,
     path::Path,
 };
@@ -23,7 +24,7 @@ impl Lock {
         Ok(Self(file))
     }
 
-    /// Takes the lock; returns `None` if it is held. Such a holder may keep the lock as long as it runs.
+    /// Takes the lock; returns `None` if another holder has it. That holder may keep the lock until its process ends.
     ///
     /// # Errors
     /// As for [`Lock::take`].
@@ -33,6 +34,23 @@ impl Lock {
             Ok(()) => Ok(Some(Self(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error).during("lock", path),
+        }
+    }
+
+    /// Returns true if another open file holds the lock. Creates no lock file, and does not keep the lock. Other calls of this
+    /// function do not count as holders.
+    ///
+    /// # Errors
+    /// [`DiskError`] if an existing lock file cannot be opened or tried.
+    pub fn is_held(path: &Path) -> Result<bool, DiskError> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            opened => opened.during("open", path)?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error).during("try to lock", path),
         }
     }
 }

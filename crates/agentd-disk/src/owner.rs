@@ -3,12 +3,12 @@
 use std::{fs, sync::OnceLock};
 
 /// The overflow uid of a kernel whose setting cannot be read (`DEFAULT_OVERFLOWUID` in `include/linux/highuid.h`).
-const USUAL: u32 = 65534;
+const DEFAULT_OVERFLOW_UID: u32 = 65534;
 
 /// The map of a user namespace that maps every uid (`user_namespaces(7)`).
-const EVERY: [u32; 3] = [0, 0, u32::MAX];
+const FULL_MAP: [u32; 3] = [0, 0, u32::MAX];
 
-/// Returns true if `uid`, as the kernel reports it to this process, certainly is the effective uid of this process. Returns false
+/// Returns true if `uid`, as the kernel reports it to this process, is certainly the effective uid of this process. Returns false
 /// for an ambiguous uid ([`is_ambiguous_uid`]).
 pub fn is_own_uid(uid: u32) -> bool {
     uid == rustix::process::geteuid().as_raw() && !is_ambiguous_uid(uid)
@@ -24,12 +24,12 @@ pub fn is_ambiguous_uid(uid: u32) -> bool {
 fn overflow_uid() -> u32 {
     static SETTING: OnceLock<u32> = OnceLock::new();
     let read = || fs::read_to_string("/proc/sys/kernel/overflowuid").ok()?.trim().parse().ok();
-    *SETTING.get_or_init(|| read().unwrap_or(USUAL))
+    *SETTING.get_or_init(|| read().unwrap_or(DEFAULT_OVERFLOW_UID))
 }
 
-/// The kernel accepts such a map only if the parent namespace maps every uid too.
+/// The kernel accepts such a map only if the parent namespace also maps every uid.
 fn maps_every_uid(map: &str) -> bool {
-    map.split_ascii_whitespace().map(str::parse).eq(EVERY.map(Ok))
+    map.split_ascii_whitespace().map(str::parse).eq(FULL_MAP.map(Ok))
 }
 
 #[cfg(test)]

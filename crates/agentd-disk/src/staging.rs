@@ -1,6 +1,6 @@
-//! Staging directories: new content is built in one, and removed content is moved into one. The creator of a staging directory
-//! holds its lock (`flock`) until the creator removes the directory. If another process can take the lock, the creator is dead
-//! and the directory is abandoned.
+//! Staging directories: new content is built in them, and content to be removed is moved into them. The creator of a staging
+//! directory holds its lock (`flock`) until the creator removes the directory. If another process can take the lock, the creator
+//! is dead and the directory is abandoned.
 
 use crate::{
     durable::{entries, make_folder},

@@ -12,7 +12,7 @@ use std::{
     thread::{self, ThreadId},
 };
 
-/// A kind that plans nothing. The reason of its error is the thread on which the plan was requested.
+/// A kind that plans nothing. The reason in its error is the thread on which the plan was requested.
 struct NamesThread;
 
 impl BackendKind for NamesThread {

@@ -149,7 +149,7 @@ impl SupervisorConnection {
                 let reason = format!("{e} — pass fewer or shorter arguments and environment variables");
                 Err(IsolationError::Invalid { what: "command".to_owned(), reason })
             }
-            // A loss that was recorded earlier has the better cause.
+            // If the loss of the connection is already recorded, that record has the original cause.
             Err(other) => Err(self.lost().unwrap_or_else(|| IsolationError::SupervisorDied(other.to_string()))),
         }
     }
@@ -201,7 +201,7 @@ impl SupervisorConnection {
         &self.pidfd
     }
 
-    /// Kills the whole sandbox at once, if it is still there.
+    /// Kills the whole sandbox immediately, if it is still there.
     pub(crate) fn kill(&self) {
         // Fails if the process has already exited, which is the desired state.
         rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).or_debug("kill supervisor", &self.pidfd);

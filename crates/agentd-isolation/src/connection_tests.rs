@@ -11,7 +11,7 @@ use std::{
     process::Child,
 };
 
-/// Starts a process that is no supervisor. Returns the connection to it, the task of the connection, the peer's end of the
+/// Starts a process that is not a supervisor. Returns the connection to it, the task of the connection, the peer's end of the
 /// channel, and the process.
 fn impostor() -> (Arc<SupervisorConnection>, JoinHandle<()>, OwnedFd, Child) {
     let child = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();

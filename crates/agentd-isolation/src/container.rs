@@ -6,7 +6,7 @@
 //! programs.
 //!
 //! If the caller is root, each sandbox has 65536 host ids that no other live sandbox has. If the caller is an ordinary user, root
-//! inside is that user, and the other ids inside map to the caller's subordinate ids, if any.
+//! in the sandbox is that user, and the other ids in the sandbox map to the caller's subordinate ids, if any.
 
 use crate::{
     egress, fallback, grants, names,
@@ -121,7 +121,7 @@ pub fn plan(config: &ContainerConfig, spec: &SandboxSpec) -> Result<SandboxPlan,
     };
     let layers = [layers, lower.to_vec()].concat();
     let (system, links) = if of_the_host { host_programs() } else { (Vec::new(), Vec::new()) };
-    // The links were created with the first layer. The lower layers contain all later changes to them, also their removal.
+    // The links were created with the first layer. The lower layers contain all later changes to them, including their removal.
     let has_committed = !lower.is_empty();
     let links = if has_committed { Vec::new() } else { links };
     let etc = match &upper {

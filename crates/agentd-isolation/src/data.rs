@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// The environment variable that overrides the default directory.
 const VARIABLE: &str = "AGENTD_DATA_DIR";
 
-/// Returns the data directory, or `None` if there is no place for one:
+/// Returns the data directory, or `None` if none of these is known. The first that is known is used:
 ///
 /// - the directory that `AGENTD_DATA_DIR` names, if that is an absolute path;
 /// - for root, `/var/lib/agentd`;

@@ -3,25 +3,30 @@
 //!
 //! - `grants`, [`changed`] and `describe`: functions from network grants to values.
 //! - `inspection`: the settings of a sandbox for the inspection of TLS.
-//! - `gateway`: the gateway of a running sandbox. `record` converts its record into the form that callers of the sandbox read.
+//! - `trusted`: the places of the certificates that the gateway trusts.
+//! - `gateway`: the gateway of a running sandbox. `machine`: the same for a virtual machine, whose agent passes the connections.
+//!   `record` converts the record of a gateway into the form that callers of the sandbox read.
 //! - `descriptors`: the number of connections that the gateways of this process may carry.
 
 mod descriptors;
 mod gateway;
 mod inspection;
+mod machine;
 mod record;
+mod trusted;
 
 pub use descriptors::raise_descriptor_limit;
 pub(crate) use gateway::SandboxGateway;
+pub use machine::{MachineGateway, no_hosts};
 
 use agentd_core::{IsolationError, Network, PlanLine, SandboxSpec, Writable};
 use agentd_egress::{
     GatewayConfig, NetGrant, NetGrants,
     gateway::enforceable,
-    grant::{Carried, GrantError, Hosts},
+    grant::{Carried, GrantError, Hosts, Transport},
     proxy::{ProxyServer, Upstream},
 };
-use agentd_kernel::mount::trust::TrustPlan;
+use agentd_kernel::{gateway::GatewayPorts, mount::trust::TrustPlan};
 use inspection::Inspected;
 use std::{collections::BTreeSet, ffi::OsString};
 
@@ -39,7 +44,7 @@ pub(crate) fn grants(network: &Network) -> Result<Option<NetGrants>, IsolationEr
     enforceable(&grants, true).map_err(|error| refused(&error))?;
     let ports = ports_of(&grants).len();
     if ports > MAX_PORTS {
-        return Err(refused(&format!("{ports} different ports are granted, the maximum is {MAX_PORTS} — grant fewer ports")));
+        return Err(refused(&format!("{ports} different ports are granted; the maximum is {MAX_PORTS} — grant fewer ports")));
     }
     Ok(Some(grants))
 }
@@ -79,8 +84,8 @@ pub fn changed(network: &Network, allow: &[String], revoke: &[String]) -> Result
 }
 
 /// Refuses what a sandbox with layers on disk, such as a named sandbox, cannot have: secrets, and network grants that need
-/// inspection. Its record may contain no secret, and its granted hosts change while its commands run, which have the certificates
-/// and placeholders of their start.
+/// inspection. Its record may contain no secret, and its granted hosts may change while commands run. These commands have the
+/// certificates and placeholders from their start.
 ///
 /// # Errors
 /// [`IsolationError::Invalid`] for a secret, for such a network grant, and as for [`changed`].
@@ -105,23 +110,26 @@ fn uninspected(grants: &NetGrants) -> Result<(), IsolationError> {
     })
 }
 
-fn ports_of(grants: &NetGrants) -> BTreeSet<u16> {
-    grants.iter().map(|grant| grant.port).collect()
+fn ports_of(grants: &NetGrants) -> BTreeSet<(Transport, u16)> {
+    grants.iter().map(|grant| (grant.transport(), grant.port)).collect()
 }
 
 fn refused(reason: &dyn ToString) -> IsolationError {
     IsolationError::Invalid { what: "network".to_owned(), reason: reason.to_string() }
 }
 
-/// Returns the ports at which the gateway listens in a sandbox of this network.
+/// Returns the ports at which the gateway has sockets in a sandbox of this network.
 ///
 /// # Errors
-/// As for [`grants`].
-pub(crate) fn ports(network: &Network) -> Result<Vec<u16>, IsolationError> {
-    Ok(grants(network)?.as_ref().map(ports_of).unwrap_or_default().into_iter().collect())
+/// [`IsolationError::Invalid`] for network grants that cannot be enforced.
+pub fn ports(network: &Network) -> Result<GatewayPorts, IsolationError> {
+    let ports = grants(network)?.as_ref().map(ports_of).unwrap_or_default();
+    let of = |transport| ports.iter().filter(|port| port.0 == transport).map(|port| port.1).collect();
+    Ok(GatewayPorts { tcp: of(Transport::Tcp), udp: of(Transport::Udp) })
 }
 
 /// The settings of a sandbox with granted hosts.
+#[derive(Clone)]
 pub(crate) struct EgressSettings {
     gateway: GatewayConfig,
     /// The trust stores of the payload, if its TLS is inspected.
@@ -136,12 +144,13 @@ pub(crate) struct EgressSettings {
 /// request could use.
 pub(crate) fn settings(spec: &SandboxSpec) -> Result<Option<EgressSettings>, IsolationError> {
     let Some(grants) = of_spec(spec)? else { return Ok(None) };
-    let (inspection, trust, environment) = match inspection::prepare(&spec.secrets, &grants)? {
+    let (inspection, trust, environment) = match inspection::prepare(spec, &grants)? {
         Some(Inspected { inspection, trust, environment }) => (Some(inspection), Some(trust), environment),
         None => (None, None, Vec::new()),
     };
     let deny_reason = Some(spec.deny_reasons.join("\n")).filter(|text| !text.is_empty());
-    let gateway = GatewayConfig { upstream: upstream()?, inspection, deny_reason, ..GatewayConfig::new(grants) };
+    let network_limits = spec.network_limits;
+    let gateway = GatewayConfig { network_limits, upstream: upstream()?, inspection, deny_reason, ..GatewayConfig::new(grants) };
     Ok(Some(EgressSettings { gateway, trust, environment }))
 }
 
@@ -151,6 +160,10 @@ fn of_spec(spec: &SandboxSpec) -> Result<Option<NetGrants>, IsolationError> {
         check_layered(spec)?;
     }
     let grants = grants(&spec.network)?;
+    if grants.is_none() && !spec.network_limits.is_empty() {
+        let reason = "limits of the network need granted hosts — grant hosts (`--net allow=HOST`), or drop the limits";
+        return Err(refused(&reason));
+    }
     match spec.secrets.first() {
         Some(secret) if grants.is_none() => Err(IsolationError::Invalid {
             what: format!("secret {}", secret.target),
@@ -160,7 +173,7 @@ fn of_spec(spec: &SandboxSpec) -> Result<Option<NetGrants>, IsolationError> {
     }
 }
 
-/// Returns true if the gateway checks the requests inside of TLS for the grant.
+/// Returns true if the gateway checks the requests inside TLS for the grant.
 fn checks_requests(grant: &NetGrant) -> bool {
     grant.carried == Carried::Tls && grant.request.is_some()
 }
@@ -179,12 +192,12 @@ fn upstream() -> Result<Upstream, IsolationError> {
 /// Describes what the network of a spec grants.
 ///
 /// # Errors
-/// As for [`settings`].
-pub(crate) fn describe(spec: &SandboxSpec) -> Result<Vec<PlanLine>, IsolationError> {
+/// As for `settings`.
+pub fn describe(spec: &SandboxSpec) -> Result<Vec<PlanLine>, IsolationError> {
     let Some(grants) = of_spec(spec)? else { return Ok(Vec::new()) };
     let mut lines: Vec<_> = grants.iter().map(|grant| PlanLine::new("allowed", described(grant))).collect();
-    lines.extend(inspection::describe(&spec.secrets, &grants)?);
-    lines.push(PlanLine::new("refused", "every other name, address and port; UDP; TLS for another name"));
+    lines.extend(inspection::describe(spec, &grants)?);
+    lines.push(PlanLine::new("refused", "every other name, address and port; other UDP; TLS for another name"));
     let rule = "private, loopback, link-local and other special addresses only if a grant names their range";
     lines.push(PlanLine::new("addresses", rule));
     let way = match upstream()? {
@@ -192,6 +205,23 @@ pub(crate) fn describe(spec: &SandboxSpec) -> Result<Vec<PlanLine>, IsolationErr
         _ => "from this host, without a proxy",
     };
     lines.push(PlanLine::new("gateway", way));
+    if !spec.network_limits.is_empty() {
+        lines.push(PlanLine::new("limited", spec.network_limits.to_string()));
+    }
+    Ok(lines)
+}
+
+/// Describes what the network of a spec grants in a virtual machine.
+///
+/// # Errors
+/// As for [`describe`], and for network grants of UDP.
+pub fn describe_for_machine(spec: &SandboxSpec) -> Result<Vec<PlanLine>, IsolationError> {
+    grants(&spec.network)?.as_ref().map_or(Ok(()), machine::carried)?;
+    let mut lines = describe(spec)?;
+    if !lines.is_empty() {
+        let rule = "the agent in the machine states each destination and each refused attempt; this host looks up the grants";
+        lines.push(PlanLine::new("guest", rule));
+    }
     Ok(lines)
 }
 
@@ -200,78 +230,12 @@ fn described(grant: &NetGrant) -> String {
         _ if checks_requests(grant) => "requests inside of TLS",
         (Hosts::Names(_), Carried::Tls) => "TLS for this name",
         (Hosts::Names(_), Carried::Http) => "HTTP/1 requests to this host",
+        (_, Carried::Udp) => "UDP, content not examined",
         _ => "TCP, content not examined",
     };
     format!("{grant} ({examined})")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use agentd_core::{DiskLayers, NetworkSecret};
-
-    fn network(grants: &[&str]) -> Network {
-        Network::Egress(texts(grants))
-    }
-
-    fn texts(grants: &[&str]) -> Vec<String> {
-        grants.iter().map(|grant| (*grant).to_owned()).collect()
-    }
-
-    #[test]
-    fn change_revokes_first_and_adds_no_grant_twice() {
-        let before = network(&["a.example", "b.example:443", "10.0.0.0/8:5432"]);
-        let after = changed(
-            &before,
-            &texts(&["C.example", "b.example", "10.0.0.0/8:5432"]),
-            &texts(&["A.example:443", "10.0.0.0/8:5432"]),
-        );
-        assert_eq!(after.unwrap(), network(&["b.example:443", "c.example:443", "10.0.0.0/8:5432"]));
-        assert_eq!(changed(&before, &[], &texts(&["a.example", "b.example", "10.0.0.0/8:5432"])).unwrap(), network(&[]));
-    }
-
-    #[test]
-    fn change_that_cannot_be_enforced_is_refused_with_its_cause() {
-        let before = network(&["a.example"]);
-        let many: Vec<String> = (1..=MAX_PORTS).map(|port| format!("a.example:{port}")).collect();
-        for (allow, revoke, cause) in [
-            (texts(&["*"]), texts(&[]), "\"*\""),
-            (
-                texts(&[]),
-                texts(&["b.example"]),
-                "no network grant b.example:443 — revoke one of its network grants: a.example:443",
-            ),
-            (texts(&[]), texts(&["a.example:80"]), "no network grant a.example:80"),
-            (texts(&["a.example:123/udp"]), texts(&[]), "UDP is not carried"),
-            (texts(&["a.example/GET:/x"]), texts(&[]), "which a named sandbox does not have — remove"),
-            (many, texts(&[]), "25 different ports"),
-        ] {
-            let error = changed(&before, &allow, &revoke).unwrap_err().to_string();
-            assert!(error.contains(cause), "{error}");
-        }
-        for network in [Network::Off, Network::Host] {
-            assert!(changed(&network, &[], &[]).unwrap_err().to_string().contains("--net log"));
-        }
-    }
-
-    #[test]
-    fn sandbox_with_layers_on_disk_has_neither_secrets_nor_inspection() {
-        let layers = DiskLayers { lower: Vec::new(), upper: "/upper".into() };
-        let kept = |grants| SandboxSpec {
-            network: network(grants),
-            writable: Writable::KeptLayers(layers.clone()),
-            ..SandboxSpec::default()
-        };
-        // HTTP without TLS needs no inspection.
-        assert!(settings(&kept(&["a.example", "a.example:80/GET:/x"])).is_ok());
-        let error = settings(&kept(&["a.example/GET:/x"])).err().unwrap().to_string();
-        assert!(error.contains("which a named sandbox does not have — remove"), "{error}");
-        let mut secret = kept(&["a.example"]);
-        secret.secrets.push(NetworkSecret::new("KEY@a.example", "the-real-value".to_owned()));
-        for secrets in [secret.clone(), SandboxSpec { network: Network::Off, ..secret }] {
-            let error = settings(&secrets).err().unwrap().to_string();
-            assert!(error.contains("has no secrets — use `agentd run --secret`"), "{error}");
-            assert!(!error.contains("the-real-value"), "{error}");
-        }
-    }
-}
+#[path = "egress_tests.rs"]
+mod tests;

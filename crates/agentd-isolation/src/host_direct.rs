@@ -9,6 +9,7 @@ use crate::{
 use agentd_core::{BackendTraits, IsolationError, NetworkMode, Root, SandboxSpec, Startup, Writable};
 use agentd_kernel::{
     cgroup::CgroupPlan,
+    gateway::GatewayPorts,
     namespace::{Ids, NamespacePlan},
     privileges::Capabilities,
 };
@@ -69,7 +70,7 @@ impl BackendKind for HostDirect {
         let rlimit_notes = fallback::cpu_time(&mut cgroup).into_iter().collect();
         Ok(SandboxPlan {
             namespaces: NamespacePlan { enabled: false, network: NetworkMode::Host, ids: Ids::Dedicated },
-            gateway_ports: Vec::new(),
+            gateway_ports: GatewayPorts::default(),
             tree: Tree::Host,
             capabilities: Capabilities::NONE,
             landlock: None,

@@ -1,8 +1,8 @@
 //! The library's side of the launcher.
 //!
 //! Any number of orders can be in progress at once. [`PendingOrders`] matches each report to its order by the sandbox's id. A
-//! thread reads the reports ([0070](../../../docs/decisions/0070-read-launcher-reports-in-a-thread.md)). No task does, because a
-//! task makes progress only while the runtime of its caller is driven, and the callers of other runtimes would wait for it.
+//! thread reads the reports ([0070](../../../docs/decisions/0070-read-launcher-reports-in-a-thread.md)). A task cannot read them,
+//! because it makes progress only while its caller's runtime is driven. Callers on other runtimes would wait for that runtime.
 
 mod loss;
 mod pending_orders;
@@ -241,7 +241,7 @@ fn next_report(reports: &mut Channel) -> Result<Report, ChannelError> {
         if let Some((report, _)) = reports.buffered()? {
             return Ok(report);
         }
-        // The socket is non-blocking, because orders are sent over it too.
+        // The socket is non-blocking, because orders are also sent over it.
         match poll(&mut [PollFd::new(reports, PollFlags::IN)], None) {
             Ok(_) => drop(reports.fill()?),
             Err(Errno::INTR) => {}

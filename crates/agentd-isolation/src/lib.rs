@@ -45,6 +45,7 @@ pub mod tracker;
 pub use agentd_core::*;
 pub use agentd_kernel::mount::root::{Base, RootPlan, Upper};
 pub use agentd_supervisor::plan::{SandboxPlan, Tree};
+pub use agentd_supervisor::role::Role;
 pub use container::{ContainerBackend, ContainerConfig};
 pub use data::data_directory;
 pub use head_tail::HeadTail;

@@ -33,7 +33,7 @@ pub const SYSTEM_DIRECTORIES: [&str; 11] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix/store", "/gnu/store"];
 
 /// Directories below `/` that the view recreates.
-const KEPT: [&str; 3] = ["/proc", "/dev", "/tmp"];
+const RECREATED: [&str; 3] = ["/proc", "/dev", "/tmp"];
 
 /// Directories that stay visible although their parents are masked: the parts of `/sys` that runtimes read to size their thread
 /// pools, and program stores. The sockets of the stores' daemons, in the same parents, stay hidden.
@@ -166,7 +166,7 @@ fn masks() -> Result<Vec<PathBuf>, IsolationError> {
     for entry in std::fs::read_dir("/").map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let path = entry.path();
-        let visible = SYSTEM_DIRECTORIES.iter().chain(&KEPT).any(|kept| path == Path::new(kept));
+        let visible = SYSTEM_DIRECTORIES.iter().chain(&RECREATED).any(|kept| path == Path::new(kept));
         if !visible && !entry.file_type().map_err(failed)?.is_symlink() {
             masks.push(path);
         }
@@ -188,7 +188,7 @@ fn shown() -> &'static [PathBuf] {
 fn system_rules() -> &'static [Rule] {
     static RULES: OnceLock<Vec<Rule>> = OnceLock::new();
     RULES.get_or_init(|| {
-        // On most systems /bin, /lib and /sbin are links into /usr, which has a rule of its own.
+        // On most systems /bin, /lib and /sbin are links into /usr, which has a separate rule.
         let linked = |path: &str| Path::new(path).read_link().is_ok_and(|target| Path::new("/").join(target).starts_with("/usr"));
         let found = SYSTEM_DIRECTORIES.iter().chain(&SHOWN[..2]).filter(|path| Path::new(path).exists() && !linked(path));
         let mut rules: Vec<Rule> = found.map(|path| rule(path, Access::ReadOnly, true)).collect();

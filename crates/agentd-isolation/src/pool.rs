@@ -91,8 +91,8 @@ struct SharedPool {
 }
 
 impl SandboxPool {
-    /// Creates a pool of sandboxes of `spec` on `backend`, which starts to fill at once. The pool and its sandboxes are bound to
-    /// the current tokio runtime. All sandboxes of the pool are granted the objects that the grant paths name now.
+    /// Creates a pool of sandboxes of `spec` on `backend`, which starts to fill immediately. The pool and its sandboxes are bound
+    /// to the current tokio runtime. All sandboxes of the pool are granted the objects that the grant paths name now.
     ///
     /// # Errors
     /// [`IsolationError::Invalid`] for a `writable` other than memory, refused grants or limits, or a call outside a tokio
@@ -123,8 +123,8 @@ impl SandboxPool {
         Ok(Self { shared, refill })
     }
 
-    /// Returns a sandbox that has run no command: a live idle sandbox if there is one. Otherwise creates a sandbox as soon as
-    /// [`PoolLimits::create_permits`] allows. The caller destroys it.
+    /// Returns a sandbox that has run no command: a live idle sandbox if there is one. Otherwise creates a sandbox once
+    /// [`PoolLimits::create_permits`] allows it. The caller destroys it.
     ///
     /// # Errors
     /// [`IsolationError::PoolDrained`], or the error of the backend if a sandbox had to be created. After such an error the pool
@@ -136,7 +136,7 @@ impl SandboxPool {
             return Ok(idle);
         }
         let _turn = shared.turn().await?;
-        // The background task may have added a sandbox meanwhile.
+        // The background task may have added a sandbox in the meantime.
         if let Some(idle) = shared.idle().await? {
             return Ok(idle);
         }
@@ -169,7 +169,7 @@ impl SandboxPool {
     /// may still receive the sandbox they are creating; later takes are refused. A second call is not an error.
     ///
     /// # Errors
-    /// The first failure to destroy an idle sandbox. The remaining ones are destroyed nevertheless.
+    /// The first failure to destroy an idle sandbox. The remaining sandboxes are still destroyed.
     pub async fn drain(&self) -> Result<(), IsolationError> {
         self.shared.state().close();
         self.shared.work.notify_one();
@@ -178,13 +178,13 @@ impl SandboxPool {
         let mut first = Ok(());
         loop {
             // The sandbox stays in the pool until it is destroyed, so that a cancelled drain can be repeated.
-            let Some(idle) = self.shared.state().last_of_all().cloned() else { return first };
+            let Some(idle) = self.shared.state().undestroyed().cloned() else { return first };
             let destroyed = idle.destroy().await;
             if let (Err(error), Err(_)) = (&destroyed, &first) {
                 tracing::warn!(%error, "failed: destroy idle sandbox");
             }
             first = first.and(destroyed);
-            self.shared.state().forget_last();
+            self.shared.state().forget_undestroyed();
         }
     }
 }

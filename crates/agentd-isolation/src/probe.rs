@@ -203,7 +203,7 @@ struct LimitCheck {
 }
 
 fn limit_checks() -> Vec<LimitCheck> {
-    // Reached only if a limit does not hold. An emulated machine needs long to fill memory.
+    // Reached only if a limit does not hold. An emulated machine needs a long time to fill memory.
     let wall = Some(Duration::from_secs(150));
     vec![
         LimitCheck {
@@ -211,14 +211,14 @@ fn limit_checks() -> Vec<LimitCheck> {
             limits: Limits { memory: Some(Bytes(32 << 20)), wall, ..Limits::default() },
             script: "head -c 134217728 /dev/zero | tail",
             held: |outcome| outcome.reason == EndReason::OutOfMemory,
-            broken: "the command exceeded the memory limit, and was not ended as out of memory",
+            broken: "the command exceeded the memory limit, but did not end as out of memory",
         },
         LimitCheck {
             name: "a4_fork_beyond_the_process_limit",
             limits: Limits { processes: Some(8), wall, ..Limits::default() },
             script: "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 30 & done; wait",
             held: |outcome| outcome.reason == EndReason::ProcessLimit,
-            broken: "the command exceeded the process limit, and was not ended for it",
+            broken: "the command exceeded the process limit, but was not ended",
         },
         LimitCheck {
             name: "a4_change_the_group_that_is_shown",
@@ -244,14 +244,14 @@ fn limit_checks() -> Vec<LimitCheck> {
             limits: Limits { file_size: Some(Bytes(1 << 16)), wall, ..Limits::default() },
             script: "exec head -c 200000 /dev/zero > /tmp/big",
             held: |outcome| outcome.reason == EndReason::FileSizeLimit,
-            broken: "the command exceeded the file size limit, and was not ended for it",
+            broken: "the command exceeded the file size limit, but was not ended",
         },
         LimitCheck {
             name: "a4_print_beyond_the_output_limit",
             limits: Limits { output: Some(Bytes(1 << 16)), wall, ..Limits::default() },
             script: "exec yes",
             held: |outcome| outcome.reason == EndReason::OutputLimit,
-            broken: "the command exceeded the output limit, and was not ended for it",
+            broken: "the command exceeded the output limit, but was not ended",
         },
     ]
 }

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 pub struct Rank {
     /// The sum of the scores of the proven claims.
     pub score: u32,
-    /// How long the backend's sandboxes take to start.
+    /// The time that the backend's sandboxes take to start.
     pub startup: Startup,
 }
 

@@ -27,8 +27,8 @@ pub fn take_role(handlers: &[Handler]) {
             Some(handler) => (handler.main)(arguments()),
             None => {
                 eprintln!(
-                    "agentd: cannot run as {role}: this program was built without the role's backend — \
-                     build agentd with its feature"
+                    "agentd: cannot run as {role}: this program was built without the Cargo feature of the role — \
+                     build agentd with its default features"
                 );
                 role::FAILED
             }

@@ -33,6 +33,9 @@ use std::{
 };
 use tokio::{sync::watch, task::JoinHandle};
 
+/// The sockets of a gateway in the network namespace of its sandbox.
+pub type NamespaceSockets = Vec<(GatewaySocket, OwnedFd)>;
+
 /// A live sandbox on the kernel of this process.
 pub struct SharedKernelSandbox {
     id: SandboxId,
@@ -41,7 +44,7 @@ pub struct SharedKernelSandbox {
     controls: Vec<ControlReport>,
     backend: Arc<dyn IsolationBackend>,
     reader: JoinHandle<()>,
-    /// The gateway, if the network is that of granted hosts. Dropped last, so that no process outlives it.
+    /// The gateway, if the network is limited to granted hosts. Dropped last, so that no process outlives it.
     gateway: Option<SandboxGateway>,
 }
 
@@ -50,45 +53,39 @@ struct Greeted {
     connection: Arc<SupervisorConnection>,
     controls: Vec<ControlReport>,
     reader: JoinHandle<()>,
-    sockets: Vec<(GatewaySocket, OwnedFd)>,
+    sockets: NamespaceSockets,
 }
 
 impl SharedKernelSandbox {
     /// Waits until the supervisor has confined itself, then starts serving its channel, and the gateway if there are settings for
-    /// one. Destroys the sandbox if that fails.
+    /// one. Returns the sockets of a gateway that is elsewhere too. Destroys the sandbox if that fails.
     pub(crate) async fn open(
         mut ordered: Ordered,
         backend: Arc<dyn IsolationBackend>,
         limits: Limits,
         gateway: Option<EgressSettings>,
-    ) -> Result<Arc<Self>, IsolationError> {
+    ) -> Result<(Arc<Self>, NamespaceSockets), IsolationError> {
         let opened = match Self::greet(&mut ordered, limits).await {
             Ok(mut greeted) => {
-                Self::connect(std::mem::take(&mut greeted.sockets), gateway).await.map(|gateway| (greeted, gateway))
+                let started = match gateway {
+                    Some(settings) => SandboxGateway::start(std::mem::take(&mut greeted.sockets), settings).await.map(Some),
+                    None => Ok(None),
+                };
+                started.map(|gateway| (greeted, gateway))
             }
             Err(error) => Err(error),
         };
         match opened {
-            Ok((Greeted { connection, controls, reader, .. }, gateway)) => {
+            Ok((Greeted { connection, controls, reader, sockets }, gateway)) => {
                 let id = SandboxId(format!("{}-{}-{}", backend.name(), std::process::id(), ordered.id));
                 tracing::debug!(id = %id.0, "sandbox created");
-                Ok(Arc::new(Self { id, ordered, connection, controls, backend, reader, gateway }))
+                Ok((Arc::new(Self { id, ordered, connection, controls, backend, reader, gateway }), sockets))
             }
             Err(error) => {
                 // The caller gets the first error.
                 ordered.destroy(|| ()).await.or_warn("destroy sandbox that could not be started", ordered.id);
                 Err(error)
             }
-        }
-    }
-
-    async fn connect(
-        sockets: Vec<(GatewaySocket, OwnedFd)>,
-        gateway: Option<EgressSettings>,
-    ) -> Result<Option<SandboxGateway>, IsolationError> {
-        match gateway {
-            Some(settings) => SandboxGateway::start(sockets, settings).await.map(Some),
-            None => Ok(None),
         }
     }
 
@@ -160,7 +157,7 @@ impl SharedKernelSandbox {
         self.connection.frozen_flag.clone()
     }
 
-    /// Kills the sandbox at once; never waits.
+    /// Kills the sandbox without waiting.
     pub fn kill(&self) {
         self.connection.kill();
     }
@@ -232,7 +229,7 @@ pub fn outside(path: &Path, source: std::io::Error) -> IsolationError {
 #[async_trait]
 impl AttackedSandbox for SharedKernelSandbox {
     async fn attack(&self, command: Command) -> Result<Outcome, IsolationError> {
-        run_to_end(self.connection.clone(), command, Executable::SelfExe).await
+        run_to_end(self.connection.clone(), command, Executable::Attack).await
     }
 }
 
@@ -272,6 +269,10 @@ impl Sandbox for SharedKernelSandbox {
 
     async fn exec_streaming(&self, command: Command) -> Result<Box<dyn ExecHandle>, IsolationError> {
         self.stream(&command, Executable::FromPath).await
+    }
+
+    async fn exec_tool(&self, command: Command) -> Result<Outcome, IsolationError> {
+        run_to_end(self.connection.clone(), exec::tool(command), Executable::Tool).await
     }
 
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, IsolationError> {

@@ -9,7 +9,7 @@ use crate::{
     layered::{LayerStore, LayeredSandbox},
     own_state,
     probe::{self, Attackable, AttackedSandbox},
-    sandbox::SharedKernelSandbox,
+    sandbox::{NamespaceSockets, SharedKernelSandbox},
     tracker::Tracker,
 };
 use agentd_core::{
@@ -19,6 +19,7 @@ use agentd_core::{
 use agentd_kernel::{
     cgroup::CgroupPlan,
     idmap::Subordinate,
+    mount::trust::TrustPlan,
     namespace::{Ids, NamespacePlan},
     seccomp::SeccompPlan,
 };
@@ -37,7 +38,7 @@ use tokio::sync::OnceCell;
 /// Returns true if the caller is an ordinary user with subordinate ids that `container` can use. The proof of `container` depends
 /// on this.
 pub fn has_subordinate_ids() -> bool {
-    // With root as the caller, every sandbox has ids of its own.
+    // With root as the caller, every sandbox has separate ids.
     !rustix::process::geteuid().is_root() && Subordinate::of_caller().is_ok()
 }
 
@@ -136,7 +137,7 @@ impl<K: BackendKind> SharedKernelBackend<K> {
             return Err(IsolationError::Invalid {
                 what: "network".to_owned(),
                 reason: format!(
-                    "{} cannot limit the network to granted hosts — use the backend linux-native or container",
+                    "{} cannot limit the network to granted hosts — use linux-native, container, firecracker or gondolin",
                     K::NAME
                 ),
             });
@@ -188,8 +189,35 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     pub async fn create_on_shared_kernel(&self, spec: SandboxSpec) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
         let (backend, limits) = (self.clone(), spec.limits.clone());
         let both = move |spec| Ok((Self::plan_unchecked(&backend.0.config, &spec)?, egress::settings(&spec)?));
-        let (Planned { mut plan, unchecked }, mut gateway) = planned(spec, both).await?;
-        if let Some(trust) = gateway.as_mut().and_then(|settings| settings.trust.take()) {
+        let (planned, mut gateway) = planned(spec, both).await?;
+        let trust = gateway.as_mut().and_then(|settings| settings.trust.take());
+        self.create_from(planned, trust, limits, gateway).await.map(|(sandbox, _)| sandbox)
+    }
+
+    /// Creates a sandbox whose gateway is outside of this machine, and returns the sockets of that gateway too. `trust` has the
+    /// trust stores of a payload whose TLS that gateway inspects.
+    ///
+    /// # Errors
+    /// As [`IsolationBackend::create_sandbox`].
+    pub async fn create_without_gateway(
+        &self,
+        spec: SandboxSpec,
+        trust: Option<TrustPlan>,
+    ) -> Result<(Arc<SharedKernelSandbox>, NamespaceSockets), IsolationError> {
+        let (backend, limits) = (self.clone(), spec.limits.clone());
+        let plan = planned(spec, move |spec| Self::plan_unchecked(&backend.0.config, &spec)).await?;
+        self.create_from(plan, trust, limits, None).await
+    }
+
+    /// Creates a sandbox, and returns the sockets that no gateway of this process has taken over.
+    async fn create_from(
+        &self,
+        Planned { mut plan, unchecked }: Planned,
+        trust: Option<TrustPlan>,
+        limits: Limits,
+        gateway: Option<EgressSettings>,
+    ) -> Result<(Arc<SharedKernelSandbox>, NamespaceSockets), IsolationError> {
+        if let Some(trust) = trust {
             plan.tree.set_trust(trust);
         }
         let ordered = launcher::get()?.create(plan).await?;
@@ -211,7 +239,7 @@ impl<K: BackendKind> SharedKernelBackend<K> {
     /// The failed control, as for [`IsolationBackend::create_sandbox`].
     pub async fn create_planned(&self, plan: SandboxPlan, limits: Limits) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
         let ordered = launcher::get()?.create(plan).await?;
-        self.open(ordered, limits, None).await
+        self.open(ordered, limits, None).await.map(|(sandbox, _)| sandbox)
     }
 
     async fn open(
@@ -219,10 +247,10 @@ impl<K: BackendKind> SharedKernelBackend<K> {
         ordered: Ordered,
         limits: Limits,
         gateway: Option<EgressSettings>,
-    ) -> Result<Arc<SharedKernelSandbox>, IsolationError> {
-        let sandbox = SharedKernelSandbox::open(ordered, Arc::new(self.clone()), limits, gateway).await?;
+    ) -> Result<(Arc<SharedKernelSandbox>, NamespaceSockets), IsolationError> {
+        let (sandbox, sockets) = SharedKernelSandbox::open(ordered, Arc::new(self.clone()), limits, gateway).await?;
         self.0.live.add(&sandbox);
-        Ok(sandbox)
+        Ok((sandbox, sockets))
     }
 }
 

@@ -68,7 +68,7 @@ impl Store {
         self.fresh().map_err(self.failed("create a folder in"))
     }
 
-    /// Removes the folders of dead owners, and the store folder if it is empty then.
+    /// Removes the folders of dead owners, and the store folder if nothing else is left in it.
     ///
     /// # Errors
     /// [`IsolationError::Io`] if the store could not be locked, listed or removed.
@@ -80,7 +80,7 @@ impl Store {
         self.reap().and_then(|()| self.end_if_empty()).map_err(self.failed("remove the folders of dead processes in"))
     }
 
-    /// Removes the caller's folder `own` under the lock of the store, and the store folder if it is empty then.
+    /// Removes the caller's folder `own` under the lock of the store, and the store folder if nothing else is left in it.
     ///
     /// # Errors
     /// The error of locking the store or of removing a folder.
@@ -109,14 +109,14 @@ impl Store {
             match self.try_lock() {
                 Ok(Some(lock)) => return Ok(lock),
                 Ok(None) => {}
-                // Another process removed the store folder meanwhile.
+                // Another process removed the store folder in the meantime.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => tries += 1,
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Locks the store. Returns `None` if the locked file was removed or replaced meanwhile.
+    /// Locks the store. Returns `None` if the locked file was removed or replaced in the meantime.
     fn try_lock(&self) -> io::Result<Option<File>> {
         let path = self.folder.join(LOCK_FILE);
         private(&self.folder)?;

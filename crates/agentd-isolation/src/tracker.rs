@@ -1,4 +1,5 @@
-//! Tracks the live sandboxes of a backend with weak references, so that a sandbox without users is dropped and thereby destroyed.
+//! Tracks the live sandboxes of a backend with weak references, so that a sandbox without users is dropped, which destroys the
+//! sandbox.
 
 use agentd_core::{IsolationError, Sandbox, SandboxId};
 use std::{
@@ -59,7 +60,7 @@ impl<S: Sandbox + 'static> Tracker<S> {
     /// Destroys all sandboxes.
     ///
     /// # Errors
-    /// The first failure. The remaining sandboxes are destroyed nevertheless.
+    /// The first failure. The remaining sandboxes are still destroyed.
     pub async fn destroy_all(&self) -> Result<(), IsolationError> {
         let mut first = Ok(());
         for sandbox in self.all() {

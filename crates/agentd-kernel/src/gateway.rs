@@ -29,11 +29,22 @@ pub enum GatewaySocket {
     Tcp,
     /// Listens on TCP port 53.
     DnsTcp,
+    /// Receives datagrams at a granted UDP port.
+    Udp,
     /// Receives datagrams at UDP port 53.
     DnsUdp,
     /// A raw socket that receives the first packet of each TCP connection, or UDP datagrams, to addresses that are not the
     /// sandbox's own.
     Attempts,
+}
+
+/// The ports at which the gateway has sockets, in addition to port 53.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayPorts {
+    /// TCP ports.
+    pub tcp: Vec<u16>,
+    /// UDP ports.
+    pub udp: Vec<u16>,
 }
 
 /// The name server in `resolv.conf`. Every address is local, so the gateway answers at any address.
@@ -48,7 +59,7 @@ const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(OWN_V4), IpAddr::V6(Ipv6Addr::new(0xf
 const BACKLOG: i32 = 1024;
 const DNS: u16 = 53;
 /// The maximum wait for the IPv6 address. The wait usually takes some microseconds.
-const USABLE: Duration = Duration::from_secs(1);
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The prepared network namespace.
 pub struct Prepared {
@@ -60,13 +71,13 @@ pub struct Prepared {
     pub detail: String,
 }
 
-/// Prepares the network namespace of this process: addresses, routes, and sockets that listen on the TCP `ports` and on port 53.
+/// Prepares the network namespace of this process: addresses, routes, and the sockets at the `ports` and at port 53.
 /// Needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE in the namespace, and CAP_NET_RAW for the record of refused attempts.
 ///
 /// # Errors
 /// The errno of a failed step for IPv4. On a kernel without IPv6, there are no sockets for IPv6, and the namespace has no IPv6
 /// either.
-pub fn prepare(ports: &[u16]) -> Result<Prepared, ControlError> {
+pub fn prepare(ports: &GatewayPorts) -> Result<Prepared, ControlError> {
     let [v4, v6] = ADDRESSES;
     make_all_local(v4).during(Control::Network, || "make every IPv4 address local: rtnetlink".to_owned())?;
     let mut sockets = sockets_of(v4, ports)?;
@@ -91,12 +102,19 @@ pub fn prepare(ports: &[u16]) -> Result<Prepared, ControlError> {
         )),
     };
     let families = if families.len() > 1 { "IPv4 and IPv6" } else { "IPv4" };
-    Ok(Prepared { sockets, status, detail: format!("gateway to granted hosts, {families}; TCP ports {ports:?}") })
+    let GatewayPorts { tcp, udp } = ports;
+    let mut detail = format!("gateway to granted hosts, {families}; TCP ports {tcp:?}");
+    if !udp.is_empty() {
+        detail.push_str(&format!(", UDP ports {udp:?}"));
+    }
+    Ok(Prepared { sockets, status, detail })
 }
 
-fn sockets_of(family: IpAddr, ports: &[u16]) -> Result<Vec<(GatewaySocket, OwnedFd)>, ControlError> {
-    let tcp = ports.iter().map(|port| (GatewaySocket::Tcp, *port));
-    tcp.chain([(GatewaySocket::DnsTcp, DNS), (GatewaySocket::DnsUdp, DNS)])
+fn sockets_of(family: IpAddr, ports: &GatewayPorts) -> Result<Vec<(GatewaySocket, OwnedFd)>, ControlError> {
+    let tcp = ports.tcp.iter().map(|port| (GatewaySocket::Tcp, *port));
+    let udp = ports.udp.iter().map(|port| (GatewaySocket::Udp, *port));
+    tcp.chain(udp)
+        .chain([(GatewaySocket::DnsTcp, DNS), (GatewaySocket::DnsUdp, DNS)])
         .map(|(purpose, port)| {
             let socket = socket(family, purpose, port);
             let call = || format!("create the socket of the gateway at port {port}");
@@ -105,14 +123,15 @@ fn sockets_of(family: IpAddr, ports: &[u16]) -> Result<Vec<(GatewaySocket, Owned
         .collect()
 }
 
-/// Creates a socket at a port of every address of the family. The socket has no `SO_REUSEADDR`, so no program inside can bind the
-/// port.
+/// Creates a socket at a port of every address of the family. The socket has no `SO_REUSEADDR`, so no program in the sandbox can
+/// bind the port.
 fn socket(family: IpAddr, purpose: GatewaySocket, port: u16) -> Result<OwnedFd, Errno> {
     let (family, any) = match family {
         IpAddr::V4(_) => (AddressFamily::INET, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         IpAddr::V6(_) => (AddressFamily::INET6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
     };
-    let kind = if purpose == GatewaySocket::DnsUdp { SocketType::DGRAM } else { SocketType::STREAM };
+    let datagrams = matches!(purpose, GatewaySocket::Udp | GatewaySocket::DnsUdp);
+    let kind = if datagrams { SocketType::DGRAM } else { SocketType::STREAM };
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
     bind_all(&socket, SocketAddr::new(any, port))?;
     if kind == SocketType::STREAM {
@@ -121,16 +140,17 @@ fn socket(family: IpAddr, purpose: GatewaySocket, port: u16) -> Result<OwnedFd, 
     Ok(socket)
 }
 
-/// Binds an unbound TCP socket of the sandbox to a port of every IPv4 address, or of every IPv6 address with `v6`, and listens.
+/// Binds an unbound socket of the sandbox to a port of every IPv4 address, or of every IPv6 address with `v6`. A TCP socket then
+/// listens.
 /// Needs CAP_NET_BIND_SERVICE in the user namespace that owns the socket's network namespace. A process of the user who created
 /// that user namespace has all capabilities in it, if the process is in the parent namespace (`man 7 user_namespaces`).
 ///
 /// # Errors
-/// `EADDRINUSE` if a program inside has bound the port.
+/// `EADDRINUSE` if a program in the sandbox has bound the port.
 pub fn listen_at(socket: &OwnedFd, v6: bool, port: u16) -> Result<(), Errno> {
     let any = if v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
     bind_all(socket, SocketAddr::new(any, port))?;
-    listen(socket, BACKLOG)
+    if sockopt::socket_type(socket)? == SocketType::STREAM { listen(socket, BACKLOG) } else { Ok(()) }
 }
 
 fn bind_all(socket: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
@@ -148,7 +168,7 @@ mod rtnetlink {
     pub(super) const FLAGS: u16 = 0x0001 | 0x0004 | 0x0400;
     pub(super) const IFA_ADDRESS: u16 = 1;
     pub(super) const IFA_LOCAL: u16 = 2;
-    /// No duplicate address detection, so that the address is usable at once.
+    /// No duplicate address detection, so that the address is usable immediately.
     pub(super) const IFA_F_NODAD: u8 = 0x02;
     /// The multicast group `RTMGRP_IPV6_IFADDR`.
     pub(super) const GROUP_V6_ADDRESSES: u32 = 0x100;
@@ -162,7 +182,7 @@ mod rtnetlink {
     pub(super) const LOOPBACK: u32 = 1;
 }
 
-/// Gives `lo` the address, and makes every address of its family local (`ip route add local default dev lo src ADDRESS`).
+/// Assigns the address to `lo`, and makes every address of its family local (`ip route add local default dev lo src ADDRESS`).
 fn make_all_local(address: IpAddr) -> Result<(), Errno> {
     use rtnetlink::{
         FLAGS, IFA_ADDRESS, IFA_F_NODAD, IFA_LOCAL, LOOPBACK, NEW_ADDRESS, NEW_ROUTE, RT_SCOPE_HOST, RT_TABLE_MAIN, RTA_OIF,
@@ -192,11 +212,11 @@ fn make_all_local(address: IpAddr) -> Result<(), Errno> {
 fn watch_v6_addresses() -> Result<OwnedFd, Errno> {
     let watch = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     bind(&watch, &SocketAddrNetlink::new(0, rtnetlink::GROUP_V6_ADDRESSES))?;
-    sockopt::set_socket_timeout(&watch, sockopt::Timeout::Recv, Some(USABLE))?;
+    sockopt::set_socket_timeout(&watch, sockopt::Timeout::Recv, Some(ADDRESS_TIMEOUT))?;
     Ok(watch)
 }
 
-/// Waits until the IPv6 address of `lo` is usable. The kernel adds the route to the address in a worker, also without duplicate
+/// Waits until the IPv6 address of `lo` is usable. The kernel adds the route to the address in a worker, even without duplicate
 /// address detection (`addrconf_dad_start`), and then sends a message to `watch`. Before the message, a packet may be lost: on a
 /// busy machine, the first answer did not arrive in 166 of 400 namespaces. After a loss, a connection waits a second before it
 /// sends its packet again.

@@ -24,7 +24,7 @@ pub const FIRST_HOST_ID: u32 = 0x7000_0000;
 
 /// Host ids that are assigned in ranges if `/etc/subuid` and `/etc/subgid` have no line for `agentd`. They start above all ids
 /// that are assigned by pid (`PID_MAX_LIMIT` is 2²²) and end where the unused ids end, at 2³¹.
-const USUAL: Range = Range { first: FIRST_HOST_ID + (1 << 22), count: 0x8000_0000 - FIRST_HOST_ID - (1 << 22) };
+const DEFAULT_RANGE: Range = Range { first: FIRST_HOST_ID + (1 << 22), count: 0x8000_0000 - FIRST_HOST_ID - (1 << 22) };
 
 /// Number of ids in a range: all ids that Linux distributions use.
 pub const RANGE: u32 = 1 << 16;
@@ -35,12 +35,12 @@ const LEASES: &str = "/run/agentd/ids";
 /// User and group id of a payload that runs as an unprivileged user inside the sandbox.
 pub const ORDINARY: u32 = 1000;
 
-/// The ids of a payload: the first of `count` consecutive ids, inside and on the host.
+/// The ids of a payload: the first of `count` consecutive ids, in the sandbox and on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMap {
-    /// User id inside.
+    /// User id in the sandbox.
     pub uid: u32,
-    /// Group id inside.
+    /// Group id in the sandbox.
     pub gid: u32,
     /// User id on the host.
     pub host_uid: u32,
@@ -48,7 +48,7 @@ pub struct IdMap {
     pub host_gid: u32,
     /// Number of consecutive ids, including the first one.
     pub count: u32,
-    /// Further ids inside, if they map to another range of the host.
+    /// Further ids in the sandbox, if they map to another range of the host.
     pub extra: Option<ExtraIds>,
 }
 
@@ -64,15 +64,15 @@ pub struct ExtraIds {
 }
 
 impl IdMap {
-    /// Returns the map for a launcher that is root: an unprivileged user inside, and a host id derived from the supervisor's pid.
-    /// No other live process in the PID namespace of the launcher has that pid, so no other live sandbox created there has that
-    /// host id.
+    /// Returns the map for a launcher that is root: an unprivileged user in the sandbox, and a host id derived from the
+    /// supervisor's pid. No other live process in the PID namespace of the launcher has that pid, so no other live sandbox
+    /// created there has that host id.
     pub fn for_supervisor(supervisor: i32) -> Self {
         let host = FIRST_HOST_ID + supervisor.unsigned_abs();
         Self { uid: ORDINARY, gid: ORDINARY, host_uid: host, host_gid: host, count: 1, extra: None }
     }
 
-    /// Returns the map for a launcher that is an unprivileged user: the same user inside and on the host.
+    /// Returns the map for a launcher that is an unprivileged user: the same user in the sandbox and on the host.
     pub fn caller() -> Self {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         Self { uid, gid, host_uid: uid, host_gid: gid, count: 1, extra: None }
@@ -84,7 +84,7 @@ impl IdMap {
         Self { uid: 0, gid: 0, host_uid: 0, host_gid: 0, count: RANGE, extra: None }
     }
 
-    /// Returns the map with root inside and the same host ids.
+    /// Returns the map in which root and all other ids are the same in the sandbox and on the host.
     #[must_use]
     pub fn as_root(self) -> Self {
         Self { uid: 0, gid: 0, ..self }
@@ -95,7 +95,7 @@ impl IdMap {
 /// shared](IdLease::is_shared).
 #[derive(Debug)]
 pub struct IdLease {
-    /// The range, whose first id is root inside.
+    /// The range, whose first id is root in the sandbox.
     pub id_map: IdMap,
     /// The locked file or bound socket that marks the range as taken. The kernel releases it when the process ends.
     lock: Option<OwnedFd>,
@@ -113,7 +113,7 @@ impl IdLease {
     /// # Errors
     /// If the lines for `agentd` are invalid, a lock file cannot be opened or locked, or all ranges are taken.
     pub fn take() -> Result<Self, ControlError> {
-        let ids = HostIds::configured(USUAL)?;
+        let ids = HostIds::configured(DEFAULT_RANGE)?;
         std::fs::create_dir_all(LEASES).during(Control::Idmap, || format!("mkdir {LEASES}"))?;
         for number in 0..ids.parts() {
             let id_map = ids.part(number);

@@ -40,7 +40,7 @@ pub struct LandlockPlan {
     /// Whether every directory may be listed. True for `linux-native`, whose view of the host's tree shows only permitted files.
     /// No rule can express this, because a rule for `/` always includes everything below `/`.
     pub listable: bool,
-    /// Landlock restricts TCP with [`NetworkMode::Host`] only: the other modes have a network namespace of their own.
+    /// Landlock restricts TCP with [`NetworkMode::Host`] only: in the other modes, the sandbox has its own network namespace.
     pub network: NetworkMode,
 }
 
@@ -133,8 +133,8 @@ fn failed(call: &str, error: impl Error + Send + Sync + 'static) -> ControlError
     ControlError::caused_by(Control::Landlock, call, error)
 }
 
-/// Opens the root of a rule. Returns `None` if an optional root is missing or not accessible. Never opens another object than the
-/// granted one.
+/// Opens the root of a rule. Returns `None` if an optional root is missing or not accessible. Never opens an object other than
+/// the granted one.
 fn open(rule: &Rule) -> Result<Option<OwnedFd>, ControlError> {
     let call = || format!("open {}", rule.path.display());
     let opened = match &rule.object {

@@ -13,7 +13,7 @@ pub use syscall::random::SEED;
 /// Clock error up to which the clock is not set, in nanoseconds: programs notice a step of the time, but not a small error.
 const TOLERANCE: u64 = 100_000_000;
 
-/// Reseeds the kernel's random number generator (`random(4)`), so that no other machine draws the same numbers. Needs
+/// Reseeds the kernel's random number generator (`random(4)`), so that no other machine generates the same numbers. Needs
 /// `CAP_SYS_ADMIN`.
 ///
 /// # Errors

@@ -67,9 +67,9 @@ pub unsafe fn start(plan: NamespacePlan, cgroup: Option<BorrowedFd<'_>>) -> Resu
         .map_err(|error| error.remedy(USER_NAMESPACES))
 }
 
-/// Starts a process that isolates a program of the host in its own pid, mount, network, IPC and UTS namespaces. If not
+/// Starts a process that isolates a program of the host in its own PID, mount, network, IPC and UTS namespaces. If not
 /// `privileged`, the process also gets a user namespace. On cgroup v2 it starts in `cgroup`. When that process ends, the kernel
-/// kills all others in the pid namespace.
+/// kills all others in the PID namespace.
 ///
 /// # Errors
 /// The errno of `clone3(2)`.

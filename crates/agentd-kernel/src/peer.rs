@@ -34,9 +34,9 @@ const OTHERS: [&str; 4] = ["mnt", "net", "ipc", "cgroup"];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     /// The peer is in all namespaces of this process on which the boundary of a sandbox depends.
-    Here,
+    SameNamespaces,
     /// The peer is in the user and PID namespaces of this process, but in another namespace of this kind.
-    Beside(&'static str),
+    DiffersIn(&'static str),
     /// The peer may be the payload of a sandbox.
     OtherNamespaces(OtherNamespaces),
 }
@@ -137,13 +137,14 @@ fn compare_namespaces(pid: Pid, own: Option<&OwnMounts>) -> Result<Peer, PeerErr
         let copied = if namespace == "mnt" { own.map(copied).transpose()? } else { None };
         let is_copied = copied.is_some() && identity(&process, namespace)? == copied;
         if !is_copied && differs(&process, namespace)? {
-            return Ok(Peer::Beside(namespace));
+            return Ok(Peer::DiffersIn(namespace));
         }
     }
-    Ok(Peer::Here)
+    Ok(Peer::SameNamespaces)
 }
 
-/// Returns true if a process is in another namespace of this kind than this process, or may not be inspected by this process.
+/// Returns true if a process is in a namespace of this kind other than that of this process, or may not be inspected by this
+/// process.
 fn differs(process: &Path, kind: &str) -> Result<bool, PeerError> {
     let own = Path::new("/proc/thread-self/ns").join(kind);
     match rustix::fs::stat(&own) {
@@ -154,7 +155,7 @@ fn differs(process: &Path, kind: &str) -> Result<bool, PeerError> {
     }
 }
 
-/// Returns the namespace of a process; `None` if this process may not inspect it, because the other process is in a user
+/// Returns the namespace of a process, or `None` if this process may not inspect it. The other process then is in a user
 /// namespace above, cannot be traced for another reason (`ptrace(2)`), or has ended.
 fn identity(process: &Path, kind: &str) -> Result<Option<NamespaceId>, PeerError> {
     let path = process.join("ns").join(kind);

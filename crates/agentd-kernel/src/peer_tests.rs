@@ -65,7 +65,7 @@ fn root() -> bool {
 
 #[test]
 fn peer_in_the_same_namespaces_is_here() {
-    assert_eq!(PeerDir::new().verdict(&[]).unwrap(), Peer::Here);
+    assert_eq!(PeerDir::new().verdict(&[]).unwrap(), Peer::SameNamespaces);
 }
 
 #[test]
@@ -127,14 +127,14 @@ fn peer_in_another_namespace_that_hides_no_payload_is_beside() {
     // An unprivileged user cannot create such a namespace without a user namespace.
     if root() {
         for (option, kind) in [("--mount", "mnt"), ("--net", "net"), ("--ipc", "ipc"), ("--cgroup", "cgroup")] {
-            assert_eq!(PeerDir::new().verdict(&["unshare", option]).unwrap(), Peer::Beside(kind));
+            assert_eq!(PeerDir::new().verdict(&["unshare", option]).unwrap(), Peer::DiffersIn(kind));
         }
     }
 }
 
 #[test]
 fn peer_in_the_mount_namespace_that_own_mounts_were_copied_from_is_here() {
-    // Only root can have mounts of its own.
+    // Only root can have separate mounts.
     if !root() {
         return assert!(OwnMounts::take().is_err());
     }
@@ -145,8 +145,8 @@ fn peer_in_the_mount_namespace_that_own_mounts_were_copied_from_is_here() {
     });
     let own = OwnMounts::take().unwrap();
     let verdicts = [0, 1].map(|client| [None, Some(&own)].map(|own| verify(clients[client].1.as_fd(), own).unwrap()));
-    let beside = Peer::Beside("mnt");
-    assert_eq!(verdicts, [[beside, Peer::Here], [beside, beside]]);
+    let differs = Peer::DiffersIn("mnt");
+    assert_eq!(verdicts, [[differs, Peer::SameNamespaces], [differs, differs]]);
     for (client, _) in &mut clients {
         drop(client.stdin.take());
         client.wait().unwrap();
@@ -276,7 +276,7 @@ fn exited_peer_without_so_peerpidfd_is_refused() {
     let pid = Pid::from_child(&client);
     let opened = open_by_number(accepted.as_fd(), pid).unwrap();
     assert!(lives(&opened).unwrap());
-    // Another process, as if the peer had ended and its number had been given to that process.
+    // Another process, as if the peer had ended and its pid had been assigned to that process.
     assert_eq!(open_by_number(accepted.as_fd(), rustix::process::getpid()).err(), Some(Errno::SRCH));
     drop(client.stdin.take());
     client.wait().unwrap();

@@ -1,8 +1,8 @@
 //! The directories of processes in `/proc`.
 //!
 //! A pid names a process only in one PID namespace, and a mounted `/proc` shows the pids of the namespace that it was mounted in
-//! (`pid_namespaces(7)`). After `unshare --pid`, and in a container with the `/proc` of the host, `/proc/PID` is therefore the
-//! directory of another process than the one to which this process refers by that pid.
+//! (`pid_namespaces(7)`). After `unshare --pid`, and in a container with the `/proc` of the host, `/proc/PID` may therefore be
+//! the directory of a process other than the one that this process knows by that pid.
 
 use crate::text;
 use agentd_core::{Control, ControlError};
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 const PROBLEM: &str = "/proc belongs to another PID namespace, so a pid in it may name another process";
 
-const REMEDY: &str = "mount the right one: mount -t proc proc /proc (unshare has the option --mount-proc)";
+const REMEDY: &str = "mount /proc of this namespace: mount -t proc proc /proc (unshare has the option --mount-proc)";
 
 /// The error of access to a process by its pid, if `/proc` does not show the pids of this process's PID namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,10 +35,10 @@ pub fn directory_of(pid: i32) -> Result<PathBuf, ForeignProc> {
     if has_only(&status, own) { Ok(PathBuf::from(format!("/proc/{pid}"))) } else { Err(ForeignProc) }
 }
 
-/// Returns true if `status` names `pid` as the only number of the process. The line has one number for each PID namespace, from
-/// that of the mount to that of the process (`proc_pid_status(5)`). A single number therefore means that the mount and the
-/// process have the same namespace. A comparison with the link `/proc/self` would be wrong if the process had the same number in
-/// two namespaces.
+/// Returns true if `status` names `pid` as the only pid of the process. The line has one pid for each PID namespace, from
+/// that of the mount to that of the process (`proc_pid_status(5)`). A single pid therefore means that the mount and the
+/// process have the same namespace. A comparison with the link `/proc/self` would be wrong if the process had the same pid in two
+/// namespaces.
 fn has_only(status: &str, pid: i32) -> bool {
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
     numbers.is_some_and(|numbers| numbers.split_ascii_whitespace().map(str::parse).eq([Ok(pid)]))

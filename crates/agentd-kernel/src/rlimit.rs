@@ -56,7 +56,7 @@ pub fn usual_open_files() -> Option<u64> {
     Some(USUAL_OPEN_FILES.load(Ordering::Relaxed)).filter(|files| *files > 0)
 }
 
-/// Raises the soft limit of open files of this process to its hard limit. The usual soft limit, mostly 1024, protects programs
+/// Raises the soft limit of open files of this process to its hard limit. The soft limit, usually 1024, protects programs
 /// that use `select(2)`, so commands get it back. A parent that has raised its own limit passes the original one as `usual`.
 pub fn raise_open_files(usual: Option<u64>) {
     let now = rustix::process::getrlimit(Resource::Nofile);
@@ -71,7 +71,7 @@ pub fn raise_open_files(usual: Option<u64>) {
 /// `fs/coredump.c`).
 ///
 /// Returns a warning with a remedy if a crash still runs the handler: an unprivileged caller cannot raise a hard limit of 0 to 1.
-/// Core files are prevented even then.
+/// Even in that case, core files are prevented.
 pub fn no_core_dumps() -> Option<String> {
     let wanted = Rlimit { current: Some(1), maximum: Some(1) };
     let piped = || std::fs::read_to_string("/proc/sys/kernel/core_pattern").is_ok_and(|pattern| pattern.starts_with('|'));

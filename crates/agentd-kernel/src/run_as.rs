@@ -9,7 +9,7 @@ use std::{io, thread};
 /// groups and no capabilities, so that it can access only the files that this user can access.
 ///
 /// If this process is not root, the thread keeps the ids of this process, whatever `user` and `group` are. If the thread cannot
-/// change its ids, `work` still runs and receives the error: it must not touch files then.
+/// change its ids, `work` still runs and receives the error. In that case, `work` must not access files.
 ///
 /// # Errors
 /// The error of starting the thread.

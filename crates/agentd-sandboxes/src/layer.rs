@@ -80,9 +80,9 @@ impl Draft {
         Self::make(staging, volume_dir)?.over(below)
     }
 
-    /// Draws an id for a layer, and pins it if the layer is in a volume. Creates no directory.
+    /// Chooses a random id for a layer, and pins it if the layer is in a volume. Creates no directory.
     fn with_new_id(staging: &Staging, volume_dir: Option<&VolumeDir>) -> Result<Self, StoreError> {
-        let id = LayerId::draw().during("choose a random layer id in", staging.path())?;
+        let id = LayerId::random().during("choose a random layer id in", staging.path())?;
         if volume_dir.is_some() {
             // The pin precedes the directory, because the collector lists the directories before it reads the pins.
             staging.pin_new(id)?;
@@ -149,7 +149,7 @@ pub(crate) fn retire(layer: &Path, bin: &Staging, _lock: &Lock) -> Result<(), St
     Ok(fs::rename(layer, bin.path().join(name)).during("move to staging", layer)?)
 }
 
-/// Empties the workdir, and creates it if it does not exist. After a crash it contains a mark with which overlayfs refuses to
+/// Empties the workdir, and creates it if it does not exist. After a crash, it contains a marker that makes overlayfs refuse the
 /// mount.
 pub(crate) fn reset_workdir(layer: &Path) -> Result<(), StoreError> {
     let work = workdir(layer);

@@ -15,8 +15,8 @@ pub struct LayerId(u64);
 pub struct NotALayerId(pub String);
 
 impl LayerId {
-    /// Draws a random 64-bit name. A collision with another layer is negligible.
-    pub(crate) fn draw() -> io::Result<Self> {
+    /// Chooses a random 64-bit name. A collision with another layer is negligible.
+    pub(crate) fn random() -> io::Result<Self> {
         let mut bytes = [0; 8];
         getrandom(&mut bytes, GetRandomFlags::empty())?;
         Ok(Self(u64::from_ne_bytes(bytes)))

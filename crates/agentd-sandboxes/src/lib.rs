@@ -18,7 +18,7 @@
 //! *committed* when the sandbox gets a new upper layer. A committed layer never changes again, so any number of sandboxes and
 //! snapshots may share it.
 //!
-//! Nothing here runs a command or mounts the root of a sandbox. The code that does so *holds* the layers meanwhile
+//! Nothing here runs a command or mounts the root of a sandbox. The code that does so *holds* the layers during that time
 //! ([`SandboxStore::hold`]), and decides how an upper layer in use is saved ([`SaveMode`]). Only volumes, which contain the
 //! layers of sandboxes with a disk limit, are mounted here, in a private mount namespace ([`SandboxStore::open_with_volumes`]).
 //! The trees of layers are hostile, because a payload wrote them: they are read without following links and without recursion to

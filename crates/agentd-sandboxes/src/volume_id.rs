@@ -1,4 +1,4 @@
-//! Names of volumes. Like that of a layer, the name is a random number.
+//! Names of volumes. The name of a volume is a random number, like that of a layer.
 
 use crate::layer_id::{LayerId, NotALayerId};
 use std::{fmt, io, path::Path, str::FromStr};
@@ -8,9 +8,9 @@ use std::{fmt, io, path::Path, str::FromStr};
 pub(crate) struct VolumeId(LayerId);
 
 impl VolumeId {
-    /// Draws a random 64-bit name. A collision with another volume is negligible.
-    pub(crate) fn draw() -> io::Result<Self> {
-        LayerId::draw().map(Self)
+    /// Chooses a random 64-bit name. A collision with another volume is negligible.
+    pub(crate) fn random() -> io::Result<Self> {
+        LayerId::random().map(Self)
     }
 
     /// Parses the last component of `path` as the name of a volume.

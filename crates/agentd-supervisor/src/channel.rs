@@ -19,7 +19,7 @@ use std::{
 /// Space for the descriptors that one `recvmsg` can return. The kernel passes at most 253 (`SCM_MAX_FD`).
 const SPACE: usize = rustix::cmsg_space!(ScmRights(253));
 
-/// Reasons why a message was not sent or received. After any but [`ChannelError::Encode`], the channel cannot be used any more.
+/// Reasons why a message was not sent or received. After any but [`ChannelError::Encode`], the channel can no longer be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChannelError {

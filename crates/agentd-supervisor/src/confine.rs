@@ -65,7 +65,7 @@ pub fn run_prepared(expected: ExpectedPlan, core_note: Option<&String>, proc: &O
     if privileges::die_with_parent(libc::SIGKILL).is_err() {
         exit(1);
     }
-    // The library plans on the other processor meanwhile.
+    // In the meantime, the library plans on the other processor.
     let mut begun = begin(expected.namespaces, false, proc, || Ok(()));
     let compiled = expected.seccomp.compile();
     let mut go = ConfineChannel::new(go);
@@ -233,10 +233,10 @@ fn enter_network(
     Ok(Vec::new())
 }
 
-/// Moves this process into the sandbox's cgroup. Without a pid namespace, also makes it adopt the orphans of its descendants.
+/// Moves this process into the sandbox's cgroup. Without a PID namespace, also makes it adopt the orphans of its descendants.
 fn join_group(inherited: &Inherited<'_>) -> Result<(), ControlError> {
     if !inherited.plan.namespaces.enabled {
-        // Process 1 of a pid namespace adopts the orphans of the namespace anyway.
+        // Process 1 of a PID namespace adopts the orphans of the namespace anyway.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|e| process_error("become a subreaper", e))?;
     }

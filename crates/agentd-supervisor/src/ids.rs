@@ -13,7 +13,7 @@ use agentd_kernel::{
 /// The id map that was chosen for a sandbox.
 pub(crate) struct ChosenIdMap {
     pub id_map: IdMap,
-    /// The report of the control `idmap`: the status, and a description of the ids inside.
+    /// The report of the control `idmap`: the status, and a description of the ids in the sandbox.
     pub map: (ControlStatus, String),
     /// Reservation of the host ids; dropping it releases the ids.
     pub lease: Option<IdLease>,
@@ -33,11 +33,11 @@ impl ChosenIdMap {
 pub(crate) fn map_ids(plan: &SandboxPlan, pid: i32, privileged: bool) -> Result<ChosenIdMap, ControlError> {
     let mapped = match &plan.tree {
         Tree::Root(_) if privileged && plan.namespaces.ids == Ids::Identity => {
-            ChosenIdMap::enforced(IdMap::same(), "uid 0 inside, the ids of the machine")
+            ChosenIdMap::enforced(IdMap::same(), "uid 0 in the sandbox, the ids of the machine")
         }
         Tree::Root(_) if privileged => {
             let lease = IdLease::take()?;
-            ChosenIdMap::enforced(lease.id_map, "uid 0 inside, dedicated host ids").with_lease(lease)
+            ChosenIdMap::enforced(lease.id_map, "uid 0 in the sandbox, dedicated host ids").with_lease(lease)
         }
         Tree::Root(root) => return map_root(plan, root, pid),
         Tree::View(_) | Tree::Host => of_a_view(pid, privileged),
@@ -57,17 +57,17 @@ pub(crate) fn map_ids_of_a_view(pid: i32, privileged: bool) -> Result<ChosenIdMa
 
 fn of_a_view(pid: i32, privileged: bool) -> ChosenIdMap {
     if privileged {
-        return ChosenIdMap::enforced(IdMap::for_supervisor(pid), "uid 1000 inside, a dedicated host id");
+        return ChosenIdMap::enforced(IdMap::for_supervisor(pid), "uid 1000 in the sandbox, a dedicated host id");
     }
     let caller = IdMap::caller();
-    ChosenIdMap::enforced(caller, format!("uid {} inside, the caller's host uid", caller.uid))
+    ChosenIdMap::enforced(caller, format!("uid {} in the sandbox, the caller's host uid", caller.uid))
 }
 
-/// Maps a sandbox with its own root for an unprivileged launcher: uid 0 inside is the caller's host uid. With subordinate ids
-/// (`subuid(5)`), further ids are mapped as well.
+/// Maps a sandbox with its own root for an unprivileged launcher: uid 0 in the sandbox is the caller's host uid. With subordinate
+/// ids (`subuid(5)`), further ids are mapped as well.
 fn map_root(plan: &SandboxPlan, root: &RootPlan, pid: i32) -> Result<ChosenIdMap, ControlError> {
     let caller = IdMap::caller().as_root();
-    let only = |why: String| format!("uid 0 inside is the caller's host uid, and no other id is mapped: {why}");
+    let only = |why: String| format!("uid 0 in the sandbox is the caller's host uid, and no other id is mapped: {why}");
     let found = may_have_more(root).map_err(str::to_owned).and_then(|()| Subordinate::of_caller());
     let (subordinate, lease) = match found {
         Ok(subordinate) => {
@@ -113,10 +113,10 @@ fn may_have_more(root: &RootPlan) -> Result<(), &'static str> {
 fn describe(lease: &IdLease) -> String {
     let Some(extra) = lease.id_map.extra else { return String::new() };
     let whose = if lease.is_shared() {
-        "shared with all sandboxes of the caller without a range of their own"
+        "shared with all sandboxes of the caller that have no separate range"
     } else {
         "used by no other sandbox"
     };
     let last = extra.host_uid + extra.count - 1;
-    format!("uid 0 inside is the caller's host uid, 1 to {} map to {} to {last}, {whose}", extra.count, extra.host_uid)
+    format!("uid 0 in the sandbox is the caller's host uid, 1 to {} map to {} to {last}, {whose}", extra.count, extra.host_uid)
 }

@@ -1,7 +1,7 @@
 //! The launcher: a small single-threaded process that creates sandboxes for a library that may have many threads. It removes the
 //! remains of every sandbox, even if the library dies.
 //!
-//! The launcher is this same program, either forked or executed again under [`Role::Launcher`]. The library calls [`start`]; the
+//! The launcher is the same program, either forked or executed again under [`Role::Launcher`]. The library calls [`start`]; the
 //! new process runs [`main`], or continues after the fork.
 //!
 //! Neither the launcher nor a supervisor writes a log. The launcher has no descriptor of a log, and between `fork` and `exec` a
@@ -181,7 +181,7 @@ fn serve() -> i32 {
     unsafe { libc::prctl(libc::PR_SET_NAME, c"agentd-launcher".as_ptr()) };
     default_signals();
     let core_note = rlimit::no_core_dumps();
-    // The launcher adopts the orphans of sandboxes without a pid namespace. The call cannot fail (`prctl(2)`).
+    // The launcher adopts the orphans of sandboxes without a PID namespace. The call cannot fail (`prctl(2)`).
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).ok();
     // Ctrl-C in the terminal must reach only the library, which decides how to react. Supervisors stay in the launcher's session,
     // because a new session costs a scheduling group (`sched(7)`, autogroup); each command has its own session anyway.

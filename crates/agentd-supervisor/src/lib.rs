@@ -1,7 +1,7 @@
 //! The processes that create and run sandboxes, and their protocol with the library.
 //!
 //! The *launcher* is a single-threaded process that creates sandboxes. The *supervisor* is the first process of
-//! every sandbox, and process 1 of its pid namespace if there is one; it starts the commands.
+//! every sandbox, and process 1 of its PID namespace if there is one; it starts the commands.
 //!
 //! - [`launcher`] creates the supervisor process; `ids` chooses its ids on the host.
 //! - `confine` applies the controls of the [`plan`] in the new process, before any foreign code runs.

@@ -25,8 +25,8 @@ pub struct ListenerContext {
     pub own_proc: bool,
 }
 
-/// Starts the thread. It begins when a listener arrives, and ends when the sender is dropped without one. Call this function
-/// after every other control is applied and before the filter is.
+/// Starts the thread. The thread serves the listener that it receives, and ends when the sender is dropped without sending one.
+/// Call this function after every other control is applied and before the filter is.
 pub fn start(context: ListenerContext) -> Result<SyncSender<Listener>, ControlError> {
     let (sender, receiver) = sync_channel(1);
     let started =

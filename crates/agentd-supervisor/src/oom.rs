@@ -1,9 +1,9 @@
 //! Out-of-memory scores: choose which process the kernel kills when the memory of a sandbox runs out.
 //!
 //! The out-of-memory killer kills the process with the highest score (`proc_pid_oom_score_adj(5)`). A supervisor that uses a
-//! megabyte may score above a command that fills pipes, sockets or a tmpfs, because that memory counts as no process's resident
-//! memory. Every command therefore starts with the highest adjustment, and the supervisor keeps its own: it is chosen only when
-//! no command is left.
+//! megabyte may score above a command that fills pipes, sockets or a tmpfs, because the kernel does not count that memory as
+//! resident memory of any process. Every command therefore starts with the highest adjustment, and the supervisor keeps its own
+//! adjustment: it is chosen only when no command is left.
 //!
 //! A process may raise its own adjustment without a privilege, and lower it again to the earlier value. A child inherits the
 //! adjustment. The supervisor therefore raises its own adjustment while it starts a command. It must use a descriptor opened
@@ -42,11 +42,11 @@ impl OomScore {
 
     /// Calls `start`, whose child processes inherit the highest adjustment.
     ///
-    /// The kernel keeps a single adjustment for all processes that share a memory, if a process other than a child of `vfork(2)`
+    /// The kernel keeps a single adjustment for all processes that share memory, if a process other than a child of `vfork(2)`
     /// has ever shared it (`MMF_MULTIPROCESS`). No such process may therefore share this process's memory.
     ///
     /// # Errors
-    /// The errno of raising the adjustment; `start` is not called then.
+    /// The errno of raising the adjustment; in that case, `start` is not called.
     pub fn start_expendable<T>(&self, start: impl FnOnce() -> T) -> Result<T, Errno> {
         rustix::io::pwrite(&self.file, FIRST_TO_DIE, 0)?;
         let started = start();

@@ -2,6 +2,7 @@
 
 use agentd_kernel::{
     cgroup::CgroupPlan,
+    gateway::GatewayPorts,
     landlock::LandlockPlan,
     mount::{
         GrantPlan, ViewPlan,
@@ -19,8 +20,8 @@ use serde::{Deserialize, Serialize};
 pub struct SandboxPlan {
     /// The namespaces.
     pub namespaces: NamespacePlan,
-    /// The TCP ports at which the gateway's sockets listen, if the network is that of granted hosts.
-    pub gateway_ports: Vec<u16>,
+    /// The ports at which the gateway has sockets, if the network is limited to granted hosts.
+    pub gateway_ports: GatewayPorts,
     /// The file tree.
     pub tree: Tree,
     /// The capabilities that the payload keeps in the sandbox's own user namespace.

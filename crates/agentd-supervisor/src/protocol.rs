@@ -12,7 +12,7 @@ use agentd_kernel::{cgroup::WatchKind, gateway::GatewaySocket, rlimit::RlimitPla
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The protocol version. It changes whenever a message changes.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// Length of a frame's head, in bytes.
 pub const HEAD: usize = 5;
@@ -53,14 +53,16 @@ pub enum Request {
         /// True to create or truncate the file for writing.
         write: bool,
     },
-    /// Create an unbound TCP socket in the network namespace of the sandbox; the reply carries its descriptor. The library binds
-    /// or connects the socket: it owns the user namespace of the sandbox, so it may bind privileged ports, and the supervisor
-    /// keeps no capability for that.
+    /// Create an unbound TCP or UDP socket in the network namespace of the sandbox; the reply carries its descriptor. The library
+    /// binds or connects the socket: it owns the user namespace of the sandbox, so it may bind privileged ports, and the
+    /// supervisor keeps no capability for that.
     Socket {
         /// Chosen by the caller; repeated in the event.
         id: u32,
         /// True for IPv6, false for IPv4.
         v6: bool,
+        /// True for UDP, false for TCP.
+        udp: bool,
     },
 }
 
@@ -118,7 +120,7 @@ pub enum Event {
         controls: Result<Vec<ControlReport>, ControlError>,
         /// The kinds of the descriptors after the first.
         watches: Vec<WatchKind>,
-        /// The kinds of the descriptors after those. The supervisor keeps no copy of them.
+        /// The kinds of the descriptors that follow those of `watches`. The supervisor keeps no copy of them.
         sockets: Vec<GatewaySocket>,
         /// Host user and group that must own a command's pipes so that the command can open the pipes by name; `None` for the
         /// library's.
@@ -313,7 +315,7 @@ mod tests {
             any::<u32>().prop_map(|id| Request::End { id }),
             (any::<u32>(), prop::collection::vec(any::<u8>(), 0..99), any::<bool>())
                 .prop_map(|(id, path, write)| Request::Open { id, path, write }),
-            (any::<u32>(), any::<bool>()).prop_map(|(id, v6)| Request::Socket { id, v6 }),
+            (any::<u32>(), any::<bool>(), any::<bool>()).prop_map(|(id, v6, udp)| Request::Socket { id, v6, udp }),
         ]
     }
 

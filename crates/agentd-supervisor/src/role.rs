@@ -1,4 +1,4 @@
-//! Helper processes: this same program, executed again under a [`Role`].
+//! Helper processes: the same program, executed again under a [`Role`].
 //!
 //! A program with threads cannot be forked safely, and no sandbox may reach the program's file (CVE-2019-5736). A helper is
 //! therefore executed from a sealed copy in memory, in which the embedding program's `main` runs again. The role handler
@@ -50,12 +50,14 @@ pub enum Role {
     Attack,
     /// Serves a sandbox in a virtual machine over standard input and output.
     Guest,
+    /// Carries out one operation on files, in the sandbox that contains the process.
+    Tool,
     /// Is process 1 of a virtual machine.
     Init,
 }
 
 impl Role {
-    const ALL: [Self; 5] = [Self::Launcher, Self::Shim, Self::Attack, Self::Guest, Self::Init];
+    const ALL: [Self; 6] = [Self::Launcher, Self::Shim, Self::Attack, Self::Guest, Self::Tool, Self::Init];
 
     /// Returns the value of [`VARIABLE`] in a process of this role. The name is also its `argv[0]`, except for [`Role::Init`].
     pub fn name(self) -> &'static str {
@@ -64,6 +66,7 @@ impl Role {
             Self::Shim => "agentd-shim",
             Self::Attack => "agentd-attack",
             Self::Guest => "agentd-guest",
+            Self::Tool => "agentd-tool",
             Self::Init => "agentd-init",
         }
     }
@@ -90,7 +93,7 @@ impl Role {
             Self::Init => argv0 == INIT,
             // The guest's shell cannot set `argv[0]` independently of the path.
             Self::Guest => Path::new(argv0).file_name().is_some_and(|name| name == role.name()),
-            Self::Launcher | Self::Shim | Self::Attack => argv0 == role.name(),
+            Self::Launcher | Self::Shim | Self::Attack | Self::Tool => argv0 == role.name(),
         };
         matches.then_some(role)
     }
@@ -111,7 +114,7 @@ impl Role {
         Ok(command)
     }
 
-    /// Appends the variable that a process of this role needs to its environment.
+    /// Appends to `environment` the variable that a process of this role needs.
     pub fn mark(self, environment: &mut Vec<Vec<u8>>) {
         environment.push(OsString::from(self.definition()).as_bytes().to_vec());
     }
@@ -206,6 +209,9 @@ mod tests {
             ("agentd-guest", "/run/agentd-guest", Some(Role::Guest)),
             ("agentd-guest", "/run/agentd", None),
             ("agentd-attack", "/tmp/agentd-attack", None),
+            ("agentd-tool", "agentd-tool", Some(Role::Tool)),
+            ("agentd-tool", "/tmp/agentd-tool", None),
+            ("agentd-tool", "agentd-attack", None),
             ("agentd-init", "/init", Some(Role::Init)),
             ("agentd-init", "agentd-init", None),
             ("1", "/init", None),

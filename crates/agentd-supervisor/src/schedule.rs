@@ -27,7 +27,7 @@ pub fn change(listener: &Listener, call: &Call, change: Reschedule, own_proc: bo
         Ok(Decision::Resume) => {}
         Ok(Decision::Perform) => {
             let performed = change.prepare(call).and_then(|prepared| {
-                // The id of the caller, or of the target, may have been given to another process since the decision.
+                // The id of the caller, or of the target, may have been reused for another process after the decision.
                 if !listener.is_waiting(call) {
                     return Err(Errno::SRCH);
                 }
@@ -48,7 +48,7 @@ enum Decision {
 
 fn decide(call: &Call, change: Reschedule, own_proc: bool) -> Result<Decision, Errno> {
     if change.scope == Scope::Thread(call.thread) {
-        // The caller waits, so its own id cannot be given to another thread.
+        // The caller waits, so its own id cannot be reused for another thread.
         return Ok(Decision::Resume);
     }
     check(call.thread, change.scope, own_proc)?;
@@ -73,7 +73,7 @@ fn check(caller: i32, scope: Scope, own_proc: bool) -> Result<(), Errno> {
     if own { Ok(()) } else { Err(Errno::PERM) }
 }
 
-/// Returns true if two threads belong to the same exec. Each exec starts in a session of its own, and no process can join the
+/// Returns true if two threads belong to the same exec. Each exec starts in a separate session, and no process can join the
 /// session of another exec. A process that left its exec's session is recognised by its ancestors, if `/proc` shows them.
 fn same_exec(one: i32, other: i32, own_proc: bool) -> Result<bool, Errno> {
     // 0 is a session outside of the PID namespace: that of the supervisor.
@@ -85,7 +85,7 @@ fn same_exec(one: i32, other: i32, own_proc: bool) -> Result<bool, Errno> {
 }
 
 /// Returns the ancestor of a thread that is a child of this process: the leader of its exec. `None` if `/proc` hides an ancestor,
-/// or one ended meanwhile.
+/// or an ancestor has ended in the meantime.
 fn leader(thread: i32) -> Option<i32> {
     let own = rustix::process::getpid().as_raw_nonzero().get();
     let mut below = Process::open(thread)?;
@@ -95,7 +95,7 @@ fn leader(thread: i32) -> Option<i32> {
             return Some(process);
         }
         let above = Process::open(parent)?;
-        // The number of a parent that ended may have been given to another process. A process whose parent ended has another.
+        // After a parent has ended, its id may belong to another process. The kernel gives the child another parent.
         if below.ids()? != (process, parent) {
             return None;
         }

@@ -34,9 +34,9 @@ pub struct Supervisor {
     pub channel: Channel,
     /// Readable when a child has changed state, or when the launcher asks the supervisor to end.
     pub signals: OwnedFd,
-    /// The supervisor's out-of-memory score; commands have another.
+    /// The supervisor's out-of-memory score; commands have a different score.
     pub score: OomScore,
-    /// True if the supervisor is process 1 of a pid namespace.
+    /// True if the supervisor is process 1 of a PID namespace.
     pub namespaced: bool,
     /// See [`crate::plan::SandboxPlan::process_rlimit`].
     pub watch_processes: bool,
@@ -45,7 +45,7 @@ pub struct Supervisor {
 struct Leader {
     id: u32,
     process_limit: bool,
-    /// When the supervisor ends the command, unless the library does so earlier.
+    /// The time at which the supervisor ends the command, unless the library does so earlier.
     deadline: Option<Instant>,
 }
 
@@ -138,7 +138,7 @@ fn reap(supervisor: &mut Supervisor, leaders: &mut HashMap<i32, Leader>) -> Resu
         }
         let Some(leader) = leaders.remove(&pid) else { continue };
         let mut used = counted(&usage);
-        // Processes that the leader left behind belong to no exec any more.
+        // Processes that the leader left behind no longer belong to an exec.
         let others: HashSet<i32> = leaders.keys().copied().collect();
         if supervisor.namespaced && others.is_empty() {
             // Process 1 adopts all orphans, so without children it is the only process.
@@ -226,9 +226,10 @@ fn handle(
             let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
             send_opened(supervisor, id, rustix::fs::open(OsStr::from_bytes(&path), flags, Mode::from(0o644)))?;
         }
-        Request::Socket { id, v6 } => {
+        Request::Socket { id, v6, udp } => {
             let family = if v6 { AddressFamily::INET6 } else { AddressFamily::INET };
-            send_opened(supervisor, id, socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None))?;
+            let kind = if udp { SocketType::DGRAM } else { SocketType::STREAM };
+            send_opened(supervisor, id, socket_with(family, kind, SocketFlags::CLOEXEC, None))?;
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use agentd_core::{ControlError, ControlReport, ControlStatus};
 /// The total length up to which texts are kept, in bytes. The rest of a message is smaller than the remaining half.
 const TOTAL: usize = protocol::MAX_EVENT / 2;
 
-/// The length to which each text is cut if they are too long together, in bytes.
+/// The length to which each text is cut if their total length is too large, in bytes.
 const EACH: usize = 512;
 
 /// Shortens an error.

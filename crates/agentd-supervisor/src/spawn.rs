@@ -105,7 +105,7 @@ extern "C" fn child(argument: *mut libc::c_void) -> libc::c_int {
     127
 }
 
-/// Executes the command; returns only on failure. The head of this file states which calls are allowed here.
+/// Executes the command; returns only on failure. The module documentation states which calls are allowed here.
 fn execute(work: &ChildWork<'_>) -> (SpawnStep, i32) {
     let last = || Errno::from_io_error(&std::io::Error::last_os_error()).map_or(libc::EIO, Errno::raw_os_error);
     let prepared = work.prepared;

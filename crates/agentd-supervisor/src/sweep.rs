@@ -12,14 +12,14 @@ use rustix::{
 };
 use std::collections::HashSet;
 
-/// Kills everything but the supervisor. In a pid namespace `kill(-1)` reaches exactly the processes of the namespace (`kill(2)`).
+/// Kills everything but the supervisor. In a PID namespace `kill(-1)` reaches exactly the processes of the namespace (`kill(2)`).
 pub fn kill_namespace() {
-    // SAFETY: integer arguments. The caller is process 1 of a pid namespace, so -1 means the namespace.
+    // SAFETY: integer arguments. The caller is process 1 of a PID namespace, so -1 means the namespace.
     unsafe { libc::kill(-1, libc::SIGKILL) };
 }
 
-/// Kills `root`, a child of this process, and its descendants. A descendant that hides, or is forked meanwhile, becomes an orphan
-/// and is left to [`kill_orphans`].
+/// Kills `root`, a child of this process, and its descendants. A descendant that hides, or is forked in the meantime, becomes an
+/// orphan and is left to [`kill_orphans`].
 pub fn kill_tree(root: i32) {
     // Processes are stopped from the root down and killed afterwards, so that no parent can react to a child's death by forking
     // another.

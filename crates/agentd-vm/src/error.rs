@@ -31,8 +31,8 @@ pub enum AssetError {
     NoKernel,
     /// The kernel lacks a feature that a machine needs.
     #[error(
-        "find the module {name}: kernel {release} has it neither built in nor as a file — use a kernel package that has it, such \
-         as Debian's linux-image-cloud-amd64"
+        "find the module {name}: kernel {release} has it neither built in nor as a loadable module — use a kernel package that \
+         has it, such as Debian's linux-image-cloud-amd64"
     )]
     NoModule {
         /// The kernel's release.

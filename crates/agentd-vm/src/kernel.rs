@@ -164,7 +164,7 @@ fn no_elf() -> io::Error {
 fn of_package(file: &Path) -> Result<(Vec<u8>, Modules), AssetError> {
     let mut image = None;
     let mut modules = Modules::default();
-    let wants = |path: &Path| path.starts_with("boot") || Modules::are_in(path);
+    let wants = |path: &Path| path.starts_with("boot") || Modules::is_source(path);
     package::files(file, wants, |path, content| {
         if path.starts_with("boot") {
             if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")) {

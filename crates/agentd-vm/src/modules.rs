@@ -39,7 +39,7 @@ enum Source {
 
 impl Modules {
     /// Returns whether a path in a package is a module or the list of built-in modules.
-    pub(crate) fn are_in(path: &Path) -> bool {
+    pub(crate) fn is_source(path: &Path) -> bool {
         name_of(path).is_some() || path.file_name().is_some_and(|name| name == BUILT_IN)
     }
 

@@ -31,7 +31,7 @@ pub(crate) fn is(head: &[u8]) -> bool {
 /// Returns the content of one file of a Debian package. The path has no leading `/`.
 ///
 /// # Errors
-/// [`AssetError::Io`], also if the package has no such file.
+/// [`AssetError::Io`] if the package cannot be read or has no such file.
 pub fn file_of_package(package: &Path, wanted: &Path) -> Result<Vec<u8>, AssetError> {
     let mut found = None;
     files(
@@ -56,7 +56,7 @@ pub fn first_dependency(shown: &str) -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// Calls `with` for each regular file for whose path `wants` returns true. Paths have no leading `/` or `./`.
+/// Calls `with` for each regular file, if `wants` returns true for its path. Paths have no leading `/` or `./`.
 pub(crate) fn files(
     package: &Path,
     wants: impl Fn(&Path) -> bool,

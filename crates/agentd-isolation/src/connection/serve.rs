@@ -71,7 +71,7 @@ async fn exchange(channel: &mut AsyncFd<Channel>, connection: &Weak<SupervisorCo
 }
 
 impl SupervisorConnection {
-    /// Passes an event to its exec. The error says how the supervisor broke the protocol.
+    /// Passes an event to its exec. The error states how the supervisor broke the protocol.
     fn dispatch(&self, event: Event, mut fds: Vec<OwnedFd>) -> Result<(), &'static str> {
         let (id, events) = match event {
             Event::Hello { .. } => return Err("the supervisor sent a second greeting"),

@@ -10,7 +10,7 @@ const FEWEST_FLOWS: usize = 16;
 
 /// The number of descriptors that a gateway may use even if this is more than half of the remaining descriptors. The value is
 /// three quarters of the usual limit of a process.
-const USUAL: usize = 768;
+const ALWAYS_ALLOWED: usize = 768;
 
 /// The number of descriptors that the gateways of this process have reserved.
 static TAKEN: Mutex<usize> = Mutex::new(0);
@@ -54,10 +54,11 @@ pub(super) fn reserve() -> Result<(FlowLimits, DescriptorShare), IsolationError>
 /// the process suffices.
 fn limits(all: usize, taken: usize) -> Option<FlowLimits> {
     let free = all.saturating_sub(taken);
-    let most = (free / 2).max(free.min(USUAL));
+    let most = (free / 2).max(free.min(ALWAYS_ALLOWED));
     let mut limits = FlowLimits::default();
     if limits.descriptors() > most {
         limits.pipes = limits.pipes.min(most / 16);
+        limits.datagram_flows = limits.datagram_flows.min(most / 32);
         let fixed = FlowLimits { flows: 0, ..limits.clone() }.descriptors();
         limits.flows = (most.saturating_sub(fixed) / 2).max(FEWEST_FLOWS);
     }
@@ -85,7 +86,7 @@ mod tests {
 
     #[test]
     fn gateways_together_never_use_more_than_all_descriptors() {
-        for all in [100, USUAL, 3 * 1024, 12 * 1024, 384 * 1024] {
+        for all in [100, ALWAYS_ALLOWED, 3 * 1024, 12 * 1024, 384 * 1024] {
             let (mut taken, mut gateways) = (0, 0);
             while let Some(limits) = limits(all, taken) {
                 taken += limits.descriptors();
@@ -97,6 +98,6 @@ mod tests {
         }
         assert_eq!(limits(usize::MAX, 0), Some(FlowLimits::default()));
         // With the usual limit of 1,024 open files.
-        assert_eq!(limits(768, 0).map(|limits| limits.flows), Some(64));
+        assert_eq!(limits(768, 0).map(|limits| limits.flows), Some(52));
     }
 }

@@ -8,7 +8,9 @@ use super::{
     refused,
 };
 use agentd_core::{Control, ControlError, IsolationError, NetworkLog};
-use agentd_egress::{Gateway, GatewayConfig, GatewaySockets, NetGrants, record::FlowLog};
+use agentd_egress::{
+    Gateway, GatewayConfig, GatewaySockets, NetGrants, grant::Transport, limits::FlowLimits, synthetic::SyntheticNames,
+};
 use agentd_kernel::gateway::GatewaySocket;
 use std::{
     collections::BTreeSet,
@@ -30,9 +32,10 @@ const MAX_LISTENING: usize = 96;
 /// The gateway of one sandbox.
 pub(crate) struct SandboxGateway {
     running: Mutex<Option<Gateway>>,
-    log: FlowLog,
-    /// The ports at which the gateway listens. Locked during a change of the grants, so that changes happen one after the other.
-    ports: tokio::sync::Mutex<BTreeSet<u16>>,
+    log: GatewayLog,
+    /// The ports at which the gateway has sockets. Locked during a change of the grants, so that changes happen one after the
+    /// other.
+    ports: tokio::sync::Mutex<BTreeSet<(Transport, u16)>>,
     has_v6: bool,
     /// True if the gateway can inspect TLS.
     inspects: bool,
@@ -45,21 +48,28 @@ impl SandboxGateway {
     ///
     /// # Errors
     /// The reason why the gateway does not start. The sockets are then closed.
-    pub(crate) async fn start(
-        sockets: Vec<(GatewaySocket, OwnedFd)>,
-        EgressSettings { gateway: config, environment, .. }: EgressSettings,
-    ) -> Result<Self, IsolationError> {
+    pub(crate) async fn start(sockets: Vec<(GatewaySocket, OwnedFd)>, settings: EgressSettings) -> Result<Self, IsolationError> {
         let mut taken = GatewaySockets::default();
         for (purpose, socket) in sockets {
             match purpose {
                 GatewaySocket::Tcp => &mut taken.tcp,
+                GatewaySocket::Udp => &mut taken.udp,
                 GatewaySocket::DnsTcp => &mut taken.dns_tcp,
                 GatewaySocket::DnsUdp => &mut taken.dns_udp,
                 GatewaySocket::Attempts => &mut taken.attempts,
             }
             .push(socket);
         }
-        let (limits, share) = descriptors::reserve()?;
+        Self::serve(taken, settings, descriptors::reserve()?).await
+    }
+
+    /// As [`SandboxGateway::start`], with these bounds.
+    pub(super) async fn serve(
+        taken: GatewaySockets,
+        EgressSettings { gateway: config, environment, .. }: EgressSettings,
+        (limits, share): (FlowLimits, DescriptorShare),
+    ) -> Result<Self, IsolationError> {
+        let from_guest = taken.guest.is_some();
         let config = GatewayConfig { limits, ..config };
         // One socket for each family.
         let (ports, has_v6) = (ports_of(&config.grants), taken.dns_udp.len() > 1);
@@ -69,7 +79,7 @@ impl SandboxGateway {
         let log = gateway.log().clone();
         Ok(Self {
             running: Mutex::new(Some(gateway)),
-            log,
+            log: GatewayLog { log, from_guest },
             ports: ports.into(),
             has_v6,
             inspects,
@@ -78,12 +88,12 @@ impl SandboxGateway {
         })
     }
 
-    /// Begins a change to these network grants. The caller must create a listening socket for each port of
+    /// Begins a change to these network grants. The caller must create a bound socket for each port of
     /// [`GatewayChange::missing`], and pass the sockets to [`GatewayChange::apply`].
     ///
     /// # Errors
-    /// [`IsolationError::Invalid`] if the gateway would listen at too many ports, and for a grant that needs inspection if the
-    /// gateway does not inspect TLS: the programs of the sandbox have no certificates for it.
+    /// [`IsolationError::Invalid`] if the gateway would listen at too many ports. Also for a grant that needs inspection if the
+    /// gateway does not inspect TLS, because the programs of the sandbox then have no certificates.
     pub(crate) async fn begin_change<'a>(&'a self, grants: &'a NetGrants) -> Result<GatewayChange<'a>, IsolationError> {
         if let Some(grant) = grants.need_inspection().filter(|_| !self.inspects) {
             return Err(refused(&format!(
@@ -92,7 +102,7 @@ impl SandboxGateway {
             )));
         }
         let listening = self.ports.lock().await;
-        let missing: BTreeSet<u16> = ports_of(grants).difference(&listening).copied().collect();
+        let missing: BTreeSet<_> = ports_of(grants).difference(&listening).copied().collect();
         let count = listening.len() + missing.len();
         if count > MAX_LISTENING {
             return Err(refused(&format!(
@@ -103,9 +113,24 @@ impl SandboxGateway {
         Ok(GatewayChange { gateway: self, grants, listening, missing })
     }
 
-    /// Returns true if the gateway listens at the port. No program in the sandbox can then listen there.
+    /// Returns the TCP ports at which the gateway listens.
+    pub(super) async fn listening(&self) -> Vec<u16> {
+        self.ports.lock().await.iter().filter(|port| port.0 == Transport::Tcp).map(|port| port.1).collect()
+    }
+
+    /// Notes TCP ports at which the sockets of the sandbox listen, in addition to those of the grants.
+    pub(super) async fn listens_also_at(&self, ports: Vec<u16>) {
+        self.ports.lock().await.extend(ports.into_iter().map(|port| (Transport::Tcp, port)));
+    }
+
+    /// Returns the names that have an address so far. `None` if the gateway has stopped.
+    pub(super) fn names(&self) -> Option<SyntheticNames> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Gateway::names)
+    }
+
+    /// Returns true if the gateway listens at the TCP port. No program in the sandbox can then listen there.
     pub(crate) async fn listens_at(&self, port: u16) -> bool {
-        self.ports.lock().await.contains(&port)
+        self.ports.lock().await.contains(&(Transport::Tcp, port))
     }
 
     /// Waits up to [`LAST_FLOWS`] for connections to end by themselves. Then ends all other connections, and waits until they are
@@ -125,7 +150,7 @@ impl SandboxGateway {
 
     /// Returns the queue of the flows.
     pub(crate) fn log(&self) -> Arc<dyn NetworkLog> {
-        Arc::new(GatewayLog(self.log.clone()))
+        Arc::new(self.log.clone())
     }
 }
 
@@ -133,22 +158,22 @@ impl SandboxGateway {
 pub(crate) struct GatewayChange<'a> {
     gateway: &'a SandboxGateway,
     grants: &'a NetGrants,
-    listening: MutexGuard<'a, BTreeSet<u16>>,
-    missing: BTreeSet<u16>,
+    listening: MutexGuard<'a, BTreeSet<(Transport, u16)>>,
+    missing: BTreeSet<(Transport, u16)>,
 }
 
 impl GatewayChange<'_> {
-    /// Returns the ports and families at which a socket must listen; true stands for IPv6.
-    pub(crate) fn missing(&self) -> impl Iterator<Item = (u16, bool)> + use<'_> {
+    /// Returns the ports and families at which a socket must be bound; true stands for IPv6.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = (Transport, u16, bool)> + use<'_> {
         let families: &[bool] = if self.gateway.has_v6 { &[false, true] } else { &[false] };
-        self.missing.iter().flat_map(|port| families.iter().map(|v6| (*port, *v6)))
+        self.missing.iter().flat_map(|(transport, port)| families.iter().map(|v6| (*transport, *port, *v6)))
     }
 
     /// Adds the sockets to the gateway, and replaces the network grants. Ends connections that the new network grants do not
     /// allow.
     ///
     /// # Errors
-    /// The gateway has stopped, or a descriptor is not a listening socket. The old network grants then still apply.
+    /// The gateway has stopped, or a descriptor is not such a socket. The old network grants then still apply.
     pub(crate) fn apply(mut self, sockets: Vec<OwnedFd>) -> Result<(), IsolationError> {
         let failed = |error| ControlError::caused_by(Control::Network, "change the grants of the gateway", error);
         let running = self.gateway.running.lock().unwrap_or_else(PoisonError::into_inner);

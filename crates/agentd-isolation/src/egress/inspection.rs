@@ -1,17 +1,18 @@
 //! Inspection of TLS in one sandbox: which hosts need it, the secrets, and what programs need to trust the sandbox's authority.
 
-use super::{checks_requests, refused};
-use agentd_core::{IsolationError, NetworkSecret, PlanLine};
+use super::{checks_requests, refused, trusted};
+use agentd_core::{IsolationError, NetworkSecret, PlanLine, SandboxSpec};
 use agentd_egress::{
     Inspection, NetGrants,
     gateway::injectable,
     grant::Hosts,
     inspect::{
         authority::SandboxAuthority,
+        aws::{AwsKey, AwsPlaceholder},
         error::InspectionError,
         roots::TrustedRoots,
         secret::{Placeholder, Secret},
-        target::SecretTarget,
+        target::{SecretTarget, SecretUse},
         trust::{JAVA_PASSWORD, TrustFiles},
     },
 };
@@ -49,12 +50,15 @@ pub(super) fn targets(secrets: &[NetworkSecret], grants: &NetGrants) -> Result<V
     for secret in secrets {
         let target = secret.target.parse::<SecretTarget>().map_err(|error| refused(&error))?;
         injectable(&target.host, grants).map_err(|error| refused(&error))?;
-        let variable = &target.variable;
-        if targets.iter().any(|other| other.variable == *variable) {
-            return Err(refused(&format!("two secrets have the variable {variable} — give each secret a variable of its own")));
-        }
-        if VARIABLES.contains(&variable.as_str()) || variable == JVM {
-            return Err(refused(&format!("the variable {variable} names the trusted certificates — name another variable")));
+        for variable in target.variables() {
+            if targets.iter().any(|other| other.variables().contains(&variable)) {
+                return Err(refused(&format!(
+                    "two secrets have the variable {variable} — use a separate variable for each secret"
+                )));
+            }
+            if VARIABLES.contains(&variable.as_str()) || variable == JVM {
+                return Err(refused(&format!("the variable {variable} names the trusted certificates — name another variable")));
+            }
         }
         targets.push(target);
     }
@@ -64,12 +68,14 @@ pub(super) fn targets(secrets: &[NetworkSecret], grants: &NetGrants) -> Result<V
 /// Prepares inspection. Returns `None` if neither a network grant nor a secret needs it.
 ///
 /// # Errors
-/// As for [`targets`]. Fails also if the host trusts no authority, and if a value cannot be put into requests.
-pub(super) fn prepare(secrets: &[NetworkSecret], grants: &NetGrants) -> Result<Option<Inspected>, IsolationError> {
-    let targets = targets(secrets, grants)?;
+/// As for [`targets`]. Fails also if the host trusts no authority, if a command could change what the host trusts, and if a value
+/// cannot be put into requests.
+pub(super) fn prepare(spec: &SandboxSpec, grants: &NetGrants) -> Result<Option<Inspected>, IsolationError> {
+    let targets = targets(&spec.secrets, grants)?;
     if targets.is_empty() && grants.need_inspection().is_none() {
         return Ok(None);
     }
+    trusted::check(&spec.grants)?;
     let failed = |error: InspectionError| refused(&error);
     let roots = TrustedRoots::host().map_err(failed)?;
     let authority = SandboxAuthority::new().map_err(failed)?;
@@ -82,13 +88,25 @@ pub(super) fn prepare(secrets: &[NetworkSecret], grants: &NetGrants) -> Result<O
     let mut environment = VARIABLES.map(|name| (OsString::from(name), OsString::from(BUNDLE))).to_vec();
     let options = format!("-Djavax.net.ssl.trustStore={KEY_STORE} -Djavax.net.ssl.trustStorePassword={JAVA_PASSWORD}");
     environment.push((JVM.into(), options.into()));
-    let mut taken = Vec::new();
-    for (secret, SecretTarget { variable, host, place }) in secrets.iter().zip(targets) {
-        let placeholder = Placeholder::random(&secret.prefix).map_err(failed)?;
-        environment.push((variable.into(), placeholder.to_string().into()));
-        taken.push(Secret::new(placeholder, secret.value().to_owned(), host, place).map_err(failed)?);
+    let (mut taken, mut aws) = (Vec::new(), Vec::new());
+    for (secret, target) in spec.secrets.iter().zip(targets) {
+        let variables = target.variables().into_iter().map(OsString::from);
+        let SecretTarget { host, usage, .. } = target;
+        match usage {
+            SecretUse::Placed(place) => {
+                let placeholder = Placeholder::random(&secret.prefix).map_err(failed)?;
+                environment.extend(variables.zip([OsString::from(placeholder.to_string())]));
+                taken.push(Secret::new(placeholder, secret.value().to_owned(), host, place).map_err(failed)?);
+            }
+            SecretUse::Signs(scope) => {
+                let placeholder = AwsPlaceholder::random().map_err(failed)?;
+                let AwsPlaceholder { id, secret: key } = &placeholder;
+                environment.extend(variables.zip([id, key].map(|part| OsString::from(part.to_string()))));
+                aws.push(AwsKey::new(placeholder, secret.value(), host, scope).map_err(failed)?);
+            }
+        }
     }
-    let inspection = Inspection { authority: Arc::new(authority), roots, secrets: taken };
+    let inspection = Inspection { authority: Arc::new(authority), roots, secrets: taken, aws };
     let trust = TrustPlan { bundle: pem, key_store: java };
     Ok(Some(Inspected { inspection: Arc::new(inspection), trust, environment }))
 }
@@ -96,9 +114,9 @@ pub(super) fn prepare(secrets: &[NetworkSecret], grants: &NetGrants) -> Result<O
 /// Describes the inspected hosts, the secrets and the trust stores.
 ///
 /// # Errors
-/// As for [`targets`].
-pub(super) fn describe(secrets: &[NetworkSecret], grants: &NetGrants) -> Result<Vec<PlanLine>, IsolationError> {
-    let targets = targets(secrets, grants)?;
+/// As for [`targets`], and if a command could change what the host trusts.
+pub(super) fn describe(spec: &SandboxSpec, grants: &NetGrants) -> Result<Vec<PlanLine>, IsolationError> {
+    let targets = targets(&spec.secrets, grants)?;
     let ruled = grants.iter().filter(|grant| checks_requests(grant)).map(|grant| (grant.hosts.clone(), grant.port));
     let mut lines: Vec<PlanLine> = Vec::new();
     let mut inspected = |name: String| {
@@ -115,6 +133,7 @@ pub(super) fn describe(secrets: &[NetworkSecret], grants: &NetGrants) -> Result<
     targets.iter().for_each(|target| inspected(format!("{}:{}", target.host.name, target.host.port)));
     lines.extend(targets.iter().map(|target| PlanLine::new("secret", format!("{target}; the sandbox has a placeholder"))));
     if !lines.is_empty() {
+        trusted::check(&spec.grants)?;
         let places = format!("{BUNDLE}, {KEY_STORE} and the system's bundle");
         lines.push(PlanLine::new("trust", format!("{places}, with the authorities of this host and of the sandbox")));
     }

@@ -20,7 +20,8 @@ struct Handle<C> {
     outcome: Option<oneshot::Receiver<Result<Outcome, IsolationError>>>,
 }
 
-/// Runs a started exec in its own task and returns a handle on it. The task awaits `afterwards` once the outcome was reported.
+/// Runs a started exec in its own task and returns a handle on it. The task awaits `afterwards` once the outcome has been
+/// reported.
 pub fn spawn<T: Transport>(
     mut exec: Exec<T>,
     streams: ExecStreams,
@@ -32,7 +33,7 @@ pub fn spawn<T: Transport>(
     let mut exec = exec.ended_by(requested);
     tokio::spawn(async move {
         let outcome = exec.wait().await;
-        // Sending fails if the caller dropped the handle. Without it, an error has no other receiver than the log.
+        // Sending fails if the caller dropped the handle. Without a handle, only the log receives an error.
         if let Err(Err(error)) = sender.send(outcome) {
             Err::<(), _>(error).or_debug("wait for a command", "dropped handle");
         }
@@ -63,7 +64,7 @@ impl<C: ExecControl> ExecHandle for Handle<C> {
     }
 
     async fn end(&self, reason: EndReason) -> Result<(), IsolationError> {
-        // Sending fails if the exec has ended; there is nothing to end then.
+        // Sending fails if the exec has ended; in that case there is nothing to end.
         self.requests.send(reason).or_unreceived("the request to end a command");
         Ok(())
     }

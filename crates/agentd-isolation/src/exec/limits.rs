@@ -11,7 +11,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 const RECHECK: Duration = Duration::from_millis(5);
 
 /// The interval at which a counter is read if the kernel sends no events for it.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Waits until a counter of the sandbox's cgroup exceeds a limit, and returns the reason for ending the exec.
 pub(super) async fn limit_exceeded(
@@ -70,7 +70,7 @@ async fn counter_moved(connection: &SupervisorConnection, baseline: GroupUsage) 
     if memory.is_none() && processes.is_none() && !silent {
         return pending().await;
     }
-    let mut recheck = silent.then_some(LOOK);
+    let mut recheck = silent.then_some(POLL_INTERVAL);
     loop {
         if let Some(reason) = over() {
             return reason;
@@ -78,7 +78,7 @@ async fn counter_moved(connection: &SupervisorConnection, baseline: GroupUsage) 
         tokio::select! {
             () = moved(memory.as_ref()) => recheck = Some(RECHECK),
             () = moved(processes.as_ref()) => recheck = Some(RECHECK),
-            () = tokio::time::sleep(recheck.unwrap_or(LOOK)), if recheck.is_some() => {}
+            () = tokio::time::sleep(recheck.unwrap_or(POLL_INTERVAL)), if recheck.is_some() => {}
         }
     }
 }

@@ -44,7 +44,7 @@ impl Output for Receiver {
         rustix::io::ioctl_fionread(self).map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
-    /// Reads with a system call of its own. `Receiver::try_read` would report no bytes if the runtime has not yet polled their
+    /// Reads with a direct system call. `Receiver::try_read` would report no bytes if the runtime has not yet polled their
     /// arrival.
     fn read_now(&mut self, buffer: &mut Vec<u8>) -> bool {
         buffer.resize(PIECE, 0);

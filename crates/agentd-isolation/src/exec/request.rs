@@ -6,7 +6,7 @@ use agentd_supervisor::protocol::SpawnRequest;
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
 
 /// The delay with which the supervisor enforces the deadline, so that it acts only if this process is stopped.
-const BEHIND: Duration = Duration::from_secs(1);
+const DEADLINE_DELAY: Duration = Duration::from_secs(1);
 
 fn bytes(text: impl AsRef<OsStr>) -> Vec<u8> {
     text.as_ref().as_bytes().to_vec()
@@ -39,7 +39,7 @@ pub(super) fn request(id: u32, command: &Command, limits: &Limits) -> Result<Spa
     }
     let pty = command.pty.map(|size| (size.rows, size.cols));
     let rlimits = RlimitPlan::from_limits(limits);
-    let wall = limits.wall.and_then(|wall| wall.checked_add(limits.grace.unwrap_or_default())?.checked_add(BEHIND));
+    let wall = limits.wall.and_then(|wall| wall.checked_add(limits.grace.unwrap_or_default())?.checked_add(DEADLINE_DELAY));
     let wall_ms = wall.and_then(|wall| u64::try_from(wall.as_millis()).ok());
     Ok(SpawnRequest { id, argv, env, cwd, pty, rlimits, wall_ms, own_image: false })
 }

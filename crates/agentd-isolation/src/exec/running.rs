@@ -31,7 +31,7 @@ enum Phase {
     },
     /// The command has ended. Its exec still has to be completed, unless the sandbox is lost.
     Over {
-        /// The reason for which this side ended the exec, if it did.
+        /// The reason why this side ended the exec, if it did.
         reason: Option<EndReason>,
         /// The time at which the completion is stopped: the deadline plus the grace period. `None` if the deadline ended the
         /// command.
@@ -42,7 +42,7 @@ enum Phase {
 }
 
 impl Phase {
-    /// Returns the reason for which this side ended the exec. The first reason is kept.
+    /// Returns the reason why this side ended the exec. The first reason is kept.
     fn reason(&self) -> Option<EndReason> {
         match self {
             Self::Running { .. } => None,
@@ -134,7 +134,7 @@ impl<T: Transport> Exec<T> {
     }
 
     /// Counts output of the command, and ends the command when the output limit is exceeded. Output that arrives after the end
-    /// counts, too.
+    /// also counts.
     pub(super) fn count_output(&mut self, bytes: usize) {
         self.output = self.output.saturating_add(bytes as u64);
         if self.output <= self.output_limit {
@@ -238,7 +238,7 @@ impl<T: Transport> Exec<T> {
     /// Completes an exec whose command has ended, and returns its outcome. A request to end the exec, or its deadline with the
     /// grace period, stops the completion. The outcome then has that reason, unless the command was ended for an earlier one.
     pub(super) async fn conclude(&mut self, outcome: Outcome) -> Result<Outcome, IsolationError> {
-        // Nothing can be copied from a lost sandbox, and the outcome says why it was lost.
+        // Nothing can be copied from a lost sandbox, and the outcome states why it was lost.
         if matches!(self.phase, Phase::Over { lost: true, .. }) {
             return Ok(outcome);
         }

@@ -29,11 +29,11 @@ enum Call {
 /// The calls of the state machine to the peer, each with the second at which it occurred.
 type Calls = Vec<(u64, Call)>;
 
-/// How the completion of an exec ends.
+/// The way in which the completion of an exec ends.
 #[derive(Debug, Clone, Copy)]
 enum Conclusion {
     AtOnce,
-    /// After so many seconds.
+    /// After this number of seconds.
     After(u64),
     Failed,
 }
@@ -365,7 +365,7 @@ async fn kill_by_the_peer_after_a_missed_deadline_is_reported_as_the_deadline() 
     for (event, expected) in [(killed(), EndReason::WallDeadline), (exited(0), EndReason::Exited)] {
         let mut test = test(0, None, obedient);
         test.send.send(event).unwrap();
-        // As if this process had been stopped until then.
+        // This simulates a process that was stopped until then.
         tokio::time::advance(Duration::from_secs(20)).await;
         assert_eq!(test.exec.wait().await.unwrap().reason, expected);
     }

@@ -18,7 +18,7 @@ use agentd_kernel::cgroup::GroupUsage;
 use agentd_log::LogFailure as _;
 use agentd_supervisor::{
     protocol::{ExecUsage, Request},
-    role::{self, Role},
+    role,
 };
 use std::{
     future::ready,
@@ -28,8 +28,8 @@ use std::{
 };
 use tokio::{net::unix, sync::mpsc};
 
-/// The time limit for a supervisor to end an exec. After it, the sandbox is killed, with all other execs in it. A supervisor
-/// needs about a millisecond, but on a busy or emulated machine it may have to wait for a processor.
+/// The time limit for a supervisor to end an exec. When the limit has passed, the sandbox is killed, with all other execs in it.
+/// A supervisor needs about a millisecond, but on a busy or emulated machine it may have to wait for a processor.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// The transport of one exec at a supervisor.
@@ -191,11 +191,11 @@ async fn start(
     let limits = effective(&command.limits, &connection.limits)?;
     let transport = Supervised::new(connection.clone(), command, &limits);
     let mut request = request(transport.id, command, &limits)?;
-    if executable == Executable::SelfExe {
+    if let Some(role) = executable.role() {
         request.own_image = true;
-        Role::Attack.mark(&mut request.env);
+        role.mark(&mut request.env);
     }
-    let image = (executable == Executable::SelfExe).then(role::image).transpose()?;
+    let image = executable.role().map(|_| role::image()).transpose()?;
     let exec = Exec::new(transport, &limits);
     if command.pty.is_some() {
         let input = (command.stdin == StdinSource::Null).then(stdio::null).transpose()?;

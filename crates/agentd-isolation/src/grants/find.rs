@@ -17,7 +17,7 @@ use std::{
 };
 
 /// The maximum number of links that the kernel follows (`path_resolution(7)`).
-const MAX_LINKS: usize = 40;
+pub(super) const MAX_LINKS: usize = 40;
 
 /// The treatment of a symbolic link in a directory that a sandbox may have been allowed to write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

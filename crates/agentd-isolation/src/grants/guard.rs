@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Directories that contain the whole system, or data of several users.
-const NEVER: [&str; 25] = [
+const REFUSED_DIRECTORIES: [&str; 25] = [
     "/",
     "/home",
     "/root",
@@ -40,15 +40,15 @@ const NEVER: [&str; 25] = [
 const HOMES: [&str; 2] = ["/home", "/var/home"];
 
 /// Directories below which a home of `/etc/passwd` is treated as that of a person, whatever its uid.
-const PERSONS: [&str; 4] = ["/home", "/root", "/var/home", "/Users"];
+const PARENTS_OF_HOMES: [&str; 4] = ["/home", "/root", "/var/home", "/Users"];
 
 /// The reason for a system directory. Without an image, the command can read the programs and settings of the system.
 const SYSTEM: &str = "this system directory is never granted as a whole — grant the subdirectory or file that the command needs \
     (without an image, /usr, /etc and /opt can be read without a grant), or use --workspace DIR or --workspace none";
 
 /// The reason for a home directory, and for a directory that contains home directories.
-const TOO_MUCH: &str = "the directory is or contains a home directory, which has more than one project — change to a project's \
-    directory, or use --workspace DIR or --workspace none";
+const CONTAINS_HOME: &str = "the directory is or contains a home directory, which has more than one project — change to a \
+    project's directory, or use --workspace DIR or --workspace none";
 
 const WORLD_WRITABLE: &str =
     "every user may create files in this directory (mode 1777) — use a subdirectory of your own, or --workspace none";
@@ -81,7 +81,7 @@ impl Guard {
         let own = named.or_else(|| users.clone());
         let persons = entries
             .into_iter()
-            .filter(|(uid, home)| *uid == 0 || *uid >= 1000 || PERSONS.iter().any(|p| home.starts_with(p)))
+            .filter(|(uid, home)| *uid == 0 || *uid >= 1000 || PARENTS_OF_HOMES.iter().any(|p| home.starts_with(p)))
             .map(|(_, home)| home);
         let mut homes: Vec<PathBuf> = own.iter().cloned().chain(users).chain(persons).collect();
         // `HOME` and several users often name the same directory, and every path is compared with the secrets of each home.
@@ -96,28 +96,28 @@ impl Guard {
         self.own.as_deref()
     }
 
-    /// Returns the reason for which `path`, which must not contain links, is not granted.
+    /// Returns the reason why `path`, which must not contain links, is not granted.
     pub fn refusal(&self, path: &Path) -> Option<String> {
         let kept = || self.homes_above(path).iter().find_map(|home| contained_secret(path, home));
         self.refusal_of_place(path).or_else(|| is_world_writable(path).then(|| WORLD_WRITABLE.to_owned())).or_else(kept)
     }
 
     /// Returns whether a sandbox may have been allowed to write to `directory`, whose path must not contain links. A payload can
-    /// have created a link only in such a directory. The present content of the directory does not matter, because a payload may
-    /// have created that too.
+    /// have created a link only in such a directory. The current content of the directory does not matter, because a payload may
+    /// have created that as well.
     pub(super) fn could_be_granted(&self, directory: &Path) -> bool {
         self.refusal_of_place(directory).is_none() || is_world_writable(directory)
     }
 
-    /// Returns the reason for which `path` is never granted, regardless of the files at and below it.
+    /// Returns the reason why `path` is never granted, regardless of the files at and below it.
     fn refusal_of_place(&self, path: &Path) -> Option<String> {
         let homes = self.homes_above(path);
         let is_home = homes.iter().any(|home| home == path);
-        // The root of the file system contains the homes too, but the reason for the system is more helpful.
+        // The root of the file system also contains the homes, but the reason for the system is more helpful.
         if path != Path::new("/") && (is_home || self.homes.iter().chain(&self.above).any(|home| home.starts_with(path))) {
-            return Some(TOO_MUCH.to_owned());
+            return Some(CONTAINS_HOME.to_owned());
         }
-        if NEVER.iter().any(|never| path == Path::new(never)) {
+        if REFUSED_DIRECTORIES.iter().any(|never| path == Path::new(never)) {
             return Some(SYSTEM.to_owned());
         }
         homes.iter().find_map(|home| secret_above(path, home))
@@ -219,7 +219,7 @@ mod tests {
             assert_eq!(guard.refusal(Path::new(path)).as_deref(), Some(SYSTEM), "{path}");
         }
         for path in ["/h/me", "/h", "/home", "/home/any", "/root", "/data", "/data/people/ada"] {
-            assert_eq!(guard.refusal(Path::new(path)).as_deref(), Some(TOO_MUCH), "{path}");
+            assert_eq!(guard.refusal(Path::new(path)).as_deref(), Some(CONTAINS_HOME), "{path}");
         }
     }
 

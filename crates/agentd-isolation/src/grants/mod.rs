@@ -1,27 +1,30 @@
 //! Resolves grants: which objects of the host a sandbox is shown, and at which paths.
 //!
-//! A path is resolved once ([`find`]), to an object that is identified by its [`ObjectId`] from then on. The [`Guard`] checks the
+//! A path is resolved once ([`find`]), to an object that is afterwards identified by its [`ObjectId`]. The [`Guard`] checks the
 //! path of that object, and only that object is mounted or copied. [`pin`] resolves a spec from which several sandboxes are
 //! created, or whose sandbox is started again later.
 //!
 //! - `find`: resolves a path to an object, and decides which symbolic links are followed.
 //! - `guard`, `secrets`: paths that are never granted.
+//! - `places`: the places on the way to a file that agentd trusts.
 //! - `overlap`: grants that show a part of another grant.
 
 mod find;
 mod guard;
 mod overlap;
+mod places;
 mod secrets;
 
 pub use find::{Found, Links, find};
 pub use guard::Guard;
+pub use places::{places, shows};
 
 use crate::protect;
 use agentd_core::{Access, Control, ControlError, Grant, GuardRule, IsolationError, ObjectId, SandboxSpec};
 use agentd_kernel::{mount::GrantPlan, object};
 use std::path::{Component, Path};
 
-/// Directories of which every sandbox has its own.
+/// Directories that are separate for each sandbox.
 const RESERVED: [&str; 4] = ["/", "/proc", "/sys", "/dev"];
 
 /// Resolves the grants of a spec, so that every sandbox created from it is granted the objects that the paths lead to now.

@@ -20,8 +20,9 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// The time in which a launcher whose socket was closed ends its sandboxes and exits. After it, the launcher is killed.
-const END_LIMIT: Duration = Duration::from_secs(2);
+/// The time in which a launcher whose socket was closed ends its sandboxes and exits. When the time has passed, the launcher is
+/// killed.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The progress of handling a loss.
 #[derive(Default)]
@@ -33,7 +34,7 @@ pub(super) struct Loss {
 }
 
 impl Loss {
-    /// Waits until the loss was handled. Returns at once if the launcher is not lost.
+    /// Waits until the loss has been handled. Returns immediately if the launcher is not lost.
     pub(super) async fn handled(&self) {
         if self.cause.get().is_some() {
             // Waiting fails only without a sender, which is in `self`.
@@ -75,13 +76,14 @@ impl Launcher {
     }
 }
 
-/// Waits until the process has ended, and kills it after [`END_LIMIT`]. Returns false if it has not even ended then.
+/// Waits until the process has ended, and kills it after [`END_TIMEOUT`]. Returns false if the process has not ended even after
+/// that.
 fn await_end(process: &OwnedFd) -> bool {
-    if ends_within(process, END_LIMIT) {
+    if ends_within(process, END_TIMEOUT) {
         return true;
     }
     pidfd_send_signal(process, Signal::KILL).or_warn("kill a launcher that does not end", process);
-    ends_within(process, END_LIMIT)
+    ends_within(process, END_TIMEOUT)
 }
 
 /// Waits at most `limit` for the end of a process. A pidfd is readable once its process is a zombie.

@@ -5,11 +5,12 @@
 //! bounded.
 
 use crate::blocking::blocking;
-use agentd_core::{IsolationError, NetworkFlow, NetworkLog, NetworkVerdict};
+use agentd_core::{DatagramCount, DelayedBy, IsolationError, NetworkFlow, NetworkLog, NetworkVerdict};
 use agentd_log::LogFailure as _;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::HashMap,
     fs::{self, DirBuilder, File},
     io::{self, Read, Seek, SeekFrom, Write},
     net::SocketAddr,
@@ -17,8 +18,11 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+/// The reason of a flow that was open when its writer ended without its end.
+const LOST: &str = "agentd ended before the end of the flow was recorded";
 
 /// Size in bytes of each of the four files.
 const MAX_FILE: u64 = 1 << 20;
@@ -29,6 +33,12 @@ const KINDS: [&str; 2] = ["flows-granted", "flows-refused"];
 /// One flow of a named sandbox. The texts come from the sandbox: escape them before printing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedFlow {
+    /// A number that the records of one connection share, until the sandbox starts again.
+    #[serde(default)]
+    pub id: Option<u64>,
+    /// True if no end of the connection is recorded. The bytes and the time are those so far.
+    #[serde(default)]
+    pub open: bool,
     /// The time of the attempt, in microseconds since 1970.
     pub started_us: u64,
     /// The time until the end of the flow, in microseconds.
@@ -45,7 +55,13 @@ pub struct RecordedFlow {
     pub sent: u64,
     /// Bytes to the sandbox.
     pub received: u64,
-    /// The method and path of a refused request inside of TLS that is inspected.
+    /// The carried datagrams of a flow of UDP. Records of earlier versions have none.
+    #[serde(default)]
+    pub datagrams: Option<DatagramCount>,
+    /// The limits that delayed the flow.
+    #[serde(default)]
+    pub delayed: DelayedBy,
+    /// The method and path of a refused request.
     pub request: Option<String>,
     /// True if a network grant allows the flow.
     pub allowed: bool,
@@ -53,7 +69,7 @@ pub struct RecordedFlow {
     pub rule: Option<String>,
     /// The reason why the flow was refused, or ended before both sides closed it.
     pub reason: Option<String>,
-    /// The network grant that would allow the flow, if any.
+    /// The network grant that would allow what was refused, if any.
     pub missing: Option<String>,
 }
 
@@ -74,18 +90,24 @@ pub struct FlowHistory {
 enum Line {
     Flow(Box<RecordedFlow>),
     Dropped(u64),
+    /// The time at which the sandbox was started, in microseconds since 1970. No earlier flow is open any more.
+    Started(u64),
 }
 
 impl From<NetworkFlow> for RecordedFlow {
     fn from(flow: NetworkFlow) -> Self {
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let open = matches!(flow.verdict, NetworkVerdict::Open { .. });
         let (allowed, rule, reason, missing) = match flow.verdict {
             NetworkVerdict::Granted { rule, cut } => (true, Some(rule), cut, None),
+            NetworkVerdict::Open { rule } => (true, Some(rule), None, None),
+            NetworkVerdict::RefusedLater { rule, reason, missing } => (true, Some(rule), Some(reason), missing),
             NetworkVerdict::Refused { reason, missing } => (false, None, Some(reason), missing),
             other => (false, None, Some(format!("{other:?}")), None),
         };
         Self {
-            started_us: micros(flow.started.duration_since(UNIX_EPOCH).unwrap_or_default()),
+            id: flow.id,
+            open,
+            started_us: since_epoch(flow.started),
             lasted_us: micros(flow.lasted),
             name: flow.name,
             wanted: flow.wanted,
@@ -93,6 +115,8 @@ impl From<NetworkFlow> for RecordedFlow {
             address_checked: flow.address_checked,
             sent: flow.sent,
             received: flow.received,
+            datagrams: flow.datagrams,
+            delayed: flow.delayed,
             request: flow.request,
             allowed,
             rule,
@@ -100,6 +124,14 @@ impl From<NetworkFlow> for RecordedFlow {
             missing,
         }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn since_epoch(time: SystemTime) -> u64 {
+    micros(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// Writes the flows of a running sandbox to its folder, until the sandbox has ended.
@@ -111,12 +143,16 @@ impl FlowWriter {
     /// # Errors
     /// The thread could not be started.
     pub(super) fn start(log: Arc<dyn NetworkLog>, folder: PathBuf) -> io::Result<Self> {
+        let started = since_epoch(SystemTime::now());
         let thread = thread::Builder::new().name("network-log".to_owned()).spawn(move || {
             let mut files = KINDS.map(|kind| FlowFile { folder: folder.clone(), kind, open: None });
             let mut keep = |kind: usize, line: Line| {
                 // This flow is not recorded. The next flow may be, if the disk has space again.
                 files[kind].append(&line).or_warn("record a flow", &folder);
             };
+            if folder.join(KINDS[0]).exists() {
+                keep(0, Line::Started(started));
+            }
             while let Some(flow) = log.next(Duration::MAX) {
                 let flow = RecordedFlow::from(flow);
                 keep(usize::from(!flow.allowed), Line::Flow(Box::new(flow)));
@@ -203,7 +239,7 @@ fn open_to_append(folder: &Path, kind: &str) -> io::Result<(File, u64)> {
 /// # Errors
 /// A file cannot be read.
 pub fn read(folder: &Path) -> io::Result<FlowHistory> {
-    let mut history = FlowHistory::default();
+    let (mut history, mut started) = (FlowHistory::default(), 0);
     for kind in KINDS {
         // The current file is opened first. If it becomes the older file before the second call, both calls open the same file,
         // which is then read once.
@@ -213,11 +249,26 @@ pub fn read(folder: &Path) -> io::Result<FlowHistory> {
             current.as_ref().is_some_and(|(_, current)| (current.dev(), current.ino()) == (file.1.dev(), file.1.ino()))
         };
         for (file, _) in before.filter(|before| !same(before)).into_iter().chain(current) {
-            add(&mut history, file)?;
+            started = started.max(add(&mut history, file)?);
         }
     }
+    keep_last_records(&mut history.flows, started);
     history.flows.sort_by_key(|flow| flow.started_us);
     Ok(history)
+}
+
+/// Keeps the last record of each connection. `started` is the time of the last start of the sandbox.
+fn keep_last_records(flows: &mut Vec<RecordedFlow>, started: u64) {
+    let key = |flow: &RecordedFlow| flow.id.map(|id| (flow.started_us, id));
+    let last: HashMap<_, _> = flows.iter().enumerate().map(|(index, flow)| (key(flow), index)).collect();
+    let mut indexes = 0..;
+    flows.retain(|flow| {
+        let index = indexes.next();
+        key(flow).is_none() || last.get(&key(flow)).copied() == index
+    });
+    for flow in flows.iter_mut().filter(|flow| flow.open && flow.started_us < started) {
+        (flow.open, flow.reason) = (false, Some(LOST.to_owned()));
+    }
 }
 
 fn open_to_read(path: &Path) -> io::Result<Option<(File, fs::Metadata)>> {
@@ -231,17 +282,19 @@ fn open_to_read(path: &Path) -> io::Result<Option<(File, fs::Metadata)>> {
     }
 }
 
-fn add(history: &mut FlowHistory, file: File) -> io::Result<()> {
-    let mut bytes = Vec::new();
+/// Adds the lines of a file. Returns the time of the last start of the sandbox, or 0.
+fn add(history: &mut FlowHistory, file: File) -> io::Result<u64> {
+    let (mut bytes, mut started) = (Vec::new(), 0);
     file.take(2 * MAX_FILE).read_to_end(&mut bytes)?;
     for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         match serde_json::from_slice(line) {
             Ok(Line::Flow(flow)) => history.flows.push(*flow),
             Ok(Line::Dropped(dropped)) => history.dropped = history.dropped.saturating_add(dropped),
+            Ok(Line::Started(at)) => started = at,
             Err(_) => history.damaged += 1,
         }
     }
-    Ok(())
+    Ok(started)
 }
 
 #[cfg(test)]

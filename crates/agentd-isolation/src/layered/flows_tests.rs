@@ -25,14 +25,18 @@ fn flow(at: u64, name: &str, allowed: bool) -> NetworkFlow {
         NetworkVerdict::Refused { reason: "no grant".to_owned(), missing: Some("a.example:443".to_owned()) }
     };
     NetworkFlow {
+        id: None,
         started: UNIX_EPOCH + Duration::from_micros(at),
         lasted: Duration::from_millis(1),
         name: Some(name.to_owned()),
         wanted: Some(([198, 18, 1, 0], 443).into()),
         connected: None,
         address_checked: true,
+        from_guest: false,
         sent: 1,
         received: 2,
+        datagrams: None,
+        delayed: agentd_core::DelayedBy::default(),
         request: None,
         verdict,
     }
@@ -81,4 +85,26 @@ async fn incomplete_line_is_counted_and_next_flow_is_read() {
     write(place.path(), [flow(2, "b.example", true)]).await;
     let history = read(place.path()).unwrap();
     assert_eq!((history.flows.len(), history.damaged), (2, 1));
+}
+
+#[tokio::test]
+async fn open_flow_is_listed_until_its_end_or_until_the_sandbox_starts_again() {
+    let place = tempfile::tempdir().unwrap();
+    let record = |at, id, sent, open: bool| {
+        let verdict = NetworkVerdict::Open { rule: "a.example:443".to_owned() };
+        let flow = NetworkFlow { id: Some(id), sent, ..flow(at, "a.example", true) };
+        if open { NetworkFlow { verdict, ..flow } } else { flow }
+    };
+    let read = || {
+        let flows = read(place.path()).unwrap().flows.into_iter();
+        flows.map(|flow| (flow.started_us, flow.sent, flow.open, flow.reason)).collect::<Vec<_>>()
+    };
+    // The flow 1 ends, the flow 2 does not.
+    let flows = [record(1, 1, 0, true), record(2, 2, 0, true), record(2, 2, 5, true), record(1, 1, 7, false)];
+    write(place.path(), flows).await;
+    assert_eq!(read(), [(1, 7, false, None), (2, 5, true, None)]);
+    // A gateway that starts later numbers its connections from the beginning.
+    let now = since_epoch(SystemTime::now()) + 60_000_000;
+    write(place.path(), [record(now, 2, 9, true)]).await;
+    assert_eq!(read(), [(1, 7, false, None), (2, 5, false, Some(LOST.to_owned())), (now, 9, true, None)]);
 }

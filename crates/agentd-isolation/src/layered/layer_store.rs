@@ -1,5 +1,5 @@
-//! The folder for the layers of a backend's sandboxes. It is locked while this process lives. The process removes it at its end;
-//! if the process is killed, the next process that opens a store removes it.
+//! The folder for the layers of a backend's sandboxes. It is locked while this process runs. The process removes it when the
+//! process ends; if the process is killed, the next process that opens a store removes it.
 
 use crate::store::{Fresh, Store};
 use agentd_core::{IsolationBackend, IsolationError};

@@ -2,7 +2,7 @@
 //! layers; processes are started over the layers and ended as needed.
 //!
 //! - [`runtime`]: the processes of one sandbox, started on demand and ended when its layers change. The daemon (`agentd-daemon`)
-//!   uses it for named sandboxes, too.
+//!   also uses it for named sandboxes.
 //! - [`flows`]: the record of a sandbox's flows on disk.
 //! - `layer_store`: the folder for unnamed sandboxes, whose layers are removed with them.
 //! - `sandbox`: a layered sandbox behind the [`agentd_core::Sandbox`] interface.

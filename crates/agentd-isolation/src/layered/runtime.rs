@@ -27,7 +27,7 @@ pub struct Running {
     pub commands: Arc<()>,
     /// Writes the flows of the sandbox to disk, if the sandbox has granted hosts.
     flows: Option<FlowWriter>,
-    /// Protects the sandbox's layers from removal, whatever the records say.
+    /// Protects the sandbox's layers from removal, whatever the records contain.
     _held: Hold,
 }
 
@@ -43,7 +43,7 @@ impl Running {
 pub struct SandboxRuntime {
     /// The running sandbox, if started.
     pub running: Option<Running>,
-    /// True while the processes are paused. Processes that are started meanwhile are paused, too.
+    /// True while the processes are paused. Processes that are started during that time are also paused.
     pub paused: bool,
     /// The time at which the processes were last used.
     pub used: Option<Instant>,
@@ -71,7 +71,7 @@ impl SandboxRuntime {
         Ok(())
     }
 
-    /// Returns the resources used by the sandbox's present and former processes.
+    /// Returns the resources used by the sandbox's current and former processes.
     ///
     /// # Errors
     /// As [`Sandbox::resource_usage`].
@@ -164,7 +164,7 @@ impl SandboxRuntime {
     /// Runs `work`, which commits the changes of the sandbox as a layer.
     ///
     /// - No command runs: the processes are ended and the layer is committed in place, in constant time.
-    /// - A command runs, and may write to any file that it has open: all processes are paused meanwhile and the layer is copied.
+    /// - A command runs, and may write to any file that it has open: all processes are paused while the layer is copied.
     ///
     /// # Errors
     /// The error of `work`, or of ending, pausing or resuming the processes.
@@ -222,7 +222,7 @@ fn sum(past: &Usage, now: &Usage) -> Usage {
     }
 }
 
-/// Runs `work`, which may take long, on a thread for blocking operations.
+/// Runs `work`, which may take a long time, on a thread for blocking operations.
 ///
 /// # Errors
 /// The error of `work`, or [`IsolationError::Internal`] if it panicked.

@@ -229,6 +229,11 @@ impl Sandbox for LayeredSandbox {
         Ok(Box::new(CountedExec { handle, running: Some(running) }))
     }
 
+    async fn exec_tool(&self, command: Command) -> Result<Outcome, IsolationError> {
+        let (sandbox, _running) = self.used().await?;
+        sandbox.exec_tool(command).await
+    }
+
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, IsolationError> {
         let (sandbox, _running) = self.used().await?;
         sandbox.read_file(path, limit).await

@@ -12,7 +12,7 @@ const EVERYWHERE: &str = "*";
 pub(super) struct Layout {
     /// The name of the tool.
     pub name: &'static str,
-    /// Directories of which at least one must be on the caller's `PATH` for `show` to apply.
+    /// Directories, at least one of which must be on the caller's `PATH` for `show` to apply.
     pub on_path: Vec<&'static str>,
     /// Directories shown read-only.
     pub show: Vec<&'static str>,
@@ -31,7 +31,7 @@ pub(super) struct Layout {
 pub(super) struct Secret {
     /// The path, in which one `*` may stand for one name.
     pub path: &'static str,
-    /// XML elements, separated by `|`. If there are any, a file with none of them holds no credentials.
+    /// XML elements, separated by `|`. If elements are listed, a file without these elements holds no credentials.
     pub elements: Option<&'static str>,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct List {
 /// The list compiled into this program.
 pub(super) static LIST: LazyLock<List> = LazyLock::new(|| parse(SOURCE));
 
-/// Parses the list. A line in a form that the head of the file does not describe has no effect; a test rejects such a file.
+/// Parses the list. A line in a form that the top of the file does not describe has no effect; a test rejects such a file.
 fn parse(source: &'static str) -> List {
     let mut layouts = vec![Layout { name: EVERYWHERE, ..Layout::default() }];
     for line in source.lines() {

@@ -167,7 +167,7 @@ fn overlap(one: &Grant, other: &Grant) -> bool {
     meet(&one.path, &other.path) || meet(&target(one), &target(other))
 }
 
-/// Returns the reason for which a directory cannot be shown, if there is one. A sandbox that root creates has its own ids and
+/// Returns the reason why a directory cannot be shown, if there is one. A sandbox that root creates has its own ids and
 /// sees files through id-mapped mounts, which overlayfs does not support (`mount_setattr(2)`). In a container, root's toolchains
 /// are therefore left out; otherwise every run would be refused.
 fn not_mappable(path: &Path) -> Option<String> {

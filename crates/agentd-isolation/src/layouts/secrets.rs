@@ -56,7 +56,7 @@ fn first_below(directory: &Path, rest: &Path, secret: &Secret) -> Option<PathBuf
     None
 }
 
-/// Returns whether a file exists and may hold credentials. A file that cannot be read as text may.
+/// Returns whether a file exists and may hold credentials. A file that cannot be read as text counts as one that may.
 fn is_secret(path: &Path, secret: &Secret) -> bool {
     let Some(elements) = secret.elements else { return exists(path) };
     exists(path) && read(path).is_none_or(|text| has_element(&text, elements))

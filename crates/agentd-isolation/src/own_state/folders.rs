@@ -133,7 +133,7 @@ fn named_home() -> Option<PathBuf> {
     std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute() && home != Path::new("/"))
 }
 
-/// Returns the uid of this process, and the uid to which the kernel maps it in the parent user namespace if that is another one.
+/// Returns the uid of this process, and the uid to which the kernel maps it in the parent user namespace if the two uids differ.
 /// `unshare --map-root-user` makes a user root in a new user namespace, and leaves the user's folders where they are.
 fn uids() -> Vec<u32> {
     let own = rustix::process::geteuid().as_raw();

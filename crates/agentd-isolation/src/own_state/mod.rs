@@ -77,7 +77,7 @@ pub(crate) fn check(grants: &[Grant], more: &[&Path]) -> Result<(), IsolationErr
     Ok(())
 }
 
-/// Returns the reason for which `folder` forbids `grant`, if it does.
+/// Returns the reason why `folder` forbids `grant`, if it does.
 fn refusal(grant: &Grant, granted: &GrantedTree, folder: &Folder, tree: &FolderTree) -> Option<&'static str> {
     if granted.lies_in(tree) {
         return Some("the grant lies in");

@@ -47,7 +47,8 @@ impl Mounts {
         Self(table.split(|byte| *byte == b'\n').filter_map(mount).collect())
     }
 
-    /// Returns the position that `path` shows; `path` must not contain links. `None` if no mount in the table contains it.
+    /// Returns the position of the object at `path` in its file system; `path` must not contain links. `None` if no mount in the
+    /// table contains it.
     pub fn place(&self, path: &Path) -> Option<DevicePath> {
         // `max_by_key` returns the last of several mounts at one point, which covers the others.
         let mount =

@@ -43,7 +43,7 @@ pub(super) struct GrantedTree {
     object: Object,
     /// The directories that contain the tree, and the tree.
     above: Vec<Object>,
-    /// The objects mounted in the tree, which a grant of the tree shows too.
+    /// The objects mounted in the tree, which a grant of the tree also shows.
     mounted: Vec<Object>,
     /// The positions that the tree shows: its own, and those of the mounts in it.
     places: Vec<DevicePath>,

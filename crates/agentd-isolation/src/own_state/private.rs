@@ -115,7 +115,7 @@ pub fn replace(folder: BorrowedFd<'_>, name: &str, content: &[u8]) -> io::Result
 /// Creates the file `name` in `folder` atomically, with its whole content. Only the owner of the file may access it.
 ///
 /// # Errors
-/// `EEXIST` if the name exists; otherwise the error of writing the file or of giving it its name.
+/// `EEXIST` if the name exists; otherwise the error of writing the file or of linking it to its name.
 pub fn create(folder: BorrowedFd<'_>, name: &str, content: &[u8]) -> io::Result<()> {
     // Writers in several PID namespaces may have the same pid. Sharing a draft would let one writer change the file of another.
     let mut random = [0; 8];

@@ -1,4 +1,4 @@
-//! The background task of a pool. It carries out the steps that the state decides, one at a time, until the pool is drained or
+//! The background task of a pool. It carries out the steps that the state selects, one at a time, until the pool is drained or
 //! dropped.
 
 use super::{SharedPool, state::Step};

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The pause of refilling after the first failure. The pause doubles with each further failure, up to [`MAX_PAUSE`].
+/// The pause before the pool is refilled after a first failure. The pause doubles with each further failure, up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
@@ -107,7 +107,7 @@ impl<S> PoolState<S> {
         Step::Wait(self.idle.front().and_then(|oldest| self.expiry(oldest)))
     }
 
-    /// Adds a new idle sandbox. Returns it if the pool was drained meanwhile.
+    /// Adds a new idle sandbox. Returns it if the pool was drained in the meantime.
     pub(super) fn add(&mut self, sandbox: S, now: Instant) -> Option<S> {
         if self.drained {
             return Some(sandbox);
@@ -149,12 +149,12 @@ impl<S> PoolState<S> {
     }
 
     /// Returns a sandbox that is still to be destroyed.
-    pub(super) fn last_of_all(&self) -> Option<&S> {
+    pub(super) fn undestroyed(&self) -> Option<&S> {
         self.discarded.back().or(self.idle.back().map(|idle| &idle.sandbox))
     }
 
-    /// Removes the sandbox that [`PoolState::last_of_all`] returned.
-    pub(super) fn forget_last(&mut self) {
+    /// Removes the sandbox that [`PoolState::undestroyed`] returned.
+    pub(super) fn forget_undestroyed(&mut self) {
         if self.discarded.pop_back().is_none() {
             self.idle.pop_back();
         }
@@ -271,9 +271,9 @@ mod tests {
         assert_eq!(state.add(3, now), Some(3));
         assert_eq!(state.next(now), Step::Stop);
         let mut left = Vec::new();
-        while let Some(one) = state.last_of_all().copied() {
+        while let Some(one) = state.undestroyed().copied() {
             left.push(one);
-            state.forget_last();
+            state.forget_undestroyed();
         }
         assert_eq!(left, [9, 2, 1]);
     }

@@ -11,7 +11,7 @@ use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
 /// Addresses of the loopback interface: the granted address, and another address.
 const GRANTED: Ipv4Addr = Ipv4Addr::LOCALHOST;
-const BESIDE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+const OTHER_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// The granted name. No resolver finds an address for this name (RFC 6761, 6.4).
 const NAME: &str = "granted.invalid";
 
@@ -24,7 +24,7 @@ struct Servers {
 impl Servers {
     async fn make() -> io::Result<Self> {
         let granted = TcpListener::bind((GRANTED, 0)).await?;
-        let another = TcpListener::bind((BESIDE, granted.local_addr()?.port())).await?;
+        let another = TcpListener::bind((OTHER_ADDRESS, granted.local_addr()?.port())).await?;
         let other_port = TcpListener::bind((GRANTED, 0)).await?;
         let datagrams = UdpSocket::bind((GRANTED, 0))?;
         datagrams.set_nonblocking(true)?;

@@ -31,7 +31,7 @@ pub(super) fn key(name: &[u8]) -> Cow<'_, [u8]> {
         let has_capitals = name.iter().any(u8::is_ascii_uppercase);
         return if has_capitals { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) };
     }
-    // A name that is no UTF-8 is compared byte by byte.
+    // A name that is not UTF-8 is compared byte by byte.
     let Ok(text) = std::str::from_utf8(name) else { return Cow::Borrowed(name) };
     let mut key = Vec::with_capacity(name.len());
     for character in text.chars() {

@@ -23,7 +23,7 @@ pub enum Cause {
     TooManySettings,
     /// Protected directories have more entries than are compared.
     TooManyEntries,
-    /// More bytes of protected files were changed just before than are read.
+    /// More bytes of protected files were changed shortly before the comparison than are read.
     TooManyBytes,
     /// The file cannot be read.
     UnreadableFile,
@@ -168,7 +168,8 @@ impl fmt::Display for Gap {
             Cause::TooManyBytes => {
                 write!(
                     f,
-                    ": too many bytes of protected files were written just before — review the file before host tools use it"
+                    ": too many bytes of protected files were written shortly before the comparison — review the file before host \
+                     tools use it"
                 )
             }
         }

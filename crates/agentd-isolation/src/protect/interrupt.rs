@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 /// The minimum time limit of a comparison after a command. Otherwise, a command that runs until its own time limit would prevent
 /// the comparison.
-const LEAST: Duration = Duration::from_secs(2);
+const MIN_TIME: Duration = Duration::from_secs(2);
 
 /// The time after an interrupt in which a comparison must return. A comparison that does not return, because a file system does
 /// not answer, is abandoned.
@@ -39,11 +39,11 @@ impl Interrupt {
 
     /// Creates an interrupt for the comparison after a command that began at `began` and has this time limit.
     pub fn after_command(began: Instant, limit: Option<Duration>) -> Self {
-        Self::within(limit.map(|limit| limit.saturating_sub(began.elapsed()).max(LEAST)))
+        Self::within(limit.map(|limit| limit.saturating_sub(began.elapsed()).max(MIN_TIME)))
     }
 
     /// Returns an interrupt that also ends comparisons after `limit`. A call of [`Interrupt::ask`] on one of the two interrupts
-    /// affects the other, too.
+    /// also affects the other.
     #[must_use]
     pub fn and_within(&self, limit: Duration) -> Self {
         Self { asked: self.asked.clone(), ..Self::within(Some(limit)) }
@@ -149,9 +149,9 @@ mod tests {
             interrupt.ask();
         };
         assert_eq!(tokio::join!(interrupt.run(compare), stop).0, Some(7));
-        // Waits for nothing, because it was asked before.
+        // Does not wait, because the interrupt was requested before.
         interrupt.due().await;
-        // Without a stop, the result is returned too, and a comparison that panics has none.
+        // Without a stop, the result is also returned, and a comparison that panics has none.
         assert_eq!(Interrupt::default().run(|interrupt| interrupt.is_due()).await, Some(false));
         assert_eq!(Interrupt::default().run(|_| -> u8 { panic!("in a test") }).await, None);
     }
@@ -160,7 +160,7 @@ mod tests {
     fn comparison_after_a_command_has_the_rest_of_its_time_and_some_time_at_least() {
         let began = Instant::now();
         assert!(Interrupt::after_command(began, None).at.is_none());
-        for (limit, least) in [(Duration::ZERO, LEAST), (Duration::from_secs(1000), Duration::from_secs(990))] {
+        for (limit, least) in [(Duration::ZERO, MIN_TIME), (Duration::from_secs(1000), Duration::from_secs(990))] {
             let interrupt = Interrupt::after_command(began, Some(limit));
             assert!(interrupt.at.unwrap() >= began + least && !interrupt.is_due(), "{limit:?}");
         }

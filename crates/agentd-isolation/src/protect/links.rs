@@ -108,7 +108,7 @@ impl Links {
         resolved
     }
 
-    /// Counts one look-up. Returns why it may not be made.
+    /// Counts one look-up. Returns the reason if the look-up is not permitted.
     fn spend(&mut self, length: usize) -> Result<(), Cause> {
         if self.interrupt.is_due() {
             return Err(Cause::Interrupted);

@@ -74,7 +74,7 @@ fn entries(source: &str) -> impl Iterator<Item = (Section, &str, &str)> {
             section = Some(Section::WorkspaceRepository);
             None
         }
-        "[workspace, names that end so]" => {
+        "[workspace, suffixes of names]" => {
             section = Some(Section::WorkspaceSuffix);
             None
         }
@@ -133,7 +133,7 @@ mod tests {
             "[git directory, reported]",
             "[workspace]",
             "[workspace, roots of repositories]",
-            "[workspace, names that end so]",
+            "[workspace, suffixes of names]",
         ];
         assert_eq!(sections, known, "entries of an unknown section would belong to the one before");
         let list = [&LIST.git, &LIST.git_reported, &LIST.workspace, &LIST.suffixes];

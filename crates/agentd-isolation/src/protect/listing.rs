@@ -194,7 +194,7 @@ impl Seen<'_> {
                 }
             }
         }
-        // Some file systems do not report the type here; opening the entry as a directory will show it.
+        // Some file systems do not report the type here; opening the entry as a directory shows the type.
         if kind.is_dir() || kind == FileType::Unknown {
             listing.directories.extend_from_slice(name.to_bytes_with_nul());
         }

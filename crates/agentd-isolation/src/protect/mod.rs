@@ -10,7 +10,7 @@
 //! - `git`: the hooks and settings of a repository
 //! - `plan`, `release`: the protected paths of a grant, and those that the user releases
 //! - `search`, `listing`, `tree`: git directories, and listed names in subdirectories, anywhere in a tree
-//! - `subdirectory`, `case`: matches names with the list, on file systems that ignore case too
+//! - `subdirectory`, `case`: matches names with the list, even on file systems that ignore case
 //! - `links`: the targets of symbolic links
 //! - `interrupt`: ends a comparison early
 //! - `report`, `group`, `summary`, `gaps`: the changes that a comparison found, and the paths that it left out

@@ -202,7 +202,7 @@ impl Observer<'_> {
     }
 
     /// Follows the links among the compared paths, wherever these links are: each link of a chain can be replaced, and a tool
-    /// obeys the object at the end.
+    /// loads the object at the end.
     fn follow_links(&mut self) {
         while let Some(link) = self.observed.states.links.get(self.followed).cloned() {
             if self.followed == MAX_LINKS {

@@ -292,7 +292,7 @@ struct Entries {
 }
 
 impl Entries {
-    /// Returns whether the directory may contain `name`, on a file system that ignores case too.
+    /// Returns whether the directory may contain `name`, even on a file system that ignores case.
     fn may_contain(&self, name: &OsStr) -> bool {
         self.keys.contains(&*case::key(name.as_bytes()))
     }

@@ -45,7 +45,7 @@ pub(super) fn file(directory: impl AsFd, path: &Path) -> Option<Vec<u8>> {
     (content.len() as u64 <= MAX_FILE_BYTES).then_some(content)
 }
 
-/// Opens the regular file `path` below `directory`, and returns its size too.
+/// Opens the regular file `path` below `directory`. Also returns the size of the file.
 fn regular(directory: impl AsFd, path: &Path) -> rustix::io::Result<(File, u64)> {
     let path_only = open(&directory, path, OFlags::PATH)?;
     // The file type is checked before the file is opened: opening some devices for reading has side effects.

@@ -12,7 +12,7 @@ use std::{collections::HashMap, fmt, path::PathBuf};
 /// The maximum number of changes that a report names.
 pub(super) const MAX_REPORTED: usize = 256;
 
-/// The kind of a change. Changes of existing paths come before creations, because host tools already obey an existing path, and a
+/// The kind of a change. Changes of existing paths come before creations, because host tools already load an existing path, and a
 /// payload can create any number of paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -42,7 +42,7 @@ pub struct Change {
     pub how: How,
     /// Whether the path is, or was, a whole git directory.
     pub is_git_directory: bool,
-    /// The SHA-256 digest of the present content, for a regular file of at most 1 MiB among the first changes of a report.
+    /// The SHA-256 digest of the current content, for a regular file of at most 1 MiB among the first changes of a report.
     pub digest: Option<[u8; 32]>,
     /// The innermost grant with protected paths that contains the path.
     #[serde(with = "agentd_kernel::path_bytes::maybe")]
@@ -139,8 +139,8 @@ impl Report {
 }
 
 /// Puts the most important changes first if there are more than a report names. The first change of each group comes first, so
-/// that a payload cannot hide a change behind many others: first those at the roots of grants, then those in subdirectories, and
-/// changes of existing paths before creations. The other changes follow, creations last.
+/// that a payload cannot hide a change behind many others. Among these, changes at the roots of grants precede those in
+/// subdirectories, and changes of existing paths precede creations. The other changes follow, creations last.
 pub(super) fn prioritize(changes: &mut [Change]) {
     if changes.len() <= MAX_REPORTED {
         return;

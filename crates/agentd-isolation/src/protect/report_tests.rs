@@ -11,9 +11,9 @@ use std::{
 };
 
 const GRANTS: [&str; 2] = ["/w", "/other"];
-const HOWS: [How; 6] = [How::Removed, How::Replaced, How::Changed, How::NotUpdated, How::NotCompared, How::Created];
+const KINDS: [How; 6] = [How::Removed, How::Replaced, How::Changed, How::NotUpdated, How::NotCompared, How::Created];
 
-/// Returns a change at one of several kinds of places. Different numbers give different paths, except at the root.
+/// Returns a change at one of several kinds of places. Different numbers result in different paths, except at the root.
 fn change(grant: &str, place: usize, name: &str, number: usize, how: How) -> Change {
     let below = match place {
         0 => name.to_owned(),
@@ -30,26 +30,26 @@ fn change(grant: &str, place: usize, name: &str, number: usize, how: How) -> Cha
 
 /// Many changes that differ only in the number, as a payload makes them in a loop.
 fn noise() -> impl Strategy<Value = Vec<Change>> {
-    let loops = (0..GRANTS.len(), 0..7usize, any::<Index>(), 0..HOWS.len(), 1..700usize);
+    let loops = (0..GRANTS.len(), 0..7usize, any::<Index>(), 0..KINDS.len(), 1..700usize);
     loops.prop_map(|(grant, place, name, how, count)| {
         let name = name.get::<&str>(&LIST.workspace);
-        (0..count).map(|number| change(GRANTS[grant], place, name, number, HOWS[how])).collect()
+        (0..count).map(|number| change(GRANTS[grant], place, name, number, KINDS[how])).collect()
     })
 }
 
 /// One change of each of many listed names in one place: rare kinds, among which a payload would hide a rare one.
 fn rare() -> impl Strategy<Value = Vec<Change>> {
-    let names = (0..GRANTS.len(), any::<bool>(), any::<Index>(), 0..HOWS.len(), 1..80usize);
+    let names = (0..GRANTS.len(), any::<bool>(), any::<Index>(), 0..KINDS.len(), 1..80usize);
     names.prop_map(|(grant, at_root, first, how, count)| {
         let name = |number: usize| LIST.workspace[(first.index(LIST.workspace.len()) + number) % LIST.workspace.len()];
         let place = if at_root { 0 } else { 2 };
-        (0..count).map(|number| change(GRANTS[grant], place, name(number), 0, HOWS[how])).collect()
+        (0..count).map(|number| change(GRANTS[grant], place, name(number), 0, KINDS[how])).collect()
     })
 }
 
 /// Every listed name, changed in every way.
 fn everything() -> Vec<Change> {
-    let names = LIST.workspace.iter().flat_map(|name| HOWS.map(|how| (name, how)));
+    let names = LIST.workspace.iter().flat_map(|name| KINDS.map(|how| (name, how)));
     let of_grant =
         |(name, how): (&&str, How)| GRANTS.map(|grant| [change(grant, 0, name, 0, how), change(grant, 2, name, 0, how)]);
     names.flat_map(of_grant).flatten().collect()
@@ -116,14 +116,14 @@ proptest! {
     fn no_noise_hides_a_listed_name_or_a_kind_of_change(
         loops in prop::collection::vec(prop_oneof![noise(), rare()], 0..8),
         important in prop::collection::vec(
-            (0..GRANTS.len(), 0..7usize, any::<Index>(), 0..HOWS.len(), 100_000..100_010usize), 1..6),
+            (0..GRANTS.len(), 0..7usize, any::<Index>(), 0..KINDS.len(), 100_000..100_010usize), 1..6),
         with_everything in prop::bool::weighted(0.2),
         by_path in any::<bool>(),
         batches in 1..4usize,
     ) {
         let mut all: Vec<Change> = loops.into_iter().flatten().collect();
         all.extend(important.into_iter().map(|(grant, place, name, how, number)| {
-            change(GRANTS[grant], place, name.get::<&str>(&LIST.workspace), number, HOWS[how])
+            change(GRANTS[grant], place, name.get::<&str>(&LIST.workspace), number, KINDS[how])
         }));
         if with_everything {
             all.extend(everything());

@@ -1,5 +1,5 @@
 //! Finds git directories, and listed names, in the subdirectories of a tree. A payload can create them anywhere. A git command,
-//! or a shell prompt, that runs below a git directory obeys its configuration.
+//! or a shell prompt, that runs below a git directory applies its configuration.
 //!
 //! The search lists every directory, level by level, with several threads in large trees. A later search of the same tree lists
 //! only the directories whose ctime has changed (`docs/decisions/0067`).
@@ -39,7 +39,7 @@ pub(super) struct Limits {
     /// The maximum length of the paths of all searched directories together, in bytes. It bounds memory, and the time for
     /// look-ups in deep trees.
     pub path_bytes: usize,
-    /// The number of compared paths from which on no more entries of protected directories, or listed names, are compared.
+    /// The number of compared paths at which the comparison of listed names and of entries of protected directories stops.
     pub entries: usize,
 }
 
@@ -59,7 +59,7 @@ impl Limits {
         Self { directories: 1024, names: 1 << 18, repositories: 1024, listed: None, path_bytes: 64 << 20, entries: 0 };
 }
 
-/// The number of directories of one level from which on several threads search them.
+/// The minimum number of directories of one level that several threads search.
 const PARALLEL: usize = 256;
 
 /// The maximum number of threads of one search.
@@ -102,7 +102,7 @@ enum DirectoryFindings {
     /// The directory is unchanged since the last search, in which it has this position.
     Unchanged(usize),
     Listed(Listing),
-    /// No directory is there any more.
+    /// The directory no longer exists.
     Gone,
     /// The directory may contain directories that were not searched, for this reason.
     Hidden(Cause),

@@ -344,7 +344,7 @@ fn search_beyond_the_limit_of_listed_names_keeps_those_nearest_to_the_root_and_n
     let gaps = |found: &Found| found.gaps.iter().map(|gap| (gap.path.clone(), gap.cause)).collect::<Vec<_>>();
     assert_eq!(gaps(&first), [(root.path().join("a/b/c"), Cause::TooManyListed)]);
     assert_eq!(first.listed, ["a/.envrc", "a/b/.envrc"].map(|path| root.path().join(path)));
-    // A later search with more room finds what was left out, and one with less room has the limit for known names too.
+    // A later search with more room finds what was left out, and one with less room also has the limit for known names.
     assert_eq!(found(3, &first.tree).listed.len(), 3);
     assert_eq!(gaps(&found(1, &first.tree))[0], (root.path().join("a/b/.envrc"), Cause::TooManyListed));
 }

@@ -26,7 +26,7 @@ const MAX_DIGESTED: u64 = 64 << 20;
 
 /// The time for which the kernel may leave a page dirty: 30 s of `dirty_expire_centisecs`, 5 s of `dirty_writeback_centisecs`,
 /// and time for a slow disk. Until a dirty page is written back, a write to it through a shared mapping changes no time stamp.
-const DIRTY: Duration = Duration::from_secs(120);
+const WRITE_BACK_TIME: Duration = Duration::from_secs(120);
 
 /// File systems that set the ctime at the first write to a clean page of a shared mapping, and let no user set the ctime
 /// (`statfs(2)`). On all others, the content of a file may change without a new time stamp: tmpfs sets none, and a server of NFS,
@@ -61,7 +61,7 @@ pub(super) struct Seen {
     /// The times of the last change of content and of the inode. `None` for a directory, whose entries are compared one by one.
     times: Option<[(i64, u32); 2]>,
     content: Content,
-    /// Whether the entries of the directory were added too.
+    /// True if the entries of the directory were also added.
     is_complete: bool,
     /// Why the path is compared.
     pub origin: EntryOrigin,
@@ -70,7 +70,7 @@ pub(super) struct Seen {
 /// The property by which a change of a file's content is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
-    /// The time stamp: each change sets another one, or the object has no content.
+    /// The time stamp: each change sets a new one, or the object has no content.
     TimeStamp,
     /// The SHA-256 digest: the time stamp alone could not reveal a later change.
     Digest([u8; 32]),
@@ -108,7 +108,7 @@ pub(super) struct States {
     pub gaps: Gaps,
     /// The origin of the paths that are added next.
     pub origin: EntryOrigin,
-    /// The number of states from which on no more entries of protected directories are added.
+    /// The number of states at which no more entries of protected directories are added.
     most: usize,
     /// The length of all paths, in bytes.
     path_bytes: usize,
@@ -258,10 +258,11 @@ fn is_recent(changed: &StatxTimestamp, now: SystemTime) -> bool {
     let seconds = Duration::from_secs(u64::try_from(changed.tv_sec).unwrap_or(0));
     let changed = UNIX_EPOCH + seconds + Duration::from_nanos(changed.tv_nsec.into());
     // A time stamp in the future counts as recent: it could stay the same until the clock has reached it.
-    now.duration_since(changed).map_or(true, |age| age < DIRTY)
+    now.duration_since(changed).map_or(true, |age| age < WRITE_BACK_TIME)
 }
 
-/// Returns whether the object at `path` was changed after `then`, or so shortly before that its time stamp cannot tell.
+/// Returns whether the object at `path` was changed after `then`, or so shortly before that its time stamp does not show the
+/// order.
 pub(super) fn changed_since(path: &Path, then: SystemTime) -> bool {
     let changed = path.symlink_metadata().ok().and_then(|meta| {
         let seconds = u64::try_from(meta.ctime()).ok()?;

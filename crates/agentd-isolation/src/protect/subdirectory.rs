@@ -70,8 +70,8 @@ pub(super) fn counts(directory: &Path) -> bool {
 }
 
 /// Returns whether the entry `name` of a directory, given by its path below the root of a grant, is listed. A name that differs
-/// from the list only in a way that some file systems ignore is listed if `leads_there`: if the kernel finds the entry at the
-/// given path below the directory, which has the names of the list.
+/// from the list only in a way that some file systems ignore is also listed if `leads_there` returns true. `leads_there` returns
+/// whether the kernel finds the entry at the given path below the directory, which is spelled as in the list.
 pub(super) fn find(directory: &Path, name: &[u8], leads_there: impl Fn(&Path) -> bool) -> Option<Match> {
     if list::suffix(name).is_some() {
         return Some(Match::Listed);

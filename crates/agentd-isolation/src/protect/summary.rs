@@ -17,11 +17,11 @@ const MAX_SINGLE: usize = 4;
 /// The maximum number of lines for subdirectories. If there were more, each grant has one line.
 const MAX_LINES: usize = 32;
 
-/// The maximum number of groups in one line that are named with a path. Others are named by their listed name.
+/// The maximum number of groups in one line that are named with a path. The others are named by their listed name.
 const MAX_PATHS: usize = 8;
 
-/// Returns the lines for changes at the roots of grants: one for each change, or one for each grant if there are many changes of
-/// one kind of the same listed name.
+/// Returns the lines for changes at the roots of grants: one for each change. Many changes of one kind to the same listed name
+/// share one line for each grant.
 pub(super) fn lines_at_root(changes: &[&Change]) -> Vec<String> {
     let mut counts: BTreeMap<Group, usize> = BTreeMap::new();
     for change in changes {
@@ -65,7 +65,7 @@ fn of_directory(directory: &Path, changes: &[&Change]) -> Vec<String> {
     vec![line("protected paths in subdirectories", directory, changes)]
 }
 
-/// Changes of one kind, of the same listed name.
+/// Changes of one kind that affect the same listed name.
 struct Pair<'a> {
     count: usize,
     how: How,

@@ -40,7 +40,7 @@ impl Index {
     }
 
     /// Returns the files among `paths` of which git has checked out another version since the last call, but could not write. The
-    /// next call compares with the present index. An index that cannot be read is added to `gaps`.
+    /// next call compares with the current index. An index that cannot be read is added to `gaps`.
     pub(super) fn stale(&mut self, paths: &[PathBuf], gaps: &mut Gaps) -> Vec<PathBuf> {
         let mut now = open(&self.repository);
         let identity = |file: &File| file.metadata().map(|meta| (meta.dev(), meta.ino())).ok();

@@ -33,7 +33,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Records the present state of the protected paths of `grants`. Of a grant without protected paths, only read-only grants
+    /// Records the current state of the protected paths of `grants`. Of a grant without protected paths, only read-only grants
     /// inside it are recorded.
     pub fn begin(grants: &[Grant], interrupt: &Interrupt) -> Self {
         Self::begin_within(grants, Limits::TREE, interrupt)
@@ -101,7 +101,7 @@ impl Watch {
         Report { changes, gaps, ..Report::default() }
     }
 
-    /// Records that the sandbox was not destroyed. Later reports say that its processes may change files after the comparison.
+    /// Records that the sandbox was not destroyed. Later reports state that its processes may change files after the comparison.
     pub fn processes_may_remain(&mut self) {
         self.processes_may_remain = true;
     }

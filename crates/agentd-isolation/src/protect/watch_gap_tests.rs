@@ -52,11 +52,11 @@ fn commondir_that_cannot_be_read_or_names_no_directory_is_a_gap() {
 }
 
 #[test]
-fn commondir_that_names_a_directory_is_no_gap_and_that_directory_is_compared() {
+fn commondir_that_names_a_directory_is_not_a_gap_and_that_directory_is_compared() {
     for (content, link) in [("../../shared", None), ("../../shared\r\n\n", None), ("../../shared\n", Some("elsewhere"))] {
         let project = Project::new();
         project.repository("src/.git");
-        // Without `HEAD`, it is no git directory itself.
+        // Without `HEAD`, it is not a git directory itself.
         fs::create_dir_all(project.path("shared/hooks")).unwrap();
         fs::create_dir_all(project.path("src/tools")).unwrap();
         fs::write(project.path("shared/config"), "[core]\nhooksPath = tools\n").unwrap();

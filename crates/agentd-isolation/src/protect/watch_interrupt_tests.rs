@@ -3,7 +3,7 @@
 use super::*;
 use std::collections::BTreeMap;
 
-/// Returns an interrupt that ends comparisons at once.
+/// Returns an interrupt that ends comparisons immediately.
 fn asked() -> Interrupt {
     let interrupt = Interrupt::default();
     interrupt.ask();

@@ -20,7 +20,7 @@ fn relink(project: &Project, target: &str, name: &str) {
     symlink(target, project.path(name)).unwrap();
 }
 
-/// Lets more than one tick of the clock pass, so that the time stamps show that the present files are older than what follows.
+/// Lets more than one tick of the clock pass, so that the time stamps show that the current files are older than what follows.
 fn tick() {
     std::thread::sleep(std::time::Duration::from_millis(30));
 }

@@ -47,7 +47,7 @@ pub(super) fn digest(backend: &str, work_root: &Path, files: &[PathBuf]) -> Opti
     add("kernel", &read("/proc/version").ok()?);
     add("program", &identity(Path::new("/proc/self/exe"))?);
     for name in SETTINGS {
-        // The absence of a setting is a condition too.
+        // The absence of a setting is also a condition.
         add(name, &read(Path::new("/proc/sys").join(name)).unwrap_or_default());
     }
     for name in NAMESPACES {

@@ -1,5 +1,5 @@
-//! Stores the results of probes for all programs of this user, so that a process probes a backend only if no result for the same
-//! conditions exists: kernel, program, settings, namespaces, control group and others ([`key`]).
+//! Stores the results of probes for all programs of this user. A process probes a backend only if no result exists for the same
+//! conditions: kernel, program, settings, namespaces, control group and others ([`key`]).
 //!
 //! Each proof is a file, named after the backend and the key of the conditions. A proof is trusted because no sandbox can write
 //! it: the file lies in a folder of [`crate::own_state`]. Proofs are only read for agentd's backends that have a boundary, not
@@ -43,7 +43,7 @@ impl Proofs {
         Self { folder: Some(folder), kept, work_root: std::env::temp_dir() }
     }
 
-    /// Returns the capabilities that `backend` proved under the present conditions; `None` if the backend must be probed.
+    /// Returns the capabilities that `backend` proved under the current conditions; `None` if the backend must be probed.
     pub fn get(&self, backend: &str) -> Option<BackendCapabilities> {
         let folder = self.folder_of(backend)?;
         let content = match own_state::read(folder.as_fd(), &file(backend, &self.key(backend)?)) {
@@ -73,7 +73,7 @@ impl Proofs {
         }
     }
 
-    /// Removes the proof of `backend` under the present conditions.
+    /// Removes the proof of `backend` under the current conditions.
     pub fn forget(&self, backend: &str) {
         let (Some(folder), Some(key)) = (self.folder_of(backend), self.key(backend)) else { return };
         let removed = rustix::fs::unlinkat(folder, file(backend, &key), AtFlags::empty());
@@ -82,7 +82,7 @@ impl Proofs {
         }
     }
 
-    /// Returns the digest of the present conditions. `None` if proofs of `backend` are not stored, or the kernel does not provide
+    /// Returns the digest of the current conditions. `None` if proofs of `backend` are not stored, or the kernel does not provide
     /// a condition.
     fn key(&self, backend: &str) -> Option<String> {
         let (name, files) = self.kept.iter().find(|(name, _)| name == backend)?;

@@ -19,7 +19,7 @@ fn proven(name: &str, result: EvidenceResult) -> BackendCapabilities {
     BackendCapabilities { snapshots: true, ..BackendCapabilities::from_evidence(name, evidence.to_vec()) }
 }
 
-/// Writes the proof of `backend` under the present conditions.
+/// Writes the proof of `backend` under the current conditions.
 fn write(folder: &Path, backend: &str, content: &[u8]) {
     let path = folder.join(file(backend, &key::digest(backend, &std::env::temp_dir(), &[]).unwrap()));
     std::fs::write(&path, content).unwrap();
@@ -97,7 +97,7 @@ fn stored_proofs_over_limit_drop_oldest() {
     let folder = tempfile::tempdir().unwrap();
     let opened = OwnedFd::from(std::fs::File::open(folder.path()).unwrap());
     let held = proven(ContainerBackend::NAME, EvidenceResult::Held);
-    // A proof of another backend, and a file that is no proof.
+    // A proof of another backend, and a file that is not a proof.
     proofs(folder.path()).keep(&proven(LinuxNativeBackend::NAME, EvidenceResult::Held));
     std::fs::write(folder.path().join("proven-container-x.json"), "").unwrap();
     // Later proofs have earlier names.

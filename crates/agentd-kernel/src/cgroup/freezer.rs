@@ -13,8 +13,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The maximum number of passes that move processes into a group. The launcher does nothing else meanwhile, so a payload that
-/// keeps forking must not be able to prolong the move.
+/// The maximum number of passes that move processes into a group. The launcher does nothing else during the move, so a payload
+/// that keeps forking must not be able to prolong the move.
 const PASSES: u32 = 32;
 
 /// A group whose processes can be frozen.
@@ -66,7 +66,7 @@ impl Freezer {
             }
             for pid in outside {
                 match fs::write(&procs, pid.to_string()) {
-                    // The process has ended meanwhile.
+                    // The process has ended in the meantime.
                     Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
                     written => written.during(Control::Cgroup, || format!("move process {pid} into {}", self.dir.display()))?,
                 }
@@ -102,7 +102,7 @@ impl Freezer {
     /// Removes the group, all processes of which must have been killed.
     ///
     /// # Errors
-    /// `EBUSY` while the last process is still exiting; call the method again then.
+    /// `EBUSY` while the last process is still exiting; in that case, call the method again.
     pub fn try_remove(&self) -> Result<(), ControlError> {
         if self.own { group::try_remove(Path::new(&self.dir)) } else { Ok(()) }
     }

@@ -225,7 +225,7 @@ impl Cgroup {
     /// Removes the group without waiting.
     ///
     /// # Errors
-    /// `EBUSY` while killed processes are still exiting; call the method again then.
+    /// `EBUSY` while killed processes are still exiting; in that case, call the method again.
     pub fn try_remove(&mut self) -> Result<(), ControlError> {
         self.remove_by(try_remove)
     }

@@ -13,7 +13,7 @@ const ALL: [Controller; 6] =
     [Controller::Memory, Controller::Pids, Controller::Cpu, Controller::CpuTime, Controller::Freezer, Controller::CpuSet];
 
 /// Controllers that a group on version 2 has only if its parent enables them.
-const GIVEN: [Controller; 3] = [Controller::Memory, Controller::Pids, Controller::Cpu];
+const ENABLED_BY_PARENT: [Controller; 3] = [Controller::Memory, Controller::Pids, Controller::Cpu];
 
 /// The version of the interface of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +153,7 @@ pub(super) fn v2_parents(mount: &Mount, places: &str) -> Vec<(Controller, PathBu
 fn most<'a>(candidates: impl Iterator<Item = (&'a Path, Vec<Controller>)>) -> Option<(&'a Path, Vec<Controller>)> {
     let mut best: Option<(&Path, Vec<Controller>)> = None;
     for (dir, enabled) in candidates {
-        let complete = enabled.len() == GIVEN.len();
+        let complete = enabled.len() == ENABLED_BY_PARENT.len();
         if best.as_ref().is_none_or(|(_, most)| enabled.len() > most.len()) {
             best = Some((dir, enabled));
         }
@@ -184,5 +184,5 @@ fn enabled(dir: &Path) -> Vec<Controller> {
             && std::fs::write(dir.join("cgroup.subtree_control"), word).is_ok()
             && is_enabled(controller)
     };
-    GIVEN.into_iter().filter(|controller| is_enabled(*controller) || enable(*controller)).collect()
+    ENABLED_BY_PARENT.into_iter().filter(|controller| is_enabled(*controller) || enable(*controller)).collect()
 }

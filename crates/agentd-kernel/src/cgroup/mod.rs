@@ -51,14 +51,14 @@ impl Controller {
     }
 }
 
-/// Limits of a group. `None` is no limit.
+/// Limits of a group. `None` means no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupPlan {
     /// Memory in bytes; swap is off.
     pub memory: Option<u64>,
     /// Processes and threads of the payload.
     pub processes: Option<u32>,
-    /// Threads of the supervisor, which are in the group too. They are added to `processes`.
+    /// Threads of the supervisor, which are also in the group. They are added to `processes`.
     pub own_threads: u32,
     /// Processor time per wall time.
     pub cpu_quota: Option<CpuQuota>,

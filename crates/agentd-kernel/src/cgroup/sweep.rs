@@ -1,19 +1,19 @@
 //! Removal of groups whose creator was killed. A group's name identifies its creator:
-//! `agentd.<pid namespace>.<pid>.<start time>.<number>`.
-//! Only a creator in this process's own pid namespace can be known to be dead.
+//! `agentd.<PID namespace>.<pid>.<start time>.<number>`.
+//! Only a creator in this process's own PID namespace can be known to be dead.
 
 use super::{Hierarchy, group};
 use agentd_log::LogFailure as _;
 use std::{os::unix::fs::MetadataExt, path::Path};
 
-/// Returns the name prefix of this process's groups: pid namespace, pid and start time, which are unique until the host reboots.
+/// Returns the name prefix of this process's groups: PID namespace, pid and start time, which are unique until the host reboots.
 pub fn owner_prefix() -> String {
     let pid = std::process::id();
     // Not `/proc/PID`, which may be the directory of another process (see [`crate::proc`]).
     format!("agentd.{}.{pid}.{}", pid_namespace(), start_time(Path::new("/proc/self")).unwrap_or(0))
 }
 
-/// Returns the inode number of this process's pid namespace (`namespaces(7)`, "The /proc/pid/ns/ directory").
+/// Returns the inode number of this process's PID namespace (`namespaces(7)`, "The /proc/pid/ns/ directory").
 fn pid_namespace() -> u64 {
     std::fs::metadata("/proc/self/ns/pid").map_or(0, |meta| meta.ino())
 }
@@ -61,8 +61,8 @@ impl Hierarchy {
         };
         let orphans: Vec<_> = self.parents.values().flat_map(orphaned).collect();
         for state in orphans.iter().map(|dir| dir.join("freezer.state")).filter(|file| file.exists()) {
-            // On version 1 a frozen process does not die, so the groups are thawed first. If the write fails, the removal fails
-            // too.
+            // On version 1 a frozen process does not die, so the groups are thawed first. If the write fails, the removal also
+            // fails.
             std::fs::write(&state, "THAWED").or_warn("thaw control group of a dead launcher", &state);
         }
         for dir in &orphans {
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn group_is_orphaned_only_if_proc_shows_that_its_creator_is_dead() {
         let own = rustix::process::getpid().as_raw_pid();
-        // This process began at another time, so the group is that of an earlier process with the same pid.
+        // This process began at another time, so the group belongs to an earlier process with the same pid.
         let name = format!("agentd.{}.{own}.{}.0", pid_namespace(), u64::MAX);
         if let Some(mounted) = std::env::var_os(INSIDE) {
             return assert_eq!(is_orphaned(&name), mounted == "own");

@@ -37,7 +37,7 @@ fn only_groups_of_dead_creators_are_orphaned() {
     let own = Hierarchy::name(1);
     let namespace = own.split('.').nth(1).unwrap();
     assert!(sweep::is_orphaned(&format!("agentd.{namespace}.1.99999999999.4")));
-    // A creator in another pid namespace is not known to be dead.
+    // A creator in another PID namespace is not known to be dead.
     assert!(!sweep::is_orphaned("agentd.1.1.99999999999.4"));
     for foreign in ["agentd", "agentd.1.2", "system.slice", "agentd.x.1.2.3", "agentd.1.2.3.4.5"] {
         assert!(!sweep::is_orphaned(foreign), "{foreign}");
@@ -80,7 +80,7 @@ fn v2_parent_is_nearest_group_without_processes() {
     let own = root.path().join("user.slice/app.slice/x.scope");
     group(root.path(), "", "cpu memory pids\n");
     group(&root.path().join("user.slice"), "", "cpu memory pids\n");
-    // This group would offer all controllers too, but has a process, so that its children could not be entered.
+    // This group would also offer all controllers, but has a process, so that its children could not be entered.
     group(&root.path().join("user.slice/app.slice"), "7\n", "cpu memory pids\n");
     group(&own, "8\n", "pids\n");
     let mount = Mount { point: root.path().into(), root: "/".into(), version: Version::V2, options: "rw".into() };

@@ -25,7 +25,7 @@ const NETWORK_HEADER: u32 = 0xfff0_0000;
 const FLAGS: u32 = 0x12;
 const SYN: u32 = 0x02;
 /// The number of bytes of a packet that are kept: enough for the longest header of IPv4, and the ports.
-const KEPT: u32 = 64;
+const SNAP_LENGTH: u32 = 64;
 
 /// A step of a filter.
 #[derive(Clone, Copy)]
@@ -61,7 +61,7 @@ pub(super) fn sockets(family: AddressFamily) -> Result<[OwnedFd; 2], Errno> {
 fn filter(steps: &[FilterStep]) -> Vec<libc::sock_filter> {
     let instruction = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     // Encodes the last step first. A jump skips the steps after its own step, and the instruction that keeps the packet.
-    let mut program = vec![instruction(RETURN, 0, 0, 0), instruction(RETURN, 0, 0, KEPT)];
+    let mut program = vec![instruction(RETURN, 0, 0, 0), instruction(RETURN, 0, 0, SNAP_LENGTH)];
     program.extend((1_u8..).zip(steps.iter().rev()).map(|(skipped, step)| match *step {
         Do(code, k) => instruction(code, 0, 0, k),
         DropIf(k) => instruction(EQUAL, skipped, 0, k),
@@ -83,7 +83,7 @@ mod tests {
             for (at, instruction) in filter.iter().enumerate().filter(|(_, instruction)| instruction.code == EQUAL) {
                 assert_eq!(at + 1 + usize::from(instruction.jt.max(instruction.jf)), filter.len() - 1);
             }
-            assert_eq!(filter[filter.len() - 2..].iter().map(|end| end.k).collect::<Vec<_>>(), [KEPT, 0]);
+            assert_eq!(filter[filter.len() - 2..].iter().map(|end| end.k).collect::<Vec<_>>(), [SNAP_LENGTH, 0]);
         }
     }
 }

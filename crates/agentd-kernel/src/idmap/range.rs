@@ -49,8 +49,8 @@ impl HostIds {
     /// Returns the ids that the two files assign to `agentd`, or `usual` for both kinds if neither file has a line of that name.
     ///
     /// # Errors
-    /// If a file cannot be read, or a line for `agentd` exists and no usable range does. Ids outside the configured ranges must
-    /// not be used then.
+    /// If a file cannot be read, or a line for `agentd` exists and no usable range does. In that case, ids outside the configured
+    /// ranges must not be used.
     pub(super) fn configured(usual: Range) -> Result<Self, ControlError> {
         let [uids, gids] = FILES.map(read);
         Self::parse(&uids?, &gids?, usual)
@@ -77,7 +77,8 @@ impl HostIds {
         self.uids.count.min(self.gids.count) / RANGE
     }
 
-    /// Returns part `number`, whose first id is root inside. Different numbers below [`HostIds::parts`] have different ids.
+    /// Returns part `number`, whose first id is root in the sandbox. Different numbers below [`HostIds::parts`] have different
+    /// ids.
     pub(super) fn part(&self, number: u32) -> IdMap {
         let first = |range: Range| range.first + number * RANGE;
         IdMap { uid: 0, gid: 0, host_uid: first(self.uids), host_gid: first(self.gids), count: RANGE, extra: None }

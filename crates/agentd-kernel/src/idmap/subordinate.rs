@@ -1,8 +1,8 @@
 //! Subordinate ids (`subuid(5)`, `subgid(5)`): host ids that an unprivileged user may map into user namespaces with two
 //! set-user-id programs (`newuidmap(1)`, `newgidmap(1)`).
 //!
-//! Id 0 inside maps to the caller, because only root of the host can id-map mounts of the host. With any other map, files of the
-//! caller, including image layers, would have no owner inside. The ids from 1 on are subordinate.
+//! Id 0 in the sandbox maps to the caller, because only root of the host can id-map mounts of the host. With any other map, files
+//! of the caller, including image layers, would have no owner in the sandbox. The ids from 1 on are subordinate.
 
 use super::{
     ExtraIds, IdLease, IdMap, RANGE,
@@ -44,7 +44,7 @@ impl Subordinate {
     /// Returns the ids that `/etc/subuid` and `/etc/subgid` currently assign to the user of this process.
     ///
     /// # Errors
-    /// A sentence that says why the caller has no usable subordinate ids.
+    /// A sentence that states why the caller has no usable subordinate ids.
     pub fn of_caller() -> Result<Self, String> {
         let caller = IdMap::caller().as_root();
         let names = names(&fs::read_to_string("/etc/passwd").unwrap_or_default(), caller.host_uid);
@@ -114,8 +114,8 @@ impl Subordinate {
     }
 }
 
-/// Runs `program` for the process `pid`. `ids` are host ranges (first id and count), which are mapped to consecutive ids inside
-/// from 0 on.
+/// Runs `program` for the process `pid`. `ids` are host ranges (first id and count), which are mapped to consecutive ids in the
+/// sandbox from 0 on.
 fn map(program: &Path, pid: i32, ids: impl Iterator<Item = (u32, u32)>) -> Result<(), ControlError> {
     let mut arguments = vec![pid.to_string()];
     let mut inside = 0;

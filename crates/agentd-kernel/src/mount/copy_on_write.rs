@@ -42,7 +42,7 @@ const COPIES: &str = "copies";
 const LOWER: &str = "low";
 
 /// Returns the tree to attach for a grant: `tree` itself, or an overlay of it for a copy-on-write grant. If this kernel cannot
-/// use the directory as a layer of an overlay, returns `None` and adds a note: the grant is not shown then.
+/// use the directory as a layer of an overlay, returns `None` and adds a note. In that case, the grant is not shown.
 pub(super) fn layered(
     uppers: Option<&Uppers>,
     (number, grant): (usize, &GrantPlan),

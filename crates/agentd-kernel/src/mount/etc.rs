@@ -31,7 +31,8 @@ pub enum HostEtc {
         /// True if the sandbox has ids or groups of the host. Files that only these may read must then be hidden.
         hide: bool,
     },
-    /// A copy that is created once. For roots whose changes are kept, because the lower layer of an overlay must not change.
+    /// A copy that is created once. It is used for roots whose changes are kept, because the lower layer of an overlay must not
+    /// change.
     Copy,
 }
 
@@ -74,8 +75,8 @@ pub(super) fn overlay(
 
 /// Returns true if the overlay was mounted, and false on errors after which a copy can be used instead:
 ///
-/// - `EINVAL`: the host's file system cannot be a layer, because it is a stack of overlays already, or because it contains mounts
-///   that the sandbox's owner may not remove, such as `/etc/hosts` in containers.
+/// - `EINVAL`: the host's file system cannot be a layer. Either it is a stack of overlays already, or it contains mounts that the
+///   sandbox's owner may not remove, such as `/etc/hosts` in containers.
 /// - `ENODEV`: the kernel has no overlayfs.
 /// - `EPERM`: the kernel has no overlayfs in user namespaces (before Linux 5.11).
 fn mounted(result: rustix::io::Result<()>) -> Result<bool, ControlError> {
@@ -98,7 +99,7 @@ fn open_host() -> Result<OwnedFd, ControlError> {
 }
 
 /// Returns true if the file is world-readable, or the directory world-readable and world-searchable.
-fn is_for_everybody(stat: &Stat) -> bool {
+fn is_open_to_all(stat: &Stat) -> bool {
     let needed = if FileType::from_raw_mode(stat.st_mode).is_dir() { 0o005 } else { 0o004 };
     stat.st_mode & needed == needed
 }

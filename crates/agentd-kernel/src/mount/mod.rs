@@ -195,7 +195,7 @@ impl ViewBase {
     /// mounts of the host become private and read-only.
     ///
     /// # Errors
-    /// The error of the first step that fails. The view is incomplete then.
+    /// The error of the first step that fails. After an error, the view is incomplete.
     pub fn build(scratch_bytes: u64) -> Result<Self, ControlError> {
         // The modes below are final, independent of the umask. The usual umask is restored for commands.
         let umask = rustix::process::umask(rustix::fs::Mode::empty());
@@ -215,7 +215,7 @@ impl ViewBase {
 /// Completes the view. `own` are the trees of the sandbox's control groups.
 ///
 /// # Errors
-/// The error of the first step that fails. The view is incomplete then.
+/// The error of the first step that fails. After an error, the view is incomplete.
 pub fn build(plan: &ViewPlan, ViewBase { umask, scratch }: ViewBase, own: OwnTrees) -> Result<View<'_>, ControlError> {
     make_links(plan, Path::new("/tmp"), Path::new("/tmp"))?;
     // Mode 111 also forbids listing the directory.
@@ -330,7 +330,7 @@ impl View<'_> {
     }
 }
 
-/// If `grant` is inside one of the `earlier` grants, makes the directories between the two mount points mount points too.
+/// If `grant` is inside one of the `earlier` grants, also makes the directories between the two mount points into mount points.
 /// Otherwise the payload could rename such a directory and create another in its place. All paths are below `root`.
 fn pin_between(root: &Path, earlier: &[GrantPlan], grant: &GrantPlan) -> Result<(), ControlError> {
     let around = earlier.iter().rev().find(|outer| grant.target.starts_with(&outer.target) && grant.target != outer.target);

@@ -1,9 +1,9 @@
 //! Name files: the files from which programs learn the user, the host name and the name servers (`passwd(5)`, `group(5)`,
 //! `hosts(5)`, `nsswitch.conf(5)`, `resolv.conf(5)`).
 //!
-//! Each file is derived from the file of the host or the image: the sandbox's own lines come first, and the present lines follow.
-//! In a view of the host's tree, read-only mounts show the files over the host's, so that no command can change them for the next
-//! command. In a sandbox's own root, they are written into the root before a payload runs.
+//! Each file is derived from the file of the host or the image: the sandbox's own lines come first, and the existing lines
+//! follow. In a view of the host's tree, read-only mounts show the files over the host's, so that no command can change them for
+//! the next command. In a sandbox's own root, they are written into the root before a payload runs.
 
 mod content;
 mod file;
@@ -45,9 +45,9 @@ pub struct Account {
 /// Source of the addresses of other hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Resolver {
-    /// No resolver: without a network, each lookup fails at once.
+    /// No resolver: without a network, each lookup fails immediately.
     Nowhere,
-    /// The resolver that the present files configure.
+    /// The resolver that the current files configure.
     AsPresent,
     /// A `resolv.conf` with the given content.
     Given {
@@ -97,7 +97,7 @@ impl Name {
         }
     }
 
-    /// Returns true if no line of a present file is kept.
+    /// Returns true if no line of an existing file is kept.
     fn is_replaced(self) -> bool {
         matches!(self, Self::Host | Self::Resolver)
     }

@@ -16,7 +16,7 @@ use std::{
 };
 
 /// Mode of missing parent directories.
-const ON_THE_WAY: Mode = Mode::from_raw_mode(0o755);
+const PARENT_MODE: Mode = Mode::from_raw_mode(0o755);
 
 /// A root in which files are created.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +43,7 @@ impl Places<'_> {
         let made = match self {
             Self::Filled(root) => {
                 let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-                rustix::fs::symlinkat(target, directory(root, parent, ON_THE_WAY)?, name)
+                rustix::fs::symlinkat(target, directory(root, parent, PARENT_MODE)?, name)
             }
             Self::Fresh(root) => create_replacing(path, root, |name| rustix::fs::symlinkat(target, root, name)),
         };
@@ -56,14 +56,14 @@ impl Places<'_> {
         let is_directory = FileType::from_raw_mode(kind.st_mode).is_dir();
         match self {
             Self::Filled(root) => {
-                let place = if is_directory { directory(root, path, ON_THE_WAY) } else { file(root, path) }?;
+                let place = if is_directory { directory(root, path, PARENT_MODE) } else { file(root, path) }?;
                 tree::restrict(tree, attributes, path)?;
                 tree::attach_at(tree, &place, path)
             }
             Self::Fresh(root) => {
                 let make = |name: &Path| {
                     if is_directory {
-                        rustix::fs::mkdirat(root, name, ON_THE_WAY)
+                        rustix::fs::mkdirat(root, name, PARENT_MODE)
                     } else {
                         rustix::fs::mknodat(root, name, FileType::RegularFile, Mode::from(0o644), 0)
                     }
@@ -104,7 +104,7 @@ fn create_replacing<T>(path: &Path, root: &OwnedFd, make: impl Fn(&Path) -> rust
     }
     let mut parents: Vec<&Path> = path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()).collect();
     while let Some(parent) = parents.pop() {
-        rustix::fs::mkdirat(root, parent, ON_THE_WAY).or_else(exists)?;
+        rustix::fs::mkdirat(root, parent, PARENT_MODE).or_else(exists)?;
     }
     make(path)
 }
@@ -114,7 +114,7 @@ fn directory(root: &OwnedFd, path: &Path, mode: Mode) -> Result<OwnedFd, Control
     let mut at = root.try_clone().during(Control::Mounts, || "dup the descriptor of the root".to_owned())?;
     let mut names = names(path)?.into_iter().peekable();
     while let Some(name) = names.next() {
-        at = step(&at, name, path, if names.peek().is_some() { ON_THE_WAY } else { mode })?;
+        at = step(&at, name, path, if names.peek().is_some() { PARENT_MODE } else { mode })?;
     }
     Ok(at)
 }
@@ -125,7 +125,7 @@ fn file(root: &OwnedFd, path: &Path) -> Result<OwnedFd, ControlError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(ControlError::new(Control::Mounts, failed(), Some(libc::EINVAL)));
     };
-    let parent = directory(root, parent, ON_THE_WAY)?;
+    let parent = directory(root, parent, PARENT_MODE)?;
     match rustix::fs::openat(&parent, name, NEW, Mode::from(0o644)) {
         Ok(_) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(ControlError::new(Control::Mounts, failed(), Some(errno.raw_os_error()))),

@@ -1,4 +1,4 @@
-//! `/proc` of the sandbox's own pid namespace (`proc(5)`). Processes that a command may not trace are hidden, and dangerous
+//! `/proc` of the sandbox's own PID namespace (`proc(5)`). Processes that a command may not trace are hidden, and dangerous
 //! entries are covered.
 
 use super::tree;

@@ -143,7 +143,7 @@ pub struct Root<'a> {
 /// `devices` are the devices of the plan, and `own` the trees of the sandbox's control groups.
 ///
 /// # Errors
-/// The error of the first step that fails. The root is incomplete then.
+/// The error of the first step that fails. After an error, the root is incomplete.
 pub fn build(plan: &RootPlan, stack: Vec<OwnedFd>, devices: Option<Devices>, own: OwnTrees) -> Result<Root<'_>, ControlError> {
     let umask = rustix::process::umask(Mode::empty());
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)

@@ -91,8 +91,8 @@ pub fn attach_below(tree: &OwnedFd, root: &OwnedFd, relative: &Path, target: &Pa
         .during(Control::Mounts, || format!("move_mount onto {}", target.display()))
 }
 
-/// Opens `path`, no component of which may be a symbolic link (`openat2(2)`). With `O_PATH` and without `O_DIRECTORY`, a symbolic
-/// link in the last component is opened itself, because `O_NOFOLLOW` is set.
+/// Opens `path`, no component of which may be a symbolic link (`openat2(2)`). With `O_PATH` and without `O_DIRECTORY`, the call
+/// opens a symbolic link in the last component itself, because `O_NOFOLLOW` is set.
 pub fn open_beneath<Fd: AsFd>(dir: Fd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), resolve)

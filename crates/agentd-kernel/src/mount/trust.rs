@@ -45,7 +45,7 @@ pub struct TrustPlan {
 }
 
 impl TrustPlan {
-    /// Creates the files in a directory of their own, and shows that directory below `dev`, the sandbox's `/dev`. Returns the
+    /// Creates the files in a separate directory, and shows that directory below `dev`, the sandbox's `/dev`. Returns the
     /// path of the bundle.
     fn create(&self, scratch: &Scratch, dev: &Path) -> Result<PathBuf, ControlError> {
         let own = scratch.directory("trust", 0o755)?;

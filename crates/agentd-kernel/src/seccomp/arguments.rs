@@ -1,4 +1,4 @@
-//! System calls that the filter decides by their arguments.
+//! System calls that the filter allows or refuses by their arguments.
 
 use super::{
     SeccompPlan,
@@ -88,14 +88,14 @@ fn limits_by_prlimit() -> Decision {
     Decision::Check(rules, Answer::Fail(libc::EPERM))
 }
 
-/// Allows a thread to change its own scheduling. The listener, which knows the command of each thread, decides about other
+/// Allows a thread to change its own scheduling. The listener, which knows the command of each thread, handles calls on other
 /// threads.
 fn own_scheduling() -> Decision {
     Decision::Check(vec![allow(vec![one_of(0, &[0])])], Answer::Notify)
 }
 
 /// Allows a thread to change its own priority and that of its process group, which has processes of one session only. The
-/// listener decides about other threads and groups. `PRIO_USER` is refused, because several commands run as the same user.
+/// listener handles calls on other threads and groups. `PRIO_USER` is refused, because several commands run as the same user.
 fn own_priority(process_and_group: [u32; 2]) -> Decision {
     let known = || one_of(0, &process_and_group);
     let ask = Rule { conditions: vec![known()], answer: Answer::Notify };
@@ -154,8 +154,8 @@ fn plain_mode(argument: u8, plan: SeccompPlan) -> Condition {
     masked(argument, refused, &[0])
 }
 
-/// Decides a change of mode. The filter does not see file types. If set-id bits would take effect, the listener decides calls
-/// that set only the set-group-id bit, which is allowed on directories.
+/// Returns the decision on a change of mode. The filter does not see file types. If set-id bits would take effect, the listener
+/// checks calls that set only the set-group-id bit, which is allowed on directories.
 fn mode_change(argument: u8, plan: SeccompPlan) -> Decision {
     let set_gid = masked(argument, libc::S_ISUID | libc::S_ISGID, &[libc::S_ISGID]);
     let ask = Rule { conditions: vec![set_gid], answer: Answer::Notify };

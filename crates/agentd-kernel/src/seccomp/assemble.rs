@@ -95,7 +95,7 @@ const ALLOW: u32 = 0x7fff_0000;
 /// The last number of the calls that every kernel supported by agentd has. The next number is 424, since Linux 5.1.
 const LAST_OLD: u32 = if cfg!(target_arch = "aarch64") { 294 } else { 334 };
 
-/// `__X32_SYSCALL_BIT`: numbers from here on belong to the x32 table.
+/// `__X32_SYSCALL_BIT`: this number and all larger ones belong to the x32 table.
 const X32: u32 = 0x4000_0000;
 
 /// Returns the answer to an unlisted call. C libraries fall back to an older call on `ENOSYS` only, so a call newer than this
@@ -104,8 +104,8 @@ fn unlisted(number: u32) -> Answer {
     if number <= LAST_OLD || number >= X32 { Answer::Fail(libc::EPERM) } else { Answer::Fail(libc::ENOSYS) }
 }
 
-/// Returns the filter for `decisions`, sorted by number; [`unlisted`] decides all other numbers. A call through another
-/// architecture's entry kills the process.
+/// Returns the filter for `decisions`, sorted by number; [`unlisted`] returns the answer for all other numbers. A call through
+/// another architecture's entry kills the process.
 pub(super) fn assemble(decisions: &[(u32, Decision)]) -> Vec<sock_filter> {
     let mut program = Assembler::default();
     let search = program.search(&ranges(decisions));

@@ -103,7 +103,7 @@ impl Listener {
     }
 
     /// Lets the kernel continue the call as the caller made it (`SECCOMP_USER_NOTIF_FLAG_CONTINUE`). The caller controls how long
-    /// that takes. The decision must therefore depend on nothing that can change while the calling thread lives.
+    /// that takes. The decision must therefore depend on nothing that can change while the calling thread exists.
     pub fn resume(&self, call: &Call) {
         // Fails if the thread was killed, which needs no answer.
         syscall::seccomp::continue_notification(self.0.as_fd(), call.id).ok();

@@ -39,9 +39,8 @@ pub fn set_capabilities(effective: u64, permitted: u64) -> Result<(), Errno> {
 /// Sets this thread's file system ids (`setfsuid(2)`, `setfsgid(2)`). Sets the group first: a thread that has given up root's ids
 /// cannot set it.
 pub fn set_fs_ids(user: u32, group: u32) -> Result<(), Errno> {
-    // Both calls return the previous id and never report an error. Setting an invalid id changes nothing, which reads the current
-    // id.
-    // SAFETY: both calls take integers only.
+    // Both calls return the previous id and never report an error. Setting an invalid id changes nothing and returns the current
+    // id. SAFETY: both calls take integers only.
     let after = unsafe {
         libc::setfsgid(group);
         libc::setfsuid(user);

@@ -23,7 +23,7 @@ extern "C" fn note_closed() {
     }
 }
 
-/// Returns true if standard output was closed when the program started. Data written to standard output is lost then.
+/// Returns true if standard output was closed when the program started. In that case, data written to standard output is lost.
 pub fn stdout_was_closed() -> bool {
     CLOSED.load(Ordering::Relaxed) & (1 << 1) != 0
 }

@@ -46,7 +46,7 @@ impl NetworkMaker {
         // SAFETY: `top` is the aligned end of a stack, `answer` and `running` are heap values, and all of them live until the
         // thread has ended. The body allocates nothing, takes no lock, and never returns into code of the parent. Both threads
         // share one thread-local storage area, so that a failing call of the body may set the parent's errno: then the parent
-        // fails too.
+        // also fails.
         let thread = unsafe {
             libc::clone(
                 body,

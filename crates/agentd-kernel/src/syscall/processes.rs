@@ -58,8 +58,8 @@ pub fn read_memory(thread: libc::pid_t, address: u64, buffer: &mut [u8]) -> Resu
 }
 
 /// Ignores the signals 32 and 33, or restores their default action, which is to end the process. The C library reserves both for
-/// its threads (`signal(7)`), and installs its own handlers when it needs them. Its functions refuse these numbers, and it
-/// unblocks 32 in new threads, so that blocking would not suffice.
+/// its threads (`signal(7)`), and installs its own handlers when it needs them. The functions of the library refuse these
+/// numbers, and the library unblocks 32 in new threads, so blocking would not suffice.
 ///
 /// # Errors
 /// The errno of `rt_sigaction(2)`.

@@ -3,7 +3,7 @@
 use super::check;
 use rustix::io::Errno;
 
-/// Sets the nice value of a thread to its present value. `EPERM` if the thread has neither the real nor the effective user id of
+/// Sets the nice value of a thread to its current value. `EPERM` if the thread has neither the real nor the effective user id of
 /// the caller (`setpriority(2)`).
 pub fn keep_priority(thread: i32) -> Result<(), Errno> {
     let target = libc::c_long::from(thread);

@@ -23,7 +23,7 @@ const PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
 /// Arguments of `mkfs.ext4`, independent of `mke2fs.conf` (`mke2fs(8)`).
 const OPTIONS: [&str; 14] = [
     "-q",
-    // Suppresses the question whether to format a regular file.
+    // Suppresses the prompt that asks whether to format a regular file.
     "-F",
     "-b",
     "4096",

@@ -16,7 +16,8 @@ use std::{
 /// and no disk has a larger one.
 const BLOCK: u32 = 4096;
 
-/// Number of attempts to find a free device. Another process may take the free device first each time, but makes progress then.
+/// Number of attempts to find a free device. Another process may take the free device first each time, but that process then
+/// makes progress.
 const TRIES: u32 = 64;
 
 /// A loop device that clears itself when its last user, this value or a mount, closes it.

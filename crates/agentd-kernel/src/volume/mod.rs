@@ -49,7 +49,8 @@ const OPTIONS: [&str; 2] = ["discard", "noinit_itable"];
 /// A mounted volume, unmounted when dropped. Processes that have files of the volume open keep them until they close them.
 #[derive(Debug)]
 pub struct Volume {
-    /// The mount (`fsmount(2)`). Unmounting uses this descriptor and not a path, at which another mount may be by then.
+    /// The mount (`fsmount(2)`). Unmounting uses this descriptor and not a path, because by then the path may lead to another
+    /// mount.
     mount: OwnedFd,
     /// The image, opened a second time: this open file does not hold the lock, which belongs to the loop device.
     image: OwnedFd,
@@ -129,7 +130,7 @@ impl Volume {
     /// Opens `image` and attaches the volume at the directory `place`, in this process's mount namespace.
     ///
     /// # Errors
-    /// The errors of [`Volume::open`]; `ELOOP` and `ENOTDIR` apply to `place` too.
+    /// The errors of [`Volume::open`]; `ELOOP` and `ENOTDIR` also apply to `place`.
     pub fn attach(image: &Path, place: &Path) -> Result<Self, ControlError> {
         let at = open_named(place, OFlags::PATH | OFlags::DIRECTORY)?;
         let volume = Self::open(image)?;
@@ -167,7 +168,7 @@ impl Volume {
 
     fn unmount(&self) -> Result<(), Errno> {
         match rustix::mount::unmount(proc_path(&self.mount), UnmountFlags::DETACH) {
-            // The mount is attached nowhere (any more), or in another namespace.
+            // The mount is not attached, or is attached in another namespace.
             Err(Errno::INVAL) => Ok(()),
             done => done,
         }
@@ -184,7 +185,7 @@ impl AsFd for Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        // A destructor cannot return the error. An unused mount is released even so.
+        // A destructor cannot return the error. An unused mount is still released.
         self.unmount().or_warn("unmount volume", &self.image);
     }
 }

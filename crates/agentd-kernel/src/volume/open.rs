@@ -54,7 +54,7 @@ pub fn open_image(path: &Path) -> Result<OwnedFd, ControlError> {
     Ok(image)
 }
 
-/// Locks an image (`flock(2)`). Waits up to [`TIMEOUT`], because a loop device over the image holds the lock.
+/// Locks an image (`flock(2)`). Waits up to [`TIMEOUT`], because a loop device over the image also holds the lock.
 pub fn lock(image: &OwnedFd, path: &Path) -> Result<(), ControlError> {
     let start = Instant::now();
     loop {

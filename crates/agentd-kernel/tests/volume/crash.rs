@@ -3,7 +3,7 @@
 
 use crate::{
     holder::Holder,
-    place::{ImageFileDir, SIZE, assert_is_roots, assert_whole, devices, is_mounted, is_root, wait_until},
+    place::{ImageFileDir, SIZE, assert_requires_root, assert_whole, devices, is_mounted, is_root, wait_until},
 };
 use agentd_kernel::volume::Volume;
 use rustix::process::{Pid, Signal};
@@ -17,7 +17,7 @@ use std::{
 /// Returns true for an ordinary user, after checking that attaching fails.
 fn has_no_volumes(place: &ImageFileDir) -> bool {
     if !is_root() {
-        assert_is_roots(&Volume::attach(&place.image(), &place.mount()).unwrap_err());
+        assert_requires_root(&Volume::attach(&place.image(), &place.mount()).unwrap_err());
     }
     !is_root()
 }

@@ -25,7 +25,7 @@ pub fn of_one_moment() {
         assert_eq!(written.load(Ordering::SeqCst), 100);
         frozen.thaw().unwrap();
         late.join().unwrap();
-        // Dropping the value thaws the file system, too.
+        // Dropping the value also thaws the file system.
         drop(FrozenFileSystem::freeze(&place.mount()).unwrap());
         write(102);
     });

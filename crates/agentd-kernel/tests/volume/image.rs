@@ -1,6 +1,6 @@
 //! Tests of creating, attaching and detaching volumes, and of refused images.
 
-use crate::place::{ImageFileDir, SIZE, assert_is_roots, assert_whole, devices, is_direct, is_mounted, is_root, wait_until};
+use crate::place::{ImageFileDir, SIZE, assert_requires_root, assert_whole, devices, is_direct, is_mounted, is_root, wait_until};
 use agentd_core::ControlError;
 use agentd_kernel::volume::{MIN_BYTES, Volume};
 use std::{
@@ -81,7 +81,7 @@ pub fn not_whole() {
             assert_eq!(error.errno, Some(libc::EINVAL), "{what}: {error}");
             assert!(error.remedy.as_str().contains("not a whole ext4 file system"), "{what}: {error}");
         } else {
-            assert_is_roots(&error);
+            assert_requires_root(&error);
         }
         assert!(!is_mounted(&place.mount()), "{what}");
         wait_until("a loop device is left", || devices(&place.image()) == 0);
@@ -134,7 +134,7 @@ pub fn attached_and_detached() {
     assert_eq!((after.total_bytes, after.total_inodes), (before.total_bytes, before.total_inodes));
 }
 
-/// Whether the file system of an image has direct I/O (`open(2)`).
+/// Returns whether the file system of an image supports direct I/O (`open(2)`).
 fn can_be_direct(image: &Path) -> bool {
     fs::File::options().read(true).custom_flags(libc::O_DIRECT).open(image).is_ok()
 }

@@ -66,7 +66,7 @@ fn checked(volume: Result<Volume, ControlError>) -> Option<Volume> {
     if is_root() {
         return Some(volume.unwrap());
     }
-    assert_is_roots(&volume.unwrap_err());
+    assert_requires_root(&volume.unwrap_err());
     None
 }
 
@@ -75,7 +75,7 @@ pub fn is_root() -> bool {
 }
 
 /// Checks the error that an ordinary user gets, which names the required privilege.
-pub fn assert_is_roots(error: &ControlError) {
+pub fn assert_requires_root(error: &ControlError) {
     assert!(!is_root(), "{error}");
     assert_eq!((error.control, error.errno), (Control::Volume, Some(libc::EACCES)), "{error}");
     assert!(error.to_string().contains("run agentd as root of the host"), "{error}");

@@ -16,11 +16,11 @@ use std::path::PathBuf;
 /// The method of saving the upper layer of a sandbox. An upper layer without changes is not saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SaveMode {
-    /// Commits the upper layer and gives the sandbox a new one. This is fast, but the sandbox must not be mounted.
+    /// Commits the upper layer and creates a new one for the sandbox. This is fast, but the sandbox must not be mounted.
     Commit,
     /// Commits a copy of the upper layer, which the sandbox keeps. This works while commands run in the sandbox. For a consistent
-    /// copy the caller must pause them meanwhile. An unprivileged user can read a file or directory whose mode denies access only
-    /// by changing that mode, which commands may see for a moment.
+    /// copy, the caller must pause them during the copy. An unprivileged user can read a file or directory whose mode denies
+    /// access only by changing that mode, which commands may see for a moment.
     Copy,
 }
 

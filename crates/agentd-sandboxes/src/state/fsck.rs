@@ -34,7 +34,7 @@ pub enum Problem {
         path: PathBuf,
     },
     /// Two sandboxes have the same upper layer.
-    SharedTop {
+    SharedUpper {
         /// One of the sandboxes.
         name: Name,
         /// The other sandbox.
@@ -81,7 +81,7 @@ impl fmt::Display for Problem {
             Self::Missing { name, path } => {
                 write!(f, "sandbox {name} is damaged: {path:?} is missing — run `agentd sandbox rm {name}`")
             }
-            Self::SharedTop { name, other, layer } => {
+            Self::SharedUpper { name, other, layer } => {
                 write!(
                     f,
                     "sandboxes {name} and {other} both have layer {layer} as their upper layer — remove one of them with \
@@ -110,8 +110,8 @@ impl SandboxStore {
     /// # Errors
     /// [`StoreError`] if a directory cannot be read.
     pub fn fsck(&self) -> Result<Vec<Problem>, StoreError> {
-        // The volumes are mounted before the lock is taken, because mounting many volumes takes long. Volumes created meanwhile
-        // are mounted during their check.
+        // The volumes are mounted before the lock is taken, because mounting many volumes takes a long time. Volumes created in
+        // the meantime are mounted during their check.
         let _mounted: Vec<_> = match &self.mounts {
             Some(_) => self.list()?.into_iter().flatten().filter_map(|record| self.mount(record.needs()).ok()).collect(),
             None => Vec::new(),
@@ -127,7 +127,7 @@ impl SandboxStore {
         }
         let all_read = problems.is_empty();
         records.iter().for_each(|record| self.examine(record, &mut problems));
-        confused(&records, &mut problems);
+        shared_upper_layers(&records, &mut problems);
         // The needs of an unreadable record are unknown, so garbage is reported only if all records were read.
         if all_read {
             let mut needed: HashSet<_> = records.iter().flat_map(Record::needs).collect();
@@ -248,17 +248,17 @@ impl SandboxStore {
 }
 
 /// Reports upper layers that belong to more than one sandbox.
-fn confused(records: &[Record], problems: &mut Vec<Problem>) {
-    let mut tops: BTreeMap<LayerId, &Name> = BTreeMap::new();
+fn shared_upper_layers(records: &[Record], problems: &mut Vec<Problem>) {
+    let mut uppers: BTreeMap<LayerId, &Name> = BTreeMap::new();
     for Record { name, upper, .. } in records {
-        if let Some(other) = tops.insert(*upper, name) {
-            problems.push(Problem::SharedTop { name: other.clone(), other: name.clone(), layer: *upper });
+        if let Some(other) = uppers.insert(*upper, name) {
+            problems.push(Problem::SharedUpper { name: other.clone(), other: name.clone(), layer: *upper });
         }
     }
     for record in records {
         let lower: HashSet<_> = record.stacks().flatten().collect();
         for layer in lower {
-            if let Some(name) = tops.get(layer) {
+            if let Some(name) = uppers.get(layer) {
                 problems.push(Problem::CommittedUpper { name: (*name).clone(), lower: record.name.clone(), layer: *layer });
             }
         }

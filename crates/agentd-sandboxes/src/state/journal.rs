@@ -1,6 +1,6 @@
 //! Creates several sandboxes atomically. They are built in staging, and one `rename` moves them all into the journal
-//! (`promised/`), which commits their creation. The creator then moves them to their places before it releases the lock. If it
-//! dies meanwhile, the next process to take the lock completes the move.
+//! (`promised/`), which commits their creation. The creator then moves them to their places before it releases the lock. If the
+//! creator dies in the meantime, the next process to take the lock completes the move.
 
 use super::directory::SandboxStore;
 use crate::{

@@ -48,7 +48,7 @@ impl SandboxStore {
     pub fn list(&self) -> Result<Vec<Result<Record, StoreError>>, StoreError> {
         self.wait_for_journal()?;
         let records = self.names()?.into_iter().map(|name| self.load(&name));
-        // A sandbox that was removed meanwhile is omitted.
+        // A sandbox that was removed in the meantime is omitted.
         Ok(records.filter(|record| !matches!(record, Err(StoreError::NotFound { .. }))).collect())
     }
 

@@ -10,7 +10,7 @@ impl SandboxStore {
     ///
     /// # Errors
     /// [`StoreError::NoSnapshot`] if there is no such snapshot, [`StoreError::Gone`] if one of its layers is missing,
-    /// [`StoreError::Changed`] if another process changed the sandbox meanwhile.
+    /// [`StoreError::Changed`] if another process changed the sandbox in the meantime.
     pub fn restore(&self, name: &Name, snapshot: &Name) -> Result<Record, StoreError> {
         let (record, was_full) = self.go_back(name, snapshot).map_err(|error| self.or_full(name, error))?;
         if was_full {

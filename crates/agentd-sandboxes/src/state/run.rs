@@ -1,5 +1,5 @@
-//! Selects the layers to merge. A run of layers can be merged only if every list of layers contains it as a whole or not at all:
-//! no list may begin, end or branch off inside the run.
+//! Selects the layers to merge. A run of layers can be merged only if every list of layers contains the whole run or nothing of
+//! it. No list may begin, end or branch off inside the run.
 
 use crate::layer_id::LayerId;
 use std::collections::{HashMap, HashSet};

@@ -12,7 +12,7 @@ impl SandboxStore {
     ///
     /// # Errors
     /// [`StoreError::SnapshotTaken`] if the snapshot exists, [`StoreError::Changed`] if another process replaced the upper layer
-    /// meanwhile, [`StoreError::Full`] if the disk of the sandbox is full.
+    /// in the meantime, [`StoreError::Full`] if the disk of the sandbox is full.
     pub fn snapshot(&self, name: &Name, snapshot: &Name, how: SaveMode) -> Result<Record, StoreError> {
         self.save(name, snapshot, how, refuse_taken).map_err(|error| self.or_full(name, error))
     }

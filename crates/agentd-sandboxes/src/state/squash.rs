@@ -74,7 +74,7 @@ impl SandboxStore {
         let records = self.load_all(lock)?;
         let stacks: Vec<_> = records.iter().flat_map(Record::stacks).collect();
         if !run::is_whole(run, &stacks) || !stacks.iter().any(|stack| stack.contains(&run[0])) {
-            // Another process forked, restored or removed a sandbox meanwhile. A later call tries again.
+            // Another process forked, restored or removed a sandbox in the meantime. A later call tries again.
             return Ok(Squashed::default());
         }
         let merged = merged.adopt(&self.layers(), lock)?;

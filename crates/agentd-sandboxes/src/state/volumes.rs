@@ -111,7 +111,7 @@ impl SandboxStore {
     pub(super) fn make_volume(&self, bytes: u64, staging: &Staging) -> Result<(VolumeDir, Mounted), StoreError> {
         // Fails before anything is created.
         self.mounts.as_ref().ok_or_else(needs_root)?;
-        let volume = VolumeId::draw().during("choose a random volume id in", staging.path())?;
+        let volume = VolumeId::random().during("choose a random volume id in", staging.path())?;
         let draft = staging.path().join(volume.to_string());
         make_folder(&draft)?;
         Volume::format(&draft.join(IMAGE), bytes)?;

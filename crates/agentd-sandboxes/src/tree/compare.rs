@@ -69,7 +69,7 @@ struct DirectoryToCompare {
     at: PathBuf,
     old: Vec<usize>,
     new: Vec<usize>,
-    /// True if the shared trees may be visible in only one of the stacks, so that their entries must be compared too.
+    /// True if the shared trees may be visible in only one of the stacks, so that their entries must also be compared.
     whole: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Copies a tree that may change during the copy. Files that are removed meanwhile are omitted. A file that is written meanwhile
-//! is copied with the contents at the time of reading.
+//! Copies a tree that may change during the copy. Files that are removed during the copy are omitted. A file that is written
+//! during the copy is copied with the contents at the time of reading.
 
 use super::{
     attributes::{Metadata, apply_metadata, read_metadata},
@@ -19,7 +19,7 @@ use std::{
 };
 
 /// The mode of files and directories during the copy. Their own modes could lock out an unprivileged user.
-const DURING: Mode = Mode::RWXU;
+const TEMPORARY_MODE: Mode = Mode::RWXU;
 const NEW: OFlags = OFlags::CREATE.union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::WRONLY).union(OFlags::CLOEXEC);
 
 /// Copies `from` into `to`, an empty tree: data, holes, owners, modes, times, hard and symbolic links, extended attributes and
@@ -72,7 +72,7 @@ impl Copy<'_> {
             let Some(stat) = lstat(source.as_fd(), &name)? else { continue };
             let path = at.join(&name);
             if kind(&stat) == FileType::Directory {
-                rustix::fs::mkdirat(&target, &name, DURING)?;
+                rustix::fs::mkdirat(&target, &name, TEMPORARY_MODE)?;
                 self.waiting.push((path, stat));
             } else {
                 self.file(source.as_fd(), target.as_fd(), &name, &path, &stat)?;
@@ -106,14 +106,14 @@ impl Copy<'_> {
     }
 }
 
-/// Copies an entry that is not a directory. `stat` is its metadata. Returns `NOENT` if the entry was removed meanwhile.
+/// Copies an entry that is not a directory. `stat` is its metadata. Returns `NOENT` if the entry was removed in the meantime.
 pub(super) fn copy_file(source: BorrowedFd<'_>, name: &OsStr, stat: &Stat, target: BorrowedFd<'_>) -> Result<(), Errno> {
     let metadata = match kind(stat) {
         FileType::RegularFile => {
             // `data` is kept until the attributes are read, because it may hold a temporary change of the mode.
             let data = read(source, name)?.ok_or(Errno::NOENT)?;
             let metadata = read_metadata(source, name, stat)?;
-            let copy = rustix::fs::openat(target, name, NEW, DURING)?;
+            let copy = rustix::fs::openat(target, name, NEW, TEMPORARY_MODE)?;
             copy_data(&data.fd, &copy)?;
             metadata
         }
@@ -125,7 +125,7 @@ pub(super) fn copy_file(source: BorrowedFd<'_>, name: &OsStr, stat: &Stat, targe
         }
         special => {
             let metadata = read_metadata(source, name, stat)?;
-            rustix::fs::mknodat(target, name, special, DURING, stat.st_rdev)?;
+            rustix::fs::mknodat(target, name, special, TEMPORARY_MODE, stat.st_rdev)?;
             metadata
         }
     };

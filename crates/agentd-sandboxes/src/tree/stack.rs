@@ -64,7 +64,7 @@ impl StackedDirectory {
         Ok(all)
     }
 
-    /// Returns the entry of `name`. A whiteout is an entry too, because it affects the layers below the stack.
+    /// Returns the entry of `name`. A whiteout is also an entry, because it affects the layers below the stack.
     pub(super) fn lstat(&self, name: &OsStr) -> Result<Option<StackEntry>, Errno> {
         let mut found: Option<StackEntry> = None;
         for (layer, entered) in &self.0 {

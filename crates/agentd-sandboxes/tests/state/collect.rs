@@ -61,14 +61,14 @@ fn deep_tree_is_removed_without_following_links() {
     let place = StateDir::new();
     place.sandbox("a");
     fs::write(place.at("kept"), "kept").unwrap();
-    // Deeper than the limits of open files, stack size and path length permit.
+    // The tree is deeper than the limits of open files, stack size and path length permit.
     let mut at = rustix::fs::open(place.upper("a"), rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
     for _ in 0..3000 {
         rustix::fs::symlinkat(place.at("kept"), &at, "link").unwrap();
         rustix::fs::mkdirat(&at, "d", rustix::fs::Mode::RWXU).unwrap();
         at = rustix::fs::openat(&at, "d", rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
     }
-    // A temporary name that the removal itself uses.
+    // The name is a temporary one that the removal itself uses.
     fs::create_dir(place.upper("a").join("moved-1")).unwrap();
     place.state.snapshot(&name("a"), &name("s"), SaveMode::Copy).unwrap();
     assert_eq!(place.state.diff(&name("a"), Some(&name("s")), &[]).unwrap(), []);

@@ -1,4 +1,4 @@
-//! Kills a process that changes sandboxes at random moments. All operations that the process reported as completed must be in
+//! Kills, at random moments, a process that changes sandboxes. All operations that the process reported as completed must be in
 //! effect, and the interrupted operation must be either completed or not begun. The process is another run of this program.
 
 use crate::place::{StateDir, limited, name};
@@ -20,8 +20,8 @@ const CHANGER: &str = "AGENTD_TEST_CHANGER";
 /// The operations during which the process is killed, in turn.
 const KINDS: [&str; 10] = ["fork", "snapshot", "restore", "create", "fork", "squash", "remove", "collect", "fork", "restore"];
 /// The minimum number of kills.
-const MOMENTS: usize = 100;
-/// The most sandboxes, and the most named snapshots of each.
+const MIN_KILLS: usize = 100;
+/// The maximum number of sandboxes, and of the named snapshots of each.
 const MAX_SANDBOXES: usize = 5;
 
 /// The content of a sandbox: the number in its file `number`, now and in each of its snapshots.
@@ -62,7 +62,7 @@ fn all(place: &Path, state: &SandboxStore) -> All {
     records.map(|record| (record.name.to_string(), content_of(place, &record))).collect()
 }
 
-/// Prints a report on a line of its own, even if the test harness has written to the current line.
+/// Prints a report on a separate line, even if the test harness has written to the current line.
 fn report(what: &str, all: &All) {
     let line = format!("\n{what} {}\n", serde_json::to_string(all).unwrap());
     io::stdout().lock().write_all(line.as_bytes()).unwrap();
@@ -287,11 +287,11 @@ fn killed_process_keeps_completed_operations() {
         }
         assert_eq!(all(&root, &state), now);
         // Continues if all kills fell between two operations, because such kills prove nothing.
-        if moment + 1 >= MOMENTS && interrupted > 0 && left_behind > 0 && changed > 0 {
+        if moment + 1 >= MIN_KILLS && interrupted > 0 && left_behind > 0 && changed > 0 {
             assert!(limits > 0 || !rustix::process::geteuid().is_root());
             break;
         }
-        assert!(moment < 20 * MOMENTS, "no operation was interrupted");
+        assert!(moment < 20 * MIN_KILLS, "no operation was interrupted");
     }
 }
 

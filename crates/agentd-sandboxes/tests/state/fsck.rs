@@ -36,7 +36,7 @@ fn fsck_finds_each_damage() {
     };
     assert_eq!(problems_after(link), ["damage: Missing"]);
     let shared = |place: &StateDir| edit(place, upper(place, "a").to_string(), upper(place, "b").to_string());
-    assert_eq!(problems_after(shared), ["damage: SharedTop", "Garbage"]);
+    assert_eq!(problems_after(shared), ["damage: SharedUpper", "Garbage"]);
     let committed_upper = |place: &StateDir| {
         let lower = place.state.record(&name("a")).unwrap().lower[0];
         edit(place, lower.to_string(), upper(place, "b").to_string());

@@ -62,7 +62,7 @@ fn make(tree: &Path, entries: &[(u8, LayerEntry)]) {
     }
 }
 
-/// Creates a sandbox with these committed layers. Empty layers are committed, too.
+/// Creates a sandbox with these committed layers. Empty layers are also committed.
 fn stacked(place: &StateDir, layers: &[Vec<(u8, LayerEntry)>]) {
     place.sandbox("a");
     for layer in layers {
@@ -75,7 +75,7 @@ fn stacked(place: &StateDir, layers: &[Vec<(u8, LayerEntry)>]) {
     }
 }
 
-/// Returns the expected diff of two stacks. A removed path is not listed if its parent directory was removed or replaced, too.
+/// Returns the expected diff of two stacks. A removed path is not listed if its parent directory was also removed or replaced.
 fn expected(before: &[PathBuf], after: &[PathBuf]) -> BTreeSet<(PathBuf, ChangeKind)> {
     let (before, after) = (shown(before), shown(after));
     let mut expected = BTreeSet::new();

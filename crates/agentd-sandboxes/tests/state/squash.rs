@@ -112,7 +112,7 @@ fn remove_during_squash_leaves_no_layer() {
             while place.count("staging") == 0 && !squashed.is_finished() {}
             place.state.remove(&name("a")).unwrap();
             place.state.collect().unwrap();
-            // The squash may have been completed, or not begun.
+            // Either the squash was completed, or it had not begun.
             let squashed = squashed.join().unwrap();
             assert!(matches!(squashed, Ok(_) | Err(agentd_sandboxes::StoreError::NotFound { .. })), "{squashed:?}");
         });

@@ -111,7 +111,7 @@ mod as_root {
         };
         let image = |place: &StateDir| volume(place).join("image");
         assert_eq!(problems_after(|_| ()), Vec::<String>::new());
-        // The fork needs a layer in the volume, too.
+        // The fork also needs a layer in the volume.
         let both = ["damage: Volume", "damage: Volume"];
         assert_eq!(problems_after(|place| fs::remove_file(image(place)).unwrap()), both);
         assert_eq!(problems_after(|place| fs::remove_dir_all(volume(place)).unwrap()), both);

@@ -1,4 +1,4 @@
-//! The descriptors of the supervisor: the one that reports signals, and the removal of all that the launcher had open.
+//! The descriptors of the supervisor: the one that reports signals, and closing all descriptors that the launcher had open.
 
 use super::io_error;
 use agentd_core::{Control, ControlError};
@@ -7,8 +7,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Blocks SIGCHLD and returns a descriptor that becomes readable when SIGCHLD arrives (`signalfd(2)`).
 ///
-/// Without a pid namespace, the descriptor also reports SIGTERM, with which the launcher asks the supervisor to end. From inside
-/// its pid namespace, process 1 receives only signals for which it has a handler (`pid_namespaces(7)`).
+/// Without a PID namespace, the descriptor also reports SIGTERM, with which the launcher asks the supervisor to end. From inside
+/// its PID namespace, process 1 receives only signals for which it has a handler (`pid_namespaces(7)`).
 pub(super) fn signals(namespaced: bool) -> Result<OwnedFd, ControlError> {
     // SAFETY: an all-zero set is initialised by sigemptyset before use; all pointers are to it.
     let fd = unsafe {

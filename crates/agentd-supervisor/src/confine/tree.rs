@@ -50,8 +50,8 @@ fn is_mapped(plan: &SandboxPlan, ids: &Ids) -> bool {
     ids.privileged && (root_is_mapped || !plan.tree.grants().is_empty())
 }
 
-/// Enters the sandbox's own root. This step cannot be degraded: the payload is root inside and keeps capabilities, which are
-/// harmless only in a separate root. `go` sends the trees if they are id-mapped.
+/// Enters the sandbox's own root. This step cannot be degraded: the payload is root in the sandbox and keeps capabilities, which
+/// are harmless only in a separate root. `go` sends the trees if they are id-mapped.
 fn enter_root(
     root: &RootPlan,
     own: OwnTrees,

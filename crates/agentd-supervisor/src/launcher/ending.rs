@@ -19,24 +19,24 @@ const FIRST_PAUSE: Duration = Duration::from_micros(50);
 /// trying.
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Longest pause between two checks for orphans of a sandbox without a pid namespace.
+/// Longest pause between two checks for orphans of a sandbox without a PID namespace.
 const MAX_PAUSE: Duration = Duration::from_millis(10);
 
-/// The time limit for a supervisor without a pid namespace to end its process tree. After it, the supervisor is killed. A payload
-/// with the supervisor's uid can stop it again after each `SIGCONT`.
+/// The time limit for a supervisor without a PID namespace to end its process tree. When the limit has passed, the supervisor is
+/// killed. A payload with the supervisor's uid can stop it again after each `SIGCONT`.
 const TERM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A sandbox that is being destroyed.
 pub(super) struct Ending {
     pub id: u32,
-    /// The number of destroy orders that want a report.
+    /// The number of destroy orders that request a report.
     pub reports: u32,
-    /// True once the first process was seen dead.
+    /// True once the first process was found dead.
     pub dead: bool,
     /// The sandbox. Its mount namespace descriptor is dropped with it, after the report: the mounts are unreachable by then, and
     /// tearing them down takes the kernel as long as all other steps together.
     live: Live,
-    /// The time at which the first process is killed; `None` after that.
+    /// The time at which the first process is killed; `None` after it has been killed.
     kill_at: Option<Instant>,
     /// The next attempt; `None` until the first process has been reaped.
     retry: Option<Retry>,
@@ -59,10 +59,10 @@ impl Ending {
     /// Signals the first process of a sandbox to end, which ends the other processes as well.
     pub fn begin(id: u32, live: Live) -> Self {
         if let Some(freezer) = &live.freezer {
-            // On cgroup version 1, frozen processes do not die. If thawing fails, the later removal of the group fails, too.
+            // On cgroup version 1, frozen processes do not die. If thawing fails, the later removal of the group also fails.
             freezer.set(false).ok();
         }
-        // Without a pid namespace, the supervisor must end its process tree itself, and is continued in case it is stopped. The
+        // Without a PID namespace, the supervisor must end its process tree itself, and is continued in case it is stopped. The
         // launcher adopts and kills any processes that remain.
         let (signals, kill_at) = if live.namespaced {
             (&[Signal::KILL][..], None)

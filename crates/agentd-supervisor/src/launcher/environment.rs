@@ -1,7 +1,8 @@
 //! The environment of a launcher that was forked.
 
 /// Overwrites the environment that the kernel gave to this program. The environment may contain secrets, and the first process of
-/// each sandbox is a copy of this process. The launcher reads no variable: one that was executed has none.
+/// each sandbox is a copy of this process. The launcher reads no variable: a launcher that was executed, not forked, has an empty
+/// environment.
 pub(super) fn forget() {
     // SAFETY: the C library defines this variable with this type (`environ(7)`).
     unsafe extern "C" {

@@ -186,7 +186,7 @@ impl Launcher {
     }
 
     /// Starts to destroy a sandbox, or tries again if an earlier attempt failed. The report follows once its processes and
-    /// cgroups are gone, or at once if no such sandbox exists.
+    /// cgroups are gone, or immediately if no such sandbox exists.
     fn destroy(&mut self, id: u32, report: bool) -> Result<(), ChannelError> {
         self.cancel_freezing(id, "the sandbox was destroyed")?;
         let begun = self.sandboxes.remove(&id).map(|live| Ending::begin(id, live));

@@ -18,8 +18,8 @@ pub(in super::super) struct IndexEntry {
 }
 
 impl IndexEntry {
-    /// Returns whether git checked out another version of the file but could not write it. This holds if the entry names another
-    /// object than `before`, and does not describe the present file, which was modified at `seconds` and has `size` bytes.
+    /// Returns whether git checked out another version of the file but could not write it. This holds if the entry names an
+    /// object other than `before`, and does not describe the current file, which was modified at `seconds` and has `size` bytes.
     pub(in super::super) fn is_stale(&self, before: &Self, seconds: u32, size: u32) -> bool {
         self.object != before.object && self.stat != (seconds, size)
     }

@@ -90,8 +90,8 @@ pub(super) fn is_name(below: &Path) -> bool {
     LIST.git.iter().chain(&LIST.git_reported).any(|name| below.starts_with(name))
 }
 
-/// Returns whether `path` is a parent of git directories. Not the whole parent is protected, only the protected names in its git
-/// directories.
+/// Returns whether `path` is a parent of git directories. The parent itself is not protected as a whole: only the protected names
+/// in its git directories are.
 pub(super) fn is_git_parent(path: &Path) -> bool {
     path.file_name().is_some_and(|name| GIT_PARENTS.iter().any(|parent| *case::key(name.as_bytes()) == *parent.as_bytes()))
 }

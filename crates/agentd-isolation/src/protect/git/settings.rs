@@ -207,7 +207,7 @@ impl Reader<'_> {
     }
 
     /// Adds and returns the path that a value names, without links, `.` and `..`, if `counts` is true for it. The links on the
-    /// way are added too.
+    /// way are also added.
     fn place(&mut self, base: &Path, value: &[u8], counts: impl Fn(&Path) -> bool) -> Option<PathBuf> {
         if value.len() > MAX_PATH {
             return None;

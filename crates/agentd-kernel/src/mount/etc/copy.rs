@@ -81,7 +81,7 @@ impl Copy {
         let writing = || format!("copy /etc/{}", place.display());
         let Ok(Some(stat)) = agentd_disk::lstat(from.as_fd(), name) else { return Ok(()) };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory if super::is_for_everybody(&stat) => {
+            FileType::Directory if super::is_open_to_all(&stat) => {
                 let Ok(from) = open_beneath(from, Path::new(name), DIRECTORY) else { return Ok(()) };
                 let to = make_directory(to, name).during(Control::Mounts, writing)?;
                 self.directory(&from, &to, place, depth + 1)
@@ -116,7 +116,7 @@ fn read(from: &OwnedFd, name: &OsStr) -> Option<(Stat, Vec<u8>)> {
     let file = open_beneath(from, Path::new(name), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).ok()?;
     let stat = rustix::fs::fstat(&file).ok()?;
     let is_regular = FileType::from_raw_mode(stat.st_mode).is_file();
-    if !is_regular || !super::is_for_everybody(&stat) || u64::try_from(stat.st_size).ok()? > MAX_OF_A_FILE {
+    if !is_regular || !super::is_open_to_all(&stat) || u64::try_from(stat.st_size).ok()? > MAX_OF_A_FILE {
         return None;
     }
     let mut content = Vec::new();

@@ -31,14 +31,14 @@ fn find(directory: &OwnedFd, relative: &Path, found: &mut Vec<PathBuf>) -> rusti
         if kind.is_symlink() {
             continue;
         }
-        if !super::is_for_everybody(&stat) {
+        if !super::is_open_to_all(&stat) {
             if is_open_to_this_process(directory, &name)? {
                 found.push(relative.join(&name));
             }
         } else if kind.is_dir() {
             match open_beneath(directory, Path::new(&name), OFlags::RDONLY | OFlags::DIRECTORY) {
                 Ok(below) => find(&below, &relative.join(&name), found)?,
-                // The directory was removed or replaced meanwhile, or this process may not open it.
+                // The directory was removed or replaced in the meantime, or this process may not open it.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => {}
                 Err(errno) => return Err(errno),
             }

@@ -1,4 +1,4 @@
-//! Content of the name files: pure functions from the plan and the present content to the content that programs see.
+//! Content of the name files: pure functions from the plan and the current content to the content that programs see.
 
 use super::{Account, Name, NamesPlan, Resolver};
 use crate::gateway::NAME_SERVER;
@@ -35,8 +35,8 @@ impl NamesPlan {
             Name::Host => format!("{}\n", self.host).into_bytes(),
             Name::Switch => self.switch(present)?,
             Name::Resolver => match &self.resolver {
-                // Without a name server in the file, a C library queries one on this host, which refuses the connection at once.
-                // A library that ignores the refusal (musl) waits for the timeout set here.
+                // Without a name server in the file, a C library queries one on this host, which refuses the connection
+                // immediately. A library that ignores the refusal (musl) waits for the timeout set here.
                 Resolver::Nowhere => b"# No network: lookups fail at once.\noptions timeout:0 attempts:1\n".to_vec(),
                 Resolver::Given { content, .. } => content.clone().into_bytes(),
                 Resolver::Gateway { .. } => format!("nameserver {NAME_SERVER}\n").into_bytes(),

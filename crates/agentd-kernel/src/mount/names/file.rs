@@ -19,7 +19,7 @@ use std::{
 };
 
 /// Largest size of a file for which memory is reserved before the file is read.
-const USUAL: usize = 16 << 10;
+const MAX_RESERVED: usize = 16 << 10;
 
 /// The origin of a directory's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(super) enum Filled {
     ByAnybody,
 }
 
-/// The present state of a name.
+/// The current state of a name.
 pub(super) enum Present {
     /// The name is free.
     Nothing,
@@ -58,7 +58,7 @@ pub(super) fn read(etc: &OwnedFd, name: &str, filled: Filled) -> Result<Present,
         return Ok(Present::Other("the object is not a regular file".to_owned()));
     }
     // Reserves memory for the usual content, because a reader with a limit does not query the size of the file.
-    let size = usize::try_from(stat.st_size).unwrap_or_default().min(USUAL);
+    let size = usize::try_from(stat.st_size).unwrap_or_default().min(MAX_RESERVED);
     let mut content = Vec::with_capacity(size + 1);
     // Reads one byte more than allowed, to detect a longer file: the file may grow while it is read.
     File::from(file)
