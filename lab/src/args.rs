@@ -29,6 +29,9 @@ pub struct Test {
     /// Run every row of the matrix, not only the rows of this commit's turn
     #[arg(long)]
     pub all: bool,
+    /// End the run after this time: steps that have not ended are stopped and listed, and do not fail the run
+    #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub limit: Option<u64>,
     /// Folder for the logs of the steps
     #[arg(long, value_name = "FOLDER", default_value = "target/test-logs")]
     pub logs: PathBuf,

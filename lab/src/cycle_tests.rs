@@ -145,7 +145,7 @@ fn paths(words: &[String]) -> (Vec<Import>, Vec<Module>) {
     let mut at = 0;
     while at < words.len() {
         let before = if at == 0 { "" } else { word(at - 1) };
-        // `impl Trait + use<>` is no declaration.
+        // `impl Trait + use<>` is not a declaration.
         if word(at) == "use" && word(at + 1) != "<" {
             let end = at + words[at..].iter().position(|word| word == ";").unwrap();
             expand(&words[at + 1..end], &[], before == "pub" || before == ")", &mut imports);

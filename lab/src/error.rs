@@ -49,6 +49,9 @@ pub enum LabError {
         /// The last lines of the kernel's log.
         console: String,
     },
+    /// The time limit of the test run was reached.
+    #[error("not ended at the time limit of the run")]
+    NotEnded,
     /// The machine booted, but could not carry out the request.
     #[error("in the machine: {0}")]
     Guest(String),

@@ -60,7 +60,7 @@ pub fn prepare(line: KernelSeries, cache: &Path) -> Result<Kernel, LabError> {
     let name = match fs::read_link(&known) {
         Ok(name) => name.to_string_lossy().into_owned(),
         Err(_) => {
-            let package = packages::stands_for(line.package())?;
+            let package = packages::current_package(line.package())?;
             eprintln!("lab: fetching {package}");
             let folder = format!("{package}-{}", key());
             make(&package, &cache.join(&folder))?;

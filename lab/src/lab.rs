@@ -72,7 +72,7 @@ fn begun(accelerator: Accelerator, run: impl Fn() -> Result<Report, LabError>) -
                 format!("before the command started ({detail})")
             }
             Err(LabError::Died { breakpoint: true, .. }) if accelerator == Accelerator::Software => {
-                "by a breakpoint of its kernel's own, left by the emulation".to_owned()
+                "by a breakpoint in its own kernel, left by the emulation".to_owned()
             }
             ran => return ran,
         };

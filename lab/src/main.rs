@@ -4,9 +4,9 @@
 //! - `cargo xtask lab` runs a command in a virtual machine with another kernel: with cgroup version 2 and all controllers, with
 //!   an older Landlock, or with KVM on a host without it.
 //!
-//! [`lab`] carries out one run: `packages` fetches a kernel and a Debian, and `kernel` packs the modules together with this
-//! program, which is process 1 of the machine ([`guest`]). Then `machine` starts QEMU, and `talk` sends the command and waits for
-//! the result.
+//! [`lab`] carries out one run: `packages` fetches a kernel and a Debian system, and `kernel` packs the modules together with
+//! this program, which is process 1 of the machine ([`guest`]). Then `machine` starts QEMU, and `talk` sends the command and
+//! waits for the result.
 
 mod args;
 #[cfg(test)]

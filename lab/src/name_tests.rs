@@ -29,7 +29,7 @@ fn definitions_of_every_kind_are_counted() {
 }
 
 /// Returns the names of the structs, enums, unions, traits and type aliases in files, each with the files that define it.
-/// Associated types are no definitions.
+/// Associated types are not definitions.
 fn definitions(files: &[PathBuf]) -> BTreeMap<String, Vec<&Path>> {
     let mut found: BTreeMap<String, Vec<&Path>> = BTreeMap::new();
     for file in files {
@@ -53,7 +53,7 @@ fn defined(words: &[String]) -> Vec<String> {
             _ => {}
         }
         match word.as_str() {
-            // `impl` before a type begins an item unless it stands in a signature.
+            // `impl` before a type begins an item unless it is in a signature.
             "impl" if at == 0 || ["}", ";", "]", "unsafe", "{"].contains(&words[at - 1].as_str()) => associated = true,
             "trait" => associated = true,
             "{" => open.push(std::mem::take(&mut associated)),

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Returns the first package on which `package` depends: the current target of a metapackage.
-pub fn stands_for(package: &str) -> Result<String, LabError> {
+pub fn current_package(package: &str) -> Result<String, LabError> {
     let shown = tool::output(Command::new("apt-cache").args(["show", "--no-all-versions", package]))?;
     first_dependency(&String::from_utf8_lossy(&shown)).ok_or_else(|| format_error(package, "the package has no dependency"))
 }

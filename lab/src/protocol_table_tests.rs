@@ -3,8 +3,12 @@
 use std::{fs, path::Path};
 
 /// The formats with a version: their number in the table, and the file that defines `VERSION`.
-const FORMATS: [(u32, &str); 3] =
-    [(3, "agentd-supervisor/src/protocol.rs"), (4, "agentd-daemon/src/protocol.rs"), (5, "agentd-guest/src/frame.rs")];
+const FORMATS: [(u32, &str); 4] = [
+    (3, "agentd-supervisor/src/protocol.rs"),
+    (4, "agentd-daemon/src/protocol.rs"),
+    (5, "agentd-guest/src/frame.rs"),
+    (14, "agentd-tool/src/wire.rs"),
+];
 
 #[test]
 fn versions_of_the_protocol_table_are_those_of_the_code() {

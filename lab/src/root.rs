@@ -1,5 +1,5 @@
-//! Creates the root disk of machines: a Debian with the programs that the suites run inside sandboxes. No machine changes the
-//! disk: its writes go to a temporary file.
+//! Creates the root disk of machines: a Debian system with the programs that the suites run inside sandboxes. No machine changes
+//! the disk: its writes go to a temporary file.
 
 use crate::{
     error::{Calling, LabError},

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Interval between two bytes on the port [`PULSE`]. If the emulator has lost an interrupt, a machine stalls at most for this
+/// Interval between two bytes on the port [`PULSE`]. If the emulator has lost an interrupt, a machine stalls for at most this
 /// time.
 const PULSE_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -9,7 +9,7 @@ use std::{
 /// The time over which the frequency is measured.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// The number of readings, of which the fastest is used.
+/// The number of readings, the fastest of which is used.
 const READINGS: usize = 20;
 
 /// Measures the frequency of this host's time-stamp counter, in kHz.

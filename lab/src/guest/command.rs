@@ -84,7 +84,7 @@ fn pass(mut from: impl Read + Send + 'static, mut port: File) -> thread::JoinHan
     })
 }
 
-/// Waits for the command, and reaps all other children of process 1 that end meanwhile.
+/// Waits for the command, and reaps all other children of process 1 that end in the meantime.
 fn wait(child: &Child) -> Result<Report, LabError> {
     loop {
         let ended = rustix::process::wait(WaitOptions::empty()).calling(|| "wait".to_owned())?;

@@ -122,7 +122,7 @@ fn microvm(context: &RunContext, log: &Log) -> Result<(), LabError> {
     // An earlier run may have left its files. If they cannot be removed, the steps below report that.
     fs::remove_dir_all(&downloads).ok();
     fs::create_dir_all(&downloads).on("mkdir", &downloads)?;
-    let downloaded = packages::download(&packages::stands_for("linux-image-6.12-cloud-amd64")?, &downloads)?;
+    let downloaded = packages::download(&packages::current_package("linux-image-6.12-cloud-amd64")?, &downloads)?;
     let kernel = folder.join(downloaded.file_name().unwrap_or_default());
     fs::rename(&downloaded, &kernel).on("rename", &downloaded)?;
     // An earlier build may have left its files. If they cannot be removed, the build below reports that.

@@ -1,9 +1,9 @@
 //! Contains a run of the matrix, so that no process, mount, file or cgroup of the run outlives it, however it ends.
 //!
 //! As root, a run has its own PID and mount namespace: when this process dies, the kernel kills every process in the namespace,
-//! and its mounts disappear. As an ordinary user, only the run's direct children are killed, and agentd ends the processes that
-//! these started. Files are below one [`Scratch`], which the next run removes. Cgroups are removed at the end of the run, or by
-//! the next run.
+//! and the mounts of the namespace disappear. As an ordinary user, only the run's direct children are killed, and agentd ends the
+//! processes that those children started. Files are below one [`Scratch`], which the next run removes. Cgroups are removed at the
+//! end of the run, or by the next run.
 
 use crate::{
     error::{Calling, LabError},
@@ -21,11 +21,11 @@ const RUN: &str = "AGENTD_TEST_RUN";
 /// Prefix of the cgroups that rows delegate to ordinary users.
 pub const GROUPS: &str = "agentd-test-";
 
-/// The file in the run's directory that holds the number of its PID namespace.
-const NAMESPACE: &str = "namespace";
+/// The file in the run's directory that lists the PID namespaces of the run, one `pid:[NUMBER]` per line.
+pub const NAMESPACES: &str = "namespaces";
 
 /// Options of `unshare`: every process in the namespace dies with `unshare`, which dies with this process.
-const UNSHARE: [&str; 5] = ["--pid", "--fork", "--kill-child", "--mount", "--mount-proc"];
+pub const UNSHARE: [&str; 5] = ["--pid", "--fork", "--kill-child", "--mount", "--mount-proc"];
 
 /// Returns the run's directory, in the contained process.
 pub fn run_directory() -> Option<PathBuf> {
@@ -48,7 +48,7 @@ pub fn contained(arguments: &[String]) -> Result<ExitStatus, LabError> {
     if rustix::process::geteuid().is_root() {
         // The shell is process 1 of the namespace and reaps orphans.
         let script = "readlink /proc/self/ns/pid >\"$1\"; shift; \"$@\"; exit $?";
-        command.arg("unshare").args(UNSHARE).args(["sh", "-c", script, "sh"]).arg(scratch.path().join(NAMESPACE));
+        command.arg("unshare").args(UNSHARE).args(["sh", "-c", script, "sh"]).arg(scratch.path().join(NAMESPACES));
     }
     command.arg(program).args(arguments).env(RUN, scratch.path()).env("TMPDIR", &temporary).stdin(Stdio::null());
     let status = command.status().calling(|| "start setpriv and unshare".to_owned());
@@ -57,13 +57,12 @@ pub fn contained(arguments: &[String]) -> Result<ExitStatus, LabError> {
 }
 
 /// Removes the cgroups of a run that has ended: those that the run delegated, and those of agentd's processes in its PID
-/// namespace. No other process sweeps the latter, because a PID is meaningless outside its namespace.
+/// namespaces. No other process sweeps the latter, because a PID is meaningless outside its namespace.
 fn remove_groups(run: &Path) {
     let mut prefixes = vec![format!("{GROUPS}{}", run.file_name().unwrap_or_default().to_string_lossy())];
-    let namespace = fs::read_to_string(run.join(NAMESPACE)).unwrap_or_default();
-    if let Some(number) = namespace.trim().strip_prefix("pid:[").and_then(|rest| rest.strip_suffix(']')) {
-        prefixes.push(format!("agentd.{number}."));
-    }
+    let namespaces = fs::read_to_string(run.join(NAMESPACES)).unwrap_or_default();
+    let numbers = namespaces.lines().filter_map(|line| line.strip_prefix("pid:[")?.strip_suffix(']'));
+    prefixes.extend(numbers.map(|number| format!("agentd.{number}.")));
     remove_groups_below(Path::new("/sys/fs/cgroup"), &prefixes, false);
 }
 

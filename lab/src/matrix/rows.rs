@@ -5,6 +5,7 @@ mod ordinary_user;
 use super::{
     assets::RunContext,
     execute::{Log, execute},
+    private::private,
     programs::TestProgram,
     select::Chosen,
     step::{Place, User},
@@ -21,8 +22,8 @@ use std::{
     process::Command,
 };
 
-/// Tests that the lab skips: the first needs the network, the second and the fourth need cargo and npm, which the disk of the lab
-/// lacks, the third takes long under emulation, and the last needs a user without a home directory in `/etc/passwd`.
+/// Tests that the lab skips. The first needs the network. The second and the fourth need cargo and npm, which the disk of the lab
+/// lacks. The third takes a long time under emulation. The last needs a user without a home directory in `/etc/passwd`.
 const SKIPPED_IN_LAB: [&str; 5] = [
     "cargo_builds_crate_with_callers_toolchain",
     "cargo_new_in_subdirectory_works_and_only_its_git_directory_is_reported",
@@ -51,8 +52,8 @@ const IN_A_MICROVM: &str =
     /lab/suites/$suite --test-threads 1
 done";
 
-/// Script that runs the documented commands on a machine without a network. The files that they would download are brought along;
-/// functions with the names of the downloading programs provide them.
+/// Script that runs the documented commands on a machine without a network. The files that they would download are copied into
+/// the machine; functions with the names of the downloading programs provide them.
 const DOCUMENTED: &str = r#"cd "$(mktemp -d)"
 curl() { cat /lab/documented/firecracker.tgz; }
 apt-get() { cp /lab/documented/linux-image-*.deb .; }
@@ -106,19 +107,28 @@ impl RowRun<'_> {
             if !rustix::process::geteuid().is_root() {
                 command.args(SKIP_ROOTS.split(' '));
             }
-            failures.note(execute(command.current_dir(&program.package), self.log));
+            command.current_dir(&program.package);
+            failures.note(self.privately(command));
         }
         for program in &programs.examples {
-            failures.note(execute(Command::new(&program.file).current_dir(&program.package), self.log));
+            let mut command = Command::new(&program.file);
+            command.current_dir(&program.package);
+            failures.note(self.privately(command));
         }
         let mut doc = Command::new("cargo");
-        failures
-            .note(execute(doc.args(["test", "--workspace", "--doc", "--quiet"]).current_dir(&self.context.project), self.log));
+        doc.args(["test", "--workspace", "--doc", "--quiet"]).current_dir(&self.context.project);
+        failures.note(self.privately(doc));
         // A program outside the workspace that uses the public API, like that of an embedder.
         let mut contract = Command::new("cargo");
         contract.args(["test", "--locked", "--manifest-path", "contract/Cargo.toml", "--target-dir", "target", "--quiet"]);
-        failures.note(execute(contract.current_dir(&self.context.project), self.log));
+        contract.current_dir(&self.context.project);
+        failures.note(self.privately(contract));
         failures.first()
+    }
+
+    /// Runs a command that creates sandboxes on this host.
+    fn privately(&self, command: Command) -> Result<(), LabError> {
+        execute(&mut private(command, &self.context.run, self.folder), self.log)
     }
 
     /// Returns the row's built suites, limited to those named on the command line.
@@ -145,22 +155,22 @@ impl RowRun<'_> {
             if !is_root {
                 command.args(SKIP_ROOTS.split(' '));
             }
-            failures.note(self.suite(suite, &mut command));
+            failures.note(self.suite(suite, command));
         }
         failures.first()
     }
 
     /// Runs one suite. A suite that runs no test fails.
-    fn suite(&self, suite: &TestProgram, command: &mut Command) -> Result<(), LabError> {
+    fn suite(&self, suite: &TestProgram, command: Command) -> Result<(), LabError> {
         let before = super::report::Count::parse(&self.log.text()).passed;
         execute(Command::new("echo").arg(format!("# {}", suite.name)), self.log)?;
-        execute(command, self.log)?;
+        self.privately(command)?;
         let ran = super::report::Count::parse(&self.log.text()).passed - before;
         if ran == 0 { Err(format_error(&suite.name, "no test ran")) } else { Ok(()) }
     }
 
     /// Creates a directory `suites` with the row's suites and agentd, to bring into a machine.
-    fn brought(&self) -> Result<PathBuf, LabError> {
+    fn files_to_bring(&self) -> Result<PathBuf, LabError> {
         let (stripped, folder) = (&self.context.programs()?.stripped, self.folder.join("suites"));
         fs::create_dir(&folder).on("mkdir", &folder)?;
         for name in self.suites()?.iter().map(|suite| suite.name.as_str()).chain(["agentd"]) {
@@ -180,7 +190,7 @@ impl RowRun<'_> {
     fn in_the_lab(&self, line: KernelSeries, user: User) -> Result<(), LabError> {
         let mut lab = self.lab()?;
         lab.args(["--kernel", if line == KernelSeries::V6_1 { "6.1" } else { "6.12" }, "--timeout", "3600", "--bring"])
-            .arg(self.brought()?);
+            .arg(self.files_to_bring()?);
         lab.args([
             "--env",
             "AGENTD_BIN=/lab/suites/agentd",
@@ -203,7 +213,8 @@ impl RowRun<'_> {
         let mut lab = self.lab()?;
         // A single processor: QEMU may execute code while another processor changes it, and the kernel changes its code when
         // machines start and end.
-        lab.args(["--firecracker", "--cpus", "1", "--memory", "5120", "--timeout", "3600", "--bring"]).arg(self.brought()?);
+        lab.args(["--firecracker", "--cpus", "1", "--memory", "5120", "--timeout", "3600", "--bring"])
+            .arg(self.files_to_bring()?);
         lab.arg("--bring").arg(self.context.target("vm/default"));
         lab.args(["--env", "AGENTD_BIN=/lab/suites/agentd", "--env", "AGENTD_SUITE_SLOW=6"]);
         lab.args(["--env", &format!("AGENTD_TEST_BACKENDS={}", self.chosen.row.backends)]);

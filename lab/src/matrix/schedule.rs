@@ -1,10 +1,14 @@
 //! Runs steps in parallel. A step starts when its assets are built and a slot is free.
 
-use super::{report::Ended, step::Asset};
+use super::{
+    report::{Ended, Outcome, Part},
+    step::{Asset, Lane},
+};
 use std::{
     collections::BTreeSet,
     sync::{Condvar, Mutex, PoisonError},
     thread,
+    time::Instant,
 };
 
 /// A step of a run.
@@ -15,9 +19,8 @@ pub struct Step<'a> {
     pub builds: Option<Asset>,
     /// Assets that must be built first.
     pub needs: Vec<Asset>,
-    /// True if the step creates sandboxes on this host. Only one such step runs at a time, because suites compare inventories
-    /// of the whole host.
-    pub exclusive: bool,
+    /// The lane of a step that creates sandboxes on this host. Only one step of a lane runs at a time.
+    pub lane: Option<Lane>,
     /// Runs the step.
     pub run: Box<dyn FnOnce() -> Ended + Send + 'a>,
 }
@@ -28,13 +31,14 @@ struct StepState<'a> {
     built: BTreeSet<Asset>,
     broken: BTreeSet<Asset>,
     ended: Vec<Ended>,
-    occupied: bool,
+    occupied: BTreeSet<Lane>,
+    deadline: Option<Instant>,
 }
 
 /// Runs all steps, `slots` at a time, starting the first ready step in the given order. A step fails if one of its assets could
-/// not be built.
-pub fn run(steps: Vec<Step<'_>>, slots: usize) -> Vec<Ended> {
-    let state = Mutex::new(StepState { waiting: steps, ..StepState::default() });
+/// not be built. No step starts after `deadline`.
+pub fn run(steps: Vec<Step<'_>>, slots: usize, deadline: Option<Instant>) -> Vec<Ended> {
+    let state = Mutex::new(StepState { waiting: steps, deadline, ..StepState::default() });
     let changed = Condvar::new();
     thread::scope(|scope| {
         for _ in 0..slots {
@@ -48,7 +52,7 @@ fn work(state: &Mutex<StepState<'_>>, changed: &Condvar) {
     loop {
         let mut now = state.lock().unwrap_or_else(PoisonError::into_inner);
         let step = loop {
-            now.fail_hopeless();
+            now.end_hopeless();
             if let Some(step) = now.next() {
                 break step;
             }
@@ -61,9 +65,11 @@ fn work(state: &Mutex<StepState<'_>>, changed: &Condvar) {
         drop(now);
         let ended = (step.run)();
         let mut now = state.lock().unwrap_or_else(PoisonError::into_inner);
-        now.occupied &= !step.exclusive;
+        if let Some(lane) = step.lane {
+            now.occupied.remove(&lane);
+        }
         if let Some(asset) = step.builds {
-            let set = if ended.failure.is_none() { &mut now.built } else { &mut now.broken };
+            let set = if ended.outcome == Outcome::Passed { &mut now.built } else { &mut now.broken };
             set.insert(asset);
         }
         now.ended.push(ended);
@@ -75,20 +81,26 @@ impl<'a> StepState<'a> {
     /// Removes and returns the first step that may start.
     fn next(&mut self) -> Option<Step<'a>> {
         let built = |step: &Step<'_>| step.needs.iter().all(|asset| self.built.contains(asset));
-        let ready = self.waiting.iter().position(|step| built(step) && !(step.exclusive && self.occupied))?;
+        let free = |step: &Step<'_>| step.lane.is_none_or(|lane| !self.occupied.contains(&lane));
+        let ready = self.waiting.iter().position(|step| built(step) && free(step))?;
         let step = self.waiting.remove(ready);
-        self.occupied |= step.exclusive;
+        self.occupied.extend(step.lane);
         Some(step)
     }
 
-    /// Ends the waiting steps that need an asset that could not be built.
-    fn fail_hopeless(&mut self) {
-        while let Some(index) = self.waiting.iter().position(|step| step.needs.iter().any(|asset| self.broken.contains(asset))) {
+    /// Ends the waiting steps that need an asset that could not be built, and after the deadline all waiting steps.
+    fn end_hopeless(&mut self) {
+        let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let hopeless = |step: &Step<'_>, broken: &BTreeSet<Asset>| late || step.needs.iter().any(|asset| broken.contains(asset));
+        while let Some(index) = self.waiting.iter().position(|step| hopeless(step, &self.broken)) {
             let step = self.waiting.remove(index);
             self.broken.extend(step.builds);
-            let failure = Some("not run: a required asset could not be built".to_owned());
+            let outcome = match late {
+                true => Outcome::NotEnded,
+                false => Outcome::Failed("not run: a required asset could not be built".to_owned()),
+            };
             let (wall, spent) = Default::default();
-            self.ended.push(Ended { name: step.name, rotating: false, wall, spent, count: None, failure });
+            self.ended.push(Ended { name: step.name, part: Part::Always, wall, spent, at: wall, count: None, outcome });
         }
     }
 }
@@ -96,14 +108,14 @@ impl<'a> StepState<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn step<'a>(name: &str, builds: Option<Asset>, needs: &[Asset], fails: bool) -> Step<'a> {
         let name = name.to_owned();
-        let failure = fails.then(|| "broken".to_owned());
-        let ended =
-            Ended { name: name.clone(), rotating: false, wall: Duration::ZERO, spent: Duration::ZERO, count: None, failure };
-        Step { name, builds, needs: needs.to_vec(), exclusive: false, run: Box::new(move || ended) }
+        let outcome = if fails { Outcome::Failed("broken".to_owned()) } else { Outcome::Passed };
+        let (wall, spent, at) = Default::default();
+        let ended = Ended { name: name.clone(), part: Part::Always, wall, spent, at, count: None, outcome };
+        Step { name, builds, needs: needs.to_vec(), lane: None, run: Box::new(move || ended) }
     }
 
     #[test]
@@ -115,11 +127,35 @@ mod tests {
             step("lab", Some(Asset::Lab), &[Asset::Programs], false),
             step("programs", Some(Asset::Programs), &[], false),
         ];
-        let ended = run(steps, 2);
+        let ended = run(steps, 2, None);
         let place = |name: &str| ended.iter().position(|step| step.name == name).unwrap();
         assert_eq!(ended.len(), 5);
         assert!(place("programs") < place("lab") && place("lab") < place("lab row"));
-        assert!(ended[place("micro row")].failure.as_ref().is_some_and(|why| why.starts_with("not run")));
-        assert!(ended[place("lab row")].failure.is_none());
+        assert!(ended[place("micro row")].failure().is_some_and(|why| why.starts_with("not run")));
+        assert!(ended[place("lab row")].failure().is_none());
+    }
+
+    #[test]
+    fn no_step_starts_after_the_deadline() {
+        let steps = vec![step("programs", Some(Asset::Programs), &[], false), step("row", None, &[Asset::Programs], false)];
+        let ended = run(steps, 2, Some(Instant::now()));
+        assert_eq!(ended.iter().map(|step| &step.outcome).collect::<Vec<_>>(), [&Outcome::NotEnded; 2]);
+    }
+
+    #[test]
+    fn steps_of_a_lane_never_run_together() {
+        let (running, most) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
+        let in_lane = |number: usize| {
+            let step = step(&number.to_string(), None, &[], false);
+            let run = move || {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                thread::yield_now();
+                running.fetch_sub(1, Ordering::SeqCst);
+                (step.run)()
+            };
+            Step { lane: Some(Lane::Root), run: Box::new(run), ..step }
+        };
+        assert_eq!(run((0..100).map(in_lane).collect(), 4, None).len(), 100);
+        assert_eq!(most.load(Ordering::SeqCst), 1);
     }
 }

@@ -21,7 +21,8 @@ pub struct Row {
     pub needs: &'static [Asset],
     /// Runs in which the row takes part.
     pub turn: Turn,
-    /// Estimated wall-clock time on an idle machine with 2 processors. Correct the estimate from the tables of such runs.
+    /// Estimated processor time on an idle machine, in minutes. Correct the estimate from the tables of such runs; these tables
+    /// lack the time of Gondolin's emulator.
     pub minutes: u32,
     /// The claim that the row proves, or the reason why another row makes it less urgent.
     pub why: &'static str,
@@ -57,12 +58,22 @@ pub enum User {
     Group,
 }
 
+/// Rows on this host that run one after another. Rows of different lanes may run at the same time, because each suite has
+/// namespaces of its own ([`private`](super::private)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// Rows as the user that runs `./test`: these share the runtime directory of that user.
+    Root,
+    /// Rows as an ordinary user: these share the quotas of the kernel for that user.
+    User,
+}
+
 /// Test executables of a row, by the names of cargo's targets.
 #[derive(Debug, Clone, Copy)]
 pub enum Suites {
-    /// Only these suites.
+    /// The row runs only these suites.
     Only(&'static [&'static str]),
-    /// All suites that can run outside the lab, including new ones, except for these.
+    /// The row runs all suites that can run outside the lab, including new ones, except these.
     Except(&'static [&'static str]),
 }
 
@@ -105,6 +116,15 @@ impl Place {
     /// Returns true if only root can prepare the place.
     pub fn needs_root(self) -> bool {
         !matches!(self, Self::Check(_) | Self::Units | Self::Host(User::Root))
+    }
+
+    /// Returns the lane of a row on this host that creates sandboxes.
+    pub fn lane(self) -> Option<Lane> {
+        match self {
+            Self::Units | Self::Host(User::Root) => Some(Lane::Root),
+            Self::Host(_) => Some(Lane::User),
+            Self::Check(_) | Self::Lab(..) | Self::Microvm(_) | Self::Documented => None,
+        }
     }
 
     /// Returns true if tests are counted there.

@@ -12,25 +12,29 @@ const BY_THE_KERNEL: &str = "linux-native container";
 /// Suites that do not depend on the control groups of their user.
 const WITHOUT_GROUPS: &[&str] = &[
     "build",
+    "call",
     "contain",
     "copies",
     "debian",
     "disk",
     "egress",
+    "engine",
     "gateway",
     "gondolin",
     "guest",
     "ids",
     "image",
     "known_projects",
+    "policy",
     "sandbox",
     "state",
     "store",
+    "tool",
     "volume",
 ];
 
 /// The rows, in the order in which they start when slots are free. Rows that create sandboxes on this host come first, because
-/// they run one after another and so decide how long a run takes.
+/// those of the same user run one after another and so decide how long a run takes.
 pub const ROWS: &[Row] = &[
     Row {
         name: "lints",
@@ -41,18 +45,15 @@ pub const ROWS: &[Row] = &[
             cargo clippy --workspace --all-targets -- -D warnings
             cargo clippy --package agentd --test '*' -- -D warnings
             cargo clippy --workspace --no-default-features -- -D warnings
-            for feature in firecracker gondolin images; do
-                cargo clippy --workspace --no-default-features --features agentd/$feature -- -D warnings
-            done
-            cargo test --quiet --workspace --lib --no-default-features -- isolation:: cli::
+            cargo test --quiet --package agentd --lib --no-default-features -- isolation:: cli::
             RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps",
         ),
         suites: Suites::Only(&[]),
         backends: "-",
         needs: &[Asset::Programs],
         turn: Turn::Always,
-        minutes: 2,
-        why: "format, lints, also without each Cargo feature of agentd; documentation",
+        minutes: 4,
+        why: "format; lints, with all and with none of the Cargo features of agentd; documentation",
     },
     Row {
         name: "gondolin-attack",
@@ -61,7 +62,7 @@ pub const ROWS: &[Row] = &[
         backends: "gondolin",
         needs: &[Asset::Programs, Asset::Gondolin],
         turn: Turn::Always,
-        minutes: 1,
+        minutes: 2,
         why: "every attack from inside Gondolin's machine",
     },
     Row {
@@ -71,20 +72,20 @@ pub const ROWS: &[Row] = &[
         backends: "gondolin",
         needs: &[Asset::Programs, Asset::Gondolin],
         turn: Turn::Rotates(0),
-        minutes: 5,
+        minutes: 6,
         why: "features that only Gondolin has: each test boots emulated machines; every run covers boots in `gondolin-attack`, and a \
               later turn has the same suite in `gondolin-user`",
     },
     Row {
         name: "gondolin-conformance",
         place: Place::Host(User::Root),
-        suites: Suites::Only(&["conformance"]),
+        suites: Suites::Only(&["conformance", "tool"]),
         backends: "gondolin",
         needs: &[Asset::Programs, Asset::Gondolin],
         turn: Turn::Rotates(4),
-        minutes: 9,
+        minutes: 8,
         why: "each test boots an emulated machine; every run covers boots in `gondolin-attack`, and another turn kills and \
-              restores in `gondolin-root`. The sandbox in the guest is that of `container`",
+              restores in `gondolin-root`. The sandbox in the guest is the same as in `container`",
     },
     Row {
         name: "root",
@@ -93,7 +94,7 @@ pub const ROWS: &[Row] = &[
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Debian, Asset::Gondolin],
         turn: Turn::Always,
-        minutes: 7,
+        minutes: 6,
         why: "every suite as root on this host's kernel",
     },
     Row {
@@ -103,7 +104,7 @@ pub const ROWS: &[Row] = &[
         backends: "host-direct linux-native container",
         needs: &[Asset::Programs, Asset::Debian, Asset::Gondolin],
         turn: Turn::Always,
-        minutes: 6,
+        minutes: 5,
         why: "every suite as uid 65534: one id, no control group. The excluded suites need preparation by root; `gondolin-user` \
               runs that of Gondolin",
     },
@@ -114,7 +115,7 @@ pub const ROWS: &[Row] = &[
         backends: "-",
         needs: &[Asset::Programs],
         turn: Turn::Always,
-        minutes: 1,
+        minutes: 3,
         why: "unit tests, documentation tests, the example backend of an embedder, the public API from outside the workspace",
     },
     Row {
@@ -124,7 +125,7 @@ pub const ROWS: &[Row] = &[
         backends: "host-direct linux-native container",
         needs: &[Asset::Programs, Asset::Debian],
         turn: Turn::Rotates(3),
-        minutes: 3,
+        minutes: 2,
         why: "a delegated control group of version 1; every run covers version 2 in lab-6.1-user",
     },
     Row {
@@ -134,8 +135,19 @@ pub const ROWS: &[Row] = &[
         backends: "container",
         needs: &[Asset::Programs, Asset::Debian],
         turn: Turn::Rotates(2),
-        minutes: 2,
+        minutes: 1,
         why: "subordinate ids for all sandboxes; every run covers ids for one sandbox in lab-6.1-user",
+    },
+    Row {
+        name: "gondolin-egress",
+        place: Place::Host(User::Root),
+        suites: Suites::Only(&["egress"]),
+        backends: "gondolin",
+        needs: &[Asset::Programs, Asset::Gondolin],
+        turn: Turn::Rotates(1),
+        minutes: 4,
+        why: "attacks on the gateway from inside Gondolin's machines, each of which boots under emulation; every run attacks the \
+              agent's side of the gateway in `root`, without a machine",
     },
     Row {
         name: "gondolin-user",
@@ -154,7 +166,7 @@ pub const ROWS: &[Row] = &[
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs],
         turn: Turn::Rotates(1),
-        minutes: 3,
+        minutes: 1,
         why: "test suites of a Rust crate, a Python package, a Node package and a C library, outside and inside; needs a network",
     },
     Row {
@@ -163,7 +175,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["microvm"]),
         backends: "firecracker",
         needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
-        turn: Turn::Rotates(0),
+        turn: Turn::Rotates(4),
         minutes: 7,
         why: "features that only Firecracker has: templates, restores, copies of grants, killed monitors. Each test boots nested \
               machines; every run covers starts from a template and grants in `firecracker-attack`",
@@ -186,7 +198,7 @@ pub const ROWS: &[Row] = &[
         backends: "firecracker",
         needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
         turn: Turn::Always,
-        minutes: 4,
+        minutes: 3,
         why: "every attack from inside a microVM",
     },
     Row {
@@ -195,9 +207,10 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["agentd_kernel", "attack", "conformance"]),
         backends: BY_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
-        turn: Turn::Always,
-        minutes: 8,
-        why: "control groups of version 2 with all controllers, and the newest kernel of Debian 12",
+        turn: Turn::Rotates(4),
+        minutes: 6,
+        why: "control groups of version 2 with all controllers, and the newest kernel of Debian 12; every run covers delegated \
+              groups of version 2 in `lab-6.1-user`",
     },
     Row {
         name: "lab-6.12-root-run",
@@ -205,8 +218,8 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["pool", "run"]),
         backends: BY_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
-        turn: Turn::Rotates(2),
-        minutes: 4,
+        turn: Turn::Rotates(3),
+        minutes: 6,
         why: "the command and the pool with control groups of version 2; every run covers both suites on this host in `root` and `user`",
     },
     Row {
@@ -215,10 +228,10 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["attack", "conformance", "guest", "pool", "volume"]),
         backends: "host-direct test-machine",
         needs: &[Asset::Programs, Asset::Lab],
-        turn: Turn::Rotates(4),
+        turn: Turn::Rotates(3),
         minutes: 4,
-        why: "the remaining backends and suites of that kernel; every run covers these on this host in `root`, and the control \
-              groups of that kernel in `lab-6.12-root`",
+        why: "the remaining backends and suites of that kernel; every run covers these on this host in `root`, and another \
+              turn covers the control groups of that kernel in `lab-6.12-root`",
     },
     Row {
         name: "lab-6.1-user",
@@ -227,7 +240,7 @@ pub const ROWS: &[Row] = &[
         backends: BY_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Always,
-        minutes: 5,
+        minutes: 6,
         why: "the oldest supported kernel (Landlock ABI 2), a delegated group of version 2, subordinate ids: the weakest case",
     },
     Row {
@@ -236,8 +249,8 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["pool"]),
         backends: BY_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
-        turn: Turn::Rotates(4),
-        minutes: 1,
+        turn: Turn::Rotates(3),
+        minutes: 2,
         why: "ready sandboxes on the oldest kernel; every run covers that kernel in `lab-6.1-user`, and this suite on this host",
     },
     Row {
@@ -254,11 +267,12 @@ pub const ROWS: &[Row] = &[
             "protect",
             "run",
         ]),
-        backends: ON_THE_KERNEL,
+        backends: BY_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Rotates(0),
-        minutes: 8,
-        why: "every run covers this kernel in lab-6.12-root, and this kind of user in lab-6.1-user",
+        minutes: 12,
+        why: "the newest kernel for an ordinary user with a delegated group; every run covers this kind of user in `lab-6.1-user`, and \
+              `host-direct` in `user`",
     },
     Row {
         name: "lab-6.12-user-long",
@@ -267,7 +281,7 @@ pub const ROWS: &[Row] = &[
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Rotates(4),
-        minutes: 6,
+        minutes: 8,
         why: "named sandboxes of a user with a delegated group of version 2; every run covers the suite on this host in `user`",
     },
     Row {
@@ -277,8 +291,9 @@ pub const ROWS: &[Row] = &[
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
         turn: Turn::Rotates(1),
-        minutes: 10,
-        why: "every run covers this kernel in lab-6.1-user, and this user in lab-6.12-root, both without `host-direct` and `test-machine`",
+        minutes: 15,
+        why: "every run covers this kernel in `lab-6.1-user`, and another turn this user in `lab-6.12-root`, both without `host-direct` \
+              and `test-machine`",
     },
     Row {
         name: "lab-6.12-long",
@@ -286,19 +301,30 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["leaks", "sandbox"]),
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
-        turn: Turn::Rotates(2),
-        minutes: 8,
+        turn: Turn::Rotates(0),
+        minutes: 13,
         why: "hundreds of sandboxes, and kills at 50 moments; every run covers four times as many on this host in `root`",
     },
     Row {
         name: "firecracker-conformance",
         place: Place::Microvm(User::Root),
-        suites: Suites::Only(&["conformance"]),
+        suites: Suites::Only(&["conformance", "tool"]),
         backends: "firecracker",
         needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
         turn: Turn::Rotates(3),
         minutes: 9,
         why: "each test boots a nested machine; every run covers starts and grants in `firecracker-attack`",
+    },
+    Row {
+        name: "firecracker-egress",
+        place: Place::Microvm(User::Root),
+        suites: Suites::Only(&["egress"]),
+        backends: "firecracker",
+        needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
+        turn: Turn::Rotates(1),
+        minutes: 4,
+        why: "attacks on the gateway from inside microVMs, and its connections over restores and forks; every run attacks the \
+              agent's side of the gateway in `root`, without a machine",
     },
     Row {
         name: "firecracker-attack-user",
@@ -307,7 +333,7 @@ pub const ROWS: &[Row] = &[
         backends: "firecracker",
         needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
         turn: Turn::Rotates(3),
-        minutes: 2,
+        minutes: 3,
         why: "the same inside the machine as firecracker-attack; only the start of the machine differs",
     },
     Row {
@@ -317,8 +343,22 @@ pub const ROWS: &[Row] = &[
         backends: "firecracker",
         needs: &[Asset::Programs, Asset::Lab, Asset::Microvm, Asset::Debian],
         turn: Turn::Rotates(2),
-        minutes: 1,
+        minutes: 2,
         why: "the commands of docs/firecracker.md, unchanged",
+    },
+    Row {
+        name: "features",
+        place: Place::Check(
+            "for feature in firecracker gondolin images policy tools; do
+                cargo clippy --workspace --no-default-features --features agentd/$feature -- -D warnings
+            done",
+        ),
+        suites: Suites::Only(&[]),
+        backends: "-",
+        needs: &[Asset::Programs],
+        turn: Turn::Rotates(2),
+        minutes: 3,
+        why: "lints with each Cargo feature of agentd alone; every run covers all and none of them in `lints`",
     },
     Row {
         name: "licences",
@@ -330,10 +370,11 @@ pub const ROWS: &[Row] = &[
         ),
         suites: Suites::Only(&[]),
         backends: "-",
-        // Not for the row itself: what waits for the programs decides how long a run takes, so nothing competes with their build.
+        // The row itself does not use the programs. But the rows that wait for the programs determine how long a run takes, so
+        // this row does not compete with the build of the programs.
         needs: &[Asset::Programs],
         turn: Turn::Always,
-        minutes: 1,
+        minutes: 2,
         why: "licences and sources of dependencies; cargo-deny is built from source",
     },
     Row {
@@ -348,7 +389,23 @@ pub const ROWS: &[Row] = &[
         backends: "-",
         needs: &[],
         turn: Turn::Rotates(3),
-        minutes: 6,
+        minutes: 5,
         why: "every decoder of untrusted bytes, for 5 s each; every run covers the decoders with unit tests",
+    },
+    Row {
+        name: "install",
+        place: Place::Check(
+            "cargo install --quiet --debug --locked --force --root target/tools/installed --path crates/agentd
+            target/tools/installed/bin/agentd --version
+            target/tools/installed/bin/agentd run --backend host-direct -- true
+            rm -rf target/tools/installed",
+        ),
+        suites: Suites::Only(&[]),
+        backends: "-",
+        // Shares the target folder, so most of its dependencies are built already.
+        needs: &[Asset::Programs],
+        turn: Turn::Rotates(2),
+        minutes: 3,
+        why: "the installation that README.md documents; every run covers the same program as cargo builds it",
     },
 ];

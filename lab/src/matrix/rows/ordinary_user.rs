@@ -70,7 +70,8 @@ impl RowRun<'_> {
             let id = USER.to_string();
             command.args(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"]).arg(self.folder.join(&suite.name));
             command.args(SKIP_ROOTS.split(' '));
-            failures.note(self.suite(suite, command.current_dir(self.folder)));
+            command.current_dir(self.folder);
+            failures.note(self.suite(suite, command));
         }
         for group in groups {
             fs::remove_dir(&group).on("rmdir", &group)?;
