@@ -6,7 +6,7 @@ use tempfile::TempDir;
 /// The content of the file that must not change.
 const KEPT: &str = "kept";
 
-/// The parent of the directory and the file; see the head of this module.
+/// The parent of the directory and the file; see the module documentation.
 pub struct UnpackDir {
     whole: TempDir,
     /// The directory that may change.

@@ -24,7 +24,7 @@ impl IsolationBackend for Logged {
     }
 
     fn traits(&self) -> BackendTraits {
-        // Callers decide by traits, not by names. They are those of the inner backend.
+        // Callers decide by traits, not by names. These traits are those of the inner backend.
         self.0.traits()
     }
 
@@ -85,6 +85,10 @@ impl Sandbox for LoggedSandbox {
 
     async fn exec_streaming(&self, command: Command) -> Result<Box<dyn ExecHandle>, IsolationError> {
         self.0.exec_streaming(command).await
+    }
+
+    async fn exec_tool(&self, command: Command) -> Result<Outcome, IsolationError> {
+        self.0.exec_tool(command).await
     }
 
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, IsolationError> {
@@ -152,7 +156,7 @@ async fn run() -> Result<(), IsolationError> {
 }
 
 fn main() -> Result<(), IsolationError> {
-    // First of all: sandboxes are made by a helper process that is this same program.
+    // First of all: sandboxes are made by a helper process that is the same program.
     take_role();
     run()
 }

@@ -15,6 +15,6 @@ async fn run() -> Result<(), IsolationError> {
 }
 
 pub fn main() -> Result<(), IsolationError> {
-    take_role(); // first of all: the helper process that creates sandboxes is this same program
+    take_role(); // call this first: the helper process that creates sandboxes is the same program
     run()
 }

@@ -8,3 +8,5 @@ pub mod cli;
 pub mod isolation;
 
 pub use agentd_core as core;
+#[cfg(feature = "tools")]
+pub use agentd_tool as tool;

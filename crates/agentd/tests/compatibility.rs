@@ -149,7 +149,7 @@ fn workspace_given_as_link_is_accessible_by_both_paths() {
             link.display(),
             data.join("project").display()
         );
-        // Once given with --workspace, and once as the current directory.
+        // The link is given with --workspace once, and is the current directory once.
         assert_eq!(place.sh(backend, &["--workspace", link.to_str().unwrap()], &script), "herehere", "{backend}");
         let mut shell = Command::new("sh");
         shell.args(["-c", "cd \"$1\" && exec \"$2\" run --backend \"$3\" -- sh -c \"$4\"", "sh"]);

@@ -1,5 +1,5 @@
 //! Copied grants: files are copied into a machine, and changes are copied back. The conformance suite tests the behaviour that
-//! all grants share, also with copies.
+//! all grants share, including copied grants.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 #[macro_use]

@@ -15,7 +15,7 @@ const README: &str = include_str!("../../../README.md");
 
 /// Commands that are not run here: they download, take minutes, or need special hardware. The documents say so.
 const SKIPPED: [&str; 12] = [
-    // Run by `./test` itself.
+    // `./test` itself runs this suite.
     "./test",
     "apt-get install qemu-system-x86 qemu-utils",
     "agentd gondolin setup",
@@ -25,7 +25,7 @@ const SKIPPED: [&str; 12] = [
     "agentd vm build --image debian:12",
     "agentd vm build --image ./rootfs --kernel linux-image-6.1.0-1-cloud-amd64.deb",
     "agentd run --backend firecracker -- sh -c \"uname -a > kernel\"",
-    // Needs the internet; the suite `egress` has servers of its own.
+    // Needs the internet; the suite `egress` has its own servers.
     "agentd run --net allow=example.com -- curl -sS https://example.com",
     // Takes seconds, and is tested by other suites.
     "agentd doctor",
@@ -131,7 +131,7 @@ fn without_comment(line: &str) -> String {
 
 /// Returns the examples in the help texts.
 fn of_help() -> Vec<String> {
-    let commands: [&[&str]; 4] = [&["run"], &["sandbox", "create"], &["gondolin", "setup"], &["vm", "build"]];
+    let commands: [&[&str]; 5] = [&["run"], &["call"], &["sandbox", "create"], &["gondolin", "setup"], &["vm", "build"]];
     let mut examples = Vec::new();
     for command in commands {
         let help = Command::new(program()).args(command).arg("--help").output().unwrap();

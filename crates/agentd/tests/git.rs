@@ -163,7 +163,7 @@ fn git_reset_to_the_same_commit_works_after_the_index_is_refreshed() {
     for backend in BACKENDS {
         let repository = Repository::new();
         let output = repository.run("work", backend, "", "git reset -q --hard");
-        // The index has the owner outside. If the owner inside differs, git writes each file again.
+        // The index has the owner on the host. If the owner in the sandbox differs, git writes each file again.
         let is_other = (backend == "linux-native") == rustix::process::geteuid().is_root();
         assert_eq!(output.status.success(), !is_other, "{backend}: {output:?}");
         repository.works("work", backend, "", "git status >/dev/null; git reset -q --hard");

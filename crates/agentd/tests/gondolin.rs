@@ -241,7 +241,7 @@ async fn dropped() {
     drop(sandbox);
     drop(running);
     before.settle();
-    // Cancel the creation of a machine, too.
+    // Also cancel the creation of a machine.
     let backend = gondolin();
     let making = tokio::spawn(async move { backend.create_sandbox(SandboxSpec::default()).await.map(drop) });
     monitor().await;

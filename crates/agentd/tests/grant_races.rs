@@ -34,7 +34,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials = vec![
         property("object_reopened_after_changes_is_the_resolved_object", CASES, changed_between),
-        property("object_resolved_during_changes_is_no_secret", CASES / 4, changed_meanwhile),
+        property("object_resolved_during_changes_is_not_a_secret", CASES / 4, changed_meanwhile),
     ];
     // A backend without a boundary has no grants.
     trials.extend(
@@ -45,7 +45,7 @@ fn main() {
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-/// The largest number of created machines. Most cases fail before a machine starts.
+/// The maximum number of created machines. Most cases fail before a machine starts.
 const MACHINES: u32 = 2;
 
 /// Returns the number of cases that request a sandbox of a backend.
@@ -57,7 +57,7 @@ fn sandboxes(name: &str) -> u32 {
     }
 }
 
-/// Returns a check that looks for secrets in sandboxes of a backend, until enough sandboxes were created.
+/// Returns a check that looks for secrets in sandboxes of a backend, until enough sandboxes have been created.
 fn sandboxes_within(name: &'static str) -> impl Fn(Case) -> bool + Send {
     let most = if ["linux-native", "container", layers::NAME].contains(&name) { u32::MAX } else { MACHINES };
     let made = std::cell::Cell::new(0);
@@ -90,8 +90,8 @@ fn case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// The number of times that a property is checked again with as many cases, until a case was granted and one was refused. Cases
-/// are random, so a few of them may all have the same outcome.
+/// The number of times that a property is checked again with as many cases, until a case has been granted and one has been
+/// refused. Cases are random, so a few of them may all have the same outcome.
 const MORE: u32 = 20;
 
 fn property(name: &str, cases: u32, check: impl Fn(Case) -> bool + Send + 'static) -> Trial {

@@ -14,7 +14,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// A home directory with secrets, a project in it, and named sandboxes of its own.
+/// A home directory with secrets, a project in it, and separate named sandboxes.
 struct GrantDir(TempDir);
 
 impl GrantDir {
@@ -74,8 +74,8 @@ impl Drop for GrantDir {
     }
 }
 
-/// Runs a command, first undisturbed and then while two paths are exchanged, until some runs were refused and some showed the
-/// granted object. No run may print anything else.
+/// Runs a command, first undisturbed and then while two paths are exchanged, until some runs have been refused and some have
+/// shown the granted object. No run may print anything else.
 fn assert_shows_granted_or_refuses(place: &GrantDir, args: &[&str], granted: &str, paths: [&str; 2]) {
     // A version that refuses everything does not pass.
     assert_eq!(place.agentd(args), granted);

@@ -5,12 +5,21 @@
 #[macro_use]
 #[path = "support/on_test_machine.rs"]
 mod on_test_machine;
+#[path = "guest/network.rs"]
+mod network;
 #[path = "support/mod.rs"]
 mod support;
 
 use agentd::isolation::{
     Command, EvidenceResult, IsolationError, Sandbox, SandboxSpec, StdinSource,
     guest::{Attach, GuestSandbox, GuestSpec, Machine},
+};
+use network::{
+    attempts_at_other_ports_are_recorded_as_the_word_of_the_guest, connections_beyond_the_limit_wait_and_are_served_later,
+    copy_of_a_machine_has_a_gateway_of_its_own, data_that_a_guest_sent_just_before_its_end_arrives,
+    much_data_passes_unchanged_in_both_directions_with_half_close, open_connection_continues_after_the_machine_was_saved,
+    programs_in_a_guest_reach_granted_hosts_only, restored_machine_has_new_connections_and_the_old_ones_end_with_the_reason,
+    trust_stores_and_placeholders_reach_the_guest_and_the_secret_does_not,
 };
 use std::{
     fs::File,
@@ -36,6 +45,15 @@ on_test_machine! {
     shutdown_ends_guest_and_machine,
     attacks_inside_guest_are_blocked,
     large_file_is_read_back_unchanged,
+    programs_in_a_guest_reach_granted_hosts_only,
+    attempts_at_other_ports_are_recorded_as_the_word_of_the_guest,
+    much_data_passes_unchanged_in_both_directions_with_half_close,
+    data_that_a_guest_sent_just_before_its_end_arrives,
+    open_connection_continues_after_the_machine_was_saved,
+    restored_machine_has_new_connections_and_the_old_ones_end_with_the_reason,
+    copy_of_a_machine_has_a_gateway_of_its_own,
+    trust_stores_and_placeholders_reach_the_guest_and_the_secret_does_not,
+    connections_beyond_the_limit_wait_and_are_served_later,
 }
 
 struct RunningGuest {
@@ -203,7 +221,7 @@ async fn connections_with_invalid_greeting_are_ignored() {
 async fn second_sandbox_in_guest_is_refused() {
     let (machine, socket) = Process::listening(&Machines::new());
     let transport = UnixStream::connect(&socket).await.unwrap();
-    let adopt = Attach::Adopt { identity: identity("none"), limits: Box::default() };
+    let adopt = Attach::Adopt { identity: identity("none"), limits: Box::default(), gateway: None };
     let none = GuestSandbox::open(Machines::new().id(), machine.clone(), transport, adopt).await;
     let none = none.err().unwrap().to_string();
     assert!(none.contains("attach to the guest: the sandbox does not exist yet — create another sandbox"), "{none}");
@@ -240,7 +258,7 @@ async fn large_file_is_read_back_unchanged() {
     let guest = RunningGuest::new().await;
     let content: Vec<u8> = (0..16_000_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
     let path = Path::new("/tmp/large");
-    // Two concurrent transfers, and a command meanwhile.
+    // Two concurrent transfers, and a command during the transfers.
     let (one, two) = (guest.sandbox.clone(), guest.sandbox.clone());
     let (a, b) = (content.clone(), content.clone());
     let first = tokio::spawn(async move { one.write_file(Path::new("/tmp/large"), &a).await });

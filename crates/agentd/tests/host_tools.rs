@@ -247,7 +247,7 @@ fn program_of_unknown_toolchain_is_not_found_and_error_names_ro_option() {
     let message = text(&output.stderr);
     let option = format!("--ro {}", place.home("other").display());
     assert!(output.status.code() == Some(127) && message.contains(&option), "{message}");
-    // A shell does not say which program it did not find, but its text names that program.
+    // A shell does not report which program it did not find, but the text of its command names the program.
     let message = text(&place.run(&[], "thing --version").stderr);
     assert!(message.contains(&format!("other/bin, which is not visible in the sandbox — use {option}")), "{message}");
     // The text of a file is not read.

@@ -244,7 +244,7 @@ async fn slow_end() {
         freezer
     });
     let mut end = std::pin::pin!(slow.destroy());
-    // Without a freezer, the sandbox may end at once.
+    // Without a freezer, the sandbox may end immediately.
     let at_once = tokio::select! { biased; _ = &mut end => true, () = std::future::ready(()) => false };
     let others = async {
         for other in others {
@@ -382,7 +382,7 @@ async fn killed_under_a_sandbox() {
     restrict_threads(&usual);
 }
 
-/// Sets the processors of every thread of this process. A thread may end meanwhile.
+/// Sets the processors of every thread of this process. A thread may end in the meantime.
 fn restrict_threads(processors: &CpuSet) {
     for thread in fs::read_dir("/proc/self/task").unwrap().flatten() {
         let thread = thread.file_name().to_str().unwrap().parse().unwrap();

@@ -1,4 +1,4 @@
-//! The README's example of the library is compiled and run as written there, also where no sandbox can be created.
+//! The README's example of the library is compiled and run as written there, even where no sandbox can be created.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs, reason = "tests")]
 
 use libtest_mimic::{Arguments, Trial};

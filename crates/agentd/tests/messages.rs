@@ -121,9 +121,9 @@ fn invalid_arguments_fail_with_remedy() {
     for (args, wanted) in [
         (
             &["run", "--memory", "-5", "--", "true"][..],
-            "'-5' is not a size in bytes — write for example 1048576, 512K, 64M or 1.5G",
+            "'-5' is not a size in bytes — use a value such as 1048576, 512K, 64M or 1.5G",
         ),
-        (&["run", "--timeout", "-1s", "--", "true"], "'-1s' is not a duration — write for example"),
+        (&["run", "--timeout", "-1s", "--", "true"], "'-1s' is not a duration — use a value such as"),
         (&["run", "--cpus", "-1", "--", "true"], "'-1' is not a number of CPUs"),
         (&["sandbox", "create", "x", "--ttl", "-1h"], "'-1h' is not a duration"),
         (
@@ -150,6 +150,29 @@ fn invalid_arguments_fail_with_remedy() {
         (&["daemon", "stpo"], "a similar subcommand exists: 'stop'"),
         (&["daemon", "lgo"], "a similar subcommand exists: 'log'"),
         (&["run", "--grace", "-1s", "--", "true"], "'-1s' is not a duration"),
+        (
+            &["run", "--net", "allow=https://host.example/v1", "--", "true"],
+            "network grant \"https://host.example/v1\": not of the form HOST[:PORT][/PROTOCOL][/METHOD:PATH] — write `host.example`",
+        ),
+        (&["run", "--net", "allow=a.example,b.example/", "--", "true"], "\"b.example/\": not of the form"),
+        (&["run", "--net", "allow=10.0.0.1", "--", "true"], "needs a port — add one, as in `10.0.0.1:443`"),
+        (&["run", "--net", "allow=a.example,", "--", "true"], "remove the extra comma, and write no space after a comma"),
+        (&["run", "--net", "host.example:8443", "--", "true"], "as in --net allow=host.example:8443"),
+        (
+            &["run", "--net", "file=missing", "--", "true"],
+            "read network grants: missing: No such file or directory (os error 2) — check the path",
+        ),
+        (
+            &["net", "check", "a.example", "--grants", "missing"],
+            "read network grants: missing: No such file or directory (os error 2) — check the path",
+        ),
+        (&["receipt", "verify", "missing"], "read receipt: missing: No such file or directory (os error 2) — check the path"),
+        (&["receipt", "verify", "shared"], "read receipt: shared: not a regular file — name a file"),
+        (
+            &["man", "file/man1"],
+            "create a directory: file/man1: Not a directory (os error 20) — use a path whose directories exist",
+        ),
+        (&["net", "check", "https://host.example/v1"], "— write `host.example`"),
     ] {
         let output = agentd(args).current_dir(place.path()).output().unwrap();
         assert_eq!(output.status.code(), Some(125), "{args:?}: {output:?}");

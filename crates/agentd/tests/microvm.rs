@@ -121,7 +121,7 @@ async fn resource_usage_reports_memory_of_machine() {
     sandbox.destroy().await.unwrap();
 }
 
-/// Stops reading from the machine again and again, so that Firecracker can write only parts of the guest's packets to its socket.
+/// Repeatedly stops reading from the machine, so that Firecracker can write only parts of the guest's packets to its socket.
 async fn output_is_unchanged_if_host_reads_late() {
     let sandbox = small().await;
     // Several streams together may have more bytes in flight than fit into the socket's buffer.
@@ -209,7 +209,7 @@ async fn leftovers_of_killed_firecracker_or_shim_are_removed_at_next_start() {
         }
         assert!(matches!(sandbox.exec(script(":")).await, Err(IsolationError::MachineLost(_))));
         drop(sandbox);
-        // The next start.
+        // The next start removes what was left.
         let backend = backend(NAME);
         backend.create_sandbox(SandboxSpec::default()).await.unwrap().destroy().await.unwrap();
         settle(&before).await;

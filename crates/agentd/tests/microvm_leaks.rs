@@ -71,7 +71,7 @@ async fn leftovers_of_killed_agentd_are_removed_at_next_start() {
         }
         victim.kill().unwrap();
         victim.wait().unwrap();
-        // The next start.
+        // The next start removes what was left.
         cycle().await;
         settle(&before).await;
     }

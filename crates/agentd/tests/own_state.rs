@@ -113,7 +113,7 @@ fn cache_directory_of_the_user_holds_nothing_of_agentd_and_can_be_granted() {
     let forge = format!("mkdir {0}/agentd && echo '[]' >{0}/agentd/proven-linux-native.json", arg(&cache));
     let output = place.run(&["--rw", arg(&cache)], &forge);
     assert!(output.status.success(), "{output:?}");
-    // Nothing that a payload left there is trusted, nor is the directory refused from then on.
+    // Nothing that a payload left there is trusted, and the directory is not refused afterwards.
     let output = place.run(&["--rw", arg(&cache)], &format!("cat {}", arg(&place.path("home/.ssh/id_rsa"))));
     assert!(!output.status.success() && !text(&output.stdout).contains("secret"), "{output:?}");
     assert!(text(&output.stderr).contains("id_rsa"), "{output:?}");

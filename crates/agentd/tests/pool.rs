@@ -251,7 +251,7 @@ async fn drained(name: &'static str) {
     let backend: Arc<dyn IsolationBackend> = faulty.clone();
     let before = settled(&backend).await;
     let more = || Inventory::take().processes.difference(&before.processes).count();
-    // Drain at once, when the pool is full, and while it refills.
+    // Drain immediately, when the pool is full, and while it refills.
     for round in 0..9 {
         let pool = SandboxPool::new(backend.clone(), limited(), with(4, 2)).unwrap();
         if round % 3 > 0 {
@@ -321,7 +321,7 @@ async fn failing() {
         pool.take().await.unwrap().destroy().await.unwrap();
     }
     assert!(pool.take().await.is_err_and(|error| out_of_order(&error)));
-    // A take retries the creation, too.
+    // A take also retries the creation.
     backend.broken.store(false, Ordering::SeqCst);
     let sandbox = pool.take().await.unwrap();
     assert_eq!(sh(&sandbox, ":").await.exit_code, Some(0));

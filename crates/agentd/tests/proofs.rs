@@ -172,7 +172,7 @@ fn proof_of_other_host_program_or_user_is_not_trusted() {
     place.remove(&forged);
     place.write(&other);
     assert!(!place.trusts_forged_proof(&place.run("true")), "another key");
-    // Another build of the program, here a copy.
+    // A copy stands in for another build of the program.
     place.write(&forged);
     fs::copy(place.path("bin/agentd"), place.path("bin/other")).unwrap();
     let output = place.command(&place.path("bin/other"), &[]).args(["run", "--json", "--", "true"]).output().unwrap();
@@ -182,7 +182,7 @@ fn proof_of_other_host_program_or_user_is_not_trusted() {
         place.write(&forged);
         let mut command = place.command(&place.path("bin/agentd"), &["unshare", "--ipc"]);
         assert!(!place.trusts_forged_proof(&command.args(["run", "--json", "--", "true"]).output().unwrap()), "namespaces");
-        // Another user's file.
+        // The file belongs to another user.
         place.write(&forged);
         place.each(&forged, |file| chown(file, Some(65534), Some(65534)).unwrap());
         assert!(!place.trusts_forged_proof(&place.run("true")), "another user");

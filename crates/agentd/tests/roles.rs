@@ -35,8 +35,9 @@ const CONDITIONAL: &str = "embedder-with-conditional-handler";
 /// `argv[0]` of a program that calls `take_role` first, and then prints a line and exits.
 const WITH_HANDLER: &str = "embedder-with-handler";
 
-/// The descriptors that every process of an embedder inherits: a pipe for reports of starts, a pipe with permits to run, and the
-/// fault ends after [`MAX_STARTS`] processes), the data directory, and a directory for temporary files: helpers have no `TMPDIR`.
+/// The descriptors that every process of an embedder inherits: a pipe to which each process reports its start, and a pipe with
+/// permits for [`MAX_STARTS`] processes, which bounds the processes of a faulty embedder. The other two are the data directory
+/// and a directory for temporary files, because helpers have no `TMPDIR`.
 const STARTS: i32 = 100;
 const PERMITS: i32 = 101;
 const DATA: i32 = 102;
@@ -113,8 +114,8 @@ async fn try_every_backend(data: &Path, work_root: PathBuf) {
     }
 }
 
-/// Returns the data directories in which the embedding programs look for backends: one with files that only look like an
-/// installation of Firecracker, and those with real installations of Gondolin or Firecracker, where this host has any.
+/// Returns the data directories in which the embedding programs look for backends. One contains files that only look like an
+/// installation of Firecracker. The others contain real installations of Gondolin or Firecracker, if this host has any.
 fn data_directories(place: &Path) -> Vec<PathBuf> {
     let pretended = place.join("data");
     pretend_installation(&pretended);
@@ -212,7 +213,7 @@ fn helper_that_reaches_no_role_handler_exits_at_once() {
 }
 
 fn program_named_like_a_helper_keeps_its_own_main() {
-    for name in ["agentd-launcher", "agentd-shim", "agentd-attack", "agentd-guest"] {
+    for name in ["agentd-launcher", "agentd-shim", "agentd-attack", "agentd-guest", "agentd-tool"] {
         let output = Command::new("/proc/self/exe").arg0(name).stdin(Stdio::null()).output().unwrap();
         assert_eq!(text(&output.stdout), "own main\n", "{name}: {output:?}");
     }

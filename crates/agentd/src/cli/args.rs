@@ -1,32 +1,42 @@
 //! The command-line arguments.
 
+#[cfg(feature = "policy")]
+mod call;
 mod daemon;
 #[cfg(feature = "gondolin")]
 mod gondolin;
 #[cfg(feature = "images")]
 mod image;
 mod net;
+#[cfg(feature = "policy")]
+mod policy;
 mod records;
 #[cfg(not(feature = "images"))]
 mod reference;
 mod run;
 mod sandbox;
+mod state;
 #[cfg(feature = "firecracker")]
 mod vm;
 
 #[cfg(feature = "images")]
 pub(crate) use agentd_image::Reference;
+#[cfg(feature = "policy")]
+pub(crate) use call::{CallArgs, CapabilityCommand};
 pub(crate) use daemon::DaemonCommand;
 #[cfg(feature = "gondolin")]
 pub(crate) use gondolin::GondolinCommand;
 #[cfg(feature = "images")]
 pub(crate) use image::ImageCommand;
 pub(crate) use net::{CheckArgs, NetCommand, open_named, read_grants};
+#[cfg(feature = "policy")]
+pub(crate) use policy::{ExplainArgs, PolicyCommand};
 pub(crate) use records::{AuditCommand, KeyCommand, LogArgs, ReceiptCommand};
 #[cfg(not(feature = "images"))]
 pub(crate) use reference::Reference;
 pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RequireArg, RunArgs};
 pub(crate) use sandbox::{CreateArgs, ExecArgs, ForwardedPort, LocalEnd, NetworkChangeArgs, SandboxCommand};
+pub(crate) use state::{ApprovalsArgs, DecideArgs, StateCommand};
 #[cfg(feature = "firecracker")]
 pub(crate) use vm::{VmBuildArgs, VmCommand};
 
@@ -56,7 +66,8 @@ impl Cli {
     /// Returns true if no argument of a run may request a first process that differs from the default one. An argument of the
     /// command may look like such an option.
     pub fn is_usual(args: &[OsString]) -> bool {
-        let decides = |arg: &OsString| DECISIVE.iter().any(|option| arg.as_bytes().starts_with(option.as_bytes()));
+        let decides =
+            |arg: &OsString| OPTIONS_OF_FIRST_PROCESS.iter().any(|option| arg.as_bytes().starts_with(option.as_bytes()));
         !before_command(args).any(decides)
     }
 
@@ -77,7 +88,7 @@ impl Cli {
 
 /// The beginnings of the options of `run` on which the first process of the sandbox depends: the backend, the network, the filter
 /// and the control group. An option that is missing here only makes the start slower.
-const DECISIVE: [&str; 11] = [
+const OPTIONS_OF_FIRST_PROCESS: [&str; 11] = [
     "--allow-degraded",
     "--backend",
     "--cpu",
@@ -108,6 +119,18 @@ struct RunCli {
     command: RunSub,
 }
 
+#[cfg(feature = "policy")]
+impl RunArgs {
+    /// Returns the arguments of a run without options. The caller sets options and command.
+    ///
+    /// # Errors
+    /// None: the tests of this module parse the same line.
+    pub fn usual() -> Result<Self, clap::Error> {
+        let RunCli { command: RunSub::Run(args) } = RunCli::try_parse_from(["agentd", "run", "--", "agentd"])?;
+        Ok(*args)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum RunSub {
     Run(Box<RunArgs>),
@@ -117,6 +140,13 @@ enum RunSub {
 pub(crate) enum Sub {
     /// Run a command in a sandbox
     Run(Box<RunArgs>),
+    /// Use a capability: policies decide, and the audit log records it
+    #[cfg(feature = "policy")]
+    Call(Box<CallArgs>),
+    /// List and describe capabilities
+    #[cfg(feature = "policy")]
+    #[command(subcommand)]
+    Capability(CapabilityCommand),
     /// Create and manage named sandboxes, which exist until they are removed
     #[command(subcommand)]
     Sandbox(Box<SandboxCommand>),
@@ -135,6 +165,15 @@ pub(crate) enum Sub {
     /// Print or replace the key that signs receipts and the audit log
     #[command(subcommand)]
     Key(KeyCommand),
+    /// List the intents that wait for an approval
+    Approvals(ApprovalsArgs),
+    /// Approve an intent that waits for an approval
+    Approve(DecideArgs),
+    /// Deny an intent that waits for an approval
+    Deny(DecideArgs),
+    /// Examine the store of intents, approvals and quotas
+    #[command(subcommand)]
+    State(StateCommand),
     /// Attack sandboxes of every backend from inside and print which isolation is proven
     Doctor(DoctorArgs),
     /// Measure sandboxes in comparison with a plain process and with other installed sandbox programs
@@ -151,8 +190,12 @@ pub(crate) enum Sub {
     #[cfg(feature = "gondolin")]
     #[command(subcommand)]
     Gondolin(GondolinCommand),
+    /// Validate, test and explain policies
+    #[cfg(feature = "policy")]
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// A command of a Cargo feature that is off in this build
-    #[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images")))]
+    #[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images", feature = "policy")))]
     #[command(external_subcommand)]
     Other(Vec<OsString>),
     /// Print completions for a shell
@@ -198,7 +241,7 @@ mod tests {
         let command = Cli::command();
         let run = command.find_subcommand("run").unwrap();
         let options: Vec<String> = run.get_arguments().filter_map(|arg| arg.get_long()).map(|long| format!("--{long}")).collect();
-        for beginning in DECISIVE {
+        for beginning in OPTIONS_OF_FIRST_PROCESS {
             assert!(options.iter().any(|option| option.starts_with(beginning)), "{beginning}: {options:?}");
         }
     }

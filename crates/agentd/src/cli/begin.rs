@@ -76,9 +76,9 @@ impl Before {
 
 /// Selects the backend of a run, and creates the sandbox. If a signal interrupts these steps, returns the signal instead.
 ///
-/// If a certain backend on the host's kernel is expected, the sandbox is created in that backend at once. Meanwhile, the
-/// selection reads the proof of the backend, or probes it, and the state of the protected paths is recorded. No command starts in
-/// the sandbox before the selection has confirmed the backend (decision 0090).
+/// If a certain backend on the host's kernel is expected, the sandbox is created in that backend immediately. In the meantime,
+/// the selection reads the proof of the backend, or probes it, and the state of the protected paths is recorded. No command
+/// starts in the sandbox before the selection has confirmed the backend (decision 0090).
 pub(super) async fn begin(input: RunInput<'_>, work_root: &Path) -> Result<Result<Begun, i32>, Failure> {
     let args = input.args;
     let Some(expected) = selection::expected(args, work_root) else {

@@ -23,8 +23,9 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// Records the present state of the protected paths. `limit` is the time limit of the command, which also ends this
-    /// comparison. A payload can prolong the comparison to some seconds. Without [`Stops`], a signal ends agentd meanwhile.
+    /// Records the current state of the protected paths. `limit` is the time limit of the command, which also ends this
+    /// comparison. A payload can prolong the comparison to some seconds. Without [`Stops`], a signal during the comparison ends
+    /// agentd.
     pub(crate) fn begin(grants: &[Grant], limit: Option<Duration>) -> Self {
         let watch = (!grants.is_empty()).then(|| Watch::begin(grants, &Interrupt::within(limit)));
         Self::new(watch, grants, limit)
@@ -71,13 +72,14 @@ impl Comparison {
         }
     }
 
-    /// Records that the sandbox was not destroyed. The report then says that its processes may change files after the comparison.
+    /// Records that the sandbox was not destroyed. The report then states that its processes may change files after the
+    /// comparison.
     pub(crate) fn processes_may_remain(&mut self) {
         self.processes_may_remain = true;
     }
 
-    /// Compares the protected paths after the command. Returns all differences, and the first signal that came meanwhile and
-    /// ended the comparison.
+    /// Compares the protected paths after the command. Returns all differences, and the first signal, if one ended the
+    /// comparison.
     pub(crate) async fn report(&self, stops: &mut Stops) -> (Report, Option<i32>) {
         let Some(watch) = self.watch.clone() else { return (Report::default(), None) };
         let remain = self.processes_may_remain;
@@ -171,7 +173,7 @@ mod tests {
         std::fs::write(root.path().join(".envrc"), "evil").unwrap();
         let mut stops = Stops::new().unwrap();
         stop().await;
-        // The comparison begins once the signal was handled.
+        // The comparison begins once the signal has been handled.
         let held = hold(&compared);
         let release = async move { drop(held) };
         let ((report, stopped), ()) = tokio::join!(compared.report(&mut stops), release);
@@ -195,7 +197,7 @@ mod tests {
                 tokio::time::advance(Duration::from_secs(10)).await;
             }
         };
-        // Another test of this process may send a signal meanwhile.
+        // Another test of this process may send a signal in the meantime.
         let ((report, _), ()) = tokio::join!(compared.report(&mut stops), pass);
         drop(held);
         let gaps: Vec<_> = report.gaps.iter().map(|gap| (gap.path.as_path(), gap.cause)).collect();
@@ -208,7 +210,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut stops = Stops::new().unwrap();
         assert!(Comparison::begin_until(&grants(&root), None, &mut stops).await.unwrap().is_ok());
-        // The signal requests the interrupt at once. The comparison cannot end before that.
+        // The signal requests the interrupt immediately. The comparison cannot end before that.
         let (began, ends) = std::sync::mpsc::channel::<()>();
         let waits = move |interrupt: &Interrupt| {
             while !interrupt.is_due() {

@@ -1,6 +1,7 @@
 //! The host's side of `sandbox cp`. A payload may have created files in a workspace, so a symbolic link there must not redirect a
 //! copy.
 
+use super::failure::file_remedy;
 use agentd_core::escape;
 use agentd_log::LogFailure as _;
 use rustix::{
@@ -11,13 +12,16 @@ use rustix::{
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{self, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
     os::fd::OwnedFd,
     path::Path,
 };
 
-/// Opens a file to copy into a sandbox. Symbolic links are not followed, because a link could lead to another file than the user
-/// wants to copy.
+/// The maximum size of a file that the daemon copies, in bytes.
+const MAX_STDIN: u64 = 1 << 30;
+
+/// Opens a file to copy into a sandbox. Symbolic links are not followed, because a link could lead to a file that the user does
+/// not want to copy.
 ///
 /// # Errors
 /// The message for the user.
@@ -31,6 +35,17 @@ pub(crate) fn from_host(from: &Path) -> Result<OwnedFd, String> {
     Ok(file)
 }
 
+/// Reads standard input to its end. One byte more than the maximum shows the daemon that the content is too long.
+///
+/// # Errors
+/// Standard input cannot be read, or its content does not fit into memory.
+pub(crate) fn from_stdin() -> io::Result<OwnedFd> {
+    let mut memory = File::from(rustix::fs::memfd_create("stdin", rustix::fs::MemfdFlags::CLOEXEC)?);
+    io::copy(&mut io::stdin().lock().take(MAX_STDIN + 1), &mut memory)?;
+    memory.rewind()?;
+    Ok(memory.into())
+}
+
 /// Writes a file from a sandbox to `to`, or into the directory `to` under its own name. The content goes to a new file, which is
 /// renamed when it is complete. A regular file or link with that name is replaced, not written to.
 ///
@@ -39,18 +54,22 @@ pub(crate) fn from_host(from: &Path) -> Result<OwnedFd, String> {
 pub(crate) fn to_host(content: &mut File, own: Option<&OsStr>, to: &Path) -> Result<(), String> {
     let (folder, name) = match (open(to, OFlags::PATH | OFlags::DIRECTORY), own) {
         (Ok(folder), Some(own)) => (folder, own.to_os_string()),
-        (Ok(_), None) => return Err(format!("write {}: is a directory — use the path of a file in it", to.display())),
+        (Ok(_), None) => return Err(format!("copy to {}: is a directory — use the path of a file in it", to.display())),
         // `to` is a link to a directory, into which a plain `cp` would write.
         (Err(_), _) if to.is_dir() => return Err(refusal(to, Errno::LOOP)),
         (Err(_), _) => {
             let name = to.file_name().ok_or_else(|| {
-                format!("write {}: not the path of a file — end the path with the name of a file", to.display())
+                format!("copy to {}: not the path of a file — end the path with the name of a file", to.display())
             })?;
             let folder = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            (open(folder, OFlags::PATH | OFlags::DIRECTORY).map_err(|errno| refusal(folder, errno))?, name.to_os_string())
+            let opened = open(folder, OFlags::PATH | OFlags::DIRECTORY).map_err(|errno| refusal(folder, errno))?;
+            if to.as_os_str().as_encoded_bytes().ends_with(b"/") {
+                return Err(refusal(to, Errno::NOENT));
+            }
+            (opened, name.to_os_string())
         }
     };
-    let failed = |error: io::Error| format!("write {}: {error}", to.display());
+    let failed = |error: io::Error| format!("copy to {}: {error}{}", to.display(), file_remedy(&error));
     let mode = mode_in_place(&folder, &name).map_err(|errno| failed(errno.into()))?;
     let (made, new) = create(&folder).map_err(|errno| failed(errno.into()))?;
     let written = write(content, made, mode).and_then(|()| Ok(rustix::fs::renameat(&folder, &new, &folder, &name)?));
@@ -105,14 +124,26 @@ fn refusal(path: &Path, errno: Errno) -> String {
     // With `O_DIRECTORY`, a link as the last component fails with `ENOTDIR`.
     let is_link = matches!(errno, Errno::LOOP | Errno::NOTDIR);
     let Some(link) = path.ancestors().filter(|part| is_link && part.is_symlink()).last() else {
-        return format!("{}: {}", path.display(), io::Error::from(errno));
+        let error = io::Error::from(errno);
+        return format!("copy: open {}: {error}{}", path.display(), file_remedy(&error));
     };
     let leads = link.canonicalize().map_or_else(|error| error.to_string(), |to| escape::name(&to).to_string());
     format!(
-        "{}: {} is a symbolic link, which is not followed — use the path to which it leads ({leads})",
+        "copy: open {}: {} is a symbolic link, which is not followed — use the path to which it leads ({leads})",
         path.display(),
         link.display(),
     )
+}
+
+/// Returns the message for two paths on the host.
+pub(crate) fn without_sandbox(from: &Path, to: &Path) -> String {
+    let paths = [from, to].map(|path| path.to_string_lossy());
+    // A path in a sandbox is absolute.
+    let relative = paths.iter().find_map(|path| path.split_once(':').filter(|(name, _)| !name.contains('/')));
+    match relative {
+        Some((name, path)) => format!("copy: {name}:{path}: not an absolute path in the sandbox — write {name}:/{path}"),
+        None => "copy: neither FROM nor TO is in a sandbox — write NAME:PATH for one of them, as in dev:/tmp/file".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -120,7 +151,6 @@ mod tests {
     use super::*;
     use std::{
         fs,
-        io::Seek as _,
         os::unix::fs::{PermissionsExt as _, symlink},
         path::PathBuf,
     };
@@ -193,6 +223,36 @@ mod tests {
         assert_eq!(fs::read(folder.at("secret/key")).unwrap(), b"mine");
         assert_eq!(fs::read_dir(folder.at("secret")).unwrap().count(), 1);
         assert!(from_host(&folder.at("dir/key")).unwrap_err().contains("symbolic link"));
+    }
+
+    #[test]
+    fn every_refused_copy_says_what_to_do() {
+        let folder = folder();
+        rustix::fs::mknodat(CWD, folder.at("fifo"), FileType::Fifo, 0o600.into(), 0).unwrap();
+        fs::create_dir_all(folder.at("dir/own")).unwrap();
+        fs::write(folder.at("file"), "").unwrap();
+        symlink("dir", folder.at("link")).unwrap();
+        for (name, remedy) in [
+            ("missing/file", "create the directory"),
+            ("missing/", "create the directory"),
+            ("file/name", "use a path whose directories exist"),
+            ("fifo", "remove what is there"),
+            ("dir", "remove the directory, or use another name"),
+            ("link/x", "use the path to which it leads"),
+        ] {
+            let error = folder.copy(name).unwrap_err();
+            let (what, to_do) = error.split_once(" — ").unwrap_or_else(|| panic!("{name}: {error}"));
+            assert!(what.starts_with("copy") && to_do.contains(remedy), "{name}: {error}");
+        }
+        for (name, remedy) in [("missing", "check the path"), ("dir", "use the path of a regular file"), ("fifo", "use the path")]
+        {
+            let error = from_host(&folder.at(name)).unwrap_err();
+            assert!(
+                error.starts_with("copy") && error.split_once(" — ").is_some_and(|(_, to_do)| to_do.contains(remedy)),
+                "{error}"
+            );
+        }
+        assert!(!folder.at("missing").exists());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     args::DaemonCommand,
-    failure::Failure,
+    failure::{self, Failure},
     logging,
     sandbox::{self, in_words},
     selection,
@@ -145,7 +145,7 @@ fn open(path: &Path) -> Result<Option<File>, Failure> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("read the log: {}: {error}", escape::name(path)).into()),
+        Err(error) => Err(failure::of_file("read the log", path, &error).into()),
     }
 }
 

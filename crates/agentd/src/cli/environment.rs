@@ -13,7 +13,7 @@ const SYSTEM_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin"
 
 /// Variables that are inherited: they hold only the language, the time zone, the colours of the terminal, or the choice of a
 /// granted tool.
-const PASSED: [&str; 6] = ["LANG", "LANGUAGE", "TZ", "COLORTERM", "RUSTUP_TOOLCHAIN", "PYENV_VERSION"];
+const INHERITED: [&str; 6] = ["LANG", "LANGUAGE", "TZ", "COLORTERM", "RUSTUP_TOOLCHAIN", "PYENV_VERSION"];
 
 /// Variables that disable retries if there is no network. Otherwise, package managers retry: npm for a minute, pip for ten
 /// seconds, cargo for six seconds.
@@ -27,7 +27,7 @@ pub(crate) struct CommandPlace<'a> {
     pub grants: &'a [Grant],
     /// Variables that locate granted tools.
     pub tools: &'a [(&'static str, PathBuf)],
-    /// True if the command is root inside.
+    /// True if the command is root in the sandbox.
     pub root: bool,
     /// The network access of the command.
     pub network: NetworkMode,
@@ -45,7 +45,7 @@ pub(crate) fn callers() -> Environment {
 pub(crate) fn build(caller: &Environment, place: &CommandPlace<'_>) -> Environment {
     let mut env = Environment::new();
     for (name, value) in caller {
-        if PASSED.iter().any(|p| name == p) || name.as_bytes().starts_with(b"LC_") {
+        if INHERITED.iter().any(|p| name == p) || name.as_bytes().starts_with(b"LC_") {
             env.insert(name.clone(), value.clone());
         }
     }
@@ -189,7 +189,7 @@ mod tests {
                 let name = name.to_str().unwrap();
                 let known = made.contains(&name)
                     || NO_RETRIES.iter().any(|(made, _)| name == *made)
-                    || PASSED.contains(&name)
+                    || INHERITED.contains(&name)
                     || name.starts_with("LC_")
                     || name == asked;
                 prop_assert!(known, "{} = {:?}", name, value);

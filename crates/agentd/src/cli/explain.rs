@@ -35,8 +35,12 @@ async fn recorded(backend: &dyn IsolationBackend, network: &Network) -> Result<P
         _ => None,
     });
     sandbox.destroy().await?;
-    let all = || "each connection, and each attempt that is refused".to_owned();
-    Ok(PlanLine::new("recorded", missing.unwrap_or_else(all)))
+    let all = if backend.traits().own_kernel {
+        "each connection, and each refused attempt that the agent in the machine reports"
+    } else {
+        "each connection, and each attempt that is refused"
+    };
+    Ok(PlanLine::new("recorded", missing.unwrap_or_else(|| all.to_owned())))
 }
 
 fn print(lines: &[PlanLine]) -> String {

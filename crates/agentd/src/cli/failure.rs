@@ -1,6 +1,10 @@
 //! Failures of agentd itself, which end a command of the command line.
 
-use agentd_core::IsolationError;
+use agentd_core::{IsolationError, escape};
+use std::{
+    io::{self, ErrorKind},
+    path::Path,
+};
 
 /// Exit code: agentd itself could not do what was requested.
 pub(crate) const CANNOT: u8 = 125;
@@ -31,6 +35,26 @@ pub(crate) fn message(error: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
+/// Returns what to do about a file of the host that could not be used, as the end of a message.
+pub(crate) fn file_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::NotFound => " — check the path, or create the directory",
+        ErrorKind::NotADirectory => " — use a path whose directories exist",
+        ErrorKind::IsADirectory => " — remove the directory, or use another name",
+        ErrorKind::AlreadyExists => " — remove what is there and is no regular file, or use another name",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            " — check the permissions of the path and its directory, or use another path"
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => " — free some space on that file system",
+        _ => " — use another path",
+    }
+}
+
+/// Returns the message for a file of the host that could not be used.
+pub(crate) fn of_file(what: &str, path: &Path, error: &io::Error) -> String {
+    format!("{what}: {}: {error}{}", escape::name(path), file_remedy(error))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +72,15 @@ mod tests {
         for lost in all.map(|lost| lost("the cause".to_owned())) {
             assert!(lost.to_string().ends_with("the cause — create another sandbox"), "{lost}");
             assert!(message(&lost).ends_with(&format!("the cause{RUN_AGAIN}")), "{}", message(&lost));
+        }
+    }
+
+    #[test]
+    fn every_error_of_a_file_has_a_remedy() {
+        for errno in [libc::ENOENT, libc::ENOTDIR, libc::EISDIR, libc::EEXIST, libc::EACCES, libc::EROFS, libc::ENOSPC, libc::EIO]
+        {
+            let text = of_file("read x", Path::new("/a\nb"), &io::Error::from_raw_os_error(errno));
+            assert!(text.starts_with("read x: /a\\nb: ") && text.matches(" — ").count() == 1, "{text}");
         }
     }
 

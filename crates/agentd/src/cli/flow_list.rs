@@ -65,16 +65,26 @@ fn line(flow: &RecordedFlow) -> String {
         (None, Some(wanted)) => wanted.to_string(),
         (None, None) => "a name".to_owned(),
     };
-    let to = flow.request.as_ref().map_or_else(|| to.clone(), |request| format!("{request} of {to}"));
     let at = match flow.connected {
         Some(connected) => format!(" at {connected}"),
         None if flow.address_checked => String::new(),
         None => " at an address that a proxy chose".to_owned(),
     };
+    let delayed = match flow.delayed.names().join(" and ") {
+        none if none.is_empty() => none,
+        names => format!(", delayed by {names}"),
+    };
     let reason = flow.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    match &flow.rule {
-        Some(rule) => format!("allowed {to}{at} by {rule}, sent {} bytes, received {}{reason}", flow.sent, flow.received),
-        None => format!("refused {to}{reason}"),
+    let datagrams = flow.datagrams.map(|count| format!(" ({} and {} datagrams)", count.sent, count.received)).unwrap_or_default();
+    match (&flow.rule, &flow.request) {
+        (Some(rule), request) => {
+            let request = request.as_ref().map(|request| format!("; refused {request}")).unwrap_or_default();
+            let (state, so_far) = if flow.open { ("open", " so far") } else { ("allowed", "") };
+            let bytes = format!("sent {} bytes, received {}{datagrams}{so_far}{delayed}", flow.sent, flow.received);
+            format!("{state} {to}{at} by {rule}, {bytes}{request}{reason}")
+        }
+        (None, Some(request)) => format!("refused {request} of {to}{reason}"),
+        (None, None) => format!("refused {to}{reason}"),
     }
 }
 
@@ -90,11 +100,15 @@ fn object(record: &Record, history: &FlowHistory) -> serde_json::Value {
             "address_checked": flow.address_checked,
             "request": flow.request,
             "allowed": flow.allowed,
+            "open": flow.open,
             "rule": flow.rule,
             "reason": flow.reason,
             "missing": flow.missing,
             "sent_bytes": flow.sent,
             "received_bytes": flow.received,
+            "sent_datagrams": flow.datagrams.map(|count| count.sent),
+            "received_datagrams": flow.datagrams.map(|count| count.received),
+            "delayed_by": flow.delayed.names(),
         })
     });
     serde_json::json!({
@@ -142,6 +156,8 @@ mod tests {
     #[test]
     fn line_names_destination_decision_and_bytes() {
         let flow = RecordedFlow {
+            id: None,
+            open: false,
             started_us: 0,
             lasted_us: 0,
             name: Some("a.example".to_owned()),
@@ -150,6 +166,8 @@ mod tests {
             address_checked: true,
             sent: 1,
             received: 2,
+            datagrams: None,
+            delayed: agentd_core::DelayedBy::default(),
             request: None,
             allowed: true,
             rule: Some("*.example:443".to_owned()),
@@ -157,6 +175,21 @@ mod tests {
             missing: None,
         };
         assert_eq!(line(&flow), "allowed a.example:443 at 93.184.216.34:443 by *.example:443, sent 1 bytes, received 2");
+        let open = RecordedFlow { open: true, ..flow.clone() };
+        assert_eq!(line(&open), "open a.example:443 at 93.184.216.34:443 by *.example:443, sent 1 bytes, received 2 so far");
+        let (request, reason) = (Some("POST /x".to_owned()), Some("no grant".to_owned()));
+        let later = RecordedFlow { request, reason, ..flow.clone() };
+        assert_eq!(
+            line(&later),
+            "allowed a.example:443 at 93.184.216.34:443 by *.example:443, sent 1 bytes, received 2; refused POST /x: no grant"
+        );
+        let datagrams = Some(agentd_core::DatagramCount { sent: 1, received: 3 });
+        let udp = RecordedFlow { datagrams, rule: Some("*.example:443/udp".to_owned()), ..flow.clone() };
+        let end = "by *.example:443/udp, sent 1 bytes, received 2 (1 and 3 datagrams)";
+        assert!(line(&udp).ends_with(end), "{}", line(&udp));
+        let delayed = agentd_core::DelayedBy { rate: true, new_connections: true, queries: false };
+        let late = RecordedFlow { delayed, ..flow.clone() };
+        assert!(line(&late).ends_with("sent 1 bytes, received 2, delayed by new-connections and rate"), "{}", line(&late));
         let refused = RecordedFlow { wanted: None, rule: None, allowed: false, reason: Some("no grant".to_owned()), ..flow };
         assert_eq!(line(&refused), "refused a.example: no grant");
         let request = RecordedFlow { request: Some("POST /v1".to_owned()), ..refused };

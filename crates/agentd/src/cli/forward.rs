@@ -96,8 +96,9 @@ impl Forwarded {
     async fn connect(&self) -> Result<TcpStream, DaemonError> {
         let socket = self.client.connect_to(&self.name, self.port).await?;
         let stream = TcpStream::from_std(std::net::TcpStream::from(socket));
-        let stream = stream.map_err(|error| DaemonError::Refused(format!("use the socket of the sandbox: {error}")))?;
-        // Small writes must be sent at once. If the call fails, the connection has ended.
+        let stream =
+            stream.map_err(|error| DaemonError::Refused(format!("use the socket of the sandbox: {error} — try again")))?;
+        // Small writes must be sent immediately. If the call fails, the connection has ended.
         let _ = stream.set_nodelay(true);
         Ok(stream)
     }

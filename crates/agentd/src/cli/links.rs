@@ -2,10 +2,7 @@
 //! (CMake's cache, debug information of compilers) need the same links inside the sandbox.
 
 use agentd_core::Grant;
-use std::{
-    io,
-    path::{Component, Path, PathBuf},
-};
+use std::path::{Component, Path, PathBuf};
 
 /// The maximum number of links in a path, as in the kernel (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
@@ -57,66 +54,10 @@ fn on_the_way(path: &Path) -> Vec<(PathBuf, PathBuf)> {
     links
 }
 
-/// Returns every place on the way to a file: the location of each link that the kernel follows, then that of the file. Only the
-/// file has no link in its path.
-///
-/// # Errors
-/// The path leads to no file, or through more than [`MAX_LINKS`] links.
-pub(crate) fn places(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let reversed = |path: &Path| {
-        let parts = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
-        parts.map(|part| part.as_os_str().to_owned()).rev().collect::<Vec<_>>()
-    };
-    let mut left = reversed(&std::path::absolute(path)?);
-    let (mut at, mut places) = (PathBuf::from("/"), Vec::new());
-    while let Some(part) = left.pop() {
-        if part == ".." {
-            at.pop();
-            continue;
-        }
-        let next = at.join(part);
-        if !next.symlink_metadata()?.is_symlink() {
-            at = next;
-            continue;
-        }
-        if places.len() == MAX_LINKS {
-            return Err(rustix::io::Errno::LOOP.into());
-        }
-        let target = next.read_link()?;
-        if target.is_absolute() {
-            at = PathBuf::from("/");
-        }
-        left.extend(reversed(&target));
-        places.push(next);
-    }
-    places.push(at);
-    Ok(places)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
-
-    #[test]
-    fn every_link_on_the_way_to_a_file_is_a_place() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path().canonicalize().unwrap();
-        for directory in ["safe", "work", "other"] {
-            std::fs::create_dir(root.join(directory)).unwrap();
-        }
-        std::fs::write(root.join("safe/file"), "").unwrap();
-        // The ends of both paths lie outside of `work`, but each path leads through it.
-        symlink("../safe", root.join("work/folder")).unwrap();
-        symlink(root.join("work/middle"), root.join("other/chain")).unwrap();
-        symlink("../safe/file", root.join("work/middle")).unwrap();
-        let file = root.join("safe/file");
-        assert_eq!(places(&root.join("work/folder/file")).unwrap(), [root.join("work/folder"), file.clone()]);
-        let chain = places(&root.join("work/../other/chain")).unwrap();
-        assert_eq!(chain, [root.join("other/chain"), root.join("work/middle"), file]);
-        symlink("loop", root.join("loop")).unwrap();
-        assert!(places(&root.join("loop")).is_err() && places(&root.join("missing")).is_err());
-    }
 
     #[test]
     fn links_in_path_are_found_at_their_resolved_location() {

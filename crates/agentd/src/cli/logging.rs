@@ -27,7 +27,7 @@ pub(crate) fn to_stderr() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Starts logging to the daemon's log. Panics are logged too, because the daemon's standard error is `/dev/null`.
+/// Starts logging to the daemon's log. Panics are also logged, because the daemon's standard error is `/dev/null`.
 pub(crate) fn to_file(file: LogFile) {
     // The command that started the daemon has already rejected a filter that cannot be parsed.
     start(filter().ok().flatten().unwrap_or_else(|| EnvFilter::new(DAEMON)), file);

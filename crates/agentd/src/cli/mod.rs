@@ -3,12 +3,15 @@
 mod args;
 mod begin;
 mod bench;
+#[cfg(feature = "policy")]
+mod call;
+#[cfg(feature = "policy")]
+mod capability;
 mod comparison;
 mod copy;
 mod daemon;
 mod data;
 mod doctor;
-mod duration;
 mod environment;
 mod explain;
 mod failure;
@@ -26,6 +29,8 @@ mod logging;
 mod named_backend;
 mod net;
 mod network;
+#[cfg(feature = "policy")]
+mod policy;
 mod protection;
 mod receipt;
 mod receipt_file;
@@ -38,6 +43,7 @@ mod run;
 mod sandbox;
 mod secrets;
 mod selection;
+mod state;
 mod stops;
 mod stream;
 mod suggestions;
@@ -59,7 +65,7 @@ use std::{ffi::OsString, io::Write, path::Path, process::ExitCode};
 /// Parses the arguments and runs the command. Returns the exit code.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    // Called before any thread starts, because the C library then installs a handler of its own.
+    // Called before any thread starts, because the C library installs its own handler when the first thread starts.
     if let Err(errno) = agentd_kernel::process::set_reserved_signals(true) {
         eprintln!("agentd: cannot start: ignore signals: {errno}");
         return ExitCode::from(CANNOT);
@@ -80,11 +86,16 @@ pub fn main() -> ExitCode {
         return ExitCode::from(CANNOT);
     }
     if let Sub::Run(args) = &mut cli.command {
-        // The hosts of the secrets of presets follow when the secrets are read.
+        // The hosts of the presets' secrets are added when the secrets are read.
         args.boundary.net.extend(args.preset.iter().map(NetworkArg::from));
         if !is_prepared {
             run::prepare(args);
         }
+    }
+    #[cfg(feature = "policy")]
+    if matches!(cli.command, Sub::Call(_)) {
+        // Before the threads of the engine: the launcher is a fork of this process.
+        agentd_isolation::shared_kernel::start_launcher();
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -95,6 +106,10 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Sub::Run(args) => runtime.block_on(as_sole_task(run::run(*args))),
+        #[cfg(feature = "policy")]
+        Sub::Call(args) => runtime.block_on(as_sole_task(call::call(*args))),
+        #[cfg(feature = "policy")]
+        Sub::Capability(command) => capability::capability(&command),
         Sub::Sandbox(command) => runtime.block_on(as_sole_task(sandbox::sandbox(*command))),
         Sub::Daemon(command) => runtime.block_on(daemon::daemon(command, own)),
         #[cfg(feature = "images")]
@@ -103,12 +118,18 @@ pub fn main() -> ExitCode {
         Sub::Gondolin(command) => gondolin::gondolin(command),
         #[cfg(feature = "firecracker")]
         Sub::Vm(command) => vm::vm(&command),
-        #[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images")))]
+        #[cfg(feature = "policy")]
+        Sub::Policy(command) => policy::policy(&command),
+        #[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images", feature = "policy")))]
         Sub::Other(command) => Err(other(&command)),
         Sub::Net(command) => net::net(&command),
         Sub::Audit(command) => records::audit(&command),
         Sub::Receipt(command) => records::receipt(&command),
         Sub::Key(command) => records::key(&command),
+        Sub::Approvals(args) => runtime.block_on(state::approvals(&args)),
+        Sub::Approve(args) => runtime.block_on(state::decide(&args, true)),
+        Sub::Deny(args) => runtime.block_on(state::decide(&args, false)),
+        Sub::State(command) => runtime.block_on(state::state(&command)),
         Sub::Doctor(args) => runtime.block_on(as_sole_task(doctor::doctor(&args))),
         Sub::Bench(args) => runtime.block_on(bench::bench(&args)),
         Sub::Completions { shell } => {
@@ -143,11 +164,18 @@ fn not_parsed(mut error: clap::Error) -> ExitCode {
     ExitCode::from(if error.use_stderr() { CANNOT } else { 0 })
 }
 
-/// Returns an error that names the missing Cargo feature of a command, or says that there is no such command.
-#[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images")))]
+/// Returns an error that names the missing Cargo feature of a command, or states that there is no such command.
+#[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images", feature = "policy")))]
 fn other(command: &[OsString]) -> Failure {
     let name = command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let feature = [("image", "images"), ("vm", "firecracker"), ("gondolin", "gondolin")];
+    let feature = [
+        ("image", "images"),
+        ("vm", "firecracker"),
+        ("gondolin", "gondolin"),
+        ("policy", "policy"),
+        ("call", "policy"),
+        ("capability", "policy"),
+    ];
     match feature.into_iter().find(|(command, _)| *command == name) {
         Some((_, feature)) => format!("command '{name}': {}", crate::isolation::left_out(feature)).into(),
         None => match suggestions::nearest_command(&Cli::command(), &name) {
@@ -165,9 +193,9 @@ fn print(text: &[u8]) -> Result<u8, Failure> {
 /// Prints the manual page, or writes one page for each command into a directory.
 fn man(directory: Option<&Path>) -> Result<u8, Failure> {
     if let Some(directory) = directory {
-        std::fs::create_dir_all(directory).map_err(|error| format!("create {}: {error}", directory.display()))?;
+        std::fs::create_dir_all(directory).map_err(|error| failure::of_file("create a directory", directory, &error))?;
         clap_mangen::generate_to(Cli::command(), directory)
-            .map_err(|error| format!("write manual pages into {}: {error}", directory.display()))?;
+            .map_err(|error| failure::of_file("write manual pages", directory, &error))?;
         return Ok(0);
     }
     let mut text = Vec::new();

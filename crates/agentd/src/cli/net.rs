@@ -39,7 +39,7 @@ fn check(args: &CheckArgs) -> Result<u8, Failure> {
         grants.extend(Preset::find(name)?.allow.iter().cloned());
     }
     let grants = grants.into_iter().collect();
-    // Network grants with which `agentd run` refuses to start are an error here, too.
+    // Network grants with which `agentd run` refuses to start are also an error here.
     enforceable(&grants, true)?;
     let answer = args.destination.check(&grants);
     let reason = answer.as_ref().err().map(ToString::to_string);

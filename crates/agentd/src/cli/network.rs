@@ -1,13 +1,13 @@
 //! The connections and attempts of a sandbox with granted hosts: the lines and the JSON for the user.
 
 use super::writer;
-use agentd_core::{NetworkFlow, NetworkLog, NetworkVerdict, Sandbox, escape};
+use agentd_core::{DatagramCount, DelayedBy, NetworkFlow, NetworkLog, NetworkVerdict, Sandbox, escape};
 use agentd_records::{
     MAX_INTEGER,
     receipt::{RecordedEgress, RecordedFlow},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -15,11 +15,16 @@ use std::{
     time::Duration,
 };
 
-/// The maximum number of different destinations that are kept: as many granted ones, and as many refused ones. Flows to further
-/// destinations are counted. Refused attempts therefore displace no granted flow.
+/// The maximum number of different destinations that are kept. The limit applies to granted and to refused flows separately.
+/// Flows to further destinations are counted. Refused attempts therefore displace no granted flow.
 const MAX_KEPT: usize = 256;
+/// The maximum number of open connections that are kept. It exceeds the number of connections that a gateway permits.
+const MAX_OPEN: usize = 4096;
 /// The maximum number of lines about destinations.
 const MAX_LINES: usize = 20;
+
+/// The end of a flow that has not ended.
+const OPEN: &str = "still open";
 
 /// Reads the flows of a sandbox while it runs, because their queue is bounded.
 pub(crate) struct FlowReader {
@@ -33,6 +38,8 @@ pub(crate) struct FlowReader {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct NetworkSummary {
     entries: Vec<FlowSummary>,
+    /// The connections that have not ended, by their ids.
+    open: BTreeMap<u64, NetworkFlow>,
     /// The operators' texts for refused destinations.
     deny_reasons: Vec<String>,
     /// The number of flows to destinations that are not kept.
@@ -51,9 +58,15 @@ struct FlowSummary {
     connects: bool,
     reached: bool,
     address_checked: bool,
+    /// True if the attempt and its destination are the word of a guest.
+    from_guest: bool,
     flows: u64,
     sent: u64,
     received: u64,
+    /// `None` unless the flows are those of UDP.
+    datagrams: Option<DatagramCount>,
+    /// The limits that delayed one of the flows.
+    delayed: DelayedBy,
 }
 
 impl FlowReader {
@@ -81,17 +94,47 @@ impl FlowReader {
             let _ = self.thread.join();
         }
         let dropped = self.log.take_dropped();
-        let summary = self.summary.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut summary = self.summary.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        std::mem::take(&mut summary.open).into_values().for_each(|flow| summary.keep(flow));
         NetworkSummary { dropped, deny_reasons: self.deny_reasons, ..summary }
     }
 }
 
+/// Returns true if the network grant names an address.
+fn is_address(grant: &str) -> bool {
+    grant.strip_suffix("/udp").unwrap_or(grant).parse::<SocketAddr>().is_ok()
+}
+
 fn is_granted(verdict: &NetworkVerdict) -> bool {
-    matches!(verdict, NetworkVerdict::Granted { .. })
+    !matches!(verdict, NetworkVerdict::Refused { .. })
+}
+
+/// Returns the reason of a refusal, at the start or later, and the network grant that would have prevented it.
+fn refusal(verdict: &NetworkVerdict) -> Option<(&str, Option<&str>)> {
+    match verdict {
+        NetworkVerdict::Refused { reason, missing } | NetworkVerdict::RefusedLater { reason, missing, .. } => {
+            Some((reason, missing.as_deref()))
+        }
+        _ => None,
+    }
 }
 
 impl NetworkSummary {
     fn add(&mut self, flow: NetworkFlow) {
+        match (flow.id, &flow.verdict) {
+            (Some(id), NetworkVerdict::Open { .. }) => {
+                if self.open.len() < MAX_OPEN {
+                    self.open.insert(id, flow);
+                }
+                return;
+            }
+            (Some(id), _) => drop(self.open.remove(&id)),
+            (None, _) => {}
+        }
+        self.keep(flow);
+    }
+
+    fn keep(&mut self, flow: NetworkFlow) {
         let to = match (flow.name, flow.wanted) {
             (Some(name), Some(wanted)) => format!("{name}:{}", wanted.port()),
             (Some(name), None) => name,
@@ -106,9 +149,27 @@ impl NetworkSummary {
             entry.flows += 1;
             entry.sent = entry.sent.saturating_add(flow.sent);
             entry.received = entry.received.saturating_add(flow.received);
+            entry.delayed = entry.delayed.or(flow.delayed);
+            if let (Some(all), Some(more)) = (&mut entry.datagrams, flow.datagrams) {
+                all.sent = all.sent.saturating_add(more.sent);
+                all.received = all.received.saturating_add(more.received);
+            }
         } else if self.entries.iter().filter(|entry| is_granted(&entry.verdict) == is_granted(&flow.verdict)).count() < MAX_KEPT {
-            let NetworkFlow { request, verdict, address_checked, sent, received, .. } = flow;
-            self.entries.push(FlowSummary { to, request, verdict, connects, reached, address_checked, flows: 1, sent, received });
+            let NetworkFlow { request, verdict, address_checked, from_guest, sent, received, datagrams, delayed, .. } = flow;
+            self.entries.push(FlowSummary {
+                to,
+                request,
+                verdict,
+                connects,
+                reached,
+                address_checked,
+                from_guest,
+                flows: 1,
+                sent,
+                received,
+                datagrams,
+                delayed,
+            });
         } else {
             self.omitted += 1;
         }
@@ -136,11 +197,11 @@ impl NetworkSummary {
             lines.push(format!("{more} more destinations and {unseen} more attempts are not listed"));
         }
         // Addresses are left out, because the user should review each one: it may belong to the host's network.
-        let names: Vec<_> = self.missing().into_iter().filter(|grant| grant.parse::<SocketAddr>().is_err()).collect();
+        let names: Vec<_> = self.missing().into_iter().filter(|grant| !is_address(grant)).collect();
         if names.len() > 1 {
             lines.push(format!("allow all of these names with --net allow={}", names.join(",")));
         }
-        if self.entries.iter().any(|entry| matches!(entry.verdict, NetworkVerdict::Refused { .. })) {
+        if self.entries.iter().any(|entry| refusal(&entry.verdict).is_some()) {
             lines.extend(self.deny_reasons.iter().cloned());
         }
         lines
@@ -148,11 +209,7 @@ impl NetworkSummary {
 
     /// Returns the network grants that would have allowed the refused flows.
     fn missing(&self) -> BTreeSet<&str> {
-        let missing = self.entries.iter().map(|entry| match &entry.verdict {
-            NetworkVerdict::Refused { missing, .. } => missing.as_deref(),
-            _ => None,
-        });
-        missing.flatten().collect()
+        self.entries.iter().filter_map(|entry| refusal(&entry.verdict)?.1).collect()
     }
 
     /// Returns the summary for a receipt.
@@ -180,13 +237,15 @@ impl FlowSummary {
             Some(request) => &format!("{request} of {}", self.to),
             None => &self.to,
         };
+        if let Some((reason, missing)) = refusal(&self.verdict) {
+            let Some(missing) = missing else {
+                // Many programs look up DNS records of other types before they connect. Such a refused query is not worth a line.
+                return self.connects.then(|| format!("{to} was refused: {reason}"));
+            };
+            let cause = reason.split_once(" — ").map_or(reason, |(cause, _)| cause);
+            return Some(format!("{to} was refused: {cause} — allow it with --net allow={missing}"));
+        }
         match &self.verdict {
-            NetworkVerdict::Refused { reason, missing: Some(missing) } => {
-                let cause = reason.split_once(" — ").map_or(reason.as_str(), |(cause, _)| cause);
-                Some(format!("{to} was refused: {cause} — allow it with --net allow={missing}"))
-            }
-            // Many programs look up DNS records of other types before they connect, so a refused question is not worth a line.
-            NetworkVerdict::Refused { reason, .. } if self.connects => Some(format!("{to} was refused: {reason}")),
             // A server without a valid certificate was connected to.
             NetworkVerdict::Granted { cut: Some(cut), .. } if !self.reached || cut.starts_with("not reached: ") => {
                 Some(format!("{to}: {cut}"))
@@ -199,6 +258,8 @@ impl FlowSummary {
         let (allowed, reason) = match &self.verdict {
             NetworkVerdict::Granted { rule, cut: None } => (true, Some(rule.clone())),
             NetworkVerdict::Granted { rule, cut: Some(cut) } => (true, Some(format!("{rule}; ended: {cut}"))),
+            NetworkVerdict::Open { rule } => (true, Some(format!("{rule}; {OPEN}"))),
+            NetworkVerdict::RefusedLater { rule, reason, .. } => (true, Some(format!("{rule}; ended: {reason}"))),
             NetworkVerdict::Refused { reason, .. } => (false, Some(reason.clone())),
             _ => (false, None),
         };
@@ -207,8 +268,11 @@ impl FlowSummary {
     }
 
     fn json(&self) -> serde_json::Value {
+        let open = OPEN.to_owned();
         let (allowed, rule, reason, missing) = match &self.verdict {
+            NetworkVerdict::Open { rule } => (true, Some(rule), Some(&open), None),
             NetworkVerdict::Granted { rule, cut } => (true, Some(rule), cut.as_ref(), None),
+            NetworkVerdict::RefusedLater { rule, reason, missing } => (true, Some(rule), Some(reason), missing.as_ref()),
             NetworkVerdict::Refused { reason, missing } => (false, None, Some(reason), missing.as_ref()),
             _ => (false, None, None, None),
         };
@@ -220,89 +284,17 @@ impl FlowSummary {
             "reason": reason,
             "missing": missing,
             "address_checked": self.address_checked,
+            "origin": if self.from_guest { "guest" } else { "kernel" },
             "flows": self.flows,
             "sent_bytes": self.sent,
             "received_bytes": self.received,
+            "sent_datagrams": self.datagrams.map(|count| count.sent),
+            "received_datagrams": self.datagrams.map(|count| count.received),
+            "delayed_by": self.delayed.names(),
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::SystemTime;
-
-    fn flow(name: Option<&str>, wanted: Option<&str>, verdict: NetworkVerdict) -> NetworkFlow {
-        NetworkFlow {
-            started: SystemTime::UNIX_EPOCH,
-            lasted: Duration::ZERO,
-            name: name.map(str::to_owned),
-            wanted: wanted.map(|address| address.parse().unwrap()),
-            connected: None,
-            address_checked: true,
-            sent: 1,
-            received: 2,
-            request: None,
-            verdict,
-        }
-    }
-
-    fn refused(reason: &str, missing: Option<&str>) -> NetworkVerdict {
-        NetworkVerdict::Refused { reason: reason.to_owned(), missing: missing.map(str::to_owned) }
-    }
-
-    #[test]
-    fn each_refused_destination_is_one_line_with_its_option() {
-        let mut summary = NetworkSummary::default();
-        for name in ["a.example", "e.example", "a.example", "a.example"] {
-            summary.add(flow(Some(name), None, refused("no grant — add one", Some(name))));
-        }
-        summary.add(flow(None, Some("10.0.0.1:22"), refused("no grant — add one", Some("10.0.0.1:22"))));
-        summary.add(flow(Some("b.example"), Some("198.18.1.0:443"), refused("not TLS — say so", None)));
-        summary.add(flow(Some("c.example"), None, refused("no such record", None)));
-        let cut = Some("not reached: no route".to_owned());
-        summary.add(flow(Some("d.example"), Some("198.18.1.1:443"), NetworkVerdict::Granted { rule: "d".to_owned(), cut }));
-        assert_eq!(
-            summary.lines(),
-            [
-                "a.example was refused: no grant — allow it with --net allow=a.example",
-                "e.example was refused: no grant — allow it with --net allow=e.example",
-                "10.0.0.1:22 was refused: no grant — allow it with --net allow=10.0.0.1:22",
-                "b.example:443 was refused: not TLS — say so",
-                "d.example:443: not reached: no route",
-                "allow all of these names with --net allow=a.example,e.example",
-            ]
-        );
-        assert_eq!(summary.json()["flows"][0]["flows"], 3);
-        assert_eq!(summary.json()["flows"][0]["received_bytes"], 6);
-    }
-
-    #[test]
-    fn flood_of_destinations_is_bounded_and_counted() {
-        let mut summary = NetworkSummary::default();
-        for number in 0..1000 {
-            let name = format!("n{number}.example");
-            summary.add(flow(Some(&name), None, refused("no grant", Some(&name))));
-        }
-        assert_eq!((summary.entries.len(), summary.omitted), (MAX_KEPT, 1000 - MAX_KEPT as u64));
-        assert!(summary.lines().len() <= MAX_LINES + 2);
-        // It displaces no connection to a granted host.
-        for number in 0..2 * MAX_KEPT {
-            let rule = NetworkVerdict::Granted { rule: "a".to_owned(), cut: None };
-            summary.add(flow(Some(&format!("g{number}.example")), Some("198.18.1.0:443"), rule));
-        }
-        let granted = summary.entries.iter().filter(|entry| is_granted(&entry.verdict));
-        assert_eq!((granted.count(), summary.entries.len()), (MAX_KEPT, 2 * MAX_KEPT));
-    }
-
-    #[test]
-    fn receipt_has_the_cause_of_a_granted_flow_that_was_ended() {
-        let granted = |cut: Option<&str>| NetworkVerdict::Granted { rule: "a:80".to_owned(), cut: cut.map(str::to_owned) };
-        let mut summary = NetworkSummary::default();
-        for cut in [None, Some("the request is for b")] {
-            summary.add(flow(Some("a"), Some("198.18.1.0:80"), granted(cut)));
-        }
-        let reasons: Vec<_> = summary.recorded().flows.into_iter().map(|flow| flow.reason.unwrap()).collect();
-        assert_eq!(reasons, ["a:80", "a:80; ended: the request is for b"]);
-    }
-}
+#[path = "network_tests.rs"]
+mod tests;

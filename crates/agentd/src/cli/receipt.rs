@@ -8,12 +8,12 @@ use super::{
     selection::Selected,
     writer::{Output, OutputPiece},
 };
-use agentd_core::{Command, ControlReport, ControlStatus, EvidenceResult, IsolationError, Limits, Outcome, SandboxSpec, Usage};
+use agentd_core::{Command, ControlReport, IsolationError, Outcome, SandboxSpec, Usage};
 use agentd_records::{
-    AuditEvent, ContentDigest, Digesting, InvalidLabel, Label, Leaf, MAX_INTEGER, Records, Timestamp,
+    AuditEvent, ContentDigest, Digesting, Label, Leaf, Records, Timestamp,
     receipt::{
-        self, Receipt, ReceiptDecision, RecordedControl, RecordedEgress, RecordedEvidence, RecordedOutcome, RecordedStatus,
-        Subject,
+        self, Receipt, ReceiptDecision, RecordedEgress, RecordedOutcome, Subject, recorded_controls, recorded_evidence,
+        recorded_limits, recorded_outcome, recorded_usage,
     },
 };
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -42,8 +42,12 @@ pub(super) struct Recording {
     limits: BTreeMap<Label, u64>,
     /// True if the command has one stream: its terminal.
     terminal: bool,
-    output: Arc<Mutex<[Digesting; 2]>>,
+    output: OutputDigests,
 }
+
+/// Computes digests of the standard output and standard error of a command.
+#[derive(Default)]
+pub(super) struct OutputDigests(Arc<Mutex<[Digesting; 2]>>);
 
 /// The facts about a run that has ended.
 pub(super) struct Ended<'e> {
@@ -54,7 +58,7 @@ pub(super) struct Ended<'e> {
 }
 
 impl RequestedReceipt {
-    /// Prepares a receipt, if one was requested: opens the directory of the file, and makes a key if there is none.
+    /// Prepares a receipt, if one was requested: opens the directory of the file, and generates a key if there is none.
     ///
     /// # Errors
     /// The directory or the keys cannot be used.
@@ -65,15 +69,16 @@ impl RequestedReceipt {
         Ok(Some(Self { file, records, started: Timestamp::now() }))
     }
 
-    /// Writes the file with the intent, and records the intent in the audit log. The command must not start before.
+    /// Writes the file with the intent, keeps a copy of it, and records the intent in the audit log. The command must not start
+    /// before.
     ///
     /// # Errors
     /// The intent cannot be written or recorded.
     pub fn record(self, spec: &SandboxSpec, command: &Command) -> Result<Recording, Failure> {
         let (id, nonce) = (random()?, random()?);
         let text = intent(&nonce, spec, command)?;
+        let (id, intent) = (Label::try_from(id)?, self.records.keep(&text)?);
         self.file.write(INTENT, &text)?;
-        let (id, intent) = (Label::try_from(id)?, ContentDigest::of(text.as_bytes()));
         let event = AuditEvent::Intent {
             id: id.clone(),
             principal: records::principal()?,
@@ -83,16 +88,61 @@ impl RequestedReceipt {
             idempotency_key: None,
         };
         self.records.recorder()?.record(&Leaf::new(self.started, event))?;
-        let limits = limits(&[&spec.limits, &command.limits])?;
-        Ok(Recording { requested: self, id, intent, limits, terminal: command.pty.is_some(), output: Arc::default() })
+        let limits = recorded_limits(&[&spec.limits, &command.limits])?;
+        Ok(Recording { requested: self, id, intent, limits, terminal: command.pty.is_some(), output: OutputDigests::default() })
     }
 }
 
 impl Recording {
     /// Computes digests of the output on its way to `output`.
+    pub fn observe(&self, output: Output) -> Output {
+        self.output.observe(output)
+    }
+
+    /// Signs the receipt, keeps a copy of it, records the end of the run in the audit log, and writes the file.
+    ///
+    /// # Errors
+    /// The end of the run cannot be recorded, or the file cannot be written.
+    pub fn finish(self, ended: Ended<'_>) -> Result<(), Failure> {
+        let RequestedReceipt { file, records, started } = &self.requested;
+        // From here on, no other process can replace the key, so the key is in use at the time of the receipt.
+        let recorder = records.recorder()?;
+        let finished = Timestamp::now().max(*started);
+        let outcome = recorded_outcome(ended.ran)?;
+        let receipt = Receipt {
+            version: env!("CARGO_PKG_VERSION").try_into()?,
+            principal: records::principal()?,
+            capability: CAPABILITY.try_into()?,
+            intent: self.intent,
+            decision: ReceiptDecision { allowed: true, policies: Vec::new() },
+            started: *started,
+            finished,
+            backend: Some(ended.selected.backend.name().try_into()?),
+            probed: ended.selected.proven.is_some(),
+            controls: recorded_controls(ended.controls)?,
+            evidence: recorded_evidence(ended.selected.proven.iter().flat_map(|proven| &proven.evidence))?,
+            limits: self.limits,
+            usage: recorded_usage(ended.ran.map_or(Usage::default(), |outcome| outcome.usage))?,
+            egress: ended.egress,
+            outcome: outcome.clone(),
+        };
+        let digests = self.output.finish();
+        let names: &[&str] = if self.terminal { &["terminal"] } else { &["stdout", "stderr"] };
+        let subjects = names.iter().zip(digests).map(|(name, digest)| Subject::new(name, digest)).collect();
+        let text = receipt::sign(receipt, subjects, &recorder.keys().signer)?;
+        let RecordedOutcome { reason, exit_code, signal } = outcome;
+        let receipt = Some(records.keep(&text)?);
+        let event = AuditEvent::Outcome { id: self.id, intent: self.intent, reason, exit_code, signal, receipt };
+        recorder.record(&Leaf::new(finished, event))?;
+        file.write("", &text)
+    }
+}
+
+impl OutputDigests {
+    /// Computes digests of the output on its way to `output`.
     pub fn observe(&self, (to, written, gone): Output) -> Output {
         let (sender, mut pieces) = mpsc::channel(1);
-        let digests = self.output.clone();
+        let digests = self.0.clone();
         tokio::spawn(async move {
             while let Some(piece) = pieces.recv().await {
                 let (OutputPiece::Out(bytes) | OutputPiece::Err(bytes)) = &piece;
@@ -107,41 +157,9 @@ impl Recording {
         (sender, written, gone)
     }
 
-    /// Signs the receipt, records the end of the run in the audit log, and writes the file.
-    ///
-    /// # Errors
-    /// The end of the run cannot be recorded, or the file cannot be written.
-    pub fn finish(self, ended: Ended<'_>) -> Result<(), Failure> {
-        let RequestedReceipt { file, records, started } = &self.requested;
-        // From here on, no other process can replace the key, so the key is in use at the time of the receipt.
-        let recorder = records.recorder()?;
-        let finished = Timestamp::now().max(*started);
-        let outcome = outcome(ended.ran)?;
-        let receipt = Receipt {
-            version: env!("CARGO_PKG_VERSION").try_into()?,
-            principal: records::principal()?,
-            capability: CAPABILITY.try_into()?,
-            intent: self.intent,
-            decision: ReceiptDecision { allowed: true, policies: Vec::new() },
-            started: *started,
-            finished,
-            backend: Some(ended.selected.backend.name().try_into()?),
-            controls: ended.controls.iter().map(control).collect::<Result<_, _>>()?,
-            evidence: evidence(ended.selected)?,
-            limits: self.limits,
-            usage: usage(ended.ran.map_or(Usage::default(), |outcome| outcome.usage))?,
-            egress: ended.egress,
-            outcome: outcome.clone(),
-        };
-        let digests = self.output.lock().unwrap_or_else(PoisonError::into_inner).clone().map(Digesting::finish);
-        let names: &[&str] = if self.terminal { &["terminal"] } else { &["stdout", "stderr"] };
-        let subjects = names.iter().zip(digests).map(|(name, digest)| Subject::new(name, digest)).collect();
-        let text = receipt::sign(receipt, subjects, &recorder.keys().signer)?;
-        let RecordedOutcome { reason, exit_code, signal } = outcome;
-        let receipt = Some(ContentDigest::of(text.as_bytes()));
-        let event = AuditEvent::Outcome { id: self.id, intent: self.intent, reason, exit_code, signal, receipt };
-        recorder.record(&Leaf::new(finished, event))?;
-        file.write("", &text)
+    /// Returns the digests.
+    pub fn finish(&self) -> [ContentDigest; 2] {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().map(Digesting::finish)
     }
 }
 
@@ -177,71 +195,6 @@ fn intent(nonce: &str, spec: &SandboxSpec, command: &Command) -> Result<String, 
 /// Returns a text, or the array of its bytes if they are not UTF-8.
 fn text(text: &OsStr) -> serde_json::Value {
     text.to_str().map_or_else(|| text.as_encoded_bytes().into(), Into::into)
-}
-
-fn control(report: &ControlReport) -> Result<RecordedControl, InvalidLabel> {
-    let (status, detail) = match &report.status {
-        ControlStatus::Enforced => (RecordedStatus::Enforced, report.detail.clone()),
-        ControlStatus::Partial(missing) => (RecordedStatus::Partial, missing.clone()),
-        ControlStatus::Missing(error) => (RecordedStatus::Missing, error.to_string()),
-    };
-    Ok(RecordedControl { control: report.control.to_string().try_into()?, status, detail })
-}
-
-fn evidence(selected: &Selected) -> Result<Vec<RecordedEvidence>, InvalidLabel> {
-    let evidence = selected.proven.iter().flat_map(|proven| &proven.evidence);
-    let record = |evidence: &agentd_core::Evidence| {
-        let (claim, check) = (evidence.claim.to_string().try_into()?, evidence.check.as_str().try_into()?);
-        Ok(RecordedEvidence { claim, check, held: evidence.result == EvidenceResult::Held })
-    };
-    evidence.map(record).collect()
-}
-
-fn outcome(ran: Result<&Outcome, &IsolationError>) -> Result<RecordedOutcome, Failure> {
-    let (reason, exit_code, signal) = match ran {
-        Ok(outcome) => (serde_json::to_value(outcome.reason)?, outcome.exit_code, outcome.signal),
-        Err(IsolationError::Spawn { .. }) => ("not-executed".into(), None, None),
-        Err(_) => ("failed".into(), None, None),
-    };
-    Ok(RecordedOutcome { reason: reason.as_str().unwrap_or("failed").try_into()?, exit_code, signal })
-}
-
-fn usage(usage: Usage) -> Result<BTreeMap<Label, u64>, InvalidLabel> {
-    named([
-        ("wall_us", Some(micros(usage.wall))),
-        ("cpu_user_us", Some(micros(usage.cpu_user))),
-        ("cpu_system_us", Some(micros(usage.cpu_system))),
-        ("peak_memory_bytes", Some(usage.peak_memory)),
-    ])
-}
-
-/// Returns the limits by name. Later ones replace earlier ones.
-fn limits(all: &[&Limits]) -> Result<BTreeMap<Label, u64>, InvalidLabel> {
-    let mut merged = BTreeMap::new();
-    for limits in all {
-        merged.extend(named([
-            ("wall_us", limits.wall.map(micros)),
-            ("cpu_us", limits.cpu_time.map(micros)),
-            ("memory_bytes", limits.memory.map(|bytes| bytes.0)),
-            ("processes", limits.processes.map(Into::into)),
-            ("open_files", limits.open_files),
-            ("file_size_bytes", limits.file_size.map(|bytes| bytes.0)),
-            ("output_bytes", limits.output.map(|bytes| bytes.0)),
-            ("cpu_quota_thousandths", limits.cpu_quota.map(|quota| quota.0.into())),
-            ("cpu_weight", limits.cpu_weight.map(Into::into)),
-        ])?);
-    }
-    Ok(merged)
-}
-
-/// Returns the values that exist, by name. A receipt contains no larger number than [`MAX_INTEGER`].
-fn named<const N: usize>(values: [(&str, Option<u64>); N]) -> Result<BTreeMap<Label, u64>, InvalidLabel> {
-    let some = values.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    some.map(|(name, value)| Ok((name.try_into()?, value.min(MAX_INTEGER)))).collect()
-}
-
-fn micros(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

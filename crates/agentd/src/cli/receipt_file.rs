@@ -23,7 +23,7 @@ use std::{
 /// The name of the file with the intent is that of the receipt, and this suffix.
 pub(super) const INTENT: &str = ".intent";
 
-/// The place of a receipt and of the files beside it.
+/// The place of a receipt and of the files in the same directory.
 pub(super) struct ReceiptFile {
     directory: OwnedFd,
     name: OsString,
@@ -34,8 +34,8 @@ impl ReceiptFile {
     /// Opens the directory in which the receipt will be written.
     ///
     /// # Errors
-    /// The path names no file, or another object than a regular file, or its directory cannot be opened. With [`Links::Refuse`],
-    /// the path of the directory has a link that a command may have created.
+    /// The path names no file, or an object that is not a regular file, or its directory cannot be opened. With
+    /// [`Links::Refuse`], the path of the directory has a link that a command may have created.
     pub fn at(path: &Path, links: Links) -> Result<Self, Failure> {
         let is_directory = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
         let Some(name) = path.file_name().filter(|_| !is_directory) else {
@@ -55,7 +55,7 @@ impl ReceiptFile {
         name
     }
 
-    /// Refuses to replace a device, a link or another object than a regular file.
+    /// Refuses to replace a device, a link or any other object that is not a regular file.
     fn refuse_other_objects(&self, name: &OsStr) -> Result<(), Failure> {
         let path = self.path.with_file_name(name);
         match statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {

@@ -3,7 +3,7 @@
 use super::{
     args::{AuditCommand, KeyCommand, LogArgs, ReceiptCommand},
     data,
-    failure::Failure,
+    failure::{self, Failure},
     writer,
 };
 use agentd_core::escape;
@@ -132,11 +132,11 @@ impl Log {
             return Ok(writeln!(out, "{}", escape::json(&format!("{object:#}")))?);
         }
         let Checkpoint { origin, size, root } = checkpoint;
-        writeln!(out, "{origin}: {size} leaves, all of them as signed by {}; root {root}", signed_by.join(" and "))?;
+        writeln!(out, "{origin}: {size} leaves, all as signed by {}; root {root}", signed_by.join(" and "))?;
         if let Some(kept) = verified.kept {
             writeln!(out, "the {kept} leaves of the kept checkpoint are unchanged")?;
         } else {
-            writeln!(out, "without a kept checkpoint (--checkpoint), a log that was replaced as a whole is not found")?;
+            writeln!(out, "without a kept checkpoint (--checkpoint), the replacement of a whole log is not detected")?;
         }
         Ok(())
     }
@@ -205,16 +205,17 @@ fn ring(file: Option<&Path>) -> Result<KeyRing, Failure> {
 }
 
 /// Reads a file of at most `limit` bytes, without waiting for a FIFO or a device.
-fn read(what: &str, path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
-    let failed = |cause: &dyn std::fmt::Display| format!("read {what}: {}: {cause}", path.display());
+pub(crate) fn read(what: &str, path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
+    let what = format!("read {what}");
+    let failed = |error: std::io::Error| failure::of_file(&what, path, &error);
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
-    let file = open.map_err(|error| failed(&error))?;
-    if !file.metadata().map_err(|error| failed(&error))?.is_file() {
-        return Err(failed(&"not a regular file").into());
+    let file = open.map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(format!("{what}: {}: not a regular file — name a file", path.display()).into());
     }
     let mut bytes = Vec::new();
-    // One byte more than the limit shows the reader of the bytes that the file is too long.
+    // The caller detects a file that is too long by one byte more than the limit.
     let limit = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(limit).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+    file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }

@@ -29,7 +29,7 @@ pub(crate) async fn regrant(
     if json {
         let mut object = serde_json::json!({ "name": name, "changes": changes });
         protection::add_limited_to(&mut object, &report);
-        // The daemon reports a change once, so a report that cannot be printed here goes to standard error.
+        // The daemon reports a change once, so a report that cannot be printed here is printed to standard error.
         return Ok(writeln!(out, "{}", escape::json(&format!("{object:#}"))).inspect_err(|_| protection::warn(&report))?);
     }
     protection::warn(&report);

@@ -6,7 +6,7 @@ use agentd_daemon::Client;
 use agentd_sandboxes::Name;
 use std::io::{self, Write};
 
-/// Removes sandboxes until one cannot be removed. Prints the changes of protected paths that were not reported yet, also if a
+/// Removes sandboxes until one cannot be removed. Prints the changes of protected paths that were not reported yet, even if a
 /// later sandbox cannot be removed.
 pub(crate) async fn remove(client: &Client, names: &[Name], json: bool) -> Result<(), Failure> {
     let mut reports = Vec::new();

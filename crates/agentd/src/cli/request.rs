@@ -40,7 +40,7 @@ impl<'a> BackendDescription<'a> {
 pub(crate) struct RequestedSandbox {
     /// The spec of the sandbox.
     pub spec: SandboxSpec,
-    /// The environment of a command without options of its own.
+    /// The environment of a command that has no options.
     pub env: Environment,
     /// The home directory of commands.
     pub home: PathBuf,
@@ -124,6 +124,8 @@ pub(crate) fn sandbox(
     let home = home(traits, &guard);
     let network = NetworkArg::network(&args.net)?;
     refuse::granted_hosts(&network, traits, name)?;
+    let network_limits = NetworkArg::limits(&args.net, &args.net_limit);
+    refuse::useless_limits(&network, &network_limits)?;
     // Without a boundary, a command uses the caller's network.
     let seen = if traits.boundary { network.mode() } else { NetworkMode::Host };
     let place = environment::CommandPlace { home: &home, grants: &granted, tools: &tools, root: traits.uid_zero, network: seen };
@@ -138,6 +140,7 @@ pub(crate) fn sandbox(
         links,
         home: Some(home.clone()),
         network,
+        network_limits,
         secrets: Vec::new(),
         deny_reasons: NetworkArg::deny_reasons(&args.net),
         profile: profile(args),

@@ -16,7 +16,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 pub(crate) struct ResultObject {
     /// The changes of protected paths, if a sandbox was created.
     pub protected: Report,
-    /// True once the object was printed, or printing it failed, so that no second object is printed.
+    /// True once the object has been printed, or printing it failed, so that no second object is printed.
     pub printed: bool,
 }
 
@@ -26,7 +26,8 @@ pub(crate) fn error(message: &str, reason: Option<EndReason>) -> serde_json::Val
 }
 
 /// Prints an object with a report of protected paths. Gives up if the object is not read within `limit`. If the object does not
-/// reach the reader, the report is printed as warnings. Returns the number of a signal that asked agentd to stop meanwhile.
+/// reach the reader, the report is printed as warnings. Returns the number of a signal that asked agentd to stop during that
+/// time.
 ///
 /// # Errors
 /// [`IsolationError::Io`] if standard output cannot be written.
@@ -44,7 +45,7 @@ pub(crate) async fn print(
     printed.map(|(_, stop)| stop)
 }
 
-/// Writes the object. Returns whether all of it was written, and the number of a signal that came meanwhile.
+/// Writes the object. Returns whether all of it was written, and the number of a signal that came during that time.
 async fn write(
     object: &serde_json::Value,
     stops: &mut Stops,

@@ -184,13 +184,17 @@ fn print_notes(changed: &Report, code: Option<u8>, advice: &Advice) {
 }
 
 /// Returns the exit code of a program that a signal has ended.
-fn stopped_by(signal: i32) -> u8 {
+pub(crate) fn stopped_by(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(CANNOT)
 }
 
 /// Destroys a sandbox; `compared` reports if its processes may remain. A second signal stops the wait: the launcher destroys the
 /// sandbox when agentd has exited. Returns the exit code in that case.
-async fn destroy(sandbox: &Arc<dyn Sandbox>, stops: &mut Stops, compared: &mut Comparison) -> Result<Option<u8>, IsolationError> {
+pub(crate) async fn destroy(
+    sandbox: &Arc<dyn Sandbox>,
+    stops: &mut Stops,
+    compared: &mut Comparison,
+) -> Result<Option<u8>, IsolationError> {
     let destroyed = wait_for_end(sandbox, stops).await;
     if !matches!(destroyed, Ok(None)) {
         compared.processes_may_remain();
@@ -274,7 +278,7 @@ async fn in_json(
     compared.start_thread();
     let (output, kept) = writer::keep(capture);
     let output = observed(recording.as_ref(), output);
-    let (outcome, stopped) = stream::serve(handle, args, stops, output).await?;
+    let (outcome, stopped) = stream::serve(handle, args, stream::CommandInput::OfAgentd, stops, output).await?;
     // Destroy the sandbox first: the object is complete only when no process is running.
     let destroyed = destroy(sandbox, stops, compared).await;
     let (protected, interrupted) = compared.report(stops).await;

@@ -3,7 +3,7 @@
 use super::{
     args::{CreateArgs, ExecArgs, SandboxCommand},
     copy, data, environment,
-    failure::{CANNOT, Failure},
+    failure::{self, CANNOT, Failure},
     forward::forward,
     granted_hosts::granted_hosts,
     image, protection,
@@ -21,7 +21,7 @@ use agentd_log::LogFailure as _;
 use agentd_sandboxes::{ChangeKind, Disk, Name, Record, SandboxSettings, SandboxStore};
 use std::{
     fs::File,
-    io::{self, Read, Seek, Write},
+    io::{self, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -31,7 +31,7 @@ use std::{
 };
 
 /// Interval between two reads of `logs --follow`.
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Runs one of the `agentd sandbox` commands.
 pub(crate) async fn sandbox(command: SandboxCommand) -> Result<u8, Failure> {
@@ -75,7 +75,7 @@ pub(crate) fn client() -> Result<Client, Failure> {
 }
 
 /// Proves the boundary on this host before a command runs. If this process cannot prove the boundary in its namespaces, the
-/// request says so, and the daemon proves the boundary in the daemon's namespaces.
+/// request states this, and the daemon proves the boundary in the daemon's namespaces.
 async fn proven(client: &Client) -> Result<Selected, Failure> {
     match selection::of_named_sandboxes().await {
         Err(_) if client.is_elsewhere()? => selection::unproven_of_named_sandboxes(),
@@ -162,8 +162,8 @@ async fn list(client: &Client, state: &SandboxStore, json: bool) -> Result<u8, F
     } else {
         for record in good {
             let image = record.about.image.as_deref().unwrap_or("(the host's programs)");
-            let (now, room) = (now(record, &status), room(disk(state, record)));
-            writeln!(out, "{:<32} {now:<28} {:>3} snapshots  {image}{room}", record.name, record.snapshots.len())?;
+            let (now, usage) = (now(record, &status), disk_usage(disk(state, record)));
+            writeln!(out, "{:<32} {now:<28} {:>3} snapshots  {image}{usage}", record.name, record.snapshots.len())?;
         }
     }
     let damaged = all.iter().filter_map(|record| record.as_ref().err());
@@ -209,7 +209,7 @@ fn disk(state: &SandboxStore, record: &Record) -> Option<Disk> {
 }
 
 /// Returns the disk usage as text.
-fn room(disk: Option<Disk>) -> String {
+fn disk_usage(disk: Option<Disk>) -> String {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     disk.map_or_else(String::new, |disk| format!("  disk {} of {} MiB", mib(disk.used), mib(disk.size)))
 }
@@ -243,7 +243,7 @@ async fn logs(state: &SandboxStore, name: &Name, follow: bool) -> Result<(), Fai
     let mut from = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound && !follow => return Ok(()),
-        Err(error) => return Err(format!("read the log of sandbox {name}: {}: {error}", path.display()).into()),
+        Err(error) => return Err(failure::of_file(&format!("read the log of sandbox {name}"), &path, &error).into()),
     };
     let mut stops = Stops::new()?;
     loop {
@@ -254,28 +254,28 @@ async fn logs(state: &SandboxStore, name: &Name, follow: bool) -> Result<(), Fai
         }
         tokio::select! {
             _ = stops.next() => return Ok(()),
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
         }
     }
 }
 
 /// A side of `cp`: a path in a sandbox, or on the host.
 enum CopySide<'a> {
-    There(Name, &'a Path),
-    Here(&'a Path),
+    InSandbox(Name, &'a Path),
+    OnHost(&'a Path),
 }
 
 fn side(text: &str) -> CopySide<'_> {
     let there = text.split_once(':').filter(|(_, path)| path.starts_with('/'));
     match there.and_then(|(name, path)| Some((name.parse().ok()?, path))) {
-        Some((name, path)) => CopySide::There(name, Path::new(path)),
-        None => CopySide::Here(Path::new(text)),
+        Some((name, path)) => CopySide::InSandbox(name, Path::new(path)),
+        None => CopySide::OnHost(Path::new(text)),
     }
 }
 
 async fn copy_file(client: &Client, from: &str, to: &str) -> Result<(), Failure> {
     match (side(from), side(to)) {
-        (CopySide::There(name, path), CopySide::Here(to)) => {
+        (CopySide::InSandbox(name, path), CopySide::OnHost(to)) => {
             let mut content = File::from(client.read(&name, path).await?);
             if to == Path::new("-") {
                 io::copy(&mut content, &mut io::stdout())?;
@@ -283,12 +283,9 @@ async fn copy_file(client: &Client, from: &str, to: &str) -> Result<(), Failure>
             }
             copy::to_host(&mut content, path.file_name(), to)?;
         }
-        (CopySide::Here(from), CopySide::There(name, path)) => {
+        (CopySide::OnHost(from), CopySide::InSandbox(name, path)) => {
             let content: OwnedFd = if from == Path::new("-") {
-                let mut memory = File::from(rustix::fs::memfd_create("stdin", rustix::fs::MemfdFlags::CLOEXEC)?);
-                io::copy(&mut io::stdin().lock().take(1 << 30), &mut memory)?;
-                memory.rewind()?;
-                memory.into()
+                copy::from_stdin().map_err(|error| format!("copy from standard input: {error} — copy a file instead"))?
             } else {
                 copy::from_host(from)?
             };
@@ -298,7 +295,10 @@ async fn copy_file(client: &Client, from: &str, to: &str) -> Result<(), Failure>
             };
             client.write(&name, &place, content.as_fd()).await?;
         }
-        _ => return Err("copy: one of FROM and TO must be NAME:PATH, the other a path on the host".into()),
+        (CopySide::OnHost(from), CopySide::OnHost(to)) => return Err(copy::without_sandbox(from, to).into()),
+        (CopySide::InSandbox(..), CopySide::InSandbox(..)) => {
+            return Err("copy: both FROM and TO are in a sandbox — copy to a file of the host first".into());
+        }
     }
     Ok(())
 }

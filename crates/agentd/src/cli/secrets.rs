@@ -1,19 +1,23 @@
-//! `--secret`, and the secrets of `--preset`: values that stay outside of the sandbox.
+//! `--secret`, and the secrets of `--preset`: values that stay outside the sandbox.
 //!
 //! This process reads the values itself, and passes them to the gateway in its own memory only. No message repeats a source or a
 //! value, because a shell may have put the value in the place of its name.
 
-use super::args::{NetworkArg, RunArgs, open_named};
-use agentd_core::{Command, IsolationError, NetworkSecret, SandboxSpec};
+use super::{
+    args::{NetworkArg, RunArgs, open_named},
+    writer,
+};
+use agentd_core::{Command, IsolationError, NetworkSecret, Root, SandboxSpec};
 use agentd_egress::{
     inspect::target::SecretTarget,
     preset::{Preset, PresetSecret},
 };
-use agentd_isolation::egress;
+use agentd_isolation::{SYSTEM_DIRECTORIES, egress, grants};
 use std::{
     ffi::{OsStr, OsString},
+    fs::Metadata,
     io::{self, Read},
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
 use zeroize::Zeroizing;
@@ -31,7 +35,8 @@ pub(crate) struct ReadSecrets {
 
 impl ReadSecrets {
     /// Reads the secrets of a run, and those of its presets, whose hosts are then granted. Starts the launcher first, because a
-    /// launcher that is forked later has a copy of the values. `--explain` needs the launcher too, for the record of the network.
+    /// launcher that is forked later has a copy of the values. `--explain` also needs the launcher, for the record of the
+    /// network.
     ///
     /// # Errors
     /// As for [`ReadSecrets::read`], and if the launcher could not be started.
@@ -104,8 +109,14 @@ impl ReadSecrets {
             })?
         } else if let Some(path) = bytes.strip_prefix(b"file:") {
             let (file, places) = open_named(Path::new(OsStr::from_bytes(path))).map_err(unreadable)?;
-            if !file.metadata().map_err(unreadable)?.is_file() {
-                return Err(failed("=file: names no regular file — use =fd:NUMBER for a pipe"));
+            let metadata = file.metadata().map_err(unreadable)?;
+            if !metadata.is_file() {
+                return Err(failed("=file: does not name a regular file — use =fd:NUMBER for a pipe"));
+            }
+            if is_for_everybody(&metadata, &places) {
+                writer::message(format_args!(
+                    "warning: --secret {variable}: every user of this host may read the file with the value — run chmod 600 on it"
+                ));
             }
             self.places.push((variable.to_owned(), places));
             first_line(file).map_err(unreadable)?
@@ -114,6 +125,10 @@ impl ReadSecrets {
             let number = number
                 .ok_or_else(|| failed("=fd: is not followed by a number — give the number of an open descriptor, as in =fd:3"))?;
             first_line(std::fs::File::open(format!("/proc/self/fd/{number}")).map_err(unreadable)?).map_err(unreadable)?
+        } else if bytes == b"aws:env" {
+            key_of_environment().ok_or_else(|| {
+                failed("=aws:env needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment of agentd — set them")
+            })?
         } else {
             return Err(failed("the value must not be an argument — use =env:VAR, =file:PATH or =fd:NUMBER"));
         };
@@ -129,27 +144,34 @@ impl ReadSecrets {
     /// [`IsolationError::Invalid`] if the command would get a value in another way, or sets the variable of a placeholder.
     pub(crate) fn add_to(&self, spec: &mut SandboxSpec, command: &Command, set: &[String]) -> Result<(), IsolationError> {
         for (variable, places) in &self.places {
-            let shows = |place: &PathBuf| spec.grants.iter().any(|grant| place.starts_with(&grant.path));
-            if places.iter().any(shows) {
-                let reason = "the command could read the file with the value — move it out of the workspace and of other grants";
-                return Err(invalid(&format!("--secret {variable}"), reason));
-            }
+            let in_system = |place: &PathBuf| SYSTEM_DIRECTORIES.iter().any(|system| place.starts_with(system));
+            let reason = if places.iter().any(|place| spec.grants.iter().any(|grant| grants::shows(grant, place))) {
+                "the command could read the file with the value — move it out of the workspace and of other grants"
+            } else if spec.root == Root::Host && places.iter().any(in_system) {
+                "the file with the value is in a system directory, which the sandbox shows — move it to another directory, such as \
+                 one in your home directory"
+            } else {
+                continue;
+            };
+            return Err(invalid(&format!("--secret {variable}"), reason));
         }
         for secret in &self.secrets {
-            let variable = variable_of(secret);
-            let what = format!("--secret {variable}");
-            if set.iter().any(|option| option.split('=').next() == Some(variable)) {
+            let target = secret.target.parse::<SecretTarget>().map_err(|error| invalid("--secret", error))?;
+            let (what, variables) = (format!("--secret {}", target.variable), target.variables());
+            if set.iter().any(|option| variables.iter().any(|variable| option.split('=').next() == Some(variable.as_str()))) {
                 return Err(invalid(&what, "--env sets the same variable — drop one of the two options"));
             }
-            let has = |text: &OsStr| has(text.as_bytes(), secret.value().as_bytes());
+            let parts = target.confidential(secret.value());
+            let has = |text: &OsStr| parts.iter().any(|part| has(text.as_bytes(), part.as_bytes()));
             if let Some((name, _)) = command.env.iter().find(|(_, value)| has(value)) {
-                let reason = format!("the variable {} of the command has the value too — drop that variable", name.display());
+                let reason =
+                    format!("the variable {} of the command also contains the value — drop that variable", name.display());
                 return Err(invalid(&what, reason));
             }
             if command.argv.iter().any(|argument| has(argument)) {
                 return Err(invalid(
                     &what,
-                    "the arguments of the command have the value too — let the command read the variable",
+                    "the arguments of the command also contain the value — let the command read the variable",
                 ));
             }
         }
@@ -170,6 +192,14 @@ pub(crate) fn of_presets(presets: &[Preset]) -> Vec<(OsString, OsString)> {
 
 fn invalid(what: &str, reason: impl ToString) -> IsolationError {
     IsolationError::Invalid { what: what.to_owned(), reason: reason.to_string() }
+}
+
+/// Returns true if every user may read the file at the last of the places.
+fn is_for_everybody(file: &Metadata, places: &[PathBuf]) -> bool {
+    let above = places.last().into_iter().flat_map(|place| place.ancestors().skip(1));
+    // A directory that cannot be examined is not open to everybody.
+    let mut open = above.map(|directory| directory.metadata().is_ok_and(|found| found.mode() & 0o001 != 0));
+    file.mode() & 0o004 != 0 && open.all(|open| open)
 }
 
 /// Splits an option into the target and the source.
@@ -195,6 +225,17 @@ fn first_line(from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(value)
 }
 
+/// Returns the key of AWS that the usual variables of agentd contain, in the form of a secret.
+fn key_of_environment() -> Option<Zeroizing<Vec<u8>>> {
+    let of = |name: &str| std::env::var_os(name).map(OsString::into_encoded_bytes).map(Zeroizing::new);
+    let mut key = of("AWS_ACCESS_KEY_ID")?;
+    for part in [Some(of("AWS_SECRET_ACCESS_KEY")?), of("AWS_SESSION_TOKEN")].into_iter().flatten() {
+        // A buffer that grows would leave a copy behind.
+        key = Zeroizing::new([&key[..], b":", &part].concat());
+    }
+    Some(key)
+}
+
 /// Returns true if `text` contains `value`.
 fn has(text: &[u8], value: &[u8]) -> bool {
     !value.is_empty() && text.windows(value.len()).any(|part| part == value)
@@ -213,82 +254,5 @@ pub(crate) fn add_environment(command: &mut Command, network: Vec<(OsString, OsS
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const VALUE: &str = "the-real-value-0123456789";
-
-    fn read(option: &str) -> Result<ReadSecrets, String> {
-        ReadSecrets::read(&[option.into()]).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn value_is_read_from_a_file_without_its_line_end() {
-        let place = tempfile::tempdir().unwrap();
-        for (content, value) in [(format!("{VALUE}\n"), VALUE), (format!("{VALUE}\r\n"), VALUE), (VALUE.to_owned(), VALUE)] {
-            let path = place.path().join("key");
-            std::fs::write(&path, content).unwrap();
-            let secrets = read(&format!("KEY@a.example=file:{}", path.display())).unwrap().secrets;
-            assert_eq!((secrets[0].target.as_str(), secrets[0].value()), ("KEY@a.example", value));
-        }
-    }
-
-    #[test]
-    fn malformed_options_are_errors_that_do_not_repeat_them() {
-        for option in [
-            VALUE.to_owned(),
-            format!("KEY={VALUE}"),
-            format!("KEY@a.example={VALUE}"),
-            format!("{VALUE}@a.example=env:X"),
-            format!("KEY@a.example=env:{VALUE}"),
-            format!("KEY@a.example=file:/{VALUE}"),
-            format!("KEY@a.example=file:{VALUE}"),
-            format!("KEY@a.example=fd:{VALUE}"),
-            "KEY@a.example=fd:60000".to_owned(),
-            "KEY@a.example=file:/dev/null".to_owned(),
-            "KEY@a.example=file:/".to_owned(),
-        ] {
-            let Err(error) = read(&option) else { panic!("{option}") };
-            assert!(error.contains(" — ") || error.contains("expected NAME@HOST"), "{option}: {error}");
-            assert!(!error.contains(VALUE), "{option}: {error}");
-        }
-    }
-
-    #[test]
-    fn value_that_the_command_would_get_anyway_is_refused() {
-        let place = tempfile::tempdir().unwrap();
-        let place = place.path().canonicalize().unwrap();
-        std::fs::write(place.join("key"), VALUE).unwrap();
-        std::os::unix::fs::symlink(place.join("key"), place.join("link")).unwrap();
-        let spec = |granted: &str| SandboxSpec {
-            grants: vec![agentd_core::Grant::new(place.join(granted), agentd_core::Access::ReadOnly)],
-            ..SandboxSpec::default()
-        };
-        let (plain, own) =
-            (Command::default(), Command { env: vec![("A".into(), format!("x{VALUE}").into())], ..Command::default() });
-        let argument = Command { argv: vec![format!("--key={VALUE}").into()], ..Command::default() };
-        for (file, granted, command, set, reason) in [
-            ("key", "", &plain, "", "the command could read the file"),
-            ("link", "key", &plain, "", "the command could read the file"),
-            ("key", "other", &own, "", "the variable A of the command has the value too"),
-            ("key", "other", &argument, "", "the arguments of the command have the value too"),
-            ("key", "other", &plain, "KEY=x", "--env sets the same variable"),
-        ] {
-            let secrets = read(&format!("KEY@a.example=file:{}", place.join(file).display())).unwrap();
-            let error = secrets.add_to(&mut spec(granted), command, &[set.to_owned()]).unwrap_err().to_string();
-            assert!(error.contains(reason) && !error.contains(VALUE), "{error}");
-        }
-        let mut accepted = spec("other");
-        let secrets = read(&format!("KEY@a.example=file:{}", place.join("key").display())).unwrap();
-        secrets.add_to(&mut accepted, &plain, &["KEYS=x".to_owned()]).unwrap();
-        assert_eq!(accepted.secrets.len(), 1);
-    }
-
-    #[test]
-    fn variables_of_the_caller_stay_and_others_are_replaced() {
-        let mut command = Command { env: vec![("A".into(), "1".into()), ("B".into(), "1".into())], ..Command::default() };
-        add_environment(&mut command, vec![("A".into(), "2".into()), ("B".into(), "2".into())], &["A=1".to_owned()]);
-        let expected: Vec<(OsString, OsString)> = vec![("A".into(), "1".into()), ("B".into(), "2".into())];
-        assert_eq!(command.env, expected);
-    }
-}
+#[path = "secrets_tests.rs"]
+mod tests;

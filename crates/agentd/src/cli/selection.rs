@@ -37,7 +37,7 @@ pub(crate) struct Selected {
 }
 
 impl Selected {
-    /// Returns true if `error` may mean that an earlier proof is outdated: the backend cannot create sandboxes any more.
+    /// Returns true if `error` may mean that an earlier proof is outdated: the backend can no longer create sandboxes.
     pub(crate) fn is_outdated_by(&self, error: &IsolationError) -> bool {
         let of_the_boundary = match error {
             IsolationError::Unavailable { .. } => true,
@@ -125,7 +125,7 @@ pub(crate) async fn of_run(args: &RunArgs, work_root: &Path) -> Result<Selected,
     choose(work_root, &backends_with(work_root, |traits| needs.are_met_by(traits)), &required).await
 }
 
-/// Returns true if a backend that an option names must prove its boundary. This holds for a backend that is not agentd's own,
+/// Returns true if a backend that an option names must prove its boundary. This applies to a backend that is not agentd's own,
 /// because no test suite has attacked it, unless the backend claims no boundary.
 fn must_be_probed(work_root: &Path, name: &str) -> bool {
     !is_own_backend(name) && backends_with(work_root, |traits| traits.boundary).iter().any(|with| with == name)
@@ -194,8 +194,8 @@ pub(crate) async fn prove_for_others(changeable: Vec<PathBuf>) -> Result<(), Str
 }
 
 async fn choose<N: AsRef<str>>(work_root: &Path, names: &[N], claims: &[Claim]) -> Result<Selected, Failure> {
-    // At most one line of the terminal, because only one line is erased.
-    let _progress = Progress::show("testing the sandbox with attacks; similar runs reuse the result");
+    let names_text = names.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
+    let _progress = Progress::show(format!("probing {names_text} (once per boot)"));
     let choice = choose_backend(work_root, names, claims).await;
     let choice = choice.map_err(|error| unusable(work_root).unwrap_or_else(|| error.into()))?;
     Ok(Selected {

@@ -4,7 +4,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Signals with a name that end a process without a handler (`signal(7)`). Not included: signals for faults of the program
 /// itself, `SIGKILL`, and `SIGPIPE`, which Rust ignores.
-const ENDING: [i32; 14] = [
+const FATAL_SIGNALS: [i32; 14] = [
     libc::SIGINT,
     libc::SIGTERM,
     libc::SIGHUP,
@@ -21,10 +21,10 @@ const ENDING: [i32; 14] = [
     libc::SIGXFSZ,
 ];
 
-/// Returns every signal that asks agentd to stop: those of [`ENDING`], and the real-time signals. The C library reserves two more
-/// numbers, which [`agentd_kernel::process::set_reserved_signals`] handles.
+/// Returns every signal that asks agentd to stop: those of [`FATAL_SIGNALS`], and the real-time signals. The C library reserves
+/// two more numbers, which [`agentd_kernel::process::set_reserved_signals`] handles.
 fn ending() -> impl Iterator<Item = i32> {
-    ENDING.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
+    FATAL_SIGNALS.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
 /// Receives the signals that ask agentd to stop.

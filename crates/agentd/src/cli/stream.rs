@@ -28,6 +28,14 @@ use tokio::{
 /// The time limit for writing the remaining output, if a deadline or a signal ended the command.
 pub(crate) const DRAIN: Duration = Duration::from_secs(2);
 
+/// The standard input of a command.
+pub(crate) enum CommandInput {
+    /// The standard input of agentd.
+    OfAgentd,
+    /// These bytes.
+    Bytes(Vec<u8>),
+}
+
 /// Counts output bytes against a limit.
 struct Meter {
     limit: u64,
@@ -64,7 +72,7 @@ pub(crate) async fn stream(
     output: writer::Output,
 ) -> Result<(Outcome, u8), IsolationError> {
     let raw = if args.tty && args.interactive { terminal::RawMode::enter() } else { None };
-    let (outcome, stopped) = serve(handle, args, stops, output).await?;
+    let (outcome, stopped) = serve(handle, args, CommandInput::OfAgentd, stops, output).await?;
     drop(raw);
     let code = report(&outcome, stopped);
     Ok((outcome, code))
@@ -72,17 +80,18 @@ pub(crate) async fn stream(
 
 /// Forwards the streams of a command until it ends. Returns its outcome, and the first signal that asked agentd to stop, if any.
 /// A signal that asks agentd to stop is first sent to the command's process group. A command that has not ended after `--grace`
-/// is killed; a second signal kills the command at once.
+/// is killed; a second signal kills the command immediately.
 pub(crate) async fn serve(
     mut handle: Box<dyn ExecHandle>,
     args: &CommandArgs,
+    input: CommandInput,
     stops: &mut Stops,
     (sender, mut written, gone): writer::Output,
 ) -> Result<(Outcome, Option<i32>), IsolationError> {
     let streams = handle.take_streams();
     let mut resized = signal(SignalKind::window_change()).map_err(io_error)?;
     let meter = Meter::new(args.max_output.map_or(u64::MAX, |b| b.0));
-    connect(streams, args.interactive, &Sink { to: sender, meter: meter.clone(), gone }).map_err(io_error)?;
+    connect(streams, args.interactive, input, &Sink { to: sender, meter: meter.clone(), gone }).map_err(io_error)?;
     let mut stopped = None;
     let mut kill_at = None;
     let mut all_written = false;
@@ -179,7 +188,7 @@ struct Sink {
 }
 
 /// Starts the tasks and threads that copy the streams.
-fn connect(streams: ExecStreams, interactive: bool, sink: &Sink) -> std::io::Result<()> {
+fn connect(streams: ExecStreams, interactive: bool, input: CommandInput, sink: &Sink) -> std::io::Result<()> {
     if let Some(master) = streams.pty {
         if interactive {
             let input = master.try_clone()?;
@@ -195,14 +204,20 @@ fn connect(streams: ExecStreams, interactive: bool, sink: &Sink) -> std::io::Res
         tokio::spawn(forward(pipe::Receiver::from_owned_fd(fd)?, sink.clone(), OutputPiece::Err, |gone| &gone.err));
     }
     if let Some(stdin) = streams.stdin {
-        std::thread::Builder::new().spawn(move || copy_stdin(&stdin))?;
+        std::thread::Builder::new().spawn(move || match input {
+            CommandInput::OfAgentd => copy_stdin(&stdin),
+            CommandInput::Bytes(bytes) => {
+                // An error means that the command has closed its standard input.
+                let _ = writer::write_all(&stdin, &bytes);
+            }
+        })?;
     }
     Ok(())
 }
 
-/// Prints why a command did not end by itself; returns the exit code.
-fn report(outcome: &Outcome, stopped: Option<i32>) -> u8 {
-    let message = match outcome.reason {
+/// Returns the message about a command that did not end by itself.
+pub(crate) fn end_message(reason: EndReason) -> Option<&'static str> {
+    match reason {
         EndReason::Exited | EndReason::Signalled => None,
         EndReason::BackendLost => Some(
             "command lost: the supervisor or the virtual machine of its sandbox ended — run the command again; with \
@@ -216,8 +231,12 @@ fn report(outcome: &Outcome, stopped: Option<i32>) -> u8 {
         EndReason::OutputLimit => Some("command stopped: output limit exceeded (--max-output)"),
         EndReason::Cancelled => None,
         _ => Some("command stopped by agentd"),
-    };
-    match (message, stopped) {
+    }
+}
+
+/// Prints why a command did not end by itself; returns the exit code.
+fn report(outcome: &Outcome, stopped: Option<i32>) -> u8 {
+    match (end_message(outcome.reason), stopped) {
         (Some(message), _) => writer::message(format_args!("{message}")),
         (None, Some(signal)) if outcome.reason == EndReason::Cancelled => {
             writer::message(format_args!("command stopped: agentd received signal {signal}"));

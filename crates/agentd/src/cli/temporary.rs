@@ -46,7 +46,7 @@ pub(crate) fn outside(granted: &[PathBuf]) -> Result<PathBuf, Failure> {
             if chosen != named && named.canonicalize().ok().as_ref() != Some(&chosen) {
                 writer::message(format_args!(
                     "warning: temporary directory {} lies in a directory that a command may change; using {} — set TMPDIR to a \
-                     directory outside of what is granted",
+                     directory outside all grants",
                     escape::name(&named),
                     chosen.display()
                 ));
@@ -55,7 +55,7 @@ pub(crate) fn outside(granted: &[PathBuf]) -> Result<PathBuf, Failure> {
         }
         None => Err(format!(
             "temporary directory: {}: the command may change this directory, and every directory that agentd could use instead — \
-             set TMPDIR to a directory outside of what is granted",
+             set TMPDIR to a directory outside all grants",
             escape::name(&named)
         )
         .into()),

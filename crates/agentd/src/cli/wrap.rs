@@ -1,7 +1,7 @@
 //! Wraps text to the width of a terminal.
 
-/// Breaks `text` at blanks into lines of at most `width` characters, each starting with `indent`. A longer word has a line of its
-/// own.
+/// Breaks `text` at blanks into lines of at most `width` characters, each starting with `indent`. A longer word has a separate
+/// line.
 pub(crate) fn wrap(text: &str, indent: &str, width: usize) -> String {
     let mut out = String::new();
     let mut used = 0;

@@ -60,7 +60,7 @@ pub(crate) fn start() -> Output {
             Some(first) => print_in_thread(first, pieces, shared).await,
             None => Ok(()),
         };
-        // Sending fails if nothing waits for the end of the output any more.
+        // Sending fails if nothing waits for the end of the output any longer.
         reply.send(result).or_unreceived("end of the output");
     });
     (sender, written, gone)
@@ -92,7 +92,7 @@ pub(crate) fn keep(budget: u64) -> (Output, KeptOutput) {
                 OutputPiece::Err(bytes) => kept[1].push(&bytes),
             }
         }
-        // Sending fails if nothing waits for the end of the output any more.
+        // Sending fails if nothing waits for the end of the output any longer.
         reply.send(Ok(())).or_unreceived("end of the output");
     });
     ((sender, written, Arc::default()), kept)

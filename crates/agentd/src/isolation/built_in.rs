@@ -1,6 +1,8 @@
 //! The backends of agentd. If the Cargo feature of a backend is off, its names stay registered, and creating it fails with an
 //! error that names the feature.
 
+#[cfg(feature = "tools")]
+use agentd_isolation::Role;
 use agentd_isolation::{BuiltIn, ContainerBackend, Handler, HostDirectBackend, LinuxNativeBackend};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +20,8 @@ pub(super) const HANDLERS: &[Handler] = &[
     agentd_firecracker::SHIM,
     #[cfg(feature = "firecracker")]
     agentd_firecracker::INIT,
+    #[cfg(feature = "tools")]
+    Handler { role: Role::Tool, main: |_| agentd_tool::role::main() },
 ];
 
 /// Returns the backends in the order of registration, which decides between equal backends.
@@ -62,7 +66,7 @@ fn firecracker(aliases: &[&str]) -> BuiltIn {
 }
 
 /// Returns the error text for a Cargo feature that is off.
-#[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images")))]
+#[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images", feature = "policy")))]
 pub(crate) fn left_out(feature: &str) -> String {
     format!("this program was built without the Cargo feature '{feature}' — build agentd with --features {feature}")
 }

@@ -12,7 +12,7 @@
 
 mod built_in;
 
-#[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images")))]
+#[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images", feature = "policy")))]
 pub(crate) use built_in::left_out;
 pub use built_in::{FIRECRACKER, GONDOLIN};
 
@@ -41,9 +41,9 @@ fn registry() -> &'static Registry {
     REGISTRY.get_or_init(|| Registry::new(built_in::all()))
 }
 
-/// Runs a helper process, if this process was started as one, and then does not return. Otherwise returns at once. An embedding
-/// program calls this function first in `main`, before it starts a thread. Without that call, it cannot create sandboxes
-/// ([`IsolationError::NoRoleHandler`]).
+/// Runs a helper process, if this process was started as one, and then does not return. Otherwise returns immediately. An
+/// embedding program calls this function first in `main`, before it starts a thread. Without that call, it cannot create
+/// sandboxes ([`IsolationError::NoRoleHandler`]).
 pub fn take_role() {
     agentd_isolation::take_role(built_in::HANDLERS);
 }
@@ -120,7 +120,7 @@ pub async fn choose_backend<N: AsRef<str>>(work_root: &Path, names: &[N], claims
 /// Probes the backend called `name`, even if an earlier proof is stored, and stores the result.
 ///
 /// # Errors
-/// The error of creating or probing the backend; nothing is stored then.
+/// The error of creating or probing the backend; in that case, nothing is stored.
 pub async fn probe_again(work_root: &Path, name: &str) -> Result<BackendCapabilities, IsolationError> {
     select::probe_again(registry(), work_root, name).await
 }

@@ -18,8 +18,8 @@ use tempfile::TempDir;
 /// The content of the secret.
 const KEY: &str = "the key to all";
 
-/// The least number of requested sandboxes while the grant is exchanged with a link. The number for machines is smaller, although
-/// most requests fail before a machine starts.
+/// The minimum number of sandboxes requested while the grant is exchanged with a link. The number for machines is smaller,
+/// although most requests fail before a machine starts.
 const REQUESTS: u32 = 150;
 const REQUESTS_OF_MACHINE: u32 = 12;
 
@@ -211,7 +211,7 @@ async fn use_grant(sandbox: &Arc<dyn Sandbox>, docs: &Path) {
 /// Creates links and special files inside that must not be followed when the tree is copied back or shared.
 async fn prepare_tree(sandbox: &Arc<dyn Sandbox>, project: &Path, secret: &Path) {
     let (place, secret) = (project.display(), secret.display());
-    // Create the path of the secret inside too, so that writing through the links succeeds there.
+    // Also create the path of the secret inside, so that writing through the links succeeds there.
     let text = format!(
         "cd {place} || exit; mkdir -p {secret}; mv docs d2; ln -s {secret} docs; mkdir -p deep one; ln -s ../.. deep/up
         ln -s {secret}/file one/file; echo x >docs/planted; echo x >one/file; echo x >deep/up/secret/planted

@@ -1,5 +1,5 @@
 //! Grants of secrets and of agentd's own folder, through the library without the command line. The guard reads `HOME`, so each
-//! backend is tried by this program in a process with a home directory of its own.
+//! backend is tried by this program in a process with a separate home directory.
 
 use crate::support::{self, backend, grant, out, script};
 use agentd::isolation::{Access, Grant, IsolationError, SandboxSpec};

@@ -1,5 +1,5 @@
 //! The table of `docs/compatibility.md`. Each test has a row, with its observations in each backend as each user. A test fails if
-//! the document says something else; with `AGENTD_WRITE_TABLES=1`, it writes its cells instead.
+//! the document contains something else; with `AGENTD_WRITE_TABLES=1`, it writes its cells instead.
 
 use std::{
     fs,

@@ -74,7 +74,7 @@ async fn background_processes_are_killed_at_end_of_exec(backend: &str) {
 async fn pipe_held_open_does_not_delay_outcome(backend: &str) {
     let sandbox = bare(backend).await;
     let n = unique(backend, 4);
-    // The background process holds the output pipe open. The exec must return nevertheless, with all output.
+    // The background process holds the output pipe open. The exec must still return, with all output.
     let outcome = sh(&sandbox, &format!("setsid sleep {n} & echo done")).await;
     assert_eq!((outcome.exit_code, out(&outcome).as_str()), (Some(0), "done\n"));
     sandbox.destroy().await.unwrap();

@@ -119,7 +119,7 @@ async fn large_file_is_copied_between_descriptors(backend: &str) {
     let sandbox = bare(backend).await;
     let path = format!("/tmp/agentd-carried-{}-{backend}", std::process::id());
     let path = Path::new(&path);
-    // Larger than any pipe, flow control window or buffer.
+    // The content is larger than any pipe, flow control window or buffer.
     let content: Vec<u8> = (0..3u32 << 20).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let length = content.len() as u64;
     let (from, mut to) = std::io::pipe().unwrap();
@@ -135,7 +135,7 @@ async fn large_file_is_copied_between_descriptors(backend: &str) {
     });
     assert_eq!(sandbox.read_file_to(path, length, to.into()).await.unwrap(), length);
     assert!(reader_thread.join().unwrap() == content);
-    // Copy between regular files, too.
+    // Also copy between regular files.
     let mut file = tempfile::tempfile().unwrap();
     assert_eq!(sandbox.read_file_to(path, length, file.try_clone().unwrap().into()).await.unwrap(), length);
     file.rewind().unwrap();

@@ -112,7 +112,7 @@ async fn set_id_files_cannot_be_created_in_grant(backend: &str) {
     let outcome = sandbox.exec(command(&["/usr/bin/python3", "-c", bits, root.path().to_str().unwrap()])).await.unwrap();
     for entry in fs::read_dir(root.path()).unwrap() {
         let (name, mode) = entry.map(|entry| (entry.file_name(), entry.metadata().unwrap().permissions().mode())).unwrap();
-        // On a directory, set-group-id only says which group new files have.
+        // On a directory, set-group-id only determines the group of new files.
         // Gondolin's file server drops it.
         let harmless = if name == "d" && backend != "gondolin" { 0o2000 } else { 0 };
         assert_eq!(mode & 0o6000, harmless, "{name:?} in {}: {outcome:?}", root.path().display());

@@ -146,7 +146,7 @@ async fn suspended_sandbox_makes_no_progress_until_resumed(name: &str) {
     let mut handle = sandbox.exec_streaming(script(text)).await.unwrap();
     let stdout = handle.take_streams().stdout.unwrap();
     rustix::io::read(&stdout, &mut [0u8; 1][..]).unwrap();
-    // The file can be read only while the sandbox runs. Its time stamp shows whether the command ran meanwhile.
+    // The file can be read only while the sandbox runs. Its time stamp shows whether the command ran in the meantime.
     let beat = || async { sandbox.read_file(std::path::Path::new("/tmp/beat"), 100).await };
     while beat().await.is_err() {}
     if suspended(&sandbox, name).await {

@@ -148,8 +148,8 @@ async fn memory_above_limit_kills_command_or_limit_is_refused(backend: &str) {
     }
 }
 
-/// Ways to use memory that is charged to the group and mostly not resident in the process. Those of the shell have less of their
-/// own than a supervisor.
+/// Ways to use memory that is charged to the group and is mostly not resident in the process. A shell that uses such memory has
+/// less resident memory than a supervisor.
 const KINDS_OF_MEMORY: [(&str, &str); 7] = [
     ("anonymous", "exec tail /dev/zero"),
     ("a file in memory", "exec dd if=/dev/zero of=/dev/shm/x bs=64k"),

@@ -66,7 +66,7 @@ open(pipe('there'), 'w').write(str(os.getpid()))
 open(pipe('tried')).read()
 show()
 ";
-    // The children of the attacker try it from another process group and from another session.
+    // The children of the attacker try the same calls from another process group and from another session.
     let attacker = "\
 victim = int(open(pipe('there')).read())
 allowed = attempts(victim) + attempts(1)

@@ -141,7 +141,7 @@ async fn snapshot_during_writes_is_consistent(name: &str) {
             Err(other) => panic!("{other}"),
         }
         let copy = sandbox.fork().await.unwrap();
-        // With firecracker, the command continues in the fork too.
+        // With firecracker, the command also continues in the fork.
         let read = "test -e /a && for n in 1 2 3; do cat /a /b; done";
         let printed = done(sh(&copy, read).await);
         if name != "firecracker" {

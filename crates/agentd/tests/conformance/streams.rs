@@ -127,7 +127,7 @@ async fn control_c_in_terminal_sends_sigint(backend: &str) {
     master.write_all(b"hear me\n").unwrap();
     // Echoed by the terminal and by the command.
     read_until(&mut master, "hear me\r\nhear me\r\n");
-    // Control-C.
+    // Type Ctrl-C.
     master.write_all(b"\x03").unwrap();
     assert_eq!(handle.wait().await.unwrap().signal, Some(libc::SIGINT));
     sandbox.destroy().await.unwrap();

@@ -118,7 +118,7 @@ fn tree() -> PathBuf {
     tree
 }
 
-/// Returns whether root inside can become another user: as root, or with subordinate ids (`AGENTD_TEST_IDS`).
+/// Returns whether root in the sandbox can become another user: as root, or with subordinate ids (`AGENTD_TEST_IDS`).
 fn has_others() -> bool {
     rustix::process::geteuid().is_root() || std::env::var_os("AGENTD_TEST_IDS").is_some()
 }

@@ -160,7 +160,7 @@ kind('netfilter', socket.AF_NETLINK, socket.SOCK_RAW, 12)
     ];
     let err = reaches_nothing(backend, script, &expected);
     for to in ["93.184.216.34:443", "granted.example:443"] {
-        assert!(err.contains(&format!("{to} was refused: UDP is not carried")), "{err}");
+        assert!(err.contains(&format!("{to} was refused: no network grant covers UDP")), "{err}");
     }
 }
 

@@ -62,7 +62,7 @@ fn programs(backend: &str) {
         assert_eq!(text(&output.stdout), *expected, "{argv:?}: {output:?}");
     }
     tls::hide();
-    // The certificate was that of the sandbox: the authority of the tests alone is not trusted.
+    // The certificate was issued by the authority of the sandbox: the authority of the tests alone is not trusted.
     let argv = ["curl", "-sS", "--cacert", "ca.pem", "https://granted.example/a"];
     let output = place.trusting(backend, &["--net", RULE], &argv).output().unwrap();
     assert_eq!(output.status.code(), Some(60), "{output:?}");

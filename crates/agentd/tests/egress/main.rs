@@ -6,13 +6,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 mod attacks;
+mod aws;
+mod datagrams;
 mod forward;
 mod inspection;
 #[path = "../support/json_document.rs"]
 mod json_document;
 mod library;
+mod machine;
 mod named;
 mod named_place;
+mod net_limits;
 mod outer;
 mod place;
 mod programs;
@@ -35,11 +39,15 @@ fn main() {
         outer::enter();
         outer::serve();
     }
-    let tests = [attacks::TESTS, inspection::TESTS, library::TESTS, programs::TESTS, reports::TESTS, secrets::TESTS].concat();
+    let reaching = [attacks::TESTS, datagrams::TESTS, library::TESTS, net_limits::TESTS, programs::TESTS, reports::TESTS];
+    let tests = [reaching.concat(), [aws::TESTS, inspection::TESTS, secrets::TESTS].concat()].concat();
     // Only `container` runs named sandboxes.
-    let named = [named::TESTS, forward::TESTS].concat();
+    let named = [named::TESTS, datagrams::NAMED_TESTS, forward::TESTS].concat();
+    let machines = [attacks::TESTS, machine::TESTS].concat();
     let trials = place::backends().into_iter().flat_map(|backend| {
         let named: &[EgressTest] = if backend == "container" { &named } else { &[] };
+        // The sandbox in a machine is that of `container`, and each test starts a machine.
+        let tests = if place::MACHINES.contains(&backend) { &machines } else { &tests };
         tests.iter().chain(named).map(move |(name, test)| {
             let test = *test;
             Trial::test(format!("{backend}::{name}"), move || {

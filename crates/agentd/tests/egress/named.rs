@@ -1,5 +1,5 @@
 //! Named sandboxes with granted hosts: the daemon runs their gateways, the network grants are part of their records, and changes
-//! apply at once.
+//! apply immediately.
 
 use crate::{
     EgressTest,
@@ -60,7 +60,7 @@ fn hold(_: &str) {
     place.agentd(&["fork", "dev", "now"]);
     place.agentd(&["fork", "dev", "--of", "saved", "then"]);
     reaches("now", "in a fork");
-    // Each fork has a gateway of its own.
+    // Each fork has its own gateway.
     place.agentd(&["net", "now", "--revoke", "granted.example:2222"]);
     assert_eq!(place.agentd(&["net", "now"]), "no granted hosts\n");
     assert_eq!(place.bash("now", "getent hosts granted.example || echo none"), "none\n");
@@ -116,7 +116,7 @@ fn refused_change(_: &str) {
     for (arguments, cause) in [
         (&["dev", "--allow", "a.example,*"][..], "`*` alone would allow every host"),
         (&["dev", "--allow", "a.example", "--revoke", "b.example"], "no network grant b.example:443"),
-        (&["dev", "--allow", "a.example,granted.example:123/udp"], "UDP is not carried"),
+        (&["dev", "--allow", "a.example:80/GET:/x,a.example:80/udp"], "over UDP (QUIC)"),
         (&["dev", "--allow", "a.example/GET:/x"], "which a named sandbox does not have"),
         (&["dev", "--allow", many.as_str()], "25 different ports"),
         (&["dev", "--allow", "a.example,granted.example:3333"], "a program in the sandbox listens on this port"),
@@ -149,7 +149,7 @@ fn refused_change(_: &str) {
 fn concurrent(_: &str) {
     let place = NamedDir::new();
     place.agentd(&["create", "dev", "--net", "log"]);
-    // Starts the sandbox. Changes apply at once in running sandboxes, too.
+    // Starts the sandbox. Changes also apply immediately in running sandboxes.
     place.bash("dev", "true");
     let names: Vec<String> = (0..8).map(|number| format!("n{number}.example:{}", 3000 + number % 4)).collect();
     let change = |name: &String| place.command(&["net", "dev", "--allow", name.as_str()]).spawn().unwrap();
@@ -175,7 +175,11 @@ fn killed(_: &str) {
     place.agentd(&["net", "dev", "--allow", "granted.example:2222"]);
     until("the connection is open", || place.agentd(&["logs", "dev"]) == "open\n");
     assert!(runs(&mark));
+    let listed = |part: &str| String::from_utf8_lossy(&place.net(&["log", "dev"]).stdout).contains(part);
+    let open = format!("Z open granted.example:2222 at {PUBLIC}:2222 by granted.example:2222, sent ");
+    until("the open connection is listed", || listed(&open));
     kill(place.daemon().unwrap());
+    assert!(listed(&open), "the record of the opening is on disk");
     wait_for_end(PUBLIC);
     until("the processes of the sandbox have ended", || !runs(&mark));
     let connected = reached().iter().filter(|address| address.ends_with(":2222")).count();
@@ -183,6 +187,7 @@ fn killed(_: &str) {
     // The change was acknowledged, so it is on disk.
     assert_eq!(place.agentd(&["net", "dev"]), "granted.example:2222\n");
     assert_eq!(place.bash("dev", TALK), "hello\n");
+    assert!(!listed(&open) && listed(": agentd ended before the end of the flow was recorded"));
 }
 
 fn file(_: &str) {
@@ -212,7 +217,7 @@ fn log(_: &str) {
     place.agentd(&["create", "dev", "--net", "allow=granted.example:2222"]);
     place.agentd(&["create", "other", "--net", "log"]);
     assert_eq!(place.bash("dev", TALK), "hello\n");
-    // A question for a name that would change a terminal.
+    // A query for a name that would change a terminal.
     let ask = r"
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

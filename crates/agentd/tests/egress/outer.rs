@@ -48,7 +48,7 @@ pub fn enter() {
     }
     namespace::loopback_up().unwrap();
     // The sockets are not needed here.
-    drop(gateway::prepare(&[]).unwrap());
+    drop(gateway::prepare(&gateway::GatewayPorts::default()).unwrap());
     // The process of an ordinary user loses its capabilities when it executes the program.
     fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").unwrap();
     panic!("{}", Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).env(ENTERED, "1").exec());
@@ -79,7 +79,7 @@ pub fn count_if_asked() {
         // SAFETY: the process has one thread, and no descriptor table is unshared.
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
         namespace::loopback_up().unwrap();
-        let prepared = gateway::prepare(&[]).unwrap();
+        let prepared = gateway::prepare(&gateway::GatewayPorts::default()).unwrap();
         let socket = UdpSocket::bind("[::]:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         socket.connect("[2606:4700::1111]:9").unwrap();
@@ -92,7 +92,8 @@ pub fn count_if_asked() {
     std::process::exit(0);
 }
 
-/// Starts the servers: TLS at 443, HTTP at 80, echo at 2222 and 853 over TCP; any datagram at 443; the name server.
+/// Starts the servers: TLS at 443, HTTP at 80, echo at 2222 and 853 over TCP, echo at 123 over UDP; any datagram at 443; the name
+/// server.
 pub fn serve() {
     listen(443, tls::serve);
     listen(80, |client| http(client, "http"));
@@ -103,6 +104,18 @@ pub fn serve() {
     thread::spawn(move || {
         while datagrams.recv_from(&mut [0; 1500]).is_ok() {
             REACHED.lock().unwrap().push(datagrams.local_addr().unwrap());
+        }
+    });
+    // Answers come from the address that was asked.
+    let answered = UdpSocket::bind((PUBLIC, 123)).unwrap();
+    thread::spawn(move || {
+        let mut bytes = [0; 1500];
+        loop {
+            // An error is about an earlier answer, whose receiver has gone.
+            if let Ok((length, from)) = answered.recv_from(&mut bytes) {
+                REACHED.lock().unwrap().push(answered.local_addr().unwrap());
+                let _ = answered.send_to(&bytes[..length], from);
+            }
         }
     });
     let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
@@ -134,7 +147,7 @@ pub fn heads(kind: &str) -> Vec<String> {
     HEADS.lock().unwrap().iter().filter(|(of, _)| *of == kind).map(|(_, head)| head.clone()).collect()
 }
 
-/// Sets the addresses of a name: each question gets the next one, and all later questions the last one.
+/// Sets the addresses of a name: each query gets the next one, and all later queries the last one.
 pub fn name(name: &str, answers: &[&str]) {
     NAMES.lock().unwrap().insert(name.to_owned(), answers.iter().rev().map(|text| text.parse().unwrap()).collect());
 }
@@ -214,7 +227,7 @@ fn proxy(mut client: TcpStream) {
     let _ = io::copy(&mut down, &mut client);
 }
 
-/// Answers a question for an A record; every other question has an empty answer.
+/// Answers a query for an A record; every other query gets an empty answer.
 fn answer(query: &[u8]) -> Option<Vec<u8>> {
     let (mut labels, mut at) = (Vec::new(), 12);
     while *query.get(at)? != 0 {

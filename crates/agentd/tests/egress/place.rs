@@ -1,16 +1,39 @@
 //! Runs the program under test.
 
+use agentd::isolation::{FirecrackerBackend, GondolinBackend, GondolinConfig, IsolationBackend, create_backend};
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::Arc,
+    time::Duration,
 };
 use tempfile::TempDir;
+
+/// The backends whose sandboxes are virtual machines.
+pub const MACHINES: [&str; 2] = [GondolinBackend::NAME, FirecrackerBackend::NAME];
 
 /// The backends under test that can limit the network.
 pub fn backends() -> Vec<&'static str> {
     let named = std::env::var("AGENTD_TEST_BACKENDS").unwrap_or_else(|_| "linux-native container".to_owned());
-    ["linux-native", "container"].into_iter().filter(|name| named.split_whitespace().any(|wanted| wanted == *name)).collect()
+    let all = ["linux-native", "container"].into_iter().chain(MACHINES);
+    all.filter(|name| named.split_whitespace().any(|wanted| wanted == *name)).collect()
+}
+
+/// Creates a backend by name.
+pub fn backend(name: &str) -> Arc<dyn IsolationBackend> {
+    if name == GondolinBackend::NAME {
+        let mut config = GondolinConfig::in_data_dir(&data());
+        config.start_limit = Duration::from_secs(240);
+        return Arc::new(GondolinBackend::with_config(&std::env::temp_dir(), config));
+    }
+    create_backend(name, &std::env::temp_dir()).unwrap()
+}
+
+/// Returns the data directory with the files of virtual machines.
+fn data() -> PathBuf {
+    let named = ["AGENTD_DATA_DIR", "AGENTD_TEST_DATA"].into_iter().find_map(std::env::var_os).map(PathBuf::from);
+    named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/agentd"))
 }
 
 /// Returns the program; `AGENTD_BIN` names a copy if this user cannot read cargo's build directory.
@@ -28,7 +51,9 @@ impl EgressDir {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("home")).unwrap();
         fs::create_dir(root.path().join("work")).unwrap();
+        // A command could change the first file, so agentd reads only the second.
         crate::tls::write_authority(&root.path().join("work/ca.pem"));
+        crate::tls::write_authority(&root.path().join("ca.pem"));
         Self { root }
     }
 
@@ -47,13 +72,16 @@ impl EgressDir {
         run.args(["run", "--backend", backend, "--no-host-tools", "--no-host-caches"]).args(options).arg("--").args(argv);
         run.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", self.root.path().join("home"));
         run.env("TMPDIR", self.root.path()).current_dir(self.work()).stdin(Stdio::null());
+        if MACHINES.contains(&backend) {
+            run.env("AGENTD_DATA_DIR", data());
+        }
         run
     }
 
     /// As [`EgressDir::command`], on a host that trusts the authority of the tests.
     pub fn trusting(&self, backend: &str, options: &[&str], argv: &[&str]) -> Command {
         let mut run = self.command(backend, options, argv);
-        run.env("SSL_CERT_FILE", self.work().join("ca.pem"));
+        run.env("SSL_CERT_FILE", self.outside("ca.pem"));
         run
     }
 

@@ -9,6 +9,7 @@ use crate::{
 
 pub const TESTS: &[EgressTest] = &[
     ("refused_destination_is_one_line_with_the_option_that_allows_it", refused),
+    ("request_that_is_refused_later_on_its_connection_is_one_line_with_its_option", refused_later),
     ("log_allows_nothing_and_names_the_grants", log),
     ("preset_and_file_grant_their_hosts_and_the_file_explains_refusals", preset_and_file),
     ("json_has_the_flows_with_their_verdicts", json),
@@ -34,6 +35,23 @@ fn refused(backend: &str) {
     };
     let all = "agentd: network: allow all of these names with --net allow=a.example,b.example\n";
     assert_eq!(text(&output.stderr), [&line("a.example"), &line("b.example"), all].concat());
+}
+
+fn refused_later(backend: &str) {
+    name("granted.example", &[PUBLIC]);
+    let script = r"
+s = connect('granted.example', 80)
+first, second = (b'%s HTTP/1.1\r\nHost: granted.example\r\nContent-Length: 0\r\n\r\n' % line for line in (b'GET /v1/a', b'POST /v1/b?key=x'))
+s.sendall(first + second)
+try:
+    while s.recv(100): pass
+except ConnectionResetError: pass
+";
+    let argv = ["/usr/bin/python3", "-c", &[TOOLS, script].concat()];
+    let output = EgressDir::new().run(backend, &["--net", "allow=granted.example:80/GET:/v1/*"], &argv);
+    let line = "agentd: network: POST /v1/b of granted.example:80 was refused: no network grant allows this method and path — allow it \
+                with --net allow=granted.example:80/POST:/v1/b\n";
+    assert_eq!(text(&output.stderr), line);
 }
 
 fn log(backend: &str) {
@@ -91,7 +109,7 @@ fn preset_and_file(backend: &str) {
 }
 
 fn explain(backend: &str) {
-    let net = "allow=a.example,b.example:80,*.c.example:22,10.1.2.0/24:5432";
+    let net = "allow=a.example,b.example:80,*.c.example:22,10.1.2.0/24:5432,10.1.2.0/24:514/udp";
     let output = EgressDir::new().run(backend, &["--explain", "--net", net], &["true"]);
     let text = text(&output.stdout);
     for line in [
@@ -99,6 +117,7 @@ fn explain(backend: &str) {
         "allowed      b.example:80 (HTTP/1 requests to this host)",
         "allowed      *.c.example:22 (TCP, content not examined)",
         "allowed      10.1.2.0/24:5432 (TCP, content not examined)",
+        "allowed      10.1.2.0/24:514/udp (UDP, content not examined)",
         "gateway      from this host, without a proxy",
         "recorded     each connection, and each attempt that is refused",
     ] {
@@ -114,8 +133,8 @@ fn invalid(backend: &str) {
         ("allow=*", "`*` alone would allow every host"),
         ("allow=a.example,", "empty item in the list"),
         ("allow=a.example:53", "agentd itself answers on port 53"),
-        ("allow=a.example:123/udp", "UDP is not carried yet — remove the grant"),
-        (many.as_str(), "25 different ports are granted, the maximum is 24"),
+        ("allow=a.example/GET:/x,a.example:443/udp", "programs could send requests over UDP (QUIC)"),
+        (many.as_str(), "25 different ports are granted; the maximum is 24"),
         ("host allow=a.example", "off or host is combined with another value"),
         ("a.example", "expected off, host, log, allow=HOSTS, preset=NAMES or file=PATH"),
     ] {
@@ -132,7 +151,7 @@ fn attempts(backend: &str) {
 def datagram(host, port, length):
     s = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET, socket.SOCK_DGRAM)
     s.connect((host, port))
-    # A new network namespace drops a datagram of IPv6 now and then.
+    # A new network namespace occasionally drops an IPv6 datagram.
     s.settimeout(1)
     while True:
         try:

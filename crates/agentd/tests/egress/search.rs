@@ -75,6 +75,6 @@ pub fn in_files(directory: &Path, text: &str) -> Vec<PathBuf> {
 
 /// Returns true if the bytes contain the text, which is ASCII.
 pub fn has(bytes: &[u8], text: &str) -> bool {
-    // These functions of the standard library are fast in a build without optimisation, too.
+    // These functions of the standard library are fast even in a build without optimisation.
     String::from_utf8_lossy(bytes).contains(text)
 }

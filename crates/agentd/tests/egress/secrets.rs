@@ -1,4 +1,4 @@
-//! Secrets: their host receives them, and nothing inside of the sandbox ever has them.
+//! Secrets: their host receives them, and nothing inside the sandbox ever has them.
 
 use crate::{
     EgressTest,
@@ -6,10 +6,11 @@ use crate::{
     place::EgressDir,
     search::{descendants, has, in_files, in_memory},
 };
-use agentd::isolation::{Command as SandboxCommand, Network, NetworkSecret, SandboxSpec, create_backend};
+use agentd::isolation::{Command as SandboxCommand, Network, NetworkSecret, NetworkVerdict, SandboxSpec, create_backend};
 use std::{
     collections::BTreeSet,
     ffi::OsString,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Output, Stdio},
     thread,
@@ -134,6 +135,7 @@ fn sources(backend: &str) {
     let place = EgressDir::new();
     let file = place.outside("key");
     std::fs::write(&file, format!("{VALUE}\n")).unwrap();
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
     let from_file = format!("API_KEY@granted.example=file:{}", file.display());
     for source in [SECRET[1], &from_file, "API_KEY@granted.example:443/Authorization=fd:0"] {
         let mut command = place.trusting(backend, &[&NET[..], &["--secret", source]].concat(), &["sh", "-c", ASK]);
@@ -166,7 +168,7 @@ fn elsewhere(backend: &str) {
 key=\"Authorization: Bearer $API_KEY\"
 curl -sS -H \"$key\" https://files.granted.example/other
 curl -sS -H \"$key\" http://granted.example/plain
-curl -sS -H \"X-Other: $API_KEY\" \"https://granted.example/a?key=$API_KEY\"
+curl -sS -H \"X-Other: $API_KEY\" \"https://granted.example/a?q=$API_KEY\"
 curl -sS -L --location-trusted -H \"$key\" https://granted.example/redirect
 curl -sS -H \"$key\" -H 'Host: files.granted.example' https://granted.example/a
 printf '%s\\n' \"$API_KEY\" | /usr/bin/python3 -c \"
@@ -225,14 +227,14 @@ fn invalid(backend: &str) {
         (&["--net", "host", "--secret", SECRET[1]], "secrets need a network of granted hosts"),
         (&["--net", "allow=other.example", "--secret", SECRET[1]], "no network grant covers this host and port with TLS"),
         (&["--net", "allow=granted.example:80", "--secret", "A@granted.example:80=env:REAL_KEY"], "with TLS"),
-        (&["--net", "allow=*.example", "--secret", "A@*.example=env:REAL_KEY"], "name one host, without a wildcard"),
+        (&["--net", "allow=*.example", "--secret", "A@*.example=env:REAL_KEY"], "name one host, without a scheme or wildcard"),
         (&[NET[0], NET[1], "--secret", "A@granted.example=env:NOT_SET"], "that is not set in the environment of agentd"),
         (&[NET[0], NET[1], "--secret", "A@granted.example=env:SHORT"], "fewer than 8 or more than 4096 bytes"),
         (&[NET[0], NET[1], "--secret", "A@granted.example/host=env:REAL_KEY"], "the header `host` cannot carry a secret"),
         (&[NET[0], NET[1], "--secret", "PIP_CERT@granted.example=env:REAL_KEY"], "names the trusted certificates"),
         (&[NET[0], NET[1], SECRET[0], SECRET[1], SECRET[0], SECRET[1]], "two secrets have the variable API_KEY"),
         (&[NET[0], NET[1], SECRET[0], SECRET[1], "--env", "API_KEY=x"], "--env sets the same variable"),
-        (&[NET[0], NET[1], SECRET[0], SECRET[1], "--env", &own], "the variable OTHER of the command has the value too"),
+        (&[NET[0], NET[1], SECRET[0], SECRET[1], "--env", &own], "the variable OTHER of the command also contains the value"),
         (&[NET[0], NET[1], "--secret", &inside], "the command could read the file with the value"),
         (&[NET[0], NET[1], "--secret", &literal], "the value must not be an argument"),
         (&[NET[0], NET[1], "--secret", &expanded], "not set in the environment of agentd"),
@@ -246,6 +248,12 @@ fn invalid(backend: &str) {
         }
     }
     let options = [NET[0], NET[1], SECRET[0], SECRET[1]];
+    for (variable, value) in [("SSL_CERT_FILE", "ca.pem"), ("SSL_CERT_DIR", "")] {
+        let mut command = place.trusting(backend, &options, &["touch", "ran"]);
+        let output = command.env("REAL_KEY", VALUE).env(variable, place.work().join(value)).output().unwrap();
+        let reason = format!("{variable}: {}: the command could change these certificates", place.work().join(value).display());
+        assert!(output.status.code() == Some(125) && text(&output.stderr).contains(&reason), "{output:?}");
+    }
     let output = place.trusting("host-direct", &options, &["touch", "ran"]).env("REAL_KEY", VALUE).output().unwrap();
     let refused = text(&output.stderr).contains("host-direct has no boundary and cannot enforce --net allow= or log");
     assert!(output.status.code() == Some(125) && refused, "{output:?}");
@@ -279,7 +287,9 @@ fn library(backend: &str) {
         // This process trusts no authority of the tests, so the server is not reached: the placeholder stays a placeholder.
         let outcome = sandbox.exec(SandboxCommand { argv, env, capture: 1 << 16, ..SandboxCommand::default() }).await.unwrap();
         assert_ne!(outcome.exit_code, Some(0), "{outcome:?}");
-        let flow = sandbox.network_log().unwrap().next(Duration::from_secs(60)).unwrap();
+        let log = sandbox.network_log().unwrap();
+        let mut records = std::iter::from_fn(|| log.next(Duration::from_secs(60)));
+        let flow = records.find(|flow| !matches!(flow.verdict, NetworkVerdict::Open { .. })).unwrap();
         assert!(!format!("{flow:?}").contains(VALUE) && format!("{flow:?}").contains("invalid peer certificate"), "{flow:?}");
         sandbox.destroy().await.unwrap();
     });

@@ -13,8 +13,8 @@ use std::{
 
 pub const NAME: &str = "firecracker";
 
-/// The time limit of a test. Each starts many machines in an emulated machine, which yields to other rows of a run: two tests
-/// took more than 400 s while other rows also emulated machines.
+/// The time limit of a test. Each test starts many machines inside an emulated machine, which is slower while other rows of a run
+/// also emulate machines: two tests then took more than 400 s.
 const TIMEOUT: Duration = Duration::from_secs(1500);
 
 /// Runs tests. They count processes and files of the host, so they run one at a time.

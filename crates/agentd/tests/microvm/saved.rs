@@ -163,7 +163,7 @@ pub async fn previous_machines_of_restore_are_removed() {
     }
 }
 
-/// Waits for a Firecracker that is not in `known`, and returns its pid.
+/// Waits for a Firecracker process that is not in `known`, and returns its pid.
 async fn spare(known: &[i32]) -> i32 {
     let deadline = Instant::now() + Duration::from_secs(300);
     loop {
@@ -235,7 +235,7 @@ pub async fn preloaded_spare_has_state_of_snapshot_and_new_identity() {
         sh(&sandbox, &format!("echo {name} >/root/file; sync")).await;
         sandbox.snapshot(name).await.unwrap();
     }
-    // Restore the last snapshot, another one, and that one again.
+    // Restore the last snapshot, then another snapshot twice.
     for (name, taken) in [("two", true), ("one", false), ("one", true)] {
         let waiting = preloaded(&[machine]).await;
         sh(&sandbox, "echo more >>/root/file; sync").await;

@@ -9,7 +9,7 @@ fn submodule_commands_work_with_git_config_unprotected() {
     project.git(&["clone", "-q", "--bare", ".", "upstream.git"]);
     project.git(&["clone", "-q", "--bare", ".", "../outer.git"]);
     let add = "git submodule --quiet add ./upstream.git sub";
-    // Git reports that the settings cannot be written, and ends with 0 all the same.
+    // Git reports that the settings cannot be written, and still exits with 0.
     let output = project.run(&[], add);
     assert!(text(&output.stderr).contains("could not write config file .git/config"), "{output:?}");
     project.git(&["rm", "-q", "-f", "--cached", "sub", ".gitmodules"]);

@@ -90,7 +90,7 @@ fn daemon_that_ends_logs_a_change_by_a_command_that_still_runs_and_the_next_daem
     daemon(&place, &["stop"]);
     warns_once(&place.agentd(&["logs", "dev"]));
     warns_once(&text(&place.output(&["exec", "dev", "--", "true"]).stderr));
-    // Each change is reported once, also over the end of a daemon.
+    // Each change is reported once, even if the daemon ends in the meantime.
     daemon(&place, &["stop"]);
     assert!(place.output(&["exec", "dev", "--", "true"]).stderr.is_empty());
     place.is_whole();

@@ -1,4 +1,4 @@
-//! The daemon or one of its clients is killed at any moment, also during imports of images.
+//! The daemon or one of its clients is killed at any moment, even during imports of images.
 
 use crate::place::{SandboxDir, kill, runs, text, until};
 use rustix::process::{Pid, Signal, kill_process};

@@ -35,7 +35,7 @@ impl SandboxDir {
         assert!(used.len() == volumes && used.iter().all(|used| *used <= SIZE + (64 << 10)), "{used:?}");
     }
 
-    /// Returns the number of loop devices of these volumes, and the number of processes that see mounts of them.
+    /// Returns the number of loop devices of these volumes, and the number of processes that see mounts of these volumes.
     pub fn attached(&self) -> (usize, usize) {
         let mark = self.path("data/sandboxes/volumes").to_str().unwrap().to_owned();
         let all = |folder: &str, file: &str| {

@@ -1,5 +1,5 @@
-//! Clients in other namespaces than the daemon: client and daemon prove to each other that they have the key. Without it, the
-//! client sends nothing, and the daemon refuses.
+//! Clients in namespaces other than those of the daemon: client and daemon prove to each other that they have the key. Without
+//! it, the client sends nothing, and the daemon refuses.
 
 use crate::place::{SandboxDir, program, text, until};
 use std::{
@@ -85,7 +85,7 @@ impl Elsewhere {
         self.key.starts_with(self.place.path("home"))
     }
 
-    /// Runs `agentd` in other namespaces, after `script`, which can use the mount namespace of its own.
+    /// Runs `agentd` in other namespaces, after `script`, which can use its own mount namespace.
     fn run(&self, namespaces: &[&str], script: &str, args: &[&str]) -> Output {
         let script = format!("{script}\nexec \"$@\"");
         let mut command = Command::new("unshare");

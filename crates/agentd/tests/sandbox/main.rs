@@ -1,5 +1,5 @@
-//! `agentd sandbox`: named sandboxes across invocations, as their user meets them. Each test has a folder and so a daemon of its
-//! own.
+//! `agentd sandbox`: named sandboxes across invocations, as their user meets them. Each test has its own folder, and therefore
+//! its own daemon.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 mod changes;
@@ -310,9 +310,24 @@ fn cp_copies_files_in_and_out() {
     place.agentd(&["cp", "here", "dev:/srv-here"]);
     place.agentd(&["cp", "dev:/srv-here", "back"]);
     assert_eq!(fs::read(place.path("back")).unwrap(), content);
-    assert!(place.refused(&["cp", "dev:/no/such", "x"]).contains("/no/such"));
+    for (args, message) in [
+        (["dev:/no/such", "x"], "/no/such: No such file or directory (os error 2) — check the path"),
+        (["here", "dev:/no/such"], "/no/such: No such file or directory (os error 2) — check the path, and create its directory"),
+        (["here", "dev:/etc"], "/etc: Is a directory (os error 21) — use the path of a regular file"),
+        (
+            ["dev:/srv-here", "missing/x"],
+            "missing: No such file or directory (os error 2) — check the path, or create the directory",
+        ),
+        (["missing", "dev:/x"], "missing: No such file or directory (os error 2) — check the path"),
+        (["here", "back"], "neither FROM nor TO is in a sandbox — write NAME:PATH"),
+        (["here", "dev:back"], "dev:back: not an absolute path in the sandbox — write dev:/back"),
+        (["dev:/srv-here", "dev:/x"], "both FROM and TO are in a sandbox — copy to a file of the host first"),
+        (["here", "other:/x"], "no sandbox of this name exists — create the sandbox"),
+    ] {
+        let refused = place.refused(&["cp", args[0], args[1]]);
+        assert!(refused.contains(message), "{args:?}: {refused}");
+    }
     assert!(!place.path("x").exists());
-    assert!(place.refused(&["cp", "here", "back"]).contains("NAME:PATH"));
 
     // However large it is, it is never in the daemon's memory.
     let peak = || {
@@ -447,7 +462,7 @@ fn cp_out_of_sandbox_does_not_follow_links() {
     assert_eq!(fs::read_to_string(place.path("home/key")).unwrap(), "mine");
     assert_eq!(fs::read_to_string(place.path("work/note")).unwrap(), "evil\n");
     assert!(place.refused(&["cp", "work/out/key", "dev:/x"]).contains("symbolic link"));
-    // Other files than regular ones are refused, without waiting.
+    // Files that are not regular are refused, without waiting.
     assert!(!place.output(&["cp", "dev:/fifo", "x"]).status.success());
     assert!(!place.output(&["cp", "dev:/evil/..", "."]).status.success());
 }

@@ -138,7 +138,7 @@ fn daemon_in_other_namespaces_proves_the_boundary_itself() {
     let granted: PathBuf = unproven.place.path("granted");
     unproven.create(granted.to_str().unwrap());
     let exec = ["sandbox", "exec", "dev", "--", "echo", "ran"];
-    // The client proves nothing, or its proof does not hold for the daemon.
+    // The client proves nothing, or its proof does not apply to the daemon.
     for (daemon, client) in [(&[][..], elsewhere()), (elsewhere(), &[])] {
         unproven.serve(daemon, UNUSABLE);
         for own in [UNUSABLE, &temporary()] {

@@ -1,7 +1,7 @@
 //! An inventory of everything that agentd could leave on a host, for comparison before and after a test.
 
 use agentd::isolation::{Bytes, Limits};
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt, path::PathBuf, sync::Mutex};
 
 /// Processes, descriptors, mounts, control groups and files of agentd.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Inventory {
         }
     }
 
-    /// Returns whether everything here also existed before. Leftovers of others may disappear meanwhile.
+    /// Returns whether everything here also existed before. Leftovers of others may disappear in the meantime.
     pub fn adds_nothing_to(&self, before: &Self) -> bool {
         self.processes.is_subset(&before.processes)
             && self.descriptors <= before.descriptors
@@ -54,13 +54,25 @@ fn views(launcher: i32) -> usize {
     open.filter_map(|entry| fs::read_link(entry.path()).ok()).filter(|open| open.to_string_lossy().starts_with("mnt:")).count()
 }
 
-/// Returns all control groups of agentd, in every hierarchy.
+/// Inode numbers of the PID namespaces of machines that this process has started.
+static MACHINES: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+
+/// Adds the control groups of a machine's PID namespace to every later inventory.
+pub fn include_groups_of(namespace: u64) {
+    MACHINES.lock().unwrap().insert(namespace);
+}
+
+/// Returns all control groups of agentd's processes in this PID namespace and in those of machines, in every hierarchy. Suites in
+/// other PID namespaces may run at the same time.
 pub fn groups() -> BTreeSet<PathBuf> {
+    let own = fs::metadata("/proc/self/ns/pid").unwrap().ino();
+    let machines = MACHINES.lock().unwrap();
+    let prefixes: Vec<String> = machines.iter().chain([&own]).map(|number| format!("agentd.{number}.")).collect();
     let mut found = BTreeSet::new();
     let mut next = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(dir) = next.pop() {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
-            if entry.file_name().to_string_lossy().starts_with("agentd.") {
+            if prefixes.iter().any(|prefix| entry.file_name().to_string_lossy().starts_with(prefix)) {
                 found.insert(entry.path());
             }
             next.push(entry.path());

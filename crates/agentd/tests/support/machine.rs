@@ -35,7 +35,7 @@ pub const NAME: &str = "test-machine";
 /// Marks a process of this program as a starting machine; the value is a directory for its root.
 const PLACE: &str = "AGENTD_TEST_MACHINE";
 
-/// The largest size in bytes of grants that are copied into a machine.
+/// The maximum size in bytes of grants that are copied into a machine.
 pub const MAX_COPIED: u64 = 1 << 20;
 
 /// The argument of a process that creates the namespaces.
@@ -123,7 +123,7 @@ pub struct Process {
     outer: Mutex<Child>,
     /// The first process of the machine.
     init: (Pid, OwnedFd),
-    /// The inode number of its pid namespace.
+    /// The inode number of its PID namespace.
     namespace: u64,
     /// The freezer of the machine, after the first suspension.
     freezer: Mutex<Option<Freezer>>,
@@ -148,6 +148,7 @@ impl Process {
         let init = first_child(outer.id());
         let namespace = std::fs::metadata(format!("/proc/{}/ns/pid", init.0.as_raw_nonzero())).unwrap().ino();
         let (outer, freezer) = (Mutex::new(outer), Mutex::default());
+        inventory::include_groups_of(namespace);
         Arc::new(Self { backend: backend.clone(), outer, init, namespace, freezer, place })
     }
 

@@ -69,9 +69,11 @@ pub fn backend(name: &str) -> Arc<dyn IsolationBackend> {
     }
 }
 
-/// Creates the backend for the Gondolin that `./test` installs.
+/// Creates the backend for the Gondolin that `./test` installs. A start may take several minutes, so that a slow host fails no test.
 pub fn gondolin() -> Arc<GondolinBackend> {
-    Arc::new(GondolinBackend::with_config(&std::env::temp_dir(), GondolinConfig::in_data_dir(&data())))
+    let mut config = GondolinConfig::in_data_dir(&data());
+    config.start_limit = Duration::from_secs(240);
+    Arc::new(GondolinBackend::with_config(&std::env::temp_dir(), config))
 }
 
 /// Returns the data directory of the tests.

@@ -75,7 +75,7 @@ pub fn secret_mount() -> impl Strategy<Value = Step> {
     name().prop_map(Step::BindSecret)
 }
 
-/// Moves this process to a mount namespace of its own, so that the mounts of these tests end with it. Call this function before
+/// Moves this process to a separate mount namespace, so that the mounts of these tests end with it. Call this function before
 /// the first thread is started.
 pub fn own_mounts() {
     if !rustix::process::geteuid().is_root() {
@@ -181,7 +181,7 @@ impl Home {
                 if is_mount(&at)? { rustix::mount::unmount(place, UnmountFlags::DETACH) } else { Ok(()) }
             }),
         };
-        // Steps that are impossible in the present tree are skipped.
+        // Steps that are impossible in the current tree are skipped.
         done.ok();
     }
 

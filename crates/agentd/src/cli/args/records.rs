@@ -85,7 +85,7 @@ pub(crate) enum ReceiptCommand {
 pub(crate) enum KeyCommand {
     /// Print the public keys that verify receipts and the audit log
     ///
-    /// The first call on a machine makes a key.
+    /// The first call on a machine generates a key.
     Show,
     /// Replace the signing key; the old public key stays valid for what it has signed
     Rotate,

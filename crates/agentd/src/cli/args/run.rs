@@ -1,12 +1,11 @@
 //! `agentd run`, and the options of sandboxes and commands.
 
-use super::super::duration;
 use super::{
     Reference,
     net::{ReadGrants, read_grants},
 };
-use agentd_core::{Bytes, CpuQuota, IsolationError, Network, Profile};
-use agentd_egress::preset::Preset;
+use agentd_core::{Bytes, CpuQuota, IsolationError, Network, NetworkLimits, Profile, duration};
+use agentd_egress::{NetGrants, preset::Preset};
 use agentd_isolation::layouts;
 use clap::{Args, ValueEnum, builder::PossibleValuesParser};
 use std::{
@@ -32,6 +31,16 @@ impl From<ProfileArg> for Profile {
             ProfileArg::Strict => Self::Strict,
             ProfileArg::Default => Self::Default,
             ProfileArg::Permissive => Self::Permissive,
+        }
+    }
+}
+
+impl From<Profile> for ProfileArg {
+    fn from(profile: Profile) -> Self {
+        match profile {
+            Profile::Strict => Self::Strict,
+            Profile::Default => Self::Default,
+            Profile::Permissive => Self::Permissive,
         }
     }
 }
@@ -66,7 +75,10 @@ impl FromStr for NetworkArg {
                 Ok(Self::Allow(presets.iter().flat_map(|preset| preset.allow.iter()).map(ToString::to_string).collect()))
             }
             ("file", path) => read_grants(Path::new(path)).map(Self::File),
-            _ => Err("expected off, host, log, allow=HOSTS, preset=NAMES or file=PATH, as in --net allow=example.com".to_owned()),
+            _ => {
+                let instead = if !text.is_empty() && text.parse::<NetGrants>().is_ok() { text } else { "example.com" };
+                Err(format!("expected off, host, log, allow=HOSTS, preset=NAMES or file=PATH, as in --net allow={instead}"))
+            }
         }
     }
 }
@@ -100,6 +112,15 @@ impl NetworkArg {
                         .to_owned(),
             }),
         }
+    }
+
+    /// Returns the limits of all files, together with those of the option `--net-limit`.
+    pub(crate) fn limits(args: &[Self], limits: &[NetworkLimits]) -> NetworkLimits {
+        let of_files = args.iter().filter_map(|arg| match arg {
+            Self::File(read) => Some(&read.file.limits),
+            _ => None,
+        });
+        of_files.chain(limits).fold(NetworkLimits::default(), |all, limits| all.tightest(*limits))
     }
 
     /// Returns the operators' texts for refused destinations.
@@ -159,8 +180,11 @@ pub(crate) struct RunArgs {
     pub disk: Option<Bytes>,
     /// Secret for one host: the command gets a placeholder in the variable NAME, and agentd puts the value into requests to HOST
     /// only, over verified TLS only. HOST has the form HOST[:PORT][/HEADER], and needs --net allow=. HEADER is authorization by
-    /// default; basic is the password of basic authentication. SOURCE is env:VAR, file:PATH or fd:NUMBER: a variable of agentd, a
-    /// file, or an open descriptor. The command must not be able to read it (repeatable)
+    /// default; basic is the password of basic authentication; aws/REGION/SERVICE is a key of AWS (ID:SECRET[:TOKEN]): the
+    /// command gets a placeholder key in NAME_ACCESS_KEY_ID and NAME_SECRET_ACCESS_KEY, and agentd signs its requests again.
+    /// SOURCE is env:VAR, file:PATH or fd:NUMBER: a variable of agentd, a file, or an open descriptor; aws:env reads the
+    /// variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN of agentd. The command must not be able to read
+    /// it (repeatable)
     #[arg(long, value_name = "NAME@HOST=SOURCE")]
     pub secret: Vec<OsString>,
     /// Preset of a tool (`agentd net presets`): its hosts, as with --net preset=. For an agent CLI also its API key, which is
@@ -218,12 +242,18 @@ pub(crate) struct BoundaryArgs {
         value_parser = PossibleValuesParser::new(layouts::toolchain_names().into_iter().chain(["all"])))]
     pub no_host_tools: Vec<String>,
     /// Network access. off: loopback only. host: the host's network. allow=HOSTS: only these hosts, separated by commas, each
-    /// as NAME[:PORT][/PROTOCOL][/METHOD:PATH], *.NAME or ADDRESS:PORT; NAME alone means TLS at port 443; PROTOCOL is tcp, tls
-    /// or http; METHOD:PATH, as in GET:/v1/*, lets `agentd run` inspect the TLS of this host and refuse other requests.
+    /// as NAME[:PORT][/PROTOCOL][/METHOD:PATH], *.NAME or ADDRESS:PORT; NAME alone means TLS at port 443; PROTOCOL is tcp, tls,
+    /// http or udp; METHOD:PATH, as in GET:/v1/*, lets `agentd run` inspect the TLS of this host and refuse other requests.
     /// preset=NAMES: the hosts of presets (see `agentd net presets`). file=PATH: the hosts in a file of network grants. log: no
     /// host; prints what the command would need. All values except off and host can be repeated [default: off]
     #[arg(long, value_name = "off|host|log|allow=|preset=|file=")]
     pub net: Vec<NetworkArg>,
+    /// Limits of the network with granted hosts, separated by commas: connections=NUMBER at once; new-connections=NUMBER/s;
+    /// bytes=SIZE in total; rate=SIZE/s; queries=NUMBER/s of DNS. Sizes count both directions together. More connections, and
+    /// bytes above the total, are refused; what exceeds a rate is delayed. Of several limits of a kind, also those of --net
+    /// file=, the smallest applies (repeatable)
+    #[arg(long, value_name = "LIMITS")]
+    pub net_limit: Vec<NetworkLimits>,
     /// Memory limit of all processes together, e.g. 512M (requires root or a delegated cgroup)
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub memory: Option<Bytes>,

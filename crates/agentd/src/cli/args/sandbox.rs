@@ -1,10 +1,7 @@
 //! `agentd sandbox`.
 
-use super::{
-    super::duration,
-    run::{BoundaryArgs, CommandArgs},
-};
-use agentd_core::Bytes;
+use super::run::{BoundaryArgs, CommandArgs};
+use agentd_core::{Bytes, duration};
 use agentd_egress::NetGrants;
 use agentd_sandboxes::Name;
 use clap::{Args, Subcommand};
@@ -92,7 +89,7 @@ pub(crate) enum SandboxCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Print or change the hosts that a sandbox may reach; a change applies at once, also to running commands
+    /// Print or change the hosts that a sandbox may reach; a change applies at once, even to running commands
     Net(NetworkChangeArgs),
     /// Publish a port of a sandbox's loopback on this host's loopback or on a Unix socket, until interrupted
     Forward {

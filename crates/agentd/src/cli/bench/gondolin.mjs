@@ -1,5 +1,5 @@
 // Gondolin without agentd, for comparison. Starts a machine. For each line of standard input, "session" or "sdk", executes the
-// program by Gondolin's session socket or by its SDK, and prints the time that this took in microseconds.
+// program through Gondolin's session socket or its SDK, and prints the time that this took in microseconds.
 import fs from "node:fs";
 import net from "node:net";
 import readline from "node:readline";

@@ -80,7 +80,7 @@ async fn alone(installed: &Installation, work_root: &Path) -> Result<(Arc<dyn Sa
 }
 
 impl GondolinAlone {
-    /// Executes the program in one of Gondolin's ways; returns the time that this took.
+    /// Executes the program by one of Gondolin's methods; returns the time that this took.
     fn execute(&self, way: &str) -> Result<Duration, Failure> {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(streams.0, "{way}")?;

@@ -44,7 +44,7 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     #[cfg(feature = "firecracker")]
     subjects.add_firecracker(scratch.path()).await?;
     subjects.add_peers(scratch.path())?;
-    // Held until the row was measured.
+    // Held until the row has been measured.
     let in_memory = records::row()?.map(|(row, folder)| {
         subjects.figures.push(row);
         folder

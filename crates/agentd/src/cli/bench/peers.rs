@@ -30,10 +30,10 @@ pub(super) fn installed(dir: &Path, program: &str) -> io::Result<Vec<Peer>> {
     // For runc, every user but root is rootless; runc detects this itself only in some cases.
     let rootless = if rustix::process::geteuid().is_root() { "--rootless=false" } else { "--rootless=true" };
     for (name, runtime, options) in [
-        ("crun, an OCI bundle of the same", "crun", &["--cgroup-manager=disabled"][..]),
-        // runc has no option to create no cgroup; as an ordinary user it creates none.
-        ("runc, an OCI bundle of the same", "runc", &[rootless][..]),
-        ("runsc, an OCI bundle of the same", "runsc", &["--network=none", "--ignore-cgroups"][..]),
+        ("crun, the same as an OCI bundle", "crun", &["--cgroup-manager=disabled"][..]),
+        // runc has no option that prevents the creation of a cgroup. As an ordinary user, it creates none.
+        ("runc, the same as an OCI bundle", "runc", &[rootless][..]),
+        ("runsc, the same as an OCI bundle", "runsc", &["--network=none", "--ignore-cgroups"][..]),
     ] {
         if is_installed(runtime) {
             let bundle = bundle(&dir.join(runtime), program)?;

@@ -23,7 +23,7 @@ pub(super) struct Protected {
     pub none: Duration,
     /// The first run in a new workspace.
     pub first: Duration,
-    /// The run after that.
+    /// The second run in the same workspace.
     pub second: Duration,
 }
 

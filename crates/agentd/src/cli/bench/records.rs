@@ -86,6 +86,7 @@ async fn intent(log: &AuditLog) -> Result<Duration, Failure> {
         started: now,
         finished: Timestamp::now().max(now),
         backend: Some(label("linux-native")?),
+        probed: false,
         controls: Vec::new(),
         evidence: Vec::new(),
         limits: [(label("wall_us")?, 30_000_000)].into(),

@@ -13,8 +13,11 @@ pub(super) const RESTORE: &str = "firecracker: restore + first exec";
 pub(super) const BARE: &str = "Firecracker alone: snapshot/load + round trip";
 
 /// Names of the rows for an exec in a machine of Gondolin: by agentd's agent, and in the two ways that Gondolin provides.
-pub(super) const GONDOLIN: [&str; 3] =
-    ["gondolin: exec in a live machine", "Gondolin alone: exec by its session socket", "Gondolin alone: exec by its SDK"];
+pub(super) const GONDOLIN: [&str; 3] = [
+    "gondolin: exec in a live machine",
+    "Gondolin alone: exec through its session socket",
+    "Gondolin alone: exec through its SDK",
+];
 
 /// Returns the name of the row for a whole sandbox of a backend.
 pub(super) fn create(backend: &str) -> String {
@@ -94,7 +97,7 @@ impl Measurements {
         if let [Some(exec), Some(session), Some(sdk)] = GONDOLIN.map(|name| self.row(name)) {
             writeln!(
                 out,
-                "gondolin: exec takes {:.2}× the time of an exec by its session socket, {:.2}× that of its SDK",
+                "gondolin: exec takes {:.2}× the time of an exec through its session socket, {:.2}× that of its SDK",
                 ratio(exec, session),
                 ratio(exec, sdk)
             )?;

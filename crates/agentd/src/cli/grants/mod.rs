@@ -93,7 +93,7 @@ fn release(grants: &mut [Grant], requests: &GrantRequests<'_>) -> Result<(), Iso
     Ok(())
 }
 
-/// Returns the reason for which a path was not released, with the protected paths that have a similar name.
+/// Returns the reason why a path was not released, with the protected paths that have a similar name.
 fn not_released(name: &Path, reason: &NotReleased) -> String {
     let NotReleased::NotProtected(protected) = reason else { return reason.to_string() };
     let spelled = || protected.iter().map(|path| path.display().to_string());
@@ -149,8 +149,8 @@ pub(crate) fn again(old: &Grant, guard: &Guard, links: Links) -> Result<Grant, I
     Ok(new)
 }
 
-/// Copies the identities of the first attempt's objects to the grants of a second attempt. An object that was replaced in between
-/// is then rejected when it is opened.
+/// Copies the identities of the first attempt's objects to the grants of a second attempt. An object that was replaced in the
+/// meantime is then rejected when it is opened.
 pub(crate) fn keep_objects(first: &[Grant], second: &mut [Grant]) {
     for grant in second {
         if let Some(earlier) = first.iter().find(|earlier| earlier.path == grant.path) {

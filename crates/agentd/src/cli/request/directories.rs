@@ -42,7 +42,8 @@ pub(super) fn above(path: &Path, named: &[Grant]) -> bool {
     named.iter().any(|grant| grant.path.starts_with(path) && grant.target.as_ref().is_none_or(|target| *target == grant.path))
 }
 
-/// Resolves `--cwd`: a directory of the host, translated to its path inside, or a directory that exists only inside.
+/// Resolves `--cwd`: a directory of the host, translated to its path in the sandbox, or a directory that exists only in the
+/// sandbox.
 pub(super) fn named_directory(cwd: &Path, granted: &[Grant]) -> Result<PathBuf, IsolationError> {
     if granted.iter().any(|grant| grant.target.as_ref().is_some_and(|target| cwd.starts_with(target))) {
         return Ok(cwd.to_path_buf());

@@ -4,7 +4,8 @@ use super::super::{
     args::{NetworkArg, RunArgs},
     grants,
 };
-use agentd_core::{Access, BackendTraits, Grant, IsolationError, Network, NetworkMode};
+use agentd_core::{Access, BackendTraits, Grant, IsolationError, Network, NetworkLimits, NetworkMode};
+use agentd_isolation::grants::shows;
 use std::path::{Path, PathBuf};
 
 /// Rejects a grant at another path, if the backend shows grants only at their own paths.
@@ -26,8 +27,19 @@ pub(super) fn granted_hosts(network: &Network, traits: &BackendTraits, backend: 
     }
     Err(IsolationError::Invalid {
         what: "--net allow= or log".to_owned(),
-        reason: format!("{backend} cannot limit the network to granted hosts — use --backend linux-native or container"),
+        reason: format!(
+            "{backend} cannot limit the network to granted hosts — use --backend linux-native, container, firecracker or gondolin"
+        ),
     })
+}
+
+/// Rejects limits of a network that has no granted hosts.
+pub(super) fn useless_limits(network: &Network, limits: &NetworkLimits) -> Result<(), IsolationError> {
+    if limits.is_empty() || network.mode() == NetworkMode::Egress {
+        return Ok(());
+    }
+    let reason = "only granted hosts can have limits — add --net allow=, or drop --net-limit".to_owned();
+    Err(IsolationError::Invalid { what: "--net-limit".to_owned(), reason })
 }
 
 /// Refuses a file of network grants that a command may change, because the next run would use the changed file.
@@ -36,15 +48,13 @@ pub(super) fn writable_grant_files(net: &[NetworkArg], granted: &[Grant]) -> Res
         NetworkArg::File(read) => &read.places[..],
         _ => &[],
     });
-    let writable =
-        |place: &&PathBuf| granted.iter().any(|grant| grant.access == Access::ReadWrite && place.starts_with(&grant.path));
+    let writable = |place: &&PathBuf| granted.iter().any(|grant| grant.access == Access::ReadWrite && shows(grant, place));
     match places.into_iter().find(writable) {
         Some(place) => Err(IsolationError::Invalid {
             what: format!("--net file={}", place.display()),
-            reason:
-                "the command could change this file, and so what a later command may reach — move it out of the workspace and \
-                     of writable grants"
-                    .to_owned(),
+            reason: "the command could change this file, and thus the hosts that a later command may reach — move it out of the \
+                     workspace and of writable grants"
+                .to_owned(),
         }),
         None => Ok(()),
     }
@@ -57,6 +67,7 @@ pub(super) fn restrictions(args: &RunArgs, backend: &str) -> Result<(), Isolatio
     let moved = args.rw.iter().any(|requested| grants::split(requested).1.is_some());
     let asked = [
         ("--net allow= or log", NetworkArg::network(&args.net)?.mode() == NetworkMode::Egress),
+        ("--net-limit", !args.net_limit.is_empty()),
         ("--image", args.image.is_some()),
         ("--workspace-ro", args.workspace_ro),
         ("--ro", !args.ro.is_empty()),

@@ -1,6 +1,10 @@
 //! `agentd vm build`: builds the assets of a machine from an image.
 
-use crate::cli::{args::VmBuildArgs, failure::Failure, image};
+use crate::cli::{
+    args::VmBuildArgs,
+    failure::{self, Failure},
+    image,
+};
 use agentd_disk::Scratch;
 use agentd_image::{Reference, Store};
 use agentd_vm::{Assets, Builder};
@@ -19,8 +23,11 @@ pub(super) fn build(args: &VmBuildArgs, output: &Path) -> Result<Assets, Failure
     }
     // Import the tree first: the imported files belong to the caller, and special files are left out.
     let parent = output.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent)?;
-    let scratch = Scratch::make(parent, ".agentd-vm-import").map_err(std::io::Error::other)?;
+    std::fs::create_dir_all(parent).map_err(|error| failure::of_file("create a directory", parent, &error))?;
+    let unpack = |error: agentd_disk::DiskError| {
+        format!("import the root file system: {error} — check the permissions of the directory, or name another one with -o")
+    };
+    let scratch = Scratch::make(parent, ".agentd-vm-import").map_err(unpack)?;
     let image = Store::open(&scratch.path().join("store"))?.import(local, &IMPORTED.parse()?)?;
     Ok(builder(image.layers, local.display().to_string()).build(output)?)
 }

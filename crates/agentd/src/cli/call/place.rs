@@ -1,0 +1,52 @@
+//! The parts of the engine of this user: where they are, and how they are opened.
+
+use super::super::{data, failure::Failure, records};
+use crate::isolation::{available_backends, backends_with};
+use agentd_disk::{TrustError, read_trusted_folder};
+use agentd_engine::{CapabilityRegistry, Engine, EngineParts, vocabulary};
+use agentd_policy::{IfMissing, PolicySets, Vocabulary};
+use agentd_state::{Quota, Retention, StateStore};
+use std::{collections::BTreeSet, io::ErrorKind};
+
+/// Returns all capabilities: those that agentd contains, and the manifests in the folder `capabilities` of the data folder.
+///
+/// # Errors
+/// A manifest is refused, or somebody else may change one.
+pub(in super::super) fn registry() -> Result<CapabilityRegistry, Failure> {
+    let folder = data::folder()?.join("capabilities");
+    let files = match read_trusted_folder(&folder, "toml") {
+        Err(TrustError::Disk(error)) if error.source.kind() == ErrorKind::NotFound && !folder.exists() => Vec::new(),
+        files => files.map_err(|error| format!("read capability manifests: {error}"))?,
+    };
+    Ok(CapabilityRegistry::built_in()?.with(files.into_iter().map(|file| (file.name, file.text)))?)
+}
+
+/// Returns the names of all backends, each with true if it has a boundary.
+fn backends() -> Vec<(String, bool)> {
+    let isolated = backends_with(&std::env::temp_dir(), |traits| traits.boundary);
+    available_backends().into_iter().map(|name| (name.clone(), isolated.contains(&name))).collect()
+}
+
+/// Returns what policies may name.
+///
+/// # Errors
+/// As for [`registry`].
+pub(in super::super) fn words(capabilities: &CapabilityRegistry) -> Result<Vocabulary, Failure> {
+    let backends = backends();
+    Ok(vocabulary(capabilities, backends.iter().map(|(name, boundary)| (name.as_str(), *boundary)))?)
+}
+
+/// Opens the engine of this user, and ends the intents that a crash interrupted.
+///
+/// # Errors
+/// A part cannot be opened. No intent is executed then.
+pub(super) async fn engine() -> Result<Engine, Failure> {
+    let capabilities = registry()?;
+    let policies = PolicySets::load(&data::folder()?.join("policy"), &words(&capabilities)?, IfMissing::UseDefault)?;
+    let isolated: BTreeSet<String> = backends().into_iter().filter(|(_, boundary)| *boundary).map(|(name, _)| name).collect();
+    let records = records::records()?;
+    // Makes a key if there is none, before an intent needs it.
+    records.keys()?;
+    let state = StateStore::open(&data::folder()?.join("state"), Retention::default())?;
+    Ok(Engine::start(EngineParts { capabilities, policies, isolated, quota: Quota::default(), state, records }).await?)
+}
