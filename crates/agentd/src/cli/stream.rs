@@ -33,6 +33,7 @@ pub(crate) enum CommandInput {
     /// The standard input of agentd.
     OfAgentd,
     /// These bytes.
+    #[cfg(feature = "policy")]
     Bytes(Vec<u8>),
 }
 
@@ -206,6 +207,7 @@ fn connect(streams: ExecStreams, interactive: bool, input: CommandInput, sink: &
     if let Some(stdin) = streams.stdin {
         std::thread::Builder::new().spawn(move || match input {
             CommandInput::OfAgentd => copy_stdin(&stdin),
+            #[cfg(feature = "policy")]
             CommandInput::Bytes(bytes) => {
                 // An error means that the command has closed its standard input.
                 let _ = writer::write_all(&stdin, &bytes);
