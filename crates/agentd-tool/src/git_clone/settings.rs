@@ -15,7 +15,7 @@ use std::ffi::{OsStr, OsString};
 const MAX_BRANCH: usize = 255;
 
 /// The configuration (`git help config`). Values in the environment are stored in no repository.
-const CONFIGURATION: [(&str, &str); 22] = [
+const CONFIGURATION: [(&str, &str); 21] = [
     ("core.hooksPath", "/dev/null"),
     ("core.fsmonitor", "false"),
     ("core.attributesFile", "/dev/null"),
@@ -27,7 +27,6 @@ const CONFIGURATION: [(&str, &str); 22] = [
     ("protocol.allow", "never"),
     ("protocol.https.allow", "always"),
     ("transfer.bundleURI", "false"),
-    ("transfer.fsckObjects", "true"),
     ("fetch.recurseSubmodules", "false"),
     ("submodule.recurse", "false"),
     ("clone.rejectShallow", "false"),

@@ -122,7 +122,7 @@ fn evil_workspace(place: &EgressDir) {
 fn hostile(backend: &str) {
     name("granted.example", &[PUBLIC]);
     let attributes = "printf 'file filter=evil\\nlarge filter=lfs\\n' >a/.gitattributes; printf 'pointer\\n' >a/large
-        mkdir a/.git.d; printf '[core]\\n\\tfsmonitor = touch pwned\\n' >a/.gitconfig; cp a/.gitconfig a/.lfsconfig
+        printf '[core]\\n\\tfsmonitor = touch pwned\\n' >a/.gitconfig; cp a/.gitconfig a/.lfsconfig
         ln -s /etc/passwd a/link; commit a evil";
     let _served = repositories(attributes);
     let place = EgressDir::new();
@@ -146,7 +146,7 @@ fn submodules(backend: &str) {
     let with = |url: &str| {
         format!(
             "git init -q -b main s; echo sub >s/inner; commit s first; git clone -q --bare s s.git
-            printf '[submodule \"s\"]\\n\\tpath = s\\n\\turl = {url}\\n' >a/.gitmodules
+            printf '[submodule \"s\"]\\n\\tpath = s\\n\\turl = %s\\n' '{url}' >a/.gitmodules
             git -C a update-index --add --cacheinfo 160000,$(git -C s rev-parse HEAD),s; commit a submodule"
         )
     };
