@@ -34,6 +34,8 @@ pub struct Terms {
     pub obligations: Obligations,
     /// The policies that determined the decision.
     pub policies: Vec<String>,
+    /// The destinations of the secrets that the caller gives, in the order of the caller.
+    pub secrets: Vec<String>,
 }
 
 impl Terms {
@@ -50,7 +52,7 @@ impl Terms {
             (spec.network == *network, format!("network {:?} instead of {network:?}", spec.network)),
             (backends.contains(backend), format!("backend {backend}")),
             (!spec.allow_degraded, "controls may be missing".to_owned()),
-            (spec.secrets.is_empty(), "secrets".to_owned()),
+            (spec.secrets.iter().map(|secret| &secret.target).eq(&self.secrets), "secrets".to_owned()),
         ];
         checks.into_iter().find(|(met, _)| !met).map(|(_, problem)| problem)
     }
@@ -92,9 +94,14 @@ fn permit(valid: &ValidIntent<'_>, policy: &PolicyDecision, isolated: &BTreeSet<
     }
     let requested = &valid.intent.confinement;
     let wall = [requested.limits.wall, valid.operation.timeout()].into_iter().flatten().min();
-    let requested = RequestedConfinement { limits: Limits { wall, ..requested.limits.clone() }, ..requested.clone() };
+    let network = valid.destinations.as_ref().map(|destinations| destinations.network.clone());
+    let requested = RequestedConfinement {
+        limits: Limits { wall, ..requested.limits.clone() },
+        network: network.or_else(|| requested.network.clone()),
+        ..requested.clone()
+    };
     let effective = obligations.apply(&requested)?;
-    Ok(Terms { effective, obligations, policies: policy.policies.clone() })
+    Ok(Terms { effective, obligations, policies: policy.policies.clone(), secrets: valid.intent.secrets.clone() })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use agentd_state::IdempotencyKey;
 use serde_json::{Map, Value, json};
 
 /// The version of the document that is digested.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// One request to use a capability. There is no debug form, because parameters may be secrets.
 pub struct Intent {
@@ -24,6 +24,9 @@ pub struct Intent {
     pub parameters: Map<String, Value>,
     /// The confinement that the caller requests. It may only be stricter than what capability and policies permit.
     pub confinement: RequestedConfinement,
+    /// The destinations of the secrets that the caller gives, as in [`agentd_core::NetworkSecret::target`]. The values are no part
+    /// of an intent.
+    pub secrets: Vec<String>,
     /// The directory that the sandbox shows, if the capability has a workspace.
     pub workspace: Option<RequestedWorkspace>,
     /// The key by which the caller repeats the request.
@@ -66,6 +69,7 @@ impl Intent {
             "capability": self.capability,
             "parameters": ContentDigest::of(parameters.as_bytes()),
             "confinement": { "profile": profile, "limits": limits, "network": network, "backend": backend },
+            "secrets": self.secrets,
             "workspace": workspace,
         });
         if let Some(nonce) = nonce {
@@ -92,6 +96,7 @@ pub(crate) mod tests {
             capability: capability.to_owned(),
             parameters: parameters.as_object().unwrap().clone(),
             confinement: RequestedConfinement::default(),
+            secrets: Vec::new(),
             workspace: None,
             key: None,
             received: Timestamp::now(),
@@ -113,7 +118,8 @@ pub(crate) mod tests {
         assert_eq!(digest(reordered), first);
         assert_eq!(digest(|intent| intent.key = "k".parse().ok()), first);
         assert_eq!(digest(|intent| intent.received = Timestamp::now().plus_seconds(60)), first);
-        let changes: [fn(&mut Intent); 7] = [
+        let changes: [fn(&mut Intent); 8] = [
+            |intent| intent.secrets.push("TOKEN@a.example".to_owned()),
             |intent| intent.principal.name = "uid:8".to_owned(),
             |intent| intent.source.transport = "rest".to_owned(),
             |intent| intent.capability = "code.run.v1".to_owned(),
@@ -125,7 +131,7 @@ pub(crate) mod tests {
         let mut all: Vec<_> = changes.map(digest).into_iter().chain([first]).collect();
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 8);
+        assert_eq!(all.len(), 9);
     }
 
     #[test]

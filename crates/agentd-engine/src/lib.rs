@@ -13,6 +13,7 @@
 
 mod admission;
 mod capability;
+mod destinations;
 mod ended;
 mod engine;
 mod error;
@@ -33,6 +34,7 @@ pub use capability::{
     ManifestError, OutputForm, RegistryError, Run, SandboxBounds, StdinTemplate, Substitution, UnknownCapability,
     WorkspaceAccess,
 };
+pub use destinations::DestinationRefusal;
 pub use ended::EndedIntent;
 pub use engine::{Engine, EngineParts, Submitted, vocabulary};
 pub use error::EngineError;

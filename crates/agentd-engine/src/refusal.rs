@@ -2,6 +2,7 @@
 
 use crate::{
     capability::{ArgumentError, UnknownCapability},
+    destinations::DestinationRefusal,
     schema::Violations,
 };
 use agentd_policy::{Denial, Excess};
@@ -25,6 +26,12 @@ pub enum Refusal {
     /// The parameters of an operation on files are refused.
     #[error("{0}")]
     Tool(#[from] ToolError),
+    /// The operation works in a workspace, and the caller names none.
+    #[error("workspace: the capability works in a directory, and the request names none — name one (--workspace DIR)")]
+    NoWorkspace,
+    /// The hosts that the intent would reach are refused.
+    #[error(transparent)]
+    Destination(#[from] DestinationRefusal),
     /// The key belongs to another intent.
     #[error("idempotency key: the intent {0} has this key and another content — use another key for another request")]
     Conflict(IntentId),
@@ -68,6 +75,10 @@ impl Refusal {
         match self {
             Self::UnknownCapability(_) => "unknown-capability",
             Self::Parameters(_) | Self::Argument(_) | Self::Tool(_) => "invalid-parameters",
+            Self::NoWorkspace | Self::Destination(DestinationRefusal::Url(_) | DestinationRefusal::Host(_)) => {
+                "invalid-parameters"
+            }
+            Self::Destination(_) => "invalid-network",
             Self::Conflict(_) => "key-conflict",
             Self::Denied { .. } => "denied",
             Self::Excess(_) | Self::NoBackend => "exceeds-policy",

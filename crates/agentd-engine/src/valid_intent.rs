@@ -2,6 +2,7 @@
 
 use crate::{
     capability::{Capability, CapabilityRegistry, CommandLine, Run, WorkspaceAccess},
+    destinations::Destinations,
     intent::Intent,
     refusal::Refusal,
 };
@@ -18,6 +19,8 @@ pub struct ValidIntent<'e> {
     pub capability: &'e Capability,
     /// The operation to execute.
     pub operation: Operation,
+    /// The hosts that the operation reaches by its parameters, if it reaches any.
+    pub(crate) destinations: Option<Destinations>,
 }
 
 /// The operation to execute in a sandbox.
@@ -42,10 +45,11 @@ impl<'e> ValidIntent<'e> {
     /// Compares an intent with its capability. The intent comes back with the refusal, because refusals are recorded too.
     ///
     /// # Errors
-    /// The intent, and [`Refusal::UnknownCapability`], [`Refusal::Parameters`], [`Refusal::Argument`] or [`Refusal::Tool`].
+    /// The intent, and [`Refusal::UnknownCapability`], [`Refusal::Parameters`], [`Refusal::Argument`], [`Refusal::Tool`],
+    /// [`Refusal::NoWorkspace`] or [`Refusal::Destination`].
     pub fn new(mut intent: Intent, registry: &'e CapabilityRegistry) -> Result<Self, Box<(Intent, Refusal)>> {
         match check(&mut intent, registry) {
-            Ok((capability, operation)) => Ok(Self { intent, capability, operation }),
+            Ok((capability, operation, destinations)) => Ok(Self { intent, capability, operation, destinations }),
             Err(refusal) => Err(Box::new((intent, refusal))),
         }
     }
@@ -61,11 +65,12 @@ impl<'e> ValidIntent<'e> {
         let Intent { principal, source, capability, parameters, workspace, received, .. } = &self.intent;
         let access = self.workspace_access();
         let shown = workspace.iter().filter(|_| access > WorkspaceAccess::None);
+        let hosts = self.destinations.iter().flat_map(|destinations| &destinations.hosts);
         let path = |path: &str| Resource::Path { path: path.to_owned(), write: access == WorkspaceAccess::ReadWrite };
         PolicyRequest {
             principal: principal.clone(),
             capability: capability.clone(),
-            resources: shown.map(|workspace| path(&workspace.path)).collect(),
+            resources: shown.map(|workspace| path(&workspace.path)).chain(hosts.cloned()).collect(),
             parameters: parameters.clone(),
             time: *received,
             source: source.clone(),
@@ -73,7 +78,10 @@ impl<'e> ValidIntent<'e> {
     }
 }
 
-fn check<'e>(intent: &mut Intent, registry: &'e CapabilityRegistry) -> Result<(&'e Capability, Operation), Refusal> {
+/// The capability of an intent, its operation, and the hosts that the operation reaches.
+type Checked<'e> = (&'e Capability, Operation, Option<Destinations>);
+
+fn check<'e>(intent: &mut Intent, registry: &'e CapabilityRegistry) -> Result<Checked<'e>, Refusal> {
     let capability = registry.find(&intent.capability)?;
     // The validator takes a value. The parameters are moved and not copied, because they may be large.
     let parameters = Value::Object(std::mem::take(&mut intent.parameters));
@@ -86,7 +94,17 @@ fn check<'e>(intent: &mut Intent, registry: &'e CapabilityRegistry) -> Result<(&
         Run::Command(template) => Operation::Command(template.fill(&intent.parameters)?),
         Run::Tool(tool) => Operation::Tool(Box::new(tool.call(Value::Object(intent.parameters.clone()))?)),
     };
-    Ok((capability, operation))
+    let url = match &operation {
+        Operation::Command(_) => None,
+        Operation::Tool(call) => call.url(),
+    };
+    let stays_in_workspace = matches!(&operation, Operation::Tool(call) if call.stays_in_workspace());
+    let without = intent.workspace.as_ref().is_none_or(|workspace| workspace.access == WorkspaceAccess::None);
+    if stays_in_workspace && without {
+        return Err(Refusal::NoWorkspace);
+    }
+    let destinations = url.map(|url| Destinations::of(url, intent.confinement.network.as_ref())).transpose()?;
+    Ok((capability, operation, destinations))
 }
 
 #[cfg(test)]
@@ -113,6 +131,29 @@ mod tests {
         assert!(["/command", "/argv/0", ""].iter().all(|pointer| pointers.contains(pointer)), "{violations}");
         assert!(matches!(refusal("shell.exec.v1", json!({ "command": "a\u{0}" })), Refusal::Argument(_)));
         assert!(matches!(refusal("shell.exec.v1", json!({ "command": "a", "stdin_base64": "?" })), Refusal::Argument(_)));
+    }
+
+    #[test]
+    fn hosts_of_the_url_and_of_the_grants_are_resources() {
+        let registry = CapabilityRegistry::built_in().unwrap();
+        let host = |name: &str| Resource::Host { name: name.to_owned(), port: 443 };
+        let workspace = Some(RequestedWorkspace { path: "/srv/ci".to_owned(), access: WorkspaceAccess::ReadWrite });
+        let resources = |capability, parameters, grants: &[&str]| {
+            let mut asked = Intent { workspace: workspace.clone(), ..intent(capability, parameters) };
+            let named = grants.iter().map(|grant| (*grant).to_owned()).collect::<Vec<_>>();
+            asked.confinement.network = (!named.is_empty()).then_some(agentd_core::Network::Egress(named));
+            ValidIntent::new(asked, &registry).ok().unwrap().policy_request().resources
+        };
+        let fetch = json!({ "url": "https://a.example/" });
+        assert_eq!(resources("http.fetch.v1", fetch.clone(), &[]), [host("a.example")], "it has no workspace");
+        assert_eq!(resources("http.fetch.v1", fetch, &["a.example", "b.example"]), [host("a.example"), host("b.example")]);
+        let clone = json!({ "url": "https://a.example/r", "to": "r" });
+        let path = Resource::Path { path: "/srv/ci".to_owned(), write: true };
+        assert_eq!(resources("git.clone.v1", clone, &[]), [path, host("a.example")]);
+        assert!(matches!(refusal("http.fetch.v1", json!({ "url": "ftp://a.example" })), Refusal::Destination(_)));
+        assert!(matches!(refusal("git.clone.v1", json!({ "url": "ext::sh", "to": "r" })), Refusal::Parameters(_)));
+        assert!(matches!(refusal("git.clone.v1", json!({ "url": "https://a.example", "to": "r" })), Refusal::NoWorkspace));
+        assert!(matches!(refusal("fs.watch.v1", json!({ "path": "." })), Refusal::NoWorkspace));
     }
 
     #[test]

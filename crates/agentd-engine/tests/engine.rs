@@ -98,6 +98,7 @@ fn intent(command: &str, key: Option<&str>) -> Intent {
         capability: "shell.exec.v1".to_owned(),
         parameters: json!({ "command": command }).as_object().unwrap().clone(),
         confinement: RequestedConfinement::default(),
+        secrets: Vec::new(),
         workspace: None,
         key: key.map(|key| key.parse().unwrap()),
         received: Timestamp::now(),

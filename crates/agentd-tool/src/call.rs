@@ -7,13 +7,16 @@ use crate::{
     wire::{self, MAX_FRAME, ToolReply, WireError},
 };
 use agentd_core::{Command, EndReason, IsolationError, Limits, Outcome, Sandbox, StdinSource, Usage};
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 /// The settings of the process that carries out an operation.
 #[derive(Debug, Clone, Default)]
 pub struct CallOptions {
     /// The working directory, to which relative paths refer; `/` when absent.
     pub cwd: Option<PathBuf>,
+    /// The environment of the process: the placeholders of secrets, and the variables for the network of the sandbox
+    /// ([`Sandbox::network_environment`]).
+    pub env: Vec<(OsString, OsString)>,
     /// The limits of the process, in addition to those of the sandbox.
     pub limits: Limits,
 }
@@ -64,6 +67,7 @@ pub async fn call(sandbox: &dyn Sandbox, call: &ToolCall, content: &[u8], option
     let frame = wire::encode_call(call, content).map_err(CallError::Request)?;
     let command = Command {
         cwd: options.cwd,
+        env: options.env,
         stdin: StdinSource::Bytes(frame),
         limits: options.limits,
         // Output up to this length is kept without a gap.

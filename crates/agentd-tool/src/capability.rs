@@ -30,7 +30,7 @@ macro_rules! capability {
 }
 
 /// All capabilities.
-pub static CAPABILITIES: [ToolCapability; 10] = [
+pub static CAPABILITIES: [ToolCapability; 13] = [
     capability!("archive.read.v1", "archive"),
     capability!("fs.edit.v1", "edit"),
     capability!("fs.list.v1", "list"),
@@ -39,11 +39,14 @@ pub static CAPABILITIES: [ToolCapability; 10] = [
     capability!("fs.remove.v1", "remove"),
     capability!("fs.search.v1", "search"),
     capability!("fs.stat.v1", "stat"),
+    capability!("fs.watch.v1", "watch"),
     capability!("fs.write.v1", "write"),
+    capability!("git.clone.v1", "clone"),
+    capability!("http.fetch.v1", "fetch"),
     capability!("sqlite.query.v1", "sqlite"),
 ];
 
-/// The encoding of a file's content in the result of `fs.read.v1`.
+/// The encoding of the content in the results of `fs.read.v1` and `http.fetch.v1`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum ContentEncoding {
@@ -80,9 +83,15 @@ impl ToolCapability {
     pub fn call(&self, parameters: Value) -> Result<CapabilityCall, ToolError> {
         let invalid = |why: &str| ToolError::new(ErrorCode::Invalid, format!("parameters of {}: {why}", self.name));
         let Value::Object(mut parameters) = parameters else { return Err(invalid("not an object")) };
-        let mut take = |operation: &str, name: &str| (self.operation == operation).then(|| parameters.remove(name)).flatten();
-        let encoding = take("read", "encoding").map(ContentEncoding::deserialize).transpose();
-        let content = take("write", "content").map(ByteString::deserialize).transpose();
+        let (of_content, of_encoding) = match self.operation {
+            "write" => (Some("content"), None),
+            "read" => (None, Some("encoding")),
+            "fetch" => (Some("body"), Some("encoding")),
+            _ => (None, None),
+        };
+        let mut take = |name: Option<&str>| name.and_then(|name| parameters.remove(name));
+        let encoding = take(of_encoding).map(ContentEncoding::deserialize).transpose();
+        let content = take(of_content).map(ByteString::deserialize).transpose();
         let encoding = encoding.map_err(|error| invalid(&error.to_string()))?.unwrap_or_default();
         let content = content.map_err(|error| invalid(&error.to_string()))?;
         if self.operation == "write" && content.is_none() {
@@ -95,6 +104,20 @@ impl ToolCapability {
 }
 
 impl CapabilityCall {
+    /// Returns the URL from which the operation begins to use the network.
+    pub fn url(&self) -> Option<&str> {
+        match &self.request {
+            ToolRequest::Fetch(request) => Some(&request.url),
+            ToolRequest::Clone(request) => Some(&request.url),
+            _ => None,
+        }
+    }
+
+    /// Returns true if every path must lead to a place in the workspace.
+    pub fn stays_in_workspace(&self) -> bool {
+        matches!(self.request, ToolRequest::Watch(_) | ToolRequest::Clone(_))
+    }
+
     /// Translates a response and its content to the result of the capability.
     ///
     /// # Errors
@@ -111,6 +134,10 @@ impl CapabilityCall {
                 let (encoding, content) = self.encode(content)?;
                 result.extend([("encoding".to_owned(), json!(encoding)), ("content".to_owned(), json!(content))]);
             }
+            ToolResponse::Fetch(_) => {
+                let (encoding, body) = self.encode(content)?;
+                result.extend([("encoding".to_owned(), json!(encoding)), ("body".to_owned(), json!(body))]);
+            }
             ToolResponse::Edit(_) => {
                 result.insert("diff".to_owned(), json!(ByteString(content)));
             }
@@ -124,7 +151,7 @@ impl CapabilityCall {
             (ContentEncoding::Auto | ContentEncoding::Text, Ok(text)) => Ok(("text", text)),
             (ContentEncoding::Text, Err(_)) => Err(ToolError::new(
                 ErrorCode::Malformed,
-                "read: the content is not UTF-8 — request the encoding base64, or another range",
+                "the content is not UTF-8 — request the encoding base64, or another range",
             )),
             (ContentEncoding::Auto, Err(bytes)) => Ok(("base64", BASE64.encode(bytes.as_bytes()))),
             (ContentEncoding::Base64, Ok(text)) => Ok(("base64", BASE64.encode(text.as_bytes()))),

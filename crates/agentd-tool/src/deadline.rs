@@ -1,6 +1,6 @@
 //! The time limit of an operation.
 
-use crate::limits;
+use crate::limits::{self, Adjustable};
 use std::{
     io::{self, Read},
     time::{Duration, Instant},
@@ -13,12 +13,22 @@ pub(crate) struct Deadline(Instant);
 impl Deadline {
     /// Returns the deadline of an operation that starts now.
     pub(crate) fn of(time_ms: Option<u64>) -> Self {
-        Self(Instant::now() + Duration::from_millis(limits::TIME_MS.of(time_ms)))
+        Self::within(limits::TIME_MS, time_ms)
+    }
+
+    /// Returns the deadline of an operation that starts now and has other limits.
+    pub(crate) fn within(limit: Adjustable, time_ms: Option<u64>) -> Self {
+        Self(Instant::now() + Duration::from_millis(limit.of(time_ms)))
     }
 
     /// Returns true if the time is over.
     pub(crate) fn is_over(self) -> bool {
         Instant::now() >= self.0
+    }
+
+    /// Returns the time that is left.
+    pub(crate) fn left(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
     }
 
     /// Returns a reader that fails with [`io::ErrorKind::TimedOut`] after the deadline.

@@ -54,6 +54,12 @@ pub enum ErrorCode {
     Malformed,
     /// The statement is not allowed, or SQLite refused it.
     Sql,
+    /// A host could not be reached, or its response is malformed.
+    Network,
+    /// A redirect is not permitted.
+    Redirect,
+    /// Git failed.
+    Git,
     /// Another error of the system.
     System,
 }

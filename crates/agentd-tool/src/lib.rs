@@ -1,4 +1,5 @@
-//! Operations on files, archives and SQLite databases that run inside a sandbox, in agentd's own program.
+//! Operations on files, archives, SQLite databases, URLs and Git repositories that run inside a sandbox, in agentd's own
+//! program.
 //!
 //! The library starts its own program in the sandbox ([`agentd_core::Sandbox::exec_tool`]) and sends one request to its standard
 //! input. The process carries out the operation with the rights of the sandbox and sends one response. Parsers of untrusted data
@@ -17,8 +18,10 @@ pub mod capability;
 mod deadline;
 mod edit;
 pub mod error;
+mod fetch;
 #[doc(hidden)]
 pub mod fuzz;
+mod git_clone;
 mod ignore_files;
 pub mod limits;
 mod list;
@@ -35,6 +38,7 @@ mod sqlite;
 mod staged;
 mod stat;
 mod tree;
+mod watch;
 pub mod wire;
 mod write;
 
@@ -42,6 +46,12 @@ pub use byte_string::ByteString;
 pub use call::{CallError, CallOptions, CallOutput, call};
 pub use capability::{CAPABILITIES, CapabilityCall, ToolCapability};
 pub use error::{ErrorCode, ToolError};
+pub use fetch::{
+    message::{FetchRequest, FetchResult, FetchedHeader, FollowedRedirect, HeaderSource, SecretHeader},
+    target::{WebHost, WebScheme},
+};
+pub use git_clone::message::{CloneCredential, CloneRequest, CloneResult};
 pub use permissions::Permissions;
 pub use request::*;
 pub use response::*;
+pub use watch::message::{ChangeKind, WatchEnd, WatchRequest, WatchResult, WatchedChange};

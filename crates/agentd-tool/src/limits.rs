@@ -26,7 +26,7 @@ impl Adjustable {
     }
 }
 
-/// Content of a read.
+/// Content of a read, and of the body of a response.
 pub const READ: Adjustable = Adjustable { default: 1 << 20, max: MAX_CONTENT };
 
 /// Size of a file to edit.
@@ -41,7 +41,7 @@ pub const DIFF: usize = 1 << 20;
 /// Levels of directories to list.
 pub const DEPTH: u32 = 64;
 
-/// Number of entries of a listing.
+/// Number of entries of a listing, and of changes of a watch.
 pub const ENTRIES: Adjustable = Adjustable { default: 1000, max: 50_000 };
 
 /// Number of lines that match.
@@ -62,8 +62,14 @@ pub const GLOBS: usize = 100;
 /// Length of a regular expression, of a pattern, and of an ignore file.
 pub const PATTERN: usize = 64 << 10;
 
-/// Time of a listing, a search or a statement, in milliseconds.
+/// Time of a listing, a search, a statement, a watch or a fetch, in milliseconds.
 pub const TIME_MS: Adjustable = Adjustable { default: 10_000, max: 600_000 };
+
+/// Number of redirects.
+pub const REDIRECTS: Adjustable = Adjustable { default: 5, max: 20 };
+
+/// Time of a clone, in milliseconds.
+pub const CLONE_MS: Adjustable = Adjustable { default: 300_000, max: 3_600_000 };
 
 /// Number of entries of an archive, listed or not.
 pub const ARCHIVE_ENTRIES: u64 = 300_000;

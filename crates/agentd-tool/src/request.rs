@@ -3,7 +3,10 @@
 //! The JSON of a request is the JSON of the capability's parameters, except for the content of a file: it follows the request as
 //! raw bytes.
 
-use crate::{byte_string::ByteString, permissions::Permissions};
+use crate::{
+    byte_string::ByteString, fetch::message::FetchRequest, git_clone::message::CloneRequest, permissions::Permissions,
+    watch::message::WatchRequest,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -43,6 +46,12 @@ pub enum ToolRequest {
     Archive(ArchiveRequest),
     /// Runs one SQL statement on an SQLite database.
     Sqlite(SqliteRequest),
+    /// Reports changes below a directory, until a deadline.
+    Watch(WatchRequest),
+    /// Requests a URL. The content of the request and of the response are the bodies.
+    Fetch(FetchRequest),
+    /// Clones a Git repository.
+    Clone(CloneRequest),
 }
 
 /// Parameters of [`ToolRequest::Read`].

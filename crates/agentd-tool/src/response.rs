@@ -1,6 +1,9 @@
 //! The responses: one for each operation of [`crate::ToolRequest`].
 
-use crate::{byte_string::ByteString, permissions::Permissions};
+use crate::{
+    byte_string::ByteString, fetch::message::FetchResult, git_clone::message::CloneResult, permissions::Permissions,
+    watch::message::WatchResult,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -28,6 +31,12 @@ pub enum ToolResponse {
     Archive(ArchiveResult),
     /// See [`crate::ToolRequest::Sqlite`].
     Sqlite(SqliteResult),
+    /// See [`crate::ToolRequest::Watch`].
+    Watch(WatchResult),
+    /// See [`crate::ToolRequest::Fetch`]. The body follows.
+    Fetch(FetchResult),
+    /// See [`crate::ToolRequest::Clone`].
+    Clone(CloneResult),
 }
 
 /// The reason for which an answer is not complete.

@@ -3,11 +3,11 @@
 use crate::{
     archive, edit,
     error::{ErrorCode, ToolError},
-    list, read, relocate,
+    fetch, git_clone, list, read, relocate,
     request::{ToolCall, ToolRequest},
     resolve::Resolver,
     response::ToolResponse,
-    search, sqlite, stat, wire,
+    search, sqlite, stat, watch, wire,
     wire::ToolReply,
     write,
 };
@@ -57,7 +57,7 @@ pub(crate) fn serve(input: &mut dyn Read, output: &mut dyn Write) -> Result<(), 
 /// Carries out a call whose content has `length` bytes. Returns the response and its content.
 fn run(call: &ToolCall, content: &mut dyn Read, length: u64) -> Result<(ToolResponse, Vec<u8>), ToolError> {
     let resolver = Resolver::new(call)?;
-    if length > 0 && !matches!(call.request, ToolRequest::Write(_)) {
+    if length > 0 && !matches!(call.request, ToolRequest::Write(_) | ToolRequest::Fetch(_)) {
         return Err(ToolError::new(ErrorCode::Invalid, "content follows a request that has none — send the request alone"));
     }
     let response = match &call.request {
@@ -67,6 +67,14 @@ fn run(call: &ToolCall, content: &mut dyn Read, length: u64) -> Result<(ToolResp
         ToolRequest::Edit(request) => {
             return edit::edit(&resolver, request).map(|(result, diff)| (ToolResponse::Edit(result), diff));
         }
+        ToolRequest::Fetch(request) => {
+            let mut body = Vec::new();
+            content.take(length).read_to_end(&mut body).map_err(|error| body_error(&error.to_string()))?;
+            if body.len() as u64 != length {
+                return Err(body_error("it is not complete"));
+            }
+            return fetch::fetch(request, body).map(|(result, content)| (ToolResponse::Fetch(result), content));
+        }
         ToolRequest::Write(request) => ToolResponse::Write(write::write(&resolver, request, content, length)?),
         ToolRequest::List(request) => ToolResponse::List(list::list(&resolver, request)?),
         ToolRequest::Search(request) => ToolResponse::Search(search::search(&resolver, request)?),
@@ -75,8 +83,14 @@ fn run(call: &ToolCall, content: &mut dyn Read, length: u64) -> Result<(ToolResp
         ToolRequest::Move(request) => ToolResponse::Move(relocate::relocate(&resolver, request)?),
         ToolRequest::Archive(request) => ToolResponse::Archive(archive::archive(&resolver, request)?),
         ToolRequest::Sqlite(request) => ToolResponse::Sqlite(sqlite::query(&resolver, request)?),
+        ToolRequest::Watch(request) => ToolResponse::Watch(watch::watch(&resolver, request)?),
+        ToolRequest::Clone(request) => ToolResponse::Clone(git_clone::clone(&resolver, request)?),
     };
     Ok((response, Vec::new()))
+}
+
+fn body_error(why: &str) -> ToolError {
+    ToolError::new(ErrorCode::System, format!("read the body of the request: {why}"))
 }
 
 #[cfg(test)]

@@ -422,6 +422,36 @@ fn operations_on_files_return_exact_bytes_and_errors() {
 }
 
 #[test]
+fn watch_returns_the_changes_of_other_programs_in_the_workspace() {
+    let user = User::new();
+    fs::create_dir_all(user.path("work/src")).unwrap();
+    fs::create_dir(user.path("outside")).unwrap();
+    std::os::unix::fs::symlink(user.path("outside"), user.path("work/link")).unwrap();
+    let parameters = json!({ "path": ".", "glob": ["*.rs"], "max_events": 2, "time_ms": 600_000 }).to_string();
+    let mut command = user.command(&["call", "fs.watch.v1", "--params", &parameters, "--json"]);
+    let mut call = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Nothing says when the watch begins, so the changes are repeated until it has seen them.
+    while call.try_wait().unwrap().is_none() {
+        for name in ["outside/secret.rs", "work/src/other", "work/src/a.rs"] {
+            fs::write(user.path(name), "x").unwrap();
+            fs::remove_file(user.path(name)).unwrap();
+        }
+    }
+    let object = object(&call.wait_with_output().unwrap());
+    let events = object["result"]["events"].as_array().unwrap_or_else(|| panic!("{object:#}"));
+    assert!(events.len() == 2 && events.iter().all(|event| event["path"] == "src/a.rs"), "{object:#}");
+    assert_eq!((&object["result"]["ended"], &object["result"]["directories"]), (&json!("count"), &json!(2)));
+    let (code, object) = user.call("fs.watch.v1", &json!({ "path": "src", "time_ms": 1 }), &[]);
+    assert_eq!((code, &object["result"]["ended"], &object["result"]["events"]), (0, &json!("time"), &json!([])), "{object:#}");
+    for path in ["link", "..", "/etc"] {
+        let (code, object) = user.call("fs.watch.v1", &json!({ "path": path, "time_ms": 1 }), &[]);
+        assert_eq!((code, &object["error"]["code"]), (1, &json!("outside")), "{path}: {object:#}");
+    }
+    let (code, object) = user.call("fs.watch.v1", &json!({ "path": "." }), &["--workspace", "none"]);
+    assert_eq!((code, &object["reason"]), (77, &json!("invalid-parameters")), "{object:#}");
+}
+
+#[test]
 fn json_objects_have_the_documented_keys() {
     let user = User::new();
     let done = user.shell("true", &[]).1;

@@ -127,6 +127,8 @@ struct ToolManifest {
     name: String,
     description: String,
     annotations: Annotations,
+    /// When absent: the workspace with the access of the annotation `read_only`, and no host.
+    sandbox: Option<SandboxText>,
     parameters: Value,
     result: Value,
 }
@@ -235,18 +237,15 @@ impl TryFrom<&'static ToolCapability> for Capability {
             .map_err(|error| ManifestError::Value { key: "manifest", problem: error.to_string() })?;
         let (name, version) = manifest.name.rsplit_once(".v").unwrap_or_default();
         let schema = |key, text| Schema::new(text).map_err(|source| ManifestError::Schema { key, source });
-        let workspace = if manifest.annotations.read_only { WorkspaceAccess::ReadOnly } else { WorkspaceAccess::ReadWrite };
+        let usual = if manifest.annotations.read_only { WorkspaceAccess::ReadOnly } else { WorkspaceAccess::ReadWrite };
+        let usual = SandboxText { workspace: usual, ..SandboxText::default() };
+        let SandboxText { profile, workspace, egress } = manifest.sandbox.unwrap_or(usual);
         Ok(Self {
             name: name.to_owned(),
             version: version.parse().map_err(|_| ManifestError::Name(manifest.name.clone()))?,
             description: manifest.description,
             annotations: manifest.annotations,
-            bounds: SandboxBounds {
-                profile: Profile::Default,
-                limits: Limits::default(),
-                network: NetworkBound::none(),
-                workspace,
-            },
+            bounds: SandboxBounds { profile, limits: Limits::default(), network: egress.into(), workspace },
             run: Run::Tool(tool),
             parameters: schema("parameters", manifest.parameters)?,
             result: Some(schema("result", manifest.result)?),

@@ -89,8 +89,7 @@ impl ReadSecrets {
     fn read(options: &[OsString]) -> Result<Self, IsolationError> {
         let mut read = Self::default();
         for option in options {
-            let form = || invalid("--secret", "expected NAME@HOST[:PORT][/HEADER]=env:VAR, =file:PATH or =fd:NUMBER");
-            let (target, source) = split(option).ok_or_else(form)?;
+            let (target, source) = split(option).ok_or_else(malformed)?;
             let parsed = target.parse::<SecretTarget>().map_err(|error| invalid("--secret", error))?;
             let value = read.value(&parsed.variable, source)?;
             read.secrets.push(NetworkSecret::new(target, value));
@@ -178,6 +177,20 @@ impl ReadSecrets {
         spec.secrets.clone_from(&self.secrets);
         Ok(())
     }
+}
+
+/// Returns the destination of the secret of an option, which has no part of the value.
+///
+/// # Errors
+/// [`IsolationError::Invalid`] for an option that is malformed.
+pub(crate) fn target(option: &OsStr) -> Result<String, IsolationError> {
+    let (target, _) = split(option).ok_or_else(malformed)?;
+    target.parse::<SecretTarget>().map_err(|error| invalid("--secret", error))?;
+    Ok(target.to_owned())
+}
+
+fn malformed() -> IsolationError {
+    invalid("--secret", "expected NAME@HOST[:PORT][/HEADER]=env:VAR, =file:PATH or =fd:NUMBER")
 }
 
 /// Returns the variable that holds the placeholder.

@@ -7,8 +7,11 @@
 
 mod attacks;
 mod aws;
+mod calls;
+mod clones;
 mod datagrams;
 mod forward;
+mod git_server;
 mod inspection;
 #[path = "../support/json_document.rs"]
 mod json_document;
@@ -40,7 +43,8 @@ fn main() {
         outer::serve();
     }
     let reaching = [attacks::TESTS, datagrams::TESTS, library::TESTS, net_limits::TESTS, programs::TESTS, reports::TESTS];
-    let tests = [reaching.concat(), [aws::TESTS, inspection::TESTS, secrets::TESTS].concat()].concat();
+    let tests =
+        [reaching.concat(), [aws::TESTS, calls::TESTS, clones::TESTS, inspection::TESTS, secrets::TESTS].concat()].concat();
     // Only `container` runs named sandboxes.
     let named = [named::TESTS, datagrams::NAMED_TESTS, forward::TESTS].concat();
     let machines = [attacks::TESTS, machine::TESTS].concat();

@@ -1,6 +1,7 @@
 //! Runs the program under test.
 
 use agentd::isolation::{FirecrackerBackend, GondolinBackend, GondolinConfig, IsolationBackend, create_backend};
+use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -68,8 +69,21 @@ impl EgressDir {
 
     /// `agentd run` with the options.
     pub fn command(&self, backend: &str, options: &[&str], argv: &[&str]) -> Command {
-        let mut run = Command::new(program());
+        let mut run = self.program(backend);
         run.args(["run", "--backend", backend, "--no-host-tools", "--no-host-caches"]).args(options).arg("--").args(argv);
+        run
+    }
+
+    /// `agentd call` of a capability with the options, on a host that trusts the authority of the tests.
+    pub fn call(&self, backend: &str, capability: &str, parameters: &Value, options: &[&str]) -> Command {
+        let mut call = self.program(backend);
+        call.args(["call", capability, "--backend", backend, "--json", "--params", &parameters.to_string()]).args(options);
+        call.env("AGENTD_DATA_DIR", self.outside("data")).env("SSL_CERT_FILE", self.outside("ca.pem"));
+        call
+    }
+
+    fn program(&self, backend: &str) -> Command {
+        let mut run = Command::new(program());
         run.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", self.root.path().join("home"));
         run.env("TMPDIR", self.root.path()).current_dir(self.work()).stdin(Stdio::null());
         if MACHINES.contains(&backend) {

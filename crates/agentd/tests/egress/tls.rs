@@ -1,6 +1,9 @@
 //! A certificate authority of the tests, and a TLS server with its certificate.
 
-use crate::outer::{head, respond, target};
+use crate::{
+    git_server,
+    outer::{head, respond, target},
+};
 use data_encoding::BASE64;
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::{
@@ -9,6 +12,7 @@ use rustls::{
 };
 use std::{
     fs,
+    io::Write as _,
     net::TcpStream,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock, Mutex},
@@ -59,7 +63,8 @@ pub fn hide() {
     *FILES.lock().unwrap() = None;
 }
 
-/// Serves one connection. `/reflect` shows the credential of the request, and `/redirect` leads to another host.
+/// Serves one connection. `/reflect` shows the credential of the request, `/redirect` leads to another host, and `/to?URL` to
+/// this URL. `/endless` and `/endless-head` never end, and `/git/` serves the repositories in the directory of [`show`].
 pub fn serve(client: TcpStream) {
     let mut stream = StreamOwned::new(ServerConnection::new(MADE.0.clone()).unwrap(), client);
     let head = head(&mut stream, "tls");
@@ -74,6 +79,19 @@ pub fn serve(client: TcpStream) {
             let line = head.lines().find(|line| line.to_lowercase().starts_with("authorization:")).unwrap_or_default();
             respond(stream, "200 OK", &format!("X-Reflected: {line}\r\n"), format!("you sent {line}.").as_bytes());
         }
+        _ if path == "/to" => {
+            let to = target(&head).split_once('?').map(|(_, to)| to.to_owned()).unwrap_or_default();
+            respond(stream, "302 Found", &format!("Location: {to}\r\n"), b"");
+        }
+        _ if path == "/endless" => {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            while stream.write_all(&[b'a'; 4096]).is_ok() {}
+        }
+        _ if path == "/endless-head" => {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n");
+            while stream.write_all(b"X-Header: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n").is_ok() {}
+        }
+        (None, Some(files)) if path.starts_with("/git/") => git_server::serve(stream, &head, &files),
         _ if path == "/redirect" => respond(stream, "302 Found", "Location: https://files.granted.example/landed\r\n", b""),
         _ => respond(stream, "200 OK", "", format!("tls {path}").as_bytes()),
     }

@@ -1,15 +1,22 @@
 //! Every operation works in every backend, and its bytes are exact.
 
-use crate::{Place, table};
+use crate::{Place, support, table};
+use agentd::isolation::{Command, EndReason};
 use agentd::tool::{
-    Disposition, EditRequest, ErrorCode, ListRequest, MoveRequest, NodeKind, ReadRange, ReadRequest, RemoveRequest,
-    SearchRequest, SqliteRequest, StatRequest, TextEdit, ToolRequest, ToolResponse, WriteRequest,
+    ChangeKind, Disposition, EditRequest, ErrorCode, ListRequest, MoveRequest, NodeKind, ReadRange, ReadRequest, RemoveRequest,
+    SearchRequest, SqliteRequest, StatRequest, TextEdit, ToolRequest, ToolResponse, WatchEnd, WatchRequest, WriteRequest,
 };
 use libtest_mimic::Trial;
 use serde_json::json;
 
 pub fn trials(backend: &'static str) -> Vec<Trial> {
-    table![backend, every_operation_works, content_and_names_are_exact, databases_are_queried_and_changed]
+    table![
+        backend,
+        every_operation_works,
+        content_and_names_are_exact,
+        databases_are_queried_and_changed,
+        watch_reports_what_a_payload_does_meanwhile,
+    ]
 }
 
 fn read(path: &str) -> ToolRequest {
@@ -92,5 +99,32 @@ async fn databases_are_queried_and_changed(backend: &'static str) {
     assert_eq!(place.code(sql("ATTACH '/tmp/other' AS o", true)).await, ErrorCode::Sql);
     let ToolResponse::Sqlite(result) = place.call(sql("SELECT a FROM t", false), b"").await.unwrap().response else { panic!() };
     assert_eq!(result.rows, [[json!(1)], [json!("x")]]);
+    place.end().await;
+}
+
+async fn watch_reports_what_a_payload_does_meanwhile(backend: &'static str) {
+    let place = Place::private(backend).await;
+    place.payload("mkdir -p src/deep \"$PWD.out\" && ln -s \"$PWD.out\" link").await;
+    // The payload repeats its changes, because nothing says when the watch begins.
+    let busy = "while :; do echo x >src/deep/a && mv src/deep/a src/b && rm src/b && touch link/elsewhere; done";
+    let command = Command { cwd: Some(place.path().to_owned()), ..support::script(busy) };
+    let mut payload = place.sandbox.exec_streaming(command).await.unwrap();
+    let request =
+        WatchRequest { path: ".".into(), recursive: true, glob: Vec::new(), max_events: Some(40), time_ms: Some(600_000) };
+    let output = place.call(ToolRequest::Watch(request.clone()), b"").await.unwrap();
+    let ToolResponse::Watch(seen) = output.response else { panic!() };
+    assert_eq!((seen.events.len(), seen.directories, seen.ended), (40, 3, WatchEnd::Count), "{seen:?}");
+    let renamed = seen.events.iter().filter(|change| change.kind == ChangeKind::Renamed);
+    assert!(renamed.clone().count() > 0 && renamed.clone().all(|change| change.from == Some("src/deep/a".into())), "{seen:?}");
+    // Nothing behind the link is watched.
+    assert!(seen.events.iter().all(|change| change.path.as_bytes().starts_with(b"src/")), "{seen:?}");
+    let through = WatchRequest { path: "link".into(), ..request.clone() };
+    assert_eq!(place.code(ToolRequest::Watch(through)).await, ErrorCode::Outside);
+    payload.end(EndReason::Cancelled).await.unwrap();
+    payload.wait().await.unwrap();
+    let quiet = WatchRequest { time_ms: Some(1), ..request };
+    let ToolResponse::Watch(seen) = place.call(ToolRequest::Watch(quiet), b"").await.unwrap().response else { panic!() };
+    assert_eq!(seen.ended, WatchEnd::Time, "{seen:?}");
+    place.payload("rm -r \"$PWD.out\"").await;
     place.end().await;
 }

@@ -4,7 +4,7 @@ use super::run::{NetworkArg, ProfileArg};
 use agentd_core::{Bytes, CpuQuota, duration};
 use agentd_state::IdempotencyKey;
 use clap::{Args, Subcommand};
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -54,10 +54,13 @@ pub(crate) struct LessArgs {
     /// Make the workspace read-only
     #[arg(long)]
     pub workspace_ro: bool,
-    /// Network access: off, allow=HOSTS, preset=NAMES or file=PATH, as for `agentd run` [default: the hosts that the capability
-    /// and the policies name]
+    /// Network access: off, allow=HOSTS, preset=NAMES or file=PATH, as for `agentd run` [default: the host of the URL, or the
+    /// hosts that the capability and the policies name]
     #[arg(long, value_name = "off|allow=|preset=|file=")]
     pub net: Vec<NetworkArg>,
+    /// Keep a secret outside of the sandbox and put it into requests to HOST, as for `agentd run` (repeatable)
+    #[arg(long, value_name = "NAME@HOST=SOURCE")]
+    pub secret: Vec<OsString>,
     /// Wall-clock time limit, e.g. 500ms, 30s, 2m
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration::parse)]
     pub timeout: Option<Duration>,

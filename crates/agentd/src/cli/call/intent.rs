@@ -4,6 +4,7 @@ use super::super::{
     args::{CallArgs, NetworkArg},
     failure::Failure,
     records::{self, read},
+    secrets,
 };
 use crate::isolation::canonical_backend_name;
 use agentd_core::Limits;
@@ -28,6 +29,7 @@ pub(super) fn of(args: &CallArgs) -> Result<Intent, Failure> {
         capability: args.capability.clone(),
         parameters: parse_parameters(&parameters(&args.params)?)?,
         confinement: confinement(args)?,
+        secrets: args.less.secret.iter().map(|option| secrets::target(option)).collect::<Result<_, _>>()?,
         workspace: workspace(args)?,
         key: args.key.clone(),
         received,

@@ -35,12 +35,15 @@ pub(crate) async fn call(args: CallArgs) -> Result<u8, Failure> {
         signal = stops.next() => return Ok(run::stopped_by(signal)),
         submitted = engine.submit(intent) => submitted?,
     };
-    let backend = args.backend.as_deref().filter(|name| !["auto", ""].contains(name));
+    let request = sandbox::ExecutionOptions {
+        backend: args.backend.as_deref().filter(|name| !["auto", ""].contains(name)),
+        secrets: &args.less.secret,
+    };
     let ended = match submitted {
         Submitted::Ended(ended) => ended,
-        Submitted::Execute(execution) => sandbox::execute(*execution, backend, &mut stops).await?,
+        Submitted::Execute(execution) => sandbox::execute(*execution, &request, &mut stops).await?,
         Submitted::Hold(held) => match approved(*held, &mut stops).await? {
-            Ok(execution) => sandbox::execute(execution, backend, &mut stops).await?,
+            Ok(execution) => sandbox::execute(execution, &request, &mut stops).await?,
             Err(ended) => ended,
         },
     };

@@ -22,6 +22,7 @@ use agentd_tool::{
 };
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
     time::Duration,
@@ -30,19 +31,27 @@ use std::{
 /// The number of bytes of each stream that a result has.
 const CAPTURE: u64 = 256 << 10;
 
+/// What the caller chooses for the sandbox of an intent, besides the terms.
+pub(super) struct ExecutionOptions<'a> {
+    /// The backend.
+    pub backend: Option<&'a str>,
+    /// The options `--secret`. Their destinations are a part of the terms.
+    pub secrets: &'a [OsString],
+}
+
 /// Executes an intent in a new sandbox, and records its end. A signal that `earlier` receives before the start ends the intent.
 ///
 /// # Errors
 /// The end of the intent cannot be recorded.
 pub(super) async fn execute(
     execution: Execution<'_>,
-    backend: Option<&str>,
+    options: &ExecutionOptions<'_>,
     earlier: &mut Stops,
 ) -> Result<EndedIntent, Failure> {
     let prepared = tokio::select! {
         biased;
         signal = earlier.next() => Err(stopped(signal)),
-        prepared = Prepared::new(&execution, backend) => prepared,
+        prepared = Prepared::new(&execution, options) => prepared,
     };
     let prepared = match prepared {
         Ok(prepared) => prepared,
@@ -61,7 +70,7 @@ pub(super) async fn execute(
     compared.command_begins();
     let ran = match &execution.valid().operation {
         Operation::Command(line) => command_in(&sandbox, line, command, &args, &mut stops).await,
-        Operation::Tool(call) => Ran::Tool(tool_in(&*sandbox, call, command.cwd, &mut stops).await),
+        Operation::Tool(call) => Ran::Tool(tool_in(&*sandbox, call, command, &mut stops).await),
     };
     // The sandbox is destroyed before the protected paths are compared, so that no process can change them afterwards.
     let destroyed = run::destroy(&sandbox, &mut stops, &mut compared).await;
@@ -89,8 +98,9 @@ struct Prepared {
 }
 
 impl Prepared {
-    async fn new(execution: &Execution<'_>, backend: Option<&str>) -> Result<Self, Failure> {
-        let mut args = run_args(execution, backend)?;
+    async fn new(execution: &Execution<'_>, options: &ExecutionOptions<'_>) -> Result<Self, Failure> {
+        let mut args = run_args(execution, options.backend)?;
+        args.secret = options.secrets.to_vec();
         let work_root = temporary::of_run(&args.boundary)?;
         let secrets = ReadSecrets::of(&mut args)?;
         let input = RunInput { args: &args, secrets: &secrets, image: None };
@@ -212,11 +222,13 @@ async fn command_in(
 async fn tool_in(
     sandbox: &dyn Sandbox,
     call: &CapabilityCall,
-    cwd: Option<PathBuf>,
+    Command { cwd, env, .. }: Command,
     stops: &mut Stops,
 ) -> Result<agentd_tool::call::CallOutput, CallError> {
-    let request = ToolCall { within: None, request: call.request.clone() };
-    let options = CallOptions { cwd, ..CallOptions::default() };
+    // The engine refuses such an operation without a workspace; the process refuses an empty path.
+    let within = call.stays_in_workspace().then(|| cwd.as_deref().unwrap_or(Path::new("")).into());
+    let request = ToolCall { within, request: call.request.clone() };
+    let options = CallOptions { cwd, env, ..CallOptions::default() };
     tokio::select! {
         biased;
         _ = stops.next() => Err(CallError::Ended { reason: agentd_core::EndReason::Cancelled, message: String::new() }),

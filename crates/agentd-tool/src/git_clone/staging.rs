@@ -1,0 +1,66 @@
+//! The new directory, which gets its name when everything is in it.
+
+use crate::{
+    error::ToolError,
+    resolve::{self, LastLink, NamedPlace, Resolver},
+    staged::temporary_name,
+};
+use agentd_disk::erase;
+use rustix::{
+    fs::{Mode, RenameFlags, fchmod, mkdirat, renameat_with},
+    io::Errno,
+};
+use std::{
+    ffi::OsString,
+    os::fd::{AsFd, OwnedFd},
+};
+
+/// A temporary directory next to the place of the new one. It is removed when dropped before the end. A process that is killed
+/// leaves the directory: its name begins with `.agentd-`.
+pub(super) struct StagedDirectory {
+    place: NamedPlace,
+    name: OsString,
+    /// The temporary directory.
+    pub(super) root: OwnedFd,
+    finished: bool,
+}
+
+impl StagedDirectory {
+    /// Creates the temporary directory.
+    ///
+    /// # Errors
+    /// Something exists at `path`, also a link that leads nowhere, or the path leads out of the workspace.
+    pub(super) fn create(resolver: &Resolver, path: &[u8]) -> Result<Self, ToolError> {
+        let failed = |errno| ToolError::system("clone to", path, errno);
+        let place = resolver.resolve("clone to", path, LastLink::Keep)?.require_name("clone to", path)?;
+        if place.stat().map_err(failed)?.is_some() {
+            return Err(failed(Errno::EXIST));
+        }
+        let name = temporary_name().map_err(failed)?;
+        mkdirat(&place.directory, &name, Mode::RWXU).map_err(failed)?;
+        let root = resolve::open_directory(&place.directory, &name).map_err(failed)?;
+        Ok(Self { place, name, root, finished: false })
+    }
+
+    /// Gives the directory its name.
+    ///
+    /// # Errors
+    /// Something exists at `path` by now.
+    pub(super) fn finish(mut self, path: &[u8]) -> Result<(), ToolError> {
+        let failed = |errno| ToolError::system("clone to", path, errno);
+        fchmod(&self.root, Mode::from_raw_mode(0o755)).map_err(failed)?;
+        let directory = self.place.directory.as_fd();
+        renameat_with(directory, &self.name, directory, &self.place.name, RenameFlags::NOREPLACE).map_err(failed)?;
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for StagedDirectory {
+    fn drop(&mut self) {
+        if !self.finished {
+            // The caller gets the error that ended the clone.
+            let _ = erase(self.place.directory.as_fd(), &self.name);
+        }
+    }
+}
