@@ -5,7 +5,7 @@ use crate::{refusal::Refusal, valid_intent::ValidIntent};
 use agentd_core::{Command, Limits, SandboxSpec};
 use agentd_policy::{Effective, Obligations, PolicyDecision, PolicyOutcome, RequestedConfinement};
 use agentd_state::{Begun, IntentId};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 /// The decision about an intent.
 #[derive(Debug)]
@@ -25,6 +25,15 @@ pub enum AdmissionDecision {
     Refuse(Refusal),
 }
 
+/// Bounds of every sandbox, in addition to those of capability and policies.
+#[derive(Debug, Clone, Copy)]
+pub struct AdmissionBounds<'b> {
+    /// The backends with a boundary. A capability never runs without one.
+    pub isolated: &'b BTreeSet<String>,
+    /// The most processor time of an intent, because its principal has a quota of it.
+    pub cpu_time: Option<Duration>,
+}
+
 /// The terms under which an intent is executed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
@@ -34,6 +43,8 @@ pub struct Terms {
     pub obligations: Obligations,
     /// The policies that determined the decision.
     pub policies: Vec<String>,
+    /// The destinations of the secrets that the sandbox gets.
+    pub secrets: Vec<String>,
 }
 
 impl Terms {
@@ -50,19 +61,18 @@ impl Terms {
             (spec.network == *network, format!("network {:?} instead of {network:?}", spec.network)),
             (backends.contains(backend), format!("backend {backend}")),
             (!spec.allow_degraded, "controls may be missing".to_owned()),
-            (spec.secrets.is_empty(), "secrets".to_owned()),
+            (spec.secrets.iter().map(|secret| &secret.target).eq(&self.secrets), format!("secrets instead of {:?}", self.secrets)),
         ];
         checks.into_iter().find(|(met, _)| !met).map(|(_, problem)| problem)
     }
 }
 
-/// Decides whether a valid intent is executed. `earlier` is the recorded state of the intent, if its key was used; `isolated` are
-/// the backends with a boundary. A capability never runs without one.
+/// Decides whether a valid intent is executed. `earlier` is the recorded state of the intent, if its key was used.
 pub fn admit(
     valid: &ValidIntent<'_>,
     earlier: Option<Begun>,
     policy: &PolicyDecision,
-    isolated: &BTreeSet<String>,
+    bounds: AdmissionBounds<'_>,
 ) -> AdmissionDecision {
     match earlier {
         Some(Begun::Conflict(id)) => return AdmissionDecision::Refuse(Refusal::Conflict(id)),
@@ -73,20 +83,21 @@ pub fn admit(
         Some(Begun::Refused(exceeded)) => return AdmissionDecision::Refuse(Refusal::Quota(exceeded)),
         Some(Begun::New(_)) | None => {}
     }
-    match permit(valid, policy, isolated) {
+    match permit(valid, policy, bounds) {
         Ok(terms) => AdmissionDecision::Execute(Box::new(terms)),
         Err(refusal) => AdmissionDecision::Refuse(refusal),
     }
 }
 
-fn permit(valid: &ValidIntent<'_>, policy: &PolicyDecision, isolated: &BTreeSet<String>) -> Result<Terms, Refusal> {
+fn permit(valid: &ValidIntent<'_>, policy: &PolicyDecision, bounds: AdmissionBounds<'_>) -> Result<Terms, Refusal> {
     let permitted = match &policy.outcome {
         PolicyOutcome::Permitted(permitted) => permitted,
         PolicyOutcome::Denied(denial) => {
             return Err(Refusal::Denied { denial: denial.clone(), policies: policy.policies.clone() });
         }
     };
-    let obligations = permitted.meet(&valid.capability.bounds.obligations(isolated.clone()));
+    let mut obligations = permitted.meet(&valid.capability.bounds.obligations(bounds.isolated.clone()));
+    obligations.limits.cpu_time = [obligations.limits.cpu_time, bounds.cpu_time].into_iter().flatten().min();
     if obligations.backends.is_empty() {
         return Err(Refusal::NoBackend);
     }
@@ -94,7 +105,8 @@ fn permit(valid: &ValidIntent<'_>, policy: &PolicyDecision, isolated: &BTreeSet<
     let wall = [requested.limits.wall, valid.operation.timeout()].into_iter().flatten().min();
     let requested = RequestedConfinement { limits: Limits { wall, ..requested.limits.clone() }, ..requested.clone() };
     let effective = obligations.apply(&requested)?;
-    Ok(Terms { effective, obligations, policies: policy.policies.clone() })
+    let secrets = valid.intent.secrets.targets();
+    Ok(Terms { effective, obligations, policies: policy.policies.clone(), secrets })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Intents: requests to use a capability, and their digests.
 
-use crate::capability::WorkspaceAccess;
+use crate::{capability::WorkspaceAccess, secret_use::SecretUses};
 use agentd_policy::{PolicyPrincipal, RequestSource, RequestedConfinement};
 use agentd_records::{
     ContentDigest, Timestamp,
@@ -11,6 +11,9 @@ use serde_json::{Map, Value, json};
 
 /// The version of the document that is digested.
 const VERSION: u64 = 1;
+
+/// The version of a document with secrets. Other documents keep their version, so that their digests stay the same.
+const VERSION_WITH_SECRETS: u64 = 2;
 
 /// One request to use a capability. There is no debug form, because parameters may be secrets.
 pub struct Intent {
@@ -26,6 +29,8 @@ pub struct Intent {
     pub confinement: RequestedConfinement,
     /// The directory that the sandbox shows, if the capability has a workspace.
     pub workspace: Option<RequestedWorkspace>,
+    /// The secrets that the sandbox may use in requests to their hosts.
+    pub secrets: SecretUses,
     /// The key by which the caller repeats the request.
     pub key: Option<IdempotencyKey>,
     /// When the request was received.
@@ -60,7 +65,7 @@ impl Intent {
         let RequestedConfinement { profile, limits, network, backend } = &self.confinement;
         let workspace = self.workspace.as_ref().map(|workspace| json!({ "path": workspace.path, "access": workspace.access }));
         let mut document = json!({
-            "v": VERSION,
+            "v": if self.secrets.is_empty() { VERSION } else { VERSION_WITH_SECRETS },
             "principal": self.principal.id(),
             "source": self.source,
             "capability": self.capability,
@@ -68,6 +73,9 @@ impl Intent {
             "confinement": { "profile": profile, "limits": limits, "network": network, "backend": backend },
             "workspace": workspace,
         });
+        if !self.secrets.is_empty() {
+            document["secrets"] = self.secrets.targets().into();
+        }
         if let Some(nonce) = nonce {
             document["nonce"] = nonce.into();
         }
@@ -93,6 +101,7 @@ pub(crate) mod tests {
             parameters: parameters.as_object().unwrap().clone(),
             confinement: RequestedConfinement::default(),
             workspace: None,
+            secrets: SecretUses::default(),
             key: None,
             received: Timestamp::now(),
         }
@@ -113,7 +122,8 @@ pub(crate) mod tests {
         assert_eq!(digest(reordered), first);
         assert_eq!(digest(|intent| intent.key = "k".parse().ok()), first);
         assert_eq!(digest(|intent| intent.received = Timestamp::now().plus_seconds(60)), first);
-        let changes: [fn(&mut Intent); 7] = [
+        let changes: [fn(&mut Intent); 8] = [
+            |intent| intent.secrets = SecretUses::new(["A@a.example"]).unwrap(),
             |intent| intent.principal.name = "uid:8".to_owned(),
             |intent| intent.source.transport = "rest".to_owned(),
             |intent| intent.capability = "code.run.v1".to_owned(),
@@ -125,7 +135,7 @@ pub(crate) mod tests {
         let mut all: Vec<_> = changes.map(digest).into_iter().chain([first]).collect();
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 8);
+        assert_eq!(all.len(), 9);
     }
 
     #[test]

@@ -101,7 +101,8 @@ fn quota(exceeded: &QuotaExceeded) -> String {
     let limit = match exceeded.limit {
         QuotaLimit::Rate => "too many requests in a short time",
         QuotaLimit::Concurrency => "too many requests are executed at the same time",
-        QuotaLimit::CpuPerDay => "the processor time of this day is used up",
+        QuotaLimit::CpuPerDay => "the processor time of this day is used up or reserved",
+        QuotaLimit::Waiting => "too many requests wait",
         _ => "a limit is reached",
     };
     format!("{limit} — try again in {} s", exceeded.retry_after.as_secs_f64().ceil())

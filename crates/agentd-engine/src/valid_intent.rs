@@ -58,7 +58,7 @@ impl<'e> ValidIntent<'e> {
 
     /// Returns the request as policies see it.
     pub fn policy_request(&self) -> PolicyRequest {
-        let Intent { principal, source, capability, parameters, workspace, received, .. } = &self.intent;
+        let Intent { principal, source, capability, parameters, workspace, secrets, received, .. } = &self.intent;
         let access = self.workspace_access();
         let shown = workspace.iter().filter(|_| access > WorkspaceAccess::None);
         let path = |path: &str| Resource::Path { path: path.to_owned(), write: access == WorkspaceAccess::ReadWrite };
@@ -67,6 +67,7 @@ impl<'e> ValidIntent<'e> {
             capability: capability.clone(),
             resources: shown.map(|workspace| path(&workspace.path)).collect(),
             parameters: parameters.clone(),
+            secrets: secrets.requested(),
             time: *received,
             source: source.clone(),
         }
