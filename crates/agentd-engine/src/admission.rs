@@ -61,7 +61,10 @@ impl Terms {
             (spec.network == *network, format!("network {:?} instead of {network:?}", spec.network)),
             (backends.contains(backend), format!("backend {backend}")),
             (!spec.allow_degraded, "controls may be missing".to_owned()),
-            (spec.secrets.iter().map(|secret| &secret.target).eq(&self.secrets), format!("secrets instead of {:?}", self.secrets)),
+            (
+                spec.secrets.iter().map(|secret| &secret.target).eq(&self.secrets),
+                format!("secrets instead of {:?}", self.secrets),
+            ),
         ];
         checks.into_iter().find(|(met, _)| !met).map(|(_, problem)| problem)
     }

@@ -134,7 +134,8 @@ impl Engine {
             Err(refused) => return self.refuse(&refused.0, &refused.1, &Decided::without_shadow(&sets)),
         };
         let (policy, difference) = sets.decide(&valid.policy_request());
-        let decided = Decided { set: digest(&sets.enforced), shadow: difference.and_then(|found| Shadow::new(&sets, found.shadow)) };
+        let decided =
+            Decided { set: digest(&sets.enforced), shadow: difference.and_then(|found| Shadow::new(&sets, found.shadow)) };
         let quota = self.parts.quotas.current().of(&valid.intent.principal)?;
         let own = AdmissionBounds { isolated: &self.parts.isolated, cpu_time: quota.cpu_per_intent };
         let mut request = request(&valid, &quota)?;

@@ -99,7 +99,8 @@ impl RecordedIntent {
         if let Some(shadow) = shadow {
             let RecordedDecision { allowed, policies, policy_set, obligations } = shadow.recorded()?;
             let id = id.clone();
-            leaves.push(Leaf::new(decided, AuditEvent::ShadowDecision { id, intent, allowed, policies, policy_set, obligations }));
+            leaves
+                .push(Leaf::new(decided, AuditEvent::ShadowDecision { id, intent, allowed, policies, policy_set, obligations }));
         }
         let RecordedDecision { allowed, policies, policy_set, obligations } = decision.clone();
         leaves.push(Leaf::new(decided, AuditEvent::Decision { id, intent, allowed, policies, policy_set, obligations }));

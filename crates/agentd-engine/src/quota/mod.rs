@@ -11,7 +11,7 @@ pub use live::LiveQuotas;
 
 use agentd_policy::PolicyPrincipal;
 use agentd_records::{ContentDigest, InvalidLabel, Label};
-use agentd_state::{Priority, Quota, Queueing, SharedQuota};
+use agentd_state::{Priority, Queueing, Quota, SharedQuota};
 use std::{collections::BTreeMap, time::Duration};
 
 /// The usual number of intents of a principal that are executed at once.
@@ -71,7 +71,11 @@ impl QuotaLimits {
                 cpu_per_day: cpu_per_day.or(cpu_per_day_of_other),
             },
             // The time of an intent belongs to the time of a day.
-            cpu_per_intent: if cpu_per_day.is_some() { self.cpu_per_intent } else { self.cpu_per_intent.or(other.cpu_per_intent) },
+            cpu_per_intent: if cpu_per_day.is_some() {
+                self.cpu_per_intent
+            } else {
+                self.cpu_per_intent.or(other.cpu_per_intent)
+            },
             waiting: self.waiting.or(other.waiting),
             wait: self.wait.or(other.wait),
             priority: self.priority.or(other.priority),
@@ -94,7 +98,8 @@ impl QuotaSet {
         let own = self.own(&principal.id());
         let groups: BTreeMap<_, _> = principal.groups.iter().filter_map(|name| self.groups.get_key_value(name)).collect();
         let shared = groups.iter().map(|(name, limits)| (group_account(name), *limits));
-        let shared: Vec<(String, &QuotaLimits)> = shared.chain(self.total.iter().map(|total| (TOTAL.to_owned(), total))).collect();
+        let shared: Vec<(String, &QuotaLimits)> =
+            shared.chain(self.total.iter().map(|total| (TOTAL.to_owned(), total))).collect();
         let per_intent = shared.iter().filter_map(|(_, limits)| limits.cpu_per_intent).chain(own.cpu_per_intent).min();
         // What is stated for the principal decides, then the most important group.
         let priority = stated.and_then(|own| own.priority).or_else(|| groups.values().filter_map(|group| group.priority).max());

@@ -89,8 +89,7 @@ impl ReadSecrets {
     fn read(options: &[OsString]) -> Result<Self, IsolationError> {
         let mut read = Self::default();
         for option in options {
-            let form = || invalid("--secret", "expected NAME@HOST[:PORT][/HEADER]=env:VAR, =file:PATH or =fd:NUMBER");
-            let (target, source) = split(option).ok_or_else(form)?;
+            let (target, source) = split(option)?;
             let parsed = target.parse::<SecretTarget>().map_err(|error| invalid("--secret", error))?;
             let value = read.value(&parsed.variable, source)?;
             read.secrets.push(NetworkSecret::new(target, value));
@@ -202,11 +201,23 @@ fn is_for_everybody(file: &Metadata, places: &[PathBuf]) -> bool {
     file.mode() & 0o004 != 0 && open.all(|open| open)
 }
 
+/// Returns the targets of options, without reading the values.
+///
+/// # Errors
+/// [`IsolationError::Invalid`] for an option that is malformed.
+#[cfg(feature = "policy")]
+pub(crate) fn targets(options: &[OsString]) -> Result<Vec<&str>, IsolationError> {
+    options.iter().map(|option| split(option).map(|(target, _)| target)).collect()
+}
+
 /// Splits an option into the target and the source.
-fn split(option: &OsStr) -> Option<(&str, &OsStr)> {
+fn split(option: &OsStr) -> Result<(&str, &OsStr), IsolationError> {
     let bytes = option.as_bytes();
-    let end = bytes.iter().position(|byte| *byte == b'=')?;
-    Some((std::str::from_utf8(&bytes[..end]).ok()?, OsStr::from_bytes(&bytes[end + 1..])))
+    let parts = bytes.iter().position(|byte| *byte == b'=').and_then(|end| {
+        let target = std::str::from_utf8(&bytes[..end]).ok()?;
+        Some((target, OsStr::from_bytes(&bytes[end + 1..])))
+    });
+    parts.ok_or_else(|| invalid("--secret", "expected NAME@HOST[:PORT][/HEADER]=env:VAR, =file:PATH or =fd:NUMBER"))
 }
 
 /// Reads to the end. A line end after the value is left out, because editors and `echo` add one.

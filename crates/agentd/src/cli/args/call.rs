@@ -4,7 +4,7 @@ use super::run::{NetworkArg, ProfileArg};
 use agentd_core::{Bytes, CpuQuota, duration};
 use agentd_state::IdempotencyKey;
 use clap::{Args, Subcommand};
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -35,6 +35,9 @@ pub(crate) struct CallArgs {
     /// Write the signed receipt to FILE, and to FILE.intent the document that its digest `intent` identifies
     #[arg(long, value_name = "FILE")]
     pub receipt: Option<PathBuf>,
+    /// Secret for one granted host, as for `agentd run` (repeatable). Policies see NAME and HOST, never the value
+    #[arg(long, value_name = "NAME@HOST=env:VAR|file:PATH|fd:NUMBER")]
+    pub secret: Vec<OsString>,
     /// Backend to use; it must have a boundary [default: auto]
     #[arg(long, value_name = "auto|NAME")]
     pub backend: Option<String>,

@@ -16,6 +16,7 @@ use super::{
 };
 use agentd_core::{Captured, EndReason, Outcome, Usage, escape};
 use agentd_engine::{EndedIntent, Execution, Held, Submitted};
+use sandbox::ChosenByCaller;
 use serde_json::Value;
 use std::io::Write as _;
 
@@ -35,12 +36,13 @@ pub(crate) async fn call(args: CallArgs) -> Result<u8, Failure> {
         signal = stops.next() => return Ok(run::stopped_by(signal)),
         submitted = engine.submit(intent) => submitted?,
     };
-    let backend = args.backend.as_deref().filter(|name| !["auto", ""].contains(name));
+    let chosen =
+        ChosenByCaller { backend: args.backend.as_deref().filter(|name| !["auto", ""].contains(name)), secrets: &args.secret };
     let ended = match submitted {
         Submitted::Ended(ended) => ended,
-        Submitted::Execute(execution) => sandbox::execute(*execution, backend, &mut stops).await?,
+        Submitted::Execute(execution) => sandbox::execute(*execution, chosen, &mut stops).await?,
         Submitted::Hold(held) => match approved(*held, &mut stops).await? {
-            Ok(execution) => sandbox::execute(execution, backend, &mut stops).await?,
+            Ok(execution) => sandbox::execute(execution, chosen, &mut stops).await?,
             Err(ended) => ended,
         },
     };

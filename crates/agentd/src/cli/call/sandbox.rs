@@ -22,6 +22,7 @@ use agentd_tool::{
 };
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
     time::Duration,
@@ -36,13 +37,13 @@ const CAPTURE: u64 = 256 << 10;
 /// The end of the intent cannot be recorded.
 pub(super) async fn execute(
     execution: Execution<'_>,
-    backend: Option<&str>,
+    chosen: ChosenByCaller<'_>,
     earlier: &mut Stops,
 ) -> Result<EndedIntent, Failure> {
     let prepared = tokio::select! {
         biased;
         signal = earlier.next() => Err(stopped(signal)),
-        prepared = Prepared::new(&execution, backend) => prepared,
+        prepared = Prepared::new(&execution, chosen) => prepared,
     };
     let prepared = match prepared {
         Ok(prepared) => prepared,
@@ -82,6 +83,15 @@ pub(super) async fn execute(
     Ok(ended)
 }
 
+/// What the caller has chosen, and the decision has permitted.
+#[derive(Clone, Copy)]
+pub(super) struct ChosenByCaller<'c> {
+    /// The backend, if the caller names one.
+    pub backend: Option<&'c str>,
+    /// The options with the secrets.
+    pub secrets: &'c [OsString],
+}
+
 /// A sandbox that was created for an intent.
 struct Prepared {
     begun: Begun,
@@ -89,8 +99,8 @@ struct Prepared {
 }
 
 impl Prepared {
-    async fn new(execution: &Execution<'_>, backend: Option<&str>) -> Result<Self, Failure> {
-        let mut args = run_args(execution, backend)?;
+    async fn new(execution: &Execution<'_>, chosen: ChosenByCaller<'_>) -> Result<Self, Failure> {
+        let mut args = run_args(execution, chosen)?;
         let work_root = temporary::of_run(&args.boundary)?;
         let secrets = ReadSecrets::of(&mut args)?;
         let input = RunInput { args: &args, secrets: &secrets, image: None };
@@ -106,7 +116,7 @@ fn stopped(signal: i32) -> Failure {
 }
 
 /// Returns the arguments of `agentd run` that request the sandbox of these terms.
-fn run_args(execution: &Execution<'_>, backend: Option<&str>) -> Result<RunArgs, Failure> {
+fn run_args(execution: &Execution<'_>, chosen: ChosenByCaller<'_>) -> Result<RunArgs, Failure> {
     let (valid, Terms { effective, .. }) = (execution.valid(), execution.terms());
     let mut args = RunArgs::usual()?;
     let access = valid.workspace_access();
@@ -132,7 +142,8 @@ fn run_args(execution: &Execution<'_>, backend: Option<&str>) -> Result<RunArgs,
     args.command.max_output = limits.output;
     // The time limit of the terms includes the grace period.
     args.command.grace = limits.grace.unwrap_or(Duration::ZERO);
-    args.backend = match backend {
+    args.secret = chosen.secrets.to_vec();
+    args.backend = match chosen.backend {
         None => usable_backend(&effective.backends)?,
         named => named.map(str::to_owned),
     };
