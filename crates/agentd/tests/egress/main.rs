@@ -10,6 +10,7 @@ mod aws;
 mod datagrams;
 mod forward;
 mod inspection;
+mod intents;
 #[path = "../support/json_document.rs"]
 mod json_document;
 mod library;
@@ -40,7 +41,7 @@ fn main() {
         outer::serve();
     }
     let reaching = [attacks::TESTS, datagrams::TESTS, library::TESTS, net_limits::TESTS, programs::TESTS, reports::TESTS];
-    let tests = [reaching.concat(), [aws::TESTS, inspection::TESTS, secrets::TESTS].concat()].concat();
+    let tests = [reaching.concat(), [aws::TESTS, inspection::TESTS, intents::TESTS, secrets::TESTS].concat()].concat();
     // Only `container` runs named sandboxes.
     let named = [named::TESTS, datagrams::NAMED_TESTS, forward::TESTS].concat();
     let machines = [attacks::TESTS, machine::TESTS].concat();
