@@ -43,7 +43,7 @@ pub struct Terms {
     pub obligations: Obligations,
     /// The policies that determined the decision.
     pub policies: Vec<String>,
-    /// The destinations of the secrets that the sandbox gets.
+    /// The destinations of the secrets that the caller gives, in the order of the caller.
     pub secrets: Vec<String>,
 }
 
@@ -61,10 +61,7 @@ impl Terms {
             (spec.network == *network, format!("network {:?} instead of {network:?}", spec.network)),
             (backends.contains(backend), format!("backend {backend}")),
             (!spec.allow_degraded, "controls may be missing".to_owned()),
-            (
-                spec.secrets.iter().map(|secret| &secret.target).eq(&self.secrets),
-                format!("secrets instead of {:?}", self.secrets),
-            ),
+            (spec.secrets.iter().map(|secret| &secret.target).eq(&self.secrets), "secrets".to_owned()),
         ];
         checks.into_iter().find(|(met, _)| !met).map(|(_, problem)| problem)
     }
@@ -108,8 +105,7 @@ fn permit(valid: &ValidIntent<'_>, policy: &PolicyDecision, bounds: AdmissionBou
     let wall = [requested.limits.wall, valid.operation.timeout()].into_iter().flatten().min();
     let requested = RequestedConfinement { limits: Limits { wall, ..requested.limits.clone() }, ..requested.clone() };
     let effective = obligations.apply(&requested)?;
-    let secrets = valid.intent.secrets.targets();
-    Ok(Terms { effective, obligations, policies: policy.policies.clone(), secrets })
+    Ok(Terms { effective, obligations, policies: policy.policies.clone(), secrets: valid.intent.secrets.clone() })
 }
 
 #[cfg(test)]

@@ -232,9 +232,12 @@ fn approval_text(execution: &Execution<'_>) -> String {
     let omitted = if shown.len() < parameters.len() { " …" } else { "" };
     let digest = execution.recorded.digest;
     let workspace = intent.workspace.as_ref().map_or("none", |workspace| workspace.path.as_str());
-    let secrets = if intent.secrets.is_empty() { "none".to_owned() } else { intent.secrets.targets().join(", ") };
+    let secrets = match intent.secrets.as_slice() {
+        [] => String::new(),
+        secrets => format!("\nsecrets: {}", secrets.join(", ")),
+    };
     format!(
-        "{} requests {} ({})\nworkspace: {workspace}\nsecrets: {secrets}\nparameters: {shown}{omitted}\nrecorded as: sha256 {digest}",
+        "{} requests {} ({})\nworkspace: {workspace}\nparameters: {shown}{omitted}{secrets}\nrecorded as: sha256 {digest}",
         intent.principal.id(),
         intent.capability,
         reasons.join("; ")

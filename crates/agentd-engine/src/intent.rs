@@ -1,6 +1,6 @@
 //! Intents: requests to use a capability, and their digests.
 
-use crate::{capability::WorkspaceAccess, secret_use::SecretUses};
+use crate::capability::WorkspaceAccess;
 use agentd_policy::{PolicyPrincipal, RequestSource, RequestedConfinement};
 use agentd_records::{
     ContentDigest, Timestamp,
@@ -10,10 +10,7 @@ use agentd_state::IdempotencyKey;
 use serde_json::{Map, Value, json};
 
 /// The version of the document that is digested.
-const VERSION: u64 = 1;
-
-/// The version of a document with secrets. Other documents keep their version, so that their digests stay the same.
-const VERSION_WITH_SECRETS: u64 = 2;
+const VERSION: u64 = 2;
 
 /// One request to use a capability. There is no debug form, because parameters may be secrets.
 pub struct Intent {
@@ -27,10 +24,11 @@ pub struct Intent {
     pub parameters: Map<String, Value>,
     /// The confinement that the caller requests. It may only be stricter than what capability and policies permit.
     pub confinement: RequestedConfinement,
+    /// The destinations of the secrets that the caller gives, as in [`agentd_core::NetworkSecret::target`]. The values are no part
+    /// of an intent.
+    pub secrets: Vec<String>,
     /// The directory that the sandbox shows, if the capability has a workspace.
     pub workspace: Option<RequestedWorkspace>,
-    /// The secrets that the sandbox may use in requests to their hosts.
-    pub secrets: SecretUses,
     /// The key by which the caller repeats the request.
     pub key: Option<IdempotencyKey>,
     /// When the request was received.
@@ -65,17 +63,15 @@ impl Intent {
         let RequestedConfinement { profile, limits, network, backend } = &self.confinement;
         let workspace = self.workspace.as_ref().map(|workspace| json!({ "path": workspace.path, "access": workspace.access }));
         let mut document = json!({
-            "v": if self.secrets.is_empty() { VERSION } else { VERSION_WITH_SECRETS },
+            "v": VERSION,
             "principal": self.principal.id(),
             "source": self.source,
             "capability": self.capability,
             "parameters": ContentDigest::of(parameters.as_bytes()),
             "confinement": { "profile": profile, "limits": limits, "network": network, "backend": backend },
+            "secrets": self.secrets,
             "workspace": workspace,
         });
-        if !self.secrets.is_empty() {
-            document["secrets"] = self.secrets.targets().into();
-        }
         if let Some(nonce) = nonce {
             document["nonce"] = nonce.into();
         }
@@ -100,8 +96,8 @@ pub(crate) mod tests {
             capability: capability.to_owned(),
             parameters: parameters.as_object().unwrap().clone(),
             confinement: RequestedConfinement::default(),
+            secrets: Vec::new(),
             workspace: None,
-            secrets: SecretUses::default(),
             key: None,
             received: Timestamp::now(),
         }
@@ -123,7 +119,7 @@ pub(crate) mod tests {
         assert_eq!(digest(|intent| intent.key = "k".parse().ok()), first);
         assert_eq!(digest(|intent| intent.received = Timestamp::now().plus_seconds(60)), first);
         let changes: [fn(&mut Intent); 8] = [
-            |intent| intent.secrets = SecretUses::new(["A@a.example"]).unwrap(),
+            |intent| intent.secrets.push("TOKEN@a.example".to_owned()),
             |intent| intent.principal.name = "uid:8".to_owned(),
             |intent| intent.source.transport = "rest".to_owned(),
             |intent| intent.capability = "code.run.v1".to_owned(),

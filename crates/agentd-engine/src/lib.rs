@@ -29,8 +29,8 @@ mod quota;
 mod recent_leaves;
 mod recovery;
 mod refusal;
+mod requested_secret;
 mod schema;
-mod secret_use;
 mod valid_intent;
 
 pub use admission::{AdmissionBounds, AdmissionDecision, Terms, admit};
@@ -49,6 +49,6 @@ pub use outcome::Ran;
 pub use parameters::{MAX_PARAMETERS, ParametersError, parse_parameters};
 pub use quota::{LiveQuotas, PrincipalQuota, QuotaError, QuotaProblem, QuotaSet};
 pub use refusal::Refusal;
+pub use requested_secret::SecretRefusal;
 pub use schema::{Schema, SchemaError, Violation, Violations};
-pub use secret_use::{SecretUseError, SecretUses};
 pub use valid_intent::{Operation, ValidIntent};

@@ -2,6 +2,7 @@
 
 use crate::{
     capability::{ArgumentError, UnknownCapability},
+    requested_secret::SecretRefusal,
     schema::Violations,
 };
 use agentd_policy::{Denial, Excess};
@@ -25,6 +26,9 @@ pub enum Refusal {
     /// The parameters of an operation on files are refused.
     #[error("{0}")]
     Tool(#[from] ToolError),
+    /// A secret cannot be requested.
+    #[error(transparent)]
+    Secret(#[from] SecretRefusal),
     /// The key belongs to another intent.
     #[error("idempotency key: the intent {0} has this key and another content — use another key for another request")]
     Conflict(IntentId),
@@ -67,7 +71,7 @@ impl Refusal {
     pub fn word(&self) -> &'static str {
         match self {
             Self::UnknownCapability(_) => "unknown-capability",
-            Self::Parameters(_) | Self::Argument(_) | Self::Tool(_) => "invalid-parameters",
+            Self::Parameters(_) | Self::Argument(_) | Self::Tool(_) | Self::Secret(_) => "invalid-parameters",
             Self::Conflict(_) => "key-conflict",
             Self::Denied { .. } => "denied",
             Self::Excess(_) | Self::NoBackend => "exceeds-policy",

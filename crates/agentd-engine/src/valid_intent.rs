@@ -4,8 +4,9 @@ use crate::{
     capability::{Capability, CapabilityRegistry, CommandLine, Run, WorkspaceAccess},
     intent::Intent,
     refusal::Refusal,
+    requested_secret::requested_secrets,
 };
-use agentd_policy::{PolicyRequest, Resource};
+use agentd_policy::{PolicyRequest, RequestedSecret, Resource};
 use agentd_tool::capability::CapabilityCall;
 use serde_json::Value;
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub struct ValidIntent<'e> {
     pub capability: &'e Capability,
     /// The operation to execute.
     pub operation: Operation,
+    /// The secrets, as policies see them.
+    secrets: Vec<RequestedSecret>,
 }
 
 /// The operation to execute in a sandbox.
@@ -42,10 +45,15 @@ impl<'e> ValidIntent<'e> {
     /// Compares an intent with its capability. The intent comes back with the refusal, because refusals are recorded too.
     ///
     /// # Errors
-    /// The intent, and [`Refusal::UnknownCapability`], [`Refusal::Parameters`], [`Refusal::Argument`] or [`Refusal::Tool`].
+    /// The intent, and [`Refusal::UnknownCapability`], [`Refusal::Parameters`], [`Refusal::Argument`], [`Refusal::Tool`] or
+    /// [`Refusal::Secret`].
     pub fn new(mut intent: Intent, registry: &'e CapabilityRegistry) -> Result<Self, Box<(Intent, Refusal)>> {
+        let secrets = match requested_secrets(&intent.secrets) {
+            Ok(secrets) => secrets,
+            Err(error) => return Err(Box::new((intent, error.into()))),
+        };
         match check(&mut intent, registry) {
-            Ok((capability, operation)) => Ok(Self { intent, capability, operation }),
+            Ok((capability, operation)) => Ok(Self { intent, capability, operation, secrets }),
             Err(refusal) => Err(Box::new((intent, refusal))),
         }
     }
@@ -58,7 +66,7 @@ impl<'e> ValidIntent<'e> {
 
     /// Returns the request as policies see it.
     pub fn policy_request(&self) -> PolicyRequest {
-        let Intent { principal, source, capability, parameters, workspace, secrets, received, .. } = &self.intent;
+        let Intent { principal, source, capability, parameters, workspace, received, .. } = &self.intent;
         let access = self.workspace_access();
         let shown = workspace.iter().filter(|_| access > WorkspaceAccess::None);
         let path = |path: &str| Resource::Path { path: path.to_owned(), write: access == WorkspaceAccess::ReadWrite };
@@ -67,7 +75,7 @@ impl<'e> ValidIntent<'e> {
             capability: capability.clone(),
             resources: shown.map(|workspace| path(&workspace.path)).collect(),
             parameters: parameters.clone(),
-            secrets: secrets.requested(),
+            secrets: self.secrets.clone(),
             time: *received,
             source: source.clone(),
         }

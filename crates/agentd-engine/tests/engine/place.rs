@@ -2,8 +2,7 @@
 
 use agentd_core::{Captured, EndReason, Outcome, Usage};
 use agentd_engine::{
-    CapabilityRegistry, EndedIntent, Engine, EngineParts, Executed, Execution, Intent, LiveQuotas, Ran, SecretUses, Submitted,
-    vocabulary,
+    CapabilityRegistry, EndedIntent, Engine, EngineParts, Executed, Execution, Intent, LiveQuotas, Ran, Submitted, vocabulary,
 };
 use agentd_policy::{IfMissing, LivePolicies, PolicyPrincipal, PrincipalKind, RequestSource, RequestedConfinement};
 use agentd_records::{AuditEvent, ContentDigest, Leaf, Records, Timestamp, verify};
@@ -152,8 +151,8 @@ pub fn intent(command: &str, key: Option<&str>) -> Intent {
         capability: "shell.exec.v1".to_owned(),
         parameters: json!({ "command": command }).as_object().unwrap().clone(),
         confinement: RequestedConfinement::default(),
+        secrets: Vec::new(),
         workspace: None,
-        secrets: SecretUses::default(),
         key: key.map(|key| key.parse().unwrap()),
         received: Timestamp::now(),
     }

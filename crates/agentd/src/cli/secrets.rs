@@ -89,7 +89,7 @@ impl ReadSecrets {
     fn read(options: &[OsString]) -> Result<Self, IsolationError> {
         let mut read = Self::default();
         for option in options {
-            let (target, source) = split(option)?;
+            let (target, source) = split(option).ok_or_else(malformed)?;
             let parsed = target.parse::<SecretTarget>().map_err(|error| invalid("--secret", error))?;
             let value = read.value(&parsed.variable, source)?;
             read.secrets.push(NetworkSecret::new(target, value));
@@ -179,6 +179,20 @@ impl ReadSecrets {
     }
 }
 
+/// Returns the destination of the secret of an option, which has no part of the value.
+///
+/// # Errors
+/// [`IsolationError::Invalid`] for an option that is malformed.
+pub(crate) fn target(option: &OsStr) -> Result<String, IsolationError> {
+    let (target, _) = split(option).ok_or_else(malformed)?;
+    target.parse::<SecretTarget>().map_err(|error| invalid("--secret", error))?;
+    Ok(target.to_owned())
+}
+
+fn malformed() -> IsolationError {
+    invalid("--secret", "expected NAME@HOST[:PORT][/HEADER]=env:VAR, =file:PATH or =fd:NUMBER")
+}
+
 /// Returns the variable that holds the placeholder.
 fn variable_of(secret: &NetworkSecret) -> &str {
     secret.target.split('@').next().unwrap_or_default()
@@ -201,23 +215,11 @@ fn is_for_everybody(file: &Metadata, places: &[PathBuf]) -> bool {
     file.mode() & 0o004 != 0 && open.all(|open| open)
 }
 
-/// Returns the targets of options, without reading the values.
-///
-/// # Errors
-/// [`IsolationError::Invalid`] for an option that is malformed.
-#[cfg(feature = "policy")]
-pub(crate) fn targets(options: &[OsString]) -> Result<Vec<&str>, IsolationError> {
-    options.iter().map(|option| split(option).map(|(target, _)| target)).collect()
-}
-
 /// Splits an option into the target and the source.
-fn split(option: &OsStr) -> Result<(&str, &OsStr), IsolationError> {
+fn split(option: &OsStr) -> Option<(&str, &OsStr)> {
     let bytes = option.as_bytes();
-    let parts = bytes.iter().position(|byte| *byte == b'=').and_then(|end| {
-        let target = std::str::from_utf8(&bytes[..end]).ok()?;
-        Some((target, OsStr::from_bytes(&bytes[end + 1..])))
-    });
-    parts.ok_or_else(|| invalid("--secret", "expected NAME@HOST[:PORT][/HEADER]=env:VAR, =file:PATH or =fd:NUMBER"))
+    let end = bytes.iter().position(|byte| *byte == b'=')?;
+    Some((std::str::from_utf8(&bytes[..end]).ok()?, OsStr::from_bytes(&bytes[end + 1..])))
 }
 
 /// Reads to the end. A line end after the value is left out, because editors and `echo` add one.

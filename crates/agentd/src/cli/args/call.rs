@@ -35,9 +35,6 @@ pub(crate) struct CallArgs {
     /// Write the signed receipt to FILE, and to FILE.intent the document that its digest `intent` identifies
     #[arg(long, value_name = "FILE")]
     pub receipt: Option<PathBuf>,
-    /// Secret for one granted host, as for `agentd run` (repeatable). Policies see NAME and HOST, never the value
-    #[arg(long, value_name = "NAME@HOST=env:VAR|file:PATH|fd:NUMBER")]
-    pub secret: Vec<OsString>,
     /// Backend to use; it must have a boundary [default: auto]
     #[arg(long, value_name = "auto|NAME")]
     pub backend: Option<String>,
@@ -57,10 +54,13 @@ pub(crate) struct LessArgs {
     /// Make the workspace read-only
     #[arg(long)]
     pub workspace_ro: bool,
-    /// Network access: off, allow=HOSTS, preset=NAMES or file=PATH, as for `agentd run` [default: the hosts that the capability
-    /// and the policies name]
+    /// Network access: off, allow=HOSTS, preset=NAMES or file=PATH, as for `agentd run` [default: the host of the URL, or the
+    /// hosts that the capability and the policies name]
     #[arg(long, value_name = "off|allow=|preset=|file=")]
     pub net: Vec<NetworkArg>,
+    /// Keep a secret outside of the sandbox and put it into requests to HOST, as for `agentd run` (repeatable)
+    #[arg(long, value_name = "NAME@HOST=SOURCE")]
+    pub secret: Vec<OsString>,
     /// Wall-clock time limit, e.g. 500ms, 30s, 2m
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration::parse)]
     pub timeout: Option<Duration>,

@@ -9,7 +9,7 @@ use super::super::{
 };
 use crate::isolation::canonical_backend_name;
 use agentd_core::Limits;
-use agentd_engine::{Intent, MAX_PARAMETERS, RequestedWorkspace, SecretUses, WorkspaceAccess, parse_parameters};
+use agentd_engine::{Intent, MAX_PARAMETERS, RequestedWorkspace, WorkspaceAccess, parse_parameters};
 use agentd_policy::{RequestSource, RequestedConfinement};
 use agentd_records::Timestamp;
 use std::{io::Read as _, path::Path};
@@ -29,8 +29,8 @@ pub(super) fn of(args: &CallArgs) -> Result<Intent, Failure> {
         capability: args.capability.clone(),
         parameters: parse_parameters(&parameters(&args.params)?)?,
         confinement: confinement(args)?,
+        secrets: args.less.secret.iter().map(|option| secrets::target(option)).collect::<Result<_, _>>()?,
         workspace: workspace(args)?,
-        secrets: SecretUses::new(secrets::targets(&args.secret)?)?,
         key: args.key.clone(),
         received,
     })

@@ -16,7 +16,6 @@ use super::{
 };
 use agentd_core::{Captured, EndReason, Outcome, Usage, escape};
 use agentd_engine::{EndedIntent, Execution, Held, Submitted};
-use sandbox::ChosenByCaller;
 use serde_json::Value;
 use std::io::Write as _;
 
@@ -36,13 +35,15 @@ pub(crate) async fn call(args: CallArgs) -> Result<u8, Failure> {
         signal = stops.next() => return Ok(run::stopped_by(signal)),
         submitted = engine.submit(intent) => submitted?,
     };
-    let chosen =
-        ChosenByCaller { backend: args.backend.as_deref().filter(|name| !["auto", ""].contains(name)), secrets: &args.secret };
+    let request = sandbox::ExecutionOptions {
+        backend: args.backend.as_deref().filter(|name| !["auto", ""].contains(name)),
+        secrets: &args.less.secret,
+    };
     let ended = match submitted {
         Submitted::Ended(ended) => ended,
-        Submitted::Execute(execution) => sandbox::execute(*execution, chosen, &mut stops).await?,
+        Submitted::Execute(execution) => sandbox::execute(*execution, &request, &mut stops).await?,
         Submitted::Hold(held) => match approved(*held, &mut stops).await? {
-            Ok(execution) => sandbox::execute(execution, chosen, &mut stops).await?,
+            Ok(execution) => sandbox::execute(execution, &request, &mut stops).await?,
             Err(ended) => ended,
         },
     };

@@ -31,19 +31,27 @@ use std::{
 /// The number of bytes of each stream that a result has.
 const CAPTURE: u64 = 256 << 10;
 
+/// What the caller chooses for the sandbox of an intent, besides the terms.
+pub(super) struct ExecutionOptions<'a> {
+    /// The backend.
+    pub backend: Option<&'a str>,
+    /// The options `--secret`. Their destinations are a part of the terms.
+    pub secrets: &'a [OsString],
+}
+
 /// Executes an intent in a new sandbox, and records its end. A signal that `earlier` receives before the start ends the intent.
 ///
 /// # Errors
 /// The end of the intent cannot be recorded.
 pub(super) async fn execute(
     execution: Execution<'_>,
-    chosen: ChosenByCaller<'_>,
+    options: &ExecutionOptions<'_>,
     earlier: &mut Stops,
 ) -> Result<EndedIntent, Failure> {
     let prepared = tokio::select! {
         biased;
         signal = earlier.next() => Err(stopped(signal)),
-        prepared = Prepared::new(&execution, chosen) => prepared,
+        prepared = Prepared::new(&execution, options) => prepared,
     };
     let prepared = match prepared {
         Ok(prepared) => prepared,
@@ -83,15 +91,6 @@ pub(super) async fn execute(
     Ok(ended)
 }
 
-/// What the caller has chosen, and the decision has permitted.
-#[derive(Clone, Copy)]
-pub(super) struct ChosenByCaller<'c> {
-    /// The backend, if the caller names one.
-    pub backend: Option<&'c str>,
-    /// The options with the secrets.
-    pub secrets: &'c [OsString],
-}
-
 /// A sandbox that was created for an intent.
 struct Prepared {
     begun: Begun,
@@ -99,8 +98,9 @@ struct Prepared {
 }
 
 impl Prepared {
-    async fn new(execution: &Execution<'_>, chosen: ChosenByCaller<'_>) -> Result<Self, Failure> {
-        let mut args = run_args(execution, chosen)?;
+    async fn new(execution: &Execution<'_>, options: &ExecutionOptions<'_>) -> Result<Self, Failure> {
+        let mut args = run_args(execution, options.backend)?;
+        args.secret = options.secrets.to_vec();
         let work_root = temporary::of_run(&args.boundary)?;
         let secrets = ReadSecrets::of(&mut args)?;
         let input = RunInput { args: &args, secrets: &secrets, image: None };
@@ -116,7 +116,7 @@ fn stopped(signal: i32) -> Failure {
 }
 
 /// Returns the arguments of `agentd run` that request the sandbox of these terms.
-fn run_args(execution: &Execution<'_>, chosen: ChosenByCaller<'_>) -> Result<RunArgs, Failure> {
+fn run_args(execution: &Execution<'_>, backend: Option<&str>) -> Result<RunArgs, Failure> {
     let (valid, Terms { effective, .. }) = (execution.valid(), execution.terms());
     let mut args = RunArgs::usual()?;
     let access = valid.workspace_access();
@@ -142,8 +142,7 @@ fn run_args(execution: &Execution<'_>, chosen: ChosenByCaller<'_>) -> Result<Run
     args.command.max_output = limits.output;
     // The time limit of the terms includes the grace period.
     args.command.grace = limits.grace.unwrap_or(Duration::ZERO);
-    args.secret = chosen.secrets.to_vec();
-    args.backend = match chosen.backend {
+    args.backend = match backend {
         None => usable_backend(&effective.backends)?,
         named => named.map(str::to_owned),
     };
