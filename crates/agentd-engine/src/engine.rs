@@ -13,7 +13,7 @@ use crate::{
     refusal::Refusal,
     valid_intent::ValidIntent,
 };
-use agentd_policy::{LivePolicies, PolicyDecision, PolicyError, PolicySets, Vocabulary};
+use agentd_policy::{LivePolicies, PolicyError, PolicySets, Vocabulary};
 use agentd_records::{
     ContentDigest, Label, Records, Timestamp,
     receipt::{RecordedOutcome, Subject},
