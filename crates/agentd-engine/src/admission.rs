@@ -5,7 +5,7 @@ use crate::{refusal::Refusal, valid_intent::ValidIntent};
 use agentd_core::{Command, Limits, SandboxSpec};
 use agentd_policy::{Effective, Obligations, PolicyDecision, PolicyOutcome, RequestedConfinement};
 use agentd_state::{Begun, IntentId};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 /// The decision about an intent.
 #[derive(Debug)]
@@ -23,6 +23,15 @@ pub enum AdmissionDecision {
     },
     /// The intent is not executed.
     Refuse(Refusal),
+}
+
+/// Bounds of every sandbox, in addition to those of capability and policies.
+#[derive(Debug, Clone, Copy)]
+pub struct AdmissionBounds<'b> {
+    /// The backends with a boundary. A capability never runs without one.
+    pub isolated: &'b BTreeSet<String>,
+    /// The most processor time of an intent, because its principal has a quota of it.
+    pub cpu_time: Option<Duration>,
 }
 
 /// The terms under which an intent is executed.
@@ -58,13 +67,12 @@ impl Terms {
     }
 }
 
-/// Decides whether a valid intent is executed. `earlier` is the recorded state of the intent, if its key was used; `isolated` are
-/// the backends with a boundary. A capability never runs without one.
+/// Decides whether a valid intent is executed. `earlier` is the recorded state of the intent, if its key was used.
 pub fn admit(
     valid: &ValidIntent<'_>,
     earlier: Option<Begun>,
     policy: &PolicyDecision,
-    isolated: &BTreeSet<String>,
+    bounds: AdmissionBounds<'_>,
 ) -> AdmissionDecision {
     match earlier {
         Some(Begun::Conflict(id)) => return AdmissionDecision::Refuse(Refusal::Conflict(id)),
@@ -75,20 +83,21 @@ pub fn admit(
         Some(Begun::Refused(exceeded)) => return AdmissionDecision::Refuse(Refusal::Quota(exceeded)),
         Some(Begun::New(_)) | None => {}
     }
-    match permit(valid, policy, isolated) {
+    match permit(valid, policy, bounds) {
         Ok(terms) => AdmissionDecision::Execute(Box::new(terms)),
         Err(refusal) => AdmissionDecision::Refuse(refusal),
     }
 }
 
-fn permit(valid: &ValidIntent<'_>, policy: &PolicyDecision, isolated: &BTreeSet<String>) -> Result<Terms, Refusal> {
+fn permit(valid: &ValidIntent<'_>, policy: &PolicyDecision, bounds: AdmissionBounds<'_>) -> Result<Terms, Refusal> {
     let permitted = match &policy.outcome {
         PolicyOutcome::Permitted(permitted) => permitted,
         PolicyOutcome::Denied(denial) => {
             return Err(Refusal::Denied { denial: denial.clone(), policies: policy.policies.clone() });
         }
     };
-    let obligations = permitted.meet(&valid.capability.bounds.obligations(isolated.clone()));
+    let mut obligations = permitted.meet(&valid.capability.bounds.obligations(bounds.isolated.clone()));
+    obligations.limits.cpu_time = [obligations.limits.cpu_time, bounds.cpu_time].into_iter().flatten().min();
     if obligations.backends.is_empty() {
         return Err(Refusal::NoBackend);
     }

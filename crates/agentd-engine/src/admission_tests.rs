@@ -11,7 +11,9 @@ use agentd_policy::{PolicyFile, PolicySet};
 use agentd_state::QuotaExceeded;
 use proptest::prelude::*;
 use serde_json::json;
-use std::time::Duration;
+
+/// The processor time that the quota of the principal allows for an intent.
+const MOST_CPU: Duration = Duration::from_secs(20);
 
 fn isolated() -> BTreeSet<String> {
     ["container", "linux-native"].map(str::to_owned).into()
@@ -29,7 +31,7 @@ fn decide(policy: &str, earlier: Option<Begun>, change: impl FnOnce(&mut Intent)
     change(&mut intent);
     let valid = ValidIntent::new(intent, &registry).ok().unwrap();
     let decision = policies(&registry, policy).decide(&valid.policy_request());
-    admit(&valid, earlier, &decision, &isolated())
+    admit(&valid, earlier, &decision, AdmissionBounds { isolated: &isolated(), cpu_time: Some(MOST_CPU) })
 }
 
 const TEAM: &str = r#"@id("team") @profile("strict") @timeout("30s") @memory("256M") @egress("pypi.example")
@@ -57,6 +59,7 @@ fn obligations_of_policies_hold_for_a_caller_who_requests_nothing() {
     assert_eq!(terms.effective.limits.memory, Some(Bytes(256 << 20)));
     assert_eq!(terms.effective.network, Network::Egress(vec!["pypi.example:443".to_owned()]));
     assert_eq!(terms.policies, ["team"]);
+    assert_eq!(terms.effective.limits.cpu_time, Some(MOST_CPU), "what the quota reserves is a limit");
 }
 
 #[test]
@@ -67,7 +70,8 @@ fn caller_may_request_less_and_never_more() {
     };
     let terms = terms(decide(TEAM, None, less));
     assert_eq!((terms.effective.limits.wall, terms.effective.network), (Some(Duration::from_secs(5)), Network::Off));
-    let more: [fn(&mut Intent); 7] = [
+    let more: [fn(&mut Intent); 8] = [
+        |intent| intent.confinement.limits.cpu_time = Some(MOST_CPU + Duration::from_secs(1)),
         |intent| intent.confinement.profile = Some(Profile::Default),
         |intent| intent.confinement.limits.wall = Some(Duration::from_secs(31)),
         |intent| drop(intent.parameters.insert("timeout_ms".to_owned(), 30_001.into())),
@@ -113,6 +117,11 @@ fn sandbox_that_differs_from_the_terms_is_found() {
         change(&mut other);
         assert!(unmet(&other, "container").is_some());
     }
+    let secret = agentd_core::NetworkSecret::new("A@a.example", "b".to_owned());
+    let secrets = vec!["A@a.example".to_owned()];
+    let (with, granted) = (SandboxSpec { secrets: vec![secret], ..spec.clone() }, Terms { secrets, ..terms.clone() });
+    assert_eq!(granted.unmet(&with, &Command::default(), "container"), None);
+    assert!(granted.unmet(&spec, &Command::default(), "container").is_some(), "the secret is missing");
     let command = Command { limits: Limits { memory: Some(Bytes(1)), ..Limits::default() }, ..Command::default() };
     assert!(terms.unmet(&spec, &command, "container").is_some());
 }

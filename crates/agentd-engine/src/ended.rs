@@ -56,7 +56,7 @@ impl EndedIntent {
     }
 
     /// Returns an intent that was not executed.
-    pub(crate) fn refused(recorded: &RecordedIntent, decision: &RecordedDecision, error: Value, receipt: String) -> Self {
+    pub(crate) fn refused(recorded: &RecordedIntent, decision: Value, error: Value, receipt: String) -> Self {
         let reason = error["code"].as_str().unwrap_or("refused").to_owned();
         let members = EndedMembers {
             status: "refused",
@@ -67,7 +67,7 @@ impl EndedIntent {
             error: Some(error),
             sandbox: None,
         };
-        Self::new(recorded, decision_object(decision), members, receipt)
+        Self::new(recorded, decision, members, receipt)
     }
 
     /// Returns the intent as the store keeps it. A result that is too long is replaced by its digest.
@@ -106,9 +106,9 @@ impl EndedIntent {
     }
 }
 
-/// Returns a decision as a JSON object.
-pub(crate) fn decision_object(decision: &RecordedDecision) -> Value {
+/// Returns a decision as a JSON object. `shadow` is the decision of the shadow policies, if it differs.
+pub(crate) fn decision_object(decision: &RecordedDecision, shadow: Option<Value>) -> Value {
     let RecordedDecision { allowed, policies, policy_set, obligations } = decision;
     let obligations: BTreeMap<String, &Label> = obligations.iter().map(|(name, value)| (name.clone().into(), value)).collect();
-    json!({ "allowed": allowed, "policies": policies, "policy_set": policy_set, "obligations": obligations, "shadow": null })
+    json!({ "allowed": allowed, "policies": policies, "policy_set": policy_set, "obligations": obligations, "shadow": shadow })
 }

@@ -1,22 +1,24 @@
 //! The engine: admits or refuses intents, and records their requests, decisions and outcomes.
 
 use crate::{
-    admission::{AdmissionDecision, Terms, admit},
+    admission::{AdmissionBounds, AdmissionDecision, Terms, admit},
     capability::CapabilityRegistry,
-    ended::EndedIntent,
+    configuration::digest,
+    ended::{EndedIntent, decision_object},
     error::EngineError,
     execution::{Execution, Held},
     intent::Intent,
-    intent_records::{RecordedDecision, RecordedEnd, RecordedIntent, random},
+    intent_records::{RecordedDecision, RecordedEnd, RecordedIntent, Shadow, random},
+    quota::{LiveQuotas, PrincipalQuota},
     refusal::Refusal,
     valid_intent::ValidIntent,
 };
-use agentd_policy::{PolicyDecision, PolicyError, PolicySets, Vocabulary};
+use agentd_policy::{LivePolicies, PolicyError, PolicySets, Vocabulary};
 use agentd_records::{
-    ContentDigest, Records,
+    ContentDigest, Label, Records, Timestamp,
     receipt::{RecordedOutcome, Subject},
 };
-use agentd_state::{BeginIntent, Begun, IntentId, Quota, StateStore};
+use agentd_state::{BeginIntent, Begun, IntentId, StateStore};
 use serde_json::Value;
 use std::{collections::BTreeSet, time::Duration};
 
@@ -29,15 +31,17 @@ pub struct EngineParts {
     /// The capabilities.
     pub capabilities: CapabilityRegistry,
     /// The policies.
-    pub policies: PolicySets,
+    pub policies: LivePolicies,
     /// The canonical names of the backends with a boundary.
     pub isolated: BTreeSet<String>,
-    /// The limits of each principal.
-    pub quota: Quota,
+    /// The limits of principals and groups.
+    pub quotas: LiveQuotas,
     /// The store of intents.
     pub state: StateStore,
     /// Keys and audit log.
     pub records: Records,
+    /// The user who runs the engine, and in whose name changes of the configuration are recorded.
+    pub operator: Label,
 }
 
 /// Admits or refuses intents, and records their requests, decisions and outcomes. The engine starts no process: its caller
@@ -57,6 +61,32 @@ pub enum Submitted<'e> {
     Ended(EndedIntent),
 }
 
+/// What the policies decided about an intent, for the records.
+struct Decided {
+    /// The digest of the enforced set.
+    set: ContentDigest,
+    /// The decision of the shadow set, if it differs.
+    shadow: Option<Shadow>,
+}
+
+impl Decided {
+    fn without_shadow(sets: &PolicySets) -> Self {
+        Self { set: digest(&sets.enforced), shadow: None }
+    }
+}
+
+fn request(valid: &ValidIntent<'_>, quota: &PrincipalQuota) -> Result<BeginIntent, EngineError> {
+    Ok(BeginIntent {
+        principal: valid.intent.principal.id().try_into()?,
+        key: valid.intent.key.clone(),
+        digest: valid.intent.digest()?,
+        quota: quota.quota,
+        shared: quota.shared.clone(),
+        cpu: Duration::ZERO,
+        now: Timestamp::now(),
+    })
+}
+
 /// Returns the words that policies may use: the capabilities, and the backends by name and whether they have a boundary.
 ///
 /// # Errors
@@ -65,8 +95,7 @@ pub fn vocabulary<'b>(
     capabilities: &CapabilityRegistry,
     backends: impl IntoIterator<Item = (&'b str, bool)>,
 ) -> Result<Vocabulary, PolicyError> {
-    // Capabilities of later versions may be named, but not used.
-    let mut vocabulary = Vocabulary::built_in()?;
+    let mut vocabulary = Vocabulary::default();
     for capability in capabilities.iter() {
         let traits = capability.annotations.words();
         vocabulary = vocabulary.capability(&capability.id(), capability.parameters.text(), traits)?;
@@ -75,13 +104,15 @@ pub fn vocabulary<'b>(
 }
 
 impl Engine {
-    /// Returns an engine of these parts, after it has ended the intents that a crash interrupted.
+    /// Returns an engine of these parts, after it has ended the intents that a crash interrupted, and recorded in the audit log
+    /// which policies and quotas have changed.
     ///
     /// # Errors
     /// [`EngineError`] if state or records cannot be used.
     pub async fn start(parts: EngineParts) -> Result<Self, EngineError> {
         let engine = Self { parts };
         engine.recover().await?;
+        engine.record_configuration().await?;
         Ok(engine)
     }
 
@@ -90,28 +121,28 @@ impl Engine {
         &self.parts.capabilities
     }
 
-    fn policy_set(&self) -> ContentDigest {
-        let digest = self.parts.policies.enforced.digest();
-        // The text has the form of a digest. If it had not, the records would contain a digest of it.
-        ContentDigest::try_from(digest.to_owned()).unwrap_or_else(|_| ContentDigest::of(digest.as_bytes()))
-    }
-
     /// Admits or refuses an intent. Request and decision are durable in the audit log before this function returns
-    /// [`Submitted::Execute`]. A duplicate of an intent that has not ended waits for its end.
+    /// [`Submitted::Execute`]. A duplicate of an intent that has not ended waits for its end. An intent that exceeds a limit of
+    /// concurrency waits for its turn, as long as the quota of its principal allows.
     ///
     /// # Errors
     /// [`EngineError`]. The intent must not be executed.
     pub async fn submit(&self, intent: Intent) -> Result<Submitted<'_>, EngineError> {
+        let sets = self.parts.policies.current();
         let valid = match ValidIntent::new(intent, &self.parts.capabilities) {
             Ok(valid) => valid,
-            Err(refused) => return self.refuse(&refused.0, &refused.1),
+            Err(refused) => return self.refuse(&refused.0, &refused.1, &Decided::without_shadow(&sets)),
         };
-        let (policy, shadow) = self.parts.policies.decide(&valid.policy_request());
-        let mut request = self.request(&valid)?;
+        let (policy, difference) = sets.decide(&valid.policy_request());
+        let decided =
+            Decided { set: digest(&sets.enforced), shadow: difference.and_then(|found| Shadow::new(&sets, found.shadow)) };
+        let quota = self.parts.quotas.current().of(&valid.intent.principal)?;
+        let own = AdmissionBounds { isolated: &self.parts.isolated, cpu_time: quota.cpu_per_intent };
+        let mut request = request(&valid, &quota)?;
         let mut earlier = self.parts.state.duplicate(request.clone()).await?;
         loop {
-            match admit(&valid, earlier.take(), &policy, &self.parts.isolated) {
-                AdmissionDecision::Refuse(refusal) => return self.refuse(&valid.intent, &refusal),
+            match admit(&valid, earlier.take(), &policy, own) {
+                AdmissionDecision::Refuse(refusal) => return self.refuse(&valid.intent, &refusal, &decided),
                 AdmissionDecision::Replay { id, outcome } => return Ok(Submitted::Ended(EndedIntent::replayed(id, &outcome)?)),
                 AdmissionDecision::Wait(id) => {
                     self.wait(id).await?;
@@ -119,27 +150,13 @@ impl Engine {
                 }
                 AdmissionDecision::Execute(terms) => {
                     request.cpu = terms.effective.limits.cpu_time.unwrap_or_default();
-                    match self.parts.state.begin(request.clone()).await? {
-                        Begun::New(id) => {
-                            let shadow = shadow.map(|difference| difference.shadow);
-                            return self.begin(valid, id, *terms, shadow.as_ref()).await;
-                        }
+                    match self.parts.state.begin_in_turn(request.clone(), quota.queueing).await? {
+                        Begun::New(id) => return self.begin(valid, id, *terms, decided).await,
                         other => earlier = Some(other),
                     }
                 }
             }
         }
-    }
-
-    fn request(&self, valid: &ValidIntent<'_>) -> Result<BeginIntent, EngineError> {
-        Ok(BeginIntent {
-            principal: valid.intent.principal.id().try_into()?,
-            key: valid.intent.key.clone(),
-            digest: valid.intent.digest()?,
-            quota: self.parts.quota,
-            cpu: Duration::ZERO,
-            now: agentd_records::Timestamp::now(),
-        })
     }
 
     /// Waits for the end of an intent that this or another process executes.
@@ -158,14 +175,14 @@ impl Engine {
         valid: ValidIntent<'e>,
         id: IntentId,
         terms: Terms,
-        shadow: Option<&PolicyDecision>,
+        decided: Decided,
     ) -> Result<Submitted<'e>, EngineError> {
-        let decision = RecordedDecision::allowed(&terms.policies, self.policy_set(), &terms.obligations)?;
+        let decision = RecordedDecision::allowed(&terms.policies, decided.set, &terms.obligations)?;
         let recorded = RecordedIntent::new(&valid.intent, id.to_string())?;
-        self.parts.records.recorder()?.record_all(&recorded.leaves(&decision))?;
+        self.parts.records.recorder()?.record_all(&recorded.leaves(&decision, decided.shadow.as_ref())?)?;
         let needs_approval = !terms.effective.approvals.is_empty();
-        let execution =
-            Execution { engine: self, valid, id, terms, decision, recorded, shadow: shadow.map(PolicyDecision::to_json) };
+        let shadow = decided.shadow.map(|shadow| shadow.decision.to_json());
+        let execution = Execution { engine: self, valid, id, terms, decision, recorded, shadow };
         if needs_approval {
             return Ok(Submitted::Hold(Box::new(Held::request(execution).await?)));
         }
@@ -174,13 +191,14 @@ impl Engine {
 
     /// Records an intent that is not executed. Its identifier is not that of a stored intent: a refused request with a key may be
     /// sent again.
-    fn refuse(&self, intent: &Intent, refusal: &Refusal) -> Result<Submitted<'_>, EngineError> {
+    fn refuse(&self, intent: &Intent, refusal: &Refusal, decided: &Decided) -> Result<Submitted<'_>, EngineError> {
         let recorded = RecordedIntent::new(intent, random()?)?;
-        let decision = RecordedDecision::refused(refusal, self.policy_set())?;
+        let decision = RecordedDecision::refused(refusal, decided.set)?;
         let error = refusal.to_json();
-        let leaves = recorded.leaves(&decision);
+        let leaves = recorded.leaves(&decision, decided.shadow.as_ref())?;
         let receipt = self.end_refused(&recorded, &decision.policies, refusal.word(), &error, &leaves)?;
-        Ok(Submitted::Ended(EndedIntent::refused(&recorded, &decision, error, receipt)))
+        let shadow = decided.shadow.as_ref().map(|shadow| shadow.decision.to_json());
+        Ok(Submitted::Ended(EndedIntent::refused(&recorded, decision_object(&decision, shadow), error, receipt)))
     }
 
     /// Records the end of an intent that was not executed. Returns its receipt.

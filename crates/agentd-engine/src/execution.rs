@@ -79,9 +79,7 @@ impl<'e> Execution<'e> {
     }
 
     fn decision(&self) -> Value {
-        let mut decision = decision_object(&self.decision);
-        decision["shadow"] = self.shadow.clone().unwrap_or_default();
-        decision
+        decision_object(&self.decision, self.shadow.clone())
     }
 
     /// Records the end of an execution: the receipt, the audit log, and then the outcome for duplicates.
@@ -90,7 +88,7 @@ impl<'e> Execution<'e> {
     /// [`EngineError`]. The intent was executed, and its outcome may not be recorded.
     pub async fn finish(self, executed: Executed<'_>) -> Result<EndedIntent, EngineError> {
         let Executed { backend, controls, evidence, egress, ran } = executed;
-        let ExecutionResult { result, error, outcome, usage, subjects } =
+        let ExecutionResult { result, error, outcome, usage, cpu, subjects } =
             ExecutionResult::new(&ran, &self.valid.operation, self.valid.capability)?;
         let sandbox = RecordedSandbox { backend, controls, evidence, egress, limits: &self.terms.effective.limits, usage };
         let end = RecordedEnd { outcome: outcome.clone(), sandbox: Some(sandbox), subjects };
@@ -112,7 +110,7 @@ impl<'e> Execution<'e> {
             })),
         };
         let ended = EndedIntent::new(&self.recorded, self.decision(), members, receipt);
-        self.store(&ended, Some(usage.cpu_user.saturating_add(usage.cpu_system))).await?;
+        self.store(&ended, cpu).await?;
         Ok(ended)
     }
 
@@ -145,7 +143,8 @@ impl<'e> Execution<'e> {
         let error = refusal.to_json();
         let receipt = self.engine.end_refused(&self.recorded, &self.decision.policies, refusal.word(), &error, before)?;
         let decision = RecordedDecision { allowed: false, ..self.decision.clone() };
-        let ended = EndedIntent::refused(&self.recorded, &decision, error, receipt);
+        let decision = decision_object(&decision, self.shadow.clone());
+        let ended = EndedIntent::refused(&self.recorded, decision, error, receipt);
         self.store(&ended, Some(Duration::ZERO)).await?;
         Ok(ended)
     }

@@ -1,8 +1,8 @@
 //! The records of one intent: leaves of the audit log, and the receipt. They contain names and digests only.
 
-use crate::{error::EngineError, intent::Intent, refusal::Refusal};
+use crate::{configuration::digest, error::EngineError, intent::Intent, refusal::Refusal};
 use agentd_core::{ControlReport, Evidence, Limits, Usage};
-use agentd_policy::Obligations;
+use agentd_policy::{Obligations, PolicyDecision, PolicySets};
 use agentd_records::{
     AuditEvent, ContentDigest, Label, Leaf, Records, Timestamp,
     receipt::{
@@ -35,6 +35,13 @@ pub(crate) struct RecordedDecision {
     pub policies: Vec<Label>,
     pub policy_set: ContentDigest,
     pub obligations: BTreeMap<Label, Label>,
+}
+
+/// A decision of the shadow policies that differs from the one that holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Shadow {
+    pub decision: PolicyDecision,
+    set: ContentDigest,
 }
 
 /// The sandbox of an intent, and what was used in it.
@@ -77,9 +84,9 @@ impl RecordedIntent {
         })
     }
 
-    /// Returns the leaves of the request and of the decision about it.
-    pub fn leaves(&self, decision: &RecordedDecision) -> [Leaf; 2] {
-        let intent = AuditEvent::Intent {
+    /// Returns the leaves of the request, of the decision about it, and of the shadow policies' decision if it differs.
+    pub fn leaves(&self, decision: &RecordedDecision, shadow: Option<&Shadow>) -> Result<Vec<Leaf>, EngineError> {
+        let event = AuditEvent::Intent {
             id: self.id.clone(),
             principal: self.principal.clone(),
             source: self.source.clone(),
@@ -87,10 +94,17 @@ impl RecordedIntent {
             intent: self.digest,
             idempotency_key: self.key,
         };
+        let mut leaves = vec![Leaf::new(self.received, event)];
+        let (id, intent, decided) = (self.id.clone(), self.digest, Timestamp::now().max(self.received));
+        if let Some(shadow) = shadow {
+            let RecordedDecision { allowed, policies, policy_set, obligations } = shadow.recorded()?;
+            let id = id.clone();
+            leaves
+                .push(Leaf::new(decided, AuditEvent::ShadowDecision { id, intent, allowed, policies, policy_set, obligations }));
+        }
         let RecordedDecision { allowed, policies, policy_set, obligations } = decision.clone();
-        let decision =
-            AuditEvent::Decision { id: self.id.clone(), intent: self.digest, allowed, policies, policy_set, obligations };
-        [Leaf::new(self.received, intent), Leaf::new(Timestamp::now().max(self.received), decision)]
+        leaves.push(Leaf::new(decided, AuditEvent::Decision { id, intent, allowed, policies, policy_set, obligations }));
+        Ok(leaves)
     }
 
     /// Signs the receipt, and records the end of the intent after the leaves `before`. Returns the receipt.
@@ -139,6 +153,20 @@ impl RecordedIntent {
     }
 }
 
+impl Shadow {
+    /// Returns the decision of the shadow set; `None` without such a set.
+    pub fn new(sets: &PolicySets, decision: PolicyDecision) -> Option<Self> {
+        Some(Self { decision, set: digest(sets.shadow.as_ref()?) })
+    }
+
+    fn recorded(&self) -> Result<RecordedDecision, EngineError> {
+        match self.decision.obligations() {
+            Some(obligations) => RecordedDecision::allowed(&self.decision.policies, self.set, obligations),
+            None => RecordedDecision::denied(&self.decision.policies, self.set),
+        }
+    }
+}
+
 impl RecordedDecision {
     /// Returns the decision to execute an intent.
     pub fn allowed(policies: &[String], set: ContentDigest, obligations: &Obligations) -> Result<Self, EngineError> {
@@ -158,10 +186,14 @@ impl RecordedDecision {
     /// Returns the decision not to execute an intent.
     pub fn refused(refusal: &Refusal, set: ContentDigest) -> Result<Self, EngineError> {
         let policies = match refusal {
-            Refusal::Denied { policies, .. } => labels(policies)?,
-            _ => Vec::new(),
+            Refusal::Denied { policies, .. } => policies.as_slice(),
+            _ => &[],
         };
-        Ok(Self { allowed: false, policies, policy_set: set, obligations: BTreeMap::new() })
+        Self::denied(policies, set)
+    }
+
+    fn denied(policies: &[String], set: ContentDigest) -> Result<Self, EngineError> {
+        Ok(Self { allowed: false, policies: labels(policies)?, policy_set: set, obligations: BTreeMap::new() })
     }
 }
 

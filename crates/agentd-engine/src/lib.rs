@@ -6,7 +6,9 @@
 //! 3. [`admit`] decides whether a valid intent is executed. The function has no effects.
 //! 4. The [`Engine`] applies the decision. It returns an [`Execution`], which the caller carries out in a sandbox under the
 //!    [`Terms`], and then finishes.
-//! 5. Every intent ends in an [`EndedIntent`] with a signed receipt. The audit log gets a leaf each for request, decision,
+//! 5. A [`QuotaSet`] limits what principals use. An intent that exceeds a limit of concurrency waits for its turn.
+//! 6. [`Engine::reload`] replaces policies and quotas without an interruption. Each change is recorded in the audit log.
+//! 7. Every intent ends in an [`EndedIntent`] with a signed receipt. The audit log gets a leaf each for request, decision,
 //!    approval and outcome. Records contain digests of parameters and results, never the values.
 //!
 //! The crate starts no process and creates no sandbox.
@@ -14,6 +16,7 @@
 mod admission;
 mod capability;
 mod destinations;
+mod configuration;
 mod ended;
 mod engine;
 mod error;
@@ -23,18 +26,22 @@ mod intent;
 mod intent_records;
 mod outcome;
 mod parameters;
+mod quota;
+mod recent_leaves;
 mod recovery;
 mod refusal;
+mod requested_secret;
 mod schema;
 mod valid_intent;
 
-pub use admission::{AdmissionDecision, Terms, admit};
+pub use admission::{AdmissionBounds, AdmissionDecision, Terms, admit};
 pub use capability::{
     Annotations, Argument, ArgumentError, Capability, CapabilityRegistry, CommandLine, CommandTemplate, MAX_MANIFEST,
     ManifestError, OutputForm, RegistryError, Run, SandboxBounds, StdinTemplate, Substitution, UnknownCapability,
     WorkspaceAccess,
 };
 pub use destinations::DestinationRefusal;
+pub use configuration::Reloaded;
 pub use ended::EndedIntent;
 pub use engine::{Engine, EngineParts, Submitted, vocabulary};
 pub use error::EngineError;
@@ -42,6 +49,8 @@ pub use execution::{Executed, Execution, Held};
 pub use intent::{Intent, RequestedWorkspace};
 pub use outcome::Ran;
 pub use parameters::{MAX_PARAMETERS, ParametersError, parse_parameters};
+pub use quota::{LiveQuotas, PrincipalQuota, QuotaError, QuotaProblem, QuotaSet};
 pub use refusal::Refusal;
+pub use requested_secret::SecretRefusal;
 pub use schema::{Schema, SchemaError, Violation, Violations};
 pub use valid_intent::{Operation, ValidIntent};

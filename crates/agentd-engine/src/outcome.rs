@@ -12,6 +12,7 @@ use agentd_records::{
 };
 use agentd_tool::call::{CallError, CallOutput};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// The result that an execution returned.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct ExecutionResult {
     pub error: Option<Value>,
     pub outcome: RecordedOutcome,
     pub usage: Usage,
+    /// The processor time to charge; `None` if it is unknown, because something was started and returned no usage.
+    pub cpu: Option<Duration>,
     pub subjects: Vec<Subject>,
 }
 
@@ -38,7 +41,10 @@ impl ExecutionResult {
         match (ran, operation) {
             (Ran::Command(ran, digests), _) => command(ran.as_ref(), *digests, capability),
             (Ran::Tool(ran), Operation::Tool(call)) => {
-                let usage = ran.as_ref().map_or(Usage::default(), |output| output.usage);
+                let usage = match ran {
+                    Ok(CallOutput { usage, .. }) | Err(CallError::Tool(_, usage)) => Some(*usage),
+                    Err(_) => None,
+                };
                 let result = match ran {
                     Ok(output) => call
                         .result(output.response.clone(), output.content.clone())
@@ -46,10 +52,10 @@ impl ExecutionResult {
                     Err(error) => Err(tool_failure(error)),
                 };
                 let result = result.and_then(|result| checked(result, capability));
-                finished(result, usage)
+                finished(result, usage.unwrap_or_default(), cpu(usage.as_ref(), false))
             }
             (Ran::Tool(_), Operation::Command(_)) => {
-                finished(Err(failure("failed", "the operation is a command")), Usage::default())
+                finished(Err(failure("failed", "the operation is a command")), Usage::default(), None)
             }
         }
     }
@@ -62,7 +68,7 @@ fn failure(code: &str, message: &str) -> Value {
 /// Returns the error of an operation on files. Its texts come from the sandbox.
 fn tool_failure(error: &CallError) -> Value {
     match error {
-        CallError::Tool(tool) => {
+        CallError::Tool(tool, _) => {
             let code = serde_json::to_value(tool.code).ok();
             let code = code.as_ref().and_then(Value::as_str).unwrap_or("failed").replace('_', "-");
             json!({ "code": code, "message": tool.message, "path": tool.path, "errno": tool.errno })
@@ -80,7 +86,13 @@ fn checked(result: Value, capability: &Capability) -> Result<Value, Value> {
     }
 }
 
-fn finished(result: Result<Value, Value>, usage: Usage) -> Result<ExecutionResult, EngineError> {
+/// Returns the processor time to charge.
+fn cpu(usage: Option<&Usage>, is_unstarted: bool) -> Option<Duration> {
+    let used = usage.map(|usage| usage.cpu_user.saturating_add(usage.cpu_system));
+    used.or_else(|| is_unstarted.then_some(Duration::ZERO))
+}
+
+fn finished(result: Result<Value, Value>, usage: Usage, cpu: Option<Duration>) -> Result<ExecutionResult, EngineError> {
     let reason = result.as_ref().err().map_or("exited", |error| error["code"].as_str().unwrap_or("failed"));
     let outcome = RecordedOutcome { reason: reason.try_into()?, exit_code: Some(i32::from(result.is_err())), signal: None };
     let digested = json::canonical_of_any(result.as_ref().unwrap_or_else(|error| error))?;
@@ -89,7 +101,7 @@ fn finished(result: Result<Value, Value>, usage: Usage) -> Result<ExecutionResul
         Ok(result) => (Some(result), None),
         Err(error) => (None, Some(error)),
     };
-    Ok(ExecutionResult { result, error, outcome, usage, subjects })
+    Ok(ExecutionResult { result, error, outcome, usage, cpu, subjects })
 }
 
 fn command(
@@ -130,7 +142,8 @@ fn command(
             (Some(result), None)
         }
     };
-    Ok(ExecutionResult { result, error, outcome, usage, subjects })
+    let cpu = cpu(ran.ok().map(|outcome| &outcome.usage), matches!(ran, Err(IsolationError::Spawn { .. })));
+    Ok(ExecutionResult { result, error, outcome, usage, cpu, subjects })
 }
 
 fn json_output(output: &Captured, capability: &Capability) -> Result<Value, Value> {

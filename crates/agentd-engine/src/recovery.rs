@@ -13,7 +13,7 @@ use agentd_records::{
     AuditEvent, ContentDigest, Label, Leaf, Timestamp,
     receipt::{RecordedOutcome, Subject},
 };
-use agentd_state::{EndIntent, Ending, Orphan};
+use agentd_state::{ApprovalState, EndIntent, Ending, IntentId, Orphan, StateError};
 use serde_json::{Value, json};
 
 /// The leaves of one intent.
@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 struct FoundLeaves {
     recorded: Option<RecordedIntent>,
     policies: Vec<Label>,
+    /// True if the log has the decision of a user.
+    is_decided: bool,
     outcome: Option<RecordedOutcome>,
 }
 
@@ -31,14 +33,14 @@ impl Engine {
     /// [`EngineError`].
     pub async fn recover(&self) -> Result<(), EngineError> {
         for orphan in self.parts.state.recover().await? {
-            let ended = self.interrupted(&orphan)?;
+            let ended = self.interrupted(&orphan).await?;
             let (id, outcome, now) = (orphan.id, ended.stored()?, Timestamp::now());
             self.parts.state.end(EndIntent { id, ending: Ending::Interrupted, outcome, cpu: None, now }).await?;
         }
         Ok(())
     }
 
-    fn interrupted(&self, orphan: &Orphan) -> Result<EndedIntent, EngineError> {
+    async fn interrupted(&self, orphan: &Orphan) -> Result<EndedIntent, EngineError> {
         let found = self.find(orphan)?;
         let message = "agentd was killed while it executed the intent, so it is unknown how much of it was executed";
         let error = json!({ "code": "interrupted", "message": message });
@@ -75,47 +77,36 @@ impl Engine {
         }
         let subjects = vec![Subject::new("error", ContentDigest::of(error.to_string().as_bytes()))];
         let end = RecordedEnd { outcome: interrupted.clone(), sandbox: None, subjects };
-        let receipt = recorded.end(&self.parts.records, (true, &found.policies), end, &[])?;
+        let approval = if found.is_decided { None } else { self.decided(orphan.id, &recorded).await? };
+        let receipt = recorded.end(&self.parts.records, (true, &found.policies), end, approval.as_slice())?;
         Ok(EndedIntent::new(&recorded, Value::Null, members(&interrupted, error), receipt))
+    }
+
+    /// Returns the leaf of a user's decision that the killed process did not record.
+    async fn decided(&self, id: IntentId, recorded: &RecordedIntent) -> Result<Option<Leaf>, EngineError> {
+        let approval = match self.parts.state.approval(id, Timestamp::now()).await {
+            Ok(approval) => approval,
+            Err(StateError::NoApproval(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(match approval.state {
+            ApprovalState::Approved { by, at } => Some(recorded.approval(&by, true, at)),
+            ApprovalState::Denied { by, at } => Some(recorded.approval(&by, false, at)),
+            ApprovalState::Pending | ApprovalState::Expired => None,
+        })
     }
 
     /// Returns the leaves of an intent. They are not older than its begin in the store.
     fn find(&self, orphan: &Orphan) -> Result<FoundLeaves, EngineError> {
         let mut found = FoundLeaves::default();
-        let reader = self.parts.records.reader();
-        let ring = match self.parts.records.ring() {
-            Ok(ring) => ring,
-            Err(agentd_records::KeyError::None(_)) => return Ok(found),
-            Err(error) => return Err(agentd_records::RecordsError::from(error).into()),
-        };
-        let size = match reader.checkpoint(&ring) {
-            Ok((_, checkpoint)) => checkpoint.size,
-            Err(agentd_records::VerifyError::Log(agentd_records::LogError::None(_))) => return Ok(found),
-            Err(error) => return Err(error.into()),
-        };
         let id: Label = orphan.id.to_string().try_into()?;
-        for bundle in (0..size.div_ceil(BUNDLE)).rev() {
-            let leaves = reader.bundle(size, bundle)?;
-            let mut older = false;
-            for bytes in leaves.iter().rev() {
-                let leaf = Leaf::parse(bytes)?;
-                // The leaf of a request has the time at which the request was received, shortly before its begin in the store.
-                older |= leaf.time.plus_seconds(EARLIER) < orphan.begun;
-                found.add(leaf, &id);
-            }
-            if found.recorded.is_some() || older {
-                break;
-            }
-        }
+        self.leaves_since(orphan.begun, |leaf| {
+            found.add(leaf, &id);
+            found.recorded.is_some()
+        })?;
         Ok(found)
     }
 }
-
-/// The number of leaves in a bundle.
-const BUNDLE: u64 = 256;
-
-/// How much earlier than its begin in the store the time of a request may be, in seconds.
-const EARLIER: u64 = 3600;
 
 impl FoundLeaves {
     fn add(&mut self, leaf: Leaf, own: &Label) {
@@ -134,6 +125,7 @@ impl FoundLeaves {
                 });
             }
             AuditEvent::Decision { id, policies, .. } if id == *own => self.policies = policies,
+            AuditEvent::Approval { id, .. } if id == *own => self.is_decided = true,
             AuditEvent::Outcome { id, reason, exit_code, signal, .. } if id == *own => {
                 self.outcome = Some(RecordedOutcome { reason, exit_code, signal });
             }

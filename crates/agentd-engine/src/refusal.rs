@@ -3,6 +3,7 @@
 use crate::{
     capability::{ArgumentError, UnknownCapability},
     destinations::DestinationRefusal,
+    requested_secret::SecretRefusal,
     schema::Violations,
 };
 use agentd_policy::{Denial, Excess};
@@ -32,6 +33,9 @@ pub enum Refusal {
     /// The hosts that the intent would reach are refused.
     #[error(transparent)]
     Destination(#[from] DestinationRefusal),
+    /// A secret cannot be requested.
+    #[error(transparent)]
+    Secret(#[from] SecretRefusal),
     /// The key belongs to another intent.
     #[error("idempotency key: the intent {0} has this key and another content — use another key for another request")]
     Conflict(IntentId),
@@ -74,7 +78,7 @@ impl Refusal {
     pub fn word(&self) -> &'static str {
         match self {
             Self::UnknownCapability(_) => "unknown-capability",
-            Self::Parameters(_) | Self::Argument(_) | Self::Tool(_) => "invalid-parameters",
+            Self::Parameters(_) | Self::Argument(_) | Self::Tool(_) | Self::Secret(_) => "invalid-parameters",
             Self::NoWorkspace | Self::Destination(DestinationRefusal::Url(_) | DestinationRefusal::Host(_)) => {
                 "invalid-parameters"
             }
@@ -112,7 +116,8 @@ fn quota(exceeded: &QuotaExceeded) -> String {
     let limit = match exceeded.limit {
         QuotaLimit::Rate => "too many requests in a short time",
         QuotaLimit::Concurrency => "too many requests are executed at the same time",
-        QuotaLimit::CpuPerDay => "the processor time of this day is used up",
+        QuotaLimit::CpuPerDay => "the processor time of this day is used up or reserved",
+        QuotaLimit::Waiting => "too many requests wait",
         _ => "a limit is reached",
     };
     format!("{limit} — try again in {} s", exceeded.retry_after.as_secs_f64().ceil())

@@ -5,8 +5,9 @@ use crate::{
     destinations::Destinations,
     intent::Intent,
     refusal::Refusal,
+    requested_secret::requested_secrets,
 };
-use agentd_policy::{PolicyRequest, Resource};
+use agentd_policy::{PolicyRequest, RequestedSecret, Resource};
 use agentd_tool::capability::CapabilityCall;
 use serde_json::Value;
 use std::time::Duration;
@@ -21,6 +22,8 @@ pub struct ValidIntent<'e> {
     pub operation: Operation,
     /// The hosts that the operation reaches by its parameters, if it reaches any.
     pub(crate) destinations: Option<Destinations>,
+    /// The secrets, as policies see them.
+    secrets: Vec<RequestedSecret>,
 }
 
 /// The operation to execute in a sandbox.
@@ -46,10 +49,14 @@ impl<'e> ValidIntent<'e> {
     ///
     /// # Errors
     /// The intent, and [`Refusal::UnknownCapability`], [`Refusal::Parameters`], [`Refusal::Argument`], [`Refusal::Tool`],
-    /// [`Refusal::NoWorkspace`] or [`Refusal::Destination`].
+    /// [`Refusal::NoWorkspace`], [`Refusal::Destination`] or [`Refusal::Secret`].
     pub fn new(mut intent: Intent, registry: &'e CapabilityRegistry) -> Result<Self, Box<(Intent, Refusal)>> {
+        let secrets = match requested_secrets(&intent.secrets) {
+            Ok(secrets) => secrets,
+            Err(error) => return Err(Box::new((intent, error.into()))),
+        };
         match check(&mut intent, registry) {
-            Ok((capability, operation, destinations)) => Ok(Self { intent, capability, operation, destinations }),
+            Ok((capability, operation, destinations)) => Ok(Self { intent, capability, operation, destinations, secrets }),
             Err(refusal) => Err(Box::new((intent, refusal))),
         }
     }
@@ -72,6 +79,7 @@ impl<'e> ValidIntent<'e> {
             capability: capability.clone(),
             resources: shown.map(|workspace| path(&workspace.path)).chain(hosts.cloned()).collect(),
             parameters: parameters.clone(),
+            secrets: self.secrets.clone(),
             time: *received,
             source: source.clone(),
         }

@@ -2,7 +2,7 @@
 
 use crate::{
     decision::Denial,
-    request::{PolicyPrincipal, PolicyRequest, PrincipalKind, Resource},
+    request::{PolicyPrincipal, PolicyRequest, PrincipalKind, RequestedSecret, Resource},
     vocabulary::Vocabulary,
 };
 use agentd_egress::name::HostName;
@@ -77,7 +77,8 @@ impl<'a> Facts<'a> {
         source.extend(request.source.address.map(|address| ("address".to_owned(), ip(address))));
         let source = RestrictedExpression::new_record(source).map_err(|error| invalid(error.to_string()))?;
         let time = RestrictedExpression::new_datetime(time);
-        let pairs = [("parameters", parameters), ("time", time), ("source", source)];
+        let secrets = secrets(&request.secrets)?;
+        let pairs = [("parameters", parameters), ("secrets", secrets), ("time", time), ("source", source)];
         let context = Context::from_pairs(pairs.map(|(name, value)| (name.to_owned(), value)));
         let context = context.map_err(|error| invalid(error.to_string()))?;
         Ok(Self { types, schema, principal, action, context, entities })
@@ -103,6 +104,14 @@ impl<'a> Facts<'a> {
         let entities = Entities::from_entities(entities, None).map_err(|error| invalid(error.to_string()))?;
         Ok(CedarQuestion { request, entities })
     }
+}
+
+/// Returns the names and the hosts of secrets, as two sets.
+fn secrets(requested: &[RequestedSecret]) -> Result<RestrictedExpression, Denial> {
+    let names = requested.iter().map(|secret| text(&secret.name)).collect::<Result<Vec<_>, _>>()?;
+    let hosts = requested.iter().map(|secret| text(&secret.host)).collect::<Result<Vec<_>, _>>()?;
+    let sets = [("names", names), ("hosts", hosts)].map(|(name, texts)| (name.to_owned(), RestrictedExpression::new_set(texts)));
+    RestrictedExpression::new_record(sets).map_err(|error| invalid(error.to_string()))
 }
 
 /// Adds the principal and the groups. Returns the principal.

@@ -17,7 +17,8 @@
 //! use agentd_policy::{PolicyFile, PolicyRequest, PolicySet, RequestedConfinement, Vocabulary};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let vocabulary = Vocabulary::built_in()?.backend("container", true);
+//! let parameters = serde_json::json!({ "type": "object", "properties": { "command": { "type": "string" } } });
+//! let vocabulary = Vocabulary::default().capability("shell.exec.v1", &parameters, ["destructive"])?.backend("container", true);
 //! let text = r#"@id("ci") @profile("strict") @timeout("30s") permit (principal == Agent::"ci", action, resource);"#;
 //! let file = PolicyFile { name: "ci.cedar".to_owned(), text: text.to_owned() };
 //! let policies = PolicySet::parse(&[file], &vocabulary)?;
@@ -65,7 +66,7 @@ pub use live::{IfMissing, LivePolicies, PolicySets};
 pub use obligations::{
     ANNOTATIONS, AnnotationProblem, Effective, Exceeded, Excess, NetworkBound, Obligations, RequestedConfinement,
 };
-pub use request::{PolicyPrincipal, PolicyRequest, PrincipalKind, RequestSource, Resource};
+pub use request::{PolicyPrincipal, PolicyRequest, PrincipalKind, RequestSource, RequestedSecret, Resource};
 pub use set::PolicySet;
 pub use table::{Expected, PolicyTable, PolicyTest, TestResult};
 pub use vocabulary::Vocabulary;

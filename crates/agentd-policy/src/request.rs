@@ -20,6 +20,9 @@ pub struct PolicyRequest {
     /// The parameters of the capability. Policies see those that the capability declares and that Cedar can express.
     #[serde(default)]
     pub parameters: Map<String, Value>,
+    /// The secrets that the sandbox may use, without their values.
+    #[serde(default)]
+    pub secrets: Vec<RequestedSecret>,
     /// When the request was received.
     pub time: Timestamp,
     /// How the request was received.
@@ -87,6 +90,16 @@ pub enum Resource {
         /// The owner, as [`PolicyPrincipal::id`] returns it.
         owner: String,
     },
+}
+
+/// A secret that the gateway puts into requests to one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestedSecret {
+    /// The name: the environment variable that holds the placeholder, or the beginning of the variables of a key.
+    pub name: String,
+    /// The name of the host.
+    pub host: String,
 }
 
 /// How a request was received.

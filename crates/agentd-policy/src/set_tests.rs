@@ -4,9 +4,18 @@ use crate::{
     Denial, PolicyDecision, PolicyError, PolicyFile, PolicyOutcome, PolicyRequest, PolicySet, RequestedConfinement, Vocabulary,
 };
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Capabilities: their traits, and the JSON Schemas of their parameters.
+const CAPABILITIES: &str = include_str!("test_capabilities.json");
 
 pub(crate) fn vocabulary() -> Vocabulary {
-    Vocabulary::built_in().unwrap().backend("container", true).backend("linux-native", true).backend("host-direct", false)
+    let capabilities: BTreeMap<String, Value> = serde_json::from_str(CAPABILITIES).unwrap();
+    let vocabulary = capabilities.iter().fold(Vocabulary::default(), |vocabulary, (name, described)| {
+        let traits = described["traits"].as_array().unwrap().iter().map(|word| word.as_str().unwrap());
+        vocabulary.capability(name, &described["parameters"], traits).unwrap()
+    });
+    vocabulary.backend("container", true).backend("linux-native", true).backend("host-direct", false)
 }
 
 fn parse(text: &str) -> Result<PolicySet, PolicyError> {
@@ -289,4 +298,26 @@ fn entities_of_requests_conform_to_the_schema() {
         let own = asked.map(|uid| question.entities.get(uid.unwrap()).unwrap().clone());
         cedar_policy::Entities::from_entities(own, Some(&set.schema)).unwrap_or_else(|error| panic!("{resource}: {error:?}"));
     }
+}
+
+#[test]
+fn policies_see_the_names_and_hosts_of_secrets() {
+    let secrets = json!({ "secrets": [{ "name": "KEY", "host": "api.example" }, { "name": "AWS", "host": "s3.example" }] });
+    let none = json!({ "secrets": [] });
+    let when = |condition: &str| format!(r#"{ALL} @id("no") forbid (principal, action, resource) when {{ {condition} }};"#);
+    for (condition, forbids) in [
+        ("!context.secrets.names.isEmpty()", true),
+        (r#"context.secrets.names.contains("KEY")"#, true),
+        (r#"context.secrets.hosts.contains("s3.example")"#, true),
+        (r#"!["api.example"].containsAll(context.secrets.hosts)"#, true),
+        (r#"!["api.example", "s3.example"].containsAll(context.secrets.hosts)"#, false),
+        (r#"context.secrets.names.contains("OTHER")"#, false),
+    ] {
+        assert_eq!(!permits(&when(condition), &secrets), forbids, "{condition}");
+        assert!(permits(&when(condition), &none), "{condition}");
+        assert!(permits(&when(condition), &json!({})), "{condition}");
+    }
+    assert!(refused(&when("context.secrets.values.isEmpty()")).contains("values"), "values are never visible");
+    let decision = set(ALL).decide(&request(&json!({ "secrets": [{ "name": "", "host": "a.example" }] })));
+    assert!(matches!(denial(&decision), Denial::Invalid(_)));
 }

@@ -25,23 +25,7 @@ pub(crate) struct VocabularyEntry {
     pub(crate) groups: BTreeSet<String>,
 }
 
-/// The capabilities of agentd: their traits, and the JSON Schemas of their parameters.
-const CAPABILITIES: &str = include_str!("capabilities.json");
-
 impl Vocabulary {
-    /// Returns the capabilities of agentd, without backends.
-    ///
-    /// # Errors
-    /// As for [`Vocabulary::capability`].
-    pub fn built_in() -> Result<Self, PolicyError> {
-        let capabilities: BTreeMap<String, Value> =
-            serde_json::from_str(CAPABILITIES).map_err(|error| PolicyError::Schema(error.to_string()))?;
-        capabilities.iter().try_fold(Self::default(), |vocabulary, (name, described)| {
-            let traits = described["traits"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            vocabulary.capability(name, &described["parameters"], traits)
-        })
-    }
-
     /// Adds a capability: its name, the JSON Schema of its parameters, and its traits, such as `read-only`. The capability
     /// becomes the Cedar action of its name. The action is a member of a group for each trait, and of a group for each prefix of
     /// the name: `fs` and `fs.read` for `fs.read.v1`.
@@ -130,11 +114,14 @@ impl Vocabulary {
             "transport": { "type": "String" },
             "address": { "type": "Extension", "name": "ipaddr", "required": false },
         } });
+        let texts = json!({ "type": "Set", "element": { "type": "String" } });
+        let secrets = json!({ "type": "Record", "attributes": { "names": texts, "hosts": texts } });
         let groups = self.capabilities.values().flat_map(|entry| &entry.groups);
         let mut actions: Map<String, Value> = groups.map(|group| (group.clone(), json!({}))).collect();
         for (name, entry) in &self.capabilities {
             let context = json!({ "type": "Record", "attributes": {
                 "parameters": entry.parameters.cedar_type(),
+                "secrets": secrets,
                 "time": { "type": "Extension", "name": "datetime" },
                 "source": source,
             } });

@@ -2,7 +2,7 @@
 
 use crate::{
     obligations::{AnnotationProblem, NetworkBound, Obligations, RequestedConfinement},
-    request::{PolicyPrincipal, PolicyRequest, RequestSource, Resource},
+    request::{PolicyPrincipal, PolicyRequest, RequestSource, RequestedSecret, Resource},
 };
 use agentd_core::{Limits, Network};
 use agentd_records::Timestamp;
@@ -24,6 +24,9 @@ pub struct WrittenRequest {
     /// See [`PolicyRequest::parameters`].
     #[serde(default)]
     pub parameters: Map<String, Value>,
+    /// See [`PolicyRequest::secrets`].
+    #[serde(default)]
+    pub secrets: Vec<RequestedSecret>,
     /// See [`PolicyRequest::time`].
     pub time: Option<Timestamp>,
     /// See [`PolicyRequest::source`].
@@ -88,6 +91,7 @@ impl WrittenRequest {
             capability: self.capability,
             resources: self.resources,
             parameters: self.parameters,
+            secrets: self.secrets,
             time: self.time.unwrap_or(defaults.time),
             source: self.source.unwrap_or_else(|| defaults.source.clone()),
         };

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt};
 
-/// The version of the form of leaves.
-const VERSION: u64 = 1;
+/// The newest version of the form of leaves. A leaf has the version in which its event was added, so that older programs read all
+/// other leaves.
+const VERSION: u64 = 2;
 
 /// The maximum length of a label in bytes.
 const MAX_LABEL: usize = 512;
@@ -102,6 +103,21 @@ pub enum AuditEvent {
         /// The obligations, by name.
         obligations: BTreeMap<Label, Label>,
     },
+    /// The shadow policies would decide otherwise about an intent. Their decision does not hold.
+    ShadowDecision {
+        /// The identifier of the intent.
+        id: Label,
+        /// The digest of the intent.
+        intent: ContentDigest,
+        /// True if the shadow policies permit the intent.
+        allowed: bool,
+        /// The policies that determined the decision.
+        policies: Vec<Label>,
+        /// The digest of the shadow set.
+        policy_set: ContentDigest,
+        /// The obligations, by name.
+        obligations: BTreeMap<Label, Label>,
+    },
     /// An intent has ended.
     Outcome {
         /// The identifier of the intent.
@@ -168,7 +184,7 @@ pub enum LeafError {
 impl Leaf {
     /// Returns the leaf of an event at `time`.
     pub fn new(time: Timestamp, event: AuditEvent) -> Self {
-        Self { v: VERSION, time, event }
+        Self { v: event.version(), time, event }
     }
 
     /// Returns the bytes of the leaf.
@@ -191,8 +207,11 @@ impl Leaf {
         let value: Value = json::parse_canonical(bytes)?;
         // The version determines the form of the rest.
         match value.get("v").and_then(Value::as_u64) {
-            Some(version) if version != VERSION => Err(LeafError::Version(version)),
-            _ => Ok(serde_json::from_value(value).map_err(JsonError::from)?),
+            Some(version) if !(1..=VERSION).contains(&version) => Err(LeafError::Version(version)),
+            _ => {
+                let leaf: Self = serde_json::from_value(value).map_err(JsonError::from)?;
+                if leaf.v == leaf.event.version() { Ok(leaf) } else { Err(LeafError::Version(leaf.v)) }
+            }
         }
     }
 }
@@ -203,10 +222,19 @@ impl AuditEvent {
         match self {
             Self::Intent { .. } => "intent",
             Self::Decision { .. } => "decision",
+            Self::ShadowDecision { .. } => "shadow-decision",
             Self::Outcome { .. } => "outcome",
             Self::Approval { .. } => "approval",
             Self::PolicyChange { .. } => "policy-change",
             Self::Administrative { .. } => "administrative",
+        }
+    }
+
+    /// Returns the version in which the event was added.
+    fn version(&self) -> u64 {
+        match self {
+            Self::ShadowDecision { .. } => 2,
+            _ => 1,
         }
     }
 }
@@ -238,6 +266,14 @@ pub(crate) mod tests {
                 policies: vec![label("default")],
                 policy_set: digest,
                 obligations: [(label("profile"), label("strict"))].into(),
+            },
+            AuditEvent::ShadowDecision {
+                id: label("i-1"),
+                intent: digest,
+                allowed: false,
+                policies: Vec::new(),
+                policy_set: digest,
+                obligations: BTreeMap::new(),
             },
             AuditEvent::Outcome {
                 id: label("i-1"),
@@ -273,9 +309,22 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn event_that_was_added_later_has_a_later_version() {
+        let all = leaves();
+        let shadow = all.iter().find(|leaf| leaf.event.kind() == "shadow-decision").unwrap();
+        let text = String::from_utf8(shadow.to_bytes().unwrap()).unwrap();
+        assert!(text.ends_with("\"v\":2}"), "{text}");
+        assert!(matches!(Leaf::parse(text.replace("\"v\":2", "\"v\":1").as_bytes()), Err(LeafError::Version(1))));
+        assert!(all.iter().all(|leaf| leaf.v == 1 || leaf == shadow));
+    }
+
+    #[test]
     fn unknown_version_unknown_field_and_other_forms_are_refused() {
         let good = String::from_utf8(leaves().pop().unwrap().to_bytes().unwrap()).unwrap();
-        assert!(matches!(Leaf::parse(good.replace("\"v\":1", "\"v\":2").as_bytes()), Err(LeafError::Version(2))));
+        for version in [2, 3] {
+            let other = good.replace("\"v\":1", &format!("\"v\":{version}"));
+            assert!(matches!(Leaf::parse(other.as_bytes()), Err(LeafError::Version(found)) if found == version));
+        }
         for bad in [
             good.replace("\"v\":1", "\"v\":1,\"w\":1"),
             good.replace("\"details\":{}", "\"details\":{},\"e\":1"),

@@ -39,19 +39,25 @@ pub(crate) fn write(connection: &Connection, principal: &Label, account: Account
     Ok(())
 }
 
-/// Returns the reservations of the intents in flight of a principal whose owners `counts` accepts.
+/// The reservations of the intents in flight of a principal, and of all intents in flight that are charged to a shared account.
+const RESERVED: [&str; 2] = [
+    "SELECT owner, count(*), sum(cpu_reserved) FROM intents WHERE principal = ?1 AND owner IS NOT NULL GROUP BY owner",
+    "SELECT owner, count(*), sum(cpu_reserved) FROM charges JOIN intents ON id = intent
+     WHERE account = ?1 AND owner IS NOT NULL GROUP BY owner",
+];
+
+/// Returns the reservations of the intents in flight of a principal, or of a shared account, whose owners `counts` accepts.
 ///
 /// # Errors
 /// [`StateError`].
 pub(crate) fn reserved(
     connection: &Connection,
-    principal: &Label,
+    (name, is_shared): (&Label, bool),
     mut counts: impl FnMut(&str) -> Result<bool, StateError>,
 ) -> Result<Reserved, StateError> {
-    let mut select = connection.prepare_cached(
-        "SELECT owner, count(*), sum(cpu_reserved) FROM intents WHERE principal = ?1 AND owner IS NOT NULL GROUP BY owner",
-    )?;
-    let rows = select.query_map([principal.to_string()], |row| {
+    let [own, shared] = RESERVED;
+    let mut select = connection.prepare_cached(if is_shared { shared } else { own })?;
+    let rows = select.query_map([name.to_string()], |row| {
         Ok((row.get::<_, String>(0)?, Reserved { intents: row.get(1)?, cpu_us: row.get(2)? }))
     })?;
     let mut total = Reserved::default();

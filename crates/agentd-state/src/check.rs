@@ -17,23 +17,28 @@ pub struct StateReport {
     pub in_flight: u64,
     /// Intents in flight whose process is dead, and which the next recovery finds.
     pub orphaned: u64,
+    /// Intents that wait for a place and have not begun.
+    pub waiting: u64,
     /// Ended intents whose outcome is kept.
     pub ended: u64,
     /// Approvals, decided or not.
     pub approvals: u64,
-    /// Principals with a recorded use.
+    /// Principals and groups with a recorded use.
     pub principals: u64,
     /// The damage that was found; at most 100 texts.
     pub problems: Vec<String>,
 }
 
 /// Each table, and its columns in the order of its checksum.
-const TABLES: [(&str, &str); 5] = [
+const TABLES: [(&str, &str); 8] = [
     ("store", "id, commits"),
     ("owners", "id, pid, start_time, boot, opened"),
     ("principals", "name, full_at, cpu_day, cpu_us, records, bytes"),
     ("intents", "number, id, principal, key, digest, state, owner, begun, ended, cpu_reserved, outcome"),
     ("approvals", "intent, text, requested, expires, decision, decided_by, decided"),
+    ("charges", "intent, account"),
+    ("waiting", "number, id, principal, owner, priority, accounts, blocked_by, since, seen"),
+    ("configuration", "name, before, after, state, since"),
 ];
 
 /// Principals whose numbers of kept outcomes differ from their outcomes.
@@ -43,6 +48,9 @@ const MISCOUNTED: &str = "SELECT name FROM principals WHERE records <> (SELECT c
 
 /// Intents whose principal has no row.
 const UNACCOUNTED: &str = "SELECT id FROM intents WHERE NOT EXISTS (SELECT 1 FROM principals WHERE name = principal)";
+
+/// Intents that have ended, and are still charged to an account.
+const HELD: &str = "SELECT id FROM intents WHERE ended IS NOT NULL AND EXISTS (SELECT 1 FROM charges WHERE intent = id)";
 
 /// Examines every page, index and row.
 ///
@@ -64,6 +72,7 @@ pub(crate) fn examine(connection: &Connection, owners: &Owners) -> Result<StateR
         problems.extend(rows.iter().map(|row| format!("row {row} refers to a row that does not exist")));
         problems.extend(texts(connection, MISCOUNTED)?.iter().map(|name| format!("the outcomes of {name} are miscounted")));
         problems.extend(texts(connection, UNACCOUNTED)?.iter().map(|id| format!("the principal of the intent {id} is missing")));
+        problems.extend(texts(connection, HELD)?.iter().map(|id| format!("the intent {id} has ended, and still holds a place")));
         count(connection, owners, &mut report)?;
     }
     problems.truncate(MAX_PROBLEMS);
@@ -78,6 +87,7 @@ fn count(connection: &Connection, owners: &Owners, report: &mut StateReport) -> 
     };
     report.schema = number("PRAGMA user_version")?;
     report.transactions = number("SELECT commits FROM store")?;
+    report.waiting = number("SELECT count(*) FROM waiting")?;
     report.ended = number("SELECT count(*) FROM intents WHERE ended IS NOT NULL")?;
     report.approvals = number("SELECT count(*) FROM approvals")?;
     report.principals = number("SELECT count(*) FROM principals")?;

@@ -13,6 +13,7 @@ const DATABASE: &str = "state.db";
 const COUNTER: &str = "commits";
 const LOCK: &str = "lock";
 const OWNERS: &str = "owners";
+const CONFIGURATION: &str = "configuration-lock";
 
 /// The folder, which is private to this user. The path contains no symbolic link.
 #[derive(Debug, Clone)]
@@ -30,7 +31,7 @@ impl StateFolder {
         private(path)?;
         let folder = Self(fs::canonicalize(path).during("resolve", path)?);
         private(&folder.owners())?;
-        for name in [DATABASE, "state.db-wal", "state.db-shm", "state.db-journal", COUNTER, LOCK] {
+        for name in [DATABASE, "state.db-wal", "state.db-shm", "state.db-journal", COUNTER, LOCK, CONFIGURATION] {
             check(&folder.0.join(name))?;
         }
         Ok(folder)
@@ -42,6 +43,14 @@ impl StateFolder {
     /// [`StateError::Disk`].
     pub fn lock(&self) -> Result<Lock, StateError> {
         Ok(Lock::take(&self.0.join(LOCK))?)
+    }
+
+    /// Locks the record of the configuration; returns `None` if another task or process has locked it.
+    ///
+    /// # Errors
+    /// [`StateError::Disk`].
+    pub fn try_lock_configuration(&self) -> Result<Option<Lock>, StateError> {
+        Ok(Lock::try_take(&self.0.join(CONFIGURATION))?)
     }
 
     /// Creates an empty database if there is none. The caller holds the lock. An existing database is not opened: closing a file

@@ -1,11 +1,11 @@
 //! Intents: their begin, their end, and the answer to duplicates.
 
 use crate::{
-    account,
     error::StateError,
     intent_id::{IdempotencyKey, IntentId},
     owner::Owners,
-    quota::{MAX_RESERVATION, Quota, QuotaExceeded, micros, stored},
+    quota::{Quota, QuotaExceeded, SharedQuota, micros, stored},
+    reservation::{self, ReservedAccounts},
     retention::{self, Retention},
 };
 use agentd_records::{ContentDigest, Label, Timestamp};
@@ -26,6 +26,8 @@ pub struct BeginIntent {
     pub digest: ContentDigest,
     /// The limits of the principal.
     pub quota: Quota,
+    /// The limits that the principal shares with others. No account may occur twice.
+    pub shared: Vec<SharedQuota>,
     /// The processor time that the intent may use, at most a year. It counts as used until the intent ends.
     pub cpu: Duration,
     /// The current time.
@@ -173,25 +175,31 @@ pub(crate) fn begin(
     if let Some(answer) = duplicate(connection, request)? {
         return Ok(answer);
     }
-    let BeginIntent { principal, key, digest, quota, cpu, now } = request;
-    let (now, cpu) = (stored(*now), micros(*cpu).min(MAX_RESERVATION));
-    let account = account::read(connection, principal)?;
-    let reserve = |reserved| account.reserve(quota, reserved, cpu, now);
-    let account = match reserve(account::reserved(connection, principal, |_| Ok(true))?) {
-        Ok(account) => account,
-        // Reservations of dead owners do not count. They are examined only when they decide.
-        Err(_) => match reserve(account::reserved(connection, principal, |other| owners.is_alive(other))?) {
-            Ok(account) => account,
-            Err(exceeded) => return Ok(Begun::Refused(exceeded)),
-        },
-    };
-    account::write(connection, principal, account)?;
+    match reservation::reserve(connection, owners, request)? {
+        Ok(accounts) => insert(connection, owner, id, (request, &accounts)),
+        Err(refusing) => Ok(Begun::Refused(refusing.exceeded)),
+    }
+}
+
+/// Records an intent that is no duplicate, and whose accounts allow it.
+///
+/// # Errors
+/// [`StateError`].
+pub(crate) fn insert(
+    connection: &Connection,
+    owner: &str,
+    id: IntentId,
+    (request, accounts): (&BeginIntent, &ReservedAccounts<'_>),
+) -> Result<Begun, StateError> {
+    let BeginIntent { principal, key, digest, now, .. } = request;
     let mut insert = connection.prepare_cached(
         "INSERT INTO intents (id, principal, key, digest, state, owner, begun, cpu_reserved)
          VALUES (?1, ?2, ?3, ?4, 'in-flight', ?5, ?6, ?7)",
     )?;
     let key = key.as_ref().map(|key| key.digest().to_string());
-    insert.execute(params![id.to_string(), principal.to_string(), key, digest.to_string(), owner, now, cpu])?;
+    let (begun, cpu) = (stored(*now), reservation::reservation(request));
+    insert.execute(params![id.to_string(), principal.to_string(), key, digest.to_string(), owner, begun, cpu])?;
+    accounts.write(connection, id, request)?;
     Ok(Begun::New(id))
 }
 
@@ -229,8 +237,7 @@ pub(crate) fn end(connection: &Connection, owner: &str, retention: Retention, en
     let values = params![id.to_string(), state, stored(*now), outcome];
     let (principal, reserved): (String, i64) = update.query_one(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
     let principal = Label::try_from(principal).map_err(|error| StateError::Damaged(error.to_string()))?;
-    let account = account::read(connection, &principal)?.charge(cpu.map_or(reserved, micros), stored(*now));
-    account::write(connection, &principal, account)?;
+    reservation::settle(connection, (*id, &principal), cpu.map_or(reserved, micros), *now)?;
     retention::remove_exceeding(connection, retention, &principal, *now)
 }
 

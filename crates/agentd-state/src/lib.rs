@@ -6,6 +6,7 @@
 //!
 //! - [`StateStore::begin`] answers [`Begun::New`] once for each idempotency key of a principal. Duplicates get the state or the
 //!   outcome of the first intent.
+//! - [`StateStore::begin_in_turn`] does the same, and lets the intent wait for a place if a limit of concurrency is reached.
 //! - [`StateStore::end`] records one outcome. Intents whose process died are found by [`StateStore::recover`].
 //! - [`StateStore::request_approval`] and [`StateStore::decide`] let a user decide about an intent, once.
 //!
@@ -14,6 +15,7 @@
 mod account;
 mod approvals;
 mod check;
+mod configuration;
 mod connection;
 mod counter;
 mod error;
@@ -21,21 +23,29 @@ mod folder;
 mod intent_id;
 mod intents;
 mod owner;
+mod queue;
 mod quota;
 mod recovery;
+mod reservation;
 mod retention;
 mod row_sum;
 mod schema;
 mod store;
+mod turn;
+mod usage;
 mod wait;
 mod writer;
 
 pub use approvals::{Approval, ApprovalState, DecideApproval, MAX_TEXT, RequestApproval};
 pub use check::StateReport;
+pub use configuration::{ConfigurationChange, ConfigurationLock};
 pub use error::StateError;
 pub use intent_id::{IdempotencyKey, IntentId, InvalidIntentId, InvalidKey};
 pub use intents::{BeginIntent, Begun, EndIntent, Ending, IntentState, MAX_OUTCOME};
-pub use quota::{Quota, QuotaExceeded, QuotaLimit, Rate};
+pub use queue::Queueing;
+pub use quota::{Quota, QuotaExceeded, QuotaLimit, Rate, SharedQuota};
 pub use recovery::Orphan;
 pub use retention::Retention;
 pub use store::StateStore;
+pub use turn::Priority;
+pub use usage::{AccountName, AccountUse};

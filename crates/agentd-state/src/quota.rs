@@ -1,6 +1,6 @@
 //! Quotas of a principal, as functions from the recorded use to a decision.
 
-use agentd_records::Timestamp;
+use agentd_records::{Label, Timestamp};
 use std::{num::NonZeroU32, time::Duration};
 
 const DAY: i64 = 86_400_000_000;
@@ -22,6 +22,15 @@ pub struct Quota {
     pub cpu_per_day: Option<Duration>,
 }
 
+/// Limits that a principal shares with others, such as those of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedQuota {
+    /// The name of the account. It must not be that of a principal.
+    pub account: Label,
+    /// The limits of all principals of the account together.
+    pub quota: Quota,
+}
+
 /// A token bucket of `intents` tokens, which is filled evenly in `interval`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
@@ -41,6 +50,8 @@ pub enum QuotaLimit {
     Concurrency,
     /// [`Quota::cpu_per_day`].
     CpuPerDay,
+    /// [`Queueing::most`](crate::Queueing::most).
+    Waiting,
 }
 
 /// The refusal of an intent that would exceed a quota. Nothing was recorded and nothing consumed.
@@ -50,6 +61,13 @@ pub struct QuotaExceeded {
     pub limit: QuotaLimit,
     /// The earliest time at which a repeated request can succeed, from now; one second if unknown.
     pub retry_after: Duration,
+}
+
+impl QuotaExceeded {
+    /// Returns the refusal by a limit that is free again at an unknown time.
+    pub(crate) fn until_unknown(limit: QuotaLimit) -> Self {
+        Self { limit, retry_after: UNKNOWN }
+    }
 }
 
 /// The recorded use of a principal. Times are microseconds since 1970, durations microseconds.
@@ -80,7 +98,8 @@ pub(crate) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-fn duration(micros: i64) -> Duration {
+/// Returns the duration of a number of microseconds.
+pub(crate) fn duration(micros: i64) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
@@ -127,6 +146,23 @@ impl Account {
     pub fn charge(self, cpu_us: i64, now: i64) -> Self {
         let account = self.at_day(now);
         Self { cpu_us: account.cpu_us.saturating_add(cpu_us.max(0)), ..account }
+    }
+
+    /// Returns the number of intents that the rate allows to begin at once.
+    pub fn available(self, rate: &Rate, now: i64) -> u32 {
+        let (interval, most) = (micros(rate.interval), rate.intents.get());
+        let token = (interval / i64::from(most)).max(1);
+        let ahead = match self.full_at.saturating_sub(now).max(0) {
+            ahead if ahead > interval.saturating_mul(2) => 0,
+            ahead => ahead,
+        };
+        let free = interval.max(token).saturating_sub(ahead).max(0) / token;
+        u32::try_from(free).map_or(most, |free| free.min(most))
+    }
+
+    /// Returns the processor time that was used on the day of `now`, in microseconds.
+    pub fn used_today(self, now: i64) -> i64 {
+        self.at_day(now).cpu_us
     }
 
     /// Returns the account at the day of `now`. A clock that was set back across midnight returns no processor time. A clock that

@@ -1,6 +1,6 @@
 //! Intents whose process died.
 
-use crate::{error::StateError, intent_id::IntentId, intents::id_at, owner::Owners};
+use crate::{error::StateError, intent_id::IntentId, intents::id_at, owner::Owners, queue};
 use agentd_records::{ContentDigest, Label, Timestamp};
 use rusqlite::Connection;
 
@@ -38,6 +38,7 @@ pub(crate) fn take_over(
         connection.prepare_cached("DELETE FROM owners WHERE id = ?1")?.execute([&other])?;
         dead.push(other);
     }
+    queue::remove_abandoned(connection)?;
     Ok((orphans, dead))
 }
 

@@ -9,6 +9,7 @@ use crate::{
     intent_id::IntentId,
     intents::{self, BeginIntent, Begun, EndIntent, IntentState},
     owner::Owners,
+    queue::{self, Attempt, Queueing},
     recovery::{self, Orphan},
     retention::Retention,
     writer::{Job, StateThread, job},
@@ -34,6 +35,7 @@ struct Context {
     owners: Owners,
     owner: String,
     retention: Retention,
+    folder: StateFolder,
 }
 
 #[derive(Debug)]
@@ -84,7 +86,7 @@ impl StateStore {
         let thread = StateThread::new(opened);
         let thread = std::thread::Builder::new().name("state".to_owned()).spawn(move || thread.run(waiting));
         let thread = thread.map_err(|error| StateError::Unwritten(format!("start a thread: {error}")))?;
-        let context = Arc::new(Context { owners: Owners::of(folder), owner, retention });
+        let context = Arc::new(Context { owners: Owners::of(folder), owner, retention, folder: folder.clone() });
         let (changes, _) = broadcast::channel(CHANGES);
         Ok(Self(Arc::new(OpenState { context, changes, queue: Some(queue), thread: Some(thread) })))
     }
@@ -96,11 +98,38 @@ impl StateStore {
     /// [`StateError`]. The intent is removed again if it was recorded.
     pub async fn begin(&self, request: BeginIntent) -> Result<Begun, StateError> {
         let (id, context) = (IntentId::random()?, self.0.context.clone());
-        let unanswered = Unanswered { store: self, id: Some(id) };
+        let unanswered = self.unanswered(id);
         let begun =
             self.write(move |connection| intents::begin(connection, (&context.owner, &context.owners), id, &request)).await?;
         unanswered.answered();
         Ok(begun)
+    }
+
+    /// Tries to begin the intent `id`, or records that it waits.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub(crate) async fn attempt(
+        &self,
+        id: IntentId,
+        request: BeginIntent,
+        (queueing, last): (Queueing, bool),
+    ) -> Result<Attempt, StateError> {
+        let context = self.0.context.clone();
+        let work = move |connection: &Connection| {
+            queue::attempt(connection, (&context.owner, &context.owners), id, (&request, queueing, last))
+        };
+        self.write(work).await
+    }
+
+    /// Returns the guard of a begin that has no answer yet.
+    pub(crate) fn unanswered(&self, id: IntentId) -> Unanswered<'_> {
+        Unanswered { store: self, id: Some(id) }
+    }
+
+    /// Returns the folder.
+    pub(crate) fn folder(&self) -> &StateFolder {
+        &self.0.context.folder
     }
 
     /// Returns the answer to a duplicate without recording anything; `None` if the principal has not used the key.
@@ -201,14 +230,14 @@ impl StateStore {
         self.0.changes.send(id).ok();
     }
 
-    async fn write<T: Send + 'static>(
+    pub(crate) async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, StateError> {
         self.execute(true, work).await
     }
 
-    async fn read<T: Send + 'static>(
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, StateError> {
@@ -235,13 +264,13 @@ impl StateStore {
 }
 
 /// A begin without an answer. Dropping the value removes the intent, after its begin was executed.
-struct Unanswered<'s> {
+pub(crate) struct Unanswered<'s> {
     store: &'s StateStore,
     id: Option<IntentId>,
 }
 
 impl Unanswered<'_> {
-    fn answered(mut self) {
+    pub fn answered(mut self) {
         self.id = None;
     }
 }
@@ -250,7 +279,10 @@ impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         let Some(id) = self.id else { return };
         let context = self.store.0.context.clone();
-        let removed = self.store.submit(true, move |connection| intents::remove(connection, &context.owner, id));
+        let removed = self.store.submit(true, move |connection| {
+            queue::remove(connection, id)?;
+            intents::remove(connection, &context.owner, id)
+        });
         // Without a thread, nothing is recorded any more.
         removed.or_debug("remove an intent without an answer", id);
     }

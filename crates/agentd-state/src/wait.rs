@@ -1,10 +1,11 @@
-//! Waits for the end of an intent, or for the decision about an approval. Other processes are noticed by reading the store again.
+//! Waits for the end of an intent, for a place, or for the decision about an approval. Other processes are noticed by reading the store again.
 
 use crate::{
     approvals::{Approval, ApprovalState},
     error::StateError,
     intent_id::IntentId,
-    intents::IntentState,
+    intents::{BeginIntent, Begun, IntentState},
+    queue::{Attempt, Queueing},
     store::StateStore,
 };
 use agentd_records::Timestamp;
@@ -50,9 +51,34 @@ impl StateStore {
     }
 }
 
+impl StateStore {
+    /// Records an intent as [`StateStore::begin`] does. If a limit of concurrency is reached, or others wait for the same place,
+    /// the intent waits for its turn. The wait is over after `queueing.wait`: the intent is then refused. If the caller stops
+    /// waiting, the intent loses its turn. The time of the request is the time of each attempt. Needs a runtime of tokio with
+    /// timers.
+    ///
+    /// # Errors
+    /// As for [`StateStore::begin`].
+    pub async fn begin_in_turn(&self, request: BeginIntent, queueing: Queueing) -> Result<Begun, StateError> {
+        let id = IntentId::random()?;
+        let unanswered = self.unanswered(id);
+        let mut waiting = IntentWatch::of_any(self, queueing.wait);
+        let mut last = false;
+        loop {
+            let request = BeginIntent { now: Timestamp::now(), ..request.clone() };
+            if let Attempt::Answered(begun) = self.attempt(id, request, (queueing, last)).await? {
+                unanswered.answered();
+                return Ok(begun);
+            }
+            last = !waiting.pause().await;
+        }
+    }
+}
+
 /// A request that waits for a change of an intent.
 struct IntentWatch {
-    id: IntentId,
+    /// The intent; `None` for all intents.
+    id: Option<IntentId>,
     changes: Receiver<IntentId>,
     deadline: Option<Instant>,
     pause: Duration,
@@ -61,8 +87,12 @@ struct IntentWatch {
 impl IntentWatch {
     /// Changes from now on are received, so none is missed between the first reading and the first pause.
     fn new(store: &StateStore, id: IntentId, timeout: Duration) -> Self {
+        Self { id: Some(id), ..Self::of_any(store, timeout) }
+    }
+
+    fn of_any(store: &StateStore, timeout: Duration) -> Self {
         let [pause, _] = PAUSES;
-        Self { id, changes: store.changes(), deadline: Instant::now().checked_add(timeout), pause }
+        Self { id: None, changes: store.changes(), deadline: Instant::now().checked_add(timeout), pause }
     }
 
     /// Waits for a change of the intent in this process, or for the end of the pause. Returns false after the deadline.
@@ -77,7 +107,7 @@ impl IntentWatch {
         self.pause = (self.pause * 2).min(longest);
         let changed = async {
             // An error means that changes were missed.
-            while self.changes.recv().await.is_ok_and(|id| id != self.id) {}
+            while self.changes.recv().await.is_ok_and(|id| self.id.is_some_and(|own| own != id)) {}
         };
         // Both a change and the end of the pause mean that the store is read again.
         timeout_at(until, changed).await.ok();

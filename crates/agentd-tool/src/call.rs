@@ -36,9 +36,9 @@ pub struct CallOutput {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The operation failed. Paths and texts in the error come from the sandbox.
-    #[error(transparent)]
-    Tool(ToolError),
+    /// The operation failed, after its process had used these resources. Paths and texts in the error come from the sandbox.
+    #[error("{0}")]
+    Tool(#[source] ToolError, Usage),
     /// The request cannot be encoded.
     #[error("encode the request: {0}")]
     Request(#[source] WireError),
@@ -88,7 +88,7 @@ fn decode(outcome: &Outcome) -> Result<CallOutput, CallError> {
     }
     match wire::decode_reply(&outcome.stdout.head).map_err(CallError::Response)? {
         (ToolReply::Done(response), content) => Ok(CallOutput { response, content, usage: outcome.usage }),
-        (ToolReply::Failed(error), _) => Err(CallError::Tool(error)),
+        (ToolReply::Failed(error), _) => Err(CallError::Tool(error, outcome.usage)),
     }
 }
 

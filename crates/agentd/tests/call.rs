@@ -14,6 +14,10 @@ use tempfile::TempDir;
 
 #[path = "support/json_document.rs"]
 mod json_document;
+#[path = "call/obligations.rs"]
+mod obligations;
+#[path = "call/quotas.rs"]
+mod quotas;
 
 /// A user with a workspace, without any intents.
 struct User(TempDir);

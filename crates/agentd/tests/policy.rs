@@ -271,6 +271,39 @@ fn intent_that_cannot_be_read_is_refused() {
 }
 
 #[test]
+fn capability_of_the_operator_is_an_action_that_policies_may_name() {
+    let place = Place::new();
+    let manifest = "name = \"text.count\"\nversion = 1\ndescription = \"Counts.\"\n[annotations]\nread_only = true\n[run]\n\
+        argv = [\"wc\", { parameter = \"file\" }]\n[parameters]\ntype = \"object\"\nadditionalProperties = false\n\
+        required = [\"file\"]\nproperties.file = { type = \"string\" }\n";
+    let names = r#"@id("count") permit (principal, action == Action::"text.count.v1", resource)
+        when { context.parameters.file like "*.txt" };"#;
+    place.write("p/count.cedar", names);
+    let refused = place.output(1, &["policy", "check", "p"]);
+    assert!(refused.contains("text.count.v1"), "a capability that is not registered: {refused}");
+    fs::create_dir_all(place.0.path().join("data")).unwrap();
+    fs::set_permissions(place.0.path().join("data"), fs::Permissions::from_mode(0o700)).unwrap();
+    place.write("data/capabilities/count.toml", manifest);
+    assert_eq!(place.output(0, &["policy", "check", "p"]), "valid policies: count\n");
+    let request = |file: &str| format!(r#"{{ "capability": "text.count.v1", "parameters": {{ "file": "{file}" }} }}"#);
+    for (file, code) in [("a.txt", 0), ("a.rs", 1)] {
+        place.write("intent", &request(file));
+        place.output(code, &["policy", "explain", "--policies", "p", "intent"]);
+    }
+    // The groups of the name and of the traits, and the types of the parameters.
+    for (scope, code) in [
+        (r#"action in Action::"text""#, 0),
+        (r#"action in [Action::"read-only"]"#, 0),
+        (r#"action == Action::"text.count.v2""#, 1),
+    ] {
+        place.write("p/count.cedar", &format!(r#"@id("x") permit (principal, {scope}, resource);"#));
+        place.output(code, &["policy", "check", "p"]);
+    }
+    place.write("p/count.cedar", &names.replace("parameters.file like \"*.txt\"", "parameters.name == \"a\""));
+    assert!(place.output(1, &["policy", "check", "p"]).contains("name"));
+}
+
+#[test]
 fn printed_default_policy_is_valid_and_the_schema_is_json() {
     let place = Place::new();
     let text = place.output(0, &["policy", "default"]);

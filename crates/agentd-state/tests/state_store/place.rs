@@ -77,6 +77,7 @@ pub fn request(principal: &str, key: Option<&str>, content: &str) -> BeginIntent
         key: key.map(|key| key.parse().unwrap()),
         digest: ContentDigest::of(content.as_bytes()),
         quota: Quota::default(),
+        shared: Vec::new(),
         cpu: Duration::ZERO,
         now: Timestamp::now(),
     }

@@ -10,6 +10,8 @@ mod image;
 mod net;
 #[cfg(feature = "policy")]
 mod policy;
+#[cfg(feature = "policy")]
+mod quota;
 mod records;
 #[cfg(not(feature = "images"))]
 mod reference;
@@ -31,6 +33,8 @@ pub(crate) use image::ImageCommand;
 pub(crate) use net::{CheckArgs, NetCommand, open_named, read_grants};
 #[cfg(feature = "policy")]
 pub(crate) use policy::{ExplainArgs, PolicyCommand};
+#[cfg(feature = "policy")]
+pub(crate) use quota::QuotaCommand;
 pub(crate) use records::{AuditCommand, KeyCommand, LogArgs, ReceiptCommand};
 #[cfg(not(feature = "images"))]
 pub(crate) use reference::Reference;
@@ -194,6 +198,10 @@ pub(crate) enum Sub {
     #[cfg(feature = "policy")]
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Print quotas and their use, and validate a file of quotas
+    #[cfg(feature = "policy")]
+    #[command(subcommand)]
+    Quota(QuotaCommand),
     /// A command of a Cargo feature that is off in this build
     #[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images", feature = "policy")))]
     #[command(external_subcommand)]

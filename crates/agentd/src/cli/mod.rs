@@ -25,6 +25,8 @@ mod hidden;
 #[cfg_attr(not(feature = "images"), path = "image_left_out.rs")]
 mod image;
 mod links;
+#[cfg(feature = "policy")]
+mod local_user;
 mod logging;
 mod named_backend;
 mod net;
@@ -32,6 +34,8 @@ mod network;
 #[cfg(feature = "policy")]
 mod policy;
 mod protection;
+#[cfg(feature = "policy")]
+mod quota;
 mod receipt;
 mod receipt_file;
 mod records;
@@ -120,6 +124,8 @@ pub fn main() -> ExitCode {
         Sub::Vm(command) => vm::vm(&command),
         #[cfg(feature = "policy")]
         Sub::Policy(command) => policy::policy(&command),
+        #[cfg(feature = "policy")]
+        Sub::Quota(command) => runtime.block_on(quota::quota(&command)),
         #[cfg(not(all(feature = "firecracker", feature = "gondolin", feature = "images", feature = "policy")))]
         Sub::Other(command) => Err(other(&command)),
         Sub::Net(command) => net::net(&command),
@@ -173,6 +179,7 @@ fn other(command: &[OsString]) -> Failure {
         ("vm", "firecracker"),
         ("gondolin", "gondolin"),
         ("policy", "policy"),
+        ("quota", "policy"),
         ("call", "policy"),
         ("capability", "policy"),
     ];

@@ -4,12 +4,13 @@ use super::{
     args::{ExplainArgs, PolicyCommand},
     call, data,
     failure::Failure,
-    records::{self, read},
+    local_user,
+    records::read,
 };
 use agentd_core::escape;
 use agentd_policy::{
-    Explanation, IfMissing, PolicyError, PolicyPrincipal, PolicyProblem, PolicySet, PolicySets, PolicyTable, PrincipalKind,
-    RequestSource, ShadowDifference, TestResult, Vocabulary, WrittenDefaults, WrittenRequest, explain,
+    Explanation, IfMissing, PolicyError, PolicyProblem, PolicySet, PolicySets, PolicyTable, RequestSource, ShadowDifference,
+    TestResult, Vocabulary, WrittenDefaults, WrittenRequest, explain,
 };
 use agentd_records::Timestamp;
 use serde_json::{Value, json};
@@ -166,8 +167,7 @@ fn explained(args: &ExplainArgs) -> Result<u8, Failure> {
 
 /// Returns what an intent on the command line does not state: this user, now.
 fn defaults() -> Result<WrittenDefaults, Failure> {
-    let name = String::from(records::principal()?);
-    let principal = PolicyPrincipal { kind: PrincipalKind::User, name, groups: Vec::new(), acts_for: None };
+    let principal = local_user::principal()?;
     let source = RequestSource { transport: "command-line".to_owned(), address: None };
     Ok(WrittenDefaults { principal, time: Timestamp::now(), source })
 }

@@ -53,13 +53,14 @@ fn print(report: Option<&StateReport>, json: bool) -> Result<u8, Failure> {
         writeln!(out, "{text}")?;
         return Ok(0);
     };
-    let StateReport { schema, transactions, in_flight, orphaned, ended, approvals, principals, problems } = report;
+    let StateReport { schema, transactions, in_flight, orphaned, waiting, ended, approvals, principals, problems } = report;
     if json {
         let object = serde_json::json!({
             "schema": schema,
             "transactions": transactions,
             "in_flight": in_flight,
             "orphaned": orphaned,
+            "waiting": waiting,
             "ended": ended,
             "approvals": approvals,
             "principals": principals,
@@ -69,7 +70,7 @@ fn print(report: Option<&StateReport>, json: bool) -> Result<u8, Failure> {
     } else if problems.is_empty() {
         writeln!(out, "the store is sound: schema version {schema}, {transactions} transactions")?;
         writeln!(out, "intents: {in_flight} in flight, {orphaned} whose process died, {ended} ended")?;
-        writeln!(out, "approvals: {approvals}; principals: {principals}")?;
+        writeln!(out, "waiting for a place: {waiting}; approvals: {approvals}; principals and groups: {principals}")?;
     }
     if problems.is_empty() {
         return Ok(0);

@@ -13,6 +13,7 @@ mod datagrams;
 mod forward;
 mod git_server;
 mod inspection;
+mod intents;
 #[path = "../support/json_document.rs"]
 mod json_document;
 mod library;
@@ -43,8 +44,11 @@ fn main() {
         outer::serve();
     }
     let reaching = [attacks::TESTS, datagrams::TESTS, library::TESTS, net_limits::TESTS, programs::TESTS, reports::TESTS];
-    let tests =
-        [reaching.concat(), [aws::TESTS, calls::TESTS, clones::TESTS, inspection::TESTS, secrets::TESTS].concat()].concat();
+    let tests = [
+        reaching.concat(),
+        [aws::TESTS, calls::TESTS, clones::TESTS, inspection::TESTS, intents::TESTS, secrets::TESTS].concat(),
+    ]
+    .concat();
     // Only `container` runs named sandboxes.
     let named = [named::TESTS, datagrams::NAMED_TESTS, forward::TESTS].concat();
     let machines = [attacks::TESTS, machine::TESTS].concat();

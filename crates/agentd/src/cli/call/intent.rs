@@ -3,13 +3,14 @@
 use super::super::{
     args::{CallArgs, NetworkArg},
     failure::Failure,
-    records::{self, read},
+    local_user,
+    records::read,
     secrets,
 };
 use crate::isolation::canonical_backend_name;
 use agentd_core::Limits;
 use agentd_engine::{Intent, MAX_PARAMETERS, RequestedWorkspace, WorkspaceAccess, parse_parameters};
-use agentd_policy::{PolicyPrincipal, PrincipalKind, RequestSource, RequestedConfinement};
+use agentd_policy::{RequestSource, RequestedConfinement};
 use agentd_records::Timestamp;
 use std::{io::Read as _, path::Path};
 
@@ -22,9 +23,8 @@ const COMMAND_LINE: &str = "command-line";
 /// The parameters or the workspace cannot be read.
 pub(super) fn of(args: &CallArgs) -> Result<Intent, Failure> {
     let received = Timestamp::now();
-    let name = String::from(records::principal()?);
     Ok(Intent {
-        principal: PolicyPrincipal { kind: PrincipalKind::User, name, groups: Vec::new(), acts_for: None },
+        principal: local_user::principal()?,
         source: RequestSource { transport: COMMAND_LINE.to_owned(), address: None },
         capability: args.capability.clone(),
         parameters: parse_parameters(&parameters(&args.params)?)?,

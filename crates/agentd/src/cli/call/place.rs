@@ -1,11 +1,11 @@
 //! The parts of the engine of this user: where they are, and how they are opened.
 
-use super::super::{data, failure::Failure, records};
+use super::super::{data, failure::Failure, quota, records};
 use crate::isolation::{available_backends, backends_with};
 use agentd_disk::{TrustError, read_trusted_folder};
-use agentd_engine::{CapabilityRegistry, Engine, EngineParts, vocabulary};
-use agentd_policy::{IfMissing, PolicySets, Vocabulary};
-use agentd_state::{Quota, Retention, StateStore};
+use agentd_engine::{CapabilityRegistry, Engine, EngineParts, LiveQuotas, vocabulary};
+use agentd_policy::{IfMissing, LivePolicies, Vocabulary};
+use agentd_state::{Retention, StateStore};
 use std::{collections::BTreeSet, io::ErrorKind};
 
 /// Returns all capabilities: those that agentd contains, and the manifests in the folder `capabilities` of the data folder.
@@ -42,11 +42,13 @@ pub(in super::super) fn words(capabilities: &CapabilityRegistry) -> Result<Vocab
 /// A part cannot be opened. No intent is executed then.
 pub(super) async fn engine() -> Result<Engine, Failure> {
     let capabilities = registry()?;
-    let policies = PolicySets::load(&data::folder()?.join("policy"), &words(&capabilities)?, IfMissing::UseDefault)?;
+    let policies = LivePolicies::open(&data::folder()?.join("policy"), words(&capabilities)?, IfMissing::UseDefault)?;
+    let quotas = LiveQuotas::open(&quota::file()?)?;
     let isolated: BTreeSet<String> = backends().into_iter().filter(|(_, boundary)| *boundary).map(|(name, _)| name).collect();
     let records = records::records()?;
     // Makes a key if there is none, before an intent needs it.
     records.keys()?;
     let state = StateStore::open(&data::folder()?.join("state"), Retention::default())?;
-    Ok(Engine::start(EngineParts { capabilities, policies, isolated, quota: Quota::default(), state, records }).await?)
+    let operator = records::principal()?;
+    Ok(Engine::start(EngineParts { capabilities, policies, isolated, quotas, state, records, operator }).await?)
 }
