@@ -11,6 +11,7 @@ use crate::{
     refusal::Refusal,
     valid_intent::ValidIntent,
 };
+use agentd_log::measure::Stage;
 use agentd_policy::{PolicyDecision, PolicyError, PolicySets, Vocabulary};
 use agentd_records::{
     ContentDigest, Records,
@@ -19,6 +20,7 @@ use agentd_records::{
 use agentd_state::{BeginIntent, Begun, IntentId, Quota, StateStore};
 use serde_json::Value;
 use std::{collections::BTreeSet, time::Duration};
+use tracing::Instrument as _;
 
 /// The longest wait for another process before the state is read again.
 const WAIT: Duration = Duration::from_secs(60);
@@ -102,25 +104,31 @@ impl Engine {
     /// # Errors
     /// [`EngineError`]. The intent must not be executed.
     pub async fn submit(&self, intent: Intent) -> Result<Submitted<'_>, EngineError> {
-        let valid = match ValidIntent::new(intent, &self.parts.capabilities) {
+        let valid = match Stage::Validate.span().in_scope(|| ValidIntent::new(intent, &self.parts.capabilities)) {
             Ok(valid) => valid,
             Err(refused) => return self.refuse(&refused.0, &refused.1),
         };
-        let (policy, shadow) = self.parts.policies.decide(&valid.policy_request());
+        let (policy, shadow) = Stage::Policy.span().in_scope(|| self.parts.policies.decide(&valid.policy_request()));
         let mut request = self.request(&valid)?;
-        let mut earlier = self.parts.state.duplicate(request.clone()).await?;
+        // Lasts until the intent is admitted or refused.
+        let admission = Stage::Admit.span();
+        let mut earlier = self.parts.state.duplicate(request.clone()).instrument(admission.clone()).await?;
         loop {
             match admit(&valid, earlier.take(), &policy, &self.parts.isolated) {
-                AdmissionDecision::Refuse(refusal) => return self.refuse(&valid.intent, &refusal),
+                AdmissionDecision::Refuse(refusal) => {
+                    drop(admission);
+                    return self.refuse(&valid.intent, &refusal);
+                }
                 AdmissionDecision::Replay { id, outcome } => return Ok(Submitted::Ended(EndedIntent::replayed(id, &outcome)?)),
                 AdmissionDecision::Wait(id) => {
-                    self.wait(id).await?;
+                    self.wait(id).instrument(Stage::Queue.span()).await?;
                     earlier = self.parts.state.duplicate(request.clone()).await?;
                 }
                 AdmissionDecision::Execute(terms) => {
                     request.cpu = terms.effective.limits.cpu_time.unwrap_or_default();
-                    match self.parts.state.begin(request.clone()).await? {
+                    match self.parts.state.begin(request.clone()).instrument(admission.clone()).await? {
                         Begun::New(id) => {
+                            drop(admission);
                             let shadow = shadow.map(|difference| difference.shadow);
                             return self.begin(valid, id, *terms, shadow.as_ref()).await;
                         }
@@ -162,7 +170,8 @@ impl Engine {
     ) -> Result<Submitted<'e>, EngineError> {
         let decision = RecordedDecision::allowed(&terms.policies, self.policy_set(), &terms.obligations)?;
         let recorded = RecordedIntent::new(&valid.intent, id.to_string())?;
-        self.parts.records.recorder()?.record_all(&recorded.leaves(&decision))?;
+        let recording = || Ok::<_, EngineError>(self.parts.records.recorder()?.record_all(&recorded.leaves(&decision))?);
+        Stage::Record.span().in_scope(recording)?;
         let needs_approval = !terms.effective.approvals.is_empty();
         let execution =
             Execution { engine: self, valid, id, terms, decision, recorded, shadow: shadow.map(PolicyDecision::to_json) };
