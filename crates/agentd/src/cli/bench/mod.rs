@@ -58,7 +58,7 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     let files = files::measure(&subjects.live, args.rounds).await?;
     let leaves_per_second = records::leaves_per_second(scratch.path()).await?;
     let own = std::env::current_exe()?.display().to_string();
-    let verified = verification::measure(&own, scratch.path()).await?;
+    let verified = verification::measure(&own, scratch.path(), args.rounds).await?;
     let protected = protected::measure(&own, LinuxNativeBackend::NAME, scratch.path(), args.rounds)?;
     let granted = egress::measure(&subjects.backends, args.rounds).await?;
     let Subjects { figures, live, machines, pools, memory, backends: _ } = subjects;

@@ -11,9 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The number of leaves, and how many of them one commit adds.
-const LEAVES: u64 = 1_000_000;
-const COMMIT: u64 = 20_000;
+/// The number of leaves for each round, up to a million. One commit adds all leaves of a step.
+const PER_ROUND: u64 = 5_000;
+const MAX_LEAVES: u64 = 1_000_000;
+const STEPS: u64 = 50;
 
 /// `agentd audit verify` of a log.
 pub(super) struct Verification {
@@ -26,24 +27,25 @@ pub(super) struct Verification {
 }
 
 /// Measures the verification of a short and of a long log. Both are created below `scratch`.
-pub(super) async fn measure(own: &str, scratch: &Path) -> Result<[Verification; 2], Failure> {
+pub(super) async fn measure(own: &str, scratch: &Path, rounds: u32) -> Result<[Verification; 2], Failure> {
+    let leaves = u64::from(rounds).saturating_mul(PER_ROUND).min(MAX_LEAVES);
+    let step = leaves / STEPS;
     let data = scratch.join("long");
     let log = Records::at(&data.join("records"));
     let sandbox = HostDirectBackend::new(scratch).create_sandbox(SandboxSpec::default()).await?;
-    append(&log, 0..COMMIT)?;
-    let short = verified(&sandbox, own, &data, COMMIT).await?;
-    append(&log, COMMIT..LEAVES)?;
-    let long = verified(&sandbox, own, &data, LEAVES).await?;
+    append(&log, 0..step)?;
+    let short = verified(&sandbox, own, &data, step).await?;
+    for number in 1..STEPS {
+        append(&log, number * step..(number + 1) * step)?;
+    }
+    let long = verified(&sandbox, own, &data, STEPS * step).await?;
     sandbox.destroy().await?;
     Ok([short, long])
 }
 
 fn append(log: &Records, numbers: std::ops::Range<u64>) -> Result<(), Failure> {
-    let end = numbers.end;
-    for first in numbers.step_by(usize::try_from(COMMIT)?) {
-        let leaves = (first..end.min(first + COMMIT)).map(|number| records::outcome(&number.to_string()));
-        log.recorder()?.record_all(&leaves.collect::<Result<Vec<_>, _>>()?)?;
-    }
+    let leaves = numbers.map(|number| records::outcome(&number.to_string())).collect::<Result<Vec<_>, _>>()?;
+    log.recorder()?.record_all(&leaves)?;
     Ok(())
 }
 
