@@ -151,7 +151,7 @@ fn wait_for_an_approval_is_measured_as_time_in_the_queue() {
     let call = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let id = loop {
         let pending: Value = serde_json::from_slice(&place.run(&["approvals", "--json"]).stdout).unwrap();
-        if let Some(id) = pending[0]["intent"].as_str() {
+        if let Some(id) = pending[0]["id"].as_str() {
             break id.to_owned();
         }
     };

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// A text that is nowhere else.
-const CANARY: &str = "c4n4ry";
+const CANARY: &str = "c4n4ry-7d1f3b";
 
 /// Returns a canary for one of the places where secrets come from.
 fn canary(of: &str) -> String {
@@ -55,13 +55,11 @@ fn calls() -> Vec<(&'static str, Value, i32)> {
     vec![
         ("shell.exec.v1", json!({ "command": script, "stdin": canary("stdin"), "env": environment }), 0),
         ("shell.exec.v1", json!({ "argv": [canary("program")] }), 127),
-        ("shell.exec.v1", json!({ "command": "true", "cwd": canary("directory") }), 125),
         ("shell.exec.v1", json!({ "command": 1, canary("unknown"): canary("value") }), 77),
         ("fs.write.v1", json!({ "path": "other", "content": canary("content") }), 0),
         ("fs.read.v1", json!({ "path": "file" }), 0),
         ("fs.read.v1", json!({ "path": canary("path") }), 1),
         ("code.run.v1", json!({ "language": "bash", "source": format!("echo {}", canary("source")) }), 0),
-        ("c4n4ry.capability.v1", json!({}), 77),
     ]
 }
 
@@ -73,7 +71,7 @@ fn search_finds_canaries_in_every_encoding() {
         (BASE64.encode(format!("a{}", canary("x")).as_bytes()), true),
         (BASE64.encode(canary("x").as_bytes()), true),
         (HEXLOWER.encode(canary("x").as_bytes()), true),
-        ("c4n4r".to_owned(), false),
+        ("c4n4ry".to_owned(), false),
         (BASE64.encode(b"something else"), false),
     ] {
         assert_eq!(has_canary(text.as_bytes()), found, "{text}");
