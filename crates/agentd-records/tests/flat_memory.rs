@@ -1,5 +1,5 @@
 //! The verification of a log needs the same memory, whatever the number of leaves is.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs, reason = "tests")]
 
 use agentd_records::{AuditEvent, Label, Leaf, Records, Timestamp, verify};
 use std::{
