@@ -12,7 +12,7 @@ use crate::{
     error::{DiskError, FileContext as _},
     owner::is_own_uid,
 };
-use agentd_log::LogFailure as _;
+use agentd_log::{LogFailure as _, measure::Counted};
 use rustix::{
     fs::{FileType, FlockOperation, Mode, OFlags},
     io::Errno,
@@ -132,7 +132,9 @@ fn sweep(parent: BorrowedFd<'_>, prefix: &str, mut on_abandoned: impl FnMut(&str
         if let Ok((_lock, true)) = lock(parent, &name) {
             on_abandoned(text);
             // If the removal fails, the next sweep tries again.
-            erase(parent, &name).or_warn("remove abandoned scratch directory", &name);
+            if erase(parent, &name).or_warn("remove abandoned scratch directory", &name).is_some() {
+                Counted::Swept { kind: "directory", number: 1 }.emit();
+            }
         }
     }
     Ok(())

@@ -4,6 +4,7 @@ use crate::{
     error::EngineError,
     intent_records::{RecordedDecision, RecordedIntent},
 };
+use agentd_log::measure::Counted;
 use agentd_records::{
     ContentDigest, Label,
     json::{self, JsonError},
@@ -37,6 +38,7 @@ pub(crate) struct EndedMembers {
 impl EndedIntent {
     pub(crate) fn new(recorded: &RecordedIntent, decision: Value, members: EndedMembers, receipt: String) -> Self {
         let EndedMembers { status, reason, exit_code, signal, result, error, sandbox } = members;
+        Counted::Outcome { reason: &reason }.emit();
         let object = json!({
             "intent": String::from(recorded.id.clone()),
             "digest": recorded.digest,
@@ -70,12 +72,17 @@ impl EndedIntent {
         Self::new(recorded, decision, members, receipt)
     }
 
-    /// Returns the intent as the store keeps it. A result that is too long is replaced by its digest.
+    /// Returns the intent as the store keeps it. A result that is too long is replaced by its digest. Nobody can ask again for the
+    /// result of an intent without a key, so the store does not contain that result.
     ///
     /// # Errors
     /// None: the object has a JSON form.
-    pub(crate) fn stored(&self) -> Result<Vec<u8>, JsonError> {
+    pub(crate) fn stored(&self, has_key: bool) -> Result<Vec<u8>, JsonError> {
         let mut kept = json!({ "object": self.object, "receipt": self.receipt });
+        if !has_key {
+            kept["object"]["result"] = Value::Null;
+            kept["object"]["error"] = Value::Null;
+        }
         let mut text = kept.to_string();
         if text.len() > MAX_OUTCOME {
             let digest = ContentDigest::of(json::canonical_of_any(&self.object["result"])?.as_bytes());
@@ -96,6 +103,7 @@ impl EndedIntent {
     /// # Errors
     /// [`EngineError::Json`] if the stored outcome is damaged.
     pub(crate) fn replayed(id: IntentId, outcome: &[u8]) -> Result<Self, EngineError> {
+        Counted::Outcome { reason: "duplicate" }.emit();
         let mut kept: Map<String, Value> = json::parse(outcome)?;
         let object = kept.remove("object").unwrap_or_default();
         let mut object: Map<String, Value> = serde_json::from_value(object).map_err(JsonError::from)?;

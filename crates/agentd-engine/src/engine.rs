@@ -13,6 +13,7 @@ use crate::{
     refusal::Refusal,
     valid_intent::ValidIntent,
 };
+use agentd_log::measure::Stage;
 use agentd_policy::{LivePolicies, PolicyError, PolicySets, Vocabulary};
 use agentd_records::{
     ContentDigest, Label, Records, Timestamp,
@@ -21,6 +22,7 @@ use agentd_records::{
 use agentd_state::{BeginIntent, Begun, IntentId, StateStore};
 use serde_json::Value;
 use std::{collections::BTreeSet, time::Duration};
+use tracing::Instrument as _;
 
 /// The longest wait for another process before the state is read again.
 const WAIT: Duration = Duration::from_secs(60);
@@ -129,29 +131,37 @@ impl Engine {
     /// [`EngineError`]. The intent must not be executed.
     pub async fn submit(&self, intent: Intent) -> Result<Submitted<'_>, EngineError> {
         let sets = self.parts.policies.current();
-        let valid = match ValidIntent::new(intent, &self.parts.capabilities) {
+        let valid = match Stage::Validate.span().in_scope(|| ValidIntent::new(intent, &self.parts.capabilities)) {
             Ok(valid) => valid,
             Err(refused) => return self.refuse(&refused.0, &refused.1, &Decided::without_shadow(&sets)),
         };
-        let (policy, difference) = sets.decide(&valid.policy_request());
+        let (policy, difference) = Stage::Policy.span().in_scope(|| sets.decide(&valid.policy_request()));
         let decided =
             Decided { set: digest(&sets.enforced), shadow: difference.and_then(|found| Shadow::new(&sets, found.shadow)) };
         let quota = self.parts.quotas.current().of(&valid.intent.principal)?;
         let own = AdmissionBounds { isolated: &self.parts.isolated, cpu_time: quota.cpu_per_intent };
         let mut request = request(&valid, &quota)?;
-        let mut earlier = self.parts.state.duplicate(request.clone()).await?;
+        // Lasts until the intent is admitted or refused.
+        let admission = Stage::Admit.span();
+        let mut earlier = self.parts.state.duplicate(request.clone()).instrument(admission.clone()).await?;
         loop {
             match admit(&valid, earlier.take(), &policy, own) {
-                AdmissionDecision::Refuse(refusal) => return self.refuse(&valid.intent, &refusal, &decided),
+                AdmissionDecision::Refuse(refusal) => {
+                    drop(admission);
+                    return self.refuse(&valid.intent, &refusal, &decided);
+                }
                 AdmissionDecision::Replay { id, outcome } => return Ok(Submitted::Ended(EndedIntent::replayed(id, &outcome)?)),
                 AdmissionDecision::Wait(id) => {
-                    self.wait(id).await?;
+                    self.wait(id).instrument(Stage::Queue.span()).await?;
                     earlier = self.parts.state.duplicate(request.clone()).await?;
                 }
                 AdmissionDecision::Execute(terms) => {
                     request.cpu = terms.effective.limits.cpu_time.unwrap_or_default();
-                    match self.parts.state.begin_in_turn(request.clone(), quota.queueing).await? {
-                        Begun::New(id) => return self.begin(valid, id, *terms, decided).await,
+                    match self.parts.state.begin_in_turn(request.clone(), quota.queueing).instrument(admission.clone()).await? {
+                        Begun::New(id) => {
+                            drop(admission);
+                            return self.begin(valid, id, *terms, decided).await;
+                        }
                         other => earlier = Some(other),
                     }
                 }
@@ -179,7 +189,9 @@ impl Engine {
     ) -> Result<Submitted<'e>, EngineError> {
         let decision = RecordedDecision::allowed(&terms.policies, decided.set, &terms.obligations)?;
         let recorded = RecordedIntent::new(&valid.intent, id.to_string())?;
-        self.parts.records.recorder()?.record_all(&recorded.leaves(&decision, decided.shadow.as_ref())?)?;
+        let leaves = recorded.leaves(&decision, decided.shadow.as_ref())?;
+        let recording = || Ok::<_, EngineError>(self.parts.records.recorder()?.record_all(&leaves)?);
+        Stage::Record.span().in_scope(recording)?;
         let needs_approval = !terms.effective.approvals.is_empty();
         let shadow = decided.shadow.map(|shadow| shadow.decision.to_json());
         let execution = Execution { engine: self, valid, id, terms, decision, recorded, shadow };

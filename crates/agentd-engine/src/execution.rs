@@ -150,7 +150,8 @@ impl<'e> Execution<'e> {
     }
 
     async fn store(&self, ended: &EndedIntent, cpu: Option<Duration>) -> Result<(), EngineError> {
-        let (id, outcome, now) = (self.id, ended.stored()?, Timestamp::now());
+        let outcome = ended.stored(self.recorded.key.is_some())?;
+        let (id, now) = (self.id, Timestamp::now());
         Ok(self.engine.parts.state.end(EndIntent { id, ending: Ending::Finished, outcome, cpu, now }).await?)
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::{configuration::digest, error::EngineError, intent::Intent, refusal::Refusal};
 use agentd_core::{ControlReport, Evidence, Limits, Usage};
+use agentd_log::measure::Stage;
 use agentd_policy::{Obligations, PolicyDecision, PolicySets};
 use agentd_records::{
     AuditEvent, ContentDigest, Label, Leaf, Records, Timestamp,
@@ -115,6 +116,7 @@ impl RecordedIntent {
         end: RecordedEnd<'_>,
         before: &[Leaf],
     ) -> Result<String, EngineError> {
+        let _stage = Stage::Record.span().entered();
         // From here on, no other process can replace the key, so the key is in use at the time of the receipt.
         let recorder = records.recorder()?;
         let finished = Timestamp::now().max(self.received);

@@ -34,7 +34,8 @@ impl Engine {
     pub async fn recover(&self) -> Result<(), EngineError> {
         for orphan in self.parts.state.recover().await? {
             let ended = self.interrupted(&orphan).await?;
-            let (id, outcome, now) = (orphan.id, ended.stored()?, Timestamp::now());
+            // The error says only that the intent was interrupted.
+            let (id, outcome, now) = (orphan.id, ended.stored(true)?, Timestamp::now());
             self.parts.state.end(EndIntent { id, ending: Ending::Interrupted, outcome, cpu: None, now }).await?;
         }
         Ok(())

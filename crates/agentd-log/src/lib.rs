@@ -8,6 +8,10 @@
 //! ```
 //!
 //! An object or an error may contain text from inside a sandbox. The program's subscriber escapes each record as a whole.
+//!
+//! [`measure`] has the spans and events from which a program derives metrics and traces.
+
+pub mod measure;
 
 use std::{
     fmt::{Debug, Display},

@@ -10,6 +10,7 @@ use agentd::isolation::{
     BackendCapabilities, DiskLayers, IsolationBackend, IsolationError, PoolLimits, Sandbox, SandboxId, SandboxPool, SandboxSpec,
     Writable,
 };
+use agentd_telemetry::{Metrics, measured_layer};
 use async_trait::async_trait;
 use libtest_mimic::Trial;
 use rustix::{
@@ -47,6 +48,7 @@ fn main() {
         trials.push(trial_on(name, "more_takes_than_idle_sandboxes_all_succeed", burst));
         trials.push(trial_on(name, "drained_pool_leaves_nothing_and_take_fails", drained));
         trials.push(trial_on(name, "dropped_pool_leaves_nothing", dropped));
+        trials.push(trial_on(name, "take_is_counted_as_hit_or_miss", counted));
     }
     for name in PRIVATE {
         trials.push(trial_on(name, "file_of_used_sandbox_is_in_no_later_sandbox", files));
@@ -339,4 +341,22 @@ async fn refused() {
     assert!(SandboxPool::new(backend("container"), SandboxSpec::default(), limits).is_err());
     let outside = std::thread::spawn(|| SandboxPool::new(backend("container"), SandboxSpec::default(), PoolLimits::default()));
     assert!(outside.join().unwrap().is_err_and(|error| error.to_string().contains("outside of a tokio runtime")));
+}
+
+async fn counted(name: &'static str) {
+    let metrics = Arc::<Metrics>::default();
+    let measured = tracing_subscriber::registry().with(measured_layer(metrics.clone(), None));
+    let _measured = tracing::subscriber::set_default(measured);
+    // The pool is not refilled between the two takes.
+    let limits = PoolLimits { refill_delay: Duration::from_secs(3600), ..with(1, 1) };
+    let pool = SandboxPool::new(backend(name), SandboxSpec::default(), limits).unwrap();
+    pool.filled().await.unwrap();
+    for _ in 0..2 {
+        pool.take().await.unwrap().destroy().await.unwrap();
+    }
+    pool.drain().await.unwrap();
+    let text = metrics.text();
+    for result in ["hit", "miss"] {
+        assert!(text.contains(&format!("agentd_pool_takes_total{{result=\"{result}\"}} 1\n")), "{text}");
+    }
 }

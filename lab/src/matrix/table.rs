@@ -19,6 +19,7 @@ const WITHOUT_GROUPS: &[&str] = &[
     "disk",
     "egress",
     "engine",
+    "flat_memory",
     "gateway",
     "gondolin",
     "guest",
@@ -29,6 +30,7 @@ const WITHOUT_GROUPS: &[&str] = &[
     "sandbox",
     "state",
     "store",
+    "telemetry",
     "tool",
     "volume",
 ];
@@ -376,6 +378,21 @@ pub const ROWS: &[Row] = &[
         turn: Turn::Always,
         minutes: 2,
         why: "licences and sources of dependencies; cargo-deny is built from source",
+    },
+    Row {
+        name: "audit-verifier",
+        place: Place::Check(
+            "python3 -m pip install --quiet --root-user-action=ignore --ignore-requires-python --upgrade \
+                --target target/tools/aics-tlog aics-tlog==0.2.1
+            PYTHONPATH=target/tools/aics-tlog python3 contract/tests/audit.py target/*/debug/agentd",
+        ),
+        suites: Suites::Only(&[]),
+        backends: "-",
+        needs: &[Asset::Programs],
+        turn: Turn::Rotates(2),
+        minutes: 1,
+        why: "a verifier of another project, in Python, accepts audit log and proofs; its package names a newer Python than Debian 12 \
+              has, and runs on that one. Every run verifies with crates of a third project in `units`; needs a network",
     },
     Row {
         name: "fuzz",

@@ -113,4 +113,6 @@ fn refuse(cause: &str, mut queue: mpsc::Receiver<Waiting>) {
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
+mod history_tests;
+#[cfg(test)]
 mod tests;

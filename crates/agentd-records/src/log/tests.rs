@@ -33,7 +33,7 @@ fn keys() -> Keys {
     Keys { ring: ring(), signer: signer() }
 }
 
-fn leaf(number: u64) -> Vec<u8> {
+pub(super) fn leaf(number: u64) -> Vec<u8> {
     let event =
         AuditEvent::Administrative { principal: label("uid:0"), act: label(&format!("act {number}")), details: [].into() };
     Leaf::new(Timestamp::now(), event).to_bytes().unwrap()
@@ -61,7 +61,7 @@ pub(super) fn checked(root: &Path) -> Result<Verified, VerifyError> {
     verify(&LogReader::new(root), &ring(), None)
 }
 
-fn note_of(root: &Path) -> String {
+pub(super) fn note_of(root: &Path) -> String {
     LogReader::new(root).note().unwrap().to_string()
 }
 

@@ -44,6 +44,7 @@ pub(crate) use state::{ApprovalsArgs, DecideArgs, StateCommand};
 #[cfg(feature = "firecracker")]
 pub(crate) use vm::{VmBuildArgs, VmCommand};
 
+use super::logging::LogFormat;
 use clap::{Args, Parser, Subcommand};
 use std::{
     ffi::{OsStr, OsString},
@@ -55,6 +56,9 @@ use std::{
 #[derive(Debug, Parser)]
 #[command(name = "agentd", version, max_term_width = 100)]
 pub(crate) struct Cli {
+    /// Form of the log that AGENTD_LOG requests [default: text, or AGENTD_LOG_FORMAT]
+    #[arg(long, global = true, value_enum, value_name = "text|json", hide_possible_values = true)]
+    pub log_format: Option<LogFormat>,
     #[command(subcommand)]
     pub command: Sub,
 }
@@ -84,7 +88,7 @@ impl Cli {
         if is_run(args.clone())
             && let Ok(RunCli { command: RunSub::Run(run) }) = RunCli::try_parse_from(args.clone())
         {
-            return Ok(Self { command: Sub::Run(run) });
+            return Ok(Self { log_format: None, command: Sub::Run(run) });
         }
         Self::try_parse_from(args)
     }

@@ -31,13 +31,13 @@ mod logging;
 mod named_backend;
 mod net;
 mod network;
+mod output_file;
 #[cfg(feature = "policy")]
 mod policy;
 mod protection;
 #[cfg(feature = "policy")]
 mod quota;
 mod receipt;
-mod receipt_file;
 mod records;
 mod regrant;
 mod remove;
@@ -51,6 +51,8 @@ mod state;
 mod stops;
 mod stream;
 mod suggestions;
+#[cfg(feature = "policy")]
+mod telemetry;
 mod temporary;
 mod terminal;
 mod toolchains;
@@ -65,6 +67,8 @@ use args::{Cli, DaemonCommand, NetworkArg, Sub};
 use clap::CommandFactory;
 use failure::{CANNOT, Failure};
 use std::{ffi::OsString, io::Write, path::Path, process::ExitCode};
+#[cfg(feature = "policy")]
+use telemetry::Telemetry;
 
 /// Parses the arguments and runs the command. Returns the exit code.
 pub fn main() -> ExitCode {
@@ -84,8 +88,17 @@ pub fn main() -> ExitCode {
     // that.
     let serves = matches!(cli.command, Sub::Daemon(DaemonCommand::Serve { .. }));
     let own = serves.then(OwnMounts::take).transpose();
+    #[cfg(feature = "policy")]
+    let telemetry = match &cli.command {
+        Sub::Call(args) => Telemetry::requested(args),
+        _ => None,
+    };
+    #[cfg(feature = "policy")]
+    let measured = telemetry.as_ref().map(Telemetry::layer);
+    #[cfg(not(feature = "policy"))]
+    let measured = None;
     // The daemon logs to a file, once it holds its lock.
-    if !serves && let Err(error) = logging::to_stderr() {
+    if !serves && let Err(error) = logging::to_stderr(cli.log_format, measured) {
         writer::message(format_args!("{error}"));
         return ExitCode::from(CANNOT);
     }
@@ -111,7 +124,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Sub::Run(args) => runtime.block_on(as_sole_task(run::run(*args))),
         #[cfg(feature = "policy")]
-        Sub::Call(args) => runtime.block_on(as_sole_task(call::call(*args))),
+        Sub::Call(args) => runtime.block_on(as_sole_task(call::call(*args, telemetry))),
         #[cfg(feature = "policy")]
         Sub::Capability(command) => capability::capability(&command),
         Sub::Sandbox(command) => runtime.block_on(as_sole_task(sandbox::sandbox(*command))),

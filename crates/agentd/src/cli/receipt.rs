@@ -3,7 +3,7 @@
 use super::{
     args::RunArgs,
     failure::Failure,
-    receipt_file::{INTENT, ReceiptFile},
+    output_file::{INTENT, OutputFile, OutputKind},
     records, request,
     selection::Selected,
     writer::{Output, OutputPiece},
@@ -29,7 +29,7 @@ const CAPABILITY: &str = "shell.exec.v1";
 
 /// A receipt that the caller requested, before the run is recorded.
 pub(super) struct RequestedReceipt {
-    file: ReceiptFile,
+    file: OutputFile,
     records: Records,
     started: Timestamp,
 }
@@ -64,7 +64,8 @@ impl RequestedReceipt {
     /// The directory or the keys cannot be used.
     pub fn of(args: &RunArgs) -> Result<Option<Self>, Failure> {
         let Some(path) = &args.receipt else { return Ok(None) };
-        let (file, records) = (ReceiptFile::at(path, request::followed(args.boundary.follow_links))?, records::records()?);
+        let (file, records) =
+            (OutputFile::at(OutputKind::Receipt, path, request::followed(args.boundary.follow_links))?, records::records()?);
         records.keys()?;
         Ok(Some(Self { file, records, started: Timestamp::now() }))
     }

@@ -3,6 +3,7 @@
 use super::run::{NetworkArg, ProfileArg};
 use agentd_core::{Bytes, CpuQuota, duration};
 use agentd_state::IdempotencyKey;
+use agentd_telemetry::TraceContext;
 use clap::{Args, Subcommand};
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -35,6 +36,12 @@ pub(crate) struct CallArgs {
     /// Write the signed receipt to FILE, and to FILE.intent the document that its digest `intent` identifies
     #[arg(long, value_name = "FILE")]
     pub receipt: Option<PathBuf>,
+    /// Write metrics of this call to FILE, in the text format of Prometheus
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
+    /// The span that this call belongs to (W3C Trace Context) [default: TRACEPARENT and TRACESTATE]
+    #[arg(long, value_name = "TRACEPARENT")]
+    pub traceparent: Option<TraceContext>,
     /// Backend to use; it must have a boundary [default: auto]
     #[arg(long, value_name = "auto|NAME")]
     pub backend: Option<String>,

@@ -13,10 +13,13 @@ mod files;
 mod firecracker;
 #[cfg(feature = "gondolin")]
 mod gondolin;
+#[cfg(feature = "policy")]
+mod intents;
 mod peers;
 mod protected;
 mod records;
 mod report;
+mod verification;
 
 use super::{args::BenchArgs, failure::Failure, terminal::Progress};
 use agentd_core::{IsolationBackend, Network, Sandbox, SandboxSpec};
@@ -49,10 +52,13 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
         subjects.figures.push(row);
         folder
     });
+    #[cfg(feature = "policy")]
+    let intents = intents::rows(&mut subjects.figures).await?;
     sample(&mut subjects.figures, args.rounds).await?;
     let files = files::measure(&subjects.live, args.rounds).await?;
     let leaves_per_second = records::leaves_per_second(scratch.path()).await?;
     let own = std::env::current_exe()?.display().to_string();
+    let verified = verification::measure(&own, scratch.path(), args.rounds).await?;
     let protected = protected::measure(&own, LinuxNativeBackend::NAME, scratch.path(), args.rounds)?;
     let granted = egress::measure(&subjects.backends, args.rounds).await?;
     let Subjects { figures, live, machines, pools, memory, backends: _ } = subjects;
@@ -65,7 +71,9 @@ pub(crate) async fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     drop(progress);
     let rows = figures.into_iter().map(|mut figure| (figure.name, median(&mut figure.samples))).collect();
     drop(in_memory);
-    let report = Measurements { rounds: args.rounds, rows, files, protected, granted, leaves_per_second, memory };
+    #[cfg(feature = "policy")]
+    drop(intents);
+    let report = Measurements { rounds: args.rounds, rows, files, protected, granted, leaves_per_second, verified, memory };
     let mut out = std::io::stdout().lock();
     if args.json {
         report.print_json(&mut out)?

@@ -54,7 +54,8 @@ pub(super) fn row() -> Result<Option<(Figure, Scratch)>, Failure> {
     Ok(Some((figure("receipt + 3 leaves of the audit log, in memory", Row::Timed(Box::new(measure))), scratch)))
 }
 
-async fn intent(log: &AuditLog) -> Result<Duration, Failure> {
+/// Measures the leaves and the receipt of one intent.
+pub(super) async fn intent(log: &AuditLog) -> Result<Duration, Failure> {
     let started = Instant::now();
     let (digest, now) = (ContentDigest::of(b"intent"), Timestamp::now());
     let requested = AuditEvent::Intent {
@@ -100,7 +101,8 @@ async fn intent(log: &AuditLog) -> Result<Duration, Failure> {
     Ok(started.elapsed())
 }
 
-fn outcome(id: &str) -> Result<Leaf, agentd_records::InvalidLabel> {
+/// Returns the leaf of an outcome.
+pub(super) fn outcome(id: &str) -> Result<Leaf, agentd_records::InvalidLabel> {
     let digest = ContentDigest::of(b"intent");
     let (id, reason) = (label(id)?, label("exited")?);
     let event = AuditEvent::Outcome { id, intent: digest, reason, exit_code: Some(0), signal: None, receipt: Some(digest) };

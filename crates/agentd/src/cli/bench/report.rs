@@ -4,6 +4,7 @@ use super::{
     egress::{AT_ONCE, Granted},
     figure::{PROGRAM, ratio},
     protected::{DIRECTORIES, Protected},
+    verification::Verification,
 };
 use crate::cli::failure::Failure;
 use std::{collections::BTreeMap, io::Write, time::Duration};
@@ -42,6 +43,8 @@ pub(super) struct Measurements {
     pub granted: Vec<Granted>,
     /// The number of leaves of the audit log that become durable in a second, with 64 clients.
     pub leaves_per_second: f64,
+    /// The verification of a short and of a long audit log.
+    pub verified: [Verification; 2],
     /// Host memory of a machine of Gondolin that has just started, in bytes.
     pub memory: Option<u64>,
 }
@@ -57,6 +60,7 @@ impl Measurements {
         let all = serde_json::json!({
             "rounds": self.rounds, "rows": rows, "gondolin_memory_bytes": self.memory,
             "durable_leaves_per_second": self.leaves_per_second,
+            "verified_logs": self.verified.iter().map(verified_json).collect::<Vec<_>>(),
             "firecracker_restore_ratio": self.restore_ratio(),
             "files_ratios": self.files.iter().copied().collect::<BTreeMap<_, _>>(),
             "protected_tree": {
@@ -94,6 +98,10 @@ impl Measurements {
             self.print_granted(granted, out)?;
         }
         writeln!(out, "audit log: {:.0} leaves per second become durable, for 64 clients", self.leaves_per_second)?;
+        for Verification { leaves, took, memory } in &self.verified {
+            let (seconds, memory) = (took.as_secs_f64(), memory >> 10);
+            writeln!(out, "audit log: verifying {leaves} leaves takes {seconds:.2} s and at most {memory} KiB of memory")?;
+        }
         if let [Some(exec), Some(session), Some(sdk)] = GONDOLIN.map(|name| self.row(name)) {
             writeln!(
                 out,
@@ -162,4 +170,9 @@ impl Measurements {
     fn restore_ratio(&self) -> Option<f64> {
         self.row(RESTORE).zip(self.row(BARE)).map(|(restore, bare)| ratio(restore, bare))
     }
+}
+
+fn verified_json(verified: &Verification) -> serde_json::Value {
+    let Verification { leaves, took, memory } = verified;
+    serde_json::json!({ "leaves": leaves, "seconds": took.as_secs_f64(), "peak_memory_bytes": memory })
 }

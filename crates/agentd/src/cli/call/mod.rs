@@ -9,24 +9,39 @@ pub(super) use place::{registry, words};
 use super::{
     args::CallArgs,
     failure::{CANNOT, Failure},
-    receipt_file::{INTENT, ReceiptFile},
+    output_file::{INTENT, OutputFile, OutputKind},
     request, run,
     stops::Stops,
-    stream, writer,
+    stream,
+    telemetry::{self, CallTrace, Telemetry},
+    writer,
 };
 use agentd_core::{Captured, EndReason, Outcome, Usage, escape};
 use agentd_engine::{EndedIntent, Execution, Held, Submitted};
+use agentd_log::measure::Stage;
 use serde_json::Value;
-use std::io::Write as _;
+use std::{io::Write as _, path::Path};
+use tracing::Instrument as _;
 
 /// Exit code: the intent was refused (`EX_NOPERM` of `sysexits.h`).
 const REFUSED: u8 = 77;
 
 /// Submits an intent, executes it if it is admitted, and prints its result. Returns the exit code.
-pub(crate) async fn call(args: CallArgs) -> Result<u8, Failure> {
-    // Opened first: a capability that writes into this directory cannot exchange it.
-    let receipt = args.receipt.as_deref().map(|path| ReceiptFile::at(path, request::followed(false))).transpose()?;
-    let intent = intent::of(&args)?;
+pub(crate) async fn call(args: CallArgs, telemetry: Option<Telemetry>) -> Result<u8, Failure> {
+    // Opened first: a capability that writes into these directories cannot exchange them.
+    let open = |kind, path: &Path| OutputFile::at(kind, path, request::followed(false));
+    let receipt = args.receipt.as_deref().map(|path| open(OutputKind::Receipt, path)).transpose()?;
+    let metrics = args.metrics.as_deref().map(|path| open(OutputKind::Metrics, path)).transpose()?;
+    let trace = CallTrace::of(&args);
+    let called = submit(&args, receipt, &trace).instrument(trace.span()).await;
+    if let Some(telemetry) = telemetry {
+        telemetry.finish(metrics).await;
+    }
+    called
+}
+
+async fn submit(args: &CallArgs, receipt: Option<OutputFile>, trace: &CallTrace) -> Result<u8, Failure> {
+    let intent = intent::of(args)?;
     let engine = place::engine().await?;
     let mut stops = Stops::new()?;
     let submitted = tokio::select! {
@@ -50,7 +65,8 @@ pub(crate) async fn call(args: CallArgs) -> Result<u8, Failure> {
     if let Some(file) = receipt {
         write_receipt(&file, &ended)?;
     }
-    print(&ended, args.json)
+    telemetry::record_end(&ended.object);
+    print(&ended, args.json.then_some(trace))
 }
 
 /// Waits for the approval of an intent. A signal ends the wait and the intent.
@@ -59,12 +75,12 @@ async fn approved<'e>(held: Held<'e>, stops: &mut Stops) -> Result<Result<Execut
     let state = tokio::select! {
         biased;
         _ = stops.next() => return Ok(Err(held.cancel().await?)),
-        state = held.decided() => state?,
+        state = held.decided().instrument(Stage::Queue.span()) => state?,
     };
     Ok(held.resolve(&state).await?)
 }
 
-fn write_receipt(file: &ReceiptFile, ended: &EndedIntent) -> Result<(), Failure> {
+fn write_receipt(file: &OutputFile, ended: &EndedIntent) -> Result<(), Failure> {
     if let Some(document) = &ended.document {
         file.write(INTENT, document)?;
     }
@@ -76,11 +92,12 @@ fn write_receipt(file: &ReceiptFile, ended: &EndedIntent) -> Result<(), Failure>
     }
 }
 
-/// Prints the result of an intent. Returns the exit code.
-fn print(ended: &EndedIntent, json: bool) -> Result<u8, Failure> {
+/// Prints the result of an intent: as JSON with the span of the call, or in words. Returns the exit code.
+fn print(ended: &EndedIntent, json: Option<&CallTrace>) -> Result<u8, Failure> {
     let object = &ended.object;
-    if json {
+    if let Some(trace) = json {
         let mut object = object.clone();
+        trace.add_to(&mut object);
         object["receipt"] = ended.receipt.as_deref().and_then(|receipt| serde_json::from_str(receipt).ok()).unwrap_or_default();
         writeln!(std::io::stdout(), "{}", escape::json(&format!("{object:#}")))?;
         return Ok(code(&ended.object));

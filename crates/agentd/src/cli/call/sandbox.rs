@@ -15,6 +15,8 @@ use super::super::{
 use crate::isolation::backends_with;
 use agentd_core::{Access, Command, ControlStatus, IsolationError, Network, Outcome, Sandbox, SandboxSpec, StdinSource};
 use agentd_engine::{CommandLine, EndedIntent, Executed, Execution, Operation, Ran, Terms, WorkspaceAccess};
+use agentd_log::measure::{Counted, Stage};
+use agentd_records::receipt::RecordedEgress;
 use agentd_tool::{
     call::{CallError, CallOptions},
     capability::CapabilityCall,
@@ -27,6 +29,7 @@ use std::{
     sync::{Arc, PoisonError},
     time::Duration,
 };
+use tracing::{Instrument as _, Span};
 
 /// The number of bytes of each stream that a result has.
 const CAPTURE: u64 = 256 << 10;
@@ -51,7 +54,7 @@ pub(super) async fn execute(
     let prepared = tokio::select! {
         biased;
         signal = earlier.next() => Err(stopped(signal)),
-        prepared = Prepared::new(&execution, options) => prepared,
+        prepared = Prepared::new(&execution, options).instrument(Stage::Sandbox.span()) => prepared,
     };
     let prepared = match prepared {
         Ok(prepared) => prepared,
@@ -68,22 +71,29 @@ pub(super) async fn execute(
     }
     let flows = FlowReader::start(&*sandbox, Vec::new())?;
     compared.command_begins();
-    let ran = match &execution.valid().operation {
-        Operation::Command(line) => command_in(&sandbox, line, command, &args, &mut stops).await,
-        Operation::Tool(call) => Ran::Tool(tool_in(&*sandbox, call, command, &mut stops).await),
+    let exec = Stage::Exec.span();
+    exec.record("backend", selected.backend.name());
+    let ran = async {
+        match &execution.valid().operation {
+            Operation::Command(line) => command_in(&sandbox, line, command, &args, &mut stops).await,
+            Operation::Tool(call) => Ran::Tool(tool_in(&*sandbox, call, command, &mut stops).await),
+        }
     };
+    let ran = ran.instrument(exec).await;
     // The sandbox is destroyed before the protected paths are compared, so that no process can change them afterwards.
     let destroyed = run::destroy(&sandbox, &mut stops, &mut compared).await;
     let (protected, _) = compared.report(&mut stops).await;
     protection::warn(&protected);
     let network = flows.map(|flows| flows.finish(matches!(destroyed, Ok(None))));
     network.iter().for_each(NetworkSummary::warn);
+    let egress = network.as_ref().map(NetworkSummary::recorded);
+    egress.iter().for_each(count_verdicts);
     let ended = execution
         .finish(Executed {
             backend: selected.backend.name(),
             controls: sandbox.controls(),
             evidence: selected.proven.as_ref().map_or(&[][..], |proven| proven.evidence.as_slice()),
-            egress: network.as_ref().map(NetworkSummary::recorded),
+            egress,
             ran,
         })
         .await?;
@@ -105,9 +115,19 @@ impl Prepared {
         let secrets = ReadSecrets::of(&mut args)?;
         let input = RunInput { args: &args, secrets: &secrets, image: None };
         match begin::begin(input, &work_root).await? {
-            Ok(begun) => Ok(Self { begun, args }),
+            Ok(begun) => {
+                Span::current().record("backend", begun.selected.backend.name());
+                Ok(Self { begun, args })
+            }
             Err(signal) => Err(stopped(signal)),
         }
+    }
+}
+
+fn count_verdicts(egress: &RecordedEgress) {
+    for allowed in [true, false] {
+        let number = egress.flows.iter().filter(|flow| flow.allowed == allowed).map(|flow| flow.flows).sum();
+        Counted::Egress { allowed, number }.emit();
     }
 }
 
