@@ -1,7 +1,7 @@
 //! Validation: the first step of admission.
 
 use crate::{
-    capability::{Capability, CapabilityRegistry, CommandLine, Run, WorkspaceAccess},
+    capability::{Capability, CapabilityRegistry, CommandLine, Run, SessionCall, WorkspaceAccess},
     intent::Intent,
     refusal::Refusal,
 };
@@ -26,6 +26,8 @@ pub enum Operation {
     Command(CommandLine),
     /// An operation of agentd's own program.
     Tool(Box<CapabilityCall>),
+    /// A cell of code in an interpreter session.
+    Cell(SessionCall),
 }
 
 impl Operation {
@@ -33,6 +35,7 @@ impl Operation {
     pub fn timeout(&self) -> Option<Duration> {
         match self {
             Self::Command(command) => command.timeout,
+            Self::Cell(cell) => cell.timeout,
             Self::Tool(_) => None,
         }
     }
@@ -83,7 +86,10 @@ fn check<'e>(intent: &mut Intent, registry: &'e CapabilityRegistry) -> Result<(&
     }
     validated?;
     let operation = match &capability.run {
-        Run::Command(template) => Operation::Command(template.fill(&intent.parameters)?),
+        Run::Command(template) => match template.session(&intent.parameters)? {
+            Some(cell) => Operation::Cell(cell),
+            None => Operation::Command(template.fill(&intent.parameters)?),
+        },
         Run::Tool(tool) => Operation::Tool(Box::new(tool.call(Value::Object(intent.parameters.clone()))?)),
     };
     Ok((capability, operation))
