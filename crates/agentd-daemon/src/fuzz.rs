@@ -85,8 +85,9 @@ mod tests {
             request(Request::Status),
         ]
         .concat();
-        let during =
-            [ExecMessage::Signal(15), ExecMessage::End(EndReason::Cancelled), ExecMessage::Release].map(|message| encode(&message, 0).unwrap()).concat();
+        let during = [ExecMessage::Signal(15), ExecMessage::End(EndReason::Cancelled), ExecMessage::Release]
+            .map(|message| encode(&message, 0).unwrap())
+            .concat();
         // The numbers are not random, so that the seeds are the same each time.
         let frame = [&[32, 0, 0, 0, 0][..], &[7; 32]].concat();
         let (Answer(tag), _, _) = decode(&frame, MAX_FRAME).unwrap().unwrap();

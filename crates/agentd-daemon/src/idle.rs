@@ -1,7 +1,10 @@
 //! Ends unused resources: sandboxes whose time to live has expired, processes of idle sandboxes, and mounted disks.
 
 use crate::{error::DaemonError, protection, serve::Server, ttl};
-use agentd_isolation::{layered::runtime::{Running, SandboxRuntime}, protect::Interrupt};
+use agentd_isolation::{
+    layered::runtime::{Running, SandboxRuntime},
+    protect::Interrupt,
+};
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::{Lifetime, Name, SandboxStore};
 use std::{

@@ -92,7 +92,8 @@ fn reaches_at_most(own: &Network, permitted: &Network) -> bool {
         // A grant of the gateway is less than the network of the host.
         (Network::Egress(_), Network::Host) => true,
         (Network::Egress(own), Network::Egress(permitted)) => {
-            let parsed = |grants: &[String]| grants.iter().map(|grant| grant.parse::<NetGrant>().ok()).collect::<Option<Vec<_>>>();
+            let parsed =
+                |grants: &[String]| grants.iter().map(|grant| grant.parse::<NetGrant>().ok()).collect::<Option<Vec<_>>>();
             let (Some(own), Some(permitted)) = (parsed(own), parsed(permitted)) else { return false };
             let bound = NetworkBound::hosts_of(permitted);
             own.iter().all(|grant| bound.permits(grant))

@@ -90,11 +90,9 @@ mod tests {
 
     #[test]
     fn kernels_use_the_descriptor_to_which_the_command_moves_the_socket() {
-        for (language, uses) in [
-            (Language::Python, "CONTROL = 9\n"),
-            (Language::Node, "new Socket({ fd: 9,"),
-            (Language::Bash, "__agentd_cell 9>&-"),
-        ] {
+        for (language, uses) in
+            [(Language::Python, "CONTROL = 9\n"), (Language::Node, "new Socket({ fd: 9,"), (Language::Bash, "__agentd_cell 9>&-")]
+        {
             assert_eq!(language.name().parse(), Ok(language));
             assert!(language.kernel().contains(uses), "{language}");
             assert!(language.command()[2].starts_with("exec 9<&0 "), "{language}");
