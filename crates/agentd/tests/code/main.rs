@@ -5,6 +5,7 @@ mod attacks;
 mod ends;
 mod place;
 mod results;
+mod shell;
 mod terms;
 
 use place::User;
