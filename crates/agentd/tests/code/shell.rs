@@ -75,7 +75,10 @@ fn terminal_has_the_requested_size_and_one_stream() {
         assert_eq!(shell(&user, &parameters, &[]).output().unwrap().status.code(), Some(77), "{parameters}");
     }
     let output = shell(&user, &json!({ "command": "true", "pty": {}, "stdin_stream": true }), &[]).output().unwrap();
-    assert!(output.status.code() == Some(125) && String::from_utf8_lossy(&output.stderr).contains("not a terminal"), "{output:?}");
+    assert!(
+        output.status.code() == Some(125) && String::from_utf8_lossy(&output.stderr).contains("not a terminal"),
+        "{output:?}"
+    );
 }
 
 /// Runs a script on a terminal of 17 rows and 61 columns, with this input.

@@ -170,9 +170,10 @@ impl Exchange<'_> {
                 self.interrupt(EndReason::OutputLimit).await;
             }
             let has_waiting = !self.output.waiting.is_empty();
+            let (is_open, is_interrupted, kill_at) = (!self.closed, self.reason.is_some(), self.kill_at);
             let Self { started, streams, request, .. } = &mut self;
             tokio::select! {
-                event = streams.next(!has_waiting, !request.is_empty()), if !self.closed => {
+                event = streams.next(!has_waiting, !request.is_empty()), if is_open => {
                     if let Err(violation) = self.handle(event) {
                         break ExchangeEnd::Broken(violation);
                     }
@@ -192,8 +193,8 @@ impl Exchange<'_> {
                     }
                     self.interrupt(EndReason::Cancelled).await;
                 }
-                () = until(deadline), if self.reason.is_none() => self.interrupt(EndReason::WallDeadline).await,
-                () = until(self.kill_at), if self.kill_at.is_some() => {
+                () = until(deadline), if !is_interrupted => self.interrupt(EndReason::WallDeadline).await,
+                () = until(kill_at), if kill_at.is_some() => {
                     self.kill_at = None;
                     let reason = self.reason.unwrap_or(EndReason::Cancelled);
                     self.started.end(reason).await.or_debug("end", "interpreter");
