@@ -170,6 +170,14 @@ pub trait Sandbox: Send + Sync {
     /// [`IsolationError::Invalid`] for a request that the sandbox cannot satisfy, and [`IsolationError::Spawn`] for a command
     /// that cannot be started; otherwise the reason why the sandbox was lost.
     async fn exec_streaming(&self, command: Command) -> Result<Box<dyn ExecHandle>, IsolationError>;
+    /// Starts a command whose standard input is `stdin`, which may be a socket, and returns a handle through which the caller
+    /// serves its output.
+    ///
+    /// # Errors
+    /// As [`Sandbox::exec_streaming`]. [`IsolationError::Unsupported`] if the backend cannot pass a descriptor to a command.
+    async fn exec_on(&self, _command: Command, _stdin: OwnedFd) -> Result<Box<dyn ExecHandle>, IsolationError> {
+        Err(IsolationError::Unsupported { backend: format!("of {}", self.id()), operation: "exec_on" })
+    }
     /// Runs agentd's own program in the sandbox, as the process that carries out one operation on files (crate `agentd-tool`),
     /// until it ends. The sandbox needs no file for it. Of `command`, everything but `argv` applies.
     ///

@@ -47,7 +47,28 @@ impl Client {
     /// # Errors
     /// As for [`Client::create`]. [`agentd_core::IsolationError::Spawn`] if the program cannot be executed.
     pub async fn exec(&self, name: &Name, command: Command, proven: bool) -> Result<Started, DaemonError> {
-        let request = Request::Exec { name: name.clone(), command: Box::new(command), detach: false, proven };
+        self.started(Request::Exec { name: name.clone(), command: Box::new(command), detach: false, proven }).await
+    }
+
+    /// Starts an interpreter in a sandbox: a command that outlives its clients. Its standard input is a socket, through which both
+    /// sides send. The caller ends the use with [`Started::release`]. If the value is dropped before, the interpreter is killed.
+    /// `proven` as for [`Client::create`].
+    ///
+    /// # Errors
+    /// As for [`Client::exec`]. An error if an interpreter runs in the sandbox.
+    pub async fn start_interpreter(&self, name: &Name, command: Command, proven: bool) -> Result<Started, DaemonError> {
+        self.started(Request::Interpreter { name: name.clone(), start: Some(Box::new(command)), proven }).await
+    }
+
+    /// Uses the interpreter of a sandbox, as [`Client::start_interpreter`] does. Waits until no other client uses it.
+    ///
+    /// # Errors
+    /// As for [`Client::exec`]. [`DaemonError::NoInterpreter`] if no interpreter runs in the sandbox.
+    pub async fn use_interpreter(&self, name: &Name, proven: bool) -> Result<Started, DaemonError> {
+        self.started(Request::Interpreter { name: name.clone(), start: None, proven }).await
+    }
+
+    async fn started(&self, request: Request) -> Result<Started, DaemonError> {
         let mut connection = self.ask(request, None).await?;
         let (streams, controls, before, fds) = match connection.receive::<Reply>().await? {
             (Reply::Started { streams, controls, report }, fds) => (streams, controls, report, fds),

@@ -24,7 +24,7 @@ impl Server {
         let (sandbox, running, watched) = self.used_while_connected(name, limit, client).await?;
         let began = Instant::now();
         let mut handle = sandbox.exec_streaming(command).await?;
-        watched.deliver(|report| send_streams(client, handle.take_streams(), sandbox.controls(), report)).await?;
+        watched.deliver(|report| send_streams(client, &handle.take_streams(), sandbox.controls(), report)).await?;
         let outcome = loop {
             tokio::select! {
                 outcome = handle.wait() => break outcome,
@@ -32,8 +32,8 @@ impl Server {
                     Ok((ExecMessage::Signal(signal), _)) => handle.signal(signal).await?,
                     Ok((ExecMessage::Resize(size), _)) => handle.resize(size).await?,
                     Ok((ExecMessage::End(reason), _)) => handle.end(reason).await?,
-                    // The client has ended, so no process waits for the command any longer.
-                    Err(_) => {
+                    // The client has ended or has released the command, so no process waits for the command any longer.
+                    Ok((ExecMessage::Release, _)) | Err(_) => {
                         handle.end(EndReason::Cancelled).await?;
                         break handle.wait().await;
                     }
@@ -104,7 +104,7 @@ impl Server {
     ///
     /// # Errors
     /// If the client leaves or asks for the end of the command, the comparison ends early, and the command must not start.
-    async fn used_while_connected(
+    pub(crate) async fn used_while_connected(
         &self,
         name: &Name,
         limit: Option<Duration>,
@@ -125,7 +125,7 @@ impl Server {
 
 /// Compares protected paths after a command. A signal that the client sends in the meantime, or its request to end the command,
 /// ends the comparison. If the client leaves, the comparison continues, and the next client receives its result.
-async fn compare_after(watched: &SharedWatch, interrupt: &Interrupt, client: &mut Connection) -> Report {
+pub(crate) async fn compare_after(watched: &SharedWatch, interrupt: &Interrupt, client: &mut Connection) -> Report {
     let mut compared = std::pin::pin!(watched.compare_after(interrupt));
     loop {
         tokio::select! {
@@ -140,19 +140,19 @@ async fn compare_after(watched: &SharedWatch, interrupt: &Interrupt, client: &mu
     }
 }
 
-/// Sends the streams of a command to its client. The daemon's copies are closed afterwards. If a copy stayed open, the command
-/// would wait for a reader, or the reader for the end of the stream.
-fn send_streams(
+/// Sends the streams of a command to its client. Unless the command is an interpreter, the caller closes its copies afterwards. If
+/// a copy stayed open, the command would wait for a reader, or the reader for the end of the stream.
+pub(crate) fn send_streams(
     client: &Connection,
-    streams: ExecStreams,
+    streams: &ExecStreams,
     controls: &[ControlReport],
     report: Report,
 ) -> Result<(), DaemonError> {
     let all = [
-        (Stream::Stdin, streams.stdin),
-        (Stream::Stdout, streams.stdout),
-        (Stream::Stderr, streams.stderr),
-        (Stream::Pty, streams.pty),
+        (Stream::Stdin, &streams.stdin),
+        (Stream::Stdout, &streams.stdout),
+        (Stream::Stderr, &streams.stderr),
+        (Stream::Pty, &streams.pty),
     ];
     let there: Vec<_> = all.iter().filter_map(|(stream, fd)| Some((*stream, fd.as_ref()?.as_fd()))).collect();
     let fds: Vec<BorrowedFd<'_>> = there.iter().map(|(_, fd)| *fd).collect();

@@ -54,6 +54,9 @@ pub enum DaemonError {
         /// The cause.
         cause: String,
     },
+    /// No interpreter runs in a named sandbox: it has ended, or the daemon that held it has.
+    #[error("use the interpreter of sandbox {0}: it has ended, and its state is lost — remove the sandbox, and create another")]
+    NoInterpreter(Name),
     /// A process of another user listens on the daemon's socket.
     #[error(
         "connect to the sandbox daemon: folder {}: the process that listens on the socket runs as uid {uid}, not as the user of \
@@ -197,6 +200,7 @@ impl From<DaemonError> for Failure {
                 Self::Spawn { program, errno }
             }
             DaemonError::ProcessesLost { name, cause } => Self::Lost { name, cause },
+            DaemonError::NoInterpreter(name) => Self::NoInterpreter { name },
             other => Self::Other(other.to_string()),
         }
     }
@@ -210,6 +214,7 @@ impl From<Failure> for DaemonError {
             Failure::Version(VERSION) => Self::Undecodable,
             Failure::Version(version) => Self::Version(version),
             Failure::Lost { name, cause } => Self::ProcessesLost { name, cause },
+            Failure::NoInterpreter { name } => Self::NoInterpreter(name),
             Failure::Other(text) => Self::Refused(text),
         }
     }

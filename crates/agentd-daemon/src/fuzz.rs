@@ -81,11 +81,13 @@ mod tests {
         let requests = [
             request(Request::Exec { name: name(), command: Box::new(command), detach: false, proven: true }),
             request(Request::Fork { name: name(), snapshot: None, new: vec!["two".parse().unwrap()] }),
+            request(Request::Interpreter { name: name(), start: None, proven: true }),
             request(Request::Status),
         ]
         .concat();
-        let during =
-            [encode(&ExecMessage::Signal(15), 0).unwrap(), encode(&ExecMessage::End(EndReason::Cancelled), 0).unwrap()].concat();
+        let during = [ExecMessage::Signal(15), ExecMessage::End(EndReason::Cancelled), ExecMessage::Release]
+            .map(|message| encode(&message, 0).unwrap())
+            .concat();
         // The numbers are not random, so that the seeds are the same each time.
         let frame = [&[32, 0, 0, 0, 0][..], &[7; 32]].concat();
         let (Answer(tag), _, _) = decode(&frame, MAX_FRAME).unwrap().unwrap();
@@ -103,8 +105,8 @@ mod tests {
         for (file, seed, number) in [
             ("hello", hello, 1),
             ("answer", answer, 1),
-            ("requests", requests, 3),
-            ("during", during, 2),
+            ("requests", requests, 4),
+            ("during", during, 3),
             ("replies", replies, 4),
         ] {
             // Short messages of one kind may also be messages of another.

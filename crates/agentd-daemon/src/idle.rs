@@ -1,7 +1,10 @@
 //! Ends unused resources: sandboxes whose time to live has expired, processes of idle sandboxes, and mounted disks.
 
 use crate::{error::DaemonError, protection, serve::Server, ttl};
-use agentd_isolation::{layered::runtime::SandboxRuntime, protect::Interrupt};
+use agentd_isolation::{
+    layered::runtime::{Running, SandboxRuntime},
+    protect::Interrupt,
+};
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::{Lifetime, Name, SandboxStore};
 use std::{
@@ -34,13 +37,15 @@ impl Server {
                 busy = true;
                 continue;
             };
-            let running = runtime.running.as_ref().is_some_and(|running| running.commands_running() > 0);
+            let commands = runtime.running.as_ref().map_or(0, Running::commands_running);
+            // An interpreter counts as a command. Between two uses, it does not prevent the removal of its sandbox.
+            let running = commands > self.interpreters.kept(&name);
             if ttl::is_expired(&lifetime, running, now) && self.is_still_expired(&name, running, now).await {
                 self.remove_expired(name, runtime);
                 busy = true;
                 continue;
             }
-            self.end_if_idle(&name, &mut runtime, running).await;
+            self.end_if_idle(&name, &mut runtime, commands > 0).await;
             busy |= runtime.running.is_some() || lifetime.idle_ttl.is_some() || lifetime.total_ttl.is_some();
         }
         self.runtimes.remove_unused();

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// The protocol version. It changes whenever a message changes: a daemon that was started by another build rejects the request
 /// and reports its version. [`Hello`] begins with the version, and [`Reply::Failed`] with [`Failure::Version`] has the same form
 /// in all versions.
-pub(crate) const VERSION: u32 = 14;
+pub(crate) const VERSION: u32 = 15;
 
 /// Maximum size of a frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
 pub(crate) const MAX_FRAME: usize = 4 << 20;
@@ -41,6 +41,11 @@ pub(crate) enum Request {
     /// Start a command in a sandbox. Answered by [`Reply::Started`] and, at its end, [`Reply::Ended`]; a detached command by
     /// [`Reply::Made`] immediately. `proven` as for [`Request::Create`].
     Exec { name: Name, command: Box<Command>, detach: bool, proven: bool },
+    /// Start an interpreter in a sandbox, or use the one that runs there. Answered by [`Reply::Started`], whose standard input is
+    /// a socket. The client then sends [`ExecMessage::Release`], answered by [`Reply::Compared`], or the interpreter ends,
+    /// answered by [`Reply::Ended`]. If the client leaves before, the interpreter is killed. `proven` as for
+    /// [`Request::Create`].
+    Interpreter { name: Name, start: Option<Box<Command>>, proven: bool },
     /// Return the state of all sandboxes that have processes.
     Status,
     /// Pause all processes of a sandbox.
@@ -89,7 +94,7 @@ impl Request {
     /// Returns whether the client has proven the boundary; `None` if the request needs no proof.
     pub(crate) fn is_proven(&self) -> Option<bool> {
         match self {
-            Self::Create { proven, .. } | Self::Exec { proven, .. } => Some(*proven),
+            Self::Create { proven, .. } | Self::Exec { proven, .. } | Self::Interpreter { proven, .. } => Some(*proven),
             _ => None,
         }
     }
@@ -100,6 +105,8 @@ impl Request {
         match self {
             Self::Create { name, .. } => ("create", Some(name)),
             Self::Exec { name, .. } => ("exec", Some(name)),
+            Self::Interpreter { name, start: Some(_), .. } => ("start interpreter", Some(name)),
+            Self::Interpreter { name, start: None, .. } => ("use interpreter", Some(name)),
             Self::Status => ("status", None),
             Self::Pause { name } => ("pause", Some(name)),
             Self::Resume { name } => ("resume", Some(name)),
@@ -129,6 +136,8 @@ pub(crate) enum ExecMessage {
     Resize(PtySize),
     /// End the command.
     End(EndReason),
+    /// Take back the interpreter, which continues to run. Any other command is ended.
+    Release,
 }
 
 /// The replies of the daemon.
@@ -146,7 +155,7 @@ pub(crate) enum Reply {
     /// A command was started. The descriptors belong to `streams`, in this order. `report` has the changes of protected paths
     /// since the last report.
     Started { streams: Vec<Stream>, controls: Vec<ControlReport>, report: Report },
-    /// The sandbox was removed, or its grants were replaced. Carries the changes of its protected paths that no client has
+    /// The sandbox was removed, its grants were replaced, or its interpreter was released. Carries the changes of its protected paths that no client has
     /// received.
     Compared(Report),
     /// The command has ended. Carries its outcome, and changes of protected paths.
@@ -185,6 +194,8 @@ pub(crate) enum Failure {
     Version(u32),
     /// The processes of the sandbox, or a process that they need, were lost for this reason. The files of the sandbox are kept.
     Lost { name: Name, cause: String },
+    /// No interpreter runs in the sandbox.
+    NoInterpreter { name: Name },
     /// Any other error, as text.
     Other(String),
 }

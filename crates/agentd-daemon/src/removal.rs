@@ -63,6 +63,7 @@ impl Server {
     /// received.
     pub(crate) async fn remove(&self, name: &Name, mut runtime: OwnedMutexGuard<SandboxRuntime>) -> Result<Report, DaemonError> {
         runtime.end().await?;
+        self.interpreters.forget(name);
         let watched = self.watched_so_far(name).await;
         if let Some(watched) = &watched {
             watched.compare_ended(true, Interrupt::default()).await;

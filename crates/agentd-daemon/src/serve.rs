@@ -5,6 +5,7 @@ use crate::{
     boundary::Prove,
     connection::Connection,
     error::DaemonError,
+    interpreters::Interpreters,
     log::Writers,
     protection::Watches,
     protocol::{Activity, Daemon, Failure, Reply, Request, Status, VERSION},
@@ -27,6 +28,7 @@ pub(crate) struct Server {
     pub state: Arc<SandboxStore>,
     pub runtimes: Runtimes,
     pub watches: Watches,
+    pub interpreters: Interpreters,
     /// The time at which the daemon started, in seconds since 1970.
     started: u64,
     admission: Admission,
@@ -43,6 +45,7 @@ impl Server {
             state,
             runtimes: Runtimes::new()?,
             watches: Watches::default(),
+            interpreters: Interpreters::default(),
             started: ttl::now(),
             admission: Admission::new(),
             writers: Writers::default(),
@@ -119,6 +122,10 @@ impl Server {
             }
             Request::Exec { name, command, detach: false, proven: _ } => {
                 self.exec(&name, *command, client).await?;
+                return Ok(None);
+            }
+            Request::Interpreter { name, start, proven: _ } => {
+                self.lend_interpreter(&name, start, client).await?;
                 return Ok(None);
             }
             Request::Status => return Ok(Some((Reply::Status(self.status()), None))),

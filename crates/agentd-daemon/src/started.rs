@@ -72,6 +72,19 @@ impl Started {
         After(self.after.clone())
     }
 
+    /// Ends the use of an interpreter, which continues to run. Returns the changes of protected paths since the last report.
+    ///
+    /// # Errors
+    /// [`DaemonError::Lost`] if the daemon has ended, and the interpreter with it.
+    pub async fn release(mut self) -> Result<Report, DaemonError> {
+        self.connection.send(&ExecMessage::Release, &[])?;
+        match self.connection.receive::<Reply>().await?.0 {
+            // If the interpreter ended at this moment, the next use reports that.
+            Reply::Compared(report) | Reply::Ended(_, report) => Ok(report),
+            other => Err(unexpected(other)),
+        }
+    }
+
     fn send(&self, message: &ExecMessage) -> Result<(), IsolationError> {
         self.connection.send(message, &[]).map_err(|error| IsolationError::DaemonLost(error.to_string()))
     }

@@ -2,8 +2,9 @@
 //! effects. The steps are ordered: a request that was decided before is never decided again.
 
 use crate::{refusal::Refusal, valid_intent::ValidIntent};
-use agentd_core::{Command, Limits, SandboxSpec};
-use agentd_policy::{Effective, Obligations, PolicyDecision, PolicyOutcome, RequestedConfinement};
+use agentd_core::{Command, Limits, Network, SandboxSpec};
+use agentd_egress::NetGrant;
+use agentd_policy::{Effective, NetworkBound, Obligations, PolicyDecision, PolicyOutcome, RequestedConfinement};
 use agentd_state::{Begun, IntentId};
 use std::{collections::BTreeSet, time::Duration};
 
@@ -64,6 +65,50 @@ impl Terms {
             (spec.secrets.iter().map(|secret| &secret.target).eq(&self.secrets), "secrets".to_owned()),
         ];
         checks.into_iter().find(|(met, _)| !met).map(|(_, problem)| problem)
+    }
+
+    /// Returns the first term that an existing sandbox of `backend` with this spec exceeds. Time limit, grace period and output
+    /// limit are those of each command. What these terms do not permit, no earlier decision permits either.
+    pub fn exceeded_by(&self, spec: &SandboxSpec, backend: &str) -> Option<String> {
+        let Effective { profile, limits, network, backends, .. } = &self.effective;
+        let own = &spec.limits;
+        let checks = [
+            (spec.profile <= *profile, format!("it has the profile {:?}, permitted: {profile:?}", spec.profile)),
+            (within(own.cpu_time, limits.cpu_time), "its limit of processor time is larger than permitted".to_owned()),
+            (within(own.memory, limits.memory), "its memory limit is larger than permitted".to_owned()),
+            (within(own.processes, limits.processes), "its limit of processes is larger than permitted".to_owned()),
+            (within(own.open_files, limits.open_files), "its limit of open files is larger than permitted".to_owned()),
+            (within(own.file_size, limits.file_size), "its limit of file sizes is larger than permitted".to_owned()),
+            (within(own.cpu_quota, limits.cpu_quota), "its share of processors is larger than permitted".to_owned()),
+            (within(own.cpu_weight, limits.cpu_weight), "its weight of processors is larger than permitted".to_owned()),
+            (reaches_at_most(&spec.network, network), "it may reach hosts that are not permitted".to_owned()),
+            (backends.contains(backend), format!("it is in the backend {backend}, which is not permitted")),
+            (!spec.allow_degraded, "its controls may be missing".to_owned()),
+            (spec.secrets.is_empty(), "it has secrets".to_owned()),
+        ];
+        checks.into_iter().find(|(met, _)| !met).map(|(_, problem)| problem)
+    }
+}
+
+/// Returns true if a limit is at most a bound; `None` is no limit.
+fn within<T: Ord>(limit: Option<T>, bound: Option<T>) -> bool {
+    bound.is_none_or(|bound| limit.is_some_and(|limit| limit <= bound))
+}
+
+/// Returns true if a sandbox with this network reaches nothing but what another may reach.
+fn reaches_at_most(own: &Network, permitted: &Network) -> bool {
+    match (own, permitted) {
+        (Network::Off, _) | (Network::Host, Network::Host) => true,
+        (Network::Host, _) | (Network::Egress(_), Network::Off) => false,
+        // A grant of the gateway is less than the network of the host.
+        (Network::Egress(_), Network::Host) => true,
+        (Network::Egress(own), Network::Egress(permitted)) => {
+            let parsed =
+                |grants: &[String]| grants.iter().map(|grant| grant.parse::<NetGrant>().ok()).collect::<Option<Vec<_>>>();
+            let (Some(own), Some(permitted)) = (parsed(own), parsed(permitted)) else { return false };
+            let bound = NetworkBound::hosts_of(permitted);
+            own.iter().all(|grant| bound.permits(grant))
+        }
     }
 }
 

@@ -191,3 +191,69 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn session_may_have_at_most_what_a_later_decision_permits() {
+    let permitted = terms(decide(TEAM, None, |_| {}));
+    let within = SandboxSpec {
+        profile: Profile::Strict,
+        limits: Limits { memory: Some(Bytes(256 << 20)), ..Limits::default() },
+        network: Network::Egress(vec!["pypi.example:443".to_owned()]),
+        ..SandboxSpec::default()
+    };
+    let exceeds = |change: fn(&mut SandboxSpec), backend: &str| {
+        let mut spec = within.clone();
+        change(&mut spec);
+        permitted.exceeded_by(&spec, backend).is_some()
+    };
+    assert!(!exceeds(|_| {}, "container"));
+    assert!(!exceeds(|spec| spec.network = Network::Off, "container"));
+    assert!(!exceeds(|spec| spec.limits.memory = Some(Bytes(1 << 20)), "container"));
+    assert!(!exceeds(|spec| spec.limits.processes = Some(5), "container"), "the policies do not limit it");
+    assert!(exceeds(|_| {}, "host-direct"));
+    let more: [fn(&mut SandboxSpec); 8] = [
+        |spec| spec.profile = Profile::Default,
+        |spec| spec.limits.memory = None,
+        |spec| spec.limits.memory = Some(Bytes(1 << 30)),
+        |spec| spec.network = Network::Host,
+        |spec| spec.network = Network::Egress(vec!["pypi.example:443".to_owned(), "other.example".to_owned()]),
+        |spec| spec.network = Network::Egress(vec!["*.example".to_owned()]),
+        |spec| spec.network = Network::Egress(vec!["no grant".to_owned()]),
+        |spec| spec.allow_degraded = true,
+    ];
+    for change in more {
+        assert!(exceeds(change, "container"));
+    }
+}
+
+#[test]
+fn limit_of_a_session_is_compared_in_every_field() {
+    let limits = Limits {
+        cpu_time: Some(Duration::from_secs(1)),
+        memory: Some(Bytes(1)),
+        processes: Some(1),
+        open_files: Some(1),
+        file_size: Some(Bytes(1)),
+        cpu_quota: Some(agentd_core::CpuQuota(1)),
+        cpu_weight: Some(1),
+        ..Limits::default()
+    };
+    let mut permitted = terms(decide(TEAM, None, |_| {}));
+    permitted.effective.limits = limits.clone();
+    let spec = |limits: Limits| SandboxSpec { profile: Profile::Strict, limits, ..SandboxSpec::default() };
+    assert_eq!(permitted.exceeded_by(&spec(limits.clone()), "container"), None);
+    let more: [fn(&mut Limits); 7] = [
+        |limits| limits.cpu_time = None,
+        |limits| limits.memory = None,
+        |limits| limits.processes = None,
+        |limits| limits.open_files = None,
+        |limits| limits.file_size = None,
+        |limits| limits.cpu_quota = None,
+        |limits| limits.cpu_weight = None,
+    ];
+    for change in more {
+        let mut larger = limits.clone();
+        change(&mut larger);
+        assert!(permitted.exceeded_by(&spec(larger), "container").is_some());
+    }
+}

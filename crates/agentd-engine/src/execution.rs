@@ -119,14 +119,22 @@ impl<'e> Execution<'e> {
     /// # Errors
     /// As for [`Execution::finish`].
     pub async fn fail(self, message: &str) -> Result<EndedIntent, EngineError> {
-        let error = json!({ "code": "failed", "message": message });
-        let outcome = RecordedOutcome { reason: "failed".try_into()?, exit_code: None, signal: None };
+        self.fail_with("failed", message).await
+    }
+
+    /// Records that an intent could not be executed, as [`Execution::fail`] does, with the code of the error.
+    ///
+    /// # Errors
+    /// As for [`Execution::finish`].
+    pub async fn fail_with(self, code: &'static str, message: &str) -> Result<EndedIntent, EngineError> {
+        let error = json!({ "code": code, "message": message });
+        let outcome = RecordedOutcome { reason: code.try_into()?, exit_code: None, signal: None };
         let subjects = vec![Subject::new("error", ContentDigest::of(error.to_string().as_bytes()))];
         let end = RecordedEnd { outcome, sandbox: None, subjects };
         let receipt = self.recorded.end(&self.engine.parts.records, (true, &self.decision.policies), end, &[])?;
         let members = EndedMembers {
             status: "failed",
-            reason: "failed".to_owned(),
+            reason: code.to_owned(),
             exit_code: None,
             signal: None,
             result: None,
@@ -136,6 +144,14 @@ impl<'e> Execution<'e> {
         let ended = EndedIntent::new(&self.recorded, self.decision(), members, receipt);
         self.store(&ended, Some(Duration::ZERO)).await?;
         Ok(ended)
+    }
+
+    /// Refuses an intent because its session has more than this intent may have.
+    ///
+    /// # Errors
+    /// As for [`Execution::finish`].
+    pub async fn refuse_session(self, excess: String) -> Result<EndedIntent, EngineError> {
+        self.refuse(&Refusal::Session(excess), &[]).await
     }
 
     /// Ends an intent that is not executed although the policies permit it.

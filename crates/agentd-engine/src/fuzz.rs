@@ -45,6 +45,9 @@ pub fn parameters(bytes: &[u8]) -> Result<usize, String> {
     for capability in built_in()?.iter().filter(|capability| capability.parameters.validate(&value).is_ok()) {
         valid += 1;
         let Run::Command(template) = &capability.run else { continue };
+        if matches!(template.session(&parameters), Ok(Some(cell)) if cell.handle.is_empty()) {
+            return Err(format!("{}: a session has no handle", capability.id()));
+        }
         let Ok(command) = template.fill(&parameters) else { continue };
         if command.argv.is_empty() || command.argv.iter().any(|argument| argument.contains('\0')) {
             return Err(format!("{}: an argument cannot be passed", capability.id()));

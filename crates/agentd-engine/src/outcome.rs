@@ -1,7 +1,7 @@
 //! What an execution returned, as the result that the caller gets.
 
 use crate::{
-    capability::{Capability, OutputForm, Run},
+    capability::{Capability, CommandLine, OutputForm, Run},
     error::EngineError,
     valid_intent::Operation,
 };
@@ -11,7 +11,7 @@ use agentd_records::{
     receipt::{RecordedOutcome, Subject, recorded_outcome},
 };
 use agentd_tool::call::{CallError, CallOutput};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 /// The result that an execution returned.
@@ -21,6 +21,21 @@ pub enum Ran {
     Command(Result<Outcome, IsolationError>, [ContentDigest; 2]),
     /// An operation of agentd's own program.
     Tool(Result<CallOutput, CallError>),
+    /// A cell was executed in a session.
+    Cell(Box<RanCell>),
+}
+
+/// The result of a cell.
+#[derive(Debug)]
+pub struct RanCell {
+    /// How the cell ended, and the kept parts of its output.
+    pub outcome: Outcome,
+    /// The digests of its whole standard output, of its whole standard error, and of all its reports.
+    pub digests: [ContentDigest; 3],
+    /// The members of the result that describe the session: text from the sandbox, within limits.
+    pub session: Map<String, Value>,
+    /// The reason why the state of the session is lost, if it is.
+    pub lost: Option<String>,
 }
 
 /// The result of an execution.
@@ -39,7 +54,11 @@ impl ExecutionResult {
     /// Returns the result. Everything from the sandbox is compared with the schema of the result.
     pub fn new(ran: &Ran, operation: &Operation, capability: &Capability) -> Result<Self, EngineError> {
         match (ran, operation) {
-            (Ran::Command(ran, digests), _) => command(ran.as_ref(), *digests, capability),
+            (Ran::Command(ran, digests), operation) => {
+                let terminal = matches!(operation, Operation::Command(CommandLine { pty: Some(_), .. }));
+                command(ran.as_ref(), *digests, terminal, capability)
+            }
+            (Ran::Cell(cell), _) => cell_result(cell),
             (Ran::Tool(ran), Operation::Tool(call)) => {
                 let usage = match ran {
                     Ok(CallOutput { usage, .. }) | Err(CallError::Tool(_, usage)) => Some(*usage),
@@ -54,7 +73,7 @@ impl ExecutionResult {
                 let result = result.and_then(|result| checked(result, capability));
                 finished(result, usage.unwrap_or_default(), cpu(usage.as_ref(), false))
             }
-            (Ran::Tool(_), Operation::Command(_)) => {
+            (Ran::Tool(_), Operation::Command(_) | Operation::Cell(_)) => {
                 finished(Err(failure("failed", "the operation is a command")), Usage::default(), None)
             }
         }
@@ -104,13 +123,35 @@ fn finished(result: Result<Value, Value>, usage: Usage, cpu: Option<Duration>) -
     Ok(ExecutionResult { result, error, outcome, usage, cpu, subjects })
 }
 
+fn cell_result(cell: &RanCell) -> Result<ExecutionResult, EngineError> {
+    let RanCell { outcome, digests, session, lost } = cell;
+    let mut result = session.clone();
+    result.insert("exit_code".to_owned(), outcome.exit_code.into());
+    result.insert("signal".to_owned(), outcome.signal.into());
+    result.insert("stdout".to_owned(), stream(&outcome.stdout));
+    result.insert("stderr".to_owned(), stream(&outcome.stderr));
+    let names = ["stdout", "stderr", "reports"];
+    Ok(ExecutionResult {
+        result: Some(Value::Object(result)),
+        error: lost.as_ref().map(|cause| failure("session-lost", cause)),
+        outcome: recorded_outcome(Ok(outcome))?,
+        usage: outcome.usage,
+        // The kernel counts the processor time of a process when it ends, and a session continues after a cell.
+        cpu: None,
+        subjects: names.iter().zip(digests).map(|(name, digest)| Subject::new(name, *digest)).collect(),
+    })
+}
+
 fn command(
     ran: Result<&Outcome, &IsolationError>,
     digests: [ContentDigest; 2],
+    terminal: bool,
     capability: &Capability,
 ) -> Result<ExecutionResult, EngineError> {
     let outcome = recorded_outcome(ran)?;
-    let subjects = ["stdout", "stderr"].iter().zip(digests).map(|(name, digest)| Subject::new(name, digest)).collect();
+    // A terminal has one stream.
+    let names: &[&str] = if terminal { &["terminal"] } else { &["stdout", "stderr"] };
+    let subjects = names.iter().zip(digests).map(|(name, digest)| Subject::new(name, digest)).collect();
     let usage = ran.map_or(Usage::default(), |outcome| outcome.usage);
     let form = match &capability.run {
         Run::Command(template) => template.output,
@@ -131,6 +172,14 @@ fn command(
         (Ok(ended), OutputForm::Json) => {
             let message = format!("the program failed: {}", String::from_utf8_lossy(&ended.stderr.to_bytes()));
             (None, Some(failure("program-failed", &message)))
+        }
+        (Ok(ended), OutputForm::Streams) if terminal => {
+            let result = json!({
+                "exit_code": ended.exit_code,
+                "signal": ended.signal,
+                "terminal": stream(&ended.stdout),
+            });
+            (Some(result), None)
         }
         (Ok(ended), OutputForm::Streams) => {
             let result = json!({

@@ -50,6 +50,9 @@ pub enum Refusal {
     /// The caller requests more than capability and policies permit.
     #[error(transparent)]
     Excess(#[from] Excess),
+    /// The session has more than capability, policies and caller permit now.
+    #[error("session: {0} — request the same as for the first cell, or use another session")]
+    Session(String),
     /// No backend satisfies capability and policies.
     #[error("no backend satisfies capability and policies — `agentd policy explain` names the policies")]
     NoBackend,
@@ -85,7 +88,7 @@ impl Refusal {
             Self::Destination(_) => "invalid-network",
             Self::Conflict(_) => "key-conflict",
             Self::Denied { .. } => "denied",
-            Self::Excess(_) | Self::NoBackend => "exceeds-policy",
+            Self::Excess(_) | Self::NoBackend | Self::Session(_) => "exceeds-policy",
             Self::Quota(_) => "quota-exceeded",
             Self::NotApproved(_) => "not-approved",
             Self::Expired => "approval-expired",

@@ -1,7 +1,7 @@
 //! Validation: the first step of admission.
 
 use crate::{
-    capability::{Capability, CapabilityRegistry, CommandLine, Run, WorkspaceAccess},
+    capability::{Capability, CapabilityRegistry, CommandLine, Run, SessionCall, WorkspaceAccess},
     destinations::Destinations,
     intent::Intent,
     refusal::Refusal,
@@ -32,6 +32,8 @@ pub enum Operation {
     Command(CommandLine),
     /// An operation of agentd's own program.
     Tool(Box<CapabilityCall>),
+    /// A cell of code in an interpreter session.
+    Cell(SessionCall),
 }
 
 impl Operation {
@@ -39,6 +41,7 @@ impl Operation {
     pub fn timeout(&self) -> Option<Duration> {
         match self {
             Self::Command(command) => command.timeout,
+            Self::Cell(cell) => cell.timeout,
             Self::Tool(_) => None,
         }
     }
@@ -99,11 +102,14 @@ fn check<'e>(intent: &mut Intent, registry: &'e CapabilityRegistry) -> Result<Ch
     }
     validated?;
     let operation = match &capability.run {
-        Run::Command(template) => Operation::Command(template.fill(&intent.parameters)?),
+        Run::Command(template) => match template.session(&intent.parameters)? {
+            Some(cell) => Operation::Cell(cell),
+            None => Operation::Command(template.fill(&intent.parameters)?),
+        },
         Run::Tool(tool) => Operation::Tool(Box::new(tool.call(Value::Object(intent.parameters.clone()))?)),
     };
     let url = match &operation {
-        Operation::Command(_) => None,
+        Operation::Command(_) | Operation::Cell(_) => None,
         Operation::Tool(call) => call.url(),
     };
     let stays_in_workspace = matches!(&operation, Operation::Tool(call) if call.stays_in_workspace());

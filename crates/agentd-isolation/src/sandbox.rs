@@ -271,6 +271,10 @@ impl Sandbox for SharedKernelSandbox {
         self.stream(&command, Executable::FromPath).await
     }
 
+    async fn exec_on(&self, command: Command, stdin: OwnedFd) -> Result<Box<dyn ExecHandle>, IsolationError> {
+        self.stream_on(&command, stdin).await
+    }
+
     async fn exec_tool(&self, command: Command) -> Result<Outcome, IsolationError> {
         run_to_end(self.connection.clone(), exec::tool(command), Executable::Tool).await
     }

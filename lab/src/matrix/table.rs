@@ -13,6 +13,7 @@ const BY_THE_KERNEL: &str = "linux-native container";
 const WITHOUT_GROUPS: &[&str] = &[
     "build",
     "call",
+    "code",
     "contain",
     "copies",
     "debian",

@@ -1,6 +1,9 @@
 //! The command of a capability, with its parameters filled in.
 
-use super::argument::{Argument, ArgumentError, pointer_of};
+use super::{
+    argument::{Argument, ArgumentError, pointer_of},
+    session::{SessionCall, SessionTemplate},
+};
 use crate::schema::Schema;
 use data_encoding::BASE64;
 use serde::Deserialize;
@@ -22,6 +25,10 @@ pub struct CommandTemplate {
     env: Option<String>,
     /// The parameter with the time limit in milliseconds.
     timeout: Option<String>,
+    /// The parameter with the size of a pseudo-terminal, an object with `rows` and `cols`.
+    pty: Option<String>,
+    /// The parameters of an interpreter session.
+    session: Option<SessionTemplate>,
     /// The form of the result.
     #[serde(default)]
     pub(crate) output: OutputForm,
@@ -35,6 +42,17 @@ pub struct StdinTemplate {
     text: Option<String>,
     /// The parameter with bytes in base64.
     base64: Option<String>,
+    /// The parameter that requests the bytes that the caller sends while the command runs.
+    stream: Option<String>,
+}
+
+/// A pseudo-terminal that the parameters request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RequestedPty {
+    /// Rows, in characters.
+    pub rows: Option<u16>,
+    /// Columns, in characters.
+    pub cols: Option<u16>,
 }
 
 /// How the output of a command becomes the result of a capability.
@@ -55,6 +73,10 @@ pub struct CommandLine {
     pub argv: Vec<String>,
     /// The content of standard input.
     pub stdin: Vec<u8>,
+    /// True if standard input is what the caller sends while the command runs.
+    pub stream_stdin: bool,
+    /// The terminal of the command, instead of pipes.
+    pub pty: Option<RequestedPty>,
     /// The working directory: absolute, or relative to the workspace.
     pub cwd: Option<String>,
     /// Environment variables.
@@ -79,9 +101,10 @@ impl CommandTemplate {
             return Err("argv is empty — name a program".to_owned());
         }
         self.argv.iter().try_for_each(|argument| argument.check(parameters))?;
-        let StdinTemplate { text, base64 } = &self.stdin;
-        let named = [("stdin", text, "string"), ("stdin", base64, "string"), ("cwd", &self.cwd, "string")];
-        let named = named.into_iter().chain([("env", &self.env, "object"), ("timeout", &self.timeout, "integer")]);
+        let StdinTemplate { text, base64, stream } = &self.stdin;
+        let named = [("stdin", text, "string"), ("stdin", base64, "string"), ("stdin", stream, "boolean")];
+        let others = [("cwd", &self.cwd, "string"), ("env", &self.env, "object"), ("timeout", &self.timeout, "integer")];
+        let named = named.into_iter().chain(others).chain([("pty", &self.pty, "object")]);
         for (key, name, kind) in named {
             let Some(name) = name else { continue };
             let property = parameters.property(name);
@@ -90,11 +113,28 @@ impl CommandTemplate {
             }
             let is_text =
                 |schema: &Value| schema["additionalProperties"]["type"] == "string" && schema.get("properties").is_none();
-            if kind == "object" && !property.is_some_and(is_text) {
+            let is_size =
+                |schema: &Value| ["rows", "cols"].iter().all(|member| schema["properties"][member]["type"] == "integer");
+            if key == "pty" && !property.is_some_and(is_size) {
+                return Err(format!("pty: the property {name:?} must have the properties `rows` and `cols` of type integer"));
+            }
+            if key == "env" && !property.is_some_and(is_text) {
                 return Err(format!("{key}: state additionalProperties = {{ type = \"string\" }} for the property {name:?}"));
             }
         }
-        Ok(())
+        if self.pty.is_some() && self.output == OutputForm::Json {
+            return Err("pty: a terminal changes the output, which must be JSON — leave out one of them".to_owned());
+        }
+        self.session.as_ref().map_or(Ok(()), |session| session.check(parameters))
+    }
+
+    /// Returns the cell to execute in a session; `None` if the parameters name no session.
+    ///
+    /// # Errors
+    /// As for [`CommandTemplate::fill`].
+    pub(crate) fn session(&self, parameters: &Map<String, Value>) -> Result<Option<SessionCall>, ArgumentError> {
+        let call = self.session.as_ref().and_then(|session| session.fill(parameters));
+        call.map(|call| Ok(SessionCall { timeout: self.timeout(parameters)?, ..call })).transpose()
     }
 
     /// Returns the command for valid parameters.
@@ -122,6 +162,15 @@ impl CommandTemplate {
             }
             (None, None) => Vec::new(),
         };
+        command.stream_stdin = self.stdin.stream.as_ref().is_some_and(|name| parameters.get(name) == Some(&Value::Bool(true)));
+        if let Some(size) = self.pty.as_ref().and_then(|name| parameters.get(name)) {
+            let at = |member: &str| size.get(member).and_then(Value::as_u64).and_then(|count| u16::try_from(count).ok());
+            command.pty = Some(RequestedPty { rows: at("rows"), cols: at("cols") });
+        }
+        if !command.stdin.is_empty() && (command.stream_stdin || command.pty.is_some()) {
+            let reason = "standard input is given, and is also a stream or a terminal";
+            return Err(ArgumentError { pointer: String::new(), reason });
+        }
         if let Some((name, variables)) = self.env.as_ref().and_then(|name| Some((name, parameters.get(name)?.as_object()?))) {
             for (variable, value) in variables {
                 let value = value.as_str().unwrap_or_default();
@@ -131,11 +180,17 @@ impl CommandTemplate {
                 command.env.push((variable.clone(), value.to_owned()));
             }
         }
-        if let Some((name, timeout)) = self.timeout.as_ref().and_then(|name| Some((name, parameters.get(name)?))) {
-            let millis = timeout.as_u64().filter(|millis| *millis > 0);
-            command.timeout = Some(Duration::from_millis(millis.ok_or_else(|| error(name, "write a positive integer"))?));
-        }
+        command.timeout = self.timeout(parameters)?;
         Ok(command)
+    }
+
+    fn timeout(&self, parameters: &Map<String, Value>) -> Result<Option<Duration>, ArgumentError> {
+        let Some((name, timeout)) = self.timeout.as_ref().and_then(|name| Some((name, parameters.get(name)?))) else {
+            return Ok(None);
+        };
+        let millis = timeout.as_u64().filter(|millis| *millis > 0);
+        let wrong = || ArgumentError { pointer: pointer_of(name), reason: "write a positive integer" };
+        millis.map(Duration::from_millis).ok_or_else(wrong).map(Some)
     }
 }
 

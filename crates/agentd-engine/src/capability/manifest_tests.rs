@@ -1,6 +1,7 @@
 //! Tests of manifests.
 
 use super::*;
+use crate::capability::RequestedPty;
 
 const COUNT: &str = r#"
 name = "text.count"
@@ -94,4 +95,24 @@ fn arguments_and_input_are_filled_from_parameters() {
     ] {
         assert_eq!(fill(parameters).unwrap_err().pointer, pointer);
     }
+}
+
+#[test]
+fn terminals_streamed_input_and_sessions_come_from_parameters() {
+    let registry = crate::capability::CapabilityRegistry::built_in().unwrap();
+    let template = |name: &str| match &registry.find(name).unwrap().run {
+        Run::Command(template) => template,
+        Run::Tool(_) => panic!("{name} is a command"),
+    };
+    let fill = |parameters: Value| template("shell.exec.v1").fill(parameters.as_object().unwrap()).unwrap();
+    let command = fill(serde_json::json!({ "command": "a", "pty": { "rows": 5 }, "stdin_stream": true }));
+    assert_eq!((command.pty, command.stream_stdin), (Some(RequestedPty { rows: Some(5), cols: None }), true));
+    let command = fill(serde_json::json!({ "command": "a", "stdin_stream": false }));
+    assert_eq!((command.pty, command.stream_stdin), (None, false));
+    let session = |parameters: Value| template("code.run.v1").session(parameters.as_object().unwrap()).unwrap();
+    assert_eq!(session(serde_json::json!({ "language": "bash", "source": "a" })), None);
+    let cell = session(serde_json::json!({ "language": "bash", "source": "a", "session": "s", "timeout_ms": 5 })).unwrap();
+    assert_eq!((&*cell.handle, &*cell.language, &*cell.source), ("s", "bash", "a"));
+    assert_eq!(cell.timeout, Some(std::time::Duration::from_millis(5)));
+    assert!(!format!("{cell:?}").contains("\"a\""));
 }

@@ -76,7 +76,7 @@ pub(crate) fn client() -> Result<Client, Failure> {
 
 /// Proves the boundary on this host before a command runs. If this process cannot prove the boundary in its namespaces, the
 /// request states this, and the daemon proves the boundary in the daemon's namespaces.
-async fn proven(client: &Client) -> Result<Selected, Failure> {
+pub(crate) async fn proven(client: &Client) -> Result<Selected, Failure> {
     match selection::of_named_sandboxes().await {
         Err(_) if client.is_elsewhere()? => selection::unproven_of_named_sandboxes(),
         selected => selected,

@@ -86,16 +86,38 @@ pub(crate) fn keep(budget: u64) -> (Output, KeptOutput) {
     let into = kept.clone();
     tokio::spawn(async move {
         while let Some(piece) = pieces.recv().await {
-            let mut kept = into.lock().unwrap_or_else(PoisonError::into_inner);
-            match piece {
-                OutputPiece::Out(bytes) => kept[0].push(&bytes),
-                OutputPiece::Err(bytes) => kept[1].push(&bytes),
-            }
+            add(&into, &piece);
         }
         // Sending fails if nothing waits for the end of the output any longer.
         reply.send(Ok(())).or_unreceived("end of the output");
     });
     ((sender, written, Arc::default()), kept)
+}
+
+/// Keeps the first and last bytes of each stream, within a budget, of the pieces on their way to `output`.
+#[cfg(feature = "policy")]
+pub(crate) fn keep_copy(budget: u64, (to, written, gone): Output) -> (Output, KeptOutput) {
+    let (sender, mut pieces) = mpsc::channel(1);
+    let kept = Arc::new(Mutex::new([HeadTail::new(budget), HeadTail::new(budget)]));
+    let into = kept.clone();
+    tokio::spawn(async move {
+        while let Some(piece) = pieces.recv().await {
+            add(&into, &piece);
+            // Without a receiver, the senders of pieces get the error.
+            if to.send(piece).await.is_err() {
+                return;
+            }
+        }
+    });
+    ((sender, written, gone), kept)
+}
+
+fn add(kept: &KeptOutput, piece: &OutputPiece) {
+    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    match piece {
+        OutputPiece::Out(bytes) => kept[0].push(bytes),
+        OutputPiece::Err(bytes) => kept[1].push(bytes),
+    }
 }
 
 fn print(first: OutputPiece, mut pieces: mpsc::Receiver<OutputPiece>, gone: &ClosedOutputs) -> std::io::Result<()> {

@@ -3,6 +3,8 @@
 mod intent;
 mod place;
 mod sandbox;
+mod session;
+mod text;
 
 pub(super) use place::{registry, words};
 
@@ -17,7 +19,7 @@ use super::{
     writer,
 };
 use agentd_core::{Captured, EndReason, Outcome, Usage, escape};
-use agentd_engine::{EndedIntent, Execution, Held, Submitted};
+use agentd_engine::{EndedIntent, Execution, Held, Operation, Submitted};
 use agentd_log::measure::Stage;
 use serde_json::Value;
 use std::{io::Write as _, path::Path};
@@ -50,23 +52,42 @@ async fn submit(args: &CallArgs, receipt: Option<OutputFile>, trace: &CallTrace)
         signal = stops.next() => return Ok(run::stopped_by(signal)),
         submitted = engine.submit(intent) => submitted?,
     };
-    let request = sandbox::ExecutionOptions {
-        backend: args.backend.as_deref().filter(|name| !["auto", ""].contains(name)),
-        secrets: &args.less.secret,
-    };
-    let ended = match submitted {
-        Submitted::Ended(ended) => ended,
-        Submitted::Execute(execution) => sandbox::execute(*execution, &request, &mut stops).await?,
+    let (ended, was_live) = match submitted {
+        Submitted::Ended(ended) => (ended, false),
+        Submitted::Execute(execution) => execute(*execution, args, &mut stops).await?,
         Submitted::Hold(held) => match approved(*held, &mut stops).await? {
-            Ok(execution) => sandbox::execute(execution, &request, &mut stops).await?,
-            Err(ended) => ended,
+            Ok(execution) => execute(execution, args, &mut stops).await?,
+            Err(ended) => (ended, false),
         },
     };
     if let Some(file) = receipt {
         write_receipt(&file, &ended)?;
     }
     telemetry::record_end(&ended.object);
-    print(&ended, args.json.then_some(trace))
+    print(&ended, args.json.then_some(trace), was_live)
+}
+
+/// Executes an intent. Returns its end, and true if its output was printed meanwhile.
+async fn execute(execution: Execution<'_>, args: &CallArgs, stops: &mut Stops) -> Result<(EndedIntent, bool), Failure> {
+    let valid = execution.valid();
+    // Output that is a JSON result is printed only if it matches its schema.
+    let live = !args.json && valid.capability.result.is_none() && !matches!(valid.operation, Operation::Tool(_));
+    let options = sandbox::ExecutionOptions {
+        backend: args.backend.as_deref().filter(|name| !["auto", ""].contains(name)),
+        secrets: &args.less.secret,
+        live,
+    };
+    match &valid.operation {
+        Operation::Command(line) if line.stream_stdin && args.params == "-" => {
+            let text = "stdin_stream: standard input has the parameters — write the parameters into a file, and name it by @FILE";
+            Ok((execution.fail(text).await?, false))
+        }
+        Operation::Cell(cell) => {
+            let cell = cell.clone();
+            Ok((session::execute(execution, cell, live, stops).await?, live))
+        }
+        Operation::Command(_) | Operation::Tool(_) => Ok((sandbox::execute(execution, &options, stops).await?, live)),
+    }
 }
 
 /// Waits for the approval of an intent. A signal ends the wait and the intent.
@@ -92,8 +113,9 @@ fn write_receipt(file: &OutputFile, ended: &EndedIntent) -> Result<(), Failure> 
     }
 }
 
-/// Prints the result of an intent: as JSON with the span of the call, or in words. Returns the exit code.
-fn print(ended: &EndedIntent, json: Option<&CallTrace>) -> Result<u8, Failure> {
+/// Prints the result of an intent, as JSON with the span of the call, or in words without the output that was printed before.
+/// Returns the exit code.
+fn print(ended: &EndedIntent, json: Option<&CallTrace>, was_live: bool) -> Result<u8, Failure> {
     let object = &ended.object;
     if let Some(trace) = json {
         let mut object = object.clone();
@@ -105,15 +127,7 @@ fn print(ended: &EndedIntent, json: Option<&CallTrace>) -> Result<u8, Failure> {
     if object["duplicate"] == true {
         writer::message(format_args!("this is the outcome of the intent {}, which has the same key", text(&object["intent"])));
     }
-    let streams = ["stdout", "stderr"].map(|stream| object["result"][stream]["text"].as_str());
-    match (&object["result"], streams) {
-        (Value::Null, _) => {}
-        (_, [Some(out), Some(error)]) => {
-            std::io::stdout().write_all(out.as_bytes())?;
-            std::io::stderr().write_all(error.as_bytes())?;
-        }
-        (result, _) => writeln!(std::io::stdout(), "{}", escape::json(&format!("{result:#}")))?,
-    }
+    text::print(&object["result"], was_live)?;
     if let Some(digest) = object["result_sha256"].as_str() {
         writer::message(format_args!("the result was too long to be kept: sha256 {digest}"));
     }

@@ -10,11 +10,14 @@ use super::super::{
     run,
     secrets::{self, ReadSecrets},
     stops::Stops,
-    stream, temporary, writer,
+    stream::{self, CommandInput},
+    temporary, terminal, writer,
 };
 use crate::isolation::backends_with;
-use agentd_core::{Access, Command, ControlStatus, IsolationError, Network, Outcome, Sandbox, SandboxSpec, StdinSource};
-use agentd_engine::{CommandLine, EndedIntent, Executed, Execution, Operation, Ran, Terms, WorkspaceAccess};
+use agentd_core::{
+    Access, Command, ControlStatus, EndReason, IsolationError, Network, Outcome, PtySize, Sandbox, SandboxSpec, StdinSource,
+};
+use agentd_engine::{CommandLine, EndedIntent, Executed, Execution, Operation, Ran, Terms, ValidIntent, WorkspaceAccess};
 use agentd_log::measure::{Counted, Stage};
 use agentd_records::receipt::RecordedEgress;
 use agentd_tool::{
@@ -40,6 +43,8 @@ pub(super) struct ExecutionOptions<'a> {
     pub backend: Option<&'a str>,
     /// The options `--secret`. Their destinations are a part of the terms.
     pub secrets: &'a [OsString],
+    /// True if the caller reads the output of a command while it runs.
+    pub live: bool,
 }
 
 /// Executes an intent in a new sandbox, and records its end. A signal that `earlier` receives before the start ends the intent.
@@ -75,7 +80,8 @@ pub(super) async fn execute(
     exec.record("backend", selected.backend.name());
     let ran = async {
         match &execution.valid().operation {
-            Operation::Command(line) => command_in(&sandbox, line, command, &args, &mut stops).await,
+            Operation::Command(line) => command_in(&sandbox, (line, command), &args, options.live, &mut stops).await,
+            Operation::Cell(_) => Ran::Tool(Err(not_here())),
             Operation::Tool(call) => Ran::Tool(tool_in(&*sandbox, call, command, &mut stops).await),
         }
     };
@@ -136,7 +142,7 @@ fn stopped(signal: i32) -> Failure {
 }
 
 /// Returns the arguments of `agentd run` that request the sandbox of these terms.
-fn run_args(execution: &Execution<'_>, backend: Option<&str>) -> Result<RunArgs, Failure> {
+pub(super) fn run_args(execution: &Execution<'_>, backend: Option<&str>) -> Result<RunArgs, Failure> {
     let (valid, Terms { effective, .. }) = (execution.valid(), execution.terms());
     let mut args = RunArgs::usual()?;
     let access = valid.workspace_access();
@@ -170,6 +176,12 @@ fn run_args(execution: &Execution<'_>, backend: Option<&str>) -> Result<RunArgs,
     args.command.cwd.clone_from(&place);
     if let Operation::Command(line) = &valid.operation {
         args.command.argv = line.argv.iter().map(Into::into).collect();
+        args.command.tty = line.pty.is_some();
+        args.command.interactive = line.stream_stdin;
+        if line.pty.is_some() && line.stream_stdin && !rustix::termios::isatty(rustix::stdio::stdin()) {
+            // A terminal has no permanent end of file, which the end of a pipe would need.
+            return Err("stdin_stream: standard input is not a terminal — leave out pty or stdin_stream".into());
+        }
         args.command.env = line.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
         if let Some(cwd) = &line.cwd {
             args.command.cwd = Some(match place {
@@ -192,6 +204,21 @@ fn usable_backend(permitted: &BTreeSet<String>) -> Result<Option<String>, Failur
     first.map(Some).ok_or_else(|| "no backend is permitted — change the policies".into())
 }
 
+/// Returns the workspace that the sandbox of an intent shows, and the access to it.
+pub(super) fn workspace_of<'v>(valid: &'v ValidIntent<'_>) -> Option<(&'v Path, Access)> {
+    let access = match valid.workspace_access() {
+        WorkspaceAccess::None => return None,
+        WorkspaceAccess::ReadOnly => Access::ReadOnly,
+        WorkspaceAccess::ReadWrite => Access::ReadWrite,
+    };
+    valid.intent.workspace.as_ref().map(|workspace| (Path::new(&workspace.path), access))
+}
+
+/// Returns the error of a cell, which is never executed in a new sandbox.
+fn not_here() -> CallError {
+    CallError::Ended { reason: EndReason::Cancelled, message: "a cell needs a session".to_owned() }
+}
+
 /// Returns the first term that the created sandbox does not meet. This is the last check before anything is executed.
 fn unenforced(
     execution: &Execution<'_>,
@@ -199,11 +226,10 @@ fn unenforced(
     command: &Command,
     (backend, sandbox): (&str, &dyn Sandbox),
 ) -> Option<String> {
-    let valid = execution.valid();
     let writable = spec.grants.iter().filter(|grant| grant.access == Access::ReadWrite);
     let writable: Vec<_> = writable.map(|grant| grant.path.as_path()).collect();
-    let workspace = valid.intent.workspace.as_ref().filter(|_| valid.workspace_access() == WorkspaceAccess::ReadWrite);
-    let expected: Vec<_> = workspace.iter().map(|workspace| Path::new(&workspace.path)).collect();
+    let workspace = workspace_of(execution.valid()).filter(|(_, access)| *access == Access::ReadWrite);
+    let expected: Vec<_> = workspace.iter().map(|(path, _)| *path).collect();
     if writable != expected {
         return Some(format!("writable directories: {writable:?}"));
     }
@@ -216,18 +242,25 @@ fn unenforced(
 /// Runs a command. A signal ends it.
 async fn command_in(
     sandbox: &Arc<dyn Sandbox>,
-    line: &CommandLine,
-    mut command: Command,
+    (line, mut command): (&CommandLine, Command),
     args: &RunArgs,
+    live: bool,
     stops: &mut Stops,
 ) -> Ran {
-    command.stdin = if line.stdin.is_empty() { StdinSource::Null } else { StdinSource::Stream };
-    let input = stream::CommandInput::Bytes(line.stdin.clone());
+    let is_empty = line.stdin.is_empty() && !line.stream_stdin;
+    command.stdin = if is_empty { StdinSource::Null } else { StdinSource::Stream };
+    command.pty = line.pty.map(|requested| {
+        let own = terminal::size();
+        PtySize { rows: requested.rows.unwrap_or(own.rows), cols: requested.cols.unwrap_or(own.cols) }
+    });
+    let input = if line.stream_stdin { CommandInput::OfAgentd } else { CommandInput::Bytes(line.stdin.clone()) };
     let digests = OutputDigests::default();
     let ran = async {
         let handle = sandbox.exec_streaming(command).await?;
-        let (output, kept) = writer::keep(CAPTURE);
+        let (output, kept) = if live { writer::keep_copy(CAPTURE, writer::start()) } else { writer::keep(CAPTURE) };
+        let raw = if live && line.pty.is_some() && line.stream_stdin { terminal::RawMode::enter() } else { None };
         let (outcome, _) = stream::serve(handle, &args.command, input, stops, digests.observe(output)).await?;
+        drop(raw);
         let [stdout, stderr] = std::mem::replace(
             &mut *kept.lock().unwrap_or_else(PoisonError::into_inner),
             [0; 2].map(agentd_isolation::HeadTail::new),
@@ -251,7 +284,7 @@ async fn tool_in(
     let options = CallOptions { cwd, env, ..CallOptions::default() };
     tokio::select! {
         biased;
-        _ = stops.next() => Err(CallError::Ended { reason: agentd_core::EndReason::Cancelled, message: String::new() }),
+        _ = stops.next() => Err(CallError::Ended { reason: EndReason::Cancelled, message: String::new() }),
         ended = agentd_tool::call::call(sandbox, &request, &call.content, options) => ended,
     }
 }
