@@ -59,19 +59,19 @@ pub enum ApprovalRefusal {
 
 /// The approvals of the destinations of one sandbox.
 #[derive(Debug, Clone)]
-pub struct HostApprovals(Arc<Shared>);
+pub struct HostApprovals(Arc<SharedApprovals>);
 
 #[derive(Debug)]
-struct Shared {
-    table: Mutex<Table>,
+struct SharedApprovals {
+    table: Mutex<ApprovalTable>,
     /// Changes whenever a connection or the reader of the requests may have to look at the table.
     changed: watch::Sender<()>,
 }
 
 /// The decisions and the requests so far.
 #[derive(Debug, Default)]
-struct Table {
-    destinations: HashMap<String, Entry>,
+struct ApprovalTable {
+    destinations: HashMap<String, LatestRequest>,
     /// Requests that the reader has not taken.
     untaken: VecDeque<HostApprovalRequest>,
     requests: u64,
@@ -82,7 +82,7 @@ struct Table {
 
 /// The newest request for a destination.
 #[derive(Debug)]
-struct Entry {
+struct LatestRequest {
     id: u64,
     deadline: Instant,
     decision: Option<HostDecision>,
@@ -97,7 +97,7 @@ enum State {
 
 impl Default for HostApprovals {
     fn default() -> Self {
-        Self(Arc::new(Shared { table: Mutex::default(), changed: watch::Sender::new(()) }))
+        Self(Arc::new(SharedApprovals { table: Mutex::default(), changed: watch::Sender::new(()) }))
     }
 }
 
@@ -161,7 +161,7 @@ impl HostApprovals {
         self.0.changed.send_replace(());
         let _place = match self.lock().state(to, id, Instant::now())? {
             State::Approved(by) => return Ok(by),
-            State::Pending(_) => Place::take(self)?,
+            State::Pending(_) => WaitingPlace::take(self)?,
         };
         loop {
             let deadline = match self.lock().state(to, id, Instant::now())? {
@@ -173,15 +173,15 @@ impl HostApprovals {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, ApprovalTable> {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The place of a connection that waits.
-struct Place<'a>(&'a HostApprovals);
+struct WaitingPlace<'a>(&'a HostApprovals);
 
-impl<'a> Place<'a> {
+impl<'a> WaitingPlace<'a> {
     fn take(approvals: &'a HostApprovals) -> Result<Self, ApprovalRefusal> {
         let mut table = approvals.lock();
         if table.waiting >= WAITING_FOR_APPROVAL {
@@ -193,13 +193,13 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for WaitingPlace<'_> {
     fn drop(&mut self) {
         self.0.lock().waiting -= 1;
     }
 }
 
-impl Table {
+impl ApprovalTable {
     /// Returns the number of the request for a destination, and makes a new request if there is none that is pending or decided.
     ///
     /// # Errors
@@ -211,7 +211,7 @@ impl Table {
         if !self.served {
             return Err(ApprovalRefusal::NotServed);
         }
-        let is_over = |entry: &Entry| match entry.decision {
+        let is_over = |entry: &LatestRequest| match entry.decision {
             None => entry.deadline <= now,
             Some(HostDecision::Approved { .. } | HostDecision::Denied { .. }) => false,
             Some(_) => true,
@@ -219,7 +219,7 @@ impl Table {
         if let Some(entry) = self.destinations.get(to).filter(|entry| !is_over(entry)) {
             return Ok(entry.id);
         }
-        let is_pending = |entry: &&Entry| entry.decision.is_none() && entry.deadline > now;
+        let is_pending = |entry: &&LatestRequest| entry.decision.is_none() && entry.deadline > now;
         if self.destinations.values().filter(is_pending).count() >= PENDING_APPROVALS {
             return Err(ApprovalRefusal::TooManyPending);
         }
@@ -230,7 +230,7 @@ impl Table {
         self.requests += 1;
         // A limit that no clock reaches is refused at once.
         let deadline = now.checked_add(limit).unwrap_or(now);
-        self.destinations.insert(to.to_owned(), Entry { id, deadline, decision: None });
+        self.destinations.insert(to.to_owned(), LatestRequest { id, deadline, decision: None });
         self.untaken.push_back(HostApprovalRequest { id, to: to.to_owned(), rule: rule.to_owned(), wait: limit });
         Ok(id)
     }

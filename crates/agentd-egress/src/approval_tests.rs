@@ -62,7 +62,7 @@ async fn decision_after_the_time_holds_for_later_connections() {
 #[tokio::test(start_paused = true)]
 async fn requests_and_waiting_connections_of_a_hostile_sandbox_are_bounded() {
     let approvals = served();
-    let mut table = Table { served: true, ..Table::default() };
+    let mut table = ApprovalTable { served: true, ..ApprovalTable::default() };
     let now = Instant::now();
     for pending in 0..PENDING_APPROVALS {
         table.request(&format!("{pending}.example:443"), "", now, LIMIT).unwrap();

@@ -10,7 +10,7 @@
 //! 1. [`dns`] assigns each granted name a separate address ([`synthetic`]). Other names do not exist.
 //! 2. `listen` accepts; the local address of the connection states which name, or which address, the program wanted.
 //! 3. [`grant`] decides. `flow` reads what the protocol shows of the name ([`hello`], [`http`]) and compares it.
-//! 4. `reach` waits for an [`approval`] if the grant needs one. Then it finds the destination: `resolve` asks the host's resolver,
+//! 4. `reach` waits for an [`approval`] if the grant needs one, and finds the destination: `resolve` asks the host's resolver,
 //!    [`address`] refuses addresses to which the name may not lead, and `connect` or [`proxy`] connects.
 //! 5. `relay` carries the bytes. `datagram` carries UDP. If grants or secrets need the content of TLS, [`inspect`] carries the
 //!    requests instead.

@@ -21,13 +21,13 @@ pub const TESTS: &[EgressTest] = &[
 pub const NAMED_TESTS: &[EgressTest] = &[("named_sandbox_waits_for_an_approval_of_a_host", named)];
 
 /// A run in the background.
-struct Waiting {
+struct RunThatWaits {
     run: Child,
     lines: BufReader<ChildStderr>,
     data: std::path::PathBuf,
 }
 
-impl Waiting {
+impl RunThatWaits {
     fn start(place: &EgressDir, backend: &str, options: &[&str], argv: &[&str]) -> Self {
         let mut run = place.command(backend, options, argv);
         let set = run.get_envs().find(|(name, _)| *name == "AGENTD_DATA_DIR").and_then(|(_, value)| value);
@@ -78,7 +78,7 @@ fn approved(backend: &str) {
     let receipt = place.outside("receipt.json");
     let script = "curl -sS --cacert ca.pem https://granted.example/a && curl -sS --cacert ca.pem https://granted.example/b";
     let options = ["--json", "--net", "approve=granted.example", "--receipt", receipt.to_str().unwrap()];
-    let mut waiting = Waiting::start(&place, backend, &options, &["sh", "-c", script]);
+    let mut waiting = RunThatWaits::start(&place, backend, &options, &["sh", "-c", script]);
     let line = waiting.line();
     assert!(
         line.starts_with("agentd: network: a connection to granted.example:443 waits for an approval — run `agentd approve ")
@@ -103,7 +103,7 @@ fn denied(backend: &str) {
     let place = EgressDir::new();
     let argv =
         ["/usr/bin/python3", "-c", &[TOOLS, "attempt('granted.example', 2222)\nattempt('granted.example', 2222)"].concat()];
-    let mut waiting = Waiting::start(&place, backend, &["--net", "approve=granted.example:2222"], &argv);
+    let mut waiting = RunThatWaits::start(&place, backend, &["--net", "approve=granted.example:2222"], &argv);
     let line = waiting.line();
     waiting.type_command(&line, "deny");
     let data = waiting.data.clone();
