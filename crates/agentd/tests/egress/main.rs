@@ -5,6 +5,7 @@
 //! one at a time, because they share the servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
+mod abuse;
 mod approvals;
 mod attacks;
 mod aws;
@@ -40,8 +41,16 @@ fn main() {
         outer::enter();
         outer::serve();
     }
-    let reaching =
-        [approvals::TESTS, attacks::TESTS, datagrams::TESTS, library::TESTS, net_limits::TESTS, programs::TESTS, reports::TESTS];
+    let reaching = [
+        abuse::TESTS,
+        approvals::TESTS,
+        attacks::TESTS,
+        datagrams::TESTS,
+        library::TESTS,
+        net_limits::TESTS,
+        programs::TESTS,
+        reports::TESTS,
+    ];
     let tests = [reaching.concat(), [aws::TESTS, inspection::TESTS, secrets::TESTS].concat()].concat();
     // Only `container` runs named sandboxes.
     let named = [approvals::NAMED_TESTS, named::TESTS, datagrams::NAMED_TESTS, forward::TESTS].concat();
