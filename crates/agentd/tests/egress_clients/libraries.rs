@@ -68,7 +68,8 @@ class Fetch {
 }
 "#;
     fs::write(place.work().join("Fetch.java"), source).unwrap();
-    let script = "keytool -importcert -noprompt -file ca.pem -keystore trust.p12 -storetype PKCS12 -storepass changeit 2>/dev/null
+    let script =
+        "keytool -importcert -noprompt -file ca.pem -keystore trust.p12 -storetype PKCS12 -storepass changeit 2>/dev/null
         exec java -Djavax.net.ssl.trustStore=trust.p12 -Djavax.net.ssl.trustStorePassword=changeit Fetch.java";
     reaches(&place, backend, &["sh", "-c", script]);
 }

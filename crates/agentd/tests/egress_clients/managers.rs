@@ -85,8 +85,7 @@ fn cargo(backend: &str) {
     let place = EgressDir::new();
     fs::create_dir_all(place.work().join("app/src")).unwrap();
     fs::write(place.work().join("app/src/lib.rs"), "").unwrap();
-    let manifest =
-        "[package]\nname = \"app\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[dependencies]\ndemo = { version = \"1\", registry = \"test\" }\n";
+    let manifest = "[package]\nname = \"app\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[dependencies]\ndemo = { version = \"1\", registry = \"test\" }\n";
     fs::write(place.work().join("app/Cargo.toml"), manifest).unwrap();
     let sysroot = sysroot();
     let script = format!(
