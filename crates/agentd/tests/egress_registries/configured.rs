@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, ToSocketAddrs as _},
+    path::PathBuf,
     process::Command,
 };
 
 /// A registry that this machine reaches.
 #[derive(Debug)]
 pub struct Registry {
-    /// The URL, or for apt the line in the list of sources.
+    /// The URL, or for apt the file of sources.
     pub url: String,
     /// The network grants of its hosts.
     pub grants: Vec<String>,
@@ -101,10 +102,8 @@ pub fn npm() -> Option<Registry> {
 /// The sparse registry that replaces crates.io in cargo's configuration, or the one that cargo itself has. Cargo prints its URL in
 /// the identifier of a package.
 pub fn cargo() -> Option<Registry> {
-    let folder = std::env::var_os("CARGO_HOME").map_or_else(
-        || std::env::var_os("HOME").map(|home| std::path::Path::new(&home).join(".cargo")),
-        |folder| Some(folder.into()),
-    )?;
+    let folder = std::env::var_os("CARGO_HOME")
+        .map_or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")), |folder| Some(folder.into()))?;
     let text = ["config.toml", "config"].iter().find_map(|name| std::fs::read_to_string(folder.join(name)).ok());
     let replaced = text.as_deref().and_then(|text| {
         let line = text.lines().find(|line| line.trim_start().starts_with("registry") && line.contains("sparse+"))?;
@@ -121,14 +120,17 @@ pub fn cargo() -> Option<Registry> {
     Some(Registry { url, grants })
 }
 
-/// The last repository in apt's sources, as a line of a list of sources.
+/// A file of apt's sources whose repositories this machine reaches.
 pub fn apt() -> Option<Registry> {
-    let format = "deb [signed-by=$(SIGNED_BY)] $(REPO_URI) $(RELEASE) $(COMPONENT)";
-    let listed = printed(&["apt-get", "indextargets", "--format", format, "Created-By: Packages"])?;
-    let line = listed.lines().last()?.replace("[signed-by=] ", "");
-    let [url, release] =
-        line.rsplit(' ').skip(1).take(2).collect::<Vec<_>>().try_into().ok().map(|[release, url]: [&str; 2]| [url, release])?;
-    fetched(&format!("{}/dists/{release}/Release", url.trim_end_matches('/')))?;
-    let grants = grants([url]);
-    Some(Registry { url: line.clone(), grants })
+    let folder = std::fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = folder.map(|entry| entry.path()).chain([PathBuf::from("/etc/apt/sources.list")]).collect();
+    files.sort();
+    files.into_iter().find_map(|file| {
+        let text = std::fs::read_to_string(&file).ok()?;
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
+        let sources = lines.join("\n");
+        let sites: BTreeSet<&str> = urls(&sources).into_iter().collect();
+        let reached = !sites.is_empty() && sites.iter().all(|site| fetched(&format!("{site}/")).is_some());
+        reached.then(|| Registry { url: file.display().to_string(), grants: grants(sites) })
+    })
 }

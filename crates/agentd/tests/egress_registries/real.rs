@@ -69,8 +69,7 @@ pub fn cargo(backend: &str, registry: &Registry) {
 pub fn apt(backend: &str, registry: &Registry) {
     let script = format!(
         "{APT}
-         echo '{}' >own.list
-         apt-get \"$@\" -o Dir::Etc::sourcelist=$PWD/own.list -o Dir::Etc::sourceparts=- -o APT::Update::Error-Mode=any update >&2
+         apt-get \"$@\" -o Dir::Etc::sourcelist={} -o Dir::Etc::sourceparts=- -o APT::Update::Error-Mode=any update >&2
          ls state/lists/*Packages* >&2 && echo installed",
         registry.url
     );
