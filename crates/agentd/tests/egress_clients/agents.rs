@@ -9,6 +9,7 @@ use crate::{
     tls,
 };
 use std::{
+    path::{Path, PathBuf},
     process::Stdio,
     sync::{Condvar, Mutex},
     thread,
@@ -100,9 +101,14 @@ fn answers(backend: &str, preset: &str, variable: &str, shown: &str, argv: &[&st
         thread::sleep(Duration::from_millis(20));
     }
     let processes = descendants(run.id());
-    let searched = processes.iter().filter_map(|pid| in_memory(*pid, VALUE));
-    let found: Vec<bool> = searched.collect();
+    // The memory of a process includes its environment.
+    let found: Vec<bool> = processes.iter().filter_map(|pid| in_memory(*pid, VALUE)).collect();
+    // The home directory of the sandbox is private to it.
+    let home = place.outside("home");
+    let homes = processes.iter().map(|pid| Path::new(&format!("/proc/{pid}/root")).join(home.strip_prefix("/").unwrap()));
+    let files: Vec<PathBuf> = homes.flat_map(|home| in_files(&home, VALUE)).collect();
     hold(false);
+    assert!(files.is_empty(), "{files:?}");
     assert!(!found.is_empty() && !found.contains(&true), "the key is in the memory of a process of the sandbox");
     let output = run.wait_with_output().unwrap();
     tls::play(None);
@@ -111,7 +117,8 @@ fn answers(backend: &str, preset: &str, variable: &str, shown: &str, argv: &[&st
     let printed = object["stdout"]["text"].as_str().unwrap();
     assert!(printed.contains("answer of the test, "), "{object:#}");
     assert!(!has(&output.stdout, VALUE) && !has(&output.stderr, VALUE), "the key is in the output or in the records of flows");
-    assert_eq!(in_files(place.outside("").as_path(), VALUE), [""; 0].map(std::path::PathBuf::from));
+    let files = in_files(&place.outside(""), VALUE);
+    assert!(files.is_empty(), "{files:?}");
 }
 
 fn codex(backend: &str) {
