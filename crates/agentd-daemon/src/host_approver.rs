@@ -62,7 +62,7 @@ impl HostApprover {
     /// No folder for the store is known.
     pub fn of_user(sandbox: String, announce: impl Fn(WaitingHost<'_>) + Send + Sync + 'static) -> Result<Self, ApproverError> {
         let folder = agentd_isolation::data_directory().ok_or(ApproverError::NoFolder)?.join("state");
-        let principal = format!("uid:{}", rustix::process::geteuid().as_raw()).try_into()?;
+        let principal: Label = format!("uid:{}", rustix::process::geteuid().as_raw()).try_into()?;
         Ok(Self { folder, principal, sandbox, announce: Box::new(announce), store: OnceCell::new() })
     }
 
@@ -131,7 +131,7 @@ impl HostApprover {
         let approval = tokio::select! {
             approval = store.wait_for_decision(intent, request.wait) => approval?,
             // The sender also closes the channel when the sandbox has ended.
-            _ = ended.wait_for(|ended| *ended) => return Ok(None),
+            () = async { drop(ended.wait_for(|ended| *ended).await) } => return Ok(None),
         };
         Ok(match approval.state {
             ApprovalState::Approved { by, .. } => Some(HostDecision::Approved { by: format!("{by} ({intent})") }),

@@ -159,15 +159,17 @@ impl HostApprovals {
         let mut changes = self.0.changed.subscribe();
         let id = self.lock().request(to, rule, Instant::now(), limit)?;
         self.0.changed.send_replace(());
-        let _place = match self.lock().state(to, id, Instant::now())? {
-            State::Approved(by) => return Ok(by),
-            State::Pending(_) => WaitingPlace::take(self)?,
-        };
+        let mut place = None;
         loop {
-            let deadline = match self.lock().state(to, id, Instant::now())? {
+            // The lock must not be held in the statements below.
+            let state = self.lock().state(to, id, Instant::now())?;
+            let deadline = match state {
                 State::Approved(by) => return Ok(by),
                 State::Pending(deadline) => deadline,
             };
+            if place.is_none() {
+                place = Some(WaitingPlace::take(self)?);
+            }
             // Both the end of the time and a change mean that the table is read again.
             let _ = timeout_at(deadline, changes.changed()).await;
         }

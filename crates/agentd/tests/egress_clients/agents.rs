@@ -1,5 +1,5 @@
-//! Agent CLIs from npm with their presets, against a server that plays their APIs. The server sends the credential of each request
-//! back, and the value of the key is searched for wherever the sandbox could have it.
+//! Agent CLIs from npm with their presets, against a server that plays their APIs. The server sends the credential of each
+//! request back, and the value of the key is searched for wherever the sandbox could have it.
 
 use crate::{
     managers::installed,

@@ -27,7 +27,7 @@ const LOCAL: &str = "AGENTD_TEST_LOCAL_REGISTRY";
 /// A registry, its test against the configured one, and the test in `managers` against a registry of the test.
 type RegistryTest = (&'static str, fn() -> Option<configured::Registry>, fn(&str, &configured::Registry), &'static str);
 
-const TESTS: [RegistryTest; 4] = [
+static TESTS: [RegistryTest; 4] = [
     ("pip", configured::pip, real::pip, "pip_installs_from_a_granted_index"),
     ("npm", configured::npm, real::npm, "npm_installs_and_repeats_it_from_a_lock_file"),
     ("cargo", configured::cargo, real::cargo, "cargo_fetches_from_a_granted_registry"),
@@ -42,9 +42,9 @@ fn main() {
         return local(&arguments);
     }
     let trials = place::backends().into_iter().flat_map(|backend| {
-        TESTS
-            .iter()
-            .map(move |test| Trial::test(format!("{backend}::{}_installs_through_granted_names", test.0), || one(backend, test)))
+        TESTS.iter().map(move |test| {
+            Trial::test(format!("{backend}::{}_installs_through_granted_names", test.0), move || one(backend, test))
+        })
     });
     run(&arguments, trials.collect()).exit()
 }

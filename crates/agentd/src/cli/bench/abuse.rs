@@ -28,7 +28,7 @@ const CAPTURE: u64 = 64 << 10;
 pub(super) async fn slowdown(quiet: &Arc<dyn Sandbox>, hostile: &Arc<dyn Sandbox>, server: SocketAddr) -> Result<f64, Failure> {
     let before = slowest(quiet, server).await?;
     let mut flood = hostile.exec_streaming(client(FLOOD, server)).await?;
-    let output = flood.take_streams().stdout.ok_or(io::ErrorKind::BrokenPipe)?;
+    let output = flood.take_streams().stdout.ok_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe))?;
     pipe::Receiver::from_owned_fd(output)?.read_exact(&mut [0; 6]).await?;
     let during = slowest(quiet, server).await;
     flood.end(EndReason::Cancelled).await?;

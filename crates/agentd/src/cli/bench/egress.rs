@@ -131,14 +131,13 @@ async fn measure_one(
         while log.as_ref().is_some_and(|log| log.next(Duration::ZERO).is_some()) {}
         tokio::time::sleep(REST).await;
     }
-    let beside_flood = match backend.traits().own_kernel {
-        true => None,
-        false => {
-            let hostile = backend.create_sandbox(spec).await?;
-            let slowdown = abuse::slowdown(&sandbox, &hostile, servers.connect).await;
-            hostile.destroy().await?;
-            Some(slowdown?)
-        }
+    let beside_flood = if backend.traits().own_kernel {
+        None
+    } else {
+        let hostile = backend.create_sandbox(spec).await?;
+        let slowdown = abuse::slowdown(&sandbox, &hostile, servers.connect).await;
+        hostile.destroy().await?;
+        Some(slowdown?)
     };
     sandbox.destroy().await?;
     let ((bulk_outside, bulk_inside), (connect_outside, connect_inside)) = (bulk.medians(), connect.medians());
