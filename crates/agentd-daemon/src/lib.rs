@@ -18,6 +18,7 @@
 //! - `process` is the daemon's process. `serve` receives the requests; `lifecycle`, `commands`, `files`, `snapshots`,
 //!   `network` and `removal` carry them out. `idle` ends unused resources, and `runtimes` holds the running sandboxes.
 //! - `interpreters` keeps commands that outlive their clients, and lends their streams to one client after another.
+//! - `host_approver` requests the approvals of hosts, for named sandboxes and for `agentd run`.
 //! - `protection` tracks protected paths, and `unreported` keeps their changes for the next daemon; `ttl` tracks the lifetimes.
 //! - `log` is the output of detached commands, `daemon_log` the daemon's own log.
 
@@ -35,6 +36,7 @@ mod folder;
 #[doc(hidden)]
 pub mod fuzz;
 mod handshake;
+pub mod host_approver;
 mod idle;
 mod interpreters;
 mod key;

@@ -61,9 +61,9 @@ pub(crate) struct LessArgs {
     /// Make the workspace read-only
     #[arg(long)]
     pub workspace_ro: bool,
-    /// Network access: off, allow=HOSTS, preset=NAMES or file=PATH, as for `agentd run` [default: the host of the URL, or the
-    /// hosts that the capability and the policies name]
-    #[arg(long, value_name = "off|allow=|preset=|file=")]
+    /// Network access: off, allow=HOSTS, approve=HOSTS, preset=NAMES or file=PATH, as for `agentd run` [default: the host of the
+    /// URL, or the hosts that the capability and the policies name]
+    #[arg(long, value_name = "off|allow=|approve=|preset=|file=")]
     pub net: Vec<NetworkArg>,
     /// Keep a secret outside of the sandbox and put it into requests to HOST, as for `agentd run` (repeatable)
     #[arg(long, value_name = "NAME@HOST=SOURCE")]
