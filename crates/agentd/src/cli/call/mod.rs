@@ -83,6 +83,10 @@ async fn execute(execution: Execution<'_>, args: &CallArgs, stops: &mut Stops) -
             Ok((execution.fail(text).await?, false))
         }
         Operation::Cell(cell) => {
+            if !options.secrets.is_empty() {
+                let text = "session: secrets cannot be used in a session — remove --secret, or the parameter session";
+                return Ok((execution.fail(text).await?, false));
+            }
             let cell = cell.clone();
             Ok((session::execute(execution, cell, live, stops).await?, live))
         }
