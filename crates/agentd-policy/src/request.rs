@@ -13,8 +13,8 @@ pub struct PolicyRequest {
     pub principal: PolicyPrincipal,
     /// The name of the capability, such as `shell.exec.v1`.
     pub capability: String,
-    /// The files, hosts, images and sandboxes that the request reads, changes or reaches. Every resource must be permitted. A request without a resource is decided
-    /// about the installation, `System::"agentd"`.
+    /// The files, hosts, images and sandboxes that the request reads, changes or reaches. Every resource must be permitted. A
+    /// request without a resource is decided about the installation, `System::"agentd"`.
     #[serde(default)]
     pub resources: Vec<Resource>,
     /// The parameters of the capability. Policies see those that the capability declares and that Cedar can express.
