@@ -24,14 +24,14 @@ const REFUSED: u8 = 77;
 
 /// Submits an intent, executes it if it is admitted, and prints its result. Returns the exit code.
 pub(crate) async fn call(args: CallArgs) -> Result<u8, Failure> {
-    // Opened first: a capability that writes into this directory cannot exchange it.
+    // Opened before the sandbox exists, so that a capability that writes into this directory cannot exchange it.
     let receipt = args.receipt.as_deref().map(|path| ReceiptFile::at(path, request::followed(false))).transpose()?;
     let intent = intent::of(&args)?;
     let engine = place::engine().await?;
     let mut stops = Stops::new()?;
     let submitted = tokio::select! {
         biased;
-        // An intent that had begun was not executed, and ends as interrupted at the next call.
+        // An intent that was recorded before the signal is not executed. The next call ends it as interrupted.
         signal = stops.next() => return Ok(run::stopped_by(signal)),
         submitted = engine.submit(intent) => submitted?,
     };
@@ -52,7 +52,11 @@ pub(crate) async fn call(args: CallArgs) -> Result<u8, Failure> {
 
 /// Waits for the approval of an intent. A signal ends the wait and the intent.
 async fn approved<'e>(held: Held<'e>, stops: &mut Stops) -> Result<Result<Execution<'e>, EndedIntent>, Failure> {
-    writer::message(format_args!("intent {} waits for an approval until {} — agentd approve {0}", held.id(), held.expires()));
+    writer::message(format_args!(
+        "intent {} waits for an approval until {} — approve it with `agentd approve {0}`",
+        held.id(),
+        held.expires()
+    ));
     let state = tokio::select! {
         biased;
         _ = stops.next() => return Ok(Err(held.cancel().await?)),
@@ -67,9 +71,10 @@ fn write_receipt(file: &ReceiptFile, ended: &EndedIntent) -> Result<(), Failure>
     }
     match &ended.receipt {
         Some(receipt) => file.write("", receipt),
-        None => {
-            Err("receipt: agentd was killed before it could sign a receipt of this intent — the audit log has its leaves".into())
-        }
+        None => Err(
+            "receipt: agentd was killed before it signed one, or the receipt was too long to be kept — see `agentd audit tail`"
+                .into(),
+        ),
     }
 }
 
@@ -95,7 +100,7 @@ fn print(ended: &EndedIntent, json: bool) -> Result<u8, Failure> {
         (result, _) => writeln!(std::io::stdout(), "{}", escape::json(&format!("{result:#}")))?,
     }
     if let Some(digest) = object["result_sha256"].as_str() {
-        writer::message(format_args!("the result was too long to be kept: sha256 {digest}"));
+        writer::message(format_args!("the result was too long to be kept for duplicates: sha256 {digest}"));
     }
     if let Some(message) = object["error"]["message"].as_str() {
         writer::message(format_args!("{}: {message}", text(&object["capability"])));
