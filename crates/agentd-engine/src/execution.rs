@@ -10,7 +10,7 @@ use crate::{
     refusal::Refusal,
     valid_intent::ValidIntent,
 };
-use agentd_core::{ControlReport, Evidence};
+use agentd_core::{ControlReport, Evidence, escape};
 use agentd_records::{
     ContentDigest, Leaf, Timestamp,
     receipt::{RecordedEgress, RecordedOutcome, Subject},
@@ -19,7 +19,7 @@ use agentd_state::{ApprovalState, EndIntent, Ending, IntentId, RequestApproval};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// How long an intent waits for an approval, in seconds.
+/// The maximum time for which an intent waits for an approval, in seconds.
 const APPROVAL: u64 = 15 * 60;
 
 /// The longest wait before the store is read again.
@@ -176,7 +176,7 @@ impl<'e> Held<'e> {
         self.execution.id
     }
 
-    /// Returns the time at which the intent ends if nobody has decided.
+    /// Returns the time at which the intent ends if no user has decided.
     pub fn expires(&self) -> Timestamp {
         self.expires
     }
@@ -232,7 +232,9 @@ fn approval_text(execution: &Execution<'_>) -> String {
     let shown: String = parameters.chars().take(8192).collect();
     let omitted = if shown.len() < parameters.len() { " …" } else { "" };
     let digest = execution.recorded.digest;
-    let workspace = intent.workspace.as_ref().map_or("none", |workspace| workspace.path.as_str());
+    // A path may contain line breaks, which would look like further lines of this text.
+    let workspace = intent.workspace.as_ref().map(|workspace| escape::name(&workspace.path).to_string());
+    let workspace = workspace.unwrap_or_else(|| "none".to_owned());
     format!(
         "{} requests {} ({})\nworkspace: {workspace}\nparameters: {shown}{omitted}\nrecorded as: sha256 {digest}",
         intent.principal.id(),

@@ -1,7 +1,7 @@
-//! Intents that a crash interrupted. They end as `interrupted`, and are never executed again.
+//! Ends the intents that a crash interrupted. Such an intent ends as `interrupted`, and is never executed again.
 //!
-//! The audit log decides: it gets the outcome of an intent before the store does. If the log has an outcome, the store gets that
-//! outcome. If the log has no request, nothing was executed, because a request is recorded before its execution.
+//! The audit log decides, because it gets the outcome of an intent before the store does. If the log has an outcome, the store
+//! gets that outcome. If the log has no request, nothing was executed, because a request is recorded before its execution.
 
 use crate::{
     ended::{EndedIntent, EndedMembers},
@@ -79,7 +79,7 @@ impl Engine {
         Ok(EndedIntent::new(&recorded, Value::Null, members(&interrupted, error), receipt))
     }
 
-    /// Returns the leaves of an intent. They are not older than its begin in the store.
+    /// Returns the leaves of an intent. The leaves are not older than the time at which the intent began in the store.
     fn find(&self, orphan: &Orphan) -> Result<FoundLeaves, EngineError> {
         let mut found = FoundLeaves::default();
         let reader = self.parts.records.reader();
@@ -99,7 +99,8 @@ impl Engine {
             let mut older = false;
             for bytes in leaves.iter().rev() {
                 let leaf = Leaf::parse(bytes)?;
-                // The leaf of a request has the time at which the request was received, shortly before its begin in the store.
+                // The leaf of a request has the time at which the request was received, shortly before the intent began in the
+                // store.
                 older |= leaf.time.plus_seconds(EARLIER) < orphan.begun;
                 found.add(leaf, &id);
             }
@@ -111,10 +112,10 @@ impl Engine {
     }
 }
 
-/// The number of leaves in a bundle.
+/// The number of leaves in a bundle, as `agentd-records` writes it.
 const BUNDLE: u64 = 256;
 
-/// How much earlier than its begin in the store the time of a request may be, in seconds.
+/// The maximum time between the receipt of a request and the beginning of its intent in the store, in seconds.
 const EARLIER: u64 = 3600;
 
 impl FoundLeaves {
