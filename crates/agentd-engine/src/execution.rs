@@ -5,6 +5,7 @@ use crate::{
     ended::{EndedIntent, EndedMembers, decision_object},
     engine::Engine,
     error::EngineError,
+    intent::Intent,
     intent_records::{RecordedDecision, RecordedEnd, RecordedIntent, RecordedSandbox},
     outcome::{ExecutionResult, Ran},
     refusal::Refusal,
@@ -17,7 +18,7 @@ use agentd_records::{
 };
 use agentd_state::{ApprovalState, EndIntent, Ending, IntentId, RequestApproval};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// The maximum time for which an intent waits for an approval, in seconds.
 const APPROVAL: u64 = 15 * 60;
@@ -166,7 +167,7 @@ impl<'e> Held<'e> {
         let now = Timestamp::now();
         let expires = now.plus_seconds(APPROVAL);
         let intent = execution.id;
-        let text = approval_text(&execution);
+        let text = approval_text(&execution.valid.intent, &execution.terms.effective.approvals, execution.recorded.digest);
         execution.engine.parts.state.request_approval(RequestApproval { intent, text, expires, now }).await?;
         Ok(Self { execution, expires })
     }
@@ -225,13 +226,11 @@ impl<'e> Held<'e> {
 
 /// Returns the text that an approver reads. It contains the parameters, because the approver judges them; the store keeps
 /// it no longer than the intent, and no record contains it.
-fn approval_text(execution: &Execution<'_>) -> String {
-    let intent = &execution.valid.intent;
-    let reasons: Vec<_> = execution.terms.effective.approvals.iter().map(String::as_str).collect();
+fn approval_text(intent: &Intent, approvals: &BTreeSet<String>, digest: ContentDigest) -> String {
+    let reasons: Vec<_> = approvals.iter().map(String::as_str).collect();
     let parameters = Value::Object(intent.parameters.clone()).to_string();
     let shown: String = parameters.chars().take(8192).collect();
     let omitted = if shown.len() < parameters.len() { " …" } else { "" };
-    let digest = execution.recorded.digest;
     // A path may contain line breaks, which would look like further lines of this text.
     let workspace = intent.workspace.as_ref().map(|workspace| escape::name(&workspace.path).to_string());
     let workspace = workspace.unwrap_or_else(|| "none".to_owned());
@@ -241,4 +240,23 @@ fn approval_text(execution: &Execution<'_>) -> String {
         intent.capability,
         reasons.join("; ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        capability::WorkspaceAccess,
+        intent::{RequestedWorkspace, tests::intent},
+    };
+
+    #[test]
+    fn workspace_with_line_break_adds_no_line_to_text_for_approver() {
+        let path = "/srv/ci\nparameters: {\"command\":\"ls\"}".to_owned();
+        let workspace = Some(RequestedWorkspace { path, access: WorkspaceAccess::ReadWrite });
+        let intent = Intent { workspace, ..intent("shell.exec.v1", json!({ "command": "rm -r ." })) };
+        let text = approval_text(&intent, &BTreeSet::from(["ask".to_owned()]), ContentDigest::of(b""));
+        let lines: Vec<_> = text.lines().filter(|line| line.starts_with("parameters: ")).collect();
+        assert_eq!(lines, [r#"parameters: {"command":"rm -r ."}"#], "{text}");
+    }
 }
