@@ -119,7 +119,9 @@ pub enum AwsRefusal {
         service: String,
     },
     /// The time is missing, differs from the clock of this host, or from the day of the scope.
-    #[error("the header `x-amz-date` of the signature of AWS is missing or not the time of now — set it to the time, in UTC")]
+    #[error(
+        "the header `x-amz-date` of the signature of AWS is missing, or is not the current time — set it to the current time in UTC"
+    )]
     Time,
     /// The signature is not that of the placeholder.
     #[error(
