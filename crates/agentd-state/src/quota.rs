@@ -12,7 +12,7 @@ pub(crate) const MAX_RESERVATION: i64 = 366 * DAY;
 /// The time after which a request can be repeated, if the time at which another intent ends is unknown.
 const UNKNOWN: Duration = Duration::from_secs(1);
 
-/// The limits of a principal. The caller takes them from its policy; `None` is no limit.
+/// The limits of a principal. The caller takes them from its policy; `None` means no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quota {
     /// The number of intents in an interval.
