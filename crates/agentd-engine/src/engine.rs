@@ -57,8 +57,7 @@ pub enum Submitted<'e> {
     Ended(EndedIntent),
 }
 
-/// Returns the words that policies may use: the capabilities and the backends. `backends` are names, each with true if the
-/// backend has a boundary.
+/// Returns the words that policies may use: the capabilities, and the backends by name and whether they have a boundary.
 ///
 /// # Errors
 /// [`PolicyError::Capability`] for a capability whose name policies cannot contain.
@@ -66,7 +65,7 @@ pub fn vocabulary<'b>(
     capabilities: &CapabilityRegistry,
     backends: impl IntoIterator<Item = (&'b str, bool)>,
 ) -> Result<Vocabulary, PolicyError> {
-    // Policies may also name the capabilities of later versions of agentd, which cannot be used yet.
+    // Capabilities of later versions may be named, but not used.
     let mut vocabulary = Vocabulary::built_in()?;
     for capability in capabilities.iter() {
         let traits = capability.annotations.words();
@@ -93,7 +92,7 @@ impl Engine {
 
     fn policy_set(&self) -> ContentDigest {
         let digest = self.parts.policies.enforced.digest();
-        // The text has the form of a digest. Otherwise, the records contain the digest of the text.
+        // The text has the form of a digest. If it had not, the records would contain a digest of it.
         ContentDigest::try_from(digest.to_owned()).unwrap_or_else(|_| ContentDigest::of(digest.as_bytes()))
     }
 

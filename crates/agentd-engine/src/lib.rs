@@ -4,8 +4,8 @@
 //!    it gets. The [`CapabilityRegistry`] has those that agentd contains, and those of the operator.
 //! 2. An [`Intent`] is one request. [`ValidIntent`] is an intent that matches its capability.
 //! 3. [`admit`] decides whether a valid intent is executed. The function has no effects.
-//! 4. The [`Engine`] applies the decision, and returns an [`Execution`]. The caller carries out the execution in a sandbox under
-//!    the [`Terms`], and then finishes it.
+//! 4. The [`Engine`] applies the decision. It returns an [`Execution`], which the caller carries out in a sandbox under the
+//!    [`Terms`], and then finishes.
 //! 5. Every intent ends in an [`EndedIntent`] with a signed receipt. The audit log gets a leaf each for request, decision,
 //!    approval and outcome. Records contain digests of parameters and results, never the values.
 //!

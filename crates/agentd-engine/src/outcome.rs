@@ -48,13 +48,9 @@ impl ExecutionResult {
                 let result = result.and_then(|result| checked(result, capability));
                 finished(result, usage)
             }
-            (Ran::Tool(_), Operation::Command(_)) => finished(
-                Err(failure(
-                    "failed",
-                    "the operation is a command, and an operation on files was executed — report this as a bug of agentd",
-                )),
-                Usage::default(),
-            ),
+            (Ran::Tool(_), Operation::Command(_)) => {
+                finished(Err(failure("failed", "the operation is a command")), Usage::default())
+            }
         }
     }
 }

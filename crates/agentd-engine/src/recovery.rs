@@ -79,7 +79,7 @@ impl Engine {
         Ok(EndedIntent::new(&recorded, Value::Null, members(&interrupted, error), receipt))
     }
 
-    /// Returns the leaves of an intent. The leaves are not older than the time at which the intent began in the store.
+    /// Returns the leaves of an intent. They are not older than its begin in the store.
     fn find(&self, orphan: &Orphan) -> Result<FoundLeaves, EngineError> {
         let mut found = FoundLeaves::default();
         let reader = self.parts.records.reader();
@@ -99,8 +99,7 @@ impl Engine {
             let mut older = false;
             for bytes in leaves.iter().rev() {
                 let leaf = Leaf::parse(bytes)?;
-                // The leaf of a request has the time at which the request was received, shortly before the intent began in the
-                // store.
+                // The leaf of a request has the time at which the request was received, shortly before its begin in the store.
                 older |= leaf.time.plus_seconds(EARLIER) < orphan.begun;
                 found.add(leaf, &id);
             }
@@ -112,10 +111,10 @@ impl Engine {
     }
 }
 
-/// The number of leaves in a bundle, as `agentd-records` writes it.
+/// The number of leaves in a bundle.
 const BUNDLE: u64 = 256;
 
-/// The maximum time between the receipt of a request and the beginning of its intent in the store, in seconds.
+/// How much earlier than its begin in the store the time of a request may be, in seconds.
 const EARLIER: u64 = 3600;
 
 impl FoundLeaves {

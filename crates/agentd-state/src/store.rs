@@ -236,7 +236,7 @@ impl StateStore {
     }
 }
 
-/// A call of [`StateStore::begin`] that has not returned yet. Dropping the value removes the intent after it was recorded.
+/// A begin without an answer. Dropping the value removes the intent, after its begin was executed.
 struct Unanswered<'s> {
     store: &'s StateStore,
     id: Option<IntentId>,

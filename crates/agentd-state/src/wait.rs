@@ -1,5 +1,4 @@
-//! Waits for the end of an intent, or for the decision about an approval. Changes by other processes are found by reading the
-//! store again.
+//! Waits for the end of an intent, or for the decision about an approval. Other processes are noticed by reading the store again.
 
 use crate::{
     approvals::{Approval, ApprovalState},

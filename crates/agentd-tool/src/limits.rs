@@ -26,7 +26,7 @@ impl Adjustable {
     }
 }
 
-/// Length of the content that a read returns.
+/// Content of a read.
 pub const READ: Adjustable = Adjustable { default: 1 << 20, max: MAX_CONTENT };
 
 /// Size of a file to edit.
@@ -62,7 +62,7 @@ pub const GLOBS: usize = 100;
 /// Length of a regular expression, of a pattern, and of an ignore file.
 pub const PATTERN: usize = 64 << 10;
 
-/// Duration of a listing, a search or a statement, in milliseconds.
+/// Time of a listing, a search or a statement, in milliseconds.
 pub const TIME_MS: Adjustable = Adjustable { default: 10_000, max: 600_000 };
 
 /// Number of entries of an archive, listed or not.

@@ -24,7 +24,7 @@ const REFUSED: u8 = 77;
 
 /// Submits an intent, executes it if it is admitted, and prints its result. Returns the exit code.
 pub(crate) async fn call(args: CallArgs) -> Result<u8, Failure> {
-    // Opened before the sandbox exists, so that a capability that writes into this directory cannot exchange it.
+    // Opened first: a capability that writes into this directory cannot exchange it.
     let receipt = args.receipt.as_deref().map(|path| ReceiptFile::at(path, request::followed(false))).transpose()?;
     let intent = intent::of(&args)?;
     let engine = place::engine().await?;
