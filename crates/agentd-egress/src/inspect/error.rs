@@ -82,8 +82,8 @@ pub enum InspectRefusal {
     },
     /// The response is encoded, so a secret in it would not be recognised.
     #[error(
-        "the server encoded its response although the request forbids that, so a secret in the response cannot be masked — use this \
-         host without --secret"
+        "the server encoded its response although the request forbids that, so a secret in the response cannot be masked — \
+         use this host without --secret"
     )]
     Encoded,
     /// The request is not signed again with the real key of AWS.
@@ -103,8 +103,8 @@ pub enum AwsRefusal {
     Presigned,
     /// The parts of the body have signatures of their own, which depend on the first one.
     #[error(
-        "the parts of the body have signatures of AWS (`STREAMING-AWS4-…`), which the gateway cannot replace — sign the whole body, or \
-         use `UNSIGNED-PAYLOAD`"
+        "the parts of the body have signatures of AWS (`STREAMING-AWS4-…`), which the gateway cannot replace — sign the whole \
+         body, or use `UNSIGNED-PAYLOAD`"
     )]
     Chunked,
     /// The digest of the body is unknown before the body has been sent.
@@ -123,7 +123,8 @@ pub enum AwsRefusal {
     },
     /// The time is missing, differs from the clock of this host, or from the day of the scope.
     #[error(
-        "the header `x-amz-date` of the signature of AWS is missing, or is not the current time — set it to the current time in UTC"
+        "the header `x-amz-date` of the signature of AWS is missing, or is not the current time — set it to the current \
+         time in UTC"
     )]
     Time,
     /// The signature is not that of the placeholder.
