@@ -16,6 +16,19 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>, LabError> {
     Err(LabError::Tool { command: called, detail: format!("{}: {}", output.status, last.join("; ")) })
 }
 
+/// Sets the environment and the directory that were set for `from`, for `to` too.
+pub fn copy_settings(from: &Command, to: &mut Command) {
+    for (name, value) in from.get_envs() {
+        match value {
+            Some(value) => to.env(name, value),
+            None => to.env_remove(name),
+        };
+    }
+    if let Some(folder) = from.get_current_dir() {
+        to.current_dir(folder);
+    }
+}
+
 /// Returns a command that runs a program as root: through `sudo`, unless this process is root.
 pub fn as_root(program: &str) -> Command {
     if rustix::process::geteuid().is_root() {

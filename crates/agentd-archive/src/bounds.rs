@@ -1,6 +1,6 @@
-//! Size limits of one layer. An image is untrusted input, so every dimension in which it can grow is limited.
+//! Size limits of one archive. An archive is untrusted input, so every dimension in which it can grow is limited.
 
-/// The size limits of one layer.
+/// The size limits of one archive, such as the layer of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Size of the uncompressed archive in bytes, headers included; stops a decompression bomb.
@@ -13,9 +13,9 @@ pub struct Bounds {
     pub path: usize,
     /// Number of components of one path.
     pub depth: usize,
-    /// Size of one extension header (`pax`, long names), in bytes; it is held in memory.
+    /// Size of one extension header (`pax`, long names), in bytes. The header is held in memory.
     pub extension: u64,
-    /// Total length of the names of all directories, in bytes; they are held in memory until the end.
+    /// Total length of the names of all directories, in bytes. An unpacking caller keeps these names in memory until the end.
     pub directories: usize,
     /// Memory for the names of files and links that may describe an image, in bytes; applies to an archive that is an import
     /// source.
@@ -41,7 +41,7 @@ impl Default for Bounds {
     }
 }
 
-/// The limit that a layer exceeded.
+/// The limit that an archive exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Bound {

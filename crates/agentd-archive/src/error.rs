@@ -1,4 +1,4 @@
-//! Errors of reading an archive, and of unpacking a layer.
+//! Errors of reading an archive, and of unpacking the layer of an image.
 
 use crate::bounds::Bound;
 use rustix::io::Errno;

@@ -1,8 +1,8 @@
 //! Reads tar archives of unknown origin, as a sequence of records. It writes nothing.
 //!
-//! The archive is hostile until proven otherwise. [`decompress`] and [`for_each`] keep within [`Bounds`], in memory that does not
-//! depend on the archive, and each archive has one interpretation only. The names of records may still lead anywhere: the caller
-//! checks them.
+//! Every archive is treated as hostile. [`decompress`] and [`for_each`] keep within [`Bounds`], and their memory does not depend
+//! on the archive. Each archive has only one interpretation. The names of records may still lead anywhere: the caller checks
+//! them.
 
 mod bounds;
 mod compression;

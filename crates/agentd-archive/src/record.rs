@@ -36,7 +36,7 @@ pub enum Kind {
 /// One entry of an archive, without its data.
 #[derive(Debug)]
 pub struct Record {
-    /// The name, as in the archive. It may lead anywhere.
+    /// The name, as in the archive. The caller checks it, because it may lead anywhere.
     pub path: Vec<u8>,
     /// The target of a link.
     pub link: Vec<u8>,
@@ -48,7 +48,7 @@ pub struct Record {
     pub uid: u32,
     /// The group id of the owner.
     pub gid: u32,
-    /// The time of the last change.
+    /// The time of the last change of the content.
     pub modified: Timespec,
     /// The extended attributes.
     pub attributes: Vec<(Vec<u8>, Vec<u8>)>,
@@ -89,8 +89,8 @@ pub fn for_each<E: From<UnpackError>>(
             EntryType::GNULongName => extension.path = Some(until_zero(contents(&mut entry, bounds)?)),
             EntryType::GNULongLink => extension.link = Some(until_zero(contents(&mut entry, bounds)?)),
             EntryType::XHeader => extension.pax = pax::parse(&contents(&mut entry, bounds)?)?,
-            // The header sets defaults for all entries that follow. In practice, it holds a comment (`git archive`), which no
-            // image needs.
+            // The header sets defaults for all entries that follow. In practice, it holds a comment (`git archive`), which agentd
+            // does not need.
             EntryType::XGlobalHeader => {}
             _ => {
                 let record = record(entry.header(), entry.raw_file_position(), std::mem::take(&mut extension), bounds)?;

@@ -46,7 +46,7 @@ pub struct NetworkFlow {
     /// False if a proxy resolved the name, so that the address was not checked.
     pub address_checked: bool,
     /// True if the agent of a virtual machine reported the flow. The attempt and its destination (`wanted`, and the `name` that
-    /// belongs to that address) are then the word of the guest. Everything else was observed outside.
+    /// belongs to that address) are then unverified statements of the guest. Everything else was observed outside.
     pub from_guest: bool,
     /// Bytes from the sandbox.
     pub sent: u64,

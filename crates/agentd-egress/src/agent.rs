@@ -1,5 +1,5 @@
-//! The sockets of a gateway that is outside of the machine of its sandbox. The agent in a virtual machine takes them over, and
-//! carries what they receive to the host ([`crate::guest`]).
+//! The sockets of a gateway that is outside of the machine of its sandbox. The agent in a virtual machine takes over these
+//! sockets, and carries the connections and datagrams that arrive there to the host ([`crate::guest`]).
 
 use crate::{
     attempts,
@@ -27,7 +27,7 @@ use tokio::{
 pub struct AgentListener(TcpListener);
 
 impl AgentListener {
-    /// Takes over a socket. To be called in an event loop.
+    /// Takes over a socket. Call this function within an event loop of tokio.
     ///
     /// # Errors
     /// As [`Gateway::listen`](crate::Gateway::listen).
@@ -80,7 +80,7 @@ pub struct ReceivedQuery {
 }
 
 impl AgentDatagrams {
-    /// Takes over a socket. To be called in an event loop.
+    /// Takes over a socket. Call this function within an event loop of tokio.
     ///
     /// # Errors
     /// The descriptor is not a UDP socket, or another program could bind its port.
@@ -113,7 +113,7 @@ impl AgentDatagrams {
 pub struct AgentAttempts(attempts::AttemptSocket);
 
 impl AgentAttempts {
-    /// Takes over a socket. To be called in an event loop.
+    /// Takes over a socket. Call this function within an event loop of tokio.
     ///
     /// # Errors
     /// The descriptor is not a raw socket of TCP or UDP.

@@ -1,6 +1,7 @@
-//! The record of attempts that no socket of the gateway accepts: TCP connections and UDP datagrams to other ports.
+//! Records the attempts that no socket of the gateway accepts: TCP connections and UDP datagrams to other ports.
 //!
-//! The kernel has refused them already. The packets are from the sandbox, hostile, and cut off after 64 bytes.
+//! The kernel has already refused these attempts. The packets come from the sandbox, so they are hostile. Only the first 64 bytes
+//! of a packet are read.
 
 use crate::{
     error::GatewayError,
@@ -143,7 +144,7 @@ impl AttemptSocket {
     }
 }
 
-/// Records an attempt. Returns false if the packet is none, or has another record.
+/// Records an attempt. Returns false if the packet is not an attempt, or has another record.
 fn add(gate: &Gate, attempt: &Attempt) -> bool {
     let Attempt { transport, from, wanted } = *attempt;
     // What arrives at a socket of the gateway has another record. A datagram from such a port is an answer of the gateway to a

@@ -1,8 +1,8 @@
-//! The limits on the bytes of one sandbox, in both directions of all its flows together.
+//! Limits the bytes of one sandbox, in both directions of all its flows together.
 //!
-//! A flow waits ([`Meter::wait`]), learns how many bytes it may carry ([`Meter::allowance`]), carries at most so many without
-//! waiting, and reports them ([`Meter::spend`]). All tasks of a gateway run in one thread, so no other flow carries bytes in
-//! between, and a limit is never exceeded.
+//! A flow waits ([`Meter::wait`]), learns how many bytes it may carry ([`Meter::allowance`]), carries at most that many bytes
+//! without waiting, and reports them ([`Meter::spend`]). All tasks of a gateway run in one thread, so no other flow carries bytes
+//! in between, and a limit is never exceeded.
 
 use agentd_core::NetworkLimits;
 use std::{
@@ -22,9 +22,10 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(crate) struct Budget {
     /// Bytes per second.
     rate: Option<u64>,
+    /// True if there is any limit.
     limited: bool,
     state: Mutex<State>,
-    /// True once a flow wanted to carry bytes although none are left.
+    /// True once a flow needed more bytes although none were left.
     used_up: watch::Sender<bool>,
     /// Held by the flow that waits for the rate, so that flows take turns.
     turn: tokio::sync::Mutex<()>,
@@ -32,6 +33,7 @@ pub(crate) struct Budget {
 
 #[derive(Debug)]
 struct State {
+    /// The number of bytes that may still be carried in total.
     left: u64,
     /// The time at which bytes may be carried again.
     next: Instant,
@@ -51,7 +53,7 @@ impl Budget {
         }
     }
 
-    /// Returns true if no bytes are left. All flows then end.
+    /// Returns true if no bytes are left. In that case, also ends all flows ([`Budget::used_up`]).
     pub(crate) fn is_used_up(&self) -> bool {
         let none = self.limited && self.state().left == 0;
         if none {
@@ -60,7 +62,7 @@ impl Budget {
         none
     }
 
-    /// Waits until a flow wants to carry bytes although none are left.
+    /// Waits until a flow needs more bytes although none are left.
     pub(crate) async fn used_up(&self) {
         if self.limited && self.used_up.subscribe().wait_for(|used| *used).await.is_ok() {
             return;

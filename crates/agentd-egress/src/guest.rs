@@ -5,8 +5,8 @@
 //! The gateway takes them from there, as it takes them from the sockets of a namespace of this host, and treats them in the same
 //! way.
 //!
-//! What the agent states about a destination is the word of a hostile guest. It decides nothing: the grants are looked up, and
-//! names are resolved, outside of the machine.
+//! The agent's statement about a destination is untrusted, because the guest may be hostile. It decides nothing: the grants are
+//! looked up, and names are resolved, outside of the machine.
 
 use crate::dns::MAX_QUERY;
 use std::{

@@ -124,12 +124,12 @@ pub struct NamePattern {
 }
 
 impl NamePattern {
-    /// The pattern `*.name`.
+    /// Returns the pattern `*.name`.
     pub fn below(name: HostName) -> Self {
         Self { below: true, name }
     }
 
-    /// The pattern that matches one name.
+    /// Returns the pattern that matches one name.
     pub fn exactly(name: HostName) -> Self {
         Self { below: false, name }
     }

@@ -1,4 +1,4 @@
-//! The facts of a flow so far, for its records.
+//! Collects the facts of a flow for its records.
 
 use crate::{
     budget::Meter,

@@ -141,7 +141,7 @@ pub enum FlowRefusal {
     /// No grant covers UDP to the destination at this port.
     #[error("no network grant covers UDP to this destination — let the program use TCP, or add a network grant with `/udp`")]
     Udp,
-    /// UDP from a virtual machine, whose agent carries none.
+    /// The program used UDP in a virtual machine, whose agent does not carry UDP.
     #[error(
         "no network grant covers UDP in a virtual machine — let the program use TCP, or use the backend linux-native or container"
     )]
@@ -157,7 +157,7 @@ pub enum FlowRefusal {
     /// The sandbox has carried as many bytes as its limit permits.
     #[error("the sandbox has carried as many bytes as its limit permits (`bytes` of --net-limit) — raise the limit")]
     UsedUp,
-    /// An address from the range of the sandbox's DNS that belongs to no name.
+    /// The address is from the range of the sandbox's DNS, and belongs to no name.
     #[error(
         "no name was resolved to this address in this sandbox — connect by name; programs must not keep addresses from \
          earlier runs"
@@ -166,7 +166,7 @@ pub enum FlowRefusal {
     /// The sandbox asked for more names than its limit.
     #[error("the sandbox resolved more names than its limit (`FlowLimits::names` of the library) permits — resolve fewer names")]
     TooManyNames,
-    /// A query for a type of record that the gateway does not answer.
+    /// The query requests a type of record that the gateway does not answer.
     #[error("DNS records of type {0} are not available in a sandbox — request A or AAAA records")]
     RecordType(String),
     /// The name leads to an address that is not of the public internet.

@@ -95,7 +95,7 @@ pub(crate) struct Client {
     /// Dropped before the socket, so that the other end of a pair never takes a reset for the end of one direction.
     ends: Option<GuestEnds>,
     pub(crate) socket: Arc<Socket>,
-    /// The destination that the program chose. In a virtual machine, this is the word of the guest.
+    /// The destination that the program chose. In a virtual machine, this is an unverified statement of the guest.
     pub(crate) wanted: SocketAddr,
 }
 

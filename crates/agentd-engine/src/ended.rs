@@ -18,7 +18,8 @@ use std::collections::BTreeMap;
 pub struct EndedIntent {
     /// The JSON object (`docs/json.md`). It contains text from the sandbox.
     pub object: Value,
-    /// The receipt; `None` for a duplicate whose first intent was interrupted before it was recorded.
+    /// The receipt; `None` for a duplicate if the store has none, because agentd was killed before the receipt was stored, or
+    /// because the receipt was too long.
     pub receipt: Option<String>,
     /// The document that the receipt's digest `intent` identifies; `None` for a duplicate.
     pub document: Option<String>,

@@ -5,21 +5,22 @@ use crate::{
     ended::{EndedIntent, EndedMembers, decision_object},
     engine::Engine,
     error::EngineError,
+    intent::Intent,
     intent_records::{RecordedDecision, RecordedEnd, RecordedIntent, RecordedSandbox},
     outcome::{ExecutionResult, Ran},
     refusal::Refusal,
     valid_intent::ValidIntent,
 };
-use agentd_core::{ControlReport, Evidence};
+use agentd_core::{ControlReport, Evidence, escape};
 use agentd_records::{
     ContentDigest, Leaf, Timestamp,
     receipt::{RecordedEgress, RecordedOutcome, Subject},
 };
 use agentd_state::{ApprovalState, EndIntent, Ending, IntentId, RequestApproval};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-/// How long an intent waits for an approval, in seconds.
+/// The maximum time for which an intent waits for an approval, in seconds.
 const APPROVAL: u64 = 15 * 60;
 
 /// The longest wait before the store is read again.
@@ -182,7 +183,7 @@ impl<'e> Held<'e> {
         let now = Timestamp::now();
         let expires = now.plus_seconds(APPROVAL);
         let intent = execution.id;
-        let text = approval_text(&execution);
+        let text = approval_text(&execution.valid.intent, &execution.terms.effective.approvals, execution.recorded.digest);
         execution.engine.parts.state.request_approval(RequestApproval { intent, text, expires, now }).await?;
         Ok(Self { execution, expires })
     }
@@ -192,7 +193,7 @@ impl<'e> Held<'e> {
         self.execution.id
     }
 
-    /// Returns the time at which the intent ends if nobody has decided.
+    /// Returns the time at which the intent ends if no user has decided.
     pub fn expires(&self) -> Timestamp {
         self.expires
     }
@@ -241,22 +242,41 @@ impl<'e> Held<'e> {
 
 /// Returns the text that an approver reads. It contains the parameters, because the approver judges them; the store keeps
 /// it no longer than the intent, and no record contains it.
-fn approval_text(execution: &Execution<'_>) -> String {
-    let intent = &execution.valid.intent;
-    let reasons: Vec<_> = execution.terms.effective.approvals.iter().map(String::as_str).collect();
+fn approval_text(intent: &Intent, approvals: &BTreeSet<String>, digest: ContentDigest) -> String {
+    let reasons: Vec<_> = approvals.iter().map(String::as_str).collect();
     let parameters = Value::Object(intent.parameters.clone()).to_string();
     let shown: String = parameters.chars().take(8192).collect();
     let omitted = if shown.len() < parameters.len() { " …" } else { "" };
-    let digest = execution.recorded.digest;
-    let workspace = intent.workspace.as_ref().map_or("none", |workspace| workspace.path.as_str());
     let secrets = match intent.secrets.as_slice() {
         [] => String::new(),
         secrets => format!("\nsecrets: {}", secrets.join(", ")),
     };
+    // A path may contain line breaks, which would look like further lines of this text.
+    let workspace = intent.workspace.as_ref().map(|workspace| escape::name(&workspace.path).to_string());
+    let workspace = workspace.unwrap_or_else(|| "none".to_owned());
     format!(
         "{} requests {} ({})\nworkspace: {workspace}\nparameters: {shown}{omitted}{secrets}\nrecorded as: sha256 {digest}",
         intent.principal.id(),
         intent.capability,
         reasons.join("; ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        capability::WorkspaceAccess,
+        intent::{RequestedWorkspace, tests::intent},
+    };
+
+    #[test]
+    fn workspace_with_line_break_adds_no_line_to_text_for_approver() {
+        let path = "/srv/ci\nparameters: {\"command\":\"ls\"}".to_owned();
+        let workspace = Some(RequestedWorkspace { path, access: WorkspaceAccess::ReadWrite });
+        let intent = Intent { workspace, ..intent("shell.exec.v1", json!({ "command": "rm -r ." })) };
+        let text = approval_text(&intent, &BTreeSet::from(["ask".to_owned()]), ContentDigest::of(b""));
+        let lines: Vec<_> = text.lines().filter(|line| line.starts_with("parameters: ")).collect();
+        assert_eq!(lines, [r#"parameters: {"command":"rm -r ."}"#], "{text}");
+    }
 }

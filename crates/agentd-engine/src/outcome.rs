@@ -1,4 +1,4 @@
-//! What an execution returned, as the result that the caller gets.
+//! Translates the result of an execution into the result that the caller gets.
 
 use crate::{
     capability::{Capability, CommandLine, OutputForm, Run},
@@ -197,11 +197,13 @@ fn command(
 
 fn json_output(output: &Captured, capability: &Capability) -> Result<Value, Value> {
     if output.omitted > 0 {
-        return Err(failure("invalid-result", "the result is longer than the output that is kept"));
+        return Err(failure("invalid-result", "the result is longer than the output that agentd keeps — return less"));
     }
     match json::parse(&output.to_bytes()) {
         Ok(result) => checked(result, capability),
-        Err(error) => Err(failure("invalid-result", &format!("the output is not JSON: {error}"))),
+        Err(error) => {
+            Err(failure("invalid-result", &format!("the output is not JSON: {error} — correct the program of the manifest")))
+        }
     }
 }
 

@@ -1,7 +1,7 @@
-//! Intents that a crash interrupted. They end as `interrupted`, and are never executed again.
+//! Ends the intents that a crash interrupted. Such an intent ends as `interrupted`, and is never executed again.
 //!
-//! The audit log decides: it gets the outcome of an intent before the store does. If the log has an outcome, the store gets that
-//! outcome. If the log has no request, nothing was executed, because a request is recorded before its execution.
+//! The audit log decides, because it gets the outcome of an intent before the store does. If the log has an outcome, the store
+//! gets that outcome. If the log has no request, nothing was executed, because a request is recorded before its execution.
 
 use crate::{
     ended::{EndedIntent, EndedMembers},

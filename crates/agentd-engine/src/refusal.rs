@@ -22,7 +22,7 @@ pub enum Refusal {
     #[error("parameters: {0} — `agentd capability show NAME` prints the schema")]
     Parameters(Violations),
     /// A parameter cannot be passed to the program.
-    #[error("parameters: {0}")]
+    #[error("parameters: {0} — `agentd capability show NAME` prints the schema")]
     Argument(#[from] ArgumentError),
     /// The parameters of an operation on files are refused.
     #[error("{0}")]
@@ -37,10 +37,10 @@ pub enum Refusal {
     #[error(transparent)]
     Secret(#[from] SecretRefusal),
     /// The key belongs to another intent.
-    #[error("idempotency key: the intent {0} has this key and another content — use another key for another request")]
+    #[error("idempotency key: the intent {0} has this key and different content — use another key for another request")]
     Conflict(IntentId),
     /// The policies deny the intent.
-    #[error("denied: {denial}{}", by(.policies))]
+    #[error("denied: {denial}{} — `agentd policy explain` states what would have to change", by(.policies))]
     Denied {
         /// The cause.
         denial: Denial,
@@ -60,10 +60,10 @@ pub enum Refusal {
     #[error("quota: {}", quota(.0))]
     Quota(QuotaExceeded),
     /// A user has denied the intent.
-    #[error("{0} has denied the intent")]
+    #[error("{0} has denied the intent — ask the approver for the reason")]
     NotApproved(String),
-    /// Nobody has approved the intent in time.
-    #[error("nobody has approved the intent in time — send the request again, and approve it with `agentd approve ID`")]
+    /// No user approved the intent in time.
+    #[error("no user approved the intent in time — send the request again, and approve it with `agentd approve ID`")]
     Expired,
     /// The caller has cancelled the intent before it was executed.
     #[error("the caller has cancelled the intent before it was executed")]

@@ -1,7 +1,7 @@
 //! JSON Schemas (2020-12) of parameters and results.
 //!
 //! A reference leads to a definition at the top of the schema, and a definition contains no reference. Validation therefore
-//! fetches nothing and cannot recurse for ever. Patterns are regular expressions without backtracking. Messages about a value do
+//! fetches nothing and always ends. Patterns are regular expressions without backtracking. Messages about a value do
 //! not contain the value.
 
 use jsonschema::{Draft, PatternOptions, Validator};
@@ -24,7 +24,7 @@ pub struct Schema {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchemaError {
-    /// The schema is no JSON Schema.
+    /// The text is not a JSON Schema.
     #[error("{0}")]
     Invalid(String),
     /// The schema does not describe an object.

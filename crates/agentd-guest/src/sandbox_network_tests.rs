@@ -200,7 +200,7 @@ async fn names_are_looked_up_in_the_grants_outside_of_the_machine() {
         assert!(!guest.down(number).await.1);
         assert_eq!(guest.flow().name.as_deref(), name);
     }
-    // Bytes that are no query get an empty answer.
+    // Bytes that are not a query get an empty answer.
     guest.peer.send(FromGuest::Query { query: 9, to: server, bytes: vec![0xff; 3] }).await;
     let answer = guest.until(|frame| match frame {
         Frame::Message(ToGuest::Answer { query: 9, bytes }) => Some(bytes),

@@ -22,7 +22,7 @@ pub enum PolicyOutcome {
     Denied(Denial),
 }
 
-/// Why a request is denied.
+/// The reason why a request is denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Denial {
@@ -38,13 +38,13 @@ pub enum Denial {
         /// The `@reason` of each forbid that has one.
         reasons: Vec<String>,
     },
-    /// Policies could not be evaluated. The text of each error.
+    /// Policies could not be evaluated: the text of each error.
     Failed(Vec<String>),
     /// No backend satisfies all policies that permit the request.
     NoBackend,
     /// The capability is unknown.
     UnknownCapability(String),
-    /// The request has not the form that policies expect: the reason.
+    /// The request does not have the form that policies expect: the reason.
     Invalid(String),
 }
 
@@ -103,7 +103,7 @@ impl fmt::Display for Denial {
             Self::Failed(errors) => write!(f, "policies could not be evaluated: {}", errors.join("; ")),
             Self::NoBackend => f.write_str("no backend satisfies all policies that permit it"),
             Self::UnknownCapability(name) => write!(f, "the capability {name:?} is unknown"),
-            Self::Invalid(reason) => write!(f, "the request has not the form that policies expect: {reason}"),
+            Self::Invalid(reason) => write!(f, "the request does not have the form that policies expect: {reason}"),
         }
     }
 }

@@ -28,7 +28,7 @@ pub enum PolicyError {
         limit: &'static str,
     },
     /// The folder has no policies.
-    #[error("read policies: {0:?}: no file of it ends in .cedar — add policies, or name another directory")]
+    #[error("read policies: {0:?}: no file name in it ends in .cedar — add policies, or name another directory")]
     Empty(PathBuf),
     /// The folder of policies does not exist, although policies were in use.
     #[error("read policies: {0:?}: the directory does not exist any more — restore it")]
@@ -37,14 +37,14 @@ pub enum PolicyError {
     #[error("policies are refused: {}", lines(.0))]
     Refused(Vec<PolicyProblem>),
     /// The name of a capability cannot be used in policies.
-    #[error("capability {0:?}: the name has not the form area.verb.v1 — rename the capability")]
+    #[error("capability {0:?}: the name does not have the form area.verb.v1 — rename the capability")]
     Capability(String),
     /// The schema cannot be built from the capabilities.
     #[error("build the schema of policies: {0} — change the JSON Schema of the capability's parameters")]
     Schema(String),
 }
 
-/// A problem in a policy.
+/// A problem in a policy, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyProblem {
     /// The file.
@@ -53,11 +53,11 @@ pub struct PolicyProblem {
     pub line: Option<usize>,
     /// The `@id` of the policy; `None` if it is unknown.
     pub policy: Option<String>,
-    /// The problem.
+    /// The kind of the problem.
     pub problem: ProblemKind,
 }
 
-/// A problem in a policy.
+/// The kind of a problem in a policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProblemKind {
@@ -67,11 +67,11 @@ pub enum ProblemKind {
     /// The policy does not match the schema.
     #[error("{0}")]
     Invalid(String),
-    /// A policy has no `@id`, or an unusual one.
+    /// A policy has no `@id`, or one with other characters.
     #[error("a policy needs the annotation @id with 1 to 64 letters, digits, `.`, `_` and `-`")]
     NoId,
     /// Two policies have the same `@id`.
-    #[error("another policy has the same @id")]
+    #[error("another policy has the same @id — choose another name")]
     SameId,
     /// The policy is a template.
     #[error("templates (?principal, ?resource) are not supported — name the principal and the resource")]

@@ -58,7 +58,7 @@ impl<'a> Facts<'a> {
     /// Returns the facts of a request.
     ///
     /// # Errors
-    /// The capability is unknown, or a part of the request has not the form that policies expect.
+    /// The capability is unknown, or a part of the request does not have the form that policies expect.
     pub(crate) fn new(
         request: &PolicyRequest,
         vocabulary: &Vocabulary,
@@ -87,7 +87,7 @@ impl<'a> Facts<'a> {
     /// Returns the request to Cedar about one resource, or about the installation.
     ///
     /// # Errors
-    /// The resource has not the form that policies expect.
+    /// The resource does not have the form that policies expect.
     pub(crate) fn about(&self, resource: Option<&Resource>) -> Result<CedarQuestion, Denial> {
         let mut entities = self.entities.clone();
         let resource = match resource {

@@ -68,7 +68,7 @@ mod tests {
         assert_eq!(files, [PolicyFile { name, text: "text".to_owned() }]);
         assert_eq!(read_file(&folder.join("a.cedar")).unwrap(), files[0]);
         fs::remove_file(folder.join("a.cedar")).unwrap();
-        assert!(refused(&place).contains("no file of it ends in .cedar"));
+        assert!(refused(&place).contains("no file name in it ends in .cedar"));
     }
 
     #[test]

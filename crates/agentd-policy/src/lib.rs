@@ -1,4 +1,4 @@
-//! What a principal may do: policies in the language Cedar, decisions, and the obligations that come with a permission.
+//! Decides what a principal may do: policies in the language Cedar, decisions, and the obligations that come with a permission.
 //!
 //! 1. [`Vocabulary`] is what policies may name: capabilities with their parameters (`parameter`), and backends. The Cedar schema
 //!    follows from it.

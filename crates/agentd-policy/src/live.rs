@@ -42,9 +42,9 @@ pub struct PolicySets {
 /// The meaning of a missing folder of policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfMissing {
-    /// Nobody has written policies: the policy for one developer is enforced.
+    /// No policies were written: the policy for one developer is enforced.
     UseDefault,
-    /// Policies were lost: an error.
+    /// The policies were lost: loading them is an error.
     Fail,
 }
 

@@ -20,7 +20,7 @@ pub(crate) enum ParameterType {
     List(Box<ParameterType>),
     /// An object with known members.
     Record(ParameterRecord),
-    /// A value that policies do not see: a type that Cedar has not, or a secret (`writeOnly`).
+    /// A value that policies do not see: a value of a type that Cedar lacks, or a secret (`writeOnly`).
     Hidden,
 }
 

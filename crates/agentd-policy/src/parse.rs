@@ -35,7 +35,7 @@ pub(crate) fn parse(files: &[PolicyFile], vocabulary: &Vocabulary, schema: &Sche
     if problems.is_empty() { Ok(Parsed { cedar, obligations }) } else { Err(PolicyError::Refused(problems)) }
 }
 
-/// The bytes that were read so far.
+/// The policies and problems that were found in the files so far.
 struct Reading<'a> {
     vocabulary: &'a Vocabulary,
     cedar: PolicySet,
@@ -110,8 +110,8 @@ fn obligations(policy: &Policy, vocabulary: &Vocabulary) -> Result<Option<Obliga
     Ok(is_permit.then_some(own))
 }
 
-/// Returns the errors and warnings of the strict validation. A warning is a policy that can never apply, or a text that looks
-/// like another one.
+/// Returns the errors and warnings of the strict validation. A warning concerns a policy that can never apply, or a text that
+/// looks like another text.
 fn validate(cedar: &PolicySet, schema: &Schema, origins: &BTreeMap<String, &PolicyFile>) -> Vec<PolicyProblem> {
     let result = Validator::new(schema.clone()).validate(cedar, ValidationMode::Strict);
     let problem = |id: &PolicyId, found: &dyn Diagnostic| {

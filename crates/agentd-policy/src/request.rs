@@ -1,4 +1,4 @@
-//! What a policy decides about.
+//! Requests to use a capability, in the form in which policies decide about them.
 
 use agentd_records::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,8 +13,8 @@ pub struct PolicyRequest {
     pub principal: PolicyPrincipal,
     /// The name of the capability, such as `shell.exec.v1`.
     pub capability: String,
-    /// What the request reads, changes or reaches. Every resource must be permitted. A request without a resource is decided
-    /// about the installation, `System::"agentd"`.
+    /// The files, hosts, images and sandboxes that the request reads, changes or reaches. Every resource must be permitted. A
+    /// request without a resource is decided about the installation, `System::"agentd"`.
     #[serde(default)]
     pub resources: Vec<Resource>,
     /// The parameters of the capability. Policies see those that the capability declares and that Cedar can express.
@@ -57,7 +57,7 @@ pub enum PrincipalKind {
     Service,
 }
 
-/// What a request reads, changes or reaches.
+/// A file, host, image or sandbox that a request reads, changes or reaches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "type", deny_unknown_fields)]
 pub enum Resource {

@@ -193,7 +193,7 @@ fn one_wrong_policy_refuses_the_whole_set() {
         (r#"@id("x") @profil("strict") permit (principal, action, resource);"#, "@profil is unknown"),
         (r#"@id("x") @profile("strict") forbid (principal, action, resource);"#, "only a permit"),
         (r#"@id("x") @reason("why") permit (principal, action, resource);"#, "@description"),
-        (r#"@id("x") @backend("none") permit (principal, action, resource);"#, "'none' is no backend"),
+        (r#"@id("x") @backend("none") permit (principal, action, resource);"#, "'none' is not a backend"),
         (r#"@id("x") permit (principal, action, resource"#, "test.cedar"),
     ] {
         let error = refused(&format!("{ALL}\n{wrong}"));

@@ -55,7 +55,7 @@ pub enum Expected {
 pub struct TestResult {
     /// The name of the row.
     pub name: String,
-    /// What differs from the expectation; empty if nothing.
+    /// The differences from the expectation; empty if there are none.
     pub differences: Vec<String>,
     /// The explanation of the decision; `None` if the row cannot be read.
     pub explanation: Option<Explanation>,

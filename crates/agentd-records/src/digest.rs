@@ -1,4 +1,4 @@
-//! Digests of content that a record does not contain.
+//! Digests of content, which records contain instead of the content.
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};

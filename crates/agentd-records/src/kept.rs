@@ -1,5 +1,5 @@
-//! Copies of receipts and intents. A receipt is often written to a directory that a later command can change. No sandbox can
-//! reach the copies.
+//! Keeps copies of receipts and intents, which no sandbox can reach. The caller often writes a receipt to a directory that a
+//! later command can change.
 
 use crate::{digest::ContentDigest, records::Records};
 use agentd_disk::{DiskError, NotPrivate, flush_directory, make_private};

@@ -6,7 +6,7 @@ use crate::{
 };
 use std::fmt;
 
-/// The maximum length of a file of public keys in bytes.
+/// The maximum length of a file of public keys, in bytes.
 pub const MAX_RING: usize = 64 << 10;
 
 /// A public key, and the period in which it signs.

@@ -159,9 +159,9 @@ pub enum AuditEvent {
     Administrative {
         /// The user who acts.
         principal: Label,
-        /// The act, such as `key-rotated`.
+        /// The name of the action, such as `key-rotated`.
         act: Label,
-        /// The details, by name.
+        /// The details of the action, by name.
         details: BTreeMap<Label, Label>,
     },
 }
@@ -171,7 +171,7 @@ pub enum AuditEvent {
 #[non_exhaustive]
 pub enum LeafError {
     /// The leaf is not canonical JSON, or has other members.
-    #[error("leaf: {0}")]
+    #[error("leaf: {0} — restore the log from a backup")]
     Json(#[from] JsonError),
     /// The leaf has a version that this program does not know.
     #[error("leaf: version {0} is unknown — use the version of agentd that wrote the log, or a newer one")]

@@ -1,4 +1,4 @@
-//! Signed records of agentd's work, which other people can check later:
+//! Signs records of agentd's work, so that other people can check them later:
 //!
 //! - the [`AuditLog`]: an append-only transparency log with a leaf for each event;
 //! - [`receipt`]s: signed statements, each about one intent;

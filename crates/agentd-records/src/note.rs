@@ -165,7 +165,7 @@ pub struct Signatures {
 }
 
 impl SignedNote {
-    /// Signs a text, which ends with a line end.
+    /// Signs a text. The text must end with a line feed.
     pub fn sign(text: String, signers: &[&Signer]) -> Self {
         let sign =
             |signer: &&Signer| NoteSignature { key_id: signer.verifier.key_id.clone(), signature: signer.sign(text.as_bytes()) };

@@ -10,7 +10,7 @@ use std::{
 const SECOND: u64 = 1_000_000;
 const DAY: u64 = 86_400;
 
-/// The last microsecond of the year 9999, after which RFC 3339 has no form.
+/// The last microsecond of the year 9999. RFC 3339 cannot express later times.
 const MAX: u64 = 253_402_300_799 * SECOND + 999_999;
 
 /// A point in time in UTC, in microseconds since 1970. Its text form is that of RFC 3339 with six digits after the second.

@@ -46,32 +46,32 @@ pub struct Approval {
     pub text: String,
     /// The time of the request.
     pub requested: Timestamp,
-    /// The time at which it expires.
+    /// The time at which the approval expires.
     pub expires: Timestamp,
-    /// Its state.
+    /// The state of the approval.
     pub state: ApprovalState,
 }
 
 /// The state of an approval.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApprovalState {
-    /// Nobody has decided yet.
+    /// No user has decided yet.
     Pending,
-    /// It was approved.
+    /// A user approved the intent.
     Approved {
         /// The user who decided.
         by: Label,
         /// The time of the decision.
         at: Timestamp,
     },
-    /// It was denied.
+    /// A user denied the intent.
     Denied {
         /// The user who decided.
         by: Label,
         /// The time of the decision.
         at: Timestamp,
     },
-    /// Nobody decided in time.
+    /// No user decided in time.
     Expired,
 }
 

@@ -3,7 +3,7 @@
 use crate::{error::StateError, owner::Owners, schema};
 use rusqlite::{Connection, types::Value};
 
-/// The most problems of a report.
+/// The maximum number of problems in a report.
 const MAX_PROBLEMS: usize = 100;
 
 /// The contents of the store, and its damage.

@@ -12,7 +12,7 @@ use agentd_records::Timestamp;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use std::time::Duration;
 
-/// Statements that are kept prepared.
+/// The number of prepared statements that are cached.
 const STATEMENTS: usize = 64;
 
 /// The time between two attempts to lock the database.
@@ -77,7 +77,7 @@ fn wait_for_lock(attempt: i32) -> bool {
     waited < Duration::from_secs(BUSY_SECONDS)
 }
 
-/// Returns the number of transactions.
+/// Returns the number of transactions that the database contains.
 ///
 /// # Errors
 /// [`StateError`].

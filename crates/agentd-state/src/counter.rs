@@ -13,10 +13,10 @@ use std::{
 
 const LENGTH: usize = 16;
 
-/// Attempts to read the number while another process writes it.
+/// The maximum number of attempts to read the number while another process writes it.
 const ATTEMPTS: u32 = 100;
 
-/// The file with the number.
+/// The file with the number of acknowledged transactions.
 #[derive(Debug)]
 pub(crate) struct CommitCounter {
     file: File,

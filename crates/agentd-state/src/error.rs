@@ -88,7 +88,7 @@ pub enum StateError {
     #[error("state: the intent {0} has ended, or another process executes it — its outcome is not changed")]
     NotInFlight(IntentId),
     /// The outcome is too long.
-    #[error("state: an outcome of {length} bytes exceeds {limit} bytes — record a digest of the output instead")]
+    #[error("state: the outcome has {length} bytes, and the limit is {limit} — record a digest of the output instead")]
     OutcomeTooLong {
         /// The length in bytes.
         length: usize,
@@ -96,7 +96,9 @@ pub enum StateError {
         limit: usize,
     },
     /// The text of an approval is too long.
-    #[error("state: a text of {length} bytes exceeds {limit} bytes — shorten the text that the approver reads")]
+    #[error(
+        "state: the text for the approver has {length} bytes, and the limit is {limit} — shorten the parameters of the request"
+    )]
     TextTooLong {
         /// The length in bytes.
         length: usize,

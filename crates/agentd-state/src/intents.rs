@@ -1,4 +1,4 @@
-//! Intents: their begin, their end, and the answer to duplicates.
+//! Begins and ends intents, and answers duplicates.
 
 use crate::{
     error::StateError,
@@ -37,7 +37,7 @@ pub struct BeginIntent {
 /// The answer to [`BeginIntent`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begun {
-    /// The caller must execute the intent, and end it with [`EndIntent`], also after its client has disconnected. No other caller
+    /// The caller must execute the intent, and end it with [`EndIntent`], even after the client has disconnected. No other caller
     /// gets this answer for this intent.
     New(IntentId),
     /// The principal has used the key for another intent.
@@ -65,9 +65,9 @@ pub enum Begun {
 /// How an intent ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// It was executed, and its outcome is known.
+    /// The intent was executed, and its outcome is known.
     Finished,
-    /// Its process died, and it is unknown how much of it was executed.
+    /// The process of the intent died. It is unknown how much of the intent was executed.
     Interrupted,
 }
 
@@ -76,7 +76,7 @@ pub enum Ending {
 pub struct EndIntent {
     /// The intent.
     pub id: IntentId,
-    /// How it ended.
+    /// How the intent ended.
     pub ending: Ending,
     /// The outcome that duplicates get, in a form that the caller chooses; at most [`MAX_OUTCOME`] bytes.
     pub outcome: Vec<u8>,
@@ -89,13 +89,13 @@ pub struct EndIntent {
 /// The state of an intent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IntentState {
-    /// It has not ended, and its owner lives.
+    /// The intent has not ended, and its owner lives.
     InFlight,
-    /// It has not ended, and its owner is dead. See `StateStore::recover`.
+    /// The intent has not ended, and its owner is dead. See `StateStore::recover`.
     Orphaned,
-    /// It was executed, with this outcome.
+    /// The intent was executed, with this outcome.
     Finished(Vec<u8>),
-    /// A crash interrupted it, with this outcome.
+    /// A crash interrupted the intent, with this outcome.
     Interrupted(Vec<u8>),
 }
 

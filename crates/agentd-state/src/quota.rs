@@ -3,15 +3,16 @@
 use agentd_records::{Label, Timestamp};
 use std::{num::NonZeroU32, time::Duration};
 
-const DAY: i64 = 86_400_000_000;
+/// A day in microseconds.
+pub(crate) const DAY: i64 = 86_400_000_000;
 
 /// The longest reservation of processor time. The sum over all intents in flight cannot overflow.
 pub(crate) const MAX_RESERVATION: i64 = 366 * DAY;
 
-/// The time after which a request is to be repeated if the time of the next free place is unknown.
+/// The time after which a request can be repeated, if the time at which another intent ends is unknown.
 const UNKNOWN: Duration = Duration::from_secs(1);
 
-/// The limits of a principal. The caller takes them from its policy; `None` is no limit.
+/// The limits of a principal. The caller takes them from its policy; `None` means no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quota {
     /// The number of intents in an interval.

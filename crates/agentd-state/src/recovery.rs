@@ -1,4 +1,4 @@
-//! Intents whose process died.
+//! Takes over the intents whose process died.
 
 use crate::{error::StateError, intent_id::IntentId, intents::id_at, owner::Owners, queue};
 use agentd_records::{ContentDigest, Label, Timestamp};
@@ -13,7 +13,7 @@ pub struct Orphan {
     pub principal: Label,
     /// The digest of the whole intent.
     pub digest: ContentDigest,
-    /// The time of its begin.
+    /// The time at which the intent began.
     pub begun: Timestamp,
 }
 

@@ -1,24 +1,24 @@
-//! The time that outcomes are kept.
+//! Removes outcomes that are no longer kept.
 
 use crate::{
     error::StateError,
-    quota::{micros, stored},
+    quota::{DAY, micros, stored},
 };
 use agentd_records::{Label, Timestamp};
 use rusqlite::{Connection, params};
 use std::time::Duration;
 
-/// The most intents that the end of one intent removes.
+/// The maximum number of intents that the end of one intent removes.
 const STEP: i64 = 64;
 
 /// How long the outcomes of intents are kept. A repeated request with the key of an intent that was removed is executed again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
-    /// The time since the end of an intent.
+    /// The maximum time since the end of an intent.
     pub age: Duration,
-    /// The most ended intents of a principal.
+    /// The maximum number of ended intents of a principal.
     pub intents: u32,
-    /// The most bytes of the outcomes of a principal.
+    /// The maximum number of bytes of the outcomes of a principal.
     pub bytes: u64,
 }
 
@@ -41,7 +41,7 @@ impl Retention {
 /// [`StateError`].
 pub(crate) fn remove_old(connection: &Connection, retention: Retention, now: Timestamp) -> Result<(), StateError> {
     connection.execute("DELETE FROM intents WHERE ended < ?1", [retention.oldest(now)])?;
-    let yesterday = stored(now) / 86_400_000_000 - 1;
+    let yesterday = stored(now) / DAY - 1;
     connection.execute(
         "DELETE FROM principals WHERE records = 0 AND full_at <= ?1 AND cpu_day < ?2
          AND NOT EXISTS (SELECT 1 FROM intents WHERE principal = name AND owner IS NOT NULL)",

@@ -29,7 +29,8 @@ const CHANGES: usize = 256;
 #[derive(Debug, Clone)]
 pub struct StateStore(Arc<OpenState>);
 
-/// What the store's thread needs for a request. The thread must not own [`OpenState`], whose end waits for the thread.
+/// The values that the store's thread needs for a request. The thread must not own [`OpenState`], whose drop waits for the
+/// thread.
 #[derive(Debug)]
 struct Context {
     owners: Owners,
@@ -143,7 +144,8 @@ impl StateStore {
     /// Ends an intent that this store began or recovered, once. When this function returns, the outcome is durable.
     ///
     /// # Errors
-    /// [`StateError::NotInFlight`] if it has ended before or another process executes it, and other errors of [`StateError`].
+    /// [`StateError::NotInFlight`] if the intent has ended before or another process executes the intent, and other errors of
+    /// [`StateError`].
     pub async fn end(&self, end: EndIntent) -> Result<(), StateError> {
         let (id, context) = (end.id, self.0.context.clone());
         self.write(move |connection| intents::end(connection, &context.owner, context.retention, &end)).await?;
@@ -161,9 +163,9 @@ impl StateStore {
     }
 
     /// Takes over the intents whose process died, and returns them. The caller ends each of them: with the real outcome if the
-    /// command still runs, else as [`Ending::Interrupted`](crate::Ending::Interrupted). If the caller dies before, another
-    /// recovery finds them. Call this at the start, and when an intent is [`IntentState::Orphaned`]. Do not stop waiting for the
-    /// answer: what was taken over would stay in flight until this store is closed.
+    /// command still runs, and otherwise as [`Ending::Interrupted`](crate::Ending::Interrupted). If the caller dies before,
+    /// another recovery finds them. Call this at the start, and when an intent is [`IntentState::Orphaned`]. Do not stop waiting
+    /// for the answer: what was taken over would stay in flight until this store is closed.
     ///
     /// # Errors
     /// [`StateError`].

@@ -23,8 +23,8 @@ impl StateStore {
     /// tokio with timers.
     ///
     /// # Errors
-    /// [`StateError::UnknownIntent`] if the intent was removed: its requester did not wait for the begin, or it is no longer
-    /// kept. A request with its key then begins a new intent. Other errors of [`StateError`].
+    /// [`StateError::UnknownIntent`] if the intent was removed, because its requester stopped waiting for [`StateStore::begin`],
+    /// or because the intent is no longer kept. A request with its key then begins a new intent. Other errors of [`StateError`].
     pub async fn wait(&self, id: IntentId, timeout: Duration) -> Result<IntentState, StateError> {
         let mut waiting = IntentWatch::new(self, id, timeout);
         loop {

@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use std::collections::VecDeque;
 use tokio::sync::{mpsc, oneshot};
 
-/// The most requests of one transaction.
+/// The maximum number of requests in one transaction.
 const MAX_BATCH: usize = 256;
 
 /// Sends the result to the caller, or the error of the commit.
@@ -144,7 +144,7 @@ impl StateThread {
         let number = self.count(before)?;
         execute(&self.connection, "COMMIT")?;
         if let Some(number) = number {
-            // A number that is too small shows less, and does no harm.
+            // If the file keeps a smaller number, it can show fewer losses. It never reports a loss that did not happen.
             self.counter.write(number).or_warn("write the number of transactions", number);
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Lists and extracts archives of unknown origin.
 //!
-//! [`tar`] and [`zip`] read the entries, [`member_name`] refuses names that lead anywhere else, and [`extraction`] alone touches
-//! the file system. [`receiver`] connects them, and counts.
+//! [`tar`] and [`zip`] read the entries. [`member_name`] refuses names that lead out of the new directory. Only [`extraction`]
+//! writes to the file system. [`receiver`] connects these parts, and counts entries and bytes.
 
 mod extraction;
 mod member_name;
@@ -88,7 +88,7 @@ impl From<UnpackError> for ToolError {
             }
             UnpackError::Archive(error) => Self::new(
                 ErrorCode::Malformed,
-                format!("archive: {error} — it is no tar archive (plain, gzip, xz or zstd) and no zip archive, or it is damaged"),
+                format!("archive: {error} — name an undamaged zip or tar archive (plain, gzip, xz or zstd)"),
             ),
             other => Self::new(ErrorCode::Malformed, format!("archive: {other}")),
         }

@@ -40,15 +40,17 @@ pub enum CallError {
     #[error("{0}")]
     Tool(#[source] ToolError, Usage),
     /// The request cannot be encoded.
-    #[error("encode the request: {0}")]
+    #[error("encode the request: {0} — send less content")]
     Request(#[source] WireError),
     /// The process could not be run.
     #[error(transparent)]
     Isolation(#[from] IsolationError),
     /// The process ended without a response. A write may have taken place in part.
-    #[error("the process of the operation ended without a response ({reason:?}): {message}")]
+    #[error(
+        "the process of the operation ended without a response ({reason:?}): {message} — check what was changed, then try again"
+    )]
     Ended {
-        /// The reason for its end, such as a limit.
+        /// The reason for the end of the process, such as a limit.
         reason: EndReason,
         /// What the process wrote to standard error. Untrusted text from the sandbox, in which control characters are escaped.
         message: String,

@@ -21,7 +21,7 @@ impl Deadline {
         Self(Instant::now() + Duration::from_millis(limit.of(time_ms)))
     }
 
-    /// Returns true if the time is over.
+    /// Returns true after the deadline.
     pub(crate) fn is_over(self) -> bool {
         Instant::now() >= self.0
     }

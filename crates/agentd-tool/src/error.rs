@@ -32,7 +32,7 @@ pub enum ErrorCode {
     NotFound,
     /// The file exists already.
     AlreadyExists,
-    /// The file is a directory, a FIFO, a socket or a device, or is no directory: another kind than the operation needs.
+    /// The file has another kind than the operation needs: for example, a directory or a FIFO instead of a regular file.
     WrongKind,
     /// The permissions do not allow the operation, or the file system is read-only.
     PermissionDenied,
@@ -88,7 +88,7 @@ impl ToolError {
             Errno::ACCESS | Errno::PERM => (ErrorCode::PermissionDenied, " — grant the sandbox access to the path"),
             Errno::ROFS => (ErrorCode::PermissionDenied, " — grant the sandbox write access to the path"),
             Errno::NOSPC | Errno::DQUOT | Errno::FBIG => (ErrorCode::Limit, " — free space, or raise the limit"),
-            Errno::NAMETOOLONG | Errno::INVAL => (ErrorCode::Invalid, ""),
+            Errno::NAMETOOLONG | Errno::INVAL => (ErrorCode::Invalid, " — use another path"),
             _ => (ErrorCode::System, ""),
         };
         let error = Self::at(code, what, path, &format!("{errno}{remedy}"));

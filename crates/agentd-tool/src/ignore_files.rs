@@ -1,4 +1,5 @@
-//! The rules of `.gitignore`, `.ignore` and `.git/info/exclude`. The files are read through descriptors, without following links.
+//! Reads and applies the rules of `.gitignore`, `.ignore` and `.git/info/exclude`. The files are read through descriptors,
+//! without following links.
 
 use crate::{limits, resolve};
 use ignore::{

@@ -38,7 +38,7 @@ pub const EDITS: usize = 1000;
 /// Length of a diff.
 pub const DIFF: usize = 1 << 20;
 
-/// Levels of directories to list.
+/// Number of levels of directories in a listing.
 pub const DEPTH: u32 = 64;
 
 /// Number of entries of a listing, and of changes of a watch.
@@ -53,7 +53,7 @@ pub const FOUND: Adjustable = Adjustable { default: 256 << 10, max: 4 << 20 };
 /// Bytes of one line that a search returns.
 pub const LINE: usize = 2000;
 
-/// Lines of context.
+/// Number of lines of context.
 pub const CONTEXT: u32 = 20;
 
 /// Number of patterns of a filter.
@@ -80,10 +80,10 @@ pub const ARCHIVE_BYTES: Adjustable = Adjustable { default: 1 << 30, max: 16 << 
 /// The number of plain bytes that one compressed byte may become, once an archive has more than [`RATIO_FREE`] plain bytes.
 pub const RATIO: u64 = 1000;
 
-/// See [`RATIO`].
+/// The number of plain bytes up to which [`RATIO`] does not apply.
 pub const RATIO_FREE: u64 = 64 << 20;
 
-/// Number of rows.
+/// Number of rows that a statement returns.
 pub const ROWS: Adjustable = Adjustable { default: 1000, max: 50_000 };
 
 /// Bytes of all values that a statement returns.

@@ -1,9 +1,10 @@
 //! Resolves paths inside the sandbox.
 //!
 //! The resolution walks from directory to directory by descriptors and follows symbolic links itself, because the filter of a
-//! sandbox refuses `openat2(2)`. Three properties follow. A path cannot lead out of the directory that the caller named, however
-//! other processes exchange directories and links meanwhile. The links of `/proc` are read as text, and so lead to no descriptor
-//! of this process. No open blocks: only the kind that was requested is opened, and its kind is checked on the descriptor.
+//! sandbox refuses `openat2(2)`. The resolution has three properties. A path cannot lead out of the directory that the caller
+//! named, however other processes exchange directories and links meanwhile. The links of `/proc` are read as text, and so lead to
+//! no descriptor of this process. No open blocks: only the kind that was requested is opened, and its kind is checked on the
+//! descriptor.
 
 use crate::{
     error::{ErrorCode, ToolError},

@@ -17,7 +17,7 @@ use std::io::{self, Read, Write};
 /// The exit code if no reply was sent. All failures of agentd itself have this code.
 const FAILED: i32 = 125;
 
-/// Runs the process, and returns its exit code: 0 if a reply was sent, also for an operation that failed.
+/// Runs the process, and returns its exit code. The code is 0 if a reply was sent, even if the operation failed.
 pub fn main() -> i32 {
     // Other processes of the sandbox then cannot read or change the memory of this one (`man 2 ptrace`). If the kernel refuses,
     // the reply is untrusted in any case.

@@ -19,7 +19,7 @@ const MAX_LINE: usize = 16 << 20;
 /// Memory for the compiled regular expression, in bytes.
 const MAX_REGEX: usize = 10 << 20;
 
-/// The directories that a search enters.
+/// The maximum number of levels of directories that a search enters.
 const MAX_DEPTH: u32 = 200;
 
 /// Searches the file or the directory of a request.

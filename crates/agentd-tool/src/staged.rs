@@ -1,4 +1,4 @@
-//! New content of a file, which appears under the file's name at once and whole.
+//! Writes new content to a temporary file, which then replaces the file in one step (`rename(2)`).
 
 use crate::{
     error::{ErrorCode, ToolError},
@@ -26,7 +26,7 @@ impl<'a> StagedFile<'a> {
     /// Creates an empty temporary file that has the owner of `old`, if present.
     ///
     /// # Errors
-    /// The errno of a system call. [`Errno::PERM`] if the file belongs to another user, whom this process cannot give files to.
+    /// The errno of a system call. [`Errno::PERM`] if `old` belongs to another user, and this process may not change owners.
     pub(crate) fn create(place: &'a NamedPlace, old: Option<&Stat>, mode: Permissions) -> Result<Self, Errno> {
         let name = temporary_name()?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -44,8 +44,8 @@ impl<'a> StagedFile<'a> {
         if own.st_uid != old.st_uid {
             fchown(&self.file, Some(Uid::from_raw(old.st_uid)), Some(Gid::from_raw(old.st_gid)))?;
         } else if own.st_gid != old.st_gid {
-            // A group that the user is not in, or that the sandbox has no id for, cannot be kept. Other programs that replace
-            // files lose the group, too.
+            // The group cannot be kept if the user is not in it, or if the sandbox has no id for it. Other programs that replace
+            // files also lose such a group.
             let _ = fchown(&self.file, None, Some(Gid::from_raw(old.st_gid)));
         }
         Ok(())

@@ -89,7 +89,7 @@ pub fn write_reply(stream: &mut impl Write, reply: &ToolReply, content: &[u8]) -
 /// Decodes a whole reply. Returns it with its content.
 ///
 /// # Errors
-/// A [`WireError`], also if bytes follow the reply.
+/// A [`WireError`], for example if bytes follow the reply.
 pub fn decode_reply(mut bytes: &[u8]) -> Result<(ToolReply, Vec<u8>), WireError> {
     let (reply, length) = read(&mut bytes)?;
     let content = usize::try_from(length).ok().and_then(|length| bytes.split_at_checked(length));

@@ -1,6 +1,9 @@
 //! Runs the commands of a step: writes their output to the step's log, and adds up their processor time.
 
-use crate::error::{Calling, LabError, format_error};
+use crate::{
+    error::{Calling, LabError, format_error},
+    tool,
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, pidfd_open},
@@ -55,15 +58,7 @@ pub fn execute(command: &mut Command, log: &Log) -> Result<(), LabError> {
     let called = || format!("{command:?}").chars().take(200).collect::<String>();
     let mut guarded = Command::new("setpriv");
     guarded.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => guarded.env(name, value),
-            None => guarded.env_remove(name),
-        };
-    }
-    if let Some(folder) = command.get_current_dir() {
-        guarded.current_dir(folder);
-    }
+    tool::copy_settings(command, &mut guarded);
     let copy = || log.file.try_clone().on("dup", &log.path);
     let mut child = guarded.stdin(Stdio::null()).stdout(copy()?).stderr(copy()?).spawn().calling(called)?;
     let ended = wait_until(&child, log.deadline)?;

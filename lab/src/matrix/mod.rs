@@ -138,14 +138,14 @@ fn part(row: Turn, turn: Option<u32>) -> Part {
     }
 }
 
-/// The begin and the end of a run.
+/// The start of a run, and the time at which the run must end.
 #[derive(Debug, Clone, Copy)]
 struct Clock {
     started: Instant,
     deadline: Option<Instant>,
 }
 
-/// Minutes and seconds since the begin.
+/// Prints the minutes and seconds since the start.
 impl fmt::Display for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.started.elapsed().as_secs();
@@ -153,7 +153,8 @@ impl fmt::Display for Clock {
     }
 }
 
-/// Runs a step, prints its begin and end, and returns its summary. `counts` is `Some(true)` for a step whose tests are counted.
+/// Runs a step, prints when the step starts and ends, and returns its summary. `counts` is `Some(true)` for a step whose tests
+/// are counted.
 fn perform(name: &str, clock: Clock, logs: &Path, counts: Option<bool>, run: impl FnOnce(&Log) -> Result<(), LabError>) -> Ended {
     print_line(&format!("{clock} begin {name}"));
     let begun = Instant::now();

@@ -2,6 +2,7 @@
 //! must not see those of a suite in another row that runs at the same time.
 
 use super::contain::{NAMESPACES, UNSHARE};
+use crate::tool;
 use std::{path::Path, process::Command};
 
 /// Script that mounts private directories for temporary files, and then runs a command as a child, because process 1 of the PID
@@ -32,15 +33,7 @@ pub fn private(command: Command, run: &Path, row: &Path) -> Command {
     let mut wrapped = Command::new("unshare");
     wrapped.args(UNSHARE).args(["sh", "-c", PRIVATE, "sh"]).arg(run).arg(run.join(NAMESPACES)).arg(row.join("private"));
     wrapped.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => wrapped.env(name, value),
-            None => wrapped.env_remove(name),
-        };
-    }
-    if let Some(folder) = command.get_current_dir() {
-        wrapped.current_dir(folder);
-    }
+    tool::copy_settings(&command, &mut wrapped);
     wrapped
 }
 

@@ -33,7 +33,7 @@ impl Count {
     }
 }
 
-/// Returns true if the log of a step that was stopped reports a failed test: also one of a suite that had not ended.
+/// Returns true if the log of a step that was stopped reports a failed test, even if the suite of the test had not ended.
 pub fn has_failed_test(log: &str) -> bool {
     let log = log.rsplit(RESTARTED).next().unwrap_or_default();
     log.lines().any(|line| line.starts_with("test ") && line.ends_with(" ... FAILED"))
@@ -55,7 +55,7 @@ pub enum Part {
 pub enum Outcome {
     /// All its commands and tests succeeded.
     Passed,
-    /// Something failed, for this reason.
+    /// A command or test failed, for this reason.
     Failed(String),
     /// The time limit of the run was reached first. No test of the step had failed.
     NotEnded,
@@ -72,7 +72,7 @@ pub struct Ended {
     pub wall: Duration,
     /// Processor time of the step's commands.
     pub spent: Duration,
-    /// The time from the begin of the run to the end of the step.
+    /// The time from the start of the run to the end of the step.
     pub at: Duration,
     /// Counted tests; `None` for a step without tests.
     pub count: Option<Count>,

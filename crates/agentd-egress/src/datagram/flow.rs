@@ -1,8 +1,8 @@
 //! One flow of datagrams, from its first datagram to its record.
 
 use super::{
-    any,
     path::{DatagramKey, OpenedFlow, WaitingDatagram},
+    unspecified,
 };
 use crate::{
     flow::{Cut, Wanted, broken, verdict_of},
@@ -170,7 +170,7 @@ impl DatagramFlow {
 }
 
 async fn connected(destination: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind(any(destination.ip())).await?;
+    let socket = UdpSocket::bind(unspecified(destination.ip())).await?;
     socket.connect(destination).await?;
     Ok(socket)
 }

@@ -1,4 +1,4 @@
-//! UDP, which is carried only to destinations that a grant names.
+//! Carries UDP to the destinations that a grant names.
 //!
 //! A socket of the sandbox's namespace receives the datagrams to a granted port at every address. A *flow* is the datagrams
 //! between one socket of a program and one destination. Each flow has a socket outside, which is connected to the destination, so
@@ -102,8 +102,8 @@ fn refuse(gate: &Gate, target: Option<&Wanted>, wanted: SocketAddr, length: usiz
     });
 }
 
-/// Returns an address of the family to which a socket can be bound.
-fn any(family: IpAddr) -> SocketAddr {
-    let any: IpAddr = if family.is_ipv4() { [0_u8; 4].into() } else { [0_u8; 16].into() };
-    SocketAddr::new(any, 0)
+/// Returns the unspecified address of the family of `address`, with port 0.
+fn unspecified(address: IpAddr) -> SocketAddr {
+    let unspecified: IpAddr = if address.is_ipv4() { [0_u8; 4].into() } else { [0_u8; 16].into() };
+    SocketAddr::new(unspecified, 0)
 }

@@ -46,7 +46,7 @@ pub(crate) struct OpenedFlow {
     pub(crate) id: u64,
     /// Receives the datagrams of the program. The channel closes if the flow must end.
     pub(crate) queue: mpsc::Receiver<WaitingDatagram>,
-    /// Closes if the flow must end, also while nothing is received from the queue.
+    /// Closes if the flow must end, even while nothing is received from the queue.
     pub(crate) displaced: oneshot::Receiver<()>,
 }
 

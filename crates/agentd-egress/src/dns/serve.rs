@@ -1,4 +1,4 @@
-//! The sockets of the DNS.
+//! Serves the DNS of a sandbox over UDP and TCP, and to the agent of a guest.
 
 use super::{DnsAnswer, MAX_QUERY, answer};
 use crate::{

@@ -33,14 +33,14 @@ impl From<HeadError> for Stopped {
 pub(crate) struct Requests<'a> {
     pub(crate) check: RequestCheck<'a>,
     /// The time for a head, from its first byte.
-    pub(crate) patience: Duration,
+    pub(crate) time_limit: Duration,
     /// Bytes that were read and not yet forwarded.
     pending: Vec<u8>,
 }
 
 impl<'a> Requests<'a> {
-    pub(crate) fn new(check: RequestCheck<'a>, patience: Duration) -> Self {
-        Self { check, patience, pending: Vec::new() }
+    pub(crate) fn new(check: RequestCheck<'a>, time_limit: Duration) -> Self {
+        Self { check, time_limit, pending: Vec::new() }
     }
 
     /// Reads and checks the next head. Returns `None` if the client has closed its side after a whole request.
@@ -50,8 +50,8 @@ impl<'a> Requests<'a> {
             self.pending = Vec::new();
             client.readable().await?;
         }
-        let patience = self.patience;
-        timeout(patience, self.head(client)).await.unwrap_or(Err(Stopped::Refused(FlowRefusal::TimedOut("request"))))
+        let time_limit = self.time_limit;
+        timeout(time_limit, self.head(client)).await.unwrap_or(Err(Stopped::Refused(FlowRefusal::TimedOut("request"))))
     }
 
     async fn head(&mut self, client: &Socket) -> Result<Option<RequestHead>, Stopped> {

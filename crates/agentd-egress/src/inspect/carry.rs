@@ -30,8 +30,9 @@ impl Flow<'_> {
         // Further flows wait, so that their number bounds the memory.
         let _turn = self.gate.inspected.acquire().await;
         let client = Wire::new(self.client.clone(), first, self.progress.received.clone());
-        let patience = self.gate.limits.first_bytes;
-        let offer = timeout(patience, offer(client)).await.unwrap_or(Err(Cut::Refused(FlowRefusal::TimedOut("ClientHello"))))?;
+        let time_limit = self.gate.limits.first_bytes;
+        let offer =
+            timeout(time_limit, offer(client)).await.unwrap_or(Err(Cut::Refused(FlowRefusal::TimedOut("ClientHello"))))?;
         let Reached { stream, early } = self.reach().await?;
         let server = Wire::new(Arc::new(stream), early, self.progress.sent.clone());
         let domain = ServerName::try_from(name.to_string()).map_err(|error| unreachable(&io::Error::other(error)))?;
@@ -45,9 +46,9 @@ impl Flow<'_> {
         let two = chosen == HTTP_2;
         let config = inspector.server(name, if offer.negotiates { vec![chosen] } else { Vec::new() });
         let config = config.map_err(|error| broken(&io::Error::other(error)))?;
-        let accepted = timeout(patience, offer.handshake.into_stream(config)).await;
+        let accepted = timeout(time_limit, offer.handshake.into_stream(config)).await;
         let client = accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| broken(&error))?;
-        let session = Session { client, server, two, patience };
+        let session = Session { client, server, two, time_limit };
         self.until_idle(async { session.serve(self.prepare(name, inspector)).await.map_err(Cut::from) }).await
     }
 

@@ -62,16 +62,16 @@ pub enum InspectRefusal {
     /// The client offers only protocols that cannot be inspected.
     #[error("the client offers neither HTTP/2 nor HTTP/1.1, so its requests cannot be inspected — grant the port with `/tcp`")]
     Protocol,
-    /// `CONNECT`, or an upgrade other than WebSocket.
+    /// The request is a `CONNECT`, or an upgrade other than WebSocket.
     #[error("the request is a `CONNECT`, or an upgrade other than WebSocket, in an inspected connection — send plain requests")]
     Tunnel,
-    /// The header of a secret contains something else.
+    /// The header of a secret contains something other than the placeholder.
     #[error("the header `{header}` is reserved for a secret, but contains another credential — send only the placeholder")]
     Credential {
         /// The name of the header.
         header: String,
     },
-    /// Something else than the header of a secret can carry a credential.
+    /// Another part of the request than the header of a secret can carry a credential.
     #[error(
         "the {place} can carry another credential than the secret for this host — send the request without it, or use --secret \
          for this header too"
@@ -81,13 +81,16 @@ pub enum InspectRefusal {
         place: String,
     },
     /// The response is encoded, so a secret in it would not be recognised.
-    #[error("the server encoded its response although it was asked not to, so a secret in it cannot be masked")]
+    #[error(
+        "the server encoded its response although the request forbids that, so a secret in the response cannot be masked — \
+         use this host without --secret"
+    )]
     Encoded,
-    /// A signature for AWS that is not made again with the real key.
+    /// The request is not signed again with the real key of AWS.
     #[error(transparent)]
     Aws(#[from] AwsRefusal),
     /// The frames of a WebSocket cannot be read, so a secret in them would not be recognised.
-    #[error("a secret in the frames of the WebSocket cannot be masked: {0}")]
+    #[error("a secret in the frames of the WebSocket cannot be masked: {0} — use this host without --secret")]
     Frames(&'static str),
 }
 
@@ -100,8 +103,8 @@ pub enum AwsRefusal {
     Presigned,
     /// The parts of the body have signatures of their own, which depend on the first one.
     #[error(
-        "the parts of the body have signatures of AWS (`STREAMING-AWS4-…`), which cannot be made again — sign the whole body, or \
-         use `UNSIGNED-PAYLOAD`"
+        "the parts of the body have signatures of AWS (`STREAMING-AWS4-…`), which the gateway cannot replace — sign the whole \
+         body, or use `UNSIGNED-PAYLOAD`"
     )]
     Chunked,
     /// The digest of the body is unknown before the body has been sent.
@@ -119,7 +122,10 @@ pub enum AwsRefusal {
         service: String,
     },
     /// The time is missing, differs from the clock of this host, or from the day of the scope.
-    #[error("the header `x-amz-date` of the signature of AWS is missing or not the time of now — set it to the time, in UTC")]
+    #[error(
+        "the header `x-amz-date` of the signature of AWS is missing, or is not the current time — set it to the current \
+         time in UTC"
+    )]
     Time,
     /// The signature is not that of the placeholder.
     #[error(

@@ -142,7 +142,7 @@ impl Exchange {
         secrets.inject(&mut parts.headers)?;
         if patterns.is_some() {
             let (mut own, signature) = (secrets.headers(), header::AUTHORIZATION);
-            // `aws::check` has refused every value that is no signature of the placeholder.
+            // `aws::check` has refused every value that is not a signature of the placeholder.
             own.extend((!keys.is_empty()).then_some(&signature));
             credential::refuse_others(&own, &mut parts.headers, parts.uri.query().unwrap_or_default())?;
         }

@@ -147,7 +147,7 @@ fn json(value: &[u8], slash: bool) -> Zeroizing<Vec<u8>> {
     text
 }
 
-/// RFC 3986, 2.
+/// Escapes a text for a URL (RFC 3986, 2).
 fn percent(value: &[u8], upper: bool) -> Zeroizing<Vec<u8>> {
     let digits: &[u8; 16] = if upper { b"0123456789ABCDEF" } else { b"0123456789abcdef" };
     let mut text = Zeroizing::new(Vec::with_capacity(value.len() * 3));

@@ -7,7 +7,8 @@ use rustls::{
 };
 use std::sync::Arc;
 
-/// The authorities that the gateway trusts for the certificates of servers, whatever the sandbox trusts.
+/// The authorities that the gateway trusts for the certificates of servers, independent of the authorities that the sandbox
+/// trusts.
 #[derive(Debug, Clone)]
 pub struct TrustedRoots {
     store: Arc<RootCertStore>,

@@ -25,11 +25,11 @@ use std::{
 };
 use tokio::{sync::mpsc, time::sleep};
 
-/// Header fields of one message.
+/// The maximum number of header fields of one message.
 const MAX_FIELDS: usize = 100;
 /// The number of bytes that a connection with HTTP/1.1 buffers in each direction.
 const MAX_BUFFER: usize = 64 * 1024;
-/// The dynamic table of HPACK.
+/// The size of the dynamic table of HPACK, in bytes.
 const TABLE: u32 = 4096;
 /// The maximum number of streams that a peer may reset before they were processed (CVE-2023-44487).
 const MAX_RESETS: usize = 20;
@@ -44,7 +44,7 @@ pub(crate) struct Session {
     /// True for HTTP/2, which both sides have agreed to.
     pub(crate) two: bool,
     /// The time limit for the first request, for a head, and for the answer to a ping.
-    pub(crate) patience: Duration,
+    pub(crate) time_limit: Duration,
 }
 
 /// The part of [`Exchange`] that does not depend on the connection to the server.
@@ -57,13 +57,13 @@ impl Session {
         let _end = EndTasks(tasks.clone());
         let (tunnels, mut tunnel) = mpsc::channel(1);
         let marks = Arc::new(Marks::default());
-        let (client, server, patience) = (TokioIo::new(self.client), TokioIo::new(self.server), self.patience);
+        let (client, server, time_limit) = (TokioIo::new(self.client), TokioIo::new(self.server), self.time_limit);
         if self.two {
-            let (sender, upstream) = two_to_server(&tasks, patience).handshake(server).await.map_err(broken)?;
+            let (sender, upstream) = two_to_server(&tasks, time_limit).handshake(server).await.map_err(broken)?;
             let exchange = Arc::new(prepare(Sender::Two(sender), tunnels, marks.clone()));
             let service = service_fn(move |request| exchange.clone().serve(request));
-            let connection = two_to_client(tasks, patience).serve_connection(client, service);
-            return drive(connection, upstream, &marks, patience, &mut tunnel).await;
+            let connection = two_to_client(tasks, time_limit).serve_connection(client, service);
+            return drive(connection, upstream, &marks, time_limit, &mut tunnel).await;
         }
         let mut builder = client::conn::http1::Builder::new();
         builder.max_buf_size(MAX_BUFFER).max_headers(MAX_FIELDS);
@@ -71,25 +71,25 @@ impl Session {
         let exchange = Arc::new(prepare(Sender::One(sender.into()), tunnels, marks.clone()));
         let service = service_fn(move |request| exchange.clone().serve(request));
         let mut builder = server::conn::http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(patience).auto_date_header(false);
+        builder.timer(TokioTimer::new()).header_read_timeout(time_limit).auto_date_header(false);
         builder.max_headers(MAX_FIELDS).max_header_size(MAX_FIRST_BYTES).max_buf_size(MAX_BUFFER);
         let connection = builder.serve_connection(client, service).with_upgrades();
-        drive(connection, upstream.with_upgrades(), &marks, patience, &mut tunnel).await
+        drive(connection, upstream.with_upgrades(), &marks, time_limit, &mut tunnel).await
     }
 }
 
-fn two_to_server(tasks: &Tasks, patience: Duration) -> client::conn::http2::Builder<Tasks> {
+fn two_to_server(tasks: &Tasks, time_limit: Duration) -> client::conn::http2::Builder<Tasks> {
     let mut builder = client::conn::http2::Builder::new(tasks.clone());
-    builder.timer(TokioTimer::new()).keep_alive_interval(patience).keep_alive_timeout(patience);
+    builder.timer(TokioTimer::new()).keep_alive_interval(time_limit).keep_alive_timeout(time_limit);
     builder.initial_stream_window_size(WINDOW_DOWN).initial_connection_window_size(WINDOW_DOWN);
     builder.max_header_list_size(MAX_HEADERS).header_table_size(TABLE).max_send_buf_size(MAX_UNSENT);
     builder.max_pending_accept_reset_streams(MAX_RESETS).max_local_error_reset_streams(MAX_RESETS);
     builder
 }
 
-fn two_to_client(tasks: Tasks, patience: Duration) -> server::conn::http2::Builder<Tasks> {
+fn two_to_client(tasks: Tasks, time_limit: Duration) -> server::conn::http2::Builder<Tasks> {
     let mut builder = server::conn::http2::Builder::new(tasks);
-    builder.timer(TokioTimer::new()).keep_alive_interval(patience).keep_alive_timeout(patience).auto_date_header(false);
+    builder.timer(TokioTimer::new()).keep_alive_interval(time_limit).keep_alive_timeout(time_limit).auto_date_header(false);
     builder.initial_stream_window_size(WINDOW_UP).initial_connection_window_size(WINDOW_UP);
     builder.max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEADERS).header_table_size(TABLE);
     builder.max_send_buf_size(MAX_UNSENT);
@@ -129,11 +129,11 @@ async fn drive(
     client: impl Finish,
     server: impl Future<Output = Result<(), hyper::Error>>,
     marks: &Marks,
-    patience: Duration,
+    time_limit: Duration,
     tunnel: &mut mpsc::Receiver<Tunnel>,
 ) -> Result<(), TunnelEnd> {
     let (mut client, mut server) = (pin!(client), pin!(server));
-    let mut first = pin!(sleep(patience));
+    let mut first = pin!(sleep(time_limit));
     let (mut waiting, mut open) = (true, true);
     let ended = loop {
         tokio::select! {

@@ -1,4 +1,4 @@
-//! The tasks of one inspected connection. They end with it.
+//! The tasks of one inspected connection, which end with the connection.
 
 use hyper::rt::Executor;
 use std::sync::{Arc, Mutex, PoisonError};

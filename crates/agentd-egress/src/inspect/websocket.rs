@@ -11,7 +11,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 /// The maximum size of the head of a frame from a server, in bytes.
 const MAX_HEAD: usize = 10;
-/// RFC 6455, 5.5.
+/// The maximum length of the payload of a control frame, in bytes (RFC 6455, 5.5).
 const MAX_CONTROL: u64 = 125;
 /// The maximum number of bytes that wait while the start of a secret is held back.
 const MAX_WAITING: usize = 16 * 1024;

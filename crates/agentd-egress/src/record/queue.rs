@@ -59,7 +59,7 @@ impl FlowLog {
         self.0.added.notify_one();
     }
 
-    /// Counts a record as dropped that is not worth its place.
+    /// Counts an attempt that gets no record as dropped.
     pub(crate) fn add_dropped(&self) {
         self.lock().dropped += 1;
     }

@@ -62,7 +62,7 @@ impl Request<'_> {
     }
 }
 
-/// The time of now, as programs write it.
+/// The current time, as programs write it.
 fn time() -> String {
     let output = Command::new("date").args(["-u", "+%Y%m%dT%H%M%SZ"]).output().unwrap();
     text(&output.stdout).trim().to_owned()

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "toml::Value")]
 pub enum Argument {
-    /// An argument as it stands. No character in it has a meaning.
+    /// A literal argument, in which no character has a special meaning.
     Literal(String),
     /// The value of a parameter.
     Substituted(Substitution),
@@ -24,7 +24,7 @@ pub enum Argument {
 pub struct Substitution {
     /// The name of the parameter.
     parameter: String,
-    /// Literal arguments before the value, such as an option. Alone for a boolean, which is true or absent.
+    /// Literal arguments before the value, such as an option. For a boolean, the only arguments if the value is true.
     #[serde(default)]
     before: Vec<String>,
     /// The parameter is an array, and each element becomes one argument.

@@ -1,4 +1,4 @@
-//! The widest sandbox that a capability gets, whoever requests it.
+//! The widest sandbox that a capability gets, for every caller.
 
 use agentd_core::{Limits, Profile};
 use agentd_egress::NetGrant;

@@ -10,9 +10,9 @@ use std::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
     /// Files keep the archive's user and group ids and set-id bits. This needs root; the ids are mapped when the layer is
-    /// mounted. Set-id files of a stranger are harmless in the store, which nobody else can enter (owned by root, mode 0700).
-    /// They are also harmless in a sandbox, which mounts everything `nosuid`. The bits are kept so that the unpacked image equals
-    /// the original.
+    /// mounted. Set-id files from an untrusted image are harmless in the store, which nobody else can enter (owned by root, mode
+    /// 0700). Set-id bits are also harmless in a sandbox, which mounts everything `nosuid`. The bits are kept so that the
+    /// unpacked image equals the original.
     Kept,
     /// All files belong to the caller, without set-id bits, which would lend the caller's own rights.
     Caller,

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use std::fmt;
 use unmet::{Condition, conditions};
 
-/// The largest number of policies that an explanation of a denial describes.
-const MAX_GAPS: usize = 5;
+/// The maximum number of permits that an explanation of a denial describes.
+const MAX_NEAREST: usize = 5;
 
 /// The explanation of a decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub fn explain(policies: &PolicySet, request: &PolicyRequest, requested: &Reques
     }
     determining.sort_by(|one, other| one.policy.cmp(&other.policy));
     nearest.sort_by(|one, other| (one.unmet.len(), &one.policy).cmp(&(other.unmet.len(), &other.policy)));
-    nearest.truncate(MAX_GAPS);
+    nearest.truncate(MAX_NEAREST);
     let confinement = decision.obligations().map(|obligations| obligations.apply(requested));
     let principal = request.principal.id();
     Explanation { request: format!("{} by {principal}", request.capability), decision, determining, confinement, nearest }

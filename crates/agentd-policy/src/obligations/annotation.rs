@@ -30,7 +30,7 @@ pub enum AnnotationProblem {
     #[error("@{0} is unknown — the annotations are id, description, reason, {list}", list = ANNOTATIONS.join(", "))]
     Unknown(String),
     /// A forbid has an obligation.
-    #[error("@{0} is an obligation, which only a permit can have")]
+    #[error("@{0} is an obligation, which only a permit can have — remove it, or move it to the permit")]
     Forbid(String),
     /// The annotation `@reason` of a permit.
     #[error("@reason states why a forbid denies; a permit has none — use @description")]
@@ -152,7 +152,7 @@ fn network(value: &str) -> Result<NetworkBound, String> {
 fn known(value: &str, backends: &[&str]) -> Result<BTreeSet<String>, String> {
     let names: BTreeSet<String> = value.split(',').map(|name| name.trim().to_owned()).collect();
     match names.iter().find(|name| !backends.contains(&name.as_str())) {
-        Some(unknown) => Err(format!("'{unknown}' is no backend — the backends are {}", backends.join(", "))),
+        Some(unknown) => Err(format!("'{unknown}' is not a backend — the backends are {}", backends.join(", "))),
         None => Ok(names),
     }
 }
@@ -214,8 +214,8 @@ mod tests {
             ("egress", "*", "*"),
             ("egress", "*.a.example, x.a.example", "has no effect"),
             ("egress", "a.example, a.example", "has no effect"),
-            ("backend", "none", "'none' is no backend"),
-            ("backend", "", "'' is no backend"),
+            ("backend", "none", "'none' is not a backend"),
+            ("backend", "", "'' is not a backend"),
             ("approval", " ", "no characters"),
             ("nice", "1", "unknown"),
         ] {

@@ -28,7 +28,7 @@ const USUAL_CPU_WEIGHT: u32 = 100;
 pub struct Obligations {
     /// The weakest profile.
     pub profile: Profile,
-    /// The largest limits. `wall` bounds the sum of `wall` and `grace`, and `grace` is never set. `None` is no bound.
+    /// The largest limits. `wall` bounds the sum of `wall` and `grace`, and `grace` is never set. `None` means no bound.
     pub limits: Limits,
     /// The destinations that the sandbox may reach.
     pub network: NetworkBound,
@@ -106,7 +106,7 @@ fn meet_limits(one: &Limits, other: &Limits) -> Limits {
     }
 }
 
-/// Returns the smaller of two bounds; `None` is no bound.
+/// Returns the smaller of two bounds; `None` means no bound.
 fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),

@@ -1,4 +1,4 @@
-//! What a sandbox may reach, as a bound.
+//! The bound on the destinations that a sandbox may reach.
 
 use agentd_egress::NetGrant;
 use std::fmt;
@@ -18,22 +18,22 @@ enum Bound {
 }
 
 impl NetworkBound {
-    /// Nothing.
+    /// Returns the bound that permits no destination.
     pub fn none() -> Self {
         Self(Bound::Hosts(Vec::new()))
     }
 
-    /// Every host through the gateway.
+    /// Returns the bound that permits every host through the gateway.
     pub fn any_host() -> Self {
         Self(Bound::AnyHost)
     }
 
-    /// Every host, and the host's own network without a gateway.
+    /// Returns the bound that permits every host, and also the host's own network without a gateway.
     pub fn host_network() -> Self {
         Self(Bound::HostNetwork)
     }
 
-    /// Only the hosts of these grants.
+    /// Returns the bound that permits only the hosts of these grants.
     pub fn hosts_of(grants: impl IntoIterator<Item = NetGrant>) -> Self {
         let mut texts: Vec<(String, NetGrant)> = grants.into_iter().map(|grant| (grant.to_string(), grant)).collect();
         texts.sort_by(|(one, _), (other, _)| one.cmp(other));

@@ -18,8 +18,9 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 use writer::Writer;
 
-/// The maximum number of leaves of one commit, and about the maximum number of their bytes.
+/// The maximum number of leaves of one commit.
 const MAX_LEAVES: usize = 1024;
+/// The number of bytes after which a commit takes no further leaf.
 const MAX_BYTES: usize = 1 << 20;
 
 /// The maximum number of leaves that wait for the writer. Callers with further leaves wait until there is room.

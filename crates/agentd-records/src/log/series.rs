@@ -22,6 +22,7 @@ pub(super) enum Flush {
     WhenFull,
 }
 
+/// The files of one series, open for appending.
 pub(super) struct Series {
     root: PathBuf,
     kind: FileKind,

@@ -168,11 +168,12 @@ fn kept_checkpoint(kept: &[u8], ring: &KeyRing, current: &Checkpoint) -> Result<
     if kept.origin == current.origin { Ok(kept) } else { Err(VerifyError::KeptOrigin(kept.origin)) }
 }
 
+/// The verification in progress: the leaves up to here match the signed tree so far.
 struct Check<'r> {
     reader: &'r LogReader,
     size: u64,
     edge: Edge,
-    /// The hashes of each level that were not compared with a tile yet: at most one tile.
+    /// For each level, the hashes that were not compared with a tile yet. They belong to at most one tile.
     tiles: [Vec<u8>; LEVELS],
 }
 

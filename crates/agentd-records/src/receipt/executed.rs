@@ -1,4 +1,4 @@
-//! The parts of a receipt that describe an execution, from the values of the library.
+//! Translates the library's description of an execution into the parts of a receipt.
 
 use super::{RecordedControl, RecordedEvidence, RecordedOutcome, RecordedStatus};
 use crate::{
@@ -28,7 +28,7 @@ fn control(report: &ControlReport) -> Result<RecordedControl, InvalidLabel> {
 /// Returns the attacks of a probe.
 ///
 /// # Errors
-/// The name of an attack of an embedder is no label.
+/// The name of an embedder's attack is not a label.
 pub fn recorded_evidence<'e>(evidence: impl IntoIterator<Item = &'e Evidence>) -> Result<Vec<RecordedEvidence>, InvalidLabel> {
     let record = |evidence: &Evidence| {
         let (claim, check) = (evidence.claim.to_string().try_into()?, evidence.check.as_str().try_into()?);
@@ -50,7 +50,7 @@ pub fn recorded_outcome(ran: Result<&Outcome, &IsolationError>) -> Result<Record
     Ok(RecordedOutcome { reason: reason.try_into()?, exit_code, signal })
 }
 
-/// Returns the word for the reason of an end, as JSON has it.
+/// Returns the word for the reason why a command ended, as in JSON.
 pub fn end_reason(reason: EndReason) -> String {
     let word = serde_json::to_value(reason).ok();
     word.as_ref().and_then(serde_json::Value::as_str).unwrap_or("failed").to_owned()
@@ -69,7 +69,7 @@ pub fn recorded_usage(usage: Usage) -> Result<BTreeMap<Label, u64>, InvalidLabel
     ])
 }
 
-/// Returns the limits, by name and unit. Later ones replace earlier ones.
+/// Returns the limits, by name and unit. If several of `all` have the same limit, the last one counts.
 ///
 /// # Errors
 /// None: the names are short.

@@ -1,4 +1,4 @@
-//! Quotas, reserved with the begin of an intent.
+//! Quotas, which are reserved when an intent begins.
 
 use crate::place::{Place, finished, interrupted, open, request};
 use agentd_records::Timestamp;

@@ -104,7 +104,7 @@ impl Extraction {
         linkat(&source, OsStr::from_bytes(last), &parent, last_name, AtFlags::empty()).map_err(|errno| entry(name, errno))
     }
 
-    /// Keeps a symbolic link for the end.
+    /// Remembers a symbolic link, which [`Extraction::finish`] creates.
     pub(super) fn link(&mut self, name: &[u8], target: &[u8]) -> Result<(), Refused> {
         let parts = member_name::components(name)?;
         member_name::check_target(target, parts.len().checked_sub(1).ok_or("the new directory as a link")?)?;
@@ -201,7 +201,7 @@ impl Extraction {
         if self.held <= MAX_NAMES {
             return Ok(());
         }
-        let why = "archive: the names of its directories and links are longer than 64 MiB — extract it by a command";
+        let why = "archive: the names of its directories and links are longer than 64 MiB in total — extract it by a command";
         Err(Refused::All(ToolError::new(ErrorCode::Limit, why)))
     }
 }

@@ -14,14 +14,14 @@ pub(super) fn from_json(value: &Value) -> Result<Bound, String> {
         Value::Number(number) => match (number.as_i64(), number.as_f64()) {
             (Some(integer), _) => Ok(Bound::Integer(integer)),
             (None, Some(real)) if !number.is_u64() => Ok(Bound::Real(real)),
-            _ => Err(format!("{number} is no 64-bit integer — send it as text")),
+            _ => Err(format!("{number} is not a 64-bit integer — send it as text")),
         },
         Value::Object(_) => match ByteString::deserialize(value) {
             Ok(bytes) => Ok(Bound::Blob(bytes.0)),
             Err(_) => Err("an object must have the form {\"base64\": \"…\"} — correct it".to_owned()),
         },
         Value::Bool(_) | Value::Array(_) => {
-            Err("the value is no null, number, string or blob — send 0 or 1 for a boolean".to_owned())
+            Err("the value must be null, a number, a string or a blob — send 0 or 1 for a boolean".to_owned())
         }
     }
 }

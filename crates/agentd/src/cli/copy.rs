@@ -236,7 +236,7 @@ mod tests {
             ("missing/file", "create the directory"),
             ("missing/", "create the directory"),
             ("file/name", "use a path whose directories exist"),
-            ("fifo", "remove what is there"),
+            ("fifo", "remove the existing object"),
             ("dir", "remove the directory, or use another name"),
             ("link/x", "use the path to which it leads"),
         ] {

@@ -41,7 +41,7 @@ pub(crate) fn file_remedy(error: &io::Error) -> &'static str {
         ErrorKind::NotFound => " — check the path, or create the directory",
         ErrorKind::NotADirectory => " — use a path whose directories exist",
         ErrorKind::IsADirectory => " — remove the directory, or use another name",
-        ErrorKind::AlreadyExists => " — remove what is there and is no regular file, or use another name",
+        ErrorKind::AlreadyExists => " — remove the existing object, which is not a regular file, or use another name",
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
             " — check the permissions of the path and its directory, or use another path"
         }

@@ -3,6 +3,7 @@
 use super::{data, failure::Failure, writer};
 use agentd_core::escape;
 use agentd_isolation::layered::flows::{self, FlowHistory, RecordedFlow};
+use agentd_records::Timestamp;
 use agentd_sandboxes::{Name, Record, SandboxStore};
 use std::io::{self, Write};
 
@@ -39,7 +40,7 @@ fn print_lines(record: &Record, history: &FlowHistory, with_name: bool) -> Resul
     let mut out = io::BufWriter::new(io::stdout().lock());
     let sandbox = if with_name { format!("{} ", record.name) } else { String::new() };
     for flow in &history.flows {
-        writeln!(out, "{} {sandbox}{}", utc(flow.started_us), escape::text(&line(flow)))?;
+        writeln!(out, "{} {sandbox}{}", Timestamp::from_micros(flow.started_us), escape::text(&line(flow)))?;
     }
     out.flush()?;
     if history.dropped > 0 || history.damaged > 0 {
@@ -92,7 +93,7 @@ fn line(flow: &RecordedFlow) -> String {
 fn object(record: &Record, history: &FlowHistory) -> serde_json::Value {
     let flows = history.flows.iter().map(|flow| {
         serde_json::json!({
-            "started": utc(flow.started_us),
+            "started": Timestamp::from_micros(flow.started_us),
             "lasted_us": flow.lasted_us,
             "name": flow.name,
             "port": flow.wanted.map(|wanted| wanted.port()),
@@ -122,38 +123,9 @@ fn object(record: &Record, history: &FlowHistory) -> serde_json::Value {
     })
 }
 
-/// Returns a time as in RFC 3339, in UTC. The civil date is computed from the days since 0000-03-01. In years that begin in
-/// March, the leap day is the last day.
-fn utc(micros: u64) -> String {
-    let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
-    let (days, time) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (time / 3_600, time / 60 % 60, time % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn time_is_that_of_the_civil_calendar() {
-        for (seconds, expected) in [
-            (0, "1970-01-01T00:00:00.000001Z"),
-            (951_782_399, "2000-02-28T23:59:59.000001Z"),
-            (951_782_400, "2000-02-29T00:00:00.000001Z"),
-            (1_735_689_599, "2024-12-31T23:59:59.000001Z"),
-            (4_107_542_400, "2100-03-01T00:00:00.000001Z"),
-        ] {
-            assert_eq!(utc(seconds * 1_000_000 + 1), expected);
-        }
-    }
 
     #[test]
     fn line_names_destination_decision_and_bytes() {

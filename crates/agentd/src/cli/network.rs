@@ -58,7 +58,7 @@ struct FlowSummary {
     connects: bool,
     reached: bool,
     address_checked: bool,
-    /// True if the attempt and its destination are the word of a guest.
+    /// True if the attempt and its destination are unverified statements of a guest.
     from_guest: bool,
     flows: u64,
     sent: u64,

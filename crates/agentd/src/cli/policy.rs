@@ -3,7 +3,7 @@
 use super::{
     args::{ExplainArgs, PolicyCommand},
     call, data,
-    failure::Failure,
+    failure::{self, Failure},
     local_user,
     records::read,
 };
@@ -53,7 +53,7 @@ fn print_lines(text: &str) -> Result<(), Failure> {
     text.lines().try_for_each(|line| print(&format!("{}\n", escape::text(line))))
 }
 
-/// Returns what policies may name: the capabilities, also those of the operator, and the registered backends.
+/// Returns the words that policies may use: the capabilities, including those of the operator, and the registered backends.
 fn vocabulary() -> Result<Vocabulary, Failure> {
     call::words(&call::registry()?)
 }
@@ -91,9 +91,14 @@ fn test(directory: &Path, policies: &Path, json: bool) -> Result<u8, Failure> {
     let set = load(policies, &vocabulary()?)?;
     let mut results = Vec::new();
     for path in tables(directory)? {
-        let text = String::from_utf8(read("table of policy tests", &path, MAX_TABLE)?);
         let failed = |error: &dyn std::fmt::Display| format!("read table of policy tests: {}: {error}", path.display());
-        let table = PolicyTable::parse(&text.map_err(|error| failed(&error))?).map_err(|error| failed(&error))?;
+        let bytes = read("table of policy tests", &path, MAX_TABLE)?;
+        if bytes.len() > MAX_TABLE {
+            return Err(failed(&"larger than 4 MiB — split the table into several files").into());
+        }
+        let wrong = |error: &dyn std::fmt::Display| failed(&format_args!("{error} — correct the table"));
+        let text = String::from_utf8(bytes).map_err(|error| wrong(&error))?;
+        let table = PolicyTable::parse(&text).map_err(|error| wrong(&error))?;
         results.extend(table.run(&set).into_iter().map(|result| (path.clone(), result)));
     }
     let good = results.iter().filter(|(_, result)| result.differences.is_empty()).count();
@@ -122,13 +127,16 @@ fn test_object(path: &Path, result: &TestResult) -> Value {
 
 /// Returns the tables of a directory, in the order of their names.
 fn tables(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let failed = |error: &dyn std::fmt::Display| format!("read tables of policy tests: {}: {error}", directory.display());
-    let entries = std::fs::read_dir(directory).map_err(|error| failed(&error))?;
-    let mut paths =
-        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>().map_err(|error| failed(&error))?;
+    let failed = |error: std::io::Error| failure::of_file("read tables of policy tests", directory, &error);
+    let entries = std::fs::read_dir(directory).map_err(failed)?;
+    let mut paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>().map_err(failed)?;
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     paths.sort();
-    if paths.is_empty() { Err(failed(&"no name in it ends in .toml — add a table").into()) } else { Ok(paths) }
+    if paths.is_empty() {
+        let directory = directory.display();
+        return Err(format!("read tables of policy tests: {directory}: no file name in it ends in .toml — add a table").into());
+    }
+    Ok(paths)
 }
 
 fn explained(args: &ExplainArgs) -> Result<u8, Failure> {
@@ -140,9 +148,10 @@ fn explained(args: &ExplainArgs) -> Result<u8, Failure> {
     let failed = |error: &dyn std::fmt::Display| format!("read intent: {}: {error}", args.intent.display());
     let bytes = read("intent", &args.intent, MAX_INTENT)?;
     if bytes.len() > MAX_INTENT {
-        return Err(failed(&"larger than 1 MiB").into());
+        return Err(failed(&"larger than 1 MiB — shorten the parameters").into());
     }
-    let written: WrittenRequest = serde_json::from_slice(&bytes).map_err(|error| failed(&error))?;
+    let written: WrittenRequest =
+        serde_json::from_slice(&bytes).map_err(|error| failed(&format_args!("{error} — correct the request")))?;
     let backends: Vec<&str> = vocabulary.backends().collect();
     let (request, requested) = written.complete(&defaults()?, &backends).map_err(|error| failed(&error))?;
     let explanation = explain(&sets.enforced, &request, &requested);
@@ -165,7 +174,7 @@ fn explained(args: &ExplainArgs) -> Result<u8, Failure> {
     Ok(if explanation.is_permitted() { 0 } else { REFUSED })
 }
 
-/// Returns what an intent on the command line does not state: this user, now.
+/// Returns the values for what a written request does not state: this user, and the current time.
 fn defaults() -> Result<WrittenDefaults, Failure> {
     let principal = local_user::principal()?;
     let source = RequestSource { transport: "command-line".to_owned(), address: None };

@@ -268,9 +268,10 @@ pub(crate) fn warn_of_weaknesses(controls: &[ControlReport]) {
     }
 }
 
-/// The parts of a run with `--json` that are reported besides the command.
+/// The parts of a run with `--json` that are reported in addition to the command.
 type About<'a> = (&'a mut Comparison, &'a mut ResultObject, &'a mut Option<FlowReader>, &'a mut Option<Recording>);
 
+/// Runs the command and prints the result object. Returns the outcome and the exit code.
 async fn in_json(
     sandbox: &Arc<dyn Sandbox>,
     command: Command,

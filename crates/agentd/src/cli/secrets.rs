@@ -118,12 +118,12 @@ impl ReadSecrets {
                 ));
             }
             self.places.push((variable.to_owned(), places));
-            first_line(file).map_err(unreadable)?
+            read_value(file).map_err(unreadable)?
         } else if let Some(number) = bytes.strip_prefix(b"fd:") {
             let number = std::str::from_utf8(number).ok().and_then(|number| number.parse::<u16>().ok());
             let number = number
                 .ok_or_else(|| failed("=fd: is not followed by a number — give the number of an open descriptor, as in =fd:3"))?;
-            first_line(std::fs::File::open(format!("/proc/self/fd/{number}")).map_err(unreadable)?).map_err(unreadable)?
+            read_value(std::fs::File::open(format!("/proc/self/fd/{number}")).map_err(unreadable)?).map_err(unreadable)?
         } else if bytes == b"aws:env" {
             key_of_environment().ok_or_else(|| {
                 failed("=aws:env needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment of agentd — set them")
@@ -222,8 +222,8 @@ fn split(option: &OsStr) -> Option<(&str, &OsStr)> {
     Some((std::str::from_utf8(&bytes[..end]).ok()?, OsStr::from_bytes(&bytes[end + 1..])))
 }
 
-/// Reads to the end. A line end after the value is left out, because editors and `echo` add one.
-fn first_line(from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
+/// Reads a value to the end of the file. One line end after the value is left out, because editors and `echo` add one.
+fn read_value(from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
     // A buffer that grows leaves copies behind.
     let mut value = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_FILE).unwrap_or_default() + 1));
     from.take(MAX_FILE + 1).read_to_end(&mut value)?;

@@ -62,7 +62,7 @@ pub(crate) fn outside(granted: &[PathBuf]) -> Result<PathBuf, Failure> {
     }
 }
 
-/// The runtime directory of this user (`file-hierarchy(7)`).
+/// Returns the runtime directory of this user (`file-hierarchy(7)`).
 fn runtime() -> PathBuf {
     PathBuf::from(format!("/run/user/{}", rustix::process::geteuid().as_raw()))
 }

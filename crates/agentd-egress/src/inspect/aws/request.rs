@@ -1,4 +1,4 @@
-//! The signature that a request of the sandbox has.
+//! Reads the signature of a request from the sandbox.
 
 use super::{
     ALGORITHM, CONTENT_HASH, DATE,

@@ -1,4 +1,4 @@
-//! The time of a request.
+//! Reads the time of a request, and compares it with the clock.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -2,7 +2,7 @@
 
 use super::super::{
     args::{CallArgs, NetworkArg},
-    failure::Failure,
+    failure::{self, Failure},
     local_user,
     records::read,
     secrets,
@@ -44,7 +44,7 @@ fn parameters(text: &str) -> Result<Vec<u8>, Failure> {
         std::io::stdin()
             .take(limit)
             .read_to_end(&mut bytes)
-            .map_err(|error| format!("read parameters: standard input: {error}"))?;
+            .map_err(|error| format!("read parameters: standard input: {error} — name a file with @FILE"))?;
         return Ok(bytes);
     }
     match text.strip_prefix('@') {
@@ -83,9 +83,9 @@ fn workspace(args: &CallArgs) -> Result<Option<RequestedWorkspace>, Failure> {
         Some(path) => path,
         None => Path::new("."),
     };
-    let failed = |cause: &dyn std::fmt::Display| format!("workspace: {}: {cause}", path.display());
-    let resolved = path.canonicalize().map_err(|error| failed(&error))?;
-    let resolved = resolved.to_str().ok_or_else(|| failed(&"the path is not UTF-8 — name another directory"))?.to_owned();
+    let resolved = path.canonicalize().map_err(|error| failure::of_file("workspace", path, &error))?;
+    let not_utf8 = || format!("workspace: {}: the path is not UTF-8 — name another directory", path.display());
+    let resolved = resolved.to_str().ok_or_else(not_utf8)?.to_owned();
     let access = if args.less.workspace_ro { WorkspaceAccess::ReadOnly } else { WorkspaceAccess::ReadWrite };
     Ok(Some(RequestedWorkspace { path: resolved, access }))
 }

@@ -48,7 +48,7 @@ async fn submit(args: &CallArgs, receipt: Option<OutputFile>, trace: &CallTrace)
     let mut stops = Stops::new()?;
     let submitted = tokio::select! {
         biased;
-        // An intent that had begun was not executed, and ends as interrupted at the next call.
+        // An intent that was recorded before the signal is not executed. The next call ends it as interrupted.
         signal = stops.next() => return Ok(run::stopped_by(signal)),
         submitted = engine.submit(intent) => submitted?,
     };
@@ -96,7 +96,11 @@ async fn execute(execution: Execution<'_>, args: &CallArgs, stops: &mut Stops) -
 
 /// Waits for the approval of an intent. A signal ends the wait and the intent.
 async fn approved<'e>(held: Held<'e>, stops: &mut Stops) -> Result<Result<Execution<'e>, EndedIntent>, Failure> {
-    writer::message(format_args!("intent {} waits for an approval until {} — agentd approve {0}", held.id(), held.expires()));
+    writer::message(format_args!(
+        "intent {} waits for an approval until {} — approve it with `agentd approve {0}`",
+        held.id(),
+        held.expires()
+    ));
     let state = tokio::select! {
         biased;
         _ = stops.next() => return Ok(Err(held.cancel().await?)),
@@ -111,9 +115,10 @@ fn write_receipt(file: &OutputFile, ended: &EndedIntent) -> Result<(), Failure> 
     }
     match &ended.receipt {
         Some(receipt) => file.write("", receipt),
-        None => {
-            Err("receipt: agentd was killed before it could sign a receipt of this intent — the audit log has its leaves".into())
-        }
+        None => Err(
+            "receipt: agentd was killed before it signed one, or the receipt was too long to be kept — see `agentd audit tail`"
+                .into(),
+        ),
     }
 }
 
@@ -133,7 +138,7 @@ fn print(ended: &EndedIntent, json: Option<&CallTrace>, was_live: bool) -> Resul
     }
     text::print(&object["result"], was_live)?;
     if let Some(digest) = object["result_sha256"].as_str() {
-        writer::message(format_args!("the result was too long to be kept: sha256 {digest}"));
+        writer::message(format_args!("the result was too long to be kept for duplicates: sha256 {digest}"));
     }
     if let Some(message) = object["error"]["message"].as_str() {
         writer::message(format_args!("{}: {message}", text(&object["capability"])));

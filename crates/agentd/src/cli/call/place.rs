@@ -1,4 +1,4 @@
-//! The parts of the engine of this user: where they are, and how they are opened.
+//! Opens the parts of this user's engine: capabilities, policies, records and state, from the data folder.
 
 use super::super::{data, failure::Failure, quota, records};
 use crate::isolation::{available_backends, backends_with};
@@ -27,7 +27,7 @@ fn backends() -> Vec<(String, bool)> {
     available_backends().into_iter().map(|name| (name.clone(), isolated.contains(&name))).collect()
 }
 
-/// Returns what policies may name.
+/// Returns the words that policies may use.
 ///
 /// # Errors
 /// As for [`registry`].
@@ -46,7 +46,7 @@ pub(super) async fn engine() -> Result<Engine, Failure> {
     let quotas = LiveQuotas::open(&quota::file()?)?;
     let isolated: BTreeSet<String> = backends().into_iter().filter(|(_, boundary)| *boundary).map(|(name, _)| name).collect();
     let records = records::records()?;
-    // Makes a key if there is none, before an intent needs it.
+    // Generates a key if there is none, before an intent is recorded.
     records.keys()?;
     let state = StateStore::open(&data::folder()?.join("state"), Retention::default())?;
     let operator = records::principal()?;

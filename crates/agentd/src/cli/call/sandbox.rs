@@ -73,7 +73,8 @@ pub(super) async fn execute(
     let unenforced = unenforced(&execution, &spec, &command, (selected.backend.name(), &*sandbox));
     if let Some(problem) = unenforced {
         sandbox.destroy().await?;
-        return Ok(execution.fail(&format!("the sandbox is not the one that was decided: {problem} — report this")).await?);
+        let message = format!("the sandbox differs from the decision: {problem} — report this as a bug of agentd");
+        return Ok(execution.fail(&message).await?);
     }
     let flows = FlowReader::start(&*sandbox, Vec::new())?;
     let approvals = HostApprovals::start(&*sandbox, &spec)?;
@@ -192,14 +193,14 @@ pub(super) fn run_args(execution: &Execution<'_>, backend: Option<&str>) -> Resu
             args.command.cwd = Some(match place {
                 Some(place) => place.join(cwd),
                 None if Path::new(cwd).is_absolute() => cwd.into(),
-                None => return Err(format!("cwd: {cwd:?} is relative, and the sandbox shows no workspace — name one").into()),
+                None => return Err(format!("cwd: {cwd:?} is relative, and there is no workspace — use an absolute path").into()),
             });
         }
     }
     Ok(args)
 }
 
-/// Returns the backend to name: none, if every backend is permitted that is chosen without a name.
+/// Returns the backend to request by name. Returns `None` if every backend is permitted that a run without a name may select.
 fn usable_backend(permitted: &BTreeSet<String>) -> Result<Option<String>, Failure> {
     let automatic = backends_with(&std::env::temp_dir(), |traits| traits.boundary && !traits.own_kernel);
     if automatic.iter().all(|name| permitted.contains(name)) {
