@@ -15,8 +15,8 @@
 
 mod admission;
 mod capability;
-mod destinations;
 mod configuration;
+mod destinations;
 mod ended;
 mod engine;
 mod error;
@@ -40,8 +40,8 @@ pub use capability::{
     ManifestError, NEW_SESSION, OutputForm, RegistryError, RequestedPty, Run, SandboxBounds, SessionCall, SessionTemplate,
     StdinTemplate, Substitution, UnknownCapability, WorkspaceAccess,
 };
-pub use destinations::DestinationRefusal;
 pub use configuration::Reloaded;
+pub use destinations::DestinationRefusal;
 pub use ended::EndedIntent;
 pub use engine::{Engine, EngineParts, Submitted, vocabulary};
 pub use error::EngineError;
