@@ -162,10 +162,10 @@ impl MeasuredFields {
     }
 
     fn set(&mut self, field: &Field, value: String) {
-        match self.0.iter_mut().find(|(name, _)| *name == field.name()) {
-            Some((_, old)) => *old = value,
-            None if self.0.len() < MAX_FIELDS => self.0.push((field.name(), value)),
-            None => {}
+        if let Some((_, old)) = self.0.iter_mut().find(|(name, _)| *name == field.name()) {
+            *old = value;
+        } else if self.0.len() < MAX_FIELDS {
+            self.0.push((field.name(), value));
         }
     }
 

@@ -126,16 +126,16 @@ impl Metrics {
         );
         // A counter that exists from the start shows its first increase.
         for result in ["hit", "miss"] {
-            self.pool.get_or_create(&ResultLabels { result: result.to_owned() });
+            self.pool.get_or_create(&ResultLabels { result: result.to_owned() }).inc_by(0);
         }
         for kind in ["cgroup", "directory"] {
-            self.swept.get_or_create(&KindLabels { kind: kind.to_owned() });
+            self.swept.get_or_create(&KindLabels { kind: kind.to_owned() }).inc_by(0);
         }
         for verdict in ["allowed", "refused"] {
-            self.egress.get_or_create(&VerdictLabels { verdict: verdict.to_owned() });
+            self.egress.get_or_create(&VerdictLabels { verdict: verdict.to_owned() }).inc_by(0);
         }
         for (_, limit) in LIMITS {
-            self.limits.get_or_create(&LimitLabels { limit: limit.to_owned() });
+            self.limits.get_or_create(&LimitLabels { limit: limit.to_owned() }).inc_by(0);
         }
         self
     }

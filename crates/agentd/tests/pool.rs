@@ -32,6 +32,7 @@ use support::{
     inventory::{Inventory, limits},
     out, run_one_at_a_time, sh, trial,
 };
+use tracing_subscriber::layer::SubscriberExt as _;
 
 /// Backends whose sandboxes have private files and processes.
 const PRIVATE: [&str; 2] = ["linux-native", "container"];

@@ -29,6 +29,7 @@ pub(super) enum OutputKind {
     /// A receipt, and the file of its intent in the same directory.
     Receipt,
     /// Metrics.
+    #[cfg(feature = "policy")]
     Metrics,
 }
 
@@ -37,6 +38,7 @@ impl OutputKind {
     fn word(self) -> &'static str {
         match self {
             Self::Receipt => "receipt",
+            #[cfg(feature = "policy")]
             Self::Metrics => "metrics",
         }
     }
@@ -45,6 +47,7 @@ impl OutputKind {
     fn suffixes(self) -> &'static [&'static str] {
         match self {
             Self::Receipt => &["", INTENT],
+            #[cfg(feature = "policy")]
             Self::Metrics => &[""],
         }
     }
@@ -156,6 +159,7 @@ mod tests {
         assert!(OutputFile::at(OutputKind::Receipt, &path("target"), Links::Refuse).is_ok());
     }
 
+    #[cfg(feature = "policy")]
     #[test]
     fn metrics_are_one_file_and_a_link_at_its_place_is_replaced() {
         let place = tempfile::tempdir().unwrap();

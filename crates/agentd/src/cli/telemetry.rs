@@ -95,7 +95,7 @@ fn inherited() -> Option<TraceContext> {
 /// Records in the current span how an intent ended.
 pub(super) fn record_end(object: &Value) {
     let span = Span::current();
-    let mut record = |field: &str, value: &Value| {
+    let record = |field: &str, value: &Value| {
         if let Some(text) = value.as_str() {
             span.record(field, text);
         }
