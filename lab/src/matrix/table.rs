@@ -158,7 +158,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["egress_clients"]),
         backends: "linux-native container",
         needs: &[Asset::Programs, Asset::Clients],
-        turn: Turn::Rotates(0),
+        turn: Turn::Rotates(2),
         minutes: 3,
         why: "clients of package registries, HTTP libraries and agent CLIs that know nothing of a gateway, against servers of the \
               test; every run covers curl, git and Python in `root`",

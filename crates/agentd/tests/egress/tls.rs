@@ -67,12 +67,7 @@ pub fn hide() {
 pub type EventStream = fn(&str) -> Option<String>;
 
 /// The API that the server plays.
-static API: Mutex<Option<EventStream>> = Mutex::new(None);
-
-/// Lets the server play an API.
-pub fn play(api: Option<EventStream>) {
-    *API.lock().unwrap() = api;
-}
+pub static API: Mutex<Option<EventStream>> = Mutex::new(None);
 
 /// Reads the body of a request whose length its head states.
 fn skip_body(head: &str, stream: &mut impl Read) {

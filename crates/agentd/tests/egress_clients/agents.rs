@@ -90,7 +90,7 @@ fn answers(backend: &str, preset: &str, variable: &str, shown: &str, argv: &[&st
     for host in ["api.openai.com", "api.anthropic.com"] {
         name(host, &[PUBLIC]);
     }
-    tls::play(Some(api));
+    *tls::API.lock().unwrap() = Some(api);
     hold(true);
     let place = EgressDir::new();
     let mut command = place.trusting(backend, &["--preset", preset, "--json", "--ro", shown], argv);
@@ -111,7 +111,7 @@ fn answers(backend: &str, preset: &str, variable: &str, shown: &str, argv: &[&st
     assert!(files.is_empty(), "{files:?}");
     assert!(!found.is_empty() && !found.contains(&true), "the key is in the memory of a process of the sandbox");
     let output = run.wait_with_output().unwrap();
-    tls::play(None);
+    *tls::API.lock().unwrap() = None;
     let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     let object: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}\n{err}"));
     let printed = object["stdout"]["text"].as_str().unwrap();
