@@ -102,7 +102,7 @@ impl HostApprover {
         let text = format!("{} wants to connect to {}\nnetwork grant: {}", self.sandbox, request.to, request.rule);
         let digest = ContentDigest::of(text.as_bytes());
         let (principal, quota) = (self.principal.clone(), Quota::default());
-        let begin = BeginIntent { principal, key: None, digest, quota, cpu: Duration::ZERO, now };
+        let begin = BeginIntent { principal, key: None, digest, quota, shared: Vec::new(), cpu: Duration::ZERO, now };
         let Begun::New(intent) = store.begin(begin).await? else { return Err(ApproverError::Refused) };
         let expires = now.plus_seconds(request.wait.as_secs());
         let asked = RequestApproval { intent, text, expires, now };

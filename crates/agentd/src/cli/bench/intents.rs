@@ -8,13 +8,15 @@ use crate::cli::failure::Failure;
 use agentd_core::{Captured, EndReason, Outcome, Usage};
 use agentd_disk::Scratch;
 use agentd_engine::{
-    AdmissionDecision, CapabilityRegistry, Engine, EngineParts, Executed, Intent, Ran, Submitted, ValidIntent, admit, vocabulary,
+    AdmissionBounds, AdmissionDecision, CapabilityRegistry, Engine, EngineParts, Executed, Intent, LiveQuotas, Ran, Submitted,
+    ValidIntent, admit, vocabulary,
 };
-use agentd_policy::{PolicyPrincipal, PolicySet, PolicySets, PrincipalKind, RequestSource, RequestedConfinement};
+use agentd_policy::{IfMissing, LivePolicies, PolicyPrincipal, PrincipalKind, RequestSource, RequestedConfinement};
 use agentd_records::{AuditLog, ContentDigest, Records, Timestamp};
-use agentd_state::{Quota, Retention, StateStore};
+use agentd_state::{Retention, StateStore};
 use std::{
     collections::BTreeSet,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,7 +27,7 @@ const BACKEND: &str = "linux-native";
 /// What admission decides by.
 struct Deciding {
     capabilities: CapabilityRegistry,
-    policies: PolicySets,
+    policies: LivePolicies,
     isolated: BTreeSet<String>,
 }
 
@@ -34,7 +36,7 @@ pub(super) async fn rows(figures: &mut Vec<Figure>) -> Result<Option<Scratch>, F
     let Some(memory) = files::memory() else { return Ok(None) };
     let scratch = Scratch::make(memory, "agentd-bench").map_err(std::io::Error::other)?;
     let log = Arc::new(Records::at(&scratch.path().join("log")).open_log()?);
-    let deciding = Arc::new(Deciding::new()?);
+    let deciding = Arc::new(Deciding::new(scratch.path())?);
     let measure = move || {
         let (deciding, log) = (deciding.clone(), log.clone());
         Box::pin(async move { decided(&deciding, &log).await }) as Timed
@@ -43,8 +45,10 @@ pub(super) async fn rows(figures: &mut Vec<Figure>) -> Result<Option<Scratch>, F
     let records = Records::at(&scratch.path().join("records"));
     records.keys()?;
     let state = StateStore::open(&scratch.path().join("state"), Retention::default())?;
-    let Deciding { capabilities, policies, isolated } = Deciding::new()?;
-    let parts = EngineParts { capabilities, policies, isolated, quota: Quota::default(), state, records };
+    let Deciding { capabilities, policies, isolated } = Deciding::new(scratch.path())?;
+    let quotas = LiveQuotas::open(&scratch.path().join("quotas.toml"))?;
+    let operator = "uid:1000".try_into()?;
+    let parts = EngineParts { capabilities, policies, isolated, quotas, state, records, operator };
     let engine = Arc::new(Engine::start(parts).await?);
     let measure = move || {
         let engine = engine.clone();
@@ -55,11 +59,11 @@ pub(super) async fn rows(figures: &mut Vec<Figure>) -> Result<Option<Scratch>, F
 }
 
 impl Deciding {
-    /// Returns the capabilities that agentd contains, and the policy for one developer.
-    fn new() -> Result<Self, Failure> {
+    /// Returns the capabilities that agentd contains, and the policy for one developer: `folder` contains no other.
+    fn new(folder: &Path) -> Result<Self, Failure> {
         let capabilities = CapabilityRegistry::built_in()?;
         let words = vocabulary(&capabilities, [(BACKEND, true)])?;
-        let policies = PolicySets { enforced: PolicySet::default_policy(&words)?, shadow: None, is_default: true };
+        let policies = LivePolicies::open(&folder.join("policy"), words, IfMissing::UseDefault)?;
         Ok(Self { capabilities, policies, isolated: [BACKEND.to_owned()].into() })
     }
 }
@@ -72,6 +76,7 @@ fn intent() -> Intent {
         capability: "shell.exec.v1".to_owned(),
         parameters: parameters.as_object().cloned().unwrap_or_default(),
         confinement: RequestedConfinement::default(),
+        secrets: Vec::new(),
         workspace: None,
         key: None,
         received: Timestamp::now(),
@@ -83,8 +88,9 @@ async fn decided(deciding: &Deciding, log: &AuditLog) -> Result<Duration, Failur
     let intent = intent();
     let started = Instant::now();
     let valid = ValidIntent::new(intent, &deciding.capabilities).map_err(|refused| refused.1.to_string())?;
-    let (policy, _) = deciding.policies.decide(&valid.policy_request());
-    match admit(&valid, None, &policy, &deciding.isolated) {
+    let (policy, _) = deciding.policies.current().decide(&valid.policy_request());
+    let bounds = AdmissionBounds { isolated: &deciding.isolated, cpu_time: None };
+    match admit(&valid, None, &policy, bounds) {
         AdmissionDecision::Execute(_) => {}
         other => return Err(format!("measure admission: the intent is not executed: {other:?}").into()),
     }
