@@ -29,10 +29,10 @@ impl Size {
     /// in bytes.
     pub(super) fn for_spec(spec: &SandboxSpec, processors: u32, program: u64) -> Result<Self, IsolationError> {
         let refuse = |what: &str, reason: &str| Err(IsolationError::Invalid { what: what.to_owned(), reason: reason.to_owned() });
-        if spec.network != Network::Off || !spec.secrets.is_empty() {
+        if spec.network == Network::Host {
             return refuse(
                 "network",
-                "not supported: firecracker machines have no network device — use the container backend for a network",
+                "not supported: firecracker machines do not have the host's network — grant hosts, or use the container backend",
             );
         }
         if spec.root != Root::Host {
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_with_network_or_image_root_is_refused() {
+    fn spec_with_the_hosts_network_or_image_root_is_refused() {
         for spec in [
             SandboxSpec { network: Network::Host, ..SandboxSpec::default() },
             SandboxSpec { root: Root::Layers(Vec::new()), ..SandboxSpec::default() },
