@@ -118,7 +118,8 @@ fn damaged_database_is_an_error_or_has_the_same_content() {
     let store = place.open();
     let ids = fill(&store, &place.runtime);
     drop(store);
-    assert!(damage(&place, &ids, "state.db", flip) > DAMAGES / 4);
+    // The other damages hit the space that no row uses: each table and index has a page of its own.
+    assert!(damage(&place, &ids, "state.db", flip) > DAMAGES / 8);
     assert_eq!(damage(&place, &ids, "state.db", cut), DAMAGES);
 }
 

@@ -119,7 +119,7 @@ fn refusal_states_when_to_try_again() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("try again in"), "{output:?}");
     assert!(!user.path("work/started").exists());
     // The key is free, once the operator allows more.
-    user.write("data/quotas.toml", "[default]\nrate = \"9/h\"");
+    user.write("data/quotas.toml", "[default]\nrate = \"9/s\"");
     assert_eq!(user.shell("true", &["--key", "k"]).0, 0);
     let acts: Vec<_> = user.leaves(30).into_iter().filter_map(|leaf| Some(leaf.get("administrative")?["act"].clone())).collect();
     assert_eq!(acts, ["quotas-changed", "quotas-changed"]);
