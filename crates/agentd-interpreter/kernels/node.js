@@ -11,6 +11,7 @@ const { inspect } = require("node:util");
 const vm = require("node:vm");
 
 const MAX_FRAME = 8 << 20;
+const MAX_WAITING = 64 << 20;
 const MAX_TEXT = 256 << 10;
 const MAX_ROWS = 1000;
 const TABLE = "application/vnd.agentd.table+json";
@@ -36,6 +37,7 @@ function encode(message) {
 function send(type, members) {
   // A timer that outlives its cell has nothing to report.
   if (!executing) return;
+  if (control.writableLength > MAX_WAITING) throw new Error("the cell displays values without returning to the event loop");
   let frame = encode({ type, cell, ...members });
   if (frame.length > MAX_FRAME) {
     const note = `[a result of ${frame.length} bytes is longer than the limit of ${MAX_FRAME} bytes]`;

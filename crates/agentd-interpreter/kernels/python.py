@@ -31,6 +31,8 @@ class Kernel:
         self.cell = 0
         self.number = 0
         self.executing = False
+        self.writing = False
+        self.interrupted = False
         self.lock = threading.RLock()
         self.loop = None
         self.module = types.ModuleType("__main__")
@@ -65,8 +67,16 @@ class Kernel:
             self.write(b"%d\n%s" % (len(frame), frame))
 
     def write(self, data):
+        # Only the main thread handles signals. An interrupt must not cut a frame.
+        is_main = threading.current_thread() is threading.main_thread()
+        self.writing = self.writing or is_main
         while data:
             data = data[os.write(CONTROL, data):]
+        if is_main:
+            self.writing = False
+            if self.interrupted and self.executing:
+                self.interrupted = False
+                raise KeyboardInterrupt
 
     def run(self, source):
         namespace = self.module.__dict__
@@ -140,6 +150,7 @@ class Kernel:
             # A cell may have replaced the handler.
             signal.signal(signal.SIGINT, self.interrupt)
             self.cell = request["cell"]
+            self.interrupted = False
             self.executing = True
             status = self.execute(source)
             while True:
@@ -155,7 +166,9 @@ class Kernel:
                     continue
 
     def interrupt(self, number, frame):
-        if self.executing:
+        if self.writing:
+            self.interrupted = True
+        elif self.executing:
             raise KeyboardInterrupt
 
 

@@ -27,7 +27,7 @@ fn printed_frames_are_output() {
     ] {
         let result = user.cell(language, "a", &source);
         assert_eq!(result["session"]["lost"], false, "{language}: {result:#}");
-        assert_eq!(user.cell(language, "a", "1")["session"]["new"], false, "{language}");
+        assert_eq!(user.cell(language, "a", "")["session"]["new"], false, "{language}");
     }
 }
 

@@ -64,8 +64,9 @@ fn killed_kernel_is_reported_and_leaves_nothing() {
         let listed = user.command(&["sandbox", "exec", &name, "--", "sh", "-c", "cat /proc/[0-9]*/cmdline"]).output().unwrap();
         !String::from_utf8_lossy(&listed.stdout).contains("agentd-kernel")
     });
-    let (code, object) = user.python_with("a", "1", &[]);
-    assert_eq!((code, &object["status"], &object["reason"]), (125, &json!("failed"), &json!("session-lost")), "{object:#}");
+    // The daemon may learn of the end only when the next cell begins.
+    let (_, object) = user.python_with("a", "1", &[]);
+    assert_eq!(object["error"]["code"], "session-lost", "{object:#}");
     assert_eq!(user.python("a", "1")["session"]["new"], true);
 }
 

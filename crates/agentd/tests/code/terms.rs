@@ -10,7 +10,8 @@ fn obligations_of_the_policies_hold_in_the_session() {
     );
     let source = "import resource, socket\nprint(resource.getrlimit(resource.RLIMIT_NOFILE)[1])\nsocket.socket(socket.AF_UNIX)";
     let (code, object) = user.python_with("a", source, &[]);
-    assert_eq!((code, &object["result"]["error"]["name"]), (1, &json!("PermissionError")), "{object:#}");
+    let name = object["result"]["error"]["name"].as_str().unwrap();
+    assert!(code == 1 && ["PermissionError", "OSError"].contains(&name), "{object:#}");
     assert_eq!(object["result"]["stdout"]["text"], "64\n");
     assert_eq!((&object["sandbox"]["profile"], &object["sandbox"]["backend"]), (&json!("strict"), &json!("container")));
     let (code, object) = user.python_with("a", "1", &["--timeout", "21s"]);
@@ -83,7 +84,12 @@ mod as_root {
         for path in ["", "data", "work"] {
             std::fs::set_permissions(user.path(path), std::fs::Permissions::from_mode(0o755)).unwrap();
         }
-        let output = user.cell_command("python", "a", "x", &[]).uid(65534).gid(65534).output().unwrap();
+        // The other user may not be able to read cargo's build directory.
+        let cell = user.cell_command("python", "a", "x", &[]);
+        std::fs::copy(cell.get_program(), user.path("agentd")).unwrap();
+        let mut other = std::process::Command::new(user.path("agentd"));
+        other.args(cell.get_args()).current_dir(user.path("work")).env("AGENTD_DATA_DIR", user.path("data"));
+        let output = other.uid(65534).gid(65534).output().unwrap();
         assert!(output.status.code() != Some(0), "{output:?}");
         let text = [output.stdout, output.stderr].concat();
         assert!(!String::from_utf8_lossy(&text).contains("canary"));
