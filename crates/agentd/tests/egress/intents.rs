@@ -24,9 +24,7 @@ fn call(place: &EgressDir, backend: &str, policy: &str, options: &[&str], script
     for above in folder.ancestors().take(3).chain([folder.join("test.cedar").as_path()]) {
         fs::set_permissions(above, fs::Permissions::from_mode(0o700)).unwrap();
     }
-    let parameters = serde_json::json!({ "command": script }).to_string();
-    let options = [&["--params", &parameters, "--json"], options].concat();
-    let mut command = place.call(backend, "shell.exec.v1", &options);
+    let mut command = place.call(backend, "shell.exec.v1", &serde_json::json!({ "command": script }), options);
     let output = command.env("REAL_KEY", VALUE).output().unwrap();
     let object = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     (output, object)

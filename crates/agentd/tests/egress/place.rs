@@ -92,16 +92,6 @@ impl EgressDir {
         run
     }
 
-    /// `agentd call` with the options, on a host that trusts the authority of the tests.
-    pub fn call(&self, backend: &str, capability: &str, options: &[&str]) -> Command {
-        let mut call = Command::new(program());
-        call.args(["call", capability, "--backend", backend]).args(options);
-        call.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", self.root.path().join("home"));
-        call.env("TMPDIR", self.root.path()).env("AGENTD_DATA_DIR", self.outside("data")).current_dir(self.work());
-        call.env("SSL_CERT_FILE", self.outside("ca.pem")).stdin(Stdio::null());
-        call
-    }
-
     /// As [`EgressDir::command`], on a host that trusts the authority of the tests.
     pub fn trusting(&self, backend: &str, options: &[&str], argv: &[&str]) -> Command {
         let mut run = self.command(backend, options, argv);

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 mod agents;
+#[path = "../egress/git_server.rs"]
+#[allow(dead_code, reason = "shared with the suite `egress`")]
+mod git_server;
 mod libraries;
 mod managers;
 #[path = "../egress/outer.rs"]

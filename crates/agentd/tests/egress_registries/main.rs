@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 mod configured;
+#[path = "../egress/git_server.rs"]
+#[allow(dead_code, reason = "shared with the suite `egress`")]
+mod git_server;
 #[path = "../egress_clients/managers.rs"]
 #[allow(dead_code, reason = "shared with the suite `egress_clients`")]
 mod managers;
