@@ -19,7 +19,7 @@ pub fn serve(mut stream: impl Read + Write, head: &str, files: &Path) {
     };
     let length: u64 = header(LENGTH).map_or(0, |length| length.parse().unwrap());
     let mut body = Vec::new();
-    stream.by_ref().take(length).read_to_end(&mut body).unwrap();
+    Read::by_ref(&mut stream).take(length).read_to_end(&mut body).unwrap();
     let (path, query) = target(head).split_once('?').unwrap_or((target(head), ""));
     let mut backend = Command::new("git");
     backend.arg("http-backend").env_clear().env("PATH", "/usr/bin:/bin").env("GIT_HTTP_EXPORT_ALL", "1");
