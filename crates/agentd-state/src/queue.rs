@@ -12,7 +12,7 @@ use crate::{
     turn::{Priority, Waiter},
 };
 use agentd_records::Label;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use std::{collections::BTreeSet, time::Duration};
 
 /// The time after which the record of a waiting intent is written again, in microseconds.
@@ -44,7 +44,6 @@ pub(crate) enum Attempt {
 struct WaitingRow {
     id: String,
     owner: String,
-    principal: String,
     seen: i64,
     waiter: Waiter,
 }
@@ -64,13 +63,15 @@ pub(crate) fn attempt(
     if let Some(answer) = intents::duplicate(connection, request)? {
         return answered(answer);
     }
-    let rows = rows(connection)?;
-    let own = rows.iter().find(|row| row.id == id.to_string());
+    let own = WaitingRow::find(connection, id)?;
     let refusing = match reservation::reserve(connection, owners, request)? {
         Ok(accounts) => {
-            let arrived = Waiter::arriving(connection, request, queueing.priority)?;
-            let waiter = own.map_or(&arrived, |row| &row.waiter);
-            if !must_wait(owners, (&rows, id), waiter, stored(request.now))? {
+            let waiter = match &own {
+                Some(row) => row.waiter.clone(),
+                None => Waiter::arriving(connection, request, queueing.priority)?,
+            };
+            // The whole queue is read only by an intent that its limits allow to begin.
+            if !must_wait(connection, owners, (id, &waiter), stored(request.now))? {
                 return answered(intents::insert(connection, owner, id, (request, &accounts))?);
             }
             None
@@ -88,19 +89,20 @@ pub(crate) fn attempt(
         return answered(Begun::Refused(exceeded));
     }
     let blocked_by = refusing.map(|Refusing { account, .. }| account);
-    if own.is_none() && !has_space(connection, owners, &rows, (request, queueing))? {
+    if own.is_none() && !has_space(connection, owners, (request, queueing))? {
         return Ok(Attempt::Answered(Begun::Refused(QuotaExceeded::until_unknown(QuotaLimit::Waiting))));
     }
-    record(connection, (owner, id), (request, queueing), (own, blocked_by.as_ref()))?;
+    record(connection, (owner, id), (request, queueing), (own.as_ref(), blocked_by.as_ref()))?;
     Ok(Attempt::Waits)
 }
 
-/// Returns true if another intent begins before `waiter`.
-fn must_wait(owners: &Owners, (rows, id): (&[WaitingRow], IntentId), waiter: &Waiter, now: i64) -> Result<bool, StateError> {
+/// Returns true if another intent begins before that of `waiter`.
+fn must_wait(connection: &Connection, owners: &Owners, (id, waiter): (IntentId, &Waiter), now: i64) -> Result<bool, StateError> {
     let id = id.to_string();
-    for row in rows.iter().filter(|row| row.id != id && row.is_seen(now) && waiter.yields_to(&row.waiter)) {
+    for row in WaitingRow::all(connection)? {
         // The lock of an owner is examined only if its intent would begin first.
-        if owners.is_alive(&row.owner)? {
+        let is_first = row.id != id && row.is_seen(now) && waiter.yields_to(&row.waiter);
+        if is_first && owners.is_alive(&row.owner)? {
             return Ok(true);
         }
     }
@@ -125,13 +127,13 @@ pub(crate) fn remove_abandoned(connection: &Connection) -> Result<(), StateError
     Ok(())
 }
 
-/// Returns the number of waiting intents of a principal, and of a shared account.
+/// Returns the number of waiting intents that will be charged to an account.
 ///
 /// # Errors
 /// [`StateError`].
 pub(crate) fn waiting(connection: &Connection, account: &Label) -> Result<i64, StateError> {
     let name = account.to_string();
-    let count = rows(connection)?.iter().filter(|row| row.waiter.accounts.contains(&name)).count();
+    let count = WaitingRow::all(connection)?.iter().filter(|row| row.waiter.accounts.contains(&name)).count();
     Ok(i64::try_from(count).unwrap_or(i64::MAX))
 }
 
@@ -139,21 +141,21 @@ pub(crate) fn waiting(connection: &Connection, account: &Label) -> Result<i64, S
 fn has_space(
     connection: &Connection,
     owners: &Owners,
-    rows: &[WaitingRow],
     (request, queueing): (&BeginIntent, Queueing),
 ) -> Result<bool, StateError> {
     let most = usize::try_from(queueing.most).unwrap_or(usize::MAX);
-    let principal = request.principal.to_string();
-    let own: Vec<_> = rows.iter().filter(|row| row.principal == principal).collect();
+    let mut select = connection.prepare_cached("SELECT id, owner FROM waiting WHERE principal = ?1")?;
+    let own = select.query_map([request.principal.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let own: Vec<(String, String)> = own.collect::<Result<_, _>>()?;
     if own.len() < most {
         return Ok(true);
     }
     let mut living = 0;
-    for row in own {
-        if owners.is_alive(&row.owner)? {
+    for (id, owner) in own {
+        if owners.is_alive(&owner)? {
             living += 1;
         } else {
-            connection.prepare_cached("DELETE FROM waiting WHERE id = ?1")?.execute([&row.id])?;
+            connection.prepare_cached("DELETE FROM waiting WHERE id = ?1")?.execute([id])?;
         }
     }
     Ok(living < most)
@@ -190,37 +192,47 @@ fn account_names(request: &BeginIntent) -> BTreeSet<String> {
     reservation::accounts(request).map(|(name, _, _)| name.to_string()).collect()
 }
 
-/// Returns all waiting intents, in the order of their arrival.
-fn rows(connection: &Connection) -> Result<Vec<WaitingRow>, StateError> {
-    let mut select = connection.prepare_cached(
-        "SELECT id, owner, principal, seen, number, priority, accounts, blocked_by,
-         (SELECT count(*) FROM intents AS i WHERE i.principal = w.principal AND i.owner IS NOT NULL),
-         (SELECT max(begun) FROM intents AS i WHERE i.principal = w.principal),
-         sum IS row_sum(number, id, principal, owner, priority, accounts, blocked_by, since, seen)
-         FROM waiting AS w ORDER BY number",
-    )?;
-    let mut found = select.query([])?;
-    let mut rows = Vec::new();
-    while let Some(row) = found.next()? {
-        let id: String = row.get(0)?;
-        if !row.get::<_, bool>(10)? {
-            return Err(StateError::Damaged(format!("the waiting intent {id} does not match its checksum")));
-        }
-        let accounts: String = row.get(6)?;
-        let waiter = Waiter {
-            number: row.get(4)?,
-            priority: row.get(5)?,
-            in_flight: row.get(8)?,
-            last_begun: row.get::<_, Option<i64>>(9)?.unwrap_or(0),
-            accounts: accounts.lines().map(str::to_owned).collect(),
-            blocked_by: row.get(7)?,
-        };
-        rows.push(WaitingRow { id, owner: row.get(1)?, principal: row.get(2)?, seen: row.get(3)?, waiter });
-    }
-    Ok(rows)
-}
+const SELECT: &str = "SELECT id, owner, seen, number, priority, accounts, blocked_by,
+    (SELECT count(*) FROM intents AS i WHERE i.principal = w.principal AND i.owner IS NOT NULL),
+    (SELECT max(begun) FROM intents AS i WHERE i.principal = w.principal),
+    sum IS row_sum(number, id, principal, owner, priority, accounts, blocked_by, since, seen)
+    FROM waiting AS w";
 
 impl WaitingRow {
+    /// Returns all waiting intents.
+    fn all(connection: &Connection) -> Result<Vec<Self>, StateError> {
+        let mut select = connection.prepare_cached(SELECT)?;
+        let mut found = select.query([])?;
+        let mut rows = Vec::new();
+        while let Some(row) = found.next()? {
+            rows.push(Self::read(row)?);
+        }
+        Ok(rows)
+    }
+
+    /// Returns a waiting intent.
+    fn find(connection: &Connection, id: IntentId) -> Result<Option<Self>, StateError> {
+        let mut select = connection.prepare_cached(&format!("{SELECT} WHERE id = ?1"))?;
+        select.query_one([id.to_string()], |row| Ok(Self::read(row))).optional()?.transpose()
+    }
+
+    fn read(row: &Row<'_>) -> Result<Self, StateError> {
+        let id: String = row.get(0)?;
+        if !row.get::<_, bool>(9)? {
+            return Err(StateError::Damaged(format!("the waiting intent {id} does not match its checksum")));
+        }
+        let accounts: String = row.get(5)?;
+        let waiter = Waiter {
+            number: row.get(3)?,
+            priority: row.get(4)?,
+            in_flight: row.get(7)?,
+            last_begun: row.get::<_, Option<i64>>(8)?.unwrap_or(0),
+            accounts: accounts.lines().map(str::to_owned).collect(),
+            blocked_by: row.get(6)?,
+        };
+        Ok(Self { id, owner: row.get(1)?, seen: row.get(2)?, waiter })
+    }
+
     /// Returns true if the process of the intent has tried to begin it lately.
     fn is_seen(&self, now: i64) -> bool {
         now.abs_diff(self.seen) < STALE.unsigned_abs()

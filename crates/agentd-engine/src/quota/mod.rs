@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, time::Duration};
 const CONCURRENCY: u32 = 256;
 
 /// The usual number of intents of a principal that wait.
-const WAITING: u32 = 1024;
+const WAITING: u32 = 256;
 
 /// The usual time that an intent waits for a place.
 const WAIT: Duration = Duration::from_secs(60);
