@@ -8,7 +8,7 @@ use super::{
 use agentd_core::{Captured, EndReason, ExecHandle as _, IsolationError, Limits, Outcome, Usage};
 use agentd_daemon::Started;
 use agentd_engine::SessionCall;
-use agentd_interpreter::{CellEnd, CellReader, CellReport, CellStatus, KernelViolation, request};
+use agentd_interpreter::{CellEnd, CellReader, CellReport, KernelViolation, request};
 use agentd_isolation::protect::Report;
 use agentd_log::LogFailure as _;
 use agentd_records::ContentDigest;
@@ -104,13 +104,15 @@ pub(super) async fn execute(
         }
     }
     drop(sender);
-    stream::drain(&mut written, stops, exchange.reason.map(|_| stream::DRAIN)).await?;
+    if let Err(error) = stream::drain(&mut written, stops, exchange.reason.map(|_| stream::DRAIN)).await {
+        // The cell has ended, and its result is recorded.
+        writer::message(format_args!("{error}"));
+    }
     let Exchange { mut started, reader, output, reason, .. } = exchange;
     let exceeded = output.is_exceeded().then_some(EndReason::OutputLimit);
     let (mut outcome, lost, protected) = match end {
-        ExchangeEnd::Done(CellEnd { status, exit_code }) => {
-            let interrupted = reason.filter(|_| status == CellStatus::Interrupted);
-            let reason = interrupted.or(exceeded).unwrap_or(EndReason::Exited);
+        ExchangeEnd::Done(CellEnd { exit_code, .. }) => {
+            let reason = reason.or(exceeded).unwrap_or(EndReason::Exited);
             let exit_code = (reason == EndReason::Exited).then_some(i32::from(exit_code));
             match started.release().await {
                 Ok(report) => (outcome_of(reason, exit_code), None, report),
