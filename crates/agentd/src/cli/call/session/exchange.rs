@@ -47,7 +47,7 @@ enum ExchangeEnd {
 }
 
 /// A running cell.
-struct Exchange<'c> {
+struct CellExchange<'c> {
     started: Started,
     streams: CellStreams,
     reader: CellReader,
@@ -79,7 +79,7 @@ pub(super) async fn execute(
     let number = u32::try_from(random()? >> 32)?;
     let request = request(number, &cell.source);
     let after = started.after();
-    let exchange = Exchange {
+    let exchange = CellExchange {
         streams: CellStreams::new(started.take_streams())?,
         started,
         reader: CellReader::new(number),
@@ -108,7 +108,7 @@ pub(super) async fn execute(
         // The cell has ended, and its result is recorded.
         writer::message(format_args!("{error}"));
     }
-    let Exchange { mut started, reader, output, reason, .. } = exchange;
+    let CellExchange { mut started, reader, output, reason, .. } = exchange;
     let exceeded = output.is_exceeded().then_some(EndReason::OutputLimit);
     let (mut outcome, lost, protected) = match end {
         ExchangeEnd::Done(CellEnd { exit_code, .. }) => {
@@ -155,7 +155,7 @@ fn in_words(outcome: &Outcome, reason: EndReason) -> String {
     }
 }
 
-impl Exchange<'_> {
+impl CellExchange<'_> {
     /// Runs until the cell or the interpreter has ended.
     async fn run(
         mut self,
