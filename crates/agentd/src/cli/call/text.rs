@@ -1,5 +1,6 @@
 //! Prints the result of a capability for people.
 
+use super::super::writer;
 use agentd_core::escape;
 use serde_json::Value;
 use std::io::{self, Write as _};
@@ -38,7 +39,7 @@ fn cell(result: &Value) -> io::Result<()> {
     }
     if result["session"]["new"] == true {
         let text = |name: &str| escape::text(result["session"][name].as_str().unwrap_or_default()).to_string();
-        super::writer::message(format_args!("session {} begins, in the sandbox {}", text("handle"), text("sandbox")));
+        writer::message(format_args!("session {} begins, in the sandbox {}", text("handle"), text("sandbox")));
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::{
 use agentd_core::{Captured, EndReason, ExecHandle as _, IsolationError, Limits, Outcome, Usage};
 use agentd_daemon::Started;
 use agentd_engine::SessionCall;
-use agentd_interpreter::{CellEnd, CellReader, CellReport, CellStatus, KernelViolation, request};
+use agentd_interpreter::{CellEnd, CellReader, CellReport, KernelViolation, request};
 use agentd_isolation::protect::Report;
 use agentd_log::LogFailure as _;
 use agentd_records::ContentDigest;
@@ -47,7 +47,7 @@ enum ExchangeEnd {
 }
 
 /// A running cell.
-struct Exchange<'c> {
+struct CellExchange<'c> {
     started: Started,
     streams: CellStreams,
     reader: CellReader,
@@ -79,7 +79,7 @@ pub(super) async fn execute(
     let number = u32::try_from(random()? >> 32)?;
     let request = request(number, &cell.source);
     let after = started.after();
-    let exchange = Exchange {
+    let exchange = CellExchange {
         streams: CellStreams::new(started.take_streams())?,
         started,
         reader: CellReader::new(number),
@@ -104,13 +104,15 @@ pub(super) async fn execute(
         }
     }
     drop(sender);
-    stream::drain(&mut written, stops, exchange.reason.map(|_| stream::DRAIN)).await?;
-    let Exchange { mut started, reader, output, reason, .. } = exchange;
+    if let Err(error) = stream::drain(&mut written, stops, exchange.reason.map(|_| stream::DRAIN)).await {
+        // The cell has ended, and its result is recorded.
+        writer::message(format_args!("{error}"));
+    }
+    let CellExchange { mut started, reader, output, reason, .. } = exchange;
     let exceeded = output.is_exceeded().then_some(EndReason::OutputLimit);
     let (mut outcome, lost, protected) = match end {
-        ExchangeEnd::Done(CellEnd { status, exit_code }) => {
-            let interrupted = reason.filter(|_| status == CellStatus::Interrupted);
-            let reason = interrupted.or(exceeded).unwrap_or(EndReason::Exited);
+        ExchangeEnd::Done(CellEnd { exit_code, .. }) => {
+            let reason = reason.or(exceeded).unwrap_or(EndReason::Exited);
             let exit_code = (reason == EndReason::Exited).then_some(i32::from(exit_code));
             match started.release().await {
                 Ok(report) => (outcome_of(reason, exit_code), None, report),
@@ -153,7 +155,7 @@ fn in_words(outcome: &Outcome, reason: EndReason) -> String {
     }
 }
 
-impl Exchange<'_> {
+impl CellExchange<'_> {
     /// Runs until the cell or the interpreter has ended.
     async fn run(
         mut self,
