@@ -7,8 +7,11 @@ use std::{
     thread,
 };
 
+/// Answers one request.
+type Answer = Box<dyn FnOnce(&mut TcpStream) + Send>;
+
 /// Serves connections one after the other with the answers, and returns the port and the heads of the requests.
-fn serve(answers: Vec<Box<dyn FnOnce(&mut TcpStream) + Send>>) -> (u16, mpsc::Receiver<String>) {
+fn serve(answers: Vec<Answer>) -> (u16, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (sender, heads) = mpsc::channel();
@@ -28,7 +31,7 @@ fn serve(answers: Vec<Box<dyn FnOnce(&mut TcpStream) + Send>>) -> (u16, mpsc::Re
     (port, heads)
 }
 
-fn text(answer: String) -> Box<dyn FnOnce(&mut TcpStream) + Send> {
+fn text(answer: String) -> Answer {
     Box::new(move |client| drop(client.write_all(answer.as_bytes())))
 }
 

@@ -70,7 +70,7 @@ impl Annotations {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Run {
     /// As a command.
-    Command(CommandTemplate),
+    Command(Box<CommandTemplate>),
     /// As an operation of agentd's own program in the sandbox.
     Tool(&'static ToolCapability),
 }
@@ -215,7 +215,7 @@ impl Capability {
             description: manifest.description,
             annotations: manifest.annotations,
             bounds: SandboxBounds { profile, limits, network, workspace },
-            run: Run::Command(run),
+            run: Run::Command(Box::new(run)),
             parameters,
             result,
             digest: ContentDigest::of(text.as_bytes()),

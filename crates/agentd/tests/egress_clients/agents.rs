@@ -2,6 +2,7 @@
 //! request back, and the value of the key is searched for wherever the sandbox could have it.
 
 use crate::{
+    ClientTest,
     managers::installed,
     outer::{PUBLIC, heads, name, target},
     place::EgressDir,
@@ -16,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-pub const TESTS: &[(&str, fn(&str))] = &[
+pub const TESTS: &[ClientTest] = &[
     ("codex_from_npm_works_with_its_preset_and_its_key_stays_outside", codex),
     ("opencode_from_npm_works_with_its_preset_and_its_key_stays_outside", opencode),
 ];

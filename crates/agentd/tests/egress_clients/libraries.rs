@@ -1,12 +1,13 @@
 //! HTTP libraries of Python, Node and Java.
 
 use crate::{
+    ClientTest,
     outer::{PUBLIC, name, reached},
     place::EgressDir,
 };
 use std::fs;
 
-pub const TESTS: &[(&str, fn(&str))] = &[
+pub const TESTS: &[ClientTest] = &[
     ("python_requests_reaches_a_granted_name", requests),
     ("python_httpx_reaches_a_granted_name", httpx),
     ("python_asyncio_reaches_a_granted_name", asyncio),

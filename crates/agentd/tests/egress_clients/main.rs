@@ -23,6 +23,9 @@ mod tls;
 
 use libtest_mimic::{Arguments, Trial, run};
 
+/// The name of a test, and the test for a backend.
+type ClientTest = (&'static str, fn(&str));
+
 fn main() {
     agentd::isolation::take_role();
     let mut arguments = Arguments::from_args();

@@ -1,6 +1,7 @@
 //! Clients of package registries, against registries of the test.
 
 use crate::{
+    ClientTest,
     outer::{PUBLIC, name, reached},
     place::EgressDir,
     tls,
@@ -11,7 +12,7 @@ use std::{
     process::Command,
 };
 
-pub const TESTS: &[(&str, fn(&str))] = &[
+pub const TESTS: &[ClientTest] = &[
     ("pip_installs_from_a_granted_index", pip),
     ("uv_installs_from_a_granted_index", uv),
     ("npm_installs_and_repeats_it_from_a_lock_file", npm),

@@ -27,6 +27,9 @@ use std::process::Command;
 /// Set in the process that tests against registries of the test.
 const LOCAL: &str = "AGENTD_TEST_LOCAL_REGISTRY";
 
+/// The name of a test in `managers`, and the test for a backend.
+type ClientTest = (&'static str, fn(&str));
+
 /// A registry, its test against the configured one, and the test in `managers` against a registry of the test.
 type RegistryTest = (&'static str, fn() -> Option<configured::Registry>, fn(&str, &configured::Registry), &'static str);
 

@@ -79,7 +79,7 @@ impl Place {
     async fn call(&self, request: ToolRequest, content: &[u8]) -> Result<CallOutput, ToolError> {
         let whole = ToolCall { within: Some(self.path().into()), request };
         match call(&*self.sandbox, &whole, content, CallOptions::default()).await {
-            Err(CallError::Tool(error, _)) => Err(error),
+            Err(CallError::Tool(error, _)) => Err(*error),
             other => Ok(other.unwrap()),
         }
     }

@@ -43,7 +43,7 @@ enum ExchangeEnd {
     /// The kernel has sent something that it must not send.
     Broken(KernelViolation),
     /// The interpreter has ended.
-    Ended(Result<Outcome, IsolationError>),
+    Ended(Box<Result<Outcome, IsolationError>>),
 }
 
 /// A running cell.
@@ -126,12 +126,14 @@ pub(super) async fn execute(
             let cause = format!("the kernel broke the protocol: {violation}");
             (outcome_of(EndReason::Cancelled, None), Some(cause), after.report())
         }
-        ExchangeEnd::Ended(Ok(outcome)) => {
-            let reason = reason.or(exceeded).unwrap_or(outcome.reason);
-            let cause = format!("the interpreter has ended: {}", in_words(&outcome, reason));
-            (Outcome { reason, ..outcome }, Some(cause), after.report())
-        }
-        ExchangeEnd::Ended(Err(error)) => (outcome_of(EndReason::BackendLost, None), Some(error.to_string()), after.report()),
+        ExchangeEnd::Ended(ended) => match *ended {
+            Ok(outcome) => {
+                let reason = reason.or(exceeded).unwrap_or(outcome.reason);
+                let cause = format!("the interpreter has ended: {}", in_words(&outcome, reason));
+                (Outcome { reason, ..outcome }, Some(cause), after.report())
+            }
+            Err(error) => (outcome_of(EndReason::BackendLost, None), Some(error.to_string()), after.report()),
+        },
     };
     let ([out, err], [stdout, stderr]) = output.finish();
     let (report, reports) = reader.finish();
@@ -187,7 +189,7 @@ impl CellExchange<'_> {
                 },
                 outcome = started.wait() => {
                     self.read_rest();
-                    break ExchangeEnd::Ended(outcome);
+                    break ExchangeEnd::Ended(Box::new(outcome));
                 }
                 _ = stops.next() => {
                     if self.reason.is_some() {
