@@ -183,6 +183,7 @@ impl ReadSecrets {
 ///
 /// # Errors
 /// [`IsolationError::Invalid`] for an option that is malformed.
+#[cfg(feature = "policy")]
 pub(crate) fn target(option: &OsStr) -> Result<String, IsolationError> {
     let (target, _) = split(option).ok_or_else(malformed)?;
     target.parse::<SecretTarget>().map_err(|error| invalid("--secret", error))?;
