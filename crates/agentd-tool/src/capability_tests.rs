@@ -1,5 +1,7 @@
 use super::*;
-use crate::response::*;
+use crate::{
+    ChangeKind, CloneResult, FetchResult, FetchedHeader, FollowedRedirect, WatchEnd, WatchResult, WatchedChange, response::*,
+};
 use std::collections::BTreeSet;
 
 fn manifest(capability: &ToolCapability) -> Value {
@@ -104,7 +106,23 @@ fn responses() -> Vec<ToolResponse> {
         ToolResponse::Remove(RemoveResult { removed: true }),
         ToolResponse::Search(SearchResult { lines: vec![line], matches: 1, files: 1, binary: 1, left_out, truncated }),
         ToolResponse::Stat(StatResult { kind: NodeKind::Symlink, size: 1, mode, uid: 1, gid: 1, modified_ms: 1, target }),
+        ToolResponse::Watch(WatchResult {
+            events: vec![WatchedChange { kind: ChangeKind::Renamed, path: "a".into(), from: Some("b".into()), directory: false }],
+            directories: 1,
+            unwatched: 1,
+            overflow: true,
+            ended: WatchEnd::Time,
+        }),
         ToolResponse::Write(WriteResult { written: 1, size: 1, created: true, mode }),
+        ToolResponse::Clone(CloneResult { commit: Some("0".repeat(40)), branch: Some("main".to_owned()), shallow: false }),
+        ToolResponse::Fetch(FetchResult {
+            status: 200,
+            url: "https://a.example/".to_owned(),
+            headers: vec![FetchedHeader { name: "a".to_owned(), value: "b".into() }],
+            redirects: vec![FollowedRedirect { status: 302, url: "https://a.example/x".to_owned() }],
+            length: 1,
+            truncated,
+        }),
         ToolResponse::Sqlite(SqliteResult { columns: vec!["a".to_owned()], rows: vec![vec![json!(1)]], changes: 1, truncated }),
     ]
 }
@@ -117,7 +135,7 @@ fn result_has_the_properties_of_its_schema() {
         let result = call.result(response, b"content".to_vec()).unwrap();
         let schema = &manifest["result"];
         assert_eq!(keys(&result), keys(&schema["properties"]), "{}", capability.name);
-        for name in ["entries", "lines"] {
+        for name in ["entries", "lines", "events", "headers", "redirects"] {
             if let Some(entry) = result.get(name).and_then(|entries| entries.get(0)) {
                 assert_eq!(keys(entry), keys(&schema["properties"][name]["items"]["properties"]), "{}", capability.name);
             }

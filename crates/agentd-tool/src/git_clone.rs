@@ -18,16 +18,20 @@ use message::{CloneRequest, CloneResult};
 use process::GitProcesses;
 use settings::GitSettings;
 use staging::StagedDirectory;
-use std::{fs, os::fd::AsRawFd, os::fd::OwnedFd, path::Path};
+use std::{
+    ffi::OsString,
+    fs,
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
+};
 
 /// Clones the repository of a request.
 pub(crate) fn clone(resolver: &Resolver, request: &CloneRequest) -> Result<CloneResult, ToolError> {
-    let GitSettings { clone, submodules, mut environment } = GitSettings::of(request, &|name| std::env::var_os(name))?;
+    let GitSettings { clone, submodules, environment } = GitSettings::of(request, &|name| std::env::var_os(name))?;
     let deadline = Deadline::within(limits::CLONE_MS, request.time_ms);
     let path = request.to.as_bytes();
     let staged = StagedDirectory::create(resolver, path)?;
-    // Git otherwise reads the configuration of a repository that contains the new directory.
-    environment.push(("GIT_CEILING_DIRECTORIES".into(), above(&staged.root)?.into()));
+    let environment = alone(environment, &staged.root)?;
     let git = GitProcesses { directory: &staged.root, environment: &environment, deadline };
     git.run(&clone)?;
     if let Some(update) = submodules {
@@ -42,11 +46,13 @@ pub(crate) fn clone(resolver: &Resolver, request: &CloneRequest) -> Result<Clone
     Ok(result)
 }
 
-/// Returns the path of the directory above an open one.
-fn above(directory: &OwnedFd) -> Result<std::path::PathBuf, ToolError> {
+/// Adds the variable by which git finds no repository around an open directory. Git otherwise reads its configuration.
+fn alone(mut environment: Vec<(OsString, OsString)>, directory: &OwnedFd) -> Result<Vec<(OsString, OsString)>, ToolError> {
     let found = fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()));
     let above = found.ok().as_deref().and_then(Path::parent).map(Path::to_owned);
-    above.ok_or_else(|| ToolError::new(ErrorCode::System, "clone: /proc does not name the new directory"))
+    let above = above.ok_or_else(|| ToolError::new(ErrorCode::System, "clone: /proc does not name the new directory"))?;
+    environment.push(("GIT_CEILING_DIRECTORIES".into(), above.into()));
+    Ok(environment)
 }
 
 #[cfg(test)]

@@ -68,3 +68,27 @@ fn command_is_ended_at_the_deadline_with_its_children() {
     let state = fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
     assert!(state.is_empty() || state.contains(") Z "), "{state}");
 }
+
+#[test]
+fn git_reads_no_configuration_but_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let outer = |arguments: &[&str]| {
+        let made = std::process::Command::new("git").args(arguments).current_dir(directory.path()).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+    };
+    outer(&["init", "-q"]);
+    outer(&["config", "core.fsmonitor", "touch pwned"]);
+    fs::create_dir(directory.path().join("new")).unwrap();
+    let root = OwnedFd::from(fs::File::open(directory.path().join("new")).unwrap());
+    let settings = GitSettings::of(&request("r"), &|name| std::env::var_os(name)).unwrap();
+    let listed = |environment: &[(OsString, OsString)]| {
+        let deadline = Deadline::within(limits::CLONE_MS, None);
+        let git = GitProcesses { directory: &root, environment, deadline };
+        git.output(&["config", "--list", "--show-scope"]).unwrap().unwrap()
+    };
+    let own = listed(&alone(settings.environment.clone(), &root).unwrap());
+    assert!(own.contains("command\tcore.hookspath=/dev/null"), "{own}");
+    assert!(own.lines().all(|line| line.starts_with("command\t")), "{own}");
+    // The repository around is read without the variable.
+    assert!(listed(&settings.environment).contains("local\tcore.fsmonitor=touch pwned"));
+}

@@ -147,7 +147,7 @@ fn submodules(backend: &str) {
         format!(
             "git init -q -b main s; echo sub >s/inner; commit s first; git clone -q --bare s s.git
             printf '[submodule \"s\"]\\n\\tpath = s\\n\\turl = %s\\n' '{url}' >a/.gitmodules
-            git -C a update-index --add --cacheinfo 160000,$(git -C s rev-parse HEAD),s; commit a submodule"
+            mkdir a/s; git -C a update-index --add --cacheinfo 160000,$(git -C s rev-parse HEAD),s; commit a submodule"
         )
     };
     let asked = json!({ "submodules": true });
