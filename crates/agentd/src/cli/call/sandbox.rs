@@ -15,7 +15,7 @@ use super::super::{
 use crate::isolation::backends_with;
 use agentd_core::{Access, Command, ControlStatus, IsolationError, Network, Outcome, Sandbox, SandboxSpec, StdinSource};
 use agentd_engine::{CommandLine, EndedIntent, Executed, Execution, Operation, Ran, Terms, WorkspaceAccess};
-use agentd_log::measure::{Counted, Stage};
+use agentd_log::measure::{CountedFact, Stage};
 use agentd_records::receipt::RecordedEgress;
 use agentd_tool::{
     call::{CallError, CallOptions},
@@ -117,7 +117,7 @@ impl Prepared {
 fn count_verdicts(egress: &RecordedEgress) {
     for allowed in [true, false] {
         let number = egress.flows.iter().filter(|flow| flow.allowed == allowed).map(|flow| flow.flows).sum();
-        Counted::Egress { allowed, number }.emit();
+        CountedFact::Egress { allowed, number }.emit();
     }
 }
 
