@@ -12,7 +12,7 @@ use crate::{
     error::{DiskError, FileContext as _},
     owner::is_own_uid,
 };
-use agentd_log::{LogFailure as _, measure::Counted};
+use agentd_log::{LogFailure as _, measure::CountedFact};
 use rustix::{
     fs::{FileType, FlockOperation, Mode, OFlags},
     io::Errno,
@@ -133,7 +133,7 @@ fn sweep(parent: BorrowedFd<'_>, prefix: &str, mut on_abandoned: impl FnMut(&str
             on_abandoned(text);
             // If the removal fails, the next sweep tries again.
             if erase(parent, &name).or_warn("remove abandoned scratch directory", &name).is_some() {
-                Counted::Swept { kind: "directory", number: 1 }.emit();
+                CountedFact::Swept { kind: "directory", number: 1 }.emit();
             }
         }
     }

@@ -4,7 +4,7 @@ use crate::{
     error::EngineError,
     intent_records::{RecordedDecision, RecordedIntent},
 };
-use agentd_log::measure::Counted;
+use agentd_log::measure::CountedFact;
 use agentd_records::{
     ContentDigest, Label,
     json::{self, JsonError},
@@ -39,7 +39,7 @@ pub(crate) struct EndedMembers {
 impl EndedIntent {
     pub(crate) fn new(recorded: &RecordedIntent, decision: Value, members: EndedMembers, receipt: String) -> Self {
         let EndedMembers { status, reason, exit_code, signal, result, error, sandbox } = members;
-        Counted::Outcome { reason: &reason }.emit();
+        CountedFact::Outcome { reason: &reason }.emit();
         let object = json!({
             "intent": String::from(recorded.id.clone()),
             "digest": recorded.digest,
@@ -104,7 +104,7 @@ impl EndedIntent {
     /// # Errors
     /// [`EngineError::Json`] if the stored outcome is damaged.
     pub(crate) fn replayed(id: IntentId, outcome: &[u8]) -> Result<Self, EngineError> {
-        Counted::Outcome { reason: "duplicate" }.emit();
+        CountedFact::Outcome { reason: "duplicate" }.emit();
         let mut kept: Map<String, Value> = json::parse(outcome)?;
         let object = kept.remove("object").unwrap_or_default();
         let mut object: Map<String, Value> = serde_json::from_value(object).map_err(JsonError::from)?;

@@ -9,7 +9,7 @@ mod state;
 
 use crate::grants;
 use agentd_core::{IsolationBackend, IsolationError, Sandbox, SandboxSpec, Writable};
-use agentd_log::measure::Counted;
+use agentd_log::measure::CountedFact;
 use state::PoolState;
 use std::{
     num::NonZeroUsize,
@@ -134,16 +134,16 @@ impl SandboxPool {
         let shared = &self.shared;
         let _busy = shared.in_flight.read().await;
         if let Some(idle) = shared.idle().await? {
-            Counted::PoolTake { idle: true }.emit();
+            CountedFact::PoolTake { idle: true }.emit();
             return Ok(idle);
         }
         let _turn = shared.turn().await?;
         // The background task may have added a sandbox in the meantime.
         if let Some(idle) = shared.idle().await? {
-            Counted::PoolTake { idle: true }.emit();
+            CountedFact::PoolTake { idle: true }.emit();
             return Ok(idle);
         }
-        Counted::PoolTake { idle: false }.emit();
+        CountedFact::PoolTake { idle: false }.emit();
         let made = shared.backend.create_sandbox(shared.spec.clone()).await?;
         if shared.state().recover(Instant::now()) {
             shared.work.notify_one();

@@ -57,7 +57,7 @@ impl Stage {
 /// A fact that a program may count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Counted<'a> {
+pub enum CountedFact<'a> {
     /// An intent has ended.
     Outcome {
         /// The reason, as records contain it.
@@ -84,7 +84,7 @@ pub enum Counted<'a> {
     },
 }
 
-impl Counted<'_> {
+impl CountedFact<'_> {
     /// Reports the fact to the program's subscriber.
     pub fn emit(self) {
         let (counted, label, number) = match self {

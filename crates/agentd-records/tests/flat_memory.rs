@@ -14,13 +14,13 @@ const FOLDER: &str = "AGENTD_TEST_FLAT_MEMORY";
 
 const TEST: &str = "verification_of_a_hundred_times_as_many_leaves_needs_no_more_memory";
 
-/// The leaves of the short log and of the long one, and of one commit.
-const SHORT: u64 = 2_000;
-const LONG: u64 = 200_000;
-const COMMIT: usize = 2_000;
+/// The leaves of the short log and of the long one, and the most of one commit.
+const SHORT: u64 = 1_000;
+const LONG: u64 = 100_000;
+const COMMIT: u64 = 10_000;
 
-/// How much more memory the long log may need, in KiB. One hash for each leaf would need 6,000 KiB.
-const MARGIN: u64 = 2_048;
+/// How much more memory the long log may need, in KiB. One hash for each leaf would need 3,100 KiB.
+const MARGIN: u64 = 1_024;
 
 fn leaf(act: &str) -> Leaf {
     let label = |text: &str| Label::try_from(text).unwrap();
@@ -42,8 +42,9 @@ fn peak(leaves: u64) -> u64 {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("records");
     let records = Records::at(&folder);
-    for first in (0..leaves).step_by(COMMIT) {
-        let more: Vec<_> = (first..first + COMMIT as u64).map(|number| leaf(&format!("act {number}"))).collect();
+    let commit = COMMIT.min(leaves);
+    for first in (0..leaves).step_by(usize::try_from(commit).unwrap()) {
+        let more: Vec<_> = (first..first + commit).map(|number| leaf(&format!("act {number}"))).collect();
         records.recorder().unwrap().record_all(&more).unwrap();
     }
     let output = Command::new(std::env::current_exe().unwrap())

@@ -1,7 +1,7 @@
 //! Tests of the layer: every metric moves, and spans form one trace.
 
 use super::*;
-use agentd_log::measure::Counted;
+use agentd_log::measure::CountedFact;
 use tracing::Instrument as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -20,14 +20,14 @@ fn has(text: &str, line: &str) -> bool {
 #[test]
 fn every_counter_moves_with_its_event() {
     let (text, _) = measured(1, |_| {
-        Counted::Outcome { reason: "wall-deadline" }.emit();
-        Counted::Outcome { reason: "exited" }.emit();
-        Counted::PoolTake { idle: true }.emit();
-        Counted::PoolTake { idle: false }.emit();
-        Counted::Swept { kind: "cgroup", number: 3 }.emit();
-        Counted::Egress { allowed: true, number: 2 }.emit();
-        Counted::Egress { allowed: false, number: 4 }.emit();
-        Counted::Egress { allowed: false, number: 0 }.emit();
+        CountedFact::Outcome { reason: "wall-deadline" }.emit();
+        CountedFact::Outcome { reason: "exited" }.emit();
+        CountedFact::PoolTake { idle: true }.emit();
+        CountedFact::PoolTake { idle: false }.emit();
+        CountedFact::Swept { kind: "cgroup", number: 3 }.emit();
+        CountedFact::Egress { allowed: true, number: 2 }.emit();
+        CountedFact::Egress { allowed: false, number: 4 }.emit();
+        CountedFact::Egress { allowed: false, number: 0 }.emit();
     });
     for line in [
         "agentd_intents_total{reason=\"wall-deadline\"} 1",
@@ -121,7 +121,7 @@ fn text_of_a_caller_is_neither_attribute_nor_label() {
         let span = Stage::Exec.span();
         span.record("backend", "My Secret");
         drop(span);
-        Counted::Outcome { reason: "My Secret" }.emit();
+        CountedFact::Outcome { reason: "My Secret" }.emit();
         // Spans and events of other targets are not measured.
         tracing::error!(counted = "outcome", label = "elsewhere", number = 1u64);
         tracing::error_span!("elsewhere").in_scope(|| ());

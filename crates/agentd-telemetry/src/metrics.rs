@@ -161,7 +161,7 @@ impl Metrics {
         self.spans_dropped.inc();
     }
 
-    /// Counts what an event of [`agentd_log::measure::Counted`] reports.
+    /// Counts what an event of [`agentd_log::measure::CountedFact`] reports.
     pub(crate) fn count(&self, counted: &str, word: &str, number: u64) {
         let word = label(word).to_owned();
         match counted {

@@ -3,7 +3,7 @@
 //! Only a creator in this process's own PID namespace can be known to be dead.
 
 use super::{Hierarchy, group};
-use agentd_log::{LogFailure as _, measure::Counted};
+use agentd_log::{LogFailure as _, measure::CountedFact};
 use std::{os::unix::fs::MetadataExt, path::Path};
 
 /// Returns the name prefix of this process's groups: PID namespace, pid and start time, which are unique until the host reboots.
@@ -71,7 +71,7 @@ impl Hierarchy {
         // The next sweep retries groups that cannot be removed now.
         let removed = orphans.iter().filter_map(|dir| group::remove(dir).or_warn("remove control group of a dead launcher", dir));
         let number = removed.count();
-        Counted::Swept { kind: "cgroup", number: number as u64 }.emit();
+        CountedFact::Swept { kind: "cgroup", number: number as u64 }.emit();
         number
     }
 }

@@ -19,7 +19,7 @@ use agentd_core::{
     Access, Command, ControlStatus, EndReason, IsolationError, Network, Outcome, PtySize, Sandbox, SandboxSpec, StdinSource,
 };
 use agentd_engine::{CommandLine, EndedIntent, Executed, Execution, Operation, Ran, Terms, ValidIntent, WorkspaceAccess};
-use agentd_log::measure::{Counted, Stage};
+use agentd_log::measure::{CountedFact, Stage};
 use agentd_records::receipt::RecordedEgress;
 use agentd_tool::{
     call::{CallError, CallOptions},
@@ -139,7 +139,7 @@ impl Prepared {
 fn count_verdicts(egress: &RecordedEgress) {
     for allowed in [true, false] {
         let number = egress.flows.iter().filter(|flow| flow.allowed == allowed).map(|flow| flow.flows).sum();
-        Counted::Egress { allowed, number }.emit();
+        CountedFact::Egress { allowed, number }.emit();
     }
 }
 
