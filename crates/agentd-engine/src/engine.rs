@@ -4,7 +4,6 @@ use crate::{
     admission::{AdmissionBounds, AdmissionDecision, Terms, admit},
     begun_intent::BegunIntent,
     capability::CapabilityRegistry,
-    configuration::digest,
     ended::{EndedIntent, decision_object},
     error::EngineError,
     execution::{Execution, Held},
@@ -12,6 +11,7 @@ use crate::{
     intent_records::{RecordedDecision, RecordedEnd, RecordedIntent, Shadow, random},
     quota::{LiveQuotas, PrincipalQuota},
     refusal::Refusal,
+    set_digest::digest,
     valid_intent::ValidIntent,
 };
 use agentd_policy::{LivePolicies, PolicyError, PolicySets, Vocabulary};

@@ -32,6 +32,7 @@ mod recovery;
 mod refusal;
 mod requested_secret;
 mod schema;
+mod set_digest;
 mod valid_intent;
 
 pub use admission::{AdmissionBounds, AdmissionDecision, Terms, admit};
