@@ -4,8 +4,9 @@ use crate::{
     engine::Engine,
     error::EngineError,
     quota::{QuotaError, QuotaSet},
+    set_digest::digest,
 };
-use agentd_policy::{PolicyError, PolicySet, PolicySets};
+use agentd_policy::{PolicyError, PolicySets};
 use agentd_records::{AuditEvent, ContentDigest, Label, Leaf, Timestamp};
 use agentd_state::ConfigurationChange;
 use std::{collections::BTreeMap, sync::Arc};
@@ -23,12 +24,6 @@ pub struct Reloaded {
     pub policies: Result<Arc<PolicySets>, PolicyError>,
     /// The new quotas, or why they are refused.
     pub quotas: Result<Arc<QuotaSet>, QuotaError>,
-}
-
-/// Returns the digest of a set of policies.
-pub(crate) fn digest(set: &PolicySet) -> ContentDigest {
-    // The text has the form of a digest. If it had not, the records would contain a digest of it.
-    ContentDigest::try_from(set.digest().to_owned()).unwrap_or_else(|_| ContentDigest::of(set.digest().as_bytes()))
 }
 
 impl Engine {

@@ -2,8 +2,8 @@
 
 use crate::{
     admission::{AdmissionBounds, AdmissionDecision, Terms, admit},
+    begun_intent::BegunIntent,
     capability::CapabilityRegistry,
-    configuration::digest,
     ended::{EndedIntent, decision_object},
     error::EngineError,
     execution::{Execution, Held},
@@ -11,6 +11,7 @@ use crate::{
     intent_records::{RecordedDecision, RecordedEnd, RecordedIntent, Shadow, random},
     quota::{LiveQuotas, PrincipalQuota},
     refusal::Refusal,
+    set_digest::digest,
     valid_intent::ValidIntent,
 };
 use agentd_log::measure::Stage;
@@ -187,6 +188,8 @@ impl Engine {
         terms: Terms,
         decided: Decided,
     ) -> Result<Submitted<'e>, EngineError> {
+        // From here on, an error gives the intent up, so that it holds no place.
+        let begun = BegunIntent::new(&self.parts.state, id);
         let decision = RecordedDecision::allowed(&terms.policies, decided.set, &terms.obligations)?;
         let recorded = RecordedIntent::new(&valid.intent, id.to_string())?;
         let leaves = recorded.leaves(&decision, decided.shadow.as_ref())?;
@@ -194,7 +197,7 @@ impl Engine {
         Stage::Record.span().in_scope(recording)?;
         let needs_approval = !terms.effective.approvals.is_empty();
         let shadow = decided.shadow.map(|shadow| shadow.decision.to_json());
-        let execution = Execution { engine: self, valid, id, terms, decision, recorded, shadow };
+        let execution = Execution { engine: self, valid, begun, terms, decision, recorded, shadow };
         if needs_approval {
             return Ok(Submitted::Hold(Box::new(Held::request(execution).await?)));
         }

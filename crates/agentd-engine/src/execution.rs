@@ -2,6 +2,7 @@
 
 use crate::{
     admission::Terms,
+    begun_intent::BegunIntent,
     ended::{EndedIntent, EndedMembers, decision_object},
     engine::Engine,
     error::EngineError,
@@ -16,7 +17,7 @@ use agentd_records::{
     ContentDigest, Leaf, Timestamp,
     receipt::{RecordedEgress, RecordedOutcome, Subject},
 };
-use agentd_state::{ApprovalState, EndIntent, Ending, IntentId, RequestApproval};
+use agentd_state::{ApprovalState, IntentId, RequestApproval};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, time::Duration};
 
@@ -27,11 +28,11 @@ const APPROVAL: u64 = 15 * 60;
 const WAIT: Duration = Duration::from_secs(60);
 
 /// An intent that the caller executes. It ends with [`Execution::finish`] or [`Execution::fail`]. If the value is dropped, the
-/// intent ends as `interrupted` once this process has ended.
+/// intent holds no place any longer, and the next recovery ends it as `interrupted`.
 pub struct Execution<'e> {
     pub(crate) engine: &'e Engine,
     pub(crate) valid: ValidIntent<'e>,
-    pub(crate) id: IntentId,
+    pub(crate) begun: BegunIntent,
     pub(crate) terms: Terms,
     pub(crate) decision: RecordedDecision,
     pub(crate) recorded: RecordedIntent,
@@ -61,7 +62,7 @@ pub struct Executed<'x> {
 impl<'e> Execution<'e> {
     /// Returns the identifier of the intent.
     pub fn id(&self) -> IntentId {
-        self.id
+        self.begun.id()
     }
 
     /// Returns the valid intent.
@@ -167,9 +168,7 @@ impl<'e> Execution<'e> {
     }
 
     async fn store(&self, ended: &EndedIntent, cpu: Option<Duration>) -> Result<(), EngineError> {
-        let outcome = ended.stored(self.recorded.key.is_some())?;
-        let (id, now) = (self.id, Timestamp::now());
-        Ok(self.engine.parts.state.end(EndIntent { id, ending: Ending::Finished, outcome, cpu, now }).await?)
+        self.begun.end(ended.stored(self.recorded.key.is_some())?, cpu).await
     }
 }
 
@@ -182,7 +181,7 @@ impl<'e> Held<'e> {
     pub(crate) async fn request(execution: Execution<'e>) -> Result<Self, EngineError> {
         let now = Timestamp::now();
         let expires = now.plus_seconds(APPROVAL);
-        let intent = execution.id;
+        let intent = execution.id();
         let text = approval_text(&execution.valid.intent, &execution.terms.effective.approvals, execution.recorded.digest);
         execution.engine.parts.state.request_approval(RequestApproval { intent, text, expires, now }).await?;
         Ok(Self { execution, expires })
@@ -190,7 +189,7 @@ impl<'e> Held<'e> {
 
     /// Returns the identifier of the intent.
     pub fn id(&self) -> IntentId {
-        self.execution.id
+        self.execution.id()
     }
 
     /// Returns the time at which the intent ends if no user has decided.
@@ -204,7 +203,7 @@ impl<'e> Held<'e> {
     /// [`EngineError`].
     pub async fn decided(&self) -> Result<ApprovalState, EngineError> {
         loop {
-            let approval = self.execution.engine.parts.state.wait_for_decision(self.execution.id, WAIT).await?;
+            let approval = self.execution.engine.parts.state.wait_for_decision(self.id(), WAIT).await?;
             if approval.state != ApprovalState::Pending {
                 return Ok(approval.state);
             }

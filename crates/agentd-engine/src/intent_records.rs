@@ -1,6 +1,6 @@
 //! The records of one intent: leaves of the audit log, and the receipt. They contain names and digests only.
 
-use crate::{configuration::digest, error::EngineError, intent::Intent, refusal::Refusal};
+use crate::{error::EngineError, intent::Intent, refusal::Refusal, set_digest::digest};
 use agentd_core::{ControlReport, Evidence, Limits, Usage};
 use agentd_log::measure::Stage;
 use agentd_policy::{Obligations, PolicyDecision, PolicySets};

@@ -14,6 +14,7 @@
 //! The crate starts no process and creates no sandbox.
 
 mod admission;
+mod begun_intent;
 mod capability;
 mod configuration;
 mod destinations;
@@ -32,6 +33,7 @@ mod recovery;
 mod refusal;
 mod requested_secret;
 mod schema;
+mod set_digest;
 mod valid_intent;
 
 pub use admission::{AdmissionBounds, AdmissionDecision, Terms, admit};

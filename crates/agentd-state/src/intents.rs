@@ -203,6 +203,19 @@ pub(crate) fn insert(
     Ok(Begun::New(id))
 }
 
+/// The owner of intents that nobody executes any longer. No open store has this identifier, so the owner counts as dead.
+const NOBODY: &str = "abandoned";
+
+/// Gives up an intent of `owner` that has not ended. It is an orphan from now on.
+///
+/// # Errors
+/// [`StateError`].
+pub(crate) fn abandon(connection: &Connection, owner: &str, id: IntentId) -> Result<(), StateError> {
+    let mut update = connection.prepare_cached("UPDATE intents SET owner = ?3 WHERE id = ?1 AND owner = ?2")?;
+    update.execute(params![id.to_string(), owner, NOBODY])?;
+    Ok(())
+}
+
 /// Removes an intent of `owner` that was never executed.
 ///
 /// # Errors

@@ -153,6 +153,15 @@ impl StateStore {
         Ok(())
     }
 
+    /// Gives up an intent that this store began or recovered, and that nobody executes any longer. The intent holds no place any
+    /// more, and the next recovery finds it. Does not wait for the disk.
+    pub fn abandon(&self, id: IntentId) {
+        let context = self.0.context.clone();
+        let abandoned = self.submit(true, move |connection| intents::abandon(connection, &context.owner, id));
+        // Without a thread, the intent is an orphan once this process has ended.
+        abandoned.or_debug("abandon an intent", id);
+    }
+
     /// Returns the state of an intent.
     ///
     /// # Errors

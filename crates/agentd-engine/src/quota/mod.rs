@@ -1,7 +1,7 @@
 //! Quotas: how much each principal may use, alone and together with others.
 //!
-//! An operator writes them into one file (`file`), which is reloaded without an interruption (`live`). Without a file, or for what
-//! the file does not state, the usual values hold. The store counts the use, and keeps the queue of the intents that wait.
+//! An operator writes them into one file (`file`), which is reloaded without an interruption (`live`). Without a file, or for
+//! what the file does not state, the usual values hold. The store counts the use, and keeps the queue of the intents that wait.
 
 mod file;
 mod live;
@@ -119,7 +119,7 @@ impl QuotaSet {
         self.principals.keys().cloned().chain(groups).chain(self.total.iter().map(|_| TOTAL.to_owned()))
     }
 
-    /// Returns the limits of one account: their quota, the processor time of one intent, and true if principals share the account.
+    /// Returns the limits of one account: their quota, the processor time of one intent, and true if principals share it.
     pub fn of_account(&self, name: &Label) -> (Quota, Option<Duration>, bool) {
         let name = name.to_string();
         let shared = match name.strip_prefix(GROUP) {

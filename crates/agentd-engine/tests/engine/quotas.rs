@@ -49,6 +49,19 @@ fn intent_waits_for_a_place_that_another_engine_holds() {
 }
 
 #[test]
+fn place_of_an_execution_that_was_dropped_is_free_and_its_intent_is_interrupted_once() {
+    let place = Place::new();
+    place.write("quotas.toml", "[default]\nconcurrency = 1\nwaiting = 0");
+    let engine = place.engine(ALL);
+    drop(place.execution(&engine, Some("k")));
+    place.finish(place.execution(&engine, None));
+    // A duplicate finds the orphan, and ends it.
+    assert_eq!(place.ended(&engine, intent("make", Some("k"))).object["status"], "interrupted");
+    assert_eq!(place.ended(&engine, intent("make", Some("k"))).object["status"], "interrupted");
+    assert_eq!(place.leaves().iter().filter(|kind| **kind == "outcome").count(), 2);
+}
+
+#[test]
 fn place_of_an_engine_that_died_is_free() {
     let place = Place::new();
     place.write("quotas.toml", "[default]\nconcurrency = 1\nwaiting = 0");

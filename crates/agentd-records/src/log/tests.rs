@@ -327,9 +327,10 @@ async fn concurrent_appends_get_their_own_indices() {
         .map(|number| {
             let log = log.clone();
             tokio::spawn(async move {
-                let mut leaf = leaves().remove(number % 6);
-                leaf.event =
+                let time = leaves().remove(number % 6).time;
+                let event =
                     AuditEvent::Administrative { principal: label("uid:0"), act: label(&number.to_string()), details: [].into() };
+                let leaf = Leaf::new(time, event);
                 (log.append(&leaf).await.unwrap(), leaf.to_bytes().unwrap())
             })
         })
