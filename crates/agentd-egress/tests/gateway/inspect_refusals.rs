@@ -316,9 +316,10 @@ fn refused_body() {
         slow.write_all(b"part").unwrap();
         assert!(text(&read_until(&mut slow, b"agentd: ")).starts_with("HTTP/1.1 403 "));
         let mut fast = client.tls(HTTP_1);
-        fast.write_all(HEAD).unwrap();
+        fast.write_all(b"POST /admin HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+        let chunk = [&b"4000\r\n"[..], &[b'a'; 0x4000], b"\r\n"].concat();
         // The gateway ends the connection.
-        while fast.write_all(&[b'a'; 16 * 1024]).is_ok() {}
+        while fast.write_all(&chunk).is_ok() {}
     });
     assert!(seen.is_empty(), "{seen:?}");
     let most = records.iter().filter(|record| record.kind == FlowKind::Tcp).map(|record| record.sent).max().unwrap();

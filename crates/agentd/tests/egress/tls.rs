@@ -96,6 +96,9 @@ pub fn serve(client: TcpStream) {
     let path = target(&head).split('?').next().unwrap_or_default();
     let files = FILES.lock().unwrap().clone();
     let api = *API.lock().unwrap();
+    if api.is_some() && head.to_lowercase().contains("\r\nupgrade: websocket") {
+        return respond(stream, "426 Upgrade Required", "", b"");
+    }
     if let Some(events) = api.and_then(|api| api(&head)) {
         skip_body(&head, &mut stream);
         return respond(stream, "200 OK", "Content-Type: text/event-stream\r\n", events.as_bytes());

@@ -1,5 +1,6 @@
 //! The registries that this machine is configured to use, and the network grants that they need.
 
+use agentd_egress::{NetGrants, grant::Transport, preset::Preset};
 use std::{
     collections::BTreeSet,
     net::{IpAddr, ToSocketAddrs as _},
@@ -44,29 +45,22 @@ fn parts(url: &str) -> Option<(&str, String, u16)> {
     }
 }
 
-/// Returns the network grants for the hosts of URLs. A host in this machine's network needs a network grant of its address too.
+/// Returns the network grants for the hosts of URLs. A host whose address is special, such as one in this machine's network, needs
+/// a network grant of the address too.
 fn grants<'a>(urls: impl IntoIterator<Item = &'a str>) -> Vec<String> {
-    let mut all = BTreeSet::new();
+    let (mut all, special) = (BTreeSet::new(), NetGrants::default());
     for (scheme, host, port) in urls.into_iter().filter_map(parts) {
         let protocol = if scheme == "http" { "http" } else { "tls" };
         if host.parse::<IpAddr>().is_err() {
             all.insert(format!("{host}:{port}/{protocol}"));
         }
         for address in (host.as_str(), port).to_socket_addrs().into_iter().flatten() {
-            if is_near(address.ip()) {
+            if special.check_address(Transport::Tcp, address.ip(), port).is_err() {
                 all.insert(address.to_string());
             }
         }
     }
     all.into_iter().collect()
-}
-
-/// Returns true for an address that is not of the public internet.
-fn is_near(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.octets()[0] == 100,
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
-    }
 }
 
 /// Returns every URL in a text.
@@ -111,7 +105,7 @@ pub fn cargo() -> Option<Registry> {
     });
     // Without a configuration, the preset of the product names the registry.
     let url = replaced.or_else(|| {
-        let preset = agentd_egress::preset::Preset::find("rust").ok()?;
+        let preset = Preset::find("rust").ok()?;
         let index = preset.allow.iter().map(ToString::to_string).find(|grant| grant.starts_with("index."))?;
         Some(format!("https://{}/", index.split(':').next()?))
     })?;
